@@ -1,0 +1,202 @@
+package message
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+)
+
+// The record on disk, after the journal's own framing:
+//
+//	kind     1 byte
+//	bits     1 byte   QoS in 0-1, retain 2, dup 3, properties follow 4
+//	time     uvarint  ReceivedAt minus the batch's base time, in ms
+//	packet   uvarint  PacketID
+//	client   uvarint length, bytes
+//	topic    uvarint length, bytes
+//	props    only with bit 4: a list of (id byte, value), closed by id 0
+//	payload  the rest
+//
+// Property values: 1 content type, 2 response topic, 3 correlation data: length and bytes; 4 user
+// property: name and value, each with a length; 5 expiry: uvarint seconds; 6 UTF-8 payload: nothing.
+const (
+	bitRetain = 1 << 2
+	bitDup    = 1 << 3
+	bitProps  = 1 << 4
+
+	propEnd         = 0
+	propContentType = 1
+	propResponse    = 2
+	propCorrelation = 3
+	propUser        = 4
+	propExpiry      = 5
+	propUTF8        = 6
+)
+
+// ErrMalformed is wrapped by every error of Decode.
+var ErrMalformed = errors.New("malformed record")
+
+// Append encodes r behind dst, all but Seq, with the time relative to base (milliseconds, not after
+// r.ReceivedAt). It allocates only to grow dst.
+func (r *Record) Append(dst []byte, base int64) []byte {
+	bits := r.QoS & 3
+	if r.Retain {
+		bits |= bitRetain
+	}
+	if r.Dup {
+		bits |= bitDup
+	}
+	props := !r.Props.IsZero()
+	if props {
+		bits |= bitProps
+	}
+	dst = append(dst, byte(r.Kind), bits)
+	dst = binary.AppendUvarint(dst, uint64(r.ReceivedAt-base)) //nolint:gosec // never negative: base is the batch's first time
+	dst = binary.AppendUvarint(dst, uint64(r.PacketID))
+	dst = appendText(dst, r.Client)
+	dst = appendText(dst, r.Topic)
+	if props {
+		dst = r.Props.append(dst)
+	}
+	return append(dst, r.Payload...)
+}
+
+func (p *Properties) append(dst []byte) []byte {
+	if p.ContentType != "" {
+		dst = appendText(append(dst, propContentType), p.ContentType)
+	}
+	if p.ResponseTopic != "" {
+		dst = appendText(append(dst, propResponse), p.ResponseTopic)
+	}
+	if len(p.Correlation) > 0 {
+		dst = binary.AppendUvarint(append(dst, propCorrelation), uint64(len(p.Correlation)))
+		dst = append(dst, p.Correlation...)
+	}
+	for _, u := range p.User {
+		dst = appendText(appendText(append(dst, propUser), u.Name), u.Value)
+	}
+	if p.HasExpiry {
+		dst = binary.AppendUvarint(append(dst, propExpiry), uint64(p.Expiry))
+	}
+	if p.UTF8Payload {
+		dst = append(dst, propUTF8)
+	}
+	return append(dst, propEnd)
+}
+
+func appendText(dst []byte, s string) []byte {
+	return append(binary.AppendUvarint(dst, uint64(len(s))), s...)
+}
+
+// Decoder decodes records. It keeps the client identifiers and topics it has seen, so that a busy
+// reader does not allocate them anew for every record. It is not safe for concurrent use.
+type Decoder struct {
+	names map[string]string
+}
+
+// maxNames bounds the decoder's memory: past it, the names seen so far are forgotten. At 60 bytes a
+// name that is about 10 MB.
+const maxNames = 1 << 16
+
+// Decode fills r from b, but for Seq. The payload and the correlation data alias b; strings do not.
+func (d *Decoder) Decode(b []byte, base int64, r *Record) error {
+	c := cursor{b: b}
+	kind, bits := c.byte(), c.byte()
+	user := r.Props.User[:0]
+	*r = Record{
+		Kind:       Kind(kind),
+		QoS:        bits & 3,
+		Retain:     bits&bitRetain != 0,
+		Dup:        bits&bitDup != 0,
+		ReceivedAt: base + int64(c.uvarint()), //nolint:gosec // checked against corruption by the batch's CRC
+		PacketID:   uint16(c.uvarint()),       //nolint:gosec // written from a uint16
+	}
+	r.Client = d.name(c.bytes())
+	r.Topic = d.name(c.bytes())
+	if bits&bitProps != 0 {
+		r.Props.User = user
+		c.props(&r.Props)
+	}
+	if c.bad || kind == 0 || r.QoS == 3 {
+		return fmt.Errorf("%w at byte %d of %d", ErrMalformed, c.off, len(b))
+	}
+	r.Payload = b[c.off:]
+	return nil
+}
+
+func (d *Decoder) name(b []byte) string {
+	if s, ok := d.names[string(b)]; ok {
+		return s
+	}
+	if d.names == nil || len(d.names) >= maxNames {
+		d.names = make(map[string]string)
+	}
+	s := string(b)
+	d.names[s] = s
+	return s
+}
+
+// cursor reads a record from the front; bad sticks after the first field that is not there.
+type cursor struct {
+	b   []byte
+	off int
+	bad bool
+}
+
+func (c *cursor) byte() byte {
+	if c.bad || c.off >= len(c.b) {
+		c.bad = true
+		return 0
+	}
+	v := c.b[c.off]
+	c.off++
+	return v
+}
+
+func (c *cursor) uvarint() uint64 {
+	if c.bad {
+		return 0
+	}
+	v, n := binary.Uvarint(c.b[c.off:])
+	if n <= 0 {
+		c.bad = true
+		return 0
+	}
+	c.off += n
+	return v
+}
+
+func (c *cursor) bytes() []byte {
+	n := c.uvarint()
+	if c.bad || n > uint64(len(c.b)-c.off) {
+		c.bad = true
+		return nil
+	}
+	v := c.b[c.off : c.off+int(n)] //nolint:gosec // n is at most len(c.b)
+	c.off += int(n)                //nolint:gosec // as above
+	return v
+}
+
+func (c *cursor) props(p *Properties) {
+	for !c.bad {
+		switch id := c.byte(); id {
+		case propEnd:
+			return
+		case propContentType:
+			p.ContentType = string(c.bytes())
+		case propResponse:
+			p.ResponseTopic = string(c.bytes())
+		case propCorrelation:
+			p.Correlation = c.bytes()
+		case propUser:
+			name := string(c.bytes())
+			p.User = append(p.User, UserProperty{Name: name, Value: string(c.bytes())})
+		case propExpiry:
+			p.Expiry, p.HasExpiry = uint32(c.uvarint()), true //nolint:gosec // written from a uint32
+		case propUTF8:
+			p.UTF8Payload = true
+		default:
+			c.bad = true
+		}
+	}
+}

@@ -1,0 +1,144 @@
+package message
+
+import (
+	"strconv"
+	"time"
+)
+
+// Kind tells what a journal record stands for.
+type Kind uint8
+
+// The kinds of record. Their numbers are on disk: never renumber, only append.
+const (
+	// KindPublish is an accepted PUBLISH.
+	KindPublish Kind = 1
+	// KindRelease is the PUBREL of a QoS 2 PUBLISH: Client and PacketID tell which.
+	KindRelease Kind = 2
+	// KindSessionReset says that Client began a new session: its QoS 2 identifiers are free again.
+	KindSessionReset Kind = 3
+	// KindRuleSet says that the rule set whose hash is the payload governs every later record.
+	KindRuleSet Kind = 4
+)
+
+// Flags describe a record, and or-ed together a whole batch, so that a reader that wants only some
+// records passes over the rest without decoding them.
+type Flags uint8
+
+// The flags of a record. Their values are on disk.
+const (
+	// FlagUplink marks a PUBLISH below v1/{vin}/up/.
+	FlagUplink Flags = 1 << iota
+	// FlagResult marks a PUBLISH below v1/{vin}/res/: the outcome of a command.
+	FlagResult
+	// FlagRetain marks a PUBLISH whose RETAIN bit is set.
+	FlagRetain
+	// FlagOther marks a PUBLISH on any other topic.
+	FlagOther
+	// FlagControl marks all that is not a PUBLISH.
+	FlagControl
+)
+
+// Record is one entry of the journal.
+//
+// Payload, Props.Correlation and the strings may alias a buffer of whoever filled the record: keep them
+// beyond that owner's promise only as copies (see Clone).
+type Record struct {
+	// Seq is the record's place in the journal, from 1, without gaps. The journal assigns it.
+	Seq uint64
+	// ReceivedAt is in milliseconds since the Unix epoch. The journal assigns it under its lock, so it
+	// never decreases from one record to the next, whatever the wall clock does.
+	ReceivedAt int64
+
+	Kind     Kind
+	QoS      byte // 0 to 2
+	Retain   bool
+	Dup      bool
+	PacketID uint16 // 0 for QoS 0
+
+	// Client is the MQTT client identifier; a vehicle's is its VIN.
+	Client string
+	// Topic is the topic name, any alias resolved.
+	Topic   string
+	Payload []byte
+	Props   Properties
+}
+
+// Properties are the MQTT 5 properties of a PUBLISH that travel with the message (MQTT 5, 3.3.2.3).
+type Properties struct {
+	ContentType   string
+	ResponseTopic string
+	Correlation   []byte
+	User          []UserProperty
+	// Expiry is the message expiry interval in seconds, counted from ReceivedAt; it is valid only
+	// when HasExpiry is set, because 0 is a value.
+	Expiry    uint32
+	HasExpiry bool
+	// UTF8Payload is the payload format indicator.
+	UTF8Payload bool
+}
+
+// UserProperty is one MQTT 5 user property. Names may repeat and order counts.
+type UserProperty struct{ Name, Value string }
+
+// IsZero reports whether no property is set.
+func (p *Properties) IsZero() bool {
+	return p.ContentType == "" && p.ResponseTopic == "" && len(p.Correlation) == 0 &&
+		len(p.User) == 0 && !p.HasExpiry && !p.UTF8Payload
+}
+
+// Flags returns the record's flags.
+func (r *Record) Flags() Flags {
+	if r.Kind != KindPublish {
+		return FlagControl
+	}
+	var f Flags
+	switch _, branch, _ := SplitTopic(r.Topic); branch {
+	case "up":
+		f = FlagUplink
+	case "res":
+		f = FlagResult
+	default:
+		f = FlagOther
+	}
+	if r.Retain {
+		f |= FlagRetain
+	}
+	return f
+}
+
+// VIN returns the vehicle that the record is about: the second level of a v1 topic, else "".
+func (r *Record) VIN() string {
+	vin, _, _ := SplitTopic(r.Topic)
+	return vin
+}
+
+// Time returns ReceivedAt in UTC.
+func (r *Record) Time() time.Time { return time.UnixMilli(r.ReceivedAt).UTC() }
+
+// ExpiresAt returns when the message expires, and false if it never does.
+func (r *Record) ExpiresAt() (time.Time, bool) {
+	if !r.Props.HasExpiry {
+		return time.Time{}, false
+	}
+	return r.Time().Add(time.Duration(r.Props.Expiry) * time.Second), true
+}
+
+// Clone returns a copy that shares no memory with r but its immutable strings.
+func (r *Record) Clone() Record {
+	c := *r
+	c.Payload = append([]byte(nil), r.Payload...)
+	c.Props.Correlation = append([]byte(nil), r.Props.Correlation...)
+	c.Props.User = append([]UserProperty(nil), r.Props.User...)
+	return c
+}
+
+// ID is the stable identity of a journal record, the msg-id of everything made from it.
+func ID(node string, epoch, seq uint64) string {
+	b := make([]byte, 0, len(node)+38)
+	b = append(b, node...)
+	b = append(b, '-')
+	b = strconv.AppendUint(b, epoch, 36)
+	b = append(b, '-')
+	b = strconv.AppendUint(b, seq, 10)
+	return string(b)
+}
