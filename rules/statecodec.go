@@ -1,0 +1,70 @@
+package rules
+
+import (
+	"encoding/binary"
+	"fmt"
+)
+
+// The stored state of one VIN. The first byte is the version.
+//
+//	version  1 byte, = 1
+//	changed  varint   ms
+//	count    uvarint
+//	count times, by key:
+//	  key    8 bytes, big-endian
+//	  num    uvarint
+//	  at     varint   ms
+//	  list   uvarint count; each 8 bytes hash, varint ms after the entry before it
+//	  text   uvarint length, bytes
+const stateVersion = 1
+
+// marshal returns nil for a VIN without state.
+func (v *vinState) marshal() []byte {
+	if v == nil || len(v.ops) == 0 {
+		return nil
+	}
+	b := binary.AppendVarint([]byte{stateVersion}, v.changed)
+	b = binary.AppendUvarint(b, uint64(len(v.ops)))
+	for i := range v.ops {
+		o := &v.ops[i]
+		b = binary.BigEndian.AppendUint64(b, o.key)
+		b = binary.AppendUvarint(b, o.num)
+		b = binary.AppendVarint(b, o.at)
+		b = binary.AppendUvarint(b, uint64(len(o.list)))
+		var last int64
+		for _, s := range o.list {
+			b = binary.BigEndian.AppendUint64(b, s.hash)
+			b = binary.AppendVarint(b, s.at-last)
+			last = s.at
+		}
+		b = appendBytes(b, o.text)
+	}
+	return b
+}
+
+func unmarshalVIN(b []byte) (*vinState, error) {
+	r := byteReader{b: b}
+	if ver := r.byte(); ver != stateVersion {
+		return nil, fmt.Errorf("%w: version %d", ErrBadState, ver)
+	}
+	v := &vinState{changed: r.varint()}
+	for n := r.uvarint(); n > 0 && !r.bad; n-- {
+		o := opState{key: r.uint64(), num: r.uvarint(), at: r.varint()}
+		var last int64
+		for m := r.uvarint(); m > 0 && !r.bad; m-- {
+			s := stamp{hash: r.uint64(), at: last + r.varint()}
+			o.list, last = append(o.list, s), s.at
+		}
+		if text := r.bytes(); len(text) > 0 {
+			o.text = append([]byte(nil), text...)
+		}
+		if i := len(v.ops); i > 0 && v.ops[i-1].key >= o.key {
+			r.bad = true
+		}
+		v.ops = append(v.ops, o)
+	}
+	if r.bad || r.off != len(b) {
+		return nil, fmt.Errorf("%w at byte %d of %d", ErrBadState, r.off, len(b))
+	}
+	return v, nil
+}
