@@ -1,0 +1,78 @@
+package configs
+
+import (
+	"fmt"
+	"reflect"
+	"sort"
+)
+
+// Change is one key whose value differs between two configurations.
+type Change struct {
+	Path string
+	// Restart says that a running gateway cannot take the new value over.
+	Restart bool
+}
+
+// Diff returns what differs between the running configuration and a new one, in the order of the keys.
+// Paths that both have are compared value by value; a section or list that appears, vanishes or
+// changes its length is one change.
+func Diff(running, next *Config) []Change {
+	var changes []Change
+	diff(reflect.ValueOf(running).Elem(), reflect.ValueOf(next).Elem(), "", false, &changes)
+	return changes
+}
+
+func diff(a, b reflect.Value, path string, reload bool, out *[]Change) {
+	changed := func() { *out = append(*out, Change{Path: path, Restart: !reload}) }
+	switch a.Kind() {
+	case reflect.Pointer:
+		switch {
+		case a.IsNil() && b.IsNil():
+		case a.IsNil() || b.IsNil():
+			// A section that comes or goes opens or closes something, whatever its keys allow.
+			*out = append(*out, Change{Path: path, Restart: true})
+		default:
+			diff(a.Elem(), b.Elem(), path, reload, out)
+		}
+	case reflect.Struct:
+		for _, f := range fieldsOf(a.Type()) {
+			diff(a.Field(f.index), b.Field(f.index), join(path, f.name), reload || f.tag.Get("reload") == "yes", out)
+		}
+	case reflect.Slice:
+		if a.Len() != b.Len() {
+			changed()
+			return
+		}
+		for i := range a.Len() {
+			diff(a.Index(i), b.Index(i), fmt.Sprintf("%s[%d]", path, i), reload, out)
+		}
+	case reflect.Map:
+		diffMaps(a, b, path, reload, out)
+	default:
+		if !a.Equal(b) {
+			changed()
+		}
+	}
+}
+
+func diffMaps(a, b reflect.Value, path string, reload bool, out *[]Change) {
+	keys := map[string]bool{}
+	for _, m := range []reflect.Value{a, b} {
+		for _, k := range m.MapKeys() {
+			keys[k.String()] = true
+		}
+	}
+	sorted := make([]string, 0, len(keys))
+	for k := range keys {
+		sorted = append(sorted, k)
+	}
+	sort.Strings(sorted)
+	for _, k := range sorted {
+		x, y := a.MapIndex(reflect.ValueOf(k)), b.MapIndex(reflect.ValueOf(k))
+		if !x.IsValid() || !y.IsValid() {
+			*out = append(*out, Change{Path: join(path, k), Restart: !reload})
+			continue
+		}
+		diff(x, y, join(path, k), reload, out)
+	}
+}

@@ -1,0 +1,118 @@
+package configs
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// maxProblems bounds how many problems one error shows.
+const maxProblems = 50
+
+// Problem is one thing that is wrong in a configuration file.
+type Problem struct {
+	File string
+	Line int // from 1; 0 when the file has no such place
+	Col  int // from 1
+	// Path is the key, such as listeners[0].tls.cert; empty for the file as a whole.
+	Path string
+	Why  string
+	Fix  string
+}
+
+// Error formats the problem as file:line:col: path: why; fix.
+func (p Problem) Error() string {
+	var b strings.Builder
+	b.WriteString(p.File)
+	if p.Line > 0 {
+		fmt.Fprintf(&b, ":%d:%d", p.Line, p.Col)
+	}
+	b.WriteString(": ")
+	if p.Path != "" {
+		b.WriteString(p.Path + ": ")
+	}
+	b.WriteString(p.Why)
+	if p.Fix != "" {
+		b.WriteString("; " + p.Fix)
+	}
+	return b.String()
+}
+
+// Problems are all that is wrong in one file, in the order of the file. Load and Parse return it as
+// their error.
+type Problems []Problem
+
+// Error gives one problem per line.
+func (ps Problems) Error() string {
+	var b strings.Builder
+	for i, p := range ps {
+		if i == maxProblems {
+			fmt.Fprintf(&b, "\nand %d more", len(ps)-maxProblems)
+			break
+		}
+		if i > 0 {
+			b.WriteByte('\n')
+		}
+		b.WriteString(p.Error())
+	}
+	return b.String()
+}
+
+// sorted returns the problems in the order of the file, or a nil error when there are none.
+func (ps Problems) sorted() error {
+	if len(ps) == 0 {
+		return nil
+	}
+	slices.SortStableFunc(ps, func(a, b Problem) int {
+		if a.Line != b.Line {
+			return a.Line - b.Line
+		}
+		return a.Col - b.Col
+	})
+	return ps
+}
+
+// nearest returns the candidate that the user most likely meant by word, or "".
+func nearest(word string, candidates []string) string {
+	best, bestDistance := "", max(2, len(word)/3)+1
+	for _, c := range candidates {
+		if d := distance(strings.ToLower(word), strings.ToLower(c)); d < bestDistance {
+			best, bestDistance = c, d
+		}
+	}
+	return best
+}
+
+// distance is the Levenshtein distance of a and b in bytes.
+func distance(a, b string) int {
+	if len(a) > 64 || len(b) > 64 {
+		return 64
+	}
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		diagonal := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			cost := diagonal
+			if a[i] != b[j] {
+				cost = 1 + min(diagonal, row[j], row[j+1])
+			}
+			diagonal, row[j+1] = row[j+1], cost
+		}
+	}
+	return row[len(b)]
+}
+
+// suggest says what to write instead of word, one of candidates.
+func suggest(word string, candidates []string) string {
+	if near := nearest(word, candidates); near != "" {
+		return fmt.Sprintf("did you mean %q?", near)
+	}
+	if len(candidates) == 0 {
+		return "remove it"
+	}
+	return "write one of " + strings.Join(candidates, ", ")
+}

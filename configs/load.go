@@ -1,0 +1,137 @@
+package configs
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"reflect"
+
+	"github.com/goccy/go-yaml"
+	"github.com/goccy/go-yaml/ast"
+	"github.com/goccy/go-yaml/parser"
+)
+
+// MaxFileBytes bounds a configuration file.
+const MaxFileBytes = 1 << 20
+
+// Load reads, completes and checks the file at path. The error holds every problem (see Problems).
+func Load(path string) (*Config, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, fmt.Errorf("reading the configuration: %w", err)
+	}
+	if info.Size() > MaxFileBytes {
+		return nil, Problems{{File: path, Why: "longer than 1 MiB", Fix: "name a configuration file"}}
+	}
+	data, err := os.ReadFile(path) //nolint:gosec // the operator names the file
+	if err != nil {
+		return nil, fmt.Errorf("reading the configuration: %w", err)
+	}
+	return Parse(path, data)
+}
+
+// Parse is Load for contents at hand; name is the path for messages and for relative paths.
+func Parse(name string, data []byte) (*Config, error) {
+	return ParseEnv(name, data, os.LookupEnv)
+}
+
+// ParseEnv is Parse with an environment of the caller's.
+func ParseEnv(name string, data []byte, env func(string) (string, bool)) (*Config, error) {
+	body, err := parseYAML(name, data)
+	if err != nil {
+		return nil, err
+	}
+	d := &decoder{file: name, env: env, anchors: map[string]ast.Node{}, places: map[string]place{}}
+	c := Default()
+	c.File = name
+	if body != nil {
+		d.decode(body, reflect.ValueOf(c).Elem(), "", "")
+	}
+	base, err := filepath.Abs(filepath.Dir(name))
+	if err != nil {
+		return nil, fmt.Errorf("resolving relative paths: %w", err)
+	}
+	c.derive(base)
+	ck := &checker{cfg: c, d: d}
+	ck.all()
+	if err := d.problems.sorted(); err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+// parseYAML returns the body of the one document in data, nil for an empty one.
+func parseYAML(name string, data []byte) (body ast.Node, err error) {
+	if len(data) > MaxFileBytes {
+		return nil, Problems{{File: name, Why: "longer than 1 MiB", Fix: "name a configuration file"}}
+	}
+	defer func() {
+		if r := recover(); r != nil { // the parser is a third party's; its panic is a bad file, no more
+			err = Problems{{File: name, Line: 1, Col: 1, Why: "not readable as YAML", Fix: "check it with a YAML linter"}}
+		}
+	}()
+	file, err := parser.ParseBytes(data, 0)
+	if err != nil {
+		return nil, syntaxProblem(name, err)
+	}
+	for _, doc := range file.Docs {
+		if doc == nil || doc.Body == nil {
+			continue
+		}
+		if body != nil {
+			p := placeOf(doc.Body)
+			return nil, Problems{{
+				File: name, Line: p.line, Col: p.col,
+				Why: "a second YAML document", Fix: "keep one document per file: remove the '---' and what follows",
+			}}
+		}
+		body = doc.Body
+	}
+	if _, comment := body.(*ast.CommentGroupNode); comment {
+		return nil, nil
+	}
+	return body, nil
+}
+
+func syntaxProblem(name string, err error) error {
+	p := Problem{File: name, Line: 1, Col: 1, Why: "not YAML: " + err.Error(), Fix: "check indentation, quotes and brackets there"}
+	var syntax yaml.Error
+	if errors.As(err, &syntax) {
+		at := placeOfToken(syntax.GetToken())
+		p.Line, p.Col = at.line, at.col
+		p.Why = "not YAML: " + syntax.GetMessage()
+	}
+	return Problems{p}
+}
+
+// resolvePaths makes every relative Path in c absolute.
+func resolvePaths(c *Config, base string) {
+	walk(reflect.ValueOf(c).Elem(), func(v reflect.Value) {
+		p, ok := v.Addr().Interface().(*Path)
+		if ok && *p != "" && base != "" && !filepath.IsAbs(string(*p)) {
+			*p = Path(filepath.Join(base, string(*p)))
+		}
+	})
+}
+
+// walk calls fn for every scalar below v that can be addressed.
+func walk(v reflect.Value, fn func(reflect.Value)) {
+	switch v.Kind() {
+	case reflect.Pointer:
+		if !v.IsNil() {
+			walk(v.Elem(), fn)
+		}
+	case reflect.Struct:
+		for _, f := range fieldsOf(v.Type()) {
+			walk(v.Field(f.index), fn)
+		}
+	case reflect.Slice:
+		for i := range v.Len() {
+			walk(v.Index(i), fn)
+		}
+	case reflect.Map: // its values cannot be addressed; no map holds a path
+	default:
+		fn(v)
+	}
+}

@@ -1,0 +1,165 @@
+package configs
+
+import (
+	"errors"
+	"fmt"
+	"reflect"
+	"strconv"
+	"strings"
+
+	"github.com/goccy/go-yaml/ast"
+)
+
+// scalar reads one value: text, with the environment expanded, then the type, then the tag's bounds.
+func (d *decoder) scalar(n ast.Node, v reflect.Value, path string, tag reflect.StructTag) {
+	text, ok := scalarText(n)
+	if !ok {
+		d.add(n, path, "is "+describe(n)+", but a single value is wanted", "write `key: value`")
+		return
+	}
+	expanded, err := expand(text, d.env)
+	if err != nil {
+		d.add(n, path, err.Error(), envFix(err))
+		return
+	}
+	if err := setScalar(v, expanded); err != nil {
+		d.add(n, path, fmt.Sprintf("%q %v", text, err), scalarHint(v))
+		return
+	}
+	if why, fix := checkTag(v, tag); why != "" {
+		d.add(n, path, why, fix)
+	}
+}
+
+var (
+	errNumber = errors.New("is not a whole number")
+	errBool   = errors.New("is neither true nor false")
+)
+
+func setScalar(v reflect.Value, text string) error {
+	if s, ok := v.Addr().Interface().(textSetter); ok {
+		return s.setText(text)
+	}
+	switch v.Kind() {
+	case reflect.String:
+		v.SetString(text)
+	case reflect.Bool:
+		if text != "true" && text != "false" {
+			return errBool
+		}
+		v.SetBool(text == "true")
+	case reflect.Int:
+		i, err := strconv.ParseInt(strings.ReplaceAll(text, "_", ""), 10, 64)
+		if err != nil {
+			return errNumber
+		}
+		v.SetInt(i)
+	default:
+		return fmt.Errorf("cannot be read into %s", v.Type())
+	}
+	return nil
+}
+
+func scalarHint(v reflect.Value) string {
+	if s, ok := v.Addr().Interface().(textSetter); ok {
+		return s.hint()
+	}
+	if v.Kind() == reflect.Bool {
+		return "write true or false"
+	}
+	return "write digits only, such as 1000"
+}
+
+// checkTag holds a value against its oneof and range tags.
+func checkTag(v reflect.Value, tag reflect.StructTag) (why, fix string) {
+	if words := tag.Get("oneof"); words != "" {
+		allowed := strings.Split(words, "|")
+		for _, w := range allowed {
+			if v.String() == w {
+				return "", ""
+			}
+		}
+		near := suggest(v.String(), allowed)
+		if !strings.HasPrefix(near, "write") {
+			near += " one of " + strings.Join(allowed, ", ")
+		}
+		return fmt.Sprintf("%q is not a permitted value", v.String()), near
+	}
+	bounds := tag.Get("range")
+	if bounds == "" {
+		return "", ""
+	}
+	low, high, _ := strings.Cut(bounds, "..")
+	if (low != "" && v.Int() < parseBound(v.Type(), low)) || (high != "" && v.Int() > parseBound(v.Type(), high)) {
+		return fmt.Sprintf("%v is out of range", v.Interface()), fmt.Sprintf("use %s to %s", low, high)
+	}
+	return "", ""
+}
+
+// parseBound reads an end of a range tag in the field's own unit. The tags are constants of this
+// package, and a test reads them all.
+func parseBound(t reflect.Type, text string) int64 {
+	v := reflect.New(t).Elem()
+	if err := setScalar(v, text); err != nil {
+		panic(fmt.Sprintf("configs: range tag %q of a %s: %v", text, t, err))
+	}
+	return v.Int()
+}
+
+// missingEnvError names a variable of the environment that is not set.
+type missingEnvError struct{ name string }
+
+func (e *missingEnvError) Error() string {
+	return fmt.Sprintf("environment variable %s is not set", e.name)
+}
+
+var errEnvSyntax = errors.New("${ without a variable's name and }")
+
+func envFix(err error) string {
+	var missing *missingEnvError
+	if errors.As(err, &missing) {
+		return "export " + missing.name + " before starting, or write the value here"
+	}
+	return "write ${NAME}, or $${ for a literal ${"
+}
+
+// expand replaces ${NAME} by the environment's value and $${ by ${.
+func expand(text string, env func(string) (string, bool)) (string, error) {
+	if !strings.Contains(text, "${") {
+		return text, nil
+	}
+	var b strings.Builder
+	for {
+		i := strings.Index(text, "${")
+		if i < 0 {
+			b.WriteString(text)
+			return b.String(), nil
+		}
+		if i > 0 && text[i-1] == '$' {
+			b.WriteString(text[:i-1] + "${")
+			text = text[i+2:]
+			continue
+		}
+		b.WriteString(text[:i])
+		name, rest, ok := strings.Cut(text[i+2:], "}")
+		if !ok || !validEnvName(name) {
+			return "", errEnvSyntax
+		}
+		value, ok := env(name)
+		if !ok {
+			return "", &missingEnvError{name: name}
+		}
+		b.WriteString(value)
+		text = rest
+	}
+}
+
+func validEnvName(name string) bool {
+	for i, r := range name {
+		letter := r == '_' || (r >= 'a' && r <= 'z') || (r >= 'A' && r <= 'Z')
+		if !letter && (i == 0 || r < '0' || r > '9') {
+			return false
+		}
+	}
+	return name != ""
+}

@@ -1,0 +1,162 @@
+package configs
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"math"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Duration is a time.Duration written like 90s, 1h30m or 7d. A day is 24 hours.
+type Duration time.Duration
+
+// Std returns the duration as the standard library's type.
+func (d Duration) Std() time.Duration { return time.Duration(d) }
+
+// String writes the duration without the zero parts that time.Duration writes: 1h, not 1h0m0s.
+func (d Duration) String() string {
+	s := time.Duration(d).String()
+	if strings.HasSuffix(s, "m0s") {
+		s = s[:len(s)-2]
+	}
+	if strings.HasSuffix(s, "h0m") {
+		s = s[:len(s)-2]
+	}
+	return s
+}
+
+var errDuration = errors.New("is not a duration")
+
+func (d *Duration) setText(text string) error {
+	days, rest := time.Duration(0), text
+	if n, after, ok := strings.Cut(text, "d"); ok {
+		v, err := strconv.ParseUint(n, 10, 32)
+		if err != nil || v > 36500 {
+			return errDuration
+		}
+		days, rest = time.Duration(v)*24*time.Hour, after
+		if rest == "" {
+			rest = "0s"
+		}
+	}
+	v, err := time.ParseDuration(rest)
+	if err != nil || v < 0 || v > math.MaxInt64-days {
+		return errDuration
+	}
+	*d = Duration(days + v)
+	return nil
+}
+
+func (*Duration) hint() string { return "write a number with its unit, such as 500ms, 30s, 5m or 12h" }
+
+// Bytes is a size in bytes, written like 512B, 64KiB, 20GiB or as a bare number.
+type Bytes int64
+
+type byteUnit struct {
+	name string
+	size int64
+}
+
+// byteUnits from the largest down, so that String finds the shortest exact form. Decimal units are
+// read, not written.
+func byteUnits() []byteUnit {
+	return []byteUnit{
+		{"TiB", 1 << 40}, {"GiB", 1 << 30}, {"MiB", 1 << 20}, {"KiB", 1 << 10},
+		{"TB", 1e12}, {"GB", 1e9}, {"MB", 1e6}, {"kB", 1e3}, {"KB", 1e3}, {"B", 1},
+	}
+}
+
+// String writes the size in the largest binary unit that divides it.
+func (b Bytes) String() string {
+	for _, u := range byteUnits() {
+		if strings.HasSuffix(u.name, "iB") && b != 0 && int64(b)%u.size == 0 {
+			return strconv.FormatInt(int64(b)/u.size, 10) + u.name
+		}
+	}
+	return strconv.FormatInt(int64(b), 10) + "B"
+}
+
+var errBytes = errors.New("is not a size")
+
+func (b *Bytes) setText(text string) error {
+	number, size := text, int64(1)
+	for _, u := range byteUnits() {
+		if n, ok := strings.CutSuffix(text, u.name); ok {
+			number, size = strings.TrimSpace(n), u.size
+			break
+		}
+	}
+	if whole, err := strconv.ParseUint(number, 10, 63); err == nil {
+		if whole > uint64(math.MaxInt64/size) {
+			return errBytes
+		}
+		*b = Bytes(int64(whole) * size)
+		return nil
+	}
+	if strings.Trim(number, "0123456789.") != "" {
+		return errBytes
+	}
+	f, err := strconv.ParseFloat(number, 64)
+	if err != nil || f < 0 || f*float64(size) > 1<<62 {
+		return errBytes
+	}
+	*b = Bytes(f * float64(size))
+	return nil
+}
+
+func (*Bytes) hint() string { return "write a number with its unit, such as 256KiB, 64MiB or 20GiB" }
+
+// ByteRate is a rate in bytes per second, written like 20MiB/s.
+type ByteRate int64
+
+// String writes the rate like Bytes, with /s.
+func (r ByteRate) String() string { return Bytes(r).String() + "/s" }
+
+var errByteRate = errors.New("is not a rate")
+
+func (r *ByteRate) setText(text string) error {
+	size, ok := strings.CutSuffix(text, "/s")
+	var b Bytes
+	if !ok || b.setText(strings.TrimSpace(size)) != nil {
+		return errByteRate
+	}
+	*r = ByteRate(b)
+	return nil
+}
+
+func (*ByteRate) hint() string { return "write a size per second, such as 20MiB/s" }
+
+// Path is a file or folder. In a loaded configuration it is absolute, unless the configuration was
+// parsed without a file, and empty when it is not set.
+type Path string
+
+// Secret is a value that is never shown: printing, logging and marshalling it give a mask.
+type Secret string
+
+const mask = "********"
+
+// Reveal returns the value itself, for the one place that authenticates with it.
+func (s Secret) Reveal() string { return string(s) }
+
+// String returns the mask, or nothing for an empty secret.
+func (s Secret) String() string {
+	if s == "" {
+		return ""
+	}
+	return mask
+}
+
+// GoString keeps %#v from showing the value.
+func (s Secret) GoString() string { return strconv.Quote(s.String()) }
+
+// Format keeps every other verb from showing the value.
+func (s Secret) Format(f fmt.State, _ rune) { _, _ = f.Write([]byte(s.String())) }
+
+// MarshalText keeps encoders from showing the value.
+func (s Secret) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
+
+// LogValue keeps slog from showing the value.
+func (s Secret) LogValue() slog.Value { return slog.StringValue(s.String()) }
