@@ -1,0 +1,115 @@
+package frame
+
+// ConnectVersion reads protocol name and level at the front of a CONNECT's body. ok is false when the
+// body is no CONNECT of any MQTT: such a peer gets no answer (MQTT 5, 3.1.2.1). The level may be one that the
+// gateway does not speak.
+func ConnectVersion(body []byte) (version byte, ok bool) {
+	c := cursor{b: body}
+	name := c.data()
+	version = c.byte()
+	switch {
+	case c.short:
+		return 0, false
+	case string(name) == "MQTT":
+		return version, true
+	case string(name) == "MQIsdp" && version == 3:
+		return version, true
+	}
+	return 0, false
+}
+
+// Connect flags (MQTT 5, 3.1.2.3).
+const (
+	connectReserved = 0x01
+	connectClean    = 0x02
+	connectWill     = 0x04
+	connectWillQoS  = 0x18
+	connectRetain   = 0x20
+	connectPassword = 0x40
+	connectUsername = 0x80
+)
+
+// CheckConnect checks a whole CONNECT frame (MQTT 5 and 3.1.1, 3.1) whose ConnectVersion is one of the two
+// that the gateway speaks. What it accepts is safe to hand to a decoder that trusts its input.
+func CheckConnect(f []byte, h Header) error {
+	c := cursor{b: f[h.Head:h.Size]}
+	_ = c.data()
+	version, flags := c.byte(), c.byte()
+	_ = c.uint16() // keep alive
+	if c.short {
+		return malformed("CONNECT ends within its header")
+	}
+	if err := checkConnectFlags(flags, version); err != nil {
+		return err
+	}
+	if version == Version5 {
+		var p Properties
+		if err := p.scan(&c, TypeConnect); err != nil {
+			return err
+		}
+	}
+	return checkConnectPayload(&c, flags, version)
+}
+
+func checkConnectFlags(flags, version byte) error {
+	switch {
+	case flags&connectReserved != 0:
+		return malformed("reserved connect flag is set")
+	case flags&connectWillQoS == connectWillQoS:
+		return malformed("will with QoS 3")
+	case flags&connectWill == 0 && flags&(connectWillQoS|connectRetain) != 0:
+		return malformed("will QoS or will retain without a will")
+	case version != Version5 && flags&connectUsername == 0 && flags&connectPassword != 0:
+		return malformed("password without user name")
+	}
+	return nil
+}
+
+func checkConnectPayload(c *cursor, flags, version byte) error {
+	clientID := c.data()
+	if c.short {
+		return malformed("CONNECT without a client identifier")
+	}
+	if !validText(clientID) {
+		return malformed("client identifier is not valid UTF-8")
+	}
+	if version != Version5 && len(clientID) == 0 && flags&connectClean == 0 {
+		return &Violation{Reason: ReasonClientIDInvalid, Why: "empty client identifier without clean session"}
+	}
+	if flags&connectWill != 0 {
+		if err := checkWill(c, version); err != nil {
+			return err
+		}
+	}
+	if flags&connectUsername != 0 && !validText(c.data()) {
+		return malformed("user name is not valid UTF-8")
+	}
+	if flags&connectPassword != 0 {
+		_ = c.data()
+	}
+	switch {
+	case c.short:
+		return malformed("CONNECT ends within its payload")
+	case c.left() > 0:
+		return malformed("bytes behind the CONNECT payload")
+	}
+	return nil
+}
+
+func checkWill(c *cursor, version byte) error {
+	if version == Version5 {
+		var p Properties
+		if err := p.scan(c, typeWill); err != nil {
+			return err
+		}
+	}
+	topic := c.data()
+	_ = c.data() // payload
+	switch {
+	case c.short:
+		return malformed("CONNECT ends within its will")
+	case len(topic) == 0:
+		return malformed("will topic is empty")
+	}
+	return checkTopic(topic)
+}

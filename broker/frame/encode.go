@@ -1,0 +1,165 @@
+package frame
+
+import "encoding/binary"
+
+// AppendAck appends a PUBACK, PUBREC, PUBREL or PUBCOMP. The reason is left out where MQTT 5 allows, and
+// always for 3.1.1, which has none.
+func AppendAck(dst []byte, typ byte, id uint16, reason, version byte) []byte {
+	first := typ << 4
+	if typ == TypePubrel {
+		first |= 2
+	}
+	if reason == ReasonSuccess || version != Version5 {
+		return append(dst, first, 2, byte(id>>8), byte(id))
+	}
+	return append(dst, first, 3, byte(id>>8), byte(id), reason)
+}
+
+// AppendSuback appends a SUBACK. For 3.1.1 every refusal becomes 0x80 (MQTT 3.1.1, 3.9.3).
+func AppendSuback(dst []byte, id uint16, codes []byte, version byte) []byte {
+	length := 2 + len(codes)
+	if version == Version5 {
+		length++
+	}
+	dst = appendHeader(dst, TypeSuback<<4, length)
+	dst = binary.BigEndian.AppendUint16(dst, id)
+	if version == Version5 {
+		return append(append(dst, 0), codes...)
+	}
+	for _, code := range codes {
+		dst = append(dst, min(code, 0x80))
+	}
+	return dst
+}
+
+// AppendUnsuback appends an UNSUBACK. For 3.1.1 it has no codes (MQTT 3.1.1, 3.11).
+func AppendUnsuback(dst []byte, id uint16, codes []byte, version byte) []byte {
+	if version != Version5 {
+		return append(dst, TypeUnsuback<<4, 2, byte(id>>8), byte(id))
+	}
+	dst = appendHeader(dst, TypeUnsuback<<4, 3+len(codes))
+	dst = binary.BigEndian.AppendUint16(dst, id)
+	return append(append(dst, 0), codes...)
+}
+
+// AppendPingresp appends a PINGRESP.
+func AppendPingresp(dst []byte) []byte { return append(dst, TypePingresp<<4, 0) }
+
+// AppendDisconnect appends the DISCONNECT of a server, which only MQTT 5 has: for 3.1.1 nothing is
+// appended. reasonString and serverReference are left out when empty.
+func AppendDisconnect(dst []byte, reason byte, reasonString, serverReference string, version byte) []byte {
+	if version != Version5 {
+		return dst
+	}
+	size := textSize(reasonString) + textSize(serverReference)
+	if size == 0 {
+		return append(dst, TypeDisconnect<<4, 1, reason)
+	}
+	dst = appendHeader(dst, TypeDisconnect<<4, 1+varintSize(size)+size)
+	dst = appendVarint(append(dst, reason), size)
+	dst = appendText(dst, propReason, reasonString)
+	return appendText(dst, propServerReference, serverReference)
+}
+
+// AppendAuth appends an AUTH (MQTT 5, 3.15).
+func AppendAuth(dst []byte, reason byte, method string) []byte {
+	size := textSize(method)
+	dst = appendHeader(dst, TypeAuth<<4, 1+varintSize(size)+size)
+	dst = appendVarint(append(dst, reason), size)
+	return appendText(dst, propAuthMethod, method)
+}
+
+// Connack is the answer to a CONNECT. Zero values of the properties are left out.
+type Connack struct {
+	SessionPresent bool
+	Reason         byte // of MQTT 5; see ReturnCode for 3.1.1
+
+	SessionExpiry    uint32 // s, sent with HasSessionExpiry: when it differs from what was asked
+	HasSessionExpiry bool
+	ReceiveMaximum   uint16
+	MaximumPacket    uint32
+	AssignedClientID string
+	AliasMaximum     uint16
+	ReasonString     string
+	ServerKeepalive  uint16 // s, sent with HasKeepalive
+	HasKeepalive     bool
+	ResponseInfo     string
+	ServerReference  string
+	AuthMethod       string
+}
+
+// Append appends the CONNACK for the protocol version.
+func (a *Connack) Append(dst []byte, version byte) []byte {
+	var present byte
+	if a.SessionPresent && a.Reason == ReasonSuccess {
+		present = 1
+	}
+	if version != Version5 {
+		return append(dst, TypeConnack<<4, 2, present, ReturnCode(a.Reason))
+	}
+	var room [256]byte
+	props := a.appendProperties(room[:0])
+	dst = appendHeader(dst, TypeConnack<<4, 2+varintSize(len(props))+len(props))
+	dst = appendVarint(append(dst, present, a.Reason), len(props))
+	return append(dst, props...)
+}
+
+func (a *Connack) appendProperties(dst []byte) []byte {
+	if a.HasSessionExpiry {
+		dst = binary.BigEndian.AppendUint32(append(dst, propSessionExpiry), a.SessionExpiry)
+	}
+	if a.ReceiveMaximum != 0 {
+		dst = binary.BigEndian.AppendUint16(append(dst, propReceiveMaximum), a.ReceiveMaximum)
+	}
+	if a.MaximumPacket != 0 {
+		dst = binary.BigEndian.AppendUint32(append(dst, propMaximumPacket), a.MaximumPacket)
+	}
+	if a.AliasMaximum != 0 {
+		dst = binary.BigEndian.AppendUint16(append(dst, propAliasMaximum), a.AliasMaximum)
+	}
+	if a.HasKeepalive {
+		dst = binary.BigEndian.AppendUint16(append(dst, propServerKeepalive), a.ServerKeepalive)
+	}
+	dst = appendText(dst, propAssignedClientID, a.AssignedClientID)
+	dst = appendText(dst, propReason, a.ReasonString)
+	dst = appendText(dst, propResponseInfo, a.ResponseInfo)
+	dst = appendText(dst, propServerReference, a.ServerReference)
+	return appendText(dst, propAuthMethod, a.AuthMethod)
+}
+
+func appendHeader(dst []byte, first byte, length int) []byte {
+	return appendVarint(append(dst, first), length)
+}
+
+// appendVarint appends v, at most MaxLength, as a variable byte integer.
+func appendVarint(dst []byte, v int) []byte {
+	for v >= 0x80 {
+		dst = append(dst, byte(v)|0x80) //nolint:gosec // the low seven bits are wanted
+		v >>= 7
+	}
+	return append(dst, byte(v)) //nolint:gosec // below 0x80
+}
+
+func varintSize(v int) int {
+	n := 1
+	for ; v >= 0x80; v >>= 7 {
+		n++
+	}
+	return n
+}
+
+func textSize(s string) int {
+	if s == "" {
+		return 0
+	}
+	return 3 + len(s)
+}
+
+// appendText appends a property that is a string of at most 65,535 bytes, and nothing for the empty one.
+func appendText(dst []byte, id byte, s string) []byte {
+	if s == "" {
+		return dst
+	}
+	dst = binary.BigEndian.AppendUint16(append(dst, id), uint16(len(s))) //nolint:gosec // the caller's strings are short
+	return append(dst, s...)
+}
