@@ -1,0 +1,280 @@
+package session
+
+import (
+	"errors"
+	"log/slog"
+	"math"
+	"time"
+
+	"cellgate/broker/message"
+
+	"go.etcd.io/bbolt"
+)
+
+// MaxExpiry as a session expiry means that the session never expires by itself (MQTT 5, 3.1.2.11.2: an
+// interval of 0xFFFFFFFF). Options.MaxSessionExpiry still limits it.
+const MaxExpiry = time.Duration(math.MaxInt64)
+
+// Errors of Attach and Deliver, and those that a Delivery's Failed is given.
+var (
+	// ErrNoSession: the client has no session.
+	ErrNoSession = errors.New("no session")
+	// ErrNotSubscribed: the client has no subscription that matches the message's topic.
+	ErrNotSubscribed = errors.New("not subscribed")
+	// ErrNotConnected: the subscription's QoS is 0 and the client is not connected, so the message cannot
+	// be kept for it.
+	ErrNotConnected = errors.New("not connected")
+	// ErrQueueFull: a bound of the client's queue, or of all queues together, is reached.
+	ErrQueueFull = errors.New("queue full")
+	// ErrExpired: the message expired before it was sent.
+	ErrExpired = errors.New("message expired")
+	// ErrTooLarge: the message exceeds the Maximum Packet Size that the client announced.
+	ErrTooLarge = errors.New("message exceeds the client's maximum packet size")
+	// ErrNotPermitted: the client's permissions do not allow it to receive the message.
+	ErrNotPermitted = errors.New("not permitted")
+	// ErrSessionEnded: the session ended (expiry, clean start, purge) before the message was acknowledged.
+	ErrSessionEnded = errors.New("session ended")
+	// ErrWillNotPermitted: the will's topic is not one that the client may publish to.
+	ErrWillNotPermitted = errors.New("will topic not permitted")
+	// ErrTakeover wraps the context's error when an older connection of the same client identifier did not
+	// end in time.
+	ErrTakeover = errors.New("the older connection has not ended")
+	// ErrClosed: the manager is closed.
+	ErrClosed = errors.New("session manager closed")
+)
+
+// Reason codes that the manager gives to Outbound.Kick (MQTT 5, 2.4).
+const (
+	ReasonTakenOver   byte = 0x8E
+	ReasonAdminAction byte = 0x98
+)
+
+// Options configure a Manager. DB, Index and Journal are required; a zero limit stands for its default.
+type Options struct {
+	// DB is the gateway's state file; the manager uses the bucket "mqtt" and leaves the file open.
+	DB *bbolt.DB
+	// Index finds the subscribers of a topic and keeps retained messages.
+	Index Index
+	// Journal takes wills and tells where it stands.
+	Journal Journal
+	// Log gets state changes worth an operator's attention; nil discards.
+	Log *slog.Logger
+	// Metrics count; nil counts into nothing.
+	Metrics *Metrics
+	// Now is the clock; nil means time.Now.
+	Now func() time.Time
+	// Rejected is told the reason of every refusal that counts in rejected_total; may be nil.
+	Rejected func(reason string)
+
+	// MaxQueuedMessages bounds the messages of one session, in flight and waiting. Default 1,000.
+	MaxQueuedMessages int
+	// MaxQueuedBytes bounds their topics, payloads and properties per session. Default 4 MiB.
+	MaxQueuedBytes int64
+	// MaxTotalBytes bounds the same over all sessions. Default 256 MiB.
+	MaxTotalBytes int64
+	// Overflow tells which message gives way when a session's queue is full. Default DropNewest.
+	Overflow Overflow
+	// MaxSubscriptions bounds the filters of one session. Default 1,000.
+	MaxSubscriptions int
+	// MaxInflight bounds the unacknowledged messages towards one client, whatever Receive Maximum it
+	// announces. Default 256, at most 65,535.
+	MaxInflight int
+	// MaxAliases bounds the topic aliases towards one client, whatever it announces. Default 64.
+	MaxAliases int
+	// MaxRetained bounds the retained messages of the cell. Default 100,000.
+	MaxRetained int
+	// MaxRetainedBytes bounds their topics and payloads. Default 64 MiB.
+	MaxRetainedBytes int64
+	// MaxSessionExpiry is the longest that a session outlives its connection, and what a 3.1.1 client
+	// with clean session 0 gets. Default 7 days.
+	MaxSessionExpiry time.Duration
+	// CommitInterval is how long a change that nobody waits for may stay out of the state file: queue
+	// contents that the journal still has, removals, QoS 2 identifiers, the fan-out position. Default 1 s.
+	CommitInterval time.Duration
+}
+
+// Overflow is a policy for a full queue.
+type Overflow uint8
+
+// The policies.
+const (
+	// DropNewest refuses the new message.
+	DropNewest Overflow = iota
+	// DropOldest drops the oldest message that was not yet sent; a message in flight never gives way.
+	DropOldest
+)
+
+// Journal is what the manager needs of the journal.
+type Journal interface {
+	// Append appends records as the journal's own Append does, with nobody waiting for durability.
+	Append(recs []message.Record) (last uint64, err error)
+	// Last is the highest sequence appended.
+	Last() uint64
+	// Epoch identifies the journal: positions and sequences are void under another.
+	Epoch() uint64
+}
+
+// Index maps topics to subscribers and keeps the retained messages in memory. The manager restores both
+// when it opens, so the index persists nothing. It must be safe for concurrent use; it must not call the
+// manager from within its methods but for Manager.Connected.
+type Index interface {
+	// Subscribe adds or replaces a subscription; $share/{group}/{filter} filters are shared.
+	Subscribe(client string, sub Subscription)
+	// Unsubscribe removes one.
+	Unsubscribe(client, filter string)
+	// Match calls fn once for every client that is to get a message on the topic: a shared group is
+	// resolved to one of its members (Manager.Connected tells which are connected: prefer these), and
+	// a client's overlapping subscriptions are merged into one. fn does not keep its arguments' slices.
+	Match(topic string, fn func(client string, m Matched))
+	// Count is the number of subscriptions.
+	Count() int
+	// Retain stores a retained message under its topic, or removes it when the payload is empty. The index may
+	// keep msg, which shares no memory with others and does not change any more.
+	Retain(msg *message.Record)
+	// Retained calls fn for every retained message whose topic matches the filter (without $share).
+	// fn must not change the record.
+	Retained(filter string, fn func(msg *message.Record))
+}
+
+// Matched is what a client's matching subscriptions amount to.
+type Matched struct {
+	// QoS is the highest of them.
+	QoS byte
+	// NoLocal is set when all of them have it.
+	NoLocal bool
+	// RetainAsPublished is set when one of them has it.
+	RetainAsPublished bool
+	// IDs are their subscription identifiers, 0 left out.
+	IDs []uint32
+}
+
+// Subscription is one topic filter of a client with its options (MQTT 5, 3.8.3.1).
+type Subscription struct {
+	Filter            string
+	ID                uint32 // subscription identifier, 0 none
+	QoS               byte
+	NoLocal           bool
+	RetainAsPublished bool
+	RetainHandling    byte // 0 send retained, 1 only for a new subscription, 2 never
+}
+
+// Permissions decide per topic; they are immutable and safe for concurrent use.
+type Permissions interface {
+	Publish(topic string) bool
+	Subscribe(filter string) bool // $share included
+	Receive(topic string) bool
+}
+
+// Outbound is a connection's outgoing side. No method blocks, and none calls into the session: they are
+// called with the session's lock held.
+type Outbound interface {
+	// Enqueue offers one whole frame, which is copied before the return. False means that there is no room:
+	// the session keeps the message and tries again when Session.Writable is called, which must follow.
+	Enqueue(frame []byte) bool
+	// Kick starts the end of the connection with a DISCONNECT of that reason code (on 3.1.1 it is
+	// closed). It may be called more than once.
+	Kick(reason byte)
+	// Drained is closed once the connection has made its last journal append and will make no more.
+	Drained() <-chan struct{}
+}
+
+// Redirector may be implemented by an Outbound that can tell its client where to go instead.
+type Redirector interface {
+	// Redirect is Kick with a Server Reference (MQTT 5, 3.14.2.2.5).
+	Redirect(reason byte, serverRef string)
+}
+
+// Will is a client's will (MQTT 5, 3.1.3.2 and 3.1.3.3).
+type Will struct {
+	Topic   string
+	Payload []byte
+	QoS     byte
+	Retain  bool
+	Delay   time.Duration
+	Props   message.Properties
+}
+
+// Attach is a connection that has been authenticated and asks for its session.
+type Attach struct {
+	ClientID string
+	Version  byte // 4 for MQTT 3.1.1, 5
+	// CleanStart discards an existing session (3.1.1: clean session).
+	CleanStart bool
+	// Expiry is how long the session outlives the connection; 0 not at all. For 3.1.1 give 0 with clean
+	// session 1 and MaxExpiry with 0. Options.MaxSessionExpiry limits it; see Session.Expiry.
+	Expiry time.Duration
+	// ReceiveMaximum is the client's; 0 means 65,535.
+	ReceiveMaximum uint16
+	// MaxPacket is the client's Maximum Packet Size in bytes; 0 is no limit.
+	MaxPacket uint32
+	// AliasMaximum is the client's Topic Alias Maximum; 0 allows none.
+	AliasMaximum uint16
+	// Vehicle marks a client whose identifier is its VIN: at most QoS 1 is granted, and filters below its
+	// own v1/{id}/cmd and v1/{id}/sys stay out of the Index.
+	Vehicle bool
+	Perm    Permissions
+	Will    *Will
+	Conn    Outbound
+	// NotAfter is the token's end: a will that is due later is not sent. Zero is no end.
+	NotAfter time.Time
+}
+
+// Delivery is a message directed to one client, at QoS 1 (or 0 where its subscription says so).
+//
+// The callbacks may be nil. They run one after another per session, on whatever goroutine made them due,
+// with no lock held; they must not block. Sent may come more than once (a resume sends again). Exactly one
+// of Acked and Failed comes last, but for a subscription of QoS 0, where Sent is the last, and for the end of
+// the process: callbacks do not survive it. A sender with a store of its own therefore leaves Durable
+// unset, and delivers anew after a restart what it has no outcome for.
+type Delivery struct {
+	Topic   string
+	Payload []byte
+	Props   message.Properties
+	// Durable keeps the message in the state file, so that it survives a restart (without its callbacks) when
+	// the session does.
+	Durable bool
+	// Expires is when the message is no longer to be sent; zero never. The client is told the rest
+	// as the message expiry interval.
+	Expires time.Time
+
+	Sent   func()
+	Acked  func(code byte)
+	Failed func(err error)
+}
+
+// Presence is one change of a client's connection. Of one client they come in order, Epoch rising with
+// every connection.
+type Presence struct {
+	ClientID  string
+	Vehicle   bool
+	Connected bool
+	// Epoch numbers the client's connections within this process, beginning at 1.
+	Epoch uint32
+	At    time.Time
+	// Reason of a disconnect: "disconnect", "lost", "taken over" or "admin".
+	Reason string
+}
+
+// Info describes a session for the HTTP API.
+type Info struct {
+	ClientID  string
+	Vehicle   bool
+	Connected bool
+	Version   byte
+	// Since is when the client connected or, if it is not connected, disconnected.
+	Since time.Time
+	// Expiry is how long the session outlives its connection.
+	Expiry time.Duration
+	// EndsAt is when the session of a client that is not connected ends; zero never.
+	EndsAt        time.Time
+	TokenEnds     time.Time
+	Subscriptions []Subscription
+	// Ready tells that the client is connected and subscribed to its commands.
+	Ready         bool
+	Queued        int // messages waiting, not sent
+	Inflight      int // messages sent and not acknowledged
+	QueuedBytes   int64
+	IncomingQoS2  int // identifiers of QoS 2 messages that the client has not released
+	HasWill       bool
+	QueueCapacity int // Options.MaxQueuedMessages
+}
