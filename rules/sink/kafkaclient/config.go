@@ -1,0 +1,137 @@
+package kafkaclient
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"strings"
+	"time"
+
+	"github.com/segmentio/kafka-go"
+	"github.com/segmentio/kafka-go/sasl"
+	"github.com/segmentio/kafka-go/sasl/plain"
+	"github.com/segmentio/kafka-go/sasl/scram"
+)
+
+// ErrConfig is wrapped by every error about a Config.
+var ErrConfig = errors.New("kafka settings")
+
+// Config says how to reach one Kafka cluster.
+type Config struct {
+	// Brokers are bootstrap addresses, host:port; at least one.
+	Brokers []string
+	// TLS is nil for plain connections.
+	TLS *tls.Config
+	// SASL is nil when the cluster asks for no login.
+	SASL *SASL
+	// ClientID is what the broker sees in its logs and quotas; "cellgate" by default.
+	ClientID string
+	// DialTimeout limits connecting, TLS and SASL together; 5 s by default.
+	DialTimeout time.Duration
+	// RequestTimeout limits one request, broker-side work included; 10 s by default.
+	RequestTimeout time.Duration
+	// MetadataTTL is how stale the known leaders may be, and so how long a moved partition goes
+	// unnoticed; 1 s by default.
+	MetadataTTL time.Duration
+}
+
+// SASL names a mechanism and its credentials.
+type SASL struct {
+	// Mechanism is plain, scram-sha-256 or scram-sha-512.
+	Mechanism string
+	User      string
+	Password  string
+}
+
+func (c Config) withDefaults() (Config, error) {
+	if len(c.Brokers) == 0 {
+		return c, fmt.Errorf("%w: no broker address", ErrConfig)
+	}
+	if c.ClientID == "" {
+		c.ClientID = "cellgate"
+	}
+	setDefault(&c.DialTimeout, 5*time.Second)
+	setDefault(&c.RequestTimeout, 10*time.Second)
+	setDefault(&c.MetadataTTL, time.Second)
+	_, err := c.mechanism()
+	return c, err
+}
+
+func setDefault[T comparable](v *T, def T) {
+	var zero T
+	if *v == zero {
+		*v = def
+	}
+}
+
+func (c Config) mechanism() (sasl.Mechanism, error) {
+	if c.SASL == nil {
+		return nil, nil
+	}
+	var (
+		m   sasl.Mechanism
+		err error
+	)
+	switch strings.ToLower(c.SASL.Mechanism) {
+	case "plain":
+		m = plain.Mechanism{Username: c.SASL.User, Password: c.SASL.Password}
+	case "scram-sha-256":
+		m, err = scram.Mechanism(scram.SHA256, c.SASL.User, c.SASL.Password)
+	case "scram-sha-512":
+		m, err = scram.Mechanism(scram.SHA512, c.SASL.User, c.SASL.Password)
+	default:
+		return nil, fmt.Errorf("%w: unknown SASL mechanism %q; use plain, scram-sha-256 or scram-sha-512",
+			ErrConfig, c.SASL.Mechanism)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%w: SASL %s: %w", ErrConfig, c.SASL.Mechanism, err)
+	}
+	return m, nil
+}
+
+// transport makes a connection pool whose cached metadata covers topics alone: with an empty list
+// kafka-go would ask for every topic of the cluster once a second.
+func (c Config) transport(topics []string) *kafka.Transport {
+	m, _ := c.mechanism() // withDefaults has checked it
+	d := &net.Dialer{Timeout: c.DialTimeout, KeepAlive: 15 * time.Second}
+	return &kafka.Transport{
+		Dial:           d.DialContext,
+		DialTimeout:    c.DialTimeout,
+		IdleTimeout:    30 * time.Second,
+		MetadataTTL:    c.MetadataTTL,
+		MetadataTopics: topics,
+		ClientID:       c.ClientID,
+		TLS:            c.TLS,
+		SASL:           m,
+	}
+}
+
+func (c Config) client(topics []string) *kafka.Client {
+	return &kafka.Client{Addr: kafka.TCP(c.Brokers...), Transport: c.transport(topics)}
+}
+
+// dialer is the same settings for the parts of kafka-go that predate its Client.
+func (c Config) dialer() *kafka.Dialer {
+	m, _ := c.mechanism()
+	return &kafka.Dialer{
+		ClientID:      c.ClientID,
+		Timeout:       c.DialTimeout,
+		DualStack:     true,
+		TLS:           c.TLS,
+		SASLMechanism: m,
+	}
+}
+
+// Ping asks any bootstrap broker for its API versions, which it answers without touching a topic.
+func Ping(ctx context.Context, c *kafka.Client) error {
+	r, err := c.ApiVersions(ctx, &kafka.ApiVersionsRequest{})
+	if err != nil {
+		return fmt.Errorf("ping kafka: %w", err)
+	}
+	if r.Error != nil {
+		return fmt.Errorf("ping kafka: %w", r.Error)
+	}
+	return nil
+}

@@ -1,0 +1,314 @@
+package kafkaclient
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/segmentio/kafka-go"
+	"github.com/segmentio/kafka-go/protocol"
+)
+
+// corruptTries is how often a batch that the broker calls corrupt is sent before it counts as refused:
+// damage on the way heals, but brokers also use the code for what they will never take (a record
+// without a key for a compacted topic).
+const corruptTries = 4
+
+// lane writes one partition: one batch in flight, the same bytes until it is taken or refused, only then
+// the next. That, and the sequence numbers of its producer id, are what keeps order and keeps a resent
+// batch from being written twice.
+type lane struct {
+	t         *topic
+	partition int
+	wake      chan struct{} // a record came to an empty queue, or filled a batch
+
+	mu     sync.Mutex
+	queue  []*Record
+	bytes  int
+	flying int // records taken from the queue and not yet finished
+
+	// The rest belongs to run alone.
+	state      producerState
+	identified bool // state came from the cluster, or the cluster gives out none
+	plain      bool // the cluster gives out no producer ids
+	enc        encoder
+	buf        []byte
+}
+
+func newLane(t *topic, partition int) *lane {
+	l := &lane{t: t, partition: partition, wake: make(chan struct{}, 1), enc: encoder{codec: t.p.codec}}
+	t.p.wg.Add(1)
+	go l.run()
+	return l
+}
+
+func (l *lane) add(r *Record) {
+	o := &l.t.p.o
+	l.mu.Lock()
+	was := l.fullLocked(o)
+	l.queue = append(l.queue, r)
+	l.bytes += r.size()
+	signal := len(l.queue) == 1 || (!was && l.fullLocked(o))
+	l.mu.Unlock()
+	if signal {
+		select {
+		case l.wake <- struct{}{}:
+		default:
+		}
+	}
+}
+
+func (l *lane) fullLocked(o *ProducerOptions) bool {
+	return l.bytes >= o.BatchBytes || len(l.queue) >= o.BatchRecords
+}
+
+func (l *lane) busy() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.queue)+l.flying > 0
+}
+
+func (l *lane) run() {
+	p := l.t.p
+	defer p.wg.Done()
+	var batch []*Record
+	for {
+		batch = l.next(batch[:0])
+		if len(batch) == 0 {
+			return
+		}
+		l.send(batch)
+		clear(batch)
+		l.mu.Lock()
+		l.flying = 0
+		l.mu.Unlock()
+	}
+}
+
+// next waits for a batch: full, or as old as the linger. It returns none when the producer closes and
+// nothing is left.
+func (l *lane) next(batch []*Record) []*Record {
+	p := l.t.p
+	var linger <-chan time.Time
+	closing := false
+	for {
+		l.mu.Lock()
+		n, full := len(l.queue), l.fullLocked(&p.o)
+		l.mu.Unlock()
+		switch {
+		case full || (n > 0 && closing):
+			return l.cut(batch)
+		case n == 0 && closing:
+			return nil
+		case n > 0 && linger == nil:
+			linger = time.After(p.o.Linger)
+		}
+		select {
+		case <-l.wake:
+		case <-linger:
+			return l.cut(batch)
+		case <-p.closing:
+			closing = true
+		}
+	}
+}
+
+// cut takes at most one batch from the front of the queue.
+func (l *lane) cut(batch []*Record) []*Record {
+	o := &l.t.p.o
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	size, n := 0, 0
+	for n < len(l.queue) && n < o.BatchRecords {
+		s := l.queue[n].size()
+		if n > 0 && size+s > o.BatchBytes {
+			break
+		}
+		size += s
+		n++
+	}
+	batch = append(batch, l.queue[:n]...)
+	rest := copy(l.queue, l.queue[n:])
+	clear(l.queue[rest:])
+	l.queue = l.queue[:rest]
+	l.bytes -= size
+	l.flying = n
+	return batch
+}
+
+// send delivers recs, in halves when the broker will not take some record among them.
+func (l *lane) send(recs []*Record) {
+	err := l.deliver(recs)
+	if errors.Is(err, ErrRefused) && len(recs) > 1 {
+		mid := len(recs) / 2
+		l.send(recs[:mid])
+		l.send(recs[mid:])
+		return
+	}
+	m := l.t.p.o.Metrics
+	switch {
+	case err == nil:
+		m.Records.WithLabelValues(l.t.p.o.Name, "written").Add(float64(len(recs)))
+	case errors.Is(err, ErrRefused):
+		m.Records.WithLabelValues(l.t.p.o.Name, "refused").Add(float64(len(recs)))
+	}
+	l.t.finish(recs, err)
+}
+
+// deliver sends one batch until it is taken (nil), refused, abandoned, or the producer is closed.
+func (l *lane) deliver(recs []*Record) error {
+	encoded, corrupted := false, 0
+	for try := 1; ; try++ {
+		err := l.prepare(recs, &encoded)
+		if err == nil {
+			err = l.request()
+		}
+		v := judge(err)
+		if v == corrupt {
+			if corrupted++; corrupted >= corruptTries {
+				v = refuse
+			}
+		}
+		if v == missing && l.missing() {
+			v, err = refuse, ErrMissingTopic
+		}
+		switch v {
+		case taken:
+			l.taken(len(recs))
+			if try > 1 {
+				l.buf = nil // a request that timed out may still be reading it
+			}
+			return nil
+		case refuse:
+			l.buf = nil
+			return fmt.Errorf("%w: %w", ErrRefused, err)
+		case newIdentity:
+			l.identified, l.buf = false, nil
+		}
+		if !l.pause(try, err) || abandoned(recs) {
+			return l.giveUp(recs)
+		}
+	}
+}
+
+// prepare makes sure that the lane has a producer id and the batch is encoded under it.
+func (l *lane) prepare(recs []*Record, encoded *bool) error {
+	if !l.identified {
+		*encoded = false
+		if err := l.identify(); err != nil {
+			return err
+		}
+	}
+	if *encoded {
+		return nil
+	}
+	var err error
+	if l.buf, err = l.enc.encode(l.buf, recs, l.state); err == nil {
+		*encoded = true
+	}
+	return err
+}
+
+// missing has the topic looked up again, and reports whether it has been gone for too long.
+func (l *lane) missing() bool {
+	p := l.t.p
+	p.kick()
+	return p.o.MissingTopicGrace >= 0 && l.t.goneFor() > p.o.MissingTopicGrace
+}
+
+// pause waits before the next try; false when the producer gives up.
+func (l *lane) pause(try int, err error) bool {
+	p := l.t.p
+	if p.ctx.Err() != nil {
+		return false
+	}
+	p.note(l, fmt.Errorf("%s/%d: %w", l.t.name, l.partition, err))
+	p.o.Metrics.Retries.WithLabelValues(p.o.Name, retryReason(err)).Inc()
+	select {
+	case <-time.After(p.o.backoff(try)):
+		return true
+	case <-p.ctx.Done():
+		return false
+	}
+}
+
+// retryReason is a label of few values: Kafka's own name of the error, or where it broke.
+func retryReason(err error) string {
+	var code kafka.Error
+	switch {
+	case errors.As(err, &code):
+		return code.Title()
+	case errors.Is(err, context.DeadlineExceeded):
+		return "timeout"
+	case judge(err) == missing:
+		return "unknown topic"
+	}
+	return "connection"
+}
+
+func (l *lane) taken(n int) {
+	p := l.t.p
+	if !l.plain {
+		l.state.advance(n)
+	}
+	p.note(l, nil)
+	p.o.Metrics.Batches.WithLabelValues(p.o.Name).Inc()
+	p.o.Metrics.Bytes.WithLabelValues(p.o.Name).Add(float64(len(l.buf)))
+}
+
+// giveUp tells why deliver ended without an answer. The sequence numbers of the batch are burnt: whether
+// the broker counted them is unknown.
+func (l *lane) giveUp(recs []*Record) error {
+	l.identified, l.buf = l.plain, nil
+	if abandoned(recs) {
+		return ErrAbandoned
+	}
+	return ErrClosed
+}
+
+func abandoned(recs []*Record) bool {
+	for _, r := range recs {
+		if a, ok := r.Done.(Abandoner); !ok || !a.Abandoned() {
+			return false
+		}
+	}
+	return true
+}
+
+// identify gets the lane a producer id of its own.
+func (l *lane) identify() error {
+	p := l.t.p
+	ctx, cancel := context.WithTimeout(p.ctx, p.o.RequestTimeout)
+	defer cancel()
+	state, err := initProducerID(ctx, p.client.Load())
+	switch {
+	case err == nil:
+		l.state, l.plain = state, false
+	case noIdempotence(err):
+		p.o.Log.Warn("kafka gives out no producer ids; a batch that is sent again may be written twice",
+			"topic", l.t.name, "err", err)
+		l.state, l.plain = producerState{id: -1, epoch: -1, seq: -1}, true
+	default:
+		return err
+	}
+	l.identified = true
+	return nil
+}
+
+// request sends the encoded batch once.
+func (l *lane) request() error {
+	p := l.t.p
+	ctx, cancel := context.WithTimeout(p.ctx, p.o.RequestTimeout)
+	defer cancel()
+	res, err := p.client.Load().RawProduce(ctx, &kafka.RawProduceRequest{
+		Topic: l.t.name, Partition: l.partition, RequiredAcks: kafka.RequireAll,
+		RawRecords: protocol.RawRecordSet{Reader: bytes.NewReader(l.buf)},
+	})
+	if err != nil {
+		return err
+	}
+	return res.Error
+}

@@ -1,0 +1,252 @@
+package kafkaclient
+
+import (
+	"context"
+	"log/slog"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/segmentio/kafka-go"
+)
+
+// Record is one record on its way to Kafka. It belongs to the producer from Produce until Done.
+type Record struct {
+	Topic string
+	// Key chooses the partition and so the order; nil spreads over all partitions.
+	Key []byte
+	// Value is nil for a tombstone.
+	Value []byte
+	// Headers are HeaderCount headers made with AppendHeader.
+	Headers     []byte
+	HeaderCount int
+	// Time is the record's timestamp, in milliseconds since the Unix epoch.
+	Time int64
+	// Done is called exactly once, from a goroutine of the producer; it must not block.
+	Done Completion
+}
+
+// Completion is told a record's outcome: nil when all in-sync replicas have it, else an error that wraps
+// ErrRefused, ErrAbandoned or ErrClosed.
+type Completion interface {
+	Produced(r *Record, err error)
+}
+
+// Abandoner is a Completion that may lose interest: the producer asks between two tries of a batch, and
+// when nobody wants any record of it, gives all of it up with ErrAbandoned.
+type Abandoner interface {
+	Abandoned() bool
+}
+
+// CompletionFunc makes a Completion of a function.
+type CompletionFunc func(r *Record, err error)
+
+// Produced implements Completion.
+func (f CompletionFunc) Produced(r *Record, err error) { f(r, err) }
+
+// TopicSpec is how a missing topic is created.
+type TopicSpec struct {
+	Partitions  int
+	Replication int // 0 or -1: the broker's default
+}
+
+// ProducerOptions configure a Producer.
+type ProducerOptions struct {
+	Config
+	// Name tells producers apart in logs and metrics: "cell", "central".
+	Name string
+	// Compression is zstd (default), lz4, snappy, gzip or none.
+	Compression string
+	// Linger is how long a lane waits for more records before it sends a small batch; 5 ms by default.
+	Linger time.Duration
+	// BatchBytes and BatchRecords bound a batch before compression; 512 KiB and 4,096 by default. The
+	// broker's limit (message.max.bytes, 1 MiB by default) counts compressed bytes.
+	BatchBytes   int
+	BatchRecords int
+	// AutoCreate creates missing topics; nil leaves that to the operators.
+	AutoCreate *TopicSpec
+	// MissingTopicGrace is how long records wait for a topic that a reachable cluster says it does not
+	// have, before they are refused with ErrMissingTopic; 5 minutes by default, negative: for ever.
+	MissingTopicGrace time.Duration
+	// BackoffMin and BackoffMax bound the pause between tries, which doubles and is jittered; 100 ms
+	// and 5 s by default.
+	BackoffMin, BackoffMax time.Duration
+	// PingInterval is how often an idle producer looks whether the cluster is there; 5 s by default.
+	PingInterval time.Duration
+	Log          *slog.Logger
+	Metrics      *Metrics
+}
+
+func (o *ProducerOptions) fill() (codec, error) {
+	var err error
+	if o.Config, err = o.withDefaults(); err != nil {
+		return codec{}, err
+	}
+	setDefault(&o.Linger, 5*time.Millisecond)
+	setDefault(&o.BatchBytes, 512<<10)
+	setDefault(&o.BatchRecords, 4096)
+	setDefault(&o.MissingTopicGrace, 5*time.Minute)
+	setDefault(&o.BackoffMin, 100*time.Millisecond)
+	setDefault(&o.BackoffMax, 5*time.Second)
+	setDefault(&o.PingInterval, 5*time.Second)
+	setDefault(&o.Name, "kafka")
+	setDefault(&o.Log, slog.New(slog.DiscardHandler))
+	if o.Metrics == nil {
+		o.Metrics = NewMetrics(nil)
+	}
+	o.Log = o.Log.With("kafka", o.Name)
+	return newCodec(o.Compression)
+}
+
+// Producer writes records to one cluster. Records of one partition are written in the order of their
+// Produce calls, whatever fails in between. It never gives a record up: what the broker will not take is
+// reported as refused, everything else is sent again until Close.
+//
+// Produce never waits, so the caller bounds what it has under way. Memory beyond the caller's records is
+// at most two batches per lane.
+type Producer struct {
+	o      ProducerOptions
+	codec  codec
+	health *healthState
+
+	// ctx ends when Close gives up waiting; it cuts requests off.
+	ctx    context.Context
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+	// closing is closed when Close begins: lanes stop lingering, and end when they are empty.
+	closing   chan struct{}
+	closeOnce sync.Once
+
+	client atomic.Pointer[kafka.Client] // covers all topics known so far
+	wake   chan struct{}                // the topic set changed or a topic waits for its partitions
+
+	mu     sync.RWMutex
+	topics map[string]*topic
+}
+
+// NewProducer starts a producer. It does not connect: a cluster that is away is no error.
+func NewProducer(o ProducerOptions) (*Producer, error) {
+	c, err := o.fill()
+	if err != nil {
+		return nil, err
+	}
+	p := &Producer{
+		o: o, codec: c, health: newHealth(),
+		closing: make(chan struct{}),
+		wake:    make(chan struct{}, 1),
+		topics:  make(map[string]*topic),
+	}
+	p.ctx, p.cancel = context.WithCancel(context.Background())
+	p.client.Store(o.client([]string{}))
+	p.wg.Add(2)
+	go p.watchTopics()
+	go p.watchHealth()
+	return p, nil
+}
+
+// Prepare announces topics, so that their partitions are known (and missing ones created) before the
+// first record. It does not wait.
+func (p *Producer) Prepare(topics ...string) {
+	for _, name := range topics {
+		p.topic(name)
+	}
+}
+
+// Produce accepts a record. It does not wait and does not fail: the outcome goes to r.Done.
+func (p *Producer) Produce(r *Record) { p.topic(r.Topic).add(r) }
+
+func (p *Producer) topic(name string) *topic {
+	p.mu.RLock()
+	t := p.topics[name]
+	p.mu.RUnlock()
+	if t != nil {
+		return t
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if t = p.topics[name]; t == nil {
+		t = &topic{p: p, name: name}
+		p.topics[name] = t
+		p.kick()
+	}
+	return t
+}
+
+// kick makes the topic watcher look at once.
+func (p *Producer) kick() {
+	select {
+	case p.wake <- struct{}{}:
+	default:
+	}
+}
+
+// Health reports whether the cluster takes what it is given.
+func (p *Producer) Health() Health { return p.health.get() }
+
+// Client returns a client for the same cluster, for requests of another kind.
+func (p *Producer) Client() *kafka.Client { return p.client.Load() }
+
+// Close sends what has been accepted, until ctx ends; what is left then is reported with ErrClosed. No
+// Produce may follow.
+func (p *Producer) Close(ctx context.Context) error {
+	p.closeOnce.Do(func() { close(p.closing) })
+	done := make(chan struct{})
+	go func() {
+		p.wg.Wait()
+		close(done)
+	}()
+	var err error
+	select {
+	case <-done:
+	case <-ctx.Done():
+		err = ctx.Err()
+	}
+	p.cancel()
+	<-done
+	p.failWaiting()
+	closeIdle(p.client.Load())
+	if p.codec.zstd != nil {
+		_ = p.codec.zstd.Close()
+	}
+	return err
+}
+
+func (p *Producer) failWaiting() {
+	for _, t := range p.snapshot() {
+		t.fail(ErrClosed)
+	}
+}
+
+// snapshot returns the topics in the order of their names.
+func (p *Producer) snapshot() []*topic {
+	p.mu.RLock()
+	defer p.mu.RUnlock()
+	all := make([]*topic, 0, len(p.topics))
+	for _, t := range p.topics {
+		all = append(all, t)
+	}
+	slices.SortFunc(all, func(a, b *topic) int {
+		if a.name < b.name {
+			return -1
+		}
+		return 1
+	})
+	return all
+}
+
+func closeIdle(c *kafka.Client) {
+	if t, ok := c.Transport.(*kafka.Transport); ok {
+		t.CloseIdleConnections()
+	}
+}
+
+// backoff is the pause before try n (from 1): doubling from min to max, half of it jitter.
+func (o *ProducerOptions) backoff(n int) time.Duration {
+	d := o.BackoffMin << min(n-1, 16)
+	if d <= 0 || d > o.BackoffMax {
+		d = o.BackoffMax
+	}
+	return d/2 + rand.N(d/2+1) //nolint:gosec // jitter
+}

@@ -1,0 +1,397 @@
+package kafkaclient
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
+	"go.uber.org/goleak"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func cluster(t *testing.T, opts ...kfake.Opt) *kfake.Cluster {
+	t.Helper()
+	c, err := kfake.NewCluster(append([]kfake.Opt{kfake.NumBrokers(1)}, opts...)...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(c.Close)
+	return c
+}
+
+func producer(t *testing.T, c *kfake.Cluster, change ...func(*ProducerOptions)) *Producer {
+	t.Helper()
+	o := ProducerOptions{
+		Config:     Config{Brokers: c.ListenAddrs(), MetadataTTL: 100 * time.Millisecond, RequestTimeout: 2 * time.Second},
+		BackoffMin: 5 * time.Millisecond, BackoffMax: 50 * time.Millisecond, Linger: time.Millisecond,
+	}
+	for _, f := range change {
+		f(&o)
+	}
+	p, err := NewProducer(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		_ = p.Close(ctx)
+	})
+	return p
+}
+
+// collector gathers outcomes in the order in which they come.
+type collector struct {
+	mu   sync.Mutex
+	errs []error
+	wg   sync.WaitGroup
+}
+
+func (c *collector) Produced(_ *Record, err error) {
+	c.mu.Lock()
+	c.errs = append(c.errs, err)
+	c.mu.Unlock()
+	c.wg.Done()
+}
+
+func (c *collector) wait(t *testing.T) []error {
+	t.Helper()
+	done := make(chan struct{})
+	go func() { c.wg.Wait(); close(done) }()
+	select {
+	case <-done:
+	case <-time.After(30 * time.Second):
+		t.Fatal("records have no outcome after 30 s")
+	}
+	return c.errs
+}
+
+// send produces n records round-robin over keys; the value is the number within the key.
+func send(p *Producer, c *collector, topic string, keys, n int) {
+	for i := range n {
+		c.wg.Add(1)
+		r := &Record{
+			Topic: topic, Key: []byte(fmt.Sprintf("key-%d", i%keys)), Value: []byte(strconv.Itoa(i / keys)),
+			Time: 1_700_000_000_000 + int64(i), Done: c,
+		}
+		r.Headers = AppendHeader(r.Headers, "n", strconv.Itoa(i))
+		r.HeaderCount = 1
+		p.Produce(r)
+	}
+}
+
+// consume reads n records with an independent client.
+func consume(t *testing.T, c *kfake.Cluster, topic string, n int) []*kgo.Record {
+	t.Helper()
+	cl, err := kgo.NewClient(kgo.SeedBrokers(c.ListenAddrs()...), kgo.ConsumeTopics(topic),
+		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cl.Close()
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	var got []*kgo.Record
+	for len(got) < n {
+		f := cl.PollFetches(ctx)
+		if ctx.Err() != nil {
+			t.Fatalf("topic %s: %d of %d records", topic, len(got), n)
+		}
+		f.EachRecord(func(r *kgo.Record) { got = append(got, r) })
+	}
+	return got
+}
+
+// inOrder checks that every key counts 0, 1, 2 … without a gap, a repetition or a step back.
+func inOrder(t *testing.T, recs []*kgo.Record, keys, n int) {
+	t.Helper()
+	next := make(map[string]int)
+	for _, r := range recs {
+		k := string(r.Key)
+		if v, _ := strconv.Atoi(string(r.Value)); v != next[k] {
+			t.Fatalf("%s: %d after %d (offset %d of partition %d)", k, v, next[k]-1, r.Offset, r.Partition)
+		}
+		next[k]++
+	}
+	total := 0
+	for _, v := range next {
+		total += v
+	}
+	if len(next) != keys || total != n {
+		t.Fatalf("%d records of %d keys, want %d of %d", total, len(next), n, keys)
+	}
+}
+
+func allWritten(t *testing.T, errs []error, n int) {
+	t.Helper()
+	if len(errs) != n {
+		t.Fatalf("%d outcomes, want %d", len(errs), n)
+	}
+	for _, err := range errs {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func TestProducerWritesWhatForeignClientsRead(t *testing.T) {
+	t.Parallel()
+	for _, compression := range []string{"zstd", "none", "gzip", "lz4", "snappy"} {
+		t.Run(compression, func(t *testing.T) {
+			t.Parallel()
+			c := cluster(t, kfake.SeedTopics(3, "a"))
+			p := producer(t, c, func(o *ProducerOptions) { o.Compression = compression })
+			out := &collector{}
+			send(p, out, "a", 7, 1000)
+			allWritten(t, out.wait(t), 1000)
+			recs := consume(t, c, "a", 1000)
+			inOrder(t, recs, 7, 1000)
+			for _, r := range recs {
+				i, _ := strconv.Atoi(string(r.Headers[0].Value))
+				if r.Headers[0].Key != "n" || r.Timestamp.UnixMilli() != 1_700_000_000_000+int64(i) {
+					t.Fatalf("record %d: headers %v, time %v", i, r.Headers, r.Timestamp)
+				}
+				if int(r.Partition) != Partition(r.Key, 3) {
+					t.Fatalf("%s is in partition %d", r.Key, r.Partition)
+				}
+			}
+		})
+	}
+}
+
+func TestProducerSurvivesFaults(t *testing.T) {
+	t.Parallel()
+	for _, e := range []*kerr.Error{
+		kerr.NotLeaderForPartition, kerr.LeaderNotAvailable, kerr.RequestTimedOut, kerr.NotEnoughReplicas,
+		kerr.NotEnoughReplicasAfterAppend, kerr.OutOfOrderSequenceNumber, kerr.UnknownProducerID,
+		kerr.InvalidProducerEpoch, kerr.KafkaStorageError, kerr.CorruptMessage, kerr.UnknownServerError,
+		kerr.TopicAuthorizationFailed, kerr.ThrottlingQuotaExceeded,
+	} {
+		t.Run(e.Message, func(t *testing.T) {
+			t.Parallel()
+			c := cluster(t, kfake.SeedTopics(2, "a"))
+			p := producer(t, c, func(o *ProducerOptions) { o.BatchRecords = 16 })
+			// Every third request fails, twice.
+			seen := 0
+			h := c.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Err: e, Count: 6, When: func(kmsg.Request) bool {
+				seen++
+				return seen%3 != 0
+			}})
+			defer h.Remove()
+			out := &collector{}
+			send(p, out, "a", 5, 500)
+			allWritten(t, out.wait(t), 500)
+			inOrder(t, consume(t, c, "a", 500), 5, 500)
+			if h.Hits() == 0 {
+				t.Fatal("the fault was never met")
+			}
+		})
+	}
+}
+
+func TestProducerSurvivesCutConnections(t *testing.T) {
+	t.Parallel()
+	c := cluster(t, kfake.SeedTopics(1, "a"))
+	p := producer(t, c, func(o *ProducerOptions) { o.BatchRecords = 10; o.RequestTimeout = 300 * time.Millisecond })
+	// Every fourth connection ends in the middle of a request, unanswered.
+	var mu sync.Mutex
+	n := 0
+	c.ControlKey(int16(kmsg.Produce), func(kmsg.Request) (kmsg.Response, error, bool) {
+		c.KeepControl()
+		mu.Lock()
+		defer mu.Unlock()
+		if n++; n%4 == 1 {
+			return nil, errors.New("cut"), true
+		}
+		return nil, nil, false
+	})
+	out := &collector{}
+	send(p, out, "a", 5, 400)
+	allWritten(t, out.wait(t), 400)
+	inOrder(t, consume(t, c, "a", 400), 5, 400)
+}
+
+func TestProducerRefusesOnlyWhatKafkaRefuses(t *testing.T) {
+	t.Parallel()
+	c := cluster(t, kfake.BrokerConfigs(map[string]string{"message.max.bytes": "20000"}), kfake.SeedTopics(1, "a"))
+	p := producer(t, c, func(o *ProducerOptions) { o.Compression = "none" })
+	out := &collector{}
+	send(p, out, "a", 1, 50)
+	big := &collector{}
+	big.wg.Add(1)
+	p.Produce(&Record{Topic: "a", Key: []byte("key-0"), Value: make([]byte, 100_000), Done: big})
+	for i := range 50 {
+		out.wg.Add(1)
+		p.Produce(&Record{Topic: "a", Key: []byte("key-0"), Value: []byte(strconv.Itoa(50 + i)), Done: out})
+	}
+	if err := big.wait(t)[0]; !errors.Is(err, ErrRefused) {
+		t.Fatalf("the large record: %v", err)
+	}
+	allWritten(t, out.wait(t), 100)
+	inOrder(t, consume(t, c, "a", 100), 1, 100)
+}
+
+func TestProducerCreatesTopics(t *testing.T) {
+	t.Parallel()
+	c := cluster(t)
+	p := producer(t, c, func(o *ProducerOptions) { o.AutoCreate = &TopicSpec{Partitions: 4, Replication: 1} })
+	out := &collector{}
+	send(p, out, "new", 9, 100)
+	allWritten(t, out.wait(t), 100)
+	inOrder(t, consume(t, c, "new", 100), 9, 100)
+	if n := len(c.PartitionInfos("new")); n != 4 {
+		t.Fatalf("%d partitions", n)
+	}
+}
+
+func TestProducerGivesUpOnTopicThatIsNotThere(t *testing.T) {
+	t.Parallel()
+	c := cluster(t, kfake.SeedTopics(1, "a"))
+	p := producer(t, c, func(o *ProducerOptions) { o.MissingTopicGrace = 50 * time.Millisecond })
+	lost, kept := &collector{}, &collector{}
+	send(p, lost, "nowhere", 1, 3)
+	send(p, kept, "a", 1, 3)
+	for _, err := range lost.wait(t) {
+		if !errors.Is(err, ErrRefused) || !errors.Is(err, ErrMissingTopic) {
+			t.Fatalf("outcome %v", err)
+		}
+	}
+	allWritten(t, kept.wait(t), 3)
+	if h := p.Health(); h.OK || h.Reason == "" {
+		t.Fatalf("health %+v, want the missing topic", h)
+	}
+}
+
+func TestProducerKeepsKeysInOrderWhilePartitionsAreAdded(t *testing.T) {
+	t.Parallel()
+	c := cluster(t, kfake.SeedTopics(1, "a"))
+	p := producer(t, c)
+	out := &collector{}
+	send(p, out, "a", 8, 80)
+	allWritten(t, out.wait(t), 80)
+	req := kmsg.NewPtrCreatePartitionsRequest()
+	rt := kmsg.NewCreatePartitionsRequestTopic()
+	rt.Topic, rt.Count = "a", 5
+	req.Topics = append(req.Topics, rt)
+	cl, err := kgo.NewClient(kgo.SeedBrokers(c.ListenAddrs()...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cl.Close()
+	if _, err := req.RequestWith(context.Background(), cl); err != nil {
+		t.Fatal(err)
+	}
+	await(t, func() bool {
+		tp := p.topic("a")
+		tp.mu.Lock()
+		defer tp.mu.Unlock()
+		return len(tp.lanes) == 5
+	})
+	more := &collector{}
+	send(p, more, "a", 8, 80)
+	allWritten(t, more.wait(t), 80)
+	for _, r := range consume(t, c, "a", 160) {
+		if r.Timestamp.UnixMilli() < 1_700_000_000_000 {
+			t.Fatal("time")
+		}
+	}
+}
+
+func TestProducerWaitsForAClusterThatIsAway(t *testing.T) {
+	t.Parallel()
+	c := cluster(t, kfake.SeedTopics(1, "a"))
+	var down sync.Mutex
+	away := true
+	c.Control(func(kmsg.Request) (kmsg.Response, error, bool) {
+		c.KeepControl()
+		down.Lock()
+		defer down.Unlock()
+		if away {
+			return nil, errors.New("away"), true
+		}
+		return nil, nil, false
+	})
+	p := producer(t, c, func(o *ProducerOptions) { o.PingInterval = 20 * time.Millisecond })
+	out := &collector{}
+	send(p, out, "a", 2, 10)
+	await(t, func() bool { return !p.Health().OK })
+	down.Lock()
+	away = false
+	down.Unlock()
+	allWritten(t, out.wait(t), 10)
+	inOrder(t, consume(t, c, "a", 10), 2, 10)
+	await(t, func() bool { return p.Health().OK })
+}
+
+func TestProducerFollowsTheLeader(t *testing.T) {
+	t.Parallel()
+	c := cluster(t, kfake.NumBrokers(3), kfake.SeedTopics(2, "a"))
+	p := producer(t, c, func(o *ProducerOptions) { o.BatchRecords = 8 })
+	out := &collector{}
+	for round := range 6 {
+		send(p, out, "a", 1, 20)
+		if err := c.MoveTopicPartition("a", int32(round%2), int32(round%3)); err != nil { //nolint:gosec // small
+			t.Fatal(err)
+		}
+		out.wait(t)
+	}
+	allWritten(t, out.wait(t), 120)
+	if n := len(consume(t, c, "a", 120)); n != 120 {
+		t.Fatalf("%d records, want 120 and no repetition", n)
+	}
+}
+
+func TestProducerCloseReportsWhatIsUnknown(t *testing.T) {
+	t.Parallel()
+	c := cluster(t, kfake.SeedTopics(1, "a"))
+	p := producer(t, c)
+	out := &collector{}
+	send(p, out, "a", 1, 5)
+	out.wait(t)
+	h := c.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Err: kerr.NotLeaderForPartition, Count: -1})
+	defer h.Remove()
+	stuck := &collector{}
+	send(p, stuck, "a", 1, 5)
+	await(t, func() bool { return h.Hits() > 0 })
+	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
+	defer cancel()
+	if err := p.Close(ctx); !errors.Is(err, context.DeadlineExceeded) {
+		t.Fatalf("close: %v", err)
+	}
+	for _, err := range stuck.wait(t) {
+		if !errors.Is(err, ErrClosed) {
+			t.Fatalf("outcome %v", err)
+		}
+	}
+}
+
+func TestConfigErrors(t *testing.T) {
+	t.Parallel()
+	for name, o := range map[string]ProducerOptions{
+		"no brokers":  {},
+		"mechanism":   {Config: Config{Brokers: []string{"x:1"}, SASL: &SASL{Mechanism: "gssapi"}}},
+		"compression": {Config: Config{Brokers: []string{"x:1"}}, Compression: "brotli"},
+	} {
+		if _, err := NewProducer(o); !errors.Is(err, ErrConfig) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+func await(t *testing.T, ok func() bool) {
+	t.Helper()
+	for end := time.Now().Add(20 * time.Second); !ok(); time.Sleep(2 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("condition not met within 20 s")
+		}
+	}
+}

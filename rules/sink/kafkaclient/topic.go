@@ -1,0 +1,276 @@
+package kafkaclient
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/segmentio/kafka-go"
+)
+
+// topic routes records to the lanes of its partitions. While the number of partitions is unknown, or is
+// growing, records wait here in order: a key may live in another partition afterwards, so the lanes are
+// emptied first.
+type topic struct {
+	p    *Producer
+	name string
+
+	mu      sync.Mutex
+	lanes   []*lane // one per partition; nil while unknown
+	waiting []*Record
+	growTo  int // above len(lanes) while the lanes drain before more partitions are used
+	spread  int // next partition for records without a key
+	// missingSince is when a reachable cluster first said that it has no such topic; zero when it has.
+	missingSince time.Time
+}
+
+func (t *topic) add(r *Record) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if len(t.lanes) == 0 || t.growTo > 0 || len(t.waiting) > 0 {
+		t.waiting = append(t.waiting, r)
+		return
+	}
+	t.routeLocked(r)
+}
+
+func (t *topic) routeLocked(r *Record) {
+	n := len(t.lanes)
+	i := 0
+	if r.Key == nil {
+		i = t.spread % n
+		t.spread++
+	} else {
+		i = Partition(r.Key, n)
+	}
+	t.lanes[i].add(r)
+}
+
+// setPartitions takes the cluster's count. It returns whether the topic is settled: nothing waits.
+func (t *topic) setPartitions(n int) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.missingSince = time.Time{}
+	if n > len(t.lanes) {
+		for _, l := range t.lanes {
+			if l.busy() {
+				t.growTo = n
+				return false
+			}
+		}
+		for i := len(t.lanes); i < n; i++ {
+			t.lanes = append(t.lanes, newLane(t, i))
+		}
+	}
+	t.growTo = 0
+	for _, r := range t.waiting {
+		t.routeLocked(r)
+	}
+	t.waiting = nil
+	return true
+}
+
+// markMissing notes that the cluster knows no such topic, and fails what has waited beyond the grace.
+func (t *topic) markMissing(grace time.Duration) {
+	t.mu.Lock()
+	if t.missingSince.IsZero() {
+		t.missingSince = time.Now()
+	}
+	var lost []*Record
+	if grace >= 0 && time.Since(t.missingSince) > grace {
+		lost, t.waiting = t.waiting, nil
+	}
+	t.mu.Unlock()
+	t.finish(lost, fmt.Errorf("%w: %w", ErrRefused, ErrMissingTopic))
+}
+
+// goneFor reports how long a reachable cluster has said that the topic does not exist.
+func (t *topic) goneFor() time.Duration {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.missingSince.IsZero() {
+		return 0
+	}
+	return time.Since(t.missingSince)
+}
+
+// fail reports everything that waits here as lost to err.
+func (t *topic) fail(err error) {
+	t.mu.Lock()
+	lost := t.waiting
+	t.waiting = nil
+	t.mu.Unlock()
+	t.finish(lost, err)
+}
+
+func (t *topic) finish(recs []*Record, err error) {
+	for _, r := range recs {
+		r.Done.Produced(r, err)
+	}
+}
+
+// watchTopics keeps the partition counts current: at once for topics that are new, every few seconds for
+// all of them, because partitions are added to running topics.
+func (p *Producer) watchTopics() {
+	defer p.wg.Done()
+	covered := 0
+	for try := 1; ; try++ {
+		topics := p.snapshot()
+		if len(topics) != covered {
+			p.cover(topics)
+			covered = len(topics)
+			try = 1
+		}
+		pause := p.o.backoff(try)
+		if len(topics) == 0 || p.refresh(topics) {
+			try, pause = 0, 2*p.o.MetadataTTL
+		}
+		select {
+		case <-time.After(min(pause, 2*p.o.MetadataTTL)):
+		case <-p.wake:
+		case <-p.closing:
+			if !p.waitingTopics(topics) {
+				return
+			}
+			select {
+			case <-time.After(p.o.BackoffMin):
+			case <-p.ctx.Done():
+				return
+			}
+		}
+	}
+}
+
+// waitingTopics reports whether records still wait for partitions, which Close gives a chance.
+func (p *Producer) waitingTopics(topics []*topic) bool {
+	for _, t := range topics {
+		t.mu.Lock()
+		n := len(t.waiting)
+		t.mu.Unlock()
+		if n > 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// cover replaces the client by one whose metadata covers all of topics.
+func (p *Producer) cover(topics []*topic) {
+	names := make([]string, len(topics))
+	for i, t := range topics {
+		names[i] = t.name
+	}
+	old := p.client.Swap(p.o.client(names))
+	closeIdle(old) // requests under way on it end undisturbed
+}
+
+// refresh takes the partition counts from the client's metadata and reports whether every topic is
+// settled.
+func (p *Producer) refresh(topics []*topic) bool {
+	names := make([]string, len(topics))
+	for i, t := range topics {
+		names[i] = t.name
+	}
+	ctx, cancel := context.WithTimeout(p.ctx, p.o.RequestTimeout)
+	defer cancel()
+	c := p.client.Load()
+	m, err := c.Metadata(ctx, &kafka.MetadataRequest{Topics: names})
+	if p.ctx.Err() != nil {
+		return false
+	}
+	p.note("metadata", err)
+	if err != nil {
+		return false
+	}
+	settled := true
+	for i, mt := range m.Topics {
+		switch {
+		case mt.Error == nil && len(mt.Partitions) > 0:
+			settled = topics[i].setPartitions(len(mt.Partitions)) && settled
+			p.note(topics[i], nil)
+		case errors.Is(mt.Error, kafka.UnknownTopicOrPartition):
+			settled = p.missing(ctx, topics[i]) && settled
+		default:
+			settled = false
+		}
+	}
+	return settled
+}
+
+// missing creates the topic where that is allowed, else notes that it is not there. Only the word of a
+// cluster that answers now counts: cached metadata may be from before an outage.
+func (p *Producer) missing(ctx context.Context, t *topic) bool {
+	c := p.client.Load()
+	if err := Ping(ctx, c); err != nil {
+		return false
+	}
+	if p.o.AutoCreate == nil {
+		t.markMissing(p.o.MissingTopicGrace)
+		p.note(t, fmt.Errorf("topic %s: %w", t.name, ErrMissingTopic))
+		return false
+	}
+	err := p.create(ctx, c, t.name)
+	if err != nil {
+		t.markMissing(p.o.MissingTopicGrace)
+	}
+	p.note(t, err)
+	return false
+}
+
+func (p *Producer) create(ctx context.Context, c *kafka.Client, name string) error {
+	spec := kafka.TopicConfig{
+		Topic: name, NumPartitions: p.o.AutoCreate.Partitions, ReplicationFactor: p.o.AutoCreate.Replication,
+	}
+	if spec.NumPartitions == 0 {
+		spec.NumPartitions = -1
+	}
+	if spec.ReplicationFactor == 0 {
+		spec.ReplicationFactor = -1
+	}
+	res, err := c.CreateTopics(ctx, &kafka.CreateTopicsRequest{Topics: []kafka.TopicConfig{spec}})
+	if err == nil {
+		err = res.Errors[name]
+	}
+	if err != nil && !errors.Is(err, kafka.TopicAlreadyExists) {
+		return fmt.Errorf("create topic %s: %w", name, err)
+	}
+	if err == nil {
+		p.o.Log.Info("kafka topic created", "topic", name, "partitions", spec.NumPartitions)
+	}
+	return nil
+}
+
+// watchHealth pings the cluster, so that an idle producer knows too.
+func (p *Producer) watchHealth() {
+	defer p.wg.Done()
+	tick := time.NewTicker(p.o.PingInterval)
+	defer tick.Stop()
+	for {
+		ctx, cancel := context.WithTimeout(p.ctx, p.o.DialTimeout)
+		err := Ping(ctx, p.client.Load())
+		cancel()
+		if p.ctx.Err() != nil {
+			return
+		}
+		p.note("ping", err)
+		select {
+		case <-tick.C:
+		case <-p.closing:
+			return
+		}
+	}
+}
+
+// note records the state of one part of the producer and logs when the whole changes.
+func (p *Producer) note(who any, err error) {
+	if !p.health.set(who, err) {
+		return
+	}
+	if err != nil {
+		p.o.Log.Warn("kafka degraded; records are kept and sent again", "err", err)
+	} else {
+		p.o.Log.Info("kafka well again")
+	}
+}
