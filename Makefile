@@ -1,0 +1,101 @@
+# cellgate: every target installs what it needs itself. `make help` lists them.
+
+GO          ?= go
+CACHE       := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/cellgate
+TOOLS       := $(CACHE)/bin
+LINT_VERSION := v2.15.0
+LINT        := $(TOOLS)/golangci-lint-$(LINT_VERSION)
+
+VERSION     := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+COMMIT      := $(shell git rev-parse --short HEAD 2>/dev/null || echo unknown)
+BUILT       := $(shell date -u +%Y-%m-%dT%H:%M:%SZ)
+LDFLAGS     := -s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT) -X main.built=$(BUILT)
+
+BIN         := $(CURDIR)/bin/cellgate
+export CELLGATE_BIN := $(BIN)
+
+# How long and how often. `make soak` sets the full figures, `make check` runs the same code short.
+FUZZTIME     ?= 10s
+CRASH_ROUNDS ?= 10
+POWER_STATES ?= 500
+FAULTS       ?= 20
+FLEET        ?= 10
+DATA         ?= ./data
+
+.DEFAULT_GOAL := help
+.PHONY: help build run test test-race test-real bench bench-micro crash power fuzz lint vet check soak clean
+
+help: ## list the targets
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+build: ## build bin/cellgate
+	@echo "==> build $(BIN)"
+	@CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN) ./cmd/cellgate
+
+run: build ## the whole job on embedded parts, with a simulated fleet; Ctrl-C stops
+	@$(BIN) dev --data $(DATA) --vehicles $(FLEET)
+
+test: build ## all tests that need nothing but Go
+	@echo "==> go test"
+	$(GO) test -timeout 9m ./...
+
+test-race: build ## the same with the race detector
+	@echo "==> go test -race"
+	$(GO) test -race -timeout 20m ./...
+
+test-real: build tools-real ## the end-to-end scenarios on Apache Kafka 3.9 and 4.x, Redis, and foreign clients
+	@echo "==> go test -tags real"
+	FAULTS=$(FAULTS) $(GO) test -tags real -count=1 -timeout 25m -v ./test/real/... | $(GO) run ./test/progress
+
+bench: build tools-bench ## the whole gateway against Mosquitto, then the packages' benchmarks
+	@echo "==> bench: whole process, alternating with Mosquitto"
+	$(GO) test -tags bench -count=1 -timeout 60m -v ./test/bench -args $(BENCH_ARGS)
+	@$(MAKE) --no-print-directory bench-micro
+
+bench-micro: ## the packages' benchmarks
+	@echo "==> bench: packages"
+	$(GO) test -run '^$$' -bench . -benchmem -benchtime 200ms -timeout 30m ./broker/... ./rules/... ./auth/... ./sync/...
+
+crash: build ## kill -9 under load, CRASH_ROUNDS times, against an outside ledger
+	@echo "==> crash: $(CRASH_ROUNDS) rounds"
+	CRASH_ROUNDS=$(CRASH_ROUNDS) $(GO) test -count=1 -timeout 12h -v -run TestKill ./test/crash | $(GO) run ./test/progress
+
+power: ## simulated power loss in the journal, POWER_STATES crash states
+	@echo "==> power loss: $(POWER_STATES) states"
+	POWER_STATES=$(POWER_STATES) $(GO) test -count=1 -timeout 12h -run 'Power|Crash' ./broker/journal
+
+fuzz: ## every fuzz target for FUZZTIME each
+	@$(GO) run ./test/fuzz -time $(FUZZTIME)
+
+lint: $(LINT) ## golangci-lint at the pinned version
+	@echo "==> lint"
+	$(LINT) run ./...
+
+vet:
+	@echo "==> go vet"
+	$(GO) vet -tags 'real bench soak' ./...
+
+check: lint vet test-race fuzz crash power test-real ## what CI runs
+	@echo "==> check: all passed"
+
+soak: ## the full figures: hours
+	@$(MAKE) --no-print-directory fuzz FUZZTIME=1h
+	@$(MAKE) --no-print-directory power POWER_STATES=10000
+	@$(MAKE) --no-print-directory crash CRASH_ROUNDS=1000
+	@$(MAKE) --no-print-directory test-real FAULTS=200
+
+clean: ## remove what was built, and the data of `make run`
+	rm -rf bin $(DATA)
+
+$(LINT):
+	@echo "==> install golangci-lint $(LINT_VERSION)"
+	@mkdir -p $(TOOLS)
+	@GOBIN=$(TOOLS)/install $(GO) install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(LINT_VERSION)
+	@mv $(TOOLS)/install/golangci-lint $@
+
+.PHONY: tools-real tools-bench
+tools-real:
+	@test/real/install.sh java:openjdk-17-jre-headless mvn:maven redis-server:redis-server kcat:kcat mosquitto_pub:mosquitto-clients redis-cli:redis-tools
+
+tools-bench:
+	@test/real/install.sh mosquitto:mosquitto
