@@ -1,0 +1,306 @@
+package harness
+
+import (
+	"bytes"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// Binary returns the path of the cellgate binary under test: $CELLGATE_BIN when set (the Makefile does
+// that), else one built from the working tree once per test process.
+func Binary(t testing.TB) string {
+	t.Helper()
+	if bin := os.Getenv("CELLGATE_BIN"); bin != "" {
+		return bin
+	}
+	bin, err := build()
+	if err != nil {
+		t.Fatalf("build cellgate: %v", err)
+	}
+	return bin
+}
+
+var build = sync.OnceValues(func() (string, error) {
+	dir, err := os.MkdirTemp("", "cellgate-bin-")
+	if err != nil {
+		return "", err
+	}
+	bin := filepath.Join(dir, "cellgate")
+	cmd := exec.Command("go", "build", "-o", bin, "./cmd/cellgate")
+	cmd.Dir = Root()
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("%w\n%s", err, out)
+	}
+	return bin, nil
+})
+
+// Root is the repository's folder.
+func Root() string {
+	_, here, _, _ := runtime.Caller(0)
+	return filepath.Join(filepath.Dir(here), "..", "..")
+}
+
+// Gateway is one cellgate that runs as a process of its own under `cellgate run`.
+type Gateway struct {
+	Dir    string // holds cell.yaml, rules, certificates and data
+	Config string // path of cell.yaml
+
+	MQTTS, MQTT, Lab, HTTP string // addresses of the listeners
+
+	*Process
+	t   testing.TB
+	env []string
+}
+
+// Options say what a gateway is started with.
+type Options struct {
+	Kafka, Central *Kafka
+	Redis          string // address; empty: one where nothing listens
+	// Rules is the folder that is copied as the rule set; empty: the sample rules.
+	Rules string
+	// NoRules starts with an empty rules folder.
+	NoRules bool
+	// Extra is YAML appended to the configuration.
+	Extra string
+	Env   []string
+}
+
+// StartGateway writes a configuration, certificates and rules, and runs the gateway on them.
+func StartGateway(t testing.TB, o Options) *Gateway {
+	t.Helper()
+	g := PrepareGateway(t, o)
+	g.Start()
+	return g
+}
+
+// PrepareGateway does all that StartGateway does but to start the process.
+func PrepareGateway(t testing.TB, o Options) *Gateway {
+	t.Helper()
+	dir := t.TempDir()
+	g := &Gateway{Dir: dir, Config: filepath.Join(dir, "cell.yaml"), t: t, env: o.Env,
+		MQTTS: FreeAddr(t), MQTT: FreeAddr(t), Lab: FreeAddr(t), HTTP: FreeAddr(t)}
+	WriteCertificates(t, filepath.Join(dir, "tls"))
+	rules := filepath.Join(dir, "rules")
+	if err := os.MkdirAll(rules, 0o750); err != nil {
+		t.Fatal(err)
+	}
+	if !o.NoRules {
+		from := o.Rules
+		if from == "" {
+			from = filepath.Join(Root(), "configs", "rules")
+		}
+		if err := os.CopyFS(rules, os.DirFS(from)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.WriteFile(g.Config, []byte(g.yaml(o)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return g
+}
+
+func (g *Gateway) yaml(o Options) string {
+	addr := func(k *Kafka) string {
+		if k == nil {
+			return `"` + FreeAddr(g.t) + `"`
+		}
+		return `"` + strings.Join(k.Brokers, `", "`) + `"`
+	}
+	redis := o.Redis
+	if redis == "" {
+		redis = FreeAddr(g.t)
+	}
+	var b strings.Builder
+	fmt.Fprintf(&b, `cell: {id: cell-test-01, region: test, node: gw-1}
+data_dir: data
+listeners:
+  - {name: vehicles, address: "%s", tls: {cert: tls/server.crt, key: tls/server.key}}
+  - {name: local, address: "%s"}
+  - {name: lab, address: "%s", anonymous_role: vehicle}
+http: {address: "%s"}
+kafka: {brokers: [%s], auto_create_topics: true}
+redis: {addresses: ["%s"]}
+auth: {leeway: 1s}
+rules: {path: rules}
+`, g.MQTTS, g.MQTT, g.Lab, g.HTTP, addr(o.Kafka), redis)
+	if o.Central != nil {
+		fmt.Fprintf(&b, "central: {kafka: {brokers: [%s], auto_create_topics: true}}\n", addr(o.Central))
+	}
+	b.WriteString(o.Extra)
+	return b.String()
+}
+
+// Start runs the gateway, also again after Kill or Stop, and waits until it serves.
+func (g *Gateway) Start() {
+	g.t.Helper()
+	g.Process = StartProcess(g.t, "cellgate", g.Dir, g.env, Binary(g.t), "run", "--config", g.Config)
+	Eventually(g.t, 30*time.Second, "gateway ready", func() error {
+		select {
+		case <-g.Done():
+			g.t.Fatalf("the gateway ended while starting:\n%s", g.Tail(40))
+		default:
+		}
+		status, body, err := g.Get("/readyz", "")
+		if err != nil {
+			return err
+		}
+		if status != http.StatusOK {
+			return fmt.Errorf("readyz %d: %s", status, body)
+		}
+		return nil
+	})
+}
+
+// Cellgate runs a subcommand to its end and returns its standard output, trimmed; it fails the test when
+// the command fails.
+func (g *Gateway) Cellgate(args ...string) string {
+	g.t.Helper()
+	out, err := RunCellgate(g.t, g.Dir, args...)
+	if err != nil {
+		g.t.Fatalf("cellgate %s: %v", strings.Join(args, " "), err)
+	}
+	return strings.TrimSpace(out)
+}
+
+// RunCellgate runs a subcommand in dir; the error carries what it wrote to stderr.
+func RunCellgate(t testing.TB, dir string, args ...string) (string, error) {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), Binary(t), args...) //nolint:gosec // the tests decide what runs
+	cmd.Dir = dir
+	var stdout, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	if err := cmd.Run(); err != nil {
+		return stdout.String(), fmt.Errorf("%w: %s", err, strings.TrimSpace(stderr.String()))
+	}
+	return stdout.String(), nil
+}
+
+// VehicleToken issues a token for a VIN with the gateway's keys.
+func (g *Gateway) VehicleToken(vin string, more ...string) string {
+	g.t.Helper()
+	return g.Cellgate(append([]string{"token", "issue", "--config", g.Config, "--vin", vin}, more...)...)
+}
+
+// OperatorToken issues a token with every scope that the HTTP API asks for.
+func (g *Gateway) OperatorToken() string {
+	g.t.Helper()
+	return g.Cellgate("token", "issue", "--config", g.Config, "--operator", "tester", "--scope",
+		"telemetry:read,command:send,command:read,vehicle:admin,rules:admin,token:issue")
+}
+
+// Get asks the HTTP API; token may be empty.
+func (g *Gateway) Get(path, token string) (status int, body []byte, err error) {
+	return g.Do(http.MethodGet, path, token, nil)
+}
+
+// Do calls the HTTP API with a JSON body, none when nil.
+func (g *Gateway) Do(method, path, token string, body any) (status int, answer []byte, err error) {
+	var content io.Reader
+	if body != nil {
+		b, err := json.Marshal(body)
+		if err != nil {
+			return 0, nil, err
+		}
+		content = bytes.NewReader(b)
+	}
+	req, err := http.NewRequestWithContext(g.t.Context(), method, "http://"+g.HTTP+path, content)
+	if err != nil {
+		return 0, nil, err
+	}
+	if token != "" {
+		req.Header.Set("Authorization", "Bearer "+token)
+	}
+	if body != nil {
+		req.Header.Set("Content-Type", "application/json")
+	}
+	client := http.Client{Timeout: 30 * time.Second}
+	resp, err := client.Do(req)
+	if err != nil {
+		return 0, nil, err
+	}
+	defer func() { _ = resp.Body.Close() }()
+	answer, err = io.ReadAll(resp.Body)
+	return resp.StatusCode, answer, err
+}
+
+// CAFile is the certificate authority that signed the gateway's server certificate.
+func (g *Gateway) CAFile() string { return filepath.Join(g.Dir, "tls", "ca.crt") }
+
+// ClientTLS is what a vehicle needs to trust the gateway.
+func (g *Gateway) ClientTLS() *tls.Config {
+	g.t.Helper()
+	pem, err := os.ReadFile(g.CAFile())
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	pool := x509.NewCertPool()
+	pool.AppendCertsFromPEM(pem)
+	return &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12, ServerName: "localhost"}
+}
+
+// SinkLedger is one sink's line of GET /v1/ledger.
+type SinkLedger struct {
+	Sink         string           `json:"sink"`
+	Received     int64            `json:"received"`
+	Delivered    int64            `json:"delivered"`
+	Filtered     int64            `json:"filtered"`
+	DeadLettered int64            `json:"dead_lettered"`
+	Dropped      map[string]int64 `json:"dropped"`
+	Pending      int64            `json:"pending"`
+	Balanced     bool             `json:"balanced"`
+}
+
+// Ledger returns the loss ledger by sink.
+func (g *Gateway) Ledger(operator string) (map[string]SinkLedger, error) {
+	status, body, err := g.Get("/v1/ledger", operator)
+	if err != nil {
+		return nil, err
+	}
+	if status != http.StatusOK {
+		return nil, fmt.Errorf("ledger: %d %s", status, body)
+	}
+	var answer struct {
+		Sinks []SinkLedger `json:"sinks"`
+	}
+	if err := json.Unmarshal(body, &answer); err != nil {
+		return nil, fmt.Errorf("%w: %s", err, body)
+	}
+	lines := map[string]SinkLedger{}
+	for _, s := range answer.Sinks {
+		lines[s.Sink] = s
+	}
+	if len(lines) == 0 {
+		return nil, fmt.Errorf("no sink in the ledger: %s", body)
+	}
+	return lines, nil
+}
+
+// Settled returns nil when no sink has anything pending and every line of the ledger adds up.
+func (g *Gateway) Settled(operator string) error {
+	lines, err := g.Ledger(operator)
+	if err != nil {
+		return err
+	}
+	for name, s := range lines {
+		var dropped int64
+		for _, n := range s.Dropped {
+			dropped += n
+		}
+		if s.Pending != 0 || s.Received != s.Delivered+s.Filtered+s.DeadLettered+dropped {
+			return fmt.Errorf("%s: %+v", name, s)
+		}
+	}
+	return nil
+}

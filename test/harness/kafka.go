@@ -1,0 +1,229 @@
+package harness
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kgo"
+)
+
+// Kafka is a running Kafka, of whichever kind.
+type Kafka struct {
+	Brokers []string
+	// Nodes are the broker processes of an Apache Kafka; none for the embedded one.
+	Nodes []*Process
+
+	t      testing.TB
+	launch []func() *Process
+}
+
+// EmbeddedKafka starts the Kafka-protocol broker that `cellgate dev` embeds, inside the test's process,
+// so that it outlives a gateway that the test kills. Topics are created on first use.
+func EmbeddedKafka(t testing.TB) *Kafka {
+	t.Helper()
+	c, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.AllowAutoTopicCreation(), kfake.DefaultNumPartitions(4))
+	if err != nil {
+		t.Fatalf("embedded kafka: %v", err)
+	}
+	t.Cleanup(c.Close)
+	return &Kafka{Brokers: c.ListenAddrs(), t: t}
+}
+
+// kafkaVersions are the Apache Kafka releases that `make test-real` runs against.
+var kafkaVersions = []string{"3.9.2", "4.3.1"}
+
+// KafkaVersions lists the Apache Kafka releases to test against.
+func KafkaVersions() []string { return append([]string(nil), kafkaVersions...) }
+
+// ApacheKafka starts an Apache Kafka of the given release in KRaft mode with the given number of
+// brokers, each also a controller. Its jars are fetched from Maven Central once per machine.
+func ApacheKafka(t testing.TB, version string, brokers int) *Kafka {
+	t.Helper()
+	jars := kafkaJars(t, version)
+	dir := t.TempDir()
+	client, controller := make([]string, brokers), make([]string, brokers)
+	var voters []string
+	for i := range brokers {
+		client[i], controller[i] = FreeAddr(t), FreeAddr(t)
+		voters = append(voters, fmt.Sprintf("%d@%s", i+1, controller[i]))
+	}
+	k := &Kafka{Brokers: client, t: t}
+	for i := range brokers {
+		node := kafkaNode{id: i + 1, jars: jars, dir: filepath.Join(dir, fmt.Sprint(i+1)), client: client[i],
+			controller: controller[i], voters: strings.Join(voters, ","), replicas: min(brokers, 3)}
+		node.format(t)
+		k.launch = append(k.launch, func() *Process { return node.start(t) })
+		k.Nodes = append(k.Nodes, k.launch[i]())
+	}
+	k.AwaitReady(time.Minute)
+	return k
+}
+
+// AwaitReady waits until the cluster answers for its metadata and can take a record.
+func (k *Kafka) AwaitReady(limit time.Duration) {
+	k.t.Helper()
+	Eventually(k.t, limit, "kafka ready", func() error {
+		cl, err := kgo.NewClient(kgo.SeedBrokers(k.Brokers...), kgo.AllowAutoTopicCreation(),
+			kgo.RecordDeliveryTimeout(5*time.Second))
+		if err != nil {
+			return err
+		}
+		defer cl.Close()
+		ctx, cancel := context.WithTimeout(k.t.Context(), 6*time.Second)
+		defer cancel()
+		return cl.ProduceSync(ctx, &kgo.Record{Topic: "harness.ready", Value: []byte("ready")}).FirstErr()
+	})
+}
+
+// Restart starts broker i again on its old data and address, after Kill or Stop of Nodes[i].
+func (k *Kafka) Restart(i int) {
+	k.t.Helper()
+	k.Nodes[i] = k.launch[i]()
+}
+
+type kafkaNode struct {
+	id, replicas                          int
+	jars, dir, client, controller, voters string
+}
+
+func (n kafkaNode) properties() string {
+	return fmt.Sprintf(`process.roles=broker,controller
+node.id=%d
+controller.quorum.voters=%s
+listeners=PLAINTEXT://%s,CONTROLLER://%s
+advertised.listeners=PLAINTEXT://%s
+controller.listener.names=CONTROLLER
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
+inter.broker.listener.name=PLAINTEXT
+log.dirs=%s
+num.partitions=4
+default.replication.factor=%d
+min.insync.replicas=%d
+offsets.topic.replication.factor=%d
+offsets.topic.num.partitions=4
+transaction.state.log.replication.factor=1
+transaction.state.log.min.isr=1
+group.initial.rebalance.delay.ms=0
+auto.create.topics.enable=true
+`, n.id, n.voters, n.client, n.controller, n.client, filepath.Join(n.dir, "data"), n.replicas, max(1, n.replicas-1), n.replicas)
+}
+
+func (n kafkaNode) classpath() string { return filepath.Join(n.jars, "*") }
+
+// format writes the configuration and prepares the data folder, which a KRaft broker asks for.
+func (n kafkaNode) format(t testing.TB) {
+	t.Helper()
+	if err := os.MkdirAll(n.dir, 0o750); err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(n.dir, "server.properties")
+	if err := os.WriteFile(file, []byte(n.properties()), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	const cluster = "Y2VsbGdhdGUtdGVzdC0wMQ"                                                                          // any base64 of 16 bytes
+	cmd := exec.Command("java", "-cp", n.classpath(), "kafka.tools.StorageTool", "format", "-t", cluster, "-c", file) //nolint:gosec // our own paths
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("format kafka storage: %v\n%s", err, out)
+	}
+}
+
+func (n kafkaNode) start(t testing.TB) *Process {
+	t.Helper()
+	p := StartProcess(t, fmt.Sprintf("kafka-%d", n.id), n.dir, nil, "java", "-Xms128m", "-Xmx512m", "-XX:+UseSerialGC",
+		"-cp", n.classpath(), "kafka.Kafka", filepath.Join(n.dir, "server.properties"))
+	AwaitTCP(t, n.client, time.Minute, p)
+	return p
+}
+
+// fetching keeps tests of one process from fetching the same release side by side.
+var fetching sync.Mutex
+
+// kafkaJars returns the folder with the release's jars, fetching them with Maven when missing.
+func kafkaJars(t testing.TB, version string) string {
+	t.Helper()
+	fetching.Lock()
+	defer fetching.Unlock()
+	cache, err := os.UserCacheDir()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := filepath.Join(cache, "cellgate", "kafka-"+version)
+	if _, err := os.Stat(filepath.Join(dir, "complete")); err == nil {
+		return dir
+	}
+	_, here, _, _ := runtime.Caller(0)
+	pom := filepath.Join(filepath.Dir(here), "..", "real", "kafka", "pom.xml")
+	cmd := exec.Command("mvn", "-q", "-B", "-f", pom, "dependency:copy-dependencies", //nolint:gosec // our own paths
+		"-Dkafka.version="+version, "-DoutputDirectory="+dir)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("fetch Apache Kafka %s with Maven: %v\n%s", version, err, out)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "complete"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+// Record is one record as a consumer sees it.
+type Record struct {
+	Topic     string
+	Partition int32
+	Offset    int64
+	Key       string
+	Value     []byte
+	Headers   map[string]string
+	Timestamp time.Time
+}
+
+// Read returns everything that the topic holds now, per partition in order. A topic that does not
+// exist holds nothing.
+func (k *Kafka) Read(topic string) []Record {
+	k.t.Helper()
+	ctx, cancel := context.WithTimeout(k.t.Context(), time.Minute)
+	defer cancel()
+	records, err := ReadTopic(ctx, k.Brokers, topic)
+	if err != nil {
+		k.t.Fatalf("read %s: %v", topic, err)
+	}
+	return records
+}
+
+// Await polls the topic until enough says that what it holds suffices, and returns it.
+func (k *Kafka) Await(topic string, limit time.Duration, enough func([]Record) error) []Record {
+	k.t.Helper()
+	var got []Record
+	Eventually(k.t, limit, "records in "+topic, func() error {
+		got = k.Read(topic)
+		return enough(got)
+	})
+	return got
+}
+
+// AtLeast is an Await condition: n records or more.
+func AtLeast(n int) func([]Record) error {
+	return func(r []Record) error {
+		if len(r) < n {
+			return fmt.Errorf("%d records, want %d", len(r), n)
+		}
+		return nil
+	}
+}
+
+// Hosts returns the brokers as comma-separated list, as kcat -b takes them.
+func (k *Kafka) Hosts() string { return strings.Join(k.Brokers, ",") }
+
+// Port returns the port of the first broker.
+func (k *Kafka) Port() string {
+	_, port, _ := net.SplitHostPort(k.Brokers[0])
+	return port
+}

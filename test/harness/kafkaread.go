@@ -1,0 +1,83 @@
+package harness
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kgo"
+)
+
+// ReadTopic returns all records of a topic up to its end as it is when the call begins.
+func ReadTopic(ctx context.Context, brokers []string, topic string) ([]Record, error) {
+	cl, err := kgo.NewClient(kgo.SeedBrokers(brokers...))
+	if err != nil {
+		return nil, err
+	}
+	defer cl.Close()
+	first, end, err := bounds(ctx, kadm.NewClient(cl), topic)
+	if err != nil {
+		return nil, err
+	}
+	start, left := map[int32]kgo.Offset{}, 0
+	for p, last := range end {
+		if last > first[p] {
+			start[p], left = kgo.NewOffset().At(first[p]), left+1
+		}
+	}
+	if left == 0 {
+		return nil, nil
+	}
+	cl.AddConsumePartitions(map[string]map[int32]kgo.Offset{topic: start})
+	return drain(ctx, cl, end, left)
+}
+
+// bounds returns the first and the end offset per partition; none for a topic that does not exist.
+func bounds(ctx context.Context, adm *kadm.Client, topic string) (first, end map[int32]int64, err error) {
+	topics, err := adm.ListTopics(ctx, topic)
+	if err != nil || !topics.Has(topic) {
+		return nil, nil, err
+	}
+	starts, err := adm.ListStartOffsets(ctx, topic)
+	if err != nil {
+		return nil, nil, err
+	}
+	ends, err := adm.ListEndOffsets(ctx, topic)
+	if err != nil {
+		return nil, nil, err
+	}
+	first, end = map[int32]int64{}, map[int32]int64{}
+	starts.Each(func(o kadm.ListedOffset) { first[o.Partition] = o.Offset })
+	ends.Each(func(o kadm.ListedOffset) { end[o.Partition] = o.Offset })
+	return first, end, nil
+}
+
+// drain polls until each of the left partitions has reached its end.
+func drain(ctx context.Context, cl *kgo.Client, end map[int32]int64, left int) ([]Record, error) {
+	var out []Record
+	for left > 0 {
+		fetches := cl.PollFetches(ctx)
+		if err := fetches.Err0(); err != nil {
+			return nil, fmt.Errorf("with %d partitions not read to the end: %w", left, err)
+		}
+		fetches.EachRecord(func(r *kgo.Record) {
+			if r.Offset >= end[r.Partition] {
+				return
+			}
+			out = append(out, record(r))
+			if r.Offset == end[r.Partition]-1 {
+				left--
+			}
+		})
+	}
+	return out, nil
+}
+
+func record(r *kgo.Record) Record {
+	headers := make(map[string]string, len(r.Headers))
+	for _, h := range r.Headers {
+		headers[h.Key] = string(h.Value)
+	}
+	return Record{Topic: r.Topic, Partition: r.Partition, Offset: r.Offset, Key: string(r.Key), Value: r.Value,
+		Headers: headers, Timestamp: r.Timestamp}
+}

@@ -1,0 +1,121 @@
+package harness
+
+import (
+	"bufio"
+	"encoding/json"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+)
+
+// Acked is what the fleet's ledger says was acknowledged: per VIN the sequence numbers.
+type Acked map[string]map[int64]bool
+
+// Len is the number of acknowledged messages.
+func (a Acked) Len() int {
+	n := 0
+	for _, seqs := range a {
+		n += len(seqs)
+	}
+	return n
+}
+
+// ReadFleetLedger reads the file that `cellgate fleet --ledger` wrote: a line per acknowledged message,
+// VIN and sequence number. A last line without its newline was cut by the fleet's own end and is left out.
+func ReadFleetLedger(file string) (Acked, error) {
+	f, err := os.Open(file)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = f.Close() }()
+	acked := Acked{}
+	lines := bufio.NewReader(f)
+	for number := 1; ; number++ {
+		line, err := lines.ReadString('\n')
+		if err != nil {
+			return acked, nil //nolint:nilerr // the end of the file, with or without a cut line
+		}
+		vin, seq, ok := strings.Cut(strings.TrimSpace(line), " ")
+		n, err := strconv.ParseInt(seq, 10, 64)
+		if !ok || err != nil {
+			return nil, fmt.Errorf("%s:%d: %q is not VIN and sequence", file, number, line)
+		}
+		if acked[vin] == nil {
+			acked[vin] = map[int64]bool{}
+		}
+		acked[vin][n] = true
+	}
+}
+
+// Audit is what a comparison of the fleet's ledger with Kafka found.
+type Audit struct {
+	Acked      int // acknowledged messages in the ledger
+	Records    int // records in Kafka, duplicates included
+	Duplicates int // records whose message was there before
+	Lost       []string
+	Reordered  []string
+	// TwoIDs are messages that came more than once under different msg-ids.
+	TwoIDs []string
+}
+
+// Err is nil when nothing was lost, reordered or named twice.
+func (a Audit) Err() error {
+	if len(a.Lost)+len(a.Reordered)+len(a.TwoIDs) == 0 {
+		return nil
+	}
+	return fmt.Errorf("of %d acknowledged: %d lost %v, %d out of order %v, %d with two ids %v", a.Acked, len(a.Lost), head(a.Lost),
+		len(a.Reordered), head(a.Reordered), len(a.TwoIDs), head(a.TwoIDs))
+}
+
+func head(s []string) []string { return s[:min(5, len(s))] }
+
+func (a Audit) String() string {
+	return fmt.Sprintf("%d acknowledged, %d records, %d duplicates, %d lost, %d out of order, %d with two ids",
+		a.Acked, a.Records, a.Duplicates, len(a.Lost), len(a.Reordered), len(a.TwoIDs))
+}
+
+// AuditTelemetry compares the ledger with what Kafka holds, per VIN in partition order: every acknowledged
+// message is there, the first appearances of a vehicle's messages are in order, and a message that is
+// there more than once has one msg-id.
+func AuditTelemetry(acked Acked, records []Record) (Audit, error) {
+	a := Audit{Acked: acked.Len(), Records: len(records)}
+	type vehicle struct {
+		ids  map[int64]string
+		last int64
+	}
+	seen := map[string]*vehicle{}
+	for _, r := range records {
+		var payload struct {
+			Seq *int64 `json:"seq"`
+		}
+		if err := json.Unmarshal(r.Value, &payload); err != nil || payload.Seq == nil {
+			return a, fmt.Errorf("%s/%d@%d: no seq in %q: %w", r.Topic, r.Partition, r.Offset, r.Value, err)
+		}
+		v := seen[r.Key]
+		if v == nil {
+			v = &vehicle{ids: map[int64]string{}}
+			seen[r.Key] = v
+		}
+		name := fmt.Sprintf("%s/%d", r.Key, *payload.Seq)
+		switch id, again := v.ids[*payload.Seq]; {
+		case again && id != r.Headers["msg-id"]:
+			a.TwoIDs = append(a.TwoIDs, name)
+		case again:
+			a.Duplicates++
+		default:
+			if *payload.Seq < v.last {
+				a.Reordered = append(a.Reordered, fmt.Sprintf("%s after %d", name, v.last))
+			}
+			v.ids[*payload.Seq], v.last = r.Headers["msg-id"], *payload.Seq
+		}
+	}
+	for vin, seqs := range acked {
+		for seq := range seqs {
+			if seen[vin] == nil || seen[vin].ids[seq] == "" {
+				a.Lost = append(a.Lost, fmt.Sprintf("%s/%d", vin, seq))
+			}
+		}
+	}
+	return a, nil
+}

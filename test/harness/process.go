@@ -1,0 +1,214 @@
+package harness
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// Process is a program that a test runs; its output goes to a file that a failing test shows.
+type Process struct {
+	Name string
+	Log  string // path of the file with its stdout and stderr
+
+	t    testing.TB
+	cmd  *exec.Cmd
+	done chan struct{}
+	err  error
+}
+
+// StartProcess runs a program until the test ends or it is stopped.
+func StartProcess(t testing.TB, name, dir string, env []string, argv ...string) *Process {
+	t.Helper()
+	p := &Process{Name: name, Log: filepath.Join(dir, name+".log"), t: t, done: make(chan struct{})}
+	out, err := os.OpenFile(p.Log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		t.Fatalf("%s: %v", name, err)
+	}
+	p.cmd = exec.Command(argv[0], argv[1:]...) //nolint:gosec // the tests decide what runs
+	p.cmd.Dir, p.cmd.Stdout, p.cmd.Stderr = dir, out, out
+	p.cmd.Env = append(os.Environ(), env...)
+	// The child dies with the test process, even when that is killed.
+	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := p.cmd.Start(); err != nil {
+		t.Fatalf("%s: %v", name, err)
+	}
+	_ = out.Close()
+	go func() {
+		p.err = p.cmd.Wait()
+		close(p.done)
+	}()
+	t.Cleanup(func() {
+		p.Kill()
+		if t.Failed() {
+			t.Logf("last lines of %s:\n%s", name, p.Tail(40))
+		}
+	})
+	return p
+}
+
+// PID is the process identifier.
+func (p *Process) PID() int { return p.cmd.Process.Pid }
+
+// Kill ends the process as kill -9 does and waits for its end. A process that has ended is left alone.
+func (p *Process) Kill() { p.signalAndWait(syscall.SIGKILL, 10*time.Second) }
+
+// Stop asks the process to end, waits up to limit and reports how it ended.
+func (p *Process) Stop(limit time.Duration) error {
+	p.t.Helper()
+	if !p.signalAndWait(syscall.SIGTERM, limit) {
+		p.Kill()
+		return fmt.Errorf("%s had not ended %v after SIGTERM", p.Name, limit)
+	}
+	return p.err
+}
+
+// Signal sends a signal, for example SIGSTOP, SIGCONT or SIGHUP.
+func (p *Process) Signal(sig os.Signal) {
+	p.t.Helper()
+	if err := p.cmd.Process.Signal(sig); err != nil {
+		p.t.Fatalf("%s: %v", p.Name, err)
+	}
+}
+
+// Done is closed when the process has ended.
+func (p *Process) Done() <-chan struct{} { return p.done }
+
+func (p *Process) signalAndWait(sig os.Signal, limit time.Duration) bool {
+	select {
+	case <-p.done:
+		return true
+	default:
+	}
+	_ = p.cmd.Process.Signal(sig)
+	select {
+	case <-p.done:
+		return true
+	case <-time.After(limit):
+		return false
+	}
+}
+
+// Tail returns the last n lines of the process's output.
+func (p *Process) Tail(n int) string {
+	b, err := os.ReadFile(p.Log)
+	if err != nil {
+		return err.Error()
+	}
+	lines := strings.Split(strings.TrimRight(string(b), "\n"), "\n")
+	return strings.Join(lines[max(0, len(lines)-n):], "\n")
+}
+
+// CPU is the processor time that the process has used so far, user and system.
+func (p *Process) CPU() (time.Duration, error) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.PID()))
+	if err != nil {
+		return 0, err
+	}
+	// The second field is the name in parentheses and may hold anything (proc(5)).
+	fields := strings.Fields(string(b[bytes.LastIndexByte(b, ')')+1:]))
+	if len(fields) < 13 {
+		return 0, errors.New("short /proc/PID/stat")
+	}
+	user, err1 := strconv.ParseInt(fields[11], 10, 64)
+	system, err2 := strconv.ParseInt(fields[12], 10, 64)
+	const tick = 10 * time.Millisecond // USER_HZ is 100 on every Linux that Go runs on
+	return time.Duration(user+system) * tick, errors.Join(err1, err2)
+}
+
+// RSS is the resident memory in bytes.
+func (p *Process) RSS() (int64, error) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/statm", p.PID()))
+	if err != nil {
+		return 0, err
+	}
+	fields := strings.Fields(string(b))
+	if len(fields) < 2 {
+		return 0, errors.New("short /proc/PID/statm")
+	}
+	pages, err := strconv.ParseInt(fields[1], 10, 64)
+	return pages * int64(os.Getpagesize()), err
+}
+
+// ports remembers what FreePort gave out, so that two tests of one process never get the same.
+type ports struct {
+	mu    sync.Mutex
+	given map[int]bool
+}
+
+var taken = ports{given: map[int]bool{}}
+
+// FreePort returns a loopback TCP port that nothing listens on.
+func FreePort(t testing.TB) int {
+	t.Helper()
+	taken.mu.Lock()
+	defer taken.mu.Unlock()
+	for range 100 {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatalf("free port: %v", err)
+		}
+		port := l.Addr().(*net.TCPAddr).Port
+		_ = l.Close()
+		if !taken.given[port] {
+			taken.given[port] = true
+			return port
+		}
+	}
+	t.Fatal("no free port")
+	return 0
+}
+
+// FreeAddr returns 127.0.0.1 with a free port.
+func FreeAddr(t testing.TB) string {
+	t.Helper()
+	return net.JoinHostPort("127.0.0.1", strconv.Itoa(FreePort(t)))
+}
+
+// Eventually waits until check returns nil and fails the test with its last error after limit.
+func Eventually(t testing.TB, limit time.Duration, what string, check func() error) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), limit)
+	defer cancel()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		err := check()
+		if err == nil {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			t.Fatalf("%s: not within %v: %v", what, limit, err)
+		case <-tick.C:
+		}
+	}
+}
+
+// AwaitTCP waits until something accepts connections at the address.
+func AwaitTCP(t testing.TB, addr string, limit time.Duration, p *Process) {
+	t.Helper()
+	Eventually(t, limit, "listening at "+addr, func() error {
+		select {
+		case <-p.Done():
+			t.Fatalf("%s ended before it listened at %s:\n%s", p.Name, addr, p.Tail(30))
+		default:
+		}
+		c, err := net.DialTimeout("tcp", addr, time.Second)
+		if err != nil {
+			return err
+		}
+		return c.Close()
+	})
+}
