@@ -1,0 +1,192 @@
+package bench
+
+import (
+	"bufio"
+	"context"
+	"crypto/tls"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// Load is a closed-loop QoS 1 load: every connection keeps Inflight PUBLISH unacknowledged.
+type Load struct {
+	Addr     string
+	TLS      *tls.Config // nil: plain TCP
+	Conns    int
+	Inflight int
+	Payload  []byte
+	// Password returns the CONNECT password for a client, none when nil.
+	Password func(vin string) string
+}
+
+// VIN is the i-th client's identifier.
+func VIN(i int) string { return fmt.Sprintf("LBENCH%011d", i) }
+
+// Run publishes for the given time and returns the number of acknowledged messages and how long it took.
+func (l Load) Run(ctx context.Context, d time.Duration) (acked int64, took time.Duration, err error) {
+	conns := make([]net.Conn, l.Conns)
+	defer func() {
+		for _, c := range conns {
+			if c != nil {
+				_ = c.Close()
+			}
+		}
+	}()
+	for i := range conns {
+		if conns[i], err = l.connect(ctx, VIN(i)); err != nil {
+			return 0, 0, err
+		}
+	}
+	var total atomic.Int64
+	errs := make(chan error, l.Conns)
+	begin := time.Now()
+	end := begin.Add(d)
+	var all sync.WaitGroup
+	for i, c := range conns {
+		all.Go(func() {
+			n, err := l.pump(c, VIN(i), end)
+			total.Add(n)
+			if err != nil {
+				errs <- err
+			}
+		})
+	}
+	all.Wait()
+	took = time.Since(begin)
+	select {
+	case err = <-errs:
+	default:
+	}
+	return total.Load(), took, err
+}
+
+// connect dials and sends CONNECT (MQTT 3.1.1, clean session, keep-alive 10 minutes).
+func (l Load) connect(ctx context.Context, id string) (net.Conn, error) {
+	dialer := net.Dialer{Timeout: 20 * time.Second}
+	c, err := dialer.DialContext(ctx, "tcp", l.Addr)
+	if err != nil {
+		return nil, err
+	}
+	if l.TLS != nil {
+		c = tls.Client(c, l.TLS)
+	}
+	password := ""
+	if l.Password != nil {
+		password = l.Password(id)
+	}
+	if err := handshake(c, id, password); err != nil {
+		_ = c.Close()
+		return nil, fmt.Errorf("connect %s: %w", id, err)
+	}
+	return c, nil
+}
+
+func handshake(c net.Conn, id, password string) error {
+	_ = c.SetDeadline(time.Now().Add(30 * time.Second))
+	if _, err := c.Write(connectFrame(id, password)); err != nil {
+		return err
+	}
+	var ack [4]byte
+	if _, err := io.ReadFull(c, ack[:]); err != nil {
+		return err
+	}
+	if ack[0] != 0x20 || ack[3] != 0 {
+		return fmt.Errorf("CONNACK % x", ack)
+	}
+	return c.SetDeadline(time.Time{})
+}
+
+func connectFrame(id, password string) []byte {
+	flags := byte(0x02) // clean session
+	if password != "" {
+		flags |= 0xC0 // user name and password
+	}
+	body := append([]byte{0, 4, 'M', 'Q', 'T', 'T', 4, flags}, 0x02, 0x58) // keep-alive 600 s
+	body = appendField(body, id)
+	if password != "" {
+		body = appendField(appendField(body, id), password)
+	}
+	return frame(0x10, body)
+}
+
+func appendField(b []byte, s string) []byte {
+	return append(binary.BigEndian.AppendUint16(b, uint16(len(s))), s...)
+}
+
+func frame(kind byte, body []byte) []byte {
+	return append(binary.AppendUvarint([]byte{kind}, uint64(len(body))), body...)
+}
+
+// publishFrame is a QoS 1 PUBLISH; the returned offset is where its packet identifier stands.
+func publishFrame(topic string, payload []byte) (b []byte, id int) {
+	body := appendField(nil, topic)
+	at := len(body)
+	body = append(body, 0, 0)
+	b = frame(0x32, append(body, payload...))
+	return b, len(b) - len(payload) - len(body) + at
+}
+
+// pump keeps the window full until end and then waits for what is still unacknowledged.
+func (l Load) pump(c net.Conn, vin string, end time.Time) (acked int64, err error) {
+	one, at := publishFrame("v1/"+vin+"/up/telemetry", l.Payload)
+	batch := make([]byte, 0, len(one)*l.Inflight)
+	next := uint16(0)
+	send := func(n int) error {
+		batch = batch[:0]
+		for range n {
+			next++
+			if next == 0 {
+				next = 1
+			}
+			binary.BigEndian.PutUint16(one[at:], next)
+			batch = append(batch, one...)
+		}
+		_, err := c.Write(batch)
+		return err
+	}
+	if err := send(l.Inflight); err != nil {
+		return 0, err
+	}
+	open := l.Inflight
+	r := bufio.NewReaderSize(c, 4*l.Inflight)
+	for open > 0 {
+		_ = c.SetReadDeadline(time.Now().Add(30 * time.Second))
+		n, err := readAcks(r)
+		if err != nil {
+			return acked, fmt.Errorf("%s with %d unacknowledged: %w", vin, open, err)
+		}
+		acked, open = acked+int64(n), open-n
+		if time.Now().Before(end) {
+			if err := send(n); err != nil {
+				return acked, err
+			}
+			open += n
+		}
+	}
+	return acked, nil
+}
+
+var errNotPuback = errors.New("not a PUBACK")
+
+// readAcks blocks for one PUBACK and takes all others that have arrived with it.
+func readAcks(r *bufio.Reader) (int, error) {
+	n := 0
+	for n == 0 || r.Buffered() >= 4 {
+		b, err := r.Peek(4)
+		if err != nil {
+			return n, err
+		}
+		if b[0] != 0x40 || b[1] != 2 {
+			return n, fmt.Errorf("%w: % x", errNotPuback, b)
+		}
+		_, _ = r.Discard(4)
+		n++
+	}
+	return n, nil
+}
