@@ -1,0 +1,204 @@
+package fleet
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+)
+
+// Ledger is the fleet's own account of what the gateway has acknowledged: a text file with one line
+// "VIN SEQ CLASS" per message, appended and fsynced in groups. What is in it must be found behind the
+// gateway whatever happened; that is what audits check.
+type Ledger struct {
+	file *os.File
+	last map[string]uint64 // highest sequence per VIN that the file held when it was opened
+
+	mu    sync.Mutex
+	room  *sync.Cond // the buffer has been taken
+	work  *sync.Cond // there is something in the buffer, or the end
+	buf   []byte
+	err   error // sticky
+	ended bool
+	done  chan struct{}
+}
+
+// Entry is one acknowledged message.
+type Entry struct {
+	VIN   string
+	Seq   uint64
+	Class string
+}
+
+const (
+	maxLedgerBuffer = 1 << 20 // bytes: Append waits when so much is not on disk
+	ledgerGroup     = 5 * time.Millisecond
+)
+
+// OpenLedger opens the file for appending, or creates it. An incomplete last line, left by a crash, is
+// cut off.
+func OpenLedger(name string) (*Ledger, error) {
+	last, size, err := scanLedger(name)
+	if err != nil {
+		return nil, err
+	}
+	f, err := os.OpenFile(name, os.O_CREATE|os.O_WRONLY, 0o644) //nolint:gosec // an audit file for everyone
+	if err != nil {
+		return nil, err
+	}
+	if err := f.Truncate(size); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	if _, err := f.Seek(size, 0); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	l := &Ledger{file: f, last: last, done: make(chan struct{})}
+	l.room, l.work = sync.NewCond(&l.mu), sync.NewCond(&l.mu)
+	go l.flush()
+	return l, nil
+}
+
+// scanLedger returns the highest sequence per VIN and the bytes of whole lines.
+func scanLedger(name string) (map[string]uint64, int64, error) {
+	last := make(map[string]uint64)
+	f, err := os.Open(name) //nolint:gosec // the operator names the file
+	if errors.Is(err, fs.ErrNotExist) {
+		return last, 0, nil
+	}
+	if err != nil {
+		return nil, 0, err
+	}
+	defer f.Close() //nolint:errcheck // only read
+	var size int64
+	for r := bufio.NewReader(f); ; {
+		line, err := r.ReadString('\n')
+		if err != nil {
+			return last, size, nil //nolint:nilerr // the end, or a last line without its end
+		}
+		size += int64(len(line))
+		e, err := parseEntry(line)
+		if err != nil {
+			return nil, 0, fmt.Errorf("%s: byte %d: %w", name, size-int64(len(line)), err)
+		}
+		last[e.VIN] = max(last[e.VIN], e.Seq)
+	}
+}
+
+func parseEntry(line string) (Entry, error) {
+	f := strings.Fields(line)
+	if len(f) < 2 {
+		return Entry{}, fmt.Errorf("not a ledger line: %q", line)
+	}
+	seq, err := strconv.ParseUint(f[1], 10, 64)
+	if err != nil {
+		return Entry{}, fmt.Errorf("not a ledger line: %q", line)
+	}
+	e := Entry{VIN: f[0], Seq: seq}
+	if len(f) > 2 {
+		e.Class = f[2]
+	}
+	return e, nil
+}
+
+// ReadLedger reads a ledger's whole lines.
+func ReadLedger(name string) ([]Entry, error) {
+	raw, err := os.ReadFile(name) //nolint:gosec // the operator names the file
+	if err != nil {
+		return nil, err
+	}
+	var all []Entry
+	for line := range strings.Lines(string(raw)) {
+		if !strings.HasSuffix(line, "\n") {
+			break
+		}
+		e, err := parseEntry(line)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", name, err)
+		}
+		all = append(all, e)
+	}
+	return all, nil
+}
+
+// Last returns the vehicle's highest sequence when the file was opened, 0 if it had none.
+func (l *Ledger) Last(vin string) uint64 { return l.last[vin] }
+
+// Append adds acknowledged messages of one vehicle. It waits while too much is not on disk yet.
+func (l *Ledger) Append(vin string, entries []Entry) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for len(l.buf) > maxLedgerBuffer && l.err == nil && !l.ended {
+		l.room.Wait()
+	}
+	if l.err != nil || l.ended {
+		return
+	}
+	for _, e := range entries {
+		l.buf = append(append(l.buf, vin...), ' ')
+		l.buf = append(strconv.AppendUint(l.buf, e.Seq, 10), ' ')
+		l.buf = append(append(l.buf, e.Class...), '\n')
+	}
+	l.work.Signal()
+}
+
+// Err returns the error that ended the ledger, if one did.
+func (l *Ledger) Err() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.err
+}
+
+// Close writes what is left, fsyncs and closes the file.
+func (l *Ledger) Close() error {
+	l.mu.Lock()
+	l.ended = true
+	l.work.Signal()
+	l.mu.Unlock()
+	<-l.done
+	return errors.Join(l.Err(), l.file.Close())
+}
+
+// flush writes and fsyncs groups until the end.
+func (l *Ledger) flush() {
+	defer close(l.done)
+	var out []byte
+	for {
+		l.mu.Lock()
+		for len(l.buf) == 0 && !l.ended {
+			l.work.Wait()
+		}
+		out, l.buf = l.buf, out[:0]
+		ended := l.ended
+		l.room.Broadcast()
+		l.mu.Unlock()
+		if len(out) > 0 {
+			if err := l.write(out); err != nil {
+				return
+			}
+		} else if ended {
+			return
+		}
+		if !ended {
+			time.Sleep(ledgerGroup)
+		}
+	}
+}
+
+func (l *Ledger) write(b []byte) error {
+	_, err := l.file.Write(b)
+	if err == nil {
+		err = l.file.Sync()
+	}
+	if err != nil {
+		l.mu.Lock()
+		l.err = fmt.Errorf("ledger: %w", err)
+		l.room.Broadcast()
+		l.mu.Unlock()
+	}
+	return err
+}
