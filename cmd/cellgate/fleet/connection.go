@@ -347,7 +347,7 @@ func (v *vehicle) acknowledgedLocked(f frame, now time.Duration, got *received) 
 	}
 	got.latency = append(got.latency, now-s.sent)
 	if s.seq > 0 {
-		got.acked = append(got.acked, Entry{Seq: s.seq, Class: s.class.String()})
+		got.acked = append(got.acked, Entry{VIN: v.vin, Seq: s.seq})
 	}
 	return nil
 }
@@ -360,7 +360,7 @@ func (v *vehicle) settle(got *received) {
 	if len(got.acked) > 0 {
 		v.f.stats.acked.Add(uint64(len(got.acked)))
 		if v.f.o.Ledger != nil {
-			v.f.o.Ledger.Append(v.vin, got.acked)
+			v.f.o.Ledger.Append(got.acked)
 		}
 	}
 }

@@ -13,7 +13,7 @@ import (
 )
 
 // Ledger is the fleet's own account of what the gateway has acknowledged: a text file with one line
-// "VIN SEQ CLASS" per message, appended and fsynced in groups. What is in it must be found behind the
+// "VIN SEQ" per message, appended and fsynced in groups. What is in it must be found behind the
 // gateway whatever happened; that is what audits check.
 type Ledger struct {
 	file *os.File
@@ -30,9 +30,8 @@ type Ledger struct {
 
 // Entry is one acknowledged message.
 type Entry struct {
-	VIN   string
-	Seq   uint64
-	Class string
+	VIN string
+	Seq uint64
 }
 
 const (
@@ -91,18 +90,14 @@ func scanLedger(name string) (map[string]uint64, int64, error) {
 
 func parseEntry(line string) (Entry, error) {
 	f := strings.Fields(line)
-	if len(f) < 2 {
+	if len(f) != 2 {
 		return Entry{}, fmt.Errorf("not a ledger line: %q", line)
 	}
 	seq, err := strconv.ParseUint(f[1], 10, 64)
 	if err != nil {
 		return Entry{}, fmt.Errorf("not a ledger line: %q", line)
 	}
-	e := Entry{VIN: f[0], Seq: seq}
-	if len(f) > 2 {
-		e.Class = f[2]
-	}
-	return e, nil
+	return Entry{VIN: f[0], Seq: seq}, nil
 }
 
 // ReadLedger reads a ledger's whole lines.
@@ -128,8 +123,8 @@ func ReadLedger(name string) ([]Entry, error) {
 // Last returns the vehicle's highest sequence when the file was opened, 0 if it had none.
 func (l *Ledger) Last(vin string) uint64 { return l.last[vin] }
 
-// Append adds acknowledged messages of one vehicle. It waits while too much is not on disk yet.
-func (l *Ledger) Append(vin string, entries []Entry) {
+// Append adds acknowledged messages. It waits while too much is not on disk yet.
+func (l *Ledger) Append(entries []Entry) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for len(l.buf) > maxLedgerBuffer && l.err == nil && !l.ended {
@@ -139,9 +134,8 @@ func (l *Ledger) Append(vin string, entries []Entry) {
 		return
 	}
 	for _, e := range entries {
-		l.buf = append(append(l.buf, vin...), ' ')
-		l.buf = append(strconv.AppendUint(l.buf, e.Seq, 10), ' ')
-		l.buf = append(append(l.buf, e.Class...), '\n')
+		l.buf = append(append(l.buf, e.VIN...), ' ')
+		l.buf = append(strconv.AppendUint(l.buf, e.Seq, 10), '\n')
 	}
 	l.work.Signal()
 }

@@ -144,7 +144,7 @@ func (v *vehicle) frame(dst []byte, c class, payload []byte, now time.Duration) 
 	id := v.window.take()
 	dst = appendPublish(dst, v.f.o.Version, id, v.topics[c], payload)
 	v.f.stats.bytes.Add(uint64(len(dst) - start)) //nolint:gosec // positive
-	v.window.add(slot{id: id, seq: v.seq, class: c, sent: now}, dst[start:])
+	v.window.add(slot{id: id, seq: v.seq, sent: now}, dst[start:])
 	return dst
 }
 
@@ -157,7 +157,7 @@ func (v *vehicle) send(topic string, payload []byte) {
 	v.in.Lock()
 	id := v.window.take()
 	b := appendPublish(nil, v.f.o.Version, id, topic, payload)
-	v.window.add(slot{id: id, class: classOther, sent: now}, b)
+	v.window.add(slot{id: id, sent: now}, b)
 	conn := v.conn
 	v.in.Unlock()
 	if conn != nil {

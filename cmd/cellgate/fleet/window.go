@@ -9,31 +9,19 @@ import (
 type slot struct {
 	id    uint16
 	acked bool
-	class class
 	seq   uint64 // 0: not for the ledger
 	off   int    // of its frame in window.frames
 	n     int
 	sent  time.Duration // since the fleet's beginning
 }
 
-// class is the last level of the topic that a message was published on.
+// class is the last level of the topic that a vehicle publishes on.
 type class uint8
 
 const (
 	classTelemetry class = iota
 	classAlarm
-	classOther
 )
-
-func (c class) String() string {
-	switch c {
-	case classTelemetry:
-		return "telemetry"
-	case classAlarm:
-		return "alarm"
-	}
-	return "other"
-}
 
 // window keeps the frames of unacknowledged QoS 1 messages in the order of their publishing, so that
 // they can be sent again. The gateway acknowledges in that order, so that the front is what leaves.

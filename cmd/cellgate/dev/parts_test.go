@@ -1,0 +1,202 @@
+package dev
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/segmentio/kafka-go"
+)
+
+func startKafka(t *testing.T, dir string) *Kafka {
+	t.Helper()
+	k, err := StartKafka(t.Context(), "kafka.brokers", "127.0.0.1:0", dir, []string{"vehicle.telemetry"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(k.Close)
+	return k
+}
+
+func produce(t *testing.T, addr, topic string, value string) {
+	t.Helper()
+	client := kafka.Client{Addr: kafka.TCP(addr)}
+	answer, err := client.Produce(t.Context(), &kafka.ProduceRequest{
+		Topic: topic, Partition: 0, RequiredAcks: kafka.RequireAll,
+		Records: kafka.NewRecordReader(kafka.Record{Key: kafka.NewBytes([]byte("k")), Value: kafka.NewBytes([]byte(value))}),
+	})
+	if err != nil || answer.Error != nil {
+		t.Fatalf("produce: %v, %+v", err, answer)
+	}
+}
+
+// consume reads n values as a consumer group, and commits them.
+func consume(t *testing.T, addr, topic, group string, n int) (values []string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	r := kafka.NewReader(kafka.ReaderConfig{Brokers: []string{addr}, Topic: topic, GroupID: group, MaxWait: 100 * time.Millisecond, StartOffset: kafka.FirstOffset})
+	defer r.Close() //nolint:errcheck // a test
+	for range n {
+		m, err := r.ReadMessage(ctx)
+		if err != nil {
+			t.Fatalf("read: %v", err)
+		}
+		values = append(values, string(m.Value))
+	}
+	return values
+}
+
+// What a process that is killed leaves behind is what the files hold at that moment: a copy of the folder,
+// taken while the broker runs.
+func TestKafkaSurvivesKill(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	k := startKafka(t, dir)
+	produce(t, k.Addr(), "vehicle.telemetry", "one")
+	produce(t, k.Addr(), "vehicle.telemetry", "two")
+	if got := consume(t, k.Addr(), "vehicle.telemetry", "g", 1); got[0] != "one" {
+		t.Fatalf("read %v", got)
+	}
+	image := t.TempDir()
+	if err := os.CopyFS(image, os.DirFS(dir)); err != nil {
+		t.Fatal(err)
+	}
+	again := startKafka(t, image)
+	produce(t, again.Addr(), "vehicle.telemetry", "three")
+	if got := consume(t, again.Addr(), "vehicle.telemetry", "g", 2); strings.Join(got, " ") != "two three" {
+		t.Errorf("the group read on with %v, want two three", got)
+	}
+}
+
+func TestTakenPortNamesTheSetting(t *testing.T) {
+	t.Parallel()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close() //nolint:errcheck // a test
+	addr := ln.Addr().String()
+	_, err = StartKafka(t.Context(), "central.kafka.brokers", addr, t.TempDir(), nil)
+	if err == nil || !strings.Contains(err.Error(), "central.kafka.brokers: "+addr+" is taken") {
+		t.Errorf("kafka: %v", err)
+	}
+	_, err = StartRedis("redis.addresses", addr, filepath.Join(t.TempDir(), "dump"))
+	if err == nil || !strings.Contains(err.Error(), "redis.addresses: "+addr+" is taken") {
+		t.Errorf("redis: %v", err)
+	}
+	_, err = StartRedis("redis.addresses", "redis-1:6379", filepath.Join(t.TempDir(), "dump"))
+	if err == nil || !strings.Contains(err.Error(), "cellgate run") {
+		t.Errorf("a server elsewhere: %v", err)
+	}
+}
+
+func TestRedisKeepsItsContents(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "redis", "dump")
+	ctx := t.Context()
+	start := func() (*Redis, *redis.Client) {
+		r, err := StartRedis("redis.addresses", "127.0.0.1:0", file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c := redis.NewClient(&redis.Options{Addr: r.Addr()})
+		t.Cleanup(func() { _ = c.Close() })
+		return r, c
+	}
+	r, c := start()
+	for _, err := range []error{
+		c.Set(ctx, "s", "v\x00\xff", time.Hour).Err(),
+		c.HSet(ctx, "h", "soc", "9", "_at", "1").Err(),
+		c.RPush(ctx, "l", "a", "b").Err(),
+		c.SAdd(ctx, "m", "x", "y").Err(),
+		c.GeoAdd(ctx, "g", &redis.GeoLocation{Name: "V", Longitude: 121.4, Latitude: 31.2}).Err(),
+		c.XAdd(ctx, &redis.XAddArgs{Stream: "x", ID: "5-1", Values: []string{"k", "v"}}).Err(),
+		c.Set(ctx, "gone", "v", time.Millisecond).Err(),
+	} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := r.Close(); err != nil {
+		t.Fatal(err)
+	}
+	r, c = start()
+	defer r.Close() //nolint:errcheck // a test
+	if got := c.HGetAll(ctx, "h").Val(); got["soc"] != "9" || got["_at"] != "1" {
+		t.Errorf("hash %v", got)
+	}
+	if got := c.LRange(ctx, "l", 0, -1).Val(); strings.Join(got, "") != "ab" {
+		t.Errorf("list %v", got)
+	}
+	if got := c.SCard(ctx, "m").Val(); got != 2 {
+		t.Errorf("set of %d", got)
+	}
+	if got := c.GeoPos(ctx, "g", "V").Val(); len(got) != 1 || got[0] == nil {
+		t.Errorf("geo %v", got)
+	}
+	if got := c.XRange(ctx, "x", "-", "+").Val(); len(got) != 1 || got[0].Values["k"] != "v" {
+		t.Errorf("stream %v", got)
+	}
+	if got := c.Get(ctx, "s").Val(); got != "v\x00\xff" {
+		t.Errorf("string %q", got)
+	}
+	if ttl := c.TTL(ctx, "s").Val(); ttl < 59*time.Minute || ttl > time.Hour {
+		t.Errorf("time to live %v", ttl)
+	}
+	if n := c.Exists(ctx, "gone").Val(); n != 0 {
+		t.Error("an expired key came back")
+	}
+}
+
+func TestCertificatesAreMadeOnceAndVerify(t *testing.T) {
+	t.Parallel()
+	dir := filepath.Join(t.TempDir(), "tls")
+	if err := certificates(dir); err != nil {
+		t.Fatal(err)
+	}
+	read := func(name string) string {
+		b, err := os.ReadFile(filepath.Join(dir, name)) //nolint:gosec // a test's file
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(b)
+	}
+	ca, cert := read("ca.crt"), read("server.crt")
+	pair, err := tls.LoadX509KeyPair(filepath.Join(dir, "server.crt"), filepath.Join(dir, "server.key"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	pool := x509.NewCertPool()
+	pool.AppendCertsFromPEM([]byte(ca))
+	for _, name := range []string{"localhost", "127.0.0.1", "::1"} {
+		if _, err := pair.Leaf.Verify(x509.VerifyOptions{DNSName: name, Roots: pool}); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if err := certificates(dir); err != nil {
+		t.Fatal(err)
+	}
+	if read("ca.crt") != ca || read("server.crt") != cert {
+		t.Error("the second start made new certificates")
+	}
+	for name, want := range map[string]os.FileMode{"ca.key": 0o600, "server.key": 0o600, "ca.crt": 0o644} {
+		info, err := os.Stat(filepath.Join(dir, name))
+		if err != nil || info.Mode().Perm() != want {
+			t.Errorf("%s: %v, %v", name, info.Mode(), err)
+		}
+	}
+	if err := os.Remove(filepath.Join(dir, "server.crt")); err != nil {
+		t.Fatal(err)
+	}
+	if err := certificates(dir); err != nil || read("ca.crt") != ca {
+		t.Errorf("a missing server certificate was not replaced under the same authority: %v", err)
+	}
+}
