@@ -1,0 +1,263 @@
+package auth
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// Authority issues, verifies and revokes. All methods are safe for concurrent use.
+type Authority struct {
+	cfg    Config
+	own    *issuer
+	ring   atomic.Pointer[keyring]
+	policy atomic.Pointer[policy]
+	cache  *tokenCache
+
+	revoked  *revocations
+	revLog   *revLog
+	pullMu   sync.Mutex // see pullRevocations
+	watchers *watchers
+	spread   *spreader // nil without a store
+	external []*externalKeys
+	limits   *limiters
+
+	mu       sync.Mutex // guards below and the making of a new ring
+	ownKeys  []*signKey
+	keyStamp string
+
+	stop     context.CancelFunc
+	stopped  sync.WaitGroup
+	stopOnce sync.Once
+	stopErr  error
+}
+
+// Open reads keys and revocations, makes a first signing key when there is none, and starts following the
+// directory, the store and the external issuers. It makes no network call before it returns. End it
+// with Close.
+func Open(cfg Config) (*Authority, error) {
+	if err := cfg.defaults(); err != nil {
+		return nil, fmt.Errorf("auth: %w", err)
+	}
+	p, err := newPolicy(cfg.Roles)
+	if err != nil {
+		return nil, fmt.Errorf("auth: %w", err)
+	}
+	a := &Authority{
+		cfg:      cfg,
+		own:      &issuer{name: cfg.Issuer, audience: cfg.Cell, types: []string{"JWT"}},
+		cache:    newTokenCache(cfg.CacheSize),
+		revoked:  newRevocations(),
+		revLog:   &revLog{dir: cfg.Dir},
+		watchers: newWatchers(),
+		limits:   newLimiters(cfg.IssueRate, cfg.IssueBurst, cfg.Now),
+	}
+	a.policy.Store(p)
+	if cfg.Revocations != nil {
+		a.spread = newSpreader(a)
+	}
+	if err := a.load(); err != nil {
+		return nil, errors.Join(fmt.Errorf("auth: %w", err), a.revLog.close())
+	}
+	a.start()
+	return a, nil
+}
+
+// load does all of Open that touches the disk.
+func (a *Authority) load() error {
+	if !a.cfg.NoCreate {
+		if err := os.MkdirAll(a.cfg.Dir, 0o700); err != nil {
+			return fmt.Errorf("create directory: %w", err)
+		}
+	}
+	for i := range a.cfg.External {
+		a.external = append(a.external, newExternalKeys(&a.cfg.External[i], &a.cfg))
+	}
+	if err := a.firstKey(); err != nil {
+		return err
+	}
+	if err := a.reloadKeys(); err != nil {
+		return err
+	}
+	if _, err := a.pullRevocations(); err != nil {
+		return err
+	}
+	a.watchers.forgetPurges() // asked for in an earlier life
+	return nil
+}
+
+// firstKey makes a signing key when the directory has none. The lock keeps two processes that start at once
+// from making two.
+func (a *Authority) firstKey() error {
+	keys, err := loadKeys(a.cfg.Dir, a.own)
+	if err != nil || len(keys) > 0 {
+		return err
+	}
+	if a.cfg.NoCreate {
+		return fmt.Errorf("%w in %s", ErrNoKeys, a.cfg.Dir)
+	}
+	unlock, err := lockDir(a.cfg.Dir)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if keys, err = loadKeys(a.cfg.Dir, a.own); err != nil || len(keys) > 0 {
+		return err
+	}
+	now := a.cfg.Now()
+	k, err := newSignKey(a.cfg.Algorithm, now, now)
+	if err != nil {
+		return err
+	}
+	return k.save(a.cfg.Dir)
+}
+
+// start begins the background work. What it waits on is I/O, so it runs on real time; every decision about
+// validity uses the injected clock.
+func (a *Authority) start() {
+	ctx, stop := context.WithCancel(context.Background())
+	a.stop = stop
+	a.stopped.Go(func() { a.watchers.run(ctx, a.Revoked) })
+	a.stopped.Go(func() { a.follow(ctx) })
+	if a.spread != nil {
+		a.stopped.Go(func() { a.spread.run(ctx) })
+	}
+	for _, e := range a.external {
+		a.stopped.Go(func() { e.run(ctx, a.rebuild) })
+	}
+}
+
+// Close ends the background work. Verify and Issue go on working on what is in memory.
+func (a *Authority) Close(ctx context.Context) error {
+	a.stopOnce.Do(func() {
+		a.stop()
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			a.stopped.Wait()
+		}()
+		select {
+		case <-done:
+			a.stopErr = a.revLog.close()
+		case <-ctx.Done():
+			a.stopErr = fmt.Errorf("auth: close: %w", ctx.Err())
+		}
+	})
+	return a.stopErr
+}
+
+// follow looks at the directory for what other processes changed.
+func (a *Authority) follow(ctx context.Context) {
+	tick := time.NewTicker(a.cfg.Poll)
+	defer tick.Stop()
+	failing := false
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		err := a.Reload()
+		switch {
+		case err == nil && failing:
+			a.cfg.Log.Info("auth directory is readable again", "dir", a.cfg.Dir)
+		case err != nil && !failing:
+			a.cfg.Log.Error("auth directory cannot be read: what was read before stays in force", "dir", a.cfg.Dir, "err", err)
+		}
+		failing = err != nil
+		a.prune()
+	}
+}
+
+// Reload reads keys, external key files and revocations again. It happens by itself too, within
+// [Config.Poll]. On an error what was in force for that part stays in force.
+func (a *Authority) Reload() error {
+	errs := []error{a.reloadKeys()}
+	for _, e := range a.external {
+		changed, err := e.reloadFile()
+		errs = append(errs, err)
+		if changed {
+			a.rebuild()
+		}
+	}
+	_, err := a.pullRevocations()
+	err = errors.Join(append(errs, err)...)
+	result := "ok"
+	if err != nil {
+		result = "error"
+	}
+	a.cfg.Metrics.reloads.WithLabelValues(result).Inc()
+	return err
+}
+
+// SetRoles replaces the configuration's roles, all or none. Permissions handed out before keep the old
+// ones until they are asked for again.
+func (a *Authority) SetRoles(roles map[string]RolePolicy) error {
+	p, err := newPolicy(roles)
+	if err != nil {
+		return fmt.Errorf("auth: %w", err)
+	}
+	a.policy.Store(p)
+	return nil
+}
+
+// reloadKeys loads the directory's keys and swaps them in when they changed. When no file has been touched
+// it costs a listing.
+func (a *Authority) reloadKeys() error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	stamp, err := stampKeys(a.cfg.Dir)
+	if err != nil || (stamp == a.keyStamp && len(a.ownKeys) > 0) {
+		return err
+	}
+	keys, err := loadKeys(a.cfg.Dir, a.own)
+	if err != nil {
+		return err
+	}
+	if len(keys) == 0 {
+		return fmt.Errorf("%w in %s", ErrNoKeys, a.cfg.Dir)
+	}
+	a.keyStamp = stamp
+	if !slices.EqualFunc(keys, a.ownKeys, (*signKey).equal) {
+		a.ownKeys = keys
+		a.rebuildLocked()
+	}
+	return nil
+}
+
+func (a *Authority) rebuild() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.rebuildLocked()
+}
+
+// rebuildLocked makes the ring from the cell's own keys and those of external issuers. An external key whose
+// kid is taken is left out: the cell's own come first, then the order of the configuration.
+func (a *Authority) rebuildLocked() {
+	r := &keyring{own: a.ownKeys, byKID: make(map[string]*verifyKey)}
+	for _, k := range a.ownKeys {
+		r.byKID[k.file.KID] = k.verify
+	}
+	for _, e := range a.external {
+		for _, k := range e.keys() {
+			if _, taken := r.byKID[k.kid]; taken {
+				a.cfg.Log.Warn("external key left out: its kid is taken", "issuer", e.issuer.name)
+				continue
+			}
+			r.byKID[k.kid] = k
+		}
+	}
+	a.ring.Store(r)
+	a.cfg.Metrics.keys.Set(float64(len(r.byKID)))
+}
+
+// Now is the authority's clock.
+func (a *Authority) Now() time.Time { return a.cfg.Now() }
+
+// Cell is the cell id.
+func (a *Authority) Cell() string { return a.cfg.Cell }

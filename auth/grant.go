@@ -1,0 +1,129 @@
+package auth
+
+import (
+	"errors"
+	"strings"
+
+	"cellgate/broker/message"
+)
+
+// placeholder is the canonical form of {vin} and {name}: both stand for the subject.
+const placeholder = "{vin}"
+
+// grant is one topic filter of a role, compiled. It has one of three forms:
+//
+//   - literal: filter holds it, no placeholder;
+//   - by subject: exactly one placeholder, which fills a whole level behind a prefix without wildcards; the
+//     subject is compared in place, so that a hundred thousand vehicles share one compiled role;
+//   - template: any other use of the placeholder; it is substituted once per Permissions.
+type grant struct {
+	filter         string // literal
+	template       string // template
+	prefix, suffix string // by subject: prefix ends with '/' or is empty, suffix has no leading '/'
+	bySubject      bool
+}
+
+var (
+	errGrantShare  = errors.New("a role grants plain filters: leave $share/{group}/ out")
+	errGrantDollar = errors.New("topics that begin with '$' cannot be granted")
+	errGrantBraces = errors.New("only {vin} and {name} may stand in braces")
+)
+
+// compileGrant checks and compiles one filter.
+func compileGrant(filter string) (grant, error) {
+	text := strings.ReplaceAll(filter, "{name}", placeholder)
+	bare := strings.ReplaceAll(text, placeholder, "x")
+	switch {
+	case strings.HasPrefix(text, "$share/"):
+		return grant{}, errGrantShare
+	case strings.HasPrefix(text, "$"):
+		return grant{}, errGrantDollar
+	case strings.ContainsAny(bare, "{}"):
+		return grant{}, errGrantBraces
+	}
+	if err := message.ValidFilter(bare); err != nil {
+		return grant{}, err
+	}
+	if text == bare {
+		return grant{filter: text}, nil
+	}
+	prefix, suffix, _ := strings.Cut(text, placeholder)
+	wholeLevel := (prefix == "" || strings.HasSuffix(prefix, "/")) && (suffix == "" || strings.HasPrefix(suffix, "/"))
+	suffix = strings.TrimPrefix(suffix, "/")
+	if !wholeLevel || strings.Contains(suffix, placeholder) || strings.ContainsAny(prefix, "+#") ||
+		strings.HasPrefix(suffix, "+") || strings.HasPrefix(suffix, "#") {
+		return grant{template: text}, nil
+	}
+	return grant{prefix: prefix, suffix: suffix, bySubject: true}, nil
+}
+
+// expand substitutes the subject into a template; other forms are returned as they are. The subject must
+// have passed ValidSubject: it then is a literal part of one level.
+func (g grant) expand(subject string) grant {
+	if g.template == "" {
+		return g
+	}
+	return grant{filter: strings.ReplaceAll(g.template, placeholder, subject)}
+}
+
+// match reports whether the grant matches a topic name. It does not allocate.
+func (g *grant) match(topic, subject string) bool {
+	if !g.bySubject {
+		return message.Match(g.filter, topic)
+	}
+	rest, ok := g.cut(topic, subject)
+	if !ok || g.suffix == "" {
+		return ok
+	}
+	return message.Match(g.suffix, rest)
+}
+
+// covers reports whether the grant matches every topic that a filter without $share matches.
+func (g *grant) covers(filter, subject string) bool {
+	if !g.bySubject {
+		return message.Covers(g.filter, filter)
+	}
+	rest, ok := g.cut(filter, subject)
+	if !ok || g.suffix == "" {
+		return ok
+	}
+	return message.Covers(g.suffix, rest)
+}
+
+// cut takes prefix and subject off. With a suffix, rest is what follows the level of the subject; without,
+// ok means that nothing follows.
+func (g *grant) cut(s, subject string) (rest string, ok bool) {
+	if !strings.HasPrefix(s, g.prefix) {
+		return "", false
+	}
+	s = s[len(g.prefix):]
+	if !strings.HasPrefix(s, subject) {
+		return "", false
+	}
+	s = s[len(subject):]
+	if g.suffix == "" {
+		return "", s == ""
+	}
+	if s == "" || s[0] != '/' {
+		return "", false
+	}
+	return s[1:], true
+}
+
+func anyMatch(grants []grant, topic, subject string) bool {
+	for i := range grants {
+		if grants[i].match(topic, subject) {
+			return true
+		}
+	}
+	return false
+}
+
+func anyCovers(grants []grant, filter, subject string) bool {
+	for i := range grants {
+		if grants[i].covers(filter, subject) {
+			return true
+		}
+	}
+	return false
+}

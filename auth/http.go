@@ -1,0 +1,151 @@
+package auth
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"net/http"
+	"strings"
+
+	"cellgate/auth/problem"
+)
+
+type identityKey struct{}
+
+// IdentityFrom returns the identity that Require or Guard found for a request.
+func IdentityFrom(ctx context.Context) (Identity, bool) {
+	id, ok := ctx.Value(identityKey{}).(Identity)
+	return id, ok
+}
+
+// Guard wraps an endpoint's handler in what its row of EndpointScopes asks for.
+func (a *Authority) Guard(e Endpoint, h http.Handler) http.Handler {
+	if e.Scope == ScopePublic {
+		return h
+	}
+	return a.Require(e.Scope, h)
+}
+
+// Require lets through requests whose bearer token (RFC 6750) is of a service or an operator and carries the
+// scope; with ScopeAny, any scope or none. Tokens of vehicles and of the configuration's roles open no
+// call of the API. The handler finds the caller by IdentityFrom.
+//
+// A stranger is told that the token is not accepted, not why; the audit log has the reason.
+func (a *Authority) Require(scope string, h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		id, ok := a.authenticate(w, r)
+		if !ok {
+			return
+		}
+		if scope != ScopeAny && !id.HasScope(scope) {
+			a.AuditRefuse("scope", id, PeerOf(r))
+			w.Header().Set("WWW-Authenticate", `Bearer error="insufficient_scope", scope="`+scope+`"`)
+			problem.Write(w, http.StatusForbidden, "insufficient scope", "this call needs the scope "+scope, map[string]any{"scope": scope})
+			return
+		}
+		h.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), identityKey{}, id)))
+	})
+}
+
+// authenticate finds out who calls, or answers and returns false.
+func (a *Authority) authenticate(w http.ResponseWriter, r *http.Request) (Identity, bool) {
+	token, ok := bearer(r)
+	if !ok {
+		w.Header().Set("WWW-Authenticate", "Bearer")
+		problem.Write(w, http.StatusUnauthorized, "token required", "send a token as Authorization: Bearer …", nil)
+		return Identity{}, false
+	}
+	id, err := a.Verify([]byte(token), PeerOf(r))
+	if err == nil && id.Role != RoleService && id.Role != RoleOperator {
+		a.AuditRefuse("role", id, PeerOf(r))
+		err = ErrRole
+	}
+	if err != nil {
+		w.Header().Set("WWW-Authenticate", `Bearer error="invalid_token"`)
+		problem.Write(w, http.StatusUnauthorized, "token not accepted", "", nil)
+		return Identity{}, false
+	}
+	return id, true
+}
+
+// bearer returns the request's bearer token. Two Authorization headers are none.
+func bearer(r *http.Request) (string, bool) {
+	values := r.Header.Values("Authorization")
+	if len(values) != 1 {
+		return "", false
+	}
+	scheme, token, ok := strings.Cut(values[0], " ")
+	token = strings.TrimLeft(token, " ")
+	return token, ok && strings.EqualFold(scheme, "Bearer") && token != ""
+}
+
+// PeerOf is the other end of an HTTP request. Its certificate is set only if TLS verified one.
+func PeerOf(r *http.Request) Peer {
+	p := Peer{Address: r.RemoteAddr}
+	if r.TLS != nil && len(r.TLS.VerifiedChains) > 0 && len(r.TLS.PeerCertificates) > 0 {
+		p.Certificate = r.TLS.PeerCertificates[0]
+	}
+	return p
+}
+
+// JWKS serves the public keys of the cell (RFC 7517): those that sign, will sign, or still verify. Caches may
+// keep it for half the time between a key's publication and its first signature.
+func (a *Authority) JWKS() http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, err := a.jwksBody()
+		if err != nil {
+			problem.Write(w, http.StatusInternalServerError, "", "", nil)
+			return
+		}
+		sum := sha256.Sum256(body)
+		h := w.Header()
+		h.Set("Content-Type", "application/jwk-set+json")
+		h.Set("Cache-Control", "public, max-age="+maxAge(a.cfg.KeyActivation/2))
+		h.Set("ETag", `"`+hex.EncodeToString(sum[:8])+`"`)
+		if r.Header.Get("If-None-Match") == h.Get("ETag") {
+			w.WriteHeader(http.StatusNotModified)
+			return
+		}
+		_, _ = w.Write(body)
+	})
+}
+
+func (a *Authority) jwksBody() ([]byte, error) {
+	now := a.cfg.Now()
+	set := jwks{Keys: []jwk{}}
+	for _, k := range a.ring.Load().own {
+		if k.verify.retired(now) {
+			continue
+		}
+		j, err := encodePublic(k.verify.public)
+		if err != nil {
+			return nil, err
+		}
+		j.KID, j.Alg, j.Use = k.file.KID, k.file.Alg, "sig"
+		set.Keys = append(set.Keys, j)
+	}
+	return json.Marshal(set)
+}
+
+// maxBody bounds the requests of this package's handlers.
+const maxBody = 16 << 10
+
+var errBody = errors.New("body is not the JSON object that this call takes")
+
+// decodeBody reads a JSON object strictly into v. An empty body is an empty object.
+func decodeBody(w http.ResponseWriter, r *http.Request, v any) error {
+	dec := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxBody))
+	dec.DisallowUnknownFields()
+	err := dec.Decode(v)
+	switch {
+	case isEOF(err):
+		return nil
+	case err != nil:
+		return bodyError(err)
+	case dec.More():
+		return errBody
+	}
+	return nil
+}

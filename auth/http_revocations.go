@@ -1,0 +1,62 @@
+package auth
+
+import (
+	"errors"
+	"net/http"
+	"time"
+
+	"cellgate/auth/problem"
+)
+
+// revocationRequest is the body of POST /v1/revocations: jti, or sub with or without issued_before, or
+// issued_before alone.
+type revocationRequest struct {
+	TokenID      string    `json:"jti"`
+	Subject      string    `json:"sub"`
+	IssuedBefore time.Time `json:"issued_before"` // RFC 3339
+	Reason       string    `json:"reason"`
+	Purge        bool      `json:"purge"`
+}
+
+// RevocationsHandler serves POST /v1/revocations. Mount it behind Require(ScopeTokenIssue): a service can
+// revoke one token or one subject; only an operator can revoke all tokens up to a time.
+//
+// It answers 201 with the entry once that is on disk and in force in this process.
+func (a *Authority) RevocationsHandler() http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		caller, ok := IdentityFrom(r.Context())
+		if !ok {
+			problem.Write(w, http.StatusUnauthorized, "token required", "", nil)
+			return
+		}
+		var req revocationRequest
+		if err := decodeBody(w, r, &req); err != nil {
+			problem.Write(w, http.StatusBadRequest, "bad request", err.Error(), nil)
+			return
+		}
+		if req.TokenID == "" && req.Subject == "" && caller.Role != RoleOperator {
+			a.AuditRefuse("scope", caller, PeerOf(r))
+			problem.Write(w, http.StatusForbidden, "operators only", "revoking every token up to a time is for operators", nil)
+			return
+		}
+		a.answerRevocation(w, Revocation{
+			TokenID: req.TokenID, Subject: req.Subject, IssuedBefore: req.IssuedBefore,
+			Reason: req.Reason, By: caller.Role + " " + caller.Subject, Purge: req.Purge,
+		}, r.RemoteAddr)
+	})
+}
+
+func (a *Authority) answerRevocation(w http.ResponseWriter, r Revocation, from string) {
+	done, err := a.Revoke(r, from)
+	switch {
+	case errors.Is(err, ErrInvalidRevocation):
+		problem.Write(w, http.StatusBadRequest, "bad request", err.Error(), nil)
+	case errors.Is(err, ErrTooManyRevocations):
+		problem.Write(w, http.StatusInsufficientStorage, "too many revocations", err.Error(), nil)
+	case err != nil:
+		a.cfg.Log.Error("revocation failed", "err", err)
+		problem.Write(w, http.StatusInternalServerError, "", "the revocation is not in force", nil)
+	default:
+		writeJSON(w, http.StatusCreated, done)
+	}
+}

@@ -1,0 +1,251 @@
+package auth
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"cellgate/auth/problem"
+)
+
+// tokenRequest is the body of POST /v1/tokens. A vehicle may leave it out.
+type tokenRequest struct {
+	VIN string `json:"vin"`
+	TTL string `json:"ttl"` // a Go duration
+	// X5T binds the token to a certificate: base64url of its SHA-256.
+	X5T string `json:"x5t#S256"`
+}
+
+// tokenResponse answers it.
+type tokenResponse struct {
+	Token     string    `json:"token"`
+	TokenType string    `json:"token_type"` // "Bearer"
+	VIN       string    `json:"vin"`
+	TokenID   string    `json:"jti"`
+	ExpiresAt time.Time `json:"expires_at"`
+	ExpiresIn int64     `json:"expires_in"` // seconds
+	Warning   string    `json:"warning,omitempty"`
+}
+
+// factorTrusted is how much more often than a vehicle a service or operator may ask for tokens: it asks for
+// a fleet.
+const factorTrusted = 100
+
+// errStranger answers a caller who proved nothing; it has no detail on purpose.
+var errStranger = errors.New("not authorized")
+
+// Tokens serves POST /v1/tokens. Mount it without Require: a request with a bearer token needs token:issue
+// and names the VIN; one without is a vehicle that proves itself with its certificate, over TLS 1.3.
+func (a *Authority) Tokens() http.Handler {
+	trusted := a.Require(ScopeTokenIssue, http.HandlerFunc(a.issueForCaller))
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if len(r.Header.Values("Authorization")) > 0 {
+			trusted.ServeHTTP(w, r)
+			return
+		}
+		a.issueForVehicle(w, r)
+	})
+}
+
+// issueForCaller serves a service or operator with token:issue.
+func (a *Authority) issueForCaller(w http.ResponseWriter, r *http.Request) {
+	caller, _ := IdentityFrom(r.Context())
+	if !a.admit(w, "t"+caller.Subject, factorTrusted) {
+		return
+	}
+	var req tokenRequest
+	if err := decodeBody(w, r, &req); err != nil {
+		problem.Write(w, http.StatusBadRequest, "bad request", err.Error(), nil)
+		return
+	}
+	ttl, err := a.requestTTL(req.TTL, caller.Role == RoleOperator)
+	if err != nil {
+		problem.Write(w, http.StatusBadRequest, "bad request", err.Error(), nil)
+		return
+	}
+	a.answerToken(w, r, IssueRequest{
+		Subject: req.VIN, Role: RoleVehicle, TTL: ttl, CertThumbprint: req.X5T, By: caller.Role + " " + caller.Subject,
+	}, true)
+}
+
+// issueForVehicle serves a vehicle with its certificate.
+func (a *Authority) issueForVehicle(w http.ResponseWriter, r *http.Request) {
+	if !a.admit(w, "a"+hostOf(r.RemoteAddr), factorTrusted) {
+		return
+	}
+	cert, vin, err := a.vehicleOf(r)
+	if err != nil {
+		a.cfg.Metrics.issueRefused.WithLabelValues("certificate").Inc()
+		a.AuditRefuse("certificate", Identity{}, PeerOf(r))
+		w.Header().Set("WWW-Authenticate", "Bearer")
+		problem.Write(w, http.StatusUnauthorized, "not authorized", "", nil)
+		return
+	}
+	if !a.admit(w, "v"+vin, 1) {
+		return
+	}
+	var req tokenRequest
+	if err := decodeBody(w, r, &req); err != nil {
+		problem.Write(w, http.StatusBadRequest, "bad request", "", nil)
+		return
+	}
+	ttl, err := a.requestTTL(req.TTL, false)
+	if err != nil || (req.VIN != "" && req.VIN != vin) || req.X5T != "" {
+		problem.Write(w, http.StatusBadRequest, "bad request", "", nil)
+		return
+	}
+	issue := IssueRequest{Subject: vin, Role: RoleVehicle, TTL: ttl, By: "certificate"}
+	if a.cfg.BindCertificates {
+		issue.CertThumbprint = Thumbprint(cert)
+	}
+	a.answerToken(w, r, issue, false)
+}
+
+// answerToken issues and answers; explain says whether the caller may know why not.
+func (a *Authority) answerToken(w http.ResponseWriter, r *http.Request, req IssueRequest, explain bool) {
+	req.Address = r.RemoteAddr
+	token, id, err := a.Issue(req)
+	switch {
+	case errors.Is(err, ErrRevoked):
+		detail := ""
+		if explain {
+			detail = "the subject is locked out by a revocation"
+		}
+		problem.Write(w, http.StatusForbidden, "not issued", detail, nil)
+	case errors.Is(err, ErrInvalidRequest):
+		detail := ""
+		if explain {
+			detail = err.Error()
+		}
+		problem.Write(w, http.StatusBadRequest, "bad request", detail, nil)
+	case err != nil:
+		a.cfg.Log.Error("token not issued", "err", err)
+		problem.Write(w, http.StatusInternalServerError, "", "", nil)
+	default:
+		w.Header().Set("Cache-Control", "no-store")
+		writeJSON(w, http.StatusCreated, tokenResponse{
+			Token: token, TokenType: "Bearer", VIN: id.Subject, TokenID: id.TokenID, ExpiresAt: id.Expires,
+			ExpiresIn: int64(id.Expires.Sub(a.cfg.Now()) / time.Second), Warning: CheckVIN(id.Subject).Warning(),
+		})
+	}
+}
+
+// vehicleOf proves a vehicle by its certificate: TLS 1.3, and a chain to the vehicle CAs that is checked here
+// and now, since the listener may trust other CAs too and a resumed TLS session is not checked again.
+func (a *Authority) vehicleOf(r *http.Request) (*x509.Certificate, string, error) {
+	if a.cfg.VehicleCAs == nil || r.TLS == nil || r.TLS.Version < tls.VersionTLS13 || len(r.TLS.PeerCertificates) == 0 {
+		return nil, "", errStranger
+	}
+	roots := a.cfg.VehicleCAs()
+	if roots == nil {
+		return nil, "", errStranger // Verify would take the system's CAs
+	}
+	cert := r.TLS.PeerCertificates[0]
+	between := x509.NewCertPool()
+	for _, c := range r.TLS.PeerCertificates[1:] {
+		between.AddCert(c)
+	}
+	_, err := cert.Verify(x509.VerifyOptions{
+		Roots: roots, Intermediates: between, CurrentTime: a.cfg.Now(),
+		KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
+	})
+	if err != nil {
+		return nil, "", errStranger
+	}
+	vin, err := vehicleName(cert, a.cfg.VehicleName)
+	return cert, vin, err
+}
+
+// vehicleName takes the VIN from a certificate. A certificate that names two vehicles names none.
+func vehicleName(cert *x509.Certificate, from NameSource) (string, error) {
+	var names []string
+	switch from {
+	case NameFromCN:
+		names = append(names, cert.Subject.CommonName)
+	default:
+		for _, u := range cert.URIs {
+			// A URN's scheme and namespace do not regard case (RFC 8141, 3.1); the VIN is upper case.
+			if rest, ok := cutPrefixFold(u.String(), "urn:vin:"); ok {
+				names = append(names, strings.ToUpper(rest))
+			}
+		}
+	}
+	if len(names) != 1 || ValidSubject(names[0]) != nil {
+		return "", errStranger
+	}
+	return names[0], nil
+}
+
+func cutPrefixFold(s, prefix string) (string, bool) {
+	if len(s) < len(prefix) || !strings.EqualFold(s[:len(prefix)], prefix) {
+		return "", false
+	}
+	return s[len(prefix):], true
+}
+
+// requestTTL reads a ttl; only operators may go beyond Config.TTL.
+func (a *Authority) requestTTL(s string, operator bool) (time.Duration, error) {
+	if s == "" {
+		return a.cfg.TTL, nil
+	}
+	ttl, err := time.ParseDuration(s)
+	limit := a.cfg.TTL
+	if operator {
+		limit = a.cfg.MaxTTL
+	}
+	if err != nil || ttl < time.Second || ttl > limit {
+		return 0, fmt.Errorf("ttl is not a duration between 1s and %s", limit)
+	}
+	return ttl, nil
+}
+
+// admit takes one call from a caller's bucket or answers 429.
+func (a *Authority) admit(w http.ResponseWriter, key string, factor int) bool {
+	if a.limits.allow(key, factor) {
+		return true
+	}
+	a.cfg.Metrics.issueRefused.WithLabelValues("rate").Inc()
+	w.Header().Set("Retry-After", maxAge(time.Duration(float64(time.Second)/a.cfg.IssueRate)))
+	problem.Write(w, http.StatusTooManyRequests, "too many requests", "", nil)
+	return false
+}
+
+// hostOf is the address without its port.
+func hostOf(address string) string {
+	if i := strings.LastIndexByte(address, ':'); i >= 0 {
+		return address[:i]
+	}
+	return address
+}
+
+// maxAge is a duration in whole seconds, at least 1, for a header.
+func maxAge(d time.Duration) string {
+	return strconv.FormatInt(max(1, int64(d/time.Second)), 10)
+}
+
+func writeJSON(w http.ResponseWriter, status int, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	_ = json.NewEncoder(w).Encode(v)
+}
+
+func isEOF(err error) bool { return errors.Is(err, io.EOF) }
+
+// bodyError says what is wrong with a body without quoting it.
+func bodyError(err error) error {
+	var tooLong *http.MaxBytesError
+	if errors.As(err, &tooLong) {
+		return fmt.Errorf("%w: over %d bytes", errBody, tooLong.Limit)
+	}
+	if name, ok := strings.CutPrefix(err.Error(), "json: unknown field "); ok {
+		return fmt.Errorf("%w: unknown member %.40s", errBody, name)
+	}
+	return errBody
+}

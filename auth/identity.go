@@ -1,0 +1,134 @@
+package auth
+
+import (
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+	"unicode"
+	"unicode/utf8"
+)
+
+// Role is the name of a role: a built-in one or one from the configuration.
+type Role = string
+
+// The built-in roles. Their grants are fixed: see [Permissions].
+const (
+	RoleVehicle  Role = "vehicle"
+	RoleService  Role = "service"
+	RoleOperator Role = "operator"
+)
+
+// MaxSubjectBytes is the longest subject that is issued or accepted. It fits into an MQTT client
+// identifier, a topic level and a log line.
+const MaxSubjectBytes = 128
+
+// Identity is who a verified token speaks for. It is a value: copy it freely. Scopes is shared between
+// copies and must not be changed.
+type Identity struct {
+	Subject string
+	Role    Role
+	TokenID string // jti
+	Issuer  string
+	KeyID   string
+	Scopes  []string
+	// IssuedAt and Expires have whole seconds, in UTC. Expires is zero for an anonymous identity, which
+	// never expires.
+	IssuedAt time.Time
+	Expires  time.Time
+	// CertThumbprint is the claim cnf.x5t#S256: base64url of the SHA-256 of the client certificate that
+	// the token is bound to (RFC 8705, 3.1), or "".
+	CertThumbprint string
+	// Anonymous marks an identity that no token stands for.
+	Anonymous bool
+}
+
+// HasScope reports whether the token carries a scope.
+func (id *Identity) HasScope(scope string) bool { return slices.Contains(id.Scopes, scope) }
+
+// Peer is what is known of the other end of a connection.
+type Peer struct {
+	// Address is for the audit log only.
+	Address string
+	// Certificate is the client's certificate if TLS verified one, else nil.
+	Certificate *x509.Certificate
+}
+
+// ErrUnauthorized is what every refusal of Verify is: test with errors.Is.
+var ErrUnauthorized = errors.New("unauthorized")
+
+// Refusals. Each is ErrUnauthorized too. None carries any part of the token.
+var (
+	// ErrNoToken says that there was no token at all.
+	ErrNoToken = refusal("no-token", "no token")
+	// ErrBadToken says that the token is malformed, forged, or not for this cell.
+	ErrBadToken = refusal("bad-token", "bad token")
+	// ErrExpired says that the token's end is past by more than the leeway.
+	ErrExpired = refusal("expired", "token has expired")
+	// ErrNotYetValid says that the token's iat or nbf is ahead by more than the leeway.
+	ErrNotYetValid = refusal("not-yet-valid", "token is not valid yet")
+	// ErrRevoked says that the token, or all tokens of its subject or time, were revoked.
+	ErrRevoked = refusal("revoked", "token is revoked")
+	// ErrKeyRetired says that the key that signed the token has been rotated out.
+	ErrKeyRetired = refusal("key-retired", "signing key is retired")
+	// ErrCertificate says that the token is bound to another client certificate.
+	ErrCertificate = refusal("certificate", "token is bound to another certificate")
+	// ErrRole says that this gateway does not know the token's role.
+	ErrRole = refusal("role", "unknown role")
+	// ErrClientID says that the identity may not connect under this client identifier.
+	ErrClientID = refusal("client-id", "client identifier not allowed")
+	// ErrSubject says that a subject is empty, too long or holds a character that topics give a meaning.
+	ErrSubject = refusal("subject", "invalid subject")
+)
+
+// refused is an error with a short label for metrics and the audit log.
+type refused struct{ reason, text string }
+
+func refusal(reason, text string) error { return &refused{reason, text} }
+
+func (e *refused) Error() string        { return e.text }
+func (e *refused) Is(target error) bool { return target == ErrUnauthorized }
+
+// Reason returns the label of a refusal for metrics: "expired", "revoked", "bad-token" and so on; "other"
+// for an error that is not one of this package's, "" for nil. The set of labels is fixed.
+func Reason(err error) string {
+	if err == nil {
+		return ""
+	}
+	var r *refused
+	if errors.As(err, &r) {
+		return r.reason
+	}
+	return "other"
+}
+
+// bad is ErrBadToken with a constant explanation, which must never be made from the token.
+func bad(why string) error { return fmt.Errorf("%w: %s", ErrBadToken, why) }
+
+// ValidSubject checks a token subject: 1 to 128 bytes of UTF-8 without '+', '#', '/' and control or
+// invisible formatting characters, and without surrounding spaces, so that it is one literal topic level
+// and looks like itself in a log.
+func ValidSubject(s string) error {
+	switch {
+	case s == "":
+		return fmt.Errorf("%w: empty", ErrSubject)
+	case len(s) > MaxSubjectBytes:
+		return fmt.Errorf("%w: longer than %d bytes", ErrSubject, MaxSubjectBytes)
+	case !utf8.ValidString(s) || strings.ContainsRune(s, utf8.RuneError):
+		return fmt.Errorf("%w: not UTF-8", ErrSubject)
+	case strings.ContainsAny(s, "+#/"):
+		return fmt.Errorf("%w: contains '+', '#' or '/'", ErrSubject)
+	case s[0] == '$':
+		return fmt.Errorf("%w: begins with '$'", ErrSubject)
+	case strings.TrimSpace(s) != s:
+		return fmt.Errorf("%w: surrounded by spaces", ErrSubject)
+	}
+	for _, r := range s {
+		if unicode.IsControl(r) || unicode.In(r, unicode.Cf, unicode.Zl, unicode.Zp) {
+			return fmt.Errorf("%w: contains a control character", ErrSubject)
+		}
+	}
+	return nil
+}

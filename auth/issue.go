@@ -1,0 +1,120 @@
+package auth
+
+import (
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/golang-jwt/jwt/v5"
+)
+
+// ErrInvalidRequest is what every refusal of Issue is, but for ErrRevoked: the request asks for something
+// that is not issued.
+var ErrInvalidRequest = errors.New("invalid token request")
+
+// IssueRequest asks for a token.
+type IssueRequest struct {
+	// Subject is the VIN, the service's or the operator's name.
+	Subject string
+	// Role is a built-in role or one of the configuration.
+	Role Role
+	// Scopes are for services and operators; an operator without any gets all.
+	Scopes []string
+	// TTL is the token's life, Config.TTL if 0, at most Config.MaxTTL.
+	TTL time.Duration
+	// CertThumbprint binds the token to a client certificate: see Thumbprint.
+	CertThumbprint string
+	// By and Address are for the audit log: who asks, from where.
+	By, Address string
+}
+
+// Issue makes a token and writes it to the audit log, without the token. It needs nothing but the key in
+// memory. A subject that is locked out by a revocation gets ErrRevoked; one whose tokens have been
+// revoked up to this very second gets a token that counts from the next.
+func (a *Authority) Issue(req IssueRequest) (string, Identity, error) {
+	now := a.cfg.Now()
+	id, err := a.identityFor(&req, now)
+	if err != nil {
+		a.cfg.Metrics.issueRefused.WithLabelValues(Reason(err)).Inc()
+		return "", Identity{}, err
+	}
+	key := a.ring.Load().signer(now)
+	id.KeyID = key.file.KID
+	c := jwt.MapClaims{
+		"iss": id.Issuer, "aud": a.cfg.Cell, "sub": id.Subject, "role": id.Role,
+		"iat": id.IssuedAt.Unix(), "exp": id.Expires.Unix(), "jti": id.TokenID,
+	}
+	if len(id.Scopes) > 0 {
+		c["scope"] = strings.Join(id.Scopes, " ")
+	}
+	if id.CertThumbprint != "" {
+		c["cnf"] = map[string]string{"x5t#S256": id.CertThumbprint}
+	}
+	t := jwt.NewWithClaims(key.verify.method, c)
+	t.Header["kid"] = id.KeyID
+	token, err := t.SignedString(key.private)
+	if err != nil {
+		return "", Identity{}, fmt.Errorf("auth: sign token: %w", err)
+	}
+	if len(token) > a.cfg.MaxTokenBytes {
+		return "", Identity{}, fmt.Errorf("%w: the token would be over %d bytes", ErrInvalidRequest, a.cfg.MaxTokenBytes)
+	}
+	a.cfg.Metrics.issued.WithLabelValues(roleLabel(id.Role)).Inc()
+	a.cfg.Audit.Write(AuditEvent{
+		At: now, Event: AuditIssue, Subject: id.Subject, Role: id.Role, TokenID: id.TokenID, KeyID: id.KeyID,
+		Scope: strings.Join(id.Scopes, " "), Expires: id.Expires, By: req.By, Address: req.Address,
+	})
+	return token, id, nil
+}
+
+// identityFor checks a request and makes the identity that its token will carry.
+func (a *Authority) identityFor(req *IssueRequest, now time.Time) (Identity, error) {
+	if err := a.validateRequest(req); err != nil {
+		return Identity{}, err
+	}
+	ttl := req.TTL
+	if ttl == 0 {
+		ttl = a.cfg.TTL
+	}
+	if ttl < time.Second || ttl > a.cfg.MaxTTL {
+		return Identity{}, fmt.Errorf("%w: ttl %s is not between 1s and %s", ErrInvalidRequest, ttl, a.cfg.MaxTTL)
+	}
+	at := a.revoked.issuable(req.Subject, now.UTC().Truncate(time.Second))
+	if at.After(now.Add(a.cfg.Leeway)) && at.After(now.Add(time.Second)) {
+		return Identity{}, ErrRevoked
+	}
+	id := Identity{
+		Subject: req.Subject, Role: req.Role, TokenID: rand.Text(), Issuer: a.cfg.Issuer, Scopes: req.Scopes,
+		IssuedAt: at, Expires: at.Add(ttl.Truncate(time.Second)), CertThumbprint: req.CertThumbprint,
+	}
+	if req.Role == RoleOperator && len(req.Scopes) == 0 {
+		id.Scopes = Scopes()
+	}
+	return id, nil
+}
+
+func (a *Authority) validateRequest(req *IssueRequest) error {
+	if !a.policy.Load().known(req.Role) {
+		return fmt.Errorf("%w: unknown role %q", ErrInvalidRequest, req.Role)
+	}
+	if err := ValidSubject(req.Subject); err != nil {
+		return fmt.Errorf("%w: %w", ErrInvalidRequest, err)
+	}
+	if req.Role != RoleVehicle && looksLikeVIN(req.Subject) {
+		return fmt.Errorf("%w: %q has the form of a VIN, which only a vehicle may be named", ErrInvalidRequest, req.Subject)
+	}
+	if len(req.Scopes) > 0 && req.Role != RoleService && req.Role != RoleOperator {
+		return fmt.Errorf("%w: role %q takes no scopes", ErrInvalidRequest, req.Role)
+	}
+	for _, s := range req.Scopes {
+		if !KnownScope(s) {
+			return fmt.Errorf("%w: unknown scope %q: use %s", ErrInvalidRequest, s, strings.Join(Scopes(), ", "))
+		}
+	}
+	if raw, ok := decodeSegment(req.CertThumbprint); req.CertThumbprint != "" && (!ok || len(raw) != 32) {
+		return fmt.Errorf("%w: certificate thumbprint is not base64url of a SHA-256", ErrInvalidRequest)
+	}
+	return nil
+}

@@ -1,0 +1,267 @@
+package auth
+
+import (
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/golang-jwt/jwt/v5"
+)
+
+// The signature algorithms of the cell's own keys.
+const (
+	ES256 = "ES256"
+	EdDSA = "EdDSA"
+)
+
+// ErrNoKeys says that the directory has no signing key and that none may be made.
+var ErrNoKeys = errors.New("no signing key")
+
+// keyFileVersion is the format of key files. A file of another version is refused, never rewritten.
+const keyFileVersion = 1
+
+// keyFile is what key-{kid}.json holds, mode 0600. The whole life of a key is in its one file, so that
+// every change of it is one atomic rename.
+type keyFile struct {
+	Version int       `json:"version"`
+	KID     string    `json:"kid"` // RFC 7638 thumbprint of the public key
+	Alg     string    `json:"alg"`
+	Created time.Time `json:"created"`
+	// SignFrom is when signing with the key begins. It lies a little behind Created, so that every process
+	// on the directory has read the key before it meets a token signed with it.
+	SignFrom time.Time `json:"sign_from"`
+	// VerifyUntil is when the key is retired; absent for the newest key.
+	VerifyUntil *time.Time `json:"verify_until,omitempty"`
+	PrivateKey  string     `json:"private_key"` // PKCS #8 in PEM
+}
+
+// signKey is one of the cell's own keys.
+type signKey struct {
+	file    keyFile
+	private crypto.Signer
+	verify  *verifyKey
+}
+
+// verifyKey is a public key and the one algorithm that it may verify.
+type verifyKey struct {
+	kid    string
+	alg    string
+	method jwt.SigningMethod
+	public crypto.PublicKey
+	issuer *issuer
+	// notAfter is when the key is retired, zero for never.
+	notAfter time.Time
+}
+
+func (k *verifyKey) retired(now time.Time) bool {
+	return !k.notAfter.IsZero() && now.After(k.notAfter)
+}
+
+// keyring is an immutable snapshot of every key in force.
+type keyring struct {
+	own   []*signKey // oldest first by SignFrom
+	byKID map[string]*verifyKey
+}
+
+// signer returns the key to sign with: the newest whose time has come, else, on a clock that runs behind,
+// the oldest.
+func (r *keyring) signer(now time.Time) *signKey {
+	for i := len(r.own) - 1; i >= 0; i-- {
+		if !now.Before(r.own[i].file.SignFrom) {
+			return r.own[i]
+		}
+	}
+	return r.own[0]
+}
+
+// newSignKey makes a key.
+func newSignKey(alg string, created, signFrom time.Time) (*signKey, error) {
+	var private crypto.Signer
+	var err error
+	switch alg {
+	case ES256:
+		private, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	case EdDSA:
+		_, private, err = ed25519.GenerateKey(rand.Reader)
+	default:
+		return nil, fmt.Errorf("algorithm %q is not one of ES256, EdDSA", alg)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("generate key: %w", err)
+	}
+	der, err := x509.MarshalPKCS8PrivateKey(private)
+	if err != nil {
+		return nil, fmt.Errorf("encode key: %w", err)
+	}
+	kid, err := thumbprint(private.Public())
+	if err != nil {
+		return nil, err
+	}
+	k := &signKey{private: private, file: keyFile{
+		Version: keyFileVersion, KID: kid, Alg: alg,
+		Created: created.UTC().Truncate(time.Second), SignFrom: signFrom.UTC().Truncate(time.Second),
+		PrivateKey: string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})),
+	}}
+	return k, nil
+}
+
+func keyPath(dir, kid string) string { return filepath.Join(dir, "key-"+kid+".json") }
+
+// save writes the key's file atomically and durably.
+func (k *signKey) save(dir string) error {
+	b, err := json.MarshalIndent(&k.file, "", "  ")
+	if err != nil {
+		return fmt.Errorf("encode key file: %w", err)
+	}
+	return writeFileAtomic(keyPath(dir, k.file.KID), append(b, '\n'))
+}
+
+// loadKeys reads every key file of the directory. One bad file fails the whole load: a gateway that
+// silently lost a key would refuse the vehicles that carry its tokens.
+func loadKeys(dir string, own *issuer) ([]*signKey, error) {
+	names, err := filepath.Glob(filepath.Join(dir, "key-*.json"))
+	if err != nil {
+		return nil, err
+	}
+	keys := make([]*signKey, 0, len(names))
+	for _, name := range names {
+		k, err := loadKey(name, own)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // pruned by another process since the listing
+		}
+		if err != nil {
+			return nil, fmt.Errorf("signing key %s: %w", name, err)
+		}
+		keys = append(keys, k)
+	}
+	slices.SortFunc(keys, func(a, b *signKey) int {
+		if c := a.file.SignFrom.Compare(b.file.SignFrom); c != 0 {
+			return c
+		}
+		return strings.Compare(a.file.KID, b.file.KID)
+	})
+	return keys, nil
+}
+
+// stampKeys changes whenever a key file is added, replaced or removed, since each of these is a rename or
+// an unlink of a whole file.
+func stampKeys(dir string) (string, error) {
+	names, err := filepath.Glob(filepath.Join(dir, "key-*.json"))
+	if err != nil {
+		return "", err
+	}
+	var b strings.Builder
+	for _, name := range names {
+		info, err := os.Stat(name)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return "", err
+		}
+		fmt.Fprintf(&b, "%s %d %d %o\n", name, info.Size(), info.ModTime().UnixNano(), info.Mode())
+	}
+	return b.String(), nil
+}
+
+func loadKey(name string, own *issuer) (*signKey, error) {
+	info, err := os.Stat(name)
+	if err != nil {
+		return nil, err
+	}
+	if info.Mode().Perm()&0o077 != 0 {
+		return nil, fmt.Errorf("mode %04o lets others read it: chmod 600", info.Mode().Perm())
+	}
+	b, err := os.ReadFile(name) //nolint:gosec // a name below the configured directory
+	if err != nil {
+		return nil, err
+	}
+	k := &signKey{}
+	if err := json.Unmarshal(b, &k.file); err != nil {
+		// The error of encoding/json can quote the file, which holds the private key.
+		return nil, errors.New("not a key file: broken JSON")
+	}
+	if k.file.Version != keyFileVersion {
+		return nil, fmt.Errorf("format version %d, this build reads %d", k.file.Version, keyFileVersion)
+	}
+	return k, k.parse(own)
+}
+
+// parse fills private and verify from the file and checks that they belong together.
+func (k *signKey) parse(own *issuer) error {
+	block, _ := pem.Decode([]byte(k.file.PrivateKey))
+	if block == nil {
+		return errors.New("private_key is not PEM")
+	}
+	parsed, err := x509.ParsePKCS8PrivateKey(block.Bytes)
+	if err != nil {
+		return errors.New("private_key is not PKCS #8")
+	}
+	private, ok := parsed.(crypto.Signer)
+	if !ok {
+		return errors.New("private_key cannot sign")
+	}
+	k.private = private
+	if k.verify, err = newVerifyKey(k.file.KID, k.file.Alg, private.Public(), own); err != nil {
+		return err
+	}
+	if want, err := thumbprint(private.Public()); err != nil || want != k.file.KID {
+		return errors.New("kid is not the key's thumbprint")
+	}
+	if k.file.VerifyUntil != nil {
+		k.verify.notAfter = *k.file.VerifyUntil
+	}
+	return nil
+}
+
+// equal reports whether two loads of a key found the same, so that a reload need not replace it.
+func (k *signKey) equal(o *signKey) bool {
+	return k.file.KID == o.file.KID && k.file.SignFrom.Equal(o.file.SignFrom) && k.verify.notAfter.Equal(o.verify.notAfter)
+}
+
+// writeFileAtomic replaces a file, mode 0600, so that a crash leaves the old content or the new, and the
+// new is on disk when it returns.
+func writeFileAtomic(name string, b []byte) (err error) {
+	dir := filepath.Dir(name)
+	f, err := os.CreateTemp(dir, ".tmp-*") // mode 0600
+	if err != nil {
+		return fmt.Errorf("write %s: %w", name, err)
+	}
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("write %s: %w", name, errors.Join(err, f.Close(), os.Remove(f.Name())))
+		}
+	}()
+	if _, err = f.Write(b); err != nil {
+		return err
+	}
+	if err = f.Sync(); err != nil {
+		return err
+	}
+	if err = os.Rename(f.Name(), name); err != nil {
+		return err
+	}
+	_ = f.Close() // already synced; nothing left that could fail to be written
+	return syncDir(dir)
+}
+
+func syncDir(dir string) error {
+	d, err := os.Open(dir) //nolint:gosec // the configured directory
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}

@@ -1,0 +1,313 @@
+package auth
+
+import (
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"regexp"
+	"strings"
+
+	"cellgate/broker/message"
+)
+
+// maxRoleFilters bounds each list of a role, because every PUBLISH walks it.
+const maxRoleFilters = 64
+
+var roleName = regexp.MustCompile(`^[a-z][a-z0-9_-]{0,31}$`)
+
+// RolePolicy is a role of the configuration: topic filters in which {vin} or {name} stands for the token's
+// subject. What no filter grants is denied; a deny wins over a grant.
+//
+// Subscribe is a promise about topics, not about filters: a subscription is accepted when one grant covers
+// it whole and no deny covers it whole, and a message whose topic a deny matches is held back even if a wider
+// subscription was accepted.
+type RolePolicy struct {
+	Publish       []string
+	Subscribe     []string
+	DenyPublish   []string
+	DenySubscribe []string
+}
+
+// ValidateRole checks a role of the configuration. Every problem is in the error, one a line, each led by
+// the field's path below the role, as in "publish[0]: …".
+func ValidateRole(name string, r RolePolicy) error {
+	_, err := compileRole(name, r)
+	return err
+}
+
+func compileRole(name string, r RolePolicy) (*roleGrants, error) {
+	var errs []error
+	switch {
+	case name == RoleVehicle || name == RoleService || name == RoleOperator:
+		errs = append(errs, fmt.Errorf("role %q is built in and cannot be redefined", name))
+	case !roleName.MatchString(name):
+		errs = append(errs, fmt.Errorf("role name %q must match [a-z][a-z0-9_-]{0,31}", name))
+	}
+	list := func(field string, filters []string) []grant {
+		if len(filters) > maxRoleFilters {
+			errs = append(errs, fmt.Errorf("%s: more than %d filters", field, maxRoleFilters))
+			return nil
+		}
+		grants := make([]grant, len(filters))
+		for i, f := range filters {
+			var err error
+			if grants[i], err = compileGrant(f); err != nil {
+				errs = append(errs, fmt.Errorf("%s[%d]: %q: %w", field, i, f, err))
+			}
+		}
+		return grants
+	}
+	c := &roleGrants{
+		publish:       list("publish", r.Publish),
+		subscribe:     list("subscribe", r.Subscribe),
+		denyPublish:   list("deny_publish", r.DenyPublish),
+		denySubscribe: list("deny_subscribe", r.DenySubscribe),
+		share:         true,
+	}
+	c.mark()
+	return c, errors.Join(errs...)
+}
+
+// roleGrants is a compiled role. It is immutable and shared by all its bearers, but for roles with
+// templates, which are expanded for each.
+type roleGrants struct {
+	publish, subscribe         []grant
+	denyPublish, denySubscribe []grant
+	share                      bool // shared subscriptions make sense
+	placeholders               bool // the subject occurs in a grant
+	templates                  bool // expand is needed
+}
+
+func (r *roleGrants) mark() {
+	for _, list := range [...][]grant{r.publish, r.subscribe, r.denyPublish, r.denySubscribe} {
+		for _, g := range list {
+			r.templates = r.templates || g.template != ""
+			r.placeholders = r.placeholders || g.template != "" || g.bySubject
+		}
+	}
+}
+
+func (r *roleGrants) expand(subject string) *roleGrants {
+	if !r.templates {
+		return r
+	}
+	list := func(in []grant) []grant {
+		out := make([]grant, len(in))
+		for i, g := range in {
+			out[i] = g.expand(subject)
+		}
+		return out
+	}
+	return &roleGrants{
+		publish: list(r.publish), subscribe: list(r.subscribe),
+		denyPublish: list(r.denyPublish), denySubscribe: list(r.denySubscribe),
+		share: r.share, placeholders: r.placeholders,
+	}
+}
+
+// builtin compiles filters that are constants of this package.
+func builtin(share bool, publish, subscribe []string) *roleGrants {
+	r := &roleGrants{share: share}
+	for _, f := range publish {
+		g, _ := compileGrant(f) // valid: TestBuiltinGrants
+		r.publish = append(r.publish, g)
+	}
+	for _, f := range subscribe {
+		g, _ := compileGrant(f)
+		r.subscribe = append(r.subscribe, g)
+	}
+	r.mark()
+	return r
+}
+
+// policy is an immutable snapshot of every role.
+type policy struct {
+	vehicle *roleGrants
+	// byScope holds the grants of services and operators, indexed by the set of scopes that grant topics.
+	byScope [8]*roleGrants
+	custom  map[string]*roleGrants
+}
+
+// Bits of policy.byScope.
+const (
+	bitTelemetryRead = 1 << iota
+	bitCommandSend
+	bitCommandRead
+)
+
+func newPolicy(roles map[string]RolePolicy) (*policy, error) {
+	p := &policy{
+		// A vehicle's own commands and notices are its alone: sharing them makes no sense and is denied.
+		vehicle: builtin(false,
+			[]string{"v1/{vin}/up/#", "v1/{vin}/res/+/+", "v1/{vin}/token"},
+			[]string{"v1/{vin}/cmd/#", "v1/{vin}/sys/#"}),
+		custom: make(map[string]*roleGrants, len(roles)),
+	}
+	for set := range p.byScope {
+		var publish, subscribe []string
+		if set&bitTelemetryRead != 0 {
+			subscribe = append(subscribe, "v1/+/up/#")
+		}
+		if set&bitCommandSend != 0 {
+			publish = append(publish, "v1/+/cmd/+/+")
+		}
+		if set&bitCommandRead != 0 {
+			subscribe = append(subscribe, "v1/+/res/#")
+		}
+		p.byScope[set] = builtin(true, publish, subscribe)
+	}
+	var errs []error
+	for name, r := range roles {
+		c, err := compileRole(name, r)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("role %s: %w", name, err))
+		}
+		p.custom[name] = c
+	}
+	return p, errors.Join(errs...)
+}
+
+func (p *policy) known(role string) bool {
+	switch role {
+	case RoleVehicle, RoleService, RoleOperator:
+		return true
+	}
+	_, ok := p.custom[role]
+	return ok
+}
+
+// grants returns the compiled grants of an identity, never nil.
+func (p *policy) grants(id *Identity) *roleGrants {
+	switch id.Role {
+	case RoleVehicle:
+		return p.vehicle
+	case RoleService, RoleOperator:
+		set := 0
+		for _, s := range id.Scopes {
+			switch s {
+			case ScopeTelemetryRead:
+				set |= bitTelemetryRead
+			case ScopeCommandSend:
+				set |= bitCommandSend
+			case ScopeCommandRead:
+				set |= bitCommandRead
+			}
+		}
+		return p.byScope[set]
+	}
+	if c := p.custom[id.Role]; c != nil {
+		return c
+	}
+	return p.byScope[0] // grants nothing
+}
+
+// Permissions is what one identity may do over MQTT. It is immutable and safe for concurrent use; its
+// methods do not allocate, but for ClientID's error and NewClientID. The zero value allows nothing.
+//
+// One rule stands above every role: v1/{x}/token carries secrets. It may be published only by subject x,
+// and nobody can subscribe to it or be sent it.
+type Permissions struct {
+	role    *roleGrants
+	subject string
+	kind    Role
+	custom  bool
+}
+
+func newPermissions(p *policy, id *Identity) *Permissions {
+	g := p.grants(id)
+	custom := p.custom[id.Role] != nil
+	if g.placeholders && ValidSubject(id.Subject) != nil {
+		g = p.byScope[0]
+	}
+	return &Permissions{role: g.expand(id.Subject), subject: id.Subject, kind: id.Role, custom: custom}
+}
+
+// Publish reports whether the identity may publish, or leave a will, on a topic name. Any alias must have
+// been resolved.
+func (p *Permissions) Publish(topic string) bool {
+	if p.role == nil || topic == "" || topic[0] == '$' || strings.IndexByte(topic, '+') >= 0 || strings.IndexByte(topic, '#') >= 0 {
+		return false
+	}
+	if owner, ok := tokenTopic(topic); ok && owner != p.subject {
+		return false
+	}
+	return anyMatch(p.role.publish, topic, p.subject) && !anyMatch(p.role.denyPublish, topic, p.subject)
+}
+
+// Subscribe reports whether the identity may subscribe to a filter, $share/{group}/… included. A wildcard
+// filter must be covered whole by a single grant.
+func (p *Permissions) Subscribe(filter string) bool {
+	if p.role == nil || message.ValidFilter(filter) != nil {
+		return false
+	}
+	_, plain, shared := message.SplitShare(filter)
+	if shared && !p.role.share {
+		return false
+	}
+	// Behind $share/{group}/ another $share is no sharing but a topic that begins with '$'.
+	if plain[0] == '$' || message.Covers("v1/+/token", plain) {
+		return false
+	}
+	return anyCovers(p.role.subscribe, plain, p.subject) && !anyCovers(p.role.denySubscribe, plain, p.subject)
+}
+
+// Receive reports whether the identity may be sent a message on a topic name: it is asked for every
+// delivery, live, retained, queued or resumed, because the identity may differ from the one that
+// subscribed.
+func (p *Permissions) Receive(topic string) bool {
+	if p.role == nil || topic == "" || topic[0] == '$' {
+		return false
+	}
+	if _, ok := tokenTopic(topic); ok {
+		return false
+	}
+	return anyMatch(p.role.subscribe, topic, p.subject) && !anyMatch(p.role.denySubscribe, topic, p.subject)
+}
+
+// tokenTopic reports whether a topic is v1/{owner}/token.
+func tokenTopic(topic string) (owner string, ok bool) {
+	vin, branch, rest := message.SplitTopic(topic)
+	return vin, branch == "token" && rest == ""
+}
+
+// ClientID checks whether the identity may connect under a client identifier. A vehicle's is its VIN;
+// others use their name or name/…; an identifier that is a VIN belongs to that vehicle alone. The empty
+// identifier is refused: see AssignedClientID.
+func (p *Permissions) ClientID(id string) error {
+	switch {
+	case id == "":
+		return fmt.Errorf("%w: empty", ErrClientID)
+	case p.kind == RoleVehicle:
+		if id != p.subject {
+			return fmt.Errorf("%w: a vehicle's is its VIN", ErrClientID)
+		}
+	case looksLikeVIN(id):
+		return fmt.Errorf("%w: a VIN belongs to that vehicle", ErrClientID)
+	case p.subject == "":
+		return fmt.Errorf("%w: no subject", ErrClientID)
+	case id != p.subject && (len(id) <= len(p.subject) || id[:len(p.subject)] != p.subject || id[len(p.subject)] != '/'):
+		return fmt.Errorf("%w: use the subject or subject/…", ErrClientID)
+	}
+	return nil
+}
+
+// Username checks the user name of CONNECT: a vehicle that sends one sends its VIN. Others may send any.
+func (p *Permissions) Username(name string) error {
+	if p.kind == RoleVehicle && name != "" && name != p.subject {
+		return fmt.Errorf("%w: a vehicle's user name is its VIN", ErrClientID)
+	}
+	return nil
+}
+
+// AssignedClientID reports whether the identity may leave its client identifier to the server. Vehicles may
+// not.
+func (p *Permissions) AssignedClientID() bool { return p.role != nil && p.kind != RoleVehicle }
+
+// NewClientID makes a client identifier for a client that left it to the server: unguessable, and one that
+// ClientID accepts.
+func (p *Permissions) NewClientID() string {
+	if p.subject == "" || p.custom {
+		return "auto-" + rand.Text()
+	}
+	return p.subject + "/" + rand.Text()
+}

@@ -1,0 +1,248 @@
+package auth
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"syscall"
+)
+
+// revLog is the file of revocations, shared by every process on the directory:
+//
+//	revocations.log   one entry a line: crc32c in 8 hex digits, a space, the JSON of a Revocation, '\n'
+//	lock              flock(2)ed exclusively while the log or the keys are written
+//
+// Writers append under the lock and fsync before they let go; readers follow the growing file and start
+// over when it has been replaced by a compacted one. A line without its '\n' was being written when its
+// process died and was never confirmed: the next writer cuts it off. Any other line that does not check out
+// is damage, and reading fails, because a list with a hole in it would let a revoked token in.
+type revLog struct {
+	dir string
+
+	mu     sync.Mutex // guards below
+	file   *os.File   // open for reading, nil before the first read
+	info   os.FileInfo
+	offset int64 // everything before it has been read
+	lines  int   // lines read from the present file, superseded ones included
+}
+
+const revLogName = "revocations.log"
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+// ErrRevocationLog says that the file of revocations is damaged.
+var ErrRevocationLog = errors.New("revocation log is damaged")
+
+func (l *revLog) path() string { return filepath.Join(l.dir, revLogName) }
+
+// lockDir takes the directory's lock, which also dies with the process.
+func lockDir(dir string) (unlock func(), err error) {
+	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR, 0o600) //nolint:gosec // below the configured directory
+	if err != nil {
+		return nil, err
+	}
+	for {
+		err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX) //nolint:gosec // a descriptor fits an int
+		if !errors.Is(err, syscall.EINTR) {
+			break
+		}
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("lock %s: %w", dir, err), f.Close())
+	}
+	return func() { _ = f.Close() }, nil // closing releases the lock
+}
+
+// append writes entries durably.
+func (l *revLog) append(entries []Revocation) error {
+	var buf bytes.Buffer
+	for i := range entries {
+		if err := appendLine(&buf, &entries[i]); err != nil {
+			return err
+		}
+	}
+	unlock, err := lockDir(l.dir)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	f, err := os.OpenFile(l.path(), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return err
+	}
+	err = appendDurably(f, buf.Bytes())
+	if err := errors.Join(err, f.Close()); err != nil {
+		return fmt.Errorf("write revocations: %w", err)
+	}
+	return syncDir(l.dir) // the file may be new
+}
+
+func appendLine(buf *bytes.Buffer, r *Revocation) error {
+	b, err := json.Marshal(r)
+	if err != nil {
+		return fmt.Errorf("encode revocation: %w", err)
+	}
+	fmt.Fprintf(buf, "%08x %s\n", crc32.Checksum(b, castagnoli), b)
+	return nil
+}
+
+// appendDurably cuts off a torn last line and writes behind it.
+func appendDurably(f *os.File, b []byte) error {
+	end, err := endOfLines(f)
+	if err != nil {
+		return err
+	}
+	if err := f.Truncate(end); err != nil {
+		return err
+	}
+	if _, err := f.WriteAt(b, end); err != nil {
+		return err
+	}
+	return f.Sync()
+}
+
+// endOfLines returns the offset behind the last '\n'.
+func endOfLines(f *os.File) (int64, error) {
+	end, err := f.Seek(0, io.SeekEnd)
+	if err != nil {
+		return 0, err
+	}
+	buf := make([]byte, 4096)
+	for end > 0 {
+		n := min(end, int64(len(buf)))
+		if _, err := f.ReadAt(buf[:n], end-n); err != nil {
+			return 0, err
+		}
+		if i := bytes.LastIndexByte(buf[:n], '\n'); i >= 0 {
+			return end - n + int64(i) + 1, nil
+		}
+		end -= n
+	}
+	return 0, nil
+}
+
+// read returns what has been appended since the last read, by this process or another. It costs one stat
+// when nothing has.
+func (l *revLog) read() ([]Revocation, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	info, err := os.Stat(l.path())
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	if l.info != nil && os.SameFile(l.info, info) && info.Size() == l.offset {
+		return nil, nil
+	}
+	if l.info == nil || !os.SameFile(l.info, info) {
+		if err := l.reopen(); err != nil {
+			return nil, err
+		}
+	}
+	return l.readRest()
+}
+
+// reopen begins with the present file. The descriptor stays open, so that no later file can be given the
+// same inode and be mistaken for it.
+func (l *revLog) reopen() error {
+	f, err := os.Open(l.path())
+	if err != nil {
+		return err
+	}
+	info, err := f.Stat()
+	if err != nil {
+		return errors.Join(err, f.Close())
+	}
+	if l.file != nil {
+		_ = l.file.Close() // only read from
+	}
+	l.file, l.info, l.offset, l.lines = f, info, 0, 0
+	return nil
+}
+
+func (l *revLog) close() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.file == nil {
+		return nil
+	}
+	err := l.file.Close()
+	l.file, l.info = nil, nil
+	return err
+}
+
+func (l *revLog) readRest() ([]Revocation, error) {
+	b, err := io.ReadAll(io.NewSectionReader(l.file, l.offset, 1<<40))
+	if err != nil {
+		return nil, err
+	}
+	var out []Revocation
+	for {
+		line, rest, whole := bytes.Cut(b, []byte{'\n'})
+		if !whole {
+			return out, nil
+		}
+		r, err := parseLine(line)
+		if err != nil {
+			return out, fmt.Errorf("%w: %s line %d: repair it from another gateway or take the line out", err, l.path(), l.lines+1)
+		}
+		out = append(out, r)
+		l.offset += int64(len(line)) + 1
+		l.lines++
+		b = rest
+	}
+}
+
+func parseLine(line []byte) (Revocation, error) {
+	var r Revocation
+	if len(line) < 9 || line[8] != ' ' {
+		return r, ErrRevocationLog
+	}
+	sum, err := strconv.ParseUint(string(line[:8]), 16, 32)
+	if err != nil || uint32(sum) != crc32.Checksum(line[9:], castagnoli) {
+		return r, ErrRevocationLog
+	}
+	if err := json.Unmarshal(line[9:], &r); err != nil {
+		return r, ErrRevocationLog
+	}
+	return r, nil
+}
+
+// superseded returns how many lines of the file are not in force any more, when live are.
+func (l *revLog) superseded(live int) int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.lines - live
+}
+
+// compact replaces the file by one that holds what keep returns for everything the file says. It reads the
+// file anew under the lock, so that what another process appended is not lost.
+func (l *revLog) compact(keep func([]Revocation) []Revocation) error {
+	unlock, err := lockDir(l.dir)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	whole := &revLog{dir: l.dir}
+	entries, err := whole.read()
+	if err := errors.Join(err, whole.close()); err != nil {
+		return err
+	}
+	var buf bytes.Buffer
+	for _, r := range keep(entries) {
+		if err := appendLine(&buf, &r); err != nil {
+			return err
+		}
+	}
+	return writeFileAtomic(l.path(), buf.Bytes())
+}

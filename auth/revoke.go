@@ -1,0 +1,139 @@
+package auth
+
+import (
+	"fmt"
+	"time"
+)
+
+// Revoke puts a revocation into force: when it returns nil, the entry is on disk, Verify refuses what it
+// names, and the watchers of live connections have been woken. It is then spread to the other gateways.
+//
+// At, Until and, for a sub, a missing IssuedBefore are filled in: the present time.
+func (a *Authority) Revoke(r Revocation, from string) (Revocation, error) {
+	now := a.cfg.Now()
+	if r.Subject != "" && r.IssuedBefore.IsZero() {
+		r.IssuedBefore = now
+	}
+	if err := a.completeRevocation(&r, now); err != nil {
+		return r, err
+	}
+	if a.revoked.len() >= a.cfg.MaxRevocations {
+		return r, fmt.Errorf("%w: %d; revoke by issue time instead", ErrTooManyRevocations, a.cfg.MaxRevocations)
+	}
+	if err := a.revLog.append([]Revocation{r}); err != nil {
+		return r, fmt.Errorf("auth: revocation is not in force: %w", err)
+	}
+	if _, err := a.pullRevocations(); err != nil {
+		return r, fmt.Errorf("auth: %w", err)
+	}
+	a.cfg.Audit.Write(AuditEvent{
+		At: now, Event: AuditRevoke, Subject: r.Subject, TokenID: r.TokenID, By: r.By, Address: from, Reason: r.Reason,
+	})
+	return r, nil
+}
+
+// completeRevocation brings an entry into its stored form: whole seconds in UTC, so that the same entry has
+// the same bytes everywhere.
+func (a *Authority) completeRevocation(r *Revocation, now time.Time) error {
+	if err := r.validate(now, a.cfg.Leeway); err != nil {
+		return err
+	}
+	if !r.IssuedBefore.IsZero() {
+		r.IssuedBefore = r.IssuedBefore.UTC().Truncate(time.Second)
+	}
+	r.At = now.UTC().Truncate(time.Second)
+	last := r.At // no token was issued later
+	if r.IssuedBefore.After(last) || r.TokenID == "" {
+		last = r.IssuedBefore
+	}
+	// iat may be ahead by the leeway, exp counts later by it.
+	r.Until = last.Add(a.cfg.MaxTTL + 2*a.cfg.Leeway + time.Second)
+	return nil
+}
+
+// pullRevocations reads what is new in the file, puts it into force, wakes the watchers and offers it to
+// the other gateways. It returns how many entries said something new. What could be read is in force
+// even when it returns an error.
+//
+// Reading and putting into force are one step under pullMu: whoever calls it after an append finds the entry
+// in force when it returns, whichever goroutine read it.
+func (a *Authority) pullRevocations() (int, error) {
+	a.pullMu.Lock()
+	defer a.pullMu.Unlock()
+	entries, err := a.revLog.read()
+	now := a.cfg.Now()
+	var purges []string
+	fresh := make([]Revocation, 0, len(entries))
+	for _, r := range entries {
+		if now.After(r.Until.Add(dropGrace)) || !a.revoked.add(r) {
+			continue
+		}
+		fresh = append(fresh, r)
+		if r.Purge {
+			purges = append(purges, r.Subject)
+		}
+	}
+	if len(fresh) > 0 {
+		a.cfg.Metrics.revocations.Set(float64(a.revoked.len()))
+		a.watchers.notify(purges)
+		a.spread.offer(fresh)
+	}
+	return len(fresh), err
+}
+
+// learn puts entries of other gateways into force, on disk first.
+func (a *Authority) learn(entries []Revocation) error {
+	now := a.cfg.Now()
+	fresh := entries[:0]
+	for _, r := range entries {
+		if r.validate(now, a.cfg.Leeway) != nil || now.After(r.Until) || r.Until.IsZero() {
+			continue // another version's, or damaged: the store is not an authority over form
+		}
+		if !a.revoked.has(&r) {
+			fresh = append(fresh, r)
+		}
+	}
+	if len(fresh) == 0 {
+		return nil
+	}
+	if a.revoked.len()+len(fresh) > a.cfg.MaxRevocations {
+		return fmt.Errorf("%w: %d", ErrTooManyRevocations, a.cfg.MaxRevocations)
+	}
+	if err := a.revLog.append(fresh); err != nil {
+		return err
+	}
+	_, err := a.pullRevocations()
+	return err
+}
+
+// minCompact is how many superseded lines the file holds at least before it is written anew.
+const minCompact = 1000
+
+// prune drops what no valid token can meet any more, from memory and, once it is worth it, from disk.
+func (a *Authority) prune() {
+	now := a.cfg.Now()
+	if a.revoked.prune(now) > 0 {
+		a.cfg.Metrics.revocations.Set(float64(a.revoked.len()))
+	}
+	a.pruneKeys(now)
+	if live := a.revoked.len(); a.revLog.superseded(live) > max(minCompact, live) {
+		if err := a.compactRevocations(now); err != nil {
+			a.cfg.Log.Warn("revocation log not compacted", "err", err)
+		}
+	}
+}
+
+func (a *Authority) compactRevocations(now time.Time) error {
+	return a.revLog.compact(func(entries []Revocation) []Revocation {
+		set := newRevocations()
+		for _, r := range entries {
+			if !now.After(r.Until.Add(dropGrace)) {
+				set.add(r)
+			}
+		}
+		return set.all()
+	})
+}
+
+// Revocations returns the entries in force, in no order.
+func (a *Authority) Revocations() []Revocation { return a.revoked.all() }

@@ -1,0 +1,123 @@
+package auth
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"time"
+)
+
+// KeyInfo describes one of the cell's own keys, without the key.
+type KeyInfo struct {
+	KID         string    `json:"kid"`
+	Alg         string    `json:"alg"`
+	Created     time.Time `json:"created"`
+	SignFrom    time.Time `json:"sign_from"`
+	VerifyUntil time.Time `json:"verify_until,omitzero"` // zero: until a newer key is made
+	Signing     bool      `json:"signing"`
+}
+
+// RotateRequest asks for a new signing key.
+type RotateRequest struct {
+	// Algorithm of the new key, Config.Algorithm if empty.
+	Algorithm string
+	// Keep is how long after the new key's first signature the old ones verify; Config.TTL if 0. Set it to
+	// the life of the longest token that must outlast the rotation. The leeway is added.
+	Keep time.Duration
+	// By and Address are for the audit log.
+	By, Address string
+}
+
+// Rotate adds a signing key: it is published at once, signs after Config.KeyActivation, and the older ones
+// verify until every token that they signed with Config.TTL has expired. The order of the writes matters:
+// the new key is on disk before an old one gets its end, so that a crash between leaves one key too many
+// rather than none.
+func (a *Authority) Rotate(req RotateRequest) (KeyInfo, error) {
+	now := a.cfg.Now()
+	setDefault(&req.Algorithm, a.cfg.Algorithm)
+	setDefault(&req.Keep, a.cfg.TTL)
+	if req.Keep < 0 {
+		return KeyInfo{}, errors.New("auth: rotate: keep is negative")
+	}
+	k, err := newSignKey(req.Algorithm, now, now.Add(a.cfg.KeyActivation+time.Second))
+	if err != nil {
+		return KeyInfo{}, fmt.Errorf("auth: rotate: %w", err)
+	}
+	if err := a.rotateFiles(k, req.Keep); err != nil {
+		return KeyInfo{}, fmt.Errorf("auth: rotate: %w", err)
+	}
+	if err := a.reloadKeys(); err != nil {
+		return KeyInfo{}, fmt.Errorf("auth: rotate: %w", err)
+	}
+	a.cfg.Audit.Write(AuditEvent{
+		At: now, Event: AuditRotate, KeyID: k.file.KID, By: req.By, Address: req.Address,
+	})
+	return k.info(false), nil
+}
+
+// rotateFiles writes the new key, then the end of those before it.
+func (a *Authority) rotateFiles(k *signKey, keep time.Duration) error {
+	unlock, err := lockDir(a.cfg.Dir)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	old, err := loadKeys(a.cfg.Dir, a.own)
+	if err != nil {
+		return err
+	}
+	if err := k.save(a.cfg.Dir); err != nil {
+		return err
+	}
+	// A process that reads the new key late goes on signing with the old one for as long again.
+	until := k.file.SignFrom.Add(keep + a.cfg.Leeway + a.cfg.KeyActivation + time.Second)
+	for _, o := range old {
+		if o.file.VerifyUntil != nil {
+			continue
+		}
+		o.file.VerifyUntil = &until
+		if err := o.save(a.cfg.Dir); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// pruneKeys deletes the files of keys that were retired long enough ago that no clock's jump can want them
+// back.
+func (a *Authority) pruneKeys(now time.Time) {
+	for _, k := range a.ring.Load().own {
+		if !k.verify.retired(now.Add(-dropGrace)) {
+			continue
+		}
+		err := os.Remove(keyPath(a.cfg.Dir, k.file.KID))
+		switch {
+		case err == nil:
+			a.cfg.Log.Info("retired signing key deleted", "kid", k.file.KID)
+		case !errors.Is(err, fs.ErrNotExist):
+			a.cfg.Log.Warn("retired signing key not deleted", "kid", k.file.KID, "err", err)
+		}
+	}
+}
+
+// Keys lists the cell's own keys, oldest first.
+func (a *Authority) Keys() []KeyInfo {
+	ring := a.ring.Load()
+	signing := ring.signer(a.cfg.Now())
+	out := make([]KeyInfo, len(ring.own))
+	for i, k := range ring.own {
+		out[i] = k.info(k == signing)
+	}
+	return out
+}
+
+func (k *signKey) info(signing bool) KeyInfo {
+	i := KeyInfo{
+		KID: k.file.KID, Alg: k.file.Alg, Created: k.file.Created, SignFrom: k.file.SignFrom, Signing: signing,
+	}
+	if k.file.VerifyUntil != nil {
+		i.VerifyUntil = *k.file.VerifyUntil
+	}
+	return i
+}

@@ -1,0 +1,102 @@
+package auth
+
+import "slices"
+
+// The scopes that a service or operator token can carry.
+const (
+	ScopeTelemetryRead = "telemetry:read"
+	ScopeCommandSend   = "command:send"
+	ScopeCommandRead   = "command:read"
+	ScopeVehicleAdmin  = "vehicle:admin"
+	ScopeRulesAdmin    = "rules:admin"
+	ScopeTokenIssue    = "token:issue"
+)
+
+// Pseudo-scopes of endpoints. No token carries them.
+const (
+	// ScopePublic needs no token.
+	ScopePublic = "public"
+	// ScopeAny needs a token of a service or operator, with any scope or none.
+	ScopeAny = "any"
+)
+
+// Scopes returns every scope that a token can carry.
+func Scopes() []string {
+	return []string{
+		ScopeTelemetryRead, ScopeCommandSend, ScopeCommandRead,
+		ScopeVehicleAdmin, ScopeRulesAdmin, ScopeTokenIssue,
+	}
+}
+
+// KnownScope reports whether a token may carry a scope.
+func KnownScope(s string) bool {
+	switch s {
+	case ScopeTelemetryRead, ScopeCommandSend, ScopeCommandRead, ScopeVehicleAdmin, ScopeRulesAdmin, ScopeTokenIssue:
+		return true
+	}
+	return false
+}
+
+// Endpoint is one call of the HTTP API and the scope that it asks for.
+type Endpoint struct {
+	Method string
+	// Path is a pattern of net/http.ServeMux without the method.
+	Path  string
+	Scope string // a scope of this package, ScopePublic or ScopeAny
+}
+
+// Pattern is the endpoint's pattern for net/http.ServeMux.
+func (e Endpoint) Pattern() string { return e.Method + " " + e.Path }
+
+// EndpointScopes is the whole HTTP API with the scope of each call: the routes are mounted from it, and a
+// test holds the documentation against it. POST /v1/tokens also accepts a vehicle's client certificate
+// in place of a token.
+func EndpointScopes() []Endpoint {
+	return []Endpoint{
+		{"GET", "/healthz", ScopePublic},
+		{"GET", "/readyz", ScopePublic},
+		{"GET", "/metrics", ScopePublic},
+		{"GET", "/.well-known/jwks.json", ScopePublic},
+		{"GET", "/v1/openapi.yaml", ScopePublic},
+
+		{"POST", "/v1/tokens", ScopeTokenIssue},
+		{"POST", "/v1/revocations", ScopeTokenIssue},
+
+		{"GET", "/v1/vehicles", ScopeVehicleAdmin},
+		{"GET", "/v1/vehicles/{vin}", ScopeVehicleAdmin},
+		{"DELETE", "/v1/vehicles/{vin}/connection", ScopeVehicleAdmin},
+		{"PUT", "/v1/vehicles/{vin}/lock", ScopeVehicleAdmin},
+		{"DELETE", "/v1/vehicles/{vin}/lock", ScopeVehicleAdmin},
+		{"GET", "/v1/vehicles/{vin}/session", ScopeVehicleAdmin},
+		{"PUT", "/v1/vehicles/{vin}/session", ScopeVehicleAdmin},
+		{"PUT", "/v1/ownership", ScopeVehicleAdmin},
+		{"PATCH", "/v1/ownership", ScopeVehicleAdmin},
+		{"POST", "/v1/drain", ScopeVehicleAdmin},
+		{"GET", "/v1/drain", ScopeVehicleAdmin},
+		{"DELETE", "/v1/drain", ScopeVehicleAdmin},
+
+		{"POST", "/v1/vehicles/{vin}/commands", ScopeCommandSend},
+		{"DELETE", "/v1/vehicles/{vin}/commands/{id}", ScopeCommandSend},
+		{"GET", "/v1/vehicles/{vin}/commands/{id}", ScopeCommandRead},
+		{"GET", "/v1/commands", ScopeCommandRead},
+
+		{"GET", "/v1/rules", ScopeRulesAdmin},
+		{"POST", "/v1/rules/explain", ScopeRulesAdmin},
+		{"POST", "/v1/rules/reload", ScopeRulesAdmin},
+		{"POST", "/v1/rules/rollback", ScopeRulesAdmin},
+
+		{"GET", "/v1/ledger", ScopeAny},
+		{"GET", "/v1/capacity", ScopeAny},
+		{"GET", "/v1/status", ScopeAny},
+	}
+}
+
+// EndpointFor returns the endpoint of a method and path pattern.
+func EndpointFor(method, path string) (Endpoint, bool) {
+	all := EndpointScopes()
+	i := slices.IndexFunc(all, func(e Endpoint) bool { return e.Method == method && e.Path == path })
+	if i < 0 {
+		return Endpoint{}, false
+	}
+	return all[i], true
+}
