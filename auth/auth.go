@@ -13,24 +13,29 @@ import (
 
 // Authority issues, verifies and revokes. All methods are safe for concurrent use.
 type Authority struct {
-	cfg    Config
-	own    *issuer
-	ring   atomic.Pointer[keyring]
-	policy atomic.Pointer[policy]
-	cache  *tokenCache
+	// cfg is what Open was given. Of what Reconfigure can change, only live has the present value.
+	cfg     Config
+	current atomic.Pointer[Config]
+	own     *issuer
+	ring    atomic.Pointer[keyring]
+	policy  atomic.Pointer[policy]
+	cache   *tokenCache
 
 	revoked  *revocations
 	revLog   *revLog
 	pullMu   sync.Mutex // see pullRevocations
 	watchers *watchers
 	spread   *spreader // nil without a store
-	external []*externalKeys
+	external atomic.Pointer[[]*externalKeys]
 	limits   *limiters
+
+	reconfigure sync.Mutex // serialises Reconfigure
 
 	mu       sync.Mutex // guards below and the making of a new ring
 	ownKeys  []*signKey
 	keyStamp string
 
+	ctx      context.Context // ends with Close; the background work's
 	stop     context.CancelFunc
 	stopped  sync.WaitGroup
 	stopOnce sync.Once
@@ -55,13 +60,18 @@ func Open(cfg Config) (*Authority, error) {
 		revoked:  newRevocations(),
 		revLog:   &revLog{dir: cfg.Dir},
 		watchers: newWatchers(),
-		limits:   newLimiters(cfg.IssueRate, cfg.IssueBurst, cfg.Now),
+		limits:   newLimiters(&cfg),
 	}
 	a.policy.Store(p)
+	a.current.Store(&cfg)
+	a.external.Store(new([]*externalKeys))
+	a.ctx, a.stop = context.WithCancel(context.Background())
 	if cfg.Revocations != nil {
 		a.spread = newSpreader(a)
 	}
 	if err := a.load(); err != nil {
+		a.stop()
+		a.stopped.Wait()
 		return nil, errors.Join(fmt.Errorf("auth: %w", err), a.revLog.close())
 	}
 	a.start()
@@ -75,8 +85,8 @@ func (a *Authority) load() error {
 			return fmt.Errorf("create directory: %w", err)
 		}
 	}
-	for i := range a.cfg.External {
-		a.external = append(a.external, newExternalKeys(&a.cfg.External[i], &a.cfg))
+	if info, err := os.Stat(a.cfg.Dir); err == nil && info.Mode().Perm()&0o002 != 0 {
+		return fmt.Errorf("%s: mode %04o lets anyone add a key: chmod 700", a.cfg.Dir, info.Mode().Perm())
 	}
 	if err := a.firstKey(); err != nil {
 		return err
@@ -84,6 +94,7 @@ func (a *Authority) load() error {
 	if err := a.reloadKeys(); err != nil {
 		return err
 	}
+	a.setExternal(a.cfg.External)
 	if _, err := a.pullRevocations(); err != nil {
 		return err
 	}
@@ -110,7 +121,7 @@ func (a *Authority) firstKey() error {
 		return err
 	}
 	now := a.cfg.Now()
-	k, err := newSignKey(a.cfg.Algorithm, now, now)
+	k, err := newSignKey(a.live().Algorithm, now, now)
 	if err != nil {
 		return err
 	}
@@ -120,15 +131,10 @@ func (a *Authority) firstKey() error {
 // start begins the background work. What it waits on is I/O, so it runs on real time; every decision about
 // validity uses the injected clock.
 func (a *Authority) start() {
-	ctx, stop := context.WithCancel(context.Background())
-	a.stop = stop
-	a.stopped.Go(func() { a.watchers.run(ctx, a.Revoked) })
-	a.stopped.Go(func() { a.follow(ctx) })
+	a.stopped.Go(func() { a.watchers.run(a.ctx, a.Revoked) })
+	a.stopped.Go(func() { a.follow(a.ctx) })
 	if a.spread != nil {
-		a.stopped.Go(func() { a.spread.run(ctx) })
-	}
-	for _, e := range a.external {
-		a.stopped.Go(func() { e.run(ctx, a.rebuild) })
+		a.stopped.Go(func() { a.spread.run(a.ctx) })
 	}
 }
 
@@ -151,11 +157,14 @@ func (a *Authority) Close(ctx context.Context) error {
 	return a.stopErr
 }
 
+// pruneEvery is how often what is no longer needed is looked for; the bounds do not depend on it.
+const pruneEvery = time.Minute
+
 // follow looks at the directory for what other processes changed.
 func (a *Authority) follow(ctx context.Context) {
 	tick := time.NewTicker(a.cfg.Poll)
 	defer tick.Stop()
-	failing := false
+	failing, pruned := false, time.Now()
 	for {
 		select {
 		case <-ctx.Done():
@@ -170,7 +179,10 @@ func (a *Authority) follow(ctx context.Context) {
 			a.cfg.Log.Error("auth directory cannot be read: what was read before stays in force", "dir", a.cfg.Dir, "err", err)
 		}
 		failing = err != nil
-		a.prune()
+		if time.Since(pruned) > pruneEvery {
+			a.prune()
+			pruned = time.Now()
+		}
 	}
 }
 
@@ -178,7 +190,7 @@ func (a *Authority) follow(ctx context.Context) {
 // [Config.Poll]. On an error what was in force for that part stays in force.
 func (a *Authority) Reload() error {
 	errs := []error{a.reloadKeys()}
-	for _, e := range a.external {
+	for _, e := range *a.external.Load() {
 		changed, err := e.reloadFile()
 		errs = append(errs, err)
 		if changed {
@@ -193,17 +205,6 @@ func (a *Authority) Reload() error {
 	}
 	a.cfg.Metrics.reloads.WithLabelValues(result).Inc()
 	return err
-}
-
-// SetRoles replaces the configuration's roles, all or none. Permissions handed out before keep the old
-// ones until they are asked for again.
-func (a *Authority) SetRoles(roles map[string]RolePolicy) error {
-	p, err := newPolicy(roles)
-	if err != nil {
-		return fmt.Errorf("auth: %w", err)
-	}
-	a.policy.Store(p)
-	return nil
 }
 
 // reloadKeys loads the directory's keys and swaps them in when they changed. When no file has been touched
@@ -243,7 +244,7 @@ func (a *Authority) rebuildLocked() {
 	for _, k := range a.ownKeys {
 		r.byKID[k.file.KID] = k.verify
 	}
-	for _, e := range a.external {
+	for _, e := range *a.external.Load() {
 		for _, k := range e.keys() {
 			if _, taken := r.byKID[k.kid]; taken {
 				a.cfg.Log.Warn("external key left out: its kid is taken", "issuer", e.issuer.name)

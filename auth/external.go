@@ -34,13 +34,15 @@ const (
 // fetched in the background. What was read last stays in force for as long as nothing better is: the
 // issuer being away must not lock its bearers out.
 type externalKeys struct {
-	cfg     ExternalIssuer
-	issuer  *issuer
-	copy    string // where the answer of the URL is kept
-	client  *http.Client
-	log     *slog.Logger
-	metrics *Metrics
-	hint    chan struct{}
+	configured ExternalIssuer // as it was given
+	cfg        ExternalIssuer // with defaults
+	stop       context.CancelFunc
+	issuer     *issuer
+	copy       string // where the answer of the URL is kept
+	client     *http.Client
+	hint       chan struct{}
+	log        *slog.Logger
+	metrics    *Metrics
 
 	set atomic.Pointer[[]*verifyKey]
 
@@ -51,7 +53,7 @@ type externalKeys struct {
 func newExternalKeys(e *ExternalIssuer, cfg *Config) *externalKeys {
 	sum := sha256.Sum256([]byte(e.Issuer))
 	x := &externalKeys{
-		cfg: *e, issuer: e.issuer(cfg.Cell), log: cfg.Log, metrics: cfg.Metrics, hint: make(chan struct{}, 1),
+		configured: *e, cfg: *e, issuer: e.issuer(cfg.Cell), log: cfg.Log, metrics: cfg.Metrics, hint: make(chan struct{}, 1),
 		copy: filepath.Join(cfg.Dir, "jwks-"+hex.EncodeToString(sum[:8])+".json"),
 	}
 	setDefault(&x.cfg.Refresh, defaultJWKSTime)
@@ -223,7 +225,7 @@ func (x *externalKeys) fetch(ctx context.Context) (changed bool, err error) {
 // hintUnknownKey asks the external issuers to be fetched early, in the background: a token with a kid that
 // nobody knows may be from a key that is new there. It costs a channel operation each.
 func (a *Authority) hintUnknownKey() {
-	for _, x := range a.external {
+	for _, x := range *a.external.Load() {
 		select {
 		case x.hint <- struct{}{}:
 		default:

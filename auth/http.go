@@ -102,7 +102,7 @@ func (a *Authority) JWKS() http.Handler {
 		sum := sha256.Sum256(body)
 		h := w.Header()
 		h.Set("Content-Type", "application/jwk-set+json")
-		h.Set("Cache-Control", "public, max-age="+maxAge(a.cfg.KeyActivation/2))
+		h.Set("Cache-Control", "public, max-age="+maxAge(a.live().KeyActivation/2))
 		h.Set("ETag", `"`+hex.EncodeToString(sum[:8])+`"`)
 		if r.Header.Get("If-None-Match") == h.Get("ETag") {
 			w.WriteHeader(http.StatusNotModified)

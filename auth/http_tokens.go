@@ -34,10 +34,6 @@ type tokenResponse struct {
 	Warning   string    `json:"warning,omitempty"`
 }
 
-// factorTrusted is how much more often than a vehicle a service or operator may ask for tokens: it asks for
-// a fleet.
-const factorTrusted = 100
-
 // errStranger answers a caller who proved nothing; it has no detail on purpose.
 var errStranger = errors.New("not authorized")
 
@@ -102,7 +98,7 @@ func (a *Authority) issueForVehicle(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	issue := IssueRequest{Subject: vin, Role: RoleVehicle, TTL: ttl, By: "certificate"}
-	if a.cfg.BindCertificates {
+	if a.live().BindCertificates {
 		issue.CertThumbprint = Thumbprint(cert)
 	}
 	a.answerToken(w, r, issue, false)
@@ -110,6 +106,10 @@ func (a *Authority) issueForVehicle(w http.ResponseWriter, r *http.Request) {
 
 // answerToken issues and answers; explain says whether the caller may know why not.
 func (a *Authority) answerToken(w http.ResponseWriter, r *http.Request, req IssueRequest, explain bool) {
+	if !a.limits.allowAny() {
+		a.refuseRate(w)
+		return
+	}
 	req.Address = r.RemoteAddr
 	token, id, err := a.Issue(req)
 	switch {
@@ -159,7 +159,7 @@ func (a *Authority) vehicleOf(r *http.Request) (*x509.Certificate, string, error
 	if err != nil {
 		return nil, "", errStranger
 	}
-	vin, err := vehicleName(cert, a.cfg.VehicleName)
+	vin, err := vehicleName(cert, a.live().VehicleName)
 	return cert, vin, err
 }
 
@@ -193,12 +193,12 @@ func cutPrefixFold(s, prefix string) (string, bool) {
 // requestTTL reads a ttl; only operators may go beyond Config.TTL.
 func (a *Authority) requestTTL(s string, operator bool) (time.Duration, error) {
 	if s == "" {
-		return a.cfg.TTL, nil
+		return a.live().TTL, nil
 	}
 	ttl, err := time.ParseDuration(s)
-	limit := a.cfg.TTL
+	limit := a.live().TTL
 	if operator {
-		limit = a.cfg.MaxTTL
+		limit = a.live().MaxTTL
 	}
 	if err != nil || ttl < time.Second || ttl > limit {
 		return 0, fmt.Errorf("ttl is not a duration between 1s and %s", limit)
@@ -211,10 +211,14 @@ func (a *Authority) admit(w http.ResponseWriter, key string, factor int) bool {
 	if a.limits.allow(key, factor) {
 		return true
 	}
-	a.cfg.Metrics.issueRefused.WithLabelValues("rate").Inc()
-	w.Header().Set("Retry-After", maxAge(time.Duration(float64(time.Second)/a.cfg.IssueRate)))
-	problem.Write(w, http.StatusTooManyRequests, "too many requests", "", nil)
+	a.refuseRate(w)
 	return false
+}
+
+func (a *Authority) refuseRate(w http.ResponseWriter) {
+	a.cfg.Metrics.issueRefused.WithLabelValues("rate").Inc()
+	w.Header().Set("Retry-After", "1")
+	problem.Write(w, http.StatusTooManyRequests, "too many requests", "", nil)
 }
 
 // hostOf is the address without its port.

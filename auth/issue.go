@@ -76,13 +76,13 @@ func (a *Authority) identityFor(req *IssueRequest, now time.Time) (Identity, err
 	}
 	ttl := req.TTL
 	if ttl == 0 {
-		ttl = a.cfg.TTL
+		ttl = a.live().TTL
 	}
-	if ttl < time.Second || ttl > a.cfg.MaxTTL {
-		return Identity{}, fmt.Errorf("%w: ttl %s is not between 1s and %s", ErrInvalidRequest, ttl, a.cfg.MaxTTL)
+	if ttl < time.Second || ttl > a.live().MaxTTL {
+		return Identity{}, fmt.Errorf("%w: ttl %s is not between 1s and %s", ErrInvalidRequest, ttl, a.live().MaxTTL)
 	}
 	at := a.revoked.issuable(req.Subject, now.UTC().Truncate(time.Second))
-	if at.After(now.Add(a.cfg.Leeway)) && at.After(now.Add(time.Second)) {
+	if at.After(now.Add(a.live().Leeway)) && at.After(now.Add(time.Second)) {
 		return Identity{}, ErrRevoked
 	}
 	id := Identity{

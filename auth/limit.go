@@ -13,11 +13,19 @@ import (
 // limits bound it.
 const maxLimiters = 65_536
 
-// limiters holds one token bucket per caller.
+// Per-caller limits of POST /v1/tokens: a vehicle needs one token per life of a token, a service or operator
+// one for each vehicle of a fleet.
+const (
+	callerRate  = 1 // per second
+	callerBurst = 10
+	// factorTrusted multiplies both for services, operators and addresses, behind which many vehicles may be.
+	factorTrusted = 100
+)
+
+// limiters holds one token bucket per caller and one for all.
 type limiters struct {
-	rate  rate.Limit
-	burst int
-	now   func() time.Time
+	now func() time.Time
+	all *rate.Limiter
 
 	mu    sync.Mutex // guards below
 	byKey map[string]*list.Element
@@ -29,14 +37,24 @@ type callerLimit struct {
 	limit *rate.Limiter
 }
 
-func newLimiters(perSecond float64, burst int, now func() time.Time) *limiters {
+func newLimiters(cfg *Config) *limiters {
 	return &limiters{
-		rate: rate.Limit(perSecond), burst: burst, now: now,
+		now: cfg.Now, all: rate.NewLimiter(rate.Limit(cfg.IssueRate), cfg.IssueBurst),
 		byKey: make(map[string]*list.Element), order: list.New(),
 	}
 }
 
-// allow takes one event from a caller's bucket, whose rate and burst are factor times the configured ones.
+// set changes the limit for all.
+func (l *limiters) set(cfg *Config) {
+	now := l.now()
+	l.all.SetLimitAt(now, rate.Limit(cfg.IssueRate))
+	l.all.SetBurstAt(now, cfg.IssueBurst)
+}
+
+// allowAny takes one event from the bucket of all.
+func (l *limiters) allowAny() bool { return l.all.AllowN(l.now(), 1) }
+
+// allow takes one event from a caller's bucket, whose rate and burst are factor times a vehicle's.
 func (l *limiters) allow(key string, factor int) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -49,7 +67,7 @@ func (l *limiters) allow(key string, factor int) bool {
 			delete(l.byKey, oldest.Value.(*callerLimit).key)
 			l.order.Remove(oldest)
 		}
-		e = l.order.PushFront(&callerLimit{key, rate.NewLimiter(l.rate*rate.Limit(factor), l.burst*factor)})
+		e = l.order.PushFront(&callerLimit{key, rate.NewLimiter(rate.Limit(callerRate*factor), callerBurst*factor)})
 		l.byKey[key] = e
 	}
 	return e.Value.(*callerLimit).limit.AllowN(l.now(), 1)

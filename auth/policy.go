@@ -26,6 +26,8 @@ type RolePolicy struct {
 	Subscribe     []string
 	DenyPublish   []string
 	DenySubscribe []string
+	// AssignedClientID lets a bearer leave its client identifier to the server.
+	AssignedClientID bool
 }
 
 // ValidateRole checks a role of the configuration. Every problem is in the error, one a line, each led by
@@ -63,6 +65,7 @@ func compileRole(name string, r RolePolicy) (*roleGrants, error) {
 		denyPublish:   list("deny_publish", r.DenyPublish),
 		denySubscribe: list("deny_subscribe", r.DenySubscribe),
 		share:         true,
+		assigned:      r.AssignedClientID,
 	}
 	c.mark()
 	return c, errors.Join(errs...)
@@ -74,6 +77,7 @@ type roleGrants struct {
 	publish, subscribe         []grant
 	denyPublish, denySubscribe []grant
 	share                      bool // shared subscriptions make sense
+	assigned                   bool // the client identifier may be left to the server
 	placeholders               bool // the subject occurs in a grant
 	templates                  bool // expand is needed
 }
@@ -101,13 +105,14 @@ func (r *roleGrants) expand(subject string) *roleGrants {
 	return &roleGrants{
 		publish: list(r.publish), subscribe: list(r.subscribe),
 		denyPublish: list(r.denyPublish), denySubscribe: list(r.denySubscribe),
-		share: r.share, placeholders: r.placeholders,
+		share: r.share, assigned: r.assigned, placeholders: r.placeholders,
 	}
 }
 
-// builtin compiles filters that are constants of this package.
-func builtin(share bool, publish, subscribe []string) *roleGrants {
-	r := &roleGrants{share: share}
+// builtin compiles filters that are constants of this package. own is set for a role whose topics are the
+// subject's alone.
+func builtin(own bool, publish, subscribe []string) *roleGrants {
+	r := &roleGrants{share: !own, assigned: !own}
 	for _, f := range publish {
 		g, _ := compileGrant(f) // valid: TestBuiltinGrants
 		r.publish = append(r.publish, g)
@@ -137,8 +142,9 @@ const (
 
 func newPolicy(roles map[string]RolePolicy) (*policy, error) {
 	p := &policy{
-		// A vehicle's own commands and notices are its alone: sharing them makes no sense and is denied.
-		vehicle: builtin(false,
+		// A vehicle's own commands and notices are its alone: sharing them makes no sense and is denied, and its
+		// client identifier is its VIN, never an assigned one.
+		vehicle: builtin(true,
 			[]string{"v1/{vin}/up/#", "v1/{vin}/res/+/+", "v1/{vin}/token"},
 			[]string{"v1/{vin}/cmd/#", "v1/{vin}/sys/#"}),
 		custom: make(map[string]*roleGrants, len(roles)),
@@ -154,7 +160,7 @@ func newPolicy(roles map[string]RolePolicy) (*policy, error) {
 		if set&bitCommandRead != 0 {
 			subscribe = append(subscribe, "v1/+/res/#")
 		}
-		p.byScope[set] = builtin(true, publish, subscribe)
+		p.byScope[set] = builtin(false, publish, subscribe)
 	}
 	var errs []error
 	for name, r := range roles {
@@ -299,9 +305,9 @@ func (p *Permissions) Username(name string) error {
 	return nil
 }
 
-// AssignedClientID reports whether the identity may leave its client identifier to the server. Vehicles may
-// not.
-func (p *Permissions) AssignedClientID() bool { return p.role != nil && p.kind != RoleVehicle }
+// AssignedClientID reports whether the identity may leave its client identifier to the server: services and
+// operators may, vehicles may not, a role of the configuration as it says.
+func (p *Permissions) AssignedClientID() bool { return p.role != nil && p.role.assigned }
 
 // NewClientID makes a client identifier for a client that left it to the server: unguessable, and one that
 // ClientID accepts.

@@ -35,7 +35,7 @@ func (a *Authority) Revoke(r Revocation, from string) (Revocation, error) {
 // completeRevocation brings an entry into its stored form: whole seconds in UTC, so that the same entry has
 // the same bytes everywhere.
 func (a *Authority) completeRevocation(r *Revocation, now time.Time) error {
-	if err := r.validate(now, a.cfg.Leeway); err != nil {
+	if err := r.validate(now, a.live().Leeway); err != nil {
 		return err
 	}
 	if !r.IssuedBefore.IsZero() {
@@ -47,7 +47,7 @@ func (a *Authority) completeRevocation(r *Revocation, now time.Time) error {
 		last = r.IssuedBefore
 	}
 	// iat may be ahead by the leeway, exp counts later by it.
-	r.Until = last.Add(a.cfg.MaxTTL + 2*a.cfg.Leeway + time.Second)
+	r.Until = last.Add(a.live().MaxTTL + 2*a.live().Leeway + time.Second)
 	return nil
 }
 
@@ -86,7 +86,7 @@ func (a *Authority) learn(entries []Revocation) error {
 	now := a.cfg.Now()
 	fresh := entries[:0]
 	for _, r := range entries {
-		if r.validate(now, a.cfg.Leeway) != nil || now.After(r.Until) || r.Until.IsZero() {
+		if r.validate(now, a.live().Leeway) != nil || now.After(r.Until) || r.Until.IsZero() {
 			continue // another version's, or damaged: the store is not an authority over form
 		}
 		if !a.revoked.has(&r) {

@@ -35,12 +35,12 @@ type RotateRequest struct {
 // rather than none.
 func (a *Authority) Rotate(req RotateRequest) (KeyInfo, error) {
 	now := a.cfg.Now()
-	setDefault(&req.Algorithm, a.cfg.Algorithm)
-	setDefault(&req.Keep, a.cfg.TTL)
+	setDefault(&req.Algorithm, a.live().Algorithm)
+	setDefault(&req.Keep, a.live().TTL)
 	if req.Keep < 0 {
 		return KeyInfo{}, errors.New("auth: rotate: keep is negative")
 	}
-	k, err := newSignKey(req.Algorithm, now, now.Add(a.cfg.KeyActivation+time.Second))
+	k, err := newSignKey(req.Algorithm, now, now.Add(a.live().KeyActivation+time.Second))
 	if err != nil {
 		return KeyInfo{}, fmt.Errorf("auth: rotate: %w", err)
 	}
@@ -71,7 +71,7 @@ func (a *Authority) rotateFiles(k *signKey, keep time.Duration) error {
 		return err
 	}
 	// A process that reads the new key late goes on signing with the old one for as long again.
-	until := k.file.SignFrom.Add(keep + a.cfg.Leeway + a.cfg.KeyActivation + time.Second)
+	until := k.file.SignFrom.Add(keep + a.live().Leeway + a.live().KeyActivation + time.Second)
 	for _, o := range old {
 		if o.file.VerifyUntil != nil {
 			continue

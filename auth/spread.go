@@ -33,6 +33,9 @@ const (
 	spreadTimeout  = 3 * time.Second  // of one round
 	spreadMaxPause = 5 * time.Second  // between rounds while the store is away
 	spreadPrune    = 10 * time.Minute // between prunes
+	// spreadFull is between exchanges from the beginning. It finds what a store that failed over to a
+	// replica lost in a way that its version does not show.
+	spreadFull = 5 * time.Minute
 )
 
 // spreader exchanges revocations with the store.
@@ -41,7 +44,8 @@ type spreader struct {
 	store  RevocationStore
 	wake   chan struct{}
 	cursor StoreCursor // owned by run
-	pruned time.Time   // owned by run
+	pruned time.Time   // owned by run; on the injected clock
+	full   time.Time   // owned by run; on the real clock
 
 	mu      sync.Mutex // guards below
 	pending []Revocation
@@ -123,6 +127,9 @@ func (s *spreader) report(err error, failing bool) {
 func (s *spreader) round(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, spreadTimeout)
 	defer cancel()
+	if time.Since(s.full) > spreadFull {
+		s.full, s.cursor = time.Now(), StoreCursor{}
+	}
 	entries, next, err := s.store.Since(ctx, s.cursor)
 	if err != nil {
 		return err

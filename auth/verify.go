@@ -25,7 +25,7 @@ func (a *Authority) Verify(token []byte, peer Peer) (Identity, error) {
 		a.cfg.Audit.refused(a.cfg.Now(), reason, &id, peer.Address)
 		return Identity{}, err
 	}
-	a.cfg.Metrics.verified.WithLabelValues("ok").Inc()
+	a.cfg.Metrics.accepted.Inc()
 	return id, nil
 }
 
@@ -93,13 +93,13 @@ func (a *Authority) parse(token string, ring *keyring) (*cached, error) {
 
 // check is what must hold at this moment and for this peer.
 func (a *Authority) check(e *cached, peer Peer, now time.Time) error {
-	id, leeway := &e.claims.id, a.cfg.Leeway
+	id, leeway, maxTTL := &e.claims.id, a.live().Leeway, a.live().MaxTTL
 	switch {
 	case !now.Before(id.Expires.Add(leeway)):
 		return ErrExpired
-	case id.Expires.Sub(id.IssuedAt) > a.cfg.MaxTTL:
+	case id.Expires.Sub(id.IssuedAt) > maxTTL:
 		return bad("lives longer than allowed")
-	case now.Before(id.IssuedAt.Add(-leeway)):
+	case now.Before(id.IssuedAt.Add(-max(leeway, time.Second))): // Issue may date a token one second ahead
 		return ErrNotYetValid
 	case e.claims.notBefore != 0 && now.Before(time.Unix(e.claims.notBefore, 0).Add(-leeway)):
 		return ErrNotYetValid
@@ -138,7 +138,7 @@ func (a *Authority) Deadline(id Identity) time.Time {
 	if a.cfg.Now().Before(id.Expires) {
 		return id.Expires
 	}
-	return id.Expires.Add(a.cfg.Leeway)
+	return id.Expires.Add(a.live().Leeway)
 }
 
 // Thumbprint is the x5t#S256 of a certificate (RFC 8705, 3.1).
