@@ -135,8 +135,9 @@ type Rendered struct {
 	DeadLetter bool
 	Reason     string
 
-	buf   []byte
-	spans []span
+	// buf holds what Key, Value and the Redis slices alias. It only grows within one Render, so slices
+	// taken before it moves keep their contents.
+	buf []byte
 }
 
 // RedisKind names a Redis operation.
@@ -193,6 +194,3 @@ type Field struct {
 
 // timeLayout writes every time that leaves the gateway.
 const timeLayout = "2006-01-02T15:04:05.000Z07:00"
-
-// span is a part of Rendered.buf, kept as offsets while the buffer may still move.
-type span struct{ from, to int }

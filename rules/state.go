@@ -231,7 +231,7 @@ func (sh *stateShard) evict() int {
 	return n
 }
 
-// hashText is FNV-1a, 64 bits (RFC 9923): stable over processes and versions, which canary shares, shards
+// hashText is FNV-1a, 64 bits: stable over processes and versions, which canary shares, shards
 // and stored keys rely on.
 func hashText[T ~string | ~[]byte](s T) uint64 {
 	h := uint64(14695981039346656037)

@@ -1,0 +1,157 @@
+package rules
+
+import (
+	"strings"
+	"testing"
+
+	"cellgate/broker/message"
+)
+
+const sampleVIN = "LTEST000000000001"
+
+// compileText compiles one file and fails the test when it has findings.
+func compileText(t testing.TB, text string) *Set {
+	t.Helper()
+	set, diags := Compile(NewSource(map[string][]byte{"t.rules.yaml": []byte(text)}), Options{Cell: "cell-1"})
+	if diags.HasErrors() {
+		t.Fatalf("compile:\n%v", diags)
+	}
+	return set
+}
+
+// compileSamples compiles the shipped rules.
+func compileSamples(t testing.TB) *Set {
+	t.Helper()
+	src, err := Load("../configs/rules")
+	if err != nil {
+		t.Fatal(err)
+	}
+	set, diags := Compile(src, Options{Cell: "cell-1"})
+	if diags.HasErrors() {
+		t.Fatalf("compile:\n%v", diags)
+	}
+	return set
+}
+
+// telemetry is a record as a vehicle's PUBLISH makes it.
+func telemetry(seq uint64, at int64, payload string) message.Record {
+	return message.Record{
+		Seq: seq, ReceivedAt: at, Kind: message.KindPublish, QoS: 1, Client: sampleVIN,
+		Topic: "v1/" + sampleVIN + "/up/telemetry", Payload: []byte(payload),
+	}
+}
+
+// rig evaluates messages one after another and tells what came out.
+type rig struct {
+	t   testing.TB
+	set *Set
+	w   *Worker
+	seq uint64
+}
+
+func newRig(t testing.TB, set *Set) *rig {
+	return &rig{t: t, set: set, w: NewEngine(set, NewState(StateOptions{})).NewWorker()}
+}
+
+const epoch = int64(1_763_600_000_000)
+
+// send evaluates a payload on the telemetry topic at a time in ms after epoch and returns "rule/target"
+// for every decision, "rule/error" for an evaluation error.
+func (r *rig) send(at int64, payload string) string {
+	return r.sendTo("v1/"+sampleVIN+"/up/telemetry", at, payload)
+}
+
+func (r *rig) sendTo(topic string, at int64, payload string) string {
+	r.t.Helper()
+	r.seq++
+	rec := telemetry(r.seq, epoch+at, payload)
+	rec.Topic = topic
+	var out []string
+	for _, d := range r.w.Eval(&rec, nil) {
+		out = append(out, decisionName(r.set, d))
+	}
+	return strings.Join(out, " ")
+}
+
+func decisionName(set *Set, d Decision) string {
+	name := set.RuleID(d.Rule)
+	switch {
+	case d.Shadow:
+		return name + "/shadow"
+	case d.Target == TargetError:
+		return name + "/error"
+	}
+	return name + "/" + set.rules[d.Rule].targets[d.Target].text
+}
+
+// renderAll renders all decisions about a record.
+func renderAll(t testing.TB, w *Worker, rec *message.Record) map[string]Rendered {
+	t.Helper()
+	out := map[string]Rendered{}
+	for _, d := range w.Eval(rec, nil) {
+		var r Rendered
+		if err := w.Render(d, rec, &r); err != nil {
+			t.Fatalf("render %s: %v", decisionName(w.engine.set, d), err)
+		}
+		out[decisionName(w.engine.set, d)] = r
+	}
+	return out
+}
+
+func TestSamplesRouteTelemetry(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, compileSamples(t))
+	if got, want := r.send(0, `{"soc":80}`), "telemetry/0 latest-state/0 sampled-to-centre/0"; got != want {
+		t.Errorf("first message: got %q, want %q", got, want)
+	}
+	if got, want := r.send(9_999, `{"soc":9}`), "low-battery/0 low-battery/1 telemetry/0 latest-state/0"; got != want {
+		t.Errorf("low battery within the sample's time: got %q, want %q", got, want)
+	}
+	if got, want := r.send(10_000, `{"soc":20.5}`), "telemetry/0 latest-state/0 sampled-to-centre/0"; got != want {
+		t.Errorf("rearmed: got %q, want %q", got, want)
+	}
+	if got, want := r.sendTo("v1/"+sampleVIN+"/up/alarm", 10_001, `not json`), "alarms/0 alarms/1"; got != want {
+		t.Errorf("alarm: got %q, want %q", got, want)
+	}
+	if got := r.sendTo("v1/"+sampleVIN+"/up/event", 10_002, `{}`); got != "" {
+		t.Errorf("a topic of no rule: got %q", got)
+	}
+}
+
+func TestSamplesRender(t *testing.T) {
+	t.Parallel()
+	w := newRig(t, compileSamples(t)).w
+	rec := telemetry(7, epoch, `{"ts":1763599999000,"soc":9,"gear":"D","on":true,"x":null,"pos":{"a":1},"_at":5}`)
+	out := renderAll(t, w, &rec)
+	for name, want := range map[string]struct {
+		sink        SinkKind
+		topic, lane string
+	}{
+		"telemetry/0":         {SinkKafka, "vehicle.telemetry", ""},
+		"low-battery/0":       {SinkKafka, "vehicle.alerts", ""},
+		"low-battery/1":       {SinkCentral, "fleet.alerts", "p0"},
+		"sampled-to-centre/0": {SinkCentral, "fleet.telemetry", "p1"},
+	} {
+		got := out[name]
+		if got.Sink != want.sink || got.Topic != want.topic || got.Lane != want.lane {
+			t.Errorf("%s: %v %q %q", name, got.Sink, got.Topic, got.Lane)
+		}
+		if string(got.Key) != sampleVIN || string(got.Value) != string(rec.Payload) {
+			t.Errorf("%s: key %q value %q", name, got.Key, got.Value)
+		}
+	}
+	op := out["latest-state/0"].Redis
+	if op.Kind != RedisHash || op.Key != "veh:"+sampleVIN || op.NewerThan != "_at" || op.Seq != 7 {
+		t.Errorf("latest-state: %+v", op)
+	}
+	if op.At != 1763599999000 || op.AtText() != "2025-11-20T00:53:19.000Z" {
+		t.Errorf("latest-state: at %d %s", op.At, op.AtText())
+	}
+	var fields []string
+	for _, f := range op.Fields {
+		fields = append(fields, f.Name+"="+string(f.Value))
+	}
+	if got, want := strings.Join(fields, " "), "ts=1763599999000 soc=9 gear=D on=true"; got != want {
+		t.Errorf("latest-state: fields %q, want %q", got, want)
+	}
+}

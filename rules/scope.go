@@ -1,0 +1,195 @@
+package rules
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"strings"
+
+	"github.com/expr-lang/expr/file"
+	"github.com/expr-lang/expr/vm"
+	"github.com/valyala/fastjson"
+
+	"cellgate/broker/message"
+)
+
+// scope holds one record for the expressions of a set: names get their values when an expression asks
+// for them, the payload is parsed when the first one asks for a field. It belongs to one goroutine and is
+// used for one record after another without allocating.
+type scope struct {
+	set   *Set
+	rec   *message.Record
+	vin   string
+	class string
+	opers []opValue // the values of the operators of the rule at hand
+
+	gen    uint64   // counts records
+	filled []uint64 // by symbol: the gen for which env has its value
+	env    map[string]any
+	vm     vm.VM
+
+	parser  fastjson.Parser
+	doc     *fastjson.Value
+	parsed  uint64 // the gen for which doc or docErr is valid
+	docErr  error
+	boxes   boxes
+	names   map[string]string // payload field names that have become strings
+	scratch []byte
+}
+
+func newScope(s *Set) *scope {
+	sc := &scope{set: s, filled: make([]uint64, len(s.symbols)), env: make(map[string]any, len(s.symbols))}
+	for i := range s.symbols {
+		sc.env[s.symbols[i].key] = nil
+	}
+	return sc
+}
+
+// begin turns to a record. Nothing of it is kept after end.
+func (sc *scope) begin(rec *message.Record) {
+	sc.gen++
+	sc.rec, sc.opers = rec, nil
+	vin, branch, rest := message.SplitTopic(rec.Topic)
+	sc.vin, sc.class = vin, ""
+	if branch == "up" {
+		sc.class = rest
+	}
+}
+
+// again points to a record that was begun before and may since have moved in memory.
+func (sc *scope) again(rec *message.Record) { sc.rec, sc.opers = rec, nil }
+
+// errNotBool is a condition that gives neither true nor false nor nil.
+var errNotBool = errors.New("a condition must give true or false")
+
+// test evaluates a condition: nil is false.
+func (sc *scope) test(e *expression) (bool, error) {
+	v, err := sc.run(e)
+	switch v := v.(type) {
+	case bool:
+		return v, err
+	case nil:
+		return false, err
+	}
+	return false, fmt.Errorf("%w, this gives %s: %s", errNotBool, typeOf(v), e.text)
+}
+
+// number evaluates an expression that is to give a number; ok is false for nil.
+func (sc *scope) number(e *expression) (v float64, ok bool, err error) {
+	got, err := sc.run(e)
+	if err != nil || got == nil {
+		return 0, false, err
+	}
+	switch n := got.(type) {
+	case float64:
+		v = n
+	case int:
+		v = float64(n)
+	default:
+		return 0, false, fmt.Errorf("%s gives %s where a number is needed", e.text, typeOf(got))
+	}
+	return v, !math.IsNaN(v) && !math.IsInf(v, 0), nil
+}
+
+// run evaluates an expression. Values that it gives may be kept; they alias nothing.
+func (sc *scope) run(e *expression) (any, error) {
+	for _, i := range e.symbols {
+		s := &sc.set.symbols[i]
+		if sc.filled[i] == sc.gen && s.kind != symOperator {
+			continue
+		}
+		v, err := sc.value(s)
+		if err != nil {
+			return nil, err
+		}
+		sc.env[s.key], sc.filled[i] = v, sc.gen
+	}
+	v, err := sc.vm.Run(e.program, sc.env)
+	if err != nil {
+		return nil, evalError(e, err)
+	}
+	return v, nil
+}
+
+// ErrEvaluation is wrapped by the errors of expressions that cannot be evaluated on a message.
+var ErrEvaluation = errors.New("the expression cannot be evaluated")
+
+// evalError says what failed without quoting values of the message.
+func evalError(e *expression, err error) error {
+	message := err.Error()
+	var fe *file.Error
+	if errors.As(err, &fe) {
+		message = fe.Message
+	}
+	return fmt.Errorf("%w: %s: %s", ErrEvaluation, shorten(e.text), safeMessage(message))
+}
+
+// shorten keeps an expression short enough for a header.
+func shorten(s string) string {
+	s = strings.Join(strings.Fields(s), " ")
+	if len(s) > 200 {
+		s = strings.ToValidUTF8(s[:200], "") + "…"
+	}
+	return s
+}
+
+// safeMessage puts expr's messages into words and blots out quoted values.
+func safeMessage(m string) string {
+	var from, to string
+	switch {
+	case strings.HasPrefix(m, "interface conversion:"):
+		if n, _ := fmt.Sscanf(m[strings.LastIndex(m, "is ")+3:], "%s not %s", &from, &to); n == 2 {
+			from = strings.TrimSuffix(from, ",")
+			return fmt.Sprintf("%s where %s is needed", typeWord(from), typeWord(to))
+		}
+	case strings.HasPrefix(m, "reflect.Value.MapIndex"):
+		return "the value is not a text, and the list holds texts"
+	}
+	if i := strings.IndexByte(m, '"'); i >= 0 {
+		if j := strings.LastIndexByte(m, '"'); j > i {
+			m = m[:i] + "…" + m[j+1:]
+		}
+	}
+	if len(m) > 200 {
+		m = strings.ToValidUTF8(m[:200], "")
+	}
+	return m
+}
+
+// boxes keeps values that have been put into interfaces, so that the same number or short text, which
+// telemetry repeats all the time, is not allocated for every message.
+type boxes struct {
+	numbers [512]struct {
+		bits uint64
+		box  any
+	}
+	texts [512]struct {
+		text string
+		box  any
+	}
+}
+
+// maxBoxedText is the longest text that is kept.
+const maxBoxedText = 64
+
+func (b *boxes) number(f float64) any {
+	bits := math.Float64bits(f)
+	slot := &b.numbers[(bits*0x9E3779B97F4A7C15)>>55]
+	if slot.box == nil || slot.bits != bits {
+		slot.bits, slot.box = bits, f
+	}
+	return slot.box
+}
+
+// text boxes a text given as bytes, which it copies.
+func (b *boxes) text(t []byte) any {
+	if len(t) > maxBoxedText {
+		return string(t)
+	}
+	slot := &b.texts[hashText(t)>>55]
+	if slot.box == nil || slot.text != string(t) {
+		slot.text = string(t)
+		slot.box = slot.text
+	}
+	return slot.box
+}

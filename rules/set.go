@@ -1,0 +1,126 @@
+package rules
+
+import (
+	"strconv"
+	"sync"
+)
+
+// DefaultErrorTopic is where evaluation errors go when a rule has no on_error.
+const DefaultErrorTopic = "vehicle.rule-errors"
+
+// Options of Compile.
+type Options struct {
+	// Cell is the cell's id: `cell` in expressions and ${cell} in templates.
+	Cell string
+	// ErrorTopic is the Kafka topic of evaluation errors of rules without on_error; DefaultErrorTopic when
+	// empty.
+	ErrorTopic string
+}
+
+// Set is a compiled rule set: immutable, safe for concurrent use.
+type Set struct {
+	hash     string
+	cell     string
+	source   *Source
+	rules    []*rule
+	index    topicIndex
+	symbols  []symbol
+	operKeys map[uint64]struct{} // keys of all operators, for State
+	scopes   sync.Pool           // *scope, for Render
+}
+
+// rule is one compiled rule.
+type rule struct {
+	def       *ruleDef
+	info      RuleInfo
+	index     uint16
+	names     *names
+	schema    *schemaDef
+	when      *expression
+	operators []operator
+	transform *value
+	targets   []*target
+	errTopic  string
+	usesOper  bool // some target or the transform refers to operator.x
+}
+
+// target is one compiled element of `to`.
+type target struct {
+	index int
+	text  string // the index, for the header
+	sink  SinkKind
+	topic *template
+	key   *expression // nil: the VIN
+	lane  string
+	redis *redisTarget
+}
+
+// RuleInfo describes a rule of a running set.
+type RuleInfo struct {
+	ID          string       `json:"id"`
+	Owner       string       `json:"owner,omitempty"`
+	Description string       `json:"description,omitempty"`
+	File        string       `json:"file"`
+	Line        int          `json:"line"`
+	From        []string     `json:"from"`
+	When        string       `json:"when,omitempty"`
+	Operators   []string     `json:"operators,omitempty"`
+	Mode        string       `json:"mode"`
+	Targets     []TargetInfo `json:"to"`
+	ErrorTopic  string       `json:"error_topic"`
+}
+
+// TargetInfo describes a target: Name is its topic or key as written.
+type TargetInfo struct {
+	Sink string `json:"sink"`
+	Name string `json:"name"`
+	Lane string `json:"lane,omitempty"`
+}
+
+// Hash is the hash of the source that the set was compiled from.
+func (s *Set) Hash() string { return s.hash }
+
+// Source returns what the set was compiled from.
+func (s *Set) Source() *Source { return s.source }
+
+// Rules describes the rules; a Decision's Rule is an index into it.
+func (s *Set) Rules() []RuleInfo {
+	out := make([]RuleInfo, len(s.rules))
+	for i, r := range s.rules {
+		out[i] = r.info
+	}
+	return out
+}
+
+// Sink says which sink a decision belongs to, without rendering it. A shadow decision has none: 0.
+func (s *Set) Sink(d Decision) SinkKind {
+	switch {
+	case d.Shadow || int(d.Rule) >= len(s.rules):
+		return 0
+	case d.Target == TargetError:
+		return SinkKafka
+	case int(d.Target) >= len(s.rules[d.Rule].targets):
+		return 0
+	}
+	return s.rules[d.Rule].targets[d.Target].sink
+}
+
+// RuleID returns the id of the rule of a decision, "" when there is none of that index.
+func (s *Set) RuleID(rule uint16) string {
+	if int(rule) >= len(s.rules) {
+		return ""
+	}
+	return s.rules[rule].info.ID
+}
+
+func (m ruleMode) String() string {
+	switch {
+	case m.disabled:
+		return "disabled"
+	case m.shadow:
+		return "shadow"
+	case m.canary < wholeFleet:
+		return "canary " + strconv.FormatFloat(float64(m.canary)/100, 'f', -1, 64) + "%"
+	}
+	return "enabled"
+}

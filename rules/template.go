@@ -1,0 +1,133 @@
+package rules
+
+import (
+	"fmt"
+	"strings"
+	"unicode/utf8"
+)
+
+// template is a text with holes, for topics and keys. A hole takes vin, cell or class, or a payload
+// value that is checked against a list, so that a payload cannot create topics or keys at will.
+type template struct {
+	static string // the whole, when there is no hole
+	parts  []templatePart
+}
+
+type templatePart struct {
+	text  string // in front of the hole
+	kind  symbolKind
+	expr  *expression // of a listed value
+	list  *listDef
+	inner string // the hole as written
+}
+
+const maxTemplate = 1024
+
+// template compiles a template; nil when something has been reported.
+func (n *names) template(d *document, s scalar) *template {
+	if len(s.value) > maxTemplate || s.value == "" {
+		d.fail(s.line, s.col, CodeBadTemplate, "", "a template has from 1 to %d bytes", maxTemplate)
+		return nil
+	}
+	t := &template{}
+	text := ""
+	for rest, offset := s.value, 0; ; {
+		before, hole, found := strings.Cut(rest, "${")
+		text += before
+		if !found {
+			break
+		}
+		offset += utf8.RuneCountInString(before) + 2
+		inner, after, closed := strings.Cut(hole, "}")
+		if !closed {
+			line, col := s.at(offset - 2)
+			d.fail(line, col, CodeBadTemplate, "write ${vin}", "${ without }")
+			return nil
+		}
+		part, ok := n.hole(d, s, inner, offset)
+		if !ok {
+			return nil
+		}
+		part.text, text = text, ""
+		t.parts = append(t.parts, part)
+		offset += utf8.RuneCountInString(inner) + 1
+		rest = after
+	}
+	if len(t.parts) == 0 {
+		t.static = text
+		return t
+	}
+	t.parts = append(t.parts, templatePart{text: text})
+	return t
+}
+
+func (n *names) hole(d *document, s scalar, inner string, offset int) (templatePart, bool) {
+	part := templatePart{inner: strings.TrimSpace(inner)}
+	line, col := s.at(offset)
+	switch part.inner {
+	case "vin", "cell", "class":
+		part.kind = baseNames[part.inner]
+		return part, true
+	}
+	value, list, ok := strings.Cut(part.inner, " in ")
+	list = strings.TrimSpace(list)
+	if !ok || n.lists[list] == nil {
+		d.fail(line, col, CodeTemplateName, "write ${vin}, ${cell}, ${class}, or ${payload.kind in kinds} with a list kinds at the top of the file",
+			"%q: a topic or key may not depend on what a payload says, unless the values are listed", "${"+inner+"}")
+		return part, false
+	}
+	expr := scalar{value: value, line: line, col: col, lines: s.lines}
+	part.list = n.lists[list]
+	part.expr = n.compile(d, &expr, wantAny)
+	return part, part.expr != nil
+}
+
+// render appends the text that the template gives for the record of sc.
+func (t *template) render(sc *scope, dst []byte) ([]byte, error) {
+	if t.parts == nil {
+		return append(dst, t.static...), nil
+	}
+	for i := range t.parts {
+		p := &t.parts[i]
+		dst = append(dst, p.text...)
+		switch {
+		case p.kind == symVIN:
+			dst = append(dst, sc.vin...)
+		case p.kind == symCell:
+			dst = append(dst, sc.set.cell...)
+		case p.kind == symClass:
+			dst = append(dst, sc.class...)
+		case p.expr != nil:
+			v, err := sc.run(p.expr)
+			if err != nil {
+				return dst, err
+			}
+			from := len(dst)
+			dst = appendText(dst, v)
+			if _, ok := p.list.texts[string(dst[from:])]; !ok || v == nil {
+				return dst, fmt.Errorf("${%s}: the value is not in the list", p.inner)
+			}
+		}
+	}
+	return dst, nil
+}
+
+// text is render as a string; it does not allocate for a template without holes.
+func (t *template) text(sc *scope) (string, error) {
+	if t.parts == nil {
+		return t.static, nil
+	}
+	b, err := t.render(sc, sc.scratch[:0])
+	sc.scratch = b[:0]
+	return string(b), err
+}
+
+// validTopic reports whether s is a name that Kafka accepts for a topic.
+func validTopic(s string) bool {
+	if s == "" || len(s) > 249 || s == "." || s == ".." {
+		return false
+	}
+	return strings.IndexFunc(s, func(r rune) bool {
+		return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && r != '.' && r != '_' && r != '-'
+	}) < 0
+}

@@ -1,0 +1,283 @@
+package rules
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/goccy/go-yaml"
+	"github.com/goccy/go-yaml/ast"
+	"github.com/goccy/go-yaml/parser"
+	"github.com/goccy/go-yaml/token"
+)
+
+// Bounds of one YAML text, so that a hostile one cannot exhaust the parser's stack.
+const (
+	maxYAMLDepth = 100 // open brackets
+	maxDashes    = 32  // "- - - -" on one line
+)
+
+// document reads one YAML file and reports what is wrong with it, with its place. It is strict: every
+// key must be known, and the parts of YAML that hide what a file says are refused.
+type document struct {
+	file   string
+	text   []byte
+	lines  []string
+	report func(Diagnostic)
+	rule   string // what the findings are about
+}
+
+func newDocument(file string, text []byte, report func(Diagnostic)) *document {
+	return &document{file: file, text: text, lines: strings.Split(string(text), "\n"), report: report, rule: "file"}
+}
+
+// fail reports a finding at a place.
+func (d *document) fail(line, col int, code Code, suggestion, format string, args ...any) {
+	d.report(Diagnostic{
+		File: d.file, Line: max(line, 1), Column: max(col, 1), Code: code, Rule: d.rule,
+		Message: fmt.Sprintf(format, args...), Source: sourceLine(d.text, line), Suggestion: suggestion,
+	})
+}
+
+// failAt reports a finding at a node.
+func (d *document) failAt(n ast.Node, code Code, suggestion, format string, args ...any) {
+	line, col := place(n)
+	d.fail(line, col, code, suggestion, format, args...)
+}
+
+// place is where a node begins.
+func place(n ast.Node) (line, col int) {
+	switch n := n.(type) {
+	case nil:
+		return 1, 1
+	case *ast.MappingNode:
+		if n.GetToken().Type != token.MappingStartType && len(n.Values) > 0 {
+			return place(n.Values[0].Key)
+		}
+	case *ast.MappingValueNode:
+		return place(n.Key)
+	}
+	t := n.GetToken()
+	if t == nil || t.Position == nil {
+		return 1, 1
+	}
+	return t.Position.Line, t.Position.Column
+}
+
+// parse returns the root of the only YAML document in the text, nil when there is none or it cannot be
+// read; the latter has been reported.
+func (d *document) parse() (root ast.Node) {
+	if line := tooDeep(d.lines); line > 0 {
+		d.fail(line, 1, CodeTooLarge, "write it flatter", "nested deeper than %d", maxYAMLDepth)
+		return nil
+	}
+	defer func() { // the parser is given whatever a user saved
+		if p := recover(); p != nil {
+			d.fail(1, 1, CodeSyntax, "", "this is not YAML that can be read: %v", p)
+			root = nil
+		}
+	}()
+	f, err := parser.ParseBytes(d.text, 0)
+	if err != nil {
+		d.syntaxError(err)
+		return nil
+	}
+	for _, doc := range f.Docs {
+		if doc.Body == nil {
+			continue
+		}
+		if root != nil {
+			d.failAt(doc.Body, CodeYAMLFeature, "put it in a file of its own", "a second YAML document (after ---)")
+			return nil
+		}
+		root = doc.Body
+	}
+	return root
+}
+
+func (d *document) syntaxError(err error) {
+	var y yaml.Error
+	if !errors.As(err, &y) {
+		d.fail(1, 1, CodeSyntax, "", "%v", err)
+		return
+	}
+	line, col := 1, 1
+	if t := y.GetToken(); t != nil && t.Position != nil {
+		line, col = t.Position.Line, t.Position.Column
+	}
+	suggestion := ""
+	switch msg := y.GetMessage(); {
+	case strings.Contains(msg, "mapping value is not allowed"), strings.Contains(msg, "value is not allowed"):
+		suggestion = `in YAML ": " and " #" have a meaning, and a value that begins with a quote ends with it; ` +
+			`put the whole expression between single quotes, or below "|" on a line of its own`
+	case strings.Contains(msg, "tab"):
+		suggestion = "indent with blanks, not with tabs"
+	case strings.Contains(msg, "already defined"):
+		suggestion = "remove one of the two, or merge them"
+	}
+	d.fail(line, col, CodeSyntax, suggestion, "%s", y.GetMessage())
+}
+
+// tooDeep returns the first line at which the nesting passes the bound, 0 if none does. It counts
+// brackets in strings too, which no sensible file has a hundred of.
+func tooDeep(lines []string) int {
+	depth := 0
+	for i, line := range lines {
+		depth += strings.Count(line, "[") + strings.Count(line, "{")
+		dashes := 0
+		for rest := strings.TrimSpace(line); len(rest) > 1 && strings.ContainsRune("-?", rune(rest[0])); rest = strings.TrimSpace(rest[1:]) {
+			dashes++
+		}
+		if depth > maxYAMLDepth || dashes > maxDashes {
+			return i + 1
+		}
+		depth = max(0, depth-strings.Count(line, "]")-strings.Count(line, "}"))
+	}
+	return 0
+}
+
+// plain follows n to what it says, and refuses anchors, aliases and tags.
+func (d *document) plain(n ast.Node) (ast.Node, bool) {
+	switch n := n.(type) {
+	case nil:
+		return nil, false
+	case *ast.AnchorNode, *ast.AliasNode, *ast.MergeKeyNode:
+		d.failAt(n, CodeYAMLFeature, "write the value out, or use a macro", "anchors and aliases are not supported")
+		return nil, false
+	case *ast.TagNode:
+		d.failAt(n, CodeYAMLFeature, "remove the tag", "tags are not supported")
+		return nil, false
+	}
+	return n, true
+}
+
+// entry is one key of a mapping with its value.
+type entry struct {
+	key   scalar
+	value ast.Node
+}
+
+// entries returns the keys of a mapping in their order.
+func (d *document) entries(n ast.Node, what string) ([]entry, bool) {
+	n, ok := d.plain(n)
+	if !ok {
+		return nil, false
+	}
+	var pairs []*ast.MappingValueNode
+	switch n := n.(type) {
+	case *ast.MappingNode:
+		pairs = n.Values
+	case *ast.MappingValueNode:
+		pairs = []*ast.MappingValueNode{n}
+	default:
+		d.failAt(n, CodeWrongType, "", "%s must be a mapping (key: value), this is %s", what, kindName(n))
+		return nil, false
+	}
+	out := make([]entry, 0, len(pairs))
+	for _, p := range pairs {
+		if p.Key.IsMergeKey() {
+			d.failAt(p.Key, CodeYAMLFeature, "write the values out", "merge keys are not supported")
+			return nil, false
+		}
+		key, ok := d.scalar(p.Key, "a key")
+		if !ok {
+			return nil, false
+		}
+		out = append(out, entry{key: key, value: p.Value})
+	}
+	return out, true
+}
+
+// object is a mapping whose keys are fixed.
+type object struct {
+	d      *document
+	node   ast.Node
+	what   string
+	values map[string]ast.Node
+	keys   map[string]scalar
+}
+
+// object reads a mapping with fixed keys and reports all others.
+func (d *document) object(n ast.Node, what string, known ...string) (*object, bool) {
+	entries, ok := d.entries(n, what)
+	if !ok {
+		return nil, false
+	}
+	o := &object{d: d, node: n, what: what, values: map[string]ast.Node{}, keys: map[string]scalar{}}
+	for _, e := range entries {
+		if !contains(known, e.key.value) {
+			d.fail(e.key.line, e.key.col, CodeUnknownKey, didYouMean(e.key.value, known),
+				"unknown key %q in %s", e.key.value, what)
+			continue
+		}
+		o.values[e.key.value], o.keys[e.key.value] = e.value, e.key
+	}
+	return o, true
+}
+
+func contains(list []string, s string) bool {
+	for _, v := range list {
+		if v == s {
+			return true
+		}
+	}
+	return false
+}
+
+// didYouMean suggests the nearest name, or lists all when there are few.
+func didYouMean(name string, known []string) string {
+	if n := nearest(name, known); n != "" {
+		return fmt.Sprintf("did you mean %q?", n)
+	}
+	if len(known) > 0 && len(known) <= 30 {
+		return "known here: " + strings.Join(known, ", ")
+	}
+	return ""
+}
+
+func (o *object) has(key string) bool { _, ok := o.values[key]; return ok }
+
+// missing reports a key that must be there.
+func (o *object) missing(key, suggestion string) {
+	o.d.failAt(o.node, CodeMissing, suggestion, "%s needs %q", o.what, key)
+}
+
+// text returns the scalar of a key; ok is false when it is absent or reported.
+func (o *object) text(key string) (scalar, bool) {
+	n, ok := o.values[key]
+	if !ok {
+		return scalar{}, false
+	}
+	return o.d.scalar(n, fmt.Sprintf("%q", key))
+}
+
+// list returns the elements of a sequence.
+func (d *document) list(n ast.Node, what string) ([]ast.Node, bool) {
+	n, ok := d.plain(n)
+	if !ok {
+		return nil, false
+	}
+	s, ok := n.(*ast.SequenceNode)
+	if !ok {
+		d.failAt(n, CodeWrongType, `write [a, b], or one element a line, each after "- "`, "%s must be a list, this is %s", what, kindName(n))
+		return nil, false
+	}
+	return s.Values, true
+}
+
+func kindName(n ast.Node) string {
+	switch n.(type) {
+	case *ast.MappingNode, *ast.MappingValueNode:
+		return "a mapping"
+	case *ast.SequenceNode:
+		return "a list"
+	case *ast.NullNode:
+		return "empty"
+	case *ast.IntegerNode, *ast.FloatNode, *ast.InfinityNode, *ast.NanNode:
+		return "a number"
+	case *ast.BoolNode:
+		return "true or false"
+	default:
+		return "text"
+	}
+}
