@@ -15,6 +15,9 @@ import (
 // interval of 0xFFFFFFFF). Options.MaxSessionExpiry still limits it.
 const MaxExpiry = time.Duration(math.MaxInt64)
 
+// MaxClientIDBytes is the longest client identifier that can have a session: it is a key of the state file.
+const MaxClientIDBytes = 1024
+
 // Errors of Attach and Deliver, and those that a Delivery's Failed is given.
 var (
 	// ErrNoSession: the client has no session.
@@ -39,6 +42,8 @@ var (
 	// ErrTakeover wraps the context's error when an older connection of the same client identifier did not
 	// end in time.
 	ErrTakeover = errors.New("the older connection has not ended")
+	// ErrClientID: the client identifier is empty or longer than MaxClientIDBytes.
+	ErrClientID = errors.New("client identifier empty or too long")
 	// ErrClosed: the manager is closed.
 	ErrClosed = errors.New("session manager closed")
 )
@@ -74,7 +79,7 @@ type Options struct {
 	MaxTotalBytes int64
 	// Overflow tells which message gives way when a session's queue is full. Default DropNewest.
 	Overflow Overflow
-	// MaxSubscriptions bounds the filters of one session. Default 1,000.
+	// MaxSubscriptions bounds the filters of one session, which together have at most 256 KiB. Default 1,000.
 	MaxSubscriptions int
 	// MaxInflight bounds the unacknowledged messages towards one client, whatever Receive Maximum it
 	// announces. Default 256, at most 65,535.
@@ -174,7 +179,8 @@ type Outbound interface {
 	// Kick starts the end of the connection with a DISCONNECT of that reason code (on 3.1.1 it is
 	// closed). It may be called more than once.
 	Kick(reason byte)
-	// Drained is closed once the connection has made its last journal append and will make no more.
+	// Drained is closed once the connection has made its last journal append, will make no more, and has
+	// called Session.Detach: a new connection of the client begins behind that.
 	Drained() <-chan struct{}
 }
 

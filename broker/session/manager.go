@@ -2,135 +2,194 @@ package session
 
 import (
 	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"sync"
+	"sync/atomic"
 	"time"
 
-	"cellgate/broker/message"
+	"go.etcd.io/bbolt"
+)
+
+// Defaults of Options.
+const (
+	defaultQueuedMessages = 1000
+	defaultQueuedBytes    = 4 << 20
+	defaultTotalBytes     = 256 << 20
+	defaultSubscriptions  = 1000
+	defaultInflight       = 256
+	defaultAliases        = 64
+	defaultRetained       = 100_000
+	defaultRetainedBytes  = 64 << 20
+	defaultSessionExpiry  = 7 * 24 * time.Hour
+	defaultCommitInterval = time.Second
 )
 
 // Manager owns all sessions of the gateway. It is safe for concurrent use.
-type Manager struct{}
+type Manager struct {
+	o       Options
+	db      *bbolt.DB
+	index   Index
+	journal Journal
+	log     *slog.Logger
+	metrics *Metrics
+	frames  sync.Pool // *[]byte, room for one encoded frame
+	gates   gates
+	writer  *writer
+	timers  *timers
+
+	onReady    func(clientID string)
+	onPresence func(Presence)
+
+	totalBytes atomic.Int64  // of all queues
+	position   atomic.Uint64 // durable
+	replayFrom uint64        // fixed by Open
+
+	closing context.CancelFunc
+	closed  context.Context
+	wg      sync.WaitGroup
+
+	mu       sync.RWMutex
+	sessions map[string]*state
+
+	// fanMu makes the fan-out of one record, and what a new subscription finds retained, atomic towards the
+	// writer's cut and towards each other.
+	fanMu    sync.Mutex
+	fanned   uint64 // every record up to here is in the queues
+	targets  []target
+	collect  func(client string, m Matched)
+	retained retained
+}
 
 // Open loads the sessions of the state file and restores their subscriptions, and the retained messages,
 // into the index. Sessions that were connected when the process died count as disconnected from now on.
-func Open(o Options) (*Manager, error) { return &Manager{}, nil }
-
-// Close writes what is not written yet and stops the manager's goroutines. Connections are to be detached
-// before.
-func (m *Manager) Close(ctx context.Context) error { return nil }
-
-// Attach gives the connection its session. An older connection of the client identifier is kicked and
-// awaited first; attaches of one client identifier are serialised. present tells that an existing session
-// was resumed. It returns after everything that must survive the CONNACK is durable: a new session that
-// outlives its connection, and the end of an old one that a clean start discards.
-//
-// Nothing is sent to the connection until Session.Start.
-//
-// Errors: ErrWillNotPermitted, ErrTakeover (with the context's error), ErrClosed, the context's error.
-func (m *Manager) Attach(ctx context.Context, a Attach) (s *Session, present bool, err error) {
-	return nil, false, nil
+func Open(o Options) (*Manager, error) {
+	if o.DB == nil || o.Index == nil || o.Journal == nil {
+		return nil, errors.New("session: DB, Index and Journal are required")
+	}
+	o.setDefaults()
+	m := &Manager{
+		o: o, db: o.DB, index: o.Index, journal: o.Journal, log: o.Log, metrics: o.Metrics,
+		sessions: make(map[string]*state),
+		frames:   sync.Pool{New: func() any { return new([]byte) }},
+	}
+	m.closed, m.closing = context.WithCancel(context.Background())
+	m.gates.busy = make(map[string]*gate)
+	m.collect = m.collectTarget
+	m.retained.init()
+	m.writer = newWriter(m)
+	m.timers = newTimers()
+	if err := m.load(); err != nil {
+		return nil, err
+	}
+	m.wg.Go(m.writer.run)
+	m.wg.Go(m.runTimers)
+	return m, nil
 }
 
-// Fanout delivers one durable PUBLISH to all matching subscriptions and keeps the retained message. It is
-// called in journal order by the fan-out loop alone, never waits for a client or the disk, and copies what
-// it keeps of rec.
-func (m *Manager) Fanout(rec *message.Record) {}
+func (o *Options) setDefaults() {
+	def(&o.MaxQueuedMessages, defaultQueuedMessages)
+	def(&o.MaxQueuedBytes, defaultQueuedBytes)
+	def(&o.MaxTotalBytes, defaultTotalBytes)
+	def(&o.MaxSubscriptions, defaultSubscriptions)
+	def(&o.MaxInflight, defaultInflight)
+	def(&o.MaxAliases, defaultAliases)
+	def(&o.MaxRetained, defaultRetained)
+	def(&o.MaxRetainedBytes, defaultRetainedBytes)
+	def(&o.MaxSessionExpiry, defaultSessionExpiry)
+	def(&o.CommitInterval, defaultCommitInterval)
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.NewTextHandler(io.Discard, nil))
+	}
+	if o.Metrics == nil {
+		o.Metrics = NewMetrics(nil)
+	}
+	if o.Rejected == nil {
+		o.Rejected = func(string) {}
+	}
+}
 
-// Advance notes that every record up to seq has been fanned out or needs none.
-func (m *Manager) Advance(seq uint64) {}
+func def[T int | int64 | time.Duration](v *T, d T) {
+	if *v == 0 {
+		*v = d
+	}
+}
 
-// Checkpoint is Advance, and returns when the position is durable together with the queues.
-func (m *Manager) Checkpoint(seq uint64) error { return nil }
-
-// Position is the durable fan-out position: after a restart the fan-out resumes behind it. 0 is the
-// beginning of the journal.
-func (m *Manager) Position() uint64 { return 0 }
-
-// ReplayFrom is the first sequence that the start-up replay must read: at most Position()+1.
-func (m *Manager) ReplayFrom() uint64 { return 0 }
-
-// Replay restores the QoS 2 identifiers that clients use from one journal record. The fan-out loop calls it at
-// start-up, before any Attach, for all records from ReplayFrom, in order.
-func (m *Manager) Replay(rec *message.Record) {}
-
-// Deliver queues a message for one client. Errors: ErrNoSession, ErrNotSubscribed, ErrNotConnected,
-// ErrQueueFull, ErrExpired; then no callback is called.
-func (m *Manager) Deliver(clientID string, d *Delivery) error { return nil }
+// Close writes what is not written yet and stops the manager's goroutines. Connections are to be detached
+// before. The error tells that the last changes could not be written before ctx ended.
+func (m *Manager) Close(ctx context.Context) error {
+	err := m.writer.wait(ctx)
+	m.closing()
+	m.wg.Wait()
+	return err
+}
 
 // OnReady sets a function that is called when a client is connected and has a subscription, new or resumed,
-// that matches its v1/{id}/cmd topics. Set it before the first Attach.
-func (m *Manager) OnReady(fn func(clientID string)) {}
+// that matches its v1/{id}/cmd topics. Set it before the first Attach. It must not block.
+func (m *Manager) OnReady(fn func(clientID string)) { m.onReady = fn }
 
-// OnPresence sets a function that is called for every connect and disconnect. Set it before the first Attach.
-func (m *Manager) OnPresence(fn func(Presence)) {}
+// OnPresence sets a function that is called for every connect and disconnect. Set it before the first
+// Attach. It must not block.
+func (m *Manager) OnPresence(fn func(Presence)) { m.onPresence = fn }
 
-// Connected reports whether the client has a connection.
-func (m *Manager) Connected(clientID string) bool { return false }
+func (m *Manager) now() int64 { return m.o.Now().UnixMilli() }
 
-// Get describes a client's session.
-func (m *Manager) Get(clientID string) (Info, bool) { return Info{}, false }
+func (m *Manager) lookup(clientID string) *state {
+	m.mu.RLock()
+	st := m.sessions[clientID]
+	m.mu.RUnlock()
+	return st
+}
 
-// List describes up to limit sessions with identifiers behind after, in order.
-func (m *Manager) List(after string, limit int) []Info { return nil }
+// Connected reports whether the client has a connection. It takes no session's lock, so the Index may call it.
+func (m *Manager) Connected(clientID string) bool {
+	st := m.lookup(clientID)
+	return st != nil && st.online.Load()
+}
 
 // Disconnect ends a client's connection with a reason code, and a server reference if there is one. It
 // reports whether the client was connected.
-func (m *Manager) Disconnect(clientID string, reason byte, serverRef string) bool { return false }
+func (m *Manager) Disconnect(clientID string, reason byte, serverRef string) bool {
+	st := m.lookup(clientID)
+	if st == nil {
+		return false
+	}
+	st.mu.Lock()
+	defer st.unlock()
+	if st.conn == nil {
+		return false
+	}
+	st.kicked = true
+	if r, ok := st.conn.(Redirector); ok && serverRef != "" {
+		r.Redirect(reason, serverRef)
+	} else {
+		st.conn.Kick(reason)
+	}
+	return true
+}
 
-// Purge ends a client's connection and its session with all that is queued. It reports whether there was a
-// session.
-func (m *Manager) Purge(clientID string) bool { return false }
-
-// Session is one connection's hold on its session. Once another connection has taken the session over, or
-// after Detach, its methods do nothing. It is safe for concurrent use.
-type Session struct{}
-
-// Start begins the delivery: the connection calls it once the CONNACK is queued.
-func (s *Session) Start() {}
-
-// Expiry is how long the session outlives the connection: what was asked, within the manager's limit.
-func (s *Session) Expiry() time.Duration { return 0 }
-
-// Subscribe adds subscriptions and calls done with a reason code of MQTT 5 per filter (granted QoS or
-// failure) when they are durable, which for a session without expiry is before Subscribe returns.
-// Deliveries to the client pause until then, so that done can queue the SUBACK before retained messages.
-// done must not block. id is the subscription identifier, 0 none.
-func (s *Session) Subscribe(subs []Subscription, id uint32, done func(codes []byte)) {}
-
-// Unsubscribe removes subscriptions; done is called as by Subscribe.
-func (s *Session) Unsubscribe(filters []string, done func(codes []byte)) {}
-
-// Puback is the client's PUBACK.
-func (s *Session) Puback(id uint16, code byte) {}
-
-// Pubrec is the client's PUBREC. The session answers with a PUBREL by itself.
-func (s *Session) Pubrec(id uint16, code byte) {}
-
-// Pubcomp is the client's PUBCOMP.
-func (s *Session) Pubcomp(id uint16, code byte) {}
-
-// Writable tells that the connection's queue has room again after Enqueue has returned false.
-func (s *Session) Writable() {}
-
-// SetPermissions replaces the permissions and the token's end after a token refresh.
-func (s *Session) SetPermissions(p Permissions, notAfter time.Time) {}
-
-// Detach ends the connection's hold on the session, after its last journal append. normal means that the client
-// sent DISCONNECT 0x00: the will is discarded. expiry, when not nil, replaces the session's expiry
-// (MQTT 5, 3.14.2.2.2).
-func (s *Session) Detach(normal bool, expiry *time.Duration) {}
-
-// ReceiveQoS2 notes the packet identifier of a QoS 2 PUBLISH from the client, before its journal append.
-// duplicate means that the identifier is in use: the message is in the journal, or on its way to it, and must
-// not be appended again.
-func (s *Session) ReceiveQoS2(id uint16) (duplicate bool) { return false }
-
-// JournaledQoS2 tells the journal sequence of a QoS 2 PUBLISH that ReceiveQoS2 has noted; the connection
-// calls it right after the append. Only from then on is the identifier persisted.
-func (s *Session) JournaledQoS2(id uint16, seq uint64) {}
-
-// CancelQoS2 forgets an identifier whose append failed.
-func (s *Session) CancelQoS2(id uint16) {}
-
-// ReleaseQoS2 frees the identifier on the client's PUBREL. known is false when it was not in use (MQTT 5:
-// PUBCOMP 0x92).
-func (s *Session) ReleaseQoS2(id uint16) (known bool) { return false }
+// Purge ends a client's connection and its session with all that is queued; its will is not sent. It
+// reports whether there was a session.
+func (m *Manager) Purge(clientID string) bool {
+	st := m.lookup(clientID)
+	if st == nil {
+		return false
+	}
+	st.mu.Lock()
+	defer st.unlock()
+	known := !st.ended
+	st.will, st.willAt = nil, 0
+	if st.conn != nil {
+		st.kicked = true
+		st.conn.Kick(ReasonAdminAction)
+	}
+	st.end(ErrSessionEnded)
+	if st.conn == nil {
+		st.leave()
+	}
+	return known
+}

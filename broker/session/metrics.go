@@ -2,8 +2,68 @@ package session
 
 import "github.com/prometheus/client_golang/prometheus"
 
-// Metrics count what the sessions do.
-type Metrics struct{}
+// Why a message was not delivered: label reason of session_dropped_total.
+const (
+	dropQueueMessages = "queue_messages" // Options.MaxQueuedMessages
+	dropQueueBytes    = "queue_bytes"    // Options.MaxQueuedBytes
+	dropTotalBytes    = "total_bytes"    // Options.MaxTotalBytes
+	dropOldest        = "queue_oldest"   // gave way to a newer one
+	dropExpired       = "expired"
+	dropNotPermitted  = "not_permitted"
+	dropTooLarge      = "packet_too_large"
+	dropOffline       = "offline"       // QoS 0, client away
+	dropNoRoom        = "outbound_full" // QoS 0, connection slow
+	dropSessionEnded  = "session_ended"
+	dropRetained      = "retained_full" // Options.MaxRetained, MaxRetainedBytes, or a topic beyond 32,768 bytes
+)
 
-// NewMetrics registers the metrics.
-func NewMetrics(reg prometheus.Registerer) *Metrics { return &Metrics{} }
+// Metrics count what the sessions do.
+type Metrics struct {
+	sessions, connected           prometheus.Gauge
+	queued, queuedBytes, retained prometheus.Gauge
+	fanned, directed, acked       prometheus.Counter
+	takeovers, expired            prometheus.Counter
+	dropped, wills                *prometheus.CounterVec
+	commits                       prometheus.Histogram
+	commitErrors                  prometheus.Counter
+}
+
+// NewMetrics makes the metrics and registers them with reg, which may be nil.
+func NewMetrics(reg prometheus.Registerer) *Metrics {
+	m := &Metrics{
+		sessions:     gauge("sessions", "Sessions, connected or not."),
+		connected:    gauge("sessions_connected", "Sessions with a connection."),
+		queued:       gauge("session_queued_messages", "Messages towards clients, waiting or unacknowledged."),
+		queuedBytes:  gauge("session_queued_bytes", "Memory that these messages are accounted for."),
+		retained:     gauge("retained_messages", "Retained messages."),
+		fanned:       counter("session_fanned_total", "Copies of messages given to subscribers."),
+		directed:     counter("session_directed_total", "Messages directed to one client: commands and notices."),
+		acked:        counter("session_acked_total", "Messages of QoS 1 and 2 that clients acknowledged."),
+		takeovers:    counter("session_takeovers_total", "Connections ended by a newer one of the same client."),
+		expired:      counter("sessions_expired_total", "Sessions that outlived their expiry."),
+		dropped:      counters("session_dropped_total", "Messages towards clients that were dropped.", "reason"),
+		wills:        counters("wills_total", "Wills that were due.", "result"),
+		commitErrors: counter("session_commit_errors_total", "Failed commits of session state, each repeated."),
+		commits: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "session_commit_seconds", Help: "Duration of the commits of session state.",
+			Buckets: prometheus.ExponentialBuckets(0.0005, 2, 14),
+		}),
+	}
+	if reg != nil {
+		reg.MustRegister(m.sessions, m.connected, m.queued, m.queuedBytes, m.retained, m.fanned, m.directed, m.acked,
+			m.takeovers, m.expired, m.dropped, m.wills, m.commits, m.commitErrors)
+	}
+	return m
+}
+
+func gauge(name, help string) prometheus.Gauge {
+	return prometheus.NewGauge(prometheus.GaugeOpts{Name: name, Help: help})
+}
+
+func counter(name, help string) prometheus.Counter {
+	return prometheus.NewCounter(prometheus.CounterOpts{Name: name, Help: help})
+}
+
+func counters(name, help, label string) *prometheus.CounterVec {
+	return prometheus.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, []string{label})
+}

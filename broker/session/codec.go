@@ -1,0 +1,323 @@
+package session
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"time"
+
+	"cellgate/broker/message"
+
+	"go.etcd.io/bbolt"
+)
+
+// The state file has one bucket "mqtt" with these buckets in it. Numbers are big-endian where keys are
+// ordered by them, else unsigned varints; a text is its length and its bytes; times are ms since the Unix
+// epoch.
+//
+//	meta      "format"   1
+//	          "position" journal epoch, fan-out position, replay position: 8 bytes each, big-endian
+//	sessions  client -> the session:
+//	            flags     1 byte    vehicle 0, will 1, will retain 2, will QoS 3-4, never expires 5
+//	            version   1 byte    4 or 5
+//	            expiry    uvarint   ms
+//	            since     uvarint   ms
+//	            endsAt    uvarint   ms, 0 while connected
+//	            notAfter  uvarint   ms
+//	            floor     uvarint   journal sequence
+//	            subs      uvarint   count; each: filter text, options byte (as in SUBSCRIBE), identifier uvarint
+//	            with a will: due uvarint (ms; 0 while connected), delay uvarint (ms), and a record
+//	queue     client 00 order(8) -> one message:
+//	            flags     1 byte    QoS 0-1, retain 2
+//	            expires   uvarint   ms
+//	            ids       uvarint   count; each uvarint
+//	            record              topic, payload, properties as in the journal (message.Record.Append)
+//	inflight  client 00 order(8) -> packet identifier (2), stage (1): the message of that key is in flight
+//	incoming  client -> QoS 2 identifiers in use by the client: identifier (2), journal sequence uvarint; …
+//	retained  topic -> record, its time included
+//
+// A client identifier has no null character (MQTT 5, 1.5.4), so the keys of one client are together.
+const format = 1
+
+// ErrFormat is wrapped when the state file holds something that this version does not understand.
+var ErrFormat = errors.New("session state not understood")
+
+type bucket uint8
+
+const (
+	bucketSessions bucket = iota
+	bucketQueue
+	bucketInflight
+	bucketIncoming
+	bucketRetained
+	bucketMeta
+)
+
+const rootBucket = "mqtt"
+
+func (b bucket) name() []byte {
+	switch b {
+	case bucketSessions:
+		return []byte("sessions")
+	case bucketQueue:
+		return []byte("queue")
+	case bucketInflight:
+		return []byte("inflight")
+	case bucketIncoming:
+		return []byte("incoming")
+	case bucketRetained:
+		return []byte("retained")
+	default:
+		return []byte("meta")
+	}
+}
+
+const (
+	flagVehicle    = 1 << 0
+	flagWill       = 1 << 1
+	flagWillRetain = 1 << 2
+	flagNever      = 1 << 5
+)
+
+// queueKey is the key of a message of the client.
+func queueKey(client string, order uint64) []byte {
+	k := make([]byte, 0, len(client)+9)
+	k = append(append(k, client...), 0)
+	return binary.BigEndian.AppendUint64(k, order)
+}
+
+func splitQueueKey(k []byte) (client string, order uint64, ok bool) {
+	if len(k) < 9 || k[len(k)-9] != 0 {
+		return "", 0, false
+	}
+	return string(k[:len(k)-9]), binary.BigEndian.Uint64(k[len(k)-8:]), true
+}
+
+func encodeInflight(id uint16, s stage) []byte {
+	return append(binary.BigEndian.AppendUint16(nil, id), byte(s))
+}
+
+func (e *entry) encode() []byte {
+	flags := e.qos & 3
+	if e.retain {
+		flags |= 1 << 2
+	}
+	dst := make([]byte, 0, 64+len(e.body.topic)+len(e.body.payload))
+	dst = append(dst, flags)
+	dst = binary.AppendUvarint(dst, uint64(e.body.expires)) //nolint:gosec // never negative
+	dst = binary.AppendUvarint(dst, uint64(len(e.ids)))
+	for _, id := range e.ids {
+		dst = binary.AppendUvarint(dst, uint64(id))
+	}
+	rec := message.Record{Kind: message.KindPublish, Topic: e.body.topic, Payload: e.body.payload, Props: e.body.props}
+	return rec.Append(dst, 0)
+}
+
+func decodeEntry(b []byte, dec *message.Decoder) (*entry, error) {
+	r := reader{b: b}
+	flags := r.byte()
+	e := &entry{qos: flags & 3, retain: flags&(1<<2) != 0, durable: true, persisted: true, body: &body{}}
+	e.body.expires = int64(r.uvarint()) //nolint:gosec // written from an int64
+	for n := r.count(1); n > 0; n-- {
+		e.ids = append(e.ids, uint32(r.uvarint())) //nolint:gosec // written from a uint32
+	}
+	var rec message.Record
+	if err := r.record(dec, &rec); err != nil {
+		return nil, err
+	}
+	rec = rec.Clone()
+	e.body.topic, e.body.payload, e.body.props = rec.Topic, rec.Payload, rec.Props
+	return e, nil
+}
+
+// encode makes the session record.
+func (st *state) encode() []byte {
+	var flags byte
+	if st.vehicle {
+		flags |= flagVehicle
+	}
+	expiry := uint64(st.expiry.Milliseconds()) //nolint:gosec // never negative
+	if st.expiry == MaxExpiry {
+		flags, expiry = flags|flagNever, 0
+	}
+	if w := st.will; w != nil {
+		flags |= flagWill | (w.QoS&3)<<3
+		if w.Retain {
+			flags |= flagWillRetain
+		}
+	}
+	dst := append(make([]byte, 0, 128), flags, st.version)
+	for _, v := range []uint64{expiry, uint64(st.since), uint64(st.endsAt), uint64(st.notAfter), st.floor, uint64(len(st.subs))} { //nolint:gosec // never negative
+		dst = binary.AppendUvarint(dst, v)
+	}
+	for i := range st.subs {
+		dst = st.subs[i].append(dst)
+	}
+	if w := st.will; w != nil {
+		dst = binary.AppendUvarint(dst, uint64(st.willAt))              //nolint:gosec // never negative
+		dst = binary.AppendUvarint(dst, uint64(w.Delay.Milliseconds())) //nolint:gosec // as above
+		rec := message.Record{Kind: message.KindPublish, Topic: w.Topic, Payload: w.Payload, Props: w.Props}
+		dst = rec.Append(dst, 0)
+	}
+	return dst
+}
+
+func (s *Subscription) append(dst []byte) []byte {
+	options := s.QoS | s.RetainHandling<<4
+	if s.NoLocal {
+		options |= 1 << 2
+	}
+	if s.RetainAsPublished {
+		options |= 1 << 3
+	}
+	dst = binary.AppendUvarint(dst, uint64(len(s.Filter)))
+	dst = append(append(dst, s.Filter...), options)
+	return binary.AppendUvarint(dst, uint64(s.ID))
+}
+
+// decode fills a session that has been loaded. Subscriptions come in order, as they were written.
+func (st *state) decode(b []byte, dec *message.Decoder) error {
+	r := reader{b: b}
+	flags := r.byte()
+	st.version, st.vehicle = r.byte(), flags&flagVehicle != 0
+	st.expiry = time.Duration(r.uvarint()) * time.Millisecond //nolint:gosec // written from a Duration
+	if flags&flagNever != 0 {
+		st.expiry = MaxExpiry
+	}
+	st.since, st.endsAt, st.notAfter = int64(r.uvarint()), int64(r.uvarint()), int64(r.uvarint()) //nolint:gosec // written from int64
+	st.floor = r.uvarint()
+	n := r.count(3)
+	st.subs = make([]Subscription, 0, n)
+	for ; n > 0; n-- {
+		st.subs = append(st.subs, r.subscription())
+	}
+	if flags&flagWill != 0 {
+		st.willAt = int64(r.uvarint())                                   //nolint:gosec // written from int64
+		w := &Will{Delay: time.Duration(r.uvarint()) * time.Millisecond} //nolint:gosec // as above
+		var rec message.Record
+		if err := r.record(dec, &rec); err != nil {
+			return err
+		}
+		rec = rec.Clone()
+		w.Topic, w.Payload, w.Props = rec.Topic, rec.Payload, rec.Props
+		w.QoS, w.Retain = flags>>3&3, flags&flagWillRetain != 0
+		st.will = w
+	}
+	return r.err()
+}
+
+func (r *reader) subscription() Subscription {
+	filter := r.text()
+	options := r.byte()
+	return Subscription{
+		Filter: filter, QoS: options & 3, NoLocal: options&(1<<2) != 0, RetainAsPublished: options&(1<<3) != 0,
+		RetainHandling: options >> 4 & 3, ID: uint32(r.uvarint()), //nolint:gosec // written from a uint32
+	}
+}
+
+// retained adds the change of a topic's retained message; nil removes it.
+func (b *batch) retained(topic string, rec *message.Record) {
+	if rec == nil {
+		b.remove(bucketRetained, []byte(topic))
+		return
+	}
+	b.put(bucketRetained, []byte(topic), rec.Append(nil, 0))
+}
+
+// write puts the batch into a transaction.
+func (b *batch) write(tx *bbolt.Tx, epoch uint64) error {
+	root := tx.Bucket([]byte(rootBucket))
+	for i := range b.ops {
+		o := &b.ops[i]
+		bk := root.Bucket(o.bucket.name())
+		var err error
+		switch {
+		case o.all:
+			err = removeAll(bk, o.key)
+		case o.value == nil:
+			err = bk.Delete(o.key)
+		default:
+			err = bk.Put(o.key, o.value)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	position := binary.BigEndian.AppendUint64(nil, epoch)
+	position = binary.BigEndian.AppendUint64(position, b.position)
+	position = binary.BigEndian.AppendUint64(position, b.replay)
+	return root.Bucket(bucketMeta.name()).Put([]byte("position"), position)
+}
+
+// removeAll removes the keys of one client from a bucket keyed by queueKey.
+func removeAll(bk *bbolt.Bucket, client []byte) error {
+	prefix := append(client[:len(client):len(client)], 0)
+	c := bk.Cursor()
+	for k, _ := c.Seek(prefix); bytes.HasPrefix(k, prefix); k, _ = c.Seek(prefix) {
+		if err := bk.Delete(k); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// reader takes a value apart; bad sticks.
+type reader struct {
+	b   []byte
+	bad bool
+}
+
+func (r *reader) byte() byte {
+	if len(r.b) == 0 {
+		r.bad = true
+		return 0
+	}
+	v := r.b[0]
+	r.b = r.b[1:]
+	return v
+}
+
+func (r *reader) uvarint() uint64 {
+	v, n := binary.Uvarint(r.b)
+	if n <= 0 {
+		r.bad, r.b = true, nil
+		return 0
+	}
+	r.b = r.b[n:]
+	return v
+}
+
+// count reads a number of elements that take at least size bytes each.
+func (r *reader) count(size uint64) uint64 {
+	n := r.uvarint()
+	if n > uint64(len(r.b))/size {
+		r.bad = true
+		return 0
+	}
+	return n
+}
+
+func (r *reader) text() string {
+	n := r.count(1)
+	v := string(r.b[:n])
+	r.b = r.b[n:]
+	return v
+}
+
+func (r *reader) record(dec *message.Decoder, rec *message.Record) error {
+	if r.bad {
+		return r.err()
+	}
+	if err := dec.Decode(r.b, 0, rec); err != nil {
+		return fmt.Errorf("%w: %w", ErrFormat, err)
+	}
+	return nil
+}
+
+func (r *reader) err() error {
+	if r.bad {
+		return fmt.Errorf("%w: value cut short", ErrFormat)
+	}
+	return nil
+}

@@ -1,0 +1,356 @@
+package session
+
+import (
+	"slices"
+
+	"cellgate/broker/frame"
+)
+
+// progress is what became of an attempt to send.
+type progress uint8
+
+const (
+	sent  progress = iota // sent, or dropped: go on with the next
+	stuck                 // the connection has no room, the window is full, or the disk is awaited
+)
+
+// pump sends what may be sent: first what was in flight when the connection began, then what waits.
+func (st *state) pump() {
+	f := st.flow
+	if f == nil || st.conn == nil || !st.started || st.holds > 0 || st.blocked || st.ended {
+		return
+	}
+	if st.sendReleases(f) == stuck {
+		return
+	}
+	now := st.m.now()
+	for {
+		for f.next < len(f.inflight) {
+			if st.sendInflight(f, now) == stuck {
+				return
+			}
+		}
+		if !st.fill(f, now) {
+			break
+		}
+	}
+	st.rest()
+}
+
+// sendReleases sends the PUBRELs that became due behind flow.next.
+func (st *state) sendReleases(f *flow) progress {
+	for i := 0; i < f.next && f.releases > 0; i++ {
+		if e := f.inflight[i]; e.relDue {
+			if !st.sendRelease(e.id, 0) {
+				return stuck
+			}
+			e.relDue = false
+			f.releases--
+		}
+	}
+	return sent
+}
+
+func (st *state) sendRelease(id uint16, code byte) bool {
+	var room [8]byte
+	if st.conn.Enqueue(frame.AppendAck(room[:0], frame.TypePubrel, id, code, st.version)) {
+		return true
+	}
+	st.blocked = true
+	return false
+}
+
+// sendInflight sends the entry at flow.next: its PUBLISH, or its PUBREL.
+func (st *state) sendInflight(f *flow, now int64) progress {
+	e := f.inflight[f.next]
+	if e.stage == assigned {
+		if reason, err := st.refusal(e, now); err != nil {
+			if e.qos < 2 || !e.sent {
+				st.discard(f, f.cut(f.next), reason, err)
+				return sent
+			}
+			// The client may hold the identifier, and would take another message under it for a repeat. A PUBREL
+			// frees it without sending the content again.
+			e.stage = released
+			st.advance(e)
+		}
+	}
+	if e.qos == 2 && e.durable && e.stored < e.stage {
+		return stuck // until the writer has it
+	}
+	if e.stage == released {
+		if !st.sendRelease(e.id, 0) {
+			return stuck
+		}
+		f.next++
+		return sent
+	}
+	if f.window >= st.limit() {
+		return stuck
+	}
+	switch ok, fits := st.send(e, now); {
+	case !fits:
+		st.discard(f, f.cut(f.next), dropTooLarge, ErrTooLarge)
+		return sent
+	case !ok:
+		return stuck
+	}
+	e.sent, e.counted = true, true
+	f.window++
+	f.next++
+	return sent
+}
+
+// fill moves waiting messages into the window, each with its packet identifier. It reports whether it
+// moved or sent any.
+func (st *state) fill(f *flow, now int64) bool {
+	moved := false
+	for f.waiting.len() > 0 {
+		e := f.waiting.front()
+		reason, err := st.refusal(e, now)
+		switch {
+		case err != nil:
+			st.discard(f, f.waiting.pop(), reason, err)
+		case e.qos == 0:
+			if len(f.inflight) > f.next {
+				return moved
+			}
+			ok, fits := st.send(e, now)
+			switch {
+			case !fits:
+				st.discard(f, f.waiting.pop(), dropTooLarge, ErrTooLarge)
+			case !ok:
+				return false
+			default:
+				st.settle(f, f.waiting.pop())
+			}
+		case len(f.inflight) >= st.limit():
+			return moved
+		default:
+			e.id, e.stage = st.newID(f), assigned
+			f.inflight = append(f.inflight, f.waiting.pop())
+			st.advance(e)
+		}
+		moved = true
+	}
+	return moved
+}
+
+// advance notes an entry's new stage for the state file. QoS 1 does not wait for that: a repeat after a
+// crash is allowed to it.
+func (st *state) advance(e *entry) {
+	if e.durable {
+		st.save(e, e.qos == 2)
+	}
+}
+
+// limit is how many messages may be unacknowledged.
+func (st *state) limit() int { return min(int(st.receiveMax), st.m.o.MaxInflight) }
+
+// newID returns the next packet identifier that is not in use. The window is smaller than the number space.
+func (st *state) newID(f *flow) uint16 {
+	for {
+		st.nextID++
+		if st.nextID != 0 && f.find(st.nextID) < 0 {
+			return st.nextID
+		}
+	}
+}
+
+// refusal tells why a message may not be sent, now and to this client.
+func (st *state) refusal(e *entry, now int64) (reason string, err error) {
+	switch {
+	case e.body.expires != 0 && e.body.expires <= now:
+		return dropExpired, ErrExpired
+	case !st.perm.Receive(e.body.topic):
+		return dropNotPermitted, ErrNotPermitted
+	}
+	return "", nil
+}
+
+// send encodes a PUBLISH and offers it to the connection. fits is false when the client does not take a
+// packet of its size.
+func (st *state) send(e *entry, now int64) (ok, fits bool) {
+	p := frame.Publish{
+		Topic: e.body.topic, Payload: e.body.payload, QoS: e.qos, Retain: e.retain, Dup: e.sent,
+		PacketID: e.id, Props: e.body.props, SubscriptionIDs: e.ids,
+	}
+	if at := e.body.expires; at != 0 {
+		p.HasExpiry, p.ExpiryLeft = true, secondsLeft(at, now)
+	}
+	ok, fits = st.transmit(&p, e.d == nil)
+	if ok && e.d != nil && e.d.Sent != nil {
+		st.after = append(st.after, e.d.Sent)
+	}
+	return ok, fits
+}
+
+// transmit gives a PUBLISH its topic alias and offers it to the connection.
+func (st *state) transmit(p *frame.Publish, alias bool) (ok, fits bool) {
+	fresh := alias && st.alias(p)
+	if st.maxPacket != 0 && p.Size(st.version) > int(st.maxPacket) {
+		return false, false
+	}
+	buf, _ := st.m.frames.Get().(*[]byte)
+	*buf = p.Append((*buf)[:0], st.version)
+	ok = st.conn.Enqueue(*buf)
+	if cap(*buf) <= maxPooledFrame {
+		st.m.frames.Put(buf)
+	}
+	switch {
+	case !ok:
+		st.blocked = true
+	case fresh:
+		st.learnAlias(p)
+	}
+	return ok, true
+}
+
+// maxPooledFrame is the largest encoding buffer that is kept for reuse.
+const maxPooledFrame = 64 << 10
+
+// maxAliasedTopic bounds what one alias costs in memory.
+const maxAliasedTopic = 1024
+
+// alias lets a PUBLISH use a topic alias if there is one, or one is free. fresh means that the client learns
+// it by this very packet.
+func (st *state) alias(p *frame.Publish) (fresh bool) {
+	if st.aliasMax == 0 || st.version != frame.Version5 || len(p.Topic) > maxAliasedTopic {
+		return false
+	}
+	var known map[string]uint16
+	if st.flow != nil {
+		known = st.flow.aliases
+	}
+	if a, ok := known[p.Topic]; ok {
+		p.Alias, p.OmitTopic = a, true
+		return false
+	}
+	if len(known) >= int(st.aliasMax) {
+		return false
+	}
+	p.Alias = uint16(len(known)) + 1 //nolint:gosec // at most aliasMax
+	return true
+}
+
+func (st *state) learnAlias(p *frame.Publish) {
+	if st.flow == nil {
+		st.flow = &flow{}
+	}
+	if st.flow.aliases == nil {
+		st.flow.aliases = make(map[string]uint16)
+	}
+	st.flow.aliases[p.Topic] = p.Alias
+}
+
+// secondsLeft is the message expiry interval that is left at now, at least a second: what has none left is
+// not sent.
+func secondsLeft(expires, now int64) uint32 {
+	return uint32(min((expires-now+999)/1000, 1<<32-1)) //nolint:gosec // within 32 bits by min, and positive
+}
+
+// Puback is the client's PUBACK.
+func (s *Session) Puback(id uint16, code byte) {
+	s.acknowledge(id, code, func(e *entry) bool { return e.qos == 1 && e.sent })
+}
+
+// Pubcomp is the client's PUBCOMP.
+func (s *Session) Pubcomp(id uint16, code byte) {
+	s.acknowledge(id, code, func(e *entry) bool { return e.stage == released })
+}
+
+// acknowledge settles the message in flight under the identifier if it is one that the packet can be meant for.
+func (s *Session) acknowledge(id uint16, code byte, fits func(*entry) bool) {
+	st := s.st
+	st.mu.Lock()
+	defer st.unlock()
+	if !s.live() || st.flow == nil {
+		return
+	}
+	if i := st.flow.find(id); i >= 0 && fits(st.flow.inflight[i]) {
+		st.finish(st.flow, i, code)
+		st.pump()
+	}
+}
+
+// finish settles a message that the client has acknowledged.
+func (st *state) finish(f *flow, i int, code byte) {
+	e := f.cut(i)
+	st.settle(f, e)
+	st.m.metrics.acked.Inc()
+	if e.d != nil && e.d.Acked != nil {
+		acked := e.d.Acked
+		st.after = append(st.after, func() { acked(code) })
+	}
+	st.rest()
+}
+
+// Pubrec is the client's PUBREC. The session answers with a PUBREL by itself, for a session that outlives its
+// connection once the state file has it: a PUBLISH repeated behind a PUBREL would be a second message.
+func (s *Session) Pubrec(id uint16, code byte) {
+	st := s.st
+	st.mu.Lock()
+	defer st.unlock()
+	if !s.live() {
+		return
+	}
+	f, i := st.flow, -1
+	if f != nil {
+		i = f.find(id)
+	}
+	switch {
+	case i < 0:
+		if code < 0x80 {
+			st.sendRelease(id, frame.ReasonPacketIDNotFound)
+		}
+		return
+	case f.inflight[i].qos != 2 || !f.inflight[i].sent:
+		return
+	case code >= 0x80:
+		st.finish(f, i, code)
+	default:
+		st.release(f, f.inflight[i])
+	}
+	st.pump()
+}
+
+// release moves a message on to its PUBREL, also when the client has sent its PUBREC again.
+func (st *state) release(f *flow, e *entry) {
+	if e.stage != released {
+		e.stage = released
+		st.advance(e)
+		if e.durable {
+			return // committed makes the PUBREL due
+		}
+	}
+	if e.durable && e.stored < released || e.relDue {
+		return
+	}
+	if slices.Index(f.inflight, e) < f.next {
+		e.relDue = true
+		f.releases++
+	}
+}
+
+// committed is called by the writer when the state file has the entry at this stage.
+func (st *state) committed(e *entry, stored stage) {
+	if e.gone || stored <= e.stored {
+		return
+	}
+	e.stored = stored
+	f := st.flow
+	if stored == released && f != nil && !e.relDue && slices.Index(f.inflight, e) < f.next {
+		e.relDue = true
+		f.releases++
+	}
+}
+
+// Writable tells that the connection's queue has room again after Enqueue has returned false.
+func (s *Session) Writable() {
+	s.st.mu.Lock()
+	defer s.st.unlock()
+	if s.live() {
+		s.st.blocked = false
+		s.st.pump()
+	}
+}

@@ -1,0 +1,204 @@
+package session
+
+import (
+	"slices"
+
+	"cellgate/broker/frame"
+	"cellgate/broker/message"
+)
+
+// target is one subscriber of the record that is being fanned out.
+type target struct {
+	client string
+	m      Matched
+}
+
+func (m *Manager) collectTarget(client string, match Matched) {
+	match.IDs = slices.Clone(match.IDs)
+	m.targets = append(m.targets, target{client, match})
+}
+
+// Fanout delivers one durable PUBLISH to all matching subscriptions and keeps the retained message. It is
+// called in journal order by the fan-out loop alone, never waits for a client or the disk, and copies what
+// it keeps of rec. Records up to the position that it has reached are passed over, as are other kinds.
+func (m *Manager) Fanout(rec *message.Record) {
+	for _, st := range m.fanout(rec) {
+		st.mu.Lock()
+		st.unlock()
+	}
+}
+
+// fanout does it under fanMu, and returns the sessions whose callbacks are due.
+func (m *Manager) fanout(rec *message.Record) (late []*state) {
+	m.fanMu.Lock()
+	defer m.fanMu.Unlock()
+	if rec.Seq <= m.fanned {
+		return nil
+	}
+	m.fanned = rec.Seq
+	if rec.Kind != message.KindPublish {
+		return nil
+	}
+	if at, ok := rec.ExpiresAt(); ok && at.UnixMilli() <= m.now() {
+		m.metrics.dropped.WithLabelValues(dropExpired).Inc()
+		return nil
+	}
+	if rec.Retain {
+		m.retain(rec)
+	}
+	if m.index.Count() == 0 {
+		return nil
+	}
+	m.index.Match(rec.Topic, m.collect)
+	var shared *body
+	for i := range m.targets {
+		st := m.lookup(m.targets[i].client)
+		if st == nil {
+			continue
+		}
+		var due bool
+		if shared, due = st.offer(rec, &m.targets[i].m, shared); due {
+			late = append(late, st)
+		}
+	}
+	clear(m.targets)
+	m.targets = m.targets[:0]
+	return late
+}
+
+// Advance notes that every record up to seq has been fanned out or needs none.
+func (m *Manager) Advance(seq uint64) {
+	m.fanMu.Lock()
+	m.fanned = max(m.fanned, seq)
+	m.fanMu.Unlock()
+}
+
+// Checkpoint is Advance, and returns when the position is durable together with the queues. The error is
+// ErrClosed.
+func (m *Manager) Checkpoint(seq uint64) error {
+	m.Advance(seq)
+	return m.writer.wait(m.closed)
+}
+
+// Position is the durable fan-out position: after a restart the fan-out resumes behind it. 0 is the
+// beginning of the journal.
+func (m *Manager) Position() uint64 { return m.position.Load() }
+
+// offer gives the session its copy of a record that its subscriptions match. The body is made once for
+// all sessions that must keep it. due tells that callbacks are to be run, which may not happen under fanMu.
+func (st *state) offer(rec *message.Record, match *Matched, shared *body) (_ *body, due bool) {
+	if match.NoLocal && rec.Client == st.id {
+		return shared, false
+	}
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	if st.ended {
+		return shared, false
+	}
+	qos := min(rec.QoS, match.QoS)
+	if st.vehicle {
+		qos = min(qos, 1)
+	}
+	retain := rec.Retain && match.RetainAsPublished
+	if qos == 0 && (st.conn == nil || st.holds == 0) {
+		st.offerNow(rec, match, retain)
+		return shared, false
+	}
+	if shared == nil {
+		shared = newBody(rec)
+	}
+	e := &entry{body: shared, ids: match.IDs, qos: qos, retain: retain, durable: qos > 0 && st.durable}
+	if st.enqueue(e) == nil {
+		st.m.metrics.fanned.Inc()
+		st.pump()
+	}
+	return shared, len(st.after) > 0
+}
+
+// offerNow sends a message of QoS 0, which is never kept: not for a client that is away, nor for one whose
+// connection has no room.
+func (st *state) offerNow(rec *message.Record, match *Matched, retain bool) {
+	reason := ""
+	switch {
+	case st.conn == nil || !st.started:
+		reason = dropOffline
+	case st.blocked:
+		reason = dropNoRoom
+	case !st.perm.Receive(rec.Topic):
+		reason = dropNotPermitted
+	}
+	if reason == "" {
+		p := frame.Publish{
+			Topic: rec.Topic, Payload: rec.Payload, Retain: retain, Props: rec.Props, SubscriptionIDs: match.IDs,
+		}
+		if at, expires := rec.ExpiresAt(); expires {
+			p.HasExpiry, p.ExpiryLeft = true, secondsLeft(at.UnixMilli(), st.m.now())
+		}
+		switch ok, fits := st.transmit(&p, true); {
+		case ok:
+			st.m.metrics.fanned.Inc()
+			return
+		case !fits:
+			reason = dropTooLarge
+		default:
+			reason = dropNoRoom
+		}
+	}
+	st.m.metrics.dropped.WithLabelValues(reason).Inc()
+}
+
+// Deliver queues a message for one client, whether it is connected or not. Errors: ErrNoSession,
+// ErrNotSubscribed, ErrNotConnected, ErrQueueFull, ErrExpired, ErrNotPermitted; then no callback is called.
+func (m *Manager) Deliver(clientID string, d *Delivery) error {
+	st := m.lookup(clientID)
+	if st == nil {
+		return ErrNoSession
+	}
+	st.mu.Lock()
+	defer st.unlock()
+	now := m.now()
+	if st.ended || st.expired(now) {
+		return ErrNoSession
+	}
+	e := &entry{body: &body{topic: d.Topic, expires: millis(d.Expires)}, d: d}
+	matched, qos := st.match(d.Topic, &e.ids)
+	switch {
+	case !matched:
+		return ErrNotSubscribed
+	case e.body.expires != 0 && e.body.expires <= now:
+		return ErrExpired
+	case st.conn == nil && qos == 0:
+		return ErrNotConnected
+	case st.conn != nil && !st.perm.Receive(d.Topic):
+		return ErrNotPermitted
+	}
+	e.qos = min(qos, 1)
+	e.durable = d.Durable && e.qos > 0 && st.durable
+	rec := message.Record{Payload: d.Payload, Props: d.Props}
+	rec = rec.Clone()
+	e.body.payload, e.body.props = rec.Payload, rec.Props
+	if err := st.enqueue(e); err != nil {
+		return err
+	}
+	if e.durable {
+		st.m.writer.mark(st, true)
+	}
+	m.metrics.directed.Inc()
+	st.pump()
+	return nil
+}
+
+// match merges the session's subscriptions that match the topic: the highest QoS, and all identifiers.
+func (st *state) match(topic string, ids *[]uint32) (matched bool, qos byte) {
+	for i := range st.subs {
+		sub := &st.subs[i]
+		if _, plain, _ := message.SplitShare(sub.Filter); !message.Match(plain, topic) {
+			continue
+		}
+		matched, qos = true, max(qos, sub.QoS)
+		if sub.ID != 0 {
+			*ids = append(*ids, sub.ID)
+		}
+	}
+	return matched, qos
+}

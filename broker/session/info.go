@@ -1,0 +1,66 @@
+package session
+
+import (
+	"slices"
+	"time"
+)
+
+// Get describes a client's session.
+func (m *Manager) Get(clientID string) (Info, bool) {
+	st := m.lookup(clientID)
+	if st == nil {
+		return Info{}, false
+	}
+	return st.info()
+}
+
+// List describes up to limit sessions with identifiers behind after, in order.
+func (m *Manager) List(after string, limit int) []Info {
+	m.mu.RLock()
+	ids := make([]string, 0, len(m.sessions))
+	for id := range m.sessions {
+		if id > after {
+			ids = append(ids, id)
+		}
+	}
+	m.mu.RUnlock()
+	slices.Sort(ids)
+	infos := make([]Info, 0, min(limit, len(ids)))
+	for _, id := range ids {
+		if len(infos) >= limit {
+			break
+		}
+		if info, ok := m.Get(id); ok {
+			infos = append(infos, info)
+		}
+	}
+	return infos
+}
+
+func (st *state) info() (Info, bool) {
+	st.mu.Lock()
+	defer st.unlock()
+	if st.ended {
+		return Info{}, false
+	}
+	info := Info{
+		ClientID: st.id, Vehicle: st.vehicle, Connected: st.conn != nil, Version: st.version,
+		Since: instant(st.since), Expiry: st.expiry, EndsAt: instant(st.endsAt), TokenEnds: instant(st.notAfter),
+		Subscriptions: slices.Clone(st.subs), Ready: st.ready(), HasWill: st.will != nil,
+		QueueCapacity: st.m.o.MaxQueuedMessages,
+	}
+	if f := st.flow; f != nil {
+		info.Queued, info.Inflight, info.QueuedBytes = f.waiting.len()+len(f.inflight)-f.next, f.next, f.bytes
+	}
+	if st.incoming != nil {
+		info.IncomingQoS2 = len(st.incoming.ids)
+	}
+	return info, true
+}
+
+func instant(ms int64) time.Time {
+	if ms == 0 {
+		return time.Time{}
+	}
+	return time.UnixMilli(ms).UTC()
+}

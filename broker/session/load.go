@@ -1,0 +1,201 @@
+package session
+
+import (
+	"encoding/binary"
+	"fmt"
+
+	"cellgate/broker/message"
+
+	"go.etcd.io/bbolt"
+)
+
+// load brings sessions, queues, identifiers and retained messages back from the state file. It runs before
+// anything else can see the manager, so it takes no locks.
+func (m *Manager) load() error {
+	if err := m.db.Update(createBuckets); err != nil {
+		return fmt.Errorf("open session state: %w", err)
+	}
+	err := m.db.View(func(tx *bbolt.Tx) error {
+		l := loader{m: m, root: tx.Bucket([]byte(rootBucket)), now: m.now(), last: m.journal.Last()}
+		return l.load()
+	})
+	if err != nil {
+		return fmt.Errorf("load session state: %w", err)
+	}
+	return nil
+}
+
+func createBuckets(tx *bbolt.Tx) error {
+	root, err := tx.CreateBucketIfNotExists([]byte(rootBucket))
+	if err != nil {
+		return err
+	}
+	for b := bucketSessions; b <= bucketMeta; b++ {
+		if _, err := root.CreateBucketIfNotExists(b.name()); err != nil {
+			return err
+		}
+	}
+	meta := root.Bucket(bucketMeta.name())
+	switch v := meta.Get([]byte("format")); {
+	case v == nil:
+		return meta.Put([]byte("format"), []byte{format})
+	case len(v) != 1 || v[0] != format:
+		return fmt.Errorf("%w: format %x, this version knows %d", ErrFormat, v, format)
+	}
+	return nil
+}
+
+type loader struct {
+	m    *Manager
+	root *bbolt.Bucket
+	now  int64
+	last uint64 // the journal's end
+	dec  message.Decoder
+	// journal tells whether positions and sequences are those of the present journal.
+	journal bool
+}
+
+func (l *loader) load() error {
+	l.position()
+	for _, step := range []func() error{l.sessions, l.queues, l.incoming, l.retained} {
+		if err := step(); err != nil {
+			return err
+		}
+	}
+	for _, st := range l.m.sessions {
+		l.restore(st)
+	}
+	return nil
+}
+
+// position reads where the fan-out was. Under another journal it begins anew, at that journal's beginning.
+func (l *loader) position() {
+	m := l.m
+	m.replayFrom = 1
+	v := l.root.Bucket(bucketMeta.name()).Get([]byte("position"))
+	if len(v) != 24 {
+		l.journal = v == nil
+		return
+	}
+	if epoch := binary.BigEndian.Uint64(v); epoch != m.journal.Epoch() {
+		m.log.Warn("the journal is not the one that the sessions were kept with: fan-out begins at its start",
+			"epoch", m.journal.Epoch(), "expected", epoch)
+		return
+	}
+	l.journal = true
+	m.fanned = min(binary.BigEndian.Uint64(v[8:]), l.last)
+	m.replayFrom = min(binary.BigEndian.Uint64(v[16:]), l.last) + 1
+	m.position.Store(m.fanned)
+}
+
+func (l *loader) sessions() error {
+	return l.root.Bucket(bucketSessions.name()).ForEach(func(k, v []byte) error {
+		st := &state{m: l.m, id: string(k), durable: true, saved: true}
+		if err := st.decode(v, &l.dec); err != nil {
+			return fmt.Errorf("session %q: %w", k, err)
+		}
+		st.floor = min(st.floor, l.last) // the journal may have lost its tail
+		if !l.journal {
+			st.floor = 0
+		}
+		l.m.sessions[st.id] = st
+		return nil
+	})
+}
+
+func (l *loader) queues() error {
+	inflight := l.root.Bucket(bucketInflight.name())
+	return l.root.Bucket(bucketQueue.name()).ForEach(func(k, v []byte) error {
+		client, order, ok := splitQueueKey(k)
+		st := l.m.sessions[client]
+		if !ok || st == nil {
+			return fmt.Errorf("%w: message %x belongs to no session", ErrFormat, k)
+		}
+		e, err := decodeEntry(v, &l.dec)
+		if err != nil {
+			return fmt.Errorf("message of session %q: %w", client, err)
+		}
+		e.order = order
+		if at := inflight.Get(k); len(at) == 3 {
+			e.id, e.stage, e.sent = binary.BigEndian.Uint16(at), stage(at[2]), true
+			e.stored = e.stage
+		}
+		st.restoreEntry(e)
+		return nil
+	})
+}
+
+// restoreEntry puts a loaded message where it was. They come in order.
+func (st *state) restoreEntry(e *entry) {
+	if st.flow == nil {
+		st.flow = &flow{}
+	}
+	f, size := st.flow, e.body.size()
+	f.order = e.order
+	f.bytes += size
+	st.m.account(1, size)
+	if e.stage == waiting {
+		f.waiting.push(e)
+		if at := e.body.expires; at != 0 && (f.expiring == 0 || at < f.expiring) {
+			f.expiring = at
+		}
+		return
+	}
+	f.inflight = append(f.inflight, e)
+	st.nextID = e.id
+}
+
+func (l *loader) incoming() error {
+	if !l.journal {
+		return nil
+	}
+	return l.root.Bucket(bucketIncoming.name()).ForEach(func(k, v []byte) error {
+		st := l.m.sessions[string(k)]
+		in, ok := decodeIncoming(v, l.last)
+		if st == nil || !ok {
+			return fmt.Errorf("%w: QoS 2 identifiers of %q", ErrFormat, k)
+		}
+		st.incoming = in
+		return nil
+	})
+}
+
+func (l *loader) retained() error {
+	m := l.m
+	return l.root.Bucket(bucketRetained.name()).ForEach(func(k, v []byte) error {
+		var rec message.Record
+		if err := l.dec.Decode(v, 0, &rec); err != nil {
+			return fmt.Errorf("%w: retained message of %q: %w", ErrFormat, k, err)
+		}
+		rec = rec.Clone()
+		rec.Topic = string(k)
+		if at, ok := rec.ExpiresAt(); ok && at.UnixMilli() <= l.now {
+			m.retained.dirty[rec.Topic] = nil
+			return nil
+		}
+		m.keepRetained(&rec, int64(entryOverhead+len(rec.Topic)+len(rec.Payload)))
+		return nil
+	})
+}
+
+// restore puts a loaded session to work: its subscriptions into the index, its will and end on the timers. A
+// session that was connected when the process died counts as disconnected from now on.
+func (l *loader) restore(st *state) {
+	m := l.m
+	m.metrics.sessions.Inc()
+	for _, sub := range st.subs {
+		if _, plain, _ := message.SplitShare(sub.Filter); !st.own(plain) {
+			m.index.Subscribe(st.id, sub)
+		}
+	}
+	if st.endsAt == 0 && st.expiry != MaxExpiry {
+		st.since = l.now
+		st.endsAt = deadline(l.now, st.expiry)
+		st.changed(false)
+	}
+	if st.will != nil && st.willAt == 0 {
+		st.willAt = l.now + min(st.will.Delay, st.expiry).Milliseconds()
+		st.changed(false)
+	}
+	st.schedule()
+}

@@ -1,0 +1,317 @@
+package session
+
+import (
+	"slices"
+
+	"cellgate/broker/message"
+)
+
+// body is a message as its subscribers share it; it never changes.
+type body struct {
+	topic   string
+	payload []byte
+	props   message.Properties
+	expires int64 // ms; 0 never
+	seq     uint64
+}
+
+// entryOverhead is what a queued message costs beside its content, in bytes.
+const entryOverhead = 128
+
+func (b *body) size() int64 {
+	n := entryOverhead + len(b.topic) + len(b.payload) + len(b.props.ContentType) + len(b.props.ResponseTopic) + len(b.props.Correlation)
+	for i := range b.props.User {
+		n += 32 + len(b.props.User[i].Name) + len(b.props.User[i].Value)
+	}
+	return int64(n)
+}
+
+func newBody(r *message.Record) *body {
+	c := r.Clone()
+	b := &body{topic: c.Topic, payload: c.Payload, props: c.Props, seq: c.Seq}
+	if at, ok := c.ExpiresAt(); ok {
+		b.expires = at.UnixMilli()
+	}
+	return b
+}
+
+// stage is how far a message has come; it only rises. Its numbers are in the state file.
+type stage uint8
+
+const (
+	waiting  stage = 0 // without a packet identifier
+	assigned stage = 1 // has its packet identifier and is to be sent, or was
+	released stage = 2 // QoS 2: the client has it, PUBREL is to be sent, or was
+)
+
+// entry is one message in one session's queue.
+type entry struct {
+	body  *body
+	d     *Delivery // a directed message's callbacks; nil for others
+	ids   []uint32  // subscription identifiers
+	order uint64    // rises within the session; the key in the state file
+	id    uint16    // packet identifier from stage assigned on
+
+	qos    byte
+	retain bool
+	stage  stage
+	stored stage // QoS 2: the stage that the state file is known to have
+
+	sent    bool // a PUBLISH has been sent, on whichever connection
+	counted bool // it was sent on this connection, so it takes of the client's Receive Maximum
+	relDue  bool // a PUBREL is to be sent although the entry is behind flow.next
+
+	durable   bool // to be kept in the state file
+	persisted bool // in the state file, or will be before any later batch is written
+	dirty     bool // in flow.dirty
+	gone      bool // out of the queue
+}
+
+// flow is a session's outgoing messages.
+type flow struct {
+	waiting  fifo
+	inflight []*entry // in the order in which they were first sent
+	// next is the first of inflight that has not been sent on this connection.
+	next int
+	// window counts the PUBLISH packets of this connection that are not settled.
+	window   int
+	releases int // entries with relDue
+	bytes    int64
+	order    uint64
+	// expiring is not after the earliest expiry of any waiting message, in ms; 0 when none expires.
+	expiring int64
+
+	dirty   []*entry // to be written
+	removed []uint64 // orders to be removed from the state file
+
+	aliases map[string]uint16 // topic aliases that the client knows on this connection
+}
+
+func (f *flow) len() int { return f.waiting.len() + len(f.inflight) }
+
+// find returns the place of a packet identifier in flight, or -1. Clients acknowledge in order, so it is
+// nearly always the first place.
+func (f *flow) find(id uint16) int {
+	return slices.IndexFunc(f.inflight, func(e *entry) bool { return e.id == id })
+}
+
+// fifo is a queue that reuses its array.
+type fifo struct {
+	list []*entry
+	head int
+}
+
+func (q *fifo) len() int      { return len(q.list) - q.head }
+func (q *fifo) front() *entry { return q.list[q.head] }
+func (q *fifo) push(e *entry) { q.list = append(q.list, e) }
+
+func (q *fifo) pop() *entry {
+	e := q.list[q.head]
+	q.list[q.head] = nil
+	q.head++
+	switch {
+	case q.head == len(q.list):
+		q.list, q.head = q.list[:0], 0
+	case q.head >= 64 && q.head*2 >= len(q.list):
+		n := copy(q.list, q.list[q.head:])
+		clear(q.list[n:])
+		q.list, q.head = q.list[:n], 0
+	}
+	return e
+}
+
+// remove takes out all entries for which fn returns true.
+func (q *fifo) remove(fn func(*entry) bool) {
+	q.list = append(q.list[:0], slices.DeleteFunc(q.list[q.head:], fn)...)
+	clear(q.list[len(q.list):cap(q.list)])
+	q.head = 0
+}
+
+// enqueue puts a message behind the others, or tells which bound it exceeds.
+func (st *state) enqueue(e *entry) error {
+	if st.flow == nil {
+		st.flow = &flow{}
+	}
+	f, size := st.flow, e.body.size()
+	if reason := st.fullFor(f, size); reason != "" {
+		st.m.metrics.dropped.WithLabelValues(reason).Inc()
+		return ErrQueueFull
+	}
+	f.order++
+	e.order = f.order
+	f.waiting.push(e)
+	f.bytes += size
+	st.m.account(1, size)
+	if at := e.body.expires; at != 0 && (f.expiring == 0 || at < f.expiring) {
+		f.expiring = at
+	}
+	if e.durable {
+		st.save(e, false)
+		st.m.writer.grow(size)
+	}
+	return nil
+}
+
+// fullFor makes room if the policy and the clock allow, and tells which bound stands in the way.
+func (st *state) fullFor(f *flow, size int64) string {
+	bound := st.overBound(f, size)
+	if bound == "" {
+		return ""
+	}
+	if now := st.m.now(); f.expiring != 0 && f.expiring <= now {
+		st.dropExpired(f, now)
+		bound = st.overBound(f, size)
+	}
+	if st.m.o.Overflow == DropOldest {
+		for bound != "" && f.waiting.len() > 0 {
+			st.discard(f, f.waiting.pop(), dropOldest, ErrQueueFull)
+			bound = st.overBound(f, size)
+		}
+	}
+	return bound
+}
+
+func (st *state) overBound(f *flow, size int64) string {
+	o := &st.m.o
+	switch {
+	case f.len() >= o.MaxQueuedMessages:
+		return dropQueueMessages
+	case f.bytes+size > o.MaxQueuedBytes:
+		return dropQueueBytes
+	case st.m.totalBytes.Load()+size > o.MaxTotalBytes:
+		return dropTotalBytes
+	}
+	return ""
+}
+
+// dropExpired drops the waiting messages that have expired, and finds the next expiry.
+func (st *state) dropExpired(f *flow, now int64) {
+	f.expiring = 0
+	f.waiting.remove(func(e *entry) bool {
+		at := e.body.expires
+		if at != 0 && at <= now {
+			st.discard(f, e, dropExpired, ErrExpired)
+			return true
+		}
+		if at != 0 && (f.expiring == 0 || at < f.expiring) {
+			f.expiring = at
+		}
+		return false
+	})
+}
+
+// discard settles an entry, already out of the queue, that will not reach the client.
+func (st *state) discard(f *flow, e *entry, reason string, err error) {
+	st.settle(f, e)
+	st.m.metrics.dropped.WithLabelValues(reason).Inc()
+	if e.d != nil && e.d.Failed != nil {
+		failed := e.d.Failed
+		st.after = append(st.after, func() { failed(err) })
+	}
+}
+
+// settle ends an entry's account in memory and in the state file.
+func (st *state) settle(f *flow, e *entry) {
+	size := e.body.size()
+	f.bytes -= size
+	st.m.account(-1, -size)
+	e.gone = true
+	if e.persisted {
+		f.removed = append(f.removed, e.order)
+		st.m.writer.mark(st, false)
+	}
+}
+
+// cut takes an entry out of the in-flight window.
+func (f *flow) cut(i int) *entry {
+	e := f.inflight[i]
+	f.inflight = slices.Delete(f.inflight, i, i+1)
+	if i < f.next {
+		f.next--
+	}
+	if e.counted {
+		f.window--
+	}
+	if e.relDue {
+		f.releases--
+	}
+	return e
+}
+
+// save notes that an entry must be written; urgent when the client waits for it.
+func (st *state) save(e *entry, urgent bool) {
+	f := st.flow
+	if !e.dirty {
+		e.dirty = true
+		if len(f.dirty) > 2*f.len()+64 {
+			f.dirty = slices.DeleteFunc(f.dirty, func(e *entry) bool { return e.gone })
+		}
+		f.dirty = append(f.dirty, e)
+	}
+	st.m.writer.mark(st, urgent)
+}
+
+// failAll drops everything that is queued or in flight: the session has ended.
+func (st *state) failAll(err error) {
+	f := st.flow
+	if f == nil {
+		return
+	}
+	for _, e := range f.inflight {
+		st.discard(f, e, dropSessionEnded, err)
+	}
+	for f.waiting.len() > 0 {
+		st.discard(f, f.waiting.pop(), dropSessionEnded, err)
+	}
+	st.flow = nil
+}
+
+// forgetDurable makes every message one that is kept in memory alone.
+func (st *state) forgetDurable() {
+	f := st.flow
+	if f == nil {
+		return
+	}
+	for _, e := range f.inflight {
+		e.durable, e.persisted = false, false
+	}
+	for _, e := range f.waiting.list[f.waiting.head:] {
+		e.durable, e.persisted = false, false
+	}
+	f.dirty, f.removed = nil, nil
+}
+
+// rewind makes everything in flight due again, for the next connection, and forgets what does not outlive a
+// connection: aliases, and messages of QoS 0.
+func (st *state) rewind() {
+	f := st.flow
+	if f == nil {
+		return
+	}
+	f.next, f.window, f.releases, f.aliases = 0, 0, 0, nil
+	for _, e := range f.inflight {
+		e.counted, e.relDue = false, false
+	}
+	f.waiting.remove(func(e *entry) bool {
+		if e.qos > 0 {
+			return false
+		}
+		st.discard(f, e, dropOffline, ErrNotConnected)
+		return true
+	})
+}
+
+// rest lets go of a flow that has nothing left to say.
+func (st *state) rest() {
+	f := st.flow
+	if f != nil && f.len() == 0 && len(f.dirty) == 0 && len(f.removed) == 0 && f.aliases == nil {
+		st.flow = nil
+	}
+}
+
+// account keeps the sums over all sessions.
+func (m *Manager) account(messages, bytes int64) {
+	m.totalBytes.Add(bytes)
+	m.metrics.queued.Add(float64(messages))
+	m.metrics.queuedBytes.Add(float64(bytes))
+}

@@ -1,0 +1,180 @@
+package session
+
+import (
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"cellgate/broker/message"
+)
+
+// state is what the gateway knows of one client identifier. It exists for every session, so whatever a
+// quiet vehicle does not need hangs behind a nil pointer.
+type state struct {
+	m  *Manager
+	id string
+
+	mu sync.Mutex
+	// Everything below is guarded by mu, but for the last group.
+
+	conn     Outbound       // nil while there is no connection
+	perm     Permissions    // of the connection; nil without one
+	subs     []Subscription // ordered by filter
+	flow     *flow          // messages waiting and in flight; nil when there are none
+	incoming *incoming      // QoS 2 identifiers in use by the client; nil when there are none
+	will     *Will
+	after    []func() // callbacks due; unlock runs them
+
+	expiry   time.Duration // how long the session outlives its connection
+	since    int64         // ms; when the connection began or ended
+	endsAt   int64         // ms; when the session ends; 0 while connected, or never
+	willAt   int64         // ms; when the will is due; 0 while it is not
+	notAfter int64         // ms; the token's end; 0 none
+	// floor is where the journal stood when the session began: QoS 2 records up to it are another session's.
+	floor uint64
+
+	gen        uint32 // counts the connections; a Session of another generation is void
+	maxPacket  uint32 // 0 no limit
+	receiveMax uint16
+	aliasMax   uint16
+	nextID     uint16 // the packet identifier given last
+	holds      uint16 // subscribe calls that wait for the disk: nothing is sent meanwhile
+	version    byte
+
+	vehicle bool
+	durable bool // outlives its connection, so it is in the state file
+	ended   bool // out of the manager's map, or there only until its connection is gone and its will sent
+	started bool // the CONNACK is queued
+	blocked bool // Enqueue has returned false since the last Writable
+	running bool // some goroutine is running the callbacks
+	kicked  bool // an operator ends the connection
+
+	listed  bool // in the writer's list
+	unsaved bool // the session record has changed since it was written
+	saved   bool // the state file has a record, or will have before any later batch is written
+	wipe    bool // everything in the state file is to go before anything else is written
+
+	online atomic.Bool // conn is not nil; written under mu
+
+	// Guarded by timers.mu.
+	timerAt  int64 // ms
+	timerPos int32 // index in the heap plus one; 0 not in it
+}
+
+// unlock releases mu and runs the callbacks that became due under it: one after another, in the order
+// in which they became due, whichever goroutines made them due.
+func (st *state) unlock() {
+	if st.running || len(st.after) == 0 {
+		st.mu.Unlock()
+		return
+	}
+	st.running = true
+	for len(st.after) > 0 {
+		due := st.after
+		st.after = nil
+		st.mu.Unlock()
+		for _, fn := range due {
+			fn()
+		}
+		st.mu.Lock()
+	}
+	st.running = false
+	st.mu.Unlock()
+}
+
+// expired reports whether a session without a connection has outlived its expiry.
+func (st *state) expired(now int64) bool {
+	return st.conn == nil && st.endsAt != 0 && st.endsAt <= now
+}
+
+// own reports whether a plain filter or topic is below the vehicle's own v1/{id}/cmd or v1/{id}/sys: no one
+// publishes there but the gateway itself, by Deliver.
+func (st *state) own(plain string) bool {
+	if !st.vehicle {
+		return false
+	}
+	vin, branch, _ := message.SplitTopic(plain)
+	return vin == st.id && (branch == "cmd" || branch == "sys")
+}
+
+// ready reports whether the client can be sent commands now.
+func (st *state) ready() bool {
+	if st.conn == nil || !st.started {
+		return false
+	}
+	commands := "v1/" + st.id + "/cmd/+/+"
+	for i := range st.subs {
+		if _, plain, _ := message.SplitShare(st.subs[i].Filter); message.Overlaps(plain, commands) {
+			return true
+		}
+	}
+	return false
+}
+
+// changed notes that the session record must be written; urgent when something waits for it.
+func (st *state) changed(urgent bool) {
+	if !st.durable || st.ended {
+		return
+	}
+	st.unsaved = true
+	st.m.writer.mark(st, urgent)
+}
+
+// schedule sets the timer to the next thing that time alone will do to the session.
+func (st *state) schedule() {
+	next := st.willAt
+	if st.endsAt != 0 && (next == 0 || st.endsAt < next) {
+		next = st.endsAt
+	}
+	st.m.timers.set(st, next)
+}
+
+// end finishes the session: out of the index, the queues and the state file, and out of the map unless
+// its connection has not gone or its will is due. The caller has kicked the connection if there is one.
+func (st *state) end(err error) {
+	if st.ended {
+		return
+	}
+	st.ended = true
+	st.started = false
+	for i := range st.subs {
+		if _, plain, _ := message.SplitShare(st.subs[i].Filter); !st.own(plain) {
+			st.m.index.Unsubscribe(st.id, st.subs[i].Filter)
+		}
+	}
+	st.subs, st.incoming, st.endsAt = nil, nil, 0
+	st.failAll(err)
+	if st.saved {
+		st.wipe = true
+		st.m.writer.mark(st, false)
+	}
+	st.m.metrics.sessions.Dec()
+	if st.willAt == 0 && st.conn == nil {
+		st.leave()
+	}
+}
+
+// leave takes an ended session out of the map and the timers.
+func (st *state) leave() {
+	st.m.timers.set(st, 0)
+	st.m.mu.Lock()
+	if st.m.sessions[st.id] == st {
+		delete(st.m.sessions, st.id)
+	}
+	st.m.mu.Unlock()
+}
+
+func millis(t time.Time) int64 {
+	if t.IsZero() {
+		return 0
+	}
+	return t.UnixMilli()
+}
+
+// deadline adds a duration to a time in ms; 0, never, when it is MaxExpiry.
+func deadline(now int64, d time.Duration) int64 {
+	if d == MaxExpiry {
+		return 0
+	}
+	return now + d.Milliseconds()
+}

@@ -1,0 +1,224 @@
+package session
+
+import (
+	"cmp"
+	"slices"
+	"strings"
+	"time"
+
+	"cellgate/broker/frame"
+	"cellgate/broker/message"
+)
+
+// Session is one connection's hold on its session. Once another connection has taken the session over, or
+// after Detach, its methods do nothing. It is safe for concurrent use.
+type Session struct {
+	st  *state
+	gen uint32
+}
+
+// live reports whether the connection still holds the session. The caller holds the state's lock.
+func (s *Session) live() bool {
+	return s.st.gen == s.gen && s.st.conn != nil && !s.st.ended
+}
+
+// Start begins the delivery: the connection calls it once the CONNACK is queued.
+func (s *Session) Start() {
+	s.st.mu.Lock()
+	defer s.st.unlock()
+	if !s.live() || s.st.started {
+		return
+	}
+	s.st.started = true
+	s.st.tellReady()
+	s.st.pump()
+}
+
+// Expiry is how long the session outlives the connection: what was asked, within the manager's limit.
+func (s *Session) Expiry() time.Duration {
+	s.st.mu.Lock()
+	defer s.st.mu.Unlock()
+	return s.st.expiry
+}
+
+// SetPermissions replaces the permissions and the token's end after a token refresh.
+func (s *Session) SetPermissions(p Permissions, notAfter time.Time) {
+	s.st.mu.Lock()
+	defer s.st.unlock()
+	if !s.live() {
+		return
+	}
+	s.st.perm, s.st.notAfter = p, millis(notAfter)
+	s.st.dropRefused()
+	s.st.changed(false)
+}
+
+// Detach ends the connection's hold on the session, after its last journal append. normal means that the client
+// sent DISCONNECT 0x00: the will is discarded. expiry, when not nil, replaces the session's expiry
+// (MQTT 5, 3.14.2.2.2), but for a session that was to have none.
+func (s *Session) Detach(normal bool, expiry *time.Duration) {
+	s.st.mu.Lock()
+	defer s.st.unlock()
+	if s.st.gen != s.gen || s.st.conn == nil {
+		return
+	}
+	reason := reasonLost
+	if normal {
+		reason = reasonDisconnect
+	}
+	s.st.disconnect(reason, expiry)
+}
+
+// tellReady has OnReady called if the client can be sent commands.
+func (st *state) tellReady() {
+	if fn := st.m.onReady; fn != nil && st.ready() {
+		st.after = append(st.after, func() { fn(st.id) })
+	}
+}
+
+// Subscribe adds subscriptions and calls done with a reason code of MQTT 5 per filter (granted QoS or
+// failure) when they are durable, which for a session without expiry is before Subscribe returns.
+// Deliveries to the client pause until then, so that done can queue the SUBACK before retained messages.
+// done must not block; it is not called when the connection no longer holds the session. id is the
+// subscription identifier, 0 none; it replaces the ID in subs.
+func (s *Session) Subscribe(subs []Subscription, id uint32, done func(codes []byte)) {
+	st := s.st
+	st.m.fanMu.Lock()
+	st.mu.Lock()
+	defer st.unlock()
+	defer st.m.fanMu.Unlock()
+	if !s.live() {
+		return
+	}
+	codes := make([]byte, len(subs))
+	for i := range subs {
+		sub := subs[i]
+		sub.ID = id
+		codes[i] = st.subscribe(sub)
+	}
+	s.whenDurable(func() {
+		done(codes)
+		st.mu.Lock()
+		if s.live() {
+			st.tellReady()
+		}
+		st.unlock()
+	})
+}
+
+// whenDurable runs fn when the session record is in the state file, and lets nothing be sent before.
+func (s *Session) whenDurable(fn func()) {
+	st := s.st
+	st.holds++
+	finish := func() {
+		st.mu.Lock()
+		held := s.live()
+		st.unlock()
+		if !held {
+			return
+		}
+		fn()
+		st.mu.Lock()
+		if s.live() {
+			st.holds--
+			st.pump()
+		}
+		st.unlock()
+	}
+	if !st.durable {
+		st.after = append(st.after, finish)
+		return
+	}
+	st.m.writer.after(func() {
+		st.mu.Lock()
+		st.after = append(st.after, finish)
+		st.unlock()
+	})
+}
+
+// subscribe adds or replaces one subscription and returns its reason code.
+func (st *state) subscribe(sub Subscription) byte {
+	_, plain, isShared := message.SplitShare(sub.Filter)
+	switch {
+	case message.ValidFilter(sub.Filter) != nil:
+		return frame.ReasonFilterInvalid
+	case !st.perm.Subscribe(sub.Filter):
+		st.m.o.Rejected("subscribe_not_permitted")
+		return frame.ReasonNotAuthorized
+	}
+	i, existed := st.findSub(sub.Filter)
+	if !existed && (len(st.subs) >= st.m.o.MaxSubscriptions || st.filterBytes()+len(sub.Filter) > maxFilterBytes) {
+		st.m.o.Rejected("subscriptions")
+		return frame.ReasonQuotaExceeded
+	}
+	sub.QoS = min(sub.QoS, 2)
+	if st.vehicle {
+		sub.QoS = min(sub.QoS, 1)
+	}
+	own := st.own(plain)
+	if !existed || st.subs[i] != sub {
+		sub.Filter = strings.Clone(sub.Filter)
+		if existed {
+			st.subs[i] = sub
+		} else {
+			st.subs = insertSub(st.subs, i, sub)
+		}
+		if !own {
+			st.m.index.Subscribe(st.id, sub)
+		}
+		st.changed(true)
+	}
+	if !own && !isShared && (sub.RetainHandling == 0 || (sub.RetainHandling == 1 && !existed)) {
+		st.sendRetained(&sub)
+	}
+	return sub.QoS
+}
+
+// maxFilterBytes bounds the filters of one session together.
+const maxFilterBytes = 256 << 10
+
+func (st *state) filterBytes() int {
+	n := 0
+	for i := range st.subs {
+		n += len(st.subs[i].Filter)
+	}
+	return n
+}
+
+// insertSub grows exactly by one while there are few: a vehicle has one or two.
+func insertSub(subs []Subscription, i int, sub Subscription) []Subscription {
+	if len(subs) < 4 {
+		subs = slices.Grow(slices.Clip(subs), 1)
+	}
+	return slices.Insert(subs, i, sub)
+}
+
+func (st *state) findSub(filter string) (int, bool) {
+	return slices.BinarySearchFunc(st.subs, filter, func(s Subscription, f string) int {
+		return cmp.Compare(s.Filter, f)
+	})
+}
+
+// Unsubscribe removes subscriptions; done is called as by Subscribe, with 0x00 or 0x11 per filter.
+func (s *Session) Unsubscribe(filters []string, done func(codes []byte)) {
+	st := s.st
+	st.mu.Lock()
+	defer st.unlock()
+	if !s.live() {
+		return
+	}
+	codes := make([]byte, len(filters))
+	for n, filter := range filters {
+		i, ok := st.findSub(filter)
+		if !ok {
+			codes[n] = frame.ReasonNoSubscription
+			continue
+		}
+		st.subs = slices.Delete(st.subs, i, i+1)
+		if _, plain, _ := message.SplitShare(filter); !st.own(plain) {
+			st.m.index.Unsubscribe(st.id, filter)
+		}
+		st.changed(true)
+	}
+	s.whenDurable(func() { done(codes) })
+}

@@ -1,0 +1,145 @@
+package session
+
+import (
+	"container/heap"
+	"sync"
+	"time"
+)
+
+// timers wake the manager for the sessions whose will or end is due: one heap and one goroutine for
+// all, one entry at most per session.
+type timers struct {
+	wake chan struct{} // holds one element when the earliest time may have changed
+
+	mu   sync.Mutex
+	heap timerHeap
+}
+
+func newTimers() *timers { return &timers{wake: make(chan struct{}, 1)} }
+
+// set moves the session's timer to a time in ms; 0 takes it away.
+func (t *timers) set(st *state, at int64) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	switch {
+	case st.timerPos == 0 && at == 0:
+		return
+	case at == 0:
+		heap.Remove(&t.heap, int(st.timerPos)-1)
+		return
+	case st.timerPos == 0:
+		st.timerAt = at
+		heap.Push(&t.heap, st)
+	default:
+		st.timerAt = at
+		heap.Fix(&t.heap, int(st.timerPos)-1)
+	}
+	if t.heap[0] == st {
+		select {
+		case t.wake <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// due takes out one session whose time has come; otherwise it tells the earliest time, 0 if there is none.
+func (t *timers) due(now int64) (st *state, next int64) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if len(t.heap) == 0 {
+		return nil, 0
+	}
+	if at := t.heap[0].timerAt; at > now {
+		return nil, at
+	}
+	st, _ = heap.Pop(&t.heap).(*state)
+	return st, 0
+}
+
+// timerHeap orders by timerAt; every element knows its place.
+type timerHeap []*state
+
+func (h timerHeap) Len() int           { return len(h) }
+func (h timerHeap) Less(i, j int) bool { return h[i].timerAt < h[j].timerAt }
+
+func (h timerHeap) Swap(i, j int) {
+	h[i], h[j] = h[j], h[i]
+	h[i].timerPos, h[j].timerPos = int32(i)+1, int32(j)+1 //nolint:gosec // as many as sessions
+}
+
+// Push implements heap.Interface.
+func (h *timerHeap) Push(x any) {
+	st, _ := x.(*state)
+	*h = append(*h, st)
+	st.timerPos = int32(len(*h)) //nolint:gosec // as many as sessions
+}
+
+// Pop implements heap.Interface.
+func (h *timerHeap) Pop() any {
+	last := len(*h) - 1
+	st := (*h)[last]
+	(*h)[last] = nil
+	*h = (*h)[:last]
+	st.timerPos = 0
+	return st
+}
+
+// maxSleep bounds one sleep, so that a wall clock that is set forward is noticed.
+const maxSleep = time.Minute
+
+func (m *Manager) runTimers() {
+	sleep := time.NewTimer(maxSleep)
+	defer sleep.Stop()
+	for {
+		now := m.now()
+		st, next := m.timers.due(now)
+		if st != nil {
+			m.tick(st, now)
+			continue
+		}
+		d := maxSleep
+		if next != 0 {
+			d = min(d, time.Duration(next-now)*time.Millisecond)
+		}
+		sleep.Reset(d)
+		select {
+		case <-sleep.C:
+		case <-m.timers.wake:
+		case <-m.closed.Done():
+			return
+		}
+	}
+}
+
+// tick does what time has made due for one session. While the client is attaching that is the attach's
+// affair, so the tick comes again.
+func (m *Manager) tick(st *state, now int64) {
+	if !m.gates.tryLock(st.id) {
+		m.timers.set(st, now+willRetry.Milliseconds())
+		return
+	}
+	defer m.gates.unlock(st.id)
+	st.mu.Lock()
+	rec, will := st.takeWill(now)
+	switch {
+	case st.conn != nil:
+	case st.ended:
+		if !will {
+			st.leave()
+		}
+	case st.expired(now):
+		m.metrics.expired.Inc()
+		st.end(ErrSessionEnded)
+	default:
+		st.schedule()
+	}
+	st.unlock()
+	if !will || m.publishWill(st, &rec) != nil {
+		return
+	}
+	st.mu.Lock()
+	if st.ended && st.conn == nil {
+		st.leave()
+	}
+	st.unlock()
+}
