@@ -1,0 +1,71 @@
+package broker
+
+import "cellgate/broker/frame"
+
+// ack is an acknowledgement that waits for its turn: they leave in the order of the PUBLISHes, each when
+// its record is behind the mark of its mode.
+type ack struct {
+	seq    uint64 // of the record; 0: ready as soon as those before it are
+	id     uint16
+	typ    byte // PUBACK, PUBREC or PUBCOMP
+	reason byte
+	mode   AckMode
+	record uint8 // while in a batch: 1 + the index of its record; 0 none
+}
+
+// ackQueue is a connection's pending acknowledgements, under the connection's lock.
+type ackQueue struct {
+	q    []ack
+	head int
+}
+
+func (a *ackQueue) len() int { return len(a.q) - a.head }
+
+func (a *ackQueue) push(acks []ack) {
+	if a.head > 0 && len(a.q)+len(acks) > cap(a.q) {
+		n := copy(a.q, a.q[a.head:])
+		a.q, a.head = a.q[:n], 0
+	}
+	a.q = append(a.q, acks...)
+}
+
+// ready reports whether the first acknowledgement may leave.
+func (a *ackQueue) ready(durable, settled uint64) bool {
+	if a.head == len(a.q) {
+		return false
+	}
+	first := &a.q[a.head]
+	switch first.mode {
+	case AckMemory:
+		return true
+	case AckKafka:
+		return first.seq <= durable && first.seq <= settled
+	default:
+		return first.seq <= durable
+	}
+}
+
+// take encodes every acknowledgement that may leave behind dst. It tells how many left, and how many of
+// them end an exchange of MQTT 5's Receive Maximum (4.9): PUBACK, PUBCOMP and a refusing PUBREC.
+func (a *ackQueue) take(dst []byte, durable, settled uint64, version byte) (out []byte, left, ended int) {
+	for a.ready(durable, settled) {
+		e := &a.q[a.head]
+		dst = frame.AppendAck(dst, e.typ, e.id, e.reason, version)
+		if e.typ != frame.TypePubrec || e.reason >= 0x80 {
+			ended++
+		}
+		left++
+		a.head++
+	}
+	if a.head == len(a.q) {
+		a.q, a.head = a.q[:0], 0
+	}
+	return dst, left, ended
+}
+
+// release gives the memory back if nothing waits.
+func (a *ackQueue) release() {
+	if a.len() == 0 {
+		a.q, a.head = nil, 0
+	}
+}

@@ -1,0 +1,113 @@
+package broker
+
+import (
+	"net"
+	"net/netip"
+	"sync"
+	"time"
+)
+
+// admission decides before any byte is read: how many connections per second, how many per address, and how
+// many that have not finished TLS and CONNECT.
+type admission struct {
+	mu        sync.Mutex
+	arrival   int64 // of the token bucket, Unix ns
+	addresses map[netip.Addr]int
+	oldest    *guest
+	newest    *guest
+	guests    int
+}
+
+// guest is a connection that has not finished TLS and CONNECT.
+type guest struct {
+	conn       net.Conn
+	prev, next *guest
+	entered    bool
+}
+
+func newAdmission() *admission {
+	return &admission{addresses: make(map[netip.Addr]int)}
+}
+
+// admit takes a connection in, or names the limit that refuses it. release gives the address's place
+// back.
+func (a *admission) admit(addr netip.Addr, limits *Limits, now time.Time) (refused string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if limits.ConnectRate > 0 {
+		before := a.arrival
+		if charge(&a.arrival, now.UnixNano(), nanosPer(int64(limits.ConnectRate))) > 0 {
+			a.arrival = before
+			return "connect_rate"
+		}
+	}
+	if limits.ConnectionsPerAddress > 0 && a.addresses[addr] >= limits.ConnectionsPerAddress {
+		return "connections_per_address"
+	}
+	a.addresses[addr]++
+	return ""
+}
+
+func (a *admission) release(addr netip.Addr) {
+	if !addr.IsValid() {
+		return
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.addresses[addr]--; a.addresses[addr] <= 0 {
+		delete(a.addresses, addr)
+	}
+}
+
+// enter lets a connection into the handshake. When there are too many the oldest is taken out of the list and
+// returned, to be closed: it is the likeliest never to finish.
+func (a *admission) enter(c net.Conn, limit int) (g, evicted *guest) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.guests >= limit {
+		evicted = a.oldest
+		a.leaveLocked(evicted)
+	}
+	g = &guest{conn: c, prev: a.newest, entered: true}
+	if a.newest != nil {
+		a.newest.next = g
+	} else {
+		a.oldest = g
+	}
+	a.newest = g
+	a.guests++
+	return g, evicted
+}
+
+func (a *admission) leave(g *guest) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.leaveLocked(g)
+}
+
+func (a *admission) leaveLocked(g *guest) {
+	if g == nil || !g.entered {
+		return
+	}
+	if g.prev != nil {
+		g.prev.next = g.next
+	} else {
+		a.oldest = g.next
+	}
+	if g.next != nil {
+		g.next.prev = g.prev
+	} else {
+		a.newest = g.prev
+	}
+	g.prev, g.next, g.entered = nil, nil, false
+	a.guests--
+}
+
+// closeAll closes every connection in the handshake.
+func (a *admission) closeAll() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for g := a.oldest; g != nil; g = g.next {
+		_ = g.conn.Close()
+	}
+}

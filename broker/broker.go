@@ -1,0 +1,235 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"cellgate/auth"
+	"cellgate/broker/frame"
+	"cellgate/broker/message"
+	"cellgate/broker/session"
+)
+
+// Broker serves MQTT clients: see the package comment.
+type Broker struct {
+	journal          Journal
+	sessions         *session.Manager
+	auth             Authenticator
+	ackModeOf        func(rec *message.Record) AckMode
+	settlement       Settlement
+	admitHook        func(id *auth.Identity, clientID string) (byte, string)
+	expiringNotice   time.Duration
+	commandSubscribe bool
+	log              *slog.Logger
+	metrics          *Metrics
+	now              func() time.Time
+
+	limits    atomic.Pointer[Limits]
+	listeners []*listener
+	admission *admission
+	gate      *gate
+	pools     *pools
+	wheel     wheel
+	counters  *counters
+
+	// ctx ends what waits for other parts, at the end of Stop.
+	ctx        context.Context //nolint:containedctx // the broker's own life, not a call's
+	cancel     context.CancelFunc
+	stopping   atomic.Bool
+	handshakes sync.WaitGroup // goroutines of serve
+	accepting  sync.WaitGroup // accept loops
+	ticking    sync.WaitGroup
+	stopTick   chan struct{}
+	stopWatch  func()
+}
+
+// ErrOptions is wrapped by every error of New.
+var ErrOptions = errors.New("broker options")
+
+// New checks the options and reads the listeners' certificates. It serves nothing before Start.
+func New(o Options) (*Broker, error) {
+	switch {
+	case o.Journal == nil, o.Sessions == nil, o.Auth == nil:
+		return nil, fmt.Errorf("%w: Journal, Sessions and Auth are required", ErrOptions)
+	case len(o.Listeners) == 0:
+		return nil, fmt.Errorf("%w: no listener", ErrOptions)
+	}
+	b := &Broker{
+		journal: o.Journal, sessions: o.Sessions, auth: o.Auth, ackModeOf: o.Ack, settlement: o.Settlement,
+		admitHook: o.Admit, expiringNotice: o.ExpiringNotice, commandSubscribe: o.CommandSubscribe,
+		log: o.Log, metrics: o.Metrics, now: o.Now,
+		admission: newAdmission(), gate: newGate(runtime.GOMAXPROCS(0)), pools: newPools(),
+		stopTick: make(chan struct{}),
+	}
+	if b.log == nil {
+		b.log = slog.New(slog.DiscardHandler)
+	}
+	if b.metrics == nil {
+		b.metrics = NewMetrics(nil)
+	}
+	if b.now == nil {
+		b.now = time.Now
+	}
+	o.Limits.setDefaults()
+	b.limits.Store(&o.Limits)
+	b.counters = newCounters(b.metrics, o.Classes)
+	for _, l := range o.Listeners {
+		made, err := b.newListener(l)
+		if err != nil {
+			return nil, fmt.Errorf("%w: listener %s: %w", ErrOptions, l.Name, err)
+		}
+		b.listeners = append(b.listeners, made)
+	}
+	return b, nil
+}
+
+// Start binds every listener and then serves, until Stop. An error names the listener whose address cannot be
+// bound; nothing is served then. ctx bounds the binding alone.
+func (b *Broker) Start(ctx context.Context) error {
+	for _, l := range b.listeners {
+		if err := l.bind(ctx); err != nil {
+			b.closeListeners()
+			return err
+		}
+	}
+	b.ctx, b.cancel = context.WithCancel(context.WithoutCancel(ctx))
+	b.wheel.clock.Store(b.now().UnixMilli())
+	b.ticking.Go(func() { b.wheel.run(b.now, b.stopTick) })
+	b.stopWatch = b.auth.WatchRevocations(b.endRevoked)
+	for _, l := range b.listeners {
+		b.accepting.Go(func() { b.accept(l) })
+		b.log.Info("listening", "listener", l.name, "address", l.addr().String(), "tls", l.tls != nil, "protocol", l.protocol)
+	}
+	return nil
+}
+
+// Addrs gives the bound addresses by listener name.
+func (b *Broker) Addrs() map[string]net.Addr {
+	addrs := make(map[string]net.Addr, len(b.listeners))
+	for _, l := range b.listeners {
+		addrs[l.name] = l.addr()
+	}
+	return addrs
+}
+
+// Connections is how many clients are connected.
+func (b *Broker) Connections() int { return b.wheel.len() }
+
+// Reload puts limits in force and reads the listeners' certificates again: both, or on an error neither.
+// Limits that a client has been told at CONNECT (maximum packet, receive maximum) hold for what it sends from now
+// on; lower them with care.
+func (b *Broker) Reload(limits Limits) error {
+	limits.setDefaults()
+	configs := make([]*tlsFiles, len(b.listeners))
+	for i, l := range b.listeners {
+		if l.tls == nil {
+			continue
+		}
+		read, err := readTLS(l.tls.files)
+		if err != nil {
+			return fmt.Errorf("listener %s: %w", l.name, err)
+		}
+		configs[i] = read
+	}
+	for i, l := range b.listeners {
+		if l.tls != nil {
+			l.tls.use(configs[i])
+			b.metrics.CertNotAfter.WithLabelValues(l.name).Set(float64(configs[i].notAfter.Unix()))
+		}
+	}
+	b.limits.Store(&limits)
+	return nil
+}
+
+// Stop ends the service: it stops accepting, lets every connection have the acknowledgements of what it
+// published, tells MQTT 5 clients why (reason 0 stands for 0x8B, server shutting down) and where else to go,
+// and closes. When ctx ends first the rest is closed at once, and its error returned.
+func (b *Broker) Stop(ctx context.Context, reason byte, serverReference string) error {
+	if b.stopping.Swap(true) {
+		return nil
+	}
+	if reason == frame.ReasonSuccess {
+		reason = frame.ReasonShuttingDown
+	}
+	b.closeListeners()
+	if b.cancel == nil { // never started
+		return nil
+	}
+	b.accepting.Wait()
+	b.admission.closeAll()
+	for _, c := range b.wheel.all(nil) {
+		c.end(reason, serverReference, "shutdown")
+	}
+	err := b.awaitEmpty(ctx, reason, serverReference)
+	b.cancel()
+	b.stopWatch()
+	b.handshakes.Wait()
+	close(b.stopTick)
+	b.ticking.Wait()
+	return err
+}
+
+// awaitEmpty waits until the last connection is gone.
+func (b *Broker) awaitEmpty(ctx context.Context, reason byte, serverReference string) error {
+	t := time.NewTicker(10 * time.Millisecond)
+	defer t.Stop()
+	for {
+		left := b.wheel.all(nil)
+		if len(left) == 0 {
+			return nil
+		}
+		select {
+		case <-t.C:
+			for _, c := range left { // one that finished its CONNECT meanwhile
+				c.end(reason, serverReference, "shutdown")
+			}
+		case <-ctx.Done():
+			for _, c := range left {
+				c.close(false)
+			}
+			return fmt.Errorf("%d connections closed without farewell: %w", len(left), ctx.Err())
+		}
+	}
+}
+
+func (b *Broker) closeListeners() {
+	for _, l := range b.listeners {
+		l.close()
+	}
+}
+
+// enter makes the connection one that the wheel, Stop and revocations find.
+func (b *Broker) enter(c *conn) { b.wheel.add(c, c.nextCheck(b.wheel.clock.Load(), 0)) }
+
+// forget is enter's opposite, once the socket is closed.
+func (b *Broker) forget(c *conn) {
+	b.wheel.remove(c)
+	b.admission.release(c.accepted)
+}
+
+// endRevoked ends the connections whose token was revoked.
+func (b *Broker) endRevoked(revoked func(auth.Identity) bool) {
+	for _, c := range b.wheel.all(nil) {
+		if id := c.identity.Load(); id != nil && revoked(*id) {
+			c.end(frame.ReasonNotAuthorized, "", "revoked")
+		}
+	}
+}
+
+// ackMode tells what the acknowledgement of a record stands behind.
+func (b *Broker) ackMode(rec *message.Record) AckMode {
+	if b.ackModeOf == nil {
+		return AckJournal
+	}
+	return b.ackModeOf(rec)
+}
+
+// reject counts a refusal.
+func (b *Broker) reject(reason string) { b.metrics.Rejected.WithLabelValues(reason).Inc() }

@@ -1,0 +1,320 @@
+package broker
+
+import (
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"cellgate/auth"
+	"cellgate/broker/frame"
+	"cellgate/broker/session"
+)
+
+// conn is one client's connection from CONNACK on.
+//
+// One goroutine reads (run). Nobody writes to the socket but the writer goroutine, which is started when there
+// is something to write and ends when there is not; everyone else adds whole frames to out or marks to the
+// acknowledgements, under mu, and never blocks.
+type conn struct {
+	b *Broker
+	t *transport
+
+	// Set before run and not changed.
+	id         string
+	version    byte
+	vehicle    bool
+	noExpiry   bool   // the CONNECT's session expiry was 0: a DISCONNECT may not raise it
+	authMethod string // of enhanced authentication, or ""
+	own        string // v1/{id}/, where a vehicle is at home
+	session    *session.Session
+	listener   *listener
+	accepted   netip.Addr // whose place of admission it has
+	keepalive  int64      // 1.5 times the keep alive, ms
+
+	// Of the reader.
+	perm       *auth.Permissions
+	scratch    *scratch
+	onReadable func(fd uintptr) bool
+	readErr    error
+	carry      []byte   // the beginning of a frame, while there is no scratch
+	aliases    []string // topic aliases by number - 1
+	aliasBytes int
+	quota      quota
+	credit     int  // QoS 1 and 2 messages that may be taken before used is looked at again
+	seen       int  // messages of the present read
+	normal     bool // ended by a DISCONNECT without will
+	newExpiry  *time.Duration
+	grown      bool // the stack or the buffers grew since the last release
+
+	identity atomic.Pointer[auth.Identity]
+	lastRead atomic.Int64 // clock of the last read, ms
+	busy     atomic.Bool  // deliberately not reading: keep alive is suspended
+	stopping atomic.Bool  // ending, for the reader's quick look
+	endAt    atomic.Int64 // token end, Unix ms; 0 none
+	noticeAt atomic.Int64 // when to tell about it; 0 never, or told
+
+	mu           sync.Mutex
+	out          *outBuffer // frames to write; nil none
+	acks         ackQueue
+	used         int    // QoS 1 and 2 messages taken and not acknowledged
+	durable      uint64 // marks
+	settled      uint64
+	sampleSeq    uint64 // of the PUBLISH whose acknowledgement is being timed
+	sampleAt     int64  // Unix ns
+	writeSince   int64  // clock when the write under way began, ms; 0 none
+	endingSince  int64
+	operations   int // SUBSCRIBEs and UNSUBSCRIBEs not answered yet
+	wake         chan struct{}
+	cancelWait   func() // ends the reader's wait for room in the journal
+	drained      chan struct{}
+	reason       byte // of the DISCONNECT
+	ref          string
+	open         bool // CONNACK 0 is queued
+	wantWritable bool // the session was refused room
+	writing      bool // the writer runs
+	ending       bool
+	silent       bool // no DISCONNECT: the client sent one, or is gone
+	readerDone   bool
+	broken       bool // the socket failed
+	closed       bool
+
+	// Of the wheel, under its lock.
+	next, prev *conn
+	slot       int
+	inWheel    bool
+}
+
+// Enqueue implements session.Outbound.
+func (c *conn) Enqueue(f []byte) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.ending {
+		return false
+	}
+	if !c.open || (c.out != nil && len(c.out.b)+len(f) > c.b.limits.Load().OutboundBytes) {
+		c.wantWritable = true
+		return false
+	}
+	c.appendLocked(f)
+	return true
+}
+
+// control queues a frame that must not be lost: an answer to a request. The reader does not read on while
+// the queue is over its bound (see waitRoom), so answers exceed it by what one read can ask for.
+func (c *conn) control(f []byte) {
+	c.mu.Lock()
+	if !c.ending || c.silent {
+		c.appendLocked(f)
+	}
+	c.mu.Unlock()
+}
+
+func (c *conn) appendLocked(f []byte) {
+	if c.out == nil {
+		c.out = c.b.pools.getOut()
+	}
+	c.out.b = append(c.out.b, f...)
+	c.startWriterLocked()
+}
+
+// Durable implements journal.Waiter.
+func (c *conn) Durable(mark uint64) {
+	c.mu.Lock()
+	c.durable = max(c.durable, mark)
+	if c.acks.ready(c.durable, c.settled) {
+		c.startWriterLocked()
+	}
+	c.mu.Unlock()
+}
+
+// Settled implements SettlementWaiter.
+func (c *conn) Settled(mark uint64) {
+	c.mu.Lock()
+	c.settled = max(c.settled, mark)
+	if c.acks.ready(c.durable, c.settled) {
+		c.startWriterLocked()
+	}
+	c.mu.Unlock()
+}
+
+// Kick implements session.Outbound.
+func (c *conn) Kick(reason byte) { c.end(reason, "", disconnectLabel(reason)) }
+
+// Redirect implements session.Redirector.
+func (c *conn) Redirect(reason byte, serverRef string) {
+	c.end(reason, serverRef, disconnectLabel(reason))
+}
+
+// Drained implements session.Outbound.
+func (c *conn) Drained() <-chan struct{} {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.drained == nil {
+		c.drained = make(chan struct{})
+		if c.readerDone {
+			close(c.drained)
+		}
+	}
+	return c.drained
+}
+
+// end begins the end of the connection, from any goroutine: the reader makes no further append, pending
+// acknowledgements leave, then a DISCONNECT on MQTT 5, then the socket is closed. Only the first call counts.
+func (c *conn) end(reason byte, serverRef, label string) {
+	c.mu.Lock()
+	if c.ending {
+		c.mu.Unlock()
+		return
+	}
+	c.ending, c.reason, c.ref = true, reason, serverRef
+	c.silent = !c.open // the client has seen no CONNACK yet
+	c.endLocked(label)
+}
+
+// endSilently is end without a DISCONNECT.
+func (c *conn) endSilently(label string) {
+	c.mu.Lock()
+	if c.ending {
+		c.mu.Unlock()
+		return
+	}
+	c.ending, c.silent = true, true
+	c.endLocked(label)
+}
+
+// endLocked unlocks.
+func (c *conn) endLocked(label string) {
+	c.stopping.Store(true)
+	c.endingSince = c.b.wheel.clock.Load()
+	c.signalLocked()
+	if c.cancelWait != nil {
+		c.cancelWait()
+	}
+	if c.t.raw == nil {
+		c.startWriterLocked() // the reader only comes back when the socket is closed
+	}
+	c.mu.Unlock()
+	if c.t.raw != nil {
+		_ = c.t.Conn.SetReadDeadline(past())
+	}
+	c.b.wheel.sooner(c, endGrace)
+	c.b.metrics.Disconnects.WithLabelValues(label).Inc()
+}
+
+// past is a deadline that is over.
+func past() time.Time { return time.Unix(1, 0) }
+
+// endGrace is how long an ending connection waits for the marks of its last acknowledgements.
+const endGrace = 2 * time.Second
+
+// finish is the reader's last act: everything it will ever append is appended.
+func (c *conn) finish() {
+	c.endSilently("lost")
+	if c.scratch != nil {
+		c.b.pools.putScratch(c.scratch)
+		c.scratch = nil
+	}
+	c.carry, c.aliases = nil, nil
+	c.mu.Lock()
+	c.readerDone = true
+	if c.drained != nil {
+		close(c.drained)
+	}
+	c.mu.Unlock()
+	c.session.Detach(c.normal, c.newExpiry)
+	c.b.metrics.Connections.Dec()
+	c.mu.Lock()
+	c.startWriterLocked()
+	c.mu.Unlock()
+}
+
+// close closes the socket at once.
+func (c *conn) close(lingering bool) {
+	c.mu.Lock()
+	was := c.closed
+	c.closed = true
+	c.mu.Unlock()
+	if was {
+		return
+	}
+	if lingering {
+		c.t.closeLingering()
+	} else {
+		_ = c.t.Conn.Close()
+	}
+	c.b.forget(c)
+}
+
+// check is the wheel's look: it ends what is due and tells when to look again at the latest (0: whenever).
+// now is the clock.
+func (c *conn) check(now int64) time.Duration {
+	limits := c.b.limits.Load()
+	if c.checkWriter(now, limits) {
+		return endGrace
+	}
+	if c.stopping.Load() {
+		return endGrace
+	}
+	if end := c.endAt.Load(); end != 0 && now >= end {
+		c.b.reject("token_expired")
+		c.end(frame.ReasonNotAuthorized, "", "token_expired")
+		return endGrace
+	}
+	if notice := c.noticeAt.Load(); notice != 0 && now >= notice {
+		c.noticeAt.Store(0)
+		c.b.noticeExpiring(c)
+	}
+	idle := now - c.lastRead.Load()
+	if !c.busy.Load() && idle >= c.keepalive {
+		c.end(frame.ReasonKeepaliveTimeout, "", "keepalive")
+		return endGrace
+	}
+	if idle >= trimAfter.Milliseconds() {
+		c.trim()
+	}
+	return c.nextCheck(now, idle)
+}
+
+// nextCheck is when something may be due, so that keep alive and token end are held to a tick.
+func (c *conn) nextCheck(now, idle int64) time.Duration {
+	due := c.keepalive - idle
+	for _, at := range []int64{c.endAt.Load(), c.noticeAt.Load()} {
+		if at != 0 {
+			due = min(due, at-now)
+		}
+	}
+	return max(time.Duration(due)*time.Millisecond, wheelTick)
+}
+
+// checkWriter closes a connection whose write takes too long, or whose end does. It reports whether a
+// write is under way.
+func (c *conn) checkWriter(now int64, limits *Limits) bool {
+	c.mu.Lock()
+	stalled := c.writeSince != 0 && now-c.writeSince >= limits.WriteTimeout.Milliseconds()
+	writing := c.writeSince != 0
+	late := c.ending && !c.writing && now-c.endingSince >= endGrace.Milliseconds()
+	c.mu.Unlock()
+	switch {
+	case stalled:
+		c.b.reject("slow_reader")
+		c.endSilently("slow_reader")
+		c.close(false)
+	case late:
+		c.close(false)
+	}
+	return writing
+}
+
+// trimAfter is how long a connection is idle before what it grew is released.
+const trimAfter = 5 * time.Second
+
+// trim wakes the reader to release what it grew: see run.
+func (c *conn) trim() {
+	c.mu.Lock()
+	c.acks.release()
+	c.mu.Unlock()
+	if c.t.raw != nil && !c.busy.Load() {
+		_ = c.t.Conn.SetReadDeadline(past())
+	}
+}

@@ -1,0 +1,341 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"strings"
+	"time"
+
+	"cellgate/auth"
+	"cellgate/broker/frame"
+	"cellgate/broker/message"
+	"cellgate/broker/session"
+
+	"github.com/mochi-mqtt/server/v2/packets"
+)
+
+// refusal is the answer to a CONNECT that is not accepted.
+type refusal struct {
+	reason    byte   // of MQTT 5; frame.ReturnCode gives that of 3.1.1
+	result    string // label of connects_total
+	text      string // reason string, for a client that may know
+	serverRef string
+}
+
+// request is a CONNECT on its way to a connection.
+type request struct {
+	b         *Broker
+	l         *listener
+	t         *transport
+	pk        packets.Packet // aliases the scratch
+	version   byte
+	clientID  string
+	assigned  bool // the client identifier is the server's choice
+	identity  auth.Identity
+	perm      *auth.Permissions
+	keepalive time.Duration
+	clamped   bool
+}
+
+// receiveConnect reads and answers the CONNECT; nil when it is refused. The connection owns the socket.
+func (b *Broker) receiveConnect(l *listener, t *transport, accepted netip.Addr) *conn {
+	s := b.pools.getScratch()
+	h, err := b.readConnect(t, s)
+	if err != nil {
+		b.pools.putScratch(s)
+		b.connectFailed(l, t, "connect", err)
+		return nil
+	}
+	r := &request{b: b, l: l, t: t}
+	no := r.parse(s.buf[:h.Size], h)
+	if no == nil {
+		no = r.authenticate()
+	}
+	if no == nil {
+		no = r.admit()
+	}
+	if no != nil {
+		b.pools.putScratch(s)
+		r.refuse(no)
+		return nil
+	}
+	will := r.will()
+	s.n = copy(s.buf, s.buf[h.Size:s.n]) // the packet is not used any more: what is kept is copied
+	t.leave()
+	return r.attach(s, will, accepted)
+}
+
+// parse scans the CONNECT, and decodes what the scanner let through.
+func (r *request) parse(f []byte, h frame.Header) *refusal {
+	version, ok := frame.ConnectVersion(f[h.Head:])
+	if !ok {
+		return &refusal{result: "not_mqtt"}
+	}
+	r.version = version
+	if version != frame.Version311 && version != frame.Version5 {
+		return &refusal{reason: frame.ReasonUnsupportedVersion, result: "version"}
+	}
+	if err := frame.CheckConnect(f, h); err != nil {
+		var v *frame.Violation
+		if errors.As(err, &v) {
+			return &refusal{reason: v.Reason, result: "violation", text: v.Why}
+		}
+		return &refusal{reason: frame.ReasonMalformed, result: "violation"}
+	}
+	r.pk.FixedHeader.Type = packets.Connect
+	if err := r.pk.ConnectDecode(f[h.Head:h.Size]); err != nil {
+		return &refusal{reason: frame.ReasonMalformed, result: "violation"}
+	}
+	r.clientID = strings.Clone(r.pk.Connect.ClientIdentifier)
+	r.clampKeepalive()
+	return nil
+}
+
+func (r *request) clampKeepalive() {
+	limit := r.b.limits.Load().MaxKeepalive
+	r.keepalive = time.Duration(r.pk.Connect.Keepalive) * time.Second
+	if r.keepalive == 0 || r.keepalive > limit {
+		r.keepalive, r.clamped = limit, true
+	}
+}
+
+// authenticate finds out who the client is and whether it may use its client identifier.
+func (r *request) authenticate() *refusal {
+	method := r.pk.Properties.AuthenticationMethod
+	if method != "" && method != authMethod {
+		return &refusal{reason: frame.ReasonBadAuthMethod, result: "auth_method"}
+	}
+	if r.l.anonymousRole != "" {
+		return r.anonymous()
+	}
+	token := r.pk.Connect.Password
+	if method != "" {
+		token = r.pk.Properties.AuthenticationData
+	}
+	peer := auth.Peer{Address: r.t.peer.String(), Certificate: r.t.certificate()}
+	id, err := r.b.auth.Verify(token, peer)
+	if err != nil {
+		return &refusal{reason: frame.ReasonBadCredentials, result: auth.Reason(err), text: "token refused: " + auth.Reason(err)}
+	}
+	r.identity, r.perm = id, r.b.auth.Permissions(id)
+	if no := r.checkClientID(); no != nil {
+		r.b.auth.AuditRefuse("client-id", id, peer)
+		return no
+	}
+	return nil
+}
+
+func (r *request) checkClientID() *refusal {
+	if r.clientID == "" {
+		if !r.perm.AssignedClientID() {
+			return &refusal{reason: frame.ReasonClientIDInvalid, result: "client_id"}
+		}
+		r.clientID, r.assigned = r.perm.NewClientID(), true
+	}
+	if err := r.perm.ClientID(r.clientID); err != nil {
+		return &refusal{reason: frame.ReasonNotAuthorized, result: "not_authorized", text: err.Error()}
+	}
+	if err := r.perm.Username(string(r.pk.Connect.Username)); err != nil {
+		return &refusal{reason: frame.ReasonBadCredentials, result: "user_name", text: err.Error()}
+	}
+	return nil
+}
+
+// anonymous is authenticate on a listener that asks for no token.
+func (r *request) anonymous() *refusal {
+	role := r.l.anonymousRole
+	if r.clientID == "" {
+		id, err := r.b.auth.Anonymous(role, "")
+		if err != nil {
+			return &refusal{reason: frame.ReasonClientIDInvalid, result: "client_id"}
+		}
+		perm := r.b.auth.Permissions(id)
+		if !perm.AssignedClientID() {
+			return &refusal{reason: frame.ReasonClientIDInvalid, result: "client_id"}
+		}
+		r.clientID, r.assigned = perm.NewClientID(), true
+	}
+	id, err := r.b.auth.Anonymous(role, r.clientID)
+	if err != nil {
+		return &refusal{reason: frame.ReasonClientIDInvalid, result: "client_id"}
+	}
+	r.identity, r.perm = id, r.b.auth.Permissions(id)
+	return nil
+}
+
+// admit asks whether there is room, and whether this gateway is the one to serve the client.
+func (r *request) admit() *refusal {
+	b := r.b
+	if b.stopping.Load() {
+		return &refusal{reason: frame.ReasonServerUnavailable, result: "stopping"}
+	}
+	if b.wheel.len() >= b.limits.Load().MaxConnections && !b.sessions.Connected(r.clientID) {
+		b.reject("connections")
+		return &refusal{reason: frame.ReasonQuotaExceeded, result: "full"}
+	}
+	if b.admitHook == nil {
+		return nil
+	}
+	if reason, ref := b.admitHook(&r.identity, r.clientID); reason != frame.ReasonSuccess {
+		return &refusal{reason: reason, result: "not_admitted", serverRef: ref}
+	}
+	return nil
+}
+
+// refuse answers with a CONNACK where the protocol has one for it. The connection's deadline holds.
+func (r *request) refuse(no *refusal) {
+	r.b.metrics.Connects.WithLabelValues(no.result).Inc()
+	r.b.reject("connect_" + no.result)
+	r.b.log.Debug("CONNECT refused", "listener", r.l.name, "peer", r.t.peer, "client", r.clientID, "result", no.result)
+	version := r.version
+	if version != frame.Version5 {
+		version = frame.Version311
+		if no.reason == frame.ReasonMalformed || no.reason == frame.ReasonProtocolError {
+			return // 3.1.1 has no return code for it: the connection is closed (3.1.4)
+		}
+	}
+	if no.reason == frame.ReasonSuccess {
+		return
+	}
+	ack := frame.Connack{Reason: no.reason, ReasonString: no.text, ServerReference: no.serverRef}
+	if _, err := r.t.stream().Write(ack.Append(nil, version)); err == nil {
+		r.t.closeLingering()
+	}
+}
+
+// will copies the will.
+func (r *request) will() *session.Will {
+	c := &r.pk.Connect
+	if !c.WillFlag {
+		return nil
+	}
+	p := &c.WillProperties
+	w := &session.Will{
+		Topic: strings.Clone(c.WillTopic), Payload: append([]byte(nil), c.WillPayload...),
+		QoS: c.WillQos, Retain: c.WillRetain, Delay: time.Duration(p.WillDelayInterval) * time.Second,
+		Props: message.Properties{
+			ContentType: strings.Clone(p.ContentType), ResponseTopic: strings.Clone(p.ResponseTopic),
+			Correlation: append([]byte(nil), p.CorrelationData...),
+			Expiry:      p.MessageExpiryInterval, HasExpiry: p.MessageExpiryInterval > 0,
+			UTF8Payload: p.PayloadFormat == 1,
+		},
+	}
+	for _, u := range p.User {
+		w.Props.User = append(w.Props.User, message.UserProperty{Name: strings.Clone(u.Key), Value: strings.Clone(u.Val)})
+	}
+	return w
+}
+
+// expiry is how long the client wants its session to outlive the connection.
+func (r *request) expiry() time.Duration {
+	switch {
+	case r.version == frame.Version5:
+		return expiryOf(r.pk.Properties.SessionExpiryInterval) // 0 when absent
+	case r.pk.Connect.Clean:
+		return 0
+	default:
+		return session.MaxExpiry
+	}
+}
+
+// attach gives the connection its session and answers CONNACK 0. s holds what the client has sent behind its
+// CONNECT; none of it is looked at before the CONNACK is queued.
+func (r *request) attach(s *scratch, will *session.Will, accepted netip.Addr) *conn {
+	b := r.b
+	c := r.newConn(accepted)
+	ctx, cancel := context.WithTimeout(b.ctx, b.limits.Load().ConnectTimeout)
+	defer cancel()
+	p := &r.pk.Properties
+	sess, present, err := b.sessions.Attach(ctx, session.Attach{
+		ClientID: c.id, Version: c.version, CleanStart: r.pk.Connect.Clean, Expiry: r.expiry(),
+		ReceiveMaximum: p.ReceiveMaximum, MaxPacket: p.MaximumPacketSize, AliasMaximum: p.TopicAliasMaximum,
+		Vehicle: c.vehicle, Perm: c.perm, Will: will, Conn: c, NotAfter: r.identity.Expires,
+	})
+	if err != nil {
+		b.pools.putScratch(s)
+		r.refuse(attachRefusal(err))
+		return nil
+	}
+	c.session = sess
+	c.scratch = s
+	if err := r.t.Conn.SetDeadline(time.Time{}); err != nil {
+		b.log.Debug("connection lost at CONNECT", "client", c.id, "error", err)
+	}
+	b.enter(c)
+	r.accept(c, present)
+	return c
+}
+
+func attachRefusal(err error) *refusal {
+	switch {
+	case errors.Is(err, session.ErrWillNotPermitted):
+		return &refusal{reason: frame.ReasonNotAuthorized, result: "will_not_permitted", text: err.Error()}
+	case errors.Is(err, session.ErrTakeover):
+		return &refusal{reason: frame.ReasonServerBusy, result: "takeover_timeout"}
+	default:
+		return &refusal{reason: frame.ReasonServerUnavailable, result: "session"}
+	}
+}
+
+func (r *request) newConn(accepted netip.Addr) *conn {
+	c := &conn{
+		b: r.b, t: r.t, listener: r.l, id: r.clientID, version: r.version, accepted: accepted,
+		vehicle:   r.identity.Role == auth.RoleVehicle,
+		keepalive: (r.keepalive + r.keepalive/2).Milliseconds(),
+		noExpiry:  r.version == frame.Version5 && r.pk.Properties.SessionExpiryInterval == 0,
+	}
+	if r.pk.Properties.AuthenticationMethod != "" {
+		c.authMethod = authMethod
+	}
+	if c.vehicle {
+		c.own = "v1/" + c.id + "/"
+	}
+	c.onReadable = c.readable
+	c.lastRead.Store(r.b.wheel.clock.Load())
+	c.assume(r.identity)
+	return c
+}
+
+// accept queues CONNACK 0 and lets the session begin to deliver.
+func (r *request) accept(c *conn, present bool) {
+	b := r.b
+	connack := r.connack(c, present)
+	c.mu.Lock()
+	if c.open = !c.ending; c.open {
+		c.appendLocked(connack.Append(nil, c.version))
+	}
+	c.mu.Unlock()
+	b.metrics.Connections.Inc()
+	b.metrics.Connects.WithLabelValues("accepted").Inc()
+	r.t.startFeeding()
+	if b.auth.Revoked(r.identity) {
+		c.end(frame.ReasonNotAuthorized, "", "revoked")
+	}
+	c.session.Start()
+	if b.commandSubscribe && c.vehicle {
+		c.session.Subscribe([]session.Subscription{{Filter: c.own + "cmd/#", QoS: 1}}, 0, func([]byte) {})
+	}
+}
+
+func (r *request) connack(c *conn, present bool) frame.Connack {
+	limits := r.b.limits.Load()
+	a := frame.Connack{
+		SessionPresent: present, ReceiveMaximum: uint16(limits.Window), //nolint:gosec // at most 65,535
+		MaximumPacket: uint32(limits.MaxPacket),                              //nolint:gosec // at most 256 MiB
+		AliasMaximum:  uint16(limits.AliasMaximum), AuthMethod: c.authMethod, //nolint:gosec // at most 65,535
+	}
+	if r.assigned {
+		a.AssignedClientID = c.id
+	}
+	if r.clamped {
+		a.ServerKeepalive, a.HasKeepalive = uint16(min(r.keepalive/time.Second, 65_535)), true //nolint:gosec // bounded
+	}
+	if granted := c.session.Expiry(); granted != r.expiry() {
+		a.SessionExpiry, a.HasSessionExpiry = uint32(min(granted/time.Second, 0xFFFFFFFE)), true //nolint:gosec // bounded
+	}
+	if r.pk.Properties.RequestResponseInfo == 1 && c.vehicle {
+		a.ResponseInfo = c.own
+	}
+	return a
+}

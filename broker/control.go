@@ -1,0 +1,144 @@
+package broker
+
+import (
+	"strings"
+	"time"
+
+	"cellgate/broker/frame"
+	"cellgate/broker/session"
+
+	"github.com/mochi-mqtt/server/v2/packets"
+)
+
+// request handles the packets that are neither a PUBLISH nor an acknowledgement.
+func (c *conn) request(f []byte, h frame.Header) bool {
+	switch h.Type {
+	case frame.TypeSubscribe:
+		return c.subscribe(f, h)
+	case frame.TypeUnsubscribe:
+		return c.unsubscribe(f, h)
+	case frame.TypeDisconnect:
+		return c.disconnect(f, h)
+	case frame.TypeAuth:
+		return c.reauthenticate(f, h)
+	default:
+		return c.violation(&frame.Violation{Reason: frame.ReasonProtocolError, Why: "second CONNECT"})
+	}
+}
+
+// acknowledged hands the client's acknowledgements to its session.
+func (c *conn) acknowledged(f []byte, h frame.Header) bool {
+	a, err := frame.ScanAck(f, h, c.version)
+	if err != nil {
+		return c.flush() && c.violation(err)
+	}
+	switch h.Type {
+	case frame.TypePuback:
+		c.session.Puback(a.PacketID, a.Reason)
+	case frame.TypePubrec:
+		c.session.Pubrec(a.PacketID, a.Reason)
+	default:
+		c.session.Pubcomp(a.PacketID, a.Reason)
+	}
+	return true
+}
+
+// maxOperations is how many SUBSCRIBEs and UNSUBSCRIBEs of a connection may wait for the state file.
+const maxOperations = 16
+
+func (c *conn) beginOperation() bool {
+	if !c.waitFor(func() bool { return c.operations < maxOperations }) {
+		return false
+	}
+	c.mu.Lock()
+	c.operations++
+	c.mu.Unlock()
+	return true
+}
+
+func (c *conn) endOperation() {
+	c.mu.Lock()
+	c.operations--
+	c.signalLocked()
+	c.mu.Unlock()
+}
+
+func (c *conn) subscribe(f []byte, h frame.Header) bool {
+	if err := frame.CheckSubscribe(f, h, c.version); err != nil {
+		return c.violation(err)
+	}
+	pk := packets.Packet{ProtocolVersion: c.version, FixedHeader: packets.FixedHeader{Type: packets.Subscribe}}
+	if err := pk.SubscribeDecode(f[h.Head:h.Size]); err != nil {
+		return c.violation(err)
+	}
+	subs := make([]session.Subscription, len(pk.Filters))
+	for i, s := range pk.Filters {
+		subs[i] = session.Subscription{
+			Filter: strings.Clone(s.Filter), QoS: s.Qos, NoLocal: s.NoLocal, RetainAsPublished: s.RetainAsPublished,
+			RetainHandling: s.RetainHandling,
+		}
+	}
+	var subID uint32
+	if ids := pk.Properties.SubscriptionIdentifier; len(ids) > 0 {
+		subID = uint32(ids[0]) //nolint:gosec // at most 268,435,455: scanned
+	}
+	if !c.beginOperation() {
+		return false
+	}
+	id := pk.PacketID
+	c.session.Subscribe(subs, subID, func(codes []byte) {
+		c.control(frame.AppendSuback(nil, id, codes, c.version))
+		c.endOperation()
+	})
+	return true
+}
+
+func (c *conn) unsubscribe(f []byte, h frame.Header) bool {
+	if err := frame.CheckUnsubscribe(f, h, c.version); err != nil {
+		return c.violation(err)
+	}
+	pk := packets.Packet{ProtocolVersion: c.version, FixedHeader: packets.FixedHeader{Type: packets.Unsubscribe}}
+	if err := pk.UnsubscribeDecode(f[h.Head:h.Size]); err != nil {
+		return c.violation(err)
+	}
+	filters := make([]string, len(pk.Filters))
+	for i, s := range pk.Filters {
+		filters[i] = strings.Clone(s.Filter)
+	}
+	if !c.beginOperation() {
+		return false
+	}
+	id := pk.PacketID
+	c.session.Unsubscribe(filters, func(codes []byte) {
+		c.control(frame.AppendUnsuback(nil, id, codes, c.version))
+		c.endOperation()
+	})
+	return true
+}
+
+// disconnect handles the client's DISCONNECT: nothing behind it is looked at.
+func (c *conn) disconnect(f []byte, h frame.Header) bool {
+	d, err := frame.ScanDisconnect(f, h, c.version)
+	if err != nil {
+		return c.violation(err)
+	}
+	if d.HasExpiry {
+		if c.noExpiry && d.Expiry != 0 {
+			return c.violation(&frame.Violation{
+				Reason: frame.ReasonProtocolError, Why: "session expiry of 0 at CONNECT raised at DISCONNECT"})
+		}
+		expiry := expiryOf(d.Expiry)
+		c.newExpiry = &expiry
+	}
+	c.normal = d.Reason == frame.ReasonSuccess
+	c.endSilently("client")
+	return false
+}
+
+// expiryOf turns a session expiry interval of MQTT 5 into the session's.
+func expiryOf(seconds uint32) time.Duration {
+	if seconds == 0xFFFFFFFF {
+		return session.MaxExpiry
+	}
+	return time.Duration(seconds) * time.Second
+}

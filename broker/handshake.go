@@ -1,0 +1,179 @@
+package broker
+
+import (
+	"bufio"
+	"bytes"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"runtime/debug"
+	"syscall"
+	"time"
+
+	"cellgate/broker/frame"
+
+	"github.com/pires/go-proxyproto"
+)
+
+// serve takes an accepted connection through PROXY header, TLS and CONNECT, on a goroutine of its own that ends
+// there: its deep stack does not stay with the connection. accepted is the address whose place of admission the
+// connection has.
+func (b *Broker) serve(l *listener, nc net.Conn, accepted netip.Addr) {
+	defer b.handshakes.Done()
+	g, evicted := b.admission.enter(nc, b.limits.Load().Handshakes)
+	if evicted != nil {
+		b.reject("handshakes")
+		_ = evicted.conn.Close()
+	}
+	b.metrics.Handshakes.Inc()
+	t := &transport{Conn: nc, gate: b.gate, peer: addrOf(nc)}
+	var c *conn
+	defer func() {
+		if p := recover(); p != nil {
+			b.metrics.Panics.Inc()
+			b.log.Error("handshake panicked", "listener", l.name, "panic", p, "stack", string(debug.Stack()))
+		}
+		t.leave()
+		b.metrics.Handshakes.Dec()
+		b.admission.leave(g)
+		if c == nil {
+			_ = nc.Close()
+			b.admission.release(accepted)
+			return
+		}
+		c.begin()
+	}()
+	if err := b.handshake(l, t); err != nil {
+		b.connectFailed(l, t, "handshake", err)
+		return
+	}
+	c = b.receiveConnect(l, t, accepted)
+}
+
+func (b *Broker) connectFailed(l *listener, t *transport, result string, err error) {
+	var timeout net.Error
+	if errors.As(err, &timeout) && timeout.Timeout() {
+		result += "_timeout"
+	}
+	b.metrics.Connects.WithLabelValues(result).Inc()
+	b.log.Debug("connection refused", "listener", l.name, "peer", t.peer, "result", result, "error", err)
+}
+
+// handshake does what comes before MQTT, within Limits.HandshakeTimeout.
+func (b *Broker) handshake(l *listener, t *transport) error {
+	limits := b.limits.Load()
+	if err := t.Conn.SetDeadline(time.Now().Add(limits.HandshakeTimeout)); err != nil {
+		return err
+	}
+	if sc, ok := t.Conn.(syscall.Conn); ok {
+		raw, err := sc.SyscallConn()
+		if err != nil {
+			return err
+		}
+		t.raw = raw
+	}
+	if len(l.proxyFrom) > 0 {
+		if err := readProxyHeader(t, l.proxyFrom); err != nil {
+			return err
+		}
+	}
+	if l.tls != nil {
+		t.tls = tls.Server(t, l.tls.server)
+		t.enter()
+		if err := t.tls.Handshake(); err != nil {
+			return fmt.Errorf("TLS: %w", err)
+		}
+	}
+	return t.Conn.SetDeadline(time.Now().Add(limits.ConnectTimeout))
+}
+
+// ErrProxyHeader is what the refusal of a connection without a legal PROXY protocol v2 header wraps.
+var ErrProxyHeader = errors.New("PROXY protocol")
+
+// maxProxyHeader bounds the header's addresses and TLVs.
+const maxProxyHeader = 1024
+
+// readProxyHeader reads the PROXY protocol v2 header that a load balancer sends first, and not a byte
+// more. From an address that is none of the load balancers' it is not believed.
+func readProxyHeader(t *transport, from []netip.Prefix) error {
+	trusted := false
+	for _, p := range from {
+		trusted = trusted || p.Contains(t.peer.Addr())
+	}
+	if !trusted {
+		return fmt.Errorf("%w: %s is not in proxy_from", ErrProxyHeader, t.peer.Addr())
+	}
+	header := make([]byte, 16, 64)
+	if _, err := io.ReadFull(t.Conn, header); err != nil {
+		return fmt.Errorf("%w: %w", ErrProxyHeader, err)
+	}
+	length := int(binary.BigEndian.Uint16(header[14:]))
+	if !bytes.HasPrefix(header, proxyproto.SIGV2) || length > maxProxyHeader {
+		return fmt.Errorf("%w: no header of version 2", ErrProxyHeader)
+	}
+	header = append(header, make([]byte, length)...)
+	if _, err := io.ReadFull(t.Conn, header[16:]); err != nil {
+		return fmt.Errorf("%w: %w", ErrProxyHeader, err)
+	}
+	h, err := proxyproto.Read(bufio.NewReader(bytes.NewReader(header)))
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrProxyHeader, err)
+	}
+	if source, ok := h.SourceAddr.(*net.TCPAddr); ok && !h.Command.IsLocal() {
+		t.peer = source.AddrPort()
+	}
+	return nil
+}
+
+func addrOf(nc net.Conn) netip.AddrPort {
+	a, ok := nc.RemoteAddr().(*net.TCPAddr)
+	if !ok {
+		return netip.AddrPort{}
+	}
+	p := a.AddrPort()
+	return netip.AddrPortFrom(p.Addr().Unmap(), p.Port())
+}
+
+// certificate is the client's, if TLS has verified one.
+func (t *transport) certificate() *x509.Certificate {
+	if t.tls == nil {
+		return nil
+	}
+	state := t.tls.ConnectionState()
+	if len(state.VerifiedChains) == 0 || len(state.PeerCertificates) == 0 {
+		return nil
+	}
+	return state.PeerCertificates[0]
+}
+
+// errNotConnect says that the first packet is no CONNECT: such a peer gets no answer.
+var errNotConnect = errors.New("first packet is not a CONNECT")
+
+// readConnect reads the CONNECT into the scratch, and what the client has sent behind it. Nothing larger than
+// Limits.MaxConnectPacket is read.
+func (b *Broker) readConnect(t *transport, s *scratch) (frame.Header, error) {
+	limit := b.limits.Load().MaxConnectPacket
+	s.room(limit)
+	for {
+		h, ok, err := frame.Scan(s.buf[:s.n], frame.Version311)
+		switch {
+		case err != nil:
+			return h, err
+		case s.n > 0 && h.Type != frame.TypeConnect:
+			return h, errNotConnect
+		case ok && h.Size > limit:
+			return h, &frame.Violation{Reason: frame.ReasonPacketTooLarge, Why: "CONNECT larger than the limit"}
+		case ok && h.Size <= s.n:
+			return h, nil
+		}
+		n, err := t.stream().Read(s.buf[s.n:])
+		if s.n += n; n == 0 && err != nil {
+			return h, err
+		}
+	}
+}

@@ -1,0 +1,154 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"time"
+)
+
+// listener is one bound address.
+type listener struct {
+	name          string
+	address       string
+	protocol      string
+	path          string
+	anonymousRole string
+	proxyFrom     []netip.Prefix
+	tls           *serverTLS // nil: plain
+	ln            net.Listener
+}
+
+// Errors of a listener's options.
+var (
+	ErrPlain     = errors.New("without TLS only loopback addresses are served; set tls, or use 127.0.0.1")
+	ErrAnonymous = errors.New("anonymous_role is for loopback addresses alone")
+	ErrProtocol  = errors.New("protocol is neither mqtt nor ws")
+)
+
+func (b *Broker) newListener(o Listener) (*listener, error) {
+	l := &listener{
+		name: o.Name, address: o.Address, protocol: o.Protocol, path: o.Path,
+		anonymousRole: o.AnonymousRole, proxyFrom: o.ProxyFrom,
+	}
+	def2(&l.protocol, ProtocolMQTT)
+	def2(&l.path, "/mqtt")
+	loopback, err := isLoopback(o.Address)
+	switch {
+	case err != nil:
+		return nil, err
+	case o.TLS == nil && !loopback:
+		return nil, ErrPlain
+	case o.AnonymousRole != "" && !loopback:
+		return nil, ErrAnonymous
+	case l.protocol != ProtocolMQTT && l.protocol != ProtocolWebSocket:
+		return nil, ErrProtocol
+	}
+	if o.TLS != nil {
+		files, err := readTLS(*o.TLS)
+		if err != nil {
+			return nil, err
+		}
+		l.tls = newServerTLS(*o.TLS, files)
+		b.metrics.CertNotAfter.WithLabelValues(l.name).Set(float64(files.notAfter.Unix()))
+	}
+	return l, nil
+}
+
+func def2(v *string, value string) {
+	if *v == "" {
+		*v = value
+	}
+}
+
+// isLoopback reports whether nothing but this host can reach the address.
+func isLoopback(address string) (bool, error) {
+	host, _, err := net.SplitHostPort(address)
+	if err != nil {
+		return false, err
+	}
+	if host == "localhost" {
+		return true, nil
+	}
+	ip, err := netip.ParseAddr(host)
+	return err == nil && ip.IsLoopback(), nil
+}
+
+func (l *listener) bind(ctx context.Context) error {
+	// MQTT's keep alive does what TCP's would.
+	lc := net.ListenConfig{KeepAlive: -1}
+	ln, err := lc.Listen(ctx, "tcp", l.address)
+	if err != nil {
+		return fmt.Errorf("listeners: %s: address %s: %w; change the address or stop what uses it", l.name, l.address, err)
+	}
+	l.ln = ln
+	return nil
+}
+
+func (l *listener) addr() net.Addr {
+	if l.ln == nil {
+		return nil
+	}
+	return l.ln.Addr()
+}
+
+func (l *listener) close() {
+	if l.ln != nil {
+		_ = l.ln.Close()
+	}
+}
+
+const (
+	minBackoff = 5 * time.Millisecond
+	maxBackoff = time.Second
+)
+
+// accept takes connections until the listener is closed. Any other error, as when the process has no
+// descriptor left, is waited out: the connections that there are must not suffer from those that come.
+func (b *Broker) accept(l *listener) {
+	if l.protocol == ProtocolWebSocket {
+		b.serveWebSocket(l)
+		return
+	}
+	b.acceptEach(l.ln, func(nc net.Conn) {
+		b.handshakes.Add(1)
+		go b.serve(l, nc, addrOf(nc).Addr())
+	}, l.name)
+}
+
+func (b *Broker) acceptEach(ln net.Listener, take func(net.Conn), name string) {
+	backoff := minBackoff
+	for {
+		nc, err := ln.Accept()
+		switch {
+		case err == nil:
+			backoff = minBackoff
+			if b.admitSocket(nc) {
+				take(nc)
+			}
+			continue
+		case errors.Is(err, net.ErrClosed):
+			return
+		}
+		b.metrics.AcceptErrors.Inc()
+		b.log.Warn("accept failed", "listener", name, "error", err, "retry_in", backoff)
+		time.Sleep(backoff)
+		backoff = min(2*backoff, maxBackoff)
+	}
+}
+
+// admitSocket refuses, before a byte is read or a goroutine is started, what the limits refuse.
+func (b *Broker) admitSocket(nc net.Conn) bool {
+	refused := b.admission.admit(addrOf(nc).Addr(), b.limits.Load(), time.Now())
+	if refused == "" {
+		return true
+	}
+	b.reject(refused)
+	if tcp, ok := nc.(*net.TCPConn); ok {
+		_ = tcp.SetLinger(0) // no state of it is kept, not by the kernel either
+	}
+	_ = nc.Close()
+	return false
+}

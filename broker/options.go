@@ -1,0 +1,186 @@
+package broker
+
+import (
+	"context"
+	"log/slog"
+	"net/netip"
+	"time"
+
+	"cellgate/auth"
+	"cellgate/broker/journal"
+	"cellgate/broker/message"
+	"cellgate/broker/session"
+)
+
+// Options are what a Broker is made of. Journal, Sessions and Auth are required.
+type Options struct {
+	// Journal takes every accepted PUBLISH.
+	Journal Journal
+	// Sessions keep what outlives a connection, and deliver.
+	Sessions *session.Manager
+	// Auth decides who a client is and what it may do.
+	Auth Authenticator
+	// Listeners are the addresses to serve, at least one.
+	Listeners []Listener
+	// Limits bound everything; a zero value of a limit stands for its default.
+	Limits Limits
+	// Ack tells when a PUBLISH is acknowledged; nil is AckJournal for all.
+	Ack func(rec *message.Record) AckMode
+	// Settlement is required when Ack ever answers AckKafka.
+	Settlement Settlement
+	// Admit is asked about every client that has proved who it is, before its session is touched: reason 0
+	// admits it; any other is the CONNACK's, with a server reference if there is one. nil admits all.
+	Admit func(id *auth.Identity, clientID string) (reason byte, serverReference string)
+	// Classes are the topic classes that get a label of their own in metrics.
+	Classes []string
+	// ExpiringNotice is how long before its token's end a client is told on v1/{vin}/sys/token-expiring;
+	// 0 never.
+	ExpiringNotice time.Duration
+	// CommandSubscribe subscribes every vehicle to its commands on connect, at QoS 1.
+	CommandSubscribe bool
+
+	Log     *slog.Logger     // nil discards
+	Metrics *Metrics         // nil counts into nothing
+	Now     func() time.Time // nil is time.Now
+}
+
+// AckMode tells what an acknowledgement stands behind.
+type AckMode uint8
+
+// The modes of contract.md, "What is promised".
+const (
+	// AckJournal acknowledges after the journal's fsync.
+	AckJournal AckMode = iota
+	// AckKafka acknowledges once every Kafka target that the rules chose has the message, acks=all.
+	AckKafka
+	// AckMemory acknowledges on receipt.
+	AckMemory
+)
+
+// Journal is the durable log (*journal.Journal).
+type Journal interface {
+	// Append assigns sequences in place and copies the records before it returns. w, if not nil, is told
+	// when they are durable.
+	Append(recs []message.Record, w journal.Waiter) (last uint64, err error)
+	Last() uint64
+	Durable() uint64
+	WaitDurable(ctx context.Context, seq uint64) error
+	WaitRoom(ctx context.Context) error
+}
+
+// Settlement tells when the rules' Kafka targets have taken a record.
+type Settlement interface {
+	// Notify calls w.Settled, on another goroutine, with a mark at or behind seq as soon as every record up to
+	// that mark has settled, and again for every later call of Notify. It does not block.
+	Notify(seq uint64, w SettlementWaiter)
+}
+
+// SettlementWaiter is told a settlement mark. Settled neither blocks nor touches a socket.
+type SettlementWaiter interface{ Settled(mark uint64) }
+
+// Authenticator is what a connection needs of auth.Authority.
+type Authenticator interface {
+	Verify(token []byte, peer auth.Peer) (auth.Identity, error)
+	Anonymous(role, clientID string) (auth.Identity, error)
+	Permissions(id auth.Identity) *auth.Permissions
+	// WatchRevocations calls fn within a second of every revocation.
+	WatchRevocations(fn func(revoked func(auth.Identity) bool)) (stop func())
+	// Revoked is asked once more after a connection can be found by fn.
+	Revoked(id auth.Identity) bool
+	// Deadline is when a connection with this identity must end; zero never.
+	Deadline(id auth.Identity) time.Time
+	AuditRefresh(id auth.Identity, peer auth.Peer)
+	AuditRefuse(reason string, id auth.Identity, peer auth.Peer)
+}
+
+// Protocols of a listener.
+const (
+	ProtocolMQTT      = "mqtt"
+	ProtocolWebSocket = "ws"
+)
+
+// Listener is one address to serve.
+type Listener struct {
+	// Name is for logs, metrics and Addrs.
+	Name string
+	// Address is host:port. Without TLS it must be a loopback address.
+	Address string
+	// Protocol is ProtocolMQTT (also when empty) or ProtocolWebSocket.
+	Protocol string
+	// Path is the HTTP path of a WebSocket listener; default /mqtt.
+	Path string
+	// TLS, if not nil, makes it TLS 1.2 and 1.3.
+	TLS *TLS
+	// AnonymousRole admits clients without a token, the client identifier as subject. Loopback only.
+	AnonymousRole string
+	// ProxyFrom lists the networks of load balancers. From these every connection must begin with a PROXY
+	// protocol v2 header; from anywhere else it is refused. Empty: no PROXY protocol.
+	ProxyFrom []netip.Prefix
+}
+
+// TLS names the files of a listener. They are read again by Reload.
+type TLS struct {
+	Cert, Key string
+	// ClientCA is a PEM file of the authorities of clients, needed unless ClientAuth is "none".
+	ClientCA string
+	// ClientAuth is "none" (also when empty), "optional" or "required".
+	ClientAuth string
+	// MinVersion is tls.VersionTLS12 (also when 0) or tls.VersionTLS13.
+	MinVersion uint16
+}
+
+// Limits bound connections and what each of them may do.
+type Limits struct {
+	// MaxConnections is the most clients at once. Default 100,000.
+	MaxConnections int
+	// ConnectionsPerAddress is the most connections of one address, before the handshake; 0 is no limit.
+	ConnectionsPerAddress int
+	// ConnectRate is how many connections per second are taken, with a burst of as many; 0 is no limit.
+	ConnectRate int
+	// Handshakes is the most connections that have not finished TLS and CONNECT. When it is reached the
+	// oldest of them gives way: it is the likeliest never to finish. Default 8,192.
+	Handshakes int
+	// HandshakeTimeout bounds TLS, ConnectTimeout the CONNECT after it. Default 10 s each.
+	HandshakeTimeout time.Duration
+	ConnectTimeout   time.Duration
+	// MaxConnectPacket bounds a CONNECT. Default 16 KiB.
+	MaxConnectPacket int
+	// MaxPacket bounds every other packet; MQTT 5 clients are told. Default 256 KiB.
+	MaxPacket int
+	// MaxKeepalive clamps the keep alive, 0 included. Default 20 min.
+	MaxKeepalive time.Duration
+	// Window is the most QoS 1 and 2 messages of a connection that are not acknowledged: the Receive
+	// Maximum of MQTT 5; a 3.1.1 client beyond it is not read. Default 64.
+	Window int
+	// AliasMaximum is the Topic Alias Maximum for what clients send. Default 16; negative none.
+	AliasMaximum int
+	// MessagesPerSecond and BytesPerSecond slow one connection down by not reading; 0 is no limit.
+	MessagesPerSecond int
+	BytesPerSecond    int64
+	// OutboundBytes bounds a connection's outgoing queue. Default 512 KiB.
+	OutboundBytes int
+	// WriteTimeout ends a connection whose client does not read. Default 10 s.
+	WriteTimeout time.Duration
+}
+
+func (l *Limits) setDefaults() {
+	def(&l.MaxConnections, 100_000)
+	def(&l.Handshakes, 8192)
+	def(&l.HandshakeTimeout, 10*time.Second)
+	def(&l.ConnectTimeout, 10*time.Second)
+	def(&l.MaxConnectPacket, 16<<10)
+	def(&l.MaxPacket, 256<<10)
+	def(&l.MaxKeepalive, 20*time.Minute)
+	def(&l.Window, 64)
+	def(&l.AliasMaximum, 16)
+	def(&l.OutboundBytes, 512<<10)
+	def(&l.WriteTimeout, 10*time.Second)
+	l.Window = min(l.Window, 65_535)
+	l.AliasMaximum = max(0, min(l.AliasMaximum, 65_535))
+}
+
+func def[T int | time.Duration](v *T, value T) {
+	if *v == 0 {
+		*v = value
+	}
+}

@@ -1,0 +1,127 @@
+package broker
+
+import (
+	"encoding/json"
+	"math/rand/v2"
+	"time"
+
+	"cellgate/auth"
+	"cellgate/broker/frame"
+	"cellgate/broker/message"
+	"cellgate/broker/session"
+)
+
+// authMethod is the authentication method of MQTT 5 that carries a token instead of the password.
+const authMethod = "CELL-JWT"
+
+// reauthenticate handles AUTH (MQTT 5, 4.12.1).
+func (c *conn) reauthenticate(f []byte, h frame.Header) bool {
+	a, err := frame.ScanAuth(f, h)
+	if err != nil {
+		return c.violation(err)
+	}
+	if a.Reason != frame.ReasonReauthenticate || c.authMethod == "" || string(a.Method) != c.authMethod {
+		return c.violation(&frame.Violation{
+			Reason: frame.ReasonProtocolError, Why: "AUTH that is no re-authentication by the method of CONNECT"})
+	}
+	if !c.refresh(a.Data) {
+		c.b.reject("token_refresh")
+		return c.endNow(frame.ReasonNotAuthorized, "not_authorized")
+	}
+	c.control(frame.AppendAuth(nil, frame.ReasonSuccess, c.authMethod))
+	return true
+}
+
+// publishToken handles a PUBLISH on v1/{id}/token: the payload is the fresh token. It never reaches the
+// journal, nor anything behind it.
+func (c *conn) publishToken(in *frame.Inbound) bool {
+	if !c.refresh(in.Payload) {
+		return !c.stopping.Load() && c.refuse(in)
+	}
+	if in.QoS == 2 {
+		c.session.ReceiveQoS2(in.PacketID)
+		c.session.JournaledQoS2(in.PacketID, c.b.journal.Last()) // nothing of it to wait for
+	}
+	c.reply(in, frame.ReasonSuccess)
+	return true
+}
+
+// refresh puts a fresh token in the place of the present one. A token for somebody else ends the
+// connection.
+func (c *conn) refresh(token []byte) bool {
+	old := c.identity.Load()
+	id, err := c.b.auth.Verify(token, c.peer())
+	if err != nil {
+		return false
+	}
+	if id.Subject != old.Subject || id.Role != old.Role || old.Anonymous {
+		c.end(frame.ReasonNotAuthorized, "", "not_authorized")
+		return false
+	}
+	c.assume(id)
+	c.session.SetPermissions(c.perm, id.Expires)
+	if c.b.auth.Revoked(id) {
+		c.end(frame.ReasonNotAuthorized, "", "revoked")
+		return false
+	}
+	c.b.auth.AuditRefresh(id, c.peer())
+	return true
+}
+
+// assume makes id the connection's identity, with its permissions and its end.
+func (c *conn) assume(id auth.Identity) {
+	c.identity.Store(&id)
+	c.perm = c.b.auth.Permissions(id)
+	end, notice := c.b.schedule(c.b.auth.Deadline(id))
+	c.endAt.Store(end)
+	c.noticeAt.Store(notice)
+	if end != 0 {
+		c.b.wheel.sooner(c, time.Duration(end-c.b.wheel.clock.Load())*time.Millisecond)
+	}
+}
+
+func (c *conn) peer() auth.Peer {
+	return auth.Peer{Address: c.t.peer.String(), Certificate: c.t.certificate()}
+}
+
+const (
+	// maxJitter and jitterShare spread the ends of tokens that were issued together: by at most the share of
+	// what is left of the token.
+	maxJitter   = 30 * time.Second
+	jitterShare = 20
+)
+
+// schedule tells when a connection with this deadline ends, never later than it, and when its client is
+// told, in Unix milliseconds; 0 never.
+func (b *Broker) schedule(deadline time.Time) (end, notice int64) {
+	if deadline.IsZero() {
+		return 0, 0
+	}
+	left := deadline.Sub(b.now())
+	jitter := min(maxJitter, left/jitterShare)
+	if jitter > 0 {
+		deadline = deadline.Add(-rand.N(jitter)) //nolint:gosec // spreads load, hides nothing
+	}
+	// The wheel looks once a tick: a tick early, so that no token lives past its end.
+	deadline = deadline.Add(-wheelTick)
+	if b.expiringNotice > 0 {
+		notice = max(deadline.Add(-b.expiringNotice).UnixMilli(), b.now().Add(min(left/2, time.Second)).UnixMilli())
+	}
+	return deadline.UnixMilli(), notice
+}
+
+// noticeExpiring tells the client on v1/{id}/sys/token-expiring that its token ends soon.
+func (b *Broker) noticeExpiring(c *conn) {
+	end := time.UnixMilli(c.endAt.Load())
+	payload, err := json.Marshal(map[string]string{"expires_at": end.UTC().Format(time.RFC3339)})
+	if err != nil || !c.vehicle {
+		return
+	}
+	err = b.sessions.Deliver(c.id, &session.Delivery{
+		Topic: c.own + "sys/token-expiring", Payload: payload, Expires: end,
+		Props: message.Properties{ContentType: "application/json"},
+	})
+	if err != nil {
+		b.log.Debug("token-expiring notice not delivered", "client", c.id, "error", err)
+	}
+}

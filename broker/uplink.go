@@ -1,0 +1,409 @@
+package broker
+
+import (
+	"errors"
+	"strings"
+
+	"cellgate/broker/frame"
+	"cellgate/broker/journal"
+	"cellgate/broker/message"
+)
+
+// dispatch handles one whole, scanned frame. False ends the connection.
+func (c *conn) dispatch(f []byte, h frame.Header) bool {
+	switch h.Type {
+	case frame.TypePublish:
+		return c.publish(f, h)
+	case frame.TypePubrel:
+		return c.pubrel(f, h)
+	case frame.TypePuback, frame.TypePubrec, frame.TypePubcomp:
+		return c.acknowledged(f, h)
+	case frame.TypePingreq:
+		if err := frame.CheckPingreq(h); err != nil {
+			return c.flush() && c.violation(err)
+		}
+		c.control(pingresp[:])
+		return true
+	}
+	// What follows is rare, and may depend on what was published before it.
+	return c.flush() && c.request(f, h)
+}
+
+var pingresp = [2]byte{frame.TypePingresp << 4}
+
+// publish takes one PUBLISH into the batch.
+func (c *conn) publish(f []byte, h frame.Header) bool {
+	in := &c.scratch.in
+	if err := frame.ScanPublish(f, h, c.version, in); err != nil {
+		return c.flush() && c.violation(err)
+	}
+	c.seen++
+	if in.QoS > 0 && !c.takeCredit() {
+		return false
+	}
+	topic, err := c.topic(in)
+	if err != nil {
+		return c.flush() && c.violation(err)
+	}
+	class, allowed := c.allowed(topic)
+	switch {
+	case !allowed:
+		return c.refuse(in)
+	case class == tokenClass:
+		return c.flush() && c.publishToken(in)
+	}
+	return c.take(in, topic, class)
+}
+
+// takeCredit holds the window: the Receive Maximum on MQTT 5, back-pressure on 3.1.1.
+func (c *conn) takeCredit() bool {
+	if c.credit > 0 {
+		c.credit--
+		return true
+	}
+	if !c.flush() {
+		return false
+	}
+	window := c.b.limits.Load().Window
+	if c.version == frame.Version5 {
+		c.mu.Lock()
+		c.credit = window - c.used
+		c.mu.Unlock()
+		if c.credit <= 0 {
+			c.b.reject("receive_maximum")
+			return c.violation(&frame.Violation{Reason: frame.ReasonReceiveMaximum, Why: "more messages than the receive maximum"})
+		}
+	} else if !c.waitFor(func() bool { c.credit = window - c.acks.len(); return c.credit > 0 }) {
+		return false
+	}
+	c.credit--
+	return true
+}
+
+// topic resolves a topic alias (MQTT 5, 3.3.2.3.4). The result lives as long as the scratch.
+func (c *conn) topic(in *frame.Inbound) (string, error) {
+	if !in.HasProps || !in.Props.HasAlias() {
+		return frame.Text(in.Topic), nil
+	}
+	n := int(in.Props.Alias)
+	if n > c.b.limits.Load().AliasMaximum {
+		return "", &frame.Violation{Reason: frame.ReasonTopicAliasInvalid, Why: "topic alias above the announced maximum"}
+	}
+	if len(in.Topic) == 0 {
+		if n > len(c.aliases) || c.aliases[n-1] == "" {
+			return "", &frame.Violation{Reason: frame.ReasonProtocolError, Why: "topic alias that stands for nothing"}
+		}
+		return c.aliases[n-1], nil
+	}
+	return c.setAlias(n, in.Topic)
+}
+
+// maxAliasBytes bounds the topics behind one connection's aliases.
+const maxAliasBytes = 32 << 10
+
+func (c *conn) setAlias(n int, topic []byte) (string, error) {
+	for len(c.aliases) < n {
+		c.aliases = append(c.aliases, "")
+	}
+	old := c.aliases[n-1]
+	if old == frame.Text(topic) {
+		return old, nil
+	}
+	c.aliasBytes += len(topic) - len(old)
+	if c.aliasBytes > maxAliasBytes {
+		return "", &frame.Violation{Reason: frame.ReasonQuotaExceeded, Why: "topics behind aliases are too long"}
+	}
+	c.aliases[n-1] = string(topic)
+	return c.aliases[n-1], nil
+}
+
+// tokenClass is what allowed answers for v1/{id}/token.
+const tokenClass = -1
+
+// allowed decides whether the client may publish on the topic, and tells the topic's class for metrics.
+func (c *conn) allowed(topic string) (class int, ok bool) {
+	if c.vehicle && len(topic) > len(c.own)+3 && topic[:len(c.own)] == c.own && topic[len(c.own):len(c.own)+3] == "up/" {
+		name, _, _ := strings.Cut(topic[len(c.own)+3:], "/")
+		return c.b.counters.classOf(name), true // every vehicle may, whatever else it may
+	}
+	if !c.perm.Publish(topic) {
+		return 0, false
+	}
+	vin, branch, rest := message.SplitTopic(topic)
+	switch {
+	case branch == "token" && rest == "":
+		return tokenClass, vin == c.identity.Load().Subject
+	case branch == "token", topic[0] == '$':
+		return 0, false
+	case branch == "up":
+		name, _, _ := strings.Cut(rest, "/")
+		return c.b.counters.classOf(name), true
+	}
+	return 0, true
+}
+
+// refuse answers a PUBLISH that the client is not allowed: on MQTT 5 with reason 0x87 in its turn, QoS 0
+// is dropped; on 3.1.1, which cannot say no, the connection is closed.
+func (c *conn) refuse(in *frame.Inbound) bool {
+	c.b.reject("publish_not_authorized")
+	if c.version != frame.Version5 {
+		return c.flush() && c.endNow(frame.ReasonNotAuthorized, "not_authorized")
+	}
+	c.reply(in, frame.ReasonNotAuthorized)
+	return true
+}
+
+// reply acknowledges a PUBLISH that has no record, behind those before it.
+func (c *conn) reply(in *frame.Inbound, reason byte) {
+	typ := frame.TypePuback
+	switch in.QoS {
+	case 0:
+		return
+	case 2:
+		typ = frame.TypePubrec
+	}
+	c.stage(ack{id: in.PacketID, typ: typ, reason: reason})
+}
+
+// take makes the PUBLISH a record of the batch. The record aliases the scratch.
+func (c *conn) take(in *frame.Inbound, topic string, class int) bool {
+	a := ack{id: in.PacketID, typ: frame.TypePuback}
+	if in.QoS == 2 {
+		a.typ = frame.TypePubrec
+		if c.session.ReceiveQoS2(in.PacketID) {
+			return c.repeat(a)
+		}
+		c.scratch.qos2 = true
+	}
+	c.b.counters.received[class][in.QoS].Inc()
+	s := c.scratch
+	s.records = append(s.records, message.Record{
+		Kind: message.KindPublish, QoS: in.QoS, Retain: in.Retain, Dup: in.Dup, PacketID: in.PacketID,
+		Client: c.id, Topic: topic, Payload: in.Payload,
+	})
+	rec := &s.records[len(s.records)-1]
+	if in.HasProps {
+		c.properties(in, rec)
+	}
+	if in.QoS > 0 {
+		a.mode = c.b.ackMode(rec)
+		a.record = uint8(len(s.records)) //nolint:gosec // at most batchRecords
+		c.stage(a)
+	}
+	return len(s.records) < batchRecords || c.flush()
+}
+
+// repeat acknowledges a QoS 2 PUBLISH that was taken before: once what is in the journal now is durable,
+// its record is too.
+func (c *conn) repeat(a ack) bool {
+	if !c.flush() {
+		return false
+	}
+	a.seq = c.b.journal.Last()
+	c.stage(a)
+	if a.seq > c.b.journal.Durable() {
+		go c.awaitDurable(a.seq)
+	}
+	return true
+}
+
+// awaitDurable tells the connection of a mark that it appended nothing for.
+func (c *conn) awaitDurable(seq uint64) {
+	if c.b.journal.WaitDurable(c.b.ctx, seq) == nil {
+		c.Durable(seq)
+	}
+}
+
+// properties puts the MQTT 5 properties that travel with the message into the record.
+func (c *conn) properties(in *frame.Inbound, rec *message.Record) {
+	p := &in.Props
+	rec.Props = message.Properties{
+		ContentType: frame.Text(p.ContentType), ResponseTopic: frame.Text(p.ResponseTopic),
+		Correlation: p.Correlation, Expiry: p.Expiry, HasExpiry: p.HasExpiry(), UTF8Payload: p.PayloadFormat == 1,
+	}
+	if p.Users() > 0 {
+		s := c.scratch
+		from := len(s.users)
+		p.EachUser(func(name, value []byte) {
+			s.users = append(s.users, message.UserProperty{Name: frame.Text(name), Value: frame.Text(value)})
+		})
+		rec.Props.User = s.users[from:len(s.users):len(s.users)]
+	}
+}
+
+// pubrel releases a QoS 2 identifier; PUBCOMP waits for the record of it.
+func (c *conn) pubrel(f []byte, h frame.Header) bool {
+	in, err := frame.ScanAck(f, h, c.version)
+	if err != nil {
+		return c.flush() && c.violation(err)
+	}
+	s := c.scratch
+	if !c.session.ReleaseQoS2(in.PacketID) {
+		c.stage(ack{id: in.PacketID, typ: frame.TypePubcomp, reason: frame.ReasonPacketIDNotFound})
+		return len(s.acks) < batchRecords || c.flush()
+	}
+	s.records = append(s.records, message.Record{Kind: message.KindRelease, Client: c.id, PacketID: in.PacketID})
+	c.stage(ack{
+		id: in.PacketID, typ: frame.TypePubcomp,
+		record: uint8(len(s.records)), //nolint:gosec // at most batchRecords
+	})
+	return len(s.records) < batchRecords || c.flush()
+}
+
+func (c *conn) stage(a ack) { c.scratch.acks = append(c.scratch.acks, a) }
+
+// flush appends the batch to the journal and queues its acknowledgements. False when the connection ends.
+func (c *conn) flush() bool {
+	s := c.scratch
+	if len(s.records) == 0 && len(s.acks) == 0 {
+		return !c.stopping.Load()
+	}
+	start := c.b.now().UnixNano()
+	if len(s.records) > 0 && !c.append() {
+		return false
+	}
+	if len(s.acks) > 0 {
+		c.queueAcks(start)
+	}
+	clear(s.records)
+	s.records, s.acks, s.users = s.records[:0], s.acks[:0], s.users[:0]
+	return !c.stopping.Load() && c.waitFor(c.ackRoomLocked)
+}
+
+// ackRoomLocked bounds the pending acknowledgements against a client that sends PUBRELs without end; the
+// window bounds those of PUBLISHes.
+func (c *conn) ackRoomLocked() bool { return c.acks.len() <= 2*c.b.limits.Load().Window+batchRecords }
+
+// append writes the batch to the journal. While the journal is full it waits, dropping what is QoS 0; any
+// other error ends the connection, and nothing of the batch is acknowledged.
+func (c *conn) append() bool {
+	s := c.scratch
+	var w journal.Waiter
+	if len(s.acks) > 0 {
+		w = c
+	}
+	for {
+		if c.stopping.Load() {
+			c.rollback()
+			return false
+		}
+		_, err := c.b.journal.Append(s.records, w)
+		switch {
+		case err == nil:
+			c.settleQoS2()
+			return true
+		case errors.Is(err, journal.ErrFull):
+			if c.dropUnacknowledged(); len(s.records) == 0 {
+				return true
+			}
+			if c.awaitRoom() {
+				continue
+			}
+		default:
+			c.b.log.Error("journal refused a batch", "client", c.id, "error", err)
+			c.b.reject("journal_failed")
+			c.end(frame.ReasonServerUnavailable, "", "journal_failed")
+		}
+		c.rollback()
+		return false
+	}
+}
+
+// settleQoS2 tells the session where the batch's QoS 2 messages are in the journal.
+func (c *conn) settleQoS2() {
+	if !c.scratch.qos2 {
+		return
+	}
+	c.scratch.qos2 = false
+	for i := range c.scratch.records {
+		if r := &c.scratch.records[i]; r.Kind == message.KindPublish && r.QoS == 2 {
+			c.session.JournaledQoS2(r.PacketID, r.Seq)
+		}
+	}
+}
+
+// rollback forgets the QoS 2 identifiers of a batch that is not in the journal: the client sends them
+// again, and they must not pass for repetitions.
+func (c *conn) rollback() {
+	for i := range c.scratch.records {
+		if r := &c.scratch.records[i]; r.Kind == message.KindPublish && r.QoS == 2 {
+			c.session.CancelQoS2(r.PacketID)
+		}
+	}
+}
+
+func (c *conn) awaitRoom() bool {
+	ctx, done := c.waitContext()
+	defer done()
+	return c.b.journal.WaitRoom(ctx) == nil
+}
+
+// dropUnacknowledged takes the QoS 0 records out of a batch for which there is no room.
+func (c *conn) dropUnacknowledged() {
+	s := c.scratch
+	kept := s.records[:0]
+	next := 0 // acknowledgement that belongs to the next kept record
+	for i := range s.records {
+		if s.records[i].Kind == message.KindPublish && s.records[i].QoS == 0 {
+			c.b.reject("journal_full_qos0")
+			continue
+		}
+		kept = append(kept, s.records[i])
+		for next < len(s.acks) && s.acks[next].record == 0 {
+			next++
+		}
+		s.acks[next].record = uint8(len(kept)) //nolint:gosec // at most batchRecords
+		next++
+	}
+	s.records = kept
+}
+
+// queueAcks moves the batch's acknowledgements to the queue, with their records' sequences.
+func (c *conn) queueAcks(start int64) {
+	s := c.scratch
+	var publishes int
+	var kafka uint64
+	for i := range s.acks {
+		a := &s.acks[i]
+		if a.record > 0 {
+			a.seq = s.records[a.record-1].Seq
+		}
+		if a.mode == AckKafka {
+			kafka = a.seq
+		}
+		if a.typ != frame.TypePubcomp {
+			publishes++
+		}
+	}
+	c.mu.Lock()
+	c.used += publishes
+	c.acks.push(s.acks)
+	if last := s.acks[len(s.acks)-1].seq; c.sampleSeq == 0 && last != 0 {
+		c.sampleSeq, c.sampleAt = last, start
+	}
+	if c.acks.ready(c.durable, c.settled) {
+		c.startWriterLocked()
+	}
+	c.mu.Unlock()
+	if kafka > 0 {
+		c.b.settlement.Notify(kafka, c)
+	}
+}
+
+// violation ends the connection for what its client sent.
+func (c *conn) violation(err error) bool {
+	var v *frame.Violation
+	reason := frame.ReasonMalformed
+	if errors.As(err, &v) {
+		reason = v.Reason
+	}
+	c.b.reject("violation")
+	c.b.log.Debug("protocol violation", "client", c.id, "error", err)
+	return c.endNow(reason, disconnectLabel(reason))
+}
+
+// endNow is end, for the reader.
+func (c *conn) endNow(reason byte, label string) bool {
+	c.end(reason, "", label)
+	return false
+}

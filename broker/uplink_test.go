@@ -1,0 +1,160 @@
+package broker
+
+import (
+	"testing"
+
+	"cellgate/broker/frame"
+	"cellgate/broker/message"
+)
+
+func vehicle(h *harness, version byte) *client {
+	return h.connect("tokens", testVIN, version, connectOptions{user: testVIN, password: h.token(testVIN)})
+}
+
+func TestPublishQoS1(t *testing.T) {
+	t.Parallel()
+	versions(t, func(t *testing.T, version byte) {
+		h := newHarness(t)
+		c := vehicle(h, version)
+		topic := "v1/" + testVIN + "/up/telemetry"
+		c.send(publishFrame(version, 0, 0, topic, "zero"), publishFrame(version, 1, 1, topic, "one"),
+			publishFrame(version, 1, 2, topic, "two"))
+		c.expect(0x40, puback(1)...)
+		c.expect(0x40, puback(2)...)
+		if durable := h.journal.Durable(); durable != 3 {
+			t.Errorf("acknowledged, but the durable mark is %d", durable)
+		}
+		for i, r := range h.records(3) {
+			if r.Client != testVIN || r.Topic != topic || r.Kind != message.KindPublish {
+				t.Errorf("record %d: %+v", i, r)
+			}
+		}
+	})
+}
+
+func TestPublishQoS2(t *testing.T) {
+	t.Parallel()
+	versions(t, func(t *testing.T, version byte) {
+		h := newHarness(t)
+		c := vehicle(h, version)
+		topic := "v1/" + testVIN + "/up/alarm"
+		c.send(publishFrame(version, 2, 9, topic, "x"))
+		c.expect(0x50, puback(9)...)
+		again := publishFrame(version, 2, 9, topic, "x")
+		again[0] |= 8 // DUP
+		c.send(again)
+		c.expect(0x50, puback(9)...)
+		c.send(frame.AppendAck(nil, frame.TypePubrel, 9, 0, version))
+		c.expect(0x70, puback(9)...)
+		recs := h.records(2)
+		if recs[0].Kind != message.KindPublish || recs[1].Kind != message.KindRelease {
+			t.Errorf("kinds %d, %d", recs[0].Kind, recs[1].Kind)
+		}
+		if last := h.journal.Last(); last != 2 {
+			t.Errorf("%d records: the repetition was journaled", last)
+		}
+	})
+}
+
+func TestProperties(t *testing.T) {
+	t.Parallel()
+	h := newHarness(t)
+	c := vehicle(h, 5)
+	props := []byte{0x01, 1, 0x02, 0, 0, 0, 60, 0x26, 0, 1, 'k', 0, 1, 'v', 0x26, 0, 1, 'k', 0, 1, 'w'}
+	props = append(append(props, 0x03), text("application/json")...)
+	props = append(append(props, 0x08), text("r/t")...)
+	props = append(append(props, 0x09), text("id")...)
+	c.send(publishFrame(5, 1, 1, "v1/"+testVIN+"/up/event", "{}", props...))
+	c.expect(0x40, puback(1)...)
+	p := h.records(1)[0].Props
+	if p.ContentType != "application/json" || p.ResponseTopic != "r/t" || string(p.Correlation) != "id" || !p.UTF8Payload ||
+		p.Expiry != 60 || !p.HasExpiry || len(p.User) != 2 || p.User[0] != (message.UserProperty{Name: "k", Value: "v"}) {
+		t.Errorf("properties %+v", p)
+	}
+}
+
+func TestTopicAlias(t *testing.T) {
+	t.Parallel()
+	h := newHarness(t)
+	c := vehicle(h, 5)
+	topic := "v1/" + testVIN + "/up/event"
+	c.send(publishFrame(5, 1, 1, topic, "a", 0x23, 0, 3), publishFrame(5, 1, 2, "", "b", 0x23, 0, 3))
+	c.expect(0x40, puback(1)...)
+	c.expect(0x40, puback(2)...)
+	for _, r := range h.records(2) {
+		if r.Topic != topic {
+			t.Errorf("topic %q", r.Topic)
+		}
+	}
+	c.send(publishFrame(5, 1, 3, "", "c", 0x23, 0, 4))
+	if reason := c.expectClosed(); reason != frame.ReasonProtocolError {
+		t.Errorf("unknown alias: reason %#x", reason)
+	}
+	c = vehicle(h, 5)
+	c.send(publishFrame(5, 1, 3, topic, "c", 0x23, 0, 17))
+	if reason := c.expectClosed(); reason != frame.ReasonTopicAliasInvalid {
+		t.Errorf("alias above the maximum: reason %#x", reason)
+	}
+}
+
+func TestRefusedPublish(t *testing.T) {
+	t.Parallel()
+	other := "v1/LTEST000000000002/up/telemetry"
+	t.Run("v5", func(t *testing.T) {
+		t.Parallel()
+		h := newHarness(t)
+		c := vehicle(h, 5)
+		own := "v1/" + testVIN + "/up/telemetry"
+		c.send(publishFrame(5, 0, 0, other, "x"), publishFrame(5, 1, 1, own, "x"), publishFrame(5, 1, 2, other, "x"),
+			publishFrame(5, 2, 3, other, "x"), publishFrame(5, 1, 4, own, "x"), publishFrame(5, 1, 5, "$SYS/x", "x"))
+		c.expect(0x40, puback(1)...)
+		c.expect(0x40, 0, 2, 0x87)
+		c.expect(0x50, 0, 3, 0x87)
+		c.expect(0x40, puback(4)...)
+		c.expect(0x40, 0, 5, 0x87)
+		if last := h.journal.Last(); last != 2 {
+			t.Errorf("%d records", last)
+		}
+		if n := h.rejected("publish_not_authorized"); n != 4 {
+			t.Errorf("%v refusals counted", n)
+		}
+	})
+	for _, qos := range []byte{0, 1, 2} {
+		t.Run("v4", func(t *testing.T) {
+			t.Parallel()
+			h := newHarness(t)
+			c := vehicle(h, 4)
+			c.send(publishFrame(4, 1, 1, "v1/"+testVIN+"/up/telemetry", "x"), publishFrame(4, qos, 2, other, "x"))
+			c.expect(0x40, puback(1)...)
+			c.expectClosed()
+			if last := h.journal.Last(); last != 1 {
+				t.Errorf("%d records", last)
+			}
+		})
+	}
+}
+
+func TestPing(t *testing.T) {
+	t.Parallel()
+	c := vehicle(newHarness(t), 4)
+	c.send([]byte{0xC0, 0})
+	c.expect(0xD0)
+}
+
+// A frame may come in any pieces, and any number of frames in one.
+func TestPieces(t *testing.T) {
+	t.Parallel()
+	h := newHarness(t)
+	c := vehicle(h, 5)
+	f := publishFrame(5, 1, 1, "v1/"+testVIN+"/up/telemetry", "x")
+	for _, b := range f {
+		c.send([]byte{b})
+	}
+	c.expect(0x40, puback(1)...)
+	big := make([]byte, 200<<10)
+	c.send(publishFrame(5, 1, 2, "v1/"+testVIN+"/up/telemetry", string(big)))
+	c.expect(0x40, puback(2)...)
+	if recs := h.records(2); len(recs[1].Payload) != len(big) {
+		t.Errorf("payload of %d bytes", len(recs[1].Payload))
+	}
+}

@@ -1,0 +1,138 @@
+package broker
+
+import (
+	"context"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/coder/websocket"
+)
+
+// serveWebSocket serves MQTT over WebSocket (MQTT 5, section 6): binary messages, subprotocol mqtt, frames and
+// messages unaligned. It is for services and test benches: unlike a plain or TLS connection, an idle one
+// keeps its buffers.
+func (b *Broker) serveWebSocket(l *listener) {
+	sockets := newHandover(l.ln.Addr())
+	mux := http.NewServeMux()
+	mux.HandleFunc(l.path, func(w http.ResponseWriter, r *http.Request) { b.upgrade(l, w, r) })
+	limits := b.limits.Load()
+	server := &http.Server{
+		Handler: mux, ReadHeaderTimeout: limits.HandshakeTimeout, MaxHeaderBytes: 16 << 10,
+		ErrorLog: slog.NewLogLogger(b.log.Handler(), slog.LevelDebug),
+	}
+	if l.tls != nil {
+		server.TLSConfig = l.tls.server.Clone()
+	}
+	var serving sync.WaitGroup
+	serving.Go(func() {
+		if l.tls != nil {
+			_ = server.ServeTLS(sockets, "", "")
+		} else {
+			_ = server.Serve(sockets)
+		}
+	})
+	b.acceptEach(l.ln, func(nc net.Conn) {
+		sockets.give(&admitted{Conn: nc, release: func() { b.admission.release(addrOf(nc).Addr()) }})
+	}, l.name)
+	_ = sockets.Close()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	_ = server.Shutdown(ctx)
+	_ = server.Close()
+	serving.Wait()
+}
+
+// upgrade turns one request into a connection.
+func (b *Broker) upgrade(l *listener, w http.ResponseWriter, r *http.Request) {
+	ws, err := websocket.Accept(w, r, &websocket.AcceptOptions{
+		Subprotocols: []string{"mqtt"}, CompressionMode: websocket.CompressionDisabled,
+		// Clients are not browsers with cookies: a token decides.
+		InsecureSkipVerify: true,
+	})
+	if err != nil {
+		b.metrics.Connects.WithLabelValues("websocket").Inc()
+		return
+	}
+	if ws.Subprotocol() != "mqtt" {
+		_ = ws.Close(websocket.StatusPolicyViolation, "subprotocol mqtt is required")
+		b.metrics.Connects.WithLabelValues("websocket").Inc()
+		return
+	}
+	nc := websocket.NetConn(b.ctx, ws, websocket.MessageBinary)
+	ws.SetReadLimit(int64(b.limits.Load().MaxPacket) + 1024)
+	b.handshakes.Add(1)
+	b.serve(l, &wsConn{Conn: nc, peer: peerOf(r)}, netip.Addr{}) // its place is given back by admitted
+}
+
+// wsConn is a WebSocket as the broker's socket.
+type wsConn struct {
+	net.Conn
+	peer net.Addr
+}
+
+// RemoteAddr is the client's address.
+func (c *wsConn) RemoteAddr() net.Addr { return c.peer }
+
+func peerOf(r *http.Request) net.Addr {
+	addr, err := net.ResolveTCPAddr("tcp", r.RemoteAddr) // an address, never a name: nothing is looked up
+	if err != nil {
+		return &net.TCPAddr{}
+	}
+	return addr
+}
+
+// admitted gives the place of admission back when the HTTP server closes the socket.
+type admitted struct {
+	net.Conn
+	once    sync.Once
+	release func()
+}
+
+// Close implements net.Conn.
+func (a *admitted) Close() error {
+	a.once.Do(a.release)
+	return a.Conn.Close()
+}
+
+// handover is a net.Listener for sockets that were accepted already.
+type handover struct {
+	addr   net.Addr
+	conns  chan net.Conn
+	closed chan struct{}
+	once   sync.Once
+}
+
+func newHandover(addr net.Addr) *handover {
+	return &handover{addr: addr, conns: make(chan net.Conn), closed: make(chan struct{})}
+}
+
+func (h *handover) give(c net.Conn) {
+	select {
+	case h.conns <- c:
+	case <-h.closed:
+		_ = c.Close()
+	}
+}
+
+// Accept implements net.Listener.
+func (h *handover) Accept() (net.Conn, error) {
+	select {
+	case c := <-h.conns:
+		return c, nil
+	case <-h.closed:
+		return nil, net.ErrClosed
+	}
+}
+
+// Close implements net.Listener.
+func (h *handover) Close() error {
+	h.once.Do(func() { close(h.closed) })
+	return nil
+}
+
+// Addr implements net.Listener.
+func (h *handover) Addr() net.Addr { return h.addr }

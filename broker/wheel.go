@@ -1,0 +1,136 @@
+package broker
+
+import (
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+const (
+	wheelTick  = 250 * time.Millisecond
+	wheelSlots = 64 // 16 s: no connection goes unchecked for longer
+)
+
+// wheel holds every connection and looks at each at the latest after wheelSlots ticks, sooner if it asked
+// for it. Keep alive, token end, write timeout and the release of idle memory are all such looks, so that a
+// connection needs no timer, and a message does not move one.
+type wheel struct {
+	// clock is the time of the last tick in Unix milliseconds. Connections read it instead of the system
+	// clock where a tick of precision is enough.
+	clock atomic.Int64
+
+	mu    sync.Mutex
+	at    int               // slot of the last tick
+	slots [wheelSlots]*conn // rings are lists by conn.next and conn.prev
+	count int
+}
+
+// add puts c in, to be looked at after delay at the latest.
+func (w *wheel) add(c *conn, delay time.Duration) {
+	w.mu.Lock()
+	w.addLocked(c, delay)
+	w.count++
+	w.mu.Unlock()
+}
+
+func (w *wheel) addLocked(c *conn, delay time.Duration) {
+	ticks := int(min(max(delay/wheelTick, 1), wheelSlots-1))
+	slot := (w.at + ticks) % wheelSlots
+	c.slot, c.prev, c.next = slot, nil, w.slots[slot]
+	if c.next != nil {
+		c.next.prev = c
+	}
+	w.slots[slot] = c
+	c.inWheel = true
+}
+
+// remove takes c out; it may be out already.
+func (w *wheel) remove(c *conn) {
+	w.mu.Lock()
+	if c.inWheel {
+		w.unlinkLocked(c)
+		w.count--
+	}
+	w.mu.Unlock()
+}
+
+func (w *wheel) unlinkLocked(c *conn) {
+	if c.prev != nil {
+		c.prev.next = c.next
+	} else {
+		w.slots[c.slot] = c.next
+	}
+	if c.next != nil {
+		c.next.prev = c.prev
+	}
+	c.prev, c.next, c.inWheel = nil, nil, false
+}
+
+// sooner moves c so that it is looked at after delay at the latest.
+func (w *wheel) sooner(c *conn, delay time.Duration) {
+	w.mu.Lock()
+	if c.inWheel {
+		left := (c.slot - w.at + wheelSlots) % wheelSlots
+		if time.Duration(left)*wheelTick > delay {
+			w.unlinkLocked(c)
+			w.addLocked(c, delay)
+		}
+	}
+	w.mu.Unlock()
+}
+
+// tick advances to now and appends the connections that are due to due. They stay in the wheel, at its
+// far end, until check moves them.
+func (w *wheel) tick(now time.Time, due []*conn) []*conn {
+	w.clock.Store(now.UnixMilli())
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.at = (w.at + 1) % wheelSlots
+	for c := w.slots[w.at]; c != nil; {
+		next := c.next
+		w.unlinkLocked(c)
+		w.addLocked(c, (wheelSlots-1)*wheelTick)
+		due = append(due, c)
+		c = next
+	}
+	return due
+}
+
+// all appends every connection.
+func (w *wheel) all(conns []*conn) []*conn {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, c := range w.slots {
+		for ; c != nil; c = c.next {
+			conns = append(conns, c)
+		}
+	}
+	return conns
+}
+
+func (w *wheel) len() int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.count
+}
+
+// run ticks until stop is closed and looks at what is due.
+func (w *wheel) run(now func() time.Time, stop <-chan struct{}) {
+	t := time.NewTicker(wheelTick)
+	defer t.Stop()
+	var due []*conn
+	for {
+		select {
+		case <-stop:
+			return
+		case <-t.C:
+		}
+		due = w.tick(now(), due[:0])
+		for _, c := range due {
+			if delay := c.check(w.clock.Load()); delay > 0 {
+				w.sooner(c, delay)
+			}
+		}
+		clear(due)
+	}
+}

@@ -1,0 +1,164 @@
+package broker
+
+import (
+	"time"
+
+	"cellgate/broker/frame"
+)
+
+// startWriterLocked starts the writer if there may be something for it.
+func (c *conn) startWriterLocked() {
+	if !c.writing && !c.closed {
+		c.writing = true
+		go c.write()
+	}
+}
+
+// write is the only code that writes frames to the socket after CONNACK. It runs while there is something
+// to write. Acknowledgements and frames of one round leave in one write.
+func (c *conn) write() {
+	for {
+		round, more := c.nextRound()
+		if !more {
+			return
+		}
+		if round.out != nil && !c.send(round) {
+			return
+		}
+		if round.last {
+			c.close(!c.peerGone())
+			return
+		}
+	}
+}
+
+// round is what the writer writes at once.
+type round struct {
+	out       *outBuffer
+	last      bool // close behind it
+	writable  bool // tell the session that there is room
+	sampledAt int64
+}
+
+// nextRound collects what may be written; more is false when the writer ends because there is nothing.
+func (c *conn) nextRound() (r round, more bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	r.out, c.out = c.out, nil
+	if c.acks.ready(c.durable, c.settled) {
+		if r.out == nil {
+			r.out = c.b.pools.getOut()
+		}
+		c.takeAcksLocked(&r)
+	}
+	r.last = c.lastRoundLocked()
+	if r.last && !c.silent {
+		if r.out == nil {
+			r.out = c.b.pools.getOut()
+		}
+		r.out.b = frame.AppendDisconnect(r.out.b, c.reason, reasonString(c.reason), c.ref, c.version)
+	}
+	if (r.out == nil && !r.last) || c.closed {
+		c.writing = false
+		return r, false
+	}
+	if r.writable = c.wantWritable && c.open; r.writable {
+		c.wantWritable = false
+	}
+	if r.out != nil {
+		c.writeSince = c.b.wheel.clock.Load()
+	}
+	c.signalLocked()
+	return r, true
+}
+
+func (c *conn) takeAcksLocked(r *round) {
+	if c.sampleSeq != 0 && c.sampleSeq <= c.durable {
+		r.sampledAt, c.sampleSeq = c.sampleAt, 0
+	}
+	var ended int
+	r.out.b, _, ended = c.acks.take(r.out.b, c.durable, c.settled, c.version)
+	c.used = max(0, c.used-ended)
+}
+
+// lastRoundLocked reports whether this round ends the connection: the reader appends no more, and no
+// acknowledgement is still to come, or it has been waited for long enough.
+func (c *conn) lastRoundLocked() bool {
+	if !c.ending || (!c.readerDone && c.t.raw != nil) {
+		return false
+	}
+	late := c.b.wheel.clock.Load()-c.endingSince >= endGrace.Milliseconds()
+	return c.acks.len() == 0 || late || c.broken
+}
+
+// send writes one round; false when the socket failed, which closes it.
+func (c *conn) send(r round) bool {
+	_, err := c.t.stream().Write(r.out.b)
+	c.b.pools.putOut(r.out)
+	if r.sampledAt != 0 {
+		c.b.metrics.PubackSeconds.Observe(float64(c.b.now().UnixNano()-r.sampledAt) / float64(time.Second))
+	}
+	c.mu.Lock()
+	c.writeSince = 0
+	if err != nil {
+		c.broken, c.writing = true, false
+	}
+	c.mu.Unlock()
+	if err != nil {
+		c.endSilently("write_failed")
+		c.close(false)
+		return false
+	}
+	if r.writable {
+		c.session.Writable()
+	}
+	return true
+}
+
+// peerGone reports whether nobody is left to read what lingers.
+func (c *conn) peerGone() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.silent || c.broken
+}
+
+// reasonString gives MQTT 5 clients a word about a DISCONNECT.
+func reasonString(reason byte) string {
+	switch reason {
+	case frame.ReasonNotAuthorized:
+		return "token expired, revoked, or not for this"
+	case frame.ReasonTakenOver:
+		return "another connection uses this client identifier"
+	case frame.ReasonShuttingDown:
+		return "the gateway is stopping"
+	case frame.ReasonKeepaliveTimeout:
+		return "nothing heard within one and a half times the keep alive"
+	case frame.ReasonReceiveMaximum:
+		return "more unacknowledged messages than the receive maximum"
+	case frame.ReasonPacketTooLarge:
+		return "packet larger than the announced maximum"
+	}
+	return ""
+}
+
+// disconnectLabel names a reason for metrics.
+func disconnectLabel(reason byte) string {
+	switch reason {
+	case frame.ReasonMalformed, frame.ReasonProtocolError, frame.ReasonTopicInvalid, frame.ReasonFilterInvalid,
+		frame.ReasonTopicAliasInvalid:
+		return "protocol"
+	case frame.ReasonPacketTooLarge:
+		return "packet_too_large"
+	case frame.ReasonReceiveMaximum:
+		return "receive_maximum"
+	case frame.ReasonTakenOver:
+		return "taken_over"
+	case frame.ReasonShuttingDown, frame.ReasonUseAnotherServer, frame.ReasonServerMoved:
+		return "shutdown"
+	case frame.ReasonAdministrative:
+		return "admin"
+	case frame.ReasonNotAuthorized:
+		return "not_authorized"
+	}
+	return "other"
+}
