@@ -70,14 +70,13 @@ func (a *Authority) authenticate(w http.ResponseWriter, r *http.Request) (Identi
 	return id, true
 }
 
-// bearer returns the request's bearer token. Two Authorization headers are none.
+// bearer returns the request's bearer token, behind exactly one space. Two Authorization headers are none.
 func bearer(r *http.Request) (string, bool) {
 	values := r.Header.Values("Authorization")
 	if len(values) != 1 {
 		return "", false
 	}
 	scheme, token, ok := strings.Cut(values[0], " ")
-	token = strings.TrimLeft(token, " ")
 	return token, ok && strings.EqualFold(scheme, "Bearer") && token != ""
 }
 
