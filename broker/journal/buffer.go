@@ -1,0 +1,306 @@
+package journal
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+	"sync"
+	"time"
+
+	"cellgate/broker/message"
+)
+
+const (
+	// batchTarget is the size at which a batch stops growing. A reader holds one batch in memory.
+	batchTarget = 1 << 20
+	// keptBatches is how many empty batches stay allocated for the next records.
+	keptBatches = 4
+)
+
+// batch is one batch under construction. Its first batchHeaderLen bytes are left for the header.
+type batch struct {
+	buf      []byte
+	first    uint64
+	count    uint32
+	calls    int // of Append, so far
+	flags    message.Flags
+	time     int64
+	lastTime int64
+	waiters  []Waiter
+}
+
+func (b *batch) reset(first uint64, now int64) {
+	clear(b.waiters)
+	*b = batch{buf: append(b.buf[:0], make([]byte, batchHeaderLen)...), waiters: b.waiters[:0], first: first, time: now, lastTime: now}
+}
+
+// add encodes r behind the records that are there: one copy, straight to its place on disk.
+func (b *batch) add(r *message.Record) {
+	at := len(b.buf)
+	b.buf = r.Append(append(b.buf, 0, 0, 0, 0), b.time)
+	binary.LittleEndian.PutUint32(b.buf[at:], uint32(len(b.buf)-at-recordLenBytes)) //nolint:gosec // bounded by tooLarge
+	b.count++
+	b.flags |= r.Flags()
+}
+
+// body is the size of the records in bytes.
+func (b *batch) body() int { return len(b.buf) - batchHeaderLen }
+
+// seal pads the batch, writes its header and returns the bytes for the disk.
+func (b *batch) seal(mark uint64, salt uint32) []byte {
+	h := batchHeader{
+		length: uint32(b.body()), //nolint:gosec // below the segment's size, which is below 2 GiB
+		count:  b.count,
+		first:  b.first,
+		time:   b.time,
+		mark:   mark,
+		span:   uint32(min(b.lastTime-b.time, 1<<32-1)), //nolint:gosec // times never decrease
+		flags:  b.flags,
+	}
+	for int64(len(b.buf)) < h.size() {
+		b.buf = append(b.buf, 0)
+	}
+	h.bodyCRC = checksum(salt, b.buf[batchHeaderLen:])
+	h.put(b.buf, salt)
+	return b.buf
+}
+
+// buffer is the accepting side of the journal: it orders records, stamps them and encodes them into
+// batches, which the committer takes one after the other.
+type buffer struct {
+	limit   int // bytes
+	maxBody int // bytes of records that fit into a segment
+	now     func() time.Time
+	wake    chan struct{} // to the committer: a first record, a second batch, or the end
+
+	mu     sync.Mutex
+	space  sync.Cond     // on mu: the buffer has shrunk, or there is nothing to wait for any more
+	roomC  chan struct{} // made by waitRoom, closed with every broadcast on space
+	queue  []*batch      // oldest first; the last one still grows
+	free   []*batch
+	bytes  int // in queue and in the committer's hands
+	last   uint64
+	time   int64
+	full   error // wraps ErrFull while the journal has no room
+	closed error // ErrClosed or the sticky error
+}
+
+func newBuffer(o *Options, last uint64, lastTime int64) *buffer {
+	b := &buffer{
+		limit:   o.BufferBytes,
+		maxBody: int(o.SegmentBytes) - segmentStart - batchHeaderLen - batchAlign,
+		now:     o.Now,
+		wake:    make(chan struct{}, 1),
+		last:    last,
+		time:    lastTime,
+	}
+	b.space.L = &b.mu
+	return b
+}
+
+// append stamps and encodes recs. All of them are accepted or none.
+func (b *buffer) append(recs []message.Record, w Waiter) (uint64, error) {
+	for i := range recs {
+		if size := maxEncoded(&recs[i]); size > b.maxBody {
+			return 0, fmt.Errorf("%w: %d bytes, at most %d", ErrTooLarge, size, b.maxBody)
+		}
+	}
+	b.mu.Lock()
+	if err := b.admitLocked(); err != nil {
+		b.mu.Unlock()
+		return 0, err
+	}
+	if len(recs) == 0 {
+		defer b.mu.Unlock()
+		return b.last, nil
+	}
+	b.time = max(b.time, b.now().UnixMilli())
+	queued := len(b.queue)
+	var cur *batch
+	for i := range recs {
+		r := &recs[i]
+		b.last++
+		r.Seq, r.ReceivedAt = b.last, b.time
+		cur = b.openLocked(r, cur)
+		before := len(cur.buf)
+		cur.add(r)
+		b.bytes += len(cur.buf) - before
+	}
+	cur.calls++
+	if w != nil {
+		cur.waiters = append(cur.waiters, w)
+	}
+	last, wake := b.last, queued != len(b.queue)
+	b.mu.Unlock()
+	if wake {
+		b.signal()
+	}
+	return last, nil
+}
+
+// admitLocked waits while the buffer is full, and says why nothing may be appended at all.
+func (b *buffer) admitLocked() error {
+	for {
+		switch {
+		case b.closed != nil:
+			return b.closed
+		case b.full != nil:
+			return b.full
+		case b.bytes < b.limit:
+			return nil
+		}
+		b.space.Wait()
+	}
+}
+
+// openLocked returns the batch that takes r: the last one, unless it is big enough or r would make it
+// too big for a segment.
+func (b *buffer) openLocked(r *message.Record, cur *batch) *batch {
+	if cur == nil && len(b.queue) > 0 {
+		cur = b.queue[len(b.queue)-1]
+	}
+	if cur != nil && cur.body() < batchTarget && (cur.body() == 0 || cur.body()+maxEncoded(r) <= b.maxBody) {
+		cur.lastTime = b.time
+		return cur
+	}
+	if n := len(b.free); n > 0 {
+		cur, b.free = b.free[n-1], b.free[:n-1]
+	} else {
+		cur = new(batch)
+	}
+	cur.reset(r.Seq, b.time)
+	b.queue = append(b.queue, cur)
+	return cur
+}
+
+// maxEncoded is an upper bound of what r takes in a batch, its length field included.
+func maxEncoded(r *message.Record) int {
+	const fixed = recordLenBytes + 2 + 10 + 3 + 2*5 + 1
+	n := fixed + len(r.Client) + len(r.Topic) + len(r.Payload)
+	if r.Props.IsZero() {
+		return n
+	}
+	const perText = 1 + 5
+	n += 3*perText + len(r.Props.ContentType) + len(r.Props.ResponseTopic) + len(r.Props.Correlation) + 8
+	for i := range r.Props.User {
+		n += 2*perText + len(r.Props.User[i].Name) + len(r.Props.User[i].Value)
+	}
+	return n
+}
+
+// signal wakes the committer. It never blocks.
+func (b *buffer) signal() {
+	select {
+	case b.wake <- struct{}{}:
+	default:
+	}
+}
+
+// pending tells the committer what there is: the calls that the oldest batch holds, whether that batch
+// will not grow any more, and whether the buffer is closed. calls is 0 when nothing is pending.
+func (b *buffer) pending() (calls int, grown, closed bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	closed = b.closed != nil
+	if len(b.queue) == 0 {
+		return 0, false, closed
+	}
+	// A batch may consist of the front part of one call, whose end is in the next.
+	return max(b.queue[0].calls, 1), len(b.queue) > 1 || b.queue[0].body() >= batchTarget, closed
+}
+
+// take removes the oldest batch, which then belongs to the committer until release.
+func (b *buffer) take() *batch {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if len(b.queue) == 0 {
+		return nil
+	}
+	first := b.queue[0]
+	n := copy(b.queue, b.queue[1:])
+	b.queue[n] = nil
+	b.queue = b.queue[:n]
+	return first
+}
+
+// release gives a committed batch back. size is its length when it was taken, without header.
+func (b *buffer) release(done *batch, size int) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.bytes -= size
+	if len(b.free) < keptBatches && cap(done.buf) <= 2*batchTarget {
+		b.free = append(b.free, done)
+	}
+	if b.full == nil && b.bytes < b.limit {
+		b.broadcastLocked()
+	}
+}
+
+func (b *buffer) broadcastLocked() {
+	b.space.Broadcast()
+	if b.roomC != nil {
+		close(b.roomC)
+		b.roomC = nil
+	}
+}
+
+// setFull tells appenders that there is no room and why; nil that there is again.
+func (b *buffer) setFull(reason error) (changed bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	changed = (b.full == nil) != (reason == nil)
+	if reason != nil {
+		reason = fmt.Errorf("%w: %w", ErrFull, reason)
+	}
+	b.full = reason
+	if changed {
+		b.broadcastLocked()
+	}
+	return changed
+}
+
+// close ends appending with err. The first error stays, but for ErrClosed, which a sticky error replaces.
+func (b *buffer) close(err error) {
+	b.mu.Lock()
+	if b.closed == nil || b.closed == ErrClosed { //nolint:errorlint // set here, never wrapped
+		b.closed = err
+	}
+	b.broadcastLocked()
+	b.mu.Unlock()
+	b.signal()
+}
+
+// waitRoom waits until an append would neither block nor be refused.
+func (b *buffer) waitRoom(ctx context.Context) error {
+	for {
+		b.mu.Lock()
+		if b.closed != nil || (b.full == nil && b.bytes < b.limit) {
+			defer b.mu.Unlock()
+			return b.closed
+		}
+		if b.roomC == nil {
+			b.roomC = make(chan struct{})
+		}
+		c := b.roomC
+		b.mu.Unlock()
+		select {
+		case <-c:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// lastAppended returns the highest sequence given out.
+func (b *buffer) lastAppended() uint64 {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.last
+}
+
+// state returns what Stat shows.
+func (b *buffer) state() (last uint64, buffered int, full error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.last, b.bytes, b.full
+}

@@ -1,0 +1,246 @@
+package journal
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"path/filepath"
+	"sync/atomic"
+	"time"
+)
+
+const (
+	// callPause is the pause between the starts of two commits per call of Append that waits, up to
+	// CommitInterval: about what it costs to wake one connection and write its acknowledgements.
+	callPause = 20 * time.Microsecond
+	// idleAfter is how long the journal rests before it writes down that its last batch is durable.
+	idleAfter = 250 * time.Millisecond
+)
+
+var errAborted = errors.New("closed before everything was committed")
+
+// committer is the one goroutine that writes batches: batch N is synced before batch N+1 is written.
+type committer struct {
+	fs       FS
+	dir      string
+	epoch    uint64
+	random   io.Reader
+	interval time.Duration
+	age      time.Duration
+	metrics  *Metrics
+
+	buffer  *buffer
+	table   *table
+	keeper  *keeper
+	notify  *notifier
+	durable *atomic.Uint64
+	abort   chan struct{} // closed to give up waiting for room
+	room    func(lack error)
+
+	// The goroutine's own.
+	active  *segment // nil until the first record after Open
+	file    File
+	off     int64     // where the next batch goes
+	opened  time.Time // of the active segment
+	started time.Time // of the last commit
+	marked  uint64    // the mark last written
+	timer   *time.Timer
+}
+
+// run commits until the buffer is closed and empty, or until something fails.
+func (c *committer) run() error {
+	c.timer = time.NewTimer(time.Hour)
+	defer c.timer.Stop()
+	for {
+		b, closed := c.next()
+		var err error
+		switch {
+		case b != nil:
+			err = c.commit(b)
+		default:
+			err = c.writeMark()
+		}
+		if err == nil && !closed {
+			continue
+		}
+		if c.file != nil {
+			err = errors.Join(err, c.file.Close())
+		}
+		return err
+	}
+}
+
+// next waits for the next batch and returns it; nil when it is time to write the mark down. closed says
+// that there is nothing left to come.
+func (c *committer) next() (b *batch, closed bool) {
+	for {
+		calls, grown, closed := c.buffer.pending()
+		since := time.Since(c.started)
+		var wait time.Duration
+		switch {
+		case calls > 0:
+			if wait = c.pause(calls) - since; grown || closed || wait <= 0 {
+				return c.buffer.take(), false
+			}
+		case closed:
+			return nil, true
+		case c.active != nil && c.marked < c.durable.Load():
+			if wait = idleAfter - since; wait <= 0 {
+				return nil, false
+			}
+		default:
+			wait = time.Hour
+		}
+		c.timer.Reset(wait)
+		select {
+		case <-c.buffer.wake:
+		case <-c.timer.C:
+		}
+	}
+}
+
+// pause is the least time between the starts of two commits. With few callers a sync costs less than
+// their waiting, with many it is the other way round.
+func (c *committer) pause(calls int) time.Duration {
+	return min(c.interval, time.Duration(calls)*callPause)
+}
+
+// commit writes a batch, syncs it, and lets the world know.
+func (c *committer) commit(b *batch) error {
+	c.started = time.Now()
+	body := b.body()
+	if c.active == nil || c.off+batchSize(int64(body)) > c.active.size || c.aged() {
+		if err := c.rotate(b); err != nil {
+			return err
+		}
+	}
+	if err := c.write(b.seal(c.durable.Load(), c.active.salt)); err != nil {
+		return err
+	}
+	mark := b.first + uint64(b.count) - 1
+	c.durable.Store(mark)
+	c.active.end.Store(c.off)
+	c.notify.committed(mark, b.waiters)
+	c.metrics.batchRecords.Observe(float64(b.count))
+	c.metrics.batchBytes.Observe(float64(body))
+	c.buffer.release(b, body)
+	return nil
+}
+
+// aged says that the active segment holds records and is old enough to be closed.
+func (c *committer) aged() bool {
+	return c.age > 0 && c.off > segmentStart && time.Since(c.opened) > c.age
+}
+
+// writeMark writes a batch without records that carries the durable mark, so that damage to the last
+// batch with records is told from a torn end.
+func (c *committer) writeMark() error {
+	mark := c.durable.Load()
+	if c.active == nil || c.marked >= mark || c.off+batchSize(0) > c.active.size {
+		c.marked = mark
+		return nil
+	}
+	var b batch
+	b.reset(mark+1, c.active.time)
+	if err := c.write(b.seal(mark, c.active.salt)); err != nil {
+		return err
+	}
+	c.active.end.Store(c.off)
+	c.marked = mark
+	return nil
+}
+
+// write puts one batch at the end of the active segment and syncs it. Any error is final: a failed sync
+// must not be tried again, because the kernel may have dropped the pages that it could not write.
+func (c *committer) write(b []byte) error {
+	if _, err := c.file.WriteAt(b, c.off); err != nil {
+		return fmt.Errorf("write %d bytes at offset %d of %s: %w", len(b), c.off, c.active.name, err)
+	}
+	began := time.Now()
+	if err := c.file.SyncData(); err != nil {
+		return fmt.Errorf("sync %s: %w", c.active.name, err)
+	}
+	c.metrics.fsync.Observe(time.Since(began).Seconds())
+	c.off += int64(len(b))
+	return nil
+}
+
+// rotate ends the active segment and begins a new one, whose first batch will be b. It waits for room as
+// long as it takes.
+func (c *committer) rotate(b *batch) error {
+	prev := c.table.tail()
+	h := segmentHeader{state: stateUsed, epoch: c.epoch, index: 1, base: b.first, time: b.time}
+	if prev != nil {
+		h.index = prev.index + 1
+		if !prev.damaged {
+			h.prevIndex, h.prevEnd = prev.index, prev.end.Load()
+		}
+	}
+	s, err := c.prepared(&h)
+	if err != nil {
+		return err
+	}
+	seg := &segment{index: h.index, base: h.base, salt: h.salt, time: h.time, size: s.size, name: filepath.Join(c.dir, usedName(h.index))}
+	seg.end.Store(segmentStart)
+	if err := c.fs.Rename(s.name, seg.name); err != nil {
+		return errors.Join(fmt.Errorf("begin segment: %w", err), s.file.Close())
+	}
+	if err := c.fs.SyncDir(c.dir); err != nil {
+		return errors.Join(fmt.Errorf("sync the journal directory: %w", err), s.file.Close())
+	}
+	c.table.seal(prev, b.first-1, seg)
+	if c.file != nil {
+		if err := c.file.Close(); err != nil {
+			return fmt.Errorf("close segment: %w", err)
+		}
+	}
+	c.active, c.file, c.off, c.opened = seg, s.file, segmentStart, time.Now()
+	c.keeper.settled(s)
+	c.room(nil)
+	return nil
+}
+
+// prepared returns a spare file with h written and synced. A disk that is full only now is lack of room
+// like any other; a header that fails for another reason is final.
+func (c *committer) prepared(h *segmentHeader) (*spare, error) {
+	for {
+		s, err := c.spare()
+		if err != nil {
+			return nil, err
+		}
+		h.size = s.size
+		if h.salt, err = newSalt(c.random, s.salt); err != nil {
+			return nil, err
+		}
+		if err = writeHeader(s.file, h); err == nil {
+			return s, nil
+		}
+		if !isNoSpace(err) {
+			return nil, errors.Join(err, s.file.Close())
+		}
+		c.keeper.discard(s, err)
+	}
+}
+
+// spare waits for a spare file.
+func (c *committer) spare() (*spare, error) {
+	kicked := false
+	for {
+		s, lack := c.keeper.pop()
+		if s != nil {
+			return s, nil
+		}
+		if lack != nil {
+			c.room(lack)
+		}
+		if !kicked {
+			c.keeper.kick()
+			kicked = true
+		}
+		select {
+		case <-c.keeper.changed:
+		case <-c.abort:
+			return nil, errAborted
+		}
+	}
+}

@@ -1,0 +1,7 @@
+//go:build unix && !linux
+
+package journal
+
+func (f osFile) Preallocate(size int64) error { return writeZeros(f, size) }
+
+func (f osFile) SyncData() error { return f.Sync() }

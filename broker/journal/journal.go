@@ -1,0 +1,318 @@
+package journal
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"path/filepath"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"cellgate/broker/message"
+)
+
+// Journal is an open journal. Its methods are safe for concurrent use.
+type Journal struct {
+	fs      FS
+	dir     string
+	log     *slog.Logger
+	metrics *Metrics
+	onFatal func(error)
+	epoch   uint64
+	lock    io.Closer
+
+	buffer    *buffer
+	table     *table
+	keeper    *keeper
+	notify    *notifier
+	damage    damageList
+	durable   atomic.Uint64
+	fatal     atomic.Pointer[error]
+	abort     chan struct{} // closed by Close when its context ends first
+	committed chan struct{} // closed when the committer has ended
+	result    error         // of the committer; read after committed is closed
+	maxBytes  int64
+	reserve   int64
+
+	closeOnce sync.Once
+	closeErr  error
+}
+
+// Open opens the journal in o.Dir, or creates one, and recovers what a crash left. Recovery fails only
+// when the file system does, when another process has the journal open (ErrLocked), or when a later
+// version of the program wrote it (ErrVersion); damage is reported in Recovery and by the log, and the
+// rest is kept.
+//
+// What was recovered is durable before Open returns.
+func Open(o Options) (*Journal, Recovery, error) {
+	began := time.Now()
+	if err := o.setDefaults(); err != nil {
+		return nil, Recovery{}, err
+	}
+	if err := o.FS.MkdirAll(o.Dir); err != nil {
+		return nil, Recovery{}, fmt.Errorf("journal directory: %w", err)
+	}
+	lock, err := o.FS.Lock(filepath.Join(o.Dir, lockName))
+	if err != nil {
+		return nil, Recovery{}, fmt.Errorf("journal %s: %w", o.Dir, err)
+	}
+	r := recovery{fs: o.FS, dir: o.Dir}
+	if err = r.run(); err == nil && r.out.Epoch == 0 {
+		r.out.Epoch, err = newEpoch(o.Now(), o.random)
+	}
+	if err != nil {
+		return nil, r.out, fmt.Errorf("journal %s: %w", o.Dir, errors.Join(err, lock.Close()))
+	}
+	j, err := start(&o, &r, lock)
+	if err != nil {
+		return nil, r.out, fmt.Errorf("journal %s: %w", o.Dir, errors.Join(err, lock.Close()))
+	}
+	r.out.Took = time.Since(began)
+	j.report(&r.out)
+	return j, r.out, nil
+}
+
+// start puts the parts together and starts their goroutines.
+func start(o *Options, r *recovery, lock io.Closer) (*Journal, error) {
+	j := &Journal{
+		fs: o.FS, dir: o.Dir, log: o.Log, metrics: o.Metrics, onFatal: o.OnFatal, epoch: r.out.Epoch, lock: lock,
+		buffer: newBuffer(o, r.out.Last, r.lastTime), table: &r.table, notify: newNotifier(r.out.Last),
+		abort: make(chan struct{}), committed: make(chan struct{}), maxBytes: o.MaxBytes, reserve: o.ReserveBytes,
+	}
+	j.durable.Store(r.out.Last)
+	j.keeper = newKeeper(o, j.table, j.epoch)
+	if err := j.keeper.adopt(); err != nil {
+		return nil, err
+	}
+	c := &committer{
+		fs: o.FS, dir: o.Dir, epoch: j.epoch, random: o.random, interval: o.CommitInterval, age: o.SegmentAge,
+		metrics: o.Metrics, buffer: j.buffer, table: j.table, keeper: j.keeper, notify: j.notify,
+		durable: &j.durable, abort: j.abort, room: j.setRoom,
+	}
+	o.Metrics.oldestOf(func() int64 { return j.table.oldest(j.durable.Load()) })
+	go j.keeper.run()
+	go j.notify.run()
+	go func() {
+		defer close(j.committed)
+		if j.result = c.run(); j.result != nil && !errors.Is(j.result, errAborted) {
+			j.fail(j.result)
+		}
+	}()
+	return j, nil
+}
+
+func (j *Journal) report(r *Recovery) {
+	for _, c := range r.Corruptions {
+		j.corrupt(c)
+	}
+	j.log.Info("journal: open", slog.String("dir", j.dir), slog.Uint64("first", r.First), slog.Uint64("last", r.Last),
+		slog.Int("segments", r.Segments), slog.Int64("torn_bytes", r.TornBytes), slog.Int("corruptions", len(r.Corruptions)),
+		slog.Bool("created", r.Created), slog.Duration("took", r.Took))
+}
+
+// corrupt reports damage once.
+func (j *Journal) corrupt(c Corruption) {
+	if j.damage.add(c) {
+		j.metrics.corruptions.Inc()
+		j.log.Error("journal: corruption", slog.String("file", c.File), slog.Int64("offset", c.Offset), slog.Int64("length", c.Length),
+			slog.Uint64("first_lost", c.First), slog.Uint64("last_lost", c.Last), slog.String("reason", c.Reason))
+	}
+}
+
+// fail makes err the journal's last word.
+func (j *Journal) fail(err error) {
+	err = fmt.Errorf("journal failed: %w", err)
+	if !j.fatal.CompareAndSwap(nil, &err) {
+		return
+	}
+	j.log.Error("journal: failed; nothing is acknowledged any more", slog.Any("error", err))
+	j.buffer.close(err)
+	j.notify.end(err)
+	if j.onFatal != nil {
+		go j.onFatal(err)
+	}
+}
+
+// setRoom is told by the committer why it has no room, and nil when it has again.
+func (j *Journal) setRoom(lack error) {
+	if !j.buffer.setFull(lack) {
+		return
+	}
+	if lack != nil {
+		j.metrics.full.Set(1)
+		j.log.Error("journal: no room; acknowledgements are withheld until there is", slog.Any("reason", lack))
+		return
+	}
+	j.metrics.full.Set(0)
+	j.log.Info("journal: room again")
+}
+
+// Epoch identifies this journal among all that the node ever had; it is chosen when the directory is
+// created, and is part of every message's identity.
+func (j *Journal) Epoch() uint64 { return j.epoch }
+
+// Append puts recs behind what is there, all or none, and sets their Seq and ReceivedAt. Everything that
+// they refer to is copied before it returns. It does not wait for the disk: the records count only once
+// Durable has reached last, of which w, unless nil, is told.
+//
+// It blocks while the buffer of uncommitted records is full. Errors: ErrFull, ErrTooLarge, ErrClosed, or
+// the sticky error; after any of them nothing was appended. It does not allocate in steady state.
+func (j *Journal) Append(recs []message.Record, w Waiter) (last uint64, err error) {
+	return j.buffer.append(recs, w)
+}
+
+// Durable returns the highest sequence that is on disk with everything before it; 0 is none.
+func (j *Journal) Durable() uint64 { return j.durable.Load() }
+
+// Last returns the highest sequence appended; 0 is none.
+func (j *Journal) Last() uint64 { return j.buffer.lastAppended() }
+
+// First returns the lowest sequence that is kept, or would be: 1 in the beginning.
+func (j *Journal) First() uint64 { return j.table.first(j.durable.Load()) }
+
+// WaitDurable returns nil once seq is durable. It returns the sticky error, or ErrClosed, when it never
+// will be, and ctx's error when that ends first.
+func (j *Journal) WaitDurable(ctx context.Context, seq uint64) error {
+	if j.durable.Load() >= seq {
+		return nil
+	}
+	return j.notify.wait(ctx, seq)
+}
+
+// WaitRoom returns nil once Append would neither block nor answer ErrFull. Errors as WaitDurable.
+func (j *Journal) WaitRoom(ctx context.Context) error { return j.buffer.waitRoom(ctx) }
+
+// Retain says that the consumer name still needs the records from seq on. What lies below the minimum of
+// all consumers may be recycled at any time, a whole segment at once. While no consumer has spoken,
+// nothing is recycled; so every consumer must speak before the first one moves on. It is not durable:
+// consumers keep their own cursors.
+func (j *Journal) Retain(name string, seq uint64) {
+	if j.table.retain(name, seq) {
+		j.keeper.kick()
+	}
+}
+
+// Forget removes a consumer that Retain named.
+func (j *Journal) Forget(name string) {
+	if j.table.forget(name) {
+		j.keeper.kick()
+	}
+}
+
+// Err returns the sticky error, or nil.
+func (j *Journal) Err() error {
+	if err := j.fatal.Load(); err != nil {
+		return *err
+	}
+	return nil
+}
+
+// Close commits what was appended, tells the waiters, and closes the files. When ctx ends first, which
+// takes a journal without room, it gives up what is not committed: that was never acknowledged. Readers
+// and waits end with ErrClosed. A second call returns what the first one did.
+func (j *Journal) Close(ctx context.Context) error {
+	j.closeOnce.Do(func() { j.closeErr = j.close(ctx) })
+	return j.closeErr
+}
+
+func (j *Journal) close(ctx context.Context) error {
+	j.buffer.close(ErrClosed)
+	select {
+	case <-j.committed:
+	case <-ctx.Done():
+		close(j.abort)
+		<-j.committed
+	}
+	err := j.result
+	if errors.Is(err, errAborted) {
+		err = errors.Join(ctx.Err(), err)
+	}
+	j.notify.end(ErrClosed)
+	<-j.notify.done
+	err = errors.Join(err, j.keeper.close(), j.lock.Close())
+	if err != nil {
+		return fmt.Errorf("close journal: %w", err)
+	}
+	return nil
+}
+
+// Stat is a journal's state at one moment.
+type Stat struct {
+	Epoch    uint64
+	First    uint64
+	Last     uint64
+	Durable  uint64
+	Segments int
+	// Bytes is the size of all files, MaxBytes its bound. Room is how much can still be written: in the
+	// active segment, in spare files, and in files that the bound and the disk (less its reserve) allow.
+	Bytes    int64
+	MaxBytes int64
+	Room     int64
+	// Buffered is what is accepted and not committed, in bytes.
+	Buffered int
+	// Oldest is the time of the oldest record kept; zero when there is none.
+	Oldest time.Time
+	// Full wraps ErrFull while there is no room.
+	Full error
+	// Needed tells by consumer the lowest sequence it has not passed.
+	Needed map[string]uint64
+	// Corruptions found since Open, the first 1,000 of them.
+	Corruptions []Corruption
+}
+
+// Stat returns the journal's state.
+func (j *Journal) Stat() Stat {
+	last, buffered, full := j.buffer.state()
+	s := Stat{
+		Epoch: j.epoch, First: j.First(), Last: last, Durable: j.Durable(), Segments: j.table.len(),
+		Bytes: j.keeper.total(), MaxBytes: j.maxBytes, Buffered: buffered, Full: full,
+		Needed: j.table.consumers(), Corruptions: j.damage.all(),
+	}
+	s.Room = max(j.maxBytes-s.Bytes, 0)
+	if free, err := j.fs.Free(j.dir); err == nil {
+		s.Room = min(s.Room, max(free-max(j.reserve, 0), 0))
+	}
+	s.Room += j.keeper.spareBytes()
+	if t := j.table.tail(); t != nil {
+		if _, sealed := j.table.sealedLast(t); !sealed {
+			s.Room += t.size - t.end.Load()
+		}
+	}
+	if at := j.table.oldest(s.Durable); at != 0 {
+		s.Oldest = time.UnixMilli(at)
+	}
+	return s
+}
+
+// maxDamage bounds what is remembered of corruptions; the log and the counter have all of them.
+const maxDamage = 1000
+
+// damageList remembers corruptions, each once however many readers meet it.
+type damageList struct {
+	mu   sync.Mutex
+	list []Corruption
+}
+
+func (d *damageList) add(c Corruption) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	same := func(o Corruption) bool { return o.File == c.File && o.Offset == c.Offset && o.Length == c.Length }
+	if len(d.list) >= maxDamage {
+		return !slices.ContainsFunc(d.list, same)
+	}
+	if slices.ContainsFunc(d.list, same) {
+		return false
+	}
+	d.list = append(d.list, c)
+	return true
+}
+
+func (d *damageList) all() []Corruption {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return slices.Clone(d.list)
+}

@@ -1,0 +1,514 @@
+package journal
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"cellgate/broker/message"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+const testSegment = 32 << 10
+
+func testOptions(dir string) Options {
+	return Options{Dir: dir, SegmentBytes: testSegment, MaxBytes: 64 * testSegment, ReserveBytes: -1}
+}
+
+func open(t testing.TB, o Options) (*Journal, Recovery) {
+	t.Helper()
+	j, r, err := Open(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = j.Close(context.Background()) })
+	return j, r
+}
+
+func closeJournal(t testing.TB, j *Journal) {
+	t.Helper()
+	if err := j.Close(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// record makes the n-th record of a test; its content tells n.
+func record(n int) message.Record {
+	r := message.Record{
+		Kind: message.KindPublish, QoS: 1, PacketID: uint16(n), Client: fmt.Sprintf("VIN%d", n%7),
+		Topic: fmt.Sprintf("v1/VIN%d/up/telemetry", n%7), Payload: fmt.Appendf(nil, "payload %d %0*d", n, n%400, n),
+	}
+	if n%5 == 0 {
+		r.Props = message.Properties{ContentType: "application/json", User: []message.UserProperty{{Name: "n", Value: fmt.Sprint(n)}}}
+	}
+	return r
+}
+
+func appendN(t testing.TB, j *Journal, from, n int) uint64 {
+	t.Helper()
+	var last uint64
+	for i := from; i < from+n; i++ {
+		var err error
+		if last, err = j.Append([]message.Record{record(i)}, nil); err != nil {
+			t.Fatal(err)
+		}
+		if last != uint64(i) {
+			t.Fatalf("record %d got sequence %d", i, last)
+		}
+	}
+	return last
+}
+
+func waitDurable(t testing.TB, j *Journal, seq uint64) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	if err := j.WaitDurable(ctx, seq); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// checkRecord compares a record read with the one that record made.
+func checkRecord(got *message.Record, n int) error {
+	want := record(n)
+	if got.Seq != uint64(n) || got.Client != want.Client || got.Topic != want.Topic || string(got.Payload) != string(want.Payload) ||
+		got.PacketID != want.PacketID || got.Props.ContentType != want.Props.ContentType || !slices.Equal(got.Props.User, want.Props.User) {
+		return fmt.Errorf("record %d reads as %+v, want %+v", n, got, want)
+	}
+	return nil
+}
+
+// readAll reads from..to and checks every record.
+func readAll(t testing.TB, j *Journal, from, to uint64) {
+	t.Helper()
+	r, err := j.NewReader(from)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = r.Close() }()
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	for next := from; next <= to; {
+		b, err := r.Next(ctx, 0)
+		if err != nil {
+			t.Fatalf("at %d: %v", next, err)
+		}
+		if b.First != next || b.Missing != 0 || b.Last-b.First+1 != uint64(len(b.Records)) {
+			t.Fatalf("batch %d to %d with %d records, %d missing; want it from %d", b.First, b.Last, len(b.Records), b.Missing, next)
+		}
+		for i := range b.Records {
+			if err := checkRecord(&b.Records[i], int(next)); err != nil {
+				t.Fatal(err)
+			}
+			next++
+		}
+		if r.Position() != next-1 {
+			t.Fatalf("position %d, want %d", r.Position(), next-1)
+		}
+	}
+}
+
+func TestAppendReadReopen(t *testing.T) {
+	t.Parallel()
+	o := testOptions(t.TempDir())
+	j, rec := open(t, o)
+	if !rec.Created || j.Last() != 0 || j.First() != 1 || j.Durable() != 0 {
+		t.Fatalf("new journal: %+v", rec)
+	}
+	const n = 500
+	waitDurable(t, j, appendN(t, j, 1, n))
+	readAll(t, j, 1, n)
+	readAll(t, j, 333, n)
+	epoch := j.Epoch()
+	closeJournal(t, j)
+
+	j, rec = open(t, o)
+	if rec.Created || rec.Last != n || j.Epoch() != epoch || len(rec.Corruptions) != 0 || rec.TornBytes != 0 || j.Durable() != n {
+		t.Fatalf("reopened: %+v", rec)
+	}
+	waitDurable(t, j, appendN(t, j, n+1, n))
+	readAll(t, j, 1, 2*n)
+	if s := j.Stat(); s.Segments < 3 || s.Last != 2*n || s.Room <= 0 || s.Oldest.IsZero() {
+		t.Fatalf("stat: %+v", s)
+	}
+}
+
+func TestReceivedAtNeverDecreases(t *testing.T) {
+	t.Parallel()
+	var now atomic.Int64
+	now.Store(5_000_000)
+	o := testOptions(t.TempDir())
+	o.Now = func() time.Time { return time.UnixMilli(now.Load()) }
+	j, _ := open(t, o)
+	recs := []message.Record{record(1), record(2)}
+	if _, err := j.Append(recs, nil); err != nil || recs[0].ReceivedAt != 5_000_000 || recs[1].Seq != 2 {
+		t.Fatalf("%v %+v", err, recs)
+	}
+	now.Store(4_000_000)
+	if _, err := j.Append(recs, nil); err != nil || recs[0].ReceivedAt != 5_000_000 {
+		t.Fatalf("time went back: %v %d", err, recs[0].ReceivedAt)
+	}
+	now.Store(5_000_123)
+	if _, err := j.Append(recs, nil); err != nil || recs[1].ReceivedAt != 5_000_123 {
+		t.Fatalf("%v %d", err, recs[1].ReceivedAt)
+	}
+	closeJournal(t, j)
+	now.Store(1)
+	j, _ = open(t, o)
+	if _, err := j.Append(recs, nil); err != nil || recs[0].ReceivedAt != 5_000_123 {
+		t.Fatalf("time went back over a restart: %v %d", err, recs[0].ReceivedAt)
+	}
+}
+
+type countingWaiter struct {
+	calls atomic.Int64
+	mark  atomic.Uint64
+	c     chan struct{}
+}
+
+func (w *countingWaiter) Durable(mark uint64) {
+	w.calls.Add(1)
+	w.mark.Store(mark)
+	w.c <- struct{}{}
+}
+
+// sliceWaiter cannot be compared.
+type sliceWaiter []*countingWaiter
+
+func (s sliceWaiter) Durable(mark uint64) { s[0].Durable(mark) }
+
+func TestWaitersAreToldOncePerCommit(t *testing.T) {
+	t.Parallel()
+	o := testOptions(t.TempDir())
+	o.CommitInterval = time.Second
+	j, _ := open(t, o)
+	w := &countingWaiter{c: make(chan struct{}, 100)}
+	first, err := j.Append([]message.Record{record(1)}, w)
+	if err != nil {
+		t.Fatal(err)
+	}
+	<-w.c
+	if w.mark.Load() < first {
+		t.Fatalf("told of %d, appended %d", w.mark.Load(), first)
+	}
+	other := sliceWaiter{&countingWaiter{c: make(chan struct{}, 100)}}
+	var last uint64
+	for i := range 10 {
+		if last, err = j.Append([]message.Record{record(2 + 2*i)}, w); err != nil {
+			t.Fatal(err)
+		}
+		if last, err = j.Append([]message.Record{record(3 + 2*i)}, other); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for w.mark.Load() < last {
+		<-w.c
+	}
+	if calls := w.calls.Load(); calls > 5 {
+		t.Fatalf("%d calls for 11 appends in a few commits", calls)
+	}
+	closeJournal(t, j)
+	if other[0].mark.Load() != last {
+		t.Fatalf("the incomparable waiter was told of %d, want %d", other[0].mark.Load(), last)
+	}
+}
+
+func TestCloseCommitsAndTellsEveryWaiter(t *testing.T) {
+	t.Parallel()
+	o := testOptions(t.TempDir())
+	o.CommitInterval = time.Hour
+	j, _ := open(t, o)
+	w := &countingWaiter{c: make(chan struct{}, 1000)}
+	for i := 1; i <= 300; i++ {
+		if _, err := j.Append([]message.Record{record(i)}, w); err != nil {
+			t.Fatal(err)
+		}
+	}
+	closeJournal(t, j)
+	if w.mark.Load() != 300 {
+		t.Fatalf("told of %d", w.mark.Load())
+	}
+	if _, err := j.Append([]message.Record{record(1)}, w); !errors.Is(err, ErrClosed) {
+		t.Fatalf("append after close: %v", err)
+	}
+	if err := j.WaitDurable(context.Background(), 301); !errors.Is(err, ErrClosed) {
+		t.Fatalf("wait after close: %v", err)
+	}
+	if _, err := j.NewReader(1); !errors.Is(err, ErrClosed) {
+		t.Fatalf("reader after close: %v", err)
+	}
+	j, rec := open(t, testOptions(o.Dir))
+	if rec.Last != 300 {
+		t.Fatalf("%+v", rec)
+	}
+	readAll(t, j, 1, 300)
+}
+
+func TestSecondOpenIsRefused(t *testing.T) {
+	t.Parallel()
+	o := testOptions(t.TempDir())
+	j, _ := open(t, o)
+	if _, _, err := Open(o); !errors.Is(err, ErrLocked) {
+		t.Fatalf("second open: %v", err)
+	}
+	closeJournal(t, j)
+	open(t, o)
+}
+
+func TestReaderBlocksAndPassesOverByFlags(t *testing.T) {
+	t.Parallel()
+	o := testOptions(t.TempDir())
+	j, _ := open(t, o)
+	r, err := j.NewReader(1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, ok, err := r.TryNext(0); ok || err != nil {
+		t.Fatalf("empty journal: %v %v", ok, err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Millisecond)
+	defer cancel()
+	if _, err := r.Next(ctx, 0); !errors.Is(err, context.DeadlineExceeded) {
+		t.Fatal(err)
+	}
+	result := message.Record{Kind: message.KindPublish, Topic: "v1/X/res/1/accepted"}
+	for i := 1; i <= 200; i++ {
+		waitDurable(t, j, appendN(t, j, i, 1))
+	}
+	if _, err := j.Append([]message.Record{result}, nil); err != nil {
+		t.Fatal(err)
+	}
+	b, err := r.Next(context.Background(), message.FlagResult|message.FlagOther)
+	if err != nil || b.Last != 201 || b.Records[len(b.Records)-1].Topic != result.Topic || b.Missing != 0 {
+		t.Fatalf("%v %+v", err, b)
+	}
+	waitDurable(t, j, appendN(t, j, 202, 5))
+	if _, ok, err := r.TryNext(message.FlagResult); ok || err != nil || r.Position() != 206 {
+		t.Fatalf("%v %v position %d", ok, err, r.Position())
+	}
+	done := make(chan error)
+	go func() {
+		_, err := r.Next(context.Background(), 0)
+		done <- err
+	}()
+	if err := r.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-done; !errors.Is(err, ErrClosed) {
+		t.Fatal(err)
+	}
+	if _, err := j.NewReader(208); !errors.Is(err, ErrBeyond) {
+		t.Fatalf("beyond: %v", err)
+	}
+}
+
+// eventually polls until ok.
+func eventually(t testing.TB, what string, ok func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(20 * time.Second); !ok(); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("not in time: %s", what)
+		}
+	}
+}
+
+func TestRecycling(t *testing.T) {
+	t.Parallel()
+	o := testOptions(t.TempDir())
+	j, _ := open(t, o)
+	const n = 2000
+	slow, err := j.NewReader(1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	waitDurable(t, j, appendN(t, j, 1, n))
+	if _, ok, err := slow.TryNext(0); !ok || err != nil {
+		t.Fatal(ok, err)
+	}
+	before := j.Stat()
+	j.Retain("a", n)
+	j.Retain("b", n/2)
+	// The slow reader stands in the first segment: nothing may go.
+	appendN(t, j, n+1, 1)
+	if j.First() != 1 {
+		t.Fatal("recycled under a reader")
+	}
+	if err := slow.Close(); err != nil {
+		t.Fatal(err)
+	}
+	j.Retain("b", n/2)
+	eventually(t, "segments below the slower consumer are recycled", func() bool { s := j.Stat(); return s.First > n/3 && s.Bytes < before.Bytes })
+	if first := j.First(); first > n/2 {
+		t.Fatalf("first is %d, but b needs %d", first, n/2)
+	}
+	readAll(t, j, n/2, n)
+	if _, err := j.NewReader(1); !errors.Is(err, ErrTrimmed) {
+		t.Fatalf("trimmed: %v", err)
+	}
+	j.Forget("b")
+	eventually(t, "a alone decides", func() bool { return j.First() > n/2+100 })
+	waitDurable(t, j, appendN(t, j, n+2, n))
+	readAll(t, j, n, 2*n+1)
+	closeJournal(t, j)
+	j, rec := open(t, o)
+	if len(rec.Corruptions) != 0 {
+		t.Fatalf("%+v", rec)
+	}
+	readAll(t, j, n, 2*n+1)
+}
+
+func TestFullAndRoomAgain(t *testing.T) {
+	t.Parallel()
+	o := testOptions(t.TempDir())
+	o.MaxBytes = 4 * testSegment
+	o.BufferBytes = testSegment / 4
+	j, _ := open(t, o)
+	n := 1
+	for {
+		if _, err := j.Append([]message.Record{record(n)}, nil); err != nil {
+			if !errors.Is(err, ErrFull) {
+				t.Fatal(err)
+			}
+			break
+		}
+		n++
+	}
+	if s := j.Stat(); s.Full == nil || s.Bytes > o.MaxBytes {
+		t.Fatalf("%+v", s)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Millisecond)
+	defer cancel()
+	if err := j.WaitRoom(ctx); !errors.Is(err, context.DeadlineExceeded) {
+		t.Fatal(err)
+	}
+	j.Retain("a", j.Durable())
+	if err := j.WaitRoom(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	waitDurable(t, j, appendN(t, j, n, 100))
+	readAll(t, j, j.First(), uint64(n+99))
+}
+
+func TestCloseWithoutRoomGivesUpAtItsDeadline(t *testing.T) {
+	t.Parallel()
+	o := testOptions(t.TempDir())
+	o.MaxBytes = 3 * testSegment
+	j, _ := open(t, o)
+	n := 0
+	for ; ; n++ {
+		if _, err := j.Append([]message.Record{record(n + 1)}, nil); err != nil {
+			break
+		}
+	}
+	durable := j.Durable()
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Millisecond)
+	defer cancel()
+	if err := j.Close(ctx); !errors.Is(err, context.DeadlineExceeded) {
+		t.Fatal(err)
+	}
+	if _, rec := open(t, o); rec.Last != durable {
+		t.Fatalf("recovered %d, durable was %d", rec.Last, durable)
+	}
+}
+
+func TestTooLarge(t *testing.T) {
+	t.Parallel()
+	j, _ := open(t, testOptions(t.TempDir()))
+	recs := []message.Record{record(1), {Kind: message.KindPublish, Payload: make([]byte, testSegment)}}
+	if _, err := j.Append(recs, nil); !errors.Is(err, ErrTooLarge) || j.Last() != 0 {
+		t.Fatalf("%v, last %d", err, j.Last())
+	}
+	recs[1].Payload = recs[1].Payload[:testSegment-segmentStart-200]
+	last, err := j.Append(recs, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	waitDurable(t, j, last)
+	r, err := j.NewReader(2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := r.Next(context.Background(), 0)
+	if err != nil || b.First != 2 || len(b.Records[0].Payload) != len(recs[1].Payload) {
+		t.Fatalf("%v %+v", err, b)
+	}
+}
+
+func TestConcurrentProducersAndReaders(t *testing.T) {
+	t.Parallel()
+	o := testOptions(t.TempDir())
+	o.BufferBytes = 8 << 10
+	o.MaxBytes = 12 * testSegment
+	j, _ := open(t, o)
+	const producers, each = 16, 300
+	j.Retain("r", 1)
+	var wg sync.WaitGroup
+	for range producers {
+		wg.Go(func() {
+			for i := range each {
+				recs := []message.Record{record(i), record(i + 1)}
+				for {
+					last, err := j.Append(recs, nil)
+					if errors.Is(err, ErrFull) {
+						_ = j.WaitRoom(context.Background())
+						continue
+					}
+					if err != nil {
+						t.Error(err)
+						return
+					}
+					if i%10 == 0 {
+						waitDurable(t, j, last)
+					}
+					break
+				}
+			}
+		})
+	}
+	r, err := j.NewReader(1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = r.Close() }()
+	for next := uint64(1); next <= producers*each*2; {
+		b, err := r.Next(context.Background(), 0)
+		if err != nil || b.First != next || b.Missing != 0 {
+			t.Fatalf("%v %+v", err, b)
+		}
+		if b.Last > j.Durable() {
+			t.Fatalf("read up to %d, durable is %d", b.Last, j.Durable())
+		}
+		next = b.Last + 1
+		j.Retain("r", next)
+	}
+	wg.Wait()
+}
+
+func TestAppendDoesNotAllocate(t *testing.T) {
+	j, _ := open(t, Options{Dir: t.TempDir(), SegmentBytes: 64 << 20, CommitInterval: time.Hour})
+	recs := []message.Record{record(1), record(2), record(3)}
+	w := &countingWaiter{c: make(chan struct{}, 1<<16)}
+	for range 5000 {
+		if _, err := j.Append(recs, w); err != nil {
+			t.Fatal(err)
+		}
+	}
+	closeJournal(t, j)
+	b := j.buffer
+	b.closed = nil
+	if n := testing.AllocsPerRun(500, func() {
+		if _, err := b.append(recs, w); err != nil {
+			t.Fatal(err)
+		}
+	}); n > 0 {
+		t.Fatalf("%v allocations per Append", n)
+	}
+}

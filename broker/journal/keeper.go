@@ -1,0 +1,326 @@
+package journal
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"sync"
+	"time"
+)
+
+const (
+	// keptSpares is how many unused files are kept; more are removed, so that the disk gets its space
+	// back once a backlog is gone.
+	keptSpares = 2
+	// roomRetry is the pause between two attempts to get room that was refused.
+	roomRetry = 250 * time.Millisecond
+)
+
+var (
+	errMaxBytes = errors.New("max_bytes is reached and every segment is still needed")
+	errReserve  = errors.New("the rest of the disk is reserved")
+)
+
+// spare is a preallocated file without records.
+type spare struct {
+	file File
+	name string // path
+	size int64
+	salt uint32 // of its last use, 0 when new
+}
+
+// keeper makes spare files, from recycled segments when it can, so that the committer finds one ready.
+// Whatever fails here loses nothing: no record is in the file. It counts as lack of room, and is tried again.
+type keeper struct {
+	fs      FS
+	dir     string
+	log     *slog.Logger
+	metrics *Metrics
+	table   *table
+	epoch   uint64
+
+	segmentBytes int64
+	maxBytes     int64
+	reserve      int64
+
+	kicks   chan struct{} // to the keeper: look again
+	changed chan struct{} // to the committer: a round is over
+	stop    chan struct{}
+	done    chan struct{}
+	number  uint64 // of the next spare's name; the keeper's goroutine alone
+
+	mu     sync.Mutex
+	spares []*spare
+	bytes  int64 // of spares, those handed out and not yet in the table included
+	noRoom error // why there is no spare file
+}
+
+func newKeeper(o *Options, t *table, epoch uint64) *keeper {
+	return &keeper{
+		fs: o.FS, dir: o.Dir, log: o.Log, metrics: o.Metrics, table: t, epoch: epoch,
+		segmentBytes: o.SegmentBytes, maxBytes: o.MaxBytes, reserve: o.ReserveBytes,
+		kicks: make(chan struct{}, 1), changed: make(chan struct{}, 1),
+		stop: make(chan struct{}), done: make(chan struct{}),
+	}
+}
+
+// adopt takes over the spare files of the last run, and removes those of another size.
+func (k *keeper) adopt() error {
+	l, err := list(k.fs, k.dir)
+	if err != nil {
+		return err
+	}
+	for _, n := range l.spares {
+		k.number = max(k.number, n+1)
+		path := filepath.Join(k.dir, spareName(n))
+		f, err := k.fs.OpenWrite(path)
+		if err != nil {
+			return err
+		}
+		if !k.usable(f) {
+			if err := errors.Join(f.Close(), k.fs.Remove(path)); err != nil {
+				return err
+			}
+			continue
+		}
+		h, _, err := readHeader(f)
+		if err != nil {
+			h.salt = 0
+		}
+		k.push(&spare{file: f, name: path, size: k.segmentBytes, salt: h.salt})
+	}
+	return nil
+}
+
+// usable makes sure that a spare file of the last run is allocated in full.
+func (k *keeper) usable(f File) bool {
+	size, err := f.Size()
+	return err == nil && size == k.segmentBytes && len(k.spares) < keptSpares &&
+		f.Preallocate(size) == nil && f.Sync() == nil
+}
+
+// readHeader reads the first header copy that checks.
+func readHeader(f File) (segmentHeader, int64, error) {
+	b := make([]byte, segmentHeaderLen)
+	for page := int64(0); page < segmentStart; page += pageLen {
+		if _, err := f.ReadAt(b, page); err != nil {
+			return segmentHeader{}, 0, err
+		}
+		if h, err := decodeSegmentHeader(b); err == nil {
+			return h, page, nil
+		}
+	}
+	return segmentHeader{}, 0, errBadHeader
+}
+
+func (k *keeper) push(s *spare) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.spares = append(k.spares, s)
+	k.bytes += s.size
+}
+
+// pop hands out a spare file, which stays counted until settled.
+func (k *keeper) pop() (*spare, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if n := len(k.spares); n > 0 {
+		s := k.spares[n-1]
+		k.spares = k.spares[:n-1]
+		return s, nil
+	}
+	return nil, k.noRoom
+}
+
+// settled says that a spare file that was handed out is a segment in the table now.
+func (k *keeper) settled(s *spare) {
+	k.mu.Lock()
+	k.bytes -= s.size
+	k.mu.Unlock()
+	k.kick()
+}
+
+// discard removes a spare file that could not be written to for lack of space.
+func (k *keeper) discard(s *spare, why error) {
+	err := errors.Join(s.file.Close(), k.fs.Remove(s.name))
+	if err != nil {
+		k.log.Warn("journal: cannot remove an unused segment", slog.String("file", s.name), slog.Any("error", err))
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.bytes -= s.size
+	k.noRoom = why
+}
+
+// kick makes the keeper look for work. It never blocks.
+func (k *keeper) kick() {
+	select {
+	case k.kicks <- struct{}{}:
+	default:
+	}
+}
+
+func (k *keeper) run() {
+	defer close(k.done)
+	for {
+		var again <-chan time.Time
+		if !k.round() {
+			again = time.After(roomRetry)
+		}
+		select {
+		case k.changed <- struct{}{}:
+		default:
+		}
+		select {
+		case <-k.stop:
+			return
+		case <-k.kicks:
+		case <-again:
+		}
+	}
+}
+
+// round recycles what nobody needs and makes sure that there is a spare file. It reports whether
+// everything could be done.
+func (k *keeper) round() bool {
+	ok := true
+	for s := k.table.recycle(); s != nil; s = k.table.recycle() {
+		if err := k.recycle(s); err != nil {
+			k.log.Error("journal: cannot recycle a segment; trying again", slog.String("file", s.name), slog.Any("error", err))
+			ok = false
+			break
+		}
+		k.metrics.recycled.Inc()
+	}
+	err := k.provide()
+	k.mu.Lock()
+	k.noRoom = err
+	k.mu.Unlock()
+	k.metrics.bytes.Set(float64(k.total()))
+	return ok && err == nil
+}
+
+// total is the size of all files.
+func (k *keeper) total() int64 {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.bytes + k.table.bytes()
+}
+
+// recycle turns a segment into a spare file. Its header says free, durably, before the name changes, so
+// that a crash in between never brings the records back; a file with a used name always has a good header.
+func (k *keeper) recycle(s *segment) error {
+	f, err := k.fs.OpenWrite(s.name)
+	if err != nil {
+		return err
+	}
+	h := segmentHeader{state: stateFree, salt: s.salt, epoch: k.epoch, index: s.index, base: s.base, time: s.time, size: s.size}
+	if err := writeHeader(f, &h); err != nil {
+		return errors.Join(err, f.Close())
+	}
+	size, err := f.Size()
+	if err != nil {
+		return errors.Join(err, f.Close())
+	}
+	if size != k.segmentBytes || k.spareCount() >= keptSpares {
+		if err := errors.Join(f.Close(), k.fs.Remove(s.name)); err != nil {
+			return err
+		}
+		k.table.remove(s)
+		return nil
+	}
+	name := k.newName()
+	if err := k.fs.Rename(s.name, name); err != nil {
+		return errors.Join(err, f.Close())
+	}
+	s.name = name // no reader looks at it any more; the next attempt must
+	// Nobody may write to the file before its old name is gone for good.
+	if err := k.fs.SyncDir(k.dir); err != nil {
+		return errors.Join(err, f.Close())
+	}
+	k.push(&spare{file: f, name: name, size: size, salt: s.salt})
+	k.table.remove(s)
+	return nil
+}
+
+// writeHeader writes both copies and syncs them.
+func writeHeader(f File, h *segmentHeader) error {
+	if _, err := f.WriteAt(h.encode(), 0); err != nil {
+		return fmt.Errorf("write the segment header: %w", err)
+	}
+	if err := f.SyncData(); err != nil {
+		return fmt.Errorf("sync the segment header: %w", err)
+	}
+	return nil
+}
+
+func (k *keeper) newName() string {
+	k.number++
+	return filepath.Join(k.dir, spareName(k.number))
+}
+
+func (k *keeper) spareCount() int {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return len(k.spares)
+}
+
+// provide makes a spare file if there is none.
+func (k *keeper) provide() error {
+	if k.spareCount() > 0 {
+		return nil
+	}
+	if k.total()+k.segmentBytes > k.maxBytes {
+		return errMaxBytes
+	}
+	if k.reserve > 0 {
+		free, err := k.fs.Free(k.dir)
+		if err != nil {
+			return err
+		}
+		if free < k.segmentBytes+k.reserve {
+			return fmt.Errorf("%w: %d bytes are free, %d of them for others", errReserve, free, k.reserve)
+		}
+	}
+	name := k.newName()
+	f, err := k.fs.Create(name)
+	if err != nil {
+		return err
+	}
+	if err := allocate(f, k.segmentBytes); err != nil {
+		return errors.Join(err, f.Close(), k.fs.Remove(name))
+	}
+	k.push(&spare{file: f, name: name, size: k.segmentBytes})
+	return nil
+}
+
+func allocate(f File, size int64) error {
+	if err := f.Preallocate(size); err != nil {
+		return fmt.Errorf("preallocate: %w", err)
+	}
+	if err := f.Sync(); err != nil {
+		return fmt.Errorf("sync: %w", err)
+	}
+	return nil
+}
+
+// close ends the goroutine and closes the spare files.
+func (k *keeper) close() error {
+	close(k.stop)
+	<-k.done
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	var err error
+	for _, s := range k.spares {
+		err = errors.Join(err, s.file.Close())
+	}
+	k.spares = nil
+	return err
+}
+
+func (k *keeper) spareBytes() int64 {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return int64(len(k.spares)) * (k.segmentBytes - segmentStart)
+}

@@ -1,0 +1,188 @@
+package journal
+
+import (
+	"context"
+	"reflect"
+	"sync"
+)
+
+// Waiter is told when records are durable.
+type Waiter interface {
+	// Durable is called on the journal's notifier goroutine after a commit that covers records appended
+	// with the waiter, once per commit however many calls it made; mark is the durable mark. It must
+	// not block, nor touch a socket, nor call the journal's Close. It is never called for records whose
+	// commit failed. The waiter should be a pointer: values that cannot be compared are called once per
+	// Append instead.
+	Durable(mark uint64)
+}
+
+// notifier tells waiters, readers and WaitDurable about commits, on a goroutine of its own, so that the
+// committer can go on with the next batch.
+//
+// What is waiting to be told is bounded by what was appended between two of its rounds.
+type notifier struct {
+	wake chan struct{}
+	done chan struct{}
+
+	mu      sync.Mutex
+	mark    uint64
+	waiters []Waiter
+	awaits  []await
+	readers map[*Reader]struct{}
+	ended   error // no more commits: ErrClosed or the sticky error
+
+	// The goroutine's own.
+	taken []Waiter
+	seen  map[Waiter]struct{}
+}
+
+// await is one blocked WaitDurable. The channel has room for one value, and gets at most one.
+type await struct {
+	seq uint64
+	c   chan struct{}
+}
+
+func newNotifier(mark uint64) *notifier {
+	return &notifier{
+		wake: make(chan struct{}, 1), done: make(chan struct{}), mark: mark,
+		readers: make(map[*Reader]struct{}), seen: make(map[Waiter]struct{}),
+	}
+}
+
+// committed hands over the waiters of a batch; the slice stays the caller's.
+func (n *notifier) committed(mark uint64, waiters []Waiter) {
+	n.mu.Lock()
+	n.mark = mark
+	n.waiters = append(n.waiters, waiters...)
+	n.mu.Unlock()
+	n.signal()
+}
+
+// end says that nothing will be committed any more and why. The first reason stays.
+func (n *notifier) end(why error) {
+	n.mu.Lock()
+	if n.ended == nil {
+		n.ended = why
+	}
+	n.mu.Unlock()
+	n.signal()
+}
+
+func (n *notifier) signal() {
+	select {
+	case n.wake <- struct{}{}:
+	default:
+	}
+}
+
+// run works until end, then tells what is left.
+func (n *notifier) run() {
+	defer close(n.done)
+	for range n.wake {
+		n.mu.Lock()
+		mark, ended := n.mark, n.ended != nil
+		n.taken, n.waiters = n.waiters, n.taken[:0]
+		n.mu.Unlock()
+		n.tell(mark)
+		n.release(mark, ended)
+		if ended {
+			return
+		}
+	}
+}
+
+// tell calls every waiter once.
+func (n *notifier) tell(mark uint64) {
+	for i, w := range n.taken {
+		n.taken[i] = nil
+		if len(n.taken) > 1 && reflect.TypeOf(w).Comparable() {
+			if _, ok := n.seen[w]; ok {
+				continue
+			}
+			n.seen[w] = struct{}{}
+		}
+		w.Durable(mark)
+	}
+	clear(n.seen)
+}
+
+// release wakes the blocked calls of WaitDurable that have what they wait for, and all readers.
+func (n *notifier) release(mark uint64, ended bool) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	left := n.awaits[:0]
+	for _, a := range n.awaits {
+		if a.seq <= mark || ended {
+			a.c <- struct{}{}
+		} else {
+			left = append(left, a)
+		}
+	}
+	clear(n.awaits[len(left):])
+	n.awaits = left
+	for r := range n.readers {
+		r.signal()
+	}
+}
+
+// wait blocks until seq is durable.
+func (n *notifier) wait(ctx context.Context, seq uint64) error {
+	n.mu.Lock()
+	if n.mark >= seq || n.ended != nil {
+		defer n.mu.Unlock()
+		if n.mark >= seq {
+			return nil
+		}
+		return n.ended
+	}
+	a := await{seq: seq, c: make(chan struct{}, 1)}
+	n.awaits = append(n.awaits, a)
+	n.mu.Unlock()
+	select {
+	case <-a.c:
+	case <-ctx.Done():
+		if n.cancel(a.c) {
+			return ctx.Err()
+		}
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.mark >= seq {
+		return nil
+	}
+	return n.ended
+}
+
+// cancel takes a wait back, and reports whether it had not been released yet.
+func (n *notifier) cancel(c chan struct{}) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for i := range n.awaits {
+		if n.awaits[i].c == c {
+			last := len(n.awaits) - 1
+			n.awaits[i] = n.awaits[last]
+			n.awaits = n.awaits[:last]
+			return true
+		}
+	}
+	return false
+}
+
+func (n *notifier) attach(r *Reader) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.readers[r] = struct{}{}
+}
+
+func (n *notifier) detach(r *Reader) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	delete(n.readers, r)
+}
+
+// endedWith returns why nothing will be committed any more, or nil.
+func (n *notifier) endedWith() error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.ended
+}

@@ -1,0 +1,328 @@
+package journal
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+
+	"cellgate/broker/message"
+)
+
+// Read-ahead of a Reader: little behind a batch that was passed over, since its successor's header is
+// all that may be wanted.
+const (
+	readAhead = 64 << 10
+	skipAhead = 4 << 10
+)
+
+// Batch is what Next returns. It and everything its records refer to, but strings, are valid until the
+// next call of Next or TryNext.
+type Batch struct {
+	First, Last uint64
+	Records     []message.Record
+	// Missing is how many records right before First could not be read; the journal has reported where.
+	Missing uint64
+}
+
+// Reader reads the journal from one sequence on, in order, up to the durable mark. It keeps the segment
+// that it stands in from being recycled: close it, or go on reading. It is for one goroutine; Position
+// and Close may be called from others.
+type Reader struct {
+	j      *Journal
+	wake   chan struct{}
+	closed chan struct{}
+	passed atomic.Uint64
+
+	mu      sync.Mutex // held while reading, so that Close waits for that
+	done    bool
+	seg     *segment // pinned; nil until there is one
+	file    File
+	off     int64
+	badFrom int64  // where a stretch begins that does not check and whose end is not known; 0 when none
+	next    uint64 // first sequence that was neither returned nor passed over
+	missing uint64 // unreadable records right before next
+	win     window
+	dec     message.Decoder
+	batch   Batch
+}
+
+// NewReader returns a Reader whose first record is from; 0 means the oldest there is. It returns
+// ErrTrimmed when from is no longer kept, and ErrBeyond when it is behind the next record to come.
+func (j *Journal) NewReader(from uint64) (*Reader, error) {
+	if from == 0 {
+		from = j.First()
+	}
+	if from > j.Last()+1 {
+		return nil, fmt.Errorf("%w: %d, the last one is %d", ErrBeyond, from, j.Last())
+	}
+	if err := j.notify.endedWith(); err != nil {
+		return nil, err
+	}
+	r := &Reader{j: j, wake: make(chan struct{}, 1), closed: make(chan struct{}), next: from}
+	r.passed.Store(from - 1)
+	r.win.ahead = readAhead
+	if err := r.enter(); err != nil {
+		return nil, err
+	}
+	j.notify.attach(r)
+	return r, nil
+}
+
+// enter pins the segment that holds next, if there is one already.
+func (r *Reader) enter() error {
+	seg, err := r.j.table.pin(r.next, r.j.durable.Load())
+	if err != nil {
+		return fmt.Errorf("%w: %d, the oldest is %d", err, r.next, r.j.First())
+	}
+	if seg == nil {
+		return nil
+	}
+	if err := r.open(seg); err != nil {
+		r.j.table.unpin(seg)
+		return err
+	}
+	return nil
+}
+
+// open makes a pinned segment the current one.
+func (r *Reader) open(seg *segment) error {
+	f, err := r.j.fs.Open(seg.name)
+	if err != nil {
+		return fmt.Errorf("open segment: %w", err)
+	}
+	if r.file != nil {
+		_ = r.file.Close() // it was only read
+		r.bad(r.off, seg.base)
+	}
+	r.seg, r.file, r.off = seg, f, segmentStart
+	r.win.reset(f)
+	r.lose(seg.base)
+	return nil
+}
+
+// bad reports the stretch that began at badFrom, if any: it ends at to, and next is the first sequence
+// behind it.
+func (r *Reader) bad(to int64, next uint64) {
+	if r.badFrom != 0 {
+		r.j.corrupt(lostBetween(filepath.Base(r.seg.name), r.badFrom, to, r.next, next))
+		r.badFrom = 0
+	}
+}
+
+// lose passes over what cannot be read up to the sequence next.
+func (r *Reader) lose(next uint64) {
+	if next > r.next {
+		r.missing += next - r.next
+		r.next = next
+		r.passed.Store(next - 1)
+	}
+}
+
+// signal makes a blocked Next look again. It never blocks.
+func (r *Reader) signal() {
+	select {
+	case r.wake <- struct{}{}:
+	default:
+	}
+}
+
+// Position returns the sequence up to which every record has been returned or passed over.
+func (r *Reader) Position() uint64 { return r.passed.Load() }
+
+// Next returns the next batch that holds a record with one of the flags in want, or any record when want
+// is 0, and waits until there is one. Batches without such a record are passed over by their header
+// alone; Position tells how far. Errors: ctx's, ErrClosed when the journal or the reader was closed, the
+// journal's sticky error, or one of reading. What the medium lost is passed over: see Batch.Missing.
+func (r *Reader) Next(ctx context.Context, want message.Flags) (*Batch, error) {
+	for {
+		b, ok, err := r.TryNext(want)
+		if ok || err != nil {
+			return b, err
+		}
+		if err := r.j.notify.endedWith(); err != nil {
+			return nil, err
+		}
+		select {
+		case <-r.wake:
+		case <-r.closed:
+			return nil, ErrClosed
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}
+
+// TryNext is Next without waiting: false says that there is nothing at present.
+func (r *Reader) TryNext(want message.Flags) (*Batch, bool, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.done {
+		return nil, false, ErrClosed
+	}
+	for {
+		ok, err := r.locate()
+		if !ok || err != nil {
+			return nil, false, err
+		}
+		h, ok, err := r.win.header(r.off, r.seg.salt)
+		if err != nil {
+			return nil, false, r.failed(err)
+		}
+		if !ok {
+			if err := r.resync(); err != nil {
+				return nil, false, r.failed(err)
+			}
+			continue
+		}
+		r.bad(r.off, h.first)
+		r.lose(h.first)
+		if h.next() <= r.next || (want != 0 && h.flags&want == 0) {
+			r.pass(&h)
+			continue
+		}
+		ok, err = r.decode(&h)
+		if err != nil {
+			return nil, false, r.failed(err)
+		}
+		if ok {
+			return &r.batch, true, nil
+		}
+	}
+}
+
+func (r *Reader) failed(err error) error {
+	return fmt.Errorf("read journal segment %s: %w", filepath.Base(r.seg.name), err)
+}
+
+// locate makes off the place of a durable batch, in the next segment if need be, and reports whether
+// there is one.
+func (r *Reader) locate() (bool, error) {
+	if r.seg == nil {
+		if err := r.enter(); err != nil || r.seg == nil {
+			return false, err
+		}
+	}
+	for {
+		r.win.limit = r.seg.end.Load()
+		if r.off < r.win.limit {
+			return true, nil
+		}
+		next := r.j.table.following(r.seg)
+		if next == nil {
+			r.endOfTail()
+			return false, nil
+		}
+		// The segment may have grown before it was sealed; its end does not move any more.
+		if end := r.seg.end.Load(); r.off < end {
+			r.j.table.stepBack(r.seg, next)
+			continue
+		}
+		if err := r.open(next); err != nil {
+			r.j.table.stepBack(r.seg, next)
+			return false, err
+		}
+	}
+}
+
+// pass goes over a batch by its header.
+func (r *Reader) pass(h *batchHeader) {
+	r.off += h.size()
+	if next := h.next(); next > r.next {
+		r.next = next
+		r.passed.Store(next - 1)
+	}
+	r.win.ahead = skipAhead
+}
+
+// endOfTail accounts for what the newest segment has lost at its end, when it is one that was recovered;
+// one that is written to shows it with the next batch.
+func (r *Reader) endOfTail() {
+	if last, sealed := r.j.table.sealedLast(r.seg); sealed {
+		r.bad(r.off, last+1)
+		r.lose(last + 1)
+	}
+}
+
+// resync goes from a header that does not check to the next good batch, or to the segment's end.
+func (r *Reader) resync() error {
+	at, h, ok, err := r.win.find(r.off+batchAlign, r.seg.salt)
+	if err != nil {
+		return err
+	}
+	if r.badFrom == 0 {
+		r.badFrom = r.off
+	}
+	if !ok {
+		r.off = r.win.limit
+		return nil
+	}
+	r.bad(at, h.first)
+	r.off = at
+	r.lose(h.first)
+	return nil
+}
+
+// decode reads the records of the batch at off. false says that they do not check.
+func (r *Reader) decode(h *batchHeader) (bool, error) {
+	body, ok, err := r.win.body(r.off, h, r.seg.salt)
+	if err != nil {
+		return false, err
+	}
+	if !ok {
+		r.j.corrupt(lostBetween(filepath.Base(r.seg.name), r.off, r.off+h.size(), h.first, h.next()))
+		r.off += h.size()
+		r.lose(h.next())
+		return false, nil
+	}
+	r.batch.Records = r.batch.Records[:0]
+	err = h.eachRecord(body, func(i int, b []byte) error {
+		seq := h.first + uint64(i) //nolint:gosec // an index
+		if seq < r.next {
+			return nil
+		}
+		n := len(r.batch.Records)
+		if n < cap(r.batch.Records) {
+			r.batch.Records = r.batch.Records[:n+1] // keeps what the record has allocated
+		} else {
+			r.batch.Records = append(r.batch.Records, message.Record{})
+		}
+		rec := &r.batch.Records[n]
+		if err := r.dec.Decode(b, h.time, rec); err != nil {
+			return fmt.Errorf("record %d: %w", seq, err)
+		}
+		rec.Seq = seq
+		return nil
+	})
+	if err != nil {
+		return false, err
+	}
+	r.batch.First, r.batch.Last, r.batch.Missing = r.next, h.next()-1, r.missing
+	r.missing = 0
+	r.off += h.size()
+	r.next = h.next()
+	r.passed.Store(r.next - 1)
+	r.win.ahead = readAhead
+	return true, nil
+}
+
+// Close releases the reader. A Next that waits returns ErrClosed; Close waits for one that reads.
+func (r *Reader) Close() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.done {
+		return nil
+	}
+	r.done = true
+	close(r.closed)
+	r.j.notify.detach(r)
+	if r.seg == nil {
+		return nil
+	}
+	r.j.table.unpin(r.seg)
+	if err := r.file.Close(); err != nil {
+		return fmt.Errorf("close reader: %w", err)
+	}
+	return nil
+}

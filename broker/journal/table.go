@@ -1,0 +1,233 @@
+package journal
+
+import (
+	"slices"
+	"sync"
+	"sync/atomic"
+)
+
+// segment is one file in use.
+type segment struct {
+	index uint64
+	base  uint64
+	salt  uint32
+	time  int64
+	size  int64
+	name  string // path of the file
+	// damaged says that neither header copy could be read, so the batches cannot be found.
+	damaged bool
+
+	// end is the offset behind the last durable batch. Only the committer moves it, and only until the
+	// next segment is in the table.
+	end atomic.Int64
+
+	// Guarded by table.mu.
+	last     uint64 // highest sequence; valid once sealed
+	sealed   bool   // nothing is appended any more
+	readers  int
+	recycled bool // no longer readable: its file is being turned into a spare
+}
+
+// table lists the segments in use, oldest first, and what consumers still need of them.
+type table struct {
+	mu     sync.RWMutex
+	list   []*segment
+	needed map[string]uint64 // by consumer: the lowest sequence that it has not passed
+}
+
+func (t *table) add(s *segment) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.list = append(t.list, s)
+}
+
+// seal ends s, whose highest sequence is last, and puts next behind it. s is nil for the first segment.
+func (t *table) seal(s *segment, last uint64, next *segment) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if s != nil && !s.sealed {
+		s.last, s.sealed = last, true
+	}
+	t.list = append(t.list, next)
+}
+
+// tail returns the newest segment, or nil.
+func (t *table) tail() *segment {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	if len(t.list) == 0 {
+		return nil
+	}
+	return t.list[len(t.list)-1]
+}
+
+// first returns the lowest sequence that can still be read; last is the highest one appended.
+func (t *table) first(last uint64) uint64 {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	return t.firstLocked(last)
+}
+
+func (t *table) firstLocked(last uint64) uint64 {
+	for _, s := range t.list {
+		if !s.recycled {
+			return s.base
+		}
+	}
+	return last + 1
+}
+
+// pin finds the segment that holds seq, or the one that it will be appended to, and keeps it from being
+// recycled. It returns nil when there is no segment yet.
+func (t *table) pin(seq, last uint64) (*segment, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if seq < t.firstLocked(last) {
+		return nil, ErrTrimmed
+	}
+	for i := len(t.list) - 1; i >= 0; i-- {
+		if s := t.list[i]; s.base <= seq && !s.recycled {
+			s.readers++
+			return s, nil
+		}
+	}
+	return nil, nil
+}
+
+// following returns the segment behind s, pinned in its place, or nil while there is none.
+func (t *table) following(s *segment) *segment {
+	t.mu.RLock()
+	i := slices.Index(t.list, s)
+	none := i < 0 || i+1 == len(t.list)
+	t.mu.RUnlock()
+	if none {
+		return nil
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	next := t.list[slices.Index(t.list, s)+1]
+	next.readers++
+	s.readers--
+	return next
+}
+
+func (t *table) unpin(s *segment) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	s.readers--
+}
+
+// retain records that a consumer needs seq and everything behind it, and reports whether a segment may
+// be recycled now.
+func (t *table) retain(name string, seq uint64) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.needed == nil {
+		t.needed = make(map[string]uint64)
+	}
+	t.needed[name] = seq
+	return t.recyclableLocked() != nil
+}
+
+func (t *table) forget(name string) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	delete(t.needed, name)
+	return t.recyclableLocked() != nil
+}
+
+// recyclableLocked returns the oldest segment if nobody needs it. The newest one always stays: it tells
+// the next start how far the journal had come.
+func (t *table) recyclableLocked() *segment {
+	if len(t.list) < 2 || len(t.needed) == 0 {
+		return nil
+	}
+	s := t.list[0]
+	if s.recycled {
+		return s
+	}
+	if !s.sealed || s.readers > 0 {
+		return nil
+	}
+	for _, seq := range t.needed {
+		if seq <= s.last {
+			return nil
+		}
+	}
+	return s
+}
+
+// recycle takes the oldest segment away from readers, if nobody needs it. It stays in the table until
+// remove, so that a failed attempt is repeated before any later segment goes.
+func (t *table) recycle() *segment {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	s := t.recyclableLocked()
+	if s != nil {
+		s.recycled = true
+	}
+	return s
+}
+
+func (t *table) remove(s *segment) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if i := slices.Index(t.list, s); i >= 0 {
+		t.list = slices.Delete(t.list, i, i+1)
+	}
+}
+
+// bytes is the size of all segments in use.
+func (t *table) bytes() int64 {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	var n int64
+	for _, s := range t.list {
+		n += s.size
+	}
+	return n
+}
+
+// oldest returns the time of the oldest record kept, in ms, or 0 when there is none.
+func (t *table) oldest(last uint64) int64 {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	for _, s := range t.list {
+		if !s.recycled && s.base <= last {
+			return s.time
+		}
+	}
+	return 0
+}
+
+// consumers returns a copy of what every consumer needs.
+func (t *table) consumers() map[string]uint64 {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	m := make(map[string]uint64, len(t.needed))
+	for name, seq := range t.needed {
+		m[name] = seq
+	}
+	return m
+}
+
+func (t *table) len() int {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	return len(t.list)
+}
+
+// stepBack undoes following.
+func (t *table) stepBack(s, next *segment) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	s.readers++
+	next.readers--
+}
+
+// sealedLast returns the highest sequence of s if nothing is appended to it any more.
+func (t *table) sealedLast(s *segment) (last uint64, sealed bool) {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	return s.last, s.sealed
+}
