@@ -1,0 +1,266 @@
+package rules
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+
+	"cellgate/broker/message"
+)
+
+// TestResult is the outcome of one test of a *_test.yaml file.
+type TestResult struct {
+	File     string        `json:"file"`
+	Line     int           `json:"line"`
+	Name     string        `json:"name"`
+	Passed   bool          `json:"passed"`
+	Failures []TestFailure `json:"failures,omitempty"`
+}
+
+// TestFailure is one difference between what a step expects and what came.
+type TestFailure struct {
+	Line    int    `json:"line"`
+	Step    int    `json:"step"` // from 1
+	Message string `json:"message"`
+}
+
+// output is one thing that a step gave, in the words of an expectation.
+type output struct {
+	rule   string
+	target int // -1 for an evaluation error
+	sink   SinkKind
+	got    map[string]any
+	err    string
+	used   bool
+}
+
+// run runs one test on a set.
+func (t *testCase) run(set *Set) TestResult {
+	res := TestResult{File: t.doc.file, Line: t.name.line, Name: t.name.value}
+	w := NewEngine(set, NewState(StateOptions{})).NewWorker()
+	for i, s := range t.steps {
+		outs := s.outputs(w, t, uint64(i+1)) //nolint:gosec // an index
+		if !s.expects {
+			continue
+		}
+		for _, f := range s.compare(outs, t.rules) {
+			f.Step = i + 1
+			res.Failures = append(res.Failures, f)
+		}
+	}
+	res.Passed = len(res.Failures) == 0
+	return res
+}
+
+// record is the step's message as the journal would have it.
+func (s *testStep) record(t *testCase, seq uint64) message.Record {
+	rec := message.Record{
+		Seq: seq, ReceivedAt: t.start.Add(s.at).UnixMilli(), Kind: message.KindPublish, QoS: s.qos, Retain: s.retain,
+		Client: s.vin, Topic: strings.ReplaceAll(s.topic, "${vin}", s.vin), Payload: s.payload,
+	}
+	for _, name := range slices.Sorted(maps.Keys(s.props)) {
+		rec.Props.User = append(rec.Props.User, message.UserProperty{Name: name, Value: string(appendText(nil, s.props[name]))})
+	}
+	return rec
+}
+
+func (s *testStep) outputs(w *Worker, t *testCase, seq uint64) []*output {
+	rec := s.record(t, seq)
+	var outs []*output
+	for _, d := range w.Eval(&rec, nil) {
+		if d.Shadow {
+			continue
+		}
+		o := &output{rule: w.engine.set.RuleID(d.Rule), target: int(d.Target)}
+		var r Rendered
+		if d.Target == TargetError {
+			o.target, o.err = -1, d.Err
+		} else if err := w.Render(d, &rec, &r); err != nil {
+			o.err = err.Error()
+		} else {
+			o.sink, o.got = r.Sink, r.view()
+		}
+		outs = append(outs, o)
+	}
+	return outs
+}
+
+// view is a rendered message as tests and explanations show it.
+func (r *Rendered) view() map[string]any {
+	if r.Sink == SinkRedis {
+		return r.Redis.view()
+	}
+	v := map[string]any{"topic": r.Topic, "key": string(r.Key), "value": jsonOrText(r.Value)}
+	if r.Lane != "" {
+		v["lane"] = r.Lane
+	}
+	headers := map[string]any{}
+	for _, h := range r.Headers {
+		headers[h.Name] = h.Value
+	}
+	v["headers"] = headers
+	return v
+}
+
+func (o *RedisOp) view() map[string]any {
+	v := map[string]any{}
+	for _, s := range redisShapes {
+		if s.kind == o.Kind {
+			v[s.key] = o.Key
+		}
+	}
+	if len(o.Fields) > 0 {
+		fields := map[string]any{}
+		for _, f := range o.Fields {
+			fields[f.Name] = string(f.Value)
+		}
+		v["fields"] = fields
+	}
+	if o.NewerThan != "" {
+		v["at"] = o.AtText()
+	}
+	if o.Member != nil {
+		v["member"] = string(o.Member)
+	}
+	if o.Value != nil {
+		v["value"] = jsonOrText(o.Value)
+	}
+	if o.Kind == RedisGeo {
+		v["lon"], v["lat"] = o.Lon, o.Lat
+	}
+	if o.TTL > 0 {
+		v["ttl"] = o.TTL.String()
+	}
+	return v
+}
+
+// jsonOrText is JSON decoded, anything else as text.
+func jsonOrText(b []byte) any {
+	var v any
+	if json.Unmarshal(b, &v) == nil {
+		return v
+	}
+	return string(b)
+}
+
+// compare holds the outputs against the expectations.
+func (s *testStep) compare(outs []*output, rules []string) []TestFailure {
+	var fails []TestFailure
+	for _, e := range s.expect {
+		if reason := e.take(outs); reason != "" {
+			fails = append(fails, TestFailure{Line: e.line, Message: reason})
+		}
+	}
+	for _, o := range outs {
+		if o.used || (len(rules) > 0 && !contains(rules, o.rule)) {
+			continue
+		}
+		fails = append(fails, TestFailure{Line: s.line, Message: "not expected: " + o.String()})
+	}
+	return fails
+}
+
+// String describes an output on one line.
+func (o *output) String() string {
+	if o.err != "" {
+		return fmt.Sprintf("rule %s: error: %s", o.rule, o.err)
+	}
+	return fmt.Sprintf("rule %s target %d: %s %s", o.rule, o.target, o.sink, appendJSON(nil, o.got))
+}
+
+// take marks the outputs that the expectation stands for; else it says what is missing. Without target
+// and sink it stands for all outputs of the rule.
+func (e *expectation) take(outs []*output) string {
+	whole := e.target < 0 && e.sink == 0 && e.err == nil
+	var reasons []string
+	found := false
+	for _, o := range outs {
+		if o.used || o.rule != e.rule {
+			continue
+		}
+		if reason := e.mismatch(o); reason != "" {
+			reasons = append(reasons, reason)
+			continue
+		}
+		o.used, found = true, true
+		if !whole {
+			return ""
+		}
+	}
+	if found {
+		return ""
+	}
+	if len(reasons) > 0 {
+		return fmt.Sprintf("rule %s: %s", e.rule, strings.Join(reasons, "; "))
+	}
+	return fmt.Sprintf("rule %s gave nothing that matches", e.rule)
+}
+
+// mismatch says why an output is not the expected one, "" when it is.
+func (e *expectation) mismatch(o *output) string {
+	switch {
+	case e.err != nil && o.err == "":
+		return "expected an error, got " + o.String()
+	case e.err != nil && !strings.Contains(o.err, *e.err):
+		return fmt.Sprintf("expected an error with %q, got: %s", *e.err, o.err)
+	case e.err != nil:
+		return ""
+	case o.err != "":
+		return o.err
+	case e.target >= 0 && e.target != o.target:
+		return fmt.Sprintf("target %d is not %d", o.target, e.target)
+	case e.sink != 0 && e.sink != o.sink:
+		return fmt.Sprintf("target %d goes to %s, not to %s", o.target, o.sink, e.sink)
+	}
+	return differs("", anyMap(e.want), anyMap(o.got))
+}
+
+func anyMap(m map[string]any) any {
+	if m == nil {
+		return map[string]any{}
+	}
+	return m
+}
+
+// differs says where got lacks what want names, "" when nowhere: fields that want does not name are free,
+// null asks for none, and a number equals its text, since Redis has only text.
+func differs(path string, want, got any) string {
+	switch w := want.(type) {
+	case map[string]any:
+		g, ok := got.(map[string]any)
+		if !ok {
+			return fmt.Sprintf("%s is %s", orRoot(path), appendJSON(nil, got))
+		}
+		for _, k := range slices.Sorted(maps.Keys(w)) {
+			if d := differs(strings.TrimPrefix(path+"."+k, "."), w[k], g[k]); d != "" {
+				return d
+			}
+		}
+		return ""
+	case []any:
+		g, ok := got.([]any)
+		if !ok || len(g) != len(w) {
+			return fmt.Sprintf("%s is %s, expected %s", orRoot(path), appendJSON(nil, got), appendJSON(nil, want))
+		}
+		for i := range w {
+			if d := differs(path+"["+strconv.Itoa(i)+"]", w[i], g[i]); d != "" {
+				return d
+			}
+		}
+		return ""
+	}
+	if want == got || (want != nil && got != nil && string(appendText(nil, want)) == string(appendText(nil, got))) {
+		return ""
+	}
+	return fmt.Sprintf("%s is %s, expected %s", orRoot(path), appendJSON(nil, got), appendJSON(nil, want))
+}
+
+func orRoot(path string) string {
+	if path == "" {
+		return "the output"
+	}
+	return path
+}
