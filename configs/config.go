@@ -197,7 +197,7 @@ type Commands struct {
 	MaxPayload     Bytes    `yaml:"max_payload" range:"1B..16MiB"`
 	// KeepFor and KeepMax bound the finished commands that are remembered.
 	KeepFor Duration `yaml:"keep_for" range:"1m..87600h"`
-	KeepMax int      `yaml:"keep_max" range:"0..100000000"`
+	KeepMax int      `yaml:"keep_max" range:"1..100000000"`
 	// MaxEvents bounds state changes that wait for Kafka; above it WhenEventsFull decides: refuse new
 	// commands or drop (and count) the oldest event.
 	MaxEvents      int    `yaml:"max_events" range:"1..100000000"`

@@ -1,0 +1,393 @@
+package command
+
+import (
+	"bytes"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"go.etcd.io/bbolt"
+)
+
+// batch is one transaction's worth of changes. What it does to memory waits in after until the
+// transaction is on disk; what it reads comes from the transaction, its own changes included.
+type batch struct {
+	s   *Service
+	t   tables
+	now int64 // milliseconds
+	// added counts the commands that this batch creates, per vehicle and in total, because memory does not
+	// know them yet.
+	added  map[string]int
+	total  int
+	events int // change of the number of waiting events
+	done   int // change of the number of final commands
+	after  []func()
+	fail   error // the store failed: nothing of this batch may be kept
+}
+
+func newBatch(s *Service, tx *bbolt.Tx) *batch {
+	return &batch{s: s, t: tablesOf(tx), now: time.Now().UnixMilli(), added: map[string]int{}}
+}
+
+// broken notes a failure of the store, which ends the batch, and passes it on.
+func (b *batch) broken(err error) error {
+	if err != nil && b.fail == nil {
+		b.fail = err
+	}
+	return err
+}
+
+// create accepts a command. An id that is known with the same content gives that command.
+func (b *batch) create(r *Request) (Command, bool, error) {
+	known, err := b.t.byID(r.ID)
+	if b.broken(err) != nil {
+		return Command{}, false, err
+	}
+	digest := r.digest()
+	if known != nil {
+		if string(known.Digest) != string(digest) {
+			return Command{}, false, fmt.Errorf("%w: %s", ErrConflict, known.ID)
+		}
+		return b.t.view(known), false, nil
+	}
+	if err := b.admit(r.VIN); err != nil {
+		return Command{}, false, err
+	}
+	rec := b.newRecord(r, digest)
+	if err := b.insert(rec, r.Payload); err != nil {
+		return Command{}, false, err
+	}
+	b.added[rec.VIN]++
+	b.total++
+	b.after = append(b.after, func() {
+		b.s.open.add(rec, rec.Handed)
+		b.s.entered(rec)
+		b.s.dirty(rec.VIN)
+	})
+	return b.t.view(rec), true, nil
+}
+
+// admit holds a new command against the bounds.
+func (b *batch) admit(vin string) error {
+	s := b.s
+	switch {
+	case s.open.count(vin)+b.added[vin] >= s.o.MaxQueued:
+		return fmt.Errorf("%w: %d are open", ErrQueueFull, s.o.MaxQueued)
+	case len(s.open.bySeq)+b.total >= s.o.MaxOpen:
+		return fmt.Errorf("%w: %d are open in the cell", ErrBusy, s.o.MaxOpen)
+	case s.o.Publisher != nil && !s.o.DropOldEvents && s.waiting+b.events >= s.o.MaxEvents:
+		return fmt.Errorf("%w: %d changes of state wait for Kafka", ErrBusy, s.o.MaxEvents)
+	}
+	return nil
+}
+
+func (b *batch) newRecord(r *Request, digest []byte) *record {
+	created := b.now
+	if at := r.At.UnixMilli(); !r.At.IsZero() && at < created {
+		created = at
+	}
+	rec := &record{
+		ID: r.ID, VIN: r.VIN, Name: r.Name, State: Queued, Origin: r.Origin, By: r.By, Digest: digest, JSON: r.JSON,
+		TTL: r.TTL.Milliseconds(), Created: created, Expires: created + r.TTL.Milliseconds(),
+	}
+	// A command that will be sent at once is marked so in the same transaction.
+	if r.ready && rec.Expires > b.now {
+		l := b.s.open.lanes[r.VIN]
+		rec.Handed = l == nil && b.added[r.VIN] < b.s.o.Window || l != nil && l.room(b.s.o.Window, b.added[r.VIN])
+	}
+	return rec
+}
+
+func (b *batch) insert(rec *record, payload []byte) error {
+	seq, err := b.t.meta.NextSequence()
+	if b.broken(err) != nil {
+		return err
+	}
+	rec.Seq = seq
+	if err := b.broken(b.t.put(rec)); err != nil {
+		return err
+	}
+	if err := b.broken(b.t.payload.Put(key(seq), payload)); err != nil {
+		return err
+	}
+	if err := b.broken(b.t.ids.Put([]byte(rec.ID), key(seq))); err != nil {
+		return err
+	}
+	return b.event(rec, nil)
+}
+
+// move takes a command into a state, if it may go there, at a time in milliseconds. It reports whether it
+// went. rec is changed; it must be the batch's own, as loaded.
+func (b *batch) move(rec *record, to State, at int64, cause string, result []byte) (bool, error) {
+	if !next(rec.State, to) {
+		return false, nil
+	}
+	wasFinal := rec.State.Final()
+	rec.State, rec.Cause = to, cause
+	switch {
+	case to == Sent:
+		rec.Sent = at
+	case to == Delivered:
+		rec.Delivered = at
+	case to == Accepted:
+		rec.Accepted = at
+	case to.Final() && !wasFinal:
+		rec.Finished = at
+		b.done++
+	}
+	if err := b.broken(b.t.put(rec)); err != nil {
+		return false, err
+	}
+	if len(result) > 0 {
+		if err := b.broken(b.t.result.Put(key(rec.Seq), result)); err != nil {
+			return false, err
+		}
+	}
+	if err := b.event(rec, result); err != nil {
+		return false, err
+	}
+	kept := *rec
+	b.after = append(b.after, func() { b.s.moved(&kept) })
+	return true, nil
+}
+
+// step moves an open command by its sequence; one that is gone or may not go there stays as it is.
+func (b *batch) step(seq uint64, to State, cause string) error {
+	rec, err := b.t.bySeq(seq)
+	if b.broken(err) != nil || rec == nil {
+		return err
+	}
+	_, err = b.move(rec, to, b.now, cause, nil)
+	return err
+}
+
+// expire ends a command whose time has passed, and says how far it came.
+func (b *batch) expire(seq uint64) error {
+	rec, err := b.t.bySeq(seq)
+	if b.broken(err) != nil || rec == nil {
+		return err
+	}
+	cause := "not_sent"
+	switch {
+	case rec.State == Accepted, rec.State == Delivered:
+		cause = "no_result"
+	case rec.State == Sent, rec.Handed:
+		cause = "not_acknowledged"
+	}
+	_, err = b.move(rec, Expired, b.now, cause, nil)
+	return err
+}
+
+// cancel ends a command that never left.
+func (b *batch) cancel(vin, id string) (Command, error) {
+	rec, err := b.t.byID(id)
+	if b.broken(err) != nil {
+		return Command{}, err
+	}
+	if rec == nil || rec.VIN != vin {
+		return Command{}, ErrNotFound
+	}
+	if rec.State == Cancelled {
+		return b.t.view(rec), nil
+	}
+	if rec.Handed || rec.State != Queued {
+		return b.t.view(rec), fmt.Errorf("%w: it is %s", ErrNotCancellable, shown(rec))
+	}
+	if _, err := b.move(rec, Cancelled, b.now, "", nil); err != nil {
+		return Command{}, err
+	}
+	return b.t.view(rec), nil
+}
+
+// shown is a state in words: a queued command that was handed over is on its way.
+func shown(r *record) string {
+	if r.State == Queued && r.Handed {
+		return "on its way"
+	}
+	return string(r.State)
+}
+
+// report applies what a vehicle said about a command. Replays and contradictions change nothing.
+func (b *batch) report(p *report) error {
+	rec, err := b.t.byID(p.id)
+	if b.broken(err) != nil {
+		return err
+	}
+	switch {
+	case rec == nil || rec.VIN != p.vin:
+		return b.ignore("unknown")
+	case rec.State == Queued && !rec.Handed:
+		return b.ignore("not_sent")
+	}
+	to := p.status
+	if rec.State == Expired || rec.State == Late {
+		if rec.State == Late && rec.Outcome != Accepted {
+			return b.ignore("repeated")
+		}
+		if rec.Outcome == to {
+			return b.ignore("repeated")
+		}
+		rec.Outcome, to = p.status, Late
+	}
+	went, err := b.move(rec, to, p.at, p.cause, p.payload)
+	if err == nil && !went {
+		return b.ignore("repeated")
+	}
+	return err
+}
+
+func (b *batch) ignore(reason string) error {
+	b.after = append(b.after, func() { b.s.metrics.ignored.WithLabelValues(reason).Inc() })
+	return nil
+}
+
+// hand marks commands as about to be sent, and returns once that is certain to precede their sending.
+func (b *batch) hand(seqs []uint64, handed bool) error {
+	for _, seq := range seqs {
+		rec, err := b.t.bySeq(seq)
+		if b.broken(err) != nil {
+			return err
+		}
+		if rec == nil || rec.State != Queued || rec.Handed == handed {
+			continue
+		}
+		rec.Handed = handed
+		if err := b.broken(b.t.put(rec)); err != nil {
+			return err
+		}
+		b.after = append(b.after, func() {
+			if e := b.s.open.bySeq[rec.Seq]; e != nil {
+				e.rec, e.handedHere = rec, handed
+				if handed { // what was taken back waits for its retry
+					b.s.dirty(rec.VIN)
+				}
+			}
+		})
+	}
+	return nil
+}
+
+// eventValue is the value of a record on vehicle.command-results.
+type eventValue struct {
+	ID           string          `json:"id"`
+	VIN          string          `json:"vin"`
+	Name         string          `json:"name"`
+	State        State           `json:"state"`
+	At           string          `json:"at"`
+	Cause        string          `json:"cause,omitempty"`
+	Outcome      State           `json:"outcome,omitempty"`
+	Result       json.RawMessage `json:"result,omitempty"`
+	ResultBase64 string          `json:"result_base64,omitempty"`
+}
+
+// event adds the record's present state to the outbox.
+func (b *batch) event(rec *record, result []byte) error {
+	at := b.now
+	switch {
+	case rec.State == Queued:
+		at = rec.Created
+	case rec.State == Sent:
+		at = rec.Sent
+	case rec.State == Delivered:
+		at = rec.Delivered
+	case rec.State == Accepted:
+		at = rec.Accepted
+	case rec.State != Late:
+		at = rec.Finished
+	}
+	value, raw := splitJSON(result)
+	return b.emit(rec.VIN, eventValue{
+		ID: rec.ID, VIN: rec.VIN, Name: rec.Name, State: rec.State, At: Stamp(at).String(), Cause: rec.Cause,
+		Outcome: rec.Outcome, Result: value, ResultBase64: base64.StdEncoding.EncodeToString(raw),
+	})
+}
+
+func (b *batch) emit(vin string, v eventValue) error {
+	if b.s.o.Publisher == nil {
+		return nil
+	}
+	value, err := json.Marshal(v)
+	if b.broken(err) != nil {
+		return err
+	}
+	if b.s.o.DropOldEvents && b.s.waiting+b.events >= b.s.o.MaxEvents {
+		if err := b.dropOldest(); err != nil {
+			return err
+		}
+	}
+	n, err := b.t.events.NextSequence()
+	if b.broken(err) != nil {
+		return err
+	}
+	data := make([]byte, 0, 1+len(vin)+len(value))
+	data = append(data, byte(len(vin)))
+	data = append(append(data, vin...), value...)
+	b.events++
+	return b.broken(b.t.events.Put(key(n), data))
+}
+
+func (b *batch) dropOldest() error {
+	k, _ := b.t.events.Cursor().First()
+	if k == nil {
+		return nil
+	}
+	b.events--
+	b.after = append(b.after, func() { b.s.metrics.dropped.WithLabelValues("full").Inc() })
+	return b.broken(b.t.events.Delete(k))
+}
+
+// published removes events that Kafka has. One that was dropped in between is gone already.
+func (b *batch) published(ns []uint64) error {
+	for _, n := range ns {
+		k := key(n)
+		if b.t.events.Get(k) == nil {
+			continue
+		}
+		if err := b.broken(b.t.events.Delete(k)); err != nil {
+			return err
+		}
+		b.events--
+	}
+	return nil
+}
+
+// maxForget bounds the commands forgotten in one transaction, so that it stays short.
+const maxForget = 1000
+
+var errMore = errors.New("more to forget")
+
+// retain forgets final commands beyond the bounds of age and count, the ones that ended first going
+// first. It returns errMore when it stopped at its own bound.
+func (b *batch) retain() error {
+	keepFrom := b.now - b.s.o.KeepFor.Milliseconds()
+	over := b.s.kept + b.done - b.s.o.KeepMax
+	var gone [][]byte
+	c := b.t.done.Cursor()
+	for k, _ := c.First(); k != nil && len(gone) < maxForget; k, _ = c.Next() {
+		if int64(number(k)) >= keepFrom && len(gone) >= over { //nolint:gosec // written from an int64
+			break
+		}
+		gone = append(gone, bytes.Clone(k)) // a write may move the pages below k
+	}
+	for _, k := range gone {
+		rec, err := b.t.bySeq(number(k[8:]))
+		if b.broken(err) != nil {
+			return err
+		}
+		if rec != nil {
+			if err := b.broken(b.t.forget(rec)); err != nil {
+				return err
+			}
+		}
+		if err := b.broken(b.t.done.Delete(k)); err != nil {
+			return err
+		}
+		b.done--
+	}
+	if len(gone) == maxForget {
+		return errMore
+	}
+	return nil
+}

@@ -1,0 +1,267 @@
+package command
+
+import (
+	"bytes"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"regexp"
+	"strings"
+	"time"
+	"unicode"
+	"unicode/utf8"
+)
+
+// Limits of names that are the same for every gateway.
+const (
+	MaxIDBytes   = 64
+	MaxNameBytes = 128
+	MaxVINBytes  = 128
+	MaxKeyBytes  = 255 // of an Idempotency-Key
+)
+
+// Errors of Create, Get, Cancel and Wait.
+var (
+	// ErrInvalid: the request is not a command; the message says why.
+	ErrInvalid = errors.New("invalid command")
+	// ErrConflict: the id or idempotency key belongs to a command of other content.
+	ErrConflict = errors.New("the same id or key was used for another command")
+	// ErrQueueFull: the vehicle has as many open commands as it may have.
+	ErrQueueFull = errors.New("the vehicle's command queue is full")
+	// ErrBusy: the gateway's own bounds are reached (open commands, waiting events).
+	ErrBusy = errors.New("too many commands")
+	// ErrNotFound: no such command, or not of this vehicle, or forgotten by now.
+	ErrNotFound = errors.New("no such command")
+	// ErrNotCancellable: the command was handed to the vehicle's connection or is done.
+	ErrNotCancellable = errors.New("the command can no longer be cancelled")
+	// ErrStore: the state file could not be written.
+	ErrStore = errors.New("the command store failed")
+	// ErrClosed: the service is closed.
+	ErrClosed = errors.New("the command service is closed")
+)
+
+// Request asks for a command.
+type Request struct {
+	// ID makes the request idempotent: [A-Za-z0-9_-]{1,64}, unique in the cell. Empty: derived from Key, or
+	// made up.
+	ID string
+	// Key is the caller's idempotency key, at most 255 bytes; it is the caller's own (see By).
+	Key string
+	// By names the caller, for the record.
+	By   string
+	VIN  string
+	Name string
+	// Payload is sent as it is; JSON tells that it is a JSON value.
+	Payload []byte
+	JSON    bool
+	// TTL is how long the command is valid; 0 is the service's default.
+	TTL time.Duration
+	// At is when the command was given, from which TTL counts; zero is now. A later time counts as now.
+	At time.Time
+	// Origin is http, mqtt or kafka.
+	Origin string
+
+	// ready: the vehicle could be sent to when the request was made. It is asked for outside the
+	// transaction, because the delivery engine has locks of its own.
+	ready bool
+}
+
+// Command is a command as the API shows it. Times are RFC 3339 in UTC with milliseconds.
+type Command struct {
+	ID    string `json:"id"`
+	VIN   string `json:"vin"`
+	Name  string `json:"name"`
+	State State  `json:"state"`
+	// Cause says why a command is in a state that was not to be hoped for.
+	Cause string `json:"cause,omitempty"`
+	// Payload is the JSON value, or PayloadBase64 what is none.
+	Payload       json.RawMessage `json:"payload,omitempty"`
+	PayloadBase64 []byte          `json:"payload_base64,omitempty"`
+	TTL           string          `json:"ttl"`
+	CreatedAt     Stamp           `json:"created_at"`
+	ExpiresAt     Stamp           `json:"expires_at"`
+	SentAt        Stamp           `json:"sent_at,omitempty"`
+	DeliveredAt   Stamp           `json:"delivered_at,omitempty"`
+	AcceptedAt    Stamp           `json:"accepted_at,omitempty"`
+	FinishedAt    Stamp           `json:"finished_at,omitempty"`
+	// Outcome is what the vehicle reported about a late command.
+	Outcome State `json:"outcome,omitempty"`
+	// Result is the payload of the vehicle's last report, ResultBase64 one that is not JSON.
+	Result       json.RawMessage `json:"result,omitempty"`
+	ResultBase64 []byte          `json:"result_base64,omitempty"`
+	Origin       string          `json:"origin"`
+	By           string          `json:"by,omitempty"`
+}
+
+// Stamp is a time in milliseconds since the Unix epoch; 0 is none.
+type Stamp int64
+
+// stampLayout is RFC 3339 with milliseconds.
+const stampLayout = "2006-01-02T15:04:05.000Z07:00"
+
+// String formats the time in UTC.
+func (s Stamp) String() string { return time.UnixMilli(int64(s)).UTC().Format(stampLayout) }
+
+// MarshalJSON writes the time as a string.
+func (s Stamp) MarshalJSON() ([]byte, error) { return []byte(`"` + s.String() + `"`), nil }
+
+// UnmarshalJSON reads what MarshalJSON writes, and any RFC 3339 time.
+func (s *Stamp) UnmarshalJSON(data []byte) error {
+	t, err := time.Parse(`"`+time.RFC3339+`"`, string(data))
+	if err != nil {
+		return fmt.Errorf("reading a time: %w", err)
+	}
+	*s = Stamp(t.UnixMilli())
+	return nil
+}
+
+// ValidID reports whether id can name a command.
+func ValidID(id string) bool {
+	if id == "" || len(id) > MaxIDBytes {
+		return false
+	}
+	for i := range len(id) {
+		c := id[i]
+		if (c < 'a' || c > 'z') && (c < 'A' || c > 'Z') && (c < '0' || c > '9') && c != '_' && c != '-' {
+			return false
+		}
+	}
+	return true
+}
+
+// validLevel reports whether s can be one level of a topic and a part of a log line.
+func validLevel(s string, limit int) bool {
+	return s != "" && len(s) <= limit && utf8.ValidString(s) && !strings.ContainsAny(s, "+#/") &&
+		strings.IndexFunc(s, unicode.IsControl) < 0
+}
+
+// check completes the request and says what is wrong with it.
+func (r *Request) check(o *Options) error {
+	if r.TTL == 0 {
+		r.TTL = o.DefaultTTL
+	}
+	switch {
+	case r.ID != "" && !ValidID(r.ID):
+		return fmt.Errorf("%w: id must be 1 to 64 of A-Z a-z 0-9 _ -", ErrInvalid)
+	case len(r.Key) > MaxKeyBytes:
+		return fmt.Errorf("%w: Idempotency-Key is longer than %d bytes", ErrInvalid, MaxKeyBytes)
+	case !validLevel(r.VIN, MaxVINBytes):
+		return fmt.Errorf("%w: the VIN must be 1 to %d bytes without + # / and controls", ErrInvalid, MaxVINBytes)
+	case !validLevel(r.Name, MaxNameBytes):
+		return fmt.Errorf("%w: name must be 1 to %d bytes without + # / and controls", ErrInvalid, MaxNameBytes)
+	case len(r.Payload) > o.MaxPayload:
+		return fmt.Errorf("%w: the payload has %d bytes, at most %d are permitted", ErrInvalid, len(r.Payload), o.MaxPayload)
+	case r.TTL < time.Second || r.TTL > o.MaxTTL:
+		return fmt.Errorf("%w: ttl must be between 1s and %v", ErrInvalid, o.MaxTTL)
+	}
+	if r.JSON {
+		var compact bytes.Buffer
+		if err := json.Compact(&compact, r.Payload); err != nil {
+			return fmt.Errorf("%w: the payload is not JSON: %w", ErrInvalid, err)
+		}
+		r.Payload = compact.Bytes()
+	}
+	r.TTL = r.TTL.Truncate(time.Millisecond)
+	if r.ID == "" {
+		r.ID = madeID(r.By, r.Key)
+	}
+	return nil
+}
+
+// madeID derives an id from a caller's key, so that the command itself is the memory of the key, or
+// makes one up.
+func madeID(by, key string) string {
+	if key == "" {
+		return rand.Text()
+	}
+	sum := sha256.Sum256([]byte(by + "\x00" + key))
+	return "k-" + base64.RawURLEncoding.EncodeToString(sum[:24])
+}
+
+// digest tells one request's content from another's.
+func (r *Request) digest() []byte {
+	h := sha256.New()
+	for _, part := range [][]byte{[]byte(r.VIN), []byte(r.Name), r.Payload} {
+		var n [8]byte
+		binary.BigEndian.PutUint64(n[:], uint64(len(part)))
+		_, _ = h.Write(n[:])
+		_, _ = h.Write(part)
+	}
+	var n [8]byte
+	binary.BigEndian.PutUint64(n[:], uint64(r.TTL.Milliseconds())) //nolint:gosec // checked to be positive
+	_, _ = h.Write(n[:])
+	return h.Sum(nil)[:16]
+}
+
+// record is a command as it is on disk, but for payload and result, which never change with the state.
+// The names are the format: never reuse one.
+type record struct {
+	Seq       uint64 `json:"-"` // its key: the order of acceptance
+	ID        string `json:"id"`
+	VIN       string `json:"vin"`
+	Name      string `json:"name"`
+	State     State  `json:"state"`
+	Cause     string `json:"cause,omitempty"`
+	Origin    string `json:"origin,omitempty"`
+	By        string `json:"by,omitempty"`
+	Digest    []byte `json:"digest"`
+	JSON      bool   `json:"json,omitempty"`
+	TTL       int64  `json:"ttl"` // milliseconds, as are the times
+	Created   int64  `json:"created"`
+	Expires   int64  `json:"expires"`
+	Sent      int64  `json:"sent,omitempty"`
+	Delivered int64  `json:"delivered,omitempty"`
+	Accepted  int64  `json:"accepted,omitempty"`
+	Finished  int64  `json:"finished,omitempty"`
+	// Handed: the command is about to be, or was, given to a connection. It is set on disk before the
+	// delivery engine gets the command, and taken back only when that is known not to have sent it.
+	Handed  bool  `json:"handed,omitempty"`
+	Outcome State `json:"outcome,omitempty"`
+}
+
+// view builds what the API shows. payload and result are copied.
+func (r *record) view(payload, result []byte) Command {
+	c := Command{
+		ID: r.ID, VIN: r.VIN, Name: r.Name, State: r.State, Cause: r.Cause, Origin: r.Origin, By: r.By,
+		TTL: ttlText(r.TTL), CreatedAt: Stamp(r.Created), ExpiresAt: Stamp(r.Expires),
+		SentAt: Stamp(r.Sent), DeliveredAt: Stamp(r.Delivered), AcceptedAt: Stamp(r.Accepted),
+		FinishedAt: Stamp(r.Finished), Outcome: r.Outcome,
+	}
+	switch {
+	case r.JSON:
+		c.Payload = bytes.Clone(payload)
+	case len(payload) > 0:
+		c.PayloadBase64 = bytes.Clone(payload)
+	}
+	c.Result, c.ResultBase64 = splitJSON(result)
+	return c
+}
+
+// splitJSON returns data, copied, as JSON if it is that, else as bytes.
+func splitJSON(data []byte) (value json.RawMessage, raw []byte) {
+	switch {
+	case len(data) == 0:
+		return nil, nil
+	case json.Valid(data):
+		return bytes.Clone(data), nil
+	}
+	return nil, bytes.Clone(data)
+}
+
+var zeroParts = regexp.MustCompile(`([hm])0[ms](0s)?$`)
+
+// ttlText writes a duration as people do: 1m, not 1m0s.
+func ttlText(ms int64) string {
+	s := (time.Duration(ms) * time.Millisecond).String()
+	for {
+		short := zeroParts.ReplaceAllString(s, "$1")
+		if short == s {
+			return s
+		}
+		s = short
+	}
+}

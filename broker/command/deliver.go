@@ -1,0 +1,177 @@
+package command
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"cellgate/broker/message"
+
+	"go.etcd.io/bbolt"
+)
+
+// pumpAll sends what can be sent to the vehicles that were marked.
+func (s *Service) pumpAll() {
+	for vin := range s.pending {
+		s.pump(vin)
+	}
+	clear(s.pending)
+}
+
+// pump gives the lane's commands, in order, to the delivery engine: those that were never acknowledged and
+// that the engine does not have. Those that are not yet marked on disk as handed over are marked first, and
+// everything behind them waits for that.
+func (s *Service) pump(vin string) {
+	l := s.open.lanes[vin]
+	if l == nil {
+		return
+	}
+	version, ready := s.o.Deliverer.Ready(vin)
+	if !ready {
+		return
+	}
+	now, outstanding := time.Now(), 0
+	var hand []uint64
+	for _, e := range l.entries {
+		if e.outstanding {
+			outstanding++
+			continue
+		}
+		if (e.rec.State != Queued && e.rec.State != Sent) || e.rec.Expires <= now.UnixMilli() {
+			continue
+		}
+		if outstanding+len(hand) >= s.o.Window {
+			break
+		}
+		if !e.rec.Handed || len(hand) > 0 {
+			hand = append(hand, e.rec.Seq)
+			continue
+		}
+		if err := s.send(e, version); err != nil {
+			s.undelivered(e.rec.Seq, err)
+			break
+		}
+		outstanding++
+	}
+	if len(hand) > 0 {
+		s.post(func(b *batch) error { return b.hand(hand, true) })
+	}
+}
+
+// send gives one command to the delivery engine.
+func (s *Service) send(e *entry, version byte) error {
+	r := e.rec
+	payload, err := s.payload(r, version)
+	if err != nil {
+		return err
+	}
+	seq := r.Seq
+	d := &Delivery{
+		Topic:   "v1/" + r.VIN + "/cmd/" + r.ID + "/" + r.Name,
+		Payload: payload,
+		Expires: time.UnixMilli(r.Expires),
+		Props: message.Properties{User: []message.UserProperty{
+			{Name: "issued-at", Value: Stamp(r.Created).String()},
+			{Name: "expires-at", Value: Stamp(r.Expires).String()},
+		}},
+		Sent: func() { s.post(func(b *batch) error { return b.step(seq, Sent, "") }) },
+		Acked: func(code byte) {
+			s.post(func(b *batch) error { return b.acked(seq, code) })
+		},
+		Failed: func(err error) { s.undelivered(seq, err) },
+	}
+	if r.JSON {
+		d.Props.ContentType, d.Props.UTF8Payload = "application/json", true
+	}
+	e.outstanding = true
+	if err := s.o.Deliverer.Deliver(r.VIN, d); err != nil {
+		e.outstanding = false
+		return err
+	}
+	return nil
+}
+
+// envelope is the payload for MQTT 3.1.1 vehicles, which have no message expiry and no user properties.
+type envelope struct {
+	ID            string          `json:"id"`
+	Name          string          `json:"name"`
+	IssuedAt      Stamp           `json:"issued_at"`
+	ExpiresAt     Stamp           `json:"expires_at"`
+	Payload       json.RawMessage `json:"payload,omitempty"`
+	PayloadBase64 []byte          `json:"payload_base64,omitempty"`
+}
+
+// payload reads a command's payload as it is sent to a client of that MQTT version.
+func (s *Service) payload(r *record, version byte) ([]byte, error) {
+	var data []byte
+	err := s.o.DB.View(func(tx *bbolt.Tx) error {
+		t := tablesOf(tx)
+		data = append(data, t.payload.Get(key(r.Seq))...)
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("reading the payload: %w", err)
+	}
+	if !s.o.Envelope || version >= 5 {
+		return data, nil
+	}
+	e := envelope{ID: r.ID, Name: r.Name, IssuedAt: Stamp(r.Created), ExpiresAt: Stamp(r.Expires)}
+	if r.JSON {
+		e.Payload = data
+	} else {
+		e.PayloadBase64 = data
+	}
+	wrapped, err := json.Marshal(e)
+	if err != nil {
+		return nil, fmt.Errorf("wrapping the payload: %w", err)
+	}
+	return wrapped, nil
+}
+
+// acked applies a PUBACK. A reason code of 0x80 and above is a refusal (MQTT 5, 3.4.2.1).
+func (b *batch) acked(seq uint64, code byte) error {
+	b.after = append(b.after, func() { b.s.released(seq) })
+	if code >= 0x80 {
+		return b.step(seq, Rejected, fmt.Sprintf("puback_0x%02x", code))
+	}
+	return b.step(seq, Delivered, "")
+}
+
+// released notes that the delivery engine has a command no more, so that the lane may go on.
+func (s *Service) released(seq uint64) {
+	if e := s.open.bySeq[seq]; e != nil {
+		e.outstanding = false
+		s.dirty(e.rec.VIN)
+	}
+}
+
+// undelivered takes a command back that the delivery engine gave up. It may run on any goroutine.
+func (s *Service) undelivered(seq uint64, cause error) {
+	s.post(func(b *batch) error {
+		if errors.Is(cause, ErrUndeliverable) {
+			b.after = append(b.after, func() { b.s.released(seq) })
+			return b.step(seq, Rejected, reason(cause))
+		}
+		e := b.s.open.bySeq[seq]
+		if e == nil {
+			return nil
+		}
+		b.after = append(b.after, func() {
+			e.outstanding = false
+			b.s.retry[e.rec.VIN] = struct{}{}
+		})
+		// Not sent for certain: it was marked by this process, and Sent would have come first.
+		if e.handedHere {
+			return b.hand([]uint64{seq}, false)
+		}
+		return nil
+	})
+}
+
+// reason is a short text for Cause.
+func reason(err error) string {
+	text := strings.TrimPrefix(err.Error(), ErrUndeliverable.Error()+": ")
+	return text[:min(len(text), 200)]
+}

@@ -1,0 +1,270 @@
+package command
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	"cellgate/auth/problem"
+)
+
+// TTL is a duration in JSON: a string such as "60s", or a number of seconds.
+type TTL time.Duration
+
+// UnmarshalJSON reads a duration.
+func (t *TTL) UnmarshalJSON(data []byte) error {
+	text := string(data)
+	if text == "null" {
+		return nil
+	}
+	if unquoted, ok := strings.CutPrefix(text, `"`); ok {
+		d, err := time.ParseDuration(strings.TrimSuffix(unquoted, `"`))
+		if err != nil || d <= 0 {
+			return fmt.Errorf("ttl %s is not a duration such as \"60s\"", text)
+		}
+		*t = TTL(d)
+		return nil
+	}
+	seconds, err := strconv.ParseFloat(text, 64)
+	if err != nil || seconds <= 0 || seconds > 1e9 {
+		return fmt.Errorf("ttl %s is neither a duration such as \"60s\" nor a number of seconds", text)
+	}
+	*t = TTL(seconds * float64(time.Second))
+	return nil
+}
+
+// Scopes of the HTTP calls.
+const (
+	ScopeSend = "command:send"
+	ScopeRead = "command:read"
+)
+
+// Handler serves the commands' part of the HTTP API.
+type Handler struct {
+	Service *Service
+	// Require wraps a handler so that it is called for requests with that scope only. Required.
+	Require func(scope string, h http.Handler) http.Handler
+	// Caller names the authenticated caller; idempotency keys are its own. May be nil.
+	Caller func(*http.Request) string
+	// MaxBody bounds a request's body: 1 MiB. MaxWait bounds ?wait=: 1 minute.
+	MaxBody int64
+	MaxWait time.Duration
+}
+
+// Register mounts the calls on mux.
+func (h *Handler) Register(mux *http.ServeMux) {
+	def(&h.MaxBody, 1<<20)
+	def(&h.MaxWait, time.Minute)
+	mux.Handle("POST /v1/vehicles/{vin}/commands", h.Require(ScopeSend, http.HandlerFunc(h.create)))
+	mux.Handle("DELETE /v1/vehicles/{vin}/commands/{id}", h.Require(ScopeSend, http.HandlerFunc(h.cancel)))
+	mux.Handle("GET /v1/vehicles/{vin}/commands/{id}", h.Require(ScopeRead, http.HandlerFunc(h.get)))
+	mux.Handle("GET /v1/commands", h.Require(ScopeRead, http.HandlerFunc(h.list)))
+}
+
+// body is what POST takes.
+type body struct {
+	ID            string          `json:"id"`
+	Name          string          `json:"name"`
+	Payload       json.RawMessage `json:"payload"`
+	PayloadBase64 []byte          `json:"payload_base64"`
+	TTL           TTL             `json:"ttl"`
+}
+
+func (h *Handler) create(w http.ResponseWriter, r *http.Request) {
+	wait, err := h.wait(r.URL.Query().Get("wait"))
+	if err != nil {
+		problem.Write(w, http.StatusBadRequest, "", err.Error(), nil)
+		return
+	}
+	req, status, err := h.request(w, r)
+	if err != nil {
+		problem.Write(w, status, "", err.Error(), nil)
+		return
+	}
+	cmd, _, err := h.Service.Create(r.Context(), req)
+	if err != nil {
+		fail(w, err, nil)
+		return
+	}
+	w.Header().Set("Location", "/v1/vehicles/"+url.PathEscape(cmd.VIN)+"/commands/"+cmd.ID)
+	if wait > 0 && !cmd.State.Final() {
+		// A server's write timeout counts from the request's head: it has to allow for the wait.
+		_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(wait + 30*time.Second)) //nolint:errcheck // not every writer can
+		ctx, cancel := context.WithTimeout(r.Context(), wait)
+		defer cancel()
+		if cmd, err = h.Service.Wait(ctx, cmd.VIN, cmd.ID); err != nil {
+			fail(w, err, nil)
+			return
+		}
+	}
+	answer := http.StatusAccepted
+	if wait > 0 && cmd.State.Final() {
+		answer = http.StatusOK
+	}
+	reply(w, answer, cmd)
+}
+
+// request reads a POST. The status is for the error.
+func (h *Handler) request(w http.ResponseWriter, r *http.Request) (Request, int, error) {
+	var b body
+	d := json.NewDecoder(http.MaxBytesReader(w, r.Body, h.MaxBody))
+	d.DisallowUnknownFields()
+	err := d.Decode(&b)
+	if err == nil {
+		if _, rest := d.Token(); !errors.Is(rest, io.EOF) {
+			err = errors.New("there is more behind the JSON object")
+		}
+	}
+	var large *http.MaxBytesError
+	switch {
+	case errors.As(err, &large):
+		return Request{}, http.StatusRequestEntityTooLarge, fmt.Errorf("the body is longer than %d bytes", large.Limit)
+	case err != nil:
+		return Request{}, http.StatusBadRequest, fmt.Errorf("the body is not {name, payload, ttl, id}: %w", err)
+	case len(b.Payload) > 0 && len(b.PayloadBase64) > 0:
+		return Request{}, http.StatusBadRequest, errors.New("payload and payload_base64 exclude each other")
+	}
+	req := Request{
+		ID: b.ID, Key: r.Header.Get("Idempotency-Key"), VIN: r.PathValue("vin"), Name: b.Name,
+		Payload: b.Payload, JSON: len(b.Payload) > 0, TTL: time.Duration(b.TTL), Origin: "http",
+	}
+	if !req.JSON {
+		req.Payload = b.PayloadBase64
+	}
+	if h.Caller != nil {
+		req.By = h.Caller(r)
+	}
+	return req, 0, nil
+}
+
+// wait reads ?wait=, a duration or a number of seconds, and bounds it.
+func (h *Handler) wait(text string) (time.Duration, error) {
+	if text == "" {
+		return 0, nil
+	}
+	d, err := time.ParseDuration(text)
+	if err != nil {
+		seconds, serr := strconv.ParseUint(text, 10, 31)
+		d, err = time.Duration(seconds)*time.Second, serr //nolint:gosec // 31 bits
+	}
+	if err != nil || d < 0 {
+		return 0, fmt.Errorf("wait=%s is not a duration such as 10s", text)
+	}
+	return min(d, h.MaxWait), nil
+}
+
+func (h *Handler) get(w http.ResponseWriter, r *http.Request) {
+	cmd, err := h.Service.Get(r.PathValue("vin"), r.PathValue("id"))
+	if err != nil {
+		fail(w, err, nil)
+		return
+	}
+	reply(w, http.StatusOK, cmd)
+}
+
+func (h *Handler) cancel(w http.ResponseWriter, r *http.Request) {
+	cmd, err := h.Service.Cancel(r.Context(), r.PathValue("vin"), r.PathValue("id"))
+	if err != nil {
+		fail(w, err, map[string]any{"state": cmd.State})
+		return
+	}
+	reply(w, http.StatusOK, cmd)
+}
+
+// page is the answer to a list.
+type page struct {
+	Commands []Command `json:"commands"`
+	Cursor   string    `json:"cursor,omitempty"`
+}
+
+func (h *Handler) list(w http.ResponseWriter, r *http.Request) {
+	f, err := filter(r.URL.Query())
+	if err != nil {
+		problem.Write(w, http.StatusBadRequest, "", err.Error(), nil)
+		return
+	}
+	commands, cursor, err := h.Service.List(f)
+	if err != nil {
+		fail(w, err, nil)
+		return
+	}
+	p := page{Commands: commands}
+	if p.Commands == nil {
+		p.Commands = []Command{}
+	}
+	if cursor > 0 {
+		p.Cursor = strconv.FormatUint(cursor, 36)
+	}
+	reply(w, http.StatusOK, p)
+}
+
+// filter reads ?state=, ?vin=, ?id=, ?limit= and ?cursor=.
+func filter(q url.Values) (Filter, error) {
+	f := Filter{State: State(q.Get("state")), VIN: q.Get("vin"), ID: q.Get("id")}
+	if f.State != "" && !f.State.Valid() {
+		return f, fmt.Errorf("state=%s is not one of %v", f.State, States())
+	}
+	if text := q.Get("limit"); text != "" {
+		n, err := strconv.Atoi(text)
+		if err != nil || n < 1 || n > MaxPage {
+			return f, fmt.Errorf("limit=%s is not a number from 1 to %d", text, MaxPage)
+		}
+		f.Limit = n
+	}
+	if text := q.Get("cursor"); text != "" {
+		n, err := strconv.ParseUint(text, 36, 64)
+		if err != nil || n == 0 {
+			return f, fmt.Errorf("cursor=%s did not come from a list", text)
+		}
+		f.Before = n
+	}
+	return f, nil
+}
+
+func reply(w http.ResponseWriter, status int, v any) {
+	data, err := json.Marshal(v)
+	if err != nil {
+		problem.Write(w, http.StatusInternalServerError, "", "", nil)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Cache-Control", "no-store")
+	w.WriteHeader(status)
+	_, _ = w.Write(append(data, '\n')) //nolint:errcheck // the client is gone
+}
+
+// fail answers with the problem that err is.
+func fail(w http.ResponseWriter, err error, ext map[string]any) {
+	var locked *LockedError
+	retry := func(d time.Duration) {
+		w.Header().Set("Retry-After", strconv.Itoa(max(1, int((d+time.Second-1)/time.Second))))
+	}
+	switch {
+	case errors.As(err, &locked):
+		retry(time.Until(locked.Until))
+		problem.Write(w, http.StatusConflict, "Vehicle locked", err.Error(), nil)
+	case errors.Is(err, ErrInvalid):
+		problem.Write(w, http.StatusBadRequest, "Invalid command", err.Error(), nil)
+	case errors.Is(err, ErrConflict):
+		problem.Write(w, http.StatusConflict, "Idempotency conflict", err.Error(), nil)
+	case errors.Is(err, ErrNotCancellable):
+		problem.Write(w, http.StatusConflict, "Not cancellable", err.Error(), ext)
+	case errors.Is(err, ErrQueueFull):
+		retry(time.Second)
+		problem.Write(w, http.StatusTooManyRequests, "Queue full", err.Error(), nil)
+	case errors.Is(err, ErrNotFound):
+		problem.Write(w, http.StatusNotFound, "", err.Error(), nil)
+	case errors.Is(err, ErrBusy), errors.Is(err, ErrClosed), errors.Is(err, ErrStore):
+		retry(5 * time.Second)
+		problem.Write(w, http.StatusServiceUnavailable, "", err.Error(), nil)
+	default: // the caller went away, or something that is not the caller's business
+		problem.Write(w, http.StatusServiceUnavailable, "", "the request could not be finished", nil)
+	}
+}

@@ -1,0 +1,195 @@
+package command
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"strings"
+	"time"
+
+	"cellgate/broker/message"
+)
+
+// report is what a vehicle said about a command.
+type report struct {
+	vin, id string
+	status  State
+	at      int64
+	cause   string
+	payload []byte
+}
+
+// Result takes a record from v1/{vin}/res/{id}/{status}. Call it in journal order; it may block for room,
+// never for the disk, and a record that is given twice changes nothing. The record is not kept. It is
+// durable after the next Sync.
+func (s *Service) Result(ctx context.Context, rec *message.Record) error {
+	vin, branch, rest := message.SplitTopic(rec.Topic)
+	id, status, _ := strings.Cut(rest, "/")
+	p := &report{vin: vin, id: id, status: State(status), at: rec.ReceivedAt}
+	switch {
+	case branch != "res" || !ValidID(id) || !p.status.fromVehicle():
+		s.metrics.ignored.WithLabelValues("topic").Inc()
+		return nil
+	case rec.Client != vin:
+		s.metrics.ignored.WithLabelValues("foreign").Inc()
+		return nil
+	case len(rec.Payload) > s.o.MaxPayload:
+		p.cause = "result_too_large" // the status still counts
+	default:
+		p.payload = bytes.Clone(rec.Payload)
+	}
+	return s.inbox.put(ctx, &request{must: true, run: func(b *batch) error { return b.report(p) }})
+}
+
+// Command takes a record that a service published on v1/{vin}/cmd/{id}/{name}. It has the time to live
+// of its message expiry, counted from its receipt, else the default. Call it like Result. What is refused is
+// counted and told on vehicle.command-results, since a PUBLISH has no answer.
+func (s *Service) Command(ctx context.Context, rec *message.Record) error {
+	vin, branch, rest := message.SplitTopic(rec.Topic)
+	id, name, _ := strings.Cut(rest, "/")
+	r := Request{
+		ID: id, VIN: vin, Name: name, Payload: bytes.Clone(rec.Payload), JSON: json.Valid(rec.Payload),
+		At: rec.Time(), Origin: "mqtt", By: rec.Client,
+	}
+	if rec.Props.HasExpiry {
+		r.TTL = max(time.Duration(rec.Props.Expiry)*time.Second, time.Second)
+	}
+	if branch != "cmd" || id == "" {
+		s.o.Refused("command_topic")
+		return nil
+	}
+	return s.inbound(ctx, r)
+}
+
+// inbound accepts a command whose sender hears of it through Kafka only.
+func (s *Service) inbound(ctx context.Context, r Request) error {
+	var refusal error
+	if s.o.Locked != nil {
+		if until, locked := s.o.Locked(r.VIN); locked {
+			s.o.Refused("command_locked")
+			refusal = &LockedError{Until: until}
+		}
+	}
+	if err := r.check(&s.o); err != nil {
+		s.o.Refused("command_invalid")
+		refusal = err
+	}
+	_, r.ready = s.o.Deliverer.Ready(r.VIN)
+	return s.inbox.put(ctx, &request{must: true, run: func(b *batch) error {
+		if refusal != nil {
+			return b.refuse(&r, refusal)
+		}
+		_, _, err := b.create(&r)
+		if err == nil || b.fail != nil {
+			return err
+		}
+		s.refused(err)
+		return b.refuse(&r, err)
+	}})
+}
+
+// refuse tells the sender by an event alone. A conflict is not told: its id is another command's, whose
+// state the event would seem to be.
+func (b *batch) refuse(r *Request, cause error) error {
+	b.s.o.Log.Warn("command refused", "vin", r.VIN, "id", r.ID, "origin", r.Origin, "by", r.By, "error", cause)
+	if errors.Is(cause, ErrConflict) || !ValidID(r.ID) || !validLevel(r.VIN, MaxVINBytes) {
+		return nil
+	}
+	if known, err := b.t.byID(r.ID); b.broken(err) != nil || known != nil {
+		return err
+	}
+	name := r.Name
+	if !validLevel(name, MaxNameBytes) {
+		name = ""
+	}
+	return b.emit(r.VIN, eventValue{
+		ID: r.ID, VIN: r.VIN, Name: name, State: Rejected, At: Stamp(b.now).String(), Cause: cause.Error(),
+	})
+}
+
+// Message is one record of vehicle.commands.
+type Message struct {
+	// Ref names the record for ever, such as partition and offset; it stands in for a missing id.
+	// It must be a valid id.
+	Ref   string
+	At    time.Time // the record's timestamp
+	Value []byte
+}
+
+// Consumer reads vehicle.commands.
+type Consumer interface {
+	// Fetch waits for records and returns them in the order of their partitions.
+	Fetch(ctx context.Context) ([]Message, error)
+	// Commit says that all that Fetch has returned is accepted; they need not come again.
+	Commit(ctx context.Context) error
+}
+
+// kafkaCommand is a value on vehicle.commands.
+type kafkaCommand struct {
+	ID            string          `json:"id"`
+	VIN           string          `json:"vin"`
+	Name          string          `json:"name"`
+	Payload       json.RawMessage `json:"payload"`
+	PayloadBase64 []byte          `json:"payload_base64"`
+	TTL           TTL             `json:"ttl"`
+}
+
+// Consume accepts commands from Kafka until ctx ends or the service is closed. Records are committed when
+// their commands are on disk, so each is accepted at least once; ids make that once. Errors of the consumer
+// are logged and tried again.
+func (s *Service) Consume(ctx context.Context, c Consumer) error {
+	wait := newBackoff()
+	for {
+		err := s.consumeOnce(ctx, c)
+		switch {
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case errors.Is(err, ErrClosed):
+			return err
+		case err != nil:
+			s.o.Log.Warn("reading vehicle.commands failed, trying again", "error", err)
+			if !wait.sleep(ctx) {
+				return ctx.Err()
+			}
+		default:
+			wait.reset()
+		}
+	}
+}
+
+func (s *Service) consumeOnce(ctx context.Context, c Consumer) error {
+	messages, err := c.Fetch(ctx)
+	if err != nil {
+		return err
+	}
+	for i := range messages {
+		if err := s.fromKafka(ctx, &messages[i]); err != nil {
+			return err
+		}
+	}
+	if err := s.Sync(ctx); err != nil {
+		return err
+	}
+	return c.Commit(ctx)
+}
+
+func (s *Service) fromKafka(ctx context.Context, m *Message) error {
+	var k kafkaCommand
+	if err := json.Unmarshal(m.Value, &k); err != nil {
+		s.o.Refused("command_invalid")
+		s.o.Log.Warn("a record of vehicle.commands is not a command", "ref", m.Ref, "error", err)
+		return nil
+	}
+	r := Request{
+		ID: k.ID, VIN: k.VIN, Name: k.Name, Payload: k.Payload, JSON: len(k.Payload) > 0,
+		TTL: time.Duration(k.TTL), At: m.At, Origin: "kafka",
+	}
+	if len(k.PayloadBase64) > 0 && !r.JSON {
+		r.Payload = k.PayloadBase64
+	}
+	if r.ID == "" {
+		r.ID = m.Ref
+	}
+	return s.inbound(ctx, r)
+}

@@ -1,0 +1,111 @@
+package command
+
+import (
+	"context"
+	"sync"
+)
+
+// maxSubmitted bounds the submitted changes that wait for the loop; one more makes its caller wait.
+const maxSubmitted = 4096
+
+// request is one change for the loop. A nil run is a barrier.
+type request struct {
+	must  bool // try again when the store fails
+	run   func(*batch) error
+	done  chan error // capacity 1, or nil
+	err   error
+	slots chan struct{} // where the submitter's slot goes back to, or nil
+}
+
+func (r *request) finish(err error) {
+	if r.slots != nil {
+		<-r.slots
+	}
+	if r.done != nil {
+		r.done <- err
+	}
+}
+
+// inbox is what the loop has to do. Callbacks never wait for it: what they may add is bounded by the
+// deliveries that are outstanding.
+type inbox struct {
+	wake  chan struct{} // capacity 1
+	slots chan struct{}
+
+	mu        sync.Mutex
+	requests  []*request
+	readyVINs map[string]struct{}
+	closed    bool
+}
+
+func newInbox() *inbox {
+	return &inbox{
+		wake: make(chan struct{}, 1), slots: make(chan struct{}, maxSubmitted),
+		readyVINs: map[string]struct{}{},
+	}
+}
+
+// put waits for room.
+func (i *inbox) put(ctx context.Context, r *request) error {
+	select {
+	case i.slots <- struct{}{}:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	r.slots = i.slots
+	if !i.add(r) {
+		<-i.slots
+		return ErrClosed
+	}
+	return nil
+}
+
+func (i *inbox) post(r *request) { i.add(r) }
+
+func (i *inbox) add(r *request) bool {
+	i.mu.Lock()
+	if i.closed {
+		i.mu.Unlock()
+		return false
+	}
+	i.requests = append(i.requests, r)
+	i.mu.Unlock()
+	i.signal()
+	return true
+}
+
+func (i *inbox) ready(vin string) {
+	i.mu.Lock()
+	if i.closed {
+		i.mu.Unlock()
+		return
+	}
+	i.readyVINs[vin] = struct{}{}
+	i.mu.Unlock()
+	i.signal()
+}
+
+func (i *inbox) close() {
+	i.mu.Lock()
+	i.closed = true
+	i.mu.Unlock()
+	i.signal()
+}
+
+func (i *inbox) signal() {
+	select {
+	case i.wake <- struct{}{}:
+	default:
+	}
+}
+
+// take empties the inbox into the loop's hands.
+func (i *inbox) take() (requests []*request, ready map[string]struct{}, closed bool) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	requests, i.requests = i.requests, nil
+	if len(i.readyVINs) > 0 {
+		ready, i.readyVINs = i.readyVINs, map[string]struct{}{}
+	}
+	return requests, ready, i.closed
+}

@@ -1,0 +1,107 @@
+package command
+
+import (
+	"container/heap"
+	"slices"
+)
+
+// entry is an open command in memory. Only the service's goroutine touches it.
+type entry struct {
+	rec *record // replaced as a whole when a change has been committed
+	// outstanding: the delivery engine has the command and owes Acked or Failed.
+	outstanding bool
+	// handedHere: handed was set by this process, so a failure before Sent proves that it was not sent.
+	handedHere bool
+	index      int // in the expiry heap
+}
+
+// lane holds the open commands of one vehicle in the order of acceptance.
+type lane struct{ entries []*entry }
+
+func (l *lane) remove(e *entry) {
+	if i := slices.Index(l.entries, e); i >= 0 {
+		l.entries = slices.Delete(l.entries, i, i+1)
+	}
+}
+
+// room reports whether a new command would be sent at once: nothing waits before it and the window has
+// space for staged and one more.
+func (l *lane) room(window, staged int) bool {
+	outstanding := 0
+	for _, e := range l.entries {
+		switch {
+		case e.outstanding:
+			outstanding++
+		case e.rec.State == Queued || e.rec.State == Sent:
+			return false
+		}
+	}
+	return outstanding+staged < window
+}
+
+// expiryHeap has the open command that expires first on top.
+type expiryHeap []*entry
+
+func (h expiryHeap) Len() int           { return len(h) }
+func (h expiryHeap) Less(i, j int) bool { return h[i].rec.Expires < h[j].rec.Expires }
+func (h expiryHeap) Swap(i, j int) {
+	h[i], h[j] = h[j], h[i]
+	h[i].index, h[j].index = i, j
+}
+
+// Push is for package heap.
+func (h *expiryHeap) Push(x any) {
+	e := x.(*entry) //nolint:errcheck,forcetypeassert // only entries are pushed
+	e.index = len(*h)
+	*h = append(*h, e)
+}
+
+// Pop is for package heap.
+func (h *expiryHeap) Pop() any {
+	last := len(*h) - 1
+	e := (*h)[last]
+	(*h)[last] = nil
+	*h = (*h)[:last]
+	return e
+}
+
+// openSet is every open command, by sequence, by vehicle and by expiry.
+type openSet struct {
+	bySeq map[uint64]*entry
+	lanes map[string]*lane
+	heap  expiryHeap
+}
+
+func newOpenSet() openSet {
+	return openSet{bySeq: map[uint64]*entry{}, lanes: map[string]*lane{}}
+}
+
+func (o *openSet) add(r *record, handedHere bool) {
+	e := &entry{rec: r, handedHere: handedHere}
+	o.bySeq[r.Seq] = e
+	heap.Push(&o.heap, e)
+	l := o.lanes[r.VIN]
+	if l == nil {
+		l = &lane{}
+		o.lanes[r.VIN] = l
+	}
+	l.entries = append(l.entries, e)
+}
+
+func (o *openSet) remove(e *entry) {
+	delete(o.bySeq, e.rec.Seq)
+	heap.Remove(&o.heap, e.index)
+	l := o.lanes[e.rec.VIN]
+	l.remove(e)
+	if len(l.entries) == 0 {
+		delete(o.lanes, e.rec.VIN)
+	}
+}
+
+// count is the number of open commands of a vehicle.
+func (o *openSet) count(vin string) int {
+	if l := o.lanes[vin]; l != nil {
+		return len(l.entries)
+	}
+	return 0
+}

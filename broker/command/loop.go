@@ -1,0 +1,237 @@
+package command
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"go.etcd.io/bbolt"
+)
+
+const (
+	// maxSleep bounds how long the loop trusts its timer, because the wall clock may be set.
+	maxSleep = 30 * time.Second
+	// retryEvery is the pause before a lane that could not be delivered is tried again, and before a
+	// failed store is.
+	retryEvery = time.Second
+	// retainEvery is the time between two looks at the history's bounds.
+	retainEvery = time.Minute
+	// maxExpire bounds the commands that expire in one transaction.
+	maxExpire = 1000
+)
+
+// loop owns the state: it commits what arrived, then does what follows from it.
+func (s *Service) loop() {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	nextRetain := time.Now().Add(retainEvery)
+	nextRetry := time.Now().Add(retryEvery)
+	for {
+		select {
+		case <-s.inbox.wake:
+		case <-timer.C:
+		}
+		requests, ready, closed := s.inbox.take()
+		for vin := range ready {
+			s.dirty(vin)
+		}
+		now := time.Now()
+		if !now.Before(nextRetry) {
+			nextRetry = now.Add(retryEvery)
+			for vin := range s.retry {
+				s.dirty(vin)
+			}
+			clear(s.retry)
+		}
+		requests = append(requests, s.expiring(now)...)
+		if !now.Before(nextRetain) || s.kept > s.o.KeepMax {
+			nextRetain = now.Add(retainEvery)
+			requests = append(requests, &request{run: (*batch).retain})
+		}
+		s.commit(requests)
+		if closed {
+			return // nothing was added behind the mark
+		}
+		s.pumpAll()
+		s.gauges()
+		timer.Reset(s.sleep(min(time.Until(nextRetain), s.untilRetry(nextRetry))))
+	}
+}
+
+func (s *Service) untilRetry(next time.Time) time.Duration {
+	if len(s.retry) == 0 {
+		return maxSleep
+	}
+	return time.Until(next)
+}
+
+// sleep is the time until something is due.
+func (s *Service) sleep(atMost time.Duration) time.Duration {
+	d := min(atMost, maxSleep)
+	if len(s.open.heap) > 0 {
+		due := time.UnixMilli(s.open.heap[0].rec.Expires)
+		if due.Before(s.grace) {
+			due = s.grace
+		}
+		d = min(d, time.Until(due))
+	}
+	return max(d, 0)
+}
+
+// expiring returns requests that expire what is due.
+func (s *Service) expiring(now time.Time) []*request {
+	if now.Before(s.grace) {
+		return nil
+	}
+	var due []uint64
+	// The heap is left as it is: commit takes the entries out once that is on disk.
+	var visit func(i int)
+	visit = func(i int) {
+		if i >= len(s.open.heap) || len(due) == maxExpire || s.open.heap[i].rec.Expires > now.UnixMilli() {
+			return
+		}
+		due = append(due, s.open.heap[i].rec.Seq)
+		visit(2*i + 1)
+		visit(2*i + 2)
+	}
+	visit(0)
+	if due == nil {
+		return nil
+	}
+	return []*request{{run: func(b *batch) error {
+		for _, seq := range due {
+			if err := b.expire(seq); err != nil {
+				return err
+			}
+		}
+		return nil
+	}}}
+}
+
+// commit applies requests in one transaction, in order. When the store fails none has happened: those
+// that must are tried until they do, the others are told.
+func (s *Service) commit(requests []*request) {
+	for len(requests) > 0 {
+		err := s.transact(requests)
+		if err == nil {
+			for _, r := range requests {
+				r.finish(r.err)
+			}
+			return
+		}
+		s.o.Log.Error("commands cannot be written", "error", err)
+		must := requests[:0:0]
+		for _, r := range requests {
+			if r.must {
+				must = append(must, r)
+				continue
+			}
+			r.finish(fmt.Errorf("%w: %w", ErrStore, err))
+		}
+		requests = must
+		if len(requests) > 0 && !s.pause() {
+			for _, r := range requests {
+				r.finish(fmt.Errorf("%w: %w", ErrStore, err))
+			}
+			return
+		}
+	}
+}
+
+// pause waits before a failed store is tried again; false when the service is closing.
+func (s *Service) pause() bool {
+	time.Sleep(retryEvery)
+	s.inbox.mu.Lock()
+	defer s.inbox.mu.Unlock()
+	return !s.inbox.closed
+}
+
+// transact runs requests in one transaction. Memory follows once it is on disk.
+func (s *Service) transact(requests []*request) error {
+	if !writes(requests) {
+		return nil
+	}
+	var b *batch
+	err := s.o.DB.Update(func(tx *bbolt.Tx) error {
+		b = newBatch(s, tx)
+		for _, r := range requests {
+			if r.run != nil {
+				r.err = r.run(b)
+			}
+			if b.fail != nil {
+				return b.fail
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	s.waiting += b.events
+	s.kept += b.done
+	for _, f := range b.after {
+		f()
+	}
+	if b.events > 0 {
+		s.signalEvents()
+	}
+	for _, r := range requests {
+		if errors.Is(r.err, errMore) {
+			s.post((*batch).retain)
+		}
+	}
+	return nil
+}
+
+func writes(requests []*request) bool {
+	for _, r := range requests {
+		if r.run != nil {
+			return true
+		}
+	}
+	return false
+}
+
+func (s *Service) signalEvents() {
+	select {
+	case s.eventsC <- struct{}{}:
+	default:
+	}
+}
+
+// entered counts a command's new state.
+func (s *Service) entered(r *record) {
+	s.metrics.states.WithLabelValues(string(r.State)).Inc()
+}
+
+// moved takes a committed change of state over into memory.
+func (s *Service) moved(r *record) {
+	s.entered(r)
+	if !r.State.Final() {
+		if e := s.open.bySeq[r.Seq]; e != nil {
+			e.rec = r
+		}
+		return
+	}
+	if e := s.open.bySeq[r.Seq]; e != nil {
+		s.open.remove(e)
+		s.metrics.seconds.Observe(float64(r.Finished-r.Created) / 1000)
+		s.dirty(r.VIN)
+	}
+	s.waiters.notify(r.ID)
+}
+
+func (s *Service) gauges() {
+	st := Stat{Open: len(s.open.bySeq), Kept: s.kept, Waiting: s.waiting}
+	s.metrics.open.Set(float64(st.Open))
+	s.metrics.kept.Set(float64(st.Kept))
+	s.metrics.events.Set(float64(st.Waiting))
+	s.stat.Store(&st)
+}
+
+// dirty notes that a vehicle's lane may have something to send.
+func (s *Service) dirty(vin string) {
+	if s.open.lanes[vin] != nil {
+		s.pending[vin] = struct{}{}
+	}
+}

@@ -1,0 +1,125 @@
+package command
+
+import (
+	"context"
+	"math/rand/v2"
+	"time"
+
+	"go.etcd.io/bbolt"
+)
+
+// Event is one change of a command's state, for the Kafka topic vehicle.command-results.
+type Event struct {
+	// N is the event's own number: stable over retries, rising, so it can be a message id.
+	N uint64
+	// VIN is the record's key.
+	VIN string
+	// Value is the record's value, {id, vin, name, state, at, cause, result}.
+	Value []byte
+}
+
+// Publisher takes events to Kafka.
+type Publisher interface {
+	// Publish returns nil once Kafka has all events (acks=all), in their order per VIN. After an error all of
+	// them come again. It gives up when ctx ends.
+	Publish(ctx context.Context, events []Event) error
+}
+
+// Bounds of one call of Publish.
+const (
+	publishEvents = 500
+	publishBytes  = 512 << 10
+)
+
+// publish empties the outbox into Kafka, for as long as that takes.
+func (s *Service) publish(ctx context.Context) {
+	wait, failing := newBackoff(), false
+	for {
+		n, err := s.publishSome(ctx)
+		switch {
+		case ctx.Err() != nil:
+			return
+		case err != nil:
+			if !failing {
+				s.o.Log.Warn("command results cannot be published, trying again", "error", err)
+			}
+			failing = true
+			if !wait.sleep(ctx) {
+				return
+			}
+			continue
+		case failing:
+			s.o.Log.Info("command results are published again")
+			failing = false
+		}
+		wait.reset()
+		if n > 0 {
+			continue
+		}
+		select {
+		case <-s.eventsC:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// publishSome publishes the oldest events and removes them.
+func (s *Service) publishSome(ctx context.Context) (int, error) {
+	events, err := s.oldest()
+	if err != nil || len(events) == 0 {
+		return 0, err
+	}
+	if err := s.o.Publisher.Publish(ctx, events); err != nil {
+		return 0, err
+	}
+	ns := make([]uint64, len(events))
+	for i, e := range events {
+		ns[i] = e.N
+	}
+	return len(events), s.submit(ctx, true, func(b *batch) error { return b.published(ns) })
+}
+
+func (s *Service) oldest() ([]Event, error) {
+	var events []Event
+	err := s.o.DB.View(func(tx *bbolt.Tx) error {
+		c := tx.Bucket(bucketEvents).Cursor()
+		size := 0
+		for k, v := c.First(); k != nil && len(events) < publishEvents && size < publishBytes; k, v = c.Next() {
+			if len(v) == 0 || len(v) <= int(v[0]) {
+				continue // no version wrote this
+			}
+			vin, body := int(v[0]), append([]byte(nil), v[1:]...)
+			events = append(events, Event{N: number(k), VIN: string(body[:vin]), Value: body[vin:]})
+			size += len(v)
+		}
+		return nil
+	})
+	return events, err
+}
+
+// backoff is a growing, jittered pause.
+type backoff struct{ next time.Duration }
+
+const (
+	backoffMin = 100 * time.Millisecond
+	backoffMax = 10 * time.Second
+)
+
+func newBackoff() *backoff { return &backoff{next: backoffMin} }
+
+func (b *backoff) reset() { b.next = backoffMin }
+
+// sleep pauses, and reports false when ctx ended meanwhile.
+func (b *backoff) sleep(ctx context.Context) bool {
+	d := b.next/2 + rand.N(b.next/2) //nolint:gosec // jitter
+	b.next = min(2*b.next, backoffMax)
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}

@@ -1,0 +1,335 @@
+package command
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"cellgate/broker/message"
+
+	"go.etcd.io/bbolt"
+)
+
+// Deliverer is the delivery engine towards vehicles.
+type Deliverer interface {
+	// Ready reports whether the vehicle is connected and has a subscription for its commands, and the
+	// MQTT version it speaks (4 for 3.1.1, or 5). It must be cheap and must not call the service.
+	Ready(vin string) (version byte, ok bool)
+	// Deliver sends d at QoS 1, after what was given to it before for this vehicle. It does not block. An
+	// error means that d was not sent and no callback will come. It may wrap ErrUndeliverable: no later try
+	// can succeed either.
+	Deliver(vin string, d *Delivery) error
+}
+
+// Delivery is one message for a vehicle. The engine repeats it while the session lives; exactly one of
+// Acked and Failed is its last callback, unless the subscription is of QoS 0, where Sent is. The
+// callbacks do not block and may come from within Deliver.
+type Delivery struct {
+	Topic   string
+	Payload []byte
+	Props   message.Properties
+	Expires time.Time
+	Sent    func()
+	Acked   func(code byte) // the PUBACK's reason code, 0 on 3.1.1
+	Failed  func(err error)
+}
+
+// ErrUndeliverable says that a command can never be sent to its vehicle, such as one beyond the
+// vehicle's maximum packet size.
+var ErrUndeliverable = errors.New("the command cannot be sent to this vehicle")
+
+// Options configure a Service. DB and Deliverer are required, and zero values stand for defaults.
+type Options struct {
+	// DB is the gateway's state file; the service uses the buckets "commands" and "command-events" and
+	// leaves the file open.
+	DB        *bbolt.DB
+	Deliverer Deliverer
+	// Publisher takes events to Kafka; nil: there are no events.
+	Publisher Publisher
+	Log       *slog.Logger
+	Metrics   *Metrics
+	// Refused is told the reason of every refusal that counts in rejected_total; may be nil.
+	Refused func(reason string)
+	// Locked tells whether commands for a vehicle are refused for now, and until when; may be nil.
+	Locked func(vin string) (until time.Time, locked bool)
+
+	// Envelope wraps the payload for MQTT 3.1.1 vehicles as {id, name, issued_at, expires_at, payload}.
+	Envelope bool
+
+	DefaultTTL time.Duration // 60 s
+	MaxTTL     time.Duration // 7 days
+	MaxQueued  int           // open commands per vehicle: 100
+	MaxOpen    int           // open commands in total: 1,000,000, about 500 B of memory each
+	MaxPayload int           // bytes of a payload, and of a result that is kept: 128 KiB
+	Window     int           // commands sent to one vehicle and not acknowledged: 16
+	// KeepFor and KeepMax bound the final commands that are remembered: 7 days, 1,000,000.
+	KeepFor time.Duration
+	KeepMax int
+	// MaxEvents bounds events that wait for Kafka (1,000,000). Beyond it new commands are refused, and what
+	// open ones still cause is kept; with DropOldEvents the oldest are dropped and counted instead.
+	MaxEvents     int
+	DropOldEvents bool
+	// StartGrace is how long after Open nothing expires yet, so that results that the journal had before
+	// the restart are told first. 2 s; negative: none.
+	StartGrace time.Duration
+}
+
+func (o *Options) setDefaults() {
+	def(&o.DefaultTTL, time.Minute)
+	def(&o.MaxTTL, 7*24*time.Hour)
+	def(&o.MaxQueued, 100)
+	def(&o.MaxOpen, 1_000_000)
+	def(&o.MaxPayload, 128<<10)
+	def(&o.Window, 16)
+	def(&o.KeepFor, 7*24*time.Hour)
+	def(&o.KeepMax, 1_000_000)
+	def(&o.MaxEvents, 1_000_000)
+	def(&o.StartGrace, 2*time.Second)
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Metrics == nil {
+		o.Metrics = NewMetrics(nil)
+	}
+	if o.Refused == nil {
+		o.Refused = func(string) {}
+	}
+}
+
+func def[T comparable](v *T, d T) {
+	var zero T
+	if *v == zero {
+		*v = d
+	}
+}
+
+// Service is the command service. Its methods are safe for concurrent use.
+type Service struct {
+	o       Options
+	metrics *Metrics
+	inbox   *inbox
+	waiters waiters
+
+	// Owned by the goroutine that runs loop, and by Open before it starts.
+	open    openSet
+	waiting int                 // events in the outbox
+	kept    int                 // final commands
+	pending map[string]struct{} // vehicles whose lane may have something to send
+	retry   map[string]struct{} // vehicles to try again in a moment
+	grace   time.Time           // nothing expires before
+
+	stat    atomic.Pointer[Stat]
+	eventsC chan struct{} // capacity 1: there is something to publish
+	stop    context.CancelFunc
+	wg      sync.WaitGroup
+}
+
+// Open loads the open commands and starts the service.
+func Open(o Options) (*Service, error) {
+	if o.DB == nil || o.Deliverer == nil {
+		return nil, errors.New("command: DB and Deliverer are required")
+	}
+	o.setDefaults()
+	s := &Service{
+		o: o, metrics: o.Metrics, inbox: newInbox(), open: newOpenSet(),
+		pending: map[string]struct{}{}, retry: map[string]struct{}{},
+		eventsC: make(chan struct{}, 1), grace: time.Now().Add(o.StartGrace),
+	}
+	s.waiters.byID = map[string]*waiter{}
+	if err := o.DB.Update(createTables); err != nil {
+		return nil, fmt.Errorf("command: %w", err)
+	}
+	if err := o.DB.View(s.load); err != nil {
+		return nil, fmt.Errorf("command: %w", err)
+	}
+	s.gauges()
+	ctx, cancel := context.WithCancel(context.Background())
+	s.stop = cancel
+	s.wg.Go(s.loop)
+	if o.Publisher != nil {
+		s.wg.Go(func() { s.publish(ctx) })
+	}
+	return s, nil
+}
+
+func (s *Service) load(tx *bbolt.Tx) error {
+	t := tablesOf(tx)
+	err := t.open.ForEach(func(k, _ []byte) error {
+		r, err := t.bySeq(number(k))
+		if err == nil && r != nil {
+			s.open.add(r, false)
+			s.pending[r.VIN] = struct{}{}
+		}
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("loading open commands: %w", err)
+	}
+	s.waiting = t.events.Stats().KeyN
+	s.kept = t.done.Stats().KeyN
+	return nil
+}
+
+// Stat is how much the service holds.
+type Stat struct {
+	Open    int `json:"open"`           // commands that are not final
+	Kept    int `json:"kept"`           // final commands that are remembered
+	Waiting int `json:"events_waiting"` // changes of state that Kafka does not have yet
+}
+
+// Stat tells how much the service holds.
+func (s *Service) Stat() Stat { return *s.stat.Load() }
+
+// Close stops the service: what was submitted is committed, events that Kafka does not have stay in the
+// outbox. After it the callbacks of deliveries do nothing. Call it before the state file is closed.
+func (s *Service) Close(ctx context.Context) error {
+	s.stop()
+	s.inbox.close()
+	done := make(chan struct{})
+	go func() { s.wg.Wait(); close(done) }()
+	select {
+	case <-done:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("closing the command service: %w", ctx.Err())
+	}
+}
+
+// Create accepts a command. A known id with the same content gives that command as it is, and false.
+func (s *Service) Create(ctx context.Context, r Request) (cmd Command, created bool, err error) {
+	if err := r.check(&s.o); err != nil {
+		return Command{}, false, err
+	}
+	if s.o.Locked != nil {
+		if until, locked := s.o.Locked(r.VIN); locked {
+			s.o.Refused("command_locked")
+			return Command{}, false, &LockedError{Until: until}
+		}
+	}
+	_, r.ready = s.o.Deliverer.Ready(r.VIN)
+	var out struct {
+		cmd     Command
+		created bool
+	}
+	err = s.submit(ctx, false, func(b *batch) (err error) {
+		out.cmd, out.created, err = b.create(&r)
+		return err
+	})
+	s.refused(err)
+	if err != nil { // out may still be written to when ctx ended first
+		return Command{}, false, err
+	}
+	return out.cmd, out.created, nil
+}
+
+// LockedError is Create's error for a vehicle that is locked.
+type LockedError struct{ Until time.Time }
+
+// Error says until when.
+func (e *LockedError) Error() string {
+	return "the vehicle is locked until " + e.Until.UTC().Format(stampLayout)
+}
+
+func (s *Service) refused(err error) {
+	switch {
+	case errors.Is(err, ErrQueueFull):
+		s.o.Refused("command_queue_full")
+	case errors.Is(err, ErrBusy):
+		s.o.Refused("command_busy")
+	case errors.Is(err, ErrConflict):
+		s.o.Refused("command_conflict")
+	case errors.Is(err, ErrStore):
+		s.o.Refused("command_store")
+	}
+}
+
+// Cancel ends a command that has not been sent. To cancel a cancelled one again is no error. With
+// ErrNotCancellable the command as it is comes along.
+func (s *Service) Cancel(ctx context.Context, vin, id string) (cmd Command, err error) {
+	var out Command
+	err = s.submit(ctx, false, func(b *batch) (err error) {
+		out, err = b.cancel(vin, id)
+		return err
+	})
+	if err != nil && ctx.Err() != nil { // out may still be written to
+		return Command{}, err
+	}
+	return out, err
+}
+
+// Get returns a command of a vehicle. An empty vin stands for any.
+func (s *Service) Get(vin, id string) (Command, error) {
+	var cmd Command
+	err := s.o.DB.View(func(tx *bbolt.Tx) error {
+		t := tablesOf(tx)
+		r, err := t.byID(id)
+		if err != nil {
+			return fmt.Errorf("%w: %w", ErrStore, err)
+		}
+		if r == nil || (vin != "" && r.VIN != vin) {
+			return ErrNotFound
+		}
+		cmd = t.view(r)
+		return nil
+	})
+	return cmd, err
+}
+
+// List returns the commands that a filter selects, the newest first, and the cursor of the next page, 0
+// when there is none.
+func (s *Service) List(f Filter) (page []Command, cursor uint64, err error) {
+	if f.Limit <= 0 {
+		f.Limit = DefaultPage
+	}
+	f.Limit = min(f.Limit, MaxPage)
+	if f.ID != "" {
+		cmd, err := s.Get(f.VIN, f.ID)
+		switch {
+		case errors.Is(err, ErrNotFound) || (err == nil && f.State != "" && cmd.State != f.State):
+			return nil, 0, nil
+		case err != nil:
+			return nil, 0, err
+		}
+		return []Command{cmd}, 0, nil
+	}
+	err = s.o.DB.View(func(tx *bbolt.Tx) error {
+		t := tablesOf(tx)
+		page, cursor, err = t.list(f)
+		return err
+	})
+	if err != nil {
+		return nil, 0, fmt.Errorf("%w: %w", ErrStore, err)
+	}
+	return page, cursor, nil
+}
+
+// OnReady tells that a vehicle is connected and subscribed to its commands. It does not block; give it to
+// the delivery engine.
+func (s *Service) OnReady(vin string) { s.inbox.ready(vin) }
+
+// Sync returns once everything submitted before is on disk. The fan-out loop calls it before it saves
+// the position that it will resume from.
+func (s *Service) Sync(ctx context.Context) error { return s.submit(ctx, true, nil) }
+
+// submit hands a change to the loop and waits until it is on disk. must: a failing store is tried again
+// instead of being the caller's error.
+func (s *Service) submit(ctx context.Context, must bool, run func(*batch) error) error {
+	done := make(chan error, 1)
+	if err := s.inbox.put(ctx, &request{must: must, run: run, done: done}); err != nil {
+		return err
+	}
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		// The change may still happen: the caller asks again under the same id.
+		return ctx.Err()
+	}
+}
+
+// post hands a change to the loop from a callback: it neither blocks nor fails.
+func (s *Service) post(run func(*batch) error) { s.inbox.post(&request{must: true, run: run}) }

@@ -1,0 +1,72 @@
+package command
+
+import "slices"
+
+// State is where a command is. Its values are on disk and in the API.
+type State string
+
+// The states.
+const (
+	// Queued: accepted and on disk, not yet handed to a connection.
+	Queued State = "queued"
+	// Sent: handed to the vehicle's connection; the vehicle may have it.
+	Sent State = "sent"
+	// Delivered: the vehicle acknowledged it (PUBACK).
+	Delivered State = "delivered"
+	// Accepted: the vehicle said that it works on it.
+	Accepted State = "accepted"
+	// Succeeded, Failed and Rejected are the vehicle's last word. Rejected is also a command that the
+	// vehicle refused in its PUBACK or that can never be sent to it (Cause tells).
+	Succeeded State = "succeeded"
+	Failed    State = "failed"
+	Rejected  State = "rejected"
+	// Expired: the time to live ended before any of these three.
+	Expired State = "expired"
+	// Cancelled before it was handed to a connection.
+	Cancelled State = "cancelled"
+	// Late: expired, and the vehicle spoke afterwards. Command.Outcome is what it said.
+	Late State = "late"
+)
+
+// States returns every state in the order of a command's life.
+func States() []State {
+	return []State{Queued, Sent, Delivered, Accepted, Succeeded, Failed, Rejected, Expired, Cancelled, Late}
+}
+
+// Valid reports whether s is a state.
+func (s State) Valid() bool { return slices.Contains(States(), s) }
+
+// Final reports whether a command in this state is done. Expired may still become late.
+func (s State) Final() bool {
+	switch s {
+	case Succeeded, Failed, Rejected, Expired, Cancelled, Late:
+		return true
+	}
+	return false
+}
+
+// fromVehicle reports whether s is a status that a vehicle reports.
+func (s State) fromVehicle() bool {
+	return s == Accepted || s == Succeeded || s == Failed || s == Rejected
+}
+
+// next reports whether a command may go from one state to another. A step may be skipped, because the
+// vehicle's result can overtake its PUBACK, but none is ever taken back. Whether a queued command was
+// handed to a connection is not in its state: see batch.report and batch.cancel.
+func next(from, to State) bool {
+	switch to {
+	case Sent:
+		return from == Queued
+	case Delivered:
+		return from == Queued || from == Sent
+	case Accepted:
+		return from == Queued || from == Sent || from == Delivered
+	case Succeeded, Failed, Rejected, Expired:
+		return from == Queued || from == Sent || from == Delivered || from == Accepted
+	case Cancelled:
+		return from == Queued
+	case Late:
+		return from == Expired || from == Late
+	}
+	return false
+}

@@ -1,0 +1,207 @@
+package command
+
+import (
+	"encoding/binary"
+	"encoding/json"
+	"fmt"
+
+	"go.etcd.io/bbolt"
+)
+
+// The state file, below two top-level buckets. All numbers are 8 bytes, big-endian.
+//
+//	commands/
+//	  meta     seq → record (JSON)
+//	  payload  seq → payload as it is sent
+//	  result   seq → payload of the vehicle's last report
+//	  ids      id → seq
+//	  open     seq → ""             commands that are not final
+//	  done     finished, seq → ""   final ones, for retention
+//	  format   = 1                  (a key, not a bucket)
+//	command-events/
+//	  n → event                     waiting for Kafka; n rises for ever
+//
+// An event is the VIN's length (1 byte), the VIN, and the value of the Kafka record.
+const format = 1
+
+var (
+	bucketCommands = []byte("commands")
+	bucketEvents   = []byte("command-events")
+	bucketMeta     = []byte("meta")
+	bucketPayload  = []byte("payload")
+	bucketResult   = []byte("result")
+	bucketIDs      = []byte("ids")
+	bucketOpen     = []byte("open")
+	bucketDone     = []byte("done")
+	keyFormat      = []byte("format")
+)
+
+// tables are the buckets of one transaction.
+type tables struct {
+	meta, payload, result, ids, open, done, events *bbolt.Bucket
+}
+
+func tablesOf(tx *bbolt.Tx) tables {
+	c := tx.Bucket(bucketCommands)
+	return tables{
+		meta: c.Bucket(bucketMeta), payload: c.Bucket(bucketPayload), result: c.Bucket(bucketResult),
+		ids: c.Bucket(bucketIDs), open: c.Bucket(bucketOpen), done: c.Bucket(bucketDone),
+		events: tx.Bucket(bucketEvents),
+	}
+}
+
+// createTables makes the buckets and refuses a format of a later version.
+func createTables(tx *bbolt.Tx) error {
+	c, err := tx.CreateBucketIfNotExists(bucketCommands)
+	if err != nil {
+		return fmt.Errorf("creating the command store: %w", err)
+	}
+	switch v := c.Get(keyFormat); {
+	case v == nil:
+		if err := c.Put(keyFormat, key(format)); err != nil {
+			return fmt.Errorf("creating the command store: %w", err)
+		}
+	case number(v) != format:
+		return fmt.Errorf("the command store has format %d, this version reads %d: start the version that wrote it", number(v), format)
+	}
+	for _, name := range [][]byte{bucketMeta, bucketPayload, bucketResult, bucketIDs, bucketOpen, bucketDone} {
+		if _, err := c.CreateBucketIfNotExists(name); err != nil {
+			return fmt.Errorf("creating the command store: %w", err)
+		}
+	}
+	if _, err := tx.CreateBucketIfNotExists(bucketEvents); err != nil {
+		return fmt.Errorf("creating the command store: %w", err)
+	}
+	return nil
+}
+
+func key(n uint64) []byte { return binary.BigEndian.AppendUint64(nil, n) }
+
+// doneKey orders final commands by the time of their end.
+func doneKey(finished int64, seq uint64) []byte {
+	return binary.BigEndian.AppendUint64(key(uint64(finished)), seq) //nolint:gosec // after 1970
+}
+
+// number reads a key; a short one, which no version wrote, is 0.
+func number(k []byte) uint64 {
+	if len(k) < 8 {
+		return 0
+	}
+	return binary.BigEndian.Uint64(k)
+}
+
+// bySeq loads a command, nil when there is none.
+func (t *tables) bySeq(seq uint64) (*record, error) {
+	v := t.meta.Get(key(seq))
+	if v == nil {
+		return nil, nil
+	}
+	r := &record{}
+	if err := json.Unmarshal(v, r); err != nil {
+		return nil, fmt.Errorf("command %d is not readable: %w", seq, err)
+	}
+	r.Seq = seq
+	return r, nil
+}
+
+// byID loads a command, nil when there is none.
+func (t *tables) byID(id string) (*record, error) {
+	seq := t.ids.Get([]byte(id))
+	if seq == nil {
+		return nil, nil
+	}
+	return t.bySeq(number(seq))
+}
+
+// put writes r and its place among the open or the final ones.
+func (t *tables) put(r *record) error {
+	v, err := json.Marshal(r)
+	if err != nil {
+		return fmt.Errorf("encoding command %s: %w", r.ID, err)
+	}
+	k := key(r.Seq)
+	if err := t.meta.Put(k, v); err != nil {
+		return fmt.Errorf("writing command %s: %w", r.ID, err)
+	}
+	if !r.State.Final() {
+		return t.open.Put(k, []byte{})
+	}
+	if err := t.open.Delete(k); err != nil {
+		return fmt.Errorf("writing command %s: %w", r.ID, err)
+	}
+	return t.done.Put(doneKey(r.Finished, r.Seq), []byte{})
+}
+
+// forget removes a final command.
+func (t *tables) forget(r *record) error {
+	k := key(r.Seq)
+	for _, del := range []func() error{
+		func() error { return t.meta.Delete(k) },
+		func() error { return t.payload.Delete(k) },
+		func() error { return t.result.Delete(k) },
+		func() error { return t.ids.Delete([]byte(r.ID)) },
+	} {
+		if err := del(); err != nil {
+			return fmt.Errorf("forgetting command %s: %w", r.ID, err)
+		}
+	}
+	return nil
+}
+
+// view builds what the API shows of r.
+func (t *tables) view(r *record) Command {
+	k := key(r.Seq)
+	return r.view(t.payload.Get(k), t.result.Get(k))
+}
+
+// Filter selects commands for List. Zero fields select all.
+type Filter struct {
+	State State
+	VIN   string
+	ID    string
+	// Limit is the length of a page, 1 to MaxPage; 0 is DefaultPage.
+	Limit int
+	// Before is the cursor of the page before, 0 for the first page.
+	Before uint64
+}
+
+// Bounds of a page, and of the commands looked at for one.
+const (
+	DefaultPage = 100
+	MaxPage     = 1000
+	maxScan     = 50_000
+)
+
+// list returns the commands that match, the newest first, and the cursor of the next page, 0 when
+// this was the last. A page may be short, even empty, and have a next one: it looks at no more than maxScan.
+func (t *tables) list(f Filter) (page []Command, cursor uint64, err error) {
+	from := t.meta
+	if f.State != "" && !f.State.Final() {
+		from = t.open
+	}
+	c := from.Cursor()
+	k, _ := c.Last()
+	if f.Before > 0 {
+		if k, _ = c.Seek(key(f.Before)); k == nil {
+			k, _ = c.Last()
+		}
+		for k != nil && number(k) >= f.Before {
+			k, _ = c.Prev()
+		}
+	}
+	for scanned := 0; k != nil; k, _ = c.Prev() {
+		if len(page) == f.Limit || scanned == maxScan {
+			return page, number(k) + 1, nil
+		}
+		scanned++
+		r, err := t.bySeq(number(k))
+		if err != nil {
+			return nil, 0, err
+		}
+		if r == nil || (f.State != "" && r.State != f.State) || (f.VIN != "" && r.VIN != f.VIN) {
+			continue
+		}
+		page = append(page, t.view(r))
+	}
+	return page, 0, nil
+}
