@@ -225,16 +225,26 @@ func plainWords(message, src string) (text, suggestion string) {
 		}
 		return text, suggestion
 	}
-	switch {
-	case strings.Contains(message, "unexpected token Operator(\"=\")"):
+	if message == "unexpected token EOF" {
+		if strings.Count(src, "(") > strings.Count(src, ")") {
+			suggestion = "a ( is not closed"
+		}
+		return "the expression ends too soon", suggestion
+	}
+	m := unexpected.FindStringSubmatch(message)
+	if m == nil {
+		return message, ""
+	}
+	switch m[1] {
+	case "=":
 		suggestion = `"is equal" is written ==`
-	case strings.Contains(src, "&&") || strings.Contains(src, "||"):
-		suggestion = "" // these are fine in expr
-	case strings.Contains(message, "AND") || strings.Contains(message, "OR") || strings.Contains(message, "NOT"):
+	case "AND", "OR", "NOT", "And", "Or", "Not":
 		suggestion = "and, or, not are written in small letters"
 	}
-	return message, suggestion
+	return fmt.Sprintf("%q is not expected here", m[1]), suggestion
 }
+
+var unexpected = regexp.MustCompile(`^unexpected token \w+\("(.*)"\)$`)
 
 // typeWord names a Go type for people.
 func typeWord(t string) string {

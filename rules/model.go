@@ -164,7 +164,7 @@ func (f *ruleFile) readLists(o *object) {
 	for _, e := range entries {
 		f.doc.rule = "list " + e.key.value
 		f.checkName(e.key)
-		nodes, ok := f.doc.list(e.value, "a list")
+		nodes, ok := f.doc.list(e.value, strconv.Quote(e.key.value))
 		if !ok {
 			continue
 		}

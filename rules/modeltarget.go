@@ -36,6 +36,9 @@ func readTarget(d *document, n ast.Node) *targetDef {
 	}
 	switch len(o.values) {
 	case 0:
+		if o.odd {
+			return nil
+		}
 		d.failAt(n, CodeNoTarget, "write kafka, redis or central", "a target without a sink")
 		return nil
 	case 1:

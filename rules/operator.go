@@ -13,6 +13,9 @@ type operator interface {
 	// definition is the text whose change makes the operator another one, with new state.
 	definition() string
 	setKey(key uint64)
+	stateKey() uint64
+	// why says why pass gave false: st is the state before, now the message's time.
+	why(st *opState, now int64) string
 }
 
 // opContext is what an operator sees of one message.
@@ -76,7 +79,7 @@ func newOperator(d *document, o *operatorDef, n *names) operator {
 	}
 }
 
-// code is an expression's digest for a definition; 0 for none.
+// digest stands for an expression in a definition; 0 for none.
 func (e *expression) digest() uint64 {
 	if e == nil {
 		return 0

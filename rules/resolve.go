@@ -2,6 +2,7 @@ package rules
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -152,6 +153,9 @@ func (r *resolver) suggest(name string) string {
 	slices.Sort(known)
 	if n := nearest(name, known); n != "" {
 		return fmt.Sprintf("did you mean %q?", n)
+	}
+	if !validName(name) {
+		return ""
 	}
 	return fmt.Sprintf("a field of the message is payload.%s, a text is %s", name, strconv.Quote(name))
 }
@@ -336,9 +340,9 @@ func (r *resolver) call(n *ast.CallNode) {
 		}
 	}
 	if id, ok := n.Callee.(*ast.IdentifierNode); ok {
-		if !slices.ContainsFunc(r.problems, func(p problem) bool { return p.from == id.Location().From }) {
-			r.fail(id, CodeUnbounded, "", "%s is not a function", id.Value)
-		}
+		known := slices.Sorted(maps.Keys(allowedFunctions))
+		r.problems = slices.DeleteFunc(r.problems, func(p problem) bool { return p.from == id.Location().From })
+		r.fail(id, CodeUnknownName, didYouMean(id.Value, known), "unknown function %q", id.Value)
 		return
 	}
 	r.fail(n, CodeUnbounded, "", "this cannot be called")

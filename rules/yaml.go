@@ -105,6 +105,7 @@ func (d *document) syntaxError(err error) {
 	if t := y.GetToken(); t != nil && t.Position != nil {
 		line, col = t.Position.Line, t.Position.Column
 	}
+	d.rule = d.ruleAt(line)
 	suggestion := ""
 	switch msg := y.GetMessage(); {
 	case strings.Contains(msg, "mapping value is not allowed"), strings.Contains(msg, "value is not allowed"):
@@ -116,6 +117,17 @@ func (d *document) syntaxError(err error) {
 		suggestion = "remove one of the two, or merge them"
 	}
 	d.fail(line, col, CodeSyntax, suggestion, "%s", y.GetMessage())
+}
+
+// ruleAt guesses the rule that a line of an unreadable file belongs to: the last id above it.
+func (d *document) ruleAt(line int) string {
+	for i := min(line, len(d.lines)) - 1; i >= 0; i-- {
+		text := strings.TrimSpace(strings.TrimPrefix(strings.TrimSpace(d.lines[i]), "-"))
+		if id, ok := strings.CutPrefix(text, "id:"); ok && validID(strings.TrimSpace(id)) {
+			return strings.TrimSpace(id)
+		}
+	}
+	return d.rule
 }
 
 // tooDeep returns the first line at which the nesting passes the bound, 0 if none does. It counts
@@ -195,6 +207,7 @@ type object struct {
 	what   string
 	values map[string]ast.Node
 	keys   map[string]scalar
+	odd    bool // some key was unknown
 }
 
 // object reads a mapping with fixed keys and reports all others.
@@ -208,6 +221,7 @@ func (d *document) object(n ast.Node, what string, known ...string) (*object, bo
 		if !contains(known, e.key.value) {
 			d.fail(e.key.line, e.key.col, CodeUnknownKey, didYouMean(e.key.value, known),
 				"unknown key %q in %s", e.key.value, what)
+			o.odd = true
 			continue
 		}
 		o.values[e.key.value], o.keys[e.key.value] = e.value, e.key
