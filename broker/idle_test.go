@@ -1,0 +1,140 @@
+package broker
+
+import (
+	"bufio"
+	"crypto/tls"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"runtime"
+	"runtime/debug"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"cellgate/broker/frame"
+)
+
+// The clients of BenchmarkIdle live in a process of their own, so that the resident memory measured is the
+// server's alone: the test binary started again with these variables runs nothing but TestIdleClients.
+const (
+	idleAddress = "CELLGATE_IDLE_ADDRESS"
+	idleCount   = "CELLGATE_IDLE_COUNT"
+	idleTLS     = "CELLGATE_IDLE_TLS"
+)
+
+// TestIdleClients is the client process: it connects, says so, publishes 1 KB each when it reads a line, says so,
+// and ends with its input.
+func TestIdleClients(t *testing.T) {
+	address := os.Getenv(idleAddress)
+	if address == "" {
+		t.Skip("the client process of BenchmarkIdle")
+	}
+	n, err := strconv.Atoi(os.Getenv(idleCount))
+	must(t, err)
+	conns := make([]net.Conn, n)
+	for i := range conns {
+		conns[i] = idleClient(t, address, i)
+	}
+	fmt.Println("connected")
+	in := bufio.NewReader(os.Stdin)
+	_, _ = in.ReadString('\n')
+	for i, c := range conns {
+		_, err := c.Write(publishFrame(4, 1, 1, "v1/"+idleVIN(i)+"/up/telemetry", strings.Repeat("x", 1000)))
+		must(t, err)
+		_, err = io.ReadFull(c, make([]byte, 4))
+		must(t, err)
+	}
+	fmt.Println("published")
+	_, _ = in.ReadString('\n')
+}
+
+func idleVIN(i int) string { return fmt.Sprintf("LTEST%012d", i) }
+
+func idleClient(t *testing.T, address string, i int) net.Conn {
+	c, err := net.Dial("tcp", address)
+	must(t, err)
+	if os.Getenv(idleTLS) != "" {
+		c = tls.Client(c, &tls.Config{InsecureSkipVerify: true})
+	}
+	_, err = c.Write(connectFrame(idleVIN(i), frame.Version311, connectOptions{keepSession: true, keepalive: 1200}))
+	must(t, err)
+	ack := make([]byte, 4)
+	_, err = io.ReadFull(c, ack)
+	must(t, err)
+	if ack[3] != 0 {
+		t.Fatalf("CONNACK % x", ack)
+	}
+	return c
+}
+
+// BenchmarkIdle prints the resident memory per idle connection, all alive, before and after each has published
+// 1 KB once. -benchtime is of no account: use -benchtime 1x.
+func BenchmarkIdle(b *testing.B) {
+	for _, name := range []string{"plain", "tls"} {
+		b.Run(name, func(b *testing.B) { benchmarkIdle(b, name == "tls") })
+	}
+}
+
+func benchmarkIdle(b *testing.B, secure bool) {
+	n := 5000
+	if s := os.Getenv("IDLE_CONNECTIONS"); s != "" {
+		n, _ = strconv.Atoi(s)
+	}
+	h := newHarness(b, func(o *Options) {
+		o.Limits.ConnectRate = 0
+		if secure {
+			ca := newTestCA(b)
+			o.Listeners[2].TLS = &TLS{Cert: ca.cert, Key: ca.key}
+		}
+	})
+	before := resident(b)
+	cmd := exec.Command(os.Args[0], "-test.run=^TestIdleClients$", "-test.timeout=10m")
+	cmd.Env = append(os.Environ(), idleAddress+"="+h.b.Addrs()["cars"].String(), idleCount+"="+strconv.Itoa(n))
+	if secure {
+		cmd.Env = append(cmd.Env, idleTLS+"=1")
+	}
+	in, err := cmd.StdinPipe()
+	must(b, err)
+	out, err := cmd.StdoutPipe()
+	must(b, err)
+	cmd.Stderr = os.Stderr
+	must(b, cmd.Start())
+	lines := bufio.NewReader(out)
+	step := func(want string) float64 {
+		line, err := lines.ReadString('\n')
+		if err != nil || strings.TrimSpace(line) != want {
+			b.Fatalf("client process: %q, %v", line, err)
+		}
+		time.Sleep(trimAfter + wheelSlots*wheelTick + time.Second) // until the wheel has looked at each
+		return float64(resident(b)-before) / float64(n)
+	}
+	b.ReportMetric(step("connected"), "B/conn")
+	_, err = in.Write([]byte("\n"))
+	must(b, err)
+	b.ReportMetric(step("published"), "B/conn-published")
+	if got := h.b.Connections(); got != n {
+		b.Errorf("%d connections are left of %d", got, n)
+	}
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	b.ReportMetric(float64(m.StackInuse)/float64(n), "stack-B/conn")
+	b.ReportMetric(float64(m.HeapInuse)/float64(n), "heap-B/conn")
+	must(b, in.Close())
+	must(b, cmd.Wait())
+}
+
+// resident is the process's resident memory in bytes, after the collector has given back what it can.
+func resident(b *testing.B) int64 {
+	b.Helper()
+	runtime.GC()
+	debug.FreeOSMemory()
+	statm, err := os.ReadFile("/proc/self/statm")
+	must(b, err)
+	pages, err := strconv.ParseInt(strings.Fields(string(statm))[1], 10, 64)
+	must(b, err)
+	return pages * int64(os.Getpagesize())
+}
