@@ -73,11 +73,34 @@ func (m *Manager) Advance(seq uint64) {
 	m.fanMu.Unlock()
 }
 
-// Checkpoint is Advance, and returns when the position is durable together with the queues. The error is
-// ErrClosed.
+// Settle notes that what the fan-out loop gives to others than the manager is durable up to seq, so that a
+// start-up need not read it again. The journal is needed from the lower of the two on; see ReplayFrom.
+func (m *Manager) Settle(seq uint64) {
+	m.fanMu.Lock()
+	m.settled = max(m.settled, seq)
+	m.fanMu.Unlock()
+}
+
+// Checkpoint is Advance and Settle, and returns when the position is durable together with the queues. The
+// error is ErrClosed.
 func (m *Manager) Checkpoint(seq uint64) error {
 	m.Advance(seq)
+	m.Settle(seq)
 	return m.writer.wait(m.closed)
+}
+
+// Wanted calls read with whether any subscription is in the index, so that the fan-out loop may pass over
+// what nobody wants. While read runs with false none is added: a new subscription gets everything that read
+// has not passed over. read must not block, nor call the manager.
+func (m *Manager) Wanted(read func(any bool)) {
+	m.fanMu.Lock()
+	if m.index.Count() > 0 {
+		m.fanMu.Unlock()
+		read(true)
+		return
+	}
+	defer m.fanMu.Unlock()
+	read(false)
 }
 
 // Position is the durable fan-out position: after a restart the fan-out resumes behind it. 0 is the

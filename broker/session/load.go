@@ -71,7 +71,6 @@ func (l *loader) load() error {
 // position reads where the fan-out was. Under another journal it begins anew, at that journal's beginning.
 func (l *loader) position() {
 	m := l.m
-	m.replayFrom = 1
 	v := l.root.Bucket(bucketMeta.name()).Get([]byte("position"))
 	if len(v) != 24 {
 		l.journal = v == nil
@@ -84,8 +83,9 @@ func (l *loader) position() {
 	}
 	l.journal = true
 	m.fanned = min(binary.BigEndian.Uint64(v[8:]), l.last)
-	m.replayFrom = min(binary.BigEndian.Uint64(v[16:]), l.last) + 1
+	m.settled = min(binary.BigEndian.Uint64(v[16:]), m.fanned)
 	m.position.Store(m.fanned)
+	m.replayed.Store(m.settled)
 }
 
 func (l *loader) sessions() error {

@@ -44,7 +44,7 @@ type Manager struct {
 
 	totalBytes atomic.Int64  // of all queues
 	position   atomic.Uint64 // durable
-	replayFrom uint64        // fixed by Open
+	replayed   atomic.Uint64 // durable; a start-up reads the journal behind it
 
 	closing context.CancelFunc
 	closed  context.Context
@@ -57,6 +57,7 @@ type Manager struct {
 	// writer's cut and towards each other.
 	fanMu    sync.Mutex
 	fanned   uint64 // every record up to here is in the queues
+	settled  uint64 // and up to here with the other users of the fan-out loop, see Settle
 	targets  []target
 	collect  func(client string, m Matched)
 	retained retained

@@ -157,7 +157,7 @@ func (w *writer) gather() *batch {
 	w.list, b.done, w.bytes = nil, w.done, 0
 	w.done = nil
 	w.mu.Unlock()
-	b.position, b.replay = m.fanned, m.fanned
+	b.position, b.replay = m.fanned, min(m.fanned, m.settled)
 	for topic, rec := range m.retained.dirty {
 		b.retained(topic, rec)
 	}
@@ -246,7 +246,7 @@ func (st *state) gatherFlow(b *batch) {
 }
 
 func (w *writer) commit(b *batch) error {
-	if len(b.ops) == 0 && b.position == w.m.position.Load() {
+	if len(b.ops) == 0 && b.position == w.m.position.Load() && b.replay == w.m.replayed.Load() {
 		return nil
 	}
 	begun := time.Now()
@@ -261,6 +261,7 @@ func (w *writer) commit(b *batch) error {
 // finish tells everybody that the batch is durable.
 func (w *writer) finish(b *batch) {
 	w.m.position.Store(b.position)
+	w.m.replayed.Store(b.replay)
 	for _, st := range b.again {
 		st.mu.Lock()
 		if !st.ended {

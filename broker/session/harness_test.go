@@ -1,0 +1,584 @@
+package session
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"cellgate/broker/frame"
+	"cellgate/broker/message"
+
+	"github.com/eclipse/paho.golang/packets"
+	"github.com/prometheus/client_golang/prometheus"
+	dto "github.com/prometheus/client_model/go"
+	"go.etcd.io/bbolt"
+	"go.uber.org/goleak"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+const patience = 10 * time.Second
+
+// env is a manager with everything around it; the state file and the journal survive its restarts.
+type env struct {
+	t       *testing.T
+	o       Options
+	path    string
+	db      *bbolt.DB
+	index   *testIndex
+	journal *memJournal
+	m       *Manager
+}
+
+func newEnv(t *testing.T, change ...func(*Options)) *env {
+	t.Helper()
+	e := &env{t: t, path: filepath.Join(t.TempDir(), "state.db"), journal: &memJournal{epoch: 7}}
+	e.o.CommitInterval = time.Hour // so that a test says itself when what nobody waits for is written
+	for _, c := range change {
+		c(&e.o)
+	}
+	e.open()
+	t.Cleanup(e.close)
+	return e
+}
+
+func (e *env) open() {
+	e.t.Helper()
+	db, err := bbolt.Open(e.path, 0o600, &bbolt.Options{NoSync: true, Timeout: patience})
+	if err != nil {
+		e.t.Fatal(err)
+	}
+	e.db, e.index = db, &testIndex{subs: map[string]map[string]Subscription{}, retained: map[string]*message.Record{}}
+	e.o.DB, e.o.Index, e.o.Journal = db, e.index, e.journal
+	if e.m, err = Open(e.o); err != nil {
+		e.t.Fatal(err)
+	}
+}
+
+func (e *env) close() {
+	if e.m == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	if err := e.m.Close(ctx); err != nil {
+		e.t.Errorf("close: %v", err)
+	}
+	e.m = nil
+	if err := e.db.Close(); err != nil {
+		e.t.Errorf("close state file: %v", err)
+	}
+}
+
+// restart stops cleanly and starts again.
+func (e *env) restart() {
+	e.t.Helper()
+	e.close()
+	e.open()
+}
+
+// kill starts again from what is in the state file now: what the process has in memory alone is lost. Records
+// behind the position are fanned out again, as the fan-out loop does.
+func (e *env) kill() {
+	e.t.Helper()
+	crashed := filepath.Join(e.t.TempDir(), "crashed.db")
+	if err := e.db.View(func(tx *bbolt.Tx) error { return tx.CopyFile(crashed, 0o600) }); err != nil {
+		e.t.Fatal(err)
+	}
+	e.close()
+	e.path = crashed
+	e.open()
+	for _, rec := range e.journal.from(e.m.ReplayFrom()) {
+		e.m.Replay(&rec)
+		e.m.Fanout(&rec)
+	}
+}
+
+// checkpoint writes everything.
+func (e *env) checkpoint() {
+	e.t.Helper()
+	if err := e.m.Checkpoint(e.m.fanned); err != nil {
+		e.t.Fatal(err)
+	}
+}
+
+// publish journals a message and fans it out.
+func (e *env) publish(rec message.Record) {
+	e.t.Helper()
+	rec.Kind = message.KindPublish
+	if rec.Client == "" {
+		rec.Client = "publisher"
+	}
+	recs := []message.Record{rec}
+	if _, err := e.journal.Append(recs); err != nil {
+		e.t.Fatal(err)
+	}
+	e.m.Fanout(&recs[0])
+}
+
+// say publishes texts at a QoS.
+func (e *env) say(topic string, qos byte, texts ...string) {
+	e.t.Helper()
+	for _, text := range texts {
+		e.publish(message.Record{Topic: topic, QoS: qos, Payload: []byte(text)})
+	}
+}
+
+// memJournal is a journal in memory.
+type memJournal struct {
+	epoch uint64
+
+	mu   sync.Mutex
+	recs []message.Record
+	fail error
+}
+
+func (j *memJournal) Append(recs []message.Record) (uint64, error) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.fail != nil {
+		return 0, j.fail
+	}
+	for i := range recs {
+		recs[i].Seq, recs[i].ReceivedAt = uint64(len(j.recs))+1, time.Now().UnixMilli()
+		j.recs = append(j.recs, recs[i].Clone())
+	}
+	return uint64(len(j.recs)), nil
+}
+
+func (j *memJournal) Last() uint64 {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return uint64(len(j.recs))
+}
+
+func (j *memJournal) Epoch() uint64 { return j.epoch }
+
+func (j *memJournal) from(seq uint64) []message.Record {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return slices.Clone(j.recs[seq-1:])
+}
+
+// lose takes away the journal's tail behind a sequence, as a crash does with what was not durable.
+func (j *memJournal) lose(behind uint64) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.recs = j.recs[:behind]
+}
+
+func (j *memJournal) setFail(err error) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.fail = err
+}
+
+// topics lists what was published since a sequence.
+func (j *memJournal) topics(seq uint64) []string {
+	var out []string
+	for _, rec := range j.from(seq) {
+		out = append(out, rec.Topic)
+	}
+	return out
+}
+
+// testIndex is an index that tries every filter.
+type testIndex struct {
+	connected func(string) bool
+
+	mu       sync.RWMutex
+	subs     map[string]map[string]Subscription // client, filter
+	retained map[string]*message.Record
+}
+
+func (x *testIndex) Subscribe(client string, sub Subscription) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.subs[client] == nil {
+		x.subs[client] = map[string]Subscription{}
+	}
+	x.subs[client][sub.Filter] = sub
+}
+
+func (x *testIndex) Unsubscribe(client, filter string) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	delete(x.subs[client], filter)
+}
+
+func (x *testIndex) Count() int {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	n := 0
+	for _, subs := range x.subs {
+		n += len(subs)
+	}
+	return n
+}
+
+func (x *testIndex) Match(topic string, fn func(string, Matched)) {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	merged := map[string]*Matched{}
+	groups := map[string]map[string]Subscription{}
+	for client, subs := range x.subs {
+		for filter, sub := range subs {
+			_, plain, shared := message.SplitShare(filter)
+			switch {
+			case !message.Match(plain, topic):
+			case !shared:
+				merge(merged, client, sub)
+			default:
+				if groups[filter] == nil {
+					groups[filter] = map[string]Subscription{}
+				}
+				groups[filter][client] = sub
+			}
+		}
+	}
+	for _, members := range groups {
+		client := x.pick(members)
+		merge(merged, client, members[client])
+	}
+	for client, m := range merged {
+		fn(client, *m)
+	}
+}
+
+// pick chooses a connected member of a group if there is one, the first by name.
+func (x *testIndex) pick(members map[string]Subscription) string {
+	var names []string
+	for client := range members {
+		names = append(names, client)
+	}
+	slices.Sort(names)
+	for _, client := range names {
+		if x.connected != nil && x.connected(client) {
+			return client
+		}
+	}
+	return names[0]
+}
+
+func merge(merged map[string]*Matched, client string, sub Subscription) {
+	m := merged[client]
+	if m == nil {
+		m = &Matched{NoLocal: true}
+		merged[client] = m
+	}
+	m.QoS = max(m.QoS, sub.QoS)
+	m.NoLocal = m.NoLocal && sub.NoLocal
+	m.RetainAsPublished = m.RetainAsPublished || sub.RetainAsPublished
+	if sub.ID != 0 {
+		m.IDs = append(m.IDs, sub.ID)
+		slices.Sort(m.IDs)
+	}
+}
+
+func (x *testIndex) Retain(msg *message.Record) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if len(msg.Payload) == 0 {
+		delete(x.retained, msg.Topic)
+		return
+	}
+	x.retained[msg.Topic] = msg
+}
+
+func (x *testIndex) Retained(filter string, fn func(*message.Record)) {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	for topic, msg := range x.retained {
+		if message.Match(filter, topic) {
+			fn(msg)
+		}
+	}
+}
+
+// perms permit everything but the topics and filters listed.
+type perms struct{ publish, subscribe, receive []string }
+
+func (p perms) Publish(topic string) bool    { return !slices.Contains(p.publish, topic) }
+func (p perms) Subscribe(filter string) bool { return !slices.Contains(p.subscribe, filter) }
+func (p perms) Receive(topic string) bool    { return !slices.Contains(p.receive, topic) }
+
+// conn is a client's connection as the session sees it.
+type conn struct {
+	t       *testing.T
+	version byte
+	drained chan struct{}
+	keep    bool // stays when it is kicked, until detach
+	// attached is closed when s is set.
+	attached chan struct{}
+	s        *Session
+
+	mu     sync.Mutex
+	frames [][]byte
+	room   int // frames that Enqueue takes yet; negative is no bound
+	kicked []byte
+	end    sync.Once
+	change chan struct{} // closed and renewed with every frame
+}
+
+func (c *conn) Enqueue(f []byte) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.room == 0 {
+		return false
+	}
+	c.room--
+	c.frames = append(c.frames, bytes.Clone(f))
+	close(c.change)
+	c.change = make(chan struct{})
+	return true
+}
+
+func (c *conn) Kick(reason byte) {
+	c.mu.Lock()
+	c.kicked = append(c.kicked, reason)
+	c.mu.Unlock()
+	if !c.keep {
+		go c.detach(false)
+	}
+}
+
+func (c *conn) Drained() <-chan struct{} { return c.drained }
+
+func (c *conn) detach(normal bool) {
+	<-c.attached
+	c.end.Do(func() {
+		c.s.Detach(normal, nil)
+		close(c.drained)
+	})
+}
+
+func (c *conn) setRoom(n int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.room = n
+}
+
+// frame is an outgoing frame taken apart.
+type sentFrame struct {
+	typ     byte
+	id      uint16
+	qos     byte
+	dup     bool
+	retain  bool
+	topic   string
+	payload string
+	code    byte
+	props   *packets.Properties
+	size    int
+}
+
+func (f sentFrame) String() string {
+	switch f.typ {
+	case frame.TypePublish:
+		s := fmt.Sprintf("%s=%s q%d", f.topic, f.payload, f.qos)
+		if f.id != 0 {
+			s += fmt.Sprintf(" #%d", f.id)
+		}
+		if f.dup {
+			s += " dup"
+		}
+		if f.retain {
+			s += " retain"
+		}
+		return s
+	case frame.TypePubrel:
+		return fmt.Sprintf("PUBREL #%d", f.id)
+	}
+	return fmt.Sprintf("type %d", f.typ)
+}
+
+func parse(t *testing.T, b []byte, version byte) sentFrame {
+	t.Helper()
+	f := sentFrame{typ: b[0] >> 4, size: len(b)}
+	if f.typ == frame.TypePubrel {
+		f.id = binary.BigEndian.Uint16(b[2:])
+		if len(b) > 4 {
+			f.code = b[4]
+		}
+		return f
+	}
+	f.dup, f.qos, f.retain = b[0]&8 != 0, b[0]>>1&3, b[0]&1 != 0
+	if version == frame.Version5 {
+		cp, err := packets.ReadPacket(bytes.NewReader(b))
+		if err != nil {
+			t.Fatal(err)
+		}
+		p, ok := cp.Content.(*packets.Publish)
+		if !ok {
+			t.Fatalf("frame %x", b)
+		}
+		f.topic, f.payload, f.id, f.props = p.Topic, string(p.Payload), p.PacketID, p.Properties
+		return f
+	}
+	b = b[1:]
+	for b[0]&0x80 != 0 {
+		b = b[1:]
+	}
+	n := int(binary.BigEndian.Uint16(b[1:]))
+	f.topic, b = string(b[3:3+n]), b[3+n:]
+	if f.qos > 0 {
+		f.id, b = binary.BigEndian.Uint16(b), b[2:]
+	}
+	f.payload = string(b)
+	return f
+}
+
+// take returns the next n frames, and fails when they do not come.
+func (c *conn) take(n int) []sentFrame {
+	c.t.Helper()
+	deadline := time.After(patience)
+	for {
+		c.mu.Lock()
+		if len(c.frames) >= n {
+			var out []sentFrame
+			for _, b := range c.frames[:n] {
+				out = append(out, parse(c.t, b, c.version))
+			}
+			c.frames = c.frames[n:]
+			c.mu.Unlock()
+			return out
+		}
+		change, have := c.change, len(c.frames)
+		c.mu.Unlock()
+		select {
+		case <-change:
+		case <-deadline:
+			c.t.Fatalf("%d frames instead of %d", have, n)
+		}
+	}
+}
+
+// expect takes as many frames as there are texts and compares; then there must be no more.
+func (c *conn) expect(want ...string) []sentFrame {
+	c.t.Helper()
+	frames := c.take(len(want))
+	for i, f := range frames {
+		if f.String() != want[i] {
+			c.t.Errorf("frame %d is %q, want %q", i, f, want[i])
+		}
+	}
+	c.quiet()
+	return frames
+}
+
+// quiet checks that nothing is waiting to be taken.
+func (c *conn) quiet() {
+	c.t.Helper()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, b := range c.frames {
+		c.t.Errorf("unexpected frame %q", parse(c.t, b, c.version))
+	}
+	c.frames = nil
+}
+
+// attach connects a client that is a service on MQTT 5 with a session of an hour unless changed.
+func (e *env) attach(id string, change ...func(*Attach)) (*conn, bool) {
+	e.t.Helper()
+	c, present, err := e.tryAttach(context.Background(), id, change...)
+	if err != nil {
+		e.t.Fatal(err)
+	}
+	return c, present
+}
+
+func (e *env) tryAttach(ctx context.Context, id string, change ...func(*Attach)) (*conn, bool, error) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	c := &conn{t: e.t, drained: make(chan struct{}), attached: make(chan struct{}), room: -1, change: make(chan struct{})}
+	a := Attach{ClientID: id, Version: 5, Expiry: time.Hour, Perm: perms{}, Conn: c}
+	for _, ch := range change {
+		ch(&a)
+	}
+	c.version = a.Version
+	s, present, err := e.m.Attach(ctx, a)
+	if err != nil {
+		return nil, false, err
+	}
+	c.s = s
+	close(c.attached)
+	s.Start()
+	return c, present, nil
+}
+
+func clean(a *Attach)    { a.CleanStart = true }
+func volatile(a *Attach) { a.Expiry = 0 }
+func vehicle(a *Attach)  { a.Vehicle = true }
+func v4(a *Attach)       { a.Version = 4 }
+
+// subscribe waits for the codes.
+func (c *conn) subscribe(subs ...Subscription) []byte {
+	c.t.Helper()
+	return c.subscribeID(0, subs...)
+}
+
+func (c *conn) subscribeID(id uint32, subs ...Subscription) []byte {
+	c.t.Helper()
+	got := make(chan []byte, 1)
+	c.s.Subscribe(subs, id, func(codes []byte) { got <- codes })
+	return c.codes(got)
+}
+
+func (c *conn) unsubscribe(filters ...string) []byte {
+	c.t.Helper()
+	got := make(chan []byte, 1)
+	c.s.Unsubscribe(filters, func(codes []byte) { got <- codes })
+	return c.codes(got)
+}
+
+func (c *conn) codes(got chan []byte) []byte {
+	c.t.Helper()
+	select {
+	case codes := <-got:
+		return codes
+	case <-time.After(patience):
+		c.t.Fatal("no reason codes")
+		return nil
+	}
+}
+
+func sub(filter string, qos byte) Subscription { return Subscription{Filter: filter, QoS: qos} }
+
+// value reads a counter or gauge.
+func value(t *testing.T, m prometheus.Metric) float64 {
+	t.Helper()
+	var out dto.Metric
+	if err := m.Write(&out); err != nil {
+		t.Fatal(err)
+	}
+	return out.GetCounter().GetValue() + out.GetGauge().GetValue()
+}
+
+func (e *env) dropped(reason string) float64 {
+	e.t.Helper()
+	return value(e.t, e.m.metrics.dropped.WithLabelValues(reason))
+}
+
+// putRaw puts a value into the state file behind the manager's back.
+func putRaw(t *testing.T, db *bbolt.DB, b bucket, key, value string) {
+	t.Helper()
+	err := db.Update(func(tx *bbolt.Tx) error {
+		return tx.Bucket([]byte(rootBucket)).Bucket(b.name()).Put([]byte(key), []byte(value))
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// testClock is the wall clock, set forward.
+type testClock struct{ ahead atomic.Int64 }
+
+func (c *testClock) now() time.Time          { return time.Now().Add(time.Duration(c.ahead.Load())) }
+func (c *testClock) advance(d time.Duration) { c.ahead.Add(int64(d)) }
