@@ -1,0 +1,344 @@
+package auth
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+func (f *fixture) refusedFor(t *testing.T, token string, want error) {
+	t.Helper()
+	for range 2 {
+		_, err := f.Verify([]byte(token), Peer{})
+		if want == nil && err != nil || want != nil && !errors.Is(err, want) {
+			t.Fatalf("got %v, want %v", err, want)
+		}
+	}
+}
+
+func TestRevoke(t *testing.T) {
+	t.Parallel()
+	now := newClock().Now()
+	tests := map[string]struct {
+		revoke Revocation
+		// what becomes of a token of testVIN, one of testVIN issued an hour later, one of otherVIN
+		first, later, other error
+	}{
+		"by jti":                      {Revocation{TokenID: "jti"}, ErrRevoked, nil, nil},
+		"by sub":                      {Revocation{Subject: testVIN}, ErrRevoked, nil, nil},
+		"by sub and time":             {Revocation{Subject: testVIN, IssuedBefore: now.Add(-time.Second)}, nil, nil, nil},
+		"by sub, locked out":          {Revocation{Subject: testVIN, IssuedBefore: now.Add(2 * time.Hour)}, ErrRevoked, ErrRevoked, nil},
+		"by time":                     {Revocation{IssuedBefore: now}, ErrRevoked, nil, ErrRevoked},
+		"by time, before all of them": {Revocation{IssuedBefore: now.Add(-time.Second)}, nil, nil, nil},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f := open(t, func(c *Config) { c.TTL = 3 * time.Hour })
+			first, id := f.issue(t, IssueRequest{Subject: testVIN, Role: RoleVehicle})
+			other := f.vehicle(t, otherVIN)
+			f.refusedFor(t, first, nil) // cached from here on
+			f.refusedFor(t, other, nil)
+			if tt.revoke.TokenID != "" {
+				tt.revoke.TokenID = id.TokenID
+			}
+			if _, err := f.Revoke(tt.revoke, ""); err != nil {
+				t.Fatal(err)
+			}
+			f.refusedFor(t, first, tt.first)
+			f.refusedFor(t, other, tt.other)
+			f.clock.Add(time.Hour)
+			g := newForge(f)
+			g.claims = g.claims.with("iat", f.clock.Now().Unix()).with("exp", f.clock.Now().Unix()+3600)
+			f.refusedFor(t, g.token(), tt.later)
+			_, _, err := f.Issue(IssueRequest{Subject: testVIN, Role: RoleVehicle})
+			if !errors.Is(err, tt.later) || tt.later == nil && err != nil {
+				t.Errorf("issue: %v, want %v", err, tt.later)
+			}
+		})
+	}
+}
+
+// TestIssueRightAfterRevocation: the token that a vehicle gets in the very second of its revocation works.
+func TestIssueRightAfterRevocation(t *testing.T) {
+	t.Parallel()
+	for _, leeway := range []time.Duration{-1, time.Minute} {
+		f := open(t, func(c *Config) { c.Leeway = leeway })
+		old := f.vehicle(t, testVIN)
+		if _, err := f.Revoke(Revocation{Subject: testVIN}, ""); err != nil {
+			t.Fatal(err)
+		}
+		fresh := f.vehicle(t, testVIN)
+		f.refusedFor(t, old, ErrRevoked)
+		f.refusedFor(t, fresh, nil)
+	}
+}
+
+func TestRevokeRefuses(t *testing.T) {
+	t.Parallel()
+	f := open(t, func(c *Config) { c.MaxRevocations = 2 })
+	now := f.clock.Now()
+	bad := map[string]Revocation{
+		"nothing":                {},
+		"jti and sub":            {TokenID: "x", Subject: "y"},
+		"jti and time":           {TokenID: "x", IssuedBefore: now},
+		"long jti":               {TokenID: strings.Repeat("x", 129)},
+		"wildcard sub":           {Subject: "#"},
+		"everyone, ahead":        {IssuedBefore: now.Add(time.Hour)},
+		"far ahead":              {Subject: "x", IssuedBefore: now.AddDate(101, 0, 0)},
+		"purge without sub":      {TokenID: "x", Purge: true},
+		"long reason":            {TokenID: "x", Reason: strings.Repeat("x", 257)},
+		"sub with a line break":  {Subject: "a\nb"},
+		"jti long with a reason": {TokenID: strings.Repeat("j", 1000), Reason: "x"},
+	}
+	for name, r := range bad {
+		if _, err := f.Revoke(r, ""); !errors.Is(err, ErrInvalidRevocation) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	for _, id := range []string{"a", "b"} {
+		if _, err := f.Revoke(Revocation{TokenID: id}, ""); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := f.Revoke(Revocation{TokenID: "c"}, ""); !errors.Is(err, ErrTooManyRevocations) {
+		t.Fatalf("got %v", err)
+	}
+}
+
+// TestRevocationSurvivesKill opens the directory again without closing it first, as after kill -9, with a
+// torn last line of an entry that was never confirmed.
+func TestRevocationSurvivesKill(t *testing.T) {
+	t.Parallel()
+	f := open(t)
+	token := f.vehicle(t, testVIN)
+	if _, err := f.Revoke(Revocation{Subject: testVIN, Reason: "stolen"}, ""); err != nil {
+		t.Fatal(err)
+	}
+	log := filepath.Join(f.dir, revLogName)
+	whole, err := os.ReadFile(log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for cut := range len(whole) {
+		dir := t.TempDir()
+		copyKeys(t, f.dir, dir)
+		if err := os.WriteFile(filepath.Join(dir, revLogName), append(whole[:len(whole):len(whole)], whole[:cut]...), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		again, err := Open(Config{Dir: dir, Cell: testCell, Now: f.clock.Now, Poll: time.Hour})
+		if err != nil {
+			t.Fatalf("cut at %d: %v", cut, err)
+		}
+		again2 := &fixture{Authority: again, clock: f.clock}
+		again2.refusedFor(t, token, ErrRevoked)
+		if cut%16 == 0 { // and it can be written on, behind the torn line
+			if _, err := again.Revoke(Revocation{TokenID: "next"}, ""); err != nil {
+				t.Fatal(err)
+			}
+			if n := len(again.Revocations()); n != 2 {
+				t.Fatalf("cut at %d: %d entries", cut, n)
+			}
+		}
+		again2.close(t)()
+	}
+}
+
+func copyKeys(t *testing.T, from, to string) {
+	t.Helper()
+	names, err := filepath.Glob(filepath.Join(from, "key-*.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range names {
+		b, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(to, filepath.Base(name)), b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// TestDamagedRevocationLog: a flipped bit anywhere in a confirmed entry is found. A list with a hole in it must
+// not be taken for the whole.
+func TestDamagedRevocationLog(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	l := &revLog{dir: dir}
+	at := newClock().Now()
+	for _, id := range []string{"a", "b"} {
+		if err := l.append([]Revocation{{TokenID: id, At: at, Until: at}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	whole, err := os.ReadFile(l.path())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range len(whole) - 1 { // without its end, the last line is a torn one
+		for _, bit := range []int{0, 5} {
+			spoiled := append([]byte(nil), whole...)
+			spoiled[i] ^= 1 << bit
+			if err := os.WriteFile(l.path(), spoiled, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			fresh := &revLog{dir: dir}
+			_, err := fresh.read()
+			if !errors.Is(err, ErrRevocationLog) {
+				// Upper and lower case of the checksum's digits say the same.
+				if strings.EqualFold(string(spoiled), string(whole)) && err == nil {
+					continue
+				}
+				t.Errorf("byte %d bit %d: %v", i, bit, err)
+			}
+			if err := fresh.close(); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+}
+
+// TestRevocationByAnotherProcess: the command line revokes on the same directory.
+func TestRevocationByAnotherProcess(t *testing.T) {
+	t.Parallel()
+	f := open(t)
+	token := f.vehicle(t, testVIN)
+	f.refusedFor(t, token, nil)
+	told := make(chan bool, 16)
+	stop := f.WatchRevocations(func(revoked func(Identity) bool) { told <- revoked(Identity{Subject: testVIN}) })
+	defer stop()
+	tool := open(t, func(c *Config) { c.Dir = f.dir })
+	if _, err := tool.Revoke(Revocation{Subject: testVIN}, ""); err != nil {
+		t.Fatal(err)
+	}
+	if !<-told {
+		t.Fatal("watcher is not told of it")
+	}
+	f.refusedFor(t, token, ErrRevoked)
+}
+
+// TestWatchLeavesNoGap: connections that register, ask Revoked, and are told by the watcher; however a
+// revocation falls between, each ends.
+func TestWatchLeavesNoGap(t *testing.T) {
+	t.Parallel()
+	f := open(t)
+	const n = 200
+	var mu sync.Mutex
+	live := make(map[string]Identity)
+	ended := make(map[string]bool)
+	stop := f.WatchRevocations(func(revoked func(Identity) bool) {
+		mu.Lock()
+		defer mu.Unlock()
+		for k, id := range live {
+			if revoked(id) {
+				ended[k] = true
+			}
+		}
+	})
+	defer stop()
+	var wg sync.WaitGroup
+	for i := range n {
+		token, id := f.issue(t, IssueRequest{Subject: "v" + string(rune('A'+i%26)), Role: RoleVehicle})
+		wg.Go(func() {
+			got, err := f.Verify([]byte(token), Peer{})
+			if err != nil {
+				mu.Lock()
+				ended[id.TokenID] = true
+				mu.Unlock()
+				return
+			}
+			mu.Lock()
+			live[got.TokenID] = got
+			mu.Unlock()
+			if f.Revoked(got) {
+				mu.Lock()
+				ended[got.TokenID] = true
+				mu.Unlock()
+			}
+		})
+	}
+	if _, err := f.Revoke(Revocation{IssuedBefore: f.clock.Now()}, ""); err != nil {
+		t.Fatal(err)
+	}
+	wg.Wait()
+	eventually(t, "all connections have ended", func() bool {
+		mu.Lock()
+		defer mu.Unlock()
+		return len(ended) == n
+	})
+}
+
+// TestPurge: asked for once, after the watchers of the revocation, and not again by a restart.
+func TestPurge(t *testing.T) {
+	t.Parallel()
+	f := open(t)
+	order := make(chan string, 8)
+	f.WatchRevocations(func(func(Identity) bool) { order <- "revoke" })
+	f.WatchPurges(func(subject string) { order <- "purge " + subject })
+	if _, err := f.Revoke(Revocation{Subject: testVIN, Purge: true}, ""); err != nil {
+		t.Fatal(err)
+	}
+	if a, b := <-order, <-order; a != "revoke" || b != "purge "+testVIN {
+		t.Fatalf("%s, then %s", a, b)
+	}
+	again := open(t, func(c *Config) { c.Dir = f.dir })
+	purged := make(chan string, 8)
+	stop := again.WatchPurges(func(subject string) { purged <- subject })
+	if _, err := again.Revoke(Revocation{Subject: otherVIN, Purge: true}, ""); err != nil {
+		t.Fatal(err)
+	}
+	if got := <-purged; got != otherVIN {
+		t.Fatal(got)
+	}
+	stop()
+	if again.watchers.mu.Lock(); len(again.watchers.purges) != 0 {
+		t.Errorf("purges left: %v", again.watchers.purges)
+	}
+	again.watchers.mu.Unlock()
+}
+
+// TestCompaction: superseded and outlived entries leave the file, the others stay, and a reader that follows
+// the file goes on with the new one.
+func TestCompaction(t *testing.T) {
+	t.Parallel()
+	f := open(t, func(c *Config) { c.Poll = time.Hour })
+	follower := open(t, func(c *Config) { c.Dir = f.dir })
+	if _, err := f.Revoke(Revocation{TokenID: "outlived"}, ""); err != nil {
+		t.Fatal(err)
+	}
+	f.clock.Add(91*24*time.Hour + dropGrace + time.Hour)
+	follower.clock.Add(91*24*time.Hour + dropGrace + time.Hour)
+	for range 20 {
+		f.clock.Add(time.Second)
+		if _, err := f.Revoke(Revocation{Subject: testVIN}, ""); err != nil {
+			t.Fatal(err)
+		}
+	}
+	f.prune()
+	if got := f.revLog.superseded(f.revoked.len()); got != 20 {
+		t.Fatalf("%d superseded lines", got)
+	}
+	if err := f.compactRevocations(f.clock.Now()); err != nil {
+		t.Fatal(err)
+	}
+	b, err := os.ReadFile(f.revLog.path())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := strings.Count(string(b), "\n"); n != 1 {
+		t.Fatalf("%d lines", n)
+	}
+	if _, err := f.Revoke(Revocation{TokenID: "after"}, ""); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the follower reads the new file", func() bool { return follower.Revoked(Identity{TokenID: "after"}) })
+	if n := len(f.Revocations()); n != 2 {
+		t.Fatalf("%d entries", n)
+	}
+}

@@ -1,0 +1,268 @@
+package auth
+
+import (
+	"encoding/json"
+	"errors"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+func jwksKIDs(t *testing.T, a *Authority) []string {
+	t.Helper()
+	rec := httptest.NewRecorder()
+	a.JWKS().ServeHTTP(rec, httptest.NewRequest(http.MethodGet, "/.well-known/jwks.json", nil))
+	var set jwks
+	if err := json.Unmarshal(rec.Body.Bytes(), &set); err != nil {
+		t.Fatal(err)
+	}
+	if strings.Contains(rec.Body.String(), `"d"`) {
+		t.Fatal("a private key is published")
+	}
+	kids := make([]string, len(set.Keys))
+	for i, k := range set.Keys {
+		kids[i] = k.KID
+	}
+	return kids
+}
+
+// TestRotation follows one rotation through its whole life.
+func TestRotation(t *testing.T) {
+	t.Parallel()
+	const activation = 10 * time.Second
+	f := open(t, func(c *Config) { c.KeyActivation = activation })
+	first := f.Keys()[0].KID
+	before := f.vehicle(t, testVIN)
+	info, err := f.Rotate(RotateRequest{Algorithm: EdDSA, By: "op"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if kids := jwksKIDs(t, f.Authority); !slices.Equal(kids, []string{first, info.KID}) {
+		t.Fatalf("published %v", kids)
+	}
+	if _, id := f.issue(t, IssueRequest{Subject: testVIN, Role: RoleVehicle}); id.KeyID != first {
+		t.Fatal("the new key signs before it has been published for long enough")
+	}
+	f.clock.Add(activation + time.Second)
+	after, id := f.issue(t, IssueRequest{Subject: testVIN, Role: RoleVehicle})
+	if id.KeyID != info.KID {
+		t.Fatal("the new key does not sign")
+	}
+	for _, token := range []string{before, after} {
+		if _, err := f.Verify([]byte(token), Peer{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// The last token of the old key, issued right before the switch, is good to the end of its leeway.
+	f.clock.Add(time.Hour + time.Minute - 12*time.Second)
+	if _, err := f.Verify([]byte(before), Peer{}); err != nil {
+		t.Fatalf("refused before its time: %v", err)
+	}
+	f.clock.Add(2 * time.Minute)
+	if kids := jwksKIDs(t, f.Authority); !slices.Equal(kids, []string{info.KID}) {
+		t.Fatalf("still published: %v", kids)
+	}
+	if _, err := os.Stat(keyPath(f.dir, first)); err != nil {
+		t.Fatalf("file deleted within the grace of a clock's jump: %v", err)
+	}
+	f.clock.Add(dropGrace + time.Hour)
+	f.prune()
+	if _, err := os.Stat(keyPath(f.dir, first)); !errors.Is(err, os.ErrNotExist) {
+		t.Fatalf("file of the retired key is still there: %v", err)
+	}
+	if err := f.Reload(); err != nil || len(f.Keys()) != 1 {
+		t.Fatalf("%v, %d keys", err, len(f.Keys()))
+	}
+	if !strings.Contains(f.logs.String(), `"event":"rotate"`) {
+		t.Error("not in the audit log")
+	}
+}
+
+// TestRotationUnderLoad: while keys are rotated again and again, by this process and by another on the same
+// directory, no vehicle is refused a token's verification or its issue.
+func TestRotationUnderLoad(t *testing.T) {
+	t.Parallel()
+	// A short activation in real time; the clock is real so that it passes.
+	f := open(t, func(c *Config) { c.Now, c.KeyActivation, c.CacheSize = time.Now, time.Second, 64 })
+	tool := open(t, func(c *Config) { c.Dir, c.Now, c.KeyActivation, c.NoCreate = f.dir, time.Now, time.Second, true })
+	var stop atomic.Bool
+	var wg sync.WaitGroup
+	var verified atomic.Int64
+	for i := range 8 {
+		issuer := []*fixture{f, tool}[i%2]
+		wg.Go(func() {
+			for !stop.Load() {
+				token, _, err := issuer.Issue(IssueRequest{Subject: testVIN, Role: RoleVehicle})
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				for range 3 {
+					if _, err := f.Verify([]byte(token), Peer{}); err != nil {
+						t.Errorf("refused: %v", err)
+						return
+					}
+				}
+				verified.Add(1)
+			}
+		})
+	}
+	for i := range 4 {
+		who := []*fixture{f, tool}[i%2]
+		want := len(f.Keys()) + 1
+		if _, err := who.Rotate(RotateRequest{}); err != nil {
+			t.Error(err)
+		}
+		eventually(t, "the other process's key is loaded and signs", func() bool {
+			keys := f.Keys()
+			return t.Failed() || (len(keys) == want && keys[len(keys)-1].Signing)
+		})
+	}
+	stop.Store(true)
+	wg.Wait()
+	t.Logf("%d tokens issued and verified", verified.Load())
+}
+
+// TestClockJumps: every verdict is a function of the clock as it is now; a jump in either direction changes
+// it at once and back again, cached or not, and never lets an expired token in beyond the leeway.
+func TestClockJumps(t *testing.T) {
+	t.Parallel()
+	f := open(t)
+	token, id := f.issue(t, IssueRequest{Subject: testVIN, Role: RoleVehicle, TTL: 30 * time.Minute})
+	start := f.clock.Now()
+	steps := []struct {
+		at   time.Duration // since issue
+		want error
+	}{
+		{0, nil},
+		{time.Hour, ErrExpired}, // an hour ahead
+		{0, nil},                // and back: it recovers
+		{-time.Hour, ErrNotYetValid},
+		{-61 * time.Second, ErrNotYetValid},
+		{-60 * time.Second, nil},
+		{0, nil},
+		{30*time.Minute + 59*time.Second, nil}, // within the leeway
+		{31 * time.Minute, ErrExpired},
+		{30 * time.Minute, nil},
+		{90 * time.Minute, ErrExpired},
+		{31*time.Minute - time.Nanosecond, nil},
+	}
+	for _, s := range steps {
+		f.clock.Add(start.Add(s.at).Sub(f.clock.Now()))
+		for _, verify := range []func() error{
+			func() error { _, err := f.Verify([]byte(token), Peer{}); return err },
+			func() error { return f.Recheck(id, Peer{}) },
+		} {
+			if err := verify(); !errors.Is(err, s.want) || (s.want == nil && err != nil) {
+				t.Errorf("at %s: %v, want %v", s.at, err, s.want)
+			}
+		}
+	}
+	f.clock.Add(start.Sub(f.clock.Now()))
+	if d := f.Deadline(id); !d.Equal(id.Expires) {
+		t.Errorf("deadline %s", d)
+	}
+	f.clock.Add(30*time.Minute + 10*time.Second)
+	if d := f.Deadline(id); !d.Equal(id.Expires.Add(time.Minute)) {
+		t.Errorf("deadline within the leeway %s", d)
+	}
+}
+
+// TestClockJumpKeepsKeysAndRevocations: an hour ahead and back must neither forget a revocation nor a key.
+func TestClockJumpKeepsKeysAndRevocations(t *testing.T) {
+	t.Parallel()
+	f := open(t, func(c *Config) { c.MaxTTL = time.Hour })
+	revoked := f.vehicle(t, testVIN)
+	if _, err := f.Revoke(Revocation{Subject: testVIN}, ""); err != nil {
+		t.Fatal(err)
+	}
+	kept := f.vehicle(t, otherVIN)
+	if _, err := f.Rotate(RotateRequest{}); err != nil {
+		t.Fatal(err)
+	}
+	f.clock.Add(5 * time.Hour)
+	f.prune()
+	if err := f.Reload(); err != nil {
+		t.Fatal(err)
+	}
+	f.clock.Add(-5 * time.Hour)
+	if _, err := f.Verify([]byte(revoked), Peer{}); !errors.Is(err, ErrRevoked) {
+		t.Errorf("revoked token: %v", err)
+	}
+	if _, err := f.Verify([]byte(kept), Peer{}); err != nil {
+		t.Errorf("good token: %v", err)
+	}
+}
+
+// TestReload: a bad key file leaves what was in force; a good one takes effect by itself.
+func TestReload(t *testing.T) {
+	t.Parallel()
+	f := open(t)
+	token := f.vehicle(t, testVIN)
+	bad := keyPath(f.dir, "broken")
+	if err := os.WriteFile(bad, []byte(`{"version":1,"private_key":"`+canary+`"`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Reload(); err == nil || strings.Contains(err.Error(), canary) || !strings.Contains(err.Error(), bad) {
+		t.Fatalf("got %v", err)
+	}
+	eventually(t, "the error is logged once", func() bool { return strings.Contains(f.logs.String(), "cannot be read") })
+	if _, err := f.Verify([]byte(token), Peer{}); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(bad); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "recovery is logged", func() bool { return strings.Contains(f.logs.String(), "readable again") })
+	if n := strings.Count(f.logs.String(), "cannot be read"); n != 1 {
+		t.Errorf("logged %d times", n)
+	}
+}
+
+// TestLoadKeyRefuses: every way in which a key file can be wrong.
+func TestLoadKeyRefuses(t *testing.T) {
+	t.Parallel()
+	f := open(t)
+	good := f.ring.Load().own[0].file
+	other, err := newSignKey(ES256, f.clock.Now(), f.clock.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	tests := map[string]func(*keyFile){
+		"version":        func(k *keyFile) { k.Version = 2 },
+		"kid":            func(k *keyFile) { k.KID = other.file.KID },
+		"private key":    func(k *keyFile) { k.PrivateKey = other.file.PrivateKey },
+		"not PEM":        func(k *keyFile) { k.PrivateKey = "x" },
+		"algorithm":      func(k *keyFile) { k.Alg = EdDSA },
+		"no algorithm":   func(k *keyFile) { k.Alg = "" },
+		"alg none":       func(k *keyFile) { k.Alg = "none" },
+		"not a key":      func(k *keyFile) { k.PrivateKey = "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n" },
+		"truncated file": nil,
+	}
+	for name, spoil := range tests {
+		file := good
+		b, err := json.Marshal(file)
+		if spoil != nil {
+			spoil(&file)
+			b, err = json.Marshal(file)
+		} else {
+			b = b[:len(b)/2]
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		path := keyPath(t.TempDir(), "x")
+		if err := os.WriteFile(path, b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := loadKey(path, f.own); err == nil || strings.Contains(err.Error(), "PRIVATE KEY-----") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
