@@ -16,21 +16,23 @@ type admission struct {
 	oldest    *guest
 	newest    *guest
 	guests    int
+	left      chan struct{} // signals that one has left
 }
 
 // guest is a connection that has not finished TLS and CONNECT.
 type guest struct {
 	conn       net.Conn
+	since      time.Time
 	prev, next *guest
 	entered    bool
 }
 
 func newAdmission() *admission {
-	return &admission{addresses: make(map[netip.Addr]int)}
+	return &admission{addresses: make(map[netip.Addr]int), left: make(chan struct{}, 1)}
 }
 
-// admit takes a connection in, or names the limit that refuses it. release gives the address's place
-// back.
+// admit takes a connection in, or names the limit that refuses it. release gives the address's place back;
+// the zero address has none.
 func (a *admission) admit(addr netip.Addr, limits *Limits, now time.Time) (refused string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -40,6 +42,20 @@ func (a *admission) admit(addr netip.Addr, limits *Limits, now time.Time) (refus
 			a.arrival = before
 			return "connect_rate"
 		}
+	}
+	return a.admitAddressLocked(addr, limits)
+}
+
+// admitAddress is the rest of admit for a connection that was admitted by its load balancer's address.
+func (a *admission) admitAddress(addr netip.Addr, limits *Limits) (refused string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.admitAddressLocked(addr, limits)
+}
+
+func (a *admission) admitAddressLocked(addr netip.Addr, limits *Limits) (refused string) {
+	if !addr.IsValid() {
+		return ""
 	}
 	if limits.ConnectionsPerAddress > 0 && a.addresses[addr] >= limits.ConnectionsPerAddress {
 		return "connections_per_address"
@@ -59,16 +75,32 @@ func (a *admission) release(addr netip.Addr) {
 	}
 }
 
-// enter lets a connection into the handshake. When there are too many the oldest is taken out of the list and
-// returned, to be closed: it is the likeliest never to finish.
+// evictAfter is how long a connection has at least for TLS and CONNECT, however many others there are.
+const evictAfter = 500 * time.Millisecond
+
+// enter lets a connection into the handshake. When there are too many it waits for one of them to leave; one
+// that has been there for evictAfter is taken out and returned, to be closed: it is the likeliest never to
+// finish. So a storm of honest clients waits in the kernel's queue for its turn, and silent sockets make room.
 func (a *admission) enter(c net.Conn, limit int) (g, evicted *guest) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.guests >= limit {
-		evicted = a.oldest
-		a.leaveLocked(evicted)
+	for a.guests >= limit {
+		wait := evictAfter - time.Since(a.oldest.since)
+		if wait <= 0 {
+			evicted = a.oldest
+			a.leaveLocked(evicted)
+			break
+		}
+		a.mu.Unlock()
+		t := time.NewTimer(wait)
+		select {
+		case <-a.left:
+		case <-t.C:
+		}
+		t.Stop()
+		a.mu.Lock()
 	}
-	g = &guest{conn: c, prev: a.newest, entered: true}
+	g = &guest{conn: c, prev: a.newest, entered: true, since: time.Now()}
 	if a.newest != nil {
 		a.newest.next = g
 	} else {
@@ -101,6 +133,10 @@ func (a *admission) leaveLocked(g *guest) {
 	}
 	g.prev, g.next, g.entered = nil, nil, false
 	a.guests--
+	select {
+	case a.left <- struct{}{}:
+	default:
+	}
 }
 
 // closeAll closes every connection in the handshake.

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"runtime"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -171,6 +172,7 @@ func (b *Broker) Stop(ctx context.Context, reason byte, serverReference string) 
 	b.cancel()
 	b.stopWatch()
 	b.handshakes.Wait()
+	err = errors.Join(err, b.awaitEmpty(ctx, reason, serverReference)) // those that finished their CONNECT meanwhile
 	close(b.stopTick)
 	b.ticking.Wait()
 	return err
@@ -211,7 +213,17 @@ func (b *Broker) enter(c *conn) { b.wheel.add(c, c.nextCheck(b.wheel.clock.Load(
 // forget is enter's opposite, once the socket is closed.
 func (b *Broker) forget(c *conn) {
 	b.wheel.remove(c)
-	b.admission.release(c.accepted)
+	b.admission.release(c.t.accepted)
+}
+
+// RefreshPermissions gives every connection the permissions that its identity has now, after roles have changed.
+func (b *Broker) RefreshPermissions() {
+	for _, c := range b.wheel.all(nil) {
+		id := c.identity.Load()
+		perm := b.auth.Permissions(*id)
+		c.perm.Store(perm)
+		c.session.SetPermissions(perm, id.Expires)
+	}
 }
 
 // endRevoked ends the connections whose token was revoked.
@@ -229,6 +241,12 @@ func (b *Broker) ackMode(rec *message.Record) AckMode {
 		return AckJournal
 	}
 	return b.ackModeOf(rec)
+}
+
+// panicked counts and logs a recovered panic.
+func (b *Broker) panicked(part, who string, p any) {
+	b.metrics.Panics.Inc()
+	b.log.Error("recovered from a panic", "part", part, "who", who, "panic", p, "stack", string(debug.Stack()))
 }
 
 // reject counts a refusal.

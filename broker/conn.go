@@ -1,7 +1,6 @@
 package broker
 
 import (
-	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -29,11 +28,9 @@ type conn struct {
 	own        string // v1/{id}/, where a vehicle is at home
 	session    *session.Session
 	listener   *listener
-	accepted   netip.Addr // whose place of admission it has
-	keepalive  int64      // 1.5 times the keep alive, ms
+	keepalive  int64 // 1.5 times the keep alive, ms
 
 	// Of the reader.
-	perm       *auth.Permissions
 	scratch    *scratch
 	onReadable func(fd uintptr) bool
 	readErr    error
@@ -45,8 +42,9 @@ type conn struct {
 	seen       int  // messages of the present read
 	normal     bool // ended by a DISCONNECT without will
 	newExpiry  *time.Duration
-	grown      bool // the stack or the buffers grew since the last release
 
+	perm     atomic.Pointer[auth.Permissions]
+	grown    atomic.Bool // the stack or the buffers may have grown since the last release
 	identity atomic.Pointer[auth.Identity]
 	lastRead atomic.Int64 // clock of the last read, ms
 	busy     atomic.Bool  // deliberately not reading: keep alive is suspended
@@ -314,7 +312,7 @@ func (c *conn) trim() {
 	c.mu.Lock()
 	c.acks.release()
 	c.mu.Unlock()
-	if c.t.raw != nil && !c.busy.Load() {
+	if c.t.raw != nil && c.grown.Load() && !c.busy.Load() {
 		_ = c.t.Conn.SetReadDeadline(past())
 	}
 }

@@ -3,7 +3,6 @@ package broker
 import (
 	"context"
 	"errors"
-	"net/netip"
 	"strings"
 	"time"
 
@@ -28,7 +27,7 @@ type request struct {
 	b         *Broker
 	l         *listener
 	t         *transport
-	pk        packets.Packet // aliases the scratch
+	pk        packets.Packet // aliases the buffer of the CONNECT
 	version   byte
 	clientID  string
 	assigned  bool // the client identifier is the server's choice
@@ -39,16 +38,16 @@ type request struct {
 }
 
 // receiveConnect reads and answers the CONNECT; nil when it is refused. The connection owns the socket.
-func (b *Broker) receiveConnect(l *listener, t *transport, accepted netip.Addr) *conn {
-	s := b.pools.getScratch()
-	h, err := b.readConnect(t, s)
+func (b *Broker) receiveConnect(l *listener, t *transport) *conn {
+	in := b.pools.getOut()
+	defer b.pools.putOut(in)
+	h, err := b.readConnect(t, in)
 	if err != nil {
-		b.pools.putScratch(s)
 		b.connectFailed(l, t, "connect", err)
 		return nil
 	}
 	r := &request{b: b, l: l, t: t}
-	no := r.parse(s.buf[:h.Size], h)
+	no := r.parse(in.b[:h.Size], h)
 	if no == nil {
 		no = r.authenticate()
 	}
@@ -56,14 +55,11 @@ func (b *Broker) receiveConnect(l *listener, t *transport, accepted netip.Addr) 
 		no = r.admit()
 	}
 	if no != nil {
-		b.pools.putScratch(s)
 		r.refuse(no)
 		return nil
 	}
-	will := r.will()
-	s.n = copy(s.buf, s.buf[h.Size:s.n]) // the packet is not used any more: what is kept is copied
 	t.leave()
-	return r.attach(s, will, accepted)
+	return r.attach(in.b[h.Size:])
 }
 
 // parse scans the CONNECT, and decodes what the scanner let through.
@@ -239,26 +235,25 @@ func (r *request) expiry() time.Duration {
 	}
 }
 
-// attach gives the connection its session and answers CONNACK 0. s holds what the client has sent behind its
+// attach gives the connection its session and answers CONNACK 0. behind is what the client has sent behind its
 // CONNECT; none of it is looked at before the CONNACK is queued.
-func (r *request) attach(s *scratch, will *session.Will, accepted netip.Addr) *conn {
+func (r *request) attach(behind []byte) *conn {
 	b := r.b
-	c := r.newConn(accepted)
+	c := r.newConn()
 	ctx, cancel := context.WithTimeout(b.ctx, b.limits.Load().ConnectTimeout)
 	defer cancel()
 	p := &r.pk.Properties
 	sess, present, err := b.sessions.Attach(ctx, session.Attach{
 		ClientID: c.id, Version: c.version, CleanStart: r.pk.Connect.Clean, Expiry: r.expiry(),
 		ReceiveMaximum: p.ReceiveMaximum, MaxPacket: p.MaximumPacketSize, AliasMaximum: p.TopicAliasMaximum,
-		Vehicle: c.vehicle, Perm: c.perm, Will: will, Conn: c, NotAfter: r.identity.Expires,
+		Vehicle: c.vehicle, Perm: c.perm.Load(), Will: r.will(), Conn: c, NotAfter: r.identity.Expires,
 	})
 	if err != nil {
-		b.pools.putScratch(s)
 		r.refuse(attachRefusal(err))
 		return nil
 	}
 	c.session = sess
-	c.scratch = s
+	c.carry = append([]byte(nil), behind...)
 	if err := r.t.Conn.SetDeadline(time.Time{}); err != nil {
 		b.log.Debug("connection lost at CONNECT", "client", c.id, "error", err)
 	}
@@ -278,9 +273,9 @@ func attachRefusal(err error) *refusal {
 	}
 }
 
-func (r *request) newConn(accepted netip.Addr) *conn {
+func (r *request) newConn() *conn {
 	c := &conn{
-		b: r.b, t: r.t, listener: r.l, id: r.clientID, version: r.version, accepted: accepted,
+		b: r.b, t: r.t, listener: r.l, id: r.clientID, version: r.version,
 		vehicle:   r.identity.Role == auth.RoleVehicle,
 		keepalive: (r.keepalive + r.keepalive/2).Milliseconds(),
 		noExpiry:  r.version == frame.Version5 && r.pk.Properties.SessionExpiryInterval == 0,

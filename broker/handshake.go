@@ -11,7 +11,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
-	"runtime/debug"
+	"slices"
 	"syscall"
 	"time"
 
@@ -20,30 +20,37 @@ import (
 	"github.com/pires/go-proxyproto"
 )
 
-// serve takes an accepted connection through PROXY header, TLS and CONNECT, on a goroutine of its own that ends
-// there: its deep stack does not stay with the connection. accepted is the address whose place of admission the
-// connection has.
-func (b *Broker) serve(l *listener, nc net.Conn, accepted netip.Addr) {
-	defer b.handshakes.Done()
+// enterHandshake lets an accepted connection into the handshake, and waits while there are too many.
+func (b *Broker) enterHandshake(nc net.Conn) *guest {
 	g, evicted := b.admission.enter(nc, b.limits.Load().Handshakes)
 	if evicted != nil {
 		b.reject("handshakes")
 		_ = evicted.conn.Close()
 	}
+	b.handshakes.Add(1)
+	return g
+}
+
+// serve takes an accepted connection through PROXY header, TLS and CONNECT, on a goroutine of its own that ends
+// there: its deep stack does not stay with the connection.
+func (b *Broker) serve(l *listener, nc net.Conn, g *guest) {
+	defer b.handshakes.Done()
 	b.metrics.Handshakes.Inc()
 	t := &transport{Conn: nc, gate: b.gate, peer: addrOf(nc)}
+	if l.countsAddresses() {
+		t.accepted = t.peer.Addr()
+	}
 	var c *conn
 	defer func() {
 		if p := recover(); p != nil {
-			b.metrics.Panics.Inc()
-			b.log.Error("handshake panicked", "listener", l.name, "panic", p, "stack", string(debug.Stack()))
+			b.panicked("handshake", l.name, p)
 		}
 		t.leave()
 		b.metrics.Handshakes.Dec()
 		b.admission.leave(g)
 		if c == nil {
 			_ = nc.Close()
-			b.admission.release(accepted)
+			b.admission.release(t.accepted)
 			return
 		}
 		c.begin()
@@ -52,7 +59,7 @@ func (b *Broker) serve(l *listener, nc net.Conn, accepted netip.Addr) {
 		b.connectFailed(l, t, "handshake", err)
 		return
 	}
-	c = b.receiveConnect(l, t, accepted)
+	c = b.receiveConnect(l, t)
 }
 
 func (b *Broker) connectFailed(l *listener, t *transport, result string, err error) {
@@ -61,6 +68,7 @@ func (b *Broker) connectFailed(l *listener, t *transport, result string, err err
 		result += "_timeout"
 	}
 	b.metrics.Connects.WithLabelValues(result).Inc()
+	b.reject(result)
 	b.log.Debug("connection refused", "listener", l.name, "peer", t.peer, "result", result, "error", err)
 }
 
@@ -81,6 +89,11 @@ func (b *Broker) handshake(l *listener, t *transport) error {
 		if err := readProxyHeader(t, l.proxyFrom); err != nil {
 			return err
 		}
+		if refused := b.admission.admitAddress(t.peer.Addr(), limits); refused != "" {
+			b.reject(refused)
+			return fmt.Errorf("%w: %s", errRefused, refused)
+		}
+		t.accepted = t.peer.Addr()
 	}
 	if l.tls != nil {
 		t.tls = tls.Server(t, l.tls.server)
@@ -91,6 +104,9 @@ func (b *Broker) handshake(l *listener, t *transport) error {
 	}
 	return t.Conn.SetDeadline(time.Now().Add(limits.ConnectTimeout))
 }
+
+// errRefused is a limit's refusal.
+var errRefused = errors.New("refused")
 
 // ErrProxyHeader is what the refusal of a connection without a legal PROXY protocol v2 header wraps.
 var ErrProxyHeader = errors.New("PROXY protocol")
@@ -154,25 +170,27 @@ func (t *transport) certificate() *x509.Certificate {
 // errNotConnect says that the first packet is no CONNECT: such a peer gets no answer.
 var errNotConnect = errors.New("first packet is not a CONNECT")
 
-// readConnect reads the CONNECT into the scratch, and what the client has sent behind it. Nothing larger than
-// Limits.MaxConnectPacket is read.
-func (b *Broker) readConnect(t *transport, s *scratch) (frame.Header, error) {
+// readConnect reads the CONNECT into in, and what the client has sent behind it. Nothing larger than
+// Limits.MaxConnectPacket is read, and the buffer grows as the bytes come: a client that is silent, or slow,
+// holds next to nothing.
+func (b *Broker) readConnect(t *transport, in *outBuffer) (frame.Header, error) {
 	limit := b.limits.Load().MaxConnectPacket
-	s.room(limit)
 	for {
-		h, ok, err := frame.Scan(s.buf[:s.n], frame.Version311)
+		h, ok, err := frame.Scan(in.b, frame.Version311)
 		switch {
 		case err != nil:
 			return h, err
-		case s.n > 0 && h.Type != frame.TypeConnect:
+		case len(in.b) > 0 && h.Type != frame.TypeConnect:
 			return h, errNotConnect
 		case ok && h.Size > limit:
 			return h, &frame.Violation{Reason: frame.ReasonPacketTooLarge, Why: "CONNECT larger than the limit"}
-		case ok && h.Size <= s.n:
+		case ok && h.Size <= len(in.b):
 			return h, nil
+		case len(in.b) == cap(in.b):
+			in.b = slices.Grow(in.b, len(in.b))
 		}
-		n, err := t.stream().Read(s.buf[s.n:])
-		if s.n += n; n == 0 && err != nil {
+		n, err := t.stream().Read(in.b[len(in.b):cap(in.b)])
+		if in.b = in.b[:len(in.b)+n]; n == 0 && err != nil {
 			return h, err
 		}
 	}

@@ -33,8 +33,8 @@ func (b *Broker) newListener(o Listener) (*listener, error) {
 		name: o.Name, address: o.Address, protocol: o.Protocol, path: o.Path,
 		anonymousRole: o.AnonymousRole, proxyFrom: o.ProxyFrom,
 	}
-	def2(&l.protocol, ProtocolMQTT)
-	def2(&l.path, "/mqtt")
+	defText(&l.protocol, ProtocolMQTT)
+	defText(&l.path, "/mqtt")
 	loopback, err := isLoopback(o.Address)
 	switch {
 	case err != nil:
@@ -57,7 +57,7 @@ func (b *Broker) newListener(o Listener) (*listener, error) {
 	return l, nil
 }
 
-func def2(v *string, value string) {
+func defText(v *string, value string) {
 	if *v == "" {
 		*v = value
 	}
@@ -112,20 +112,25 @@ func (b *Broker) accept(l *listener) {
 		b.serveWebSocket(l)
 		return
 	}
-	b.acceptEach(l.ln, func(nc net.Conn) {
-		b.handshakes.Add(1)
-		go b.serve(l, nc, addrOf(nc).Addr())
-	}, l.name)
+	b.acceptEach(l, func(nc net.Conn) {
+		go b.serve(l, nc, b.enterHandshake(nc))
+	})
 }
 
-func (b *Broker) acceptEach(ln net.Listener, take func(net.Conn), name string) {
+// countsAddresses reports whether a socket's own address is its client's, and it stays one socket from accept to
+// close.
+func (l *listener) countsAddresses() bool {
+	return len(l.proxyFrom) == 0 && l.protocol == ProtocolMQTT
+}
+
+func (b *Broker) acceptEach(l *listener, take func(net.Conn)) {
 	backoff := minBackoff
 	for {
-		nc, err := ln.Accept()
+		nc, err := l.ln.Accept()
 		switch {
 		case err == nil:
 			backoff = minBackoff
-			if b.admitSocket(nc) {
+			if b.admitSocket(l, nc) {
 				take(nc)
 			}
 			continue
@@ -133,15 +138,19 @@ func (b *Broker) acceptEach(ln net.Listener, take func(net.Conn), name string) {
 			return
 		}
 		b.metrics.AcceptErrors.Inc()
-		b.log.Warn("accept failed", "listener", name, "error", err, "retry_in", backoff)
+		b.log.Warn("accept failed", "listener", l.name, "error", err, "retry_in", backoff)
 		time.Sleep(backoff)
 		backoff = min(2*backoff, maxBackoff)
 	}
 }
 
 // admitSocket refuses, before a byte is read or a goroutine is started, what the limits refuse.
-func (b *Broker) admitSocket(nc net.Conn) bool {
-	refused := b.admission.admit(addrOf(nc).Addr(), b.limits.Load(), time.Now())
+func (b *Broker) admitSocket(l *listener, nc net.Conn) bool {
+	var addr netip.Addr
+	if len(l.proxyFrom) == 0 {
+		addr = addrOf(nc).Addr()
+	}
+	refused := b.admission.admit(addr, b.limits.Load(), time.Now())
 	if refused == "" {
 		return true
 	}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"os"
-	"runtime/debug"
 	"time"
 
 	"cellgate/broker/frame"
@@ -26,8 +25,7 @@ func (c *conn) run() {
 		if !c.resume(err) {
 			return
 		}
-		if c.grown {
-			c.grown = false
+		if c.grown.CompareAndSwap(true, false) {
 			go c.run()
 			return
 		}
@@ -38,7 +36,7 @@ func (c *conn) run() {
 // starts the reader: what the client sends from now on makes the socket readable.
 func (c *conn) begin() {
 	if c.handle() {
-		c.grown = false
+		c.grown.Store(false)
 		go c.run()
 	}
 }
@@ -140,7 +138,9 @@ func (c *conn) resume(err error) bool {
 // handle takes everything that was read. False when the reader has finished.
 func (c *conn) handle() (alive bool) {
 	defer c.guard(&alive)
-	c.grown = true
+	if !c.grown.Load() {
+		c.grown.Store(true)
+	}
 	c.lastRead.Store(c.b.wheel.clock.Load())
 	if c.t.tls == nil || c.t.raw == nil {
 		alive = c.consume()
@@ -180,8 +180,7 @@ func (c *conn) guard(alive *bool) {
 	if p == nil {
 		return
 	}
-	c.b.metrics.Panics.Inc()
-	c.b.log.Error("connection panicked", "client", c.id, "panic", p, "stack", string(debug.Stack()))
+	c.b.panicked("reader", c.id, p)
 	*alive = false
 	c.scratch = nil // its state is unknown
 	c.end(frame.ReasonUnspecified, "", "panic")
@@ -191,7 +190,7 @@ func (c *conn) guard(alive *bool) {
 // consume handles the whole frames at the front of the scratch and moves the rest there. False ends the
 // connection: end has then been called.
 func (c *conn) consume() bool {
-	s := c.scratch
+	s := c.borrow()
 	off := 0
 	for off < s.n {
 		f, h, err := c.nextFrame(s.buf[off:s.n])

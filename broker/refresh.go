@@ -59,7 +59,7 @@ func (c *conn) refresh(token []byte) bool {
 		return false
 	}
 	c.assume(id)
-	c.session.SetPermissions(c.perm, id.Expires)
+	c.session.SetPermissions(c.perm.Load(), id.Expires)
 	if c.b.auth.Revoked(id) {
 		c.end(frame.ReasonNotAuthorized, "", "revoked")
 		return false
@@ -71,7 +71,7 @@ func (c *conn) refresh(token []byte) bool {
 // assume makes id the connection's identity, with its permissions and its end.
 func (c *conn) assume(id auth.Identity) {
 	c.identity.Store(&id)
-	c.perm = c.b.auth.Permissions(id)
+	c.perm.Store(c.b.auth.Permissions(id))
 	end, notice := c.b.schedule(c.b.auth.Deadline(id))
 	c.endAt.Store(end)
 	c.noticeAt.Store(notice)

@@ -19,6 +19,8 @@ type transport struct {
 	raw  syscall.RawConn // nil: the connection can only be read by blocking (WebSocket)
 	tls  *tls.Conn       // nil: plain
 	peer netip.AddrPort  // behind a load balancer, the client's
+	// accepted is the address whose place of admission it has; zero none.
+	accepted netip.Addr
 
 	gate *gate // bounds handshakes that compute; nil once the handshake is over
 	held bool  // a place of gate
@@ -118,6 +120,10 @@ const (
 
 // closeLingering ends the outgoing half, waits briefly for the client to end its own, and closes.
 func (t *transport) closeLingering() {
+	if ws, ok := t.Conn.(*wsConn); ok {
+		ws.closePolitely()
+		return
+	}
 	if t.tls != nil {
 		_ = t.tls.CloseWrite() // close_notify; it sets a write deadline of its own
 	}

@@ -126,7 +126,7 @@ func (c *conn) allowed(topic string) (class int, ok bool) {
 		name, _, _ := strings.Cut(topic[len(c.own)+3:], "/")
 		return c.b.counters.classOf(name), true // every vehicle may, whatever else it may
 	}
-	if !c.perm.Publish(topic) {
+	if !c.perm.Load().Publish(topic) {
 		return 0, false
 	}
 	vin, branch, rest := message.SplitTopic(topic)

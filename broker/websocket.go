@@ -5,7 +5,6 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"net/netip"
 	"sync"
 	"time"
 
@@ -35,9 +34,9 @@ func (b *Broker) serveWebSocket(l *listener) {
 			_ = server.Serve(sockets)
 		}
 	})
-	b.acceptEach(l.ln, func(nc net.Conn) {
+	b.acceptEach(l, func(nc net.Conn) {
 		sockets.give(&admitted{Conn: nc, release: func() { b.admission.release(addrOf(nc).Addr()) }})
-	}, l.name)
+	})
 	_ = sockets.Close()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
@@ -62,17 +61,23 @@ func (b *Broker) upgrade(l *listener, w http.ResponseWriter, r *http.Request) {
 		b.metrics.Connects.WithLabelValues("websocket").Inc()
 		return
 	}
-	nc := websocket.NetConn(b.ctx, ws, websocket.MessageBinary)
-	ws.SetReadLimit(int64(b.limits.Load().MaxPacket) + 1024)
-	b.handshakes.Add(1)
-	b.serve(l, &wsConn{Conn: nc, peer: peerOf(r)}, netip.Addr{}) // its place is given back by admitted
+	nc := &wsConn{Conn: websocket.NetConn(b.ctx, ws, websocket.MessageBinary), ws: ws, peer: peerOf(r)}
+	ws.SetReadLimit(int64(b.limits.Load().MaxPacket) + 1024) // a message holds one packet in practice
+	b.serve(l, nc, b.enterHandshake(nc))
 }
 
 // wsConn is a WebSocket as the broker's socket.
 type wsConn struct {
 	net.Conn
+	ws   *websocket.Conn
 	peer net.Addr
 }
+
+// Close implements net.Conn. It does not wait for the client.
+func (c *wsConn) Close() error { return c.ws.CloseNow() }
+
+// closePolitely closes with a close frame, and waits a few seconds for the client's.
+func (c *wsConn) closePolitely() { _ = c.ws.Close(websocket.StatusNormalClosure, "") }
 
 // RemoteAddr is the client's address.
 func (c *wsConn) RemoteAddr() net.Addr { return c.peer }

@@ -17,6 +17,7 @@ func (c *conn) startWriterLocked() {
 // write is the only code that writes frames to the socket after CONNACK. It runs while there is something
 // to write. Acknowledgements and frames of one round leave in one write.
 func (c *conn) write() {
+	defer c.guardWriter()
 	for {
 		round, more := c.nextRound()
 		if !more {
@@ -29,6 +30,15 @@ func (c *conn) write() {
 			c.close(!c.peerGone())
 			return
 		}
+	}
+}
+
+// guardWriter turns a panic into the end of this connection alone.
+func (c *conn) guardWriter() {
+	if p := recover(); p != nil {
+		c.b.panicked("writer", c.id, p)
+		c.endSilently("panic")
+		c.close(false)
 	}
 }
 
