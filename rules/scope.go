@@ -144,6 +144,10 @@ func safeMessage(m string) string {
 		}
 	case strings.HasPrefix(m, "reflect.Value.MapIndex"):
 		return "the value is not a text, and the list holds texts"
+	case strings.HasPrefix(m, "invalid operation: int("), strings.HasPrefix(m, "invalid operation: float("):
+		return "the text is not a number"
+	case strings.HasPrefix(m, "cannot fetch "):
+		return "there is no such field or element"
 	}
 	if i := strings.IndexByte(m, '"'); i >= 0 {
 		if j := strings.LastIndexByte(m, '"'); j > i {
