@@ -116,3 +116,12 @@ func suggest(word string, candidates []string) string {
 	}
 	return "write one of " + strings.Join(candidates, ", ")
 }
+
+// suggestOne is suggest, and names all candidates in either case.
+func suggestOne(word string, candidates []string) string {
+	all := "write one of " + strings.Join(candidates, ", ")
+	if near := nearest(word, candidates); near != "" {
+		return fmt.Sprintf("did you mean %q? If not, %s", near, all)
+	}
+	return all
+}

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"strings"
 
 	"github.com/goccy/go-yaml"
 	"github.com/goccy/go-yaml/ast"
@@ -101,6 +102,10 @@ func syntaxProblem(name string, err error) error {
 		at := placeOfToken(syntax.GetToken())
 		p.Line, p.Col = at.line, at.col
 		p.Why = "not YAML: " + syntax.GetMessage()
+	}
+	var duplicate *yaml.DuplicateKeyError
+	if errors.As(err, &duplicate) || strings.Contains(p.Why, "already defined") {
+		p.Why, p.Fix = strings.TrimPrefix(p.Why, "not YAML: "), "remove one of the two"
 	}
 	return Problems{p}
 }

@@ -98,7 +98,7 @@ func TestTagsAreReadableAndHoldTheDefaults(t *testing.T) {
 			for _, f := range fieldsOf(v.Type()) {
 				at, tag := join(path, f.name), f.tag
 				if tag.Get("range") != "" || (tag.Get("oneof") != "" && v.Field(f.index).Kind() == reflect.String) {
-					if why, _ := checkTag(v.Field(f.index), tag); why != "" {
+					if why, _ := checkTag(v.Field(f.index), tag, ""); why != "" {
 						t.Errorf("%s: %s", at, why)
 					}
 				}

@@ -26,7 +26,7 @@ func (d *decoder) scalar(n ast.Node, v reflect.Value, path string, tag reflect.S
 		d.add(n, path, fmt.Sprintf("%q %v", text, err), scalarHint(v))
 		return
 	}
-	if why, fix := checkTag(v, tag); why != "" {
+	if why, fix := checkTag(v, tag, text); why != "" {
 		d.add(n, path, why, fix)
 	}
 }
@@ -70,8 +70,9 @@ func scalarHint(v reflect.Value) string {
 	return "write digits only, such as 1000"
 }
 
-// checkTag holds a value against its oneof and range tags.
-func checkTag(v reflect.Value, tag reflect.StructTag) (why, fix string) {
+// checkTag holds a value against its oneof and range tags. text is how the file has it: what came from
+// the environment is not repeated in messages.
+func checkTag(v reflect.Value, tag reflect.StructTag, text string) (why, fix string) {
 	if words := tag.Get("oneof"); words != "" {
 		allowed := strings.Split(words, "|")
 		for _, w := range allowed {
@@ -79,11 +80,7 @@ func checkTag(v reflect.Value, tag reflect.StructTag) (why, fix string) {
 				return "", ""
 			}
 		}
-		near := suggest(v.String(), allowed)
-		if !strings.HasPrefix(near, "write") {
-			near += " one of " + strings.Join(allowed, ", ")
-		}
-		return fmt.Sprintf("%q is not a permitted value", v.String()), near
+		return fmt.Sprintf("%q is not a permitted value", text), suggestOne(v.String(), allowed)
 	}
 	bounds := tag.Get("range")
 	if bounds == "" {

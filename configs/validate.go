@@ -248,7 +248,7 @@ func (k *checker) role(path, name string) {
 	}
 	sort.Strings(known)
 	if !slices.Contains(known, name) && !k.failed("auth.roles") {
-		k.problem(path, fmt.Sprintf("there is no role %q", name), suggest(name, known)+" or define it in auth.roles")
+		k.problem(path, fmt.Sprintf("there is no role %q", name), suggestOne(name, known)+", or define it in auth.roles")
 	}
 }
 

@@ -1,0 +1,134 @@
+package configs
+
+import (
+	"flag"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+var update = flag.Bool("update", false, "write testdata/bad/*.golden")
+
+// TestBadFiles holds every file of testdata/bad against the errors in the golden file beside it.
+func TestBadFiles(t *testing.T) {
+	t.Parallel()
+	files, err := filepath.Glob("testdata/bad/*.yaml")
+	if err != nil || len(files) < 60 {
+		t.Fatalf("%d bad files, %v", len(files), err)
+	}
+	for _, file := range files {
+		t.Run(filepath.Base(file), func(t *testing.T) {
+			t.Parallel()
+			data, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, err = ParseEnv(filepath.Base(file), data, noEnv)
+			if err == nil {
+				t.Fatal("accepted")
+			}
+			got := err.Error() + "\n"
+			golden := strings.TrimSuffix(file, ".yaml") + ".golden"
+			if *update {
+				if err := os.WriteFile(golden, []byte(got), 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+			want, err := os.ReadFile(golden)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got != string(want) {
+				t.Errorf("got:\n%swant:\n%s", got, want)
+			}
+		})
+	}
+}
+
+// TestErrorsHideSecrets puts a canary where a secret is written and makes something else fail.
+func TestErrorsHideSecrets(t *testing.T) {
+	t.Parallel()
+	const canary = "s3cret-canary"
+	for _, text := range []string{
+		"redis: {password: " + canary + ", db: x}",
+		"kafka: {sasl: {password: " + canary + "}}",
+		"redis: {db: \"${SECRET}\"}",
+		"log: {level: \"${SECRET}\"}",
+		"limits: {max_packet: \"${SECRET}\"}",
+	} {
+		env := func(string) (string, bool) { return canary, true }
+		_, err := ParseEnv("f.yaml", []byte(text), env)
+		if err == nil {
+			t.Fatalf("%s: accepted", text)
+		}
+		if strings.Contains(err.Error(), canary) {
+			t.Errorf("%s: shows the secret: %v", text, err)
+		}
+	}
+}
+
+// TestDeepNesting gives the parser what costs it most: a wrong file must be an error, not the process's end.
+func TestDeepNesting(t *testing.T) {
+	t.Parallel()
+	for _, unit := range []string{"[", "{a: ", "- ", "a:\n ", "&a ", "? "} {
+		if _, err := ParseEnv("f.yaml", []byte(strings.Repeat(unit, 1<<10)), noEnv); err == nil {
+			t.Errorf("%q repeated is accepted", unit)
+		}
+	}
+}
+
+func TestSamplesCarryTheRules(t *testing.T) {
+	t.Parallel()
+	entries, err := Samples.ReadDir("rules")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		if strings.HasSuffix(e.Name(), ".rules.yaml") {
+			return
+		}
+	}
+	t.Errorf("no rules among %v", entries)
+}
+
+func FuzzParse(f *testing.F) {
+	for _, pattern := range []string{"*.yaml", "testdata/bad/*.yaml"} {
+		files, err := filepath.Glob(pattern)
+		if err != nil {
+			f.Fatal(err)
+		}
+		for _, file := range files {
+			data, err := os.ReadFile(file)
+			if err != nil {
+				f.Fatal(err)
+			}
+			f.Add(data)
+		}
+	}
+	f.Add([]byte(fullFile))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		c, err := ParseEnv("/x/f.yaml", data, noEnv)
+		if err != nil {
+			for line := range strings.Lines(err.Error()) {
+				if !strings.Contains(line, "; ") && !strings.HasPrefix(line, "and ") {
+					t.Errorf("no remedy in %q", line)
+				}
+			}
+			return
+		}
+		var out strings.Builder
+		if err := Print(&out, c); err != nil {
+			t.Fatal(err)
+		}
+		again, err := ParseEnv("/x/f.yaml", []byte(out.String()), noEnv)
+		if err != nil {
+			t.Fatalf("the print of a valid file is refused: %v\n%s", err, out.String())
+		}
+		for _, ch := range Diff(c, again) {
+			if !strings.Contains(ch.Path, "password") {
+				t.Errorf("%s changed on its way through the print", ch.Path)
+			}
+		}
+	})
+}
