@@ -1,0 +1,182 @@
+package auth
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+func auditLines(t *testing.T, b []byte) []AuditEvent {
+	t.Helper()
+	var out []AuditEvent
+	for line := range bytes.Lines(b) {
+		var e AuditEvent
+		if err := json.Unmarshal(line, &e); err != nil {
+			t.Fatalf("%q: %v", line, err)
+		}
+		out = append(out, e)
+	}
+	return out
+}
+
+// TestAuditSamplesRefusals: a flood for one reason costs a bounded number of lines, hides no other reason, and
+// each written line tells how many were left out.
+func TestAuditSamplesRefusals(t *testing.T) {
+	t.Parallel()
+	var b bytes.Buffer
+	l := NewAudit(AuditOptions{Writer: &b, Cell: testCell})
+	now := newClock().Now()
+	const flood = 10_000
+	for range flood {
+		l.Refuse(now, "expired", Identity{Subject: testVIN}, Peer{Address: "192.0.2.1:9"})
+	}
+	l.Refuse(now, "revoked", Identity{Subject: otherVIN}, Peer{})
+	l.Refuse(now.Add(time.Second), "expired", Identity{}, Peer{})
+	lines := auditLines(t, b.Bytes())
+	if len(lines) != refusalsBurst+2 {
+		t.Fatalf("%d lines", len(lines))
+	}
+	if e := lines[refusalsBurst]; e.Reason != "revoked" || e.Subject != otherVIN {
+		t.Errorf("%+v", e)
+	}
+	if e := lines[len(lines)-1]; e.Suppressed != flood-refusalsBurst || e.Cell != testCell || e.Event != AuditRefuse {
+		t.Errorf("%+v", e)
+	}
+	for i := range 1000 {
+		l.Refuse(now, strings.Repeat("x", i), Identity{}, Peer{})
+	}
+	if len(l.reasons) > maxRefusalReasons+1 {
+		t.Errorf("%d samplers", len(l.reasons))
+	}
+}
+
+func TestAuditFile(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "audit.log")
+	l := NewAudit(AuditOptions{Path: path, MaxMegabytes: 1, MaxFiles: 2})
+	for range 5000 {
+		l.Write(AuditEvent{At: time.Now(), Event: AuditIssue, Subject: strings.Repeat("v", 400)})
+	}
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	files, err := filepath.Glob(filepath.Join(filepath.Dir(path), "audit*"))
+	if err != nil || len(files) < 2 {
+		t.Fatalf("not rotated: %v %v", files, err)
+	}
+	info, err := os.Stat(path)
+	if err != nil || info.Mode().Perm() != 0o600 || info.Size() > 1<<20 {
+		t.Fatalf("%v %v", info, err)
+	}
+}
+
+type failingWriter struct{}
+
+func (failingWriter) Write([]byte) (int, error) { return 0, errors.New("disk is full") }
+
+// TestAuditFailureRefusesNobody: what cannot be written is reported, and tokens are issued all the same.
+func TestAuditFailureRefusesNobody(t *testing.T) {
+	t.Parallel()
+	f := open(t, func(c *Config) { c.Audit = NewAudit(AuditOptions{Writer: failingWriter{}, Log: c.Log}) })
+	for range 3 {
+		f.vehicle(t, testVIN)
+	}
+	if n := strings.Count(f.logs.String(), "audit log cannot be written"); n != 1 {
+		t.Errorf("reported %d times", n)
+	}
+}
+
+// TestAuditTellsWhoWhatWhyAndWhere follows one token.
+func TestAuditTellsWhoWhatWhyAndWhere(t *testing.T) {
+	t.Parallel()
+	var b bytes.Buffer
+	f := open(t, func(c *Config) { c.Audit = NewAudit(AuditOptions{Writer: &b, Cell: testCell}) })
+	token, id := f.issue(t, IssueRequest{Subject: testVIN, Role: RoleVehicle, By: "op", Address: "192.0.2.7:1"})
+	f.AuditRefresh(id, Peer{Address: "192.0.2.8:1"})
+	if _, err := f.Revoke(Revocation{TokenID: id.TokenID, Reason: "lost", By: "op"}, "192.0.2.9:1"); err != nil {
+		t.Fatal(err)
+	}
+	f.refusedFor(t, token, ErrRevoked)
+	want := []AuditEvent{
+		{Event: AuditIssue, Subject: testVIN, By: "op", Address: "192.0.2.7:1", TokenID: id.TokenID},
+		{Event: AuditRefresh, Subject: testVIN, Address: "192.0.2.8:1", TokenID: id.TokenID},
+		{Event: AuditRevoke, By: "op", Reason: "lost", Address: "192.0.2.9:1", TokenID: id.TokenID},
+		{Event: AuditRefuse, Subject: testVIN, Reason: "revoked", TokenID: id.TokenID},
+	}
+	got := auditLines(t, b.Bytes())
+	for i, w := range want {
+		g := got[i]
+		if g.Event != w.Event || g.Subject != w.Subject || g.By != w.By || g.Address != w.Address || g.TokenID != w.TokenID ||
+			g.Reason != w.Reason || !g.At.Equal(f.clock.Now()) {
+			t.Errorf("line %d: %+v, want %+v", i, g, w)
+		}
+	}
+	if strings.Contains(b.String(), token[:40]) || strings.Contains(b.String(), token[len(token)-40:]) {
+		t.Error("a token is in the audit log")
+	}
+}
+
+func TestNilAudit(t *testing.T) {
+	t.Parallel()
+	var l *Audit
+	l.Write(AuditEvent{})
+	l.Refuse(time.Time{}, "x", Identity{}, Peer{})
+	if err := l.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestLimitersAreBounded(t *testing.T) {
+	t.Parallel()
+	c := newClock()
+	l := newLimiters(&Config{IssueRate: 1, IssueBurst: 1, Now: c.Now})
+	for i := range maxLimiters + 10 {
+		l.allow(string(rune(i+1))+"x", 1)
+	}
+	if len(l.byKey) > maxLimiters || l.order.Len() != len(l.byKey) {
+		t.Errorf("%d callers, %d in order", len(l.byKey), l.order.Len())
+	}
+}
+
+func TestReason(t *testing.T) {
+	t.Parallel()
+	for err, want := range map[error]string{
+		ErrExpired: "expired", bad("x"): "bad-token", errors.New("x"): "other", nil: "",
+	} {
+		if got := Reason(err); got != want {
+			t.Errorf("%v: %q", err, got)
+		}
+	}
+	if !errors.Is(bad("x"), ErrUnauthorized) || !errors.Is(bad("x"), ErrBadToken) || errors.Is(ErrBadToken, ErrExpired) {
+		t.Error("errors.Is")
+	}
+}
+
+func TestCheckVIN(t *testing.T) {
+	t.Parallel()
+	for vin, want := range map[string]VINCheck{
+		testVIN:              {true, true},
+		otherVIN:             {true, true},
+		"1M8GDM9A0KP042788":  {true, false},
+		"WVWZZZ1JZXW000001":  {true, false}, // European: Z at position 9
+		"1M8GDM9AXKP04278":   {},
+		"1M8GDM9AXKP0427888": {},
+		"1M8GDM9AXKP04278I":  {},
+		"OM8GDM9AXKP042788":  {},
+		"1m8gdm9axkp042788":  {},
+		"1M8GDM9AXKP04278/":  {},
+		"":                   {},
+	} {
+		if got := CheckVIN(vin); got != want {
+			t.Errorf("%q: %+v", vin, got)
+		}
+		if (CheckVIN(vin).Warning() == "") != (want == VINCheck{true, true}) {
+			t.Errorf("%q: warning %q", vin, CheckVIN(vin).Warning())
+		}
+	}
+}

@@ -1,0 +1,54 @@
+package auth
+
+import (
+	"os"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// TestReadmeTable holds the documentation's table of scopes against EndpointScopes.
+func TestReadmeTable(t *testing.T) {
+	t.Parallel()
+	b, err := os.ReadFile("README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var documented []Endpoint
+	row := regexp.MustCompile("(?m)^\\| ([A-Z]+) \\| `([^`]+)` \\| ([a-z:]+) \\|$")
+	for _, m := range row.FindAllStringSubmatch(string(b), -1) {
+		documented = append(documented, Endpoint{m[1], m[2], m[3]})
+	}
+	if !slices.Equal(documented, EndpointScopes()) {
+		t.Errorf("README.md has %d rows that differ from the %d of EndpointScopes", len(documented), len(EndpointScopes()))
+	}
+}
+
+func TestEndpointScopes(t *testing.T) {
+	t.Parallel()
+	seen := make(map[string]bool)
+	for _, e := range EndpointScopes() {
+		if !KnownScope(e.Scope) && e.Scope != ScopePublic && e.Scope != ScopeAny {
+			t.Errorf("%s: scope %q", e.Pattern(), e.Scope)
+		}
+		if seen[e.Pattern()] {
+			t.Errorf("%s occurs twice", e.Pattern())
+		}
+		seen[e.Pattern()] = true
+		if e.Scope == ScopePublic && strings.HasPrefix(e.Path, "/v1/") && e.Path != "/v1/openapi.yaml" {
+			t.Errorf("%s is open to anyone", e.Pattern())
+		}
+		if got, ok := EndpointFor(e.Method, e.Path); !ok || got != e {
+			t.Errorf("%s is not found", e.Pattern())
+		}
+	}
+	if _, ok := EndpointFor("GET", "/nowhere"); ok {
+		t.Error("found what is not there")
+	}
+	for _, s := range Scopes() {
+		if !KnownScope(s) {
+			t.Errorf("scope %s is not known", s)
+		}
+	}
+}

@@ -1,0 +1,211 @@
+package spread_test
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/alicebob/miniredis/v2"
+	"github.com/redis/go-redis/v9"
+
+	"cellgate/auth"
+	"cellgate/auth/spread"
+)
+
+var day = time.Date(2026, 3, 1, 0, 0, 0, 0, time.UTC)
+
+func entry(i int) auth.Revocation {
+	return auth.Revocation{TokenID: fmt.Sprintf("t%05d", i), At: day, Until: day.Add(time.Duration(i) * time.Second)}
+}
+
+func newStore(t *testing.T, addr, cell string) *spread.Redis {
+	t.Helper()
+	client := redis.NewClient(&redis.Options{Addr: addr, MaxRetries: -1, DialTimeout: time.Second})
+	t.Cleanup(func() { _ = client.Close() })
+	return spread.NewRedis(client, "cellgate:revocations", cell)
+}
+
+func ids(entries []auth.Revocation) []string {
+	out := make([]string, len(entries))
+	for i, e := range entries {
+		out[i] = e.TokenID
+	}
+	slices.Sort(out)
+	return out
+}
+
+func TestSince(t *testing.T) {
+	t.Parallel()
+	ctx := t.Context()
+	s := newStore(t, miniredis.RunT(t).Addr(), "a")
+	got, c, err := s.Since(ctx, auth.StoreCursor{})
+	if err != nil || len(got) != 0 || c != (auth.StoreCursor{}) {
+		t.Fatalf("empty: %v %v %v", got, c, err)
+	}
+	const n = 2500 // more than two pages
+	var all []auth.Revocation
+	for i := range n {
+		all = append(all, entry(i))
+	}
+	for range 2 { // adding again changes nothing
+		for part := range slices.Chunk(all, 500) {
+			if err := s.Add(ctx, part); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	got, c, err = s.Since(ctx, c)
+	if err != nil || !slices.Equal(ids(got), ids(all)) || c.Version != n || c.Epoch == "" {
+		t.Fatalf("%d entries, %v, %v", len(got), c, err)
+	}
+	if got, again, err := s.Since(ctx, c); err != nil || len(got) != 0 || again != c {
+		t.Fatalf("nothing new: %d %v %v", len(got), again, err)
+	}
+	if err := s.Add(ctx, []auth.Revocation{entry(9999)}); err != nil {
+		t.Fatal(err)
+	}
+	if got, _, err := s.Since(ctx, c); err != nil || len(got) != 1 || got[0] != entry(9999) {
+		t.Fatalf("%v %v", got, err)
+	}
+	if err := s.Prune(ctx, day.Add(2000*time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	if got, _, err := s.Since(ctx, auth.StoreCursor{}); err != nil || len(got) != 501 {
+		t.Fatalf("after prune: %d %v", len(got), err)
+	}
+}
+
+func TestCellsAreApart(t *testing.T) {
+	t.Parallel()
+	srv := miniredis.RunT(t)
+	a, b := newStore(t, srv.Addr(), "a"), newStore(t, srv.Addr(), "b")
+	if err := a.Add(t.Context(), []auth.Revocation{entry(1)}); err != nil {
+		t.Fatal(err)
+	}
+	if got, _, err := b.Since(t.Context(), auth.StoreCursor{}); err != nil || len(got) != 0 {
+		t.Fatalf("%v %v", got, err)
+	}
+}
+
+func TestLostData(t *testing.T) {
+	t.Parallel()
+	srv := miniredis.RunT(t)
+	s := newStore(t, srv.Addr(), "a")
+	if err := s.Add(t.Context(), []auth.Revocation{entry(1), entry(2)}); err != nil {
+		t.Fatal(err)
+	}
+	_, c, err := s.Since(t.Context(), auth.StoreCursor{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	// A failover to a replica that lacks the last write: the version is below the reader's.
+	if _, err := srv.ZRem("{cellgate:revocations:a}:log", mustMember(t, srv)); err != nil {
+		t.Fatal(err)
+	}
+	srv.HSet("{cellgate:revocations:a}:meta", "version", "1")
+	_, next, err := s.Since(t.Context(), c)
+	if err != nil || next.Epoch == c.Epoch {
+		t.Fatalf("a loss is not told: %v %v", next, err)
+	}
+	srv.FlushAll()
+	if _, flushed, err := s.Since(t.Context(), next); err != nil || flushed.Epoch == next.Epoch {
+		t.Fatalf("a flush is not told: %v %v", flushed, err)
+	}
+	// What is not JSON of a revocation is passed over.
+	if err := s.Add(t.Context(), []auth.Revocation{entry(3)}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := srv.ZAdd("{cellgate:revocations:a}:log", 0.5, "{broken"); err != nil {
+		t.Fatal(err)
+	}
+	if got, _, err := s.Since(t.Context(), auth.StoreCursor{}); err != nil || len(got) != 1 {
+		t.Fatalf("%v %v", got, err)
+	}
+}
+
+// mustMember returns the member with the highest version.
+func mustMember(t *testing.T, srv *miniredis.Miniredis) string {
+	t.Helper()
+	members, err := srv.ZMembers("{cellgate:revocations:a}:log")
+	if err != nil || len(members) == 0 {
+		t.Fatal(err)
+	}
+	return members[len(members)-1]
+}
+
+// gateway is an Authority on its own directory that shares a store.
+func gateway(t *testing.T, dir string, store auth.RevocationStore) *auth.Authority {
+	t.Helper()
+	a, err := auth.Open(auth.Config{Dir: dir, Cell: "a", Revocations: store, Poll: 10 * time.Millisecond})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { closeGateway(t, a) })
+	return a
+}
+
+func closeGateway(t *testing.T, a *auth.Authority) {
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	if err := a.Close(ctx); err != nil {
+		t.Error(err)
+	}
+}
+
+func within(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	deadline := time.Now().Add(20 * time.Second)
+	for !ok() {
+		if time.Now().After(deadline) {
+			t.Fatalf("not in time: %s", what)
+		}
+		time.Sleep(2 * time.Millisecond)
+	}
+}
+
+// TestGateways: a revocation reaches the other gateway, its watchers and its disk; with Redis down both go on,
+// keep what they know over a restart, and even out when Redis is back with nothing in it.
+func TestGateways(t *testing.T) {
+	t.Parallel()
+	srv := miniredis.RunT(t)
+	addr := srv.Addr()
+	dirA, dirB := t.TempDir(), t.TempDir()
+	a := gateway(t, dirA, newStore(t, addr, "a"))
+	b := gateway(t, dirB, newStore(t, addr, "a"))
+	told := make(chan bool, 64)
+	b.WatchRevocations(func(revoked func(auth.Identity) bool) { told <- revoked(auth.Identity{TokenID: "one"}) })
+	if _, err := a.Revoke(auth.Revocation{TokenID: "one"}, ""); err != nil {
+		t.Fatal(err)
+	}
+	if !<-told {
+		t.Fatal("the other gateway's watcher is not told")
+	}
+	srv.Close()
+	if _, err := a.Revoke(auth.Revocation{TokenID: "two"}, ""); err != nil {
+		t.Fatalf("with Redis down: %v", err)
+	}
+	if !a.Revoked(auth.Identity{TokenID: "two"}) {
+		t.Fatal("not in force")
+	}
+	closeGateway(t, b)
+	again := gateway(t, dirB, newStore(t, addr, "a"))
+	if !again.Revoked(auth.Identity{TokenID: "one"}) {
+		t.Fatal("a restart with Redis down forgot what was learned")
+	}
+	if _, err := again.Revoke(auth.Revocation{TokenID: "three"}, ""); err != nil {
+		t.Fatal(err)
+	}
+	if err := srv.Restart(); err != nil {
+		t.Fatal(err)
+	}
+	srv.FlushAll()
+	within(t, "both know everything", func() bool {
+		return again.Revoked(auth.Identity{TokenID: "two"}) && a.Revoked(auth.Identity{TokenID: "three"})
+	})
+	within(t, "the store has everything again", func() bool {
+		got, _, err := newStore(t, addr, "a").Since(t.Context(), auth.StoreCursor{})
+		return err == nil && slices.Equal(ids(got), []string{"one", "three", "two"})
+	})
+}
