@@ -1,6 +1,7 @@
 package rules
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"strings"
@@ -28,6 +29,7 @@ type document struct {
 }
 
 func newDocument(file string, text []byte, report func(Diagnostic)) *document {
+	text = bytes.TrimPrefix(text, []byte("\xef\xbb\xbf")) // some editors begin a file with a byte order mark
 	return &document{file: file, text: text, lines: strings.Split(string(text), "\n"), report: report, rule: "file"}
 }
 
@@ -137,7 +139,7 @@ func tooDeep(lines []string) int {
 	for i, line := range lines {
 		depth += strings.Count(line, "[") + strings.Count(line, "{")
 		dashes := 0
-		for rest := strings.TrimSpace(line); len(rest) > 1 && strings.ContainsRune("-?", rune(rest[0])); rest = strings.TrimSpace(rest[1:]) {
+		for rest := strings.TrimSpace(line); strings.HasPrefix(rest, "- ") || strings.HasPrefix(rest, "? "); rest = strings.TrimSpace(rest[1:]) {
 			dashes++
 		}
 		if depth > maxYAMLDepth || dashes > maxDashes {

@@ -1,0 +1,234 @@
+package rules
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+
+	"cellgate/broker/message"
+)
+
+const allOperators = `rules:
+  - {id: sample, from: ["v1/+/up/#"], sample: 7s, to: [{kafka: {topic: t}}]}
+  - {id: low, from: ["v1/+/up/#"], threshold: {enter: payload.a < 15, exit: payload.a > 20, for: 3s}, to: [{kafka: {topic: t}}]}
+  - {id: dedupe, from: ["v1/+/up/#"], dedupe: {by: payload.a, within: 9s}, to: [{kafka: {topic: t}}]}
+  - {id: change, from: ["v1/+/up/#"], on_change: payload.b, transform: operator.previous, to: [{kafka: {topic: t}}]}
+  - {id: count, from: ["v1/+/up/#"], count: {at_least: 4, window: 20s}, to: [{kafka: {topic: t}}]}
+  - {id: limit, from: ["v1/+/up/#"], rate_limit: {count: 3, per: 10s}, to: [{kafka: {topic: t}}]}
+  - {id: fence, from: ["v1/+/up/#"], geofence: {lat: payload.a, lon: payload.b, zones: {z: {polygon: [[0, 0], [0, 2], [18, 2], [18, 0]]}}}, to: [{kafka: {topic: t}}]}
+`
+
+// traffic is a deterministic mix of messages of several vehicles.
+func traffic(n int) []message.Record {
+	recs := make([]message.Record, n)
+	x := uint64(1)
+	for i := range recs {
+		x = x*6364136223846793005 + 1442695040888963407
+		recs[i] = telemetry(uint64(i+1), epoch+int64(i)*300, fmt.Sprintf(`{"a":%d,"b":%d}`, x>>33%30, x>>40%3))
+		recs[i].Topic = fmt.Sprintf("v1/VIN%02d/up/telemetry", x>>50%10)
+	}
+	return recs
+}
+
+func trace(set *Set, rec *message.Record, ds []Decision) string {
+	var b strings.Builder
+	for _, d := range ds {
+		fmt.Fprintf(&b, "%d:%s:%s ", rec.Seq, decisionName(set, d), d.Values)
+	}
+	return b.String()
+}
+
+// TestStateSurvivesRestart evaluates traffic in one go, and again with the state saved, the engine thrown
+// away and the state loaded after every few records; both must decide the same.
+func TestStateSurvivesRestart(t *testing.T) {
+	t.Parallel()
+	set, recs := compileText(t, allOperators), traffic(3000)
+	whole := NewEngine(set, NewState(StateOptions{})).NewWorker()
+	stored := map[string][]byte{}
+	state := NewState(StateOptions{})
+	w := NewEngine(set, state).NewWorker()
+	fired := map[string]bool{}
+	for i := range recs {
+		want := trace(set, &recs[i], whole.Eval(&recs[i], nil))
+		got := trace(set, &recs[i], w.Eval(&recs[i], nil))
+		if got != want {
+			t.Fatalf("record %d: got %s, want %s", i, got, want)
+		}
+		for _, f := range strings.Fields(want) {
+			fired[strings.Split(f, ":")[1]] = true
+		}
+		if i%7 != 0 {
+			continue
+		}
+		for _, s := range state.TakeDirty() {
+			stored[s.VIN] = s.Data
+		}
+		if again := state.TakeDirty(); len(again) != 0 {
+			t.Fatalf("dirty after it was taken: %v", again)
+		}
+		state = NewState(StateOptions{})
+		for vin, data := range stored {
+			if err := state.Load(vin, data); err != nil {
+				t.Fatal(err)
+			}
+		}
+		w = NewEngine(compileText(t, allOperators), state).NewWorker()
+	}
+	if len(fired) != 7 {
+		t.Errorf("the traffic made only %v fire", fired)
+	}
+}
+
+// TestShardsRunInParallel evaluates traffic on four goroutines, the records split by shard, and requires
+// the decisions of one goroutine.
+func TestShardsRunInParallel(t *testing.T) {
+	t.Parallel()
+	set, recs := compileText(t, allOperators), traffic(2000)
+	one := NewEngine(set, NewState(StateOptions{})).NewWorker()
+	want := make([]string, len(recs))
+	for i := range recs {
+		want[i] = trace(set, &recs[i], one.Eval(&recs[i], nil))
+	}
+	engine, got := NewEngine(set, NewState(StateOptions{})), make([]string, len(recs))
+	const workers = 4
+	var wg sync.WaitGroup
+	for n := range workers {
+		wg.Go(func() {
+			w := engine.NewWorker()
+			for i := range recs {
+				if ShardOf(recs[i].VIN())%workers == n {
+					got[i] = trace(set, &recs[i], w.Eval(&recs[i], nil))
+				}
+			}
+		})
+	}
+	wg.Wait()
+	for i := range recs {
+		if got[i] != want[i] {
+			t.Fatalf("record %d: got %q, want %q", i, got[i], want[i])
+		}
+	}
+}
+
+// TestReloadKeepsStateOfUnchangedOperators changes other parts of the rule, then the operator itself.
+func TestReloadKeepsStateOfUnchangedOperators(t *testing.T) {
+	t.Parallel()
+	rule := func(id, limit, extra string) string {
+		return "lists: {l: [" + limit + "]}\nrules:\n  - {id: " + id + ", from: [\"v1/+/up/telemetry\"], " + extra +
+			"threshold: {enter: payload.a < 15 and payload.a in l, exit: payload.a > 20}, to: [{kafka: {topic: t}}]}\n"
+	}
+	state := NewState(StateOptions{})
+	send := func(set *Set, a int) int {
+		rec := telemetry(1, epoch, fmt.Sprintf(`{"a":%d}`, a))
+		return len(NewEngine(set, state).NewWorker().Eval(&rec, nil))
+	}
+	if n := send(compileText(t, rule("r", "9", "")), 9); n != 1 {
+		t.Fatalf("fired %d times", n)
+	}
+	if n := send(compileText(t, rule("r", "9", "when: true, description: x, mode: enabled, ")), 9); n != 0 {
+		t.Error("a change outside of the operator has rearmed it")
+	}
+	state.TakeDirty()
+	if n := send(compileText(t, rule("r", "9, 8", "")), 9); n != 1 {
+		t.Error("a change of its list has left the operator's state")
+	}
+	if n := send(compileText(t, rule("s", "9, 8", "")), 9); n != 1 {
+		t.Error("another rule id has found the state of the old one")
+	}
+	dirty := state.TakeDirty()
+	if len(dirty) != 1 || bytes.Equal(dirty[0].Data, nil) {
+		t.Errorf("the change of the state is not to be saved: %v", dirty)
+	}
+	NewEngine(compileText(t, "rules: []"), state)
+	if dirty := state.TakeDirty(); len(dirty) != 1 || dirty[0].Data != nil || state.VINs() != 0 {
+		t.Errorf("state of no operator is kept: %v", dirty)
+	}
+}
+
+func TestStateIsBounded(t *testing.T) {
+	t.Parallel()
+	evicted := map[string]int{}
+	state := NewState(StateOptions{MaxVINs: 640, MaxVINBytes: 600, Evicted: func(why string, n int) { evicted[why] += n }})
+	set := compileText(t, `rules:
+  - {id: d, from: ["#"], dedupe: {by: payload.a, within: 1h, max: 1000}, to: [{kafka: {topic: t}}]}
+  - {id: c, from: ["#"], count: {at_least: 1000, window: 1h}, to: [{kafka: {topic: t}}]}
+`)
+	w := NewEngine(set, state).NewWorker()
+	for i := range 100 {
+		rec := telemetry(uint64(i+1), epoch+int64(i), fmt.Sprintf(`{"a":%d}`, i))
+		w.Eval(&rec, nil)
+	}
+	if n := len(state.Export(sampleVIN)); n > 600 || evicted["vin_bytes"] == 0 {
+		t.Errorf("%d bytes of one VIN, %v", n, evicted)
+	}
+	rec := telemetry(101, epoch+101, `{"a":99}`)
+	if ds := w.Eval(&rec, nil); len(ds) != 0 {
+		t.Error("the newest key was forgotten")
+	}
+	stored := map[string]bool{}
+	for i := range 5000 {
+		rec := telemetry(uint64(i+200), epoch+200+int64(i), `{"a":1}`)
+		rec.Topic = fmt.Sprintf("v1/VIN%d/up/x", i)
+		w.Eval(&rec, nil)
+		if i%100 == 99 {
+			for _, s := range state.TakeDirty() {
+				stored[s.VIN] = s.Data != nil
+			}
+		}
+	}
+	kept := 0
+	for _, there := range stored {
+		if there {
+			kept++
+		}
+	}
+	if state.VINs() > 640 || evicted["vins"] < 5000-640 || kept != state.VINs() {
+		t.Errorf("%d VINs in memory, %d stored, evicted %v", state.VINs(), kept, evicted)
+	}
+}
+
+func TestLoadRefusesDamage(t *testing.T) {
+	t.Parallel()
+	state := NewState(StateOptions{})
+	w := NewEngine(compileText(t, allOperators), state).NewWorker()
+	for _, rec := range traffic(200) {
+		w.Eval(&rec, nil)
+	}
+	good := state.TakeDirty()[0]
+	for n := range len(good.Data) {
+		if err := NewState(StateOptions{}).Load("V", good.Data[:n]); !errors.Is(err, ErrBadState) {
+			t.Errorf("%d of %d bytes: %v", n, len(good.Data), err)
+		}
+	}
+	if err := NewState(StateOptions{}).Load("V", append([]byte{9}, good.Data...)); !errors.Is(err, ErrBadState) {
+		t.Errorf("another version: %v", err)
+	}
+	s := NewState(StateOptions{})
+	if err := s.Load("V", good.Data); err != nil || !bytes.Equal(s.Export("V"), good.Data) {
+		t.Errorf("a stored state does not come back as it was: %v", err)
+	}
+}
+
+func TestTopicIndexAgreesWithMatch(t *testing.T) {
+	t.Parallel()
+	filters := []string{"#", "+", "+/#", "v1/#", "v1/+/up/#", "v1/+/up/telemetry", "v1/+/up/+", "v1/A/up/telemetry", "+/+/up/alarm", "$SYS/#", "/", "+/", "a//b", "a/+/b", "v1/+/up/telemetry/#"}
+	var x topicIndex
+	for i, f := range filters {
+		x.add(f, uint16(i))
+		x.add(f, uint16(i))
+	}
+	for _, topic := range []string{"v1", "v1/A/up/telemetry", "v1/B/up/telemetry/x/y", "v1/A/up/alarm", "$SYS/a", "$SYS", "/", "a//b", "a/c/b", "a", "v1/A/up", ""} {
+		var want []uint16
+		for i, f := range filters {
+			if message.Match(f, topic) {
+				want = append(want, uint16(i))
+			}
+		}
+		if got := x.match(topic, nil); fmt.Sprint(got) != fmt.Sprint(want) {
+			t.Errorf("%q: got %v, want %v", topic, got, want)
+		}
+	}
+}
