@@ -285,20 +285,24 @@ func (c *conn) nextCheck(now, idle int64) time.Duration {
 	return max(time.Duration(due)*time.Millisecond, wheelTick)
 }
 
-// checkWriter closes a connection whose write takes too long, or whose end does. It reports whether a
-// write is under way.
+// checkWriter closes a connection whose write takes too long, and has the writer end one whose last
+// acknowledgements do not come. It reports whether a write is under way.
 func (c *conn) checkWriter(now int64, limits *Limits) bool {
 	c.mu.Lock()
-	stalled := c.writeSince != 0 && now-c.writeSince >= limits.WriteTimeout.Milliseconds()
 	writing := c.writeSince != 0
-	late := c.ending && !c.writing && now-c.endingSince >= endGrace.Milliseconds()
+	stalled := writing && now-c.writeSince >= limits.WriteTimeout.Milliseconds()
+	ended := now - c.endingSince
+	if c.ending && ended >= endGrace.Milliseconds() {
+		c.startWriterLocked()
+	}
+	stuck := c.ending && !c.readerDone && ended >= 5*endGrace.Milliseconds()
 	c.mu.Unlock()
 	switch {
 	case stalled:
 		c.b.reject("slow_reader")
 		c.endSilently("slow_reader")
 		c.close(false)
-	case late:
+	case stuck: // the reader does not come back from another part: free the socket at least
 		c.close(false)
 	}
 	return writing

@@ -89,7 +89,7 @@ func openHarness(t testing.TB, dir string, setups ...setup) *harness {
 	h.index.PreferConnected(h.sessions.Connected)
 	h.auth, err = auth.Open(auth.Config{
 		Dir: filepath.Join(dir, "auth"), Cell: "cell-test",
-		Roles: map[string]auth.RolePolicy{"lab": {Publish: []string{"#"}, Subscribe: []string{"#"}}},
+		Roles: map[string]auth.RolePolicy{"lab": {Publish: []string{"#"}, Subscribe: []string{"#"}, AssignedClientID: true}},
 	})
 	must(t, err)
 	o := Options{
@@ -223,8 +223,7 @@ func connectFrame(id string, version byte, o connectOptions) []byte {
 	b := append(text("MQTT"), version, flags)
 	b = binary.BigEndian.AppendUint16(b, o.keepalive)
 	if version == frame.Version5 {
-		b = append(b, byte(len(o.props)))
-		b = append(b, o.props...)
+		b = append(b, propsOf(o.props)...)
 	}
 	b = append(b, text(id)...)
 	b = append(b, o.will...)
@@ -236,6 +235,9 @@ func connectFrame(id string, version byte, o connectOptions) []byte {
 	}
 	return packet(0x10, b)
 }
+
+// propsOf puts the property length in front.
+func propsOf(p []byte) []byte { return packet(0, p)[1:] }
 
 func text(s string) []byte {
 	return append(binary.BigEndian.AppendUint16(nil, uint16(len(s))), s...)
@@ -331,6 +333,31 @@ func (c *client) expectClosed() (reason byte) {
 			reason = body[0]
 		}
 	}
+}
+
+// stuckJournal tells nobody that anything is durable before gate is closed.
+type stuckJournal struct {
+	Journal
+	gate chan struct{}
+}
+
+func (j stuckJournal) Append(recs []message.Record, w journal.Waiter) (uint64, error) {
+	if w != nil {
+		w = stuckWaiter{w, j.gate}
+	}
+	return j.Journal.Append(recs, w)
+}
+
+type stuckWaiter struct {
+	w    journal.Waiter
+	gate chan struct{}
+}
+
+func (w stuckWaiter) Durable(mark uint64) {
+	go func() {
+		<-w.gate
+		w.w.Durable(mark)
+	}()
 }
 
 func puback(id uint16) []byte { return []byte{byte(id >> 8), byte(id)} }

@@ -1,0 +1,346 @@
+package broker
+
+import (
+	"encoding/binary"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"cellgate/auth"
+	"cellgate/broker/frame"
+	"cellgate/broker/message"
+)
+
+func authProps(method, data string) []byte {
+	return slices.Concat([]byte{0x15}, text(method), []byte{0x16}, text(data))
+}
+
+func TestConnectRefusals(t *testing.T) {
+	t.Parallel()
+	h := newHarness(t)
+	other := "LTEST000000000002"
+	good := h.token(testVIN)
+	service, _, err := h.auth.Issue(auth.IssueRequest{Subject: "billing", Role: auth.RoleService, Scopes: []string{"telemetry:read"}, TTL: time.Hour})
+	must(t, err)
+	willTo := func(topic string, version byte) []byte {
+		w := slices.Concat(text(topic), text("gone"))
+		if version == 5 {
+			w = append([]byte{0}, w...)
+		}
+		return w
+	}
+	tests := []struct {
+		name   string
+		id     string
+		o      func(version byte) connectOptions
+		v4, v5 byte
+	}{
+		{"good", testVIN, func(byte) connectOptions { return connectOptions{user: testVIN, password: good} }, 0, 0},
+		{"no token", testVIN, func(byte) connectOptions { return connectOptions{user: testVIN} }, 4, 0x86},
+		{"no credentials", testVIN, func(byte) connectOptions { return connectOptions{} }, 4, 0x86},
+		{"bad token", testVIN, func(byte) connectOptions { return connectOptions{user: testVIN, password: "x.y.z"} }, 4, 0x86},
+		{"truncated token", testVIN, func(byte) connectOptions {
+			return connectOptions{user: testVIN, password: good[:len(good)-2]}
+		}, 4, 0x86},
+		{"another VIN's token", other, func(byte) connectOptions { return connectOptions{user: other, password: good} }, 5, 0x87},
+		{"another VIN as user", testVIN, func(byte) connectOptions { return connectOptions{user: other, password: good} }, 4, 0x86},
+		{"vehicle without id", "", func(byte) connectOptions { return connectOptions{user: testVIN, password: good} }, 2, 0x85},
+		{"service", "billing/1", func(byte) connectOptions { return connectOptions{user: "billing", password: service} }, 0, 0},
+		{"service as VIN", testVIN, func(byte) connectOptions { return connectOptions{user: testVIN, password: service} }, 5, 0x87},
+		{"service as another", "other", func(byte) connectOptions { return connectOptions{user: "billing", password: service} }, 5, 0x87},
+		{"own will", testVIN, func(v byte) connectOptions {
+			return connectOptions{user: testVIN, password: good, will: willTo("v1/"+testVIN+"/up/gone", v)}
+		}, 0, 0},
+		{"another's will", testVIN, func(v byte) connectOptions {
+			return connectOptions{user: testVIN, password: good, will: willTo("v1/"+other+"/up/gone", v)}
+		}, 5, 0x87},
+	}
+	for _, tt := range tests {
+		for version, want := range map[byte]byte{4: tt.v4, 5: tt.v5} {
+			c := h.dial("tokens")
+			c.send(connectFrame(tt.id, version, tt.o(version)))
+			if got := c.connack(); got != want {
+				t.Errorf("%s, version %d: CONNACK %#x, want %#x", tt.name, version, got, want)
+			}
+			if want != 0 {
+				c.expectClosed()
+			}
+		}
+	}
+	if logs := h.logs.String(); strings.Contains(logs, good) || strings.Contains(logs, service) {
+		t.Error("a token is in the log")
+	}
+}
+
+func TestExpiredToken(t *testing.T) {
+	t.Parallel()
+	h := newHarness(t, func(o *Options) {
+		o.Auth = clockedAuth{o.Auth.(*auth.Authority), time.Now().Add(2 * time.Hour)}
+	})
+	c := h.dial("tokens")
+	c.send(connectFrame(testVIN, 5, connectOptions{user: testVIN, password: h.token(testVIN)}))
+	if got := c.connack(); got != frame.ReasonBadCredentials {
+		t.Errorf("CONNACK %#x", got)
+	}
+}
+
+// clockedAuth verifies as if it were later.
+type clockedAuth struct {
+	*auth.Authority
+	now time.Time
+}
+
+func (a clockedAuth) Verify(token []byte, peer auth.Peer) (auth.Identity, error) {
+	id, err := a.Authority.Verify(token, peer)
+	if err == nil && id.Expires.Before(a.now) {
+		return id, auth.ErrExpired
+	}
+	return id, err
+}
+
+func TestConnackProperties(t *testing.T) {
+	t.Parallel()
+	h := newHarness(t, func(o *Options) { o.Limits.MaxKeepalive = time.Minute; o.Limits.Window = 20 })
+	c := h.dial("lab")
+	c.send(connectFrame("", 5, connectOptions{keepalive: 600}))
+	first, body, err := c.read()
+	must(t, err)
+	if first != 0x20 || body[1] != 0 {
+		t.Fatalf("%#x % x", first, body)
+	}
+	props := string(body[2:])
+	for name, want := range map[string]string{
+		"receive maximum": "\x21\x00\x14", "maximum packet": "\x27\x00\x04\x00\x00", "alias maximum": "\x22\x00\x10",
+		"server keep alive": "\x13\x00\x3c", "assigned client id": "\x12\x00",
+	} {
+		if !strings.Contains(props, want) {
+			t.Errorf("no %s in % x", name, props)
+		}
+	}
+	c = h.dial("cars")
+	c.send(connectFrame(testVIN, 5, connectOptions{keepalive: 30, props: []byte{0x11, 0xff, 0xff, 0xff, 0xff, 0x19, 1}}))
+	_, body, err = c.read()
+	must(t, err)
+	props = string(body[2:])
+	if strings.Contains(props, "\x13\x00") {
+		t.Errorf("server keep alive although the client's is taken: % x", props)
+	}
+	if !strings.Contains(props, "\x11\x00\x09\x3a\x80") { // 7 days, the manager's limit
+		t.Errorf("no session expiry in % x", props)
+	}
+	if !strings.Contains(props, "\x1a") || !strings.Contains(props, "v1/"+testVIN+"/") {
+		t.Errorf("no response information in % x", props)
+	}
+}
+
+func TestConnectViolations(t *testing.T) {
+	t.Parallel()
+	h := newHarness(t)
+	legal := connectFrame("x", 4, connectOptions{})
+	tests := []struct {
+		name   string
+		send   []byte
+		answer []byte // nil: closed without an answer
+	}{
+		{"publish first", publishFrame(4, 0, 0, "a", "x"), nil},
+		{"ping first", []byte{0xC0, 0}, nil},
+		{"http", []byte("GET / HTTP/1.1\r\n\r\n"), nil},
+		{"reserved flags", append([]byte{0x11}, legal[1:]...), nil},
+		{"version 3", packet(0x10, slices.Concat(text("MQIsdp"), []byte{3, 2, 0, 0}, text("x"))), []byte{0, 1}},
+		{"version 6", packet(0x10, slices.Concat(text("MQTT"), []byte{6, 2, 0, 0}, text("x"))), []byte{0, 1}},
+		{"other protocol", packet(0x10, slices.Concat(text("MQTX"), []byte{4, 2, 0, 0}, text("x"))), nil},
+		{"reserved connect flag", packet(0x10, slices.Concat(text("MQTT"), []byte{4, 3, 0, 0}, text("x"))), nil},
+		{"reserved connect flag on 5", packet(0x10, slices.Concat(text("MQTT"), []byte{5, 3, 0, 0, 0}, text("x"))), []byte{0, 0x81}},
+		{"unknown method", connectFrame("x", 5, connectOptions{props: authProps("SCRAM", "x")}), []byte{0, 0x8C}},
+		{"empty id, session kept", connectFrame("", 4, connectOptions{keepSession: true}), []byte{0, 2}},
+		{"17 KiB", []byte{0x10, 0x80, 0x88, 0x01}, nil},
+		{"256 MiB", []byte{0x10, 0xFF, 0xFF, 0xFF, 0x7F}, nil},
+		{"length of five bytes", []byte{0x10, 0xFF, 0xFF, 0xFF, 0xFF, 0x7F}, nil},
+	}
+	for _, tt := range tests {
+		c := h.dial("lab")
+		c.send(tt.send)
+		first, body, err := c.read()
+		switch {
+		case tt.answer == nil && err == nil:
+			t.Errorf("%s: answered %#x % x", tt.name, first, body)
+		case tt.answer != nil && (err != nil || !slices.Equal(body[:2], tt.answer)):
+			t.Errorf("%s: answered % x, %v, want % x", tt.name, body, err, tt.answer)
+		}
+		if err == nil {
+			c.expectClosed()
+		}
+	}
+}
+
+// Nothing behind the CONNECT is handled before CONNACK 0, and nothing at all when there is none.
+func TestPipelinedWithConnect(t *testing.T) {
+	t.Parallel()
+	h := newHarness(t)
+	c := h.dial("cars")
+	topic := "v1/" + testVIN + "/up/telemetry"
+	c.send(connectFrame(testVIN, 4, connectOptions{}), publishFrame(4, 1, 1, topic, "x"), []byte{0xC0, 0})
+	c.expect(0x20, 0, 0)
+	if first, _, err := c.read(); err != nil || (first != 0x40 && first != 0xD0) {
+		t.Fatalf("%#x, %v", first, err)
+	}
+	if first, _, err := c.read(); err != nil || (first != 0x40 && first != 0xD0) {
+		t.Fatalf("%#x, %v", first, err)
+	}
+	c = h.dial("tokens")
+	c.send(connectFrame(testVIN, 4, connectOptions{user: testVIN, password: "bad"}), publishFrame(4, 1, 1, topic, "x"))
+	c.expect(0x20, 0, 4)
+	c.expectClosed()
+	if last := h.journal.Last(); last != 1 {
+		t.Errorf("%d records, want 1", last)
+	}
+}
+
+func TestBehindDisconnect(t *testing.T) {
+	t.Parallel()
+	h := newHarness(t)
+	c := h.connect("cars", testVIN, 4, connectOptions{})
+	topic := "v1/" + testVIN + "/up/telemetry"
+	c.send(publishFrame(4, 1, 1, topic, "x"), []byte{0xE0, 0}, publishFrame(4, 1, 2, topic, "y"))
+	c.expect(0x40, puback(1)...)
+	c.expectClosed()
+	if last := h.journal.Last(); last != 1 {
+		t.Errorf("%d records, want 1", last)
+	}
+}
+
+func TestEnhancedAuthentication(t *testing.T) {
+	t.Parallel()
+	h := newHarness(t)
+	c := h.connect("tokens", testVIN, 5, connectOptions{props: authProps("CELL-JWT", h.token(testVIN))})
+	fresh := slices.Concat([]byte{0x19}, propsOf(authProps("CELL-JWT", h.token(testVIN))))
+	c.send(packet(0xF0, fresh))
+	c.expect(0xF0, slices.Concat([]byte{0, 11, 0x15}, text("CELL-JWT"))...)
+	other := slices.Concat([]byte{0x19}, propsOf(authProps("CELL-JWT", h.token("LTEST000000000002"))))
+	c.send(packet(0xF0, other))
+	if reason := c.expectClosed(); reason != frame.ReasonNotAuthorized {
+		t.Errorf("another's token: reason %#x", reason)
+	}
+}
+
+func TestTokenRefresh(t *testing.T) {
+	t.Parallel()
+	versions(t, func(t *testing.T, version byte) {
+		h := newHarness(t)
+		c := vehicle(h, version)
+		topic := "v1/" + testVIN + "/token"
+		c.send(publishFrame(version, 1, 1, topic, h.token(testVIN)))
+		c.expect(0x40, puback(1)...)
+		c.send(publishFrame(version, 2, 2, topic, h.token(testVIN)))
+		c.expect(0x50, puback(2)...)
+		c.send(frame.AppendAck(nil, frame.TypePubrel, 2, 0, version))
+		c.expect(0x70, puback(2)...)
+		c.send(publishFrame(version, 1, 3, topic, "nonsense"))
+		if version == 5 {
+			c.expect(0x40, 0, 3, 0x87)
+			c.send(publishFrame(version, 1, 4, topic, h.token("LTEST000000000002")))
+			if reason := c.expectClosed(); reason != frame.ReasonNotAuthorized {
+				t.Errorf("another's token: reason %#x", reason)
+			}
+		} else {
+			c.expectClosed()
+		}
+		for _, r := range h.records(1) {
+			if r.Kind == message.KindPublish {
+				t.Errorf("a token was journaled: %s", r.Topic)
+			}
+		}
+	})
+}
+
+func TestTokenEnd(t *testing.T) {
+	t.Parallel()
+	versions(t, func(t *testing.T, version byte) {
+		h := newHarness(t, func(o *Options) { o.ExpiringNotice = time.Minute })
+		token, id, err := h.auth.Issue(auth.IssueRequest{Subject: testVIN, Role: auth.RoleVehicle, TTL: 4 * time.Second})
+		must(t, err)
+		c := h.connect("tokens", testVIN, version, connectOptions{user: testVIN, password: token})
+		c.send(subscribeFrame(version, 1, "v1/"+testVIN+"/sys/#", 1))
+		c.expect(0x90)
+		first, body, err := c.read()
+		if err != nil || first>>4 != 3 || !strings.Contains(string(body), "sys/token-expiring") {
+			t.Errorf("no notice but %#x % x, %v", first, body, err)
+		}
+		want := byte(0)
+		if version == 5 {
+			want = frame.ReasonNotAuthorized
+		}
+		if reason := c.expectClosed(); reason != want {
+			t.Errorf("reason %#x", reason)
+		}
+		if late := time.Since(id.Expires); late > 0 {
+			t.Errorf("the token lived %v past its end", late)
+		}
+	})
+}
+
+func TestRevoked(t *testing.T) {
+	t.Parallel()
+	h := newHarness(t)
+	c := vehicle(h, 5)
+	_, err := h.auth.Revoke(auth.Revocation{Subject: testVIN}, "test")
+	must(t, err)
+	if reason := c.expectClosed(); reason != frame.ReasonNotAuthorized {
+		t.Errorf("reason %#x", reason)
+	}
+}
+
+func TestSchedule(t *testing.T) {
+	t.Parallel()
+	now := time.Now()
+	b := &Broker{now: func() time.Time { return now }, expiringNotice: time.Minute}
+	for _, left := range []time.Duration{time.Second, time.Minute, time.Hour, 24 * time.Hour} {
+		for range 100 {
+			end, notice := b.schedule(now.Add(left))
+			if end > now.Add(left).UnixMilli() || end < now.Add(left-left/jitterShare-wheelTick-time.Millisecond).UnixMilli() {
+				t.Fatalf("token with %v left ends in %v", left, time.UnixMilli(end).Sub(now))
+			}
+			if notice > end && left > time.Second {
+				t.Fatalf("notice behind the end for %v", left)
+			}
+		}
+	}
+	if end, notice := b.schedule(time.Time{}); end != 0 || notice != 0 {
+		t.Error("an end for a token without")
+	}
+}
+
+func TestReceiveMaximum(t *testing.T) {
+	t.Parallel()
+	gate := make(chan struct{})
+	h := newHarness(t, func(o *Options) { o.Limits.Window = 8; o.Journal = stuckJournal{o.Journal, gate} })
+	topic := "v1/" + testVIN + "/up/telemetry"
+	burst := func(version byte) (b []byte) {
+		for id := uint16(1); id <= 9; id++ {
+			b = append(b, publishFrame(version, 1, id, topic, "x")...)
+		}
+		return b
+	}
+	c := h.connect("cars", testVIN, 5, connectOptions{})
+	c.send(burst(5))
+	if reason := c.expectClosed(); reason != frame.ReasonReceiveMaximum {
+		t.Errorf("on 5: reason %#x", reason)
+	}
+	c = h.connect("cars", testVIN, 4, connectOptions{})
+	c.send(burst(4), []byte{0xC0, 0})
+	eventually(t, "8 records of the 3.1.1 client", func() bool { return h.journal.Last() == 16 })
+	close(gate)
+	for id := uint16(1); id <= 9; id++ {
+		for {
+			first, body, err := c.read()
+			must(t, err)
+			if first == 0x40 {
+				if got := binary.BigEndian.Uint16(body); got != id {
+					t.Fatalf("PUBACK %d, want %d", got, id)
+				}
+				break
+			}
+		}
+	}
+}
