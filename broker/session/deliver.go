@@ -319,12 +319,9 @@ func (st *state) release(f *flow, e *entry) {
 	if e.stage != released {
 		e.stage = released
 		st.advance(e)
-		if e.durable {
-			return // committed makes the PUBREL due
-		}
 	}
-	if e.durable && e.stored < released || e.relDue {
-		return
+	if e.relDue || (e.durable && e.stored < released) {
+		return // committed makes the PUBREL due
 	}
 	if slices.Index(f.inflight, e) < f.next {
 		e.relDue = true

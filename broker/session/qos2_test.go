@@ -1,0 +1,204 @@
+package session
+
+import (
+	"slices"
+	"testing"
+
+	"cellgate/broker/message"
+)
+
+// take2 plays the connection's part for a QoS 2 PUBLISH: note, append, tell.
+func (e *env) take2(c *conn, id uint16) (duplicate bool) {
+	e.t.Helper()
+	if c.s.ReceiveQoS2(id) {
+		return true
+	}
+	recs := []message.Record{{Kind: message.KindPublish, Client: "V", Topic: "v1/V/up/x", QoS: 2, PacketID: id}}
+	if _, err := e.journal.Append(recs); err != nil {
+		e.t.Fatal(err)
+	}
+	c.s.JournaledQoS2(id, recs[0].Seq)
+	return false
+}
+
+// release2 plays the connection's part for a PUBREL.
+func (e *env) release2(c *conn, id uint16) (known bool) {
+	e.t.Helper()
+	if !c.s.ReleaseQoS2(id) {
+		return false
+	}
+	if _, err := e.journal.Append([]message.Record{{Kind: message.KindRelease, Client: "V", PacketID: id}}); err != nil {
+		e.t.Fatal(err)
+	}
+	return true
+}
+
+// fanAll lets the fan-out catch up with the journal.
+func (e *env) fanAll() {
+	for _, rec := range e.journal.from(e.m.fanned + 1) {
+		e.m.Fanout(&rec)
+	}
+}
+
+// inUse lists the identifiers in use.
+func (e *env) inUse() []uint16 {
+	e.t.Helper()
+	st := e.m.lookup("V")
+	if st == nil || st.incoming == nil {
+		return nil
+	}
+	var ids []uint16
+	for id := range st.incoming.ids {
+		ids = append(ids, id)
+	}
+	slices.Sort(ids)
+	return ids
+}
+
+func TestIncomingIdentifiers(t *testing.T) {
+	t.Parallel()
+	e := newEnv(t)
+	c, _ := e.attach("V", vehicle)
+	if e.take2(c, 1) || !e.take2(c, 1) || e.take2(c, 2) {
+		t.Error("duplicate told wrongly")
+	}
+	if !e.release2(c, 1) || e.release2(c, 1) || e.release2(c, 9) {
+		t.Error("release told wrongly")
+	}
+	if e.take2(c, 1) {
+		t.Error("a released identifier is still in use")
+	}
+	c.s.ReceiveQoS2(3)
+	c.s.CancelQoS2(3) // the append failed
+	c.s.ReceiveQoS2(4)
+	c.detach(false) // the connection died before its append
+	c, _ = e.attach("V", vehicle)
+	if got, want := e.inUse(), []uint16{1, 2}; !slices.Equal(got, want) {
+		t.Errorf("in use %v, want %v", got, want)
+	}
+	c.detach(false)
+	e.attach("V", vehicle, clean)
+	if got := e.inUse(); got != nil {
+		t.Errorf("in use after a clean start: %v", got)
+	}
+}
+
+// TestIncomingIdentifiersSurvive kills with the checkpoint at every place among the records, and with the
+// journal's tail lost or not. An identifier must be in use after the restart exactly when its message is in
+// the journal and its release is not.
+func TestIncomingIdentifiersSurvive(t *testing.T) {
+	t.Parallel()
+	type step struct {
+		id      uint16
+		release bool
+	}
+	steps := []step{{1, false}, {2, false}, {1, true}, {3, false}, {1, false}, {2, true}, {4, false}}
+	for checkpoint := range len(steps) + 1 {
+		for lost := range 3 {
+			e := newEnv(t)
+			c, _ := e.attach("V", vehicle)
+			for i, s := range steps {
+				if i == checkpoint && uint64(i) <= uint64(len(steps)-lost) {
+					e.fanAll()
+					e.checkpoint()
+				}
+				if s.release {
+					e.release2(c, s.id)
+				} else {
+					e.take2(c, s.id)
+				}
+			}
+			var want []uint16
+			for _, s := range steps[:len(steps)-lost] {
+				if s.release {
+					want = slices.DeleteFunc(want, func(id uint16) bool { return id == s.id })
+				} else {
+					want = append(want, s.id)
+				}
+			}
+			slices.Sort(want)
+			e.journal.lose(uint64(len(steps) - lost))
+			e.kill()
+			if got := e.inUse(); !slices.Equal(got, want) {
+				t.Errorf("checkpoint before step %d, %d records lost: in use %v, want %v", checkpoint, lost, got, want)
+			}
+		}
+	}
+}
+
+// TestIncomingIdentifierOnItsWay has the writer make its cut between ReceiveQoS2 and JournaledQoS2. Whether the
+// message reached the journal decides, not what the state file saw.
+func TestIncomingIdentifierOnItsWay(t *testing.T) {
+	t.Parallel()
+	for name, durable := range map[string]bool{"journaled": true, "lost": false} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			e := newEnv(t)
+			c, _ := e.attach("V", vehicle)
+			e.take2(c, 1)
+			e.fanAll()
+			c.s.ReceiveQoS2(2)
+			if durable {
+				recs := []message.Record{{Kind: message.KindPublish, Client: "V", Topic: "v1/V/up/x", QoS: 2, PacketID: 2}}
+				if _, err := e.journal.Append(recs); err != nil {
+					t.Fatal(err)
+				}
+				e.fanAll() // the position passes the record before the session hears of it
+			}
+			e.checkpoint()
+			e.kill()
+			want := []uint16{1}
+			if durable {
+				want = []uint16{1, 2}
+			}
+			if got := e.inUse(); !slices.Equal(got, want) {
+				t.Errorf("in use %v, want %v", got, want)
+			}
+		})
+	}
+}
+
+// TestIncomingIdentifiersOfAnOlderSession: records of a session that is gone must not come into a newer one.
+func TestIncomingIdentifiersOfAnOlderSession(t *testing.T) {
+	t.Parallel()
+	e := newEnv(t)
+	c, _ := e.attach("V", vehicle, volatile)
+	e.take2(c, 5)
+	c.detach(false)
+	c, _ = e.attach("V", vehicle)
+	e.take2(c, 6)
+	e.kill()
+	if got, want := e.inUse(), []uint16{6}; !slices.Equal(got, want) {
+		t.Errorf("in use %v, want %v", got, want)
+	}
+}
+
+func TestIncomingIdentifiersOfAnotherJournal(t *testing.T) {
+	t.Parallel()
+	e := newEnv(t)
+	c, _ := e.attach("V", vehicle)
+	e.take2(c, 5)
+	e.fanAll()
+	e.checkpoint()
+	e.journal.epoch = 8
+	e.journal.lose(0)
+	e.kill()
+	if got := e.inUse(); got != nil || e.m.Position() != 0 || e.m.ReplayFrom() != 1 {
+		t.Errorf("in use %v, position %d", got, e.m.Position())
+	}
+}
+
+func TestReplayedSessionReset(t *testing.T) {
+	t.Parallel()
+	e := newEnv(t)
+	c, _ := e.attach("V", vehicle)
+	e.take2(c, 5)
+	if _, err := e.journal.Append([]message.Record{{Kind: message.KindSessionReset, Client: "V"}}); err != nil {
+		t.Fatal(err)
+	}
+	e.take2(c, 6)
+	e.kill()
+	if got, want := e.inUse(), []uint16{6}; !slices.Equal(got, want) {
+		t.Errorf("in use %v, want %v", got, want)
+	}
+}
