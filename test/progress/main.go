@@ -33,7 +33,9 @@ func run(in io.Reader, out io.Writer) error {
 		case strings.HasPrefix(line, "=== PAUSE"), strings.HasPrefix(line, "=== CONT"), strings.HasPrefix(line, "=== NAME"):
 			continue
 		}
-		fmt.Fprintln(out, line)
+		if _, err := fmt.Fprintln(out, line); err != nil {
+			return err
+		}
 	}
 	switch {
 	case lines.Err() != nil:
