@@ -1,8 +1,10 @@
 package command
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"go.etcd.io/bbolt"
@@ -83,14 +85,14 @@ func (s *Service) expiring(now time.Time) []*request {
 	if now.Before(s.grace) {
 		return nil
 	}
-	var due []uint64
+	var due []*entry
 	// The heap is left as it is: commit takes the entries out once that is on disk.
 	var visit func(i int)
 	visit = func(i int) {
 		if i >= len(s.open.heap) || len(due) == maxExpire || s.open.heap[i].rec.Expires > now.UnixMilli() {
 			return
 		}
-		due = append(due, s.open.heap[i].rec.Seq)
+		due = append(due, s.open.heap[i])
 		visit(2*i + 1)
 		visit(2*i + 2)
 	}
@@ -98,8 +100,15 @@ func (s *Service) expiring(now time.Time) []*request {
 	if due == nil {
 		return nil
 	}
+	slices.SortFunc(due, func(a, b *entry) int {
+		return cmp.Or(cmp.Compare(a.rec.Expires, b.rec.Expires), cmp.Compare(a.rec.Seq, b.rec.Seq))
+	})
+	seqs := make([]uint64, len(due))
+	for i, e := range due {
+		seqs[i] = e.rec.Seq
+	}
 	return []*request{{run: func(b *batch) error {
-		for _, seq := range due {
+		for _, seq := range seqs {
 			if err := b.expire(seq); err != nil {
 				return err
 			}

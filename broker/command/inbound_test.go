@@ -1,0 +1,215 @@
+package command
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"cellgate/broker/message"
+
+	"github.com/prometheus/client_golang/prometheus"
+	dto "github.com/prometheus/client_model/go"
+)
+
+func counter(t *testing.T, c prometheus.Metric) float64 {
+	t.Helper()
+	var m dto.Metric
+	if err := c.Write(&m); err != nil {
+		t.Fatal(err)
+	}
+	return m.GetCounter().GetValue()
+}
+
+func TestIgnoredResults(t *testing.T) {
+	t.Parallel()
+	s := start(t, Options{Deliverer: newEngine(0), MaxPayload: 8})
+	create(t, s, Request{ID: "c1"})
+	for name, c := range map[string]struct {
+		client, topic, reason string
+	}{
+		"another vehicle's":      {"OTHER", "v1/" + vin + "/res/c1/succeeded", "foreign"},
+		"unknown status":         {vin, "v1/" + vin + "/res/c1/done", "topic"},
+		"a state of ours":        {vin, "v1/" + vin + "/res/c1/delivered", "topic"},
+		"bad id":                 {vin, "v1/" + vin + "/res/a b/succeeded", "topic"},
+		"too deep":               {vin, "v1/" + vin + "/res/c1/succeeded/x", "topic"},
+		"unknown command":        {vin, "v1/" + vin + "/res/c9/succeeded", "unknown"},
+		"command of another VIN": {"OTHER", "v1/OTHER/res/c1/succeeded", "unknown"},
+		"never sent":             {vin, "v1/" + vin + "/res/c1/succeeded", "not_sent"},
+	} {
+		before := counter(t, s.metrics.ignored.WithLabelValues(c.reason))
+		rec := &message.Record{Kind: message.KindPublish, Client: c.client, Topic: c.topic}
+		if err := s.Result(context.Background(), rec); err != nil {
+			t.Fatal(err)
+		}
+		flush(t, s)
+		if counter(t, s.metrics.ignored.WithLabelValues(c.reason)) != before+1 {
+			t.Errorf("%s: not counted as %s", name, c.reason)
+		}
+	}
+	if got := state(t, s, "c1"); got != Queued {
+		t.Errorf("state %s", got)
+	}
+}
+
+func TestLargeAndBinaryResults(t *testing.T) {
+	t.Parallel()
+	e := newEngine(5)
+	s := start(t, Options{Deliverer: e, MaxPayload: 8})
+	for _, id := range []string{"large", "binary"} {
+		create(t, s, Request{ID: id})
+		e.next(t)
+	}
+	result(t, s, "large", Succeeded, `"0123456789"`)
+	result(t, s, "binary", Succeeded, "\x00\xff")
+	if cmd, _ := s.Get(vin, "large"); cmd.State != Succeeded || cmd.Cause != "result_too_large" || cmd.Result != nil {
+		t.Errorf("large: %+v", cmd)
+	}
+	if cmd, _ := s.Get(vin, "binary"); !bytes.Equal(cmd.ResultBase64, []byte{0, 0xff}) || cmd.Result != nil {
+		t.Errorf("binary: %+v", cmd)
+	}
+}
+
+func TestCommandByMQTT(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		k := &kafka{}
+		e := newEngine(5)
+		s := start(t, Options{Deliverer: e, Publisher: k, MaxQueued: 2})
+		publish := func(topic, payload string, expiry uint32) {
+			t.Helper()
+			rec := &message.Record{
+				Kind: message.KindPublish, Client: "control/1", Topic: topic, Payload: []byte(payload),
+				ReceivedAt: time.Now().UnixMilli(),
+			}
+			rec.Props.Expiry, rec.Props.HasExpiry = expiry, expiry > 0
+			if err := s.Command(t.Context(), rec); err != nil {
+				t.Fatal(err)
+			}
+			flush(t, s)
+			clear(rec.Payload) // the record is its owner's again
+		}
+		publish("v1/"+vin+"/cmd/m1/lock", `{"a": 1}`, 0)
+		publish("v1/"+vin+"/cmd/m1/lock", `{"a": 1}`, 0)   // the journal gives it again
+		publish("v1/"+vin+"/cmd/m1/unlock", `{"a": 1}`, 0) // a conflict
+		publish("v1/"+vin+"/cmd/m2/lock", "\xff\xfe", 5)
+		publish("v1/"+vin+"/cmd/m3/lock", "1", 0)      // the queue is full
+		publish("v1/"+vin+"/cmd/m 4/lock", "1", 0)     // no id
+		publish("v1/"+vin+"/cmd/m5/two/levels", "", 0) // no name
+		if d := e.next(t); string(d.Payload) != `{"a":1}` || d.Props.ContentType != "application/json" {
+			t.Errorf("m1 delivered %q %+v", d.Payload, d.Props)
+		}
+		if d := e.next(t); string(d.Payload) != "\xff\xfe" || d.Props.ContentType != "" {
+			t.Errorf("m2 delivered %q", d.Payload)
+		}
+		m2, err := s.Get(vin, "m2")
+		if err != nil || m2.ExpiresAt-m2.CreatedAt != 5000 || m2.Origin != "mqtt" || m2.By != "control/1" {
+			t.Errorf("m2: %+v, %v", m2, err)
+		}
+		synctest.Wait()
+		for id, want := range map[string]string{"m1": "[queued]", "m3": "[rejected]", "m5": "[rejected]"} {
+			if got := fmt.Sprint(k.states(t, id)); got != want {
+				t.Errorf("%s: events %s, want %s", id, got, want)
+			}
+		}
+		if len(e.arrived) > 0 {
+			t.Error("more was delivered")
+		}
+		stop(t, s)
+	})
+}
+
+// topic stands in for a consumer of vehicle.commands.
+type topic struct {
+	mu        sync.Mutex
+	batches   [][]Message
+	failures  int
+	committed int
+}
+
+func (c *topic) Fetch(ctx context.Context) ([]Message, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.failures > 0 {
+		c.failures--
+		return nil, errors.New("away")
+	}
+	if c.committed < len(c.batches) {
+		return c.batches[c.committed], nil
+	}
+	c.mu.Unlock()
+	<-ctx.Done()
+	c.mu.Lock()
+	return nil, ctx.Err()
+}
+
+func (c *topic) Commit(context.Context) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.committed++
+	return nil
+}
+
+func TestCommandsByKafka(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := start(t, Options{Deliverer: newEngine(0)})
+		now := time.Now()
+		msg := func(ref, value string) Message { return Message{Ref: ref, At: now, Value: []byte(value)} }
+		c := &topic{failures: 2, batches: [][]Message{
+			{
+				msg("k-0-1", `{"id":"a","vin":"`+vin+`","name":"lock","payload":{"x": [1, 2]},"ttl":"30s"}`),
+				msg("k-0-2", `not JSON`),
+				msg("k-0-3", `{"vin":"`+vin+`","name":"lock","ttl":5}`),
+			},
+			{msg("k-0-3", `{"vin":"`+vin+`","name":"lock","ttl":5}`), msg("k-0-4", `{"vin":"bad/vin","name":"x"}`)},
+			{msg("k-0-5", `{"id":"b","vin":"`+vin+`","name":"open"}`)},
+		}}
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan error, 1)
+		go func() { ended <- s.Consume(ctx, c) }()
+		time.Sleep(time.Minute / 2)
+		synctest.Wait()
+		page, _, err := s.List(Filter{})
+		if err != nil || len(page) != 3 {
+			t.Fatalf("accepted %+v, %v", page, err)
+		}
+		if page[2].ID != "a" || string(page[2].Payload) != `{"x":[1,2]}` || page[2].TTL != "30s" || page[1].ID != "k-0-3" || page[0].TTL != "1m" {
+			t.Errorf("accepted %+v", page)
+		}
+		cancel()
+		if err := <-ended; !errors.Is(err, context.Canceled) {
+			t.Errorf("Consume ended with %v", err)
+		}
+		stop(t, s)
+	})
+}
+
+func TestEnvelope(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		version byte
+		json    bool
+		payload string
+		want    string
+	}{
+		{5, true, `{"a":1}`, `{"a":1}`},
+		{4, true, `{"a":1}`, `{"id":"c1","name":"lock","issued_at":"%s","expires_at":"%s","payload":{"a":1}}`},
+		{4, false, "\xff", `{"id":"c1","name":"lock","issued_at":"%s","expires_at":"%s","payload_base64":"/w=="}`},
+	} {
+		e := newEngine(c.version)
+		s := start(t, Options{Deliverer: e, Envelope: true})
+		cmd := create(t, s, Request{ID: "c1", Payload: []byte(c.payload), JSON: c.json})
+		want := c.want
+		if c.version == 4 {
+			want = fmt.Sprintf(want, cmd.CreatedAt, cmd.ExpiresAt)
+		}
+		if d := e.next(t); string(d.Payload) != want {
+			t.Errorf("version %d: %s\nwant %s", c.version, d.Payload, want)
+		}
+	}
+}

@@ -1,0 +1,294 @@
+package command
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"go.etcd.io/bbolt"
+)
+
+// snapshot opens a copy of the state file as it is on disk at this moment: what a kill -9 would leave.
+func snapshot(t *testing.T, db *bbolt.DB) *bbolt.DB {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "copy.db")
+	if err := db.View(func(tx *bbolt.Tx) error { return tx.CopyFile(file, 0o600) }); err != nil {
+		t.Fatal(err)
+	}
+	cp, err := bbolt.Open(file, 0o600, &bbolt.Options{NoSync: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = cp.Close() })
+	return cp
+}
+
+// TestKilledBehindHandOver takes the disk's state at the very moment at which the command is given to the
+// delivery engine: after a restart it may not be cancelled, and it is sent again.
+func TestKilledBehindHandOver(t *testing.T) {
+	t.Parallel()
+	for _, how := range []string{"created while ready", "ready later"} {
+		t.Run(how, func(t *testing.T) {
+			t.Parallel()
+			db := openDB(t)
+			var cp *bbolt.DB
+			e := &hooked{engine: newEngine(0), hook: func() { cp = snapshot(t, db) }}
+			if how == "created while ready" {
+				e.set(5, nil)
+			}
+			s := start(t, Options{DB: db, Deliverer: e})
+			create(t, s, Request{ID: "c1"})
+			e.set(5, nil)
+			s.OnReady(vin)
+			e.next(t)
+
+			again := newEngine(0)
+			r := start(t, Options{DB: cp, Deliverer: again})
+			if got := state(t, r, "c1"); got != Queued {
+				t.Errorf("restarted as %s although no PUBACK and no Sent came", got)
+			}
+			if _, err := r.Cancel(context.Background(), vin, "c1"); !errors.Is(err, ErrNotCancellable) {
+				t.Errorf("Cancel: %v", err)
+			}
+			again.set(5, nil)
+			r.OnReady(vin)
+			again.next(t)
+			result(t, r, "c1", Succeeded, "")
+			if got := state(t, r, "c1"); got != Succeeded {
+				t.Errorf("state %s", got)
+			}
+		})
+	}
+}
+
+type hooked struct {
+	*engine
+	hook func()
+}
+
+func (h *hooked) Deliver(vin string, d *Delivery) error {
+	h.hook()
+	return h.engine.Deliver(vin, d)
+}
+
+func TestRestartKeepsStatesAndOrder(t *testing.T) {
+	t.Parallel()
+	db := openDB(t)
+	e := newEngine(0)
+	s := start(t, Options{DB: db, Deliverer: e})
+	for _, id := range []string{"queued", "sent", "delivered", "accepted", "done"} {
+		create(t, s, Request{ID: id})
+	}
+	e.set(5, nil)
+	s.OnReady(vin)
+	got := map[string]*Delivery{}
+	for range 5 {
+		d := e.next(t)
+		got[d.Topic] = d
+	}
+	of := func(id string) *Delivery { return got[fmt.Sprintf("v1/%s/cmd/%s/lock", vin, id)] }
+	for _, id := range []string{"sent", "delivered", "accepted", "done"} {
+		of(id).Sent()
+	}
+	for _, id := range []string{"delivered", "accepted", "done"} {
+		of(id).Acked(0)
+	}
+	result(t, s, "accepted", Accepted, "")
+	result(t, s, "done", Failed, `"no"`)
+	cp := snapshot(t, db)
+
+	again := newEngine(0)
+	k := &kafka{}
+	r := start(t, Options{DB: cp, Deliverer: again, Publisher: k})
+	for id, want := range map[string]State{"queued": Queued, "sent": Sent, "delivered": Delivered, "accepted": Accepted, "done": Failed} {
+		if got := state(t, r, id); got != want {
+			t.Errorf("%s restarted as %s", id, got)
+		}
+	}
+	again.set(4, nil)
+	r.OnReady(vin)
+	for _, id := range []string{"queued", "sent"} {
+		if d := again.next(t); d.Topic != fmt.Sprintf("v1/%s/cmd/%s/lock", vin, id) {
+			t.Errorf("sent again: %s, want %s", d.Topic, id)
+		}
+	}
+	flush(t, r)
+	if len(again.arrived) != 0 {
+		t.Error("more was sent again than was not acknowledged")
+	}
+	result(t, r, "done", Succeeded, "") // the journal gives a result again, and a contradiction
+	if got := state(t, r, "done"); got != Failed {
+		t.Errorf("a replay made it %s", got)
+	}
+}
+
+func TestExpiryWhileDownWaitsForResults(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		db := openDB(t)
+		e := newEngine(5)
+		s := start(t, Options{DB: db, Deliverer: e})
+		for _, id := range []string{"c1", "c2"} {
+			create(t, s, Request{ID: id, TTL: 5 * time.Second})
+			e.next(t).Sent()
+		}
+		flush(t, s)
+		stop(t, s)
+		time.Sleep(time.Minute)
+		r := start(t, Options{DB: db, Deliverer: newEngine(0), StartGrace: 2 * time.Second})
+		result(t, r, "c1", Succeeded, "") // in the journal since before the restart
+		time.Sleep(3 * time.Second)
+		synctest.Wait()
+		if a, b := state(t, r, "c1"), state(t, r, "c2"); a != Succeeded || b != Expired {
+			t.Errorf("after the restart: %s and %s", a, b)
+		}
+		stop(t, r)
+		_ = db.Close()
+	})
+}
+
+func TestEventsWaitForKafka(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		db := openDB(t)
+		k := &kafka{err: errors.New("away")}
+		s := start(t, Options{DB: db, Deliverer: newEngine(0), Publisher: k, MaxEvents: 3})
+		for i := range 3 {
+			create(t, s, Request{ID: fmt.Sprintf("c%d", i), TTL: time.Second})
+		}
+		if _, _, err := s.Create(t.Context(), Request{VIN: vin, Name: "x"}); !errors.Is(err, ErrBusy) {
+			t.Errorf("beyond the bound of events: %v", err)
+		}
+		time.Sleep(time.Hour)
+		synctest.Wait()
+		stop(t, s)
+
+		k2 := &kafka{err: errors.New("still away")}
+		r := start(t, Options{DB: db, Deliverer: newEngine(0), Publisher: k2})
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		if got := r.Stat().Waiting; got != 6 {
+			t.Errorf("%d events wait, want 6", got)
+		}
+		k2.fail(nil)
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		for i := range 3 {
+			if got := fmt.Sprint(k2.states(t, fmt.Sprintf("c%d", i))); got != "[queued expired]" {
+				t.Errorf("c%d: %s", i, got)
+			}
+		}
+		for i, e := range k2.events {
+			if i > 0 && e.N <= k2.events[i-1].N {
+				t.Errorf("event numbers fall: %d behind %d", e.N, k2.events[i-1].N)
+			}
+		}
+		stop(t, r)
+		_ = db.Close()
+	})
+}
+
+func TestDropOldEvents(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		k := &kafka{err: errors.New("away")}
+		s := start(t, Options{Deliverer: newEngine(0), Publisher: k, MaxEvents: 3, DropOldEvents: true})
+		for i := range 5 {
+			create(t, s, Request{ID: fmt.Sprintf("c%d", i), TTL: time.Hour})
+		}
+		if got := s.Stat().Waiting; got != 3 {
+			t.Errorf("%d events wait, want 3", got)
+		}
+		k.fail(nil)
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		if len(k.states(t, "c1")) != 0 || len(k.states(t, "c2")) != 1 || len(k.states(t, "c4")) != 1 {
+			t.Errorf("published %v", k.events)
+		}
+		if got := counter(t, s.metrics.dropped.WithLabelValues("full")); got != 2 {
+			t.Errorf("dropped %v, want 2", got)
+		}
+		stop(t, s)
+	})
+}
+
+func TestRetention(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := start(t, Options{Deliverer: newEngine(0), KeepMax: 3, KeepFor: 10 * time.Minute})
+		for i := range 6 {
+			create(t, s, Request{ID: fmt.Sprintf("c%d", i)})
+			if _, err := s.Cancel(t.Context(), vin, fmt.Sprintf("c%d", i)); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(time.Second)
+		}
+		create(t, s, Request{ID: "open", TTL: time.Hour})
+		time.Sleep(2 * time.Minute)
+		synctest.Wait()
+		for i := range 6 {
+			if _, err := s.Get(vin, fmt.Sprintf("c%d", i)); (err == nil) != (i >= 3) {
+				t.Errorf("c%d: %v", i, err)
+			}
+		}
+		time.Sleep(10 * time.Minute)
+		synctest.Wait()
+		if st := s.Stat(); st.Kept != 0 || st.Open != 1 {
+			t.Errorf("kept %d, open %d", st.Kept, st.Open)
+		}
+		if page, _, _ := s.List(Filter{}); len(page) != 1 || page[0].ID != "open" {
+			t.Errorf("left: %+v", page)
+		}
+		stop(t, s)
+	})
+}
+
+func TestStoreFailure(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		db := openDB(t)
+		s := start(t, Options{DB: db, Deliverer: newEngine(0)})
+		create(t, s, Request{ID: "c1"})
+		if err := db.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if _, _, err := s.Create(t.Context(), Request{VIN: vin, Name: "x"}); !errors.Is(err, ErrStore) {
+			t.Errorf("Create without a store: %v", err)
+		}
+		if _, _, err := s.List(Filter{}); !errors.Is(err, ErrStore) {
+			t.Errorf("List without a store: %v", err)
+		}
+		synced := make(chan error, 1)
+		go func() {
+			s.post(func(b *batch) error { return b.step(1, Sent, "") })
+			synced <- s.Sync(context.Background())
+		}()
+		time.Sleep(5 * time.Second)
+		stop(t, s)
+		if err := <-synced; err == nil {
+			t.Error("Sync says that what cannot be written is on disk")
+		}
+	})
+}
+
+func TestLaterFormatIsRefused(t *testing.T) {
+	t.Parallel()
+	db := openDB(t)
+	if err := db.Update(func(tx *bbolt.Tx) error {
+		b, err := tx.CreateBucket(bucketCommands)
+		if err != nil {
+			return err
+		}
+		return b.Put(keyFormat, key(format+1))
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if s, err := Open(Options{DB: db, Deliverer: newEngine(0)}); err == nil {
+		stop(t, s)
+		t.Error("opened")
+	}
+}

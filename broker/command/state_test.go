@@ -1,0 +1,50 @@
+package command
+
+import "testing"
+
+// TestEveryTransition holds every pair of states against the contract's picture, written out.
+func TestEveryTransition(t *testing.T) {
+	t.Parallel()
+	may := map[State][]State{
+		Queued:    {Sent, Delivered, Accepted, Succeeded, Failed, Rejected, Expired, Cancelled},
+		Sent:      {Delivered, Accepted, Succeeded, Failed, Rejected, Expired},
+		Delivered: {Accepted, Succeeded, Failed, Rejected, Expired},
+		Accepted:  {Succeeded, Failed, Rejected, Expired},
+		Expired:   {Late},
+		Late:      {Late},
+	}
+	for _, from := range States() {
+		allowed := map[State]bool{}
+		for _, to := range may[from] {
+			allowed[to] = true
+		}
+		for _, to := range append(States(), "unknown") {
+			if got := next(from, to); got != allowed[to] {
+				t.Errorf("%s to %s: %v", from, to, got)
+			}
+		}
+		if len(may[from]) == 0 != from.Final() && from != Expired && from != Late {
+			t.Errorf("%s: final is %v", from, from.Final())
+		}
+		if !from.Valid() {
+			t.Errorf("%s is not valid", from)
+		}
+	}
+}
+
+func TestNames(t *testing.T) {
+	t.Parallel()
+	for id, want := range map[string]bool{
+		"a": true, "A-9_z": true, "": false, "a/b": false, "a b": false, "ä": false, "a+": false,
+		string(make([]byte, 65)): false,
+	} {
+		if ValidID(id) != want {
+			t.Errorf("ValidID(%q) = %v", id, !want)
+		}
+	}
+	for ms, want := range map[int64]string{60_000: "1m", 3_600_000: "1h", 90_000: "1m30s", 1500: "1.5s", 10_000: "10s", 7_200_000: "2h", 600_000: "10m"} {
+		if got := ttlText(ms); got != want {
+			t.Errorf("ttlText(%d) = %s, want %s", ms, got, want)
+		}
+	}
+}
