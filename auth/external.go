@@ -174,7 +174,7 @@ func (x *externalKeys) run(ctx context.Context, changed func()) {
 // pause waits for the next fetch: after wait, give or take a tenth, or sooner when a kid was asked for that
 // nobody knows, but never sooner than jwksHintPause.
 func (x *externalKeys) pause(ctx context.Context, wait time.Duration) bool {
-	wait += time.Duration(rand.Int64N(int64(wait)/5+1)) - wait/10 //nolint:gosec // no secret
+	wait += time.Duration(rand.Int64N(int64(wait)/5+1)) - wait/10
 	least := min(wait, jwksHintPause)
 	select {
 	case <-ctx.Done():

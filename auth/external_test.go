@@ -45,8 +45,14 @@ func keySet(t testing.TB, keys ...partnerKey) []byte {
 func (k partnerKey) token(f *fixture, change ...func(obj) obj) string {
 	now := f.clock.Now().Unix()
 	claims := obj{
-		{"iss", partner}, {"aud", testCell}, {"sub", "analytics"}, {"role", "service"},
-		{"scope", "telemetry:read command:send unheard:of"}, {"iat", now}, {"exp", now + 600}, {"jti", "p1"},
+		{"iss", partner},
+		{"aud", testCell},
+		{"sub", "analytics"},
+		{"role", "service"},
+		{"scope", "telemetry:read command:send unheard:of"},
+		{"iat", now},
+		{"exp", now + 600},
+		{"jti", "p1"},
 	}
 	for _, c := range change {
 		claims = c(claims)

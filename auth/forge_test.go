@@ -82,8 +82,13 @@ func newForge(f *fixture) *forge {
 		f: f, key: key,
 		header: obj{{"alg", key.file.Alg}, {"kid", key.file.KID}, {"typ", "JWT"}},
 		claims: obj{
-			{"iss", "cellgate/" + testCell}, {"aud", testCell}, {"sub", testVIN}, {"role", "vehicle"},
-			{"iat", now}, {"exp", now + 3600}, {"jti", "forged-1"},
+			{"iss", "cellgate/" + testCell},
+			{"aud", testCell},
+			{"sub", testVIN},
+			{"role", "vehicle"},
+			{"iat", now},
+			{"exp", now + 3600},
+			{"jti", "forged-1"},
 		},
 	}
 }

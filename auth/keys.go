@@ -122,7 +122,7 @@ func keyPath(dir, kid string) string { return filepath.Join(dir, "key-"+kid+".js
 
 // save writes the key's file atomically and durably.
 func (k *signKey) save(dir string) error {
-	b, err := json.MarshalIndent(&k.file, "", "  ")
+	b, err := json.MarshalIndent(&k.file, "", "  ") //nolint:gosec // the key is the point: the file is 0600
 	if err != nil {
 		return fmt.Errorf("encode key file: %w", err)
 	}
@@ -185,7 +185,7 @@ func loadKey(name string, own *issuer) (*signKey, error) {
 	if info.Mode().Perm()&0o077 != 0 {
 		return nil, fmt.Errorf("mode %04o lets others read it: chmod 600", info.Mode().Perm())
 	}
-	b, err := os.ReadFile(name) //nolint:gosec // a name below the configured directory
+	b, err := os.ReadFile(name)
 	if err != nil {
 		return nil, err
 	}
@@ -230,38 +230,4 @@ func (k *signKey) parse(own *issuer) error {
 // equal reports whether two loads of a key found the same, so that a reload need not replace it.
 func (k *signKey) equal(o *signKey) bool {
 	return k.file.KID == o.file.KID && k.file.SignFrom.Equal(o.file.SignFrom) && k.verify.notAfter.Equal(o.verify.notAfter)
-}
-
-// writeFileAtomic replaces a file, mode 0600, so that a crash leaves the old content or the new, and the
-// new is on disk when it returns.
-func writeFileAtomic(name string, b []byte) (err error) {
-	dir := filepath.Dir(name)
-	f, err := os.CreateTemp(dir, ".tmp-*") // mode 0600
-	if err != nil {
-		return fmt.Errorf("write %s: %w", name, err)
-	}
-	defer func() {
-		if err != nil {
-			err = fmt.Errorf("write %s: %w", name, errors.Join(err, f.Close(), os.Remove(f.Name())))
-		}
-	}()
-	if _, err = f.Write(b); err != nil {
-		return err
-	}
-	if err = f.Sync(); err != nil {
-		return err
-	}
-	if err = os.Rename(f.Name(), name); err != nil {
-		return err
-	}
-	_ = f.Close() // already synced; nothing left that could fail to be written
-	return syncDir(dir)
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir) //nolint:gosec // the configured directory
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }

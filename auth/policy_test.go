@@ -72,7 +72,8 @@ func actors() []actor {
 		{"unknown role", Identity{Subject: testVIN, Role: "ghost", Scopes: Scopes()}, nothing, nothing, nil},
 		{"no role", Identity{Subject: testVIN}, nothing, nothing, nil},
 		{
-			"gateway of one vehicle", Identity{Subject: testVIN, Role: "twin"},
+			"gateway of one vehicle",
+			Identity{Subject: testVIN, Role: "twin"},
 			func(own bool, below string) bool { return own && upTopics(below) && below != "up/alarm" },
 			func(own bool, below string) bool { return own && ownReceive(below) && strings.HasPrefix(below, "cmd") },
 			nil,

@@ -12,7 +12,6 @@ import (
 	"path/filepath"
 	"strconv"
 	"sync"
-	"syscall"
 )
 
 // revLog is the file of revocations, shared by every process on the directory:
@@ -43,24 +42,6 @@ var ErrRevocationLog = errors.New("revocation log is damaged")
 
 func (l *revLog) path() string { return filepath.Join(l.dir, revLogName) }
 
-// lockDir takes the directory's lock, which also dies with the process.
-func lockDir(dir string) (unlock func(), err error) {
-	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR, 0o600) //nolint:gosec // below the configured directory
-	if err != nil {
-		return nil, err
-	}
-	for {
-		err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX) //nolint:gosec // a descriptor fits an int
-		if !errors.Is(err, syscall.EINTR) {
-			break
-		}
-	}
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("lock %s: %w", dir, err), f.Close())
-	}
-	return func() { _ = f.Close() }, nil // closing releases the lock
-}
-
 // append writes entries durably.
 func (l *revLog) append(entries []Revocation) error {
 	var buf bytes.Buffer
@@ -78,7 +59,10 @@ func (l *revLog) append(entries []Revocation) error {
 	if err != nil {
 		return err
 	}
-	err = appendDurably(f, buf.Bytes())
+	err = giveToOwner(f, l.dir)
+	if err == nil {
+		err = appendDurably(f, buf.Bytes())
+	}
 	if err := errors.Join(err, f.Close()); err != nil {
 		return fmt.Errorf("write revocations: %w", err)
 	}

@@ -91,7 +91,7 @@ func (s *spreader) run(ctx context.Context) {
 			pause = s.a.cfg.Poll
 		}
 		// A little jitter keeps the gateways of a cell from asking in step.
-		timer := time.NewTimer(pause - time.Duration(rand.Int64N(int64(pause)/8+1))) //nolint:gosec // no secret
+		timer := time.NewTimer(pause - time.Duration(rand.Int64N(int64(pause)/8+1)))
 		select {
 		case <-ctx.Done():
 		case <-timer.C:

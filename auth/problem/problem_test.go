@@ -19,13 +19,15 @@ func TestWrite(t *testing.T) {
 	}{
 		{"plain", "", "", nil, map[string]any{"type": "about:blank", "title": "Conflict", "status": 409.0}},
 		{
-			"extended", "locked", "vehicle is locked", map[string]any{"retry_after": 3, "status": 200, "detail": "forged"},
+			"extended", "locked", "vehicle is locked",
+			map[string]any{"retry_after": 3, "status": 200, "detail": "forged"},
 			map[string]any{
 				"type": "about:blank", "title": "locked", "status": 409.0, "detail": "vehicle is locked", "retry_after": 3.0,
 			},
 		},
 		{
-			"extension that is not JSON", "locked", "", map[string]any{"f": func() {}},
+			"extension that is not JSON", "locked", "",
+			map[string]any{"f": func() {}},
 			map[string]any{"type": "about:blank", "title": "locked", "status": 409.0},
 		},
 	}

@@ -1,0 +1,41 @@
+package auth
+
+import (
+	"os"
+	"path/filepath"
+	"syscall"
+	"testing"
+)
+
+// TestRootGivesFilesToTheOwner: what root writes into a directory of the gateway's user belongs to that user.
+func TestRootGivesFilesToTheOwner(t *testing.T) {
+	t.Parallel()
+	if os.Geteuid() != 0 {
+		t.Skip("only root can give files away")
+	}
+	const user = 54321
+	dir := t.TempDir()
+	if err := os.Chown(dir, user, user); err != nil {
+		t.Fatal(err)
+	}
+	f := open(t, func(c *Config) { c.Dir = dir })
+	if _, err := f.Rotate(RotateRequest{}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.Revoke(Revocation{TokenID: "x"}, ""); err != nil {
+		t.Fatal(err)
+	}
+	files, err := filepath.Glob(filepath.Join(dir, "*"))
+	if err != nil || len(files) != 4 {
+		t.Fatalf("%v %v", files, err)
+	}
+	for _, name := range files {
+		info, err := os.Stat(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if owner := info.Sys().(*syscall.Stat_t).Uid; owner != user {
+			t.Errorf("%s belongs to %d", name, owner)
+		}
+	}
+}
