@@ -51,7 +51,7 @@ func newEnv(t *testing.T, change ...func(*Options)) *env {
 
 func (e *env) open() {
 	e.t.Helper()
-	db, err := bbolt.Open(e.path, 0o600, &bbolt.Options{NoSync: true, Timeout: patience})
+	db, err := openDB(e.path)
 	if err != nil {
 		e.t.Fatal(err)
 	}
@@ -60,6 +60,11 @@ func (e *env) open() {
 	if e.m, err = Open(e.o); err != nil {
 		e.t.Fatal(err)
 	}
+}
+
+// openDB opens a state file that is not synced: what a killed process has written is there without.
+func openDB(path string) (*bbolt.DB, error) {
+	return bbolt.Open(path, 0o600, &bbolt.Options{NoSync: true, Timeout: patience})
 }
 
 func (e *env) close() {

@@ -1,0 +1,399 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"testing"
+	"time"
+
+	"cellgate/broker/journal"
+	"cellgate/broker/message"
+	"cellgate/broker/session"
+
+	"go.etcd.io/bbolt"
+)
+
+// fanEnv is a fan-out loop between a real journal and real sessions, without any connection.
+type fanEnv struct {
+	t        *testing.T
+	dir      string
+	db       *bbolt.DB
+	journal  *journal.Journal
+	retained *retainSpy
+	sessions *session.Manager
+	commands *fakeCommands
+	fanout   *Fanout
+	stop     func()
+}
+
+func newFanEnv(t *testing.T) *fanEnv {
+	t.Helper()
+	f := &fanEnv{t: t, dir: t.TempDir()}
+	f.open()
+	t.Cleanup(func() { f.close(true) })
+	return f
+}
+
+func (f *fanEnv) open() {
+	f.t.Helper()
+	j, _, err := journal.Open(journal.Options{Dir: filepath.Join(f.dir, "journal"), SegmentBytes: 1 << 20})
+	f.must(err)
+	db, err := bbolt.Open(filepath.Join(f.dir, "state.db"), 0o600, &bbolt.Options{NoSync: true, Timeout: 10 * time.Second})
+	f.must(err)
+	f.db, f.journal, f.retained, f.commands = db, j, &retainSpy{Journal: j}, &fakeCommands{}
+	f.sessions, err = session.Open(session.Options{
+		DB: db, Index: NewIndex(), Journal: sessionJournal{j}, CommitInterval: 10 * time.Millisecond,
+	})
+	f.must(err)
+	f.fanout, err = NewFanout(FanoutOptions{Journal: f.retained, Sessions: f.sessions, Commands: f.commands})
+	f.must(err)
+}
+
+// run replays and then lets the loop run.
+func (f *fanEnv) run() {
+	f.t.Helper()
+	f.must(f.fanout.Replay(f.t.Context()))
+	ctx, cancel := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		if err := f.fanout.Run(ctx); err != nil {
+			f.t.Errorf("run: %v", err)
+		}
+	})
+	f.stop = func() {
+		cancel()
+		wg.Wait()
+	}
+}
+
+// close stops everything; without save as if the process had been killed after its last commit.
+func (f *fanEnv) close(save bool) {
+	if f.stop != nil {
+		f.stop()
+		f.stop = nil
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	if save {
+		f.must(f.fanout.Close(ctx))
+	}
+	f.must(f.sessions.Close(ctx))
+	f.must(f.journal.Close(ctx))
+	f.must(f.db.Close())
+}
+
+func (f *fanEnv) must(err error) {
+	f.t.Helper()
+	if err != nil {
+		f.t.Fatal(err)
+	}
+}
+
+// append journals a message and waits until it is durable.
+func (f *fanEnv) append(rec message.Record) uint64 {
+	f.t.Helper()
+	rec.Kind = message.KindPublish
+	seq, err := f.journal.Append([]message.Record{rec}, nil)
+	f.must(err)
+	f.must(f.journal.WaitDurable(f.t.Context(), seq))
+	return seq
+}
+
+func (f *fanEnv) attach(id string) *sub {
+	f.t.Helper()
+	c := &sub{drained: make(chan struct{}), got: make(chan string, 1<<16)}
+	s, _, err := f.sessions.Attach(f.t.Context(), session.Attach{
+		ClientID: id, Version: 4, Expiry: time.Hour, Perm: anything{}, Conn: c,
+	})
+	f.must(err)
+	c.s = s
+	s.Start()
+	return c
+}
+
+// until waits for a condition.
+func (f *fanEnv) until(what string, cond func() bool) {
+	f.t.Helper()
+	for deadline := time.Now().Add(10 * time.Second); !cond(); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			f.t.Fatalf("%s does not happen", what)
+		}
+	}
+}
+
+type anything struct{}
+
+func (anything) Publish(string) bool   { return true }
+func (anything) Subscribe(string) bool { return true }
+func (anything) Receive(string) bool   { return true }
+
+// sub is a subscriber's connection. It gives the payloads of what it is sent at QoS 0.
+type sub struct {
+	s       *session.Session
+	drained chan struct{}
+	got     chan string
+}
+
+func (c *sub) Enqueue(f []byte) bool {
+	// Frames here are shorter than 128 bytes.
+	topic := int(f[3])
+	c.got <- string(f[4:4+topic]) + "=" + string(f[4+topic:])
+	return true
+}
+func (c *sub) Kick(byte)                {}
+func (c *sub) Drained() <-chan struct{} { return c.drained }
+
+func (c *sub) subscribe(filter string) {
+	done := make(chan struct{})
+	c.s.Subscribe([]session.Subscription{{Filter: filter}}, 0, func([]byte) { close(done) })
+	<-done
+}
+
+func (c *sub) unsubscribe(filter string) {
+	done := make(chan struct{})
+	c.s.Unsubscribe([]string{filter}, func([]byte) { close(done) })
+	<-done
+}
+
+func (c *sub) next(t *testing.T) string {
+	t.Helper()
+	select {
+	case s := <-c.got:
+		return s
+	case <-time.After(10 * time.Second):
+		t.Fatal("nothing arrives")
+		return ""
+	}
+}
+
+// retainSpy notes what the journal is asked to keep.
+type retainSpy struct {
+	*journal.Journal
+	mu   sync.Mutex
+	from uint64
+}
+
+func (r *retainSpy) Retain(name string, seq uint64) {
+	r.mu.Lock()
+	r.from = seq
+	r.mu.Unlock()
+	r.Journal.Retain(name, seq)
+}
+
+func (r *retainSpy) kept() uint64 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.from
+}
+
+// fakeCommands is a command service that remembers topics.
+type fakeCommands struct {
+	mu       sync.Mutex
+	results  []string
+	commands []string
+	syncs    int
+	fail     error
+}
+
+func (c *fakeCommands) Result(_ context.Context, rec *message.Record) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.results = append(c.results, rec.Topic)
+	return nil
+}
+
+func (c *fakeCommands) Command(_ context.Context, rec *message.Record) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.commands = append(c.commands, rec.Topic)
+	return nil
+}
+
+func (c *fakeCommands) Sync(context.Context) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.syncs++
+	return c.fail
+}
+
+func (c *fakeCommands) setFail(err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.fail = err
+}
+
+func (c *fakeCommands) given() string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return fmt.Sprint(c.results, c.commands)
+}
+
+func TestFanoutRoutes(t *testing.T) {
+	t.Parallel()
+	f := newFanEnv(t)
+	f.run()
+	c := f.attach("svc")
+	c.subscribe("v1/#")
+	for _, rec := range []message.Record{
+		{Client: "V", Topic: "v1/V/up/telemetry"},
+		{Client: "V", Topic: "v1/V/res/7/accepted"},
+		{Client: "app", Topic: "v1/V/cmd/7/lock"},
+		{Client: "app", Topic: "v1/V/cmd/odd"},
+		{Client: "V", Topic: "v1/V/cmd/7/lock"}, // by a role that may: not a service's command
+		{Client: "app", Topic: "v1/other"},
+	} {
+		f.append(rec)
+	}
+	for _, want := range []string{"v1/V/up/telemetry=", "v1/V/res/7/accepted=", "v1/V/cmd/odd=", "v1/V/cmd/7/lock=", "v1/other="} {
+		if got := c.next(t); got != want {
+			t.Errorf("fanned out %q, want %q", got, want)
+		}
+	}
+	if got, want := f.commands.given(), "[v1/V/res/7/accepted] [v1/V/cmd/7/lock]"; got != want {
+		t.Errorf("the command service got %s, want %s", got, want)
+	}
+}
+
+// TestFanoutPassesOverTelemetry: while nobody subscribes the loop decodes only what it must.
+func TestFanoutPassesOverTelemetry(t *testing.T) {
+	t.Parallel()
+	f := newFanEnv(t)
+	f.run()
+	for range 50 {
+		f.append(message.Record{Client: "V", Topic: "v1/V/up/telemetry"})
+	}
+	last := f.append(message.Record{Client: "V", Topic: "v1/V/res/7/accepted"})
+	f.until("the position", func() bool { return f.sessions.Position() == last })
+	f.until("the release of the journal", func() bool { return f.retained.kept() == last+1 })
+	if n := valueOf(t, f.fanout.o.Metrics.records); n > 10 {
+		t.Errorf("%v records were decoded", n)
+	}
+}
+
+// TestFanoutBeginsWithTheSubscription has vehicles publish all the time. What is appended after a subscription
+// must reach it, however the loop was passing over telemetry at that moment.
+func TestFanoutBeginsWithTheSubscription(t *testing.T) {
+	t.Parallel()
+	f := newFanEnv(t)
+	f.run()
+	c := f.attach("svc")
+	stop := make(chan struct{})
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+				_, _ = f.journal.Append([]message.Record{{Kind: message.KindPublish, Client: "V", Topic: "v1/V/up/noise"}}, nil)
+				time.Sleep(50 * time.Microsecond)
+			}
+		}
+	})
+	for round := range 40 {
+		c.subscribe("v1/V/up/#")
+		marker := "v1/V/up/marker=" + strconv.Itoa(round)
+		_, err := f.journal.Append([]message.Record{{
+			Kind: message.KindPublish, Client: "V", Topic: "v1/V/up/marker", Payload: []byte(strconv.Itoa(round)),
+		}}, nil)
+		f.must(err)
+		for c.next(t) != marker {
+		}
+		c.unsubscribe("v1/V/up/#")
+	}
+	close(stop)
+	wg.Wait()
+}
+
+func TestFanoutResumes(t *testing.T) {
+	t.Parallel()
+	f := newFanEnv(t)
+	f.run()
+	c := f.attach("svc")
+	c.s.Subscribe([]session.Subscription{{Filter: "v1/+/up/#", QoS: 1}}, 0, func([]byte) {})
+	v := f.attach("V")
+	f.until("the subscription", func() bool { return f.sessions.ReplayFrom() == 1 })
+	v.s.ReceiveQoS2(1)
+	seq := f.append(message.Record{Client: "V", Topic: "v1/V/up/a", QoS: 2, PacketID: 1, Payload: []byte("1")})
+	v.s.JournaledQoS2(1, seq)
+	f.append(message.Record{Client: "V", Topic: "v1/V/res/1/accepted"})
+	f.until("the position", func() bool { return f.sessions.ReplayFrom() > 2 })
+	c.s.Detach(false, nil)
+	close(c.drained)
+	f.close(true)
+
+	// The gateway stops right after it has acknowledged these: nothing of it is in the sessions' state.
+	f.open()
+	for i, rec := range []message.Record{
+		{Client: "V", Topic: "v1/V/up/a", QoS: 2, PacketID: 2, Payload: []byte("2")},
+		{Client: "V", Topic: "v1/V/up/a", QoS: 1, PacketID: 7, Payload: []byte("3")},
+		{Client: "V", Topic: "v1/V/res/2/accepted"},
+	} {
+		if seq := f.append(rec); seq != uint64(i)+3 {
+			t.Fatalf("sequence %d", seq)
+		}
+	}
+	f.close(false)
+
+	f.open()
+	f.run()
+	if got := f.commands.given(); got != "[v1/V/res/2/accepted] []" {
+		t.Errorf("the command service got %s", got)
+	}
+	info, _ := f.sessions.Get("svc")
+	if vehicle, _ := f.sessions.Get("V"); info.Queued != 3 || vehicle.IncomingQoS2 != 2 {
+		t.Errorf("%d messages queued, %d identifiers", info.Queued, vehicle.IncomingQoS2)
+	}
+}
+
+// TestFanoutWaitsForTheCommandService: as long as results are not durable there, they are read again.
+func TestFanoutWaitsForTheCommandService(t *testing.T) {
+	t.Parallel()
+	f := newFanEnv(t)
+	f.commands.setFail(errors.New("no disk"))
+	f.run()
+	f.append(message.Record{Client: "V", Topic: "v1/V/res/1/accepted"})
+	f.until("a Sync that fails", func() bool {
+		f.commands.mu.Lock()
+		defer f.commands.mu.Unlock()
+		return f.commands.syncs >= 2
+	})
+	if f.sessions.ReplayFrom() != 1 || f.retained.kept() != 1 {
+		t.Errorf("the journal is kept from %d", f.retained.kept())
+	}
+	if f.sessions.Position() != 1 {
+		t.Errorf("position %d: the sessions do not wait for the command service", f.sessions.Position())
+	}
+	f.commands.setFail(nil)
+	f.until("the release", func() bool { return f.retained.kept() == 2 })
+}
+
+func TestFanoutReportsWhatTheJournalTrimmed(t *testing.T) {
+	t.Parallel()
+	f := newFanEnv(t)
+	c := f.attach("svc")
+	c.subscribe("#")
+	f.must(f.fanout.reader.Close())
+	r, err := NewFanout(FanoutOptions{Journal: trimmed{f.retained}, Sessions: f.sessions})
+	f.must(err)
+	f.fanout = r
+	if n := valueOf(t, r.o.Metrics.missing); n != 4 {
+		t.Errorf("%v records counted as missing", n)
+	}
+}
+
+// trimmed is a journal that has forgotten its first four records.
+type trimmed struct{ *retainSpy }
+
+func (j trimmed) First() uint64 { return 5 }
+
+func (j trimmed) NewReader(from uint64) (*journal.Reader, error) {
+	if from < 5 {
+		return nil, journal.ErrTrimmed
+	}
+	return j.Journal.NewReader(1)
+}

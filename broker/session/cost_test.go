@@ -1,0 +1,194 @@
+package session
+
+import (
+	"encoding/binary"
+	"fmt"
+	"runtime"
+	"sync"
+	"testing"
+	"time"
+	"unsafe"
+
+	"cellgate/broker/message"
+)
+
+// silent is a connection that takes everything and keeps nothing.
+type silent struct{ drained chan struct{} }
+
+func (silent) Enqueue([]byte) bool        { return true }
+func (silent) Kick(byte)                  {}
+func (c silent) Drained() <-chan struct{} { return c.drained }
+
+func (e *env) attachSilent(id string, expiry time.Duration) *Session {
+	e.t.Helper()
+	s, _, err := e.m.Attach(e.t.Context(), Attach{
+		ClientID: id, Version: 5, Expiry: expiry, Vehicle: true, Perm: perms{}, Conn: silent{},
+	})
+	if err != nil {
+		e.t.Fatal(err)
+	}
+	s.Start()
+	return s
+}
+
+// TestIdleVehicleIsCheap measures what a connected vehicle with its command subscription keeps on the heap.
+func TestIdleVehicleIsCheap(t *testing.T) { // not parallel: it reads the heap
+	const vehicles, limit = 2000, 1024
+	e := newEnv(t)
+	heap := func() uint64 {
+		runtime.GC()
+		runtime.GC()
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return m.HeapAlloc
+	}
+	before := heap()
+	sessions := make([]*Session, vehicles)
+	var wg sync.WaitGroup
+	for w := range 8 {
+		wg.Go(func() {
+			for i := w; i < vehicles; i += 8 {
+				vin := fmt.Sprintf("LTEST%012d", i)
+				sessions[i] = e.attachSilent(vin, time.Hour)
+				sessions[i].Subscribe([]Subscription{sub("v1/"+vin+"/cmd/#", 1)}, 0, func([]byte) {})
+			}
+		})
+	}
+	wg.Wait()
+	e.checkpoint()
+	per := (heap() - before) / vehicles
+	t.Logf("%d bytes per idle vehicle, of which the state is %d", per, unsafe.Sizeof(state{}))
+	if per > limit {
+		t.Errorf("%d bytes per idle vehicle, at most %d", per, limit)
+	}
+	runtime.KeepAlive(sessions)
+}
+
+// TestSubscribeStorm counts the transactions of many connects at a time: they share them.
+func TestSubscribeStorm(t *testing.T) {
+	t.Parallel()
+	const clients = 400
+	e := newEnv(t)
+	before := e.db.Stats()
+	hold, err := e.db.Begin(true) // a slow disk: the first commit waits for this
+	if err != nil {
+		t.Fatal(err)
+	}
+	var begun, durable sync.WaitGroup
+	for i := range clients {
+		begun.Add(1)
+		durable.Go(func() {
+			begun.Done()
+			s := e.attachSilent(fmt.Sprintf("V%d", i), time.Hour)
+			done := make(chan struct{})
+			s.Subscribe([]Subscription{sub("v1/x/cmd/#", 1)}, 0, func([]byte) { close(done) })
+			<-done
+		})
+	}
+	begun.Wait()
+	if err := hold.Rollback(); err != nil {
+		t.Fatal(err)
+	}
+	durable.Wait()
+	after := e.db.Stats()
+	n := after.TxStats.GetWrite() - before.TxStats.GetWrite()
+	t.Logf("%d page writes for %d connects and subscriptions", n, clients)
+	if n > clients {
+		t.Errorf("%d page writes for %d clients: they do not share transactions", n, clients)
+	}
+}
+
+func BenchmarkFanout(b *testing.B) {
+	for _, tc := range []struct {
+		name        string
+		subscribers int
+		qos         byte
+	}{{"none", 0, 1}, {"1xQoS0", 1, 0}, {"1xQoS1", 1, 1}, {"100xQoS0", 100, 0}, {"100xQoS1", 100, 1}} {
+		b.Run(tc.name, func(b *testing.B) {
+			e := newBenchEnv(b, tc.subscribers, tc.qos)
+			rec := message.Record{Kind: message.KindPublish, Client: "p", Topic: "v1/V/up/t", QoS: 1, Payload: make([]byte, 256)}
+			b.ReportAllocs()
+			for b.Loop() {
+				rec.Seq++
+				e.m.Fanout(&rec)
+			}
+		})
+	}
+}
+
+// listIndex matches every topic for all its clients.
+type listIndex struct {
+	clients []string
+	match   Matched
+}
+
+func (x *listIndex) Subscribe(client string, sub Subscription) {
+	x.clients, x.match.QoS = append(x.clients, client), sub.QoS
+}
+func (x *listIndex) Unsubscribe(string, string)             {}
+func (x *listIndex) Count() int                             { return len(x.clients) }
+func (x *listIndex) Retain(*message.Record)                 {}
+func (x *listIndex) Retained(string, func(*message.Record)) {}
+func (x *listIndex) Match(_ string, fn func(client string, m Matched)) {
+	for _, c := range x.clients {
+		fn(c, x.match)
+	}
+}
+
+// acking acknowledges what it is sent at once, as far as that is possible from within Enqueue: by the next one.
+type acking struct {
+	silent
+	s    *Session
+	acks chan uint16
+}
+
+func (a *acking) Enqueue(f []byte) bool {
+	if f[0]&6 != 0 {
+		topic := 2 + int(f[1]>>7) // where the topic begins: the length has one byte or two
+		a.acks <- binary.BigEndian.Uint16(f[topic+2+int(f[topic+1]):])
+	}
+	return true
+}
+
+type benchEnv struct{ m *Manager }
+
+func newBenchEnv(b *testing.B, subscribers int, qos byte) *benchEnv {
+	b.Helper()
+	e := &env{path: b.TempDir() + "/state.db", journal: &memJournal{}}
+	db, err := openDB(e.path)
+	if err != nil {
+		b.Fatal(err)
+	}
+	m, err := Open(Options{DB: db, Index: &listIndex{}, Journal: e.journal, CommitInterval: time.Hour})
+	if err != nil {
+		b.Fatal(err)
+	}
+	stop := make(chan struct{})
+	var wg sync.WaitGroup
+	b.Cleanup(func() {
+		close(stop)
+		wg.Wait()
+		_ = m.Close(b.Context())
+		_ = db.Close()
+	})
+	for i := range subscribers {
+		c := &acking{acks: make(chan uint16, 1024)}
+		s, _, err := m.Attach(b.Context(), Attach{ClientID: fmt.Sprint(i), Version: 4, Perm: perms{}, Conn: c})
+		if err != nil {
+			b.Fatal(err)
+		}
+		s.Start()
+		s.Subscribe([]Subscription{sub("#", qos)}, 0, func([]byte) {})
+		wg.Go(func() {
+			for {
+				select {
+				case id := <-c.acks:
+					s.Puback(id, 0)
+				case <-stop:
+					return
+				}
+			}
+		})
+	}
+	return &benchEnv{m: m}
+}
