@@ -180,11 +180,8 @@ func (c *committer) rotate(b *batch) error {
 	if err != nil {
 		return err
 	}
-	seg := &segment{index: h.index, base: h.base, salt: h.salt, time: h.time, size: s.size, name: filepath.Join(c.dir, usedName(h.index))}
+	seg := &segment{index: h.index, base: h.base, salt: h.salt, time: h.time, size: s.size, name: c.path(h.index)}
 	seg.end.Store(segmentStart)
-	if err := c.fs.Rename(s.name, seg.name); err != nil {
-		return errors.Join(fmt.Errorf("begin segment: %w", err), s.file.Close())
-	}
 	if err := c.fs.SyncDir(c.dir); err != nil {
 		return errors.Join(fmt.Errorf("sync the journal directory: %w", err), s.file.Close())
 	}
@@ -200,8 +197,10 @@ func (c *committer) rotate(b *batch) error {
 	return nil
 }
 
-// prepared returns a spare file with h written and synced. A disk that is full only now is lack of room
-// like any other; a header that fails for another reason is final.
+func (c *committer) path(index uint64) string { return filepath.Join(c.dir, usedName(index)) }
+
+// prepared returns a spare file with h written and synced, under its new name. A disk that is full only
+// now is lack of room like any other; any other error is final.
 func (c *committer) prepared(h *segmentHeader) (*spare, error) {
 	for {
 		s, err := c.spare()
@@ -213,7 +212,10 @@ func (c *committer) prepared(h *segmentHeader) (*spare, error) {
 			return nil, err
 		}
 		if err = writeHeader(s.file, h); err == nil {
-			return s, nil
+			if err = c.fs.Rename(s.name, c.path(h.index)); err == nil {
+				return s, nil
+			}
+			err = fmt.Errorf("begin segment: %w", err)
 		}
 		if !isNoSpace(err) {
 			return nil, errors.Join(err, s.file.Close())

@@ -60,7 +60,7 @@ func Open(o Options) (*Journal, Recovery, error) {
 	if err != nil {
 		return nil, Recovery{}, fmt.Errorf("journal %s: %w", o.Dir, err)
 	}
-	r := recovery{fs: o.FS, dir: o.Dir}
+	r := recovery{fs: o.FS, dir: o.Dir, knownEpoch: o.KnownEpoch, knownLast: o.KnownLast}
 	if err = r.run(); err == nil && r.out.Epoch == 0 {
 		r.out.Epoch, err = newEpoch(o.Now(), o.random)
 	}

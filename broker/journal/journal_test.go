@@ -512,3 +512,5 @@ func TestAppendDoesNotAllocate(t *testing.T) {
 		t.Fatalf("%v allocations per Append", n)
 	}
 }
+
+func one(r *message.Record) []message.Record { return []message.Record{*r} }

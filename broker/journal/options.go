@@ -67,6 +67,11 @@ type Options struct {
 	Log *slog.Logger
 	// Metrics may be nil.
 	Metrics *Metrics
+	// KnownEpoch and KnownLast are what consumers have written down elsewhere: that the journal of this
+	// epoch had reached at least this sequence. A journal that was recovered to less has lost its end,
+	// marks and all; it reports that and goes on behind KnownLast, so that no sequence is used twice.
+	KnownEpoch uint64
+	KnownLast  uint64
 
 	// random is the source of epochs and salts.
 	random io.Reader

@@ -130,6 +130,8 @@ type recovery struct {
 	segs []loaded
 	out  Recovery
 
+	knownEpoch, knownLast uint64 // see Options
+
 	table    table
 	lastTime int64
 }
@@ -150,6 +152,7 @@ func (r *recovery) run() error {
 			return err
 		}
 	}
+	r.checkKnown()
 	r.out.Segments = len(r.segs)
 	r.out.Created = len(l.used) == 0
 	r.out.First = r.table.first(r.out.Last)
@@ -215,6 +218,19 @@ func (r *recovery) place(i int) error {
 	r.out.Last = max(r.out.Last, seg.last)
 	r.table.list = append(r.table.list, seg)
 	return nil
+}
+
+// checkKnown compares what was recovered with what consumers know to have been there.
+func (r *recovery) checkKnown() {
+	if r.out.Epoch == 0 || r.out.Epoch != r.knownEpoch || r.out.Last >= r.knownLast {
+		return
+	}
+	tail := r.table.list[len(r.table.list)-1]
+	r.corrupt(Corruption{
+		File: filepath.Base(tail.name), Offset: tail.end.Load(), First: r.out.Last + 1, Last: r.knownLast,
+		Reason: "consumers have seen records that are missing",
+	})
+	r.out.Last, tail.last = r.knownLast, r.knownLast
 }
 
 // placeDamaged gives a segment without a readable header the sequences between its neighbours. Behind

@@ -1,0 +1,225 @@
+package journal
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+)
+
+// faults fails operations of a memFS.
+type faults struct {
+	mu    sync.Mutex
+	n     int // operations so far
+	from  int // the first one to fail, counted from 1; 0 is none
+	many  int // how many fail
+	err   error
+	only  op // when not empty, only operations of this kind are counted
+	where string
+	hit   []string
+}
+
+func (f *faults) before(o op, name string) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if o == opRead || (f.only != "" && (o != f.only || !strings.Contains(name, f.where))) {
+		return nil
+	}
+	f.n++
+	if f.from > 0 && f.n >= f.from && f.n < f.from+f.many {
+		f.hit = append(f.hit, fmt.Sprintf("%s of %s", o, name))
+		return f.err
+	}
+	return nil
+}
+
+func (f *faults) count() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.n
+}
+
+func (f *faults) hits() []string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.hit
+}
+
+// promised is a Waiter that remembers the highest mark.
+type promised struct{ mark atomic.Uint64 }
+
+func (p *promised) Durable(mark uint64) { p.mark.Store(max(p.mark.Load(), mark)) }
+
+// faultRun appends, rotates, recycles and closes with a fault somewhere, and returns what was promised and
+// what it took back: the sticky error.
+func faultRun(m *memFS, p *promised, patience time.Duration) error {
+	o := powerOptions(m)
+	fatal := make(chan error, 2)
+	o.OnFatal = func(err error) { fatal <- err }
+	j, _, err := Open(o)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	j.Retain("c", 1)
+	err = func() error {
+		for n := 1; n <= 90; n++ {
+			r := record(n)
+			last, err := j.Append(one(&r), p)
+			for errors.Is(err, ErrFull) {
+				if err = j.WaitRoom(ctx); err == nil {
+					last, err = j.Append(one(&r), p)
+				}
+			}
+			if err != nil {
+				return err
+			}
+			if n%3 == 0 {
+				if err := j.WaitDurable(ctx, last); err != nil {
+					return err
+				}
+				j.Retain("c", last-min(last-1, 10))
+			}
+		}
+		return nil
+	}()
+	closed := j.Close(ctx)
+	if j.Err() == nil && closed == nil && err == nil && p.mark.Load() != 90 {
+		return fmt.Errorf("promised %d of 90", p.mark.Load())
+	}
+	if sticky := j.Err(); sticky != nil {
+		if err := <-fatal; !errors.Is(sticky, err) {
+			return fmt.Errorf("told %w, but failed with %w", err, sticky)
+		}
+		r := record(1)
+		if _, err := j.Append(one(&r), nil); !errors.Is(err, sticky) {
+			return fmt.Errorf("append after a failure: %w", err)
+		}
+		return sticky
+	}
+	return errors.Join(err, closed)
+}
+
+// TestFaultAtEveryCallSite lets each operation of a run fail once, in turn, and then that one and all
+// behind it. After the failure the power goes: whatever was promised must be on the disk.
+func TestFaultAtEveryCallSite(t *testing.T) {
+	t.Parallel()
+	clean := &faults{}
+	m := newMemFS()
+	m.before = clean.before
+	if err := faultRun(m, &promised{}, 10*time.Second); err != nil {
+		t.Fatal(err)
+	}
+	total := clean.count()
+	for _, err := range []error{syscall.EIO, syscall.ENOSPC} {
+		for _, many := range []int{1, 3, 1 << 30} {
+			t.Run(fmt.Sprint(err, many), func(t *testing.T) {
+				t.Parallel()
+				sites, sticky := map[string]int{}, 0
+				for from := 1; from <= total; from++ {
+					failed, hits := oneFault(t, from, many, err)
+					for _, hit := range hits {
+						sites[strings.TrimRight(strings.SplitN(hit, "/data", 2)[0], " ")]++
+					}
+					if failed != nil {
+						sticky++
+					}
+				}
+				t.Logf("%d operations, %d sticky, failed: %v", total, sticky, sites)
+			})
+		}
+	}
+}
+
+// oneFault is one run with a fault.
+func oneFault(t *testing.T, from, many int, err error) (sticky error, hits []string) {
+	t.Helper()
+	f := &faults{from: from, many: many, err: err}
+	m := newMemFS()
+	m.before = f.before
+	var p promised
+	patience := 10 * time.Second
+	if many == 1<<30 {
+		patience = 300 * time.Millisecond
+	}
+	sticky = faultRun(m, &p, patience)
+	// A disk that never has room again is no failure of the journal: it withholds until its caller gives up.
+	if sticky != nil && !errors.Is(sticky, err) && (many < 1<<30 || !errors.Is(sticky, context.DeadlineExceeded)) {
+		t.Errorf("fault at %d (%v): %v", from, f.hits(), sticky)
+	}
+	c := crashed{mem: m.mem.CrashClone(vfs.CrashCloneCfg{}), durable: p.mark.Load(), needed: p.mark.Load() - min(p.mark.Load(), 10)}
+	if err := c.checkAndGoOn(); err != nil {
+		t.Errorf("fault at %d (%v), promised %d: %v", from, f.hits(), p.mark.Load(), err)
+	}
+	return sticky, f.hits()
+}
+
+// TestBatchFaultsAreSticky: an error while a batch is written or synced ends the journal.
+func TestBatchFaultsAreSticky(t *testing.T) {
+	t.Parallel()
+	for _, o := range []op{opWrite, opSync} {
+		for _, cause := range []error{syscall.EIO, syscall.ENOSPC} {
+			f := &faults{from: 5, many: 1, err: cause, only: o, where: "/0000"}
+			m := newMemFS()
+			m.before = f.before
+			var p promised
+			if err := faultRun(m, &p, 10*time.Second); !errors.Is(err, cause) {
+				t.Errorf("%s, %v: %v", o, cause, err)
+			}
+		}
+	}
+}
+
+// TestDiskFull: a disk that cannot hold another segment withholds, loses nothing, and goes on by itself
+// when space returns.
+func TestDiskFull(t *testing.T) {
+	t.Parallel()
+	for _, o := range []op{opCreate, opAllocate, opWrite, opSync} {
+		t.Run(string(o), func(t *testing.T) {
+			t.Parallel()
+			f := &faults{err: syscall.ENOSPC, only: o, where: sparePrefix}
+			m := newMemFS()
+			m.before = f.before
+			opts := powerOptions(m)
+			opts.BufferBytes = 4 << 10
+			j, _ := open(t, opts)
+			waitDurable(t, j, appendN(t, j, 1, 1))
+			for round := range 3 {
+				f.mu.Lock()
+				f.n, f.from, f.many = 0, 1, 1<<30
+				f.mu.Unlock()
+				n := int(j.Last()) + 1
+				for ; ; n++ {
+					r := record(n)
+					if _, err := j.Append(one(&r), nil); err != nil {
+						if !errors.Is(err, ErrFull) || !errors.Is(err, syscall.ENOSPC) {
+							t.Fatal(err)
+						}
+						break
+					}
+				}
+				if s := j.Stat(); s.Full == nil || j.Err() != nil || j.Durable() >= uint64(n-1) {
+					t.Fatalf("round %d: %+v, %v", round, s, j.Err())
+				}
+				f.mu.Lock()
+				f.from = 0
+				f.mu.Unlock()
+				waitDurable(t, j, uint64(n-1))
+			}
+			last := j.Last()
+			closeJournal(t, j)
+			c := crashed{mem: m.mem.CrashClone(vfs.CrashCloneCfg{}), durable: last}
+			if err := c.check(); err != nil {
+				t.Fatal(err)
+			}
+		})
+	}
+}

@@ -1,0 +1,295 @@
+package journal
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"cellgate/broker/message"
+)
+
+// Report is what Inspect and Verify find in a journal directory.
+type Report struct {
+	Dir   string
+	Epoch uint64
+	First uint64 // oldest sequence kept
+	Last  uint64 // highest sequence found; on a live journal, at the moment of looking
+	Bytes int64  // of all files
+	// Spares are the files without records.
+	Spares   int
+	Segments []SegmentInfo
+	// TornBytes is a batch at the very end that is not whole: a crash stopped it, or a live journal is
+	// writing it.
+	TornBytes   int64
+	Corruptions []Corruption
+}
+
+// SegmentInfo describes one segment. Batches and Records are 0 where its batches were not read.
+type SegmentInfo struct {
+	Name    string
+	Index   uint64
+	First   uint64
+	Last    uint64 // First-1 when it holds no record
+	Bytes   int64  // of the file
+	Used    int64  // up to the end of the last batch
+	Created time.Time
+	Batches int
+	Records uint64
+}
+
+// Inspect describes the journal in dir by the segments' headers and the batches of the newest segment.
+// It only reads, takes no lock, and works while the journal is open elsewhere.
+func Inspect(dir string) (Report, error) { return inspect(osFS{}, dir, false) }
+
+// Verify is Inspect with every batch of every segment checked.
+func Verify(dir string) (Report, error) { return inspect(osFS{}, dir, true) }
+
+// Dump calls fn with every readable record from the sequence from on, in order, and stops at fn's error.
+// The record is valid until fn returns. What cannot be read shows as a gap in Seq: Verify tells why. On a
+// live journal the last records may not be durable yet.
+func Dump(dir string, from uint64, fn func(*message.Record) error) error {
+	return dump(osFS{}, dir, from, fn)
+}
+
+// looks bounds how often a live journal is looked at again because it changed meanwhile.
+const looks = 20
+
+// errMoved says that a live journal has changed its files since they were listed.
+var errMoved = errors.New("the journal keeps changing its files")
+
+// inspection reads a directory that may change at any moment.
+type inspection struct {
+	fs  FS
+	dir string
+	out Report
+}
+
+func inspect(fsys FS, dir string, all bool) (Report, error) {
+	in := inspection{fs: fsys, dir: dir, out: Report{Dir: dir}}
+	segs, err := in.list()
+	if err != nil {
+		return in.out, err
+	}
+	for i := range segs {
+		if err := in.segment(segs, i, all); err != nil {
+			return in.out, fmt.Errorf("journal %s: segment %s: %w", dir, segs[i].name, err)
+		}
+	}
+	in.summary()
+	return in.out, nil
+}
+
+// list reads every header. A file that vanishes while it looks starts it anew.
+func (in *inspection) list() ([]loaded, error) {
+	for range looks {
+		l, err := list(in.fs, in.dir)
+		if err != nil {
+			return nil, fmt.Errorf("journal %s: %w", in.dir, err)
+		}
+		segs, err := in.headers(l)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("journal %s: %w", in.dir, err)
+		}
+		in.out.Spares = len(l.spares)
+		if len(l.used)+len(l.spares) == 0 {
+			return nil, fmt.Errorf("journal %s: %w", in.dir, fs.ErrNotExist)
+		}
+		return segs, nil
+	}
+	return nil, fmt.Errorf("journal %s: %w", in.dir, errMoved)
+}
+
+func (in *inspection) headers(l listing) ([]loaded, error) {
+	var segs []loaded
+	in.out.Corruptions, in.out.Bytes = nil, 0
+	for _, index := range l.used {
+		seg, bad, err := in.header(index)
+		if err == nil && len(bad) > 0 {
+			seg, bad, err = in.header(index) // it may have been read while it was written
+		}
+		if err != nil {
+			return nil, err
+		}
+		in.out.Bytes += seg.bytes
+		if seg.state == stateFree {
+			continue
+		}
+		segs = append(segs, seg)
+		in.out.Corruptions = append(in.out.Corruptions, bad...)
+	}
+	for _, n := range l.spares {
+		f, err := in.fs.Open(filepath.Join(in.dir, spareName(n)))
+		if err != nil {
+			return nil, err
+		}
+		size, err := f.Size()
+		if err = errors.Join(err, f.Close()); err != nil {
+			return nil, err
+		}
+		in.out.Bytes += size
+	}
+	return segs, nil
+}
+
+func (in *inspection) header(index uint64) (loaded, []Corruption, error) {
+	f, err := in.fs.Open(filepath.Join(in.dir, usedName(index)))
+	if err != nil {
+		return loaded{}, nil, err
+	}
+	seg, bad, err := loadHeader(f, index)
+	return seg, bad, errors.Join(err, f.Close())
+}
+
+// sealedBy returns where segment i ends and its last sequence, if the next segment's header tells.
+func sealedBy(segs []loaded, i int) (end int64, last uint64, ok bool) {
+	if i+1 == len(segs) || segs[i].damaged || segs[i+1].damaged || segs[i+1].prevIndex != segs[i].index {
+		return 0, 0, false
+	}
+	return segs[i+1].prevEnd, segs[i+1].base - 1, true
+}
+
+// segment adds segment i to the report.
+func (in *inspection) segment(segs []loaded, i int, all bool) error {
+	s := &segs[i]
+	info := SegmentInfo{
+		Name: s.name, Index: s.index, First: s.base, Last: s.base - 1, Bytes: s.bytes, Created: time.UnixMilli(s.time),
+	}
+	if s.damaged {
+		info.First, info.Last, info.Created = 0, 0, time.Time{}
+		in.out.Segments = append(in.out.Segments, info)
+		return nil
+	}
+	end, last, sealed := sealedBy(segs, i)
+	if sealed {
+		info.Used, info.Last = end, last
+	}
+	if all || !sealed {
+		res, gone, err := in.scan(s, end, sealed)
+		if err != nil || gone {
+			return err
+		}
+		info.Batches, info.Records = res.batches, res.records
+		if !sealed {
+			info.Used, info.Last = res.end, max(res.next-1, res.mark)
+		}
+		if sealed && (res.end != end || res.next != last+1) {
+			res.bad = append(res.bad, lostBetween(s.name, res.end, end, res.next, last+1))
+		}
+		in.out.Corruptions = append(in.out.Corruptions, res.bad...)
+	}
+	in.out.Segments = append(in.out.Segments, info)
+	in.out.Epoch = s.epoch
+	return nil
+}
+
+// scan reads the batches of a segment. gone says that it was recycled meanwhile. A stretch counts as bad
+// only if it is bad twice: a live journal may be writing it.
+func (in *inspection) scan(s *loaded, end int64, sealed bool) (res scanned, gone bool, err error) {
+	f, err := in.fs.Open(filepath.Join(in.dir, s.name))
+	if errors.Is(err, fs.ErrNotExist) {
+		return res, true, nil
+	}
+	if err != nil {
+		return res, false, err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	limit := min(s.bytes, s.size)
+	if sealed {
+		limit = end
+	}
+	var before []Corruption
+	for range 2 {
+		w := &window{f: f, limit: limit, ahead: scanAhead}
+		if res, err = scan(w, s.name, s.salt, s.base, nil); err != nil {
+			return res, false, err
+		}
+		if !sealed {
+			if in.out.TornBytes, err = torn(w, res.end, s.salt); err != nil {
+				return res, false, err
+			}
+		}
+		if len(res.bad) == 0 {
+			break
+		}
+		if before != nil {
+			res.bad = slices.DeleteFunc(res.bad, func(c Corruption) bool { return !slices.Contains(before, c) })
+		}
+		before = res.bad
+	}
+	now, _, herr := readHeader(f)
+	return res, herr == nil && now.salt != s.salt, nil
+}
+
+func (in *inspection) summary() {
+	segs := in.out.Segments
+	for i := range segs {
+		if segs[i].First != 0 && in.out.First == 0 {
+			in.out.First = segs[i].First
+		}
+		if in.out.Last != 0 && segs[i].First > in.out.Last+1 {
+			in.out.Corruptions = append(in.out.Corruptions, Corruption{
+				File: segs[i].Name, First: in.out.Last + 1, Last: segs[i].First - 1, Reason: "what came before this segment is missing",
+			})
+		}
+		in.out.Last = max(in.out.Last, segs[i].Last)
+	}
+}
+
+// dump is Dump on any file system.
+func dump(fsys FS, dir string, from uint64, fn func(*message.Record) error) error {
+	in := inspection{fs: fsys, dir: dir}
+	segs, err := in.list()
+	if err != nil {
+		return err
+	}
+	var dec message.Decoder
+	var rec message.Record
+	for i := range segs {
+		if _, last, sealed := sealedBy(segs, i); segs[i].damaged || (sealed && last < from) {
+			continue
+		}
+		err := in.each(segs, i, func(h *batchHeader, body []byte) error {
+			return h.eachRecord(body, func(k int, b []byte) error {
+				seq := h.first + uint64(k) //nolint:gosec // an index
+				if seq < from {
+					return nil
+				}
+				if err := dec.Decode(b, h.time, &rec); err != nil {
+					return fmt.Errorf("record %d: %w", seq, err)
+				}
+				rec.Seq = seq
+				from = seq + 1
+				return fn(&rec)
+			})
+		})
+		if err != nil {
+			return fmt.Errorf("journal %s: segment %s: %w", dir, segs[i].name, err)
+		}
+	}
+	return nil
+}
+
+// each visits the batches of segment i. A segment that was recycled since has none.
+func (in *inspection) each(segs []loaded, i int, visit func(h *batchHeader, body []byte) error) (err error) {
+	s := &segs[i]
+	f, err := in.fs.Open(filepath.Join(in.dir, s.name))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	w := &window{f: f, limit: min(s.bytes, s.size), ahead: scanAhead}
+	if end, _, sealed := sealedBy(segs, i); sealed {
+		w.limit = end
+	}
+	_, err = scan(w, s.name, s.salt, s.base, visit)
+	return err
+}
