@@ -225,6 +225,7 @@ func (a *Authority) reloadKeys() error {
 	}
 	a.keyStamp = stamp
 	if !slices.EqualFunc(keys, a.ownKeys, (*signKey).equal) {
+		keepVerified(keys, a.ownKeys)
 		a.ownKeys = keys
 		a.rebuildLocked()
 	}
@@ -240,9 +241,9 @@ func (a *Authority) rebuild() {
 // rebuildLocked makes the ring from the cell's own keys and those of external issuers. An external key whose
 // kid is taken is left out: the cell's own come first, then the order of the configuration.
 func (a *Authority) rebuildLocked() {
-	r := &keyring{own: a.ownKeys, byKID: make(map[string]*verifyKey)}
+	r := &keyring{own: a.ownKeys, byKID: make(map[string]heldKey)}
 	for _, k := range a.ownKeys {
-		r.byKID[k.file.KID] = k.verify
+		r.byKID[k.file.KID] = k.held()
 	}
 	for _, e := range *a.external.Load() {
 		for _, k := range e.keys() {
@@ -250,7 +251,7 @@ func (a *Authority) rebuildLocked() {
 				a.cfg.Log.Warn("external key left out: its kid is taken", "issuer", e.issuer.name)
 				continue
 			}
-			r.byKID[k.kid] = k
+			r.byKID[k.kid] = heldKey{verifyKey: k}
 		}
 	}
 	a.ring.Store(r)

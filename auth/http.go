@@ -115,7 +115,7 @@ func (a *Authority) jwksBody() ([]byte, error) {
 	now := a.cfg.Now()
 	set := jwks{Keys: []jwk{}}
 	for _, k := range a.ring.Load().own {
-		if k.verify.retired(now) {
+		if k.held().retired(now) {
 			continue
 		}
 		j, err := encodePublic(k.verify.public)

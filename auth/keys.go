@@ -62,18 +62,24 @@ type verifyKey struct {
 	method jwt.SigningMethod
 	public crypto.PublicKey
 	issuer *issuer
+}
+
+// heldKey is a verifyKey with its time. The time is apart from the key, so that a rotation, which gives the old
+// key its end, does not make the token cache forget what that key has verified.
+type heldKey struct {
+	*verifyKey
 	// notAfter is when the key is retired, zero for never.
 	notAfter time.Time
 }
 
-func (k *verifyKey) retired(now time.Time) bool {
+func (k heldKey) retired(now time.Time) bool {
 	return !k.notAfter.IsZero() && now.After(k.notAfter)
 }
 
 // keyring is an immutable snapshot of every key in force.
 type keyring struct {
 	own   []*signKey // oldest first by SignFrom
-	byKID map[string]*verifyKey
+	byKID map[string]heldKey
 }
 
 // signer returns the key to sign with: the newest whose time has come, else, on a clock that runs behind,
@@ -221,13 +227,31 @@ func (k *signKey) parse(own *issuer) error {
 	if want, err := thumbprint(private.Public()); err != nil || want != k.file.KID {
 		return errors.New("kid is not the key's thumbprint")
 	}
-	if k.file.VerifyUntil != nil {
-		k.verify.notAfter = *k.file.VerifyUntil
-	}
 	return nil
+}
+
+// held is the key's public part with its time.
+func (k *signKey) held() heldKey {
+	h := heldKey{verifyKey: k.verify}
+	if k.file.VerifyUntil != nil {
+		h.notAfter = *k.file.VerifyUntil
+	}
+	return h
+}
+
+// keepVerified takes over the public parts of keys that were loaded before: a kid is the key's thumbprint, so
+// the same kid and algorithm are the same key.
+func keepVerified(keys, before []*signKey) {
+	for _, k := range keys {
+		for _, old := range before {
+			if old.file.KID == k.file.KID && old.file.Alg == k.file.Alg {
+				k.verify = old.verify
+			}
+		}
+	}
 }
 
 // equal reports whether two loads of a key found the same, so that a reload need not replace it.
 func (k *signKey) equal(o *signKey) bool {
-	return k.file.KID == o.file.KID && k.file.SignFrom.Equal(o.file.SignFrom) && k.verify.notAfter.Equal(o.verify.notAfter)
+	return k.file.KID == o.file.KID && k.file.SignFrom.Equal(o.file.SignFrom) && k.held().notAfter.Equal(o.held().notAfter)
 }

@@ -398,6 +398,7 @@ func TestAnonymous(t *testing.T) {
 		{RoleVehicle, "", false},
 		{"lab", "bench/1/+", true},
 		{"lab", "", true},
+		{"lab", testVIN, false}, // it would take the vehicle's session over
 		{"twin", "a", true},
 		{"twin", "#", false},
 		{RoleService, "x", false},

@@ -88,7 +88,7 @@ func (a *Authority) rotateFiles(k *signKey, keep time.Duration) error {
 // back.
 func (a *Authority) pruneKeys(now time.Time) {
 	for _, k := range a.ring.Load().own {
-		if !k.verify.retired(now.Add(-dropGrace)) {
+		if !k.held().retired(now.Add(-dropGrace)) {
 			continue
 		}
 		err := os.Remove(keyPath(a.cfg.Dir, k.file.KID))

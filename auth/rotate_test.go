@@ -39,9 +39,16 @@ func TestRotation(t *testing.T) {
 	f := open(t, func(c *Config) { c.KeyActivation = activation })
 	first := f.Keys()[0].KID
 	before := f.vehicle(t, testVIN)
+	firstKey := f.ring.Load().byKID[first].verifyKey
 	info, err := f.Rotate(RotateRequest{Algorithm: EdDSA, By: "op"})
 	if err != nil {
 		t.Fatal(err)
+	}
+	if _, err := f.Verify([]byte(before), Peer{}); err != nil {
+		t.Fatal(err)
+	}
+	if old := f.ring.Load().byKID[first]; old.verifyKey != firstKey || old.notAfter.IsZero() {
+		t.Fatal("the old key got its end, and the token cache forgot its tokens")
 	}
 	if kids := jwksKIDs(t, f.Authority); !slices.Equal(kids, []string{first, info.KID}) {
 		t.Fatalf("published %v", kids)

@@ -5,6 +5,7 @@ import (
 	"crypto/subtle"
 	"crypto/x509"
 	"encoding/base64"
+	"fmt"
 	"time"
 )
 
@@ -43,15 +44,17 @@ func (a *Authority) verify(token []byte, peer Peer, now time.Time) (Identity, er
 	}
 	ring := a.ring.Load()
 	hash := tokenHash(sha256.Sum256(token))
-	if e := a.cache.get(&hash); e != nil && ring.byKID[e.key.kid] == e.key {
-		a.cfg.Metrics.cacheHits.Inc()
-		return e.claims.id, a.check(e, peer, now)
+	if e := a.cache.get(&hash); e != nil {
+		if key := ring.byKID[e.key.kid]; key.verifyKey == e.key {
+			a.cfg.Metrics.cacheHits.Inc()
+			return e.claims.id, a.check(&e.claims, key, peer, now)
+		}
 	}
 	e, err := a.parse(string(token), ring)
 	if err != nil {
 		return Identity{}, err
 	}
-	if err := a.check(e, peer, now); err != nil {
+	if err := a.check(&e.claims, ring.byKID[e.key.kid], peer, now); err != nil {
 		return e.claims.id, err
 	}
 	a.cache.put(&hash, e)
@@ -68,7 +71,7 @@ func (a *Authority) parse(token string, ring *keyring) (*cached, error) {
 	if err != nil {
 		return nil, err
 	}
-	key := ring.byKID[h.kid]
+	key := ring.byKID[h.kid].verifyKey
 	if key == nil {
 		a.hintUnknownKey()
 		return nil, bad("unknown key")
@@ -95,8 +98,8 @@ func (a *Authority) parse(token string, ring *keyring) (*cached, error) {
 }
 
 // check is what must hold at this moment and for this peer.
-func (a *Authority) check(e *cached, peer Peer, now time.Time) error {
-	id, leeway, maxTTL := &e.claims.id, a.live().Leeway, a.live().MaxTTL
+func (a *Authority) check(c *claims, key heldKey, peer Peer, now time.Time) error {
+	id, leeway, maxTTL := &c.id, a.live().Leeway, a.live().MaxTTL
 	switch {
 	case !now.Before(id.Expires.Add(leeway)):
 		return ErrExpired
@@ -104,9 +107,9 @@ func (a *Authority) check(e *cached, peer Peer, now time.Time) error {
 		return bad("lives longer than allowed")
 	case now.Before(id.IssuedAt.Add(-max(leeway, time.Second))): // Issue may date a token one second ahead
 		return ErrNotYetValid
-	case e.claims.notBefore != 0 && now.Before(time.Unix(e.claims.notBefore, 0).Add(-leeway)):
+	case c.notBefore != 0 && now.Before(time.Unix(c.notBefore, 0).Add(-leeway)):
 		return ErrNotYetValid
-	case e.key.retired(now):
+	case key.retired(now):
 		return ErrKeyRetired
 	case !a.policy.Load().known(id.Role):
 		return ErrRole
@@ -124,11 +127,11 @@ func (a *Authority) Recheck(id Identity, peer Peer) error {
 	if id.Anonymous {
 		return nil
 	}
-	key := a.ring.Load().byKID[id.KeyID]
-	if key == nil {
+	key, found := a.ring.Load().byKID[id.KeyID]
+	if !found {
 		return ErrKeyRetired
 	}
-	return a.check(&cached{claims: claims{id: id}, key: key}, peer, a.cfg.Now())
+	return a.check(&claims{id: id}, key, peer, a.cfg.Now())
 }
 
 // Deadline is when a connection with this identity must have ended or shown a new token; zero for never.
@@ -167,6 +170,9 @@ func (a *Authority) Anonymous(role, clientID string) (Identity, error) {
 	p := a.policy.Load()
 	if role == RoleService || role == RoleOperator || !p.known(role) {
 		return Identity{}, ErrRole
+	}
+	if role != RoleVehicle && looksLikeVIN(clientID) {
+		return Identity{}, fmt.Errorf("%w: a VIN belongs to that vehicle", ErrClientID)
 	}
 	id := Identity{Subject: clientID, Role: role, Issuer: a.cfg.Issuer, Anonymous: true, IssuedAt: a.cfg.Now().UTC()}
 	// A subject that never stands in a topic may be any client identifier, as foreign test suites use them.
