@@ -1,0 +1,355 @@
+package sink
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"go.etcd.io/bbolt"
+
+	"cellgate/rules"
+)
+
+// The bucket "dispatch" and what is in it. All of it but sources, announced and applied is written by
+// checkpoints alone, each in one transaction.
+var (
+	bucketDispatch = []byte("dispatch")
+
+	bucketState   = []byte("state")   // by VIN: the operators' state as of E
+	bucketSinks   = []byte("sinks")   // by name: sinkState
+	bucketSources = []byte("sources") // by hash: rule sets
+	keyEvaluated  = []byte("evaluated")
+	keyEpoch      = []byte("epoch") // of the journal that sequences are of
+	keyTable      = []byte("table") // []setEntry
+	keyAnnounced  = []byte("announced")
+	keyApplied    = []byte("applied")
+)
+
+// sinkState is what a checkpoint keeps of a sink. Received and Filtered are as of E, the other counts as
+// of Cursor; what lies between is in the decision log from LogStart to
+// LogEnd.
+type sinkState struct {
+	Counts   counts   `json:"counts"`
+	Cursor   uint64   `json:"cursor"`
+	LogStart position `json:"log_start"`
+	LogEnd   position `json:"log_end"`
+}
+
+// snapshot is everything of one boundary.
+type snapshot struct {
+	evaluated uint64
+	table     []setEntry
+	sinks     []sinkState
+}
+
+// checkpoints writes a checkpoint every interval until ctx ends.
+func (d *Dispatcher) checkpoints(ctx context.Context) {
+	tick := time.NewTicker(d.o.CheckpointInterval)
+	defer tick.Stop()
+	failing := false
+	for {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+		err := d.Checkpoint()
+		if err != nil {
+			d.o.Log.Error("checkpoint failed; it is tried again", "err", err)
+			d.setTrouble(err)
+		} else if failing {
+			d.setTrouble(nil)
+		}
+		failing = err != nil
+	}
+}
+
+// Checkpoint makes durable what has been done so far: after a crash, nothing before it is done again but
+// what was not settled.
+func (d *Dispatcher) Checkpoint() error {
+	d.saveMu.Lock()
+	defer d.saveMu.Unlock()
+	began := time.Now()
+	s, err := d.capture()
+	if err != nil {
+		return err
+	}
+	if s == nil {
+		return nil
+	}
+	for i, p := range d.pipelines {
+		s.sinks[i].LogStart = p.dlog.start()
+		if s.sinks[i].LogEnd, err = p.dlog.sync(); err != nil {
+			if p.dlog.failed() {
+				d.die(err)
+			}
+			return err
+		}
+	}
+	if err := d.store(s); err != nil {
+		return fmt.Errorf("checkpoint: %w", err)
+	}
+	clear(d.unsaved)
+	d.stored = s.evaluated
+	d.release(s)
+	d.o.Metrics.checkpoint.Observe(time.Since(began).Seconds())
+	return nil
+}
+
+// capture copies the state at a boundary and sees to it that every decision between a sink's cursor and
+// E is in its log. It returns nil when there is no boundary any more.
+func (d *Dispatcher) capture() (*snapshot, error) {
+	d.evalMu.Lock()
+	defer d.evalMu.Unlock()
+	if d.torn {
+		return nil, nil
+	}
+	for _, p := range d.pipelines {
+		if err := p.logMem(); err != nil {
+			return nil, err
+		}
+	}
+	s := &snapshot{evaluated: d.evaluated, table: d.sets.snapshot(), sinks: make([]sinkState, len(d.pipelines))}
+	for i, p := range d.pipelines {
+		s.sinks[i] = p.capture(d.o.Log.Error)
+	}
+	for _, v := range d.state.TakeDirty() {
+		d.unsaved[v.VIN] = v.Data
+	}
+	return s, nil
+}
+
+func (p *pipeline) capture(alarm func(msg string, args ...any)) sinkState {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	l := p.now.ledger(p.name, p.tracker.open+p.backlog)
+	if !l.Balanced {
+		alarm("ledger does not balance", "sink", p.name, "ledger", l)
+	}
+	c := p.settled.clone()
+	c.Received, c.Filtered = p.now.Received, p.now.Filtered
+	return sinkState{Counts: c, Cursor: p.cursorLocked()}
+}
+
+func (d *Dispatcher) store(s *snapshot) error {
+	return d.o.DB.Update(func(tx *bbolt.Tx) error {
+		b := tx.Bucket(bucketDispatch)
+		state := b.Bucket(bucketState)
+		for vin, data := range d.unsaved {
+			var err error
+			if data == nil {
+				err = state.Delete([]byte(vin))
+			} else {
+				err = state.Put([]byte(vin), data)
+			}
+			if err != nil {
+				return err
+			}
+		}
+		sinks := b.Bucket(bucketSinks)
+		for i, p := range d.pipelines {
+			if err := putJSON(sinks, []byte(p.name), s.sinks[i]); err != nil {
+				return err
+			}
+		}
+		return errors.Join(
+			putUint(b, keyEvaluated, s.evaluated),
+			putUint(b, keyEpoch, d.o.Journal.Epoch()),
+			d.sets.save(b, s.table, string(b.Get(keyApplied))),
+		)
+	})
+}
+
+// release gives up what the stored checkpoint no longer needs.
+func (d *Dispatcher) release(s *snapshot) {
+	low := s.evaluated
+	for i, p := range d.pipelines {
+		c := s.sinks[i].Cursor
+		low = min(low, c)
+		p.mu.Lock()
+		keep := s.sinks[i].LogEnd // the checkpoint names this segment
+		if p.mode == logging && p.readPos.Segment < keep.Segment {
+			keep = p.readPos
+		}
+		p.mu.Unlock()
+		if err := p.dlog.trim(c, keep); err != nil {
+			d.o.Log.Warn("decision log not trimmed", "sink", p.name, "err", err)
+		}
+		d.ageOut(p, c)
+	}
+	d.sets.forget(low)
+	d.o.Journal.Retain("rules", low+1)
+}
+
+// ageOut moves an AgeOut sink's floor when it holds back more of the journal than it may.
+func (d *Dispatcher) ageOut(p *pipeline, cursor uint64) {
+	if p.policy != AgeOut {
+		return
+	}
+	st := d.o.Journal.Stat()
+	if st.Last < st.First || st.Last <= cursor {
+		return
+	}
+	perRecord := float64(st.Bytes) / float64(st.Last-st.First+1)
+	allowed := uint64(float64(p.ageOutBytes) / max(perRecord, 1))
+	if held := st.Last - cursor; held > allowed {
+		floor := st.Last - allowed
+		p.floor.Store(floor)
+		p.log.Warn("sink holds back too much of the journal; its oldest records are passed over",
+			"up_to", floor, "held", held)
+		p.signal()
+	}
+}
+
+// restore reads the last checkpoint, or makes the buckets of the first one.
+func (d *Dispatcher) restore() error {
+	states := make([]sinkState, len(d.pipelines))
+	var epoch uint64
+	err := d.o.DB.Update(func(tx *bbolt.Tx) error {
+		b, err := tx.CreateBucketIfNotExists(bucketDispatch)
+		if err != nil {
+			return err
+		}
+		for _, name := range [][]byte{bucketState, bucketSinks, bucketSources} {
+			if _, err := b.CreateBucketIfNotExists(name); err != nil {
+				return err
+			}
+		}
+		d.evaluated, epoch = getUint(b, keyEvaluated), getUint(b, keyEpoch)
+		d.applied = string(b.Get(keyApplied))
+		for i, p := range d.pipelines {
+			if err := d.restoreSink(b, p.name, &states[i]); err != nil {
+				return err
+			}
+		}
+		return errors.Join(d.sets.load(b), d.loadState(b))
+	})
+	if err != nil {
+		return fmt.Errorf("dispatch state: %w", err)
+	}
+	foreign := epoch != 0 && epoch != d.o.Journal.Epoch()
+	for i, p := range d.pipelines {
+		if err := p.restore(d, states[i]); err != nil {
+			return err
+		}
+		if foreign {
+			p.orphan()
+		}
+	}
+	if foreign {
+		d.o.Log.Error("the journal is another one than at the last checkpoint; its pending records are lost",
+			"was", epoch, "is", d.o.Journal.Epoch())
+		d.evaluated, d.applied = 0, ""
+		return d.Checkpoint()
+	}
+	return d.resume()
+}
+
+// restoreSink reads a sink's state. A sink that was not there before begins at E: what was evaluated
+// without it is nothing that it received.
+func (d *Dispatcher) restoreSink(b *bbolt.Bucket, name string, s *sinkState) error {
+	s.Cursor = d.evaluated
+	return getJSON(b.Bucket(bucketSinks), []byte(name), s)
+}
+
+func (d *Dispatcher) loadState(b *bbolt.Bucket) error {
+	return b.Bucket(bucketState).ForEach(func(vin, data []byte) error {
+		if err := d.state.Load(string(vin), data); err != nil {
+			d.o.Log.Error("operator state lost", "err", err)
+		}
+		return nil
+	})
+}
+
+// resume puts the evaluator where the checkpoint says.
+func (d *Dispatcher) resume() error {
+	j := d.o.Journal
+	if last := j.Last(); d.evaluated > last {
+		return fmt.Errorf("dispatch stands at record %d, the journal ends at %d: it is not the journal that "+
+			"the state belongs to, or it has lost its end", d.evaluated, last)
+	}
+	if first := j.First(); d.evaluated+1 < first {
+		d.o.Log.Error("journal records are gone before they were evaluated", "from", d.evaluated+1, "to", first-1)
+		d.o.Metrics.missing.Add(float64(first - 1 - d.evaluated))
+		d.evaluated = first - 1
+	}
+	low := d.evaluated
+	for _, p := range d.pipelines {
+		low = min(low, p.cursor())
+	}
+	j.Retain("rules", low+1)
+	return d.resumeRules()
+}
+
+func (d *Dispatcher) resumeRules() error {
+	table := d.sets.snapshot()
+	if len(table) == 0 || d.evaluated == 0 {
+		return nil
+	}
+	e := table[len(table)-1]
+	set, err := d.sets.get(e.Index)
+	if err != nil {
+		d.o.Log.Error("the rule set in use cannot be restored; nothing matches until rules are applied", "err", err)
+		d.setTrouble(err)
+		d.applied = ""
+		return nil
+	}
+	d.use(set, e.Index)
+	return nil
+}
+
+// restore opens the decision log as of the checkpoint and counts what is pending in it.
+func (p *pipeline) restore(d *Dispatcher, s sinkState) error {
+	var err error
+	if p.dlog, err = openDecisionLog(d.logDir(p), s.LogStart, s.LogEnd, d.o.SegmentBytes); err != nil {
+		return err
+	}
+	p.now, p.settled = s.Counts, s.Counts.clone()
+	p.loaded, p.evaluated = s.Cursor, d.evaluated
+	p.mode, p.readable, p.readPos = logging, true, p.dlog.start()
+	return p.recount()
+}
+
+// recount counts the records behind the cursor in the decision log, which are pending.
+func (p *pipeline) recount() error {
+	pos := p.readPos
+	var ds []rules.Decision
+	for {
+		data, next, ok, err := p.dlog.read(pos)
+		if err != nil {
+			return err
+		}
+		if !ok {
+			return nil
+		}
+		c, err := readChunk(data)
+		if err != nil {
+			return err
+		}
+		var last uint64
+		for {
+			seq, out, more, err := c.next(ds[:0])
+			if err != nil {
+				return err
+			}
+			if ds = out; !more {
+				break
+			}
+			if last = seq; seq > p.loaded {
+				p.backlog++
+			}
+		}
+		p.dlog.noteLast(next.Segment, last)
+		pos = next
+	}
+}
+
+// orphan gives up what is pending of a journal that is no longer there, and begins anew.
+func (p *pipeline) orphan() {
+	p.now.add(dropped, JournalLost, p.backlog)
+	p.settled.add(dropped, JournalLost, p.backlog)
+	p.backlog, p.loaded, p.evaluated = 0, 0, 0
+	p.readable = false
+	p.dlog.leave()
+}

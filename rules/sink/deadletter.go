@@ -1,0 +1,137 @@
+package sink
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"cellgate/rules"
+)
+
+// buryAgain is the pause before a message that even the error topic refused is tried again.
+const buryAgain = 10 * time.Second
+
+// graveyard takes the messages that a sink has refused to their rules' error topics. They stay pending,
+// within the sink's window, until the error topic has them.
+type graveyard struct {
+	p    *pipeline
+	wake chan struct{}
+
+	mu    sync.Mutex
+	queue []refusal
+
+	// run's own.
+	src recordSource
+	out rules.Rendered
+}
+
+type refusal struct {
+	t      Ticket
+	reason string
+	due    time.Time
+}
+
+// refused implements settler.
+func (p *pipeline) refused(t Ticket, err error) {
+	p.env.metrics.refused.WithLabelValues(p.name).Inc()
+	p.graves.add(refusal{t: t, reason: err.Error()})
+}
+
+func (g *graveyard) add(r refusal) {
+	g.mu.Lock()
+	g.queue = append(g.queue, r)
+	g.mu.Unlock()
+	select {
+	case g.wake <- struct{}{}:
+	default:
+	}
+}
+
+// take returns a refusal that is due, or how long until one is; 0 and false when there is none at all.
+func (g *graveyard) take(now time.Time) (refusal, time.Duration, bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	var wait time.Duration
+	for i, r := range g.queue {
+		d := r.due.Sub(now)
+		if d <= 0 {
+			g.queue = append(g.queue[:i], g.queue[i+1:]...)
+			return r, 0, true
+		}
+		if wait == 0 || d < wait {
+			wait = d
+		}
+	}
+	return refusal{}, wait, false
+}
+
+// run buries until ctx ends.
+func (g *graveyard) run(ctx context.Context) {
+	defer g.src.close()
+	for ctx.Err() == nil {
+		r, wait, ok := g.take(time.Now())
+		if ok {
+			if err := g.bury(ctx, r); err != nil && ctx.Err() == nil {
+				g.later(r, err)
+			}
+			continue
+		}
+		g.src.close()
+		var timer <-chan time.Time
+		if wait > 0 {
+			timer = time.After(wait)
+		}
+		select {
+		case <-g.wake:
+		case <-timer:
+		case <-ctx.Done():
+		}
+	}
+}
+
+// later puts a refusal back: nothing is given up.
+func (g *graveyard) later(r refusal, err error) {
+	g.p.log.Error("error topic does not take a message; it waits",
+		"seq", r.t.seq, "rule", r.t.rule, "target", r.t.target, "refused", r.reason, "err", err)
+	r.due = time.Now().Add(buryAgain)
+	g.add(r)
+}
+
+// bury sends the original message to its rule's error topic.
+func (g *graveyard) bury(ctx context.Context, r refusal) error {
+	if g.p.abandoned(r.t.seq) {
+		r.t.Dropped(Retention)
+		return nil
+	}
+	env := g.p.env
+	set, err := env.sets.get(r.t.set)
+	if err != nil {
+		return err
+	}
+	rec, err := g.src.find(ctx, env.journal, r.t.seq)
+	if err != nil {
+		return fmt.Errorf("read record %d: %w", r.t.seq, err)
+	}
+	d := rules.Decision{Rule: r.t.rule, Target: r.t.target}
+	if err := set.RenderDeadLetter(d, r.reason, rec, &g.out); err != nil {
+		return fmt.Errorf("render the dead letter: %w", err)
+	}
+	dv := Delivery{Record: rec, Out: &g.out, idPrefix: env.idPrefix}
+	t := r.t
+	t.to, t.dead = &burial{g: g, r: r}, true
+	env.deadLetters.Deliver(&dv, t)
+	return nil
+}
+
+// burial settles a message when its dead letter is settled.
+type burial struct {
+	g *graveyard
+	r refusal
+}
+
+func (b *burial) settle(_ Ticket, o outcome, reason string) { b.r.t.to.settle(b.r.t, o, reason) }
+
+func (b *burial) refused(_ Ticket, err error) { b.g.later(b.r, err) }
+
+func (b *burial) abandoned(seq uint64) bool { return b.g.p.abandoned(seq) }

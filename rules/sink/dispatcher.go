@@ -1,0 +1,582 @@
+package sink
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"go.etcd.io/bbolt"
+
+	"cellgate/broker/journal"
+	"cellgate/broker/message"
+	"cellgate/rules"
+)
+
+// ErrNoSink says that a rule set sends to a sink that the gateway does not have.
+var ErrNoSink = errors.New("the rules need a sink that is not configured")
+
+// Journal is what the dispatcher needs of the journal; *journal.Journal is one.
+type Journal interface {
+	journalReader
+	Epoch() uint64
+	First() uint64
+	Last() uint64
+	Append(recs []message.Record, w journal.Waiter) (uint64, error)
+	WaitDurable(ctx context.Context, seq uint64) error
+	Retain(name string, seq uint64)
+	Stat() journal.Stat
+}
+
+// Limits bound what is under way to one sink, in its own queues and in flight.
+type Limits struct {
+	Messages int   // 8,192 by default
+	Bytes    int64 // 8 MiB by default
+}
+
+// Binding is a sink with its settings.
+type Binding struct {
+	Sink   Sink
+	Limits Limits
+	// WhenFull is Hold by default.
+	WhenFull WhenFull
+	// AgeOutBytes is how much of the journal an AgeOut sink may hold back before its oldest records are
+	// passed over; a quarter of the journal's bound by default.
+	AgeOutBytes int64
+}
+
+// Options configure a Dispatcher.
+type Options struct {
+	Journal Journal
+	// DB keeps the checkpoint; the dispatcher uses the bucket "dispatch" alone.
+	DB *bbolt.DB
+	// Dir is where the decision logs are, one directory per sink.
+	Dir string
+	// Cell is the cell's id, known to expressions and templates; Node goes into message ids.
+	Cell, Node string
+	// Sinks get what the rules send; one of them is the Kafka sink, which also takes the dead letters.
+	Sinks []Binding
+	// ErrorTopic is the Kafka topic of errors of rules that name none; rules.DefaultErrorTopic if empty.
+	ErrorTopic string
+	// State bounds the operators' state.
+	State rules.StateOptions
+	// CheckpointInterval is how much is done again after a crash; 1 s by default.
+	CheckpointInterval time.Duration
+	// SegmentBytes of a decision log; 8 MiB by default.
+	SegmentBytes int64
+	// OnFatal is called once when the dispatcher cannot go on: the journal failed, or an fsync.
+	OnFatal func(error)
+	Log     *slog.Logger
+	Metrics *Metrics
+
+	// compile replaces the rules package in tests.
+	compile compiler
+}
+
+func (o *Options) fill() error {
+	if o.Journal == nil || o.DB == nil || o.Dir == "" || o.Node == "" {
+		return errors.New("dispatch: journal, database, directory and node are required")
+	}
+	if o.CheckpointInterval == 0 {
+		o.CheckpointInterval = time.Second
+	}
+	if o.SegmentBytes == 0 {
+		o.SegmentBytes = 8 << 20
+	}
+	if o.OnFatal == nil {
+		o.OnFatal = func(error) {}
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Metrics == nil {
+		o.Metrics = NewMetrics(nil)
+	}
+	if o.compile == nil {
+		o.compile = rulesCompiler(rules.Options{Cell: o.Cell, ErrorTopic: o.ErrorTopic})
+	}
+	names := map[string]bool{}
+	kinds := map[rules.SinkKind]bool{}
+	for i := range o.Sinks {
+		b := &o.Sinks[i]
+		name, kind := b.Sink.Name(), b.Sink.Kind()
+		if names[name] || kinds[kind] {
+			return fmt.Errorf("dispatch: two sinks named %s or of kind %s", name, kind)
+		}
+		names[name], kinds[kind] = true, true
+		b.fill(o.Journal)
+	}
+	if !kinds[rules.SinkKafka] {
+		return errors.New("dispatch: a Kafka sink is required, dead letters go there")
+	}
+	return nil
+}
+
+func (b *Binding) fill(j Journal) {
+	if b.Limits.Messages == 0 {
+		b.Limits.Messages = 8192
+	}
+	if b.Limits.Bytes == 0 {
+		b.Limits.Bytes = 8 << 20
+	}
+	if b.WhenFull == "" {
+		b.WhenFull = Hold
+	}
+	if b.AgeOutBytes == 0 {
+		b.AgeOutBytes = j.Stat().MaxBytes / 4
+	}
+}
+
+// Dispatcher evaluates the journal and feeds the sinks.
+type Dispatcher struct {
+	o         Options
+	env       *environment
+	sets      *ruleSets
+	pipelines []*pipeline
+	byKind    [8]*pipeline // by rules.SinkKind
+
+	// evalMu is held by the evaluator during one journal batch, and by a checkpoint while it copies:
+	// what it copies is of one boundary.
+	evalMu    sync.Mutex
+	evaluated uint64 // E
+	torn      bool   // the evaluator stopped inside a batch: no checkpoint any more
+	state     *rules.State
+	current   setInUse
+	scratch   []rules.Decision
+
+	// checkpoint's own.
+	saveMu  sync.Mutex
+	unsaved map[string][]byte // operator state taken and not stored yet
+	stored  uint64            // E of the last stored checkpoint
+
+	applyMu sync.Mutex
+	applied string // hash of the last rule set appended to the journal
+
+	troubleMu sync.Mutex
+	trouble   Health // of the dispatcher itself
+
+	cancel  context.CancelFunc
+	wg      sync.WaitGroup
+	started bool
+	fatal   sync.Once
+}
+
+// setInUse is the rule set that governs at E.
+type setInUse struct {
+	set     ruleSet
+	index   uint32
+	hash    string
+	worker  evaluator
+	matched []prometheus.Counter // by rule
+	failed  []prometheus.Counter
+}
+
+// New opens the dispatcher's state and holds back the journal from where it stands. It delivers nothing
+// before Start.
+func New(o Options) (*Dispatcher, error) {
+	if err := o.fill(); err != nil {
+		return nil, err
+	}
+	d := &Dispatcher{
+		o:       o,
+		sets:    &ruleSets{db: o.DB, compile: o.compile, compiled: map[string]ruleSet{}},
+		state:   rules.NewState(o.State),
+		unsaved: map[string][]byte{},
+		trouble: Health{Name: "dispatch", OK: true, Since: time.Now()},
+	}
+	d.env = &environment{
+		idPrefix: msgIDPrefix(o.Node, o.Journal.Epoch()),
+		journal:  o.Journal, sets: d.sets, metrics: o.Metrics,
+	}
+	for i := range o.Sinks {
+		d.addPipeline(&o.Sinks[i])
+	}
+	d.env.deadLetters = d.byKind[rules.SinkKafka].sink
+	if err := d.restore(); err != nil {
+		d.closeLogs()
+		return nil, err
+	}
+	if o.Metrics.reg != nil {
+		if err := o.Metrics.reg.Register(newCollector(d)); err != nil {
+			d.closeLogs()
+			return nil, fmt.Errorf("dispatch: %w", err)
+		}
+	}
+	return d, nil
+}
+
+// msgIDPrefix is the message id of message.ID but for the sequence.
+func msgIDPrefix(node string, epoch uint64) string {
+	id := message.ID(node, epoch, 0)
+	return id[:len(id)-1]
+}
+
+func (d *Dispatcher) addPipeline(b *Binding) {
+	name := b.Sink.Name()
+	p := &pipeline{
+		sink: b.Sink, name: name, limits: b.Limits, policy: b.WhenFull, ageOutBytes: b.AgeOutBytes, env: d.env,
+		log: d.o.Log.With("sink", name), wake: make(chan struct{}, 1),
+	}
+	p.graves.p, p.graves.wake = p, make(chan struct{}, 1)
+	d.pipelines = append(d.pipelines, p)
+	d.byKind[b.Sink.Kind()] = p
+}
+
+func (d *Dispatcher) logDir(p *pipeline) string { return filepath.Join(d.o.Dir, p.name) }
+
+// Watch has fn called with the sequence up to which a sink has settled everything, whenever that moves.
+// fn must not block. It is called before Start.
+func (d *Dispatcher) Watch(sink string, fn func(cursor uint64)) error {
+	for _, p := range d.pipelines {
+		if p.name == sink {
+			p.watermarks = append(p.watermarks, fn)
+			return nil
+		}
+	}
+	return fmt.Errorf("dispatch: no sink %s", sink)
+}
+
+// Start begins to evaluate and deliver.
+func (d *Dispatcher) Start() error {
+	reader, err := d.o.Journal.NewReader(d.evaluated + 1)
+	if err != nil {
+		return fmt.Errorf("dispatch from record %d: %w", d.evaluated+1, err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	d.cancel, d.started = cancel, true
+	d.spawn(func() { d.evaluate(ctx, reader) })
+	d.spawn(func() { d.checkpoints(ctx) })
+	for _, p := range d.pipelines {
+		d.spawn(func() { (&loader{p: p}).run(ctx) })
+		d.spawn(func() { p.graves.run(ctx) })
+		p.signal()
+	}
+	return nil
+}
+
+func (d *Dispatcher) spawn(f func()) {
+	d.wg.Add(1)
+	go func() {
+		defer d.wg.Done()
+		f()
+	}()
+}
+
+// Stop stops evaluating, lets the sinks finish what is under way until ctx ends, and writes a last
+// checkpoint. What is not settled then is delivered after the next start.
+func (d *Dispatcher) Stop(ctx context.Context) error {
+	d.stopWorkers()
+	var errs []error
+	var wg sync.WaitGroup
+	var mu sync.Mutex
+	for _, p := range d.pipelines {
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			if err := p.sink.Close(ctx); err != nil {
+				mu.Lock()
+				errs = append(errs, fmt.Errorf("close sink %s: %w", p.name, err))
+				mu.Unlock()
+			}
+		}()
+	}
+	wg.Wait()
+	if d.started {
+		errs = append(errs, d.Checkpoint())
+	}
+	d.closeLogs()
+	return errors.Join(errs...)
+}
+
+func (d *Dispatcher) stopWorkers() {
+	if d.cancel != nil {
+		d.cancel()
+	}
+	d.wg.Wait()
+}
+
+func (d *Dispatcher) closeLogs() {
+	for _, p := range d.pipelines {
+		if p.dlog != nil {
+			p.dlog.close()
+		}
+	}
+}
+
+// die reports what the dispatcher cannot survive, once.
+func (d *Dispatcher) die(err error) {
+	d.setTrouble(err)
+	d.fatal.Do(func() {
+		d.o.Log.Error("dispatch failed", "err", err)
+		go d.o.OnFatal(err)
+	})
+}
+
+func (d *Dispatcher) setTrouble(err error) {
+	d.troubleMu.Lock()
+	defer d.troubleMu.Unlock()
+	if ok := err == nil; ok != d.trouble.OK {
+		d.trouble.OK, d.trouble.Since = ok, time.Now()
+	}
+	d.trouble.Reason = ""
+	if err != nil {
+		d.trouble.Reason = err.Error()
+	}
+}
+
+// evaluate is the evaluator.
+func (d *Dispatcher) evaluate(ctx context.Context, reader *journal.Reader) {
+	defer func() { _ = reader.Close() }()
+	for {
+		b, err := reader.Next(ctx, 0)
+		if ctx.Err() != nil {
+			return
+		}
+		if err != nil {
+			if !errors.Is(err, journal.ErrClosed) {
+				d.die(fmt.Errorf("dispatch: %w", err))
+			}
+			return
+		}
+		d.batch(ctx, b)
+	}
+}
+
+// batch evaluates one journal batch.
+func (d *Dispatcher) batch(ctx context.Context, b *journal.Batch) {
+	d.evalMu.Lock()
+	defer d.evalMu.Unlock()
+	if b.Missing > 0 {
+		d.o.Metrics.missing.Add(float64(b.Missing))
+		d.o.Log.Error("journal records could not be read and are not evaluated", "count", b.Missing, "before", b.First)
+	}
+	for i := range b.Records {
+		rec := &b.Records[i]
+		switch rec.Kind {
+		case message.KindPublish:
+			d.route(rec)
+		case message.KindRuleSet:
+			d.endBatch(ctx, rec.Seq-1)
+			d.enter(string(rec.Payload), rec.Seq)
+		case message.KindRelease, message.KindSessionReset:
+			// Matters of sessions.
+		}
+	}
+	d.endBatch(ctx, b.Last)
+}
+
+// endBatch closes the pipelines' chunks. When a disk does not take a decision log, it waits: the journal
+// keeps what comes.
+func (d *Dispatcher) endBatch(ctx context.Context, seq uint64) {
+	for _, p := range d.pipelines {
+		err := p.endBatch(seq)
+		if err == nil {
+			continue
+		}
+		for ; err != nil; err = p.endBatch(seq) {
+			d.setTrouble(err)
+			sleep(ctx, 500*time.Millisecond)
+			if ctx.Err() != nil {
+				d.torn = true
+				return
+			}
+		}
+		d.setTrouble(nil)
+	}
+	d.evaluated = seq
+}
+
+// route evaluates one PUBLISH and offers every pipeline its messages.
+func (d *Dispatcher) route(rec *message.Record) {
+	for _, p := range d.pipelines {
+		p.received++
+	}
+	ds := d.scratch[:0]
+	if d.current.worker != nil {
+		ds = d.current.worker.Eval(rec, ds)
+	}
+	d.scratch = ds
+	for _, p := range d.pipelines {
+		p.decisions = p.decisions[:0]
+	}
+	last := -1
+	for i := range ds {
+		if int(ds[i].Rule) != last {
+			last = int(ds[i].Rule)
+			d.current.count(&ds[i])
+		}
+		if p := d.pipelineOf(&ds[i]); p != nil {
+			p.decisions = append(p.decisions, ds[i])
+		}
+	}
+	for _, p := range d.pipelines {
+		if len(p.decisions) == 0 {
+			p.filtered++
+			continue
+		}
+		p.cw.add(d.current.index, rec.Seq, p.decisions)
+		if slot, isLive := p.offer(rec.Seq, rec.ReceivedAt, len(p.decisions)); isLive {
+			p.handOver(d.current.worker, d.current.index, slot, rec, p.decisions, &p.out)
+		}
+	}
+}
+
+func (d *Dispatcher) pipelineOf(dec *rules.Decision) *pipeline {
+	if k := d.current.set.sinkOf(dec); int(k) < len(d.byKind) {
+		return d.byKind[k]
+	}
+	return nil
+}
+
+// count counts a rule's match or error.
+func (s *setInUse) count(d *rules.Decision) {
+	if int(d.Rule) >= len(s.matched) {
+		return
+	}
+	if d.Err != "" {
+		s.failed[d.Rule].Inc()
+		return
+	}
+	s.matched[d.Rule].Inc()
+}
+
+// enter makes another rule set govern. When its source is gone or does not compile any more, the old one
+// goes on governing and the dispatcher says so.
+func (d *Dispatcher) enter(hash string, seq uint64) {
+	set, index, err := d.sets.enter(hash, seq)
+	if err != nil {
+		d.o.Log.Error("rule set cannot be used; the one before goes on", "hash", hash, "seq", seq, "err", err)
+		d.setTrouble(err)
+		return
+	}
+	d.use(set, index)
+	d.o.Log.Info("rule set in use", "hash", hash, "seq", seq, "rules", len(set.ruleIDs()))
+}
+
+func (d *Dispatcher) use(set ruleSet, index uint32) {
+	ids := set.ruleIDs()
+	s := setInUse{set: set, index: index, hash: set.hash(), worker: set.worker(d.state)}
+	for _, id := range ids {
+		s.matched = append(s.matched, d.o.Metrics.ruleMatched.WithLabelValues(id))
+		s.failed = append(s.failed, d.o.Metrics.ruleErrors.WithLabelValues(id))
+	}
+	d.current = s
+	d.announce(set)
+}
+
+// announce tells the sinks what topics to expect.
+func (d *Dispatcher) announce(set ruleSet) {
+	for _, p := range d.pipelines {
+		if a, ok := p.sink.(Announcer); ok {
+			a.Announce(set.topics(p.sink.Kind()))
+		}
+	}
+}
+
+// ApplyRules compiles a source and makes it govern everything that the journal takes from now on. An
+// error means that nothing has changed; a rules.Diagnostics error names the places. It returns when the
+// change is durable. The same source again is nothing.
+func (d *Dispatcher) ApplyRules(ctx context.Context, src *rules.Source) error {
+	d.applyMu.Lock()
+	defer d.applyMu.Unlock()
+	source := src.Marshal()
+	set, err := d.o.compile(source)
+	if err != nil {
+		return err
+	}
+	if set.hash() == d.applied {
+		return nil
+	}
+	for _, k := range set.kinds() {
+		if d.byKind[k] == nil {
+			return fmt.Errorf("%w: %s; configure it, or take the targets out", ErrNoSink, k)
+		}
+	}
+	if err := d.sets.announce(set, source); err != nil {
+		return err
+	}
+	recs := []message.Record{{Kind: message.KindRuleSet, Payload: []byte(set.hash())}}
+	seq, err := d.o.Journal.Append(recs, nil)
+	if err != nil {
+		return fmt.Errorf("apply rules: %w", err)
+	}
+	if err := d.o.Journal.WaitDurable(ctx, seq); err != nil {
+		return fmt.Errorf("apply rules: %w", err)
+	}
+	d.announce(set)
+	d.applied = set.hash()
+	return d.o.DB.Update(func(tx *bbolt.Tx) error {
+		return tx.Bucket(bucketDispatch).Put(keyApplied, []byte(d.applied))
+	})
+}
+
+// RulesHash is the hash of the rule set that ApplyRules made govern last; "" before the first.
+func (d *Dispatcher) RulesHash() string {
+	d.applyMu.Lock()
+	defer d.applyMu.Unlock()
+	return d.applied
+}
+
+// Position is the sequence up to which everything is evaluated.
+func (d *Dispatcher) Position() uint64 {
+	d.evalMu.Lock()
+	defer d.evalMu.Unlock()
+	return d.evaluated
+}
+
+// Ledger is the account of every sink, each exact at one moment.
+func (d *Dispatcher) Ledger() []SinkLedger {
+	out := make([]SinkLedger, len(d.pipelines))
+	for i, p := range d.pipelines {
+		out[i] = p.ledger()
+	}
+	return out
+}
+
+// Lag tells how far each sink is behind.
+func (d *Dispatcher) Lag() []SinkLag {
+	last := d.o.Journal.Last()
+	out := make([]SinkLag, len(d.pipelines))
+	for i, p := range d.pipelines {
+		out[i] = p.lag(last)
+	}
+	return out
+}
+
+func (p *pipeline) lag(last uint64) SinkLag {
+	pending, at := p.pendingSince()
+	p.mu.Lock()
+	l := SinkLag{Sink: p.name, Messages: pending, Live: p.mode == live, Cursor: p.cursorLocked()}
+	if last > p.evaluated {
+		l.Messages += last - p.evaluated
+	}
+	p.mu.Unlock()
+	if at > 0 {
+		l.Age = max(0, time.Since(time.UnixMilli(at)))
+	}
+	l.LogBytes = p.dlog.bytes()
+	return l
+}
+
+// Health is the state of the sinks and of the dispatcher itself.
+func (d *Dispatcher) Health() []Health {
+	d.troubleMu.Lock()
+	out := []Health{d.trouble}
+	d.troubleMu.Unlock()
+	for _, p := range d.pipelines {
+		h := p.sink.Health()
+		h.Name = p.name
+		p.mu.Lock()
+		if p.damage != nil {
+			h.OK, h.Reason = false, p.damage.Error()
+		}
+		p.mu.Unlock()
+		out = append(out, h)
+	}
+	return slices.Clip(out)
+}

@@ -1,0 +1,188 @@
+package kafka
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"cellgate/broker/message"
+	"cellgate/rules"
+	"cellgate/rules/sink"
+	"cellgate/rules/sink/kafkaclient"
+)
+
+// Producer is what the sink writes with; *kafkaclient.Producer is one.
+type Producer interface {
+	Prepare(topics ...string)
+	Produce(r *kafkaclient.Record)
+	Health() kafkaclient.Health
+	Close(ctx context.Context) error
+}
+
+// Options configure a Sink.
+type Options struct {
+	// Producer belongs to the sink: closing the sink closes it.
+	Producer Producer
+	// Cell is the value of the header cell.
+	Cell string
+	// Outbox makes this the sink of central targets: lane p0 goes to the topic central.p0, and the
+	// header central-topic names where the record is bound for.
+	Outbox bool
+}
+
+// OutboxTopics are the topics that central targets are written to, by priority.
+func OutboxTopics() []string {
+	return []string{outboxPrefix + "p0", outboxPrefix + "p1", outboxPrefix + "p2"}
+}
+
+const outboxPrefix = "central."
+
+// timeLayout is RFC 3339 with milliseconds; times are in UTC.
+const timeLayout = "2006-01-02T15:04:05.000Z07:00"
+
+// maxKept is the largest buffer that is kept for another message.
+const maxKept = 64 << 10
+
+// Sink implements sink.Sink on Kafka.
+type Sink struct {
+	o    Options
+	jobs sync.Pool // *job
+}
+
+// New makes a sink. Messages for a cluster that is away wait in the producer.
+func New(o Options) *Sink {
+	s := &Sink{o: o}
+	s.jobs.New = func() any { return &job{s: s} }
+	if o.Outbox {
+		o.Producer.Prepare(OutboxTopics()...)
+	}
+	return s
+}
+
+// Name implements sink.Sink: kafka or central.
+func (s *Sink) Name() string { return s.Kind().String() }
+
+// Kind implements sink.Sink.
+func (s *Sink) Kind() rules.SinkKind {
+	if s.o.Outbox {
+		return rules.SinkCentral
+	}
+	return rules.SinkKafka
+}
+
+// Announce implements sink.Announcer.
+func (s *Sink) Announce(topics []string) {
+	if !s.o.Outbox {
+		s.o.Producer.Prepare(topics...)
+	}
+}
+
+// Health implements sink.Sink.
+func (s *Sink) Health() sink.Health {
+	h := s.o.Producer.Health()
+	return sink.Health{Name: s.Name(), OK: h.OK, Since: h.Since, Reason: h.Reason}
+}
+
+// Close implements sink.Sink.
+func (s *Sink) Close(ctx context.Context) error { return s.o.Producer.Close(ctx) }
+
+// job is one message under way: the record, and in buf all the bytes that it refers to.
+type job struct {
+	s      *Sink
+	record kafkaclient.Record
+	ticket sink.Ticket
+	buf    []byte
+}
+
+// Deliver implements sink.Sink. It is safe for concurrent use. It allocates only while the pool of jobs
+// grows, and for topics made of templates.
+func (s *Sink) Deliver(d *sink.Delivery, t sink.Ticket) {
+	j := s.jobs.Get().(*job) //nolint:errcheck,forcetypeassert // the pool holds nothing else
+	j.ticket = t
+	b := j.buf[:0]
+	b = append(b, d.Out.Key...)
+	key := len(b)
+	b = append(b, d.Out.Value...)
+	value := len(b)
+	b, n := s.headers(b, d)
+	j.buf = b
+	j.record = kafkaclient.Record{
+		Topic: s.topic(d.Out), Value: b[key:value:value], Headers: b[value:], HeaderCount: n,
+		Time: d.Record.ReceivedAt, Done: j,
+	}
+	if key > 0 {
+		j.record.Key = b[:key:key]
+	}
+	s.o.Producer.Produce(&j.record)
+}
+
+func (s *Sink) topic(out *rules.Rendered) string {
+	if !s.o.Outbox {
+		return out.Topic
+	}
+	switch out.Lane {
+	case "p0":
+		return outboxPrefix + "p0"
+	case "p1":
+		return outboxPrefix + "p1"
+	}
+	return outboxPrefix + "p2"
+}
+
+// headers appends the record's headers: those that every record has, those of the rule, and the MQTT 5
+// user properties under a prefix, so that a vehicle cannot forge the others.
+func (s *Sink) headers(b []byte, d *sink.Delivery) ([]byte, int) {
+	rec := d.Record
+	n := 5
+	b = kafkaclient.AppendHeader(b, "cell", s.o.Cell)
+	b = kafkaclient.AppendHeader(b, "vin", rec.VIN())
+	b = kafkaclient.AppendHeader(b, "topic", rec.Topic)
+	var text [96]byte
+	b = kafkaclient.AppendHeader(b, "msg-id", d.AppendMsgID(text[:0]))
+	b = kafkaclient.AppendHeader(b, "received-at", time.UnixMilli(rec.ReceivedAt).UTC().AppendFormat(text[:0], timeLayout))
+	for _, h := range d.Out.Headers {
+		b = kafkaclient.AppendHeader(b, h.Name, h.Value)
+		n++
+	}
+	if s.o.Outbox {
+		b = kafkaclient.AppendHeader(b, "central-topic", d.Out.Topic)
+		n++
+	}
+	b, users := userHeaders(b, rec.Props.User)
+	return b, n + users
+}
+
+func userHeaders(b []byte, user []message.UserProperty) ([]byte, int) {
+	for _, u := range user {
+		b = kafkaclient.AppendHeader(b, "mqtt-"+u.Name, u.Value)
+	}
+	return b, len(user)
+}
+
+// Produced implements kafkaclient.Completion.
+func (j *job) Produced(_ *kafkaclient.Record, err error) {
+	t := j.ticket
+	j.free()
+	switch {
+	case err == nil:
+		t.Delivered()
+	case errors.Is(err, kafkaclient.ErrRefused):
+		t.Refused(err)
+	case errors.Is(err, kafkaclient.ErrAbandoned):
+		t.Dropped(sink.Retention)
+	}
+	// Otherwise the producer was closed: the message stays pending, and is delivered after the next start.
+}
+
+// Abandoned implements kafkaclient.Abandoner.
+func (j *job) Abandoned() bool { return j.ticket.Abandoned() }
+
+func (j *job) free() {
+	j.record = kafkaclient.Record{}
+	j.ticket = sink.Ticket{}
+	if cap(j.buf) > maxKept {
+		j.buf = nil
+	}
+	j.s.jobs.Put(j)
+}

@@ -1,0 +1,71 @@
+package sink
+
+import "maps"
+
+// SinkLedger is the account of one sink, as GET /v1/ledger gives it. Every term is counted where it
+// happens, none is derived from the others; Balanced compares them.
+type SinkLedger struct {
+	Sink string `json:"sink"`
+	// Received counts PUBLISH records that the evaluator has read.
+	Received uint64 `json:"received"`
+	// Delivered counts records all of whose messages for the sink it has.
+	Delivered uint64 `json:"delivered"`
+	// Filtered counts records that no rule sends to the sink.
+	Filtered uint64 `json:"filtered"`
+	// DeadLettered counts records of which at least one message went to an error topic instead.
+	DeadLettered uint64 `json:"dead_lettered"`
+	// Dropped counts records of which a policy gave up at least one message, by reason.
+	Dropped map[string]uint64 `json:"dropped"`
+	// Pending counts records with messages that are not settled: those under way and those that wait
+	// in the decision log.
+	Pending uint64 `json:"pending"`
+	// Balanced is received = delivered + filtered + dead_lettered + all dropped + pending.
+	Balanced bool `json:"balanced"`
+}
+
+// counts are the terms that only ever grow.
+type counts struct {
+	Received     uint64            `json:"received"`
+	Filtered     uint64            `json:"filtered"`
+	Delivered    uint64            `json:"delivered"`
+	DeadLettered uint64            `json:"dead_lettered"`
+	Dropped      map[string]uint64 `json:"dropped,omitempty"`
+}
+
+// settled counts a record's outcome.
+func (c *counts) settled(o outcome, reason string) { c.add(o, reason, 1) }
+
+func (c *counts) add(o outcome, reason string, n uint64) {
+	switch o {
+	case delivered:
+		c.Delivered += n
+	case deadLettered:
+		c.DeadLettered += n
+	case dropped:
+		if c.Dropped == nil {
+			c.Dropped = make(map[string]uint64)
+		}
+		c.Dropped[reason] += n
+	}
+}
+
+func (c *counts) clone() counts {
+	out := *c
+	out.Dropped = maps.Clone(c.Dropped)
+	return out
+}
+
+// ledger puts the terms together.
+func (c *counts) ledger(name string, pending uint64) SinkLedger {
+	l := SinkLedger{
+		Sink: name, Received: c.Received, Delivered: c.Delivered, Filtered: c.Filtered,
+		DeadLettered: c.DeadLettered, Dropped: make(map[string]uint64, len(c.Dropped)), Pending: pending,
+	}
+	sum := l.Delivered + l.Filtered + l.DeadLettered + l.Pending
+	for reason, n := range c.Dropped {
+		l.Dropped[reason] = n
+		sum += n
+	}
+	l.Balanced = sum == l.Received
+	return l
+}

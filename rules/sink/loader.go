@@ -1,0 +1,274 @@
+package sink
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"cellgate/broker/journal"
+	"cellgate/broker/message"
+	"cellgate/rules"
+)
+
+// journalReader opens readers; *journal.Journal is one.
+type journalReader interface {
+	NewReader(from uint64) (*journal.Reader, error)
+}
+
+// loader feeds a sink from its decision log while the pipeline is logging.
+type loader struct {
+	p         *pipeline
+	src       recordSource
+	out       rules.Rendered
+	decisions []rules.Decision
+}
+
+// run loads until ctx ends.
+func (l *loader) run(ctx context.Context) {
+	defer l.src.close()
+	for ctx.Err() == nil {
+		again, err := l.step(ctx)
+		if err != nil && ctx.Err() == nil {
+			l.p.trouble(err)
+			sleep(ctx, time.Second)
+			continue
+		}
+		if again {
+			continue
+		}
+		select {
+		case <-l.p.wake:
+		case <-ctx.Done():
+		}
+	}
+}
+
+// trouble notes that the loader cannot go on; the backlog waits.
+func (p *pipeline) trouble(err error) {
+	p.mu.Lock()
+	first := p.damage == nil
+	p.damage = err
+	p.mu.Unlock()
+	if first {
+		p.log.Error("backlog cannot be loaded and waits", "err", err)
+	}
+}
+
+// step loads one chunk, or turns the pipeline live, and reports whether there may be more to do now.
+func (l *loader) step(ctx context.Context) (bool, error) {
+	p := l.p
+	p.mu.Lock()
+	if p.mode == live {
+		p.mu.Unlock()
+		l.src.close()
+		return false, nil
+	}
+	if p.backlog == 0 && p.ampleLocked() {
+		p.mode = live
+		p.mu.Unlock()
+		p.env.metrics.modeChanges.WithLabelValues(p.name, "live").Inc()
+		l.src.close()
+		return false, nil
+	}
+	p.starved.Store(p.backlog == 0)
+	ready, pos := p.readable && p.backlog > 0, p.readPos
+	p.mu.Unlock()
+	if !ready {
+		return false, nil
+	}
+	data, next, ok, err := p.dlog.read(pos)
+	if err != nil || !ok {
+		return false, err
+	}
+	if err := l.chunk(ctx, data); err != nil {
+		return false, err
+	}
+	p.mu.Lock()
+	p.readPos, p.damage = next, nil
+	p.mu.Unlock()
+	return true, nil
+}
+
+// chunk hands over the messages of a chunk.
+func (l *loader) chunk(ctx context.Context, data []byte) error {
+	c, err := readChunk(data)
+	if err != nil {
+		return err
+	}
+	var set ruleSet
+	for {
+		var seq uint64
+		var ok bool
+		seq, l.decisions, ok, err = c.next(l.decisions[:0])
+		if err != nil || !ok {
+			return err
+		}
+		if l.passed(seq) {
+			continue
+		}
+		if set == nil {
+			if set, err = l.p.env.sets.get(c.set); err != nil {
+				return err
+			}
+		}
+		if err := l.record(ctx, set, c.set, seq); err != nil {
+			return err
+		}
+	}
+}
+
+// passed reports whether a record needs nothing: handed over before, or overtaken by age_out, which is
+// counted here.
+func (l *loader) passed(seq uint64) bool {
+	p := l.p
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if seq <= p.loaded {
+		return true
+	}
+	if !p.abandoned(seq) {
+		return false
+	}
+	p.takeLocked(seq, 0, 1)
+	slot := p.tracker.next - 1
+	p.tracker.settle(slot, dropped, Retention)
+	p.now.settled(dropped, Retention)
+	for e, ok := p.tracker.pop(); ok; e, ok = p.tracker.pop() {
+		p.settled.settled(e.outcome, e.reason)
+	}
+	return true
+}
+
+// takeLocked moves a record from the backlog to the tracker.
+func (p *pipeline) takeLocked(seq uint64, at int64, n int) uint64 {
+	p.backlog--
+	p.loaded = seq
+	return p.tracker.add(seq, at, n)
+}
+
+// record waits for room and hands over the messages of one record.
+func (l *loader) record(ctx context.Context, set ruleSet, index uint32, seq uint64) error {
+	p := l.p
+	if err := l.room(ctx); err != nil {
+		return err
+	}
+	rec, err := l.src.find(ctx, p.env.journal, seq)
+	if err != nil && !errors.Is(err, errRecordLost) {
+		return err
+	}
+	var at int64
+	if rec != nil {
+		at = rec.ReceivedAt
+	}
+	n := len(l.decisions)
+	p.mu.Lock()
+	slot := p.takeLocked(seq, at, n)
+	p.inflight.Add(int64(n))
+	p.mu.Unlock()
+	if rec == nil {
+		p.log.Error("record is no longer readable in the journal", "seq", seq)
+		for range n {
+			p.settle(Ticket{slot: slot}, dropped, JournalLost)
+		}
+		return nil
+	}
+	p.handOver(set, index, slot, rec, l.decisions, &l.out)
+	return nil
+}
+
+// room waits until the window has room.
+func (l *loader) room(ctx context.Context) error {
+	p := l.p
+	for {
+		p.mu.Lock()
+		ok := p.roomLocked()
+		p.mu.Unlock()
+		if ok {
+			return nil
+		}
+		p.starved.Store(true)
+		p.mu.Lock()
+		ok = p.roomLocked() // settling in between did not see starved
+		p.mu.Unlock()
+		if !ok {
+			select {
+			case <-p.wake:
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		}
+		p.starved.Store(false)
+	}
+}
+
+// errRecordLost says that the journal has no such record any more.
+var errRecordLost = errors.New("record is not in the journal")
+
+// reopenBeyond is the distance in records at which it is cheaper to look a place up than to read on.
+const reopenBeyond = 100_000
+
+// recordSource finds records by sequence, cheaply when they are asked for in order.
+type recordSource struct {
+	r *journal.Reader
+	b *journal.Batch
+}
+
+// find returns the record, valid until the next find. It returns errRecordLost if the journal does not
+// have it.
+func (s *recordSource) find(ctx context.Context, j journalReader, seq uint64) (*message.Record, error) {
+	if s.b != nil && len(s.b.Records) > 0 && seq >= s.b.Records[0].Seq && seq <= s.b.Last {
+		return s.inBatch(seq)
+	}
+	if s.r == nil || seq <= s.r.Position() || seq > s.r.Position()+reopenBeyond {
+		s.close()
+		r, err := j.NewReader(seq)
+		if errors.Is(err, journal.ErrTrimmed) || errors.Is(err, journal.ErrBeyond) {
+			return nil, errRecordLost
+		}
+		if err != nil {
+			return nil, err
+		}
+		s.r = r
+	}
+	for {
+		b, err := s.r.Next(ctx, 0)
+		if err != nil {
+			s.b = nil
+			return nil, err
+		}
+		s.b = b
+		if b.Last >= seq {
+			return s.inBatch(seq)
+		}
+	}
+}
+
+func (s *recordSource) inBatch(seq uint64) (*message.Record, error) {
+	recs := s.b.Records
+	if len(recs) == 0 || seq < recs[0].Seq {
+		return nil, errRecordLost
+	}
+	i := seq - recs[0].Seq
+	if i >= uint64(len(recs)) || recs[i].Seq != seq {
+		return nil, errRecordLost
+	}
+	return &recs[i], nil
+}
+
+// close lets go of the reader, which would keep its segment from being recycled.
+func (s *recordSource) close() {
+	if s.r != nil {
+		_ = s.r.Close()
+	}
+	s.r, s.b = nil, nil
+}
+
+// sleep waits, or less when ctx ends.
+func sleep(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-ctx.Done():
+	}
+}

@@ -1,0 +1,295 @@
+package sink
+
+import (
+	"log/slog"
+	"sync"
+	"sync/atomic"
+
+	"cellgate/broker/message"
+	"cellgate/rules"
+)
+
+// maxTracked bounds the records between a sink's cursor and the newest one under way to it, and so the
+// memory that one message which does not settle can tie up.
+const maxTracked = 1 << 16
+
+// mode is how a pipeline gets its messages.
+type mode uint8
+
+const (
+	live    mode = iota // from the evaluator
+	logging             // from the decision log, by the loader
+)
+
+// renderer makes a message of a decision: a worker of the running engine, or a rule set by itself.
+type renderer interface {
+	Render(d rules.Decision, rec *message.Record, out *rules.Rendered) error
+}
+
+// pipeline feeds one sink.
+//
+// While live, the evaluator offers each record and hands its messages over itself; the chunk of their
+// decisions stays in memory until the cursor has passed it or a checkpoint writes it to the log. When
+// the window is full the pipeline turns to logging: everything in memory goes to the log, further
+// chunks too, and the loader feeds the sink from there, until it has loaded all and there is room
+// again. Every message is handed over by either the evaluator or the loader, never both, in order.
+type pipeline struct {
+	sink   Sink
+	name   string
+	limits Limits
+	policy WhenFull
+	dlog   *decisionLog
+	// ageOutBytes is how much of the journal the sink may hold back under AgeOut.
+	ageOutBytes int64
+	env         *environment
+	log         *slog.Logger
+
+	// window: what is under way. Raised by whoever delivers, lowered by settling.
+	inflight      atomic.Int64
+	inflightBytes atomic.Int64
+	starved       atomic.Bool   // the loader waits for room
+	floor         atomic.Uint64 // age_out: records up to here are passed over
+	wake          chan struct{} // to the loader: a chunk came, or room
+
+	mu        sync.Mutex
+	mode      mode
+	readable  bool // logging, and readPos is valid
+	tracker   tracker
+	mem       []chunk // live: decided, in no log yet
+	backlog   uint64  // records that wait in the decision log, or in the evaluator's chunk on its way there
+	loaded    uint64  // highest record handed over or passed over
+	evaluated uint64  // E, as far as this pipeline has been told
+	readPos   position
+	now       counts // as of this moment
+	settled   counts // as of the cursor: only Delivered, DeadLettered and Dropped
+	damage    error  // the decision log cannot be read
+
+	graves graveyard
+
+	// The evaluator's own.
+	cw         chunkWriter
+	received   uint64 // counted, not yet published under mu
+	filtered   uint64
+	out        rules.Rendered
+	decisions  []rules.Decision // of the record at hand
+	watermarks []func(cursor uint64)
+}
+
+// environment is what the pipelines share.
+type environment struct {
+	idPrefix string
+	journal  journalReader
+	sets     *ruleSets
+	metrics  *Metrics
+	// deadLetters takes what a sink has refused: the Kafka sink.
+	deadLetters Sink
+}
+
+// offer asks for room for a record with n ≥ 1 messages. When it says live, the caller delivers them
+// under the slot at once; else they wait in the log.
+func (p *pipeline) offer(seq uint64, at int64, n int) (slot uint64, isLive bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.publishLocked()
+	if p.mode == live && !p.roomLocked() {
+		p.mode, p.readable, p.loaded = logging, false, seq-1
+		p.env.metrics.modeChanges.WithLabelValues(p.name, "log").Inc()
+	}
+	if p.mode == logging {
+		p.backlog++
+		return 0, false
+	}
+	p.inflight.Add(int64(n))
+	return p.tracker.add(seq, at, n), true
+}
+
+// publishLocked makes what the evaluator has counted visible. Both terms of a record appear together.
+func (p *pipeline) publishLocked() {
+	p.now.Received += p.received
+	p.now.Filtered += p.filtered
+	p.received, p.filtered = 0, 0
+}
+
+func (p *pipeline) roomLocked() bool {
+	return p.inflight.Load() < int64(p.limits.Messages) && p.inflightBytes.Load() < p.limits.Bytes &&
+		p.tracker.len() < maxTracked
+}
+
+// ampleLocked is room enough that turning live again is worth it.
+func (p *pipeline) ampleLocked() bool {
+	return p.inflight.Load() < int64(p.limits.Messages)/2 && p.inflightBytes.Load() < p.limits.Bytes/2 &&
+		p.tracker.len() < maxTracked/2
+}
+
+// handOver renders the messages of one record and gives them to the sink.
+func (p *pipeline) handOver(r renderer, set uint32, slot uint64, rec *message.Record, ds []rules.Decision, out *rules.Rendered) {
+	for i := range ds {
+		d := &ds[i]
+		t := Ticket{to: p, slot: slot, set: set, rule: d.Rule, target: d.Target, seq: rec.Seq}
+		if err := r.Render(*d, rec, out); err != nil {
+			t.Refused(err)
+			continue
+		}
+		t.dead = out.DeadLetter
+		dv := Delivery{Record: rec, Out: out, idPrefix: p.env.idPrefix}
+		t.size = int32(dv.Size()) //nolint:gosec // bounded by the largest packet
+		p.inflightBytes.Add(int64(t.size))
+		p.sink.Deliver(&dv, t)
+	}
+}
+
+// endBatch is told that everything up to seq is evaluated. It keeps the chunk or logs it; an error
+// means that the disk did not take it, and the call is to be repeated.
+func (p *pipeline) endBatch(seq uint64) error {
+	p.mu.Lock()
+	p.publishLocked()
+	p.evaluated = seq
+	m := p.mode
+	if m == live {
+		if !p.cw.empty() {
+			p.mem = append(p.mem, p.cw.take())
+		}
+		p.pruneLocked()
+	}
+	p.mu.Unlock()
+	p.notify()
+	if m == live || p.cw.empty() {
+		return nil
+	}
+	return p.logChunk()
+}
+
+// pruneLocked forgets chunks that the cursor has passed.
+func (p *pipeline) pruneLocked() {
+	c, n := p.cursorLocked(), 0
+	for n < len(p.mem) && p.mem[n].last <= c {
+		n++
+	}
+	if n > 0 {
+		rest := copy(p.mem, p.mem[n:])
+		clear(p.mem[rest:])
+		p.mem = p.mem[:rest]
+	}
+}
+
+// logChunk appends the evaluator's chunk to the log, behind whatever was still in memory when the
+// pipeline stopped being live.
+func (p *pipeline) logChunk() error {
+	if err := p.logMem(); err != nil {
+		return err
+	}
+	start := p.dlog.end()
+	if err := p.dlog.append(p.cw.data, p.cw.last); err != nil {
+		return err
+	}
+	p.cw.reset()
+	p.mu.Lock()
+	if !p.readable {
+		p.readable, p.readPos = true, start
+	}
+	p.mu.Unlock()
+	p.signal()
+	return nil
+}
+
+// logMem moves the chunks in memory to the log. Only the evaluator or, at a boundary, the checkpoint
+// calls it.
+func (p *pipeline) logMem() error {
+	p.mu.Lock()
+	p.pruneLocked()
+	mem := p.mem
+	p.mu.Unlock()
+	done := 0
+	var err error
+	for ; done < len(mem) && err == nil; done++ {
+		if err = p.dlog.append(mem[done].data, mem[done].last); err != nil {
+			break
+		}
+	}
+	p.mu.Lock()
+	rest := copy(p.mem, p.mem[done:])
+	clear(p.mem[rest:])
+	p.mem = p.mem[:rest]
+	p.mu.Unlock()
+	return err
+}
+
+// cursorLocked is the sequence up to which everything is settled.
+func (p *pipeline) cursorLocked() uint64 {
+	if e, ok := p.tracker.oldest(); ok {
+		return e.seq - 1
+	}
+	if p.backlog > 0 {
+		return p.loaded
+	}
+	return p.evaluated
+}
+
+func (p *pipeline) cursor() uint64 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.cursorLocked()
+}
+
+// settle implements settler.
+func (p *pipeline) settle(t Ticket, o outcome, reason string) {
+	p.inflight.Add(-1)
+	p.inflightBytes.Add(-int64(t.size))
+	p.mu.Lock()
+	moved := false
+	if e := p.tracker.settle(t.slot, o, reason); e != nil {
+		p.now.settled(e.outcome, e.reason)
+		for {
+			e, ok := p.tracker.pop()
+			if !ok {
+				break
+			}
+			p.settled.settled(e.outcome, e.reason)
+			moved = true
+		}
+	}
+	p.mu.Unlock()
+	if p.starved.Load() {
+		p.signal()
+	}
+	if moved {
+		p.notify()
+	}
+}
+
+// abandoned implements settler.
+func (p *pipeline) abandoned(seq uint64) bool { return seq <= p.floor.Load() }
+
+// notify tells the watchers the cursor.
+func (p *pipeline) notify() {
+	if len(p.watermarks) == 0 {
+		return
+	}
+	c := p.cursor()
+	for _, fn := range p.watermarks {
+		fn(c)
+	}
+}
+
+func (p *pipeline) signal() {
+	select {
+	case p.wake <- struct{}{}:
+	default:
+	}
+}
+
+// ledger is the account at this moment.
+func (p *pipeline) ledger() SinkLedger {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.now.ledger(p.name, p.tracker.open+p.backlog)
+}
+
+// pendingSince returns how many records are pending and the time of the oldest known one under way, 0
+// if there is none.
+func (p *pipeline) pendingSince() (uint64, int64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	e, _ := p.tracker.oldest()
+	return p.tracker.open + p.backlog, e.at
+}

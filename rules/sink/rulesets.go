@@ -1,0 +1,232 @@
+package sink
+
+import (
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+
+	"go.etcd.io/bbolt"
+
+	"cellgate/broker/message"
+	"cellgate/rules"
+)
+
+// ruleSet is a compiled rule set as the dispatcher uses it.
+type ruleSet interface {
+	renderer
+	hash() string
+	// ruleIDs are the rules' ids by their index.
+	ruleIDs() []string
+	// RenderDeadLetter makes the message for the rule's error topic when a target cannot take the record.
+	RenderDeadLetter(d rules.Decision, reason string, rec *message.Record, out *rules.Rendered) error
+	// kinds are the sinks that some target needs.
+	kinds() []rules.SinkKind
+	// sinkOf says where a decision leads.
+	sinkOf(d *rules.Decision) rules.SinkKind
+	// topics are the topics of a kind of sink that can be known beforehand.
+	topics(kind rules.SinkKind) []string
+	// worker evaluates under the set. Making it adapts state to the set.
+	worker(state *rules.State) evaluator
+}
+
+// evaluator decides. Calls are made in journal order, by one goroutine.
+type evaluator interface {
+	renderer
+	Eval(rec *message.Record, out []rules.Decision) []rules.Decision
+}
+
+// compiler makes a rule set of its stored source.
+type compiler func(source []byte) (ruleSet, error)
+
+// errNoRules is the error of a rule set whose source is not stored.
+var errNoRules = errors.New("rule set is not stored")
+
+// setEntry says that a rule set governs from a sequence on. Decisions name it by index, because the same
+// set may govern twice.
+type setEntry struct {
+	Index uint32 `json:"index"`
+	Hash  string `json:"hash"`
+	From  uint64 `json:"from"`
+}
+
+// ruleSets keeps every rule set that some decision still refers to: the table of indexes, and the
+// sources by hash in the database.
+type ruleSets struct {
+	db      *bbolt.DB
+	compile compiler
+
+	mu       sync.Mutex
+	table    []setEntry         // by index
+	compiled map[string]ruleSet // by hash
+	// announced are hashes in the journal that the evaluator has not met yet.
+	announced []string
+}
+
+// get returns the set of an index.
+func (s *ruleSets) get(index uint32) (ruleSet, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, e := range s.table {
+		if e.Index == index {
+			return s.byHashLocked(e.Hash)
+		}
+	}
+	return nil, fmt.Errorf("%w: index %d", errNoRules, index)
+}
+
+// byHashLocked compiles a stored set unless that has been done.
+func (s *ruleSets) byHashLocked(hash string) (ruleSet, error) {
+	if set := s.compiled[hash]; set != nil {
+		return set, nil
+	}
+	var source []byte
+	err := s.db.View(func(tx *bbolt.Tx) error {
+		source = slices.Clone(tx.Bucket(bucketDispatch).Bucket(bucketSources).Get([]byte(hash)))
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("rule set %s: %w", hash, err)
+	}
+	if source == nil {
+		return nil, fmt.Errorf("%w: %s", errNoRules, hash)
+	}
+	set, err := s.compile(source)
+	if err != nil {
+		return nil, fmt.Errorf("rule set %s: %w", hash, err)
+	}
+	s.compiled[hash] = set
+	return set, nil
+}
+
+// enter makes the set of a hash govern from seq on, and returns it with its index.
+func (s *ruleSets) enter(hash string, seq uint64) (ruleSet, uint32, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	set, err := s.byHashLocked(hash)
+	if err != nil {
+		return nil, 0, err
+	}
+	var index uint32
+	if n := len(s.table); n > 0 {
+		index = s.table[n-1].Index + 1
+	}
+	s.table = append(s.table, setEntry{Index: index, Hash: hash, From: seq})
+	if i := slices.Index(s.announced, hash); i >= 0 {
+		s.announced = slices.Delete(s.announced, i, i+1)
+	}
+	return set, index, nil
+}
+
+// announce stores a source and remembers its hash until the evaluator meets it.
+func (s *ruleSets) announce(set ruleSet, source []byte) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	announced := append(slices.Clone(s.announced), set.hash())
+	err := s.db.Update(func(tx *bbolt.Tx) error {
+		b := tx.Bucket(bucketDispatch)
+		if err := b.Bucket(bucketSources).Put([]byte(set.hash()), source); err != nil {
+			return err
+		}
+		return putJSON(b, keyAnnounced, announced)
+	})
+	if err != nil {
+		return fmt.Errorf("store rule set: %w", err)
+	}
+	s.announced = announced
+	s.compiled[set.hash()] = set
+	return nil
+}
+
+// forget drops table entries that every cursor has passed, in memory; the checkpoint stores the table.
+func (s *ruleSets) forget(cursor uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for len(s.table) > 1 && s.table[1].From <= cursor+1 {
+		s.table = s.table[1:]
+	}
+	for hash := range s.compiled {
+		if !s.neededLocked(hash) {
+			delete(s.compiled, hash)
+		}
+	}
+}
+
+func (s *ruleSets) neededLocked(hash string) bool {
+	return slices.Contains(s.announced, hash) ||
+		slices.ContainsFunc(s.table, func(e setEntry) bool { return e.Hash == hash })
+}
+
+// snapshot returns the table as it is.
+func (s *ruleSets) snapshot() []setEntry {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.table)
+}
+
+// save writes the table and removes the sources that nothing refers to.
+func (s *ruleSets) save(b *bbolt.Bucket, table []setEntry, applied string) error {
+	s.mu.Lock()
+	announced := slices.Clone(s.announced)
+	s.mu.Unlock()
+	if err := putJSON(b, keyTable, table); err != nil {
+		return err
+	}
+	if err := putJSON(b, keyAnnounced, announced); err != nil {
+		return err
+	}
+	needed := append(announced, applied)
+	for _, e := range table {
+		needed = append(needed, e.Hash)
+	}
+	sources := b.Bucket(bucketSources)
+	var stale [][]byte
+	err := sources.ForEach(func(k, _ []byte) error {
+		if !slices.Contains(needed, string(k)) {
+			stale = append(stale, slices.Clone(k))
+		}
+		return nil
+	})
+	for _, k := range stale {
+		err = errors.Join(err, sources.Delete(k))
+	}
+	return err
+}
+
+// load reads the table.
+func (s *ruleSets) load(b *bbolt.Bucket) error {
+	return errors.Join(getJSON(b, keyTable, &s.table), getJSON(b, keyAnnounced, &s.announced))
+}
+
+func putJSON(b *bbolt.Bucket, key []byte, v any) error {
+	data, err := json.Marshal(v)
+	if err != nil {
+		return fmt.Errorf("%s: %w", key, err)
+	}
+	return b.Put(key, data)
+}
+
+func getJSON(b *bbolt.Bucket, key []byte, v any) error {
+	data := b.Get(key)
+	if data == nil {
+		return nil
+	}
+	if err := json.Unmarshal(data, v); err != nil {
+		return fmt.Errorf("dispatch state %s: %w", key, err)
+	}
+	return nil
+}
+
+func putUint(b *bbolt.Bucket, key []byte, v uint64) error {
+	return b.Put(key, binary.BigEndian.AppendUint64(nil, v))
+}
+
+func getUint(b *bbolt.Bucket, key []byte) uint64 {
+	data := b.Get(key)
+	if len(data) != 8 {
+		return 0
+	}
+	return binary.BigEndian.Uint64(data)
+}

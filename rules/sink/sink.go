@@ -1,0 +1,143 @@
+package sink
+
+import (
+	"context"
+	"strconv"
+	"time"
+
+	"cellgate/broker/message"
+	"cellgate/rules"
+)
+
+// Sink delivers messages to one store. It is the contract between the dispatcher and whatever stands
+// behind it:
+//
+//   - Deliver hands one message over. It must return at once: it does no I/O and waits for nothing. The
+//     dispatcher bounds what is under way (Limits), so a sink may queue all that it is given.
+//   - What the Delivery points to belongs to the caller and changes after Deliver returns: the sink
+//     copies what it needs.
+//   - Deliver is called by one goroutine at a time, in journal order. The sink keeps the order of
+//     messages with the same key (Kafka) or VIN (Redis), over its own retries too.
+//   - Every Ticket is settled exactly once, from any goroutine, with Delivered, Refused or Dropped; or
+//     never, when the sink is closed first. Delivered means that the store has it durably, in the
+//     store's own terms.
+//   - Transient errors are the sink's to retry, for ever, with jittered back-off. Between two tries it
+//     asks Ticket.Abandoned and, when true, settles with Dropped(Retention). Refused is for messages
+//     that the store will never take, whoever sends them again.
+//   - Close sends what it can until ctx ends and then lets go of the rest, unsettled. Nothing is
+//     delivered after Close has begun.
+type Sink interface {
+	// Name is the sink's name in ledger, metrics and on disk: a short word of a-z.
+	Name() string
+	// Kind says which targets are this sink's.
+	Kind() rules.SinkKind
+	Deliver(d *Delivery, t Ticket)
+	Health() Health
+	Close(ctx context.Context) error
+}
+
+// Announcer is a Sink that wants to know a rule set's Kafka topics before the first message.
+type Announcer interface{ Announce(topics []string) }
+
+// Health is the state of one dependency, for /readyz.
+type Health struct {
+	Name string `json:"name"`
+	OK   bool   `json:"ok"`
+	// Since is when the present state began.
+	Since time.Time `json:"since"`
+	// Reason says what is wrong when OK is false.
+	Reason string `json:"reason,omitempty"`
+}
+
+// Delivery is one message for a sink, valid only during Deliver.
+type Delivery struct {
+	// Record is what the vehicle or service sent.
+	Record *message.Record
+	// Out is what the rule made of it.
+	Out *rules.Rendered
+	// idPrefix is the part of the message id in front of the sequence.
+	idPrefix string
+}
+
+// AppendMsgID appends the message's id, the same on every try and after every restart.
+func (d *Delivery) AppendMsgID(dst []byte) []byte {
+	return strconv.AppendUint(append(dst, d.idPrefix...), d.Record.Seq, 10)
+}
+
+// Size is about what the message takes in a sink's memory.
+func (d *Delivery) Size() int {
+	n := 256 + len(d.Out.Key) + len(d.Out.Value) + len(d.Out.Redis.Value) + len(d.Out.Redis.Key)
+	for _, f := range d.Out.Redis.Fields {
+		n += 48 + len(f.Name) + len(f.Value)
+	}
+	return n
+}
+
+// Ticket is the right to settle one message. It is a value: keep it with the message.
+type Ticket struct {
+	to     settler
+	slot   uint64 // of the record in its tracker
+	size   int32
+	set    uint32 // the rule set's index
+	rule   uint16
+	target uint16
+	dead   bool // the message is a dead letter: delivered means dead-lettered
+	seq    uint64
+}
+
+// settler takes outcomes; it must not block.
+type settler interface {
+	settle(t Ticket, o outcome, reason string)
+	refused(t Ticket, err error)
+	abandoned(seq uint64) bool
+}
+
+// Delivered settles the message: the store has it.
+func (t Ticket) Delivered() {
+	if t.dead {
+		t.to.settle(t, deadLettered, "")
+		return
+	}
+	t.to.settle(t, delivered, "")
+}
+
+// Refused settles the message: the store will never take it. It goes to the rule's error topic.
+func (t Ticket) Refused(err error) { t.to.refused(t, err) }
+
+// Dropped settles the message: a policy says that it is given up. reason is a metric label of few
+// values.
+func (t Ticket) Dropped(reason string) { t.to.settle(t, dropped, reason) }
+
+// Abandoned reports that the message has been overtaken by the sink's age_out policy.
+func (t Ticket) Abandoned() bool { return t.to.abandoned(t.seq) }
+
+// Seq is the journal sequence of the message's record; it never falls from one Deliver to the next.
+func (t Ticket) Seq() uint64 { return t.seq }
+
+// outcome is how a message or record ended. A record's outcome is the highest of its messages'.
+type outcome uint8
+
+const (
+	delivered outcome = iota
+	deadLettered
+	dropped
+)
+
+// Reasons of dropped messages.
+const (
+	// Retention: the sink's when_full is age_out and its backlog outgrew the limit.
+	Retention = "retention"
+	// JournalLost: the record is no longer readable in the journal.
+	JournalLost = "journal_lost"
+)
+
+// WhenFull says what happens when a sink stays away so long that its backlog fills the journal.
+type WhenFull string
+
+// The policies.
+const (
+	// Hold keeps everything: the journal's own limit, and with it the vehicles, will feel it.
+	Hold WhenFull = "hold"
+	// AgeOut passes over the oldest, counted as dropped(retention).
+	AgeOut WhenFull = "age_out"
+)

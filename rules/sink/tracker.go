@@ -1,0 +1,83 @@
+package sink
+
+// tracker keeps the records that are under way to one sink, in journal order, from the first one that
+// is not settled. It belongs to its pipeline's mutex.
+//
+// A record that has no message for the sink has no entry. Entries behind the front may be settled
+// before it; the cursor moves only over a settled prefix.
+type tracker struct {
+	ring  []entry // its length is a power of two
+	first uint64  // slot of the oldest entry
+	next  uint64  // slot of the next entry
+	open  uint64  // entries with messages outstanding
+}
+
+type entry struct {
+	seq     uint64
+	at      int64 // ReceivedAt
+	open    int32 // messages outstanding
+	outcome outcome
+	reason  string // of dropped
+}
+
+// len is how many entries there are.
+func (t *tracker) len() int { return int(t.next - t.first) } //nolint:gosec // bounded by the window
+
+func (t *tracker) at(slot uint64) *entry { return &t.ring[slot&uint64(len(t.ring)-1)] }
+
+// add makes an entry with n ≥ 1 messages outstanding and returns its slot.
+func (t *tracker) add(seq uint64, at int64, n int) uint64 {
+	if t.len() == len(t.ring) {
+		t.grow()
+	}
+	slot := t.next
+	t.next++
+	t.open++
+	*t.at(slot) = entry{seq: seq, at: at, open: int32(n)} //nolint:gosec // targets of one record
+	return slot
+}
+
+func (t *tracker) grow() {
+	bigger := make([]entry, max(64, 2*len(t.ring)))
+	for s := t.first; s != t.next; s++ {
+		bigger[s&uint64(len(bigger)-1)] = *t.at(s)
+	}
+	t.ring = bigger
+}
+
+// settle takes one message's outcome and returns the entry when it was the last one outstanding.
+func (t *tracker) settle(slot uint64, o outcome, reason string) *entry {
+	e := t.at(slot)
+	if o > e.outcome {
+		e.outcome, e.reason = o, reason
+	}
+	e.open--
+	if e.open > 0 {
+		return nil
+	}
+	t.open--
+	return e
+}
+
+// pop removes the oldest entry if it is settled.
+func (t *tracker) pop() (entry, bool) {
+	if t.first == t.next {
+		return entry{}, false
+	}
+	e := t.at(t.first)
+	if e.open > 0 {
+		return entry{}, false
+	}
+	out := *e
+	*e = entry{}
+	t.first++
+	return out, true
+}
+
+// oldest returns the first entry that is not settled.
+func (t *tracker) oldest() (entry, bool) {
+	if t.first == t.next {
+		return entry{}, false
+	}
+	return *t.at(t.first), true
+}
