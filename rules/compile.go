@@ -159,6 +159,7 @@ func (n *names) target(d *document, def *targetDef, index int) *target {
 	if t.topic == nil {
 		return nil
 	}
+	t.topic.topic = true
 	s := def.topic
 	check := t.topic.static
 	for _, p := range t.topic.parts {

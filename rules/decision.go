@@ -18,8 +18,8 @@ type Decision struct {
 	Rule uint16
 	// Target is the index in the rule's `to`, or TargetError.
 	Target uint16
-	// Shadow marks the match of a rule whose mode is shadow: one decision, Target 0. It is counted and
-	// never delivered; Render refuses it.
+	// Shadow marks the match of a rule whose mode is shadow: one decision, Target 0, or TargetError with
+	// Err. It is counted and never delivered; Render refuses it.
 	Shadow bool
 	// Err is not empty when the rule could not be evaluated: the reason, without payload contents. The
 	// record then goes to the rule's on_error topic.

@@ -125,14 +125,17 @@ func (t *target) renderKafka(sc *scope, rule *rule, r *Rendered) error {
 	return nil
 }
 
-func (t *target) renderKey(sc *scope, r *Rendered) error {
-	if t.key == nil {
-		r.buf = append(r.buf, sc.vin...)
-	} else {
-		var err error
-		if r.buf, _, err = sc.appendPlain(r.buf, t.key); err != nil {
+// renderKey gives the VIN where the rule's key is missing in the message: without a key the order of the
+// vehicle's messages would be lost.
+func (t *target) renderKey(sc *scope, r *Rendered) (err error) {
+	ok := false
+	if t.key != nil {
+		if r.buf, ok, err = sc.appendPlain(r.buf, t.key); err != nil {
 			return err
 		}
+	}
+	if !ok {
+		r.buf = append(r.buf, sc.vin...)
 	}
 	r.Key = r.buf[:len(r.buf):len(r.buf)]
 	return nil

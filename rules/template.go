@@ -11,6 +11,7 @@ import (
 type template struct {
 	static string // the whole, when there is no hole
 	parts  []templatePart
+	topic  bool // names a Kafka topic: the slashes of a class of several levels become dots
 }
 
 type templatePart struct {
@@ -96,7 +97,13 @@ func (t *template) render(sc *scope, dst []byte) ([]byte, error) {
 		case p.kind == symCell:
 			dst = append(dst, sc.set.cell...)
 		case p.kind == symClass:
+			from := len(dst)
 			dst = append(dst, sc.class...)
+			for i := from; t.topic && i < len(dst); i++ {
+				if dst[i] == '/' {
+					dst[i] = '.'
+				}
+			}
 		case p.expr != nil:
 			v, err := sc.run(p.expr)
 			if err != nil {

@@ -14,7 +14,7 @@ type testCase struct {
 	topic string
 	rules []string // the rules that count; all when empty
 	start time.Time
-	cell  string
+	cell  string // "": that of the tool
 	steps []*testStep
 }
 
@@ -81,7 +81,7 @@ func readTest(d *document, n ast.Node) *testCase {
 	if !ok {
 		return nil
 	}
-	t := &testCase{doc: d, vin: defaultTestVIN, cell: defaultTestCell, start: time.UnixMilli(defaultTestStart).UTC()}
+	t := &testCase{doc: d, vin: defaultTestVIN, start: time.UnixMilli(defaultTestStart).UTC()}
 	if t.name, ok = o.text("name"); !ok {
 		if !o.has("name") {
 			o.missing("name", "say in a few words what must be true")

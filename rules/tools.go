@@ -1,6 +1,7 @@
 package rules
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -210,10 +211,11 @@ func (ws *workspace) test(o ToolOptions) (TestReport, error) {
 	}
 	sets := map[string]*Set{}
 	for _, t := range tests {
-		if sets[t.cell] == nil { // ${cell} is part of a set
-			sets[t.cell], _ = Compile(NewSource(ws.rules), Options{Cell: t.cell})
+		cell := cmp.Or(t.cell, o.Cell, defaultTestCell)
+		if sets[cell] == nil { // ${cell} is part of a set
+			sets[cell], _ = Compile(NewSource(ws.rules), Options{Cell: cell})
 		}
-		res := t.run(sets[t.cell])
+		res := t.run(sets[cell])
 		rep.Results = append(rep.Results, res)
 		if res.Passed {
 			rep.Passed++

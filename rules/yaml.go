@@ -2,6 +2,7 @@ package rules
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"strings"
@@ -36,7 +37,7 @@ func newDocument(file string, text []byte, report func(Diagnostic)) *document {
 // fail reports a finding at a place.
 func (d *document) fail(line, col int, code Code, suggestion, format string, args ...any) {
 	d.report(Diagnostic{
-		File: d.file, Line: max(line, 1), Column: max(col, 1), Code: code, Rule: d.rule,
+		File: d.file, Line: max(line, 1), Column: max(col, 1), Code: code, Rule: cmp.Or(d.rule, "file"),
 		Message: fmt.Sprintf(format, args...), Source: sourceLine(d.text, line), Suggestion: suggestion,
 	})
 }

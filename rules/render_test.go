@@ -1,0 +1,244 @@
+package rules
+
+import (
+	"encoding/json"
+	"errors"
+	"strings"
+	"testing"
+
+	"cellgate/broker/message"
+)
+
+// renderOne evaluates a message on the first rule and renders each of its targets with Set.Render.
+func renderOne(t *testing.T, set *Set, rec message.Record) []Rendered {
+	t.Helper()
+	var out []Rendered
+	for _, d := range NewEngine(set, NewState(StateOptions{})).NewWorker().Eval(&rec, nil) {
+		var r Rendered
+		if err := set.Render(d, &rec, &r); err != nil {
+			t.Fatalf("%s: %v", decisionName(set, d), err)
+		}
+		out = append(out, r)
+	}
+	return out
+}
+
+func TestTransformKeepsValuesExact(t *testing.T) {
+	t.Parallel()
+	set := compileText(t, `
+schema: {event_at: ts}
+rules:
+  - id: r
+    from: ["#"]
+    transform:
+      big: payload.big
+      text: payload.text
+      nested: {list: [payload.f, 'payload.f * 2', "'const'", 7, true, null], object: payload.o}
+      missing: payload.no
+      at: event_at
+      received: received_at
+      late: late_ms
+      span: duration("90s")
+      calc: payload.f / 3
+      cond: 'payload.f > 1 ? "yes" : "no"'
+      parts: split(topic, "/")
+      empty: {}
+      none: []
+    to: [{kafka: {topic: t, key: payload.text}}, {kafka: {topic: t, key: payload.no}}]
+`)
+	rec := telemetry(3, epoch, `{"big":12345678901234567890.10,"text":"a\"\\\n\u0001é\ud83d\ude97","f":1.5,"o":{"z":1,"a":[1e2,{}]},"ts":1763599999}`)
+	rec.Props.ContentType = "application/cbor"
+	out := renderOne(t, set, rec)
+	const want = `{"big":12345678901234567890.10,"text":"a\"\\\n\u0001é🚗","nested":{"list":[1.5,3,"const",7,true,null],"object":{"z":1,"a":[1e2,{}]}},` +
+		`"missing":null,"at":"2025-11-20T00:53:19.000Z","received":"2025-11-20T00:53:20.000Z","late":1000,"span":90,"calc":0.5,"cond":"yes",` +
+		`"parts":["v1","LTEST000000000001","up","telemetry"],"empty":{},"none":[]}`
+	if string(out[0].Value) != want {
+		t.Errorf("got  %s\nwant %s", out[0].Value, want)
+	}
+	if !json.Valid(out[0].Value) {
+		t.Error("not JSON")
+	}
+	if string(out[0].Key) != "a\"\\\n\x01é🚗" || string(out[1].Key) != sampleVIN {
+		t.Errorf("keys %q %q", out[0].Key, out[1].Key)
+	}
+	if h := out[0].Headers; len(h) != 3 || h[0] != (Header{"rule", "r"}) || h[1] != (Header{"target", "0"}) || h[2] != (Header{"content-type", "application/json"}) {
+		t.Errorf("headers %v", h)
+	}
+}
+
+func TestTemplates(t *testing.T) {
+	t.Parallel()
+	set := compileText(t, `
+lists: {kinds: [door, 7]}
+rules:
+  - id: r
+    from: ["#"]
+    to:
+      - kafka: {topic: "a.${class}.${cell}"}
+      - kafka: {topic: "b.${ payload.kind in kinds }"}
+      - redis: {hash: "${cell}:${class}:${vin}", set: {a: payload.kind, at: received_at, o: [payload.kind], n: payload.no}}
+`)
+	rec := telemetry(1, epoch, `{"kind":"door"}`)
+	rec.Topic = "v1/VIN1/up/event/door"
+	out := renderOne(t, set, rec)
+	if out[0].Topic != "a.event.door.cell-1" || out[1].Topic != "b.door" || out[2].Redis.Key != "cell-1:event/door:VIN1" {
+		t.Errorf("%q %q %q", out[0].Topic, out[1].Topic, out[2].Redis.Key)
+	}
+	var fields []string
+	for _, f := range out[2].Redis.Fields {
+		fields = append(fields, f.Name+"="+string(f.Value))
+	}
+	if got := strings.Join(fields, " "); got != `a=door at=2025-11-20T00:53:20.000Z o=["door"] n=` {
+		t.Errorf("fields %s", got)
+	}
+	rec.Payload = []byte(`{"kind":7}`)
+	if out := renderOne(t, set, rec); out[1].Topic != "b.7" {
+		t.Errorf("%q", out[1].Topic)
+	}
+	for _, p := range []string{`{"kind":"window"}`, `{}`, `{"kind":null}`, `{"kind":["door"]}`} {
+		rec.Payload = []byte(p)
+		var r Rendered
+		if err := set.Render(Decision{Target: 1}, &rec, &r); err == nil {
+			t.Errorf("%s made the topic %q", p, r.Topic)
+		}
+	}
+	rec.Topic = "v1/VIN1/up/evil topic"
+	var r Rendered
+	if err := set.Render(Decision{Target: 0}, &rec, &r); !errors.Is(err, ErrRender) {
+		t.Errorf("a class that is no topic name: %v, %q", err, r.Topic)
+	}
+}
+
+func TestRedisOperations(t *testing.T) {
+	t.Parallel()
+	set := compileText(t, `
+rules:
+  - id: r
+    from: ["#"]
+    transform: {s: payload.soc}
+    to:
+      - redis: {string: "s:${vin}", value: payload.soc, ttl: 1h}
+      - redis: {string: "t:${vin}"}
+      - redis: {stream: st, max_len: 5}
+      - redis: {stream: st, fields: payload.pos, set: {soc: payload.soc, lat: "'x'"}, ttl: 1d}
+      - redis: {set_add: sa}
+      - redis: {set_remove: sr, member: payload.soc}
+      - redis: {geo: g, lon: payload.pos.lon, lat: payload.pos.lat, member: cell}
+      - redis: {publish: p, value: payload}
+      - redis: {expire: e, ttl: 5s}
+      - redis: {delete: d}
+`)
+	var got []string
+	for _, r := range renderOne(t, set, telemetry(1, epoch, `{"soc":12.50,"pos":{"lat":31.2,"lon":121.4,"deep":{}}}`)) {
+		got = append(got, string(appendJSON(nil, r.view())))
+	}
+	want := []string{
+		`{"string":"s:LTEST000000000001","ttl":"1h0m0s","value":12.5}`,
+		`{"string":"t:LTEST000000000001","value":{"s":12.5}}`,
+		`{"fields":{"payload":"{\"s\":12.50}"},"stream":"st"}`,
+		`{"fields":{"lat":"x","lon":"121.4","soc":"12.50"},"stream":"st","ttl":"24h0m0s"}`,
+		`{"member":"LTEST000000000001","set_add":"sa"}`,
+		`{"member":"12.5","set_remove":"sr"}`,
+		`{"geo":"g","lat":31.2,"lon":121.4,"member":"cell-1"}`,
+		`{"publish":"p","value":{"pos":{"deep":{},"lat":31.2,"lon":121.4},"soc":12.5}}`,
+		`{"expire":"e","ttl":"5s"}`,
+		`{"delete":"d"}`,
+	}
+	for i := range want {
+		if i >= len(got) || got[i] != want[i] {
+			t.Errorf("target %d: got %v, want %s", i, got[i:min(i+1, len(got))], want[i])
+		}
+	}
+	for _, p := range []string{`{"soc":1}`, `{"pos":{"lat":91,"lon":0}}`, `{"pos":{"lat":"x","lon":0}}`, `x`} {
+		rec := telemetry(1, epoch, p)
+		var r Rendered
+		if err := set.Render(Decision{Target: 6}, &rec, &r); err == nil {
+			t.Errorf("%s is a position: %+v", p, r.Redis)
+		}
+	}
+}
+
+func TestLatestStateOrder(t *testing.T) {
+	t.Parallel()
+	set := compileSamples(t)
+	for _, c := range []struct {
+		payload string
+		at      int64
+	}{
+		{`{"ts":1763599990000}`, 1763599990000},
+		{`{"ts":1763599990}`, 1763599990000},
+		{`{"ts":"2025-11-20T00:53:10.5+00:00"}`, 1763599990500},
+		{`{"ts":1000}`, 1_000_000},
+		{`{}`, epoch},
+		{`{"ts":null}`, epoch},
+		{`{"ts":"soon"}`, epoch},
+		{`{"ts":-5}`, epoch},
+		{`{"ts":1763690000000}`, epoch},         // more than a day ahead: not believed
+		{`{"ts":1763600060000}`, 1763600060000}, // a clock a minute ahead
+		{`{"ts":1e300}`, epoch},
+	} {
+		rec := telemetry(5, epoch, c.payload)
+		for _, r := range renderOne(t, set, rec) {
+			if r.Sink == SinkRedis && (r.Redis.At != c.at || r.Redis.Seq != 5) {
+				t.Errorf("%s: at %d, want %d", c.payload, r.Redis.At, c.at)
+			}
+		}
+	}
+}
+
+func TestDeadLetters(t *testing.T) {
+	t.Parallel()
+	set := compileText(t, `
+rules:
+  - {id: a, from: ["#"], when: payload.x < 1, to: [{kafka: {topic: t}}], on_error: {kafka: {topic: my.errors}}}
+  - {id: b, from: ["#"], when: payload.x < 1, to: [{redis: {hash: h, fields: payload}}]}
+`)
+	rec := telemetry(1, epoch, `not json`)
+	rec.Props.ContentType = "text/plain"
+	ds := NewEngine(set, NewState(StateOptions{})).NewWorker().Eval(&rec, nil)
+	if len(ds) != 2 {
+		t.Fatalf("%+v", ds)
+	}
+	for i, topic := range []string{"my.errors", DefaultErrorTopic} {
+		var r Rendered
+		if err := set.Render(ds[i], &rec, &r); err != nil {
+			t.Fatal(err)
+		}
+		if set.Sink(ds[i]) != SinkKafka || r.Topic != topic || !r.DeadLetter || r.Reason == "" || string(r.Value) != "not json" || string(r.Key) != sampleVIN {
+			t.Errorf("%+v", r)
+		}
+		want := []Header{{"rule", set.RuleID(uint16(i))}, {"target", "none"}, {"error", "the payload cannot be decoded as JSON (8 bytes)"}, {"content-type", "text/plain"}}
+		for j := range want {
+			if r.Headers[j] != want[j] {
+				t.Errorf("header %v, want %v", r.Headers[j], want[j])
+			}
+		}
+	}
+	var r Rendered
+	if err := set.RenderDeadLetter(Decision{Rule: 1, Target: 0}, "WRONGTYPE", &rec, &r); err != nil || r.Headers[1].Value != "0" || r.Reason != "WRONGTYPE" {
+		t.Errorf("%v %+v", err, r)
+	}
+	for _, d := range []Decision{{Rule: 9}, {Rule: 0, Target: 3}, {Rule: 0, Shadow: true}} {
+		if err := set.Render(d, &rec, &r); !errors.Is(err, ErrDecision) {
+			t.Errorf("%+v: %v", d, err)
+		}
+	}
+}
+
+func TestDecisionCodec(t *testing.T) {
+	t.Parallel()
+	for _, d := range []Decision{
+		{}, {Rule: 65535, Target: TargetError, Err: "x"}, {Rule: 300, Target: 2, Values: []byte(`{"a":1}`)}, {Rule: 1, Shadow: true},
+	} {
+		b := d.Append([]byte("front"))[5:]
+		got, n, err := DecodeDecision(append(b, "behind"...))
+		if err != nil || n != len(b) || got.Rule != d.Rule || got.Target != d.Target || got.Err != d.Err || got.Shadow != d.Shadow || string(got.Values) != string(d.Values) {
+			t.Errorf("%+v: %+v %d %v", d, got, n, err)
+		}
+		for i := range len(b) {
+			if _, _, err := DecodeDecision(b[:i]); !errors.Is(err, ErrBadDecision) {
+				t.Errorf("%+v cut to %d bytes: %v", d, i, err)
+			}
+		}
+	}
+}
