@@ -301,7 +301,11 @@ func TestFanoutBeginsWithTheSubscription(t *testing.T) {
 			Kind: message.KindPublish, Client: "V", Topic: "v1/V/up/marker", Payload: []byte(strconv.Itoa(round)),
 		}}, nil)
 		f.must(err)
-		for c.next(t) != marker {
+		for deadline := time.Now().Add(5 * time.Second); c.next(t) != marker; {
+			if time.Now().After(deadline) {
+				close(stop)
+				t.Fatalf("round %d: what was published behind the SUBACK does not arrive", round)
+			}
 		}
 		c.unsubscribe("v1/V/up/#")
 	}

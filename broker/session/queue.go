@@ -216,9 +216,12 @@ func (st *state) settle(f *flow, e *entry) {
 	f.bytes -= size
 	st.m.account(-1, -size)
 	e.gone = true
-	if e.persisted {
+	switch {
+	case e.persisted:
 		f.removed = append(f.removed, e.order)
 		st.m.writer.mark(st, false)
+	case e.durable:
+		st.m.writer.grow(-size) // it need not be written any more
 	}
 }
 
@@ -299,6 +302,7 @@ func (st *state) rewind() {
 		st.discard(f, e, dropOffline, ErrNotConnected)
 		return true
 	})
+	st.rest()
 }
 
 // rest lets go of a flow that has nothing left to say.

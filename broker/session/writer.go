@@ -50,10 +50,10 @@ func (w *writer) mark(st *state, urgent bool) {
 	}
 }
 
-// grow counts content that waits to be written.
+// grow counts content that waits to be written, or, by a negative n, has become superfluous.
 func (w *writer) grow(n int64) {
 	w.mu.Lock()
-	w.bytes += n
+	w.bytes = max(w.bytes+n, 0) // the writer may have taken what is withdrawn
 	full := w.bytes >= commitBytes
 	w.mu.Unlock()
 	if full {
