@@ -49,8 +49,13 @@ func (s *Service) pump(vin string) {
 			hand = append(hand, e.rec.Seq)
 			continue
 		}
-		if err := s.send(e, version); err != nil {
-			s.undelivered(e.rec.Seq, err)
+		if l.failures.Load() != l.seen {
+			l.skipped = true
+			break
+		}
+		if err := s.send(l, e, version); err != nil {
+			l.failures.Add(1)
+			s.undelivered(l, e.rec.Seq, e.attempt, err)
 			break
 		}
 		outstanding++
@@ -61,13 +66,14 @@ func (s *Service) pump(vin string) {
 }
 
 // send gives one command to the delivery engine.
-func (s *Service) send(e *entry, version byte) error {
+func (s *Service) send(l *lane, e *entry, version byte) error {
 	r := e.rec
 	payload, err := s.payload(r, version)
 	if err != nil {
 		return err
 	}
-	seq := r.Seq
+	e.attempt++
+	seq, attempt := r.Seq, e.attempt
 	d := &Delivery{
 		Topic:   "v1/" + r.VIN + "/cmd/" + r.ID + "/" + r.Name,
 		Payload: payload,
@@ -78,9 +84,12 @@ func (s *Service) send(e *entry, version byte) error {
 		}},
 		Sent: func() { s.post(func(b *batch) error { return b.step(seq, Sent, "") }) },
 		Acked: func(code byte) {
-			s.post(func(b *batch) error { return b.acked(seq, code) })
+			s.post(func(b *batch) error { return b.acked(seq, attempt, code) })
 		},
-		Failed: func(err error) { s.undelivered(seq, err) },
+		Failed: func(err error) {
+			l.failures.Add(1)
+			s.undelivered(l, seq, attempt, err)
+		},
 	}
 	if r.JSON {
 		d.Props.ContentType, d.Props.UTF8Payload = "application/json", true
@@ -131,8 +140,8 @@ func (s *Service) payload(r *record, version byte) ([]byte, error) {
 }
 
 // acked applies a PUBACK. A reason code of 0x80 and above is a refusal (MQTT 5, 3.4.2.1).
-func (b *batch) acked(seq uint64, code byte) error {
-	b.after = append(b.after, func() { b.s.released(seq) })
+func (b *batch) acked(seq uint64, attempt int, code byte) error {
+	b.after = append(b.after, func() { b.s.released(seq, attempt) })
 	if code >= 0x80 {
 		return b.step(seq, Rejected, fmt.Sprintf("puback_0x%02x", code))
 	}
@@ -140,34 +149,44 @@ func (b *batch) acked(seq uint64, code byte) error {
 }
 
 // released notes that the delivery engine has a command no more, so that the lane may go on.
-func (s *Service) released(seq uint64) {
-	if e := s.open.bySeq[seq]; e != nil {
+func (s *Service) released(seq uint64, attempt int) {
+	if e := s.open.bySeq[seq]; e != nil && e.attempt == attempt {
 		e.outstanding = false
 		s.dirty(e.rec.VIN)
 	}
 }
 
 // undelivered takes a command back that the delivery engine gave up. It may run on any goroutine.
-func (s *Service) undelivered(seq uint64, cause error) {
+func (s *Service) undelivered(l *lane, seq uint64, attempt int, cause error) {
 	s.post(func(b *batch) error {
-		if errors.Is(cause, ErrUndeliverable) {
-			b.after = append(b.after, func() { b.s.released(seq) })
-			return b.step(seq, Rejected, reason(cause))
-		}
 		e := b.s.open.bySeq[seq]
-		if e == nil {
+		stale := e == nil || e.attempt != attempt
+		b.after = append(b.after, func() { b.s.heard(l, e, stale) })
+		switch {
+		case stale:
 			return nil
-		}
-		b.after = append(b.after, func() {
-			e.outstanding = false
-			b.s.retry[e.rec.VIN] = struct{}{}
-		})
-		// Not sent for certain: it was marked by this process, and Sent would have come first.
-		if e.handedHere {
+		case errors.Is(cause, ErrUndeliverable):
+			return b.step(seq, Rejected, reason(cause))
+		case e.handedHere:
+			// Not sent for certain: it was marked by this process, and Sent would have come first.
 			return b.hand([]uint64{seq}, false)
 		}
 		return nil
 	})
+}
+
+// heard notes that a failure has been dealt with. The lane is tried again in a moment, or at once if it was
+// held back for this.
+func (s *Service) heard(l *lane, e *entry, stale bool) {
+	l.seen++
+	if !stale {
+		e.outstanding = false
+		s.retry[e.rec.VIN] = struct{}{}
+	}
+	if l.skipped && len(l.entries) > 0 {
+		l.skipped = false
+		s.dirty(l.entries[0].rec.VIN)
+	}
 }
 
 // reason is a short text for Cause.

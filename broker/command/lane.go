@@ -3,6 +3,7 @@ package command
 import (
 	"container/heap"
 	"slices"
+	"sync/atomic"
 )
 
 // entry is an open command in memory. Only the service's goroutine touches it.
@@ -10,13 +11,24 @@ type entry struct {
 	rec *record // replaced as a whole when a change has been committed
 	// outstanding: the delivery engine has the command and owes Acked or Failed.
 	outstanding bool
+	// attempt numbers the deliveries of this process: what the engine says about an older one is not
+	// about the present one.
+	attempt int
 	// handedHere: handed was set by this process, so a failure before Sent proves that it was not sent.
 	handedHere bool
 	index      int // in the expiry heap
 }
 
 // lane holds the open commands of one vehicle in the order of acceptance.
-type lane struct{ entries []*entry }
+type lane struct {
+	entries []*entry
+	// failures counts the deliveries that the engine gave up, at the moment it says so; seen those that
+	// the loop has heard of. While they differ nothing is sent: a command that was given up may have to go
+	// first.
+	failures atomic.Int64
+	seen     int64
+	skipped  bool // pump left the lane alone because of that
+}
 
 func (l *lane) remove(e *entry) {
 	if i := slices.Index(l.entries, e); i >= 0 {
