@@ -58,7 +58,7 @@ func Open(cfg Config) (*Authority, error) {
 		own:      &issuer{name: cfg.Issuer, audience: cfg.Cell, types: []string{"JWT"}},
 		cache:    newTokenCache(cfg.CacheSize),
 		revoked:  newRevocations(),
-		revLog:   &revLog{dir: cfg.Dir},
+		revLog:   newRevLog(cfg.Dir),
 		watchers: newWatchers(),
 		limits:   newLimiters(&cfg),
 	}

@@ -55,7 +55,7 @@ func (a *Authority) answerRevocation(w http.ResponseWriter, r Revocation, from s
 		problem.Write(w, http.StatusInsufficientStorage, "too many revocations", err.Error(), nil)
 	case err != nil:
 		a.cfg.Log.Error("revocation failed", "err", err)
-		problem.Write(w, http.StatusInternalServerError, "", "the revocation is not in force", nil)
+		problem.Write(w, http.StatusInternalServerError, "", "the revocation may not last", nil)
 	default:
 		writeJSON(w, http.StatusCreated, done)
 	}

@@ -24,7 +24,8 @@ import (
 // process died and was never confirmed: the next writer cuts it off. Any other line that does not check out
 // is damage, and reading fails, because a list with a hole in it would let a revoked token in.
 type revLog struct {
-	dir string
+	dir  string
+	sync func(*os.File) error // (*os.File).Sync but in tests
 
 	mu     sync.Mutex // guards below
 	file   *os.File   // open for reading, nil before the first read
@@ -39,6 +40,8 @@ var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 // ErrRevocationLog says that the file of revocations is damaged.
 var ErrRevocationLog = errors.New("revocation log is damaged")
+
+func newRevLog(dir string) *revLog { return &revLog{dir: dir, sync: (*os.File).Sync} }
 
 func (l *revLog) path() string { return filepath.Join(l.dir, revLogName) }
 
@@ -61,7 +64,7 @@ func (l *revLog) append(entries []Revocation) error {
 	}
 	err = giveToOwner(f, l.dir)
 	if err == nil {
-		err = appendDurably(f, buf.Bytes())
+		err = l.appendDurably(f, buf.Bytes())
 	}
 	if err := errors.Join(err, f.Close()); err != nil {
 		return fmt.Errorf("write revocations: %w", err)
@@ -79,7 +82,7 @@ func appendLine(buf *bytes.Buffer, r *Revocation) error {
 }
 
 // appendDurably cuts off a torn last line and writes behind it.
-func appendDurably(f *os.File, b []byte) error {
+func (l *revLog) appendDurably(f *os.File, b []byte) error {
 	end, err := endOfLines(f)
 	if err != nil {
 		return err
@@ -90,7 +93,7 @@ func appendDurably(f *os.File, b []byte) error {
 	if _, err := f.WriteAt(b, end); err != nil {
 		return err
 	}
-	return f.Sync()
+	return l.sync(f)
 }
 
 // endOfLines returns the offset behind the last '\n'.
@@ -217,7 +220,7 @@ func (l *revLog) compact(keep func([]Revocation) []Revocation) error {
 		return err
 	}
 	defer unlock()
-	whole := &revLog{dir: l.dir}
+	whole := newRevLog(l.dir)
 	entries, err := whole.read()
 	if err := errors.Join(err, whole.close()); err != nil {
 		return err

@@ -21,7 +21,7 @@ func (a *Authority) Revoke(r Revocation, from string) (Revocation, error) {
 		return r, fmt.Errorf("%w: %d; revoke by issue time instead", ErrTooManyRevocations, a.cfg.MaxRevocations)
 	}
 	if err := a.revLog.append([]Revocation{r}); err != nil {
-		return r, fmt.Errorf("auth: revocation is not in force: %w", err)
+		return r, fmt.Errorf("auth: revocation is not safe on disk: %w", err)
 	}
 	if _, err := a.pullRevocations(); err != nil {
 		return r, fmt.Errorf("auth: %w", err)

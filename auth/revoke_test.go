@@ -165,12 +165,69 @@ func copyKeys(t *testing.T, from, to string) {
 	}
 }
 
+// TestRevokeWaitsForTheDisk: nobody is told that a revocation is done before its fsync, and a failed fsync is
+// told.
+func TestRevokeWaitsForTheDisk(t *testing.T) {
+	t.Parallel()
+	f := open(t)
+	synced := 0
+	f.revLog.sync = func(file *os.File) error {
+		synced++
+		return file.Sync()
+	}
+	for i := range 3 {
+		if _, err := f.Revoke(Revocation{TokenID: string(rune('a' + i))}, ""); err != nil || synced != i+1 {
+			t.Fatalf("revocation %d: %v, %d fsyncs", i, err, synced)
+		}
+	}
+	broken := errors.New("input/output error")
+	f.revLog.sync = func(*os.File) error { return broken }
+	if _, err := f.Revoke(Revocation{TokenID: "x"}, ""); !errors.Is(err, broken) {
+		t.Fatalf("got %v", err)
+	}
+}
+
+// TestRevokeReturnsInForce: whoever reads the line from the file first, a revocation is in force when its call
+// returns.
+func TestRevokeReturnsInForce(t *testing.T) {
+	t.Parallel()
+	f := open(t)
+	done := make(chan struct{})
+	var followers sync.WaitGroup
+	for range 4 {
+		followers.Go(func() {
+			for {
+				select {
+				case <-done:
+					return
+				default:
+				}
+				if _, err := f.pullRevocations(); err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		})
+	}
+	for i := range 300 {
+		id := string(rune('A'+i%26)) + string(rune('a'+i/26))
+		if _, err := f.Revoke(Revocation{TokenID: id}, ""); err != nil {
+			t.Fatal(err)
+		}
+		if !f.Revoked(Identity{TokenID: id}) {
+			t.Fatalf("revocation %d is not in force", i)
+		}
+	}
+	close(done)
+	followers.Wait()
+}
+
 // TestDamagedRevocationLog: a flipped bit anywhere in a confirmed entry is found. A list with a hole in it must
 // not be taken for the whole.
 func TestDamagedRevocationLog(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	l := &revLog{dir: dir}
+	l := newRevLog(dir)
 	at := newClock().Now()
 	for _, id := range []string{"a", "b"} {
 		if err := l.append([]Revocation{{TokenID: id, At: at, Until: at}}); err != nil {
@@ -188,7 +245,7 @@ func TestDamagedRevocationLog(t *testing.T) {
 			if err := os.WriteFile(l.path(), spoiled, 0o600); err != nil {
 				t.Fatal(err)
 			}
-			fresh := &revLog{dir: dir}
+			fresh := newRevLog(dir)
 			_, err := fresh.read()
 			if !errors.Is(err, ErrRevocationLog) {
 				// Upper and lower case of the checksum's digits say the same.
