@@ -17,7 +17,7 @@ const (
 // has no default; what derives from other keys (see Config.derive) is still empty.
 func Default() *Config {
 	c := &Config{DataDir: "/var/lib/cellgate"}
-	c.Cell.Node, _ = os.Hostname() //nolint:errcheck // without a host name cell.node is asked for
+	c.Cell.Node, _ = os.Hostname()
 	c.Listeners = defaultListeners()
 	c.HTTP = HTTP{
 		Address: "127.0.0.1:8080", MaxBody: mib,

@@ -25,7 +25,7 @@ func Load(path string) (*Config, error) {
 	if info.Size() > MaxFileBytes {
 		return nil, Problems{{File: path, Why: "longer than 1 MiB", Fix: "name a configuration file"}}
 	}
-	data, err := os.ReadFile(path) //nolint:gosec // the operator names the file
+	data, err := os.ReadFile(path)
 	if err != nil {
 		return nil, fmt.Errorf("reading the configuration: %w", err)
 	}

@@ -27,7 +27,7 @@ func Print(w io.Writer, c *Config) error {
 type printer struct{ w *bufio.Writer }
 
 func (p printer) line(indent int, text string) {
-	_, _ = p.w.WriteString(strings.Repeat("  ", indent) + text + "\n") //nolint:errcheck // Flush tells
+	_, _ = p.w.WriteString(strings.Repeat("  ", indent) + text + "\n")
 }
 
 func (p printer) structure(v reflect.Value, indent int) {

@@ -366,7 +366,7 @@ func (b *batch) retain() error {
 	var gone [][]byte
 	c := b.t.done.Cursor()
 	for k, _ := c.First(); k != nil && len(gone) < maxForget; k, _ = c.Next() {
-		if int64(number(k)) >= keepFrom && len(gone) >= over { //nolint:gosec // written from an int64
+		if int64(number(k)) >= keepFrom && len(gone) >= over {
 			break
 		}
 		gone = append(gone, bytes.Clone(k)) // a write may move the pages below k

@@ -192,7 +192,7 @@ func (r *Request) digest() []byte {
 		_, _ = h.Write(part)
 	}
 	var n [8]byte
-	binary.BigEndian.PutUint64(n[:], uint64(r.TTL.Milliseconds())) //nolint:gosec // checked to be positive
+	binary.BigEndian.PutUint64(n[:], uint64(r.TTL.Milliseconds()))
 	_, _ = h.Write(n[:])
 	return h.Sum(nil)[:16]
 }

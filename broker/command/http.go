@@ -96,7 +96,7 @@ func (h *Handler) create(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Location", "/v1/vehicles/"+url.PathEscape(cmd.VIN)+"/commands/"+cmd.ID)
 	if wait > 0 && !cmd.State.Final() {
 		// A server's write timeout counts from the request's head: it has to allow for the wait.
-		_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(wait + 30*time.Second)) //nolint:errcheck // not every writer can
+		_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(wait + 30*time.Second))
 		ctx, cancel := context.WithTimeout(r.Context(), wait)
 		defer cancel()
 		if cmd, err = h.Service.Wait(ctx, cmd.VIN, cmd.ID); err != nil {
@@ -152,7 +152,7 @@ func (h *Handler) wait(text string) (time.Duration, error) {
 	d, err := time.ParseDuration(text)
 	if err != nil {
 		seconds, serr := strconv.ParseUint(text, 10, 31)
-		d, err = time.Duration(seconds)*time.Second, serr //nolint:gosec // 31 bits
+		d, err = time.Duration(seconds)*time.Second, serr
 	}
 	if err != nil || d < 0 {
 		return 0, fmt.Errorf("wait=%s is not a duration such as 10s", text)
@@ -237,7 +237,7 @@ func reply(w http.ResponseWriter, status int, v any) {
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Cache-Control", "no-store")
 	w.WriteHeader(status)
-	_, _ = w.Write(append(data, '\n')) //nolint:errcheck // the client is gone
+	_, _ = w.Write(append(data, '\n'))
 }
 
 // fail answers with the problem that err is.

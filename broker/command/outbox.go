@@ -112,7 +112,7 @@ func (b *backoff) reset() { b.next = backoffMin }
 
 // sleep pauses, and reports false when ctx ended meanwhile.
 func (b *backoff) sleep(ctx context.Context) bool {
-	d := b.next/2 + rand.N(b.next/2) //nolint:gosec // jitter
+	d := b.next/2 + rand.N(b.next/2)
 	b.next = min(2*b.next, backoffMax)
 	timer := time.NewTimer(d)
 	defer timer.Stop()

@@ -1,0 +1,44 @@
+package command
+
+import (
+	"context"
+	"path/filepath"
+	"strconv"
+	"sync/atomic"
+	"testing"
+
+	"go.etcd.io/bbolt"
+)
+
+// BenchmarkCreate accepts commands from many callers at once, each on disk before it is answered. It
+// reports how many share one transaction.
+func BenchmarkCreate(b *testing.B) {
+	db, err := bbolt.Open(filepath.Join(b.TempDir(), "state.db"), 0o600, nil)
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer db.Close() //nolint:errcheck // the end of the benchmark
+	s, err := Open(Options{DB: db, Deliverer: newEngine(0), MaxOpen: 10_000_000, MaxQueued: 10_000_000})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer s.Close(context.Background()) //nolint:errcheck // the end of the benchmark
+	transactions := func() (n int) {
+		_ = db.View(func(tx *bbolt.Tx) error { n = tx.ID(); return nil })
+		return n
+	}
+	before := transactions()
+	var vehicle atomic.Int64
+	b.ReportAllocs()
+	b.SetParallelism(64)
+	b.RunParallel(func(pb *testing.PB) {
+		r := Request{VIN: "V" + strconv.FormatInt(vehicle.Add(1), 10), Name: "lock", Payload: []byte(`{"doors":"all"}`), JSON: true}
+		for pb.Next() {
+			if _, _, err := s.Create(context.Background(), r); err != nil {
+				b.Error(err)
+				return
+			}
+		}
+	})
+	b.ReportMetric(float64(b.N)/float64(transactions()-before), "commands/transaction")
+}
