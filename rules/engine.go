@@ -50,7 +50,7 @@ func (w *Worker) Eval(rec *message.Record, out []Decision) []Decision {
 	}
 	set := w.engine.set
 	w.matched = set.index.match(rec.Topic, w.matched[:0])
-	if len(w.matched) == 0 {
+	if len(w.matched) == 0 || isToken(rec.Topic) {
 		return out
 	}
 	w.sc.begin(rec)
@@ -59,6 +59,13 @@ func (w *Worker) Eval(rec *message.Record, out []Decision) []Decision {
 		out = w.rule(set.rules[i], out)
 	}
 	return out
+}
+
+// isToken reports whether a topic is v1/{vin}/token. Such messages are not journaled, and should one be,
+// no rule may send a token anywhere.
+func isToken(topic string) bool {
+	_, branch, rest := message.SplitTopic(topic)
+	return branch == "token" && rest == ""
 }
 
 // rule appends the decisions of one rule.

@@ -155,3 +155,40 @@ func TestSamplesRender(t *testing.T) {
 		t.Errorf("latest-state: fields %q, want %q", got, want)
 	}
 }
+
+func TestTokensMatchNoRule(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, compileText(t, "rules:\n  - {id: r, from: [\"#\"], to: [{kafka: {topic: t}}]}\n"))
+	if got := r.sendTo("v1/VIN1/token", 0, "secret"); got != "" {
+		t.Errorf("a token: %q", got)
+	}
+	if got := r.sendTo("v1/VIN1/up/token", 0, "x"); got != "r/0" {
+		t.Errorf("a class named token: %q", got)
+	}
+}
+
+// TestEvalIsPure evaluates the same records twice from the same start and requires the same bytes.
+func TestEvalIsPure(t *testing.T) {
+	t.Parallel()
+	recs := traffic(500)
+	run := func() string {
+		set := compileText(t, allOperators)
+		w := NewEngine(set, NewState(StateOptions{})).NewWorker()
+		var b strings.Builder
+		for i := range recs {
+			for _, d := range w.Eval(&recs[i], nil) {
+				var r Rendered
+				if err := w.Render(d, &recs[i], &r); err != nil {
+					b.WriteString(err.Error())
+				}
+				b.Write(d.Append(nil))
+				b.Write(appendJSON(nil, r.view()))
+			}
+		}
+		return b.String()
+	}
+	first := run()
+	if second := run(); second != first {
+		t.Error("two runs differ")
+	}
+}

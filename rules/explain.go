@@ -48,7 +48,8 @@ type PartValue struct {
 const maxParts = 40
 
 // Explain evaluates a record as Eval would and tells how each rule whose filters match came to its answer.
-// state may be nil for a VIN without history; it is read, not changed. The record's ReceivedAt is the time.
+// state may be nil for a VIN without history; it is read, not changed, so no worker may run on it meanwhile.
+// The record's ReceivedAt is the time.
 func (s *Set) Explain(rec *message.Record, state *State) Explanation {
 	x := Explanation{Topic: rec.Topic, VIN: rec.VIN(), ReceivedAt: rec.Time().Format(timeLayout), Set: s.hash}
 	own := NewState(StateOptions{})

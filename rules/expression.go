@@ -232,7 +232,10 @@ func plainWords(message, src string) (text, suggestion string) {
 		return "the expression ends too soon", suggestion
 	}
 	m := unexpected.FindStringSubmatch(message)
-	if m == nil {
+	switch {
+	case strings.Contains(src, "${"):
+		return "${ has no meaning in an expression", "write the name alone: vin instead of ${vin}"
+	case m == nil:
 		return message, ""
 	}
 	switch m[1] {

@@ -50,8 +50,13 @@ func readOperators(o *object) []*operatorDef {
 		kind operatorKind
 		read func(*document, ast.Node, *operatorDef) bool
 	}{
-		{opGeofence, readGeofence}, {opOnChange, readOnChange}, {opDedupe, readDedupe},
-		{opThreshold, readThreshold}, {opCount, readCount}, {opSample, readSample}, {opRateLimit, readRateLimit},
+		{opGeofence, readGeofence},
+		{opOnChange, readOnChange},
+		{opDedupe, readDedupe},
+		{opThreshold, readThreshold},
+		{opCount, readCount},
+		{opSample, readSample},
+		{opRateLimit, readRateLimit},
 	}
 	var ops []*operatorDef
 	for _, r := range readers {

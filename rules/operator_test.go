@@ -36,8 +36,16 @@ func TestOperators(t *testing.T) {
 			{0, `{"a":6}`, true}, {1, `{"a":4}`, false}, {2, `{"a":6}`, false}, {3, `{}`, false}, {4, `{"a":2}`, false}, {5, `{"a":6}`, true},
 		}},
 		{"threshold: {enter: payload.a > 5, exit: payload.a < 3, for: 30s}", []msg{
-			{0, `{"a":6}`, false}, {29, `{"a":6}`, false}, {30, `{"a":6}`, true}, {31, `{"a":6}`, false}, {32, `{"a":2}`, false},
-			{40, `{"a":6}`, false}, {60, `{"a":4}`, false}, {65, `{"a":6}`, false}, {94, `{"a":6}`, false}, {95, `{"a":6}`, true},
+			{0, `{"a":6}`, false},
+			{29, `{"a":6}`, false},
+			{30, `{"a":6}`, true},
+			{31, `{"a":6}`, false},
+			{32, `{"a":2}`, false},
+			{40, `{"a":6}`, false},
+			{60, `{"a":4}`, false},
+			{65, `{"a":6}`, false},
+			{94, `{"a":6}`, false},
+			{95, `{"a":6}`, true},
 		}},
 		{"dedupe: {by: payload.id, within: 60s}", []msg{
 			{0, `{"id":1}`, true}, {1, `{"id":2}`, true}, {59, `{"id":1}`, false}, {60, `{"id":1}`, true}, {61, `{"id":1}`, false}, {62, `{}`, true}, {62, `{}`, true},
@@ -56,8 +64,13 @@ func TestOperators(t *testing.T) {
 			{0, `{}`, true}, {10, `{}`, true}, {20, `{}`, false}, {59, `{}`, false}, {60, `{}`, true}, {61, `{}`, false}, {70, `{}`, true},
 		}},
 		{"geofence: {lat: payload.lat, lon: payload.lon, zones: {a: {lat: 31.2, lon: 121.4, radius: 1000}}}", []msg{
-			{0, `{"lat":32,"lon":121.4}`, false}, {1, `{"lat":31.2,"lon":121.4}`, true}, {2, `{"lat":31.205,"lon":121.4}`, false},
-			{3, `{}`, false}, {4, `{"lat":31.21,"lon":121.4}`, true}, {5, `{"lat":131,"lon":121.4}`, false}, {6, `{"lat":31.2,"lon":121.4}`, true},
+			{0, `{"lat":32,"lon":121.4}`, false},
+			{1, `{"lat":31.2,"lon":121.4}`, true},
+			{2, `{"lat":31.205,"lon":121.4}`, false},
+			{3, `{}`, false},
+			{4, `{"lat":31.21,"lon":121.4}`, true},
+			{5, `{"lat":131,"lon":121.4}`, false},
+			{6, `{"lat":31.2,"lon":121.4}`, true},
 		}},
 		{"geofence: {lat: payload.lat, lon: payload.lon, on: exit, zones: {a: {polygon: [[0, 0], [0, 10], [10, 10], [10, 0]]}}}", []msg{
 			{0, `{"lat":5,"lon":5}`, false}, {1, `{"lat":5,"lon":11}`, true}, {2, `{"lat":5,"lon":12}`, false}, {3, `{"lat":9.9,"lon":0.1}`, false}, {4, `{"lat":-1,"lon":5}`, true},
@@ -124,7 +137,9 @@ func TestOperatorValues(t *testing.T) {
 		{"threshold: {enter: payload.a > 1, for: 2s}", "operator.since", []string{`{"a":2}`, `{"a":2}`, `{"a":2}`}, `"` + at(0) + `"`},
 		{
 			"geofence: {lat: payload.y, lon: payload.x, zones: {a: {lat: 0, lon: 0, radius: 10}, b: {lat: 1, lon: 0, radius: 10}}}",
-			"{in: operator.entered, out: operator.left}", []string{`{"y":0,"x":0}`, `{"y":1,"x":0}`}, `{"in":["b"],"out":["a"]}`,
+			"{in: operator.entered, out: operator.left}",
+			[]string{`{"y":0,"x":0}`, `{"y":1,"x":0}`},
+			`{"in":["b"],"out":["a"]}`,
 		},
 	} {
 		set := compileText(t, ruleWith(c.operator, c.transform))

@@ -61,8 +61,10 @@ func (r *resolver) resolve(root *ast.Node) {
 	ast.Walk(root, localNames(r.locals))
 	ast.Walk(root, r)
 	if r.nodes > maxExprNodes {
-		r.problems = append(r.problems[:0], problem{0, CodeExprTooLarge,
-			fmt.Sprintf("the expression has more than %d parts", maxExprNodes), "split it over several rules"})
+		r.problems = append(r.problems[:0], problem{
+			0, CodeExprTooLarge,
+			fmt.Sprintf("the expression has more than %d parts", maxExprNodes), "split it over several rules",
+		})
 		return
 	}
 	if growth(*root, map[string]int{}) > maxConcat {
