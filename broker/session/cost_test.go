@@ -138,7 +138,6 @@ func (x *listIndex) Match(_ string, fn func(client string, m Matched)) {
 // acking acknowledges what it is sent at once, as far as that is possible from within Enqueue: by the next one.
 type acking struct {
 	silent
-	s    *Session
 	acks chan uint16
 }
 

@@ -1,0 +1,180 @@
+package session
+
+import (
+	"slices"
+	"sync"
+	"time"
+
+	"cellgate/broker/message"
+)
+
+// memJournal is a journal in memory.
+type memJournal struct {
+	epoch uint64
+
+	mu   sync.Mutex
+	recs []message.Record
+	fail error
+}
+
+func (j *memJournal) Append(recs []message.Record) (uint64, error) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.fail != nil {
+		return 0, j.fail
+	}
+	for i := range recs {
+		recs[i].Seq, recs[i].ReceivedAt = uint64(len(j.recs))+1, time.Now().UnixMilli()
+		j.recs = append(j.recs, recs[i].Clone())
+	}
+	return uint64(len(j.recs)), nil
+}
+
+func (j *memJournal) Last() uint64 {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return uint64(len(j.recs))
+}
+
+func (j *memJournal) Epoch() uint64 { return j.epoch }
+
+func (j *memJournal) from(seq uint64) []message.Record {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return slices.Clone(j.recs[seq-1:])
+}
+
+// lose takes away the journal's tail behind a sequence, as a crash does with what was not durable.
+func (j *memJournal) lose(behind uint64) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.recs = j.recs[:behind]
+}
+
+func (j *memJournal) setFail(err error) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.fail = err
+}
+
+// topics lists what was published since a sequence.
+func (j *memJournal) topics(seq uint64) []string {
+	var out []string
+	for _, rec := range j.from(seq) {
+		out = append(out, rec.Topic)
+	}
+	return out
+}
+
+// testIndex is an index that tries every filter.
+type testIndex struct {
+	connected func(string) bool
+
+	mu       sync.RWMutex
+	subs     map[string]map[string]Subscription // client, filter
+	retained map[string]*message.Record
+}
+
+func (x *testIndex) Subscribe(client string, sub Subscription) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.subs[client] == nil {
+		x.subs[client] = map[string]Subscription{}
+	}
+	x.subs[client][sub.Filter] = sub
+}
+
+func (x *testIndex) Unsubscribe(client, filter string) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	delete(x.subs[client], filter)
+}
+
+func (x *testIndex) Count() int {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	n := 0
+	for _, subs := range x.subs {
+		n += len(subs)
+	}
+	return n
+}
+
+func (x *testIndex) Match(topic string, fn func(string, Matched)) {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	merged := map[string]*Matched{}
+	groups := map[string]map[string]Subscription{}
+	for client, subs := range x.subs {
+		for filter, sub := range subs {
+			_, plain, shared := message.SplitShare(filter)
+			switch {
+			case !message.Match(plain, topic):
+			case !shared:
+				merge(merged, client, sub)
+			default:
+				if groups[filter] == nil {
+					groups[filter] = map[string]Subscription{}
+				}
+				groups[filter][client] = sub
+			}
+		}
+	}
+	for _, members := range groups {
+		client := x.pick(members)
+		merge(merged, client, members[client])
+	}
+	for client, m := range merged {
+		fn(client, *m)
+	}
+}
+
+// pick chooses a connected member of a group if there is one, the first by name.
+func (x *testIndex) pick(members map[string]Subscription) string {
+	var names []string
+	for client := range members {
+		names = append(names, client)
+	}
+	slices.Sort(names)
+	for _, client := range names {
+		if x.connected != nil && x.connected(client) {
+			return client
+		}
+	}
+	return names[0]
+}
+
+func merge(merged map[string]*Matched, client string, sub Subscription) {
+	m := merged[client]
+	if m == nil {
+		m = &Matched{NoLocal: true}
+		merged[client] = m
+	}
+	m.QoS = max(m.QoS, sub.QoS)
+	m.NoLocal = m.NoLocal && sub.NoLocal
+	m.RetainAsPublished = m.RetainAsPublished || sub.RetainAsPublished
+	if sub.ID != 0 {
+		m.IDs = append(m.IDs, sub.ID)
+		slices.Sort(m.IDs)
+	}
+}
+
+func (x *testIndex) Retain(msg *message.Record) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if len(msg.Payload) == 0 {
+		delete(x.retained, msg.Topic)
+		return
+	}
+	x.retained[msg.Topic] = msg
+}
+
+func (x *testIndex) Retained(filter string, fn func(*message.Record)) {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	for topic, msg := range x.retained {
+		if message.Match(filter, topic) {
+			fn(msg)
+		}
+	}
+}
