@@ -78,9 +78,8 @@ func (d *Dispatcher) Checkpoint() error {
 	if s == nil {
 		return nil
 	}
-	for i, p := range d.pipelines {
-		s.sinks[i].LogStart = p.dlog.start()
-		if s.sinks[i].LogEnd, err = p.dlog.sync(); err != nil {
+	for _, p := range d.pipelines {
+		if err = p.dlog.sync(); err != nil {
 			if p.dlog.failed() {
 				d.die(err)
 			}
@@ -129,7 +128,8 @@ func (p *pipeline) capture(alarm func(msg string, args ...any)) sinkState {
 	}
 	c := p.settled.clone()
 	c.Received, c.Filtered = p.now.Received, p.now.Filtered
-	return sinkState{Counts: c, Cursor: p.cursorLocked()}
+	// The log's end is taken here: what the evaluator appends from now on is behind E.
+	return sinkState{Counts: c, Cursor: p.cursorLocked(), LogStart: p.dlog.start(), LogEnd: p.dlog.end()}
 }
 
 func (d *Dispatcher) store(s *snapshot) error {

@@ -208,31 +208,29 @@ func (l *decisionLog) end() position {
 	return position{Segment: tail.number, Offset: tail.size}
 }
 
-// sync makes everything appended so far durable and returns its end. A failed fsync is final: the
-// kernel may have thrown the pages away, and a second fsync would say that all is well.
-func (l *decisionLog) sync() (position, error) {
+// sync makes everything appended so far durable. A failed fsync is final: the kernel may have thrown the
+// pages away, and a second fsync would say that all is well.
+func (l *decisionLog) sync() error {
 	l.mu.Lock()
-	if l.err != nil {
-		defer l.mu.Unlock()
-		return position{}, l.err
+	err := l.err
+	if err == nil {
+		err = l.flushLocked()
 	}
-	if err := l.flushLocked(); err != nil {
-		defer l.mu.Unlock()
-		return position{}, err
+	if err != nil {
+		l.mu.Unlock()
+		return err
 	}
-	tail := l.segments[len(l.segments)-1]
 	old, cur, dir := l.unsynced, l.file, l.dirDirty
 	l.unsynced, l.dirDirty = nil, false
 	l.mu.Unlock()
 
-	err := syncAll(old, cur, dir, l.dir)
-	if err != nil {
+	if err := syncAll(old, cur, dir, l.dir); err != nil {
 		l.mu.Lock()
+		defer l.mu.Unlock()
 		l.err = fmt.Errorf("decision log: %w", err)
-		l.mu.Unlock()
-		return position{}, l.err
+		return l.err
 	}
-	return position{Segment: tail.number, Offset: tail.size}, nil
+	return nil
 }
 
 func syncAll(old []*os.File, cur *os.File, dirty bool, dir string) error {

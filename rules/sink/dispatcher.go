@@ -293,6 +293,19 @@ func (d *Dispatcher) Stop(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
+// Abandon ends the dispatcher as a crash would: nothing is finished and nothing written. What was not in
+// the last checkpoint is done again after the next start. It is for leaving after a fatal error. The
+// sinks are closed too, at once.
+func (d *Dispatcher) Abandon() {
+	d.stopWorkers()
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	for _, p := range d.pipelines {
+		_ = p.sink.Close(ctx)
+	}
+	d.closeLogs()
+}
+
 func (d *Dispatcher) stopWorkers() {
 	if d.cancel != nil {
 		d.cancel()

@@ -1,0 +1,114 @@
+package sink_test
+
+import (
+	"math/rand/v2"
+	"testing"
+
+	"cellgate/rules/sink"
+	"cellgate/rules/sink/sinktest"
+)
+
+// TestCrashesLoseNothing kills the dispatcher at random moments, with sinks that settle at random and out
+// of order, and checks that the ledger balances at every look, that in the end every message has been
+// delivered under one id, and that order per VIN held.
+func TestCrashesLoseNothing(t *testing.T) {
+	t.Parallel()
+	rounds := 12
+	if testing.Short() {
+		rounds = 4
+	}
+	for seed := range uint64(4) {
+		t.Run(string(rune('a'+seed)), func(t *testing.T) {
+			t.Parallel()
+			crashes(t, rand.New(rand.NewPCG(seed, 7)), rounds) //nolint:gosec // a test's choices
+		})
+	}
+}
+
+func crashes(t *testing.T, rnd *rand.Rand, rounds int) {
+	r := newRig(t, func(o *sink.Options) {
+		o.Sinks[0].Limits.Messages = 8 << rnd.IntN(6)
+		o.Sinks[1].Limits.Messages = 8 << rnd.IntN(4)
+	})
+	sent := 0
+	for range rounds {
+		for range 1 + rnd.IntN(20) {
+			n := 1 + rnd.IntN(120)
+			r.Publish(sent, n)
+			sent += n
+			r.kafka.Hold(rnd.IntN(2) == 0)
+			r.redis.Hold(rnd.IntN(3) > 0)
+			r.kafka.Settle(rnd.IntN(100), rnd.IntN(50))
+			r.redis.Settle(rnd.IntN(100), rnd.IntN(50))
+			r.Balanced()
+			if rnd.IntN(8) == 0 {
+				if err := r.Dispatcher.Checkpoint(); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		r.Kill()
+		r.kafka.Forget()
+		r.redis.Forget()
+		r.Open()
+		r.Balanced()
+	}
+	r.kafka.Hold(false)
+	r.redis.Hold(false)
+	r.Settled()
+	complete(t, r, sent)
+	r.Stop()
+}
+
+// complete checks what the sinks have against what was sent.
+func complete(t *testing.T, r *memRig, sent int) {
+	t.Helper()
+	if l := r.Ledger("kafka"); l.Received != uint64(sent) || l.Delivered != uint64(sent) { //nolint:gosec // small
+		t.Fatalf("kafka after %d messages: %+v", sent, l)
+	}
+	ids := map[string]string{} // by rule and payload
+	for _, m := range append(r.kafka.Taken(), r.redis.Taken()...) {
+		key := m.Rule + m.Topic + m.Value
+		if was, ok := ids[key]; ok && was != m.ID {
+			t.Fatalf("%s came under %s and %s", key, was, m.ID)
+		}
+		ids[key] = m.ID
+	}
+	for i := range sent {
+		if ids["allt"+sinktest.Payload(i)] == "" {
+			t.Fatalf("message %d of %d was not delivered", i, sent)
+		}
+	}
+	sinktest.InOrder(t, r.kafka.Taken())
+	sinktest.InOrder(t, r.redis.Taken())
+	lows(t, r.kafka.Taken(), sent)
+}
+
+// lows checks the stateful rule: exactly once per fall, however often the evaluator was killed. Which
+// messages fire follows from the order per vehicle alone.
+func lows(t *testing.T, all []sinktest.Message, sent int) {
+	t.Helper()
+	fired := map[string]bool{}
+	for _, m := range all {
+		if m.Rule == "low" {
+			fired[m.Value] = true
+		}
+	}
+	armed := map[int]bool{}
+	for i := range sent {
+		v := i % 7
+		if _, known := armed[v]; !known {
+			armed[v] = true
+		}
+		want := armed[v] && i%10 == 9
+		if want {
+			armed[v] = false
+		}
+		if i%10 == 0 {
+			armed[v] = true
+		}
+		if fired[sinktest.Payload(i)] != want {
+			t.Fatalf("the threshold on message %d fired: %t", i, !want)
+		}
+	}
+}

@@ -1,0 +1,153 @@
+package redis
+
+import (
+	"context"
+	"strconv"
+	"strings"
+
+	goredis "github.com/redis/go-redis/v9"
+
+	"cellgate/rules"
+)
+
+// newerScript writes fields of a hash unless the hash is newer. KEYS[1] is the hash; ARGV is the name of
+// the time field, the time, the name of the sequence field, the sequence, the life time in ms (0 none),
+// then names and values. Times are texts of equal length that sort as times do. It answers 1 if it
+// wrote. The same message again writes the same again.
+const newerScript = `
+local at = redis.call('HGET', KEYS[1], ARGV[1])
+if at then
+  if at > ARGV[2] then return 0 end
+  if at == ARGV[2] then
+    local seq = redis.call('HGET', KEYS[1], ARGV[3])
+    if seq and tonumber(seq) > tonumber(ARGV[4]) then return 0 end
+  end
+end
+redis.call('HSET', KEYS[1], ARGV[1], ARGV[2], ARGV[3], ARGV[4])
+local i = 6
+while i <= #ARGV do
+  local last = math.min(i + 999, #ARGV)
+  redis.call('HSET', KEYS[1], unpack(ARGV, i, last))
+  i = last + 1
+end
+if ARGV[5] ~= '0' then redis.call('PEXPIRE', KEYS[1], ARGV[5]) end
+return 1
+`
+
+// seqSuffix makes the name of the hidden field that decides between equal times.
+const seqSuffix = "_seq"
+
+// arguments copies an operation into the arguments of its commands; none for an operation that is not
+// known. At most two: the operation, and the expiry of what it wrote.
+func arguments(op *rules.RedisOp, sha string) (first, second []any) {
+	ttl := op.TTL.Milliseconds()
+	key := strings.Clone(op.Key)
+	if ttl > 0 && op.Kind != rules.RedisExpire {
+		second = []any{"pexpire", key, ttl}
+	}
+	switch op.Kind {
+	case rules.RedisHash:
+		if op.NewerThan != "" {
+			return newer(op, key, sha, ttl), nil
+		}
+		first = fields(append(make([]any, 0, 2+2*len(op.Fields)), "hset", key), op.Fields)
+	case rules.RedisString:
+		first = []any{"set", key, string(op.Value)}
+		if ttl > 0 {
+			return append(first, "px", ttl), nil
+		}
+	case rules.RedisStream:
+		first = append(make([]any, 0, 6+2*len(op.Fields)), "xadd", key)
+		if op.MaxLen > 0 {
+			first = append(first, "maxlen", "~", op.MaxLen)
+		}
+		first = fields(append(first, "*"), op.Fields)
+	case rules.RedisSetAdd:
+		first = []any{"sadd", key, string(op.Member)}
+	case rules.RedisSetRemove:
+		return []any{"srem", key, string(op.Member)}, nil
+	case rules.RedisGeo:
+		first = []any{"geoadd", key, op.Lon, op.Lat, string(op.Member)}
+	case rules.RedisPublish:
+		return []any{"publish", key, string(op.Value)}, nil
+	case rules.RedisExpire:
+		return []any{"pexpire", key, ttl}, nil
+	case rules.RedisDelete:
+		return []any{"del", key}, nil
+	}
+	return first, second
+}
+
+func newer(op *rules.RedisOp, key, sha string, ttl int64) []any {
+	args := make([]any, 0, 9+2*len(op.Fields))
+	args = append(args, "evalsha", sha, 1, key, op.NewerThan, op.AtText(), op.NewerThan+seqSuffix,
+		strconv.FormatUint(op.Seq, 10), ttl)
+	return fields(args, op.Fields)
+}
+
+func fields(args []any, fs []rules.Field) []any {
+	for i := range fs {
+		args = append(args, fs[i].Name, string(fs[i].Value))
+	}
+	return args
+}
+
+// verdict says what an answer means.
+type verdict int
+
+const (
+	done   verdict = iota
+	again          // Redis cannot at the moment, or did not answer
+	script         // the script is not known there
+	refuse         // Redis will never take this command on this key
+)
+
+// passing are the beginnings of error replies that are about the state of Redis, not about the command.
+var passing = []string{
+	"LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "BUSY", "OOM", "MISCONF", "NOREPLICAS",
+	"MOVED", "ASK", "EXECABORT", "UNBLOCKED",
+}
+
+// setup are those about how Redis or our login is configured, which people mend.
+var setup = []string{
+	"NOAUTH", "WRONGPASS", "NOPERM", "ERR max number of clients", "ERR unknown command", "ERR AUTH", "ERR DB index",
+}
+
+func judge(err error) verdict {
+	if err == nil || err == goredis.Nil { //nolint:errorlint // the reply itself, never wrapped
+		return done
+	}
+	reply, ok := err.(goredis.Error) //nolint:errorlint // an answer of the server, never wrapped
+	if !ok {
+		return again
+	}
+	text := reply.Error()
+	if strings.HasPrefix(text, "NOSCRIPT") {
+		return script
+	}
+	for _, p := range append(setup[:len(setup):len(setup)], passing...) {
+		if strings.HasPrefix(text, p) {
+			return again
+		}
+	}
+	// Before Redis 7 an error inside a script comes wrapped.
+	if strings.Contains(text, "running script") {
+		for _, p := range passing {
+			if strings.Contains(text, p+" ") {
+				return again
+			}
+		}
+	}
+	return refuse
+}
+
+// loadScript makes the script known to every master.
+func loadScript(ctx context.Context, c goredis.UniversalClient) (string, error) {
+	if cluster, ok := c.(*goredis.ClusterClient); ok {
+		err := cluster.ForEachMaster(ctx, func(ctx context.Context, m *goredis.Client) error {
+			return m.ScriptLoad(ctx, newerScript).Err()
+		})
+		return goredis.NewScript(newerScript).Hash(), err
+	}
+	return c.ScriptLoad(ctx, newerScript).Result()
+}

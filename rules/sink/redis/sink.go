@@ -1,0 +1,189 @@
+package redis
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"hash/maphash"
+	"log/slog"
+	"sync"
+	"time"
+
+	goredis "github.com/redis/go-redis/v9"
+
+	"cellgate/rules"
+	"cellgate/rules/sink"
+)
+
+// errOperation is the refusal of an operation that this version does not know.
+var errOperation = errors.New("unknown redis operation")
+
+// Options configure a Sink.
+type Options struct {
+	// Client belongs to the sink: closing the sink closes it.
+	Client goredis.UniversalClient
+	// Workers is how many pipelines run side by side, each for its share of the VINs; 4 by default.
+	Workers int
+	// Batch is the most messages of one pipeline; 512 by default.
+	Batch int
+	// BackoffMin and BackoffMax bound the pause between tries; 100 ms and 5 s by default.
+	BackoffMin, BackoffMax time.Duration
+	// PingInterval is how often an idle sink looks whether Redis is there; 5 s by default.
+	PingInterval time.Duration
+	Log          *slog.Logger
+}
+
+func (o *Options) fill() {
+	if o.Workers == 0 {
+		o.Workers = 4
+	}
+	if o.Batch == 0 {
+		o.Batch = 512
+	}
+	if o.BackoffMin == 0 {
+		o.BackoffMin = 100 * time.Millisecond
+	}
+	if o.BackoffMax == 0 {
+		o.BackoffMax = 5 * time.Second
+	}
+	if o.PingInterval == 0 {
+		o.PingInterval = 5 * time.Second
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+}
+
+// Sink implements sink.Sink on Redis.
+type Sink struct {
+	o       Options
+	sha     string
+	seed    maphash.Seed
+	workers []*worker
+
+	ctx       context.Context // ends when Close gives up waiting
+	cancel    context.CancelFunc
+	closing   chan struct{}
+	closeOnce sync.Once
+	wg        sync.WaitGroup
+
+	mu      sync.Mutex
+	failing map[any]string // who, why
+	since   time.Time
+}
+
+// New starts a sink.
+func New(o Options) *Sink {
+	o.fill()
+	s := &Sink{
+		o: o, sha: goredis.NewScript(newerScript).Hash(), seed: maphash.MakeSeed(),
+		closing: make(chan struct{}), failing: map[any]string{}, since: time.Now(),
+	}
+	s.ctx, s.cancel = context.WithCancel(context.Background())
+	for range o.Workers {
+		w := &worker{s: s, wake: make(chan struct{}, 1)}
+		s.workers = append(s.workers, w)
+		s.wg.Add(1)
+		go w.run()
+	}
+	s.wg.Add(1)
+	go s.watch()
+	return s
+}
+
+// Name implements sink.Sink.
+func (s *Sink) Name() string { return s.Kind().String() }
+
+// Kind implements sink.Sink.
+func (s *Sink) Kind() rules.SinkKind { return rules.SinkRedis }
+
+// job is one message under way.
+type job struct {
+	vin           string
+	first, second []any // arguments of its commands
+	ticket        sink.Ticket
+}
+
+// Deliver implements sink.Sink.
+func (s *Sink) Deliver(d *sink.Delivery, t sink.Ticket) {
+	j := job{vin: d.Record.VIN(), ticket: t}
+	if j.first, j.second = arguments(&d.Out.Redis, s.sha); j.first == nil {
+		t.Refused(fmt.Errorf("%w: %d", errOperation, d.Out.Redis.Kind))
+		return
+	}
+	i := maphash.String(s.seed, j.vin) % uint64(len(s.workers))
+	s.workers[i].add(j)
+}
+
+// Health implements sink.Sink.
+func (s *Sink) Health() sink.Health {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	h := sink.Health{Name: s.Name(), OK: len(s.failing) == 0, Since: s.since}
+	for _, reason := range s.failing {
+		if h.Reason == "" || reason < h.Reason {
+			h.Reason = reason
+		}
+	}
+	return h
+}
+
+// note records the state of one part of the sink and logs when the whole changes.
+func (s *Sink) note(who any, err error) {
+	s.mu.Lock()
+	was := len(s.failing) == 0
+	if err == nil {
+		delete(s.failing, who)
+	} else {
+		s.failing[who] = err.Error()
+	}
+	is := len(s.failing) == 0
+	if was != is {
+		s.since = time.Now()
+	}
+	s.mu.Unlock()
+	switch {
+	case was && !is:
+		s.o.Log.Warn("redis degraded; messages are kept and sent again", "err", err)
+	case !was && is:
+		s.o.Log.Info("redis well again")
+	}
+}
+
+// watch pings Redis, so that an idle sink knows too.
+func (s *Sink) watch() {
+	defer s.wg.Done()
+	tick := time.NewTicker(s.o.PingInterval)
+	defer tick.Stop()
+	for {
+		err := s.o.Client.Ping(s.ctx).Err()
+		if s.ctx.Err() != nil {
+			return
+		}
+		s.note("ping", err)
+		select {
+		case <-tick.C:
+		case <-s.closing:
+			return
+		}
+	}
+}
+
+// Close implements sink.Sink.
+func (s *Sink) Close(ctx context.Context) error {
+	s.closeOnce.Do(func() { close(s.closing) })
+	done := make(chan struct{})
+	go func() {
+		s.wg.Wait()
+		close(done)
+	}()
+	var err error
+	select {
+	case <-done:
+	case <-ctx.Done():
+		err = ctx.Err()
+	}
+	s.cancel()
+	<-done
+	return errors.Join(err, s.o.Client.Close())
+}

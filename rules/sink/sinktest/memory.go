@@ -1,0 +1,153 @@
+package sinktest
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"sync"
+
+	"cellgate/rules"
+	"cellgate/rules/sink"
+)
+
+// Message is what a sink has been given.
+type Message struct {
+	Seq   uint64
+	ID    string
+	VIN   string
+	Topic string // of Kafka, or the key in Redis
+	Value string
+	Rule  string
+	// Dead says that it is a dead letter, for the reason Reason.
+	Dead   bool
+	Reason string
+}
+
+// Memory is a sink that keeps what it is given. While held it settles nothing.
+type Memory struct {
+	kind rules.SinkKind
+
+	mu      sync.Mutex
+	held    bool
+	refuse  func(m Message) bool
+	waiting []sink.Ticket
+	taken   []Message
+	peak    int
+}
+
+// NewMemory makes a sink of a kind.
+func NewMemory(kind rules.SinkKind) *Memory { return &Memory{kind: kind} }
+
+// Name implements sink.Sink.
+func (s *Memory) Name() string { return s.kind.String() }
+
+// Kind implements sink.Sink.
+func (s *Memory) Kind() rules.SinkKind { return s.kind }
+
+// Health implements sink.Sink.
+func (s *Memory) Health() sink.Health { return sink.Health{Name: s.Name(), OK: true} }
+
+// Close implements sink.Sink.
+func (s *Memory) Close(context.Context) error { return nil }
+
+// Deliver implements sink.Sink.
+func (s *Memory) Deliver(d *sink.Delivery, t sink.Ticket) {
+	m := describe(d)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.refuse != nil && s.refuse(m) {
+		go t.Refused(errors.New("poison"))
+		return
+	}
+	s.taken = append(s.taken, m)
+	s.waiting = append(s.waiting, t)
+	s.peak = max(s.peak, len(s.waiting))
+	if !s.held {
+		s.flushLocked()
+	}
+}
+
+func describe(d *sink.Delivery) Message {
+	m := Message{
+		Seq: d.Record.Seq, ID: string(d.AppendMsgID(nil)), VIN: d.Record.VIN(), Topic: d.Out.Topic,
+		Value: string(d.Out.Value), Dead: d.Out.DeadLetter, Reason: d.Out.Reason,
+	}
+	if d.Out.Sink == rules.SinkRedis {
+		m.Topic, m.Value = d.Out.Redis.Key, string(d.Out.Redis.Value)
+	}
+	for _, h := range d.Out.Headers {
+		if h.Name == "rule" {
+			m.Rule = h.Value
+		}
+	}
+	return m
+}
+
+func (s *Memory) flushLocked() {
+	for _, t := range s.waiting {
+		t.Delivered()
+	}
+	s.waiting = s.waiting[:0]
+}
+
+// Hold stops or resumes settling.
+func (s *Memory) Hold(on bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.held = on
+	if !on {
+		s.flushLocked()
+	}
+}
+
+// Settle settles up to n of the messages that wait, beginning at the from-th, modulo how many there are.
+func (s *Memory) Settle(from, n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for ; n > 0 && len(s.waiting) > 0; n-- {
+		i := from % len(s.waiting)
+		s.waiting[i].Delivered()
+		s.waiting = slices.Delete(s.waiting, i, i+1)
+	}
+}
+
+// LetGo drops what has been abandoned among the messages that wait, as a sink does between tries.
+func (s *Memory) LetGo() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.waiting = slices.DeleteFunc(s.waiting, func(t sink.Ticket) bool {
+		if t.Abandoned() {
+			t.Dropped(sink.Retention)
+			return true
+		}
+		return false
+	})
+}
+
+// Refuse has the sink refuse what f says.
+func (s *Memory) Refuse(f func(m Message) bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.refuse = f
+}
+
+// Taken returns what the sink was given and did not refuse, in the order of Deliver.
+func (s *Memory) Taken() []Message {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.taken)
+}
+
+// Peak is the most messages that waited at one time.
+func (s *Memory) Peak() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.peak
+}
+
+// Forget lets go of what waits, unsettled, as the end of the process does.
+func (s *Memory) Forget() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.waiting = nil
+}

@@ -1,0 +1,226 @@
+package sinktest
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"go.etcd.io/bbolt"
+
+	"cellgate/broker/journal"
+	"cellgate/broker/message"
+	"cellgate/rules"
+	"cellgate/rules/sink"
+)
+
+// Rig is a dispatcher on a real journal with real rules. It belongs to one test.
+type Rig struct {
+	t     testing.TB
+	setup Setup
+	dir   string
+
+	Journal    *journal.Journal
+	Dispatcher *sink.Dispatcher
+	db         *bbolt.DB
+}
+
+// Setup says how a Rig is made.
+type Setup struct {
+	// Sinks makes the sinks anew for every start of the rig.
+	Sinks func() []sink.Binding
+	// Rules is the text of the rule file that every start applies.
+	Rules string
+	// Change may change the options of the dispatcher.
+	Change func(*sink.Options)
+	// BeforeStart may do something to every new dispatcher.
+	BeforeStart func(*sink.Dispatcher) error
+}
+
+// New starts a rig.
+func New(t testing.TB, s Setup) *Rig {
+	t.Helper()
+	r := &Rig{t: t, setup: s, dir: t.TempDir()}
+	t.Cleanup(func() {
+		if r.Dispatcher != nil {
+			r.Kill()
+		}
+	})
+	r.Open()
+	return r
+}
+
+// Open opens journal, database and dispatcher, starts it, and applies the rules.
+func (r *Rig) Open() {
+	r.t.Helper()
+	var err error
+	r.Journal, _, err = journal.Open(journal.Options{
+		Dir: filepath.Join(r.dir, "journal"), SegmentBytes: 256 << 10, CommitInterval: time.Millisecond, ReserveBytes: -1,
+	})
+	r.must(err)
+	// The kill of a process does not need the database to be on disk.
+	r.db, err = bbolt.Open(filepath.Join(r.dir, "state.db"), 0o600, &bbolt.Options{NoSync: true})
+	r.must(err)
+	o := sink.Options{
+		Journal: r.Journal, DB: r.db, Dir: filepath.Join(r.dir, "decisions"), Cell: "cell-1", Node: "gw-1",
+		Sinks: r.setup.Sinks(), CheckpointInterval: 10 * time.Millisecond, SegmentBytes: 8 << 10,
+	}
+	if r.setup.Change != nil {
+		r.setup.Change(&o)
+	}
+	r.Dispatcher, err = sink.New(o)
+	r.must(err)
+	if r.setup.BeforeStart != nil {
+		r.must(r.setup.BeforeStart(r.Dispatcher))
+	}
+	r.must(r.Dispatcher.Start())
+	r.Apply(r.setup.Rules)
+}
+
+// Setup has f called on every dispatcher to come, before it starts.
+func (r *Rig) Setup(f func(*sink.Dispatcher) error) { r.setup.BeforeStart = f }
+
+func (r *Rig) must(err error) {
+	r.t.Helper()
+	if err != nil {
+		r.t.Fatal(err)
+	}
+}
+
+// Source makes a rule source of one file's text.
+func Source(text string) *rules.Source {
+	return rules.NewSource(map[string][]byte{"test.rules.yaml": []byte(text)})
+}
+
+// Apply makes rules govern.
+func (r *Rig) Apply(text string) {
+	r.t.Helper()
+	r.must(r.Dispatcher.ApplyRules(context.Background(), Source(text)))
+}
+
+// Kill ends everything as a crash would: no checkpoint, nothing finished.
+func (r *Rig) Kill() {
+	r.Dispatcher.Abandon()
+	_ = r.db.Close()
+	_ = r.Journal.Close(context.Background())
+	r.Dispatcher = nil
+}
+
+// Stop ends everything in order.
+func (r *Rig) Stop() {
+	r.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	r.must(r.Dispatcher.Stop(ctx))
+	r.must(r.db.Close())
+	r.must(r.Journal.Close(ctx))
+	r.Dispatcher = nil
+}
+
+// VIN names the i-th vehicle.
+func VIN(i int) string { return fmt.Sprintf("LTEST%012d", i) }
+
+// Payload is the payload of the i-th telemetry message: its number n, and the remainders h by 3 and k by
+// 10.
+func Payload(i int) string { return fmt.Sprintf(`{"n":%d,"h":%d,"k":%d}`, i, i%3, i%10) }
+
+// Telemetry is the i-th telemetry message, of one of seven vehicles.
+func Telemetry(i int) message.Record {
+	v := VIN(i % 7)
+	return message.Record{
+		Kind: message.KindPublish, QoS: 1, PacketID: 1, Client: v, Topic: "v1/" + v + "/up/telemetry",
+		Payload: []byte(Payload(i)),
+	}
+}
+
+// Publish appends n telemetry messages from the first-th on and waits until they are durable.
+func (r *Rig) Publish(first, n int) {
+	r.t.Helper()
+	var recs []message.Record
+	for i := first; i < first+n; i++ {
+		recs = append(recs, Telemetry(i))
+		if len(recs) == 50 || i == first+n-1 {
+			r.Append(recs...)
+			recs = recs[:0]
+		}
+	}
+}
+
+// Append appends records and waits until they are durable.
+func (r *Rig) Append(recs ...message.Record) {
+	r.t.Helper()
+	last, err := r.Journal.Append(recs, nil)
+	r.must(err)
+	r.must(r.Journal.WaitDurable(context.Background(), last))
+}
+
+// Ledger is the account of one sink.
+func (r *Rig) Ledger(name string) sink.SinkLedger {
+	r.t.Helper()
+	for _, l := range r.Dispatcher.Ledger() {
+		if l.Sink == name {
+			return l
+		}
+	}
+	r.t.Fatalf("no ledger of %s", name)
+	return sink.SinkLedger{}
+}
+
+// Settled waits until everything is evaluated and nothing is pending, and checks that the ledger balances
+// at every look.
+func (r *Rig) Settled() {
+	r.t.Helper()
+	r.Await(func() bool {
+		r.Balanced()
+		if r.Dispatcher.Position() < r.Journal.Last() {
+			return false
+		}
+		for _, l := range r.Dispatcher.Ledger() {
+			if l.Pending > 0 {
+				return false
+			}
+		}
+		return true
+	})
+}
+
+// Balanced checks the ledger of every sink.
+func (r *Rig) Balanced() {
+	r.t.Helper()
+	for _, l := range r.Dispatcher.Ledger() {
+		if !l.Balanced {
+			r.t.Fatalf("ledger does not balance: %+v", l)
+		}
+	}
+}
+
+// Await waits for a condition.
+func (r *Rig) Await(ok func() bool) {
+	r.t.Helper()
+	for end := time.Now().Add(30 * time.Second); !ok(); time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			r.t.Fatalf("not within 30 s; ledger %+v, lag %+v, health %+v",
+				r.Dispatcher.Ledger(), r.Dispatcher.Lag(), r.Dispatcher.Health())
+		}
+	}
+}
+
+// InOrder checks that the first appearances of each VIN's and rule's messages are in journal order. A
+// message may come again, under the same id.
+func InOrder(t testing.TB, all []Message) {
+	t.Helper()
+	seen := map[string]bool{}
+	last := map[string]uint64{}
+	for _, m := range all {
+		key := m.VIN + "/" + m.Rule + "/" + m.Topic
+		if seen[key+m.ID] {
+			continue
+		}
+		seen[key+m.ID] = true
+		if m.Seq < last[key] {
+			t.Fatalf("%s: record %d after %d", key, m.Seq, last[key])
+		}
+		last[key] = m.Seq
+	}
+}
