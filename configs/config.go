@@ -21,6 +21,8 @@ type Config struct {
 
 	// File is where the configuration was read from; relative paths were resolved from its folder.
 	File string `yaml:"-"`
+	// Warnings are what is permitted and still worth a second thought. The gateway logs them at its start.
+	Warnings Problems `yaml:"-"`
 }
 
 // Cell names the cell and this gateway in it.

@@ -11,13 +11,13 @@ const maxProblems = 50
 
 // Problem is one thing that is wrong in a configuration file.
 type Problem struct {
-	File string
-	Line int // from 1; 0 when the file has no such place
-	Col  int // from 1
+	File string `json:"file"`
+	Line int    `json:"line,omitempty"` // from 1; 0 when the file has no such place
+	Col  int    `json:"col,omitempty"`  // from 1
 	// Path is the key, such as listeners[0].tls.cert; empty for the file as a whole.
-	Path string
-	Why  string
-	Fix  string
+	Path string `json:"key,omitempty"`
+	Why  string `json:"why"`
+	Fix  string `json:"fix,omitempty"`
 }
 
 // Error formats the problem as file:line:col: path: why; fix.

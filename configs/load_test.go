@@ -264,3 +264,24 @@ func TestLoadReadsAFile(t *testing.T) {
 		t.Errorf("absent file: %v", err)
 	}
 }
+
+func TestWarnings(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]string{
+		"redis: {addresses: [\"r:1\"], password: x}":                                          "redis.password",
+		"redis: {addresses: [\"127.0.0.1:1\"], password: x}":                                  "",
+		"redis: {addresses: [\"r:1\"], password: x, tls: {}}":                                 "",
+		"kafka: {brokers: [\"k:1\"], sasl: {mechanism: plain, user: u, password: p}}":         "kafka.sasl.mechanism",
+		"kafka: {brokers: [\"k:1\"], sasl: {mechanism: scram-sha-256, user: u, password: p}}": "",
+		"http: {address: \":1\", allow_insecure: true}":                                       "http.allow_insecure",
+		"uplink: {ack: memory}": "uplink.ack",
+		"listeners: [{name: a, address: \"127.0.0.1:1\", anonymous_role: vehicle}]": "listeners",
+	} {
+		c := parse(t, "cell: {id: c, node: n}\n"+text)
+		switch {
+		case want == "" && len(c.Warnings) == 0:
+		case len(c.Warnings) != 1 || c.Warnings[0].Path != want || c.Warnings[0].Line != 2:
+			t.Errorf("%s: warnings %v, want %q", text, c.Warnings, want)
+		}
+	}
+}

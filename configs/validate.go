@@ -20,21 +20,23 @@ type checker struct {
 	d   *decoder
 }
 
-// problem reports path at the place of its key, or of the nearest key above it that the file has.
+// problem reports a key.
 func (k *checker) problem(path, why, fix string) {
-	at := place{1, 1}
-	for p := path; ; p = p[:strings.LastIndexAny(p, ".[")] {
-		if found, ok := k.d.places[p]; ok {
-			at = found
-			break
+	k.d.problems = append(k.d.problems, k.at(path, why, fix))
+}
+
+// at is a problem at the place of its key, or of the nearest key above it that the file has.
+func (k *checker) at(path, why, fix string) Problem {
+	p := Problem{File: k.d.file, Line: 1, Col: 1, Path: path, Why: why, Fix: fix}
+	for above := path; ; above = above[:strings.LastIndexAny(above, ".[")] {
+		if found, ok := k.d.places[above]; ok {
+			p.Line, p.Col = found.line, found.col
+			return p
 		}
-		if !strings.ContainsAny(p, ".[") {
-			break
+		if !strings.ContainsAny(above, ".[") {
+			return p
 		}
 	}
-	k.d.problems = append(k.d.problems, Problem{
-		File: k.d.file, Line: at.line, Col: at.col, Path: path, Why: why, Fix: fix,
-	})
 }
 
 // failed reports whether path has a problem already, so that one mistake gives one message.
@@ -62,6 +64,7 @@ func (k *checker) all() {
 	for i, class := range k.cfg.Metrics.Classes {
 		k.class(fmt.Sprintf("metrics.classes[%d]", i), class)
 	}
+	k.warnings()
 }
 
 func nameRE() *regexp.Regexp { return regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$`) }

@@ -191,6 +191,6 @@ func (s *Service) heard(l *lane, e *entry, stale bool) {
 
 // reason is a short text for Cause.
 func reason(err error) string {
-	text := strings.TrimPrefix(err.Error(), ErrUndeliverable.Error()+": ")
-	return text[:min(len(text), 200)]
+	text := strings.TrimLeft(strings.TrimPrefix(err.Error(), ErrUndeliverable.Error()), ": \n")
+	return strings.ToValidUTF8(text[:min(len(text), 200)], "")
 }

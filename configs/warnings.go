@@ -1,0 +1,47 @@
+package configs
+
+import (
+	"net"
+	"slices"
+)
+
+// warnings notes what is valid but gives something up: secrets in clear, or a weaker promise.
+func (k *checker) warnings() {
+	c := k.cfg
+	if h, _, _ := net.SplitHostPort(c.HTTP.Address); c.HTTP.AllowInsecure && c.HTTP.TLS == nil && !IsLoopback(h) {
+		k.warn("http.allow_insecure", "tokens cross the network in clear", "see that a proxy in front terminates TLS")
+	}
+	k.kafkaWarnings("kafka", &c.Kafka)
+	if c.Central != nil {
+		k.kafkaWarnings("central.kafka", &c.Central.Kafka)
+	}
+	if c.Redis.TLS == nil && c.Redis.Password != "" && !local(c.Redis.Addresses) {
+		k.warn("redis.password", "crosses the network in clear", "add redis.tls")
+	}
+	if c.Uplink.Ack == "memory" {
+		k.warn("uplink.ack", "acknowledged messages are lost by a crash", "use journal, and memory by class only")
+	}
+	for _, l := range c.Listeners {
+		if l.AnonymousRole != "" {
+			k.warn("listeners", l.Name+" admits clients without a token", "keep it to test benches")
+		}
+	}
+}
+
+func (k *checker) kafkaWarnings(path string, c *Kafka) {
+	if c.SASL != nil && c.SASL.Mechanism == "plain" && c.TLS == nil && !local(c.Brokers) {
+		k.warn(path+".sasl.mechanism", "plain sends the password in clear without TLS", "add "+path+".tls, or use scram-sha-512")
+	}
+}
+
+func (k *checker) warn(path, why, fix string) {
+	k.cfg.Warnings = append(k.cfg.Warnings, k.at(path, why, fix))
+}
+
+// local reports whether all host:port addresses are on loopback.
+func local(addresses []string) bool {
+	return !slices.ContainsFunc(addresses, func(a string) bool {
+		host, _, err := net.SplitHostPort(a)
+		return err != nil || !IsLoopback(host)
+	})
+}
