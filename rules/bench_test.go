@@ -92,3 +92,29 @@ func TestEvalDoesNotAllocate(t *testing.T) {
 		t.Errorf("%v allocations for a message that no rule matches", n)
 	}
 }
+
+// TestRenderAllocatesOnlyTheKey holds decision and rendering of all that the samples make of a message to
+// one allocation: the Redis key.
+func TestRenderAllocatesOnlyTheKey(t *testing.T) {
+	w := NewEngine(compileSamples(t), NewState(StateOptions{})).NewWorker()
+	recs := benchRecords()
+	var out []Decision
+	var r Rendered
+	i := 0
+	render := func() {
+		for range recs {
+			rec := &recs[i%len(recs)]
+			out = w.Eval(rec, out[:0])
+			for _, d := range out {
+				if err := w.Render(d, rec, &r); err != nil {
+					t.Fatal(err)
+				}
+			}
+			i++
+		}
+	}
+	render()
+	if n := testing.AllocsPerRun(5, render) / float64(len(recs)); n > 1.01 {
+		t.Errorf("%.3f allocations per message", n)
+	}
+}

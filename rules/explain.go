@@ -138,7 +138,7 @@ func (w *Worker) explainOperators(r *rule, x *RuleExplanation) bool {
 	for i, op := range r.operators {
 		def := r.def.operators[i]
 		for _, e := range []*scalar{def.enter, def.exit, def.by, def.lat, def.lon} {
-			x.Values = append(x.Values, w.parts(r, e)...)
+			x.add(w.parts(r, e))
 		}
 		var before opState
 		if st := w.engine.state.peek(w.sc.vin, op.stateKey()); st != nil {
@@ -157,6 +157,15 @@ func (w *Worker) explainOperators(r *rule, x *RuleExplanation) bool {
 		}
 	}
 	return true
+}
+
+// add appends the values whose part is not there yet.
+func (x *RuleExplanation) add(values []PartValue) {
+	for _, v := range values {
+		if !slices.ContainsFunc(x.Values, func(o PartValue) bool { return o.Part == v.Part }) {
+			x.Values = append(x.Values, v)
+		}
+	}
 }
 
 // parts evaluates an expression and everything in it that has a name or a comparison of its own.
