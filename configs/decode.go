@@ -10,8 +10,11 @@ import (
 	"github.com/goccy/go-yaml/token"
 )
 
-// decoder reads a YAML tree into Go values and collects every problem on its way instead of ending at
-// the first. It remembers where each key stands, so that later checks can name the place.
+// decoder reads a YAML tree into Go values and collects every problem on its way. go-yaml parses; its own
+// strict decoding is not used, because it ends at the first error, names no key path, and forgets
+// where a key stood, which the checks across keys need.
+//
+// It remembers where each key stands, so that later checks can name the place.
 type decoder struct {
 	file     string
 	env      func(string) (string, bool)
