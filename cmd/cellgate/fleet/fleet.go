@@ -27,6 +27,7 @@ type fleet struct {
 	begin    time.Time
 	started  atomic.Bool // publishing has begun
 	ended    atomic.Bool // and is over
+	seqWidth int         // of sequence numbers; 0 when every message is rendered anew
 
 	work  sync.WaitGroup // vehicles and what they do later
 	mu    sync.Mutex
@@ -76,6 +77,9 @@ func newFleet(o Options) *fleet {
 		connects: rate.NewLimiter(rate.Limit(o.ConnectRate), max(1, int(o.ConnectRate/20))),
 		turns:    make(chan struct{}, maxHandshakes),
 		delay:    make(map[*time.Timer]struct{}),
+	}
+	if o.Saturate || o.Rate*renderEvery.Seconds() > 1 {
+		f.seqWidth = seqWidth
 	}
 	f.buffers.New = func() any { return new([]byte) }
 	f.batches.New = func() any { return new(received) }

@@ -142,7 +142,7 @@ func TestTelemetryIsJSONOfTheSizeAsked(t *testing.T) {
 	t.Parallel()
 	m := NewModel(NEDC(), NewRoute(), rand.New(rand.NewPCG(5, 6)))
 	for _, size := range []int{0, 256, 512, 1024, 4096} {
-		b := appendTelemetry(nil, 7, time.UnixMilli(1_700_000_000_123), &m.State, size)
+		b := appendTelemetry(nil, 7, seqWidth, time.UnixMilli(1_700_000_000_123), &m.State, size)
 		if len(b) != size && (size > 400 || len(b) > 400) {
 			t.Errorf("size %d: got %d", size, len(b))
 		}
@@ -185,7 +185,7 @@ func TestVIN(t *testing.T) {
 
 func BenchmarkTelemetryPatched(b *testing.B) {
 	m := NewModel(NEDC(), NewRoute(), m0())
-	p := appendTelemetry(nil, 1, time.Now(), &m.State, 256)
+	p := appendTelemetry(nil, 1, seqWidth, time.Now(), &m.State, 256)
 	b.ReportAllocs()
 	for i := range b.N {
 		patchSeq(p, uint64(i)) //nolint:gosec // positive

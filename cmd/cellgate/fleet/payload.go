@@ -6,18 +6,19 @@ import (
 	"time"
 )
 
-// seqWidth is the width of the sequence number in a telemetry payload: padded with blanks, which JSON
-// allows, so that a saturating fleet only patches it.
+// seqWidth is the width of the sequence number in a telemetry payload that is to be patched: padded with
+// blanks, which JSON allows.
 const seqWidth = 12
 
 const seqPrefix = `{"seq":`
 
 // appendTelemetry appends the telemetry of a vehicle as JSON: flat, so that each field can become a
-// field of a hash. It pads with a field "pad" up to size bytes; below its natural size it is not cut.
-func appendTelemetry(dst []byte, seq uint64, at time.Time, s *State, size int) []byte {
+// field of a hash. The sequence number takes at least width bytes. It pads with a field "pad" up to size
+// bytes; below its natural size it is not cut.
+func appendTelemetry(dst []byte, seq uint64, width int, at time.Time, s *State, size int) []byte {
 	start := len(dst)
 	dst = append(dst, seqPrefix...)
-	dst = appendSeq(dst, seq)
+	dst = appendSeq(dst, seq, width)
 	dst = strconv.AppendInt(append(dst, `,"ts":`...), at.UnixMilli(), 10)
 	dst = number(dst, "speed", s.Speed, 1)
 	dst = number(dst, "soc", s.SoC, 2)
@@ -51,19 +52,19 @@ func number(dst []byte, name string, v float64, digits int) []byte {
 	return strconv.AppendFloat(dst, v, 'f', digits, 64)
 }
 
-func appendSeq(dst []byte, seq uint64) []byte {
+func appendSeq(dst []byte, seq uint64, width int) []byte {
 	var digits [20]byte
 	d := strconv.AppendUint(digits[:0], seq, 10)
-	for range seqWidth - len(d) {
+	for range width - len(d) {
 		dst = append(dst, ' ')
 	}
 	return append(dst, d...)
 }
 
-// patchSeq sets the sequence number of a telemetry payload that appendTelemetry made. seq is below
-// 10^seqWidth.
+// patchSeq sets the sequence number of a telemetry payload that appendTelemetry made at seqWidth. seq is
+// below 10^seqWidth.
 func patchSeq(payload []byte, seq uint64) {
-	appendSeq(payload[:len(seqPrefix)], seq)
+	appendSeq(payload[:len(seqPrefix)], seq, seqWidth)
 }
 
 // fault is one kind of trouble that a vehicle reports.

@@ -80,10 +80,10 @@ const renderEvery = 100 * time.Millisecond
 // payload returns telemetry with the next sequence number. The caller holds out.
 func (v *vehicle) payload(now time.Duration) []byte {
 	v.seq++
-	if age := now - v.modelAt; v.telemetry == nil || age >= renderEvery {
+	if age := now - v.modelAt; v.telemetry == nil || age >= renderEvery || v.f.seqWidth == 0 {
 		v.model.Advance(min(age, time.Hour).Seconds())
 		v.modelAt = now
-		v.telemetry = appendTelemetry(v.telemetry[:0], v.seq, time.Now(), &v.model.State, v.f.o.PayloadBytes)
+		v.telemetry = appendTelemetry(v.telemetry[:0], v.seq, v.f.seqWidth, time.Now(), &v.model.State, v.f.o.PayloadBytes)
 		return v.telemetry
 	}
 	patchSeq(v.telemetry, v.seq)

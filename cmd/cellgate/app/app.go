@@ -1,0 +1,219 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"cellgate/auth"
+	"cellgate/cmd/cellgate/runfile"
+	"cellgate/configs"
+)
+
+// Build says which program this is.
+type Build struct {
+	Version string `json:"version"`
+	Commit  string `json:"commit"`
+}
+
+// Options say what a gateway is made from.
+type Options struct {
+	// Config is required. Its File is read again by Reload.
+	Config *configs.Config
+	Build  Build
+	// Log takes the gateway's own log; os.Stderr if nil.
+	Log io.Writer
+}
+
+// Phases of a gateway's life, as /readyz tells them.
+const (
+	phaseStarting int32 = iota
+	phaseServing
+	phaseStopping
+)
+
+// App is one gateway.
+type App struct {
+	parts
+	build   Build
+	started time.Time
+	life    lifecycle
+	phase   atomic.Int32
+	fatal   chan error // the first thing that the gateway cannot survive
+	running atomic.Pointer[configs.Config]
+	drain   drainer
+	reload  sync.Mutex
+}
+
+// New constructs a gateway: it reads the disk and binds nothing. An error leaves nothing behind.
+func New(ctx context.Context, o Options) (*App, error) {
+	if o.Config == nil {
+		return nil, errors.New("app: no configuration")
+	}
+	if o.Log == nil {
+		o.Log = os.Stderr
+	}
+	a := &App{build: o.Build, started: time.Now(), fatal: make(chan error, 1)}
+	a.cfg = o.Config
+	a.running.Store(o.Config)
+	a.log, a.level = NewLog(o.Log, o.Config)
+	a.life.log = a.log
+	a.reg = newRegistry(o.Config, o.Build)
+	if err := a.open(ctx); err != nil {
+		return nil, errors.Join(err, a.life.stop(context.WithoutCancel(ctx)))
+	}
+	return a, nil
+}
+
+// open is the gateway in one straight line: each part is made from those before it.
+func (a *App) open(ctx context.Context) error {
+	for _, open := range []func(context.Context) error{
+		a.openState,
+		a.openJournal,
+		a.openRedis,
+		a.openAuth,
+		a.openProducer,
+		a.openDispatch,
+		a.openRules,
+		a.openSessions,
+		a.openCommands,
+		a.openBroker,
+		a.openFanout,
+		a.openHTTP,
+	} {
+		if err := open(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Start binds every address and serves. When it returns nil, vehicles can connect.
+func (a *App) Start(ctx context.Context) error {
+	if err := a.start(ctx); err != nil {
+		return errors.Join(err, a.Stop(context.WithoutCancel(ctx)))
+	}
+	a.phase.Store(phaseServing)
+	a.life.onStop("readiness", time.Second, func(context.Context) error {
+		a.phase.Store(phaseStopping)
+		return nil
+	})
+	a.log.Info("serving", slog.String("version", a.build.Version), slog.String("node", a.cfg.Cell.Node),
+		slog.Duration("after", time.Since(a.started)))
+	return nil
+}
+
+func (a *App) start(ctx context.Context) error {
+	if err := a.startHTTP(ctx); err != nil {
+		return err
+	}
+	if err := a.startDispatch(ctx); err != nil {
+		return err
+	}
+	if err := a.startFanout(ctx); err != nil {
+		return err
+	}
+	if err := a.startBroker(ctx); err != nil {
+		return err
+	}
+	a.startBackground()
+	if err := runfile.Write(string(a.cfg.DataDir), a.runFile()); err != nil {
+		return err
+	}
+	a.life.onStop("run file", time.Second, func(context.Context) error { return runfile.Remove(string(a.cfg.DataDir)) })
+	return nil
+}
+
+// Stop ends the gateway: acknowledgements are flushed, clients told why, cursors saved. It may be called at
+// any time and more than once.
+func (a *App) Stop(ctx context.Context) error {
+	begin := time.Now()
+	err := a.life.stop(ctx)
+	a.log.Info("stopped", slog.Duration("took", time.Since(begin)), slog.Any("error", err))
+	return err
+}
+
+// Fatal delivers what the gateway cannot survive: the journal failed. The process is to stop and not to
+// go on by itself.
+func (a *App) Fatal() <-chan error { return a.fatal }
+
+func (a *App) die(err error) {
+	select {
+	case a.fatal <- err:
+	default:
+	}
+}
+
+// Run serves until ctx ends or the gateway fails, and stops within limit.
+func (a *App) Run(ctx context.Context, limit time.Duration) error {
+	if err := a.Start(ctx); err != nil {
+		return err
+	}
+	var failed error
+	select {
+	case <-ctx.Done():
+	case failed = <-a.fatal:
+		a.log.Error("the gateway cannot go on", slog.Any("error", failed))
+	}
+	stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), limit)
+	defer cancel()
+	return errors.Join(failed, a.Stop(stop))
+}
+
+// Config is the configuration in force.
+func (a *App) Config() *configs.Config { return a.running.Load() }
+
+// Addrs are the bound MQTT addresses by listener name.
+func (a *App) Addrs() map[string]net.Addr { return a.broker.Addrs() }
+
+// HTTPAddr is the bound address of the API.
+func (a *App) HTTPAddr() net.Addr { return a.http.addr }
+
+// HTTPURL is the URL of the API.
+func (a *App) HTTPURL() string {
+	scheme := "http"
+	if a.cfg.HTTP.TLS != nil {
+		scheme = "https"
+	}
+	return fmt.Sprintf("%s://%s", scheme, dialable(a.http.addr))
+}
+
+// dialable is an address that one can connect to: an unspecified host becomes loopback.
+func dialable(addr net.Addr) string {
+	tcp, ok := addr.(*net.TCPAddr)
+	if ok && tcp.IP.IsUnspecified() {
+		return net.JoinHostPort("127.0.0.1", fmt.Sprint(tcp.Port))
+	}
+	return addr.String()
+}
+
+// runFile tells other processes where the gateway listens.
+func (a *App) runFile() *runfile.File {
+	f := &runfile.File{
+		PID: os.Getpid(), Version: a.build.Version, Started: a.started, Cell: a.cfg.Cell.ID, Config: a.cfg.File,
+		HTTP: a.HTTPURL(), Kafka: a.cfg.Kafka.Brokers, Redis: a.cfg.Redis.Addresses,
+	}
+	if a.cfg.Central != nil {
+		f.Central = a.cfg.Central.Kafka.Brokers
+	}
+	addrs := a.Addrs()
+	for _, l := range a.cfg.Listeners {
+		f.Listeners = append(f.Listeners, runfile.Listener{
+			Name: l.Name, Address: dialable(addrs[l.Name]), Protocol: l.Protocol, TLS: l.TLS != nil, Anonymous: l.AnonymousRole != "",
+		})
+	}
+	return f
+}
+
+// Log is the gateway's logger.
+func (a *App) Log() *slog.Logger { return a.log }
+
+// Authority is the gateway's token authority.
+func (a *App) Authority() *auth.Authority { return a.auth }

@@ -1,0 +1,125 @@
+package app
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
+	"os"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/segmentio/kafka-go"
+	"github.com/segmentio/kafka-go/sasl/plain"
+	"github.com/segmentio/kafka-go/sasl/scram"
+
+	"cellgate/configs"
+	"cellgate/rules/sink/kafkaclient"
+)
+
+// clientTLS is the client's side of TLS towards Kafka or Redis; nil for none.
+func clientTLS(setting string, c *configs.ClientTLS) (*tls.Config, error) {
+	if c == nil {
+		return nil, nil
+	}
+	config := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: c.ServerName}
+	if c.CA != "" {
+		pool, err := readPool(string(c.CA))
+		if err != nil {
+			return nil, fmt.Errorf("%s.ca: %w", setting, err)
+		}
+		config.RootCAs = pool
+	}
+	if c.Cert != "" {
+		pair, err := tls.LoadX509KeyPair(string(c.Cert), string(c.Key))
+		if err != nil {
+			return nil, fmt.Errorf("%s.cert: %w", setting, err)
+		}
+		config.Certificates = []tls.Certificate{pair}
+	}
+	return config, nil
+}
+
+func readPool(file string) (*x509.CertPool, error) {
+	pem, err := os.ReadFile(file) //nolint:gosec // the configuration names the file
+	if err != nil {
+		return nil, err
+	}
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(pem) {
+		return nil, fmt.Errorf("no certificate in %s", file)
+	}
+	return pool, nil
+}
+
+// kafkaConfig is how to reach a Kafka cluster.
+func kafkaConfig(setting string, c *configs.Kafka) (kafkaclient.Config, error) {
+	config, err := clientTLS(setting+".tls", c.TLS)
+	if err != nil {
+		return kafkaclient.Config{}, err
+	}
+	k := kafkaclient.Config{Brokers: c.Brokers, TLS: config, ClientID: c.ClientID, RequestTimeout: c.Timeout.Std()}
+	if c.SASL != nil {
+		k.SASL = &kafkaclient.SASL{Mechanism: c.SASL.Mechanism, User: c.SASL.User, Password: c.SASL.Password.Reveal()}
+	}
+	return k, nil
+}
+
+// kafkaDialer is the same for the parts of kafka-go that predate its Client: the consumer groups.
+func kafkaDialer(setting string, c *configs.Kafka) (*kafka.Dialer, error) {
+	config, err := clientTLS(setting+".tls", c.TLS)
+	if err != nil {
+		return nil, err
+	}
+	d := &kafka.Dialer{ClientID: c.ClientID, Timeout: c.Timeout.Std(), DualStack: true, TLS: config}
+	if c.SASL == nil {
+		return d, nil
+	}
+	user, password := c.SASL.User, c.SASL.Password.Reveal()
+	switch c.SASL.Mechanism {
+	case "plain":
+		d.SASLMechanism = plain.Mechanism{Username: user, Password: password}
+	case "scram-sha-256":
+		d.SASLMechanism, err = scram.Mechanism(scram.SHA256, user, password)
+	default:
+		d.SASLMechanism, err = scram.Mechanism(scram.SHA512, user, password)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%s.sasl: %w", setting, err)
+	}
+	return d, nil
+}
+
+// topicSpec is how missing topics are created; nil: they are not.
+func topicSpec(c *configs.Kafka) *kafkaclient.TopicSpec {
+	if !c.AutoCreateTopics {
+		return nil
+	}
+	return &kafkaclient.TopicSpec{Partitions: c.Partitions, Replication: c.Replication}
+}
+
+// producerOptions are a producer's towards the cluster.
+func producerOptions(setting, name string, c *configs.Kafka, p *parts) (kafkaclient.ProducerOptions, error) {
+	config, err := kafkaConfig(setting, c)
+	if err != nil {
+		return kafkaclient.ProducerOptions{}, err
+	}
+	return kafkaclient.ProducerOptions{
+		Config: config, Name: name, Compression: c.Compression, Linger: c.Linger.Std(), BatchBytes: int(c.BatchBytes),
+		AutoCreate: topicSpec(c), Log: p.log, Metrics: p.kafkaMetrics,
+	}, nil
+}
+
+// redisClient connects to a server, a cluster, or sentinels. It dials nothing yet.
+func redisClient(c *configs.Redis) (redis.UniversalClient, error) {
+	config, err := clientTLS("redis.tls", c.TLS)
+	if err != nil {
+		return nil, err
+	}
+	return redis.NewUniversalClient(&redis.UniversalOptions{
+		Addrs: c.Addresses, Username: c.Username, Password: c.Password.Reveal(), DB: c.DB,
+		IsClusterMode: c.Cluster, MasterName: c.Master,
+		SentinelUsername: c.SentinelUsername, SentinelPassword: c.SentinelPassword.Reveal(),
+		TLSConfig: config, PoolSize: c.PoolSize, ReadTimeout: c.Timeout.Std(), WriteTimeout: c.Timeout.Std(), DialTimeout: c.Timeout.Std(),
+		MaxRetries:            -1, // whoever uses it tries again itself, and knows what must stay in order
+		ContextTimeoutEnabled: true, DisableIdentity: true,
+	}), nil
+}

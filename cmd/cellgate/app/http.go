@@ -1,0 +1,154 @@
+package app
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"cellgate/configs"
+)
+
+// server is one HTTP listener.
+type server struct {
+	setting string // for errors
+	address string
+	files   *configs.ServerTLS
+	cert    atomic.Pointer[tls.Certificate]
+	http    *http.Server
+	addr    net.Addr
+	log     *slog.Logger
+}
+
+// Time limits of HTTP. Writing is not limited: a command's ?wait= may be long, and bounds itself.
+const (
+	headTimeout = 5 * time.Second
+	idleTimeout = 2 * time.Minute
+	maxHeader   = 32 << 10
+)
+
+func newServer(setting, address string, files *configs.ServerTLS, read time.Duration, h http.Handler, log *slog.Logger) (*server, error) {
+	s := &server{setting: setting, address: address, files: files, log: log}
+	s.http = &http.Server{
+		Handler: h, ReadHeaderTimeout: headTimeout, ReadTimeout: read, IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeader,
+		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+	}
+	if files == nil {
+		return s, nil
+	}
+	config, err := s.tlsConfig()
+	if err != nil {
+		return nil, err
+	}
+	s.http.TLSConfig = config
+	return s, s.reloadTLS()
+}
+
+func (s *server) tlsConfig() (*tls.Config, error) {
+	config := &tls.Config{
+		MinVersion:     minVersion(s.files.MinVersion),
+		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return s.cert.Load(), nil },
+		NextProtos:     []string{"h2", "http/1.1"},
+	}
+	if s.files.ClientCA == "" || s.files.ClientAuth == "none" {
+		return config, nil
+	}
+	pool, err := readPool(string(s.files.ClientCA))
+	if err != nil {
+		return nil, fmt.Errorf("%s.tls.client_ca: %w", s.setting, err)
+	}
+	config.ClientCAs, config.ClientAuth = pool, tls.VerifyClientCertIfGiven
+	if s.files.ClientAuth == "required" {
+		config.ClientAuth = tls.RequireAndVerifyClientCert
+	}
+	config.SessionTicketsDisabled = true // a resumed session is not checked against the authorities again
+	return config, nil
+}
+
+// checkTLS reads the certificate and puts nothing in force.
+func (s *server) checkTLS() error {
+	_, err := s.loadCert()
+	return err
+}
+
+// reloadTLS reads the certificate again.
+func (s *server) reloadTLS() error {
+	cert, err := s.loadCert()
+	if cert != nil {
+		s.cert.Store(cert)
+	}
+	return err
+}
+
+func (s *server) loadCert() (*tls.Certificate, error) {
+	if s == nil || s.files == nil {
+		return nil, nil
+	}
+	cert, err := tls.LoadX509KeyPair(string(s.files.Cert), string(s.files.Key))
+	if err != nil {
+		return nil, fmt.Errorf("%s.tls: %w", s.setting, err)
+	}
+	return &cert, nil
+}
+
+// start binds and serves.
+func (s *server) start(ctx context.Context) error {
+	var lc net.ListenConfig
+	ln, err := lc.Listen(ctx, "tcp", s.address)
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return fmt.Errorf("%s.address: %s is taken: %w; stop what listens there, or change %s.address", s.setting, s.address, syscall.EADDRINUSE, s.setting)
+	}
+	if err != nil {
+		return fmt.Errorf("%s.address: %w", s.setting, err)
+	}
+	s.addr = ln.Addr()
+	if s.files != nil {
+		ln = tls.NewListener(ln, s.http.TLSConfig)
+	}
+	go func() {
+		if err := s.http.Serve(ln); err != nil && !errors.Is(err, http.ErrServerClosed) {
+			s.log.Error("http server ended", slog.String("setting", s.setting), slog.Any("error", err))
+		}
+	}()
+	return nil
+}
+
+// stop lets requests finish until ctx ends.
+func (s *server) stop(ctx context.Context) error {
+	if err := s.http.Shutdown(ctx); err != nil {
+		return errors.Join(err, s.http.Close())
+	}
+	return nil
+}
+
+func (a *App) openHTTP(context.Context) (err error) {
+	h := &a.cfg.HTTP
+	a.http, err = newServer("http", h.Address, h.TLS, h.ReadTimeout.Std(), a.routes(), a.log)
+	if err != nil || a.cfg.TokenAPI == nil {
+		return err
+	}
+	t := a.cfg.TokenAPI
+	a.tokenAPI, err = newServer("token_api", t.Address, t.TLS, h.ReadTimeout.Std(), a.tokenRoutes(), a.log)
+	return err
+}
+
+func (a *App) startHTTP(ctx context.Context) error {
+	if err := a.http.start(ctx); err != nil {
+		return err
+	}
+	a.life.onStop("http", stopShort, a.http.stop)
+	if a.tokenAPI == nil {
+		return nil
+	}
+	if err := a.tokenAPI.start(ctx); err != nil {
+		return err
+	}
+	a.life.onStop("token api", stopShort, a.tokenAPI.stop)
+	return nil
+}

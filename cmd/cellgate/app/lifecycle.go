@@ -1,0 +1,57 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+)
+
+// step is one part's stop.
+type step struct {
+	name  string
+	limit time.Duration
+	stop  func(context.Context) error
+}
+
+// lifecycle holds the stops of what has been constructed. They run once, in reverse order, each with a
+// deadline of its own within the caller's, and all of them, whatever one answers.
+type lifecycle struct {
+	log *slog.Logger
+
+	mu    sync.Mutex
+	steps []step
+}
+
+// onStop registers a stop. Call it on the line behind the construction.
+func (l *lifecycle) onStop(name string, limit time.Duration, stop func(context.Context) error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.steps = append(l.steps, step{name, limit, stop})
+}
+
+// stop runs the steps. The error joins theirs, each with its name.
+func (l *lifecycle) stop(ctx context.Context) error {
+	l.mu.Lock()
+	steps := l.steps
+	l.steps = nil
+	l.mu.Unlock()
+	var errs []error
+	for i := len(steps) - 1; i >= 0; i-- {
+		if err := l.one(ctx, steps[i]); err != nil {
+			errs = append(errs, fmt.Errorf("stop %s: %w", steps[i].name, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (l *lifecycle) one(ctx context.Context, s step) error {
+	begin := time.Now()
+	ctx, cancel := context.WithTimeout(ctx, s.limit)
+	defer cancel()
+	err := s.stop(ctx)
+	l.log.Debug("stopped", slog.String("part", s.name), slog.Duration("took", time.Since(begin)), slog.Any("error", err))
+	return err
+}

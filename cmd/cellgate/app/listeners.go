@@ -1,0 +1,173 @@
+package app
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"sync/atomic"
+	"syscall"
+
+	"cellgate/broker"
+	"cellgate/broker/message"
+	"cellgate/configs"
+)
+
+// brokerOptions translates the configuration for the broker.
+func (a *App) brokerOptions() (broker.Options, error) {
+	o := broker.Options{
+		Journal: a.journal, Sessions: a.sessions, Auth: a.auth, Limits: a.limits(a.cfg),
+		Classes: a.cfg.Metrics.Classes, ExpiringNotice: a.cfg.Auth.ExpiringNotice.Std(),
+		CommandSubscribe: a.cfg.Commands.SubscribeOnConnect, Admit: a.drain.admit, Log: a.log, Metrics: a.brokerStats,
+	}
+	for _, l := range a.cfg.Listeners {
+		made, err := listener(&l)
+		if err != nil {
+			return o, err
+		}
+		o.Listeners = append(o.Listeners, made)
+	}
+	ack, kafka := ackModes(&a.cfg.Uplink)
+	o.Ack = ack
+	if kafka {
+		s := newSettlement(sinkKafka, sinkCentral)
+		for _, name := range []string{sinkKafka, sinkCentral} {
+			if err := a.dispatch.Watch(name, s.watch(name)); err != nil {
+				return o, err
+			}
+		}
+		o.Settlement = s
+		a.life.onStop("settlement", stopShort, s.close)
+	}
+	return o, nil
+}
+
+func listener(l *configs.Listener) (broker.Listener, error) {
+	out := broker.Listener{
+		Name: l.Name, Address: l.Address, Protocol: l.Protocol, Path: l.Path, AnonymousRole: l.AnonymousRole,
+	}
+	for _, text := range l.ProxyFrom {
+		p, err := netip.ParsePrefix(text)
+		if err != nil {
+			return out, fmt.Errorf("listeners: %s: proxy_from: %w", l.Name, err)
+		}
+		out.ProxyFrom = append(out.ProxyFrom, p)
+	}
+	if l.TLS != nil {
+		out.TLS = &broker.TLS{
+			Cert: string(l.TLS.Cert), Key: string(l.TLS.Key), ClientCA: string(l.TLS.ClientCA), ClientAuth: l.TLS.ClientAuth,
+			MinVersion: minVersion(l.TLS.MinVersion),
+		}
+	}
+	return out, nil
+}
+
+func minVersion(text string) uint16 {
+	if text == "1.3" {
+		return tls.VersionTLS13
+	}
+	return tls.VersionTLS12
+}
+
+// fdReserve are descriptors for everything that is not a vehicle: segments, Kafka, Redis, HTTP.
+const fdReserve = 512
+
+// limits translates the bounds. More connections than the process may have descriptors are not promised.
+func (a *App) limits(c *configs.Config) broker.Limits {
+	l := &c.Limits
+	out := broker.Limits{
+		MaxConnections: l.MaxConnections, ConnectionsPerAddress: l.ConnectionsPerAddress, ConnectRate: l.ConnectRate, Handshakes: l.Handshakes,
+		HandshakeTimeout: l.HandshakeTimeout.Std(), ConnectTimeout: l.ConnectTimeout.Std(), WriteTimeout: l.WriteTimeout.Std(),
+		MaxConnectPacket: int(l.MaxConnectPacket), MaxPacket: int(l.MaxPacket), MaxKeepalive: l.MaxKeepalive.Std(), Window: c.Uplink.Window,
+		MessagesPerSecond: l.MessagesPerSecond, BytesPerSecond: int64(l.BytesPerSecond), OutboundBytes: int(l.OutboundBytes),
+	}
+	var fds syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &fds); err != nil {
+		return out
+	}
+	if most := int(min(fds.Cur, 1<<31)) - fdReserve; most < out.MaxConnections { //nolint:gosec // bounded
+		a.log.Warn("limits.max_connections is lowered to what the descriptor limit admits; raise it with ulimit -n",
+			slog.Int("configured", out.MaxConnections), slog.Int("in_force", max(1, most)), slog.Uint64("descriptors", fds.Cur))
+		out.MaxConnections = max(1, most)
+	}
+	return out
+}
+
+// ackModes translates uplink.ack. kafka tells whether any class waits for Kafka.
+func ackModes(u *configs.Uplink) (mode func(*message.Record) broker.AckMode, kafka bool) {
+	of := func(name string) broker.AckMode {
+		switch name {
+		case "kafka":
+			kafka = true
+			return broker.AckKafka
+		case "memory":
+			return broker.AckMemory
+		}
+		return broker.AckJournal
+	}
+	all := of(u.Ack)
+	byClass := make(map[string]broker.AckMode, len(u.AckByClass))
+	for class, name := range u.AckByClass {
+		byClass[class] = of(name)
+	}
+	if len(byClass) == 0 {
+		return func(*message.Record) broker.AckMode { return all }, kafka
+	}
+	return func(rec *message.Record) broker.AckMode {
+		if m, ok := byClass[classOf(rec.Topic)]; ok {
+			return m
+		}
+		return all
+	}, kafka
+}
+
+// classOf is the first level behind v1/{vin}/up/, "" elsewhere.
+func classOf(topic string) string {
+	_, branch, rest := message.SplitTopic(topic)
+	if branch != "up" {
+		return ""
+	}
+	for i := range len(rest) {
+		if rest[i] == '/' {
+			return rest[:i]
+		}
+	}
+	return rest
+}
+
+// pool is a set of authorities that can be read again.
+type pool struct {
+	file string
+	pool atomic.Pointer[x509.CertPool]
+}
+
+// get returns the authorities, nil for none.
+func (p *pool) get() *x509.CertPool { return p.pool.Load() }
+
+func (p *pool) load() (*x509.CertPool, error) {
+	if p.file == "" {
+		return nil, nil
+	}
+	return readPool(p.file)
+}
+
+// vehiclePool reads the authorities of the vehicles' certificates: those of token_api, else of the first
+// listener that has any.
+func vehiclePool(c *configs.Config) (*pool, error) {
+	p := &pool{}
+	if c.TokenAPI != nil && c.TokenAPI.TLS != nil {
+		p.file = string(c.TokenAPI.TLS.ClientCA)
+	}
+	for _, l := range c.Listeners {
+		if p.file == "" && l.TLS != nil {
+			p.file = string(l.TLS.ClientCA)
+		}
+	}
+	loaded, err := p.load()
+	if err != nil {
+		return nil, fmt.Errorf("client_ca: %w", err)
+	}
+	p.pool.Store(loaded)
+	return p, nil
+}

@@ -1,0 +1,33 @@
+package app
+
+import (
+	"io"
+	"log/slog"
+
+	"cellgate/configs"
+)
+
+// NewLog makes the gateway's logger: JSON or text to w, `cell` on every line. The level can be changed while
+// it is in use.
+func NewLog(w io.Writer, c *configs.Config) (*slog.Logger, *slog.LevelVar) {
+	level := &slog.LevelVar{}
+	level.Set(levelOf(c.Log.Level))
+	o := &slog.HandlerOptions{Level: level}
+	var h slog.Handler = slog.NewJSONHandler(w, o)
+	if c.Log.Format == "text" {
+		h = slog.NewTextHandler(w, o)
+	}
+	return slog.New(h).With(slog.String("cell", c.Cell.ID)), level
+}
+
+func levelOf(name string) slog.Level {
+	switch name {
+	case "debug":
+		return slog.LevelDebug
+	case "warn":
+		return slog.LevelWarn
+	case "error":
+		return slog.LevelError
+	}
+	return slog.LevelInfo
+}

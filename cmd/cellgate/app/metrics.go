@@ -1,0 +1,31 @@
+package app
+
+import (
+	"runtime"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+
+	"cellgate/configs"
+)
+
+// registry is the gateway's metrics: the label cell on all, the prefix cellgate_ on its own.
+type registry struct {
+	all *prometheus.Registry
+	own prometheus.Registerer
+}
+
+func newRegistry(c *configs.Config, b Build) *registry {
+	all := prometheus.NewRegistry()
+	labelled := prometheus.WrapRegistererWith(prometheus.Labels{"cell": c.Cell.ID}, all)
+	labelled.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	r := &registry{all: all, own: prometheus.WrapRegistererWithPrefix("cellgate_", labelled)}
+	info := prometheus.NewGauge(prometheus.GaugeOpts{
+		Name:        "build_info",
+		Help:        "1, with the build in its labels.",
+		ConstLabels: prometheus.Labels{"version": b.Version, "commit": b.Commit, "go": runtime.Version(), "node": c.Cell.Node},
+	})
+	info.Set(1)
+	r.own.MustRegister(info)
+	return r
+}

@@ -1,0 +1,272 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"runtime"
+	"strconv"
+	"time"
+
+	"cellgate/auth/problem"
+	"cellgate/broker/journal"
+	"cellgate/broker/session"
+	"cellgate/rules"
+)
+
+// Reason codes for a client that is sent away (MQTT 5, 3.14.2.1).
+const (
+	reasonAdministrative byte = 0x98
+	reasonUseAnother     byte = 0x9c
+)
+
+// Bounds of a list.
+const (
+	defaultPage = 100
+	maxPage     = 1000
+)
+
+// vehicle is a vehicle as the API shows it.
+type vehicle struct {
+	VIN           string         `json:"vin"`
+	Connected     bool           `json:"connected"`
+	Ready         bool           `json:"ready"` // for commands
+	MQTT          string         `json:"mqtt,omitempty"`
+	Since         time.Time      `json:"since"`
+	TokenEnds     time.Time      `json:"token_ends,omitzero"`
+	SessionEnds   time.Time      `json:"session_ends,omitzero"` // of one that is not connected
+	SessionExpiry string         `json:"session_expiry,omitempty"`
+	Queued        int            `json:"queued"`
+	Inflight      int            `json:"inflight"`
+	QueuedBytes   int64          `json:"queued_bytes"`
+	Subscriptions []subscription `json:"subscriptions,omitempty"`
+	Will          bool           `json:"will,omitempty"`
+}
+
+type subscription struct {
+	Filter string `json:"filter"`
+	QoS    byte   `json:"qos"`
+}
+
+func vehicleOf(i *session.Info, whole bool) vehicle {
+	v := vehicle{
+		VIN: i.ClientID, Connected: i.Connected, Ready: i.Ready, Since: i.Since.UTC(), Queued: i.Queued, Inflight: i.Inflight, QueuedBytes: i.QueuedBytes,
+		TokenEnds: i.TokenEnds, SessionEnds: i.EndsAt, Will: i.HasWill,
+	}
+	if i.Connected {
+		v.MQTT = "5"
+		if i.Version < 5 {
+			v.MQTT = "3.1.1"
+		}
+	}
+	if !whole {
+		return v
+	}
+	v.SessionExpiry = i.Expiry.String()
+	if i.Expiry == session.MaxExpiry {
+		v.SessionExpiry = "never"
+	}
+	for _, s := range i.Subscriptions {
+		v.Subscriptions = append(v.Subscriptions, subscription{s.Filter, s.QoS})
+	}
+	return v
+}
+
+func (a *App) listVehicles(w http.ResponseWriter, r *http.Request) {
+	limit := defaultPage
+	if text := r.URL.Query().Get("limit"); text != "" {
+		n, err := strconv.Atoi(text)
+		if err != nil || n < 1 || n > maxPage {
+			problem.Write(w, http.StatusBadRequest, "", "limit is a number from 1 to "+strconv.Itoa(maxPage), nil)
+			return
+		}
+		limit = n
+	}
+	page := struct {
+		Vehicles []vehicle `json:"vehicles"`
+		Next     string    `json:"next,omitempty"`
+	}{Vehicles: []vehicle{}}
+	for after := r.URL.Query().Get("cursor"); ; {
+		found := a.sessions.List(after, limit)
+		for i := range found {
+			if found[i].Vehicle && len(page.Vehicles) < limit {
+				page.Vehicles = append(page.Vehicles, vehicleOf(&found[i], false))
+			}
+			after = found[i].ClientID
+			if len(page.Vehicles) == limit {
+				page.Next = after
+				break
+			}
+		}
+		if len(found) < limit || page.Next != "" {
+			break
+		}
+	}
+	writeJSON(w, http.StatusOK, page)
+}
+
+func (a *App) getVehicle(w http.ResponseWriter, r *http.Request) {
+	info, ok := a.sessions.Get(r.PathValue("vin"))
+	if !ok || !info.Vehicle {
+		problem.Write(w, http.StatusNotFound, "", "this gateway has no session of the vehicle", nil)
+		return
+	}
+	writeJSON(w, http.StatusOK, vehicleOf(&info, true))
+}
+
+func (a *App) disconnectVehicle(w http.ResponseWriter, r *http.Request) {
+	body := struct {
+		Endpoint string `json:"endpoint"`
+	}{Endpoint: r.URL.Query().Get("endpoint")}
+	if !readJSON(w, r, &body) {
+		return
+	}
+	reason := reasonAdministrative
+	if body.Endpoint != "" {
+		reason = reasonUseAnother
+	}
+	if !a.sessions.Disconnect(r.PathValue("vin"), reason, body.Endpoint) {
+		problem.Write(w, http.StatusNotFound, "", "the vehicle is not connected here", nil)
+		return
+	}
+	w.WriteHeader(http.StatusNoContent)
+}
+
+func (a *App) getRules(w http.ResponseWriter, _ *http.Request) {
+	writeJSON(w, http.StatusOK, a.rules.state())
+}
+
+func (a *App) reloadRules(w http.ResponseWriter, r *http.Request) {
+	a.changeRules(w, r, a.rules.applyFiles)
+}
+
+func (a *App) rollbackRules(w http.ResponseWriter, r *http.Request) {
+	a.changeRules(w, r, a.rules.rollback)
+}
+
+// changeRules answers with the rules in force, or with why nothing has changed.
+func (a *App) changeRules(w http.ResponseWriter, r *http.Request, change func(context.Context) error) {
+	err := change(r.Context())
+	var found rules.Diagnostics
+	switch {
+	case errors.As(err, &found):
+		problem.Write(w, http.StatusUnprocessableEntity, "the rules are not valid", "nothing has changed", map[string]any{"diagnostics": found})
+	case errors.Is(err, ErrNoEarlierRules):
+		problem.Write(w, http.StatusConflict, "", err.Error(), nil)
+	case err != nil:
+		problem.Write(w, http.StatusInternalServerError, "the rules were not changed", err.Error(), nil)
+	default:
+		writeJSON(w, http.StatusOK, a.rules.state())
+	}
+}
+
+func (a *App) getLedger(w http.ResponseWriter, _ *http.Request) {
+	writeJSON(w, http.StatusOK, map[string]any{"sinks": a.dispatch.Ledger()})
+}
+
+// capacity is what a scaler looks at: what is used, and how much there can be.
+type capacity struct {
+	Connections share      `json:"connections"`
+	Journal     share      `json:"journal_bytes"`
+	Sinks       []sinkLoad `json:"sinks"`
+	Commands    int        `json:"commands_open"`
+	Goroutines  int        `json:"goroutines"`
+	HeapBytes   uint64     `json:"heap_bytes"`
+	CPUs        int        `json:"cpus"`
+}
+
+// share is a used part of a bound.
+type share struct {
+	Used  int64   `json:"used"`
+	Max   int64   `json:"max"`
+	Ratio float64 `json:"ratio"`
+}
+
+func shareOf(used, most int64) share {
+	s := share{Used: used, Max: most}
+	if most > 0 {
+		s.Ratio = float64(used) / float64(most)
+	}
+	return s
+}
+
+type sinkLoad struct {
+	Sink       string  `json:"sink"`
+	LagRecords uint64  `json:"lag_records"`
+	LagSeconds float64 `json:"lag_seconds"`
+	LogBytes   int64   `json:"log_bytes"`
+	Live       bool    `json:"live"` // fed as decisions are made, not from the decision log
+}
+
+func (a *App) sinkLoads() []sinkLoad {
+	var loads []sinkLoad
+	for _, l := range a.dispatch.Lag() {
+		loads = append(loads, sinkLoad{l.Sink, l.Messages, l.Age.Seconds(), l.LogBytes, l.Live})
+	}
+	return loads
+}
+
+func (a *App) getCapacity(w http.ResponseWriter, _ *http.Request) {
+	var mem runtime.MemStats
+	runtime.ReadMemStats(&mem)
+	j := a.journal.Stat()
+	writeJSON(w, http.StatusOK, capacity{
+		Connections: shareOf(int64(a.broker.Connections()), int64(a.limits(a.Config()).MaxConnections)),
+		Journal:     shareOf(j.Bytes, j.MaxBytes), Sinks: a.sinkLoads(), Commands: a.commands.Stat().Open,
+		Goroutines: runtime.NumGoroutine(), HeapBytes: mem.HeapAlloc, CPUs: runtime.NumCPU(),
+	})
+}
+
+// status is what an operator looks at.
+type status struct {
+	Cell         string       `json:"cell"`
+	Region       string       `json:"region,omitempty"`
+	Node         string       `json:"node"`
+	Build        Build        `json:"build"`
+	Phase        string       `json:"phase"`
+	Started      time.Time    `json:"started"`
+	Uptime       string       `json:"uptime"`
+	Connections  int          `json:"connections"`
+	Journal      journalState `json:"journal"`
+	Rules        rulesState   `json:"rules"`
+	Sinks        []sinkLoad   `json:"sinks"`
+	Dependencies []dependency `json:"dependencies"`
+	Commands     any          `json:"commands"`
+}
+
+type journalState struct {
+	Epoch       uint64               `json:"epoch"`
+	First       uint64               `json:"first"`
+	Durable     uint64               `json:"durable"`
+	Bytes       int64                `json:"bytes"`
+	MaxBytes    int64                `json:"max_bytes"`
+	Oldest      time.Time            `json:"oldest,omitzero"`
+	Needed      map[string]uint64    `json:"needed,omitempty"`
+	Full        string               `json:"full,omitempty"`
+	Corruptions []journal.Corruption `json:"corruptions,omitempty"`
+}
+
+type rulesState struct {
+	Hash  string    `json:"hash"`
+	Rules int       `json:"rules"`
+	Since time.Time `json:"since"`
+	Error string    `json:"error,omitempty"`
+}
+
+func (a *App) getStatus(w http.ResponseWriter, _ *http.Request) {
+	j, rs := a.journal.Stat(), a.rules.state()
+	s := status{
+		Cell: a.cfg.Cell.ID, Region: a.cfg.Cell.Region, Node: a.cfg.Cell.Node, Build: a.build, Phase: a.phaseName(),
+		Started: a.started.UTC(), Uptime: time.Since(a.started).Truncate(time.Second).String(), Connections: a.broker.Connections(),
+		Journal: journalState{
+			Epoch: j.Epoch, First: j.First, Durable: j.Durable, Bytes: j.Bytes, MaxBytes: j.MaxBytes, Oldest: j.Oldest,
+			Needed: j.Needed, Corruptions: j.Corruptions,
+		},
+		Rules: rulesState{rs.Hash, len(rs.Rules), rs.Since, rs.Error}, Sinks: a.sinkLoads(),
+		Dependencies: a.dependencies(), Commands: a.commands.Stat(),
+	}
+	if j.Full != nil {
+		s.Journal.Full = j.Full.Error()
+	}
+	writeJSON(w, http.StatusOK, s)
+}

@@ -1,0 +1,282 @@
+package app
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"go.etcd.io/bbolt"
+
+	"cellgate/auth"
+	"cellgate/auth/spread"
+	"cellgate/broker"
+	"cellgate/broker/command"
+	"cellgate/broker/journal"
+	"cellgate/broker/message"
+	"cellgate/broker/session"
+	"cellgate/configs"
+	"cellgate/rules/sink"
+	"cellgate/rules/sink/kafkaclient"
+)
+
+// parts are what a gateway consists of, in the order of their construction.
+type parts struct {
+	cfg   *configs.Config // as it was at the start; reloadable keys are read from App.Config
+	log   *slog.Logger
+	level *slog.LevelVar
+	reg   *registry
+
+	db           *bbolt.DB
+	journal      *journal.Journal
+	redis        redis.UniversalClient
+	audit        *auth.Audit
+	auth         *auth.Authority
+	vehicleCAs   *pool
+	kafkaMetrics *kafkaclient.Metrics
+	producer     *kafkaclient.Producer // of presence and command results
+	dispatch     *sink.Dispatcher
+	rules        *ruleKeeper
+	index        *broker.Index
+	sessions     *session.Manager
+	commands     *command.Service
+	broker       *broker.Broker
+	brokerStats  *broker.Metrics
+	fanout       *broker.Fanout
+	http         *server
+	tokenAPI     *server // nil when off
+}
+
+// Time limits of the stops. In all they stay within the five seconds of a Ctrl-C unless a disk hangs.
+const (
+	stopShort    = time.Second
+	stopClients  = 3 * time.Second
+	stopDispatch = 3 * time.Second
+	stopDisk     = 10 * time.Second
+)
+
+func (a *App) openState(context.Context) error {
+	db, err := openState(string(a.cfg.DataDir))
+	if err != nil {
+		return err
+	}
+	a.db = db
+	a.life.onStop("state file", stopDisk, closeState(db))
+	return nil
+}
+
+func (a *App) openJournal(context.Context) error {
+	j := &a.cfg.Uplink.Journal
+	reserve := int64(j.ReserveBytes)
+	if reserve == 0 {
+		reserve = -1 // the package's zero stands for its default
+	}
+	age := j.MaxAge.Std()
+	if age == 0 || age > journal.DefaultSegmentAge {
+		age = journal.DefaultSegmentAge
+	}
+	opened, _, err := journal.Open(journal.Options{
+		Dir: string(j.Dir), SegmentBytes: int64(j.SegmentBytes), MaxBytes: int64(j.MaxBytes), ReserveBytes: reserve, SegmentAge: age,
+		CommitInterval: j.CommitInterval.Std(), BufferBytes: int(j.BufferBytes), OnFatal: a.die,
+		Log: a.log, Metrics: journal.NewMetrics(a.reg.own),
+	})
+	if err != nil {
+		return fmt.Errorf("uplink.journal: %w", err)
+	}
+	a.journal = opened
+	a.life.onStop("journal", stopDisk, opened.Close)
+	return nil
+}
+
+func (a *App) openRedis(context.Context) error {
+	client, err := redisClient(&a.cfg.Redis)
+	if err != nil {
+		return err
+	}
+	a.redis = client
+	a.life.onStop("redis", stopShort, func(context.Context) error { return client.Close() })
+	return nil
+}
+
+func (a *App) openAuth(context.Context) error {
+	m := auth.NewMetrics(a.reg.own)
+	a.audit = NewAudit(a.cfg, a.log, m)
+	a.life.onStop("audit log", stopShort, func(context.Context) error { return a.audit.Close() })
+	cas, err := vehiclePool(a.cfg)
+	if err != nil {
+		return err
+	}
+	a.vehicleCAs = cas
+	c := AuthConfig(a.cfg)
+	c.Audit, c.Log, c.Metrics = a.audit, a.log, m
+	c.Poll = a.cfg.Auth.Revocation.Poll.Std()
+	c.VehicleCAs = cas.get
+	if key := a.cfg.Auth.Revocation.RedisKey; key != "" {
+		c.Revocations = spread.NewRedis(a.redis, key, a.cfg.Cell.ID)
+	}
+	if a.auth, err = auth.Open(c); err != nil {
+		return err
+	}
+	a.life.onStop("auth", stopShort, a.auth.Close)
+	return nil
+}
+
+func (a *App) openProducer(context.Context) error {
+	a.kafkaMetrics = kafkaclient.NewMetrics(a.reg.own)
+	o, err := producerOptions("kafka", "events", &a.cfg.Kafka, &a.parts)
+	if err != nil {
+		return err
+	}
+	o.MissingTopicGrace = -1 // results wait for an operator who creates the topic
+	if a.producer, err = kafkaclient.NewProducer(o); err != nil {
+		return fmt.Errorf("kafka: %w", err)
+	}
+	a.producer.Prepare(topicPresence, topicResults)
+	a.life.onStop("kafka producer", stopShort, func(ctx context.Context) error {
+		if err := a.producer.Close(ctx); err != nil {
+			a.log.Warn("presence events were given up", slog.Any("error", err)) // results are kept in the outbox
+		}
+		return nil
+	})
+	return nil
+}
+
+func (a *App) openDispatch(context.Context) error {
+	bindings, err := a.sinks()
+	if err != nil {
+		return err
+	}
+	a.dispatch, err = sink.New(sink.Options{
+		Journal: a.journal, DB: a.db, Dir: filepath.Join(string(a.cfg.DataDir), "decisions"), Cell: a.cfg.Cell.ID, Node: a.cfg.Cell.Node,
+		Sinks: bindings, ErrorTopic: a.cfg.Rules.ErrorTopic, OnFatal: a.die, Log: a.log, Metrics: sink.NewMetrics(a.reg.own),
+	})
+	if err != nil {
+		return err
+	}
+	a.life.onStop("dispatch", stopDispatch, a.dispatch.Stop)
+	return nil
+}
+
+func (a *App) openRules(context.Context) (err error) {
+	a.rules, err = newRuleKeeper(a.cfg, a.db, a.dispatch, a.log)
+	return err
+}
+
+// startDispatch puts the rules in force before anything can be published, and begins to deliver.
+func (a *App) startDispatch(ctx context.Context) error {
+	if err := a.dispatch.Start(); err != nil {
+		return err
+	}
+	return a.rules.begin(ctx)
+}
+
+func (a *App) openSessions(context.Context) (err error) {
+	s := &a.cfg.Sessions
+	overflow := session.DropNewest
+	if s.WhenFull == "drop_old" {
+		overflow = session.DropOldest
+	}
+	a.brokerStats = broker.NewMetrics(a.reg.own)
+	a.index = broker.NewIndex()
+	a.sessions, err = session.Open(session.Options{
+		DB: a.db, Index: a.index, Journal: sessionJournal{a.journal}, Log: a.log, Metrics: session.NewMetrics(a.reg.own),
+		Rejected:          a.rejected,
+		MaxQueuedMessages: s.MaxQueuedMessages, MaxQueuedBytes: int64(s.MaxQueuedBytes), Overflow: overflow,
+		MaxSubscriptions: s.MaxSubscriptions, MaxInflight: s.MaxInflight,
+		MaxRetained: s.MaxRetainedMessages, MaxRetainedBytes: int64(s.MaxRetainedBytes), MaxSessionExpiry: s.MaxExpiry.Std(),
+	})
+	if err != nil {
+		return err
+	}
+	a.index.PreferConnected(a.sessions.Connected)
+	a.life.onStop("sessions", stopDisk, a.sessions.Close)
+	return nil
+}
+
+func (a *App) rejected(reason string) { a.brokerStats.Rejected.WithLabelValues(reason).Inc() }
+
+// sessionJournal gives the sessions the journal without its waiters: nobody waits for a will.
+type sessionJournal struct{ *journal.Journal }
+
+// Append implements session.Journal.
+func (j sessionJournal) Append(recs []message.Record) (uint64, error) {
+	return j.Journal.Append(recs, nil)
+}
+
+func (a *App) openCommands(context.Context) (err error) {
+	c := &a.cfg.Commands
+	a.commands, err = command.Open(command.Options{
+		DB: a.db, Deliverer: deliverer{a.sessions}, Publisher: &results{a.cfg.Cell.ID, a.cfg.Cell.Node, a.producer},
+		Log: a.log, Metrics: command.NewMetrics(a.reg.own), Refused: a.rejected, Envelope: c.EnvelopeFor311,
+		DefaultTTL: c.DefaultTTL.Std(), MaxTTL: c.MaxTTL.Std(), MaxQueued: c.MaxQueued, MaxPayload: int(c.MaxPayload),
+		KeepFor: c.KeepFor.Std(), KeepMax: c.KeepMax, MaxEvents: c.MaxEvents, DropOldEvents: c.WhenEventsFull == "drop_old",
+	})
+	if err != nil {
+		return err
+	}
+	a.life.onStop("commands", stopShort, a.commands.Close)
+	a.sessions.OnReady(a.commands.OnReady)
+	a.sessions.OnPresence(newPresence(a.cfg.Cell.ID, a.cfg.Cell.Node, a.producer, a.reg.own, a.log).on)
+	return nil
+}
+
+func (a *App) openBroker(context.Context) error {
+	o, err := a.brokerOptions()
+	if err != nil {
+		return err
+	}
+	if a.broker, err = broker.New(o); err != nil {
+		return err
+	}
+	return nil
+}
+
+func (a *App) startBroker(ctx context.Context) error {
+	if err := a.broker.Start(ctx); err != nil {
+		return err
+	}
+	a.life.onStop("listeners", stopClients, func(ctx context.Context) error { return a.broker.Stop(ctx, 0, "") })
+	return nil
+}
+
+// startBackground begins what nobody waits for: commands from Kafka, the watch on the rules.
+func (a *App) startBackground() {
+	if a.cfg.Commands.FromKafka {
+		a.startInbox()
+	}
+	if a.cfg.Rules.Watch {
+		a.background("rules watch", a.rules.watch)
+	}
+	a.auth.WatchPurges(func(subject string) { a.sessions.Purge(subject) })
+}
+
+// background runs fn until the gateway stops.
+func (a *App) background(name string, fn func(context.Context)) {
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		fn(ctx)
+	}()
+	a.life.onStop(name, stopShort, func(limit context.Context) error {
+		cancel()
+		select {
+		case <-done:
+			return nil
+		case <-limit.Done():
+			return limit.Err()
+		}
+	})
+}
+
+func (a *App) startInbox() {
+	in, err := newInbox(a.cfg, a.log)
+	if err != nil {
+		a.log.Error("commands from kafka are off", slog.Any("error", err))
+		return
+	}
+	a.life.onStop("kafka consumer", stopShort, func(context.Context) error { return in.close() })
+	a.background("commands from kafka", func(ctx context.Context) { _ = a.commands.Consume(ctx, in) })
+}

@@ -1,0 +1,77 @@
+package app
+
+import (
+	"net/http"
+	"time"
+)
+
+// dependency is something that the gateway needs to deliver, though not to serve vehicles.
+type dependency struct {
+	Name   string    `json:"name"`
+	OK     bool      `json:"ok"`
+	Since  time.Time `json:"since,omitzero"`
+	Reason string    `json:"reason,omitempty"`
+}
+
+func (a *App) phaseName() string {
+	switch a.phase.Load() {
+	case phaseStarting:
+		return "starting"
+	case phaseStopping:
+		return "stopping"
+	}
+	if a.drain.active() {
+		return "draining"
+	}
+	return "serving"
+}
+
+// dependencies lists everything that delivery depends on.
+func (a *App) dependencies() []dependency {
+	var all []dependency
+	for _, h := range a.dispatch.Health() {
+		all = append(all, dependency{h.Name, h.OK, h.Since.UTC(), h.Reason})
+	}
+	if rs := a.rules.state(); rs.Broken {
+		all = append(all, dependency{Name: "rules", Reason: "the rule files are not in force; GET /v1/rules tells why"})
+	}
+	return all
+}
+
+// healthz is 200 while the process can do anything at all.
+func (a *App) healthz(w http.ResponseWriter, _ *http.Request) {
+	if err := a.journal.Err(); err != nil {
+		writeJSON(w, http.StatusServiceUnavailable, map[string]any{"status": "failed", "reason": err.Error()})
+		return
+	}
+	writeJSON(w, http.StatusOK, map[string]any{"status": "ok"})
+}
+
+// readiness is what /readyz answers.
+type readiness struct {
+	Status   string       `json:"status"`
+	Reason   string       `json:"reason,omitempty"`
+	Degraded []dependency `json:"degraded"`
+}
+
+// readyz is 200 while vehicles can be served, and names what is degraded.
+func (a *App) readyz(w http.ResponseWriter, _ *http.Request) {
+	r, code := readiness{Status: "ready", Degraded: []dependency{}}, http.StatusOK
+	for _, d := range a.dependencies() {
+		if !d.OK {
+			r.Status = "degraded"
+			r.Degraded = append(r.Degraded, d)
+		}
+	}
+	if phase := a.phaseName(); phase != "serving" {
+		r.Status, code = phase, http.StatusServiceUnavailable
+	}
+	err := a.journal.Err()
+	if err == nil {
+		err = a.journal.Stat().Full
+	}
+	if err != nil {
+		r.Status, r.Reason, code = "unable to journal", err.Error(), http.StatusServiceUnavailable
+	}
+	writeJSON(w, code, r)
+}

@@ -1,0 +1,93 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+
+	"cellgate/configs"
+	"cellgate/rules"
+)
+
+// Reloaded tells what a reload changed.
+type Reloaded struct {
+	// Applied are the keys whose new values are in force.
+	Applied []string
+	// Restart are changed keys that only a restart takes up.
+	Restart []string
+}
+
+// Reload reads the configuration and the rules again and puts in force what can change while running: rules,
+// certificates, keys, roles, limits, log level. Everything that can fail is done first: on an error nothing has
+// changed.
+func (a *App) Reload(ctx context.Context) (Reloaded, error) {
+	a.reload.Lock()
+	defer a.reload.Unlock()
+	next, err := configs.Load(a.cfg.File)
+	if err != nil {
+		return Reloaded{}, fmt.Errorf("reload: %w", err)
+	}
+	if err := a.check(next); err != nil {
+		return Reloaded{}, fmt.Errorf("reload: %w", err)
+	}
+	if err := a.apply(ctx, next); err != nil {
+		return Reloaded{}, fmt.Errorf("reload: %w", err)
+	}
+	return a.changes(next), nil
+}
+
+// check does what can fail, and changes nothing.
+func (a *App) check(next *configs.Config) error {
+	src, err := rules.Load(string(a.cfg.Rules.Path))
+	if err != nil {
+		return err
+	}
+	_, found := rules.Compile(src, a.rules.options)
+	return errors.Join(found.Err(), a.auth.CheckReconfigure(AuthConfig(next)), a.http.checkTLS(), a.tokenAPI.checkTLS(), checkPool(a.vehicleCAs))
+}
+
+func checkPool(p *pool) error {
+	_, err := p.load()
+	return err
+}
+
+// apply puts in force what check has found good. The listeners' certificates are read by the broker itself,
+// whole or not at all, and so come first.
+func (a *App) apply(ctx context.Context, next *configs.Config) error {
+	if err := a.broker.Reload(a.limits(next)); err != nil {
+		return err
+	}
+	if err := a.rules.applyFiles(ctx); err != nil {
+		return errors.Join(err, a.broker.Reload(a.limits(a.Config())))
+	}
+	if err := a.auth.Reconfigure(AuthConfig(next)); err != nil {
+		return err
+	}
+	cas, err := a.vehicleCAs.load()
+	err = errors.Join(err, a.auth.Reload(), a.http.reloadTLS(), a.tokenAPI.reloadTLS())
+	if err != nil {
+		return err
+	}
+	a.vehicleCAs.pool.Store(cas)
+	a.level.Set(levelOf(next.Log.Level))
+	return nil
+}
+
+// changes compares and remembers.
+func (a *App) changes(next *configs.Config) Reloaded {
+	var r Reloaded
+	for _, c := range configs.Diff(a.Config(), next) {
+		if c.Restart {
+			r.Restart = append(r.Restart, c.Path)
+		} else {
+			r.Applied = append(r.Applied, c.Path)
+		}
+	}
+	a.running.Store(next)
+	a.log.Info("reloaded", slog.Any("applied", r.Applied))
+	if len(r.Restart) > 0 {
+		a.log.Warn("changed keys need a restart", slog.Any("keys", r.Restart))
+	}
+	return r
+}

@@ -1,0 +1,183 @@
+package app
+
+import (
+	"embed"
+	"encoding/json"
+	"log/slog"
+	"net/http"
+	"net/http/pprof"
+
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"cellgate/auth"
+	"cellgate/auth/problem"
+	"cellgate/broker/command"
+)
+
+//go:embed openapi.yaml
+var openAPI embed.FS
+
+// route is one call of the HTTP API. Its scope is looked up in auth.EndpointScopes.
+type route struct {
+	method, path string
+	handle       http.HandlerFunc
+}
+
+// table is the API but for commands, which mount themselves.
+func (a *App) table() []route {
+	return []route{
+		{"GET", "/healthz", a.healthz},
+		{"GET", "/readyz", a.readyz},
+		{"GET", "/metrics", promhttp.HandlerFor(a.reg.all, promhttp.HandlerOpts{}).ServeHTTP},
+		{"GET", "/.well-known/jwks.json", a.auth.JWKS().ServeHTTP},
+		{"GET", "/v1/openapi.yaml", serveOpenAPI},
+		{"POST", "/v1/revocations", a.auth.RevocationsHandler().ServeHTTP},
+		{"GET", "/v1/vehicles", a.listVehicles},
+		{"GET", "/v1/vehicles/{vin}", a.getVehicle},
+		{"DELETE", "/v1/vehicles/{vin}/connection", a.disconnectVehicle},
+		{"GET", "/v1/rules", a.getRules},
+		{"POST", "/v1/rules/explain", a.explainRules},
+		{"POST", "/v1/rules/reload", a.reloadRules},
+		{"POST", "/v1/rules/rollback", a.rollbackRules},
+		{"GET", "/v1/ledger", a.getLedger},
+		{"GET", "/v1/capacity", a.getCapacity},
+		{"GET", "/v1/status", a.getStatus},
+		{"POST", "/v1/drain", a.startDrain},
+		{"GET", "/v1/drain", a.getDrain},
+		{"DELETE", "/v1/drain", a.stopDrain},
+	}
+}
+
+// routes is the API, each call behind its scope.
+func (a *App) routes() http.Handler {
+	mux := http.NewServeMux()
+	for _, r := range a.table() {
+		mux.Handle(r.method+" "+r.path, a.guard(r))
+	}
+	mux.Handle("POST /v1/tokens", a.auth.Tokens()) // a certificate may stand in for the token: it guards itself
+	commands := command.Handler{
+		Service: a.commands, Require: a.auth.Require, Caller: caller,
+		MaxBody: int64(a.cfg.HTTP.MaxBody), MaxWait: a.cfg.HTTP.MaxWait.Std(),
+	}
+	commands.Register(mux)
+	a.profiles(mux)
+	return a.recovered(problems(a.bounded(mux), mux))
+}
+
+// tokenRoutes is what the vehicles' own listener serves.
+func (a *App) tokenRoutes() http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle("POST /v1/tokens", a.auth.Tokens())
+	mux.Handle("GET /.well-known/jwks.json", a.auth.JWKS())
+	return a.recovered(problems(a.bounded(mux), mux))
+}
+
+// guard puts a call behind its scope. A call that the table of scopes does not know is open to nobody.
+func (a *App) guard(r route) http.Handler {
+	e, known := auth.EndpointFor(r.method, r.path)
+	if !known {
+		return a.auth.Require("", r.handle)
+	}
+	return a.auth.Guard(e, r.handle)
+}
+
+// profiles mounts the profiler for operators.
+func (a *App) profiles(mux *http.ServeMux) {
+	operator := func(h http.HandlerFunc) http.Handler {
+		return a.auth.Require(auth.ScopeAny, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if id, _ := auth.IdentityFrom(r.Context()); id.Role != auth.RoleOperator {
+				problem.Write(w, http.StatusForbidden, "operators only", "", nil)
+				return
+			}
+			h(w, r)
+		}))
+	}
+	mux.Handle("GET /debug/pprof/", operator(pprof.Index))
+	mux.Handle("GET /debug/pprof/profile", operator(pprof.Profile))
+	mux.Handle("GET /debug/pprof/trace", operator(pprof.Trace))
+	mux.Handle("GET /debug/pprof/symbol", operator(pprof.Symbol))
+	mux.Handle("GET /debug/pprof/cmdline", operator(pprof.Cmdline))
+}
+
+// bounded limits the body of every request.
+func (a *App) bounded(h http.Handler) http.Handler {
+	limit := int64(a.cfg.HTTP.MaxBody)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		r.Body = http.MaxBytesReader(w, r.Body, limit)
+		h.ServeHTTP(w, r)
+	})
+}
+
+// recovered makes a panic cost one request.
+func (a *App) recovered(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		defer func() {
+			if p := recover(); p != nil && p != http.ErrAbortHandler {
+				a.log.Error("panic in an http request", slog.String("method", r.Method), slog.String("path", r.URL.Path), slog.Any("panic", p))
+				problem.Write(w, http.StatusInternalServerError, "", "", nil)
+			}
+		}()
+		h.ServeHTTP(w, r)
+	})
+}
+
+// problems answers what no route matches as problem documents too.
+func problems(h http.Handler, mux *http.ServeMux) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		own, pattern := mux.Handler(r)
+		if pattern != "" {
+			h.ServeHTTP(w, r)
+			return
+		}
+		quiet := &quietWriter{header: w.Header(), status: http.StatusNotFound}
+		own.ServeHTTP(quiet, r)
+		problem.Write(w, quiet.status, "", "", nil)
+	})
+}
+
+// quietWriter keeps the status and headers of an answer and discards its text.
+type quietWriter struct {
+	header http.Header
+	status int
+}
+
+func (q *quietWriter) Header() http.Header         { return q.header }
+func (q *quietWriter) WriteHeader(status int)      { q.status = status }
+func (q *quietWriter) Write(b []byte) (int, error) { return len(b), nil }
+
+// caller names who calls, for idempotency keys.
+func caller(r *http.Request) string {
+	id, _ := auth.IdentityFrom(r.Context())
+	return id.Subject
+}
+
+func serveOpenAPI(w http.ResponseWriter, r *http.Request) {
+	w.Header().Set("Content-Type", "application/yaml")
+	http.ServeFileFS(w, r, openAPI, "openapi.yaml")
+}
+
+func writeJSON(w http.ResponseWriter, status int, v any) {
+	body, err := json.Marshal(v)
+	if err != nil {
+		problem.Write(w, http.StatusInternalServerError, "", "", nil)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Cache-Control", "no-store")
+	w.WriteHeader(status)
+	_, _ = w.Write(append(body, '\n'))
+}
+
+// readJSON reads a request's body, or answers and returns false. An empty body leaves v as it is.
+func readJSON(w http.ResponseWriter, r *http.Request, v any) bool {
+	d := json.NewDecoder(r.Body)
+	d.DisallowUnknownFields()
+	if r.ContentLength == 0 {
+		return true
+	}
+	if err := d.Decode(v); err != nil {
+		problem.Write(w, http.StatusBadRequest, "", "the body is not what this call takes: "+err.Error(), nil)
+		return false
+	}
+	return true
+}

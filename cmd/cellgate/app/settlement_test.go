@@ -1,0 +1,42 @@
+package app
+
+import (
+	"context"
+	"testing"
+	"time"
+)
+
+type mark chan uint64
+
+func (m mark) Settled(at uint64) { m <- at }
+
+func TestSettlementWaitsForEverySink(t *testing.T) {
+	t.Parallel()
+	s := newSettlement("kafka", "central")
+	kafka, central := s.watch("kafka"), s.watch("central")
+	five, seven := make(mark, 1), make(mark, 1)
+	s.Notify(7, seven)
+	s.Notify(5, five)
+	kafka(9)
+	select {
+	case at := <-five:
+		t.Fatalf("told %d while central is at 0", at)
+	case <-time.After(20 * time.Millisecond):
+	}
+	central(6)
+	if at := <-five; at != 6 {
+		t.Errorf("mark %d, want the lowest cursor 6", at)
+	}
+	central(8)
+	if at := <-seven; at != 8 {
+		t.Errorf("mark %d, want 8", at)
+	}
+	late := make(mark, 1)
+	s.Notify(3, late)
+	if at := <-late; at != 8 {
+		t.Errorf("a waiter behind the mark is told %d, want 8", at)
+	}
+	if err := s.close(context.Background()); err != nil {
+		t.Error(err)
+	}
+}

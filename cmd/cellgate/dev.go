@@ -1,0 +1,150 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"cellgate/cmd/cellgate/app"
+	"cellgate/cmd/cellgate/dev"
+	"cellgate/cmd/cellgate/fleet"
+)
+
+// devFlags are what `dev` is told.
+type devFlags struct {
+	data      string
+	vehicles  int
+	rate      float64
+	freePorts bool
+}
+
+func devCommand(c *cli) *cobra.Command {
+	f := &devFlags{}
+	data := defaultData
+	if v := os.Getenv("CELLGATE_DATA"); v != "" {
+		data = v
+	}
+	cmd := &cobra.Command{
+		Use:   "dev",
+		Short: "run everything on this machine, with nothing installed",
+		Long: `dev runs the whole gateway on an embedded Kafka and Redis, with keys, certificates and sample rules
+made on the first start, and a simulated fleet. Everything is kept in the data folder, and later starts go
+on with it. The configuration is DIR/configs/dev.yaml: change a port there when it is taken.
+
+The embedded Kafka and Redis are for development: production runs ` + "`cellgate run`" + `.`,
+		Example: `  cellgate dev
+  cellgate dev --data /tmp/cell --vehicles 100`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return c.dev(cmd.Context(), f) },
+	}
+	cmd.Flags().StringVar(&f.data, "data", data, "folder that everything is kept in; also CELLGATE_DATA")
+	cmd.Flags().IntVar(&f.vehicles, "vehicles", 10, "simulated vehicles; 0 for none")
+	cmd.Flags().Float64Var(&f.rate, "rate", 0.5, "telemetry messages per second and vehicle")
+	cmd.Flags().BoolVar(&f.freePorts, "free-ports", false, "listen on free ports instead of the configured ones; commands with --data find them")
+	return cmd
+}
+
+func (c *cli) dev(ctx context.Context, f *devFlags) error {
+	if f.vehicles < 0 || f.rate < 0 {
+		return usagef("dev: --vehicles and --rate are not negative")
+	}
+	d, err := dev.Start(ctx, dev.Options{
+		Data: f.data, FreePorts: f.freePorts, Build: app.Build{Version: version, Commit: commit}, Log: c.err,
+	})
+	if err != nil {
+		return err
+	}
+	unhook := onHangup(d.App)
+	defer unhook()
+	err = dev.Banner(c.out, d, dev.BannerOptions{Program: programName(), Vehicles: f.vehicles, Demo: fleet.VIN(demoVehicle)})
+	if err == nil {
+		err = c.attend(ctx, d, f)
+	}
+	stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), dev.StopLimit)
+	defer cancel()
+	return errors.Join(err, d.Stop(stop))
+}
+
+// demoVehicle is the number of the vehicle in the banner's commands: one that the fleet does not drive.
+const demoVehicle = fleet.MaxVehicles - 1
+
+// programName is how the user called the program, for commands to copy.
+func programName() string {
+	name := os.Args[0]
+	if filepath.Base(name) == name {
+		return name
+	}
+	if abs, err := filepath.Abs(name); err == nil {
+		if wd, err := os.Getwd(); err == nil {
+			if rel, err := filepath.Rel(wd, abs); err == nil && filepath.IsLocal(rel) {
+				return "./" + rel
+			}
+		}
+		return abs
+	}
+	return name
+}
+
+// attend drives the fleet until Ctrl-C or until the gateway fails.
+func (c *cli) attend(ctx context.Context, d *dev.Dev, f *devFlags) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var fleets sync.WaitGroup
+	if f.vehicles > 0 {
+		fleets.Go(func() { c.drive(ctx, d, f) })
+	}
+	var failed error
+	select {
+	case <-ctx.Done():
+	case failed = <-d.App.Fatal():
+	}
+	cancel()
+	fleets.Wait()
+	return failed
+}
+
+func (c *cli) drive(ctx context.Context, d *dev.Dev, f *devFlags) {
+	o := fleet.Options{
+		Vehicles: f.vehicles, Rate: f.rate, QoS: 1, AlarmEvery: 10 * time.Minute, Drain: 500 * time.Millisecond,
+		Progress: &progressLog{d.App.Log()}, Every: 30 * time.Second, Tokens: newIssuer(d.App.Authority()), Log: d.App.Log(), Seed: 1,
+	}
+	t := &target{data: d.Data}
+	l, ok := vehicleListener(d.Config, nil)
+	if addr := d.App.Addrs()[l.Name]; ok && addr != nil {
+		o.Broker = loopbackFor(addr.String())
+	}
+	if l.TLS {
+		config, err := t.clientTLS()
+		if err != nil {
+			d.App.Log().Error("no fleet", slog.Any("error", err))
+			return
+		}
+		config.ServerName = "localhost"
+		o.TLS = config
+	}
+	if _, err := fleet.Run(ctx, o); err != nil {
+		d.App.Log().Error("no fleet", slog.Any("error", err))
+	}
+}
+
+// progressLog turns the fleet's summary lines into log lines.
+type progressLog struct{ log *slog.Logger }
+
+// Write implements io.Writer for whole lines.
+func (p *progressLog) Write(b []byte) (int, error) {
+	p.log.Info("fleet", slog.String("summary", string(trimLine(b))))
+	return len(b), nil
+}
+
+func trimLine(b []byte) []byte {
+	for len(b) > 0 && (b[len(b)-1] == '\n' || b[len(b)-1] == ' ') {
+		b = b[:len(b)-1]
+	}
+	return b
+}

@@ -1,0 +1,125 @@
+package dev
+
+import (
+	"io"
+	"maps"
+	"net/http"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/goccy/go-yaml"
+
+	"cellgate/auth"
+)
+
+// operation is one call of the OpenAPI document.
+type operation struct {
+	Summary string `yaml:"summary"`
+	Scope   string `yaml:"x-scope"`
+}
+
+// document fetches the OpenAPI document of a running gateway, by method and path.
+func (g *gateway) document() map[string]operation {
+	g.t.Helper()
+	resp, err := http.Get(g.App.HTTPURL() + "/v1/openapi.yaml")
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	defer resp.Body.Close() //nolint:errcheck // read below
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	var doc struct {
+		Paths map[string]map[string]operation `yaml:"paths"`
+	}
+	if err := yaml.Unmarshal(body, &doc); err != nil {
+		g.t.Fatal(err)
+	}
+	all := make(map[string]operation)
+	for path, methods := range doc.Paths {
+		for method, op := range methods {
+			all[strings.ToUpper(method)+" "+path] = op
+		}
+	}
+	return all
+}
+
+// Every documented call answers, asks for the scope that it is documented with, and for no less; and the
+// table of scopes knows it under the same scope.
+func TestTheAPIIsAsDocumented(t *testing.T) {
+	t.Parallel()
+	g := start(t, t.TempDir())
+	doc := g.document()
+	if len(doc) < 20 {
+		t.Fatalf("only %d calls in the document", len(doc))
+	}
+	nothing := g.issue(auth.IssueRequest{Subject: "nobody", Role: auth.RoleService})
+	vehicle := g.vehicleToken("LTEST000000000001")
+	for _, call := range slices.Sorted(maps.Keys(doc)) {
+		op := doc[call]
+		method, path, _ := strings.Cut(call, " ")
+		e, known := auth.EndpointFor(method, path)
+		if !known || e.Scope != op.Scope || op.Summary == "" {
+			t.Errorf("%s: documented as %+v, the table says %+v", call, op, e)
+		}
+		path = strings.NewReplacer("{vin}", "LTEST000000000001", "{id}", "none").Replace(path)
+		bare, poor, own := g.call(method, path, "", nil, nil), g.call(method, path, nothing, nil, nil), g.call(method, path, vehicle, nil, nil)
+		switch op.Scope {
+		case auth.ScopePublic:
+			if bare != http.StatusOK {
+				t.Errorf("%s without a token: %d", call, bare)
+			}
+			continue
+		case auth.ScopeAny:
+			if poor != http.StatusOK {
+				t.Errorf("%s with a token without scopes: %d", call, poor)
+			}
+		default:
+			if poor != http.StatusForbidden {
+				t.Errorf("%s with a token without scopes: %d", call, poor)
+			}
+		}
+		if bare != http.StatusUnauthorized || own != http.StatusUnauthorized {
+			t.Errorf("%s: %d without a token and %d with a vehicle's, want 401", call, bare, own)
+		}
+	}
+}
+
+func TestErrorsAreProblemDocuments(t *testing.T) {
+	t.Parallel()
+	g := start(t, t.TempDir())
+	for call, want := range map[string]int{
+		"GET /nothing":        http.StatusNotFound,
+		"PATCH /v1/rules":     http.StatusMethodNotAllowed,
+		"GET /v1/vehicles/X":  http.StatusNotFound,
+		"GET /debug/pprof/":   http.StatusOK,
+		"POST /v1/drain":      http.StatusAccepted,
+		"GET /v1/openapi.yml": http.StatusNotFound,
+	} {
+		method, path, _ := strings.Cut(call, " ")
+		req, err := http.NewRequestWithContext(t.Context(), method, g.App.HTTPURL()+path, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("Authorization", "Bearer "+g.operator)
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = resp.Body.Close()
+		kind := resp.Header.Get("Content-Type")
+		if resp.StatusCode != want || (want >= 400 && kind != "application/problem+json") {
+			t.Errorf("%s: %d %s, want %d", call, resp.StatusCode, kind, want)
+		}
+	}
+	resp, err := http.Get(g.App.HTTPURL() + "/debug/pprof/")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = resp.Body.Close()
+	if resp.StatusCode != http.StatusUnauthorized {
+		t.Errorf("the profiler answers strangers: %d", resp.StatusCode)
+	}
+}

@@ -1,0 +1,180 @@
+package dev
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"cellgate/cmd/cellgate/app"
+	"cellgate/configs"
+)
+
+// Options say what to run.
+type Options struct {
+	// Data is the folder that everything is kept in.
+	Data  string
+	Build app.Build
+	// FreePorts listens on free ports instead of the configured ones, so that several can run.
+	FreePorts bool
+	// Log takes the gateway's log; os.Stderr if nil.
+	Log io.Writer
+}
+
+// Dev is a running gateway with the parts embedded that it needs.
+type Dev struct {
+	App     *app.App
+	Config  *configs.Config
+	Data    string
+	Cell    *Kafka
+	Central *Kafka
+	Redis   *Redis
+
+	stops []func(context.Context) error
+	once  sync.Once
+	err   error
+}
+
+// ConfigFile is the configuration in a data folder.
+func ConfigFile(data string) string { return filepath.Join(data, "configs", "dev.yaml") }
+
+// Start starts everything. What a first start makes, later ones use. An error leaves nothing running.
+func Start(ctx context.Context, o Options) (*Dev, error) {
+	if err := Prepare(o.Data); err != nil {
+		return nil, err
+	}
+	cfg, err := configs.Load(ConfigFile(o.Data))
+	if err != nil {
+		return nil, err
+	}
+	if o.FreePorts {
+		freePorts(cfg)
+	}
+	d := &Dev{Config: cfg, Data: o.Data}
+	if err := d.start(ctx, o); err != nil {
+		return nil, errors.Join(err, d.Stop(context.WithoutCancel(ctx)))
+	}
+	return d, nil
+}
+
+// freePorts makes every address of the configuration one with a free port.
+func freePorts(c *configs.Config) {
+	const free = "127.0.0.1:0"
+	for i := range c.Listeners {
+		c.Listeners[i].Address = free
+	}
+	c.HTTP.Address = free
+	c.Kafka.Brokers, c.Redis.Addresses = []string{free}, []string{free}
+	if c.Central != nil {
+		c.Central.Kafka.Brokers = []string{free}
+	}
+	if c.TokenAPI != nil {
+		c.TokenAPI.Address = free
+	}
+}
+
+// Prepare makes what a first start needs: configuration, rules and certificates. What is there is left
+// alone.
+func Prepare(data string) error {
+	if err := os.MkdirAll(data, 0o750); err != nil {
+		return fmt.Errorf("data: %w", err)
+	}
+	if err := seed(filepath.Join(data, "configs")); err != nil {
+		return fmt.Errorf("data: %w", err)
+	}
+	return certificates(filepath.Join(data, "tls"))
+}
+
+// seed copies the sample configuration and rules where they are missing. The rules are copied as a folder: a
+// rule that was deleted does not come back.
+func seed(dir string) error {
+	if err := os.MkdirAll(dir, 0o750); err != nil {
+		return err
+	}
+	file := filepath.Join(dir, "dev.yaml")
+	if _, err := os.Stat(file); errors.Is(err, fs.ErrNotExist) {
+		body, err := configs.Samples.ReadFile("dev.yaml")
+		if err != nil {
+			return err
+		}
+		if err := writeFile(file, body, 0o644); err != nil {
+			return err
+		}
+	}
+	rules := filepath.Join(dir, "rules")
+	if _, err := os.Stat(rules); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	samples, err := fs.Sub(configs.Samples, "rules")
+	if err != nil {
+		return err
+	}
+	return os.CopyFS(rules, samples)
+}
+
+// cellTopics are the topics of the cell's Kafka that the gateway and its sample rules use.
+func cellTopics() []string {
+	return []string{
+		"vehicle.telemetry", "vehicle.alerts", "vehicle.presence", "vehicle.commands", "vehicle.command-results", "vehicle.rule-errors",
+		"central.p0", "central.p1", "central.p2",
+	}
+}
+
+// centralTopics are those of the centre's.
+func centralTopics() []string { return []string{"fleet.alerts", "fleet.telemetry"} }
+
+func (d *Dev) start(ctx context.Context, o Options) (err error) {
+	c := d.Config
+	if d.Cell, err = StartKafka(ctx, "kafka.brokers", only(c.Kafka.Brokers), filepath.Join(o.Data, "kafka", "cell"), cellTopics()); err != nil {
+		return err
+	}
+	d.onStop(func(context.Context) error { d.Cell.Close(); return nil })
+	c.Kafka.Brokers = []string{d.Cell.Addr()}
+	if c.Central != nil {
+		if d.Central, err = StartKafka(ctx, "central.kafka.brokers", only(c.Central.Kafka.Brokers), filepath.Join(o.Data, "kafka", "central"), centralTopics()); err != nil {
+			return err
+		}
+		d.onStop(func(context.Context) error { d.Central.Close(); return nil })
+		c.Central.Kafka.Brokers = []string{d.Central.Addr()}
+	}
+	if d.Redis, err = StartRedis("redis.addresses", only(c.Redis.Addresses), filepath.Join(o.Data, "redis", "dump")); err != nil {
+		return err
+	}
+	d.onStop(func(context.Context) error { return d.Redis.Close() })
+	c.Redis.Addresses = []string{d.Redis.Addr()}
+	if d.App, err = app.New(ctx, app.Options{Config: c, Build: o.Build, Log: o.Log}); err != nil {
+		return err
+	}
+	d.onStop(d.App.Stop)
+	return d.App.Start(ctx)
+}
+
+// only is the first of the addresses: the embedded parts are one server each.
+func only(addrs []string) string {
+	if len(addrs) == 0 {
+		return "127.0.0.1:0"
+	}
+	return addrs[0]
+}
+
+func (d *Dev) onStop(stop func(context.Context) error) { d.stops = append(d.stops, stop) }
+
+// Stop stops everything, the gateway first. It may be called more than once.
+func (d *Dev) Stop(ctx context.Context) error {
+	d.once.Do(func() {
+		var errs []error
+		for i := len(d.stops) - 1; i >= 0; i-- {
+			errs = append(errs, d.stops[i](ctx))
+		}
+		d.err = errors.Join(errs...)
+	})
+	return d.err
+}
+
+// StopLimit is how long a stop may take: Ctrl-C promises five seconds.
+const StopLimit = 4500 * time.Millisecond

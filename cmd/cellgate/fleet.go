@@ -1,0 +1,257 @@
+package main
+
+import (
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"cellgate/auth"
+	"cellgate/cmd/cellgate/fleet"
+	"cellgate/cmd/cellgate/runfile"
+	"cellgate/configs"
+)
+
+// fleetFlags are what `fleet` is told.
+type fleetFlags struct {
+	target
+	o                        fleet.Options
+	tls, noTokens            bool
+	tokens, tokenDir, ledger string
+	mqtt                     string
+	every                    time.Duration
+	alarms                   time.Duration
+}
+
+func fleetCommand(c *cli) *cobra.Command {
+	f := &fleetFlags{}
+	cmd := &cobra.Command{
+		Use:   "fleet",
+		Short: "simulate vehicles against a gateway",
+		Long: `fleet connects simulated vehicles to a gateway: each drives the New European Driving Cycle from
+Shanghai to Huangshan and back, publishes telemetry and now and then an alarm, answers commands, and
+reconnects with jittered back-off. It shows a summary line as it goes and ends with a report.
+
+With --data or --config it finds the gateway on this machine and issues tokens with its keys; against
+another one, give --broker, --ca and --tokens or --token-dir. Sequence numbers are in the payload ("seq");
+--ledger keeps what was acknowledged, to be compared with what arrived.`,
+		Example: `  cellgate fleet --vehicles 500 --rate 2 --duration 1m --ledger ledger.txt
+  cellgate fleet --broker gw-1.example.com:8883 --ca ca.crt --tokens tokens.txt --rate 0.1
+  cellgate fleet --broker 127.0.0.1:1884 --no-tokens --vehicles 200 --saturate --json`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return c.fleet(cmd, f) },
+	}
+	f.localFlags(cmd)
+	f.whereFlags(cmd)
+	f.loadFlags(cmd)
+	c.jsonFlag(cmd)
+	return cmd
+}
+
+func (f *fleetFlags) whereFlags(cmd *cobra.Command) {
+	p := cmd.Flags()
+	p.StringVar(&f.o.Broker, "broker", "", "host:port of a gateway elsewhere")
+	p.StringVar(&f.ca, "ca", "", "PEM file of the authority that signed the gateway's certificate; means TLS")
+	p.BoolVar(&f.tls, "tls", false, "TLS with the system's authorities, with --broker")
+	p.StringVar(&f.tokens, "tokens", "", "file with one token per line, as `cellgate token issue --vins` prints them")
+	p.StringVar(&f.tokenDir, "token-dir", "", "folder with one token per file, named by its VIN")
+	p.BoolVar(&f.noTokens, "no-tokens", false, "connect without user name and password")
+	p.StringVar(&f.mqtt, "mqtt", "5", "protocol version: 5 or 3.1.1")
+	p.BoolVar(&f.o.Clean, "clean", false, "a new session with every connection")
+	p.BoolVar(&f.o.Resume, "tls-resume", false, "resume the TLS session on reconnect")
+	p.Float64Var(&f.o.ConnectRate, "connect-rate", 500, "new connections per second at most")
+	p.DurationVar(&f.o.Keepalive, "keepalive", time.Minute, "MQTT keep alive")
+	p.DurationVar(&f.o.ReconnectMax, "reconnect-max", 10*time.Second, "longest back-off between attempts")
+	cmd.MarkFlagsMutuallyExclusive("tokens", "token-dir", "no-tokens")
+}
+
+func (f *fleetFlags) loadFlags(cmd *cobra.Command) {
+	p := cmd.Flags()
+	p.IntVar(&f.o.Vehicles, "vehicles", 10, "how many")
+	p.IntVar(&f.o.First, "first", 0, "number of the first vehicle, so that several fleets do not share VINs")
+	p.Float64Var(&f.o.Rate, "rate", 1, "telemetry messages per second and vehicle; 0 stays idle")
+	p.BoolVar(&f.o.Saturate, "saturate", false, "publish as fast as the window admits, instead of --rate")
+	p.Uint8Var(&f.o.QoS, "qos", 1, "0 or 1")
+	p.IntVar(&f.o.PayloadBytes, "payload-bytes", 0, "pad telemetry to this size")
+	p.IntVar(&f.o.Window, "window", 16, "unacknowledged messages per vehicle at most")
+	p.DurationVar(&f.alarms, "alarm-every", 30*time.Minute, "mean time between a vehicle's alarms; 0s for none (the default with --ledger)")
+	p.DurationVar(&f.o.Duration, "duration", 0, "end after so long; 0s runs until Ctrl-C")
+	p.BoolVar(&f.o.WaitConnected, "wait-connected", false, "publish once all are connected, and count from then")
+	p.Uint64Var(&f.o.Seed, "seed", 1, "makes the vehicles' places and charge repeatable")
+	p.StringVar(&f.ledger, "ledger", "", "append VIN and sequence of every acknowledged message to this file, fsynced")
+	p.DurationVar(&f.every, "every", 0, "time between summary lines (1s on a terminal, else 10s)")
+}
+
+func (c *cli) fleet(cmd *cobra.Command, f *fleetFlags) error {
+	o := f.o
+	var err error
+	if o.Version, err = mqttVersion(f.mqtt); err != nil {
+		return err
+	}
+	if o.Broker, o.TLS, err = f.where(); err != nil {
+		return err
+	}
+	done, err := f.credentials(&o)
+	if err != nil {
+		return err
+	}
+	defer done()
+	if o.AlarmEvery = f.alarms; f.ledger != "" && !cmd.Flags().Changed("alarm-every") {
+		o.AlarmEvery = 0 // an audit compares one class
+	}
+	if f.ledger != "" {
+		if o.Ledger, err = fleet.OpenLedger(f.ledger); err != nil {
+			return fmt.Errorf("ledger: %w", err)
+		}
+	}
+	o.Progress, o.Rewrite = c.err, isTerminal(c.err)
+	if o.Every = f.every; o.Every == 0 {
+		o.Every = 10 * time.Second
+		if o.Rewrite {
+			o.Every = time.Second
+		}
+	}
+	report, err := fleet.Run(cmd.Context(), o)
+	if o.Ledger != nil {
+		report.Ledger = f.ledger
+		err = errors.Join(err, o.Ledger.Close())
+	}
+	if err != nil {
+		return fmt.Errorf("fleet: %w", err)
+	}
+	if err := c.print(report, report.Print); err != nil {
+		return err
+	}
+	if report.Connects == 0 {
+		return fmt.Errorf("fleet: no vehicle could connect to %s", o.Broker)
+	}
+	return nil
+}
+
+func mqttVersion(text string) (byte, error) {
+	switch text {
+	case "5":
+		return fleet.MQTT5, nil
+	case "3.1.1", "311", "4":
+		return fleet.MQTT311, nil
+	}
+	return 0, usagef("mqtt: %q: use 5 or 3.1.1", text)
+}
+
+// where returns the gateway's address and how to trust it.
+func (f *fleetFlags) where() (string, *tls.Config, error) {
+	if f.o.Broker != "" {
+		if f.ca == "" && !f.tls {
+			return f.o.Broker, nil, nil
+		}
+		f.api = f.o.Broker // a gateway elsewhere: no certificate of this machine's is its own
+		config, err := f.clientTLS()
+		return f.o.Broker, config, err
+	}
+	cfg, run, err := f.load()
+	if err != nil {
+		return "", nil, err
+	}
+	l, ok := vehicleListener(cfg, run)
+	if !ok {
+		return "", nil, errors.New("listeners: none for vehicles in the configuration; name one with --broker")
+	}
+	if !l.TLS {
+		return l.Address, nil, nil
+	}
+	config, err := f.clientTLS()
+	if err == nil {
+		config.ServerName = "localhost"
+	}
+	return l.Address, config, err
+}
+
+// vehicleListener finds where vehicles connect: at a running gateway's actual address, else at the
+// configured one.
+func vehicleListener(cfg *configs.Config, run *runfile.File) (runfile.Listener, bool) {
+	if run == nil {
+		run = &runfile.File{}
+		for _, l := range cfg.Listeners {
+			run.Listeners = append(run.Listeners, runfile.Listener{Name: l.Name, Address: l.Address, Protocol: l.Protocol, TLS: l.TLS != nil})
+		}
+	}
+	l, ok := run.Vehicles()
+	l.Address = loopbackFor(l.Address)
+	return l, ok
+}
+
+// credentials sets where the vehicles' tokens come from. done lets go of it.
+func (f *fleetFlags) credentials(o *fleet.Options) (done func(), err error) {
+	done = func() {}
+	var set *fleet.TokenSet
+	switch {
+	case f.noTokens:
+		return done, nil
+	case f.tokens != "":
+		set, err = fleet.ReadTokens(f.tokens)
+	case f.tokenDir != "":
+		set, err = fleet.ReadTokenDir(f.tokenDir)
+	default:
+		a, err := f.authority()
+		if err != nil {
+			return nil, err
+		}
+		o.Tokens = newIssuer(a)
+		return func() { closeAuthority(a) }, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("tokens: %w", err)
+	}
+	o.Tokens, o.VINs = set, set.VINs()
+	return done, nil
+}
+
+// issuer issues tokens for the fleet with the gateway's own keys, a new one when the last has less than a
+// fifth of its life left.
+type issuer struct {
+	authority *auth.Authority
+	mu        sync.Mutex
+	tokens    map[string]issuedToken
+}
+
+type issuedToken struct {
+	token string
+	renew time.Time
+}
+
+func newIssuer(a *auth.Authority) *issuer {
+	return &issuer{authority: a, tokens: make(map[string]issuedToken)}
+}
+
+// Token implements fleet.Tokens.
+func (i *issuer) Token(vin string) (string, error) {
+	i.mu.Lock()
+	t, ok := i.tokens[vin]
+	i.mu.Unlock()
+	if ok && time.Now().Before(t.renew) {
+		return t.token, nil
+	}
+	token, id, err := i.authority.Issue(auth.IssueRequest{Subject: vin, Role: auth.RoleVehicle, By: "fleet"})
+	if err != nil {
+		return "", err
+	}
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.tokens[vin] = issuedToken{token, id.Expires.Add(-id.Expires.Sub(id.IssuedAt) / 5)}
+	return token, nil
+}
+
+// isTerminal reports whether w is a terminal, where a line can be rewritten.
+func isTerminal(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	if !ok {
+		return false
+	}
+	info, err := f.Stat()
+	return err == nil && info.Mode()&os.ModeCharDevice != 0
+}

@@ -1,0 +1,230 @@
+package main
+
+import (
+	"bufio"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"time"
+	"unicode/utf8"
+
+	"github.com/spf13/cobra"
+
+	"cellgate/broker/journal"
+	"cellgate/broker/message"
+	"cellgate/cmd/cellgate/fleet"
+)
+
+func journalCommand(c *cli) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "journal",
+		Short: "look into a journal, also while the gateway runs",
+		Long: `journal reads a journal directory and changes nothing. On a live journal what it shows is of the
+moment of looking.`,
+		Example: "  cellgate journal stat data/journal",
+	}
+	cmd.AddCommand(journalStatCommand(c), journalVerifyCommand(c), journalDumpCommand(c))
+	return cmd
+}
+
+func journalStatCommand(c *cli) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:     "stat DIR",
+		Short:   "show what a journal holds, by its segments' headers",
+		Example: "  cellgate journal stat data/journal --json",
+		Args:    cobra.ExactArgs(1),
+		RunE:    func(_ *cobra.Command, args []string) error { return c.inspectJournal(args[0], journal.Inspect) },
+	}
+	c.jsonFlag(cmd)
+	return cmd
+}
+
+func journalVerifyCommand(c *cli) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "verify DIR",
+		Short: "check every batch of a journal",
+		Long: `verify reads every batch of every segment and checks it. A torn tail is what a crash leaves and no
+damage; the exit code is 1 when there is corruption, and each place is shown.`,
+		Example: "  cellgate journal verify data/journal",
+		Args:    cobra.ExactArgs(1),
+		RunE:    func(_ *cobra.Command, args []string) error { return c.inspectJournal(args[0], journal.Verify) },
+	}
+	c.jsonFlag(cmd)
+	return cmd
+}
+
+func (c *cli) inspectJournal(dir string, inspect func(string) (journal.Report, error)) error {
+	r, err := inspect(dir)
+	if err != nil {
+		return journalError(dir, err)
+	}
+	if err := c.print(r, func(w io.Writer) error { return printJournal(w, &r) }); err != nil {
+		return err
+	}
+	if len(r.Corruptions) > 0 {
+		return silentError{}
+	}
+	return nil
+}
+
+func journalError(dir string, err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("journal: no journal in %s; `cellgate dev` keeps its own in {data}/journal", dir)
+	}
+	return err
+}
+
+func printJournal(w io.Writer, r *journal.Report) error {
+	head := table{}
+	head.row("directory", r.Dir)
+	head.row("epoch", fmt.Sprint(r.Epoch))
+	head.row("records", fmt.Sprintf("%s to %s", fleet.Count(r.First), fleet.Count(r.Last)))
+	head.row("bytes", fleet.Count(uint64(max(r.Bytes, 0))))
+	head.row("segments", fmt.Sprintf("%d, and %d spare", len(r.Segments), r.Spares))
+	head.row("torn tail", fmt.Sprintf("%d bytes", r.TornBytes))
+	head.row("corruptions", fmt.Sprint(len(r.Corruptions)))
+	if err := head.write(w); err != nil {
+		return err
+	}
+	t := table{}
+	t.row("\nSEGMENT", "FIRST", "LAST", "USED", "OF", "BATCHES READ", "CREATED")
+	for _, s := range r.Segments {
+		t.row(s.Name, fmt.Sprint(s.First), fmt.Sprint(s.Last), fleet.Count(uint64(max(s.Used, 0))), fleet.Count(uint64(max(s.Bytes, 0))), fmt.Sprint(s.Batches), s.Created.UTC().Format(time.RFC3339))
+	}
+	if err := t.write(w); err != nil {
+		return err
+	}
+	for _, bad := range r.Corruptions {
+		if _, err := fmt.Fprintf(w, "corruption: %s\n", bad); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// dumpFlags are what `journal dump` is told.
+type dumpFlags struct {
+	from, limit uint64
+	topic       string
+}
+
+func journalDumpCommand(c *cli) *cobra.Command {
+	f := dumpFlags{}
+	cmd := &cobra.Command{
+		Use:   "dump DIR",
+		Short: "print a journal's records, one per line",
+		Long: `dump prints records in order: as text, or with --json as one JSON object per line. A gap in the
+sequence is what cannot be read; verify tells why.`,
+		Example: `  cellgate journal dump data/journal --topic 'v1/LTEST000000000001/#'
+  cellgate journal dump data/journal --from 1000 --limit 10 --json`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(_ *cobra.Command, args []string) error { return c.dumpJournal(args[0], &f) },
+	}
+	cmd.Flags().Uint64Var(&f.from, "from", 1, "first sequence")
+	cmd.Flags().Uint64Var(&f.limit, "limit", 0, "at most so many records; 0 is all")
+	cmd.Flags().StringVar(&f.topic, "topic", "", "only topics that this filter matches")
+	c.jsonFlag(cmd)
+	return cmd
+}
+
+// errEnough ends a dump at its limit.
+var errEnough = errors.New("enough")
+
+func (c *cli) dumpJournal(dir string, f *dumpFlags) error {
+	if f.topic != "" {
+		if err := message.ValidFilter(f.topic); err != nil {
+			return usagef("topic: %w", err)
+		}
+	}
+	out := bufio.NewWriterSize(c.out, 64<<10)
+	n := uint64(0)
+	err := journal.Dump(dir, f.from, func(rec *message.Record) error {
+		if f.topic != "" && !message.Match(f.topic, rec.Topic) {
+			return nil
+		}
+		if err := c.dumpRecord(out, rec); err != nil {
+			return err
+		}
+		if n++; n == f.limit {
+			return errEnough
+		}
+		return nil
+	})
+	if err != nil && !errors.Is(err, errEnough) {
+		return journalError(dir, err)
+	}
+	return out.Flush()
+}
+
+// dumped is one record as `dump --json` prints it.
+type dumped struct {
+	Seq        uint64                 `json:"seq"`
+	ReceivedAt time.Time              `json:"received_at"`
+	Kind       string                 `json:"kind"`
+	Client     string                 `json:"client,omitempty"`
+	Topic      string                 `json:"topic,omitempty"`
+	QoS        byte                   `json:"qos"`
+	Retain     bool                   `json:"retain,omitempty"`
+	Dup        bool                   `json:"dup,omitempty"`
+	PacketID   uint16                 `json:"packet_id,omitempty"`
+	Type       string                 `json:"content_type,omitempty"`
+	User       []message.UserProperty `json:"user_properties,omitempty"`
+	Payload    any                    `json:"payload,omitempty"` // JSON as it is, else text
+	Base64     string                 `json:"payload_base64,omitempty"`
+}
+
+func (c *cli) dumpRecord(w io.Writer, rec *message.Record) error {
+	if !c.json {
+		_, err := fmt.Fprintf(w, "%d %s %s %s qos%d %s %s\n", rec.Seq, rec.Time().Format("2006-01-02T15:04:05.000Z"), kindName(rec.Kind), rec.Client, rec.QoS, rec.Topic, printable(rec.Payload))
+		return err
+	}
+	d := dumped{
+		Seq: rec.Seq, ReceivedAt: rec.Time(), Kind: kindName(rec.Kind), Client: rec.Client, Topic: rec.Topic, QoS: rec.QoS,
+		Retain: rec.Retain, Dup: rec.Dup, PacketID: rec.PacketID, Type: rec.Props.ContentType, User: rec.Props.User,
+	}
+	switch {
+	case len(rec.Payload) == 0:
+	case json.Valid(rec.Payload):
+		d.Payload = json.RawMessage(rec.Payload)
+	case utf8.Valid(rec.Payload):
+		d.Payload = string(rec.Payload)
+	default:
+		d.Base64 = base64.StdEncoding.EncodeToString(rec.Payload)
+	}
+	line, err := json.Marshal(d)
+	if err != nil {
+		return err
+	}
+	_, err = w.Write(append(line, '\n'))
+	return err
+}
+
+func kindName(k message.Kind) string {
+	switch k {
+	case message.KindPublish:
+		return "publish"
+	case message.KindRelease:
+		return "release"
+	case message.KindSessionReset:
+		return "session-reset"
+	case message.KindRuleSet:
+		return "rule-set"
+	}
+	return fmt.Sprintf("kind-%d", k)
+}
+
+// printable is a payload as one line of text; what is not UTF-8 is quoted.
+func printable(p []byte) string {
+	if !utf8.Valid(p) {
+		return fmt.Sprintf("%q", p)
+	}
+	for _, b := range p {
+		if b < ' ' {
+			return fmt.Sprintf("%q", p)
+		}
+	}
+	return string(p)
+}

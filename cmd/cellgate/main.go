@@ -1,0 +1,76 @@
+// Command cellgate is the MQTT gateway of one cell of a connected-vehicle platform, and the tools around
+// it. `cellgate --help` lists the commands.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+
+	"cellgate/configs"
+)
+
+// Set by the linker: see LDFLAGS in the Makefile.
+var (
+	version = "dev"
+	commit  = "unknown"
+	built   = "unknown"
+)
+
+// Exit codes.
+const (
+	exitDone  = 0
+	exitNo    = 1 // it ran, and the answer is no: invalid, failed, refused
+	exitUsage = 2
+)
+
+func main() { os.Exit(run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr)) }
+
+// run is main with its surroundings as arguments.
+func run(args []string, in io.Reader, out, errOut io.Writer) int {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	context.AfterFunc(ctx, stop) // a second Ctrl-C ends the process at once
+	root := newRoot(&cli{in: in, out: out, err: errOut})
+	root.SetArgs(args)
+	err := root.ExecuteContext(ctx)
+	if err == nil {
+		return exitDone
+	}
+	var silent silentError
+	if !errors.As(err, &silent) {
+		fmt.Fprintln(errOut, complaint(err)) //nolint:errcheck // nowhere else to tell
+	}
+	var usage *usageError
+	if errors.As(err, &usage) {
+		return exitUsage
+	}
+	return exitNo
+}
+
+// complaint is what stderr gets: one line for each problem of a configuration, else the error as it is.
+func complaint(err error) string {
+	text := "cellgate: " + strings.TrimSpace(err.Error())
+	var problems configs.Problems
+	if errors.As(err, &problems) {
+		return strings.ReplaceAll(text, "\n", "\ncellgate: ")
+	}
+	return text
+}
+
+// usageError says that the command line itself is wrong.
+type usageError struct{ error }
+
+func (e *usageError) Unwrap() error { return e.error }
+
+func usagef(format string, args ...any) error { return &usageError{fmt.Errorf(format, args...)} }
+
+// silentError is an answer of no that has been printed already.
+type silentError struct{}
+
+func (silentError) Error() string { return "no" }

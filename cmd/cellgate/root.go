@@ -1,0 +1,102 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+
+	"github.com/spf13/cobra"
+)
+
+// cli is what every command has: where it reads and writes, and how results are printed.
+type cli struct {
+	in       io.Reader
+	out, err io.Writer
+	json     bool
+}
+
+func newRoot(c *cli) *cobra.Command {
+	root := &cobra.Command{
+		Use:   "cellgate",
+		Short: "MQTT gateway of one cell of a connected-vehicle platform",
+		Long: `cellgate keeps the vehicles' MQTT connections of one cell, journals telemetry before it
+acknowledges it, routes it by YAML rules to Kafka and Redis, delivers commands, and forwards selected data
+to the central unit.
+
+Start with:  cellgate dev`,
+		Example: `  cellgate dev
+  cellgate run --config configs/cell.yaml
+  cellgate token issue --vin LTEST000000000001`,
+		SilenceUsage:  true,
+		SilenceErrors: true,
+	}
+	root.SetIn(c.in)
+	root.SetOut(c.out)
+	root.SetErr(c.err)
+	root.CompletionOptions.HiddenDefaultCmd = true
+	root.AddCommand(
+		devCommand(c), runCommand(c), configCommand(c), rulesCommand(c), tokenCommand(c), commandCommand(c), fleetCommand(c),
+		journalCommand(c), drainCommand(c), vehiclesCommand(c), statusCommand(c), versionCommand(c),
+	)
+	asUsage(root)
+	return root
+}
+
+// asUsage makes every complaint about flags and arguments a usage error, for the whole tree.
+func asUsage(cmd *cobra.Command) {
+	cmd.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		return usagef("%s: %w; see `%s --help`", cmd.Name(), err, cmd.CommandPath())
+	})
+	if cmd.HasSubCommands() {
+		cmd.Args = cobra.ArbitraryArgs
+		cmd.RunE = func(cmd *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return cmd.Help()
+			}
+			return usagef("%s: no command %q; see `%s --help`", cmd.Name(), args[0], cmd.CommandPath())
+		}
+	} else {
+		check := cmd.Args
+		if check == nil {
+			check = cobra.ArbitraryArgs
+		}
+		cmd.Args = func(cmd *cobra.Command, args []string) error {
+			for _, err := range []error{check(cmd, args), cmd.ValidateRequiredFlags(), cmd.ValidateFlagGroups()} {
+				if err != nil {
+					return usagef("%s: %w; see `%s --help`", cmd.Name(), err, cmd.CommandPath())
+				}
+			}
+			return nil
+		}
+	}
+	for _, sub := range cmd.Commands() {
+		asUsage(sub)
+	}
+}
+
+// jsonFlag adds --json.
+func (c *cli) jsonFlag(cmd *cobra.Command) {
+	cmd.Flags().BoolVar(&c.json, "json", false, "print the result as JSON")
+}
+
+// print writes a result: as JSON with --json, else by text.
+func (c *cli) print(v any, text func(w io.Writer) error) error {
+	if !c.json {
+		return text(c.out)
+	}
+	enc := json.NewEncoder(c.out)
+	enc.SetEscapeHTML(false)
+	enc.SetIndent("", "  ")
+	if err := enc.Encode(v); err != nil {
+		return fmt.Errorf("output: %w", err)
+	}
+	return nil
+}
+
+// line writes one line to stdout.
+func (c *cli) line(format string, args ...any) error {
+	if _, err := fmt.Fprintf(c.out, format+"\n", args...); err != nil {
+		return fmt.Errorf("output: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,244 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"cellgate/broker/journal"
+	"cellgate/broker/message"
+	"cellgate/rules"
+)
+
+func rulesCommand(c *cli) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "rules",
+		Short: "check, test, explain and compare rules",
+		Long: `rules is the analyst's set of tools. A PATH is a folder or a file; without one, the tools work on
+the rules of the gateway that --data or --config names.`,
+		Example: "  cellgate rules check configs/rules\n  cellgate rules test configs/rules",
+	}
+	cmd.AddCommand(
+		rulesToolCommand(c, "check", "are the rules right? errors with file, line and column", rules.Check),
+		rulesToolCommand(c, "test", "run the rules' tests: the *_test.yaml beside them", rules.Test),
+		rulesExplainCommand(c), rulesDiffCommand(c), rulesBacktestCommand(c), rulesFormatCommand(c), rulesSchemaCommand(c),
+	)
+	return cmd
+}
+
+// ruleFlags are common to the tools.
+type ruleFlags struct {
+	target
+	cell string
+}
+
+func (f *ruleFlags) add(cmd *cobra.Command) {
+	f.localFlags(cmd)
+	cmd.Flags().StringVar(&f.cell, "cell", "", "cell id for ${cell} (default that of --data or --config, else cell-test)")
+}
+
+// testCell is the cell id when no gateway is named.
+const testCell = "cell-test"
+
+// paths returns what the tool works on: the arguments, else the gateway's rules.
+func (f *ruleFlags) paths(args []string) ([]string, error) {
+	if len(args) > 0 {
+		return args, nil
+	}
+	cfg, _, err := f.load()
+	if err != nil {
+		return nil, fmt.Errorf("rules: no PATH given, and %w", err)
+	}
+	return []string{string(cfg.Rules.Path)}, nil
+}
+
+func (f *ruleFlags) options(c *cli) rules.ToolOptions {
+	cell := f.cell
+	if cell == "" {
+		cell = testCell
+		if cfg, _, err := f.load(); err == nil {
+			cell = cfg.Cell.ID
+		}
+	}
+	return rules.ToolOptions{JSON: c.json, Cell: cell}
+}
+
+// answer turns a tool's ok into the exit code.
+func answer(ok bool, err error) error {
+	if err == nil && !ok {
+		return silentError{}
+	}
+	return err
+}
+
+func rulesToolCommand(c *cli, name, short string, tool func(io.Writer, []string, rules.ToolOptions) (bool, error)) *cobra.Command {
+	f := &ruleFlags{}
+	cmd := &cobra.Command{
+		Use:     name + " [PATH...]",
+		Short:   short,
+		Example: "  cellgate rules " + name + " configs/rules",
+		RunE: func(_ *cobra.Command, args []string) error {
+			paths, err := f.paths(args)
+			if err != nil {
+				return err
+			}
+			return answer(tool(c.out, paths, f.options(c)))
+		},
+	}
+	f.add(cmd)
+	c.jsonFlag(cmd)
+	return cmd
+}
+
+// explainFlags are what `rules explain` is told.
+type explainFlags struct {
+	ruleFlags
+	topic, vin, class, payload, at, journal string
+	seq                                     uint64
+}
+
+func rulesExplainCommand(c *cli) *cobra.Command {
+	f := &explainFlags{}
+	cmd := &cobra.Command{
+		Use:   "explain [PATH...]",
+		Short: "tell what the rules do with one message, and why",
+		Long: `explain shows which rules look at a message, which match, and why the others do not. The message is
+given by topic and payload, or taken from a journal. The vehicle has no history: an operator such as
+threshold sees its first message.`,
+		Example: `  cellgate rules explain configs/rules --vin LTEST000000000001 --payload '{"soc": 9}'
+  cellgate rules explain --journal data/journal --seq 1234`,
+		RunE: func(_ *cobra.Command, args []string) error {
+			paths, err := f.paths(args)
+			if err != nil {
+				return err
+			}
+			rec, err := f.record(c.in)
+			if err != nil {
+				return err
+			}
+			return answer(rules.ExplainPaths(c.out, paths, rec, f.options(c)))
+		},
+	}
+	f.add(cmd)
+	cmd.Flags().StringVar(&f.topic, "topic", "", "topic of the message (default v1/{vin}/up/{class})")
+	cmd.Flags().StringVar(&f.vin, "vin", "LTEST000000000001", "the vehicle")
+	cmd.Flags().StringVar(&f.class, "class", "telemetry", "class of the message")
+	cmd.Flags().StringVar(&f.payload, "payload", "", "payload; @FILE reads a file, - reads stdin")
+	cmd.Flags().StringVar(&f.at, "at", "", "when it was received (RFC 3339; default now)")
+	cmd.Flags().StringVar(&f.journal, "journal", "", "take the message from this journal directory")
+	cmd.Flags().Uint64Var(&f.seq, "seq", 0, "sequence of the message in the journal")
+	c.jsonFlag(cmd)
+	return cmd
+}
+
+// record is the message to explain.
+func (f *explainFlags) record(in io.Reader) (*message.Record, error) {
+	if f.journal != "" {
+		return recordAt(f.journal, f.seq)
+	}
+	rec := &message.Record{Kind: message.KindPublish, Seq: 1, QoS: 1, Client: f.vin, Topic: f.topic, ReceivedAt: time.Now().UnixMilli()}
+	if rec.Topic == "" {
+		rec.Topic = "v1/" + f.vin + "/up/" + f.class
+	}
+	if err := message.ValidTopic(rec.Topic); err != nil {
+		return nil, usagef("topic: %q: %w", rec.Topic, err)
+	}
+	if f.at != "" {
+		at, err := time.Parse(time.RFC3339, f.at)
+		if err != nil {
+			return nil, usagef("at: %q is not a time such as 2026-01-31T12:00:00Z", f.at)
+		}
+		rec.ReceivedAt = at.UnixMilli()
+	}
+	payload, err := readPayload(f.payload, in)
+	rec.Payload = payload
+	return rec, err
+}
+
+// maxPayload bounds what is read as a payload: MQTT's own limit.
+const maxPayload = 256 << 20
+
+func readPayload(text string, in io.Reader) ([]byte, error) {
+	switch {
+	case text == "-":
+		return io.ReadAll(io.LimitReader(in, maxPayload))
+	case len(text) > 1 && text[0] == '@':
+		return os.ReadFile(text[1:])
+	}
+	return []byte(text), nil
+}
+
+// recordAt reads one record of a journal.
+func recordAt(dir string, seq uint64) (*message.Record, error) {
+	if seq == 0 {
+		return nil, usagef("seq: --journal needs --seq, from 1; `cellgate journal dump` shows the numbers")
+	}
+	var found *message.Record
+	err := journal.Dump(dir, seq, func(rec *message.Record) error {
+		if rec.Seq == seq {
+			copied := rec.Clone()
+			found = &copied
+		}
+		return errEnough
+	})
+	if found != nil {
+		return found, nil
+	}
+	if err != nil && err != errEnough { //nolint:errorlint // our own sentinel comes back as it is
+		return nil, journalError(dir, err)
+	}
+	return nil, fmt.Errorf("journal: %s has no record %d; it may have been consumed already", dir, seq)
+}
+
+func rulesDiffCommand(c *cli) *cobra.Command {
+	f := &ruleFlags{}
+	cmd := &cobra.Command{
+		Use:     "diff OLD NEW",
+		Short:   "compare two rule sets by what they do",
+		Long:    "diff compares rule by rule; comments, order and spelling do not count. It tells which operators would forget what they know.",
+		Example: "  cellgate rules diff data/configs/rules configs/rules",
+		Args:    cobra.ExactArgs(2),
+		RunE: func(_ *cobra.Command, args []string) error {
+			_, ok, err := rules.DiffPaths(c.out, args[0], args[1], f.options(c))
+			return answer(ok, err)
+		},
+	}
+	f.add(cmd)
+	c.jsonFlag(cmd)
+	return cmd
+}
+
+func rulesFormatCommand(c *cli) *cobra.Command {
+	f := &ruleFlags{}
+	check := false
+	cmd := &cobra.Command{
+		Use:     "fmt [PATH...]",
+		Short:   "put rule files into the usual form",
+		Long:    "fmt changes the files and prints the names of those that it changed. With --check it changes none, and the exit code is 1 when it would.",
+		Example: "  cellgate rules fmt configs/rules",
+		RunE: func(_ *cobra.Command, args []string) error {
+			paths, err := f.paths(args)
+			if err != nil {
+				return err
+			}
+			return answer(rules.FormatPaths(c.out, paths, check, f.options(c)))
+		},
+	}
+	f.add(cmd)
+	cmd.Flags().BoolVar(&check, "check", false, "change nothing")
+	c.jsonFlag(cmd)
+	return cmd
+}
+
+func rulesSchemaCommand(c *cli) *cobra.Command {
+	return &cobra.Command{
+		Use:     "schema",
+		Short:   "print the JSON Schema of rule files, for editors",
+		Example: "  cellgate rules schema > rules.schema.json",
+		Args:    cobra.NoArgs,
+		RunE:    func(*cobra.Command, []string) error { return rules.JSONSchema(c.out) },
+	}
+}

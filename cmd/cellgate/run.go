@@ -1,0 +1,76 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"cellgate/cmd/cellgate/app"
+	"cellgate/configs"
+)
+
+// stopLimit is how long a gateway may take to stop when clients or disks are slow.
+const stopLimit = 30 * time.Second
+
+func runCommand(c *cli) *cobra.Command {
+	file := ""
+	cmd := &cobra.Command{
+		Use:   "run --config FILE",
+		Short: "run the gateway against real Kafka and Redis",
+		Long: `run serves vehicles. Kafka, Redis and the centre may be away, at the start too: /readyz and the log
+say so, and what is acknowledged is delivered when they return. SIGHUP reloads what can be reloaded;
+SIGTERM and Ctrl-C stop.`,
+		Example: "  cellgate run --config configs/cell.yaml",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cfg, err := configs.Load(file)
+			if err != nil {
+				return err
+			}
+			return c.serve(cmd.Context(), cfg)
+		},
+	}
+	cmd.Flags().StringVar(&file, "config", "", "configuration file")
+	_ = cmd.MarkFlagRequired("config") // fails only for a flag that does not exist
+	return cmd
+}
+
+func (c *cli) serve(ctx context.Context, cfg *configs.Config) error {
+	a, err := app.New(ctx, app.Options{Config: cfg, Build: app.Build{Version: version, Commit: commit}, Log: c.err})
+	if err != nil {
+		return err
+	}
+	stop := onHangup(a)
+	defer stop()
+	if err := a.Run(ctx, stopLimit); err != nil && !errors.Is(err, context.Canceled) {
+		return fmt.Errorf("run: %w", err)
+	}
+	return nil
+}
+
+// onHangup reloads at each SIGHUP. The log has the outcome.
+func onHangup(a *app.App) (stop func()) {
+	hangups := make(chan os.Signal, 1)
+	signal.Notify(hangups, syscall.SIGHUP)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for range hangups {
+			if _, err := a.Reload(context.Background()); err != nil {
+				a.Log().Error("not reloaded: what ran goes on", slog.Any("error", err))
+			}
+		}
+	}()
+	return func() {
+		signal.Stop(hangups)
+		close(hangups)
+		<-done
+	}
+}

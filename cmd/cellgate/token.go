@@ -1,0 +1,340 @@
+package main
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"cellgate/auth"
+)
+
+func tokenCommand(c *cli) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "token",
+		Short: "issue, inspect, revoke and rotate the cell's tokens",
+		Long: `token works on the gateway's own keys, on the gateway's machine. A running gateway takes up what
+it changes within half a second.`,
+		Example: "  cellgate token issue --vin LTEST000000000001",
+	}
+	cmd.AddCommand(tokenIssueCommand(c), tokenInspectCommand(c), tokenRevokeCommand(c), tokenRotateCommand(c))
+	return cmd
+}
+
+// issueFlags are what `token issue` is told.
+type issueFlags struct {
+	target
+	vin, vins, service, operator string
+	role                         string
+	scopes                       []string
+	ttl                          time.Duration
+}
+
+func tokenIssueCommand(c *cli) *cobra.Command {
+	f := &issueFlags{}
+	cmd := &cobra.Command{
+		Use:   "issue --vin VIN | --vins FILE | --service NAME | --operator NAME",
+		Short: "issue tokens with the cell's keys",
+		Long: `issue prints the bare token, or for a file of VINs one token per line in the file's order. An
+operator without --scope gets every scope.`,
+		Example: `  cellgate token issue --vin LTEST000000000001
+  cellgate token issue --service billing --scope telemetry:read,command:read --ttl 12h
+  cellgate token issue --operator alice --ttl 1h`,
+		Args: cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error { return c.issue(f) },
+	}
+	f.localFlags(cmd)
+	cmd.Flags().StringVar(&f.vin, "vin", "", "a vehicle")
+	cmd.Flags().StringVar(&f.vins, "vins", "", "file with one VIN per line; - reads stdin")
+	cmd.Flags().StringVar(&f.service, "service", "", "name of a service")
+	cmd.Flags().StringVar(&f.operator, "operator", "", "name of an operator")
+	cmd.Flags().StringVar(&f.role, "role", "", "a role of the configuration, with --service")
+	cmd.Flags().StringSliceVar(&f.scopes, "scope", nil, "scopes of a service or operator: "+strings.Join(auth.Scopes(), ", "))
+	cmd.Flags().DurationVar(&f.ttl, "ttl", 0, "life of the token (default auth.token_ttl)")
+	cmd.MarkFlagsOneRequired("vin", "vins", "service", "operator")
+	cmd.MarkFlagsMutuallyExclusive("vin", "vins", "service", "operator")
+	c.jsonFlag(cmd)
+	return cmd
+}
+
+// issued is one token as --json prints it.
+type issued struct {
+	Token   string    `json:"token"`
+	Subject string    `json:"subject"`
+	Role    string    `json:"role"`
+	Scopes  []string  `json:"scopes,omitempty"`
+	TokenID string    `json:"jti"`
+	Expires time.Time `json:"expires"`
+	Warning string    `json:"warning,omitempty"`
+}
+
+func (c *cli) issue(f *issueFlags) error {
+	subjects, role, err := f.subjects(c.in)
+	if err != nil {
+		return err
+	}
+	a, err := f.authority()
+	if err != nil {
+		return err
+	}
+	defer closeAuthority(a)
+	all := make([]issued, 0, len(subjects))
+	for _, s := range subjects {
+		token, id, err := a.Issue(auth.IssueRequest{Subject: s, Role: role, Scopes: f.scopes, TTL: f.ttl, By: whoami()})
+		if err != nil {
+			return fmt.Errorf("token: %s: %w", s, err)
+		}
+		one := issued{Token: token, Subject: s, Role: id.Role, Scopes: id.Scopes, TokenID: id.TokenID, Expires: id.Expires}
+		if role == auth.RoleVehicle {
+			if one.Warning = auth.CheckVIN(s).Warning(); one.Warning != "" && len(subjects) == 1 {
+				fmt.Fprintf(c.err, "cellgate: vin: %s: %s\n", s, one.Warning) //nolint:errcheck // a hint
+			}
+		}
+		all = append(all, one)
+	}
+	return c.printTokens(all, f.vins == "")
+}
+
+func (c *cli) printTokens(all []issued, one bool) error {
+	if c.json && one {
+		return c.print(all[0], nil)
+	}
+	return c.print(all, func(w io.Writer) error {
+		b := bufio.NewWriter(w)
+		for _, t := range all {
+			b.WriteString(t.Token + "\n") //nolint:errcheck // Flush tells
+		}
+		return b.Flush()
+	})
+}
+
+// subjects returns whom to issue for, and in which role.
+func (f *issueFlags) subjects(in io.Reader) ([]string, string, error) {
+	if f.role != "" && f.service == "" {
+		return nil, "", usagef("token: --role goes with --service")
+	}
+	if len(f.scopes) > 0 && f.service == "" && f.operator == "" {
+		return nil, "", usagef("token: --scope goes with --service or --operator")
+	}
+	switch {
+	case f.vin != "":
+		return []string{f.vin}, auth.RoleVehicle, nil
+	case f.operator != "":
+		return []string{f.operator}, auth.RoleOperator, nil
+	case f.service != "" && f.role != "":
+		return []string{f.service}, f.role, nil
+	case f.service != "":
+		return []string{f.service}, auth.RoleService, nil
+	}
+	vins, err := readLines(f.vins, in)
+	if err == nil && len(vins) == 0 {
+		err = errors.New("no VIN in it")
+	}
+	if err != nil {
+		return nil, "", fmt.Errorf("vins: %s: %w", f.vins, err)
+	}
+	return vins, auth.RoleVehicle, nil
+}
+
+// readLines returns the lines of a file, or of stdin for "-", but for empty ones and comments.
+func readLines(name string, in io.Reader) ([]string, error) {
+	if name != "-" {
+		f, err := os.Open(name) //nolint:gosec // the operator names the file
+		if err != nil {
+			return nil, err
+		}
+		defer f.Close() //nolint:errcheck // only read
+		in = f
+	}
+	var lines []string
+	s := bufio.NewScanner(in)
+	for s.Scan() {
+		if line := strings.TrimSpace(s.Text()); line != "" && line[0] != '#' {
+			lines = append(lines, line)
+		}
+	}
+	return lines, s.Err()
+}
+
+func tokenInspectCommand(c *cli) *cobra.Command {
+	t := &target{}
+	cmd := &cobra.Command{
+		Use:   "inspect [TOKEN]",
+		Short: "show what a token says and whether the cell accepts it",
+		Long: `inspect verifies a token as a connection would, and shows whom it names. Without an argument the
+token is read from stdin. The exit code is 1 when the cell does not accept it.`,
+		Example: "  cellgate token issue --vin LTEST000000000001 | cellgate token inspect",
+		Args:    cobra.MaximumNArgs(1),
+		RunE:    func(_ *cobra.Command, args []string) error { return c.inspect(t, args) },
+	}
+	t.localFlags(cmd)
+	c.jsonFlag(cmd)
+	return cmd
+}
+
+// inspected is what `token inspect` prints. What an unaccepted token claims is not shown: anyone can claim
+// anything.
+type inspected struct {
+	Accepted bool     `json:"accepted"`
+	Why      string   `json:"why,omitempty"`
+	Subject  string   `json:"subject,omitempty"`
+	Role     string   `json:"role,omitempty"`
+	Scopes   []string `json:"scopes,omitempty"`
+	Issuer   string   `json:"issuer,omitempty"`
+	TokenID  string   `json:"jti,omitempty"`
+	KeyID    string   `json:"kid,omitempty"`
+	IssuedAt string   `json:"issued_at,omitempty"`
+	Expires  string   `json:"expires,omitempty"`
+	Bound    string   `json:"bound_to_certificate,omitempty"`
+}
+
+// maxTokenInput bounds what is read from stdin.
+const maxTokenInput = 64 << 10
+
+func (c *cli) inspect(t *target, args []string) error {
+	token := ""
+	if len(args) == 1 && args[0] != "-" {
+		token = args[0]
+	} else {
+		b, err := io.ReadAll(io.LimitReader(c.in, maxTokenInput))
+		if err != nil {
+			return fmt.Errorf("token: %w", err)
+		}
+		token = string(b)
+	}
+	a, err := t.authority()
+	if err != nil {
+		return err
+	}
+	defer closeAuthority(a)
+	id, err := a.Verify([]byte(strings.TrimSpace(token)), auth.Peer{})
+	if err != nil {
+		return errors.Join(c.print(inspected{Why: err.Error()}, func(w io.Writer) error {
+			_, err := fmt.Fprintf(w, "not accepted: %s\n", err)
+			return err
+		}), silentError{})
+	}
+	out := inspected{
+		Accepted: true, Subject: id.Subject, Role: id.Role, Scopes: id.Scopes, Issuer: id.Issuer, TokenID: id.TokenID,
+		KeyID: id.KeyID, IssuedAt: id.IssuedAt.UTC().Format(time.RFC3339), Expires: id.Expires.UTC().Format(time.RFC3339), Bound: id.CertThumbprint,
+	}
+	return c.print(out, func(w io.Writer) error {
+		t := table{}
+		t.row("accepted", "yes")
+		t.row("subject", out.Subject)
+		t.row("role", out.Role)
+		t.row("scopes", strings.Join(out.Scopes, " "))
+		t.row("issuer", out.Issuer)
+		t.row("jti", out.TokenID)
+		t.row("kid", out.KeyID)
+		t.row("issued at", out.IssuedAt)
+		t.row("expires", out.Expires)
+		t.row("bound to", out.Bound)
+		return t.pairs(w)
+	})
+}
+
+func tokenRevokeCommand(c *cli) *cobra.Command {
+	t := &target{}
+	var r auth.Revocation
+	var before string
+	cmd := &cobra.Command{
+		Use:   "revoke --jti ID | --sub NAME [--before TIME] | --before TIME",
+		Short: "end tokens before their time",
+		Long: `revoke ends one token by its jti, every token of a subject, or every token issued up to a time.
+Live connections end within a second.`,
+		Example: `  cellgate token revoke --sub LTEST000000000001 --reason "stolen"
+  cellgate token revoke --before 2026-01-31T12:00:00Z`,
+		Args: cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			if r.TokenID == "" && r.Subject == "" && before == "" {
+				return usagef("token: give --jti, --sub or --before")
+			}
+			if before != "" {
+				at, err := time.Parse(time.RFC3339, before)
+				if err != nil {
+					return usagef("before: %q is not a time such as 2026-01-31T12:00:00Z", before)
+				}
+				r.IssuedBefore = at
+			}
+			r.By = whoami()
+			a, err := t.authority()
+			if err != nil {
+				return err
+			}
+			defer closeAuthority(a)
+			done, err := a.Revoke(r, "")
+			if err != nil {
+				return fmt.Errorf("revoke: %w", err)
+			}
+			return c.print(done, func(w io.Writer) error {
+				_, err := fmt.Fprintf(w, "revoked, in force until %s\n", done.Until.UTC().Format(time.RFC3339))
+				return err
+			})
+		},
+	}
+	t.localFlags(cmd)
+	cmd.Flags().StringVar(&r.TokenID, "jti", "", "the token with this id")
+	cmd.Flags().StringVar(&r.Subject, "sub", "", "every token of this VIN, service or operator, up to now unless --before")
+	cmd.Flags().StringVar(&before, "before", "", "tokens issued up to this time (RFC 3339)")
+	cmd.Flags().StringVar(&r.Reason, "reason", "", "why, for the audit log")
+	cmd.Flags().BoolVar(&r.Purge, "purge", false, "delete the subject's session and queued messages too")
+	c.jsonFlag(cmd)
+	return cmd
+}
+
+func tokenRotateCommand(c *cli) *cobra.Command {
+	t := &target{}
+	var r auth.RotateRequest
+	var list bool
+	cmd := &cobra.Command{
+		Use:   "rotate",
+		Short: "add a signing key and retire the older ones",
+		Long: `rotate adds a signing key and publishes it. The older keys verify until the tokens that they
+signed have expired, and are then deleted. --list shows the keys and changes nothing.`,
+		Example: "  cellgate token rotate --keep 24h",
+		Args:    cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			a, err := t.authority()
+			if err != nil {
+				return err
+			}
+			defer closeAuthority(a)
+			if !list {
+				r.By = whoami()
+				if _, err := a.Rotate(r); err != nil {
+					return err
+				}
+			}
+			keys := a.Keys()
+			return c.print(keys, func(w io.Writer) error { return printKeys(w, keys) })
+		},
+	}
+	t.localFlags(cmd)
+	cmd.Flags().StringVar(&r.Algorithm, "alg", "", "ES256 or EdDSA (default auth.alg)")
+	cmd.Flags().DurationVar(&r.Keep, "keep", 0, "how long the older keys verify (default auth.token_ttl)")
+	cmd.Flags().BoolVar(&list, "list", false, "only list the keys")
+	c.jsonFlag(cmd)
+	return cmd
+}
+
+func printKeys(w io.Writer, keys []auth.KeyInfo) error {
+	t := table{}
+	t.row("KID", "ALG", "CREATED", "SIGNS FROM", "VERIFIES UNTIL", "SIGNING")
+	for _, k := range keys {
+		until, signing := "", ""
+		if !k.VerifyUntil.IsZero() {
+			until = k.VerifyUntil.UTC().Format(time.RFC3339)
+		}
+		if k.Signing {
+			signing = "yes"
+		}
+		t.row(k.KID, k.Alg, k.Created.UTC().Format(time.RFC3339), k.SignFrom.UTC().Format(time.RFC3339), until, signing)
+	}
+	return t.write(w)
+}

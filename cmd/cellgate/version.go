@@ -1,0 +1,58 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"runtime"
+	"runtime/debug"
+
+	"github.com/spf13/cobra"
+)
+
+// buildInfo is what `cellgate version` tells.
+type buildInfo struct {
+	Version string `json:"version"`
+	Commit  string `json:"commit"`
+	Go      string `json:"go"`
+	Built   string `json:"built"`
+	System  string `json:"system"`
+}
+
+func thisBuild() buildInfo {
+	b := buildInfo{version, commit, runtime.Version(), built, runtime.GOOS + "/" + runtime.GOARCH}
+	info, ok := debug.ReadBuildInfo()
+	for _, s := range settings(info, ok) {
+		switch {
+		case s.Key == "vcs.revision" && b.Commit == "unknown":
+			b.Commit = s.Value
+		case s.Key == "vcs.time" && b.Built == "unknown":
+			b.Built = s.Value
+		}
+	}
+	return b
+}
+
+func settings(info *debug.BuildInfo, ok bool) []debug.BuildSetting {
+	if !ok {
+		return nil
+	}
+	return info.Settings
+}
+
+func versionCommand(c *cli) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:     "version",
+		Short:   "print version, commit, Go and build time",
+		Example: "  cellgate version --json",
+		Args:    cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			b := thisBuild()
+			return c.print(b, func(w io.Writer) error {
+				_, err := fmt.Fprintf(w, "cellgate %s (commit %s, %s, %s, built %s)\n", b.Version, b.Commit, b.Go, b.System, b.Built)
+				return err
+			})
+		},
+	}
+	c.jsonFlag(cmd)
+	return cmd
+}
