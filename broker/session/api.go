@@ -57,7 +57,7 @@ const (
 // Options configure a Manager. DB, Index and Journal are required; a zero limit stands for its default.
 type Options struct {
 	// DB is the gateway's state file; the manager uses the bucket "mqtt" and leaves the file open.
-	DB *bbolt.DB
+	DB DB
 	// Index finds the subscribers of a topic and keeps retained messages.
 	Index Index
 	// Journal takes wills and tells where it stands.
@@ -96,6 +96,12 @@ type Options struct {
 	// CommitInterval is how long a change that nobody waits for may stay out of the state file: queue
 	// contents that the journal still has, removals, QoS 2 identifiers, the fan-out position. Default 1 s.
 	CommitInterval time.Duration
+}
+
+// DB is what the manager needs of the state file: transactions of a *bbolt.DB.
+type DB interface {
+	Update(fn func(*bbolt.Tx) error) error
+	View(fn func(*bbolt.Tx) error) error
 }
 
 // Overflow is a policy for a full queue.

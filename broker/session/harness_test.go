@@ -376,6 +376,13 @@ func (c *conn) codes(got chan []byte) []byte {
 	c.t.Helper()
 	select {
 	case codes := <-got:
+		c.s.st.mu.Lock()
+		for c.s.st.holds > 0 { // deliveries go on a moment later
+			c.s.st.mu.Unlock()
+			time.Sleep(time.Millisecond)
+			c.s.st.mu.Lock()
+		}
+		c.s.st.mu.Unlock()
 		return codes
 	case <-time.After(patience):
 		c.t.Fatal("no reason codes")

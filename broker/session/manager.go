@@ -7,8 +7,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"go.etcd.io/bbolt"
 )
 
 // Defaults of Options.
@@ -28,7 +26,7 @@ const (
 // Manager owns all sessions of the gateway. It is safe for concurrent use.
 type Manager struct {
 	o       Options
-	db      *bbolt.DB
+	db      DB
 	index   Index
 	journal Journal
 	log     *slog.Logger

@@ -33,6 +33,9 @@ type state struct {
 	// floor is where the journal stood when the session began: QoS 2 records up to it are another session's.
 	floor uint64
 
+	// subsBatch is the writer's batch that has the last change of subs.
+	subsBatch uint64
+
 	gen        uint32 // counts the connections; a Session of another generation is void
 	maxPacket  uint32 // 0 no limit
 	receiveMax uint16
@@ -118,6 +121,12 @@ func (st *state) changed(urgent bool) {
 	}
 	st.unsaved = true
 	st.m.writer.mark(st, urgent)
+}
+
+// subsChanged notes that the subscriptions must be written.
+func (st *state) subsChanged() {
+	st.subsBatch = st.m.writer.next.Load()
+	st.changed(true)
 }
 
 // schedule sets the timer to the next thing that time alone will do to the session.

@@ -106,7 +106,8 @@ func (s *Session) Subscribe(subs []Subscription, id uint32, done func(codes []by
 	})
 }
 
-// whenDurable runs fn when the session record is in the state file, and lets nothing be sent before.
+// whenDurable runs fn when the session's subscriptions are in the state file, and lets nothing be sent before.
+// A client that subscribes anew to what it had, as many do after a reconnect, does not wait.
 func (s *Session) whenDurable(fn func()) {
 	st := s.st
 	st.holds++
@@ -125,7 +126,7 @@ func (s *Session) whenDurable(fn func()) {
 		}
 		st.unlock()
 	}
-	if !st.durable {
+	if !st.durable || st.subsBatch <= st.m.writer.committed.Load() {
 		st.after = append(st.after, finish)
 		return
 	}
@@ -166,7 +167,7 @@ func (st *state) subscribe(sub Subscription) byte {
 		if !own {
 			st.m.index.Subscribe(st.id, sub)
 		}
-		st.changed(true)
+		st.subsChanged()
 	}
 	if !own && !isShared && (sub.RetainHandling == 0 || (sub.RetainHandling == 1 && !existed)) {
 		st.sendRetained(&sub)
@@ -218,7 +219,7 @@ func (s *Session) Unsubscribe(filters []string, done func(codes []byte)) {
 		if _, plain, _ := message.SplitShare(filter); !st.own(plain) {
 			st.m.index.Unsubscribe(st.id, filter)
 		}
-		st.changed(true)
+		st.subsChanged()
 	}
 	s.whenDurable(func() { done(codes) })
 }

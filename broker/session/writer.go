@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.etcd.io/bbolt"
@@ -27,6 +28,9 @@ type writer struct {
 	m    *Manager
 	kick chan struct{} // holds one element when somebody waits
 
+	next      atomic.Uint64 // the number of the batch that takes what changes now, if not the one before does
+	committed atomic.Uint64 // the last batch that is durable
+
 	mu    sync.Mutex
 	list  []*state // sessions with changes, in the order in which they were marked
 	done  []func() // to be run when everything marked before is durable
@@ -34,7 +38,9 @@ type writer struct {
 }
 
 func newWriter(m *Manager) *writer {
-	return &writer{m: m, kick: make(chan struct{}, 1)}
+	w := &writer{m: m, kick: make(chan struct{}, 1)}
+	w.next.Store(1)
+	return w
 }
 
 // mark puts a session, whose lock the caller holds, on the list.
@@ -116,6 +122,7 @@ func (w *writer) run() {
 
 // batch is one transaction.
 type batch struct {
+	number   uint64
 	ops      []op
 	position uint64 // fan-out position
 	replay   uint64 // everything up to here is in the QoS 2 identifiers too
@@ -149,9 +156,9 @@ func (b *batch) removeAll(bk bucket, client []byte) {
 // gather makes the cut.
 func (w *writer) gather() *batch {
 	m := w.m
-	b := &batch{}
 	m.fanMu.Lock()
 	defer m.fanMu.Unlock()
+	b := &batch{number: w.next.Add(1) - 1} // before any session is looked at
 	w.mu.Lock()
 	list := w.list
 	w.list, b.done, w.bytes = nil, w.done, 0
@@ -262,6 +269,7 @@ func (w *writer) commit(b *batch) error {
 func (w *writer) finish(b *batch) {
 	w.m.position.Store(b.position)
 	w.m.replayed.Store(b.replay)
+	w.committed.Store(b.number)
 	for _, st := range b.again {
 		st.mu.Lock()
 		if !st.ended {
