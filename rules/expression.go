@@ -56,6 +56,9 @@ func (n *names) compile(d *document, s *scalar, w want) *expression {
 	if len(r.problems) > 0 {
 		for _, p := range r.problems {
 			line, col := s.at(p.from)
+			if p.code == CodeUnknownName && s.quoted() && validName(s.value) {
+				p.suggestion += fmt.Sprintf(" (YAML takes the quotes away: a constant text has two pairs, '\"%s\"')", s.value)
+			}
 			d.fail(line, col, p.code, p.suggestion, "%s", p.message)
 		}
 		return nil

@@ -222,6 +222,12 @@ func (f *ruleFile) readMacros(o *object) {
 
 // expression reads a scalar that is to be an expression.
 func (d *document) expression(n ast.Node, what string) (scalar, bool) {
+	switch n.(type) {
+	case *ast.SequenceNode, *ast.MappingNode:
+		d.failAt(n, CodeWrongType, "an expression that begins with a bracket or brace stands between single quotes: '[payload.a, payload.b]'",
+			"%s must be an expression, this is %s", what, kindName(n))
+		return scalar{}, false
+	}
 	s, ok := d.scalar(n, what)
 	if !ok {
 		return s, false

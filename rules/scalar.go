@@ -68,7 +68,7 @@ func (s *scalar) at(index int) (line, col int) {
 	case token.LiteralType:
 		return s.inBlock(index)
 	case token.SingleQuoteType, token.DoubleQuoteType:
-		return s.line, s.col + 1 + s.quoted(index)
+		return s.line, s.col + 1 + s.inQuotes(index)
 	default:
 		return s.line, s.col + index
 	}
@@ -93,8 +93,13 @@ func (s *scalar) inBlock(index int) (line, col int) {
 	return s.line, s.col
 }
 
-// quoted returns how many characters of the file stand for the first index characters of a quoted value.
-func (s *scalar) quoted(index int) int {
+// quoted reports whether the value stands between quotes.
+func (s *scalar) quoted() bool {
+	return s.style == token.SingleQuoteType || s.style == token.DoubleQuoteType
+}
+
+// inQuotes returns how many characters of the file stand for the first index characters of a quoted value.
+func (s *scalar) inQuotes(index int) int {
 	raw := []rune(s.lines[s.line-1])
 	start := min(s.col, len(raw))
 	pos := start

@@ -114,6 +114,8 @@ func (d *document) syntaxError(err error) {
 	case strings.Contains(msg, "mapping value is not allowed"), strings.Contains(msg, "value is not allowed"):
 		suggestion = `in YAML ": " and " #" have a meaning, and a value that begins with a quote ends with it; ` +
 			`put the whole expression between single quotes, or below "|" on a line of its own`
+	case strings.Contains(msg, "must be specified"):
+		suggestion = quoteInFlow
 	case strings.Contains(msg, "tab"):
 		suggestion = "indent with blanks, not with tabs"
 	case strings.Contains(msg, "already defined"):
@@ -121,6 +123,9 @@ func (d *document) syntaxError(err error) {
 	}
 	d.fail(line, col, CodeSyntax, suggestion, "%s", y.GetMessage())
 }
+
+// quoteInFlow is what to do about an expression that a mapping or list on one line has cut up.
+const quoteInFlow = "inside {…} and […] an expression with a comma, bracket or brace in it stands between single quotes"
 
 // ruleAt guesses the rule that a line of an unreadable file belongs to: the last id above it.
 func (d *document) ruleAt(line int) string {
@@ -160,7 +165,7 @@ func (d *document) plain(n ast.Node) (ast.Node, bool) {
 		d.failAt(n, CodeYAMLFeature, "write the value out, or use a macro", "anchors and aliases are not supported")
 		return nil, false
 	case *ast.TagNode:
-		d.failAt(n, CodeYAMLFeature, "remove the tag", "tags are not supported")
+		d.failAt(n, CodeYAMLFeature, "remove it; in an expression write not instead of !", "! begins a YAML tag, and tags are not supported")
 		return nil, false
 	}
 	return n, true
@@ -243,6 +248,9 @@ func contains(list []string, s string) bool {
 
 // didYouMean suggests the nearest name, or lists all when there are few.
 func didYouMean(name string, known []string) string {
+	if strings.ContainsAny(name, "()[]<>=! ") {
+		return quoteInFlow
+	}
 	if n := nearest(name, known); n != "" {
 		return fmt.Sprintf("did you mean %q?", n)
 	}
