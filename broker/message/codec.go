@@ -23,6 +23,7 @@ const (
 	bitRetain = 1 << 2
 	bitDup    = 1 << 3
 	bitProps  = 1 << 4
+	allBits   = 3 | bitRetain | bitDup | bitProps
 
 	propEnd         = 0
 	propContentType = 1
@@ -117,7 +118,7 @@ func (d *Decoder) Decode(b []byte, base int64, r *Record) error {
 		r.Props.User = user
 		c.props(&r.Props)
 	}
-	if c.bad || kind == 0 || r.QoS == 3 {
+	if c.bad || kind == 0 || r.QoS == 3 || bits&^allBits != 0 {
 		return fmt.Errorf("%w at byte %d of %d", ErrMalformed, c.off, len(b))
 	}
 	r.Payload = b[c.off:]

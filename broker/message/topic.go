@@ -128,6 +128,9 @@ func Covers(outer, inner string) bool {
 	if strings.HasPrefix(inner, "$") && (strings.HasPrefix(outer, "+") || strings.HasPrefix(outer, "#")) {
 		return false
 	}
+	if inner == "#" && outer == "+/#" { // every topic has a first level
+		return true
+	}
 	for {
 		o, orest, omore := strings.Cut(outer, "/")
 		if o == "#" {
