@@ -192,6 +192,8 @@ func (p *Producer) refresh(topics []*topic) bool {
 			p.note(topics[i], nil)
 		case errors.Is(mt.Error, kafka.UnknownTopicOrPartition):
 			settled = p.missing(ctx, topics[i]) && settled
+		case errors.Is(mt.Error, kafka.InvalidTopic):
+			topics[i].fail(fmt.Errorf("%w: %w", ErrRefused, mt.Error))
 		default:
 			settled = false
 		}
@@ -212,7 +214,11 @@ func (p *Producer) missing(ctx context.Context, t *topic) bool {
 		return false
 	}
 	err := p.create(ctx, c, t.name)
-	if err != nil {
+	switch {
+	case errors.Is(err, kafka.InvalidTopic):
+		t.fail(fmt.Errorf("%w: %w", ErrRefused, err))
+		return true
+	case err != nil:
 		t.markMissing(p.o.MissingTopicGrace)
 	}
 	p.note(t, err)

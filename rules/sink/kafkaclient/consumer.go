@@ -1,0 +1,276 @@
+package kafkaclient
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"slices"
+	"time"
+
+	"github.com/segmentio/kafka-go"
+	"github.com/segmentio/kafka-go/protocol"
+)
+
+// OutboxTopics are the topics of the cell's Kafka that carry what is bound for the central unit, by
+// priority.
+func OutboxTopics() []string { return []string{"central.p0", "central.p1", "central.p2"} }
+
+// HeaderCentralTopic names, on a record in an outbox topic, the central topic it is bound for.
+const HeaderCentralTopic = "central-topic"
+
+// ConsumerOptions configure a Consumer.
+type ConsumerOptions struct {
+	Config
+	// Name tells consumers apart in logs and metrics.
+	Name string
+	// Group is the consumer group.
+	Group  string
+	Topics []string
+	// SessionTimeout is how long a member may be silent before its partitions go to others; 30 s by
+	// default. HeartbeatInterval is 3 s, RejoinBackoff 2 s by default.
+	SessionTimeout, HeartbeatInterval, RejoinBackoff time.Duration
+	// PartitionWatchInterval is how often new topics and partitions are looked for; 5 s by default.
+	PartitionWatchInterval time.Duration
+	Log                    *slog.Logger
+	Metrics                *Metrics
+}
+
+// Consumer is a member of a consumer group. Unlike kafka-go's Reader it hands out whole partitions: a
+// function reads, and commits when what it made of the records is safe.
+type Consumer struct {
+	o      ConsumerOptions
+	client *kafka.Client
+	health *healthState
+}
+
+// NewConsumer checks the settings. It does not connect.
+func NewConsumer(o ConsumerOptions) (*Consumer, error) {
+	var err error
+	if o.Config, err = o.withDefaults(); err != nil {
+		return nil, err
+	}
+	if o.Group == "" || len(o.Topics) == 0 {
+		return nil, fmt.Errorf("%w: a consumer needs a group and a topic", ErrConfig)
+	}
+	setDefault(&o.Name, o.Group)
+	setDefault(&o.SessionTimeout, 30*time.Second)
+	setDefault(&o.HeartbeatInterval, 3*time.Second)
+	setDefault(&o.RejoinBackoff, 2*time.Second)
+	setDefault(&o.PartitionWatchInterval, 5*time.Second)
+	setDefault(&o.Log, slog.New(slog.DiscardHandler))
+	if o.Metrics == nil {
+		o.Metrics = NewMetrics(nil)
+	}
+	o.Log = o.Log.With("kafka", o.Name)
+	return &Consumer{o: o, client: o.client(slices.Clone(o.Topics)), health: newHealth()}, nil
+}
+
+// Health reports whether the member is in its group and can read.
+func (c *Consumer) Health() Health { return c.health.get() }
+
+// note records the state of one part of the consumer and logs when the whole changes.
+func (c *Consumer) note(who any, err error) {
+	if !c.health.set(who, err) {
+		return
+	}
+	if err != nil {
+		c.o.Log.Warn("kafka degraded; reading goes on when it is back", "err", err)
+	} else {
+		c.o.Log.Info("kafka well again")
+	}
+}
+
+// Run takes part in the group until ctx ends, and calls handle for each partition that is assigned, in a
+// goroutine of its own. When the partition goes to another member, or ctx ends, handle's context ends
+// and handle must return soon; the others wait for that. Run keeps trying while Kafka is away.
+func (c *Consumer) Run(ctx context.Context, handle func(ctx context.Context, p *Assignment)) error {
+	defer closeIdle(c.client)
+	group, err := kafka.NewConsumerGroup(kafka.ConsumerGroupConfig{
+		ID: c.o.Group, Brokers: c.o.Brokers, Dialer: c.o.dialer(), Topics: c.o.Topics,
+		WatchPartitionChanges: true, PartitionWatchInterval: c.o.PartitionWatchInterval,
+		SessionTimeout: c.o.SessionTimeout, HeartbeatInterval: c.o.HeartbeatInterval,
+		JoinGroupBackoff: c.o.RejoinBackoff, StartOffset: kafka.FirstOffset, Timeout: c.o.RequestTimeout,
+	})
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrConfig, err)
+	}
+	defer func() { _ = group.Close() }()
+	for {
+		gen, err := group.Next(ctx)
+		if ctx.Err() != nil {
+			return nil
+		}
+		if errors.Is(err, kafka.RebalanceInProgress) {
+			continue
+		}
+		c.note("group", err)
+		if err != nil {
+			continue // the group itself pauses before it tries again
+		}
+		for topic, parts := range gen.Assignments {
+			for _, a := range parts {
+				p := &Assignment{Topic: topic, ID: a.ID, c: c, gen: gen, next: a.Offset}
+				gen.Start(func(ctx context.Context) {
+					handle(ctx, p)
+					c.note(p, nil)
+					<-ctx.Done() // a function that returned would end the generation
+				})
+			}
+		}
+	}
+}
+
+// Assignment is one assigned partition, for one goroutine.
+type Assignment struct {
+	Topic string
+	ID    int
+
+	c    *Consumer
+	gen  *kafka.Generation
+	next int64 // offset of the next record; negative until the first fetch
+}
+
+// Fetched is a record that was read. Its bytes are the receiver's.
+type Fetched struct {
+	Offset  int64
+	Time    time.Time
+	Key     []byte
+	Value   []byte
+	Headers []kafka.Header
+}
+
+// Header returns the value of a header, nil if the record has none of the name.
+func (f *Fetched) Header(name string) []byte {
+	for i := range f.Headers {
+		if f.Headers[i].Key == name {
+			return f.Headers[i].Value
+		}
+	}
+	return nil
+}
+
+// Fetch returns the next records, about maxBytes of them as they are stored, waiting up to wait for
+// some; and the offset behind the partition's last record. None and no error: nothing new. It tries
+// again by itself while Kafka is away; the only error is that of ctx.
+func (p *Assignment) Fetch(ctx context.Context, maxBytes int, wait time.Duration) ([]Fetched, int64, error) {
+	for try := 1; ; try++ {
+		recs, high, err := p.fetch(ctx, maxBytes, wait)
+		if ctx.Err() != nil {
+			return nil, 0, ctx.Err()
+		}
+		p.c.note(p, err)
+		if err == nil {
+			return recs, high, nil
+		}
+		back := ProducerOptions{BackoffMin: 50 * time.Millisecond, BackoffMax: 2 * time.Second}
+		select {
+		case <-time.After(back.backoff(try)):
+		case <-ctx.Done():
+			return nil, 0, ctx.Err()
+		}
+	}
+}
+
+func (p *Assignment) fetch(ctx context.Context, maxBytes int, wait time.Duration) ([]Fetched, int64, error) {
+	rctx, cancel := context.WithTimeout(ctx, p.c.o.RequestTimeout+wait)
+	defer cancel()
+	if p.next < 0 {
+		first, err := p.first(rctx)
+		if err != nil {
+			return nil, 0, err
+		}
+		p.next = first
+	}
+	res, err := p.c.client.Fetch(rctx, &kafka.FetchRequest{
+		Topic: p.Topic, Partition: p.ID, Offset: p.next, MinBytes: 1, MaxBytes: int64(maxBytes), MaxWait: wait,
+	})
+	if err != nil {
+		return nil, 0, fmt.Errorf("fetch %s/%d: %w", p.Topic, p.ID, err)
+	}
+	if errors.Is(res.Error, kafka.OffsetOutOfRange) {
+		return nil, 0, p.skip(rctx)
+	}
+	if res.Error != nil {
+		return nil, 0, fmt.Errorf("fetch %s/%d: %w", p.Topic, p.ID, res.Error)
+	}
+	recs, err := p.read(res.Records)
+	return recs, res.HighWatermark, err
+}
+
+// read takes the records behind the ones already seen: Kafka answers whole batches.
+func (p *Assignment) read(r kafka.RecordReader) ([]Fetched, error) {
+	var out []Fetched
+	for {
+		rec, err := r.ReadRecord()
+		if errors.Is(err, io.EOF) {
+			return out, nil
+		}
+		var f Fetched
+		if err == nil {
+			f, err = fetched(rec)
+		}
+		if err != nil {
+			if len(out) > 0 {
+				return out, nil // the next fetch begins at what could not be read
+			}
+			return nil, fmt.Errorf("read %s/%d at %d: %w", p.Topic, p.ID, p.next, err)
+		}
+		if f.Offset >= p.next {
+			out = append(out, f)
+			p.next = f.Offset + 1
+		}
+	}
+}
+
+func fetched(rec *kafka.Record) (Fetched, error) {
+	f := Fetched{Offset: rec.Offset, Time: rec.Time, Headers: slices.Clone(rec.Headers)}
+	var kerr, verr error
+	f.Key, kerr = protocol.ReadAll(rec.Key)
+	f.Value, verr = protocol.ReadAll(rec.Value)
+	return f, errors.Join(kerr, verr)
+}
+
+func (p *Assignment) first(ctx context.Context) (int64, error) {
+	res, err := p.c.client.ListOffsets(ctx, &kafka.ListOffsetsRequest{
+		Topics: map[string][]kafka.OffsetRequest{p.Topic: {kafka.FirstOffsetOf(p.ID)}},
+	})
+	if err != nil {
+		return 0, fmt.Errorf("first offset of %s/%d: %w", p.Topic, p.ID, err)
+	}
+	for _, o := range res.Topics[p.Topic] {
+		if o.Partition == p.ID {
+			return o.FirstOffset, o.Error
+		}
+	}
+	return 0, fmt.Errorf("first offset of %s/%d: %w", p.Topic, p.ID, protocol.ErrNoPartition)
+}
+
+// skip goes on where the partition begins now: retention, or somebody, has removed what came before.
+func (p *Assignment) skip(ctx context.Context) error {
+	first, err := p.first(ctx)
+	if err != nil {
+		return err
+	}
+	if first > p.next {
+		p.c.o.Metrics.Skipped.WithLabelValues(p.c.o.Name).Add(float64(first - p.next))
+	}
+	p.c.o.Log.Error("records are gone before they were read", "topic", p.Topic, "partition", p.ID,
+		"from", p.next, "to", first-1)
+	p.next = first
+	return nil
+}
+
+// Next is the offset of the next record that Fetch will look for; negative before the first one.
+func (p *Assignment) Next() int64 { return p.next }
+
+// Commit tells the group that everything before next is done with. It also works shortly after handle's
+// context has ended, which is when it matters most.
+func (p *Assignment) Commit(next int64) error {
+	err := p.gen.CommitOffsets(map[string]map[int]int64{p.Topic: {p.ID: next}})
+	if err != nil {
+		return fmt.Errorf("commit %s/%d at %d: %w", p.Topic, p.ID, next, err)
+	}
+	return nil
+}

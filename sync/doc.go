@@ -1,0 +1,11 @@
+// Package syncer forwards selected data from the cell to the central unit: it reads the outbox topics of
+// the cell's Kafka as a member of a consumer group and writes each record to the topic of the central
+// Kafka that its header central-topic names.
+//
+// It promises: at least once (an offset is committed only when the central Kafka has the record on all
+// in-sync replicas), in the order of each outbox partition, p0 before p1 before p2 where the bandwidth
+// is limited, and to wait for as long as either Kafka is away. The backlog is the cell's Kafka's; memory
+// is bounded per partition.
+//
+// The package knows Kafka alone. The app starts it in every gateway that has a central unit.
+package syncer

@@ -1,0 +1,272 @@
+package syncer
+
+import (
+	"context"
+	"strconv"
+	"sync"
+	"time"
+
+	"cellgate/rules/sink/kafkaclient"
+)
+
+// Bounds of one partition: what is read and not yet acknowledged by the central Kafka.
+const (
+	fetchBytes     = 1 << 20
+	maxOutstanding = 4096
+	maxBytes       = 4 << 20
+	fetchWait      = 500 * time.Millisecond
+	commitInterval = time.Second
+	// settleGrace is how long a partition that is taken away waits for acknowledgements that are still
+	// under way, so that the next member need not send them again.
+	settleGrace = 3 * time.Second
+)
+
+// forwarder forwards one assigned partition.
+type forwarder struct {
+	s    *Syncer
+	part *kafkaclient.Assignment
+	lane int
+
+	mu     sync.Mutex
+	room   chan struct{} // a record was settled
+	slots  []slot        // records under way, by offset
+	bytes  int
+	next   int64 // everything before it is settled
+	high   int64 // behind the partition's last record
+	commit int64 // committed
+}
+
+type slot struct {
+	offset  int64
+	time    time.Time
+	size    int
+	settled bool
+}
+
+// run forwards until ctx ends.
+func (f *forwarder) run(ctx context.Context) {
+	defer f.s.forget(f)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		f.commits(ctx)
+	}()
+	for ctx.Err() == nil {
+		recs, high, err := f.part.Fetch(ctx, fetchBytes, fetchWait)
+		if err != nil {
+			break
+		}
+		f.note(recs, high)
+		for i := range recs {
+			if f.s.bandwidth.take(ctx, f.lane, size(&recs[i])) != nil || !f.wait(ctx) {
+				break
+			}
+			f.send(&recs[i])
+		}
+	}
+	<-done
+}
+
+func size(r *kafkaclient.Fetched) int {
+	n := 64 + len(r.Key) + len(r.Value)
+	for i := range r.Headers {
+		n += 2 + len(r.Headers[i].Key) + len(r.Headers[i].Value)
+	}
+	return n
+}
+
+// note takes what a fetch said: where the partition ends, and the first time where it is read from.
+func (f *forwarder) note(recs []kafkaclient.Fetched, high int64) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.high = high
+	if f.next >= 0 {
+		return
+	}
+	if f.next = f.part.Next(); len(recs) > 0 {
+		f.next = recs[0].Offset
+	}
+	f.commit = f.next
+}
+
+// wait waits for room; false when ctx has ended.
+func (f *forwarder) wait(ctx context.Context) bool {
+	for {
+		f.mu.Lock()
+		full := len(f.slots) >= maxOutstanding || f.bytes >= maxBytes
+		f.mu.Unlock()
+		if !full {
+			return ctx.Err() == nil
+		}
+		select {
+		case <-f.room:
+		case <-ctx.Done():
+			return false
+		}
+	}
+}
+
+// send gives a record to the central producer, or, when it does not say where it is bound for, to the
+// error topic.
+func (f *forwarder) send(r *kafkaclient.Fetched) {
+	n := size(r)
+	f.mu.Lock()
+	if len(f.slots) == 0 {
+		f.next = r.Offset // what compaction or retention took out in between is settled
+	}
+	f.slots = append(f.slots, slot{offset: r.Offset, time: r.Time, size: n})
+	f.bytes += n
+	f.mu.Unlock()
+
+	d := &delivery{f: f, offset: r.Offset}
+	d.record = kafkaclient.Record{
+		Topic: string(r.Header(kafkaclient.HeaderCentralTopic)), Key: r.Key, Value: r.Value,
+		Time: r.Time.UnixMilli(), Done: d,
+	}
+	b := make([]byte, 0, n+128)
+	for i := range r.Headers {
+		b = kafkaclient.AppendHeader(b, r.Headers[i].Key, r.Headers[i].Value)
+	}
+	b = kafkaclient.AppendHeader(b, "src-cell", f.s.o.CellID)
+	b = kafkaclient.AppendHeader(b, "src-topic", f.part.Topic)
+	b = kafkaclient.AppendHeader(b, "src-partition", strconv.Itoa(f.part.ID))
+	d.record.Headers = kafkaclient.AppendHeader(b, "src-offset", strconv.FormatInt(r.Offset, 10))
+	d.record.HeaderCount = len(r.Headers) + 4
+	if d.record.Topic == "" {
+		d.bury("no header " + kafkaclient.HeaderCentralTopic)
+		return
+	}
+	f.s.central.Produce(&d.record)
+}
+
+// delivery is one record on its way.
+type delivery struct {
+	f      *forwarder
+	offset int64
+	record kafkaclient.Record
+	buried bool
+}
+
+// Produced implements kafkaclient.Completion.
+func (d *delivery) Produced(_ *kafkaclient.Record, err error) {
+	switch {
+	case err == nil && d.buried:
+		d.f.settle(d.offset, "dead_lettered")
+	case err == nil:
+		d.f.settle(d.offset, "forwarded")
+	case refused(err) && !d.buried:
+		d.bury(err.Error())
+	case refused(err):
+		// Even the error topic does not take it. It is held: nothing is given up.
+		d.f.s.o.Log.Error("error topic does not take a record; its partition waits",
+			"topic", d.f.part.Topic, "partition", d.f.part.ID, "offset", d.offset, "err", err)
+		d.f.s.later(d)
+	}
+	// Otherwise the producer was closed: the offset is not committed.
+}
+
+// bury sends the record to the error topic of the cell's Kafka.
+func (d *delivery) bury(reason string) {
+	d.buried = true
+	d.record.Topic = d.f.s.o.ErrorTopic
+	d.record.Headers = kafkaclient.AppendHeader(d.record.Headers, "error", reason)
+	d.record.HeaderCount++
+	d.f.s.cell.Produce(&d.record)
+}
+
+// settle notes that a record needs nothing more.
+func (f *forwarder) settle(offset int64, outcome string) {
+	f.s.o.Metrics.records.WithLabelValues(f.s.laneName(f.lane), outcome).Inc()
+	f.mu.Lock()
+	lo, hi := 0, len(f.slots)
+	for lo < hi { // by offset
+		if mid := (lo + hi) / 2; f.slots[mid].offset < offset {
+			lo = mid + 1
+		} else {
+			hi = mid
+		}
+	}
+	f.slots[lo].settled = true
+	n := 0
+	for n < len(f.slots) && f.slots[n].settled {
+		f.next = f.slots[n].offset + 1
+		f.bytes -= f.slots[n].size
+		n++
+	}
+	if n > 0 {
+		rest := copy(f.slots, f.slots[n:])
+		f.slots = f.slots[:rest]
+	}
+	f.mu.Unlock()
+	select {
+	case f.room <- struct{}{}:
+	default:
+	}
+}
+
+// commits commits what is settled, every second and at the end.
+func (f *forwarder) commits(ctx context.Context) {
+	tick := time.NewTicker(f.s.o.CommitInterval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+			f.commitNow()
+		case <-ctx.Done():
+			f.drain()
+			f.commitNow()
+			return
+		}
+	}
+}
+
+// drain gives what is under way a short time.
+func (f *forwarder) drain() {
+	end := time.NewTimer(settleGrace)
+	defer end.Stop()
+	for {
+		f.mu.Lock()
+		left := len(f.slots)
+		f.mu.Unlock()
+		if left == 0 {
+			return
+		}
+		select {
+		case <-f.room:
+		case <-end.C:
+			return
+		case <-f.s.hurry:
+			return
+		}
+	}
+}
+
+func (f *forwarder) commitNow() {
+	f.mu.Lock()
+	next, was := f.next, f.commit
+	f.mu.Unlock()
+	if next < 0 || next == was {
+		return
+	}
+	if err := f.part.Commit(next); err != nil {
+		f.s.o.Log.Warn("offset not committed; it is tried again", "err", err)
+		return
+	}
+	f.mu.Lock()
+	f.commit = next
+	f.mu.Unlock()
+}
+
+// lag returns how many records of the partition are not forwarded, and the time of the oldest under way.
+func (f *forwarder) lag() (int64, time.Time) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.next < 0 {
+		return 0, time.Time{}
+	}
+	var oldest time.Time
+	if len(f.slots) > 0 {
+		oldest = f.slots[0].time
+	}
+	return max(0, f.high-f.next), oldest
+}

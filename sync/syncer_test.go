@@ -1,0 +1,330 @@
+package syncer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
+	"go.uber.org/goleak"
+
+	"cellgate/rules/sink/kafkaclient"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// pair is a cell's Kafka and a central one.
+type pair struct {
+	t             *testing.T
+	cell, central *kfake.Cluster
+}
+
+func newPair(t *testing.T) *pair {
+	t.Helper()
+	p := &pair{t: t}
+	for _, c := range []**kfake.Cluster{&p.cell, &p.central} {
+		var err error
+		opts := []kfake.Opt{kfake.NumBrokers(1), kfake.GroupMinSessionTimeout(100 * time.Millisecond)}
+		if c == &p.cell {
+			opts = append(opts, kfake.SeedTopics(2, kafkaclient.OutboxTopics()...))
+		}
+		if *c, err = kfake.NewCluster(opts...); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup((*c).Close)
+	}
+	return p
+}
+
+// start starts a syncer, which is stopped with the test unless it was before.
+func (p *pair) start(change ...func(*Options)) *Syncer {
+	p.t.Helper()
+	o := Options{
+		CellID:     "cell-1",
+		Cell:       kafkaclient.Config{Brokers: p.cell.ListenAddrs(), MetadataTTL: 100 * time.Millisecond, RequestTimeout: 2 * time.Second},
+		Central:    kafkaclient.Config{Brokers: p.central.ListenAddrs(), MetadataTTL: 100 * time.Millisecond, RequestTimeout: 2 * time.Second},
+		AutoCreate: &kafkaclient.TopicSpec{Partitions: 3, Replication: 1}, CommitInterval: 20 * time.Millisecond,
+		Tune: func(pr *kafkaclient.ProducerOptions, c *kafkaclient.ConsumerOptions) {
+			pr.BackoffMin, pr.BackoffMax, pr.Linger = 5*time.Millisecond, 50*time.Millisecond, time.Millisecond
+			c.HeartbeatInterval, c.RejoinBackoff = 50*time.Millisecond, 50*time.Millisecond
+			c.PartitionWatchInterval, c.SessionTimeout = 100*time.Millisecond, 3*time.Second
+		},
+	}
+	for _, f := range change {
+		f(&o)
+	}
+	s, err := New(o)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	s.Start()
+	p.t.Cleanup(func() { p.stop(s) })
+	return s
+}
+
+func (p *pair) stop(s *Syncer) {
+	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
+	defer cancel()
+	_ = s.Stop(ctx)
+}
+
+// put writes n records of a few keys into an outbox topic, the value counting within the key from first.
+func (p *pair) put(topic string, first, n int) {
+	p.t.Helper()
+	cl, err := kgo.NewClient(kgo.SeedBrokers(p.cell.ListenAddrs()...))
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	defer cl.Close()
+	var recs []*kgo.Record
+	for i := range n {
+		recs = append(recs, &kgo.Record{
+			Topic: topic, Key: []byte(fmt.Sprintf("vin-%d", i%5)), Value: []byte(strconv.Itoa(first + i/5)),
+			Timestamp: time.UnixMilli(1_700_000_000_000),
+			Headers:   []kgo.RecordHeader{{Key: "central-topic", Value: []byte("fleet." + topic)}, {Key: "rule", Value: []byte("r")}},
+		})
+	}
+	if err := cl.ProduceSync(context.Background(), recs...).FirstErr(); err != nil {
+		p.t.Fatal(err)
+	}
+}
+
+// got reads a topic until n different records have come, and checks each key's order.
+func got(t *testing.T, c *kfake.Cluster, topic string, n int) []*kgo.Record {
+	t.Helper()
+	cl, err := kgo.NewClient(kgo.SeedBrokers(c.ListenAddrs()...), kgo.ConsumeTopics(topic),
+		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()), kgo.MetadataMinAge(20*time.Millisecond))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cl.Close()
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	var recs []*kgo.Record
+	seen := map[string]bool{}
+	next := map[string]int{}
+	for len(seen) < n {
+		f := cl.PollFetches(ctx)
+		if ctx.Err() != nil {
+			t.Fatalf("topic %s: %d of %d records", topic, len(seen), n)
+		}
+		f.EachRecord(func(r *kgo.Record) {
+			recs = append(recs, r)
+			key := string(r.Key)
+			if id := key + "/" + string(r.Value); !seen[id] {
+				seen[id] = true
+				if v, _ := strconv.Atoi(string(r.Value)); v != next[key] {
+					t.Errorf("%s: %d, expected %d", key, v, next[key])
+				}
+				next[key]++
+			}
+		})
+	}
+	return recs
+}
+
+func TestForwardsWithKeyValueAndHeaders(t *testing.T) {
+	t.Parallel()
+	p := newPair(t)
+	s := p.start()
+	for _, topic := range kafkaclient.OutboxTopics() {
+		p.put(topic, 0, 200)
+	}
+	for _, topic := range kafkaclient.OutboxTopics() {
+		recs := got(t, p.central, "fleet."+topic, 200)
+		if len(recs) != 200 {
+			t.Fatalf("%d records", len(recs))
+		}
+		for _, r := range recs {
+			h := map[string]string{}
+			for _, x := range r.Headers {
+				h[x.Key] = string(x.Value)
+			}
+			if h["src-cell"] != "cell-1" || h["src-topic"] != topic || h["src-partition"] == "" || h["src-offset"] == "" ||
+				h["rule"] != "r" || r.Timestamp.UnixMilli() != 1_700_000_000_000 {
+				t.Fatalf("headers %v, time %v", h, r.Timestamp)
+			}
+			if int(r.Partition) != kafkaclient.Partition(r.Key, 3) {
+				t.Fatalf("%s in partition %d", r.Key, r.Partition)
+			}
+		}
+	}
+	await(t, func() bool {
+		for _, l := range s.Lag() {
+			if l.Messages > 0 {
+				return false
+			}
+		}
+		return true
+	})
+}
+
+func TestResumesWhereItWas(t *testing.T) {
+	t.Parallel()
+	p := newPair(t)
+	s := p.start()
+	p.put("central.p1", 0, 100)
+	got(t, p.central, "fleet.central.p1", 100)
+	p.stop(s)
+	p.put("central.p1", 20, 100)
+	p.start()
+	if n := len(got(t, p.central, "fleet.central.p1", 200)); n != 200 {
+		t.Fatalf("%d records after a clean restart, want no repetition", n)
+	}
+}
+
+func TestTwoGatewaysShareTheWork(t *testing.T) {
+	t.Parallel()
+	p := newPair(t)
+	a, b := p.start(), p.start()
+	p.put("central.p0", 0, 500)
+	got(t, p.central, "fleet.central.p0", 500)
+	p.stop(a)
+	p.put("central.p0", 100, 500)
+	got(t, p.central, "fleet.central.p0", 1000)
+	_ = b
+}
+
+func TestEitherKafkaMayBeAway(t *testing.T) {
+	t.Parallel()
+	p := newPair(t)
+	var cellAway, centralAway atomic.Bool
+	for c, away := range map[*kfake.Cluster]*atomic.Bool{p.cell: &cellAway, p.central: &centralAway} {
+		c.Control(func(kmsg.Request) (kmsg.Response, error, bool) {
+			c.KeepControl()
+			if away.Load() {
+				return nil, errors.New("away"), true
+			}
+			return nil, nil, false
+		})
+	}
+	p.put("central.p2", 0, 50)
+	cellAway.Store(true)
+	centralAway.Store(true)
+	s := p.start()
+	await(t, func() bool { h := s.Health(); return !h[0].OK && !h[1].OK })
+	cellAway.Store(false)
+	await(t, func() bool { return s.Lag()[2].Messages == 50 })
+	centralAway.Store(false)
+	got(t, p.central, "fleet.central.p2", 50)
+	await(t, func() bool { h := s.Health(); return h[0].OK && h[1].OK })
+	cellAway.Store(true)
+	await(t, func() bool { return !s.Health()[0].OK })
+	cellAway.Store(false)
+	p.put("central.p2", 10, 50)
+	got(t, p.central, "fleet.central.p2", 100)
+}
+
+func TestFaultsOfTheCentreRepeatNothingAndKeepOrder(t *testing.T) {
+	t.Parallel()
+	for _, e := range []*kerr.Error{kerr.NotLeaderForPartition, kerr.RequestTimedOut, kerr.NotEnoughReplicasAfterAppend} {
+		t.Run(e.Message, func(t *testing.T) {
+			t.Parallel()
+			p := newPair(t)
+			h := p.central.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Err: e, Count: 5})
+			defer h.Remove()
+			p.start()
+			p.put("central.p0", 0, 300)
+			if n := len(got(t, p.central, "fleet.central.p0", 300)); n != 300 {
+				t.Fatalf("%d records", n)
+			}
+		})
+	}
+}
+
+func TestWhatTheCentreRefusesGoesToTheErrorTopic(t *testing.T) {
+	t.Parallel()
+	p := newPair(t)
+	p.start()
+	cl, err := kgo.NewClient(kgo.SeedBrokers(p.cell.ListenAddrs()...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cl.Close()
+	bad := []*kgo.Record{
+		{Topic: "central.p0", Key: []byte("a"), Value: []byte("0")}, // bound for nowhere
+		{Topic: "central.p0", Key: []byte("b"), Value: []byte("0"), Headers: []kgo.RecordHeader{{Key: "central-topic", Value: []byte("not/a/topic")}}},
+	}
+	h := p.central.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.CreateTopics}, Topic: "not/a/topic", Err: kerr.InvalidTopicException, Count: -1})
+	defer h.Remove()
+	if err := cl.ProduceSync(context.Background(), bad...).FirstErr(); err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range got(t, p.cell, DefaultErrorTopic, 2) {
+		if last := r.Headers[len(r.Headers)-1]; last.Key != "error" || len(last.Value) == 0 {
+			t.Fatalf("headers %v", r.Headers)
+		}
+	}
+	p.put("central.p0", 0, 50)
+	got(t, p.central, "fleet.central.p0", 50)
+}
+
+func TestBandwidthGoesToTheHigherLaneFirst(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		b := newBandwidth(1000)
+		ctx := t.Context()
+		if err := b.take(ctx, 2, 1000); err != nil { // overdraws: nothing left for a second
+			t.Fatal(err)
+		}
+		var mu sync.Mutex
+		var order []int
+		var wg sync.WaitGroup
+		for lane := lanes - 1; lane >= 0; lane-- {
+			wg.Add(1)
+			go func() {
+				defer wg.Done()
+				for range 3 {
+					if b.take(ctx, lane, 500) != nil {
+						return
+					}
+					mu.Lock()
+					order = append(order, lane)
+					mu.Unlock()
+				}
+			}()
+			synctest.Wait()
+		}
+		began := time.Now()
+		wg.Wait()
+		mu.Lock()
+		defer mu.Unlock()
+		if order[0] != 0 {
+			t.Fatalf("order %v", order)
+		}
+		if d := time.Since(began); d < 3*time.Second || d > 6*time.Second {
+			t.Fatalf("9 × 500 bytes at 1000 a second took %v", d)
+		}
+	})
+}
+
+func TestBandwidthGivesUpWithItsContext(t *testing.T) {
+	t.Parallel()
+	b := newBandwidth(1)
+	ctx, cancel := context.WithCancel(context.Background())
+	if err := b.take(ctx, 0, 1000); err != nil {
+		_ = err // the first may overdraw or wait; what counts is the end
+	}
+	cancel()
+	if err := b.take(ctx, 0, 1); !errors.Is(err, context.Canceled) {
+		t.Fatalf("error %v", err)
+	}
+}
+
+func await(t *testing.T, ok func() bool) {
+	t.Helper()
+	for end := time.Now().Add(20 * time.Second); !ok(); time.Sleep(2 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("condition not met within 20 s")
+		}
+	}
+}
