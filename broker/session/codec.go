@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"time"
 
 	"cellgate/broker/message"
@@ -36,6 +37,9 @@ import (
 //	inflight  client 00 order(8) -> packet identifier (2), stage (1): the message of that key is in flight
 //	incoming  client -> QoS 2 identifiers in use by the client: identifier (2), journal sequence uvarint; …
 //	retained  topic -> record, its time included
+//
+// Every value but "format" ends with the CRC32C, big-endian, of its key and of what is before it: the state file
+// has no checksums of its own for them.
 //
 // A client identifier has no null character (MQTT 5, 1.5.4), so the keys of one client are together.
 const format = 1
@@ -125,6 +129,9 @@ func decodeEntry(b []byte, dec *message.Decoder) (*entry, error) {
 	var rec message.Record
 	if err := r.record(dec, &rec); err != nil {
 		return nil, err
+	}
+	if e.qos > 2 {
+		return nil, fmt.Errorf("%w: QoS 3", ErrFormat)
 	}
 	rec = rec.Clone()
 	e.body.topic, e.body.payload, e.body.props = rec.Topic, rec.Payload, rec.Props
@@ -238,7 +245,7 @@ func (b *batch) write(tx *bbolt.Tx, epoch uint64) error {
 		case o.value == nil:
 			err = bk.Delete(o.key)
 		default:
-			err = bk.Put(o.key, o.value)
+			err = bk.Put(o.key, seal(o.key, o.value))
 		}
 		if err != nil {
 			return err
@@ -247,7 +254,28 @@ func (b *batch) write(tx *bbolt.Tx, epoch uint64) error {
 	position := binary.BigEndian.AppendUint64(nil, epoch)
 	position = binary.BigEndian.AppendUint64(position, b.position)
 	position = binary.BigEndian.AppendUint64(position, b.replay)
-	return root.Bucket(bucketMeta.name()).Put([]byte("position"), position)
+	return root.Bucket(bucketMeta.name()).Put(positionKey(), seal(positionKey(), position))
+}
+
+func positionKey() []byte { return []byte("position") }
+
+func checksum(key, value []byte) uint32 {
+	castagnoli := crc32.MakeTable(crc32.Castagnoli)
+	return crc32.Update(crc32.Update(0, castagnoli, key), castagnoli, value)
+}
+
+// seal appends the checksum to a value.
+func seal(key, value []byte) []byte {
+	return binary.BigEndian.AppendUint32(value, checksum(key, value))
+}
+
+// unseal checks a value as it is in the state file and takes the checksum off.
+func unseal(key, value []byte) ([]byte, error) {
+	n := len(value) - 4
+	if n < 0 || binary.BigEndian.Uint32(value[n:]) != checksum(key, value[:n]) {
+		return nil, fmt.Errorf("%w: the value of %q is damaged", ErrFormat, key)
+	}
+	return value[:n:n], nil
 }
 
 // removeAll removes the keys of one client from a bucket keyed by queueKey.

@@ -413,6 +413,7 @@ func TestOpenRefusesWhatItDoesNotUnderstand(t *testing.T) {
 	for name, damage := range map[string]func(put func(bucket bucket, key, value string)){
 		"format":   func(put func(bucket, string, string)) { put(bucketMeta, "format", "\x02") },
 		"session":  func(put func(bucket, string, string)) { put(bucketSessions, "svc", "\x02\x05") },
+		"checksum": func(put func(bucket, string, string)) { put(bucketSessions, "other", "") },
 		"queue":    func(put func(bucket, string, string)) { put(bucketQueue, "svc\x0012345678", "\x01") },
 		"orphan":   func(put func(bucket, string, string)) { put(bucketQueue, "other\x0012345678", "\x01") },
 		"incoming": func(put func(bucket, string, string)) { put(bucketIncoming, "svc", "\x01") },

@@ -56,7 +56,9 @@ type loader struct {
 }
 
 func (l *loader) load() error {
-	l.position()
+	if err := l.position(); err != nil {
+		return err
+	}
 	for _, step := range []func() error{l.sessions, l.queues, l.incoming, l.retained} {
 		if err := step(); err != nil {
 			return err
@@ -69,27 +71,46 @@ func (l *loader) load() error {
 }
 
 // position reads where the fan-out was. Under another journal it begins anew, at that journal's beginning.
-func (l *loader) position() {
+func (l *loader) position() error {
 	m := l.m
-	v := l.root.Bucket(bucketMeta.name()).Get([]byte("position"))
+	v := l.root.Bucket(bucketMeta.name()).Get(positionKey())
+	if v == nil {
+		l.journal = true
+		return nil
+	}
+	v, err := unseal(positionKey(), v)
+	if err != nil {
+		return err
+	}
 	if len(v) != 24 {
-		l.journal = v == nil
-		return
+		return fmt.Errorf("%w: position of %d bytes", ErrFormat, len(v))
 	}
 	if epoch := binary.BigEndian.Uint64(v); epoch != m.journal.Epoch() {
 		m.log.Warn("the journal is not the one that the sessions were kept with: fan-out begins at its start",
 			"epoch", m.journal.Epoch(), "expected", epoch)
-		return
+		return nil
 	}
 	l.journal = true
 	m.fanned = min(binary.BigEndian.Uint64(v[8:]), l.last)
 	m.settled = min(binary.BigEndian.Uint64(v[16:]), m.fanned)
 	m.position.Store(m.fanned)
 	m.replayed.Store(m.settled)
+	return nil
+}
+
+// each calls fn for every key and checked value of a bucket, in order.
+func (l *loader) each(b bucket, fn func(k, v []byte) error) error {
+	return l.root.Bucket(b.name()).ForEach(func(k, v []byte) error {
+		v, err := unseal(k, v)
+		if err != nil {
+			return fmt.Errorf("%s: %w", b.name(), err)
+		}
+		return fn(k, v)
+	})
 }
 
 func (l *loader) sessions() error {
-	return l.root.Bucket(bucketSessions.name()).ForEach(func(k, v []byte) error {
+	return l.each(bucketSessions, func(k, v []byte) error {
 		st := &state{m: l.m, id: string(k), durable: true, saved: true}
 		if err := st.decode(v, &l.dec); err != nil {
 			return fmt.Errorf("session %q: %w", k, err)
@@ -105,7 +126,7 @@ func (l *loader) sessions() error {
 
 func (l *loader) queues() error {
 	inflight := l.root.Bucket(bucketInflight.name())
-	return l.root.Bucket(bucketQueue.name()).ForEach(func(k, v []byte) error {
+	return l.each(bucketQueue, func(k, v []byte) error {
 		client, order, ok := splitQueueKey(k)
 		st := l.m.sessions[client]
 		if !ok || st == nil {
@@ -116,13 +137,28 @@ func (l *loader) queues() error {
 			return fmt.Errorf("message of session %q: %w", client, err)
 		}
 		e.order = order
-		if at := inflight.Get(k); len(at) == 3 {
-			e.id, e.stage, e.sent = binary.BigEndian.Uint16(at), stage(at[2]), true
-			e.stored = e.stage
+		if at := inflight.Get(k); at != nil {
+			if err := e.restoreInflight(k, at); err != nil {
+				return err
+			}
 		}
 		st.restoreEntry(e)
 		return nil
 	})
+}
+
+// restoreInflight takes over what the state file says of a message in flight.
+func (e *entry) restoreInflight(key, value []byte) error {
+	at, err := unseal(key, value)
+	if err != nil {
+		return err
+	}
+	if len(at) != 3 || stage(at[2]) < assigned || stage(at[2]) > released {
+		return fmt.Errorf("%w: message %x in flight", ErrFormat, key)
+	}
+	e.id, e.stage, e.sent = binary.BigEndian.Uint16(at), stage(at[2]), true
+	e.stored = e.stage
+	return nil
 }
 
 // restoreEntry puts a loaded message where it was. They come in order.
@@ -149,7 +185,7 @@ func (l *loader) incoming() error {
 	if !l.journal {
 		return nil
 	}
-	return l.root.Bucket(bucketIncoming.name()).ForEach(func(k, v []byte) error {
+	return l.each(bucketIncoming, func(k, v []byte) error {
 		st := l.m.sessions[string(k)]
 		in, ok := decodeIncoming(v, l.last)
 		if st == nil || !ok {
@@ -162,7 +198,7 @@ func (l *loader) incoming() error {
 
 func (l *loader) retained() error {
 	m := l.m
-	return l.root.Bucket(bucketRetained.name()).ForEach(func(k, v []byte) error {
+	return l.each(bucketRetained, func(k, v []byte) error {
 		var rec message.Record
 		if err := l.dec.Decode(v, 0, &rec); err != nil {
 			return fmt.Errorf("%w: retained message of %q: %w", ErrFormat, k, err)

@@ -1,0 +1,98 @@
+package session
+
+import (
+	"reflect"
+	"testing"
+	"time"
+
+	"cellgate/broker/message"
+
+	"go.etcd.io/bbolt"
+)
+
+func sampleState() *state {
+	return &state{
+		vehicle: true, version: 5, expiry: time.Hour, since: 1, endsAt: 1 << 40, notAfter: 3, floor: 4,
+		subs: []Subscription{
+			{Filter: "a/+", QoS: 1, ID: 268_435_455, NoLocal: true}, {Filter: "b/#", QoS: 2, RetainAsPublished: true, RetainHandling: 2},
+		},
+		willAt: 7,
+		will: &Will{
+			Topic: "w", Payload: []byte("gone"), QoS: 2, Retain: true, Delay: time.Minute,
+			Props: message.Properties{ContentType: "text/plain", Correlation: []byte{}, User: []message.UserProperty{{Name: "n", Value: "v"}}},
+		},
+	}
+}
+
+func TestSessionRecord(t *testing.T) {
+	t.Parallel()
+	for name, st := range map[string]*state{
+		"full": sampleState(), "never ends": {version: 4, expiry: MaxExpiry, subs: []Subscription{}},
+	} {
+		var got state
+		if err := got.decode(st.encode(), &message.Decoder{}); err != nil {
+			t.Fatal(err)
+		}
+		if st.will != nil {
+			st.will.Props.Correlation, got.will.Props.Correlation = nil, nil
+		}
+		if !reflect.DeepEqual(&got, st) {
+			t.Errorf("%s: %+v became %+v", name, st, &got)
+		}
+	}
+}
+
+// FuzzValues: whatever is in the state file, reading it is an error or not, but no panic.
+func FuzzValues(f *testing.F) {
+	e := entry{qos: 1, retain: true, ids: []uint32{1, 300}, body: &body{topic: "t", payload: []byte("p"), expires: 5}}
+	f.Add(sampleState().encode())
+	f.Add(e.encode())
+	f.Add(encodeInflight(7, released))
+	f.Add([]byte{0, 7, 0x80})
+	f.Fuzz(func(t *testing.T, b []byte) {
+		var dec message.Decoder
+		_ = new(state).decode(b, &dec)
+		_, _ = decodeEntry(b, &dec)
+		_, _ = decodeIncoming(b, 100)
+		_ = new(entry).restoreInflight(b, b)
+		if v, err := unseal([]byte("k"), seal([]byte("k"), b)); err != nil || len(v) != len(b) {
+			t.Errorf("unseal: %v", err)
+		}
+	})
+}
+
+// TestBitFlipsAreNoticed flips each bit of each value of a state file. None may pass.
+func TestBitFlipsAreNoticed(t *testing.T) {
+	t.Parallel()
+	e := newEnv(t)
+	c, _ := e.attach("svc", func(a *Attach) { a.Will = &Will{Topic: "w", Payload: []byte("w")} })
+	c.subscribe(sub("t", 1))
+	e.publish(message.Record{Topic: "t", QoS: 1, Retain: true, Payload: []byte("x")})
+	e.take2(c, 3)
+	e.checkpoint()
+	values := 0
+	err := e.db.View(func(tx *bbolt.Tx) error {
+		return tx.Bucket([]byte(rootBucket)).ForEachBucket(func(name []byte) error {
+			return tx.Bucket([]byte(rootBucket)).Bucket(name).ForEach(func(k, v []byte) error {
+				if string(k) == "format" {
+					return nil
+				}
+				values++
+				for bit := range len(v) * 8 {
+					damaged := append([]byte(nil), v...)
+					damaged[bit/8] ^= 1 << (bit % 8)
+					if _, err := unseal(k, damaged); err == nil {
+						t.Errorf("%s %q: bit %d", name, k, bit)
+					}
+				}
+				return nil
+			})
+		})
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if values < 6 {
+		t.Errorf("only %d values looked at", values)
+	}
+}
