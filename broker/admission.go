@@ -139,11 +139,12 @@ func (a *admission) leaveLocked(g *guest) {
 	}
 }
 
-// closeAll closes every connection in the handshake.
-func (a *admission) closeAll() {
+// all gives every connection in the handshake.
+func (a *admission) all() (conns []net.Conn) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for g := a.oldest; g != nil; g = g.next {
-		_ = g.conn.Close()
+		conns = append(conns, g.conn)
 	}
+	return conns
 }

@@ -164,7 +164,9 @@ func (b *Broker) Stop(ctx context.Context, reason byte, serverReference string) 
 		return nil
 	}
 	b.accepting.Wait()
-	b.admission.closeAll()
+	for _, nc := range b.admission.all() {
+		_ = nc.Close()
+	}
 	for _, c := range b.wheel.all(nil) {
 		c.end(reason, serverReference, "shutdown")
 	}

@@ -181,7 +181,11 @@ func (h *harness) dial(listener string) *client {
 	c, err := net.Dial("tcp", h.b.Addrs()[listener].String())
 	must(h.t, err)
 	h.t.Cleanup(func() { _ = c.Close() })
-	return &client{t: h.t, c: c, r: bufio.NewReader(c), version: frame.Version311}
+	return newClient(h.t, c)
+}
+
+func newClient(t testing.TB, c net.Conn) *client {
+	return &client{t: t, c: c, r: bufio.NewReader(c), version: frame.Version311}
 }
 
 // connect dials and connects; the CONNACK must be 0.
@@ -280,7 +284,7 @@ func (c *client) send(b ...[]byte) {
 	}
 }
 
-const testPatience = 10 * time.Second
+const testPatience = 30 * time.Second
 
 // read gives the next frame: first byte and body. io.EOF when the server has closed.
 func (c *client) read() (first byte, body []byte, err error) {

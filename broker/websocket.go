@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"strings"
 	"sync"
 	"time"
 
@@ -47,6 +48,11 @@ func (b *Broker) serveWebSocket(l *listener) {
 
 // upgrade turns one request into a connection.
 func (b *Broker) upgrade(l *listener, w http.ResponseWriter, r *http.Request) {
+	if !offersMQTT(r) {
+		b.metrics.Connects.WithLabelValues("websocket").Inc()
+		http.Error(w, "WebSocket subprotocol mqtt is required", http.StatusBadRequest)
+		return
+	}
 	ws, err := websocket.Accept(w, r, &websocket.AcceptOptions{
 		Subprotocols: []string{"mqtt"}, CompressionMode: websocket.CompressionDisabled,
 		// Clients are not browsers with cookies: a token decides.
@@ -56,14 +62,21 @@ func (b *Broker) upgrade(l *listener, w http.ResponseWriter, r *http.Request) {
 		b.metrics.Connects.WithLabelValues("websocket").Inc()
 		return
 	}
-	if ws.Subprotocol() != "mqtt" {
-		_ = ws.Close(websocket.StatusPolicyViolation, "subprotocol mqtt is required")
-		b.metrics.Connects.WithLabelValues("websocket").Inc()
-		return
-	}
 	nc := &wsConn{Conn: websocket.NetConn(b.ctx, ws, websocket.MessageBinary), ws: ws, peer: peerOf(r)}
 	ws.SetReadLimit(int64(b.limits.Load().MaxPacket) + 1024) // a message holds one packet in practice
 	b.serve(l, nc, b.enterHandshake(nc))
+}
+
+// offersMQTT reports whether the client offers the subprotocol that MQTT demands (MQTT 5, 6.0.0-3).
+func offersMQTT(r *http.Request) bool {
+	for _, offered := range r.Header.Values("Sec-WebSocket-Protocol") {
+		for p := range strings.SplitSeq(offered, ",") {
+			if strings.TrimSpace(p) == "mqtt" {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // wsConn is a WebSocket as the broker's socket.
@@ -76,8 +89,12 @@ type wsConn struct {
 // Close implements net.Conn. It does not wait for the client.
 func (c *wsConn) Close() error { return c.ws.CloseNow() }
 
-// closePolitely closes with a close frame, and waits a few seconds for the client's.
-func (c *wsConn) closePolitely() { _ = c.ws.Close(websocket.StatusNormalClosure, "") }
+// closePolitely closes with a close frame, and waits lingerTime for the client's.
+func (c *wsConn) closePolitely() {
+	late := time.AfterFunc(lingerTime, func() { _ = c.ws.CloseNow() })
+	defer late.Stop()
+	_ = c.ws.Close(websocket.StatusNormalClosure, "")
+}
 
 // RemoteAddr is the client's address.
 func (c *wsConn) RemoteAddr() net.Addr { return c.peer }

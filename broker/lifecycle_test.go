@@ -1,0 +1,399 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"net"
+	"slices"
+	"testing"
+	"time"
+
+	"cellgate/auth"
+	"cellgate/broker/frame"
+	"cellgate/broker/journal"
+	"cellgate/broker/message"
+)
+
+func TestTakeover(t *testing.T) {
+	t.Parallel()
+	versions(t, func(t *testing.T, version byte) {
+		h := newHarness(t)
+		old := h.connect("cars", testVIN, version, connectOptions{keepSession: true})
+		topic := "v1/" + testVIN + "/up/telemetry"
+		old.send(publishFrame(version, 1, 1, topic, "old"))
+		old.expect(0x40, puback(1)...)
+		fresh := h.connect("cars", testVIN, version, connectOptions{keepSession: true})
+		want := byte(0)
+		if version == 5 {
+			want = frame.ReasonTakenOver
+		}
+		if reason := old.expectClosed(); reason != want {
+			t.Errorf("old connection: reason %#x", reason)
+		}
+		fresh.send(publishFrame(version, 1, 2, topic, "new"))
+		fresh.expect(0x40, puback(2)...)
+		if n := h.b.Connections(); n > 2 {
+			t.Errorf("%d connections", n)
+		}
+	})
+}
+
+// stall connects a client that asks without end and never reads an answer, and returns when the server can write
+// no more to it.
+func stall(h *harness, keepalive uint16) {
+	h.t.Helper()
+	c := h.connect("cars", testVIN, 4, connectOptions{keepalive: keepalive})
+	for _, served := range h.b.wheel.all(nil) {
+		must(h.t, served.t.Conn.(*net.TCPConn).SetWriteBuffer(4<<10))
+	}
+	go func() {
+		ping := slices.Repeat([]byte{0xC0, 0}, 32<<10)
+		for {
+			if _, err := c.c.Write(ping); err != nil {
+				return
+			}
+		}
+	}()
+	eventually(h.t, "the server cannot write any more", func() bool {
+		for _, c := range h.b.wheel.all(nil) {
+			c.mu.Lock()
+			stuck := c.writeSince != 0 && c.out != nil && len(c.out.b) > h.b.limits.Load().OutboundBytes
+			c.mu.Unlock()
+			if stuck {
+				return true
+			}
+		}
+		return false
+	})
+}
+
+// A client that never reads its acknowledgements neither delays its successor nor anybody else.
+func TestTakeoverOfStalledClient(t *testing.T) {
+	t.Parallel()
+	h := newHarness(t, func(o *Options) { o.Limits.WriteTimeout = time.Hour })
+	stall(h, 0)
+	other := h.connect("cars", "LTEST000000000002", 4, connectOptions{})
+	other.send(publishFrame(4, 1, 1, "v1/LTEST000000000002/up/x", "x"))
+	other.expect(0x40, puback(1)...)
+	fresh := h.connect("cars", testVIN, 4, connectOptions{})
+	fresh.send(publishFrame(4, 1, 1, "v1/"+testVIN+"/up/x", "x"))
+	fresh.expect(0x40, puback(1)...)
+	for _, c := range h.b.wheel.all(nil) {
+		if c.stopping.Load() {
+			c.close(false) // what the write timeout would do
+		}
+	}
+}
+
+func TestStalledClientIsClosed(t *testing.T) {
+	t.Parallel()
+	h := newHarness(t, func(o *Options) {
+		o.Limits.WriteTimeout, o.Limits.OutboundBytes = 300*time.Millisecond, 64<<10
+	})
+	stall(h, 1)
+	eventually(t, "the connection is closed", func() bool { return h.b.Connections() == 0 })
+	if h.rejected("slow_reader") != 1 {
+		t.Error("not counted")
+	}
+}
+
+func TestKeepalive(t *testing.T) {
+	t.Parallel()
+	versions(t, func(t *testing.T, version byte) {
+		h := newHarness(t)
+		c := h.connect("cars", testVIN, version, connectOptions{keepalive: 1})
+		start := time.Now()
+		want := byte(0)
+		if version == 5 {
+			want = frame.ReasonKeepaliveTimeout
+		}
+		if reason := c.expectClosed(); reason != want {
+			t.Errorf("reason %#x", reason)
+		}
+		if took := time.Since(start); took < time.Second {
+			t.Errorf("closed after %v", took)
+		}
+	})
+}
+
+func TestStop(t *testing.T) {
+	t.Parallel()
+	versions(t, func(t *testing.T, version byte) {
+		h := newHarness(t)
+		c := h.connect("cars", testVIN, version, connectOptions{})
+		silent := h.dial("cars")
+		var burst []byte
+		for id := uint16(1); id <= 50; id++ {
+			burst = append(burst, publishFrame(version, 1, id, "v1/"+testVIN+"/up/telemetry", "x")...)
+		}
+		c.send(burst)
+		eventually(t, "50 records", func() bool { return h.journal.Last() == 50 })
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		defer cancel()
+		done := make(chan error, 1)
+		go func() { done <- h.b.Stop(ctx, frame.ReasonUseAnotherServer, "gw-2.example:8883") }()
+		for id := uint16(1); id <= 50; id++ {
+			c.expect(0x40, puback(id)...)
+		}
+		if version == 5 {
+			c.expect(0xE0, slices.Concat([]byte{0x9C, 20, 0x1C}, text("gw-2.example:8883"))...)
+		}
+		c.expectClosed()
+		silent.expectClosed()
+		must(t, <-done)
+		if _, err := net.DialTimeout("tcp", h.b.Addrs()["cars"].String(), time.Second); err == nil {
+			t.Error("the port is still open")
+		}
+	})
+}
+
+func TestRejectedByAdmit(t *testing.T) {
+	t.Parallel()
+	h := newHarness(t, func(o *Options) {
+		o.Admit = func(id *auth.Identity, _ string) (byte, string) {
+			if id.Subject == testVIN {
+				return frame.ReasonServerMoved, "gw-9:8883"
+			}
+			return 0, ""
+		}
+	})
+	c := h.dial("cars")
+	c.send(connectFrame(testVIN, 5, connectOptions{}))
+	c.expect(0x20, slices.Concat([]byte{0, 0x9D, 12, 0x1C}, text("gw-9:8883"))...)
+	c = h.dial("cars")
+	c.send(connectFrame(testVIN, 4, connectOptions{}))
+	c.expect(0x20, 0, 3)
+	h.connect("cars", "LTEST000000000002", 4, connectOptions{})
+}
+
+func TestCaps(t *testing.T) {
+	t.Parallel()
+	h := newHarness(t, func(o *Options) { o.Limits.MaxConnections = 2 })
+	h.connect("cars", testVIN, 5, connectOptions{})
+	h.connect("cars", "LTEST000000000002", 5, connectOptions{})
+	c := h.dial("cars")
+	c.send(connectFrame("LTEST000000000003", 5, connectOptions{}))
+	if code := c.connack(); code != frame.ReasonQuotaExceeded {
+		t.Errorf("CONNACK %#x", code)
+	}
+	h.connect("cars", testVIN, 5, connectOptions{}) // one that is connected may come again
+	h = newHarness(t, func(o *Options) { o.Limits.ConnectionsPerAddress = 1 })
+	h.connect("cars", testVIN, 4, connectOptions{}).send([]byte{0xE0, 0})
+	connects := func() bool {
+		c, err := net.Dial("tcp", h.b.Addrs()["cars"].String())
+		if err != nil {
+			return false
+		}
+		t.Cleanup(func() { _ = c.Close() })
+		_, _ = c.Write(connectFrame("LTEST000000000002", 4, connectOptions{}))
+		_ = c.SetReadDeadline(time.Now().Add(testPatience))
+		_, err = c.Read(make([]byte, 4))
+		return err == nil
+	}
+	eventually(t, "the address is free again", connects)
+	if connects() {
+		t.Error("a second connection of the address")
+	}
+	if h.rejected("connections_per_address") == 0 {
+		t.Error("not counted")
+	}
+	h = newHarness(t, func(o *Options) { o.Limits.ConnectRate = 2 })
+	for range 10 {
+		_, _ = net.Dial("tcp", h.b.Addrs()["cars"].String())
+	}
+	eventually(t, "connections over the rate are refused", func() bool { return h.rejected("connect_rate") >= 7 })
+}
+
+// Silent sockets make room for those that come, and never hold more than the limit.
+func TestHandshakeEviction(t *testing.T) {
+	t.Parallel()
+	h := newHarness(t, func(o *Options) { o.Limits.Handshakes = 5 })
+	for range 8 {
+		h.dial("cars")
+	}
+	h.connect("cars", testVIN, 4, connectOptions{})
+	if n := valueOf(t, h.metrics.Handshakes); n > 5 {
+		t.Errorf("%v handshakes", n)
+	}
+	if h.rejected("handshakes") == 0 {
+		t.Error("nobody was evicted")
+	}
+}
+
+func TestConnectTimeout(t *testing.T) {
+	t.Parallel()
+	h := newHarness(t, func(o *Options) { o.Limits.ConnectTimeout = 100 * time.Millisecond })
+	c := h.dial("cars")
+	c.send([]byte{0x10})
+	c.expectClosed()
+	if h.rejected("connect_timeout") != 1 {
+		t.Error("not counted")
+	}
+}
+
+func TestQuota(t *testing.T) {
+	t.Parallel()
+	h := newHarness(t, func(o *Options) { o.Limits.MessagesPerSecond = 20 })
+	c := h.connect("cars", testVIN, 4, connectOptions{keepalive: 1})
+	start := time.Now()
+	var burst []byte
+	for id := uint16(1); id <= 60; id++ {
+		burst = append(burst, publishFrame(4, 1, id, "v1/"+testVIN+"/up/x", "x")...)
+	}
+	c.send(burst)
+	for id := uint16(1); id <= 60; id++ {
+		c.expect(0x40, puback(id)...)
+	}
+	c.send(publishFrame(4, 1, 61, "v1/"+testVIN+"/up/x", "x"))
+	c.expect(0x40, puback(61)...)
+	if took := time.Since(start); took < 1800*time.Millisecond {
+		t.Errorf("61 messages at 20 per second, with a burst of 20, in %v", took)
+	}
+}
+
+func TestQuotaTake(t *testing.T) {
+	t.Parallel()
+	var q quota
+	const now = int64(1e18)
+	if wait := q.take(now, 10, 0, nanosPer(10), 0); wait != 0 {
+		t.Errorf("a burst of one second waits %v", wait)
+	}
+	if wait := q.take(now, 5, 0, nanosPer(10), 0); wait != 500*time.Millisecond {
+		t.Errorf("half a second more waits %v", wait)
+	}
+	if wait := q.take(now+2*int64(time.Second), 1, 100, nanosPer(10), nanosPer(10)); wait != 9*time.Second {
+		t.Errorf("100 bytes at 10 per second wait %v", wait)
+	}
+	if wait := q.take(now, 1000, 1000, nanosPer(0), nanosPer(0)); wait != 0 {
+		t.Errorf("without limits %v", wait)
+	}
+}
+
+// fullJournal is full until opened.
+type fullJournal struct {
+	Journal
+	open chan struct{}
+}
+
+func (j fullJournal) Append(recs []message.Record, w journal.Waiter) (uint64, error) {
+	select {
+	case <-j.open:
+		return j.Journal.Append(recs, w)
+	default:
+		return 0, journal.ErrFull
+	}
+}
+
+func (j fullJournal) WaitRoom(ctx context.Context) error {
+	select {
+	case <-j.open:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// While the journal is full nothing is acknowledged, QoS 0 is dropped and counted, and nobody times out.
+func TestFullJournal(t *testing.T) {
+	t.Parallel()
+	versions(t, func(t *testing.T, version byte) {
+		open := make(chan struct{})
+		h := newHarness(t, func(o *Options) { o.Journal = fullJournal{o.Journal, open} })
+		topic := "v1/" + testVIN + "/up/x"
+		c := h.connect("cars", testVIN, version, connectOptions{keepalive: 1})
+		c.send(publishFrame(version, 0, 0, topic, "a"), publishFrame(version, 1, 1, topic, "b"), publishFrame(version, 0, 0, topic, "c"),
+			publishFrame(version, 2, 2, topic, "d"), publishFrame(version, 1, 3, "v1/other/up/x", "e"))
+		eventually(t, "QoS 0 is dropped", func() bool { return h.rejected("journal_full_qos0") == 2 })
+		_ = c.c.SetReadDeadline(time.Now().Add(2500 * time.Millisecond)) // beyond the keep alive
+		if b, err := c.r.Peek(1); err == nil {
+			t.Fatalf("answered % x", b)
+		}
+		close(open)
+		c.expect(0x40, puback(1)...)
+		c.expect(0x50, puback(2)...)
+		if recs := h.records(2); string(recs[0].Payload) != "b" || string(recs[1].Payload) != "d" {
+			t.Errorf("%+v", recs)
+		}
+		if version == 5 {
+			c.expect(0x40, 0, 3, 0x87)
+		}
+	})
+}
+
+// brokenJournal refuses everything.
+type brokenJournal struct{ Journal }
+
+func (brokenJournal) Append([]message.Record, journal.Waiter) (uint64, error) {
+	return 0, errors.New("disk on fire")
+}
+
+// No error path acknowledges, and what was not journaled is not taken for a repetition later.
+func TestBrokenJournal(t *testing.T) {
+	t.Parallel()
+	versions(t, func(t *testing.T, version byte) {
+		for _, qos := range []byte{1, 2} {
+			h := newHarness(t, func(o *Options) { o.Journal = brokenJournal{o.Journal} })
+			c := h.connect("cars", testVIN, version, connectOptions{})
+			c.send(publishFrame(version, qos, 1, "v1/"+testVIN+"/up/x", "x"))
+			first, body, err := c.read()
+			if err == nil && (version == 4 || first != 0xE0 || body[0] != frame.ReasonServerUnavailable) {
+				t.Errorf("QoS %d: answered %#x % x", qos, first, body)
+			}
+			c.expectClosed()
+		}
+	})
+}
+
+func TestPanicCostsOneConnection(t *testing.T) {
+	t.Parallel()
+	h := newHarness(t, func(o *Options) {
+		o.Ack = func(rec *message.Record) AckMode {
+			if string(rec.Payload) == "boom" {
+				panic("boom")
+			}
+			return AckMemory
+		}
+	})
+	other := h.connect("cars", "LTEST000000000002", 4, connectOptions{})
+	c := h.connect("cars", testVIN, 5, connectOptions{})
+	c.send(publishFrame(5, 1, 1, "v1/"+testVIN+"/up/x", "boom"))
+	if reason := c.expectClosed(); reason != frame.ReasonUnspecified {
+		t.Errorf("reason %#x", reason)
+	}
+	other.send(publishFrame(4, 1, 1, "v1/LTEST000000000002/up/x", "x"))
+	other.expect(0x40, puback(1)...)
+	if n := valueOf(t, h.metrics.Panics); n != 1 {
+		t.Errorf("%v panics counted", n)
+	}
+	eventually(t, "one connection is left", func() bool { return h.b.Connections() == 1 })
+	h.connect("cars", testVIN, 5, connectOptions{})
+}
+
+// settlement is a Settlement that tests drive.
+type settlement chan SettlementWaiter
+
+func (s settlement) Notify(_ uint64, w SettlementWaiter) { s <- w }
+
+func TestAckModes(t *testing.T) {
+	t.Parallel()
+	gate, told := make(chan struct{}), make(settlement, 1)
+	h := newHarness(t, func(o *Options) {
+		o.Journal, o.Settlement = stuckJournal{o.Journal, gate}, told
+		o.Ack = func(rec *message.Record) AckMode { return AckMode(rec.Payload[0] - '0') }
+	})
+	topic := "v1/" + testVIN + "/up/x"
+	c := h.connect("cars", testVIN, 4, connectOptions{})
+	c.send(publishFrame(4, 1, 1, topic, "2")) // memory
+	c.expect(0x40, puback(1)...)
+	c.send(publishFrame(4, 1, 2, topic, "1"), publishFrame(4, 1, 3, topic, "2")) // kafka, memory behind it
+	w := <-told
+	_ = c.c.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
+	if _, err := c.r.Peek(1); err == nil {
+		t.Fatal("acknowledged before Kafka has it")
+	}
+	close(gate)
+	eventually(t, "durable", func() bool { return h.journal.Durable() >= 2 })
+	w.Settled(3)
+	c.expect(0x40, puback(2)...)
+	c.expect(0x40, puback(3)...)
+}

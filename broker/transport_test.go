@@ -1,0 +1,269 @@
+package broker
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/coder/websocket"
+	"github.com/pires/go-proxyproto"
+)
+
+func tlsListener(ca *testCA, change ...func(*TLS)) setup {
+	return func(o *Options) {
+		files := &TLS{Cert: ca.cert, Key: ca.key}
+		for _, fn := range change {
+			fn(files)
+		}
+		o.Listeners[2].TLS = files
+	}
+}
+
+func (h *harness) dialTLS(cfg *tls.Config) (*client, error) {
+	h.t.Helper()
+	raw, err := net.Dial("tcp", h.b.Addrs()["cars"].String())
+	must(h.t, err)
+	h.t.Cleanup(func() { _ = raw.Close() })
+	cfg.InsecureSkipVerify = cfg.RootCAs == nil
+	c := tls.Client(raw, cfg)
+	_ = raw.SetDeadline(time.Now().Add(testPatience))
+	return newClient(h.t, c), c.Handshake()
+}
+
+func TestTLS(t *testing.T) {
+	t.Parallel()
+	for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
+		h := newHarness(t, tlsListener(newTestCA(t)))
+		c, err := h.dialTLS(&tls.Config{MinVersion: version, MaxVersion: version})
+		must(t, err)
+		topic := "v1/" + testVIN + "/up/telemetry"
+		// All in one record: what comes with the CONNECT must not wait for the next byte.
+		c.send(connectFrame(testVIN, 4, connectOptions{}), publishFrame(4, 1, 1, topic, "x"))
+		c.expect(0x20, 0, 0)
+		c.expect(0x40, puback(1)...)
+		f := publishFrame(4, 1, 2, topic, "y")
+		for _, b := range f { // a record per byte
+			c.send([]byte{b})
+		}
+		c.expect(0x40, puback(2)...)
+		c.send(publishFrame(4, 1, 3, topic, string(make([]byte, 100<<10)))) // several records
+		c.expect(0x40, puback(3)...)
+		c.send(publishFrame(4, 1, 4, topic, "z"), []byte{0xE0, 0})
+		c.expect(0x40, puback(4)...)
+		if _, _, err := c.read(); err != io.EOF {
+			t.Errorf("no close_notify: %v", err)
+		}
+		if recs := h.records(4); len(recs) != 4 {
+			t.Errorf("%d records", len(recs))
+		}
+	}
+}
+
+func TestTLSVersions(t *testing.T) {
+	t.Parallel()
+	h := newHarness(t, tlsListener(newTestCA(t), func(o *TLS) { o.MinVersion = tls.VersionTLS13 }))
+	if _, err := h.dialTLS(&tls.Config{MaxVersion: tls.VersionTLS12}); err == nil {
+		t.Error("TLS 1.2 although the listener asks for 1.3")
+	}
+	h = newHarness(t, tlsListener(newTestCA(t)))
+	if _, err := h.dialTLS(&tls.Config{MinVersion: tls.VersionTLS10, MaxVersion: tls.VersionTLS11}); err == nil {
+		t.Error("TLS 1.1")
+	}
+}
+
+func TestTLSResumption(t *testing.T) {
+	t.Parallel()
+	ca := newTestCA(t)
+	h := newHarness(t, tlsListener(ca))
+	cfg := &tls.Config{ClientSessionCache: tls.NewLRUClientSessionCache(1), ServerName: "localhost"}
+	resumed := func() bool {
+		c, err := h.dialTLS(cfg)
+		must(t, err)
+		c.send(connectFrame(testVIN, 4, connectOptions{}))
+		c.expect(0x20, 0, 0) // the ticket came before it
+		return c.c.(*tls.Conn).ConnectionState().DidResume
+	}
+	if resumed() {
+		t.Error("resumed from nothing")
+	}
+	if !resumed() {
+		t.Error("not resumed")
+	}
+	must(t, h.b.Reload(Limits{})) // ticket keys outlive a reload
+	if !resumed() {
+		t.Error("not resumed after a reload")
+	}
+}
+
+func TestCertificateReload(t *testing.T) {
+	t.Parallel()
+	ca := newTestCA(t)
+	h := newHarness(t, tlsListener(ca))
+	serial := func() int64 {
+		c, err := h.dialTLS(&tls.Config{})
+		must(t, err)
+		return c.c.(*tls.Conn).ConnectionState().PeerCertificates[0].SerialNumber.Int64()
+	}
+	ca.write(t, 2)
+	if got := serial(); got != 1 {
+		t.Errorf("serial %d before the reload", got)
+	}
+	must(t, h.b.Reload(Limits{}))
+	if got := serial(); got != 2 {
+		t.Errorf("serial %d after the reload", got)
+	}
+	ca.cert, ca.key = ca.key, ca.cert // garbage where the certificate was
+	ca.write(t, 3)
+	ca.cert, ca.key = ca.key, ca.cert
+	if err := h.b.Reload(Limits{MaxPacket: 1024}); err == nil {
+		t.Error("a broken certificate was taken")
+	}
+	if got := serial(); got != 2 || h.b.limits.Load().MaxPacket == 1024 {
+		t.Error("a reload that failed has changed something")
+	}
+}
+
+func TestClientCertificate(t *testing.T) {
+	t.Parallel()
+	ca, foreign := newTestCA(t), newTestCA(t)
+	h := newHarness(t, tlsListener(ca, func(o *TLS) { o.ClientAuth, o.ClientCA = "required", ca.cert }))
+	with := func(ca *testCA) *tls.Config {
+		return &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{ca.parsed.Raw}, PrivateKey: ca.private}},
+			ClientSessionCache: tls.NewLRUClientSessionCache(1), ServerName: "localhost"}
+	}
+	connects := func(cfg *tls.Config) bool {
+		c, err := h.dialTLS(cfg)
+		if err != nil {
+			return false
+		}
+		if _, err := c.c.Write(connectFrame(testVIN, 4, connectOptions{})); err != nil {
+			return false
+		}
+		first, _, err := c.read()
+		return err == nil && first == 0x20
+	}
+	cfg := with(ca)
+	if !connects(cfg) {
+		t.Error("a certificate of the authority is refused")
+	}
+	if connects(&tls.Config{}) {
+		t.Error("no certificate, and connected")
+	}
+	if connects(with(foreign)) {
+		t.Error("a foreign certificate connected")
+	}
+	ca.write(t, 2) // a new authority: a resumed session must not get around it
+	must(t, h.b.Reload(Limits{}))
+	if connects(cfg) {
+		t.Error("a certificate of the authority that was taken away connected")
+	}
+}
+
+func TestListenerOptions(t *testing.T) {
+	t.Parallel()
+	h := newHarness(t)
+	for name, l := range map[string]Listener{
+		"plain off loopback":     {Address: ":1883"},
+		"plain on a name":        {Address: "example.com:1883"},
+		"anonymous off loopback": {Address: "0.0.0.0:8883", AnonymousRole: "lab", TLS: &TLS{}},
+		"no port":                {Address: "127.0.0.1"},
+		"no certificate":         {Address: ":8883", TLS: &TLS{Cert: "none", Key: "none"}},
+		"protocol":               {Address: "127.0.0.1:0", Protocol: "coap"},
+	} {
+		if _, err := h.b.newListener(l); err == nil {
+			t.Errorf("%s: accepted", name)
+		}
+	}
+	taken := Options{Journal: h.journal, Sessions: h.sessions, Auth: h.auth,
+		Listeners: []Listener{{Name: "vehicles", Address: h.b.Addrs()["cars"].String()}}}
+	b, err := New(taken)
+	must(t, err)
+	if err := b.Start(t.Context()); err == nil || !bytes.Contains([]byte(err.Error()), []byte("listeners: vehicles: address")) {
+		t.Errorf("a taken port: %v", err)
+	}
+}
+
+func TestProxyProtocol(t *testing.T) {
+	t.Parallel()
+	from := func(prefix string) setup {
+		return func(o *Options) {
+			o.Listeners[2].ProxyFrom = []netip.Prefix{netip.MustParsePrefix(prefix)}
+			o.Limits.ConnectionsPerAddress = 1
+		}
+	}
+	header := func(source string) []byte {
+		src, err := net.ResolveTCPAddr("tcp", source)
+		must(t, err)
+		b, err := proxyproto.HeaderProxyFromAddrs(2, src, &net.TCPAddr{IP: net.IPv4(10, 0, 0, 1), Port: 8883}).Format()
+		must(t, err)
+		return b
+	}
+	h := newHarness(t, from("127.0.0.0/8"))
+	c := h.dial("cars")
+	c.send(header("203.0.113.7:4711"), connectFrame(testVIN, 4, connectOptions{}))
+	c.expect(0x20, 0, 0)
+	for _, conn := range h.b.wheel.all(nil) {
+		if got := conn.t.peer.String(); got != "203.0.113.7:4711" {
+			t.Errorf("peer %s", got)
+		}
+	}
+	c = h.dial("cars") // the client's address counts, not the balancer's
+	c.send(header("203.0.113.8:1"), connectFrame("LTEST000000000002", 4, connectOptions{}))
+	c.expect(0x20, 0, 0)
+	c = h.dial("cars")
+	c.send(header("203.0.113.7:4712"), connectFrame("LTEST000000000003", 4, connectOptions{}))
+	c.expectClosed()
+	c = h.dial("cars") // no header
+	c.send(connectFrame(testVIN, 4, connectOptions{}))
+	c.expectClosed()
+	h = newHarness(t, from("10.0.0.0/8")) // not a balancer
+	c = h.dial("cars")
+	c.send(header("203.0.113.7:4711"), connectFrame(testVIN, 4, connectOptions{}))
+	c.expectClosed()
+}
+
+func TestWebSocket(t *testing.T) {
+	t.Parallel()
+	h := newHarness(t, func(o *Options) { o.Listeners[1].Protocol = ProtocolWebSocket })
+	url := "ws://" + h.b.Addrs()["lab"].String() + "/mqtt"
+	ctx, cancel := context.WithTimeout(t.Context(), testPatience)
+	defer cancel()
+	dial := func() *client {
+		ws, resp, err := websocket.Dial(ctx, url, &websocket.DialOptions{Subprotocols: []string{"mqtt"}})
+		must(t, err)
+		if resp.Body != nil {
+			_ = resp.Body.Close()
+		}
+		c := newClient(t, websocket.NetConn(ctx, ws, websocket.MessageBinary))
+		c.version = 5
+		return c
+	}
+	c := dial()
+	f := connectFrame("bench", 5, connectOptions{})
+	c.send(f[:5]) // packets and messages need not be aligned (MQTT 5, 6)
+	c.send(f[5:], publishFrame(5, 1, 1, "a/b", "x"))
+	first, _, err := c.read()
+	if err != nil || first != 0x20 {
+		t.Fatalf("%#x, %v", first, err)
+	}
+	c.expect(0x40, puback(1)...)
+	old := c
+	c = dial()
+	c.send(connectFrame("bench", 5, connectOptions{}))
+	if code := c.connack(); code != 0 {
+		t.Fatalf("CONNACK %#x", code)
+	}
+	if reason := old.expectClosed(); reason != 0x8E {
+		t.Errorf("taken over: reason %#x", reason)
+	}
+	if _, resp, err := websocket.Dial(ctx, url, nil); err == nil || resp.StatusCode != http.StatusBadRequest {
+		t.Errorf("without the subprotocol: %v", err)
+	}
+	eventually(t, "one connection", func() bool { return h.b.Connections() == 1 })
+}
