@@ -80,6 +80,7 @@ func (a *App) open(ctx context.Context) error {
 		a.openRedis,
 		a.openAuth,
 		a.openProducer,
+		a.openSync,
 		a.openDispatch,
 		a.openRules,
 		a.openSessions,

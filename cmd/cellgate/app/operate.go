@@ -232,6 +232,7 @@ type status struct {
 	Sinks        []sinkLoad   `json:"sinks"`
 	Dependencies []dependency `json:"dependencies"`
 	Commands     any          `json:"commands"`
+	Lanes        []laneState  `json:"lanes,omitempty"` // to the centre
 }
 
 type journalState struct {
@@ -263,7 +264,7 @@ func (a *App) getStatus(w http.ResponseWriter, _ *http.Request) {
 			Needed: j.Needed, Corruptions: j.Corruptions,
 		},
 		Rules: rulesState{rs.Hash, len(rs.Rules), rs.Since, rs.Error}, Sinks: a.sinkLoads(),
-		Dependencies: a.dependencies(), Commands: a.commands.Stat(),
+		Dependencies: a.dependencies(), Commands: a.commands.Stat(), Lanes: a.lanes(),
 	}
 	if j.Full != nil {
 		s.Journal.Full = j.Full.Error()

@@ -20,6 +20,7 @@ import (
 	"cellgate/configs"
 	"cellgate/rules/sink"
 	"cellgate/rules/sink/kafkaclient"
+	syncer "cellgate/sync"
 )
 
 // parts are what a gateway consists of, in the order of their construction.
@@ -37,6 +38,7 @@ type parts struct {
 	vehicleCAs   *pool
 	kafkaMetrics *kafkaclient.Metrics
 	producer     *kafkaclient.Producer // of presence and command results
+	sync         *syncer.Syncer        // nil without a centre
 	dispatch     *sink.Dispatcher
 	rules        *ruleKeeper
 	index        *broker.Index
@@ -241,10 +243,14 @@ func (a *App) startBroker(ctx context.Context) error {
 	return nil
 }
 
-// startBackground begins what nobody waits for: commands from Kafka, the watch on the rules.
+// startBackground begins what nobody waits for: commands from Kafka, the sync worker, the watch on the
+// rules.
 func (a *App) startBackground() {
 	if a.cfg.Commands.FromKafka {
 		a.startInbox()
+	}
+	if a.sync != nil {
+		a.sync.Start()
 	}
 	if a.cfg.Rules.Watch {
 		a.background("rules watch", a.rules.watch)

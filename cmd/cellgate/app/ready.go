@@ -32,6 +32,7 @@ func (a *App) dependencies() []dependency {
 	for _, h := range a.dispatch.Health() {
 		all = append(all, dependency{h.Name, h.OK, h.Since.UTC(), h.Reason})
 	}
+	all = append(all, a.syncDependencies()...)
 	if rs := a.rules.state(); rs.Broken {
 		all = append(all, dependency{Name: "rules", Reason: "the rule files are not in force; GET /v1/rules tells why"})
 	}

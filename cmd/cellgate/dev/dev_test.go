@@ -31,6 +31,11 @@ func TestATelemetryMessageReachesEverything(t *testing.T) {
 		t.Errorf("record %s, headers %v", m.Value, h)
 	}
 	g.awaitRecords(g.Cell.Addr(), "vehicle.alerts", vin, 1)
+	central := headers(g.awaitRecords(g.Central.Addr(), "fleet.alerts", vin, 1)[0])
+	if central["src-topic"] != "central.p0" || central["msg-id"] != h["msg-id"] {
+		t.Errorf("headers in the centre: %v", central)
+	}
+	g.awaitRecords(g.Central.Addr(), "fleet.telemetry", vin, 1)
 	redis := g.redis()
 	eventually(t, "hash in redis", func() error {
 		hash, err := redis.HGetAll(t.Context(), "veh:"+vin).Result()
