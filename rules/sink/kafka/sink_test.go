@@ -1,0 +1,257 @@
+package kafka_test
+
+import (
+	"context"
+	"errors"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
+	"go.uber.org/goleak"
+
+	"cellgate/broker/message"
+	"cellgate/rules"
+	"cellgate/rules/sink"
+	"cellgate/rules/sink/kafka"
+	"cellgate/rules/sink/kafkaclient"
+	"cellgate/rules/sink/sinktest"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+const testRules = `
+rules:
+  - id: all
+    from: ["v1/+/up/telemetry"]
+    to:
+      - kafka: {topic: t}
+  - id: centre
+    from: ["v1/+/up/telemetry"]
+    when: payload.h == 1
+    transform: {n: payload.n, vin: vin}
+    to:
+      - central: {lane: p1, topic: fleet.t}
+`
+
+func cluster(t *testing.T, opts ...kfake.Opt) *kfake.Cluster {
+	t.Helper()
+	c, err := kfake.NewCluster(append([]kfake.Opt{kfake.NumBrokers(1), kfake.SeedTopics(3, "t")}, opts...)...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(c.Close)
+	return c
+}
+
+func newRig(t *testing.T, c *kfake.Cluster, limit int) *sinktest.Rig {
+	t.Helper()
+	return sinktest.New(t, sinktest.Setup{Rules: testRules, Sinks: func() []sink.Binding {
+		var out []sink.Binding
+		for _, outbox := range []bool{false, true} {
+			p, err := kafkaclient.NewProducer(kafkaclient.ProducerOptions{
+				Config:     kafkaclient.Config{Brokers: c.ListenAddrs(), MetadataTTL: 100 * time.Millisecond, RequestTimeout: time.Second},
+				AutoCreate: &kafkaclient.TopicSpec{Partitions: 2, Replication: 1},
+				BackoffMin: 5 * time.Millisecond, BackoffMax: 50 * time.Millisecond, Linger: time.Millisecond,
+				BatchRecords: 64, PingInterval: 20 * time.Millisecond,
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			out = append(out, sink.Binding{
+				Sink:   kafka.New(kafka.Options{Producer: p, Cell: "cell-1", Outbox: outbox}),
+				Limits: sink.Limits{Messages: limit},
+			})
+		}
+		return out
+	}})
+}
+
+// consume reads a topic until n different messages have come; it returns all of them, repetitions too.
+func consume(t *testing.T, c *kfake.Cluster, topic string, n int) []*kgo.Record {
+	t.Helper()
+	cl, err := kgo.NewClient(kgo.SeedBrokers(c.ListenAddrs()...), kgo.ConsumeTopics(topic),
+		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()), kgo.MetadataMinAge(20*time.Millisecond))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cl.Close()
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	var recs []*kgo.Record
+	seen := map[string]bool{}
+	for len(seen) < n {
+		f := cl.PollFetches(ctx)
+		if ctx.Err() != nil {
+			t.Fatalf("topic %s: %d of %d messages", topic, len(seen), n)
+		}
+		f.EachRecord(func(r *kgo.Record) {
+			recs = append(recs, r)
+			seen[string(r.Key)+string(r.Value)] = true
+		})
+	}
+	return recs
+}
+
+func header(r *kgo.Record, name string) string {
+	for _, h := range r.Headers {
+		if h.Key == name {
+			return string(h.Value)
+		}
+	}
+	return ""
+}
+
+func TestRecordsAreAsTheContractSays(t *testing.T) {
+	t.Parallel()
+	c := cluster(t)
+	r := newRig(t, c, 0)
+	rec := sinktest.Telemetry(1)
+	rec.Props.ContentType = "application/json"
+	rec.Props.User = []message.UserProperty{{Name: "cell", Value: "forged"}, {Name: "trace", Value: "x"}}
+	r.Append(rec)
+	r.Settled()
+	got := consume(t, c, "t", 1)[0]
+	want := map[string]string{
+		"cell": "cell-1", "vin": sinktest.VIN(1), "topic": rec.Topic, "rule": "all", "target": "0",
+		"content-type": "application/json", "mqtt-cell": "forged", "mqtt-trace": "x",
+		"msg-id":      message.ID("gw-1", r.Journal.Epoch(), r.Journal.Last()),
+		"received-at": got.Timestamp.UTC().Format("2006-01-02T15:04:05.000Z07:00"),
+	}
+	if len(got.Headers) != len(want) {
+		t.Errorf("headers %v", got.Headers)
+	}
+	for name, v := range want {
+		if header(got, name) != v {
+			t.Errorf("header %s is %q, want %q", name, header(got, name), v)
+		}
+	}
+	if string(got.Key) != sinktest.VIN(1) || string(got.Value) != sinktest.Payload(1) {
+		t.Errorf("key %s, value %s", got.Key, got.Value)
+	}
+	out := consume(t, c, "central.p1", 1)[0]
+	if header(out, "central-topic") != "fleet.t" || header(out, "rule") != "centre" || string(out.Key) != sinktest.VIN(1) ||
+		string(out.Value) != `{"n":1,"vin":"`+sinktest.VIN(1)+`"}` {
+		t.Errorf("outbox record: %v, %s", out.Headers, out.Value)
+	}
+	r.Stop()
+}
+
+func TestOutageIsBoundedAndLosesNothing(t *testing.T) {
+	t.Parallel()
+	c := cluster(t)
+	var away atomic.Bool
+	c.Control(func(kmsg.Request) (kmsg.Response, error, bool) {
+		c.KeepControl()
+		if away.Load() {
+			return nil, errors.New("away"), true
+		}
+		return nil, nil, false
+	})
+	r := newRig(t, c, 100)
+	r.Publish(0, 200)
+	r.Settled()
+	away.Store(true)
+	r.Publish(200, 3000)
+	r.Await(func() bool { l := r.Ledger("kafka"); return l.Received == 3200 && l.Pending >= 2900 })
+	r.Await(func() bool {
+		for _, h := range r.Dispatcher.Health() {
+			if h.Name == "kafka" {
+				return !h.OK && h.Reason != ""
+			}
+		}
+		return false
+	})
+	r.Balanced()
+	away.Store(false)
+	r.Settled()
+	inOrder(t, consume(t, c, "t", 3200))
+	r.Stop()
+}
+
+// inOrder checks that the first appearances of each key's message ids are in journal order.
+func inOrder(t *testing.T, recs []*kgo.Record) {
+	t.Helper()
+	var all []sinktest.Message
+	for _, r := range recs {
+		id := header(r, "msg-id")
+		var seq uint64
+		for i := len(id) - 1; i >= 0 && id[i] != '-'; i-- {
+			if i == 0 || id[i-1] == '-' {
+				for _, d := range id[i:] {
+					seq = seq*10 + uint64(d-'0') //nolint:gosec // a digit
+				}
+			}
+		}
+		all = append(all, sinktest.Message{Seq: seq, ID: id, VIN: string(r.Key), Rule: header(r, "rule"), Value: string(r.Value)})
+	}
+	sinktest.InOrder(t, all)
+}
+
+func TestCrashInTheMiddleOfDelivery(t *testing.T) {
+	t.Parallel()
+	c := cluster(t)
+	r := newRig(t, c, 0)
+	n := 0
+	for range 6 {
+		r.Publish(n, 700)
+		n += 700
+		r.Kill()
+		r.Open()
+	}
+	r.Settled()
+	inOrder(t, consume(t, c, "t", n))
+	if l := r.Ledger("kafka"); l.Delivered != uint64(n) { //nolint:gosec // small
+		t.Fatalf("ledger %+v after %d messages", l, n)
+	}
+	r.Stop()
+}
+
+func TestTooLargeGoesToTheErrorTopic(t *testing.T) {
+	t.Parallel()
+	// The topic takes little, the error topic what the broker takes.
+	c := cluster(t)
+	if err := c.CreateTopic("small", 1, map[string]string{"max.message.bytes": "500"}); err != nil {
+		t.Fatal(err)
+	}
+	r := newRig(t, c, 0)
+	r.Apply(`
+rules:
+  - id: small
+    from: ["v1/+/up/telemetry"]
+    to:
+      - kafka: {topic: small}
+`)
+	big := sinktest.Telemetry(0)
+	big.Payload = make([]byte, 4000)
+	for i := range big.Payload {
+		big.Payload[i] = byte(i * i >> 3) //nolint:gosec // anything that does not compress well
+	}
+	r.Append(big)
+	r.Publish(1, 3)
+	r.Settled()
+	if l := r.Ledger("kafka"); l.DeadLettered != 1 || l.Delivered != 3 {
+		t.Fatalf("ledger %+v", l)
+	}
+	dead := consume(t, c, rules.DefaultErrorTopic, 1)[0]
+	if header(dead, "rule") != "small" || header(dead, "target") != "0" || header(dead, "error") == "" || len(dead.Value) != 4000 {
+		t.Fatalf("dead letter %v", dead.Headers)
+	}
+	r.Stop()
+}
+
+func TestErrorTopicThatRefusesHoldsTheMessage(t *testing.T) {
+	t.Parallel()
+	c := cluster(t)
+	h := c.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Err: kerr.InvalidRecord, Count: -1})
+	defer h.Remove()
+	r := newRig(t, c, 0)
+	r.Publish(0, 5)
+	r.Await(func() bool { return h.Hits() >= 10 })
+	if l := r.Ledger("kafka"); l.Pending != 5 || !l.Balanced {
+		t.Fatalf("ledger %+v", l)
+	}
+}
