@@ -2,6 +2,7 @@ package broker
 
 import (
 	"context"
+	"crypto/tls"
 	"log/slog"
 	"net"
 	"net/http"
@@ -21,7 +22,7 @@ func (b *Broker) serveWebSocket(l *listener) {
 	mux.HandleFunc(l.path, func(w http.ResponseWriter, r *http.Request) { b.upgrade(l, w, r) })
 	limits := b.limits.Load()
 	server := &http.Server{
-		Handler: mux, ReadHeaderTimeout: limits.HandshakeTimeout, MaxHeaderBytes: 16 << 10,
+		Handler: mux, ReadHeaderTimeout: limits.HandshakeTimeout, MaxHeaderBytes: 16 << 10, ConnContext: withSocket,
 		ErrorLog: slog.NewLogLogger(b.log.Handler(), slog.LevelDebug),
 	}
 	if l.tls != nil {
@@ -62,7 +63,7 @@ func (b *Broker) upgrade(l *listener, w http.ResponseWriter, r *http.Request) {
 		b.metrics.Connects.WithLabelValues("websocket").Inc()
 		return
 	}
-	nc := &wsConn{Conn: websocket.NetConn(b.ctx, ws, websocket.MessageBinary), ws: ws, peer: peerOf(r)}
+	nc := &wsConn{Conn: websocket.NetConn(b.ctx, ws, websocket.MessageBinary), ws: ws, socket: socketOf(r), peer: peerOf(r)}
 	ws.SetReadLimit(int64(b.limits.Load().MaxPacket) + 1024) // a message holds one packet in practice
 	b.serve(l, nc, b.enterHandshake(nc))
 }
@@ -82,22 +83,35 @@ func offersMQTT(r *http.Request) bool {
 // wsConn is a WebSocket as the broker's socket.
 type wsConn struct {
 	net.Conn
-	ws   *websocket.Conn
-	peer net.Addr
+	ws     *websocket.Conn
+	socket net.Conn // below WebSocket and TLS
+	peer   net.Addr
 }
 
 // Close implements net.Conn. It does not wait for the client.
-func (c *wsConn) Close() error { return c.ws.CloseNow() }
+func (c *wsConn) Close() error { return c.socket.Close() }
 
 // closePolitely closes with a close frame, and waits lingerTime for the client's.
 func (c *wsConn) closePolitely() {
-	late := time.AfterFunc(lingerTime, func() { _ = c.ws.CloseNow() })
+	late := time.AfterFunc(lingerTime, func() { _ = c.socket.Close() })
 	defer late.Stop()
 	_ = c.ws.Close(websocket.StatusNormalClosure, "")
 }
 
-// RemoteAddr is the client's address.
-func (c *wsConn) RemoteAddr() net.Addr { return c.peer }
+// socketKey is the context key of the socket below a request.
+type socketKey struct{}
+
+func withSocket(ctx context.Context, c net.Conn) context.Context {
+	if secure, ok := c.(*tls.Conn); ok {
+		c = secure.NetConn()
+	}
+	return context.WithValue(ctx, socketKey{}, c)
+}
+
+func socketOf(r *http.Request) net.Conn {
+	c, _ := r.Context().Value(socketKey{}).(net.Conn)
+	return c
+}
 
 func peerOf(r *http.Request) net.Addr {
 	addr, err := net.ResolveTCPAddr("tcp", r.RemoteAddr) // an address, never a name: nothing is looked up
