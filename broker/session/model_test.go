@@ -123,9 +123,9 @@ func (mc *modelClient) room() {
 // order of publication, and never more at a time than it allows.
 func TestModel(t *testing.T) {
 	t.Parallel()
-	seeds := 30
+	seeds := 16
 	if testing.Short() {
-		seeds = 8
+		seeds = 6
 	}
 	for seed := range seeds {
 		t.Run(strconv.Itoa(seed), func(t *testing.T) {
