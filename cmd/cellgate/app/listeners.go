@@ -73,8 +73,18 @@ func minVersion(text string) uint16 {
 // fdReserve are descriptors for everything that is not a vehicle: segments, Kafka, Redis, HTTP.
 const fdReserve = 512
 
-// limits translates the bounds. More connections than the process may have descriptors are not promised.
+// limits translates the bounds, and tells when one had to be lowered.
 func (a *App) limits(c *configs.Config) broker.Limits {
+	l := limitsOf(c)
+	if l.MaxConnections < c.Limits.MaxConnections {
+		a.log.Warn("limits.max_connections is lowered to what the descriptor limit admits; raise it with ulimit -n",
+			slog.Int("configured", c.Limits.MaxConnections), slog.Int("in_force", l.MaxConnections))
+	}
+	return l
+}
+
+// limitsOf translates the bounds. More connections than the process may have descriptors are not promised.
+func limitsOf(c *configs.Config) broker.Limits {
 	l := &c.Limits
 	out := broker.Limits{
 		MaxConnections: l.MaxConnections, ConnectionsPerAddress: l.ConnectionsPerAddress, ConnectRate: l.ConnectRate, Handshakes: l.Handshakes,
@@ -86,11 +96,8 @@ func (a *App) limits(c *configs.Config) broker.Limits {
 	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &fds); err != nil {
 		return out
 	}
-	if most := int(min(fds.Cur, 1<<31)) - fdReserve; most < out.MaxConnections { //nolint:gosec // bounded
-		a.log.Warn("limits.max_connections is lowered to what the descriptor limit admits; raise it with ulimit -n",
-			slog.Int("configured", out.MaxConnections), slog.Int("in_force", max(1, most)), slog.Uint64("descriptors", fds.Cur))
-		out.MaxConnections = max(1, most)
-	}
+	most := int(min(fds.Cur, 1<<31)) - fdReserve //nolint:gosec // bounded
+	out.MaxConnections = min(out.MaxConnections, max(1, most))
 	return out
 }
 

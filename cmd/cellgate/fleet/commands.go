@@ -79,7 +79,7 @@ func (v *vehicle) answer(id, status string, r result) {
 func (v *vehicle) refresh() {
 	token, err := v.f.o.Tokens.Token(v.vin)
 	if err != nil {
-		v.f.stats.reason("refresh: %s", rootCause(err))
+		v.f.stats.reason("refresh: %s", cause(err))
 		return
 	}
 	if token != "" {

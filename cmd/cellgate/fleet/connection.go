@@ -9,6 +9,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"net"
+	"syscall"
 	"time"
 )
 
@@ -56,26 +57,29 @@ func (v *vehicle) account(err error) {
 		}
 		return
 	}
-	var netErr net.Error
-	switch {
-	case errors.Is(err, io.EOF):
-		s.reason("connection closed by the gateway")
-	case errors.As(err, &netErr) && netErr.Timeout():
-		s.reason("timeout")
-	default:
-		s.reason("%s", rootCause(err))
-	}
+	s.reason("%s", cause(err))
 }
 
-// rootCause leaves out addresses, which differ from one vehicle to the next.
-func rootCause(err error) error {
-	for {
-		inner := errors.Unwrap(err)
-		if inner == nil {
-			return err
+// cause names why a connection ended without the addresses, which differ from one vehicle to the next.
+func cause(err error) string {
+	for _, known := range []error{syscall.ECONNREFUSED, syscall.ECONNRESET, syscall.EPIPE, syscall.EADDRNOTAVAIL, syscall.EMFILE} {
+		if errors.Is(err, known) {
+			return known.Error()
 		}
+	}
+	var netErr net.Error
+	switch {
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+		return "connection closed by the gateway"
+	case errors.Is(err, net.ErrClosed):
+		return "connection closed"
+	case errors.As(err, &netErr) && netErr.Timeout():
+		return "timeout"
+	}
+	for inner := errors.Unwrap(err); inner != nil; inner = errors.Unwrap(err) {
 		err = inner
 	}
+	return err.Error()
 }
 
 // once makes one connection and reads it to its end.
