@@ -39,6 +39,7 @@ type harness struct {
 	metrics  *Metrics
 	index    *Index
 	logs     *syncBuffer
+	stop     func() // idempotent; the test's end calls it too
 }
 
 // setup changes what a harness is made of.
@@ -103,20 +104,29 @@ func openHarness(t testing.TB, dir string, setups ...setup) *harness {
 	for _, s := range setups {
 		s(&o)
 	}
+	fan, err := NewFanout(FanoutOptions{Journal: j, Sessions: h.sessions, Log: log})
+	must(t, err)
+	must(t, fan.Replay(t.Context()))
+	fanCtx, stopFan := context.WithCancel(context.Background())
+	var fanning sync.WaitGroup
+	fanning.Go(func() { _ = fan.Run(fanCtx) })
 	h.b, err = New(o)
 	must(t, err)
 	must(t, h.b.Start(t.Context()))
-	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	h.stop = sync.OnceFunc(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), testPatience)
 		defer cancel()
 		if err := h.b.Stop(ctx, 0, ""); err != nil {
 			t.Errorf("stop: %v", err)
 		}
+		stopFan()
+		fanning.Wait()
 		must(t, h.sessions.Close(ctx))
 		must(t, j.Close(ctx))
 		must(t, db.Close())
 		must(t, h.auth.Close(ctx))
 	})
+	t.Cleanup(h.stop)
 	return h
 }
 

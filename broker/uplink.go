@@ -199,11 +199,11 @@ func (c *conn) repeat(a ack) bool {
 	if !c.flush() {
 		return false
 	}
-	a.seq = c.b.journal.Last()
-	c.stage(a)
-	if a.seq > c.b.journal.Durable() {
-		go c.awaitDurable(a.seq)
+	if last := c.b.journal.Last(); last > c.b.journal.Durable() {
+		a.seq = last
+		go c.awaitDurable(last) // nothing was appended with the connection as waiter
 	}
+	c.stage(a)
 	return true
 }
 
