@@ -48,6 +48,9 @@ func crashes(t *testing.T, rnd *rand.Rand, rounds int) {
 			}
 		}
 		r.Kill()
+		if rnd.IntN(2) == 0 {
+			r.Tear(rnd)
+		}
 		r.kafka.Forget()
 		r.redis.Forget()
 		r.Open()
@@ -57,6 +60,38 @@ func crashes(t *testing.T, rnd *rand.Rand, rounds int) {
 	r.redis.Hold(false)
 	r.Settled()
 	complete(t, r, sent)
+	r.Stop()
+}
+
+// TestAnotherJournalIsAccountedFor loses the journal while messages wait: they are counted as lost, and the
+// new journal is served from its beginning.
+func TestAnotherJournalIsAccountedFor(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, func(o *sink.Options) { o.Sinks[0].Limits.Messages = 16 })
+	r.kafka.Hold(true)
+	r.Publish(0, 500)
+	r.Await(func() bool { return r.Ledger("kafka").Pending == 500 })
+	if err := r.Dispatcher.Checkpoint(); err != nil {
+		t.Fatal(err)
+	}
+	r.Kill()
+	r.kafka.Forget()
+	r.kafka.Hold(false)
+	r.LoseJournal()
+	for range 2 {
+		r.Open()
+		r.Settled()
+		if l := r.Ledger("kafka"); l.Dropped[sink.JournalLost] != 500 {
+			t.Fatalf("ledger %+v", l)
+		}
+		r.Kill()
+	}
+	r.Open()
+	r.Publish(500, 100)
+	r.Settled()
+	if l := r.Ledger("kafka"); l.Delivered != 100 || l.Received != 600 {
+		t.Fatalf("ledger %+v", l)
+	}
 	r.Stop()
 }
 

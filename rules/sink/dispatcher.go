@@ -229,8 +229,8 @@ func (d *Dispatcher) addPipeline(b *Binding) {
 
 func (d *Dispatcher) logDir(p *pipeline) string { return filepath.Join(d.o.Dir, p.name) }
 
-// Watch has fn called with the sequence up to which a sink has settled everything, whenever that moves.
-// fn must not block. It is called before Start.
+// Watch has fn called with the sequence up to which a sink has settled everything, whenever that moves;
+// it never falls. fn must not block nor call the dispatcher. Watch is called before Start.
 func (d *Dispatcher) Watch(sink string, fn func(cursor uint64)) error {
 	for _, p := range d.pipelines {
 		if p.name == sink {

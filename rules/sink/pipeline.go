@@ -66,13 +66,16 @@ type pipeline struct {
 
 	graves graveyard
 
+	notifyMu   sync.Mutex // orders notifications
+	notified   uint64
+	watermarks []func(cursor uint64) // fixed before Start
+
 	// The evaluator's own.
-	cw         chunkWriter
-	received   uint64 // counted, not yet published under mu
-	filtered   uint64
-	out        rules.Rendered
-	decisions  []rules.Decision // of the record at hand
-	watermarks []func(cursor uint64)
+	cw        chunkWriter
+	received  uint64 // counted, not yet published under mu
+	filtered  uint64
+	out       rules.Rendered
+	decisions []rules.Decision // of the record at hand
 }
 
 // environment is what the pipelines share.
@@ -260,12 +263,18 @@ func (p *pipeline) settle(t Ticket, o outcome, reason string) {
 // abandoned implements settler.
 func (p *pipeline) abandoned(seq uint64) bool { return seq <= p.floor.Load() }
 
-// notify tells the watchers the cursor.
+// notify tells the watchers the cursor when it has moved. What they are told never falls.
 func (p *pipeline) notify() {
 	if len(p.watermarks) == 0 {
 		return
 	}
+	p.notifyMu.Lock()
+	defer p.notifyMu.Unlock()
 	c := p.cursor()
+	if c <= p.notified {
+		return
+	}
+	p.notified = c
 	for _, fn := range p.watermarks {
 		fn(c)
 	}

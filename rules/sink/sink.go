@@ -59,9 +59,10 @@ type Delivery struct {
 	idPrefix string
 }
 
-// AppendMsgID appends the message's id, the same on every try and after every restart.
+// AppendMsgID appends the message's id, the same on every try and after every restart, and the same for a
+// message that the vehicle sent again as for the first.
 func (d *Delivery) AppendMsgID(dst []byte) []byte {
-	return strconv.AppendUint(append(dst, d.idPrefix...), d.Record.Seq, 10)
+	return strconv.AppendUint(append(dst, d.idPrefix...), d.Record.Origin(), 10)
 }
 
 // Size is about what the message takes in a sink's memory.

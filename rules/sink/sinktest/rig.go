@@ -3,6 +3,8 @@ package sinktest
 import (
 	"context"
 	"fmt"
+	"math/rand/v2"
+	"os"
 	"path/filepath"
 	"testing"
 	"time"
@@ -105,6 +107,27 @@ func (r *Rig) Kill() {
 	_ = r.db.Close()
 	_ = r.Journal.Close(context.Background())
 	r.Dispatcher = nil
+}
+
+// Tear does to the decision logs of a killed rig what a power loss may: the end of what was written last
+// is missing, or something else.
+func (r *Rig) Tear(rnd *rand.Rand) {
+	r.t.Helper()
+	logs, err := filepath.Glob(filepath.Join(r.dir, "decisions", "*", "*.log"))
+	r.must(err)
+	for _, name := range logs {
+		f, err := os.OpenFile(name, os.O_APPEND|os.O_WRONLY, 0) //nolint:gosec // a path of the test's
+		r.must(err)
+		_, err = f.Write(make([]byte, rnd.IntN(100)))
+		r.must(err)
+		r.must(f.Close())
+	}
+}
+
+// LoseJournal removes the journal of a killed rig, as if its disk had been replaced.
+func (r *Rig) LoseJournal() {
+	r.t.Helper()
+	r.must(os.RemoveAll(filepath.Join(r.dir, "journal")))
 }
 
 // Stop ends everything in order.

@@ -1,0 +1,165 @@
+package sink_test
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/alicebob/miniredis/v2"
+	"github.com/twmb/franz-go/pkg/kfake"
+
+	"cellgate/broker/message"
+	"cellgate/rules"
+	"cellgate/rules/sink"
+	"cellgate/rules/sink/kafka"
+	"cellgate/rules/sink/kafkaclient"
+	"cellgate/rules/sink/redis"
+	"cellgate/rules/sink/sinktest"
+)
+
+// discard settles at once.
+type discard struct{ kind rules.SinkKind }
+
+func (d discard) Name() string                          { return d.kind.String() }
+func (d discard) Kind() rules.SinkKind                  { return d.kind }
+func (discard) Deliver(_ *sink.Delivery, t sink.Ticket) { t.Delivered() }
+func (discard) Health() sink.Health                     { return sink.Health{OK: true} }
+func (discard) Close(context.Context) error             { return nil }
+func discards(kinds ...rules.SinkKind) (out []sink.Binding) {
+	for _, k := range kinds {
+		out = append(out, sink.Binding{Sink: discard{k}})
+	}
+	return out
+}
+
+// sampleRules are the rules that are shipped.
+func sampleRules(b *testing.B) string {
+	b.Helper()
+	src, err := rules.Load("../../configs/rules")
+	if err != nil {
+		b.Fatal(err)
+	}
+	var text strings.Builder
+	for _, name := range src.Files() {
+		if !strings.HasSuffix(name, ".rules.yaml") {
+			continue
+		}
+		part := string(src.Bytes(name))
+		if text.Len() > 0 { // one file: one schema, one list of rules
+			_, part, _ = strings.Cut(part, "\nrules:\n")
+		}
+		text.WriteString(part)
+	}
+	return text.String()
+}
+
+func benchPayload(i, size int) []byte {
+	p := fmt.Sprintf(`{"ts":%d,"soc":%.1f,"speed":%.1f,"lat":31.2304,"lon":121.4737,"odometer":%d.4,"temp":21.5,"state":"driving","fill":"`,
+		1763600000000+i*10, 20+float64(i%600)/10, float64(i%1200)/10, 18000+i)
+	return []byte(p + strings.Repeat("x", max(0, size-len(p)-2)) + `"}`)
+}
+
+// run measures b.N messages from the journal to the last settled ticket, and reports the process's CPU time
+// per message, which other processes do not disturb much.
+func run(b *testing.B, size int, sinks func() []sink.Binding) {
+	b.Helper()
+	var bindings []sink.Binding
+	r := sinktest.New(b, sinktest.Setup{
+		Rules:  sampleRules(b),
+		Sinks:  func() []sink.Binding { bindings = sinks(); return bindings },
+		Change: func(o *sink.Options) { o.CheckpointInterval, o.SegmentBytes = time.Second, 8<<20 },
+	})
+	var recs []message.Record
+	for i := range 64 {
+		v := sinktest.VIN(i % 1000)
+		recs = append(recs, message.Record{
+			Kind: message.KindPublish, QoS: 1, PacketID: 1, Client: v, Topic: "v1/" + v + "/up/telemetry", Payload: benchPayload(i, size),
+		})
+	}
+	b.ReportAllocs()
+	b.ResetTimer()
+	before := cpu()
+	for n := 0; n < b.N; n += len(recs) {
+		if _, err := r.Journal.Append(recs[:min(len(recs), b.N-n)], nil); err != nil {
+			b.Fatal(err)
+		}
+	}
+	r.Await(func() bool {
+		for _, l := range r.Dispatcher.Ledger() {
+			if l.Received < uint64(b.N) || l.Pending > 0 { //nolint:gosec // positive
+				return false
+			}
+		}
+		return true
+	})
+	b.StopTimer()
+	b.ReportMetric(float64((cpu()-before).Nanoseconds())/float64(b.N)/1000, "cpu-µs/msg")
+	r.Stop()
+}
+
+func cpu() time.Duration {
+	var u syscall.Rusage
+	if syscall.Getrusage(syscall.RUSAGE_SELF, &u) != nil {
+		return 0
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
+
+// BenchmarkDispatch is journal, rules, rendering and ledger without any store.
+func BenchmarkDispatch(b *testing.B) {
+	for _, size := range []int{256, 1024} {
+		b.Run(fmt.Sprintf("%dB", size), func(b *testing.B) {
+			run(b, size, func() []sink.Binding { return discards(rules.SinkKafka, rules.SinkRedis, rules.SinkCentral) })
+		})
+	}
+}
+
+// BenchmarkToKafka adds the Kafka sinks and a broker in this process that throws the records away; its
+// cost is in the figures.
+func BenchmarkToKafka(b *testing.B) {
+	for _, size := range []int{256, 1024} {
+		b.Run(fmt.Sprintf("%dB", size), func(b *testing.B) {
+			c, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.BlackholeProduce())
+			if err != nil {
+				b.Fatal(err)
+			}
+			defer c.Close()
+			run(b, size, func() []sink.Binding { return append(kafkas(b, c), discards(rules.SinkRedis)...) })
+		})
+	}
+}
+
+func kafkas(b *testing.B, c *kfake.Cluster) []sink.Binding {
+	b.Helper()
+	var out []sink.Binding
+	for _, outbox := range []bool{false, true} {
+		p, err := kafkaclient.NewProducer(kafkaclient.ProducerOptions{
+			Config: kafkaclient.Config{Brokers: c.ListenAddrs()}, AutoCreate: &kafkaclient.TopicSpec{Partitions: 6, Replication: 1},
+		})
+		if err != nil {
+			b.Fatal(err)
+		}
+		out = append(out, sink.Binding{Sink: kafka.New(kafka.Options{Producer: p, Cell: "cell-1", Outbox: outbox})})
+	}
+	return out
+}
+
+// BenchmarkToRedis adds the Redis sink. With CELLGATE_BENCH_REDIS it uses that server, else one in this
+// process, whose cost is in the figures.
+func BenchmarkToRedis(b *testing.B) {
+	addr := os.Getenv("CELLGATE_BENCH_REDIS")
+	if addr == "" {
+		addr = miniredis.RunT(b).Addr()
+	}
+	run(b, 256, func() []sink.Binding {
+		client, err := redis.Open(redis.Config{Addresses: []string{addr}})
+		if err != nil {
+			b.Fatal(err)
+		}
+		return append(discards(rules.SinkKafka, rules.SinkCentral), sink.Binding{Sink: redis.New(redis.Options{Client: client})})
+	})
+}
