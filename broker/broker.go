@@ -39,6 +39,7 @@ type Broker struct {
 	pools     *pools
 	wheel     wheel
 	counters  *counters
+	resends   resends
 
 	// ctx ends what waits for other parts, at the end of Stop.
 	ctx        context.Context //nolint:containedctx // the broker's own life, not a call's
@@ -94,6 +95,9 @@ func New(o Options) (*Broker, error) {
 // Start binds every listener and then serves, until Stop. An error names the listener whose address cannot be
 // bound; nothing is served then. ctx bounds the binding alone.
 func (b *Broker) Start(ctx context.Context) error {
+	if err := b.resends.recall(b.journal, b.limits.Load().Window); err != nil {
+		return fmt.Errorf("read the journal's end: %w", err)
+	}
 	for _, l := range b.listeners {
 		if err := l.bind(ctx); err != nil {
 			b.closeListeners()

@@ -24,6 +24,7 @@ type conn struct {
 	version    byte
 	vehicle    bool
 	noExpiry   bool   // the CONNECT's session expiry was 0: a DISCONNECT may not raise it
+	resumable  bool   // the session outlives the connection: what is unacknowledged may come again
 	authMethod string // of enhanced authentication, or ""
 	own        string // v1/{id}/, where a vehicle is at home
 	session    *session.Session
@@ -38,6 +39,7 @@ type conn struct {
 	aliases    []string // topic aliases by number - 1
 	aliasBytes int
 	quota      quota
+	recent     recentSent
 	credit     int  // QoS 1 and 2 messages that may be taken before used is looked at again
 	seen       int  // messages of the present read
 	normal     bool // ended by a DISCONNECT without will
@@ -214,13 +216,17 @@ func (c *conn) finish() {
 		c.scratch = nil
 	}
 	c.carry, c.aliases = nil, nil
+	// Whoever takes over waits for drained, and then finds what this connection leaves behind: the session
+	// detached, so that a clean DISCONNECT stays one, and the messages that may come again.
+	c.session.Detach(c.normal, c.newExpiry)
+	c.b.resends.leave(c.id, c.recent)
+	c.recent = recentSent{}
 	c.mu.Lock()
 	c.readerDone = true
 	if c.drained != nil {
 		close(c.drained)
 	}
 	c.mu.Unlock()
-	c.session.Detach(c.normal, c.newExpiry)
 	c.b.metrics.Connections.Dec()
 	c.mu.Lock()
 	c.startWriterLocked()

@@ -253,6 +253,7 @@ func (r *request) attach(behind []byte) *conn {
 		return nil
 	}
 	c.session = sess
+	c.recent = b.resends.back(c.id, present)
 	c.carry = append([]byte(nil), behind...)
 	if err := r.t.Conn.SetDeadline(time.Time{}); err != nil {
 		b.log.Debug("connection lost at CONNECT", "client", c.id, "error", err)
@@ -279,6 +280,7 @@ func (r *request) newConn() *conn {
 		vehicle:   r.identity.Role == auth.RoleVehicle,
 		keepalive: (r.keepalive + r.keepalive/2).Milliseconds(),
 		noExpiry:  r.version == frame.Version5 && r.pk.Properties.SessionExpiryInterval == 0,
+		resumable: r.expiry() > 0,
 	}
 	if r.pk.Properties.AuthenticationMethod != "" {
 		c.authMethod = authMethod

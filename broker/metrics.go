@@ -13,6 +13,7 @@ type Metrics struct {
 	ReceivedBytes prometheus.Counter
 	PubackSeconds prometheus.Histogram
 	Rejected      *prometheus.CounterVec
+	Repeated      prometheus.Counter
 	Panics        prometheus.Counter
 	AcceptErrors  prometheus.Counter
 	CertNotAfter  *prometheus.GaugeVec
@@ -37,6 +38,8 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 			Buckets: []float64{.0005, .001, .002, .004, .006, .008, .012, .016, .025, .05, .1, .25, .5, 1, 2.5, 10, 60}}),
 		Rejected: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "rejected_total", Help: "Refusals of connections, messages and requests by reason."}, []string{"reason"}),
+		Repeated: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "messages_repeated_total", Help: "QoS 1 PUBLISHes recognised as repetitions of one in the journal."}),
 		Panics: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "connection_panics_total", Help: "Panics that ended one connection."}),
 		AcceptErrors: prometheus.NewCounter(prometheus.CounterOpts{
@@ -48,7 +51,7 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 	}
 	if reg != nil {
 		reg.MustRegister(m.Connections, m.Handshakes, m.Connects, m.Received, m.ReceivedBytes, m.PubackSeconds,
-			m.Rejected, m.Panics, m.AcceptErrors, m.CertNotAfter, m.Disconnects)
+			m.Rejected, m.Repeated, m.Panics, m.AcceptErrors, m.CertNotAfter, m.Disconnects)
 	}
 	return m
 }

@@ -62,8 +62,10 @@ type Journal interface {
 	// Append assigns sequences in place and copies the records before it returns. w, if not nil, is told
 	// when they are durable.
 	Append(recs []message.Record, w journal.Waiter) (last uint64, err error)
+	First() uint64
 	Last() uint64
 	Durable() uint64
+	NewReader(from uint64) (*journal.Reader, error)
 	WaitDurable(ctx context.Context, seq uint64) error
 	WaitRoom(ctx context.Context) error
 }

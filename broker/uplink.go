@@ -185,6 +185,9 @@ func (c *conn) take(in *frame.Inbound, topic string, class int) bool {
 	if in.HasProps {
 		c.properties(in, rec)
 	}
+	if in.Dup && in.QoS == 1 {
+		c.markRepeated(rec)
+	}
 	if in.QoS > 0 {
 		a.mode = c.b.ackMode(rec)
 		a.record = uint8(len(s.records)) //nolint:gosec // at most batchRecords
@@ -291,6 +294,7 @@ func (c *conn) append() bool {
 		switch {
 		case err == nil:
 			c.settleQoS2()
+			c.rememberSent()
 			return true
 		case errors.Is(err, journal.ErrFull):
 			if c.dropUnacknowledged(); len(s.records) == 0 {

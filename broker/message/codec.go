@@ -18,7 +18,8 @@ import (
 //	payload  the rest
 //
 // Property values: 1 content type, 2 response topic, 3 correlation data: length and bytes; 4 user
-// property: name and value, each with a length; 5 expiry: uvarint seconds; 6 UTF-8 payload: nothing.
+// property: name and value, each with a length; 5 expiry: uvarint seconds; 6 UTF-8 payload: nothing; 7 the
+// record that this one repeats: uvarint sequence.
 const (
 	bitRetain = 1 << 2
 	bitDup    = 1 << 3
@@ -32,6 +33,7 @@ const (
 	propUser        = 4
 	propExpiry      = 5
 	propUTF8        = 6
+	propOriginal    = 7
 )
 
 // ErrMalformed is wrapped by every error of Decode.
@@ -47,7 +49,7 @@ func (r *Record) Append(dst []byte, base int64) []byte {
 	if r.Dup {
 		bits |= bitDup
 	}
-	props := !r.Props.IsZero()
+	props := r.Original != 0 || !r.Props.IsZero()
 	if props {
 		bits |= bitProps
 	}
@@ -57,12 +59,16 @@ func (r *Record) Append(dst []byte, base int64) []byte {
 	dst = appendText(dst, r.Client)
 	dst = appendText(dst, r.Topic)
 	if props {
-		dst = r.Props.append(dst)
+		dst = r.appendProps(dst)
 	}
 	return append(dst, r.Payload...)
 }
 
-func (p *Properties) append(dst []byte) []byte {
+func (r *Record) appendProps(dst []byte) []byte {
+	p := &r.Props
+	if r.Original != 0 {
+		dst = binary.AppendUvarint(append(dst, propOriginal), r.Original)
+	}
 	if p.ContentType != "" {
 		dst = appendText(append(dst, propContentType), p.ContentType)
 	}
@@ -116,7 +122,7 @@ func (d *Decoder) Decode(b []byte, base int64, r *Record) error {
 	r.Topic = d.name(c.bytes())
 	if bits&bitProps != 0 {
 		r.Props.User = user
-		c.props(&r.Props)
+		c.props(r)
 	}
 	if c.bad || kind == 0 || r.QoS == 3 || bits&^allBits != 0 {
 		return fmt.Errorf("%w at byte %d of %d", ErrMalformed, c.off, len(b))
@@ -178,7 +184,8 @@ func (c *cursor) bytes() []byte {
 	return v
 }
 
-func (c *cursor) props(p *Properties) {
+func (c *cursor) props(r *Record) {
+	p := &r.Props
 	for !c.bad {
 		switch id := c.byte(); id {
 		case propEnd:
@@ -196,6 +203,8 @@ func (c *cursor) props(p *Properties) {
 			p.Expiry, p.HasExpiry = uint32(c.uvarint()), true //nolint:gosec // written from a uint32
 		case propUTF8:
 			p.UTF8Payload = true
+		case propOriginal:
+			r.Original = c.uvarint()
 		default:
 			c.bad = true
 		}

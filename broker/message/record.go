@@ -48,6 +48,9 @@ type Record struct {
 	// ReceivedAt is in milliseconds since the Unix epoch. The journal assigns it under its lock, so it
 	// never decreases from one record to the next, whatever the wall clock does.
 	ReceivedAt int64
+	// Original is the sequence of the record that this one repeats: a vehicle sent the message again because it
+	// had seen no acknowledgement. 0: it repeats none that is known.
+	Original uint64
 
 	Kind     Kind
 	QoS      byte // 0 to 2
@@ -110,6 +113,14 @@ func (r *Record) Flags() Flags {
 func (r *Record) VIN() string {
 	vin, _, _ := SplitTopic(r.Topic)
 	return vin
+}
+
+// Origin is the sequence that gives the message its identity: a repeated message has that of the first.
+func (r *Record) Origin() uint64 {
+	if r.Original != 0 {
+		return r.Original
+	}
+	return r.Seq
 }
 
 // Time returns ReceivedAt in UTC.

@@ -1,0 +1,83 @@
+package broker
+
+import (
+	"testing"
+
+	"cellgate/broker/frame"
+)
+
+// repeatedPublish is a QoS 1 PUBLISH with DUP.
+func repeatedPublish(version byte, id uint16, topic, payload string) []byte {
+	f := publishFrame(version, 1, id, topic, payload)
+	f[0] |= 0x08
+	return f
+}
+
+// A message that is sent again after a reconnect is journaled with the identity of the first, also when the
+// gateway was restarted in between; nothing else is taken for a repetition.
+func TestRepeatedPublishKeepsItsIdentity(t *testing.T) {
+	t.Parallel()
+	for _, restart := range []bool{false, true} {
+		versions(t, func(t *testing.T, version byte) {
+			h := newHarness(t)
+			resume := connectOptions{keepSession: true, props: []byte{0x11, 0, 0, 0x0E, 0x10}} // session expiry of an hour
+			topic := "v1/" + testVIN + "/up/telemetry"
+			c := h.connect("lab", "bench", version, resume)
+			c.send(publishFrame(version, 1, 5, topic, "first"), publishFrame(version, 1, 6, topic, "second"))
+			c.expect(0x40, puback(5)...)
+			c.expect(0x40, puback(6)...)
+			_ = c.c.Close()
+			if restart {
+				h.stop()
+				h = openHarness(t, h.dir)
+			}
+			c = h.connect("lab", "bench", version, resume)
+			c.send(repeatedPublish(version, 5, topic, "first"), repeatedPublish(version, 6, topic, "another"),
+				publishFrame(version, 1, 7, topic, "second"), repeatedPublish(version, 5, topic, "first"))
+			for _, id := range []uint16{5, 6, 7, 5} {
+				c.expect(0x40, puback(id)...)
+			}
+			records := h.records(6)
+			for i, want := range []uint64{0, 0, records[0].Seq, 0, 0, records[0].Seq} {
+				if records[i].Original != want {
+					t.Errorf("restart %v: record %d (%s) repeats %d, want %d", restart, i, records[i].Payload, records[i].Original, want)
+				}
+			}
+		})
+	}
+}
+
+// A session that began anew has nothing to repeat: DUP there is the client's mistake.
+func TestNewSessionRepeatsNothing(t *testing.T) {
+	t.Parallel()
+	h := newHarness(t)
+	topic := "v1/" + testVIN + "/up/telemetry"
+	c := h.connect("lab", "bench", frame.Version311, connectOptions{keepSession: true})
+	c.send(publishFrame(frame.Version311, 1, 5, topic, "x"))
+	c.expect(0x40, puback(5)...)
+	_ = c.c.Close()
+	c = h.connect("lab", "bench", frame.Version311, connectOptions{})
+	c.send(repeatedPublish(frame.Version311, 5, topic, "x"))
+	c.expect(0x40, puback(5)...)
+	if r := h.records(2)[1]; r.Original != 0 {
+		t.Errorf("repeats %d", r.Original)
+	}
+}
+
+func TestRecentSentIsBounded(t *testing.T) {
+	t.Parallel()
+	var r recentSent
+	for i := range 100 {
+		r.add(sent{seq: uint64(i + 1), id: uint16(i), sum: 7}, 8)
+	}
+	if len(r.list) != 8 || r.find(91, 7) != 0 || r.find(92, 7) != 93 || r.find(99, 7) != 100 || r.find(99, 8) != 0 {
+		t.Errorf("%+v", r)
+	}
+	var all resends
+	for i := range maxResendClients + 10 {
+		all.leave(string(rune(i))+"x", recentSent{list: []sent{{seq: 1}}})
+	}
+	if len(all.away) > maxResendClients {
+		t.Errorf("%d clients remembered, want at most %d", len(all.away), maxResendClients)
+	}
+}
