@@ -1,0 +1,159 @@
+package broker
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"testing"
+
+	"cellgate/broker/message"
+	"cellgate/broker/session"
+)
+
+func matches(x *Index, topic string) map[string]session.Matched {
+	got := map[string]session.Matched{}
+	x.Match(topic, func(client string, m session.Matched) {
+		m.IDs = slices.Sorted(slices.Values(m.IDs))
+		if _, twice := got[client]; twice {
+			got[client+" twice"] = m
+		}
+		got[client] = m
+	})
+	return got
+}
+
+func clients(x *Index, topic string) []string {
+	return slices.Sorted(maps.Keys(matches(x, topic)))
+}
+
+func TestIndexMatch(t *testing.T) {
+	t.Parallel()
+	filters := []string{
+		"a", "a/b", "a/+", "a/#", "+", "#", "+/+", "+/#", "v1/+/#", "v1/+/up/#", "v1/+/+/x", "/", "/+", "a//b", "$SYS/#", "$SYS/+",
+		"$share", "$share/x", "$SHARE/g/a",
+	}
+	topics := []string{"a", "a/b", "a/b/c", "v1", "v1/X", "v1/X/up", "v1/X/up/telemetry", "v1/X/y/x", "/", "/a", "a//b", "$SYS/x", "b"}
+	x := NewIndex()
+	for _, f := range filters {
+		x.Subscribe(f, session.Subscription{Filter: f})
+	}
+	for _, topic := range topics {
+		var want []string
+		for _, f := range filters {
+			if message.ValidFilter(f) == nil && message.Match(f, topic) {
+				want = append(want, f)
+			}
+		}
+		slices.Sort(want)
+		if got := clients(x, topic); !slices.Equal(got, want) {
+			t.Errorf("%s is matched by %q, want %q", topic, got, want)
+		}
+	}
+	for _, f := range filters {
+		x.Unsubscribe(f, f)
+		x.Unsubscribe(f, f)
+	}
+	if x.Count() != 0 {
+		t.Errorf("%d subscriptions are left", x.Count())
+	}
+	for _, topic := range topics {
+		if got := clients(x, topic); len(got) != 0 {
+			t.Errorf("%s is still matched by %q", topic, got)
+		}
+	}
+}
+
+// Overlapping subscriptions amount to one, with the highest QoS and every identifier.
+func TestIndexMerge(t *testing.T) {
+	t.Parallel()
+	x := NewIndex()
+	x.Subscribe("c", session.Subscription{Filter: "a/#", QoS: 2, ID: 7, NoLocal: true, RetainAsPublished: true})
+	x.Subscribe("c", session.Subscription{Filter: "a/+", QoS: 0, NoLocal: true})
+	x.Subscribe("c", session.Subscription{Filter: "a/b", QoS: 1, ID: 9})
+	want := session.Matched{QoS: 2, RetainAsPublished: true, IDs: []uint32{7, 9}}
+	if got := matches(x, "a/b"); len(got) != 1 || fmt.Sprint(got["c"]) != fmt.Sprint(want) {
+		t.Errorf("%+v, want %+v", got, want)
+	}
+	if got := matches(x, "a/c")["c"]; !got.NoLocal || got.QoS != 2 {
+		t.Errorf("%+v: no local is lost where all have it", got)
+	}
+	x.Subscribe("c", session.Subscription{Filter: "a/#", QoS: 0, ID: 8}) // replaces
+	if got := matches(x, "a/c")["c"]; got.QoS != 0 || !slices.Equal(got.IDs, []uint32{8}) || x.Count() != 3 {
+		t.Errorf("%+v, %d subscriptions", got, x.Count())
+	}
+}
+
+func TestIndexShared(t *testing.T) {
+	t.Parallel()
+	x := NewIndex()
+	for _, c := range []string{"a", "b", "c"} {
+		x.Subscribe(c, session.Subscription{Filter: "$share/g/t/#", QoS: 1})
+	}
+	x.Subscribe("d", session.Subscription{Filter: "$share/h/t/#", QoS: 1})
+	x.Subscribe("a", session.Subscription{Filter: "t/x", QoS: 2, ID: 5})
+	count := map[string]int{}
+	for range 30 {
+		for _, c := range clients(x, "t/y") {
+			count[c]++
+		}
+	}
+	if want := map[string]int{"a": 10, "b": 10, "c": 10, "d": 30}; !maps.Equal(count, want) {
+		t.Errorf("members in turn: %v", count)
+	}
+	x.PreferConnected(func(client string) bool { return client == "b" })
+	for range 5 {
+		if got := clients(x, "t"); !slices.Equal(got, []string{"b", "d"}) {
+			t.Errorf("%q, want the one that is connected", got)
+		}
+	}
+	x.PreferConnected(func(string) bool { return false })
+	if got := clients(x, "t/y"); len(got) != 2 {
+		t.Errorf("%q: nobody connected is no reason to lose it", got)
+	}
+	for _, c := range []string{"a", "b", "c"} {
+		x.Unsubscribe(c, "$share/g/t/#")
+	}
+	if got := clients(x, "t/y"); !slices.Equal(got, []string{"d"}) || len(x.groups) != 1 {
+		t.Errorf("%q, %d groups", got, len(x.groups))
+	}
+}
+
+func TestIndexSharedWildcardParent(t *testing.T) {
+	t.Parallel()
+	x := NewIndex()
+	x.Subscribe("a", session.Subscription{Filter: "$share/g/v1/+/#", QoS: 1})
+	x.Subscribe("b", session.Subscription{Filter: "$share/g/v1/+/#", QoS: 1})
+	for _, topic := range []string{"v1/X", "v1/X/up/y"} {
+		if got := clients(x, topic); len(got) != 1 {
+			t.Errorf("%s: %q, want one member", topic, got)
+		}
+	}
+}
+
+func TestRetained(t *testing.T) {
+	t.Parallel()
+	topics := []string{"a", "a/b", "a/b/c", "v1/X", "v1/X/up/t", "v1/X/up/u", "v1/Y/up/t", "$SYS/x"}
+	x := NewIndex()
+	for _, topic := range topics {
+		x.Retain(&message.Record{Topic: topic, Payload: []byte("x")})
+	}
+	for _, filter := range []string{"#", "+", "a", "a/#", "a/+", "v1/X", "v1/X/#", "v1/X/up/+", "v1/+/up/t", "v1/X/up/t", "$SYS/#", "none/#"} {
+		var got, want []string
+		x.Retained(filter, func(r *message.Record) { got = append(got, r.Topic) })
+		for _, topic := range topics {
+			if message.Match(filter, topic) {
+				want = append(want, topic)
+			}
+		}
+		slices.Sort(want)
+		if !slices.Equal(got, want) {
+			t.Errorf("%s: %q, want %q", filter, got, want)
+		}
+	}
+	for _, topic := range topics {
+		x.Retain(&message.Record{Topic: topic})
+	}
+	if n := len(x.retained.byBranch); n != 0 {
+		t.Errorf("%d branches are left", n)
+	}
+}
