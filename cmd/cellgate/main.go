@@ -12,6 +12,8 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/redis/go-redis/v9"
+
 	"cellgate/configs"
 )
 
@@ -29,7 +31,10 @@ const (
 	exitUsage = 2
 )
 
-func main() { os.Exit(run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr)) }
+func main() {
+	redis.SetLogger(quiet{})
+	os.Exit(run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
+}
 
 // run is main with its surroundings as arguments.
 func run(args []string, in io.Reader, out, errOut io.Writer) int {
@@ -52,6 +57,13 @@ func run(args []string, in io.Reader, out, errOut io.Writer) int {
 	}
 	return exitNo
 }
+
+// quiet takes the place of go-redis's own logger, which is one for the whole process and writes to stderr in a
+// form of its own. Every error that it tells of is returned to a caller too, and logged there.
+type quiet struct{}
+
+// Printf implements go-redis's logger.
+func (quiet) Printf(context.Context, string, ...any) {}
 
 // complaint is what stderr gets: one line for each problem of a configuration, else the error as it is.
 func complaint(err error) string {

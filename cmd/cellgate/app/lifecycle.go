@@ -47,6 +47,35 @@ func (l *lifecycle) stop(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
+// patient wraps the stop of a part that keeps on disk what it could not finish in time: running out of time
+// is no error of it, and is logged.
+func (l *lifecycle) patient(keeps string, stop func(context.Context) error) func(context.Context) error {
+	return func(ctx context.Context) error {
+		err := stop(ctx)
+		rest := withoutDeadline(err)
+		if err != nil && rest == nil {
+			l.log.Warn("stopped before all was done: it is kept", slog.String("kept", keeps))
+		}
+		return rest
+	}
+}
+
+// withoutDeadline takes the errors that say no more than that time ran out off err.
+func withoutDeadline(err error) error {
+	var several interface{ Unwrap() []error }
+	if errors.As(err, &several) {
+		var rest []error
+		for _, e := range several.Unwrap() {
+			rest = append(rest, withoutDeadline(e))
+		}
+		return errors.Join(rest...)
+	}
+	if errors.Is(err, context.DeadlineExceeded) {
+		return nil
+	}
+	return err
+}
+
 func (l *lifecycle) one(ctx context.Context, s step) error {
 	begin := time.Now()
 	ctx, cancel := context.WithTimeout(ctx, s.limit)

@@ -3,11 +3,30 @@ package app
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"strings"
 	"testing"
 	"time"
 )
+
+func TestOnlyTheDeadlineIsForgiven(t *testing.T) {
+	t.Parallel()
+	broken := errors.New("broken")
+	late := fmt.Errorf("close sink kafka: %w", context.DeadlineExceeded)
+	for _, tc := range []struct{ err, want error }{
+		{nil, nil},
+		{late, nil},
+		{errors.Join(late, late), nil},
+		{broken, broken},
+		{errors.Join(late, broken), broken},
+		{fmt.Errorf("stop: %w", errors.Join(errors.Join(late), broken)), broken},
+	} {
+		if got := withoutDeadline(tc.err); !errors.Is(got, tc.want) || (tc.want == nil) != (got == nil) || errors.Is(got, context.DeadlineExceeded) {
+			t.Errorf("%v: %v, want %v", tc.err, got, tc.want)
+		}
+	}
+}
 
 func TestStopsRunInReverseOrderAndAllOfThem(t *testing.T) {
 	t.Parallel()

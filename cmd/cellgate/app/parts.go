@@ -55,7 +55,7 @@ type parts struct {
 const (
 	stopShort    = time.Second
 	stopClients  = 3 * time.Second
-	stopDispatch = 3 * time.Second
+	stopDispatch = 2 * time.Second
 	stopDisk     = 10 * time.Second
 )
 
@@ -157,7 +157,7 @@ func (a *App) openDispatch(context.Context) error {
 	if err != nil {
 		return err
 	}
-	a.life.onStop("dispatch", stopDispatch, a.dispatch.Stop)
+	a.life.onStop("dispatch", stopDispatch, a.life.patient("what the sinks have not taken", a.dispatch.Stop))
 	return nil
 }
 
@@ -239,6 +239,7 @@ func (a *App) startBroker(ctx context.Context) error {
 	if err := a.broker.Start(ctx); err != nil {
 		return err
 	}
+	a.life.onStop("drain", stopShort, func(context.Context) error { a.drain.end(); return nil })
 	a.life.onStop("listeners", stopClients, func(ctx context.Context) error { return a.broker.Stop(ctx, 0, "") })
 	return nil
 }

@@ -28,7 +28,7 @@ func (a *App) openSync(context.Context) error {
 	if err != nil {
 		return err
 	}
-	a.life.onStop("sync", stopDispatch, a.sync.Stop)
+	a.life.onStop("sync", stopShort, a.life.patient("what is bound for the centre", a.sync.Stop))
 	return nil
 }
 

@@ -27,7 +27,9 @@ func startKafka(t *testing.T, dir string) *Kafka {
 
 func produce(t *testing.T, addr, topic string, value string) {
 	t.Helper()
-	client := kafka.Client{Addr: kafka.TCP(addr)}
+	transport := &kafka.Transport{}
+	defer transport.CloseIdleConnections()
+	client := kafka.Client{Addr: kafka.TCP(addr), Transport: transport}
 	answer, err := client.Produce(t.Context(), &kafka.ProduceRequest{
 		Topic: topic, Partition: 0, RequiredAcks: kafka.RequireAll,
 		Records: kafka.NewRecordReader(kafka.Record{Key: kafka.NewBytes([]byte("k")), Value: kafka.NewBytes([]byte(value))}),

@@ -1,0 +1,326 @@
+package app
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"cellgate/auth"
+	"cellgate/cmd/cellgate/fleet"
+	"cellgate/configs"
+)
+
+// away is an address where nothing listens.
+func away(t *testing.T) string {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close() //nolint:errcheck // a test
+	return ln.Addr().String()
+}
+
+// write makes a configuration whose Kafka, Redis and centre are all away, and returns its path.
+func write(t *testing.T, dir, extra string) string {
+	t.Helper()
+	text := fmt.Sprintf(`cell: {id: cell-1, node: gw-1}
+data_dir: state
+listeners: [{name: local, address: "127.0.0.1:0"}]
+http: {address: "127.0.0.1:0"}
+kafka: {brokers: [%q], timeout: 1s}
+redis: {addresses: [%q], timeout: 1s}
+central: {kafka: {brokers: [%q], timeout: 1s}}
+rules: {path: rules, watch: false}
+%s`, away(t), away(t), away(t), extra)
+	file := filepath.Join(dir, "cell.yaml")
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return file
+}
+
+// replace changes a piece of a file.
+func replace(t *testing.T, file, old, text string) {
+	t.Helper()
+	body, err := os.ReadFile(file) //nolint:gosec // a test's file
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(string(body), old) {
+		t.Fatalf("no %q in %s", old, body)
+	}
+	if err := os.WriteFile(file, []byte(strings.Replace(string(body), old, text, 1)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+type safeBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (s *safeBuffer) Write(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.Write(p)
+}
+
+func (s *safeBuffer) String() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.String()
+}
+
+func boot(t *testing.T, file string) (*App, *safeBuffer) {
+	t.Helper()
+	cfg, err := configs.Load(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	log := &safeBuffer{}
+	a, err := New(t.Context(), Options{Config: cfg, Log: log})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := a.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { halt(t, a) })
+	return a, log
+}
+
+func halt(t *testing.T, a *App) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	if err := a.Stop(ctx); err != nil {
+		t.Errorf("stop: %v", err)
+	}
+}
+
+func get(t *testing.T, a *App, path, token string, out any) int {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, a.HTTPURL()+path, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Authorization", "Bearer "+token)
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close() //nolint:errcheck // decoded below
+	if err := json.NewDecoder(resp.Body).Decode(out); err != nil {
+		t.Fatal(err)
+	}
+	return resp.StatusCode
+}
+
+// drive publishes with a small fleet and returns how many messages were acknowledged.
+func drive(t *testing.T, a *App, first int) uint64 {
+	t.Helper()
+	r, err := fleet.Run(t.Context(), fleet.Options{
+		Broker: a.Addrs()["local"].String(), Vehicles: 5, First: first, Rate: 20, QoS: 1, Duration: 500 * time.Millisecond, WaitConnected: true,
+		Tokens: fleet.TokenFunc(func(vin string) (string, error) {
+			token, _, err := a.Authority().Issue(auth.IssueRequest{Subject: vin, Role: auth.RoleVehicle})
+			return token, err
+		}),
+	})
+	if err != nil || r.Acknowledged == 0 || r.Acknowledged != r.Published || r.Refused+r.ConnectRefused != 0 {
+		t.Fatalf("%+v, %v", r, err)
+	}
+	return r.Acknowledged
+}
+
+// everything that a gateway delivers to is away, at the start too: vehicles notice nothing, /readyz names
+// what is away, and the ledger keeps what is owed over a restart.
+func TestServesWithEverythingAway(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	file := write(t, dir, "")
+	if err := os.CopyFS(filepath.Join(dir, "rules"), os.DirFS("../../../configs/rules")); err != nil {
+		t.Fatal(err)
+	}
+	a, log := boot(t, file)
+	acked := drive(t, a, 0)
+	awaitDegraded(t, a, "kafka", "redis", "central-kafka")
+	halt(t, a)
+	if !strings.Contains(log.String(), `"cell":"cell-1"`) {
+		t.Errorf("a log line without the cell:\n%s", log)
+	}
+
+	b, _ := boot(t, file)
+	acked += drive(t, b, 5)
+	token, _, err := b.Authority().Issue(auth.IssueRequest{Subject: "tester", Role: auth.RoleOperator})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var page struct {
+		Sinks []struct {
+			Sink     string
+			Received uint64
+			Pending  uint64
+			Balanced bool
+		}
+	}
+	deadline := time.Now().Add(20 * time.Second)
+	for {
+		get(t, b, "/v1/ledger", token, &page)
+		// Results and the like are records too: at least what the vehicles saw acknowledged is there.
+		if i := slices.IndexFunc(page.Sinks, func(s struct {
+			Sink     string
+			Received uint64
+			Pending  uint64
+			Balanced bool
+		}) bool {
+			return s.Sink == "kafka"
+		}); page.Sinks[i].Pending >= acked && page.Sinks[i].Balanced {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%d acknowledged, ledger %+v", acked, page)
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+}
+
+func awaitDegraded(t *testing.T, a *App, names ...string) {
+	t.Helper()
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		var r readiness
+		code := get(t, a, "/readyz", "", &r)
+		missing := slices.DeleteFunc(slices.Clone(names), func(name string) bool {
+			return slices.ContainsFunc(r.Degraded, func(d dependency) bool { return d.Name == name && d.Reason != "" })
+		})
+		if code != http.StatusOK {
+			t.Fatalf("readyz %d while vehicles are served: %+v", code, r)
+		}
+		if len(missing) == 0 && r.Status == "degraded" {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("readyz does not name %v: %+v", missing, r)
+		}
+	}
+}
+
+func TestReloadIsWholeOrNotAtAll(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	file := write(t, dir, "log: {level: info}\nlimits: {max_keepalive: 20m}\n")
+	a, _ := boot(t, file)
+
+	// A key that can be reloaded, and one that cannot.
+	replace(t, file, "level: info", "level: error")
+	replace(t, file, "node: gw-1", "node: gw-2")
+	r, err := a.Reload(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !slices.Contains(r.Applied, "log.level") || !slices.Contains(r.Restart, "cell.node") {
+		t.Errorf("%+v", r)
+	}
+	if a.level.Level() != slog.LevelError {
+		t.Errorf("log level %v", a.level.Level())
+	}
+
+	// A broken configuration, and broken rules beside a good one, change nothing.
+	replace(t, file, "level: error", "level: loud")
+	if _, err := a.Reload(t.Context()); err == nil || !strings.Contains(err.Error(), "log.level") {
+		t.Errorf("error %v", err)
+	}
+	replace(t, file, "level: loud", "level: debug")
+	rule := filepath.Join(dir, "rules", "x.rules.yaml")
+	if err := os.WriteFile(rule, []byte("rules:\n  - id: x\n    when: payload.a >\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := a.Reload(t.Context()); err == nil || !strings.Contains(err.Error(), "x.rules.yaml:") {
+		t.Errorf("error %v", err)
+	}
+	if a.level.Level() != slog.LevelError || a.Config().Log.Level != "error" {
+		t.Errorf("half a reload: level %v, configuration %s", a.level.Level(), a.Config().Log.Level)
+	}
+	if err := os.Remove(rule); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := a.Reload(t.Context()); err != nil || a.level.Level() != slog.LevelDebug {
+		t.Errorf("%v, level %v", err, a.level.Level())
+	}
+}
+
+func TestAFailedStartLeavesNothingBehind(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close() //nolint:errcheck // a test
+	file := write(t, dir, "")
+	replace(t, file, `name: local, address: "127.0.0.1:0"`, `name: local, address: "`+ln.Addr().String()+`"`)
+	cfg, err := configs.Load(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, err := New(t.Context(), Options{Config: cfg, Log: &safeBuffer{}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := a.Start(t.Context()); err == nil || !strings.Contains(err.Error(), ln.Addr().String()) {
+		t.Fatalf("start on a taken port: %v", err)
+	}
+	// The state file, the journal's lock and the HTTP port are free again.
+	replace(t, file, ln.Addr().String(), "127.0.0.1:0")
+	boot(t, file)
+}
+
+func TestBrokenRulesAtTheFirstStartAreAnError(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	file := write(t, dir, "")
+	rule := filepath.Join(dir, "rules", "x.rules.yaml")
+	if err := os.MkdirAll(filepath.Dir(rule), 0o750); err != nil {
+		t.Fatal(err)
+	}
+	broken := []byte("rules:\n  - id: x\n    when: payload.a >\n")
+	if err := os.WriteFile(rule, broken, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cfg, err := configs.Load(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, err := New(t.Context(), Options{Config: cfg, Log: &safeBuffer{}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := a.Start(t.Context()); err == nil || !strings.Contains(err.Error(), "x.rules.yaml:3:") {
+		t.Fatalf("error %v", err)
+	}
+	// A gateway that had good rules goes on with them after a restart, and says so.
+	if err := os.Remove(rule); err != nil {
+		t.Fatal(err)
+	}
+	good, _ := boot(t, file)
+	hash := good.rules.state().Hash
+	halt(t, good)
+	if err := os.WriteFile(rule, broken, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	again, log := boot(t, file)
+	if s := again.rules.state(); s.Hash != hash || !s.Broken || !strings.Contains(log.String(), "x.rules.yaml:3:") {
+		t.Errorf("%+v", s)
+	}
+}
