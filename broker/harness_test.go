@@ -184,6 +184,8 @@ type client struct {
 	c       net.Conn
 	r       *bufio.Reader
 	version byte
+
+	connackProps string // what pitfalls want of it
 }
 
 func (h *harness) dial(listener string) *client {
