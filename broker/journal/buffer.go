@@ -163,9 +163,12 @@ func (b *buffer) openLocked(r *message.Record, cur *batch) *batch {
 		cur.lastTime = b.time
 		return cur
 	}
-	if n := len(b.free); n > 0 {
+	switch n := len(b.free); {
+	case n > 0:
 		cur, b.free = b.free[n-1], b.free[:n-1]
-	} else {
+	case len(b.queue) > 0: // under load batches grow to their full size
+		cur = &batch{buf: make([]byte, 0, batchTarget+batchTarget/8)}
+	default:
 		cur = new(batch)
 	}
 	cur.reset(r.Seq, b.time)
@@ -196,17 +199,18 @@ func (b *buffer) signal() {
 	}
 }
 
-// pending tells the committer what there is: the calls that the oldest batch holds, whether that batch
-// will not grow any more, and whether the buffer is closed. calls is 0 when nothing is pending.
-func (b *buffer) pending() (calls int, grown, closed bool) {
+// pending tells the committer what there is: the calls and waiters that the oldest batch holds, whether
+// that batch will not grow any more, and whether the buffer is closed. calls is 0 when nothing is pending.
+func (b *buffer) pending() (calls, waiters int, grown, closed bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	closed = b.closed != nil
 	if len(b.queue) == 0 {
-		return 0, false, closed
+		return 0, 0, false, closed
 	}
 	// A batch may consist of the front part of one call, whose end is in the next.
-	return max(b.queue[0].calls, 1), len(b.queue) > 1 || b.queue[0].body() >= batchTarget, closed
+	head := b.queue[0]
+	return max(head.calls, 1), len(head.waiters), len(b.queue) > 1 || head.body() >= batchTarget, closed
 }
 
 // take removes the oldest batch, which then belongs to the committer until release.

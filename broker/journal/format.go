@@ -68,6 +68,7 @@ const (
 	batchAlign      = 16
 	recordLenBytes  = 4
 	minSegmentBytes = segmentStart + pageLen
+	maxSegmentBytes = 1 << 31
 )
 
 // ErrVersion is wrapped by Open when the journal was written by a later version of the format.
@@ -130,7 +131,7 @@ func decodeSegmentHeader(b []byte) (segmentHeader, error) {
 		prevIndex: le.Uint64(b[56:]),
 		prevEnd:   int64(le.Uint64(b[64:])), //nolint:gosec // as above
 	}
-	if h.size < minSegmentBytes || h.base == 0 || h.index == 0 || (h.state != stateUsed && h.state != stateFree) {
+	if h.size < minSegmentBytes || h.size > maxSegmentBytes || h.base == 0 || h.index == 0 || (h.state != stateUsed && h.state != stateFree) {
 		return segmentHeader{}, errBadHeader
 	}
 	return h, nil

@@ -68,18 +68,24 @@ type inspection struct {
 }
 
 func inspect(fsys FS, dir string, all bool) (Report, error) {
-	in := inspection{fs: fsys, dir: dir, out: Report{Dir: dir}}
-	segs, err := in.list()
-	if err != nil {
-		return in.out, err
-	}
-	for i := range segs {
-		if err := in.segment(segs, i, all); err != nil {
-			return in.out, fmt.Errorf("journal %s: segment %s: %w", dir, segs[i].name, err)
+	for range looks {
+		in := inspection{fs: fsys, dir: dir, out: Report{Dir: dir}}
+		segs, err := in.list()
+		if err != nil {
+			return in.out, err
+		}
+		gone := false
+		for i := range segs {
+			if gone, err = in.segment(segs, i, all); err != nil {
+				return in.out, fmt.Errorf("journal %s: segment %s: %w", dir, segs[i].name, err)
+			}
+		}
+		if !gone { // of the newest segment; the others go in the normal course of a live journal
+			in.summary()
+			return in.out, nil
 		}
 	}
-	in.summary()
-	return in.out, nil
+	return Report{Dir: dir}, fmt.Errorf("journal %s: %w", dir, errMoved)
 }
 
 // list reads every header. A file that vanishes while it looks starts it anew.
@@ -154,8 +160,8 @@ func sealedBy(segs []loaded, i int) (end int64, last uint64, ok bool) {
 	return segs[i+1].prevEnd, segs[i+1].base - 1, true
 }
 
-// segment adds segment i to the report.
-func (in *inspection) segment(segs []loaded, i int, all bool) error {
+// segment adds segment i to the report, unless it was recycled meanwhile.
+func (in *inspection) segment(segs []loaded, i int, all bool) (gone bool, err error) {
 	s := &segs[i]
 	info := SegmentInfo{
 		Name: s.name, Index: s.index, First: s.base, Last: s.base - 1, Bytes: s.bytes, Created: time.UnixMilli(s.time),
@@ -163,7 +169,7 @@ func (in *inspection) segment(segs []loaded, i int, all bool) error {
 	if s.damaged {
 		info.First, info.Last, info.Created = 0, 0, time.Time{}
 		in.out.Segments = append(in.out.Segments, info)
-		return nil
+		return false, nil
 	}
 	end, last, sealed := sealedBy(segs, i)
 	if sealed {
@@ -172,7 +178,7 @@ func (in *inspection) segment(segs []loaded, i int, all bool) error {
 	if all || !sealed {
 		res, gone, err := in.scan(s, end, sealed)
 		if err != nil || gone {
-			return err
+			return gone, err
 		}
 		info.Batches, info.Records = res.batches, res.records
 		if !sealed {
@@ -185,7 +191,7 @@ func (in *inspection) segment(segs []loaded, i int, all bool) error {
 	}
 	in.out.Segments = append(in.out.Segments, info)
 	in.out.Epoch = s.epoch
-	return nil
+	return false, nil
 }
 
 // scan reads the batches of a segment. gone says that it was recycled meanwhile. A stretch counts as bad
@@ -199,13 +205,13 @@ func (in *inspection) scan(s *loaded, end int64, sealed bool) (res scanned, gone
 		return res, false, err
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
-	limit := min(s.bytes, s.size)
+	limit := s.size
 	if sealed {
 		limit = end
 	}
 	var before []Corruption
 	for range 2 {
-		w := &window{f: f, limit: limit, ahead: scanAhead}
+		w := &window{f: f, size: s.bytes, limit: limit, ahead: scanAhead}
 		if res, err = scan(w, s.name, s.salt, s.base, nil); err != nil {
 			return res, false, err
 		}
@@ -222,8 +228,7 @@ func (in *inspection) scan(s *loaded, end int64, sealed bool) (res scanned, gone
 		}
 		before = res.bad
 	}
-	now, _, herr := readHeader(f)
-	return res, herr == nil && now.salt != s.salt, nil
+	return res, recycledSince(f, s), nil
 }
 
 func (in *inspection) summary() {
@@ -241,55 +246,76 @@ func (in *inspection) summary() {
 	}
 }
 
-// dump is Dump on any file system.
+// dump is Dump on any file system. When a segment is recycled under it, it looks anew for what is left.
 func dump(fsys FS, dir string, from uint64, fn func(*message.Record) error) error {
-	in := inspection{fs: fsys, dir: dir}
-	segs, err := in.list()
-	if err != nil {
-		return err
-	}
-	var dec message.Decoder
-	var rec message.Record
-	for i := range segs {
-		if _, last, sealed := sealedBy(segs, i); segs[i].damaged || (sealed && last < from) {
-			continue
-		}
-		err := in.each(segs, i, func(h *batchHeader, body []byte) error {
-			return h.eachRecord(body, func(k int, b []byte) error {
-				seq := h.first + uint64(k) //nolint:gosec // an index
-				if seq < from {
-					return nil
-				}
-				if err := dec.Decode(b, h.time, &rec); err != nil {
-					return fmt.Errorf("record %d: %w", seq, err)
-				}
-				rec.Seq = seq
-				from = seq + 1
-				return fn(&rec)
-			})
-		})
+	d := dumper{from: from, fn: fn}
+	for range looks {
+		in := inspection{fs: fsys, dir: dir}
+		segs, err := in.list()
 		if err != nil {
-			return fmt.Errorf("journal %s: segment %s: %w", dir, segs[i].name, err)
+			return err
+		}
+		gone := false
+		for i := 0; i < len(segs) && !gone; i++ {
+			if _, last, sealed := sealedBy(segs, i); segs[i].damaged || (sealed && last < d.from) {
+				continue
+			}
+			if gone, err = in.each(segs, i, d.batch); err != nil {
+				return fmt.Errorf("journal %s: segment %s: %w", dir, segs[i].name, err)
+			}
+		}
+		if !gone {
+			return nil
 		}
 	}
-	return nil
+	return fmt.Errorf("journal %s: %w", dir, errMoved)
 }
 
-// each visits the batches of segment i. A segment that was recycled since has none.
-func (in *inspection) each(segs []loaded, i int, visit func(h *batchHeader, body []byte) error) (err error) {
+// dumper hands records on, each once.
+type dumper struct {
+	from uint64
+	fn   func(*message.Record) error
+	dec  message.Decoder
+	rec  message.Record
+}
+
+func (d *dumper) batch(h *batchHeader, body []byte) error {
+	return h.eachRecord(body, func(i int, b []byte) error {
+		seq := h.first + uint64(i) //nolint:gosec // an index
+		if seq < d.from {
+			return nil
+		}
+		if err := d.dec.Decode(b, h.time, &d.rec); err != nil {
+			return fmt.Errorf("record %d: %w", seq, err)
+		}
+		d.rec.Seq, d.from = seq, seq+1
+		return d.fn(&d.rec)
+	})
+}
+
+// each visits the batches of segment i. gone says that it was recycled meanwhile.
+func (in *inspection) each(segs []loaded, i int, visit func(h *batchHeader, body []byte) error) (gone bool, err error) {
 	s := &segs[i]
 	f, err := in.fs.Open(filepath.Join(in.dir, s.name))
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil
+		return true, nil
 	}
 	if err != nil {
-		return err
+		return false, err
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
-	w := &window{f: f, limit: min(s.bytes, s.size), ahead: scanAhead}
+	w := &window{f: f, size: s.bytes, limit: s.size, ahead: scanAhead}
 	if end, _, sealed := sealedBy(segs, i); sealed {
 		w.limit = end
 	}
-	_, err = scan(w, s.name, s.salt, s.base, visit)
-	return err
+	if _, err = scan(w, s.name, s.salt, s.base, visit); err != nil {
+		return false, err
+	}
+	return recycledSince(f, s), nil
+}
+
+// recycledSince says that an open segment has been put to another use since its header was read.
+func recycledSince(f File, s *loaded) bool {
+	now, _, err := readHeader(f)
+	return err == nil && (now.salt != s.salt || now.state == stateFree)
 }

@@ -206,6 +206,10 @@ func (f *memFile) Preallocate(size int64) error {
 	if err != nil || have >= size {
 		return err
 	}
+	if have == 0 {
+		_, err = f.Write(make([]byte, size)) // much faster than WriteAt, which grows the file byte by byte
+		return err
+	}
 	_, err = f.File.WriteAt(make([]byte, size-have), have)
 	return err
 }

@@ -90,7 +90,7 @@ func (o *Options) setDefaults() error {
 	if o.SegmentBytes < minSegmentBytes {
 		return fmt.Errorf("journal: segment size %d is below %d bytes", o.SegmentBytes, minSegmentBytes)
 	}
-	if o.SegmentBytes > 1<<31 {
+	if o.SegmentBytes > maxSegmentBytes {
 		return fmt.Errorf("journal: segment size %d is above 2 GiB", o.SegmentBytes)
 	}
 	if o.MaxBytes < 3*o.SegmentBytes {

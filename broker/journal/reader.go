@@ -2,6 +2,7 @@ package journal
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"path/filepath"
 	"sync"
@@ -92,12 +93,14 @@ func (r *Reader) open(seg *segment) error {
 	if err != nil {
 		return fmt.Errorf("open segment: %w", err)
 	}
+	if err := r.win.reset(f); err != nil {
+		return errors.Join(fmt.Errorf("open segment: %w", err), f.Close())
+	}
 	if r.file != nil {
 		_ = r.file.Close() // it was only read
 		r.bad(r.off, seg.base)
 	}
 	r.seg, r.file, r.off = seg, f, segmentStart
-	r.win.reset(f)
 	r.lose(seg.base)
 	return nil
 }

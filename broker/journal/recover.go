@@ -195,11 +195,27 @@ func (r *recovery) checkEpochs() {
 	}
 }
 
+// checkOrder takes a segment for damaged whose header contradicts its neighbours' although it checks.
+func (r *recovery) checkOrder(i int, expected uint64) {
+	s := &r.segs[i]
+	bad := s.base < expected
+	if i+1 < len(r.segs) && !r.segs[i+1].damaged {
+		next := &r.segs[i+1]
+		bad = bad || next.base < s.base ||
+			(next.prevIndex == s.index && (next.prevEnd < segmentStart || next.prevEnd > s.size))
+	}
+	if bad && !s.damaged {
+		s.damaged = true
+		r.corrupt(Corruption{File: s.name, Length: s.bytes, Reason: "its header contradicts those of its neighbours"})
+	}
+}
+
 // place puts segment i into the table: its end is in the next segment's header, or has to be looked for.
 func (r *recovery) place(i int) error {
+	expected := r.out.Last + 1
+	r.checkOrder(i, expected)
 	s := &r.segs[i]
 	seg := &segment{index: s.index, base: s.base, salt: s.salt, time: s.time, size: s.size, damaged: s.damaged, sealed: true, name: filepath.Join(r.dir, s.name)}
-	expected := r.out.Last + 1
 	switch {
 	case s.damaged:
 		r.placeDamaged(seg, i, expected)
@@ -246,7 +262,7 @@ func (r *recovery) placeDamaged(seg *segment, i int, expected uint64) {
 		if i == 0 {
 			seg.base = next.base
 		}
-		seg.last = next.base - 1
+		seg.last = max(next.base, seg.base) - 1
 		return
 	}
 	seg.last = seg.base - 1
@@ -259,7 +275,7 @@ func (r *recovery) scan(s *loaded, seg *segment, newest bool) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
-	w := &window{f: f, limit: min(s.bytes, s.size), ahead: scanAhead}
+	w := &window{f: f, size: s.bytes, limit: s.size, ahead: scanAhead}
 	res, err := scan(w, s.name, s.salt, s.base, nil)
 	if err != nil {
 		return err

@@ -27,6 +27,7 @@ func (c Corruption) String() string {
 // window reads a file through a buffer, in pieces of at least ahead bytes, never beyond limit.
 type window struct {
 	f     File
+	size  int64 // of the file; it does not change
 	limit int64
 	ahead int
 	start int64 // file offset of buf
@@ -39,7 +40,7 @@ func (w *window) at(off int64, n int) ([]byte, error) {
 	if end := w.start + int64(len(w.buf)); off >= w.start && off+int64(n) <= end {
 		return w.buf[off-w.start:][:n], nil
 	}
-	left := max(w.limit-off, 0)
+	left := max(min(w.limit, w.size)-off, 0)
 	n = int(min(int64(n), left))
 	size := int(min(int64(max(n, w.ahead)), left))
 	if cap(w.buf) < size {
@@ -56,7 +57,11 @@ func (w *window) at(off int64, n int) ([]byte, error) {
 }
 
 // reset points the window at another file.
-func (w *window) reset(f File) { w.f, w.start, w.buf, w.limit = f, 0, w.buf[:0], 0 }
+func (w *window) reset(f File) (err error) {
+	w.f, w.start, w.buf, w.limit = f, 0, w.buf[:0], 0
+	w.size, err = f.Size()
+	return err
+}
 
 // header reads the batch header at off and reports whether it checks and its batch ends within limit.
 func (w *window) header(off int64, salt uint32) (batchHeader, bool, error) {
