@@ -92,11 +92,3 @@ func (c *cli) print(v any, text func(w io.Writer) error) error {
 	}
 	return nil
 }
-
-// line writes one line to stdout.
-func (c *cli) line(format string, args ...any) error {
-	if _, err := fmt.Fprintf(c.out, format+"\n", args...); err != nil {
-		return fmt.Errorf("output: %w", err)
-	}
-	return nil
-}

@@ -29,11 +29,10 @@ type target struct {
 	data, config   string
 	api, token, ca string
 
-	once   sync.Once
-	cfg    *configs.Config
-	run    *runfile.File
-	err    error
-	issuer *auth.Authority
+	once sync.Once
+	cfg  *configs.Config
+	run  *runfile.File
+	err  error
 }
 
 // defaultData is the data folder of `cellgate dev` unless told otherwise.

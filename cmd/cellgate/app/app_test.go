@@ -167,32 +167,28 @@ func TestServesWithEverythingAway(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var page struct {
-		Sinks []struct {
-			Sink     string
-			Received uint64
-			Pending  uint64
-			Balanced bool
-		}
+	awaitPending(t, b, token, acked)
+}
+
+// awaitPending waits until the Kafka sink owes at least n messages. Results of commands and the like are
+// records too.
+func awaitPending(t *testing.T, a *App, token string, n uint64) {
+	t.Helper()
+	type line struct {
+		Sink     string
+		Pending  uint64
+		Balanced bool
 	}
-	deadline := time.Now().Add(20 * time.Second)
-	for {
-		get(t, b, "/v1/ledger", token, &page)
-		// Results and the like are records too: at least what the vehicles saw acknowledged is there.
-		if i := slices.IndexFunc(page.Sinks, func(s struct {
-			Sink     string
-			Received uint64
-			Pending  uint64
-			Balanced bool
-		}) bool {
-			return s.Sink == "kafka"
-		}); page.Sinks[i].Pending >= acked && page.Sinks[i].Balanced {
+	var page struct{ Sinks []line }
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		get(t, a, "/v1/ledger", token, &page)
+		i := slices.IndexFunc(page.Sinks, func(s line) bool { return s.Sink == sinkKafka })
+		if i >= 0 && page.Sinks[i].Pending >= n && page.Sinks[i].Balanced {
 			return
 		}
 		if time.Now().After(deadline) {
-			t.Fatalf("%d acknowledged, ledger %+v", acked, page)
+			t.Fatalf("%d acknowledged, ledger %+v", n, page)
 		}
-		time.Sleep(10 * time.Millisecond)
 	}
 }
 

@@ -112,7 +112,7 @@ func (a *App) bounded(h http.Handler) http.Handler {
 func (a *App) recovered(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		defer func() {
-			if p := recover(); p != nil && p != http.ErrAbortHandler {
+			if p := recover(); p != nil && p != any(http.ErrAbortHandler) { //nolint:errorlint // a panic's value, compared as net/http does
 				a.log.Error("panic in an http request", slog.String("method", r.Method), slog.String("path", r.URL.Path), slog.Any("panic", p))
 				problem.Write(w, http.StatusInternalServerError, "", "", nil)
 			}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"go.etcd.io/bbolt"
+	bbolterrors "go.etcd.io/bbolt/errors"
 
 	"cellgate/cmd/cellgate/runfile"
 )
@@ -24,7 +25,7 @@ func openState(dir string) (*bbolt.DB, error) {
 	}
 	file := filepath.Join(dir, "state.db")
 	db, err := bbolt.Open(file, 0o600, &bbolt.Options{Timeout: stateLock, FreelistType: bbolt.FreelistMapType, NoFreelistSync: true})
-	if errors.Is(err, bbolt.ErrTimeout) {
+	if errors.Is(err, bbolterrors.ErrTimeout) {
 		return nil, inUse(dir)
 	}
 	if err != nil {
