@@ -125,7 +125,8 @@ func (c *conn) disconnect(f []byte, h frame.Header) bool {
 	if d.HasExpiry {
 		if c.noExpiry && d.Expiry != 0 {
 			return c.violation(&frame.Violation{
-				Reason: frame.ReasonProtocolError, Why: "session expiry of 0 at CONNECT raised at DISCONNECT"})
+				Reason: frame.ReasonProtocolError, Why: "session expiry of 0 at CONNECT raised at DISCONNECT",
+			})
 		}
 		expiry := expiryOf(d.Expiry)
 		c.newExpiry = &expiry

@@ -36,8 +36,10 @@ func TestHostileClients(t *testing.T) {
 	ca := newTestCA(t)
 	scale := hostileScale()
 	h := newHarness(t, func(o *Options) {
-		o.Listeners = append(o.Listeners, Listener{Name: "tls", Address: "127.0.0.1:0", AnonymousRole: "vehicle",
-			TLS: &TLS{Cert: ca.cert, Key: ca.key}})
+		o.Listeners = append(o.Listeners, Listener{
+			Name: "tls", Address: "127.0.0.1:0", AnonymousRole: "vehicle",
+			TLS: &TLS{Cert: ca.cert, Key: ca.key},
+		})
 		o.Limits.Handshakes, o.Limits.ConnectRate = 2000*scale, 20_000
 		o.Limits.ConnectTimeout, o.Limits.WriteTimeout = 5*time.Second, 2*time.Second
 	})

@@ -22,11 +22,12 @@ func (c *conn) reauthenticate(f []byte, h frame.Header) bool {
 	}
 	if a.Reason != frame.ReasonReauthenticate || c.authMethod == "" || string(a.Method) != c.authMethod {
 		return c.violation(&frame.Violation{
-			Reason: frame.ReasonProtocolError, Why: "AUTH that is no re-authentication by the method of CONNECT"})
+			Reason: frame.ReasonProtocolError, Why: "AUTH that is no re-authentication by the method of CONNECT",
+		})
 	}
 	if !c.refresh(a.Data) {
 		c.b.reject("token_refresh")
-		return c.endNow(frame.ReasonNotAuthorized, "not_authorized")
+		return c.endNow(frame.ReasonNotAuthorized, "token_refused")
 	}
 	c.control(frame.AppendAuth(nil, frame.ReasonSuccess, c.authMethod))
 	return true
@@ -55,7 +56,8 @@ func (c *conn) refresh(token []byte) bool {
 		return false
 	}
 	if id.Subject != old.Subject || id.Role != old.Role || old.Anonymous {
-		c.end(frame.ReasonNotAuthorized, "", "not_authorized")
+		c.b.auth.AuditRefuse("other-subject", id, c.peer())
+		c.end(frame.ReasonNotAuthorized, "", "token_subject")
 		return false
 	}
 	c.assume(id)
@@ -76,7 +78,7 @@ func (c *conn) assume(id auth.Identity) {
 	c.endAt.Store(end)
 	c.noticeAt.Store(notice)
 	if end != 0 {
-		c.b.wheel.sooner(c, time.Duration(end-c.b.wheel.clock.Load())*time.Millisecond)
+		c.b.wheel.sooner(c, time.Duration(end-c.b.wheel.wall.Load())*time.Millisecond)
 	}
 }
 
@@ -84,12 +86,8 @@ func (c *conn) peer() auth.Peer {
 	return auth.Peer{Address: c.t.peer.String(), Certificate: c.t.certificate()}
 }
 
-const (
-	// maxJitter and jitterShare spread the ends of tokens that were issued together: by at most the share of
-	// what is left of the token.
-	maxJitter   = 30 * time.Second
-	jitterShare = 20
-)
+// jitterShare bounds Limits.ExpiryJitter for short tokens: by at most one part in so many of what is left.
+const jitterShare = 20
 
 // schedule tells when a connection with this deadline ends, never later than it, and when its client is
 // told, in Unix milliseconds; 0 never.
@@ -97,15 +95,15 @@ func (b *Broker) schedule(deadline time.Time) (end, notice int64) {
 	if deadline.IsZero() {
 		return 0, 0
 	}
-	left := deadline.Sub(b.now())
-	jitter := min(maxJitter, left/jitterShare)
+	limits, left := b.limits.Load(), deadline.Sub(b.now())
+	jitter := min(limits.ExpiryJitter, left/jitterShare)
 	if jitter > 0 {
 		deadline = deadline.Add(-rand.N(jitter)) //nolint:gosec // spreads load, hides nothing
 	}
 	// The wheel looks once a tick: a tick early, so that no token lives past its end.
 	deadline = deadline.Add(-wheelTick)
-	if b.expiringNotice > 0 {
-		notice = max(deadline.Add(-b.expiringNotice).UnixMilli(), b.now().Add(min(left/2, time.Second)).UnixMilli())
+	if limits.ExpiringNotice > 0 {
+		notice = max(deadline.Add(-limits.ExpiringNotice).UnixMilli(), b.now().Add(min(left/2, time.Second)).UnixMilli())
 	}
 	return deadline.UnixMilli(), notice
 }

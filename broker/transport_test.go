@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
+	"errors"
 	"io"
 	"net"
 	"net/http"
@@ -56,7 +57,7 @@ func TestTLS(t *testing.T) {
 		c.expect(0x40, puback(3)...)
 		c.send(publishFrame(4, 1, 4, topic, "z"), []byte{0xE0, 0})
 		c.expect(0x40, puback(4)...)
-		if _, _, err := c.read(); err != io.EOF {
+		if _, _, err := c.read(); !errors.Is(err, io.EOF) {
 			t.Errorf("no close_notify: %v", err)
 		}
 		if recs := h.records(4); len(recs) != 4 {
@@ -134,8 +135,10 @@ func TestClientCertificate(t *testing.T) {
 	ca, foreign := newTestCA(t), newTestCA(t)
 	h := newHarness(t, tlsListener(ca, func(o *TLS) { o.ClientAuth, o.ClientCA = "required", ca.cert }))
 	with := func(ca *testCA) *tls.Config {
-		return &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{ca.parsed.Raw}, PrivateKey: ca.private}},
-			ClientSessionCache: tls.NewLRUClientSessionCache(1), ServerName: "localhost"}
+		return &tls.Config{
+			Certificates:       []tls.Certificate{{Certificate: [][]byte{ca.parsed.Raw}, PrivateKey: ca.private}},
+			ClientSessionCache: tls.NewLRUClientSessionCache(1), ServerName: "localhost",
+		}
 	}
 	connects := func(cfg *tls.Config) bool {
 		c, err := h.dialTLS(cfg)
@@ -180,8 +183,10 @@ func TestListenerOptions(t *testing.T) {
 			t.Errorf("%s: accepted", name)
 		}
 	}
-	taken := Options{Journal: h.journal, Sessions: h.sessions, Auth: h.auth,
-		Listeners: []Listener{{Name: "vehicles", Address: h.b.Addrs()["cars"].String()}}}
+	taken := Options{
+		Journal: h.journal, Sessions: h.sessions, Auth: h.auth,
+		Listeners: []Listener{{Name: "vehicles", Address: h.b.Addrs()["cars"].String()}},
+	}
 	b, err := New(taken)
 	must(t, err)
 	if err := b.Start(t.Context()); err == nil || !bytes.Contains([]byte(err.Error()), []byte("listeners: vehicles: address")) {
