@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"go.etcd.io/bbolt"
@@ -40,7 +41,17 @@ type sinkState struct {
 type snapshot struct {
 	evaluated uint64
 	table     []setEntry
+	announced []string
 	sinks     []sinkState
+}
+
+// equal reports whether a checkpoint would write what the last one has written. An idle gateway leaves its
+// disk alone.
+func (s *snapshot) equal(last *snapshot) bool {
+	return last != nil && s.evaluated == last.evaluated && slices.Equal(s.table, last.table) &&
+		slices.EqualFunc(s.sinks, last.sinks, func(a, b sinkState) bool {
+			return a.Cursor == b.Cursor && a.LogStart == b.LogStart && a.LogEnd == b.LogEnd
+		})
 }
 
 // checkpoints writes a checkpoint every interval until ctx ends.
@@ -75,7 +86,7 @@ func (d *Dispatcher) Checkpoint() error {
 	if err != nil {
 		return err
 	}
-	if s == nil {
+	if s == nil || (len(d.unsaved) == 0 && s.equal(d.last)) {
 		return nil
 	}
 	for _, p := range d.pipelines {
@@ -90,7 +101,7 @@ func (d *Dispatcher) Checkpoint() error {
 		return fmt.Errorf("checkpoint: %w", err)
 	}
 	clear(d.unsaved)
-	d.stored = s.evaluated
+	d.last = s
 	d.release(s)
 	d.o.Metrics.checkpoint.Observe(time.Since(began).Seconds())
 	return nil
@@ -109,7 +120,8 @@ func (d *Dispatcher) capture() (*snapshot, error) {
 			return nil, err
 		}
 	}
-	s := &snapshot{evaluated: d.evaluated, table: d.sets.snapshot(), sinks: make([]sinkState, len(d.pipelines))}
+	s := &snapshot{evaluated: d.evaluated, sinks: make([]sinkState, len(d.pipelines))}
+	s.table, s.announced = d.sets.snapshot()
 	for i, p := range d.pipelines {
 		s.sinks[i] = p.capture(d.o.Log.Error)
 	}
@@ -156,7 +168,7 @@ func (d *Dispatcher) store(s *snapshot) error {
 		return errors.Join(
 			putUint(b, keyEvaluated, s.evaluated),
 			putUint(b, keyEpoch, d.o.Journal.Epoch()),
-			d.sets.save(b, s.table, string(b.Get(keyApplied))),
+			d.sets.save(b, s.table, s.announced, string(b.Get(keyApplied))),
 		)
 	})
 }
@@ -283,7 +295,7 @@ func (d *Dispatcher) resume() error {
 }
 
 func (d *Dispatcher) resumeRules() error {
-	table := d.sets.snapshot()
+	table, _ := d.sets.snapshot()
 	if len(table) == 0 || d.evaluated == 0 {
 		return nil
 	}

@@ -2,6 +2,7 @@ package sink_test
 
 import (
 	"math/rand/v2"
+	"runtime"
 	"testing"
 
 	"cellgate/rules/sink"
@@ -61,6 +62,60 @@ func crashes(t *testing.T, rnd *rand.Rand, rounds int) {
 	r.Settled()
 	complete(t, r, sent)
 	r.Stop()
+}
+
+// TestAnIdleDispatcherLeavesItsDiskAlone checks that checkpoints of nothing write nothing.
+func TestAnIdleDispatcherLeavesItsDiskAlone(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, nil)
+	r.Publish(0, 10)
+	r.Settled()
+	if err := r.Dispatcher.Checkpoint(); err != nil {
+		t.Fatal(err)
+	}
+	before := r.Writes()
+	for range 20 {
+		if err := r.Dispatcher.Checkpoint(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if after := r.Writes(); after != before {
+		t.Fatalf("%d transactions of 20 idle checkpoints", after-before)
+	}
+	r.Stop()
+}
+
+// TestBacklogTakesNoMemory holds a sink while many records come and checks what the heap grows by.
+func TestBacklogTakesNoMemory(t *testing.T) {
+	if testing.Short() {
+		t.Skip("appends 60,000 records")
+	}
+	r := newRig(t, func(o *sink.Options) {
+		for i := range o.Sinks {
+			o.Sinks[i].Limits.Messages = 1024
+		}
+	})
+	r.Publish(0, 2000)
+	r.Settled()
+	r.kafka.Hold(true)
+	r.redis.Hold(true)
+	r.Publish(2000, 5000)
+	r.Await(func() bool { return r.Ledger("kafka").Pending == 5000 })
+	before := heap()
+	r.Publish(7000, 60000)
+	r.Await(func() bool { return r.Ledger("kafka").Pending == 65000 })
+	if grown := heap() - before; grown > 8<<20 {
+		t.Fatalf("60,000 records of backlog cost %d bytes of heap", grown)
+	}
+	r.kafka.Forget()
+	r.redis.Forget()
+}
+
+func heap() int64 {
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return int64(m.HeapAlloc) //nolint:gosec // far below
 }
 
 // TestAnotherJournalIsAccountedFor loses the journal while messages wait: they are counted as lost, and the

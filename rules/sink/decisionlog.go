@@ -63,6 +63,7 @@ type decisionLog struct {
 	buf      []byte       // bytes behind written
 	unsynced []*os.File   // finished segments that are not synced yet
 	dirDirty bool         // a segment was created and the directory not synced
+	dirty    bool         // something was appended since the last sync
 	err      error        // sticky: a failed fsync
 
 	reader     *os.File // of readerSeg
@@ -131,7 +132,7 @@ func (l *decisionLog) adopt(n uint64, end position) error {
 		if size < end.Offset {
 			return fmt.Errorf("%w: %s ends at %d, the checkpoint says %d", ErrDecisionLog, l.path(n), size, end.Offset)
 		}
-		if err := os.Truncate(l.path(n), end.Offset); err != nil {
+		if err := cut(l.path(n), end.Offset); err != nil {
 			return fmt.Errorf("decision log: %w", err)
 		}
 		size = end.Offset
@@ -140,9 +141,18 @@ func (l *decisionLog) adopt(n uint64, end position) error {
 	return nil
 }
 
+// cut shortens a file for good: a later checkpoint no longer names its end.
+func cut(path string, size int64) error {
+	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Truncate(size), f.Sync(), f.Close())
+}
+
 // roll starts segment n.
 func (l *decisionLog) roll(n uint64) error {
-	f, err := os.OpenFile(l.path(n), os.O_CREATE|os.O_RDWR|os.O_TRUNC, 0o640)
+	f, err := os.OpenFile(l.path(n), os.O_CREATE|os.O_RDWR|os.O_TRUNC, 0o600)
 	if err != nil {
 		return fmt.Errorf("decision log: %w", err)
 	}
@@ -183,6 +193,7 @@ func (l *decisionLog) append(data []byte, last uint64) error {
 	l.buf = append(l.buf, data...)
 	tail.size += frameHeader + int64(len(data))
 	tail.last = last
+	l.dirty = true
 	return nil
 }
 
@@ -216,12 +227,12 @@ func (l *decisionLog) sync() error {
 	if err == nil {
 		err = l.flushLocked()
 	}
-	if err != nil {
+	if err != nil || !(l.dirty || l.dirDirty) {
 		l.mu.Unlock()
 		return err
 	}
 	old, cur, dir := l.unsynced, l.file, l.dirDirty
-	l.unsynced, l.dirDirty = nil, false
+	l.unsynced, l.dirDirty, l.dirty = nil, false, false
 	l.mu.Unlock()
 
 	if err := syncAll(old, cur, dir, l.dir); err != nil {

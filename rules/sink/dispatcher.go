@@ -152,7 +152,7 @@ type Dispatcher struct {
 	// checkpoint's own.
 	saveMu  sync.Mutex
 	unsaved map[string][]byte // operator state taken and not stored yet
-	stored  uint64            // E of the last stored checkpoint
+	last    *snapshot         // as stored
 
 	applyMu sync.Mutex
 	applied string // hash of the last rule set appended to the journal

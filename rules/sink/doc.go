@@ -13,6 +13,15 @@
 //
 //	received = delivered + filtered + dead-lettered + dropped + pending
 //
-// with each term counted where it happens. DECISIONS.md gives the reasons; kafka and redis below this
+// with each term counted where it happens.
+//
+//	producer, err := kafkaclient.NewProducer(…)
+//	d, err := sink.New(sink.Options{Journal: j, DB: db, Dir: dir, Cell: cell, Node: node, Sinks: []sink.Binding{
+//		{Sink: kafka.New(kafka.Options{Producer: producer, Cell: cell})}, …}})
+//	err = d.Start()
+//	err = d.ApplyRules(ctx, source) // before the listeners open
+//	defer d.Stop(ctx)
+//
+// DECISIONS.md gives the reasons; kafka and redis below this
 // package are the sinks, sinktest is the suite that every sink must pass.
 package sink

@@ -159,17 +159,23 @@ func (s *ruleSets) neededLocked(hash string) bool {
 		slices.ContainsFunc(s.table, func(e setEntry) bool { return e.Hash == hash })
 }
 
-// snapshot returns the table as it is.
-func (s *ruleSets) snapshot() []setEntry {
+// snapshot returns the table and what is announced, as of this moment.
+func (s *ruleSets) snapshot() (table []setEntry, announced []string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return slices.Clone(s.table)
+	return slices.Clone(s.table), slices.Clone(s.announced)
 }
 
-// save writes the table and removes the sources that nothing refers to.
-func (s *ruleSets) save(b *bbolt.Bucket, table []setEntry, applied string) error {
+// save writes the table as of a checkpoint and removes the sources that nothing refers to. A set that was
+// announced when the checkpoint was captured is behind its position, although the evaluator may have
+// entered it by now; one that was announced since is, too.
+func (s *ruleSets) save(b *bbolt.Bucket, table []setEntry, announced []string, applied string) error {
 	s.mu.Lock()
-	announced := slices.Clone(s.announced)
+	for _, hash := range s.announced {
+		if !slices.Contains(announced, hash) {
+			announced = append(announced, hash)
+		}
+	}
 	s.mu.Unlock()
 	if err := putJSON(b, keyTable, table); err != nil {
 		return err

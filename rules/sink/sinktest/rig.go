@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -109,14 +110,16 @@ func (r *Rig) Kill() {
 	r.Dispatcher = nil
 }
 
-// Tear does to the decision logs of a killed rig what a power loss may: the end of what was written last
-// is missing, or something else.
+// Tear does to the decision logs of a killed rig what a power loss may: behind what was synced last stands
+// something else.
 func (r *Rig) Tear(rnd *rand.Rand) {
 	r.t.Helper()
-	logs, err := filepath.Glob(filepath.Join(r.dir, "decisions", "*", "*.log"))
+	dirs, err := filepath.Glob(filepath.Join(r.dir, "decisions", "*"))
 	r.must(err)
-	for _, name := range logs {
-		f, err := os.OpenFile(name, os.O_APPEND|os.O_WRONLY, 0) //nolint:gosec // a path of the test's
+	for _, dir := range dirs {
+		logs, err := filepath.Glob(filepath.Join(dir, "*.log"))
+		r.must(err)
+		f, err := os.OpenFile(slices.Max(logs), os.O_APPEND|os.O_WRONLY, 0) //nolint:gosec // a path of the test's
 		r.must(err)
 		_, err = f.Write(make([]byte, rnd.IntN(100)))
 		r.must(err)
@@ -139,6 +142,12 @@ func (r *Rig) Stop() {
 	r.must(r.db.Close())
 	r.must(r.Journal.Close(ctx))
 	r.Dispatcher = nil
+}
+
+// Writes is how many times the database has been written.
+func (r *Rig) Writes() int64 {
+	st := r.db.Stats()
+	return st.TxStats.GetWrite()
 }
 
 // VIN names the i-th vehicle.
