@@ -26,11 +26,11 @@ type Broker struct {
 	ackModeOf        func(rec *message.Record) AckMode
 	settlement       Settlement
 	admitHook        func(id *auth.Identity, clientID string) (byte, string)
-	expiringNotice   time.Duration
 	commandSubscribe bool
 	log              *slog.Logger
 	metrics          *Metrics
 	now              func() time.Time
+	begun            time.Time // origin of elapsed
 
 	limits    atomic.Pointer[Limits]
 	listeners []*listener
@@ -65,8 +65,8 @@ func New(o Options) (*Broker, error) {
 	}
 	b := &Broker{
 		journal: o.Journal, sessions: o.Sessions, auth: o.Auth, ackModeOf: o.Ack, settlement: o.Settlement,
-		admitHook: o.Admit, expiringNotice: o.ExpiringNotice, commandSubscribe: o.CommandSubscribe,
-		log: o.Log, metrics: o.Metrics, now: o.Now,
+		admitHook: o.Admit, commandSubscribe: o.CommandSubscribe,
+		log: o.Log, metrics: o.Metrics, now: o.Now, begun: time.Now().Add(-time.Second),
 		admission: newAdmission(), gate: newGate(runtime.GOMAXPROCS(0)), pools: newPools(),
 		stopTick: make(chan struct{}),
 	}
@@ -105,8 +105,9 @@ func (b *Broker) Start(ctx context.Context) error {
 		}
 	}
 	b.ctx, b.cancel = context.WithCancel(context.WithoutCancel(ctx))
-	b.wheel.clock.Store(b.now().UnixMilli())
-	b.ticking.Go(func() { b.wheel.run(b.now, b.stopTick) })
+	b.wheel.clock.Store(b.elapsed().Milliseconds())
+	b.wheel.wall.Store(b.now().UnixMilli())
+	b.ticking.Go(func() { b.wheel.run(b.elapsed, b.now, b.stopTick) })
 	b.stopWatch = b.auth.WatchRevocations(b.endRevoked)
 	for _, l := range b.listeners {
 		b.accepting.Go(func() { b.accept(l) })
@@ -213,8 +214,11 @@ func (b *Broker) closeListeners() {
 	}
 }
 
+// elapsed is monotonic and never 0: see wheel.clock.
+func (b *Broker) elapsed() time.Duration { return time.Since(b.begun) }
+
 // enter makes the connection one that the wheel, Stop and revocations find.
-func (b *Broker) enter(c *conn) { b.wheel.add(c, c.nextCheck(b.wheel.clock.Load(), 0)) }
+func (b *Broker) enter(c *conn) { b.wheel.add(c, c.nextCheck(0)) }
 
 // forget is enter's opposite, once the socket is closed.
 func (b *Broker) forget(c *conn) {

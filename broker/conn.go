@@ -48,7 +48,7 @@ type conn struct {
 	perm     atomic.Pointer[auth.Permissions]
 	grown    atomic.Bool // the stack or the buffers may have grown since the last release
 	identity atomic.Pointer[auth.Identity]
-	lastRead atomic.Int64 // clock of the last read, ms
+	lastRead atomic.Int64 // wheel clock of the last read, ms
 	busy     atomic.Bool  // deliberately not reading: keep alive is suspended
 	stopping atomic.Bool  // ending, for the reader's quick look
 	endAt    atomic.Int64 // token end, Unix ms; 0 none
@@ -61,7 +61,7 @@ type conn struct {
 	durable      uint64 // marks
 	settled      uint64
 	sampleSeq    uint64 // of the PUBLISH whose acknowledgement is being timed
-	sampleAt     int64  // Unix ns
+	sampleAt     int64  // ns, of Broker.elapsed
 	writeSince   int64  // clock when the write under way began, ms; 0 none
 	endingSince  int64
 	operations   int // SUBSCRIBEs and UNSUBSCRIBEs not answered yet
@@ -69,7 +69,7 @@ type conn struct {
 	cancelWait   func() // ends the reader's wait for room in the journal
 	drained      chan struct{}
 	reason       byte // of the DISCONNECT
-	ref          string
+	ref, why     string
 	open         bool // CONNACK 0 is queued
 	wantWritable bool // the session was refused room
 	writing      bool // the writer runs
@@ -167,7 +167,7 @@ func (c *conn) end(reason byte, serverRef, label string) {
 		c.mu.Unlock()
 		return
 	}
-	c.ending, c.reason, c.ref = true, reason, serverRef
+	c.ending, c.reason, c.ref, c.why = true, reason, serverRef, reasonString(reason, label)
 	c.silent = !c.open // the client has seen no CONNACK yet
 	c.endLocked(label)
 }
@@ -260,12 +260,12 @@ func (c *conn) check(now int64) time.Duration {
 	if c.stopping.Load() {
 		return endGrace
 	}
-	if end := c.endAt.Load(); end != 0 && now >= end {
+	if end := c.endAt.Load(); end != 0 && c.b.wheel.wall.Load() >= end {
 		c.b.reject("token_expired")
 		c.end(frame.ReasonNotAuthorized, "", "token_expired")
 		return endGrace
 	}
-	if notice := c.noticeAt.Load(); notice != 0 && now >= notice {
+	if notice := c.noticeAt.Load(); notice != 0 && c.b.wheel.wall.Load() >= notice {
 		c.noticeAt.Store(0)
 		c.b.noticeExpiring(c)
 	}
@@ -277,12 +277,12 @@ func (c *conn) check(now int64) time.Duration {
 	if idle >= trimAfter.Milliseconds() {
 		c.trim()
 	}
-	return c.nextCheck(now, idle)
+	return c.nextCheck(idle)
 }
 
 // nextCheck is when something may be due, so that keep alive and token end are held to a tick.
-func (c *conn) nextCheck(now, idle int64) time.Duration {
-	due := c.keepalive - idle
+func (c *conn) nextCheck(idle int64) time.Duration {
+	due, now := c.keepalive-idle, c.b.wheel.wall.Load()
 	for _, at := range []int64{c.endAt.Load(), c.noticeAt.Load()} {
 		if at != 0 {
 			due = min(due, at-now)

@@ -102,14 +102,18 @@ func (r *request) authenticate() *refusal {
 	if method != "" && method != authMethod {
 		return &refusal{reason: frame.ReasonBadAuthMethod, result: "auth_method"}
 	}
+	peer := auth.Peer{Address: r.t.peer.String(), Certificate: r.t.certificate()}
 	if r.l.anonymousRole != "" {
-		return r.anonymous()
+		no := r.anonymous()
+		if no != nil {
+			r.b.auth.AuditRefuse("client-id", r.identity, peer)
+		}
+		return no
 	}
 	token := r.pk.Connect.Password
 	if method != "" {
 		token = r.pk.Properties.AuthenticationData
 	}
-	peer := auth.Peer{Address: r.t.peer.String(), Certificate: r.t.certificate()}
 	id, err := r.b.auth.Verify(token, peer)
 	if err != nil {
 		return &refusal{reason: frame.ReasonBadCredentials, result: auth.Reason(err), text: "token refused: " + auth.Reason(err)}
@@ -128,9 +132,11 @@ func (r *request) checkClientID() *refusal {
 			return &refusal{reason: frame.ReasonClientIDInvalid, result: "client_id"}
 		}
 		r.clientID, r.assigned = r.perm.NewClientID(), true
-	}
-	if err := r.perm.ClientID(r.clientID); err != nil {
+	} else if err := r.perm.ClientID(r.clientID); err != nil {
 		return &refusal{reason: frame.ReasonNotAuthorized, result: "not_authorized", text: err.Error()}
+	}
+	if r.identity.Anonymous { // whatever user name a bench sends means nothing
+		return nil
 	}
 	if err := r.perm.Username(string(r.pk.Connect.Username)); err != nil {
 		return &refusal{reason: frame.ReasonBadCredentials, result: "user_name", text: err.Error()}
@@ -157,7 +163,7 @@ func (r *request) anonymous() *refusal {
 		return &refusal{reason: frame.ReasonClientIDInvalid, result: "client_id"}
 	}
 	r.identity, r.perm = id, r.b.auth.Permissions(id)
-	return nil
+	return r.checkClientID()
 }
 
 // admit asks whether there is room, and whether this gateway is the one to serve the client.
@@ -249,6 +255,9 @@ func (r *request) attach(behind []byte) *conn {
 		Vehicle: c.vehicle, Perm: c.perm.Load(), Will: r.will(), Conn: c, NotAfter: r.identity.Expires,
 	})
 	if err != nil {
+		if errors.Is(err, session.ErrWillNotPermitted) {
+			b.auth.AuditRefuse("will", r.identity, c.peer())
+		}
 		r.refuse(attachRefusal(err))
 		return nil
 	}

@@ -257,7 +257,7 @@ func TestTokenRefresh(t *testing.T) {
 func TestTokenEnd(t *testing.T) {
 	t.Parallel()
 	versions(t, func(t *testing.T, version byte) {
-		h := newHarness(t, func(o *Options) { o.ExpiringNotice = time.Minute })
+		h := newHarness(t, func(o *Options) { o.Limits.ExpiringNotice = time.Minute })
 		token, id, err := h.auth.Issue(auth.IssueRequest{Subject: testVIN, Role: auth.RoleVehicle, TTL: 4 * time.Second})
 		must(t, err)
 		c := h.connect("tokens", testVIN, version, connectOptions{user: testVIN, password: token})
@@ -294,7 +294,8 @@ func TestRevoked(t *testing.T) {
 func TestSchedule(t *testing.T) {
 	t.Parallel()
 	now := time.Now()
-	b := &Broker{now: func() time.Time { return now }, expiringNotice: time.Minute}
+	b := &Broker{now: func() time.Time { return now }}
+	b.limits.Store(&Limits{ExpiringNotice: time.Minute, ExpiryJitter: 30 * time.Second})
 	for _, left := range []time.Duration{time.Second, time.Minute, time.Hour, 24 * time.Hour} {
 		for range 100 {
 			end, notice := b.schedule(now.Add(left))

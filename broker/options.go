@@ -33,9 +33,6 @@ type Options struct {
 	Admit func(id *auth.Identity, clientID string) (reason byte, serverReference string)
 	// Classes are the topic classes that get a label of their own in metrics.
 	Classes []string
-	// ExpiringNotice is how long before its token's end a client is told on v1/{vin}/sys/token-expiring;
-	// 0 never.
-	ExpiringNotice time.Duration
 	// CommandSubscribe subscribes every vehicle to its commands on connect, at QoS 1.
 	CommandSubscribe bool
 
@@ -161,6 +158,12 @@ type Limits struct {
 	BytesPerSecond    int64
 	// OutboundBytes bounds a connection's outgoing queue. Default 512 KiB.
 	OutboundBytes int
+	// ExpiringNotice is how long before its token's end a vehicle is told on v1/{vin}/sys/token-expiring; 0
+	// never. It holds for tokens that are shown from now on.
+	ExpiringNotice time.Duration
+	// ExpiryJitter spreads the ends of connections whose tokens end together: each ends at most this much before
+	// its token, and never after it. 0 is none.
+	ExpiryJitter time.Duration
 	// WriteTimeout ends a connection whose client does not read. Default 10 s.
 	WriteTimeout time.Duration
 }

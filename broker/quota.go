@@ -5,7 +5,7 @@ import "time"
 // quota is a token bucket of one second's burst per dimension, as the generic cell rate algorithm keeps it:
 // a theoretical arrival time each, and nothing to refill.
 type quota struct {
-	messages, bytes int64 // Unix nanoseconds
+	messages, bytes int64 // ns, of Broker.elapsed
 }
 
 // take charges what was read and tells how long the connection is not to be read. A rate of 0 is no limit.

@@ -244,7 +244,7 @@ func (c *conn) restrain(bytes int) bool {
 	messages := c.seen
 	c.seen = 0
 	if limits.MessagesPerSecond > 0 || limits.BytesPerSecond > 0 {
-		wait := c.quota.take(c.b.now().UnixNano(), messages, int64(bytes),
+		wait := c.quota.take(c.b.elapsed().Nanoseconds(), messages, int64(bytes),
 			nanosPer(int64(limits.MessagesPerSecond)), nanosPer(limits.BytesPerSecond))
 		if wait > 0 && !c.pause(wait) {
 			return false

@@ -261,7 +261,7 @@ func (c *conn) flush() bool {
 	if len(s.records) == 0 && len(s.acks) == 0 {
 		return !c.stopping.Load()
 	}
-	start := c.b.now().UnixNano()
+	start := c.b.elapsed().Nanoseconds()
 	if len(s.records) > 0 && !c.append() {
 		return false
 	}

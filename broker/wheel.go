@@ -15,9 +15,12 @@ const (
 // for it. Keep alive, token end, write timeout and the release of idle memory are all such looks, so that a
 // connection needs no timer, and a message does not move one.
 type wheel struct {
-	// clock is the time of the last tick in Unix milliseconds. Connections read it instead of the system
-	// clock where a tick of precision is enough.
+	// clock is the time of the last tick in milliseconds since the start, from a monotonic clock: keep alive
+	// and write timeouts must not fire, nor wait, because somebody sets the wall clock. Connections read it
+	// instead of the system clock where a tick of precision is enough.
 	clock atomic.Int64
+	// wall is the wall clock at the last tick in Unix milliseconds: what tokens are held against.
+	wall atomic.Int64
 
 	mu    sync.Mutex
 	at    int               // slot of the last tick
@@ -79,13 +82,22 @@ func (w *wheel) sooner(c *conn, delay time.Duration) {
 	w.mu.Unlock()
 }
 
-// tick advances to now and appends the connections that are due to due. They stay in the wheel, at its
-// far end, until check moves them.
-func (w *wheel) tick(now time.Time, due []*conn) []*conn {
-	w.clock.Store(now.UnixMilli())
+// clockStep is by how much wall and monotonic clock disagree between two ticks before the wall clock counts as
+// having been set.
+const clockStep = time.Second
+
+// tick advances both clocks and appends the connections that are due to due. They stay in the wheel, at its
+// far end, until check moves them. When the wall clock has been set, all are due: the ends of their tokens
+// have moved.
+func (w *wheel) tick(elapsed time.Duration, now time.Time, due []*conn) []*conn {
+	clock, wall := elapsed.Milliseconds(), now.UnixMilli()
+	stepped := wall - w.wall.Swap(wall) - (clock - w.clock.Swap(clock))
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.at = (w.at + 1) % wheelSlots
+	if stepped > clockStep.Milliseconds() || -stepped > clockStep.Milliseconds() {
+		return w.allLocked(due)
+	}
 	for c := w.slots[w.at]; c != nil; {
 		next := c.next
 		w.unlinkLocked(c)
@@ -100,6 +112,10 @@ func (w *wheel) tick(now time.Time, due []*conn) []*conn {
 func (w *wheel) all(conns []*conn) []*conn {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	return w.allLocked(conns)
+}
+
+func (w *wheel) allLocked(conns []*conn) []*conn {
 	for _, c := range w.slots {
 		for ; c != nil; c = c.next {
 			conns = append(conns, c)
@@ -114,8 +130,8 @@ func (w *wheel) len() int {
 	return w.count
 }
 
-// run ticks until stop is closed and looks at what is due.
-func (w *wheel) run(now func() time.Time, stop <-chan struct{}) {
+// run ticks until stop is closed and looks at what is due. elapsed is monotonic, now the wall clock.
+func (w *wheel) run(elapsed func() time.Duration, now func() time.Time, stop <-chan struct{}) {
 	t := time.NewTicker(wheelTick)
 	defer t.Stop()
 	var due []*conn
@@ -125,7 +141,7 @@ func (w *wheel) run(now func() time.Time, stop <-chan struct{}) {
 			return
 		case <-t.C:
 		}
-		due = w.tick(now(), due[:0])
+		due = w.tick(elapsed(), now(), due[:0])
 		for _, c := range due {
 			if delay := c.check(w.clock.Load()); delay > 0 {
 				w.sooner(c, delay)

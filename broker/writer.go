@@ -66,7 +66,7 @@ func (c *conn) nextRound() (r round, more bool) {
 		if r.out == nil {
 			r.out = c.b.pools.getOut()
 		}
-		r.out.b = frame.AppendDisconnect(r.out.b, c.reason, reasonString(c.reason), c.ref, c.version)
+		r.out.b = frame.AppendDisconnect(r.out.b, c.reason, c.why, c.ref, c.version)
 	}
 	if (r.out == nil && !r.last) || c.closed {
 		c.writing = false
@@ -106,7 +106,7 @@ func (c *conn) send(r round) bool {
 	_, err := c.t.stream().Write(r.out.b)
 	c.b.pools.putOut(r.out)
 	if r.sampledAt != 0 {
-		c.b.metrics.PubackSeconds.Observe(float64(c.b.now().UnixNano()-r.sampledAt) / float64(time.Second))
+		c.b.metrics.PubackSeconds.Observe(float64(c.b.elapsed().Nanoseconds()-r.sampledAt) / float64(time.Second))
 	}
 	c.mu.Lock()
 	c.writeSince = 0
@@ -132,11 +132,21 @@ func (c *conn) peerGone() bool {
 	return c.silent || c.broken
 }
 
-// reasonString gives MQTT 5 clients a word about a DISCONNECT.
-func reasonString(reason byte) string {
+// reasonString gives MQTT 5 clients a word about a DISCONNECT, whose label in metrics is given too.
+func reasonString(reason byte, label string) string {
+	switch label {
+	case "token_expired":
+		return "the token has expired: connect with a new one"
+	case "token_refused":
+		return "the new token is not accepted"
+	case "token_subject":
+		return "the new token is for somebody else"
+	case "revoked":
+		return "the token has been revoked"
+	}
 	switch reason {
 	case frame.ReasonNotAuthorized:
-		return "token expired, revoked, or not for this"
+		return "not authorized"
 	case frame.ReasonTakenOver:
 		return "another connection uses this client identifier"
 	case frame.ReasonShuttingDown:

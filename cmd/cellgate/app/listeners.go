@@ -18,8 +18,8 @@ import (
 func (a *App) brokerOptions() (broker.Options, error) {
 	o := broker.Options{
 		Journal: a.journal, Sessions: a.sessions, Auth: a.auth, Limits: a.limits(a.cfg),
-		Classes: a.cfg.Metrics.Classes, ExpiringNotice: a.cfg.Auth.ExpiringNotice.Std(),
-		CommandSubscribe: a.cfg.Commands.SubscribeOnConnect, Admit: a.drain.admit, Log: a.log, Metrics: a.brokerStats,
+		Classes:          a.cfg.Metrics.Classes,
+		CommandSubscribe: a.cfg.Commands.SubscribeOnConnect, Admit: admission(a.drain.admit, a.ladder.admit), Log: a.log, Metrics: a.brokerStats,
 	}
 	for _, l := range a.cfg.Listeners {
 		made, err := listener(&l)
@@ -91,6 +91,7 @@ func limitsOf(c *configs.Config) broker.Limits {
 		HandshakeTimeout: l.HandshakeTimeout.Std(), ConnectTimeout: l.ConnectTimeout.Std(), WriteTimeout: l.WriteTimeout.Std(),
 		MaxConnectPacket: int(l.MaxConnectPacket), MaxPacket: int(l.MaxPacket), MaxKeepalive: l.MaxKeepalive.Std(), Window: c.Uplink.Window,
 		MessagesPerSecond: l.MessagesPerSecond, BytesPerSecond: int64(l.BytesPerSecond), OutboundBytes: int(l.OutboundBytes),
+		ExpiringNotice: c.Auth.ExpiringNotice.Std(), ExpiryJitter: c.Auth.ExpiryJitter.Std(),
 	}
 	var fds syscall.Rlimit
 	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &fds); err != nil {

@@ -1,0 +1,135 @@
+package broker
+
+import (
+	"context"
+	"sync"
+	"testing"
+	"time"
+
+	"cellgate/auth"
+	"cellgate/broker/frame"
+)
+
+// wallClock is a wall clock that somebody sets.
+type wallClock struct {
+	mu     sync.Mutex
+	offset time.Duration
+}
+
+func (w *wallClock) Now() time.Time {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return time.Now().Add(w.offset)
+}
+
+func (w *wallClock) step(d time.Duration) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.offset += d
+}
+
+// clockHarness is a harness whose broker and authority have a wall clock of their own, with a leeway of 2 s.
+func clockHarness(t *testing.T) (*harness, *wallClock, *auth.Authority) {
+	t.Helper()
+	w := &wallClock{}
+	a, err := auth.Open(auth.Config{Dir: t.TempDir(), Cell: "cell-test", Now: w.Now, Leeway: 2 * time.Second})
+	must(t, err)
+	h := newHarness(t, func(o *Options) { o.Auth, o.Now = a, w.Now })
+	t.Cleanup(func() {
+		h.stop()
+		ctx, cancel := context.WithTimeout(context.Background(), testPatience)
+		defer cancel()
+		must(t, a.Close(ctx))
+	})
+	return h, w, a
+}
+
+func issueVehicle(t *testing.T, a *auth.Authority, vin string, ttl time.Duration) string {
+	t.Helper()
+	token, _, err := a.Issue(auth.IssueRequest{Subject: vin, Role: auth.RoleVehicle, TTL: ttl})
+	must(t, err)
+	return token
+}
+
+// TestClockAnHourAhead: a clock that jumps an hour ends at once the connections whose tokens it has overtaken,
+// and no other: keep alive and quotas do not follow the wall clock. When it is set right, both can connect.
+func TestClockAnHourAhead(t *testing.T) {
+	t.Parallel()
+	h, w, a := clockHarness(t)
+	short, long := issueVehicle(t, a, testVIN, 30*time.Minute), issueVehicle(t, a, "LTEST000000000002", 3*time.Hour)
+	overtaken := h.connect("tokens", testVIN, 5, connectOptions{password: short, keepalive: 30})
+	stays := h.connect("tokens", "LTEST000000000002", 5, connectOptions{password: long, keepalive: 30})
+
+	w.step(time.Hour)
+	if reason := overtaken.expectClosed(); reason != frame.ReasonNotAuthorized {
+		t.Errorf("reason %#x", reason)
+	}
+	stays.send(publishFrame(5, 1, 1, "v1/LTEST000000000002/up/telemetry", "x"))
+	stays.expect(0x40, puback(1)...)
+	again := h.dial("tokens")
+	again.version = 5
+	again.send(connectFrame(testVIN, 5, connectOptions{password: short}))
+	if code := again.connack(); code != frame.ReasonBadCredentials {
+		t.Errorf("expired token: CONNACK %#x", code)
+	}
+
+	w.step(-time.Hour)
+	stays.send(publishFrame(5, 1, 2, "v1/LTEST000000000002/up/telemetry", "x"))
+	stays.expect(0x40, puback(2)...)
+	h.connect("tokens", testVIN, 5, connectOptions{password: short})
+}
+
+// TestClockAnHourBehind: a clock that falls back neither holds connections that do not read, nor suspends keep
+// alive; a token that is not valid yet by more than the leeway is refused, and when the clock is set right, the
+// tokens that have expired meanwhile end their connections.
+func TestClockAnHourBehind(t *testing.T) {
+	t.Parallel()
+	h, w, a := clockHarness(t)
+	token := issueVehicle(t, a, testVIN, 10*time.Minute)
+	c := h.connect("tokens", testVIN, 5, connectOptions{password: token, keepalive: 30})
+	silent := h.connect("tokens", "LTEST000000000002", 5, connectOptions{password: issueVehicle(t, a, "LTEST000000000002", time.Hour), keepalive: 1})
+
+	w.step(-time.Hour)
+	c.send(publishFrame(5, 1, 1, "v1/"+testVIN+"/up/telemetry", "x"))
+	c.expect(0x40, puback(1)...)
+	if reason := silent.expectClosed(); reason != frame.ReasonKeepaliveTimeout {
+		t.Errorf("silent client: reason %#x", reason)
+	}
+	early := h.dial("tokens")
+	early.version = 5
+	early.send(connectFrame("LTEST000000000003", 5, connectOptions{password: h.tokenAt(t, a, w, time.Hour)}))
+	if code := early.connack(); code != frame.ReasonBadCredentials {
+		t.Errorf("token of the future: CONNACK %#x", code)
+	}
+
+	w.step(time.Hour + 11*time.Minute)
+	if reason := c.expectClosed(); reason != frame.ReasonNotAuthorized {
+		t.Errorf("reason %#x", reason)
+	}
+}
+
+// tokenAt issues a token for the third vehicle while the clock is ahead.
+func (h *harness) tokenAt(t *testing.T, a *auth.Authority, w *wallClock, ahead time.Duration) string {
+	t.Helper()
+	w.step(ahead)
+	defer w.step(-ahead)
+	return issueVehicle(t, a, "LTEST000000000003", time.Hour)
+}
+
+// TestAssignedClientID: a role of the configuration that may leave its client identifier to the server can do so
+// with a token too, and nobody without a token can be connected under a VIN but as that vehicle.
+func TestAssignedClientID(t *testing.T) {
+	t.Parallel()
+	h := newHarness(t)
+	token, _, err := h.auth.Issue(auth.IssueRequest{Subject: "bench", Role: "lab"})
+	must(t, err)
+	for _, listener := range []string{"tokens", "lab"} {
+		h.connect(listener, "", 5, connectOptions{user: "anything", password: token})
+		c := h.dial(listener)
+		c.version = 5
+		c.send(connectFrame("1M8GDM9AXKP042788", 5, connectOptions{password: token}))
+		if code := c.connack(); code == 0 {
+			t.Errorf("%s: the role lab was let in under a VIN", listener)
+		}
+	}
+}
