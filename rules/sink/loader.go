@@ -19,7 +19,7 @@ type journalReader interface {
 type loader struct {
 	p         *pipeline
 	src       recordSource
-	out       rules.Rendered
+	form      form
 	decisions []rules.Decision
 }
 
@@ -172,7 +172,7 @@ func (l *loader) record(ctx context.Context, set ruleSet, index uint32, seq uint
 		}
 		return nil
 	}
-	p.handOver(set, index, slot, rec, l.decisions, &l.out)
+	p.handOver(set, index, slot, rec, l.decisions, &l.form)
 	return nil
 }
 

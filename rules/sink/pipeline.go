@@ -26,6 +26,12 @@ type renderer interface {
 	Render(d rules.Decision, rec *message.Record, out *rules.Rendered) error
 }
 
+// form is the memory in which whoever feeds a sink makes one message after the other.
+type form struct {
+	out      rules.Rendered
+	delivery Delivery
+}
+
 // pipeline feeds one sink.
 //
 // While live, the evaluator offers each record and hands its messages over itself; the chunk of their
@@ -74,7 +80,7 @@ type pipeline struct {
 	cw        chunkWriter
 	received  uint64 // counted, not yet published under mu
 	filtered  uint64
-	out       rules.Rendered
+	form      form
 	decisions []rules.Decision // of the record at hand
 }
 
@@ -125,19 +131,19 @@ func (p *pipeline) ampleLocked() bool {
 }
 
 // handOver renders the messages of one record and gives them to the sink.
-func (p *pipeline) handOver(r renderer, set uint32, slot uint64, rec *message.Record, ds []rules.Decision, out *rules.Rendered) {
+func (p *pipeline) handOver(r renderer, set uint32, slot uint64, rec *message.Record, ds []rules.Decision, f *form) {
+	f.delivery = Delivery{Record: rec, Out: &f.out, idPrefix: p.env.idPrefix}
 	for i := range ds {
 		d := &ds[i]
 		t := Ticket{to: p, slot: slot, set: set, rule: d.Rule, target: d.Target, seq: rec.Seq}
-		if err := r.Render(*d, rec, out); err != nil {
+		if err := r.Render(*d, rec, &f.out); err != nil {
 			t.Refused(err)
 			continue
 		}
-		t.dead = out.DeadLetter
-		dv := Delivery{Record: rec, Out: out, idPrefix: p.env.idPrefix}
-		t.size = int32(dv.Size()) //nolint:gosec // bounded by the largest packet
+		t.dead = f.out.DeadLetter
+		t.size = int32(f.delivery.Size()) //nolint:gosec // bounded by the largest packet
 		p.inflightBytes.Add(int64(t.size))
-		p.sink.Deliver(&dv, t)
+		p.sink.Deliver(&f.delivery, t)
 	}
 }
 
