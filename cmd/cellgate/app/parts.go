@@ -32,6 +32,7 @@ type parts struct {
 
 	db           *bbolt.DB
 	journal      *journal.Journal
+	ladder       *ladder
 	redis        redis.UniversalClient
 	audit        *auth.Audit
 	auth         *auth.Authority
@@ -79,8 +80,10 @@ func (a *App) openJournal(context.Context) error {
 	if age == 0 || age > journal.DefaultSegmentAge {
 		age = journal.DefaultSegmentAge
 	}
+	// The ladder's last rung is the journal's own bound: there it takes nothing more.
+	bound := max(int64(j.MaxBytes)/100*int64(j.HoldPercent), 3*int64(j.SegmentBytes))
 	opened, _, err := journal.Open(journal.Options{
-		Dir: string(j.Dir), SegmentBytes: int64(j.SegmentBytes), MaxBytes: int64(j.MaxBytes), ReserveBytes: reserve, SegmentAge: age,
+		Dir: string(j.Dir), SegmentBytes: int64(j.SegmentBytes), MaxBytes: bound, ReserveBytes: reserve, SegmentAge: age,
 		CommitInterval: j.CommitInterval.Std(), BufferBytes: int(j.BufferBytes), OnFatal: a.die,
 		Log: a.log, Metrics: journal.NewMetrics(a.reg.own),
 	})
@@ -89,6 +92,7 @@ func (a *App) openJournal(context.Context) error {
 	}
 	a.journal = opened
 	a.life.onStop("journal", stopDisk, opened.Close)
+	a.ladder = newLadder(j, opened, a.reg.own, a.log)
 	return nil
 }
 
@@ -244,9 +248,10 @@ func (a *App) startBroker(ctx context.Context) error {
 	return nil
 }
 
-// startBackground begins what nobody waits for: commands from Kafka, the sync worker, the watch on the
-// rules.
+// startBackground begins what nobody waits for: the disk ladder, commands from Kafka, the sync worker, the
+// watch on the rules.
 func (a *App) startBackground() {
+	a.background("disk ladder", func(ctx context.Context) { a.ladder.run(ctx, a.Config) })
 	if a.cfg.Commands.FromKafka {
 		a.startInbox()
 	}

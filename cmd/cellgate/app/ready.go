@@ -33,6 +33,9 @@ func (a *App) dependencies() []dependency {
 		all = append(all, dependency{h.Name, h.OK, h.Since.UTC(), h.Reason})
 	}
 	all = append(all, a.syncDependencies()...)
+	if d, short := a.ladder.dependency(); short {
+		all = append(all, d)
+	}
 	if rs := a.rules.state(); rs.Broken {
 		all = append(all, dependency{Name: "rules", Reason: "the rule files are not in force; GET /v1/rules tells why"})
 	}
