@@ -77,6 +77,7 @@ type buffer struct {
 	space  sync.Cond     // on mu: the buffer has shrunk, or there is nothing to wait for any more
 	roomC  chan struct{} // made by waitRoom, closed with every broadcast on space
 	queue  []*batch      // oldest first; the last one still grows
+	expect int           // see pending
 	free   []*batch
 	bytes  int // in queue and in the committer's hands
 	last   uint64
@@ -130,7 +131,7 @@ func (b *buffer) append(recs []message.Record, w Waiter) (uint64, error) {
 	if w != nil {
 		cur.waiters = append(cur.waiters, w)
 	}
-	last, wake := b.last, queued != len(b.queue)
+	last, wake := b.last, queued != len(b.queue) || cur.calls == b.expect
 	b.mu.Unlock()
 	if wake {
 		b.signal()
@@ -201,10 +202,12 @@ func (b *buffer) signal() {
 
 // pending tells the committer what there is: the calls and waiters that the oldest batch holds, whether
 // that batch will not grow any more, and whether the buffer is closed. calls is 0 when nothing is pending.
-func (b *buffer) pending() (calls, waiters int, grown, closed bool) {
+// The committer is woken when the batch has got expect calls.
+func (b *buffer) pending(expect int) (calls, waiters int, grown, closed bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	closed = b.closed != nil
+	b.expect = expect
 	if len(b.queue) == 0 {
 		return 0, 0, false, closed
 	}

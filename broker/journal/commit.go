@@ -45,6 +45,8 @@ type committer struct {
 	off     int64     // where the next batch goes
 	opened  time.Time // of the active segment
 	started time.Time // of the last commit
+	ended   time.Time // of the last commit
+	calls   int       // of Append in the last commit
 	marked  uint64    // the mark last written
 	timer   *time.Timer
 }
@@ -76,12 +78,17 @@ func (c *committer) run() error {
 // that there is nothing left to come.
 func (c *committer) next() (b *batch, closed bool) {
 	for {
-		calls, waiters, grown, closed := c.buffer.pending()
-		since := time.Since(c.started)
+		calls, waiters, grown, closed := c.buffer.pending(c.calls)
+		now := time.Now()
+		since := now.Sub(c.started)
 		var wait time.Duration
 		switch {
 		case calls > 0:
-			if wait = c.pause(calls, waiters) - since; grown || closed || wait <= 0 {
+			wait = c.pause(calls, waiters) - since
+			if calls < c.calls {
+				wait = max(wait, c.pause(c.calls, 0)-now.Sub(c.ended))
+			}
+			if grown || closed || wait <= 0 {
 				return c.buffer.take(), false
 			}
 		case closed:
@@ -102,7 +109,9 @@ func (c *committer) next() (b *batch, closed bool) {
 }
 
 // pause is the least time between the starts of two commits. With few callers a sync costs less than
-// their waiting, with many it is the other way round.
+// their waiting, with many it is the other way round. It is also the longest time for which a commit is
+// put off until as many callers have come as the last one has let go: producers that wait for each of
+// their records come back together, and should not be split over two commits.
 func (c *committer) pause(calls, waiters int) time.Duration {
 	return min(c.interval, time.Duration(calls)*callPause+time.Duration(waiters)*waiterPause)
 }
@@ -119,6 +128,7 @@ func (c *committer) commit(b *batch) error {
 	if err := c.write(b.seal(c.durable.Load(), c.active.salt)); err != nil {
 		return err
 	}
+	c.calls, c.ended = b.calls, time.Now()
 	mark := b.first + uint64(b.count) - 1
 	c.durable.Store(mark)
 	c.active.end.Store(c.off)

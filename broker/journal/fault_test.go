@@ -125,7 +125,7 @@ func TestFaultAtEveryCallSite(t *testing.T) {
 				t.Parallel()
 				sites, sticky := map[string]int{}, 0
 				for from := 1; from <= total; from++ {
-					failed, hits := oneFault(t, from, many, err)
+					hits, failed := oneFault(t, from, many, err)
 					for _, hit := range hits {
 						sites[strings.TrimRight(strings.SplitN(hit, "/data", 2)[0], " ")]++
 					}
@@ -140,7 +140,7 @@ func TestFaultAtEveryCallSite(t *testing.T) {
 }
 
 // oneFault is one run with a fault.
-func oneFault(t *testing.T, from, many int, err error) (sticky error, hits []string) {
+func oneFault(t *testing.T, from, many int, err error) (hits []string, sticky error) {
 	t.Helper()
 	f := &faults{from: from, many: many, err: err}
 	m := newMemFS()
@@ -159,7 +159,7 @@ func oneFault(t *testing.T, from, many int, err error) (sticky error, hits []str
 	if err := c.checkAndGoOn(); err != nil {
 		t.Errorf("fault at %d (%v), promised %d: %v", from, f.hits(), p.mark.Load(), err)
 	}
-	return sticky, f.hits()
+	return f.hits(), sticky
 }
 
 // TestBatchFaultsAreSticky: an error while a batch is written or synced ends the journal.

@@ -177,6 +177,9 @@ func (in *inspection) segment(segs []loaded, i int, all bool) (gone bool, err er
 	}
 	if all || !sealed {
 		res, gone, err := in.scan(s, end, sealed)
+		if gone {
+			in.drop(segs[:i+1])
+		}
 		if err != nil || gone {
 			return gone, err
 		}
@@ -192,6 +195,14 @@ func (in *inspection) segment(segs []loaded, i int, all bool) (gone bool, err er
 	in.out.Segments = append(in.out.Segments, info)
 	in.out.Epoch = s.epoch
 	return false, nil
+}
+
+// drop takes segments out of the report: when one is recycled, those before it have been too.
+func (in *inspection) drop(segs []loaded) {
+	in.out.Segments = nil
+	in.out.Corruptions = slices.DeleteFunc(in.out.Corruptions, func(c Corruption) bool {
+		return slices.ContainsFunc(segs, func(s loaded) bool { return s.name == c.File })
+	})
 }
 
 // scan reads the batches of a segment. gone says that it was recycled meanwhile. A stretch counts as bad

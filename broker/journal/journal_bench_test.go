@@ -66,13 +66,14 @@ type boltStore struct {
 	db   *bbolt.DB
 	next *atomic.Uint64
 	recs [][]message.Record
+	do   func(func(*bbolt.Tx) error) error // Update, or Batch when there are many
 }
 
 func (s boltStore) append(p int) error {
 	var key [8]byte
 	binary.BigEndian.PutUint64(key[:], s.next.Add(1))
 	value := s.recs[p][0].Append(make([]byte, 0, 512), 0)
-	return s.db.Batch(func(tx *bbolt.Tx) error { return tx.Bucket([]byte("log")).Put(key[:], value) })
+	return s.do(func(tx *bbolt.Tx) error { return tx.Bucket([]byte("log")).Put(key[:], value) })
 }
 
 func (s boltStore) Close() error { return s.db.Close() }
@@ -100,8 +101,14 @@ func openStore(b *testing.B, kind string, producers int) store {
 	case "bbolt":
 		var db *bbolt.DB
 		if db, err = bbolt.Open(filepath.Join(dir, "db"), 0o600, nil); err == nil {
-			err = db.Update(func(tx *bbolt.Tx) error { _, err := tx.CreateBucket([]byte("log")); return err })
-			return boltStore{db, new(atomic.Uint64), recs}
+			if err = db.Update(func(tx *bbolt.Tx) error { _, err := tx.CreateBucket([]byte("log")); return err }); err != nil {
+				b.Fatal(err)
+			}
+			do := db.Batch // waits up to 10 ms for others
+			if producers == 1 {
+				do = db.Update
+			}
+			return boltStore{db, new(atomic.Uint64), recs, do}
 		}
 	}
 	if err == nil {

@@ -35,12 +35,6 @@ type table struct {
 	needed map[string]uint64 // by consumer: the lowest sequence that it has not passed
 }
 
-func (t *table) add(s *segment) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.list = append(t.list, s)
-}
-
 // seal ends s, whose highest sequence is last, and puts next behind it. s is nil for the first segment.
 func (t *table) seal(s *segment, last uint64, next *segment) {
 	t.mu.Lock()
