@@ -70,7 +70,8 @@ type HTTP struct {
 	MaxWait Duration `yaml:"max_wait" range:"1s..10m"`
 }
 
-// TokenAPI is the vehicles' listener for token issuing and the JWKS, and nothing else.
+// TokenAPI is the vehicles' listener for token issuing and the JWKS, and nothing else. Its TLS is version 1.3,
+// whatever min_version says: before that, a client certificate crosses the network in clear.
 type TokenAPI struct {
 	Address string     `yaml:"address"`
 	TLS     *ServerTLS `yaml:"tls" reload:"yes"`
@@ -116,8 +117,12 @@ type Issuer struct {
 	JWKSFile Path     `yaml:"jwks_file"`
 	JWKSURL  string   `yaml:"jwks_url"`
 	Refresh  Duration `yaml:"refresh" range:"10s..168h"`
-	// Roles are the roles that this issuer's tokens may carry.
+	// Roles are the roles that this issuer's tokens may carry, at least one. A token of another is refused.
 	Roles []string `yaml:"roles"`
+	// Scopes are what its tokens may grant, none by default. Others that a token carries are left out.
+	Scopes []string `yaml:"scopes" oneof:"telemetry:read|command:send|command:read|vehicle:admin|rules:admin|token:issue"`
+	// Algorithms are those that its keys may be for.
+	Algorithms []string `yaml:"algorithms" oneof:"ES256|EdDSA|RS256|PS256"`
 }
 
 // Role grants topics by filters; {vin} and {name} stand for the token's subject. Deny beats allow.

@@ -71,7 +71,10 @@ func defaultListeners() []Listener {
 func (l *Listener) setDefaults()  { l.Protocol, l.Path = "mqtt", "/mqtt" }
 func (t *ServerTLS) setDefaults() { t.ClientAuth, t.MinVersion = "none", "1.2" }
 func (t *TokenAPI) setDefaults()  { t.Address = ":8443" }
-func (i *Issuer) setDefaults()    { i.Refresh = Duration(10 * time.Minute) }
+
+func (i *Issuer) setDefaults() {
+	i.Refresh, i.Algorithms = Duration(10*time.Minute), []string{"ES256", "EdDSA"}
+}
 
 func (a *Auth) setDefaults() {
 	*a = Auth{

@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 
+	"cellgate/auth"
 	"cellgate/broker/message"
 )
 
@@ -122,7 +123,11 @@ func (k *checker) listener(path string, l *Listener) {
 		k.problem(path+".anonymous_role", "clients without a token are admitted on loopback only",
 			"remove anonymous_role, or use address 127.0.0.1")
 	}
-	if l.AnonymousRole != "" {
+	switch l.AnonymousRole {
+	case "":
+	case "service", "operator":
+		k.problem(path+".anonymous_role", l.AnonymousRole+" needs a token", "write vehicle, or a role of auth.roles")
+	default:
 		k.role(path+".anonymous_role", l.AnonymousRole)
 	}
 	if l.Protocol == "ws" && !strings.HasPrefix(l.Path, "/") {
@@ -224,6 +229,9 @@ func (k *checker) auth() {
 			k.problem(path, "needs its keys from one place", "write either jwks_file or jwks_url")
 		}
 		k.jwksURL(path+".jwks_url", x.JWKSURL)
+		if len(x.Roles) == 0 {
+			k.problem(path+".roles", "is empty: no token of this issuer would be accepted", "list the roles that it may grant, such as [service]")
+		}
 		for j, r := range x.Roles {
 			k.role(fmt.Sprintf("%s.roles[%d]", path, j), r)
 		}
@@ -260,13 +268,32 @@ func (k *checker) roles() {
 		path := join("auth.roles", name)
 		if slices.Contains(BuiltinRoles(), name) {
 			k.problem(path, "is built in and cannot be redefined", "choose another name")
-		} else if !nameRE().MatchString(name) {
-			k.problem(path, "is not a name", "use letters, digits, '.', '_' and '-'")
 		}
 		k.filters(path+".publish", r.Publish)
 		k.filters(path+".subscribe", r.Subscribe)
 		k.filters(path+".deny_publish", r.DenyPublish)
 		k.filters(path+".deny_subscribe", r.DenySubscribe)
+		if !k.failed(path) {
+			k.compiles(path, name, r)
+		}
+	}
+}
+
+// compiles reports what auth finds in a role beyond the form of its filters, so that what config check passes is
+// what the gateway starts with.
+func (k *checker) compiles(path, name string, r Role) {
+	err := auth.ValidateRole(name, auth.RolePolicy{
+		Publish: r.Publish, Subscribe: r.Subscribe, DenyPublish: r.DenyPublish, DenySubscribe: r.DenySubscribe,
+	})
+	if err == nil {
+		return
+	}
+	for line := range strings.Lines(err.Error()) {
+		at, why, field := strings.Cut(strings.TrimSpace(line), ": ")
+		if !field || strings.ContainsRune(at, ' ') {
+			at, why = "", strings.TrimSpace(line)
+		}
+		k.problem(strings.TrimSuffix(path+"."+at, "."), why, "see auth/README.md for what a role can say")
 	}
 }
 

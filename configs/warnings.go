@@ -11,6 +11,9 @@ func (k *checker) warnings() {
 	if h, _, _ := net.SplitHostPort(c.HTTP.Address); c.HTTP.AllowInsecure && c.HTTP.TLS == nil && !IsLoopback(h) {
 		k.warn("http.allow_insecure", "tokens cross the network in clear", "see that a proxy in front terminates TLS")
 	}
+	if t := c.TokenAPI; t != nil && (t.TLS == nil || t.TLS.ClientAuth == "none") {
+		k.warn("token_api", "vehicles cannot prove themselves: no client certificate is asked for", "add tls: {client_ca: …, client_auth: required}")
+	}
 	k.kafkaWarnings("kafka", &c.Kafka)
 	if c.Central != nil {
 		k.kafkaWarnings("central.kafka", &c.Central.Kafka)

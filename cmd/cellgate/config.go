@@ -33,8 +33,11 @@ nothing that the configuration points to.`,
 			if err != nil {
 				return c.invalid(args[0], err)
 			}
-			result := map[string]any{"valid": true, "file": args[0], "cell": cfg.Cell.ID}
+			result := map[string]any{"valid": true, "file": args[0], "cell": cfg.Cell.ID, "warnings": append(configs.Problems{}, cfg.Warnings...)}
 			return c.print(result, func(w io.Writer) error {
+				for _, warning := range cfg.Warnings {
+					fmt.Fprintf(w, "warning: %v\n", warning) //nolint:errcheck // the last write tells
+				}
 				_, err := fmt.Fprintf(w, "%s: valid, cell %s\n", args[0], cfg.Cell.ID)
 				return err
 			})

@@ -65,6 +65,7 @@ func New(ctx context.Context, o Options) (*App, error) {
 	a.running.Store(o.Config)
 	a.log, a.level = NewLog(o.Log, o.Config)
 	a.life.log = a.log
+	logWarnings(a.log, o.Config)
 	a.reg = newRegistry(o.Config, o.Build)
 	if err := a.open(ctx); err != nil {
 		return nil, errors.Join(err, a.life.stop(context.WithoutCancel(ctx)))

@@ -45,7 +45,7 @@ func roles(all map[string]configs.Role) map[string]auth.RolePolicy {
 	for name, r := range all {
 		out[name] = auth.RolePolicy{
 			Publish: r.Publish, Subscribe: r.Subscribe,
-			DenyPublish: r.DenyPublish, DenySubscribe: r.DenySubscribe,
+			DenyPublish: r.DenyPublish, DenySubscribe: r.DenySubscribe, AssignedClientID: r.AssignedClientID,
 		}
 	}
 	return out
@@ -56,7 +56,7 @@ func externalIssuers(all []configs.Issuer) []auth.ExternalIssuer {
 	for i, e := range all {
 		out[i] = auth.ExternalIssuer{
 			Issuer: e.Issuer, Audience: e.Audience, JWKSFile: string(e.JWKSFile), JWKSURL: e.JWKSURL,
-			Roles: e.Roles, Scopes: auth.Scopes(), Refresh: e.Refresh.Std(),
+			Roles: e.Roles, Scopes: e.Scopes, Algorithms: e.Algorithms, Refresh: e.Refresh.Std(),
 		}
 	}
 	return out

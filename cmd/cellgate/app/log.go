@@ -20,6 +20,13 @@ func NewLog(w io.Writer, c *configs.Config) (*slog.Logger, *slog.LevelVar) {
 	return slog.New(h).With(slog.String("cell", c.Cell.ID)), level
 }
 
+// logWarnings says what of a configuration is permitted and still worth a second thought.
+func logWarnings(log *slog.Logger, c *configs.Config) {
+	for _, w := range c.Warnings {
+		log.Warn("configuration", slog.String("key", w.Path), slog.String("warning", w.Why), slog.String("advice", w.Fix), slog.Int("line", w.Line))
+	}
+}
+
 func levelOf(name string) slog.Level {
 	switch name {
 	case "debug":

@@ -70,6 +70,7 @@ func (a *App) apply(ctx context.Context, next *configs.Config) error {
 		return err
 	}
 	a.vehicleCAs.pool.Store(cas)
+	a.broker.RefreshPermissions()
 	a.level.Set(levelOf(next.Log.Level))
 	return nil
 }
@@ -85,6 +86,7 @@ func (a *App) changes(next *configs.Config) Reloaded {
 		}
 	}
 	a.running.Store(next)
+	logWarnings(a.log, next)
 	a.log.Info("reloaded", slog.Any("applied", r.Applied))
 	if len(r.Restart) > 0 {
 		a.log.Warn("changed keys need a restart", slog.Any("keys", r.Restart))
