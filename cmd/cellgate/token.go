@@ -2,6 +2,8 @@ package main
 
 import (
 	"bufio"
+	"crypto/x509"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
@@ -162,17 +164,19 @@ func readLines(name string, in io.Reader) ([]string, error) {
 }
 
 func tokenInspectCommand(c *cli) *cobra.Command {
-	t := &target{}
+	t, cert := &target{}, ""
 	cmd := &cobra.Command{
 		Use:   "inspect [TOKEN]",
 		Short: "show what a token says and whether the cell accepts it",
 		Long: `inspect verifies a token as a connection would, and shows whom it names. Without an argument the
-token is read from stdin. The exit code is 1 when the cell does not accept it.`,
+token is read from stdin. A token that is bound to a client certificate is accepted with that certificate only:
+name it with --cert. The exit code is 1 when the cell does not accept the token.`,
 		Example: "  cellgate token issue --vin LTEST000000000001 | cellgate token inspect",
 		Args:    cobra.MaximumNArgs(1),
-		RunE:    func(_ *cobra.Command, args []string) error { return c.inspect(t, args) },
+		RunE:    func(_ *cobra.Command, args []string) error { return c.inspect(t, args, cert) },
 	}
 	t.localFlags(cmd)
+	cmd.Flags().StringVar(&cert, "cert", "", "PEM file of the client certificate that the token is shown with")
 	c.jsonFlag(cmd)
 	return cmd
 }
@@ -196,7 +200,28 @@ type inspected struct {
 // maxTokenInput bounds what is read from stdin.
 const maxTokenInput = 64 << 10
 
-func (c *cli) inspect(t *target, args []string) error {
+// certificate reads the first certificate of a PEM file; nil for no file.
+func certificate(file string) (*x509.Certificate, error) {
+	if file == "" {
+		return nil, nil
+	}
+	b, err := os.ReadFile(file) //nolint:gosec // the operator names the file
+	if err != nil {
+		return nil, fmt.Errorf("cert: %w", err)
+	}
+	block, _ := pem.Decode(b)
+	if block == nil || block.Type != "CERTIFICATE" {
+		return nil, fmt.Errorf("cert: no certificate in %s", file)
+	}
+	return x509.ParseCertificate(block.Bytes)
+}
+
+func (c *cli) inspect(t *target, args []string, cert string) error {
+	peer := auth.Peer{}
+	var err error
+	if peer.Certificate, err = certificate(cert); err != nil {
+		return err
+	}
 	token := ""
 	if len(args) == 1 && args[0] != "-" {
 		token = args[0]
@@ -212,7 +237,7 @@ func (c *cli) inspect(t *target, args []string) error {
 		return err
 	}
 	defer closeAuthority(a)
-	id, err := a.Verify([]byte(strings.TrimSpace(token)), auth.Peer{})
+	id, err := a.Verify([]byte(strings.TrimSpace(token)), peer)
 	if err != nil {
 		return errors.Join(c.print(inspected{Why: err.Error()}, func(w io.Writer) error {
 			_, err := fmt.Fprintf(w, "not accepted: %s\n", err)

@@ -20,7 +20,7 @@ type server struct {
 	setting string // for errors
 	address string
 	files   *configs.ServerTLS
-	cert    atomic.Pointer[tls.Certificate]
+	tls     atomic.Pointer[tls.Config] // of the handshakes to come
 	http    *http.Server
 	addr    net.Addr
 	log     *slog.Logger
@@ -42,19 +42,25 @@ func newServer(setting, address string, files *configs.ServerTLS, read time.Dura
 	if files == nil {
 		return s, nil
 	}
-	config, err := s.tlsConfig()
-	if err != nil {
-		return nil, err
+	s.http.TLSConfig = &tls.Config{
+		MinVersion:         minVersion(files.MinVersion),
+		NextProtos:         []string{"h2", "http/1.1"},
+		GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) { return s.tls.Load(), nil },
 	}
-	s.http.TLSConfig = config
 	return s, s.reloadTLS()
 }
 
-func (s *server) tlsConfig() (*tls.Config, error) {
+// loadTLS reads the certificate and the clients' authorities.
+func (s *server) loadTLS() (*tls.Config, error) {
+	if s == nil || s.files == nil {
+		return nil, nil
+	}
+	cert, err := tls.LoadX509KeyPair(string(s.files.Cert), string(s.files.Key))
+	if err != nil {
+		return nil, fmt.Errorf("%s.tls: %w", s.setting, err)
+	}
 	config := &tls.Config{
-		MinVersion:     minVersion(s.files.MinVersion),
-		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return s.cert.Load(), nil },
-		NextProtos:     []string{"h2", "http/1.1"},
+		MinVersion: minVersion(s.files.MinVersion), Certificates: []tls.Certificate{cert}, NextProtos: []string{"h2", "http/1.1"},
 	}
 	if s.files.ClientCA == "" || s.files.ClientAuth == "none" {
 		return config, nil
@@ -71,30 +77,19 @@ func (s *server) tlsConfig() (*tls.Config, error) {
 	return config, nil
 }
 
-// checkTLS reads the certificate and puts nothing in force.
+// checkTLS reads the files and puts nothing in force.
 func (s *server) checkTLS() error {
-	_, err := s.loadCert()
+	_, err := s.loadTLS()
 	return err
 }
 
-// reloadTLS reads the certificate again.
+// reloadTLS reads the files again.
 func (s *server) reloadTLS() error {
-	cert, err := s.loadCert()
-	if cert != nil {
-		s.cert.Store(cert)
+	config, err := s.loadTLS()
+	if config != nil {
+		s.tls.Store(config)
 	}
 	return err
-}
-
-func (s *server) loadCert() (*tls.Certificate, error) {
-	if s == nil || s.files == nil {
-		return nil, nil
-	}
-	cert, err := tls.LoadX509KeyPair(string(s.files.Cert), string(s.files.Key))
-	if err != nil {
-		return nil, fmt.Errorf("%s.tls: %w", s.setting, err)
-	}
-	return &cert, nil
 }
 
 // start binds and serves.
@@ -134,8 +129,18 @@ func (a *App) openHTTP(context.Context) (err error) {
 		return err
 	}
 	t := a.cfg.TokenAPI
-	a.tokenAPI, err = newServer("token_api", t.Address, t.TLS, h.ReadTimeout.Std(), a.tokenRoutes(), a.log)
+	a.tokenAPI, err = newServer("token_api", t.Address, onlyTLS13(t.TLS), h.ReadTimeout.Std(), a.tokenRoutes(), a.log)
 	return err
+}
+
+// onlyTLS13 is for the listener where vehicles show their certificates: TLS 1.2 would send them in clear.
+func onlyTLS13(files *configs.ServerTLS) *configs.ServerTLS {
+	if files == nil {
+		return nil
+	}
+	only := *files
+	only.MinVersion = "1.3"
+	return &only
 }
 
 func (a *App) startHTTP(ctx context.Context) error {
