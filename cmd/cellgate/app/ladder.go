@@ -82,7 +82,7 @@ func (l *ladder) look(c *configs.Journal) {
 	if now == rungNormal {
 		level = slog.LevelInfo
 	}
-	l.log.Log(context.Background(), level, "room for the journal: "+rungText(now), slog.Float64("used", used), slog.Int64("room_bytes", s.Room))
+	l.log.Log(context.Background(), level, "room for the journal", slog.String("is", rungText(now)), slog.Float64("used", used), slog.Int64("room_bytes", s.Room))
 }
 
 // free is what the disk has left for the journal.

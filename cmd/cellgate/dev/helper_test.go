@@ -139,6 +139,11 @@ func (c *client) publish(t *testing.T, topic, payload string) {
 	}
 }
 
+// refusedPublish goes to a topic of another vehicle.
+func refusedPublish() *paho.Publish {
+	return &paho.Publish{Topic: "v1/LTEST000000000009/up/telemetry", QoS: 1, Payload: []byte("{}")}
+}
+
 func (g *gateway) redis() *redis.Client {
 	c := redis.NewClient(&redis.Options{Addr: g.Redis.Addr()})
 	g.t.Cleanup(func() { _ = c.Close() })
