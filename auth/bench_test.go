@@ -77,8 +77,8 @@ func BenchmarkVerify(b *testing.B) {
 		})
 		b.Run(alg+"/unknown-kid", func(b *testing.B) {
 			g := newForge(f)
-			g.header = g.header.with("kid", "unknown")
-			bad := []byte(g.token())
+			g.Header = g.Header.With("kid", "unknown")
+			bad := []byte(g.Token())
 			b.ReportAllocs()
 			for b.Loop() {
 				if _, err := f.Verify(bad, Peer{}); err == nil {

@@ -12,6 +12,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"cellgate/test/forge"
 )
 
 const partner = "https://login.example.com"
@@ -22,7 +24,7 @@ type partnerKey struct {
 	key crypto.Signer
 }
 
-func newPartnerKey(t testing.TB, kid string) partnerKey { return partnerKey{kid, newAttackerKey(t)} }
+func newPartnerKey(t testing.TB, kid string) partnerKey { return partnerKey{kid, forge.AttackerKey(t)} }
 
 func keySet(t testing.TB, keys ...partnerKey) []byte {
 	t.Helper()
@@ -42,24 +44,15 @@ func keySet(t testing.TB, keys ...partnerKey) []byte {
 	return b
 }
 
-func (k partnerKey) token(f *fixture, change ...func(obj) obj) string {
+func (k partnerKey) token(f *fixture, change ...func(forge.Obj) forge.Obj) string {
 	now := f.clock.Now().Unix()
-	claims := obj{
-		{"iss", partner},
-		{"aud", testCell},
-		{"sub", "analytics"},
-		{"role", "service"},
-		{"scope", "telemetry:read command:send unheard:of"},
-		{"iat", now},
-		{"exp", now + 600},
-		{"jti", "p1"},
-	}
+	claims := forge.Obj{}.With("iss", partner).With("aud", testCell).With("sub", "analytics").With("role", "service").
+		With("scope", "telemetry:read command:send unheard:of").With("iat", now).With("exp", now+600).With("jti", "p1")
 	for _, c := range change {
 		claims = c(claims)
 	}
-	header := obj{{"alg", ES256}, {"kid", k.kid}, {"typ", "at+jwt"}, {"x5t", "ignored"}}
-	input := b64([]byte(header.json())) + "." + b64([]byte(claims.json()))
-	return input + "." + b64(signBytes(k.key, []byte(input)))
+	header := forge.Obj{}.With("alg", ES256).With("kid", k.kid).With("typ", "at+jwt").With("x5t", "ignored")
+	return (&forge.Forge{Key: k.key}).Sign(header.JSON(), claims.JSON())
 }
 
 func withPartner(e ExternalIssuer) func(*Config) {
@@ -83,9 +76,9 @@ func TestExternalIssuerByFile(t *testing.T) {
 		t.Fatalf("%+v: only listed scopes may remain", id)
 	}
 	refused := map[string]string{
-		"role not listed":      first.token(f, func(o obj) obj { return o.with("role", RoleOperator) }),
-		"the cell's own name":  first.token(f, func(o obj) obj { return o.with("iss", "cellgate/"+testCell) }),
-		"another cell":         first.token(f, func(o obj) obj { return o.with("aud", otherCell) }),
+		"role not listed":      first.token(f, func(o forge.Obj) forge.Obj { return o.With("role", RoleOperator) }),
+		"the cell's own name":  first.token(f, func(o forge.Obj) forge.Obj { return o.With("iss", "cellgate/"+testCell) }),
+		"another cell":         first.token(f, func(o forge.Obj) forge.Obj { return o.With("aud", otherCell) }),
 		"unknown key":          second.token(f),
 		"own kid, foreign key": partnerKey{f.Keys()[0].KID, first.key}.token(f),
 	}
@@ -96,8 +89,8 @@ func TestExternalIssuerByFile(t *testing.T) {
 	}
 	// The issuer's name in a token that our own key signed.
 	g := newForge(f)
-	g.claims = g.claims.with("iss", partner)
-	if _, err := f.Verify([]byte(g.token()), Peer{}); !errors.Is(err, ErrBadToken) {
+	g.Claims = g.Claims.With("iss", partner)
+	if _, err := f.Verify([]byte(g.Token()), Peer{}); !errors.Is(err, ErrBadToken) {
 		t.Errorf("own key, foreign name: %v", err)
 	}
 	if err := os.WriteFile(file, keySet(t, second), 0o600); err != nil {
@@ -184,7 +177,7 @@ func TestParseJWKS(t *testing.T) {
 	one := strings.TrimSuffix(strings.TrimPrefix(good, `{"keys":[`), `]}`)
 	twice := `{"keys":[` + one + "," + one + `]}`
 	tests := map[string]string{
-		"not JSON":            canary,
+		"not JSON":            forge.Canary,
 		"no keys":             `{"keys":[]}`,
 		"two of one kid":      twice,
 		"symmetric only":      `{"keys":[{"kty":"oct","kid":"a","alg":"HS256","k":"AAAA"}]}`,
@@ -192,10 +185,10 @@ func TestParseJWKS(t *testing.T) {
 		"without kid":         strings.Replace(good, `"kid":"a"`, `"kid":""`, 1),
 		"alg not allowed":     strings.Replace(good, `"use"`, `"alg":"ES384","use"`, 1),
 		"alg HS256 on EC":     strings.Replace(good, `"use"`, `"alg":"HS256","use"`, 1),
-		"point off the curve": `{"keys":[{"kty":"EC","crv":"P-256","kid":"a","x":"` + b64(digest(nil)) + `","y":"` + b64(digest(nil)) + `"}]}`,
-		"RSA of 512 bits":     `{"keys":[{"kty":"RSA","alg":"RS256","kid":"a","n":"` + b64([]byte(strings.Repeat("\xff", 64))) + `","e":"AQAB"}]}`,
-		"RSA, e = 1":          `{"keys":[{"kty":"RSA","alg":"RS256","kid":"a","n":"` + b64([]byte(strings.Repeat("\xff", 256))) + `","e":"AQ"}]}`,
-		"RSA without alg":     `{"keys":[{"kty":"RSA","kid":"a","n":"` + b64([]byte(strings.Repeat("\xff", 256))) + `","e":"AQAB"}]}`,
+		"point off the curve": `{"keys":[{"kty":"EC","crv":"P-256","kid":"a","x":"` + forge.B64(forge.Digest(nil)) + `","y":"` + forge.B64(forge.Digest(nil)) + `"}]}`,
+		"RSA of 512 bits":     `{"keys":[{"kty":"RSA","alg":"RS256","kid":"a","n":"` + forge.B64([]byte(strings.Repeat("\xff", 64))) + `","e":"AQAB"}]}`,
+		"RSA, e = 1":          `{"keys":[{"kty":"RSA","alg":"RS256","kid":"a","n":"` + forge.B64([]byte(strings.Repeat("\xff", 256))) + `","e":"AQ"}]}`,
+		"RSA without alg":     `{"keys":[{"kty":"RSA","kid":"a","n":"` + forge.B64([]byte(strings.Repeat("\xff", 256))) + `","e":"AQAB"}]}`,
 	}
 	if keys, err := parseJWKS([]byte(good), iss); err != nil || len(keys) != 1 {
 		t.Fatalf("%d keys, %v", len(keys), err)

@@ -1,38 +1,15 @@
 package auth
 
 import (
-	"crypto"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/x509"
-	"encoding/pem"
 	"errors"
 	"net/http"
 	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
+
+	"cellgate/test/forge"
 )
-
-func newAttackerKey(t testing.TB) *ecdsa.PrivateKey {
-	t.Helper()
-	k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return k
-}
-
-// publicBytes is the PEM of a public key, the secret of the classic HS256 confusion.
-func publicBytes(t testing.TB, public crypto.PublicKey) []byte {
-	t.Helper()
-	der, err := x509.MarshalPKIXPublicKey(public)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der})
-}
 
 // TestHostileTokens presents every hostile token to Verify and to the HTTP middleware, twice each: the second
 // time it must not come from the cache. Nothing of any token may reach a log, the audit log, an error or an
@@ -40,7 +17,7 @@ func publicBytes(t testing.TB, public crypto.PublicKey) []byte {
 func TestHostileTokens(t *testing.T) {
 	t.Parallel()
 	f := open(t)
-	tokens := hostile(t, f)
+	tokens := newForge(f).Hostile(t)
 	if len(tokens) < 60 {
 		t.Fatalf("only %d hostile tokens", len(tokens))
 	}
@@ -57,14 +34,14 @@ func TestHostileTokens(t *testing.T) {
 			if id.Subject != "" || id.Role != "" {
 				t.Errorf("%s: refusal carries an identity %+v", name, id)
 			}
-			if err != nil && strings.Contains(err.Error(), canary) {
+			if err != nil && strings.Contains(err.Error(), forge.Canary) {
 				t.Errorf("%s: error quotes the token: %v", name, err)
 			}
 			rec := httptest.NewRecorder()
 			req := httptest.NewRequest(http.MethodGet, "/v1/status", nil)
 			req.Header["Authorization"] = []string{"Bearer " + token}
 			api.ServeHTTP(rec, req)
-			if rec.Code != http.StatusUnauthorized || strings.Contains(rec.Body.String(), canary) {
+			if rec.Code != http.StatusUnauthorized || strings.Contains(rec.Body.String(), forge.Canary) {
 				t.Errorf("%s: HTTP %d %s", name, rec.Code, rec.Body)
 			}
 		}
@@ -85,7 +62,7 @@ func TestHostileTokens(t *testing.T) {
 func assertNoSecrets(t *testing.T, f *fixture, order []string, tokens map[string]string) {
 	t.Helper()
 	logs := f.logs.String()
-	if strings.Contains(logs, canary) || strings.Contains(logs, b64([]byte(canary))[:14]) {
+	if strings.Contains(logs, forge.Canary) || strings.Contains(logs, forge.B64([]byte(forge.Canary))[:14]) {
 		t.Error("the canary is in the logs")
 	}
 	for _, name := range order {
@@ -110,8 +87,8 @@ func TestTokenOfARetiredKey(t *testing.T) {
 	}
 	f.clock.Add(24 * time.Hour)
 	now := f.clock.Now().Unix()
-	g.claims = g.claims.with("iat", now).with("exp", now+60)
-	if _, err := f.Verify([]byte(g.token()), Peer{}); !errors.Is(err, ErrKeyRetired) {
+	g.Claims = g.Claims.With("iat", now).With("exp", now+60)
+	if _, err := f.Verify([]byte(g.Token()), Peer{}); !errors.Is(err, ErrKeyRetired) {
 		t.Fatalf("got %v", err)
 	}
 }
@@ -129,7 +106,7 @@ func TestTokenOfAnotherCellWithTheSameKeys(t *testing.T) {
 
 func FuzzVerify(f *testing.F) {
 	fix := open(f)
-	for _, token := range hostile(f, fix) {
+	for _, token := range newForge(fix).Hostile(f) {
 		if len(token) < 8<<10 {
 			f.Add([]byte(token))
 		}

@@ -15,6 +15,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"cellgate/test/forge"
 )
 
 // authorityCA is a certificate authority of vehicles.
@@ -26,7 +28,7 @@ type authorityCA struct {
 
 func newCA(t testing.TB, now time.Time) *authorityCA {
 	t.Helper()
-	key := newAttackerKey(t)
+	key := forge.AttackerKey(t)
 	tmpl := &x509.Certificate{
 		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "vehicles"}, IsCA: true, BasicConstraintsValid: true,
 		NotBefore: now.Add(-time.Hour), NotAfter: now.Add(1000 * time.Hour), KeyUsage: x509.KeyUsageCertSign,
@@ -53,7 +55,7 @@ func signCert(t testing.TB, tmpl, parent *x509.Certificate, public any, key *ecd
 // vehicle makes a client certificate that names VINs in its SAN and one in its CN.
 func (ca *authorityCA) vehicle(t testing.TB, now time.Time, cn string, urns ...string) tls.Certificate {
 	t.Helper()
-	key := newAttackerKey(t)
+	key := forge.AttackerKey(t)
 	tmpl := &x509.Certificate{
 		SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: cn}, NotBefore: now.Add(-time.Hour), NotAfter: now.Add(time.Hour),
 		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
@@ -167,8 +169,8 @@ func TestTokenByCertificate(t *testing.T) {
 		"another's VIN":      {call{cert: &good, body: `{"vin":"` + otherVIN + `"}`}, 400},
 		"longer than TTL":    {call{cert: &good, body: `{"ttl":"2h"}`}, 400},
 		"unknown member":     {call{cert: &good, body: `{"role":"operator"}`}, 400},
-		"binding of another": {call{cert: &good, body: `{"x5t#S256":"` + b64(digest(nil)) + `"}`}, 400},
-		"not JSON":           {call{cert: &good, body: canary}, 400},
+		"binding of another": {call{cert: &good, body: `{"x5t#S256":"` + forge.B64(forge.Digest(nil)) + `"}`}, 400},
+		"not JSON":           {call{cert: &good, body: forge.Canary}, 400},
 		"a vehicle's token":  {call{cert: &good, bearer: f.vehicle(t, testVIN)}, 401},
 	}
 	for _, name := range names(refused) {

@@ -53,8 +53,8 @@ func TestRevoke(t *testing.T) {
 			f.refusedFor(t, other, tt.other)
 			f.clock.Add(time.Hour)
 			g := newForge(f)
-			g.claims = g.claims.with("iat", f.clock.Now().Unix()).with("exp", f.clock.Now().Unix()+3600)
-			f.refusedFor(t, g.token(), tt.later)
+			g.Claims = g.Claims.With("iat", f.clock.Now().Unix()).With("exp", f.clock.Now().Unix()+3600)
+			f.refusedFor(t, g.Token(), tt.later)
 			_, _, err := f.Issue(IssueRequest{Subject: testVIN, Role: RoleVehicle})
 			if !errors.Is(err, tt.later) || tt.later == nil && err != nil {
 				t.Errorf("issue: %v, want %v", err, tt.later)

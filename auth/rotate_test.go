@@ -12,6 +12,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"cellgate/test/forge"
 )
 
 func jwksKIDs(t *testing.T, a *Authority) []string {
@@ -213,10 +215,10 @@ func TestReload(t *testing.T) {
 	f := open(t)
 	token := f.vehicle(t, testVIN)
 	bad := keyPath(f.dir, "broken")
-	if err := os.WriteFile(bad, []byte(`{"version":1,"private_key":"`+canary+`"`), 0o600); err != nil {
+	if err := os.WriteFile(bad, []byte(`{"version":1,"private_key":"`+forge.Canary+`"`), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := f.Reload(); err == nil || strings.Contains(err.Error(), canary) || !strings.Contains(err.Error(), bad) {
+	if err := f.Reload(); err == nil || strings.Contains(err.Error(), forge.Canary) || !strings.Contains(err.Error(), bad) {
 		t.Fatalf("got %v", err)
 	}
 	eventually(t, "the error is logged once", func() bool { return strings.Contains(f.logs.String(), "cannot be read") })
