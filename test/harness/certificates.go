@@ -4,11 +4,13 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
 	"math/big"
 	"net"
+	"net/url"
 	"os"
 	"path/filepath"
 	"testing"
@@ -30,6 +32,46 @@ func WriteCertificates(t testing.TB, dir string) {
 	writePEM(t, filepath.Join(dir, "ca.crt"), "CERTIFICATE", ca.Raw)
 	writePEM(t, filepath.Join(dir, "server.crt"), "CERTIFICATE", leaf.Raw)
 	writePEM(t, filepath.Join(dir, "server.key"), "PRIVATE KEY", keyDER)
+}
+
+// Authority signs the certificates of vehicles.
+type Authority struct {
+	key  *ecdsa.PrivateKey
+	cert *x509.Certificate
+}
+
+// NewAuthority makes an authority.
+func NewAuthority(t testing.TB) *Authority {
+	t.Helper()
+	key, cert := certificate(t, "vehicle test CA", nil, nil)
+	return &Authority{key, cert}
+}
+
+func (a *Authority) write(t testing.TB, path string) {
+	t.Helper()
+	writePEM(t, path, "CERTIFICATE", a.cert.Raw)
+}
+
+// Vehicle makes a client certificate with the VIN as common name and, with san, as the URI urn:vin:{VIN}.
+func (a *Authority) Vehicle(t testing.TB, vin string, san bool) tls.Certificate {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: vin},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour),
+		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
+	}
+	if san {
+		template.URIs = []*url.URL{{Scheme: "urn", Opaque: "vin:" + vin}}
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, a.cert, &key.PublicKey, a.key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
 }
 
 // certificate makes a certificate signed by parent, or a self-signed authority when parent is nil.

@@ -2,6 +2,7 @@ package harness
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
@@ -58,6 +59,7 @@ type Gateway struct {
 	Config string // path of cell.yaml
 
 	MQTTS, MQTT, Lab, HTTP string // addresses of the listeners
+	TokenAPI               string // with Options.VehicleCA
 
 	*Process
 	t   testing.TB
@@ -72,6 +74,15 @@ type Options struct {
 	Rules string
 	// NoRules starts with an empty rules folder.
 	NoRules bool
+	// Node is the gateway's name in its cell; gw-1 if empty.
+	Node string
+	// LabRole is the role of the listener without tokens; vehicle if empty.
+	LabRole string
+	// Auth are further keys of the configuration's auth, in YAML's flow style, such as "token_ttl: 1m".
+	Auth string
+	// VehicleCA verifies vehicles' certificates on the TLS listener, where they are optional, and on token_api, which
+	// is off without it.
+	VehicleCA *Authority
 	// Extra is YAML appended to the configuration.
 	Extra string
 	Env   []string
@@ -92,6 +103,10 @@ func PrepareGateway(t testing.TB, o Options) *Gateway {
 	g := &Gateway{Dir: dir, Config: filepath.Join(dir, "cell.yaml"), t: t, env: o.Env,
 		MQTTS: FreeAddr(t), MQTT: FreeAddr(t), Lab: FreeAddr(t), HTTP: FreeAddr(t)}
 	WriteCertificates(t, filepath.Join(dir, "tls"))
+	if o.VehicleCA != nil {
+		o.VehicleCA.write(t, filepath.Join(dir, "tls", "vehicles-ca.crt"))
+		g.TokenAPI = FreeAddr(t)
+	}
 	rules := filepath.Join(dir, "rules")
 	if err := os.MkdirAll(rules, 0o750); err != nil {
 		t.Fatal(err)
@@ -122,19 +137,26 @@ func (g *Gateway) yaml(o Options) string {
 	if redis == "" {
 		redis = FreeAddr(g.t)
 	}
+	clients := ""
+	if o.VehicleCA != nil {
+		clients = ", client_ca: tls/vehicles-ca.crt, client_auth: optional"
+	}
 	var b strings.Builder
-	fmt.Fprintf(&b, `cell: {id: cell-test-01, region: test, node: gw-1}
+	fmt.Fprintf(&b, `cell: {id: cell-test-01, region: test, node: %s}
 data_dir: data
 listeners:
-  - {name: vehicles, address: "%s", tls: {cert: tls/server.crt, key: tls/server.key}}
+  - {name: vehicles, address: "%s", tls: {cert: tls/server.crt, key: tls/server.key%s}}
   - {name: local, address: "%s"}
-  - {name: lab, address: "%s", anonymous_role: vehicle}
+  - {name: lab, address: "%s", anonymous_role: %s}
 http: {address: "%s"}
 kafka: {brokers: [%s], auto_create_topics: true}
 redis: {addresses: ["%s"]}
-auth: {leeway: 1s}
+auth: {leeway: 1s, %s}
 rules: {path: rules}
-`, g.MQTTS, g.MQTT, g.Lab, g.HTTP, addr(o.Kafka), redis)
+`, cmp.Or(o.Node, "gw-1"), g.MQTTS, clients, g.MQTT, g.Lab, cmp.Or(o.LabRole, "vehicle"), g.HTTP, addr(o.Kafka), redis, o.Auth)
+	if o.VehicleCA != nil {
+		fmt.Fprintf(&b, "token_api: {address: \"%s\", tls: {cert: tls/server.crt, key: tls/server.key%s}}\n", g.TokenAPI, clients)
+	}
 	if o.Central != nil {
 		fmt.Fprintf(&b, "central: {kafka: {brokers: [%s], auto_create_topics: true}}\n", addr(o.Central))
 	}
