@@ -1,10 +1,12 @@
 package broker
 
 import (
+	"slices"
 	"strings"
 	"time"
 
 	"cellgate/broker/frame"
+	"cellgate/broker/message"
 	"cellgate/broker/session"
 
 	"github.com/mochi-mqtt/server/v2/packets"
@@ -82,7 +84,7 @@ func (c *conn) subscribe(f []byte, h frame.Header) bool {
 	if ids := pk.Properties.SubscriptionIdentifier; len(ids) > 0 {
 		subID = uint32(ids[0]) //nolint:gosec // at most 268,435,455: scanned
 	}
-	if !c.beginOperation() {
+	if !c.awaitRetained(subs) || !c.beginOperation() {
 		return false
 	}
 	id := pk.PacketID
@@ -91,6 +93,22 @@ func (c *conn) subscribe(f []byte, h frame.Header) bool {
 		c.endOperation()
 	})
 	return true
+}
+
+// awaitRetained waits until what was published before the SUBSCRIBE is fanned out, if retained messages are asked
+// for: one whose PUBACK the client knows of must be there, or be gone, and not come as a live one. A vehicle's
+// topics have none.
+func (c *conn) awaitRetained(subs []session.Subscription) bool {
+	asked := slices.ContainsFunc(subs, func(s session.Subscription) bool {
+		_, _, shared := message.SplitShare(s.Filter)
+		return !shared && s.RetainHandling < 2
+	})
+	if !asked || c.vehicle {
+		return true
+	}
+	ctx, done := c.waitContext()
+	defer done()
+	return c.b.sessions.AwaitFanout(ctx, c.b.journal.Last()) == nil
 }
 
 func (c *conn) unsubscribe(f []byte, h frame.Header) bool {

@@ -126,7 +126,7 @@ func entries(filter string) []string {
 }
 
 // Match implements session.Index.
-func (x *Index) Match(topic string, fn func(client string, m session.Matched)) {
+func (x *Index) Match(topic, publisher string, fn func(client string, m session.Matched)) {
 	if x.Count() == 0 || topic == "" {
 		return
 	}
@@ -138,12 +138,12 @@ func (x *Index) Match(topic string, fn func(client string, m session.Matched)) {
 	x.mu.Lock()
 	for client, sub := range found.Subscriptions {
 		for _, n := range sub.Identifiers {
-			x.mergeLocked(matches, client, n)
+			x.mergeLocked(matches, client, n, client == publisher)
 		}
 	}
 	for filter, members := range found.Shared {
 		if client, n, ok := x.selectLocked(filter, members); ok {
-			x.mergeLocked(matches, client, n)
+			x.mergeLocked(matches, client, n, false) // no local is not allowed on shared ones
 		}
 	}
 	x.mu.Unlock()
@@ -153,19 +153,19 @@ func (x *Index) Match(topic string, fn func(client string, m session.Matched)) {
 }
 
 // mergeLocked adds subscription n to what its client gets: one copy, with the highest QoS and all
-// subscription identifiers (MQTT 5, 3.3.4).
-func (x *Index) mergeLocked(matches map[string]*session.Matched, client string, n int) {
+// subscription identifiers (MQTT 5, 3.3.4). Of what the client publishes itself a subscription with no local
+// gets nothing.
+func (x *Index) mergeLocked(matches map[string]*session.Matched, client string, n int, own bool) {
 	sub, ok := x.subs[n]
-	if !ok { // gone since mochi was asked
+	if !ok || (own && sub.NoLocal) { // gone since mochi was asked, or not for it
 		return
 	}
 	m := matches[client]
 	if m == nil {
-		m = &session.Matched{NoLocal: true}
+		m = &session.Matched{}
 		matches[client] = m
 	}
 	m.QoS = max(m.QoS, sub.QoS)
-	m.NoLocal = m.NoLocal && sub.NoLocal
 	m.RetainAsPublished = m.RetainAsPublished || sub.RetainAsPublished
 	if sub.ID != 0 {
 		m.IDs = append(m.IDs, sub.ID)

@@ -10,9 +10,11 @@ import (
 	"cellgate/broker/session"
 )
 
-func matches(x *Index, topic string) map[string]session.Matched {
+func matches(x *Index, topic string) map[string]session.Matched { return matchesOf(x, topic, "") }
+
+func matchesOf(x *Index, topic, publisher string) map[string]session.Matched {
 	got := map[string]session.Matched{}
-	x.Match(topic, func(client string, m session.Matched) {
+	x.Match(topic, publisher, func(client string, m session.Matched) {
 		m.IDs = slices.Sorted(slices.Values(m.IDs))
 		if _, twice := got[client]; twice {
 			got[client+" twice"] = m
@@ -74,8 +76,12 @@ func TestIndexMerge(t *testing.T) {
 	if got := matches(x, "a/b"); len(got) != 1 || fmt.Sprint(got["c"]) != fmt.Sprint(want) {
 		t.Errorf("%+v, want %+v", got, want)
 	}
-	if got := matches(x, "a/c")["c"]; !got.NoLocal || got.QoS != 2 {
+	if got := matchesOf(x, "a/c", "c"); len(got) != 0 {
 		t.Errorf("%+v: no local is lost where all have it", got)
+	}
+	want = session.Matched{QoS: 1, IDs: []uint32{9}}
+	if got := matchesOf(x, "a/b", "c"); len(got) != 1 || fmt.Sprint(got["c"]) != fmt.Sprint(want) {
+		t.Errorf("%+v, want %+v: what has no local counts for an own message", got, want)
 	}
 	x.Subscribe("c", session.Subscription{Filter: "a/#", QoS: 0, ID: 8}) // replaces
 	if got := matches(x, "a/c")["c"]; got.QoS != 0 || !slices.Equal(got.IDs, []uint32{8}) || x.Count() != 3 {

@@ -135,8 +135,9 @@ type Index interface {
 	Unsubscribe(client, filter string)
 	// Match calls fn once for every client that is to get a message on the topic: a shared group is
 	// resolved to one of its members (Manager.Connected tells which are connected: prefer these), and
-	// a client's overlapping subscriptions are merged into one. fn does not keep its arguments' slices.
-	Match(topic string, fn func(client string, m Matched))
+	// a client's overlapping subscriptions are merged into one, but for those with no local when the client is
+	// the publisher. fn does not keep its arguments' slices.
+	Match(topic, publisher string, fn func(client string, m Matched))
 	// Count is the number of subscriptions.
 	Count() int
 	// Retain stores a retained message under its topic, or removes it when the payload is empty. The index may
@@ -151,8 +152,6 @@ type Index interface {
 type Matched struct {
 	// QoS is the highest of them.
 	QoS byte
-	// NoLocal is set when all of them have it.
-	NoLocal bool
 	// RetainAsPublished is set when one of them has it.
 	RetainAsPublished bool
 	// IDs are their subscription identifiers, 0 left out.

@@ -143,7 +143,7 @@ func (x *listIndex) Unsubscribe(string, string)             {}
 func (x *listIndex) Count() int                             { return len(x.clients) }
 func (x *listIndex) Retain(*message.Record)                 {}
 func (x *listIndex) Retained(string, func(*message.Record)) {}
-func (x *listIndex) Match(_ string, fn func(client string, m Matched)) {
+func (x *listIndex) Match(_, _ string, fn func(client string, m Matched)) {
 	for _, c := range x.clients {
 		fn(c, x.match)
 	}

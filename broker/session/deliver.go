@@ -157,10 +157,11 @@ func (st *state) newID(f *flow) uint16 {
 	}
 }
 
-// refusal tells why a message may not be sent, now and to this client.
+// refusal tells why a message may not be sent, now and to this client. Once sent, a message no longer expires
+// (MQTT 5, 4.3.3 and 4.4); a directed one does, since no vehicle shall get a command again whose time is over.
 func (st *state) refusal(e *entry, now int64) (reason string, err error) {
 	switch {
-	case e.body.expires != 0 && e.body.expires <= now:
+	case e.body.expires != 0 && e.body.expires <= now && (!e.sent || e.d != nil):
 		return dropExpired, ErrExpired
 	case !st.perm.Receive(e.body.topic):
 		return dropNotPermitted, ErrNotPermitted
@@ -243,10 +244,10 @@ func (st *state) learnAlias(p *frame.Publish) {
 	st.flow.aliases[p.Topic] = p.Alias
 }
 
-// secondsLeft is the message expiry interval that is left at now, at least a second: what has none left is
-// not sent.
+// secondsLeft is the message expiry interval that is left at now, a begun second counting as one. It is 0 only
+// for a message that expired after it had been sent.
 func secondsLeft(expires, now int64) uint32 {
-	return uint32(min((expires-now+999)/1000, 1<<32-1)) //nolint:gosec // within 32 bits by min, and positive
+	return uint32(min((max(expires-now, 0)+999)/1000, 1<<32-1)) //nolint:gosec // within 32 bits by min, not negative
 }
 
 // Puback is the client's PUBACK.

@@ -100,7 +100,7 @@ func (x *testIndex) Count() int {
 	return n
 }
 
-func (x *testIndex) Match(topic string, fn func(string, Matched)) {
+func (x *testIndex) Match(topic, publisher string, fn func(string, Matched)) {
 	x.mu.RLock()
 	defer x.mu.RUnlock()
 	merged := map[string]*Matched{}
@@ -110,6 +110,7 @@ func (x *testIndex) Match(topic string, fn func(string, Matched)) {
 			_, plain, shared := message.SplitShare(filter)
 			switch {
 			case !message.Match(plain, topic):
+			case sub.NoLocal && client == publisher:
 			case !shared:
 				merge(merged, client, sub)
 			default:
@@ -147,11 +148,10 @@ func (x *testIndex) pick(members map[string]Subscription) string {
 func merge(merged map[string]*Matched, client string, sub Subscription) {
 	m := merged[client]
 	if m == nil {
-		m = &Matched{NoLocal: true}
+		m = &Matched{}
 		merged[client] = m
 	}
 	m.QoS = max(m.QoS, sub.QoS)
-	m.NoLocal = m.NoLocal && sub.NoLocal
 	m.RetainAsPublished = m.RetainAsPublished || sub.RetainAsPublished
 	if sub.ID != 0 {
 		m.IDs = append(m.IDs, sub.ID)

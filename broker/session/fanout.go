@@ -1,6 +1,7 @@
 package session
 
 import (
+	"context"
 	"slices"
 
 	"cellgate/broker/frame"
@@ -35,6 +36,7 @@ func (m *Manager) fanout(rec *message.Record) (late []*state) {
 	if rec.Seq <= m.fanned {
 		return nil
 	}
+	defer m.tellCaughtUp()
 	m.fanned = rec.Seq
 	if rec.Kind != message.KindPublish {
 		return nil
@@ -49,7 +51,7 @@ func (m *Manager) fanout(rec *message.Record) (late []*state) {
 	if m.index.Count() == 0 {
 		return nil
 	}
-	m.index.Match(rec.Topic, m.collect)
+	m.index.Match(rec.Topic, rec.Client, m.collect)
 	var shared *body
 	for i := range m.targets {
 		st := m.lookup(m.targets[i].client)
@@ -70,7 +72,41 @@ func (m *Manager) fanout(rec *message.Record) (late []*state) {
 func (m *Manager) Advance(seq uint64) {
 	m.fanMu.Lock()
 	m.fanned = max(m.fanned, seq)
+	m.tellCaughtUp()
 	m.fanMu.Unlock()
+}
+
+// AwaitFanout returns when every record up to seq has been fanned out. A SUBSCRIBE that comes behind a retained
+// message finds it stored, or removed, only then. The error is the context's, or ErrClosed.
+func (m *Manager) AwaitFanout(ctx context.Context, seq uint64) error {
+	for {
+		m.fanMu.Lock()
+		if m.fanned >= seq {
+			m.fanMu.Unlock()
+			return nil
+		}
+		if m.caughtUp == nil {
+			m.caughtUp, m.awaited = make(chan struct{}), seq
+		}
+		m.awaited = min(m.awaited, seq)
+		caughtUp := m.caughtUp
+		m.fanMu.Unlock()
+		select {
+		case <-caughtUp:
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-m.closed.Done():
+			return ErrClosed
+		}
+	}
+}
+
+// tellCaughtUp wakes those who wait for what is fanned out by now. The caller holds fanMu.
+func (m *Manager) tellCaughtUp() {
+	if m.caughtUp != nil && m.fanned >= m.awaited {
+		close(m.caughtUp)
+		m.caughtUp = nil
+	}
 }
 
 // Settle notes that what the fan-out loop gives to others than the manager is durable up to seq, so that a
@@ -110,9 +146,6 @@ func (m *Manager) Position() uint64 { return m.position.Load() }
 // offer gives the session its copy of a record that its subscriptions match. The body is made once for
 // all sessions that must keep it. due tells that callbacks are to be run, which may not happen under fanMu.
 func (st *state) offer(rec *message.Record, match *Matched, shared *body) (_ *body, due bool) {
-	if match.NoLocal && rec.Client == st.id {
-		return shared, false
-	}
 	st.mu.Lock()
 	defer st.mu.Unlock()
 	if st.ended {

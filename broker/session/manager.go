@@ -53,7 +53,9 @@ type Manager struct {
 	// fanMu makes the fan-out of one record, and what a new subscription finds retained, atomic towards the
 	// writer's cut and towards each other.
 	fanMu    sync.Mutex
-	fanned   uint64 // every record up to here is in the queues
+	fanned   uint64        // every record up to here is in the queues
+	caughtUp chan struct{} // closed when fanned reaches awaited; nil while nobody waits
+	awaited  uint64
 	settled  uint64 // and up to here with the other users of the fan-out loop, see Settle
 	targets  []target
 	collect  func(client string, m Matched)
