@@ -10,6 +10,7 @@ type ack struct {
 	typ    byte // PUBACK, PUBREC or PUBCOMP
 	reason byte
 	mode   AckMode
+	again  bool  // a repetition: it opens no exchange of its own
 	record uint8 // while in a batch: 1 + the index of its record; 0 none
 }
 

@@ -25,11 +25,12 @@ type conn struct {
 	vehicle    bool
 	noExpiry   bool   // the CONNECT's session expiry was 0: a DISCONNECT may not raise it
 	resumable  bool   // the session outlives the connection: what is unacknowledged may come again
+	maxPacket  int    // the client's maximum packet size; 0 none
 	authMethod string // of enhanced authentication, or ""
 	own        string // v1/{id}/, where a vehicle is at home
 	session    *session.Session
 	listener   *listener
-	keepalive  int64 // 1.5 times the keep alive, ms
+	keepalive  int64 // 1.5 times the keep alive and a tick, by which the clock may be behind, ms
 
 	// Of the reader.
 	scratch    *scratch
@@ -101,8 +102,13 @@ func (c *conn) Enqueue(f []byte) bool {
 }
 
 // control queues a frame that must not be lost: an answer to a request. The reader does not read on while
-// the queue is over its bound (see waitRoom), so answers exceed it by what one read can ask for.
+// the queue is over its bound (see waitRoom), so answers exceed it by what one read can ask for. An answer that
+// the client does not take for its size ends the connection: it would wait for it in vain.
 func (c *conn) control(f []byte) {
+	if c.maxPacket != 0 && len(f) > c.maxPacket {
+		c.end(frame.ReasonPacketTooLarge, "", "answer_too_large")
+		return
+	}
 	c.mu.Lock()
 	if !c.ending || c.silent {
 		c.appendLocked(f)

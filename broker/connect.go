@@ -193,17 +193,32 @@ func (r *request) refuse(no *refusal) {
 	version := r.version
 	if version != frame.Version5 {
 		version = frame.Version311
-		if no.reason == frame.ReasonMalformed || no.reason == frame.ReasonProtocolError {
+		if no.result == "violation" && no.reason != frame.ReasonClientIDInvalid {
 			return // 3.1.1 has no return code for it: the connection is closed (3.1.4)
 		}
 	}
 	if no.reason == frame.ReasonSuccess {
 		return
 	}
-	ack := frame.Connack{Reason: no.reason, ReasonString: no.text, ServerReference: no.serverRef}
-	if _, err := r.t.stream().Write(ack.Append(nil, version)); err == nil {
+	answer := r.encode(frame.Connack{Reason: no.reason, ReasonString: no.text, ServerReference: no.serverRef}, version)
+	if answer == nil {
+		return
+	}
+	if _, err := r.t.stream().Write(answer); err == nil {
 		r.t.closeLingering()
 	}
+}
+
+// encode leaves out what makes a CONNACK larger than the client takes (MQTT 5, 3.2.2.3.9); nil when nothing fits.
+func (r *request) encode(a frame.Connack, version byte) []byte {
+	limit := int(r.pk.Properties.MaximumPacketSize)
+	for _, leaveOut := range [...]func(){func() {}, func() { a.ReasonString = "" }, func() { a.ServerReference = "" }} {
+		leaveOut()
+		if f := a.Append(nil, version); limit == 0 || len(f) <= limit {
+			return f
+		}
+	}
+	return nil
 }
 
 // will copies the will.
@@ -287,7 +302,8 @@ func (r *request) newConn() *conn {
 	c := &conn{
 		b: r.b, t: r.t, listener: r.l, id: r.clientID, version: r.version,
 		vehicle:   r.identity.Role == auth.RoleVehicle,
-		keepalive: (r.keepalive + r.keepalive/2).Milliseconds(),
+		keepalive: (r.keepalive + r.keepalive/2 + wheelTick).Milliseconds(),
+		maxPacket: int(r.pk.Properties.MaximumPacketSize),
 		noExpiry:  r.version == frame.Version5 && r.pk.Properties.SessionExpiryInterval == 0,
 		resumable: r.expiry() > 0,
 	}
@@ -306,10 +322,14 @@ func (r *request) newConn() *conn {
 // accept queues CONNACK 0 and lets the session begin to deliver.
 func (r *request) accept(c *conn, present bool) {
 	b := r.b
-	connack := r.connack(c, present)
+	connack := r.encode(r.connack(c, present), c.version)
+	if connack == nil { // the client could not be told that it is connected, so it never was: no will either
+		c.normal = true
+		c.endSilently("answer_too_large")
+	}
 	c.mu.Lock()
 	if c.open = !c.ending; c.open {
-		c.appendLocked(connack.Append(nil, c.version))
+		c.appendLocked(connack)
 	}
 	c.mu.Unlock()
 	b.metrics.Connections.Inc()

@@ -202,6 +202,9 @@ func (c *conn) repeat(a ack) bool {
 	if !c.flush() {
 		return false
 	}
+	if a.again = true; c.version == frame.Version5 {
+		c.credit++ // the exchange has its place in the window already (4.9)
+	}
 	if last := c.b.journal.Last(); last > c.b.journal.Durable() {
 		a.seq = last
 		go c.awaitDurable(last) // nothing was appended with the connection as waiter
@@ -375,7 +378,7 @@ func (c *conn) queueAcks(start int64) {
 		if a.mode == AckKafka {
 			kafka = a.seq
 		}
-		if a.typ != frame.TypePubcomp {
+		if a.typ != frame.TypePubcomp && !a.again {
 			publishes++
 		}
 	}

@@ -66,7 +66,7 @@ func (c *conn) nextRound() (r round, more bool) {
 		if r.out == nil {
 			r.out = c.b.pools.getOut()
 		}
-		r.out.b = frame.AppendDisconnect(r.out.b, c.reason, c.why, c.ref, c.version)
+		r.out.b = c.appendDisconnect(r.out.b)
 	}
 	if (r.out == nil && !r.last) || c.closed {
 		c.writing = false
@@ -80,6 +80,17 @@ func (c *conn) nextRound() (r round, more bool) {
 	}
 	c.signalLocked()
 	return r, true
+}
+
+// appendDisconnect appends the DISCONNECT with as much of an explanation as the client takes (MQTT 5, 3.14.2.2).
+func (c *conn) appendDisconnect(dst []byte) []byte {
+	for _, text := range [...]struct{ reason, ref string }{{c.why, c.ref}, {"", c.ref}, {"", ""}} {
+		out := frame.AppendDisconnect(dst, c.reason, text.reason, text.ref, c.version)
+		if c.maxPacket == 0 || len(out)-len(dst) <= c.maxPacket {
+			return out
+		}
+	}
+	return dst
 }
 
 func (c *conn) takeAcksLocked(r *round) {

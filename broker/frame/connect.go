@@ -36,8 +36,11 @@ func CheckConnect(f []byte, h Header) error {
 	_ = c.data()
 	version, flags := c.byte(), c.byte()
 	_ = c.uint16() // keep alive
-	if c.short {
+	switch {
+	case c.short:
 		return malformed("CONNECT ends within its header")
+	case version == Version5 && h.Head != 1+varintSize(h.Size-h.Head): // scanned before the version was known
+		return malformed("variable byte integer not in its shortest form")
 	}
 	if err := checkConnectFlags(flags, version); err != nil {
 		return err
