@@ -1,0 +1,140 @@
+package authtest
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"cellgate/auth"
+	"cellgate/broker/journal"
+	"cellgate/broker/message"
+	"cellgate/cmd/cellgate/app"
+	"cellgate/configs"
+	"cellgate/test/harness"
+)
+
+const (
+	cellID = "cell-test-01"
+	vinA   = "LTEST0000000000A1"
+	vinB   = "LTEST0000000000B2"
+)
+
+// quick makes tests of many connections independent of the limits, and the gateway's log as talkative as it gets,
+// for the search of secrets.
+const quick = "limits: {connect_rate: 0}\nlog: {level: debug}\n"
+
+// issuer issues with a gateway's keys, as the command line does, without a process for each token.
+type issuer struct {
+	t testing.TB
+	*auth.Authority
+}
+
+func issuerOf(t testing.TB, g *harness.Gateway) issuer {
+	t.Helper()
+	cfg, err := configs.Load(g.Config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := app.AuthConfig(cfg)
+	c.NoCreate = true
+	a, err := auth.Open(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		defer cancel()
+		_ = a.Close(ctx)
+	})
+	return issuer{t, a}
+}
+
+func (i issuer) issue(req auth.IssueRequest) (string, auth.Identity) {
+	i.t.Helper()
+	token, id, err := i.Issue(req)
+	if err != nil {
+		i.t.Fatal(err)
+	}
+	return token, id
+}
+
+func (i issuer) vehicle(vin string) string {
+	token, _ := i.issue(auth.IssueRequest{Subject: vin, Role: auth.RoleVehicle})
+	return token
+}
+
+func (i issuer) service(name string, scopes ...string) string {
+	token, _ := i.issue(auth.IssueRequest{Subject: name, Role: auth.RoleService, Scopes: scopes})
+	return token
+}
+
+func (i issuer) operator() string {
+	token, _ := i.issue(auth.IssueRequest{Subject: "tester", Role: auth.RoleOperator})
+	return token
+}
+
+// records reads the PUBLISH records of a gateway's journal.
+func records(t testing.TB, g *harness.Gateway) []message.Record {
+	t.Helper()
+	var out []message.Record
+	err := journal.Dump(filepath.Join(g.Dir, "data", "journal"), 1, func(r *message.Record) error {
+		if r.Kind == message.KindPublish {
+			out = append(out, r.Clone())
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+// auditLog is the text of a gateway's audit log.
+func auditLog(t testing.TB, g *harness.Gateway) string {
+	t.Helper()
+	b, err := os.ReadFile(filepath.Join(g.Dir, "data", "audit.log"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}
+
+// logs is everything that a gateway has logged.
+func logs(t testing.TB, g *harness.Gateway) string {
+	t.Helper()
+	b, err := os.ReadFile(g.Log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b) + auditLog(t, g)
+}
+
+// awaitAudit waits for a line of the audit log that holds all the parts.
+func awaitAudit(t testing.TB, g *harness.Gateway, parts ...string) {
+	t.Helper()
+	eventually(t, "audit line with "+strings.Join(parts, " "), func() bool {
+	lines:
+		for line := range strings.Lines(auditLog(t, g)) {
+			for _, part := range parts {
+				if !strings.Contains(line, part) {
+					continue lines
+				}
+			}
+			return true
+		}
+		return false
+	})
+}
+
+func eventually(t testing.TB, what string, holds func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
+		if holds() {
+			return
+		}
+	}
+	t.Fatalf("never: %s", what)
+}

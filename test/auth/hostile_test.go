@@ -1,0 +1,140 @@
+package authtest
+
+import (
+	"crypto"
+	"crypto/x509"
+	"encoding/json"
+	"encoding/pem"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"cellgate/test/forge"
+	"cellgate/test/harness"
+)
+
+// forgeOf forges with a gateway's own key.
+func forgeOf(t testing.TB, g *harness.Gateway) *forge.Forge {
+	t.Helper()
+	files, err := filepath.Glob(filepath.Join(g.Dir, "data", "auth", "key-*.json"))
+	if err != nil || len(files) != 1 {
+		t.Fatalf("key files %v, %v", files, err)
+	}
+	b, err := os.ReadFile(files[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	var file struct {
+		KID        string `json:"kid"`
+		Alg        string `json:"alg"`
+		PrivateKey string `json:"private_key"`
+	}
+	if err := json.Unmarshal(b, &file); err != nil {
+		t.Fatal(err)
+	}
+	block, _ := pem.Decode([]byte(file.PrivateKey))
+	key, err := x509.ParsePKCS8PrivateKey(block.Bytes)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := &forge.Forge{
+		Key: key.(crypto.Signer), KID: file.KID, Alg: file.Alg, KeyPath: files[0],
+		Cell: cellID, OtherCell: "cell-test-02", VIN: vinA, OtherVIN: vinB, Now: time.Now(),
+	}
+	return f.Init()
+}
+
+// maxPassword is the longest CONNECT field (MQTT 1.5.4).
+const maxPassword = 65_535
+
+// TestHostileTokens sends every hostile token to a running gateway: in CONNECT on both versions, as authentication
+// data, as a refresh on a live connection, and to the HTTP API. None is accepted; nothing of any is in a log.
+func TestHostileTokens(t *testing.T) {
+	t.Parallel()
+	g := harness.StartGateway(t, harness.Options{NoRules: true, Extra: quick})
+	f := forgeOf(t, g)
+	if _, code := open(t, g.MQTT, connect{id: vinA, password: f.Token(), version: 5}); code != 0 {
+		t.Fatalf("the forge's good token: 0x%02x: the others would be refused for the wrong reason", code)
+	}
+	tokens := f.Hostile(t)
+	good := issuerOf(t, g).vehicle(vinB)
+	live := mustOpen(t, g.MQTT, connect{id: vinB, password: good, version: 5})
+	presented := 0
+	for _, name := range slices.Sorted(maps.Keys(tokens)) {
+		token := tokens[name]
+		if len(token) <= maxPassword {
+			presented += presentToken(t, g, name, token)
+		}
+		code, err := live.publish(publish{topic: "v1/" + vinB + "/token", payload: token, qos: 1})
+		if len(token) < 200<<10 { // beyond limits.max_packet the connection ends
+			if err != nil || code != reasonNotAuthorized {
+				t.Errorf("%s as refresh: 0x%02x, %v", name, code, err)
+			}
+		} else {
+			live = mustOpen(t, g.MQTT, connect{id: vinB, password: good, version: 5})
+		}
+		presented++
+	}
+	if len(tokens) < 60 || presented < 5*60 {
+		t.Fatalf("only %d tokens, presented %d times", len(tokens), presented)
+	}
+	if !live.alive() {
+		t.Error("a refused refresh ended the connection")
+	}
+	for _, r := range records(t, g) {
+		if strings.HasSuffix(r.Topic, "/token") {
+			t.Errorf("a token is in the journal, on %s", r.Topic)
+		}
+	}
+	awaitAudit(t, g, `"event":"refuse"`, `"reason":"bad-token"`, `"from":"127.0.0.1:`)
+	awaitAudit(t, g, `"event":"refuse"`, `"suppressed":`) // sampled under flood
+	searchSecrets(t, g, append(slices.Collect(maps.Values(tokens)), good)...)
+	t.Logf("%d hostile tokens, presented %d times", len(tokens), presented)
+}
+
+// presentToken shows a token in every way that a stranger has.
+func presentToken(t *testing.T, g *harness.Gateway, name, token string) (n int) {
+	for _, c := range []connect{
+		{id: vinA, user: vinA, password: token, version: 4},
+		{id: vinA, user: vinA, password: token, version: 5},
+		{id: vinA, password: token, version: 5, method: "CELL-JWT"},
+	} {
+		m, connack := tryOpen(t, g.MQTT, c)
+		// A CONNECT over limits.max_connect_packet goes without an answer.
+		if connack == nil && len(token) < 16<<10-200 || connack != nil && connack[1] == 0 {
+			t.Errorf("%s on %d %s: CONNACK % x", name, c.version, c.method, connack)
+		}
+		m.leave()
+		n++
+	}
+	if strings.ContainsAny(token, "\x00\n") || len(token) > 16<<10 {
+		return n // net/http sends no such header
+	}
+	status, body, err := g.Get("/v1/status", token)
+	if err != nil || status != 401 || strings.Contains(string(body), forge.Canary) {
+		t.Errorf("%s over HTTP: %d %s, %v", name, status, body, err)
+	}
+	return n + 1
+}
+
+// searchSecrets looks for the canary, for the segments of tokens and for private keys in all that a gateway has logged.
+func searchSecrets(t *testing.T, g *harness.Gateway, tokens ...string) {
+	t.Helper()
+	all := logs(t, g)
+	for _, secret := range []string{forge.Canary, forge.B64([]byte(forge.Canary))[:14], "PRIVATE KEY"} {
+		if strings.Contains(all, secret) {
+			t.Errorf("%q is in a log", secret)
+		}
+	}
+	for _, token := range tokens {
+		for segment := range strings.SplitSeq(token, ".") {
+			if len(segment) > 40 && strings.Contains(all, segment[:40]) {
+				t.Error("a segment of a token is in a log")
+			}
+		}
+	}
+}

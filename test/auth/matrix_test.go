@@ -1,0 +1,402 @@
+package authtest
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	"cellgate/auth"
+	"cellgate/test/harness"
+)
+
+// matrixRoles are roles of the configuration: one with templates and denials, and one that may nearly everything.
+const matrixRoles = `roles: {
+  bench: {publish: ["bench/{name}/#"], deny_publish: ["bench/{name}/secret/#"],
+          subscribe: ["bench/{name}/#", "bench/all/#"], deny_subscribe: ["bench/all/hidden"]},
+  lab: {publish: ["#"], subscribe: ["#"], deny_subscribe: ["test/nosubscribe"], assigned_client_id: true}}`
+
+// actor is one identity of the matrix. Its letter stands for it in the tables.
+type actor struct {
+	letter, name, token string
+}
+
+// actors are all roles, with every set of scopes that grants topics.
+func actors(i issuer) []actor {
+	custom := func(name, role string) string {
+		token, _ := i.issue(auth.IssueRequest{Subject: name, Role: role})
+		return token
+	}
+	return []actor{
+		{"V", vinA, i.vehicle(vinA)},
+		{"0", "svc-none", i.service("svc-none")},
+		{"T", "svc-telemetry", i.service("svc-telemetry", auth.ScopeTelemetryRead)},
+		{"S", "svc-send", i.service("svc-send", auth.ScopeCommandSend)},
+		{"R", "svc-read", i.service("svc-read", auth.ScopeCommandRead)},
+		{"A", "svc-all", i.service("svc-all", auth.Scopes()...)},
+		{"O", "oper", custom("oper", auth.RoleOperator)},
+		{"B", "bench-1", custom("bench-1", "bench")},
+		{"L", "lab-1", custom("lab-1", "lab")},
+	}
+}
+
+// row is a topic or filter, and who may use it. {me} is the actor's own name, {other} another vehicle.
+type row struct{ topic, allowed string }
+
+func (r row) at(a actor) string {
+	return strings.NewReplacer("{me}", a.name, "{other}", vinB).Replace(r.topic)
+}
+
+func (r row) allows(a actor) bool { return strings.Contains(r.allowed, a.letter) }
+
+// publishRows say who may publish, or leave a will, on what.
+var publishRows = []row{
+	{"v1/{me}/up/telemetry", "VL"},
+	{"v1/{me}/up/a/b/c", "VL"},
+	{"v1/{me}/up/../../{other}/up/telemetry", "VL"}, // dots are names like others: it stays below v1/{me}/up
+	{"v1/{me}/res/c1/succeeded", "VL"},
+	{"v1/{me}/res/c1", "L"},
+	{"v1/{me}/res/c1/succeeded/more", "L"},
+	{"v1/{me}/sys/reconnect", "L"},
+	{"v1/{me}/Up/telemetry", "L"},
+	{"v1/{me}", "L"},
+	{"v1/{me}x/up/telemetry", "L"},
+	{"/v1/{me}/up/telemetry", "L"},
+	{"V1/{me}/up/telemetry", "L"},
+	{"v1//up/telemetry", "L"},
+	{"v1/{me}/cmd/c1/lock", "SAOL"},
+	{"v1/{me}/cmd/c1", "L"},
+	{"v1/{other}/up/telemetry", "L"},
+	{"v1/{other}/up/{me}", "L"},
+	{"v1/{other}/res/c1/succeeded", "L"},
+	{"v1/{other}/cmd/c1/lock", "SAOL"},
+	{"v1/{other}/sys/reconnect", "L"},
+	{"v1/{other}/token", ""},
+	{"v1/{me}/../{other}/up/telemetry", "L"},
+	{"v2/{me}/up/telemetry", "L"},
+	{"bench/{me}/x", "BL"},
+	{"bench/{me}/secret/x", "L"},
+	{"bench/{other}/x", "L"},
+	{"bench/all/x", "L"},
+	{"$SYS/broker", ""},
+	{"$share/g/v1/{other}/up/telemetry", ""},
+}
+
+// TestMatrixPublish enumerates role × topic × form: QoS 0, 1 and 2, retained, by alias, on both versions. The code
+// of every acknowledgement is held against the table, and so is every record in the journal.
+func TestMatrixPublish(t *testing.T) {
+	t.Parallel()
+	g := harness.StartGateway(t, harness.Options{NoRules: true, Auth: matrixRoles, Extra: quick + "commands: {from_kafka: false}\n"})
+	all, operations := actors(issuerOf(t, g)), 0
+	for _, a := range all {
+		operations += publishV5(t, g, a) + publishV4(t, g, a)
+	}
+	// Everything is durable that was acknowledged; QoS 0 of one more connection closes the row.
+	granted := map[string]bool{}
+	for _, rec := range records(t, g) {
+		parts := strings.Split(string(rec.Payload), "|") // letter, row
+		if len(parts) != 2 {
+			continue
+		}
+		i := slices.IndexFunc(all, func(a actor) bool { return a.letter == parts[0] })
+		r := publishRows[slices.IndexFunc(publishRows, func(r row) bool { return r.topic == parts[1] })]
+		if !r.allows(all[i]) || rec.Topic != r.at(all[i]) || rec.Client != all[i].name {
+			t.Errorf("journaled: %s of %s on %s", parts[1], rec.Client, rec.Topic)
+		}
+		if rec.Client == vinA && !strings.HasPrefix(rec.Topic, "v1/"+vinA+"/") {
+			t.Errorf("crossing: vehicle %s on %s", rec.Client, rec.Topic)
+		}
+		granted[parts[0]+parts[1]] = true
+	}
+	for _, a := range all {
+		for _, r := range publishRows {
+			if r.allows(a) != granted[a.letter+r.topic] {
+				t.Errorf("%s on %s: allowed %v, journaled %v", a.name, r.topic, r.allows(a), granted[a.letter+r.topic])
+			}
+		}
+	}
+	t.Logf("%d publications by %d roles on %d topics", operations, len(all), len(publishRows))
+}
+
+// publishV5 publishes every row in every form on one connection, which survives all refusals.
+func publishV5(t *testing.T, g *harness.Gateway, a actor) (n int) {
+	m := mustOpen(t, g.MQTT, connect{id: a.name, user: a.name, password: a.token, version: 5})
+	defer m.leave()
+	for _, r := range publishRows {
+		p := publish{topic: r.at(a), payload: a.letter + "|" + r.topic}
+		forms := []publish{{qos: 0}, {qos: 1}, {qos: 2}, {qos: 1, retain: true}, {qos: 1, alias: 3}, {qos: 2, alias: 3, topic: "-"}}
+		for _, form := range forms {
+			form.payload = p.payload
+			if form.topic = p.topic; form.alias == 3 && form.qos == 2 {
+				form.topic = "" // what the alias stands for since the form before
+			}
+			code, err := m.publish(form)
+			n++
+			if err != nil {
+				t.Fatalf("%s on %s %+v: %v", a.name, p.topic, form, err)
+			}
+			if form.qos > 0 && (code < 0x80) != r.allows(a) || code >= 0x80 && code != reasonNotAuthorized {
+				t.Errorf("%s on 5, %s, %+v: reason 0x%02x, allowed %v", a.name, p.topic, form, code, r.allows(a))
+			}
+		}
+	}
+	return n
+}
+
+// publishV4 publishes every row in every form of 3.1.1, where a refusal closes the connection.
+func publishV4(t *testing.T, g *harness.Gateway, a actor) (n int) {
+	c := connect{id: a.name, user: a.name, password: a.token, version: 4}
+	m := mustOpen(t, g.MQTT, c)
+	for _, r := range publishRows {
+		for _, form := range []publish{{qos: 0}, {qos: 1}, {qos: 2}, {qos: 1, retain: true}} {
+			form.topic, form.payload = r.at(a), a.letter+"|"+r.topic
+			_, err := m.publish(form)
+			if form.qos == 0 && !m.alive() {
+				err = errClosed
+			}
+			n++
+			if (err == nil) != r.allows(a) {
+				t.Errorf("%s on 3.1.1, %s, %+v: %v, allowed %v", a.name, form.topic, form, err, r.allows(a))
+			}
+			if err != nil {
+				m = mustOpen(t, g.MQTT, c)
+			}
+		}
+	}
+	m.leave()
+	return n
+}
+
+// TestMatrixWill: a will is a publication that is decided at CONNECT.
+func TestMatrixWill(t *testing.T) {
+	t.Parallel()
+	g := harness.StartGateway(t, harness.Options{NoRules: true, Auth: matrixRoles, Extra: quick})
+	i, n := issuerOf(t, g), 0
+	for _, a := range actors(i) {
+		for _, r := range publishRows {
+			for _, version := range []byte{4, 5} {
+				for _, kept := range []bool{false, true} {
+					m, code := open(t, g.MQTT, connect{id: a.name, user: a.name, password: a.token, version: version, will: r.at(a), willKept: kept})
+					want := byte(0)
+					if !r.allows(a) {
+						want = map[byte]byte{4: 5, 5: reasonNotAuthorized}[version]
+					}
+					if code != want {
+						t.Errorf("%s on %d with a will on %s: CONNACK 0x%02x, want 0x%02x", a.name, version, r.at(a), code, want)
+					}
+					m.goodbye()
+					n++
+				}
+			}
+		}
+	}
+	awaitAudit(t, g, `"event":"refuse"`, `"reason":"will"`, vinA)
+	// A granted will is sent where it belongs.
+	service := mustOpen(t, g.MQTT, connect{id: "svc-telemetry", password: i.service("svc-telemetry", auth.ScopeTelemetryRead), version: 5})
+	service.subscribe("v1/+/up/#")
+	mustOpen(t, g.MQTT, connect{id: vinA, password: i.vehicle(vinA), version: 5, will: "v1/" + vinA + "/up/gone"}).leave()
+	service.await("v1/" + vinA + "/up/gone")
+	t.Logf("%d wills", n)
+}
+
+// subscribeRows say who may subscribe to what.
+var subscribeRows = []row{
+	{"v1/{me}/cmd/#", "VL"},
+	{"v1/{me}/cmd/+/lock", "VL"},
+	{"v1/{me}/cmd/c1/lock", "VL"},
+	{"v1/{me}/sys/#", "VL"},
+	{"v1/{me}/sys/reconnect", "VL"},
+	{"v1/{me}/up/#", "TAOL"},
+	{"v1/{me}/res/#", "RAOL"},
+	{"v1/{me}/#", "L"},
+	{"v1/{me}/+", "L"},
+	{"v1/{me}/+/#", "L"},
+	{"v1/{me}/token", ""},
+	{"v1/{other}/cmd/#", "L"},
+	{"v1/{other}/cmd/c1/lock", "L"},
+	{"v1/{other}/sys/+", "L"},
+	{"v1/{other}/up/#", "TAOL"},
+	{"v1/{other}/up/telemetry", "TAOL"},
+	{"v1/{other}/res/+/+", "RAOL"},
+	{"v1/{other}/token", ""},
+	{"v1/+/token", ""},
+	{"v1/+/up/#", "TAOL"},
+	{"v1/+/up/telemetry", "TAOL"},
+	{"v1/+/res/#", "RAOL"},
+	{"v1/+/cmd/#", "L"},
+	{"v1/+/sys/#", "L"},
+	{"v1/+/+/telemetry", "L"},
+	{"v1/+/#", "L"},
+	{"v1/#", "L"},
+	{"+/{me}/cmd/#", "L"},
+	{"+/+/up/#", "L"},
+	{"+/#", "L"},
+	{"/#", "L"},
+	{"#", "L"},
+	{"bench/{me}/#", "BL"},
+	{"bench/all/#", "BL"}, // with one topic of it held back
+	{"bench/all/hidden", "L"},
+	{"bench/{other}/#", "L"},
+	{"bench/+/x", "L"},
+	{"bench/#", "L"},
+	{"test/nosubscribe", ""},
+	{"test/#", "L"},
+	{"$SYS/#", ""},
+	{"$CONTROL/x", ""},
+}
+
+// TestMatrixSubscribe enumerates role × filter, plain and shared, on both versions; then everything is published that
+// there is, retained too, and what each client is sent is held against what its role may receive. Clients that
+// come later are sent the retained messages.
+func TestMatrixSubscribe(t *testing.T) {
+	t.Parallel()
+	g := harness.StartGateway(t, harness.Options{NoRules: true, Auth: matrixRoles, Extra: quick})
+	i := issuerOf(t, g)
+	all := actors(i)
+	other := mustOpen(t, g.MQTT, connect{id: vinB, password: i.vehicle(vinB), version: 5})
+	other.subscribe("v1/" + vinB + "/cmd/#")
+	clients, n := map[string]*client{vinB: other}, 0
+	for _, a := range all {
+		for _, version := range []byte{4, 5} {
+			m := mustOpen(t, g.MQTT, connect{id: idOf(a, version), password: a.token, version: version})
+			n += subscribeAll(t, m, a)
+			if a.letter == "V" && version == 4 {
+				m.leave()
+				continue // a vehicle has one connection: that of version 5 goes on
+			}
+			clients[idOf(a, version)] = m
+		}
+	}
+	lab := mustOpen(t, g.MQTT, connect{id: "lab-2", password: mustIssue(i, "lab-2", "lab"), version: 5})
+	sent := deliveryTopics()
+	for _, topic := range sent {
+		if code, err := lab.publish(publish{topic: topic, payload: "x", qos: 1, retain: true}); err != nil || code >= 0x80 {
+			t.Fatalf("publish %s: 0x%02x, %v", topic, code, err)
+		}
+	}
+	fence(t, lab, clients, all)
+	for _, a := range all { // late: retained messages
+		if a.letter == "V" {
+			continue
+		}
+		m := mustOpen(t, g.MQTT, connect{id: a.name + "/late", password: a.token, version: 5})
+		subscribeAll(t, m, a)
+		clients[a.name+"/late"] = m
+	}
+	fence(t, lab, clients, all)
+	checkDelivered(t, clients, all)
+	t.Logf("%d subscriptions, %d clients, %d retained messages", n, len(clients), len(sent))
+}
+
+func mustIssue(i issuer, name, role string) string {
+	token, _ := i.issue(auth.IssueRequest{Subject: name, Role: role})
+	return token
+}
+
+// idOf lets a service have a connection of each version.
+func idOf(a actor, version byte) string {
+	if a.letter == "V" {
+		return a.name
+	}
+	return fmt.Sprintf("%s/%d", a.name, version)
+}
+
+func subscribeAll(t *testing.T, m *client, a actor) (n int) {
+	for _, r := range subscribeRows {
+		for _, share := range []string{"", "$share/g/", "$share/g/$share/h/"} {
+			allowed := r.allows(a) && (share == "" || share == "$share/g/" && a.letter != "V")
+			code := m.subscribe(share + r.at(a))
+			n++
+			if (code < 0x80) != allowed {
+				t.Errorf("%s on %d subscribes to %s: 0x%02x, allowed %v", a.name, m.version, share+r.at(a), code, allowed)
+			}
+		}
+	}
+	return n
+}
+
+// deliveryTopics are topics on which something is published for delivery.
+func deliveryTopics() []string {
+	topics := []string{"bench/bench-1/x", "bench/bench-2/x", "bench/all/x", "bench/all/hidden", "test/nosubscribe", "test/x", "free"}
+	for _, vin := range []string{vinA, vinB} {
+		topics = append(topics, "v1/"+vin+"/up/telemetry", "v1/"+vin+"/up/a/b", "v1/"+vin+"/sys/reconnect", "v1/"+vin+"/x/y",
+			"v1/"+vin+"/res/c9/succeeded", "v1/"+vin+"/res/c9/failed")
+	}
+	return topics
+}
+
+// fence waits until everybody has what was published before: every client has a subscription that the last topics
+// match, and the gateway delivers in order.
+func fence(t *testing.T, lab *client, clients map[string]*client, all []actor) {
+	t.Helper()
+	for _, topic := range []string{"v1/" + vinB + "/up/fence", "v1/" + vinB + "/res/fence/succeeded", "bench/all/fence"} {
+		if code, err := lab.publish(publish{topic: topic, payload: "x", qos: 1}); err != nil || code >= 0x80 {
+			t.Fatalf("publish %s: 0x%02x, %v", topic, code, err)
+		}
+	}
+	for id, m := range clients {
+		switch letterOf(id, all) {
+		case "T", "A", "O", "L":
+			m.await("v1/" + vinB + "/up/fence")
+		case "R":
+			m.await("v1/" + vinB + "/res/fence")
+		case "B":
+			m.await("bench/all/fence")
+		}
+		if !m.alive() {
+			t.Errorf("%s has lost its connection", id)
+		}
+	}
+}
+
+func letterOf(id string, all []actor) string {
+	name, _, _ := strings.Cut(id, "/")
+	if name == vinB {
+		return "V"
+	}
+	return all[slices.IndexFunc(all, func(a actor) bool { return a.name == name })].letter
+}
+
+// mayReceive is the table of auth/README.md once more, in other words.
+func mayReceive(letter, name, topic string) bool {
+	l := strings.Split(topic, "/")
+	branch := func(b string) bool { return len(l) >= 3 && l[0] == "v1" && l[2] == b }
+	switch letter {
+	case "V":
+		return (branch("cmd") || branch("sys")) && l[1] == name
+	case "T":
+		return branch("up")
+	case "R":
+		return branch("res")
+	case "A", "O":
+		return branch("up") || branch("res")
+	case "B":
+		return l[0] == "bench" && (l[1] == name || l[1] == "all" && topic != "bench/all/hidden")
+	case "L":
+		return topic != "test/nosubscribe" && !branch("token")
+	}
+	return false
+}
+
+func checkDelivered(t *testing.T, clients map[string]*client, all []actor) {
+	t.Helper()
+	for id, m := range clients {
+		letter := letterOf(id, all)
+		name, _, _ := strings.Cut(id, "/")
+		got := m.received()
+		for _, d := range got {
+			if !mayReceive(letter, name, d.topic) {
+				t.Errorf("crossing: %s was sent %+v", id, d)
+			}
+		}
+		for _, topic := range deliveryTopics() {
+			missing := !slices.ContainsFunc(got, func(d delivery) bool { return d.topic == topic })
+			if missing && letter != "V" && mayReceive(letter, name, topic) {
+				t.Errorf("%s was not sent %s: the test proves less than it seems to", id, topic)
+			}
+		}
+		if strings.HasSuffix(id, "/late") && strings.Contains("TRAOBL", letter) && !slices.ContainsFunc(got, func(d delivery) bool { return d.retain }) {
+			t.Errorf("%s was sent nothing retained", id)
+		}
+	}
+}
