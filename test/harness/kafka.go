@@ -59,8 +59,10 @@ func ApacheKafka(t testing.TB, version string, brokers int) *Kafka {
 	}
 	k := &Kafka{Brokers: client, t: t}
 	for i := range brokers {
-		node := kafkaNode{id: i + 1, jars: jars, dir: filepath.Join(dir, fmt.Sprint(i+1)), client: client[i],
-			controller: controller[i], voters: strings.Join(voters, ","), replicas: min(brokers, 3)}
+		node := kafkaNode{
+			id: i + 1, jars: jars, dir: filepath.Join(dir, fmt.Sprint(i+1)), client: client[i],
+			controller: controller[i], voters: strings.Join(voters, ","), replicas: min(brokers, 3),
+		}
 		node.format(t)
 		k.launch = append(k.launch, func() *Process { return node.start(t) })
 		k.Nodes = append(k.Nodes, k.launch[i]())

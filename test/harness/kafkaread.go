@@ -78,6 +78,8 @@ func record(r *kgo.Record) Record {
 	for _, h := range r.Headers {
 		headers[h.Key] = string(h.Value)
 	}
-	return Record{Topic: r.Topic, Partition: r.Partition, Offset: r.Offset, Key: string(r.Key), Value: r.Value,
-		Headers: headers, Timestamp: r.Timestamp}
+	return Record{
+		Topic: r.Topic, Partition: r.Partition, Offset: r.Offset, Key: string(r.Key), Value: r.Value,
+		Headers: headers, Timestamp: r.Timestamp,
+	}
 }

@@ -2,17 +2,17 @@ package scenario
 
 import (
 	"context"
+	"crypto/tls"
 	"fmt"
 	"math/rand/v2"
 	"net"
 	"testing"
 	"time"
 
+	"github.com/eclipse/paho.golang/packets"
 	"github.com/eclipse/paho.golang/paho"
 	mqtt3 "github.com/eclipse/paho.mqtt.golang"
 	"github.com/redis/go-redis/v9"
-
-	"crypto/tls"
 
 	"cellgate/test/harness"
 )
@@ -77,7 +77,8 @@ func DialV5(t *testing.T, g *harness.Gateway, clientID, token string) (*V5, erro
 		}
 	}
 	v.Client = paho.NewClient(paho.ClientConfig{
-		Conn: conn, ClientID: clientID,
+		// paho writes a packet in several pieces, and its pings from a goroutine of their own.
+		Conn: packets.NewThreadSafeConn(conn), ClientID: clientID,
 		OnPublishReceived: []func(paho.PublishReceived) (bool, error){func(r paho.PublishReceived) (bool, error) {
 			v.Messages <- r.Packet
 			return true, nil

@@ -164,9 +164,13 @@ func properties(t *testing.T, e *Env) {
 	vin, v := vehicle(t, e)
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
-	_, err := v.Publish(ctx, &paho.Publish{QoS: 1, Topic: "v1/" + vin + "/up/telemetry", Payload: []byte(`{}`),
-		Properties: &paho.PublishProperties{ContentType: "application/json",
-			User: paho.UserProperties{{Key: "trace", Value: "abc"}, {Key: "msg-id", Value: "forged"}}}})
+	_, err := v.Publish(ctx, &paho.Publish{
+		QoS: 1, Topic: "v1/" + vin + "/up/telemetry", Payload: []byte(`{}`),
+		Properties: &paho.PublishProperties{
+			ContentType: "application/json",
+			User:        paho.UserProperties{{Key: "trace", Value: "abc"}, {Key: "msg-id", Value: "forged"}},
+		},
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
