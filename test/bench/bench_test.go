@@ -152,8 +152,10 @@ func startMosquitto(t *testing.T, dir, listeners string) *harness.Process {
 		t.Fatalf("mosquitto is missing (make bench installs Debian's package): %v", err)
 	}
 	conf := filepath.Join(dir, "mosquitto.conf")
-	text := strings.Join([]string{"allow_anonymous true", "persistence false", "max_inflight_messages 0",
-		"max_queued_messages 0", "log_type error", "set_tcp_nodelay true", "user root", listeners}, "\n")
+	text := strings.Join([]string{
+		"allow_anonymous true", "persistence false", "max_inflight_messages 0",
+		"max_queued_messages 0", "log_type error", "set_tcp_nodelay true", "user root", listeners,
+	}, "\n")
 	if err := os.WriteFile(conf, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}

@@ -100,8 +100,10 @@ func StartGateway(t testing.TB, o Options) *Gateway {
 func PrepareGateway(t testing.TB, o Options) *Gateway {
 	t.Helper()
 	dir := t.TempDir()
-	g := &Gateway{Dir: dir, Config: filepath.Join(dir, "cell.yaml"), t: t, env: o.Env,
-		MQTTS: FreeAddr(t), MQTT: FreeAddr(t), Lab: FreeAddr(t), HTTP: FreeAddr(t)}
+	g := &Gateway{
+		Dir: dir, Config: filepath.Join(dir, "cell.yaml"), t: t, env: o.Env,
+		MQTTS: FreeAddr(t), MQTT: FreeAddr(t), Lab: FreeAddr(t), HTTP: FreeAddr(t),
+	}
 	WriteCertificates(t, filepath.Join(dir, "tls"))
 	if o.VehicleCA != nil {
 		o.VehicleCA.write(t, filepath.Join(dir, "tls", "vehicles-ca.crt"))
