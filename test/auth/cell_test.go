@@ -54,6 +54,10 @@ func issuerOf(t testing.TB, g *harness.Gateway) issuer {
 
 func (i issuer) issue(req auth.IssueRequest) (string, auth.Identity) {
 	i.t.Helper()
+	err := i.Reload() // what the gateway has revoked or rotated a moment ago
+	if err != nil {
+		i.t.Fatal(err)
+	}
 	token, id, err := i.Issue(req)
 	if err != nil {
 		i.t.Fatal(err)

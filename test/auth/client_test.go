@@ -49,6 +49,7 @@ type client struct {
 
 	mu  sync.Mutex // guards below
 	got []delivery
+	bye []byte // the gateway's DISCONNECT
 }
 
 type delivery struct {
@@ -181,6 +182,11 @@ func (m *client) read() {
 		if first>>4 == 3 {
 			m.take(f)
 			continue
+		}
+		if first == 0xE0 {
+			m.mu.Lock()
+			m.bye = f
+			m.mu.Unlock()
 		}
 		m.frames <- f
 	}
@@ -347,19 +353,18 @@ func (m *client) authenticate(token string) (code byte, err error) {
 // "" for none.
 func (m *client) ended() (reason byte, why string) {
 	m.t.Helper()
-	for {
-		f, ok := m.frame()
-		if !ok {
-			return reason, why
-		}
-		if f[0] != 0xE0 || len(f) < 2 {
-			continue
-		}
-		reason = f[1]
-		if i := bytes.IndexByte(f[2:], 0x1F); i >= 0 {
-			why = string(f[2+i+3:])
-		}
+	for open := true; open; {
+		_, open = m.frame()
 	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if len(m.bye) < 2 {
+		return 0, ""
+	}
+	if i := bytes.IndexByte(m.bye[2:], 0x1F); i >= 0 {
+		why = string(m.bye[2+i+3:])
+	}
+	return m.bye[1], why
 }
 
 // alive checks that the gateway answers a PINGREQ.

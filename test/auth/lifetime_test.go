@@ -1,0 +1,99 @@
+package authtest
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"cellgate/auth"
+	"cellgate/test/harness"
+)
+
+// short issues a token of a few seconds, which no configuration would.
+func (i issuer) short(vin string, ttl time.Duration) (string, auth.Identity) {
+	return i.issue(auth.IssueRequest{Subject: vin, Role: auth.RoleVehicle, TTL: ttl})
+}
+
+// TestExpiry: at its token's end a connection is told on v1/{vin}/sys/token-expiring, and then ended: on 5 with
+// 0x87 and why, on 3.1.1 by closing.
+func TestExpiry(t *testing.T) {
+	t.Parallel()
+	g := harness.StartGateway(t, harness.Options{NoRules: true})
+	i := issuerOf(t, g)
+	for _, version := range []byte{4, 5} {
+		vin := map[byte]string{4: vinA, 5: vinB}[version]
+		token, id := i.short(vin, 4*time.Second)
+		m := mustOpen(t, g.MQTT, connect{id: vin, password: token, version: version})
+		m.subscribe("v1/" + vin + "/sys/#")
+		if notice := m.await("v1/" + vin + "/sys/token-expiring"); !strings.Contains(notice.payload, `"expires_at"`) {
+			t.Errorf("notice %s", notice.payload)
+		}
+		reason, why := m.ended()
+		if version == 5 && (reason != reasonNotAuthorized || !strings.Contains(why, "expired")) {
+			t.Errorf("on 5: reason 0x%02x %q", reason, why)
+		}
+		if version == 4 && reason != 0 {
+			t.Errorf("a DISCONNECT on 3.1.1")
+		}
+		<-time.After(time.Until(id.Expires.Add(1100 * time.Millisecond))) // until the leeway of 1 s is over too
+		if _, code := open(t, g.MQTT, connect{id: vin, password: token, version: version}); code == 0 {
+			t.Error("the expired token was accepted")
+		}
+	}
+}
+
+// TestRefresh: a fresh token, by AUTH or by PUBLISH, keeps the connection beyond the end of the first one, and the
+// new end counts. A token for another subject ends the connection.
+func TestRefresh(t *testing.T) {
+	t.Parallel()
+	g := harness.StartGateway(t, harness.Options{NoRules: true})
+	i := issuerOf(t, g)
+	byPublish := func(m *client, vin, token string) (byte, error) {
+		return m.publish(publish{topic: "v1/" + vin + "/token", payload: token, qos: 1})
+	}
+	byAuth := func(m *client, _, token string) (byte, error) { return m.authenticate(token) }
+	for name, c := range map[string]struct {
+		vin     string
+		version byte
+		method  string
+		refresh func(m *client, vin, token string) (byte, error)
+	}{
+		"AUTH":             {vinA, 5, "CELL-JWT", byAuth},
+		"PUBLISH on 5":     {vinB, 5, "", byPublish},
+		"PUBLISH on 3.1.1": {"LTEST0000000000C3", 4, "", byPublish},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			token, id := i.short(c.vin, 3*time.Second)
+			m := mustOpen(t, g.MQTT, connect{id: c.vin, password: token, version: c.version, method: c.method})
+			m.t = t
+			fresh, next := i.short(c.vin, 7*time.Second)
+			if code, err := c.refresh(m, c.vin, fresh); code != 0 || err != nil {
+				t.Fatalf("refresh: 0x%02x, %v", code, err)
+			}
+			awaitAudit(t, g, `"event":"refresh"`, next.TokenID, `"sub":"`+c.vin, `"from":"127.0.0.1:`)
+			<-time.After(time.Until(id.Expires.Add(1100 * time.Millisecond)))
+			m.mustPublish(publish{topic: "v1/" + c.vin + "/up/telemetry", qos: 1})
+			if reason, _ := m.ended(); c.version == 5 && reason != reasonNotAuthorized {
+				t.Errorf("at the new token's end: 0x%02x", reason)
+			}
+
+			m = mustOpen(t, g.MQTT, connect{id: c.vin, password: i.vehicle(c.vin), version: c.version, method: c.method})
+			m.t = t
+			other, _ := i.short("LTEST00000000000X1", time.Hour)
+			_, _ = c.refresh(m, c.vin, other)
+			reason, why := m.ended()
+			if c.version == 5 && (reason != reasonNotAuthorized || !strings.Contains(why, "somebody else")) {
+				t.Errorf("another's token: 0x%02x %q", reason, why)
+			}
+			awaitAudit(t, g, `"event":"refuse"`, `"reason":"other-subject"`)
+		})
+	}
+	t.Cleanup(func() {
+		for _, r := range records(t, g) {
+			if strings.HasSuffix(r.Topic, "/token") {
+				t.Errorf("a token was journaled: %s", r.Topic)
+			}
+		}
+	})
+}
