@@ -235,8 +235,14 @@ func TestDiffTellsReloadFromRestart(t *testing.T) {
 	b := parse(t, "cell: {id: c, node: n}\nauth: {roles: {lab: {publish: [b]}, x: {}}}\nlimits: {max_packet: 128KiB}\n"+
 		"commands: {max_payload: 64KiB}\nkafka: {brokers: [\"x:1\"]}\ncentral: {kafka: {brokers: [\"y:1\"]}}\nlog: {level: debug, format: text}")
 	want := []Change{
-		{"auth.roles.lab.publish[0]", false}, {"auth.roles.x", false}, {"commands.max_payload", true},
-		{"limits.max_packet", false}, {"kafka.brokers[0]", true}, {"central", true}, {"log.level", false}, {"log.format", true},
+		{"auth.roles.lab.publish[0]", false},
+		{"auth.roles.x", false},
+		{"commands.max_payload", true},
+		{"limits.max_packet", false},
+		{"kafka.brokers[0]", true},
+		{"central", true},
+		{"log.level", false},
+		{"log.format", true},
 	}
 	if got := Diff(a, b); !reflect.DeepEqual(got, want) {
 		t.Errorf("Diff = %v\nwant   %v", got, want)
@@ -274,8 +280,8 @@ func TestWarnings(t *testing.T) {
 		"kafka: {brokers: [\"k:1\"], sasl: {mechanism: plain, user: u, password: p}}":         "kafka.sasl.mechanism",
 		"kafka: {brokers: [\"k:1\"], sasl: {mechanism: scram-sha-256, user: u, password: p}}": "",
 		"http: {address: \":1\", allow_insecure: true}":                                       "http.allow_insecure",
-		"uplink: {ack: memory}": "uplink.ack",
-		"listeners: [{name: a, address: \"127.0.0.1:1\", anonymous_role: vehicle}]": "listeners",
+		"uplink: {ack: memory}":                                                               "uplink.ack",
+		"listeners: [{name: a, address: \"127.0.0.1:1\", anonymous_role: vehicle}]":           "listeners",
 	} {
 		c := parse(t, "cell: {id: c, node: n}\n"+text)
 		switch {

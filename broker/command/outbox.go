@@ -102,18 +102,18 @@ func (s *Service) oldest() ([]Event, error) {
 type backoff struct{ next time.Duration }
 
 const (
-	backoffMin = 100 * time.Millisecond
-	backoffMax = 10 * time.Second
+	firstBackoff   = 100 * time.Millisecond
+	longestBackoff = 10 * time.Second
 )
 
-func newBackoff() *backoff { return &backoff{next: backoffMin} }
+func newBackoff() *backoff { return &backoff{next: firstBackoff} }
 
-func (b *backoff) reset() { b.next = backoffMin }
+func (b *backoff) reset() { b.next = firstBackoff }
 
 // sleep pauses, and reports false when ctx ended meanwhile.
 func (b *backoff) sleep(ctx context.Context) bool {
 	d := b.next/2 + rand.N(b.next/2)
-	b.next = min(2*b.next, backoffMax)
+	b.next = min(2*b.next, longestBackoff)
 	timer := time.NewTimer(d)
 	defer timer.Stop()
 	select {

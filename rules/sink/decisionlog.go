@@ -227,7 +227,7 @@ func (l *decisionLog) sync() error {
 	if err == nil {
 		err = l.flushLocked()
 	}
-	if err != nil || !(l.dirty || l.dirDirty) {
+	if err != nil || (!l.dirty && !l.dirDirty) {
 		l.mu.Unlock()
 		return err
 	}
