@@ -228,7 +228,9 @@ type Limits struct {
 	HandshakeTimeout  Duration `yaml:"handshake_timeout" range:"100ms..5m"`
 	ConnectTimeout    Duration `yaml:"connect_timeout" range:"100ms..5m"`
 	WriteTimeout      Duration `yaml:"write_timeout" range:"100ms..5m"`
-	Handshakes        int      `yaml:"handshakes" range:"1..100000"` // at once; 0 is not a value
+	// Handshakes bounds the connections that have not finished TLS and CONNECT. At the bound the oldest gives
+	// way: it must hold all that a connect storm brings while one slow client shakes hands. 0 is not a value.
+	Handshakes int `yaml:"handshakes" range:"1..100000"`
 	// OutboundBytes bounds one connection's outgoing queue.
 	OutboundBytes Bytes `yaml:"outbound_bytes" range:"4KiB..64MiB"`
 }

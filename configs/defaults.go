@@ -42,7 +42,7 @@ func Default() *Config {
 		MaxConnections: 100_000, ConnectRate: 2000, MaxPacket: 256 * kib, MaxConnectPacket: 16 * kib,
 		MessagesPerSecond: 200, BytesPerSecond: 4 * mib, MaxKeepalive: Duration(20 * time.Minute),
 		HandshakeTimeout: Duration(10 * time.Second), ConnectTimeout: Duration(10 * time.Second),
-		WriteTimeout: Duration(10 * time.Second), Handshakes: 256, OutboundBytes: 512 * kib,
+		WriteTimeout: Duration(10 * time.Second), Handshakes: 8192, OutboundBytes: 512 * kib,
 	}
 	c.Kafka.setDefaults()
 	c.Kafka.Brokers = []string{"127.0.0.1:9092"}

@@ -42,6 +42,16 @@ func TestMinimalFileHasEveryDefault(t *testing.T) {
 
 // TestCellYAMLListsTheDefaults holds the sample, comments put in force where they show a default,
 // against what an empty file gives.
+// At the bound of handshakes the oldest connection gives way. One over a poor mobile network takes a few seconds
+// for TLS and CONNECT; what connect_rate lets in meanwhile must not push it out.
+func TestAConnectStormDoesNotPushOutSlowClients(t *testing.T) {
+	t.Parallel()
+	const slow = 4 // seconds
+	if l := Default().Limits; l.Handshakes < slow*l.ConnectRate {
+		t.Errorf("limits.handshakes is %d: %d connections a second fill it in less than %d s", l.Handshakes, l.ConnectRate, slow)
+	}
+}
+
 func TestCellYAMLListsTheDefaults(t *testing.T) {
 	t.Parallel()
 	data, err := Samples.ReadFile("cell.yaml")
