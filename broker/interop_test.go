@@ -11,6 +11,7 @@ import (
 
 	"cellgate/broker/frame"
 
+	"github.com/eclipse/paho.golang/packets"
 	"github.com/eclipse/paho.golang/paho"
 	mqtt3 "github.com/eclipse/paho.mqtt.golang"
 )
@@ -112,7 +113,8 @@ func pahoV5(ctx context.Context, t *testing.T, h *harness, listener, id string, 
 	nc, err := net.Dial("tcp", h.b.Addrs()[listener].String())
 	must(t, err)
 	t.Cleanup(func() { _ = nc.Close() })
-	cfg := paho.ClientConfig{Conn: nc}
+	// paho writes a packet in several pieces, and its pings from a goroutine of their own.
+	cfg := paho.ClientConfig{Conn: packets.NewThreadSafeConn(nc)}
 	if on != nil {
 		cfg.OnPublishReceived = []func(paho.PublishReceived) (bool, error){
 			func(p paho.PublishReceived) (bool, error) { on(p.Packet); return true, nil },

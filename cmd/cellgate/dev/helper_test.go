@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/eclipse/paho.golang/packets"
 	"github.com/eclipse/paho.golang/paho"
 	"github.com/redis/go-redis/v9"
 	"github.com/segmentio/kafka-go"
@@ -112,7 +113,8 @@ func (g *gateway) connect(vin, token string) *client {
 	var once sync.Once
 	end := func() { once.Do(func() { close(c.closed) }) }
 	c.Client = paho.NewClient(paho.ClientConfig{
-		ClientID: vin, Conn: conn, OnClientError: func(error) { end() }, OnServerDisconnect: func(*paho.Disconnect) { end() },
+		// paho writes a packet in several pieces, and its pings from a goroutine of their own.
+		ClientID: vin, Conn: packets.NewThreadSafeConn(conn), OnClientError: func(error) { end() }, OnServerDisconnect: func(*paho.Disconnect) { end() },
 		OnPublishReceived: []func(paho.PublishReceived) (bool, error){func(r paho.PublishReceived) (bool, error) {
 			c.messages <- r.Packet
 			return true, nil
