@@ -1,0 +1,182 @@
+package authtest
+
+import (
+	"io/fs"
+	"net/http"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/goccy/go-yaml"
+
+	"cellgate/auth"
+	"cellgate/test/harness"
+)
+
+// notServed are rows of the table of scopes whose calls this gateway does not have. They answer 404, and are
+// guarded by their row on the day they come.
+var notServed = map[string]bool{
+	"PUT /v1/vehicles/{vin}/lock": true, "DELETE /v1/vehicles/{vin}/lock": true,
+	"GET /v1/vehicles/{vin}/session": true, "PUT /v1/vehicles/{vin}/session": true,
+	"PUT /v1/ownership": true, "PATCH /v1/ownership": true,
+}
+
+// TestEndpointScopes calls every endpoint of the table with every kind of token and none.
+func TestEndpointScopes(t *testing.T) {
+	t.Parallel()
+	g := harness.StartGateway(t, harness.Options{NoRules: true, Auth: matrixRoles})
+	i, calls := issuerOf(t, g), 0
+	all := map[string]string{"": "", "vehicle": i.vehicle(vinA), "lab": mustIssue(i, "lab-1", "lab"), "none": i.service("svc-none")}
+	for _, s := range auth.Scopes() {
+		all[s] = i.service("svc-"+strings.ReplaceAll(s, ":", "-"), s)
+	}
+	for _, e := range auth.EndpointScopes() {
+		if e.Path == "/v1/drain" && e.Method == "POST" {
+			continue // it would end the test's connections: the other rows of its kind stand for it
+		}
+		path := strings.NewReplacer("{vin}", vinA, "{id}", "c1").Replace(e.Path)
+		var content any
+		if e.Path == "/v1/revocations" {
+			content = map[string]string{"jti": "of-no-token"} // the least that token:issue may do there
+		}
+		for name, token := range all {
+			status, body, err := g.Do(e.Method, path, token, content)
+			if err != nil {
+				t.Fatal(err)
+			}
+			calls++
+			if want := expected(e, name); !fits(e, status, want) {
+				t.Errorf("%s %s with %q: %d %.80s, want %d", e.Method, e.Path, name, status, body, want)
+			}
+		}
+	}
+	t.Logf("%d calls", calls)
+}
+
+// expected is 0 for a call that is let through.
+func expected(e auth.Endpoint, token string) int {
+	trusted := token == "none" || strings.Contains(token, ":")
+	switch {
+	case e.Scope == auth.ScopePublic, trusted && (e.Scope == auth.ScopeAny || e.Scope == token):
+		return 0
+	case !trusted:
+		return http.StatusUnauthorized
+	}
+	return http.StatusForbidden
+}
+
+func fits(e auth.Endpoint, status, want int) bool {
+	if notServed[e.Method+" "+e.Path] {
+		return status == http.StatusNotFound || status == http.StatusMethodNotAllowed
+	}
+	if want == 0 {
+		return status != http.StatusUnauthorized && status != http.StatusForbidden && status != http.StatusMethodNotAllowed
+	}
+	return status == want
+}
+
+// TestRoutesAreInTheTable finds every route that the gateway's code mounts, by its text, in the table of scopes or
+// among those of the profiler, which is the operators'.
+func TestRoutesAreInTheTable(t *testing.T) {
+	t.Parallel()
+	pattern := regexp.MustCompile(`"(GET|POST|PUT|PATCH|DELETE)(?: |", ")(/[^"]*)"`)
+	found := 0
+	for _, dir := range []string{"cmd/cellgate/app", "broker/command"} {
+		err := filepath.WalkDir(filepath.Join(harness.Root(), dir), func(path string, _ fs.DirEntry, err error) error {
+			if err != nil || !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") {
+				return err
+			}
+			text, err := os.ReadFile(path)
+			for _, m := range pattern.FindAllStringSubmatch(string(text), -1) {
+				found++
+				if _, ok := auth.EndpointFor(m[1], m[2]); !ok && !strings.HasPrefix(m[2], "/debug/pprof/") {
+					t.Errorf("%s mounts %s %s, which the table of scopes does not have", filepath.Base(path), m[1], m[2])
+				}
+			}
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if served := len(auth.EndpointScopes()) - len(notServed); found < served {
+		t.Errorf("%d routes found in the code, %d in the table", found, served)
+	}
+}
+
+// TestOpenAPIScopes holds the served document against the table, both ways.
+func TestOpenAPIScopes(t *testing.T) {
+	t.Parallel()
+	g := harness.StartGateway(t, harness.Options{NoRules: true})
+	_, body, err := g.Get("/v1/openapi.yaml", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var doc struct {
+		Paths map[string]map[string]any `yaml:"paths"`
+	}
+	if err := yaml.Unmarshal(body, &doc); err != nil {
+		t.Fatal(err)
+	}
+	documented := map[string]bool{}
+	for path, methods := range doc.Paths {
+		for method, call := range methods {
+			method = strings.ToUpper(method)
+			about, isCall := call.(map[string]any)
+			if !isCall || method == "PARAMETERS" {
+				continue
+			}
+			documented[method+" "+path] = true
+			e, ok := auth.EndpointFor(method, path)
+			if !ok || about["x-scope"] != e.Scope {
+				t.Errorf("%s %s: documented scope %v, table %q", method, path, about["x-scope"], e.Scope)
+			}
+		}
+	}
+	for _, e := range auth.EndpointScopes() {
+		if key := e.Method + " " + e.Path; documented[key] == notServed[key] {
+			t.Errorf("%s: documented %v, served %v", key, documented[key], !notServed[key])
+		}
+	}
+}
+
+// TestProfilerIsTheOperators: what the table does not have is open to operators at most.
+func TestProfilerIsTheOperators(t *testing.T) {
+	t.Parallel()
+	g := harness.StartGateway(t, harness.Options{NoRules: true})
+	i := issuerOf(t, g)
+	for token, want := range map[string]int{"": 401, i.vehicle(vinA): 401, i.service("svc", auth.Scopes()...): 403, i.operator(): 200} {
+		if status, _, err := g.Get("/debug/pprof/cmdline", token); err != nil || status != want {
+			t.Errorf("profiler: %d, want %d, %v", status, want, err)
+		}
+	}
+}
+
+// TestInsecureHTTP: off loopback without TLS the gateway does not start, unless it is told to.
+func TestInsecureHTTP(t *testing.T) {
+	t.Parallel()
+	g := harness.PrepareGateway(t, harness.Options{NoRules: true})
+	text, err := os.ReadFile(g.Config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	write := func(http string) {
+		changed := regexp.MustCompile(`(?m)^http: .*$`).ReplaceAllString(string(text), http)
+		if err := os.WriteFile(g.Config, []byte(changed), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(`http: {address: "0.0.0.0:0"}`)
+	for _, command := range [][]string{{"config", "check", g.Config}, {"run", "--config", g.Config}} {
+		if _, err := harness.RunCellgate(t, g.Dir, command...); err == nil || !strings.Contains(err.Error(), "http.address") || !strings.Contains(err.Error(), "allow_insecure") {
+			t.Errorf("%v: %v", command, err)
+		}
+	}
+	write(`http: {address: "0.0.0.0:0", allow_insecure: true}`)
+	out, err := harness.RunCellgate(t, g.Dir, "config", "check", g.Config)
+	if err != nil || !strings.Contains(out, "warning:") || !strings.Contains(out, "http.allow_insecure") {
+		t.Errorf("%s, %v", out, err)
+	}
+}

@@ -1,0 +1,163 @@
+package authtest
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"sync"
+	"testing"
+
+	"cellgate/auth"
+	"cellgate/cmd/cellgate/fleet"
+	"cellgate/test/harness"
+)
+
+// fleetReport is what `cellgate fleet --json` ends with.
+type fleetReport struct {
+	Connects       int64 `json:"connects"`
+	ConnectRefused int64 `json:"connect_refused"`
+	Reconnects     int64 `json:"reconnects"`
+	Published      int64 `json:"published"`
+	Acknowledged   int64 `json:"acknowledged"`
+	Refused        int64 `json:"refused"`
+}
+
+func drive(t *testing.T, g *harness.Gateway, more ...string) (fleetReport, error) {
+	args := append([]string{"fleet", "--config", g.Config, "--broker", g.MQTT, "--rate", "0.5", "--reconnect-max", "100ms", "--json"}, more...)
+	out, err := harness.RunCellgate(t, g.Dir, args...)
+	if err != nil {
+		return fleetReport{}, err
+	}
+	var r fleetReport
+	return r, json.Unmarshal([]byte(out), &r)
+}
+
+// TestRotationUnderLoad: while 500 vehicles are thrown off again and again and come back, keys are rotated. No
+// vehicle is refused, neither with a token of an older key nor with one of the newest.
+func TestRotationUnderLoad(t *testing.T) {
+	t.Parallel()
+	const vehicles, rounds = 500, 2
+	g := harness.StartGateway(t, harness.Options{NoRules: true, Extra: "limits: {connect_rate: 0}\nlog: {level: warn}\n"})
+	operator := issuerOf(t, g).operator()
+	var r fleetReport
+	var err error
+	var driving sync.WaitGroup
+	driving.Go(func() {
+		r, err = drive(t, g, "--vehicles", fmt.Sprint(vehicles), "--connect-rate", "2000", "--duration", "13s")
+	})
+	harness.Eventually(t, patience, "the fleet is connected", func() error { return connected(g, operator, vehicles) })
+	for range rounds {
+		g.Cellgate("token", "rotate", "--config", g.Config)
+		for n := range vehicles {
+			if status, body, err := g.Do("DELETE", "/v1/vehicles/"+fleet.VIN(n)+"/connection", operator, nil); err != nil || status >= 500 {
+				t.Fatalf("disconnect: %d %s, %v", status, body, err)
+			}
+		}
+	}
+	// The newest key signs 10 s after its rotation; vehicles that get their tokens then meet the same gateway.
+	harness.Eventually(t, patience, "the newest key signs", func() error { return signing(g) })
+	late, lateErr := drive(t, g, "--vehicles", "50", "--first", "1000", "--duration", "1s")
+	driving.Wait()
+	if err = errors.Join(err, lateErr); err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range []fleetReport{r, late} {
+		if r.ConnectRefused+r.Refused != 0 || r.Acknowledged == 0 || r.Acknowledged != r.Published {
+			t.Errorf("%+v", r)
+		}
+	}
+	if r.Reconnects < rounds*vehicles*9/10 {
+		t.Errorf("only %d reconnects: %+v", r.Reconnects, r)
+	}
+	t.Logf("%+v, then by the newest key %+v", r, late)
+}
+
+func connected(g *harness.Gateway, operator string, want int) error {
+	_, body, err := g.Get("/v1/status", operator)
+	if err != nil {
+		return err
+	}
+	m := regexp.MustCompile(`"connections":\s*(\d+)`).FindSubmatch(body)
+	if m == nil || string(m[1]) != fmt.Sprint(want) {
+		return fmt.Errorf("%.200s", body)
+	}
+	return nil
+}
+
+// signing is nil once the newest key signs.
+func signing(g *harness.Gateway) error {
+	var keys []auth.KeyInfo
+	out := g.Cellgate("token", "rotate", "--list", "--config", g.Config, "--json")
+	if err := json.Unmarshal([]byte(out), &keys); err != nil {
+		return err
+	}
+	if !keys[len(keys)-1].Signing {
+		return errors.New("not yet")
+	}
+	return nil
+}
+
+// TestEverythingAway: with Kafka, Redis and the centre away for the whole run, and over a kill -9, vehicles connect and
+// publish, and tokens are issued.
+func TestEverythingAway(t *testing.T) {
+	t.Parallel()
+	ca := harness.NewAuthority(t)
+	g := harness.StartGateway(t, harness.Options{VehicleCA: ca, // and the sample rules, whose sinks are all away
+		Extra: fmt.Sprintf("central: {kafka: {brokers: [%q]}}\n", harness.FreeAddr(t))})
+	operator := issuerOf(t, g).operator()
+	for round := range 2 {
+		cert := ca.Vehicle(t, vinA, true)
+		got, err := call(t, g, &cert, 0, "POST", "/v1/tokens", "")
+		if err != nil || got.status != 201 {
+			t.Fatalf("by certificate: %+v, %v", got, err)
+		}
+		status, body, err := g.Do("POST", "/v1/tokens", operator, map[string]any{"vin": vinB})
+		var other answer
+		if err != nil || status != 201 || json.Unmarshal(body, &other) != nil {
+			t.Fatalf("by an operator: %d %s, %v", status, body, err)
+		}
+		for vin, c := range map[string]connect{vinA: {password: got.Token, version: 5}, vinB: {password: other.Token, version: 4}} {
+			c.id = vin
+			m := mustOpen(t, g.MQTT, c)
+			for n := range 20 {
+				m.mustPublish(publish{topic: "v1/" + vin + "/up/telemetry", payload: fmt.Sprintf(`{"seq":%d}`, n), qos: 1})
+			}
+			m.goodbye()
+		}
+		if r, err := drive(t, g, "--vehicles", "20", "--duration", "1s"); err != nil || r.ConnectRefused+r.Refused != 0 || r.Acknowledged != r.Published || r.Acknowledged == 0 {
+			t.Errorf("round %d: %+v, %v", round, r, err)
+		}
+		_, ready, err := g.Get("/readyz", "")
+		for _, name := range []string{"kafka", "redis", "central"} {
+			if err != nil || !strings.Contains(string(ready), name) {
+				t.Errorf("%s is not away: %s, %v", name, ready, err)
+			}
+		}
+		if round == 0 {
+			g.Kill()
+			g.Start()
+		}
+	}
+}
+
+// TestDevPrintsNoToken: the banner of `cellgate dev` tells how to get an operator's token, and shows none.
+func TestDevPrintsNoToken(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	p := harness.StartProcess(t, "dev", dir, nil, harness.Binary(t), "dev", "--data", filepath.Join(dir, "data"), "--vehicles", "1", "--free-ports")
+	command := regexp.MustCompile(`token issue .*--operator \w+`)
+	eventually(t, "banner", func() bool { return command.MatchString(p.Tail(1000)) })
+	token, err := harness.RunCellgate(t, dir, strings.Fields(strings.TrimSuffix(command.FindString(p.Tail(1000)), ")"))...)
+	if err != nil || !strings.HasPrefix(token, "eyJ") {
+		t.Fatalf("the banner's command printed %q, %v", token, err)
+	}
+	if err := p.Stop(patience); err != nil {
+		t.Error(err)
+	}
+	if strings.Contains(p.Tail(100_000), "eyJ") {
+		t.Error("dev has printed a token")
+	}
+}
