@@ -188,9 +188,17 @@ func TestRevocationPurges(t *testing.T) {
 			again.await("v1/" + vin + "/cmd/") // it waited: the test can fail
 			continue
 		}
-		again.alive()
-		if got := again.received(); len(got) > 0 {
-			t.Errorf("a purged session delivered %+v", got)
+		eventually(t, "the command is cancelled", func() bool {
+			_, body, err := g.Get("/v1/commands?state=cancelled", operator)
+			return err == nil && strings.Contains(string(body), vin)
+		})
+		again.subscribe("v1/" + vin + "/cmd/#")
+		if status, answer, err := g.Do("POST", "/v1/vehicles/"+vin+"/commands", operator, map[string]any{"name": "fence", "payload": 1}); err != nil || status != 202 {
+			t.Fatalf("command: %d %s, %v", status, answer, err)
+		}
+		again.await("v1/" + vin + "/cmd/")
+		if got := again.received(); len(got) != 1 || !strings.HasSuffix(got[0].topic, "/fence") {
+			t.Errorf("after a purge it was sent %+v", got)
 		}
 	}
 }

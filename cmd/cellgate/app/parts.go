@@ -261,7 +261,9 @@ func (a *App) startBackground() {
 	if a.cfg.Rules.Watch {
 		a.background("rules watch", a.rules.watch)
 	}
-	a.auth.WatchPurges(func(subject string) { a.sessions.Purge(subject) })
+	purges := newPurges(a.sessions.Purge, a.commands, a.log)
+	a.auth.WatchPurges(purges.add)
+	a.background("purges", purges.run)
 }
 
 // background runs fn until the gateway stops.

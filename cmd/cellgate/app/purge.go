@@ -1,0 +1,79 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+
+	"cellgate/broker/command"
+)
+
+// commandStore is what a purge needs of the command service.
+type commandStore interface {
+	List(f command.Filter) (page []command.Command, cursor uint64, err error)
+	Cancel(ctx context.Context, vin, id string) (command.Command, error)
+	Sync(ctx context.Context) error
+}
+
+// purges delete what waits for a vehicle whose tokens were revoked with purge: its session with the queue at once,
+// and then its commands that have not been sent, which would otherwise reach the next who connects as it.
+type purges struct {
+	session  func(clientID string) bool
+	commands commandStore
+	waiting  chan string
+	log      *slog.Logger
+}
+
+// maxPurges bounds the vehicles whose commands are still to be cancelled. Beyond it, they are left to expire.
+const maxPurges = 10_000
+
+func newPurges(session func(string) bool, commands commandStore, log *slog.Logger) *purges {
+	return &purges{session: session, commands: commands, waiting: make(chan string, maxPurges), log: log}
+}
+
+// add purges a subject. It runs on the authority's goroutine and so leaves the commands, which take a commit each,
+// to run.
+func (p *purges) add(subject string) {
+	p.session(subject)
+	select {
+	case p.waiting <- subject:
+	default:
+		p.log.Warn("too many purges at once: commands are left to expire", slog.String("vin", subject))
+	}
+}
+
+func (p *purges) run(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case vin := <-p.waiting:
+			if err := p.cancelCommands(ctx, vin); err != nil && ctx.Err() == nil {
+				p.log.Error("commands of a purged vehicle are not all cancelled", slog.String("vin", vin), slog.Any("error", err))
+			}
+		}
+	}
+}
+
+func (p *purges) cancelCommands(ctx context.Context, vin string) error {
+	// What the session had in its queue goes back to the service first.
+	if err := p.commands.Sync(ctx); err != nil {
+		return err
+	}
+	filter := command.Filter{VIN: vin, State: command.Queued, Limit: command.MaxPage}
+	for {
+		page, next, err := p.commands.List(filter)
+		if err != nil {
+			return err
+		}
+		for _, c := range page {
+			// One that was sent, answered or expired meanwhile is past cancelling.
+			if _, err := p.commands.Cancel(ctx, vin, c.ID); err != nil && !errors.Is(err, command.ErrNotFound) && !errors.Is(err, command.ErrNotCancellable) {
+				return err
+			}
+		}
+		if filter.Before = next; next == 0 {
+			return nil
+		}
+	}
+}
