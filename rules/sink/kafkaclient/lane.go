@@ -283,7 +283,9 @@ func (l *lane) identify() error {
 	p := l.t.p
 	ctx, cancel := context.WithTimeout(p.ctx, p.o.RequestTimeout)
 	defer cancel()
-	state, err := initProducerID(ctx, p.client.Load())
+	c := p.client.take()
+	state, err := initProducerID(ctx, c.Client)
+	c.release()
 	switch {
 	case err == nil:
 		l.state, l.plain = state, false
@@ -303,7 +305,9 @@ func (l *lane) request() error {
 	p := l.t.p
 	ctx, cancel := context.WithTimeout(p.ctx, p.o.RequestTimeout)
 	defer cancel()
-	res, err := p.client.Load().RawProduce(ctx, &kafka.RawProduceRequest{
+	c := p.client.take()
+	defer c.release()
+	res, err := c.RawProduce(ctx, &kafka.RawProduceRequest{
 		Topic: l.t.name, Partition: l.partition, RequiredAcks: kafka.RequireAll,
 		RawRecords: protocol.RawRecordSet{Reader: bytes.NewReader(l.buf)},
 	})

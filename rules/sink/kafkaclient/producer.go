@@ -6,7 +6,6 @@ import (
 	"math/rand/v2"
 	"slices"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/segmentio/kafka-go"
@@ -119,8 +118,8 @@ type Producer struct {
 	closing   chan struct{}
 	closeOnce sync.Once
 
-	client atomic.Pointer[kafka.Client] // covers all topics known so far
-	wake   chan struct{}                // the topic set changed or a topic waits for its partitions
+	client *pool         // its client covers all topics known so far
+	wake   chan struct{} // the topic set changed or a topic waits for its partitions
 
 	mu     sync.RWMutex
 	topics map[string]*topic
@@ -134,12 +133,12 @@ func NewProducer(o ProducerOptions) (*Producer, error) {
 	}
 	p := &Producer{
 		o: o, codec: c, health: newHealth(),
+		client:  newPool(o.client([]string{})),
 		closing: make(chan struct{}),
 		wake:    make(chan struct{}, 1),
 		topics:  make(map[string]*topic),
 	}
 	p.ctx, p.cancel = context.WithCancel(context.Background())
-	p.client.Store(o.client([]string{}))
 	p.wg.Add(2)
 	go p.watchTopics()
 	go p.watchHealth()
@@ -185,9 +184,6 @@ func (p *Producer) kick() {
 // Health reports whether the cluster takes what it is given.
 func (p *Producer) Health() Health { return p.health.get() }
 
-// Client returns a client for the same cluster, for requests of another kind.
-func (p *Producer) Client() *kafka.Client { return p.client.Load() }
-
 // Close sends what has been accepted, until ctx ends; what is left then is reported with ErrClosed. No
 // Produce may follow.
 func (p *Producer) Close(ctx context.Context) error {
@@ -206,7 +202,7 @@ func (p *Producer) Close(ctx context.Context) error {
 	p.cancel()
 	<-done
 	p.failWaiting()
-	closeIdle(p.client.Load())
+	p.client.close()
 	if p.codec.zstd != nil {
 		_ = p.codec.zstd.Close()
 	}

@@ -162,8 +162,7 @@ func (p *Producer) cover(topics []*topic) {
 	for i, t := range topics {
 		names[i] = t.name
 	}
-	old := p.client.Swap(p.o.client(names))
-	closeIdle(old) // requests under way on it end undisturbed
+	p.client.replace(p.o.client(names)) // requests under way on the old one end undisturbed
 }
 
 // refresh takes the partition counts from the client's metadata and reports whether every topic is
@@ -175,7 +174,8 @@ func (p *Producer) refresh(topics []*topic) bool {
 	}
 	ctx, cancel := context.WithTimeout(p.ctx, p.o.RequestTimeout)
 	defer cancel()
-	c := p.client.Load()
+	c := p.client.take()
+	defer c.release()
 	m, err := c.Metadata(ctx, &kafka.MetadataRequest{Topics: names})
 	if p.ctx.Err() != nil {
 		return false
@@ -204,7 +204,9 @@ func (p *Producer) refresh(topics []*topic) bool {
 // missing creates the topic where that is allowed, else notes that it is not there. Only the word of a
 // cluster that answers now counts: cached metadata may be from before an outage.
 func (p *Producer) missing(ctx context.Context, t *topic) bool {
-	c := p.client.Load()
+	l := p.client.take()
+	defer l.release()
+	c := l.Client
 	if err := Ping(ctx, c); err != nil {
 		return false
 	}
@@ -255,7 +257,9 @@ func (p *Producer) watchHealth() {
 	defer tick.Stop()
 	for {
 		ctx, cancel := context.WithTimeout(p.ctx, p.o.DialTimeout)
-		err := Ping(ctx, p.client.Load())
+		c := p.client.take()
+		err := Ping(ctx, c.Client)
+		c.release()
 		cancel()
 		if p.ctx.Err() != nil {
 			return
