@@ -169,31 +169,13 @@ func TestIdleConnections(t *testing.T) {
 		g := harness.StartGateway(t, harness.Options{NoRules: true, Extra: unlimited})
 		load := Load{Addr: g.Lab, Payload: make([]byte, 1024)}
 		if kind == "TLS" {
-			load.Addr, load.TLS, load.Password = g.MQTTS, g.ClientTLS(), tokens(t, g, *idle)
+			load.Addr, load.TLS, load.Password = g.MQTTS, g.ClientTLS(), tokensFrom(t, g, 0, *idle)
 		}
 		first, second := idleMemory(t, g, load)
 		fmt.Printf("| %s | %.0f | %.0f |\n", kind, first, second)
 		g.Kill()
 	}
 	fmt.Println()
-}
-
-func tokens(t *testing.T, g *harness.Gateway, n int) func(string) string {
-	t.Helper()
-	file := filepath.Join(g.Dir, "vins.txt")
-	var b strings.Builder
-	for i := range n {
-		fmt.Fprintln(&b, VIN(i))
-	}
-	if err := os.WriteFile(file, []byte(b.String()), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	list := strings.Fields(g.Cellgate("token", "issue", "--config", g.Config, "--vins", file))
-	byVIN := make(map[string]string, n)
-	for i, token := range list {
-		byVIN[VIN(i)] = token
-	}
-	return func(vin string) string { return byVIN[vin] }
 }
 
 func idleMemory(t *testing.T, g *harness.Gateway, load Load) (connected, published float64) {
