@@ -31,7 +31,8 @@ type Options struct {
 	Cell, Central kafkaclient.Config
 	// Group is the consumer group that the gateways of the cell share; "cellgate-sync" by default.
 	Group string
-	// Bandwidth limits the records' bytes per second, before compression; 0 is no limit.
+	// Bandwidth limits the records' bytes per second, before compression; 0 is no limit. SetBandwidth
+	// changes it.
 	Bandwidth int64
 	// ErrorTopic takes what the central Kafka refuses for good; DefaultErrorTopic if empty.
 	ErrorTopic string
@@ -138,6 +139,12 @@ func (s *Syncer) Start() {
 		}
 	}()
 }
+
+// SetBandwidth changes Options.Bandwidth from now on, also for what waits for it.
+func (s *Syncer) SetBandwidth(bytesPerSecond int64) { s.bandwidth.set(bytesPerSecond) }
+
+// Bandwidth is the limit in force, in bytes per second; 0 is none.
+func (s *Syncer) Bandwidth() int64 { return s.bandwidth.get() }
 
 // adopt makes the forwarder of an assigned partition.
 func (s *Syncer) adopt(p *kafkaclient.Assignment) *forwarder {

@@ -307,6 +307,39 @@ func TestBandwidthGoesToTheHigherLaneFirst(t *testing.T) {
 	})
 }
 
+func TestBandwidthChangesForThoseWhoWait(t *testing.T) {
+	t.Parallel()
+	for _, next := range []int64{1_000_000, 0} {
+		synctest.Test(t, func(t *testing.T) {
+			b := newBandwidth(1)
+			if err := b.take(t.Context(), 0, 1000); err != nil { // nothing left for a quarter of an hour
+				t.Fatal(err)
+			}
+			began, done := time.Now(), make(chan error)
+			for lane := range lanes {
+				go func() { done <- b.take(t.Context(), lane, 1000) }()
+			}
+			synctest.Wait()
+			b.set(next)
+			for range lanes {
+				if err := <-done; err != nil {
+					t.Fatal(err)
+				}
+			}
+			if d := time.Since(began); d > time.Second || b.get() != next {
+				t.Errorf("at %d bytes a second from now on, 3 × 1000 bytes took %v", next, d)
+			}
+			// And back: what was unlimited is limited again.
+			b.set(1000)
+			_ = b.take(t.Context(), 0, 2000)
+			began = time.Now()
+			if err := b.take(t.Context(), 0, 1); err != nil || time.Since(began) < time.Second {
+				t.Errorf("%v, limited again after %v only", err, time.Since(began))
+			}
+		})
+	}
+}
+
 func TestBandwidthGivesUpWithItsContext(t *testing.T) {
 	t.Parallel()
 	b := newBandwidth(1)

@@ -221,6 +221,7 @@ func TestReloadIsWholeOrNotAtAll(t *testing.T) {
 	// A key that can be reloaded, and one that cannot.
 	replace(t, file, "level: info", "level: error")
 	replace(t, file, "node: gw-1", "node: gw-2")
+	replace(t, file, "central: {", "central: {bandwidth: 3MiB/s, ")
 	r, err := a.Reload(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -230,6 +231,9 @@ func TestReloadIsWholeOrNotAtAll(t *testing.T) {
 	}
 	if a.level.Level() != slog.LevelError {
 		t.Errorf("log level %v", a.level.Level())
+	}
+	if n := a.sync.Bandwidth(); n != 3<<20 || !slices.Contains(r.Applied, "central.bandwidth") {
+		t.Errorf("bandwidth %d, %+v", n, r)
 	}
 
 	// A broken configuration, and broken rules beside a good one, change nothing.

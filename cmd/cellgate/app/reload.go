@@ -71,6 +71,9 @@ func (a *App) apply(ctx context.Context, next *configs.Config) error {
 	}
 	a.vehicleCAs.pool.Store(cas)
 	a.broker.RefreshPermissions()
+	if a.sync != nil && next.Central != nil {
+		a.sync.SetBandwidth(int64(next.Central.Bandwidth))
+	}
 	a.level.Set(levelOf(next.Log.Level))
 	return nil
 }
