@@ -27,8 +27,8 @@ var (
 	keyApplied    = []byte("applied")
 )
 
-// sinkState is what a checkpoint keeps of a sink. Received and Filtered are as of E, the other counts as
-// of Cursor; what lies between is in the decision log from LogStart to
+// sinkState is what a checkpoint keeps of a sink. Received, Filtered and what was lost before it was
+// evaluated are as of E, the other counts as of Cursor; what lies between is in the decision log from LogStart to
 // LogEnd.
 type sinkState struct {
 	Counts   counts   `json:"counts"`
@@ -283,7 +283,7 @@ func (d *Dispatcher) resume() error {
 	}
 	if first := j.First(); d.evaluated+1 < first {
 		d.o.Log.Error("journal records are gone before they were evaluated", "from", d.evaluated+1, "to", first-1)
-		d.o.Metrics.missing.Add(float64(first - 1 - d.evaluated))
+		d.lost(first-1-d.evaluated, JournalLost)
 		d.evaluated = first - 1
 	}
 	low := d.evaluated

@@ -150,6 +150,41 @@ func TestAnotherJournalIsAccountedFor(t *testing.T) {
 	r.Stop()
 }
 
+// TestWhatTheDiskLosesIsInTheLedger damages messages that nothing has evaluated yet: every sink counts the batch
+// as received and dropped, once, over restarts too, and gets all the others.
+func TestWhatTheDiskLosesIsInTheLedger(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, nil)
+	r.Publish(0, 100)
+	r.Settled()
+	r.Stop()
+	r.PublishUnseen(100, 250)
+	r.Damage(210)
+	for _, end := range []func(){r.Kill, r.Stop, r.Stop} {
+		r.Open()
+		r.Settled()
+		if err := r.Dispatcher.Checkpoint(); err != nil {
+			t.Fatal(err)
+		}
+		if l := r.Ledger("kafka"); l.Received != 350 || l.Delivered != 300 || l.Dropped[sink.Corruption] != 50 || len(l.Dropped) != 1 {
+			t.Fatalf("kafka: %+v", l)
+		}
+		if l := r.Ledger("redis"); l.Received != 350 || l.Dropped[sink.Corruption] != 50 || l.Delivered+l.Filtered != 300 {
+			t.Fatalf("redis: %+v", l)
+		}
+		end()
+	}
+	seen := map[string]bool{}
+	for _, m := range r.kafka.Taken() {
+		if m.Rule == "all" {
+			seen[m.Value] = true
+		}
+	}
+	if len(seen) != 300 || seen[sinktest.Payload(210)] {
+		t.Fatalf("%d messages in kafka", len(seen))
+	}
+}
+
 // complete checks what the sinks have against what was sent.
 func complete(t *testing.T, r *memRig, sent int) {
 	t.Helper()

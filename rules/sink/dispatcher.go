@@ -249,8 +249,8 @@ func (d *Dispatcher) batch(ctx context.Context, b *journal.Batch) {
 	d.evalMu.Lock()
 	defer d.evalMu.Unlock()
 	if b.Missing > 0 {
-		d.o.Metrics.missing.Add(float64(b.Missing))
 		d.o.Log.Error("journal records could not be read and are not evaluated", "count", b.Missing, "before", b.First)
+		d.lost(b.Missing, Corruption)
 	}
 	for i := range b.Records {
 		rec := &b.Records[i]
@@ -265,6 +265,14 @@ func (d *Dispatcher) batch(ctx context.Context, b *journal.Batch) {
 		}
 	}
 	d.endBatch(ctx, b.Last)
+}
+
+// lost counts records that nobody can evaluate, in every sink's ledger.
+func (d *Dispatcher) lost(n uint64, reason string) {
+	d.o.Metrics.missing.Add(float64(n))
+	for _, p := range d.pipelines {
+		p.lost(n, reason)
+	}
 }
 
 // endBatch closes the pipelines' chunks. When a disk does not take a decision log, it waits: the journal

@@ -6,7 +6,8 @@ import "maps"
 // happens, none is derived from the others; Balanced compares them.
 type SinkLedger struct {
 	Sink string `json:"sink"`
-	// Received counts PUBLISH records that the evaluator has read.
+	// Received counts PUBLISH records that the evaluator has read, and all records that it could not read:
+	// those are dropped too, by reason Corruption or JournalLost.
 	Received uint64 `json:"received"`
 	// Delivered counts records all of whose messages for the sink it has.
 	Delivered uint64 `json:"delivered"`

@@ -119,6 +119,16 @@ func (p *pipeline) publishLocked() {
 	p.received, p.filtered = 0, 0
 }
 
+// lost counts n records that the journal has lost before they were evaluated: received, since they were
+// acknowledged, and dropped. They are behind the cursor as soon as the evaluator is, as filtered ones are.
+func (p *pipeline) lost(n uint64, reason string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.now.Received += n
+	p.now.add(dropped, reason, n)
+	p.settled.add(dropped, reason, n)
+}
+
 func (p *pipeline) roomLocked() bool {
 	return p.inflight.Load() < int64(p.limits.Messages) && p.inflightBytes.Load() < p.limits.Bytes &&
 		p.tracker.len() < maxTracked

@@ -128,7 +128,10 @@ const (
 const (
 	// Retention: the sink's when_full is age_out and its backlog outgrew the limit.
 	Retention = "retention"
-	// JournalLost: the record is no longer readable in the journal.
+	// Corruption: the disk has damaged the record before it was evaluated. What it was, and whether a rule
+	// would have matched it, nobody knows: it counts in every sink's ledger.
+	Corruption = "corruption"
+	// JournalLost: the record is no longer in the journal, though a sink still needed it.
 	JournalLost = "journal_lost"
 )
 

@@ -1,6 +1,7 @@
 package sinktest
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"math/rand/v2"
@@ -57,11 +58,8 @@ func New(t testing.TB, s Setup) *Rig {
 // Open opens journal, database and dispatcher, starts it, and applies the rules.
 func (r *Rig) Open() {
 	r.t.Helper()
+	r.openJournal()
 	var err error
-	r.Journal, _, err = journal.Open(journal.Options{
-		Dir: filepath.Join(r.dir, "journal"), SegmentBytes: 256 << 10, CommitInterval: time.Millisecond, ReserveBytes: -1,
-	})
-	r.must(err)
 	// The kill of a process does not need the database to be on disk.
 	r.db, err = bbolt.Open(filepath.Join(r.dir, "state.db"), 0o600, &bbolt.Options{NoSync: true})
 	r.must(err)
@@ -79,6 +77,15 @@ func (r *Rig) Open() {
 	}
 	r.must(r.Dispatcher.Start())
 	r.Apply(r.setup.Rules)
+}
+
+func (r *Rig) openJournal() {
+	r.t.Helper()
+	var err error
+	r.Journal, _, err = journal.Open(journal.Options{
+		Dir: filepath.Join(r.dir, "journal"), SegmentBytes: 256 << 10, CommitInterval: time.Millisecond, ReserveBytes: -1,
+	})
+	r.must(err)
 }
 
 // Setup has f called on every dispatcher to come, before it starts.
@@ -125,6 +132,32 @@ func (r *Rig) Tear(rnd *rand.Rand) {
 		r.must(err)
 		r.must(f.Close())
 	}
+}
+
+// PublishUnseen is Publish on a rig that is stopped: the dispatcher finds the messages with the next Open.
+func (r *Rig) PublishUnseen(first, n int) {
+	r.t.Helper()
+	r.openJournal()
+	r.Publish(first, n)
+	r.must(r.Journal.Close(context.Background()))
+}
+
+// Damage overwrites the i-th telemetry message in the journal of a rig that is stopped. The whole batch is
+// lost with it.
+func (r *Rig) Damage(i int) {
+	r.t.Helper()
+	files, err := filepath.Glob(filepath.Join(r.dir, "journal", "*"))
+	r.must(err)
+	for _, file := range files {
+		data, err := os.ReadFile(file) //nolint:gosec // a path of the test's
+		r.must(err)
+		if at := bytes.Index(data, []byte(Payload(i))); at >= 0 {
+			data[at] ^= 0xff
+			r.must(os.WriteFile(file, data, 0o600))
+			return
+		}
+	}
+	r.t.Fatalf("message %d is not in the journal", i)
 }
 
 // LoseJournal removes the journal of a killed rig, as if its disk had been replaced.
