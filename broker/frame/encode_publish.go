@@ -78,7 +78,7 @@ func (p *Publish) remaining(version byte) int {
 
 func (p *Publish) propsSize() int {
 	n := textSize(p.Props.ContentType) + textSize(p.Props.ResponseTopic)
-	if len(p.Props.Correlation) > 0 {
+	if p.Props.Correlation != nil {
 		n += 3 + len(p.Props.Correlation)
 	}
 	for i := range p.Props.User {
@@ -111,7 +111,7 @@ func (p *Publish) appendProps(dst []byte) []byte {
 	}
 	dst = appendText(dst, propContentType, p.Props.ContentType)
 	dst = appendText(dst, propResponseTopic, p.Props.ResponseTopic)
-	if c := p.Props.Correlation; len(c) > 0 {
+	if c := p.Props.Correlation; c != nil {
 		dst = binary.BigEndian.AppendUint16(append(dst, propCorrelation), uint16(len(c))) //nolint:gosec // at most 65,535: it came in a frame
 		dst = append(dst, c...)
 	}

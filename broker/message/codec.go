@@ -75,7 +75,7 @@ func (r *Record) appendProps(dst []byte) []byte {
 	if p.ResponseTopic != "" {
 		dst = appendText(append(dst, propResponse), p.ResponseTopic)
 	}
-	if len(p.Correlation) > 0 {
+	if p.Correlation != nil {
 		dst = binary.AppendUvarint(append(dst, propCorrelation), uint64(len(p.Correlation)))
 		dst = append(dst, p.Correlation...)
 	}

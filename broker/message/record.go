@@ -1,6 +1,7 @@
 package message
 
 import (
+	"bytes"
 	"strconv"
 	"time"
 )
@@ -70,7 +71,7 @@ type Record struct {
 type Properties struct {
 	ContentType   string
 	ResponseTopic string
-	Correlation   []byte
+	Correlation   []byte // nil none; empty is a value
 	User          []UserProperty
 	// Expiry is the message expiry interval in seconds, counted from ReceivedAt; it is valid only
 	// when HasExpiry is set, because 0 is a value.
@@ -85,7 +86,7 @@ type UserProperty struct{ Name, Value string }
 
 // IsZero reports whether no property is set.
 func (p *Properties) IsZero() bool {
-	return p.ContentType == "" && p.ResponseTopic == "" && len(p.Correlation) == 0 &&
+	return p.ContentType == "" && p.ResponseTopic == "" && p.Correlation == nil &&
 		len(p.User) == 0 && !p.HasExpiry && !p.UTF8Payload
 }
 
@@ -138,7 +139,7 @@ func (r *Record) ExpiresAt() (time.Time, bool) {
 func (r *Record) Clone() Record {
 	c := *r
 	c.Payload = append([]byte(nil), r.Payload...)
-	c.Props.Correlation = append([]byte(nil), r.Props.Correlation...)
+	c.Props.Correlation = bytes.Clone(r.Props.Correlation)
 	c.Props.User = append([]UserProperty(nil), r.Props.User...)
 	return c
 }
