@@ -1,0 +1,97 @@
+package conformance
+
+import (
+	"context"
+	"net/http"
+	"testing"
+	"time"
+
+	"github.com/coder/websocket"
+)
+
+func websocketCases() []testCase {
+	return []testCase{
+		both("websocket/frames", testWebSocketFrames),
+		both("websocket/text_frame", testWebSocketText),
+		both("websocket/subprotocol", testWebSocketSubprotocol),
+	}
+}
+
+func (e *env) websocket(t *testing.T, protocols ...string) (*websocket.Conn, *http.Response, error) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	ws, resp, err := websocket.Dial(ctx, "ws://"+e.ws+"/mqtt", &websocket.DialOptions{Subprotocols: protocols})
+	if err == nil {
+		t.Cleanup(func() { _ = ws.CloseNow() })
+	}
+	if resp != nil && resp.Body != nil {
+		_ = resp.Body.Close()
+	}
+	return ws, resp, err
+}
+
+// testWebSocketFrames sends packets in pieces and several at once: messages and packets are not aligned.
+func testWebSocketFrames(t *testing.T, e *env, v byte) {
+	ws, _, err := e.websocket(t, "mqtt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	topic := "websocket/" + e.unique()
+	stream := join(connect{version: v, id: e.unique(), clean: true}.encode(), subscribe(v, 1, nil, filter{topic, 1}),
+		publish{topic: topic, payload: "x", qos: 1, id: 2}.encode(v), pingreq)
+	for _, part := range [][]byte{stream[:1], stream[1:5], stream[5 : len(stream)-3], stream[len(stream)-3:]} {
+		if err := ws.Write(ctx, websocket.MessageBinary, part); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c := wrap(t, v, websocket.NetConn(ctx, ws, websocket.MessageBinary)) // fails on any other type of message
+	c.expect(tConnack)
+	c.expect(tSuback)
+	c.await(tPuback, 2)
+	c.await(tPingresp, 0)
+	equal(t, "payload", c.message().payload, "x")
+}
+
+func testWebSocketText(t *testing.T, e *env, v byte) {
+	for _, first := range []bool{true, false} {
+		ws, _, err := e.websocket(t, "mqtt")
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), patience)
+		defer cancel()
+		if !first {
+			if err := ws.Write(ctx, websocket.MessageBinary, connect{version: v, id: e.unique(), clean: true}.encode()); err != nil {
+				t.Fatal(err)
+			}
+			if _, _, err := ws.Read(ctx); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := ws.Write(ctx, websocket.MessageText, pingreq); err != nil {
+			t.Fatal(err)
+		}
+		for err == nil { // a DISCONNECT may come
+			_, _, err = ws.Read(ctx)
+		}
+		if ctx.Err() != nil {
+			t.Error("the gateway did not close the connection")
+		}
+	}
+}
+
+func testWebSocketSubprotocol(t *testing.T, e *env, _ byte) {
+	for _, offered := range [][]string{{"mqtt"}, {"mqttv3.1", "mqtt"}, {"mqtt", "other"}} {
+		ws, _, err := e.websocket(t, offered...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		equal(t, "subprotocol", ws.Subprotocol(), "mqtt")
+	}
+	if _, resp, err := e.websocket(t, "other"); err == nil || resp == nil || resp.StatusCode != http.StatusBadRequest {
+		t.Errorf("another subprotocol: %v", err)
+	}
+}
