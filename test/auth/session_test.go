@@ -31,6 +31,9 @@ func TestMatrixClientID(t *testing.T) {
 	for _, a := range actors(i) {
 		for _, r := range rows {
 			for _, version := range []byte{4, 5} {
+				if a.letter == "v" {
+					continue // without a token, the identifier is who it is
+				}
 				m, code := open(t, g.MQTT, connect{id: r.at(a), user: a.name, password: a.token, version: version})
 				if (code == 0) != r.allows(a) {
 					t.Errorf("%s on %d as %q: 0x%02x, allowed %v", a.name, version, r.at(a), code, r.allows(a))

@@ -4,9 +4,12 @@ import (
 	"bytes"
 	"crypto/tls"
 	"encoding/json"
+	"encoding/pem"
 	"fmt"
 	"io"
 	"net/http"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -92,8 +95,24 @@ func TestTokenAPI(t *testing.T) {
 	}
 	refusals(t, g, ca, post)
 	bound(t, g, ca, cert, got.Token)
+	inspectBound(t, g, cert, got.Token)
 	awaitAudit(t, g, `"event":"issue"`, `"sub":"`+vinA, `"by":"certificate"`, `"from":"127.0.0.1:`)
 	searchSecrets(t, g, got.Token)
+}
+
+// inspectBound: the command line accepts a bound token with its certificate only.
+func inspectBound(t *testing.T, g *harness.Gateway, cert tls.Certificate, token string) {
+	t.Helper()
+	file := filepath.Join(g.Dir, "vehicle.crt")
+	if err := os.WriteFile(file, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert.Certificate[0]}), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := harness.RunCellgate(t, g.Dir, "token", "inspect", "--config", g.Config, "--cert", file, token); err != nil || !strings.Contains(out, vinA) {
+		t.Errorf("inspect with the certificate: %s, %v", out, err)
+	}
+	if out, err := harness.RunCellgate(t, g.Dir, "token", "inspect", "--config", g.Config, token); err == nil || !strings.Contains(out, "certificate") {
+		t.Errorf("inspect without it: %s, %v", out, err)
+	}
 }
 
 // refusals are what a stranger, or a vehicle that wants too much, is told: little.
