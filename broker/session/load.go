@@ -70,6 +70,37 @@ func (l *loader) load() error {
 	return nil
 }
 
+// JournalKnown returns what the sessions in db tell of the journal: its epoch, and a sequence that it had reached.
+// Zeros: nothing was fanned out yet. It is read before the journal is opened, which may have lost its end. An
+// error wraps ErrFormat when the value is damaged.
+func JournalKnown(db *bbolt.DB) (epoch, last uint64, err error) {
+	err = db.View(func(tx *bbolt.Tx) error {
+		root := tx.Bucket([]byte(rootBucket))
+		if root == nil {
+			return nil
+		}
+		v := root.Bucket(bucketMeta.name()).Get(positionKey())
+		if v == nil {
+			return nil
+		}
+		epoch, last, _, err = decodePosition(v)
+		return err
+	})
+	return epoch, last, err
+}
+
+// decodePosition takes apart what apply has sealed: the journal's epoch, and up to where messages are in the
+// sessions, and sessions settled.
+func decodePosition(v []byte) (epoch, fanned, settled uint64, err error) {
+	if v, err = unseal(positionKey(), v); err != nil {
+		return 0, 0, 0, err
+	}
+	if len(v) != 24 {
+		return 0, 0, 0, fmt.Errorf("%w: position of %d bytes", ErrFormat, len(v))
+	}
+	return binary.BigEndian.Uint64(v), binary.BigEndian.Uint64(v[8:]), binary.BigEndian.Uint64(v[16:]), nil
+}
+
 // position reads where the fan-out was. Under another journal it begins anew, at that journal's beginning.
 func (l *loader) position() error {
 	m := l.m
@@ -78,21 +109,18 @@ func (l *loader) position() error {
 		l.journal = true
 		return nil
 	}
-	v, err := unseal(positionKey(), v)
+	epoch, fanned, settled, err := decodePosition(v)
 	if err != nil {
 		return err
 	}
-	if len(v) != 24 {
-		return fmt.Errorf("%w: position of %d bytes", ErrFormat, len(v))
-	}
-	if epoch := binary.BigEndian.Uint64(v); epoch != m.journal.Epoch() {
+	if epoch != m.journal.Epoch() {
 		m.log.Warn("the journal is not the one that the sessions were kept with: fan-out begins at its start",
 			"epoch", m.journal.Epoch(), "expected", epoch)
 		return nil
 	}
 	l.journal = true
-	m.fanned = min(binary.BigEndian.Uint64(v[8:]), l.last)
-	m.settled = min(binary.BigEndian.Uint64(v[16:]), m.fanned)
+	m.fanned = min(fanned, l.last)
+	m.settled = min(settled, m.fanned)
 	m.position.Store(m.fanned)
 	m.replayed.Store(m.settled)
 	return nil

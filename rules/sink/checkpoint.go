@@ -214,6 +214,18 @@ func (d *Dispatcher) ageOut(p *pipeline, cursor uint64) {
 	}
 }
 
+// JournalKnown returns what the last checkpoint in db tells of the journal: its epoch, and a sequence that it had
+// reached. Zeros: there is no checkpoint. It is read before the journal is opened, which may have lost its end.
+func JournalKnown(db *bbolt.DB) (epoch, last uint64, err error) {
+	err = db.View(func(tx *bbolt.Tx) error {
+		if b := tx.Bucket(bucketDispatch); b != nil {
+			epoch, last = getUint(b, keyEpoch), getUint(b, keyEvaluated)
+		}
+		return nil
+	})
+	return epoch, last, err
+}
+
 // restore reads the last checkpoint, or makes the buckets of the first one.
 func (d *Dispatcher) restore() error {
 	states := make([]sinkState, len(d.pipelines))

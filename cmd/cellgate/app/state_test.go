@@ -1,0 +1,118 @@
+package app
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"go.etcd.io/bbolt"
+
+	"cellgate/broker/message"
+	"cellgate/broker/session"
+	"cellgate/rules/sink"
+)
+
+// journalOne puts a message into the journal as the uplink does.
+func journalOne(t *testing.T, a *App, payload string) (seq uint64) {
+	t.Helper()
+	seq, err := a.journal.Append([]message.Record{{
+		Kind: message.KindPublish, QoS: 1, Client: "LTEST000000000001", Topic: "v1/LTEST000000000001/up/event", Payload: []byte(payload),
+	}}, nil)
+	if err == nil {
+		err = a.journal.WaitDurable(t.Context(), seq)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return seq
+}
+
+// cutJournal overwrites the journal from a text on, as a disk does that has lost its newest writes.
+func cutJournal(t *testing.T, dir, from string) {
+	t.Helper()
+	files, err := filepath.Glob(filepath.Join(dir, "*"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range files {
+		data, err := os.ReadFile(file) //nolint:gosec // a test's file
+		if err != nil {
+			t.Fatal(err)
+		}
+		at := bytes.Index(data, []byte(from))
+		if at < 0 {
+			continue
+		}
+		clear(data[at:])
+		if err := os.WriteFile(file, data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	t.Fatalf("no %q in %s", from, dir)
+}
+
+// A journal that has lost its end is noticed by what its readers have written down: the loss is reported, and no
+// sequence, and so no msg-id, is used twice.
+func TestALostJournalEndIsNoticed(t *testing.T) {
+	t.Parallel()
+	file := write(t, t.TempDir(), "")
+	a, _ := boot(t, file)
+	journalOne(t, a, "kept")
+	journalOne(t, a, "lost-1")
+	last := journalOne(t, a, "lost-2")
+	await(t, func() error {
+		if at := a.dispatch.Position(); at < last {
+			return fmt.Errorf("evaluated up to %d", at)
+		}
+		if at := a.sessions.Position(); at < last {
+			return fmt.Errorf("fanned out up to %d", at)
+		}
+		return nil
+	})
+	halt(t, a)
+	known(t, a, last)
+	cutJournal(t, string(a.cfg.Uplink.Journal.Dir), "lost-1")
+
+	a, _ = boot(t, file)
+	found := a.journal.Stat().Corruptions
+	if len(found) != 1 || found[0].First != last-1 || found[0].Last != last {
+		t.Errorf("corruptions %+v, want records %d and %d", found, last-1, last)
+	}
+	if seq := journalOne(t, a, "new"); seq != last+1 {
+		t.Errorf("sequence %d follows %d", seq, last)
+	}
+}
+
+// known checks that either reader of the journal has written down how far it came.
+func known(t *testing.T, a *App, last uint64) {
+	t.Helper()
+	db, err := openState(string(a.cfg.DataDir))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close() //nolint:errcheck // only read
+	for name, read := range map[string]func(*bbolt.DB) (uint64, uint64, error){
+		"rules": sink.JournalKnown, "sessions": session.JournalKnown, "both": journalKnown,
+	} {
+		if epoch, seq, err := read(db); err != nil || epoch != a.journal.Epoch() || seq != last {
+			t.Errorf("%s know of journal %d up to %d, %v; it is %d up to %d", name, epoch, seq, err, a.journal.Epoch(), last)
+		}
+	}
+}
+
+func await(t *testing.T, check func() error) {
+	t.Helper()
+	for end := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		err := check()
+		if err == nil {
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatal(err)
+		}
+	}
+}
