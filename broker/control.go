@@ -1,6 +1,8 @@
 package broker
 
 import (
+	"context"
+	"errors"
 	"slices"
 	"strings"
 	"time"
@@ -97,7 +99,7 @@ func (c *conn) subscribe(f []byte, h frame.Header) bool {
 
 // awaitRetained waits until what was published before the SUBSCRIBE is fanned out, if retained messages are asked
 // for: one whose PUBACK the client knows of must be there, or be gone, and not come as a live one. A vehicle's
-// topics have none.
+// topics have none. Should the fan-out be far behind, the client is not kept from its PINGRESPs for that.
 func (c *conn) awaitRetained(subs []session.Subscription) bool {
 	asked := slices.ContainsFunc(subs, func(s session.Subscription) bool {
 		_, _, shared := message.SplitShare(s.Filter)
@@ -108,8 +110,14 @@ func (c *conn) awaitRetained(subs []session.Subscription) bool {
 	}
 	ctx, done := c.waitContext()
 	defer done()
-	return c.b.sessions.AwaitFanout(ctx, c.b.journal.Last()) == nil
+	ctx, cancel := context.WithTimeout(ctx, maxRetainedWait)
+	defer cancel()
+	err := c.b.sessions.AwaitFanout(ctx, c.b.journal.Last())
+	return err == nil || errors.Is(err, context.DeadlineExceeded)
 }
+
+// maxRetainedWait is how long a SUBSCRIBE waits for the fan-out at most.
+const maxRetainedWait = 2 * time.Second
 
 func (c *conn) unsubscribe(f []byte, h frame.Header) bool {
 	if err := frame.CheckUnsubscribe(f, h, c.version); err != nil {
