@@ -28,7 +28,7 @@ type ConsumerOptions struct {
 	// Group is the consumer group.
 	Group  string
 	Topics []string
-	// SessionTimeout is how long a member may be silent before its partitions go to others; 30 s by
+	// SessionTimeout is how long a member may be silent before its partitions go to others; 10 s by
 	// default. HeartbeatInterval is 3 s, RejoinBackoff 2 s by default.
 	SessionTimeout, HeartbeatInterval, RejoinBackoff time.Duration
 	// PartitionWatchInterval is how often new topics and partitions are looked for; 5 s by default.
@@ -55,7 +55,7 @@ func NewConsumer(o ConsumerOptions) (*Consumer, error) {
 		return nil, fmt.Errorf("%w: a consumer needs a group and a topic", ErrConfig)
 	}
 	setDefault(&o.Name, o.Group)
-	setDefault(&o.SessionTimeout, 30*time.Second)
+	setDefault(&o.SessionTimeout, 10*time.Second)
 	setDefault(&o.HeartbeatInterval, 3*time.Second)
 	setDefault(&o.RejoinBackoff, 2*time.Second)
 	setDefault(&o.PartitionWatchInterval, 5*time.Second)
