@@ -44,7 +44,7 @@ type Options struct {
 // AckMode tells what an acknowledgement stands behind.
 type AckMode uint8
 
-// The modes of contract.md, "What is promised".
+// The modes of uplink.ack; cell.yaml says what each survives.
 const (
 	// AckJournal acknowledges after the journal's fsync.
 	AckJournal AckMode = iota
