@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
+	"crypto/x509"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -37,6 +39,7 @@ type apiError struct {
 	Title  string `json:"title"`
 	Detail string `json:"detail"`
 	call   string
+	hint   string // what to do, with its semicolon
 }
 
 func (e *apiError) Error() string {
@@ -44,7 +47,7 @@ func (e *apiError) Error() string {
 	if e.Detail != "" {
 		why = e.Detail
 	}
-	return fmt.Sprintf("%s: %d: %s", e.call, e.Status, why)
+	return fmt.Sprintf("%s: %d: %s%s", e.call, e.Status, why, e.hint)
 }
 
 // maxAnswer bounds what a call reads.
@@ -78,7 +81,9 @@ func (a *apiClient) do(ctx context.Context, method, path string, in, out any) er
 		return fmt.Errorf("%s %s: %w", method, path, err)
 	}
 	if resp.StatusCode >= http.StatusMultipleChoices {
-		return problemOf(method+" "+path, resp.StatusCode, answer)
+		no := problemOf(method+" "+path, resp.StatusCode, answer)
+		no.hint = a.hint(no, resp.Header.Get("Retry-After"))
+		return no
 	}
 	if out == nil || len(bytes.TrimSpace(answer)) == 0 {
 		return nil
@@ -90,7 +95,7 @@ func (a *apiClient) do(ctx context.Context, method, path string, in, out any) er
 }
 
 // problemOf reads a problem document (RFC 9457), or takes the text as it is.
-func problemOf(call string, status int, body []byte) error {
+func problemOf(call string, status int, body []byte) *apiError {
 	e := &apiError{}
 	if err := json.Unmarshal(body, e); err != nil || e.Title == "" {
 		e.Title = strings.TrimSpace(string(body[:min(len(body), 500)]))
@@ -102,10 +107,53 @@ func problemOf(call string, status int, body []byte) error {
 	return e
 }
 
+// hint is what can be done about an answer.
+func (a *apiClient) hint(no *apiError, retryAfter string) string {
+	switch no.Status {
+	case http.StatusUnauthorized:
+		if end := tokenEnd(a.token); !end.IsZero() && end.Before(time.Now()) {
+			return fmt.Sprintf("; it expired at %s: issue another with `cellgate token issue`", whenText(end, time.Now()))
+		}
+		return "; it takes one of this gateway's cell with the scope for the call: `cellgate token issue --operator NAME`, on the gateway's machine"
+	case http.StatusForbidden:
+		return "; issue one with `cellgate token issue --service NAME --scope SCOPE`, or --operator NAME for all"
+	case http.StatusTooManyRequests, http.StatusServiceUnavailable:
+		if retryAfter != "" {
+			return "; try again in " + retryAfter + " s"
+		}
+		return "; try again later"
+	}
+	return ""
+}
+
+// tokenEnd is when a token says that it ends; zero when it does not say. It is not verified: the gateway does.
+func tokenEnd(token string) time.Time {
+	parts := strings.Split(token, ".")
+	if len(parts) != 3 {
+		return time.Time{}
+	}
+	body, err := base64.RawURLEncoding.DecodeString(parts[1])
+	var claims struct {
+		Expires float64 `json:"exp"`
+	}
+	if err != nil || json.Unmarshal(body, &claims) != nil || claims.Expires <= 0 {
+		return time.Time{}
+	}
+	return time.Unix(int64(claims.Expires), 0)
+}
+
 func (a *apiClient) unreachable(err error) error {
 	var op *net.OpError
 	if errors.As(err, &op) && op.Op == "dial" {
 		return fmt.Errorf("%s: no gateway answers: %w; is it running?", a.base, op.Err)
+	}
+	var unknown x509.UnknownAuthorityError
+	if errors.As(err, &unknown) {
+		return fmt.Errorf("%s: %w; name its authority with --ca", a.base, unknown)
+	}
+	var u *url.Error
+	if errors.As(err, &u) {
+		err = u.Err
 	}
 	return fmt.Errorf("%s: %w", a.base, err)
 }

@@ -23,12 +23,12 @@ type backtestFlags struct {
 func rulesBacktestCommand(c *cli) *cobra.Command {
 	f := &backtestFlags{}
 	cmd := &cobra.Command{
-		Use:   "backtest [PATH...]",
+		Use:   "backtest [PATH]",
 		Short: "run rules over a journal and count what they would do",
 		Long: `backtest evaluates every message of a journal, in order, as the gateway would, and delivers nothing.
 With --against it does the same with another rule set and shows both.`,
 		Example: "  cellgate rules backtest configs/rules --journal data/journal --against data/configs/rules",
-		Args:    cobra.MaximumNArgs(1),
+		Args:    mayTake("PATH"),
 		RunE: func(_ *cobra.Command, args []string) error {
 			paths, err := f.paths(args)
 			if err != nil {

@@ -1,13 +1,17 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
 	"net/url"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
+
+	"cellgate/auth"
 )
 
 func commandCommand(c *cli) *cobra.Command {
@@ -22,19 +26,28 @@ func commandCommand(c *cli) *cobra.Command {
 
 // commandState is the part of a command's document that the text output shows.
 type commandState struct {
-	ID      string          `json:"id"`
-	VIN     string          `json:"vin"`
-	Name    string          `json:"name"`
-	State   string          `json:"state"`
-	Cause   string          `json:"cause"`
-	Result  json.RawMessage `json:"result"`
-	Expires string          `json:"expires_at"`
+	ID        string          `json:"id"`
+	VIN       string          `json:"vin"`
+	Name      string          `json:"name"`
+	State     string          `json:"state"`
+	Cause     string          `json:"cause"`
+	Outcome   string          `json:"outcome"`
+	Payload   json.RawMessage `json:"payload"`
+	Result    json.RawMessage `json:"result"`
+	Origin    string          `json:"origin"`
+	By        string          `json:"by"`
+	Created   time.Time       `json:"created_at"`
+	Sent      time.Time       `json:"sent_at"`
+	Delivered time.Time       `json:"delivered_at"`
+	Accepted  time.Time       `json:"accepted_at"`
+	Finished  time.Time       `json:"finished_at"`
+	Expires   time.Time       `json:"expires_at"`
 }
 
 // final reports whether nothing follows the state but a late result.
 func (s *commandState) final() bool {
 	switch s.State {
-	case "succeeded", "failed", "rejected", "expired", "cancelled":
+	case "succeeded", "failed", "rejected", "expired", "cancelled", "late":
 		return true
 	}
 	return false
@@ -42,6 +55,42 @@ func (s *commandState) final() bool {
 
 // failed reports whether the command did not do what was asked.
 func (s *commandState) failed() bool { return s.final() && s.State != "succeeded" }
+
+// reachedAt is when a command came into a state.
+type reachedAt struct {
+	state string
+	at    time.Time
+}
+
+// print shows the command, and how long after its creation it came into each state.
+func (s *commandState) print(w io.Writer, now time.Time) error {
+	t := table{}
+	t.row("id", s.ID)
+	t.row("vin", s.VIN)
+	t.row("name", s.Name)
+	t.row("payload", string(s.Payload))
+	t.row("state", s.State)
+	t.row("cause", s.Cause)
+	t.row("outcome", s.Outcome)
+	t.row("result", string(s.Result))
+	from := s.Origin
+	if s.By != "" {
+		from += ", " + s.By
+	}
+	t.row("from", from)
+	t.row("created", whenText(s.Created, now))
+	reached := []reachedAt{{"sent", s.Sent}, {"delivered", s.Delivered}, {"accepted", s.Accepted}, {s.State, s.Finished}}
+	slices.SortStableFunc(reached, func(a, b reachedAt) int { return a.at.Compare(b.at) }) // an answer may overtake the PUBACK
+	for _, r := range reached {
+		if !r.at.IsZero() {
+			t.row(r.state, "after "+r.at.Sub(s.Created).String())
+		}
+	}
+	if !s.final() {
+		t.row("expires", whenText(s.Expires, now))
+	}
+	return t.pairs(w)
+}
 
 // sendFlags are what `command send` is told.
 type sendFlags struct {
@@ -61,7 +110,7 @@ func commandSendCommand(c *cli) *cobra.Command {
 --wait it waits for the final state, and the exit code is 1 when that is not "succeeded".`,
 		Example: `  cellgate command send --vin LTEST000000000001 --name unlock --payload '{"doors":"all"}' --wait
   cellgate command send --vin LTEST000000000001 --name honk --ttl 10s --json`,
-		Args: cobra.NoArgs,
+		Args: takes(),
 		RunE: func(cmd *cobra.Command, _ []string) error { return c.send(cmd, f) },
 	}
 	f.flags(cmd)
@@ -86,6 +135,12 @@ func (c *cli) send(cmd *cobra.Command, f *sendFlags) error {
 		}
 		body["payload"] = json.RawMessage(f.payload)
 	}
+	if f.vin == "" || f.name == "" {
+		return usagef("command send: --vin and --name are not empty")
+	}
+	if f.ttl < 0 || f.wait < 0 {
+		return usagef("command send: --ttl and --wait are not negative")
+	}
 	if f.id != "" {
 		body["id"] = f.id
 	}
@@ -96,38 +151,55 @@ func (c *cli) send(cmd *cobra.Command, f *sendFlags) error {
 	if err != nil {
 		return err
 	}
-	path := "/v1/vehicles/" + url.PathEscape(f.vin) + "/commands"
-	if f.wait > 0 {
-		path += "?wait=" + url.QueryEscape(f.wait.String())
+	if warning := auth.CheckVIN(f.vin); !warning.Shape {
+		fmt.Fprintf(c.err, "cellgate: vin: %s: %s; the command is sent all the same\n", f.vin, warning.Warning()) //nolint:errcheck // a hint
 	}
-	return c.commandCall(cmd, client, "POST", path, body, f.wait > 0)
-}
-
-// commandCall makes a call whose answer is a command, and prints that.
-func (c *cli) commandCall(cmd *cobra.Command, client *apiClient, method, path string, body any, wait bool) error {
-	var raw json.RawMessage
-	if err := client.do(cmd.Context(), method, path, body, &raw); err != nil {
+	raw, s, err := follow(cmd.Context(), client, "/v1/vehicles/"+url.PathEscape(f.vin)+"/commands", body, f.wait)
+	if err != nil {
 		return err
 	}
-	var s commandState
-	if err := json.Unmarshal(raw, &s); err != nil {
-		return fmt.Errorf("answer: %w", err)
+	if err := c.print(raw, func(w io.Writer) error { return s.print(w, time.Now()) }); err != nil || f.wait <= 0 {
+		return err
 	}
-	err := c.print(raw, func(w io.Writer) error {
-		t := table{}
-		t.row("id", s.ID)
-		t.row("vin", s.VIN)
-		t.row("name", s.Name)
-		t.row("state", s.State)
-		t.row("cause", s.Cause)
-		t.row("expires", s.Expires)
-		t.row("result", string(s.Result))
-		return t.pairs(w)
-	})
-	if err == nil && wait && (s.failed() || !s.final()) {
+	if !s.final() {
+		return fmt.Errorf("command: %s: still %s after %s; `cellgate command status %s` tells how it goes on", s.ID, s.State, f.wait, s.ID)
+	}
+	if s.failed() {
 		return silentError{}
 	}
-	return err
+	return nil
+}
+
+// longestWait is how long one call may wait; the gateway's own bound is a minute.
+const longestWait = 50 * time.Second
+
+// follow sends a command and waits for its final state, over several calls when that takes longer than one may:
+// the same command under the same id is the same command.
+func follow(ctx context.Context, client *apiClient, path string, body map[string]any, wait time.Duration) (json.RawMessage, *commandState, error) {
+	for deadline := time.Now().Add(wait); ; {
+		query := ""
+		if left := min(time.Until(deadline), longestWait); left > 0 && wait > 0 {
+			query = "?wait=" + url.QueryEscape(left.Round(time.Millisecond).String())
+		}
+		raw, s, err := commandCall(ctx, client, "POST", path+query, body)
+		if err != nil || s.final() || time.Until(deadline) <= 0 {
+			return raw, s, err
+		}
+		body["id"] = s.ID
+	}
+}
+
+// commandCall makes a call whose answer is a command.
+func commandCall(ctx context.Context, client *apiClient, method, path string, body any) (json.RawMessage, *commandState, error) {
+	var raw json.RawMessage
+	if err := client.do(ctx, method, path, body, &raw); err != nil {
+		return nil, nil, err
+	}
+	s := &commandState{}
+	if err := json.Unmarshal(raw, s); err != nil {
+		return nil, nil, fmt.Errorf("answer: %w", err)
+	}
+	return raw, s, nil
 }
 
 func commandStatusCommand(c *cli) *cobra.Command {
@@ -137,7 +209,7 @@ func commandStatusCommand(c *cli) *cobra.Command {
 		Use:     "status ID",
 		Short:   "show a command's state and history",
 		Example: "  cellgate command status 01J9ZC3V6Q --json",
-		Args:    cobra.ExactArgs(1),
+		Args:    takes("ID"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			client, err := t.client()
 			if err != nil {
@@ -148,7 +220,11 @@ func commandStatusCommand(c *cli) *cobra.Command {
 					return err
 				}
 			}
-			return c.commandCall(cmd, client, "GET", "/v1/vehicles/"+url.PathEscape(vin)+"/commands/"+url.PathEscape(args[0]), nil, false)
+			raw, s, err := commandCall(cmd.Context(), client, "GET", "/v1/vehicles/"+url.PathEscape(vin)+"/commands/"+url.PathEscape(args[0]), nil)
+			if err != nil {
+				return err
+			}
+			return c.print(raw, func(w io.Writer) error { return s.print(w, time.Now()) })
 		},
 	}
 	t.flags(cmd)
@@ -177,7 +253,7 @@ func findCommand(cmd *cobra.Command, client *apiClient, id string) (vin string, 
 			}
 		}
 		if page.Next == "" {
-			return "", fmt.Errorf("command: no command %s", id)
+			return "", fmt.Errorf("command: no command %s; `cellgate command send` prints the id, and a finished command is forgotten after commands.keep_for", id)
 		}
 		query.Set("cursor", page.Next)
 	}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 
 	"github.com/spf13/cobra"
 
@@ -27,9 +28,9 @@ func configCheckCommand(c *cli) *cobra.Command {
 		Long: `check validates a configuration and names every problem with file, line and column. It opens
 nothing that the configuration points to.`,
 		Example: "  cellgate config check configs/cell.yaml",
-		Args:    cobra.ExactArgs(1),
+		Args:    takes("FILE"),
 		RunE: func(_ *cobra.Command, args []string) error {
-			cfg, err := configs.Load(args[0])
+			cfg, err := loadConfig(args[0])
 			if err != nil {
 				return c.invalid(args[0], err)
 			}
@@ -52,9 +53,9 @@ func configPrintCommand(c *cli) *cobra.Command {
 		Use:     "print FILE",
 		Short:   "print a configuration with its defaults filled in and secrets masked",
 		Example: "  cellgate config print configs/cell.yaml",
-		Args:    cobra.ExactArgs(1),
+		Args:    takes("FILE"),
 		RunE: func(_ *cobra.Command, args []string) error {
-			cfg, err := configs.Load(args[0])
+			cfg, err := loadConfig(args[0])
 			if err != nil {
 				return err
 			}
@@ -73,4 +74,27 @@ func (c *cli) invalid(file string, err error) error {
 		return err
 	}
 	return silentError{}
+}
+
+// loadConfig reads a configuration. A file that cannot be read is named once.
+func loadConfig(file string) (*configs.Config, error) {
+	cfg, err := configs.Load(file)
+	var path *fs.PathError
+	if errors.As(err, &path) {
+		hint := ""
+		if errors.Is(err, fs.ErrNotExist) {
+			hint = "; name a file such as configs/cell.yaml"
+		}
+		return nil, fmt.Errorf("config: %w%s", fileError(file, err), hint)
+	}
+	return cfg, err
+}
+
+// fileError says of a file why it cannot be used, and names it once.
+func fileError(file string, err error) error {
+	var path *fs.PathError
+	if errors.As(err, &path) {
+		err = path.Err
+	}
+	return fmt.Errorf("%s: %w", file, err)
 }

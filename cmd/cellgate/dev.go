@@ -40,7 +40,7 @@ on with it. The configuration is DIR/configs/dev.yaml: change a port there when 
 The embedded Kafka and Redis are for development: production runs ` + "`cellgate run`" + `.`,
 		Example: `  cellgate dev
   cellgate dev --data /tmp/cell --vehicles 100`,
-		Args: cobra.NoArgs,
+		Args: takes(),
 		RunE: func(cmd *cobra.Command, _ []string) error { return c.dev(cmd.Context(), f) },
 	}
 	cmd.Flags().StringVar(&f.data, "data", data, "folder that everything is kept in; also CELLGATE_DATA")

@@ -43,7 +43,7 @@ another one, give --broker, --ca and --tokens or --token-dir. Sequence numbers a
 		Example: `  cellgate fleet --vehicles 500 --rate 2 --duration 1m --ledger ledger.txt
   cellgate fleet --broker gw-1.example.com:8883 --ca ca.crt --tokens tokens.txt --rate 0.1
   cellgate fleet --broker 127.0.0.1:1884 --no-tokens --vehicles 200 --saturate --json`,
-		Args: cobra.NoArgs,
+		Args: takes(),
 		RunE: func(cmd *cobra.Command, _ []string) error { return c.fleet(cmd, f) },
 	}
 	f.localFlags(cmd)
@@ -58,8 +58,8 @@ func (f *fleetFlags) whereFlags(cmd *cobra.Command) {
 	p.StringVar(&f.o.Broker, "broker", "", "host:port of a gateway elsewhere")
 	p.StringVar(&f.ca, "ca", "", "PEM file of the authority that signed the gateway's certificate; means TLS")
 	p.BoolVar(&f.tls, "tls", false, "TLS with the system's authorities, with --broker")
-	p.StringVar(&f.tokens, "tokens", "", "file with one token per line, as `cellgate token issue --vins` prints them")
-	p.StringVar(&f.tokenDir, "token-dir", "", "folder with one token per file, named by its VIN")
+	p.StringVar(&f.tokens, "tokens", "", "`FILE` with one token per line, as cellgate token issue --vins prints them")
+	p.StringVar(&f.tokenDir, "token-dir", "", "`DIR` with one token per file, named by its VIN")
 	p.BoolVar(&f.noTokens, "no-tokens", false, "connect without user name and password")
 	p.StringVar(&f.mqtt, "mqtt", "5", "protocol version: 5 or 3.1.1")
 	p.BoolVar(&f.o.Clean, "clean", false, "a new session with every connection")
@@ -83,7 +83,7 @@ func (f *fleetFlags) loadFlags(cmd *cobra.Command) {
 	p.DurationVar(&f.o.Duration, "duration", 0, "end after so long; 0s runs until Ctrl-C")
 	p.BoolVar(&f.o.WaitConnected, "wait-connected", false, "publish once all are connected, and count from then")
 	p.Uint64Var(&f.o.Seed, "seed", 1, "makes the vehicles' places and charge repeatable")
-	p.StringVar(&f.ledger, "ledger", "", "append VIN and sequence of every acknowledged message to this file, fsynced")
+	p.StringVar(&f.ledger, "ledger", "", "append to this `FILE` VIN and sequence of every acknowledged message, fsynced")
 	p.DurationVar(&f.every, "every", 0, "time between summary lines (1s on a terminal, else 10s)")
 }
 
@@ -92,6 +92,12 @@ func (c *cli) fleet(cmd *cobra.Command, f *fleetFlags) error {
 	var err error
 	if o.Version, err = mqttVersion(f.mqtt); err != nil {
 		return err
+	}
+	if f.tokens == "" && f.tokenDir == "" && (o.Vehicles < 1 || o.First < 0 || o.First+o.Vehicles > fleet.MaxVehicles) {
+		return usagef("fleet: --vehicles %d with --first %d: want 1 vehicle or more, numbered below %d", o.Vehicles, o.First, fleet.MaxVehicles)
+	}
+	if o.Rate < 0 || o.QoS > 1 {
+		return usagef("fleet: --rate %g and --qos %d: want a rate of 0 or more, and a QoS of 0 or 1", o.Rate, o.QoS)
 	}
 	if o.Broker, o.TLS, err = f.where(); err != nil {
 		return err
@@ -146,6 +152,9 @@ func mqttVersion(text string) (byte, error) {
 // where returns the gateway's address and how to trust it.
 func (f *fleetFlags) where() (string, *tls.Config, error) {
 	if f.o.Broker != "" {
+		if err := hostPort(f.o.Broker); err != nil {
+			return "", nil, usagef("broker: %w", err)
+		}
 		if f.ca == "" && !f.tls {
 			return f.o.Broker, nil, nil
 		}

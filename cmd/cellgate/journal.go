@@ -35,7 +35,7 @@ func journalStatCommand(c *cli) *cobra.Command {
 		Use:     "stat DIR",
 		Short:   "show what a journal holds, by its segments' headers",
 		Example: "  cellgate journal stat data/journal --json",
-		Args:    cobra.ExactArgs(1),
+		Args:    takes("DIR"),
 		RunE:    func(_ *cobra.Command, args []string) error { return c.inspectJournal(args[0], journal.Inspect) },
 	}
 	c.jsonFlag(cmd)
@@ -49,7 +49,7 @@ func journalVerifyCommand(c *cli) *cobra.Command {
 		Long: `verify reads every batch of every segment and checks it. A torn tail is what a crash leaves and no
 damage; the exit code is 1 when there is corruption, and each place is shown.`,
 		Example: "  cellgate journal verify data/journal",
-		Args:    cobra.ExactArgs(1),
+		Args:    takes("DIR"),
 		RunE:    func(_ *cobra.Command, args []string) error { return c.inspectJournal(args[0], journal.Verify) },
 	}
 	c.jsonFlag(cmd)
@@ -61,7 +61,7 @@ func (c *cli) inspectJournal(dir string, inspect func(string) (journal.Report, e
 	if err != nil {
 		return journalError(dir, err)
 	}
-	if err := c.print(r, func(w io.Writer) error { return printJournal(w, &r) }); err != nil {
+	if err := c.print(reportOf(&r), func(w io.Writer) error { return printJournal(w, &r) }); err != nil {
 		return err
 	}
 	if len(r.Corruptions) > 0 {
@@ -72,7 +72,11 @@ func (c *cli) inspectJournal(dir string, inspect func(string) (journal.Report, e
 
 func journalError(dir string, err error) error {
 	if errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("journal: no journal in %s; `cellgate dev` keeps its own in {data}/journal", dir)
+		return fmt.Errorf("journal: no journal in %s; `cellgate dev` keeps its own in {data}/journal, `cellgate run` where uplink.journal.dir says", dir)
+	}
+	var path *fs.PathError
+	if errors.As(err, &path) {
+		return fmt.Errorf("journal: %w", fileError(dir, err))
 	}
 	return err
 }
@@ -81,18 +85,25 @@ func printJournal(w io.Writer, r *journal.Report) error {
 	head := table{}
 	head.row("directory", r.Dir)
 	head.row("epoch", fmt.Sprint(r.Epoch))
-	head.row("records", fmt.Sprintf("%s to %s", fleet.Count(r.First), fleet.Count(r.Last)))
-	head.row("bytes", fleet.Count(uint64(max(r.Bytes, 0))))
-	head.row("segments", fmt.Sprintf("%d, and %d spare", len(r.Segments), r.Spares))
-	head.row("torn tail", fmt.Sprintf("%d bytes", r.TornBytes))
+	records := "none"
+	if r.Last >= r.First && r.Last > 0 {
+		records = fmt.Sprintf("%s (%s to %s)", fleet.Count(r.Last-r.First+1), fleet.Count(r.First), fleet.Count(r.Last))
+	}
+	head.row("records", records)
+	head.row("size", fmt.Sprintf("%s in %s and %d spare", sizeText(r.Bytes), many(len(r.Segments), "segment", "segments"), r.Spares))
+	torn := "none"
+	if r.TornBytes > 0 {
+		torn = sizeText(r.TornBytes) + ": a batch that a crash stopped, or that a running gateway was writing"
+	}
+	head.row("torn tail", torn)
 	head.row("corruptions", fmt.Sprint(len(r.Corruptions)))
-	if err := head.write(w); err != nil {
+	if err := errors.Join(head.write(w), newline(w)); err != nil {
 		return err
 	}
 	t := table{}
-	t.row("\nSEGMENT", "FIRST", "LAST", "USED", "OF", "BATCHES READ", "CREATED")
+	t.row("SEGMENT", "FIRST", "LAST", "USED", "SIZE", "BATCHES READ", "CREATED")
 	for _, s := range r.Segments {
-		t.row(s.Name, fmt.Sprint(s.First), fmt.Sprint(s.Last), fleet.Count(uint64(max(s.Used, 0))), fleet.Count(uint64(max(s.Bytes, 0))), fmt.Sprint(s.Batches), s.Created.UTC().Format(time.RFC3339))
+		t.row(s.Name, fleet.Count(s.First), fleet.Count(s.Last), sizeText(s.Used), sizeText(s.Bytes), fleet.Count(uint64(max(s.Batches, 0))), timeText(s.Created))
 	}
 	if err := t.write(w); err != nil {
 		return err
@@ -120,7 +131,7 @@ func journalDumpCommand(c *cli) *cobra.Command {
 sequence is what cannot be read; verify tells why.`,
 		Example: `  cellgate journal dump data/journal --topic 'v1/LTEST000000000001/#'
   cellgate journal dump data/journal --from 1000 --limit 10 --json`,
-		Args: cobra.ExactArgs(1),
+		Args: takes("DIR"),
 		RunE: func(_ *cobra.Command, args []string) error { return c.dumpJournal(args[0], &f) },
 	}
 	cmd.Flags().Uint64Var(&f.from, "from", 1, "first sequence")

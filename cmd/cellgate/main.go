@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/signal"
 	"strings"
@@ -65,12 +66,16 @@ type quiet struct{}
 // Printf implements go-redis's logger.
 func (quiet) Printf(context.Context, string, ...any) {}
 
-// complaint is what stderr gets: one line for each problem of a configuration, else the error as it is.
+// complaint is what stderr gets: one line for each problem of a configuration, else the error as it is, and for a
+// file that may not be read what to do.
 func complaint(err error) string {
 	text := "cellgate: " + strings.TrimSpace(err.Error())
 	var problems configs.Problems
 	if errors.As(err, &problems) {
 		return strings.ReplaceAll(text, "\n", "\ncellgate: ")
+	}
+	if errors.Is(err, fs.ErrPermission) && !strings.Contains(text, "; ") {
+		text += "; run this as the user that the gateway runs as"
 	}
 	return text
 }

@@ -42,38 +42,6 @@ Start with:  cellgate dev`,
 	return root
 }
 
-// asUsage makes every complaint about flags and arguments a usage error, for the whole tree.
-func asUsage(cmd *cobra.Command) {
-	cmd.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
-		return usagef("%s: %w; see `%s --help`", cmd.Name(), err, cmd.CommandPath())
-	})
-	if cmd.HasSubCommands() {
-		cmd.Args = cobra.ArbitraryArgs
-		cmd.RunE = func(cmd *cobra.Command, args []string) error {
-			if len(args) == 0 {
-				return cmd.Help()
-			}
-			return usagef("%s: no command %q; see `%s --help`", cmd.Name(), args[0], cmd.CommandPath())
-		}
-	} else {
-		check := cmd.Args
-		if check == nil {
-			check = cobra.ArbitraryArgs
-		}
-		cmd.Args = func(cmd *cobra.Command, args []string) error {
-			for _, err := range []error{check(cmd, args), cmd.ValidateRequiredFlags(), cmd.ValidateFlagGroups()} {
-				if err != nil {
-					return usagef("%s: %w; see `%s --help`", cmd.Name(), err, cmd.CommandPath())
-				}
-			}
-			return nil
-		}
-	}
-	for _, sub := range cmd.Commands() {
-		asUsage(sub)
-	}
-}
-
 // jsonFlag adds --json.
 func (c *cli) jsonFlag(cmd *cobra.Command) {
 	cmd.Flags().BoolVar(&c.json, "json", false, "print the result as JSON")

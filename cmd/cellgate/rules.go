@@ -166,7 +166,11 @@ func readPayload(text string, in io.Reader) ([]byte, error) {
 	case text == "-":
 		return io.ReadAll(io.LimitReader(in, maxPayload))
 	case len(text) > 1 && text[0] == '@':
-		return os.ReadFile(text[1:])
+		b, err := os.ReadFile(text[1:])
+		if err != nil {
+			return nil, fmt.Errorf("payload: %w", fileError(text[1:], err))
+		}
+		return b, nil
 	}
 	return []byte(text), nil
 }
@@ -200,7 +204,7 @@ func rulesDiffCommand(c *cli) *cobra.Command {
 		Short:   "compare two rule sets by what they do",
 		Long:    "diff compares rule by rule; comments, order and spelling do not count. It tells which operators would forget what they know.",
 		Example: "  cellgate rules diff data/configs/rules configs/rules",
-		Args:    cobra.ExactArgs(2),
+		Args:    takes("OLD", "NEW"),
 		RunE: func(_ *cobra.Command, args []string) error {
 			_, ok, err := rules.DiffPaths(c.out, args[0], args[1], f.options(c))
 			return answer(ok, err)
@@ -238,7 +242,7 @@ func rulesSchemaCommand(c *cli) *cobra.Command {
 		Use:     "schema",
 		Short:   "print the JSON Schema of rule files, for editors",
 		Example: "  cellgate rules schema > rules.schema.json",
-		Args:    cobra.NoArgs,
+		Args:    takes(),
 		RunE:    func(*cobra.Command, []string) error { return rules.JSONSchema(c.out) },
 	}
 }

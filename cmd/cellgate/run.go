@@ -28,9 +28,9 @@ func runCommand(c *cli) *cobra.Command {
 say so, and what is acknowledged is delivered when they return. SIGHUP reloads what can be reloaded;
 SIGTERM and Ctrl-C stop.`,
 		Example: "  cellgate run --config configs/cell.yaml",
-		Args:    cobra.NoArgs,
+		Args:    takes(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			cfg, err := configs.Load(file)
+			cfg, err := loadConfig(file)
 			if err != nil {
 				return err
 			}

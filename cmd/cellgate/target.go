@@ -44,7 +44,7 @@ func (t *target) localFlags(cmd *cobra.Command) {
 	if v := os.Getenv("CELLGATE_DATA"); v != "" {
 		data = v
 	}
-	cmd.Flags().StringVar(&t.data, "data", data, "data folder of `cellgate dev`; also CELLGATE_DATA")
+	cmd.Flags().StringVar(&t.data, "data", data, "data folder of cellgate dev; also CELLGATE_DATA")
 	cmd.Flags().StringVar(&t.config, "config", "", "configuration of a gateway on this machine, instead of --data")
 	cmd.MarkFlagsMutuallyExclusive("data", "config")
 }
@@ -68,7 +68,7 @@ func (t *target) load() (*configs.Config, *runfile.File, error) {
 				return
 			}
 		}
-		if t.cfg, t.err = configs.Load(file); t.err == nil {
+		if t.cfg, t.err = loadConfig(file); t.err == nil {
 			t.run, t.err = runfile.Read(string(t.cfg.DataDir))
 		}
 	})
@@ -185,7 +185,7 @@ func (t *target) clientTLS() (*tls.Config, error) {
 	}
 	pem, err := os.ReadFile(file) //nolint:gosec // the operator names the file
 	if err != nil {
-		return nil, fmt.Errorf("ca: %w", err)
+		return nil, fmt.Errorf("ca: %w", fileError(file, err))
 	}
 	config.RootCAs = x509.NewCertPool()
 	if !config.RootCAs.AppendCertsFromPEM(pem) {

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -47,7 +48,7 @@ operator without --scope gets every scope.`,
 		Example: `  cellgate token issue --vin LTEST000000000001
   cellgate token issue --service billing --scope telemetry:read,command:read --ttl 12h
   cellgate token issue --operator alice --ttl 1h`,
-		Args: cobra.NoArgs,
+		Args: takes(),
 		RunE: func(*cobra.Command, []string) error { return c.issue(f) },
 	}
 	f.localFlags(cmd)
@@ -93,13 +94,25 @@ func (c *cli) issue(f *issueFlags) error {
 		}
 		one := issued{Token: token, Subject: s, Role: id.Role, Scopes: id.Scopes, TokenID: id.TokenID, Expires: id.Expires}
 		if role == auth.RoleVehicle {
-			if one.Warning = auth.CheckVIN(s).Warning(); one.Warning != "" && len(subjects) == 1 {
-				fmt.Fprintf(c.err, "cellgate: vin: %s: %s\n", s, one.Warning) //nolint:errcheck // a hint
-			}
+			one.Warning = auth.CheckVIN(s).Warning()
 		}
 		all = append(all, one)
 	}
+	c.warnVINs(all)
 	return c.printTokens(all, f.vins == "")
+}
+
+// warnVINs tells of the first name that is no VIN by its form or check digit, and how many more there are. The
+// tokens are good all the same.
+func (c *cli) warnVINs(all []issued) {
+	bad := slices.DeleteFunc(slices.Clone(all), func(t issued) bool { return t.Warning == "" })
+	switch len(bad) {
+	case 0:
+	case 1:
+		fmt.Fprintf(c.err, "cellgate: vin: %s: %s; the token is issued all the same\n", bad[0].Subject, bad[0].Warning) //nolint:errcheck // a hint
+	default:
+		fmt.Fprintf(c.err, "cellgate: vin: %s and %d more: %s; the tokens are issued all the same\n", bad[0].Subject, len(bad)-1, bad[0].Warning) //nolint:errcheck // a hint
+	}
 }
 
 func (c *cli) printTokens(all []issued, one bool) error {
@@ -133,12 +146,15 @@ func (f *issueFlags) subjects(in io.Reader) ([]string, string, error) {
 	case f.service != "":
 		return []string{f.service}, auth.RoleService, nil
 	}
+	if f.vins == "" {
+		return nil, "", usagef("token: the name is empty: give a VIN, a file of VINs, or the name of a service or operator")
+	}
 	vins, err := readLines(f.vins, in)
 	if err == nil && len(vins) == 0 {
-		err = errors.New("no VIN in it")
+		return nil, "", fmt.Errorf("vins: %s: no VIN in it; it takes one per line", f.vins)
 	}
 	if err != nil {
-		return nil, "", fmt.Errorf("vins: %s: %w", f.vins, err)
+		return nil, "", fmt.Errorf("vins: %w", fileError(f.vins, err))
 	}
 	return vins, auth.RoleVehicle, nil
 }
@@ -172,7 +188,7 @@ func tokenInspectCommand(c *cli) *cobra.Command {
 token is read from stdin. A token that is bound to a client certificate is accepted with that certificate only:
 name it with --cert. The exit code is 1 when the cell does not accept the token.`,
 		Example: "  cellgate token issue --vin LTEST000000000001 | cellgate token inspect",
-		Args:    cobra.MaximumNArgs(1),
+		Args:    mayTake("TOKEN"),
 		RunE:    func(_ *cobra.Command, args []string) error { return c.inspect(t, args, cert) },
 	}
 	t.localFlags(cmd)
@@ -207,7 +223,7 @@ func certificate(file string) (*x509.Certificate, error) {
 	}
 	b, err := os.ReadFile(file) //nolint:gosec // the operator names the file
 	if err != nil {
-		return nil, fmt.Errorf("cert: %w", err)
+		return nil, fmt.Errorf("cert: %w", fileError(file, err))
 	}
 	block, _ := pem.Decode(b)
 	if block == nil || block.Type != "CERTIFICATE" {
@@ -240,13 +256,18 @@ func (c *cli) inspect(t *target, args []string, cert string) error {
 	id, err := a.Verify([]byte(strings.TrimSpace(token)), peer)
 	if err != nil {
 		return errors.Join(c.print(inspected{Why: err.Error()}, func(w io.Writer) error {
-			_, err := fmt.Fprintf(w, "not accepted: %s\n", err)
-			return err
+			_, werr := fmt.Fprintf(w, "not accepted: %s%s\n", err, refusalHint(err, token))
+			return werr
 		}), silentError{})
 	}
 	out := inspected{
 		Accepted: true, Subject: id.Subject, Role: id.Role, Scopes: id.Scopes, Issuer: id.Issuer, TokenID: id.TokenID,
 		KeyID: id.KeyID, IssuedAt: id.IssuedAt.UTC().Format(time.RFC3339), Expires: id.Expires.UTC().Format(time.RFC3339), Bound: id.CertThumbprint,
+	}
+	now := time.Now()
+	expires := whenText(id.Expires, now)
+	if id.Expires.Before(now) {
+		expires += ", accepted within the leeway"
 	}
 	return c.print(out, func(w io.Writer) error {
 		t := table{}
@@ -257,11 +278,22 @@ func (c *cli) inspect(t *target, args []string, cert string) error {
 		t.row("issuer", out.Issuer)
 		t.row("jti", out.TokenID)
 		t.row("kid", out.KeyID)
-		t.row("issued at", out.IssuedAt)
-		t.row("expires", out.Expires)
+		t.row("issued at", whenText(id.IssuedAt, now))
+		t.row("expires", expires)
 		t.row("bound to", out.Bound)
 		return t.pairs(w)
 	})
+}
+
+// refusalHint is what can be done about a token that is not accepted.
+func refusalHint(err error, token string) string {
+	switch {
+	case errors.Is(err, auth.ErrExpired):
+		return fmt.Sprintf(", at %s; issue another with `cellgate token issue`", whenText(tokenEnd(strings.TrimSpace(token)), time.Now()))
+	case strings.TrimSpace(token) == "":
+		return "; give it as the argument or on stdin"
+	}
+	return ""
 }
 
 func tokenRevokeCommand(c *cli) *cobra.Command {
@@ -275,7 +307,7 @@ func tokenRevokeCommand(c *cli) *cobra.Command {
 Live connections end within a second.`,
 		Example: `  cellgate token revoke --sub LTEST000000000001 --reason "stolen"
   cellgate token revoke --before 2026-01-31T12:00:00Z`,
-		Args: cobra.NoArgs,
+		Args: takes(),
 		RunE: func(*cobra.Command, []string) error {
 			if r.TokenID == "" && r.Subject == "" && before == "" {
 				return usagef("token: give --jti, --sub or --before")
@@ -298,7 +330,7 @@ Live connections end within a second.`,
 				return fmt.Errorf("revoke: %w", err)
 			}
 			return c.print(done, func(w io.Writer) error {
-				_, err := fmt.Fprintf(w, "revoked, in force until %s\n", done.Until.UTC().Format(time.RFC3339))
+				_, err := fmt.Fprintf(w, "revoked, in force until %s\n", timeText(done.Until))
 				return err
 			})
 		},
@@ -323,7 +355,7 @@ func tokenRotateCommand(c *cli) *cobra.Command {
 		Long: `rotate adds a signing key and publishes it. The older keys verify until the tokens that they
 signed have expired, and are then deleted. --list shows the keys and changes nothing.`,
 		Example: "  cellgate token rotate --keep 24h",
-		Args:    cobra.NoArgs,
+		Args:    takes(),
 		RunE: func(*cobra.Command, []string) error {
 			a, err := t.authority()
 			if err != nil {
@@ -352,14 +384,11 @@ func printKeys(w io.Writer, keys []auth.KeyInfo) error {
 	t := table{}
 	t.row("KID", "ALG", "CREATED", "SIGNS FROM", "VERIFIES UNTIL", "SIGNING")
 	for _, k := range keys {
-		until, signing := "", ""
+		until := "-"
 		if !k.VerifyUntil.IsZero() {
-			until = k.VerifyUntil.UTC().Format(time.RFC3339)
+			until = timeText(k.VerifyUntil)
 		}
-		if k.Signing {
-			signing = "yes"
-		}
-		t.row(k.KID, k.Alg, k.Created.UTC().Format(time.RFC3339), k.SignFrom.UTC().Format(time.RFC3339), until, signing)
+		t.row(k.KID, k.Alg, timeText(k.Created), timeText(k.SignFrom), until, yes(k.Signing))
 	}
 	return t.write(w)
 }

@@ -44,7 +44,7 @@ func versionCommand(c *cli) *cobra.Command {
 		Use:     "version",
 		Short:   "print version, commit, Go and build time",
 		Example: "  cellgate version --json",
-		Args:    cobra.NoArgs,
+		Args:    takes(),
 		RunE: func(*cobra.Command, []string) error {
 			b := thisBuild()
 			return c.print(b, func(w io.Writer) error {

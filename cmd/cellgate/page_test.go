@@ -1,0 +1,136 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"flag"
+	"io"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"cellgate/broker/journal"
+)
+
+var update = flag.Bool("update", false, "write the golden files")
+
+func unmarshal(t *testing.T, text string, v any) {
+	t.Helper()
+	if err := json.Unmarshal([]byte(text), v); err != nil {
+		t.Fatal(err)
+	}
+}
+
+const healthyStatus = `{"cell":"cell-dev","region":"local","node":"gw-1","build":{"version":"1.2.0","commit":"0f3a"},
+"phase":"serving","started":"2026-11-20T20:07:33Z","uptime":"1h2m3s","connections":1204,
+"journal":{"epoch":7,"first":1,"durable":120345,"bytes":134217728,"max_bytes":21474836480,"oldest":"2026-11-20T20:07:34Z","needed":{"mqtt":120340,"rules":120339}},
+"rules":{"hash":"ea1aeb2111ad09ae0c8630a1","rules":5,"since":"2026-11-20T20:07:34Z"},
+"sinks":[{"sink":"kafka","lag_records":0,"lag_seconds":0,"log_bytes":8,"live":true},{"sink":"redis","lag_records":1250,"lag_seconds":75.4,"log_bytes":51200,"live":false}],
+"dependencies":[{"name":"kafka","ok":true,"since":"2026-11-20T20:07:33Z"},{"name":"redis","ok":false,"since":"2026-11-20T21:08:21Z","reason":"dial tcp 10.0.0.7:6379: connect: connection refused"}],
+"commands":{"open":2,"kept":14,"events_waiting":0},"lanes":[{"lane":"p0","lag_records":0,"lag_seconds":0},{"lane":"p2","lag_records":4000,"lag_seconds":7201}]}`
+
+const fullStatus = `{"cell":"cell-1","node":"gw-2","build":{"version":"dev","commit":"unknown"},"phase":"draining","uptime":"5s","connections":0,
+"journal":{"epoch":7,"first":1,"durable":0,"bytes":0,"max_bytes":0,"full":"journal: full","corruptions":[{}]},
+"rules":{"hash":"","rules":0,"error":"a.rules.yaml:1:1: error[R002]"},"sinks":[],"dependencies":null,"commands":{"open":0,"kept":0,"events_waiting":0}}`
+
+func page(status string, ledger []sinkLine) func(*testing.T, io.Writer, time.Time) error {
+	return func(_ *testing.T, w io.Writer, now time.Time) error {
+		return printStatus(w, json.RawMessage(status), ledger, now)
+	}
+}
+
+// The pages as they are printed; `go test ./cmd/cellgate -run TestPages -update` writes them anew.
+func TestPages(t *testing.T) {
+	t.Parallel()
+	now := time.Date(2026, 11, 20, 21, 9, 36, 0, time.UTC)
+	ledger := []sinkLine{
+		{Sink: "kafka", Received: 120345, Delivered: 120300, Filtered: 45, Balanced: true},
+		{Sink: "redis", Received: 120345, Delivered: 100000, Filtered: 19000, Dropped: map[string]uint64{"retention": 90, "expired": 5}, Pending: 1249, Balanced: false},
+	}
+	for name, print := range map[string]func(*testing.T, io.Writer, time.Time) error{
+		"status":       page(healthyStatus, ledger),
+		"status-empty": page(fullStatus, nil),
+		"vehicles": func(t *testing.T, w io.Writer, now time.Time) error {
+			var p vehiclePage
+			unmarshal(t, `{"vehicles":[{"vin":"LTEST000000000001","connected":true,"ready":true,"mqtt":"3.1.1","since":"2026-11-20T21:09:30.5Z","queued":1200},
+				{"vin":"LTEST000000000002","connected":false,"ready":false,"since":"2026-11-18T21:09:30Z","queued":0}],"next":"LTEST000000000002"}`, &p)
+			return printVehicles(w, &p, now)
+		},
+		"vehicles-none": func(_ *testing.T, w io.Writer, now time.Time) error { return printVehicles(w, &vehiclePage{}, now) },
+		"vehicle": func(_ *testing.T, w io.Writer, now time.Time) error {
+			return printVehicle(w, json.RawMessage(`{"vin":"LTEST000000000001","connected":true,"ready":true,"mqtt":"5","since":"2026-11-20T21:09:30Z","token_ends":"2026-11-20T22:09:30Z",
+				"session_expiry":"1h0m0s","queued":1,"inflight":1,"queued_bytes":2048,"will":true,"subscriptions":[{"filter":"v1/LTEST000000000001/cmd/#","qos":1},{"filter":"v1/LTEST000000000001/sys/#","qos":0}]}`), now)
+		},
+		"vehicle-away": func(_ *testing.T, w io.Writer, now time.Time) error {
+			return printVehicle(w, json.RawMessage(`{"vin":"LTEST000000000001","since":"2026-11-20T21:00:00Z","session_ends":"2026-11-20T22:00:00Z","session_expiry":"1h0m0s","queued":3,"queued_bytes":300}`), now)
+		},
+		"command": func(t *testing.T, w io.Writer, now time.Time) error {
+			var s commandState
+			unmarshal(t, `{"id":"C1","vin":"LTEST000000000001","name":"unlock","state":"succeeded","payload":{"doors":"all"},"ttl":"1m","created_at":"2026-11-20T21:09:30.000Z",
+				"expires_at":"2026-11-20T21:10:30.000Z","sent_at":"2026-11-20T21:09:30.001Z","delivered_at":"2026-11-20T21:09:30.059Z","accepted_at":"2026-11-20T21:09:30.005Z",
+				"finished_at":"2026-11-20T21:09:30.204Z","result":{"took_ms":121},"origin":"http","by":"cli:ann"}`, &s)
+			return s.print(w, now)
+		},
+		"command-queued": func(t *testing.T, w io.Writer, now time.Time) error {
+			var s commandState
+			unmarshal(t, `{"id":"C2","vin":"LTEST000000000001","name":"honk","state":"queued","created_at":"2026-11-20T21:09:30.000Z","expires_at":"2026-11-20T21:10:30.000Z","origin":"kafka"}`, &s)
+			return s.print(w, now)
+		},
+		"drain": func(_ *testing.T, w io.Writer, now time.Time) error {
+			return printDrain(w, json.RawMessage(`{"draining":true,"rate":2.5,"since":"2026-11-20T21:09:00Z","sent_away":1,"connected":80}`), now)
+		},
+		"journal": func(_ *testing.T, w io.Writer, _ time.Time) error {
+			return printJournal(w, &journal.Report{
+				Dir: "data/journal", Epoch: 7, First: 1, Last: 120345, Bytes: 134217728, Spares: 1, TornBytes: 48,
+				Segments:    []journal.SegmentInfo{{Name: "0000000000000001.log", First: 1, Last: 120345, Bytes: 67108864, Used: 48480123, Created: now, Batches: 1131}},
+				Corruptions: []journal.Corruption{{File: "0000000000000001.log", Offset: 4096, Length: 48, First: 7, Last: 9, Reason: "checksum"}},
+			})
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			var got bytes.Buffer
+			if err := print(t, &got, now); err != nil {
+				t.Fatal(err)
+			}
+			golden(t, name, got.Bytes())
+		})
+	}
+}
+
+func golden(t *testing.T, name string, got []byte) {
+	t.Helper()
+	file := filepath.Join("testdata", "golden", name+".txt")
+	if *update {
+		if err := os.WriteFile(file, got, 0o644); err != nil { //nolint:gosec // a file of the repository
+			t.Fatal(err)
+		}
+		return
+	}
+	want, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(got, want) {
+		t.Errorf("%s: got\n%s\nwant\n%s", file, got, want)
+	}
+}
+
+func TestSizesAndSpans(t *testing.T) {
+	t.Parallel()
+	for n, want := range map[int64]string{
+		-1: "0 B", 0: "0 B", 1023: "1023 B", 1024: "1 KiB", 48480: "47.3 KiB", 1<<20 - 1: "1 MiB", 64 << 20: "64 MiB", 20401094580: "19 GiB", 1 << 50: "1 PiB", 1 << 62: "4096 PiB",
+	} {
+		if got := sizeText(n); got != want {
+			t.Errorf("size %d: %q, want %q", n, got, want)
+		}
+	}
+	for d, want := range map[time.Duration]string{
+		-time.Hour: "0s", 999 * time.Millisecond: "0s", 59 * time.Second: "59s", 65 * time.Second: "1m5s", 3*time.Hour + 12*time.Minute + 9*time.Second: "3h12m", 122 * time.Hour: "5d2h",
+	} {
+		if got := spanText(d); got != want {
+			t.Errorf("span %v: %q, want %q", d, got, want)
+		}
+	}
+}

@@ -1,0 +1,286 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"cellgate/cmd/cellgate/fleet"
+)
+
+// ledgerPage is GET /v1/ledger.
+type ledgerPage struct {
+	Sinks []sinkLine `json:"sinks"`
+}
+
+type sinkLine struct {
+	Sink         string            `json:"sink"`
+	Received     uint64            `json:"received"`
+	Delivered    uint64            `json:"delivered"`
+	Filtered     uint64            `json:"filtered"`
+	DeadLettered uint64            `json:"dead_lettered"`
+	Dropped      map[string]uint64 `json:"dropped"`
+	Pending      uint64            `json:"pending"`
+	Balanced     bool              `json:"balanced"`
+}
+
+// gatewayState is the part of GET /v1/status that the page shows.
+type gatewayState struct {
+	Cell   string `json:"cell"`
+	Region string `json:"region"`
+	Node   string `json:"node"`
+	Build  struct {
+		Version string `json:"version"`
+		Commit  string `json:"commit"`
+	} `json:"build"`
+	Phase        string           `json:"phase"`
+	Uptime       string           `json:"uptime"`
+	Connections  int              `json:"connections"`
+	Journal      journalLine      `json:"journal"`
+	Rules        rulesLine        `json:"rules"`
+	Sinks        []loadLine       `json:"sinks"`
+	Dependencies []dependencyLine `json:"dependencies"`
+	Commands     commandCounts    `json:"commands"`
+	Lanes        []laneLine       `json:"lanes"`
+}
+
+type commandCounts struct {
+	Open    uint64 `json:"open"`
+	Kept    uint64 `json:"kept"`
+	Waiting uint64 `json:"events_waiting"`
+}
+
+type journalLine struct {
+	Epoch       uint64            `json:"epoch"`
+	First       uint64            `json:"first"`
+	Durable     uint64            `json:"durable"`
+	Bytes       int64             `json:"bytes"`
+	MaxBytes    int64             `json:"max_bytes"`
+	Oldest      time.Time         `json:"oldest"`
+	Needed      map[string]uint64 `json:"needed"`
+	Full        string            `json:"full"`
+	Corruptions []json.RawMessage `json:"corruptions"`
+}
+
+type rulesLine struct {
+	Hash  string    `json:"hash"`
+	Rules int       `json:"rules"`
+	Since time.Time `json:"since"`
+	Error string    `json:"error"`
+}
+
+type loadLine struct {
+	Sink       string  `json:"sink"`
+	LagRecords uint64  `json:"lag_records"`
+	LagSeconds float64 `json:"lag_seconds"`
+	LogBytes   int64   `json:"log_bytes"`
+}
+
+type dependencyLine struct {
+	Name   string    `json:"name"`
+	OK     bool      `json:"ok"`
+	Since  time.Time `json:"since"`
+	Reason string    `json:"reason"`
+}
+
+type laneLine struct {
+	Lane       string  `json:"lane"`
+	LagRecords int64   `json:"lag_records"`
+	LagSeconds float64 `json:"lag_seconds"`
+}
+
+func statusCommand(c *cli) *cobra.Command {
+	t := &target{}
+	cmd := &cobra.Command{
+		Use:   "status",
+		Short: "show a gateway's state and its loss ledger",
+		Long: `status shows what a gateway says of itself, and per sink the ledger: received = delivered +
+filtered + dead-lettered + dropped + pending. The exit code is 1 when a line does not add up.`,
+		Example: "  cellgate status",
+		Args:    takes(),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			client, err := t.client()
+			if err != nil {
+				return err
+			}
+			var status json.RawMessage
+			var ledger ledgerPage
+			if err := client.do(cmd.Context(), "GET", "/v1/status", nil, &status); err != nil {
+				return err
+			}
+			if err := client.do(cmd.Context(), "GET", "/v1/ledger", nil, &ledger); err != nil {
+				return err
+			}
+			both := map[string]any{"status": status, "ledger": ledger.Sinks}
+			if err := c.print(both, func(w io.Writer) error { return printStatus(w, status, ledger.Sinks, time.Now()) }); err != nil {
+				return err
+			}
+			for _, s := range ledger.Sinks {
+				if !s.Balanced {
+					return fmt.Errorf("ledger: %s does not add up: messages are missing or counted twice; keep the log and the journal and report it", s.Sink)
+				}
+			}
+			return nil
+		},
+	}
+	t.flags(cmd)
+	c.jsonFlag(cmd)
+	return cmd
+}
+
+// printStatus lays the state out on a page: a header, the figures, and a table each for dependencies, sinks with
+// their ledger, and lanes.
+func printStatus(w io.Writer, raw json.RawMessage, ledger []sinkLine, now time.Time) error {
+	var s gatewayState
+	if err := json.Unmarshal(raw, &s); err != nil {
+		return fmt.Errorf("answer: %w", err)
+	}
+	var b strings.Builder
+	b.WriteString(s.header() + "\n\n")
+	for _, t := range []*table{s.figures(now), s.dependencyTable(now), s.sinkTable(ledger), s.laneTable()} {
+		if len(t.rows) == 0 {
+			continue
+		}
+		if err := t.write(&b); err != nil {
+			return err
+		}
+		b.WriteString("\n")
+	}
+	_, err := io.WriteString(w, strings.TrimSuffix(b.String(), "\n"))
+	return err
+}
+
+// header tells in one line which gateway this is and how it does.
+func (s *gatewayState) header() string {
+	parts := []string{"cell " + s.Cell}
+	if s.Region != "" {
+		parts = append(parts, "region "+s.Region)
+	}
+	build := s.Build.Version
+	if s.Build.Commit != "" && s.Build.Commit != "unknown" {
+		build += " (" + s.Build.Commit + ")"
+	}
+	health := s.Phase
+	var away []string
+	for _, d := range s.Dependencies {
+		if !d.OK {
+			away = append(away, d.Name)
+		}
+	}
+	if len(away) > 0 {
+		health += ", degraded: " + strings.Join(away, ", ")
+	}
+	return strings.Join(append(parts, "node "+s.Node, "version "+build, health, "up "+s.Uptime), "  ")
+}
+
+func (s *gatewayState) figures(now time.Time) *table {
+	t := &table{}
+	t.row("connections", fleet.Count(uint64(max(s.Connections, 0))))
+	t.row("commands", fmt.Sprintf("%s open, %s kept, %s events waiting for Kafka", fleet.Count(s.Commands.Open), fleet.Count(s.Commands.Kept), fleet.Count(s.Commands.Waiting)))
+	rules := fmt.Sprint(s.Rules.Rules)
+	if s.Rules.Hash != "" {
+		rules += fmt.Sprintf(", set %.12s", s.Rules.Hash)
+	}
+	if !s.Rules.Since.IsZero() {
+		rules += ", since " + whenText(s.Rules.Since, now)
+	}
+	t.row("rules", rules)
+	if s.Rules.Error != "" {
+		t.row("", "ERROR: "+s.Rules.Error)
+	}
+	s.Journal.figures(t, now)
+	return t
+}
+
+func (j *journalLine) figures(t *table, now time.Time) {
+	size := sizeText(j.Bytes)
+	if j.MaxBytes > 0 {
+		size += fmt.Sprintf(" of %s (%.1f %%)", sizeText(j.MaxBytes), 100*float64(j.Bytes)/float64(j.MaxBytes))
+	}
+	t.row("journal", size)
+	kept := fmt.Sprintf("records %s to %s on disk", fleet.Count(j.First), fleet.Count(j.Durable))
+	if j.Durable < j.First {
+		kept = "no records"
+	}
+	if !j.Oldest.IsZero() {
+		kept += ", the oldest of " + whenText(j.Oldest, now)
+	}
+	t.row("", kept)
+	if len(j.Needed) > 0 {
+		var by []string
+		for _, name := range slices.Sorted(maps.Keys(j.Needed)) {
+			by = append(by, fmt.Sprintf("%s from %s", name, fleet.Count(j.Needed[name])))
+		}
+		t.row("", "needed by "+strings.Join(by, ", "))
+	}
+	if j.Full != "" {
+		t.row("", "FULL: "+j.Full)
+	}
+	if n := len(j.Corruptions); n > 0 {
+		t.row("", "CORRUPT: "+many(n, "place", "places")+"; `cellgate journal verify DIR` shows where")
+	}
+}
+
+func (s *gatewayState) dependencyTable(now time.Time) *table {
+	t := &table{}
+	for _, d := range s.Dependencies {
+		if len(t.rows) == 0 {
+			t.row("DEPENDENCY", "OK", "SINCE", "REASON")
+		}
+		t.row(d.Name, yesNO(d.OK), whenText(d.Since, now), d.Reason)
+	}
+	return t
+}
+
+// sinkTable has a line per sink: its ledger, and how far it is behind.
+func (s *gatewayState) sinkTable(ledger []sinkLine) *table {
+	loads := make(map[string]loadLine, len(s.Sinks))
+	for _, l := range s.Sinks {
+		loads[l.Sink] = l
+	}
+	t := &table{}
+	for _, l := range ledger {
+		if len(t.rows) == 0 {
+			t.row("SINK", "RECEIVED", "DELIVERED", "FILTERED", "DEAD-LETTERED", "DROPPED", "PENDING", "LAG", "BEHIND", "LOG", "ADDS UP")
+		}
+		load := loads[l.Sink]
+		t.row(l.Sink, fleet.Count(l.Received), fleet.Count(l.Delivered), fleet.Count(l.Filtered), fleet.Count(l.DeadLettered), l.dropped(),
+			fleet.Count(l.Pending), fleet.Count(load.LagRecords), secondsText(load.LagSeconds), sizeText(load.LogBytes), yesNO(l.Balanced))
+	}
+	return t
+}
+
+// dropped is how many were dropped, and for what.
+func (l *sinkLine) dropped() string {
+	total := uint64(0)
+	var why []string
+	for _, reason := range slices.Sorted(maps.Keys(l.Dropped)) {
+		if n := l.Dropped[reason]; n > 0 {
+			total += n
+			why = append(why, fmt.Sprintf("%s %s", reason, fleet.Count(n)))
+		}
+	}
+	if total == 0 {
+		return "0"
+	}
+	return fmt.Sprintf("%s (%s)", fleet.Count(total), strings.Join(why, ", "))
+}
+
+func (s *gatewayState) laneTable() *table {
+	t := &table{}
+	for _, l := range s.Lanes {
+		if len(t.rows) == 0 {
+			t.row("LANE TO CENTRE", "LAG", "BEHIND")
+		}
+		t.row(l.Lane, fleet.Count(uint64(max(l.LagRecords, 0))), secondsText(l.LagSeconds))
+	}
+	return t
+}
+
+func secondsText(s float64) string { return spanText(time.Duration(s * float64(time.Second))) }

@@ -1,0 +1,150 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+)
+
+// asUsage makes every complaint about commands, flags and arguments a usage error, for the whole tree.
+func asUsage(cmd *cobra.Command) {
+	cmd.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return wrong(cmd, flagComplaint(err)) })
+	if cmd.HasSubCommands() {
+		cmd.Args = cobra.ArbitraryArgs
+		cmd.RunE = func(cmd *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return cmd.Help()
+			}
+			return noCommand(cmd, args[0])
+		}
+	} else {
+		check := cmd.Args
+		if check == nil {
+			check = cobra.ArbitraryArgs
+		}
+		cmd.Args = func(cmd *cobra.Command, args []string) error {
+			if err := check(cmd, args); err != nil {
+				return wrong(cmd, err)
+			}
+			for _, err := range []error{cmd.ValidateRequiredFlags(), cmd.ValidateFlagGroups()} {
+				if err != nil {
+					return wrong(cmd, groupComplaint(err))
+				}
+			}
+			return nil
+		}
+	}
+	for _, sub := range cmd.Commands() {
+		asUsage(sub)
+	}
+}
+
+// wrong names the command, and where its usage is.
+func wrong(cmd *cobra.Command, err error) error {
+	return usagef("%s: %w; see `%s --help`", nameOf(cmd), err, cmd.CommandPath())
+}
+
+// nameOf is a command as the user writes it behind the program's name; the program itself has its own.
+func nameOf(cmd *cobra.Command) string {
+	if name, ok := strings.CutPrefix(cmd.CommandPath(), cmd.Root().Name()+" "); ok {
+		return name
+	}
+	return "usage"
+}
+
+func noCommand(cmd *cobra.Command, name string) error {
+	hint := ""
+	cmd.SuggestionsMinimumDistance = 2
+	if near := cmd.SuggestionsFor(name); len(near) > 0 {
+		hint = fmt.Sprintf("did you mean %s? ", strings.Join(near, " or "))
+	}
+	whole := name
+	if cmd.HasParent() {
+		whole = nameOf(cmd) + " " + name
+	}
+	return usagef("%s: no such command; %ssee `%s --help`", whole, hint, cmd.CommandPath())
+}
+
+// takes checks that a command gets the arguments of these names, no more and no fewer.
+func takes(names ...string) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		switch {
+		case len(args) == len(names):
+			return nil
+		case len(args) < len(names):
+			return fmt.Errorf("%s is missing", strings.Join(names[len(args):], " and "))
+		}
+		return tooMany(cmd, args[len(names)])
+	}
+}
+
+// mayTake checks that a command gets one argument at most.
+func mayTake(name string) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if len(args) > 1 {
+			return fmt.Errorf("%w: it takes one %s at most", tooMany(cmd, args[1]), name)
+		}
+		return nil
+	}
+}
+
+// tooMany says that an argument has no place. A value behind a flag that can stand alone is a frequent reason.
+func tooMany(cmd *cobra.Command, arg string) error {
+	hint := ""
+	cmd.Flags().Visit(func(f *pflag.Flag) {
+		if f.NoOptDefVal != "" && f.Value.Type() != "bool" {
+			hint = fmt.Sprintf("; a value of --%s is given as --%s=%s", f.Name, f.Name, arg)
+		}
+	})
+	return fmt.Errorf("unexpected argument %q%s", arg, hint)
+}
+
+// flagComplaint says what is wrong with a flag's value without the names of Go's parsers.
+func flagComplaint(err error) error {
+	var invalid *pflag.InvalidValueError
+	if !errors.As(err, &invalid) {
+		return err
+	}
+	want := map[string]string{
+		"duration": "a duration such as 10s, 5m or 24h",
+		"int":      "a whole number", "uint8": "a whole number from 0 to 255", "uint64": "a whole number from 0",
+		"float64": "a number", "bool": "true or false",
+	}[invalid.GetFlag().Value.Type()]
+	if want == "" {
+		return err
+	}
+	return fmt.Errorf("--%s: %q is not %s", invalid.GetFlag().Name, invalid.GetValue(), want)
+}
+
+// What cobra says of required flags and of groups of flags, pinned by TestUsageComplaints.
+const (
+	missingForm = `^required flag\(s\) (.+) not set$`
+	eitherForm  = `^if any flags in the group .* none of the others can be; \[(.+)\] were all set$`
+	oneOfForm   = `^at least one of the flags in the group \[(.+)\] is required$`
+)
+
+// groupComplaint says in the user's words which flags are missing or exclude each other.
+func groupComplaint(err error) error {
+	for _, form := range []struct{ pattern, before, between, after string }{
+		{missingForm, "missing ", ", ", ""},
+		{eitherForm, "", " and ", " exclude each other"},
+		{oneOfForm, "give one of ", ", ", ""},
+	} {
+		found := regexp.MustCompile(form.pattern).FindStringSubmatch(err.Error())
+		if found == nil {
+			continue
+		}
+		names := strings.FieldsFunc(found[1], func(r rune) bool { return strings.ContainsRune(` ,"`, r) })
+		for i, name := range names {
+			names[i] = "--" + name
+		}
+		slices.Sort(names)
+		return errors.New(form.before + strings.Join(names, form.between) + form.after)
+	}
+	return err
+}

@@ -1,0 +1,175 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"cellgate/cmd/cellgate/fleet"
+)
+
+// vehicleInfo is one line of GET /v1/vehicles.
+type vehicleInfo struct {
+	VIN       string `json:"vin"`
+	Connected bool   `json:"connected"`
+	Ready     bool   `json:"ready"`
+	MQTT      string `json:"mqtt,omitempty"`
+	Since     string `json:"since"`
+	Queued    int    `json:"queued"`
+}
+
+type vehiclePage struct {
+	Vehicles []vehicleInfo `json:"vehicles"`
+	Next     string        `json:"next"`
+}
+
+// vehicleState is GET /v1/vehicles/{vin}.
+type vehicleState struct {
+	vehicleInfo
+	TokenEnds     time.Time `json:"token_ends"`
+	SessionEnds   time.Time `json:"session_ends"`
+	SessionExpiry string    `json:"session_expiry"`
+	Inflight      int       `json:"inflight"`
+	QueuedBytes   int64     `json:"queued_bytes"`
+	Will          bool      `json:"will"`
+	Subscriptions []struct {
+		Filter string `json:"filter"`
+		QoS    int    `json:"qos"`
+	} `json:"subscriptions"`
+}
+
+// maxVehicles is the longest page of the API.
+const maxVehicles = 1000
+
+func vehiclesCommand(c *cli) *cobra.Command {
+	t := &target{}
+	limit, cursor := 0, ""
+	cmd := &cobra.Command{
+		Use:   "vehicles [VIN]",
+		Short: "list vehicles, or show one",
+		Long:  "vehicles shows presence, connection, session and queue, of one vehicle or of all.",
+		Example: `  cellgate vehicles
+  cellgate vehicles LTEST000000000001 --json`,
+		Args: mayTake("VIN"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if limit < 1 || limit > maxVehicles {
+				return usagef("limit: %d: want 1 to %d; --cursor goes on where a list ended", limit, maxVehicles)
+			}
+			client, err := t.client()
+			if err != nil {
+				return err
+			}
+			if len(args) == 1 {
+				return c.showVehicle(cmd, client, args[0])
+			}
+			query := url.Values{"limit": {strconv.Itoa(limit)}}
+			if cursor != "" {
+				query.Set("cursor", cursor)
+			}
+			var page vehiclePage
+			if err := client.do(cmd.Context(), "GET", "/v1/vehicles?"+query.Encode(), nil, &page); err != nil {
+				return err
+			}
+			return c.print(page, func(w io.Writer) error { return printVehicles(w, &page, time.Now()) })
+		},
+	}
+	t.flags(cmd)
+	cmd.Flags().IntVar(&limit, "limit", 100, "at most so many, 1 to 1000")
+	cmd.Flags().StringVar(&cursor, "cursor", "", "go on where the list before ended")
+	c.jsonFlag(cmd)
+	return cmd
+}
+
+func printVehicles(w io.Writer, page *vehiclePage, now time.Time) error {
+	t := table{}
+	t.row("VIN", "CONNECTED", "READY", "MQTT", "SINCE", "QUEUED")
+	for _, v := range page.Vehicles {
+		t.row(v.VIN, yes(v.Connected), yes(v.Ready), dash(v.MQTT), v.since(now), fleet.Count(uint64(max(v.Queued, 0))))
+	}
+	err := t.write(w)
+	switch {
+	case err != nil:
+	case len(page.Vehicles) == 0:
+		_, err = fmt.Fprintln(w, "none: no vehicle has a session here")
+	case page.Next != "":
+		_, err = fmt.Fprintf(w, "more with --cursor %s\n", page.Next)
+	}
+	return err
+}
+
+func dash(s string) string {
+	if s == "" {
+		return "-"
+	}
+	return s
+}
+
+// since is when the vehicle came, or went.
+func (v *vehicleInfo) since(now time.Time) string {
+	at, err := time.Parse(time.RFC3339, v.Since)
+	if err != nil {
+		return v.Since
+	}
+	return whenText(at, now)
+}
+
+func (c *cli) showVehicle(cmd *cobra.Command, client *apiClient, vin string) error {
+	var raw json.RawMessage
+	err := client.do(cmd.Context(), "GET", "/v1/vehicles/"+url.PathEscape(vin), nil, &raw)
+	var no *apiError
+	if errors.As(err, &no) && no.Status == http.StatusNotFound {
+		return fmt.Errorf("%w; `cellgate vehicles` lists those that it has", err)
+	}
+	if err != nil {
+		return err
+	}
+	return c.print(raw, func(w io.Writer) error { return printVehicle(w, raw, time.Now()) })
+}
+
+func printVehicle(w io.Writer, raw json.RawMessage, now time.Time) error {
+	var v vehicleState
+	if err := json.Unmarshal(raw, &v); err != nil {
+		return fmt.Errorf("answer: %w", err)
+	}
+	parts := []string{v.VIN, "not connected"}
+	if v.Connected {
+		parts = []string{v.VIN, "connected", "MQTT " + v.MQTT}
+	}
+	ready := "not ready for commands: no subscription to v1/" + v.VIN + "/cmd/#"
+	if v.Ready {
+		ready = "ready for commands"
+	} else if !v.Connected {
+		ready = "commands wait until it connects"
+	}
+	if _, err := fmt.Fprintf(w, "%s\n\n", strings.Join(append(parts, ready), "  ")); err != nil {
+		return err
+	}
+	t := table{}
+	t.row("since", v.since(now))
+	t.row("token ends", whenText(v.TokenEnds, now))
+	if v.Connected {
+		t.row("session", "kept "+v.SessionExpiry+" after the connection")
+	} else {
+		t.row("session ends", whenText(v.SessionEnds, now))
+	}
+	t.row("queued", fmt.Sprintf("%s, %s; %d in flight", many(v.Queued, "message", "messages"), sizeText(v.QueuedBytes), v.Inflight))
+	if v.Will {
+		t.row("will", "set")
+	}
+	for i, s := range v.Subscriptions {
+		name := ""
+		if i == 0 {
+			name = "subscribed"
+		}
+		t.row(name, fmt.Sprintf("%s  QoS %d", s.Filter, s.QoS))
+	}
+	return t.pairs(w)
+}
