@@ -3,12 +3,10 @@ package broker
 import (
 	"context"
 	"errors"
-	"slices"
 	"strings"
 	"time"
 
 	"cellgate/broker/frame"
-	"cellgate/broker/message"
 	"cellgate/broker/session"
 
 	"github.com/mochi-mqtt/server/v2/packets"
@@ -86,7 +84,7 @@ func (c *conn) subscribe(f []byte, h frame.Header) bool {
 	if ids := pk.Properties.SubscriptionIdentifier; len(ids) > 0 {
 		subID = uint32(ids[0]) //nolint:gosec // at most 268,435,455: scanned
 	}
-	if !c.awaitRetained(subs) || !c.beginOperation() {
+	if !c.awaitFanout() || !c.beginOperation() {
 		return false
 	}
 	id := pk.PacketID
@@ -97,27 +95,24 @@ func (c *conn) subscribe(f []byte, h frame.Header) bool {
 	return true
 }
 
-// awaitRetained waits until what was published before the SUBSCRIBE is fanned out, if retained messages are asked
-// for: one whose PUBACK the client knows of must be there, or be gone, and not come as a live one. A vehicle's
-// topics have none. Should the fan-out be far behind, the client is not kept from its PINGRESPs for that.
-func (c *conn) awaitRetained(subs []session.Subscription) bool {
-	asked := slices.ContainsFunc(subs, func(s session.Subscription) bool {
-		_, _, shared := message.SplitShare(s.Filter)
-		return !shared && s.RetainHandling < 2
-	})
-	if !asked || c.vehicle {
+// awaitFanout waits until what was published before a SUBSCRIBE is fanned out. A message whose PUBACK somebody has
+// seen must not come live to who subscribes afterwards; if it is a retained one, it must be there, or be gone. A
+// vehicle's own topics have neither. Should the fan-out be far behind, the client is not kept from its
+// PINGRESPs for that.
+func (c *conn) awaitFanout() bool {
+	if c.vehicle {
 		return true
 	}
 	ctx, done := c.waitContext()
 	defer done()
-	ctx, cancel := context.WithTimeout(ctx, maxRetainedWait)
+	ctx, cancel := context.WithTimeout(ctx, maxFanoutWait)
 	defer cancel()
 	err := c.b.sessions.AwaitFanout(ctx, c.b.journal.Last())
 	return err == nil || errors.Is(err, context.DeadlineExceeded)
 }
 
-// maxRetainedWait is how long a SUBSCRIBE waits for the fan-out at most.
-const maxRetainedWait = 2 * time.Second
+// maxFanoutWait is how long a SUBSCRIBE waits for the fan-out at most.
+const maxFanoutWait = 2 * time.Second
 
 func (c *conn) unsubscribe(f []byte, h frame.Header) bool {
 	if err := frame.CheckUnsubscribe(f, h, c.version); err != nil {

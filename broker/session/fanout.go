@@ -76,8 +76,8 @@ func (m *Manager) Advance(seq uint64) {
 	m.fanMu.Unlock()
 }
 
-// AwaitFanout returns when every record up to seq has been fanned out. A SUBSCRIBE that comes behind a retained
-// message finds it stored, or removed, only then. The error is the context's, or ErrClosed.
+// AwaitFanout returns when every record up to seq has been fanned out. Only then does a SUBSCRIBE that comes behind
+// a message find it retained, or removed, and not live. The error is the context's, or ErrClosed.
 func (m *Manager) AwaitFanout(ctx context.Context, seq uint64) error {
 	for {
 		m.fanMu.Lock()
