@@ -260,6 +260,7 @@ func testAliasesOut(t *testing.T, e *env, v byte) {
 				}
 				equal(t, fmt.Sprintf("topic in round %d", round), p.topic, want)
 			}
+			c.ping() // the acknowledgements have arrived
 			c.drop()
 			c, _ = e.open(t, o)
 		}

@@ -213,6 +213,6 @@ func testByteByByte(t *testing.T, e *env, v byte) {
 	c.expect(tConnack)
 	c.expect(tSuback)
 	c.await(tPuback, 2)
-	c.ping()
+	c.await(tPingresp, 0)
 	equal(t, "payload", c.message().payload, "x")
 }

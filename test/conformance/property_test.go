@@ -6,6 +6,7 @@ func propertyCases() []testCase {
 	return []testCase{
 		only(v5, "property/forwarded", testForwarded),
 		only(v5, "property/forwarded_later", testForwardedLater),
+		only(v5, "property/request_and_response", testRequestResponse),
 		only(v5, "property/of_publish", testPublishProperties),
 		only(v5, "property/problem_information", testProblemInformation),
 		only(v5, "property/response_information", testResponseInformation),
@@ -73,6 +74,24 @@ func testForwardedLater(t *testing.T, e *env, v byte) {
 	checkForwarded(t, pub.message())
 	c, _ = e.open(t, o)
 	checkForwarded(t, c.message())
+}
+
+// testRequestResponse answers a request where it says, with its correlation data.
+func testRequestResponse(t *testing.T, e *env, v byte) {
+	base := "request/" + e.unique()
+	asks, answers := e.client(t, v), e.client(t, v)
+	asks.subscribe(filter{base + "/answer", 1 | noLocal})
+	answers.subscribe(filter{base + "/question", 1})
+	asks.publish(publish{topic: base + "/question", payload: "?", qos: 1,
+		props: [][]byte{textual(pResponseTopic, base+"/answer"), textual(pCorrelation, "\x00 7 \xFF")}})
+	q := answers.message()
+	to, _ := q.prop(pResponseTopic)
+	data, _ := q.prop(pCorrelation)
+	answers.publish(publish{topic: to.value, payload: "!", qos: 1, props: [][]byte{textual(pCorrelation, data.value)}})
+	a := asks.message()
+	got, _ := a.prop(pCorrelation)
+	equal(t, "answer", a.payload, "!")
+	equal(t, "correlation data", got.value, "\x00 7 \xFF")
 }
 
 func testPublishProperties(t *testing.T, e *env, v byte) {

@@ -164,8 +164,15 @@ func testExpiryAtDisconnect(t *testing.T, e *env, v byte) {
 	equal(t, "session present after an expiry of 0", ack.present, 0)
 	c.send(goodbye(1000))
 	c.expectClosed()
-	_, ack = e.open(t, o)
+	c, ack = e.open(t, o)
 	equal(t, "session present after a longer expiry", ack.present, 1)
+	c.drop()
+	o.props = nil // each CONNECT sets the expiry anew
+	c, ack = e.open(t, o)
+	equal(t, "session present for a CONNECT without expiry", ack.present, 1)
+	c.disconnect()
+	_, ack = e.open(t, o)
+	equal(t, "session present after it", ack.present, 0)
 	e.violates(t, v, goodbye(1), 0x82)
 }
 

@@ -170,6 +170,11 @@ func testWillDelayResumed(t *testing.T, e *env, v byte) {
 	equal(t, "session present", ack.present, 1)
 	waitOut(1500 * time.Millisecond)
 	w.nothingBut(t, e, topic)
+	first := c // taken over within the delay: no will either
+	c, _ = e.open(t, o)
+	first.expectEnd(0x8E)
+	waitOut(1500 * time.Millisecond)
+	w.nothingBut(t, e, topic)
 	o.clean = true // ends the session while a will waits: it is due then
 	c.drop()
 	e.open(t, o)
