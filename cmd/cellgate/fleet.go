@@ -133,6 +133,9 @@ func (c *cli) fleet(cmd *cobra.Command, f *fleetFlags) error {
 	if err := c.print(report, report.Print); err != nil {
 		return err
 	}
+	if report.TakenOver() > 0 {
+		fmt.Fprintln(c.err, "cellgate: fleet: another fleet drives the same VINs, as that of `cellgate dev` does; drive others with --first, such as --first 1000") //nolint:errcheck // a hint
+	}
 	if report.Connects == 0 {
 		return fmt.Errorf("fleet: no vehicle could connect to %s", o.Broker)
 	}

@@ -26,7 +26,7 @@ type refusal struct {
 	ref  string
 }
 
-func (r *refusal) Error() string { return fmt.Sprintf("refused with code 0x%02x", r.code) }
+func (r *refusal) Error() string { return "refused with code " + codeText(r.code) }
 
 // live keeps the vehicle connected until ctx ends.
 func (v *vehicle) live(ctx context.Context) {
@@ -346,7 +346,7 @@ func (v *vehicle) acknowledgedLocked(f frame, now time.Duration, got *received) 
 	}
 	if a.code >= reasonFailure {
 		v.f.stats.rejected.Add(1)
-		v.f.stats.reason("message refused with code 0x%02x", a.code)
+		v.f.stats.reason("message refused with code %s", codeText(a.code))
 		return nil
 	}
 	got.latency = append(got.latency, now-s.sent)

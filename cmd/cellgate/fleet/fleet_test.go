@@ -122,7 +122,7 @@ func TestRefusedMessagesAreCountedAndNotLedgered(t *testing.T) {
 	if r.Refused == 0 || r.Refused+r.Acknowledged != r.Published {
 		t.Errorf("report %+v", r)
 	}
-	if r.Reasons["message refused with code 0x87"] != r.Refused {
+	if r.Reasons["message refused with code 0x87 (not authorized)"] != r.Refused {
 		t.Errorf("reasons %v", r.Reasons)
 	}
 }
@@ -150,7 +150,7 @@ func TestRedirectIsFollowed(t *testing.T) {
 	old.connack = func(string) []byte { return refusing(0x9d, addr) }
 	r := run(t, Options{Broker: old.start(), Vehicles: 3, QoS: 1, Rate: 100, ReconnectMax: time.Millisecond},
 		func() bool { return len(home.messages()) >= 9 })
-	if r.ConnectRefused != 3 || r.Reasons["refused with code 0x9d"] != 3 {
+	if r.ConnectRefused != 3 || r.Reasons["refused with code 0x9d (server moved)"] != 3 {
 		t.Errorf("report %+v", r)
 	}
 }
