@@ -75,7 +75,7 @@ func complaint(err error) string {
 		return strings.ReplaceAll(text, "\n", "\ncellgate: ")
 	}
 	if errors.Is(err, fs.ErrPermission) && !strings.Contains(text, "; ") {
-		text += "; run this as the user that the gateway runs as"
+		text += "; run it as a user who may, or name another"
 	}
 	return text
 }

@@ -32,7 +32,7 @@ const healthyStatus = `{"cell":"cell-dev","region":"local","node":"gw-1","build"
 
 const fullStatus = `{"cell":"cell-1","node":"gw-2","build":{"version":"dev","commit":"unknown"},"phase":"draining","uptime":"5s","connections":0,
 "journal":{"epoch":7,"first":1,"durable":0,"bytes":0,"max_bytes":0,"full":"journal: full","corruptions":[{}]},
-"rules":{"hash":"","rules":0,"error":"a.rules.yaml:1:1: error[R002]"},"sinks":[],"dependencies":null,"commands":{"open":0,"kept":0,"events_waiting":0}}`
+"rules":{"hash":"","rules":0,"error":"a.rules.yaml:1:8: error[R001] a: not closed\nbogus: [\n       ^"},"sinks":[],"dependencies":null,"commands":{"open":0,"kept":0,"events_waiting":0}}`
 
 func page(status string, ledger []sinkLine) func(*testing.T, io.Writer, time.Time) error {
 	return func(_ *testing.T, w io.Writer, now time.Time) error {

@@ -191,8 +191,13 @@ func (s *gatewayState) figures(now time.Time) *table {
 		rules += ", since " + whenText(s.Rules.Since, now)
 	}
 	t.row("rules", rules)
-	if s.Rules.Error != "" {
-		t.row("", "ERROR: "+s.Rules.Error)
+	if s.Rules.Error != "" { // has the source line and a caret below it
+		for i, line := range strings.Split("ERROR: the rule files are not in force: "+s.Rules.Error, "\n") {
+			if i > 0 {
+				line = "  " + line
+			}
+			t.row("", line)
+		}
 	}
 	s.Journal.figures(t, now)
 	return t
