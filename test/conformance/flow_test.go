@@ -288,7 +288,8 @@ func testMessageExpiry(t *testing.T, e *env, v byte) {
 	if x, there := p.prop(pMessageExpiry); !there || x.num < 99 || x.num > 100 {
 		t.Errorf("expiry %d of 100 at once", x.num)
 	}
-	c.drop()
+	c.ping()
+	c.disconnect()
 	send("short", 1)
 	send("long", 100)
 	send("never")

@@ -82,8 +82,10 @@ func testRequestResponse(t *testing.T, e *env, v byte) {
 	asks, answers := e.client(t, v), e.client(t, v)
 	asks.subscribe(filter{base + "/answer", 1 | noLocal})
 	answers.subscribe(filter{base + "/question", 1})
-	asks.publish(publish{topic: base + "/question", payload: "?", qos: 1,
-		props: [][]byte{textual(pResponseTopic, base+"/answer"), textual(pCorrelation, "\x00 7 \xFF")}})
+	asks.publish(publish{
+		topic: base + "/question", payload: "?", qos: 1,
+		props: [][]byte{textual(pResponseTopic, base+"/answer"), textual(pCorrelation, "\x00 7 \xFF")},
+	})
 	q := answers.message()
 	to, _ := q.prop(pResponseTopic)
 	data, _ := q.prop(pCorrelation)

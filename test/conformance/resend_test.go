@@ -16,8 +16,8 @@ func resendCases() []testCase {
 	}
 }
 
-// unacknowledged gives a session with n messages on their way, of QoS 1 and 2 in turn, and drops its
-// connection.
+// unacknowledged gives a session with n messages on their way, of QoS 1 and 2 in turn, whose connection has ended;
+// the gateway knows that it has.
 func (e *env) unacknowledged(t *testing.T, v byte, n int, props ...[]byte) (o connect, topic string, sent []packet) {
 	t.Helper()
 	topic = "resend/" + e.unique()
@@ -29,7 +29,7 @@ func (e *env) unacknowledged(t *testing.T, v byte, n int, props ...[]byte) (o co
 		pub.publish(publish{topic: topic, payload: fmt.Sprint(i), qos: byte(i%2) + 1, props: props})
 		sent = append(sent, c.expect(tPublish))
 	}
-	c.drop()
+	c.disconnect()
 	return o, topic, sent
 }
 

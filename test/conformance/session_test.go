@@ -56,7 +56,7 @@ func testResumed(t *testing.T, e *env, v byte) {
 	c, ack := e.open(t, o)
 	equal(t, "session present at first", ack.present, 0)
 	c.subscribe(filter{topic + "/1", 1}, filter{topic + "/2", 2}, filter{topic + "/0", 0})
-	c.drop()
+	c.disconnect()
 	pub := e.client(t, v)
 	pub.publish(publish{topic: topic + "/1", payload: "one", qos: 1})
 	pub.publish(publish{topic: topic + "/2", payload: "two", qos: 2})
