@@ -100,8 +100,13 @@ func (f *Forge) Init() *Forge {
 	now := f.Now.Unix()
 	f.Header = Obj{{"alg", f.Alg}, {"kid", f.KID}, {"typ", "JWT"}}
 	f.Claims = Obj{
-		{"iss", "cellgate/" + f.Cell}, {"aud", f.Cell}, {"sub", f.VIN}, {"role", "vehicle"},
-		{"iat", now}, {"exp", now + 3600}, {"jti", "forged-1"},
+		{"iss", "cellgate/" + f.Cell},
+		{"aud", f.Cell},
+		{"sub", f.VIN},
+		{"role", "vehicle"},
+		{"iat", now},
+		{"exp", now + 3600},
+		{"jti", "forged-1"},
 	}
 	return f
 }
