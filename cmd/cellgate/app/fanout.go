@@ -7,11 +7,14 @@ import (
 	"cellgate/broker"
 )
 
-// openFanout opens the loop between the journal and MQTT clients.
+// openFanout opens the loop between the journal and MQTT clients, the last of the journal's consumers.
 func (a *App) openFanout(context.Context) (err error) {
 	a.fanout, err = broker.NewFanout(broker.FanoutOptions{
 		Journal: a.journal, Sessions: a.sessions, Commands: a.commands, Log: a.log, Metrics: broker.NewFanoutMetrics(a.reg.own),
 	})
+	if err == nil {
+		a.journal.Forget(opening)
+	}
 	return err
 }
 

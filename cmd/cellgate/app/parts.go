@@ -70,6 +70,9 @@ func (a *App) openState(context.Context) error {
 	return nil
 }
 
+// opening holds the whole journal until all its consumers have said where they are.
+const opening = "opening"
+
 func (a *App) openJournal(context.Context) error {
 	j := &a.cfg.Uplink.Journal
 	reserve := int64(j.ReserveBytes)
@@ -96,6 +99,9 @@ func (a *App) openJournal(context.Context) error {
 		return fmt.Errorf("uplink.journal: %w", err)
 	}
 	a.journal = opened
+	// The journal recycles what every consumer that has spoken is past. Nobody has spoken yet: without this
+	// the first one would give away what the others have not read.
+	opened.Retain(opening, opened.First())
 	a.life.onStop("journal", stopDisk, opened.Close)
 	a.ladder = newLadder(j, opened, a.reg.own, a.log)
 	return nil

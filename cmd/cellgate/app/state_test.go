@@ -2,7 +2,9 @@ package app
 
 import (
 	"bytes"
+	"context"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"testing"
@@ -12,6 +14,7 @@ import (
 
 	"cellgate/broker/message"
 	"cellgate/broker/session"
+	"cellgate/configs"
 	"cellgate/rules/sink"
 )
 
@@ -114,5 +117,39 @@ func await(t *testing.T, check func() error) {
 		if time.Now().After(end) {
 			t.Fatal(err)
 		}
+	}
+}
+
+// Nothing of the journal may go before all its consumers have said where they are: they come one by one, and
+// the one behind would lose what the first one is past.
+func TestJournalIsHeldUntilItsConsumersAreThere(t *testing.T) {
+	t.Parallel()
+	cfg, err := configs.Load(write(t, t.TempDir(), ""))
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := &App{}
+	a.cfg, a.log, a.reg = cfg, slog.New(slog.DiscardHandler), newRegistry(cfg, Build{})
+	a.life.log = a.log
+	t.Cleanup(func() { halt(t, a) })
+	for _, open := range []func(context.Context) error{a.openState, a.openJournal} {
+		if err := open(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if at, held := a.journal.Stat().Needed[opening]; !held || at != a.journal.First() {
+		t.Errorf("held from %d (%v), want from the first record, %d", at, held, a.journal.First())
+	}
+	for _, open := range []func(context.Context) error{
+		a.openRedis, a.openAuth, a.openProducer, a.openSync, a.openDispatch, a.openRules, a.openSessions,
+		a.openCommands, a.openBroker, a.openFanout,
+	} {
+		if err := open(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	needed := a.journal.Stat().Needed
+	if _, held := needed[opening]; held || len(needed) < 2 {
+		t.Errorf("the journal is needed by %v, want its consumers alone", needed)
 	}
 }
