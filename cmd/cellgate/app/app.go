@@ -138,8 +138,13 @@ func (a *App) start(ctx context.Context) error {
 func (a *App) Stop(ctx context.Context) error {
 	begin := time.Now()
 	err := a.life.stop(ctx)
-	a.log.Info("stopped", slog.Duration("took", time.Since(begin)), slog.Any("error", err))
-	return err
+	took := slog.Duration("took", time.Since(begin))
+	if err != nil {
+		a.log.Error("stopped, but not cleanly", took, slog.Any("error", err))
+		return err
+	}
+	a.log.Info("stopped", took)
+	return nil
 }
 
 // Fatal delivers what the gateway cannot survive: the journal failed. The process is to stop and not to
