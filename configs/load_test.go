@@ -290,8 +290,9 @@ func TestWarnings(t *testing.T) {
 		"kafka: {brokers: [\"k:1\"], sasl: {mechanism: plain, user: u, password: p}}":         "kafka.sasl.mechanism",
 		"kafka: {brokers: [\"k:1\"], sasl: {mechanism: scram-sha-256, user: u, password: p}}": "",
 		"http: {address: \":1\", allow_insecure: true}":                                       "http.allow_insecure",
-		"uplink: {ack: memory}":                                                               "uplink.ack",
-		"listeners: [{name: a, address: \"127.0.0.1:1\", anonymous_role: vehicle}]":           "listeners",
+
+		"uplink: {ack: memory}": "uplink.ack",
+		"listeners: [{name: a, address: \"127.0.0.1:1\", anonymous_role: vehicle}]": "listeners",
 	} {
 		c := parse(t, "cell: {id: c, node: n}\n"+text)
 		switch {
