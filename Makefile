@@ -18,7 +18,6 @@ export CELLGATE_BIN := $(BIN)
 FUZZTIME     ?= 10s
 CRASH_ROUNDS ?= 10
 POWER_STATES ?= 500
-FAULTS       ?= 20
 FLEET        ?= 10
 DATA         ?= ./data
 
@@ -45,7 +44,7 @@ test-race: build ## the same with the race detector
 
 test-real: build tools-real ## the end-to-end scenarios on Apache Kafka 3.9 and 4.x, Redis, and foreign clients
 	@echo "==> go test -tags real"
-	FAULTS=$(FAULTS) $(GO) test -tags real -count=1 -timeout 25m -v ./test/real/... | $(GO) run ./test/progress
+	$(GO) test -tags real -count=1 -timeout 25m -v ./test/real/... | $(GO) run ./test/progress
 
 bench: build tools-bench ## the whole gateway against Mosquitto, then the packages' benchmarks
 	@echo "==> bench: whole process, alternating with Mosquitto"
@@ -82,7 +81,6 @@ soak: ## the full figures: hours
 	@$(MAKE) --no-print-directory fuzz FUZZTIME=1h
 	@$(MAKE) --no-print-directory power POWER_STATES=10000
 	@$(MAKE) --no-print-directory crash CRASH_ROUNDS=1000
-	@$(MAKE) --no-print-directory test-real FAULTS=200
 
 clean: ## remove what was built, and the data of `make run`
 	rm -rf bin $(DATA)
