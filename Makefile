@@ -16,6 +16,7 @@ export CELLGATE_BIN := $(BIN)
 
 # How long and how often. `make soak` sets the full figures, `make check` runs the same code short.
 FUZZTIME     ?= 10s
+WIRE_FUZZTIME ?= 30s
 CRASH_ROUNDS ?= 10
 POWER_STATES ?= 500
 FLEET        ?= 10
@@ -63,8 +64,8 @@ power: ## simulated power loss in the journal, POWER_STATES crash states
 	@echo "==> power loss: $(POWER_STATES) states"
 	POWER_STATES=$(POWER_STATES) $(GO) test -count=1 -timeout 12h -run 'Power|Crash' ./broker/journal
 
-fuzz: ## every fuzz target for FUZZTIME each
-	@$(GO) run ./test/fuzz -time $(FUZZTIME)
+fuzz: ## every fuzz target for FUZZTIME each, those of the frame scanner for WIRE_FUZZTIME
+	@$(GO) run ./test/fuzz -time $(FUZZTIME) -wire $(WIRE_FUZZTIME)
 
 lint: $(LINT) ## golangci-lint at the pinned version
 	@echo "==> lint"
@@ -78,7 +79,7 @@ check: lint vet test-race fuzz crash power test-real ## what CI runs
 	@echo "==> check: all passed"
 
 soak: ## the full figures: hours
-	@$(MAKE) --no-print-directory fuzz FUZZTIME=1h
+	@$(MAKE) --no-print-directory fuzz FUZZTIME=10m WIRE_FUZZTIME=1h
 	@$(MAKE) --no-print-directory power POWER_STATES=10000
 	@$(MAKE) --no-print-directory crash CRASH_ROUNDS=1000
 

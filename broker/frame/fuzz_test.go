@@ -3,6 +3,7 @@ package frame
 import (
 	"bytes"
 	"errors"
+	"runtime/metrics"
 	"testing"
 
 	"cellgate/broker/message"
@@ -28,6 +29,38 @@ var seeds = []string{
 	"C0 FF FF FF FF 01", "C0 80 00",
 }
 
+// boundAllocation fails the test when what runs until the returned function is called has allocated more than
+// the input's size explains, whatever lengths the input declares. The runtime counts objects above 32 KiB at
+// once and smaller ones by the span; the slack covers those and the fuzzing engine's own.
+func boundAllocation(t *testing.T, input int) (check func()) {
+	t.Helper()
+	before := allocated()
+	return func() {
+		const slack = 512 << 10
+		if grown := allocated() - before; grown > uint64(16*input)+slack {
+			t.Errorf("%d bytes allocated for an input of %d", grown, input)
+		}
+	}
+}
+
+// allocated is the number of heap bytes that this process has ever allocated.
+func allocated() uint64 {
+	s := []metrics.Sample{{Name: "/gc/heap/allocs:bytes"}}
+	metrics.Read(s)
+	return s[0].Value.Uint64()
+}
+
+// TestBoundAllocation holds that the fuzz targets' check can fail.
+func TestBoundAllocation(t *testing.T) {
+	var probe testing.T
+	check := boundAllocation(&probe, 10)
+	kept := make([]byte, 1<<20)
+	check()
+	if !probe.Failed() || len(kept) == 0 {
+		t.Error("1 MiB allocated for 10 bytes of input was not noticed")
+	}
+}
+
 // FuzzScan holds that any bytes are judged without a panic, that a violation always has a reason code, and that
 // what is accepted does not reach beyond the frame.
 func FuzzScan(f *testing.F) {
@@ -36,6 +69,7 @@ func FuzzScan(f *testing.F) {
 		f.Add(raw(f, s), byte(5))
 	}
 	f.Fuzz(func(t *testing.T, b []byte, version byte) {
+		defer boundAllocation(t, len(b))()
 		if version != Version5 {
 			version = Version311
 		}
@@ -93,6 +127,7 @@ func FuzzConnect(f *testing.F) {
 		f.Add(raw(f, s)[2:])
 	}
 	f.Fuzz(func(t *testing.T, body []byte) {
+		defer boundAllocation(t, len(body))()
 		version, ok := ConnectVersion(body)
 		if !ok || (version != Version311 && version != Version5) {
 			return
@@ -121,6 +156,7 @@ func FuzzProperties(f *testing.F) {
 	f.Add([]byte{14, 0x26, 0, 1, 'a', 0, 1, 'b', 0x26, 0, 1, 'a', 0, 1, 'c'}, typeWill)
 	f.Add([]byte{0x80, 0}, TypeSubscribe)
 	f.Fuzz(func(t *testing.T, b []byte, typ byte) {
+		defer boundAllocation(t, len(b))()
 		var p Properties
 		c := cursor{b: b}
 		if p.scan(&c, typ) != nil {
@@ -141,6 +177,7 @@ func FuzzFilter(f *testing.F) {
 		f.Add([]byte(s))
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
+		defer boundAllocation(t, len(b))()
 		if got, want := checkFilter(b) == nil, message.ValidFilter(string(b)) == nil; got != want {
 			t.Fatalf("filter %q: %v, want %v", b, got, want)
 		}

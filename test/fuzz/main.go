@@ -1,4 +1,5 @@
-// Command fuzz runs every fuzz target of the module, one after the other, each for the same time.
+// Command fuzz runs every fuzz target of the module, one after the other, each for a fixed time: those of the
+// frame scanner, which stands before authentication, for longer than the others.
 package main
 
 import (
@@ -16,10 +17,11 @@ import (
 
 func main() {
 	each := flag.Duration("time", 10*time.Second, "how long to fuzz each target")
+	wire := flag.Duration("wire", 30*time.Second, "how long to fuzz each target of broker/frame, which judges what anybody may send")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
-	if err := run(ctx, *each); err != nil {
+	if err := run(ctx, *each, *wire); err != nil {
 		fmt.Fprintln(os.Stderr, "fuzz:", err)
 		os.Exit(1)
 	}
@@ -27,7 +29,7 @@ func main() {
 
 type target struct{ pkg, name string }
 
-func run(ctx context.Context, each time.Duration) error {
+func run(ctx context.Context, others, wire time.Duration) error {
 	targets, err := list(ctx)
 	if err != nil {
 		return err
@@ -36,6 +38,10 @@ func run(ctx context.Context, each time.Duration) error {
 		return errors.New("no fuzz target was found")
 	}
 	for i, t := range targets {
+		each := others
+		if t.pkg == "./broker/frame" {
+			each = wire
+		}
 		fmt.Printf("==> fuzz %d/%d %s %s for %v\n", i+1, len(targets), t.pkg, t.name, each)
 		cmd := exec.CommandContext(ctx, "go", "test", "-run", "^$", "-fuzz", "^"+t.name+"$", "-fuzztime", each.String(), t.pkg) //nolint:gosec // names from our own tree
 		var out bytes.Buffer
