@@ -70,6 +70,12 @@ type Gateway struct {
 type Options struct {
 	Kafka, Central *Kafka
 	Redis          string // address; empty: one where nothing listens
+	// RedisSettings replace the whole of the configuration's redis, in YAML's flow style.
+	RedisSettings string
+	// KafkaSettings are further keys of the configuration's kafka, in YAML's flow style.
+	KafkaSettings string
+	// KeepTopics leaves the creation of topics to the test.
+	KeepTopics bool
 	// Rules is the folder that is copied as the rule set; empty: the sample rules.
 	Rules string
 	// NoRules starts with an empty rules folder.
@@ -139,6 +145,7 @@ func (g *Gateway) yaml(o Options) string {
 	if redis == "" {
 		redis = FreeAddr(g.t)
 	}
+	redis = cmp.Or(o.RedisSettings, fmt.Sprintf(`addresses: ["%s"]`, redis))
 	clients := ""
 	if o.VehicleCA != nil {
 		clients = ", client_ca: tls/vehicles-ca.crt, client_auth: optional"
@@ -151,11 +158,12 @@ listeners:
   - {name: local, address: "%s"}
   - {name: lab, address: "%s", anonymous_role: %s}
 http: {address: "%s"}
-kafka: {brokers: [%s], auto_create_topics: true}
-redis: {addresses: ["%s"]}
+kafka: {brokers: [%s], auto_create_topics: %t, %s}
+redis: {%s}
 auth: {leeway: 1s, %s}
 rules: {path: rules}
-`, cmp.Or(o.Node, "gw-1"), g.MQTTS, clients, g.MQTT, g.Lab, cmp.Or(o.LabRole, "vehicle"), g.HTTP, addr(o.Kafka), redis, o.Auth)
+`, cmp.Or(o.Node, "gw-1"), g.MQTTS, clients, g.MQTT, g.Lab, cmp.Or(o.LabRole, "vehicle"), g.HTTP,
+		addr(o.Kafka), !o.KeepTopics, o.KafkaSettings, redis, o.Auth)
 	if o.VehicleCA != nil {
 		fmt.Fprintf(&b, "token_api: {address: \"%s\", tls: {cert: tls/server.crt, key: tls/server.key%s}}\n", g.TokenAPI, clients)
 	}

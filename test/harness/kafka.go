@@ -2,6 +2,7 @@ package harness
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -13,6 +14,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
 )
@@ -22,9 +25,20 @@ type Kafka struct {
 	Brokers []string
 	// Nodes are the broker processes of an Apache Kafka; none for the embedded one.
 	Nodes []*Process
+	// Links are the clients' paths to the brokers, with LinkedKafka alone.
+	Links []*Link
 
 	t      testing.TB
+	direct []string // addresses that pass no link; Brokers if nil
 	launch []func() *Process
+}
+
+// Direct are the brokers' addresses for the test itself, which no Link of the cluster touches.
+func (k *Kafka) Direct() []string {
+	if k.direct != nil {
+		return k.direct
+	}
+	return k.Brokers
 }
 
 // EmbeddedKafka starts the Kafka-protocol broker that `cellgate dev` embeds, inside the test's process,
@@ -49,41 +63,66 @@ func KafkaVersions() []string { return append([]string(nil), kafkaVersions...) }
 // brokers, each also a controller. Its jars are fetched from Maven Central once per machine.
 func ApacheKafka(t testing.TB, version string, brokers int) *Kafka {
 	t.Helper()
+	return startKafka(t, version, brokers, false)
+}
+
+// LinkedKafka is ApacheKafka with a Link in front of each broker, which clients pass and which brokers and
+// controllers among themselves, and Kafka.Read, do not. It creates topics only when told to.
+func LinkedKafka(t testing.TB, version string, brokers int) *Kafka {
+	t.Helper()
+	return startKafka(t, version, brokers, true)
+}
+
+func startKafka(t testing.TB, version string, brokers int, linked bool) *Kafka {
+	t.Helper()
 	jars := kafkaJars(t, version)
 	dir := t.TempDir()
-	client, controller := make([]string, brokers), make([]string, brokers)
+	k := &Kafka{t: t}
+	nodes := make([]*kafkaNode, brokers)
 	var voters []string
-	for i := range brokers {
-		client[i], controller[i] = FreeAddr(t), FreeAddr(t)
-		voters = append(voters, fmt.Sprintf("%d@%s", i+1, controller[i]))
-	}
-	k := &Kafka{Brokers: client, t: t}
-	for i := range brokers {
-		node := kafkaNode{
-			id: i + 1, jars: jars, dir: filepath.Join(dir, fmt.Sprint(i+1)), client: client[i],
-			controller: controller[i], voters: strings.Join(voters, ","), replicas: min(brokers, 3),
+	for i := range nodes {
+		n := &kafkaNode{
+			id: i + 1, jars: jars, dir: filepath.Join(dir, fmt.Sprint(i+1)), client: FreeAddr(t), controller: FreeAddr(t),
+			replicas: min(brokers, 3),
 		}
-		node.format(t)
-		k.launch = append(k.launch, func() *Process { return node.start(t) })
-		k.Nodes = append(k.Nodes, k.launch[i]())
+		n.advertised = n.client
+		if linked {
+			k.Links = append(k.Links, NewLink(t, fmt.Sprintf("kafka-%d", n.id), n.client))
+			n.advertised, n.internal = k.Links[i].Addr, FreeAddr(t)
+			k.direct = append(k.direct, n.internal)
+		}
+		k.Brokers = append(k.Brokers, n.advertised)
+		voters = append(voters, fmt.Sprintf("%d@%s", n.id, n.controller))
+		nodes[i] = n
+	}
+	for _, n := range nodes {
+		n.voters = strings.Join(voters, ",")
+		n.format(t)
+		start := func() *Process { return n.start(t) }
+		k.launch, k.Nodes = append(k.launch, start), append(k.Nodes, start())
 	}
 	k.AwaitReady(time.Minute)
 	return k
 }
 
+const readyTopic = "harness.ready"
+
 // AwaitReady waits until the cluster answers for its metadata and can take a record.
 func (k *Kafka) AwaitReady(limit time.Duration) {
 	k.t.Helper()
 	Eventually(k.t, limit, "kafka ready", func() error {
-		cl, err := kgo.NewClient(kgo.SeedBrokers(k.Brokers...), kgo.AllowAutoTopicCreation(),
-			kgo.RecordDeliveryTimeout(5*time.Second))
+		cl, err := kgo.NewClient(kgo.SeedBrokers(k.Direct()...), kgo.RecordDeliveryTimeout(5*time.Second))
 		if err != nil {
 			return err
 		}
 		defer cl.Close()
 		ctx, cancel := context.WithTimeout(k.t.Context(), 6*time.Second)
 		defer cancel()
-		return cl.ProduceSync(ctx, &kgo.Record{Topic: "harness.ready", Value: []byte("ready")}).FirstErr()
+		_, err = kadm.NewClient(cl).CreateTopic(ctx, -1, -1, nil, readyTopic)
+		if err != nil && !errors.Is(err, kerr.TopicAlreadyExists) {
+			return err
+		}
+		return cl.ProduceSync(ctx, &kgo.Record{Topic: readyTopic, Value: []byte("ready")}).FirstErr()
 	})
 }
 
@@ -96,17 +135,26 @@ func (k *Kafka) Restart(i int) {
 type kafkaNode struct {
 	id, replicas                          int
 	jars, dir, client, controller, voters string
+	// advertised is where clients are sent for client. internal is the other brokers' way in; empty: they
+	// use client too.
+	advertised, internal string
 }
 
-func (n kafkaNode) properties() string {
+func (n *kafkaNode) properties() string {
+	listeners, between := "PLAINTEXT://"+n.client, "PLAINTEXT"
+	advertised, create := "PLAINTEXT://"+n.advertised, true
+	if n.internal != "" {
+		listeners, between = listeners+",INTERNAL://"+n.internal, "INTERNAL"
+		advertised, create = advertised+",INTERNAL://"+n.internal, false
+	}
 	return fmt.Sprintf(`process.roles=broker,controller
 node.id=%d
 controller.quorum.voters=%s
-listeners=PLAINTEXT://%s,CONTROLLER://%s
-advertised.listeners=PLAINTEXT://%s
+listeners=%s,CONTROLLER://%s
+advertised.listeners=%s
 controller.listener.names=CONTROLLER
-listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
-inter.broker.listener.name=PLAINTEXT
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,INTERNAL:PLAINTEXT,CONTROLLER:PLAINTEXT
+inter.broker.listener.name=%s
 log.dirs=%s
 num.partitions=4
 default.replication.factor=%d
@@ -116,14 +164,15 @@ offsets.topic.num.partitions=4
 transaction.state.log.replication.factor=1
 transaction.state.log.min.isr=1
 group.initial.rebalance.delay.ms=0
-auto.create.topics.enable=true
-`, n.id, n.voters, n.client, n.controller, n.client, filepath.Join(n.dir, "data"), n.replicas, max(1, n.replicas-1), n.replicas)
+auto.create.topics.enable=%t
+`, n.id, n.voters, listeners, n.controller, advertised, between, filepath.Join(n.dir, "data"), n.replicas,
+		max(1, n.replicas-1), n.replicas, create)
 }
 
-func (n kafkaNode) classpath() string { return filepath.Join(n.jars, "*") }
+func (n *kafkaNode) classpath() string { return filepath.Join(n.jars, "*") }
 
 // format writes the configuration and prepares the data folder, which a KRaft broker asks for.
-func (n kafkaNode) format(t testing.TB) {
+func (n *kafkaNode) format(t testing.TB) {
 	t.Helper()
 	if err := os.MkdirAll(n.dir, 0o750); err != nil {
 		t.Fatal(err)
@@ -139,7 +188,7 @@ func (n kafkaNode) format(t testing.TB) {
 	}
 }
 
-func (n kafkaNode) start(t testing.TB) *Process {
+func (n *kafkaNode) start(t testing.TB) *Process {
 	t.Helper()
 	p := StartProcess(t, fmt.Sprintf("kafka-%d", n.id), n.dir, nil, "java", "-Xms128m", "-Xmx512m", "-XX:+UseSerialGC",
 		"-cp", n.classpath(), "kafka.Kafka", filepath.Join(n.dir, "server.properties"))
@@ -193,7 +242,7 @@ func (k *Kafka) Read(topic string) []Record {
 	k.t.Helper()
 	ctx, cancel := context.WithTimeout(k.t.Context(), time.Minute)
 	defer cancel()
-	records, err := ReadTopic(ctx, k.Brokers, topic)
+	records, err := ReadTopic(ctx, k.Direct(), topic)
 	if err != nil {
 		k.t.Fatalf("read %s: %v", topic, err)
 	}

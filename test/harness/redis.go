@@ -1,8 +1,10 @@
 package harness
 
 import (
+	"fmt"
 	"net"
 	"os/exec"
+	"strings"
 	"testing"
 	"time"
 
@@ -18,13 +20,53 @@ func EmbeddedRedis(t testing.TB) string {
 // Redis starts Debian's redis-server on a free port with nothing kept on disk.
 func Redis(t testing.TB) (addr string, p *Process) {
 	t.Helper()
+	n := newRedisNode(t, "--save", "", "--appendonly", "no")
+	n.Restart()
+	return n.Addr, n.Process
+}
+
+// RedisNode is one redis-server that can be started again on its address and data.
+type RedisNode struct {
+	Addr string
+	*Process
+
+	t    testing.TB
+	dir  string
+	args []string
+}
+
+// DurableRedis starts a redis-server that keeps an append-only file, so that kill -9 loses nothing.
+func DurableRedis(t testing.TB) *RedisNode {
+	t.Helper()
+	n := newRedisNode(t, "--save", "", "--appendonly", "yes")
+	n.Restart()
+	return n
+}
+
+func newRedisNode(t testing.TB, args ...string) *RedisNode {
+	t.Helper()
+	return &RedisNode{Addr: FreeAddr(t), t: t, dir: t.TempDir(), args: args}
+}
+
+// Restart starts the server, also again after Kill or Stop, and waits until it listens.
+func (n *RedisNode) Restart() {
+	n.t.Helper()
 	bin, err := exec.LookPath("redis-server")
 	if err != nil {
-		t.Fatalf("redis-server is missing (make test-real installs it): %v", err)
+		n.t.Fatalf("redis-server is missing (make test-real installs it): %v", err)
 	}
-	addr = FreeAddr(t)
-	_, port, _ := net.SplitHostPort(addr)
-	p = StartProcess(t, "redis", t.TempDir(), nil, bin, "--port", port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no")
-	AwaitTCP(t, addr, 10*time.Second, p)
-	return addr, p
+	_, port, _ := net.SplitHostPort(n.Addr)
+	argv := append([]string{bin, "--port", port, "--bind", "127.0.0.1", "--dir", n.dir}, n.args...)
+	n.Process = StartProcess(n.t, "redis", n.dir, nil, argv...)
+	AwaitTCP(n.t, n.Addr, 10*time.Second, n.Process)
+}
+
+// redisCLI runs redis-cli against addr.
+func redisCLI(t testing.TB, addr string, args ...string) (string, error) {
+	host, port, _ := net.SplitHostPort(addr)
+	out, err := exec.CommandContext(t.Context(), "redis-cli", append([]string{"-h", host, "-p", port}, args...)...).CombinedOutput() //nolint:gosec // the tests decide what runs
+	if err != nil {
+		return "", fmt.Errorf("redis-cli %s: %w: %s", strings.Join(args, " "), err, out)
+	}
+	return strings.TrimSpace(string(out)), nil
 }

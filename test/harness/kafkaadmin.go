@@ -1,0 +1,130 @@
+package harness
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kgo"
+)
+
+// admin runs do with a client that passes no Link, within 15 s.
+func (k *Kafka) admin(what string, do func(context.Context, *kadm.Client) error) {
+	k.t.Helper()
+	if err := k.tryAdmin(do); err != nil {
+		k.t.Fatalf("%s: %v", what, err)
+	}
+}
+
+func (k *Kafka) tryAdmin(do func(context.Context, *kadm.Client) error) error {
+	cl, err := kgo.NewClient(kgo.SeedBrokers(k.Direct()...))
+	if err != nil {
+		return err
+	}
+	defer cl.Close()
+	ctx, cancel := context.WithTimeout(k.t.Context(), 15*time.Second)
+	defer cancel()
+	return do(ctx, kadm.NewClient(cl))
+}
+
+// CreateTopic creates a topic with the brokers' defaults and the given settings, such as max.message.bytes.
+func (k *Kafka) CreateTopic(topic string, settings map[string]string) {
+	k.t.Helper()
+	k.admin("create topic "+topic, func(ctx context.Context, c *kadm.Client) error {
+		values := map[string]*string{}
+		for name, v := range settings {
+			values[name] = &v
+		}
+		_, err := c.CreateTopic(ctx, -1, -1, values, topic)
+		return err
+	})
+}
+
+// AlterTopic changes one setting of a topic.
+func (k *Kafka) AlterTopic(topic, name, value string) {
+	k.t.Helper()
+	k.admin("alter topic "+topic, func(ctx context.Context, c *kadm.Client) error {
+		res, err := c.AlterTopicConfigs(ctx, []kadm.AlterConfig{{Name: name, Value: &value}}, topic)
+		if err != nil {
+			return err
+		}
+		_, err = res.On(topic, func(r *kadm.AlterConfigsResponse) error { return r.Err })
+		return err
+	})
+}
+
+// MoveLeaders makes another replica of every partition of the topic its leader, and waits until it is.
+func (k *Kafka) MoveLeaders(topic string) {
+	k.t.Helper()
+	var want map[int32]int32
+	k.admin("move the leaders of "+topic, func(ctx context.Context, c *kadm.Client) (err error) {
+		want, err = reorder(ctx, c, topic)
+		return err
+	})
+	Eventually(k.t, 20*time.Second, "other leaders of "+topic, func() error {
+		return k.tryAdmin(func(ctx context.Context, c *kadm.Client) error {
+			// The election is asked for again until the new order of replicas has reached the controller.
+			if _, err := c.ElectLeaders(ctx, kadm.ElectPreferredReplica, nil); err != nil {
+				return err
+			}
+			details, err := c.ListTopics(ctx, topic)
+			if err != nil {
+				return err
+			}
+			for p, leader := range want {
+				if got := details[topic].Partitions[p].Leader; got != leader {
+					return fmt.Errorf("partition %d is led by %d, want %d", p, got, leader)
+				}
+			}
+			return nil
+		})
+	})
+}
+
+// reorder puts the last replica of every partition first, which makes it the preferred leader.
+func reorder(ctx context.Context, c *kadm.Client, topic string) (map[int32]int32, error) {
+	details, err := c.ListTopics(ctx, topic)
+	if err != nil {
+		return nil, err
+	}
+	req, want := kadm.AlterPartitionAssignmentsReq{}, map[int32]int32{}
+	for p, d := range details[topic].Partitions {
+		n := len(d.Replicas)
+		replicas := append([]int32{d.Replicas[n-1]}, d.Replicas[:n-1]...)
+		want[p] = replicas[0]
+		req.Assign(topic, p, replicas)
+	}
+	if len(want) == 0 {
+		return nil, fmt.Errorf("no partitions")
+	}
+	res, err := c.AlterPartitionAssignments(ctx, req)
+	if err != nil {
+		return nil, err
+	}
+	return want, res.Error()
+}
+
+// AwaitInSync waits until every replica of every partition of the topics is in sync.
+func (k *Kafka) AwaitInSync(limit time.Duration, topics ...string) {
+	k.t.Helper()
+	Eventually(k.t, limit, "replicas in sync", func() error {
+		return k.tryAdmin(func(ctx context.Context, c *kadm.Client) error {
+			details, err := c.ListTopics(ctx, topics...)
+			if err != nil {
+				return err
+			}
+			for _, t := range details {
+				if t.Err != nil {
+					return fmt.Errorf("%s: %w", t.Topic, t.Err)
+				}
+				for p, d := range t.Partitions {
+					if len(d.ISR) < len(d.Replicas) {
+						return fmt.Errorf("%s/%d: in sync %v of %v", t.Topic, p, d.ISR, d.Replicas)
+					}
+				}
+			}
+			return nil
+		})
+	})
+}

@@ -1,0 +1,133 @@
+package harness
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+// RedisSentinel is a primary, a replica, and a sentinel that promotes the replica when the primary is gone
+// for a second.
+type RedisSentinel struct {
+	Master   string // the group's name
+	Sentinel string // the sentinel's address
+	Primary  *RedisNode
+	Replica  *RedisNode
+}
+
+// StartRedisSentinel starts the three and waits until the replica follows the primary.
+func StartRedisSentinel(t testing.TB) *RedisSentinel {
+	t.Helper()
+	g := &RedisSentinel{Master: "cell", Primary: DurableRedis(t)}
+	host, port, _ := net.SplitHostPort(g.Primary.Addr)
+	g.Replica = newRedisNode(t, "--save", "", "--appendonly", "yes", "--replicaof", host+" "+port, "--repl-diskless-sync-delay", "0")
+	g.Replica.Restart()
+	Eventually(t, 20*time.Second, "replica follows", func() error {
+		return redisSays(t, g.Replica.Addr, "master_link_status:up", "INFO", "replication")
+	})
+	watcher := newRedisNode(t)
+	_, own, _ := net.SplitHostPort(watcher.Addr)
+	conf := filepath.Join(watcher.dir, "sentinel.conf")
+	text := fmt.Sprintf("port %s\nbind 127.0.0.1\ndir %s\nsentinel monitor %s %s %s 1\nsentinel down-after-milliseconds %s 1000\nsentinel failover-timeout %s 5000\n",
+		own, watcher.dir, g.Master, host, port, g.Master, g.Master)
+	if err := os.WriteFile(conf, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	bin, err := exec.LookPath("redis-server")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := StartProcess(t, "sentinel", watcher.dir, nil, bin, conf, "--sentinel")
+	AwaitTCP(t, watcher.Addr, 10*time.Second, p)
+	g.Sentinel = watcher.Addr
+	Eventually(t, 30*time.Second, "sentinel knows the replica", func() error {
+		return redisSays(t, g.Sentinel, "slaves=1", "INFO", "sentinel")
+	})
+	return g
+}
+
+// RedisCluster is three masters with a replica each.
+type RedisCluster struct {
+	Nodes []*RedisNode // masters first, as the cluster was made
+
+	t testing.TB
+}
+
+// StartRedisCluster starts the six and waits until every slot is served.
+func StartRedisCluster(t testing.TB) *RedisCluster {
+	t.Helper()
+	c := &RedisCluster{t: t}
+	create := []string{"--cluster", "create"}
+	for range 6 {
+		n := newRedisNode(t, "--save", "", "--appendonly", "yes", "--cluster-enabled", "yes", "--cluster-node-timeout", "2000",
+			"--cluster-port", fmt.Sprint(FreePort(t)), "--repl-diskless-sync-delay", "0")
+		n.Restart()
+		c.Nodes = append(c.Nodes, n)
+		create = append(create, n.Addr)
+	}
+	if out, err := redisCLI(t, c.Nodes[0].Addr, append(create, "--cluster-replicas", "1", "--cluster-yes")...); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	c.AwaitServed(30 * time.Second)
+	Eventually(t, 30*time.Second, "replicas follow", func() error {
+		for _, n := range c.Nodes[3:] {
+			if err := redisSays(t, n.Addr, "master_link_status:up", "INFO", "replication"); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	return c
+}
+
+// Addrs are the addresses of all nodes.
+func (c *RedisCluster) Addrs() []string {
+	var addrs []string
+	for _, n := range c.Nodes {
+		addrs = append(addrs, n.Addr)
+	}
+	return addrs
+}
+
+// AwaitServed waits until every running node says that all slots are served.
+func (c *RedisCluster) AwaitServed(limit time.Duration) {
+	c.t.Helper()
+	Eventually(c.t, limit, "cluster served", func() error {
+		for _, n := range c.Nodes {
+			select {
+			case <-n.Done():
+				continue
+			default:
+			}
+			if err := redisSays(c.t, n.Addr, "cluster_state:ok", "CLUSTER", "INFO"); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// Promoted returns nil when the node that was a replica is a primary.
+func (n *RedisNode) Promoted() error {
+	return redisSays(n.t, n.Addr, "role:master", "INFO", "replication")
+}
+
+var errNotYet = errors.New("not yet")
+
+// redisSays asks, and returns nil when the answer holds want.
+func redisSays(t testing.TB, addr, want string, args ...string) error {
+	out, err := redisCLI(t, addr, args...)
+	if err != nil {
+		return err
+	}
+	if !strings.Contains(out, want) {
+		return fmt.Errorf("%w: %s does not say %s:\n%s", errNotYet, addr, want, out)
+	}
+	return nil
+}
