@@ -31,13 +31,6 @@ type Options struct {
 	Outbox bool
 }
 
-// OutboxTopics are the topics that central targets are written to, by priority.
-func OutboxTopics() []string {
-	return []string{outboxPrefix + "p0", outboxPrefix + "p1", outboxPrefix + "p2"}
-}
-
-const outboxPrefix = "central."
-
 // timeLayout is RFC 3339 with milliseconds; times are in UTC.
 const timeLayout = "2006-01-02T15:04:05.000Z07:00"
 
@@ -55,7 +48,7 @@ func New(o Options) *Sink {
 	s := &Sink{o: o}
 	s.jobs.New = func() any { return &job{s: s} }
 	if o.Outbox {
-		o.Producer.Prepare(OutboxTopics()...)
+		o.Producer.Prepare(kafkaclient.OutboxTopics()...)
 	}
 	return s
 }
@@ -123,11 +116,11 @@ func (s *Sink) topic(out *rules.Rendered) string {
 	}
 	switch out.Lane {
 	case "p0":
-		return outboxPrefix + "p0"
+		return kafkaclient.OutboxP0
 	case "p1":
-		return outboxPrefix + "p1"
+		return kafkaclient.OutboxP1
 	}
-	return outboxPrefix + "p2"
+	return kafkaclient.OutboxP2
 }
 
 // headers appends the record's headers: those that every record has, those of the rule, and the MQTT 5
@@ -146,7 +139,7 @@ func (s *Sink) headers(b []byte, d *sink.Delivery) ([]byte, int) {
 		n++
 	}
 	if s.o.Outbox {
-		b = kafkaclient.AppendHeader(b, "central-topic", d.Out.Topic)
+		b = kafkaclient.AppendHeader(b, kafkaclient.HeaderCentralTopic, d.Out.Topic)
 		n++
 	}
 	b, users := userHeaders(b, rec.Props.User)

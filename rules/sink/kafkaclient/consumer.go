@@ -11,14 +11,9 @@ import (
 
 	"github.com/segmentio/kafka-go"
 	"github.com/segmentio/kafka-go/protocol"
+
+	"cellgate/rules/sink/remote"
 )
-
-// OutboxTopics are the topics of the cell's Kafka that carry what is bound for the central unit, by
-// priority.
-func OutboxTopics() []string { return []string{"central.p0", "central.p1", "central.p2"} }
-
-// HeaderCentralTopic names, on a record in an outbox topic, the central topic it is bound for.
-const HeaderCentralTopic = "central-topic"
 
 // ConsumerOptions configure a Consumer.
 type ConsumerOptions struct {
@@ -42,7 +37,7 @@ type ConsumerOptions struct {
 type Consumer struct {
 	o      ConsumerOptions
 	client *kafka.Client
-	health *healthState
+	health *remote.HealthTracker
 }
 
 // NewConsumer checks the settings. It does not connect.
@@ -64,15 +59,15 @@ func NewConsumer(o ConsumerOptions) (*Consumer, error) {
 		o.Metrics = NewMetrics(nil)
 	}
 	o.Log = o.Log.With("kafka", o.Name)
-	return &Consumer{o: o, client: o.client(slices.Clone(o.Topics)), health: newHealth()}, nil
+	return &Consumer{o: o, client: o.client(slices.Clone(o.Topics)), health: remote.NewHealthTracker()}, nil
 }
 
 // Health reports whether the member is in its group and can read.
-func (c *Consumer) Health() Health { return c.health.get() }
+func (c *Consumer) Health() Health { return c.health.Get() }
 
 // note records the state of one part of the consumer and logs when the whole changes.
 func (c *Consumer) note(who any, err error) {
-	if !c.health.set(who, err) {
+	if !c.health.Set(who, err) {
 		return
 	}
 	if err != nil {

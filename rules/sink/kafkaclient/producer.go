@@ -3,12 +3,13 @@ package kafkaclient
 import (
 	"context"
 	"log/slog"
-	"math/rand/v2"
 	"slices"
 	"sync"
 	"time"
 
 	"github.com/segmentio/kafka-go"
+
+	"cellgate/rules/sink/remote"
 )
 
 // Record is one record on its way to Kafka. It belongs to the producer from Produce until Done.
@@ -108,7 +109,7 @@ func (o *ProducerOptions) fill() (codec, error) {
 type Producer struct {
 	o      ProducerOptions
 	codec  codec
-	health *healthState
+	health *remote.HealthTracker
 
 	// ctx ends when Close gives up waiting; it cuts requests off.
 	ctx    context.Context
@@ -132,7 +133,7 @@ func NewProducer(o ProducerOptions) (*Producer, error) {
 		return nil, err
 	}
 	p := &Producer{
-		o: o, codec: c, health: newHealth(),
+		o: o, codec: c, health: remote.NewHealthTracker(),
 		client:  newPool(o.client([]string{})),
 		closing: make(chan struct{}),
 		wake:    make(chan struct{}, 1),
@@ -182,25 +183,13 @@ func (p *Producer) kick() {
 }
 
 // Health reports whether the cluster takes what it is given.
-func (p *Producer) Health() Health { return p.health.get() }
+func (p *Producer) Health() Health { return p.health.Get() }
 
 // Close sends what has been accepted, until ctx ends; what is left then is reported with ErrClosed. No
 // Produce may follow.
 func (p *Producer) Close(ctx context.Context) error {
 	p.closeOnce.Do(func() { close(p.closing) })
-	done := make(chan struct{})
-	go func() {
-		p.wg.Wait()
-		close(done)
-	}()
-	var err error
-	select {
-	case <-done:
-	case <-ctx.Done():
-		err = ctx.Err()
-	}
-	p.cancel()
-	<-done
+	err := remote.Finish(ctx, &p.wg, p.cancel)
 	p.failWaiting()
 	p.client.close()
 	if p.codec.zstd != nil {
@@ -238,11 +227,7 @@ func closeIdle(c *kafka.Client) {
 	}
 }
 
-// backoff is the pause before try n (from 1): doubling from min to max, half of it jitter.
+// backoff is the pause before try n (from 1).
 func (o *ProducerOptions) backoff(n int) time.Duration {
-	d := o.BackoffMin << min(n-1, 16)
-	if d <= 0 || d > o.BackoffMax {
-		d = o.BackoffMax
-	}
-	return d/2 + rand.N(d/2+1) //nolint:gosec // jitter
+	return remote.Backoff(n, o.BackoffMin, o.BackoffMax)
 }

@@ -275,7 +275,7 @@ func (p *Producer) watchHealth() {
 
 // note records the state of one part of the producer and logs when the whole changes.
 func (p *Producer) note(who any, err error) {
-	if !p.health.set(who, err) {
+	if !p.health.Set(who, err) {
 		return
 	}
 	if err != nil {

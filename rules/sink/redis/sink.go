@@ -13,6 +13,7 @@ import (
 
 	"cellgate/rules"
 	"cellgate/rules/sink"
+	"cellgate/rules/sink/remote"
 )
 
 // errOperation is the refusal of an operation that this version does not know.
@@ -67,9 +68,7 @@ type Sink struct {
 	closeOnce sync.Once
 	wg        sync.WaitGroup
 
-	mu      sync.Mutex
-	failing map[any]string // who, why
-	since   time.Time
+	health *remote.HealthTracker
 }
 
 // New starts a sink.
@@ -77,7 +76,7 @@ func New(o Options) *Sink {
 	o.fill()
 	s := &Sink{
 		o: o, sha: goredis.NewScript(newerScript).Hash(), seed: maphash.MakeSeed(),
-		closing: make(chan struct{}), failing: map[any]string{}, since: time.Now(),
+		closing: make(chan struct{}), health: remote.NewHealthTracker(),
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	for range o.Workers {
@@ -117,35 +116,18 @@ func (s *Sink) Deliver(d *sink.Delivery, t sink.Ticket) {
 
 // Health implements sink.Sink.
 func (s *Sink) Health() sink.Health {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	h := sink.Health{Name: s.Name(), OK: len(s.failing) == 0, Since: s.since}
-	for _, reason := range s.failing {
-		if h.Reason == "" || reason < h.Reason {
-			h.Reason = reason
-		}
-	}
-	return h
+	h := s.health.Get()
+	return sink.Health{Name: s.Name(), OK: h.OK, Since: h.Since, Reason: h.Reason}
 }
 
 // note records the state of one part of the sink and logs when the whole changes.
 func (s *Sink) note(who any, err error) {
-	s.mu.Lock()
-	was := len(s.failing) == 0
-	if err == nil {
-		delete(s.failing, who)
-	} else {
-		s.failing[who] = err.Error()
+	if !s.health.Set(who, err) {
+		return
 	}
-	is := len(s.failing) == 0
-	if was != is {
-		s.since = time.Now()
-	}
-	s.mu.Unlock()
-	switch {
-	case was && !is:
+	if err != nil {
 		s.o.Log.Warn("redis degraded; messages are kept and sent again", "err", err)
-	case !was && is:
+	} else {
 		s.o.Log.Info("redis well again")
 	}
 }
@@ -172,18 +154,6 @@ func (s *Sink) watch() {
 // Close implements sink.Sink.
 func (s *Sink) Close(ctx context.Context) error {
 	s.closeOnce.Do(func() { close(s.closing) })
-	done := make(chan struct{})
-	go func() {
-		s.wg.Wait()
-		close(done)
-	}()
-	var err error
-	select {
-	case <-done:
-	case <-ctx.Done():
-		err = ctx.Err()
-	}
-	s.cancel()
-	<-done
+	err := remote.Finish(ctx, &s.wg, s.cancel)
 	return errors.Join(err, s.o.Client.Close())
 }

@@ -2,13 +2,13 @@ package redis
 
 import (
 	"context"
-	"math/rand/v2"
 	"sync"
 	"time"
 
 	goredis "github.com/redis/go-redis/v9"
 
 	"cellgate/rules/sink"
+	"cellgate/rules/sink/remote"
 )
 
 // worker runs the commands of its share of the VINs, one pipeline at a time.
@@ -161,11 +161,9 @@ func drop(batch []job) []job {
 	return kept
 }
 
-// pause waits before the next try, doubling, half of it jitter; false when the sink is closed.
+// pause waits before the next try; false when the sink is closed.
 func (w *worker) pause(tries int) bool {
-	o := &w.s.o
-	d := min(o.BackoffMin<<min(tries-1, 10), o.BackoffMax)
-	t := time.NewTimer(d/2 + rand.N(d/2+1)) //nolint:gosec // jitter
+	t := time.NewTimer(remote.Backoff(tries, w.s.o.BackoffMin, w.s.o.BackoffMax))
 	defer t.Stop()
 	select {
 	case <-t.C:

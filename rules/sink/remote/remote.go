@@ -1,0 +1,37 @@
+package remote
+
+import (
+	"context"
+	"math/rand/v2"
+	"sync"
+	"time"
+)
+
+// Backoff is the pause before try n (from 1): doubling from least to most, half of it jitter, so that many
+// clients do not come back in step.
+func Backoff(n int, least, most time.Duration) time.Duration {
+	d := least << min(max(n-1, 0), 16)
+	if d <= 0 || d > most {
+		d = most
+	}
+	return d/2 + rand.N(d/2+1) //nolint:gosec // jitter
+}
+
+// Finish waits until the goroutines counted in wg have ended. When ctx ends before, it returns ctx's
+// error, but not before cutOff, which must make them give up, has worked; cutOff is called in any case.
+func Finish(ctx context.Context, wg *sync.WaitGroup, cutOff func()) error {
+	done := make(chan struct{})
+	go func() {
+		wg.Wait()
+		close(done)
+	}()
+	var err error
+	select {
+	case <-done:
+	case <-ctx.Done():
+		err = ctx.Err()
+	}
+	cutOff()
+	<-done
+	return err
+}
