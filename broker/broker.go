@@ -26,6 +26,7 @@ type Broker struct {
 	ackModeOf        func(rec *message.Record) AckMode
 	settlement       Settlement
 	admitHook        func(id *auth.Identity, clientID string) (byte, string)
+	shed             func() bool
 	commandSubscribe bool
 	log              *slog.Logger
 	metrics          *Metrics
@@ -50,6 +51,8 @@ type Broker struct {
 	ticking    sync.WaitGroup
 	stopTick   chan struct{}
 	stopWatch  func()
+
+	droppedQoS0 atomic.Uint64
 }
 
 // ErrOptions is wrapped by every error of New.
@@ -65,7 +68,7 @@ func New(o Options) (*Broker, error) {
 	}
 	b := &Broker{
 		journal: o.Journal, sessions: o.Sessions, auth: o.Auth, ackModeOf: o.Ack, settlement: o.Settlement,
-		admitHook: o.Admit, commandSubscribe: o.CommandSubscribe,
+		admitHook: o.Admit, shed: o.Shed, commandSubscribe: o.CommandSubscribe,
 		log: o.Log, metrics: o.Metrics, now: o.Now, begun: time.Now().Add(-time.Second),
 		admission: newAdmission(), gate: newGate(runtime.GOMAXPROCS(0)), pools: newPools(),
 		stopTick: make(chan struct{}),
@@ -78,6 +81,9 @@ func New(o Options) (*Broker, error) {
 	}
 	if b.now == nil {
 		b.now = time.Now
+	}
+	if b.shed == nil {
+		b.shed = func() bool { return false }
 	}
 	o.Limits.setDefaults()
 	b.limits.Store(&o.Limits)
@@ -257,6 +263,14 @@ func (b *Broker) ackMode(rec *message.Record) AckMode {
 func (b *Broker) panicked(part, who string, p any) {
 	b.metrics.Panics.Inc()
 	b.log.Error("recovered from a panic", "part", part, "who", who, "panic", p, "stack", string(debug.Stack()))
+}
+
+// DroppedQoS0 counts the QoS 0 messages that were dropped because the journal's room is short or used up.
+func (b *Broker) DroppedQoS0() uint64 { return b.droppedQoS0.Load() }
+
+func (b *Broker) dropQoS0() {
+	b.droppedQoS0.Add(1)
+	b.reject("journal_full_qos0")
 }
 
 // reject counts a refusal.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -316,6 +317,37 @@ func TestFullJournal(t *testing.T) {
 		}
 		if version == 5 {
 			c.expect(0x40, 0, 3, 0x87)
+		}
+	})
+}
+
+// While room is getting short QoS 0 is dropped and counted, and everything else goes on.
+func TestShed(t *testing.T) {
+	t.Parallel()
+	versions(t, func(t *testing.T, version byte) {
+		var short atomic.Bool
+		h := newHarness(t, func(o *Options) { o.Shed = short.Load })
+		topic := "v1/" + testVIN + "/up/x"
+		c := h.connect("cars", testVIN, version, connectOptions{})
+		c.send(publishFrame(version, 0, 0, topic, "a"), publishFrame(version, 1, 1, topic, "b"))
+		c.expect(0x40, puback(1)...)
+		short.Store(true)
+		c.send(publishFrame(version, 0, 0, topic, "c"), publishFrame(version, 1, 2, topic, "d"), publishFrame(version, 0, 0, topic, "e"),
+			publishFrame(version, 2, 3, topic, "f"))
+		c.expect(0x40, puback(2)...)
+		c.expect(0x50, puback(3)...)
+		short.Store(false)
+		c.send(publishFrame(version, 0, 0, topic, "g"), publishFrame(version, 1, 4, topic, "h"))
+		c.expect(0x40, puback(4)...)
+		kept := ""
+		for _, r := range h.records(6) {
+			kept += string(r.Payload)
+		}
+		if n := h.rejected("journal_full_qos0"); n != 2 || h.b.DroppedQoS0() != 2 || kept != "abdfgh" {
+			t.Errorf("%v counted, %d told, kept %q", n, h.b.DroppedQoS0(), kept)
+		}
+		if n := valueOf(t, h.metrics.Received.WithLabelValues("other", "0")); n != 2 {
+			t.Errorf("%v messages of QoS 0 counted as received", n)
 		}
 	})
 }

@@ -31,6 +31,9 @@ type Options struct {
 	// Admit is asked about every client that has proved who it is, before its session is touched: reason 0
 	// admits it; any other is the CONNACK's, with a server reference if there is one. nil admits all.
 	Admit func(id *auth.Identity, clientID string) (reason byte, serverReference string)
+	// Shed is asked for every PUBLISH of QoS 0: true drops it and counts it, so that room in the journal that is
+	// getting short is left for what waits for an acknowledgement. It must be quick. nil drops none.
+	Shed func() bool
 	// Classes are the topic classes that get a label of their own in metrics.
 	Classes []string
 	// CommandSubscribe subscribes every vehicle to its commands on connect, at QoS 1.

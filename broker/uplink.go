@@ -167,6 +167,10 @@ func (c *conn) reply(in *frame.Inbound, reason byte) {
 
 // take makes the PUBLISH a record of the batch. The record aliases the scratch.
 func (c *conn) take(in *frame.Inbound, topic string, class int) bool {
+	if in.QoS == 0 && c.b.shed() {
+		c.b.dropQoS0()
+		return true
+	}
 	a := ack{id: in.PacketID, typ: frame.TypePuback}
 	if in.QoS == 2 {
 		a.typ = frame.TypePubrec
@@ -352,7 +356,7 @@ func (c *conn) dropUnacknowledged() {
 	next := 0 // acknowledgement that belongs to the next kept record
 	for i := range s.records {
 		if s.records[i].Kind == message.KindPublish && s.records[i].QoS == 0 {
-			c.b.reject("journal_full_qos0")
+			c.b.dropQoS0()
 			continue
 		}
 		kept = append(kept, s.records[i])

@@ -169,9 +169,10 @@ type Journal struct {
 	MaxAge         Duration `yaml:"max_age" range:"0s..87600h" reload:"yes"` // 0s: by bytes alone
 	CommitInterval Duration `yaml:"commit_interval" range:"0s..1s"`
 	BufferBytes    Bytes    `yaml:"buffer_bytes" range:"1MiB..4GiB"`
-	// AlarmPercent, RefusePercent and HoldPercent are the watermarks of MaxBytes and of the disk: alarm
-	// (and QoS 0 dropped), new connections refused, reading stopped.
+	// AlarmPercent, DropPercent, RefusePercent and HoldPercent are the watermarks of MaxBytes, or of what the disk
+	// has less ReserveBytes where that is less: alarm, QoS 0 dropped, new connections refused, reading stopped.
 	AlarmPercent  int `yaml:"alarm_percent" range:"1..100" reload:"yes"`
+	DropPercent   int `yaml:"drop_percent" range:"1..100" reload:"yes"`
 	RefusePercent int `yaml:"refuse_percent" range:"1..100" reload:"yes"`
 	HoldPercent   int `yaml:"hold_percent" range:"1..100" reload:"yes"`
 	// ReserveBytes stay free on the disk, so that commands and cursors can still be written.

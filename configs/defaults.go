@@ -26,7 +26,7 @@ func Default() *Config {
 	c.Auth.setDefaults()
 	c.Uplink = Uplink{Ack: "journal", Window: 64, Journal: Journal{
 		SegmentBytes: 64 * mib, MaxBytes: 20 * gib, CommitInterval: Duration(4 * time.Millisecond),
-		BufferBytes: 32 * mib, AlarmPercent: 70, RefusePercent: 85, HoldPercent: 95, ReserveBytes: 64 * mib,
+		BufferBytes: 32 * mib, AlarmPercent: 70, DropPercent: 80, RefusePercent: 85, HoldPercent: 95, ReserveBytes: 64 * mib,
 	}}
 	c.Sessions = Sessions{
 		MaxExpiry: Duration(7 * 24 * time.Hour), MaxQueuedMessages: 1000, MaxQueuedBytes: mib,

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -18,8 +19,9 @@ func (k *checker) uplink() {
 		k.problem("uplink.journal.max_bytes", fmt.Sprintf("%v is less than two segments of %v", j.MaxBytes, j.SegmentBytes),
 			"raise it, or lower segment_bytes")
 	}
-	if j.AlarmPercent > j.RefusePercent || j.RefusePercent > j.HoldPercent {
-		k.problem("uplink.journal", "the watermarks do not rise", "keep alarm_percent ≤ refuse_percent ≤ hold_percent")
+	if !slices.IsSorted([]int{j.AlarmPercent, j.DropPercent, j.RefusePercent, j.HoldPercent}) {
+		k.problem("uplink.journal", fmt.Sprintf("the watermarks do not rise: %d, %d, %d, %d", j.AlarmPercent, j.DropPercent, j.RefusePercent, j.HoldPercent),
+			"keep alarm_percent ≤ drop_percent ≤ refuse_percent ≤ hold_percent")
 	}
 	l := &k.cfg.Limits
 	if l.MaxConnectPacket > l.MaxPacket {

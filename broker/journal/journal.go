@@ -35,8 +35,6 @@ type Journal struct {
 	abort     chan struct{} // closed by Close when its context ends first
 	committed chan struct{} // closed when the committer has ended
 	result    error         // of the committer; read after committed is closed
-	maxBytes  int64
-	reserve   int64
 
 	closeOnce sync.Once
 	closeErr  error
@@ -81,7 +79,7 @@ func start(o *Options, r *recovery, lock io.Closer) (*Journal, error) {
 	j := &Journal{
 		fs: o.FS, dir: o.Dir, log: o.Log, metrics: o.Metrics, onFatal: o.OnFatal, epoch: r.out.Epoch, lock: lock,
 		buffer: newBuffer(o, r.out.Last, r.lastTime), table: &r.table, notify: newNotifier(r.out.Last),
-		abort: make(chan struct{}), committed: make(chan struct{}), maxBytes: o.MaxBytes, reserve: o.ReserveBytes,
+		abort: make(chan struct{}), committed: make(chan struct{}),
 	}
 	j.durable.Store(r.out.Last)
 	j.keeper = newKeeper(o, j.table, j.epoch)
@@ -203,6 +201,13 @@ func (j *Journal) Forget(name string) {
 	}
 }
 
+// SetLimits changes MaxBytes and ReserveBytes of Options for the segments to come; what is there stays.
+func (j *Journal) SetLimits(maxBytes, reserveBytes int64) {
+	if j.keeper.maxBytes.Swap(maxBytes) != maxBytes || j.keeper.reserve.Swap(reserveBytes) != reserveBytes {
+		j.keeper.kick()
+	}
+}
+
 // Err returns the sticky error, or nil.
 func (j *Journal) Err() error {
 	if err := j.fatal.Load(); err != nil {
@@ -247,9 +252,11 @@ type Stat struct {
 	Last     uint64
 	Durable  uint64
 	Segments int
-	// Bytes is the size of all files, MaxBytes its bound. Room is how much can still be written: in the
-	// active segment, in spare files, and in files that the bound and the disk (less its reserve) allow.
+	// Bytes is the size of all files, Unused the part of it that can still be written to: the rest of the active
+	// segment, and spare files. MaxBytes is the bound of Bytes. Room is Unused and what the bound and the disk
+	// (less its reserve) allow beside it.
 	Bytes    int64
+	Unused   int64
 	MaxBytes int64
 	Room     int64
 	// Buffered is what is accepted and not committed, in bytes.
@@ -269,19 +276,20 @@ func (j *Journal) Stat() Stat {
 	last, buffered, full := j.buffer.state()
 	s := Stat{
 		Epoch: j.epoch, First: j.First(), Last: last, Durable: j.Durable(), Segments: j.table.len(),
-		Bytes: j.keeper.total(), MaxBytes: j.maxBytes, Buffered: buffered, Full: full,
+		Bytes: j.keeper.total(), MaxBytes: j.keeper.maxBytes.Load(), Buffered: buffered, Full: full,
 		Needed: j.table.consumers(), Corruptions: j.damage.all(),
 	}
-	s.Room = max(j.maxBytes-s.Bytes, 0)
+	s.Room = max(s.MaxBytes-s.Bytes, 0)
 	if free, err := j.fs.Free(j.dir); err == nil {
-		s.Room = min(s.Room, max(free-max(j.reserve, 0), 0))
+		s.Room = min(s.Room, max(free-max(j.keeper.reserve.Load(), 0), 0))
 	}
-	s.Room += j.keeper.spareBytes()
+	s.Unused = j.keeper.spareBytes()
 	if t := j.table.tail(); t != nil {
 		if _, sealed := j.table.sealedLast(t); !sealed {
-			s.Room += t.size - t.end.Load()
+			s.Unused += t.size - t.end.Load()
 		}
 	}
+	s.Room += s.Unused
 	if at := j.table.oldest(s.Durable); at != 0 {
 		s.Oldest = time.UnixMilli(at)
 	}

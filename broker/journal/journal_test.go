@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"sync/atomic"
 	"testing"
@@ -138,6 +139,39 @@ func TestAppendReadReopen(t *testing.T) {
 	if s := j.Stat(); s.Segments < 3 || s.Last != 2*n || s.Room <= 0 || s.Oldest.IsZero() {
 		t.Fatalf("stat: %+v", s)
 	}
+}
+
+func TestSetLimits(t *testing.T) {
+	t.Parallel()
+	o := testOptions(t.TempDir())
+	o.MaxBytes, o.BufferBytes = 3*o.SegmentBytes, 4<<10
+	j, _ := open(t, o)
+	j.Retain("c", 1)
+	n := 1
+	fill := func() {
+		for ; ; n++ {
+			r := record(n)
+			if _, err := j.Append(one(&r), nil); err != nil {
+				if !errors.Is(err, ErrFull) {
+					t.Fatal(err)
+				}
+				return
+			}
+		}
+	}
+	fill()
+	if s := j.Stat(); s.Segments != 3 || s.MaxBytes != o.MaxBytes || s.Unused >= o.SegmentBytes || s.Full == nil {
+		t.Fatalf("at the first bound: %+v", s)
+	}
+	j.SetLimits(5*o.SegmentBytes, -1)
+	waitDurable(t, j, uint64(n-1))
+	fill()
+	if s := j.Stat(); s.Segments != 5 || s.MaxBytes != 5*o.SegmentBytes || s.Bytes != s.MaxBytes {
+		t.Fatalf("at the raised bound: %+v", s)
+	}
+	j.SetLimits(5*o.SegmentBytes, math.MaxInt64/2)
+	j.Retain("c", j.Durable()+1) // room in recycled files needs nothing of the disk
+	waitDurable(t, j, uint64(n-1))
 }
 
 func TestReceivedAtNeverDecreases(t *testing.T) {

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -41,8 +42,8 @@ type keeper struct {
 	epoch   uint64
 
 	segmentBytes int64
-	maxBytes     int64
-	reserve      int64
+	maxBytes     atomic.Int64
+	reserve      atomic.Int64
 
 	kicks   chan struct{} // to the keeper: look again
 	changed chan struct{} // to the committer: a round is over
@@ -57,12 +58,14 @@ type keeper struct {
 }
 
 func newKeeper(o *Options, t *table, epoch uint64) *keeper {
-	return &keeper{
-		fs: o.FS, dir: o.Dir, log: o.Log, metrics: o.Metrics, table: t, epoch: epoch,
-		segmentBytes: o.SegmentBytes, maxBytes: o.MaxBytes, reserve: o.ReserveBytes,
+	k := &keeper{
+		fs: o.FS, dir: o.Dir, log: o.Log, metrics: o.Metrics, table: t, epoch: epoch, segmentBytes: o.SegmentBytes,
 		kicks: make(chan struct{}, 1), changed: make(chan struct{}, 1),
 		stop: make(chan struct{}), done: make(chan struct{}),
 	}
+	k.maxBytes.Store(o.MaxBytes)
+	k.reserve.Store(o.ReserveBytes)
+	return k
 }
 
 // adopt takes over the spare files of the last run, and removes those of another size.
@@ -271,16 +274,16 @@ func (k *keeper) provide() error {
 	if k.spareCount() > 0 {
 		return nil
 	}
-	if k.total()+k.segmentBytes > k.maxBytes {
+	if k.total()+k.segmentBytes > k.maxBytes.Load() {
 		return errMaxBytes
 	}
-	if k.reserve > 0 {
+	if reserve := k.reserve.Load(); reserve > 0 {
 		free, err := k.fs.Free(k.dir)
 		if err != nil {
 			return err
 		}
-		if free < k.segmentBytes+k.reserve {
-			return fmt.Errorf("%w: %d bytes are free, %d of them for others", errReserve, free, k.reserve)
+		if free < k.segmentBytes+reserve {
+			return fmt.Errorf("%w: %d bytes are free, %d of them for others", errReserve, free, reserve)
 		}
 	}
 	name := k.newName()

@@ -65,6 +65,7 @@ type journalLine struct {
 	Oldest      time.Time         `json:"oldest"`
 	Needed      map[string]uint64 `json:"needed"`
 	Full        string            `json:"full"`
+	DroppedQoS0 uint64            `json:"dropped_qos0"`
 	Corruptions []json.RawMessage `json:"corruptions"`
 }
 
@@ -226,6 +227,9 @@ func (j *journalLine) figures(t *table, now time.Time) {
 	}
 	if j.Full != "" {
 		t.row("", "FULL: "+j.Full)
+	}
+	if j.DroppedQoS0 > 0 {
+		t.row("", fmt.Sprintf("%s messages of QoS 0 dropped for want of room since the start", fleet.Count(j.DroppedQoS0)))
 	}
 	if n := len(j.Corruptions); n > 0 {
 		t.row("", "CORRUPT: "+many(n, "place", "places")+"; `cellgate journal verify DIR` shows where")

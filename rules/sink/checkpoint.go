@@ -204,7 +204,8 @@ func (d *Dispatcher) ageOut(p *pipeline, cursor uint64) {
 		return
 	}
 	perRecord := float64(st.Bytes) / float64(st.Last-st.First+1)
-	allowed := uint64(float64(p.ageOutBytes) / max(perRecord, 1))
+	// The journal's bound shrinks with the disk's room.
+	allowed := uint64(float64(min(p.ageOutBytes, st.MaxBytes/4)) / max(perRecord, 1))
 	if held := st.Last - cursor; held > allowed {
 		floor := st.Last - allowed
 		p.floor.Store(floor)

@@ -15,11 +15,12 @@ import (
 	"cellgate/configs"
 )
 
-// The rungs of the disk ladder. The last one is the journal's own: at its bound it takes nothing more, and
-// the broker stops reading and withholds acknowledgements.
+// The rungs of the disk ladder. The last one is the journal's own: at its bound, which the ladder sets, it takes
+// nothing more, and the broker stops reading and withholds acknowledgements.
 const (
 	rungNormal int32 = iota
 	rungAlarm
+	rungDrop
 	rungRefuse
 	rungHold
 )
@@ -38,7 +39,7 @@ const (
 type ladder struct {
 	journal *journal.Journal
 	dir     string
-	reserve int64
+	segment int64
 	log     *slog.Logger
 	gauge   *prometheus.GaugeVec
 	rung    atomic.Int32
@@ -46,11 +47,12 @@ type ladder struct {
 }
 
 func newLadder(c *configs.Journal, j *journal.Journal, reg prometheus.Registerer, log *slog.Logger) *ladder {
-	l := &ladder{journal: j, dir: string(c.Dir), reserve: int64(c.ReserveBytes), log: log}
+	l := &ladder{journal: j, dir: string(c.Dir), segment: int64(c.SegmentBytes), log: log}
 	l.gauge = prometheus.NewGaugeVec(prometheus.GaugeOpts{
-		Name: "journal_pressure", Help: "used: the share of the journal's room that is used; rung: 0 normal, 1 alarm, 2 new connections refused, 3 reading stopped.",
+		Name: "journal_pressure", Help: "used: the share of the journal's room that is used; rung: 0 normal, 1 alarm, 2 QoS 0 dropped, 3 new connections refused, 4 reading stopped.",
 	}, []string{"what"})
 	reg.MustRegister(l.gauge)
+	l.look(c)
 	return l
 }
 
@@ -66,7 +68,9 @@ func (l *ladder) run(ctx context.Context, running func() *configs.Config) {
 
 func (l *ladder) look(c *configs.Journal) {
 	s := l.journal.Stat()
-	used := usedShare(s.Bytes, s.MaxBytes, int64(c.MaxBytes), s.Room, l.free())
+	capacity := min(int64(c.MaxBytes), s.Bytes+l.free(int64(c.ReserveBytes)))
+	l.journal.SetLimits(holdBytes(capacity, l.segment, c.HoldPercent), int64(c.ReserveBytes))
+	used := usedShare(s.Bytes-s.Unused, capacity)
 	before := l.rung.Load()
 	now := rungOf(used, before, c)
 	if s.Full != nil {
@@ -85,37 +89,39 @@ func (l *ladder) look(c *configs.Journal) {
 	l.log.Log(context.Background(), level, "room for the journal", slog.String("is", rungText(now)), slog.Float64("used", used), slog.Int64("room_bytes", s.Room))
 }
 
+// holdBytes is the bound of the journal's files for what they could take at most.
+func holdBytes(capacity, segment int64, percent int) int64 {
+	return max(capacity*int64(percent)/100, 3*segment)
+}
+
 // free is what the disk has left for the journal.
-func (l *ladder) free() int64 {
+func (l *ladder) free(reserve int64) int64 {
 	var fs syscall.Statfs_t
 	if err := syscall.Statfs(l.dir, &fs); err != nil {
 		return 0
 	}
-	return max(0, int64(fs.Bavail)*fs.Bsize-l.reserve) //nolint:gosec // no disk has 2^63 bytes
+	return max(0, int64(fs.Bavail)*fs.Bsize-reserve) //nolint:gosec // no disk has 2^63 bytes
 }
 
-// usedShare is the used part of most, or of what the disk has if that is less. bytes are the journal's files,
-// room is what can still be written to them and to new ones, up to the journal's own bound.
-func usedShare(bytes, bound, most, room, free int64) float64 {
-	capacity := min(most, bytes+free)
+// usedShare is the part of the capacity that is written to.
+func usedShare(written, capacity int64) float64 {
 	if capacity <= 0 {
 		return 1
 	}
-	used := min(bound, bytes+free) - room
-	return min(1, max(0, float64(used)/float64(capacity)))
+	return min(1, max(0, float64(written)/float64(capacity)))
 }
 
 // rungOf returns the rung for a used share, coming from another.
 func rungOf(used float64, from int32, c *configs.Journal) int32 {
-	marks := []int{c.AlarmPercent, c.RefusePercent, c.HoldPercent}
+	marks := []int{c.AlarmPercent, c.DropPercent, c.RefusePercent, c.HoldPercent}
 	rung := rungNormal
 	for i, percent := range marks {
 		mark := float64(percent) / 100
-		if int32(i) < from { //nolint:gosec // three marks
+		if int32(i) < from { //nolint:gosec // four marks
 			mark -= ladderSlack
 		}
 		if used >= mark {
-			rung = int32(i) + 1 //nolint:gosec // three marks
+			rung = int32(i) + 1 //nolint:gosec // four marks
 		}
 	}
 	return rung
@@ -125,13 +131,18 @@ func rungText(rung int32) string {
 	switch rung {
 	case rungAlarm:
 		return "getting short"
+	case rungDrop:
+		return "short, QoS 0 is dropped"
 	case rungRefuse:
-		return "short, new connections are refused"
+		return "short, QoS 0 is dropped and new connections are refused"
 	case rungHold:
 		return "used up, nothing more is read from vehicles until a sink has taken what is there"
 	}
 	return "enough"
 }
+
+// shed implements broker.Options.Shed.
+func (l *ladder) shed() bool { return l.rung.Load() >= rungDrop }
 
 // admit implements a part of broker.Options.Admit.
 func (l *ladder) admit(*auth.Identity, string) (reason byte, endpoint string) {

@@ -9,7 +9,7 @@ import (
 
 func TestRungsRiseAtTheWatermarksAndFallBelowThem(t *testing.T) {
 	t.Parallel()
-	c := &configs.Journal{AlarmPercent: 70, RefusePercent: 85, HoldPercent: 95}
+	c := &configs.Journal{AlarmPercent: 70, DropPercent: 80, RefusePercent: 85, HoldPercent: 95}
 	rung := rungNormal
 	for _, step := range []struct {
 		used float64
@@ -22,7 +22,9 @@ func TestRungsRiseAtTheWatermarksAndFallBelowThem(t *testing.T) {
 		{0.67, rungNormal},
 		{0.90, rungRefuse},
 		{0.84, rungRefuse},
-		{0.82, rungAlarm},
+		{0.82, rungDrop},
+		{0.79, rungDrop},
+		{0.77, rungAlarm},
 		{0.99, rungHold},
 		{0.94, rungHold},
 		{0.92, rungRefuse},
@@ -35,23 +37,26 @@ func TestRungsRiseAtTheWatermarksAndFallBelowThem(t *testing.T) {
 	}
 }
 
-func TestUsedShareCountsTheDisk(t *testing.T) {
+func TestUsedShareAndBound(t *testing.T) {
 	t.Parallel()
 	const mib = 1 << 20
 	for _, tc := range []struct {
-		name                           string
-		bytes, bound, most, room, free int64
-		want                           float64
+		name              string
+		written, capacity int64
+		used              float64
+		bound             int64
 	}{
-		{"empty journal, large disk", 0, 95 * mib, 100 * mib, 95 * mib, 1000 * mib, 0},
-		{"half of the bound", 60 * mib, 95 * mib, 100 * mib, 45 * mib, 1000 * mib, 0.5},
-		{"at the bound", 95 * mib, 95 * mib, 100 * mib, 0, 1000 * mib, 0.95},
-		{"small disk, empty journal", 4 * mib, 950 * mib, 1000 * mib, 40 * mib, 36 * mib, 0},
-		{"small disk, full", 40 * mib, 950 * mib, 1000 * mib, 0, 0, 1},
-		{"nothing at all", 0, 95 * mib, 100 * mib, 0, 0, 1},
+		{"empty", 0, 100 * mib, 0, 95 * mib},
+		{"half", 50 * mib, 100 * mib, 0.5, 95 * mib},
+		{"full", 95 * mib, 100 * mib, 0.95, 95 * mib},
+		{"the disk has less than was written", 95 * mib, 40 * mib, 1, 38 * mib},
+		{"no disk at all", 0, 0, 1, 3 * mib},
 	} {
-		if got := usedShare(tc.bytes, tc.bound, tc.most, tc.room, tc.free); got != tc.want {
-			t.Errorf("%s: %g, want %g", tc.name, got, tc.want)
+		if got := usedShare(tc.written, tc.capacity); got != tc.used {
+			t.Errorf("%s: %g used, want %g", tc.name, got, tc.used)
+		}
+		if got := holdBytes(tc.capacity, mib, 95); got != tc.bound {
+			t.Errorf("%s: bound %d, want %d", tc.name, got, tc.bound)
 		}
 	}
 }
@@ -63,6 +68,13 @@ func TestAFullDiskRefusesConnections(t *testing.T) {
 	vehicle := &auth.Identity{Role: auth.RoleVehicle}
 	if reason, _ := ask(vehicle, "V"); reason != 0 {
 		t.Errorf("refused with 0x%02x", reason)
+	}
+	if l.shed() {
+		t.Error("QoS 0 is dropped with room enough")
+	}
+	l.rung.Store(rungDrop)
+	if reason, _ := ask(vehicle, "V"); reason != 0 || !l.shed() {
+		t.Errorf("reason 0x%02x, QoS 0 dropped: %t", reason, l.shed())
 	}
 	l.rung.Store(rungRefuse)
 	if reason, _ := ask(vehicle, "V"); reason != reasonQuota {

@@ -244,6 +244,7 @@ type journalState struct {
 	Oldest      time.Time            `json:"oldest,omitzero"`
 	Needed      map[string]uint64    `json:"needed,omitempty"`
 	Full        string               `json:"full,omitempty"`
+	DroppedQoS0 uint64               `json:"dropped_qos0"` // for want of room, since the start
 	Corruptions []journal.Corruption `json:"corruptions,omitempty"`
 }
 
@@ -261,7 +262,7 @@ func (a *App) getStatus(w http.ResponseWriter, _ *http.Request) {
 		Started: a.started.UTC(), Uptime: time.Since(a.started).Truncate(time.Second).String(), Connections: a.broker.Connections(),
 		Journal: journalState{
 			Epoch: j.Epoch, First: j.First, Durable: j.Durable, Bytes: j.Bytes, MaxBytes: j.MaxBytes, Oldest: j.Oldest,
-			Needed: j.Needed, Corruptions: j.Corruptions,
+			Needed: j.Needed, Corruptions: j.Corruptions, DroppedQoS0: a.broker.DroppedQoS0(),
 		},
 		Rules: rulesState{rs.Hash, len(rs.Rules), rs.Since, rs.Error}, Sinks: a.sinkLoads(),
 		Dependencies: a.dependencies(), Commands: a.commands.Stat(), Lanes: a.lanes(),

@@ -83,15 +83,13 @@ func (a *App) openJournal(context.Context) error {
 	if age == 0 || age > journal.DefaultSegmentAge {
 		age = journal.DefaultSegmentAge
 	}
-	// The ladder's last rung is the journal's own bound: there it takes nothing more.
-	bound := max(int64(j.MaxBytes)/100*int64(j.HoldPercent), 3*int64(j.SegmentBytes))
 	epoch, last, err := journalKnown(a.db)
 	if err != nil {
 		return err
 	}
 	opened, _, err := journal.Open(journal.Options{
 		KnownEpoch: epoch, KnownLast: last,
-		Dir: string(j.Dir), SegmentBytes: int64(j.SegmentBytes), MaxBytes: bound, ReserveBytes: reserve, SegmentAge: age,
+		Dir: string(j.Dir), SegmentBytes: int64(j.SegmentBytes), MaxBytes: holdBytes(int64(j.MaxBytes), int64(j.SegmentBytes), j.HoldPercent), ReserveBytes: reserve, SegmentAge: age,
 		CommitInterval: j.CommitInterval.Std(), BufferBytes: int(j.BufferBytes), OnFatal: a.die,
 		Log: a.log, Metrics: journal.NewMetrics(a.reg.own),
 	})
