@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"time"
+
+	"cellgate/broker/message/field"
 )
 
 // TargetError is the Target of a decision that is an evaluation error.
@@ -60,10 +62,10 @@ func (d *Decision) Append(dst []byte) []byte {
 	dst = binary.AppendUvarint(dst, uint64(d.Rule))
 	dst = binary.AppendUvarint(dst, uint64(d.Target))
 	if d.Err != "" {
-		dst = appendBytes(dst, d.Err)
+		dst = field.AppendBytes(dst, d.Err)
 	}
 	if len(d.Values) > 0 {
-		dst = appendBytes(dst, d.Values)
+		dst = field.AppendBytes(dst, d.Values)
 	}
 	return dst
 }
@@ -71,19 +73,19 @@ func (d *Decision) Append(dst []byte) []byte {
 // DecodeDecision reads one decision from the front of b and returns how many bytes it took. Values
 // alias b. The error wraps ErrBadDecision.
 func DecodeDecision(b []byte) (Decision, int, error) {
-	r := byteReader{b: b}
-	bits, rule, target := r.byte(), r.uvarint(), r.uvarint()
+	r := field.Reader{B: b}
+	bits, rule, target := r.Byte(), r.Uvarint(), r.Uvarint()
 	d := Decision{Rule: uint16(rule), Target: uint16(target), Shadow: bits&decisionShadow != 0} //nolint:gosec // checked below
 	if bits&decisionErr != 0 {
-		d.Err = string(r.bytes())
+		d.Err = string(r.Bytes())
 	}
 	if bits&decisionValues != 0 {
-		d.Values = r.bytes()
+		d.Values = r.Bytes()
 	}
-	if r.bad || rule > 0xFFFF || target > 0xFFFF || bits >= decisionValues<<1 {
-		return Decision{}, 0, fmt.Errorf("%w at byte %d of %d", ErrBadDecision, r.off, len(b))
+	if r.Bad || rule > 0xFFFF || target > 0xFFFF || bits >= decisionValues<<1 {
+		return Decision{}, 0, fmt.Errorf("%w at byte %d of %d", ErrBadDecision, r.Off, len(b))
 	}
-	return d, r.off, nil
+	return d, r.Off, nil
 }
 
 // SinkKind names where a target leads.

@@ -13,6 +13,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"cellgate/broker/message/field"
 )
 
 // Bounds of a rule folder. They keep a mistaken path (a home directory, a data file) from being read.
@@ -164,25 +166,25 @@ const sourceVersion = 1
 func (s *Source) Marshal() []byte {
 	b := binary.AppendUvarint([]byte{sourceVersion}, uint64(len(s.names)))
 	for _, name := range s.names {
-		b = appendBytes(b, name)
-		b = appendBytes(b, s.files[name])
+		b = field.AppendBytes(b, name)
+		b = field.AppendBytes(b, s.files[name])
 	}
 	return b
 }
 
 // UnmarshalSource is the inverse of Marshal. The error wraps ErrBadSource.
 func UnmarshalSource(b []byte) (*Source, error) {
-	r := byteReader{b: b}
-	if v := r.byte(); v != sourceVersion {
+	r := field.Reader{B: b}
+	if v := r.Byte(); v != sourceVersion {
 		return nil, fmt.Errorf("%w: version %d", ErrBadSource, v)
 	}
 	files := make(map[string][]byte)
-	for n := r.uvarint(); n > 0 && !r.bad; n-- {
-		name := string(r.bytes())
-		files[name] = slices.Clone(r.bytes())
+	for n := r.Uvarint(); n > 0 && !r.Bad; n-- {
+		name := string(r.Bytes())
+		files[name] = slices.Clone(r.Bytes())
 	}
-	if r.bad || len(r.b) != r.off {
-		return nil, fmt.Errorf("%w: damaged at byte %d of %d", ErrBadSource, r.off, len(b))
+	if r.Bad || len(r.B) != r.Off {
+		return nil, fmt.Errorf("%w: damaged at byte %d of %d", ErrBadSource, r.Off, len(b))
 	}
 	return NewSource(files), nil
 }

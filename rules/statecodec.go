@@ -3,6 +3,8 @@ package rules
 import (
 	"encoding/binary"
 	"fmt"
+
+	"cellgate/broker/message/field"
 )
 
 // The stored state of one VIN. The first byte is the version.
@@ -37,34 +39,34 @@ func (v *vinState) marshal() []byte {
 			b = binary.AppendVarint(b, s.at-last)
 			last = s.at
 		}
-		b = appendBytes(b, o.text)
+		b = field.AppendBytes(b, o.text)
 	}
 	return b
 }
 
 func unmarshalVIN(b []byte) (*vinState, error) {
-	r := byteReader{b: b}
-	if ver := r.byte(); ver != stateVersion {
+	r := field.Reader{B: b}
+	if ver := r.Byte(); ver != stateVersion {
 		return nil, fmt.Errorf("%w: version %d", ErrBadState, ver)
 	}
-	v := &vinState{changed: r.varint()}
-	for n := r.uvarint(); n > 0 && !r.bad; n-- {
-		o := opState{key: r.uint64(), num: r.uvarint(), at: r.varint()}
+	v := &vinState{changed: r.Varint()}
+	for n := r.Uvarint(); n > 0 && !r.Bad; n-- {
+		o := opState{key: r.Uint64(), num: r.Uvarint(), at: r.Varint()}
 		var last int64
-		for m := r.uvarint(); m > 0 && !r.bad; m-- {
-			s := stamp{hash: r.uint64(), at: last + r.varint()}
+		for m := r.Uvarint(); m > 0 && !r.Bad; m-- {
+			s := stamp{hash: r.Uint64(), at: last + r.Varint()}
 			o.list, last = append(o.list, s), s.at
 		}
-		if text := r.bytes(); len(text) > 0 {
+		if text := r.Bytes(); len(text) > 0 {
 			o.text = append([]byte(nil), text...)
 		}
 		if i := len(v.ops); i > 0 && v.ops[i-1].key >= o.key {
-			r.bad = true
+			r.Bad = true
 		}
 		v.ops = append(v.ops, o)
 	}
-	if r.bad || r.off != len(b) {
-		return nil, fmt.Errorf("%w at byte %d of %d", ErrBadState, r.off, len(b))
+	if r.Bad || r.Off != len(b) {
+		return nil, fmt.Errorf("%w at byte %d of %d", ErrBadState, r.Off, len(b))
 	}
 	return v, nil
 }

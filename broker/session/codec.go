@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"cellgate/broker/message"
+	"cellgate/broker/message/field"
 
 	"go.etcd.io/bbolt"
 )
@@ -119,15 +120,15 @@ func (e *entry) encode() []byte {
 }
 
 func decodeEntry(b []byte, dec *message.Decoder) (*entry, error) {
-	r := reader{b: b}
-	flags := r.byte()
+	r := field.Reader{B: b}
+	flags := r.Byte()
 	e := &entry{qos: flags & 3, retain: flags&(1<<2) != 0, durable: true, persisted: true, body: &body{}}
-	e.body.expires = int64(r.uvarint()) //nolint:gosec // written from an int64
-	for n := r.count(1); n > 0; n-- {
-		e.ids = append(e.ids, uint32(r.uvarint())) //nolint:gosec // written from a uint32
+	e.body.expires = int64(r.Uvarint()) //nolint:gosec // written from an int64
+	for n := r.Count(1); n > 0; n-- {
+		e.ids = append(e.ids, uint32(r.Uvarint())) //nolint:gosec // written from a uint32
 	}
 	var rec message.Record
-	if err := r.record(dec, &rec); err != nil {
+	if err := record(&r, dec, &rec); err != nil {
 		return nil, err
 	}
 	if e.qos > 2 {
@@ -178,32 +179,31 @@ func (s *Subscription) append(dst []byte) []byte {
 	if s.RetainAsPublished {
 		options |= 1 << 3
 	}
-	dst = binary.AppendUvarint(dst, uint64(len(s.Filter)))
-	dst = append(append(dst, s.Filter...), options)
+	dst = append(field.AppendBytes(dst, s.Filter), options)
 	return binary.AppendUvarint(dst, uint64(s.ID))
 }
 
 // decode fills a session that has been loaded. Subscriptions come in order, as they were written.
 func (st *state) decode(b []byte, dec *message.Decoder) error {
-	r := reader{b: b}
-	flags := r.byte()
-	st.version, st.vehicle = r.byte(), flags&flagVehicle != 0
-	st.expiry = time.Duration(r.uvarint()) * time.Millisecond //nolint:gosec // written from a Duration
+	r := field.Reader{B: b}
+	flags := r.Byte()
+	st.version, st.vehicle = r.Byte(), flags&flagVehicle != 0
+	st.expiry = time.Duration(r.Uvarint()) * time.Millisecond //nolint:gosec // written from a Duration
 	if flags&flagNever != 0 {
 		st.expiry = MaxExpiry
 	}
-	st.since, st.endsAt, st.notAfter = int64(r.uvarint()), int64(r.uvarint()), int64(r.uvarint()) //nolint:gosec // written from int64
-	st.floor = r.uvarint()
-	n := r.count(3)
+	st.since, st.endsAt, st.notAfter = int64(r.Uvarint()), int64(r.Uvarint()), int64(r.Uvarint()) //nolint:gosec // written from int64
+	st.floor = r.Uvarint()
+	n := r.Count(3)
 	st.subs = make([]Subscription, 0, n)
 	for ; n > 0; n-- {
-		st.subs = append(st.subs, r.subscription())
+		st.subs = append(st.subs, subscription(&r))
 	}
 	if flags&flagWill != 0 {
-		st.willAt = int64(r.uvarint())                                   //nolint:gosec // written from int64
-		w := &Will{Delay: time.Duration(r.uvarint()) * time.Millisecond} //nolint:gosec // as above
+		st.willAt = int64(r.Uvarint())                                   //nolint:gosec // written from int64
+		w := &Will{Delay: time.Duration(r.Uvarint()) * time.Millisecond} //nolint:gosec // as above
 		var rec message.Record
-		if err := r.record(dec, &rec); err != nil {
+		if err := record(&r, dec, &rec); err != nil {
 			return err
 		}
 		rec = rec.Clone()
@@ -211,15 +211,15 @@ func (st *state) decode(b []byte, dec *message.Decoder) error {
 		w.QoS, w.Retain = flags>>3&3, flags&flagWillRetain != 0
 		st.will = w
 	}
-	return r.err()
+	return whole(&r)
 }
 
-func (r *reader) subscription() Subscription {
-	filter := r.text()
-	options := r.byte()
+func subscription(r *field.Reader) Subscription {
+	filter := string(r.Bytes())
+	options := r.Byte()
 	return Subscription{
 		Filter: filter, QoS: options & 3, NoLocal: options&(1<<2) != 0, RetainAsPublished: options&(1<<3) != 0,
-		RetainHandling: options >> 4 & 3, ID: uint32(r.uvarint()), //nolint:gosec // written from a uint32
+		RetainHandling: options >> 4 & 3, ID: uint32(r.Uvarint()), //nolint:gosec // written from a uint32
 	}
 }
 
@@ -290,61 +290,20 @@ func removeAll(bk *bbolt.Bucket, client []byte) error {
 	return nil
 }
 
-// reader takes a value apart; bad sticks.
-type reader struct {
-	b   []byte
-	bad bool
-}
-
-func (r *reader) byte() byte {
-	if len(r.b) == 0 {
-		r.bad = true
-		return 0
+// record reads the rest of a value, which is a record.
+func record(r *field.Reader, dec *message.Decoder, rec *message.Record) error {
+	if err := whole(r); err != nil {
+		return err
 	}
-	v := r.b[0]
-	r.b = r.b[1:]
-	return v
-}
-
-func (r *reader) uvarint() uint64 {
-	v, n := binary.Uvarint(r.b)
-	if n <= 0 {
-		r.bad, r.b = true, nil
-		return 0
-	}
-	r.b = r.b[n:]
-	return v
-}
-
-// count reads a number of elements that take at least size bytes each.
-func (r *reader) count(size uint64) uint64 {
-	n := r.uvarint()
-	if n > uint64(len(r.b))/size {
-		r.bad = true
-		return 0
-	}
-	return n
-}
-
-func (r *reader) text() string {
-	n := r.count(1)
-	v := string(r.b[:n])
-	r.b = r.b[n:]
-	return v
-}
-
-func (r *reader) record(dec *message.Decoder, rec *message.Record) error {
-	if r.bad {
-		return r.err()
-	}
-	if err := dec.Decode(r.b, 0, rec); err != nil {
+	if err := dec.Decode(r.Rest(), 0, rec); err != nil {
 		return fmt.Errorf("%w: %w", ErrFormat, err)
 	}
 	return nil
 }
 
-func (r *reader) err() error {
-	if r.bad {
+// whole reports a value that ended before its last field.
+func whole(r *field.Reader) error {
+	if r.Bad {
 		return fmt.Errorf("%w: value cut short", ErrFormat)
 	}
 	return nil
