@@ -3,9 +3,11 @@
 package bench
 
 import (
+	"cmp"
+	"crypto/tls"
+	"crypto/x509"
 	"flag"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -20,6 +22,7 @@ import (
 var (
 	rounds = flag.Int("rounds", 5, "alternating rounds of the saturated comparison")
 	span   = flag.Duration("span", 4*time.Second, "length of one measurement")
+	brief  = flag.Duration("rules-span", time.Second, "length of one measurement with the sample rules on: what it queues is then delivered")
 	idle   = flag.Int("idle", 15000, "connections of the idle comparison")
 )
 
@@ -28,8 +31,14 @@ type server struct {
 	name string
 	load Load
 	proc *harness.Process
+	// gateway is nil for others.
+	gateway *harness.Gateway
 	// settle waits until the server has done all the work that the load caused.
 	settle func()
+	// span is how long it is loaded; -span when 0.
+	span time.Duration
+	// against is the index of the contestant that it is compared with.
+	against int
 }
 
 // sample is what one measurement of one server gave.
@@ -47,12 +56,14 @@ func payload() []byte {
 	return append(b, `"}`...)
 }
 
-// TestSaturatedQoS1 compares acknowledged messages per second and server CPU per message: the gateway
+// TestSaturatedQoS1 compares acknowledged messages per second and server CPU per message, plain and TLS: the gateway
 // (every message journaled and fsynced before its PUBACK) with rules off and with the sample rules on, and
 // Mosquitto with nothing durable.
 func TestSaturatedQoS1(t *testing.T) {
 	load := Load{Conns: 200, Inflight: 16, Payload: payload()}
-	contestants := []server{gateway(t, "cellgate, rules off", load, harness.Options{NoRules: true}), mosquitto(t, load), withRules(t, load)}
+	ruled := withRules(t, load)
+	ruled.against = 1
+	contestants := append(pair(t, load), ruled)
 	got := make([][]sample, len(contestants))
 	for round := range *rounds {
 		for i, s := range contestants {
@@ -61,21 +72,27 @@ func TestSaturatedQoS1(t *testing.T) {
 			fmt.Printf("round %d/%d  %-26s %9.0f acked/s  %6.2f µs CPU/message\n", round+1, *rounds, s.name, m.rate, m.cpu)
 		}
 	}
-	fmt.Printf("\nsaturated QoS 1, %d connections × %d unacknowledged, %d B, medians of %d alternating rounds\n\n",
-		load.Conns, load.Inflight, len(load.Payload), *rounds)
-	fmt.Printf("| server | acked/s | × Mosquitto | server CPU µs/message | × Mosquitto |\n|---|---|---|---|---|\n")
-	reference := median(got[1])
-	for i, s := range contestants {
-		m := median(got[i])
-		fmt.Printf("| %s | %.0f | %.2f | %.2f | %.2f |\n", s.name, m.rate, m.rate/reference.rate, m.cpu, m.cpu/reference.cpu)
+	out := table{
+		Title: fmt.Sprintf("saturated QoS 1, %d connections × %d unacknowledged, %d B, medians of %d alternating rounds of %v, with rules %v",
+			load.Conns, load.Inflight, len(load.Payload), *rounds, *span, *brief),
+		Columns: []string{"server", "acked/s", "× Mosquitto", "server CPU µs/message", "× Mosquitto"},
 	}
-	fmt.Println()
+	for i, s := range contestants {
+		m, reference := median(got[i]), median(got[s.against])
+		out.row(s.name, fmt.Sprintf("%.0f", m.rate), fmt.Sprintf("%.2f", m.rate/reference.rate),
+			fmt.Sprintf("%.2f", m.cpu), fmt.Sprintf("%.2f", m.cpu/reference.cpu))
+		if i != s.against && i < len(contestants)-1 {
+			summary.atMost("saturated QoS 1, "+s.name+": server CPU per message", m.cpu/reference.cpu, "× Mosquitto", 0.7, 0.5)
+			summary.atLeast("saturated QoS 1, "+s.name+": acknowledged", m.rate/reference.rate, "× Mosquitto", 1.15, 1.5)
+		}
+	}
+	summary.add(out)
 }
 
 func measure(t *testing.T, s server) sample {
 	t.Helper()
 	before := cpu(t, s.proc)
-	n, took, err := s.load.Run(t.Context(), *span)
+	n, took, err := s.load.Run(t.Context(), cmp.Or(s.span, *span))
 	if err != nil {
 		t.Fatalf("%s: %v", s.name, err)
 	}
@@ -94,15 +111,17 @@ func cpu(t *testing.T, p *harness.Process) time.Duration {
 }
 
 func median(s []sample) sample {
-	by := func(f func(sample) float64) float64 {
-		v := make([]float64, len(s))
-		for i := range s {
-			v[i] = f(s[i])
-		}
-		slices.Sort(v)
-		return v[len(v)/2]
+	return sample{rate: middle(s, func(s sample) float64 { return s.rate }), cpu: middle(s, func(s sample) float64 { return s.cpu })}
+}
+
+// middle is the median of one value of the samples.
+func middle[T any](s []T, value func(T) float64) float64 {
+	v := make([]float64, len(s))
+	for i := range s {
+		v[i] = value(s[i])
 	}
-	return sample{rate: by(func(s sample) float64 { return s.rate }), cpu: by(func(s sample) float64 { return s.cpu })}
+	slices.Sort(v)
+	return v[len(v)/2]
 }
 
 // unlimited lifts the per-vehicle quotas, which a saturated bench connection would run into.
@@ -120,27 +139,40 @@ func gateway(t *testing.T, name string, load Load, o harness.Options) server {
 }
 
 // withRules is the gateway with the sample rules, delivering to an embedded Kafka and Redis in the
-// bench's own process; its CPU is measured until everything has been delivered.
+// bench's own process; its CPU is measured until everything has been delivered. They are slower than the gateway,
+// and how long it is loaded is how much they have to take.
 func withRules(t *testing.T, load Load) server {
 	t.Helper()
 	g := harness.StartGateway(t, harness.Options{Kafka: harness.EmbeddedKafka(t), Redis: harness.EmbeddedRedis(t), Extra: unlimited})
 	load.Addr = g.Lab
 	operator := g.OperatorToken()
-	return server{name: "cellgate, sample rules on", load: load, proc: g.Process, settle: func() {
+	return server{name: "cellgate, sample rules on", load: load, proc: g.Process, gateway: g, span: *brief, settle: func() {
 		harness.Eventually(t, 5*time.Minute, "delivery of everything", func() error { return g.Settled(operator) })
 	}}
 }
 
-// mosquitto starts Debian's mosquitto, in memory only and without limits.
-func mosquitto(t *testing.T, load Load) server {
+// mosquitto starts Debian's mosquitto, in memory only and without limits: one process, plain and TLS, with a
+// certificate of the kind that the gateway has and the cipher that Go's clients choose.
+func mosquitto(t *testing.T, load Load) (plain, secure server) {
 	t.Helper()
 	dir := t.TempDir()
-	load.Addr = harness.FreeAddr(t)
-	_, port, _ := net.SplitHostPort(load.Addr)
-	p := startMosquitto(t, dir, "listener "+port+" 127.0.0.1\n")
-	harness.AwaitTCP(t, load.Addr, 10*time.Second, p)
-	return server{name: "Mosquitto, memory only", load: load, proc: p, settle: func() {}}
+	harness.WriteCertificates(t, dir)
+	plain = server{name: "Mosquitto, memory only", load: load, settle: func() {}}
+	secure = server{name: "Mosquitto, memory only, TLS", load: load, settle: func() {}}
+	plain.load.Addr, secure.load.Addr = harness.FreeAddr(t), harness.FreeAddr(t)
+	secure.load.TLS = clientTLS(t, filepath.Join(dir, "ca.crt"))
+	p := startMosquitto(t, dir, strings.Join([]string{
+		"listener " + port(plain.load.Addr) + " 127.0.0.1",
+		"listener " + port(secure.load.Addr) + " 127.0.0.1",
+		"certfile " + filepath.Join(dir, "server.crt"), "keyfile " + filepath.Join(dir, "server.key"),
+		"tls_version tlsv1.3", "ciphers_tls1.3 TLS_AES_128_GCM_SHA256", "",
+	}, "\n"))
+	harness.AwaitTCP(t, secure.load.Addr, 10*time.Second, p)
+	plain.proc, secure.proc = p, p
+	return plain, secure
 }
+
+func port(addr string) string { return addr[strings.LastIndexByte(addr, ':')+1:] }
 
 func startMosquitto(t *testing.T, dir, listeners string) *harness.Process {
 	t.Helper()
@@ -162,50 +194,58 @@ func startMosquitto(t *testing.T, dir, listeners string) *harness.Process {
 	return harness.StartProcess(t, "mosquitto", dir, nil, bin, "-c", conf)
 }
 
+// clientTLS is a client's TLS that trusts an authority: TLS 1.3 with one key exchange, the same for every server.
+func clientTLS(t *testing.T, authority string) *tls.Config {
+	t.Helper()
+	pem, err := os.ReadFile(authority)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pool := x509.NewCertPool()
+	pool.AppendCertsFromPEM(pem)
+	return &tls.Config{
+		RootCAs: pool, ServerName: "localhost", MinVersion: tls.VersionTLS13, CurvePreferences: []tls.CurveID{tls.X25519},
+	}
+}
+
 // TestIdleConnections states the resident memory per idle connection, plain and TLS.
 func TestIdleConnections(t *testing.T) {
-	fmt.Printf("\nidle connections, %d, resident bytes per connection\n\n| listener | after CONNECT | after each published 1 KB |\n|---|---|---|\n", *idle)
-	for _, kind := range []string{"plain", "TLS"} {
+	out := table{
+		Title:   fmt.Sprintf("idle connections, %d, all alive, resident bytes per connection", *idle),
+		Columns: []string{"listener", "after CONNECT", "after each published 1 KB"},
+	}
+	for _, kind := range []struct {
+		name        string
+		bound, goal float64
+	}{{"plain", 9, 6}, {"TLS", 22, 14}} {
 		g := harness.StartGateway(t, harness.Options{NoRules: true, Extra: unlimited})
 		load := Load{Addr: g.Lab, Payload: make([]byte, 1024)}
-		if kind == "TLS" {
-			load.Addr, load.TLS, load.Password = g.MQTTS, g.ClientTLS(), tokensFrom(t, g, 0, *idle)
+		if kind.name == "TLS" {
+			load.Addr, load.TLS, load.Password = g.MQTTS, clientTLS(t, g.CAFile()), tokensFrom(t, g, 0, *idle)
 		}
 		first, second := idleMemory(t, g, load)
-		fmt.Printf("| %s | %.0f | %.0f |\n", kind, first, second)
+		fmt.Printf("idle  %-5s  %.0f B per connection after CONNECT, %.0f after 1 KB each\n", kind.name, first, second)
+		out.row(kind.name, fmt.Sprintf("%.0f", first), fmt.Sprintf("%.0f", second))
+		summary.atMost("idle connection, "+kind.name+", after CONNECT", first/1000, "KB", kind.bound, kind.goal)
+		summary.atMost("idle connection, "+kind.name+", after 1 KB", second/1000, "KB", kind.bound, kind.goal)
 		g.Kill()
 	}
-	fmt.Println()
+	summary.add(out)
 }
 
 func idleMemory(t *testing.T, g *harness.Gateway, load Load) (connected, published float64) {
 	t.Helper()
 	empty := rss(t, g.Process)
-	conns := make([]net.Conn, 0, *idle)
-	defer func() {
-		for _, c := range conns {
-			_ = c.Close()
-		}
-	}()
-	for i := range *idle {
-		c, err := load.connect(t.Context(), VIN(i))
-		if err != nil {
-			t.Fatal(err)
-		}
-		conns = append(conns, c)
+	conns, _, err := Crowd{Load: load, Count: *idle, AtOnce: connecting}.Connect(t.Context())
+	if err != nil {
+		t.Fatal(err)
 	}
+	defer hangUp(conns)
 	connected = perConnection(t, g, empty)
-	for i, c := range conns {
-		one, at := publishFrame("v1/"+VIN(i)+"/up/telemetry", load.Payload)
-		one[at+1] = 1
-		if _, err := c.Write(one); err != nil {
-			t.Fatal(err)
-		}
-		var ack [4]byte
-		_ = c.SetReadDeadline(time.Now().Add(10 * time.Second))
-		if _, err := c.Read(ack[:]); err != nil || ack[0] != 0x40 {
-			t.Fatalf("PUBACK of connection %d: % x, %v", i, ack, err)
-		}
+	// One message each, all acknowledged: every connection is alive.
+	m, err := Pace{Conns: conns, Period: 5 * time.Second, Payload: load.Payload}.Run(5*time.Second, nil)
+	if err != nil || m.Acked != *idle {
+		t.Fatalf("%d of %d connections had a PUBACK: %v", m.Acked, *idle, err)
 	}
 	return connected, perConnection(t, g, empty)
 }

@@ -38,14 +38,16 @@ func TestConnects(t *testing.T) {
 			fmt.Printf("round %d/%d  %-26s %9.0f connects/s  %6.1f µs CPU/connect\n", round+1, *rounds, names[i], s.rate, s.cpu)
 		}
 	}
-	fmt.Printf("\nconnects, %d vehicles, %d at a time, medians of %d alternating rounds\n\n| kind | connects/s | server CPU µs/connect | × no token |\n|---|---|---|---|\n",
-		*connects, connecting, *rounds)
+	out := table{
+		Title:   fmt.Sprintf("connects, %d vehicles, %d at a time, medians of %d alternating rounds", *connects, connecting, *rounds),
+		Columns: []string{"kind", "connects/s", "server CPU µs/connect", "× no token"},
+	}
 	reference := median(got[names[0]])
 	for _, name := range names {
 		m := median(got[name])
-		fmt.Printf("| %s | %.0f | %.1f | %.2f |\n", name, m.rate, m.cpu, m.cpu/reference.cpu)
+		out.row(name, fmt.Sprintf("%.0f", m.rate), fmt.Sprintf("%.1f", m.cpu), fmt.Sprintf("%.2f", m.cpu/reference.cpu))
 	}
-	fmt.Println()
+	summary.add(out)
 }
 
 // tokensFrom issues for n vehicles from a number on.

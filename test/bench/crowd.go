@@ -1,0 +1,63 @@
+package bench
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"net"
+	"sync"
+	"time"
+)
+
+// Crowd is clients that connect, some at a time, and stay.
+type Crowd struct {
+	Load
+	First, Count int // VIN(First) and those behind it
+	AtOnce       int
+	// Configs are the clients' own TLS configurations, with their session tickets; Load.TLS for all when nil.
+	Configs []*tls.Config
+}
+
+// Connect connects all of them. The connections come back in order, and how long it took until the last
+// CONNACK. After an error none is left open.
+func (c Crowd) Connect(ctx context.Context) (conns []net.Conn, took time.Duration, err error) {
+	conns = make([]net.Conn, c.Count)
+	errs := make([]error, c.AtOnce)
+	begin := time.Now()
+	var all sync.WaitGroup
+	for worker := range c.AtOnce {
+		all.Go(func() {
+			for i := worker; i < c.Count && errs[worker] == nil; i += c.AtOnce {
+				l := c.Load
+				if c.Configs != nil {
+					l.TLS = c.Configs[i]
+				}
+				conns[i], errs[worker] = l.connect(ctx, VIN(c.First+i))
+			}
+		})
+	}
+	all.Wait()
+	took = time.Since(begin)
+	if err = errors.Join(errs...); err != nil {
+		hangUp(conns)
+		return nil, 0, err
+	}
+	return conns, took, nil
+}
+
+// hangUp resets the connections: closed in order, each would hold its port for a minute.
+func hangUp(conns []net.Conn) {
+	for _, c := range conns {
+		if c == nil {
+			continue
+		}
+		under := c
+		if t, ok := c.(*tls.Conn); ok {
+			under = t.NetConn()
+		}
+		if t, ok := under.(*net.TCPConn); ok {
+			_ = t.SetLinger(0)
+		}
+		_ = under.Close()
+	}
+}

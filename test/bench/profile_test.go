@@ -1,0 +1,57 @@
+//go:build bench
+
+package bench
+
+import (
+	"flag"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"cellgate/test/harness"
+)
+
+var profiles = flag.String("profiles", "", "keep CPU profiles of the gateway in this folder")
+
+// profileOf takes a CPU profile of the gateway from now on, if -profiles is given; the returned function waits
+// until it is written. Other servers have a nil gateway and no profile.
+func profileOf(t *testing.T, g *harness.Gateway, name string, d time.Duration) (written func()) {
+	t.Helper()
+	if *profiles == "" || g == nil {
+		return func() {}
+	}
+	file := filepath.Join(*profiles, strings.NewReplacer(" ", "-", ",", "").Replace(name)+".pprof")
+	operator := g.OperatorToken()
+	done := make(chan error, 1)
+	go func() {
+		status, body, err := g.Get(fmt.Sprintf("/debug/pprof/profile?seconds=%d", max(1, int(d.Seconds()))), operator)
+		if err == nil && status != http.StatusOK {
+			err = fmt.Errorf("profile: %d %s", status, body)
+		}
+		if err == nil {
+			err = os.WriteFile(file, body, 0o600)
+		}
+		done <- err
+	}()
+	return func() {
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+		fmt.Printf("profile: go tool pprof -top %s %s\n", harness.Binary(t), file)
+	}
+}
+
+// ownCPU is the processor time of this process, the load generator.
+func ownCPU(t *testing.T) time.Duration {
+	t.Helper()
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		t.Fatal(err)
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
