@@ -23,9 +23,10 @@ type conn struct {
 	id         string
 	version    byte
 	vehicle    bool
-	noExpiry   bool   // the CONNECT's session expiry was 0: a DISCONNECT may not raise it
-	resumable  bool   // the session outlives the connection: what is unacknowledged may come again
-	maxPacket  int    // the client's maximum packet size; 0 none
+	noExpiry   bool // the CONNECT's session expiry was 0: a DISCONNECT may not raise it
+	resumable  bool // the session outlives the connection: what is unacknowledged may come again
+	maxPacket  int  // the client's maximum packet size; 0 none
+	told       told
 	authMethod string // of enhanced authentication, or ""
 	own        string // v1/{id}/, where a vehicle is at home
 	session    *session.Session
@@ -85,6 +86,23 @@ type conn struct {
 	slot       int
 	inWheel    bool
 }
+
+// told is what a client was told at CONNECT of what it may send. It holds for the connection: a reload of the limits
+// binds those that connect afterwards.
+type told struct {
+	window    int32 // QoS 1 and 2 messages that are not acknowledged: Receive Maximum
+	maxPacket int32 // Maximum Packet Size
+	aliases   uint16
+}
+
+func tellOf(l *Limits) told {
+	return told{
+		window: int32(l.Window), maxPacket: int32(min(l.MaxPacket, maxPacketSize)), aliases: uint16(l.AliasMaximum), //nolint:gosec // setDefaults bounds them
+	}
+}
+
+// maxPacketSize is the largest packet that MQTT has (2.1.4).
+const maxPacketSize = 268_435_455 + 5
 
 // Enqueue implements session.Outbound.
 func (c *conn) Enqueue(f []byte) bool {

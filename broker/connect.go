@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"strings"
@@ -27,7 +28,8 @@ type request struct {
 	b         *Broker
 	l         *listener
 	t         *transport
-	pk        packets.Packet // aliases the buffer of the CONNECT
+	pk        packets.Packet   // aliases the buffer of the CONNECT
+	willProps frame.Properties // as pk; mochi's do not tell absent from empty
 	version   byte
 	clientID  string
 	assigned  bool // the client identifier is the server's choice
@@ -83,6 +85,7 @@ func (r *request) parse(f []byte, h frame.Header) *refusal {
 	if err := r.pk.ConnectDecode(f[h.Head:h.Size]); err != nil {
 		return &refusal{reason: frame.ReasonMalformed, result: "violation"}
 	}
+	r.willProps = frame.WillProperties(f, h)
 	r.clientID = strings.Clone(r.pk.Connect.ClientIdentifier)
 	r.clampKeepalive()
 	return nil
@@ -227,20 +230,16 @@ func (r *request) will() *session.Will {
 	if !c.WillFlag {
 		return nil
 	}
-	p := &c.WillProperties
+	p := &r.willProps
 	w := &session.Will{
 		Topic: strings.Clone(c.WillTopic), Payload: append([]byte(nil), c.WillPayload...),
-		QoS: c.WillQos, Retain: c.WillRetain, Delay: time.Duration(p.WillDelayInterval) * time.Second,
-		Props: message.Properties{
-			ContentType: strings.Clone(p.ContentType), ResponseTopic: strings.Clone(p.ResponseTopic),
-			Correlation: append([]byte(nil), p.CorrelationData...),
-			Expiry:      p.MessageExpiryInterval, HasExpiry: p.MessageExpiryInterval > 0,
-			UTF8Payload: p.PayloadFormat == 1,
-		},
+		QoS: c.WillQos, Retain: c.WillRetain, Delay: time.Duration(p.WillDelay) * time.Second, Props: p.Travelling(),
 	}
-	for _, u := range p.User {
-		w.Props.User = append(w.Props.User, message.UserProperty{Name: strings.Clone(u.Key), Value: strings.Clone(u.Val)})
-	}
+	w.Props.ContentType, w.Props.ResponseTopic = strings.Clone(w.Props.ContentType), strings.Clone(w.Props.ResponseTopic)
+	w.Props.Correlation = bytes.Clone(w.Props.Correlation)
+	p.EachUser(func(name, value []byte) {
+		w.Props.User = append(w.Props.User, message.UserProperty{Name: string(name), Value: string(value)})
+	})
 	return w
 }
 
@@ -305,7 +304,10 @@ func (r *request) newConn() *conn {
 		keepalive: (r.keepalive + r.keepalive/2 + wheelTick).Milliseconds(),
 		maxPacket: int(r.pk.Properties.MaximumPacketSize),
 		noExpiry:  r.version == frame.Version5 && r.pk.Properties.SessionExpiryInterval == 0,
-		resumable: r.expiry() > 0,
+		resumable: r.expiry() > 0, told: tellOf(r.b.limits.Load()),
+	}
+	if ws, ok := r.t.Conn.(*wsConn); ok {
+		ws.ws.SetReadLimit(int64(c.told.maxPacket) + wsMessageSlack)
 	}
 	if r.pk.Properties.AuthenticationMethod != "" {
 		c.authMethod = authMethod
@@ -345,11 +347,10 @@ func (r *request) accept(c *conn, present bool) {
 }
 
 func (r *request) connack(c *conn, present bool) frame.Connack {
-	limits := r.b.limits.Load()
 	a := frame.Connack{
-		SessionPresent: present, ReceiveMaximum: uint16(limits.Window), //nolint:gosec // at most 65,535
-		MaximumPacket: uint32(limits.MaxPacket),                              //nolint:gosec // at most 256 MiB
-		AliasMaximum:  uint16(limits.AliasMaximum), AuthMethod: c.authMethod, //nolint:gosec // at most 65,535
+		SessionPresent: present, ReceiveMaximum: uint16(c.told.window), //nolint:gosec // at most 65,535
+		MaximumPacket: uint32(c.told.maxPacket), //nolint:gosec // never negative
+		AliasMaximum:  c.told.aliases, AuthMethod: c.authMethod,
 	}
 	if r.assigned {
 		a.AssignedClientID = c.id

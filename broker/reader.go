@@ -219,7 +219,7 @@ func (c *conn) nextFrame(b []byte) ([]byte, frame.Header, error) {
 	if err != nil || !ok {
 		return nil, h, err
 	}
-	if h.Size > c.b.limits.Load().MaxPacket {
+	if h.Size > int(c.told.maxPacket) {
 		return nil, h, &frame.Violation{Reason: frame.ReasonPacketTooLarge, Why: "packet larger than the announced maximum"}
 	}
 	if h.Size > len(b) {

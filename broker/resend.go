@@ -150,7 +150,7 @@ func (c *conn) rememberSent() {
 	if !c.resumable {
 		return
 	}
-	window := c.b.limits.Load().Window
+	window := int(c.told.window)
 	for i := range c.scratch.records {
 		if r := &c.scratch.records[i]; r.Kind == message.KindPublish && r.QoS == 1 {
 			c.recent.add(sent{seq: r.Origin(), sum: payloadSum(r.Payload), id: r.PacketID}, window)

@@ -64,7 +64,7 @@ func (c *conn) takeCredit() bool {
 	if !c.flush() {
 		return false
 	}
-	window := c.b.limits.Load().Window
+	window := int(c.told.window)
 	if c.version == frame.Version5 {
 		c.mu.Lock()
 		c.credit = window - c.used
@@ -86,7 +86,7 @@ func (c *conn) topic(in *frame.Inbound) (string, error) {
 		return frame.Text(in.Topic), nil
 	}
 	n := int(in.Props.Alias)
-	if n > c.b.limits.Load().AliasMaximum {
+	if n > int(c.told.aliases) {
 		return "", &frame.Violation{Reason: frame.ReasonTopicAliasInvalid, Why: "topic alias above the announced maximum"}
 	}
 	if len(in.Topic) == 0 {
@@ -227,10 +227,7 @@ func (c *conn) awaitDurable(seq uint64) {
 // properties puts the MQTT 5 properties that travel with the message into the record.
 func (c *conn) properties(in *frame.Inbound, rec *message.Record) {
 	p := &in.Props
-	rec.Props = message.Properties{
-		ContentType: frame.Text(p.ContentType), ResponseTopic: frame.Text(p.ResponseTopic),
-		Correlation: p.Correlation, Expiry: p.Expiry, HasExpiry: p.HasExpiry(), UTF8Payload: p.PayloadFormat == 1,
-	}
+	rec.Props = p.Travelling()
 	if p.Users() > 0 {
 		s := c.scratch
 		from := len(s.users)
@@ -282,7 +279,7 @@ func (c *conn) flush() bool {
 
 // ackRoomLocked bounds the pending acknowledgements against a client that sends PUBRELs without end; the
 // window bounds those of PUBLISHes.
-func (c *conn) ackRoomLocked() bool { return c.acks.len() <= 2*c.b.limits.Load().Window+batchRecords }
+func (c *conn) ackRoomLocked() bool { return c.acks.len() <= 2*int(c.told.window)+batchRecords }
 
 // append writes the batch to the journal. While the journal is full it waits, dropping what is QoS 0; any
 // other error ends the connection, and nothing of the batch is acknowledged.

@@ -64,9 +64,12 @@ func (b *Broker) upgrade(l *listener, w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	nc := &wsConn{Conn: websocket.NetConn(b.ctx, ws, websocket.MessageBinary), ws: ws, socket: socketOf(r), peer: peerOf(r)}
-	ws.SetReadLimit(int64(b.limits.Load().MaxPacket) + 1024) // a message holds one packet in practice
+	ws.SetReadLimit(int64(b.limits.Load().MaxPacket) + wsMessageSlack)
 	b.serve(l, nc, b.enterHandshake(nc))
 }
+
+// wsMessageSlack is how much a WebSocket message may exceed the largest packet: in practice it holds one.
+const wsMessageSlack = 1024
 
 // offersMQTT reports whether the client offers the subprotocol that MQTT demands (MQTT 5, 6.0.0-3).
 func offersMQTT(r *http.Request) bool {

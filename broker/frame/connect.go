@@ -116,3 +116,20 @@ func checkWill(c *cursor, version byte) error {
 	}
 	return checkTopic(topic)
 }
+
+// WillProperties are those of the will of a CONNECT of MQTT 5 that CheckConnect has accepted; none without a will.
+func WillProperties(f []byte, h Header) Properties {
+	c := cursor{b: f[h.Head:h.Size]}
+	_ = c.data()
+	version, flags := c.byte(), c.byte()
+	_ = c.uint16()
+	var p Properties
+	if version != Version5 || flags&connectWill == 0 || p.scan(&c, TypeConnect) != nil {
+		return Properties{}
+	}
+	_ = c.data() // client identifier
+	if p.scan(&c, typeWill) != nil {
+		return Properties{}
+	}
+	return p
+}

@@ -78,13 +78,16 @@ func (p *Publish) remaining(version byte) int {
 
 func (p *Publish) propsSize() int {
 	n := textSize(p.Props.ContentType) + textSize(p.Props.ResponseTopic)
+	if p.Props.EmptyContentType {
+		n += 3
+	}
 	if p.Props.Correlation != nil {
 		n += 3 + len(p.Props.Correlation)
 	}
 	for i := range p.Props.User {
 		n += 5 + len(p.Props.User[i].Name) + len(p.Props.User[i].Value)
 	}
-	if p.Props.UTF8Payload {
+	if p.Props.UTF8Payload || p.Props.BytesPayload {
 		n += 2
 	}
 	if p.HasExpiry {
@@ -100,8 +103,11 @@ func (p *Publish) propsSize() int {
 }
 
 func (p *Publish) appendProps(dst []byte) []byte {
-	if p.Props.UTF8Payload {
+	switch {
+	case p.Props.UTF8Payload:
 		dst = append(dst, propPayloadFormat, 1)
+	case p.Props.BytesPayload:
+		dst = append(dst, propPayloadFormat, 0)
 	}
 	if p.HasExpiry {
 		dst = binary.BigEndian.AppendUint32(append(dst, propMessageExpiry), p.ExpiryLeft)
@@ -109,7 +115,11 @@ func (p *Publish) appendProps(dst []byte) []byte {
 	if p.Alias != 0 {
 		dst = binary.BigEndian.AppendUint16(append(dst, propAlias), p.Alias)
 	}
-	dst = appendText(dst, propContentType, p.Props.ContentType)
+	if p.Props.EmptyContentType {
+		dst = appendString(append(dst, propContentType), "")
+	} else {
+		dst = appendText(dst, propContentType, p.Props.ContentType)
+	}
 	dst = appendText(dst, propResponseTopic, p.Props.ResponseTopic)
 	if c := p.Props.Correlation; c != nil {
 		dst = binary.BigEndian.AppendUint16(append(dst, propCorrelation), uint16(len(c))) //nolint:gosec // at most 65,535: it came in a frame

@@ -1,5 +1,7 @@
 package frame
 
+import "cellgate/broker/message"
+
 // Property identifiers (MQTT 5, 2.2.2.2).
 const (
 	propPayloadFormat    byte = 0x01
@@ -67,6 +69,16 @@ func (p *Properties) Has(id byte) bool { return p.set>>id&1 == 1 }
 
 // HasExpiry reports whether the message expiry interval was there: 0 is a value of it.
 func (p *Properties) HasExpiry() bool { return p.Has(propMessageExpiry) }
+
+// Travelling are the properties that go with the message, but for the user properties. They alias the packet.
+func (p *Properties) Travelling() message.Properties {
+	return message.Properties{
+		ContentType: Text(p.ContentType), ResponseTopic: Text(p.ResponseTopic), Correlation: p.Correlation,
+		Expiry: p.Expiry, HasExpiry: p.HasExpiry(),
+		UTF8Payload: p.PayloadFormat == 1, BytesPayload: p.Has(propPayloadFormat) && p.PayloadFormat == 0,
+		EmptyContentType: p.Has(propContentType) && len(p.ContentType) == 0,
+	}
+}
 
 // HasAlias reports whether a topic alias was there.
 func (p *Properties) HasAlias() bool { return p.Has(propAlias) }

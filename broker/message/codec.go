@@ -19,7 +19,8 @@ import (
 //
 // Property values: 1 content type, 2 response topic, 3 correlation data: length and bytes; 4 user
 // property: name and value, each with a length; 5 expiry: uvarint seconds; 6 UTF-8 payload: nothing; 7 the
-// record that this one repeats: uvarint sequence.
+// record that this one repeats: uvarint sequence; 8 payload format indicator 0: nothing. A content type of length 0
+// is one that is there and empty.
 const (
 	bitRetain = 1 << 2
 	bitDup    = 1 << 3
@@ -34,6 +35,7 @@ const (
 	propExpiry      = 5
 	propUTF8        = 6
 	propOriginal    = 7
+	propBytes       = 8
 )
 
 // ErrMalformed is wrapped by every error of Decode.
@@ -69,7 +71,7 @@ func (r *Record) appendProps(dst []byte) []byte {
 	if r.Original != 0 {
 		dst = binary.AppendUvarint(append(dst, propOriginal), r.Original)
 	}
-	if p.ContentType != "" {
+	if p.ContentType != "" || p.EmptyContentType {
 		dst = appendText(append(dst, propContentType), p.ContentType)
 	}
 	if p.ResponseTopic != "" {
@@ -87,6 +89,9 @@ func (r *Record) appendProps(dst []byte) []byte {
 	}
 	if p.UTF8Payload {
 		dst = append(dst, propUTF8)
+	}
+	if p.BytesPayload {
+		dst = append(dst, propBytes)
 	}
 	return append(dst, propEnd)
 }
@@ -192,6 +197,7 @@ func (c *cursor) props(r *Record) {
 			return
 		case propContentType:
 			p.ContentType = string(c.bytes())
+			p.EmptyContentType = p.ContentType == ""
 		case propResponse:
 			p.ResponseTopic = string(c.bytes())
 		case propCorrelation:
@@ -203,6 +209,8 @@ func (c *cursor) props(r *Record) {
 			p.Expiry, p.HasExpiry = uint32(c.uvarint()), true //nolint:gosec // written from a uint32
 		case propUTF8:
 			p.UTF8Payload = true
+		case propBytes:
+			p.BytesPayload = true
 		case propOriginal:
 			r.Original = c.uvarint()
 		default:

@@ -23,6 +23,8 @@ func samples() []Record {
 		{Kind: KindPublish, Topic: strings.Repeat("x", MaxTopicBytes), Payload: make([]byte, 1<<16), ReceivedAt: base + math.MaxUint32},
 		{Kind: KindPublish, Topic: "t", Props: Properties{HasExpiry: true}},
 		{Kind: KindPublish, Topic: "t", Props: Properties{UTF8Payload: true}, Payload: []byte("é")},
+		{Kind: KindPublish, Topic: "t", Props: Properties{BytesPayload: true}},
+		{Kind: KindPublish, Topic: "t", Props: Properties{EmptyContentType: true}},
 		{Kind: KindPublish, QoS: 1, Dup: true, PacketID: 3, Topic: "t", Original: math.MaxUint64, Payload: []byte("again")},
 		{Kind: KindRelease, Client: "c", PacketID: 7},
 		{Kind: KindSessionReset, Client: "c"},

@@ -77,8 +77,11 @@ type Properties struct {
 	// when HasExpiry is set, because 0 is a value.
 	Expiry    uint32
 	HasExpiry bool
-	// UTF8Payload is the payload format indicator.
-	UTF8Payload bool
+	// UTF8Payload is a payload format indicator of 1. BytesPayload is one of 0, which means the same as none.
+	UTF8Payload  bool
+	BytesPayload bool
+	// EmptyContentType is a content type that is there, and empty.
+	EmptyContentType bool
 }
 
 // UserProperty is one MQTT 5 user property. Names may repeat and order counts.
@@ -87,7 +90,7 @@ type UserProperty struct{ Name, Value string }
 // IsZero reports whether no property is set.
 func (p *Properties) IsZero() bool {
 	return p.ContentType == "" && p.ResponseTopic == "" && p.Correlation == nil &&
-		len(p.User) == 0 && !p.HasExpiry && !p.UTF8Payload
+		len(p.User) == 0 && !p.HasExpiry && !p.UTF8Payload && !p.BytesPayload && !p.EmptyContentType
 }
 
 // Flags returns the record's flags.

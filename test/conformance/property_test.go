@@ -51,14 +51,30 @@ func testForwarded(t *testing.T, e *env, v byte) {
 	empty := [][]byte{pair("", ""), pair("x", ""), pair("", "y")}
 	c.publish(publish{topic: topic, payload: "x", qos: 1, props: empty})
 	equal(t, "empty user properties", len(c.message().all(pUser)), 3)
-	c.publish(publish{topic: topic, payload: "x", qos: 1, props: [][]byte{textual(pCorrelation, "")}})
-	equal(t, "empty correlation data", len(c.message().all(pCorrelation)), 1)
+	c.publish(publish{topic: topic, payload: "x", qos: 1, props: presentButEmpty()})
+	checkPresentButEmpty(t, c.message())
 	c.publish(publish{topic: topic, payload: "x", qos: 1})
 	equal(t, "properties of a message without", len(c.message().props), 0)
 	old := e.client(t, v4)
 	old.subscribe(filter{topic, 1})
 	c.publish(publish{topic: topic, payload: "for all", qos: 1, props: travelling()})
 	equal(t, "payload on 3.1.1", old.message().payload, "for all")
+}
+
+// presentButEmpty are properties that a subscriber gets although they say nothing: unaltered is unaltered.
+func presentButEmpty() [][]byte {
+	return [][]byte{num(pPayloadFormat, 0), textual(pContentType, ""), textual(pCorrelation, "")}
+}
+
+func checkPresentButEmpty(t *testing.T, p packet) {
+	t.Helper()
+	for _, id := range []byte{pPayloadFormat, pContentType, pCorrelation} {
+		list := p.all(id)
+		if len(list) != 1 || list[0].num != 0 || list[0].value != "" {
+			t.Errorf("property 0x%02X: %+v", id, list)
+		}
+	}
+	equal(t, "properties", len(p.props), 3)
 }
 
 // testForwardedLater: the properties stay with retained and with queued messages.
@@ -72,8 +88,10 @@ func testForwardedLater(t *testing.T, e *env, v byte) {
 	pub.publish(publish{topic: topic, payload: "x", qos: 2, retain: true, props: travelling()})
 	pub.subscribe(filter{topic, 2})
 	checkForwarded(t, pub.message())
+	pub.publish(publish{topic: topic, payload: "y", qos: 1, props: presentButEmpty()})
 	c, _ = e.open(t, o)
 	checkForwarded(t, c.message())
+	checkPresentButEmpty(t, c.message())
 }
 
 // testRequestResponse answers a request where it says, with its correlation data.

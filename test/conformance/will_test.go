@@ -199,6 +199,13 @@ func testWillProperties(t *testing.T, e *env, v byte) {
 	c, _ := e.open(t, withWill(v, e.unique(), &will{topic: topic, payload: "x", qos: 1, props: props}))
 	c.drop()
 	checkForwarded(t, w.message())
+	c, _ = e.open(t, withWill(v, e.unique(), &will{topic: topic, payload: "x", qos: 1, props: presentButEmpty()}))
+	c.drop()
+	checkPresentButEmpty(t, w.message())
+	// An expiry interval of 0 is one: the will, like any message, is over when it is published.
+	c, _ = e.open(t, withWill(v, e.unique(), &will{topic: topic, payload: "x", qos: 1, props: [][]byte{num(pMessageExpiry, 0)}}))
+	c.drop()
+	w.nothingBut(t, e, topic)
 }
 
 // testWillNotPermitted: a will where the client may not publish is refused at CONNECT.
