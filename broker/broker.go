@@ -134,26 +134,30 @@ func (b *Broker) Addrs() map[string]net.Addr {
 // Connections is how many clients are connected.
 func (b *Broker) Connections() int { return b.wheel.len() }
 
-// Reload puts limits in force and reads the listeners' certificates again: both, or on an error neither.
-// Limits that a client has been told at CONNECT (maximum packet, receive maximum) hold for what it sends from now
-// on; lower them with care.
-func (b *Broker) Reload(limits Limits) error {
+// Reload puts limits in force and reads the listeners' certificates again: both, or on an error neither. files are
+// the TLS options that listeners have from now on, by name; one that is not there keeps its own, and one without TLS
+// stays without. What a client was told at CONNECT (maximum packet, receive maximum, topic aliases) holds for its
+// connection. Calls do not overlap.
+func (b *Broker) Reload(limits Limits, files map[string]TLS) error {
 	limits.setDefaults()
-	configs := make([]*tlsFiles, len(b.listeners))
+	read := make([]*tlsFiles, len(b.listeners))
 	for i, l := range b.listeners {
 		if l.tls == nil {
 			continue
 		}
-		read, err := readTLS(l.tls.files)
-		if err != nil {
+		from, changed := files[l.name]
+		if !changed {
+			from = l.tls.current.Load().from
+		}
+		var err error
+		if read[i], err = readTLS(from); err != nil {
 			return fmt.Errorf("listener %s: %w", l.name, err)
 		}
-		configs[i] = read
 	}
 	for i, l := range b.listeners {
 		if l.tls != nil {
-			l.tls.use(configs[i])
-			b.metrics.CertNotAfter.WithLabelValues(l.name).Set(float64(configs[i].notAfter.Unix()))
+			l.tls.current.Store(read[i])
+			b.metrics.CertNotAfter.WithLabelValues(l.name).Set(float64(read[i].notAfter.Unix()))
 		}
 	}
 	b.limits.Store(&limits)

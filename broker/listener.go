@@ -51,7 +51,7 @@ func (b *Broker) newListener(o Listener) (*listener, error) {
 		if err != nil {
 			return nil, err
 		}
-		l.tls = newServerTLS(*o.TLS, files)
+		l.tls = newServerTLS(files)
 		b.metrics.CertNotAfter.WithLabelValues(l.name).Set(float64(files.notAfter.Unix()))
 	}
 	return l, nil

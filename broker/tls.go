@@ -14,13 +14,13 @@ import (
 // and client authorities are replaced without a restart; the session ticket keys, which rotate daily, belong to
 // server and stay.
 type serverTLS struct {
-	files   TLS
 	server  *tls.Config
-	current atomic.Pointer[tls.Config]
+	current atomic.Pointer[tlsFiles]
 }
 
 // tlsFiles is what was read from a listener's files.
 type tlsFiles struct {
+	from     TLS
 	config   *tls.Config
 	notAfter time.Time
 }
@@ -32,22 +32,21 @@ var (
 	ErrTLSVersion = errors.New("TLS versions below 1.2 are not served")
 )
 
-func newServerTLS(files TLS, read *tlsFiles) *serverTLS {
-	s := &serverTLS{files: files}
-	s.use(read)
+func newServerTLS(read *tlsFiles) *serverTLS {
+	s := new(serverTLS)
+	s.current.Store(read)
 	s.server = &tls.Config{
 		MinVersion: tls.VersionTLS12,
 		GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) {
-			return s.current.Load(), nil
+			return s.current.Load().config, nil
 		},
 	}
 	return s
 }
 
-func (s *serverTLS) use(read *tlsFiles) { s.current.Store(read.config) }
-
 // readTLS reads a listener's certificate and client authorities.
 func readTLS(o TLS) (*tlsFiles, error) {
+	from := o
 	cert, err := tls.LoadX509KeyPair(o.Cert, o.Key)
 	if err != nil {
 		return nil, fmt.Errorf("tls certificate %s: %w", o.Cert, err)
@@ -73,7 +72,7 @@ func readTLS(o TLS) (*tlsFiles, error) {
 	if err := clientAuth(cfg, &o); err != nil {
 		return nil, err
 	}
-	return &tlsFiles{config: cfg, notAfter: leaf.NotAfter}, nil
+	return &tlsFiles{from: from, config: cfg, notAfter: leaf.NotAfter}, nil
 }
 
 func clientAuth(cfg *tls.Config, o *TLS) error {

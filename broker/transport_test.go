@@ -6,11 +6,16 @@ import (
 	"crypto/tls"
 	"errors"
 	"io"
+	"io/fs"
 	"net"
 	"net/http"
 	"net/netip"
+	"path/filepath"
+	"strings"
 	"testing"
 	"time"
+
+	"cellgate/broker/frame"
 
 	"github.com/coder/websocket"
 	"github.com/pires/go-proxyproto"
@@ -96,7 +101,7 @@ func TestTLSResumption(t *testing.T) {
 	if !resumed() {
 		t.Error("not resumed")
 	}
-	must(t, h.b.Reload(Limits{})) // ticket keys outlive a reload
+	must(t, h.b.Reload(Limits{}, nil)) // ticket keys outlive a reload
 	if !resumed() {
 		t.Error("not resumed after a reload")
 	}
@@ -115,18 +120,69 @@ func TestCertificateReload(t *testing.T) {
 	if got := serial(); got != 1 {
 		t.Errorf("serial %d before the reload", got)
 	}
-	must(t, h.b.Reload(Limits{}))
+	must(t, h.b.Reload(Limits{}, nil))
 	if got := serial(); got != 2 {
 		t.Errorf("serial %d after the reload", got)
 	}
 	ca.cert, ca.key = ca.key, ca.cert // garbage where the certificate was
 	ca.write(t, 3)
 	ca.cert, ca.key = ca.key, ca.cert
-	if err := h.b.Reload(Limits{MaxPacket: 1024}); err == nil {
+	if err := h.b.Reload(Limits{MaxPacket: 1024}, nil); err == nil {
 		t.Error("a broken certificate was taken")
 	}
 	if got := serial(); got != 2 || h.b.limits.Load().MaxPacket == 1024 {
 		t.Error("a reload that failed has changed something")
+	}
+}
+
+// A certificate at another path is taken by a reload, and one that cannot be read leaves everything as it was.
+func TestCertificatePathReload(t *testing.T) {
+	t.Parallel()
+	ca, other := newTestCA(t), newTestCA(t)
+	h := newHarness(t, tlsListener(ca))
+	serial := func() int64 {
+		c, err := h.dialTLS(&tls.Config{})
+		must(t, err)
+		return c.c.(*tls.Conn).ConnectionState().PeerCertificates[0].SerialNumber.Int64()
+	}
+	other.write(t, 7)
+	must(t, h.b.Reload(Limits{}, map[string]TLS{"cars": {Cert: other.cert, Key: other.key}}))
+	if got := serial(); got != 7 {
+		t.Errorf("serial %d after the change of the path", got)
+	}
+	gone := filepath.Join(t.TempDir(), "gone.crt")
+	err := h.b.Reload(Limits{MaxPacket: 1024}, map[string]TLS{"cars": {Cert: gone, Key: other.key}})
+	if !errors.Is(err, fs.ErrNotExist) || !strings.Contains(err.Error(), gone) || !strings.Contains(err.Error(), "listener cars") {
+		t.Errorf("error %v", err)
+	}
+	err = h.b.Reload(Limits{}, map[string]TLS{"cars": {Cert: other.cert, Key: other.key, ClientAuth: "required", ClientCA: gone}})
+	if !errors.Is(err, fs.ErrNotExist) || !strings.Contains(err.Error(), "client_ca") {
+		t.Errorf("error %v", err)
+	}
+	other.write(t, 8)
+	must(t, h.b.Reload(Limits{}, nil)) // the path of the last success is the one that is read again
+	if got := serial(); got != 8 || h.b.limits.Load().MaxPacket == 1024 {
+		t.Errorf("serial %d, or half a reload", got)
+	}
+}
+
+// What a client was told at CONNECT holds for its connection; who connects later is told the new values.
+func TestToldLimitsHold(t *testing.T) {
+	t.Parallel()
+	h := newHarness(t, func(o *Options) { o.Limits.Window, o.Limits.MaxPacket, o.Limits.AliasMaximum = 4, 2048, 3 })
+	old := h.connect("cars", testVIN, 5, connectOptions{})
+	must(t, h.b.Reload(Limits{Window: 1, MaxPacket: 512, AliasMaximum: 1}, nil))
+	topic, big := "v1/"+testVIN+"/up/telemetry", strings.Repeat("x", 1500)
+	old.send(publishFrame(5, 1, 1, topic, big, 0x23, 0, 3))
+	old.expect(0x40, puback(1)...)
+	for id := uint16(2); id <= 5; id++ { // four exchanges stay open
+		old.send(publishFrame(5, 2, id, topic, "x"))
+		old.expect(0x50, puback(id)...)
+	}
+	fresh := h.connect("cars", "LTESTEV12TA000009", 5, connectOptions{})
+	fresh.send(publishFrame(5, 1, 1, "v1/LTESTEV12TA000009/up/telemetry", big))
+	if reason := fresh.expectClosed(); reason != frame.ReasonPacketTooLarge {
+		t.Errorf("reason 0x%02X", reason)
 	}
 }
 
@@ -162,7 +218,7 @@ func TestClientCertificate(t *testing.T) {
 		t.Error("a foreign certificate connected")
 	}
 	ca.write(t, 2) // a new authority: a resumed session must not get around it
-	must(t, h.b.Reload(Limits{}))
+	must(t, h.b.Reload(Limits{}, nil))
 	if connects(cfg) {
 		t.Error("a certificate of the authority that was taken away connected")
 	}

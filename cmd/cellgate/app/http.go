@@ -19,7 +19,7 @@ import (
 type server struct {
 	setting string // for errors
 	address string
-	files   *configs.ServerTLS
+	files   *configs.ServerTLS         // at the start; nil: no TLS
 	tls     atomic.Pointer[tls.Config] // of the handshakes to come
 	http    *http.Server
 	addr    net.Addr
@@ -47,30 +47,31 @@ func newServer(setting, address string, files *configs.ServerTLS, read time.Dura
 		NextProtos:         []string{"h2", "http/1.1"},
 		GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) { return s.tls.Load(), nil },
 	}
-	return s, s.reloadTLS()
+	return s, s.reloadTLS(files)
 }
 
-// loadTLS reads the certificate and the clients' authorities.
-func (s *server) loadTLS() (*tls.Config, error) {
-	if s == nil || s.files == nil {
+// loadTLS reads the certificate and the clients' authorities of a new configuration. A server without TLS stays so,
+// and one whose configuration has none any more keeps its own: either takes a restart.
+func (s *server) loadTLS(files *configs.ServerTLS) (*tls.Config, error) {
+	if s == nil || s.files == nil || files == nil {
 		return nil, nil
 	}
-	cert, err := tls.LoadX509KeyPair(string(s.files.Cert), string(s.files.Key))
+	cert, err := tls.LoadX509KeyPair(string(files.Cert), string(files.Key))
 	if err != nil {
 		return nil, fmt.Errorf("%s.tls: %w", s.setting, err)
 	}
 	config := &tls.Config{
-		MinVersion: minVersion(s.files.MinVersion), Certificates: []tls.Certificate{cert}, NextProtos: []string{"h2", "http/1.1"},
+		MinVersion: minVersion(files.MinVersion), Certificates: []tls.Certificate{cert}, NextProtos: []string{"h2", "http/1.1"},
 	}
-	if s.files.ClientCA == "" || s.files.ClientAuth == "none" {
+	if files.ClientCA == "" || files.ClientAuth == "none" {
 		return config, nil
 	}
-	pool, err := readPool(string(s.files.ClientCA))
+	pool, err := readPool(string(files.ClientCA))
 	if err != nil {
 		return nil, fmt.Errorf("%s.tls.client_ca: %w", s.setting, err)
 	}
 	config.ClientCAs, config.ClientAuth = pool, tls.VerifyClientCertIfGiven
-	if s.files.ClientAuth == "required" {
+	if files.ClientAuth == "required" {
 		config.ClientAuth = tls.RequireAndVerifyClientCert
 	}
 	config.SessionTicketsDisabled = true // a resumed session is not checked against the authorities again
@@ -78,14 +79,14 @@ func (s *server) loadTLS() (*tls.Config, error) {
 }
 
 // checkTLS reads the files and puts nothing in force.
-func (s *server) checkTLS() error {
-	_, err := s.loadTLS()
+func (s *server) checkTLS(files *configs.ServerTLS) error {
+	_, err := s.loadTLS(files)
 	return err
 }
 
-// reloadTLS reads the files again.
-func (s *server) reloadTLS() error {
-	config, err := s.loadTLS()
+// reloadTLS reads the files, and uses them for the handshakes to come.
+func (s *server) reloadTLS(files *configs.ServerTLS) error {
+	config, err := s.loadTLS(files)
 	if config != nil {
 		s.tls.Store(config)
 	}
@@ -129,16 +130,17 @@ func (a *App) openHTTP(context.Context) (err error) {
 		return err
 	}
 	t := a.cfg.TokenAPI
-	a.tokenAPI, err = newServer("token_api", t.Address, onlyTLS13(t.TLS), h.ReadTimeout.Std(), a.tokenRoutes(), a.log)
+	a.tokenAPI, err = newServer("token_api", t.Address, tokenAPIFiles(a.cfg), h.ReadTimeout.Std(), a.tokenRoutes(), a.log)
 	return err
 }
 
-// onlyTLS13 is for the listener where vehicles show their certificates: TLS 1.2 would send them in clear.
-func onlyTLS13(files *configs.ServerTLS) *configs.ServerTLS {
-	if files == nil {
+// tokenAPIFiles are those of token_api, nil without one. It is where vehicles show their certificates, which TLS 1.2
+// would send in clear.
+func tokenAPIFiles(c *configs.Config) *configs.ServerTLS {
+	if c.TokenAPI == nil || c.TokenAPI.TLS == nil {
 		return nil
 	}
-	only := *files
+	only := *c.TokenAPI.TLS
 	only.MinVersion = "1.3"
 	return &only
 }

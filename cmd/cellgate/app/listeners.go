@@ -56,12 +56,28 @@ func listener(l *configs.Listener) (broker.Listener, error) {
 		out.ProxyFrom = append(out.ProxyFrom, p)
 	}
 	if l.TLS != nil {
-		out.TLS = &broker.TLS{
-			Cert: string(l.TLS.Cert), Key: string(l.TLS.Key), ClientCA: string(l.TLS.ClientCA), ClientAuth: l.TLS.ClientAuth,
-			MinVersion: minVersion(l.TLS.MinVersion),
-		}
+		files := listenerFiles(l.TLS)
+		out.TLS = &files
 	}
 	return out, nil
+}
+
+func listenerFiles(t *configs.ServerTLS) broker.TLS {
+	return broker.TLS{
+		Cert: string(t.Cert), Key: string(t.Key), ClientCA: string(t.ClientCA), ClientAuth: t.ClientAuth,
+		MinVersion: minVersion(t.MinVersion),
+	}
+}
+
+// filesByListener are the TLS options of a configuration's listeners by name.
+func filesByListener(c *configs.Config) map[string]broker.TLS {
+	files := make(map[string]broker.TLS, len(c.Listeners))
+	for i := range c.Listeners {
+		if l := &c.Listeners[i]; l.TLS != nil {
+			files[l.Name] = listenerFiles(l.TLS)
+		}
+	}
+	return files
 }
 
 func minVersion(text string) uint16 {
@@ -145,38 +161,30 @@ func classOf(topic string) string {
 	return rest
 }
 
-// pool is a set of authorities that can be read again.
-type pool struct {
-	file string
-	pool atomic.Pointer[x509.CertPool]
-}
+// pool is a set of authorities that can be replaced.
+type pool struct{ pool atomic.Pointer[x509.CertPool] }
 
 // get returns the authorities, nil for none.
 func (p *pool) get() *x509.CertPool { return p.pool.Load() }
 
-func (p *pool) load() (*x509.CertPool, error) {
-	if p.file == "" {
-		return nil, nil
-	}
-	return readPool(p.file)
-}
-
-// vehiclePool reads the authorities of the vehicles' certificates: those of token_api, else of the first
-// listener that has any.
-func vehiclePool(c *configs.Config) (*pool, error) {
-	p := &pool{}
+// loadVehicleCAs reads the authorities of the vehicles' certificates: those of token_api, else of the first
+// listener that has any. nil for none.
+func loadVehicleCAs(c *configs.Config) (*x509.CertPool, error) {
+	file := ""
 	if c.TokenAPI != nil && c.TokenAPI.TLS != nil {
-		p.file = string(c.TokenAPI.TLS.ClientCA)
+		file = string(c.TokenAPI.TLS.ClientCA)
 	}
 	for _, l := range c.Listeners {
-		if p.file == "" && l.TLS != nil {
-			p.file = string(l.TLS.ClientCA)
+		if file == "" && l.TLS != nil {
+			file = string(l.TLS.ClientCA)
 		}
 	}
-	loaded, err := p.load()
+	if file == "" {
+		return nil, nil
+	}
+	cas, err := readPool(file)
 	if err != nil {
 		return nil, fmt.Errorf("client_ca: %w", err)
 	}
-	p.pool.Store(loaded)
-	return p, nil
+	return cas, nil
 }

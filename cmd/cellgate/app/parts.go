@@ -36,7 +36,7 @@ type parts struct {
 	redis        redis.UniversalClient
 	audit        *auth.Audit
 	auth         *auth.Authority
-	vehicleCAs   *pool
+	vehicleCAs   pool
 	kafkaMetrics *kafkaclient.Metrics
 	producer     *kafkaclient.Producer // of presence and command results
 	sync         *syncer.Syncer        // nil without a centre
@@ -119,15 +119,15 @@ func (a *App) openAuth(context.Context) error {
 	m := auth.NewMetrics(a.reg.own)
 	a.audit = NewAudit(a.cfg, a.log, m)
 	a.life.onStop("audit log", stopShort, func(context.Context) error { return a.audit.Close() })
-	cas, err := vehiclePool(a.cfg)
+	cas, err := loadVehicleCAs(a.cfg)
 	if err != nil {
 		return err
 	}
-	a.vehicleCAs = cas
+	a.vehicleCAs.pool.Store(cas)
 	c := AuthConfig(a.cfg)
 	c.Audit, c.Log, c.Metrics = a.audit, a.log, m
 	c.Poll = a.cfg.Auth.Revocation.Poll.Std()
-	c.VehicleCAs = cas.get
+	c.VehicleCAs = a.vehicleCAs.get
 	if key := a.cfg.Auth.Revocation.RedisKey; key != "" {
 		c.Revocations = spread.NewRedis(a.redis, key, a.cfg.Cell.ID)
 	}

@@ -44,28 +44,26 @@ func (a *App) check(next *configs.Config) error {
 		return err
 	}
 	_, found := rules.Compile(src, a.rules.options)
-	return errors.Join(found.Err(), a.auth.CheckReconfigure(AuthConfig(next)), a.http.checkTLS(), a.tokenAPI.checkTLS(), checkPool(a.vehicleCAs))
-}
-
-func checkPool(p *pool) error {
-	_, err := p.load()
-	return err
+	_, err = loadVehicleCAs(next)
+	return errors.Join(found.Err(), err, a.auth.CheckReconfigure(AuthConfig(next)),
+		a.http.checkTLS(next.HTTP.TLS), a.tokenAPI.checkTLS(tokenAPIFiles(next)))
 }
 
 // apply puts in force what check has found good. The listeners' certificates are read by the broker itself,
 // whole or not at all, and so come first.
 func (a *App) apply(ctx context.Context, next *configs.Config) error {
-	if err := a.broker.Reload(a.limits(next)); err != nil {
+	if err := a.broker.Reload(a.limits(next), filesByListener(next)); err != nil {
 		return err
 	}
 	if err := a.rules.applyFiles(ctx); err != nil {
-		return errors.Join(err, a.broker.Reload(a.limits(a.Config())))
+		running := a.Config()
+		return errors.Join(err, a.broker.Reload(a.limits(running), filesByListener(running)))
 	}
 	if err := a.auth.Reconfigure(AuthConfig(next)); err != nil {
 		return err
 	}
-	cas, err := a.vehicleCAs.load()
-	err = errors.Join(err, a.auth.Reload(), a.http.reloadTLS(), a.tokenAPI.reloadTLS())
+	cas, err := loadVehicleCAs(next)
+	err = errors.Join(err, a.auth.Reload(), a.http.reloadTLS(next.HTTP.TLS), a.tokenAPI.reloadTLS(tokenAPIFiles(next)))
 	if err != nil {
 		return err
 	}

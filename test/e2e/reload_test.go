@@ -1,0 +1,65 @@
+package e2e
+
+import (
+	"crypto/tls"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"cellgate/test/harness"
+)
+
+// TestReloadTakesChangedCertificatePaths: SIGHUP puts certificates in force that are at other paths than before, and
+// changes nothing, but says why, when one of them cannot be read.
+func TestReloadTakesChangedCertificatePaths(t *testing.T) {
+	t.Parallel()
+	g := harness.StartGateway(t, harness.Options{VehicleCA: harness.NewAuthority(t), NoRules: true})
+	harness.WriteCertificates(t, filepath.Join(g.Dir, "other"))
+	shown := func(addr string) string {
+		c, err := tls.Dial("tcp", addr, &tls.Config{InsecureSkipVerify: true}) //nolint:gosec // the certificate is what is looked at
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = c.Close() }()
+		return c.ConnectionState().PeerCertificates[0].SerialNumber.String()
+	}
+	before := shown(g.MQTTS)
+	edit := func(old, text string) {
+		b, err := os.ReadFile(g.Config)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !strings.Contains(string(b), old) {
+			t.Fatalf("no %q in the configuration", old)
+		}
+		if err := os.WriteFile(g.Config, []byte(strings.ReplaceAll(string(b), old, text)), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		g.Signal(syscall.SIGHUP)
+	}
+	edit("cert: tls/server.crt, key: tls/server.key", "cert: other/server.crt, key: other/server.key")
+	harness.Eventually(t, 10*time.Second, "the other certificate", func() error {
+		for name, addr := range map[string]string{"vehicles": g.MQTTS, "token_api": g.TokenAPI} {
+			if shown(addr) == before {
+				return fmt.Errorf("%s shows the old one", name)
+			}
+		}
+		return nil
+	})
+	after := shown(g.MQTTS)
+	edit("client_ca: tls/vehicles-ca.crt", "client_ca: gone/ca.crt")
+	harness.Eventually(t, 10*time.Second, "the refusal in the log", func() error {
+		log, err := os.ReadFile(g.Log)
+		if err != nil || !strings.Contains(string(log), "gone/ca.crt") {
+			return fmt.Errorf("not there: %w", err)
+		}
+		return nil
+	})
+	if got := shown(g.MQTTS); got != after {
+		t.Errorf("serial %s, %s before the reload that failed", got, after)
+	}
+}
