@@ -1,0 +1,299 @@
+package e2e
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/eclipse/paho.golang/paho"
+	mqtt3 "github.com/eclipse/paho.mqtt.golang"
+	"github.com/eclipse/paho.mqtt.golang/packets"
+	"github.com/twmb/franz-go/pkg/kfake"
+
+	"cellgate/test/harness"
+	"cellgate/test/scenario"
+)
+
+// The rungs of the ladder as cellgate_journal_pressure{what="rung"} counts them.
+const (
+	rungAlarm = 1 + iota
+	rungDrop
+	rungRefuse
+	rungHold
+)
+
+// ladderTest is a gateway whose Kafka is away, with a vehicle of each protocol version.
+type ladderTest struct {
+	*harness.Gateway
+	t        *testing.T
+	operator string
+	v5       *scenario.V5
+	v3       mqtt3.Client
+	v3Ended  <-chan struct{}
+	vins     [2]string // of v5 and v3
+	filler   string
+	fill     *scenario.V5
+	acked    int
+}
+
+// TestDiskLadder climbs the ladder rung by rung while Kafka is away, and comes down by itself when it is back.
+func TestDiskLadder(t *testing.T) {
+	t.Parallel()
+	port := harness.FreePort(t)
+	g := harness.StartGateway(t, harness.Options{
+		Kafka: &harness.Kafka{Brokers: []string{fmt.Sprintf("127.0.0.1:%d", port)}}, Redis: harness.EmbeddedRedis(t),
+		Extra: "uplink: {journal: {segment_bytes: 1MiB, max_bytes: 24MiB, alarm_percent: 30, drop_percent: 45, refuse_percent: 60, hold_percent: 80}}\n" +
+			"limits: {messages_per_second: 0, bytes_per_second: 0}\n",
+	})
+	l := &ladderTest{Gateway: g, t: t, operator: g.OperatorToken(), vins: [2]string{scenario.NewVIN(), scenario.NewVIN()}, filler: scenario.NewVIN()}
+	l.connect()
+	l.qos0(0, "with room enough")
+	l.climb(rungAlarm)
+	l.ready(http.StatusOK, "room getting short")
+	l.qos0(0, "at the alarm")
+	l.climb(rungDrop)
+	l.ready(http.StatusOK, "QoS 0 is dropped")
+	l.qos0(2, "at the drop mark")
+	l.admitted(true)
+	l.shown()
+	l.climb(rungRefuse)
+	l.ready(http.StatusOK, "new connections are refused")
+	l.qos0(2, "at the refuse mark")
+	l.admitted(false)
+	l.hold(port)
+}
+
+func (l *ladderTest) connect() {
+	l.v5 = scenario.MustV5(l.t, l.Gateway, l.vins[0], l.VehicleToken(l.vins[0]))
+	l.fill = scenario.MustV5(l.t, l.Gateway, l.filler, l.VehicleToken(l.filler))
+	var err error
+	if l.v3, l.v3Ended, err = scenario.DialV3(l.t, l.Gateway, l.vins[1], l.VehicleToken(l.vins[1])); err != nil {
+		l.t.Fatal(err)
+	}
+}
+
+func telemetry(vin string) string { return "v1/" + vin + "/up/telemetry" }
+
+// payload is telemetry of size bytes.
+func payload(size int) []byte {
+	return []byte(`{"soc": 50, "pad": "` + strings.Repeat("x", size) + `"}`)
+}
+
+// climb publishes until the ladder stands at a rung.
+func (l *ladderTest) climb(rung float64) {
+	l.t.Helper()
+	for range 400 {
+		// The ladder looks twice a second; a step is small against the distance of two marks.
+		for range 8 {
+			if code := l.fill.Send(l.t, telemetry(l.filler), string(payload(32<<10))); code != 0 {
+				l.t.Fatalf("PUBACK 0x%02x below the last rung", code)
+			}
+			l.acked++
+		}
+		time.Sleep(100 * time.Millisecond)
+		switch at := l.metric(`cellgate_journal_pressure\{.*what="rung"`); {
+		case at == rung:
+			return
+		case at > rung:
+			l.t.Fatalf("rung %v on the way to %v", at, rung)
+		}
+	}
+	l.t.Fatalf("never came to rung %v", rung)
+}
+
+func (l *ladderTest) metric(pattern string) float64 {
+	l.t.Helper()
+	_, body, err := l.Get("/metrics", "")
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	found := regexp.MustCompile(`(?m)^` + pattern + `[^}]*\} (\S+)$`).FindSubmatch(body)
+	if found == nil {
+		return 0
+	}
+	v, err := strconv.ParseFloat(string(found[1]), 64)
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	return v
+}
+
+func (l *ladderTest) dropped() float64 {
+	return l.metric(`cellgate_rejected_total\{.*reason="journal_full_qos0"`)
+}
+
+// ready holds /readyz against a status and a text.
+func (l *ladderTest) ready(want int, text string) {
+	l.t.Helper()
+	status, body, err := l.Get("/readyz", "")
+	if err != nil || status != want || !strings.Contains(string(body), text) {
+		l.t.Errorf("readyz %d %s %v, want %d and %q", status, body, err, want, text)
+	}
+}
+
+// qos0 sends a message of QoS 0 and one of QoS 1 behind it in each protocol version. Those of QoS 1 are
+// acknowledged, and so many of the others are dropped and counted.
+func (l *ladderTest) qos0(dropped float64, when string) {
+	l.t.Helper()
+	before := l.dropped()
+	if _, err := l.v5.Publish(l.t.Context(), &paho.Publish{Topic: telemetry(l.vins[0]), Payload: payload(1)}); err != nil {
+		l.t.Fatal(err)
+	}
+	l.v3.Publish(telemetry(l.vins[1]), 0, false, payload(1))
+	if code := l.v5.Send(l.t, telemetry(l.vins[0]), string(payload(1))); code != 0 {
+		l.t.Errorf("%s: PUBACK 0x%02x", when, code)
+	}
+	if token := l.v3.Publish(telemetry(l.vins[1]), 1, false, payload(1)); !token.WaitTimeout(10*time.Second) || token.Error() != nil {
+		l.t.Fatalf("%s: 3.1.1 is not acknowledged: %v", when, token.Error())
+	}
+	l.acked += 2
+	if got := l.dropped() - before; got != dropped {
+		l.t.Errorf("%s: %v messages of QoS 0 dropped, want %v", when, got, dropped)
+	}
+}
+
+// admitted connects a client of each version.
+func (l *ladderTest) admitted(want bool) {
+	l.t.Helper()
+	vin := scenario.NewVIN()
+	token := l.VehicleToken(vin)
+	v5, err := scenario.DialV5(l.t, l.Gateway, vin, token)
+	c, _, err3 := scenario.DialV3(l.t, l.Gateway, vin, token)
+	if want {
+		if err != nil || err3 != nil {
+			l.t.Errorf("not admitted: %v, 3.1.1: %v", err, err3)
+			return
+		}
+		c.Disconnect(0)
+		return
+	}
+	if err == nil || v5 == nil || v5.Connack == nil || v5.Connack.ReasonCode != 0x97 {
+		l.t.Errorf("MQTT 5 is not refused with 0x97: %v", err)
+	}
+	if !errors.Is(err3, packets.ErrorRefusedServerUnavailable) {
+		l.t.Errorf("3.1.1 is not refused with 3: %v", err3)
+	}
+}
+
+// shown holds `cellgate status` against what was dropped.
+func (l *ladderTest) shown() {
+	l.t.Helper()
+	page := l.Cellgate("status", "--config", l.Config)
+	want := fmt.Sprintf("%.0f messages of QoS 0 dropped for want of room", l.dropped())
+	if !strings.Contains(page, want) || !strings.Contains(page, "QoS 0 is dropped") {
+		l.t.Errorf("status does not say %q:\n%s", want, page)
+	}
+}
+
+// hold fills the journal, sees that nothing is acknowledged and commands are still taken, and lets Kafka come.
+func (l *ladderTest) hold(port int) {
+	l.t.Helper()
+	stop := l.fillUp()
+	withheld := make(chan error, 1)
+	go func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+		defer cancel()
+		_, err := l.v5.Publish(ctx, &paho.Publish{QoS: 1, Topic: telemetry(l.vins[0]), Payload: payload(1)})
+		withheld <- err
+	}()
+	token := l.v3.Publish(telemetry(l.vins[1]), 1, false, payload(1))
+	if token.WaitTimeout(2 * time.Second) {
+		l.t.Errorf("3.1.1 was acknowledged by a full journal: %v", token.Error())
+	}
+	select {
+	case err := <-withheld:
+		l.t.Errorf("MQTT 5 was answered by a full journal: %v", err)
+	default:
+	}
+	l.ready(http.StatusServiceUnavailable, "unable to journal")
+	l.admitted(false)
+	status, body, err := l.Do(http.MethodPost, "/v1/vehicles/"+l.vins[0]+"/commands", l.operator,
+		map[string]any{"name": "unlock", "payload": map[string]any{"door": 1}})
+	if err != nil || status != http.StatusAccepted {
+		l.t.Errorf("a command with the journal full: %d %s %v", status, body, err)
+	}
+
+	c, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.AllowAutoTopicCreation(), kfake.DefaultNumPartitions(4), kfake.Ports(port))
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	l.t.Cleanup(c.Close)
+	back := time.Now()
+	if !token.WaitTimeout(time.Minute) || token.Error() != nil {
+		l.t.Fatalf("3.1.1: not acknowledged within a minute of Kafka's return: %v", token.Error())
+	}
+	if err := <-withheld; err != nil {
+		l.t.Fatalf("MQTT 5: %v", err)
+	}
+	l.acked += 2 + stop()
+	harness.Eventually(l.t, time.Minute-time.Since(back), "the foot of the ladder", func() error {
+		if at := l.metric(`cellgate_journal_pressure\{.*what="rung"`); at != 0 {
+			return fmt.Errorf("rung %v", at)
+		}
+		return nil
+	})
+	l.t.Logf("recovered %v after Kafka's return", time.Since(back).Round(time.Millisecond))
+	l.qos0(0, "with room again")
+	l.admitted(true)
+	select {
+	case <-l.v3Ended:
+		l.t.Error("the 3.1.1 connection was lost")
+	case d := <-l.v5.Closed:
+		l.t.Errorf("the MQTT 5 connection was lost: %+v", d)
+	default:
+	}
+	harness.Eventually(l.t, time.Minute, "everything delivered", func() error { return l.Settled(l.operator) })
+	kafka := &harness.Kafka{Brokers: c.ListenAddrs()}
+	records, err := harness.ReadTopic(l.t.Context(), kafka.Brokers, "vehicle.telemetry")
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	ids := map[string]bool{}
+	for _, r := range records {
+		ids[r.Headers["msg-id"]] = true
+	}
+	// Beside what was acknowledged there are the four messages of QoS 0 that were not dropped in front of
+	// and at the alarm, and the two at the end.
+	if want := l.acked + 6; len(ids) != want {
+		l.t.Errorf("%d messages in Kafka, want %d", len(ids), want)
+	}
+}
+
+// fillUp publishes from the filler until the gateway withholds. stop waits for what is under way and
+// tells how many were acknowledged.
+func (l *ladderTest) fillUp() (stop func() int) {
+	l.t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	l.t.Cleanup(cancel)
+	done := make(chan int, 1)
+	halt := make(chan struct{})
+	go func() {
+		n := 0
+		defer func() { done <- n }()
+		for {
+			select {
+			case <-halt:
+				return
+			default:
+			}
+			if _, err := l.fill.Publish(ctx, &paho.Publish{QoS: 1, Topic: telemetry(l.filler), Payload: payload(32 << 10)}); err != nil {
+				return
+			}
+			n++
+		}
+	}()
+	harness.Eventually(l.t, time.Minute, "the last rung", func() error {
+		if at := l.metric(`cellgate_journal_pressure\{.*what="rung"`); at != rungHold {
+			return fmt.Errorf("rung %v", at)
+		}
+		return nil
+	})
+	close(halt)
+	return func() int { return <-done }
+}
