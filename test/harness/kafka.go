@@ -101,6 +101,9 @@ func startKafka(t testing.TB, version string, brokers int, linked bool) *Kafka {
 		start := func() *Process { return n.start(t) }
 		k.launch, k.Nodes = append(k.launch, start), append(k.Nodes, start())
 	}
+	for i, n := range nodes { // none listens before most of them run
+		AwaitTCP(t, n.client, time.Minute, k.Nodes[i])
+	}
 	k.AwaitReady(time.Minute)
 	return k
 }
@@ -126,7 +129,8 @@ func (k *Kafka) AwaitReady(limit time.Duration) {
 	})
 }
 
-// Restart starts broker i again on its old data and address, after Kill or Stop of Nodes[i].
+// Restart starts broker i again on its old data and address, after Kill or Stop of Nodes[i]. AwaitReady and
+// AwaitInSync wait for it.
 func (k *Kafka) Restart(i int) {
 	k.t.Helper()
 	k.Nodes[i] = k.launch[i]()
@@ -164,6 +168,9 @@ offsets.topic.num.partitions=4
 transaction.state.log.replication.factor=1
 transaction.state.log.min.isr=1
 group.initial.rebalance.delay.ms=0
+broker.session.timeout.ms=5000
+broker.heartbeat.interval.ms=1000
+replica.lag.time.max.ms=5000
 auto.create.topics.enable=%t
 `, n.id, n.voters, listeners, n.controller, advertised, between, filepath.Join(n.dir, "data"), n.replicas,
 		max(1, n.replicas-1), n.replicas, create)
@@ -190,10 +197,8 @@ func (n *kafkaNode) format(t testing.TB) {
 
 func (n *kafkaNode) start(t testing.TB) *Process {
 	t.Helper()
-	p := StartProcess(t, fmt.Sprintf("kafka-%d", n.id), n.dir, nil, "java", "-Xms128m", "-Xmx512m", "-XX:+UseSerialGC",
+	return StartProcess(t, fmt.Sprintf("kafka-%d", n.id), n.dir, nil, "java", "-Xms128m", "-Xmx512m", "-XX:+UseSerialGC",
 		"-cp", n.classpath(), "kafka.Kafka", filepath.Join(n.dir, "server.properties"))
-	AwaitTCP(t, n.client, time.Minute, p)
-	return p
 }
 
 // fetching keeps tests of one process from fetching the same release side by side.
@@ -247,6 +252,16 @@ func (k *Kafka) Read(topic string) []Record {
 		k.t.Fatalf("read %s: %v", topic, err)
 	}
 	return records
+}
+
+// Each gives take what Read would return, without keeping it.
+func (k *Kafka) Each(topic string, take func(Record)) {
+	k.t.Helper()
+	ctx, cancel := context.WithTimeout(k.t.Context(), 5*time.Minute)
+	defer cancel()
+	if err := EachRecord(ctx, k.Direct(), topic, take); err != nil {
+		k.t.Fatalf("read %s: %v", topic, err)
+	}
 }
 
 // Await polls the topic until enough says that what it holds suffices, and returns it.

@@ -8,16 +8,17 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 )
 
-// ReadTopic returns all records of a topic up to its end as it is when the call begins.
-func ReadTopic(ctx context.Context, brokers []string, topic string) ([]Record, error) {
+// EachRecord gives take all records of a topic up to its end as it is when the call begins, per partition
+// in order.
+func EachRecord(ctx context.Context, brokers []string, topic string, take func(Record)) error {
 	cl, err := kgo.NewClient(kgo.SeedBrokers(brokers...))
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer cl.Close()
 	first, end, err := bounds(ctx, kadm.NewClient(cl), topic)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	start, left := map[int32]kgo.Offset{}, 0
 	for p, last := range end {
@@ -26,10 +27,17 @@ func ReadTopic(ctx context.Context, brokers []string, topic string) ([]Record, e
 		}
 	}
 	if left == 0 {
-		return nil, nil
+		return nil
 	}
 	cl.AddConsumePartitions(map[string]map[int32]kgo.Offset{topic: start})
-	return drain(ctx, cl, end, left)
+	return drain(ctx, cl, end, left, take)
+}
+
+// ReadTopic returns all that EachRecord gives.
+func ReadTopic(ctx context.Context, brokers []string, topic string) ([]Record, error) {
+	var all []Record
+	err := EachRecord(ctx, brokers, topic, func(r Record) { all = append(all, r) })
+	return all, err
 }
 
 // bounds returns the first and the end offset per partition; none for a topic that does not exist.
@@ -53,24 +61,23 @@ func bounds(ctx context.Context, adm *kadm.Client, topic string) (first, end map
 }
 
 // drain polls until each of the left partitions has reached its end.
-func drain(ctx context.Context, cl *kgo.Client, end map[int32]int64, left int) ([]Record, error) {
-	var out []Record
+func drain(ctx context.Context, cl *kgo.Client, end map[int32]int64, left int, take func(Record)) error {
 	for left > 0 {
 		fetches := cl.PollFetches(ctx)
 		if err := fetches.Err0(); err != nil {
-			return nil, fmt.Errorf("with %d partitions not read to the end: %w", left, err)
+			return fmt.Errorf("with %d partitions not read to the end: %w", left, err)
 		}
 		fetches.EachRecord(func(r *kgo.Record) {
 			if r.Offset >= end[r.Partition] {
 				return
 			}
-			out = append(out, record(r))
+			take(record(r))
 			if r.Offset == end[r.Partition]-1 {
 				left--
 			}
 		})
 	}
-	return out, nil
+	return nil
 }
 
 func record(r *kgo.Record) Record {

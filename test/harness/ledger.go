@@ -79,43 +79,68 @@ func (a Audit) String() string {
 // message is there, the first appearances of a vehicle's messages are in order, and a message that is
 // there more than once has one msg-id.
 func AuditTelemetry(acked Acked, records []Record) (Audit, error) {
-	a := Audit{Acked: acked.Len(), Records: len(records)}
-	type vehicle struct {
-		ids  map[int64]string
-		last int64
-	}
-	seen := map[string]*vehicle{}
+	a := NewAuditor(acked)
 	for _, r := range records {
-		var payload struct {
-			Seq *int64 `json:"seq"`
-		}
-		if err := json.Unmarshal(r.Value, &payload); err != nil || payload.Seq == nil {
-			return a, fmt.Errorf("%s/%d@%d: no seq in %q: %w", r.Topic, r.Partition, r.Offset, r.Value, err)
-		}
-		v := seen[r.Key]
-		if v == nil {
-			v = &vehicle{ids: map[int64]string{}}
-			seen[r.Key] = v
-		}
-		name := fmt.Sprintf("%s/%d", r.Key, *payload.Seq)
-		switch id, again := v.ids[*payload.Seq]; {
-		case again && id != r.Headers["msg-id"]:
-			a.TwoIDs = append(a.TwoIDs, name)
-		case again:
-			a.Duplicates++
-		default:
-			if *payload.Seq < v.last {
-				a.Reordered = append(a.Reordered, fmt.Sprintf("%s after %d", name, v.last))
-			}
-			v.ids[*payload.Seq], v.last = r.Headers["msg-id"], *payload.Seq
-		}
+		a.Add(r)
 	}
-	for vin, seqs := range acked {
+	return a.Audit()
+}
+
+// Auditor is AuditTelemetry for records that come one by one, which it does not keep.
+type Auditor struct {
+	acked Acked
+	audit Audit
+	seen  map[string]*auditedVehicle
+	err   error
+}
+
+type auditedVehicle struct {
+	ids  map[int64]string
+	last int64
+}
+
+// NewAuditor begins an audit against a fleet's ledger.
+func NewAuditor(acked Acked) *Auditor {
+	return &Auditor{acked: acked, audit: Audit{Acked: acked.Len()}, seen: map[string]*auditedVehicle{}}
+}
+
+// Add takes the next record of its partition.
+func (a *Auditor) Add(r Record) {
+	a.audit.Records++
+	var payload struct {
+		Seq *int64 `json:"seq"`
+	}
+	if err := json.Unmarshal(r.Value, &payload); err != nil || payload.Seq == nil {
+		a.err = fmt.Errorf("%s/%d@%d: no seq in %q: %w", r.Topic, r.Partition, r.Offset, r.Value, err)
+		return
+	}
+	v := a.seen[r.Key]
+	if v == nil {
+		v = &auditedVehicle{ids: map[int64]string{}}
+		a.seen[r.Key] = v
+	}
+	name := func() string { return fmt.Sprintf("%s/%d", r.Key, *payload.Seq) }
+	switch id, again := v.ids[*payload.Seq]; {
+	case again && id != r.Headers["msg-id"]:
+		a.audit.TwoIDs = append(a.audit.TwoIDs, name())
+	case again:
+		a.audit.Duplicates++
+	default:
+		if *payload.Seq < v.last {
+			a.audit.Reordered = append(a.audit.Reordered, fmt.Sprintf("%s after %d", name(), v.last))
+		}
+		v.ids[*payload.Seq], v.last = r.Headers["msg-id"], *payload.Seq
+	}
+}
+
+// Audit says what the records lack.
+func (a *Auditor) Audit() (Audit, error) {
+	for vin, seqs := range a.acked {
 		for seq := range seqs {
-			if seen[vin] == nil || seen[vin].ids[seq] == "" {
-				a.Lost = append(a.Lost, fmt.Sprintf("%s/%d", vin, seq))
+			if a.seen[vin] == nil || a.seen[vin].ids[seq] == "" {
+				a.audit.Lost = append(a.audit.Lost, fmt.Sprintf("%s/%d", vin, seq))
 			}
 		}
 	}
-	return a, nil
+	return a.audit, a.err
 }

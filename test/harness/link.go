@@ -23,6 +23,7 @@ type Link struct {
 // NewLink makes a link to the server at upstream.
 func NewLink(t testing.TB, name, upstream string) *Link {
 	t.Helper()
+	zerolog.SetGlobalLevel(zerolog.Disabled) // its toxics do not ask the logger that they could be given
 	server := toxiproxy.NewServer(toxiproxy.NewMetricsContainer(nil), zerolog.Nop())
 	l := &Link{Addr: FreeAddr(t), t: t}
 	l.proxy = toxiproxy.NewProxy(server, name, l.Addr, upstream)

@@ -138,13 +138,15 @@ func TestKafkaAway(t *testing.T) {
 	auditTelemetry(t, cell, ledger)
 }
 
-func auditTelemetry(t *testing.T, cell *harness.Kafka, ledger string) {
+func auditTelemetry(t *testing.T, cell *harness.Kafka, ledger string) harness.Acked {
 	t.Helper()
 	acked, err := harness.ReadFleetLedger(ledger)
 	if err != nil {
 		t.Fatal(err)
 	}
-	audit, err := harness.AuditTelemetry(acked, cell.Read("vehicle.telemetry"))
+	auditor := harness.NewAuditor(acked)
+	cell.Each("vehicle.telemetry", auditor.Add)
+	audit, err := auditor.Audit()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -152,6 +154,7 @@ func auditTelemetry(t *testing.T, cell *harness.Kafka, ledger string) {
 	if audit.Err() != nil || audit.Acked == 0 {
 		t.Error(audit.Err())
 	}
+	return acked
 }
 
 // TestStartsAlone starts the gateway with Kafka, Redis and the centre all unreachable; it serves vehicles,

@@ -1,0 +1,103 @@
+//go:build real
+
+package real
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	goredis "github.com/redis/go-redis/v9"
+
+	"cellgate/test/harness"
+)
+
+// startFleet runs the simulator until endFleet, appending to the ledger.
+func startFleet(t *testing.T, g *harness.Gateway, name, ledger string, vehicles, rate int) *harness.Process {
+	t.Helper()
+	return harness.StartProcess(t, name, g.Dir, nil, harness.Binary(t), "fleet", "--config", g.Config, "--vehicles", fmt.Sprint(vehicles),
+		"--rate", fmt.Sprint(rate), "--ledger", ledger, "--json")
+}
+
+// endFleet stops the simulator as Ctrl-C does and returns its report.
+func endFleet(t *testing.T, fleet *harness.Process) fleetReport {
+	t.Helper()
+	if err := fleet.Stop(time.Minute); err != nil {
+		t.Fatalf("fleet: %v\n%s", err, fleet.Tail(20))
+	}
+	b, err := os.ReadFile(fleet.Log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var r fleetReport
+	if err := json.Unmarshal([]byte(string(b)[strings.Index("\n"+string(b), "\n{"):]), &r); err != nil {
+		t.Fatalf("fleet report: %v\n%s", err, fleet.Tail(20))
+	}
+	return r
+}
+
+// rss follows a process's resident memory.
+type rss struct{ highest atomic.Int64 }
+
+// watchRSS looks at the gateway's memory until the test ends.
+func watchRSS(t *testing.T, g *harness.Gateway) *rss {
+	t.Helper()
+	r := &rss{}
+	look := func() {
+		if now, err := g.RSS(); err == nil {
+			r.highest.Store(max(r.highest.Load(), now))
+		}
+	}
+	look()
+	ctx, stop := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-time.After(100 * time.Millisecond):
+				look()
+			}
+		}
+	}()
+	t.Cleanup(func() {
+		stop()
+		<-done
+	})
+	return r
+}
+
+func (r *rss) max() int64 { return r.highest.Load() }
+
+// auditNewest checks that the hash of every vehicle is of its last acknowledged message, or a later one.
+func auditNewest(t *testing.T, addr string, acked harness.Acked) {
+	t.Helper()
+	c := goredis.NewClient(&goredis.Options{Addr: addr, DisableIdentity: true})
+	defer func() { _ = c.Close() }()
+	auditNewestIn(t, c, acked)
+}
+
+func auditNewestIn(t *testing.T, c goredis.UniversalClient, acked harness.Acked) {
+	t.Helper()
+	old := 0
+	for vin, seqs := range acked {
+		var last int64
+		for seq := range seqs {
+			last = max(last, seq)
+		}
+		got, err := c.HGet(t.Context(), "veh:"+vin, "seq").Int64()
+		if err != nil || got < last {
+			if old++; old <= 5 {
+				t.Errorf("veh:%s has seq %d (%v), acknowledged was %d", vin, got, err, last)
+			}
+		}
+	}
+	fmt.Printf("%d vehicles in Redis, %d older than acknowledged\n", len(acked), old)
+}
