@@ -8,12 +8,12 @@ import (
 
 // Corruption is a place of the journal that cannot be read although it was durable.
 type Corruption struct {
-	File   string // base name
-	Offset int64
-	Length int64  // bytes; 0 when something is missing rather than wrong
-	First  uint64 // first lost sequence; 0 when no record is lost
-	Last   uint64 // last lost sequence
-	Reason string
+	File   string `json:"file"` // base name
+	Offset int64  `json:"offset"`
+	Length int64  `json:"length"` // bytes; 0 when something is missing rather than wrong
+	First  uint64 `json:"first"`  // first lost sequence; 0 when no record is lost
+	Last   uint64 `json:"last"`   // last lost sequence
+	Reason string `json:"reason"`
 }
 
 func (c Corruption) String() string {

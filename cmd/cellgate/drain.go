@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+
+	"cellgate/cmd/cellgate/app"
 )
 
 func drainCommand(c *cli) *cobra.Command {
@@ -71,14 +73,7 @@ func hostPort(address string) error {
 }
 
 func printDrain(w io.Writer, raw json.RawMessage, now time.Time) error {
-	var d struct {
-		Draining  bool      `json:"draining"`
-		Rate      float64   `json:"rate"`
-		Endpoint  string    `json:"endpoint"`
-		Since     time.Time `json:"since"`
-		SentAway  int       `json:"sent_away"`
-		Connected int       `json:"connected"`
-	}
+	var d app.DrainStatus
 	if err := json.Unmarshal(raw, &d); err != nil {
 		return fmt.Errorf("answer: %w", err)
 	}

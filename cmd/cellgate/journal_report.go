@@ -8,15 +8,15 @@ import (
 
 // journalReport is a journal's report as `stat --json` and `verify --json` print it.
 type journalReport struct {
-	Dir         string              `json:"dir"`
-	Epoch       uint64              `json:"epoch"`
-	First       uint64              `json:"first"`
-	Last        uint64              `json:"last"`
-	Bytes       int64               `json:"bytes"`
-	Spares      int                 `json:"spares"`
-	TornBytes   int64               `json:"torn_bytes"`
-	Segments    []journalSegment    `json:"segments"`
-	Corruptions []journalCorruption `json:"corruptions"`
+	Dir         string               `json:"dir"`
+	Epoch       uint64               `json:"epoch"`
+	First       uint64               `json:"first"`
+	Last        uint64               `json:"last"`
+	Bytes       int64                `json:"bytes"`
+	Spares      int                  `json:"spares"`
+	TornBytes   int64                `json:"torn_bytes"`
+	Segments    []journalSegment     `json:"segments"`
+	Corruptions []journal.Corruption `json:"corruptions"`
 }
 
 type journalSegment struct {
@@ -31,25 +31,13 @@ type journalSegment struct {
 	Records uint64    `json:"records"`
 }
 
-type journalCorruption struct {
-	File   string `json:"file"`
-	Offset int64  `json:"offset"`
-	Length int64  `json:"length"`
-	First  uint64 `json:"first"`
-	Last   uint64 `json:"last"`
-	Reason string `json:"reason"`
-}
-
 func reportOf(r *journal.Report) journalReport {
 	out := journalReport{
 		Dir: r.Dir, Epoch: r.Epoch, First: r.First, Last: r.Last, Bytes: r.Bytes, Spares: r.Spares, TornBytes: r.TornBytes,
-		Segments: []journalSegment{}, Corruptions: []journalCorruption{},
+		Segments: []journalSegment{}, Corruptions: append([]journal.Corruption{}, r.Corruptions...),
 	}
 	for _, s := range r.Segments {
 		out.Segments = append(out.Segments, journalSegment(s))
-	}
-	for _, c := range r.Corruptions {
-		out.Corruptions = append(out.Corruptions, journalCorruption(c))
 	}
 	return out
 }

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"cellgate/broker/journal"
+	"cellgate/cmd/cellgate/app"
+	"cellgate/rules/sink"
 )
 
 var update = flag.Bool("update", false, "write the golden files")
@@ -34,7 +36,7 @@ const fullStatus = `{"cell":"cell-1","node":"gw-2","build":{"version":"dev","com
 "journal":{"epoch":7,"first":1,"durable":0,"bytes":0,"max_bytes":0,"full":"journal: full","corruptions":[{}]},
 "rules":{"hash":"","rules":0,"error":"a.rules.yaml:1:8: error[R001] a: not closed\nbogus: [\n       ^"},"sinks":[],"dependencies":null,"commands":{"open":0,"kept":0,"events_waiting":0}}`
 
-func page(status string, ledger []sinkLine) func(*testing.T, io.Writer, time.Time) error {
+func page(status string, ledger []sink.SinkLedger) func(*testing.T, io.Writer, time.Time) error {
 	return func(_ *testing.T, w io.Writer, now time.Time) error {
 		return printStatus(w, json.RawMessage(status), ledger, now)
 	}
@@ -44,7 +46,7 @@ func page(status string, ledger []sinkLine) func(*testing.T, io.Writer, time.Tim
 func TestPages(t *testing.T) {
 	t.Parallel()
 	now := time.Date(2026, 11, 20, 21, 9, 36, 0, time.UTC)
-	ledger := []sinkLine{
+	ledger := []sink.SinkLedger{
 		{Sink: "kafka", Received: 120345, Delivered: 120300, Filtered: 45, Balanced: true},
 		{Sink: "redis", Received: 120345, Delivered: 100000, Filtered: 19000, Dropped: map[string]uint64{"retention": 90, "expired": 5}, Pending: 1249, Balanced: false},
 	}
@@ -52,12 +54,12 @@ func TestPages(t *testing.T) {
 		"status":       page(healthyStatus, ledger),
 		"status-empty": page(fullStatus, nil),
 		"vehicles": func(t *testing.T, w io.Writer, now time.Time) error {
-			var p vehiclePage
+			var p app.VehiclePage
 			unmarshal(t, `{"vehicles":[{"vin":"LTEST000000000001","connected":true,"ready":true,"mqtt":"3.1.1","since":"2026-11-20T21:09:30.5Z","queued":1200},
 				{"vin":"LTEST000000000002","connected":false,"ready":false,"since":"2026-11-18T21:09:30Z","queued":0}],"next":"LTEST000000000002"}`, &p)
 			return printVehicles(w, &p, now)
 		},
-		"vehicles-none": func(_ *testing.T, w io.Writer, now time.Time) error { return printVehicles(w, &vehiclePage{}, now) },
+		"vehicles-none": func(_ *testing.T, w io.Writer, now time.Time) error { return printVehicles(w, &app.VehiclePage{}, now) },
 		"vehicle": func(_ *testing.T, w io.Writer, now time.Time) error {
 			return printVehicle(w, json.RawMessage(`{"vin":"LTEST000000000001","connected":true,"ready":true,"mqtt":"5","since":"2026-11-20T21:09:30Z","token_ends":"2026-11-20T22:09:30Z",
 				"session_expiry":"1h0m0s","queued":1,"inflight":1,"queued_bytes":2048,"will":true,"subscriptions":[{"filter":"v1/LTEST000000000001/cmd/#","qos":1},{"filter":"v1/LTEST000000000001/sys/#","qos":0}]}`), now)

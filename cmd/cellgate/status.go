@@ -11,90 +11,10 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"cellgate/cmd/cellgate/app"
 	"cellgate/cmd/cellgate/fleet"
+	"cellgate/rules/sink"
 )
-
-// ledgerPage is GET /v1/ledger.
-type ledgerPage struct {
-	Sinks []sinkLine `json:"sinks"`
-}
-
-type sinkLine struct {
-	Sink         string            `json:"sink"`
-	Received     uint64            `json:"received"`
-	Delivered    uint64            `json:"delivered"`
-	Filtered     uint64            `json:"filtered"`
-	DeadLettered uint64            `json:"dead_lettered"`
-	Dropped      map[string]uint64 `json:"dropped"`
-	Pending      uint64            `json:"pending"`
-	Balanced     bool              `json:"balanced"`
-}
-
-// gatewayState is the part of GET /v1/status that the page shows.
-type gatewayState struct {
-	Cell   string `json:"cell"`
-	Region string `json:"region"`
-	Node   string `json:"node"`
-	Build  struct {
-		Version string `json:"version"`
-		Commit  string `json:"commit"`
-	} `json:"build"`
-	Phase        string           `json:"phase"`
-	Uptime       string           `json:"uptime"`
-	Connections  int              `json:"connections"`
-	Journal      journalLine      `json:"journal"`
-	Rules        rulesLine        `json:"rules"`
-	Sinks        []loadLine       `json:"sinks"`
-	Dependencies []dependencyLine `json:"dependencies"`
-	Commands     commandCounts    `json:"commands"`
-	Lanes        []laneLine       `json:"lanes"`
-}
-
-type commandCounts struct {
-	Open    uint64 `json:"open"`
-	Kept    uint64 `json:"kept"`
-	Waiting uint64 `json:"events_waiting"`
-}
-
-type journalLine struct {
-	Epoch       uint64            `json:"epoch"`
-	First       uint64            `json:"first"`
-	Durable     uint64            `json:"durable"`
-	Bytes       int64             `json:"bytes"`
-	MaxBytes    int64             `json:"max_bytes"`
-	Oldest      time.Time         `json:"oldest"`
-	Needed      map[string]uint64 `json:"needed"`
-	Full        string            `json:"full"`
-	DroppedQoS0 uint64            `json:"dropped_qos0"`
-	Corruptions []json.RawMessage `json:"corruptions"`
-}
-
-type rulesLine struct {
-	Hash  string    `json:"hash"`
-	Rules int       `json:"rules"`
-	Since time.Time `json:"since"`
-	Error string    `json:"error"`
-}
-
-type loadLine struct {
-	Sink       string  `json:"sink"`
-	LagRecords uint64  `json:"lag_records"`
-	LagSeconds float64 `json:"lag_seconds"`
-	LogBytes   int64   `json:"log_bytes"`
-}
-
-type dependencyLine struct {
-	Name   string    `json:"name"`
-	OK     bool      `json:"ok"`
-	Since  time.Time `json:"since"`
-	Reason string    `json:"reason"`
-}
-
-type laneLine struct {
-	Lane       string  `json:"lane"`
-	LagRecords int64   `json:"lag_records"`
-	LagSeconds float64 `json:"lag_seconds"`
-}
 
 func statusCommand(c *cli) *cobra.Command {
 	t := &target{}
@@ -111,7 +31,7 @@ filtered + dead-lettered + dropped + pending. The exit code is 1 when a line doe
 				return err
 			}
 			var status json.RawMessage
-			var ledger ledgerPage
+			var ledger app.LedgerAnswer
 			if err := client.do(cmd.Context(), "GET", "/v1/status", nil, &status); err != nil {
 				return err
 			}
@@ -137,14 +57,14 @@ filtered + dead-lettered + dropped + pending. The exit code is 1 when a line doe
 
 // printStatus lays the state out on a page: a header, the figures, and a table each for dependencies, sinks with
 // their ledger, and lanes.
-func printStatus(w io.Writer, raw json.RawMessage, ledger []sinkLine, now time.Time) error {
-	var s gatewayState
+func printStatus(w io.Writer, raw json.RawMessage, ledger []sink.SinkLedger, now time.Time) error {
+	var s app.Status
 	if err := json.Unmarshal(raw, &s); err != nil {
 		return fmt.Errorf("answer: %w", err)
 	}
 	var b strings.Builder
-	b.WriteString(s.header() + "\n\n")
-	for _, t := range []*table{s.figures(now), s.dependencyTable(now), s.sinkTable(ledger), s.laneTable()} {
+	b.WriteString(header(&s) + "\n\n")
+	for _, t := range []*table{figures(&s, now), dependencyTable(&s, now), sinkTable(&s, ledger), laneTable(&s)} {
 		if len(t.rows) == 0 {
 			continue
 		}
@@ -158,7 +78,7 @@ func printStatus(w io.Writer, raw json.RawMessage, ledger []sinkLine, now time.T
 }
 
 // header tells in one line which gateway this is and how it does.
-func (s *gatewayState) header() string {
+func header(s *app.Status) string {
 	parts := []string{"cell " + s.Cell}
 	if s.Region != "" {
 		parts = append(parts, "region "+s.Region)
@@ -180,10 +100,10 @@ func (s *gatewayState) header() string {
 	return strings.Join(append(parts, "node "+s.Node, "version "+build, health, "up "+s.Uptime), "  ")
 }
 
-func (s *gatewayState) figures(now time.Time) *table {
+func figures(s *app.Status, now time.Time) *table {
 	t := &table{}
-	t.row("connections", fleet.Count(uint64(max(s.Connections, 0))))
-	t.row("commands", fmt.Sprintf("%s open, %s kept, %s events waiting for Kafka", fleet.Count(s.Commands.Open), fleet.Count(s.Commands.Kept), fleet.Count(s.Commands.Waiting)))
+	t.row("connections", countText(s.Connections))
+	t.row("commands", fmt.Sprintf("%s open, %s kept, %s events waiting for Kafka", countText(s.Commands.Open), countText(s.Commands.Kept), countText(s.Commands.Waiting)))
 	rules := fmt.Sprint(s.Rules.Rules)
 	if s.Rules.Hash != "" {
 		rules += fmt.Sprintf(", set %.12s", s.Rules.Hash)
@@ -200,11 +120,11 @@ func (s *gatewayState) figures(now time.Time) *table {
 			t.row("", line)
 		}
 	}
-	s.Journal.figures(t, now)
+	journalFigures(t, &s.Journal, now)
 	return t
 }
 
-func (j *journalLine) figures(t *table, now time.Time) {
+func journalFigures(t *table, j *app.JournalStatus, now time.Time) {
 	size := sizeText(j.Bytes)
 	if j.MaxBytes > 0 {
 		size += fmt.Sprintf(" of %s (%.1f %%)", sizeText(j.MaxBytes), 100*float64(j.Bytes)/float64(j.MaxBytes))
@@ -236,7 +156,7 @@ func (j *journalLine) figures(t *table, now time.Time) {
 	}
 }
 
-func (s *gatewayState) dependencyTable(now time.Time) *table {
+func dependencyTable(s *app.Status, now time.Time) *table {
 	t := &table{}
 	for _, d := range s.Dependencies {
 		if len(t.rows) == 0 {
@@ -248,8 +168,8 @@ func (s *gatewayState) dependencyTable(now time.Time) *table {
 }
 
 // sinkTable has a line per sink: its ledger, and how far it is behind.
-func (s *gatewayState) sinkTable(ledger []sinkLine) *table {
-	loads := make(map[string]loadLine, len(s.Sinks))
+func sinkTable(s *app.Status, ledger []sink.SinkLedger) *table {
+	loads := make(map[string]app.SinkLoad, len(s.Sinks))
 	for _, l := range s.Sinks {
 		loads[l.Sink] = l
 	}
@@ -259,14 +179,14 @@ func (s *gatewayState) sinkTable(ledger []sinkLine) *table {
 			t.row("SINK", "RECEIVED", "DELIVERED", "FILTERED", "DEAD-LETTERED", "DROPPED", "PENDING", "LAG", "BEHIND", "LOG", "ADDS UP")
 		}
 		load := loads[l.Sink]
-		t.row(l.Sink, fleet.Count(l.Received), fleet.Count(l.Delivered), fleet.Count(l.Filtered), fleet.Count(l.DeadLettered), l.dropped(),
+		t.row(l.Sink, fleet.Count(l.Received), fleet.Count(l.Delivered), fleet.Count(l.Filtered), fleet.Count(l.DeadLettered), droppedText(&l),
 			fleet.Count(l.Pending), fleet.Count(load.LagRecords), secondsText(load.LagSeconds), sizeText(load.LogBytes), yesNO(l.Balanced))
 	}
 	return t
 }
 
-// dropped is how many were dropped, and for what.
-func (l *sinkLine) dropped() string {
+// droppedText is how many were dropped, and for what.
+func droppedText(l *sink.SinkLedger) string {
 	total := uint64(0)
 	var why []string
 	for _, reason := range slices.Sorted(maps.Keys(l.Dropped)) {
@@ -281,15 +201,18 @@ func (l *sinkLine) dropped() string {
 	return fmt.Sprintf("%s (%s)", fleet.Count(total), strings.Join(why, ", "))
 }
 
-func (s *gatewayState) laneTable() *table {
+func laneTable(s *app.Status) *table {
 	t := &table{}
 	for _, l := range s.Lanes {
 		if len(t.rows) == 0 {
 			t.row("LANE TO CENTRE", "LAG", "BEHIND")
 		}
-		t.row(l.Lane, fleet.Count(uint64(max(l.LagRecords, 0))), secondsText(l.LagSeconds))
+		t.row(l.Lane, countText(l.LagRecords), secondsText(l.LagSeconds))
 	}
 	return t
 }
+
+// countText is fleet.Count of what cannot be negative but is counted with a sign.
+func countText[N int | int64](n N) string { return fleet.Count(uint64(max(n, 0))) }
 
 func secondsText(s float64) string { return spanText(time.Duration(s * float64(time.Second))) }

@@ -13,38 +13,8 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"cellgate/cmd/cellgate/fleet"
+	"cellgate/cmd/cellgate/app"
 )
-
-// vehicleInfo is one line of GET /v1/vehicles.
-type vehicleInfo struct {
-	VIN       string `json:"vin"`
-	Connected bool   `json:"connected"`
-	Ready     bool   `json:"ready"`
-	MQTT      string `json:"mqtt,omitempty"`
-	Since     string `json:"since"`
-	Queued    int    `json:"queued"`
-}
-
-type vehiclePage struct {
-	Vehicles []vehicleInfo `json:"vehicles"`
-	Next     string        `json:"next"`
-}
-
-// vehicleState is GET /v1/vehicles/{vin}.
-type vehicleState struct {
-	vehicleInfo
-	TokenEnds     time.Time `json:"token_ends"`
-	SessionEnds   time.Time `json:"session_ends"`
-	SessionExpiry string    `json:"session_expiry"`
-	Inflight      int       `json:"inflight"`
-	QueuedBytes   int64     `json:"queued_bytes"`
-	Will          bool      `json:"will"`
-	Subscriptions []struct {
-		Filter string `json:"filter"`
-		QoS    int    `json:"qos"`
-	} `json:"subscriptions"`
-}
 
 // maxVehicles is the longest page of the API.
 const maxVehicles = 1000
@@ -74,7 +44,7 @@ func vehiclesCommand(c *cli) *cobra.Command {
 			if cursor != "" {
 				query.Set("cursor", cursor)
 			}
-			var page vehiclePage
+			var page app.VehiclePage
 			if err := client.do(cmd.Context(), "GET", "/v1/vehicles?"+query.Encode(), nil, &page); err != nil {
 				return err
 			}
@@ -88,11 +58,11 @@ func vehiclesCommand(c *cli) *cobra.Command {
 	return cmd
 }
 
-func printVehicles(w io.Writer, page *vehiclePage, now time.Time) error {
+func printVehicles(w io.Writer, page *app.VehiclePage, now time.Time) error {
 	t := table{}
 	t.row("VIN", "CONNECTED", "READY", "MQTT", "SINCE", "QUEUED")
 	for _, v := range page.Vehicles {
-		t.row(v.VIN, yes(v.Connected), yes(v.Ready), dash(v.MQTT), v.since(now), fleet.Count(uint64(max(v.Queued, 0))))
+		t.row(v.VIN, yes(v.Connected), yes(v.Ready), dash(v.MQTT), whenText(v.Since, now), countText(v.Queued))
 	}
 	err := t.write(w)
 	switch {
@@ -112,15 +82,6 @@ func dash(s string) string {
 	return s
 }
 
-// since is when the vehicle came, or went.
-func (v *vehicleInfo) since(now time.Time) string {
-	at, err := time.Parse(time.RFC3339, v.Since)
-	if err != nil {
-		return v.Since
-	}
-	return whenText(at, now)
-}
-
 func (c *cli) showVehicle(cmd *cobra.Command, client *apiClient, vin string) error {
 	var raw json.RawMessage
 	err := client.do(cmd.Context(), "GET", "/v1/vehicles/"+url.PathEscape(vin), nil, &raw)
@@ -135,7 +96,7 @@ func (c *cli) showVehicle(cmd *cobra.Command, client *apiClient, vin string) err
 }
 
 func printVehicle(w io.Writer, raw json.RawMessage, now time.Time) error {
-	var v vehicleState
+	var v app.Vehicle
 	if err := json.Unmarshal(raw, &v); err != nil {
 		return fmt.Errorf("answer: %w", err)
 	}
@@ -153,7 +114,7 @@ func printVehicle(w io.Writer, raw json.RawMessage, now time.Time) error {
 		return err
 	}
 	t := table{}
-	t.row("since", v.since(now))
+	t.row("since", whenText(v.Since, now))
 	t.row("token ends", whenText(v.TokenEnds, now))
 	if v.Connected {
 		t.row("session", "kept "+v.SessionExpiry+" after the connection")

@@ -24,26 +24,16 @@ type drainer struct {
 	cancel   context.CancelFunc
 }
 
-// drainState is what /v1/drain answers.
-type drainState struct {
-	Draining  bool      `json:"draining"`
-	Rate      float64   `json:"rate,omitempty"` // vehicles per second
-	Endpoint  string    `json:"endpoint,omitempty"`
-	Since     time.Time `json:"since,omitzero"`
-	SentAway  int       `json:"sent_away"`
-	Connected int       `json:"connected"` // clients of any role
-}
-
 func (d *drainer) active() bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.on
 }
 
-func (d *drainer) state(connected int) drainState {
+func (d *drainer) state(connected int) DrainStatus {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return drainState{d.on, d.rate, d.endpoint, d.since, d.sent, connected}
+	return DrainStatus{d.on, d.rate, d.endpoint, d.since, d.sent, connected}
 }
 
 // admit implements broker.Options.Admit: a vehicle that comes during a drain is answered at once with where

@@ -153,12 +153,12 @@ func (l *ladder) admit(*auth.Identity, string) (reason byte, endpoint string) {
 }
 
 // dependency is the ladder's line of /readyz.
-func (l *ladder) dependency() (dependency, bool) {
+func (l *ladder) dependency() (Dependency, bool) {
 	rung := l.rung.Load()
 	if rung == rungNormal {
-		return dependency{}, false
+		return Dependency{}, false
 	}
-	return dependency{Name: "journal", Reason: fmt.Sprintf("room %s (%.1f %% used)", rungText(rung), float64(l.used.Load())/10)}, true
+	return Dependency{Name: "journal", Reason: fmt.Sprintf("room %s (%.1f %% used)", rungText(rung), float64(l.used.Load())/10)}, true
 }
 
 // admission asks several, and the first that refuses decides.

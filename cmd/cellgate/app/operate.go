@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"cellgate/auth/problem"
-	"cellgate/broker/journal"
 	"cellgate/broker/session"
 	"cellgate/rules"
 )
@@ -26,30 +25,8 @@ const (
 	maxPage     = 1000
 )
 
-// vehicle is a vehicle as the API shows it.
-type vehicle struct {
-	VIN           string         `json:"vin"`
-	Connected     bool           `json:"connected"`
-	Ready         bool           `json:"ready"` // for commands
-	MQTT          string         `json:"mqtt,omitempty"`
-	Since         time.Time      `json:"since"`
-	TokenEnds     time.Time      `json:"token_ends,omitzero"`
-	SessionEnds   time.Time      `json:"session_ends,omitzero"` // of one that is not connected
-	SessionExpiry string         `json:"session_expiry,omitempty"`
-	Queued        int            `json:"queued"`
-	Inflight      int            `json:"inflight"`
-	QueuedBytes   int64          `json:"queued_bytes"`
-	Subscriptions []subscription `json:"subscriptions,omitempty"`
-	Will          bool           `json:"will,omitempty"`
-}
-
-type subscription struct {
-	Filter string `json:"filter"`
-	QoS    byte   `json:"qos"`
-}
-
-func vehicleOf(i *session.Info, whole bool) vehicle {
-	v := vehicle{
+func vehicleOf(i *session.Info, whole bool) Vehicle {
+	v := Vehicle{
 		VIN: i.ClientID, Connected: i.Connected, Ready: i.Ready, Since: i.Since.UTC(), Queued: i.Queued, Inflight: i.Inflight, QueuedBytes: i.QueuedBytes,
 		TokenEnds: i.TokenEnds, SessionEnds: i.EndsAt, Will: i.HasWill,
 	}
@@ -67,7 +44,7 @@ func vehicleOf(i *session.Info, whole bool) vehicle {
 		v.SessionExpiry = "never"
 	}
 	for _, s := range i.Subscriptions {
-		v.Subscriptions = append(v.Subscriptions, subscription{s.Filter, s.QoS})
+		v.Subscriptions = append(v.Subscriptions, Subscription{s.Filter, s.QoS})
 	}
 	return v
 }
@@ -82,10 +59,7 @@ func (a *App) listVehicles(w http.ResponseWriter, r *http.Request) {
 		}
 		limit = n
 	}
-	page := struct {
-		Vehicles []vehicle `json:"vehicles"`
-		Next     string    `json:"next,omitempty"`
-	}{Vehicles: []vehicle{}}
+	page := VehiclePage{Vehicles: []Vehicle{}}
 	for after := r.URL.Query().Get("cursor"); ; {
 		found := a.sessions.List(after, limit)
 		for i := range found {
@@ -161,14 +135,14 @@ func (a *App) changeRules(w http.ResponseWriter, r *http.Request, change func(co
 }
 
 func (a *App) getLedger(w http.ResponseWriter, _ *http.Request) {
-	writeJSON(w, http.StatusOK, map[string]any{"sinks": a.dispatch.Ledger()})
+	writeJSON(w, http.StatusOK, LedgerAnswer{Sinks: a.dispatch.Ledger()})
 }
 
 // capacity is what a scaler looks at: what is used, and how much there can be.
 type capacity struct {
 	Connections share      `json:"connections"`
 	Journal     share      `json:"journal_bytes"`
-	Sinks       []sinkLoad `json:"sinks"`
+	Sinks       []SinkLoad `json:"sinks"`
 	Commands    int        `json:"commands_open"`
 	Goroutines  int        `json:"goroutines"`
 	HeapBytes   uint64     `json:"heap_bytes"`
@@ -190,18 +164,10 @@ func shareOf(used, most int64) share {
 	return s
 }
 
-type sinkLoad struct {
-	Sink       string  `json:"sink"`
-	LagRecords uint64  `json:"lag_records"`
-	LagSeconds float64 `json:"lag_seconds"`
-	LogBytes   int64   `json:"log_bytes"`
-	Live       bool    `json:"live"` // fed as decisions are made, not from the decision log
-}
-
-func (a *App) sinkLoads() []sinkLoad {
-	var loads []sinkLoad
+func (a *App) sinkLoads() []SinkLoad {
+	var loads []SinkLoad
 	for _, l := range a.dispatch.Lag() {
-		loads = append(loads, sinkLoad{l.Sink, l.Messages, l.Age.Seconds(), l.LogBytes, l.Live})
+		loads = append(loads, SinkLoad{l.Sink, l.Messages, l.Age.Seconds(), l.LogBytes, l.Live})
 	}
 	return loads
 }
@@ -217,54 +183,16 @@ func (a *App) getCapacity(w http.ResponseWriter, _ *http.Request) {
 	})
 }
 
-// status is what an operator looks at.
-type status struct {
-	Cell         string       `json:"cell"`
-	Region       string       `json:"region,omitempty"`
-	Node         string       `json:"node"`
-	Build        Build        `json:"build"`
-	Phase        string       `json:"phase"`
-	Started      time.Time    `json:"started"`
-	Uptime       string       `json:"uptime"`
-	Connections  int          `json:"connections"`
-	Journal      journalState `json:"journal"`
-	Rules        rulesState   `json:"rules"`
-	Sinks        []sinkLoad   `json:"sinks"`
-	Dependencies []dependency `json:"dependencies"`
-	Commands     any          `json:"commands"`
-	Lanes        []laneState  `json:"lanes,omitempty"` // to the centre
-}
-
-type journalState struct {
-	Epoch       uint64               `json:"epoch"`
-	First       uint64               `json:"first"`
-	Durable     uint64               `json:"durable"`
-	Bytes       int64                `json:"bytes"`
-	MaxBytes    int64                `json:"max_bytes"`
-	Oldest      time.Time            `json:"oldest,omitzero"`
-	Needed      map[string]uint64    `json:"needed,omitempty"`
-	Full        string               `json:"full,omitempty"`
-	DroppedQoS0 uint64               `json:"dropped_qos0"` // for want of room, since the start
-	Corruptions []journal.Corruption `json:"corruptions,omitempty"`
-}
-
-type rulesState struct {
-	Hash  string    `json:"hash"`
-	Rules int       `json:"rules"`
-	Since time.Time `json:"since"`
-	Error string    `json:"error,omitempty"`
-}
-
 func (a *App) getStatus(w http.ResponseWriter, _ *http.Request) {
 	j, rs := a.journal.Stat(), a.rules.state()
-	s := status{
+	s := Status{
 		Cell: a.cfg.Cell.ID, Region: a.cfg.Cell.Region, Node: a.cfg.Cell.Node, Build: a.build, Phase: a.phaseName(),
 		Started: a.started.UTC(), Uptime: time.Since(a.started).Truncate(time.Second).String(), Connections: a.broker.Connections(),
-		Journal: journalState{
+		Journal: JournalStatus{
 			Epoch: j.Epoch, First: j.First, Durable: j.Durable, Bytes: j.Bytes, MaxBytes: j.MaxBytes, Oldest: j.Oldest,
 			Needed: j.Needed, Corruptions: j.Corruptions, DroppedQoS0: a.broker.DroppedQoS0(),
 		},
-		Rules: rulesState{rs.Hash, len(rs.Rules), rs.Since, rs.Error}, Sinks: a.sinkLoads(),
+		Rules: RulesStatus{rs.Hash, len(rs.Rules), rs.Since, rs.Error}, Sinks: a.sinkLoads(),
 		Dependencies: a.dependencies(), Commands: a.commands.Stat(), Lanes: a.lanes(),
 	}
 	if j.Full != nil {

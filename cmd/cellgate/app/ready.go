@@ -2,16 +2,7 @@ package app
 
 import (
 	"net/http"
-	"time"
 )
-
-// dependency is something that the gateway needs to deliver, though not to serve vehicles.
-type dependency struct {
-	Name   string    `json:"name"`
-	OK     bool      `json:"ok"`
-	Since  time.Time `json:"since,omitzero"`
-	Reason string    `json:"reason,omitempty"`
-}
 
 func (a *App) phaseName() string {
 	switch a.phase.Load() {
@@ -27,17 +18,17 @@ func (a *App) phaseName() string {
 }
 
 // dependencies lists everything that delivery depends on.
-func (a *App) dependencies() []dependency {
-	var all []dependency
+func (a *App) dependencies() []Dependency {
+	var all []Dependency
 	for _, h := range a.dispatch.Health() {
-		all = append(all, dependency{h.Name, h.OK, h.Since.UTC(), h.Reason})
+		all = append(all, Dependency{h.Name, h.OK, h.Since.UTC(), h.Reason})
 	}
 	all = append(all, a.syncDependencies()...)
 	if d, short := a.ladder.dependency(); short {
 		all = append(all, d)
 	}
 	if rs := a.rules.state(); rs.Broken {
-		all = append(all, dependency{Name: "rules", Reason: "the rule files are not in force; GET /v1/rules tells why"})
+		all = append(all, Dependency{Name: "rules", Reason: "the rule files are not in force; GET /v1/rules tells why"})
 	}
 	return all
 }
@@ -55,12 +46,12 @@ func (a *App) healthz(w http.ResponseWriter, _ *http.Request) {
 type readiness struct {
 	Status   string       `json:"status"`
 	Reason   string       `json:"reason,omitempty"`
-	Degraded []dependency `json:"degraded"`
+	Degraded []Dependency `json:"degraded"`
 }
 
 // readyz is 200 while vehicles can be served, and names what is degraded.
 func (a *App) readyz(w http.ResponseWriter, _ *http.Request) {
-	r, code := readiness{Status: "ready", Degraded: []dependency{}}, http.StatusOK
+	r, code := readiness{Status: "ready", Degraded: []Dependency{}}, http.StatusOK
 	for _, d := range a.dependencies() {
 		if !d.OK {
 			r.Status = "degraded"

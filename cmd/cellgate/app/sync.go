@@ -32,33 +32,26 @@ func (a *App) openSync(context.Context) error {
 	return nil
 }
 
-// laneState is how far a lane to the centre is behind, as /v1/status tells it.
-type laneState struct {
-	Lane       string  `json:"lane"`
-	LagRecords int64   `json:"lag_records"`
-	LagSeconds float64 `json:"lag_seconds"`
-}
-
 // lanes lists them; none without a centre.
-func (a *App) lanes() []laneState {
+func (a *App) lanes() []LaneLoad {
 	if a.sync == nil {
 		return nil
 	}
-	var all []laneState
+	var all []LaneLoad
 	for _, l := range a.sync.Lag() {
-		all = append(all, laneState{l.Lane, l.Messages, l.Age.Seconds()})
+		all = append(all, LaneLoad{l.Lane, l.Messages, l.Age.Seconds()})
 	}
 	return all
 }
 
 // syncDependencies are the two Kafkas as the worker sees them.
-func (a *App) syncDependencies() []dependency {
+func (a *App) syncDependencies() []Dependency {
 	if a.sync == nil {
 		return nil
 	}
-	var all []dependency
+	var all []Dependency
 	for _, h := range a.sync.Health() {
-		all = append(all, dependency{h.Name, h.OK, h.Since.UTC(), h.Reason})
+		all = append(all, Dependency{h.Name, h.OK, h.Since.UTC(), h.Reason})
 	}
 	return all
 }

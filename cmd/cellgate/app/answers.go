@@ -1,0 +1,122 @@
+package app
+
+import (
+	"time"
+
+	"cellgate/broker/command"
+	"cellgate/broker/journal"
+	"cellgate/rules/sink"
+)
+
+// What the operators' calls of the HTTP API answer. The command line reads the same types, so that a page
+// cannot fall behind the API; openapi.yaml describes them to everyone else.
+
+// LedgerAnswer is GET /v1/ledger.
+type LedgerAnswer struct {
+	Sinks []sink.SinkLedger `json:"sinks"`
+}
+
+// Status is GET /v1/status: what an operator looks at.
+type Status struct {
+	Cell         string        `json:"cell"`
+	Region       string        `json:"region,omitempty"`
+	Node         string        `json:"node"`
+	Build        Build         `json:"build"`
+	Phase        string        `json:"phase"`
+	Started      time.Time     `json:"started"`
+	Uptime       string        `json:"uptime"`
+	Connections  int           `json:"connections"`
+	Journal      JournalStatus `json:"journal"`
+	Rules        RulesStatus   `json:"rules"`
+	Sinks        []SinkLoad    `json:"sinks"`
+	Dependencies []Dependency  `json:"dependencies"`
+	Commands     command.Stat  `json:"commands"`
+	Lanes        []LaneLoad    `json:"lanes,omitempty"` // to the centre
+}
+
+// JournalStatus is what the journal holds, and for whom.
+type JournalStatus struct {
+	Epoch       uint64               `json:"epoch"`
+	First       uint64               `json:"first"`   // sequence of the oldest record kept
+	Durable     uint64               `json:"durable"` // sequence of the newest record on disk
+	Bytes       int64                `json:"bytes"`
+	MaxBytes    int64                `json:"max_bytes"`
+	Oldest      time.Time            `json:"oldest,omitzero"`
+	Needed      map[string]uint64    `json:"needed,omitempty"` // by consumer, the oldest sequence it still needs
+	Full        string               `json:"full,omitempty"`   // why nothing can be accepted
+	DroppedQoS0 uint64               `json:"dropped_qos0"`     // for want of room, since the start
+	Corruptions []journal.Corruption `json:"corruptions,omitempty"`
+}
+
+// RulesStatus says which rule set is in force, and why the files are not if they are not.
+type RulesStatus struct {
+	Hash  string    `json:"hash"`
+	Rules int       `json:"rules"`
+	Since time.Time `json:"since"`
+	Error string    `json:"error,omitempty"`
+}
+
+// SinkLoad is how far a sink is behind the journal.
+type SinkLoad struct {
+	Sink       string  `json:"sink"`
+	LagRecords uint64  `json:"lag_records"`
+	LagSeconds float64 `json:"lag_seconds"`
+	LogBytes   int64   `json:"log_bytes"`
+	Live       bool    `json:"live"` // fed as decisions are made, not from the decision log
+}
+
+// LaneLoad is how far a lane to the centre is behind.
+type LaneLoad struct {
+	Lane       string  `json:"lane"`
+	LagRecords int64   `json:"lag_records"`
+	LagSeconds float64 `json:"lag_seconds"`
+}
+
+// Dependency is something that the gateway needs to deliver, though not to serve vehicles.
+type Dependency struct {
+	Name   string    `json:"name"`
+	OK     bool      `json:"ok"`
+	Since  time.Time `json:"since,omitzero"`
+	Reason string    `json:"reason,omitempty"`
+}
+
+// DrainStatus is what /v1/drain answers. Rate and Endpoint are those of a drain under way; Since and
+// SentAway are of the last one.
+type DrainStatus struct {
+	Draining  bool      `json:"draining"`
+	Rate      float64   `json:"rate,omitempty"` // vehicles per second
+	Endpoint  string    `json:"endpoint,omitempty"`
+	Since     time.Time `json:"since,omitzero"`
+	SentAway  int       `json:"sent_away"`
+	Connected int       `json:"connected"` // clients of any role
+}
+
+// VehiclePage is GET /v1/vehicles.
+type VehiclePage struct {
+	Vehicles []Vehicle `json:"vehicles"`
+	Next     string    `json:"next,omitempty"` // the cursor of the next page
+}
+
+// Vehicle is a vehicle's session. GET /v1/vehicles/{vin} gives it whole; a list leaves out SessionExpiry and
+// Subscriptions.
+type Vehicle struct {
+	VIN           string         `json:"vin"`
+	Connected     bool           `json:"connected"`
+	Ready         bool           `json:"ready"` // for commands
+	MQTT          string         `json:"mqtt,omitempty"`
+	Since         time.Time      `json:"since"`
+	TokenEnds     time.Time      `json:"token_ends,omitzero"`
+	SessionEnds   time.Time      `json:"session_ends,omitzero"` // of one that is not connected
+	SessionExpiry string         `json:"session_expiry,omitempty"`
+	Queued        int            `json:"queued"`
+	Inflight      int            `json:"inflight"`
+	QueuedBytes   int64          `json:"queued_bytes"`
+	Subscriptions []Subscription `json:"subscriptions,omitempty"`
+	Will          bool           `json:"will,omitempty"`
+}
+
+// Subscription is one subscription of a vehicle.
+type Subscription struct {
+	Filter string `json:"filter"`
+	QoS    byte   `json:"qos"`
+}
