@@ -2,12 +2,9 @@ package redis
 
 import (
 	"context"
-	"strconv"
 	"strings"
 
 	goredis "github.com/redis/go-redis/v9"
-
-	"cellgate/rules"
 )
 
 // newerScript writes fields of a hash unless the hash is newer. KEYS[1] is the hash; ARGV is the name of
@@ -36,61 +33,6 @@ return 1
 
 // seqSuffix makes the name of the hidden field that decides between equal times.
 const seqSuffix = "_seq"
-
-// arguments copies an operation into the arguments of its commands; none for an operation that is not
-// known. At most two: the operation, and the expiry of what it wrote.
-func arguments(op *rules.RedisOp, sha string) (first, second []any) {
-	ttl := op.TTL.Milliseconds()
-	key := strings.Clone(op.Key)
-	if ttl > 0 && op.Kind != rules.RedisExpire {
-		second = []any{"pexpire", key, ttl}
-	}
-	switch op.Kind {
-	case rules.RedisHash:
-		if op.NewerThan != "" {
-			return newer(op, key, sha, ttl), nil
-		}
-		first = fields(append(make([]any, 0, 2+2*len(op.Fields)), "hset", key), op.Fields)
-	case rules.RedisString:
-		first = []any{"set", key, string(op.Value)}
-		if ttl > 0 {
-			return append(first, "px", ttl), nil
-		}
-	case rules.RedisStream:
-		first = append(make([]any, 0, 6+2*len(op.Fields)), "xadd", key)
-		if op.MaxLen > 0 {
-			first = append(first, "maxlen", "~", op.MaxLen)
-		}
-		first = fields(append(first, "*"), op.Fields)
-	case rules.RedisSetAdd:
-		first = []any{"sadd", key, string(op.Member)}
-	case rules.RedisSetRemove:
-		return []any{"srem", key, string(op.Member)}, nil
-	case rules.RedisGeo:
-		first = []any{"geoadd", key, op.Lon, op.Lat, string(op.Member)}
-	case rules.RedisPublish:
-		return []any{"publish", key, string(op.Value)}, nil
-	case rules.RedisExpire:
-		return []any{"pexpire", key, ttl}, nil
-	case rules.RedisDelete:
-		return []any{"del", key}, nil
-	}
-	return first, second
-}
-
-func newer(op *rules.RedisOp, key, sha string, ttl int64) []any {
-	args := make([]any, 0, 9+2*len(op.Fields))
-	args = append(args, "evalsha", sha, 1, key, op.NewerThan, op.AtText(), op.NewerThan+seqSuffix,
-		strconv.FormatUint(op.Seq, 10), ttl)
-	return fields(args, op.Fields)
-}
-
-func fields(args []any, fs []rules.Field) []any {
-	for i := range fs {
-		args = append(args, fs[i].Name, string(fs[i].Value))
-	}
-	return args
-}
 
 // verdict says what an answer means.
 type verdict int
@@ -121,19 +63,19 @@ func judge(err error) verdict {
 	if !ok {
 		return again
 	}
-	text := reply.Error()
-	if strings.HasPrefix(text, "NOSCRIPT") {
+	said := reply.Error()
+	if strings.HasPrefix(said, "NOSCRIPT") {
 		return script
 	}
 	for _, p := range append(setup[:len(setup):len(setup)], passing...) {
-		if strings.HasPrefix(text, p) {
+		if strings.HasPrefix(said, p) {
 			return again
 		}
 	}
 	// Before Redis 7 an error inside a script comes wrapped.
-	if strings.Contains(text, "running script") {
+	if strings.Contains(said, "running script") {
 		for _, p := range passing {
-			if strings.Contains(text, p+" ") {
+			if strings.Contains(said, p+" ") {
 				return again
 			}
 		}

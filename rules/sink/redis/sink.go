@@ -58,9 +58,9 @@ func (o *Options) fill() {
 // Sink implements sink.Sink on Redis.
 type Sink struct {
 	o       Options
-	sha     string
 	seed    maphash.Seed
 	workers []*worker
+	jobs    jobs
 
 	ctx       context.Context // ends when Close gives up waiting
 	cancel    context.CancelFunc
@@ -75,12 +75,13 @@ type Sink struct {
 func New(o Options) *Sink {
 	o.fill()
 	s := &Sink{
-		o: o, sha: goredis.NewScript(newerScript).Hash(), seed: maphash.MakeSeed(),
+		o: o, seed: maphash.MakeSeed(),
 		closing: make(chan struct{}), health: remote.NewHealthTracker(),
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
+	sha := goredis.NewScript(newerScript).Hash()
 	for range o.Workers {
-		w := &worker{s: s, wake: make(chan struct{}, 1)}
+		w := &worker{s: s, wake: make(chan struct{}, 1), args: arguments{sha: sha}}
 		s.workers = append(s.workers, w)
 		s.wg.Add(1)
 		go w.run()
@@ -96,17 +97,12 @@ func (s *Sink) Name() string { return s.Kind().String() }
 // Kind implements sink.Sink.
 func (s *Sink) Kind() rules.SinkKind { return rules.SinkRedis }
 
-// job is one message under way.
-type job struct {
-	vin           string
-	first, second []any // arguments of its commands
-	ticket        sink.Ticket
-}
-
 // Deliver implements sink.Sink.
 func (s *Sink) Deliver(d *sink.Delivery, t sink.Ticket) {
-	j := job{vin: d.Record.VIN(), ticket: t}
-	if j.first, j.second = arguments(&d.Out.Redis, s.sha); j.first == nil {
+	j := s.jobs.get()
+	j.vin, j.ticket = d.Record.VIN(), t
+	if !j.build(&d.Out.Redis) {
+		s.jobs.put(j)
 		t.Refused(fmt.Errorf("%w: %d", errOperation, d.Out.Redis.Kind))
 		return
 	}

@@ -17,10 +17,16 @@ type worker struct {
 	wake chan struct{}
 
 	mu    sync.Mutex
-	queue []job
+	queue []*job
+
+	// run's own, used again for every pipeline.
+	args arguments
+	cmds []*goredis.Cmd
+	errs []error
+	rest []*job
 }
 
-func (w *worker) add(j job) {
+func (w *worker) add(j *job) {
 	w.mu.Lock()
 	w.queue = append(w.queue, j)
 	first := len(w.queue) == 1
@@ -35,15 +41,14 @@ func (w *worker) add(j job) {
 
 func (w *worker) run() {
 	defer w.s.wg.Done()
-	var batch []job
+	var batch []*job
 	tries := 0
 	for {
 		if batch = w.fill(batch); len(batch) == 0 {
 			return
 		}
-		rest, err := w.exec(batch)
-		clear(batch[len(rest):])
-		batch = rest
+		var err error
+		batch, err = w.exec(batch)
 		w.s.note(w, err)
 		if err == nil {
 			tries = 0
@@ -53,13 +58,13 @@ func (w *worker) run() {
 		if !w.pause(tries) {
 			return // what is left stays pending
 		}
-		batch = drop(batch)
+		batch = w.drop(batch)
 	}
 }
 
 // fill tops the batch up from the queue, and waits while there is nothing. An empty batch means that the
 // sink is closed and everything done.
-func (w *worker) fill(batch []job) []job {
+func (w *worker) fill(batch []*job) []*job {
 	closing := false
 	for {
 		w.mu.Lock()
@@ -83,81 +88,95 @@ func (w *worker) fill(batch []job) []job {
 // exec runs the batch and settles what has an answer. It returns what must be run again, in order, and
 // why: the messages that failed for the moment, and behind each the later ones of the same VIN, even if
 // they went well, because running the failed one alone would put old over new.
-func (w *worker) exec(batch []job) ([]job, error) {
+func (w *worker) exec(batch []*job) ([]*job, error) {
 	ctx, cancel := context.WithTimeout(w.s.ctx, time.Minute)
 	defer cancel()
-	errs := w.pipeline(ctx, batch)
+	w.pipeline(ctx, batch)
 	var (
-		rest     []job
 		held     map[string]bool // VINs with a message to be run again
 		cause    error
 		noScript bool
 	)
-	for i := range batch {
-		j := &batch[i]
-		v := judge(errs[i])
+	w.rest = w.rest[:0]
+	for i, j := range batch {
+		err := w.errs[i]
+		v := judge(err)
 		switch {
 		case held[j.vin]:
-			rest = append(rest, *j)
+			w.rest = append(w.rest, j)
 			continue
 		case v == done:
-			j.ticket.Delivered()
+			w.release(j).Delivered()
 			continue
 		case v == refuse:
-			j.ticket.Refused(errs[i])
+			w.release(j).Refused(err)
 			continue
 		case v == script:
 			noScript = true
 		default:
-			cause = errs[i]
+			cause = err
 		}
 		if held == nil {
 			held = map[string]bool{}
 		}
 		held[j.vin] = true
-		rest = append(rest, *j)
+		w.rest = append(w.rest, j)
 	}
 	if cause == nil && noScript {
 		_, cause = loadScript(ctx, w.s.o.Client)
 	}
-	return append(batch[:0], rest...), cause
+	n := copy(batch, w.rest)
+	clear(batch[n:])
+	clear(w.rest)
+	return batch[:n], cause
 }
 
-// pipeline runs the commands of the batch in one go and returns each message's error, the first of its
-// commands'.
-func (w *worker) pipeline(ctx context.Context, batch []job) []error {
+// release gives a job back and returns the ticket, which is still to be settled.
+func (w *worker) release(j *job) sink.Ticket {
+	t := j.ticket
+	w.s.jobs.put(j)
+	return t
+}
+
+// pipeline runs the commands of the batch in one go and leaves each message's error, the first of its commands', in
+// errs. When it returns, go-redis refers to no argument any more.
+func (w *worker) pipeline(ctx context.Context, batch []*job) {
 	pipe := w.s.o.Client.Pipeline()
-	cmds := make([]*goredis.Cmd, 0, 2*len(batch))
-	for i := range batch {
-		cmds = append(cmds, pipe.Do(ctx, batch[i].first...))
-		if batch[i].second != nil {
-			cmds = append(cmds, pipe.Do(ctx, batch[i].second...))
+	w.cmds, w.errs = w.cmds[:0], w.errs[:0]
+	w.args.reset()
+	for _, j := range batch {
+		w.cmds = append(w.cmds, pipe.Do(ctx, w.args.first(j)...))
+		if second := w.args.second(j); second != nil {
+			w.cmds = append(w.cmds, pipe.Do(ctx, second...))
 		}
 	}
 	_, _ = pipe.Exec(ctx) // every command has its own error
-	errs := make([]error, len(batch))
-	for i := range batch {
-		errs[i], cmds = cmds[0].Err(), cmds[1:]
-		if batch[i].second != nil {
-			if judge(errs[i]) == done {
-				errs[i] = cmds[0].Err()
+	next := 0
+	for _, j := range batch {
+		err := w.cmds[next].Err()
+		next++
+		if j.ttl > 0 {
+			if judge(err) == done {
+				err = w.cmds[next].Err()
 			}
-			cmds = cmds[1:]
+			next++
 		}
+		w.errs = append(w.errs, err)
 	}
-	return errs
+	clear(w.cmds)
 }
 
 // drop takes out the messages that age_out has passed over.
-func drop(batch []job) []job {
+func (w *worker) drop(batch []*job) []*job {
 	kept := batch[:0]
 	for _, j := range batch {
 		if j.ticket.Abandoned() {
-			j.ticket.Dropped(sink.Retention)
+			w.release(j).Dropped(sink.Retention)
 			continue
 		}
 		kept = append(kept, j)
 	}
+	clear(batch[len(kept):])
 	return kept
 }
 

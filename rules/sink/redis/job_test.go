@@ -1,0 +1,84 @@
+package redis
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"cellgate/rules"
+)
+
+func state(i int) *rules.RedisOp {
+	op := &rules.RedisOp{Kind: rules.RedisHash, Key: fmt.Sprint("veh:", i), NewerThan: "_at", At: 1763600000000, Seq: uint64(i), TTL: time.Hour} //nolint:gosec // small
+	for f := range 12 {
+		op.Fields = append(op.Fields, rules.Field{Name: fmt.Sprint("f", f), Value: fmt.Append(nil, i, "/", f)})
+	}
+	return op
+}
+
+// TestArgumentsHoldWhileTheirMemoryGrows builds a whole pipeline in memory that begins empty, and looks at all of it
+// afterwards.
+func TestArgumentsHoldWhileTheirMemoryGrows(t *testing.T) {
+	t.Parallel()
+	a := arguments{sha: "sha"}
+	var pool jobs
+	var lists [][]any
+	for i := range 512 {
+		j := pool.get()
+		if !j.build(state(i)) {
+			t.Fatal("unknown operation")
+		}
+		lists = append(lists, a.first(j))
+	}
+	for i, args := range lists {
+		op := state(i)
+		want := []string{"evalsha", "sha", "1", op.Key, "_at", op.AtText(), "_at_seq", fmt.Sprint(i), "3600000"}
+		for _, f := range op.Fields {
+			want = append(want, f.Name, string(f.Value))
+		}
+		if len(args) != len(want) {
+			t.Fatalf("%d: %d arguments, want %d", i, len(args), len(want))
+		}
+		for k, arg := range args {
+			if got := argument(t, arg); got != want[k] {
+				t.Fatalf("%d: argument %d is %q, want %q", i, k, got, want[k])
+			}
+		}
+	}
+}
+
+// argument is what go-redis sends for an argument.
+func argument(t *testing.T, arg any) string {
+	t.Helper()
+	switch v := arg.(type) {
+	case string:
+		return v
+	case *string:
+		return *v
+	case *text:
+		b, err := v.MarshalBinary()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(b)
+	}
+	t.Fatalf("argument of type %T", arg)
+	return ""
+}
+
+// TestMessagesDoNotAllocate holds what the sink itself does for a message to no allocation but the text of the time.
+func TestMessagesDoNotAllocate(t *testing.T) {
+	a := arguments{sha: "sha"}
+	op := state(1)
+	j := &job{}
+	round := func() {
+		*j = job{buf: j.buf[:0], ends: j.ends[:0]}
+		a.reset()
+		j.build(op)
+		a.first(j)
+	}
+	round()
+	if n := testing.AllocsPerRun(100, round); n > 1 {
+		t.Errorf("%v allocations per message", n)
+	}
+}
