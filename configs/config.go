@@ -247,10 +247,13 @@ type Kafka struct {
 	Linger      Duration `yaml:"linger" range:"0s..1s"`
 	BatchBytes  Bytes    `yaml:"batch_bytes" range:"1KiB..100MiB"`
 	// AutoCreateTopics creates missing topics with Partitions and Replication (-1: the brokers' default).
-	AutoCreateTopics bool     `yaml:"auto_create_topics"`
-	Partitions       int      `yaml:"partitions" range:"-1..10000"`
-	Replication      int      `yaml:"replication" range:"-1..100"`
-	Timeout          Duration `yaml:"timeout" range:"100ms..5m"` // of one request
+	AutoCreateTopics bool `yaml:"auto_create_topics"`
+	Partitions       int  `yaml:"partitions" range:"-1..10000"`
+	Replication      int  `yaml:"replication" range:"-1..100"`
+	// MissingTopicGrace is how long the cluster may say that a topic does not exist before messages for it go to
+	// their rules' error topics.
+	MissingTopicGrace Duration `yaml:"missing_topic_grace" range:"1s..7d"`
+	Timeout           Duration `yaml:"timeout" range:"100ms..5m"` // of one request
 }
 
 // ClientTLS is the client's side of TLS; an empty mapping is TLS with the system's authorities.

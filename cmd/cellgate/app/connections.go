@@ -104,7 +104,7 @@ func producerOptions(setting, name string, c *configs.Kafka, p *parts) (kafkacli
 	}
 	return kafkaclient.ProducerOptions{
 		Config: config, Name: name, Compression: c.Compression, Linger: c.Linger.Std(), BatchBytes: int(c.BatchBytes),
-		AutoCreate: topicSpec(c), Log: p.log, Metrics: p.kafkaMetrics,
+		AutoCreate: topicSpec(c), MissingTopicGrace: c.MissingTopicGrace.Std(), Log: p.log, Metrics: p.kafkaMetrics,
 	}, nil
 }
 
