@@ -75,6 +75,9 @@ func (b *Broker) connectFailed(l *listener, t *transport, result string, err err
 // handshake does what comes before MQTT, within Limits.HandshakeTimeout.
 func (b *Broker) handshake(l *listener, t *transport) error {
 	limits := b.limits.Load()
+	if _, ok := t.Conn.(*wsConn); ok { // PROXY header and TLS came before HTTP
+		return t.Conn.SetDeadline(time.Now().Add(limits.ConnectTimeout))
+	}
 	if err := t.Conn.SetDeadline(time.Now().Add(limits.HandshakeTimeout)); err != nil {
 		return err
 	}
@@ -85,15 +88,8 @@ func (b *Broker) handshake(l *listener, t *transport) error {
 		}
 		t.raw = raw
 	}
-	if len(l.proxyFrom) > 0 {
-		if err := readProxyHeader(t, l.proxyFrom); err != nil {
-			return err
-		}
-		if refused := b.admission.admitAddress(t.peer.Addr(), limits); refused != "" {
-			b.reject(refused)
-			return fmt.Errorf("%w: %s", errRefused, refused)
-		}
-		t.accepted = t.peer.Addr()
+	if err := b.unwrapProxy(l, t); err != nil {
+		return err
 	}
 	if l.tls != nil {
 		t.tls = tls.Server(t, l.tls.server)
@@ -103,6 +99,22 @@ func (b *Broker) handshake(l *listener, t *transport) error {
 		}
 	}
 	return t.Conn.SetDeadline(time.Now().Add(limits.ConnectTimeout))
+}
+
+// unwrapProxy reads the PROXY header where the listener demands one, and admits the address that it names.
+func (b *Broker) unwrapProxy(l *listener, t *transport) error {
+	if len(l.proxyFrom) == 0 {
+		return nil
+	}
+	if err := readProxyHeader(t, l.proxyFrom); err != nil {
+		return err
+	}
+	if refused := b.admission.admitAddress(t.peer.Addr(), b.limits.Load()); refused != "" {
+		b.reject(refused)
+		return fmt.Errorf("%w: %s", errRefused, refused)
+	}
+	t.accepted = t.peer.Addr()
+	return nil
 }
 
 // errRefused is a limit's refusal.
@@ -157,10 +169,12 @@ func addrOf(nc net.Conn) netip.AddrPort {
 
 // certificate is the client's, if TLS has verified one.
 func (t *transport) certificate() *x509.Certificate {
-	if t.tls == nil {
-		return nil
+	var state tls.ConnectionState
+	if ws, ok := t.Conn.(*wsConn); ok && ws.tls != nil {
+		state = *ws.tls
+	} else if t.tls != nil {
+		state = t.tls.ConnectionState()
 	}
-	state := t.tls.ConnectionState()
 	if len(state.VerifiedChains) == 0 || len(state.PeerCertificates) == 0 {
 		return nil
 	}

@@ -289,6 +289,101 @@ func TestProxyProtocol(t *testing.T) {
 	c.expectClosed()
 }
 
+// dialWebSocket opens a WebSocket to the listener cars. before is sent ahead of TLS and HTTP.
+func (h *harness) dialWebSocket(cfg *tls.Config, before []byte) (*client, error) {
+	h.t.Helper()
+	ctx, cancel := context.WithTimeout(h.t.Context(), testPatience)
+	h.t.Cleanup(cancel)
+	dial := func(ctx context.Context, network, address string) (net.Conn, error) {
+		c, err := (&net.Dialer{}).DialContext(ctx, network, address)
+		if err == nil {
+			_, err = c.Write(before)
+		}
+		return c, err
+	}
+	scheme := "ws"
+	if cfg != nil {
+		scheme, cfg.InsecureSkipVerify = "wss", true
+	}
+	ws, resp, err := websocket.Dial(ctx, scheme+"://"+h.b.Addrs()["cars"].String()+"/mqtt", &websocket.DialOptions{
+		Subprotocols: []string{"mqtt"}, HTTPClient: &http.Client{Transport: &http.Transport{DialContext: dial, TLSClientConfig: cfg}},
+	})
+	if resp != nil && resp.Body != nil {
+		_ = resp.Body.Close()
+	}
+	if err != nil {
+		return nil, err
+	}
+	return newClient(h.t, websocket.NetConn(ctx, ws, websocket.MessageBinary)), nil
+}
+
+func webSocketListener(o *Options) { o.Listeners[2].Protocol = ProtocolWebSocket }
+
+// TestWebSocketTLS has TLS end below HTTP, once, and MQTT know the client's certificate.
+func TestWebSocketTLS(t *testing.T) {
+	t.Parallel()
+	ca := newTestCA(t)
+	h := newHarness(t, webSocketListener, tlsListener(ca, func(o *TLS) { o.ClientAuth, o.ClientCA = "optional", ca.cert }))
+	for i, cfg := range []*tls.Config{
+		{MaxVersion: tls.VersionTLS12},
+		{Certificates: []tls.Certificate{{Certificate: [][]byte{ca.parsed.Raw}, PrivateKey: ca.private}}},
+	} {
+		c, err := h.dialWebSocket(cfg, nil)
+		must(t, err)
+		c.send(connectFrame(testVIN, 4, connectOptions{}), publishFrame(4, 1, 1, "v1/"+testVIN+"/up/telemetry", "x"))
+		c.expect(0x20, 0, 0)
+		c.expect(0x40, puback(1)...)
+		for _, conn := range h.b.wheel.all(nil) {
+			if got, want := conn.t.certificate() != nil, i == 1; got != want {
+				t.Errorf("connection %d: has a certificate: %v, want %v", i, got, want)
+			}
+		}
+		c.send([]byte{0xE0, 0})
+		c.expectClosed()
+		eventually(t, "gone", func() bool { return h.b.Connections() == 0 })
+	}
+}
+
+// TestWebSocketProxyProtocol has the header come first, before TLS and HTTP, as a load balancer sends it.
+func TestWebSocketProxyProtocol(t *testing.T) {
+	t.Parallel()
+	header, err := proxyproto.HeaderProxyFromAddrs(2, &net.TCPAddr{IP: net.IPv4(203, 0, 113, 7), Port: 4711},
+		&net.TCPAddr{IP: net.IPv4(10, 0, 0, 1), Port: 443}).Format()
+	must(t, err)
+	for _, set := range [][]setup{{webSocketListener}, {webSocketListener, tlsListener(newTestCA(t))}} {
+		h := newHarness(t, append(set, func(o *Options) {
+			o.Listeners[2].ProxyFrom = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}
+			o.Limits.ConnectionsPerAddress = 1
+		})...)
+		var cfg *tls.Config
+		if len(set) > 1 {
+			cfg = &tls.Config{MinVersion: tls.VersionTLS13}
+		}
+		c, err := h.dialWebSocket(cfg, header)
+		must(t, err)
+		c.send(connectFrame(testVIN, 4, connectOptions{}))
+		c.expect(0x20, 0, 0)
+		for _, conn := range h.b.wheel.all(nil) {
+			if got := conn.t.peer.String(); got != "203.0.113.7:4711" {
+				t.Errorf("peer %s", got)
+			}
+		}
+		if _, err := h.dialWebSocket(cfg, header); err == nil {
+			t.Error("a second connection of the client's address is let in")
+		}
+		if _, err := h.dialWebSocket(cfg, nil); err == nil {
+			t.Error("let in without a header")
+		}
+		c.send([]byte{0xE0, 0})
+		c.expectClosed()
+		eventually(t, "place given back", func() bool {
+			h.b.admission.mu.Lock()
+			defer h.b.admission.mu.Unlock()
+			return len(h.b.admission.addresses) == 0
+		})
+	}
+}
+
 func TestWebSocket(t *testing.T) {
 	t.Parallel()
 	h := newHarness(t, func(o *Options) { o.Listeners[1].Protocol = ProtocolWebSocket })

@@ -37,7 +37,7 @@ func (b *Broker) serveWebSocket(l *listener) {
 		}
 	})
 	b.acceptEach(l, func(nc net.Conn) {
-		sockets.give(&admitted{Conn: nc, release: func() { b.admission.release(addrOf(nc).Addr()) }})
+		sockets.give(b.admitted(l, nc))
 	})
 	_ = sockets.Close()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
@@ -63,7 +63,10 @@ func (b *Broker) upgrade(l *listener, w http.ResponseWriter, r *http.Request) {
 		b.metrics.Connects.WithLabelValues("websocket").Inc()
 		return
 	}
-	nc := &wsConn{Conn: websocket.NetConn(b.ctx, ws, websocket.MessageBinary), ws: ws, socket: socketOf(r), peer: peerOf(r)}
+	socket := socketOf(r)
+	nc := &wsConn{
+		Conn: websocket.NetConn(b.ctx, ws, websocket.MessageBinary), ws: ws, socket: socket, tls: r.TLS,
+	}
 	ws.SetReadLimit(int64(b.limits.Load().MaxPacket) + wsMessageSlack)
 	b.serve(l, nc, b.enterHandshake(nc))
 }
@@ -87,9 +90,12 @@ func offersMQTT(r *http.Request) bool {
 type wsConn struct {
 	net.Conn
 	ws     *websocket.Conn
-	socket net.Conn // below WebSocket and TLS
-	peer   net.Addr
+	socket *admitted            // below WebSocket and TLS
+	tls    *tls.ConnectionState // nil: plain
 }
+
+// RemoteAddr implements net.Conn: behind a load balancer it is the client's.
+func (c *wsConn) RemoteAddr() net.Addr { return net.TCPAddrFromAddrPort(c.socket.t.peer) }
 
 // Close implements net.Conn. It does not wait for the client.
 func (c *wsConn) Close() error { return c.socket.Close() }
@@ -111,29 +117,47 @@ func withSocket(ctx context.Context, c net.Conn) context.Context {
 	return context.WithValue(ctx, socketKey{}, c)
 }
 
-func socketOf(r *http.Request) net.Conn {
-	c, _ := r.Context().Value(socketKey{}).(net.Conn)
-	return c
+func socketOf(r *http.Request) *admitted {
+	return r.Context().Value(socketKey{}).(*admitted) //nolint:forcetypeassert // handover carries nothing else
 }
 
-func peerOf(r *http.Request) net.Addr {
-	addr, err := net.ResolveTCPAddr("tcp", r.RemoteAddr) // an address, never a name: nothing is looked up
-	if err != nil {
-		return &net.TCPAddr{}
-	}
-	return addr
-}
-
-// admitted gives the place of admission back when the HTTP server closes the socket.
+// admitted is a socket as the HTTP server gets it. Its first Read takes the PROXY protocol header, which comes
+// before TLS and HTTP; Close gives its place of admission back.
 type admitted struct {
 	net.Conn
-	once    sync.Once
-	release func()
+	broker   *Broker
+	listener *listener
+	t        *transport // knows the client's address
+
+	unwrap sync.Once
+	err    error // of unwrapping
+	once   sync.Once
+}
+
+func (b *Broker) admitted(l *listener, nc net.Conn) *admitted {
+	a := &admitted{Conn: nc, broker: b, listener: l, t: &transport{Conn: nc, peer: addrOf(nc)}}
+	if len(l.proxyFrom) == 0 {
+		a.t.accepted = a.t.peer.Addr()
+	}
+	return a
+}
+
+// Read implements net.Conn. The HTTP server's deadlines bound how long the header may take.
+func (a *admitted) Read(p []byte) (int, error) {
+	a.unwrap.Do(func() {
+		if a.err = a.broker.unwrapProxy(a.listener, a.t); a.err != nil {
+			a.broker.connectFailed(a.listener, a.t, "handshake", a.err)
+		}
+	})
+	if a.err != nil {
+		return 0, a.err
+	}
+	return a.Conn.Read(p)
 }
 
 // Close implements net.Conn.
 func (a *admitted) Close() error {
-	a.once.Do(a.release)
+	a.once.Do(func() { a.broker.admission.release(a.t.accepted) })
 	return a.Conn.Close()
 }
 
