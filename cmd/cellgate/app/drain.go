@@ -22,6 +22,8 @@ type drainer struct {
 	since    time.Time
 	sent     int // vehicles sent away
 	cancel   context.CancelFunc
+	changed  chan struct{} // the rate or the endpoint is another
+	done     chan struct{} // closed when the drain's goroutine has ended
 }
 
 func (d *drainer) active() bool {
@@ -33,7 +35,11 @@ func (d *drainer) active() bool {
 func (d *drainer) state(connected int) DrainStatus {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return DrainStatus{d.on, d.rate, d.endpoint, d.since, d.sent, connected}
+	s := DrainStatus{Draining: d.on, Since: d.since, SentAway: d.sent, Connected: connected}
+	if d.on {
+		s.Rate, s.Endpoint = d.rate, d.endpoint
+	}
+	return s
 }
 
 // admit implements broker.Options.Admit: a vehicle that comes during a drain is answered at once with where
@@ -47,33 +53,55 @@ func (d *drainer) admit(id *auth.Identity, _ string) (reason byte, endpoint stri
 	return reasonUseAnother, d.endpoint
 }
 
-// begin starts a drain, or changes the one under way.
+// begin starts a drain, which run carries out until its context ends, or changes the one under way.
 func (d *drainer) begin(rate float64, endpoint string, run func(context.Context)) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if !d.on {
-		d.since, d.sent = time.Now().UTC(), 0
-		ctx, cancel := context.WithCancel(context.Background())
-		d.cancel = cancel
-		go run(ctx)
+	d.rate, d.endpoint = rate, endpoint
+	if d.on {
+		select {
+		case d.changed <- struct{}{}:
+		default:
+		}
+		return
 	}
-	d.on, d.rate, d.endpoint = true, rate, endpoint
+	d.on, d.since, d.sent = true, time.Now().UTC(), 0
+	d.changed, d.done = make(chan struct{}, 1), make(chan struct{})
+	ctx, cancel := context.WithCancel(context.Background())
+	d.cancel = cancel
+	go func(done chan struct{}) {
+		defer close(done)
+		run(ctx)
+	}(d.done)
 }
 
+// end stops the drain. When it returns nobody is sent away any more.
 func (d *drainer) end() {
 	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.on {
-		d.cancel()
-	}
+	on, cancel, done := d.on, d.cancel, d.done
 	d.on = false
+	d.mu.Unlock()
+	if on {
+		cancel()
+		<-done
+	}
 }
 
-// next says how long to wait before the next vehicle, and where it is to go.
-func (d *drainer) next() (time.Duration, string) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return time.Duration(float64(time.Second) / d.rate), d.endpoint
+// turn waits until the next vehicle may be sent away, and says where it is to go; false when ctx ends.
+func (d *drainer) turn(ctx context.Context) (endpoint string, ok bool) {
+	for began := time.Now(); ; {
+		d.mu.Lock()
+		wait, changed := time.Duration(min(float64(time.Second)/d.rate, float64(maxDrainPause))), d.changed
+		endpoint = d.endpoint
+		d.mu.Unlock()
+		select {
+		case <-ctx.Done():
+			return "", false
+		case <-time.After(wait - time.Since(began)):
+			return endpoint, true
+		case <-changed:
+		}
+	}
 }
 
 func (d *drainer) count() {
@@ -84,6 +112,9 @@ func (d *drainer) count() {
 
 // maxDrainRate bounds the rate: what a gateway can accept elsewhere is less.
 const maxDrainRate = 10_000
+
+// maxDrainPause bounds the pause between two vehicles; a lower rate than that is taken for this one.
+const maxDrainPause = 24 * time.Hour
 
 func (a *App) startDrain(w http.ResponseWriter, r *http.Request) {
 	body := struct {
@@ -128,8 +159,8 @@ func (a *App) evict(ctx context.Context) {
 			if !found[i].Vehicle || !found[i].Connected {
 				continue
 			}
-			wait, endpoint := a.drain.next()
-			if !pause(ctx, wait) {
+			endpoint, ok := a.drain.turn(ctx)
+			if !ok {
 				return
 			}
 			if a.sessions.Disconnect(found[i].ClientID, reasonUseAnother, endpoint) {

@@ -1,0 +1,93 @@
+package app
+
+import (
+	"context"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// TestDrainStopped holds that a drain that was stopped leaves nothing of its orders behind, only when it
+// began and how many it sent away.
+func TestDrainStopped(t *testing.T) {
+	t.Parallel()
+	d := &drainer{}
+	d.begin(5, "gw-2:8883", func(ctx context.Context) { <-ctx.Done() })
+	if got := d.state(3); !got.Draining || got.Rate != 5 || got.Endpoint != "gw-2:8883" || got.Since.IsZero() || got.Connected != 3 {
+		t.Errorf("during the drain: %+v", got)
+	}
+	d.count()
+	d.end()
+	if got := d.state(2); got.Draining || got.Rate != 0 || got.Endpoint != "" || got.Since.IsZero() || got.SentAway != 1 {
+		t.Errorf("after it was stopped: %+v, want no rate and no endpoint", got)
+	}
+	d.end()
+	d.begin(1, "", func(ctx context.Context) { <-ctx.Done() })
+	defer d.end()
+	if got := d.state(0); got.SentAway != 0 || got.Endpoint != "" {
+		t.Errorf("a new drain begins with %+v", got)
+	}
+}
+
+// TestDrainFaster holds that a drain under way takes on a new rate and endpoint at once, not after the
+// pause of the old rate.
+func TestDrainFaster(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		d, sent := &drainer{}, make(chan string)
+		d.begin(0.001, "old:8883", func(ctx context.Context) {
+			for {
+				endpoint, ok := d.turn(ctx)
+				if !ok {
+					return
+				}
+				sent <- endpoint
+			}
+		})
+		defer d.end()
+		time.Sleep(time.Second)
+		began := time.Now()
+		d.begin(2, "new:8883", nil)
+		for range 3 {
+			if got := <-sent; got != "new:8883" {
+				t.Errorf("sent to %q", got)
+			}
+		}
+		if took := time.Since(began); took > 1500*time.Millisecond {
+			t.Errorf("three vehicles at 2 per second took %v", took)
+		}
+	})
+}
+
+// TestDrainEndWaits holds that nobody is sent away any more once a drain has ended.
+func TestDrainEndWaits(t *testing.T) {
+	t.Parallel()
+	d, ended := &drainer{}, false
+	d.begin(1, "", func(ctx context.Context) {
+		<-ctx.Done()
+		time.Sleep(10 * time.Millisecond)
+		ended = true
+	})
+	d.end()
+	if !ended {
+		t.Error("the drain still runs")
+	}
+}
+
+// TestDrainSlowest holds that the lowest rates mean a long pause, not none: 1 s divided by them does not fit a
+// time.Duration.
+func TestDrainSlowest(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		for _, rate := range []float64{1e-300, 1e-12} {
+			d := &drainer{}
+			d.begin(rate, "", func(ctx context.Context) {
+				if _, ok := d.turn(ctx); ok {
+					t.Errorf("rate %g: a vehicle was sent away at once", rate)
+				}
+			})
+			time.Sleep(time.Hour)
+			d.end()
+		}
+	})
+}
