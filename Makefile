@@ -97,4 +97,4 @@ tools-real:
 	@test/real/install.sh java:openjdk-17-jre-headless mvn:maven redis-server:redis-server kcat:kcat mosquitto_pub:mosquitto-clients redis-cli:redis-tools
 
 tools-bench:
-	@test/real/install.sh mosquitto:mosquitto
+	@test/real/install.sh mosquitto:mosquitto java:openjdk-17-jre-headless mvn:maven redis-server:redis-server

@@ -2,17 +2,11 @@ package journal
 
 import (
 	"context"
-	"encoding/binary"
-	"errors"
 	"fmt"
 	"io"
-	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"testing"
-
-	"github.com/cockroachdb/pebble/v2"
-	"go.etcd.io/bbolt"
 
 	"cellgate/broker/message"
 )
@@ -26,131 +20,41 @@ func benchRecord() message.Record {
 	}
 }
 
-// store is a durable log: append returns once the record is on disk.
-type store interface {
-	append(producer int) error
-	io.Closer
-}
-
-type journalStore struct {
-	j    *Journal
-	recs [][]message.Record
-}
-
-func (s journalStore) append(p int) error {
-	seq, err := s.j.Append(s.recs[p], nil)
-	if err != nil {
-		return err
-	}
-	return s.j.WaitDurable(context.Background(), seq)
-}
-
-func (s journalStore) Close() error { return s.j.Close(context.Background()) }
-
-type pebbleStore struct {
-	db   *pebble.DB
-	next *atomic.Uint64
-	recs [][]message.Record
-}
-
-func (s pebbleStore) append(p int) error {
-	var key [8]byte
-	binary.BigEndian.PutUint64(key[:], s.next.Add(1))
-	value := s.recs[p][0].Append(make([]byte, 0, 512), 0)
-	return s.db.Set(key[:], value, pebble.Sync)
-}
-
-func (s pebbleStore) Close() error { return s.db.Close() }
-
-type boltStore struct {
-	db   *bbolt.DB
-	next *atomic.Uint64
-	recs [][]message.Record
-	do   func(func(*bbolt.Tx) error) error // Update, or Batch when there are many
-}
-
-func (s boltStore) append(p int) error {
-	var key [8]byte
-	binary.BigEndian.PutUint64(key[:], s.next.Add(1))
-	value := s.recs[p][0].Append(make([]byte, 0, 512), 0)
-	return s.do(func(tx *bbolt.Tx) error { return tx.Bucket([]byte("log")).Put(key[:], value) })
-}
-
-func (s boltStore) Close() error { return s.db.Close() }
-
-func openStore(b *testing.B, kind string, producers int) store {
-	b.Helper()
-	dir := b.TempDir()
-	recs := make([][]message.Record, producers)
-	for i := range recs {
-		recs[i] = []message.Record{benchRecord()}
-	}
-	var err error
-	switch kind {
-	case "journal":
-		var j *Journal
-		if j, _, err = Open(Options{Dir: dir}); err == nil {
-			j.Retain("none", 1<<62)
-			return journalStore{j, recs}
-		}
-	case "pebble":
-		var db *pebble.DB
-		if db, err = pebble.Open(dir, &pebble.Options{Logger: quiet{}}); err == nil {
-			return pebbleStore{db, new(atomic.Uint64), recs}
-		}
-	case "bbolt":
-		var db *bbolt.DB
-		if db, err = bbolt.Open(filepath.Join(dir, "db"), 0o600, nil); err == nil {
-			if err = db.Update(func(tx *bbolt.Tx) error { _, err := tx.CreateBucket([]byte("log")); return err }); err != nil {
-				b.Fatal(err)
-			}
-			do := db.Batch // waits up to 10 ms for others
-			if producers == 1 {
-				do = db.Update
-			}
-			return boltStore{db, new(atomic.Uint64), recs, do}
-		}
-	}
-	if err == nil {
-		err = errors.New("unknown store")
-	}
-	b.Fatal(err)
-	return nil
-}
-
-type quiet struct{}
-
-func (quiet) Infof(string, ...any)  {}
-func (quiet) Errorf(string, ...any) {}
-func (quiet) Fatalf(string, ...any) {}
-
-// BenchmarkAppend compares durable appends of 256 B by producers that each wait for their own.
+// BenchmarkAppend is durable appends of 256 B by producers that each wait for their own. test/bench compares
+// them with other stores.
 func BenchmarkAppend(b *testing.B) {
 	for _, producers := range []int{1, 64, 2000} {
-		for _, kind := range []string{"journal", "pebble", "bbolt"} {
-			b.Run(fmt.Sprintf("%s/producers=%d", kind, producers), func(b *testing.B) {
-				s := openStore(b, kind, producers)
-				defer func() { _ = s.Close() }()
-				b.SetBytes(benchPayload)
-				b.ReportAllocs()
-				b.ResetTimer()
-				appendAll(b, s, producers)
-				b.StopTimer()
-				b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "appends/s")
-			})
-		}
+		b.Run(fmt.Sprintf("producers=%d", producers), func(b *testing.B) {
+			j, _, err := Open(Options{Dir: b.TempDir()})
+			if err != nil {
+				b.Fatal(err)
+			}
+			defer func() { _ = j.Close(context.Background()) }()
+			j.Retain("none", 1<<62)
+			b.SetBytes(benchPayload)
+			b.ReportAllocs()
+			b.ResetTimer()
+			appendAll(b, j, producers)
+			b.StopTimer()
+			b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "appends/s")
+		})
 	}
 }
 
 // appendAll shares b.N appends between the producers.
-func appendAll(b *testing.B, s store, producers int) {
+func appendAll(b *testing.B, j *Journal, producers int) {
 	var left atomic.Int64
 	left.Store(int64(b.N))
 	var wg sync.WaitGroup
-	for p := range producers {
+	for range producers {
+		recs := []message.Record{benchRecord()}
 		wg.Go(func() {
 			for left.Add(-1) >= 0 {
-				if err := s.append(p); err != nil {
+				seq, err := j.Append(recs, nil)
+				if err == nil {
+					err = j.WaitDurable(context.Background(), seq)
+				}
+				if err != nil {
 					b.Error(err)
 					return
 				}

@@ -21,6 +21,8 @@ type Load struct {
 	Conns    int
 	Inflight int
 	Payload  []byte
+	// Payloads are published in turn, each connection beginning with another; Payload alone when nil.
+	Payloads [][]byte
 	// Password returns the CONNECT password for a client, none when nil.
 	Password func(vin string) string
 }
@@ -50,7 +52,7 @@ func (l Load) Run(ctx context.Context, d time.Duration) (acked int64, took time.
 	var all sync.WaitGroup
 	for i, c := range conns {
 		all.Go(func() {
-			n, err := l.pump(c, VIN(i), end)
+			n, err := l.pump(c, i, end)
 			total.Add(n)
 			if err != nil {
 				errs <- err
@@ -133,9 +135,18 @@ func publishFrame(topic string, payload []byte) (b []byte, id int) {
 }
 
 // pump keeps the window full until end and then waits for what is still unacknowledged.
-func (l Load) pump(c net.Conn, vin string, end time.Time) (acked int64, err error) {
-	one, at := publishFrame("v1/"+vin+"/up/telemetry", l.Payload)
-	batch := make([]byte, 0, len(one)*l.Inflight)
+func (l Load) pump(c net.Conn, i int, end time.Time) (acked int64, err error) {
+	vin := VIN(i)
+	payloads := l.Payloads
+	if payloads == nil {
+		payloads = [][]byte{l.Payload}
+	}
+	frames := make([][]byte, len(payloads))
+	at := 0
+	for k, p := range payloads {
+		frames[k], at = publishFrame("v1/"+vin+"/up/telemetry", p) // all of one length, so at is the same
+	}
+	batch := make([]byte, 0, len(frames[0])*l.Inflight)
 	next := uint16(0)
 	send := func(n int) error {
 		batch = batch[:0]
@@ -144,6 +155,7 @@ func (l Load) pump(c net.Conn, vin string, end time.Time) (acked int64, err erro
 			if next == 0 {
 				next = 1
 			}
+			one := frames[(i+int(next))%len(frames)]
 			binary.BigEndian.PutUint16(one[at:], next)
 			batch = append(batch, one...)
 		}

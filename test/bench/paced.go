@@ -8,6 +8,7 @@ import (
 	"net"
 	"runtime"
 	"slices"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -23,6 +24,8 @@ type Pace struct {
 	First   int // Conns[i] is VIN(First+i)
 	Period  time.Duration
 	Payload []byte
+	// StampAt is where in Payload the 19 digits of the time in ns at which a message is due are written; 0: nowhere.
+	StampAt int
 }
 
 // Paced is what a Pace measured.
@@ -104,6 +107,10 @@ func (r *paceRun) publish(k int, stop <-chan struct{}) error {
 			default:
 			}
 			binary.BigEndian.PutUint16(r.frames[i][r.idAt:], uint16(n+1)) //nolint:gosec // Run bounds it
+			if r.StampAt > 0 {
+				at := len(r.frames[i]) - len(r.Payload) + r.StampAt
+				strconv.AppendInt(r.frames[i][:at], r.due(i, n).UnixNano(), 10)
+			}
 			r.sent[i].Add(1)
 			if _, err := r.Conns[i].Write(r.frames[i]); err != nil {
 				return fmt.Errorf("publish of %s: %w", VIN(r.First+i), err)

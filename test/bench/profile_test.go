@@ -26,6 +26,16 @@ func profileOf(t *testing.T, g *harness.Gateway, name string, d time.Duration) (
 		return func() {}
 	}
 	file := filepath.Join(*profiles, strings.NewReplacer(" ", "-", ",", "").Replace(name)+".pprof")
+	wait := profileTo(t, g, file, d)
+	return func() {
+		wait()
+		fmt.Printf("profile: go tool pprof -top %s %s\n", harness.Binary(t), file)
+	}
+}
+
+// profileTo writes a CPU profile of the gateway from now on to a file; the returned function waits until it is there.
+func profileTo(t *testing.T, g *harness.Gateway, file string, d time.Duration) (written func()) {
+	t.Helper()
 	operator := g.OperatorToken()
 	done := make(chan error, 1)
 	go func() {
@@ -42,7 +52,6 @@ func profileOf(t *testing.T, g *harness.Gateway, name string, d time.Duration) (
 		if err := <-done; err != nil {
 			t.Fatal(err)
 		}
-		fmt.Printf("profile: go tool pprof -top %s %s\n", harness.Binary(t), file)
 	}
 }
 

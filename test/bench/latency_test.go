@@ -1,0 +1,170 @@
+//go:build bench
+
+package bench
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"net"
+	"slices"
+	"strconv"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"cellgate/test/harness"
+)
+
+var latencySpan = flag.Duration("latency-span", 10*time.Second, "length of one measurement from vehicle to Kafka")
+
+const (
+	latencyConns = 200
+	latencyWarm  = 3 * time.Second
+	// stampDigits are those of a time in ns since 1970.
+	stampDigits = 19
+)
+
+// stampedAt is where in stamped the digits stand.
+const stampedAt = len(`{"due":`)
+
+// stamped is a telemetry message of 256 bytes with room for the time at which it was due.
+func stamped() []byte {
+	p := fmt.Appendf(nil, `{"due":%0*d,`, stampDigits, 0)
+	return append(p, telemetry(256 - len(p) + 1)[0][1:]...)
+}
+
+// TestLatencyToKafka states how long a message takes from the moment at which the vehicle was to publish it until a
+// Kafka consumer has it, with the sample rules on and Redis there: Apache Kafka and Redis are processes of their own,
+// publisher and consumer this one.
+func TestLatencyToKafka(t *testing.T) {
+	kafka := harness.ApacheKafka(t, kafkaVersion, 1)
+	redis, _ := harness.Redis(t)
+	g := harness.StartGateway(t, harness.Options{Kafka: kafka, Redis: redis, Extra: unlimited})
+	load := Load{Addr: g.Lab}
+	conns := make([]net.Conn, latencyConns)
+	for i := range conns {
+		var err error
+		if conns[i], err = load.connect(t.Context(), VIN(i)); err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = conns[i].Close() }()
+	}
+	out := table{
+		Title: fmt.Sprintf("vehicle to Kafka consumer, sample rules, 256 B, %d vehicles, Apache Kafka %s, %v each, from when a message was due",
+			latencyConns, kafkaVersion, *latencySpan),
+		Columns: []string{"messages/s", "consumed", "consumer p50 ms", "p99 ms", "max ms", "PUBACK p50 ms", "p99 ms"},
+	}
+	for _, rate := range []int{1000, 10000} {
+		pace := Pace{
+			Conns: conns, Period: latencyConns * time.Second / time.Duration(rate), Payload: stamped(), StampAt: stampedAt,
+		}
+		if _, err := pace.Run(latencyWarm, nil); err != nil {
+			t.Fatal(err)
+		}
+		c := consume(t, kafka, time.Now())
+		p, err := pace.Run(*latencySpan, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		took := c.await(t, p.Sent)
+		at := func(q float64) string { return ms(took[int(q*float64(len(took)-1))]) }
+		out.row(rate, len(took), at(0.50), at(0.99), at(1), ms(p.P50), ms(p.P99))
+	}
+	summary.add(out)
+}
+
+func ms(d time.Duration) string { return fmt.Sprintf("%.2f", float64(d)/float64(time.Millisecond)) }
+
+// consumer reads the telemetry topic and notes how long ago each message was due.
+type consumer struct {
+	client *kgo.Client
+	since  time.Time
+	cancel context.CancelFunc
+	done   chan struct{}
+	more   chan struct{} // something was added to took
+
+	mu   sync.Mutex
+	took []time.Duration
+	err  error
+}
+
+// consume begins to read what is due from now on.
+func consume(t *testing.T, k *harness.Kafka, since time.Time) *consumer {
+	t.Helper()
+	client, err := kgo.NewClient(kgo.SeedBrokers(k.Brokers...), kgo.ConsumeTopics("vehicle.telemetry"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	c := &consumer{client: client, since: since, cancel: cancel, done: make(chan struct{}), more: make(chan struct{}, 1)}
+	go c.run(ctx)
+	return c
+}
+
+func (c *consumer) run(ctx context.Context) {
+	defer close(c.done)
+	for {
+		fetches := c.client.PollFetches(ctx)
+		now := time.Now()
+		if ctx.Err() != nil {
+			return
+		}
+		c.mu.Lock()
+		c.err = errors.Join(c.err, fetches.Err())
+		fetches.EachRecord(func(r *kgo.Record) {
+			due, err := stampOf(r.Value)
+			c.err = errors.Join(c.err, err)
+			if due.After(c.since) {
+				c.took = append(c.took, now.Sub(due))
+			}
+		})
+		c.mu.Unlock()
+		select {
+		case c.more <- struct{}{}:
+		default:
+		}
+	}
+}
+
+var errNoStamp = errors.New("no time in the record")
+
+func stampOf(value []byte) (time.Time, error) {
+	if len(value) < stampedAt+stampDigits || !bytes.HasPrefix(value, []byte(`{"due":`)) {
+		return time.Time{}, errNoStamp
+	}
+	ns, err := strconv.ParseInt(string(value[stampedAt:stampedAt+stampDigits]), 10, 64)
+	return time.Unix(0, ns), err
+}
+
+// await waits for n messages, ends the consumer and returns how long each took, sorted.
+func (c *consumer) await(t *testing.T, n int) []time.Duration {
+	t.Helper()
+	deadline := time.After(time.Minute)
+	for have := -1; have < n; {
+		c.mu.Lock()
+		have = len(c.took)
+		err := c.err
+		c.mu.Unlock()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if have >= n {
+			break
+		}
+		select {
+		case <-c.more:
+		case <-deadline:
+			t.Fatalf("%d of %d messages consumed", have, n)
+		}
+	}
+	c.cancel()
+	<-c.done
+	c.client.Close()
+	slices.Sort(c.took)
+	return c.took
+}
