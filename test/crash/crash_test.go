@@ -15,39 +15,62 @@ import (
 	"cellgate/test/harness"
 )
 
-// rounds is how often the gateway is killed: $CRASH_ROUNDS, else 3.
-func rounds(t *testing.T) int {
+// fromEnv is a number from the environment, else byDefault.
+func fromEnv(t *testing.T, name string, byDefault int64) int64 {
 	t.Helper()
-	text := os.Getenv("CRASH_ROUNDS")
+	text := os.Getenv(name)
 	if text == "" {
-		return 3
+		return byDefault
 	}
-	n, err := strconv.Atoi(text)
+	n, err := strconv.ParseInt(text, 10, 64)
 	if err != nil || n < 1 {
-		t.Fatalf("CRASH_ROUNDS=%q: want a number from 1", text)
+		t.Fatalf("%s=%q: want a number from 1", name, text)
 	}
 	return n
 }
 
-// TestKillUnderLoad: 500 vehicles publish twice a second, the gateway is killed and started again and
-// again, and every message that a vehicle saw acknowledged is in Kafka, in order, under one msg-id.
+const (
+	vehicles = 200
+	// auditEvery is how many rounds there are between two audits.
+	auditEvery = 50
+	// startKills is the share of rounds that end while the gateway starts: while it recovers the journal, reads its
+	// state, and lets the fleet in.
+	startKills = 0.3
+)
+
+// killed is a gateway under load that is killed again and again.
+type killed struct {
+	*harness.Gateway
+	t      *testing.T
+	ledger string
+	start  time.Duration // of the last whole start
+}
+
+// TestKillUnderLoad: 200 vehicles publish five times a second through a journal whose segments last about a second,
+// the gateway is killed and started again and again, and every message that a vehicle saw acknowledged is in
+// Kafka, in order, under one msg-id. $CRASH_ROUNDS says how often, 3 without it.
 func TestKillUnderLoad(t *testing.T) {
-	n := rounds(t)
+	rounds := int(fromEnv(t, "CRASH_ROUNDS", 3))
 	kafka := harness.EmbeddedKafka(t)
-	g := harness.StartGateway(t, harness.Options{Kafka: kafka, Redis: harness.EmbeddedRedis(t), Extra: "log: {level: warn}\n"})
-	ledger := filepath.Join(g.Dir, "ledger.txt")
-	fleet := harness.StartProcess(t, "fleet", g.Dir, nil, harness.Binary(t), "fleet", "--config", g.Config,
-		"--vehicles", "500", "--rate", "2", "--ledger", ledger)
-	awaitGrowth(t, ledger, 1000)
-	for round := range n {
-		before := size(t, ledger)
-		time.Sleep(time.Duration(rand.Int64N(int64(2 * time.Second)))) // the random moment
-		g.Kill()
-		start := time.Now()
-		g.Start()
-		// Half of the fleet has been acknowledged again before the next round.
-		awaitGrowth(t, ledger, before+250*bytesPerLine)
-		fmt.Printf("round %d/%d: killed, serving again after %v, %d KB of ledger\n", round+1, n, time.Since(start).Round(time.Millisecond), size(t, ledger)>>10)
+	k := &killed{t: t, Gateway: harness.StartGateway(t, harness.Options{
+		Kafka: kafka, Redis: harness.EmbeddedRedis(t),
+		Extra: "log: {level: warn}\nuplink: {journal: {segment_bytes: 1MiB, max_bytes: 256MiB}}\n",
+	})}
+	k.ledger = filepath.Join(k.Dir, "ledger.txt")
+	fleet := harness.StartProcess(t, "fleet", k.Dir, nil, harness.Binary(t), "fleet", "--config", k.Config, "--ledger", k.ledger,
+		"--vehicles", strconv.Itoa(vehicles), "--rate", "5", "--payload-bytes", "1000",
+		"--reconnect-max", "300ms", "--connect-rate", "5000", "--tls-resume")
+	k.acknowledged(0, 2*vehicles)
+	audit := newAuditor(kafka.Brokers, "vehicle.telemetry", k.ledger)
+	began := time.Now()
+	for round := 1; round <= rounds; round++ {
+		k.round(round, rounds)
+		if round%auditEvery == 0 && round < rounds {
+			if err := audit.audit(t.Context(), time.Minute); err != nil {
+				t.Fatal(err)
+			}
+			fmt.Printf("audit after %d kills in %v: %v\n", round, time.Since(began).Round(time.Second), audit)
+		}
 	}
 	fleet.Signal(syscall.SIGINT)
 	select {
@@ -55,20 +78,43 @@ func TestKillUnderLoad(t *testing.T) {
 	case <-time.After(30 * time.Second):
 		t.Fatal("the fleet did not end within 30 s of SIGINT")
 	}
-	operator := g.OperatorToken()
-	harness.Eventually(t, 2*time.Minute, "everything delivered", func() error { return g.Settled(operator) })
-	acked, err := harness.ReadFleetLedger(ledger)
-	if err != nil {
+	operator := k.OperatorToken()
+	harness.Eventually(t, 2*time.Minute, "everything delivered", func() error { return k.Settled(operator) })
+	if err := audit.audit(t.Context(), time.Minute); err != nil {
 		t.Fatal(err)
 	}
-	audit, err := harness.AuditTelemetry(acked, kafka.Read("vehicle.telemetry"))
-	if err != nil {
-		t.Fatal(err)
+	if audit.acked < rounds*vehicles/4 {
+		t.Fatalf("only %v", audit)
 	}
-	fmt.Printf("%d kills: %v\n", n, audit)
-	if audit.Err() != nil || audit.Acked == 0 {
-		t.Fatal(audit.Err())
+	fmt.Printf("%d kills in %v: %v\n", rounds, time.Since(began).Round(time.Second), audit)
+}
+
+// round kills the gateway at a random moment and has it serve again. Some kills come while it starts.
+func (k *killed) round(n, of int) {
+	k.t.Helper()
+	if rand.Float64() < startKills && k.start > 0 {
+		moment := time.Duration(rand.Int64N(int64(k.start) * 3 / 2))
+		k.Kill()
+		k.Process = harness.StartProcess(k.t, "cellgate", k.Dir, nil, harness.Binary(k.t), "run", "--config", k.Config)
+		select {
+		case <-k.Done():
+			k.t.Fatalf("the gateway ended while starting:\n%s", k.Tail(40))
+		case <-time.After(moment):
+		}
+		k.Kill()
+		fmt.Printf("round %d/%d: killed %v after its start\n", n, of, moment.Round(time.Millisecond))
+	} else {
+		moment := time.Duration(rand.Int64N(int64(700 * time.Millisecond)))
+		time.Sleep(moment)
+		k.Kill()
+		fmt.Printf("round %d/%d: killed %v into the load\n", n, of, moment.Round(time.Millisecond))
 	}
+	before, began := size(k.t, k.ledger), time.Now()
+	k.Gateway.Start()
+	k.start = time.Since(began)
+	// A quarter of the fleet's messages of a second have been acknowledged again before the next round.
+	k.acknowledged(before, vehicles/4)
+	fmt.Printf("  serving again after %v, acknowledging after %v\n", k.start.Round(time.Millisecond), time.Since(began).Round(time.Millisecond))
 }
 
 // bytesPerLine is the least that a ledger line takes: a VIN, a space, a digit and the newline.
@@ -83,15 +129,17 @@ func size(t *testing.T, file string) int64 {
 	return info.Size()
 }
 
-func awaitGrowth(t *testing.T, file string, bytes int64) {
-	t.Helper()
-	harness.Eventually(t, time.Minute, "growth of the ledger", func() error {
-		info, err := os.Stat(file)
+// acknowledged waits until the ledger has grown by so many lines.
+func (k *killed) acknowledged(before int64, lines int64) {
+	k.t.Helper()
+	want := before + lines*bytesPerLine
+	harness.Eventually(k.t, time.Minute, "growth of the ledger", func() error {
+		info, err := os.Stat(k.ledger)
 		if err != nil {
 			return err
 		}
-		if info.Size() < bytes {
-			return fmt.Errorf("%d bytes of %d", info.Size(), bytes)
+		if info.Size() < want {
+			return fmt.Errorf("%d bytes of %d", info.Size(), want)
 		}
 		return nil
 	})

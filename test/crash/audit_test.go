@@ -1,0 +1,228 @@
+package crash
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kgo"
+)
+
+// auditor compares the fleets' ledgers with Kafka while both grow, and forgets what it has compared: the memory
+// of a thousand rounds is that of fifty. Every acknowledged message is in Kafka, the first appearances of a
+// vehicle's messages are in order, and a message that is there more than once has one msg-id.
+type auditor struct {
+	brokers []string
+	topic   string
+	ledgers []string
+
+	read     []int64         // bytes of each ledger
+	offsets  map[int32]int64 // of the topic, next to read
+	vehicles map[string]*vehicle
+	waiting  map[string]struct{} // "VIN/seq": acknowledged, not in Kafka yet
+
+	acked, records, duplicates int
+	wrong                      []string
+}
+
+// vehicle is what Kafka holds of one: the highest sequence, and the msg-ids of the messages since the last audit
+// and of those between it and the one before. A copy of an older message counts as out of order.
+type vehicle struct {
+	last       int64
+	ids, older map[int64]string
+}
+
+func newAuditor(brokers []string, topic string, ledgers ...string) *auditor {
+	return &auditor{
+		brokers: brokers, topic: topic, ledgers: ledgers, read: make([]int64, len(ledgers)), offsets: map[int32]int64{},
+		vehicles: map[string]*vehicle{}, waiting: map[string]struct{}{},
+	}
+}
+
+func (a *auditor) String() string {
+	return fmt.Sprintf("%d acknowledged, %d records, %d duplicates, %d not in Kafka, %d wrong",
+		a.acked, a.records, a.duplicates, len(a.waiting), len(a.wrong))
+}
+
+// audit takes what the ledgers hold now and waits until all of it is in Kafka, at most until limit is over.
+// Then it lets go of everything before.
+func (a *auditor) audit(ctx context.Context, limit time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	for i := range a.ledgers {
+		if err := a.readLedger(i); err != nil {
+			return err
+		}
+	}
+	for {
+		if err := a.readKafka(ctx); err != nil {
+			return err
+		}
+		switch {
+		case len(a.wrong) > 0:
+			return fmt.Errorf("%v: %v", a, a.wrong[:min(5, len(a.wrong))])
+		case len(a.waiting) == 0:
+			return a.forget(ctx)
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("%v: acknowledged, but not in Kafka within %v: %v", a, limit, a.missing())
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+}
+
+func (a *auditor) missing() (some []string) {
+	for name := range a.waiting {
+		if some = append(some, name); len(some) == 5 {
+			break
+		}
+	}
+	return some
+}
+
+// readLedger takes the whole lines that a ledger has got.
+func (a *auditor) readLedger(i int) error {
+	f, err := os.Open(a.ledgers[i])
+	if err != nil {
+		return err
+	}
+	defer func() { _ = f.Close() }()
+	b, err := io.ReadAll(io.NewSectionReader(f, a.read[i], 1<<40))
+	if err != nil {
+		return err
+	}
+	b = b[:strings.LastIndexByte(string(b), '\n')+1]
+	a.read[i] += int64(len(b))
+	for line := range strings.Lines(string(b)) {
+		vin, text, _ := strings.Cut(strings.TrimSpace(line), " ")
+		seq, err := strconv.ParseInt(text, 10, 64)
+		if err != nil {
+			return fmt.Errorf("%s: %q is not VIN and sequence", a.ledgers[i], line)
+		}
+		a.acked++
+		if v := a.vehicles[vin]; v == nil || (v.ids[seq] == "" && v.older[seq] == "") {
+			a.waiting[name(vin, seq)] = struct{}{}
+		}
+	}
+	return nil
+}
+
+func name(vin string, seq int64) string { return vin + "/" + strconv.FormatInt(seq, 10) }
+
+// readKafka takes the topic up to its present end.
+func (a *auditor) readKafka(ctx context.Context) error {
+	cl, err := kgo.NewClient(kgo.SeedBrokers(a.brokers...))
+	if err != nil {
+		return err
+	}
+	defer cl.Close()
+	ends, err := kadm.NewClient(cl).ListEndOffsets(ctx, a.topic)
+	if err != nil {
+		return err
+	}
+	start, left := map[int32]kgo.Offset{}, 0
+	ends.Each(func(o kadm.ListedOffset) {
+		if o.Offset > a.offsets[o.Partition] {
+			start[o.Partition] = kgo.NewOffset().At(a.offsets[o.Partition])
+			left++
+		}
+	})
+	if left == 0 {
+		return nil
+	}
+	cl.AddConsumePartitions(map[string]map[int32]kgo.Offset{a.topic: start})
+	for left > 0 {
+		fetches := cl.PollFetches(ctx)
+		if err := fetches.Err0(); err != nil {
+			return fmt.Errorf("read %s: %w", a.topic, err)
+		}
+		fetches.EachRecord(func(r *kgo.Record) {
+			end, _ := ends.Lookup(a.topic, r.Partition)
+			if r.Offset >= end.Offset || r.Offset < a.offsets[r.Partition] {
+				return
+			}
+			a.take(r)
+			if a.offsets[r.Partition] = r.Offset + 1; r.Offset+1 == end.Offset {
+				left--
+			}
+		})
+	}
+	return nil
+}
+
+func (a *auditor) take(r *kgo.Record) {
+	a.records++
+	var payload struct {
+		Seq *int64 `json:"seq"`
+	}
+	id := header(r, "msg-id")
+	if err := json.Unmarshal(r.Value, &payload); err != nil || payload.Seq == nil || id == "" {
+		a.wrong = append(a.wrong, fmt.Sprintf("%d@%d: no seq or no msg-id in %.200q", r.Partition, r.Offset, r.Value))
+		return
+	}
+	vin, seq := string(r.Key), *payload.Seq
+	delete(a.waiting, name(vin, seq))
+	v := a.vehicles[vin]
+	if v == nil {
+		v = &vehicle{ids: map[int64]string{}}
+		a.vehicles[vin] = v
+	}
+	before := v.ids[seq]
+	if before == "" {
+		before = v.older[seq]
+	}
+	switch {
+	case before == id:
+		a.duplicates++
+	case before != "":
+		a.wrong = append(a.wrong, fmt.Sprintf("%s is there as %s and as %s", name(vin, seq), before, id))
+	case seq < v.last:
+		a.wrong = append(a.wrong, fmt.Sprintf("%s behind %d", name(vin, seq), v.last))
+	default:
+		v.ids[seq], v.last = id, seq
+	}
+}
+
+func header(r *kgo.Record, key string) string {
+	for _, h := range r.Headers {
+		if h.Key == key {
+			return string(h.Value)
+		}
+	}
+	return ""
+}
+
+// forget gives up what has been compared, and lets Kafka give up its records: those of this topic that were
+// read, and all of the others.
+func (a *auditor) forget(ctx context.Context) error {
+	for _, v := range a.vehicles {
+		v.older, v.ids = v.ids, map[int64]string{}
+	}
+	cl, err := kgo.NewClient(kgo.SeedBrokers(a.brokers...))
+	if err != nil {
+		return err
+	}
+	defer cl.Close()
+	adm := kadm.NewClient(cl)
+	ends, err := adm.ListEndOffsets(ctx)
+	if err != nil {
+		return err
+	}
+	done := kadm.Offsets{}
+	ends.Each(func(o kadm.ListedOffset) {
+		at := o.Offset
+		if o.Topic == a.topic {
+			at = a.offsets[o.Partition]
+		}
+		done.AddOffset(o.Topic, o.Partition, at, -1)
+	})
+	_, err = adm.DeleteRecords(ctx, done)
+	return err
+}

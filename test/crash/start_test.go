@@ -1,0 +1,151 @@
+package crash
+
+import (
+	"bufio"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"regexp"
+	"strconv"
+	"syscall"
+	"testing"
+	"time"
+
+	"cellgate/test/harness"
+)
+
+// firstPuback is what a vehicle waits at most after a kill: from the start of the process to the first PUBACK.
+const firstPuback = time.Second
+
+// TestFirstPuback: with a journal of $START_BYTES that no sink has taken, the first PUBACK leaves within a second of
+// the process's start, also after a kill in the middle of the load. Without START_BYTES, as one of many tests that run
+// side by side, it does the same with 64 MiB and only prints the time.
+func TestFirstPuback(t *testing.T) {
+	if testing.Short() {
+		t.Skip("fills a journal")
+	}
+	want := fromEnv(t, "START_BYTES", 64<<20)
+	g := harness.StartGateway(t, harness.Options{Extra: "log: {level: warn}\nlimits: {messages_per_second: 0, bytes_per_second: 0}\n"})
+	fleet := harness.StartProcess(t, "fleet", g.Dir, nil, harness.Binary(t), "fleet", "--config", g.Config,
+		"--vehicles", "50", "--saturate", "--payload-bytes", "300", "--reconnect-max", "200ms")
+	began, last := time.Now(), uint64(0)
+	harness.Eventually(t, 10*time.Minute, "filling the journal", func() error {
+		used, records, err := written(g)
+		if err != nil {
+			return err
+		}
+		if used < want {
+			time.Sleep(100 * time.Millisecond)
+			return fmt.Errorf("%d bytes of %d", used, want)
+		}
+		last = records
+		return nil
+	})
+	fmt.Printf("%d MiB in %d records, filled in %v\n", want>>20, last, time.Since(began).Round(time.Second))
+	for round := range 5 {
+		if round == 1 { // the first kill comes under full load, the others find a journal at rest
+			fleet.Signal(syscall.SIGINT)
+			<-fleet.Done()
+		}
+		g.Kill()
+		began := time.Now()
+		g.Process = harness.StartProcess(t, "cellgate", g.Dir, nil, harness.Binary(t), "run", "--config", g.Config)
+		took, err := untilPuback(g.Lab, began)
+		if err != nil {
+			t.Fatalf("%v\n%s", err, g.Tail(40))
+		}
+		cpu, err := g.CPU()
+		if err != nil {
+			t.Fatal(err)
+		}
+		fmt.Printf("start %d: first PUBACK after %v (processor time %v)\n", round+1, took.Round(time.Millisecond), cpu)
+		if took > firstPuback && os.Getenv("START_BYTES") != "" {
+			t.Errorf("start %d: the first PUBACK came %v after the start of the process", round+1, took)
+		}
+	}
+}
+
+// written is how many bytes of the journal are written to, by its segments, and its newest record.
+func written(g *harness.Gateway) (bytes int64, last uint64, err error) {
+	_, body, err := g.Get("/metrics", "")
+	if err != nil {
+		return 0, 0, err
+	}
+	found := regexp.MustCompile(`(?m)^cellgate_journal_bytes\{[^}]*\} (\S+)$`).FindSubmatch(body)
+	if found == nil {
+		return 0, 0, errors.New("no journal_bytes")
+	}
+	size, err := strconv.ParseFloat(string(found[1]), 64)
+	if err != nil {
+		return 0, 0, err
+	}
+	found = regexp.MustCompile(`(?m)^cellgate_messages_received_total\{[^}]*class="telemetry",qos="1"\} (\S+)$`).FindSubmatch(body)
+	if found == nil {
+		return 0, 0, errors.New("no messages_received_total")
+	}
+	records, err := strconv.ParseFloat(string(found[1]), 64)
+	const spare = 2 * 64 << 20 // the active segment and the one ready behind it
+	return int64(size) - spare, uint64(records), err
+}
+
+// untilPuback is how long after began a vehicle that tries all the time gets its first PUBACK.
+func untilPuback(addr string, began time.Time) (time.Duration, error) {
+	for {
+		err := publishOnce(addr)
+		switch took := time.Since(began); {
+		case err == nil:
+			return took, nil
+		case took > time.Minute:
+			return took, fmt.Errorf("no PUBACK within a minute: %w", err)
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
+
+// publishOnce connects over MQTT 3.1.1, publishes once with QoS 1 and waits for the PUBACK.
+func publishOnce(addr string) error {
+	c, err := net.DialTimeout("tcp", addr, time.Second)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = c.Close() }()
+	if err := c.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
+		return err
+	}
+	const vin = "LTESTSTART0000001"
+	connect := append([]byte{0x10, 12 + byte(len(vin)), 0, 4, 'M', 'Q', 'T', 'T', 4, 2, 0, 60}, text(vin)...)
+	if _, err := c.Write(connect); err != nil {
+		return err
+	}
+	r := bufio.NewReader(c)
+	if err := expect(r, 0x20, 2, 0, 0); err != nil {
+		return fmt.Errorf("CONNACK: %w", err)
+	}
+	body := append(text("v1/"+vin+"/up/event"), 0, 1)
+	body = append(body, `{"soc": 50}`...)
+	if _, err := c.Write(append([]byte{0x32, byte(len(body))}, body...)); err != nil {
+		return err
+	}
+	if err := expect(r, 0x40, 2, 0, 1); err != nil {
+		return fmt.Errorf("PUBACK: %w", err)
+	}
+	return nil
+}
+
+func text(s string) []byte {
+	return append(binary.BigEndian.AppendUint16(nil, uint16(len(s))), s...) //nolint:gosec // short
+}
+
+func expect(r io.Reader, want ...byte) error {
+	got := make([]byte, len(want))
+	if _, err := io.ReadFull(r, got); err != nil {
+		return err
+	}
+	if string(got) != string(want) {
+		return fmt.Errorf("got % x, want % x", got, want)
+	}
+	return nil
+}
