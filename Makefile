@@ -17,7 +17,9 @@ export CELLGATE_BIN := $(BIN)
 # How long and how often. `make soak` sets the full figures, `make check` runs the same code short.
 FUZZTIME     ?= 10s
 WIRE_FUZZTIME ?= 30s
-CRASH_ROUNDS ?= 10
+CRASH_ROUNDS ?= 20
+START_BYTES  ?= 67108864
+DISK_ROUNDS  ?= 3
 POWER_STATES ?= 500
 FLEET        ?= 10
 DATA         ?= ./data
@@ -56,9 +58,10 @@ bench-micro: ## the packages' benchmarks
 	@echo "==> bench: packages"
 	$(GO) test -run '^$$' -bench . -benchmem -benchtime 200ms -timeout 30m ./broker/... ./rules/... ./auth/... ./sync/...
 
-crash: build ## kill -9 under load, CRASH_ROUNDS times, against an outside ledger
-	@echo "==> crash: $(CRASH_ROUNDS) rounds"
-	CRASH_ROUNDS=$(CRASH_ROUNDS) $(GO) test -count=1 -timeout 12h -v -run TestKill ./test/crash | $(GO) run ./test/progress
+crash: build ## kill -9 and full disks under load against an outside ledger, and the first PUBACK after a kill
+	@echo "==> crash: $(CRASH_ROUNDS) kills, a journal of $(START_BYTES) bytes, $(DISK_ROUNDS) full disks"
+	CRASH_ROUNDS=$(CRASH_ROUNDS) START_BYTES=$(START_BYTES) DISK_ROUNDS=$(DISK_ROUNDS) \
+		$(GO) test -count=1 -timeout 12h -v ./test/crash | $(GO) run ./test/progress
 
 power: ## simulated power loss in the journal, POWER_STATES crash states
 	@echo "==> power loss: $(POWER_STATES) states"
@@ -81,7 +84,7 @@ check: lint vet test-race fuzz crash power test-real ## what CI runs
 soak: ## the full figures: hours
 	@$(MAKE) --no-print-directory fuzz FUZZTIME=10m WIRE_FUZZTIME=1h
 	@$(MAKE) --no-print-directory power POWER_STATES=10000
-	@$(MAKE) --no-print-directory crash CRASH_ROUNDS=1000
+	@$(MAKE) --no-print-directory crash CRASH_ROUNDS=1000 START_BYTES=1073741824 DISK_ROUNDS=50
 
 clean: ## remove what was built, and the data of `make run`
 	rm -rf bin $(DATA)
