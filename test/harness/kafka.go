@@ -102,9 +102,9 @@ func startKafka(t testing.TB, version string, brokers int, linked bool) *Kafka {
 		k.launch, k.Nodes = append(k.launch, start), append(k.Nodes, start())
 	}
 	for i, n := range nodes { // none listens before most of them run
-		AwaitTCP(t, n.client, time.Minute, k.Nodes[i])
+		AwaitTCP(t, n.client, 3*time.Minute, k.Nodes[i])
 	}
-	k.AwaitReady(time.Minute)
+	k.AwaitReady(3 * time.Minute)
 	return k
 }
 
@@ -188,8 +188,8 @@ func (n *kafkaNode) format(t testing.TB) {
 	if err := os.WriteFile(file, []byte(n.properties()), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	const cluster = "Y2VsbGdhdGUtdGVzdC0wMQ"                                                                          // any base64 of 16 bytes
-	cmd := exec.Command("java", "-cp", n.classpath(), "kafka.tools.StorageTool", "format", "-t", cluster, "-c", file) //nolint:gosec // our own paths
+	const cluster = "Y2VsbGdhdGUtdGVzdC0wMQ"                                                                                                     // any base64 of 16 bytes
+	cmd := exec.Command("java", "-XX:TieredStopAtLevel=1", "-cp", n.classpath(), "kafka.tools.StorageTool", "format", "-t", cluster, "-c", file) //nolint:gosec // our own paths
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("format kafka storage: %v\n%s", err, out)
 	}

@@ -1,0 +1,160 @@
+//go:build real
+
+package real
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	goredis "github.com/redis/go-redis/v9"
+
+	"cellgate/test/harness"
+	"cellgate/test/scenario"
+)
+
+// failover is a Redis group and what a gateway and the test need to know of it.
+type failover struct {
+	settings string // the gateway's
+	client   goredis.UniversalClient
+	fail     func()       // ends a primary for good
+	promoted func() error // nil when a replica has taken over
+}
+
+// TestRedisFailover loses a primary of a Redis with sentinels, and of a Redis cluster, under load. Every
+// kind of target works before and after; nothing is given up, and in the end Redis has the newest of every
+// vehicle. What only the lost primary had acknowledged is gone with it (Redis replicates asynchronously)
+// until the vehicle sends again: the fleet does.
+func TestRedisFailover(t *testing.T) {
+	kafka := harness.EmbeddedKafka(t)
+	for name, start := range map[string]func(*testing.T) failover{"sentinel": withSentinel, "cluster": withCluster} {
+		t.Run(name, func(t *testing.T) {
+			f := start(t)
+			g := harness.StartGateway(t, harness.Options{Kafka: kafka, RedisSettings: f.settings, Rules: withRule(t, kindsRule)})
+			operator, ledger := g.OperatorToken(), filepath.Join(g.Dir, "ledger.txt")
+			fleet := startFleet(t, g, "fleet", ledger, 100, 5)
+			delivered := func(n int64) func() error {
+				return func() error {
+					lines, err := g.Ledger(operator)
+					if err == nil && lines["redis"].Delivered < n {
+						err = fmt.Errorf("%+v", lines["redis"])
+					}
+					return err
+				}
+			}
+			harness.Eventually(t, 30*time.Second, "messages in Redis", delivered(1500))
+			everyKind(t, g, f.client)
+			f.fail()
+			began := time.Now()
+			harness.Eventually(t, 60*time.Second, "a replica to take over", f.promoted)
+			promoted := time.Since(began)
+			lines, err := g.Ledger(operator)
+			if err != nil {
+				t.Fatal(err)
+			}
+			harness.Eventually(t, 60*time.Second, "writes to go on", delivered(lines["redis"].Received+1500))
+			fmt.Printf("%s: promoted after %.1fs, %+v\n", name, promoted.Seconds(), lines["redis"])
+			everyKind(t, g, f.client)
+			endFleet(t, fleet)
+			harness.Eventually(t, time.Minute, "everything delivered", func() error { return g.Settled(operator) })
+			if lines, err = g.Ledger(operator); err != nil || lines["redis"].DeadLettered != 0 || len(lines["redis"].Dropped) != 0 {
+				t.Errorf("given up: %+v %v", lines["redis"], err)
+			}
+			acked, err := harness.ReadFleetLedger(ledger)
+			if err != nil {
+				t.Fatal(err)
+			}
+			auditNewestIn(t, f.client, acked)
+		})
+	}
+}
+
+func withSentinel(t *testing.T) failover {
+	s := harness.StartRedisSentinel(t)
+	c := goredis.NewUniversalClient(&goredis.UniversalOptions{MasterName: s.Master, Addrs: []string{s.Sentinel}, DisableIdentity: true})
+	t.Cleanup(func() { _ = c.Close() })
+	return failover{
+		settings: fmt.Sprintf(`addresses: ["%s"], master: %s`, s.Sentinel, s.Master),
+		client:   c, fail: s.Primary.Kill, promoted: s.Replica.Promoted,
+	}
+}
+
+func withCluster(t *testing.T) failover {
+	s := harness.StartRedisCluster(t)
+	c := goredis.NewUniversalClient(&goredis.UniversalOptions{IsClusterMode: true, Addrs: s.Addrs(), DisableIdentity: true})
+	t.Cleanup(func() { _ = c.Close() })
+	return failover{
+		settings: `cluster: true, addresses: ["` + strings.Join(s.Addrs(), `", "`) + `"]`,
+		client:   c, fail: s.Nodes[0].Kill,
+		promoted: func() error {
+			for _, n := range s.Nodes[3:] {
+				if n.Promoted() == nil {
+					return nil
+				}
+			}
+			return fmt.Errorf("no replica is a primary")
+		},
+	}
+}
+
+// kindsRule writes one message to every kind of Redis target.
+const kindsRule = `
+rules:
+  - id: kinds
+    from: ["v1/+/up/kinds"]
+    to:
+      - redis: {hash: "hash:${vin}", set: {n: payload.n}, newer_than: _at, ttl: 1h}
+      - redis: {string: "string:${vin}", value: payload.n, ttl: 1h}
+      - redis: {stream: "stream:${vin}", max_len: 10, ttl: 1h}
+      - redis: {set_add: "set:${vin}", member: payload.n}
+      - redis: {geo: "geo:${vin}", lon: payload.lon, lat: payload.lat}
+      - redis: {expire: "geo:${vin}", ttl: 1h}
+      - redis: {publish: "publish:${vin}"}
+      - redis: {string: "gone:${vin}", value: payload.n}
+      - redis: {delete: "gone:${vin}"}
+`
+
+// withRule returns a folder with the sample rules and one more file.
+func withRule(t *testing.T, text string) string {
+	t.Helper()
+	dir := t.TempDir()
+	if err := os.CopyFS(dir, os.DirFS(filepath.Join(harness.Root(), "configs", "rules"))); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "more.rules.yaml"), []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+// everyKind has new vehicles, whose keys fall into slots all over a cluster, send a message each, and finds
+// it in every kind of key.
+func everyKind(t *testing.T, g *harness.Gateway, c goredis.UniversalClient) {
+	t.Helper()
+	ctx := t.Context()
+	for i := range 6 {
+		vin := scenario.NewVIN()
+		v := scenario.MustV5(t, g, vin, g.VehicleToken(vin))
+		if code := v.Send(t, "v1/"+vin+"/up/kinds", fmt.Sprintf(`{"n": %d, "lat": 31.2, "lon": 121.4}`, i)); code != 0 {
+			t.Fatalf("PUBACK 0x%02x", code)
+		}
+		n := fmt.Sprint(i)
+		harness.Eventually(t, 20*time.Second, "every kind of key of "+vin, func() error {
+			for what, got := range map[string]bool{
+				"hash": c.HGet(ctx, "hash:"+vin, "n").Val() == n, "string": c.Get(ctx, "string:"+vin).Val() == n,
+				"stream": c.XLen(ctx, "stream:"+vin).Val() == 1, "set": c.SIsMember(ctx, "set:"+vin, n).Val(),
+				"geo": len(c.GeoPos(ctx, "geo:"+vin, vin).Val()) == 1, "life of hash": c.TTL(ctx, "hash:"+vin).Val() > 0,
+				"life of stream": c.TTL(ctx, "stream:"+vin).Val() > 0, "life of geo": c.TTL(ctx, "geo:"+vin).Val() > 0,
+				"deleted": c.Exists(ctx, "gone:"+vin).Val() == 0,
+			} {
+				if !got {
+					return fmt.Errorf("%s is not as it must be", what)
+				}
+			}
+			return nil
+		})
+	}
+}
