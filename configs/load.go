@@ -6,7 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
-	"strings"
+	"regexp"
 
 	"github.com/goccy/go-yaml"
 	"github.com/goccy/go-yaml/ast"
@@ -40,6 +40,9 @@ func Parse(name string, data []byte) (*Config, error) {
 // ParseEnv is Parse with an environment of the caller's.
 func ParseEnv(name string, data []byte, env func(string) (string, bool)) (*Config, error) {
 	body, err := parseYAML(name, data)
+	if (err != nil || body != nil) && foreign(data) {
+		return nil, notConfiguration(name, body, err)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -103,12 +106,14 @@ func syntaxProblem(name string, err error) error {
 		p.Line, p.Col = at.line, at.col
 		p.Why = "not YAML: " + syntax.GetMessage()
 	}
-	var duplicate *yaml.DuplicateKeyError
-	if errors.As(err, &duplicate) || strings.Contains(p.Why, "already defined") {
-		p.Why, p.Fix = strings.TrimPrefix(p.Why, "not YAML: "), "remove one of the two"
+	if first := firstOfTwo.FindStringSubmatch(p.Why); first != nil {
+		p.Why, p.Fix = "the same key as at "+first[1], "remove one of the two"
 	}
 	return Problems{p}
 }
+
+// firstOfTwo takes the place of the first out of the parser's finding of a key that stands twice.
+var firstOfTwo = regexp.MustCompile(`already defined at \[(\d+:\d+)\]`)
 
 // resolvePaths makes every relative Path in c absolute.
 func resolvePaths(c *Config, base string) {

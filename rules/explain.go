@@ -182,7 +182,7 @@ func (w *Worker) parts(r *rule, s *scalar) []PartValue {
 	tbl := &symbols{byKey: map[string]uint16{}}
 	n := *r.names
 	n.symbols = tbl
-	d := newDocument("", nil, func(Diagnostic) {})
+	d := newDocument("", nil, func(Diagnostic) {}, "a value")
 	var out []PartValue
 	seen := map[string]bool{}
 	for _, node := range found {

@@ -43,7 +43,7 @@ func Format(text []byte) ([]byte, error) {
 // meaning is what a file says, without its comments and order.
 func meaning(text []byte) (v any, root ast.Node, err error) {
 	var diags Diagnostics
-	d := newDocument("", text, func(f Diagnostic) { diags = append(diags, f) })
+	d := newDocument("", text, func(f Diagnostic) { diags = append(diags, f) }, "a rule or test file", "lists", "macros", "schema", "rules", "tests")
 	if root = d.parse(); root != nil {
 		v, _ = d.any(root, "the file", 0)
 	}

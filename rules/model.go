@@ -119,13 +119,9 @@ type redisDef struct {
 
 // readFile reads one file; what is wrong has been reported to report.
 func readRuleFile(display, name string, text []byte, report func(Diagnostic)) *ruleFile {
-	d := newDocument(display, text, report)
+	d := newDocument(display, text, report, "a rule file", "lists", "macros", "schema", "rules")
 	f := &ruleFile{doc: d, name: name, lists: map[string]*listDef{}}
-	root := d.parse()
-	if root == nil {
-		return f
-	}
-	o, ok := d.object(root, "a rule file", "lists", "macros", "schema", "rules")
+	o, ok := d.root()
 	if !ok {
 		return f
 	}

@@ -53,12 +53,8 @@ const defaultTestStart = 1_735_689_600_000
 
 // readTests reads a test file; what is wrong has been reported.
 func readTests(display string, text []byte, report func(Diagnostic)) []*testCase {
-	d := newDocument(display, text, report)
-	root := d.parse()
-	if root == nil {
-		return nil
-	}
-	o, ok := d.object(root, "a test file", "tests")
+	d := newDocument(display, text, report, "a test file", "tests")
+	o, ok := d.root()
 	if !ok || !o.has("tests") {
 		if ok {
 			o.missing("tests", "tests: [{name: …, steps: […]}]")

@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"regexp"
 	"strings"
 
 	"github.com/goccy/go-yaml"
@@ -27,11 +28,33 @@ type document struct {
 	lines  []string
 	report func(Diagnostic)
 	rule   string // what the findings are about
+	what   string // what the file is meant to be: "a rule file"
+	keys   []string
+	// foreign is set when the file cannot be meant as one: nothing of its contents may be shown then.
+	foreign bool
 }
 
-func newDocument(file string, text []byte, report func(Diagnostic)) *document {
+// newDocument makes a document of a file that is meant to be what, a mapping with some of keys.
+func newDocument(file string, text []byte, report func(Diagnostic), what string, keys ...string) *document {
 	text = bytes.TrimPrefix(text, []byte("\xef\xbb\xbf")) // some editors begin a file with a byte order mark
-	return &document{file: file, text: text, lines: strings.Split(string(text), "\n"), report: report, rule: "file"}
+	return &document{
+		file: file, text: text, lines: strings.Split(string(text), "\n"), report: report, rule: "file",
+		what: what, keys: keys, foreign: foreign(text, keys),
+	}
+}
+
+// root returns the document's mapping; what is wrong with the document has been reported.
+func (d *document) root() (*object, bool) {
+	n := d.parse()
+	if n == nil {
+		return nil, false
+	}
+	if d.foreign {
+		line, col := place(n)
+		d.failForeign(line, col, CodeWrongType)
+		return nil, false
+	}
+	return d.object(n, d.what, d.keys...)
 }
 
 // fail reports a finding at a place.
@@ -40,6 +63,39 @@ func (d *document) fail(line, col int, code Code, suggestion, format string, arg
 		File: d.file, Line: max(line, 1), Column: max(col, 1), Code: code, Rule: cmp.Or(d.rule, "file"),
 		Message: fmt.Sprintf(format, args...), Source: sourceLine(d.text, line), Suggestion: suggestion,
 	})
+}
+
+// failForeign reports that the file is none of its kind, and shows nothing of it.
+func (d *document) failForeign(line, col int, code Code) {
+	suggestion := "name another file; `cellgate rules schema` prints what a rule file holds, and configs/rules has samples"
+	d.report(Diagnostic{
+		File: d.file, Line: max(line, 1), Column: max(col, 1), Code: code, Rule: "file", Suggestion: suggestion,
+		Message: fmt.Sprintf("not %s: a mapping with some of %s is wanted, and none of them is here", d.what, strings.Join(d.keys, ", ")),
+	})
+}
+
+var (
+	// keyOfLine is a key at the beginning of a line, keyOfFlow one inside braces.
+	keyOfLine = regexp.MustCompile(`(?m)^["']?([A-Za-z_]+)["']?[ \t]*:(?:\s|$)`)
+	keyOfFlow = regexp.MustCompile(`[{,]\s*["']?([A-Za-z_]+)["']?\s*:`)
+)
+
+// foreign reports whether a text cannot be meant as a mapping with one of the keys: none of them, and none
+// that is nearly one, stands at its top. Someone has named another file then, perhaps one with secrets in it.
+func foreign(text []byte, keys []string) bool {
+	pattern, near := keyOfLine, true
+	switch trimmed := bytes.TrimSpace(text); {
+	case bytes.Equal(trimmed, []byte("{}")):
+		return false
+	case bytes.HasPrefix(trimmed, []byte("{")):
+		pattern, near = keyOfFlow, false
+	}
+	for _, m := range pattern.FindAllSubmatch(text, -1) {
+		if key := string(m[1]); contains(keys, key) || near && nearest(key, keys) != "" {
+			return false
+		}
+	}
+	return true
 }
 
 // failAt reports a finding at a node.
@@ -70,13 +126,19 @@ func place(n ast.Node) (line, col int) {
 // parse returns the root of the only YAML document in the text, nil when there is none or it cannot be
 // read; the latter has been reported.
 func (d *document) parse() (root ast.Node) {
-	if line := tooDeep(d.lines); line > 0 {
+	if line := tooDeep(d.lines); line > 0 && d.foreign {
+		d.failForeign(line, 1, CodeTooLarge)
+		return nil
+	} else if line > 0 {
 		d.fail(line, 1, CodeTooLarge, "write it flatter", "nested deeper than %d", maxYAMLDepth)
 		return nil
 	}
 	defer func() { // the parser is given whatever a user saved
-		if p := recover(); p != nil {
-			d.fail(1, 1, CodeSyntax, "", "this is not YAML that can be read: %v", p)
+		if p := recover(); p != nil && d.foreign {
+			d.failForeign(1, 1, CodeSyntax)
+			root = nil
+		} else if p != nil {
+			d.fail(1, 1, CodeSyntax, "write it in a simpler way", "this is not YAML that can be read")
 			root = nil
 		}
 	}()
@@ -89,7 +151,7 @@ func (d *document) parse() (root ast.Node) {
 		if doc.Body == nil {
 			continue
 		}
-		if root != nil {
+		if root != nil && !d.foreign {
 			d.failAt(doc.Body, CodeYAMLFeature, "put it in a file of its own", "a second YAML document (after ---)")
 			return nil
 		}
@@ -100,13 +162,19 @@ func (d *document) parse() (root ast.Node) {
 
 func (d *document) syntaxError(err error) {
 	var y yaml.Error
-	if !errors.As(err, &y) {
-		d.fail(1, 1, CodeSyntax, "", "%v", err)
-		return
-	}
 	line, col := 1, 1
-	if t := y.GetToken(); t != nil && t.Position != nil {
-		line, col = t.Position.Line, t.Position.Column
+	if errors.As(err, &y) {
+		if t := y.GetToken(); t != nil && t.Position != nil {
+			line, col = t.Position.Line, t.Position.Column
+		}
+	}
+	switch {
+	case d.foreign:
+		d.failForeign(line, col, CodeSyntax)
+		return
+	case y == nil:
+		d.fail(line, col, CodeSyntax, "check indentation, quotes and brackets", "this is not YAML that can be read")
+		return
 	}
 	d.rule = d.ruleAt(line)
 	suggestion := ""
