@@ -257,6 +257,15 @@ func (p *Permissions) Subscribe(filter string) bool {
 	return anyCovers(p.role.subscribe, plain, p.subject) && !anyCovers(p.role.denySubscribe, plain, p.subject)
 }
 
+// Withheld reports whether a filter that Subscribe refuses is one that the role grants and a deny takes away.
+func (p *Permissions) Withheld(filter string) bool {
+	if p.role == nil || message.ValidFilter(filter) != nil {
+		return false
+	}
+	_, plain, _ := message.SplitShare(filter)
+	return anyCovers(p.role.subscribe, plain, p.subject) && anyCovers(p.role.denySubscribe, plain, p.subject)
+}
+
 // Receive reports whether the identity may be sent a message on a topic name: it is asked for every
 // delivery, live, retained, queued or resumed, because the identity may differ from the one that
 // subscribed.

@@ -287,6 +287,31 @@ func TestValidateRole(t *testing.T) {
 	}
 }
 
+func TestWithheld(t *testing.T) {
+	t.Parallel()
+	p, err := newPolicy(map[string]RolePolicy{
+		"lab": {Subscribe: []string{"a/#", "test/#"}, DenySubscribe: []string{"test/nosubscribe", "a/{name}/#"}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	perm := newPermissions(p, &Identity{Subject: "me", Role: "lab"})
+	for filter, want := range map[string]bool{
+		"test/nosubscribe": true, "$share/g/test/nosubscribe": true, "a/me/x": true, "a/me/#": true,
+		"test/other": false, "a/you": false, "elsewhere": false, "#": false, "test/#": false, "a/#/b": false, "": false,
+	} {
+		if got := perm.Withheld(filter); got != want {
+			t.Errorf("%q: %v", filter, got)
+		}
+		if want && perm.Subscribe(filter) {
+			t.Errorf("%q is withheld and granted", filter)
+		}
+	}
+	if new(Permissions).Withheld("a") {
+		t.Error("the zero value withholds something")
+	}
+}
+
 // TestGrantForms: the three compiled forms of a grant say the same as plain substitution.
 func TestGrantForms(t *testing.T) {
 	t.Parallel()

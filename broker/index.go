@@ -170,6 +170,23 @@ func (x *Index) mergeLocked(matches map[string]*session.Matched, client string, 
 	if sub.ID != 0 {
 		m.IDs = append(m.IDs, sub.ID)
 	}
+	if _, _, shared := message.SplitShare(sub.Filter); shared {
+		m.Shared = append(m.Shared, sub.Filter)
+	}
+}
+
+// Member implements session.Index.
+func (x *Index) Member(filter, topic string) (client string, sub session.Subscription, ok bool) {
+	shared := x.topics.Subscribers(topic).Shared
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	for _, entry := range entries(filter) {
+		client, n, found := x.selectLocked(entry, shared[entry])
+		if sub, ok := x.subs[n]; found && ok {
+			return client, sub, true
+		}
+	}
+	return "", session.Subscription{}, false
 }
 
 // selectLocked picks one member of a shared group: the connected ones in turn, in an order that does not

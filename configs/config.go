@@ -131,7 +131,7 @@ type Role struct {
 	Subscribe     []string `yaml:"subscribe"`
 	DenyPublish   []string `yaml:"deny_publish"`
 	DenySubscribe []string `yaml:"deny_subscribe"`
-	// AssignedClientID permits an empty client id, which the gateway then assigns.
+	// AssignedClientID permits an empty client id, which the gateway then assigns. True unless set.
 	AssignedClientID bool `yaml:"assigned_client_id"`
 }
 

@@ -70,6 +70,7 @@ func defaultListeners() []Listener {
 
 func (l *Listener) setDefaults()  { l.Protocol, l.Path = "mqtt", "/mqtt" }
 func (t *ServerTLS) setDefaults() { t.ClientAuth, t.MinVersion = "none", "1.2" }
+func (r *Role) setDefaults()      { r.AssignedClientID = true }
 func (t *TokenAPI) setDefaults()  { t.Address = ":8443" }
 
 func (i *Issuer) setDefaults() {

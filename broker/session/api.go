@@ -138,6 +138,9 @@ type Index interface {
 	// a client's overlapping subscriptions are merged into one, but for those with no local when the client is
 	// the publisher. fn does not keep its arguments' slices.
 	Match(topic, publisher string, fn func(client string, m Matched))
+	// Member picks a member of the group of a shared filter, as Match does; false when it has none. The topic is one
+	// that the filter matches.
+	Member(filter, topic string) (client string, sub Subscription, ok bool)
 	// Count is the number of subscriptions.
 	Count() int
 	// Retain stores a retained message under its topic, or removes it when the payload is empty. The index may
@@ -156,6 +159,8 @@ type Matched struct {
 	RetainAsPublished bool
 	// IDs are their subscription identifiers, 0 left out.
 	IDs []uint32
+	// Shared are the shared filters among them.
+	Shared []string
 }
 
 // Subscription is one topic filter of a client with its options (MQTT 5, 3.8.3.1).
@@ -173,6 +178,13 @@ type Permissions interface {
 	Publish(topic string) bool
 	Subscribe(filter string) bool // $share included
 	Receive(topic string) bool
+}
+
+// Withholder may be implemented by Permissions that know more of a filter that Subscribe refuses.
+type Withholder interface {
+	// Withheld reports whether the filter is granted, and an explicit denial takes it away. The client then gets reason
+	// 0x80, unspecified: it is not told why (MQTT 5, 3.9.3). Otherwise it is 0x87, not authorized.
+	Withheld(filter string) bool
 }
 
 // Outbound is a connection's outgoing side. No method blocks, and none calls into the session: they are

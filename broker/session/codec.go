@@ -2,6 +2,7 @@ package session
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -31,13 +32,14 @@ import (
 //	            subs      uvarint   count; each: filter text, options byte (as in SUBSCRIBE), identifier uvarint
 //	            with a will: due uvarint (ms; 0 while connected), delay uvarint (ms), and a record
 //	queue     client 00 order(8) -> one message:
-//	            flags     1 byte    QoS 0-1, retain 2
+//	            flags     1 byte    QoS 0-1, retain 2, came for shared filters 3
 //	            expires   uvarint   ms
 //	            ids       uvarint   count; each uvarint
-//	            record              topic, payload, properties as in the journal (message.Record.Append)
+//	            shared    uvarint   only with bit 3: count; each a filter text
+//	            record              topic, payload, properties, QoS and RETAIN as published (message.Record.Append)
 //	inflight  client 00 order(8) -> packet identifier (2), stage (1): the message of that key is in flight
 //	incoming  client -> QoS 2 identifiers in use by the client: identifier (2), journal sequence uvarint; …
-//	retained  topic -> record, its time included
+//	retained  topic, or null character and SHA-256 of one above 32,768 bytes -> record, its time included
 //
 // Every value but "format" ends with the CRC32C, big-endian, of its key and of what is before it: the state file
 // has no checksums of its own for them.
@@ -108,6 +110,9 @@ func (e *entry) encode() []byte {
 	if e.retain {
 		flags |= 1 << 2
 	}
+	if len(e.shared) > 0 {
+		flags |= 1 << 3
+	}
 	dst := make([]byte, 0, 64+len(e.body.topic)+len(e.body.payload))
 	dst = append(dst, flags)
 	dst = binary.AppendUvarint(dst, uint64(e.body.expires)) //nolint:gosec // never negative
@@ -115,7 +120,16 @@ func (e *entry) encode() []byte {
 	for _, id := range e.ids {
 		dst = binary.AppendUvarint(dst, uint64(id))
 	}
-	rec := message.Record{Kind: message.KindPublish, Topic: e.body.topic, Payload: e.body.payload, Props: e.body.props}
+	if len(e.shared) > 0 {
+		dst = binary.AppendUvarint(dst, uint64(len(e.shared)))
+		for _, filter := range e.shared {
+			dst = field.AppendBytes(dst, filter)
+		}
+	}
+	rec := message.Record{
+		Kind: message.KindPublish, QoS: e.body.qos, Retain: e.body.retain,
+		Topic: e.body.topic, Payload: e.body.payload, Props: e.body.props,
+	}
 	return rec.Append(dst, 0)
 }
 
@@ -127,6 +141,11 @@ func decodeEntry(b []byte, dec *message.Decoder) (*entry, error) {
 	for n := r.Count(1); n > 0; n-- {
 		e.ids = append(e.ids, uint32(r.Uvarint())) //nolint:gosec // written from a uint32
 	}
+	if flags&(1<<3) != 0 {
+		for n := r.Count(1); n > 0; n-- {
+			e.shared = append(e.shared, string(r.Bytes()))
+		}
+	}
 	var rec message.Record
 	if err := record(&r, dec, &rec); err != nil {
 		return nil, err
@@ -135,7 +154,7 @@ func decodeEntry(b []byte, dec *message.Decoder) (*entry, error) {
 		return nil, fmt.Errorf("%w: QoS 3", ErrFormat)
 	}
 	rec = rec.Clone()
-	e.body.topic, e.body.payload, e.body.props = rec.Topic, rec.Payload, rec.Props
+	e.body.topic, e.body.payload, e.body.props, e.body.qos, e.body.retain = rec.Topic, rec.Payload, rec.Props, rec.QoS, rec.Retain
 	return e, nil
 }
 
@@ -226,10 +245,20 @@ func subscription(r *field.Reader) Subscription {
 // retained adds the change of a topic's retained message; nil removes it.
 func (b *batch) retained(topic string, rec *message.Record) {
 	if rec == nil {
-		b.remove(bucketRetained, []byte(topic))
+		b.remove(bucketRetained, retainedKey(topic))
 		return
 	}
-	b.put(bucketRetained, []byte(topic), rec.Append(nil, 0))
+	b.put(bucketRetained, retainedKey(topic), rec.Append(nil, 0))
+}
+
+// retainedKey is the topic. Of one that is longer than a key can be it is the hash, behind a null character, which no
+// topic has.
+func retainedKey(topic string) []byte {
+	if len(topic) <= bbolt.MaxKeySize {
+		return []byte(topic)
+	}
+	sum := sha256.Sum256([]byte(topic))
+	return append([]byte{0}, sum[:]...)
 }
 
 // write puts the batch into a transaction.

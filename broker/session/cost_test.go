@@ -139,8 +139,11 @@ type listIndex struct {
 func (x *listIndex) Subscribe(client string, sub Subscription) {
 	x.clients, x.match.QoS = append(x.clients, client), sub.QoS
 }
-func (x *listIndex) Unsubscribe(string, string)             {}
-func (x *listIndex) Count() int                             { return len(x.clients) }
+func (x *listIndex) Unsubscribe(string, string) {}
+func (x *listIndex) Count() int                 { return len(x.clients) }
+func (x *listIndex) Member(string, string) (string, Subscription, bool) {
+	return "", Subscription{}, false
+}
 func (x *listIndex) Retain(*message.Record)                 {}
 func (x *listIndex) Retained(string, func(*message.Record)) {}
 func (x *listIndex) Match(_, _ string, fn func(client string, m Matched)) {

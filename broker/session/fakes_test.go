@@ -2,6 +2,7 @@ package session
 
 import (
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -157,6 +158,25 @@ func merge(merged map[string]*Matched, client string, sub Subscription) {
 		m.IDs = append(m.IDs, sub.ID)
 		slices.Sort(m.IDs)
 	}
+	if strings.HasPrefix(sub.Filter, "$share/") {
+		m.Shared = append(m.Shared, sub.Filter)
+	}
+}
+
+func (x *testIndex) Member(filter, _ string) (string, Subscription, bool) {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	members := map[string]Subscription{}
+	for client, subs := range x.subs {
+		if sub, ok := subs[filter]; ok {
+			members[client] = sub
+		}
+	}
+	if len(members) == 0 {
+		return "", Subscription{}, false
+	}
+	client := x.pick(members)
+	return client, members[client], true
 }
 
 func (x *testIndex) Retain(msg *message.Record) {

@@ -15,7 +15,7 @@ type target struct {
 }
 
 func (m *Manager) collectTarget(client string, match Matched) {
-	match.IDs = slices.Clone(match.IDs)
+	match.IDs, match.Shared = slices.Clone(match.IDs), slices.Clone(match.Shared)
 	m.targets = append(m.targets, target{client, match})
 }
 
@@ -163,7 +163,7 @@ func (st *state) offer(rec *message.Record, match *Matched, shared *body) (_ *bo
 	if shared == nil {
 		shared = newBody(rec)
 	}
-	e := &entry{body: shared, ids: match.IDs, qos: qos, retain: retain, durable: qos > 0 && st.durable}
+	e := &entry{body: shared, ids: match.IDs, shared: match.Shared, qos: qos, retain: retain, durable: qos > 0 && st.durable}
 	if st.enqueue(e) == nil {
 		st.m.metrics.fanned.Inc()
 		st.pump()

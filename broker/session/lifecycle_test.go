@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -115,6 +116,64 @@ func TestSharedSubscriptions(t *testing.T) {
 	a.detach(true)
 	e.say("t", 1, "2") // the other member gets it, merged with its own subscription
 	b.expect("t=2 q1 #1")
+}
+
+// What a member of a shared group has not acknowledged when its session ends goes to another, but a QoS 2 message that
+// it may have; also over a restart, with the options of the new member.
+func TestSharedMessagesMoveOn(t *testing.T) {
+	t.Parallel()
+	e := newEnv(t)
+	e.index.connected = func(client string) bool { return e.m != nil && e.m.Connected(client) }
+	a, _ := e.attach("a", func(a *Attach) { a.ReceiveMaximum = 2 })
+	a.subscribe(sub("$share/g/t/+", 2), sub("own", 1))
+	e.say("t/1", 1, "sent")
+	e.say("t/2", 2, "may be there")
+	e.say("t/3", 2, "waiting")
+	e.say("t/0", 0, "not kept")
+	e.say("own", 1, "its own")
+	a.take(2)
+	e.checkpoint()
+	e.kill()
+	b, _ := e.attach("b")
+	b.subscribeID(5, sub("$share/g/t/+", 1))
+	b.quiet()
+	if !e.m.Purge("a") {
+		t.Fatal("no session to purge")
+	}
+	for _, f := range b.expect("t/1=sent q1 #1", "t/3=waiting q1 #2") {
+		if *f.props.SubscriptionIdentifier != 5 {
+			t.Errorf("%s: %+v", f, f.props)
+		}
+	}
+	b.quiet()
+	if n := e.dropped(dropSessionEnded); n != 2 {
+		t.Errorf("%v dropped", n)
+	}
+	if !e.m.Purge("b") || e.dropped(dropSessionEnded) != 4 { // no member is left
+		t.Errorf("%v dropped", e.dropped(dropSessionEnded))
+	}
+}
+
+// A retained message may be on a topic that is longer than a key of the state file.
+func TestRetainedOnLongTopics(t *testing.T) {
+	t.Parallel()
+	e := newEnv(t)
+	long := strings.Repeat("x", message.MaxTopicBytes-1)
+	for _, last := range []string{"a", "b", "c"} {
+		e.publish(message.Record{Topic: long + last, QoS: 1, Retain: true, Payload: []byte(last)})
+	}
+	e.checkpoint()
+	e.publish(message.Record{Topic: long + "b", QoS: 1, Retain: true})
+	e.checkpoint()
+	e.kill()
+	c, _ := e.attach("svc")
+	for last, want := range map[string]bool{"a": true, "b": false, "c": true} {
+		c.subscribe(sub(long+last, 1))
+		if want && c.take(1)[0].payload != last {
+			t.Errorf("%s is not there", last)
+		}
+	}
+	c.quiet()
 }
 
 func TestRetained(t *testing.T) {

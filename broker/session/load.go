@@ -232,7 +232,9 @@ func (l *loader) retained() error {
 			return fmt.Errorf("%w: retained message of %q: %w", ErrFormat, k, err)
 		}
 		rec = rec.Clone()
-		rec.Topic = string(k)
+		if string(retainedKey(rec.Topic)) != string(k) {
+			return fmt.Errorf("%w: retained message of %q is on topic %q", ErrFormat, k, rec.Topic)
+		}
 		if at, ok := rec.ExpiresAt(); ok && at.UnixMilli() <= l.now {
 			m.retained.dirty[rec.Topic] = nil
 			return nil

@@ -14,7 +14,7 @@ const (
 	dropOffline       = "offline"       // QoS 0, client away
 	dropNoRoom        = "outbound_full" // QoS 0, connection slow
 	dropSessionEnded  = "session_ended"
-	dropRetained      = "retained_full" // Options.MaxRetained, MaxRetainedBytes, or a topic beyond 32,768 bytes
+	dropRetained      = "retained_full" // Options.MaxRetained or MaxRetainedBytes
 )
 
 // Metrics count what the sessions do.

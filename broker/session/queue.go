@@ -13,6 +13,8 @@ type body struct {
 	props   message.Properties
 	expires int64 // ms; 0 never
 	seq     uint64
+	qos     byte // as published
+	retain  bool // as published
 }
 
 // entryOverhead is what a queued message costs beside its content, in bytes.
@@ -28,7 +30,7 @@ func (b *body) size() int64 {
 
 func newBody(r *message.Record) *body {
 	c := r.Clone()
-	b := &body{topic: c.Topic, payload: c.Payload, props: c.Props, seq: c.Seq}
+	b := &body{topic: c.Topic, payload: c.Payload, props: c.Props, seq: c.Seq, qos: c.QoS, retain: c.Retain}
 	if at, ok := c.ExpiresAt(); ok {
 		b.expires = at.UnixMilli()
 	}
@@ -46,11 +48,13 @@ const (
 
 // entry is one message in one session's queue.
 type entry struct {
-	body  *body
-	d     *Delivery // a directed message's callbacks; nil for others
-	ids   []uint32  // subscription identifiers
-	order uint64    // rises within the session; the key in the state file
-	id    uint16    // packet identifier from stage assigned on
+	body *body
+	d    *Delivery // a directed message's callbacks; nil for others
+	ids  []uint32  // subscription identifiers
+	// shared are the shared filters for which the message came here: another member gets it when the session ends.
+	shared []string
+	order  uint64 // rises within the session; the key in the state file
+	id     uint16 // packet identifier from stage assigned on
 
 	qos    byte
 	retain bool
@@ -260,13 +264,19 @@ func (st *state) failAll(err error) {
 	if f == nil {
 		return
 	}
-	for _, e := range f.inflight {
-		st.discard(f, e, dropSessionEnded, err)
-	}
-	for f.waiting.len() > 0 {
-		st.discard(f, f.waiting.pop(), dropSessionEnded, err)
+	var moved []*entry
+	for _, e := range slices.Concat(f.inflight, f.waiting.list[f.waiting.head:]) {
+		if !e.movable() {
+			st.discard(f, e, dropSessionEnded, err)
+			continue
+		}
+		st.settle(f, e)
+		moved = append(moved, e)
 	}
 	st.flow = nil
+	if len(moved) > 0 {
+		st.after = append(st.after, func() { st.m.reassign(moved) })
+	}
 }
 
 // forgetDurable makes every message one that is kept in memory alone.

@@ -1,10 +1,6 @@
 package session
 
-import (
-	"cellgate/broker/message"
-
-	"go.etcd.io/bbolt"
-)
+import "cellgate/broker/message"
 
 // retained is the account of the retained messages, whose contents the Index holds. Manager.fanMu guards it.
 type retained struct {
@@ -28,10 +24,6 @@ func (r *retained) init() {
 func (m *Manager) retain(rec *message.Record) {
 	if len(rec.Payload) == 0 {
 		m.unretain(rec.Topic)
-		return
-	}
-	if len(rec.Topic) > bbolt.MaxKeySize {
-		m.metrics.dropped.WithLabelValues(dropRetained).Inc()
 		return
 	}
 	r := &m.retained

@@ -145,6 +145,9 @@ func (st *state) subscribe(sub Subscription) byte {
 		return frame.ReasonFilterInvalid
 	case !st.perm.Subscribe(sub.Filter):
 		st.m.o.Rejected("subscribe_not_permitted")
+		if w, ok := st.perm.(Withholder); ok && w.Withheld(sub.Filter) {
+			return frame.ReasonUnspecified
+		}
 		return frame.ReasonNotAuthorized
 	}
 	i, existed := st.findSub(sub.Filter)

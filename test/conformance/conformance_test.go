@@ -55,7 +55,7 @@ kafka: {brokers: [%q]}
 redis: {addresses: [%q]}
 auth:
   roles:
-    lab: {publish: ["#"], subscribe: ["#"], deny_publish: [%q], deny_subscribe: [%q], assigned_client_id: true}
+    lab: {publish: ["#"], subscribe: ["#"], deny_publish: [%q], deny_subscribe: [%q]}
 uplink: {window: %d}
 limits: {max_packet: %dB, messages_per_second: 0, bytes_per_second: 0, connect_rate: 0}
 rules: {path: rules}

@@ -2,6 +2,7 @@ package conformance
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 )
@@ -16,6 +17,7 @@ func retainCases() []testCase {
 		both("retain/established_subscription", testRetainEstablished),
 		both("retain/subscribed_again", testRetainAgain),
 		both("retain/wildcards", testRetainWildcards),
+		both("retain/long_topic", testRetainLongTopic),
 		only(v5, "retain/handling", testRetainHandling),
 		only(v5, "retain/as_published", testRetainAsPublished),
 		only(v5, "retain/expiry", testRetainExpiry),
@@ -198,4 +200,15 @@ func testRetainExpiry(t *testing.T, e *env, v byte) {
 	}
 	c.publish(publish{topic: topic + "/marker", payload: "marker", qos: 1})
 	equal(t, "payload", c.message().payload, "marker")
+}
+
+// testRetainLongTopic: the longest topic name is as good as any.
+func testRetainLongTopic(t *testing.T, e *env, v byte) {
+	topic := e.unique() + "/" + strings.Repeat("x", 65_535-40)
+	c := e.client(t, v)
+	c.publish(publish{topic: topic, payload: "kept", qos: 1, retain: true})
+	c.subscribe(filter{topic, 1})
+	p := c.message()
+	equal(t, "payload", p.payload, "kept")
+	equal(t, "RETAIN", p.retain(), true)
 }

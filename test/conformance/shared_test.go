@@ -13,6 +13,7 @@ func sharedCases() []testCase {
 		only(v5, "shared/qos", testSharedQoS),
 		only(v5, "shared/completed_on_reconnect", testSharedCompleted),
 		only(v5, "shared/ends_with_session", testSharedEnds),
+		only(v5, "shared/moves_on", testSharedMovesOn),
 		only(v5, "shared/refused_goes_nowhere", testSharedRefused),
 		only(v5, "shared/retained", testSharedRetained),
 	}
@@ -117,6 +118,18 @@ func testSharedEnds(t *testing.T, e *env, v byte) {
 	c, _ := e.open(t, gone)
 	c.disconnect()
 	here.nothingBut(t, e, topic)
+}
+
+// testSharedMovesOn: a QoS 1 message that a member has not acknowledged when its session ends goes to another.
+func testSharedMovesOn(t *testing.T, e *env, v byte) {
+	members, topic := e.group(t, v, 1, 1)
+	pub := e.client(t, v)
+	pub.publish(publish{topic: topic, payload: "left behind", qos: 1})
+	members[0].expect(tPublish)
+	other := e.client(t, v)
+	other.subscribe(filter{"$share/g/" + topic, 1})
+	members[0].disconnect()
+	equal(t, "payload at the other member", other.message().payload, "left behind")
 }
 
 func testSharedRefused(t *testing.T, e *env, v byte) {

@@ -1,0 +1,56 @@
+package session
+
+import "cellgate/broker/message"
+
+// movable reports whether another member of its shared group is to get the message when the session ends (MQTT 5,
+// 4.8.2). A QoS 2 message that has been sent is not: two members could both have it.
+func (e *entry) movable() bool {
+	return len(e.shared) > 0 && e.d == nil && e.qos > 0 && (e.qos == 1 || !e.sent)
+}
+
+// reassign gives the messages of a session that has ended to another member of each shared group they came for. What
+// no group has a member for is dropped, and counted.
+func (m *Manager) reassign(moved []*entry) {
+	for _, st := range m.reassignLocking(moved) {
+		st.mu.Lock()
+		st.unlock()
+	}
+}
+
+// reassignLocking does it under fanMu, as a fan-out, and returns the sessions whose callbacks are due.
+func (m *Manager) reassignLocking(moved []*entry) (late []*state) {
+	m.fanMu.Lock()
+	defer m.fanMu.Unlock()
+	for _, e := range moved {
+		rec := e.body.record()
+		rec.QoS, rec.Retain = max(rec.QoS, e.qos), rec.Retain || e.retain
+		given := false
+		for _, filter := range e.shared {
+			client, sub, ok := m.index.Member(filter, rec.Topic)
+			st := m.lookup(client)
+			if !ok || st == nil {
+				continue
+			}
+			match := Matched{QoS: sub.QoS, RetainAsPublished: sub.RetainAsPublished, Shared: []string{filter}}
+			if sub.ID != 0 {
+				match.IDs = []uint32{sub.ID}
+			}
+			if _, due := st.offer(&rec, &match, e.body); due {
+				late = append(late, st)
+			}
+			given = true
+		}
+		if !given {
+			m.metrics.dropped.WithLabelValues(dropSessionEnded).Inc()
+		}
+	}
+	return late
+}
+
+// record is the message as a record, for a second way through the fan-out.
+func (b *body) record() message.Record {
+	return message.Record{
+		Kind: message.KindPublish, Topic: b.topic, Payload: b.payload, Props: b.props, QoS: b.qos, Retain: b.retain, Seq: b.seq,
+		ReceivedAt: b.expires - int64(b.props.Expiry)*1000, // meaningless, and not looked at, without an expiry
+	}
+}
