@@ -10,7 +10,6 @@ import (
 	"net"
 	"net/url"
 	"os"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -64,16 +63,16 @@ type auto struct {
 	*running
 	job
 	lastConn
-	tls    *tls.Config
-	target chan string // where to connect next; autopaho waits for it
-	at     string      // where it is connected
-	down   chan struct{} // closed once moved has told that the connection has ended
-	once   sync.Once
+	tls     *tls.Config
+	target  chan string // where to connect next; autopaho waits for it
+	at      string      // where it is connected
+	cancel  func()      // ends autopaho
+	leaving atomic.Bool
 }
 
 func startAutopaho(t *testing.T, j job) *running {
 	t.Helper()
-	a := &auto{running: newRunning("autopaho"), job: j, tls: clientTLS(t, j.CA), target: make(chan string, 2), down: make(chan struct{})}
+	a := &auto{running: newRunning("autopaho"), job: j, tls: clientTLS(t, j.CA), target: make(chan string, 2)}
 	a.target <- j.Address
 	config := autopaho.ClientConfig{
 		ServerUrls: []*url.URL{serverURL(j, j.Address)}, TlsCfg: a.tls, KeepAlive: 30,
@@ -98,7 +97,9 @@ func startAutopaho(t *testing.T, j job) *running {
 		config.WillMessage = &paho.WillMessage{Topic: j.Will.Topic, Payload: []byte(j.Will.Payload), QoS: j.Will.QoS}
 	}
 	if j.Transport == "tls" {
-		config.AttemptConnection = func(ctx context.Context, _ autopaho.ClientConfig, _ *url.URL) (net.Conn, error) { return a.connect(ctx) }
+		config.AttemptConnection = func(ctx context.Context, _ autopaho.ClientConfig, _ *url.URL) (net.Conn, error) {
+			return a.connect(ctx)
+		}
 	}
 	return a.start(t, config)
 }
@@ -106,6 +107,7 @@ func startAutopaho(t *testing.T, j job) *running {
 func (a *auto) start(t *testing.T, config autopaho.ClientConfig) *running {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
+	a.cancel = cancel
 	t.Cleanup(cancel)
 	config.OnConnectError = func(err error) {
 		var no *autopaho.ConnackError
@@ -122,16 +124,13 @@ func (a *auto) start(t *testing.T, config autopaho.ClientConfig) *running {
 	}
 	a.running.cut = a.lastConn.cut
 	a.running.leave = func() {
-		if err := manager.Disconnect(t.Context()); err == nil {
-			a.tell(event{Event: "left"})
-		}
-		cancel()
+		a.leaving.Store(true)
+		_ = manager.Disconnect(t.Context())
 	}
 	go func() {
 		<-manager.Done()
-		select { // the library tells why in a goroutine of its own
-		case <-a.down:
-		case <-ctx.Done():
+		if a.leaving.Load() {
+			a.tell(event{Event: "left"})
 		}
 		a.end()
 	}()
@@ -158,7 +157,10 @@ func (a *auto) moved(d *paho.Disconnect) {
 		e.Reference, next = d.Properties.ServerReference, d.Properties.ServerReference
 	}
 	a.tell(e)
-	a.once.Do(func() { close(a.down) })
+	if next == "" || a.Second == "" {
+		a.cancel()
+		return
+	}
 	a.target <- next
 }
 

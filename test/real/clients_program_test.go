@@ -212,7 +212,7 @@ func (m *mosquitto) command(name string, args ...string) []string {
 
 // parse reads what the programs print with -d, and the format that once asks for.
 func (m *mosquitto) parse(line string) (event, bool) {
-	words := strings.Fields(strings.NewReplacer("(", " ", ")", " ", ",", " ").Replace(strings.TrimPrefix(line, "Client "+m.ClientID+" ")))
+	words := strings.Fields(strings.NewReplacer("(", " ", ")", " ", ",", " ", ": ", " ").Replace(strings.TrimPrefix(line, "Client "+m.ClientID+" ")))
 	switch {
 	case len(words) == 4 && words[0] == "message":
 		payload, err := hex.DecodeString(words[3])
@@ -222,7 +222,7 @@ func (m *mosquitto) parse(line string) (event, bool) {
 		return event{Event: "message", QoS: words[1][0] - '0', Topic: words[2], Payload: string(payload)}, true
 	case len(words) < 2:
 		return event{}, false
-	case words[0] == "Subscribed":
+	case words[0] == "Subscribed": // mid, its number, the codes
 		return event{Event: "subscribed", Codes: numbers(words[3:])}, true
 	}
 	switch words[0] + " " + words[1] {

@@ -49,15 +49,14 @@ client.on("packetreceive", (p) => {
 
 client.on("connect", (connack) => {
   tell("connected", { code: connack.reasonCode ?? connack.returnCode, present: connack.sessionPresent, address: job.address });
+  unacknowledged = job.subscribe.length + job.publish.length;
   for (const s of job.subscribe) {
-    unacknowledged++;
     client.subscribe(s.filter, { qos: s.qos }, (err, granted) => {
       tell("subscribed", { codes: err ? [err.code ?? 128] : granted.map((g) => g.qos) });
       done();
     });
   }
   for (const m of job.publish) {
-    unacknowledged++;
     client.publish(m.topic, m.payload, { qos: m.qos }, (err) => {
       tell("published", { code: err ? err.code : 0, qos: m.qos });
       done();

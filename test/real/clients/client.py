@@ -29,7 +29,6 @@ def reference(properties):
 def on_connect(client, _userdata, flags, reason, properties):
     if reason.is_failure:
         tell("refused", code=reason.value, reference=reference(properties))
-        client.disconnect()
         return
     tell("connected", code=reason.value, present=flags.session_present, address=job["address"])
     waiting.clear()
@@ -62,11 +61,9 @@ def on_disconnect(client, _userdata, _flags, reason, properties):
         return
     elsewhere = reference(properties)
     tell("ended", code=reason.value if v5 else 0, reference=elsewhere)
-    job["address"] = elsewhere or job["second"]
-    if job["address"] and job["second"]:
+    if job["second"]:
+        job["address"] = elsewhere or job["second"]
         connect(client.connect_async)  # loop_forever goes there
-    else:
-        client.disconnect()
 
 
 def leave_when_done(client):
@@ -101,6 +98,7 @@ def main():
         clean_session=None if v5 else job["clean"],
         protocol=mqtt.MQTTv5 if v5 else mqtt.MQTTv311,
         transport="websockets" if job["transport"] == "wss" else "tcp",
+        reconnect_on_failure=bool(job["second"]),
     )
     client.on_connect = on_connect
     client.on_subscribe = on_subscribe
