@@ -4,6 +4,8 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+
+	"cellgate/broker/message/field"
 )
 
 // The record on disk, after the journal's own framing:
@@ -58,8 +60,8 @@ func (r *Record) Append(dst []byte, base int64) []byte {
 	dst = append(dst, byte(r.Kind), bits)
 	dst = binary.AppendUvarint(dst, uint64(r.ReceivedAt-base)) //nolint:gosec // never negative: base is the batch's first time
 	dst = binary.AppendUvarint(dst, uint64(r.PacketID))
-	dst = appendText(dst, r.Client)
-	dst = appendText(dst, r.Topic)
+	dst = field.AppendBytes(dst, r.Client)
+	dst = field.AppendBytes(dst, r.Topic)
 	if props {
 		dst = r.appendProps(dst)
 	}
@@ -72,17 +74,16 @@ func (r *Record) appendProps(dst []byte) []byte {
 		dst = binary.AppendUvarint(append(dst, propOriginal), r.Original)
 	}
 	if p.ContentType != "" || p.EmptyContentType {
-		dst = appendText(append(dst, propContentType), p.ContentType)
+		dst = field.AppendBytes(append(dst, propContentType), p.ContentType)
 	}
 	if p.ResponseTopic != "" {
-		dst = appendText(append(dst, propResponse), p.ResponseTopic)
+		dst = field.AppendBytes(append(dst, propResponse), p.ResponseTopic)
 	}
 	if p.Correlation != nil {
-		dst = binary.AppendUvarint(append(dst, propCorrelation), uint64(len(p.Correlation)))
-		dst = append(dst, p.Correlation...)
+		dst = field.AppendBytes(append(dst, propCorrelation), p.Correlation)
 	}
 	for _, u := range p.User {
-		dst = appendText(appendText(append(dst, propUser), u.Name), u.Value)
+		dst = field.AppendBytes(field.AppendBytes(append(dst, propUser), u.Name), u.Value)
 	}
 	if p.HasExpiry {
 		dst = binary.AppendUvarint(append(dst, propExpiry), uint64(p.Expiry))
@@ -94,10 +95,6 @@ func (r *Record) appendProps(dst []byte) []byte {
 		dst = append(dst, propBytes)
 	}
 	return append(dst, propEnd)
-}
-
-func appendText(dst []byte, s string) []byte {
-	return append(binary.AppendUvarint(dst, uint64(len(s))), s...)
 }
 
 // Decoder decodes records. It keeps the client identifiers and topics it has seen, so that a busy
@@ -112,27 +109,27 @@ const maxNames = 1 << 16
 
 // Decode fills r from b, but for Seq. The payload and the correlation data alias b; strings do not.
 func (d *Decoder) Decode(b []byte, base int64, r *Record) error {
-	c := cursor{b: b}
-	kind, bits := c.byte(), c.byte()
+	c := field.Reader{B: b}
+	kind, bits := c.Byte(), c.Byte()
 	user := r.Props.User[:0]
 	*r = Record{
 		Kind:       Kind(kind),
 		QoS:        bits & 3,
 		Retain:     bits&bitRetain != 0,
 		Dup:        bits&bitDup != 0,
-		ReceivedAt: base + int64(c.uvarint()), //nolint:gosec // checked against corruption by the batch's CRC
-		PacketID:   uint16(c.uvarint()),       //nolint:gosec // written from a uint16
+		ReceivedAt: base + int64(c.Uvarint()), //nolint:gosec // checked against corruption by the batch's CRC
+		PacketID:   uint16(c.Uvarint()),       //nolint:gosec // written from a uint16
 	}
-	r.Client = d.name(c.bytes())
-	r.Topic = d.name(c.bytes())
+	r.Client = d.name(c.Bytes())
+	r.Topic = d.name(c.Bytes())
 	if bits&bitProps != 0 {
 		r.Props.User = user
-		c.props(r)
+		properties(&c, r)
 	}
-	if c.bad || kind == 0 || r.QoS == 3 || bits&^allBits != 0 {
-		return fmt.Errorf("%w at byte %d of %d", ErrMalformed, c.off, len(b))
+	if c.Bad || kind == 0 || r.QoS == 3 || bits&^allBits != 0 {
+		return fmt.Errorf("%w at byte %d of %d", ErrMalformed, c.Off, len(b))
 	}
-	r.Payload = b[c.off:]
+	r.Payload = b[c.Off:]
 	return nil
 }
 
@@ -148,73 +145,33 @@ func (d *Decoder) name(b []byte) string {
 	return s
 }
 
-// cursor reads a record from the front; bad sticks after the first field that is not there.
-type cursor struct {
-	b   []byte
-	off int
-	bad bool
-}
-
-func (c *cursor) byte() byte {
-	if c.bad || c.off >= len(c.b) {
-		c.bad = true
-		return 0
-	}
-	v := c.b[c.off]
-	c.off++
-	return v
-}
-
-func (c *cursor) uvarint() uint64 {
-	if c.bad {
-		return 0
-	}
-	v, n := binary.Uvarint(c.b[c.off:])
-	if n <= 0 {
-		c.bad = true
-		return 0
-	}
-	c.off += n
-	return v
-}
-
-func (c *cursor) bytes() []byte {
-	n := c.uvarint()
-	if c.bad || n > uint64(len(c.b)-c.off) {
-		c.bad = true
-		return nil
-	}
-	v := c.b[c.off : c.off+int(n)] //nolint:gosec // n is at most len(c.b)
-	c.off += int(n)                //nolint:gosec // as above
-	return v
-}
-
-func (c *cursor) props(r *Record) {
+// properties reads the list of properties.
+func properties(c *field.Reader, r *Record) {
 	p := &r.Props
-	for !c.bad {
-		switch id := c.byte(); id {
+	for !c.Bad {
+		switch id := c.Byte(); id {
 		case propEnd:
 			return
 		case propContentType:
-			p.ContentType = string(c.bytes())
+			p.ContentType = string(c.Bytes())
 			p.EmptyContentType = p.ContentType == ""
 		case propResponse:
-			p.ResponseTopic = string(c.bytes())
+			p.ResponseTopic = string(c.Bytes())
 		case propCorrelation:
-			p.Correlation = c.bytes()
+			p.Correlation = c.Bytes()
 		case propUser:
-			name := string(c.bytes())
-			p.User = append(p.User, UserProperty{Name: name, Value: string(c.bytes())})
+			name := string(c.Bytes())
+			p.User = append(p.User, UserProperty{Name: name, Value: string(c.Bytes())})
 		case propExpiry:
-			p.Expiry, p.HasExpiry = uint32(c.uvarint()), true //nolint:gosec // written from a uint32
+			p.Expiry, p.HasExpiry = uint32(c.Uvarint()), true //nolint:gosec // written from a uint32
 		case propUTF8:
 			p.UTF8Payload = true
 		case propBytes:
 			p.BytesPayload = true
 		case propOriginal:
-			r.Original = c.uvarint()
+			r.Original = c.Uvarint()
 		default:
-			c.bad = true
+			c.Bad = true
 		}
 	}
 }
