@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -158,4 +159,10 @@ rules:
 	if _, ok, err := DiffPaths(&b, dirs[0], dirs[1], ToolOptions{}); !ok || err != nil || !strings.Contains(b.String(), "5 rules different, 1 the same") {
 		t.Errorf("%t %v\n%s", ok, err, b.String())
 	}
+}
+
+// schemaKeys are the keys of a part of the schema.
+func schemaKeys(part js) []string {
+	p, _ := part["properties"].(js)
+	return slices.Sorted(maps.Keys(p))
 }

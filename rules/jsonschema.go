@@ -2,8 +2,6 @@ package rules
 
 import (
 	"io"
-	"maps"
-	"slices"
 )
 
 // js is a JSON Schema or a part of one.
@@ -129,10 +127,4 @@ func zoneSchema() js {
 		shape(js{"lat": number(90), "lon": number(180), "radius": number(1_000_000)}, "lat", "lon", "radius"),
 		shape(js{"polygon": js{"type": "array", "items": point, "minItems": 3, "maxItems": maxZonePts}}, "polygon"),
 	)
-}
-
-// schemaKeys are the keys of a part of the schema, for the test that holds it to the parser.
-func schemaKeys(part js) []string {
-	p, _ := part["properties"].(js)
-	return slices.Sorted(maps.Keys(p))
 }

@@ -76,9 +76,6 @@ func Load(root string) (*Source, error) {
 	return src, nil
 }
 
-// LoadFS reads the rule files of a file system, for example those embedded in the binary.
-func LoadFS(fsys fs.FS) (*Source, error) { return loadFS(fsys, "") }
-
 func loadFS(fsys fs.FS, only string) (*Source, error) {
 	if only != "" {
 		b, err := readFile(fsys, only)

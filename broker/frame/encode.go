@@ -42,9 +42,6 @@ func AppendUnsuback(dst []byte, id uint16, codes []byte, version byte) []byte {
 	return append(append(dst, 0), codes...)
 }
 
-// AppendPingresp appends a PINGRESP.
-func AppendPingresp(dst []byte) []byte { return append(dst, TypePingresp<<4, 0) }
-
 // AppendDisconnect appends the DISCONNECT of a server, which only MQTT 5 has: for 3.1.1 nothing is
 // appended. reasonString and serverReference are left out when empty.
 func AppendDisconnect(dst []byte, reason byte, reasonString, serverReference string, version byte) []byte {

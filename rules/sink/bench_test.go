@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/alicebob/miniredis/v2"
+	goredis "github.com/redis/go-redis/v9"
 	"github.com/twmb/franz-go/pkg/kfake"
 
 	"cellgate/broker/message"
@@ -156,10 +157,7 @@ func BenchmarkToRedis(b *testing.B) {
 		addr = miniredis.RunT(b).Addr()
 	}
 	run(b, 256, func() []sink.Binding {
-		client, err := redis.Open(redis.Config{Addresses: []string{addr}})
-		if err != nil {
-			b.Fatal(err)
-		}
+		client := goredis.NewClient(&goredis.Options{Addr: addr, MaxRetries: -1, ContextTimeoutEnabled: true, DisableIdentity: true})
 		return append(discards(rules.SinkKafka, rules.SinkCentral), sink.Binding{Sink: redis.New(redis.Options{Client: client})})
 	})
 }

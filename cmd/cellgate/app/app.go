@@ -180,9 +180,6 @@ func (a *App) Config() *configs.Config { return a.running.Load() }
 // Addrs are the bound MQTT addresses by listener name.
 func (a *App) Addrs() map[string]net.Addr { return a.broker.Addrs() }
 
-// HTTPAddr is the bound address of the API.
-func (a *App) HTTPAddr() net.Addr { return a.http.addr }
-
 // HTTPURL is the URL of the API.
 func (a *App) HTTPURL() string {
 	scheme := "http"

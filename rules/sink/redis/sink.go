@@ -21,7 +21,9 @@ var errOperation = errors.New("unknown redis operation")
 
 // Options configure a Sink.
 type Options struct {
-	// Client belongs to the sink: closing the sink closes it.
+	// Client belongs to the sink: closing the sink closes it. It must not try again itself (MaxRetries -1):
+	// the sink does, and knows what must stay in order. It must end a call with its context
+	// (ContextTimeoutEnabled).
 	Client goredis.UniversalClient
 	// Workers is how many pipelines run side by side, each for its share of the VINs; 4 by default.
 	Workers int

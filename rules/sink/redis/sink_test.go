@@ -2,7 +2,6 @@ package redis_test
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net"
 	"os/exec"
@@ -89,10 +88,10 @@ func newRig(t *testing.T, addr, text string) *rig {
 	r := &rig{kafka: sinktest.NewMemory(rules.SinkKafka), look: goredis.NewClient(&goredis.Options{Addr: addr, DisableIdentity: true})}
 	t.Cleanup(func() { _ = r.look.Close() })
 	r.Rig = sinktest.New(t, sinktest.Setup{Rules: text, Sinks: func() []sink.Binding {
-		client, err := redis.Open(redis.Config{Addresses: []string{addr}, Timeout: time.Second})
-		if err != nil {
-			t.Fatal(err)
-		}
+		client := goredis.NewClient(&goredis.Options{
+			Addr: addr, DialTimeout: time.Second, ReadTimeout: time.Second, WriteTimeout: time.Second,
+			MaxRetries: -1, ContextTimeoutEnabled: true, DisableIdentity: true,
+		})
 		s := redis.New(redis.Options{
 			Client: client, Workers: 2, Batch: 32, BackoffMin: 2 * time.Millisecond, BackoffMax: 20 * time.Millisecond,
 			PingInterval: 10 * time.Millisecond,
@@ -275,11 +274,4 @@ func TestPassingErrorsAreTriedAgain(t *testing.T) {
 	r.Publish(0, 20)
 	r.Settled()
 	r.Stop()
-}
-
-func TestConfigNeedsAnAddress(t *testing.T) {
-	t.Parallel()
-	if _, err := redis.Open(redis.Config{}); err == nil || errors.Is(err, context.Canceled) {
-		t.Fatalf("error %v", err)
-	}
 }
