@@ -55,8 +55,16 @@ func TestRedisFailover(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			harness.Eventually(t, 60*time.Second, "writes to go on", delivered(lines["redis"].Received+1500))
-			fmt.Printf("%s: promoted after %.1fs, %+v\n", name, promoted.Seconds(), lines["redis"])
+			harness.Eventually(t, 20*time.Second, "the gateway to find the new primary", func() error {
+				now, err := g.Ledger(operator)
+				if err == nil && now["redis"].Pending > 500 {
+					err = fmt.Errorf("%+v", now["redis"])
+				}
+				return err
+			})
+			fmt.Printf("%s: promoted after %.1fs with %d pending, caught up %.1fs later\n", name, promoted.Seconds(),
+				lines["redis"].Pending, (time.Since(began) - promoted).Seconds())
+			harness.Eventually(t, 20*time.Second, "writes to go on", delivered(lines["redis"].Received+1500))
 			everyKind(t, g, f.client)
 			endFleet(t, fleet)
 			harness.Eventually(t, time.Minute, "everything delivered", func() error { return g.Settled(operator) })
@@ -84,7 +92,7 @@ func withSentinel(t *testing.T) failover {
 
 func withCluster(t *testing.T) failover {
 	s := harness.StartRedisCluster(t)
-	c := goredis.NewUniversalClient(&goredis.UniversalOptions{IsClusterMode: true, Addrs: s.Addrs(), DisableIdentity: true})
+	c := goredis.NewClusterClient(&goredis.ClusterOptions{Addrs: s.Addrs(), DisableIdentity: true, ClusterStateReloadInterval: time.Second})
 	t.Cleanup(func() { _ = c.Close() })
 	return failover{
 		settings: `cluster: true, addresses: ["` + strings.Join(s.Addrs(), `", "`) + `"]`,

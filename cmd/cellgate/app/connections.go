@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"fmt"
 	"os"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 	"github.com/segmentio/kafka-go"
@@ -114,12 +115,24 @@ func redisClient(c *configs.Redis) (redis.UniversalClient, error) {
 	if err != nil {
 		return nil, err
 	}
-	return redis.NewUniversalClient(&redis.UniversalOptions{
+	o := &redis.UniversalOptions{
 		Addrs: c.Addresses, Username: c.Username, Password: c.Password.Reveal(), DB: c.DB,
 		IsClusterMode: c.Cluster, MasterName: c.Master,
 		SentinelUsername: c.SentinelUsername, SentinelPassword: c.SentinelPassword.Reveal(),
 		TLSConfig: config, PoolSize: c.PoolSize, ReadTimeout: c.Timeout.Std(), WriteTimeout: c.Timeout.Std(), DialTimeout: c.Timeout.Std(),
 		MaxRetries:            -1, // whoever uses it tries again itself, and knows what must stay in order
+		DialerRetries:         1,
 		ContextTimeoutEnabled: true, DisableIdentity: true,
-	}), nil
+	}
+	if !c.Cluster {
+		return redis.NewUniversalClient(o), nil
+	}
+	// A master that does not answer any more is no reason for go-redis to ask who has its slots now; only a
+	// redirect is, or the age of what it knows, a minute by default.
+	cluster := o.Cluster()
+	cluster.ClusterStateReloadInterval = clusterReload
+	return redis.NewClusterClient(cluster), nil
 }
+
+// clusterReload is how long after a failover inside a Redis cluster the gateway goes on asking the old master.
+const clusterReload = 2 * time.Second
