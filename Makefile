@@ -21,11 +21,13 @@ CRASH_ROUNDS ?= 20
 START_BYTES  ?= 67108864
 DISK_ROUNDS  ?= 3
 POWER_STATES ?= 500
+FAULTS       ?= 20
+OUTAGE       ?= 60s
 FLEET        ?= 10
 DATA         ?= ./data
 
 .DEFAULT_GOAL := help
-.PHONY: help build run test test-race test-real bench bench-micro crash power fuzz lint vet check soak clean
+.PHONY: help build run test test-race test-real bench bench-micro crash faults power fuzz lint vet check soak clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,9 +47,9 @@ test-race: build ## the same with the race detector
 	@echo "==> go test -race"
 	$(GO) test -race -timeout 20m ./...
 
-test-real: build tools-real ## the end-to-end scenarios on Apache Kafka 3.9 and 4.x, Redis, and foreign clients
+test-real: build tools-real ## the end-to-end scenarios on Apache Kafka 3.9 and 4.x, Redis, and foreign clients; faults
 	@echo "==> go test -tags real"
-	$(GO) test -tags real -count=1 -timeout 25m -v ./test/real/... | $(GO) run ./test/progress
+	FAULTS=$(FAULTS) OUTAGE=$(OUTAGE) $(GO) test -tags real -count=1 -timeout 45m -v ./test/real/... | $(GO) run ./test/progress
 
 bench: build tools-bench ## the whole gateway against Mosquitto, then the packages' benchmarks
 	@echo "==> bench: whole process, alternating with Mosquitto"
@@ -62,6 +64,11 @@ crash: build ## kill -9 and full disks under load against an outside ledger, and
 	@echo "==> crash: $(CRASH_ROUNDS) kills, a journal of $(START_BYTES) bytes, $(DISK_ROUNDS) full disks"
 	CRASH_ROUNDS=$(CRASH_ROUNDS) START_BYTES=$(START_BYTES) DISK_ROUNDS=$(DISK_ROUNDS) \
 		$(GO) test -count=1 -timeout 12h -v ./test/crash | $(GO) run ./test/progress
+
+faults: build tools-real ## FAULTS faults of three brokers and Redis, an OUTAGE of Kafka, failovers of Redis
+	@echo "==> faults: $(FAULTS), and Kafka away for $(OUTAGE)"
+	FAULTS=$(FAULTS) OUTAGE=$(OUTAGE) $(GO) test -tags real -count=1 -timeout 12h -v -run 'TestFaults|TestOutage|TestRedisFailover' \
+		./test/real | $(GO) run ./test/progress
 
 power: ## simulated power loss in the journal, POWER_STATES crash states
 	@echo "==> power loss: $(POWER_STATES) states"
@@ -85,6 +92,7 @@ soak: ## the full figures: hours
 	@$(MAKE) --no-print-directory fuzz FUZZTIME=10m WIRE_FUZZTIME=1h
 	@$(MAKE) --no-print-directory power POWER_STATES=10000
 	@$(MAKE) --no-print-directory crash CRASH_ROUNDS=1000 START_BYTES=1073741824 DISK_ROUNDS=50
+	@$(MAKE) --no-print-directory faults FAULTS=200 OUTAGE=10m
 
 clean: ## remove what was built, and the data of `make run`
 	rm -rf bin $(DATA)
