@@ -15,6 +15,11 @@ const (
 	// connection that will be woken to write its acknowledgements.
 	callPause   = 4 * time.Microsecond
 	waiterPause = 16 * time.Microsecond
+	// crowd is how many waiters make it worthwhile to look whether more are coming: with as many, a commit and
+	// the wakeups around it cost more than their share of one.
+	crowd = 4
+	// maxFutile bounds how many commits are made without looking after looks were in vain.
+	maxFutile = 64
 	// idleAfter is how long the journal rests before it writes down that its last batch is durable.
 	idleAfter = 250 * time.Millisecond
 )
@@ -48,6 +53,7 @@ type committer struct {
 	ended   time.Time // of the last commit
 	calls   int       // of Append in the last commit
 	marked  uint64    // the mark last written
+	gather  gathering
 	timer   *time.Timer
 }
 
@@ -88,7 +94,11 @@ func (c *committer) next() (b *batch, closed bool) {
 			if calls < c.calls {
 				wait = max(wait, c.pause(c.calls, 0)-now.Sub(c.ended))
 			}
+			if wait <= 0 {
+				wait = c.gather.more(calls, waiters, since, c.interval)
+			}
 			if grown || closed || wait <= 0 {
+				c.gather.end()
 				return c.buffer.take(), false
 			}
 		case closed:
@@ -114,6 +124,44 @@ func (c *committer) next() (b *batch, closed bool) {
 // their records come back together, and should not be split over two commits.
 func (c *committer) pause(calls, waiters int) time.Duration {
 	return min(c.interval, time.Duration(calls)*callPause+time.Duration(waiters)*waiterPause)
+}
+
+// gathering puts commits off while connections keep coming, up to the whole interval: thousands that each send
+// now and then would otherwise have a commit for every few of them. Connections that wait for their
+// acknowledgement before they send again do not keep coming, and it is in vain to wait for them; that is
+// found out by looking, seldom.
+type gathering struct {
+	looking bool
+	calls   int           // when it last looked
+	next    time.Duration // since the last commit: when it looks again
+	futile  int           // looks in vain, one after the other, as a power of two
+	skip    int           // commits that are still to be made without looking
+}
+
+// more is how long to wait for more calls before looking again; 0 commits. since is the time since the last commit.
+func (g *gathering) more(calls, waiters int, since, interval time.Duration) time.Duration {
+	if waiters < crowd || since >= interval || g.skip > 0 {
+		return 0
+	}
+	look := interval / 4
+	switch {
+	case !g.looking:
+		g.looking, g.calls, g.next = true, calls, since+look
+	case since >= g.next && calls == g.calls:
+		g.futile = min(max(2*g.futile, 1), maxFutile)
+		g.skip = g.futile + 1
+		return 0
+	case since >= g.next:
+		g.futile = 0
+		g.calls, g.next = calls, since+look
+	}
+	return min(g.next, interval) - since
+}
+
+// end is called when a commit begins.
+func (g *gathering) end() {
+	g.looking = false
+	g.skip = max(0, g.skip-1)
 }
 
 // commit writes a batch, syncs it, and lets the world know.
