@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -62,8 +63,9 @@ type Gateway struct {
 	TokenAPI               string // with Options.VehicleCA
 
 	*Process
-	t   testing.TB
-	env []string
+	t           testing.TB
+	env         []string
+	descriptors int
 }
 
 // Options say what a gateway is started with.
@@ -92,6 +94,8 @@ type Options struct {
 	// Extra is YAML appended to the configuration.
 	Extra string
 	Env   []string
+	// Descriptors is the most that the process may open; 0: as many as the test.
+	Descriptors int
 }
 
 // StartGateway writes a configuration, certificates and rules, and runs the gateway on them.
@@ -107,7 +111,7 @@ func PrepareGateway(t testing.TB, o Options) *Gateway {
 	t.Helper()
 	dir := t.TempDir()
 	g := &Gateway{
-		Dir: dir, Config: filepath.Join(dir, "cell.yaml"), t: t, env: o.Env,
+		Dir: dir, Config: filepath.Join(dir, "cell.yaml"), t: t, env: o.Env, descriptors: o.Descriptors,
 		MQTTS: FreeAddr(t), MQTT: FreeAddr(t), Lab: FreeAddr(t), HTTP: FreeAddr(t),
 	}
 	WriteCertificates(t, filepath.Join(dir, "tls"))
@@ -177,7 +181,11 @@ rules: {path: rules}
 // Start runs the gateway, also again after Kill or Stop, and waits until it serves.
 func (g *Gateway) Start() {
 	g.t.Helper()
-	g.Process = StartProcess(g.t, "cellgate", g.Dir, g.env, Binary(g.t), "run", "--config", g.Config)
+	argv := []string{Binary(g.t), "run", "--config", g.Config}
+	if g.descriptors > 0 { // Go raises the soft limit to the hard one, so both are set
+		argv = slices.Concat([]string{"/bin/sh", "-c", fmt.Sprintf(`ulimit -n %d && exec "$@"`, g.descriptors), "sh"}, argv)
+	}
+	g.Process = StartProcess(g.t, "cellgate", g.Dir, g.env, argv...)
 	Eventually(g.t, 30*time.Second, "gateway ready", func() error {
 		select {
 		case <-g.Done():

@@ -15,6 +15,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // Process is a program that a test runs; its output goes to a file that a failing test shows.
@@ -139,6 +141,20 @@ func (p *Process) RSS() (int64, error) {
 	}
 	pages, err := strconv.ParseInt(fields[1], 10, 64)
 	return pages * int64(os.Getpagesize()), err
+}
+
+// LimitDescriptors sets how many descriptors the process may have, whatever it has, and returns what it was.
+func (p *Process) LimitDescriptors(n uint64) (before uint64) {
+	p.t.Helper()
+	var old unix.Rlimit
+	if err := unix.Prlimit(p.PID(), unix.RLIMIT_NOFILE, nil, &old); err != nil {
+		p.t.Fatal(err)
+	}
+	limit := unix.Rlimit{Cur: n, Max: old.Max}
+	if err := unix.Prlimit(p.PID(), unix.RLIMIT_NOFILE, &limit, nil); err != nil {
+		p.t.Fatal(err)
+	}
+	return old.Cur
 }
 
 // ports remembers what FreePort gave out, so that two tests of one process never get the same.
