@@ -43,7 +43,7 @@ type conn struct {
 	quota      quota
 	recent     recentSent
 	credit     int  // QoS 1 and 2 messages that may be taken before used is looked at again
-	seen       int  // messages of the present read
+	seen       int  // messages and requests of the present read
 	normal     bool // ended by a DISCONNECT without will
 	newExpiry  *time.Duration
 
@@ -77,6 +77,7 @@ type conn struct {
 	writing      bool // the writer runs
 	ending       bool
 	silent       bool // no DISCONNECT: the client sent one, or is gone
+	goodbye      bool // the client sent one, and may still read and close as TLS asks
 	readerDone   bool
 	broken       bool // the socket failed
 	closed       bool

@@ -153,6 +153,9 @@ func (c *conn) disconnect(f []byte, h frame.Header) bool {
 		c.newExpiry = &expiry
 	}
 	c.normal = d.Reason == frame.ReasonSuccess
+	c.mu.Lock()
+	c.goodbye = true
+	c.mu.Unlock()
 	c.endSilently("client")
 	return false
 }

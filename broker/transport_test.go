@@ -423,3 +423,22 @@ func TestWebSocket(t *testing.T) {
 	}
 	eventually(t, "one connection", func() bool { return h.b.Connections() == 1 })
 }
+
+// TestGoodbyeIsNotReset has clients close as TLS asks, with a close_notify behind their DISCONNECT, and read on: what
+// they published is acknowledged and the connection ends, it is not reset over the input that nobody wants.
+func TestGoodbyeIsNotReset(t *testing.T) {
+	t.Parallel()
+	h := newHarness(t, tlsListener(newTestCA(t)))
+	for range 20 {
+		c, err := h.dialTLS(&tls.Config{})
+		must(t, err)
+		c.send(connectFrame(testVIN, 4, connectOptions{}))
+		c.expect(0x20, 0, 0)
+		c.send(publishFrame(4, 1, 1, "v1/"+testVIN+"/up/telemetry", "x"), []byte{0xE0, 0})
+		must(t, c.c.(*tls.Conn).CloseWrite())
+		c.expect(0x40, puback(1)...)
+		if _, _, err := c.read(); !errors.Is(err, io.EOF) {
+			t.Fatalf("the connection ends with %v, want EOF", err)
+		}
+	}
+}

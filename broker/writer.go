@@ -140,7 +140,7 @@ func (c *conn) send(r round) bool {
 func (c *conn) peerGone() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.silent || c.broken
+	return c.broken || (c.silent && !c.goodbye)
 }
 
 // reasonString gives MQTT 5 clients a word about a DISCONNECT, whose label in metrics is given too.
