@@ -61,7 +61,7 @@ func (a *App) listVehicles(w http.ResponseWriter, r *http.Request) {
 	}
 	page := VehiclePage{Vehicles: []Vehicle{}}
 	for after := r.URL.Query().Get("cursor"); ; {
-		found := a.sessions.List(after, limit)
+		found := a.sessions.List(after, maxPage) // a listing costs by the sessions there are, not by its length
 		for i := range found {
 			if found[i].Vehicle && len(page.Vehicles) < limit {
 				page.Vehicles = append(page.Vehicles, vehicleOf(&found[i], false))
@@ -72,7 +72,7 @@ func (a *App) listVehicles(w http.ResponseWriter, r *http.Request) {
 				break
 			}
 		}
-		if len(found) < limit || page.Next != "" {
+		if len(found) < maxPage || page.Next != "" {
 			break
 		}
 	}

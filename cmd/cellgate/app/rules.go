@@ -48,10 +48,15 @@ type appliedSet struct {
 	Hash   string    `json:"hash"`
 	At     time.Time `json:"at"`
 	Source []byte    `json:"source"`
+	// Ignored is set by a rollback: the hash of the files that were there and are passed over.
+	Ignored string `json:"ignored,omitempty"`
 }
 
 // ErrNoEarlierRules is returned by a rollback when nothing else ran before.
 var ErrNoEarlierRules = errors.New("no earlier rule set")
+
+// errRolledBack is why the files are not in force after a rollback.
+var errRolledBack = errors.New("rolled back: what ran before is in force until the files change or a reload is asked for")
 
 func newRuleKeeper(c *configs.Config, db *bbolt.DB, d *sink.Dispatcher, log *slog.Logger) (*ruleKeeper, error) {
 	k := &ruleKeeper{
@@ -71,6 +76,9 @@ func newRuleKeeper(c *configs.Config, db *bbolt.DB, d *sink.Dispatcher, log *slo
 // begin puts the files' rules in force at the start. When they are broken, what ran before the stop goes on;
 // a gateway that never had rules refuses to start.
 func (k *ruleKeeper) begin(ctx context.Context) error {
+	if k.resumeRollback() {
+		return nil
+	}
 	err := k.applyFiles(ctx)
 	if err == nil {
 		return nil
@@ -81,6 +89,28 @@ func (k *ruleKeeper) begin(ctx context.Context) error {
 	}
 	k.log.Error("the rule files are not in force: the rules of before go on", slog.String("running", running), slog.Any("error", err))
 	return k.adopt(running)
+}
+
+// resumeRollback goes on with what a rollback has put in force, if the files are still those that it passed
+// over.
+func (k *ruleKeeper) resumeRollback() bool {
+	src, err := rules.Load(k.path)
+	if err != nil {
+		return false
+	}
+	history, err := k.history()
+	if err != nil || len(history) == 0 || history[0].Ignored != src.Hash() || history[0].Hash != k.dispatch.RulesHash() {
+		return false
+	}
+	if err := k.adopt(history[0].Hash); err != nil {
+		k.log.Error("the rules of a rollback cannot go on: the files are put in force", slog.Any("error", err))
+		return false
+	}
+	k.mu.Lock()
+	k.seen, k.broken = src.Hash(), errRolledBack
+	k.mu.Unlock()
+	k.log.Warn("the rule files are not in force: a rollback goes on", slog.String("running", history[0].Hash))
+	return true
 }
 
 // adopt takes over what the dispatcher has restored.
@@ -120,7 +150,7 @@ func (k *ruleKeeper) applyFiles(ctx context.Context) error {
 	src, err := rules.Load(k.path)
 	if err == nil {
 		k.note(src.Hash())
-		err = k.apply(ctx, src)
+		err = k.apply(ctx, src, "")
 	}
 	k.mu.Lock()
 	k.broken = err
@@ -134,8 +164,9 @@ func (k *ruleKeeper) note(hash string) {
 	k.seen = hash
 }
 
-// apply compiles a source and puts it in force. The caller holds applying.
-func (k *ruleKeeper) apply(ctx context.Context, src *rules.Source) error {
+// apply compiles a source and puts it in force; ignored is the hash of the files when it comes from a
+// rollback. The caller holds applying.
+func (k *ruleKeeper) apply(ctx context.Context, src *rules.Source, ignored string) error {
 	set, found := rules.Compile(src, k.options)
 	if err := found.Err(); err != nil {
 		return err
@@ -143,16 +174,18 @@ func (k *ruleKeeper) apply(ctx context.Context, src *rules.Source) error {
 	k.mu.Lock()
 	same := k.set != nil && k.set.Hash() == set.Hash()
 	k.mu.Unlock()
+	now := time.Now()
+	if !same {
+		if err := k.dispatch.ApplyRules(ctx, src); err != nil {
+			return err
+		}
+		k.inForce(set, now)
+	}
+	if err := k.remember(appliedSet{set.Hash(), now, src.Marshal(), ignored}); err != nil {
+		k.log.Warn("a rollback to this rule set will not be possible, nor will one last over a restart", slog.Any("error", err))
+	}
 	if same {
 		return nil
-	}
-	if err := k.dispatch.ApplyRules(ctx, src); err != nil {
-		return err
-	}
-	now := time.Now()
-	k.inForce(set, now)
-	if err := k.remember(appliedSet{set.Hash(), now, src.Marshal()}); err != nil {
-		k.log.Warn("a rollback to this rule set will not be possible", slog.Any("error", err))
 	}
 	k.log.Info("rules in force", slog.String("hash", set.Hash()), slog.Int("rules", len(set.Rules())), slog.String("path", k.path))
 	return nil
@@ -164,7 +197,7 @@ func (k *ruleKeeper) remember(s appliedSet) error {
 	if err != nil {
 		return err
 	}
-	if len(history) > 0 && history[0].Hash == s.Hash {
+	if len(history) > 0 && history[0].Hash == s.Hash && history[0].Ignored == s.Ignored {
 		return nil
 	}
 	value, err := json.Marshal(s)
@@ -204,8 +237,8 @@ func (k *ruleKeeper) history() (all []appliedSet, err error) {
 	return all, err
 }
 
-// rollback puts the newest other rule set in force: the one that ran before. It stays until the files
-// change again or a reload is asked for.
+// rollback puts the newest other rule set in force: the one that ran before. It stays, over restarts too,
+// until the files change again or a reload is asked for.
 func (k *ruleKeeper) rollback(ctx context.Context) error {
 	k.applying.Lock()
 	defer k.applying.Unlock()
@@ -222,7 +255,16 @@ func (k *ruleKeeper) rollback(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		return k.apply(ctx, src)
+		k.mu.Lock()
+		ignored := k.seen
+		k.mu.Unlock()
+		if err := k.apply(ctx, src, ignored); err != nil {
+			return err
+		}
+		k.mu.Lock()
+		k.broken = errRolledBack
+		k.mu.Unlock()
+		return nil
 	}
 	return ErrNoEarlierRules
 }

@@ -1,0 +1,73 @@
+package app
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+)
+
+// writeRules replaces the only rule file of the gateway whose configuration is in dir.
+func writeRules(t *testing.T, dir, id string) {
+	t.Helper()
+	folder := filepath.Join(dir, "rules")
+	if err := os.MkdirAll(folder, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	text := "rules:\n  - {id: " + id + ", from: [\"v1/+/up/telemetry\"], to: [{kafka: {topic: t}}]}\n"
+	if err := os.WriteFile(filepath.Join(folder, "a.rules.yaml"), []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// rulesAre holds that the rule of that id is in force, and whether that is what the files say.
+func rulesAre(t *testing.T, a *App, id string, fromFiles bool) {
+	t.Helper()
+	s := a.rules.state()
+	if len(s.Rules) != 1 || s.Rules[0].ID != id || s.Broken == fromFiles || (s.Error == "") != fromFiles {
+		t.Errorf("rules %+v, files not in force: %t (%s); want %s, from the files: %t", s.Rules, s.Broken, s.Error, id, fromFiles)
+	}
+}
+
+// TestRollbackLasts holds that a rollback says that the files are not in force, and lasts over a restart,
+// until the files change or a reload is asked for.
+func TestRollbackLasts(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	writeRules(t, dir, "good")
+	file := write(t, dir, "")
+	a, _ := boot(t, file)
+	writeRules(t, dir, "bad")
+	if err := a.rules.applyFiles(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	rulesAre(t, a, "bad", true)
+	if err := a.rules.rollback(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	rulesAre(t, a, "good", false)
+	a.rules.look(t.Context())
+	rulesAre(t, a, "good", false)
+	halt(t, a)
+
+	a, _ = boot(t, file)
+	rulesAre(t, a, "good", false)
+	a.rules.look(t.Context())
+	rulesAre(t, a, "good", false)
+	halt(t, a)
+
+	writeRules(t, dir, "better") // while the gateway is down
+	a, _ = boot(t, file)
+	rulesAre(t, a, "better", true)
+	if err := a.rules.rollback(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	rulesAre(t, a, "good", false)
+	if _, err := a.Reload(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	rulesAre(t, a, "better", true)
+	halt(t, a)
+
+	a, _ = boot(t, file) // the reload has ended the rollback for good
+	rulesAre(t, a, "better", true)
+}
