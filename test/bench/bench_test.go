@@ -247,7 +247,13 @@ func idleMemory(t *testing.T, g *harness.Gateway, load Load) (connected, publish
 	if err != nil || m.Acked != *idle {
 		t.Fatalf("%d of %d connections had a PUBACK: %v", m.Acked, *idle, err)
 	}
-	return connected, perConnection(t, g, empty)
+	published = perConnection(t, g, empty)
+	name := "idle plain"
+	if load.TLS != nil {
+		name = "idle TLS"
+	}
+	heapOf(t, g, name)
+	return connected, published
 }
 
 // perConnection waits until the resident memory has stopped falling: the runtime gives pages back over

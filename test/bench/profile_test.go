@@ -16,7 +16,7 @@ import (
 	"cellgate/test/harness"
 )
 
-var profiles = flag.String("profiles", "", "keep CPU profiles of the gateway in this folder")
+var profiles = flag.String("profiles", "", "keep CPU and heap profiles of the gateway in this folder")
 
 // profileOf takes a CPU profile of the gateway from now on, if -profiles is given; the returned function waits
 // until it is written. Other servers have a nil gateway and no profile.
@@ -25,7 +25,7 @@ func profileOf(t *testing.T, g *harness.Gateway, name string, d time.Duration) (
 	if *profiles == "" || g == nil {
 		return func() {}
 	}
-	file := filepath.Join(*profiles, strings.NewReplacer(" ", "-", ",", "").Replace(name)+".pprof")
+	file := profileFile(name)
 	wait := profileTo(t, g, file, d)
 	return func() {
 		wait()
@@ -39,20 +39,39 @@ func profileTo(t *testing.T, g *harness.Gateway, file string, d time.Duration) (
 	operator := g.OperatorToken()
 	done := make(chan error, 1)
 	go func() {
-		status, body, err := g.Get(fmt.Sprintf("/debug/pprof/profile?seconds=%d", max(1, int(d.Seconds()))), operator)
-		if err == nil && status != http.StatusOK {
-			err = fmt.Errorf("profile: %d %s", status, body)
-		}
-		if err == nil {
-			err = os.WriteFile(file, body, 0o600)
-		}
-		done <- err
+		done <- fetchProfile(g, operator, fmt.Sprintf("profile?seconds=%d", max(1, int(d.Seconds()))), file)
 	}()
 	return func() {
 		if err := <-done; err != nil {
 			t.Fatal(err)
 		}
 	}
+}
+
+// heapOf keeps what the gateway's heap holds after a collection, if -profiles is given.
+func heapOf(t *testing.T, g *harness.Gateway, name string) {
+	t.Helper()
+	if *profiles == "" {
+		return
+	}
+	if err := fetchProfile(g, g.OperatorToken(), "heap?gc=1", profileFile(name)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func profileFile(name string) string {
+	return filepath.Join(*profiles, strings.NewReplacer(" ", "-", ",", "").Replace(name)+".pprof")
+}
+
+func fetchProfile(g *harness.Gateway, operator, what, file string) error {
+	status, body, err := g.Get("/debug/pprof/"+what, operator)
+	if err != nil {
+		return err
+	}
+	if status != http.StatusOK {
+		return fmt.Errorf("profile: %d %s", status, body)
+	}
+	return os.WriteFile(file, body, 0o600)
 }
 
 // ownCPU is the processor time of this process, the load generator.
