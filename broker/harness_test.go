@@ -301,6 +301,11 @@ const testPatience = 30 * time.Second
 // read gives the next frame: first byte and body. io.EOF when the server has closed.
 func (c *client) read() (first byte, body []byte, err error) {
 	_ = c.c.SetReadDeadline(time.Now().Add(testPatience))
+	return c.readFrame()
+}
+
+// readFrame is read with the deadline as it is.
+func (c *client) readFrame() (first byte, body []byte, err error) {
 	if first, err = c.r.ReadByte(); err != nil {
 		return 0, nil, err
 	}

@@ -1,0 +1,317 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"go.etcd.io/bbolt"
+
+	"cellgate/auth"
+	"cellgate/broker/frame"
+	"cellgate/broker/journal"
+	"cellgate/broker/message"
+	"cellgate/broker/session"
+)
+
+// TestFaultAtEveryCallSite lets each write, sync, allocation, creation and renaming of the journal's files fail, in
+// turn: once, and that one with all behind it. A client of each protocol version publishes with QoS 1 and 2
+// meanwhile. What has been acknowledged to it is read back from what the disk holds afterwards, both after a power
+// loss and after a kill.
+func TestFaultAtEveryCallSite(t *testing.T) {
+	t.Parallel()
+	authority, err := auth.Open(auth.Config{Dir: t.TempDir(), Cell: "cell-test"})
+	must(t, err)
+	t.Cleanup(func() { must(t, authority.Close(context.Background())) })
+	clean := newFaultCase(t, authority, 0, 0, nil)
+	clean.run(testPatience)
+	if acked := len(clean.acked); acked != 2*faultMessages {
+		t.Fatalf("without faults %d of %d are acknowledged", acked, 2*faultMessages)
+	}
+	clean.check()
+	step := 1
+	if testing.Short() {
+		step = 7
+	}
+	for _, err := range []error{syscall.EIO, syscall.ENOSPC} {
+		for _, many := range []int{1, 1 << 30} {
+			t.Run(fmt.Sprintf("%v %d", err, many), func(t *testing.T) {
+				t.Parallel()
+				patience, told := testPatience, 0
+				if many > 1 {
+					patience = 400 * time.Millisecond
+				}
+				sites := map[string]int{}
+				for from := 1; from <= clean.disk.n; from += step {
+					c := newFaultCase(t, authority, from, many, err)
+					c.run(patience)
+					c.check()
+					told += len(c.acked)
+					for _, hit := range c.disk.hits[:min(1, len(c.disk.hits))] {
+						sites[hit[:strings.LastIndexByte(hit, ' ')]]++
+					}
+				}
+				t.Logf("%d acknowledgements, first failures at %v", told, sites)
+			})
+		}
+	}
+}
+
+// TestFalseAcknowledgementsAreNoticed takes the promise out: acknowledged on receipt, messages must be found missing.
+func TestFalseAcknowledgementsAreNoticed(t *testing.T) {
+	t.Parallel()
+	authority, err := auth.Open(auth.Config{Dir: t.TempDir(), Cell: "cell-test"})
+	must(t, err)
+	t.Cleanup(func() { must(t, authority.Close(context.Background())) })
+	c := newFaultCase(t, authority, 20, 1<<30, syscall.EIO)
+	c.ack = func(*message.Record) AckMode { return AckMemory }
+	c.run(time.Second)
+	if len(c.acked) == 0 || len(c.lost()) == 0 {
+		t.Errorf("%d acknowledged on receipt by a disk that failed, and nothing is missing", len(c.acked))
+	}
+}
+
+const faultMessages = 24 // of each client
+
+// faultCase is a broker on a disk with a fault, and what its clients saw.
+type faultCase struct {
+	t         *testing.T
+	authority *auth.Authority
+	ack       func(*message.Record) AckMode
+	disk      *faultDisk
+	b         *Broker
+	journal   *journal.Journal
+	stopped   sync.WaitGroup
+	consumed  sync.Map // payload → sequence: what the journal's consumer has read
+
+	mu    sync.Mutex
+	acked map[string]bool // payloads
+	kept  uint64          // records below it were given up by the consumer
+	conns []*client
+	// failed says that the journal has, and that no new client is served.
+	failed bool
+}
+
+func newFaultCase(t *testing.T, authority *auth.Authority, from, many int, err error) *faultCase {
+	t.Helper()
+	c := &faultCase{t: t, authority: authority, disk: newFaultDisk(from, many, err), acked: map[string]bool{}, kept: 1}
+	t.Cleanup(c.stopped.Wait)
+	return c
+}
+
+func faultJournal(d *faultDisk, fatal func(error)) (*journal.Journal, journal.Recovery, error) {
+	return journal.Open(journal.Options{
+		Dir: "/journal", FS: d, SegmentBytes: 16 << 10, MaxBytes: 1 << 20, ReserveBytes: -1, OnFatal: fatal,
+	})
+}
+
+// fatal ends the connections a moment after the journal has failed, as the gateway's end does. What is
+// acknowledged in between counts.
+func (c *faultCase) fatal(error) {
+	time.Sleep(50 * time.Millisecond)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.failed = true
+	for _, cl := range c.conns {
+		_ = cl.c.Close()
+	}
+}
+
+// run starts the broker, drives both clients until they are done or have waited too long for an answer, and stops.
+func (c *faultCase) run(patience time.Duration) {
+	c.t.Helper()
+	j, _, err := faultJournal(c.disk, c.fatal)
+	if err != nil {
+		return // a gateway that does not start acknowledges nothing
+	}
+	c.journal = j
+	j.Retain("c", 1)
+	stop := c.serve()
+	ctx, cancel := context.WithCancel(context.Background())
+	var consumer, clients sync.WaitGroup
+	consumer.Go(func() { c.consume(ctx) })
+	for _, version := range []byte{frame.Version311, frame.Version5} {
+		clients.Go(func() { c.drive(version, patience) })
+	}
+	clients.Wait()
+	cancel()
+	consumer.Wait()
+	c.stopped.Go(stop) // takes two seconds when a reader waits for a journal that has failed
+	short, done := context.WithTimeout(context.Background(), 50*time.Millisecond)
+	defer done()
+	_ = j.Close(short) // the fault's error, again
+}
+
+func (c *faultCase) serve() (stop func()) {
+	c.t.Helper()
+	db, err := bbolt.Open(filepath.Join(c.t.TempDir(), "state.db"), 0o600, &bbolt.Options{NoSync: true})
+	must(c.t, err)
+	sessions, err := session.Open(session.Options{DB: db, Index: NewIndex(), Journal: sessionJournal{c.journal}})
+	must(c.t, err)
+	c.b, err = New(Options{
+		Journal: c.journal, Sessions: sessions, Auth: c.authority, Ack: c.ack,
+		Listeners: []Listener{{Name: "cars", Address: "127.0.0.1:0", AnonymousRole: auth.RoleVehicle}},
+	})
+	must(c.t, err)
+	must(c.t, c.b.Start(c.t.Context()))
+	return func() {
+		ctx, cancel := context.WithTimeout(context.Background(), testPatience)
+		defer cancel()
+		must(c.t, c.b.Stop(ctx, 0, ""))
+		_ = sessions.Close(ctx)
+		must(c.t, db.Close())
+	}
+}
+
+// consume reads the journal and gives up all but the last records, so that segments are recycled.
+func (c *faultCase) consume(ctx context.Context) {
+	r, err := c.journal.NewReader(1)
+	if err != nil {
+		return // it has failed already
+	}
+	defer func() { _ = r.Close() }()
+	for {
+		b, err := r.Next(ctx, 0)
+		if err != nil {
+			return
+		}
+		for i := range b.Records {
+			c.consumed.Store(string(b.Records[i].Payload[:min(8, len(b.Records[i].Payload))]), b.Records[i].Seq)
+		}
+		c.mu.Lock()
+		c.kept = max(1, b.Last-min(b.Last, 8))
+		kept := c.kept
+		c.mu.Unlock()
+		c.journal.Retain("c", kept)
+	}
+}
+
+// drive publishes four at a time, alternating QoS 1 and 2, and notes what is acknowledged.
+func (c *faultCase) drive(version byte, patience time.Duration) {
+	h := &harness{t: c.t, b: c.b}
+	id := fmt.Sprintf("LTEST00000000000%d", version)
+	cl := h.dial("cars")
+	defer func() { _ = cl.c.Close() }()
+	c.mu.Lock()
+	c.conns = append(c.conns, cl)
+	failed := c.failed
+	c.mu.Unlock()
+	if cl.version = version; failed {
+		return
+	}
+	if _, err := cl.c.Write(connectFrame(id, version, connectOptions{})); err != nil {
+		return
+	}
+	_ = cl.c.SetReadDeadline(time.Now().Add(patience))
+	if first, body, err := cl.readFrame(); err != nil || first != 0x20 || body[1] != 0 {
+		return // a journal that takes nothing: no session either
+	}
+	const group = 4
+	for n := uint16(1); n <= faultMessages; n += group {
+		answers := 0
+		for i := n; i < n+group; i++ {
+			qos := byte(1 + i%2)
+			answers += int(qos)
+			if _, err := cl.c.Write(publishFrame(version, qos, i, "v1/"+id+"/up/x", payloadOf(version, i))); err != nil {
+				return
+			}
+		}
+		for ; answers > 0; answers-- {
+			_ = cl.c.SetReadDeadline(time.Now().Add(patience))
+			if !c.answer(cl, version) {
+				return
+			}
+		}
+	}
+}
+
+// payloadOf begins with eight bytes that no other message of a case has.
+func payloadOf(version byte, n uint16) string {
+	return fmt.Sprintf("v%d-%05d", version, n) + strings.Repeat("x", 700)
+}
+
+// answer takes one frame of the server; false ends the client.
+func (c *faultCase) answer(cl *client, version byte) bool {
+	first, body, err := cl.readFrame()
+	if err != nil || len(body) < 2 || (len(body) > 2 && body[2] >= 0x80) {
+		return false
+	}
+	id := uint16(body[0])<<8 | uint16(body[1])
+	switch first {
+	case 0x40, 0x50:
+		c.mu.Lock()
+		c.acked[payloadOf(version, id)[:8]] = true
+		c.mu.Unlock()
+		if first == 0x50 {
+			_, err = cl.c.Write(frame.AppendAck(nil, frame.TypePubrel, id, 0, version))
+		}
+	case 0x70:
+	default:
+		return false
+	}
+	return err == nil
+}
+
+// lost reads back what was acknowledged, and tells what is not there.
+func (c *faultCase) lost() (all []string) {
+	for _, written := range []bool{false, true} {
+		where := fmt.Sprintf("fault at %d (%v), all written %t", c.disk.from, c.disk.hits[:min(3, len(c.disk.hits))], written)
+		found, err := readBack(c.disk.survivor(written))
+		if err != nil {
+			all = append(all, fmt.Sprintf("%s: %v", where, err))
+			continue
+		}
+		for _, payload := range slices.Sorted(maps.Keys(c.acked)) {
+			if seq, ok := c.consumed.Load(payload); ok && seq.(uint64) < c.kept {
+				continue
+			}
+			if !found[payload] {
+				all = append(all, fmt.Sprintf("%s: %s was acknowledged and is gone", where, payload))
+			}
+		}
+	}
+	return all
+}
+
+func (c *faultCase) check() {
+	c.t.Helper()
+	for _, lost := range c.lost() {
+		c.t.Error(lost)
+	}
+}
+
+// readBack opens a journal again and returns the payloads that it holds.
+func readBack(d *faultDisk) (map[string]bool, error) {
+	j, rec, err := faultJournal(d, nil)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), testPatience)
+	defer cancel()
+	found := map[string]bool{}
+	if len(rec.Corruptions) > 0 {
+		err = fmt.Errorf("corruptions %v", rec.Corruptions)
+	}
+	r, rerr := j.NewReader(j.First())
+	if err = errors.Join(err, rerr); err != nil {
+		return nil, errors.Join(err, j.Close(ctx))
+	}
+	for r.Position() < j.Durable() {
+		b, ok, err := r.TryNext(0)
+		if err != nil || !ok {
+			return nil, errors.Join(err, r.Close(), j.Close(ctx))
+		}
+		for i := range b.Records {
+			found[string(b.Records[i].Payload[:min(8, len(b.Records[i].Payload))])] = true
+		}
+	}
+	return found, errors.Join(r.Close(), j.Close(ctx))
+}
