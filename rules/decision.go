@@ -185,7 +185,7 @@ type RedisOp struct {
 // AtText is the form in which At is kept in the NewerThan field: RFC 3339 in UTC with milliseconds,
 // always 24 characters, so that text order is time order.
 func (o *RedisOp) AtText() string {
-	return time.UnixMilli(o.At).UTC().Format(timeLayout)
+	return string(AppendTime(nil, o.At))
 }
 
 // Field is one field of a hash or stream entry.

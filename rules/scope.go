@@ -34,6 +34,7 @@ type scope struct {
 	docErr  error
 	boxes   boxes
 	names   map[string]string // payload field names that have become strings
+	order   []string          // those of the last object whose fields were taken, in its order
 	scratch []byte
 }
 

@@ -76,7 +76,7 @@ func rulesToKafka(t *testing.T, size int) {
 }
 
 // telemetry makes messages of a size that differ in their values, as those of driving vehicles do. Small ones have
-// 13 fields, those of 1 KB 62.
+// 14 fields, those of 1 KB 62.
 func telemetry(size int) [][]byte {
 	out := make([][]byte, 512)
 	for i := range out {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"sync"
-	"time"
 
 	"cellgate/broker/message"
 	"cellgate/rules"
@@ -30,9 +29,6 @@ type Options struct {
 	// header central-topic names where the record is bound for.
 	Outbox bool
 }
-
-// timeLayout is RFC 3339 with milliseconds; times are in UTC.
-const timeLayout = "2006-01-02T15:04:05.000Z07:00"
 
 // maxKept is the largest buffer that is kept for another message.
 const maxKept = 64 << 10
@@ -133,7 +129,7 @@ func (s *Sink) headers(b []byte, d *sink.Delivery) ([]byte, int) {
 	b = kafkaclient.AppendHeader(b, "topic", rec.Topic)
 	var text [96]byte
 	b = kafkaclient.AppendHeader(b, "msg-id", d.AppendMsgID(text[:0]))
-	b = kafkaclient.AppendHeader(b, "received-at", time.UnixMilli(rec.ReceivedAt).UTC().AppendFormat(text[:0], timeLayout))
+	b = kafkaclient.AppendHeader(b, "received-at", rules.AppendTime(text[:0], rec.ReceivedAt))
 	for _, h := range d.Out.Headers {
 		b = kafkaclient.AppendHeader(b, h.Name, h.Value)
 		n++

@@ -103,7 +103,7 @@ func (j *job) build(op *rules.RedisOp) bool {
 func (j *job) newer(op *rules.RedisOp, ttl int64) {
 	j.name, j.script, j.ttl = "evalsha", true, 0
 	j.text(op.NewerThan)
-	j.text(op.AtText())
+	j.end(rules.AppendTime(j.buf, op.At))
 	j.end(append(append(j.buf, op.NewerThan...), seqSuffix...))
 	j.end(strconv.AppendUint(j.buf, op.Seq, 10))
 	j.end(strconv.AppendInt(j.buf, ttl, 10))
