@@ -53,6 +53,16 @@ func (d *drainer) admit(id *auth.Identity, _ string) (reason byte, endpoint stri
 	return reasonUseAnother, d.endpoint
 }
 
+// farewell is what clients are told when the gateway stops: that it does, or where to go if a drain has said so.
+func (d *drainer) farewell() (reason byte, endpoint string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if !d.on || d.endpoint == "" {
+		return 0, ""
+	}
+	return reasonUseAnother, d.endpoint
+}
+
 // begin starts a drain, which run carries out until its context ends, or changes the one under way.
 func (d *drainer) begin(rate float64, endpoint string, run func(context.Context)) {
 	d.mu.Lock()

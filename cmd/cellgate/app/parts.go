@@ -253,7 +253,10 @@ func (a *App) startBroker(ctx context.Context) error {
 		return err
 	}
 	a.life.onStop("drain", stopShort, func(context.Context) error { a.drain.end(); return nil })
-	a.life.onStop("listeners", stopClients, func(ctx context.Context) error { return a.broker.Stop(ctx, 0, "") })
+	a.life.onStop("listeners", stopClients, func(ctx context.Context) error {
+		reason, endpoint := a.drain.farewell()
+		return a.broker.Stop(ctx, reason, endpoint)
+	})
 	return nil
 }
 
