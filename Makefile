@@ -105,7 +105,9 @@ $(LINT):
 
 .PHONY: tools-real tools-bench
 tools-real:
-	@test/real/install.sh java:openjdk-17-jre-headless mvn:maven redis-server:redis-server kcat:kcat mosquitto_pub:mosquitto-clients redis-cli:redis-tools
+	@test/real/install.sh java:openjdk-17-jre-headless mvn:maven redis-server:redis-server kcat:kcat mosquitto_pub:mosquitto-clients redis-cli:redis-tools \
+	  python3:python3 python3.venv:python3-venv python3.ensurepip:python3-venv node:nodejs npm:npm
+	@test/real/clients/install.sh $(CACHE)/clients
 
 tools-bench:
 	@test/real/install.sh mosquitto:mosquitto java:openjdk-17-jre-headless mvn:maven redis-server:redis-server

@@ -1,10 +1,17 @@
 #!/usr/bin/env bash
 # Installs Debian packages for the commands that are missing: install.sh COMMAND:PACKAGE …
+# python3.MODULE stands for a module that python3 needs.
 set -euo pipefail
 PATH=$PATH:/usr/sbin
 missing=()
+has() {
+  case $1 in
+    python3.*) python3 -c "import ${1#python3.}" ;;
+    *) command -v "$1" ;;
+  esac >/dev/null 2>&1
+}
 for want in "$@"; do
-  command -v "${want%%:*}" >/dev/null 2>&1 || missing+=("${want##*:}")
+  has "${want%%:*}" || missing+=("${want##*:}")
 done
 [ ${#missing[@]} -eq 0 ] && exit 0
 echo "==> apt-get install ${missing[*]}"
