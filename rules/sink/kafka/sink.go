@@ -89,6 +89,9 @@ type job struct {
 func (s *Sink) Deliver(d *sink.Delivery, t sink.Ticket) {
 	j := s.jobs.Get().(*job) //nolint:errcheck,forcetypeassert // the pool holds nothing else
 	j.ticket = t
+	if j.buf == nil {
+		j.buf = make([]byte, 0, s.room(d)) // grown by doubling, a full window would hold half as much again
+	}
 	b := j.buf[:0]
 	b = append(b, d.Out.Key...)
 	key := len(b)
@@ -104,6 +107,15 @@ func (s *Sink) Deliver(d *sink.Delivery, t sink.Ticket) {
 		j.record.Key = b[:key:key]
 	}
 	s.o.Producer.Produce(&j.record)
+}
+
+// room is about what the message takes: the fixed headers are 128 bytes besides their values.
+func (s *Sink) room(d *sink.Delivery) int {
+	n := 128 + len(d.Out.Key) + len(d.Out.Value) + len(s.o.Cell) + len(d.Record.VIN()) + len(d.Record.Topic) + 64
+	for _, h := range d.Out.Headers {
+		n += 4 + len(h.Name) + len(h.Value)
+	}
+	return n
 }
 
 func (s *Sink) topic(out *rules.Rendered) string {
