@@ -21,6 +21,7 @@ CRASH_ROUNDS ?= 20
 START_BYTES  ?= 67108864
 DISK_ROUNDS  ?= 3
 POWER_STATES ?= 500
+BENCH_RUN    ?= .
 FAULTS       ?= 20
 OUTAGE       ?= 60s
 FLEET        ?= 10
@@ -51,9 +52,10 @@ test-real: build tools-real ## the end-to-end scenarios on Apache Kafka 3.9 and 
 	@echo "==> go test -tags real"
 	FAULTS=$(FAULTS) OUTAGE=$(OUTAGE) $(GO) test -tags real -count=1 -timeout 45m -v ./test/real/... | $(GO) run ./test/progress
 
+# BENCH_RUN chooses among the tests, BENCH_ARGS takes flags such as -rounds 2 -storm 5000 -json FILE -profiles DIR.
 bench: build tools-bench ## the whole gateway against Mosquitto, then the packages' benchmarks
 	@echo "==> bench: whole process, alternating with Mosquitto"
-	$(GO) test -tags bench -count=1 -timeout 60m -v ./test/bench -args $(BENCH_ARGS)
+	$(GO) test -tags bench -count=1 -timeout 60m -v -run '$(BENCH_RUN)' ./test/bench -args $(BENCH_ARGS)
 	@$(MAKE) --no-print-directory bench-micro
 
 bench-micro: ## the packages' benchmarks
