@@ -28,7 +28,7 @@ FLEET        ?= 10
 DATA         ?= ./data
 
 .DEFAULT_GOAL := help
-.PHONY: help build run test test-race test-real bench bench-micro crash faults power fuzz lint vet check soak clean
+.PHONY: help build run test test-race test-real bench bench-micro crash faults power fuzz hostile lint vet check soak clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -90,8 +90,13 @@ vet:
 check: lint vet test-race fuzz crash power test-real ## what CI runs
 	@echo "==> check: all passed"
 
+hostile: build ## every hostile client at once, at full scale, for a minute; 20,000 descriptors
+	@echo "==> hostile clients"
+	HOSTILE=full $(GO) test -count=1 -timeout 10m -v -run TestHostileClients ./test/e2e
+
 soak: ## the full figures: hours
 	@$(MAKE) --no-print-directory fuzz FUZZTIME=10m WIRE_FUZZTIME=1h
+	@$(MAKE) --no-print-directory hostile
 	@$(MAKE) --no-print-directory power POWER_STATES=10000
 	@$(MAKE) --no-print-directory crash CRASH_ROUNDS=1000 START_BYTES=1073741824 DISK_ROUNDS=50
 	@$(MAKE) --no-print-directory faults FAULTS=200 OUTAGE=10m

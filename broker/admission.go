@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"hash/maphash"
 	"net"
 	"net/netip"
 	"sync"
@@ -12,6 +13,8 @@ import (
 type admission struct {
 	mu        sync.Mutex
 	arrival   int64 // of the token bucket, Unix ns
+	recent    [recentSlots]recentArrivals
+	seed      maphash.Seed
 	addresses map[netip.Addr]int
 	oldest    *guest
 	newest    *guest
@@ -27,8 +30,21 @@ type guest struct {
 	entered    bool
 }
 
+// recentArrivals counts the connections of one second from the addresses that share a slot.
+type recentArrivals struct {
+	second int64
+	n      int
+}
+
+const (
+	// recentSlots is how many are told apart; the counts need not be exact.
+	recentSlots = 1024
+	// heavyShare is the part of the rate above which an address is a heavy one.
+	heavyShare = 4
+)
+
 func newAdmission() *admission {
-	return &admission{addresses: make(map[netip.Addr]int), left: make(chan struct{}, 1)}
+	return &admission{seed: maphash.MakeSeed(), addresses: make(map[netip.Addr]int), left: make(chan struct{}, 1)}
 }
 
 // admit takes a connection in, or names the limit that refuses it. release gives the address's place back;
@@ -37,13 +53,41 @@ func (a *admission) admit(addr netip.Addr, limits *Limits, now time.Time) (refus
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if limits.ConnectRate > 0 {
-		before := a.arrival
-		if charge(&a.arrival, now.UnixNano(), nanosPer(int64(limits.ConnectRate))) > 0 {
+		before, spare := a.arrival, time.Duration(0)
+		if a.heavyLocked(addr, limits.ConnectRate, now) {
+			spare = time.Second / 2
+		}
+		over := charge(&a.arrival, now.UnixNano(), nanosPer(int64(limits.ConnectRate))) > 0
+		if over || time.Duration(a.arrival-now.UnixNano()) > time.Second-spare {
 			a.arrival = before
 			return "connect_rate"
 		}
 	}
 	return a.admitAddressLocked(addr, limits)
+}
+
+// heavyLocked counts an arrival and reports whether its address alone takes more than its share of the rate. Such an
+// address leaves half the bucket to the others, so that a flood from one place does not shut out everybody else.
+// IPv6 addresses count by their /64.
+func (a *admission) heavyLocked(addr netip.Addr, rate int, now time.Time) bool {
+	if !addr.IsValid() {
+		return false
+	}
+	if addr.Is6() {
+		if p, err := addr.Prefix(64); err == nil {
+			addr = p.Addr()
+		}
+	}
+	r, share := &a.recent[maphash.Comparable(a.seed, addr)%recentSlots], max(1, rate/heavyShare)
+	if second := now.Unix(); r.second != second {
+		next := recentArrivals{second: second}
+		if r.n > share && r.second == second-1 {
+			next.n = share // heavy a second ago, heavy now
+		}
+		*r = next
+	}
+	r.n++
+	return r.n > share
 }
 
 // admitAddress is the rest of admit for a connection that was admitted by its load balancer's address.
@@ -109,6 +153,15 @@ func (a *admission) enter(c net.Conn, limit int) (g, evicted *guest) {
 	a.newest = g
 	a.guests++
 	return g, evicted
+}
+
+// evictOldest takes out the connection that has been in the handshake longest, to be closed; nil when there is none.
+func (a *admission) evictOldest() *guest {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	g := a.oldest
+	a.leaveLocked(g)
+	return g
 }
 
 func (a *admission) leave(g *guest) {

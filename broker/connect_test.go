@@ -2,6 +2,7 @@ package broker
 
 import (
 	"encoding/binary"
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -343,5 +344,34 @@ func TestReceiveMaximum(t *testing.T) {
 				break
 			}
 		}
+	}
+}
+
+// A flood from one address leaves others their part of the connect rate.
+func TestFloodLeavesRoom(t *testing.T) {
+	t.Parallel()
+	a, limits := newAdmission(), &Limits{ConnectRate: 100}
+	flood, other := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1")
+	now := time.Unix(1_700_000_000, 0)
+	taken := map[netip.Addr]int{}
+	try := func(addr netip.Addr) {
+		if a.admit(addr, limits, now) == "" {
+			taken[addr]++
+		}
+	}
+	for tick := range 1000 { // 10 s: 1,000 a second from one address, 20 from the other
+		now = now.Add(10 * time.Millisecond)
+		for range 10 {
+			try(flood)
+		}
+		if tick%5 == 0 {
+			try(other)
+		}
+	}
+	if taken[other] != 200 {
+		t.Errorf("%d of 200 others were taken", taken[other])
+	}
+	if n := taken[flood] + taken[other]; n < 950 || n > 1100 {
+		t.Errorf("%d were taken at 100 a second for 10 s", n)
 	}
 }

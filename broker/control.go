@@ -73,6 +73,7 @@ func (c *conn) subscribe(f []byte, h frame.Header) bool {
 	if err := pk.SubscribeDecode(f[h.Head:h.Size]); err != nil {
 		return c.violation(err)
 	}
+	c.seen += len(pk.Filters) - 1 // each is work for the gateway
 	subs := make([]session.Subscription, len(pk.Filters))
 	for i, s := range pk.Filters {
 		subs[i] = session.Subscription{
@@ -122,6 +123,7 @@ func (c *conn) unsubscribe(f []byte, h frame.Header) bool {
 	if err := pk.UnsubscribeDecode(f[h.Head:h.Size]); err != nil {
 		return c.violation(err)
 	}
+	c.seen += len(pk.Filters) - 1
 	filters := make([]string, len(pk.Filters))
 	for i, s := range pk.Filters {
 		filters[i] = strings.Clone(s.Filter)

@@ -22,7 +22,12 @@ import (
 
 // enterHandshake lets an accepted connection into the handshake, and waits while there are too many.
 func (b *Broker) enterHandshake(nc net.Conn) *guest {
-	g, evicted := b.admission.enter(nc, b.limits.Load().Handshakes)
+	limits := b.limits.Load()
+	most := limits.Handshakes
+	if limits.Sockets > 0 {
+		most = min(most, max(minHandshakes, limits.Sockets-b.wheel.len()))
+	}
+	g, evicted := b.admission.enter(nc, most)
 	if evicted != nil {
 		b.reject("handshakes")
 		_ = evicted.conn.Close()
@@ -30,6 +35,9 @@ func (b *Broker) enterHandshake(nc net.Conn) *guest {
 	b.handshakes.Add(1)
 	return g
 }
+
+// minHandshakes is how many may always be in the handshake, however few sockets are left for them.
+const minHandshakes = 64
 
 // serve takes an accepted connection through PROXY header, TLS and CONNECT, on a goroutine of its own that ends
 // there: its deep stack does not stay with the connection.

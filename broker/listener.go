@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"syscall"
 	"time"
 )
 
@@ -138,10 +139,29 @@ func (b *Broker) acceptEach(l *listener, take func(net.Conn)) {
 			return
 		}
 		b.metrics.AcceptErrors.Inc()
+		if b.yieldDescriptor(err) {
+			time.Sleep(minBackoff)
+			continue
+		}
 		b.log.Warn("accept failed", "listener", l.name, "error", err, "retry_in", backoff)
 		time.Sleep(backoff)
 		backoff = min(2*backoff, maxBackoff)
 	}
+}
+
+// yieldDescriptor frees a descriptor when accept failed for want of one: the connection that has been in the
+// handshake longest, the likeliest never to finish, gives way to the one that comes.
+func (b *Broker) yieldDescriptor(err error) bool {
+	if !errors.Is(err, syscall.EMFILE) && !errors.Is(err, syscall.ENFILE) {
+		return false
+	}
+	g := b.admission.evictOldest()
+	if g == nil {
+		return false
+	}
+	b.reject("descriptors")
+	_ = g.conn.Close()
+	return true
 }
 
 // admitSocket refuses, before a byte is read or a goroutine is started, what the limits refuse.

@@ -142,6 +142,9 @@ type Limits struct {
 	// Handshakes is the most connections that have not finished TLS and CONNECT. When it is reached the
 	// oldest of them gives way: it is the likeliest never to finish. Default 8,192.
 	Handshakes int
+	// Sockets is how many descriptors there are for clients, connected or not; 0 is no limit. What is in the handshake
+	// takes no more of them than connections leave, but for 64.
+	Sockets int
 	// HandshakeTimeout bounds TLS, ConnectTimeout the CONNECT after it. Default 10 s each.
 	HandshakeTimeout time.Duration
 	ConnectTimeout   time.Duration
@@ -156,7 +159,8 @@ type Limits struct {
 	Window int
 	// AliasMaximum is the Topic Alias Maximum for what clients send. Default 16; negative none.
 	AliasMaximum int
-	// MessagesPerSecond and BytesPerSecond slow one connection down by not reading; 0 is no limit.
+	// MessagesPerSecond and BytesPerSecond slow one connection down by not reading; 0 is no limit. A PINGREQ and
+	// every other request counts as a message, a SUBSCRIBE or UNSUBSCRIBE as many as it has filters.
 	MessagesPerSecond int
 	BytesPerSecond    int64
 	// OutboundBytes bounds a connection's outgoing queue. Default 512 KiB.

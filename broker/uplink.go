@@ -22,9 +22,11 @@ func (c *conn) dispatch(f []byte, h frame.Header) bool {
 		if err := frame.CheckPingreq(h); err != nil {
 			return c.flush() && c.violation(err)
 		}
+		c.seen++
 		c.control(pingresp[:])
 		return true
 	}
+	c.seen++
 	// What follows is rare, and may depend on what was published before it.
 	return c.flush() && c.request(f, h)
 }
@@ -246,6 +248,7 @@ func (c *conn) pubrel(f []byte, h frame.Header) bool {
 	}
 	s := c.scratch
 	if !c.session.ReleaseQoS2(in.PacketID) {
+		c.seen++ // a known one is part of its PUBLISH
 		c.stage(ack{id: in.PacketID, typ: frame.TypePubcomp, reason: frame.ReasonPacketIDNotFound})
 		return len(s.acks) < batchRecords || c.flush()
 	}

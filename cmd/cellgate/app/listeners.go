@@ -90,6 +90,9 @@ func minVersion(text string) uint16 {
 // fdReserve are descriptors for everything that is not a vehicle: segments, Kafka, Redis, HTTP.
 const fdReserve = 512
 
+// fdHandshakes are descriptors for those that are about to connect, however many are connected.
+const fdHandshakes = 64
+
 // limits translates the bounds, and tells when one had to be lowered.
 func (a *App) limits(c *configs.Config) broker.Limits {
 	l := limitsOf(c)
@@ -114,8 +117,8 @@ func limitsOf(c *configs.Config) broker.Limits {
 	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &fds); err != nil {
 		return out
 	}
-	most := int(min(fds.Cur, 1<<31)) - fdReserve //nolint:gosec // bounded
-	out.MaxConnections = min(out.MaxConnections, max(1, most))
+	out.Sockets = max(2*fdHandshakes, int(min(fds.Cur, 1<<31))-fdReserve) //nolint:gosec // bounded
+	out.MaxConnections = min(out.MaxConnections, out.Sockets-fdHandshakes)
 	return out
 }
 

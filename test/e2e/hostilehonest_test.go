@@ -1,0 +1,195 @@
+package e2e
+
+import (
+	"crypto/tls"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"cellgate/test/harness"
+)
+
+// honestFleet are vehicles that connect over TLS with their tokens, publish, wait for every PUBACK, and connect anew
+// every few seconds.
+type honestFleet struct {
+	addr   string
+	config *tls.Config
+	tokens map[string]string
+	stop   chan struct{}
+	all    sync.WaitGroup
+
+	mu       sync.Mutex
+	connects []time.Duration // from the first attempt to the CONNACK
+	retries  int
+	sent     int
+	acked    int
+	failures []error
+}
+
+func newHonestFleet(g *harness.Gateway, tokens map[string]string) *honestFleet {
+	config := g.ClientTLS()
+	config.ClientSessionCache = tls.NewLRUClientSessionCache(2 * len(tokens))
+	return &honestFleet{addr: g.MQTTS, config: config, tokens: tokens, stop: make(chan struct{})}
+}
+
+// start returns when every vehicle has connected once. What this took is not part of the figures.
+func (f *honestFleet) start(t *testing.T) {
+	t.Helper()
+	var first sync.WaitGroup
+	first.Add(len(f.tokens))
+	i := 0
+	for vin, token := range f.tokens {
+		i++
+		f.all.Go(func() { f.vehicle(i, vin, token, first.Done) })
+	}
+	first.Wait()
+	f.mu.Lock()
+	f.connects, f.retries = nil, 0
+	f.mu.Unlock()
+}
+
+func (f *honestFleet) end() {
+	close(f.stop)
+	f.all.Wait()
+}
+
+const (
+	honestEvery = 500 * time.Millisecond // between messages
+	honestStays = 10                     // messages before it connects anew
+	honestWaits = 15 * time.Second       // for a PUBACK
+)
+
+// vehicle drives one vehicle; i spreads the fleet over addresses, as vehicles are.
+func (f *honestFleet) vehicle(i int, vin, token string, connected func()) {
+	once := sync.OnceFunc(connected)
+	defer once()
+	for stays := uint16(1 + i%honestStays); !stopped(f.stop); stays = honestStays { //nolint:gosec // small; so they do not connect all at once
+		c := f.connect(i, vin, token)
+		once()
+		if c == nil {
+			return
+		}
+		err := f.work(c, vin, stays)
+		_ = c.Close()
+		if err != nil {
+			f.fail(fmt.Errorf("%s: %w", vin, err))
+			return
+		}
+	}
+}
+
+// connect tries until it is in, as a vehicle does, and notes how long that took. nil when it never was.
+func (f *honestFleet) connect(i int, vin, token string) net.Conn {
+	begin := time.Now()
+	var err error
+	for tries := 0; time.Since(begin) < 30*time.Second; tries++ {
+		var c net.Conn
+		if c, err = f.try(i, vin, token); err == nil {
+			f.mu.Lock()
+			f.connects = append(f.connects, time.Since(begin))
+			f.retries += tries
+			f.mu.Unlock()
+			return c
+		}
+		time.Sleep(100 * time.Millisecond) // the vehicle's own back-off
+	}
+	f.fail(fmt.Errorf("%s could not connect: %w", vin, err))
+	return nil
+}
+
+func (f *honestFleet) try(i int, vin, token string) (net.Conn, error) {
+	d := net.Dialer{Timeout: 10 * time.Second, LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 1, byte(1+i%250))}}
+	raw, err := d.Dial("tcp", f.addr)
+	if err != nil {
+		return nil, err
+	}
+	c := tls.Client(raw, f.config)
+	_ = c.SetDeadline(time.Now().Add(10 * time.Second))
+	connack := make([]byte, 4)
+	if _, err = c.Write(connectFrame(vin, token)); err == nil {
+		_, err = io.ReadFull(c, connack)
+	}
+	if err == nil && connack[3] != 0 {
+		err = fmt.Errorf("CONNACK %d", connack[3])
+	}
+	if err != nil {
+		return nil, errors.Join(err, raw.Close())
+	}
+	return c, nil
+}
+
+// work publishes for one connection's time; every message is acknowledged before the next.
+func (f *honestFleet) work(c net.Conn, vin string, stays uint16) error {
+	for id := uint16(1); id <= stays && !stopped(f.stop); id++ {
+		f.count(&f.sent)
+		_ = c.SetDeadline(time.Now().Add(honestWaits))
+		if _, err := c.Write(publishFrame(1, id, "v1/"+vin+"/up/telemetry", `{"soc":71}`)); err != nil {
+			return err
+		}
+		puback := make([]byte, 4)
+		if _, err := io.ReadFull(c, puback); err != nil {
+			return fmt.Errorf("PUBACK %d: %w", id, err)
+		}
+		if puback[0] != 0x40 || binary.BigEndian.Uint16(puback[2:]) != id {
+			return fmt.Errorf("% x for PUBLISH %d", puback, id)
+		}
+		f.count(&f.acked)
+		select {
+		case <-f.stop:
+		case <-time.After(honestEvery):
+		}
+	}
+	return nil
+}
+
+func (f *honestFleet) count(n *int) {
+	f.mu.Lock()
+	*n++
+	f.mu.Unlock()
+}
+
+func (f *honestFleet) fail(err error) {
+	f.mu.Lock()
+	f.failures = append(f.failures, err)
+	f.mu.Unlock()
+}
+
+// maxConnect is the p99 of CONNECT that an honest vehicle may see.
+const maxConnect = 2 * time.Second
+
+func (f *honestFleet) report(t *testing.T) {
+	t.Helper()
+	slices.Sort(f.connects)
+	if len(f.connects) == 0 {
+		t.Fatal("no vehicle connected under attack")
+	}
+	p := func(q float64) time.Duration {
+		return f.connects[int(q*float64(len(f.connects)-1))].Round(time.Millisecond)
+	}
+	t.Logf("%d honest vehicles: %d CONNECTs, %d attempts repeated, p50 %v, p99 %v, max %v; %d PUBLISHes, %d PUBACKs missing",
+		len(f.tokens), len(f.connects), f.retries, p(.5), p(.99), p(1), f.sent, f.sent-f.acked)
+	if p(.99) > maxConnect {
+		t.Errorf("CONNECT p99 %v", p(.99))
+	}
+	if f.sent != f.acked || f.sent == 0 {
+		t.Errorf("%d of %d PUBLISHes acknowledged", f.acked, f.sent)
+	}
+	for _, err := range f.failures[:min(5, len(f.failures))] {
+		t.Error(err)
+	}
+}
+
+func stopped(stop <-chan struct{}) bool {
+	select {
+	case <-stop:
+		return true
+	default:
+		return false
+	}
+}
