@@ -1,12 +1,13 @@
 package auth
 
 import (
-	"bytes"
 	"context"
 	"log/slog"
 	"sync"
 	"testing"
 	"time"
+
+	"cellgate/test/logbuf"
 )
 
 // testVIN has a valid check digit.
@@ -37,35 +38,17 @@ func (c *clock) Add(d time.Duration) {
 	c.now = c.now.Add(d)
 }
 
-// syncBuffer collects logs of several goroutines.
-type syncBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (s *syncBuffer) Write(p []byte) (int, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.Write(p)
-}
-
-func (s *syncBuffer) String() string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.String()
-}
-
 // fixture is an Authority with its surroundings.
 type fixture struct {
 	*Authority
 	clock *clock
-	logs  *syncBuffer // slog and audit
+	logs  *logbuf.Buffer // slog and audit
 	dir   string
 }
 
 func open(t testing.TB, change ...func(*Config)) *fixture {
 	t.Helper()
-	f := &fixture{clock: newClock(), logs: &syncBuffer{}}
+	f := &fixture{clock: newClock(), logs: &logbuf.Buffer{}}
 	cfg := Config{
 		Dir: t.TempDir(), Cell: testCell, Now: f.clock.Now, Poll: 5 * time.Millisecond, KeyActivation: -1,
 		Log: slog.New(slog.NewJSONHandler(f.logs, &slog.HandlerOptions{Level: slog.LevelDebug})),

@@ -57,6 +57,6 @@ func (a *Authority) answerRevocation(w http.ResponseWriter, r Revocation, from s
 		a.cfg.Log.Error("revocation failed", "err", err)
 		problem.Write(w, http.StatusInternalServerError, "", "the revocation may not last", nil)
 	default:
-		writeJSON(w, http.StatusCreated, done)
+		problem.WriteJSON(w, http.StatusCreated, done)
 	}
 }

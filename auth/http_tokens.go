@@ -3,7 +3,6 @@ package auth
 import (
 	"crypto/tls"
 	"crypto/x509"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -129,8 +128,7 @@ func (a *Authority) answerToken(w http.ResponseWriter, r *http.Request, req Issu
 		a.cfg.Log.Error("token not issued", "err", err)
 		problem.Write(w, http.StatusInternalServerError, "", "", nil)
 	default:
-		w.Header().Set("Cache-Control", "no-store")
-		writeJSON(w, http.StatusCreated, tokenResponse{
+		problem.WriteJSON(w, http.StatusCreated, tokenResponse{
 			Token: token, TokenType: "Bearer", VIN: id.Subject, TokenID: id.TokenID, ExpiresAt: id.Expires,
 			ExpiresIn: int64(id.Expires.Sub(a.cfg.Now()) / time.Second), Warning: CheckVIN(id.Subject).Warning(),
 		})
@@ -232,12 +230,6 @@ func hostOf(address string) string {
 // maxAge is a duration in whole seconds, at least 1, for a header.
 func maxAge(d time.Duration) string {
 	return strconv.FormatInt(max(1, int64(d/time.Second)), 10)
-}
-
-func writeJSON(w http.ResponseWriter, status int, v any) {
-	w.Header().Set("Content-Type", "application/json")
-	w.WriteHeader(status)
-	_ = json.NewEncoder(w).Encode(v)
 }
 
 func isEOF(err error) bool { return errors.Is(err, io.EOF) }

@@ -1,4 +1,4 @@
-// Package problem writes RFC 9457 problem details, the form of every error that the HTTP API answers.
+// Package problem writes what the HTTP API answers: JSON, and RFC 9457 problem details for every error.
 //
 // It is a leaf: every package that serves HTTP may import it.
 package problem
@@ -29,6 +29,21 @@ func Write(w http.ResponseWriter, status int, title, detail string, ext map[stri
 	h.Set("X-Content-Type-Options", "nosniff")
 	w.WriteHeader(status)
 	_, _ = w.Write(body)
+}
+
+// WriteJSON answers with v as JSON, or with a problem of status 500 when v cannot be JSON. Like a problem it is
+// not to be stored: what the API answers is the state of a moment.
+func WriteJSON(w http.ResponseWriter, status int, v any) {
+	body, err := json.Marshal(v)
+	if err != nil {
+		Write(w, http.StatusInternalServerError, "", "", nil)
+		return
+	}
+	h := w.Header()
+	h.Set("Content-Type", "application/json")
+	h.Set("Cache-Control", "no-store")
+	w.WriteHeader(status)
+	_, _ = w.Write(append(body, '\n'))
 }
 
 // Marshal returns the document that Write sends. It fails only when a member of ext cannot be JSON.

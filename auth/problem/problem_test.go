@@ -60,3 +60,18 @@ func TestWrite(t *testing.T) {
 		})
 	}
 }
+
+func TestWriteJSON(t *testing.T) {
+	t.Parallel()
+	rec := httptest.NewRecorder()
+	problem.WriteJSON(rec, http.StatusCreated, map[string]int{"n": 1})
+	if rec.Code != http.StatusCreated || rec.Body.String() != "{\"n\":1}\n" ||
+		rec.Header().Get("Content-Type") != "application/json" || rec.Header().Get("Cache-Control") != "no-store" {
+		t.Errorf("%d %q %v", rec.Code, rec.Body, rec.Header())
+	}
+	rec = httptest.NewRecorder()
+	problem.WriteJSON(rec, http.StatusOK, func() {})
+	if rec.Code != http.StatusInternalServerError || rec.Header().Get("Content-Type") != problem.ContentType {
+		t.Errorf("what cannot be JSON: %d %v", rec.Code, rec.Header())
+	}
+}

@@ -108,7 +108,7 @@ func (h *Handler) create(w http.ResponseWriter, r *http.Request) {
 	if wait > 0 && cmd.State.Final() {
 		answer = http.StatusOK
 	}
-	reply(w, answer, cmd)
+	problem.WriteJSON(w, answer, cmd)
 }
 
 // request reads a POST. The status is for the error.
@@ -166,7 +166,7 @@ func (h *Handler) get(w http.ResponseWriter, r *http.Request) {
 		fail(w, err, nil)
 		return
 	}
-	reply(w, http.StatusOK, cmd)
+	problem.WriteJSON(w, http.StatusOK, cmd)
 }
 
 func (h *Handler) cancel(w http.ResponseWriter, r *http.Request) {
@@ -175,7 +175,7 @@ func (h *Handler) cancel(w http.ResponseWriter, r *http.Request) {
 		fail(w, err, map[string]any{"state": cmd.State})
 		return
 	}
-	reply(w, http.StatusOK, cmd)
+	problem.WriteJSON(w, http.StatusOK, cmd)
 }
 
 // page is the answer to a list.
@@ -202,7 +202,7 @@ func (h *Handler) list(w http.ResponseWriter, r *http.Request) {
 	if cursor > 0 {
 		p.Cursor = strconv.FormatUint(cursor, 36)
 	}
-	reply(w, http.StatusOK, p)
+	problem.WriteJSON(w, http.StatusOK, p)
 }
 
 // filter reads ?state=, ?vin=, ?id=, ?limit= and ?cursor=.
@@ -226,18 +226,6 @@ func filter(q url.Values) (Filter, error) {
 		f.Before = n
 	}
 	return f, nil
-}
-
-func reply(w http.ResponseWriter, status int, v any) {
-	data, err := json.Marshal(v)
-	if err != nil {
-		problem.Write(w, http.StatusInternalServerError, "", "", nil)
-		return
-	}
-	w.Header().Set("Content-Type", "application/json")
-	w.Header().Set("Cache-Control", "no-store")
-	w.WriteHeader(status)
-	_, _ = w.Write(append(data, '\n'))
 }
 
 // fail answers with the problem that err is.

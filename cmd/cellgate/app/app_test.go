@@ -1,7 +1,6 @@
 package app
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -12,13 +11,13 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"cellgate/auth"
 	"cellgate/cmd/cellgate/fleet"
 	"cellgate/configs"
+	"cellgate/test/logbuf"
 )
 
 // away is an address where nothing listens.
@@ -66,30 +65,13 @@ func replace(t *testing.T, file, old, text string) {
 	}
 }
 
-type safeBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (s *safeBuffer) Write(p []byte) (int, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.Write(p)
-}
-
-func (s *safeBuffer) String() string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.String()
-}
-
-func boot(t *testing.T, file string) (*App, *safeBuffer) {
+func boot(t *testing.T, file string) (*App, *logbuf.Buffer) {
 	t.Helper()
 	cfg, err := configs.Load(file)
 	if err != nil {
 		t.Fatal(err)
 	}
-	log := &safeBuffer{}
+	log := &logbuf.Buffer{}
 	a, err := New(t.Context(), Options{Config: cfg, Log: log})
 	if err != nil {
 		t.Fatal(err)
@@ -274,7 +256,7 @@ func TestAFailedStartLeavesNothingBehind(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	a, err := New(t.Context(), Options{Config: cfg, Log: &safeBuffer{}})
+	a, err := New(t.Context(), Options{Config: cfg, Log: &logbuf.Buffer{}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -302,7 +284,7 @@ func TestBrokenRulesAtTheFirstStartAreAnError(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	a, err := New(t.Context(), Options{Config: cfg, Log: &safeBuffer{}})
+	a, err := New(t.Context(), Options{Config: cfg, Log: &logbuf.Buffer{}})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -156,17 +156,7 @@ func serveOpenAPI(w http.ResponseWriter, r *http.Request) {
 	http.ServeFileFS(w, r, openAPI, "openapi.yaml")
 }
 
-func writeJSON(w http.ResponseWriter, status int, v any) {
-	body, err := json.Marshal(v)
-	if err != nil {
-		problem.Write(w, http.StatusInternalServerError, "", "", nil)
-		return
-	}
-	w.Header().Set("Content-Type", "application/json")
-	w.Header().Set("Cache-Control", "no-store")
-	w.WriteHeader(status)
-	_, _ = w.Write(append(body, '\n'))
-}
+func writeJSON(w http.ResponseWriter, status int, v any) { problem.WriteJSON(w, status, v) }
 
 // readJSON reads a request's body, or answers and returns false. An empty body leaves v as it is.
 func readJSON(w http.ResponseWriter, r *http.Request, v any) bool {

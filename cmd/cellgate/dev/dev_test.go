@@ -15,6 +15,7 @@ import (
 
 	"cellgate/auth"
 	"cellgate/cmd/cellgate/fleet"
+	"cellgate/test/logbuf"
 )
 
 func TestATelemetryMessageReachesEverything(t *testing.T) {
@@ -273,7 +274,7 @@ func startWith(t *testing.T, data, line string) (*Dev, error) {
 	if err := os.WriteFile(ConfigFile(data), []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	d, err := Start(t.Context(), Options{Data: data, Log: &logBuffer{}})
+	d, err := Start(t.Context(), Options{Data: data, Log: &logbuf.Buffer{}})
 	if err == nil {
 		_ = d.Stop(t.Context())
 	}
@@ -283,7 +284,7 @@ func startWith(t *testing.T, data, line string) (*Dev, error) {
 func TestADataFolderServesOneGateway(t *testing.T) {
 	t.Parallel()
 	g := start(t, t.TempDir())
-	_, err := Start(t.Context(), Options{Data: g.Data, FreePorts: true, Log: &logBuffer{}})
+	_, err := Start(t.Context(), Options{Data: g.Data, FreePorts: true, Log: &logbuf.Buffer{}})
 	if err == nil || !strings.Contains(err.Error(), "in use by the gateway with process id "+fmt.Sprint(os.Getpid())) {
 		t.Errorf("a second gateway on the same folder: %v", err)
 	}

@@ -22,37 +22,20 @@ import (
 	"github.com/segmentio/kafka-go"
 
 	"cellgate/auth"
+	"cellgate/test/logbuf"
 )
-
-// logBuffer takes a gateway's log while it is read.
-type logBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *logBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *logBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
-}
 
 // gateway is a running dev with what tests ask of it.
 type gateway struct {
 	*Dev
 	t        *testing.T
-	log      *logBuffer
+	log      *logbuf.Buffer
 	operator string
 }
 
 func start(t *testing.T, data string) *gateway {
 	t.Helper()
-	g := &gateway{t: t, log: &logBuffer{}}
+	g := &gateway{t: t, log: &logbuf.Buffer{}}
 	d, err := Start(t.Context(), Options{Data: data, FreePorts: true, Log: g.log})
 	if err != nil {
 		t.Fatal(err)
