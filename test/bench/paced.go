@@ -31,6 +31,8 @@ type Pace struct {
 // Paced is what a Pace measured.
 type Paced struct {
 	Sent, Acked int
+	// Took is from when the first message was due until the last PUBACK.
+	Took time.Duration
 	// P50, P99 and Max are from when a message was due until its PUBACK was read.
 	P50, P99, Max time.Duration
 }
@@ -66,10 +68,13 @@ func (p Pace) Run(d time.Duration, stop <-chan struct{}) (Paced, error) {
 	close(r.done)
 	r.wakeReaders()
 	readers.Wait()
+	took := time.Since(r.start)
 	for _, c := range p.Conns {
 		_ = c.SetReadDeadline(time.Time{})
 	}
-	return r.result(), errors.Join(errs...)
+	measured := r.result()
+	measured.Took = took
+	return measured, errors.Join(errs...)
 }
 
 // paceRun is a Run under way.

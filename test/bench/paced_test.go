@@ -92,12 +92,12 @@ func pace(t *testing.T, s server, profiled bool) steady {
 	if _, err := p.Run(*pacedWarm, nil); err != nil {
 		t.Fatalf("%s: %v", s.name, err)
 	}
-	used, begin := cpu(t, s.proc), time.Now()
+	used := cpu(t, s.proc)
 	m, err := p.Run(*pacedSpan, nil)
 	if err != nil {
 		t.Fatalf("%s: %v", s.name, err)
 	}
-	used, took := cpu(t, s.proc)-used, time.Since(begin)
+	used = cpu(t, s.proc) - used
 	if profiled {
 		written := profileOf(t, s.gateway, s.name, *pacedSpan)
 		if _, err := p.Run(*pacedSpan, nil); err != nil {
@@ -109,7 +109,7 @@ func pace(t *testing.T, s server, profiled bool) steady {
 		t.Fatalf("%s: %d of %d acknowledged", s.name, m.Acked, m.Sent)
 	}
 	return steady{
-		sample: sample{rate: float64(m.Acked) / took.Seconds(), cpu: float64(used.Microseconds()) / float64(m.Acked)},
+		sample: sample{rate: float64(m.Acked) / m.Took.Seconds(), cpu: float64(used.Microseconds()) / float64(m.Acked)},
 		p50:    milliseconds(m.P50), p99: milliseconds(m.P99), worst: milliseconds(m.Max),
 	}
 }
