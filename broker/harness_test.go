@@ -20,6 +20,7 @@ import (
 	"cellgate/broker/journal"
 	"cellgate/broker/message"
 	"cellgate/broker/session"
+	"cellgate/test/logbuf"
 
 	"github.com/prometheus/client_golang/prometheus"
 	dto "github.com/prometheus/client_model/go"
@@ -38,7 +39,7 @@ type harness struct {
 	auth     *auth.Authority
 	metrics  *Metrics
 	index    *Index
-	logs     *syncBuffer
+	logs     *logbuf.Buffer
 	stop     func() // idempotent; the test's end calls it too
 }
 
@@ -51,23 +52,6 @@ func (j sessionJournal) Append(recs []message.Record) (uint64, error) {
 	return j.Journal.Append(recs, nil)
 }
 
-type syncBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (s *syncBuffer) Write(p []byte) (int, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.Write(p)
-}
-
-func (s *syncBuffer) String() string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.String()
-}
-
 func newHarness(t testing.TB, setups ...setup) *harness {
 	t.Helper()
 	return openHarness(t, t.TempDir(), setups...)
@@ -77,7 +61,7 @@ func newHarness(t testing.TB, setups ...setup) *harness {
 // stops it with the test.
 func openHarness(t testing.TB, dir string, setups ...setup) *harness {
 	t.Helper()
-	h := &harness{t: t, dir: dir, metrics: NewMetrics(prometheus.NewRegistry()), index: NewIndex(), logs: &syncBuffer{}}
+	h := &harness{t: t, dir: dir, metrics: NewMetrics(prometheus.NewRegistry()), index: NewIndex(), logs: &logbuf.Buffer{}}
 	log := slog.New(slog.NewTextHandler(h.logs, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	j, _, err := journal.Open(journal.Options{Dir: filepath.Join(dir, "journal"), SegmentBytes: 4 << 20, Log: log})
 	must(t, err)
