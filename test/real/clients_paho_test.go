@@ -118,14 +118,14 @@ func (a *auto) start(t *testing.T, config autopaho.ClientConfig) *running {
 		}
 		cancel()
 	}
-	manager, err := autopaho.NewConnection(ctx, config)
-	if err != nil {
-		t.Fatal(err)
-	}
 	a.running.cut = a.lastConn.cut
 	a.running.leave = func() {
 		a.leaving.Store(true)
-		_ = manager.Disconnect(t.Context())
+		cancel() // autopaho disconnects then
+	}
+	manager, err := autopaho.NewConnection(ctx, config)
+	if err != nil {
+		t.Fatal(err)
 	}
 	go func() {
 		<-manager.Done()
