@@ -54,7 +54,7 @@ const (
 	ReasonAdminAction byte = 0x98
 )
 
-// Options configure a Manager. DB, Index and Journal are required; a zero limit stands for its default.
+// Options configure a Manager. DB, Index and Journal are required; a zero value stands for its default.
 type Options struct {
 	// DB is the gateway's state file; the manager uses the bucket "mqtt" and leaves the file open.
 	DB DB
@@ -71,6 +71,15 @@ type Options struct {
 	// Rejected is told the reason of every refusal that counts in rejected_total; may be nil.
 	Rejected func(reason string)
 
+	// Bounds can be replaced while the manager runs: see Manager.SetBounds.
+	Bounds
+	// CommitInterval is how long a change that nobody waits for may stay out of the state file: queue
+	// contents that the journal still has, removals, QoS 2 identifiers, the fan-out position. Default 1 s.
+	CommitInterval time.Duration
+}
+
+// Bounds are the limits of sessions. A zero value stands for its default.
+type Bounds struct {
 	// MaxQueuedMessages bounds the messages of one session, in flight and waiting. Default 1,000.
 	MaxQueuedMessages int
 	// MaxQueuedBytes bounds their topics, payloads and properties per session. Default 4 MiB.
@@ -93,9 +102,6 @@ type Options struct {
 	// MaxSessionExpiry is the longest that a session outlives its connection, and what a 3.1.1 client
 	// with clean session 0 gets. Default 7 days.
 	MaxSessionExpiry time.Duration
-	// CommitInterval is how long a change that nobody waits for may stay out of the state file: queue
-	// contents that the journal still has, removals, QoS 2 identifiers, the fan-out position. Default 1 s.
-	CommitInterval time.Duration
 }
 
 // DB is what the manager needs of the state file: transactions of a *bbolt.DB.

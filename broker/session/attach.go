@@ -93,7 +93,7 @@ func (m *Manager) evict(ctx context.Context, id string) error {
 // open finds the session to resume or makes a new one. wait tells that the connection may only learn of it
 // when the writer has made it durable.
 func (m *Manager) open(a *Attach) (st *state, present, wait bool) {
-	expiry := min(a.Expiry, m.o.MaxSessionExpiry)
+	expiry := min(a.Expiry, m.bounds.Load().MaxSessionExpiry)
 	if old := m.lookup(a.ClientID); old != nil {
 		old.mu.Lock()
 		if !old.ended && !a.CleanStart && !old.expired(m.now()) {
@@ -156,7 +156,7 @@ func (st *state) connect(a *Attach, resumed bool) (*Session, error) {
 	if st.receiveMax == 0 {
 		st.receiveMax = 65535
 	}
-	st.aliasMax = min(a.AliasMaximum, uint16(min(st.m.o.MaxAliases, 65535))) //nolint:gosec // within 16 bits by min
+	st.aliasMax = min(a.AliasMaximum, uint16(min(st.m.bounds.Load().MaxAliases, 65535))) //nolint:gosec // within 16 bits by min
 	st.since, st.endsAt, st.willAt = st.m.now(), 0, 0
 	st.will, st.notAfter = cloneWill(a.Will), millis(a.NotAfter)
 	st.m.timers.set(st, 0)
@@ -198,7 +198,7 @@ func (st *state) disconnect(reason string, expiry *time.Duration) {
 	st.m.metrics.connected.Dec()
 	st.since = st.m.now()
 	if expiry != nil && st.expiry > 0 {
-		st.setExpiry(min(*expiry, st.m.o.MaxSessionExpiry))
+		st.setExpiry(min(*expiry, st.m.bounds.Load().MaxSessionExpiry))
 	}
 	if st.incoming != nil {
 		st.incoming.dropPending()

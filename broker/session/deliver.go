@@ -145,7 +145,7 @@ func (st *state) advance(e *entry) {
 }
 
 // limit is how many messages may be unacknowledged.
-func (st *state) limit() int { return min(int(st.receiveMax), st.m.o.MaxInflight) }
+func (st *state) limit() int { return min(int(st.receiveMax), st.m.bounds.Load().MaxInflight) }
 
 // newID returns the next packet identifier that is not in use. The window is smaller than the number space.
 func (st *state) newID(f *flow) uint16 {

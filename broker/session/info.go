@@ -47,7 +47,7 @@ func (st *state) info() (Info, bool) {
 		ClientID: st.id, Vehicle: st.vehicle, Connected: st.conn != nil, Version: st.version,
 		Since: instant(st.since), Expiry: st.expiry, EndsAt: instant(st.endsAt), TokenEnds: instant(st.notAfter),
 		Subscriptions: slices.Clone(st.subs), Ready: st.ready(), HasWill: st.will != nil,
-		QueueCapacity: st.m.o.MaxQueuedMessages,
+		QueueCapacity: st.m.bounds.Load().MaxQueuedMessages,
 	}
 	if f := st.flow; f != nil {
 		info.Queued, info.Inflight, info.QueuedBytes = f.waiting.len()+len(f.inflight)-f.next, f.next, f.bytes

@@ -154,6 +154,22 @@ func TestSharedMessagesMoveOn(t *testing.T) {
 	}
 }
 
+func TestSetBounds(t *testing.T) {
+	t.Parallel()
+	e := newEnv(t)
+	c, _ := e.attach("svc")
+	c.subscribe(sub("a", 1), sub("b", 1))
+	e.m.SetBounds(Bounds{MaxSubscriptions: 2, MaxQueuedMessages: 1})
+	if codes := c.subscribe(sub("c", 1), sub("a", 0)); codes[0] != frame.ReasonQuotaExceeded || codes[1] != 0 {
+		t.Errorf("codes % x", codes)
+	}
+	c.detach(false)
+	e.say("b", 1, "kept", "too many")
+	c, _ = e.attach("svc")
+	c.expect("b=kept q1 #1")
+	c.quiet()
+}
+
 // A retained message may be on a topic that is longer than a key of the state file.
 func TestRetainedOnLongTopics(t *testing.T) {
 	t.Parallel()

@@ -39,6 +39,7 @@ type Manager struct {
 	onReady    func(clientID string)
 	onPresence func(Presence)
 
+	bounds     atomic.Pointer[Bounds]
 	totalBytes atomic.Int64  // of all queues
 	position   atomic.Uint64 // durable
 	replayed   atomic.Uint64 // durable; a start-up reads the journal behind it
@@ -74,6 +75,7 @@ func Open(o Options) (*Manager, error) {
 		sessions: make(map[string]*state),
 		frames:   sync.Pool{New: func() any { return new([]byte) }},
 	}
+	m.bounds.Store(&o.Bounds)
 	m.closed, m.closing = context.WithCancel(context.Background())
 	m.gates.busy = make(map[string]*gate)
 	m.collect = m.collectTarget
@@ -88,16 +90,27 @@ func Open(o Options) (*Manager, error) {
 	return m, nil
 }
 
+func (b *Bounds) setDefaults() {
+	def(&b.MaxQueuedMessages, defaultQueuedMessages)
+	def(&b.MaxQueuedBytes, defaultQueuedBytes)
+	def(&b.MaxTotalBytes, defaultTotalBytes)
+	def(&b.MaxSubscriptions, defaultSubscriptions)
+	def(&b.MaxInflight, defaultInflight)
+	def(&b.MaxAliases, defaultAliases)
+	def(&b.MaxRetained, defaultRetained)
+	def(&b.MaxRetainedBytes, defaultRetainedBytes)
+	def(&b.MaxSessionExpiry, defaultSessionExpiry)
+}
+
+// SetBounds replaces the bounds. What is queued, subscribed and retained beyond them stays; nothing is added. The expiry of
+// sessions changes with their next connection.
+func (m *Manager) SetBounds(b Bounds) {
+	b.setDefaults()
+	m.bounds.Store(&b)
+}
+
 func (o *Options) setDefaults() {
-	def(&o.MaxQueuedMessages, defaultQueuedMessages)
-	def(&o.MaxQueuedBytes, defaultQueuedBytes)
-	def(&o.MaxTotalBytes, defaultTotalBytes)
-	def(&o.MaxSubscriptions, defaultSubscriptions)
-	def(&o.MaxInflight, defaultInflight)
-	def(&o.MaxAliases, defaultAliases)
-	def(&o.MaxRetained, defaultRetained)
-	def(&o.MaxRetainedBytes, defaultRetainedBytes)
-	def(&o.MaxSessionExpiry, defaultSessionExpiry)
+	o.Bounds.setDefaults()
 	def(&o.CommitInterval, defaultCommitInterval)
 	if o.Now == nil {
 		o.Now = time.Now

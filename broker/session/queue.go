@@ -166,7 +166,7 @@ func (st *state) fullFor(f *flow, size int64) string {
 		st.dropExpired(f, now)
 		bound = st.overBound(f, size)
 	}
-	if st.m.o.Overflow == DropOldest {
+	if st.m.bounds.Load().Overflow == DropOldest {
 		for bound != "" && f.waiting.len() > 0 {
 			st.discard(f, f.waiting.pop(), dropOldest, ErrQueueFull)
 			bound = st.overBound(f, size)
@@ -176,7 +176,7 @@ func (st *state) fullFor(f *flow, size int64) string {
 }
 
 func (st *state) overBound(f *flow, size int64) string {
-	o := &st.m.o
+	o := st.m.bounds.Load()
 	switch {
 	case f.len() >= o.MaxQueuedMessages:
 		return dropQueueMessages

@@ -45,7 +45,7 @@ func (m *Manager) retain(rec *message.Record) {
 
 func (m *Manager) retainedFull(old, size int64) bool {
 	r := &m.retained
-	return (old == 0 && len(r.topics) >= m.o.MaxRetained) || r.bytes+size-old > m.o.MaxRetainedBytes
+	return (old == 0 && len(r.topics) >= m.bounds.Load().MaxRetained) || r.bytes+size-old > m.bounds.Load().MaxRetainedBytes
 }
 
 func (m *Manager) keepRetained(c *message.Record, grown int64) {

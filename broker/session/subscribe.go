@@ -151,7 +151,7 @@ func (st *state) subscribe(sub Subscription) byte {
 		return frame.ReasonNotAuthorized
 	}
 	i, existed := st.findSub(sub.Filter)
-	if !existed && (len(st.subs) >= st.m.o.MaxSubscriptions || st.filterBytes()+len(sub.Filter) > maxFilterBytes) {
+	if !existed && (len(st.subs) >= st.m.bounds.Load().MaxSubscriptions || st.filterBytes()+len(sub.Filter) > maxFilterBytes) {
 		st.m.o.Rejected("subscriptions")
 		return frame.ReasonQuotaExceeded
 	}

@@ -188,19 +188,11 @@ func (a *App) startDispatch(ctx context.Context) error {
 }
 
 func (a *App) openSessions(context.Context) (err error) {
-	s := &a.cfg.Sessions
-	overflow := session.DropNewest
-	if s.WhenFull == "drop_old" {
-		overflow = session.DropOldest
-	}
 	a.brokerStats = broker.NewMetrics(a.reg.own)
 	a.index = broker.NewIndex()
 	a.sessions, err = session.Open(session.Options{
 		DB: a.db, Index: a.index, Journal: sessionJournal{a.journal}, Log: a.log, Metrics: session.NewMetrics(a.reg.own),
-		Rejected:          a.rejected,
-		MaxQueuedMessages: s.MaxQueuedMessages, MaxQueuedBytes: int64(s.MaxQueuedBytes), Overflow: overflow,
-		MaxSubscriptions: s.MaxSubscriptions, MaxInflight: s.MaxInflight,
-		MaxRetained: s.MaxRetainedMessages, MaxRetainedBytes: int64(s.MaxRetainedBytes), MaxSessionExpiry: s.MaxExpiry.Std(),
+		Rejected: a.rejected, Bounds: sessionBounds(&a.cfg.Sessions),
 	})
 	if err != nil {
 		return err
@@ -208,6 +200,18 @@ func (a *App) openSessions(context.Context) (err error) {
 	a.index.PreferConnected(a.sessions.Connected)
 	a.life.onStop("sessions", stopDisk, a.sessions.Close)
 	return nil
+}
+
+func sessionBounds(s *configs.Sessions) session.Bounds {
+	overflow := session.DropNewest
+	if s.WhenFull == "drop_old" {
+		overflow = session.DropOldest
+	}
+	return session.Bounds{
+		MaxQueuedMessages: s.MaxQueuedMessages, MaxQueuedBytes: int64(s.MaxQueuedBytes), Overflow: overflow,
+		MaxSubscriptions: s.MaxSubscriptions, MaxInflight: s.MaxInflight,
+		MaxRetained: s.MaxRetainedMessages, MaxRetainedBytes: int64(s.MaxRetainedBytes), MaxSessionExpiry: s.MaxExpiry.Std(),
+	}
 }
 
 func (a *App) rejected(reason string) { a.brokerStats.Rejected.WithLabelValues(reason).Inc() }

@@ -68,6 +68,7 @@ func (a *App) apply(ctx context.Context, next *configs.Config) error {
 		return err
 	}
 	a.vehicleCAs.pool.Store(cas)
+	a.sessions.SetBounds(sessionBounds(&next.Sessions))
 	a.broker.RefreshPermissions()
 	if a.sync != nil && next.Central != nil {
 		a.sync.SetBandwidth(int64(next.Central.Bandwidth))
