@@ -233,10 +233,10 @@ func (g *Gateway) VehicleToken(vin string, more ...string) string {
 	return g.Cellgate(append([]string{"token", "issue", "--config", g.Config, "--vin", vin}, more...)...)
 }
 
-// OperatorToken issues a token with every scope that the HTTP API asks for.
+// OperatorToken issues a token with every scope that the HTTP API asks for, for as long as the longest test.
 func (g *Gateway) OperatorToken() string {
 	g.t.Helper()
-	return g.Cellgate("token", "issue", "--config", g.Config, "--operator", "tester", "--scope",
+	return g.Cellgate("token", "issue", "--config", g.Config, "--operator", "tester", "--ttl", "12h", "--scope",
 		"telemetry:read,command:send,command:read,vehicle:admin,rules:admin,token:issue")
 }
 
