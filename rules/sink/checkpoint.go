@@ -330,6 +330,9 @@ func (p *pipeline) restore(d *Dispatcher, s sinkState) error {
 	if p.dlog, err = openDecisionLog(d.logDir(p), s.LogStart, s.LogEnd, d.o.SegmentBytes); err != nil {
 		return err
 	}
+	if err := p.dlog.checkGone(s.Cursor); err != nil {
+		return err
+	}
 	p.now, p.settled = s.Counts, s.Counts.clone()
 	p.loaded, p.evaluated = s.Cursor, d.evaluated
 	p.mode, p.readable, p.readPos = logging, true, p.dlog.start()

@@ -16,17 +16,23 @@ import (
 
 // A decision log is a directory of segments, {number, 16 hex digits}.log, each:
 //
-//	magic    8 bytes  "cgdecs\x00\x01", the last one the version
+//	magic    8 bytes  "cgdecs\x00\x02", the last one the version
+//	number   8 bytes  its own; this and all that follows is little-endian
+//	previous 8 bytes  number of the segment before it
+//	end      8 bytes  where that one ends
+//	last     8 bytes  highest sequence in all segments before it
+//	crc      4 bytes  CRC-32C of what is in front of it
 //	frames, each
-//	  length 4 bytes  little-endian, of the chunk
-//	  crc    4 bytes  little-endian, CRC-32C of the chunk
+//	  length 4 bytes  of the chunk
+//	  crc    4 bytes  CRC-32C of the chunk
 //	  chunk
 //
 // Nothing in it counts before a checkpoint names a position behind it: opening cuts off the rest. Chunks
 // stand in journal order.
 const (
-	logMagic    = "cgdecs\x00\x01"
-	frameHeader = 8
+	logMagic      = "cgdecs\x00\x02"
+	segmentHeader = len(logMagic) + 4*8 + 4
+	frameHeader   = 8
 	// maxChunk is far above what one journal batch can decide; a length beyond it is damage.
 	maxChunk = 64 << 20
 	// flushAt is how much a log buffers before it writes to the file.
@@ -64,6 +70,7 @@ type decisionLog struct {
 	unsynced []*os.File   // finished segments that are not synced yet
 	dirDirty bool         // a segment was created and the directory not synced
 	dirty    bool         // something was appended since the last sync
+	skipped  uint64       // highest sequence in front of the first segment, if it is not the one asked for
 	err      error        // sticky: a failed fsync
 
 	reader     *os.File // of readerSeg
@@ -93,6 +100,9 @@ func openDecisionLog(dir string, start, end position, segmentBytes int64) (*deci
 			return nil, err
 		}
 	}
+	if err := l.link(start); err != nil {
+		return nil, err
+	}
 	if end.Offset > 0 && (len(l.segments) == 0 || l.segments[len(l.segments)-1].number != end.Segment) {
 		return nil, fmt.Errorf("%w: segment %016x of %s is missing", ErrDecisionLog, end.Segment, dir)
 	}
@@ -101,6 +111,78 @@ func openDecisionLog(dir string, start, end position, segmentBytes int64) (*deci
 		return nil, err
 	}
 	return l, nil
+}
+
+// link holds every segment against the one that follows it, which says where it ends.
+func (l *decisionLog) link(start position) error {
+	for i := range l.segments {
+		h, err := l.header(l.segments[i].number)
+		if err != nil {
+			return err
+		}
+		if i == 0 {
+			if l.segments[0].number > start.Segment {
+				l.skipped = h.last
+			}
+			continue
+		}
+		before := &l.segments[i-1]
+		if h.previous != before.number || h.end > before.size {
+			return fmt.Errorf("%w: %s: %016x has %d bytes, %016x of %d bytes was in front of it", ErrDecisionLog,
+				l.path(l.segments[i].number), before.number, before.size, h.previous, h.end)
+		}
+		before.size = h.end
+	}
+	return nil
+}
+
+// checkGone tells whether segments that the log should start with are missing: those that a checkpoint's cursor had
+// passed were trimmed.
+func (l *decisionLog) checkGone(cursor uint64) error {
+	if l.skipped > cursor {
+		return fmt.Errorf("%w: %s: segments up to record %d are missing, the cursor stands at %d", ErrDecisionLog, l.dir, l.skipped, cursor)
+	}
+	return nil
+}
+
+// logHeader is a segment's header.
+type logHeader struct {
+	number, previous uint64
+	end              int64
+	last             uint64
+}
+
+func (h *logHeader) encode() []byte {
+	b := append(make([]byte, 0, segmentHeader), logMagic...)
+	b = binary.LittleEndian.AppendUint64(b, h.number)
+	b = binary.LittleEndian.AppendUint64(b, h.previous)
+	b = binary.LittleEndian.AppendUint64(b, uint64(h.end)) //nolint:gosec // not negative
+	b = binary.LittleEndian.AppendUint64(b, h.last)
+	return binary.LittleEndian.AppendUint32(b, crc32.Checksum(b, castagnoli))
+}
+
+// header reads and checks a segment's header.
+func (l *decisionLog) header(n uint64) (h logHeader, err error) {
+	f, err := os.Open(l.path(n))
+	if err != nil {
+		return h, fmt.Errorf("decision log: %w", err)
+	}
+	defer func() { _ = f.Close() }()
+	b := make([]byte, segmentHeader)
+	if _, err := io.ReadFull(f, b); err != nil {
+		return h, l.damage(position{Segment: n}, err)
+	}
+	le := binary.LittleEndian
+	h = logHeader{le.Uint64(b[8:]), le.Uint64(b[16:]), int64(le.Uint64(b[24:])), le.Uint64(b[32:])} //nolint:gosec // as written
+	switch {
+	case string(b[:len(logMagic)]) != logMagic:
+		return h, l.damage(position{Segment: n}, fmt.Errorf("begins with %q, not %q", b[:len(logMagic)], logMagic))
+	case le.Uint32(b[40:]) != crc32.Checksum(b[:40], castagnoli):
+		return h, l.damage(position{Segment: n}, errors.New("checksum of the header"))
+	case h.number != n:
+		return h, l.damage(position{Segment: n}, fmt.Errorf("is segment %016x", h.number))
+	}
+	return h, nil
 }
 
 func (l *decisionLog) list() ([]uint64, error) {
@@ -160,8 +242,8 @@ func (l *decisionLog) roll(n uint64) error {
 		l.unsynced = append(l.unsynced, l.file)
 	}
 	l.file, l.written, l.dirDirty = f, 0, true
-	l.buf = append(l.buf[:0], logMagic...)
-	l.segments = append(l.segments, logSegment{number: n, size: int64(len(logMagic))})
+	l.buf = append(l.buf[:0], make([]byte, segmentHeader)...) // flushLocked fills it in
+	l.segments = append(l.segments, logSegment{number: n, size: int64(segmentHeader)})
 	return nil
 }
 
@@ -203,12 +285,25 @@ func (l *decisionLog) flushLocked() error {
 	if len(l.buf) == 0 {
 		return nil
 	}
+	if l.written == 0 {
+		copy(l.buf, l.headLocked())
+	}
 	if _, err := l.file.WriteAt(l.buf, l.written); err != nil {
 		return fmt.Errorf("decision log: %w", err)
 	}
 	l.written += int64(len(l.buf))
 	l.buf = l.buf[:0]
 	return nil
+}
+
+// headLocked is the header of the segment that is written to.
+func (l *decisionLog) headLocked() []byte {
+	n := len(l.segments) - 1
+	h := logHeader{number: l.segments[n].number}
+	for _, s := range l.segments[:n] {
+		h.previous, h.end, h.last = s.number, s.size, max(h.last, s.last)
+	}
+	return h.encode()
 }
 
 // end is the position behind everything appended.
@@ -264,7 +359,7 @@ func syncAll(old []*os.File, cur *os.File, dirty bool, dir string) error {
 func (l *decisionLog) start() position {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return position{Segment: l.segments[0].number, Offset: int64(len(logMagic))}
+	return position{Segment: l.segments[0].number, Offset: int64(segmentHeader)}
 }
 
 // read returns the chunk at pos and the position behind it; false when there is none yet. The chunk is
@@ -281,7 +376,7 @@ func (l *decisionLog) read(pos position) ([]byte, position, bool, error) {
 		if last {
 			return nil, pos, false, nil
 		}
-		pos = position{Segment: pos.Segment + 1, Offset: int64(len(logMagic))}
+		pos = position{Segment: pos.Segment + 1, Offset: int64(segmentHeader)}
 	}
 	data, err := l.frame(pos)
 	if err != nil {

@@ -141,6 +141,9 @@ func TestDecisionLogDetectsEveryDamage(t *testing.T) {
 			t.Fatal(err)
 		}
 		l, err := openDecisionLog(dir, start, end, 4<<10)
+		if errors.Is(err, ErrDecisionLog) {
+			continue // in the header
+		}
 		if err != nil {
 			t.Fatal(err)
 		}
