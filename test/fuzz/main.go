@@ -43,7 +43,7 @@ func run(ctx context.Context, others, wire time.Duration) error {
 			each = wire
 		}
 		fmt.Printf("==> fuzz %d/%d %s %s for %v\n", i+1, len(targets), t.pkg, t.name, each)
-		cmd := exec.CommandContext(ctx, "go", "test", "-run", "^$", "-fuzz", "^"+t.name+"$", "-fuzztime", each.String(), t.pkg) //nolint:gosec // names from our own tree
+		cmd := exec.CommandContext(ctx, "go", "test", "-run", "^$", "-fuzz", "^"+t.name+"$", "-fuzztime", each.String(), "-fuzzminimizetime", "2s", t.pkg) //nolint:gosec // names from our own tree
 		var out bytes.Buffer
 		cmd.Stdout, cmd.Stderr = &out, &out
 		if err := cmd.Run(); err != nil {
