@@ -173,7 +173,7 @@ func (a *App) evict(ctx context.Context) {
 			if !ok {
 				return
 			}
-			if a.sessions.Disconnect(found[i].ClientID, reasonUseAnother, endpoint) {
+			if a.sendAway(found[i].ClientID, reasonUseAnother, endpoint, "drain") {
 				a.drain.count()
 			}
 		}

@@ -99,7 +99,7 @@ func (a *App) disconnectVehicle(w http.ResponseWriter, r *http.Request) {
 	if body.Endpoint != "" {
 		reason = reasonUseAnother
 	}
-	if !a.sessions.Disconnect(r.PathValue("vin"), reason, body.Endpoint) {
+	if !a.sendAway(r.PathValue("vin"), reason, body.Endpoint, "administrative") {
 		problem.Write(w, http.StatusNotFound, "", "the vehicle is not connected here", nil)
 		return
 	}

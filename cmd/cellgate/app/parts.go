@@ -259,6 +259,7 @@ func (a *App) startBroker(ctx context.Context) error {
 	a.life.onStop("drain", stopShort, func(context.Context) error { a.drain.end(); return nil })
 	a.life.onStop("listeners", stopClients, func(ctx context.Context) error {
 		reason, endpoint := a.drain.farewell()
+		a.pointAll(endpoint, "shutdown")
 		return a.broker.Stop(ctx, reason, endpoint)
 	})
 	return nil

@@ -1,0 +1,66 @@
+package app
+
+import (
+	"encoding/json"
+	"errors"
+	"log/slog"
+	"time"
+
+	"cellgate/broker/message"
+	"cellgate/broker/session"
+)
+
+// A DISCONNECT of MQTT 5 tells a vehicle where to go; 3.1.1 has none. So a vehicle that subscribed to its
+// v1/{vin}/sys topics is told there before it is sent away, whatever it speaks.
+
+// reconnectNotice is the payload of v1/{vin}/sys/reconnect.
+type reconnectNotice struct {
+	Endpoint string `json:"endpoint"`
+	Reason   string `json:"reason"` // drain, administrative or shutdown
+}
+
+// noticeLife is how long a notice may wait in a vehicle's window. One that comes later than that is not for
+// the connection that it was meant for.
+const noticeLife = 5 * time.Second
+
+// sendAway ends a client's connection; with an endpoint, a vehicle is told of it first. It reports whether
+// the client was connected.
+func (a *App) sendAway(client string, code byte, endpoint, reason string) bool {
+	if endpoint != "" {
+		a.point(client, endpoint, reason)
+	}
+	return a.sessions.Disconnect(client, code, endpoint)
+}
+
+// point publishes the notice to one vehicle, if it listens.
+func (a *App) point(vin, endpoint, reason string) {
+	payload, err := json.Marshal(reconnectNotice{endpoint, reason})
+	if err == nil {
+		err = a.sessions.Deliver(vin, &session.Delivery{
+			Topic: "v1/" + vin + "/sys/reconnect", Payload: payload, Expires: time.Now().Add(noticeLife),
+			Props: message.Properties{ContentType: "application/json"},
+		})
+	}
+	if err != nil && !errors.Is(err, session.ErrNotSubscribed) {
+		a.log.Debug("reconnect notice not delivered", slog.String("vin", vin), slog.Any("err", err))
+	}
+}
+
+// pointAll publishes the notice to every vehicle that is connected; nothing without an endpoint.
+func (a *App) pointAll(endpoint, reason string) {
+	if endpoint == "" {
+		return
+	}
+	for after := ""; ; {
+		found := a.sessions.List(after, maxPage)
+		if len(found) == 0 {
+			return
+		}
+		for i := range found {
+			after = found[i].ClientID
+			if found[i].Vehicle && found[i].Connected {
+				a.point(after, endpoint, reason)
+			}
+		}
+	}
+}
