@@ -94,7 +94,7 @@ func (b *Broker) handshake(l *listener, t *transport) error {
 		if err != nil {
 			return err
 		}
-		t.raw = raw
+		t.raw, t.onWritable = raw, t.writable
 	}
 	if err := b.unwrapProxy(l, t); err != nil {
 		return err

@@ -1,13 +1,14 @@
 package broker
 
 import (
+	"cmp"
 	"crypto/tls"
-	"errors"
 	"io"
 	"net"
 	"net/netip"
 	"syscall"
 	"time"
+	"unsafe"
 )
 
 // transport is a client's socket. While the handshake lasts it is an ordinary blocking net.Conn, under TLS
@@ -27,6 +28,11 @@ type transport struct {
 
 	feeding bool
 	feed    []byte // ciphertext that TLS has not taken yet
+
+	// Of the Write under way.
+	onWritable func(fd uintptr) bool
+	unwritten  []byte
+	writeErr   error
 }
 
 // errWouldBlock tells crypto/tls that there is no more for now. Being temporary it does not end the TLS
@@ -92,21 +98,57 @@ func (t *transport) startFeeding() {
 	t.feeding = t.raw != nil
 }
 
+// Write is for crypto/tls and for the writer of a plain connection, of which only one writes at a time.
+func (t *transport) Write(p []byte) (int, error) {
+	if t.raw == nil {
+		return t.Conn.Write(p)
+	}
+	t.unwritten, t.writeErr = p, nil
+	err := t.raw.Write(t.onWritable)
+	n := len(p) - len(t.unwritten)
+	t.unwritten = nil
+	return n, cmp.Or(t.writeErr, err)
+}
+
+// writable is called with the descriptor, first to try and then whenever there is room. False waits.
+func (t *transport) writable(fd uintptr) bool {
+	for len(t.unwritten) > 0 {
+		n, err := rawIO(syscall.SYS_WRITE, fd, t.unwritten)
+		switch err {
+		case 0:
+			t.unwritten = t.unwritten[n:]
+		case syscall.EAGAIN:
+			return false
+		default:
+			t.writeErr = err
+			return true
+		}
+	}
+	return true
+}
+
 // readSocket reads fd without blocking: 0 and io.EOF at the end, errWouldBlock when there is nothing.
 func readSocket(fd uintptr, p []byte) (int, error) {
+	n, err := rawIO(syscall.SYS_READ, fd, p)
+	switch {
+	case err == syscall.EAGAIN:
+		return 0, errWouldBlock
+	case err != 0:
+		return 0, err
+	case n == 0:
+		return 0, io.EOF
+	}
+	return n, nil
+}
+
+// rawIO is read(2) or write(2) on a socket that never blocks, without telling the scheduler: for a message a
+// vehicle and second that, and the waking of the scheduler's monitor, cost as much as handling the message. p
+// is not empty.
+func rawIO(call, fd uintptr, p []byte) (int, syscall.Errno) {
 	for {
-		n, err := syscall.Read(int(fd), p) //nolint:gosec // a descriptor fits
-		switch {
-		case n > 0:
-			return n, nil
-		case err == nil:
-			return 0, io.EOF
-		case errors.Is(err, syscall.EINTR):
-			continue
-		case errors.Is(err, syscall.EAGAIN):
-			return 0, errWouldBlock
-		default:
-			return 0, err
+		n, _, err := syscall.RawSyscall(call, fd, uintptr(unsafe.Pointer(unsafe.SliceData(p))), uintptr(len(p))) //nolint:gosec // as package syscall does it
+		if err != syscall.EINTR {
+			return int(n), err //nolint:gosec // at most len(p)
 		}
 	}
 }
