@@ -13,15 +13,14 @@ import (
 	"cellgate/broker/journal"
 	"cellgate/broker/message"
 	"cellgate/broker/session"
-
-	"go.etcd.io/bbolt"
+	"cellgate/broker/statefile"
 )
 
 // fanEnv is a fan-out loop between a real journal and real sessions, without any connection.
 type fanEnv struct {
 	t        *testing.T
 	dir      string
-	db       *bbolt.DB
+	db       *statefile.DB
 	journal  *journal.Journal
 	retained *retainSpy
 	sessions *session.Manager
@@ -42,7 +41,7 @@ func (f *fanEnv) open() {
 	f.t.Helper()
 	j, _, err := journal.Open(journal.Options{Dir: filepath.Join(f.dir, "journal"), SegmentBytes: 1 << 20})
 	f.must(err)
-	db, err := bbolt.Open(filepath.Join(f.dir, "state.db"), 0o600, &bbolt.Options{NoSync: true, Timeout: 10 * time.Second})
+	db, err := statefile.Open(filepath.Join(f.dir, "state.db"), statefile.Options{NoSync: true, Timeout: 10 * time.Second})
 	f.must(err)
 	f.db, f.journal, f.retained, f.commands = db, j, &retainSpy{Journal: j}, &fakeCommands{}
 	f.sessions, err = session.Open(session.Options{

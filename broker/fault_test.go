@@ -13,13 +13,12 @@ import (
 	"testing"
 	"time"
 
-	"go.etcd.io/bbolt"
-
 	"cellgate/auth"
 	"cellgate/broker/frame"
 	"cellgate/broker/journal"
 	"cellgate/broker/message"
 	"cellgate/broker/session"
+	"cellgate/broker/statefile"
 )
 
 // TestFaultAtEveryCallSite lets each write, sync, allocation, creation and renaming of the journal's files fail, in
@@ -152,7 +151,7 @@ func (c *faultCase) run(patience time.Duration) {
 
 func (c *faultCase) serve() (stop func()) {
 	c.t.Helper()
-	db, err := bbolt.Open(filepath.Join(c.t.TempDir(), "state.db"), 0o600, &bbolt.Options{NoSync: true})
+	db, err := statefile.Open(filepath.Join(c.t.TempDir(), "state.db"), statefile.Options{NoSync: true})
 	must(c.t, err)
 	sessions, err := session.Open(session.Options{DB: db, Index: NewIndex(), Journal: sessionJournal{c.journal}})
 	must(c.t, err)

@@ -20,11 +20,11 @@ import (
 	"cellgate/broker/journal"
 	"cellgate/broker/message"
 	"cellgate/broker/session"
+	"cellgate/broker/statefile"
 	"cellgate/test/logbuf"
 
 	"github.com/prometheus/client_golang/prometheus"
 	dto "github.com/prometheus/client_model/go"
-	"go.etcd.io/bbolt"
 )
 
 const testVIN = "LTEST000000000001"
@@ -67,7 +67,7 @@ func openHarness(t testing.TB, dir string, setups ...setup) *harness {
 	must(t, err)
 	h.journal = j
 	j.Retain("test", 1)
-	db, err := bbolt.Open(filepath.Join(dir, "state.db"), 0o600, &bbolt.Options{Timeout: time.Second, NoSync: true})
+	db, err := statefile.Open(filepath.Join(dir, "state.db"), statefile.Options{Timeout: time.Second, NoSync: true})
 	must(t, err)
 	h.sessions, err = session.Open(session.Options{DB: db, Index: h.index, Journal: sessionJournal{j}, Log: log})
 	must(t, err)

@@ -21,10 +21,11 @@ var mayImport = map[string][]string{
 	"broker/message":         {},
 	"broker/journal":         {"broker/message"},
 	"broker/frame":           {"broker/message"},
-	"broker/session":         {"broker/message", "broker/frame"},
-	"broker/command":         {"broker/message", "auth/problem"},
+	"broker/statefile":       {},
+	"broker/session":         {"broker/message", "broker/frame", "broker/statefile"},
+	"broker/command":         {"broker/message", "broker/statefile", "auth/problem"},
 	"rules":                  {"broker/message"},
-	"rules/sink":             {"rules", "broker/journal", "broker/message"},
+	"rules/sink":             {"rules", "broker/journal", "broker/message", "broker/statefile"},
 	"rules/sink/remote":      {},
 	"rules/sink/kafkaclient": {"rules/sink/remote"},
 	"auth":                   {"auth", "broker/message"},
@@ -39,6 +40,7 @@ var libraryOwners = map[string]string{
 	"github.com/mochi-mqtt/server/v2": "broker",
 	"github.com/expr-lang/expr":       "rules",
 	"github.com/golang-jwt/jwt/v5":    "auth",
+	"go.etcd.io/bbolt":                "broker/statefile",
 }
 
 // What must never be linked into the gateway's packages but the dev command: the embedded stand-ins.
@@ -74,7 +76,7 @@ func TestImports(t *testing.T) {
 	}
 }
 
-// TestLibraryOwners keeps mochi, expr and jwt each behind the one package that knows their pitfalls, and
+// TestLibraryOwners keeps mochi, expr, jwt and bbolt each behind the one package that knows their pitfalls, and
 // the embedded Kafka and Redis out of everything but `cellgate dev`.
 func TestLibraryOwners(t *testing.T) {
 	t.Parallel()

@@ -8,7 +8,7 @@ import (
 	"fmt"
 	"time"
 
-	"go.etcd.io/bbolt"
+	"cellgate/broker/statefile"
 )
 
 // batch is one transaction's worth of changes. What it does to memory waits in after until the
@@ -27,7 +27,7 @@ type batch struct {
 	fail   error // the store failed: nothing of this batch may be kept
 }
 
-func newBatch(s *Service, tx *bbolt.Tx) *batch {
+func newBatch(s *Service, tx *statefile.Tx) *batch {
 	return &batch{s: s, t: tablesOf(tx), now: time.Now().UnixMilli(), added: map[string]int{}}
 }
 

@@ -7,13 +7,13 @@ import (
 	"sync/atomic"
 	"testing"
 
-	"go.etcd.io/bbolt"
+	"cellgate/broker/statefile"
 )
 
 // BenchmarkCreate accepts commands from many callers at once, each on disk before it is answered. It
 // reports how many share one transaction.
 func BenchmarkCreate(b *testing.B) {
-	db, err := bbolt.Open(filepath.Join(b.TempDir(), "state.db"), 0o600, nil)
+	db, err := statefile.Open(filepath.Join(b.TempDir(), "state.db"), statefile.Options{})
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -24,7 +24,7 @@ func BenchmarkCreate(b *testing.B) {
 	}
 	defer s.Close(context.Background()) //nolint:errcheck // the end of the benchmark
 	transactions := func() (n int) {
-		_ = db.View(func(tx *bbolt.Tx) error { n = tx.ID(); return nil })
+		_ = db.View(func(tx *statefile.Tx) error { n = tx.ID(); return nil })
 		return n
 	}
 	before := transactions()

@@ -12,8 +12,8 @@ import (
 	"time"
 
 	"cellgate/broker/message"
+	"cellgate/broker/statefile"
 
-	"go.etcd.io/bbolt"
 	"go.uber.org/goleak"
 )
 
@@ -112,9 +112,9 @@ func (k *kafka) states(t *testing.T, id string) []State {
 	return states
 }
 
-func openDB(t *testing.T) *bbolt.DB {
+func openDB(t *testing.T) *statefile.DB {
 	t.Helper()
-	db, err := bbolt.Open(filepath.Join(t.TempDir(), "state.db"), 0o600, &bbolt.Options{NoSync: true})
+	db, err := statefile.Open(filepath.Join(t.TempDir(), "state.db"), statefile.Options{NoSync: true})
 	if err != nil {
 		t.Fatal(err)
 	}

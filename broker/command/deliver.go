@@ -8,8 +8,7 @@ import (
 	"time"
 
 	"cellgate/broker/message"
-
-	"go.etcd.io/bbolt"
+	"cellgate/broker/statefile"
 )
 
 // pumpAll sends what can be sent to the vehicles that were marked.
@@ -115,7 +114,7 @@ type envelope struct {
 // payload reads a command's payload as it is sent to a client of that MQTT version.
 func (s *Service) payload(r *record, version byte) ([]byte, error) {
 	var data []byte
-	err := s.o.DB.View(func(tx *bbolt.Tx) error {
+	err := s.o.DB.View(func(tx *statefile.Tx) error {
 		t := tablesOf(tx)
 		data = append(data, t.payload.Get(key(r.Seq))...)
 		return nil

@@ -7,7 +7,7 @@ import (
 	"slices"
 	"time"
 
-	"go.etcd.io/bbolt"
+	"cellgate/broker/statefile"
 )
 
 const (
@@ -161,7 +161,7 @@ func (s *Service) transact(requests []*request) error {
 		return nil
 	}
 	var b *batch
-	err := s.o.DB.Update(func(tx *bbolt.Tx) error {
+	err := s.o.DB.Update(func(tx *statefile.Tx) error {
 		b = newBatch(s, tx)
 		for _, r := range requests {
 			if r.run != nil {

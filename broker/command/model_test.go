@@ -12,15 +12,14 @@ import (
 	"time"
 
 	"cellgate/broker/message"
-
-	"go.etcd.io/bbolt"
+	"cellgate/broker/statefile"
 )
 
 // world is a vehicle, a delivery engine that fails at random, and a gateway that is killed at random.
 type world struct {
 	t   *testing.T
 	rnd *rand.Rand
-	db  *bbolt.DB
+	db  *statefile.DB
 	s   *Service
 	k   *kafka
 

@@ -5,7 +5,7 @@ import (
 	"math/rand/v2"
 	"time"
 
-	"go.etcd.io/bbolt"
+	"cellgate/broker/statefile"
 )
 
 // Event is one change of a command's state, for the Kafka topic vehicle.command-results.
@@ -82,7 +82,7 @@ func (s *Service) publishSome(ctx context.Context) (int, error) {
 
 func (s *Service) oldest() ([]Event, error) {
 	var events []Event
-	err := s.o.DB.View(func(tx *bbolt.Tx) error {
+	err := s.o.DB.View(func(tx *statefile.Tx) error {
 		c := tx.Bucket(bucketEvents).Cursor()
 		size := 0
 		for k, v := c.First(); k != nil && len(events) < publishEvents && size < publishBytes; k, v = c.Next() {

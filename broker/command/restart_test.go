@@ -9,17 +9,17 @@ import (
 	"testing/synctest"
 	"time"
 
-	"go.etcd.io/bbolt"
+	"cellgate/broker/statefile"
 )
 
 // snapshot opens a copy of the state file as it is on disk at this moment: what a kill -9 would leave.
-func snapshot(t *testing.T, db *bbolt.DB) *bbolt.DB {
+func snapshot(t *testing.T, db *statefile.DB) *statefile.DB {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "copy.db")
-	if err := db.View(func(tx *bbolt.Tx) error { return tx.CopyFile(file, 0o600) }); err != nil {
+	if err := db.View(func(tx *statefile.Tx) error { return tx.CopyFile(file, 0o600) }); err != nil {
 		t.Fatal(err)
 	}
-	cp, err := bbolt.Open(file, 0o600, &bbolt.Options{NoSync: true})
+	cp, err := statefile.Open(file, statefile.Options{NoSync: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -35,7 +35,7 @@ func TestKilledBehindHandOver(t *testing.T) {
 		t.Run(how, func(t *testing.T) {
 			t.Parallel()
 			db := openDB(t)
-			var cp *bbolt.DB
+			var cp *statefile.DB
 			e := &hooked{engine: newEngine(0), hook: func() { cp = snapshot(t, db) }}
 			if how == "created while ready" {
 				e.set(5, nil)
@@ -278,8 +278,8 @@ func TestStoreFailure(t *testing.T) {
 func TestLaterFormatIsRefused(t *testing.T) {
 	t.Parallel()
 	db := openDB(t)
-	if err := db.Update(func(tx *bbolt.Tx) error {
-		b, err := tx.CreateBucket(bucketCommands)
+	if err := db.Update(func(tx *statefile.Tx) error {
+		b, err := tx.CreateBucketIfNotExists(bucketCommands)
 		if err != nil {
 			return err
 		}

@@ -10,8 +10,7 @@ import (
 	"time"
 
 	"cellgate/broker/message"
-
-	"go.etcd.io/bbolt"
+	"cellgate/broker/statefile"
 )
 
 // Deliverer is the delivery engine towards vehicles.
@@ -46,7 +45,7 @@ var ErrUndeliverable = errors.New("the command cannot be sent to this vehicle")
 type Options struct {
 	// DB is the gateway's state file; the service uses the buckets "commands" and "command-events" and
 	// leaves the file open.
-	DB        *bbolt.DB
+	DB        *statefile.DB
 	Deliverer Deliverer
 	// Publisher takes events to Kafka; nil: there are no events.
 	Publisher Publisher
@@ -156,7 +155,7 @@ func Open(o Options) (*Service, error) {
 	return s, nil
 }
 
-func (s *Service) load(tx *bbolt.Tx) error {
+func (s *Service) load(tx *statefile.Tx) error {
 	t := tablesOf(tx)
 	err := t.open.ForEach(func(k, _ []byte) error {
 		r, err := t.bySeq(number(k))
@@ -169,8 +168,8 @@ func (s *Service) load(tx *bbolt.Tx) error {
 	if err != nil {
 		return fmt.Errorf("loading open commands: %w", err)
 	}
-	s.waiting = t.events.Stats().KeyN
-	s.kept = t.done.Stats().KeyN
+	s.waiting = t.events.Keys()
+	s.kept = t.done.Keys()
 	return nil
 }
 
@@ -264,7 +263,7 @@ func (s *Service) Cancel(ctx context.Context, vin, id string) (cmd Command, err 
 // Get returns a command of a vehicle. An empty vin stands for any.
 func (s *Service) Get(vin, id string) (Command, error) {
 	var cmd Command
-	err := s.o.DB.View(func(tx *bbolt.Tx) error {
+	err := s.o.DB.View(func(tx *statefile.Tx) error {
 		t := tablesOf(tx)
 		r, err := t.byID(id)
 		if err != nil {
@@ -296,7 +295,7 @@ func (s *Service) List(f Filter) (page []Command, cursor uint64, err error) {
 		}
 		return []Command{cmd}, 0, nil
 	}
-	err = s.o.DB.View(func(tx *bbolt.Tx) error {
+	err = s.o.DB.View(func(tx *statefile.Tx) error {
 		t := tablesOf(tx)
 		page, cursor, err = t.list(f)
 		return err

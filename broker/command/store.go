@@ -5,7 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 
-	"go.etcd.io/bbolt"
+	"cellgate/broker/statefile"
 )
 
 // The state file, below two top-level buckets. All numbers are 8 bytes, big-endian.
@@ -38,10 +38,10 @@ var (
 
 // tables are the buckets of one transaction.
 type tables struct {
-	meta, payload, result, ids, open, done, events *bbolt.Bucket
+	meta, payload, result, ids, open, done, events *statefile.Bucket
 }
 
-func tablesOf(tx *bbolt.Tx) tables {
+func tablesOf(tx *statefile.Tx) tables {
 	c := tx.Bucket(bucketCommands)
 	return tables{
 		meta: c.Bucket(bucketMeta), payload: c.Bucket(bucketPayload), result: c.Bucket(bucketResult),
@@ -51,7 +51,7 @@ func tablesOf(tx *bbolt.Tx) tables {
 }
 
 // createTables makes the buckets and refuses a format of a later version.
-func createTables(tx *bbolt.Tx) error {
+func createTables(tx *statefile.Tx) error {
 	c, err := tx.CreateBucketIfNotExists(bucketCommands)
 	if err != nil {
 		return fmt.Errorf("creating the command store: %w", err)

@@ -7,8 +7,7 @@ import (
 	"time"
 
 	"cellgate/broker/message"
-
-	"go.etcd.io/bbolt"
+	"cellgate/broker/statefile"
 )
 
 // MaxExpiry as a session expiry means that the session never expires by itself (MQTT 5, 3.1.2.11.2: an
@@ -104,10 +103,10 @@ type Bounds struct {
 	MaxSessionExpiry time.Duration
 }
 
-// DB is what the manager needs of the state file: transactions of a *bbolt.DB.
+// DB is what the manager needs of the state file: transactions of a *statefile.DB.
 type DB interface {
-	Update(fn func(*bbolt.Tx) error) error
-	View(fn func(*bbolt.Tx) error) error
+	Update(fn func(*statefile.Tx) error) error
+	View(fn func(*statefile.Tx) error) error
 }
 
 // Overflow is a policy for a full queue.

@@ -6,13 +6,11 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"hash/crc32"
 	"time"
 
 	"cellgate/broker/message"
 	"cellgate/broker/message/field"
-
-	"go.etcd.io/bbolt"
+	"cellgate/broker/statefile"
 )
 
 // The state file has one bucket "mqtt" with these buckets in it. Numbers are big-endian where keys are
@@ -41,8 +39,7 @@ import (
 //	incoming  client -> QoS 2 identifiers in use by the client: identifier (2), journal sequence uvarint; …
 //	retained  topic, or null character and SHA-256 of one above 32,768 bytes -> record, its time included
 //
-// Every value but "format" ends with the CRC32C, big-endian, of its key and of what is before it: the state file
-// has no checksums of its own for them.
+// The checksums of values and buckets are the state file's (package statefile).
 //
 // A client identifier has no null character (MQTT 5, 1.5.4), so the keys of one client are together.
 const format = 1
@@ -254,7 +251,7 @@ func (b *batch) retained(topic string, rec *message.Record) {
 // retainedKey is the topic. Of one that is longer than a key can be it is the hash, behind a null character, which no
 // topic has.
 func retainedKey(topic string) []byte {
-	if len(topic) <= bbolt.MaxKeySize {
+	if len(topic) <= statefile.MaxKeySize {
 		return []byte(topic)
 	}
 	sum := sha256.Sum256([]byte(topic))
@@ -262,7 +259,7 @@ func retainedKey(topic string) []byte {
 }
 
 // write puts the batch into a transaction.
-func (b *batch) write(tx *bbolt.Tx, epoch uint64) error {
+func (b *batch) write(tx *statefile.Tx, epoch uint64) error {
 	root := tx.Bucket([]byte(rootBucket))
 	for i := range b.ops {
 		o := &b.ops[i]
@@ -274,7 +271,7 @@ func (b *batch) write(tx *bbolt.Tx, epoch uint64) error {
 		case o.value == nil:
 			err = bk.Delete(o.key)
 		default:
-			err = bk.Put(o.key, seal(o.key, o.value))
+			err = bk.Put(o.key, o.value)
 		}
 		if err != nil {
 			return err
@@ -283,32 +280,13 @@ func (b *batch) write(tx *bbolt.Tx, epoch uint64) error {
 	position := binary.BigEndian.AppendUint64(nil, epoch)
 	position = binary.BigEndian.AppendUint64(position, b.position)
 	position = binary.BigEndian.AppendUint64(position, b.replay)
-	return root.Bucket(bucketMeta.name()).Put(positionKey(), seal(positionKey(), position))
+	return root.Bucket(bucketMeta.name()).Put(positionKey(), position)
 }
 
 func positionKey() []byte { return []byte("position") }
 
-func checksum(key, value []byte) uint32 {
-	castagnoli := crc32.MakeTable(crc32.Castagnoli)
-	return crc32.Update(crc32.Update(0, castagnoli, key), castagnoli, value)
-}
-
-// seal appends the checksum to a value.
-func seal(key, value []byte) []byte {
-	return binary.BigEndian.AppendUint32(value, checksum(key, value))
-}
-
-// unseal checks a value as it is in the state file and takes the checksum off.
-func unseal(key, value []byte) ([]byte, error) {
-	n := len(value) - 4
-	if n < 0 || binary.BigEndian.Uint32(value[n:]) != checksum(key, value[:n]) {
-		return nil, fmt.Errorf("%w: the value of %q is damaged", ErrFormat, key)
-	}
-	return value[:n:n], nil
-}
-
 // removeAll removes the keys of one client from a bucket keyed by queueKey.
-func removeAll(bk *bbolt.Bucket, client []byte) error {
+func removeAll(bk *statefile.Bucket, client []byte) error {
 	prefix := append(client[:len(client):len(client)], 0)
 	c := bk.Cursor()
 	for k, _ := c.Seek(prefix); bytes.HasPrefix(k, prefix); k, _ = c.Seek(prefix) {

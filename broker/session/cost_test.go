@@ -11,8 +11,7 @@ import (
 	"unsafe"
 
 	"cellgate/broker/message"
-
-	"go.etcd.io/bbolt"
+	"cellgate/broker/statefile"
 )
 
 // silent is a connection that takes everything and keeps nothing.
@@ -69,11 +68,11 @@ func TestIdleVehicleIsCheap(t *testing.T) { // not parallel: it reads the heap
 
 // slowDisk takes its time for every commit, as an fsync does.
 type slowDisk struct {
-	*bbolt.DB
+	*statefile.DB
 	commits atomic.Int32
 }
 
-func (d *slowDisk) Update(fn func(*bbolt.Tx) error) error {
+func (d *slowDisk) Update(fn func(*statefile.Tx) error) error {
 	d.commits.Add(1)
 	time.Sleep(5 * time.Millisecond)
 	return d.DB.Update(fn)

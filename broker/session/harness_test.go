@@ -14,11 +14,11 @@ import (
 
 	"cellgate/broker/frame"
 	"cellgate/broker/message"
+	"cellgate/broker/statefile"
 
 	"github.com/eclipse/paho.golang/packets"
 	"github.com/prometheus/client_golang/prometheus"
 	dto "github.com/prometheus/client_model/go"
-	"go.etcd.io/bbolt"
 	"go.uber.org/goleak"
 )
 
@@ -31,7 +31,7 @@ type env struct {
 	t       *testing.T
 	o       Options
 	path    string
-	db      *bbolt.DB
+	db      *statefile.DB
 	index   *testIndex
 	journal *memJournal
 	m       *Manager
@@ -63,8 +63,8 @@ func (e *env) open() {
 }
 
 // openDB opens a state file that is not synced: what a killed process has written is there without.
-func openDB(path string) (*bbolt.DB, error) {
-	return bbolt.Open(path, 0o600, &bbolt.Options{NoSync: true, Timeout: patience})
+func openDB(path string) (*statefile.DB, error) {
+	return statefile.Open(path, statefile.Options{NoSync: true, Timeout: patience})
 }
 
 func (e *env) close() {
@@ -94,7 +94,7 @@ func (e *env) restart() {
 func (e *env) kill() {
 	e.t.Helper()
 	crashed := filepath.Join(e.t.TempDir(), "crashed.db")
-	if err := e.db.View(func(tx *bbolt.Tx) error { return tx.CopyFile(crashed, 0o600) }); err != nil {
+	if err := e.db.View(func(tx *statefile.Tx) error { return tx.CopyFile(crashed, 0o600) }); err != nil {
 		e.t.Fatal(err)
 	}
 	e.close()
@@ -408,13 +408,33 @@ func (e *env) dropped(reason string) float64 {
 }
 
 // putRaw puts a value into the state file behind the manager's back.
-func putRaw(t *testing.T, db *bbolt.DB, b bucket, key, value string) {
+func putRaw(t *testing.T, db *statefile.DB, b bucket, key, value string) {
 	t.Helper()
-	err := db.Update(func(tx *bbolt.Tx) error {
+	err := db.Update(func(tx *statefile.Tx) error {
 		return tx.Bucket([]byte(rootBucket)).Bucket(b.name()).Put([]byte(key), []byte(value))
 	})
 	if err != nil {
 		t.Fatal(err)
+	}
+}
+
+// hold keeps every other transaction that writes waiting until it is released.
+func hold(t *testing.T, db *statefile.DB) (release func()) {
+	t.Helper()
+	begun, end, ended := make(chan struct{}), make(chan struct{}), make(chan error)
+	go func() {
+		ended <- db.Update(func(*statefile.Tx) error {
+			close(begun)
+			<-end
+			return nil
+		})
+	}()
+	<-begun
+	return func() {
+		close(end)
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
 	}
 }
 

@@ -256,18 +256,13 @@ func TestSubackComesFirst(t *testing.T) {
 	e.publish(message.Record{Topic: "t", Retain: true, Payload: []byte("kept")})
 	c, _ := e.attach("svc")
 	e.checkpoint()
-	tx, err := e.db.Begin(true) // the writer waits for this
-	if err != nil {
-		t.Fatal(err)
-	}
+	release := hold(t, e.db) // the writer waits for this
 	done := make(chan struct{})
 	c.s.Subscribe([]Subscription{sub("t", 1)}, 0, func([]byte) { c.Enqueue([]byte{frame.TypeSuback << 4}); close(done) })
 	e.say("t", 0, "live")
 	e.say("t", 1, "live1")
 	c.quiet()
-	if err := tx.Rollback(); err != nil {
-		t.Fatal(err)
-	}
+	release()
 	<-done
 	c.mu.Lock()
 	first := c.frames[0]
@@ -488,7 +483,7 @@ func TestOpenRefusesWhatItDoesNotUnderstand(t *testing.T) {
 	for name, damage := range map[string]func(put func(bucket bucket, key, value string)){
 		"format":   func(put func(bucket, string, string)) { put(bucketMeta, "format", "\x02") },
 		"session":  func(put func(bucket, string, string)) { put(bucketSessions, "svc", "\x02\x05") },
-		"checksum": func(put func(bucket, string, string)) { put(bucketSessions, "other", "") },
+		"empty":    func(put func(bucket, string, string)) { put(bucketSessions, "other", "") },
 		"queue":    func(put func(bucket, string, string)) { put(bucketQueue, "svc\x0012345678", "\x01") },
 		"orphan":   func(put func(bucket, string, string)) { put(bucketQueue, "other\x0012345678", "\x01") },
 		"incoming": func(put func(bucket, string, string)) { put(bucketIncoming, "svc", "\x01") },

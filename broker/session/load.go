@@ -5,8 +5,7 @@ import (
 	"fmt"
 
 	"cellgate/broker/message"
-
-	"go.etcd.io/bbolt"
+	"cellgate/broker/statefile"
 )
 
 // load brings sessions, queues, identifiers and retained messages back from the state file. It runs before
@@ -15,7 +14,7 @@ func (m *Manager) load() error {
 	if err := m.db.Update(createBuckets); err != nil {
 		return fmt.Errorf("open session state: %w", err)
 	}
-	err := m.db.View(func(tx *bbolt.Tx) error {
+	err := m.db.View(func(tx *statefile.Tx) error {
 		l := loader{m: m, root: tx.Bucket([]byte(rootBucket)), now: m.now(), last: m.journal.Last()}
 		return l.load()
 	})
@@ -25,7 +24,7 @@ func (m *Manager) load() error {
 	return nil
 }
 
-func createBuckets(tx *bbolt.Tx) error {
+func createBuckets(tx *statefile.Tx) error {
 	root, err := tx.CreateBucketIfNotExists([]byte(rootBucket))
 	if err != nil {
 		return err
@@ -47,7 +46,7 @@ func createBuckets(tx *bbolt.Tx) error {
 
 type loader struct {
 	m    *Manager
-	root *bbolt.Bucket
+	root *statefile.Bucket
 	now  int64
 	last uint64 // the journal's end
 	dec  message.Decoder
@@ -72,9 +71,9 @@ func (l *loader) load() error {
 
 // JournalKnown returns what the sessions in db tell of the journal: its epoch, and a sequence that it had reached.
 // Zeros: nothing was fanned out yet. It is read before the journal is opened, which may have lost its end. An
-// error wraps ErrFormat when the value is damaged.
-func JournalKnown(db *bbolt.DB) (epoch, last uint64, err error) {
-	err = db.View(func(tx *bbolt.Tx) error {
+// error wraps ErrFormat when the value is not understood.
+func JournalKnown(db *statefile.DB) (epoch, last uint64, err error) {
+	err = db.View(func(tx *statefile.Tx) error {
 		root := tx.Bucket([]byte(rootBucket))
 		if root == nil {
 			return nil
@@ -89,12 +88,9 @@ func JournalKnown(db *bbolt.DB) (epoch, last uint64, err error) {
 	return epoch, last, err
 }
 
-// decodePosition takes apart what apply has sealed: the journal's epoch, and up to where messages are in the
+// decodePosition takes apart what write has put: the journal's epoch, and up to where messages are in the
 // sessions, and sessions settled.
 func decodePosition(v []byte) (epoch, fanned, settled uint64, err error) {
-	if v, err = unseal(positionKey(), v); err != nil {
-		return 0, 0, 0, err
-	}
 	if len(v) != 24 {
 		return 0, 0, 0, fmt.Errorf("%w: position of %d bytes", ErrFormat, len(v))
 	}
@@ -126,15 +122,9 @@ func (l *loader) position() error {
 	return nil
 }
 
-// each calls fn for every key and checked value of a bucket, in order.
+// each calls fn for every key and value of a bucket, in order.
 func (l *loader) each(b bucket, fn func(k, v []byte) error) error {
-	return l.root.Bucket(b.name()).ForEach(func(k, v []byte) error {
-		v, err := unseal(k, v)
-		if err != nil {
-			return fmt.Errorf("%s: %w", b.name(), err)
-		}
-		return fn(k, v)
-	})
+	return l.root.Bucket(b.name()).ForEach(fn)
 }
 
 func (l *loader) sessions() error {
@@ -176,11 +166,7 @@ func (l *loader) queues() error {
 }
 
 // restoreInflight takes over what the state file says of a message in flight.
-func (e *entry) restoreInflight(key, value []byte) error {
-	at, err := unseal(key, value)
-	if err != nil {
-		return err
-	}
+func (e *entry) restoreInflight(key, at []byte) error {
 	if len(at) != 3 || stage(at[2]) < assigned || stage(at[2]) > released {
 		return fmt.Errorf("%w: message %x in flight", ErrFormat, key)
 	}

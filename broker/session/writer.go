@@ -7,7 +7,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"go.etcd.io/bbolt"
+	"cellgate/broker/statefile"
 )
 
 const (
@@ -257,7 +257,7 @@ func (w *writer) commit(b *batch) error {
 		return nil
 	}
 	begun := time.Now()
-	err := w.m.db.Update(func(tx *bbolt.Tx) error { return b.write(tx, w.m.journal.Epoch()) })
+	err := w.m.db.Update(func(tx *statefile.Tx) error { return b.write(tx, w.m.journal.Epoch()) })
 	if err != nil {
 		return fmt.Errorf("commit %d changes: %w", len(b.ops), err)
 	}

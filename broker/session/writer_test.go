@@ -9,20 +9,20 @@ import (
 	"testing/synctest"
 	"time"
 
-	"go.etcd.io/bbolt"
+	"cellgate/broker/statefile"
 )
 
 // fullDisk fails every update while it is on.
 type fullDisk struct {
-	*bbolt.DB
+	*statefile.DB
 	on atomic.Bool
 }
 
-func (d *fullDisk) Update(fn func(*bbolt.Tx) error) error {
+func (d *fullDisk) Update(fn func(*statefile.Tx) error) error {
 	if !d.on.Load() {
 		return d.DB.Update(fn)
 	}
-	return d.DB.Update(func(tx *bbolt.Tx) error { return errors.Join(fn(tx), syscall.ENOSPC) })
+	return d.DB.Update(func(tx *statefile.Tx) error { return errors.Join(fn(tx), syscall.ENOSPC) })
 }
 
 // newFullDiskEnv is an environment whose disk can be made full. It runs in a bubble of fake time.
@@ -113,10 +113,7 @@ func TestSubscribingAgainDoesNotWait(t *testing.T) {
 	c, _ := e.attach("svc")
 	c.subscribe(sub("t", 1))
 	c.detach(false)
-	tx, err := e.db.Begin(true)
-	if err != nil {
-		t.Fatal(err)
-	}
+	release := hold(t, e.db)
 	c, _ = e.attach("svc")
 	c.subscribe(sub("t", 1))
 	changed := make(chan struct{})
@@ -126,8 +123,6 @@ func TestSubscribingAgainDoesNotWait(t *testing.T) {
 		t.Error("SUBACK for a subscription that is not durable")
 	default:
 	}
-	if err := tx.Rollback(); err != nil {
-		t.Fatal(err)
-	}
+	release()
 	<-changed
 }

@@ -7,8 +7,7 @@ import (
 	"slices"
 	"time"
 
-	"go.etcd.io/bbolt"
-
+	"cellgate/broker/statefile"
 	"cellgate/rules"
 )
 
@@ -145,7 +144,7 @@ func (p *pipeline) capture(alarm func(msg string, args ...any)) sinkState {
 }
 
 func (d *Dispatcher) store(s *snapshot) error {
-	return d.o.DB.Update(func(tx *bbolt.Tx) error {
+	return d.o.DB.Update(func(tx *statefile.Tx) error {
 		b := tx.Bucket(bucketDispatch)
 		state := b.Bucket(bucketState)
 		for vin, data := range d.unsaved {
@@ -217,8 +216,8 @@ func (d *Dispatcher) ageOut(p *pipeline, cursor uint64) {
 
 // JournalKnown returns what the last checkpoint in db tells of the journal: its epoch, and a sequence that it had
 // reached. Zeros: there is no checkpoint. It is read before the journal is opened, which may have lost its end.
-func JournalKnown(db *bbolt.DB) (epoch, last uint64, err error) {
-	err = db.View(func(tx *bbolt.Tx) error {
+func JournalKnown(db *statefile.DB) (epoch, last uint64, err error) {
+	err = db.View(func(tx *statefile.Tx) error {
 		if b := tx.Bucket(bucketDispatch); b != nil {
 			epoch, last = getUint(b, keyEpoch), getUint(b, keyEvaluated)
 		}
@@ -231,7 +230,7 @@ func JournalKnown(db *bbolt.DB) (epoch, last uint64, err error) {
 func (d *Dispatcher) restore() error {
 	states := make([]sinkState, len(d.pipelines))
 	var epoch uint64
-	err := d.o.DB.Update(func(tx *bbolt.Tx) error {
+	err := d.o.DB.Update(func(tx *statefile.Tx) error {
 		b, err := tx.CreateBucketIfNotExists(bucketDispatch)
 		if err != nil {
 			return err
@@ -273,12 +272,12 @@ func (d *Dispatcher) restore() error {
 
 // restoreSink reads a sink's state. A sink that was not there before begins at E: what was evaluated
 // without it is nothing that it received.
-func (d *Dispatcher) restoreSink(b *bbolt.Bucket, name string, s *sinkState) error {
+func (d *Dispatcher) restoreSink(b *statefile.Bucket, name string, s *sinkState) error {
 	s.Cursor = d.evaluated
 	return getJSON(b.Bucket(bucketSinks), []byte(name), s)
 }
 
-func (d *Dispatcher) loadState(b *bbolt.Bucket) error {
+func (d *Dispatcher) loadState(b *statefile.Bucket) error {
 	return b.Bucket(bucketState).ForEach(func(vin, data []byte) error {
 		if err := d.state.Load(string(vin), data); err != nil {
 			d.o.Log.Error("operator state lost", "err", err)

@@ -9,10 +9,10 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"go.etcd.io/bbolt"
 
 	"cellgate/broker/journal"
 	"cellgate/broker/message"
+	"cellgate/broker/statefile"
 	"cellgate/rules"
 )
 
@@ -415,7 +415,7 @@ func (d *Dispatcher) ApplyRules(ctx context.Context, src *rules.Source) error {
 	}
 	d.announce(set)
 	d.applied = set.hash()
-	return d.o.DB.Update(func(tx *bbolt.Tx) error {
+	return d.o.DB.Update(func(tx *statefile.Tx) error {
 		return tx.Bucket(bucketDispatch).Put(keyApplied, []byte(d.applied))
 	})
 }

@@ -7,10 +7,9 @@ import (
 	"log/slog"
 	"time"
 
-	"go.etcd.io/bbolt"
-
 	"cellgate/broker/journal"
 	"cellgate/broker/message"
+	"cellgate/broker/statefile"
 	"cellgate/rules"
 )
 
@@ -50,7 +49,7 @@ type Binding struct {
 type Options struct {
 	Journal Journal
 	// DB keeps the checkpoint; the dispatcher uses the bucket "dispatch" alone.
-	DB *bbolt.DB
+	DB *statefile.DB
 	// Dir is where the decision logs are, one directory per sink.
 	Dir string
 	// Cell is the cell's id, known to expressions and templates; Node goes into message ids.

@@ -8,9 +8,8 @@ import (
 	"slices"
 	"sync"
 
-	"go.etcd.io/bbolt"
-
 	"cellgate/broker/message"
+	"cellgate/broker/statefile"
 	"cellgate/rules"
 )
 
@@ -55,7 +54,7 @@ type setEntry struct {
 // ruleSets keeps every rule set that some decision still refers to: the table of indexes, and the
 // sources by hash in the database.
 type ruleSets struct {
-	db      *bbolt.DB
+	db      *statefile.DB
 	compile compiler
 
 	mu       sync.Mutex
@@ -83,7 +82,7 @@ func (s *ruleSets) byHashLocked(hash string) (ruleSet, error) {
 		return set, nil
 	}
 	var source []byte
-	err := s.db.View(func(tx *bbolt.Tx) error {
+	err := s.db.View(func(tx *statefile.Tx) error {
 		source = slices.Clone(tx.Bucket(bucketDispatch).Bucket(bucketSources).Get([]byte(hash)))
 		return nil
 	})
@@ -125,7 +124,7 @@ func (s *ruleSets) announce(set ruleSet, source []byte) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	announced := append(slices.Clone(s.announced), set.hash())
-	err := s.db.Update(func(tx *bbolt.Tx) error {
+	err := s.db.Update(func(tx *statefile.Tx) error {
 		b := tx.Bucket(bucketDispatch)
 		if err := b.Bucket(bucketSources).Put([]byte(set.hash()), source); err != nil {
 			return err
@@ -169,7 +168,7 @@ func (s *ruleSets) snapshot() (table []setEntry, announced []string) {
 // save writes the table as of a checkpoint and removes the sources that nothing refers to. A set that was
 // announced when the checkpoint was captured is behind its position, although the evaluator may have
 // entered it by now; one that was announced since is, too.
-func (s *ruleSets) save(b *bbolt.Bucket, table []setEntry, announced []string, applied string) error {
+func (s *ruleSets) save(b *statefile.Bucket, table []setEntry, announced []string, applied string) error {
 	s.mu.Lock()
 	for _, hash := range s.announced {
 		if !slices.Contains(announced, hash) {
@@ -202,11 +201,11 @@ func (s *ruleSets) save(b *bbolt.Bucket, table []setEntry, announced []string, a
 }
 
 // load reads the table.
-func (s *ruleSets) load(b *bbolt.Bucket) error {
+func (s *ruleSets) load(b *statefile.Bucket) error {
 	return errors.Join(getJSON(b, keyTable, &s.table), getJSON(b, keyAnnounced, &s.announced))
 }
 
-func putJSON(b *bbolt.Bucket, key []byte, v any) error {
+func putJSON(b *statefile.Bucket, key []byte, v any) error {
 	data, err := json.Marshal(v)
 	if err != nil {
 		return fmt.Errorf("%s: %w", key, err)
@@ -214,7 +213,7 @@ func putJSON(b *bbolt.Bucket, key []byte, v any) error {
 	return b.Put(key, data)
 }
 
-func getJSON(b *bbolt.Bucket, key []byte, v any) error {
+func getJSON(b *statefile.Bucket, key []byte, v any) error {
 	data := b.Get(key)
 	if data == nil {
 		return nil
@@ -225,11 +224,11 @@ func getJSON(b *bbolt.Bucket, key []byte, v any) error {
 	return nil
 }
 
-func putUint(b *bbolt.Bucket, key []byte, v uint64) error {
+func putUint(b *statefile.Bucket, key []byte, v uint64) error {
 	return b.Put(key, binary.BigEndian.AppendUint64(nil, v))
 }
 
-func getUint(b *bbolt.Bucket, key []byte) uint64 {
+func getUint(b *statefile.Bucket, key []byte) uint64 {
 	data := b.Get(key)
 	if len(data) != 8 {
 		return 0

@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
-	"go.etcd.io/bbolt"
 
 	"cellgate/auth"
 	"cellgate/auth/spread"
@@ -17,6 +16,7 @@ import (
 	"cellgate/broker/journal"
 	"cellgate/broker/message"
 	"cellgate/broker/session"
+	"cellgate/broker/statefile"
 	"cellgate/configs"
 	"cellgate/rules/sink"
 	"cellgate/rules/sink/kafkaclient"
@@ -30,7 +30,7 @@ type parts struct {
 	level *slog.LevelVar
 	reg   *registry
 
-	db           *bbolt.DB
+	db           *statefile.DB
 	journal      *journal.Journal
 	ladder       *ladder
 	redis        redis.UniversalClient
@@ -67,6 +67,7 @@ func (a *App) openState(context.Context) error {
 	}
 	a.db = db
 	a.life.onStop("state file", stopDisk, closeState(db))
+	reportFallBack(db.FellBack(), a.reg.own, a.log)
 	return nil
 }
 

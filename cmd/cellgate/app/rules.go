@@ -12,8 +12,8 @@ import (
 	"time"
 
 	"github.com/fsnotify/fsnotify"
-	"go.etcd.io/bbolt"
 
+	"cellgate/broker/statefile"
 	"cellgate/configs"
 	"cellgate/rules"
 	"cellgate/rules/sink"
@@ -25,7 +25,7 @@ type ruleKeeper struct {
 	path     string
 	options  rules.Options
 	dispatch *sink.Dispatcher
-	db       *bbolt.DB
+	db       *statefile.DB
 	log      *slog.Logger
 
 	applying sync.Mutex // one change at a time
@@ -58,7 +58,7 @@ var ErrNoEarlierRules = errors.New("no earlier rule set")
 // errRolledBack is why the files are not in force after a rollback.
 var errRolledBack = errors.New("rolled back: what ran before is in force until the files change or a reload is asked for")
 
-func newRuleKeeper(c *configs.Config, db *bbolt.DB, d *sink.Dispatcher, log *slog.Logger) (*ruleKeeper, error) {
+func newRuleKeeper(c *configs.Config, db *statefile.DB, d *sink.Dispatcher, log *slog.Logger) (*ruleKeeper, error) {
 	k := &ruleKeeper{
 		path: string(c.Rules.Path), options: rules.Options{Cell: c.Cell.ID, ErrorTopic: c.Rules.ErrorTopic},
 		dispatch: d, db: db, log: log,
@@ -66,7 +66,7 @@ func newRuleKeeper(c *configs.Config, db *bbolt.DB, d *sink.Dispatcher, log *slo
 	if err := os.MkdirAll(k.path, 0o750); err != nil {
 		return nil, fmt.Errorf("rules.path: %w", err)
 	}
-	err := db.Update(func(tx *bbolt.Tx) error {
+	err := db.Update(func(tx *statefile.Tx) error {
 		_, err := tx.CreateBucketIfNotExists(bucketRules)
 		return err
 	})
@@ -204,7 +204,7 @@ func (k *ruleKeeper) remember(s appliedSet) error {
 	if err != nil {
 		return err
 	}
-	return k.db.Update(func(tx *bbolt.Tx) error {
+	return k.db.Update(func(tx *statefile.Tx) error {
 		b := tx.Bucket(bucketRules)
 		n, err := b.NextSequence()
 		if err != nil {
@@ -223,7 +223,7 @@ func (k *ruleKeeper) remember(s appliedSet) error {
 
 // history lists what ran, the newest first.
 func (k *ruleKeeper) history() (all []appliedSet, err error) {
-	err = k.db.View(func(tx *bbolt.Tx) error {
+	err = k.db.View(func(tx *statefile.Tx) error {
 		c := tx.Bucket(bucketRules).Cursor()
 		for key, v := c.Last(); key != nil; key, v = c.Prev() {
 			var s appliedSet

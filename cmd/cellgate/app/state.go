@@ -4,14 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"time"
 
-	"go.etcd.io/bbolt"
-	bbolterrors "go.etcd.io/bbolt/errors"
+	"github.com/prometheus/client_golang/prometheus"
 
 	"cellgate/broker/session"
+	"cellgate/broker/statefile"
 	"cellgate/cmd/cellgate/runfile"
 	"cellgate/rules/sink"
 )
@@ -21,19 +22,33 @@ import (
 const stateLock = 2 * time.Second
 
 // openState opens the one state file. Sessions, commands, checkpoints and cursors each have a bucket in it.
-func openState(dir string) (*bbolt.DB, error) {
+func openState(dir string) (*statefile.DB, error) {
 	if err := os.MkdirAll(dir, 0o750); err != nil {
 		return nil, fmt.Errorf("data_dir: %w", err)
 	}
 	file := filepath.Join(dir, "state.db")
-	db, err := bbolt.Open(file, 0o600, &bbolt.Options{Timeout: stateLock, FreelistType: bbolt.FreelistMapType, NoFreelistSync: true})
-	if errors.Is(err, bbolterrors.ErrTimeout) {
+	db, err := statefile.Open(file, statefile.Options{Timeout: stateLock})
+	if errors.Is(err, statefile.ErrLocked) {
 		return nil, inUse(dir)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("data_dir: %s: %w", file, err)
+		return nil, fmt.Errorf("data_dir: %w", err)
 	}
 	return db, nil
+}
+
+// reportFallBack counts and logs a start from the transaction before the last one.
+func reportFallBack(fellBack bool, reg prometheus.Registerer, log *slog.Logger) {
+	count := prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "state_fallbacks_total",
+		Help: "Starts with an unreadable header in state.db: the last transaction before the stop may be missing.",
+	})
+	reg.MustRegister(count)
+	if fellBack {
+		count.Inc()
+		log.Error("a header of state.db is unreadable: the last transaction before the stop may be missing; "+
+			"a power loss in the middle of a write leaves this, and so does a damaged disk", slog.String("file", "state.db"))
+	}
 }
 
 // inUse says who has the data folder.
@@ -46,8 +61,8 @@ func inUse(dir string) error {
 
 // journalKnown is the newest journal that cursors in the state file know, and the highest sequence that one of
 // them has reached there. A journal that ends before it has lost its end, which the journal alone cannot tell.
-func journalKnown(db *bbolt.DB) (epoch, last uint64, err error) {
-	for _, known := range []func(*bbolt.DB) (uint64, uint64, error){sink.JournalKnown, session.JournalKnown} {
+func journalKnown(db *statefile.DB) (epoch, last uint64, err error) {
+	for _, known := range []func(*statefile.DB) (uint64, uint64, error){sink.JournalKnown, session.JournalKnown} {
 		e, l, err := known(db)
 		if err != nil {
 			return 0, 0, fmt.Errorf("data_dir: %w", err)
@@ -60,6 +75,6 @@ func journalKnown(db *bbolt.DB) (epoch, last uint64, err error) {
 	return epoch, last, nil
 }
 
-func closeState(db *bbolt.DB) func(context.Context) error {
+func closeState(db *statefile.DB) func(context.Context) error {
 	return func(context.Context) error { return db.Close() }
 }

@@ -7,15 +7,16 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
-	"go.etcd.io/bbolt"
-
 	"cellgate/broker/message"
 	"cellgate/broker/session"
+	"cellgate/broker/statefile"
 	"cellgate/configs"
 	"cellgate/rules/sink"
+	"cellgate/test/logbuf"
 )
 
 // journalOne puts a message into the journal as the uplink does.
@@ -98,7 +99,7 @@ func known(t *testing.T, a *App, last uint64) {
 		t.Fatal(err)
 	}
 	defer db.Close() //nolint:errcheck // only read
-	for name, read := range map[string]func(*bbolt.DB) (uint64, uint64, error){
+	for name, read := range map[string]func(*statefile.DB) (uint64, uint64, error){
 		"rules": sink.JournalKnown, "sessions": session.JournalKnown, "both": journalKnown,
 	} {
 		if epoch, seq, err := read(db); err != nil || epoch != a.journal.Epoch() || seq != last {
@@ -151,5 +152,63 @@ func TestJournalIsHeldUntilItsConsumersAreThere(t *testing.T) {
 	needed := a.journal.Stat().Needed
 	if _, held := needed[opening]; held || len(needed) < 2 {
 		t.Errorf("the journal is needed by %v, want its consumers alone", needed)
+	}
+}
+
+// A gateway does not start on a damaged state file, and says which file, that it is damaged, and what to do.
+func TestADamagedStateFileIsRefused(t *testing.T) {
+	t.Parallel()
+	file := write(t, t.TempDir(), "")
+	a, _ := boot(t, file)
+	last := journalOne(t, a, "kept")
+	await(t, func() error {
+		if at := a.sessions.Position(); at < last {
+			return fmt.Errorf("fanned out up to %d", at)
+		}
+		return nil
+	})
+	halt(t, a)
+	state := filepath.Join(string(a.cfg.DataDir), "state.db")
+	sound, err := os.ReadFile(state) //nolint:gosec // a test's file
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := bytes.LastIndex(sound, []byte("position"))
+	if at < 0 {
+		t.Fatal("no position in state.db")
+	}
+	header := bytes.Clone(sound)
+	copy(header[16:], "damaged")
+	flipped := bytes.Clone(sound)
+	for at := 0; ; { // every copy of the value, old ones among them
+		next := bytes.Index(flipped[at:], []byte("position"))
+		if next < 0 {
+			break
+		}
+		at += next + len("position")
+		flipped[at+8] ^= 4
+	}
+	for name, data := range map[string][]byte{"bit": flipped, "cut": sound[:len(sound)/2-100], "empty": nil} {
+		if err := os.WriteFile(state, data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		b, err := New(t.Context(), Options{Config: a.cfg, Log: &logbuf.Buffer{}})
+		if err == nil {
+			halt(t, b)
+			t.Fatalf("%s: the gateway starts", name)
+		}
+		for _, part := range []string{"data_dir: ", state, "damaged", "move this file away"} {
+			if !strings.Contains(err.Error(), part) {
+				t.Errorf("%s: no %q in %v", name, part, err)
+			}
+		}
+	}
+	// An unreadable header loses nothing after a clean stop, and is reported.
+	if err := os.WriteFile(state, header, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	b, log := boot(t, file)
+	if b.sessions.Position() < last || !strings.Contains(log.String(), "a header of state.db is unreadable") {
+		t.Errorf("position %d, want %d; log %s", b.sessions.Position(), last, log.String())
 	}
 }

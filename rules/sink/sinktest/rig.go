@@ -11,10 +11,9 @@ import (
 	"testing"
 	"time"
 
-	"go.etcd.io/bbolt"
-
 	"cellgate/broker/journal"
 	"cellgate/broker/message"
+	"cellgate/broker/statefile"
 	"cellgate/rules"
 	"cellgate/rules/sink"
 )
@@ -27,7 +26,7 @@ type Rig struct {
 
 	Journal    *journal.Journal
 	Dispatcher *sink.Dispatcher
-	db         *bbolt.DB
+	db         *statefile.DB
 }
 
 // Setup says how a Rig is made.
@@ -61,7 +60,7 @@ func (r *Rig) Open() {
 	r.openJournal()
 	var err error
 	// The kill of a process does not need the database to be on disk.
-	r.db, err = bbolt.Open(filepath.Join(r.dir, "state.db"), 0o600, &bbolt.Options{NoSync: true})
+	r.db, err = statefile.Open(filepath.Join(r.dir, "state.db"), statefile.Options{NoSync: true})
 	r.must(err)
 	o := sink.Options{
 		Journal: r.Journal, DB: r.db, Dir: filepath.Join(r.dir, "decisions"), Cell: "cell-1", Node: "gw-1",

@@ -1,0 +1,328 @@
+package statefile
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+
+	"go.etcd.io/bbolt"
+)
+
+type boltBucket = bbolt.Bucket
+
+// TestEveryCommitVerifies holds the strictness of the scan against bbolt: whatever mix of puts and deletes, the
+// file of every commit is accepted, and holds what a map holds.
+func TestEveryCommitVerifies(t *testing.T) {
+	t.Parallel()
+	steps := 150
+	if full() {
+		steps = 5_000
+	}
+	for seed := range uint64(4) {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			t.Parallel()
+			r := rand.New(rand.NewPCG(seed, 1)) //nolint:gosec // a test's
+			file := filepath.Join(t.TempDir(), "state.db")
+			db := open(t, file)
+			model := map[string]string{}
+			for step := range steps {
+				mixed(t, db, r, model)
+				verified(t, file)
+				if step%40 == 39 {
+					if err := db.Close(); err != nil {
+						t.Fatal(err)
+					}
+					db = open(t, file)
+				}
+			}
+			check(t, db, model)
+		})
+	}
+}
+
+// mixed is one transaction, which may be undone: mostly deletes for a while, then mostly puts.
+func mixed(t *testing.T, db *DB, r *rand.Rand, model map[string]string) {
+	t.Helper()
+	undone := errors.New("undone")
+	undo, deletes := r.IntN(6) == 0, r.IntN(10)
+	changes := map[string]*string{}
+	err := db.Update(func(tx *Tx) error {
+		b, err := tx.CreateBucketIfNotExists([]byte("a"))
+		if err == nil {
+			b, err = b.CreateBucketIfNotExists([]byte("b"))
+		}
+		for range r.IntN(120) {
+			if err != nil {
+				return err
+			}
+			key := strings.Repeat(fmt.Sprintf("%04d", r.IntN(900)), 1+r.IntN(2)*40)
+			if r.IntN(10) < deletes {
+				changes[key] = nil
+				err = b.Delete([]byte(key))
+				continue
+			}
+			value := string(random(r, r.IntN(300)*(1+r.IntN(20)/19*40)))
+			changes[key] = &value
+			err = b.Put([]byte(key), []byte(value))
+		}
+		if err == nil && undo {
+			err = undone
+		}
+		return err
+	})
+	if undo != errors.Is(err, undone) || (!undo && err != nil) {
+		t.Fatal(err)
+	}
+	for k, v := range changes {
+		switch {
+		case undo:
+		case v == nil:
+			delete(model, k)
+		default:
+			model[k] = *v
+		}
+	}
+}
+
+func verified(t *testing.T, file string) {
+	t.Helper()
+	f, err := os.Open(file) //nolint:gosec // a test's
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close() //nolint:errcheck // only read
+	if fellBack, err := verify(f, file); err != nil || fellBack {
+		t.Fatalf("fell back %v: %v", fellBack, err)
+	}
+}
+
+func check(t *testing.T, db *DB, model map[string]string) {
+	t.Helper()
+	err := db.View(func(tx *Tx) error {
+		b := tx.Bucket([]byte("a")).Bucket([]byte("b"))
+		if b.Keys() != len(model) {
+			t.Errorf("%d keys, want %d", b.Keys(), len(model))
+		}
+		for k, v := range model {
+			if got := b.Get([]byte(k)); got == nil || string(got) != v {
+				t.Errorf("key %s: %d bytes, want %d", k, len(got), len(v))
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Error(err)
+	}
+}
+
+func TestCursor(t *testing.T) {
+	t.Parallel()
+	db := open(t, filepath.Join(t.TempDir(), "state.db"))
+	err := db.Update(func(tx *Tx) error {
+		b, err := tx.CreateBucketIfNotExists([]byte("b"))
+		if err != nil {
+			return err
+		}
+		for _, k := range []string{"a", "b", "c"} {
+			err = errors.Join(err, b.Put([]byte(k), []byte("v"+k)))
+		}
+		_, cerr := b.CreateBucketIfNotExists([]byte("bb"))
+		c := b.Cursor()
+		var seen []string
+		note := func(k, v []byte) []byte { seen = append(seen, fmt.Sprintf("%s=%s", k, v)); return k }
+		note(c.First())
+		note(c.Next())
+		note(c.Next())
+		note(c.Last())
+		note(c.Prev())
+		note(c.Seek([]byte("b")))
+		err = errors.Join(err, cerr, c.Delete())
+		note(c.First())
+		if k := note(c.Seek([]byte("d"))); k != nil {
+			t.Errorf("key %q behind the last", k)
+		}
+		if got, want := strings.Join(seen, " "), "a=va b=vb bb= c=vc bb= b=vb a=va ="; got != want {
+			t.Errorf("%s, want %s", got, want)
+		}
+		if err := b.Put([]byte("bb"), nil); err == nil || b.Keys() != 2 {
+			t.Errorf("a value over a bucket: error %v, %d keys", err, b.Keys())
+		}
+		if b.Get([]byte("b")) != nil || b.Bucket([]byte("x")) != nil || tx.Bucket([]byte(reservedName)) != nil {
+			t.Error("there is what is not there")
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestDamageWhileOpen: a value that is read wrong ends the transaction, and nothing of it is seen.
+func TestDamageWhileOpen(t *testing.T) {
+	t.Parallel()
+	db := open(t, filepath.Join(t.TempDir(), "state.db"))
+	fill(t, db, 10, 1)
+	err := db.Update(func(tx *Tx) error {
+		b := tx.Bucket([]byte("mqtt"))
+		return errors.Join(b.Put([]byte("good"), []byte("1")), b.bolt.Put([]byte("bad"), []byte("no checksum")))
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	bad := []byte("bad")
+	for name, read := range map[string]func(b *Bucket) error{
+		"get":    func(b *Bucket) error { b.Get(bad); return nil },
+		"cursor": func(b *Bucket) error { b.Cursor().Seek(bad); return nil },
+		"each":   func(b *Bucket) error { return b.ForEach(func([]byte, []byte) error { return nil }) },
+		"put":    func(b *Bucket) error { return b.Put(bad, nil) },
+		"delete": func(b *Bucket) error { return b.Delete(bad) },
+	} {
+		for how, run := range map[string]func(func(*Tx) error) error{"update": db.Update, "view": db.View} {
+			passed := false
+			err := run(func(tx *Tx) error {
+				err := read(tx.Bucket([]byte("mqtt")))
+				passed = true
+				return err
+			})
+			if !errors.Is(err, ErrDamaged) || passed || !strings.Contains(err.Error(), "626164") || !strings.Contains(err.Error(), `"mqtt"`) {
+				t.Errorf("%s in %s: %v; went on: %v", name, how, err, passed)
+			}
+		}
+	}
+	if err := db.View(func(tx *Tx) error { tx.Bucket([]byte("mqtt")).Get([]byte("good")); return nil }); err != nil {
+		t.Errorf("what is sound is not read any more: %v", err)
+	}
+}
+
+// TestPanics: bbolt's own becomes an error, and the last one; a caller's stays a panic.
+func TestPanics(t *testing.T) {
+	t.Parallel()
+	db := open(t, filepath.Join(t.TempDir(), "state.db"))
+	fill(t, db, 10, 1)
+	func() {
+		defer func() {
+			if p := recover(); p != "mine" {
+				t.Errorf("recovered %v", p)
+			}
+		}()
+		_ = db.Update(func(*Tx) error { panic("mine") })
+	}()
+	var old *Bucket
+	_ = db.View(func(tx *Tx) error { old = tx.Bucket([]byte("mqtt")); return nil })
+	err := db.View(func(tx *Tx) error {
+		(&Bucket{tx: tx, bolt: old.bolt}).Get([]byte("k")) // of a transaction that is over: bbolt panics
+		return nil
+	})
+	if !errors.Is(err, ErrDamaged) {
+		t.Fatalf("error %v", err)
+	}
+	if again := db.Update(func(*Tx) error { t.Error("ran"); return nil }); !errors.Is(again, ErrDamaged) {
+		t.Errorf("error %v", again)
+	}
+	if err := db.bolt.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestFault cuts the file under an open one: reading what is gone is an error and not the end of the process.
+func TestFault(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "state.db")
+	db := open(t, file)
+	fill(t, db, 300, 2)
+	if err := os.Truncate(file, 2*pageSize); err != nil {
+		t.Fatal(err)
+	}
+	err := db.View(func(tx *Tx) error {
+		tx.Bucket([]byte("mqtt")).Bucket([]byte("queue")).Get([]byte("LTEST1"))
+		return nil
+	})
+	if !errors.Is(err, ErrDamaged) {
+		t.Errorf("error %v", err)
+	}
+}
+
+func TestOpenRefuses(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	old := filepath.Join(dir, "old.db")
+	b, err := bbolt.Open(old, 0o600, options(nil, Options{NoSync: true}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		err = errors.Join(err, b.Update(func(tx *bbolt.Tx) error { _, err := tx.CreateBucketIfNotExists([]byte("mqtt")); return err }))
+	}
+	if err = errors.Join(err, b.Close()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Open(old, Options{}); !errors.Is(err, ErrFormat) || !strings.Contains(err.Error(), old) {
+		t.Errorf("without checksums: %v", err)
+	}
+	for name, data := range map[string][]byte{"empty": {}, "text": bytes.Repeat([]byte("no state file "), 1000)} {
+		file := filepath.Join(dir, name)
+		if err := os.WriteFile(file, data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := Open(file, Options{}); !errors.Is(err, ErrDamaged) || !strings.Contains(err.Error(), file) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	db := open(t, filepath.Join(dir, "state.db"))
+	if _, err := Open(db.Path(), Options{}); !errors.Is(err, ErrLocked) {
+		t.Errorf("locked: %v", err)
+	}
+}
+
+// TestFirstOpen: of many that find no file one makes it, the others find it locked, and nothing is left beside it.
+func TestFirstOpen(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	var wg sync.WaitGroup
+	opened := make(chan *DB, 8)
+	for range cap(opened) {
+		wg.Go(func() {
+			db, err := Open(filepath.Join(dir, "state.db"), Options{NoSync: true})
+			if err == nil {
+				opened <- db
+			} else if !errors.Is(err, ErrLocked) {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	if len(opened) != 1 {
+		t.Fatalf("%d have it", len(opened))
+	}
+	if err := (<-opened).Close(); err != nil {
+		t.Error(err)
+	}
+	if entries, err := os.ReadDir(dir); err != nil || len(entries) != 1 {
+		t.Errorf("%v: %v", entries, err)
+	}
+}
+
+func TestCopyFile(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	db := open(t, filepath.Join(dir, "state.db"))
+	for i := range 2 { // the meta page in use is the first, then the second
+		fill(t, db, 10, 1)
+		file := filepath.Join(dir, fmt.Sprint(i))
+		if err := db.View(func(tx *Tx) error { return tx.CopyFile(file, 0o600) }); err != nil {
+			t.Fatal(err)
+		}
+		cp := open(t, file)
+		if !dump(t, cp).equal(dump(t, db)) {
+			t.Error("the copy differs")
+		}
+		fill(t, cp, 10, 1)
+		verified(t, file)
+	}
+}

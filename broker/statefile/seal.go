@@ -1,0 +1,121 @@
+package statefile
+
+import (
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"math/bits"
+	"strings"
+
+	"github.com/cespare/xxhash/v2"
+)
+
+// What the file holds, above what bbolt makes of it:
+//
+//	any bucket, any key -> value, CRC-32C of path, key and value (4 bytes, big-endian)
+//	"checksums"         -> the bucket of what the package keeps for itself:
+//	    00              -> format (1 byte), sealed as any value
+//	    path            -> digest of the bucket of that path: number of keys, sum of their hashes, sequence
+//	                       (8 bytes each, big-endian), sealed as any value
+//
+// A path is, for each bucket from the outermost, its name's length (uvarint) and its name. Only values count for a
+// digest; that a bucket is there is what its digest says.
+const (
+	format       = 1
+	reservedName = "checksums"
+	sealSize     = 4
+	digestSize   = 24
+)
+
+// ErrDamaged is wrapped by every error that a damaged state file causes.
+var ErrDamaged = errors.New("state file damaged")
+
+// remedy ends every message about damage.
+const remedy = "stop the gateway and check the disk; put data_dir back from a copy, or move this file away to begin " +
+	"without the sessions, commands and positions in it"
+
+// damage makes the error of a damaged file.
+func damage(file, what string, args ...any) error {
+	return fmt.Errorf("%s: %w: %s; %s", file, ErrDamaged, fmt.Sprintf(what, args...), remedy)
+}
+
+// formatKey is the key of the format; no path begins so.
+func formatKey() []byte { return []byte{0} }
+
+// appendPath adds a bucket to the path of its parent.
+func appendPath(parent string, name []byte) string {
+	b := binary.AppendUvarint([]byte(parent), uint64(len(name)))
+	return string(append(b, name...))
+}
+
+// showPath makes a path readable.
+func showPath(path string) string {
+	var names []string
+	for b := []byte(path); len(b) > 0; {
+		n, used := binary.Uvarint(b)
+		if used <= 0 || n > uint64(len(b)-used) {
+			return hex.EncodeToString([]byte(path))
+		}
+		names = append(names, string(b[used:used+int(n)])) //nolint:gosec // at most len(b)
+		b = b[used+int(n):]                                //nolint:gosec // as above
+	}
+	return fmt.Sprintf("%q", strings.Join(names, "/"))
+}
+
+// castagnoli returns the table of CRC-32C (RFC 3720, appendix B.4); the library makes it once.
+func castagnoli() *crc32.Table { return crc32.MakeTable(crc32.Castagnoli) }
+
+// seed begins the checksums of a bucket's values.
+func seed(path string) uint32 { return crc32.Checksum([]byte(path), castagnoli()) }
+
+func checksum(seed uint32, key, value []byte) uint32 {
+	t := castagnoli()
+	var size [4]byte
+	binary.BigEndian.PutUint32(size[:], uint32(len(key))) //nolint:gosec // at most MaxKeySize
+	return crc32.Update(crc32.Update(crc32.Update(seed, t, size[:]), t, key), t, value)
+}
+
+// seal copies a value and appends its checksum. It must be a copy: bbolt keeps it until the commit.
+func seal(seed uint32, key, value []byte) []byte {
+	dst := make([]byte, 0, len(value)+sealSize)
+	return binary.BigEndian.AppendUint32(append(dst, value...), checksum(seed, key, value))
+}
+
+// unseal takes the checksum off, and says whether it was right.
+func unseal(seed uint32, key, sealed []byte) (value []byte, ok bool) {
+	n := len(sealed) - sealSize
+	if n < 0 || binary.BigEndian.Uint32(sealed[n:]) != checksum(seed, key, sealed[:n]) {
+		return nil, false
+	}
+	return sealed[:n:n], true
+}
+
+// digest is what a bucket holds, whatever the order.
+type digest struct {
+	keys     uint64
+	sum      uint64
+	sequence uint64
+}
+
+// entry is the hash of one key and its sealed value.
+func entry(key, sealed []byte) uint64 {
+	return xxhash.Sum64(sealed) ^ bits.RotateLeft64(xxhash.Sum64(key), 32)
+}
+
+func (d *digest) add(hash uint64)    { d.keys, d.sum = d.keys+1, d.sum+hash }
+func (d *digest) remove(hash uint64) { d.keys, d.sum = d.keys-1, d.sum-hash }
+
+func (d *digest) encode() []byte {
+	b := binary.BigEndian.AppendUint64(make([]byte, 0, digestSize), d.keys)
+	b = binary.BigEndian.AppendUint64(b, d.sum)
+	return binary.BigEndian.AppendUint64(b, d.sequence)
+}
+
+func decodeDigest(b []byte) (d digest, ok bool) {
+	if len(b) != digestSize {
+		return digest{}, false
+	}
+	return digest{binary.BigEndian.Uint64(b), binary.BigEndian.Uint64(b[8:]), binary.BigEndian.Uint64(b[16:])}, true
+}

@@ -1,0 +1,389 @@
+package statefile
+
+import (
+	"bytes"
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"io"
+	"os"
+
+	"go.etcd.io/bbolt"
+)
+
+// Tx is a transaction, of one goroutine.
+type Tx struct {
+	db      *DB
+	bolt    *bbolt.Tx
+	buckets map[string]*Bucket // the outermost
+	dirty   []*Bucket          // those with a changed digest
+	checks  *Bucket
+	// What a panic is: bbolt's own while inBolt, this package's with damage, else the caller's.
+	inBolt bool
+	damage error
+}
+
+// rescue turns a panic of bbolt or of fail into the error of the transaction. It is deferred. A panic of the
+// caller's passes.
+func (tx *Tx) rescue(err *error) {
+	if !tx.inBolt && tx.damage == nil {
+		return
+	}
+	p := recover()
+	switch {
+	case p == nil:
+	case tx.damage != nil && !tx.inBolt:
+		*err = tx.damage
+	default:
+		broken := damage(tx.db.file, "a transaction broke off: %v", p)
+		tx.db.broken.CompareAndSwap(nil, &broken)
+		*err = broken
+	}
+}
+
+// fail ends the transaction. It panics, so that no caller goes on with a value that is not there.
+func (tx *Tx) fail(what string, args ...any) {
+	tx.damage = damage(tx.db.file, what, args...)
+	panic(tx.damage)
+}
+
+// ID is the transaction's number.
+func (tx *Tx) ID() int { return tx.bolt.ID() }
+
+// Bucket returns an outermost bucket, nil when there is none.
+func (tx *Tx) Bucket(name []byte) *Bucket {
+	if b := tx.buckets[string(name)]; b != nil {
+		return b
+	}
+	if string(name) == reservedName {
+		return nil
+	}
+	tx.inBolt = true
+	found := tx.bolt.Bucket(name)
+	tx.inBolt = false
+	return tx.enter(&tx.buckets, "", name, found)
+}
+
+// CreateBucketIfNotExists returns an outermost bucket and makes it first when there is none. The name "checksums"
+// is taken.
+func (tx *Tx) CreateBucketIfNotExists(name []byte) (*Bucket, error) {
+	if b := tx.Bucket(name); b != nil {
+		return b, nil
+	}
+	tx.inBolt = true
+	made, err := tx.bolt.CreateBucket(name)
+	tx.inBolt = false
+	if err != nil {
+		return nil, err
+	}
+	return tx.enter(&tx.buckets, "", name, made).begin(), nil
+}
+
+// enter remembers a bucket for the rest of the transaction, so that there is one digest of it.
+func (tx *Tx) enter(siblings *map[string]*Bucket, parent string, name []byte, found *bbolt.Bucket) *Bucket {
+	if found == nil {
+		return nil
+	}
+	path := appendPath(parent, name)
+	b := &Bucket{tx: tx, bolt: found, path: path, seed: seed(path)}
+	if *siblings == nil {
+		*siblings = map[string]*Bucket{}
+	}
+	(*siblings)[string(name)] = b
+	return b
+}
+
+// CopyFile writes the whole file as of this transaction to another one, which it replaces. Transactions that write
+// may go on meanwhile.
+func (tx *Tx) CopyFile(file string, mode os.FileMode) error {
+	f, err := os.OpenFile(file, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, mode) //nolint:gosec // the caller's
+	if err != nil {
+		return err
+	}
+	_, err = tx.bolt.WriteTo(&copier{w: f, odd: tx.bolt.ID()%2 == 1})
+	return errors.Join(err, f.Close())
+}
+
+// copier puts the meta pages of a copy where a commit would have put them. bbolt writes the one in use first, also
+// when its place is the second: the next commit would overwrite it, and leave a gap.
+type copier struct {
+	w     io.Writer
+	odd   bool
+	first []byte // the meta page in use, held back
+	done  bool
+}
+
+func (c *copier) Write(b []byte) (int, error) {
+	if !c.odd || c.done {
+		return c.w.Write(b)
+	}
+	if c.first == nil {
+		c.first = bytes.Clone(b)
+		return len(b), nil
+	}
+	c.done = true
+	pages := append(bytes.Clone(b), c.first...)
+	binary.NativeEndian.PutUint64(pages, 0)
+	binary.NativeEndian.PutUint64(pages[len(b):], 1)
+	if _, err := c.w.Write(pages); err != nil {
+		return 0, err
+	}
+	return len(b), nil
+}
+
+// checksums is the bucket that the package keeps for itself.
+func (tx *Tx) checksums() *Bucket {
+	if tx.checks != nil {
+		return tx.checks
+	}
+	tx.inBolt = true
+	found := tx.bolt.Bucket([]byte(reservedName))
+	tx.inBolt = false
+	if found == nil {
+		tx.fail("its checksums are gone")
+	}
+	path := appendPath("", []byte(reservedName))
+	tx.checks = &Bucket{tx: tx, bolt: found, path: path, seed: seed(path)}
+	return tx.checks
+}
+
+// writeDigests makes the digests those of what the transaction leaves.
+func (tx *Tx) writeDigests() error {
+	for _, b := range tx.dirty {
+		c, key := tx.checksums(), []byte(b.path)
+		tx.inBolt = true
+		err := c.bolt.Put(key, seal(c.seed, key, b.digest.encode()))
+		tx.inBolt = false
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Bucket is a bucket, of one transaction.
+type Bucket struct {
+	tx      *Tx
+	bolt    *bbolt.Bucket
+	path    string
+	seed    uint32
+	buckets map[string]*Bucket
+	digest  *digest // nil until it is needed
+	dirty   bool
+}
+
+// begin gives a new bucket its first digest.
+func (b *Bucket) begin() *Bucket {
+	b.digest = &digest{}
+	b.touch()
+	return b
+}
+
+func (b *Bucket) touch() {
+	if !b.dirty {
+		b.dirty = true
+		b.tx.dirty = append(b.tx.dirty, b)
+	}
+}
+
+func (b *Bucket) loadDigest() *digest {
+	if b.digest != nil {
+		return b.digest
+	}
+	key := []byte(b.path)
+	d, ok := decodeDigest(b.tx.checksums().Get(key))
+	if !ok {
+		b.tx.fail("the digest of bucket %s is gone", showPath(b.path))
+	}
+	b.digest = &d
+	return b.digest
+}
+
+// open takes the seal off a value.
+func (b *Bucket) open(key, sealed []byte) []byte {
+	value, ok := unseal(b.seed, key, sealed)
+	if !ok {
+		b.tx.fail("the value of key %s in bucket %s does not have its checksum", hex.EncodeToString(key), showPath(b.path))
+	}
+	return value
+}
+
+// Bucket returns a bucket in this one, nil when there is none.
+func (b *Bucket) Bucket(name []byte) *Bucket {
+	if c := b.buckets[string(name)]; c != nil {
+		return c
+	}
+	b.tx.inBolt = true
+	found := b.bolt.Bucket(name)
+	b.tx.inBolt = false
+	return b.tx.enter(&b.buckets, b.path, name, found)
+}
+
+// CreateBucketIfNotExists returns a bucket in this one and makes it first when there is none.
+func (b *Bucket) CreateBucketIfNotExists(name []byte) (*Bucket, error) {
+	if c := b.Bucket(name); c != nil {
+		return c, nil
+	}
+	b.tx.inBolt = true
+	made, err := b.bolt.CreateBucket(name)
+	b.tx.inBolt = false
+	if err != nil {
+		return nil, err
+	}
+	return b.tx.enter(&b.buckets, b.path, name, made).begin(), nil
+}
+
+// Get returns the value of a key, nil when there is none. It may not be changed, and is valid until the
+// transaction ends or the bucket is changed.
+func (b *Bucket) Get(key []byte) []byte {
+	sealed := b.raw(key)
+	if sealed == nil {
+		return nil
+	}
+	return b.open(key, sealed)
+}
+
+func (b *Bucket) raw(key []byte) []byte {
+	b.tx.inBolt = true
+	sealed := b.bolt.Get(key)
+	b.tx.inBolt = false
+	return sealed
+}
+
+// Put sets the value of a key. Both are copied.
+func (b *Bucket) Put(key, value []byte) error {
+	d, old := b.loadDigest(), b.held(key)
+	sealed := seal(b.seed, key, value)
+	b.tx.inBolt = true
+	err := b.bolt.Put(key, sealed)
+	b.tx.inBolt = false
+	if err != nil {
+		return err
+	}
+	b.touch()
+	old.leave(d)
+	d.add(entry(key, sealed))
+	return nil
+}
+
+// Delete removes a key, which need not be there.
+func (b *Bucket) Delete(key []byte) error {
+	d, old := b.loadDigest(), b.held(key)
+	b.tx.inBolt = true
+	err := b.bolt.Delete(key)
+	b.tx.inBolt = false
+	if err != nil || !old.there {
+		return err
+	}
+	b.touch()
+	old.leave(d)
+	return nil
+}
+
+// held is what a digest has of a key before it is changed.
+type held struct {
+	there bool
+	hash  uint64
+}
+
+// held looks a key up. What is there must be whole: else the digest would take over the damage.
+func (b *Bucket) held(key []byte) held {
+	sealed := b.raw(key)
+	if sealed == nil {
+		return held{}
+	}
+	b.open(key, sealed)
+	return held{true, entry(key, sealed)}
+}
+
+func (h held) leave(d *digest) {
+	if h.there {
+		d.remove(h.hash)
+	}
+}
+
+// NextSequence returns a number that this bucket has not given before, one above the last.
+func (b *Bucket) NextSequence() (uint64, error) {
+	d := b.loadDigest()
+	b.tx.inBolt = true
+	n, err := b.bolt.NextSequence()
+	b.tx.inBolt = false
+	if err != nil {
+		return 0, err
+	}
+	d.sequence = n
+	b.touch()
+	return n, nil
+}
+
+// Keys is the number of values in the bucket, of which it reads none.
+func (b *Bucket) Keys() int {
+	return int(b.loadDigest().keys) //nolint:gosec // a file holds fewer
+}
+
+// ForEach calls fn for each key in order, with a nil value for a bucket, until it returns an error. fn must not
+// change the bucket.
+func (b *Bucket) ForEach(fn func(key, value []byte) error) error {
+	c := b.Cursor()
+	for k, v := c.First(); k != nil; k, v = c.Next() {
+		if err := fn(k, v); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Cursor walks over a bucket in the order of its keys. Its methods return a nil key at the end and a nil value
+// for a bucket; what they return is valid until the transaction ends or the bucket is changed.
+type Cursor struct {
+	bucket *Bucket
+	bolt   *bbolt.Cursor
+	key    []byte
+}
+
+// Cursor returns a cursor that stands nowhere.
+func (b *Bucket) Cursor() *Cursor { return &Cursor{bucket: b, bolt: b.bolt.Cursor()} }
+
+// First goes to the first key.
+func (c *Cursor) First() (key, value []byte) {
+	c.bucket.tx.inBolt = true
+	return c.at(c.bolt.First())
+}
+
+// Last goes to the last key.
+func (c *Cursor) Last() (key, value []byte) {
+	c.bucket.tx.inBolt = true
+	return c.at(c.bolt.Last())
+}
+
+// Next goes to the key behind.
+func (c *Cursor) Next() (key, value []byte) {
+	c.bucket.tx.inBolt = true
+	return c.at(c.bolt.Next())
+}
+
+// Prev goes to the key before.
+func (c *Cursor) Prev() (key, value []byte) {
+	c.bucket.tx.inBolt = true
+	return c.at(c.bolt.Prev())
+}
+
+// Seek goes to the key, or the first one behind it.
+func (c *Cursor) Seek(key []byte) (found, value []byte) {
+	c.bucket.tx.inBolt = true
+	return c.at(c.bolt.Seek(key))
+}
+
+func (c *Cursor) at(key, sealed []byte) (k, v []byte) {
+	c.bucket.tx.inBolt = false
+	c.key = key
+	if key == nil || sealed == nil {
+		return key, nil
+	}
+	return key, c.bucket.open(key, sealed)
+}
+
+// Delete removes the key where the cursor is. The next move may skip a key: go on with Seek or First.
+func (c *Cursor) Delete() error {
+	return c.bucket.Delete(bytes.Clone(c.key))
+}
