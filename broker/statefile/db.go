@@ -33,6 +33,9 @@ type Options struct {
 	Timeout time.Duration
 	// NoSync leaves out every fsync: what was committed survives the process, not a power loss. For tests.
 	NoSync bool
+	// OnFatal is called once, when the DB takes no more transactions because bbolt has panicked. It does not wait
+	// for the DB.
+	OnFatal func(error)
 }
 
 // DB is an open state file. Its methods may be called from any goroutine.
@@ -40,6 +43,7 @@ type DB struct {
 	file     string
 	bolt     *bbolt.DB
 	fellBack bool
+	onFatal  func(error)
 	broken   atomic.Pointer[error] // set once bbolt has panicked: its locks may be held for ever
 }
 
@@ -60,7 +64,7 @@ func Open(file string, o Options) (*DB, error) {
 	if err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
-	db := &DB{file: file, fellBack: fellBack}
+	db := &DB{file: file, fellBack: fellBack, onFatal: o.OnFatal}
 	if db.bolt, err = openBolt(file, f, o); err != nil {
 		return nil, err
 	}

@@ -203,7 +203,11 @@ func TestDamageWhileOpen(t *testing.T) {
 // TestPanics: bbolt's own becomes an error, and the last one; a caller's stays a panic.
 func TestPanics(t *testing.T) {
 	t.Parallel()
-	db := open(t, filepath.Join(t.TempDir(), "state.db"))
+	var fatal []error
+	db, err := Open(filepath.Join(t.TempDir(), "state.db"), Options{NoSync: true, OnFatal: func(err error) { fatal = append(fatal, err) }})
+	if err != nil {
+		t.Fatal(err)
+	}
 	fill(t, db, 10, 1)
 	func() {
 		defer func() {
@@ -215,7 +219,7 @@ func TestPanics(t *testing.T) {
 	}()
 	var old *Bucket
 	_ = db.View(func(tx *Tx) error { old = tx.Bucket([]byte("mqtt")); return nil })
-	err := db.View(func(tx *Tx) error {
+	err = db.View(func(tx *Tx) error {
 		(&Bucket{tx: tx, bolt: old.bolt}).Get([]byte("k")) // of a transaction that is over: bbolt panics
 		return nil
 	})
@@ -224,6 +228,9 @@ func TestPanics(t *testing.T) {
 	}
 	if again := db.Update(func(*Tx) error { t.Error("ran"); return nil }); !errors.Is(again, ErrDamaged) {
 		t.Errorf("error %v", again)
+	}
+	if len(fatal) != 1 {
+		t.Errorf("told of %v", fatal)
 	}
 	if err := db.bolt.Close(); err != nil {
 		t.Error(err)
@@ -325,4 +332,45 @@ func TestCopyFile(t *testing.T) {
 		fill(t, cp, 10, 1)
 		verified(t, file)
 	}
+}
+
+// BenchmarkOpen opens a file of 50,000 values of 300 bytes: with the scan, and what bbolt needs without.
+func BenchmarkOpen(b *testing.B) {
+	file := filepath.Join(b.TempDir(), "state.db")
+	db, err := Open(file, Options{NoSync: true})
+	if err != nil {
+		b.Fatal(err)
+	}
+	err = db.Update(func(tx *Tx) error {
+		q, err := tx.CreateBucketIfNotExists([]byte("queue"))
+		for i := 0; err == nil && i < 50_000; i++ {
+			err = q.Put([]byte(fmt.Sprintf("LTEST%08d", i)), make([]byte, 300))
+		}
+		return err
+	})
+	if err = errors.Join(err, db.Close()); err != nil {
+		b.Fatal(err)
+	}
+	b.Run("scanned", func(b *testing.B) {
+		for range b.N {
+			db, err := Open(file, Options{NoSync: true})
+			if err != nil {
+				b.Fatal(err)
+			}
+			b.StopTimer()
+			_ = db.Close()
+			b.StartTimer()
+		}
+	})
+	b.Run("bbolt", func(b *testing.B) {
+		for range b.N {
+			db, err := bbolt.Open(file, 0o600, options(nil, Options{NoSync: true}))
+			if err != nil {
+				b.Fatal(err)
+			}
+			b.StopTimer()
+			_ = db.Close()
+			b.StartTimer()
+		}
+	})
 }

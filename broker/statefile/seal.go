@@ -14,7 +14,8 @@ import (
 
 // What the file holds, above what bbolt makes of it:
 //
-//	any bucket, any key -> value, CRC-32C of path, key and value (4 bytes, big-endian)
+//	any bucket, any key -> value, CRC-32C (4 bytes, big-endian): over key and value, begun with that of the path
+//	                       combined by exclusive or with the key's size
 //	"checksums"         -> the bucket of what the package keeps for itself:
 //	    00              -> format (1 byte), sealed as any value
 //	    path            -> digest of the bucket of that path: number of keys, sum of their hashes, sequence
@@ -72,9 +73,7 @@ func seed(path string) uint32 { return crc32.Checksum([]byte(path), castagnoli()
 
 func checksum(seed uint32, key, value []byte) uint32 {
 	t := castagnoli()
-	var size [4]byte
-	binary.BigEndian.PutUint32(size[:], uint32(len(key))) //nolint:gosec // at most MaxKeySize
-	return crc32.Update(crc32.Update(crc32.Update(seed, t, size[:]), t, key), t, value)
+	return crc32.Update(crc32.Update(seed^uint32(len(key)), t, key), t, value) //nolint:gosec // at most MaxKeySize
 }
 
 // seal copies a value and appends its checksum. It must be a copy: bbolt keeps it until the commit.

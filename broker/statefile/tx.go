@@ -36,8 +36,10 @@ func (tx *Tx) rescue(err *error) {
 		*err = tx.damage
 	default:
 		broken := damage(tx.db.file, "a transaction broke off: %v", p)
-		tx.db.broken.CompareAndSwap(nil, &broken)
 		*err = broken
+		if tx.db.broken.CompareAndSwap(nil, &broken) && tx.db.onFatal != nil {
+			tx.db.onFatal(broken)
+		}
 	}
 }
 
@@ -168,7 +170,8 @@ type Bucket struct {
 	path    string
 	seed    uint32
 	buckets map[string]*Bucket
-	digest  *digest // nil until it is needed
+	lookup  *bbolt.Cursor // begins at the root each time; bbolt's Get would make a new one
+	digest  *digest       // nil until it is needed
 	dirty   bool
 }
 
@@ -245,8 +248,14 @@ func (b *Bucket) Get(key []byte) []byte {
 
 func (b *Bucket) raw(key []byte) []byte {
 	b.tx.inBolt = true
-	sealed := b.bolt.Get(key)
+	if b.lookup == nil {
+		b.lookup = b.bolt.Cursor()
+	}
+	k, sealed := b.lookup.Seek(key)
 	b.tx.inBolt = false
+	if !bytes.Equal(k, key) {
+		return nil
+	}
 	return sealed
 }
 

@@ -75,13 +75,13 @@ func (s *scan) read(id uint64) (page, error) {
 	if id < firstPage || id >= s.pages {
 		return page{}, fmt.Errorf("page %d is referred to, of %d", id, s.pages)
 	}
-	var head [pageHeader]byte
-	if _, err := s.r.ReadAt(head[:], int64(id)*pageSize); err != nil { //nolint:gosec // within the file
+	data := make([]byte, pageSize)
+	if _, err := s.r.ReadAt(data, int64(id)*pageSize); err != nil { //nolint:gosec // within the file
 		return page{}, fmt.Errorf("page %d: %w", id, err)
 	}
-	n := 1 + uint64(binary.NativeEndian.Uint32(head[12:]))
+	n := 1 + uint64(binary.NativeEndian.Uint32(data[12:]))
 	switch {
-	case binary.NativeEndian.Uint64(head[:]) != id:
+	case binary.NativeEndian.Uint64(data) != id:
 		return page{}, fmt.Errorf("page %d says that it is another", id)
 	case n > s.pages-id:
 		return page{}, fmt.Errorf("page %d goes on for %d pages, of %d", id, n, s.pages)
@@ -92,9 +92,11 @@ func (s *scan) read(id uint64) (page, error) {
 		}
 		s.seen[i/64] |= 1 << (i % 64)
 	}
-	data := make([]byte, n*pageSize)
-	if _, err := s.r.ReadAt(data, int64(id)*pageSize); err != nil { //nolint:gosec // within the file
-		return page{}, fmt.Errorf("page %d: %w", id, err)
+	if n > 1 {
+		data = append(data, make([]byte, (n-1)*pageSize)...)
+		if _, err := s.r.ReadAt(data[pageSize:], int64(id+1)*pageSize); err != nil { //nolint:gosec // within the file
+			return page{}, fmt.Errorf("page %d: %w", id, err)
+		}
 	}
 	return asPage(id, data), nil
 }

@@ -61,7 +61,7 @@ const (
 )
 
 func (a *App) openState(context.Context) error {
-	db, err := openState(string(a.cfg.DataDir))
+	db, err := openState(string(a.cfg.DataDir), a.die)
 	if err != nil {
 		return err
 	}

@@ -22,12 +22,12 @@ import (
 const stateLock = 2 * time.Second
 
 // openState opens the one state file. Sessions, commands, checkpoints and cursors each have a bucket in it.
-func openState(dir string) (*statefile.DB, error) {
+func openState(dir string, onFatal func(error)) (*statefile.DB, error) {
 	if err := os.MkdirAll(dir, 0o750); err != nil {
 		return nil, fmt.Errorf("data_dir: %w", err)
 	}
 	file := filepath.Join(dir, "state.db")
-	db, err := statefile.Open(file, statefile.Options{Timeout: stateLock})
+	db, err := statefile.Open(file, statefile.Options{Timeout: stateLock, OnFatal: onFatal})
 	if errors.Is(err, statefile.ErrLocked) {
 		return nil, inUse(dir)
 	}

@@ -94,7 +94,7 @@ func TestALostJournalEndIsNoticed(t *testing.T) {
 // known checks that either reader of the journal has written down how far it came.
 func known(t *testing.T, a *App, last uint64) {
 	t.Helper()
-	db, err := openState(string(a.cfg.DataDir))
+	db, err := openState(string(a.cfg.DataDir), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
