@@ -98,7 +98,9 @@ func openBolt(file string, f *os.File, o Options) (b *bbolt.DB, err error) {
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
 		if p := recover(); p != nil {
-			b, err = nil, errors.Join(damage(file, "%v", p), f.Close())
+			// bbolt's map of the file is left over and would keep the lock.
+			unlock := syscall.Flock(int(f.Fd()), syscall.LOCK_UN) //nolint:gosec // a descriptor is small
+			b, err = nil, errors.Join(damage(file, "%v", p), unlock, f.Close())
 		}
 	}()
 	b, err = bbolt.Open(file, 0o600, options(f, o))
