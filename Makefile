@@ -28,7 +28,7 @@ FLEET        ?= 10
 DATA         ?= ./data
 
 .DEFAULT_GOAL := help
-.PHONY: help build run test test-race test-real bench bench-micro crash faults power fuzz hostile lint vet check soak clean
+.PHONY: help build run test test-race test-real bench bench-micro crash faults power damage fuzz hostile lint vet check soak clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -76,6 +76,10 @@ power: ## simulated power loss in the journal, POWER_STATES crash states
 	@echo "==> power loss: $(POWER_STATES) states"
 	POWER_STATES=$(POWER_STATES) $(GO) test -count=1 -timeout 12h -run 'Power|Crash' ./broker/journal
 
+damage: ## a bit flipped in every seventh byte of a state file, and long random runs; the tests take a sample
+	@echo "==> damage to the state file"
+	CELLGATE_STATE_FLIPS=all $(GO) test -count=1 -timeout 3h -v -run 'BitFlips|EveryCommit|Garbage' ./broker/statefile
+
 fuzz: ## every fuzz target for FUZZTIME each, those of the frame scanner for WIRE_FUZZTIME
 	@$(GO) run ./test/fuzz -time $(FUZZTIME) -wire $(WIRE_FUZZTIME)
 
@@ -98,6 +102,7 @@ soak: ## the full figures: hours
 	@$(MAKE) --no-print-directory fuzz FUZZTIME=10m WIRE_FUZZTIME=1h
 	@$(MAKE) --no-print-directory hostile
 	@$(MAKE) --no-print-directory power POWER_STATES=10000
+	@$(MAKE) --no-print-directory damage
 	@$(MAKE) --no-print-directory crash CRASH_ROUNDS=1000 START_BYTES=1073741824 DISK_ROUNDS=50
 	@$(MAKE) --no-print-directory faults FAULTS=200 OUTAGE=10m
 
