@@ -8,8 +8,11 @@ import (
 )
 
 const (
-	// readBytes is one read from a socket: some 60 messages of 256 bytes.
-	readBytes = 16 << 10
+	// readBytes is the most that one read takes from a socket: some 60 messages of 256 bytes. A scratch begins with
+	// minReadBytes and grows when a read fills it. Thousands of connections that are all busy with a message each,
+	// as when others keep the processors, have a scratch each.
+	readBytes    = 16 << 10
+	minReadBytes = 4 << 10
 	// batchRecords is the most records of one journal append.
 	batchRecords = 64
 	// keepOut is the largest outgoing buffer that goes back to the pool.
@@ -19,7 +22,7 @@ const (
 // scratch is what a connection needs while it handles what it read, and gives back before it parks: an
 // idle connection owns no buffer.
 type scratch struct {
-	base    []byte // readBytes, always
+	base    []byte // from minReadBytes to readBytes
 	buf     []byte // plain frames, n bytes of them read and not handled; base, or larger for a large frame
 	n       int
 	cipher  []byte // ciphertext, for TLS alone
@@ -27,11 +30,15 @@ type scratch struct {
 	acks    []ack
 	users   []message.UserProperty // of the batch's records
 	qos2    bool                   // the batch holds QoS 2 messages
+	filled  bool                   // a read took all that fits
 	in      frame.Inbound
 }
 
 func (s *scratch) reset() {
-	s.buf, s.n, s.qos2 = s.base, 0, false
+	if s.filled && len(s.base) < readBytes {
+		s.base, s.cipher = make([]byte, readBytes), nil
+	}
+	s.buf, s.n, s.qos2, s.filled = s.base, 0, false, false
 	clear(s.records) // they alias buffers
 	s.records, s.acks, s.users = s.records[:0], s.acks[:0], s.users[:0]
 }
@@ -54,13 +61,8 @@ type pools struct{ scratch, out sync.Pool }
 func newPools() *pools {
 	return &pools{
 		scratch: sync.Pool{New: func() any {
-			base := make([]byte, readBytes)
-			return &scratch{
-				base:    base,
-				buf:     base,
-				records: make([]message.Record, 0, batchRecords),
-				acks:    make([]ack, 0, batchRecords),
-			}
+			base := make([]byte, minReadBytes)
+			return &scratch{base: base, buf: base}
 		}},
 		out: sync.Pool{New: func() any { return &outBuffer{b: make([]byte, 0, 1024)} }},
 	}

@@ -58,7 +58,7 @@ func (c *conn) readable(fd uintptr) bool {
 	into := s.buf[s.n:]
 	if c.t.tls != nil {
 		if s.cipher == nil {
-			s.cipher = make([]byte, readBytes)
+			s.cipher = make([]byte, len(s.base))
 		}
 		into = s.cipher
 	}
@@ -68,6 +68,7 @@ func (c *conn) readable(fd uintptr) bool {
 		return false
 	}
 	c.readErr = err
+	s.filled = s.filled || n == len(into)
 	if c.t.tls != nil {
 		c.t.feed = into[:n]
 	} else {
@@ -79,6 +80,7 @@ func (c *conn) readable(fd uintptr) bool {
 func (c *conn) awaitBlocking() error {
 	s := c.borrow()
 	n, err := c.t.stream().Read(s.buf[s.n:])
+	s.filled = s.filled || n == len(s.buf)-s.n
 	s.n += n
 	if n > 0 {
 		return nil
@@ -93,7 +95,9 @@ func (c *conn) borrow() *scratch {
 	}
 	s := c.b.pools.getScratch()
 	if len(c.carry) > 0 {
-		s.room(len(c.carry))
+		if len(c.carry) >= len(s.buf) { // else there is room for more behind it
+			s.room(2 * len(c.carry))
+		}
 		s.n = copy(s.buf, c.carry)
 		c.carry = c.carry[:0]
 	}

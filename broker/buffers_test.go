@@ -1,0 +1,28 @@
+package broker
+
+import "testing"
+
+// TestCarryLeavesRoom: whatever was carried over of a frame, there is room to read more of it. A read into no
+// room tells of the end of the connection.
+func TestCarryLeavesRoom(t *testing.T) {
+	t.Parallel()
+	for _, n := range []int{1, minReadBytes - 1, minReadBytes, minReadBytes + 1, readBytes, readBytes + 1, 200 << 10} {
+		c := &conn{b: &Broker{pools: newPools()}, carry: make([]byte, n)}
+		if s := c.borrow(); s.n != n || len(s.buf) <= n {
+			t.Errorf("%d bytes carried: %d in a buffer of %d", n, s.n, len(s.buf))
+		}
+	}
+}
+
+// TestScratchGrows: a scratch stays small until a read fills it.
+func TestScratchGrows(t *testing.T) {
+	t.Parallel()
+	s := newPools().getScratch()
+	if s.reset(); len(s.base) != minReadBytes {
+		t.Errorf("%d bytes at first", len(s.base))
+	}
+	s.filled = true
+	if s.reset(); len(s.base) != readBytes || len(s.buf) != readBytes || s.filled {
+		t.Errorf("%d bytes after a read that filled it", len(s.base))
+	}
+}
