@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"os"
 	"regexp"
 	"strconv"
 	"syscall"
@@ -20,9 +19,9 @@ import (
 // firstPuback is what a vehicle waits at most after a kill: from the start of the process to the first PUBACK.
 const firstPuback = time.Second
 
-// TestFirstPuback: with a journal of $START_BYTES that no sink has taken, the first PUBACK leaves within a second of
-// the process's start, also after a kill in the middle of the load. Without START_BYTES, as one of many tests that run
-// side by side, it does the same with 64 MiB and only prints the time.
+// TestFirstPuback: with a journal of a gigabyte that no sink has taken, the first PUBACK leaves within a second of
+// the process's start, also after a kill in the middle of the load. With less, $START_BYTES or 64 MiB, it prints the
+// time: the promise is for a gigabyte, and there are other things to do for a machine that runs all the tests.
 func TestFirstPuback(t *testing.T) {
 	if testing.Short() {
 		t.Skip("fills a journal")
@@ -62,7 +61,7 @@ func TestFirstPuback(t *testing.T) {
 			t.Fatal(err)
 		}
 		fmt.Printf("start %d: first PUBACK after %v (processor time %v)\n", round+1, took.Round(time.Millisecond), cpu)
-		if took > firstPuback && os.Getenv("START_BYTES") != "" {
+		if took > firstPuback && want >= 1<<30 {
 			t.Errorf("start %d: the first PUBACK came %v after the start of the process", round+1, took)
 		}
 	}
