@@ -12,9 +12,9 @@ import (
 
 // matrixRoles are roles of the configuration: one with templates and denials, and one that may nearly everything.
 const matrixRoles = `roles: {
-  bench: {publish: ["bench/{name}/#"], deny_publish: ["bench/{name}/secret/#"],
+  bench: {assigned_client_id: false, publish: ["bench/{name}/#"], deny_publish: ["bench/{name}/secret/#"],
           subscribe: ["bench/{name}/#", "bench/all/#"], deny_subscribe: ["bench/all/hidden"]},
-  lab: {publish: ["#"], subscribe: ["#"], deny_subscribe: ["test/nosubscribe"], assigned_client_id: true}}`
+  lab: {publish: ["#"], subscribe: ["#"], deny_subscribe: ["test/nosubscribe"]}}`
 
 // actor is one identity of the matrix. Its letter stands for it in the tables; the small v is a vehicle on the
 // listener without tokens, which may what V may.
