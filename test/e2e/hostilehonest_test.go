@@ -43,9 +43,10 @@ func (f *honestFleet) start(t *testing.T) {
 	t.Helper()
 	var first sync.WaitGroup
 	first.Add(len(f.tokens))
-	i := 0
+	n := 0
 	for vin, token := range f.tokens {
-		i++
+		n++
+		i := n // the vehicle's own
 		f.all.Go(func() { f.vehicle(i, vin, token, first.Done) })
 	}
 	first.Wait()
