@@ -27,6 +27,8 @@ import (
 //	  crc    4 bytes  CRC-32C of the chunk
 //	  chunk
 //
+// The header is read and written in segmentheader.go.
+//
 // Nothing in it counts before a checkpoint names a position behind it: opening cuts off the rest. Chunks
 // stand in journal order.
 const (
@@ -54,6 +56,7 @@ type logSegment struct {
 	number uint64
 	size   int64  // with what is buffered
 	last   uint64 // highest sequence; 0 when empty
+	before uint64 // highest sequence in all segments before it, as its header says
 }
 
 // decisionLog is one sink's. Appending and syncing are done by one goroutine at a time each, reading by
@@ -111,78 +114,6 @@ func openDecisionLog(dir string, start, end position, segmentBytes int64) (*deci
 		return nil, err
 	}
 	return l, nil
-}
-
-// link holds every segment against the one that follows it, which says where it ends.
-func (l *decisionLog) link(start position) error {
-	for i := range l.segments {
-		h, err := l.header(l.segments[i].number)
-		if err != nil {
-			return err
-		}
-		if i == 0 {
-			if l.segments[0].number > start.Segment {
-				l.skipped = h.last
-			}
-			continue
-		}
-		before := &l.segments[i-1]
-		if h.previous != before.number || h.end > before.size {
-			return fmt.Errorf("%w: %s: %016x has %d bytes, %016x of %d bytes was in front of it", ErrDecisionLog,
-				l.path(l.segments[i].number), before.number, before.size, h.previous, h.end)
-		}
-		before.size = h.end
-	}
-	return nil
-}
-
-// checkGone tells whether segments that the log should start with are missing: those that a checkpoint's cursor had
-// passed were trimmed.
-func (l *decisionLog) checkGone(cursor uint64) error {
-	if l.skipped > cursor {
-		return fmt.Errorf("%w: %s: segments up to record %d are missing, the cursor stands at %d", ErrDecisionLog, l.dir, l.skipped, cursor)
-	}
-	return nil
-}
-
-// logHeader is a segment's header.
-type logHeader struct {
-	number, previous uint64
-	end              int64
-	last             uint64
-}
-
-func (h *logHeader) encode() []byte {
-	b := append(make([]byte, 0, segmentHeader), logMagic...)
-	b = binary.LittleEndian.AppendUint64(b, h.number)
-	b = binary.LittleEndian.AppendUint64(b, h.previous)
-	b = binary.LittleEndian.AppendUint64(b, uint64(h.end)) //nolint:gosec // not negative
-	b = binary.LittleEndian.AppendUint64(b, h.last)
-	return binary.LittleEndian.AppendUint32(b, crc32.Checksum(b, castagnoli))
-}
-
-// header reads and checks a segment's header.
-func (l *decisionLog) header(n uint64) (h logHeader, err error) {
-	f, err := os.Open(l.path(n))
-	if err != nil {
-		return h, fmt.Errorf("decision log: %w", err)
-	}
-	defer func() { _ = f.Close() }()
-	b := make([]byte, segmentHeader)
-	if _, err := io.ReadFull(f, b); err != nil {
-		return h, l.damage(position{Segment: n}, err)
-	}
-	le := binary.LittleEndian
-	h = logHeader{le.Uint64(b[8:]), le.Uint64(b[16:]), int64(le.Uint64(b[24:])), le.Uint64(b[32:])} //nolint:gosec // as written
-	switch {
-	case string(b[:len(logMagic)]) != logMagic:
-		return h, l.damage(position{Segment: n}, fmt.Errorf("begins with %q, not %q", b[:len(logMagic)], logMagic))
-	case le.Uint32(b[40:]) != crc32.Checksum(b[:40], castagnoli):
-		return h, l.damage(position{Segment: n}, errors.New("checksum of the header"))
-	case h.number != n:
-		return h, l.damage(position{Segment: n}, fmt.Errorf("is segment %016x", h.number))
-	}
-	return h, nil
 }
 
 func (l *decisionLog) list() ([]uint64, error) {
@@ -294,16 +225,6 @@ func (l *decisionLog) flushLocked() error {
 	l.written += int64(len(l.buf))
 	l.buf = l.buf[:0]
 	return nil
-}
-
-// headLocked is the header of the segment that is written to.
-func (l *decisionLog) headLocked() []byte {
-	n := len(l.segments) - 1
-	h := logHeader{number: l.segments[n].number}
-	for _, s := range l.segments[:n] {
-		h.previous, h.end, h.last = s.number, s.size, max(h.last, s.last)
-	}
-	return h.encode()
 }
 
 // end is the position behind everything appended.

@@ -119,6 +119,46 @@ func TestDecisionLogTrims(t *testing.T) {
 	}
 }
 
+// A segment begun behind a restart knows as well as one begun before it how far the log goes in front of it, though
+// nothing has been read: missing first segments are noticed by that.
+func TestDecisionLogKnowsHowFarItGoesBehindARestart(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	l := openLog(t, dir, position{}, position{})
+	fill(t, l, 1, 200)
+	first, second := l.start(), l.end()
+	if err := l.sync(); err != nil {
+		t.Fatal(err)
+	}
+	l.close()
+	l = openLog(t, dir, first, second)
+	fill(t, l, 201, 100)
+	if err := l.sync(); err != nil {
+		t.Fatal(err)
+	}
+	end := l.end()
+	l.close()
+	numbers, err := l.list()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, n := range numbers {
+		if n <= second.Segment {
+			if err := os.Remove(l.path(n)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	l = openLog(t, dir, first, end)
+	const before = 200 // in the segments that are gone, but for the last one: how far that went, nobody has read
+	if err := l.checkGone(before / 2); !errors.Is(err, ErrDecisionLog) {
+		t.Fatalf("%d segments of %d gone: %v", len(numbers)-len(l.segments)+1, len(numbers), err)
+	}
+	if err := l.checkGone(before); err != nil {
+		t.Fatal(err)
+	}
+}
+
 func TestDecisionLogDetectsEveryDamage(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
