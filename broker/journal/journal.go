@@ -203,7 +203,8 @@ func (j *Journal) Forget(name string) {
 
 // SetLimits changes MaxBytes and ReserveBytes of Options for the segments to come; what is there stays.
 func (j *Journal) SetLimits(maxBytes, reserveBytes int64) {
-	if j.keeper.maxBytes.Swap(maxBytes) != maxBytes || j.keeper.reserve.Swap(reserveBytes) != reserveBytes {
+	bound, reserve := j.keeper.maxBytes.Swap(maxBytes), j.keeper.reserve.Swap(reserveBytes)
+	if bound != maxBytes || reserve != reserveBytes {
 		j.keeper.kick()
 	}
 }

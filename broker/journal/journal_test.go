@@ -169,7 +169,10 @@ func TestSetLimits(t *testing.T) {
 	if s := j.Stat(); s.Segments != 5 || s.MaxBytes != 5*o.SegmentBytes || s.Bytes != s.MaxBytes {
 		t.Fatalf("at the raised bound: %+v", s)
 	}
-	j.SetLimits(5*o.SegmentBytes, math.MaxInt64/2)
+	j.SetLimits(6*o.SegmentBytes, math.MaxInt64/2) // both at once
+	if got := j.keeper.reserve.Load(); got != math.MaxInt64/2 {
+		t.Fatalf("the reserve is %d", got)
+	}
 	j.Retain("c", j.Durable()+1) // room in recycled files needs nothing of the disk
 	waitDurable(t, j, uint64(n-1))
 }
