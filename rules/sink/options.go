@@ -30,7 +30,7 @@ type Journal interface {
 
 // Limits bound what is under way to one sink, in its own queues and in flight.
 type Limits struct {
-	Messages int   // 8,192 by default
+	Messages int   // 4,096 by default
 	Bytes    int64 // 8 MiB by default
 }
 
@@ -114,7 +114,7 @@ func (o *Options) fill() error {
 
 func (b *Binding) fill(j Journal) {
 	if b.Limits.Messages == 0 {
-		b.Limits.Messages = 8192
+		b.Limits.Messages = 4096
 	}
 	if b.Limits.Bytes == 0 {
 		b.Limits.Bytes = 8 << 20

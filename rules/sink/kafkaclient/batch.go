@@ -52,7 +52,29 @@ func (p *producerState) advance(n int) {
 	p.seq = int32((int64(p.seq) + int64(n)) & 0x7fffffff) //nolint:gosec // masked to 31 bits
 }
 
-// encoder turns records into one batch. It keeps its buffers, so a steady lane allocates nothing.
+// encoders are those of a producer, which its lanes share: encoding waits for nothing but the processor, so more than
+// encodersAtOnce would only hold more memory, a batch's each.
+type encoders chan *encoder
+
+// encodersAtOnce is how many lanes encode at a time.
+const encodersAtOnce = 2
+
+func newEncoders(c codec) encoders {
+	es := make(encoders, encodersAtOnce)
+	for range encodersAtOnce {
+		es <- &encoder{codec: c}
+	}
+	return es
+}
+
+// encode waits for an encoder and has it encode recs.
+func (es encoders) encode(dst []byte, recs []*Record, p producerState) ([]byte, error) {
+	e := <-es
+	defer func() { es <- e }()
+	return e.encode(dst, recs, p)
+}
+
+// encoder turns records into one batch. It keeps its buffer, so a steady lane allocates nothing.
 type encoder struct {
 	codec   codec
 	records []byte // uncompressed
@@ -156,7 +178,7 @@ func newCodec(name string) (codec, error) {
 	case "", "zstd":
 		// A window of 256 KiB is most of a batch, and keeps an encoder at about 1 MB.
 		z, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithWindowSize(256<<10),
-			zstd.WithEncoderConcurrency(2), zstd.WithLowerEncoderMem(true), zstd.WithZeroFrames(true))
+			zstd.WithEncoderConcurrency(encodersAtOnce), zstd.WithLowerEncoderMem(true), zstd.WithZeroFrames(true))
 		if err != nil {
 			return codec{}, fmt.Errorf("zstd: %w", err)
 		}

@@ -34,12 +34,11 @@ type lane struct {
 	state      producerState
 	identified bool // state came from the cluster, or the cluster gives out none
 	plain      bool // the cluster gives out no producer ids
-	enc        encoder
 	buf        []byte
 }
 
 func newLane(t *topic, partition int) *lane {
-	l := &lane{t: t, partition: partition, wake: make(chan struct{}, 1), enc: encoder{codec: t.p.codec}}
+	l := &lane{t: t, partition: partition, wake: make(chan struct{}, 1)}
 	t.p.wg.Add(1)
 	go l.run()
 	return l
@@ -206,7 +205,7 @@ func (l *lane) prepare(recs []*Record, encoded *bool) error {
 		return nil
 	}
 	var err error
-	if l.buf, err = l.enc.encode(l.buf, recs, l.state); err == nil {
+	if l.buf, err = l.t.p.encoders.encode(l.buf, recs, l.state); err == nil {
 		*encoded = true
 	}
 	return err

@@ -105,11 +105,12 @@ func (o *ProducerOptions) fill() (codec, error) {
 // reported as refused, everything else is sent again until Close.
 //
 // Produce never waits, so the caller bounds what it has under way. Memory beyond the caller's records is
-// at most two batches per lane.
+// at most one compressed batch per lane, and two as they are.
 type Producer struct {
-	o      ProducerOptions
-	codec  codec
-	health *remote.HealthTracker
+	o        ProducerOptions
+	codec    codec
+	encoders encoders
+	health   *remote.HealthTracker
 
 	// ctx ends when Close gives up waiting; it cuts requests off.
 	ctx    context.Context
@@ -133,7 +134,7 @@ func NewProducer(o ProducerOptions) (*Producer, error) {
 		return nil, err
 	}
 	p := &Producer{
-		o: o, codec: c, health: remote.NewHealthTracker(),
+		o: o, codec: c, encoders: newEncoders(c), health: remote.NewHealthTracker(),
 		client:  newPool(o.client([]string{})),
 		closing: make(chan struct{}),
 		wake:    make(chan struct{}, 1),
