@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"cellgate/configs/spelling"
 )
 
 // maxProblems bounds how many problems one error shows.
@@ -72,43 +74,9 @@ func (ps Problems) sorted() error {
 	return ps
 }
 
-// nearest returns the candidate that the user most likely meant by word, or "".
-func nearest(word string, candidates []string) string {
-	best, bestDistance := "", max(2, len(word)/3)+1
-	for _, c := range candidates {
-		if d := distance(strings.ToLower(word), strings.ToLower(c)); d < bestDistance {
-			best, bestDistance = c, d
-		}
-	}
-	return best
-}
-
-// distance is the Levenshtein distance of a and b in bytes.
-func distance(a, b string) int {
-	if len(a) > 64 || len(b) > 64 {
-		return 64
-	}
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			cost := diagonal
-			if a[i] != b[j] {
-				cost = 1 + min(diagonal, row[j], row[j+1])
-			}
-			diagonal, row[j+1] = row[j+1], cost
-		}
-	}
-	return row[len(b)]
-}
-
 // suggest says what to write instead of word, one of candidates.
 func suggest(word string, candidates []string) string {
-	if near := nearest(word, candidates); near != "" {
+	if near := spelling.Nearest(word, candidates); near != "" {
 		return fmt.Sprintf("did you mean %q?", near)
 	}
 	if len(candidates) == 0 {
@@ -120,7 +88,7 @@ func suggest(word string, candidates []string) string {
 // suggestOne is suggest, and names all candidates in either case.
 func suggestOne(word string, candidates []string) string {
 	all := "write one of " + strings.Join(candidates, ", ")
-	if near := nearest(word, candidates); near != "" {
+	if near := spelling.Nearest(word, candidates); near != "" {
 		return fmt.Sprintf("did you mean %q? If not, %s", near, all)
 	}
 	return all

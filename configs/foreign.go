@@ -1,36 +1,17 @@
 package configs
 
 import (
-	"bytes"
 	"errors"
 	"reflect"
-	"regexp"
-	"slices"
 
 	"github.com/goccy/go-yaml/ast"
+
+	"cellgate/configs/spelling"
 )
 
-var (
-	// keyOfLine is a key at the beginning of a line, keyOfFlow one inside braces.
-	keyOfLine = regexp.MustCompile(`(?m)^(?:&\w+[ \t]+)?["']?([A-Za-z_]+)["']?[ \t]*:(?:\s|$)`)
-	keyOfFlow = regexp.MustCompile(`[{,]\s*["']?([A-Za-z_]+)["']?\s*:`)
-)
-
-// foreign reports whether data cannot be meant as a configuration: no key of one, and none that is nearly
-// one, stands at its top. Someone has named another file then, perhaps one with secrets in it, so nothing
-// of its contents may be shown.
+// foreign reports whether data cannot be meant as a configuration.
 func foreign(data []byte) bool {
-	known := names(fieldsOf(reflect.TypeFor[Config]()))
-	pattern, near := keyOfLine, true
-	if bytes.HasPrefix(bytes.TrimSpace(data), []byte("{")) {
-		pattern, near = keyOfFlow, false
-	}
-	for _, m := range pattern.FindAllSubmatch(data, -1) {
-		if key := string(m[1]); slices.Contains(known, key) || near && nearest(key, known) != "" {
-			return false
-		}
-	}
-	return true
+	return spelling.Foreign(data, names(fieldsOf(reflect.TypeFor[Config]())))
 }
 
 // notConfiguration is the one finding in a foreign file: where reading it ended, if it did.

@@ -10,6 +10,8 @@ import (
 	"github.com/expr-lang/expr/ast"
 	"github.com/expr-lang/expr/file"
 	"github.com/expr-lang/expr/parser"
+
+	"cellgate/configs/spelling"
 )
 
 // Bounds of one expression.
@@ -153,7 +155,7 @@ func (r *resolver) suggest(name string) string {
 		known = append(known, m.name.value)
 	}
 	slices.Sort(known)
-	if n := nearest(name, known); n != "" {
+	if n := spelling.Nearest(name, known); n != "" {
 		return fmt.Sprintf("did you mean %q?", n)
 	}
 	if !validName(name) {
@@ -267,7 +269,7 @@ func (r *resolver) field(n *ast.MemberNode, path []string) symbol {
 		}
 		slices.Sort(known)
 		suggestion := "add it to schema.fields, or set open: true there"
-		if f := nearest(name, known); f != "" {
+		if f := spelling.Nearest(name, known); f != "" {
 			suggestion = fmt.Sprintf("did you mean payload.%s?", f)
 		}
 		r.fail(n.Property, CodeUnknownField, suggestion, "the schema has no field %q", name)

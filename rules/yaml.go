@@ -5,13 +5,14 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
-	"regexp"
 	"strings"
 
 	"github.com/goccy/go-yaml"
 	"github.com/goccy/go-yaml/ast"
 	"github.com/goccy/go-yaml/parser"
 	"github.com/goccy/go-yaml/token"
+
+	"cellgate/configs/spelling"
 )
 
 // Bounds of one YAML text, so that a hostile one cannot exhaust the parser's stack.
@@ -39,7 +40,7 @@ func newDocument(file string, text []byte, report func(Diagnostic), what string,
 	text = bytes.TrimPrefix(text, []byte("\xef\xbb\xbf")) // some editors begin a file with a byte order mark
 	return &document{
 		file: file, text: text, lines: strings.Split(string(text), "\n"), report: report, rule: "file",
-		what: what, keys: keys, foreign: foreign(text, keys),
+		what: what, keys: keys, foreign: spelling.Foreign(text, keys),
 	}
 }
 
@@ -72,30 +73,6 @@ func (d *document) failForeign(line, col int, code Code) {
 		File: d.file, Line: max(line, 1), Column: max(col, 1), Code: code, Rule: "file", Suggestion: suggestion,
 		Message: fmt.Sprintf("not %s: a mapping with some of %s is wanted, and none of them is here", d.what, strings.Join(d.keys, ", ")),
 	})
-}
-
-var (
-	// keyOfLine is a key at the beginning of a line, keyOfFlow one inside braces.
-	keyOfLine = regexp.MustCompile(`(?m)^["']?([A-Za-z_]+)["']?[ \t]*:(?:\s|$)`)
-	keyOfFlow = regexp.MustCompile(`[{,]\s*["']?([A-Za-z_]+)["']?\s*:`)
-)
-
-// foreign reports whether a text cannot be meant as a mapping with one of the keys: none of them, and none
-// that is nearly one, stands at its top. Someone has named another file then, perhaps one with secrets in it.
-func foreign(text []byte, keys []string) bool {
-	pattern, near := keyOfLine, true
-	switch trimmed := bytes.TrimSpace(text); {
-	case bytes.Equal(trimmed, []byte("{}")):
-		return false
-	case bytes.HasPrefix(trimmed, []byte("{")):
-		pattern, near = keyOfFlow, false
-	}
-	for _, m := range pattern.FindAllSubmatch(text, -1) {
-		if key := string(m[1]); contains(keys, key) || near && nearest(key, keys) != "" {
-			return false
-		}
-	}
-	return true
 }
 
 // failAt reports a finding at a node.
@@ -319,7 +296,7 @@ func didYouMean(name string, known []string) string {
 	if strings.ContainsAny(name, "()[]<>=! ") {
 		return quoteInFlow
 	}
-	if n := nearest(name, known); n != "" {
+	if n := spelling.Nearest(name, known); n != "" {
 		return fmt.Sprintf("did you mean %q?", n)
 	}
 	if len(known) > 0 && len(known) <= 30 {

@@ -24,13 +24,14 @@ var mayImport = map[string][]string{
 	"broker/statefile":       {},
 	"broker/session":         {"broker/message", "broker/frame", "broker/statefile"},
 	"broker/command":         {"broker/message", "broker/statefile", "auth/problem"},
-	"rules":                  {"broker/message"},
+	"rules":                  {"broker/message", "configs/spelling"},
 	"rules/sink":             {"rules", "broker/journal", "broker/message", "broker/statefile"},
 	"rules/sink/remote":      {},
 	"rules/sink/kafkaclient": {"rules/sink/remote"},
 	"auth":                   {"auth", "broker/message"},
 	"sync":                   {"rules/sink/kafkaclient"},
-	"configs":                {"broker/message", "auth"},
+	"configs":                {"configs", "broker/message", "auth"},
+	"configs/spelling":       {},
 	"test":                   {"test", "cmd/cellgate", "broker", "rules", "auth", "sync", "configs"},
 }
 
