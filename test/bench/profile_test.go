@@ -9,7 +9,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -71,15 +70,8 @@ func fetchProfile(g *harness.Gateway, operator, what, file string) error {
 	if status != http.StatusOK {
 		return fmt.Errorf("profile: %d %s", status, body)
 	}
-	return os.WriteFile(file, body, 0o600)
-}
-
-// ownCPU is the processor time of this process, the load generator.
-func ownCPU(t *testing.T) time.Duration {
-	t.Helper()
-	var u syscall.Rusage
-	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
-		t.Fatal(err)
+	if err := os.MkdirAll(filepath.Dir(file), 0o750); err != nil {
+		return err
 	}
-	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+	return os.WriteFile(file, body, 0o600)
 }

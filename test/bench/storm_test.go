@@ -144,12 +144,12 @@ func blow(t *testing.T, w wave, round int, beside Pace, configs []*tls.Config) g
 	if round == *stormRounds-1 {
 		written = profileOf(t, w.gateway, w.name, 2*time.Second)
 	}
-	used, own := cpu(t, w.proc), ownCPU(t)
+	used, own := cpu(t, w.proc), harness.OwnCPU(t)
 	conns, took, err := crowd.Connect(t.Context())
 	if err != nil {
 		t.Fatalf("%s: %v", w.name, err)
 	}
-	used, own = cpu(t, w.proc)-used, ownCPU(t)-own
+	used, own = cpu(t, w.proc)-used, harness.OwnCPU(t)-own
 	close(stop)
 	written()
 	if err := <-ended; err != nil {

@@ -10,7 +10,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"syscall"
 	"testing"
 	"text/tabwriter"
 	"time"
@@ -76,14 +75,14 @@ func TestHostileClients(t *testing.T) {
 	fleet := newHonestFleet(g, tokens)
 	fleet.start(t)
 	before := rss(t, g)
-	cpu, own := cpuOf(t, g), ownCPU(t)
+	cpu, own := cpuOf(t, g), harness.OwnCPU(t)
 
 	attack := &attack{mqtt: g.MQTT, lab: g.Lab, tls: g.MQTTS, stop: make(chan struct{})}
 	attack.start(s)
 	peak := watchRSS(t, g, s.lasts/2)
 	exhaustDescriptors(t, g)
 	peak = max(peak, watchRSS(t, g, s.lasts/2))
-	cpu, own = cpuOf(t, g)-cpu, ownCPU(t)-own
+	cpu, own = cpuOf(t, g)-cpu, harness.OwnCPU(t)-own
 	attack.end()
 	fleet.end()
 	peak = max(peak, rss(t, g))
@@ -135,15 +134,6 @@ func cpuOf(t *testing.T, g *harness.Gateway) time.Duration {
 		t.Fatal(err)
 	}
 	return d
-}
-
-func ownCPU(t *testing.T) time.Duration {
-	t.Helper()
-	var u syscall.Rusage
-	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
-		t.Fatal(err)
-	}
-	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
 func watchRSS(t *testing.T, g *harness.Gateway, d time.Duration) (peak int64) {
