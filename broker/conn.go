@@ -163,6 +163,13 @@ func (c *conn) Settled(mark uint64) {
 	c.mu.Unlock()
 }
 
+// Gone implements SettlementWaiter.
+func (c *conn) Gone() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.closed
+}
+
 // Kick implements session.Outbound.
 func (c *conn) Kick(reason byte) { c.end(reason, "", disconnectLabel(reason)) }
 

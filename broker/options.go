@@ -78,7 +78,11 @@ type Settlement interface {
 }
 
 // SettlementWaiter is told a settlement mark. Settled neither blocks nor touches a socket.
-type SettlementWaiter interface{ Settled(mark uint64) }
+type SettlementWaiter interface {
+	Settled(mark uint64)
+	// Gone reports that the connection has ended, so that it need not be told, nor held any longer.
+	Gone() bool
+}
 
 // Authenticator is what a connection needs of auth.Authority.
 type Authenticator interface {

@@ -3,6 +3,7 @@ package app
 import (
 	"container/heap"
 	"context"
+	"slices"
 	"sync"
 
 	"cellgate/broker"
@@ -15,6 +16,7 @@ type settlement struct {
 	cursors map[string]uint64
 	mark    uint64
 	waiting waiters
+	swept   int // waiters that the last sweep left
 	wake    chan struct{}
 	ended   chan struct{}
 	done    chan struct{}
@@ -60,12 +62,26 @@ func (s *settlement) kick() {
 // Notify implements broker.Settlement.
 func (s *settlement) Notify(seq uint64, w broker.SettlementWaiter) {
 	s.mu.Lock()
+	if len(s.waiting) >= 2*max(s.swept, sweepAbove) {
+		s.sweepLocked()
+	}
 	heap.Push(&s.waiting, waiter{seq, w})
 	due := seq <= s.mark
 	s.mu.Unlock()
 	if due {
 		s.kick()
 	}
+}
+
+// sweepAbove is how many waiters are held without a look at whether they are still there.
+const sweepAbove = 1024
+
+// sweepLocked forgets the waiters whose connections have ended. While Kafka is away vehicles may come and go a
+// thousand times; what is held stays below twice the waiters that there are.
+func (s *settlement) sweepLocked() {
+	s.waiting = slices.DeleteFunc(s.waiting, func(w waiter) bool { return w.w.Gone() })
+	s.swept = len(s.waiting)
+	heap.Init(&s.waiting)
 }
 
 func (s *settlement) run() {
