@@ -21,19 +21,24 @@ const (
 	settleGrace = 3 * time.Second
 )
 
-// forwarder forwards one assigned partition.
+// forwarder forwards one partition while it is assigned. It outlives the group's generations: what it has sent stays
+// under way when the group rebalances, and is not read and sent again when the partition comes back.
 type forwarder struct {
-	s    *Syncer
-	part *kafkaclient.Assignment
+	s *Syncer
+	partition
 	lane int
+	part *kafkaclient.Assignment // of the present generation; belongs to run
 
-	mu     sync.Mutex
-	room   chan struct{} // a record was settled
-	slots  []slot        // records under way, by offset
-	bytes  int
-	next   int64 // everything before it is settled
-	high   int64 // behind the partition's last record
-	commit int64 // committed
+	mu      sync.Mutex
+	running bool          // the partition is assigned
+	room    chan struct{} // a record was settled
+	slots   []slot        // records under way, in the order in which they were read
+	base    uint64        // number of the first slot, counted from the first record ever read
+	bytes   int
+	read    int64 // behind the last record that was read; what the group assigns begins here or before
+	next    int64 // everything before it is settled; negative before the first fetch
+	high    int64 // behind the partition's last record
+	commit  int64 // committed
 }
 
 type slot struct {
@@ -44,8 +49,13 @@ type slot struct {
 }
 
 // run forwards until ctx ends.
-func (f *forwarder) run(ctx context.Context) {
-	defer f.s.forget(f)
+func (f *forwarder) run(ctx context.Context, p *kafkaclient.Assignment) {
+	f.part = p
+	f.setRunning(true)
+	defer f.setRunning(false)
+	if !f.resume(ctx) {
+		return
+	}
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -67,6 +77,46 @@ func (f *forwarder) run(ctx context.Context) {
 	<-done
 }
 
+func (f *forwarder) setRunning(is bool) {
+	f.mu.Lock()
+	f.running = is
+	f.mu.Unlock()
+}
+
+// resume decides where to go on: behind the last record read, as what came before is settled or under way. Only
+// when another member has committed beyond what is settled here, or somebody has set the group back, the group's
+// offset may count; then what is under way is waited for, so that no more than one partition's bound is. It returns
+// false when ctx ends.
+func (f *forwarder) resume(ctx context.Context) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	committed := f.part.Next()
+	if f.next < 0 {
+		f.commit = committed
+		return true
+	}
+	setBack := committed >= 0 && committed < f.commit
+	for (committed > f.next || setBack) && len(f.slots) > 0 {
+		f.mu.Unlock()
+		select {
+		case <-f.room:
+		case <-ctx.Done():
+		}
+		f.mu.Lock()
+		if ctx.Err() != nil {
+			return false
+		}
+	}
+	if committed > f.next || setBack {
+		f.next, f.read = committed, committed
+	}
+	if committed >= 0 {
+		f.commit = committed
+	}
+	f.part.Resume(f.read)
+	return true
+}
+
 func size(r *kafkaclient.Fetched) int {
 	n := 64 + len(r.Key) + len(r.Value)
 	for i := range r.Headers {
@@ -86,7 +136,7 @@ func (f *forwarder) note(recs []kafkaclient.Fetched, high int64) {
 	if f.next = f.part.Next(); len(recs) > 0 {
 		f.next = recs[0].Offset
 	}
-	f.commit = f.next
+	f.read = f.next
 }
 
 // wait waits for room; false when ctx has ended.
@@ -116,9 +166,10 @@ func (f *forwarder) send(r *kafkaclient.Fetched) {
 	}
 	f.slots = append(f.slots, slot{offset: r.Offset, time: r.Time, size: n})
 	f.bytes += n
+	f.read = r.Offset + 1
+	d := &delivery{f: f, number: f.base + uint64(len(f.slots)) - 1, offset: r.Offset}
 	f.mu.Unlock()
 
-	d := &delivery{f: f, offset: r.Offset}
 	d.record = kafkaclient.Record{
 		Topic: string(r.Header(kafkaclient.HeaderCentralTopic)), Key: r.Key, Value: r.Value,
 		Time: r.Time.UnixMilli(), Done: d,
@@ -128,8 +179,8 @@ func (f *forwarder) send(r *kafkaclient.Fetched) {
 		b = kafkaclient.AppendHeader(b, r.Headers[i].Key, r.Headers[i].Value)
 	}
 	b = kafkaclient.AppendHeader(b, "src-cell", f.s.o.CellID)
-	b = kafkaclient.AppendHeader(b, "src-topic", f.part.Topic)
-	b = kafkaclient.AppendHeader(b, "src-partition", strconv.Itoa(f.part.ID))
+	b = kafkaclient.AppendHeader(b, "src-topic", f.topic)
+	b = kafkaclient.AppendHeader(b, "src-partition", strconv.Itoa(f.id))
 	d.record.Headers = kafkaclient.AppendHeader(b, "src-offset", strconv.FormatInt(r.Offset, 10))
 	d.record.HeaderCount = len(r.Headers) + 4
 	if d.record.Topic == "" {
@@ -142,6 +193,7 @@ func (f *forwarder) send(r *kafkaclient.Fetched) {
 // delivery is one record on its way.
 type delivery struct {
 	f      *forwarder
+	number uint64 // of its slot
 	offset int64
 	record kafkaclient.Record
 	buried bool
@@ -151,15 +203,15 @@ type delivery struct {
 func (d *delivery) Produced(_ *kafkaclient.Record, err error) {
 	switch {
 	case err == nil && d.buried:
-		d.f.settle(d.offset, "dead_lettered")
+		d.f.settle(d.number, "dead_lettered")
 	case err == nil:
-		d.f.settle(d.offset, "forwarded")
+		d.f.settle(d.number, "forwarded")
 	case refused(err) && !d.buried:
 		d.bury(err.Error())
 	case refused(err):
 		// Even the error topic does not take it. It is held: nothing is given up.
 		d.f.s.o.Log.Error("error topic does not take a record; its partition waits",
-			"topic", d.f.part.Topic, "partition", d.f.part.ID, "offset", d.offset, "err", err)
+			"topic", d.f.topic, "partition", d.f.id, "offset", d.offset, "err", err)
 		d.f.s.later(d)
 	}
 	// Otherwise the producer was closed: the offset is not committed.
@@ -175,28 +227,17 @@ func (d *delivery) bury(reason string) {
 }
 
 // settle notes that a record needs nothing more.
-func (f *forwarder) settle(offset int64, outcome string) {
+func (f *forwarder) settle(number uint64, outcome string) {
 	f.s.o.Metrics.records.WithLabelValues(f.s.laneName(f.lane), outcome).Inc()
 	f.mu.Lock()
-	lo, hi := 0, len(f.slots)
-	for lo < hi { // by offset
-		if mid := (lo + hi) / 2; f.slots[mid].offset < offset {
-			lo = mid + 1
-		} else {
-			hi = mid
-		}
-	}
-	f.slots[lo].settled = true
+	f.slots[number-f.base].settled = true
 	n := 0
 	for n < len(f.slots) && f.slots[n].settled {
 		f.next = f.slots[n].offset + 1
 		f.bytes -= f.slots[n].size
 		n++
 	}
-	if n > 0 {
-		rest := copy(f.slots, f.slots[n:])
-		f.slots = f.slots[:rest]
-	}
+	f.slots, f.base = f.slots[n:], f.base+uint64(n)
 	f.mu.Unlock()
 	select {
 	case f.room <- struct{}{}:
@@ -220,7 +261,7 @@ func (f *forwarder) commits(ctx context.Context) {
 	}
 }
 
-// drain gives what is under way a short time.
+// drain gives what is under way a short time, and before the end of all all the time there is.
 func (f *forwarder) drain() {
 	end := time.NewTimer(settleGrace)
 	defer end.Stop()
@@ -234,7 +275,9 @@ func (f *forwarder) drain() {
 		select {
 		case <-f.room:
 		case <-end.C:
-			return
+			if !f.s.stopping() {
+				return
+			}
 		case <-f.s.hurry:
 			return
 		}
@@ -261,7 +304,7 @@ func (f *forwarder) commitNow() {
 func (f *forwarder) lag() (int64, time.Time) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.next < 0 {
+	if f.next < 0 || !f.running {
 		return 0, time.Time{}
 	}
 	var oldest time.Time

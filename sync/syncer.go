@@ -20,6 +20,9 @@ const lanes = 3
 // laterPause is the pause before a record that the error topic refused is tried again.
 const laterPause = 10 * time.Second
 
+// cutOffGrace is how long a Stop that is out of time waits for a last commit and the leaving of the group.
+const cutOffGrace = 500 * time.Millisecond
+
 // DefaultErrorTopic is the topic of the cell's Kafka for records that the central Kafka will never take.
 const DefaultErrorTopic = "central.errors"
 
@@ -81,7 +84,7 @@ type Syncer struct {
 	ending sync.Once     // closes hurry
 
 	mu      sync.Mutex
-	parts   map[*forwarder]struct{}
+	parts   map[partition]*forwarder // also those that have gone to other members: what they sent may be under way
 	retries map[*time.Timer]struct{}
 	stopped bool
 }
@@ -92,7 +95,7 @@ func New(o Options) (*Syncer, error) {
 	s := &Syncer{
 		o: o, topics: kafkaclient.OutboxTopics(), bandwidth: newBandwidth(o.Bandwidth),
 		hurry: make(chan struct{}),
-		parts: map[*forwarder]struct{}{}, retries: map[*time.Timer]struct{}{},
+		parts: map[partition]*forwarder{}, retries: map[*time.Timer]struct{}{},
 	}
 	central := kafkaclient.ProducerOptions{
 		Config: o.Central, Name: "central", AutoCreate: o.AutoCreate, Log: o.Log, Metrics: o.KafkaMetrics,
@@ -133,7 +136,7 @@ func (s *Syncer) Start() {
 	s.wg.Add(1)
 	go func() {
 		defer s.wg.Done()
-		err := s.consumer.Run(ctx, func(ctx context.Context, p *kafkaclient.Assignment) { s.adopt(p).run(ctx) })
+		err := s.consumer.Run(ctx, func(ctx context.Context, p *kafkaclient.Assignment) { s.adopt(p).run(ctx, p) })
 		if err != nil {
 			s.o.Log.Error("sync stopped", "err", err)
 		}
@@ -146,21 +149,23 @@ func (s *Syncer) SetBandwidth(bytesPerSecond int64) { s.bandwidth.set(bytesPerSe
 // Bandwidth is the limit in force, in bytes per second; 0 is none.
 func (s *Syncer) Bandwidth() int64 { return s.bandwidth.get() }
 
-// adopt makes the forwarder of an assigned partition.
-func (s *Syncer) adopt(p *kafkaclient.Assignment) *forwarder {
-	f := &forwarder{
-		s: s, part: p, lane: max(0, slices.Index(s.topics, p.Topic)), room: make(chan struct{}, 1), next: -1, commit: -1,
-	}
-	s.mu.Lock()
-	s.parts[f] = struct{}{}
-	s.mu.Unlock()
-	return f
+// partition names one of an outbox topic.
+type partition struct {
+	topic string
+	id    int
 }
 
-func (s *Syncer) forget(f *forwarder) {
+// adopt returns the forwarder of an assigned partition: the one that it had before, or a new one.
+func (s *Syncer) adopt(p *kafkaclient.Assignment) *forwarder {
 	s.mu.Lock()
-	delete(s.parts, f)
-	s.mu.Unlock()
+	defer s.mu.Unlock()
+	name := partition{p.Topic, p.ID}
+	f := s.parts[name]
+	if f == nil {
+		f = &forwarder{s: s, partition: name, lane: max(0, slices.Index(s.topics, p.Topic)), room: make(chan struct{}, 1), next: -1}
+		s.parts[name] = f
+	}
+	return f
 }
 
 func refused(err error) bool { return errors.Is(err, kafkaclient.ErrRefused) }
@@ -184,7 +189,14 @@ func (s *Syncer) later(d *delivery) {
 	s.retries[t] = struct{}{}
 }
 
-// Stop leaves the group, giving what is under way until ctx ends, and commits what is settled.
+func (s *Syncer) stopping() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.stopped
+}
+
+// Stop leaves the group, giving what is under way until ctx ends, and commits what is settled. It outlasts ctx by no
+// more than a second.
 func (s *Syncer) Stop(ctx context.Context) error {
 	s.mu.Lock()
 	s.stopped = true
@@ -204,8 +216,11 @@ func (s *Syncer) Stop(ctx context.Context) error {
 	case <-done:
 	case <-ctx.Done():
 		s.ending.Do(func() { close(s.hurry) })
+		cut := time.AfterFunc(cutOffGrace, s.consumer.CutOff)
 		<-done
+		cut.Stop()
 	}
+	s.consumer.CutOff()
 	return errors.Join(s.central.Close(ctx), s.cell.Close(ctx))
 }
 
@@ -241,7 +256,7 @@ func (s *Syncer) Lag() []LaneLag {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for f := range s.parts {
+	for _, f := range s.parts {
 		n, oldest := f.lag()
 		l := &out[f.lane]
 		l.Messages += n

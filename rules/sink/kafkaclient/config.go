@@ -112,16 +112,39 @@ func (c Config) client(topics []string) *kafka.Client {
 	return &kafka.Client{Addr: kafka.TCP(c.Brokers...), Transport: c.transport(topics)}
 }
 
-// dialer is the same settings for the parts of kafka-go that predate its Client.
-func (c Config) dialer() *kafka.Dialer {
+// dialer is the same settings for the parts of kafka-go that predate its Client. They wait without a context,
+// so their connections are closed, and no more are made, once end has ended.
+func (c Config) dialer(end context.Context) *kafka.Dialer {
 	m, _ := c.mechanism()
+	d := &net.Dialer{Timeout: c.DialTimeout, KeepAlive: 15 * time.Second}
 	return &kafka.Dialer{
 		ClientID:      c.ClientID,
 		Timeout:       c.DialTimeout,
-		DualStack:     true,
 		TLS:           c.TLS,
 		SASLMechanism: m,
+		DialFunc: func(ctx context.Context, network, address string) (net.Conn, error) {
+			ctx, cancel := context.WithCancel(ctx)
+			defer cancel()
+			defer context.AfterFunc(end, cancel)()
+			conn, err := d.DialContext(ctx, network, address)
+			if err != nil {
+				return nil, err
+			}
+			return &boundConn{conn, context.AfterFunc(end, func() { _ = conn.Close() })}, nil
+		},
 	}
+}
+
+// boundConn is a connection that a context closes, unless it was closed before.
+type boundConn struct {
+	net.Conn
+	unbind func() bool
+}
+
+// Close implements net.Conn.
+func (c *boundConn) Close() error {
+	c.unbind()
+	return c.Conn.Close()
 }
 
 // Ping asks any bootstrap broker for its API versions, which it answers without touching a topic.

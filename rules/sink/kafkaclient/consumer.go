@@ -38,6 +38,9 @@ type Consumer struct {
 	o      ConsumerOptions
 	client *kafka.Client
 	health *remote.HealthTracker
+
+	end context.Context // of the group's connections
+	cut context.CancelFunc
 }
 
 // NewConsumer checks the settings. It does not connect.
@@ -59,8 +62,14 @@ func NewConsumer(o ConsumerOptions) (*Consumer, error) {
 		o.Metrics = NewMetrics(nil)
 	}
 	o.Log = o.Log.With("kafka", o.Name)
-	return &Consumer{o: o, client: o.client(slices.Clone(o.Topics)), health: remote.NewHealthTracker()}, nil
+	c := &Consumer{o: o, client: o.client(slices.Clone(o.Topics)), health: remote.NewHealthTracker()}
+	c.end, c.cut = context.WithCancel(context.Background())
+	return c, nil
 }
+
+// CutOff closes the connections to the group's coordinator and lets no new ones be made: Run, whose context has
+// ended, returns at once instead of waiting for answers, without leaving the group.
+func (c *Consumer) CutOff() { c.cut() }
 
 // Health reports whether the member is in its group and can read.
 func (c *Consumer) Health() Health { return c.health.Get() }
@@ -78,12 +87,13 @@ func (c *Consumer) note(who any, err error) {
 }
 
 // Run takes part in the group until ctx ends, and calls handle for each partition that is assigned, in a
-// goroutine of its own. When the partition goes to another member, or ctx ends, handle's context ends
-// and handle must return soon; the others wait for that. Run keeps trying while Kafka is away.
+// goroutine of its own. When the group rebalances, or ctx ends, handle's context ends and handle must return
+// soon; the others wait for that, and so does the next call for the same partition. Run keeps trying while
+// Kafka is away.
 func (c *Consumer) Run(ctx context.Context, handle func(ctx context.Context, p *Assignment)) error {
 	defer closeIdle(c.client)
 	group, err := kafka.NewConsumerGroup(kafka.ConsumerGroupConfig{
-		ID: c.o.Group, Brokers: c.o.Brokers, Dialer: c.o.dialer(), Topics: c.o.Topics,
+		ID: c.o.Group, Brokers: c.o.Brokers, Dialer: c.o.dialer(c.end), Topics: c.o.Topics,
 		WatchPartitionChanges: true, PartitionWatchInterval: c.o.PartitionWatchInterval,
 		SessionTimeout: c.o.SessionTimeout, HeartbeatInterval: c.o.HeartbeatInterval,
 		JoinGroupBackoff: c.o.RejoinBackoff, StartOffset: kafka.FirstOffset, Timeout: c.o.RequestTimeout,
@@ -108,6 +118,9 @@ func (c *Consumer) Run(ctx context.Context, handle func(ctx context.Context, p *
 			for _, a := range parts {
 				p := &Assignment{Topic: topic, ID: a.ID, c: c, gen: gen, next: a.Offset}
 				gen.Start(func(ctx context.Context) {
+					if ctx.Err() != nil { // the generation was over before: nobody waits for this goroutine
+						return
+					}
 					handle(ctx, p)
 					c.note(p, nil)
 					<-ctx.Done() // a function that returned would end the generation
@@ -257,8 +270,12 @@ func (p *Assignment) skip(ctx context.Context) error {
 	return nil
 }
 
-// Next is the offset of the next record that Fetch will look for; negative before the first one.
+// Next is the offset of the next record that Fetch will look for: at first what the group has committed,
+// negative if that is nothing.
 func (p *Assignment) Next() int64 { return p.next }
+
+// Resume has Fetch go on at next.
+func (p *Assignment) Resume(next int64) { p.next = next }
 
 // Commit tells the group that everything before next is done with. It also works shortly after handle's
 // context has ended, which is when it matters most.

@@ -1,0 +1,232 @@
+package syncer
+
+import (
+	"context"
+	"errors"
+	"net"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"cellgate/rules/sink/kafkaclient"
+)
+
+// away has the cluster close the connection of every request of the kinds, all kinds if none, while it is set.
+func away(c *kfake.Cluster, kinds ...kmsg.Key) *atomic.Bool {
+	var set atomic.Bool
+	if len(kinds) == 0 {
+		c.Control(refuseWhile(c, &set))
+	}
+	for _, k := range kinds {
+		c.ControlKey(k.Int16(), refuseWhile(c, &set))
+	}
+	return &set
+}
+
+func refuseWhile(c *kfake.Cluster, set *atomic.Bool) func(kmsg.Request) (kmsg.Response, error, bool) {
+	return func(kmsg.Request) (kmsg.Response, error, bool) {
+		c.KeepControl()
+		if set.Load() {
+			return nil, errors.New("away"), true
+		}
+		return nil, nil, false
+	}
+}
+
+// generations counts those that the group of the cell has had.
+func generations(c *kfake.Cluster) *atomic.Int64 {
+	var n atomic.Int64
+	c.ControlKey(kmsg.OffsetFetch.Int16(), func(kmsg.Request) (kmsg.Response, error, bool) {
+		c.KeepControl()
+		n.Add(1)
+		return nil, nil, false
+	})
+	return &n
+}
+
+// nextGeneration ends the group's generation and waits for the next one.
+func (p *pair) nextGeneration(count *atomic.Int64) {
+	p.t.Helper()
+	was := count.Load()
+	f := p.cell.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Heartbeat}, Err: kerr.RebalanceInProgress, Count: -1})
+	await(p.t, func() bool { return count.Load() > was })
+	f.Remove()
+}
+
+func (s *Syncer) lagging() (n int64) {
+	for _, l := range s.Lag() {
+		n += l.Messages
+	}
+	return n
+}
+
+// What is under way to the centre stays under way when the group rebalances and the partition comes back: it is
+// neither read nor sent again, however often that happens while the centre is away.
+func TestNothingIsSentAgainInTheNextGeneration(t *testing.T) {
+	t.Parallel()
+	p := newPair(t)
+	centre := away(p.central, kmsg.Produce)
+	centre.Store(true)
+	count := generations(p.cell)
+	s := p.start()
+	p.put("central.p1", 0, 200)
+	await(t, func() bool { return s.lagging() == 200 })
+	for range 2 {
+		p.nextGeneration(count)
+		await(t, func() bool { return s.lagging() == 200 })
+	}
+	p.put("central.p1", 40, 100)
+	await(t, func() bool { return s.lagging() == 300 })
+	centre.Store(false)
+	if n := len(got(t, p.central, "fleet.central.p1", 300)); n != 300 {
+		t.Errorf("%d records of 300", n)
+	}
+	await(t, func() bool { return s.lagging() == 0 })
+	p.stop(s)
+	p.put("central.p1", 60, 50)
+	p.start()
+	if n := len(got(t, p.central, "fleet.central.p1", 350)); n != 350 {
+		t.Errorf("%d records of 350 after a clean restart", n)
+	}
+}
+
+// What was forwarded but could not be committed, because the cell's Kafka went away, is not sent again either.
+func TestALostCommitRepeatsNothing(t *testing.T) {
+	t.Parallel()
+	p := newPair(t)
+	lost := away(p.cell, kmsg.OffsetCommit)
+	lost.Store(true)
+	count := generations(p.cell)
+	s := p.start()
+	p.put("central.p0", 0, 200)
+	got(t, p.central, "fleet.central.p0", 200)
+	p.nextGeneration(count)
+	lost.Store(false)
+	p.put("central.p0", 40, 100)
+	if n := len(got(t, p.central, "fleet.central.p0", 300)); n != 300 {
+		t.Errorf("%d records of 300", n)
+	}
+	p.stop(s)
+	p.put("central.p0", 60, 50)
+	p.start()
+	if n := len(got(t, p.central, "fleet.central.p0", 350)); n != 350 {
+		t.Errorf("%d records of 350 after a clean restart", n)
+	}
+}
+
+// A topic that is made anew begins at offset 0, also for records of the old one that are still under way.
+func TestTopicMadeAnewWhileItsRecordsAreUnderWay(t *testing.T) {
+	t.Parallel()
+	p := newPair(t)
+	centre := away(p.central, kmsg.Produce)
+	s := p.start()
+	p.put("central.p2", 0, 100)
+	got(t, p.central, "fleet.central.p2", 100)
+	centre.Store(true)
+	p.put("central.p2", 20, 100)
+	await(t, func() bool { return s.lagging() == 100 })
+	cl, err := kgo.NewClient(kgo.SeedBrokers(p.cell.ListenAddrs()...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cl.Close()
+	adm := kadm.NewClient(cl)
+	if _, err := adm.DeleteTopic(t.Context(), "central.p2"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := adm.CreateTopic(t.Context(), 2, 1, nil, "central.p2"); err != nil {
+		t.Fatal(err)
+	}
+	p.put("central.p2", 40, 50)
+	underWay := func() (n int) {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		for _, f := range s.parts {
+			f.mu.Lock()
+			n += len(f.slots)
+			f.mu.Unlock()
+		}
+		return n
+	}
+	await(t, func() bool { return underWay() == 150 })
+	centre.Store(false)
+	got(t, p.central, "fleet.central.p2", 250)
+	p.stop(s)
+	p.put("central.p2", 50, 50)
+	p.start()
+	if n := len(got(t, p.central, "fleet.central.p2", 300)); n != 300 {
+		t.Errorf("%d records of 300 after a clean restart", n)
+	}
+}
+
+// A Stop that has the time waits for what is under way, and commits it.
+func TestStopCommitsWhatItWaitedFor(t *testing.T) {
+	t.Parallel()
+	p := newPair(t)
+	centre := away(p.central, kmsg.Produce)
+	centre.Store(true)
+	s := p.start(func(o *Options) {
+		tune := o.Tune
+		o.Tune = func(pr *kafkaclient.ProducerOptions, c *kafkaclient.ConsumerOptions) {
+			tune(pr, c)
+			c.SessionTimeout = 10 * time.Second
+		}
+	})
+	p.put("central.p0", 0, 100)
+	await(t, func() bool { return s.lagging() == 100 })
+	time.AfterFunc(settleGrace+500*time.Millisecond, func() { centre.Store(false) })
+	if err := s.Stop(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	p.put("central.p0", 20, 50)
+	p.start()
+	if n := len(got(t, p.central, "fleet.central.p0", 150)); n != 150 {
+		t.Errorf("%d records of 150 after a clean restart", n)
+	}
+}
+
+// Stop ends in its time also when the cell's Kafka takes connections and answers nothing.
+func TestStopDoesNotWaitForASilentCell(t *testing.T) {
+	t.Parallel()
+	p := newPair(t)
+	l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = l.Close() }()
+	asked := make(chan net.Conn, 100)
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				close(asked)
+				return
+			}
+			asked <- c
+		}
+	}()
+	s := p.start(func(o *Options) {
+		o.Cell = kafkaclient.Config{Brokers: []string{l.Addr().String()}, RequestTimeout: time.Minute}
+	})
+	first := <-asked
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	stopped := make(chan struct{})
+	go func() { _ = s.Stop(ctx); close(stopped) }()
+	select {
+	case <-stopped:
+	case <-time.After(10 * time.Second):
+		t.Error("not stopped 10 s after its time")
+	}
+	_ = first.Close()
+	_ = l.Close()
+	for c := range asked {
+		_ = c.Close()
+	}
+}
