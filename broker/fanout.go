@@ -89,6 +89,7 @@ func NewFanoutMetrics(reg prometheus.Registerer) *FanoutMetrics {
 type Fanout struct {
 	o      FanoutOptions
 	reader *journal.Reader
+	done   uint64 // every record up to here has been handed on; the reader is ahead of it within a batch
 
 	given   bool // the command service was given something since the last Sync began
 	syncing sync.WaitGroup
@@ -123,7 +124,7 @@ func NewFanout(o FanoutOptions) (*Fanout, error) {
 	if err != nil {
 		return nil, fmt.Errorf("fan-out: %w", err)
 	}
-	f.reader = r
+	f.reader, f.done = r, r.Position()
 	return f, nil
 }
 
@@ -263,9 +264,9 @@ func (f *Fanout) record(ctx context.Context, rec *message.Record) error {
 
 // advance tells the sessions how far the loop is, and the journal what it need not keep.
 func (f *Fanout) advance() {
-	at := f.reader.Position()
-	f.o.Sessions.Advance(at)
-	f.o.Metrics.position.Set(float64(at))
+	f.done = f.reader.Position()
+	f.o.Sessions.Advance(f.done)
+	f.o.Metrics.position.Set(float64(f.done))
 	f.o.Journal.Retain(fanoutName, f.o.Sessions.ReplayFrom())
 }
 
@@ -282,7 +283,7 @@ func (f *Fanout) settle(ctx context.Context) {
 	default:
 		return // the last Sync still runs
 	}
-	at := f.reader.Position()
+	at := f.done
 	if !f.given || f.o.Commands == nil {
 		f.synced <- settled{at: at}
 		f.o.Sessions.Settle(at)
@@ -301,14 +302,13 @@ func (f *Fanout) settle(ctx context.Context) {
 // Close makes the position durable, once Run has returned, and gives the cursor up.
 func (f *Fanout) Close(ctx context.Context) error {
 	var errs []error
-	at := f.reader.Position()
 	if f.o.Commands != nil {
 		if err := f.o.Commands.Sync(ctx); err != nil {
 			errs = append(errs, fmt.Errorf("fan-out: commands: %w", err))
 		}
 	}
 	if len(errs) == 0 {
-		if err := f.o.Sessions.Checkpoint(at); err != nil {
+		if err := f.o.Sessions.Checkpoint(f.done); err != nil {
 			errs = append(errs, fmt.Errorf("fan-out: %w", err))
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -399,4 +400,50 @@ func (j trimmed) NewReader(from uint64) (*journal.Reader, error) {
 		return nil, journal.ErrTrimmed
 	}
 	return j.Journal.NewReader(1)
+}
+
+// TestFanoutStopsWithinABatch: what the command service did not take before the end is read again, it and all that
+// was journaled behind it.
+func TestFanoutStopsWithinABatch(t *testing.T) {
+	t.Parallel()
+	f := newFanEnv(t)
+	c := f.attach("svc")
+	c.s.Subscribe([]session.Subscription{{Filter: "v1/+/up/#", QoS: 1}}, 0, func([]byte) {})
+	c.s.Detach(false, nil)
+	close(c.drained)
+	publish := func(topic string) message.Record {
+		return message.Record{Kind: message.KindPublish, Client: "V", Topic: topic, QoS: 1}
+	}
+	last, err := f.journal.Append([]message.Record{
+		publish("v1/V/up/a"), publish("v1/V/res/1/accepted"), publish("v1/V/res/2/accepted"), publish("v1/V/up/b"),
+	}, nil)
+	f.must(err)
+	f.must(f.journal.WaitDurable(t.Context(), last))
+	ctx, cancel := context.WithCancel(t.Context())
+	f.fanout.o.Commands = &stoppingCommands{fakeCommands: f.commands, stop: cancel}
+	f.must(f.fanout.Run(ctx))
+	f.close(true)
+
+	f.open()
+	f.run()
+	f.until("the second result", func() bool { return strings.Contains(f.commands.given(), "v1/V/res/2/accepted") })
+	f.until("the message behind it", func() bool { return f.sessions.Position() == last })
+	info, _ := f.sessions.Get("svc")
+	if info.Queued != 2 {
+		t.Errorf("%d messages queued, want 2", info.Queued)
+	}
+}
+
+// stoppingCommands takes one result; then the gateway stops.
+type stoppingCommands struct {
+	*fakeCommands
+	stop context.CancelFunc
+}
+
+func (c *stoppingCommands) Result(ctx context.Context, rec *message.Record) error {
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	c.stop()
+	return c.fakeCommands.Result(ctx, rec)
 }
