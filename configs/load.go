@@ -7,10 +7,13 @@ import (
 	"path/filepath"
 	"reflect"
 	"regexp"
+	"strings"
 
 	"github.com/goccy/go-yaml"
 	"github.com/goccy/go-yaml/ast"
 	"github.com/goccy/go-yaml/parser"
+
+	"cellgate/configs/spelling"
 )
 
 // MaxFileBytes bounds a configuration file.
@@ -77,7 +80,7 @@ func parseYAML(name string, data []byte) (body ast.Node, err error) {
 	}()
 	file, err := parser.ParseBytes(data, 0)
 	if err != nil {
-		return nil, syntaxProblem(name, err)
+		return nil, syntaxProblem(name, data, err)
 	}
 	for _, doc := range file.Docs {
 		if doc == nil || doc.Body == nil {
@@ -98,13 +101,16 @@ func parseYAML(name string, data []byte) (body ast.Node, err error) {
 	return body, nil
 }
 
-func syntaxProblem(name string, err error) error {
+func syntaxProblem(name string, data []byte, err error) error {
 	p := Problem{File: name, Line: 1, Col: 1, Why: "not YAML: " + err.Error(), Fix: "check indentation, quotes and brackets there"}
 	var syntax yaml.Error
 	if errors.As(err, &syntax) {
 		at := placeOfToken(syntax.GetToken())
 		p.Line, p.Col = at.line, at.col
 		p.Why = "not YAML: " + syntax.GetMessage()
+	}
+	if f, ok := spelling.Layout(strings.Split(string(data), "\n"), p.Line); ok {
+		p.Line, p.Col, p.Why, p.Fix = f.Line, f.Column, "not YAML: "+f.Why, f.Fix
 	}
 	if first := firstOfTwo.FindStringSubmatch(p.Why); first != nil {
 		p.Why, p.Fix = "the same key as at "+first[1], "remove one of the two"

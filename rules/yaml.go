@@ -154,6 +154,10 @@ func (d *document) syntaxError(err error) {
 		return
 	}
 	d.rule = d.ruleAt(line)
+	if f, ok := spelling.Layout(d.lines, line); ok {
+		d.fail(f.Line, f.Column, CodeSyntax, f.Fix, "%s", f.Why)
+		return
+	}
 	suggestion := ""
 	switch msg := y.GetMessage(); {
 	case strings.Contains(msg, "mapping value is not allowed"), strings.Contains(msg, "value is not allowed"):
@@ -161,8 +165,6 @@ func (d *document) syntaxError(err error) {
 			`put the whole expression between single quotes, or below "|" on a line of its own`
 	case strings.Contains(msg, "must be specified"):
 		suggestion = quoteInFlow
-	case strings.Contains(msg, "tab"):
-		suggestion = "indent with blanks, not with tabs"
 	case strings.Contains(msg, "already defined"):
 		suggestion = "remove one of the two, or merge them"
 	}
@@ -171,6 +173,9 @@ func (d *document) syntaxError(err error) {
 
 // quoteInFlow is what to do about an expression that a mapping or list on one line has cut up.
 const quoteInFlow = "inside {…} and […] an expression with a comma, bracket or brace in it stands between single quotes"
+
+// decimalPoint is what to do about a number that a comma has cut up.
+const decimalPoint = "a decimal number is written with a point, not with a comma: 15.5"
 
 // ruleAt guesses the rule that a line of an unreadable file belongs to: the last id above it.
 func (d *document) ruleAt(line int) string {
@@ -260,26 +265,40 @@ type object struct {
 	what   string
 	values map[string]ast.Node
 	keys   map[string]scalar
-	odd    bool // some key was unknown
+	odd    bool            // some key was unknown
+	meant  map[string]bool // known keys that an unknown one is the misspelling of
 }
 
 // object reads a mapping with fixed keys and reports all others.
 func (d *document) object(n ast.Node, what string, known ...string) (*object, bool) {
+	switch n.(type) {
+	case *ast.StringNode, *ast.IntegerNode, *ast.FloatNode, *ast.BoolNode, *ast.NullNode, *ast.SequenceNode:
+		d.failAt(n, CodeWrongType, keysWanted(known), "%s must be a mapping (key: value), this is %s", what, kindName(n))
+		return nil, false
+	}
 	entries, ok := d.entries(n, what)
 	if !ok {
 		return nil, false
 	}
-	o := &object{d: d, node: n, what: what, values: map[string]ast.Node{}, keys: map[string]scalar{}}
+	o := &object{d: d, node: n, what: what, values: map[string]ast.Node{}, keys: map[string]scalar{}, meant: map[string]bool{}}
 	for _, e := range entries {
 		if !contains(known, e.key.value) {
 			d.fail(e.key.line, e.key.col, CodeUnknownKey, didYouMean(e.key.value, known),
 				"unknown key %q in %s", e.key.value, what)
-			o.odd = true
+			o.odd, o.meant[spelling.Nearest(e.key.value, known)] = true, true
 			continue
 		}
 		o.values[e.key.value], o.keys[e.key.value] = e.value, e.key
 	}
 	return o, true
+}
+
+// keysWanted shows the form of a mapping with some of the keys; "" when they are too many to show.
+func keysWanted(known []string) string {
+	if len(known) == 0 || len(known) > 6 {
+		return ""
+	}
+	return "write {" + strings.Join(known, ": …, ") + ": …}, with those of the keys that it needs"
 }
 
 func contains(list []string, s string) bool {
@@ -296,6 +315,9 @@ func didYouMean(name string, known []string) string {
 	if strings.ContainsAny(name, "()[]<>=! ") {
 		return quoteInFlow
 	}
+	if strings.Trim(name, "0123456789") == "" && name != "" {
+		return decimalPoint
+	}
 	if n := spelling.Nearest(name, known); n != "" {
 		return fmt.Sprintf("did you mean %q?", n)
 	}
@@ -307,8 +329,11 @@ func didYouMean(name string, known []string) string {
 
 func (o *object) has(key string) bool { _, ok := o.values[key]; return ok }
 
-// missing reports a key that must be there.
+// missing reports a key that must be there, unless it is there under a misspelt name, which has been reported.
 func (o *object) missing(key, suggestion string) {
+	if o.meant[key] {
+		return
+	}
 	o.d.failAt(o.node, CodeMissing, suggestion, "%s needs %q", o.what, key)
 }
 

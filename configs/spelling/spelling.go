@@ -1,4 +1,5 @@
-// Package spelling tells what a person meant by a name that a file may not hold, and whether the file was meant at all.
+// Package spelling tells what a person meant by a name that a file may not hold, where a file is laid out wrongly, and
+// whether the file was meant at all.
 package spelling
 
 import (

@@ -1,0 +1,122 @@
+package spelling
+
+import (
+	"fmt"
+	"strings"
+)
+
+// Fault is a mistake in how a YAML text is laid out. Line and Column count from 1, Column in characters.
+type Fault struct {
+	Line, Column int
+	// Why says what is wrong, Fix what to do.
+	Why, Fix string
+}
+
+// Layout explains a syntax error that a YAML parser has found at a line, when a tab or an indentation that fits nothing
+// is its cause: parsers name neither. ok is false when neither stands on that line or beside it.
+func Layout(lines []string, at int) (f Fault, ok bool) {
+	for i, line := range lines {
+		blanks := strings.TrimLeft(line, " ")
+		if near(i+1, at) && strings.HasPrefix(blanks, "\t") && strings.TrimSpace(line) != "" {
+			return Fault{
+				Line: i + 1, Column: len(line) - len(blanks) + 1,
+				Why: "a tab indents this line, and YAML takes blanks only", Fix: "write blanks instead, as many as the lines beside it have",
+			}, true
+		}
+	}
+	f, ok = oddIndent(lines)
+	return f, ok && near(f.Line, at)
+}
+
+// near allows for a parser that names the value in front of the line that is wrong.
+func near(line, at int) bool { return line >= at-1 && line <= at+1 }
+
+// outline follows the indentation of a text line by line.
+type outline struct {
+	open  []int // columns of the mappings and lists that are open, outermost first
+	below bool  // the line before ends with a key without a value, so that a deeper one may follow
+	block int   // lines that are indented further belong to a text below "|"; -1: none
+	flow  int   // open brackets
+}
+
+// oddIndent finds the first line whose indentation fits none of those that are open above it.
+func oddIndent(lines []string) (Fault, bool) {
+	o := outline{block: -1}
+	for i, line := range lines {
+		text := strings.TrimSpace(line)
+		indent := len(line) - len(strings.TrimLeft(line, " "))
+		switch {
+		case text == "" || text[0] == '#' || text == "---":
+			continue
+		case o.block >= 0 && indent > o.block:
+			continue
+		}
+		o.block = -1
+		if why, fix := o.odd(indent, text); why != "" {
+			return Fault{Line: i + 1, Column: indent + 1, Why: why, Fix: fix}, true
+		}
+		o.follow(indent, text)
+	}
+	return Fault{}, false
+}
+
+// odd tells why a line may not begin at the indentation, and closes what the line ends.
+func (o *outline) odd(indent int, text string) (why, fix string) {
+	switch {
+	case o.flow > 0:
+		return "", ""
+	case len(o.open) == 0:
+		o.open = []int{indent}
+		return "", ""
+	}
+	last := o.open[len(o.open)-1]
+	switch {
+	case indent > last && o.below:
+		o.open = append(o.open, indent)
+		return "", ""
+	case indent > last && !isKey(text): // a text may go on over several lines
+		return "", ""
+	case indent > last:
+		return "this line is indented further than the one above, which has a value of its own",
+			fmt.Sprintf("begin it in column %d, in line with the keys above it", last+1)
+	}
+	for len(o.open) > 0 && o.open[len(o.open)-1] > indent {
+		last, o.open = o.open[len(o.open)-1], o.open[:len(o.open)-1]
+	}
+	if len(o.open) > 0 && o.open[len(o.open)-1] == indent {
+		return "", ""
+	}
+	return "this line is in line with none of those above it", fmt.Sprintf("begin it in column %d, in line with the keys that it belongs to", last+1)
+}
+
+// follow takes in what a line opens.
+func (o *outline) follow(indent int, text string) {
+	if o.flow == 0 {
+		for strings.HasPrefix(text, "- ") {
+			rest := strings.TrimLeft(text[2:], " ")
+			indent += len(text) - len(rest)
+			if text = rest; isKey(text) {
+				o.open = append(o.open, indent)
+			}
+		}
+	}
+	text = withoutComment(text)
+	o.flow = max(0, o.flow+strings.Count(text, "[")+strings.Count(text, "{")-strings.Count(text, "]")-strings.Count(text, "}"))
+	o.below = strings.HasSuffix(text, ":") || text == "-"
+	if key, style, ok := strings.Cut(text, ": "); ok && key != "" {
+		if style = strings.TrimSpace(style); style != "" && strings.Trim(style, "|>+-0123456789") == "" && strings.ContainsAny(style[:1], "|>") {
+			o.block = indent
+		}
+	}
+}
+
+// isKey reports whether a line begins with a key or is a list's element.
+func isKey(text string) bool {
+	key, _, ok := strings.Cut(withoutComment(text)+" ", ": ")
+	return strings.HasPrefix(text, "- ") || ok && key != "" && !strings.ContainsAny(key, " ?(<>=")
+}
+
+func withoutComment(text string) string {
+	text, _, _ = strings.Cut(text, " #")
+	return strings.TrimRight(text, " \r")
+}
