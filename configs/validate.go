@@ -47,6 +47,10 @@ func (k *checker) failed(path string) bool {
 	})
 }
 
+// sound reports whether none of the paths has a problem already: what does not fit a value that is wrong itself is no
+// mistake of its own.
+func (k *checker) sound(paths ...string) bool { return !slices.ContainsFunc(paths, k.failed) }
+
 func (k *checker) all() {
 	k.cell()
 	k.listeners()

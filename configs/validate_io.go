@@ -15,20 +15,20 @@ func (k *checker) uplink() {
 		k.class(join("uplink.ack_by_class", class), class)
 	}
 	j := &u.Journal
-	if j.MaxBytes < 2*j.SegmentBytes {
+	if j.MaxBytes < 2*j.SegmentBytes && k.sound("uplink.journal.max_bytes", "uplink.journal.segment_bytes") {
 		k.problem("uplink.journal.max_bytes", fmt.Sprintf("%v is less than two segments of %v", j.MaxBytes, j.SegmentBytes),
 			"raise it, or lower segment_bytes")
 	}
-	if !slices.IsSorted([]int{j.AlarmPercent, j.DropPercent, j.RefusePercent, j.HoldPercent}) {
+	if !slices.IsSorted([]int{j.AlarmPercent, j.DropPercent, j.RefusePercent, j.HoldPercent}) && k.sound("uplink.journal") {
 		k.problem("uplink.journal", fmt.Sprintf("the watermarks do not rise: %d, %d, %d, %d", j.AlarmPercent, j.DropPercent, j.RefusePercent, j.HoldPercent),
 			"keep alarm_percent ≤ drop_percent ≤ refuse_percent ≤ hold_percent")
 	}
 	l := &k.cfg.Limits
-	if l.MaxConnectPacket > l.MaxPacket {
+	if l.MaxConnectPacket > l.MaxPacket && k.sound("limits.max_connect_packet", "limits.max_packet") {
 		k.problem("limits.max_connect_packet", fmt.Sprintf("%v is more than limits.max_packet (%v)", l.MaxConnectPacket, l.MaxPacket),
 			"lower it: a CONNECT is a packet too")
 	}
-	if l.OutboundBytes < l.MaxPacket {
+	if l.OutboundBytes < l.MaxPacket && k.sound("limits.outbound_bytes", "limits.max_packet") {
 		k.problem("limits.outbound_bytes", fmt.Sprintf("%v cannot hold one packet of limits.max_packet (%v)", l.OutboundBytes, l.MaxPacket),
 			"raise it, or lower max_packet")
 	}
@@ -36,10 +36,10 @@ func (k *checker) uplink() {
 
 func (k *checker) commands() {
 	c := &k.cfg.Commands
-	if c.DefaultTTL > c.MaxTTL {
+	if c.DefaultTTL > c.MaxTTL && k.sound("commands.default_ttl", "commands.max_ttl") {
 		k.problem("commands.default_ttl", fmt.Sprintf("%v is longer than commands.max_ttl (%v)", c.DefaultTTL, c.MaxTTL), "lower it, or raise max_ttl")
 	}
-	if c.MaxPayload > k.cfg.Limits.MaxPacket-1024 {
+	if c.MaxPayload > k.cfg.Limits.MaxPacket-1024 && k.sound("commands.max_payload", "limits.max_packet") {
 		k.problem("commands.max_payload", fmt.Sprintf("%v does not fit a packet of limits.max_packet (%v)", c.MaxPayload, k.cfg.Limits.MaxPacket),
 			"leave 1 KiB for topic and properties: lower it, or raise max_packet")
 	}
