@@ -204,7 +204,15 @@ func (n *names) exprError(d *document, s *scalar, err error, code Code) {
 	if strings.Contains(message, "maximum allowed") {
 		code = CodeExprTooLarge
 	}
+	if open, ok := openQuote(s.value); ok && message == "literal not terminated" {
+		line, col = s.at(open)
+		d.fail(line, col, code, `a text stands between two quotes: "D"`, "the quote that begins here is not closed")
+		return
+	}
 	text, suggestion := plainWords(message, s.value)
+	if decimalComma(s.value, from) {
+		suggestion = decimalPoint
+	}
 	d.fail(line, col, code, suggestion, "%s", text)
 }
 
@@ -251,6 +259,32 @@ func plainWords(message, src string) (text, suggestion string) {
 }
 
 var unexpected = regexp.MustCompile(`^unexpected token \w+\("(.*)"\)$`)
+
+// openQuote finds the character that begins a text without an end.
+func openQuote(src string) (index int, ok bool) {
+	quote, escaped, i := rune(0), false, 0
+	for _, r := range src {
+		switch {
+		case escaped:
+			escaped = false
+		case quote == 0 && (r == '"' || r == '\'' || r == '`'):
+			quote, index = r, i
+		case r == quote:
+			quote = 0
+		case quote != 0 && quote != '`' && r == '\\':
+			escaped = true
+		}
+		i++
+	}
+	return index, quote != 0
+}
+
+// decimalComma reports whether the character at index is a comma between two digits.
+func decimalComma(src string, index int) bool {
+	runes := []rune(src)
+	digit := func(i int) bool { return i >= 0 && i < len(runes) && runes[i] >= '0' && runes[i] <= '9' }
+	return index < len(runes) && index >= 0 && runes[index] == ',' && digit(index-1) && digit(index+1)
+}
 
 // typeWord names a Go type for people.
 func typeWord(t string) string {

@@ -102,8 +102,24 @@ func (r *ruleDef) readFrom(o *object) {
 			o.d.fail(s.line, s.col, CodeBadFilter, "leave $share/{group}/ away", "%q: rules see every message, shares have no meaning here", s.value)
 			continue
 		}
+		if name := wordMeantAsWildcard(s.value); name != "" {
+			o.d.fail(s.line, s.col, CodeBadFilter, "write + for one level of any name, # at the end for all that follow",
+				"%q: %s has no meaning in a topic filter, no vehicle's topic has it", s.value, name)
+			continue
+		}
 		r.from = append(r.from, s)
 	}
+}
+
+// wordMeantAsWildcard returns the first level of a filter that is a wildcard or placeholder elsewhere, and here a plain
+// word: *, {vin}, ${vin}. "" when there is none.
+func wordMeantAsWildcard(filter string) string {
+	for level := range strings.SplitSeq(filter, "/") {
+		if level == "*" || level == "**" || strings.HasSuffix(level, "}") && strings.HasPrefix(strings.TrimPrefix(level, "$"), "{") {
+			return level
+		}
+	}
+	return ""
 }
 
 // wholeFleet is 100 % in hundredths of a percent.

@@ -118,18 +118,19 @@ type redisShape struct {
 	kind    RedisKind
 	options []string
 	needs   string // at least one of these, separated by blanks
+	example string // of what it needs
 }
 
 var redisShapes = []redisShape{
-	{"hash", RedisHash, []string{"set", "fields", "newer_than", "ttl"}, "set fields"},
-	{"string", RedisString, []string{"value", "ttl"}, ""},
-	{"stream", RedisStream, []string{"set", "fields", "max_len", "ttl"}, ""},
-	{"set_add", RedisSetAdd, []string{"member", "ttl"}, ""},
-	{"set_remove", RedisSetRemove, []string{"member"}, ""},
-	{"geo", RedisGeo, []string{"lon", "lat", "member", "ttl"}, "lon"},
-	{"publish", RedisPublish, []string{"value"}, ""},
-	{"expire", RedisExpire, []string{"ttl"}, "ttl"},
-	{"delete", RedisDelete, nil, ""},
+	{"hash", RedisHash, []string{"set", "fields", "newer_than", "ttl"}, "set fields", "for example fields: payload, or set: {soc: payload.soc}"},
+	{"string", RedisString, []string{"value", "ttl"}, "", ""},
+	{"stream", RedisStream, []string{"set", "fields", "max_len", "ttl"}, "", ""},
+	{"set_add", RedisSetAdd, []string{"member", "ttl"}, "", ""},
+	{"set_remove", RedisSetRemove, []string{"member"}, "", ""},
+	{"geo", RedisGeo, []string{"lon", "lat", "member", "ttl"}, "lon", "for example lon: payload.lon, lat: payload.lat"},
+	{"publish", RedisPublish, []string{"value"}, "", ""},
+	{"expire", RedisExpire, []string{"ttl"}, "ttl", "for example ttl: 1h"},
+	{"delete", RedisDelete, nil, "", ""},
 }
 
 var redisKeys = []string{
@@ -181,6 +182,9 @@ func (o *object) redisShape() (redisShape, bool) {
 			found = append(found, s)
 		}
 	}
+	if len(found) == 0 && o.odd {
+		return redisShape{}, false // reported: the unknown key was to be the operation
+	}
 	if len(found) != 1 {
 		o.d.failAt(o.node, CodeTwoSinks, "write one of: "+strings.Join(names, ", "), "a redis target has exactly one operation, this has %d", len(found))
 		return redisShape{}, false
@@ -194,8 +198,11 @@ func (o *object) redisShape() (redisShape, bool) {
 	}
 	need := strings.Fields(s.needs)
 	if len(need) > 0 && !o.has(need[0]) && !o.has(need[len(need)-1]) {
-		o.d.failAt(o.node, CodeMissing, "", "%q needs %s", s.key, strings.Join(need, " or "))
 		ok = false
+		if o.meant[need[0]] || o.meant[need[len(need)-1]] {
+			return s, ok
+		}
+		o.d.failAt(o.node, CodeMissing, s.example, "%q needs %s", s.key, strings.Join(need, " or "))
 	}
 	if s.kind == RedisGeo && o.has("lon") != o.has("lat") {
 		o.d.failAt(o.node, CodeMissing, "for example lon: payload.lon, lat: payload.lat", "%s", fmt.Sprintf("%q needs lon and lat", s.key))

@@ -1,6 +1,7 @@
 package rules
 
 import (
+	"fmt"
 	"strconv"
 	"strings"
 	"time"
@@ -147,13 +148,33 @@ func (d *document) duration(s scalar) (time.Duration, bool) {
 	v, ok := parseDuration(s.value)
 	switch {
 	case !ok:
-		d.fail(s.line, s.col, CodeBadDuration, "write a number and a unit: 500ms, 10s, 5m, 24h, 7d", "%q is not a duration", s.value)
+		d.fail(s.line, s.col, CodeBadDuration, meantDuration(s.value), "%q is not a duration", s.value)
 	case v < minDuration || v > maxDuration:
 		d.fail(s.line, s.col, CodeBadDuration, "", "%s is out of range: from 1ms to 3650d", s.value)
 	default:
 		return v, true
 	}
 	return 0, false
+}
+
+// durationWords are units as people write them, without their capitals.
+var durationWords = map[string]string{
+	"ms": "ms", "msec": "ms", "s": "s", "sec": "s", "secs": "s", "second": "s", "seconds": "s", "sek": "s", "sekunden": "s",
+	"min": "m", "mins": "m", "minute": "m", "minutes": "m", "minuten": "m",
+	"h": "h", "hr": "h", "hrs": "h", "hour": "h", "hours": "h", "stunde": "h", "stunden": "h", "std": "h",
+	"d": "d", "day": "d", "days": "d", "tag": "d", "tage": "d",
+}
+
+// meantDuration suggests how to write what is no duration.
+func meantDuration(s string) string {
+	number := strings.TrimRight(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ ")
+	unit := durationWords[strings.ToLower(strings.TrimSpace(s[len(number):]))]
+	if meant := strings.Replace(number, ",", ".", 1) + unit; unit != "" {
+		if _, ok := parseDuration(meant); ok {
+			return fmt.Sprintf("did you mean %s?", meant)
+		}
+	}
+	return "write a number and a unit: 500ms, 10s, 5m, 24h, 7d"
 }
 
 func parseDuration(s string) (time.Duration, bool) {

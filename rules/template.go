@@ -2,8 +2,13 @@ package rules
 
 import (
 	"fmt"
+	"maps"
+	"regexp"
+	"slices"
 	"strings"
 	"unicode/utf8"
+
+	"cellgate/configs/spelling"
 )
 
 // template is a text with holes, for topics and keys. A hole takes vin, cell or class, or a payload
@@ -34,6 +39,9 @@ func (n *names) template(d *document, s scalar) *template {
 	text := ""
 	for rest, offset := s.value, 0; ; {
 		before, hole, found := strings.Cut(rest, "${")
+		if d.plainName(s, before, offset) {
+			return nil
+		}
 		text += before
 		if !found {
 			break
@@ -72,7 +80,14 @@ func (n *names) hole(d *document, s scalar, inner string, offset int) (templateP
 	}
 	value, list, ok := strings.Cut(part.inner, " in ")
 	list = strings.TrimSpace(list)
-	if !ok || n.lists[list] == nil {
+	switch {
+	case ok && validName(list) && n.lists[list] == nil:
+		d.fail(line, col, CodeTemplateName, missingList(list, n.lists), "%q: there is no list %q at the top of the file", "${"+inner+"}", list)
+		return part, false
+	case validName(part.inner):
+		d.fail(line, col, CodeTemplateName, meantHole(part.inner), "%q has no meaning in a topic or key", "${"+inner+"}")
+		return part, false
+	case !ok || n.lists[list] == nil:
 		d.fail(line, col, CodeTemplateName, "write ${vin}, ${cell}, ${class}, or ${payload.kind in kinds} with a list kinds at the top of the file",
 			"%q: a topic or key may not depend on what a payload says, unless the values are listed", "${"+inner+"}")
 		return part, false
@@ -81,6 +96,42 @@ func (n *names) hole(d *document, s scalar, inner string, offset int) (templateP
 	part.list = n.lists[list]
 	part.expr = n.compile(d, &expr, wantAny)
 	return part, part.expr != nil
+}
+
+// holes are the names that a template may take.
+var holes = []string{"vin", "cell", "class"}
+
+func meantHole(name string) string {
+	if near := spelling.Nearest(name, holes); near != "" {
+		return fmt.Sprintf("did you mean ${%s}?", near)
+	}
+	return "write ${vin}, ${cell} or ${class}; a field of the message only from a list: ${payload.kind in kinds}"
+}
+
+func missingList(name string, lists map[string]*listDef) string {
+	if near := spelling.Nearest(name, slices.Sorted(maps.Keys(lists))); near != "" {
+		return fmt.Sprintf("did you mean %s?", near)
+	}
+	return fmt.Sprintf("write lists: {%s: [door, trunk]} there", name)
+}
+
+// notAHole finds {vin}, $vin and the like, which would be taken as they stand: what is meant is ${vin}.
+var notAHole = regexp.MustCompile(`(?:^|[^$])(\{(vin|cell|class)\})|(\$(vin|cell|class)\b)`)
+
+// plainName reports a name in the text between holes that is meant to be one.
+func (d *document) plainName(s scalar, text string, offset int) bool {
+	m := notAHole.FindStringSubmatchIndex(text)
+	if m == nil {
+		return false
+	}
+	from, to, name := m[2], m[3], m[4]
+	if from < 0 {
+		from, to, name = m[6], m[7], m[8]
+	}
+	line, col := s.at(offset + utf8.RuneCountInString(text[:from]))
+	meant := text[name : name+len(strings.Trim(text[from:to], "${}"))]
+	d.fail(line, col, CodeBadTemplate, fmt.Sprintf("write ${%s}", meant), "%q is taken as it stands", text[from:to])
+	return true
 }
 
 // render appends the text that the template gives for the record of sc.
