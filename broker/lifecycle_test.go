@@ -429,3 +429,36 @@ func TestAckModes(t *testing.T) {
 	c.expect(0x40, puback(2)...)
 	c.expect(0x40, puback(3)...)
 }
+
+// A QoS 2 PUBLISH that is repeated before Kafka has its message waits for Kafka too.
+func TestRepeatWaitsForKafka(t *testing.T) {
+	t.Parallel()
+	told := make(settlement, 2)
+	h := newHarness(t, func(o *Options) {
+		o.Settlement, o.Ack = told, func(*message.Record) AckMode { return AckKafka }
+	})
+	topic := "v1/" + testVIN + "/up/x"
+	c := h.connect("cars", testVIN, 4, connectOptions{keepSession: true})
+	c.send(publishFrame(4, 2, 7, topic, "x"))
+	<-told
+	_ = c.c.Close()
+	eventually(t, "the connection is gone", func() bool { return h.b.Connections() == 0 })
+	c = h.connect("cars", testVIN, 4, connectOptions{keepSession: true})
+	again := publishFrame(4, 2, 7, topic, "x")
+	again[0] |= 8 // DUP
+	c.send(again)
+	select {
+	case w := <-told:
+		_ = c.c.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
+		if _, err := c.r.Peek(1); err == nil {
+			t.Fatal("acknowledged before Kafka has it")
+		}
+		w.Settled(1)
+	case <-time.After(testPatience):
+		t.Fatal("nobody waits for Kafka")
+	}
+	c.expect(0x50, puback(7)...)
+	if n := h.journal.Last(); n != 1 {
+		t.Errorf("%d records", n)
+	}
+}

@@ -177,7 +177,7 @@ func (c *conn) take(in *frame.Inbound, topic string, class int) bool {
 	if in.QoS == 2 {
 		a.typ = frame.TypePubrec
 		if c.session.ReceiveQoS2(in.PacketID) {
-			return c.repeat(a)
+			return c.repeat(a, in, topic)
 		}
 		c.scratch.qos2 = true
 	}
@@ -202,18 +202,25 @@ func (c *conn) take(in *frame.Inbound, topic string, class int) bool {
 	return len(s.records) < batchRecords || c.flush()
 }
 
-// repeat acknowledges a QoS 2 PUBLISH that was taken before: once what is in the journal now is durable,
-// its record is too.
-func (c *conn) repeat(a ack) bool {
+// repeat acknowledges a QoS 2 PUBLISH that was taken before: once what is in the journal now has gone as far as its
+// acknowledgement stands for, its record has too.
+func (c *conn) repeat(a ack, in *frame.Inbound, topic string) bool {
 	if !c.flush() {
 		return false
 	}
 	if a.again = true; c.version == frame.Version5 {
 		c.credit++ // the exchange has its place in the window already (4.9)
 	}
-	if last := c.b.journal.Last(); last > c.b.journal.Durable() {
+	a.mode = c.b.ackMode(&message.Record{
+		Kind: message.KindPublish, QoS: in.QoS, Retain: in.Retain, Client: c.id, Topic: topic, Payload: in.Payload,
+	})
+	switch last := c.b.journal.Last(); {
+	case last > c.b.journal.Durable():
 		a.seq = last
 		go c.awaitDurable(last) // nothing was appended with the connection as waiter
+	case a.mode == AckKafka:
+		a.seq = last
+		c.Durable(last)
 	}
 	c.stage(a)
 	return true
