@@ -56,11 +56,11 @@ func (b *Broker) receiveConnect(l *listener, t *transport) *conn {
 	if no == nil {
 		no = r.admit()
 	}
+	t.leave() // what follows waits: for the client to leave, or for the disk
 	if no != nil {
 		r.refuse(no)
 		return nil
 	}
-	t.leave()
 	return r.attach(in.b[h.Size:])
 }
 
