@@ -227,8 +227,16 @@ func (b *Broker) closeListeners() {
 // elapsed is monotonic and never 0: see wheel.clock.
 func (b *Broker) elapsed() time.Duration { return time.Since(b.begun) }
 
-// enter makes the connection one that the wheel, Stop and revocations find.
-func (b *Broker) enter(c *conn) { b.wheel.add(c, c.nextCheck(0)) }
+// enter makes the connection one that the wheel, Stop and revocations find, unless it has been closed already.
+func (b *Broker) enter(c *conn) {
+	b.wheel.add(c, c.nextCheck(0))
+	c.mu.Lock()
+	closed := c.closed
+	c.mu.Unlock()
+	if closed {
+		b.wheel.remove(c)
+	}
+}
 
 // forget is enter's opposite, once the socket is closed.
 func (b *Broker) forget(c *conn) {

@@ -281,6 +281,9 @@ func (r *request) attach(behind []byte) *conn {
 	if err := r.t.Conn.SetDeadline(time.Time{}); err != nil {
 		b.log.Debug("connection lost at CONNECT", "client", c.id, "error", err)
 	}
+	if c.stopping.Load() { // end's deadline may have been the one just taken away
+		_ = r.t.Conn.SetReadDeadline(past())
+	}
 	b.enter(c)
 	r.accept(c, present)
 	return c

@@ -1,0 +1,61 @@
+package broker
+
+import (
+	"crypto/tls"
+	"errors"
+	"io"
+	"testing"
+	"time"
+
+	"cellgate/broker/session"
+)
+
+// kickAtConnect ends the first connection as soon as it has its session: what a takeover does that waited for it.
+func (h *harness) kickAtConnect(ended func()) {
+	first := true
+	h.sessions.OnPresence(func(p session.Presence) {
+		if first && p.Connected {
+			first = false
+			h.sessions.Disconnect(p.ClientID, session.ReasonTakenOver, "")
+			ended()
+		}
+	})
+}
+
+// A connection that ends between its session and its CONNACK gives the session up at once.
+func TestKickedBeforeConnack(t *testing.T) {
+	t.Parallel()
+	h := newHarness(t, tlsListener(newTestCA(t)), func(o *Options) { o.Limits.ConnectTimeout = 3 * time.Second })
+	ended := make(chan struct{})
+	h.kickAtConnect(func() { close(ended) })
+	kicked, err := h.dialTLS(&tls.Config{})
+	must(t, err)
+	kicked.send(connectFrame(testVIN, 4, connectOptions{}))
+	<-ended
+	fresh, err := h.dialTLS(&tls.Config{})
+	must(t, err)
+	fresh.send(connectFrame(testVIN, 4, connectOptions{}))
+	if code := fresh.connack(); code != 0 {
+		t.Errorf("CONNACK %#x: the kicked connection still holds the session", code)
+	}
+	if _, _, err := kicked.read(); !errors.Is(err, io.EOF) {
+		t.Errorf("kicked: %v", err)
+	}
+}
+
+// A WebSocket that is closed between its session and its CONNACK is not kept.
+func TestKickedWebSocketIsForgotten(t *testing.T) {
+	t.Parallel()
+	h := newHarness(t, webSocketListener)
+	closed := make(chan struct{})
+	h.kickAtConnect(func() { <-closed })
+	c, err := h.dialWebSocket(nil, nil)
+	must(t, err)
+	c.send(connectFrame(testVIN, 4, connectOptions{}))
+	if _, _, err := c.read(); err == nil {
+		t.Error("answered")
+	}
+	close(closed)
+	eventually(t, "the session is free", func() bool { return !h.sessions.Connected(testVIN) })
+	eventually(t, "nobody is connected", func() bool { return h.b.Connections() == 0 })
+}
