@@ -285,10 +285,7 @@ func (c *conn) close(lingering bool) {
 // check is the wheel's look: it ends what is due and tells when to look again at the latest (0: whenever).
 // now is the clock.
 func (c *conn) check(now int64) time.Duration {
-	limits := c.b.limits.Load()
-	if c.checkWriter(now, limits) {
-		return endGrace
-	}
+	writing := c.checkWriter(now, c.b.limits.Load())
 	if c.stopping.Load() {
 		return endGrace
 	}
@@ -305,6 +302,9 @@ func (c *conn) check(now int64) time.Duration {
 	if !c.busy.Load() && idle >= c.keepalive {
 		c.end(frame.ReasonKeepaliveTimeout, "", "keepalive")
 		return endGrace
+	}
+	if writing {
+		return min(c.nextCheck(idle), endGrace)
 	}
 	if idle >= trimAfter.Milliseconds() {
 		c.trim()

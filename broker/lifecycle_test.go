@@ -86,6 +86,29 @@ func TestTakeoverOfStalledClient(t *testing.T) {
 	}
 }
 
+// A client that reads slowly outlives neither its token nor its keep alive.
+func TestSlowReaderIsHeldToItsLimits(t *testing.T) {
+	t.Parallel()
+	h := newHarness(t, func(o *Options) { o.Limits.WriteTimeout = time.Hour })
+	for _, due := range []func(c *conn){
+		func(c *conn) { c.endAt.Store(1) },
+		func(c *conn) { c.lastRead.Store(c.b.wheel.clock.Load() - c.keepalive) },
+	} {
+		h.connect("cars", testVIN, 5, connectOptions{keepalive: 1000})
+		c := h.b.wheel.all(nil)[0]
+		c.mu.Lock()
+		c.writeSince = h.b.wheel.clock.Load() // as it is in the midst of a write
+		c.mu.Unlock()
+		due(c)
+		c.check(h.b.wheel.clock.Load())
+		if !c.stopping.Load() {
+			t.Error("the connection goes on")
+		}
+		c.close(false)
+		eventually(t, "it is gone", func() bool { return !h.sessions.Connected(testVIN) })
+	}
+}
+
 func TestStalledClientIsClosed(t *testing.T) {
 	t.Parallel()
 	h := newHarness(t, func(o *Options) {
