@@ -183,6 +183,7 @@ func (l *lane) deliver(recs []*Record) error {
 			return nil
 		case refuse:
 			l.buf = nil
+			l.t.p.note(l, nil) // that was an answer, and the batch waits no more
 			return fmt.Errorf("%w: %w", ErrRefused, err)
 		case newIdentity:
 			l.identified, l.buf = false, nil
@@ -263,6 +264,7 @@ func (l *lane) taken(n int) {
 func (l *lane) giveUp(recs []*Record) error {
 	l.identified, l.buf = l.plain, nil
 	if abandoned(recs) {
+		l.t.p.note(l, nil) // nothing waits that fails here; the next batch will tell
 		return ErrAbandoned
 	}
 	return ErrClosed

@@ -83,11 +83,16 @@ type rig struct {
 	look  *goredis.Client
 }
 
-func newRig(t *testing.T, addr, text string) *rig {
+func newRig(t *testing.T, addr, text string, change ...func(*sink.Options)) *rig {
 	t.Helper()
 	r := &rig{kafka: sinktest.NewMemory(rules.SinkKafka), look: goredis.NewClient(&goredis.Options{Addr: addr, DisableIdentity: true})}
 	t.Cleanup(func() { _ = r.look.Close() })
-	r.Rig = sinktest.New(t, sinktest.Setup{Rules: text, Sinks: func() []sink.Binding {
+	apply := func(o *sink.Options) {
+		for _, f := range change {
+			f(o)
+		}
+	}
+	r.Rig = sinktest.New(t, sinktest.Setup{Rules: text, Change: apply, Sinks: func() []sink.Binding {
 		client := goredis.NewClient(&goredis.Options{
 			Addr: addr, DialTimeout: time.Second, ReadTimeout: time.Second, WriteTimeout: time.Second,
 			MaxRetries: -1, ContextTimeoutEnabled: true, DisableIdentity: true,
@@ -250,6 +255,31 @@ func healthy(r *rig) bool {
 		}
 	}
 	return false
+}
+
+// A worker whose messages were all passed over while Redis was away has nothing left that fails, whether or not it
+// is ever given another.
+func TestAgeOutLeavesRedisWell(t *testing.T) {
+	t.Parallel()
+	mini := miniredis.RunT(t)
+	r := newRig(t, mini.Addr(), stateRules, func(o *sink.Options) {
+		o.Sinks[1].WhenFull, o.Sinks[1].AgeOutBytes = sink.AgeOut, 8<<10
+		o.Sinks[1].Limits.Messages = 64
+	})
+	mini.SetError("MASTERDOWN Link with MASTER is down")
+	const others = 20
+	for v := range others {
+		r.Append(uplink(sinktest.VIN(v+1), `{"ts":1763600001000,"soc":50}`))
+	}
+	r.Await(func() bool { return !healthy(r) })
+	for range 400 { // of one vehicle, and so of one worker
+		r.Append(uplink(sinktest.VIN(0), `{"ts":1763600001000,"soc":50}`))
+	}
+	r.Await(func() bool { return r.Ledger("redis").Dropped[sink.Retention] > 2*others })
+	mini.SetError("")
+	r.Settled()
+	r.Await(func() bool { return healthy(r) })
+	r.Stop()
 }
 
 func TestPassingErrorsAreTriedAgain(t *testing.T) {

@@ -58,7 +58,9 @@ func (w *worker) run() {
 		if !w.pause(tries) {
 			return // what is left stays pending
 		}
-		batch = w.drop(batch)
+		if batch = w.drop(batch); len(batch) == 0 {
+			w.s.note(w, nil) // nothing is left that fails here; the next message will tell
+		}
 	}
 }
 

@@ -1,0 +1,54 @@
+package kafkaclient
+
+import (
+	"errors"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kmsg"
+)
+
+// A partition whose batch was tried again and then refused has nothing left that fails, whether or not something
+// is ever sent to it again.
+func TestRefusedBatchLeavesTheClusterWell(t *testing.T) {
+	t.Parallel()
+	c := cluster(t, kfake.SeedTopics(1, "a"))
+	p := producer(t, c)
+	h := c.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Err: kerr.CorruptMessage, Count: -1})
+	defer h.Remove()
+	out := &collector{}
+	send(p, out, "a", 1, 1)
+	if errs := out.wait(t); !errors.Is(errs[0], ErrRefused) {
+		t.Fatalf("outcome %v", errs[0])
+	}
+	await(t, func() bool { return p.Health().OK })
+}
+
+// givenUp is a Completion that loses interest when told to.
+type givenUp struct {
+	now     atomic.Bool
+	outcome chan error
+}
+
+func (g *givenUp) Produced(_ *Record, err error) { g.outcome <- err }
+func (g *givenUp) Abandoned() bool               { return g.now.Load() }
+
+// The same holds for a batch that nobody wants any more, once the cluster answers again.
+func TestAbandonedBatchLeavesTheClusterWell(t *testing.T) {
+	t.Parallel()
+	c := cluster(t, kfake.SeedTopics(1, "a"))
+	p := producer(t, c, func(o *ProducerOptions) { o.PingInterval = 20 * time.Millisecond })
+	h := c.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Err: kerr.NotEnoughReplicas, Count: -1})
+	g := &givenUp{outcome: make(chan error, 1)}
+	p.Produce(&Record{Topic: "a", Key: []byte("k"), Value: []byte("v"), Done: g})
+	await(t, func() bool { return !p.Health().OK })
+	g.now.Store(true)
+	if err := <-g.outcome; !errors.Is(err, ErrAbandoned) {
+		t.Fatalf("outcome %v", err)
+	}
+	h.Remove()
+	await(t, func() bool { return p.Health().OK })
+}
