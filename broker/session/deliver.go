@@ -189,8 +189,11 @@ func (st *state) send(e *entry, now int64) (ok, fits bool) {
 // transmit gives a PUBLISH its topic alias and offers it to the connection.
 func (st *state) transmit(p *frame.Publish, alias bool) (ok, fits bool) {
 	fresh := alias && st.alias(p)
-	if st.maxPacket != 0 && p.Size(st.version) > int(st.maxPacket) {
-		return false, false
+	if st.tooLarge(p) {
+		p.Alias, p.OmitTopic, fresh = 0, false, false // it may be the alias that is too much
+		if st.tooLarge(p) {
+			return false, false
+		}
 	}
 	buf, _ := st.m.frames.Get().(*[]byte)
 	*buf = p.Append((*buf)[:0], st.version)
@@ -205,6 +208,10 @@ func (st *state) transmit(p *frame.Publish, alias bool) (ok, fits bool) {
 		st.learnAlias(p)
 	}
 	return ok, true
+}
+
+func (st *state) tooLarge(p *frame.Publish) bool {
+	return st.maxPacket != 0 && p.Size(st.version) > int(st.maxPacket)
 }
 
 // maxPooledFrame is the largest encoding buffer that is kept for reuse.
