@@ -43,6 +43,9 @@ func (m *Manager) fanout(rec *message.Record) (late []*state) {
 	}
 	if at, ok := rec.ExpiresAt(); ok && at.UnixMilli() <= m.now() {
 		m.metrics.dropped.WithLabelValues(dropExpired).Inc()
+		if rec.Retain {
+			m.unretain(rec.Topic) // it has replaced what was there
+		}
 		return nil
 	}
 	if rec.Retain {
