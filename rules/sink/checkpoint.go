@@ -326,7 +326,7 @@ func (d *Dispatcher) resumeRules() error {
 // restore opens the decision log as of the checkpoint and counts what is pending in it.
 func (p *pipeline) restore(d *Dispatcher, s sinkState) error {
 	var err error
-	if p.dlog, err = openDecisionLog(d.logDir(p), s.LogStart, s.LogEnd, d.o.SegmentBytes); err != nil {
+	if p.dlog, err = openDecisionLog(d.o.fs, d.logDir(p), s.LogStart, s.LogEnd, d.o.SegmentBytes); err != nil {
 		return err
 	}
 	if err := p.dlog.checkGone(s.Cursor); err != nil {

@@ -76,7 +76,7 @@ func (d *damagedLog) open(t *testing.T, name string, content []byte) ([][]byte, 
 			t.Fatal(err)
 		}
 	}
-	l, err := openDecisionLog(dir, d.start, d.end, 4<<10)
+	l, err := openDecisionLog(osFS{}, dir, d.start, d.end, 4<<10)
 	if err != nil {
 		return nil, err
 	}

@@ -62,30 +62,32 @@ type logSegment struct {
 // decisionLog is one sink's. Appending and syncing are done by one goroutine at a time each, reading by
 // one; the mutex makes them agree.
 type decisionLog struct {
+	fs           fileSystem
 	dir          string
 	segmentBytes int64
 
 	mu       sync.Mutex
 	segments []logSegment // oldest first; the last is written to
-	file     *os.File     // of the last segment
+	file     file         // of the last segment
 	written  int64        // bytes of the last segment in the file
 	buf      []byte       // bytes behind written
-	unsynced []*os.File   // finished segments that are not synced yet
+	unsynced []file       // finished segments that are not synced yet
 	dirDirty bool         // a segment was created and the directory not synced
 	dirty    bool         // something was appended since the last sync
 	skipped  uint64       // highest sequence in front of the first segment, if it is not the one asked for
 	err      error        // sticky: a failed fsync
 
-	reader     *os.File // of readerSeg
+	reader     file // of readerSeg
 	readerSeg  uint64
+	readHead   [frameHeader]byte
 	readBuffer []byte
 }
 
 // openDecisionLog opens the log in dir, removes the segments before start's, and cuts off everything
 // behind end. A zero end empties it.
-func openDecisionLog(dir string, start, end position, segmentBytes int64) (*decisionLog, error) {
-	l := &decisionLog{dir: dir, segmentBytes: segmentBytes}
-	if err := os.MkdirAll(dir, 0o750); err != nil {
+func openDecisionLog(fs fileSystem, dir string, start, end position, segmentBytes int64) (*decisionLog, error) {
+	l := &decisionLog{fs: fs, dir: dir, segmentBytes: segmentBytes}
+	if err := makeDir(fs, dir); err != nil {
 		return nil, fmt.Errorf("decision log: %w", err)
 	}
 	numbers, err := l.list()
@@ -94,7 +96,7 @@ func openDecisionLog(dir string, start, end position, segmentBytes int64) (*deci
 	}
 	for _, n := range numbers {
 		if n < start.Segment || n > end.Segment || end.Offset == 0 {
-			if err := os.Remove(l.path(n)); err != nil {
+			if err := l.fs.Remove(l.path(n)); err != nil {
 				return nil, fmt.Errorf("decision log: %w", err)
 			}
 			continue
@@ -117,13 +119,13 @@ func openDecisionLog(dir string, start, end position, segmentBytes int64) (*deci
 }
 
 func (l *decisionLog) list() ([]uint64, error) {
-	files, err := os.ReadDir(l.dir)
+	files, err := l.fs.List(l.dir)
 	if err != nil {
 		return nil, fmt.Errorf("decision log: %w", err)
 	}
 	var numbers []uint64
 	for _, f := range files {
-		name, ok := strings.CutSuffix(f.Name(), ".log")
+		name, ok := strings.CutSuffix(f, ".log")
 		if n, err := strconv.ParseUint(name, 16, 64); ok && err == nil {
 			numbers = append(numbers, n)
 		}
@@ -136,16 +138,15 @@ func (l *decisionLog) path(n uint64) string { return filepath.Join(l.dir, fmt.Sp
 
 // adopt takes an existing segment over, cut at end if it is the last.
 func (l *decisionLog) adopt(n uint64, end position) error {
-	st, err := os.Stat(l.path(n))
+	size, err := l.sizeOf(n)
 	if err != nil {
 		return fmt.Errorf("decision log: %w", err)
 	}
-	size := st.Size()
 	if n == end.Segment {
 		if size < end.Offset {
 			return fmt.Errorf("%w: %s ends at %d, the checkpoint says %d", ErrDecisionLog, l.path(n), size, end.Offset)
 		}
-		if err := cut(l.path(n), end.Offset); err != nil {
+		if err := l.cut(n, end.Offset); err != nil {
 			return fmt.Errorf("decision log: %w", err)
 		}
 		size = end.Offset
@@ -154,9 +155,18 @@ func (l *decisionLog) adopt(n uint64, end position) error {
 	return nil
 }
 
-// cut shortens a file for good: a later checkpoint no longer names its end.
-func cut(path string, size int64) error {
-	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+func (l *decisionLog) sizeOf(n uint64) (int64, error) {
+	f, err := l.fs.Open(l.path(n))
+	if err != nil {
+		return 0, err
+	}
+	size, err := f.Size()
+	return size, errors.Join(err, f.Close())
+}
+
+// cut shortens a segment for good: a later checkpoint no longer names its end.
+func (l *decisionLog) cut(n uint64, size int64) error {
+	f, err := l.fs.OpenWrite(l.path(n))
 	if err != nil {
 		return err
 	}
@@ -165,7 +175,7 @@ func cut(path string, size int64) error {
 
 // roll starts segment n.
 func (l *decisionLog) roll(n uint64) error {
-	f, err := os.OpenFile(l.path(n), os.O_CREATE|os.O_RDWR|os.O_TRUNC, 0o600)
+	f, err := l.fs.Create(l.path(n))
 	if err != nil {
 		return fmt.Errorf("decision log: %w", err)
 	}
@@ -251,7 +261,7 @@ func (l *decisionLog) sync() error {
 	l.unsynced, l.dirDirty, l.dirty = nil, false, false
 	l.mu.Unlock()
 
-	if err := syncAll(old, cur, dir, l.dir); err != nil {
+	if err := l.syncAll(old, cur, dir); err != nil {
 		l.mu.Lock()
 		defer l.mu.Unlock()
 		l.err = fmt.Errorf("decision log: %w", err)
@@ -260,18 +270,14 @@ func (l *decisionLog) sync() error {
 	return nil
 }
 
-func syncAll(old []*os.File, cur *os.File, dirty bool, dir string) error {
+func (l *decisionLog) syncAll(old []file, cur file, dir bool) error {
 	var errs []error
 	for _, f := range old {
 		errs = append(errs, f.Sync(), f.Close())
 	}
 	errs = append(errs, cur.Sync())
-	if dirty {
-		d, err := os.Open(dir)
-		if err != nil {
-			return errors.Join(append(errs, err)...)
-		}
-		errs = append(errs, d.Sync(), d.Close())
+	if dir {
+		errs = append(errs, l.fs.SyncDir(l.dir))
 	}
 	return errors.Join(errs...)
 }
@@ -340,17 +346,17 @@ func (l *decisionLog) frame(pos position) ([]byte, error) {
 			_ = l.reader.Close()
 			l.reader = nil
 		}
-		f, err := os.Open(l.path(pos.Segment))
+		f, err := l.fs.Open(l.path(pos.Segment))
 		if err != nil {
 			return nil, fmt.Errorf("decision log: %w", err)
 		}
 		l.reader, l.readerSeg = f, pos.Segment
 	}
-	var head [frameHeader]byte
-	if _, err := l.reader.ReadAt(head[:], pos.Offset); err != nil {
+	head := l.readHead[:]
+	if _, err := l.reader.ReadAt(head, pos.Offset); err != nil {
 		return nil, l.damage(pos, err)
 	}
-	n := binary.LittleEndian.Uint32(head[:])
+	n := binary.LittleEndian.Uint32(head)
 	if n > maxChunk {
 		return nil, l.damage(pos, fmt.Errorf("length %d", n))
 	}
@@ -385,7 +391,7 @@ func (l *decisionLog) trim(seq uint64, keep position) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for len(l.segments) > 1 && l.segments[0].last <= seq && l.segments[0].number < keep.Segment {
-		if err := os.Remove(l.path(l.segments[0].number)); err != nil {
+		if err := l.fs.Remove(l.path(l.segments[0].number)); err != nil {
 			return fmt.Errorf("decision log: %w", err)
 		}
 		l.segments = l.segments[1:]

@@ -14,7 +14,7 @@ import (
 
 func openLog(t *testing.T, dir string, start, end position) *decisionLog {
 	t.Helper()
-	l, err := openDecisionLog(dir, start, end, 4<<10)
+	l, err := openDecisionLog(osFS{}, dir, start, end, 4<<10)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -180,7 +180,7 @@ func TestDecisionLogDetectsEveryDamage(t *testing.T) {
 		if err := os.WriteFile(path, bad, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		l, err := openDecisionLog(dir, start, end, 4<<10)
+		l, err := openDecisionLog(osFS{}, dir, start, end, 4<<10)
 		if errors.Is(err, ErrDecisionLog) {
 			continue // in the header
 		}
@@ -206,7 +206,7 @@ func TestDecisionLogDetectsEveryDamage(t *testing.T) {
 	if err := os.Truncate(path, end.Offset-1); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := openDecisionLog(dir, start, end, 4<<10); !errors.Is(err, ErrDecisionLog) {
+	if _, err := openDecisionLog(osFS{}, dir, start, end, 4<<10); !errors.Is(err, ErrDecisionLog) {
 		t.Fatalf("a log that ends before its checkpoint: %v", err)
 	}
 }
@@ -220,7 +220,7 @@ func TestDecisionLogTriesAFullDiskAgain(t *testing.T) {
 	if err != nil {
 		t.Skip("needs /dev/full, which Linux has")
 	}
-	l.file = full
+	l.file = osFile{full}
 	if err := l.sync(); err == nil {
 		t.Fatal("a full disk took the chunks")
 	}

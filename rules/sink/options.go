@@ -71,6 +71,8 @@ type Options struct {
 
 	// compile replaces the rules package in tests.
 	compile compiler
+	// fs is where the decision logs are; tests have one that forgets.
+	fs fileSystem
 }
 
 func (o *Options) fill() error {
@@ -91,6 +93,9 @@ func (o *Options) fill() error {
 	}
 	if o.Metrics == nil {
 		o.Metrics = NewMetrics(nil)
+	}
+	if o.fs == nil {
+		o.fs = osFS{}
 	}
 	if o.compile == nil {
 		o.compile = rulesCompiler(rules.Options{Cell: o.Cell, ErrorTopic: o.ErrorTopic})

@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
-	"io"
-	"os"
 )
 
 // link holds every segment against the one that follows it, which says where it ends.
@@ -60,13 +58,13 @@ func (h *logHeader) encode() []byte {
 
 // header reads and checks a segment's header.
 func (l *decisionLog) header(n uint64) (h logHeader, err error) {
-	f, err := os.Open(l.path(n))
+	f, err := l.fs.Open(l.path(n))
 	if err != nil {
 		return h, fmt.Errorf("decision log: %w", err)
 	}
 	defer func() { _ = f.Close() }()
 	b := make([]byte, segmentHeader)
-	if _, err := io.ReadFull(f, b); err != nil {
+	if _, err := f.ReadAt(b, 0); err != nil {
 		return h, l.damage(position{Segment: n}, err)
 	}
 	le := binary.LittleEndian
