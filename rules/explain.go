@@ -3,6 +3,7 @@ package rules
 import (
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -274,16 +275,37 @@ func (x *RuleExplanation) write(b *strings.Builder) {
 		fmt.Fprintf(b, ": %s", x.Reason)
 	}
 	b.WriteByte('\n')
+	told := x.Reason
 	for _, v := range x.Values {
-		if v.Error != "" {
+		switch {
+		case v.Error != "" && v.Error == told: // of the payload as a whole, told already
+		case v.Error != "":
+			told = v.Error
 			fmt.Fprintf(b, "         %s: %s\n", v.Part, v.Error)
-		} else {
+		default:
 			fmt.Fprintf(b, "         %s = %s\n", v.Part, appendJSON(nil, v.Value))
 		}
 	}
 	for _, o := range x.Outputs {
-		fmt.Fprintf(b, "       → %s\n", appendJSON(nil, o))
+		fmt.Fprintf(b, "       → %s\n", outputText(o))
 	}
+}
+
+// outputText is an output for people: where it goes, and what goes there.
+func outputText(o map[string]any) string {
+	sink, name := o["sink"], o["topic"]
+	switch {
+	case o["error"] != nil:
+		return fmt.Sprintf("%s: %v", sink, o["error"])
+	case name == nil:
+		rest := maps.Clone(o)
+		delete(rest, "sink")
+		delete(rest, "target")
+		return fmt.Sprintf("%s %s", sink, appendJSON(nil, rest))
+	case o["lane"] != nil:
+		return fmt.Sprintf("%s %s, lane %s, key %s: %s", sink, name, o["lane"], o["key"], appendJSON(nil, o["value"]))
+	}
+	return fmt.Sprintf("%s %s, key %s: %s", sink, name, o["key"], appendJSON(nil, o["value"]))
 }
 
 // ExplainPaths explains a message by the rules below the paths and writes the result. ok is false when

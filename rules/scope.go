@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"regexp"
 	"strings"
 
 	"github.com/expr-lang/expr/file"
@@ -134,9 +135,15 @@ func shorten(s string) string {
 	return s
 }
 
+// operandTypes is how expr says at run time that an operation does not fit its operands.
+var operandTypes = regexp.MustCompile(`^invalid operation: ([][{}.a-zA-Z0-9 ]+) ([^a-zA-Z0-9 ]+) ([][{}.a-zA-Z0-9 ]+)$`)
+
 // safeMessage puts expr's messages into words and blots out quoted values.
 func safeMessage(m string) string {
 	var from, to string
+	if p := operandTypes.FindStringSubmatch(m); p != nil {
+		return fmt.Sprintf("%s does not work between %s and %s", p[2], typeWord(p[1]), typeWord(p[3]))
+	}
 	switch {
 	case strings.HasPrefix(m, "interface conversion:"):
 		if n, _ := fmt.Sscanf(m[strings.LastIndex(m, "is ")+3:], "%s not %s", &from, &to); n == 2 {

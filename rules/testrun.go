@@ -149,10 +149,15 @@ func jsonOrText(b []byte) any {
 // compare holds the outputs against the expectations.
 func (s *testStep) compare(outs []*output, rules []string) []TestFailure {
 	var fails []TestFailure
+	var almost []*output
 	for _, e := range s.expect {
-		if reason := e.take(outs); reason != "" {
+		if reason, near := e.take(outs); reason != "" {
 			fails = append(fails, TestFailure{Line: e.line, Message: reason})
+			almost = append(almost, near...)
 		}
+	}
+	for _, o := range almost { // told with the expectation that it does not meet
+		o.used = true
 	}
 	for _, o := range outs {
 		if o.used || (len(rules) > 0 && !contains(rules, o.rule)) {
@@ -172,10 +177,11 @@ func (o *output) String() string {
 }
 
 // take marks the outputs that the expectation stands for; else it says what is missing. Without target
-// and sink it stands for all outputs of the rule.
-func (e *expectation) take(outs []*output) string {
+// and sink it stands for all outputs of the rule. near is the output of that sink and target, if there is one, that the
+// reason is about.
+func (e *expectation) take(outs []*output) (reason string, near []*output) {
 	whole := e.target < 0 && e.sink == 0 && e.err == nil
-	var reasons []string
+	var reasons, close []string
 	found := false
 	for _, o := range outs {
 		if o.used || o.rule != e.rule {
@@ -183,20 +189,37 @@ func (e *expectation) take(outs []*output) string {
 		}
 		if reason := e.mismatch(o); reason != "" {
 			reasons = append(reasons, reason)
+			if e.elsewhere(o) == "" {
+				close, near = append(close, reason), append(near, o)
+			}
 			continue
 		}
 		o.used, found = true, true
 		if !whole {
-			return ""
+			return "", nil
 		}
 	}
-	if found {
-		return ""
+	switch {
+	case found:
+		return "", nil
+	case len(close) == 1:
+		return fmt.Sprintf("rule %s: %s", e.rule, close[0]), near
+	case len(reasons) > 0:
+		return fmt.Sprintf("rule %s: %s", e.rule, strings.Join(reasons, "; ")), nil
 	}
-	if len(reasons) > 0 {
-		return fmt.Sprintf("rule %s: %s", e.rule, strings.Join(reasons, "; "))
+	return fmt.Sprintf("rule %s gave nothing that matches", e.rule), nil
+}
+
+// elsewhere says that an output went to another sink or target than the expected one, "" when it did not.
+func (e *expectation) elsewhere(o *output) string {
+	switch {
+	case o.err != "":
+	case e.target >= 0 && e.target != o.target:
+		return fmt.Sprintf("target %d is not %d", o.target, e.target)
+	case e.sink != 0 && e.sink != o.sink:
+		return fmt.Sprintf("target %d goes to %s, not to %s", o.target, o.sink, e.sink)
 	}
-	return fmt.Sprintf("rule %s gave nothing that matches", e.rule)
+	return ""
 }
 
 // mismatch says why an output is not the expected one, "" when it is.
@@ -210,10 +233,9 @@ func (e *expectation) mismatch(o *output) string {
 		return ""
 	case o.err != "":
 		return o.err
-	case e.target >= 0 && e.target != o.target:
-		return fmt.Sprintf("target %d is not %d", o.target, e.target)
-	case e.sink != 0 && e.sink != o.sink:
-		return fmt.Sprintf("target %d goes to %s, not to %s", o.target, o.sink, e.sink)
+	}
+	if away := e.elsewhere(o); away != "" {
+		return away
 	}
 	return differs("", anyMap(e.want), anyMap(o.got))
 }

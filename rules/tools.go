@@ -27,6 +27,8 @@ type ToolOptions struct {
 type workspace struct {
 	rules map[string][]byte // by path as a user would type it
 	tests map[string][]byte
+	// passed are YAML files whose names are neither those of rules nor of tests: a gateway does not read them.
+	passed []string
 }
 
 // openPaths reads rule and test files. A path is a folder or a file; with a test file come the rules of
@@ -46,6 +48,9 @@ func openPaths(paths []string) (*workspace, error) {
 				err = ws.addFile(p, ws.tests)
 			}
 		default:
+			if !strings.HasSuffix(p, rulesSuffix) {
+				ws.passed = append(ws.passed, p)
+			}
 			err = ws.addFile(p, ws.rules)
 		}
 		if err != nil {
@@ -77,8 +82,20 @@ func (ws *workspace) addDir(dir string, tests bool) error {
 	if err == nil && tests {
 		err = walkYAML(os.DirFS(dir), testSuffix, add(ws.tests))
 	}
+	if err == nil {
+		err = walkYAML(os.DirFS(dir), "ml", func(name string) error {
+			rule := strings.HasSuffix(name, rulesSuffix) || strings.HasSuffix(name, testSuffix)
+			if ext := filepath.Ext(name); !rule && (ext == ".yaml" || ext == ".yml") && len(ws.passed) < maxPassed {
+				ws.passed = append(ws.passed, filepath.Join(dir, filepath.FromSlash(name)))
+			}
+			return nil
+		})
+	}
 	return err
 }
+
+// maxPassed bounds the names of files that are passed over.
+const maxPassed = 20
 
 // compile compiles the rules and reads the tests; the findings of both come together.
 func (ws *workspace) compile(o ToolOptions) (*Set, []*testCase, Diagnostics) {
@@ -150,13 +167,28 @@ func Check(w io.Writer, paths []string, o ToolOptions) (ok bool, err error) {
 		rep.Diagnostics = append(Diagnostics{}, diags...)
 		err = writeJSON(w, rep)
 	case rep.OK:
-		_, err = fmt.Fprintf(w, "ok: %s, %s and %s\n", counted(rep.Rules, "rule"), counted(rep.Tests, "test"), "no findings")
+		_, err = fmt.Fprintf(w, "ok: %s, %s and no findings\n", counted(rep.Rules, "rule"), counted(rep.Tests, "test"))
 	default:
 		if err = diags.Write(w); err == nil {
 			_, err = fmt.Fprintf(w, "\n%s\n", counted(len(diags), "finding"))
 		}
 	}
+	if err == nil && !o.JSON {
+		err = ws.writePassed(w)
+	}
 	return rep.OK, err
+}
+
+// writePassed names the files that a gateway does not read, and says so when there is none that it does.
+func (ws *workspace) writePassed(w io.Writer) error {
+	var err error
+	switch {
+	case len(ws.passed) > 0:
+		_, err = fmt.Fprintf(w, "a gateway reads only files that end with %s; it passes over: %s\n", rulesSuffix, strings.Join(ws.passed, ", "))
+	case len(ws.rules) == 0:
+		_, err = fmt.Fprintf(w, "no file here ends with %s\n", rulesSuffix)
+	}
+	return err
 }
 
 func counted(n int, what string) string {
