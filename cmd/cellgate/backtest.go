@@ -1,10 +1,10 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 	"io"
 	"path/filepath"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -167,15 +167,23 @@ func printBacktest(w io.Writer, r *backtestReport) error {
 		out := table{}
 		out.row("  RULE", "MODE", "MATCHED", "ERRORS", "PER TARGET")
 		for _, n := range t.Rules {
-			per, _ := json.Marshal(n.Targets) //nolint:errchkjson // numbers
+			per := strings.Trim(strings.ReplaceAll(fmt.Sprint(n.Targets), " ", ", "), "[]")
 			matched := n.Matched
 			if n.Shadow > 0 {
 				matched = n.Shadow
 			}
-			out.row("  "+n.Rule, n.Mode, fmt.Sprint(matched), fmt.Sprint(n.Errors), string(per))
+			out.row("  "+n.Rule, n.Mode, fmt.Sprint(matched), fmt.Sprint(n.Errors), per)
 		}
 		if err := out.write(w); err != nil {
 			return err
+		}
+		for _, n := range t.Rules {
+			if n.Example == "" {
+				continue
+			}
+			if _, err := fmt.Fprintf(w, "  %s, first error: %s\n", n.Rule, n.Example); err != nil {
+				return err
+			}
 		}
 	}
 	return nil

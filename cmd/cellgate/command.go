@@ -154,14 +154,20 @@ func (c *cli) send(cmd *cobra.Command, f *sendFlags) error {
 	if warning := auth.CheckVIN(f.vin); !warning.Shape {
 		fmt.Fprintf(c.err, "cellgate: vin: %s: %s; the command is sent all the same\n", f.vin, warning.Warning()) //nolint:errcheck // a hint
 	}
+	start := time.Now()
 	raw, s, err := follow(cmd.Context(), client, "/v1/vehicles/"+url.PathEscape(f.vin)+"/commands", body, f.wait)
-	if err != nil {
+	if s == nil {
 		return err
 	}
 	if err := c.print(raw, func(w io.Writer) error { return s.print(w, time.Now()) }); err != nil || f.wait <= 0 {
 		return err
 	}
-	if !s.final() {
+	switch waited := time.Since(start).Round(100 * time.Millisecond); {
+	case cmd.Context().Err() != nil:
+		return fmt.Errorf("command: %s: %s when the waiting was stopped after %s; it goes on, `cellgate command status %s` tells how", s.ID, s.State, waited, s.ID)
+	case err != nil:
+		return fmt.Errorf("command: %s: handed over, %s when last heard of: %w", s.ID, s.State, err)
+	case !s.final():
 		return fmt.Errorf("command: %s: still %s after %s; `cellgate command status %s` tells how it goes on", s.ID, s.State, f.wait, s.ID)
 	}
 	if s.failed() {
@@ -173,20 +179,23 @@ func (c *cli) send(cmd *cobra.Command, f *sendFlags) error {
 // longestWait is how long one call may wait; the gateway's own bound is a minute.
 const longestWait = 50 * time.Second
 
-// follow sends a command and waits for its final state, over several calls when that takes longer than one may:
-// the same command under the same id is the same command.
+// follow sends a command, which gives it its id, and then waits for its final state, over several calls when that takes
+// longer than one may: the same command under the same id is the same command. With an error in the waiting come the
+// last answer and state; s is nil when the command has not been taken.
 func follow(ctx context.Context, client *apiClient, path string, body map[string]any, wait time.Duration) (json.RawMessage, *commandState, error) {
-	for deadline := time.Now().Add(wait); ; {
-		query := ""
-		if left := min(time.Until(deadline), longestWait); left > 0 && wait > 0 {
-			query = "?wait=" + url.QueryEscape(left.Round(time.Millisecond).String())
-		}
-		raw, s, err := commandCall(ctx, client, "POST", path+query, body)
-		if err != nil || s.final() || time.Until(deadline) <= 0 {
+	deadline := time.Now().Add(wait)
+	raw, s, err := commandCall(ctx, client, "POST", path, body)
+	for err == nil && !s.final() && time.Until(deadline) > 0 {
+		body["id"] = s.ID
+		left := max(time.Millisecond, min(time.Until(deadline), longestWait).Round(time.Millisecond))
+		query := "?wait=" + url.QueryEscape(left.String())
+		newRaw, newState, err := commandCall(ctx, client, "POST", path+query, body)
+		if err != nil {
 			return raw, s, err
 		}
-		body["id"] = s.ID
+		raw, s = newRaw, newState
 	}
+	return raw, s, err
 }
 
 // commandCall makes a call whose answer is a command.

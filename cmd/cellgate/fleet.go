@@ -40,13 +40,14 @@ reconnects with jittered back-off. It shows a summary line as it goes and ends w
 With --data or --config it finds the gateway on this machine and issues tokens with its keys; against
 another one, give --broker, --ca and --tokens or --token-dir. Sequence numbers are in the payload ("seq");
 --ledger keeps what was acknowledged, to be compared with what arrived.`,
-		Example: `  cellgate fleet --vehicles 500 --rate 2 --duration 1m --ledger ledger.txt
+		Example: `  cellgate fleet --vehicles 500 --first 1000 --rate 2 --duration 1m --ledger ledger.txt
   cellgate fleet --broker gw-1.example.com:8883 --ca ca.crt --tokens tokens.txt --rate 0.1
   cellgate fleet --broker 127.0.0.1:1884 --no-tokens --vehicles 200 --saturate --json`,
 		Args: takes(),
 		RunE: func(cmd *cobra.Command, _ []string) error { return c.fleet(cmd, f) },
 	}
 	f.localFlags(cmd)
+	f.elsewhere = "--broker"
 	f.whereFlags(cmd)
 	f.loadFlags(cmd)
 	c.jsonFlag(cmd)

@@ -28,6 +28,7 @@ import (
 type target struct {
 	data, config   string
 	api, token, ca string
+	elsewhere      string // the flag that names a gateway on another machine, "" when the command has none
 
 	once sync.Once
 	cfg  *configs.Config
@@ -52,6 +53,7 @@ func (t *target) localFlags(cmd *cobra.Command) {
 // flags adds those, and the ones for a gateway elsewhere.
 func (t *target) flags(cmd *cobra.Command) {
 	t.localFlags(cmd)
+	t.elsewhere = "--api"
 	cmd.Flags().StringVar(&t.api, "api", "", "URL of a gateway's HTTP API, instead of --data; needs --token")
 	cmd.Flags().StringVar(&t.token, "token", os.Getenv("CELLGATE_TOKEN"), "token for the API; also CELLGATE_TOKEN")
 	cmd.Flags().StringVar(&t.ca, "ca", "", "PEM file of the authority that signed the gateway's certificate")
@@ -64,7 +66,7 @@ func (t *target) load() (*configs.Config, *runfile.File, error) {
 		if file == "" {
 			file = filepath.Join(t.data, "configs", "dev.yaml")
 			if _, err := os.Stat(file); errors.Is(err, fs.ErrNotExist) {
-				t.err = fmt.Errorf("data: no gateway in %s; start one with `cellgate dev --data %s`, or name one with --config or --api", t.data, t.data)
+				t.err = fmt.Errorf("data: no gateway in %s; start one with `cellgate dev --data %s`, or name one with %s", t.data, t.data, t.names())
 				return
 			}
 		}
@@ -73,6 +75,14 @@ func (t *target) load() (*configs.Config, *runfile.File, error) {
 		}
 	})
 	return t.cfg, t.run, t.err
+}
+
+// names are the flags that name another gateway.
+func (t *target) names() string {
+	if t.elsewhere == "" {
+		return "--config"
+	}
+	return "--config or " + t.elsewhere
 }
 
 // authority opens the gateway's keys. The caller closes it.

@@ -310,7 +310,7 @@ Live connections end within a second.`,
 		Args: takes(),
 		RunE: func(*cobra.Command, []string) error {
 			if r.TokenID == "" && r.Subject == "" && before == "" {
-				return usagef("token: give --jti, --sub or --before")
+				return usagef("token: give --jti, --sub or --before; see `cellgate token revoke --help`")
 			}
 			if before != "" {
 				at, err := time.Parse(time.RFC3339, before)

@@ -1,0 +1,75 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+)
+
+// waitingGateway takes a command, and calls waited when somebody waits for its state; the answer comes with the end of
+// the wait.
+func waitingGateway(t *testing.T, waited func()) *httptest.Server {
+	t.Helper()
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Query().Get("wait") != "" {
+			_, _ = io.ReadAll(r.Body)
+			waited()
+			<-r.Context().Done()
+			return
+		}
+		w.WriteHeader(http.StatusAccepted)
+		_, _ = io.WriteString(w, `{"id":"cmd-1","vin":"LTEST000000000001","name":"x","state":"queued"}`)
+	}))
+	t.Cleanup(s.Close)
+	return s
+}
+
+// Who stops waiting for a command still learns which command it is, and that it goes on.
+func TestCommandStoppedWaitingNamesTheCommand(t *testing.T) {
+	t.Parallel()
+	for _, format := range []string{"text", "json"} {
+		t.Run(format, func(t *testing.T) {
+			t.Parallel()
+			ctx, stop := context.WithCancel(t.Context())
+			s := waitingGateway(t, stop)
+			var out bytes.Buffer
+			args := []string{"command", "send", "--api", s.URL, "--token", "t", "--vin", "LTEST000000000001", "--name", "x", "--wait"}
+			if format == "json" {
+				args = append(args, "--json")
+			}
+			root := newRoot(&cli{in: strings.NewReader(""), out: &out, err: io.Discard})
+			root.SetArgs(args)
+			err := root.ExecuteContext(ctx)
+			if err == nil || !strings.Contains(err.Error(), "command: cmd-1: queued when the waiting was stopped") ||
+				!strings.Contains(err.Error(), "`cellgate command status cmd-1`") {
+				t.Errorf("error %v", err)
+			}
+			if format == "json" {
+				var v map[string]any
+				unmarshal(t, out.String(), &v)
+			} else if !strings.Contains(out.String(), "cmd-1") {
+				t.Errorf("printed %q", out.String())
+			}
+		})
+	}
+}
+
+// A command that names a gateway on this machine says how to name another one, by the flags that it has.
+func TestNoGatewayNamesTheFlagsThatThereAre(t *testing.T) {
+	t.Parallel()
+	for args, want := range map[string]string{
+		"status --data /nonexistent":              "or name one with --config or --api",
+		"token issue --vin A --data /nonexistent": "or name one with --config",
+		"rules check --data /nonexistent":         "or name one with --config",
+		"fleet --data /nonexistent":               "or name one with --config or --broker",
+	} {
+		var errOut bytes.Buffer
+		if got := run(strings.Fields(args), strings.NewReader(""), io.Discard, &errOut); got != exitNo || !strings.HasSuffix(errOut.String(), want+"\n") {
+			t.Errorf("%s: exit %d, %s", args, got, errOut.String())
+		}
+	}
+}
