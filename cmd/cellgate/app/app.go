@@ -76,6 +76,7 @@ func New(ctx context.Context, o Options) (*App, error) {
 // open is the gateway in one straight line: each part is made from those before it.
 func (a *App) open(ctx context.Context) error {
 	for _, open := range []func(context.Context) error{
+		a.checkListeners,
 		a.openState,
 		a.openJournal,
 		a.openRedis,

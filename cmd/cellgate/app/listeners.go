@@ -1,11 +1,15 @@
 package app
 
 import (
+	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net/netip"
+	"os"
 	"sync/atomic"
 	"syscall"
 
@@ -162,6 +166,54 @@ func classOf(topic string) string {
 		}
 	}
 	return rest
+}
+
+// checkListeners reads the files of every listener's TLS before anything is opened, so that a file that is missing or
+// wrong is told by the key that names it.
+func (a *App) checkListeners(context.Context) error {
+	for i, l := range a.cfg.Listeners {
+		if err := checkServerTLS(fmt.Sprintf("listeners[%d].tls", i), l.TLS); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func checkServerTLS(setting string, t *configs.ServerTLS) error {
+	if t == nil {
+		return nil
+	}
+	cert, err := readNamed(setting+".cert", t.Cert)
+	if err != nil {
+		return err
+	}
+	key, err := readNamed(setting+".key", t.Key)
+	if err != nil {
+		return err
+	}
+	if _, err := tls.X509KeyPair(cert, key); err != nil {
+		return fmt.Errorf("%s: cert %s and key %s are no PEM files of a pair: %w", setting, t.Cert, t.Key, err)
+	}
+	if t.ClientCA == "" || t.ClientAuth == "none" {
+		return nil
+	}
+	if _, err := readNamed(setting+".client_ca", t.ClientCA); err != nil {
+		return err
+	}
+	if _, err := readPool(string(t.ClientCA)); err != nil {
+		return fmt.Errorf("%s.client_ca: %w; name a PEM file of the vehicles' authorities", setting, err)
+	}
+	return nil
+}
+
+// readNamed reads a file that a key of the configuration names.
+func readNamed(setting string, file configs.Path) ([]byte, error) {
+	b, err := os.ReadFile(string(file))
+	var path *fs.PathError
+	if errors.As(err, &path) {
+		return nil, fmt.Errorf("%s: %s: %w; name a PEM file that the gateway may read", setting, file, path.Err)
+	}
+	return b, err
 }
 
 // pool is a set of authorities that can be replaced.

@@ -1,6 +1,9 @@
 package app
 
 import (
+	"os"
+	"path/filepath"
+	"strings"
 	"testing"
 
 	"cellgate/broker"
@@ -28,5 +31,31 @@ func TestAckModesByClass(t *testing.T) {
 	}
 	if _, kafka := ackModes(&configs.Uplink{Ack: "journal"}); kafka {
 		t.Error("nobody waits for kafka by default")
+	}
+}
+
+// A file of TLS that is missing or wrong is told by its key.
+func TestListenerFilesAreToldByTheirKeys(t *testing.T) {
+	t.Parallel()
+	junk := filepath.Join(t.TempDir(), "junk.pem")
+	if err := os.WriteFile(junk, []byte("junk"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct{ cert, key, want string }{
+		{"/nonexistent.crt", junk, "listeners[0].tls.cert: /nonexistent.crt: no such file or directory; name a PEM file"},
+		{junk, "/nonexistent.key", "listeners[0].tls.key: /nonexistent.key: no such file or directory; name a PEM file"},
+		{junk, junk, "listeners[0].tls: cert " + junk + " and key " + junk + " are no PEM files of a pair"},
+	} {
+		cfg := &configs.Config{Listeners: []configs.Listener{
+			{Name: "v", TLS: &configs.ServerTLS{Cert: configs.Path(c.cert), Key: configs.Path(c.key)}},
+		}}
+		a := &App{parts: parts{cfg: cfg}}
+		if err := a.checkListeners(t.Context()); err == nil || !strings.HasPrefix(err.Error(), c.want) {
+			t.Errorf("got %v, want %s", err, c.want)
+		}
+	}
+	plain := &App{parts: parts{cfg: &configs.Config{Listeners: []configs.Listener{{Name: "plain"}}}}}
+	if err := plain.checkListeners(t.Context()); err != nil {
+		t.Errorf("a listener without TLS: %v", err)
 	}
 }
