@@ -1,7 +1,6 @@
 package broker
 
 import (
-	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -70,8 +69,8 @@ func (x *Index) Subscribe(client string, sub session.Subscription) {
 		x.joinLocked(sub.Filter, 1)
 	}
 	x.subs[n] = sub
-	for _, filter := range entries(sub.Filter) {
-		x.topics.Subscribe(key.client, packets.Subscription{Filter: filter, Qos: sub.QoS, Identifier: n})
+	for i, filter := range entries(sub.Filter) {
+		x.topics.Subscribe(holder(key.client, i > 0), packets.Subscription{Filter: filter, Qos: sub.QoS, Identifier: n})
 	}
 }
 
@@ -87,8 +86,8 @@ func (x *Index) Unsubscribe(client, filter string) {
 	delete(x.numbers, key)
 	delete(x.subs, n)
 	x.count.Add(-1)
-	for _, entry := range entries(filter) {
-		x.topics.Unsubscribe(entry, client)
+	for i, entry := range entries(filter) {
+		x.topics.Unsubscribe(entry, holder(client, i > 0))
 	}
 	x.joinLocked(filter, -1)
 }
@@ -125,6 +124,18 @@ func entries(filter string) []string {
 	return []string{filter}
 }
 
+// parentMark is behind the name of a client whose second entry it is: the client may have a subscription to the
+// parent of its own, which is another one. No client identifier has a null character.
+const parentMark = "\x00"
+
+// holder is the name under which mochi holds a client's entry.
+func holder(client string, parent bool) string {
+	if parent {
+		return client + parentMark
+	}
+	return client
+}
+
 // Match implements session.Index.
 func (x *Index) Match(topic, publisher string, fn func(client string, m session.Matched)) {
 	if x.Count() == 0 || topic == "" {
@@ -136,14 +147,17 @@ func (x *Index) Match(topic, publisher string, fn func(client string, m session.
 	}
 	matches := make(map[string]*session.Matched, len(found.Subscriptions)+len(found.Shared))
 	x.mu.Lock()
-	for client, sub := range found.Subscriptions {
+	for held, sub := range found.Subscriptions {
+		client := strings.TrimSuffix(held, parentMark)
 		for _, n := range sub.Identifiers {
 			x.mergeLocked(matches, client, n, client == publisher)
 		}
 	}
 	for filter, members := range found.Shared {
-		if client, n, ok := x.selectLocked(filter, members); ok {
-			x.mergeLocked(matches, client, n, false) // no local is not allowed on shared ones
+		for _, parent := range []bool{false, true} {
+			if client, n, ok := x.selectLocked(filter, members, parent); ok {
+				x.mergeLocked(matches, client, n, false) // no local is not allowed on shared ones
+			}
 		}
 	}
 	x.mu.Unlock()
@@ -180,8 +194,8 @@ func (x *Index) Member(filter, topic string) (client string, sub session.Subscri
 	shared := x.topics.Subscribers(topic).Shared
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	for _, entry := range entries(filter) {
-		client, n, found := x.selectLocked(entry, shared[entry])
+	for i, entry := range entries(filter) {
+		client, n, found := x.selectLocked(entry, shared[entry], i > 0)
 		if sub, ok := x.subs[n]; found && ok {
 			return client, sub, true
 		}
@@ -190,37 +204,42 @@ func (x *Index) Member(filter, topic string) (client string, sub session.Subscri
 }
 
 // selectLocked picks one member of a shared group: the connected ones in turn, in an order that does not
-// change from call to call; all of them in turn when none is connected.
-func (x *Index) selectLocked(filter string, members map[string]packets.Subscription) (client string, n int, ok bool) {
+// change from call to call; all of them in turn when none is connected. members are what mochi holds under the
+// filter; with parent the group is the one whose second entry that is: see entries.
+func (x *Index) selectLocked(filter string, members map[string]packets.Subscription, parent bool) (client string, n int, ok bool) {
+	g := x.groups[filter]
+	if parent {
+		g = x.groups[filter+"/#"]
+	}
+	if g == nil {
+		return "", 0, false
+	}
 	connected := func(string) bool { return true }
 	if fn := x.connected.Load(); fn != nil {
 		connected = *fn
 	}
-	candidates := make([]string, 0, len(members))
-	for c := range members {
+	all := make([]string, 0, len(members))
+	for held := range members {
+		if c, isParent := strings.CutSuffix(held, parentMark); isParent == parent {
+			all = append(all, c)
+		}
+	}
+	candidates := make([]string, 0, len(all))
+	for _, c := range all {
 		if connected(c) {
 			candidates = append(candidates, c)
 		}
 	}
 	if len(candidates) == 0 {
-		candidates = slices.AppendSeq(candidates, maps.Keys(members))
+		candidates = all
 	}
-	g := x.groupOf(filter)
-	if len(candidates) == 0 || g == nil {
+	if len(candidates) == 0 {
 		return "", 0, false
 	}
 	slices.Sort(candidates)
 	client = candidates[g.turn%len(candidates)]
 	g.turn++
-	return client, members[client].Identifier, true
-}
-
-// groupOf finds the group of a filter that mochi found, which may be the second entry of a filter: see entries.
-func (x *Index) groupOf(filter string) *group {
-	if g := x.groups[filter]; g != nil {
-		return g
-	}
-	return x.groups[filter+"/#"]
+	return client, members[holder(client, parent)].Identifier, true
 }
 
 // Retain implements session.Index.

@@ -163,3 +163,41 @@ func TestRetained(t *testing.T) {
 		t.Errorf("%d branches are left", n)
 	}
 }
+
+// a/+/# is also held as a/+: that is nothing to a client's own subscription to a/+, or to another group's.
+func TestIndexWildcardParentIsNotAnother(t *testing.T) {
+	t.Parallel()
+	subscribe := func(x *Index, order ...string) {
+		for _, f := range order {
+			x.Subscribe("c", session.Subscription{Filter: f, ID: uint32(len(f))})
+		}
+	}
+	for _, order := range [][]string{{"a/+", "a/+/#"}, {"a/+/#", "a/+"}} {
+		x := NewIndex()
+		subscribe(x, order...)
+		if got := matches(x, "a/b")["c"].IDs; !slices.Equal(got, []uint32{3, 5}) {
+			t.Errorf("%q: identifiers %v", order, got)
+		}
+		for _, gone := range order {
+			x.Unsubscribe("c", gone)
+			if got := clients(x, "a/b"); !slices.Equal(got, []string{"c"}) {
+				t.Errorf("%q, %s unsubscribed: %q", order, gone, got)
+			}
+			subscribe(x, gone)
+		}
+	}
+	x := NewIndex()
+	x.Subscribe("c", session.Subscription{Filter: "$share/g/a/+"})
+	x.Subscribe("d", session.Subscription{Filter: "$share/g/a/+/#"})
+	for range 2 {
+		if got := clients(x, "a/b"); !slices.Equal(got, []string{"c", "d"}) {
+			t.Errorf("shared: %q, want a member of each", got)
+		}
+	}
+	if client, _, _ := x.Member("$share/g/a/+/#", "a/b"); client != "d" {
+		t.Errorf("member %q", client)
+	}
+	if client, _, _ := x.Member("$share/g/a/+", "a/b"); client != "c" {
+		t.Errorf("member %q", client)
+	}
+}
