@@ -22,7 +22,8 @@ func (b *Broker) serveWebSocket(l *listener) {
 	mux.HandleFunc(l.path, func(w http.ResponseWriter, r *http.Request) { b.upgrade(l, w, r) })
 	limits := b.limits.Load()
 	server := &http.Server{
-		Handler: mux, ReadHeaderTimeout: limits.HandshakeTimeout, MaxHeaderBytes: 16 << 10, ConnContext: withSocket,
+		// ReadTimeout is for what does not become a WebSocket: its body, and its wait for the next request.
+		Handler: mux, ReadTimeout: limits.HandshakeTimeout, MaxHeaderBytes: 16 << 10, ConnContext: withSocket,
 		ErrorLog: slog.NewLogLogger(b.log.Handler(), slog.LevelDebug),
 	}
 	if l.tls != nil {

@@ -1,0 +1,29 @@
+package broker
+
+import (
+	"io"
+	"net"
+	"testing"
+	"time"
+)
+
+// What never becomes a WebSocket does not keep its socket: neither behind an answer, nor with a body that does not come.
+func TestHTTPKeepsNoSocket(t *testing.T) {
+	t.Parallel()
+	h := newHarness(t, webSocketListener, func(o *Options) { o.Limits.HandshakeTimeout = 200 * time.Millisecond })
+	for _, request := range []string{
+		"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
+		"POST /mqtt HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n",
+		"GET /mqtt HTTP/1.1\r\nHost: x\r\n",
+	} {
+		c, err := net.Dial("tcp", h.b.Addrs()["cars"].String())
+		must(t, err)
+		_, err = io.WriteString(c, request)
+		must(t, err)
+		must(t, c.SetReadDeadline(time.Now().Add(testPatience/3)))
+		if _, err := io.Copy(io.Discard, c); err != nil {
+			t.Errorf("%q: still open: %v", request, err)
+		}
+		_ = c.Close()
+	}
+}
