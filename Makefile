@@ -72,9 +72,10 @@ faults: build tools-real ## FAULTS faults of three brokers and Redis, an OUTAGE 
 	FAULTS=$(FAULTS) OUTAGE=$(OUTAGE) $(GO) test -tags real -count=1 -timeout 12h -v -run 'TestFaults|TestOutage|TestRedisFailover' \
 		./test/real | $(GO) run ./test/progress
 
-power: ## simulated power loss in the journal, POWER_STATES crash states
+power: ## simulated power loss in the journal, and in decision logs and cursors, POWER_STATES crash states each
 	@echo "==> power loss: $(POWER_STATES) states"
 	POWER_STATES=$(POWER_STATES) $(GO) test -count=1 -timeout 12h -run 'Power|Crash' ./broker/journal
+	POWER_STATES=$(POWER_STATES) $(GO) test -count=1 -timeout 12h -run Power ./rules/sink
 
 damage: ## a bit flipped in every seventh byte of a state file, and long random runs; the tests take a sample
 	@echo "==> damage to the state file"

@@ -159,6 +159,35 @@ func TestDecisionLogKnowsHowFarItGoesBehindARestart(t *testing.T) {
 	}
 }
 
+// A power loss may keep some removals of a trim and undo others.
+func TestDecisionLogBeginsBehindATrimThatWasUndone(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	l := openLog(t, dir, position{}, position{})
+	fill(t, l, 1, 200)
+	if err := l.sync(); err != nil {
+		t.Fatal(err)
+	}
+	start, end := l.start(), l.end()
+	if len(l.segments) < 4 {
+		t.Fatalf("%d segments", len(l.segments))
+	}
+	passed := l.segments[1].last
+	if err := os.Remove(l.path(l.segments[1].number)); err != nil {
+		t.Fatal(err)
+	}
+	want := readAll(t, l, position{Segment: l.segments[2].number, Offset: int64(segmentHeader)})
+	l.close()
+	l = openLog(t, dir, start, end)
+	same(t, readAll(t, l, l.start()), want)
+	if err := l.checkGone(passed); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.checkGone(passed - 1); !errors.Is(err, ErrDecisionLog) {
+		t.Fatalf("a record that the cursor has not passed is gone: %v", err)
+	}
+}
+
 func TestDecisionLogDetectsEveryDamage(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

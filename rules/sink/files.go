@@ -85,11 +85,13 @@ func (f osFile) Size() (int64, error) {
 	return st.Size(), nil
 }
 
-// makeDir makes dir and what is missing above it.
+// makeDir makes dir and what is missing above it, durably. A dir that is there may be from a start that ended
+// before it had synced.
 func makeDir(fs fileSystem, dir string) error {
+	parent := filepath.Dir(dir)
 	err := fs.Mkdir(dir)
 	if errors.Is(err, os.ErrNotExist) {
-		if err := makeDir(fs, filepath.Dir(dir)); err != nil {
+		if err := makeDir(fs, parent); err != nil {
 			return err
 		}
 		err = fs.Mkdir(dir)
@@ -97,5 +99,5 @@ func makeDir(fs fileSystem, dir string) error {
 	if err != nil && !errors.Is(err, os.ErrExist) {
 		return err
 	}
-	return nil
+	return fs.SyncDir(parent)
 }

@@ -7,26 +7,34 @@ import (
 	"hash/crc32"
 )
 
-// link holds every segment against the one that follows it, which says where it ends.
+// link holds every segment against the one that follows it, which says where it ends. A crash in the middle of a trim
+// may have undone any of its removals: the log begins behind the last gap, and checkGone tells whether that may be.
 func (l *decisionLog) link(start position) error {
+	first := 0
 	for i := range l.segments {
-		h, err := l.header(l.segments[i].number)
+		s := &l.segments[i]
+		h, err := l.header(s.number)
 		if err != nil {
 			return err
 		}
-		l.segments[i].before = h.last
+		s.before = h.last
 		if i == 0 {
-			if l.segments[0].number > start.Segment {
-				l.skipped = h.last
-			}
 			continue
 		}
 		before := &l.segments[i-1]
-		if h.previous != before.number || h.end > before.size {
+		switch {
+		case h.previous > before.number:
+			first = i
+		case h.previous < before.number || h.end > before.size:
 			return fmt.Errorf("%w: %s: %016x has %d bytes, %016x of %d bytes was in front of it", ErrDecisionLog,
-				l.path(l.segments[i].number), before.number, before.size, h.previous, h.end)
+				l.path(s.number), before.number, before.size, h.previous, h.end)
+		default:
+			before.size, before.last = h.end, h.last // chunks stand in journal order
 		}
-		before.size, before.last = h.end, h.last // chunks stand in journal order
+	}
+	l.segments = l.segments[first:]
+	if len(l.segments) > 0 && l.segments[0].number > start.Segment {
+		l.skipped = l.segments[0].before
 	}
 	return nil
 }

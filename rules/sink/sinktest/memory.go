@@ -30,9 +30,16 @@ type Memory struct {
 	mu      sync.Mutex
 	held    bool
 	refuse  func(m Message) bool
-	waiting []sink.Ticket
+	waiting []given
 	taken   []Message
+	settled []Message
 	peak    int
+}
+
+// given is a message that waits.
+type given struct {
+	m Message
+	t sink.Ticket
 }
 
 // NewMemory makes a sink of a kind.
@@ -60,7 +67,7 @@ func (s *Memory) Deliver(d *sink.Delivery, t sink.Ticket) {
 		return
 	}
 	s.taken = append(s.taken, m)
-	s.waiting = append(s.waiting, t)
+	s.waiting = append(s.waiting, given{m, t})
 	s.peak = max(s.peak, len(s.waiting))
 	if !s.held {
 		s.flushLocked()
@@ -84,10 +91,16 @@ func describe(d *sink.Delivery) Message {
 }
 
 func (s *Memory) flushLocked() {
-	for _, t := range s.waiting {
-		t.Delivered()
+	for _, g := range s.waiting {
+		s.settleLocked(g)
 	}
 	s.waiting = s.waiting[:0]
+}
+
+// settleLocked has the message before it says so.
+func (s *Memory) settleLocked(g given) {
+	s.settled = append(s.settled, g.m)
+	g.t.Delivered()
 }
 
 // Hold stops or resumes settling.
@@ -106,7 +119,7 @@ func (s *Memory) Settle(from, n int) {
 	defer s.mu.Unlock()
 	for ; n > 0 && len(s.waiting) > 0; n-- {
 		i := from % len(s.waiting)
-		s.waiting[i].Delivered()
+		s.settleLocked(s.waiting[i])
 		s.waiting = slices.Delete(s.waiting, i, i+1)
 	}
 }
@@ -115,9 +128,9 @@ func (s *Memory) Settle(from, n int) {
 func (s *Memory) LetGo() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.waiting = slices.DeleteFunc(s.waiting, func(t sink.Ticket) bool {
-		if t.Abandoned() {
-			t.Dropped(sink.Retention)
+	s.waiting = slices.DeleteFunc(s.waiting, func(g given) bool {
+		if g.t.Abandoned() {
+			g.t.Dropped(sink.Retention)
 			return true
 		}
 		return false
@@ -136,6 +149,13 @@ func (s *Memory) Taken() []Message {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return slices.Clone(s.taken)
+}
+
+// Settled returns what the sink has settled as delivered, in that order.
+func (s *Memory) Settled() []Message {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.settled)
 }
 
 // Peak is the most messages that waited at one time.

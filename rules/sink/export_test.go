@@ -1,0 +1,10 @@
+package sink
+
+// FileSystem is fileSystem, for tests outside of the package.
+type FileSystem = fileSystem
+
+// File is file, for tests outside of the package.
+type File = file
+
+// UseFileSystem puts the decision logs on another file system.
+func (o *Options) UseFileSystem(fs FileSystem) { o.fs = fs }

@@ -1,0 +1,355 @@
+package sink_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"cellgate/broker/journal"
+	"cellgate/broker/message"
+	"cellgate/rules/sink"
+	"cellgate/rules/sink/sinktest"
+)
+
+// power is a run of the workload on a machine that is looked at as a power loss would leave it, before every change
+// that the decision logs make, and before, within and after every commit of a checkpoint.
+type power struct {
+	dir   string
+	limit int // of states
+
+	mu      sync.Mutex
+	rng     *rand.Rand
+	m       machine
+	proc    *process
+	next    int      // telemetry message
+	applied int      // the rules that are being applied
+	midway  *machine // taken when a checkpoint's transaction was about to be committed
+	heir    *machine // a state on which the workload goes on
+	states  int
+	seen    map[op]int
+	failure error
+}
+
+// Points that are no calls of the file system.
+const (
+	opCommit    op = "commit"
+	opCommitted op = "end of the commit"
+)
+
+func newPower(t *testing.T, seed uint64, limit int, forget func(o op, name string) bool) *power {
+	p := &power{dir: t.TempDir(), limit: limit, rng: rand.New(rand.NewPCG(seed, 1)), seen: map[op]int{}} //nolint:gosec // a test's choices
+	p.m = machine{mem: newMemFS(), settled: [2]map[want]bool{{}, {}}}
+	p.m.mem.forget = forget
+	if err := (journalFS{p.m.mem}).MkdirAll("/data"); err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+// now is what a power loss leaves at this moment. The database is as of its last commit.
+func (p *power) now() *machine {
+	keep := []int{0, 10 + p.rng.IntN(80), 100}[p.rng.IntN(3)]
+	m := &machine{mem: p.m.mem.crash(p.rng, keep), db: p.m.db, entries: p.m.entries}
+	for i := range m.settled {
+		m.settled[i] = maps.Clone(p.m.settled[i])
+	}
+	if p.proc != nil {
+		p.proc.done(m.settled)
+	}
+	return m
+}
+
+func (p *power) before(o op, name string) {
+	if strings.HasPrefix(name, "/data/journal") {
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if o == opRemove { // a checkpoint's, which is committed
+		p.committed()
+	}
+	p.look(o, name)
+}
+
+// look checks the state at this moment, and may choose it to go on with.
+func (p *power) look(o op, name string) {
+	if p.overLocked() {
+		return
+	}
+	m := p.now()
+	if p.heir == nil && p.rng.IntN(30) == 0 {
+		p.heir = &machine{mem: m.mem.crash(p.rng, 0), db: m.db, entries: m.entries, settled: m.settled}
+	}
+	p.check(m, o, name)
+}
+
+func (p *power) check(m *machine, o op, name string) {
+	p.seen[o]++
+	p.states++
+	if err := m.check(filepath.Join(p.dir, "crashed.db"), 4<<p.rng.IntN(8)); err != nil {
+		p.failure = fmt.Errorf("state %d, power lost before %s of %s: %w", p.states, o, name, err)
+	}
+}
+
+// committed takes the database over after a commit, and checks what a crash within it would have left.
+func (p *power) committed() {
+	db, err := os.ReadFile(p.proc.file)
+	if err != nil {
+		p.failure = err
+		return
+	}
+	old := p.m.db
+	p.m.db = db
+	if m := p.midway; m != nil && !p.overLocked() {
+		m.db = p.torn(old, db)
+		p.check(m, opCommit, "state.db")
+	}
+	p.midway = nil
+}
+
+// torn is a database in the middle of a commit: any of the pages that it writes, but neither of the two meta pages,
+// which are the first and come last.
+func (p *power) torn(old, changed []byte) []byte {
+	const page = 4096
+	out := append(slices.Clone(old), make([]byte, max(0, len(changed)-len(old)))...)
+	for at := 2 * page; at < len(changed); at += page {
+		if new := changed[at:min(at+page, len(changed))]; !bytes.Equal(out[at:at+len(new)], new) && p.rng.IntN(2) == 0 {
+			copy(out[at:], new)
+		}
+	}
+	return out
+}
+
+// witness stands between dispatcher and journal: it knows every record, and sees from the calls where a checkpoint
+// stands.
+type witness struct {
+	*journal.Journal
+	p *power
+}
+
+// Epoch is asked for within a checkpoint's transaction.
+func (w witness) Epoch() uint64 {
+	w.p.mu.Lock()
+	defer w.p.mu.Unlock()
+	if w.p.proc.dispatcher != nil {
+		w.p.committed()
+		w.p.midway = w.p.now()
+	}
+	return w.Journal.Epoch()
+}
+
+// Retain is called when a checkpoint is committed.
+func (w witness) Retain(name string, seq uint64) {
+	w.p.mu.Lock()
+	w.p.committed()
+	w.p.look(opCommitted, "state.db")
+	w.p.mu.Unlock()
+	w.Journal.Retain(name, seq)
+}
+
+// Append is how rules are announced, which are stored before.
+func (w witness) Append(recs []message.Record, wait journal.Waiter) (uint64, error) {
+	w.p.mu.Lock()
+	w.p.committed()
+	w.p.m.entries = append(slices.Clip(w.p.m.entries), entry{isRules: true, set: w.p.applied})
+	w.p.mu.Unlock()
+	return w.Journal.Append(recs, wait)
+}
+
+func (p *power) overLocked() bool { return p.failure != nil || p.states >= p.limit }
+
+func (p *power) over() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.overLocked()
+}
+
+func (p *power) rand(n int) int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.rng.IntN(n)
+}
+
+// workload runs one gateway after the other on the machine.
+func (p *power) workload() error {
+	for !p.over() {
+		if err := p.start(); err != nil {
+			return errors.Join(p.failure, err)
+		}
+		err := p.work()
+		p.mu.Lock()
+		proc := p.proc
+		p.mu.Unlock()
+		if p.rand(2) == 0 {
+			ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+			err = errors.Join(err, proc.dispatcher.Stop(ctx))
+			cancel()
+		}
+		err = errors.Join(err, proc.close())
+		if err != nil {
+			return errors.Join(p.failure, err)
+		}
+		p.ended()
+	}
+	return p.failure
+}
+
+// start starts a gateway on the machine.
+func (p *power) start() error {
+	file := filepath.Join(p.dir, "state.db")
+	if err := lay(file, p.m.db); err != nil {
+		return err
+	}
+	p.m.mem.before = p.before
+	proc, err := boot(p.m.mem, file, 4<<p.rand(6), func(proc *process) sink.Journal {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.proc = proc
+		p.m.entries = p.m.entries[:proc.journal.Last()]
+		p.committed() // the file may be new
+		return witness{proc.journal, p}
+	})
+	if err != nil {
+		return err
+	}
+	if err := proc.dispatcher.Start(); err != nil {
+		return errors.Join(err, proc.close())
+	}
+	return p.apply(p.rand(2))
+}
+
+// ended is told that the gateway has ended. If a power loss was chosen, the machine is as that has left it.
+func (p *power) ended() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.committed()
+	p.proc.done(p.m.settled)
+	p.proc, p.midway = nil, nil
+	if p.heir != nil {
+		p.heir.mem.forget = p.m.mem.forget
+		p.m, p.heir = *p.heir, nil
+	}
+}
+
+// work is what one gateway lives through.
+func (p *power) work() error {
+	kafka, redis := p.proc.sinks[0], p.proc.sinks[1]
+	for range 4 + p.rand(12) {
+		if p.over() {
+			return nil
+		}
+		if err := p.publish(1 + p.rand(40)); err != nil {
+			return err
+		}
+		kafka.Hold(p.rand(3) > 0)
+		redis.Hold(p.rand(3) > 0)
+		kafka.Settle(p.rand(100), p.rand(60))
+		redis.Settle(p.rand(100), p.rand(30))
+		if p.rand(6) == 0 {
+			if err := p.apply(p.rand(2)); err != nil {
+				return err
+			}
+		}
+		if p.rand(3) > 0 {
+			if err := p.proc.dispatcher.Checkpoint(); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (p *power) apply(set int) error {
+	p.mu.Lock()
+	p.applied = set
+	p.mu.Unlock()
+	return p.proc.dispatcher.ApplyRules(context.Background(), sinktest.Source(powerRules[set]))
+}
+
+func (p *power) publish(n int) error {
+	var recs []message.Record
+	p.mu.Lock()
+	for range n {
+		e, rec := entry{n: p.next}, sinktest.Telemetry(p.next)
+		if p.rng.IntN(20) == 0 {
+			e.n = -1
+			rec.Topic, rec.Payload = "v1/"+rec.VIN()+"/up/bad", []byte(`{"x":"text"}`)
+		}
+		p.next++
+		p.m.entries, recs = append(slices.Clip(p.m.entries), e), append(recs, rec)
+	}
+	p.mu.Unlock()
+	last, err := p.proc.journal.Append(recs, nil)
+	if err != nil {
+		return err
+	}
+	return p.proc.journal.WaitDurable(context.Background(), last)
+}
+
+// powerStates is how many crash states the power-loss test looks at: POWER_STATES, by default 500.
+func powerStates(t *testing.T) int {
+	v := os.Getenv("POWER_STATES")
+	if v == "" {
+		return 500
+	}
+	n, err := strconv.Atoi(v)
+	if err != nil {
+		t.Fatalf("POWER_STATES: %v", err)
+	}
+	return n
+}
+
+// TestPowerLoss loses power before every change to a decision log and around every commit of a checkpoint.
+func TestPowerLoss(t *testing.T) {
+	t.Parallel()
+	const perRun = 500
+	left := powerStates(t)
+	for seed := uint64(1); left > 0; seed++ {
+		n := min(left, perRun)
+		left -= n
+		t.Run(fmt.Sprint("seed", seed), func(t *testing.T) {
+			t.Parallel()
+			p := newPower(t, seed, n, nil)
+			if err := p.workload(); err != nil {
+				t.Fatal(err)
+			}
+			t.Logf("%d crash states before %v", p.states, p.seen)
+			for _, o := range []op{opMkdir, opCreate, opWrite, opTruncate, opSync, opRemove, opSyncDir, opCommit, opCommitted} {
+				if n >= perRun && p.seen[o] == 0 {
+					t.Errorf("no crash before any %s", o)
+				}
+			}
+		})
+	}
+}
+
+// TestPowerLossIsNoticed is the test of the test: with any kind of sync taken out, it must fail.
+func TestPowerLossIsNoticed(t *testing.T) {
+	t.Parallel()
+	for name, forget := range map[string]func(o op, name string) bool{
+		"files":       func(o op, name string) bool { return o == opSync && strings.HasPrefix(name, powerDir) },
+		"directories": func(o op, name string) bool { return o == opSyncDir && strings.HasPrefix(name, powerDir+"/") },
+		"parent":      func(o op, name string) bool { return o == opSyncDir && name == powerDir },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			p := newPower(t, 1, 3000, forget)
+			err := p.workload()
+			if !errors.Is(err, errLost) && !errors.Is(err, sink.ErrDecisionLog) {
+				t.Fatalf("decision logs whose syncs do nothing pass the power-loss test: %v", err)
+			}
+			t.Log(err)
+		})
+	}
+}

@@ -1,0 +1,226 @@
+package sink_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"time"
+
+	"cellgate/broker/journal"
+	"cellgate/broker/statefile"
+	"cellgate/rules"
+	"cellgate/rules/sink"
+	"cellgate/rules/sink/sinktest"
+)
+
+// powerRules are the two rule sets that the workload changes between: another topic, and other messages to Redis.
+var powerRules = [2]string{
+	testRules,
+	strings.NewReplacer("{topic: t}", "{topic: u}", "payload.h == 0", "payload.h == 1").Replace(testRules),
+}
+
+// entry is a record of the journal, as the test knows it.
+type entry struct {
+	n       int // of the telemetry message; below 0 it is a message that is a dead letter
+	isRules bool
+	set     int // the rules that it brings
+}
+
+// want is what a sink must get of a record.
+type want struct {
+	seq         uint64
+	rule, topic string
+}
+
+// account is what a sink must have of a journal.
+type account struct {
+	all                  []want
+	received, dead, none uint64
+}
+
+// accounts follows the rules over a journal: Kafka's account and that of Redis.
+func accounts(entries []entry) (out [2]account) {
+	set, fired := -1, map[int]bool{}
+	add := func(i int, seq int, rule, topic string) {
+		out[i].all = append(out[i].all, want{uint64(seq + 1), rule, topic}) //nolint:gosec // small
+	}
+	for seq, e := range entries {
+		if e.isRules {
+			set = e.set
+			continue
+		}
+		out[0].received++
+		out[1].received++
+		if e.n < 0 {
+			add(0, seq, "broken", rules.DefaultErrorTopic)
+			out[0].dead++
+			out[1].none++
+			continue
+		}
+		add(0, seq, "all", []string{"t", "u"}[set])
+		if e.n%3 == set {
+			add(1, seq, "hot", "ch:"+sinktest.VIN(e.n%7))
+		} else {
+			out[1].none++
+		}
+		switch vehicle := e.n % 7; {
+		case e.n%10 == 0:
+			fired[vehicle] = false
+		case e.n%10 == 9 && !fired[vehicle]:
+			fired[vehicle] = true
+			add(0, seq, "low", "low")
+		}
+	}
+	return out
+}
+
+// machine is what a crash leaves alone or changes: the disks, and what the sinks have.
+type machine struct {
+	mem     *memFS
+	db      []byte // state.db
+	entries []entry
+	settled [2]map[want]bool
+}
+
+// process is a gateway on a machine, from journal to sinks.
+type process struct {
+	file       string // state.db
+	journal    *journal.Journal
+	db         *statefile.DB
+	dispatcher *sink.Dispatcher
+	sinks      [2]*sinktest.Memory
+}
+
+const powerDir = "/data/decisions"
+
+// boot opens everything on a machine as the gateway does, and leaves the dispatcher to be started. wrap may put
+// something in front of the journal.
+func boot(mem *memFS, file string, limit int, wrap func(*process) sink.Journal) (*process, error) {
+	p := &process{file: file, sinks: [2]*sinktest.Memory{sinktest.NewMemory(rules.SinkKafka), sinktest.NewMemory(rules.SinkRedis)}}
+	var err error
+	if p.db, err = statefile.Open(file, statefile.Options{NoSync: true}); err != nil {
+		return nil, err
+	}
+	epoch, last, err := sink.JournalKnown(p.db)
+	if err != nil {
+		return nil, errors.Join(err, p.db.Close())
+	}
+	p.journal, _, err = journal.Open(journal.Options{
+		Dir: "/data/journal", FS: journalFS{mem}, SegmentBytes: 16 << 10, MaxBytes: 4 << 20, ReserveBytes: -1,
+		CommitInterval: time.Millisecond, KnownEpoch: epoch, KnownLast: last,
+	})
+	if err != nil {
+		return nil, errors.Join(err, p.db.Close())
+	}
+	o := sink.Options{
+		Journal: p.journal, DB: p.db, Dir: powerDir, Cell: "cell-1", Node: "gw-1", CheckpointInterval: time.Hour, SegmentBytes: 600,
+	}
+	if wrap != nil {
+		o.Journal = wrap(p)
+	}
+	for _, s := range p.sinks {
+		o.Sinks = append(o.Sinks, sink.Binding{Sink: s, Limits: sink.Limits{Messages: limit}})
+	}
+	o.UseFileSystem(mem)
+	if p.dispatcher, err = sink.New(o); err != nil {
+		return nil, errors.Join(err, p.close())
+	}
+	return p, nil
+}
+
+func (p *process) close() error {
+	if p.dispatcher != nil {
+		p.dispatcher.Abandon()
+	}
+	return errors.Join(p.db.Close(), p.journal.Close(context.Background()))
+}
+
+// done adds what the sinks have durably.
+func (p *process) done(to [2]map[want]bool) {
+	for i, s := range p.sinks {
+		for _, m := range s.Settled() {
+			to[i][wantOf(&m)] = true
+		}
+	}
+}
+
+func wantOf(m *sinktest.Message) want { return want{m.Seq, m.Rule, m.Topic} }
+
+// check starts what a crash left and holds it against what must be true: what a cursor has passed is at its sink;
+// all the rest comes, once, in order; and the ledger has all of it.
+func (m *machine) check(file string, limit int) error {
+	if err := lay(file, m.db); err != nil {
+		return err
+	}
+	p, err := boot(m.mem, file, limit, nil)
+	if err != nil {
+		return fmt.Errorf("open: %w", err)
+	}
+	err = p.runs(m)
+	return errors.Join(err, p.close())
+}
+
+// lay puts the database in its place; nil is none yet.
+func lay(file string, db []byte) error {
+	if db == nil {
+		return os.RemoveAll(file)
+	}
+	return os.WriteFile(file, db, 0o600)
+}
+
+func (p *process) runs(m *machine) error {
+	last := p.journal.Last()
+	if last > uint64(len(m.entries)) {
+		return fmt.Errorf("the journal ends at %d, of %d records", last, len(m.entries))
+	}
+	lag := p.dispatcher.Lag()
+	if err := p.dispatcher.Start(); err != nil {
+		return err
+	}
+	settled := func() bool {
+		if p.dispatcher.Position() < last {
+			return false
+		}
+		l := p.dispatcher.Ledger()
+		return l[0].Pending+l[1].Pending == 0
+	}
+	for end := time.Now().Add(20 * time.Second); !settled(); time.Sleep(100 * time.Microsecond) {
+		if time.Now().After(end) {
+			return fmt.Errorf("not settled: %+v, health %+v", p.dispatcher.Ledger(), p.dispatcher.Health())
+		}
+	}
+	for i, a := range accounts(m.entries[:last]) {
+		if err := a.check(lag[i].Cursor, m.settled[i], p.sinks[i].Taken(), p.dispatcher.Ledger()[i]); err != nil {
+			return fmt.Errorf("%s, cursor %d: %w", lag[i].Sink, lag[i].Cursor, err)
+		}
+	}
+	return nil
+}
+
+var errLost = errors.New("lost")
+
+func (a *account) check(cursor uint64, before map[want]bool, got []sinktest.Message, l sink.SinkLedger) error {
+	for _, w := range a.all {
+		switch {
+		case w.seq <= cursor && !before[w]:
+			return fmt.Errorf("%w: %+v: the cursor has passed it, and the sink has not got it", errLost, w)
+		case w.seq <= cursor:
+			continue
+		case len(got) == 0:
+			return fmt.Errorf("%w: %+v, and all behind it", errLost, w)
+		case wantOf(&got[0]) != w:
+			return fmt.Errorf("%w, or out of order: %+v; %+v came", errLost, w, wantOf(&got[0]))
+		}
+		got = got[1:]
+	}
+	if len(got) > 0 {
+		return fmt.Errorf("%d messages too many, the first %+v", len(got), wantOf(&got[0]))
+	}
+	delivered := a.received - a.none - a.dead
+	if !l.Balanced || l.Received != a.received || l.Filtered != a.none || l.DeadLettered != a.dead || l.Delivered != delivered {
+		return fmt.Errorf("ledger %+v, want received %d, filtered %d, dead-lettered %d", l, a.received, a.none, a.dead)
+	}
+	return nil
+}
