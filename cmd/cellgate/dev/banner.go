@@ -68,7 +68,7 @@ func Commands(d *Dev, o BannerOptions) []Command {
 	data := " --data " + quote(d.Data)
 	vin := o.Demo
 	kcat := func(broker, topic string) string {
-		return fmt.Sprintf(`kcat -b %s -C -t %s -o -500 -e -q -f '%%k  %%s\n  %%h\n' | grep -A1 %s`, broker, topic, vin)
+		return fmt.Sprintf(`kcat -b %s -C -t %s -o -500 -e -q -f '%%k  %%s\n  %%h\n' | grep -A1 ^%s`, broker, topic, vin)
 	}
 	redisHost, redisPort, _ := net.SplitHostPort(d.Redis.Addr()) //nolint:errcheck // an address that is listened at
 	commands := []Command{
