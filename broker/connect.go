@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"math"
 	"strings"
 	"time"
 
@@ -37,6 +38,7 @@ type request struct {
 	perm      *auth.Permissions
 	keepalive time.Duration
 	clamped   bool
+	reserved  bool // has a place in the wheel
 }
 
 // receiveConnect reads and answers the CONNECT; nil when it is refused. The connection owns the socket.
@@ -49,6 +51,7 @@ func (b *Broker) receiveConnect(l *listener, t *transport) *conn {
 		return nil
 	}
 	r := &request{b: b, l: l, t: t}
+	defer r.release()
 	no := r.parse(in.b[:h.Size], h)
 	if no == nil {
 		no = r.authenticate()
@@ -175,7 +178,10 @@ func (r *request) admit() *refusal {
 	if b.stopping.Load() {
 		return &refusal{reason: frame.ReasonServerUnavailable, result: "stopping"}
 	}
-	if b.wheel.len() >= b.limits.Load().MaxConnections && !b.sessions.Connected(r.clientID) {
+	// One that takes over gives a place back.
+	r.reserved = b.wheel.reserve(b.limits.Load().MaxConnections) ||
+		(b.sessions.Connected(r.clientID) && b.wheel.reserve(math.MaxInt))
+	if !r.reserved {
 		b.reject("connections")
 		return &refusal{reason: frame.ReasonQuotaExceeded, result: "full"}
 	}
@@ -188,8 +194,17 @@ func (r *request) admit() *refusal {
 	return nil
 }
 
+// release gives the place back that admit has reserved, unless the connection has taken it.
+func (r *request) release() {
+	if r.reserved {
+		r.b.wheel.unreserve()
+		r.reserved = false
+	}
+}
+
 // refuse answers with a CONNACK where the protocol has one for it. The connection's deadline holds.
 func (r *request) refuse(no *refusal) {
+	r.release()
 	r.b.metrics.Connects.WithLabelValues(no.result).Inc()
 	r.b.reject("connect_" + no.result)
 	r.b.log.Debug("CONNECT refused", "listener", r.l.name, "peer", r.t.peer, "client", r.clientID, "result", no.result)
@@ -285,6 +300,7 @@ func (r *request) attach(behind []byte) *conn {
 		_ = r.t.Conn.SetReadDeadline(past())
 	}
 	b.enter(c)
+	r.reserved = false
 	r.accept(c, present)
 	return c
 }

@@ -26,13 +26,33 @@ type wheel struct {
 	at    int               // slot of the last tick
 	slots [wheelSlots]*conn // rings are lists by conn.next and conn.prev
 	count int
+	// reserved are places of connections on their way in.
+	reserved int
 }
 
-// add puts c in, to be looked at after delay at the latest.
+// reserve takes a place for a connection unless limit places are taken. add or unreserve gives it back.
+func (w *wheel) reserve(limit int) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.count+w.reserved >= limit {
+		return false
+	}
+	w.reserved++
+	return true
+}
+
+func (w *wheel) unreserve() {
+	w.mu.Lock()
+	w.reserved--
+	w.mu.Unlock()
+}
+
+// add puts c in its reserved place, to be looked at after delay at the latest.
 func (w *wheel) add(c *conn, delay time.Duration) {
 	w.mu.Lock()
 	w.addLocked(c, delay)
 	w.count++
+	w.reserved--
 	w.mu.Unlock()
 }
 

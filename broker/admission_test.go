@@ -1,0 +1,38 @@
+package broker
+
+import (
+	"fmt"
+	"testing"
+
+	"cellgate/broker/frame"
+)
+
+// Clients that connect all at once do not pass the bound together.
+func TestMaxConnectionsAtOnce(t *testing.T) {
+	t.Parallel()
+	const most = 5
+	h := newHarness(t, func(o *Options) { o.Limits.MaxConnections = most })
+	clients := make([]*client, 8*most)
+	for i := range clients {
+		clients[i] = h.dial("cars")
+		clients[i].version = frame.Version5
+	}
+	for i, c := range clients {
+		// A session that outlives its connection: the CONNACK waits for the disk.
+		expiry := []byte{0x11, 0, 0, 1, 0}
+		c.send(connectFrame(fmt.Sprintf("LTEST%012d", i), frame.Version5, connectOptions{props: expiry}))
+	}
+	accepted := 0
+	for _, c := range clients {
+		switch code := c.connack(); code {
+		case 0:
+			accepted++
+		case frame.ReasonQuotaExceeded:
+		default:
+			t.Errorf("CONNACK %#x", code)
+		}
+	}
+	if accepted != most {
+		t.Errorf("%d connected, want %d", accepted, most)
+	}
+}
