@@ -53,6 +53,9 @@ func TestPages(t *testing.T) {
 	for name, print := range map[string]func(*testing.T, io.Writer, time.Time) error{
 		"status":       page(healthyStatus, ledger),
 		"status-empty": page(fullStatus, nil),
+		"status-narrow": func(_ *testing.T, w io.Writer, now time.Time) error {
+			return printStatus(&screen{w, 60}, json.RawMessage(healthyStatus), ledger, now)
+		},
 		"vehicles": func(t *testing.T, w io.Writer, now time.Time) error {
 			var p app.VehiclePage
 			unmarshal(t, `{"vehicles":[{"vin":"LTEST000000000001","connected":true,"ready":true,"mqtt":"3.1.1","since":"2026-11-20T21:09:30.5Z","queued":1200},

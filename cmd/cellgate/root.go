@@ -50,7 +50,7 @@ func (c *cli) jsonFlag(cmd *cobra.Command) {
 // print writes a result: as JSON with --json, else by text.
 func (c *cli) print(v any, text func(w io.Writer) error) error {
 	if !c.json {
-		return text(c.out)
+		return text(onScreen(c.out))
 	}
 	enc := json.NewEncoder(c.out)
 	enc.SetEscapeHTML(false)

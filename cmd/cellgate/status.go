@@ -64,11 +64,12 @@ func printStatus(w io.Writer, raw json.RawMessage, ledger []sink.SinkLedger, now
 	}
 	var b strings.Builder
 	b.WriteString(header(&s) + "\n\n")
+	page := &screen{&b, columnsOf(w)}
 	for _, t := range []*table{figures(&s, now), dependencyTable(&s, now), sinkTable(&s, ledger), laneTable(&s)} {
 		if len(t.rows) == 0 {
 			continue
 		}
-		if err := t.write(&b); err != nil {
+		if err := t.write(page); err != nil {
 			return err
 		}
 		b.WriteString("\n")

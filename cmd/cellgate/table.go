@@ -3,8 +3,12 @@ package main
 import (
 	"fmt"
 	"io"
+	"os"
+	"strconv"
 	"strings"
 	"unicode/utf8"
+
+	"golang.org/x/sys/unix"
 )
 
 // table prints aligned columns.
@@ -23,6 +27,9 @@ func (t *table) write(w io.Writer) error {
 			widths[i] = max(widths[i], utf8.RuneCountInString(cell))
 		}
 	}
+	if t.tooWide(widths, columnsOf(w)) {
+		return t.fold(w)
+	}
 	var b strings.Builder
 	for _, r := range t.rows {
 		line := ""
@@ -35,6 +42,68 @@ func (t *table) write(w io.Writer) error {
 		return fmt.Errorf("output: %w", err)
 	}
 	return nil
+}
+
+// tooWide reports whether a table with headings does not fit a screen of so many columns; 0 fits everything. Names and
+// values need no headings to be understood when the terminal wraps them.
+func (t *table) tooWide(widths []int, columns int) bool {
+	sum := -2 // the last column has no gap behind it
+	for _, n := range widths {
+		sum += n + 2
+	}
+	return columns > 0 && sum > columns && len(widths) > 2 && len(t.rows) > 1
+}
+
+// fold prints each row as lines of heading and value, below the row's first cell.
+func (t *table) fold(w io.Writer) error {
+	heads := t.rows[0]
+	for i, r := range t.rows[1:] {
+		if i > 0 {
+			if err := newline(w); err != nil {
+				return err
+			}
+		}
+		if _, err := fmt.Fprintf(w, "%s %s\n", heads[0], r[0]); err != nil {
+			return fmt.Errorf("output: %w", err)
+		}
+		row := table{}
+		for j, cell := range r[1:] {
+			row.row("  "+heads[j+1], cell)
+		}
+		if err := row.pairs(w); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// screen is a writer to a terminal of so many columns.
+type screen struct {
+	io.Writer
+	columns int
+}
+
+// columnsOf is the width of the screen that w writes to, 0 for a file or a pipe, whose lines are not cut.
+func columnsOf(w io.Writer) int {
+	if s, ok := w.(*screen); ok {
+		return s.columns
+	}
+	return 0
+}
+
+// onScreen gives w the width of the terminal that it is: COLUMNS, else what the terminal says.
+func onScreen(w io.Writer) io.Writer {
+	f, ok := w.(*os.File)
+	if !ok || !isTerminal(w) {
+		return w
+	}
+	if n, err := strconv.Atoi(os.Getenv("COLUMNS")); err == nil && n > 0 {
+		return &screen{w, n}
+	}
+	if size, err := unix.IoctlGetWinsize(int(f.Fd()), unix.TIOCGWINSZ); err == nil { //nolint:gosec // a descriptor
+		return &screen{w, int(size.Col)}
+	}
+	return w
 }
 
 // pairs prints names and values, leaving out those without a value.
