@@ -29,6 +29,7 @@ func (s *Service) pump(vin string) {
 	}
 	version, ready := s.o.Deliverer.Ready(vin)
 	if !ready {
+		s.takeBack(l)
 		return
 	}
 	now, outstanding := time.Now(), 0
@@ -61,6 +62,20 @@ func (s *Service) pump(vin string) {
 	}
 	if len(hand) > 0 {
 		s.post(func(b *batch) error { return b.hand(hand, true) })
+	}
+}
+
+// takeBack unmarks the commands that were marked as handed over by this process and were not, because the vehicle
+// left before: they can be cancelled. It is on disk before pump looks at the lane again.
+func (s *Service) takeBack(l *lane) {
+	var seqs []uint64
+	for _, e := range l.entries {
+		if e.rec.State == Queued && e.rec.Handed && e.handedHere && !e.outstanding {
+			seqs = append(seqs, e.rec.Seq)
+		}
+	}
+	if len(seqs) > 0 {
+		s.post(func(b *batch) error { return b.hand(seqs, false) })
 	}
 }
 
