@@ -77,10 +77,16 @@ func (b *batch) admit(vin string) error {
 		return fmt.Errorf("%w: %d are open", ErrQueueFull, s.o.MaxQueued)
 	case len(s.open.bySeq)+b.total >= s.o.MaxOpen:
 		return fmt.Errorf("%w: %d are open in the cell", ErrBusy, s.o.MaxOpen)
-	case s.o.Publisher != nil && !s.o.DropOldEvents && s.waiting+b.events >= s.o.MaxEvents:
+	case b.outboxFull():
 		return fmt.Errorf("%w: %d changes of state wait for Kafka", ErrBusy, s.o.MaxEvents)
 	}
 	return nil
+}
+
+// outboxFull reports whether nothing may be added to the outbox but what open commands cause.
+func (b *batch) outboxFull() bool {
+	o := &b.s.o
+	return o.Publisher != nil && !o.DropOldEvents && b.s.waiting+b.events >= o.MaxEvents
 }
 
 func (b *batch) newRecord(r *Request, digest []byte) *record {

@@ -90,7 +90,7 @@ func (s *Service) inbound(ctx context.Context, r Request) error {
 }
 
 // refuse tells the sender by an event alone. A conflict is not told: its id is another command's, whose
-// state the event would seem to be.
+// state the event would seem to be. Nor is anything beyond the bound of events; that is counted.
 func (b *batch) refuse(r *Request, cause error) error {
 	b.s.o.Log.Warn("command refused", "vin", r.VIN, "id", r.ID, "origin", r.Origin, "by", r.By, "error", cause)
 	if errors.Is(cause, ErrConflict) || !ValidID(r.ID) || !validLevel(r.VIN, MaxVINBytes) {
@@ -98,6 +98,10 @@ func (b *batch) refuse(r *Request, cause error) error {
 	}
 	if known, err := b.t.byID(r.ID); b.broken(err) != nil || known != nil {
 		return err
+	}
+	if b.outboxFull() {
+		b.after = append(b.after, func() { b.s.metrics.dropped.WithLabelValues("full").Inc() })
+		return nil
 	}
 	name := r.Name
 	if !validLevel(name, MaxNameBytes) {

@@ -129,6 +129,9 @@ func (s *Service) commit(requests []*request) {
 			return
 		}
 		s.o.Log.Error("commands cannot be written", "error", err)
+		if pause := time.Now().Add(retryEvery); pause.After(s.grace) {
+			s.grace = pause // what is due stays so, and is not tried without end
+		}
 		must := requests[:0:0]
 		for _, r := range requests {
 			if r.must {

@@ -119,7 +119,7 @@ type Service struct {
 	kept    int                 // final commands
 	pending map[string]struct{} // vehicles whose lane may have something to send
 	retry   map[string]struct{} // vehicles to try again in a moment
-	grace   time.Time           // nothing expires before
+	grace   time.Time           // nothing expires before: StartGrace, or a pause behind a failure of the store
 
 	stat    atomic.Pointer[Stat]
 	eventsC chan struct{} // capacity 1: there is something to publish
