@@ -11,7 +11,7 @@ import (
 	"cellgate/rules"
 )
 
-// The bucket "dispatch" and what is in it. All of it but sources, announced and applied is written by
+// The bucket "dispatch" and what is in it. All of it but sources, announced, applied and applying is written by
 // checkpoints alone, each in one transaction.
 var (
 	bucketDispatch = []byte("dispatch")
@@ -24,6 +24,7 @@ var (
 	keyTable      = []byte("table") // []setEntry
 	keyAnnounced  = []byte("announced")
 	keyApplied    = []byte("applied")
+	keyApplying   = []byte("applying") // a hash that may be in the journal behind that of applied
 )
 
 // sinkState is what a checkpoint keeps of a sink. Received, Filtered and what was lost before it was
@@ -40,7 +41,7 @@ type sinkState struct {
 type snapshot struct {
 	evaluated uint64
 	table     []setEntry
-	announced []string
+	entered   []string // hashes of rule sets
 	sinks     []sinkState
 }
 
@@ -53,14 +54,18 @@ func (s *snapshot) equal(last *snapshot) bool {
 		})
 }
 
-// checkpoints writes a checkpoint every interval until ctx ends.
+// firstCheckpoint is when the first checkpoint is due. Each of the next comes twice as late as the one before it,
+// until the interval is reached: a gateway that is killed again and again soon after its start would otherwise
+// deliver the same messages each time, and never get on.
+const firstCheckpoint = 50 * time.Millisecond
+
+// checkpoints writes checkpoints until ctx ends.
 func (d *Dispatcher) checkpoints(ctx context.Context) {
-	tick := time.NewTicker(d.o.CheckpointInterval)
-	defer tick.Stop()
 	failing := false
-	for {
+	for wait := firstCheckpoint; ; wait *= 2 {
+		wait = min(wait, d.o.CheckpointInterval)
 		select {
-		case <-tick.C:
+		case <-time.After(wait):
 		case <-ctx.Done():
 			return
 		}
@@ -100,6 +105,7 @@ func (d *Dispatcher) Checkpoint() error {
 		return fmt.Errorf("checkpoint: %w", err)
 	}
 	clear(d.unsaved)
+	d.sets.stored(len(s.entered))
 	d.last = s
 	d.release(s)
 	d.o.Metrics.checkpoint.Observe(time.Since(began).Seconds())
@@ -120,7 +126,7 @@ func (d *Dispatcher) capture() (*snapshot, error) {
 		}
 	}
 	s := &snapshot{evaluated: d.evaluated, sinks: make([]sinkState, len(d.pipelines))}
-	s.table, s.announced = d.sets.snapshot()
+	s.table, s.entered = d.sets.snapshot()
 	for i, p := range d.pipelines {
 		s.sinks[i] = p.capture(d.o.Log.Error)
 	}
@@ -167,7 +173,7 @@ func (d *Dispatcher) store(s *snapshot) error {
 		return errors.Join(
 			putUint(b, keyEvaluated, s.evaluated),
 			putUint(b, keyEpoch, d.o.Journal.Epoch()),
-			d.sets.save(b, s.table, s.announced, string(b.Get(keyApplied))),
+			d.sets.save(b, s.table, s.entered, string(b.Get(keyApplied))),
 		)
 	})
 }
@@ -241,7 +247,7 @@ func (d *Dispatcher) restore() error {
 			}
 		}
 		d.evaluated, epoch = getUint(b, keyEvaluated), getUint(b, keyEpoch)
-		d.applied = string(b.Get(keyApplied))
+		d.applied, d.unsure = string(b.Get(keyApplied)), b.Get(keyApplying) != nil
 		for i, p := range d.pipelines {
 			if err := d.restoreSink(b, p.name, &states[i]); err != nil {
 				return err

@@ -4,6 +4,7 @@ import (
 	"math/rand/v2"
 	"runtime"
 	"testing"
+	"time"
 
 	"cellgate/rules/sink"
 	"cellgate/rules/sink/sinktest"
@@ -81,6 +82,26 @@ func TestAnIdleDispatcherLeavesItsDiskAlone(t *testing.T) {
 	}
 	if after := r.Writes(); after != before {
 		t.Fatalf("%d transactions of 20 idle checkpoints", after-before)
+	}
+	r.Stop()
+}
+
+// TestAGatewayThatLivesBrieflyIsNotSentBack checks that the first checkpoints do not take an interval: a gateway that
+// is killed again and again before its end would deliver the same messages every time.
+func TestAGatewayThatLivesBrieflyIsNotSentBack(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, func(o *sink.Options) { o.CheckpointInterval = time.Hour })
+	for round := range 3 {
+		r.Publish(100*round, 100)
+		r.Settled()
+		r.Await(func() bool { return r.Journal.Stat().Needed["rules"] > r.Journal.Last() })
+		delivered := len(r.kafka.Taken())
+		r.Kill()
+		r.Open()
+		r.Settled()
+		if again := len(r.kafka.Taken()) - delivered; again > 0 {
+			t.Fatalf("round %d: %d messages delivered again", round, again)
+		}
 	}
 	r.Stop()
 }
