@@ -23,6 +23,7 @@ DISK_ROUNDS  ?= 3
 POWER_STATES ?= 500
 BENCH_RUN    ?= .
 FAULTS       ?= 20
+SYNC_FAULTS  ?= 4
 OUTAGE       ?= 60s
 FLEET        ?= 10
 DATA         ?= ./data
@@ -50,7 +51,7 @@ test-race: build ## the same with the race detector
 
 test-real: build tools-real ## the end-to-end scenarios on Apache Kafka 3.9 and 4.x, Redis, and foreign clients; faults
 	@echo "==> go test -tags real"
-	FAULTS=$(FAULTS) OUTAGE=$(OUTAGE) $(GO) test -tags real -count=1 -timeout 45m -v ./test/real/... | $(GO) run ./test/progress
+	FAULTS=$(FAULTS) SYNC_FAULTS=$(SYNC_FAULTS) OUTAGE=$(OUTAGE) $(GO) test -tags real -count=1 -timeout 45m -v ./test/real/... | $(GO) run ./test/progress
 
 # BENCH_RUN chooses among the tests, BENCH_ARGS takes flags such as -rounds 2 -storm 5000 -json FILE -profiles DIR.
 bench: build tools-bench ## the whole gateway against Mosquitto, then the packages' benchmarks
@@ -67,9 +68,10 @@ crash: build ## kill -9 and full disks under load against an outside ledger, and
 	CRASH_ROUNDS=$(CRASH_ROUNDS) START_BYTES=$(START_BYTES) DISK_ROUNDS=$(DISK_ROUNDS) \
 		$(GO) test -count=1 -timeout 12h -v ./test/crash | $(GO) run ./test/progress
 
-faults: build tools-real ## FAULTS faults of three brokers and Redis, an OUTAGE of Kafka, failovers of Redis
-	@echo "==> faults: $(FAULTS), and Kafka away for $(OUTAGE)"
-	FAULTS=$(FAULTS) OUTAGE=$(OUTAGE) $(GO) test -tags real -count=1 -timeout 12h -v -run 'TestFaults|TestOutage|TestRedisFailover' \
+faults: build tools-real ## FAULTS faults of three brokers and Redis, SYNC_FAULTS on the way to the centre, an OUTAGE of Kafka, failovers of Redis
+	@echo "==> faults: $(FAULTS), on the way to the centre $(SYNC_FAULTS), and Kafka away for $(OUTAGE)"
+	FAULTS=$(FAULTS) SYNC_FAULTS=$(SYNC_FAULTS) OUTAGE=$(OUTAGE) $(GO) test -tags real -count=1 -timeout 12h -v \
+		-run 'TestFaults|TestSyncFaults|TestOutage|TestRedisFailover' \
 		./test/real | $(GO) run ./test/progress
 
 power: ## simulated power loss in the journal, and in decision logs and cursors, POWER_STATES crash states each
@@ -105,7 +107,7 @@ soak: ## the full figures: hours
 	@$(MAKE) --no-print-directory power POWER_STATES=10000
 	@$(MAKE) --no-print-directory damage
 	@$(MAKE) --no-print-directory crash CRASH_ROUNDS=1000 START_BYTES=1073741824 DISK_ROUNDS=50
-	@$(MAKE) --no-print-directory faults FAULTS=200 OUTAGE=10m
+	@$(MAKE) --no-print-directory faults FAULTS=200 SYNC_FAULTS=90 OUTAGE=10m
 
 clean: ## remove what was built, and the data of `make run`
 	rm -rf bin $(DATA)

@@ -1,0 +1,312 @@
+//go:build real
+
+package real
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"maps"
+	"os"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"cellgate/test/harness"
+)
+
+// syncGroup is the consumer group of the worker.
+const syncGroup = "cellgate-sync"
+
+// place is a partition's offset.
+type place struct {
+	topic     string
+	partition int32
+	offset    int64
+}
+
+// offsets are one per partition, which is a place at offset 0.
+type offsets map[place]int64
+
+// repeat is a part of the central topics, per partition, in which records may be that came before.
+type repeat struct{ from, to offsets }
+
+func (r repeat) has(at place) bool {
+	p := place{at.topic, at.partition, 0}
+	return at.offset >= r.from[p] && at.offset < r.to[p]
+}
+
+// withAdmin runs do on a client that no link is in the way of, until it succeeds.
+func (r *syncRig) withAdmin(k *harness.Kafka, what string, do func(context.Context, *kadm.Client) error) {
+	r.t.Helper()
+	cl, err := kgo.NewClient(kgo.SeedBrokers(k.Direct()...))
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	defer cl.Close()
+	harness.Eventually(r.t, time.Minute, what, func() error {
+		ctx, cancel := context.WithTimeout(r.t.Context(), 10*time.Second)
+		defer cancel()
+		return do(ctx, kadm.NewClient(cl))
+	})
+}
+
+// ends are where the topics' partitions end now.
+func (r *syncRig) ends(k *harness.Kafka, topics ...string) offsets {
+	r.t.Helper()
+	all := offsets{}
+	r.withAdmin(k, "end offsets", func(ctx context.Context, c *kadm.Client) error {
+		listed, err := c.ListEndOffsets(ctx, topics...)
+		if err != nil {
+			return err
+		}
+		listed.Each(func(o kadm.ListedOffset) {
+			if err == nil {
+				err = o.Err
+			}
+			all[place{o.Topic, o.Partition, 0}] = o.Offset
+		})
+		return err
+	})
+	return all
+}
+
+func (r *syncRig) outboxEnds() offsets {
+	r.t.Helper()
+	return r.ends(r.cell, "central.p0", "central.p1", "central.p2")
+}
+
+// committed is what the worker's group has committed.
+func (r *syncRig) committed() offsets {
+	r.t.Helper()
+	all := offsets{}
+	r.withAdmin(r.cell, "committed offsets", func(ctx context.Context, c *kadm.Client) error {
+		listed, err := c.FetchOffsets(ctx, syncGroup)
+		if err != nil {
+			return err
+		}
+		listed.Each(func(o kadm.OffsetResponse) {
+			if err == nil {
+				err = o.Err
+			}
+			all[place{o.Topic, o.Partition, 0}] = o.At
+		})
+		return err
+	})
+	return all
+}
+
+// awaitForwarded waits until the group has committed the outbox up to there.
+func (r *syncRig) awaitForwarded(limit time.Duration, ends offsets) {
+	r.t.Helper()
+	harness.Eventually(r.t, limit, "the outbox forwarded", func() error {
+		committed := r.committed()
+		for p, end := range ends {
+			if end > 0 && committed[p] < end {
+				return fmt.Errorf("%s/%d: %d committed, want %d", p.topic, p.partition, committed[p], end)
+			}
+		}
+		return nil
+	})
+}
+
+// source is where in the outbox a record of the centre came from.
+func source(r harness.Record) (place, error) {
+	partition, err := strconv.ParseInt(r.Headers["src-partition"], 10, 32)
+	if err != nil {
+		return place{}, fmt.Errorf("%s/%d@%d: src-partition: %w", r.Topic, r.Partition, r.Offset, err)
+	}
+	offset, err := strconv.ParseInt(r.Headers["src-offset"], 10, 64)
+	if err != nil {
+		return place{}, fmt.Errorf("%s/%d@%d: src-offset: %w", r.Topic, r.Partition, r.Offset, err)
+	}
+	return place{r.Headers["src-topic"], int32(partition), offset}, nil
+}
+
+// committedIsThere fails the test when the group has committed what the centre has not. It is called while no
+// gateway runs.
+func (r *syncRig) committedIsThere() {
+	r.t.Helper()
+	there := map[place]bool{}
+	for _, topic := range syncTopics {
+		r.central.Each(topic.central, func(rec harness.Record) {
+			from, err := source(rec)
+			if err != nil {
+				r.t.Fatal(err)
+			}
+			there[from] = true
+		})
+	}
+	for p, end := range r.committed() {
+		for at := range end {
+			if !there[place{p.topic, p.partition, at}] {
+				r.t.Errorf("%s/%d is committed at %d, and the centre has no %d", p.topic, p.partition, end, at)
+				break
+			}
+		}
+	}
+}
+
+// audit compares the outbox with what the centre has, and both with what the vehicles know as acknowledged.
+func (r *syncRig) audit(ledger string) {
+	r.t.Helper()
+	acked, err := harness.ReadFleetLedger(ledger)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	for _, topic := range syncTopics {
+		a := &syncAudit{t: r.t, repeats: r.repeats, outbox: map[place]harness.Record{}, seen: map[place]bool{}, last: map[string]int64{}}
+		r.cell.Each(topic.outbox, func(rec harness.Record) { a.outbox[place{rec.Topic, rec.Partition, rec.Offset}] = rec })
+		vehicles := harness.NewAuditor(acked)
+		r.central.Each(topic.central, func(rec harness.Record) {
+			vehicles.Add(rec)
+			a.add(rec)
+		})
+		a.end(topic.central)
+		audit, err := vehicles.Audit()
+		if err != nil || audit.Err() != nil || audit.Acked == 0 {
+			r.t.Errorf("%s: %v %v", topic.central, err, audit.Err())
+		}
+		fmt.Printf("%s → %s: %d records in the outbox, %d of them forwarded twice; %s\n", topic.outbox, topic.central, len(a.outbox), a.twice, audit)
+	}
+	if dead := r.cell.Read("central.errors"); len(dead) > 0 {
+		r.t.Errorf("%d records in central.errors, the first for %q", len(dead), dead[0].Headers["error"])
+	}
+}
+
+// syncAudit follows one central topic.
+type syncAudit struct {
+	t       *testing.T
+	repeats []repeat
+	outbox  map[place]harness.Record
+	seen    map[place]bool
+	last    map[string]int64 // per key the highest offset in the outbox so far
+	twice   int
+	faults  int
+}
+
+// complain reports the first few faults.
+func (a *syncAudit) complain(format string, args ...any) {
+	a.t.Helper()
+	if a.faults++; a.faults <= 5 {
+		a.t.Errorf(format, args...)
+	}
+}
+
+// add takes the next record of its partition.
+func (a *syncAudit) add(rec harness.Record) {
+	a.t.Helper()
+	at := place{rec.Topic, rec.Partition, rec.Offset}
+	from, err := source(rec)
+	if err != nil {
+		a.complain("%v", err)
+		return
+	}
+	want, ok := a.outbox[from]
+	if !ok {
+		a.complain("%v comes from %v, which is not in the outbox", at, from)
+		return
+	}
+	headers := maps.Clone(rec.Headers)
+	for _, name := range []string{"src-cell", "src-topic", "src-partition", "src-offset"} {
+		delete(headers, name)
+	}
+	if rec.Key != want.Key || !bytes.Equal(rec.Value, want.Value) || !maps.Equal(headers, want.Headers) || rec.Headers["src-cell"] == "" {
+		a.complain("%v is %+v, the outbox has %+v", at, rec, want)
+	}
+	if a.seen[from] {
+		a.twice++
+		explained := false
+		for _, r := range a.repeats {
+			explained = explained || r.has(at)
+		}
+		if !explained {
+			a.complain("%v repeats %v, and no crash explains it", at, from)
+		}
+		return
+	}
+	a.seen[from] = true
+	if last, ok := a.last[rec.Key]; ok && from.offset < last {
+		a.complain("%v brings %v behind %d of the same key", at, from, last)
+	}
+	a.last[rec.Key] = from.offset
+}
+
+// end says what the topic lacks.
+func (a *syncAudit) end(topic string) {
+	a.t.Helper()
+	if lost := len(a.outbox) - len(a.seen); lost != 0 || len(a.outbox) == 0 {
+		a.complain("%s lacks %d of %d records", topic, lost, len(a.outbox))
+	}
+}
+
+// What priorities runs under.
+const (
+	waitingRecords = 200 // of each lane
+	waitingBytes   = 500 // of each
+	waitingRate    = "60KiB/s"
+)
+
+// priorities starts the gateway with little bandwidth on an outbox with as much in every lane, all of one key and
+// bound for one topic: the centre's partition shows in which order it was forwarded.
+func (r *syncRig) priorities() {
+	r.t.Helper()
+	if err := r.Stop(10 * time.Second); err != nil {
+		r.t.Fatal(err)
+	}
+	b, err := os.ReadFile(r.Config)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	limited := strings.Replace(string(b), "central: {", "central: {bandwidth: "+waitingRate+", ", 1)
+	if err := os.WriteFile(r.Config, []byte(limited), 0o600); err != nil {
+		r.t.Fatal(err)
+	}
+	r.fillOutbox("fleet.priorities")
+	r.Start()
+	r.awaitForwarded(time.Minute, r.outboxEnds())
+	inTurn, n := map[string]int{}, 0
+	r.central.Each("fleet.priorities", func(rec harness.Record) {
+		if lane := rec.Headers["src-topic"]; lane == fmt.Sprintf("central.p%d", n/waitingRecords) {
+			inTurn[lane]++
+		}
+		n++
+	})
+	fmt.Printf("priorities: %d records at %s, in the turn of their lane %v\n", n, waitingRate, inTurn)
+	if n != 3*waitingRecords {
+		r.t.Errorf("%d records, want %d", n, 3*waitingRecords)
+	}
+	// Whichever lane is read first has the bandwidth for itself until the higher ones are read too: here for half a second.
+	const least = waitingRecords * 3 / 4
+	for _, topic := range syncTopics {
+		if inTurn[topic.outbox] < least {
+			r.t.Errorf("%d of %d records of %s went in its turn, want %d", inTurn[topic.outbox], waitingRecords, topic.outbox, least)
+		}
+	}
+}
+
+// fillOutbox writes records of one key into every lane.
+func (r *syncRig) fillOutbox(bound string) {
+	r.t.Helper()
+	cl, err := kgo.NewClient(kgo.SeedBrokers(r.cell.Direct()...))
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	defer cl.Close()
+	var all []*kgo.Record
+	for _, topic := range syncTopics {
+		for range waitingRecords {
+			all = append(all, &kgo.Record{
+				Topic: topic.outbox, Key: []byte("one"), Value: bytes.Repeat([]byte("x"), waitingBytes),
+				Headers: []kgo.RecordHeader{{Key: "central-topic", Value: []byte(bound)}},
+			})
+		}
+	}
+	if err := cl.ProduceSync(r.t.Context(), all...).FirstErr(); err != nil {
+		r.t.Fatal(err)
+	}
+}
