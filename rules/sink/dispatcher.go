@@ -40,6 +40,7 @@ type Dispatcher struct {
 
 	applyMu sync.Mutex
 	applied string // hash of the last rule set appended to the journal
+	unsure  bool   // another one may have been appended since
 
 	troubleMu sync.Mutex
 	trouble   Health // of the dispatcher itself
@@ -134,7 +135,9 @@ func (d *Dispatcher) Start() error {
 	ctx, cancel := context.WithCancel(context.Background())
 	d.cancel, d.started = cancel, true
 	d.spawn(func() { d.evaluate(ctx, reader) })
-	d.spawn(func() { d.checkpoints(ctx) })
+	if d.o.CheckpointInterval > 0 {
+		d.spawn(func() { d.checkpoints(ctx) })
+	}
 	for _, p := range d.pipelines {
 		d.spawn(func() { (&loader{p: p}).run(ctx) })
 		d.spawn(func() { p.graves.run(ctx) })
@@ -383,9 +386,10 @@ func (d *Dispatcher) announce(set ruleSet) {
 	}
 }
 
-// ApplyRules compiles a source and makes it govern everything that the journal takes from now on. An
-// error means that nothing has changed; a rules.Diagnostics error names the places. It returns when the
-// change is durable. The same source again is nothing.
+// ApplyRules compiles a source and makes it govern everything that the journal takes from now on. It
+// returns when the change is durable. The same source again is nothing. An error means that nothing has changed, a
+// rules.Diagnostics error names the places; but when the journal cannot tell whether it has taken the change, what
+// governs is known only after rules have been applied again.
 func (d *Dispatcher) ApplyRules(ctx context.Context, src *rules.Source) error {
 	d.applyMu.Lock()
 	defer d.applyMu.Unlock()
@@ -394,7 +398,7 @@ func (d *Dispatcher) ApplyRules(ctx context.Context, src *rules.Source) error {
 	if err != nil {
 		return err
 	}
-	if set.hash() == d.applied {
+	if set.hash() == d.applied && !d.unsure {
 		return nil
 	}
 	for _, k := range set.kinds() {
@@ -402,6 +406,7 @@ func (d *Dispatcher) ApplyRules(ctx context.Context, src *rules.Source) error {
 			return fmt.Errorf("%w: %s; configure it, or take the targets out", ErrNoSink, k)
 		}
 	}
+	d.unsure = true
 	if err := d.sets.announce(set, source); err != nil {
 		return err
 	}
@@ -414,8 +419,9 @@ func (d *Dispatcher) ApplyRules(ctx context.Context, src *rules.Source) error {
 		return fmt.Errorf("apply rules: %w", err)
 	}
 	d.announce(set)
-	d.applied = set.hash()
+	d.applied, d.unsure = set.hash(), false
 	return d.o.DB.Update(func(tx *statefile.Tx) error {
-		return tx.Bucket(bucketDispatch).Put(keyApplied, []byte(d.applied))
+		b := tx.Bucket(bucketDispatch)
+		return errors.Join(b.Put(keyApplied, []byte(d.applied)), b.Delete(keyApplying))
 	})
 }

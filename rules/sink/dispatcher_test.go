@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"testing"
 
 	"go.uber.org/goleak"
@@ -272,4 +273,50 @@ func TestWatchFollowsTheCursor(t *testing.T) {
 		}
 	})
 	r.Stop()
+}
+
+// unsure is a journal that takes records and cannot tell when they are durable.
+type unsure struct {
+	sink.Journal
+	on *atomic.Bool
+}
+
+func (u unsure) WaitDurable(ctx context.Context, seq uint64) error {
+	err := u.Journal.WaitDurable(ctx, seq)
+	if u.on.Load() {
+		return errors.New("no answer")
+	}
+	return err
+}
+
+// Rules whose application was cut short, by an error or the end of the process, may be in the journal and govern. To
+// apply those before them again must not be taken for nothing.
+func TestRulesGovernAgainAfterAnApplicationThatWasCutShort(t *testing.T) {
+	t.Parallel()
+	for name, restart := range map[string]bool{"error": false, "crash": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			var on atomic.Bool
+			r := newRig(t, func(o *sink.Options) { o.Journal = unsure{o.Journal, &on} })
+			r.Publish(0, 10)
+			on.Store(true)
+			none := sinktest.Source("rules:\n  - {id: none, from: [v1/+/up/other], to: [{kafka: {topic: t}}]}\n")
+			if err := r.Dispatcher.ApplyRules(context.Background(), none); err == nil {
+				t.Fatal("applied")
+			}
+			on.Store(false)
+			if restart {
+				r.Kill()
+				r.Open()
+			} else {
+				r.Apply(testRules)
+			}
+			r.Publish(10, 10)
+			r.Settled()
+			if l := r.Ledger("kafka"); l.Delivered != 20 {
+				t.Fatalf("ledger %+v", l)
+			}
+			r.Stop()
+		})
+	}
 }

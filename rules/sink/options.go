@@ -60,7 +60,8 @@ type Options struct {
 	ErrorTopic string
 	// State bounds the operators' state.
 	State rules.StateOptions
-	// CheckpointInterval is how much is done again after a crash; 1 s by default.
+	// CheckpointInterval is how much is done again after a crash; 1 s by default. When it is negative there are
+	// only the checkpoints that Checkpoint and Stop write.
 	CheckpointInterval time.Duration
 	// SegmentBytes of a decision log; 8 MiB by default.
 	SegmentBytes int64

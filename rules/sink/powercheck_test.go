@@ -115,7 +115,7 @@ func boot(mem *memFS, file string, limit int, wrap func(*process) sink.Journal) 
 		return nil, errors.Join(err, p.db.Close())
 	}
 	o := sink.Options{
-		Journal: p.journal, DB: p.db, Dir: powerDir, Cell: "cell-1", Node: "gw-1", CheckpointInterval: time.Hour, SegmentBytes: 600,
+		Journal: p.journal, DB: p.db, Dir: powerDir, Cell: "cell-1", Node: "gw-1", CheckpointInterval: -1, SegmentBytes: 600,
 	}
 	if wrap != nil {
 		o.Journal = wrap(p)

@@ -62,6 +62,8 @@ type ruleSets struct {
 	compiled map[string]ruleSet // by hash
 	// announced are hashes in the journal that the evaluator has not met yet.
 	announced []string
+	// entered are those that it has met since the last stored checkpoint, behind which they are still announced.
+	entered []string
 }
 
 // get returns the set of an index.
@@ -115,26 +117,32 @@ func (s *ruleSets) enter(hash string, seq uint64) (ruleSet, uint32, error) {
 	s.table = append(s.table, setEntry{Index: index, Hash: hash, From: seq})
 	if i := slices.Index(s.announced, hash); i >= 0 {
 		s.announced = slices.Delete(s.announced, i, i+1)
+		s.entered = append(s.entered, hash)
 	}
 	return set, index, nil
 }
 
-// announce stores a source and remembers its hash until the evaluator meets it.
+// announce stores a source and remembers its hash until a checkpoint stands behind the place where the evaluator
+// meets it.
 func (s *ruleSets) announce(set ruleSet, source []byte) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	announced := append(slices.Clone(s.announced), set.hash())
 	err := s.db.Update(func(tx *statefile.Tx) error {
 		b := tx.Bucket(bucketDispatch)
-		if err := b.Bucket(bucketSources).Put([]byte(set.hash()), source); err != nil {
+		var announced []string
+		if err := getJSON(b, keyAnnounced, &announced); err != nil {
 			return err
 		}
-		return putJSON(b, keyAnnounced, announced)
+		return errors.Join(
+			b.Bucket(bucketSources).Put([]byte(set.hash()), source),
+			putJSON(b, keyAnnounced, append(announced, set.hash())),
+			b.Put(keyApplying, []byte(set.hash())),
+		)
 	})
 	if err != nil {
 		return fmt.Errorf("store rule set: %w", err)
 	}
-	s.announced = announced
+	s.announced = append(s.announced, set.hash())
 	s.compiled[set.hash()] = set
 	return nil
 }
@@ -158,24 +166,33 @@ func (s *ruleSets) neededLocked(hash string) bool {
 		slices.ContainsFunc(s.table, func(e setEntry) bool { return e.Hash == hash })
 }
 
-// snapshot returns the table and what is announced, as of this moment.
-func (s *ruleSets) snapshot() (table []setEntry, announced []string) {
+// snapshot returns the table and what has been entered, as of this moment.
+func (s *ruleSets) snapshot() (table []setEntry, entered []string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return slices.Clone(s.table), slices.Clone(s.announced)
+	return slices.Clone(s.table), slices.Clone(s.entered)
 }
 
-// save writes the table as of a checkpoint and removes the sources that nothing refers to. A set that was
-// announced when the checkpoint was captured is behind its position, although the evaluator may have
-// entered it by now; one that was announced since is, too.
-func (s *ruleSets) save(b *statefile.Bucket, table []setEntry, announced []string, applied string) error {
+// stored is told that a checkpoint with the first n of entered is stored.
+func (s *ruleSets) stored(n int) {
 	s.mu.Lock()
-	for _, hash := range s.announced {
-		if !slices.Contains(announced, hash) {
-			announced = append(announced, hash)
+	defer s.mu.Unlock()
+	s.entered = slices.Delete(s.entered, 0, n)
+}
+
+// save writes the table as of a checkpoint and removes the sources that nothing refers to. What was entered when the
+// checkpoint was captured is in the table and announced no more. What has been entered or announced since is behind the
+// checkpoint's position and stays.
+func (s *ruleSets) save(b *statefile.Bucket, table []setEntry, entered []string, applied string) error {
+	var announced []string
+	if err := getJSON(b, keyAnnounced, &announced); err != nil {
+		return err
+	}
+	for _, hash := range entered {
+		if i := slices.Index(announced, hash); i >= 0 {
+			announced = slices.Delete(announced, i, i+1)
 		}
 	}
-	s.mu.Unlock()
 	if err := putJSON(b, keyTable, table); err != nil {
 		return err
 	}

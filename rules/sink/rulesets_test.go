@@ -1,0 +1,138 @@
+package sink
+
+import (
+	"path/filepath"
+	"testing"
+
+	"cellgate/broker/statefile"
+)
+
+// namedSet is a rule set of which only the hash matters; it is its own source.
+type namedSet struct {
+	ruleSet
+	name string
+}
+
+func (s namedSet) hash() string { return s.name }
+
+// setsRig is the rule sets in a database, with the checkpoints and restarts that they live through.
+type setsRig struct {
+	t    *testing.T
+	db   *statefile.DB
+	sets *ruleSets
+}
+
+func newSetsRig(t *testing.T) *setsRig {
+	t.Helper()
+	db, err := statefile.Open(filepath.Join(t.TempDir(), "state.db"), statefile.Options{NoSync: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = db.Close() })
+	r := &setsRig{t: t, db: db}
+	r.update(func(tx *statefile.Tx) error {
+		b, err := tx.CreateBucketIfNotExists(bucketDispatch)
+		if err == nil {
+			_, err = b.CreateBucketIfNotExists(bucketSources)
+		}
+		return err
+	})
+	r.restart()
+	return r
+}
+
+func (r *setsRig) update(f func(*statefile.Tx) error) {
+	r.t.Helper()
+	r.must(r.db.Update(f))
+}
+
+func (r *setsRig) must(err error) {
+	r.t.Helper()
+	if err != nil {
+		r.t.Fatal(err)
+	}
+}
+
+func (r *setsRig) restart() {
+	r.t.Helper()
+	r.sets = &ruleSets{db: r.db, compiled: map[string]ruleSet{}, compile: func(source []byte) (ruleSet, error) {
+		return namedSet{name: string(source)}, nil
+	}}
+	r.update(func(tx *statefile.Tx) error { return r.sets.load(tx.Bucket(bucketDispatch)) })
+}
+
+func (r *setsRig) announce(hash string) {
+	r.t.Helper()
+	r.must(r.sets.announce(namedSet{name: hash}, []byte(hash)))
+}
+
+func (r *setsRig) enter(hash string, seq uint64) {
+	r.t.Helper()
+	_, _, err := r.sets.enter(hash, seq)
+	r.must(err)
+}
+
+// capture is the first half of a checkpoint; what it returns is the second.
+func (r *setsRig) capture() (store func()) {
+	table, entered := r.sets.snapshot()
+	return func() {
+		r.t.Helper()
+		r.update(func(tx *statefile.Tx) error { return r.sets.save(tx.Bucket(bucketDispatch), table, entered, "") })
+		r.sets.stored(len(entered))
+	}
+}
+
+// The journal has a and b behind the checkpoint; b was announced when a had been met already. After a restart both are
+// met again, and a checkpoint in between must not have thrown a away.
+func TestARuleSetThatIsMetAgainIsStillThere(t *testing.T) {
+	t.Parallel()
+	r := newSetsRig(t)
+	r.announce("a")
+	r.capture()()
+	r.enter("a", 10)
+	r.announce("b")
+	r.restart()
+	r.capture()()
+	r.enter("a", 10)
+	r.enter("b", 20)
+	r.capture()()
+	r.restart()
+	if _, err := r.sets.get(1); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A rule set that was announced and met between the two halves of a checkpoint is behind that checkpoint.
+func TestARuleSetMetDuringACheckpointIsKept(t *testing.T) {
+	t.Parallel()
+	r := newSetsRig(t)
+	store := r.capture()
+	r.announce("a")
+	r.enter("a", 10)
+	store()
+	r.restart()
+	r.enter("a", 10)
+}
+
+// Sources that nothing refers to any more go, also of sets that governed more than once.
+func TestRuleSetsThatNothingNeedsAreRemoved(t *testing.T) {
+	t.Parallel()
+	r := newSetsRig(t)
+	for i, hash := range []string{"a", "b", "a", "c"} {
+		r.announce(hash)
+		r.enter(hash, uint64(10*i+10)) //nolint:gosec // small
+		r.capture()()
+		r.sets.forget(uint64(10*i + 10)) //nolint:gosec // small
+	}
+	r.capture()()
+	var left []string
+	r.update(func(tx *statefile.Tx) error {
+		return tx.Bucket(bucketDispatch).Bucket(bucketSources).ForEach(func(k, _ []byte) error {
+			left = append(left, string(k))
+			return nil
+		})
+	})
+	if len(left) != 1 || left[0] != "c" {
+		t.Fatalf("left: %v", left)
+	}
+}
