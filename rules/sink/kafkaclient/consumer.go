@@ -24,7 +24,7 @@ type ConsumerOptions struct {
 	Group  string
 	Topics []string
 	// SessionTimeout is how long a member may be silent before its partitions go to others; 10 s by
-	// default. HeartbeatInterval is 3 s, RejoinBackoff 2 s by default.
+	// default. HeartbeatInterval is 3 s by default; RejoinBackoff, the least time from one joining to the next, 2 s.
 	SessionTimeout, HeartbeatInterval, RejoinBackoff time.Duration
 	// PartitionWatchInterval is how often new topics and partitions are looked for; 5 s by default.
 	PartitionWatchInterval time.Duration
@@ -114,6 +114,7 @@ func (c *Consumer) Run(ctx context.Context, handle func(ctx context.Context, p *
 		if err != nil {
 			continue // the group itself pauses before it tries again
 		}
+		c.holdOpen(ctx, gen)
 		for topic, parts := range gen.Assignments {
 			for _, a := range parts {
 				p := &Assignment{Topic: topic, ID: a.ID, c: c, gen: gen, next: a.Offset}
@@ -128,6 +129,19 @@ func (c *Consumer) Run(ctx context.Context, handle func(ctx context.Context, p *
 			}
 		}
 	}
+}
+
+// holdOpen keeps a generation that ends from making way for the next one before RejoinBackoff has passed since its
+// beginning. While a topic is missing kafka-go ends each at once, and would join thousands of times a second.
+func (c *Consumer) holdOpen(ctx context.Context, gen *kafka.Generation) {
+	began := time.Now()
+	gen.Start(func(over context.Context) {
+		<-over.Done()
+		select {
+		case <-time.After(c.o.RejoinBackoff - time.Since(began)):
+		case <-ctx.Done():
+		}
+	})
 }
 
 // Assignment is one assigned partition, for one goroutine.
