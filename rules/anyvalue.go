@@ -19,6 +19,9 @@ func (d *document) any(n ast.Node, what string, depth int) (any, bool) {
 		entries, ok := d.entries(n, what)
 		m := make(map[string]any, len(entries))
 		for _, e := range entries {
+			if d.cutNumber(e) {
+				return nil, false
+			}
 			v, vok := d.any(e.value, what, depth+1)
 			m[e.key.value], ok = v, ok && vok
 		}

@@ -162,6 +162,16 @@ func (r *ruleDef) readMode(n ast.Node) {
 	}
 }
 
+// cutNumber reports a decimal comma that has cut a number in two: what stands behind it is a name without a value then.
+func (d *document) cutNumber(e entry) bool {
+	_, empty := e.value.(*ast.NullNode)
+	if !empty || e.key.kind != numberScalar {
+		return false
+	}
+	d.fail(e.key.line, e.key.col, CodeBadName, decimalPoint, "%q is a name without a value", e.key.value)
+	return true
+}
+
 // value reads an expression, or mappings and lists of expressions.
 func (d *document) value(n ast.Node, what string, depth int) *valueDef {
 	if depth > maxPath {
@@ -176,6 +186,9 @@ func (d *document) value(n ast.Node, what string, depth int) *valueDef {
 		}
 		v := &valueDef{}
 		for _, e := range entries {
+			if d.cutNumber(e) {
+				return nil
+			}
 			if item := d.value(e.value, strconv.Quote(e.key.value), depth+1); item != nil {
 				v.names, v.items = append(v.names, e.key.value), append(v.items, item)
 			}
