@@ -33,10 +33,16 @@ func near(line, at int) bool { return line >= at-1 && line <= at+1 }
 
 // outline follows the indentation of a text line by line.
 type outline struct {
-	open  []int // columns of the mappings and lists that are open, outermost first
-	below bool  // the line before ends with a key without a value, so that a deeper one may follow
-	block int   // lines that are indented further belong to a text below "|"; -1: none
-	flow  int   // open brackets
+	open  []level // the mappings and lists that are open, outermost first
+	below bool    // the line before ends with a key without a value, so that a deeper one may follow
+	block int     // lines that are indented further belong to a text below "|"; -1: none
+	flow  int     // open brackets
+}
+
+// level is a mapping or a list and its indentation.
+type level struct {
+	indent int
+	list   bool
 }
 
 // oddIndent finds the first line whose indentation fits none of those that are open above it.
@@ -66,13 +72,13 @@ func (o *outline) odd(indent int, text string) (why, fix string) {
 	case o.flow > 0:
 		return "", ""
 	case len(o.open) == 0:
-		o.open = []int{indent}
+		o.open = []level{{indent, isElement(text)}}
 		return "", ""
 	}
-	last := o.open[len(o.open)-1]
+	last := o.open[len(o.open)-1].indent
 	switch {
 	case indent > last && o.below:
-		o.open = append(o.open, indent)
+		o.open = append(o.open, level{indent, isElement(text)})
 		return "", ""
 	case indent > last && !isKey(text): // a text may go on over several lines
 		return "", ""
@@ -80,11 +86,14 @@ func (o *outline) odd(indent int, text string) (why, fix string) {
 		return "this line is indented further than the one above, which has a value of its own",
 			fmt.Sprintf("begin it in column %d, in line with the keys above it", last+1)
 	}
-	for len(o.open) > 0 && o.open[len(o.open)-1] > indent {
-		last, o.open = o.open[len(o.open)-1], o.open[:len(o.open)-1]
+	for len(o.open) > 0 && o.open[len(o.open)-1].indent > indent {
+		last, o.open = o.open[len(o.open)-1].indent, o.open[:len(o.open)-1]
 	}
-	if len(o.open) > 0 && o.open[len(o.open)-1] == indent {
-		return "", ""
+	if n := len(o.open); n > 0 && o.open[n-1].indent == indent {
+		if !o.open[n-1].list || isElement(text) {
+			return "", ""
+		}
+		return `this line is in line with the "-" of a list and has none itself`, fmt.Sprintf("begin it in column %d, in line with the keys of the element above", last+1)
 	}
 	return "this line is in line with none of those above it", fmt.Sprintf("begin it in column %d, in line with the keys that it belongs to", last+1)
 }
@@ -96,7 +105,7 @@ func (o *outline) follow(indent int, text string) {
 			rest := strings.TrimLeft(text[2:], " ")
 			indent += len(text) - len(rest)
 			if text = rest; isKey(text) {
-				o.open = append(o.open, indent)
+				o.open = append(o.open, level{indent: indent})
 			}
 		}
 	}
@@ -110,10 +119,12 @@ func (o *outline) follow(indent int, text string) {
 	}
 }
 
+func isElement(text string) bool { return text == "-" || strings.HasPrefix(text, "- ") }
+
 // isKey reports whether a line begins with a key or is a list's element.
 func isKey(text string) bool {
 	key, _, ok := strings.Cut(withoutComment(text)+" ", ": ")
-	return strings.HasPrefix(text, "- ") || ok && key != "" && !strings.ContainsAny(key, " ?(<>=")
+	return isElement(text) || ok && key != "" && !strings.ContainsAny(key, " ?(<>=")
 }
 
 func withoutComment(text string) string {
