@@ -101,7 +101,7 @@ func loopbackPort(setting, addr string) (int, error) {
 func bindError(setting, addr string, err error) error {
 	var op *net.OpError
 	if errors.As(err, &op) && op.Op == "listen" {
-		return fmt.Errorf("%s: %s is taken: %w; stop what listens there, or change %s in the configuration", setting, addr, op.Err, setting)
+		return fmt.Errorf("%s: %s is taken: %w; stop what listens there (another `cellgate dev`?), change %s in the configuration, or start with --free-ports", setting, addr, op.Err, setting)
 	}
 	return fmt.Errorf("%s: %s: %w", setting, addr, err)
 }
