@@ -282,7 +282,9 @@ func (c *conn) waitFor(holds func() bool) bool {
 }
 
 func (c *conn) unbusy() {
-	c.lastRead.Store(c.b.wheel.clock.Load())
+	if now := c.b.wheel.clock.Load(); now != c.lastRead.Load() {
+		c.lastRead.Store(now)
+	}
 	c.busy.Store(false)
 }
 

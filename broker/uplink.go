@@ -304,7 +304,9 @@ func (c *conn) append() bool {
 			c.rollback()
 			return false
 		}
+		c.busy.Store(true) // it blocks while the journal's buffer is full
 		_, err := c.b.journal.Append(s.records, w)
+		c.unbusy()
 		switch {
 		case err == nil:
 			c.settleQoS2()

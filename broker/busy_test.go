@@ -1,0 +1,37 @@
+package broker
+
+import (
+	"testing"
+
+	"cellgate/broker/journal"
+	"cellgate/broker/message"
+)
+
+// slowJournal takes records only once gate is closed, as the real one while its buffer is full.
+type slowJournal struct {
+	Journal
+	gate chan struct{}
+}
+
+func (j slowJournal) Append(recs []message.Record, w journal.Waiter) (uint64, error) {
+	<-j.gate
+	return j.Journal.Append(recs, w)
+}
+
+// While the journal has no room for what a client sent it is not read, and its keep alive does not count.
+func TestKeepaliveWhileTheJournalIsSlow(t *testing.T) {
+	t.Parallel()
+	gate := make(chan struct{})
+	h := newHarness(t, func(o *Options) { o.Journal = slowJournal{o.Journal, gate} })
+	c := h.connect("cars", testVIN, 5, connectOptions{keepalive: 1})
+	c.send(publishFrame(5, 1, 1, "v1/"+testVIN+"/up/x", "x"))
+	served := h.b.wheel.all(nil)[0]
+	begun := h.b.wheel.clock.Load()
+	eventually(t, "the keep alive would be over", func() bool {
+		return h.b.wheel.clock.Load()-begun > 2*served.keepalive
+	})
+	close(gate)
+	c.expect(0x40, puback(1)...)
+	c.send([]byte{0xC0, 0})
+	c.expect(0xD0)
+}
