@@ -52,7 +52,7 @@ var passing = []string{
 
 // setup are those about how Redis or our login is configured, which people mend.
 var setup = []string{
-	"NOAUTH", "WRONGPASS", "NOPERM", "ERR max number of clients", "ERR unknown command", "ERR AUTH", "ERR DB index",
+	"NOAUTH", "WRONGPASS", "NOPERM", "DENIED", "ERR max number of clients", "ERR unknown command", "ERR AUTH", "ERR DB index",
 }
 
 func judge(err error) verdict {

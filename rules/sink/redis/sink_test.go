@@ -290,6 +290,7 @@ func TestPassingErrorsAreTriedAgain(t *testing.T) {
 		"LOADING Redis is loading the dataset in memory", "READONLY You can't write against a read only replica.",
 		"OOM command not allowed when used memory > 'maxmemory'.", "NOAUTH Authentication required.",
 		"MASTERDOWN Link with MASTER is down", "ERR max number of clients reached",
+		"DENIED Redis is running in protected mode because protected mode is enabled",
 	} {
 		mini.SetError(reply)
 		r.Publish(0, 20)
@@ -297,7 +298,7 @@ func TestPassingErrorsAreTriedAgain(t *testing.T) {
 		mini.SetError("")
 		r.Settled()
 	}
-	if l := r.Ledger("redis"); l.DeadLettered != 0 || l.Delivered != 120 {
+	if l := r.Ledger("redis"); l.DeadLettered != 0 || l.Delivered != 140 {
 		t.Fatalf("ledger %+v", l)
 	}
 	mini.FlushAll() // and the script with it
