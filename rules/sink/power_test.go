@@ -97,7 +97,7 @@ func (p *power) look(o op, name string) {
 func (p *power) check(m *machine, o op, name string) {
 	p.seen[o]++
 	p.states++
-	if err := m.check(filepath.Join(p.dir, "crashed.db"), 4<<p.rng.IntN(8)); err != nil {
+	if err := m.check(filepath.Join(p.dir, "crashed.db"), 4<<p.rng.IntN(8), p.rng.IntN(2) == 0); err != nil {
 		p.failure = fmt.Errorf("state %d, power lost before %s of %s: %w", p.states, o, name, err)
 	}
 }
@@ -223,7 +223,10 @@ func (p *power) start() error {
 	if err != nil {
 		return err
 	}
-	if err := proc.dispatcher.Start(); err != nil {
+	if p.rand(2) == 0 {
+		err = proc.dispatcher.Checkpoint()
+	}
+	if err = errors.Join(err, proc.dispatcher.Start()); err != nil {
 		return errors.Join(err, proc.close())
 	}
 	return p.apply(p.rand(2))

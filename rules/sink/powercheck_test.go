@@ -149,8 +149,9 @@ func (p *process) done(to [2]map[want]bool) {
 func wantOf(m *sinktest.Message) want { return want{m.Seq, m.Rule, m.Topic} }
 
 // check starts what a crash left and holds it against what must be true: what a cursor has passed is at its sink;
-// all the rest comes, once, in order; and the ledger has all of it.
-func (m *machine) check(file string, limit int) error {
+// all the rest comes, once, in order; and the ledger has all of it. A checkpoint before anything is evaluated, if early,
+// must not change that.
+func (m *machine) check(file string, limit int, early bool) error {
 	if err := lay(file, m.db); err != nil {
 		return err
 	}
@@ -158,7 +159,10 @@ func (m *machine) check(file string, limit int) error {
 	if err != nil {
 		return fmt.Errorf("open: %w", err)
 	}
-	err = p.runs(m)
+	if early {
+		err = p.dispatcher.Checkpoint()
+	}
+	err = errors.Join(err, p.runs(m))
 	return errors.Join(err, p.close())
 }
 
