@@ -29,16 +29,16 @@ type forwarder struct {
 	lane int
 	part *kafkaclient.Assignment // of the present generation; belongs to run
 
-	mu      sync.Mutex
-	running bool          // the partition is assigned
-	room    chan struct{} // a record was settled
-	slots   []slot        // records under way, in the order in which they were read
-	base    uint64        // number of the first slot, counted from the first record ever read
-	bytes   int
-	read    int64 // behind the last record that was read; what the group assigns begins here or before
-	next    int64 // everything before it is settled; negative before the first fetch
-	high    int64 // behind the partition's last record
-	commit  int64 // committed
+	mu       sync.Mutex
+	assigned bool          // in the group's present generation, or the last one
+	room     chan struct{} // a record was settled
+	slots    []slot        // records under way, in the order in which they were read
+	base     uint64        // number of the first slot, counted from the first record ever read
+	bytes    int
+	read     int64 // behind the last record that was read; what the group assigns begins here or before
+	next     int64 // everything before it is settled; negative before the first fetch
+	high     int64 // behind the partition's last record
+	commit   int64 // committed
 }
 
 type slot struct {
@@ -51,8 +51,6 @@ type slot struct {
 // run forwards until ctx ends.
 func (f *forwarder) run(ctx context.Context, p *kafkaclient.Assignment) {
 	f.part = p
-	f.setRunning(true)
-	defer f.setRunning(false)
 	if !f.resume(ctx) {
 		return
 	}
@@ -77,9 +75,9 @@ func (f *forwarder) run(ctx context.Context, p *kafkaclient.Assignment) {
 	<-done
 }
 
-func (f *forwarder) setRunning(is bool) {
+func (f *forwarder) setAssigned(is bool) {
 	f.mu.Lock()
-	f.running = is
+	f.assigned = is
 	f.mu.Unlock()
 }
 
@@ -304,7 +302,7 @@ func (f *forwarder) commitNow() {
 func (f *forwarder) lag() (int64, time.Time) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.next < 0 || !f.running {
+	if f.next < 0 || !f.assigned {
 		return 0, time.Time{}
 	}
 	var oldest time.Time

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -94,6 +95,46 @@ func TestNothingIsSentAgainInTheNextGeneration(t *testing.T) {
 	if n := len(got(t, p.central, "fleet.central.p1", 350)); n != 350 {
 		t.Errorf("%d records of 350 after a clean restart", n)
 	}
+}
+
+// While the cell's Kafka is away nobody has the partitions; the lanes are as far behind as they were.
+func TestLagStaysWhileTheCellIsAway(t *testing.T) {
+	t.Parallel()
+	p := newPair(t)
+	centre, cell := away(p.central, kmsg.Produce), away(p.cell)
+	centre.Store(true)
+	s := p.start()
+	p.put("central.p1", 0, 100)
+	await(t, func() bool { return s.lagging() == 100 })
+	cell.Store(true)
+	await(t, func() bool { // until the generation has ended: what fails then is joining, not fetching
+		reason := s.consumer.Health().Reason
+		return reason != "" && !strings.HasPrefix(reason, "fetch")
+	})
+	if n := s.lagging(); n != 100 {
+		t.Errorf("a lag of %d, want 100", n)
+	}
+	cell.Store(false)
+	centre.Store(false)
+	got(t, p.central, "fleet.central.p1", 100)
+	await(t, func() bool { return s.lagging() == 0 })
+}
+
+// What a member has lost to another is not its lag any more.
+func TestLagGoesToTheMemberThatHasThePartition(t *testing.T) {
+	t.Parallel()
+	p := newPair(t)
+	centre := away(p.central, kmsg.Produce)
+	centre.Store(true)
+	s := p.start()
+	for _, topic := range kafkaclient.OutboxTopics() {
+		p.put(topic, 0, 100)
+	}
+	await(t, func() bool { return s.lagging() == 300 })
+	other := p.start()
+	await(t, func() bool { return other.lagging() > 0 && other.lagging()+s.lagging() == 300 })
+	centre.Store(false)
+	await(t, func() bool { return other.lagging()+s.lagging() == 0 })
 }
 
 // What was forwarded but could not be committed, because the cell's Kafka went away, is not sent again either.

@@ -83,8 +83,9 @@ type Syncer struct {
 	hurry  chan struct{} // closed when Stop has no more time
 	ending sync.Once     // closes hurry
 
-	mu      sync.Mutex
-	parts   map[partition]*forwarder // also those that have gone to other members: what they sent may be under way
+	mu sync.Mutex
+	// parts has also those that have gone to other members: what they sent may be under way.
+	parts   map[partition]*forwarder
 	retries map[*time.Timer]struct{}
 	stopped bool
 }
@@ -102,6 +103,7 @@ func New(o Options) (*Syncer, error) {
 	}
 	cons := kafkaclient.ConsumerOptions{
 		Config: o.Cell, Name: "sync", Group: o.Group, Topics: s.topics, Log: o.Log, Metrics: o.KafkaMetrics,
+		Assigned: s.assigned,
 	}
 	if o.Tune != nil {
 		o.Tune(&central, &cons)
@@ -136,7 +138,7 @@ func (s *Syncer) Start() {
 	s.wg.Add(1)
 	go func() {
 		defer s.wg.Done()
-		err := s.consumer.Run(ctx, func(ctx context.Context, p *kafkaclient.Assignment) { s.adopt(p).run(ctx, p) })
+		err := s.consumer.Run(ctx, func(ctx context.Context, p *kafkaclient.Assignment) { s.forwarder(p).run(ctx, p) })
 		if err != nil {
 			s.o.Log.Error("sync stopped", "err", err)
 		}
@@ -155,17 +157,32 @@ type partition struct {
 	id    int
 }
 
-// adopt returns the forwarder of an assigned partition: the one that it had before, or a new one.
-func (s *Syncer) adopt(p *kafkaclient.Assignment) *forwarder {
+// assigned takes the partitions of a generation. They stay this gateway's until the next one, also while the cell's
+// Kafka is away.
+func (s *Syncer) assigned(parts map[string][]int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	name := partition{p.Topic, p.ID}
-	f := s.parts[name]
-	if f == nil {
-		f = &forwarder{s: s, partition: name, lane: max(0, slices.Index(s.topics, p.Topic)), room: make(chan struct{}, 1), next: -1}
-		s.parts[name] = f
+	for name, f := range s.parts {
+		f.setAssigned(slices.Contains(parts[name.topic], name.id))
 	}
-	return f
+	for topic, ids := range parts {
+		for _, id := range ids {
+			name := partition{topic, id}
+			if s.parts[name] == nil {
+				s.parts[name] = &forwarder{
+					s: s, partition: name, lane: max(0, slices.Index(s.topics, topic)), room: make(chan struct{}, 1), next: -1,
+					assigned: true,
+				}
+			}
+		}
+	}
+}
+
+// forwarder returns that of an assigned partition.
+func (s *Syncer) forwarder(p *kafkaclient.Assignment) *forwarder {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.parts[partition{p.Topic, p.ID}]
 }
 
 func refused(err error) bool { return errors.Is(err, kafkaclient.ErrRefused) }

@@ -26,6 +26,8 @@ type ConsumerOptions struct {
 	// SessionTimeout is how long a member may be silent before its partitions go to others; 10 s by
 	// default. HeartbeatInterval is 3 s by default; RejoinBackoff, the least time from one joining to the next, 2 s.
 	SessionTimeout, HeartbeatInterval, RejoinBackoff time.Duration
+	// Assigned is told which partitions of which topics each generation has for this member, before they are handled.
+	Assigned func(partitions map[string][]int)
 	// PartitionWatchInterval is how often new topics and partitions are looked for; 5 s by default.
 	PartitionWatchInterval time.Duration
 	Log                    *slog.Logger
@@ -115,6 +117,7 @@ func (c *Consumer) Run(ctx context.Context, handle func(ctx context.Context, p *
 			continue // the group itself pauses before it tries again
 		}
 		c.holdOpen(ctx, gen)
+		c.tell(gen)
 		for topic, parts := range gen.Assignments {
 			for _, a := range parts {
 				p := &Assignment{Topic: topic, ID: a.ID, c: c, gen: gen, next: a.Offset}
@@ -142,6 +145,19 @@ func (c *Consumer) holdOpen(ctx context.Context, gen *kafka.Generation) {
 		case <-ctx.Done():
 		}
 	})
+}
+
+func (c *Consumer) tell(gen *kafka.Generation) {
+	if c.o.Assigned == nil {
+		return
+	}
+	all := make(map[string][]int, len(gen.Assignments))
+	for topic, parts := range gen.Assignments {
+		for _, a := range parts {
+			all[topic] = append(all[topic], a.ID)
+		}
+	}
+	c.o.Assigned(all)
 }
 
 // Assignment is one assigned partition, for one goroutine.
