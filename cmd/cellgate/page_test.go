@@ -60,9 +60,14 @@ func TestPages(t *testing.T) {
 			var p app.VehiclePage
 			unmarshal(t, `{"vehicles":[{"vin":"LTEST000000000001","connected":true,"ready":true,"mqtt":"3.1.1","since":"2026-11-20T21:09:30.5Z","queued":1200},
 				{"vin":"LTEST000000000002","connected":false,"ready":false,"since":"2026-11-18T21:09:30Z","queued":0}],"next":"LTEST000000000002"}`, &p)
-			return printVehicles(w, &p, now)
+			return printVehicles(w, &p, "", now)
 		},
-		"vehicles-none": func(_ *testing.T, w io.Writer, now time.Time) error { return printVehicles(w, &app.VehiclePage{}, now) },
+		"vehicles-none": func(_ *testing.T, w io.Writer, now time.Time) error {
+			return printVehicles(w, &app.VehiclePage{}, "", now)
+		},
+		"vehicles-end": func(_ *testing.T, w io.Writer, now time.Time) error {
+			return printVehicles(w, &app.VehiclePage{}, "LTEST9", now)
+		},
 		"vehicle": func(_ *testing.T, w io.Writer, now time.Time) error {
 			return printVehicle(w, json.RawMessage(`{"vin":"LTEST000000000001","connected":true,"ready":true,"mqtt":"5","since":"2026-11-20T21:09:30Z","token_ends":"2026-11-20T22:09:30Z",
 				"session_expiry":"1h0m0s","queued":1,"inflight":1,"queued_bytes":2048,"will":true,"subscriptions":[{"filter":"v1/LTEST000000000001/cmd/#","qos":1},{"filter":"v1/LTEST000000000001/sys/#","qos":0}]}`), now)

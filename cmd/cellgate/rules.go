@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -191,7 +192,7 @@ func recordAt(dir string, seq uint64) (*message.Record, error) {
 	if found != nil {
 		return found, nil
 	}
-	if err != nil && err != errEnough { //nolint:errorlint // our own sentinel comes back as it is
+	if err != nil && !errors.Is(err, errEnough) {
 		return nil, journalError(dir, err)
 	}
 	return nil, fmt.Errorf("journal: %s has no record %d; it may have been consumed already", dir, seq)

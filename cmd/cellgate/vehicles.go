@@ -48,7 +48,7 @@ func vehiclesCommand(c *cli) *cobra.Command {
 			if err := client.do(cmd.Context(), "GET", "/v1/vehicles?"+query.Encode(), nil, &page); err != nil {
 				return err
 			}
-			return c.print(page, func(w io.Writer) error { return printVehicles(w, &page, time.Now()) })
+			return c.print(page, func(w io.Writer) error { return printVehicles(w, &page, cursor, time.Now()) })
 		},
 	}
 	t.flags(cmd)
@@ -58,7 +58,8 @@ func vehiclesCommand(c *cli) *cobra.Command {
 	return cmd
 }
 
-func printVehicles(w io.Writer, page *app.VehiclePage, now time.Time) error {
+// printVehicles prints a page of the list; after is the cursor that it began at.
+func printVehicles(w io.Writer, page *app.VehiclePage, after string, now time.Time) error {
 	t := table{}
 	t.row("VIN", "CONNECTED", "READY", "MQTT", "SINCE", "QUEUED")
 	for _, v := range page.Vehicles {
@@ -67,6 +68,8 @@ func printVehicles(w io.Writer, page *app.VehiclePage, now time.Time) error {
 	err := t.write(w)
 	switch {
 	case err != nil:
+	case len(page.Vehicles) == 0 && after != "":
+		_, err = fmt.Fprintf(w, "none behind %s: the list ends there\n", after)
 	case len(page.Vehicles) == 0:
 		_, err = fmt.Fprintln(w, "none: no vehicle has a session here")
 	case page.Next != "":
