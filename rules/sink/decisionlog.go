@@ -87,7 +87,7 @@ type decisionLog struct {
 // behind end. A zero end empties it.
 func openDecisionLog(fs fileSystem, dir string, start, end position, segmentBytes int64) (*decisionLog, error) {
 	l := &decisionLog{fs: fs, dir: dir, segmentBytes: segmentBytes}
-	if err := makeDir(fs, dir); err != nil {
+	if err := errors.Join(makeDir(fs, filepath.Dir(dir)), makeDir(fs, dir)); err != nil {
 		return nil, fmt.Errorf("decision log: %w", err)
 	}
 	numbers, err := l.list()

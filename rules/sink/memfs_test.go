@@ -253,16 +253,17 @@ func (f *memFile) Preallocate(size int64) error { return f.Truncate(size) }
 type journalFS struct{ *memFS }
 
 func (m journalFS) MkdirAll(dir string) error {
-	if dir == "/" {
+	err := m.Mkdir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		if err := m.MkdirAll(path.Dir(dir)); err != nil {
+			return err
+		}
+		err = m.Mkdir(dir)
+	}
+	if errors.Is(err, fs.ErrExist) {
 		return nil
 	}
-	if err := m.MkdirAll(path.Dir(dir)); err != nil {
-		return err
-	}
-	if err := m.Mkdir(dir); err != nil && !errors.Is(err, fs.ErrExist) {
-		return err
-	}
-	return m.SyncDir(path.Dir(dir))
+	return errors.Join(err, m.SyncDir(path.Dir(dir)))
 }
 
 func (m journalFS) Create(name string) (journal.File, error) {

@@ -51,8 +51,13 @@ func newPower(t *testing.T, seed uint64, limit int, forget func(o op, name strin
 	p := &power{dir: t.TempDir(), limit: limit, rng: rand.New(rand.NewPCG(seed, 1)), seen: map[op]int{}} //nolint:gosec // a test's choices
 	p.m = machine{mem: newMemFS(), settled: [2]map[want]bool{{}, {}}}
 	p.m.mem.forget = forget
-	if err := (journalFS{p.m.mem}).MkdirAll("/data"); err != nil {
+	if err := (journalFS{p.m.mem}).MkdirAll("/data/journal"); err != nil {
 		t.Fatal(err)
+	}
+	if seed%2 == 1 { // by a start that was killed before it had synced
+		if err := p.m.mem.Mkdir(powerDir); err != nil {
+			t.Fatal(err)
+		}
 	}
 	return p
 }
