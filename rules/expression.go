@@ -239,8 +239,13 @@ func plainWords(message, src string) (text, suggestion string) {
 	if message == "unexpected token EOF" {
 		if strings.Count(src, "(") > strings.Count(src, ")") {
 			suggestion = "a ( is not closed"
+		} else if strings.HasSuffix(strings.TrimSpace(src), "%") {
+			suggestion = "leave the % away: it is the rest of a division here"
 		}
 		return "the expression ends too soon", suggestion
+	}
+	if strings.HasPrefix(message, "unrecognized character") && strings.ContainsAny(message, "“”„‟«»‘’‚") {
+		return "a quote of a text editor", `write plain quotes: "D"`
 	}
 	m := unexpected.FindStringSubmatch(message)
 	switch {
@@ -249,13 +254,34 @@ func plainWords(message, src string) (text, suggestion string) {
 	case m == nil:
 		return message, ""
 	}
-	switch m[1] {
+	return fmt.Sprintf("%q is not expected here", m[1]), meantOperator(m[1], src)
+}
+
+// meantOperator suggests what to write for a sign or a word that is one in another language.
+func meantOperator(token, src string) string {
+	switch strings.ToLower(token) {
 	case "=":
-		suggestion = `"is equal" is written ==`
-	case "AND", "OR", "NOT", "And", "Or", "Not":
-		suggestion = "and, or, not are written in small letters"
+		switch {
+		case strings.Contains(src, "=<"):
+			return `"less or equal" is written <=`
+		case strings.Contains(src, "=>"):
+			return `"greater or equal" is written >=`
+		}
+		return `"is equal" is written ==`
+	case ">":
+		if strings.Contains(src, "<>") {
+			return `"is not equal" is written !=`
+		}
+	case "and", "or", "not":
+		return "and, or, not are written in small letters"
+	case "und", "oder", "nicht":
+		return "write and, or, not"
+	case "is":
+		return "a field that is missing: == nil; one that is there: != nil"
+	case "like":
+		return `write startsWith, endsWith or contains, or matches "pattern"`
 	}
-	return fmt.Sprintf("%q is not expected here", m[1]), suggestion
+	return ""
 }
 
 var unexpected = regexp.MustCompile(`^unexpected token \w+\("(.*)"\)$`)

@@ -30,7 +30,11 @@ func (r *ruleDef) readTargets(o *object) {
 }
 
 func readTarget(d *document, n ast.Node) *targetDef {
-	o, ok := d.object(n, "a target", "kafka", "redis", "central")
+	sinks := []string{"kafka", "redis", "central"}
+	if d.besideSink(n, sinks) {
+		return nil
+	}
+	o, ok := d.object(n, "a target", sinks...)
 	if !ok {
 		return nil
 	}
@@ -54,6 +58,28 @@ func readTarget(d *document, n ast.Node) *targetDef {
 	default:
 		return readRedis(d, o.values["redis"])
 	}
+}
+
+// besideSink reports keys that were to stand below an empty kafka, redis or central, and stand beside it.
+func (d *document) besideSink(n ast.Node, sinks []string) bool {
+	m, ok := n.(*ast.MappingNode)
+	if !ok {
+		return false
+	}
+	sink := ""
+	for _, p := range m.Values {
+		key := p.Key.GetToken().Value
+		_, empty := p.Value.(*ast.NullNode)
+		switch known := contains(sinks, key); {
+		case known && empty:
+			sink = key
+		case !known && sink != "":
+			_, col := place(p.Key)
+			d.failAt(p.Key, CodeUnknownKey, fmt.Sprintf("begin it in column %d, further than %s", col+2, sink), "%q stands beside %q, not below it", key, sink)
+			return true
+		}
+	}
+	return false
 }
 
 func readKafka(d *document, n ast.Node) *targetDef {

@@ -92,7 +92,7 @@ func TestHostileTexts(t *testing.T) {
 		},
 		"macro bomb": {macros + when("m39"), CodeExprTooLarge},
 		"zero":       {"\x00", CodeWrongType},
-		"latin1":     {"rules: \xe9", CodeWrongType},
+		"latin1":     {"rules: \xe9", CodeSyntax},
 		"two roots":  {"\xef\xbb\xbfrules: []\nrules: []", CodeSyntax},
 	} {
 		_, diags := Compile(NewSource(map[string][]byte{"a": []byte(c.text)}), Options{})

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/goccy/go-yaml"
 	"github.com/goccy/go-yaml/ast"
@@ -110,6 +111,15 @@ func (d *document) parse() (root ast.Node) {
 		d.fail(line, 1, CodeTooLarge, "write it flatter", "nested deeper than %d", maxYAMLDepth)
 		return nil
 	}
+	if bytes.HasPrefix(d.text, []byte("\xff\xfe")) || bytes.HasPrefix(d.text, []byte("\xfe\xff")) {
+		d.report(Diagnostic{File: d.file, Line: 1, Column: 1, Code: CodeSyntax, Rule: "file", Message: "this file is UTF-16", Suggestion: "save it as UTF-8"})
+		return nil
+	}
+	if line := notUTF8(d.lines); line > 0 && !d.foreign {
+		d.rule = d.ruleAt(line)
+		d.fail(line, 1, CodeSyntax, "save the file as UTF-8", "this line has characters that are not UTF-8")
+		return nil
+	}
 	defer func() { // the parser is given whatever a user saved
 		if p := recover(); p != nil && d.foreign {
 			d.failForeign(1, 1, CodeSyntax)
@@ -163,6 +173,8 @@ func (d *document) syntaxError(err error) {
 	case strings.Contains(msg, "mapping value is not allowed"), strings.Contains(msg, "value is not allowed"):
 		suggestion = `in YAML ": " and " #" have a meaning, and a value that begins with a quote ends with it; ` +
 			`put the whole expression between single quotes, or below "|" on a line of its own`
+	case strings.Contains(msg, "non-map value"):
+		suggestion = "behind a key stand a colon and a blank, as in mode: enabled"
 	case strings.Contains(msg, "must be specified"):
 		suggestion = quoteInFlow
 	case strings.Contains(msg, "already defined"):
@@ -202,6 +214,19 @@ func tooDeep(lines []string) int {
 			return i + 1
 		}
 		depth = max(0, depth-strings.Count(line, "]")-strings.Count(line, "}"))
+	}
+	return 0
+}
+
+// notUTF8 returns the first line with bytes that are no UTF-8 outside a comment, 0 if none has.
+func notUTF8(lines []string) int {
+	for i, line := range lines {
+		if strings.HasPrefix(strings.TrimSpace(line), "#") {
+			continue
+		}
+		if text, _, _ := strings.Cut(line, " #"); !utf8.ValidString(text) {
+			return i + 1
+		}
 	}
 	return 0
 }
@@ -267,6 +292,7 @@ type object struct {
 	keys   map[string]scalar
 	odd    bool            // some key was unknown
 	meant  map[string]bool // known keys that an unknown one is the misspelling of
+	tagged bool            // a value is a YAML tag, which swallows the keys behind it
 }
 
 // object reads a mapping with fixed keys and reports all others.
@@ -289,6 +315,8 @@ func (d *document) object(n ast.Node, what string, known ...string) (*object, bo
 			continue
 		}
 		o.values[e.key.value], o.keys[e.key.value] = e.value, e.key
+		_, tag := e.value.(*ast.TagNode)
+		o.tagged = o.tagged || tag
 	}
 	return o, true
 }
@@ -331,7 +359,7 @@ func (o *object) has(key string) bool { _, ok := o.values[key]; return ok }
 
 // missing reports a key that must be there, unless it is there under a misspelt name, which has been reported.
 func (o *object) missing(key, suggestion string) {
-	if o.meant[key] {
+	if o.meant[key] || o.tagged {
 		return
 	}
 	o.d.failAt(o.node, CodeMissing, suggestion, "%s needs %q", o.what, key)
