@@ -50,20 +50,34 @@ var ErrLocked = errors.New("journal is open elsewhere")
 // osFS is the real thing.
 type osFS struct{}
 
-func (osFS) MkdirAll(dir string) error {
-	if _, err := os.Stat(dir); err == nil {
-		return nil
-	}
+func (osFS) MkdirAll(dir string) error { return MakeDir(dir) }
+
+// MakeDir makes dir and what is missing above it, durably.
+func MakeDir(dir string) error {
+	return makeDir(dir, func(dir string) error { return os.Mkdir(dir, 0o750) }, osFS{}.SyncDir)
+}
+
+// makeDir syncs the parent of a directory that is there, too: the start that made it may have been killed before it
+// had. A parent that may not be read is not one in which we make directories.
+func makeDir(dir string, mkdir, sync func(dir string) error) error {
 	parent := filepath.Dir(dir)
-	if parent != dir {
-		if err := (osFS{}).MkdirAll(parent); err != nil {
+	err := mkdir(dir)
+	if errors.Is(err, os.ErrNotExist) && parent != dir {
+		if err := makeDir(parent, mkdir, sync); err != nil {
 			return err
 		}
+		err = mkdir(dir)
 	}
-	if err := os.Mkdir(dir, 0o750); err != nil && !errors.Is(err, os.ErrExist) {
+	switch {
+	case err == nil:
+		return sync(parent)
+	case !errors.Is(err, os.ErrExist):
 		return err
 	}
-	return osFS{}.SyncDir(parent)
+	if err := sync(parent); !errors.Is(err, os.ErrPermission) {
+		return err
+	}
+	return nil
 }
 
 func (osFS) List(dir string) ([]string, error) {

@@ -60,6 +60,10 @@ func Open(file string, o Options) (*DB, error) {
 	if err != nil {
 		return nil, err
 	}
+	// Also of one that was there: the start that created it may have been killed before it had synced the directory.
+	if err := syncDir(filepath.Dir(file)); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
 	fellBack, err := verify(f, file)
 	if err != nil {
 		return nil, errors.Join(err, f.Close())
@@ -150,11 +154,9 @@ func create(file string, o Options) error {
 	}
 	// A link does not replace what another process was quicker to put there; not every file system has links.
 	if err := os.Link(f.Name(), file); err != nil && !errors.Is(err, fs.ErrExist) {
-		if err := os.Rename(f.Name(), file); err != nil {
-			return err
-		}
+		return os.Rename(f.Name(), file)
 	}
-	return syncDir(filepath.Dir(file))
+	return nil
 }
 
 func syncDir(dir string) error {

@@ -5,12 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"os"
 	"path/filepath"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"cellgate/broker/journal"
 	"cellgate/broker/session"
 	"cellgate/broker/statefile"
 	"cellgate/cmd/cellgate/runfile"
@@ -23,7 +23,7 @@ const stateLock = 2 * time.Second
 
 // openState opens the one state file. Sessions, commands, checkpoints and cursors each have a bucket in it.
 func openState(dir string, onFatal func(error)) (*statefile.DB, error) {
-	if err := os.MkdirAll(dir, 0o750); err != nil {
+	if err := journal.MakeDir(dir); err != nil {
 		return nil, fmt.Errorf("data_dir: %w", err)
 	}
 	file := filepath.Join(dir, "state.db")
