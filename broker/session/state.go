@@ -72,17 +72,42 @@ func (st *state) unlock() {
 		return
 	}
 	st.running = true
-	for len(st.after) > 0 {
-		due := st.after
-		st.after = nil
+	defer func() {
+		st.running = false
 		st.mu.Unlock()
-		for _, fn := range due {
-			fn()
-		}
-		st.mu.Lock()
+	}()
+	for len(st.after) > 0 {
+		st.runAfter()
 	}
-	st.running = false
+}
+
+// runAfter runs the callbacks that are due, without mu. What is behind one that panics stays due.
+func (st *state) runAfter() {
+	due := st.after
+	st.after = nil
 	st.mu.Unlock()
+	defer func() {
+		st.mu.Lock()
+		st.after = append(due, st.after...)
+	}()
+	for len(due) > 0 {
+		fn := due[0]
+		due = due[1:]
+		fn()
+	}
+}
+
+// unlockTold is unlock, and returns when the callbacks that are due by now have run, on whichever goroutine. It is not
+// called from a callback.
+func (st *state) unlockTold() {
+	if !st.running {
+		st.unlock()
+		return
+	}
+	told := make(chan struct{})
+	st.after = append(st.after, func() { close(told) })
+	st.mu.Unlock()
+	<-told
 }
 
 // expired reports whether a session without a connection has outlived its expiry.

@@ -55,10 +55,11 @@ func (s *Session) SetPermissions(p Permissions, notAfter time.Time) {
 
 // Detach ends the connection's hold on the session, after its last journal append. normal means that the client
 // sent DISCONNECT 0x00: the will is discarded. expiry, when not nil, replaces the session's expiry
-// (MQTT 5, 3.14.2.2.2), but for a session that was to have none.
+// (MQTT 5, 3.14.2.2.2), but for a session that was to have none. When it returns, everybody has been told: what a later
+// connection of the client has told comes behind.
 func (s *Session) Detach(normal bool, expiry *time.Duration) {
 	s.st.mu.Lock()
-	defer s.st.unlock()
+	defer s.st.unlockTold()
 	if s.st.gen != s.gen || s.st.conn == nil {
 		return
 	}

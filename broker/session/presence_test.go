@@ -1,0 +1,41 @@
+package session
+
+import (
+	"slices"
+	"sync"
+	"testing"
+	"time"
+)
+
+// A clean start begins a new session, and the presence of its client goes on in order: behind what some goroutine
+// still has to tell of the old one.
+func TestPresenceOrderOverCleanStart(t *testing.T) {
+	t.Parallel()
+	e := newEnv(t)
+	var mu sync.Mutex
+	var log []bool
+	running, slow := make(chan struct{}), make(chan struct{})
+	e.m.OnPresence(func(p Presence) {
+		mu.Lock()
+		defer mu.Unlock()
+		log = append(log, p.Connected)
+	})
+	wait := sync.OnceFunc(func() {
+		close(running)
+		<-slow
+	})
+	e.m.OnReady(func(string) { wait() })
+	c, _ := e.attach("V", vehicle, volatile)
+	var subscribing sync.WaitGroup
+	subscribing.Go(func() { c.s.Subscribe([]Subscription{sub("v1/V/cmd/#", 1)}, 0, func([]byte) {}) })
+	<-running
+	time.AfterFunc(100*time.Millisecond, func() { close(slow) })
+	c.detach(false)
+	e.attach("V", vehicle, volatile)
+	subscribing.Wait()
+	mu.Lock()
+	defer mu.Unlock()
+	if !slices.Equal(log, []bool{true, false, true}) {
+		t.Errorf("connected: %v", log)
+	}
+}
