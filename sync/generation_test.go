@@ -60,6 +60,15 @@ func (p *pair) nextGeneration(count *atomic.Int64) {
 	f.Remove()
 }
 
+// longSession keeps a member that waits for settleGrace in its group, as the defaults do.
+func longSession(o *Options) {
+	tune := o.Tune
+	o.Tune = func(pr *kafkaclient.ProducerOptions, c *kafkaclient.ConsumerOptions) {
+		tune(pr, c)
+		c.SessionTimeout = 10 * time.Second
+	}
+}
+
 func (s *Syncer) lagging() (n int64) {
 	for _, l := range s.Lag() {
 		n += l.Messages
@@ -126,12 +135,12 @@ func TestLagGoesToTheMemberThatHasThePartition(t *testing.T) {
 	p := newPair(t)
 	centre := away(p.central, kmsg.Produce)
 	centre.Store(true)
-	s := p.start()
+	s := p.start(longSession)
 	for _, topic := range kafkaclient.OutboxTopics() {
 		p.put(topic, 0, 100)
 	}
 	await(t, func() bool { return s.lagging() == 300 })
-	other := p.start()
+	other := p.start(longSession)
 	await(t, func() bool { return other.lagging() > 0 && other.lagging()+s.lagging() == 300 })
 	centre.Store(false)
 	await(t, func() bool { return other.lagging()+s.lagging() == 0 })
@@ -212,13 +221,7 @@ func TestStopCommitsWhatItWaitedFor(t *testing.T) {
 	p := newPair(t)
 	centre := away(p.central, kmsg.Produce)
 	centre.Store(true)
-	s := p.start(func(o *Options) {
-		tune := o.Tune
-		o.Tune = func(pr *kafkaclient.ProducerOptions, c *kafkaclient.ConsumerOptions) {
-			tune(pr, c)
-			c.SessionTimeout = 10 * time.Second
-		}
-	})
+	s := p.start(longSession)
 	p.put("central.p0", 0, 100)
 	await(t, func() bool { return s.lagging() == 100 })
 	time.AfterFunc(settleGrace+500*time.Millisecond, func() { centre.Store(false) })

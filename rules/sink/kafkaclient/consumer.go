@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"slices"
 	"time"
@@ -168,6 +167,9 @@ type Assignment struct {
 	c    *Consumer
 	gen  *kafka.Generation
 	next int64 // offset of the next record; negative until the first fetch
+	// batches were fetched and not yet decoded; high is where the partition ended then.
+	batches []byte
+	high    int64
 }
 
 // Fetched is a record that was read. Its bytes are the receiver's.
@@ -189,9 +191,10 @@ func (f *Fetched) Header(name string) []byte {
 	return nil
 }
 
-// Fetch returns the next records, about maxBytes of them as they are stored, waiting up to wait for
-// some; and the offset behind the partition's last record. None and no error: nothing new. It tries
-// again by itself while Kafka is away; the only error is that of ctx.
+// Fetch returns the next records, waiting up to wait for some, and the offset behind the partition's last
+// record. Their keys and values are maxBytes, or what takes them beyond it: one batch. As much again is kept as
+// it is stored. None and no error: nothing new. It tries again by itself while Kafka is away; the only error is
+// that of ctx.
 func (p *Assignment) Fetch(ctx context.Context, maxBytes int, wait time.Duration) ([]Fetched, int64, error) {
 	for try := 1; ; try++ {
 		recs, high, err := p.fetch(ctx, maxBytes, wait)
@@ -221,53 +224,21 @@ func (p *Assignment) fetch(ctx context.Context, maxBytes int, wait time.Duration
 		}
 		p.next = first
 	}
-	res, err := p.c.client.Fetch(rctx, &kafka.FetchRequest{
-		Topic: p.Topic, Partition: p.ID, Offset: p.next, MinBytes: 1, MaxBytes: int64(maxBytes), MaxWait: wait,
-	})
-	if err != nil {
-		return nil, 0, fmt.Errorf("fetch %s/%d: %w", p.Topic, p.ID, err)
-	}
-	if errors.Is(res.Error, kafka.OffsetOutOfRange) {
-		return nil, 0, p.skip(rctx)
-	}
-	if res.Error != nil {
-		return nil, 0, fmt.Errorf("fetch %s/%d: %w", p.Topic, p.ID, res.Error)
-	}
-	recs, err := p.read(res.Records)
-	return recs, res.HighWatermark, err
-}
-
-// read takes the records behind the ones already seen: Kafka answers whole batches.
-func (p *Assignment) read(r kafka.RecordReader) ([]Fetched, error) {
-	var out []Fetched
-	for {
-		rec, err := r.ReadRecord()
-		if errors.Is(err, io.EOF) {
-			return out, nil
-		}
-		var f Fetched
-		if err == nil {
-			f, err = fetched(rec)
-		}
+	if len(p.batches) == 0 {
+		res, err := p.ask(rctx, maxBytes, wait)
 		if err != nil {
-			if len(out) > 0 {
-				return out, nil // the next fetch begins at what could not be read
-			}
-			return nil, fmt.Errorf("read %s/%d at %d: %w", p.Topic, p.ID, p.next, err)
+			return nil, 0, fmt.Errorf("fetch %s/%d: %w", p.Topic, p.ID, err)
 		}
-		if f.Offset >= p.next {
-			out = append(out, f)
-			p.next = f.Offset + 1
+		if res.code == kafka.OffsetOutOfRange {
+			return nil, 0, p.skip(rctx)
 		}
+		if res.code != 0 {
+			return nil, 0, fmt.Errorf("fetch %s/%d: %w", p.Topic, p.ID, res.code)
+		}
+		p.batches, p.high = res.batches, res.high
 	}
-}
-
-func fetched(rec *kafka.Record) (Fetched, error) {
-	f := Fetched{Offset: rec.Offset, Time: rec.Time, Headers: slices.Clone(rec.Headers)}
-	var kerr, verr error
-	f.Key, kerr = protocol.ReadAll(rec.Key)
-	f.Value, verr = protocol.ReadAll(rec.Value)
-	return f, errors.Join(kerr, verr)
+	recs, err := p.decode(maxBytes)
+	return recs, p.high, err
 }
 
 func (p *Assignment) first(ctx context.Context) (int64, error) {
@@ -305,7 +276,7 @@ func (p *Assignment) skip(ctx context.Context) error {
 func (p *Assignment) Next() int64 { return p.next }
 
 // Resume has Fetch go on at next.
-func (p *Assignment) Resume(next int64) { p.next = next }
+func (p *Assignment) Resume(next int64) { p.next, p.batches = next, nil }
 
 // Commit tells the group that everything before next is done with. It also works shortly after handle's
 // context has ended, which is when it matters most.

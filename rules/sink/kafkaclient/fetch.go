@@ -1,0 +1,204 @@
+package kafkaclient
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"time"
+
+	"github.com/segmentio/kafka-go"
+	"github.com/segmentio/kafka-go/protocol"
+	"github.com/segmentio/kafka-go/protocol/fetch"
+)
+
+// fetchVersion is the version of the Fetch request that is spoken, which every broker since Kafka 0.11 does. From
+// version 3 on a broker answers at least one whole batch, however large.
+const fetchVersion = 4
+
+// errAnswer is wrapped by the errors about an answer that is not as the protocol says.
+var errAnswer = errors.New("malformed fetch answer")
+
+// rawFetch is a Fetch request for one partition whose answer keeps the batches as they came. kafka-go's own
+// decompresses all of them at once: a MiB of what compresses well may be gigabytes.
+type rawFetch struct {
+	fetch.Request
+
+	clientID string
+}
+
+func newRawFetch(clientID, topic string, partition int, offset int64, maxBytes int, wait time.Duration) *rawFetch {
+	limit := int32(min(maxBytes, 64<<20)) //nolint:gosec // bounded here
+	return &rawFetch{clientID: clientID, Request: fetch.Request{
+		ReplicaID: -1, MaxWaitTime: int32(wait.Milliseconds()), MinBytes: 1, MaxBytes: limit, //nolint:gosec // less than a second
+		Topics: []fetch.RequestTopic{{Topic: topic, Partitions: []fetch.RequestPartition{{
+			Partition: int32(partition), CurrentLeaderEpoch: -1, FetchOffset: offset, PartitionMaxBytes: limit, //nolint:gosec // Kafka's own type
+		}}}},
+	}}
+}
+
+// rawFetched is its answer.
+type rawFetched struct {
+	code    kafka.Error
+	high    int64
+	batches []byte // the last one may have been cut off
+}
+
+// ApiKey implements protocol.Message.
+func (*rawFetched) ApiKey() protocol.ApiKey { return protocol.Fetch } //nolint:revive // the library's name
+
+// Required implements protocol.RawExchanger.
+func (*rawFetch) Required(map[protocol.ApiKey]int16) bool { return true }
+
+// RawExchange implements protocol.RawExchanger.
+func (r *rawFetch) RawExchange(rw io.ReadWriter) (protocol.Message, error) {
+	const correlation = 1 // one request is in flight on a connection, so any number will do
+	if err := protocol.WriteRequest(rw, fetchVersion, correlation, r.clientID, &r.Request); err != nil {
+		return nil, err
+	}
+	var head [4]byte
+	if _, err := io.ReadFull(rw, head[:]); err != nil {
+		return nil, err
+	}
+	size := int64(binary.BigEndian.Uint32(head[:]))
+	answer, err := io.ReadAll(io.LimitReader(rw, size))
+	if err != nil {
+		return nil, err
+	}
+	if int64(len(answer)) < size {
+		return nil, io.ErrUnexpectedEOF
+	}
+	return parseFetched(answer)
+}
+
+// parseFetched reads an answer of version 4 with one partition:
+//
+//	correlation id 4, throttle time 4, topics 4, name 2 + n,
+//	partitions 4, partition 4, error 2, high watermark 8, last stable offset 8,
+//	aborted transactions 4 + 16 each, length of the batches 4, batches
+func parseFetched(b []byte) (*rawFetched, error) {
+	be := binary.BigEndian
+	const head, fixed = 14, 4 + 4 + 2 + 8 + 8 + 4
+	if len(b) < head || be.Uint32(b[8:]) != 1 {
+		return nil, fmt.Errorf("%w: %d bytes", errAnswer, len(b))
+	}
+	b = b[min(len(b), head+int(be.Uint16(b[12:]))):]
+	if len(b) < fixed || be.Uint32(b) != 1 {
+		return nil, fmt.Errorf("%w: no partition", errAnswer)
+	}
+	res := &rawFetched{code: kafka.Error(int16(be.Uint16(b[8:]))), high: int64(be.Uint64(b[10:]))} //nolint:gosec // two's complement on the wire
+	aborted := max(0, int64(int32(be.Uint32(b[26:]))))                                             //nolint:gosec // as above
+	b = b[min(int64(len(b)), fixed+16*aborted):]
+	if len(b) < 4 || max(0, int64(int32(be.Uint32(b)))) > int64(len(b)-4) { //nolint:gosec // as above
+		return nil, fmt.Errorf("%w: short batches", errAnswer)
+	}
+	res.batches = b[4 : 4+max(0, int64(int32(be.Uint32(b))))] //nolint:gosec // as above
+	return res, nil
+}
+
+// ask fetches the batches from p.next on.
+func (p *Assignment) ask(ctx context.Context, maxBytes int, wait time.Duration) (*rawFetched, error) {
+	c := p.c.client
+	m, err := c.Transport.RoundTrip(ctx, c.Addr, newRawFetch(p.c.o.ClientID, p.Topic, p.ID, p.next, maxBytes, wait))
+	if err != nil {
+		return nil, err
+	}
+	res, ok := m.(*rawFetched)
+	if !ok {
+		return nil, fmt.Errorf("%w: %T", errAnswer, m)
+	}
+	return res, nil
+}
+
+// decode takes batches off p.batches until the records behind those already seen are maxBytes or more. It passes
+// over what only transactions need.
+func (p *Assignment) decode(maxBytes int) ([]Fetched, error) {
+	var out []Fetched
+	was, size := p.next, 0
+	for size < maxBytes {
+		batch, behind, control := p.cutBatch()
+		if batch == nil { // the end, or a batch that was cut off, which the next answer begins with
+			rest := len(p.batches)
+			p.batches = nil
+			if rest > 0 && p.next == was {
+				return nil, fmt.Errorf("read %s/%d at %d: %w: no whole batch", p.Topic, p.ID, p.next, errAnswer)
+			}
+			break
+		}
+		recs, err := decodeBatch(batch)
+		if err != nil {
+			p.batches = nil
+			if len(out) > 0 {
+				return out, nil // the next fetch begins at what could not be read
+			}
+			return nil, fmt.Errorf("read %s/%d at %d: %w", p.Topic, p.ID, p.next, err)
+		}
+		for _, f := range recs {
+			if f.Offset >= p.next && !control {
+				out = append(out, f)
+				p.next = f.Offset + 1
+				size += len(f.Key) + len(f.Value)
+			}
+		}
+		p.next = max(p.next, behind)
+	}
+	return out, nil
+}
+
+// cutBatch takes the first batch off p.batches: its bytes, the offset behind it, and whether it holds control
+// records. It returns nil when there is no whole one. Offsets: see batch.go.
+func (p *Assignment) cutBatch() (batch []byte, behind int64, control bool) {
+	be, b := binary.BigEndian, p.batches
+	const magic, attributes, lastDelta = 16, 21, 23
+	if len(b) <= magic {
+		return nil, 0, false
+	}
+	size := 12 + int64(be.Uint32(b[8:]))
+	if size > int64(len(b)) || (b[magic] >= 2 && size < batchHeader) {
+		return nil, 0, false
+	}
+	p.batches = b[size:]
+	if b[magic] >= 2 {
+		behind = int64(be.Uint64(b)) + int64(be.Uint32(b[lastDelta:])) + 1 //nolint:gosec // two's complement on the wire
+		control = be.Uint16(b[attributes:])&0x20 != 0
+	}
+	return b[:size], behind, control
+}
+
+func decodeBatch(b []byte) ([]Fetched, error) {
+	prefix := binary.BigEndian.AppendUint32(nil, uint32(len(b))) //nolint:gosec // it was 32 bits
+	var set protocol.RecordSet
+	if _, err := set.ReadFrom(bufio.NewReader(io.MultiReader(bytes.NewReader(prefix), bytes.NewReader(b)))); err != nil {
+		return nil, err
+	}
+	if set.Records == nil {
+		return nil, nil
+	}
+	var all []Fetched
+	for {
+		rec, err := set.Records.ReadRecord()
+		if errors.Is(err, io.EOF) {
+			return all, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+		f, err := fetched(rec)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, f)
+	}
+}
+
+func fetched(rec *kafka.Record) (Fetched, error) {
+	f := Fetched{Offset: rec.Offset, Time: rec.Time, Headers: slices.Clone(rec.Headers)}
+	var kerr, verr error
+	f.Key, kerr = protocol.ReadAll(rec.Key)
+	f.Value, verr = protocol.ReadAll(rec.Value)
+	return f, errors.Join(kerr, verr)
+}
