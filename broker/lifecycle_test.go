@@ -105,7 +105,7 @@ func TestSlowReaderIsHeldToItsLimits(t *testing.T) {
 			t.Error("the connection goes on")
 		}
 		c.close(false)
-		eventually(t, "it is gone", func() bool { return !h.sessions.Connected(testVIN) })
+		eventually(t, "it is gone", func() bool { return h.b.Connections() == 0 && !h.sessions.Connected(testVIN) })
 	}
 }
 
