@@ -28,6 +28,21 @@ func (k *Kafka) tryAdmin(do func(context.Context, *kadm.Client) error) error {
 	return do(ctx, kadm.NewClient(cl))
 }
 
+// Write writes one record, as a service would.
+func (k *Kafka) Write(topic, key, value string) {
+	k.t.Helper()
+	cl, err := kgo.NewClient(kgo.SeedBrokers(k.Direct()...))
+	if err != nil {
+		k.t.Fatal(err)
+	}
+	defer cl.Close()
+	ctx, cancel := context.WithTimeout(k.t.Context(), 30*time.Second)
+	defer cancel()
+	if err := cl.ProduceSync(ctx, &kgo.Record{Topic: topic, Key: []byte(key), Value: []byte(value)}).FirstErr(); err != nil {
+		k.t.Fatalf("write to %s: %v", topic, err)
+	}
+}
+
 // CreateTopic creates a topic with the brokers' defaults and the given settings, such as max.message.bytes.
 func (k *Kafka) CreateTopic(topic string, settings map[string]string) {
 	k.t.Helper()

@@ -32,6 +32,7 @@ func Run(t *testing.T, e *Env) {
 		{"MQTT 5 properties become headers", properties},
 		{"3.1.1 publishes at QoS 0, 1 and 2", v3Publishes},
 		{"a command goes to the vehicle and its result comes back", command},
+		{"a command by Kafka does the same, once", kafkaCommand},
 		{"a service hears what vehicles publish", serviceSubscribes},
 		{"strangers are refused", refused},
 		{"a vehicle reaches only its own topics", ownTopics},
@@ -206,12 +207,7 @@ type Command struct {
 }
 
 func command(t *testing.T, e *Env) {
-	vin, v := vehicle(t, e)
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
-	defer cancel()
-	if _, err := v.Subscribe(ctx, &paho.Subscribe{Subscriptions: []paho.SubscribeOptions{{Topic: "v1/" + vin + "/cmd/#", QoS: 1}}}); err != nil {
-		t.Fatal(err)
-	}
+	vin, v := listener(t, e)
 	status, body, err := e.Do(http.MethodPost, "/v1/vehicles/"+vin+"/commands", e.Operator,
 		map[string]any{"name": "unlock", "payload": map[string]any{"doors": "all"}, "ttl": "30s"})
 	if err != nil || status != http.StatusAccepted {
@@ -221,9 +217,41 @@ func command(t *testing.T, e *Env) {
 	if err := json.Unmarshal(body, &sent); err != nil || sent.ID == "" {
 		t.Fatalf("no id in %s: %v", body, err)
 	}
-	answerCommand(t, vin, v, sent.ID)
+	succeeds(t, e, vin, v, sent.ID)
+}
+
+func kafkaCommand(t *testing.T, e *Env) {
+	vin, v := listener(t, e)
+	id := "by-kafka-" + vin
+	value := fmt.Sprintf(`{"id":%q,"vin":%q,"name":"unlock","payload":{"doors":"all"},"ttl":"30s"}`, id, vin)
+	e.Cell.Write("vehicle.commands", vin, value)
+	e.Cell.Write("vehicle.commands", vin, value) // the service did not hear that the first one was written
+	succeeds(t, e, vin, v, id)
+	select {
+	case m := <-v.Messages:
+		t.Errorf("a second message: %s on %s", m.Payload, m.Topic)
+	default:
+	}
+}
+
+// listener is a connected vehicle that takes commands.
+func listener(t *testing.T, e *Env) (vin string, v *V5) {
+	t.Helper()
+	vin, v = vehicle(t, e)
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	if _, err := v.Subscribe(ctx, &paho.Subscribe{Subscriptions: []paho.SubscribeOptions{{Topic: "v1/" + vin + "/cmd/#", QoS: 1}}}); err != nil {
+		t.Fatal(err)
+	}
+	return vin, v
+}
+
+// succeeds has the vehicle carry a command out, and checks what its sender is told.
+func succeeds(t *testing.T, e *Env, vin string, v *V5, id string) {
+	t.Helper()
+	answerCommand(t, vin, v, id)
 	harness.Eventually(t, 10*time.Second, "command succeeded", func() error {
-		_, body, err := e.Get("/v1/vehicles/"+vin+"/commands/"+sent.ID, e.Operator)
+		_, body, err := e.Get("/v1/vehicles/"+vin+"/commands/"+id, e.Operator)
 		if err != nil {
 			return err
 		}

@@ -126,7 +126,9 @@ func (a *App) start(ctx context.Context) error {
 	if err := a.startBroker(ctx); err != nil {
 		return err
 	}
-	a.startBackground()
+	if err := a.startBackground(); err != nil {
+		return err
+	}
 	if err := runfile.Write(string(a.cfg.DataDir), a.runFile()); err != nil {
 		return err
 	}

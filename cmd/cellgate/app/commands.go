@@ -4,15 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"strconv"
 	"time"
 
-	"github.com/segmentio/kafka-go"
-
 	"cellgate/broker/command"
 	"cellgate/broker/session"
-	"cellgate/configs"
 	"cellgate/rules/sink/kafkaclient"
 )
 
@@ -82,67 +78,75 @@ func (r *results) Publish(ctx context.Context, events []command.Event) error {
 	return failed
 }
 
-// inbox reads commands from Kafka in a consumer group, so that several gateways share the work.
-type inbox struct {
-	reader *kafka.Reader
-	held   []kafka.Message
-}
-
 const (
-	inboxBatch = 200
-	// inboxWait is how long a batch waits for more after its first record.
-	inboxWait = 10 * time.Millisecond
+	// inboxBytes is how much of vehicle.commands is taken at a time.
+	inboxBytes = 256 << 10
+	// inboxWait is how long the broker may wait for a command before it answers that there is none.
+	inboxWait = 500 * time.Millisecond
 )
 
-func newInbox(c *configs.Config, log *slog.Logger) (*inbox, error) {
-	dialer, err := kafkaDialer("kafka", &c.Kafka)
-	if err != nil {
-		return nil, err
-	}
-	complain := kafka.LoggerFunc(func(format string, args ...any) {
-		log.Debug("reading vehicle.commands", slog.String("kafka", fmt.Sprintf(format, args...)))
-	})
-	return &inbox{reader: kafka.NewReader(kafka.ReaderConfig{
-		Brokers: c.Kafka.Brokers, Topic: topicCommands, GroupID: c.Commands.FromKafkaGroup, Dialer: dialer,
-		MaxWait: 500 * time.Millisecond, StartOffset: kafka.FirstOffset, WatchPartitionChanges: true, ErrorLogger: complain,
-	})}, nil
+// inbox is a partition of vehicle.commands: several gateways share the topic in a consumer group.
+type inbox struct {
+	part *kafkaclient.Assignment
+	from int64 // the first record that is not committed
+	held bool  // records from there on have been fetched
 }
 
-// Fetch implements command.Consumer.
+// Fetch implements command.Consumer. What was fetched and not committed comes again.
 func (i *inbox) Fetch(ctx context.Context) ([]command.Message, error) {
-	i.held = i.held[:0]
-	for len(i.held) < inboxBatch {
-		m, err := i.fetch(ctx, len(i.held) > 0)
+	if i.held {
+		i.part.Resume(i.from)
+	}
+	i.held, i.from = true, i.part.Next()
+	for {
+		recs, _, err := i.part.Fetch(ctx, inboxBytes, inboxWait)
 		if err != nil {
-			if len(i.held) > 0 && ctx.Err() == nil {
-				break
-			}
 			return nil, err
 		}
-		i.held = append(i.held, m)
+		if len(recs) == 0 {
+			continue
+		}
+		out := make([]command.Message, len(recs))
+		for n := range recs {
+			r := &recs[n]
+			out[n] = command.Message{Ref: fmt.Sprintf("kafka-%d-%d", i.part.ID, r.Offset), At: r.Time, Value: r.Value}
+		}
+		return out, nil
 	}
-	out := make([]command.Message, len(i.held))
-	for n, m := range i.held {
-		out[n] = command.Message{Ref: fmt.Sprintf("kafka-%d-%d", m.Partition, m.Offset), At: m.Time, Value: m.Value}
-	}
-	return out, nil
-}
-
-func (i *inbox) fetch(ctx context.Context, more bool) (kafka.Message, error) {
-	if more {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, inboxWait)
-		defer cancel()
-	}
-	return i.reader.FetchMessage(ctx)
 }
 
 // Commit implements command.Consumer.
-func (i *inbox) Commit(ctx context.Context) error {
-	if len(i.held) == 0 {
-		return nil
+func (i *inbox) Commit(context.Context) error {
+	if err := i.part.Commit(i.part.Next()); err != nil {
+		return err
 	}
-	return i.reader.CommitMessages(ctx, i.held...)
+	i.held = false
+	return nil
 }
 
-func (i *inbox) close() error { return i.reader.Close() }
+// startInbox begins to take commands from Kafka.
+func (a *App) startInbox() error {
+	config, err := kafkaConfig("kafka", &a.cfg.Kafka)
+	if err != nil {
+		return err
+	}
+	group, err := kafkaclient.NewConsumer(kafkaclient.ConsumerOptions{
+		Config: config, Name: "commands", Group: a.cfg.Commands.FromKafkaGroup, Topics: []string{topicCommands},
+		Log: a.log, Metrics: a.kafkaMetrics,
+	})
+	if err != nil {
+		return err
+	}
+	a.producer.Prepare(topicCommands) // creates it where that is configured
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() {
+		done <- group.Run(ctx, func(ctx context.Context, p *kafkaclient.Assignment) { _ = a.commands.Consume(ctx, &inbox{part: p}) })
+	}()
+	a.life.onStop("commands from kafka", stopShort, func(limit context.Context) error {
+		cancel()
+		defer context.AfterFunc(limit, group.CutOff)()
+		return <-done
+	})
+	return nil
+}

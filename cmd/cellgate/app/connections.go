@@ -8,9 +8,6 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
-	"github.com/segmentio/kafka-go"
-	"github.com/segmentio/kafka-go/sasl/plain"
-	"github.com/segmentio/kafka-go/sasl/scram"
 
 	"cellgate/configs"
 	"cellgate/rules/sink/kafkaclient"
@@ -62,31 +59,6 @@ func kafkaConfig(setting string, c *configs.Kafka) (kafkaclient.Config, error) {
 		k.SASL = &kafkaclient.SASL{Mechanism: c.SASL.Mechanism, User: c.SASL.User, Password: c.SASL.Password.Reveal()}
 	}
 	return k, nil
-}
-
-// kafkaDialer is the same for the parts of kafka-go that predate its Client: the consumer groups.
-func kafkaDialer(setting string, c *configs.Kafka) (*kafka.Dialer, error) {
-	config, err := clientTLS(setting+".tls", c.TLS)
-	if err != nil {
-		return nil, err
-	}
-	d := &kafka.Dialer{ClientID: c.ClientID, Timeout: c.Timeout.Std(), DualStack: true, TLS: config}
-	if c.SASL == nil {
-		return d, nil
-	}
-	user, password := c.SASL.User, c.SASL.Password.Reveal()
-	switch c.SASL.Mechanism {
-	case "plain":
-		d.SASLMechanism = plain.Mechanism{Username: user, Password: password}
-	case "scram-sha-256":
-		d.SASLMechanism, err = scram.Mechanism(scram.SHA256, user, password)
-	default:
-		d.SASLMechanism, err = scram.Mechanism(scram.SHA512, user, password)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("%s.sasl: %w", setting, err)
-	}
-	return d, nil
 }
 
 // topicSpec is how missing topics are created; nil: they are not.

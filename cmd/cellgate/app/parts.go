@@ -268,10 +268,12 @@ func (a *App) startBroker(ctx context.Context) error {
 
 // startBackground begins what nobody waits for: the disk ladder, commands from Kafka, the sync worker, the
 // watch on the rules.
-func (a *App) startBackground() {
+func (a *App) startBackground() error {
 	a.background("disk ladder", func(ctx context.Context) { a.ladder.run(ctx, a.Config) })
 	if a.cfg.Commands.FromKafka {
-		a.startInbox()
+		if err := a.startInbox(); err != nil {
+			return err
+		}
 	}
 	if a.sync != nil {
 		a.sync.Start()
@@ -282,6 +284,7 @@ func (a *App) startBackground() {
 	purges := newPurges(a.sessions.Purge, a.commands, a.log)
 	a.auth.WatchPurges(purges.add)
 	a.background("purges", purges.run)
+	return nil
 }
 
 // background runs fn until the gateway stops.
@@ -301,14 +304,4 @@ func (a *App) background(name string, fn func(context.Context)) {
 			return limit.Err()
 		}
 	})
-}
-
-func (a *App) startInbox() {
-	in, err := newInbox(a.cfg, a.log)
-	if err != nil {
-		a.log.Error("commands from kafka are off", slog.Any("error", err))
-		return
-	}
-	a.life.onStop("kafka consumer", stopShort, func(context.Context) error { return in.close() })
-	a.background("commands from kafka", func(ctx context.Context) { _ = a.commands.Consume(ctx, in) })
 }

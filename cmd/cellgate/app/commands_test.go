@@ -1,0 +1,66 @@
+package app
+
+import (
+	"context"
+	"net"
+	"sync"
+	"testing"
+	"time"
+)
+
+// silent takes connections and answers nothing. asked is closed with the first of them.
+func silent(t *testing.T) (addr string, asked <-chan struct{}) {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	came := make(chan struct{})
+	var once sync.Once
+	var taken sync.WaitGroup
+	taken.Go(func() {
+		var held []net.Conn
+		defer func() {
+			for _, c := range held {
+				_ = c.Close()
+			}
+		}()
+		for {
+			c, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			held = append(held, c)
+			once.Do(func() { close(came) })
+		}
+	})
+	t.Cleanup(func() {
+		_ = ln.Close()
+		taken.Wait()
+	})
+	return ln.Addr().String(), came
+}
+
+// A Kafka that hangs must not keep the gateway from ending: whoever stops it kills it then.
+func TestStopDoesNotWaitForASilentKafka(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	addr, asked := silent(t)
+	file := write(t, dir, "")
+	replace(t, file, "timeout: 1s}\nredis", "timeout: 1m}\nredis")
+	replace(t, file, "kafka: {brokers: [", "kafka: {brokers: [\""+addr+"\", ")
+	a, _ := boot(t, file)
+	<-asked
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	stopped := make(chan error, 1)
+	go func() { stopped <- a.Stop(ctx) }()
+	select {
+	case err := <-stopped:
+		if err != nil {
+			t.Error(err)
+		}
+	case <-time.After(time.Minute):
+		t.Error("not stopped 40 s after its time")
+	}
+}
