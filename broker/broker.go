@@ -53,6 +53,9 @@ type Broker struct {
 	stopWatch  func()
 
 	droppedQoS0 atomic.Uint64
+
+	roleChanges atomic.Uint64
+	permitting  sync.Mutex // makes a connection's permissions those of its latest identity
 }
 
 // ErrOptions is wrapped by every error of New.
@@ -246,11 +249,9 @@ func (b *Broker) forget(c *conn) {
 
 // RefreshPermissions gives every connection the permissions that its identity has now, after roles have changed.
 func (b *Broker) RefreshPermissions() {
+	b.roleChanges.Add(1) // before it looks who is there: see attach
 	for _, c := range b.wheel.all(nil) {
-		id := c.identity.Load()
-		perm := b.auth.Permissions(*id)
-		c.perm.Store(perm)
-		c.session.SetPermissions(perm, id.Expires)
+		c.permit()
 	}
 }
 

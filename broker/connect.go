@@ -274,6 +274,7 @@ func (r *request) expiry() time.Duration {
 // CONNECT; none of it is looked at before the CONNACK is queued.
 func (r *request) attach(behind []byte) *conn {
 	b := r.b
+	roles := b.roleChanges.Load()
 	c := r.newConn()
 	ctx, cancel := context.WithTimeout(b.ctx, b.limits.Load().ConnectTimeout)
 	defer cancel()
@@ -301,6 +302,9 @@ func (r *request) attach(behind []byte) *conn {
 	}
 	b.enter(c)
 	r.reserved = false
+	if b.roleChanges.Load() != roles { // RefreshPermissions may have looked before c was there
+		c.permit()
+	}
 	r.accept(c, present)
 	return c
 }
@@ -337,6 +341,7 @@ func (r *request) newConn() *conn {
 	c.onReadable = c.readable
 	c.lastRead.Store(r.b.wheel.clock.Load())
 	c.assume(r.identity)
+	c.perm.Store(r.b.auth.Permissions(r.identity))
 	return c
 }
 

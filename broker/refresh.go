@@ -61,7 +61,7 @@ func (c *conn) refresh(token []byte) bool {
 		return false
 	}
 	c.assume(id)
-	c.session.SetPermissions(c.perm.Load(), id.Expires)
+	c.permit()
 	if c.b.auth.Revoked(id) {
 		c.end(frame.ReasonNotAuthorized, "", "revoked")
 		return false
@@ -70,10 +70,19 @@ func (c *conn) refresh(token []byte) bool {
 	return true
 }
 
-// assume makes id the connection's identity, with its permissions and its end.
+// permit gives the connection and its session the permissions of its identity.
+func (c *conn) permit() {
+	c.b.permitting.Lock()
+	defer c.b.permitting.Unlock()
+	id := c.identity.Load()
+	perm := c.b.auth.Permissions(*id)
+	c.perm.Store(perm)
+	c.session.SetPermissions(perm, id.Expires)
+}
+
+// assume makes id the connection's identity, with its end. Its permissions follow.
 func (c *conn) assume(id auth.Identity) {
 	c.identity.Store(&id)
-	c.perm.Store(c.b.auth.Permissions(id))
 	end, notice := c.b.schedule(c.b.auth.Deadline(id))
 	c.endAt.Store(end)
 	c.noticeAt.Store(notice)

@@ -1,0 +1,78 @@
+package broker
+
+import (
+	"path/filepath"
+	"slices"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"cellgate/auth"
+	"cellgate/broker/frame"
+)
+
+// slowAuth calls then behind the nth answer of Permissions, before it is given.
+type slowAuth struct {
+	Authenticator
+	nth   int32
+	calls atomic.Int32
+	then  func()
+}
+
+func (a *slowAuth) Permissions(id auth.Identity) *auth.Permissions {
+	p := a.Authenticator.Permissions(id)
+	if a.calls.Add(1) == a.nth {
+		a.then()
+	}
+	return p
+}
+
+// Roles that change between a connection's permissions and its place in the wheel, where RefreshPermissions finds it,
+// hold for it too.
+func TestRolesChangeDuringConnect(t *testing.T) {
+	t.Parallel()
+	slow := &slowAuth{nth: 2}
+	h := newHarness(t, func(o *Options) { slow.Authenticator, o.Auth = o.Auth, slow })
+	slow.then = func() {
+		must(t, h.auth.Reconfigure(auth.Config{
+			Dir: filepath.Join(h.dir, "auth"), Cell: "cell-test",
+			Roles: map[string]auth.RolePolicy{"lab": {Publish: []string{"new/#"}, AssignedClientID: true}},
+		}))
+		h.b.RefreshPermissions()
+	}
+	c := h.connect("lab", "x", frame.Version5, connectOptions{})
+	c.send(publishFrame(5, 1, 1, "old/x", "x"))
+	c.expect(0x40, 0, 1, frame.ReasonNotAuthorized)
+}
+
+// A token that is refreshed while RefreshPermissions looks at the old one decides in the end.
+func TestRolesChangeDuringRefresh(t *testing.T) {
+	t.Parallel()
+	slow := &slowAuth{nth: 3} // the first two are the CONNECT's
+	h := newHarness(t, func(o *Options) { slow.Authenticator, o.Auth = o.Auth, slow })
+	token := func(scope string) string {
+		text, _, err := h.auth.Issue(auth.IssueRequest{Subject: "billing", Role: auth.RoleService, Scopes: []string{scope}, TTL: time.Hour})
+		must(t, err)
+		return text
+	}
+	c := h.connect("tokens", "billing/1", frame.Version5, connectOptions{props: authProps("CELL-JWT", token(auth.ScopeCommandSend))})
+	answered := make(chan byte, 1)
+	slow.then = func() {
+		c.send(packet(0xF0, slices.Concat([]byte{0x19}, propsOf(authProps("CELL-JWT", token(auth.ScopeTelemetryRead))))))
+		go func() {
+			first, _, _ := c.read()
+			answered <- first
+		}()
+		select {
+		case first := <-answered:
+			answered <- first
+		case <-time.After(300 * time.Millisecond): // it waits for RefreshPermissions
+		}
+	}
+	h.b.RefreshPermissions()
+	if first := <-answered; first != 0xF0 {
+		t.Fatalf("answer to AUTH: %#x", first)
+	}
+	c.send(publishFrame(5, 1, 1, "v1/"+testVIN+"/cmd/1/unlock", "x"))
+	c.expect(0x40, 0, 1, frame.ReasonNotAuthorized)
+}
