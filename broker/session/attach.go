@@ -48,6 +48,7 @@ func (m *Manager) Attach(ctx context.Context, a Attach) (s *Session, present boo
 	st, present, wait := m.open(&a)
 	if wait {
 		if err := m.writer.wait(ctx); err != nil {
+			st.abandon()
 			return nil, false, err
 		}
 	}
@@ -120,6 +121,14 @@ func (m *Manager) open(a *Attach) (st *state, present, wait bool) {
 	st.changed(true)
 	st.schedule() // should the attach fail, the session expires like any other
 	return st, false, wait || st.durable
+}
+
+// abandon ends a new session of which its client cannot be told: it must not find it present the next time, with
+// none of the subscriptions that it would rely on.
+func (st *state) abandon() {
+	st.mu.Lock()
+	defer st.unlock()
+	st.end(ErrSessionEnded)
 }
 
 // setExpiry changes how long the session outlives its connection. From 0 it never rises again: a session
