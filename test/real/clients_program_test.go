@@ -147,6 +147,7 @@ type mosquitto struct {
 	job
 	silent   bool // mosquitto_pub runs, and mosquitto_sub will: that it connects and leaves is not worth telling
 	connects int  // of the program that runs now
+	received int  // PUBLISHes of it whose message it has not told yet
 	moved    bool // the server has ended the connection
 }
 
@@ -190,7 +191,7 @@ func (m *mosquitto) once() {
 
 // command is a line with what both programs take; their output comes line by line.
 func (m *mosquitto) command(name string, args ...string) []string {
-	m.connects = 0
+	m.connects, m.received = 0, 0
 	host, port, _ := net.SplitHostPort(m.Address)
 	line := []string{"stdbuf", "-oL", name, "-d", "-h", host, "-p", port, "--cafile", m.CA, "-i", m.ClientID, "-u", m.User, "-P", m.Password}
 	if m.Version == 5 {
@@ -215,6 +216,10 @@ func (m *mosquitto) parse(line string) (event, bool) {
 	words := strings.Fields(strings.NewReplacer("(", " ", ")", " ", ",", " ", ": ", " ").Replace(strings.TrimPrefix(line, "Client "+m.ClientID+" ")))
 	switch {
 	case len(words) == 4 && words[0] == "message":
+		// mosquitto_sub prints in its signal handler, which may write the line that was just written once more.
+		if m.received--; m.received < 0 {
+			return event{}, false
+		}
 		payload, err := hex.DecodeString(words[3])
 		if err != nil {
 			return event{Event: "failed", Why: line}, true
@@ -226,6 +231,8 @@ func (m *mosquitto) parse(line string) (event, bool) {
 		return event{Event: "subscribed", Codes: numbers(words[3:])}, true
 	}
 	switch words[0] + " " + words[1] {
+	case "received PUBLISH":
+		m.received++
 	case "sending CONNECT":
 		// It goes back to the same server when its connection has just ended, as on 3.1.1 it always does.
 		if m.connects++; m.connects > 1 {
