@@ -70,12 +70,16 @@ func TestFalseAcknowledgementsAreNoticed(t *testing.T) {
 	authority, err := auth.Open(auth.Config{Dir: t.TempDir(), Cell: "cell-test"})
 	must(t, err)
 	t.Cleanup(func() { must(t, authority.Close(context.Background())) })
-	c := newFaultCase(t, authority, 20, 1<<30, syscall.EIO)
-	c.ack = func(*message.Record) AckMode { return AckMemory }
-	c.run(time.Second)
-	if len(c.acked) == 0 || len(c.lost()) == 0 {
-		t.Errorf("%d acknowledged on receipt by a disk that failed, and nothing is missing", len(c.acked))
+	acked := 0
+	for from := 15; from < 45; from++ { // what was acknowledged when a disk fails may all be on it by chance
+		c := newFaultCase(t, authority, from, 1<<30, syscall.EIO)
+		c.ack = func(*message.Record) AckMode { return AckMemory }
+		c.run(time.Second)
+		if acked += len(c.acked); len(c.lost()) > 0 {
+			return
+		}
 	}
+	t.Errorf("%d acknowledged on receipt by disks that failed, and nothing is missing", acked)
 }
 
 const faultMessages = 24 // of each client
