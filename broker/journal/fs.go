@@ -54,16 +54,18 @@ func (osFS) MkdirAll(dir string) error { return MakeDir(dir) }
 
 // MakeDir makes dir and what is missing above it, durably.
 func MakeDir(dir string) error {
-	return makeDir(dir, func(dir string) error { return os.Mkdir(dir, 0o750) }, osFS{}.SyncDir)
+	return MakeDirWith(dir, func(dir string) error { return os.Mkdir(dir, 0o750) }, osFS{}.SyncDir)
 }
 
-// makeDir syncs the parent of a directory that is there, too: the start that made it may have been killed before it
-// had. A parent that may not be read is not one in which we make directories.
-func makeDir(dir string, mkdir, sync func(dir string) error) error {
+// MakeDirWith is MakeDir on another file system. mkdir makes one directory in one that is there and answers os.ErrExist or
+// os.ErrNotExist where that fits; sync makes a directory's entries durable. The parent of a directory that is there is
+// synced, too: the start that made it may have been killed before it had. A parent that may not be read is not one in
+// which we make directories.
+func MakeDirWith(dir string, mkdir, sync func(dir string) error) error {
 	parent := filepath.Dir(dir)
 	err := mkdir(dir)
 	if errors.Is(err, os.ErrNotExist) && parent != dir {
-		if err := makeDir(parent, mkdir, sync); err != nil {
+		if err := MakeDirWith(parent, mkdir, sync); err != nil {
 			return err
 		}
 		err = mkdir(dir)

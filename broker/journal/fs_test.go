@@ -42,22 +42,22 @@ func TestMakeDirIsDurableAlsoBehindAStartThatWasKilled(t *testing.T) {
 	d := &dirs{there: map[string]bool{"/": true}, durable: map[string]bool{"/": true}}
 	for _, dir := range []string{"/data", "/data/journal"} {
 		d.syncErr = killed
-		if err := makeDir(dir, d.mkdir, d.sync); !errors.Is(err, killed) || !d.there[dir] || d.durable[dir] {
+		if err := MakeDirWith(dir, d.mkdir, d.sync); !errors.Is(err, killed) || !d.there[dir] || d.durable[dir] {
 			t.Fatalf("%s: %v %v", dir, err, d)
 		}
 		d.syncErr = nil
-		if err := makeDir(dir, d.mkdir, d.sync); err != nil || !d.durable[dir] {
+		if err := MakeDirWith(dir, d.mkdir, d.sync); err != nil || !d.durable[dir] {
 			t.Fatalf("%s is not durable: %v %v", dir, err, d)
 		}
 	}
-	if err := makeDir("/data/a/b", d.mkdir, d.sync); err != nil || !d.durable["/data/a"] || !d.durable["/data/a/b"] {
+	if err := MakeDirWith("/data/a/b", d.mkdir, d.sync); err != nil || !d.durable["/data/a"] || !d.durable["/data/a/b"] {
 		t.Fatalf("%v %v", err, d)
 	}
 	d.syncErr = os.ErrPermission // of a parent that belongs to somebody else
-	if err := makeDir("/data", d.mkdir, d.sync); err != nil {
+	if err := MakeDirWith("/data", d.mkdir, d.sync); err != nil {
 		t.Fatal(err)
 	}
-	if err := makeDir("/data/c", d.mkdir, d.sync); !errors.Is(err, os.ErrPermission) {
+	if err := MakeDirWith("/data/c", d.mkdir, d.sync); !errors.Is(err, os.ErrPermission) {
 		t.Fatalf("made but not synced: %v", err)
 	}
 }

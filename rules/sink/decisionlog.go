@@ -12,6 +12,8 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+
+	"cellgate/broker/journal"
 )
 
 // A decision log is a directory of segments, {number, 16 hex digits}.log, each:
@@ -87,7 +89,8 @@ type decisionLog struct {
 // behind end. A zero end empties it.
 func openDecisionLog(fs fileSystem, dir string, start, end position, segmentBytes int64) (*decisionLog, error) {
 	l := &decisionLog{fs: fs, dir: dir, segmentBytes: segmentBytes}
-	if err := errors.Join(makeDir(fs, filepath.Dir(dir)), makeDir(fs, dir)); err != nil {
+	// The parent's own entry, too: a start may have been killed before it had synced it.
+	if err := errors.Join(journal.MakeDirWith(filepath.Dir(dir), fs.Mkdir, fs.SyncDir), journal.MakeDirWith(dir, fs.Mkdir, fs.SyncDir)); err != nil {
 		return nil, fmt.Errorf("decision log: %w", err)
 	}
 	numbers, err := l.list()

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"io"
 	"os"
-	"path/filepath"
 )
 
 // fileSystem is what a decision log needs of a file system. Tests put one under it that forgets what was not
@@ -83,21 +82,4 @@ func (f osFile) Size() (int64, error) {
 		return 0, err
 	}
 	return st.Size(), nil
-}
-
-// makeDir makes dir and what is missing above it, durably. A dir that is there may be from a start that ended
-// before it had synced.
-func makeDir(fs fileSystem, dir string) error {
-	parent := filepath.Dir(dir)
-	err := fs.Mkdir(dir)
-	if errors.Is(err, os.ErrNotExist) {
-		if err := makeDir(fs, parent); err != nil {
-			return err
-		}
-		err = fs.Mkdir(dir)
-	}
-	if err != nil && !errors.Is(err, os.ErrExist) {
-		return err
-	}
-	return fs.SyncDir(parent)
 }
