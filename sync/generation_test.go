@@ -99,11 +99,7 @@ func TestNothingIsSentAgainInTheNextGeneration(t *testing.T) {
 	}
 	await(t, func() bool { return s.lagging() == 0 })
 	p.stop(s)
-	p.put("central.p1", 60, 50)
-	p.start()
-	if n := len(got(t, p.central, "fleet.central.p1", 350)); n != 350 {
-		t.Errorf("%d records of 350 after a clean restart", n)
-	}
+	p.startsClean("central.p1", 60, 50, 350)
 }
 
 // While the cell's Kafka is away nobody has the partitions; the lanes are as far behind as they were.
@@ -163,11 +159,7 @@ func TestALostCommitRepeatsNothing(t *testing.T) {
 		t.Errorf("%d records of 300", n)
 	}
 	p.stop(s)
-	p.put("central.p0", 60, 50)
-	p.start()
-	if n := len(got(t, p.central, "fleet.central.p0", 350)); n != 350 {
-		t.Errorf("%d records of 350 after a clean restart", n)
-	}
+	p.startsClean("central.p0", 60, 50, 350)
 }
 
 // A topic that is made anew begins at offset 0, also for records of the old one that are still under way.
@@ -208,11 +200,7 @@ func TestTopicMadeAnewWhileItsRecordsAreUnderWay(t *testing.T) {
 	centre.Store(false)
 	got(t, p.central, "fleet.central.p2", 250)
 	p.stop(s)
-	p.put("central.p2", 50, 50)
-	p.start()
-	if n := len(got(t, p.central, "fleet.central.p2", 300)); n != 300 {
-		t.Errorf("%d records of 300 after a clean restart", n)
-	}
+	p.startsClean("central.p2", 50, 50, 300)
 }
 
 // A Stop that has the time waits for what is under way, and commits it.
@@ -228,11 +216,7 @@ func TestStopCommitsWhatItWaitedFor(t *testing.T) {
 	if err := s.Stop(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	p.put("central.p0", 20, 50)
-	p.start()
-	if n := len(got(t, p.central, "fleet.central.p0", 150)); n != 150 {
-		t.Errorf("%d records of 150 after a clean restart", n)
-	}
+	p.startsClean("central.p0", 20, 50, 150)
 }
 
 // Stop ends in its time also when the cell's Kafka takes connections and answers nothing.

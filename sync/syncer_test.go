@@ -98,6 +98,17 @@ func (p *pair) put(topic string, first, n int) {
 	}
 }
 
+// startsClean starts behind a stop that has committed everything, with n records more, from first on in each key: the
+// centre has want then, none of them twice.
+func (p *pair) startsClean(topic string, first, n, want int) {
+	p.t.Helper()
+	p.put(topic, first, n)
+	p.start()
+	if have := len(got(p.t, p.central, "fleet."+topic, want)); have != want {
+		p.t.Errorf("%d records of %d after a clean restart", have, want)
+	}
+}
+
 // got reads a topic until n different records have come, and checks each key's order.
 func got(t *testing.T, c *kfake.Cluster, topic string, n int) []*kgo.Record {
 	t.Helper()
@@ -175,11 +186,7 @@ func TestResumesWhereItWas(t *testing.T) {
 	p.put("central.p1", 0, 100)
 	got(t, p.central, "fleet.central.p1", 100)
 	p.stop(s)
-	p.put("central.p1", 20, 100)
-	p.start()
-	if n := len(got(t, p.central, "fleet.central.p1", 200)); n != 200 {
-		t.Fatalf("%d records after a clean restart, want no repetition", n)
-	}
+	p.startsClean("central.p1", 20, 100, 200)
 }
 
 func TestTwoGatewaysShareTheWork(t *testing.T) {
