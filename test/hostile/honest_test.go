@@ -1,4 +1,4 @@
-package e2e
+package hostile
 
 import (
 	"crypto/tls"
@@ -29,13 +29,18 @@ type honestFleet struct {
 	retries  int
 	sent     int
 	acked    int
+	puback   *latencies
+	done     harness.Acked // acknowledged messages, by VIN and seq
+	since    int           // acked when takeFigures was called last
 	failures []error
 }
 
 func newHonestFleet(g *harness.Gateway, tokens map[string]string) *honestFleet {
 	config := g.ClientTLS()
 	config.ClientSessionCache = tls.NewLRUClientSessionCache(2 * len(tokens))
-	return &honestFleet{addr: g.MQTTS, config: config, tokens: tokens, stop: make(chan struct{})}
+	return &honestFleet{
+		addr: g.MQTTS, config: config, tokens: tokens, stop: make(chan struct{}), puback: newLatencies(), done: harness.Acked{},
+	}
 }
 
 // start returns when every vehicle has connected once. What this took is not part of the figures.
@@ -51,7 +56,7 @@ func (f *honestFleet) start(t *testing.T) {
 	}
 	first.Wait()
 	f.mu.Lock()
-	f.connects, f.retries = nil, 0
+	f.connects, f.retries, f.puback = nil, 0, newLatencies()
 	f.mu.Unlock()
 }
 
@@ -128,9 +133,10 @@ func (f *honestFleet) try(i int, vin, token string) (net.Conn, error) {
 // work publishes for one connection's time; every message is acknowledged before the next.
 func (f *honestFleet) work(c net.Conn, vin string, stays uint16) error {
 	for id := uint16(1); id <= stays && !stopped(f.stop); id++ {
-		f.count(&f.sent)
-		_ = c.SetDeadline(time.Now().Add(honestWaits))
-		if _, err := c.Write(publishFrame(1, id, "v1/"+vin+"/up/telemetry", `{"soc":71}`)); err != nil {
+		seq, begin := f.send(), time.Now()
+		_ = c.SetDeadline(begin.Add(honestWaits))
+		payload := fmt.Sprintf(`{"soc":71,"seq":%d,"ts":%d}`, seq, begin.UnixNano())
+		if _, err := c.Write(publishFrame(1, id, "v1/"+vin+"/up/telemetry", payload)); err != nil {
 			return err
 		}
 		puback := make([]byte, 4)
@@ -140,7 +146,7 @@ func (f *honestFleet) work(c net.Conn, vin string, stays uint16) error {
 		if puback[0] != 0x40 || binary.BigEndian.Uint16(puback[2:]) != id {
 			return fmt.Errorf("% x for PUBLISH %d", puback, id)
 		}
-		f.count(&f.acked)
+		f.ack(vin, seq, time.Since(begin))
 		select {
 		case <-f.stop:
 		case <-time.After(honestEvery):
@@ -149,10 +155,63 @@ func (f *honestFleet) work(c net.Conn, vin string, stays uint16) error {
 	return nil
 }
 
-func (f *honestFleet) count(n *int) {
+// send counts a message and returns its seq, which rises over the fleet.
+func (f *honestFleet) send() int64 {
 	f.mu.Lock()
-	*n++
+	defer f.mu.Unlock()
+	f.sent++
+	return int64(f.sent)
+}
+
+func (f *honestFleet) ack(vin string, seq int64, took time.Duration) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.acked++
+	f.puback.add(took)
+	if f.done[vin] == nil {
+		f.done[vin] = map[int64]bool{}
+	}
+	f.done[vin][seq] = true
+}
+
+// takeFigures returns what has been acknowledged since the last call.
+func (f *honestFleet) takeFigures() (acked int, puback *latencies) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	acked, puback = f.acked-f.since, f.puback
+	f.since, f.puback = f.acked, newLatencies()
+	return acked, puback
+}
+
+// awaitDelivery returns when a message of each vehicle that was acknowledged before the call is in Kafka.
+func (f *honestFleet) awaitDelivery(t *testing.T, k *consumer) {
+	t.Helper()
+	last := map[string]int64{}
+	f.mu.Lock()
+	for vin, seqs := range f.done {
+		for seq := range seqs {
+			last[vin] = max(last[vin], seq)
+		}
+	}
 	f.mu.Unlock()
+	harness.Eventually(t, 30*time.Second, "honest telemetry in Kafka", func() error {
+		for vin, seq := range last {
+			if !k.has(vin, seq) {
+				return fmt.Errorf("message %d of %s is missing", seq, vin)
+			}
+		}
+		return nil
+	})
+}
+
+// audit reports the fleet and holds Kafka against what was acknowledged.
+func (f *honestFleet) audit(t *testing.T, k *consumer) {
+	t.Helper()
+	f.report(t)
+	f.awaitDelivery(t, k)
+	if err := k.audit(f.done); err != nil {
+		t.Error(err)
+	}
 }
 
 func (f *honestFleet) fail(err error) {

@@ -1,0 +1,114 @@
+package hostile
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/eclipse/paho.golang/paho"
+
+	"cellgate/test/scenario"
+)
+
+// commander is a service that sends commands to a connected vehicle, which carries each out at once. A command that does
+// not succeed fails the test.
+type commander struct {
+	c    *cell
+	vin  string
+	stop chan struct{}
+	all  sync.WaitGroup
+
+	mu       sync.Mutex
+	done     int
+	took     *latencies
+	failures []error
+}
+
+func startCommander(t *testing.T, c *cell) *commander {
+	t.Helper()
+	o := &commander{c: c, vin: scenario.NewVIN(), stop: make(chan struct{}), took: newLatencies()}
+	v := scenario.MustV5(t, c.Gateway, o.vin, c.VehicleToken(o.vin))
+	if _, err := v.Subscribe(t.Context(), &paho.Subscribe{Subscriptions: []paho.SubscribeOptions{{Topic: "v1/" + o.vin + "/cmd/#", QoS: 1}}}); err != nil {
+		t.Fatal(err)
+	}
+	o.all.Go(func() { o.vehicle(v) })
+	o.all.Go(o.service)
+	return o
+}
+
+func (o *commander) vehicle(v *scenario.V5) {
+	for {
+		select {
+		case m := <-v.Messages:
+			id := strings.Split(m.Topic, "/")[3]
+			ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+			_, err := v.Publish(ctx, &paho.Publish{QoS: 1, Topic: "v1/" + o.vin + "/res/" + id + "/succeeded", Payload: []byte(`{}`)})
+			cancel()
+			if err != nil {
+				o.fail(fmt.Errorf("result of command %s: %w", id, err))
+			}
+		case d := <-v.Closed:
+			if !stopped(o.stop) {
+				o.fail(fmt.Errorf("the vehicle that takes commands was disconnected: %+v", d))
+			}
+			return
+		case <-o.stop:
+			return
+		}
+	}
+}
+
+// commandEvery is the pause between commands.
+const commandEvery = 100 * time.Millisecond
+
+func (o *commander) service() {
+	for !stopped(o.stop) {
+		begin := time.Now()
+		status, body, err := o.c.Do(http.MethodPost, "/v1/vehicles/"+o.vin+"/commands?wait=20s", o.c.operator,
+			map[string]any{"name": "unlock", "payload": map[string]any{}, "ttl": "30s"})
+		var answer struct{ State string }
+		if err == nil {
+			err = json.Unmarshal(body, &answer)
+		}
+		if err != nil || answer.State != "succeeded" {
+			o.fail(fmt.Errorf("command after %v: %d %s %w", time.Since(begin).Round(time.Millisecond), status, body, err))
+			continue
+		}
+		o.mu.Lock()
+		o.done++
+		o.took.add(time.Since(begin))
+		o.mu.Unlock()
+		select {
+		case <-o.stop:
+		case <-time.After(commandEvery):
+		}
+	}
+}
+
+func (o *commander) fail(err error) {
+	o.mu.Lock()
+	o.failures = append(o.failures, err)
+	o.mu.Unlock()
+}
+
+func (o *commander) takeFigures() (int, *latencies) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	n, took := o.done, o.took
+	o.done, o.took = 0, newLatencies()
+	return n, took
+}
+
+func (o *commander) end(t *testing.T) {
+	t.Helper()
+	close(o.stop)
+	o.all.Wait()
+	for _, err := range o.failures[:min(5, len(o.failures))] {
+		t.Error(err)
+	}
+}
