@@ -12,12 +12,13 @@ import (
 	"time"
 
 	"cellgate/auth/problem"
+	"cellgate/broker/message/duration"
 )
 
 // tokenRequest is the body of POST /v1/tokens. A vehicle may leave it out.
 type tokenRequest struct {
 	VIN string `json:"vin"`
-	TTL string `json:"ttl"` // a Go duration
+	TTL string `json:"ttl"` // a duration such as 12h or 7d
 	// X5T binds the token to a certificate: base64url of its SHA-256.
 	X5T string `json:"x5t#S256"`
 }
@@ -193,7 +194,7 @@ func (a *Authority) requestTTL(s string, operator bool) (time.Duration, error) {
 	if s == "" {
 		return a.live().TTL, nil
 	}
-	ttl, err := time.ParseDuration(s)
+	ttl, err := duration.Parse(s)
 	limit := a.live().TTL
 	if operator {
 		limit = a.live().MaxTTL

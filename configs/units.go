@@ -8,6 +8,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"cellgate/broker/message/duration"
 )
 
 // Duration is a time.Duration written like 90s, 1h30m or 7d. A day is 24 hours.
@@ -17,38 +19,18 @@ type Duration time.Duration
 func (d Duration) Std() time.Duration { return time.Duration(d) }
 
 // String writes the duration without the zero parts that time.Duration writes: 1h, not 1h0m0s.
-func (d Duration) String() string {
-	s := time.Duration(d).String()
-	if strings.HasSuffix(s, "m0s") {
-		s = s[:len(s)-2]
+func (d Duration) String() string { return duration.Text(time.Duration(d)) }
+
+func (d *Duration) setText(text string) error {
+	v, err := duration.Parse(text)
+	if err != nil {
+		return errDuration
 	}
-	if strings.HasSuffix(s, "h0m") {
-		s = s[:len(s)-2]
-	}
-	return s
+	*d = Duration(v)
+	return nil
 }
 
 var errDuration = errors.New("is not a duration")
-
-func (d *Duration) setText(text string) error {
-	days, rest := time.Duration(0), text
-	if n, after, ok := strings.Cut(text, "d"); ok {
-		v, err := strconv.ParseUint(n, 10, 32)
-		if err != nil || v > 36500 {
-			return errDuration
-		}
-		days, rest = time.Duration(v)*24*time.Hour, after
-		if rest == "" {
-			rest = "0s"
-		}
-	}
-	v, err := time.ParseDuration(rest)
-	if err != nil || v < 0 || v > math.MaxInt64-days {
-		return errDuration
-	}
-	*d = Duration(days + v)
-	return nil
-}
 
 func (*Duration) hint() string { return "write a number with its unit, such as 500ms, 30s, 5m or 12h" }
 

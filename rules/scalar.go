@@ -9,6 +9,8 @@ import (
 
 	"github.com/goccy/go-yaml/ast"
 	"github.com/goccy/go-yaml/token"
+
+	"cellgate/broker/message/duration"
 )
 
 // scalar is one value of a YAML file with its place, so that a position inside the value can be told as
@@ -177,15 +179,13 @@ func meantDuration(s string) string {
 	return "write a number and a unit: 500ms, 10s, 5m, 24h, 7d"
 }
 
+// parseDuration reads a negative one too: that is out of range, which says more than that it is none.
 func parseDuration(s string) (time.Duration, bool) {
-	if days, ok := strings.CutSuffix(s, "d"); ok {
-		n, err := strconv.ParseFloat(days, 64)
-		if err != nil || n < 0 || n > 4000 {
-			return 0, false
-		}
-		return time.Duration(n * 24 * float64(time.Hour)), true
+	plain, negative := strings.CutPrefix(s, "-")
+	v, err := duration.Parse(plain)
+	if negative {
+		v = -v
 	}
-	v, err := time.ParseDuration(s)
 	return v, err == nil
 }
 

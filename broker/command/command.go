@@ -9,11 +9,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"regexp"
 	"strings"
 	"time"
 	"unicode"
 	"unicode/utf8"
+
+	"cellgate/broker/message/duration"
 )
 
 // Limits of names that are the same for every gateway.
@@ -227,7 +228,7 @@ type record struct {
 func (r *record) view(payload, result []byte) Command {
 	c := Command{
 		ID: r.ID, VIN: r.VIN, Name: r.Name, State: r.State, Cause: r.Cause, Origin: r.Origin, By: r.By,
-		TTL: ttlText(r.TTL), CreatedAt: Stamp(r.Created), ExpiresAt: Stamp(r.Expires),
+		TTL: duration.Text(time.Duration(r.TTL) * time.Millisecond), CreatedAt: Stamp(r.Created), ExpiresAt: Stamp(r.Expires),
 		SentAt: Stamp(r.Sent), DeliveredAt: Stamp(r.Delivered), AcceptedAt: Stamp(r.Accepted),
 		FinishedAt: Stamp(r.Finished), Outcome: r.Outcome,
 	}
@@ -250,18 +251,4 @@ func splitJSON(data []byte) (value json.RawMessage, raw []byte) {
 		return bytes.Clone(data), nil
 	}
 	return nil, bytes.Clone(data)
-}
-
-var zeroParts = regexp.MustCompile(`([hm])0[ms](0s)?$`)
-
-// ttlText writes a duration as people do: 1m, not 1m0s.
-func ttlText(ms int64) string {
-	s := (time.Duration(ms) * time.Millisecond).String()
-	for {
-		short := zeroParts.ReplaceAllString(s, "$1")
-		if short == s {
-			return s
-		}
-		s = short
-	}
 }

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"cellgate/auth/problem"
+	"cellgate/broker/message/duration"
 )
 
 // TTL is a duration in JSON: a string such as "60s", or a number of seconds.
@@ -25,9 +26,9 @@ func (t *TTL) UnmarshalJSON(data []byte) error {
 		return nil
 	}
 	if unquoted, ok := strings.CutPrefix(text, `"`); ok {
-		d, err := time.ParseDuration(strings.TrimSuffix(unquoted, `"`))
+		d, err := duration.Parse(strings.TrimSuffix(unquoted, `"`))
 		if err != nil || d <= 0 {
-			return fmt.Errorf("ttl %s is not a duration such as \"60s\"", text)
+			return fmt.Errorf("ttl %s is not a duration such as \"60s\" or \"7d\"", text)
 		}
 		*t = TTL(d)
 		return nil
@@ -130,6 +131,9 @@ func (h *Handler) request(w http.ResponseWriter, r *http.Request) (Request, int,
 		return Request{}, http.StatusBadRequest, fmt.Errorf("the body is not {name, payload, ttl, id}: %w", err)
 	case len(b.Payload) > 0 && len(b.PayloadBase64) > 0:
 		return Request{}, http.StatusBadRequest, errors.New("payload and payload_base64 exclude each other")
+	case b.ID != "" && r.Header.Get("Idempotency-Key") != "":
+		// Each would name a command of its own, and which of the two a repetition means could not be told.
+		return Request{}, http.StatusBadRequest, errors.New("id and Idempotency-Key exclude each other: send one of them")
 	}
 	req := Request{
 		ID: b.ID, Key: r.Header.Get("Idempotency-Key"), VIN: r.PathValue("vin"), Name: b.Name,
@@ -149,7 +153,7 @@ func (h *Handler) wait(text string) (time.Duration, error) {
 	if text == "" {
 		return 0, nil
 	}
-	d, err := time.ParseDuration(text)
+	d, err := duration.Parse(text)
 	if err != nil {
 		seconds, serr := strconv.ParseUint(text, 10, 31)
 		d, err = time.Duration(seconds)*time.Second, serr

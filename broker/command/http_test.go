@@ -233,3 +233,44 @@ func TestHTTPList(t *testing.T) {
 		}
 	}
 }
+
+// A request has one name: with two, a repetition of one of them would be another command.
+func TestHTTPIDBesideIdempotencyKeyIsRefused(t *testing.T) {
+	t.Parallel()
+	s := start(t, Options{Deliverer: newEngine(0)})
+	server := api(t, s)
+	path := "/v1/vehicles/" + vin + "/commands"
+	a := call(t, server, "POST", path, `{"name":"lock","id":"c1"}`, "Idempotency-Key", "key one")
+	if a.status != 400 || !strings.Contains(a.body, "id and Idempotency-Key exclude each other") {
+		t.Errorf("both: %d %s", a.status, a.body)
+	}
+	if page, _, err := s.List(Filter{}); err != nil || len(page) != 0 {
+		t.Errorf("accepted %+v, %v", page, err)
+	}
+}
+
+// Days are durations here as in the configuration.
+func TestTTLInDays(t *testing.T) {
+	t.Parallel()
+	s := start(t, Options{Deliverer: newEngine(0), MaxTTL: 8 * 24 * time.Hour})
+	server := api(t, s)
+	for id, ttl := range map[string]string{"h1": `"7d"`, "h2": `"6d24h"`, "h3": "604800"} {
+		a := call(t, server, "POST", "/v1/vehicles/"+vin+"/commands", `{"name":"lock","id":"`+id+`","ttl":`+ttl+`}`)
+		if a.status != 202 || !strings.Contains(a.body, `"ttl":"168h"`) {
+			t.Errorf("ttl %s: %d %s", ttl, a.status, a.body)
+		}
+	}
+	m := Message{Ref: "k-0-1", At: time.Now(), Value: []byte(`{"id":"k1","vin":"` + vin + `","name":"lock","ttl":"7d"}`)}
+	if err := s.fromKafka(t.Context(), &m); err != nil {
+		t.Fatal(err)
+	}
+	flush(t, s)
+	if cmd, err := s.Get(vin, "k1"); err != nil || cmd.TTL != "168h" {
+		t.Errorf("by Kafka: %+v, %v", cmd, err)
+	}
+	for _, ttl := range []string{`"9d"`, `"-1d"`, `"7 d"`, `"1week"`} {
+		if a := call(t, server, "POST", "/v1/vehicles/"+vin+"/commands", `{"name":"lock","ttl":`+ttl+`}`); a.status != 400 {
+			t.Errorf("ttl %s: %d %s", ttl, a.status, a.body)
+		}
+	}
+}

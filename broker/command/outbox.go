@@ -10,11 +10,13 @@ import (
 
 // Event is one change of a command's state, for the Kafka topic vehicle.command-results.
 type Event struct {
-	// N is the event's own number: stable over retries, rising, so it can be a message id.
-	N uint64
+	// N is the event's own number: stable over retries, and rising. With Epoch, which the state file was given when it
+	// was made, it can be a message id: another file begins at 1 again.
+	N     uint64
+	Epoch uint64
 	// VIN is the record's key.
 	VIN string
-	// Value is the record's value, {id, vin, name, state, at, cause, result}.
+	// Value is the record's value, {id, vin, name, state, at, cause, result, by, origin}.
 	Value []byte
 }
 
@@ -90,7 +92,7 @@ func (s *Service) oldest() ([]Event, error) {
 				continue // no version wrote this
 			}
 			vin, body := int(v[0]), append([]byte(nil), v[1:]...)
-			events = append(events, Event{N: number(k), VIN: string(body[:vin]), Value: body[vin:]})
+			events = append(events, Event{N: number(k), Epoch: s.epoch, VIN: string(body[:vin]), Value: body[vin:]})
 			size += len(v)
 		}
 		return nil

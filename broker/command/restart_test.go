@@ -292,3 +292,25 @@ func TestLaterFormatIsRefused(t *testing.T) {
 		t.Error("opened")
 	}
 }
+
+// Numbers of events begin at 1 in every new state file. Their epoch keeps them from being taken for those of the file
+// before, and stays over a restart.
+func TestEventsOfAnotherStateFileHaveAnotherEpoch(t *testing.T) {
+	t.Parallel()
+	first := func(db *statefile.DB, id string) Event {
+		k := &kafka{}
+		s := start(t, Options{DB: db, Deliverer: newEngine(0), Publisher: k})
+		create(t, s, Request{ID: id})
+		eventually(t, "published", func() bool { return len(k.states(t, id)) == 1 })
+		stop(t, s)
+		return k.events[0]
+	}
+	db := openDB(t)
+	lost, same, other := first(db, "c1"), first(db, "c2"), first(openDB(t), "c1")
+	if lost.N != other.N || lost.Epoch == other.Epoch {
+		t.Errorf("the first of two files are %d of epoch %d and %d of epoch %d", lost.N, lost.Epoch, other.N, other.Epoch)
+	}
+	if same.Epoch != lost.Epoch || same.N == lost.N {
+		t.Errorf("after a restart: %d of epoch %d behind %d of epoch %d", same.N, same.Epoch, lost.N, lost.Epoch)
+	}
+}

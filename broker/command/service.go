@@ -112,6 +112,7 @@ type Service struct {
 	metrics *Metrics
 	inbox   *inbox
 	waiters waiters
+	epoch   uint64 // of the numbers of events
 
 	// Owned by the goroutine that runs loop, and by Open before it starts.
 	open    openSet
@@ -157,6 +158,7 @@ func Open(o Options) (*Service, error) {
 
 func (s *Service) load(tx *statefile.Tx) error {
 	t := tablesOf(tx)
+	s.epoch = number(tx.Bucket(bucketCommands).Get(keyEpoch))
 	err := t.open.ForEach(func(k, _ []byte) error {
 		r, err := t.bySeq(number(k))
 		if err == nil && r != nil {

@@ -42,9 +42,4 @@ func TestNames(t *testing.T) {
 			t.Errorf("ValidID(%q) = %v", id, !want)
 		}
 	}
-	for ms, want := range map[int64]string{60_000: "1m", 3_600_000: "1h", 90_000: "1m30s", 1500: "1.5s", 10_000: "10s", 7_200_000: "2h", 600_000: "10m"} {
-		if got := ttlText(ms); got != want {
-			t.Errorf("ttlText(%d) = %s, want %s", ms, got, want)
-		}
-	}
 }

@@ -1,6 +1,7 @@
 package command
 
 import (
+	"crypto/rand"
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
@@ -18,6 +19,7 @@ import (
 //	  open     seq → ""             commands that are not final
 //	  done     finished, seq → ""   final ones, for retention
 //	  format   = 1                  (a key, not a bucket)
+//	  epoch    random               (a key) made with the file, so that numbers of events are not taken for those of another
 //	command-events/
 //	  n → event                     waiting for Kafka; n rises for ever
 //
@@ -34,6 +36,7 @@ var (
 	bucketOpen     = []byte("open")
 	bucketDone     = []byte("done")
 	keyFormat      = []byte("format")
+	keyEpoch       = []byte("epoch")
 )
 
 // tables are the buckets of one transaction.
@@ -63,6 +66,13 @@ func createTables(tx *statefile.Tx) error {
 		}
 	case number(v) != format:
 		return fmt.Errorf("the command store has format %d, this version reads %d: start the version that wrote it", number(v), format)
+	}
+	if c.Get(keyEpoch) == nil {
+		var epoch [8]byte
+		_, _ = rand.Read(epoch[:]) // never fails
+		if err := c.Put(keyEpoch, epoch[:]); err != nil {
+			return fmt.Errorf("creating the command store: %w", err)
+		}
 	}
 	for _, name := range [][]byte{bucketMeta, bucketPayload, bucketResult, bucketIDs, bucketOpen, bucketDone} {
 		if _, err := c.CreateBucketIfNotExists(name); err != nil {

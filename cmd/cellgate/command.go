@@ -118,8 +118,8 @@ func commandSendCommand(c *cli) *cobra.Command {
 	cmd.Flags().StringVar(&f.name, "name", "", "the command's name")
 	cmd.Flags().StringVar(&f.payload, "payload", "", "JSON that the vehicle gets")
 	cmd.Flags().StringVar(&f.id, "id", "", "the command's id; sending the same again changes nothing (default: a new one)")
-	cmd.Flags().DurationVar(&f.ttl, "ttl", 0, "how long the command is worth anything (default commands.default_ttl)")
-	cmd.Flags().DurationVar(&f.wait, "wait", 0, "wait for the final state, at most so long (30s when no time is given)")
+	durationVar(cmd.Flags(), &f.ttl, "ttl", 0, "how long the command is worth anything (default commands.default_ttl)")
+	durationVar(cmd.Flags(), &f.wait, "wait", 0, "wait for the final state, at most so long (30s when no time is given)")
 	cmd.Flags().Lookup("wait").NoOptDefVal = defaultWait.String()
 	_ = cmd.MarkFlagRequired("vin")  // fails only for a flag that does not exist
 	_ = cmd.MarkFlagRequired("name") // likewise

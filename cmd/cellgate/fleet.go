@@ -66,8 +66,8 @@ func (f *fleetFlags) whereFlags(cmd *cobra.Command) {
 	p.BoolVar(&f.o.Clean, "clean", false, "a new session with every connection")
 	p.BoolVar(&f.o.Resume, "tls-resume", false, "resume the TLS session on reconnect")
 	p.Float64Var(&f.o.ConnectRate, "connect-rate", 500, "new connections per second at most")
-	p.DurationVar(&f.o.Keepalive, "keepalive", time.Minute, "MQTT keep alive")
-	p.DurationVar(&f.o.ReconnectMax, "reconnect-max", 10*time.Second, "longest back-off between attempts")
+	durationVar(p, &f.o.Keepalive, "keepalive", time.Minute, "MQTT keep alive")
+	durationVar(p, &f.o.ReconnectMax, "reconnect-max", 10*time.Second, "longest back-off between attempts")
 	cmd.MarkFlagsMutuallyExclusive("tokens", "token-dir", "no-tokens")
 }
 
@@ -80,12 +80,12 @@ func (f *fleetFlags) loadFlags(cmd *cobra.Command) {
 	p.Uint8Var(&f.o.QoS, "qos", 1, "0 or 1")
 	p.IntVar(&f.o.PayloadBytes, "payload-bytes", 0, "pad telemetry to this size")
 	p.IntVar(&f.o.Window, "window", 16, "unacknowledged messages per vehicle at most")
-	p.DurationVar(&f.alarms, "alarm-every", 30*time.Minute, "mean time between a vehicle's alarms; 0s for none (the default with --ledger)")
-	p.DurationVar(&f.o.Duration, "duration", 0, "end after so long; 0s runs until Ctrl-C")
+	durationVar(p, &f.alarms, "alarm-every", 30*time.Minute, "mean time between a vehicle's alarms; 0s for none (the default with --ledger)")
+	durationVar(p, &f.o.Duration, "duration", 0, "end after so long; 0s runs until Ctrl-C")
 	p.BoolVar(&f.o.WaitConnected, "wait-connected", false, "publish once all are connected, and count from then")
 	p.Uint64Var(&f.o.Seed, "seed", 1, "makes the vehicles' places and charge repeatable")
 	p.StringVar(&f.ledger, "ledger", "", "append to this `FILE` VIN and sequence of every acknowledged message, fsynced")
-	p.DurationVar(&f.every, "every", 0, "time between summary lines (1s on a terminal, else 10s)")
+	durationVar(p, &f.every, "every", 0, "time between summary lines (1s on a terminal, else 10s)")
 }
 
 func (c *cli) fleet(cmd *cobra.Command, f *fleetFlags) error {

@@ -46,7 +46,7 @@ func tokenIssueCommand(c *cli) *cobra.Command {
 		Long: `issue prints the bare token, or for a file of VINs one token per line in the file's order. An
 operator without --scope gets every scope.`,
 		Example: `  cellgate token issue --vin LTEST000000000001
-  cellgate token issue --service billing --scope telemetry:read,command:read --ttl 12h
+  cellgate token issue --service billing --scope telemetry:read,command:read --ttl 7d
   cellgate token issue --operator alice --ttl 1h`,
 		Args: takes(),
 		RunE: func(*cobra.Command, []string) error { return c.issue(f) },
@@ -58,7 +58,7 @@ operator without --scope gets every scope.`,
 	cmd.Flags().StringVar(&f.operator, "operator", "", "name of an operator")
 	cmd.Flags().StringVar(&f.role, "role", "", "a role of the configuration, with --service")
 	cmd.Flags().StringSliceVar(&f.scopes, "scope", nil, "scopes of a service or operator: "+strings.Join(auth.Scopes(), ", "))
-	cmd.Flags().DurationVar(&f.ttl, "ttl", 0, "life of the token (default auth.token_ttl)")
+	durationVar(cmd.Flags(), &f.ttl, "ttl", 0, "life of the token (default auth.token_ttl)")
 	cmd.MarkFlagsOneRequired("vin", "vins", "service", "operator")
 	cmd.MarkFlagsMutuallyExclusive("vin", "vins", "service", "operator")
 	c.jsonFlag(cmd)
@@ -374,7 +374,7 @@ signed have expired, and are then deleted. --list shows the keys and changes not
 	}
 	t.localFlags(cmd)
 	cmd.Flags().StringVar(&r.Algorithm, "alg", "", "ES256 or EdDSA (default auth.alg)")
-	cmd.Flags().DurationVar(&r.Keep, "keep", 0, "how long the older keys verify (default auth.token_ttl)")
+	durationVar(cmd.Flags(), &r.Keep, "keep", 0, "how long the older keys verify (default auth.token_ttl)")
 	cmd.Flags().BoolVar(&list, "list", false, "only list the keys")
 	c.jsonFlag(cmd)
 	return cmd

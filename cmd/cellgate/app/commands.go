@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"cellgate/broker/command"
+	"cellgate/broker/message"
 	"cellgate/broker/session"
 	"cellgate/rules/sink/kafkaclient"
 )
@@ -59,7 +60,7 @@ func (r *results) Publish(ctx context.Context, events []command.Event) error {
 		e := &events[i]
 		headers := kafkaclient.AppendHeader(nil, "cell", r.cell)
 		headers = kafkaclient.AppendHeader(headers, "vin", e.VIN)
-		headers = kafkaclient.AppendHeader(headers, "msg-id", r.node+"-command-"+strconv.FormatUint(e.N, 10))
+		headers = kafkaclient.AppendHeader(headers, "msg-id", eventID(r.node, e))
 		headers = kafkaclient.AppendHeader(headers, "content-type", "application/json")
 		r.producer.Produce(&kafkaclient.Record{
 			Topic: topicResults, Key: []byte(e.VIN), Value: e.Value, Headers: headers, HeaderCount: 4, Time: now,
@@ -76,6 +77,11 @@ func (r *results) Publish(ctx context.Context, events []command.Event) error {
 		}
 	}
 	return failed
+}
+
+// eventID is the msg-id of a change of state: no other has it, also when the state file was lost in between.
+func eventID(node string, e *command.Event) string {
+	return message.ID(node+"-command", e.Epoch, e.N)
 }
 
 const (
@@ -109,10 +115,16 @@ func (i *inbox) Fetch(ctx context.Context) ([]command.Message, error) {
 		out := make([]command.Message, len(recs))
 		for n := range recs {
 			r := &recs[n]
-			out[n] = command.Message{Ref: fmt.Sprintf("kafka-%d-%d", i.part.ID, r.Offset), At: r.Time, Value: r.Value}
+			out[n] = command.Message{Ref: recordRef(i.part.ID, r.Offset, r.Time), At: r.Time, Value: r.Value}
 		}
 		return out, nil
 	}
+}
+
+// recordRef names a record for ever: offsets begin at 0 again when the topic is made anew, and its time tells it from the
+// one that had the offset before.
+func recordRef(partition int, offset int64, at time.Time) string {
+	return fmt.Sprintf("kafka-%d-%d-%s", partition, offset, strconv.FormatInt(at.UnixMilli(), 36))
 }
 
 // Commit implements command.Consumer.

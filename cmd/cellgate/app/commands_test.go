@@ -6,6 +6,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"cellgate/broker/command"
 )
 
 // silent takes connections and answers nothing. asked is closed with the first of them.
@@ -39,6 +41,19 @@ func silent(t *testing.T) (addr string, asked <-chan struct{}) {
 		taken.Wait()
 	})
 	return ln.Addr().String(), came
+}
+
+// What begins to count anew, the state file or the topic, does not give a name for the second time.
+func TestNamesOfCommandEventsAndRecords(t *testing.T) {
+	t.Parallel()
+	if a, b := eventID("gw-1", &command.Event{N: 1, Epoch: 36}), eventID("gw-1", &command.Event{N: 1, Epoch: 37}); a == b || a != "gw-1-command-10-1" {
+		t.Errorf("msg-id %s and %s", a, b)
+	}
+	at := time.UnixMilli(1_700_000_000_000)
+	a, b := recordRef(2, 7, at), recordRef(2, 7, at.Add(time.Millisecond))
+	if a == b || !command.ValidID(a) || recordRef(2, 7, at) != a {
+		t.Errorf("ids %s and %s", a, b)
+	}
 }
 
 // A Kafka that hangs must not keep the gateway from ending: whoever stops it kills it then.
