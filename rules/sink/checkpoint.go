@@ -258,20 +258,25 @@ func (d *Dispatcher) restore() error {
 	if err != nil {
 		return fmt.Errorf("dispatch state: %w", err)
 	}
-	foreign := epoch != 0 && epoch != d.o.Journal.Epoch()
+	foreign := epoch != d.o.Journal.Epoch()
+	if foreign { // or there is no checkpoint: what this journal has given up is nothing that this account has received
+		d.evaluated = d.o.Journal.First() - 1
+	}
 	for i, p := range d.pipelines {
+		if foreign {
+			states[i].orphan(d.evaluated)
+		}
 		if err := p.restore(d, states[i]); err != nil {
 			return err
 		}
-		if foreign {
-			p.orphan()
-		}
 	}
-	if foreign {
+	if foreign && epoch != 0 {
 		d.o.Log.Error("the journal is another one than at the last checkpoint; its pending records are lost",
 			"was", epoch, "is", d.o.Journal.Epoch())
-		d.evaluated, d.applied = 0, ""
-		return d.Checkpoint()
+		d.applied = ""
+		if err := d.Checkpoint(); err != nil {
+			return err
+		}
 	}
 	return d.resume()
 }
@@ -332,16 +337,20 @@ func (d *Dispatcher) resumeRules() error {
 // restore opens the decision log as of the checkpoint and counts what is pending in it.
 func (p *pipeline) restore(d *Dispatcher, s sinkState) error {
 	var err error
-	if p.dlog, err = openDecisionLog(d.o.fs, d.logDir(p), s.LogStart, s.LogEnd, d.o.SegmentBytes); err != nil {
-		return err
-	}
-	if err := p.dlog.checkGone(s.Cursor); err != nil {
+	if p.dlog, err = openDecisionLog(d.o.fs, d.logDir(p), d.o.Journal.Epoch(), s.LogStart, s.LogEnd, d.o.SegmentBytes); err != nil {
 		return err
 	}
 	p.now, p.settled = s.Counts, s.Counts.clone()
 	p.loaded, p.evaluated = s.Cursor, d.evaluated
 	p.mode, p.readable, p.readPos = logging, true, p.dlog.start()
-	return p.recount()
+	if err := p.recount(); err != nil {
+		return err
+	}
+	// Every record between cursor and E that has a message for the sink is in the log.
+	if n := s.Counts.unsettled(); p.backlog != n {
+		return fmt.Errorf("%w: %s has the decisions of %d records, the checkpoint tells of %d", ErrDecisionLog, p.dlog.dir, p.backlog, n)
+	}
+	return nil
 }
 
 // recount counts the records behind the cursor in the decision log, which are pending.
@@ -378,11 +387,10 @@ func (p *pipeline) recount() error {
 	}
 }
 
-// orphan gives up what is pending of a journal that is no longer there, and begins anew.
-func (p *pipeline) orphan() {
-	p.now.add(dropped, JournalLost, p.backlog)
-	p.settled.add(dropped, JournalLost, p.backlog)
-	p.backlog, p.loaded, p.evaluated = 0, 0, 0
-	p.readable = false
-	p.dlog.leave()
+// orphan gives up what is pending of a journal that is no longer there, and begins anew behind evaluated.
+func (s *sinkState) orphan(evaluated uint64) {
+	if n := s.Counts.unsettled(); n > 0 {
+		s.Counts.add(dropped, JournalLost, n)
+	}
+	s.Cursor, s.LogStart, s.LogEnd = evaluated, position{}, position{}
 }

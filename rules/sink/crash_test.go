@@ -171,6 +171,43 @@ func TestAnotherJournalIsAccountedFor(t *testing.T) {
 	r.Stop()
 }
 
+// TestTheLogOfAnotherJournalDoesNotStopTheStart loses the journal while messages wait, and kills the gateway behind the
+// checkpoint that trims what the old journal left: the decision log's headers must not speak of its sequences any more.
+func TestTheLogOfAnotherJournalDoesNotStopTheStart(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, func(o *sink.Options) {
+		o.Sinks[0].Limits.Messages = 16
+		o.CheckpointInterval = -1
+	})
+	checkpoint := func() {
+		t.Helper()
+		if err := r.Dispatcher.Checkpoint(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r.kafka.Hold(true)
+	r.Publish(0, 500)
+	r.Await(func() bool { return r.Ledger("kafka").Pending == 500 })
+	checkpoint()
+	r.Kill()
+	r.kafka.Forget()
+	r.kafka.Hold(false)
+	r.LoseJournal()
+	for round := range 4 {
+		r.Open()
+		r.Publish(500+10*round, 10)
+		r.Settled()
+		checkpoint()
+		r.Kill()
+	}
+	r.Open()
+	r.Settled()
+	if l := r.Ledger("kafka"); l.Dropped[sink.JournalLost] != 500 || l.Delivered != 40 || l.Received != 540 {
+		t.Fatalf("ledger %+v", l)
+	}
+	r.Stop()
+}
+
 // TestWhatTheDiskLosesIsInTheLedger damages messages that nothing has evaluated yet: every sink counts the batch
 // as received and dropped, once, over restarts too, and gets all the others.
 func TestWhatTheDiskLosesIsInTheLedger(t *testing.T) {

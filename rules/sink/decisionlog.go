@@ -18,11 +18,11 @@ import (
 
 // A decision log is a directory of segments, {number, 16 hex digits}.log, each:
 //
-//	magic    8 bytes  "cgdecs\x00\x02", the last one the version
+//	magic    8 bytes  "cgdecs\x00\x03", the last one the version
 //	number   8 bytes  its own; this and all that follows is little-endian
 //	previous 8 bytes  number of the segment before it
 //	end      8 bytes  where that one ends
-//	last     8 bytes  highest sequence in all segments before it
+//	epoch    8 bytes  of the journal whose records are decided in it; version 2 has a sequence here that nothing reads
 //	crc      4 bytes  CRC-32C of what is in front of it
 //	frames, each
 //	  length 4 bytes  of the chunk
@@ -34,7 +34,8 @@ import (
 // Nothing in it counts before a checkpoint names a position behind it: opening cuts off the rest. Chunks
 // stand in journal order.
 const (
-	logMagic      = "cgdecs\x00\x02"
+	logMagic      = "cgdecs\x00\x03"
+	logMagic2     = "cgdecs\x00\x02"
 	segmentHeader = len(logMagic) + 4*8 + 4
 	frameHeader   = 8
 	// maxChunk is far above what one journal batch can decide; a length beyond it is damage.
@@ -58,7 +59,6 @@ type logSegment struct {
 	number uint64
 	size   int64  // with what is buffered
 	last   uint64 // highest sequence; 0 when empty
-	before uint64 // highest sequence in all segments before it, as its header says
 }
 
 // decisionLog is one sink's. Appending and syncing are done by one goroutine at a time each, reading by
@@ -66,6 +66,7 @@ type logSegment struct {
 type decisionLog struct {
 	fs           fileSystem
 	dir          string
+	epoch        uint64 // of the journal
 	segmentBytes int64
 
 	mu       sync.Mutex
@@ -76,7 +77,6 @@ type decisionLog struct {
 	unsynced []file       // finished segments that are not synced yet
 	dirDirty bool         // a segment was created and the directory not synced
 	dirty    bool         // something was appended since the last sync
-	skipped  uint64       // highest sequence in front of the first segment, if it is not the one asked for
 	err      error        // sticky: a failed fsync
 
 	reader     file // of readerSeg
@@ -85,10 +85,11 @@ type decisionLog struct {
 	readBuffer []byte
 }
 
-// openDecisionLog opens the log in dir, removes the segments before start's, and cuts off everything
-// behind end. A zero end empties it.
-func openDecisionLog(fs fileSystem, dir string, start, end position, segmentBytes int64) (*decisionLog, error) {
-	l := &decisionLog{fs: fs, dir: dir, segmentBytes: segmentBytes}
+// openDecisionLog opens the log in dir, of the journal of that epoch, removes the segments before start's, and cuts off
+// everything behind end. A zero end empties it. Segments at its beginning may be missing, as after a trim: whoever knows
+// how many records are pending in it tells whether they had been passed.
+func openDecisionLog(fs fileSystem, dir string, epoch uint64, start, end position, segmentBytes int64) (*decisionLog, error) {
+	l := &decisionLog{fs: fs, dir: dir, epoch: epoch, segmentBytes: segmentBytes}
 	// The parent's own entry, too: a start may have been killed before it had synced it.
 	if err := errors.Join(journal.MakeDirWith(filepath.Dir(dir), fs.Mkdir, fs.SyncDir), journal.MakeDirWith(dir, fs.Mkdir, fs.SyncDir)); err != nil {
 		return nil, fmt.Errorf("decision log: %w", err)
@@ -108,7 +109,7 @@ func openDecisionLog(fs fileSystem, dir string, start, end position, segmentByte
 			return nil, err
 		}
 	}
-	if err := l.link(start); err != nil {
+	if err := l.link(); err != nil {
 		return nil, err
 	}
 	if end.Offset > 0 && (len(l.segments) == 0 || l.segments[len(l.segments)-1].number != end.Segment) {
@@ -400,14 +401,6 @@ func (l *decisionLog) trim(seq uint64, keep position) error {
 		l.segments = l.segments[1:]
 	}
 	return nil
-}
-
-// leave forgets everything but the segment that is written to. The files go when the log is opened the
-// next time, or not at all if the process ends before a checkpoint has said so.
-func (l *decisionLog) leave() {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.segments = l.segments[len(l.segments)-1:]
 }
 
 // bytes is the size of the log.

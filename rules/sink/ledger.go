@@ -56,6 +56,15 @@ func (c *counts) clone() counts {
 	return out
 }
 
+// unsettled is how many records of a checkpoint's counts are pending behind its cursor.
+func (c *counts) unsettled() uint64 {
+	n := c.Received - c.Filtered - c.Delivered - c.DeadLettered
+	for _, d := range c.Dropped {
+		n -= d
+	}
+	return n
+}
+
 // ledger puts the terms together.
 func (c *counts) ledger(name string, pending uint64) SinkLedger {
 	l := SinkLedger{

@@ -8,8 +8,8 @@ import (
 )
 
 // link holds every segment against the one that follows it, which says where it ends. A crash in the middle of a trim
-// may have undone any of its removals: the log begins behind the last gap, and checkGone tells whether that may be.
-func (l *decisionLog) link(start position) error {
+// may have undone any of its removals: the log begins behind the last gap.
+func (l *decisionLog) link() error {
 	first := 0
 	for i := range l.segments {
 		s := &l.segments[i]
@@ -17,7 +17,6 @@ func (l *decisionLog) link(start position) error {
 		if err != nil {
 			return err
 		}
-		s.before = h.last
 		if i == 0 {
 			continue
 		}
@@ -29,22 +28,10 @@ func (l *decisionLog) link(start position) error {
 			return fmt.Errorf("%w: %s: %016x has %d bytes, %016x of %d bytes was in front of it", ErrDecisionLog,
 				l.path(s.number), before.number, before.size, h.previous, h.end)
 		default:
-			before.size, before.last = h.end, h.last // chunks stand in journal order
+			before.size = h.end
 		}
 	}
 	l.segments = l.segments[first:]
-	if len(l.segments) > 0 && l.segments[0].number > start.Segment {
-		l.skipped = l.segments[0].before
-	}
-	return nil
-}
-
-// checkGone tells whether segments that the log should start with are missing: those that a checkpoint's cursor had
-// passed were trimmed.
-func (l *decisionLog) checkGone(cursor uint64) error {
-	if l.skipped > cursor {
-		return fmt.Errorf("%w: %s: segments up to record %d are missing, the cursor stands at %d", ErrDecisionLog, l.dir, l.skipped, cursor)
-	}
 	return nil
 }
 
@@ -52,7 +39,7 @@ func (l *decisionLog) checkGone(cursor uint64) error {
 type logHeader struct {
 	number, previous uint64
 	end              int64
-	last             uint64
+	epoch            uint64 // 0: not told
 }
 
 func (h *logHeader) encode() []byte {
@@ -60,7 +47,7 @@ func (h *logHeader) encode() []byte {
 	b = binary.LittleEndian.AppendUint64(b, h.number)
 	b = binary.LittleEndian.AppendUint64(b, h.previous)
 	b = binary.LittleEndian.AppendUint64(b, uint64(h.end)) //nolint:gosec // not negative
-	b = binary.LittleEndian.AppendUint64(b, h.last)
+	b = binary.LittleEndian.AppendUint64(b, h.epoch)
 	return binary.LittleEndian.AppendUint32(b, crc32.Checksum(b, castagnoli))
 }
 
@@ -78,12 +65,18 @@ func (l *decisionLog) header(n uint64) (h logHeader, err error) {
 	le := binary.LittleEndian
 	h = logHeader{le.Uint64(b[8:]), le.Uint64(b[16:]), int64(le.Uint64(b[24:])), le.Uint64(b[32:])} //nolint:gosec // as written
 	switch {
+	case string(b[:len(logMagic)]) == logMagic2:
+		h.epoch = 0
 	case string(b[:len(logMagic)]) != logMagic:
 		return h, l.damage(position{Segment: n}, fmt.Errorf("begins with %q, not %q", b[:len(logMagic)], logMagic))
+	}
+	switch {
 	case le.Uint32(b[40:]) != crc32.Checksum(b[:40], castagnoli):
 		return h, l.damage(position{Segment: n}, errors.New("checksum of the header"))
 	case h.number != n:
 		return h, l.damage(position{Segment: n}, fmt.Errorf("is segment %016x", h.number))
+	case h.epoch != 0 && h.epoch != l.epoch:
+		return h, l.damage(position{Segment: n}, fmt.Errorf("belongs to journal %d, not to %d", h.epoch, l.epoch))
 	}
 	return h, nil
 }
@@ -91,9 +84,9 @@ func (l *decisionLog) header(n uint64) (h logHeader, err error) {
 // headLocked is the header of the segment that is written to.
 func (l *decisionLog) headLocked() []byte {
 	n := len(l.segments) - 1
-	h := logHeader{number: l.segments[n].number}
-	for _, s := range l.segments[:n] {
-		h.previous, h.end, h.last = s.number, s.size, max(h.last, s.before, s.last)
+	h := logHeader{number: l.segments[n].number, epoch: l.epoch}
+	if n > 0 {
+		h.previous, h.end = l.segments[n-1].number, l.segments[n-1].size
 	}
 	return h.encode()
 }
