@@ -37,6 +37,7 @@ const (
 	CodeRedisOption   Code = "R046" // a key that does not fit this Redis operation
 	CodeOperatorName  Code = "R047" // operator.x of an operator that the rule does not have
 	CodeBadGeofence   Code = "R048" // a zone that is not a circle or polygon on Earth
+	CodeOpenClass     Code = "R049" // ${class} in a topic without a list of the classes
 	CodeTestFile      Code = "R060" // a test file that does not fit its rules
 	CodeOperatorClash Code = "R061" // two operators share one identity in the state
 )

@@ -112,7 +112,7 @@ func (c *compiler) rule(f *ruleFile, def *ruleDef, n names) {
 		r.transform = n.value(d, def.transform)
 	}
 	for i, t := range def.to {
-		if compiled := n.target(d, t, i); compiled != nil {
+		if compiled := c.target(d, t, i, &n); compiled != nil {
 			r.targets = append(r.targets, compiled)
 		}
 	}
@@ -145,7 +145,7 @@ func (c *compiler) operator(d *document, id string, o *operatorDef, n *names) op
 	return op
 }
 
-func (n *names) target(d *document, def *targetDef, index int) *target {
+func (c *compiler) target(d *document, def *targetDef, index int, n *names) *target {
 	t := &target{index: index, text: strconv.Itoa(index), sink: def.sink, lane: def.lane}
 	t.key = n.compile(d, def.key, wantAny)
 	if def.sink == SinkRedis {
@@ -160,6 +160,7 @@ func (n *names) target(d *document, def *targetDef, index int) *target {
 		return nil
 	}
 	t.topic.topic = true
+	n.boundClasses(d, def.topic, t.topic, c.opts.Stored)
 	s := def.topic
 	check := t.topic.static
 	for _, p := range t.topic.parts {

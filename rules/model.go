@@ -178,6 +178,12 @@ func (f *ruleFile) readLists(o *object) {
 	}
 }
 
+// has reports whether a text is in the list.
+func (l *listDef) has(text string) bool {
+	_, ok := l.texts[text]
+	return ok
+}
+
 func (l *listDef) add(s scalar) {
 	l.texts[s.value] = struct{}{}
 	if s.kind == numberScalar {

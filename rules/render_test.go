@@ -69,7 +69,7 @@ rules:
 func TestTemplates(t *testing.T) {
 	t.Parallel()
 	set := compileText(t, `
-lists: {kinds: [door, 7]}
+lists: {kinds: [door, 7], classes: [telemetry, event/door]}
 rules:
   - id: r
     from: ["#"]
@@ -240,5 +240,37 @@ func TestDecisionCodec(t *testing.T) {
 				t.Errorf("%+v cut to %d bytes: %v", d, i, err)
 			}
 		}
+	}
+}
+
+// A vehicle chooses its class: a topic is made of a listed one only, and the message of another goes to on_error.
+func TestAClassMakesATopicOnlyIfItIsListed(t *testing.T) {
+	t.Parallel()
+	const text = `
+rules:
+  - id: r
+    from: ["v1/+/up/#"]
+    to: [{kafka: {topic: "byclass.${class}"}}, {redis: {stream: "s:${class}"}}]
+`
+	set := compileText(t, "lists: {classes: [telemetry, event/door]}\n"+text)
+	for topic, want := range map[string]string{
+		"v1/V/up/telemetry": "byclass.telemetry", "v1/V/up/event/door": "byclass.event.door",
+		"v1/V/up/event.door": "", "v1/V/up/event": "", "v1/V/up/q0": "", "v1/V/res/1/succeeded": "",
+	} {
+		rec := telemetry(1, epoch, `{}`)
+		rec.Topic = topic
+		var out Rendered
+		err := set.Render(Decision{}, &rec, &out)
+		if want == "" && !errors.Is(err, ErrRender) || want != "" && (err != nil || out.Topic != want) {
+			t.Errorf("%s gives %q, %v, want %q", topic, out.Topic, err, want)
+		}
+	}
+	src := NewSource(map[string][]byte{"a.rules.yaml": []byte(text)})
+	if _, found := Compile(src, Options{}); len(found) != 1 || found[0].Code != CodeOpenClass {
+		t.Errorf("without a list: %v", found)
+	}
+	set, found := Compile(src, Options{Stored: true}) // by a version that did not ask for it
+	if set == nil {
+		t.Errorf("what ran before does not run any more: %v", found)
 	}
 }

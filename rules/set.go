@@ -15,6 +15,9 @@ type Options struct {
 	// ErrorTopic is the Kafka topic of evaluation errors of rules without on_error; DefaultErrorTopic when
 	// empty.
 	ErrorTopic string
+	// Stored says that the source was in force before: what a later version of this package asks of new sources does
+	// not take it out of force (CodeOpenClass).
+	Stored bool
 }
 
 // Set is a compiled rule set: immutable, safe for concurrent use.

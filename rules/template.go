@@ -23,8 +23,10 @@ type templatePart struct {
 	text  string // in front of the hole
 	kind  symbolKind
 	expr  *expression // of a listed value
-	list  *listDef
-	inner string // the hole as written
+	list  *listDef    // what the value must be one of; nil: anything
+	inner string      // the hole as written
+	// offset is where the hole's content begins in the template, in characters.
+	offset int
 }
 
 const maxTemplate = 1024
@@ -57,7 +59,7 @@ func (n *names) template(d *document, s scalar) *template {
 		if !ok {
 			return nil
 		}
-		part.text, text = text, ""
+		part.text, part.offset, text = text, offset, ""
 		t.parts = append(t.parts, part)
 		offset += utf8.RuneCountInString(inner) + 1
 		rest = after
@@ -148,6 +150,9 @@ func (t *template) render(sc *scope, dst []byte) ([]byte, error) {
 		case p.kind == symCell:
 			dst = append(dst, sc.set.cell...)
 		case p.kind == symClass:
+			if p.list != nil && !p.list.has(sc.class) {
+				return dst, fmt.Errorf("%w: ${class}: the class is not in the list %s", ErrRender, classList)
+			}
 			from := len(dst)
 			dst = append(dst, sc.class...)
 			for i := from; t.topic && i < len(dst); i++ {
@@ -162,7 +167,7 @@ func (t *template) render(sc *scope, dst []byte) ([]byte, error) {
 			}
 			from := len(dst)
 			dst = appendText(dst, v)
-			if _, ok := p.list.texts[string(dst[from:])]; !ok || v == nil {
+			if !p.list.has(string(dst[from:])) || v == nil {
 				return dst, fmt.Errorf("${%s}: the value is not in the list", p.inner)
 			}
 		}
@@ -178,6 +183,26 @@ func (t *template) text(sc *scope) (string, error) {
 	b, err := t.render(sc, sc.scratch[:0])
 	sc.scratch = b[:0]
 	return string(b), err
+}
+
+// classList is the list of a file that says which classes its topics may be made of.
+const classList = "classes"
+
+// boundClasses ties ${class} in a Kafka topic to the file's list of classes: a vehicle chooses its class, and would
+// otherwise make topics at will. stored: the source ran before this was asked for, and goes on as it is.
+func (n *names) boundClasses(d *document, s scalar, t *template, stored bool) {
+	for i := range t.parts {
+		p := &t.parts[i]
+		if p.kind != symClass {
+			continue
+		}
+		if p.list = n.lists[classList]; p.list != nil || stored {
+			continue
+		}
+		line, col := s.at(p.offset)
+		d.fail(line, col, CodeOpenClass, fmt.Sprintf("write lists: {%s: [telemetry, alarm]} there; messages of other classes go to on_error", classList),
+			"a vehicle chooses its class and could make topics at will: ${class} in a topic needs a list %q at the top of the file", classList)
+	}
 }
 
 // validTopic reports whether s is a name that Kafka accepts for a topic.

@@ -8,7 +8,8 @@ import (
 	"cellgate/rules"
 )
 
-// rulesCompiler makes rule sets with package rules.
+// rulesCompiler makes rule sets with package rules. Their sources are stored, or are about to be: whoever applies one has
+// checked it.
 func rulesCompiler(o rules.Options) compiler {
 	return func(source []byte) (ruleSet, error) {
 		src, err := rules.UnmarshalSource(source)

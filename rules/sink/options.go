@@ -99,7 +99,7 @@ func (o *Options) fill() error {
 		o.fs = osFS{}
 	}
 	if o.compile == nil {
-		o.compile = rulesCompiler(rules.Options{Cell: o.Cell, ErrorTopic: o.ErrorTopic})
+		o.compile = rulesCompiler(rules.Options{Cell: o.Cell, ErrorTopic: o.ErrorTopic, Stored: true})
 	}
 	names := map[string]bool{}
 	kinds := map[rules.SinkKind]bool{}

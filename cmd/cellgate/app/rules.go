@@ -127,7 +127,9 @@ func (k *ruleKeeper) adopt(hash string) error {
 		if err != nil {
 			return err
 		}
-		set, found := rules.Compile(src, k.options)
+		o := k.options
+		o.Stored = true
+		set, found := rules.Compile(src, o)
 		if err := found.Err(); err != nil {
 			return err
 		}
