@@ -98,7 +98,7 @@ func (a *Authority) load() error {
 	if _, err := a.pullRevocations(); err != nil {
 		return err
 	}
-	a.watchers.forgetPurges() // asked for in an earlier life
+	a.watchers.forget() // purges were asked for in an earlier life
 	return nil
 }
 
@@ -131,7 +131,7 @@ func (a *Authority) firstKey() error {
 // start begins the background work. What it waits on is I/O, so it runs on real time; every decision about
 // validity uses the injected clock.
 func (a *Authority) start() {
-	a.stopped.Go(func() { a.watchers.run(a.ctx, a.Revoked) })
+	a.stopped.Go(func() { a.watchers.run(a.ctx, a.Ended) })
 	a.stopped.Go(func() { a.follow(a.ctx) })
 	if a.spread != nil {
 		a.stopped.Go(func() { a.spread.run(a.ctx) })
@@ -164,7 +164,7 @@ const pruneEvery = time.Minute
 func (a *Authority) follow(ctx context.Context) {
 	tick := time.NewTicker(a.cfg.Poll)
 	defer tick.Stop()
-	failing, pruned := false, time.Now()
+	failing, pruned, retired := false, time.Now(), 0
 	for {
 		select {
 		case <-ctx.Done():
@@ -179,11 +179,26 @@ func (a *Authority) follow(ctx context.Context) {
 			a.cfg.Log.Error("auth directory cannot be read: what was read before stays in force", "dir", a.cfg.Dir, "err", err)
 		}
 		failing = err != nil
+		if n := a.retiredKeys(); n != retired { // time has ended one, or a clock that was set back has revived it
+			retired = n
+			a.watchers.notify(nil)
+		}
 		if time.Since(pruned) > pruneEvery {
 			a.prune()
 			pruned = time.Now()
 		}
 	}
+}
+
+// retiredKeys counts the keys that are known and retired.
+func (a *Authority) retiredKeys() (n int) {
+	now := a.cfg.Now()
+	for _, k := range a.ring.Load().byKID {
+		if k.retired(now) {
+			n++
+		}
+	}
+	return n
 }
 
 // Reload reads keys, external key files and revocations again. It happens by itself too, within
@@ -255,6 +270,7 @@ func (a *Authority) rebuildLocked() {
 		}
 	}
 	a.ring.Store(r)
+	a.watchers.notify(nil)
 	a.cfg.Metrics.keys.Set(float64(len(r.byKID)))
 }
 

@@ -25,7 +25,7 @@ func TestVerifyAllocs(t *testing.T) {
 		{"Publish", 0, func() { perm.Publish(topic) }},
 		{"Receive", 0, func() { perm.Receive("v1/" + testVIN + "/cmd/1/x") }},
 		{"Subscribe", 0, func() { perm.Subscribe("v1/" + testVIN + "/cmd/#") }},
-		{"Revoked", 0, func() { f.Revoked(id) }},
+		{"Ended", 0, func() { _ = f.Ended(id) }},
 		{"Permissions", 1, func() { f.Permissions(id) }},
 		{"CheckVIN", 0, func() { _ = CheckVIN(testVIN) }},
 	}

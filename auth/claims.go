@@ -13,6 +13,9 @@ const (
 	maxAudiences    = 16
 )
 
+// claimIssuedAfter is the cell's own claim with [Identity.IssuedAfter], separated by spaces.
+const claimIssuedAfter = "issued_after"
+
 // claims is what a token says, checked for form but not yet against clock, revocations and peer. All of
 // it stays true for as long as the token's signature does, so it is what the cache keeps.
 type claims struct {
@@ -89,6 +92,10 @@ func parseClaims(segment string, iss *issuer) (claims, error) {
 	}
 	if c.id.Scopes, err = parseScopes(obj["scope"], iss); err != nil {
 		return claims{}, err
+	}
+	if !iss.external {
+		known, _ := obj[claimIssuedAfter].(string)
+		c.id.IssuedAfter = strings.Fields(known)
 	}
 	c.id.CertThumbprint, err = parseConfirmation(obj)
 	return c, err

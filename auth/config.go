@@ -128,6 +128,9 @@ func (c *Config) validate() error {
 	return errors.Join(errs...)
 }
 
+// slack is how far ahead of this clock a token may be dated: by the leeway, and by the second that Issue may add.
+func (c *Config) slack() time.Duration { return max(c.Leeway, time.Second) }
+
 func setDefault[T comparable](p *T, v T) {
 	var zero T
 	if *p == zero {

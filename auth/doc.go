@@ -16,7 +16,7 @@
 //     retained, resumed and queued deliveries alike.
 //   - No token, key or unverified claim is ever logged, audited or put into an error.
 //
-// The broker uses Verify, Permissions, Revoked, Deadline and WatchRevocations; the composition root opens
+// The broker uses Verify, Permissions, Ended, Deadline and WatchEnded; the composition root opens
 // the Authority and mounts its handlers by [EndpointScopes]; the command line issues, revokes and rotates
 // on the same directory, also while a gateway runs on it.
 //

@@ -8,11 +8,13 @@ import (
 	"cellgate/auth/problem"
 )
 
-// revocationRequest is the body of POST /v1/revocations: jti, or sub with or without issued_before, or
+// revocationRequest is the body of POST /v1/revocations: jti, or sub with or without iss, role and issued_before, or
 // issued_before alone.
 type revocationRequest struct {
 	TokenID      string    `json:"jti"`
 	Subject      string    `json:"sub"`
+	Issuer       string    `json:"iss"`           // with sub; the cell itself if empty
+	Role         string    `json:"role"`          // with sub; every role if empty
 	IssuedBefore time.Time `json:"issued_before"` // RFC 3339
 	Reason       string    `json:"reason"`
 	Purge        bool      `json:"purge"`
@@ -40,7 +42,7 @@ func (a *Authority) RevocationsHandler() http.Handler {
 			return
 		}
 		a.answerRevocation(w, Revocation{
-			TokenID: req.TokenID, Subject: req.Subject, IssuedBefore: req.IssuedBefore,
+			TokenID: req.TokenID, Subject: req.Subject, Issuer: req.Issuer, Role: req.Role, IssuedBefore: req.IssuedBefore,
 			Reason: req.Reason, By: caller.Role + " " + caller.Subject, Purge: req.Purge,
 		}, r.RemoteAddr)
 	})

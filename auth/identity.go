@@ -38,6 +38,9 @@ type Identity struct {
 	// never expires.
 	IssuedAt time.Time
 	Expires  time.Time
+	// IssuedAfter names the revocations that the cell knew of when it issued the token, if they are recent: they do
+	// not revoke it. Only the cell's own tokens carry it.
+	IssuedAfter []string
 	// CertThumbprint is the claim cnf.x5t#S256: base64url of the SHA-256 of the client certificate that
 	// the token is bound to (RFC 8705, 3.1), or "".
 	CertThumbprint string

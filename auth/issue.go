@@ -49,6 +49,9 @@ func (a *Authority) Issue(req IssueRequest) (string, Identity, error) {
 	if len(id.Scopes) > 0 {
 		c["scope"] = strings.Join(id.Scopes, " ")
 	}
+	if len(id.IssuedAfter) > 0 {
+		c[claimIssuedAfter] = strings.Join(id.IssuedAfter, " ")
+	}
 	if id.CertThumbprint != "" {
 		c["cnf"] = map[string]string{"x5t#S256": id.CertThumbprint}
 	}
@@ -81,13 +84,14 @@ func (a *Authority) identityFor(req *IssueRequest, now time.Time) (Identity, err
 	if ttl < time.Second || ttl > a.live().MaxTTL {
 		return Identity{}, fmt.Errorf("%w: ttl %s is not between 1s and %s", ErrInvalidRequest, ttl, a.live().MaxTTL)
 	}
-	at := a.revoked.issuable(req.Subject, now.UTC().Truncate(time.Second))
-	if at.After(now.Add(a.live().Leeway)) && at.After(now.Add(time.Second)) {
+	of := owner{a.cfg.Issuer, req.Role, req.Subject}
+	at, known := a.revoked.issuable(of, now.UTC().Truncate(time.Second), a.live().slack())
+	if at.After(now.Add(time.Second)) {
 		return Identity{}, ErrRevoked
 	}
 	id := Identity{
 		Subject: req.Subject, Role: req.Role, TokenID: rand.Text(), Issuer: a.cfg.Issuer, Scopes: req.Scopes,
-		IssuedAt: at, Expires: at.Add(ttl.Truncate(time.Second)), CertThumbprint: req.CertThumbprint,
+		IssuedAt: at, Expires: at.Add(ttl.Truncate(time.Second)), IssuedAfter: known, CertThumbprint: req.CertThumbprint,
 	}
 	if req.Role == RoleOperator && len(req.Scopes) == 0 {
 		id.Scopes = Scopes()

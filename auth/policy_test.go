@@ -435,7 +435,7 @@ func TestAnonymous(t *testing.T) {
 		if (err == nil) != tt.ok {
 			t.Errorf("%s %q: %v", tt.role, tt.id, err)
 		}
-		if tt.ok && (!id.Anonymous || id.Subject != tt.id || !f.Deadline(id).IsZero() || f.Revoked(id) || f.Recheck(id, Peer{}) != nil) {
+		if tt.ok && (!id.Anonymous || id.Subject != tt.id || !f.Deadline(id).IsZero() || f.Ended(id) != nil || f.Recheck(id, Peer{}) != nil) {
 			t.Errorf("%s %q: %+v", tt.role, tt.id, id)
 		}
 	}

@@ -3,6 +3,8 @@ package auth
 import (
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 )
@@ -10,14 +12,20 @@ import (
 // Revocation ends tokens before their time. Exactly one form is set:
 //
 //   - TokenID: the one token with this jti;
-//   - Subject and IssuedBefore: every token of a subject issued up to that second. IssuedBefore may lie
-//     ahead: then the subject is locked out, and nothing is issued for it, until that time;
-//   - IssuedBefore alone: every token of every subject issued up to that second, which cannot lie ahead.
+//   - Subject and IssuedBefore: every token that an issuer gave a subject up to that second. IssuedBefore may
+//     lie ahead: then the subject is locked out, and nothing is issued for it, until that time;
+//   - IssuedBefore alone: every token of every subject and issuer up to that second, which cannot lie ahead.
 //
 // It is a value and also the line format of the revocation file and of the store between gateways.
 type Revocation struct {
-	TokenID      string    `json:"jti,omitempty"`
-	Subject      string    `json:"sub,omitempty"`
+	// ID tells entries for the same subject and second apart. Revoke fills it.
+	ID      string `json:"id,omitempty"`
+	TokenID string `json:"jti,omitempty"`
+	Subject string `json:"sub,omitempty"`
+	// Issuer and Role narrow an entry by Subject. Revoke fills an empty Issuer with the cell's own; entries
+	// of earlier versions have none and hold for every issuer. An empty Role is every role.
+	Issuer       string    `json:"iss,omitempty"`
+	Role         Role      `json:"role,omitempty"`
 	IssuedBefore time.Time `json:"issued_before,omitzero"`
 	// Until is when no token that the entry names can be valid any more. Revoke fills it.
 	Until time.Time `json:"until"`
@@ -40,6 +48,9 @@ var (
 // dropGrace is how much longer than needed an entry is kept, so that a clock that jumps ahead and back
 // cannot bring a revoked token to life.
 const dropGrace = 24 * time.Hour
+
+// dropped reports whether nothing can need the entry any more.
+func (r *Revocation) dropped(now time.Time) bool { return now.After(r.Until.Add(dropGrace)) }
 
 // maxReasonBytes bounds the free text of an entry.
 const maxReasonBytes = 256
@@ -64,21 +75,50 @@ func (r *Revocation) validate(now time.Time, slack time.Duration) error {
 		return fail("issue time is more than a hundred years ahead")
 	case r.Purge && r.Subject == "":
 		return fail("purge needs a sub")
+	case r.Subject == "" && (r.Issuer != "" || r.Role != ""):
+		return fail("iss and role go with a sub")
+	case len(r.Issuer) > maxReasonBytes || len(r.Role) > maxReasonBytes:
+		return fail("iss or role is too long")
 	case len(r.Reason) > maxReasonBytes || len(r.By) > maxReasonBytes:
 		return fail("reason is too long")
 	}
 	return nil
 }
 
+// owner is whom a revocation by subject names. An empty field stands for all; all empty are everyone.
+type owner struct {
+	issuer  string
+	role    Role
+	subject string
+}
+
+// ownersOf lists what names an identity in a revocation.
+func ownersOf(issuer string, role Role, subject string) [4]owner {
+	return [...]owner{{issuer, role, subject}, {issuer, "", subject}, {"", "", subject}, {}}
+}
+
 // revocations is the set in force. Reads take a shared lock and do not allocate.
 type revocations struct {
 	mu      sync.RWMutex
 	byToken map[string]Revocation
-	bySub   map[string]Revocation // "" is everyone
+	bySub   map[owner]Revocation // the newest of each
 }
 
 func newRevocations() *revocations {
-	return &revocations{byToken: make(map[string]Revocation), bySub: make(map[string]Revocation)}
+	return &revocations{byToken: make(map[string]Revocation), bySub: make(map[owner]Revocation)}
+}
+
+func (r *Revocation) owner() owner { return owner{r.Issuer, r.Role, r.Subject} }
+
+// newer orders entries of one owner, in the same way at every gateway.
+func (r *Revocation) newer(old *Revocation) bool {
+	switch {
+	case !r.IssuedBefore.Equal(old.IssuedBefore):
+		return r.IssuedBefore.After(old.IssuedBefore)
+	case !r.At.Equal(old.At):
+		return r.At.After(old.At)
+	}
+	return r.ID > old.ID
 }
 
 // add merges an entry and reports whether it says anything new.
@@ -91,7 +131,7 @@ func (s *revocations) add(r Revocation) bool {
 	if r.TokenID != "" {
 		s.byToken[r.TokenID] = r
 	} else {
-		s.bySub[r.Subject] = r
+		s.bySub[r.owner()] = r
 	}
 	return true
 }
@@ -108,13 +148,26 @@ func (s *revocations) hasLocked(r *Revocation) bool {
 		old, found := s.byToken[r.TokenID]
 		return found && !r.Until.After(old.Until)
 	}
-	old, found := s.bySub[r.Subject]
-	return found && !r.IssuedBefore.After(old.IssuedBefore)
+	old, found := s.bySub[r.owner()]
+	return found && !r.newer(&old)
 }
 
-// revoked reports whether an identity's token is revoked. Times are in whole seconds: a token of the very
-// second of the revocation is revoked too.
-func (s *revocations) revoked(id *Identity) bool {
+// covers reports whether the entry revokes a token. Times are in whole seconds: a token of the very second of
+// the revocation is revoked too. Where the entry ends what there is now, so is one that is dated up to slack later,
+// since its issuer's clock may be ahead by as much as Verify accepts, but for a token that this cell issued knowing
+// the entry. An entry with a time in the past speaks of iat as it is.
+func (r *Revocation) covers(id *Identity, slack time.Duration) bool {
+	switch {
+	case !id.IssuedAt.After(r.IssuedBefore):
+		return true
+	case r.IssuedBefore.Before(r.At.Truncate(time.Second)):
+		return false
+	}
+	return !id.IssuedAt.After(r.IssuedBefore.Add(slack)) && !slices.Contains(id.IssuedAfter, r.ID)
+}
+
+// revoked reports whether an identity's token is revoked.
+func (s *revocations) revoked(id *Identity, slack time.Duration) bool {
 	if id.Anonymous {
 		return false
 	}
@@ -123,40 +176,45 @@ func (s *revocations) revoked(id *Identity) bool {
 	if _, found := s.byToken[id.TokenID]; found && id.TokenID != "" {
 		return true
 	}
-	if r, found := s.bySub[id.Subject]; found && !id.IssuedAt.After(r.IssuedBefore) {
-		return true
+	if len(s.bySub) == 0 {
+		return false
 	}
-	r, found := s.bySub[""]
-	return found && !id.IssuedAt.After(r.IssuedBefore)
+	for _, o := range ownersOf(id.Issuer, id.Role, id.Subject) {
+		if r, found := s.bySub[o]; found && r.covers(id, slack) {
+			return true
+		}
+	}
+	return false
 }
 
-// issuable returns the earliest issue time that is not revoked for a subject.
-func (s *revocations) issuable(subject string, now time.Time) time.Time {
+// issuable returns the earliest time, from now on, at which a token of an owner is not revoked, and the entries
+// that the token must name because it is dated within slack of them.
+func (s *revocations) issuable(o owner, now time.Time, slack time.Duration) (at time.Time, known []string) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	at := now
-	for _, name := range [...]string{subject, ""} {
-		if r, found := s.bySub[name]; found && !at.After(r.IssuedBefore) {
+	at = now
+	owners := ownersOf(o.issuer, o.role, o.subject)
+	for _, o := range owners {
+		if r, found := s.bySub[o]; found && !at.After(r.IssuedBefore) {
 			at = r.IssuedBefore.Add(time.Second)
 		}
 	}
-	return at
+	for _, o := range owners {
+		if r, found := s.bySub[o]; found && r.ID != "" && !at.After(r.IssuedBefore.Add(slack)) {
+			known = append(known, r.ID)
+		}
+	}
+	return at, known
 }
 
 // prune drops the entries that name no token that could still be valid, and returns how many.
 func (s *revocations) prune(now time.Time) int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	n := 0
-	for _, m := range [...]map[string]Revocation{s.byToken, s.bySub} {
-		for k, r := range m {
-			if now.After(r.Until.Add(dropGrace)) {
-				delete(m, k)
-				n++
-			}
-		}
-	}
-	return n
+	before := len(s.byToken) + len(s.bySub)
+	maps.DeleteFunc(s.byToken, func(_ string, r Revocation) bool { return r.dropped(now) })
+	maps.DeleteFunc(s.bySub, func(_ owner, r Revocation) bool { return r.dropped(now) })
+	return before - len(s.byToken) - len(s.bySub)
 }
 
 func (s *revocations) len() int {
@@ -169,11 +227,6 @@ func (s *revocations) len() int {
 func (s *revocations) all() []Revocation {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	out := make([]Revocation, 0, len(s.byToken)+len(s.bySub))
-	for _, m := range [...]map[string]Revocation{s.byToken, s.bySub} {
-		for _, r := range m {
-			out = append(out, r)
-		}
-	}
-	return out
+	out := slices.AppendSeq(make([]Revocation, 0, len(s.byToken)+len(s.bySub)), maps.Values(s.byToken))
+	return slices.AppendSeq(out, maps.Values(s.bySub))
 }

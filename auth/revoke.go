@@ -1,6 +1,7 @@
 package auth
 
 import (
+	"crypto/rand"
 	"fmt"
 	"time"
 )
@@ -8,11 +9,15 @@ import (
 // Revoke puts a revocation into force: when it returns nil, the entry is on disk, Verify refuses what it
 // names, and the watchers of live connections have been woken. It is then spread to the other gateways.
 //
-// At, Until and, for a sub, a missing IssuedBefore are filled in: the present time.
+// ID, At and Until are filled in, and for a sub a missing IssuedBefore, with the present time, and a missing Issuer,
+// with the cell's own.
 func (a *Authority) Revoke(r Revocation, from string) (Revocation, error) {
 	now := a.cfg.Now()
-	if r.Subject != "" && r.IssuedBefore.IsZero() {
-		r.IssuedBefore = now
+	if r.Subject != "" {
+		setDefault(&r.Issuer, a.cfg.Issuer)
+		if r.IssuedBefore.IsZero() {
+			r.IssuedBefore = now
+		}
 	}
 	if err := a.completeRevocation(&r, now); err != nil {
 		return r, err
@@ -32,7 +37,10 @@ func (a *Authority) Revoke(r Revocation, from string) (Revocation, error) {
 	return r, nil
 }
 
-// completeRevocation brings an entry into its stored form: whole seconds in UTC, so that the same entry has
+// revocationIDBytes is the length of an entry's ID, of 5 random bits a byte.
+const revocationIDBytes = 12
+
+// completeRevocation brings an entry into its stored form: times rounded and in UTC, so that the same entry has
 // the same bytes everywhere.
 func (a *Authority) completeRevocation(r *Revocation, now time.Time) error {
 	if err := r.validate(now, a.live().Leeway); err != nil {
@@ -41,7 +49,8 @@ func (a *Authority) completeRevocation(r *Revocation, now time.Time) error {
 	if !r.IssuedBefore.IsZero() {
 		r.IssuedBefore = r.IssuedBefore.UTC().Truncate(time.Second)
 	}
-	r.At = now.UTC().Truncate(time.Second)
+	r.ID = rand.Text()[:revocationIDBytes]
+	r.At = now.UTC().Truncate(time.Millisecond)
 	last := r.At // no token was issued later
 	if r.IssuedBefore.After(last) || r.TokenID == "" {
 		last = r.IssuedBefore
@@ -62,15 +71,15 @@ func (a *Authority) pullRevocations() (int, error) {
 	defer a.pullMu.Unlock()
 	entries, err := a.revLog.read()
 	now := a.cfg.Now()
-	var purges []string
+	var purges []Revocation
 	fresh := make([]Revocation, 0, len(entries))
 	for _, r := range entries {
-		if now.After(r.Until.Add(dropGrace)) || !a.revoked.add(r) {
+		if r.dropped(now) || !a.revoked.add(r) {
 			continue
 		}
 		fresh = append(fresh, r)
 		if r.Purge {
-			purges = append(purges, r.Subject)
+			purges = append(purges, r)
 		}
 	}
 	if len(fresh) > 0 {
@@ -127,7 +136,7 @@ func (a *Authority) compactRevocations(now time.Time) error {
 	return a.revLog.compact(func(entries []Revocation) []Revocation {
 		set := newRevocations()
 		for _, r := range entries {
-			if !now.After(r.Until.Add(dropGrace)) {
+			if !r.dropped(now) {
 				set.add(r)
 			}
 		}

@@ -214,7 +214,7 @@ func TestRevokeReturnsInForce(t *testing.T) {
 		if _, err := f.Revoke(Revocation{TokenID: id}, ""); err != nil {
 			t.Fatal(err)
 		}
-		if !f.Revoked(Identity{TokenID: id}) {
+		if !errors.Is(f.Ended(Identity{TokenID: id}), ErrRevoked) {
 			t.Fatalf("revocation %d is not in force", i)
 		}
 	}
@@ -268,7 +268,9 @@ func TestRevocationByAnotherProcess(t *testing.T) {
 	token := f.vehicle(t, testVIN)
 	f.refusedFor(t, token, nil)
 	told := make(chan bool, 16)
-	stop := f.WatchRevocations(func(revoked func(Identity) bool) { told <- revoked(Identity{Subject: testVIN}) })
+	stop := f.WatchEnded(func(ended func(Identity) error) {
+		told <- errors.Is(ended(Identity{Issuer: f.cfg.Issuer, Subject: testVIN}), ErrRevoked)
+	})
 	defer stop()
 	tool := open(t, func(c *Config) { c.Dir = f.dir })
 	if _, err := tool.Revoke(Revocation{Subject: testVIN}, ""); err != nil {
@@ -289,11 +291,11 @@ func TestWatchLeavesNoGap(t *testing.T) {
 	var mu sync.Mutex
 	live := make(map[string]Identity)
 	ended := make(map[string]bool)
-	stop := f.WatchRevocations(func(revoked func(Identity) bool) {
+	stop := f.WatchEnded(func(invalid func(Identity) error) {
 		mu.Lock()
 		defer mu.Unlock()
 		for k, id := range live {
-			if revoked(id) {
+			if invalid(id) != nil {
 				ended[k] = true
 			}
 		}
@@ -313,7 +315,7 @@ func TestWatchLeavesNoGap(t *testing.T) {
 			mu.Lock()
 			live[got.TokenID] = got
 			mu.Unlock()
-			if f.Revoked(got) {
+			if f.Ended(got) != nil {
 				mu.Lock()
 				ended[got.TokenID] = true
 				mu.Unlock()
@@ -336,8 +338,8 @@ func TestPurge(t *testing.T) {
 	t.Parallel()
 	f := open(t)
 	order := make(chan string, 8)
-	f.WatchRevocations(func(func(Identity) bool) { order <- "revoke" })
-	f.WatchPurges(func(subject string) { order <- "purge " + subject })
+	f.WatchEnded(func(func(Identity) error) { order <- "revoke" })
+	f.WatchPurges(func(r Revocation) { order <- "purge " + r.Subject })
 	if _, err := f.Revoke(Revocation{Subject: testVIN, Purge: true}, ""); err != nil {
 		t.Fatal(err)
 	}
@@ -346,7 +348,7 @@ func TestPurge(t *testing.T) {
 	}
 	again := open(t, func(c *Config) { c.Dir = f.dir })
 	purged := make(chan string, 8)
-	stop := again.WatchPurges(func(subject string) { purged <- subject })
+	stop := again.WatchPurges(func(r Revocation) { purged <- r.Subject })
 	if _, err := again.Revoke(Revocation{Subject: otherVIN, Purge: true}, ""); err != nil {
 		t.Fatal(err)
 	}
@@ -394,7 +396,7 @@ func TestCompaction(t *testing.T) {
 	if _, err := f.Revoke(Revocation{TokenID: "after"}, ""); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the follower reads the new file", func() bool { return follower.Revoked(Identity{TokenID: "after"}) })
+	eventually(t, "the follower reads the new file", func() bool { return errors.Is(follower.Ended(Identity{TokenID: "after"}), ErrRevoked) })
 	if n := len(f.Revocations()); n != 2 {
 		t.Fatalf("%d entries", n)
 	}

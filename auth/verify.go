@@ -105,7 +105,7 @@ func (a *Authority) check(c *claims, key heldKey, peer Peer, now time.Time) erro
 		return ErrExpired
 	case id.Expires.Sub(id.IssuedAt) > maxTTL:
 		return bad("lives longer than allowed")
-	case now.Before(id.IssuedAt.Add(-max(leeway, time.Second))): // Issue may date a token one second ahead
+	case now.Before(id.IssuedAt.Add(-a.live().slack())):
 		return ErrNotYetValid
 	case c.notBefore != 0 && now.Before(time.Unix(c.notBefore, 0).Add(-leeway)):
 		return ErrNotYetValid
@@ -113,7 +113,7 @@ func (a *Authority) check(c *claims, key heldKey, peer Peer, now time.Time) erro
 		return ErrKeyRetired
 	case !a.policy.Load().known(id.Role):
 		return ErrRole
-	case a.revoked.revoked(id):
+	case a.revoked.revoked(id, a.live().slack()):
 		return ErrRevoked
 	case id.CertThumbprint != "" && !sameCertificate(id.CertThumbprint, peer.Certificate):
 		return ErrCertificate

@@ -2,31 +2,33 @@ package auth
 
 import (
 	"context"
+	"maps"
+	"slices"
 	"sync"
 )
 
-// watchers tell those who hold live connections about revocations, from one goroutine, so that a slow
-// watcher delays the others but never the caller of Revoke. Rounds that come while one is running are
+// watchers tell those who hold live connections that revocations or keys have changed, from one goroutine, so that
+// a slow watcher delays the others but never the caller of Revoke. Rounds that come while one is running are
 // merged, because each watcher asks about the whole set.
 type watchers struct {
 	wake chan struct{}
 
 	mu     sync.Mutex // guards below
 	next   int
-	revoke map[int]func(func(Identity) bool)
-	purge  map[int]func(subject string)
-	purges []string // subjects to purge in the next round
+	ended  map[int]func(func(Identity) error)
+	purge  map[int]func(Revocation)
+	purges []Revocation // to purge in the next round
 }
 
 func newWatchers() *watchers {
 	return &watchers{
-		wake:   make(chan struct{}, 1),
-		revoke: make(map[int]func(func(Identity) bool)),
-		purge:  make(map[int]func(string)),
+		wake:  make(chan struct{}, 1),
+		ended: make(map[int]func(func(Identity) error)),
+		purge: make(map[int]func(Revocation)),
 	}
 }
 
-func (w *watchers) notify(purges []string) {
+func (w *watchers) notify(purges []Revocation) {
 	w.mu.Lock()
 	w.purges = append(w.purges, purges...)
 	w.mu.Unlock()
@@ -36,61 +38,60 @@ func (w *watchers) notify(purges []string) {
 	}
 }
 
-func (w *watchers) forgetPurges() {
+// forget drops what nobody watched for: the first reading of keys and revocations.
+func (w *watchers) forget() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.purges = nil
+	select {
+	case <-w.wake:
+	default:
+	}
 }
 
-func (w *watchers) run(ctx context.Context, revoked func(Identity) bool) {
+func (w *watchers) run(ctx context.Context, ended func(Identity) error) {
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-w.wake:
-			w.round(revoked)
+			w.round(ended)
 		}
 	}
 }
 
 // round ends connections first, so that a purge does not find its session in use.
-func (w *watchers) round(revoked func(Identity) bool) {
+func (w *watchers) round(ended func(Identity) error) {
 	w.mu.Lock()
-	subjects := w.purges
+	purges := w.purges
 	w.purges = nil
-	revoke := make([]func(func(Identity) bool), 0, len(w.revoke))
-	for _, fn := range w.revoke {
-		revoke = append(revoke, fn)
-	}
-	purge := make([]func(string), 0, len(w.purge))
-	for _, fn := range w.purge {
-		purge = append(purge, fn)
-	}
+	end := slices.Collect(maps.Values(w.ended))
+	purge := slices.Collect(maps.Values(w.purge))
 	w.mu.Unlock()
-	for _, fn := range revoke {
-		fn(revoked)
+	for _, fn := range end {
+		fn(ended)
 	}
-	for _, s := range subjects {
+	for _, r := range purges {
 		for _, fn := range purge {
-			fn(s)
+			fn(r)
 		}
 	}
 }
 
-// WatchRevocations calls fn soon after anything has been revoked, with a function that tells of an
-// identity whether it is. fn ends the connections of those that are; it runs on a goroutine of the
-// Authority and must not wait for a network. stop ends the calls; one that has begun may still be running.
+// WatchEnded calls fn soon after anything has been revoked, or a key has been retired, replaced or taken away, with
+// Ended. fn ends the connections for which that returns an error; it runs on a goroutine of the Authority and must
+// not wait for a network. stop ends the calls; one that has begun may still be running.
 //
-// To leave no gap, a connection is entered where fn finds it first and then asks Revoked once: a revocation
-// before that is seen by Revoked, a later one by fn.
-func (a *Authority) WatchRevocations(fn func(revoked func(Identity) bool)) (stop func()) {
-	return watch(a.watchers, a.watchers.revoke, fn)
+// To leave no gap, a connection is entered where fn finds it first and then asks Ended once: a change before that is
+// seen by Ended, a later one by fn.
+func (a *Authority) WatchEnded(fn func(ended func(Identity) error)) (stop func()) {
+	return watch(a.watchers, a.watchers.ended, fn)
 }
 
-// WatchPurges calls fn with each subject whose sessions and queued messages a revocation wants deleted,
-// after the watchers of that revocation have run. It happens once, when the revocation is learned; a
-// restart does not repeat it.
-func (a *Authority) WatchPurges(fn func(subject string)) (stop func()) {
+// WatchPurges calls fn with each revocation that wants its subject's sessions and queued messages deleted, after the
+// watchers of that revocation have run. It happens once, when the revocation is learned; a restart does not
+// repeat it.
+func (a *Authority) WatchPurges(fn func(Revocation)) (stop func()) {
 	return watch(a.watchers, a.watchers.purge, fn)
 }
 
@@ -107,5 +108,21 @@ func watch[F any](w *watchers, m map[int]F, fn F) (stop func()) {
 	}
 }
 
-// Revoked reports whether an identity's token has been revoked. It does not allocate.
-func (a *Authority) Revoked(id Identity) bool { return a.revoked.revoked(&id) }
+// Ended returns ErrRevoked when an identity's token has been revoked, ErrKeyRetired when the key that signed it is
+// not in force any more, and nil otherwise. It does not allocate.
+func (a *Authority) Ended(id Identity) error {
+	if id.Anonymous {
+		return nil
+	}
+	if a.revoked.revoked(&id, a.live().slack()) {
+		return ErrRevoked
+	}
+	key, found := a.ring.Load().byKID[id.KeyID]
+	switch {
+	case !found || key.issuer.name != id.Issuer || key.retired(a.cfg.Now()):
+		return ErrKeyRetired
+	case !key.issuer.allowsRole(id.Role):
+		return ErrRole
+	}
+	return nil
+}

@@ -117,7 +117,7 @@ func (b *Broker) Start(ctx context.Context) error {
 	b.wheel.clock.Store(b.elapsed().Milliseconds())
 	b.wheel.wall.Store(b.now().UnixMilli())
 	b.ticking.Go(func() { b.wheel.run(b.elapsed, b.now, b.stopTick) })
-	b.stopWatch = b.auth.WatchRevocations(b.endRevoked)
+	b.stopWatch = b.auth.WatchEnded(b.endInvalid)
 	for _, l := range b.listeners {
 		b.accepting.Go(func() { b.accept(l) })
 		b.log.Info("listening", "listener", l.name, "address", l.addr().String(), "tls", l.tls != nil, "protocol", l.protocol)
@@ -255,14 +255,20 @@ func (b *Broker) RefreshPermissions() {
 	}
 }
 
-// endRevoked ends the connections whose token was revoked.
-func (b *Broker) endRevoked(revoked func(auth.Identity) bool) {
+// endInvalid ends the connections whose token was revoked or whose key is not in force any more.
+func (b *Broker) endInvalid(ended func(auth.Identity) error) {
 	for _, c := range b.wheel.all(nil) {
-		if id := c.identity.Load(); id != nil && revoked(*id) {
-			c.end(frame.ReasonNotAuthorized, "", "revoked")
+		id := c.identity.Load()
+		if id == nil {
+			continue
+		}
+		if err := ended(*id); err != nil {
+			c.endInvalid(err)
 		}
 	}
 }
+
+func (c *conn) endInvalid(err error) { c.end(frame.ReasonNotAuthorized, "", auth.Reason(err)) }
 
 // ackMode tells what the acknowledgement of a record stands behind.
 func (b *Broker) ackMode(rec *message.Record) AckMode {

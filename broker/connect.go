@@ -361,8 +361,8 @@ func (r *request) accept(c *conn, present bool) {
 	b.metrics.Connections.Inc()
 	b.metrics.Connects.WithLabelValues("accepted").Inc()
 	r.t.startFeeding()
-	if b.auth.Revoked(r.identity) {
-		c.end(frame.ReasonNotAuthorized, "", "revoked")
+	if err := b.auth.Ended(r.identity); err != nil {
+		c.endInvalid(err)
 	}
 	c.session.Start()
 	if b.commandSubscribe && c.vehicle {

@@ -89,10 +89,10 @@ type Authenticator interface {
 	Verify(token []byte, peer auth.Peer) (auth.Identity, error)
 	Anonymous(role, clientID string) (auth.Identity, error)
 	Permissions(id auth.Identity) *auth.Permissions
-	// WatchRevocations calls fn within a second of every revocation.
-	WatchRevocations(fn func(revoked func(auth.Identity) bool)) (stop func())
-	// Revoked is asked once more after a connection can be found by fn.
-	Revoked(id auth.Identity) bool
+	// WatchEnded calls fn within a second of every change of revocations and keys.
+	WatchEnded(fn func(ended func(auth.Identity) error)) (stop func())
+	// Ended is asked once more after a connection can be found by fn.
+	Ended(id auth.Identity) error
 	// Deadline is when a connection with this identity must end; zero never.
 	Deadline(id auth.Identity) time.Time
 	AuditRefresh(id auth.Identity, peer auth.Peer)

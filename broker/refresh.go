@@ -62,8 +62,8 @@ func (c *conn) refresh(token []byte) bool {
 	}
 	c.assume(id)
 	c.permit()
-	if c.b.auth.Revoked(id) {
-		c.end(frame.ReasonNotAuthorized, "", "revoked")
+	if err := c.b.auth.Ended(id); err != nil {
+		c.endInvalid(err)
 		return false
 	}
 	c.b.auth.AuditRefresh(id, c.peer())

@@ -154,6 +154,8 @@ func reasonString(reason byte, label string) string {
 		return "the new token is for somebody else"
 	case "revoked":
 		return "the token has been revoked"
+	case "key-retired":
+		return "the key that signed the token has been retired: connect with a new token"
 	}
 	switch reason {
 	case frame.ReasonNotAuthorized:

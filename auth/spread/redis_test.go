@@ -2,6 +2,7 @@ package spread_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"testing"
@@ -175,7 +176,9 @@ func TestGateways(t *testing.T) {
 	a := gateway(t, dirA, newStore(t, addr, "a"))
 	b := gateway(t, dirB, newStore(t, addr, "a"))
 	told := make(chan bool, 64)
-	b.WatchRevocations(func(revoked func(auth.Identity) bool) { told <- revoked(auth.Identity{TokenID: "one"}) })
+	b.WatchEnded(func(ended func(auth.Identity) error) {
+		told <- errors.Is(ended(auth.Identity{TokenID: "one"}), auth.ErrRevoked)
+	})
 	if _, err := a.Revoke(auth.Revocation{TokenID: "one"}, ""); err != nil {
 		t.Fatal(err)
 	}
@@ -186,12 +189,12 @@ func TestGateways(t *testing.T) {
 	if _, err := a.Revoke(auth.Revocation{TokenID: "two"}, ""); err != nil {
 		t.Fatalf("with Redis down: %v", err)
 	}
-	if !a.Revoked(auth.Identity{TokenID: "two"}) {
+	if !errors.Is(a.Ended(auth.Identity{TokenID: "two"}), auth.ErrRevoked) {
 		t.Fatal("not in force")
 	}
 	closeGateway(t, b)
 	again := gateway(t, dirB, newStore(t, addr, "a"))
-	if !again.Revoked(auth.Identity{TokenID: "one"}) {
+	if !errors.Is(again.Ended(auth.Identity{TokenID: "one"}), auth.ErrRevoked) {
 		t.Fatal("a restart with Redis down forgot what was learned")
 	}
 	if _, err := again.Revoke(auth.Revocation{TokenID: "three"}, ""); err != nil {
@@ -202,7 +205,7 @@ func TestGateways(t *testing.T) {
 	}
 	srv.FlushAll()
 	within(t, "both know everything", func() bool {
-		return again.Revoked(auth.Identity{TokenID: "two"}) && a.Revoked(auth.Identity{TokenID: "three"})
+		return errors.Is(again.Ended(auth.Identity{TokenID: "two"}), auth.ErrRevoked) && errors.Is(a.Ended(auth.Identity{TokenID: "three"}), auth.ErrRevoked)
 	})
 	within(t, "the store has everything again", func() bool {
 		got, _, err := newStore(t, addr, "a").Since(t.Context(), auth.StoreCursor{})

@@ -304,8 +304,10 @@ func tokenRevokeCommand(c *cli) *cobra.Command {
 		Use:   "revoke --jti ID | --sub NAME [--before TIME] | --before TIME",
 		Short: "end tokens before their time",
 		Long: `revoke ends one token by its jti, every token of a subject, or every token issued up to a time.
-Live connections end within a second.`,
+Live connections end within a second. By --sub, tokens of the cell's own issuer end; name another issuer of
+the configuration by --issuer.`,
 		Example: `  cellgate token revoke --sub LTEST000000000001 --reason "stolen"
+  cellgate token revoke --sub billing --issuer https://idp.example.com
   cellgate token revoke --before 2026-01-31T12:00:00Z`,
 		Args: takes(),
 		RunE: func(*cobra.Command, []string) error {
@@ -330,7 +332,11 @@ Live connections end within a second.`,
 				return fmt.Errorf("revoke: %w", err)
 			}
 			return c.print(done, func(w io.Writer) error {
-				_, err := fmt.Fprintf(w, "revoked, in force until %s\n", timeText(done.Until))
+				of := ""
+				if done.Issuer != "" {
+					of = ", for tokens of the issuer " + done.Issuer
+				}
+				_, err := fmt.Fprintf(w, "revoked, in force until %s%s\n", timeText(done.Until), of)
 				return err
 			})
 		},
@@ -338,6 +344,8 @@ Live connections end within a second.`,
 	t.localFlags(cmd)
 	cmd.Flags().StringVar(&r.TokenID, "jti", "", "the token with this id")
 	cmd.Flags().StringVar(&r.Subject, "sub", "", "every token of this VIN, service or operator, up to now unless --before")
+	cmd.Flags().StringVar(&r.Issuer, "issuer", "", "with --sub: the issuer of its tokens (default the cell itself)")
+	cmd.Flags().StringVar(&r.Role, "role", "", "with --sub: tokens of this role only (default every role)")
 	cmd.Flags().StringVar(&before, "before", "", "tokens issued up to this time (RFC 3339)")
 	cmd.Flags().StringVar(&r.Reason, "reason", "", "why, for the audit log")
 	cmd.Flags().BoolVar(&r.Purge, "purge", false, "delete the subject's session and queued messages too")

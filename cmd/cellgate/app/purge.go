@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 
+	"cellgate/auth"
 	"cellgate/broker/command"
 )
 
@@ -33,12 +34,12 @@ func newPurges(session func(string) bool, commands commandStore, log *slog.Logge
 
 // add purges a subject. It runs on the authority's goroutine and so leaves the commands, which take a commit each,
 // to run.
-func (p *purges) add(subject string) {
-	p.session(subject)
+func (p *purges) add(r auth.Revocation) {
+	p.session(r.Subject)
 	select {
-	case p.waiting <- subject:
+	case p.waiting <- r.Subject:
 	default:
-		p.log.Warn("too many purges at once: commands are left to expire", slog.String("vin", subject))
+		p.log.Warn("too many purges at once: commands are left to expire", slog.String("vin", r.Subject))
 	}
 }
 

@@ -1,0 +1,153 @@
+package auth
+
+import (
+	"errors"
+	"os"
+	"testing"
+	"time"
+)
+
+// TestRevocationHasTheLeewayOnTheSafeSide: a token that Verify accepts although it is dated ahead does not survive a
+// revocation by sub; a token issued after it does, from the same second on.
+func TestRevocationHasTheLeewayOnTheSafeSide(t *testing.T) {
+	t.Parallel()
+	f := open(t)
+	ahead := open(t, func(c *Config) { c.Dir = f.dir })
+	ahead.clock.Add(50 * time.Second)
+	dated := ahead.vehicle(t, testVIN)
+	id := f.accepted(t, dated)
+	f.revoke(t, Revocation{Subject: testVIN})
+	if _, err := f.Verify([]byte(dated), Peer{}); !errors.Is(err, ErrRevoked) {
+		t.Errorf("a token dated 50 s ahead: %v", err)
+	}
+	if err := f.Ended(id); !errors.Is(err, ErrRevoked) {
+		t.Errorf("its live session: %v", err)
+	}
+	f.accepted(t, f.vehicle(t, testVIN))
+}
+
+// TestRevokeIssueRevoke: all in one second, and the token between the two is revoked.
+func TestRevokeIssueRevoke(t *testing.T) {
+	t.Parallel()
+	for _, r := range []Revocation{{Subject: testVIN}, {IssuedBefore: newClock().Now()}} {
+		f := open(t)
+		f.revoke(t, r)
+		between := f.vehicle(t, testVIN)
+		f.accepted(t, between)
+		f.clock.Add(time.Millisecond)
+		f.revoke(t, r)
+		if _, err := f.Verify([]byte(between), Peer{}); !errors.Is(err, ErrRevoked) {
+			t.Errorf("%+v: the token issued between two revocations: %v", r, err)
+		}
+		f.accepted(t, f.vehicle(t, testVIN))
+		again := open(t, func(c *Config) { c.Dir = f.dir })
+		if _, err := again.Verify([]byte(between), Peer{}); !errors.Is(err, ErrRevoked) {
+			t.Errorf("%+v: after a restart: %v", r, err)
+		}
+	}
+}
+
+// TestLockIsALock: nothing is issued for a subject that is locked out, however short the lock.
+func TestLockIsALock(t *testing.T) {
+	t.Parallel()
+	f := open(t)
+	f.revoke(t, Revocation{Subject: testVIN, IssuedBefore: f.clock.Now().Add(30 * time.Second)})
+	req := IssueRequest{Subject: testVIN, Role: RoleVehicle}
+	for range 30 {
+		if token, _, err := f.Issue(req); !errors.Is(err, ErrRevoked) {
+			t.Fatalf("issued %d bytes for a locked out subject, %v", len(token), err)
+		}
+		f.clock.Add(time.Second)
+	}
+	f.clock.Add(time.Second)
+	f.accepted(t, f.vehicle(t, testVIN))
+}
+
+// TestRevocationStaysWithItsIssuer: a subject of one issuer, or in one role, is not another's.
+func TestRevocationStaysWithItsIssuer(t *testing.T) {
+	t.Parallel()
+	f := open(t)
+	own := Identity{Issuer: f.cfg.Issuer, Role: RoleService, Subject: "billing", IssuedAt: f.clock.Now(), KeyID: f.Keys()[0].KID}
+	foreign, vehicle, old := own, own, own
+	foreign.Issuer, vehicle.Role, old.Issuer = "https://idp.example", RoleVehicle, "https://old.example"
+	revoked := func(id Identity) bool { return errors.Is(f.Ended(id), ErrRevoked) }
+
+	f.revoke(t, Revocation{Subject: "billing", Role: RoleService})
+	if !revoked(own) || revoked(foreign) || revoked(vehicle) {
+		t.Errorf("by role: own %v, foreign %v, vehicle %v", revoked(own), revoked(foreign), revoked(vehicle))
+	}
+	f.revoke(t, Revocation{Subject: "billing", Issuer: foreign.Issuer})
+	if !revoked(foreign) || revoked(vehicle) {
+		t.Errorf("by issuer: foreign %v, vehicle %v", revoked(foreign), revoked(vehicle))
+	}
+	f.revoke(t, Revocation{Subject: "billing"})
+	if !revoked(vehicle) {
+		t.Error("without a role it holds for every role")
+	}
+	entry := Revocation{Subject: "billing", IssuedBefore: f.clock.Now(), Until: f.clock.Now().Add(time.Hour), At: f.clock.Now()}
+	if err := f.revLog.append([]Revocation{entry}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "an entry of an earlier version holds for every issuer", func() bool { return revoked(old) })
+}
+
+// TestSessionsEndWithTheirKey: a rotation that does not keep the old key, its time running out, and a key file that
+// is taken away each end the sessions of its tokens.
+func TestSessionsEndWithTheirKey(t *testing.T) {
+	t.Parallel()
+	end := map[string]func(t *testing.T, f *fixture, kid string){
+		"its time": func(t *testing.T, f *fixture, _ string) {
+			if _, err := f.Rotate(RotateRequest{Keep: time.Second}); err != nil {
+				t.Fatal(err)
+			}
+			f.clock.Add(5 * time.Minute)
+		},
+		"its file": func(t *testing.T, f *fixture, kid string) {
+			if _, err := f.Rotate(RotateRequest{}); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.Remove(keyPath(f.dir, kid)); err != nil {
+				t.Fatal(err)
+			}
+		},
+	}
+	for name, act := range end {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f := open(t)
+			token, _ := f.issue(t, IssueRequest{Subject: testVIN, Role: RoleVehicle, TTL: 20 * 24 * time.Hour})
+			id := f.accepted(t, token)
+			told := make(chan error, 1024)
+			defer f.WatchEnded(func(ended func(Identity) error) { told <- ended(id) })()
+			act(t, f, id.KeyID)
+			for {
+				select {
+				case err := <-told:
+					if errors.Is(err, ErrKeyRetired) {
+						return
+					}
+				case <-time.After(10 * time.Second):
+					t.Fatal("nobody was told that the key is gone")
+				}
+			}
+		})
+	}
+}
+
+func (f *fixture) accepted(t *testing.T, token string) Identity {
+	t.Helper()
+	f.clock.Add(time.Second) // Issue may date a token into the next second
+	id, err := f.Verify([]byte(token), Peer{})
+	f.clock.Add(-time.Second)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return id
+}
+
+func (f *fixture) revoke(t *testing.T, r Revocation) {
+	t.Helper()
+	if _, err := f.Revoke(r, ""); err != nil {
+		t.Fatal(err)
+	}
+}
