@@ -325,7 +325,7 @@ func (d *Dispatcher) resumeRules() error {
 	e := table[len(table)-1]
 	set, err := d.sets.get(e.Index)
 	if err != nil {
-		d.o.Log.Error("the rule set in use cannot be restored; nothing matches until rules are applied", "err", err)
+		d.o.Log.Error("the rule set in use cannot be restored; evaluation waits until rules are applied", "err", err)
 		d.setTrouble(err)
 		d.applied = ""
 		return nil

@@ -208,6 +208,28 @@ func TestTheLogOfAnotherJournalDoesNotStopTheStart(t *testing.T) {
 	r.Stop()
 }
 
+// TestWithoutAStateFileTheJournalIsDelivered loses the state file, and with it the rules that were in force: what the
+// journal still has waits for the rules that are applied, and is not counted as filtered for want of any.
+func TestWithoutAStateFileTheJournalIsDelivered(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, func(o *sink.Options) { o.Sinks[0].Limits.Messages = 16 })
+	r.kafka.Hold(true)
+	r.Publish(0, 300)
+	r.Await(func() bool { return r.Ledger("kafka").Pending == 300 })
+	if err := r.Dispatcher.Checkpoint(); err != nil {
+		t.Fatal(err)
+	}
+	r.Kill()
+	r.kafka.Forget()
+	r.kafka.Hold(false)
+	r.LoseState()
+	r.Open()
+	r.Publish(300, 100)
+	r.Settled()
+	complete(t, r, 400)
+	r.Stop()
+}
+
 // TestWhatTheDiskLosesIsInTheLedger damages messages that nothing has evaluated yet: every sink counts the batch
 // as received and dropped, once, over restarts too, and gets all the others.
 func TestWhatTheDiskLosesIsInTheLedger(t *testing.T) {

@@ -259,6 +259,9 @@ func (d *Dispatcher) batch(ctx context.Context, b *journal.Batch) {
 		rec := &b.Records[i]
 		switch rec.Kind {
 		case message.KindPublish:
+			if d.current.worker == nil && !d.awaitRules(ctx, rec.Seq) {
+				return
+			}
 			d.route(rec)
 		case message.KindRuleSet:
 			d.endBatch(ctx, rec.Seq-1)
@@ -269,6 +272,31 @@ func (d *Dispatcher) batch(ctx context.Context, b *journal.Batch) {
 	}
 	d.endBatch(ctx, b.Last)
 }
+
+// awaitRules waits until there is a rule set to evaluate a record with that none governs: the state file was lost, or the
+// set's source was. What is applied next governs it then. It reports whether there is one; false means that ctx has ended.
+func (d *Dispatcher) awaitRules(ctx context.Context, seq uint64) bool {
+	d.endBatch(ctx, seq-1)
+	tried := ""
+	for !d.torn && ctx.Err() == nil {
+		if hash := d.sets.newest(); hash != tried {
+			d.enter(hash, seq)
+			tried = hash
+		}
+		if d.current.worker != nil {
+			d.setTrouble(nil)
+			return true
+		}
+		d.setTrouble(errNoneGoverns)
+		d.evalMu.Unlock() // E is at a boundary
+		sleep(ctx, 20*time.Millisecond)
+		d.evalMu.Lock()
+	}
+	return false
+}
+
+// errNoneGoverns says why nothing is evaluated.
+var errNoneGoverns = errors.New("no rule set governs what the journal has: evaluation waits until rules are applied")
 
 // lost counts records that nobody can evaluate, in every sink's ledger.
 func (d *Dispatcher) lost(n uint64, reason string) {

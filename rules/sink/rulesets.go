@@ -102,6 +102,16 @@ func (s *ruleSets) byHashLocked(hash string) (ruleSet, error) {
 	return set, nil
 }
 
+// newest is the hash that was announced last and not met yet, "" if there is none.
+func (s *ruleSets) newest() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if n := len(s.announced); n > 0 {
+		return s.announced[n-1]
+	}
+	return ""
+}
+
 // enter makes the set of a hash govern from seq on, and returns it with its index.
 func (s *ruleSets) enter(hash string, seq uint64) (ruleSet, uint32, error) {
 	s.mu.Lock()

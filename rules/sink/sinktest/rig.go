@@ -165,6 +165,12 @@ func (r *Rig) LoseJournal() {
 	r.must(os.RemoveAll(filepath.Join(r.dir, "journal")))
 }
 
+// LoseState removes the state file of a killed rig.
+func (r *Rig) LoseState() {
+	r.t.Helper()
+	r.must(os.Remove(filepath.Join(r.dir, "state.db")))
+}
+
 // Stop ends everything in order.
 func (r *Rig) Stop() {
 	r.t.Helper()
