@@ -202,7 +202,9 @@ type Commands struct {
 	DefaultTTL     Duration `yaml:"default_ttl" range:"1s..8760h"`
 	MaxTTL         Duration `yaml:"max_ttl" range:"1s..8760h"`
 	MaxQueued      int      `yaml:"max_queued" range:"1..100000"` // open commands per VIN; one more is a 429
-	MaxPayload     Bytes    `yaml:"max_payload" range:"1B..16MiB"`
+	// Inflight bounds the commands sent to one vehicle and not acknowledged.
+	Inflight   int   `yaml:"inflight" range:"1..65535"`
+	MaxPayload Bytes `yaml:"max_payload" range:"1B..16MiB"`
 	// KeepFor and KeepMax bound the finished commands that are remembered.
 	KeepFor Duration `yaml:"keep_for" range:"1m..87600h"`
 	KeepMax int      `yaml:"keep_max" range:"1..100000000"`

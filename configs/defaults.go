@@ -34,7 +34,7 @@ func Default() *Config {
 		MaxRetainedMessages: 100_000, MaxRetainedBytes: 64 * mib,
 	}
 	c.Commands = Commands{
-		DefaultTTL: Duration(time.Minute), MaxTTL: Duration(7 * 24 * time.Hour), MaxQueued: 100,
+		DefaultTTL: Duration(time.Minute), MaxTTL: Duration(7 * 24 * time.Hour), MaxQueued: 100, Inflight: 16,
 		MaxPayload: 128 * kib, KeepFor: Duration(7 * 24 * time.Hour), KeepMax: 1_000_000,
 		MaxEvents: 1_000_000, WhenEventsFull: "refuse", FromKafka: true, FromKafkaGroup: "cellgate-commands",
 	}

@@ -95,13 +95,13 @@ func (b *batch) newRecord(r *Request, digest []byte) *record {
 		created = at
 	}
 	rec := &record{
-		ID: r.ID, VIN: r.VIN, Name: r.Name, State: Queued, Origin: r.Origin, By: r.By, Digest: digest, JSON: r.JSON,
+		ID: r.ID, VIN: r.VIN, Name: r.Name, State: Queued, Origin: r.Origin, By: r.By, Digest: digest, JSON: r.JSON, Urgent: r.Urgent,
 		TTL: r.TTL.Milliseconds(), Created: created, Expires: created + r.TTL.Milliseconds(),
 	}
 	// A command that will be sent at once is marked so in the same transaction.
 	if r.ready && rec.Expires > b.now {
 		l := b.s.open.lanes[r.VIN]
-		rec.Handed = l == nil && b.added[r.VIN] < b.s.o.Window || l != nil && l.room(b.s.o.Window, b.added[r.VIN])
+		rec.Handed = l == nil && b.added[r.VIN] < b.s.o.Window || l != nil && l.room(b.s.o.Window, b.added[r.VIN], r.Urgent)
 	}
 	return rec
 }
@@ -286,6 +286,8 @@ type eventValue struct {
 	Outcome      State           `json:"outcome,omitempty"`
 	Result       json.RawMessage `json:"result,omitempty"`
 	ResultBase64 string          `json:"result_base64,omitempty"`
+	By           string          `json:"by,omitempty"`
+	Origin       string          `json:"origin"`
 }
 
 // event adds the record's present state to the outbox.
@@ -307,6 +309,7 @@ func (b *batch) event(rec *record, result []byte) error {
 	return b.emit(rec.VIN, eventValue{
 		ID: rec.ID, VIN: rec.VIN, Name: rec.Name, State: rec.State, At: Stamp(at).String(), Cause: rec.Cause,
 		Outcome: rec.Outcome, Result: value, ResultBase64: base64.StdEncoding.EncodeToString(raw),
+		By: rec.By, Origin: rec.Origin,
 	})
 }
 

@@ -61,6 +61,8 @@ type Request struct {
 	JSON    bool
 	// TTL is how long the command is valid; 0 is the service's default.
 	TTL time.Duration
+	// Urgent: it is sent before the vehicle's other commands that have not been sent.
+	Urgent bool
 	// At is when the command was given, from which TTL counts; zero is now. A later time counts as now.
 	At time.Time
 	// Origin is http, mqtt or kafka.
@@ -83,6 +85,7 @@ type Command struct {
 	Payload       json.RawMessage `json:"payload,omitempty"`
 	PayloadBase64 []byte          `json:"payload_base64,omitempty"`
 	TTL           string          `json:"ttl"`
+	Urgent        bool            `json:"urgent,omitempty"`
 	CreatedAt     Stamp           `json:"created_at"`
 	ExpiresAt     Stamp           `json:"expires_at"`
 	SentAt        Stamp           `json:"sent_at,omitempty"`
@@ -195,6 +198,9 @@ func (r *Request) digest() []byte {
 	var n [8]byte
 	binary.BigEndian.PutUint64(n[:], uint64(r.TTL.Milliseconds()))
 	_, _ = h.Write(n[:])
+	if r.Urgent { // as it was before there were urgent ones otherwise: digests are on disk
+		_, _ = h.Write([]byte{1})
+	}
 	return h.Sum(nil)[:16]
 }
 
@@ -211,6 +217,7 @@ type record struct {
 	By        string `json:"by,omitempty"`
 	Digest    []byte `json:"digest"`
 	JSON      bool   `json:"json,omitempty"`
+	Urgent    bool   `json:"urgent,omitempty"`
 	TTL       int64  `json:"ttl"` // milliseconds, as are the times
 	Created   int64  `json:"created"`
 	Expires   int64  `json:"expires"`
@@ -228,7 +235,7 @@ type record struct {
 func (r *record) view(payload, result []byte) Command {
 	c := Command{
 		ID: r.ID, VIN: r.VIN, Name: r.Name, State: r.State, Cause: r.Cause, Origin: r.Origin, By: r.By,
-		TTL: duration.Text(time.Duration(r.TTL) * time.Millisecond), CreatedAt: Stamp(r.Created), ExpiresAt: Stamp(r.Expires),
+		Urgent: r.Urgent, TTL: duration.Text(time.Duration(r.TTL) * time.Millisecond), CreatedAt: Stamp(r.Created), ExpiresAt: Stamp(r.Expires),
 		SentAt: Stamp(r.Sent), DeliveredAt: Stamp(r.Delivered), AcceptedAt: Stamp(r.Accepted),
 		FinishedAt: Stamp(r.Finished), Outcome: r.Outcome,
 	}

@@ -112,6 +112,23 @@ func (k *kafka) states(t *testing.T, id string) []State {
 	return states
 }
 
+// last is the last event that was published of a command.
+func (k *kafka) last(t *testing.T, id string) (last eventValue) {
+	t.Helper()
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for _, e := range k.events {
+		var v eventValue
+		if err := json.Unmarshal(e.Value, &v); err != nil {
+			t.Fatalf("event %s: %v", e.Value, err)
+		}
+		if v.ID == id {
+			last = v
+		}
+	}
+	return last
+}
+
 func openDB(t *testing.T) *statefile.DB {
 	t.Helper()
 	db, err := statefile.Open(filepath.Join(t.TempDir(), "state.db"), statefile.Options{NoSync: true})

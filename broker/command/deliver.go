@@ -32,14 +32,10 @@ func (s *Service) pump(vin string) {
 		s.takeBack(l)
 		return
 	}
-	now, outstanding := time.Now(), 0
+	now, outstanding := time.Now(), l.outstanding()
 	var hand []uint64
 	for _, e := range l.entries {
-		if e.outstanding {
-			outstanding++
-			continue
-		}
-		if (e.rec.State != Queued && e.rec.State != Sent) || e.rec.Expires <= now.UnixMilli() {
+		if e.outstanding || (e.rec.State != Queued && e.rec.State != Sent) || e.rec.Expires <= now.UnixMilli() {
 			continue
 		}
 		if outstanding+len(hand) >= s.o.Window {
@@ -89,6 +85,7 @@ func (s *Service) send(l *lane, e *entry, version byte) error {
 	e.attempt++
 	seq, attempt := r.Seq, e.attempt
 	d := &Delivery{
+		Urgent:  r.Urgent,
 		Topic:   "v1/" + r.VIN + "/cmd/" + r.ID + "/" + r.Name,
 		Payload: payload,
 		Expires: time.UnixMilli(r.Expires),

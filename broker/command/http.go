@@ -76,6 +76,7 @@ type body struct {
 	Payload       json.RawMessage `json:"payload"`
 	PayloadBase64 []byte          `json:"payload_base64"`
 	TTL           TTL             `json:"ttl"`
+	Urgent        bool            `json:"urgent"`
 }
 
 func (h *Handler) create(w http.ResponseWriter, r *http.Request) {
@@ -128,7 +129,7 @@ func (h *Handler) request(w http.ResponseWriter, r *http.Request) (Request, int,
 	case errors.As(err, &large):
 		return Request{}, http.StatusRequestEntityTooLarge, fmt.Errorf("the body is longer than %d bytes", large.Limit)
 	case err != nil:
-		return Request{}, http.StatusBadRequest, fmt.Errorf("the body is not {name, payload, ttl, id}: %w", err)
+		return Request{}, http.StatusBadRequest, fmt.Errorf("the body is not {name, payload, ttl, urgent, id}: %w", err)
 	case len(b.Payload) > 0 && len(b.PayloadBase64) > 0:
 		return Request{}, http.StatusBadRequest, errors.New("payload and payload_base64 exclude each other")
 	case b.ID != "" && r.Header.Get("Idempotency-Key") != "":
@@ -137,7 +138,7 @@ func (h *Handler) request(w http.ResponseWriter, r *http.Request) (Request, int,
 	}
 	req := Request{
 		ID: b.ID, Key: r.Header.Get("Idempotency-Key"), VIN: r.PathValue("vin"), Name: b.Name,
-		Payload: b.Payload, JSON: len(b.Payload) > 0, TTL: time.Duration(b.TTL), Origin: "http",
+		Payload: b.Payload, JSON: len(b.Payload) > 0, TTL: time.Duration(b.TTL), Urgent: b.Urgent, Origin: "http",
 	}
 	if !req.JSON {
 		req.Payload = b.PayloadBase64

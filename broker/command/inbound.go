@@ -7,6 +7,8 @@ import (
 	"errors"
 	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"cellgate/broker/message"
 )
@@ -109,6 +111,7 @@ func (b *batch) refuse(r *Request, cause error) error {
 	}
 	return b.emit(r.VIN, eventValue{
 		ID: r.ID, VIN: r.VIN, Name: name, State: Rejected, At: Stamp(b.now).String(), Cause: cause.Error(),
+		By: r.By, Origin: r.Origin,
 	})
 }
 
@@ -119,6 +122,19 @@ type Message struct {
 	Ref   string
 	At    time.Time // the record's timestamp
 	Value []byte
+	// By is the record's header "by", who sent it by its own account: Kafka does not tell. Empty: there is none.
+	By string
+}
+
+// MaxByBytes bounds who a record of vehicle.commands names as its sender.
+const MaxByBytes = 128
+
+// by is who sent the record: a name that can stand in a log line, else "kafka".
+func (m *Message) by() string {
+	if m.By == "" || len(m.By) > MaxByBytes || !utf8.ValidString(m.By) || strings.IndexFunc(m.By, unicode.IsControl) >= 0 {
+		return "kafka"
+	}
+	return m.By
 }
 
 // Consumer reads vehicle.commands.
@@ -137,6 +153,7 @@ type kafkaCommand struct {
 	Payload       json.RawMessage `json:"payload"`
 	PayloadBase64 []byte          `json:"payload_base64"`
 	TTL           TTL             `json:"ttl"`
+	Urgent        bool            `json:"urgent"`
 }
 
 // Consume accepts commands from Kafka until ctx ends or the service is closed. Records are committed when
@@ -187,7 +204,7 @@ func (s *Service) fromKafka(ctx context.Context, m *Message) error {
 	}
 	r := Request{
 		ID: k.ID, VIN: k.VIN, Name: k.Name, Payload: k.Payload, JSON: len(k.Payload) > 0,
-		TTL: time.Duration(k.TTL), At: m.At, Origin: "kafka",
+		TTL: time.Duration(k.TTL), Urgent: k.Urgent, At: m.At, Origin: "kafka", By: m.by(),
 	}
 	if len(k.PayloadBase64) > 0 && !r.JSON {
 		r.Payload = k.PayloadBase64

@@ -19,7 +19,8 @@ type entry struct {
 	index      int // in the expiry heap
 }
 
-// lane holds the open commands of one vehicle in the order of acceptance.
+// lane holds the open commands of one vehicle in the order in which they are to be sent: urgent ones first, and each kind
+// in the order of acceptance.
 type lane struct {
 	entries []*entry
 	// failures counts the deliveries that the engine gave up, at the moment it says so; seen those that
@@ -30,6 +31,28 @@ type lane struct {
 	skipped  bool // pump left the lane alone because of that
 }
 
+func (l *lane) insert(e *entry) {
+	at := len(l.entries)
+	if e.rec.Urgent {
+		at = slices.IndexFunc(l.entries, func(o *entry) bool { return !o.rec.Urgent })
+		if at < 0 {
+			at = len(l.entries)
+		}
+	}
+	l.entries = slices.Insert(l.entries, at, e)
+}
+
+// outstanding is how many of the commands the delivery engine has.
+func (l *lane) outstanding() int {
+	n := 0
+	for _, e := range l.entries {
+		if e.outstanding {
+			n++
+		}
+	}
+	return n
+}
+
 func (l *lane) remove(e *entry) {
 	if i := slices.Index(l.entries, e); i >= 0 {
 		l.entries = slices.Delete(l.entries, i, i+1)
@@ -38,17 +61,14 @@ func (l *lane) remove(e *entry) {
 
 // room reports whether a new command would be sent at once: nothing waits before it and the window has
 // space for staged and one more.
-func (l *lane) room(window, staged int) bool {
-	outstanding := 0
+func (l *lane) room(window, staged int, urgent bool) bool {
 	for _, e := range l.entries {
-		switch {
-		case e.outstanding:
-			outstanding++
-		case e.rec.State == Queued || e.rec.State == Sent:
+		waits := !e.outstanding && (e.rec.State == Queued || e.rec.State == Sent)
+		if waits && (e.rec.Urgent || !urgent) {
 			return false
 		}
 	}
-	return outstanding+staged < window
+	return l.outstanding()+staged < window
 }
 
 // expiryHeap has the open command that expires first on top.
@@ -97,7 +117,7 @@ func (o *openSet) add(r *record, handedHere bool) {
 		l = &lane{}
 		o.lanes[r.VIN] = l
 	}
-	l.entries = append(l.entries, e)
+	l.insert(e)
 }
 
 func (o *openSet) remove(e *entry) {

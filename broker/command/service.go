@@ -28,6 +28,8 @@ type Deliverer interface {
 // Acked and Failed is its last callback, unless the subscription is of QoS 0, where Sent is. The
 // callbacks do not block and may come from within Deliver.
 type Delivery struct {
+	// Urgent: it goes before what was given before it and has not been sent, unless that is urgent too.
+	Urgent  bool
 	Topic   string
 	Payload []byte
 	Props   message.Properties

@@ -261,6 +261,9 @@ type Delivery struct {
 	// Durable keeps the message in the state file, so that it survives a restart (without its callbacks) when
 	// the session does.
 	Durable bool
+	// Urgent puts the message before those of its session that have not been sent, behind other urgent ones. It is not
+	// for one that is Durable: what is read back from the state file is in the order in which it was given.
+	Urgent bool
 	// Expires is when the message is no longer to be sent; zero never. The client is told the rest
 	// as the message expiry interval.
 	Expires time.Time

@@ -11,7 +11,7 @@
 //   - A message of QoS 1 or 2 that was fanned out to a session which outlives its connection is sent
 //     until the client acknowledges it, the message or the session expires, or a bound that is counted
 //     drops it. It survives kill -9: the queues and the fan-out position are written in one transaction.
-//   - Messages of one session leave in the order in which they were given. A resume repeats what was in
+//   - Messages of one session leave in the order in which they were given, urgent ones first. A resume repeats what was in
 //     flight, in order, with DUP and the same packet identifiers.
 //   - Towards a session that outlives its connection QoS 2 is exactly once also across kill -9.
 //   - No message is sent that the client's permissions of that moment do not allow it to receive.

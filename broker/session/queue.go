@@ -71,6 +71,9 @@ type entry struct {
 	gone      bool // out of the queue
 }
 
+// urgent messages are directed ones that were asked for so.
+func (e *entry) urgent() bool { return e.d != nil && e.d.Urgent }
+
 // flow is a session's outgoing messages.
 type flow struct {
 	waiting  fifo
@@ -109,6 +112,15 @@ func (q *fifo) len() int      { return len(q.list) - q.head }
 func (q *fifo) front() *entry { return q.list[q.head] }
 func (q *fifo) push(e *entry) { q.list = append(q.list, e) }
 
+// pushUrgent puts an entry before all that are not urgent, and behind those that are.
+func (q *fifo) pushUrgent(e *entry) {
+	at := q.head
+	for at < len(q.list) && q.list[at].urgent() {
+		at++
+	}
+	q.list = slices.Insert(q.list, at, e)
+}
+
 func (q *fifo) pop() *entry {
 	e := q.list[q.head]
 	q.list[q.head] = nil
@@ -143,7 +155,11 @@ func (st *state) enqueue(e *entry) error {
 	}
 	f.order++
 	e.order = f.order
-	f.waiting.push(e)
+	if e.urgent() {
+		f.waiting.pushUrgent(e)
+	} else {
+		f.waiting.push(e)
+	}
 	f.bytes += size
 	st.m.account(1, size)
 	if at := e.body.expires; at != 0 && (f.expiring == 0 || at < f.expiring) {

@@ -36,6 +36,7 @@ type commandState struct {
 	Result    json.RawMessage `json:"result"`
 	Origin    string          `json:"origin"`
 	By        string          `json:"by"`
+	Urgent    bool            `json:"urgent"`
 	Created   time.Time       `json:"created_at"`
 	Sent      time.Time       `json:"sent_at"`
 	Delivered time.Time       `json:"delivered_at"`
@@ -78,6 +79,9 @@ func (s *commandState) print(w io.Writer, now time.Time) error {
 		from += ", " + s.By
 	}
 	t.row("from", from)
+	if s.Urgent {
+		t.row("urgent", "yes")
+	}
 	t.row("created", whenText(s.Created, now))
 	reached := []reachedAt{{"sent", s.Sent}, {"delivered", s.Delivered}, {"accepted", s.Accepted}, {s.State, s.Finished}}
 	slices.SortStableFunc(reached, func(a, b reachedAt) int { return a.at.Compare(b.at) }) // an answer may overtake the PUBACK
@@ -97,6 +101,7 @@ type sendFlags struct {
 	target
 	vin, name, payload, id string
 	ttl, wait              time.Duration
+	urgent                 bool
 }
 
 const defaultWait = 30 * time.Second
@@ -109,7 +114,9 @@ func commandSendCommand(c *cli) *cobra.Command {
 		Long: `send hands a command to the gateway, which keeps it until the vehicle answers or it expires. With
 --wait it waits for the final state, and the exit code is 1 when that is not "succeeded".`,
 		Example: `  cellgate command send --vin LTEST000000000001 --name unlock --payload '{"doors":"all"}' --wait
-  cellgate command send --vin LTEST000000000001 --name honk --ttl 10s --json`,
+  cellgate command send --vin LTEST000000000001 --name honk --ttl 10s --json
+  cellgate command send --vin LTEST000000000001 --name update --ttl 7d
+  cellgate command send --vin LTEST000000000001 --name stop --urgent --wait`,
 		Args: takes(),
 		RunE: func(cmd *cobra.Command, _ []string) error { return c.send(cmd, f) },
 	}
@@ -118,7 +125,8 @@ func commandSendCommand(c *cli) *cobra.Command {
 	cmd.Flags().StringVar(&f.name, "name", "", "the command's name")
 	cmd.Flags().StringVar(&f.payload, "payload", "", "JSON that the vehicle gets")
 	cmd.Flags().StringVar(&f.id, "id", "", "the command's id; sending the same again changes nothing (default: a new one)")
-	durationVar(cmd.Flags(), &f.ttl, "ttl", 0, "how long the command is worth anything (default commands.default_ttl)")
+	durationVar(cmd.Flags(), &f.ttl, "ttl", 0, "how long the command is worth anything, as in 90s or 7d (default commands.default_ttl)")
+	cmd.Flags().BoolVar(&f.urgent, "urgent", false, "send it before the vehicle's other commands that have not been sent")
 	durationVar(cmd.Flags(), &f.wait, "wait", 0, "wait for the final state, at most so long (30s when no time is given)")
 	cmd.Flags().Lookup("wait").NoOptDefVal = defaultWait.String()
 	_ = cmd.MarkFlagRequired("vin")  // fails only for a flag that does not exist
@@ -146,6 +154,9 @@ func (c *cli) send(cmd *cobra.Command, f *sendFlags) error {
 	}
 	if f.ttl > 0 {
 		body["ttl"] = f.ttl.String()
+	}
+	if f.urgent {
+		body["urgent"] = true
 	}
 	client, err := f.client()
 	if err != nil {
@@ -242,28 +253,16 @@ func commandStatusCommand(c *cli) *cobra.Command {
 	return cmd
 }
 
-// commandPage is one page of GET /v1/commands.
-type commandPage struct {
-	Commands []commandState `json:"commands"`
-	Next     string         `json:"next"`
-}
-
 // findCommand looks for the vehicle of a command among all of them.
 func findCommand(cmd *cobra.Command, client *apiClient, id string) (vin string, err error) {
-	query := url.Values{"limit": {"1000"}}
-	for {
-		var page commandPage
-		if err := client.do(cmd.Context(), "GET", "/v1/commands?"+query.Encode(), nil, &page); err != nil {
-			return "", err
-		}
-		for _, s := range page.Commands {
-			if s.ID == id {
-				return s.VIN, nil
-			}
-		}
-		if page.Next == "" {
-			return "", fmt.Errorf("command: no command %s; `cellgate command send` prints the id, and a finished command is forgotten after commands.keep_for", id)
-		}
-		query.Set("cursor", page.Next)
+	var page struct {
+		Commands []commandState `json:"commands"`
 	}
+	if err := client.do(cmd.Context(), "GET", "/v1/commands?id="+url.QueryEscape(id), nil, &page); err != nil {
+		return "", err
+	}
+	if len(page.Commands) == 0 {
+		return "", fmt.Errorf("command: no command %s; `cellgate command send` prints the id, and a finished command is forgotten after commands.keep_for", id)
+	}
+	return page.Commands[0].VIN, nil
 }

@@ -73,3 +73,31 @@ func TestNoGatewayNamesTheFlagsThatThereAre(t *testing.T) {
 		}
 	}
 }
+
+// A command is found by its id however many came after it: the gateway looks for it.
+func TestCommandStatusAsksForTheID(t *testing.T) {
+	t.Parallel()
+	const known = `{"id":"c1","vin":"LTEST000000000001","name":"x","state":"succeeded","urgent":true}`
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /v1/commands", func(w http.ResponseWriter, r *http.Request) {
+		answer := `{"commands":[],"cursor":"zz"}`
+		if r.URL.Query().Get("id") == "c1" {
+			answer = `{"commands":[` + known + `]}`
+		}
+		_, _ = io.WriteString(w, answer)
+	})
+	mux.HandleFunc("GET /v1/vehicles/LTEST000000000001/commands/c1", func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, known) })
+	s := httptest.NewServer(mux)
+	t.Cleanup(s.Close)
+	for id, want := range map[string]string{"c1": "urgent", "c2": "no command c2"} {
+		var out bytes.Buffer
+		root := newRoot(&cli{in: strings.NewReader(""), out: &out, err: io.Discard})
+		root.SetArgs([]string{"command", "status", id, "--api", s.URL, "--token", "t"})
+		if err := root.ExecuteContext(t.Context()); err != nil {
+			out.WriteString(err.Error())
+		}
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("%s: %s", id, out.String())
+		}
+	}
+}

@@ -32,7 +32,7 @@ func (d deliverer) Ready(vin string) (version byte, ok bool) {
 // keep the message on disk.
 func (d deliverer) Deliver(vin string, c *command.Delivery) error {
 	err := d.sessions.Deliver(vin, &session.Delivery{
-		Topic: c.Topic, Payload: c.Payload, Props: c.Props, Expires: c.Expires,
+		Topic: c.Topic, Payload: c.Payload, Props: c.Props, Urgent: c.Urgent, Expires: c.Expires,
 		Sent: c.Sent, Acked: c.Acked, Failed: func(err error) { c.Failed(undeliverable(err)) },
 	})
 	return undeliverable(err)
@@ -115,7 +115,7 @@ func (i *inbox) Fetch(ctx context.Context) ([]command.Message, error) {
 		out := make([]command.Message, len(recs))
 		for n := range recs {
 			r := &recs[n]
-			out[n] = command.Message{Ref: recordRef(i.part.ID, r.Offset, r.Time), At: r.Time, Value: r.Value}
+			out[n] = command.Message{Ref: recordRef(i.part.ID, r.Offset, r.Time), At: r.Time, Value: r.Value, By: string(r.Header("by"))}
 		}
 		return out, nil
 	}

@@ -230,7 +230,7 @@ func (a *App) openCommands(context.Context) (err error) {
 	a.commands, err = command.Open(command.Options{
 		DB: a.db, Deliverer: deliverer{a.sessions}, Publisher: &results{a.cfg.Cell.ID, a.cfg.Cell.Node, a.producer},
 		Log: a.log, Metrics: command.NewMetrics(a.reg.own), Refused: a.rejected, Envelope: c.EnvelopeFor311,
-		DefaultTTL: c.DefaultTTL.Std(), MaxTTL: c.MaxTTL.Std(), MaxQueued: c.MaxQueued, MaxPayload: int(c.MaxPayload),
+		DefaultTTL: c.DefaultTTL.Std(), MaxTTL: c.MaxTTL.Std(), MaxQueued: c.MaxQueued, Window: c.Inflight, MaxPayload: int(c.MaxPayload),
 		KeepFor: c.KeepFor.Std(), KeepMax: c.KeepMax, MaxEvents: c.MaxEvents, DropOldEvents: c.WhenEventsFull == "drop_old",
 	})
 	if err != nil {
