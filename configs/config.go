@@ -297,9 +297,12 @@ type Rules struct {
 	// Workers evaluate, VINs pinned to them; 0: one per CPU.
 	Workers int `yaml:"workers" range:"0..1024"`
 	// QueueMessages and QueueBytes bound each sink's queue in memory; beyond it decisions go to disk.
-	QueueMessages int      `yaml:"queue_messages" range:"16..10000000"`
-	QueueBytes    Bytes    `yaml:"queue_bytes" range:"64KiB..16GiB"`
-	WhenFull      WhenFull `yaml:"when_full" reload:"yes"`
+	QueueMessages int   `yaml:"queue_messages" range:"16..10000000"`
+	QueueBytes    Bytes `yaml:"queue_bytes" range:"64KiB..16GiB"`
+	// MaxVINs bounds the VINs of which the rules' operators remember something; past it the one that was changed
+	// longest ago is forgotten.
+	MaxVINs  int      `yaml:"max_vins" range:"64..100000000"`
+	WhenFull WhenFull `yaml:"when_full" reload:"yes"`
 }
 
 // WhenFull says per sink what happens when its backlog has used the journal up: hold (the disk ladder

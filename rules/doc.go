@@ -17,7 +17,7 @@
 //	w := engine.NewWorker()                               // one per goroutine
 //	decisions := w.Eval(&rec, decisions[:0])
 //	for _, d := range decisions { err := w.Render(d, &rec, &out) }  // or set.Render, later
-//	changed := state.TakeDirty()                          // for the checkpoint, while no worker runs
+//	state.TakeChanged(func(vin string, data []byte) { … })  // for the checkpoint, while no worker runs
 //
 // Workers of one engine may run at the same time as long as no two of them are given records of the
 // same shard (ShardOf); records of one VIN are given in journal order.
