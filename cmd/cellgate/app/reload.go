@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 
+	"cellgate/auth"
 	"cellgate/configs"
 	"cellgate/rules"
 )
@@ -90,6 +92,7 @@ func (a *App) changes(next *configs.Config) Reloaded {
 	a.running.Store(next)
 	logWarnings(a.log, next)
 	a.log.Info("reloaded", slog.Any("applied", r.Applied))
+	a.auditChange(auth.AuditConfiguration, "SIGHUP", strings.Join(r.Applied, " "))
 	if len(r.Restart) > 0 {
 		a.log.Warn("changed keys need a restart", slog.Any("keys", r.Restart))
 	}
