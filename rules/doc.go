@@ -9,9 +9,8 @@
 //
 // The way through the package:
 //
-//	src, err := rules.Load("configs/rules")               // the files; src.Hash() names their contents
-//	set, diags := rules.Compile(src, rules.Options{Cell: "cell-sh-01"})
-//	if diags.HasErrors() { ... }                          // set is nil: all or nothing
+//	folder, err := rules.ReadFolder(ctx, "configs/rules")  // the files, when they rest; Source.Hash() names the rules
+//	set, err := folder.Compile(rules.Options{Cell: "cell-sh-01"})  // all or nothing
 //	state := rules.NewState(rules.StateOptions{})         // per-VIN operator state, sharded by VIN
 //	engine := rules.NewEngine(set, state)                 // keeps the state of unchanged operators
 //	w := engine.NewWorker()                               // one per goroutine
