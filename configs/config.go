@@ -21,6 +21,8 @@ type Config struct {
 
 	// File is where the configuration was read from; relative paths were resolved from its folder.
 	File string `yaml:"-"`
+	// Hash is the SHA-256 of the file in hex.
+	Hash string `yaml:"-"`
 	// Warnings are what is permitted and still worth a second thought. The gateway logs them at its start.
 	Warnings Problems `yaml:"-"`
 }
@@ -292,6 +294,8 @@ type Redis struct {
 type Rules struct {
 	Path  Path `yaml:"path"`
 	Watch bool `yaml:"watch"` // reload when files change
+	// RunTests lets rules go into force only when the tests beside them pass.
+	RunTests bool `yaml:"run_tests" reload:"yes"`
 	// ErrorTopic takes what a rule without on_error cannot evaluate or deliver.
 	ErrorTopic string `yaml:"error_topic" reload:"yes"`
 	// Workers evaluate, VINs pinned to them; 0: one per CPU.

@@ -1,6 +1,8 @@
 package configs
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"os"
@@ -51,7 +53,8 @@ func ParseEnv(name string, data []byte, env func(string) (string, bool)) (*Confi
 	}
 	d := &decoder{file: name, env: env, anchors: map[string]ast.Node{}, places: map[string]place{}}
 	c := Default()
-	c.File = name
+	sum := sha256.Sum256(data)
+	c.File, c.Hash = name, hex.EncodeToString(sum[:])
 	if body != nil {
 		d.decode(body, reflect.ValueOf(c).Elem(), "", "")
 	}

@@ -179,8 +179,10 @@ func (a *App) openDispatch(context.Context) error {
 }
 
 func (a *App) openRules(context.Context) (err error) {
-	a.rules, err = newRuleKeeper(a.cfg, a.db, a.dispatch, a.log)
-	return err
+	if a.rules, err = newRuleKeeper(a); err != nil {
+		return err
+	}
+	return a.reg.own.Register(newReloadMetrics(a))
 }
 
 // startDispatch puts the rules in force before anything can be published, and begins to deliver.

@@ -37,7 +37,7 @@ func (a *App) table() []route {
 		{"DELETE", "/v1/vehicles/{vin}/connection", a.audited(auth.AuditDisconnect, a.disconnectVehicle)},
 		{"GET", "/v1/rules", a.getRules},
 		{"POST", "/v1/rules/explain", a.explainRules},
-		{"POST", "/v1/rules/reload", a.audited(auth.AuditRules, a.reloadRules)},
+		{"POST", "/v1/rules/reload", a.audited(auth.AuditRules, a.applyRules)},
 		{"POST", "/v1/rules/rollback", a.audited(auth.AuditRules, a.rollbackRules)},
 		{"GET", "/v1/ledger", a.getLedger},
 		{"GET", "/v1/capacity", a.getCapacity},
