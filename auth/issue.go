@@ -26,7 +26,8 @@ type IssueRequest struct {
 	TTL time.Duration
 	// CertThumbprint binds the token to a client certificate: see Thumbprint.
 	CertThumbprint string
-	Caller
+	// By and Address are for the audit log: who asks, from where.
+	By, Address string
 }
 
 // Issue makes a token and writes it to the audit log, without the token. It needs nothing but the key in
@@ -66,7 +67,7 @@ func (a *Authority) Issue(req IssueRequest) (string, Identity, error) {
 	a.cfg.Metrics.issued.WithLabelValues(roleLabel(id.Role)).Inc()
 	a.cfg.Audit.Write(AuditEvent{
 		At: now, Event: AuditIssue, Subject: id.Subject, Role: id.Role, TokenID: id.TokenID, KeyID: id.KeyID,
-		Scope: strings.Join(id.Scopes, " "), Expires: id.Expires, Issuer: id.Issuer, Caller: req.Caller,
+		Scope: strings.Join(id.Scopes, " "), Expires: id.Expires, By: req.By, Address: req.Address,
 	})
 	return token, id, nil
 }

@@ -240,6 +240,10 @@ func (p *Permissions) Publish(topic string) bool {
 	return anyMatch(p.role.publish, topic, p.subject) && !anyMatch(p.role.denyPublish, topic, p.subject)
 }
 
+// Command reports whether the identity may send a command of a name to a vehicle, by whichever entrance, as far as its
+// own limits go: see [Limits]. That it may send commands at all is for Publish, or the scope, to say.
+func (p *Permissions) Command(vin, name string) bool { return true }
+
 // Subscribe reports whether the identity may subscribe to a filter, $share/{group}/… included. A wildcard
 // filter must be covered whole by a single grant.
 func (p *Permissions) Subscribe(filter string) bool {

@@ -5,7 +5,7 @@ import "cellgate/broker/frame"
 // ack is an acknowledgement that waits for its turn: they leave in the order of the PUBLISHes, each when
 // its record is behind the mark of its mode.
 type ack struct {
-	seq    uint64 // of the record; 0: ready as soon as those before it are
+	seq    uint64 // of the record, or of the command in the connection; 0: ready as soon as those before it are
 	id     uint16
 	typ    byte // PUBACK, PUBREC or PUBCOMP
 	reason byte
@@ -18,6 +18,16 @@ type ack struct {
 type ackQueue struct {
 	q    []ack
 	head int
+	// decisions are the reason codes of commands by their number, from their decision until their turn. At most a window.
+	decisions map[uint64]byte
+}
+
+// decide tells the reason code of a command's acknowledgement, which may not be in the queue yet.
+func (a *ackQueue) decide(seq uint64, reason byte) {
+	if a.decisions == nil {
+		a.decisions = make(map[uint64]byte)
+	}
+	a.decisions[seq] = reason
 }
 
 func (a *ackQueue) len() int { return len(a.q) - a.head }
@@ -41,6 +51,9 @@ func (a *ackQueue) ready(durable, settled uint64) bool {
 		return true
 	case AckKafka:
 		return first.seq <= durable && first.seq <= settled
+	case ackCommand:
+		_, decided := a.decisions[first.seq]
+		return decided
 	default:
 		return first.seq <= durable
 	}
@@ -51,6 +64,10 @@ func (a *ackQueue) ready(durable, settled uint64) bool {
 func (a *ackQueue) take(dst []byte, durable, settled uint64, version byte) (out []byte, left, ended int) {
 	for a.ready(durable, settled) {
 		e := &a.q[a.head]
+		if e.mode == ackCommand {
+			e.reason = a.decisions[e.seq]
+			delete(a.decisions, e.seq)
+		}
 		dst = frame.AppendAck(dst, e.typ, e.id, e.reason, version)
 		if e.typ != frame.TypePubrec || e.reason >= 0x80 {
 			ended++
@@ -68,5 +85,8 @@ func (a *ackQueue) take(dst []byte, durable, settled uint64, version byte) (out 
 func (a *ackQueue) release() {
 	if a.len() == 0 {
 		a.q, a.head = nil, 0
+	}
+	if len(a.decisions) == 0 { // else one is of an acknowledgement that the reader has not queued yet
+		a.decisions = nil
 	}
 }

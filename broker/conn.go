@@ -42,9 +42,10 @@ type conn struct {
 	aliasBytes int
 	quota      quota
 	recent     recentSent
-	credit     int  // QoS 1 and 2 messages that may be taken before used is looked at again
-	seen       int  // messages and requests of the present read
-	normal     bool // ended by a DISCONNECT without will
+	credit     int    // QoS 1 and 2 messages that may be taken before used is looked at again
+	seen       int    // messages and requests of the present read
+	submitted  uint64 // commands
+	normal     bool   // ended by a DISCONNECT without will
 	newExpiry  *time.Duration
 
 	perm     atomic.Pointer[auth.Permissions]

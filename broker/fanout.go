@@ -48,7 +48,8 @@ type FanoutSessions interface {
 type FanoutCommands interface {
 	// Result is given every PUBLISH on v1/{vin}/res/….
 	Result(ctx context.Context, rec *message.Record) error
-	// Command is given every PUBLISH on v1/{vin}/cmd/{id}/{name}: only a service may publish there.
+	// Command is given every PUBLISH on v1/{vin}/cmd/{id}/{name} that is in the journal: wills. Only a service may publish
+	// there.
 	Command(ctx context.Context, rec *message.Record) error
 	// Sync returns when everything given before is durable.
 	Sync(ctx context.Context) error

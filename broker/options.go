@@ -34,6 +34,8 @@ type Options struct {
 	// Shed is asked for every PUBLISH of QoS 0: true drops it and counts it, so that room in the journal that is
 	// getting short is left for what waits for an acknowledgement. It must be quick. nil drops none.
 	Shed func() bool
+	// Commands takes the commands that services publish. nil: they are journaled like any other PUBLISH.
+	Commands Commands
 	// Classes are the topic classes that get a label of their own in metrics.
 	Classes []string
 	// CommandSubscribe subscribes every vehicle to its commands on connect, at QoS 1.

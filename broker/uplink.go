@@ -49,10 +49,14 @@ func (c *conn) publish(f []byte, h frame.Header) bool {
 	}
 	class, allowed := c.allowed(topic)
 	switch {
+	case !allowed && c.isCommand(topic):
+		return c.refuseCommand(in, topic)
 	case !allowed:
 		return c.refuse(in)
 	case class == tokenClass:
 		return c.flush() && c.publishToken(in)
+	case c.isCommand(topic):
+		return c.command(in, topic, true)
 	}
 	return c.take(in, topic, class)
 }
@@ -398,8 +402,8 @@ func (c *conn) queueAcks(start int64) {
 	c.mu.Lock()
 	c.used += publishes
 	c.acks.push(s.acks)
-	if last := s.acks[len(s.acks)-1].seq; c.sampleSeq == 0 && last != 0 {
-		c.sampleSeq, c.sampleAt = last, start
+	if last := &s.acks[len(s.acks)-1]; c.sampleSeq == 0 && last.seq != 0 && last.mode != ackCommand {
+		c.sampleSeq, c.sampleAt = last.seq, start
 	}
 	if c.acks.ready(c.durable, c.settled) {
 		c.startWriterLocked()

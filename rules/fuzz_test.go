@@ -104,8 +104,8 @@ func FuzzState(f *testing.F) {
 	for _, rec := range traffic(100) {
 		w.Eval(&rec, nil)
 	}
-	for _, data := range taken(state) {
-		f.Add(data)
+	for _, s := range state.TakeDirty() {
+		f.Add(s.Data)
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
 		s := NewState(StateOptions{})

@@ -187,24 +187,25 @@ func (b *batch) expire(seq uint64) error {
 }
 
 // cancel ends a command that never left.
-func (b *batch) cancel(vin, id string) (Command, error) {
+func (b *batch) cancel(may func(vin, name string) bool, vin, id string) (cmd Command, name string, err error) {
 	rec, err := b.t.byID(id)
 	if b.broken(err) != nil {
-		return Command{}, err
+		return Command{}, "", err
 	}
-	if rec == nil || rec.VIN != vin {
-		return Command{}, ErrNotFound
-	}
-	if rec.State == Cancelled {
-		return b.t.view(rec), nil
-	}
-	if rec.Handed || rec.State != Queued {
-		return b.t.view(rec), fmt.Errorf("%w: it is %s", ErrNotCancellable, shown(rec))
+	switch {
+	case rec == nil || rec.VIN != vin:
+		return Command{}, "", ErrNotFound
+	case may != nil && !may(vin, rec.Name):
+		return Command{}, rec.Name, ErrNotPermitted
+	case rec.State == Cancelled:
+		return b.t.view(rec), rec.Name, nil
+	case rec.Handed || rec.State != Queued:
+		return b.t.view(rec), rec.Name, fmt.Errorf("%w: it is %s", ErrNotCancellable, shown(rec))
 	}
 	if _, err := b.move(rec, Cancelled, b.now, "", nil); err != nil {
-		return Command{}, err
+		return Command{}, rec.Name, err
 	}
-	return b.t.view(rec), nil
+	return b.t.view(rec), rec.Name, nil
 }
 
 // shown is a state in words: a queued command that was handed over is on its way.

@@ -29,6 +29,12 @@ const (
 var (
 	// ErrInvalid: the request is not a command; the message says why.
 	ErrInvalid = errors.New("invalid command")
+	// ErrTopic: the id, the VIN or the name cannot be in a command's topic. It is ErrInvalid too.
+	ErrTopic = fmt.Errorf("%w: topic", ErrInvalid)
+	// ErrTooLarge: the payload, with what goes with it, is beyond the bound. It is ErrInvalid too.
+	ErrTooLarge = fmt.Errorf("%w: size", ErrInvalid)
+	// ErrNotPermitted: the caller may not send this command to this vehicle.
+	ErrNotPermitted = errors.New("the caller may not send this command to this vehicle")
 	// ErrConflict: the id or idempotency key belongs to a command of other content.
 	ErrConflict = errors.New("the same id or key was used for another command")
 	// ErrQueueFull: the vehicle has as many open commands as it may have.
@@ -50,10 +56,9 @@ type Request struct {
 	// ID makes the request idempotent: [A-Za-z0-9_-]{1,64}, unique in the cell. Empty: derived from Key, or
 	// made up.
 	ID string
-	// Key is the caller's idempotency key, at most 255 bytes; it is the caller's own (see By).
+	// Key is the caller's idempotency key, at most 255 bytes; it is the caller's own (see Caller.By).
 	Key string
-	// By names the caller, for the record.
-	By   string
+	Caller
 	VIN  string
 	Name string
 	// Payload is sent as it is; JSON tells that it is a JSON value.
@@ -65,9 +70,9 @@ type Request struct {
 	Urgent bool
 	// At is when the command was given, from which TTL counts; zero is now. A later time counts as now.
 	At time.Time
-	// Origin is http, mqtt or kafka.
-	Origin string
 
+	// named: the id stands in a topic, and none is made up for it.
+	named bool
 	// ready: the vehicle could be sent to when the request was made. It is asked for outside the
 	// transaction, because the delivery engine has locks of its own.
 	ready bool
@@ -149,16 +154,16 @@ func (r *Request) check(o *Options) error {
 		r.TTL = o.DefaultTTL
 	}
 	switch {
-	case r.ID != "" && !ValidID(r.ID):
-		return fmt.Errorf("%w: id must be 1 to 64 of A-Z a-z 0-9 _ -", ErrInvalid)
+	case (r.ID != "" || r.named) && !ValidID(r.ID):
+		return fmt.Errorf("%w: id must be 1 to 64 of A-Z a-z 0-9 _ -", ErrTopic)
 	case len(r.Key) > MaxKeyBytes:
 		return fmt.Errorf("%w: Idempotency-Key is longer than %d bytes", ErrInvalid, MaxKeyBytes)
 	case !validLevel(r.VIN, MaxVINBytes):
-		return fmt.Errorf("%w: the VIN must be 1 to %d bytes without + # / and controls", ErrInvalid, MaxVINBytes)
+		return fmt.Errorf("%w: the VIN must be 1 to %d bytes without + # / and controls", ErrTopic, MaxVINBytes)
 	case !validLevel(r.Name, MaxNameBytes):
-		return fmt.Errorf("%w: name must be 1 to %d bytes without + # / and controls", ErrInvalid, MaxNameBytes)
+		return fmt.Errorf("%w: name must be 1 to %d bytes without + # / and controls", ErrTopic, MaxNameBytes)
 	case len(r.Payload) > o.MaxPayload:
-		return fmt.Errorf("%w: the payload has %d bytes, at most %d are permitted", ErrInvalid, len(r.Payload), o.MaxPayload)
+		return fmt.Errorf("%w: the payload has %d bytes, at most %d are permitted", ErrTooLarge, len(r.Payload), o.MaxPayload)
 	case r.TTL < time.Second || r.TTL > o.MaxTTL:
 		return fmt.Errorf("%w: ttl must be between 1s and %v", ErrInvalid, o.MaxTTL)
 	}

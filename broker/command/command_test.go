@@ -289,13 +289,13 @@ func TestIdempotency(t *testing.T) {
 			t.Errorf("other %s: %v, want ErrConflict", name, err)
 		}
 	}
-	a := create(t, s, Request{Key: "k 1", By: "svc"})
-	b := create(t, s, Request{Key: "k 1", By: "svc"})
-	c := create(t, s, Request{Key: "k 1", By: "other"})
+	a := create(t, s, Request{Key: "k 1", Caller: Caller{By: "svc"}})
+	b := create(t, s, Request{Key: "k 1", Caller: Caller{By: "svc"}})
+	c := create(t, s, Request{Key: "k 1", Caller: Caller{By: "other"}})
 	if a.ID != b.ID || a.ID == c.ID {
 		t.Errorf("keys: %s %s %s", a.ID, b.ID, c.ID)
 	}
-	if _, _, err := s.Create(ctx, Request{Key: "k 1", By: "svc", VIN: vin, Name: "unlock"}); !errors.Is(err, ErrConflict) {
+	if _, _, err := s.Create(ctx, Request{Key: "k 1", Caller: Caller{By: "svc"}, VIN: vin, Name: "unlock"}); !errors.Is(err, ErrConflict) {
 		t.Errorf("same key, other content: %v", err)
 	}
 }
@@ -359,18 +359,18 @@ func TestCancel(t *testing.T) {
 	s := start(t, Options{Deliverer: e})
 	ctx := context.Background()
 	create(t, s, Request{ID: "c1"})
-	if _, err := s.Cancel(ctx, "OTHER", "c1"); !errors.Is(err, ErrNotFound) {
+	if _, err := s.Cancel(ctx, Caller{}, "OTHER", "c1"); !errors.Is(err, ErrNotFound) {
 		t.Errorf("of another vehicle: %v", err)
 	}
 	for range 2 {
-		if cmd, err := s.Cancel(ctx, vin, "c1"); err != nil || cmd.State != Cancelled {
+		if cmd, err := s.Cancel(ctx, Caller{}, vin, "c1"); err != nil || cmd.State != Cancelled {
 			t.Errorf("Cancel: %s, %v", cmd.State, err)
 		}
 	}
 	e.set(5, nil)
 	create(t, s, Request{ID: "c2"})
 	e.next(t) // handed over, Sent not yet told: it may be on the wire
-	if _, err := s.Cancel(ctx, vin, "c2"); !errors.Is(err, ErrNotCancellable) {
+	if _, err := s.Cancel(ctx, Caller{}, vin, "c2"); !errors.Is(err, ErrNotCancellable) {
 		t.Errorf("on its way: %v", err)
 	}
 	result(t, s, "c1", Succeeded, "")
@@ -387,7 +387,7 @@ func TestFailedDelivery(t *testing.T) {
 		s := start(t, Options{Deliverer: e})
 		create(t, s, Request{ID: "c1"})
 		synctest.Wait()
-		if cmd, err := s.Cancel(t.Context(), vin, "c1"); err != nil || cmd.State != Cancelled {
+		if cmd, err := s.Cancel(t.Context(), Caller{}, vin, "c1"); err != nil || cmd.State != Cancelled {
 			t.Errorf("what was not taken can be cancelled: %s, %v", cmd.State, err)
 		}
 		create(t, s, Request{ID: "c2"})

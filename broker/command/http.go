@@ -52,8 +52,8 @@ type Handler struct {
 	Service *Service
 	// Require wraps a handler so that it is called for requests with that scope only. Required.
 	Require func(scope string, h http.Handler) http.Handler
-	// Caller names the authenticated caller; idempotency keys are its own. May be nil.
-	Caller func(*http.Request) string
+	// Caller names the authenticated caller; idempotency keys are its own. Required.
+	Caller func(*http.Request) Caller
 	// MaxBody bounds a request's body: 1 MiB. MaxWait bounds ?wait=: 1 minute.
 	MaxBody int64
 	MaxWait time.Duration
@@ -138,13 +138,10 @@ func (h *Handler) request(w http.ResponseWriter, r *http.Request) (Request, int,
 	}
 	req := Request{
 		ID: b.ID, Key: r.Header.Get("Idempotency-Key"), VIN: r.PathValue("vin"), Name: b.Name,
-		Payload: b.Payload, JSON: len(b.Payload) > 0, TTL: time.Duration(b.TTL), Urgent: b.Urgent, Origin: "http",
+		Payload: b.Payload, JSON: len(b.Payload) > 0, TTL: time.Duration(b.TTL), Urgent: b.Urgent, Caller: h.Caller(r),
 	}
 	if !req.JSON {
 		req.Payload = b.PayloadBase64
-	}
-	if h.Caller != nil {
-		req.By = h.Caller(r)
 	}
 	return req, 0, nil
 }
@@ -175,7 +172,7 @@ func (h *Handler) get(w http.ResponseWriter, r *http.Request) {
 }
 
 func (h *Handler) cancel(w http.ResponseWriter, r *http.Request) {
-	cmd, err := h.Service.Cancel(r.Context(), r.PathValue("vin"), r.PathValue("id"))
+	cmd, err := h.Service.Cancel(r.Context(), h.Caller(r), r.PathValue("vin"), r.PathValue("id"))
 	if err != nil {
 		fail(w, err, map[string]any{"state": cmd.State})
 		return
@@ -247,6 +244,8 @@ func fail(w http.ResponseWriter, err error, ext map[string]any) {
 		problem.Write(w, http.StatusBadRequest, "Invalid command", err.Error(), nil)
 	case errors.Is(err, ErrConflict):
 		problem.Write(w, http.StatusConflict, "Idempotency conflict", err.Error(), nil)
+	case errors.Is(err, ErrNotPermitted):
+		problem.Write(w, http.StatusForbidden, "Not permitted", err.Error(), nil)
 	case errors.Is(err, ErrNotCancellable):
 		problem.Write(w, http.StatusConflict, "Not cancellable", err.Error(), ext)
 	case errors.Is(err, ErrQueueFull):

@@ -27,7 +27,10 @@ func api(t *testing.T, s *Service) *httptest.Server {
 				next.ServeHTTP(w, r)
 			})
 		},
-		Caller: func(r *http.Request) string { return r.Header.Get("Caller") },
+		Caller: func(r *http.Request) Caller {
+			may := func(_, name string) bool { return name != r.Header.Get("Forbidden") }
+			return Caller{By: r.Header.Get("Caller"), Origin: OriginHTTP, May: may}
+		},
 	}
 	h.Register(mux)
 	server := httptest.NewServer(mux)
@@ -191,7 +194,7 @@ func TestHTTPList(t *testing.T) {
 	for i := range 7 {
 		create(t, s, Request{ID: fmt.Sprintf("c%d", i), VIN: fmt.Sprintf("V%d", i%2)})
 		if i < 3 {
-			if _, err := s.Cancel(context.Background(), fmt.Sprintf("V%d", i%2), fmt.Sprintf("c%d", i)); err != nil {
+			if _, err := s.Cancel(context.Background(), Caller{}, fmt.Sprintf("V%d", i%2), fmt.Sprintf("c%d", i)); err != nil {
 				t.Fatal(err)
 			}
 		}

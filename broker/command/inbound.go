@@ -44,50 +44,20 @@ func (s *Service) Result(ctx context.Context, rec *message.Record) error {
 	return s.inbox.put(ctx, &request{must: true, run: func(b *batch) error { return b.report(p) }})
 }
 
-// Command takes a record that a service published on v1/{vin}/cmd/{id}/{name}. It has the time to live
-// of its message expiry, counted from its receipt, else the default. Call it like Result. What is refused is
-// counted and told on vehicle.command-results, since a PUBLISH has no answer.
+// Command takes a record of v1/{vin}/cmd/{id}/{name} from the journal: a will, which nobody waits for an answer of. Call
+// it like Result. What is refused is told on vehicle.command-results.
 func (s *Service) Command(ctx context.Context, rec *message.Record) error {
-	vin, branch, rest := message.SplitTopic(rec.Topic)
-	id, name, _ := strings.Cut(rest, "/")
-	r := Request{
-		ID: id, VIN: vin, Name: name, Payload: bytes.Clone(rec.Payload), JSON: json.Valid(rec.Payload),
-		At: rec.Time(), Origin: "mqtt", By: rec.Client,
-	}
-	if rec.Props.HasExpiry {
-		r.TTL = max(time.Duration(rec.Props.Expiry)*time.Second, time.Second)
-	}
-	if branch != "cmd" || id == "" {
-		s.o.Refused("command_topic")
-		return nil
-	}
+	r := fromMQTT(rec, Caller{By: rec.Client})
+	r.At = rec.Time()
 	return s.inbound(ctx, r)
 }
 
-// inbound accepts a command whose sender hears of it through Kafka only.
+// inbound accepts a command whose sender hears of a refusal through Kafka only.
 func (s *Service) inbound(ctx context.Context, r Request) error {
-	var refusal error
-	if s.o.Locked != nil {
-		if until, locked := s.o.Locked(r.VIN); locked {
-			s.o.Refused("command_locked")
-			refusal = &LockedError{Until: until}
-		}
-	}
-	if err := r.check(&s.o); err != nil {
-		s.o.Refused("command_invalid")
-		refusal = err
-	}
-	_, r.ready = s.o.Deliverer.Ready(r.VIN)
+	found := s.check(&r)
 	return s.inbox.put(ctx, &request{must: true, run: func(b *batch) error {
-		if refusal != nil {
-			return b.refuse(&r, refusal)
-		}
-		_, _, err := b.create(&r)
-		if err == nil || b.fail != nil {
-			return err
-		}
-		s.refused(err)
-		return b.refuse(&r, err)
+		_, _, err := b.take(&r, found, true)
+		return err
 	}})
 }
 
@@ -197,14 +167,15 @@ func (s *Service) consumeOnce(ctx context.Context, c Consumer) error {
 
 func (s *Service) fromKafka(ctx context.Context, m *Message) error {
 	var k kafkaCommand
+	from := Caller{By: m.by(), Origin: OriginKafka}
 	if err := json.Unmarshal(m.Value, &k); err != nil {
-		s.o.Refused("command_invalid")
+		s.told(&Request{ID: m.Ref, Caller: from}, false, ErrInvalid)
 		s.o.Log.Warn("a record of vehicle.commands is not a command", "ref", m.Ref, "error", err)
 		return nil
 	}
 	r := Request{
 		ID: k.ID, VIN: k.VIN, Name: k.Name, Payload: k.Payload, JSON: len(k.Payload) > 0,
-		TTL: time.Duration(k.TTL), Urgent: k.Urgent, At: m.At, Origin: "kafka", By: m.by(),
+		TTL: time.Duration(k.TTL), Urgent: k.Urgent, At: m.At, Caller: from,
 	}
 	if len(k.PayloadBase64) > 0 && !r.JSON {
 		r.Payload = k.PayloadBase64

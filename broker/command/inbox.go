@@ -12,7 +12,8 @@ const maxSubmitted = 4096
 type request struct {
 	must  bool // try again when the store fails
 	run   func(*batch) error
-	done  chan error // capacity 1, or nil
+	done  chan error  // capacity 1, or nil
+	then  func(error) // called with what came of it, or nil; it must not block
 	err   error
 	slots chan struct{} // where the submitter's slot goes back to, or nil
 }
@@ -23,6 +24,9 @@ func (r *request) finish(err error) {
 	}
 	if r.done != nil {
 		r.done <- err
+	}
+	if r.then != nil {
+		r.then(err)
 	}
 }
 

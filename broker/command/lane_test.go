@@ -17,7 +17,7 @@ func TestCancelOfWhatDidNotLeave(t *testing.T) {
 		s := start(t, Options{Deliverer: e})
 		create(t, s, Request{ID: "c1"})
 		synctest.Wait()
-		if cmd, err := s.Cancel(t.Context(), vin, "c1"); err != nil || cmd.State != Cancelled {
+		if cmd, err := s.Cancel(t.Context(), Caller{}, vin, "c1"); err != nil || cmd.State != Cancelled {
 			t.Errorf("Cancel: %s, %v", cmd.State, err)
 		}
 		stop(t, s)

@@ -139,7 +139,7 @@ func (w *world) step(n int) {
 	case 6:
 		if len(w.created) > 0 {
 			name := w.created[w.rnd.IntN(len(w.created))]
-			if _, err := w.s.Cancel(context.Background(), vin, name); err == nil {
+			if _, err := w.s.Cancel(context.Background(), Caller{}, vin, name); err == nil {
 				w.cancelled[name] = true
 			}
 		}

@@ -51,7 +51,7 @@ func TestKilledBehindHandOver(t *testing.T) {
 			if got := state(t, r, "c1"); got != Queued {
 				t.Errorf("restarted as %s although no PUBACK and no Sent came", got)
 			}
-			if _, err := r.Cancel(context.Background(), vin, "c1"); !errors.Is(err, ErrNotCancellable) {
+			if _, err := r.Cancel(context.Background(), Caller{}, vin, "c1"); !errors.Is(err, ErrNotCancellable) {
 				t.Errorf("Cancel: %v", err)
 			}
 			again.set(5, nil)
@@ -222,7 +222,7 @@ func TestRetention(t *testing.T) {
 		s := start(t, Options{Deliverer: newEngine(0), KeepMax: 3, KeepFor: 10 * time.Minute})
 		for i := range 6 {
 			create(t, s, Request{ID: fmt.Sprintf("c%d", i)})
-			if _, err := s.Cancel(t.Context(), vin, fmt.Sprintf("c%d", i)); err != nil {
+			if _, err := s.Cancel(t.Context(), Caller{}, vin, fmt.Sprintf("c%d", i)); err != nil {
 				t.Fatal(err)
 			}
 			time.Sleep(time.Second)

@@ -55,6 +55,9 @@ type Options struct {
 	Metrics   *Metrics
 	// Refused is told the reason of every refusal that counts in rejected_total; may be nil.
 	Refused func(reason string)
+	// Audit is told of every request for a command or a cancellation, once it is certain what came of it. It must be
+	// quick, and may be nil.
+	Audit func(Audited)
 	// Locked tells whether commands for a vehicle are refused for now, and until when; may be nil.
 	Locked func(vin string) (until time.Time, locked bool)
 
@@ -98,6 +101,9 @@ func (o *Options) setDefaults() {
 	}
 	if o.Refused == nil {
 		o.Refused = func(string) {}
+	}
+	if o.Audit == nil {
+		o.Audit = func(Audited) {}
 	}
 }
 
@@ -202,66 +208,12 @@ func (s *Service) Close(ctx context.Context) error {
 	}
 }
 
-// Create accepts a command. A known id with the same content gives that command as it is, and false.
-func (s *Service) Create(ctx context.Context, r Request) (cmd Command, created bool, err error) {
-	if err := r.check(&s.o); err != nil {
-		return Command{}, false, err
-	}
-	if s.o.Locked != nil {
-		if until, locked := s.o.Locked(r.VIN); locked {
-			s.o.Refused("command_locked")
-			return Command{}, false, &LockedError{Until: until}
-		}
-	}
-	_, r.ready = s.o.Deliverer.Ready(r.VIN)
-	var out struct {
-		cmd     Command
-		created bool
-	}
-	err = s.submit(ctx, false, func(b *batch) (err error) {
-		out.cmd, out.created, err = b.create(&r)
-		return err
-	})
-	s.refused(err)
-	if err != nil { // out may still be written to when ctx ended first
-		return Command{}, false, err
-	}
-	return out.cmd, out.created, nil
-}
-
 // LockedError is Create's error for a vehicle that is locked.
 type LockedError struct{ Until time.Time }
 
 // Error says until when.
 func (e *LockedError) Error() string {
 	return "the vehicle is locked until " + e.Until.UTC().Format(stampLayout)
-}
-
-func (s *Service) refused(err error) {
-	switch {
-	case errors.Is(err, ErrQueueFull):
-		s.o.Refused("command_queue_full")
-	case errors.Is(err, ErrBusy):
-		s.o.Refused("command_busy")
-	case errors.Is(err, ErrConflict):
-		s.o.Refused("command_conflict")
-	case errors.Is(err, ErrStore):
-		s.o.Refused("command_store")
-	}
-}
-
-// Cancel ends a command that has not been sent. To cancel a cancelled one again is no error. With
-// ErrNotCancellable the command as it is comes along.
-func (s *Service) Cancel(ctx context.Context, vin, id string) (cmd Command, err error) {
-	var out Command
-	err = s.submit(ctx, false, func(b *batch) (err error) {
-		out, err = b.cancel(vin, id)
-		return err
-	})
-	if err != nil && ctx.Err() != nil { // out may still be written to
-		return Command{}, err
-	}
-	return out, err
 }
 
 // Get returns a command of a vehicle. An empty vin stands for any.

@@ -62,7 +62,7 @@ type V5 struct {
 }
 
 // DialV5 connects over TLS. A refused CONNECT is an error, with Connack set.
-func DialV5(t *testing.T, g *harness.Gateway, clientID, token string) (*V5, error) {
+func DialV5(t *testing.T, g *harness.Gateway, clientID, token string, change ...func(*paho.ClientConfig)) (*V5, error) {
 	t.Helper()
 	dialer := tls.Dialer{Config: g.ClientTLS(), NetDialer: &net.Dialer{Timeout: 10 * time.Second}}
 	conn, err := dialer.DialContext(t.Context(), "tcp", g.MQTTS)
@@ -76,7 +76,7 @@ func DialV5(t *testing.T, g *harness.Gateway, clientID, token string) (*V5, erro
 		default:
 		}
 	}
-	v.Client = paho.NewClient(paho.ClientConfig{
+	config := paho.ClientConfig{
 		// paho writes a packet in several pieces, and its pings from a goroutine of their own.
 		Conn: packets.NewThreadSafeConn(conn), ClientID: clientID,
 		OnPublishReceived: []func(paho.PublishReceived) (bool, error){func(r paho.PublishReceived) (bool, error) {
@@ -85,7 +85,11 @@ func DialV5(t *testing.T, g *harness.Gateway, clientID, token string) (*V5, erro
 		}},
 		OnServerDisconnect: closed,
 		OnClientError:      func(error) { closed(nil) },
-	})
+	}
+	for _, c := range change {
+		c(&config)
+	}
+	v.Client = paho.NewClient(config)
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
 	connect := &paho.Connect{ClientID: clientID, KeepAlive: 60, CleanStart: true}

@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"time"
 
+	"cellgate/auth"
 	"cellgate/broker/command"
 	"cellgate/broker/message"
 	"cellgate/broker/session"
@@ -36,6 +37,15 @@ func (d deliverer) Deliver(vin string, c *command.Delivery) error {
 		Sent: c.Sent, Acked: c.Acked, Failed: func(err error) { c.Failed(undeliverable(err)) },
 	})
 	return undeliverable(err)
+}
+
+// auditCommand writes a request for a command, or for its end, to the audit log.
+func (a *App) auditCommand(c command.Audited) {
+	a.audit.Write(auth.AuditEvent{
+		At: c.At, Event: c.Action, By: c.Caller.By, Role: c.Caller.Role, Issuer: c.Caller.Issuer, TokenID: c.Caller.TokenID,
+		Address: c.Caller.Address, Origin: c.Caller.Origin, VIN: c.VIN, CommandID: c.ID, Name: c.Name, Outcome: c.Outcome,
+		Reason: c.Reason,
+	})
 }
 
 // undeliverable marks the errors that no later try can mend.

@@ -18,7 +18,6 @@ import (
 	"cellgate/broker/session"
 	"cellgate/broker/statefile"
 	"cellgate/configs"
-	"cellgate/rules"
 	"cellgate/rules/sink"
 	"cellgate/rules/sink/kafkaclient"
 	syncer "cellgate/sync"
@@ -165,10 +164,8 @@ func (a *App) openDispatch(context.Context) error {
 	if err != nil {
 		return err
 	}
-	data := string(a.cfg.DataDir)
 	a.dispatch, err = sink.New(sink.Options{
-		Journal: a.journal, DB: a.db, Dir: filepath.Join(data, "decisions"), OperatorDir: filepath.Join(data, "operators"),
-		Cell: a.cfg.Cell.ID, Node: a.cfg.Cell.Node, State: rules.StateOptions{MaxVINs: a.cfg.Rules.MaxVINs},
+		Journal: a.journal, DB: a.db, Dir: filepath.Join(string(a.cfg.DataDir), "decisions"), Cell: a.cfg.Cell.ID, Node: a.cfg.Cell.Node,
 		Sinks: bindings, ErrorTopic: a.cfg.Rules.ErrorTopic, OnFatal: a.die, Log: a.log, Metrics: sink.NewMetrics(a.reg.own),
 	})
 	if err != nil {
@@ -179,10 +176,8 @@ func (a *App) openDispatch(context.Context) error {
 }
 
 func (a *App) openRules(context.Context) (err error) {
-	if a.rules, err = newRuleKeeper(a); err != nil {
-		return err
-	}
-	return a.reg.own.Register(newReloadMetrics(a))
+	a.rules, err = newRuleKeeper(a.cfg, a.db, a.dispatch, a.log)
+	return err
 }
 
 // startDispatch puts the rules in force before anything can be published, and begins to deliver.
@@ -234,7 +229,7 @@ func (a *App) openCommands(context.Context) (err error) {
 	c := &a.cfg.Commands
 	a.commands, err = command.Open(command.Options{
 		DB: a.db, Deliverer: deliverer{a.sessions}, Publisher: &results{a.cfg.Cell.ID, a.cfg.Cell.Node, a.producer},
-		Log: a.log, Metrics: command.NewMetrics(a.reg.own), Refused: a.rejected, Envelope: c.EnvelopeFor311,
+		Log: a.log, Metrics: command.NewMetrics(a.reg.own), Refused: a.rejected, Audit: a.auditCommand, Envelope: c.EnvelopeFor311,
 		DefaultTTL: c.DefaultTTL.Std(), MaxTTL: c.MaxTTL.Std(), MaxQueued: c.MaxQueued, Window: c.Inflight, MaxPayload: int(c.MaxPayload),
 		KeepFor: c.KeepFor.Std(), KeepMax: c.KeepMax, MaxEvents: c.MaxEvents, DropOldEvents: c.WhenEventsFull == "drop_old",
 	})

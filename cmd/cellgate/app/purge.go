@@ -12,7 +12,7 @@ import (
 // commandStore is what a purge needs of the command service.
 type commandStore interface {
 	List(f command.Filter) (page []command.Command, cursor uint64, err error)
-	Cancel(ctx context.Context, vin, id string) (command.Command, error)
+	Cancel(ctx context.Context, c command.Caller, vin, id string) (command.Command, error)
 	Sync(ctx context.Context) error
 }
 
@@ -61,6 +61,7 @@ func (p *purges) cancelCommands(ctx context.Context, vin string) error {
 	if err := p.commands.Sync(ctx); err != nil {
 		return err
 	}
+	by := command.Caller{By: "purge", Origin: command.OriginGateway}
 	filter := command.Filter{VIN: vin, State: command.Queued, Limit: command.MaxPage}
 	for {
 		page, next, err := p.commands.List(filter)
@@ -69,7 +70,7 @@ func (p *purges) cancelCommands(ctx context.Context, vin string) error {
 		}
 		for _, c := range page {
 			// One that was sent, answered or expired meanwhile is past cancelling.
-			if _, err := p.commands.Cancel(ctx, vin, c.ID); err != nil && !errors.Is(err, command.ErrNotFound) && !errors.Is(err, command.ErrNotCancellable) {
+			if _, err := p.commands.Cancel(ctx, by, vin, c.ID); err != nil && !errors.Is(err, command.ErrNotFound) && !errors.Is(err, command.ErrNotCancellable) {
 				return err
 			}
 		}

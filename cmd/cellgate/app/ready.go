@@ -27,7 +27,10 @@ func (a *App) dependencies() []Dependency {
 	if d, short := a.ladder.dependency(); short {
 		all = append(all, d)
 	}
-	return append(all, a.rules.dependencies()...)
+	if rs := a.rules.state(); rs.Broken {
+		all = append(all, Dependency{Name: "rules", Reason: "the rule files are not in force; GET /v1/rules tells why"})
+	}
+	return all
 }
 
 // healthz is 200 while the process can do anything at all.

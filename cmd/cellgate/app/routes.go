@@ -34,17 +34,17 @@ func (a *App) table() []route {
 		{"POST", "/v1/revocations", a.auth.RevocationsHandler().ServeHTTP},
 		{"GET", "/v1/vehicles", a.listVehicles},
 		{"GET", "/v1/vehicles/{vin}", a.getVehicle},
-		{"DELETE", "/v1/vehicles/{vin}/connection", a.audited(auth.AuditDisconnect, a.disconnectVehicle)},
+		{"DELETE", "/v1/vehicles/{vin}/connection", a.disconnectVehicle},
 		{"GET", "/v1/rules", a.getRules},
 		{"POST", "/v1/rules/explain", a.explainRules},
-		{"POST", "/v1/rules/reload", a.audited(auth.AuditRules, a.applyRules)},
-		{"POST", "/v1/rules/rollback", a.audited(auth.AuditRules, a.rollbackRules)},
+		{"POST", "/v1/rules/reload", a.reloadRules},
+		{"POST", "/v1/rules/rollback", a.rollbackRules},
 		{"GET", "/v1/ledger", a.getLedger},
 		{"GET", "/v1/capacity", a.getCapacity},
 		{"GET", "/v1/status", a.getStatus},
-		{"POST", "/v1/drain", a.audited(auth.AuditDrain, a.startDrain)},
+		{"POST", "/v1/drain", a.startDrain},
 		{"GET", "/v1/drain", a.getDrain},
-		{"DELETE", "/v1/drain", a.audited(auth.AuditDrain, a.stopDrain)},
+		{"DELETE", "/v1/drain", a.stopDrain},
 	}
 }
 
@@ -56,7 +56,7 @@ func (a *App) routes() http.Handler {
 	}
 	mux.Handle("POST /v1/tokens", a.auth.Tokens()) // a certificate may stand in for the token: it guards itself
 	commands := command.Handler{
-		Service: a.commands, Require: a.auth.Require, Caller: caller,
+		Service: a.commands, Require: a.auth.Require, Caller: a.caller,
 		MaxBody: int64(a.cfg.HTTP.MaxBody), MaxWait: a.cfg.HTTP.MaxWait.Std(),
 	}
 	commands.Register(mux)
@@ -145,10 +145,12 @@ func (q *quietWriter) Header() http.Header         { return q.header }
 func (q *quietWriter) WriteHeader(status int)      { q.status = status }
 func (q *quietWriter) Write(b []byte) (int, error) { return len(b), nil }
 
-// caller names who calls, for idempotency keys.
-func caller(r *http.Request) string {
+// caller names who calls.
+func (a *App) caller(r *http.Request) command.Caller {
 	id, _ := auth.IdentityFrom(r.Context())
-	return id.Subject
+	return command.Caller{
+		By: id.Subject, Origin: command.OriginHTTP, Role: id.Role, Issuer: id.Issuer, TokenID: id.TokenID, Address: r.RemoteAddr,
+	}
 }
 
 func serveOpenAPI(w http.ResponseWriter, r *http.Request) {

@@ -1,0 +1,266 @@
+package command
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"strings"
+	"time"
+
+	"cellgate/broker/message"
+)
+
+// Entrances by which requests come.
+const (
+	OriginHTTP    = "http"
+	OriginMQTT    = "mqtt"
+	OriginKafka   = "kafka"
+	OriginGateway = "gateway" // by itself, as after a revocation with purge
+)
+
+// Caller is who asks for something, and by which entrance.
+type Caller struct {
+	// By is the subject of the caller's token; of a record from Kafka, what that says itself.
+	By string
+	// Origin is one of the entrances.
+	Origin string
+	// Role, Issuer, TokenID and Address are for the audit log. They are empty for Kafka, which does not tell.
+	Role, Issuer, TokenID, Address string
+	// May tells whether the caller may send commands of that name to that vehicle, and cancel them; nil: it may.
+	May func(vin, name string) bool
+}
+
+// Actions that are audited.
+const (
+	ActionCommand = "command"
+	ActionCancel  = "cancel"
+)
+
+// Outcomes that are audited.
+const (
+	OutcomeAccepted  = "accepted"
+	OutcomeRepeated  = "repeated" // the same command under the same id, which changes nothing
+	OutcomeCancelled = "cancelled"
+	OutcomeRefused   = "refused"
+)
+
+// Audited is a request for a command, or for the end of one, and what came of it.
+type Audited struct {
+	At            time.Time
+	Action        string
+	Caller        Caller
+	VIN, ID, Name string
+	Outcome       string
+	// Reason is the label of a refusal, as in rejected_total without "command_".
+	Reason string
+}
+
+// refusal is the label of an error.
+func refusal(err error) string {
+	var locked *LockedError
+	for _, r := range []struct {
+		is    error
+		label string
+	}{
+		{ErrTopic, "topic"},
+		{ErrTooLarge, "too_large"},
+		{ErrInvalid, "invalid"},
+		{ErrNotPermitted, "not_permitted"},
+		{ErrQueueFull, "queue_full"},
+		{ErrBusy, "busy"},
+		{ErrConflict, "conflict"},
+		{ErrNotFound, "not_found"},
+		{ErrNotCancellable, "not_cancellable"},
+		{ErrStore, "store"},
+		{ErrClosed, "closed"},
+	} {
+		if errors.Is(err, r.is) {
+			return r.label
+		}
+	}
+	if errors.As(err, &locked) {
+		return "locked"
+	}
+	return "other"
+}
+
+// audit is the one place where requests are counted and written to the audit log, once it is certain what came of them.
+func (s *Service) audit(a Audited, err error) {
+	a.At = time.Now()
+	if err != nil {
+		a.Outcome, a.Reason = OutcomeRefused, refusal(err)
+		s.o.Refused("command_" + a.Reason)
+	}
+	s.o.Audit(a)
+}
+
+// told audits a request for a command.
+func (s *Service) told(r *Request, created bool, err error) {
+	a := Audited{Action: ActionCommand, Caller: r.Caller, VIN: r.VIN, ID: r.ID, Name: r.Name, Outcome: OutcomeRepeated}
+	if created {
+		a.Outcome = OutcomeAccepted
+	}
+	s.audit(a, err)
+}
+
+// undecided reports whether the store has not taken the decision, so that nothing in a batch tells of it.
+func undecided(err error) bool { return errors.Is(err, ErrStore) || errors.Is(err, ErrClosed) }
+
+// check completes a request and holds it against all that needs no look at other commands.
+func (s *Service) check(r *Request) error {
+	if err := r.check(&s.o); err != nil {
+		return err
+	}
+	if r.May != nil && !r.May(r.VIN, r.Name) {
+		return ErrNotPermitted
+	}
+	if s.o.Locked != nil {
+		if until, locked := s.o.Locked(r.VIN); locked {
+			return &LockedError{Until: until}
+		}
+	}
+	_, r.ready = s.o.Deliverer.Ready(r.VIN)
+	return nil
+}
+
+// take accepts a request that check found right. tell: the sender hears of a refusal by an event, having no other answer.
+func (b *batch) take(r *Request, found error, tell bool) (cmd Command, created bool, err error) {
+	if err = found; err == nil {
+		cmd, created, err = b.create(r)
+	}
+	if b.fail != nil {
+		return Command{}, false, b.fail
+	}
+	b.after = append(b.after, func() { b.s.told(r, created, err) })
+	if err != nil && tell {
+		if failed := b.refuse(r, err); failed != nil {
+			return Command{}, false, failed
+		}
+	}
+	return cmd, created, err
+}
+
+// Create accepts a command. A known id with the same content gives that command as it is, and false.
+func (s *Service) Create(ctx context.Context, r Request) (cmd Command, created bool, err error) {
+	if err := s.check(&r); err != nil {
+		s.told(&r, false, err)
+		return Command{}, false, err
+	}
+	var out struct {
+		cmd     Command
+		created bool
+	}
+	err = s.submit(ctx, false, func(b *batch) (err error) {
+		out.cmd, out.created, err = b.take(&r, nil, false)
+		return err
+	})
+	if undecided(err) {
+		s.told(&r, false, err)
+	}
+	if err != nil { // out may still be written to when ctx ended first
+		return Command{}, false, err
+	}
+	return out.cmd, out.created, nil
+}
+
+// Cancel ends a command that has not been sent. To cancel a cancelled one again is no error. With
+// ErrNotCancellable the command as it is comes along.
+func (s *Service) Cancel(ctx context.Context, c Caller, vin, id string) (cmd Command, err error) {
+	var out Command
+	asked := Audited{Action: ActionCancel, Caller: c, VIN: vin, ID: id, Outcome: OutcomeCancelled}
+	err = s.submit(ctx, false, func(b *batch) (err error) {
+		var name string
+		if out, name, err = b.cancel(c.May, vin, id); b.fail != nil {
+			return b.fail
+		}
+		b.after = append(b.after, func() {
+			a := asked
+			a.Name = name
+			b.s.audit(a, err)
+		})
+		return err
+	})
+	if undecided(err) {
+		s.audit(asked, err)
+	}
+	if err != nil && ctx.Err() != nil { // out may still be written to
+		return Command{}, err
+	}
+	return out, err
+}
+
+// fromMQTT reads a PUBLISH on v1/{vin}/cmd/{id}/{name}. The time to live is its message expiry, else the default.
+func fromMQTT(rec *message.Record, c Caller) Request {
+	vin, _, rest := message.SplitTopic(rec.Topic)
+	id, name, _ := strings.Cut(rest, "/")
+	c.Origin = OriginMQTT
+	r := Request{
+		ID: id, VIN: vin, Name: name, Payload: bytes.Clone(rec.Payload), JSON: json.Valid(rec.Payload), Caller: c, named: true,
+	}
+	if rec.Props.HasExpiry {
+		r.TTL = max(time.Duration(rec.Props.Expiry)*time.Second, time.Second)
+	}
+	return r
+}
+
+// Submit decides on a command that a client published, and says so once the decision is on disk: answer is called
+// exactly once, from any goroutine and perhaps before Submit returns, with the reason code of the acknowledgement
+// (MQTT 5, 3.4.2.1). It must not block. With an error it is never called.
+//
+// A client that is not refusable cannot be told no by a code: it hears of a refusal on vehicle.command-results and is
+// answered 0, but for what its topic is refused for, and for a decision that could not be written. Submit waits for
+// room, never for the disk. The record is not kept.
+func (s *Service) Submit(ctx context.Context, rec *message.Record, c Caller, refusable bool, answer func(reason byte)) error {
+	r := fromMQTT(rec, c)
+	found := s.check(&r)
+	if found != nil && (refusable || ofTopic(found)) {
+		s.told(&r, false, found)
+		answer(reasonCode(found))
+		return nil
+	}
+	err := s.inbox.put(ctx, &request{
+		run: func(b *batch) error {
+			_, _, err := b.take(&r, found, !refusable)
+			return err
+		},
+		then: func(err error) {
+			if undecided(err) {
+				s.told(&r, false, err)
+			} else if !refusable {
+				err = nil
+			}
+			answer(reasonCode(err))
+		},
+	})
+	return err
+}
+
+// ofTopic reports whether a command is refused for the topic that it was published on.
+func ofTopic(err error) bool { return errors.Is(err, ErrTopic) || errors.Is(err, ErrNotPermitted) }
+
+// Reason codes of PUBACK and PUBREC (MQTT 5, 3.4.2.1): these packets have no others than these and 0x10, 0x91 and 0x99.
+const (
+	reasonSuccess        byte = 0x00
+	reasonUnspecified    byte = 0x80 // the decision could not be written: try again
+	reasonImplementation byte = 0x83 // valid, and not accepted: a conflict, a locked vehicle, a time to live out of range
+	reasonNotAuthorized  byte = 0x87
+	reasonTopicInvalid   byte = 0x90 // no id or no name that a command can have
+	reasonQuota          byte = 0x97 // a bound of the vehicle's queue, of the gateway, or of a command's size
+)
+
+func reasonCode(err error) byte {
+	switch {
+	case err == nil:
+		return reasonSuccess
+	case errors.Is(err, ErrTopic):
+		return reasonTopicInvalid
+	case errors.Is(err, ErrNotPermitted):
+		return reasonNotAuthorized
+	case errors.Is(err, ErrQueueFull), errors.Is(err, ErrBusy), errors.Is(err, ErrTooLarge):
+		return reasonQuota
+	case undecided(err):
+		return reasonUnspecified
+	}
+	return reasonImplementation
+}

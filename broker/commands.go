@@ -1,0 +1,114 @@
+package broker
+
+import (
+	"context"
+	"strings"
+
+	"cellgate/auth"
+	"cellgate/broker/command"
+	"cellgate/broker/frame"
+	"cellgate/broker/message"
+)
+
+// Commands takes the commands that clients publish (*command.Service).
+type Commands interface {
+	// Submit decides on a command and calls answer exactly once, with the reason code of the acknowledgement, when the
+	// decision is on disk. A client that is not refusable is answered a refusal only where it is to be disconnected for
+	// it. With an error answer is not called.
+	Submit(ctx context.Context, rec *message.Record, from command.Caller, refusable bool, answer func(reason byte)) error
+}
+
+// ackCommand acknowledges once the command service has decided. The acknowledgement's seq is then a number of the
+// connection's own, by which the decision finds it.
+const ackCommand AckMode = 255
+
+// isCommand reports whether a PUBLISH by this client is a command: on v1/{vin}/cmd/{id}/{name} of another than itself.
+func (c *conn) isCommand(topic string) bool {
+	if c.b.commands == nil || c.vehicle {
+		return false
+	}
+	vin, branch, rest := message.SplitTopic(topic)
+	return branch == "cmd" && vin != c.id && strings.Count(rest, "/") == 1
+}
+
+// command hands a command to the service, which has it on disk before it is acknowledged. It is not journaled.
+func (c *conn) command(in *frame.Inbound, topic string, allowed bool) bool {
+	rec := message.Record{Kind: message.KindPublish, QoS: in.QoS, Client: c.id, Topic: topic, Payload: in.Payload}
+	if in.HasProps {
+		c.properties(in, &rec)
+	}
+	a := ack{id: in.PacketID, typ: frame.TypePuback, mode: ackCommand}
+	if in.QoS == 2 {
+		a.typ = frame.TypePubrec
+		if a.again = c.session.ReceiveQoS2(in.PacketID); a.again && c.version == frame.Version5 {
+			c.credit++ // the exchange has its place in the window already (4.9)
+		}
+	}
+	c.submitted++
+	a.seq = c.submitted
+	from := c.caller()
+	if !allowed {
+		from.May = func(string, string) bool { return false }
+	}
+	ctx, done := c.waitContext()
+	err := c.b.commands.Submit(ctx, &rec, from, c.version == frame.Version5 && in.QoS > 0, func(reason byte) { c.decided(a, reason) })
+	done()
+	if err != nil {
+		if in.QoS == 2 {
+			c.session.CancelQoS2(in.PacketID)
+		}
+		return c.flush() && c.endNow(frame.ReasonServerUnavailable, "commands_unavailable")
+	}
+	c.b.counters.received[0][in.QoS].Inc()
+	if in.QoS > 0 {
+		c.stage(a)
+	}
+	return len(c.scratch.acks) < batchRecords || c.flush()
+}
+
+// caller is who the client is, for the command service.
+func (c *conn) caller() command.Caller {
+	id := c.identity.Load()
+	return command.Caller{
+		By: id.Subject, Origin: command.OriginMQTT, Role: id.Role, Issuer: id.Issuer, TokenID: id.TokenID, Address: c.t.peer.String(),
+		May: c.perm.Load().Command,
+	}
+}
+
+// decided releases the acknowledgement of a command, from any goroutine. A 3.1.1 client cannot be told no: its
+// connection ends without an acknowledgement.
+func (c *conn) decided(a ack, reason byte) {
+	refused := reason >= frame.ReasonUnspecified
+	if a.typ == frame.TypePubrec {
+		// Before the PUBREC, behind which the client may use the identifier for another message if it was refused.
+		if refused {
+			c.session.CancelQoS2(a.id)
+		} else {
+			c.session.JournaledQoS2(a.id, c.b.journal.Last())
+		}
+	}
+	switch {
+	case refused && c.version != frame.Version5:
+		c.end(reason, "", disconnectLabel(reason))
+		return
+	case a.id == 0: // QoS 0
+		return
+	}
+	c.mu.Lock()
+	c.acks.decide(a.seq, reason)
+	if c.acks.ready(c.durable, c.settled) {
+		c.startWriterLocked()
+	}
+	c.mu.Unlock()
+}
+
+// refuseCommand refuses a command that the client's permissions do not allow. Who may send some commands is told and
+// audited as for any other; of who may send none a sample is audited.
+func (c *conn) refuseCommand(in *frame.Inbound, topic string) bool {
+	if id := c.identity.Load(); !id.HasScope(auth.ScopeCommandSend) {
+		c.b.auth.AuditRefuse("command", *id, c.peer())
+		return c.refuse(in)
+	}
+	c.b.reject("publish_not_authorized")
+	return c.command(in, topic, false)
+}

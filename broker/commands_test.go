@@ -1,0 +1,169 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"testing"
+
+	"cellgate/auth"
+	"cellgate/broker/command"
+	"cellgate/broker/frame"
+	"cellgate/broker/message"
+)
+
+// heldCommands is a command service that decides when the test does.
+type heldCommands struct {
+	submitted chan submittedCommand
+	err       error
+}
+
+type submittedCommand struct {
+	rec       message.Record
+	from      command.Caller
+	refusable bool
+	answer    func(reason byte)
+}
+
+func (h *heldCommands) Submit(_ context.Context, rec *message.Record, from command.Caller, refusable bool, answer func(byte)) error {
+	if h.err != nil {
+		return h.err
+	}
+	s := submittedCommand{rec: rec.Clone(), from: from, refusable: refusable, answer: answer}
+	s.rec.Topic = strings.Clone(rec.Topic)
+	h.submitted <- s
+	return nil
+}
+
+func withCommands(h *heldCommands) setup {
+	h.submitted = make(chan submittedCommand, 64)
+	return func(o *Options) { o.Commands = h }
+}
+
+const commandTopic = "v1/" + testVIN + "/cmd/c1/lock"
+
+// A command is acknowledged when the service has decided, with what it decided, and in its turn: what was published
+// behind it waits. It is not in the journal.
+func TestCommandIsAcknowledgedAsDecided(t *testing.T) {
+	t.Parallel()
+	for _, qos := range []byte{1, 2} {
+		typ := byte(0x40)
+		if qos == 2 {
+			typ = 0x50
+		}
+		held := &heldCommands{}
+		h := newHarness(t, withCommands(held))
+		c := h.connect("lab", "lab-1", frame.Version5, connectOptions{})
+		c.send(publishFrame(frame.Version5, qos, 1, commandTopic, "{}"), publishFrame(frame.Version5, qos, 2, commandTopic, "{}"),
+			publishFrame(frame.Version5, 1, 3, "t", "behind"))
+		first, second := <-held.submitted, <-held.submitted
+		if first.rec.Topic != commandTopic || !first.refusable || first.from.By != "lab-1" || first.from.Role != "lab" || first.from.Address == "" {
+			t.Errorf("submitted %+v", first)
+		}
+		if recs := h.records(1); recs[0].Topic != "t" {
+			t.Errorf("journaled %+v", recs[0])
+		}
+		second.answer(frame.ReasonQuotaExceeded)
+		c.send([]byte{0xC0, 0})
+		c.expect(0xD0)
+		first.answer(0)
+		c.expect(typ, puback(1)...)
+		c.expect(typ, append(puback(2), frame.ReasonQuotaExceeded)...)
+		c.expect(0x40, puback(3)...)
+	}
+}
+
+// A refused PUBREC ends the exchange and its identifier is free; an accepted one goes on to PUBCOMP, and what the client
+// sends again in between is answered again.
+func TestCommandByQoS2(t *testing.T) {
+	t.Parallel()
+	versions(t, func(t *testing.T, version byte) {
+		held := &heldCommands{}
+		h := newHarness(t, withCommands(held))
+		c := h.connect("lab", "lab-1", version, connectOptions{})
+		publish := publishFrame(version, 2, 7, commandTopic, "{}")
+		if version == frame.Version5 {
+			c.send(publish)
+			(<-held.submitted).answer(frame.ReasonImplementation)
+			c.expect(0x50, append(puback(7), frame.ReasonImplementation)...)
+		}
+		again := append([]byte{publish[0] | 8}, publish[1:]...)
+		for _, f := range [][]byte{publish, again} {
+			c.send(f)
+			(<-held.submitted).answer(0)
+			c.expect(0x50, puback(7)...)
+		}
+		c.send(packet(0x62, puback(7)))
+		c.expect(0x70, puback(7)...)
+	})
+}
+
+// A 3.1.1 client cannot be told no: where the service wants it told, it gets no acknowledgement and the connection ends.
+func TestRefusedCommandEndsOldClient(t *testing.T) {
+	t.Parallel()
+	held := &heldCommands{}
+	h := newHarness(t, withCommands(held))
+	c := h.connect("lab", "lab-1", frame.Version311, connectOptions{})
+	c.send(publishFrame(frame.Version311, 1, 1, commandTopic, "{}"))
+	s := <-held.submitted
+	if s.refusable {
+		t.Error("a 3.1.1 client passes for one that can be told no")
+	}
+	s.answer(frame.ReasonTopicInvalid)
+	if first, body, err := c.read(); err == nil {
+		t.Errorf("got %#x % x", first, body)
+	}
+}
+
+// A service that takes nothing is not acknowledged for.
+func TestCommandThatIsNotTakenIsNotAcknowledged(t *testing.T) {
+	t.Parallel()
+	versions(t, func(t *testing.T, version byte) {
+		h := newHarness(t, withCommands(&heldCommands{err: errors.New("closing")}))
+		c := h.connect("lab", "lab-1", version, connectOptions{})
+		c.send(publishFrame(version, 1, 1, commandTopic, "{}"))
+		first, body, err := c.read()
+		if err == nil && first != 0xE0 {
+			t.Errorf("got %#x % x", first, body)
+		}
+	})
+}
+
+// Only a PUBLISH on v1/{vin}/cmd/{id}/{name} of another than the client is a command.
+func TestWhatIsACommand(t *testing.T) {
+	t.Parallel()
+	held := &heldCommands{}
+	h := newHarness(t, withCommands(held))
+	c := h.connect("lab", testVIN+"x", frame.Version5, connectOptions{})
+	topics := []string{"v1/V/cmd/c1", "v1/V/cmd/c1/lock/now", "v1/V/res/c1/x", "v1/" + testVIN + "x/cmd/c1/lock"}
+	for i, topic := range topics {
+		c.send(publishFrame(frame.Version5, 1, uint16(i+1), topic, "{}"))
+		c.expect(0x40, puback(uint16(i+1))...)
+	}
+	if len(held.submitted) > 0 {
+		t.Errorf("submitted %+v", <-held.submitted)
+	}
+	c.send(publishFrame(frame.Version5, 0, 0, "v1/V/cmd//", "{}"))
+	s := <-held.submitted
+	if s.refusable {
+		t.Error("QoS 0 has no answer")
+	}
+	s.answer(frame.ReasonTopicInvalid)
+	c.send([]byte{0xC0, 0})
+	c.expect(0xD0)
+}
+
+// Who may not send commands at all is refused without the service.
+func TestCommandWithoutScope(t *testing.T) {
+	t.Parallel()
+	held := &heldCommands{}
+	h := newHarness(t, withCommands(held))
+	token, _, err := h.auth.Issue(auth.IssueRequest{Subject: "billing", Role: auth.RoleService, Scopes: []string{auth.ScopeTelemetryRead}})
+	must(t, err)
+	c := h.connect("tokens", "billing", frame.Version5, connectOptions{user: "billing", password: token})
+	c.send(publishFrame(frame.Version5, 1, 1, commandTopic, "{}"))
+	c.expect(0x40, append(puback(1), frame.ReasonNotAuthorized)...)
+	if len(held.submitted) > 0 {
+		t.Errorf("submitted %+v", <-held.submitted)
+	}
+}

@@ -1,0 +1,175 @@
+package e2e
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/eclipse/paho.golang/paho"
+
+	"cellgate/test/harness"
+	"cellgate/test/scenario"
+)
+
+// commandGateway is a gateway with small bounds for commands, and its Kafka.
+func commandGateway(t *testing.T, maxQueued int) (*harness.Gateway, *harness.Kafka) {
+	t.Helper()
+	cell := harness.EmbeddedKafka(t)
+	return harness.StartGateway(t, harness.Options{
+		Kafka: cell, Extra: fmt.Sprintf("commands: {max_queued: %d, max_payload: 64B, inflight: 2}\n", maxQueued),
+	}), cell
+}
+
+// serviceToken issues a token that may send and read commands.
+func serviceToken(g *harness.Gateway, name string, more ...string) string {
+	return g.Cellgate(append([]string{"token", "issue", "--config", g.Config, "--service", name, "--scope", "command:send,command:read"}, more...)...)
+}
+
+func commandTopic(vin, id string) string { return "v1/" + vin + "/cmd/" + id + "/unlock" }
+
+// audits returns what the audit log says of a command, in order: entrance, sender, outcome and reason.
+func audits(g *harness.Gateway, id string) (lines []string) {
+	data, _ := os.ReadFile(filepath.Join(g.Dir, "data", "audit.log"))
+	for line := range strings.Lines(string(data)) {
+		var e struct{ At, Event, By, From, Origin, VIN, ID, Name, Outcome, Reason string }
+		if json.Unmarshal([]byte(line), &e) == nil && e.ID == id && e.At != "" && e.VIN != "" {
+			lines = append(lines, strings.TrimSpace(strings.Join([]string{e.Event, e.Origin, e.By, e.Outcome, e.Reason}, " ")))
+		}
+	}
+	return lines
+}
+
+// TestRefusedCommandsOverMQTT5: the PUBACK says what became of a command, and who sent what is in the audit log.
+func TestRefusedCommandsOverMQTT5(t *testing.T) {
+	t.Parallel()
+	g, _ := commandGateway(t, 3)
+	vin := scenario.NewVIN()
+	service := scenario.MustV5(t, g, "control", serviceToken(g, "control"))
+	for _, c := range []struct {
+		topic, payload string
+		want           byte
+		audit          string
+	}{
+		{commandTopic(vin, "a1"), "{}", 0x00, "command mqtt control accepted"},
+		{commandTopic(vin, "a1"), "{}", 0x00, "command mqtt control repeated"},
+		{commandTopic(vin, "a1"), `{"doors":"all"}`, 0x83, "command mqtt control refused conflict"},
+		{commandTopic(vin, "a2"), `"` + strings.Repeat("x", 64) + `"`, 0x97, "command mqtt control refused too_large"},
+		{commandTopic(vin, "a 3"), "{}", 0x90, "command mqtt control refused topic"},
+		{commandTopic(vin, "a4"), "{}", 0x00, "command mqtt control accepted"},
+		{commandTopic(vin, "a5"), "{}", 0x00, "command mqtt control accepted"},
+		{commandTopic(vin, "a6"), "{}", 0x97, "command mqtt control refused queue_full"},
+	} {
+		if code := service.Send(t, c.topic, c.payload); code != c.want {
+			t.Errorf("%s: PUBACK %#x, want %#x", c.topic, code, c.want)
+		}
+		id := strings.Split(c.topic, "/")[3]
+		if got := audits(g, id); len(got) == 0 || got[len(got)-1] != c.audit {
+			t.Errorf("%s: audited %q, want %q", c.topic, got, c.audit)
+		}
+	}
+}
+
+// TestRefusedCommandsOverMQTT311: a client that cannot be told no finds it in the results; a conflict would speak of the
+// other command there, and is in the audit log only. What is acknowledged survives a kill.
+func TestRefusedCommandsOverMQTT311(t *testing.T) {
+	t.Parallel()
+	g, cell := commandGateway(t, 3)
+	vin, token := scenario.NewVIN(), serviceToken(g, "control")
+	c, _, err := scenario.DialV3(t, g, "control", token)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range [][2]string{
+		{"b1", "{}"}, {"b1", `{"doors":"all"}`}, {"b2", `"` + strings.Repeat("x", 64) + `"`}, {"b3", "{}"}, {"b4", "{}"}, {"b5", "{}"},
+	} {
+		sent := c.Publish(commandTopic(vin, m[0]), 1, false, m[1])
+		if !sent.WaitTimeout(20*time.Second) || sent.Error() != nil {
+			t.Fatalf("%s: not acknowledged: %v", m[0], sent.Error())
+		}
+	}
+	g.Kill()
+	g.Start()
+	want := map[string]string{"b1": "queued", "b2": "rejected", "b3": "queued", "b4": "queued", "b5": "rejected"}
+	cell.Await("vehicle.command-results", 30*time.Second, func(all []harness.Record) error {
+		got := map[string]string{}
+		for _, r := range all {
+			var e struct{ ID, State, By, Origin string }
+			if err := json.Unmarshal(r.Value, &e); err != nil {
+				return err
+			}
+			if e.By != "control" || e.Origin != "mqtt" {
+				t.Errorf("%s: no sender", r.Value)
+			}
+			got[e.ID] = e.State
+		}
+		if fmt.Sprint(got) != fmt.Sprint(want) {
+			return fmt.Errorf("states %v, want %v", got, want)
+		}
+		return nil
+	})
+	if got := audits(g, "b1"); len(got) != 2 || got[1] != "command mqtt control refused conflict" {
+		t.Errorf("audited of b1: %q", got)
+	}
+	c, lost, err := scenario.DialV3(t, g, "control", token)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Publish(commandTopic(vin, "b 6"), 1, false, "{}")
+	select {
+	case <-lost:
+	case <-time.After(20 * time.Second):
+		t.Error("a bad id is neither refused nor ends the connection")
+	}
+}
+
+// TestInflightCommands: a vehicle that acknowledges nothing gets commands.inflight commands, and an urgent one before
+// those that wait.
+func TestInflightCommands(t *testing.T) {
+	t.Parallel()
+	g, _ := commandGateway(t, 10)
+	vin := scenario.NewVIN()
+	v, err := scenario.DialV5(t, g, vin, g.VehicleToken(vin), func(c *paho.ClientConfig) { c.EnableManualAcknowledgment = true })
+	if err != nil {
+		t.Fatal(err)
+	}
+	subscribe(t, v, "v1/"+vin+"/cmd/#")
+	for _, args := range [][]string{{"c1"}, {"c2"}, {"c3"}} {
+		g.Cellgate("command", "send", "--config", g.Config, "--vin", vin, "--name", "unlock", "--id", args[0], "--ttl", "1d")
+	}
+	first := receive(t, v, commandTopic(vin, "c1"))
+	receive(t, v, commandTopic(vin, "c2"))
+	g.Cellgate("command", "send", "--config", g.Config, "--vin", vin, "--name", "unlock", "--id", "u1", "--urgent")
+	if err := v.Ack(first); err != nil {
+		t.Fatal(err)
+	}
+	receive(t, v, commandTopic(vin, "u1"))
+}
+
+func subscribe(t *testing.T, v *scenario.V5, filter string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	if _, err := v.Subscribe(ctx, &paho.Subscribe{Subscriptions: []paho.SubscribeOptions{{Topic: filter, QoS: 1}}}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// receive waits for the next message, which has to be on that topic.
+func receive(t *testing.T, v *scenario.V5, topic string) *paho.Publish {
+	t.Helper()
+	select {
+	case m := <-v.Messages:
+		if m.Topic != topic {
+			t.Fatalf("got %s on %s, want one on %s", m.Payload, m.Topic, topic)
+		}
+		return m
+	case <-time.After(20 * time.Second):
+		t.Fatalf("nothing on %s", topic)
+		return nil
+	}
+}
