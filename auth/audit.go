@@ -2,12 +2,14 @@ package auth
 
 import (
 	"encoding/json"
+	"errors"
 	"io"
 	"log/slog"
+	"net/http"
+	"strings"
 	"sync"
 	"time"
 
-	"golang.org/x/time/rate"
 	"gopkg.in/natefinch/lumberjack.v2"
 )
 
@@ -18,9 +20,29 @@ const (
 	AuditRevoke  = "revoke"
 	AuditRotate  = "rotate"
 	AuditRefuse  = "refuse" // a connection or call was refused
-	AuditCommand = "command"
-	AuditCancel  = "cancel" // of a command
+
+	AuditDisconnect    = "disconnect" // an operator sent a vehicle away
+	AuditDrain         = "drain"
+	AuditRules         = "rules" // a rule set went into force, or was asked for
+	AuditConfiguration = "configuration"
+	AuditCommand       = "command"
+	AuditCancel        = "cancel" // of a command
 )
+
+// Caller is who asked for something, for the audit log.
+type Caller struct {
+	// By is role and name for a caller of the API, else what acted, such as "certificate".
+	By       string `json:"by,omitempty"`
+	ByRole   string `json:"by_role,omitempty"`
+	ByIssuer string `json:"by_iss,omitempty"`
+	Address  string `json:"from,omitempty"`
+}
+
+// CallerOf is who calls the API.
+func CallerOf(r *http.Request) Caller {
+	id, _ := IdentityFrom(r.Context())
+	return Caller{By: id.Role + " " + id.Subject, ByRole: id.Role, ByIssuer: id.Issuer, Address: r.RemoteAddr}
+}
 
 // AuditEvent is one line of the audit log. It has no field that could hold a token; Subject and TokenID are
 // written only once a signature has vouched for them, or when the cell itself made them.
@@ -30,96 +52,144 @@ type AuditEvent struct {
 	Event   string    `json:"event"`
 	Subject string    `json:"sub,omitempty"`
 	Role    string    `json:"role,omitempty"`
+	Issuer  string    `json:"iss,omitempty"`
 	TokenID string    `json:"jti,omitempty"`
 	KeyID   string    `json:"kid,omitempty"`
 	Scope   string    `json:"scope,omitempty"`
 	Expires time.Time `json:"exp,omitzero"`
-	By      string    `json:"by,omitempty"`
-	Address string    `json:"from,omitempty"`
-	// Of a request for a command, or for its end: By, Role and Issuer are who asked.
-	Issuer    string `json:"iss,omitempty"`
+	// What is what was asked for, such as a call of the API, and Outcome what came of it.
+	What    string `json:"what,omitempty"`
+	Outcome string `json:"outcome,omitempty"`
+	Caller
+	// Of a request for a command, or for its end; Outcome is accepted, repeated, cancelled or refused.
 	Origin    string `json:"origin,omitempty"` // the entrance: http, mqtt, kafka or gateway
 	VIN       string `json:"vin,omitempty"`
 	CommandID string `json:"id,omitempty"`
 	Name      string `json:"name,omitempty"`
-	Outcome   string `json:"outcome,omitempty"` // accepted, repeated, cancelled or refused
-	Reason    string `json:"reason,omitempty"`
-	// Suppressed counts the refusals for this reason that were left out since the last line.
+
+	Reason string `json:"reason,omitempty"`
+	// Suppressed counts the lines like this one that were left out since the last.
 	Suppressed int `json:"suppressed,omitempty"`
 }
 
-// Refusals beyond these rates per reason are counted, not written.
+// repeats reports whether vehicles make such events by themselves, as often as they like.
+func (e *AuditEvent) repeats() bool {
+	return e.Event == AuditRefresh || e.Event == AuditIssue && e.Role == RoleVehicle
+}
+
+// security reports whether the event is kept apart: what somebody with a privilege did. Nothing that a vehicle or a
+// stranger does may push it out of the files that are kept, nor may the commands of services.
+func (e *AuditEvent) security() bool {
+	switch e.Event {
+	case AuditIssue:
+		return e.Role != RoleVehicle
+	case AuditRevoke, AuditRotate, AuditDisconnect, AuditDrain, AuditRules, AuditConfiguration:
+		return true
+	}
+	return false
+}
+
+// Lines beyond these rates are counted, not written: refusals per reason, what repeats per subject.
 const (
 	refusalsPerSecond = 10
 	refusalsBurst     = 50
-	maxRefusalReasons = 64
+	maxRefusalReasons = 64 // reasons are constants: never met
+	repeatsPerSecond  = 0.1
+	repeatsBurst      = 5
+	maxRepeating      = 16_384 // subjects; the one that has been quiet longest is forgotten
 )
 
-// Audit writes the audit log: one JSON object a line. A nil *Audit writes nothing. It is safe for concurrent
-// use.
+// Audit writes the audit log: one JSON object a line. Security events go to a file of their own as well. A nil *Audit
+// writes nothing. It is safe for concurrent use.
 type Audit struct {
 	cell    string
 	log     *slog.Logger
 	metrics *Metrics
 
-	mu      sync.Mutex // guards below; a line is written whole under it
-	w       io.Writer
-	failing bool
-	reasons map[string]*sampler
-}
-
-// sampler decides which refusals for one reason are written.
-type sampler struct {
-	limit      *rate.Limiter
-	suppressed int
+	mu        sync.Mutex // guards below; a line is written whole under it
+	w         io.Writer
+	security  io.Writer // nil with AuditOptions.Writer
+	failing   bool
+	refusals  buckets // by reason
+	repeating buckets // by event and subject
 }
 
 // AuditOptions says where the audit log goes.
 type AuditOptions struct {
-	// Path is the file, mode 0600. It is rotated at MaxMegabytes (100) and the last MaxFiles (10) are kept,
-	// compressed.
+	// Path is the file, mode 0600; security events are also written to {Path without .log}-security.log. Each is
+	// rotated at MaxMegabytes (100) and the last MaxFiles (10) are kept, compressed.
 	Path                   string
 	MaxMegabytes, MaxFiles int
-	// Writer takes the lines instead of a file, when set.
+	// Writer takes the lines instead of the files, when set.
 	Writer  io.Writer
 	Cell    string
 	Log     *slog.Logger
 	Metrics *Metrics
 }
 
-// NewAudit makes an audit log. The file is created at the first line.
+// NewAudit makes an audit log. A file is created at its first line.
 func NewAudit(o AuditOptions) *Audit {
 	setDefault(&o.MaxMegabytes, 100)
 	setDefault(&o.MaxFiles, 10)
-	if o.Writer == nil {
-		o.Writer = &lumberjack.Logger{Filename: o.Path, MaxSize: o.MaxMegabytes, MaxBackups: o.MaxFiles, Compress: true}
-	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	if o.Metrics == nil {
 		o.Metrics = NewMetrics(nil)
 	}
-	return &Audit{cell: o.Cell, log: o.Log, metrics: o.Metrics, w: o.Writer, reasons: make(map[string]*sampler)}
+	l := &Audit{
+		cell: o.Cell, log: o.Log, metrics: o.Metrics, w: o.Writer,
+		refusals: newBuckets(maxRefusalReasons), repeating: newBuckets(maxRepeating),
+	}
+	if l.w == nil {
+		file := func(path string) io.Writer {
+			return &lumberjack.Logger{Filename: path, MaxSize: o.MaxMegabytes, MaxBackups: o.MaxFiles, Compress: true}
+		}
+		l.w, l.security = file(o.Path), file(strings.TrimSuffix(o.Path, ".log")+"-security.log")
+	}
+	return l
 }
 
-// Write writes one event. That it cannot be written is logged and counted, never an error of what it tells
-// of: refusing vehicles because a log is full would be the greater harm.
+// Write writes one event; of those that one subject repeats, a sample, which tells how many were left out. That it
+// cannot be written is logged and counted, never an error of what it tells of: refusing vehicles because a log is full
+// would be the greater harm.
 func (l *Audit) Write(e AuditEvent) {
 	if l == nil {
 		return
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if e.repeats() {
+		key := e.Event + "\x00" + e.Issuer + "\x00" + e.Role + "\x00" + e.Subject
+		if !l.sampledLocked(l.repeating.get(key, repeatsPerSecond, repeatsBurst), &e) {
+			return
+		}
+	}
 	l.writeLocked(e)
+}
+
+// sampledLocked reports whether a line is written, and takes what was left out before into it.
+func (l *Audit) sampledLocked(b *bucket, e *AuditEvent) bool {
+	if !b.limit.AllowN(e.At, 1) {
+		b.suppressed++
+		l.metrics.auditDropped.WithLabelValues("sampled").Inc()
+		return false
+	}
+	e.Suppressed, b.suppressed = b.suppressed, 0
+	return true
 }
 
 func (l *Audit) writeLocked(e AuditEvent) {
 	e.Cell = l.cell
 	e.At = e.At.UTC().Truncate(time.Millisecond)
-	b, err := json.Marshal(e)
+	line, err := json.Marshal(e)
 	if err == nil {
-		_, err = l.w.Write(append(b, '\n'))
+		line = append(line, '\n')
+		_, err = l.w.Write(line)
+		if l.security != nil && e.security() {
+			_, failed := l.security.Write(line)
+			err = errors.Join(err, failed)
+		}
 	}
 	if err != nil {
 		l.metrics.auditDropped.WithLabelValues("error").Inc()
@@ -143,53 +213,36 @@ func (l *Audit) refused(now time.Time, reason string, id *Identity, address stri
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	s := l.samplerLocked(reason)
-	if !s.limit.AllowN(now, 1) {
-		s.suppressed++
-		l.metrics.auditDropped.WithLabelValues("sampled").Inc()
-		return
+	e := AuditEvent{
+		At: now, Event: AuditRefuse, Subject: id.Subject, Role: id.Role, Issuer: id.Issuer, TokenID: id.TokenID, KeyID: id.KeyID,
+		Caller: Caller{Address: address}, Reason: reason,
 	}
-	l.writeLocked(AuditEvent{
-		At: now, Event: AuditRefuse, Subject: id.Subject, Role: id.Role, TokenID: id.TokenID, KeyID: id.KeyID,
-		Address: address, Reason: reason, Suppressed: s.suppressed,
-	})
-	s.suppressed = 0
+	if l.sampledLocked(l.refusals.get(reason, refusalsPerSecond, refusalsBurst), &e) {
+		l.writeLocked(e)
+	}
 }
 
-// samplerLocked returns the sampler of a reason. Reasons are constants, so the bound is never met; were it,
-// the rest would share one.
-func (l *Audit) samplerLocked(reason string) *sampler {
-	s, found := l.reasons[reason]
-	if !found {
-		if len(l.reasons) >= maxRefusalReasons {
-			reason = ""
-		}
-		if s = l.reasons[reason]; s == nil {
-			s = &sampler{limit: rate.NewLimiter(refusalsPerSecond, refusalsBurst)}
-			l.reasons[reason] = s
-		}
-	}
-	return s
-}
-
-// Close closes the file.
+// Close closes the files.
 func (l *Audit) Close() error {
 	if l == nil {
 		return nil
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if c, ok := l.w.(io.Closer); ok {
-		return c.Close()
+	var errs []error
+	for _, w := range []io.Writer{l.w, l.security} {
+		if c, ok := w.(io.Closer); ok {
+			errs = append(errs, c.Close())
+		}
 	}
-	return nil
+	return errors.Join(errs...)
 }
 
 // AuditRefresh writes that a connection showed a new token.
 func (a *Authority) AuditRefresh(id Identity, peer Peer) {
 	a.cfg.Audit.Write(AuditEvent{
-		At: a.cfg.Now(), Event: AuditRefresh, Subject: id.Subject, Role: id.Role, TokenID: id.TokenID,
-		KeyID: id.KeyID, Expires: id.Expires, Address: peer.Address,
+		At: a.cfg.Now(), Event: AuditRefresh, Subject: id.Subject, Role: id.Role, Issuer: id.Issuer, TokenID: id.TokenID,
+		KeyID: id.KeyID, Expires: id.Expires, Caller: Caller{Address: peer.Address},
 	})
 }
 

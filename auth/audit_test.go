@@ -6,6 +6,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -50,8 +51,8 @@ func TestAuditSamplesRefusals(t *testing.T) {
 	for i := range 1000 {
 		l.Refuse(now, strings.Repeat("x", i), Identity{}, Peer{})
 	}
-	if len(l.reasons) > maxRefusalReasons+1 {
-		t.Errorf("%d samplers", len(l.reasons))
+	if len(l.refusals.byKey) > maxRefusalReasons {
+		t.Errorf("%d samplers", len(l.refusals.byKey))
 	}
 }
 
@@ -60,7 +61,7 @@ func TestAuditFile(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "audit.log")
 	l := NewAudit(AuditOptions{Path: path, MaxMegabytes: 1, MaxFiles: 2})
 	for range 5000 {
-		l.Write(AuditEvent{At: time.Now(), Event: AuditIssue, Subject: strings.Repeat("v", 400)})
+		l.Write(AuditEvent{At: time.Now(), Event: AuditRefuse, Subject: strings.Repeat("v", 400)})
 	}
 	if err := l.Close(); err != nil {
 		t.Fatal(err)
@@ -69,6 +70,11 @@ func TestAuditFile(t *testing.T) {
 	if err != nil || len(files) < 2 {
 		t.Fatalf("not rotated: %v %v", files, err)
 	}
+	// The files of before are compressed and dropped in the background: the directory is left when that is done.
+	eventually(t, "the files of before are compressed, and two are kept", func() bool {
+		old, err := filepath.Glob(filepath.Join(filepath.Dir(path), "audit-2*"))
+		return err == nil && len(old) == 2 && !slices.ContainsFunc(old, func(f string) bool { return filepath.Ext(f) != ".gz" })
+	})
 	info, err := os.Stat(path)
 	if err != nil || info.Mode().Perm() != 0o600 || info.Size() > 1<<20 {
 		t.Fatalf("%v %v", info, err)
@@ -96,16 +102,16 @@ func TestAuditTellsWhoWhatWhyAndWhere(t *testing.T) {
 	t.Parallel()
 	var b bytes.Buffer
 	f := open(t, func(c *Config) { c.Audit = NewAudit(AuditOptions{Writer: &b, Cell: testCell}) })
-	token, id := f.issue(t, IssueRequest{Subject: testVIN, Role: RoleVehicle, By: "op", Address: "192.0.2.7:1"})
+	token, id := f.issue(t, IssueRequest{Subject: testVIN, Role: RoleVehicle, Caller: Caller{By: "op", Address: "192.0.2.7:1"}})
 	f.AuditRefresh(id, Peer{Address: "192.0.2.8:1"})
-	if _, err := f.Revoke(Revocation{TokenID: id.TokenID, Reason: "lost", By: "op"}, "192.0.2.9:1"); err != nil {
+	if _, err := f.Revoke(Revocation{TokenID: id.TokenID, Reason: "lost"}, Caller{By: "op", Address: "192.0.2.9:1"}); err != nil {
 		t.Fatal(err)
 	}
 	f.refusedFor(t, token, ErrRevoked)
 	want := []AuditEvent{
-		{Event: AuditIssue, Subject: testVIN, By: "op", Address: "192.0.2.7:1", TokenID: id.TokenID},
-		{Event: AuditRefresh, Subject: testVIN, Address: "192.0.2.8:1", TokenID: id.TokenID},
-		{Event: AuditRevoke, By: "op", Reason: "lost", Address: "192.0.2.9:1", TokenID: id.TokenID},
+		{Event: AuditIssue, Subject: testVIN, Caller: Caller{By: "op", Address: "192.0.2.7:1"}, TokenID: id.TokenID},
+		{Event: AuditRefresh, Subject: testVIN, Caller: Caller{Address: "192.0.2.8:1"}, TokenID: id.TokenID},
+		{Event: AuditRevoke, Caller: Caller{By: "op", Address: "192.0.2.9:1"}, Reason: "lost", TokenID: id.TokenID},
 		{Event: AuditRefuse, Subject: testVIN, Reason: "revoked", TokenID: id.TokenID},
 	}
 	got := auditLines(t, b.Bytes())
@@ -138,8 +144,8 @@ func TestLimitersAreBounded(t *testing.T) {
 	for i := range maxLimiters + 10 {
 		l.allow(string(rune(i+1))+"x", 1)
 	}
-	if len(l.byKey) > maxLimiters || l.order.Len() != len(l.byKey) {
-		t.Errorf("%d callers, %d in order", len(l.byKey), l.order.Len())
+	if len(l.callers.byKey) > maxLimiters || l.callers.order.Len() != len(l.callers.byKey) {
+		t.Errorf("%d callers, %d in order", len(l.callers.byKey), l.callers.order.Len())
 	}
 }
 
@@ -178,5 +184,43 @@ func TestCheckVIN(t *testing.T) {
 		if (CheckVIN(vin).Warning() == "") != (want == VINCheck{true, true}) {
 			t.Errorf("%q: warning %q", vin, CheckVIN(vin).Warning())
 		}
+	}
+}
+
+// TestOneVehicleCannotRotateEvidenceOut: refreshes as fast as a vehicle can make them leave a revocation where it is,
+// in the audit log and in the file of security events, and another vehicle's refresh is written.
+func TestOneVehicleCannotRotateEvidenceOut(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	l := NewAudit(AuditOptions{Path: filepath.Join(dir, "audit.log"), MaxMegabytes: 1, MaxFiles: 1})
+	f := open(t, func(c *Config) { c.Audit = l })
+	f.revoke(t, Revocation{Subject: otherVIN, Reason: "stolen"})
+	const flood = 20_000
+	_, id := f.issue(t, IssueRequest{Subject: testVIN, Role: RoleVehicle})
+	for range flood {
+		f.AuditRefresh(id, Peer{Address: "192.0.2.8:1"})
+	}
+	f.AuditRefresh(Identity{Subject: otherVIN, Role: RoleVehicle, Issuer: id.Issuer}, Peer{})
+	f.clock.Add(time.Minute)
+	f.AuditRefresh(id, Peer{})
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	read := func(name string) []AuditEvent {
+		b, err := os.ReadFile(filepath.Join(dir, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return auditLines(t, b)
+	}
+	all := read("audit.log")
+	if len(all) != 1+1+repeatsBurst+1+1 || all[0].Event != AuditRevoke || all[len(all)-2].Subject != otherVIN {
+		t.Errorf("%d lines, %+v", len(all), all)
+	}
+	if last := all[len(all)-1]; last.Suppressed != flood-repeatsBurst {
+		t.Errorf("the line after the flood: %+v", last)
+	}
+	if kept := read("audit-security.log"); len(kept) != 1 || kept[0].Reason != "stolen" || kept[0].Issuer != id.Issuer {
+		t.Errorf("security events: %+v", kept)
 	}
 }

@@ -41,7 +41,7 @@ func TestFilesArePrivate(t *testing.T) {
 	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "auth")
 	f := open(t, func(c *Config) { c.Dir = dir })
-	if _, err := f.Revoke(Revocation{TokenID: "x"}, ""); err != nil {
+	if _, err := f.Revoke(Revocation{TokenID: "x"}, Caller{}); err != nil {
 		t.Fatal(err)
 	}
 	info, err := os.Stat(dir)

@@ -147,7 +147,7 @@ func (f *fixture) accepted(t *testing.T, token string) Identity {
 
 func (f *fixture) revoke(t *testing.T, r Revocation) {
 	t.Helper()
-	if _, err := f.Revoke(r, ""); err != nil {
+	if _, err := f.Revoke(r, Caller{}); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -22,7 +22,7 @@ func TestRootGivesFilesToTheOwner(t *testing.T) {
 	if _, err := f.Rotate(RotateRequest{}); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := f.Revoke(Revocation{TokenID: "x"}, ""); err != nil {
+	if _, err := f.Revoke(Revocation{TokenID: "x"}, Caller{}); err != nil {
 		t.Fatal(err)
 	}
 	files, err := filepath.Glob(filepath.Join(dir, "*"))

@@ -43,13 +43,13 @@ func (a *Authority) RevocationsHandler() http.Handler {
 		}
 		a.answerRevocation(w, Revocation{
 			TokenID: req.TokenID, Subject: req.Subject, Issuer: req.Issuer, Role: req.Role, IssuedBefore: req.IssuedBefore,
-			Reason: req.Reason, By: caller.Role + " " + caller.Subject, Purge: req.Purge,
-		}, r.RemoteAddr)
+			Reason: req.Reason, Purge: req.Purge,
+		}, CallerOf(r))
 	})
 }
 
-func (a *Authority) answerRevocation(w http.ResponseWriter, r Revocation, from string) {
-	done, err := a.Revoke(r, from)
+func (a *Authority) answerRevocation(w http.ResponseWriter, r Revocation, by Caller) {
+	done, err := a.Revoke(r, by)
 	switch {
 	case errors.Is(err, ErrInvalidRevocation):
 		problem.Write(w, http.StatusBadRequest, "bad request", err.Error(), nil)

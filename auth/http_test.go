@@ -186,12 +186,31 @@ func TestVehicleNameFromCN(t *testing.T) {
 	t.Parallel()
 	now := newClock().Now()
 	ca := newCA(t, now)
-	cert := ca.vehicle(t, now, testVIN, "urn:VIN:"+strings.ToLower(otherVIN))
+	cert := ca.vehicle(t, now, testVIN, "urn:VIN:"+otherVIN)
 	if vin, err := vehicleName(cert.Leaf, NameFromCN); err != nil || vin != testVIN {
 		t.Errorf("CN: %q %v", vin, err)
 	}
 	if vin, err := vehicleName(cert.Leaf, NameFromSAN); err != nil || vin != otherVIN {
 		t.Errorf("SAN: %q %v", vin, err)
+	}
+}
+
+// TestVehicleNameIsTheBytesThatItIs: a certificate for the subject abc is not one for ABC, and nothing is decoded.
+func TestVehicleNameIsTheBytesThatItIs(t *testing.T) {
+	t.Parallel()
+	now := newClock().Now()
+	ca := newCA(t, now)
+	for uri, want := range map[string]string{
+		"urn:vin:" + strings.ToLower(testVIN): strings.ToLower(testVIN),
+		"URN:VIN:" + testVIN:                  testVIN,
+		"urn:vin:A%42C":                       "A%42C",
+		"urn:vin:ABC?x":                       "",
+		"urn:vin:ABC#x":                       "",
+		"urn://vin/ABC":                       "",
+	} {
+		if vin, _ := vehicleName(ca.vehicle(t, now, "", uri).Leaf, NameFromSAN); vin != want {
+			t.Errorf("%s: %q, want %q", uri, vin, want)
+		}
 	}
 }
 

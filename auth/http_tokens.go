@@ -67,7 +67,7 @@ func (a *Authority) issueForCaller(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	a.answerToken(w, r, IssueRequest{
-		Subject: req.VIN, Role: RoleVehicle, TTL: ttl, CertThumbprint: req.X5T, By: caller.Role + " " + caller.Subject,
+		Subject: req.VIN, Role: RoleVehicle, TTL: ttl, CertThumbprint: req.X5T, Caller: CallerOf(r),
 	}, true)
 }
 
@@ -97,7 +97,7 @@ func (a *Authority) issueForVehicle(w http.ResponseWriter, r *http.Request) {
 		problem.Write(w, http.StatusBadRequest, "bad request", "", nil)
 		return
 	}
-	issue := IssueRequest{Subject: vin, Role: RoleVehicle, TTL: ttl, By: "certificate"}
+	issue := IssueRequest{Subject: vin, Role: RoleVehicle, TTL: ttl, Caller: Caller{By: "certificate", Address: r.RemoteAddr}}
 	if a.live().BindCertificates {
 		issue.CertThumbprint = Thumbprint(cert)
 	}
@@ -110,7 +110,6 @@ func (a *Authority) answerToken(w http.ResponseWriter, r *http.Request, req Issu
 		a.refuseRate(w)
 		return
 	}
-	req.Address = r.RemoteAddr
 	token, id, err := a.Issue(req)
 	switch {
 	case errors.Is(err, ErrRevoked):
@@ -170,9 +169,10 @@ func vehicleName(cert *x509.Certificate, from NameSource) (string, error) {
 		names = append(names, cert.Subject.CommonName)
 	default:
 		for _, u := range cert.URIs {
-			// A URN's scheme and namespace do not regard case (RFC 8141, 3.1); the VIN is upper case.
-			if rest, ok := cutPrefixFold(u.String(), "urn:vin:"); ok {
-				names = append(names, strings.ToUpper(rest))
+			// A URN's scheme and namespace do not regard case (RFC 8141, 3.1). What follows is taken as it stands:
+			// what is made of other bytes would let one certificate speak for another vehicle.
+			if rest, ok := cutPrefixFold(u.Opaque, "vin:"); ok && u.Scheme == "urn" && u.RawQuery == "" && !u.ForceQuery && u.Fragment == "" {
+				names = append(names, rest)
 			}
 		}
 	}

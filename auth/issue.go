@@ -26,8 +26,7 @@ type IssueRequest struct {
 	TTL time.Duration
 	// CertThumbprint binds the token to a client certificate: see Thumbprint.
 	CertThumbprint string
-	// By and Address are for the audit log: who asks, from where.
-	By, Address string
+	Caller
 }
 
 // Issue makes a token and writes it to the audit log, without the token. It needs nothing but the key in
@@ -67,7 +66,7 @@ func (a *Authority) Issue(req IssueRequest) (string, Identity, error) {
 	a.cfg.Metrics.issued.WithLabelValues(roleLabel(id.Role)).Inc()
 	a.cfg.Audit.Write(AuditEvent{
 		At: now, Event: AuditIssue, Subject: id.Subject, Role: id.Role, TokenID: id.TokenID, KeyID: id.KeyID,
-		Scope: strings.Join(id.Scopes, " "), Expires: id.Expires, By: req.By, Address: req.Address,
+		Scope: strings.Join(id.Scopes, " "), Expires: id.Expires, Issuer: id.Issuer, Caller: req.Caller,
 	})
 	return token, id, nil
 }

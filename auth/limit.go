@@ -22,25 +22,52 @@ const (
 	factorTrusted = 100
 )
 
+// buckets are token buckets by key, of which it keeps the most used last. It is its owner's to lock.
+type buckets struct {
+	most  int
+	byKey map[string]*list.Element
+	order *list.List // of *bucket, most recent first
+}
+
+type bucket struct {
+	key        string
+	limit      *rate.Limiter
+	suppressed int // the owner's
+}
+
+func newBuckets(most int) buckets {
+	return buckets{most: most, byKey: make(map[string]*list.Element), order: list.New()}
+}
+
+// get returns a key's bucket. A new one is full.
+func (b *buckets) get(key string, perSecond rate.Limit, burst int) *bucket {
+	e, found := b.byKey[key]
+	if found {
+		b.order.MoveToFront(e)
+		return e.Value.(*bucket)
+	}
+	if b.order.Len() >= b.most {
+		oldest := b.order.Back()
+		delete(b.byKey, oldest.Value.(*bucket).key)
+		b.order.Remove(oldest)
+	}
+	e = b.order.PushFront(&bucket{key: key, limit: rate.NewLimiter(perSecond, burst)})
+	b.byKey[key] = e
+	return e.Value.(*bucket)
+}
+
 // limiters holds one token bucket per caller and one for all.
 type limiters struct {
 	now func() time.Time
 	all *rate.Limiter
 
-	mu    sync.Mutex // guards below
-	byKey map[string]*list.Element
-	order *list.List // of *callerLimit, most recent first
-}
-
-type callerLimit struct {
-	key   string
-	limit *rate.Limiter
+	mu      sync.Mutex // guards below
+	callers buckets
 }
 
 func newLimiters(cfg *Config) *limiters {
 	return &limiters{
-		now: cfg.Now, all: rate.NewLimiter(rate.Limit(cfg.IssueRate), cfg.IssueBurst),
-		byKey: make(map[string]*list.Element), order: list.New(),
+		now: cfg.Now, all: rate.NewLimiter(rate.Limit(cfg.IssueRate), cfg.IssueBurst), callers: newBuckets(maxLimiters),
 	}
 }
 
@@ -58,17 +85,5 @@ func (l *limiters) allowAny() bool { return l.all.AllowN(l.now(), 1) }
 func (l *limiters) allow(key string, factor int) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	e, found := l.byKey[key]
-	if found {
-		l.order.MoveToFront(e)
-	} else {
-		if l.order.Len() >= maxLimiters {
-			oldest := l.order.Back()
-			delete(l.byKey, oldest.Value.(*callerLimit).key)
-			l.order.Remove(oldest)
-		}
-		e = l.order.PushFront(&callerLimit{key, rate.NewLimiter(rate.Limit(callerRate*factor), callerBurst*factor)})
-		l.byKey[key] = e
-	}
-	return e.Value.(*callerLimit).limit.AllowN(l.now(), 1)
+	return l.callers.get(key, rate.Limit(callerRate*factor), callerBurst*factor).limit.AllowN(l.now(), 1)
 }

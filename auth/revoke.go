@@ -3,6 +3,7 @@ package auth
 import (
 	"crypto/rand"
 	"fmt"
+	"strings"
 	"time"
 )
 
@@ -11,8 +12,9 @@ import (
 //
 // ID, At and Until are filled in, and for a sub a missing IssuedBefore, with the present time, and a missing Issuer,
 // with the cell's own.
-func (a *Authority) Revoke(r Revocation, from string) (Revocation, error) {
+func (a *Authority) Revoke(r Revocation, by Caller) (Revocation, error) {
 	now := a.cfg.Now()
+	r.By = by.By
 	if r.Subject != "" {
 		setDefault(&r.Issuer, a.cfg.Issuer)
 		if r.IssuedBefore.IsZero() {
@@ -32,9 +34,22 @@ func (a *Authority) Revoke(r Revocation, from string) (Revocation, error) {
 		return r, fmt.Errorf("auth: %w", err)
 	}
 	a.cfg.Audit.Write(AuditEvent{
-		At: now, Event: AuditRevoke, Subject: r.Subject, TokenID: r.TokenID, By: r.By, Address: from, Reason: r.Reason,
+		At: now, Event: AuditRevoke, Subject: r.Subject, Role: r.Role, Issuer: r.Issuer, TokenID: r.TokenID, What: r.what(), Reason: r.Reason,
+		Caller: by,
 	})
 	return r, nil
+}
+
+// what says for the audit log what of an entry its subject and jti do not.
+func (r *Revocation) what() string {
+	var b []string
+	if !r.IssuedBefore.IsZero() {
+		b = append(b, "tokens issued up to "+r.IssuedBefore.Format(time.RFC3339))
+	}
+	if r.Purge {
+		b = append(b, "purge")
+	}
+	return strings.Join(b, ", ")
 }
 
 // revocationIDBytes is the length of an entry's ID, of 5 random bits a byte.

@@ -46,7 +46,7 @@ func TestRevoke(t *testing.T) {
 			if tt.revoke.TokenID != "" {
 				tt.revoke.TokenID = id.TokenID
 			}
-			if _, err := f.Revoke(tt.revoke, ""); err != nil {
+			if _, err := f.Revoke(tt.revoke, Caller{}); err != nil {
 				t.Fatal(err)
 			}
 			f.refusedFor(t, first, tt.first)
@@ -69,7 +69,7 @@ func TestIssueRightAfterRevocation(t *testing.T) {
 	for _, leeway := range []time.Duration{-1, time.Minute} {
 		f := open(t, func(c *Config) { c.Leeway = leeway })
 		old := f.vehicle(t, testVIN)
-		if _, err := f.Revoke(Revocation{Subject: testVIN}, ""); err != nil {
+		if _, err := f.Revoke(Revocation{Subject: testVIN}, Caller{}); err != nil {
 			t.Fatal(err)
 		}
 		fresh := f.vehicle(t, testVIN)
@@ -96,16 +96,16 @@ func TestRevokeRefuses(t *testing.T) {
 		"jti long with a reason": {TokenID: strings.Repeat("j", 1000), Reason: "x"},
 	}
 	for name, r := range bad {
-		if _, err := f.Revoke(r, ""); !errors.Is(err, ErrInvalidRevocation) {
+		if _, err := f.Revoke(r, Caller{}); !errors.Is(err, ErrInvalidRevocation) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
 	for _, id := range []string{"a", "b"} {
-		if _, err := f.Revoke(Revocation{TokenID: id}, ""); err != nil {
+		if _, err := f.Revoke(Revocation{TokenID: id}, Caller{}); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if _, err := f.Revoke(Revocation{TokenID: "c"}, ""); !errors.Is(err, ErrTooManyRevocations) {
+	if _, err := f.Revoke(Revocation{TokenID: "c"}, Caller{}); !errors.Is(err, ErrTooManyRevocations) {
 		t.Fatalf("got %v", err)
 	}
 }
@@ -116,7 +116,7 @@ func TestRevocationSurvivesKill(t *testing.T) {
 	t.Parallel()
 	f := open(t)
 	token := f.vehicle(t, testVIN)
-	if _, err := f.Revoke(Revocation{Subject: testVIN, Reason: "stolen"}, ""); err != nil {
+	if _, err := f.Revoke(Revocation{Subject: testVIN, Reason: "stolen"}, Caller{}); err != nil {
 		t.Fatal(err)
 	}
 	log := filepath.Join(f.dir, revLogName)
@@ -137,7 +137,7 @@ func TestRevocationSurvivesKill(t *testing.T) {
 		again2 := &fixture{Authority: again, clock: f.clock}
 		again2.refusedFor(t, token, ErrRevoked)
 		if cut%16 == 0 { // and it can be written on, behind the torn line
-			if _, err := again.Revoke(Revocation{TokenID: "next"}, ""); err != nil {
+			if _, err := again.Revoke(Revocation{TokenID: "next"}, Caller{}); err != nil {
 				t.Fatal(err)
 			}
 			if n := len(again.Revocations()); n != 2 {
@@ -176,13 +176,13 @@ func TestRevokeWaitsForTheDisk(t *testing.T) {
 		return file.Sync()
 	}
 	for i := range 3 {
-		if _, err := f.Revoke(Revocation{TokenID: string(rune('a' + i))}, ""); err != nil || synced != i+1 {
+		if _, err := f.Revoke(Revocation{TokenID: string(rune('a' + i))}, Caller{}); err != nil || synced != i+1 {
 			t.Fatalf("revocation %d: %v, %d fsyncs", i, err, synced)
 		}
 	}
 	broken := errors.New("input/output error")
 	f.revLog.sync = func(*os.File) error { return broken }
-	if _, err := f.Revoke(Revocation{TokenID: "x"}, ""); !errors.Is(err, broken) {
+	if _, err := f.Revoke(Revocation{TokenID: "x"}, Caller{}); !errors.Is(err, broken) {
 		t.Fatalf("got %v", err)
 	}
 }
@@ -211,7 +211,7 @@ func TestRevokeReturnsInForce(t *testing.T) {
 	}
 	for i := range 300 {
 		id := string(rune('A'+i%26)) + string(rune('a'+i/26))
-		if _, err := f.Revoke(Revocation{TokenID: id}, ""); err != nil {
+		if _, err := f.Revoke(Revocation{TokenID: id}, Caller{}); err != nil {
 			t.Fatal(err)
 		}
 		if !errors.Is(f.Ended(Identity{TokenID: id}), ErrRevoked) {
@@ -273,7 +273,7 @@ func TestRevocationByAnotherProcess(t *testing.T) {
 	})
 	defer stop()
 	tool := open(t, func(c *Config) { c.Dir = f.dir })
-	if _, err := tool.Revoke(Revocation{Subject: testVIN}, ""); err != nil {
+	if _, err := tool.Revoke(Revocation{Subject: testVIN}, Caller{}); err != nil {
 		t.Fatal(err)
 	}
 	if !<-told {
@@ -322,7 +322,7 @@ func TestWatchLeavesNoGap(t *testing.T) {
 			}
 		})
 	}
-	if _, err := f.Revoke(Revocation{IssuedBefore: f.clock.Now()}, ""); err != nil {
+	if _, err := f.Revoke(Revocation{IssuedBefore: f.clock.Now()}, Caller{}); err != nil {
 		t.Fatal(err)
 	}
 	wg.Wait()
@@ -340,7 +340,7 @@ func TestPurge(t *testing.T) {
 	order := make(chan string, 8)
 	f.WatchEnded(func(func(Identity) error) { order <- "revoke" })
 	f.WatchPurges(func(r Revocation) { order <- "purge " + r.Subject })
-	if _, err := f.Revoke(Revocation{Subject: testVIN, Purge: true}, ""); err != nil {
+	if _, err := f.Revoke(Revocation{Subject: testVIN, Purge: true}, Caller{}); err != nil {
 		t.Fatal(err)
 	}
 	if a, b := <-order, <-order; a != "revoke" || b != "purge "+testVIN {
@@ -349,7 +349,7 @@ func TestPurge(t *testing.T) {
 	again := open(t, func(c *Config) { c.Dir = f.dir })
 	purged := make(chan string, 8)
 	stop := again.WatchPurges(func(r Revocation) { purged <- r.Subject })
-	if _, err := again.Revoke(Revocation{Subject: otherVIN, Purge: true}, ""); err != nil {
+	if _, err := again.Revoke(Revocation{Subject: otherVIN, Purge: true}, Caller{}); err != nil {
 		t.Fatal(err)
 	}
 	if got := <-purged; got != otherVIN {
@@ -368,14 +368,14 @@ func TestCompaction(t *testing.T) {
 	t.Parallel()
 	f := open(t, func(c *Config) { c.Poll = time.Hour })
 	follower := open(t, func(c *Config) { c.Dir = f.dir })
-	if _, err := f.Revoke(Revocation{TokenID: "outlived"}, ""); err != nil {
+	if _, err := f.Revoke(Revocation{TokenID: "outlived"}, Caller{}); err != nil {
 		t.Fatal(err)
 	}
 	f.clock.Add(91*24*time.Hour + dropGrace + time.Hour)
 	follower.clock.Add(91*24*time.Hour + dropGrace + time.Hour)
 	for range 20 {
 		f.clock.Add(time.Second)
-		if _, err := f.Revoke(Revocation{Subject: testVIN}, ""); err != nil {
+		if _, err := f.Revoke(Revocation{Subject: testVIN}, Caller{}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -393,7 +393,7 @@ func TestCompaction(t *testing.T) {
 	if n := strings.Count(string(b), "\n"); n != 1 {
 		t.Fatalf("%d lines", n)
 	}
-	if _, err := f.Revoke(Revocation{TokenID: "after"}, ""); err != nil {
+	if _, err := f.Revoke(Revocation{TokenID: "after"}, Caller{}); err != nil {
 		t.Fatal(err)
 	}
 	eventually(t, "the follower reads the new file", func() bool { return errors.Is(follower.Ended(Identity{TokenID: "after"}), ErrRevoked) })

@@ -25,8 +25,7 @@ type RotateRequest struct {
 	// Keep is how long after the new key's first signature the old ones verify; Config.TTL if 0. Set it to
 	// the life of the longest token that must outlast the rotation. The leeway is added.
 	Keep time.Duration
-	// By and Address are for the audit log.
-	By, Address string
+	Caller
 }
 
 // Rotate adds a signing key: it is published at once, signs after Config.KeyActivation, and the older ones
@@ -51,7 +50,7 @@ func (a *Authority) Rotate(req RotateRequest) (KeyInfo, error) {
 		return KeyInfo{}, fmt.Errorf("auth: rotate: %w", err)
 	}
 	a.cfg.Audit.Write(AuditEvent{
-		At: now, Event: AuditRotate, KeyID: k.file.KID, By: req.By, Address: req.Address,
+		At: now, Event: AuditRotate, KeyID: k.file.KID, Caller: req.Caller,
 	})
 	return k.info(false), nil
 }

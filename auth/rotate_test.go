@@ -42,7 +42,7 @@ func TestRotation(t *testing.T) {
 	first := f.Keys()[0].KID
 	before := f.vehicle(t, testVIN)
 	firstKey := f.ring.Load().byKID[first].verifyKey
-	info, err := f.Rotate(RotateRequest{Algorithm: EdDSA, By: "op"})
+	info, err := f.Rotate(RotateRequest{Algorithm: EdDSA, Caller: Caller{By: "op"}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -189,7 +189,7 @@ func TestClockJumpKeepsKeysAndRevocations(t *testing.T) {
 	t.Parallel()
 	f := open(t, func(c *Config) { c.MaxTTL = time.Hour })
 	revoked := f.vehicle(t, testVIN)
-	if _, err := f.Revoke(Revocation{Subject: testVIN}, ""); err != nil {
+	if _, err := f.Revoke(Revocation{Subject: testVIN}, Caller{}); err != nil {
 		t.Fatal(err)
 	}
 	kept := f.vehicle(t, otherVIN)

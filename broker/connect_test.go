@@ -285,7 +285,7 @@ func TestRevoked(t *testing.T) {
 	t.Parallel()
 	h := newHarness(t)
 	c := vehicle(h, 5)
-	_, err := h.auth.Revoke(auth.Revocation{Subject: testVIN}, "test")
+	_, err := h.auth.Revoke(auth.Revocation{Subject: testVIN}, auth.Caller{})
 	must(t, err)
 	if reason := c.expectClosed(); reason != frame.ReasonNotAuthorized {
 		t.Errorf("reason %#x", reason)

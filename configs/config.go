@@ -21,6 +21,8 @@ type Config struct {
 
 	// File is where the configuration was read from; relative paths were resolved from its folder.
 	File string `yaml:"-"`
+	// Hash is the SHA-256 of the file in hex.
+	Hash string `yaml:"-"`
 	// Warnings are what is permitted and still worth a second thought. The gateway logs them at its start.
 	Warnings Problems `yaml:"-"`
 }
@@ -292,14 +294,19 @@ type Redis struct {
 type Rules struct {
 	Path  Path `yaml:"path"`
 	Watch bool `yaml:"watch"` // reload when files change
+	// RunTests lets rules go into force only when the tests beside them pass.
+	RunTests bool `yaml:"run_tests" reload:"yes"`
 	// ErrorTopic takes what a rule without on_error cannot evaluate or deliver.
 	ErrorTopic string `yaml:"error_topic" reload:"yes"`
 	// Workers evaluate, VINs pinned to them; 0: one per CPU.
 	Workers int `yaml:"workers" range:"0..1024"`
 	// QueueMessages and QueueBytes bound each sink's queue in memory; beyond it decisions go to disk.
-	QueueMessages int      `yaml:"queue_messages" range:"16..10000000"`
-	QueueBytes    Bytes    `yaml:"queue_bytes" range:"64KiB..16GiB"`
-	WhenFull      WhenFull `yaml:"when_full" reload:"yes"`
+	QueueMessages int   `yaml:"queue_messages" range:"16..10000000"`
+	QueueBytes    Bytes `yaml:"queue_bytes" range:"64KiB..16GiB"`
+	// MaxVINs bounds the VINs of which the rules' operators remember something; past it the one that was changed
+	// longest ago is forgotten.
+	MaxVINs  int      `yaml:"max_vins" range:"64..100000000"`
+	WhenFull WhenFull `yaml:"when_full" reload:"yes"`
 }
 
 // WhenFull says per sink what happens when its backlog has used the journal up: hold (the disk ladder

@@ -73,6 +73,10 @@ func placeOfToken(t *token.Token) place {
 
 // decode reads n into v, whose key is path. An absent value (null) leaves the default.
 func (d *decoder) decode(n ast.Node, v reflect.Value, path string, tag reflect.StructTag) {
+	if _, secret := v.Interface().(Secret); secret && !d.plain(n) {
+		d.add(n, path, "is not a plain value to YAML", "quote the secret: 'it''s', with each ' doubled")
+		return
+	}
 	n = d.resolve(n, path)
 	if n == nil || n.Type() == ast.NullType {
 		return
@@ -99,6 +103,20 @@ func (d *decoder) decode(n ast.Node, v reflect.Value, path string, tag reflect.S
 	default:
 		d.scalar(n, v, path, tag)
 	}
+}
+
+// plain reports whether n is a value, not what YAML makes of one that begins with *, & or ! and is not quoted. Messages
+// about those repeat a name, which a secret's must not.
+func (d *decoder) plain(n ast.Node) bool {
+	switch n := n.(type) {
+	case *ast.AliasNode:
+		return n.Value != nil && d.anchors[n.Value.GetToken().Value] != nil
+	case *ast.AnchorNode:
+		return n.Value != nil && n.Value.Type() != ast.NullType && d.plain(n.Value)
+	case *ast.TagNode:
+		return false
+	}
+	return true
 }
 
 // resolve follows anchors and aliases. An alias inside its own anchor is unknown there, so no cycle
@@ -162,6 +180,10 @@ func (d *decoder) structure(n ast.Node, v reflect.Value, path string) {
 		}
 		at := join(path, name)
 		f, known := find(fields, name)
+		if _, empty := pair.Value.(*ast.NullNode); !known && empty && holdsSecret(v.Type()) {
+			d.add(pair.Key, path, "has a word without a value, which may be part of a secret", "quote the secret; remove the word if it is none")
+			continue
+		}
 		if !known {
 			d.add(pair.Key, at, "unknown key", suggest(name, names(fields)))
 			continue
@@ -232,6 +254,15 @@ func find(fields []field, name string) (field, bool) {
 		}
 	}
 	return field{}, false
+}
+
+func holdsSecret(t reflect.Type) bool {
+	for i := range t.NumField() {
+		if t.Field(i).Type == reflect.TypeFor[Secret]() {
+			return true
+		}
+	}
+	return false
 }
 
 func names(fields []field) []string {

@@ -48,7 +48,7 @@ func Default() *Config {
 	c.Kafka.Brokers = []string{"127.0.0.1:9092"}
 	c.Redis = Redis{Addresses: []string{"127.0.0.1:6379"}, PoolSize: 8, Timeout: Duration(5 * time.Second)}
 	c.Rules = Rules{
-		Path: "rules", Watch: true, ErrorTopic: "vehicle.rule-errors", QueueMessages: 4096,
+		Path: "rules", Watch: true, RunTests: true, ErrorTopic: "vehicle.rule-errors", QueueMessages: 4096, MaxVINs: 200_000,
 		QueueBytes: 32 * mib, WhenFull: WhenFull{Kafka: "hold", Redis: "age_out", Central: "hold"},
 	}
 	c.Metrics.Classes = []string{"telemetry", "alarm", "event", "backfill", "gbt32960"}

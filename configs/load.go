@@ -1,6 +1,8 @@
 package configs
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"os"
@@ -51,7 +53,8 @@ func ParseEnv(name string, data []byte, env func(string) (string, bool)) (*Confi
 	}
 	d := &decoder{file: name, env: env, anchors: map[string]ast.Node{}, places: map[string]place{}}
 	c := Default()
-	c.File = name
+	sum := sha256.Sum256(data)
+	c.File, c.Hash = name, hex.EncodeToString(sum[:])
 	if body != nil {
 		d.decode(body, reflect.ValueOf(c).Elem(), "", "")
 	}
@@ -107,7 +110,7 @@ func syntaxProblem(name string, data []byte, err error) error {
 	if errors.As(err, &syntax) {
 		at := placeOfToken(syntax.GetToken())
 		p.Line, p.Col = at.line, at.col
-		p.Why = "not YAML: " + syntax.GetMessage()
+		p.Why = "not YAML: " + quoted.ReplaceAllString(syntax.GetMessage(), "")
 	}
 	if f, ok := spelling.Layout(strings.Split(string(data), "\n"), p.Line); ok {
 		p.Line, p.Col, p.Why, p.Fix = f.Line, f.Column, "not YAML: "+f.Why, f.Fix
@@ -117,6 +120,9 @@ func syntaxProblem(name string, data []byte, err error) error {
 	}
 	return Problems{p}
 }
+
+// quoted is what the parser repeats of the file, which may be a secret.
+var quoted = regexp.MustCompile(`:? *".*"`)
 
 // firstOfTwo takes the place of the first out of the parser's finding of a key that stands twice.
 var firstOfTwo = regexp.MustCompile(`already defined at \[(\d+:\d+)\]`)

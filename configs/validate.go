@@ -249,6 +249,10 @@ func (k *checker) jwksURL(path, text string) {
 	u, err := url.Parse(text)
 	if err != nil || u.Host == "" || (u.Scheme != "https" && (u.Scheme != "http" || !IsLoopback(u.Hostname()))) {
 		k.problem(path, "is not an https address", "write https://host/path; http is for loopback only")
+		return
+	}
+	if u.User != nil {
+		k.problem(path, "holds a login", "write https://host/path: a key set is public")
 	}
 }
 

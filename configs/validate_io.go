@@ -103,9 +103,17 @@ func (k *checker) hosts(path string, hosts []string, example string) {
 		host, port, err := net.SplitHostPort(h)
 		n, perr := strconv.ParseUint(port, 10, 16)
 		if err != nil || perr != nil || host == "" || n == 0 {
-			k.problem(fmt.Sprintf("%s[%d]", path, i), fmt.Sprintf("%q is not host:port", h), fmt.Sprintf("write it like %q", example))
+			k.problem(fmt.Sprintf("%s[%d]", path, i), fmt.Sprintf("%q is not host:port", withoutLogin(h)), fmt.Sprintf("write it like %q", example))
 		}
 	}
+}
+
+// withoutLogin masks what stands before the @ of a URL, which may be a password.
+func withoutLogin(address string) string {
+	if i := strings.LastIndexByte(address, '@'); i >= 0 {
+		return mask + address[i:]
+	}
+	return address
 }
 
 func (k *checker) clientTLS(path string, t *ClientTLS) {

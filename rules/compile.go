@@ -20,6 +20,9 @@ func Compile(src *Source, opts Options) (*Set, Diagnostics) {
 	for _, name := range src.names {
 		f := readRuleFile(src.display(name), name, src.files[name], c.report)
 		c.file(f)
+		if !f.listed {
+			c.set.unfinished = append(c.set.unfinished, f.unfinished())
+		}
 	}
 	if len(c.diags) > 0 {
 		c.diags.sort()
@@ -78,6 +81,14 @@ func (c *compiler) file(f *ruleFile) {
 			return
 		}
 		c.rule(f, def, all)
+	}
+}
+
+// unfinished is the finding that a file has no list of rules: it is empty, or its writer has not come to it yet.
+func (f *ruleFile) unfinished() Diagnostic {
+	return Diagnostic{
+		File: f.doc.file, Line: 1, Column: 1, Code: CodeMissing, Rule: "file", Source: sourceLine(f.doc.text, 1),
+		Message: `the file has no list "rules"`, Suggestion: "write its rules, or `rules: []` when there are to be none, or remove the file",
 	}
 }
 

@@ -9,15 +9,14 @@
 //
 // The way through the package:
 //
-//	src, err := rules.Load("configs/rules")               // the files; src.Hash() names their contents
-//	set, diags := rules.Compile(src, rules.Options{Cell: "cell-sh-01"})
-//	if diags.HasErrors() { ... }                          // set is nil: all or nothing
+//	folder, err := rules.ReadFolder(ctx, "configs/rules")  // the files, when they rest; Source.Hash() names the rules
+//	set, err := folder.Compile(rules.Options{Cell: "cell-sh-01"})  // all or nothing
 //	state := rules.NewState(rules.StateOptions{})         // per-VIN operator state, sharded by VIN
 //	engine := rules.NewEngine(set, state)                 // keeps the state of unchanged operators
 //	w := engine.NewWorker()                               // one per goroutine
 //	decisions := w.Eval(&rec, decisions[:0])
 //	for _, d := range decisions { err := w.Render(d, &rec, &out) }  // or set.Render, later
-//	changed := state.TakeDirty()                          // for the checkpoint, while no worker runs
+//	state.TakeChanged(func(vin string, data []byte) { … })  // for the checkpoint, while no worker runs
 //
 // Workers of one engine may run at the same time as long as no two of them are given records of the
 // same shard (ShardOf); records of one VIN are given in journal order.

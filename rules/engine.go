@@ -16,6 +16,7 @@ type Engine struct {
 // operator whose rule id and definition are as before goes on where it was. Call it while no worker of
 // another engine on the same state runs.
 func NewEngine(set *Set, state *State) *Engine {
+	state.order()
 	state.retain(set.operKeys)
 	return &Engine{set: set, state: state}
 }

@@ -104,8 +104,8 @@ func FuzzState(f *testing.F) {
 	for _, rec := range traffic(100) {
 		w.Eval(&rec, nil)
 	}
-	for _, s := range state.TakeDirty() {
-		f.Add(s.Data)
+	for _, data := range taken(state) {
+		f.Add(data)
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
 		s := NewState(StateOptions{})

@@ -25,6 +25,7 @@ type ruleFile struct {
 	macros []macroDef
 	schema schemaDef
 	rules  []*ruleDef
+	listed bool // there is a list of rules, empty or not
 }
 
 // listDef is a list of constants: texts and numbers.
@@ -143,6 +144,7 @@ func (f *ruleFile) readRules(n ast.Node) {
 	if !ok {
 		return
 	}
+	f.listed = true
 	for _, n := range nodes {
 		f.doc.rule = "file"
 		if r := readRule(f.doc, n); r != nil {

@@ -52,7 +52,7 @@ func (b *base) setKey(key uint64) { b.key = key }
 func (b *base) peek(c *opContext) *opState { return c.state.peek(c.sc.vin, b.key) }
 
 func (b *base) touch(c *opContext) (*opState, *vinState) {
-	return c.state.touch(c.sc.vin, b.key, c.now)
+	return c.state.touch(c.sc.vin, b.key)
 }
 
 // newOperator compiles an operator; what is wrong has been reported.

@@ -1,6 +1,7 @@
 package rules
 
 import (
+	"slices"
 	"strconv"
 	"sync"
 )
@@ -30,6 +31,8 @@ type Set struct {
 	symbols  []symbol
 	operKeys map[uint64]struct{} // keys of all operators, for State
 	scopes   sync.Pool           // *scope, for Render
+	// unfinished are the findings of files without a list of rules. A set that was stored may have such files.
+	unfinished Diagnostics
 }
 
 // rule is one compiled rule.
@@ -93,6 +96,20 @@ func (s *Set) Rules() []RuleInfo {
 		out[i] = r.info
 	}
 	return out
+}
+
+// SendingTo returns the ids of the rules that send to a sink; those that are disabled or in shadow send nothing.
+func (s *Set) SendingTo(kind SinkKind) []string {
+	var ids []string
+	for _, r := range s.rules {
+		if m := r.def.mode; m.disabled || m.shadow {
+			continue
+		}
+		if slices.ContainsFunc(r.targets, func(t *target) bool { return t.sink == kind }) {
+			ids = append(ids, r.info.ID)
+		}
+	}
+	return ids
 }
 
 // Sink says which sink a decision belongs to, without rendering it. A shadow decision has none: 0.

@@ -68,35 +68,12 @@ func Load(root string) (*Source, error) {
 	if !info.IsDir() {
 		dir, only = filepath.Dir(root), filepath.Base(root)
 	}
-	src, err := loadFS(os.DirFS(dir), only)
+	src, err := loadFS(os.DirFS(dir), rulesSuffix, only)
 	if err != nil {
 		return nil, fmt.Errorf("rules: %s: %w", root, err)
 	}
 	src.root = dir
 	return src, nil
-}
-
-func loadFS(fsys fs.FS, only string) (*Source, error) {
-	if only != "" {
-		b, err := readFile(fsys, only)
-		if err != nil {
-			return nil, err
-		}
-		return NewSource(map[string][]byte{only: b}), nil
-	}
-	files := make(map[string][]byte)
-	err := walkYAML(fsys, rulesSuffix, func(name string) error {
-		if len(files) == MaxFiles {
-			return fmt.Errorf("%w: more than %d", ErrTooManyFiles, MaxFiles)
-		}
-		b, err := readFile(fsys, name)
-		files[name] = b
-		return err
-	})
-	if err != nil {
-		return nil, err
-	}
-	return NewSource(files), nil
 }
 
 // walkYAML calls fn with every file that ends with suffix, in lexical order, hidden ones left out.

@@ -21,11 +21,11 @@ func TestSourceHashFollowsContents(t *testing.T) {
 	if got := src.Files(); !slices.Equal(got, []string{"a.rules.yaml"}) {
 		t.Errorf("files %v", got)
 	}
-	same, err := loadFS(fstest.MapFS{"a.rules.yaml": {Data: []byte(oneRule)}}, "")
+	same, err := loadFS(fstest.MapFS{"a.rules.yaml": {Data: []byte(oneRule)}}, rulesSuffix, "")
 	if err != nil || same.Hash() != src.Hash() {
 		t.Errorf("the hash depends on more than names and contents: %v", err)
 	}
-	other, err := loadFS(fstest.MapFS{"b.rules.yaml": {Data: []byte(oneRule)}}, "")
+	other, err := loadFS(fstest.MapFS{"b.rules.yaml": {Data: []byte(oneRule)}}, rulesSuffix, "")
 	if err != nil || other.Hash() == src.Hash() {
 		t.Errorf("another name has the same hash: %v", err)
 	}
@@ -54,7 +54,7 @@ func TestLoadBounds(t *testing.T) {
 	for i := range MaxFiles + 1 {
 		many[strings.Repeat("x", i+1)+".rules.yaml"] = &fstest.MapFile{}
 	}
-	if _, err := loadFS(many, ""); !errors.Is(err, ErrTooManyFiles) {
+	if _, err := loadFS(many, rulesSuffix, ""); !errors.Is(err, ErrTooManyFiles) {
 		t.Errorf("many files: %v", err)
 	}
 	if _, err := Load(filepath.Join(dir, "none")); !errors.Is(err, os.ErrNotExist) {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 )
 
 // Shards is the number of parts that per-VIN state falls into.
@@ -22,8 +23,8 @@ const (
 
 // StateOptions bound a State.
 type StateOptions struct {
-	// MaxVINs is the number of VINs whose state is kept, rounded up to a multiple of Shards. Past it,
-	// the VINs whose state has not changed for the longest time are forgotten.
+	// MaxVINs is the number of VINs whose state is kept, rounded up to a multiple of Shards. For each VIN past it
+	// one of the same shard is forgotten, the one whose last change is longest ago.
 	MaxVINs int
 	// MaxVINBytes bounds the stored state of one VIN. Past it, operators that keep lists (dedupe, count,
 	// on_change) forget their oldest entries.
@@ -36,23 +37,32 @@ type StateOptions struct {
 // State is what the operators of a rule set remember, per VIN. It outlives rule sets: an operator finds
 // its state again as long as the rule's id and the operator's definition are the same.
 //
-// Each shard belongs to whichever worker evaluates its VINs; State has no locks. Load, TakeDirty, VINs
-// and NewEngine are called while no worker runs.
+// Each shard belongs to whichever worker evaluates its VINs; State has no locks. Load, Changed, MarkChanged,
+// TakeChanged, VINs and NewEngine are called while no worker runs.
 type State struct {
 	shards [Shards]stateShard
 	opts   StateOptions
 }
 
+// stateShard keeps its VINs in a map, and in a ring in the order in which messages changed them.
 type stateShard struct {
-	vins  map[string]*vinState
-	dirty map[string]struct{} // VINs changed or forgotten since TakeDirty
-	limit int
+	vins    map[string]*vinState
+	ring    vinState    // its next is the VIN that was changed longest ago, its prev the one that was changed last
+	clock   uint64      // counts changes
+	changed []*vinState // since TakeChanged; forgotten ones may be among them
+	gone    []string    // forgotten since TakeChanged, of those that it had given out
+	limit   int
+	mixed   bool // loaded, and not yet in order
 }
 
 // vinState is the state of all operators on one VIN, sorted by key.
 type vinState struct {
-	ops     []opState
-	changed int64 // ReceivedAt of the message that changed it last
+	vin        string
+	ops        []opState
+	touched    uint64 // the shard's clock when a message changed it last
+	prev, next *vinState
+	dirty      bool // in stateShard.changed
+	stored     bool // TakeChanged has given it out, or it was loaded
 }
 
 // opState is the state of one operator on one VIN. What num, at, list and text mean is the operator's
@@ -86,11 +96,9 @@ func NewState(o StateOptions) *State {
 	}
 	s := &State{opts: o}
 	for i := range s.shards {
-		s.shards[i] = stateShard{
-			vins:  make(map[string]*vinState),
-			dirty: make(map[string]struct{}),
-			limit: (o.MaxVINs + Shards - 1) / Shards,
-		}
+		sh := &s.shards[i]
+		sh.vins, sh.limit = make(map[string]*vinState), (o.MaxVINs+Shards-1)/Shards
+		sh.ring.prev, sh.ring.next = &sh.ring, &sh.ring
 	}
 	return s
 }
@@ -104,58 +112,116 @@ func (s *State) VINs() int {
 	return n
 }
 
-// SavedVIN is the stored state of one VIN. Data nil means that the VIN has no state any more and its
-// stored form is to be deleted.
-type SavedVIN struct {
-	VIN  string
-	Data []byte
+// Changed returns how many VINs TakeChanged would give out, or a few more.
+func (s *State) Changed() int {
+	n := 0
+	for i := range s.shards {
+		n += len(s.shards[i].changed) + len(s.shards[i].gone)
+	}
+	return n
 }
 
-// TakeDirty returns the state of every VIN that has changed since the last call, sorted by VIN, and
-// counts them as saved. The caller keeps the result until it is stored. The data is its own.
-func (s *State) TakeDirty() []SavedVIN {
-	var out []SavedVIN
+// MarkChanged counts every VIN of a shard as changed.
+func (s *State) MarkChanged(shard int) {
+	sh := &s.shards[shard]
+	for v := sh.ring.next; v != &sh.ring; v = v.next {
+		sh.mark(v)
+	}
+}
+
+// TakeChanged gives put the state of every VIN that has changed since the last call, in a form that Load takes. Nil data
+// means that the VIN has no state any more. A VIN that was forgotten and has come back is given twice, the second time as
+// it is. The data is valid until put returns.
+func (s *State) TakeChanged(put func(vin string, data []byte)) {
+	var buf []byte
 	for i := range s.shards {
 		sh := &s.shards[i]
-		for vin := range sh.dirty {
-			out = append(out, SavedVIN{VIN: vin, Data: sh.vins[vin].marshal()})
+		for _, vin := range sh.gone {
+			put(vin, nil)
 		}
-		clear(sh.dirty)
+		for _, v := range sh.changed {
+			if v.dirty {
+				buf = v.append(buf[:0])
+				put(v.vin, buf)
+				v.dirty, v.stored = false, true
+			}
+		}
+		clear(sh.changed)
+		clear(sh.gone)
+		sh.changed, sh.gone = sh.changed[:0], sh.gone[:0]
 	}
-	slices.SortFunc(out, func(a, b SavedVIN) int { return cmp.Compare(a.VIN, b.VIN) })
-	return out
 }
 
 // Export returns the stored state of one VIN, nil if it has none.
-func (s *State) Export(vin string) []byte { return s.shards[ShardOf(vin)].vins[vin].marshal() }
+func (s *State) Export(vin string) []byte {
+	if v := s.shards[ShardOf(vin)].vins[vin]; v != nil {
+		return v.append(nil)
+	}
+	return nil
+}
 
-// Load puts back the stored state of one VIN, replacing what there is. It does not count as a change.
+// Load puts back what TakeChanged has given out, replacing what there is. It does not count as a change.
 // The error wraps ErrBadState and leaves the VIN's state as it was.
 func (s *State) Load(vin string, data []byte) error {
+	sh := &s.shards[ShardOf(vin)]
+	old := sh.vins[vin]
+	if data == nil {
+		if old != nil {
+			sh.remove(old)
+		}
+		return nil
+	}
 	v, err := unmarshalVIN(data)
 	if err != nil {
 		return fmt.Errorf("vin %s: %w", vin, err)
 	}
-	s.shards[ShardOf(vin)].vins[vin] = v
+	if old != nil {
+		sh.remove(old)
+	}
+	sh.add(vin, v)
+	v.stored, sh.clock, sh.mixed = true, max(sh.clock, v.touched), true
 	return nil
+}
+
+// order puts what was loaded in the order in which it was changed, so that a gateway forgets the same VINs after a
+// restart as it would have without. Whatever is left over the bound is forgotten.
+func (s *State) order() {
+	for i := range s.shards {
+		sh := &s.shards[i]
+		if !sh.mixed {
+			continue
+		}
+		vins := slices.SortedFunc(maps.Values(sh.vins), func(a, b *vinState) int {
+			return cmp.Or(cmp.Compare(a.touched, b.touched), cmp.Compare(a.vin, b.vin))
+		})
+		sh.ring.prev, sh.ring.next = &sh.ring, &sh.ring
+		for _, v := range vins {
+			sh.link(v)
+		}
+		for len(sh.vins) > sh.limit {
+			sh.evict()
+			s.opts.Evicted("vins", 1)
+		}
+		sh.mixed = false
+	}
 }
 
 // retain forgets the state of all operators but those whose keys are given.
 func (s *State) retain(keys map[uint64]struct{}) {
 	for i := range s.shards {
 		sh := &s.shards[i]
-		for vin, v := range sh.vins {
+		for _, v := range sh.vins {
 			before := len(v.ops)
 			v.ops = slices.DeleteFunc(v.ops, func(o opState) bool {
 				_, ok := keys[o.key]
 				return !ok
 			})
-			if len(v.ops) == before {
-				continue
-			}
-			sh.dirty[vin] = struct{}{}
-			if len(v.ops) == 0 {
-				delete(sh.vins, vin)
+			switch {
+			case len(v.ops) == before:
+			case len(v.ops) == 0:
+				sh.forget(v)
+			default:
+				sh.mark(v)
 			}
 		}
 	}
@@ -175,21 +241,24 @@ func (s *State) peek(vin string, key uint64) *opState {
 }
 
 // touch returns an operator's state on a VIN for changing, made when there is none. The caller changes
-// it at once: the VIN counts as changed at the given time.
-func (s *State) touch(vin string, key uint64, now int64) (*opState, *vinState) {
+// it at once: the VIN counts as changed.
+func (s *State) touch(vin string, key uint64) (*opState, *vinState) {
 	sh := &s.shards[ShardOf(vin)]
 	v := sh.vins[vin]
 	if v == nil {
-		if len(sh.vins) >= sh.limit {
-			s.opts.Evicted("vins", sh.evict())
+		for len(sh.vins) >= sh.limit {
+			sh.evict()
+			s.opts.Evicted("vins", 1)
 		}
 		v = &vinState{}
-		sh.vins[vin] = v
+		sh.add(strings.Clone(vin), v) // it is part of a topic
+	} else {
+		v.unlink()
+		sh.link(v)
 	}
-	if _, ok := sh.dirty[vin]; !ok {
-		sh.dirty[vin] = struct{}{}
-	}
-	v.changed = now
+	sh.clock++
+	v.touched = sh.clock
+	sh.mark(v)
 	i, ok := v.find(key)
 	if !ok {
 		v.ops = slices.Insert(v.ops, i, opState{key: key})
@@ -217,19 +286,50 @@ func (s *State) room(v *vinState, o *opState) int {
 	return left
 }
 
-// evict forgets the sixteenth of the shard, at least one VIN, whose state has not changed for the
-// longest time, by VIN among equals, so that every replay of the journal forgets the same.
-func (sh *stateShard) evict() int {
-	vins := slices.SortedFunc(maps.Keys(sh.vins), func(a, b string) int {
-		return cmp.Or(cmp.Compare(sh.vins[a].changed, sh.vins[b].changed), cmp.Compare(a, b))
-	})
-	n := max(1, len(vins)/16)
-	for _, vin := range vins[:n] {
-		delete(sh.vins, vin)
-		sh.dirty[vin] = struct{}{}
+// mark counts a VIN as changed.
+func (sh *stateShard) mark(v *vinState) {
+	if v.dirty {
+		return
 	}
-	return n
+	if len(sh.changed) > 2*sh.limit { // nobody takes them, and VINs come and go
+		sh.changed = slices.DeleteFunc(sh.changed, func(v *vinState) bool { return !v.dirty })
+	}
+	v.dirty = true
+	sh.changed = append(sh.changed, v)
 }
+
+// evict forgets the VIN that was changed longest ago. What comes first is a matter of the journal alone, so that every
+// replay forgets the same.
+func (sh *stateShard) evict() { sh.forget(sh.ring.next) }
+
+// forget removes a VIN, and has its stored state removed.
+func (sh *stateShard) forget(v *vinState) {
+	if v.stored {
+		sh.gone = append(sh.gone, v.vin)
+	}
+	sh.remove(v)
+}
+
+func (sh *stateShard) add(vin string, v *vinState) {
+	v.vin = vin
+	sh.vins[vin] = v
+	sh.link(v)
+}
+
+func (sh *stateShard) remove(v *vinState) {
+	delete(sh.vins, v.vin)
+	v.unlink()
+	v.dirty = false
+}
+
+// link makes a VIN the one that was changed last.
+func (sh *stateShard) link(v *vinState) {
+	last := sh.ring.prev
+	v.prev, v.next = last, &sh.ring
+	last.next, sh.ring.prev = v, v
+}
+
+func (v *vinState) unlink() { v.prev.next, v.next.prev = v.next, v.prev }
 
 // hashText is FNV-1a, 64 bits: stable over processes and versions, which canary shares, shards
 // and stored keys rely on.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"maps"
 	"strings"
 	"sync"
 	"testing"
@@ -31,6 +32,13 @@ func traffic(n int) []message.Record {
 		recs[i].Topic = fmt.Sprintf("v1/VIN%02d/up/telemetry", x>>50%10)
 	}
 	return recs
+}
+
+// taken is what TakeChanged gives.
+func taken(s *State) map[string][]byte {
+	all := map[string][]byte{}
+	s.TakeChanged(func(vin string, data []byte) { all[vin] = bytes.Clone(data) })
+	return all
 }
 
 func trace(set *Set, rec *message.Record, ds []Decision) string {
@@ -63,11 +71,9 @@ func TestStateSurvivesRestart(t *testing.T) {
 		if i%7 != 0 {
 			continue
 		}
-		for _, s := range state.TakeDirty() {
-			stored[s.VIN] = s.Data
-		}
-		if again := state.TakeDirty(); len(again) != 0 {
-			t.Fatalf("dirty after it was taken: %v", again)
+		maps.Copy(stored, taken(state))
+		if again := taken(state); len(again) != 0 || state.Changed() != 0 {
+			t.Fatalf("changed after it was taken: %v", again)
 		}
 		state = NewState(StateOptions{})
 		for vin, data := range stored {
@@ -131,19 +137,19 @@ func TestReloadKeepsStateOfUnchangedOperators(t *testing.T) {
 	if n := send(compileText(t, rule("r", "9", "when: true, description: x, mode: enabled, ")), 9); n != 0 {
 		t.Error("a change outside of the operator has rearmed it")
 	}
-	state.TakeDirty()
+	taken(state)
 	if n := send(compileText(t, rule("r", "9, 8", "")), 9); n != 1 {
 		t.Error("a change of its list has left the operator's state")
 	}
 	if n := send(compileText(t, rule("s", "9, 8", "")), 9); n != 1 {
 		t.Error("another rule id has found the state of the old one")
 	}
-	dirty := state.TakeDirty()
-	if len(dirty) != 1 || bytes.Equal(dirty[0].Data, nil) {
+	dirty := taken(state)
+	if len(dirty) != 1 || dirty[sampleVIN] == nil {
 		t.Errorf("the change of the state is not to be saved: %v", dirty)
 	}
 	NewEngine(compileText(t, "rules: []"), state)
-	if dirty := state.TakeDirty(); len(dirty) != 1 || dirty[0].Data != nil || state.VINs() != 0 {
+	if dirty := taken(state); len(dirty) != 1 || dirty[sampleVIN] != nil || state.VINs() != 0 {
 		t.Errorf("state of no operator is kept: %v", dirty)
 	}
 }
@@ -174,8 +180,8 @@ func TestStateIsBounded(t *testing.T) {
 		rec.Topic = fmt.Sprintf("v1/VIN%d/up/x", i)
 		w.Eval(&rec, nil)
 		if i%100 == 99 {
-			for _, s := range state.TakeDirty() {
-				stored[s.VIN] = s.Data != nil
+			for vin, data := range taken(state) {
+				stored[vin] = data != nil
 			}
 		}
 	}
@@ -190,6 +196,86 @@ func TestStateIsBounded(t *testing.T) {
 	}
 }
 
+// TestForgettingGoesOnOverARestart evaluates many VINs under a small bound, once in one go and once with restarts in between,
+// with a clock that steps back: both forget the same VINs at the same messages, one for each that comes.
+func TestForgettingGoesOnOverARestart(t *testing.T) {
+	t.Parallel()
+	const bound = 32 * Shards
+	set := compileText(t, `rules: [{id: s, from: ["#"], sample: 1000h, to: [{kafka: {topic: t}}]}]`)
+	evicted := 0
+	whole := NewState(StateOptions{MaxVINs: bound, Evicted: func(_ string, n int) { evicted += n }})
+	one := NewEngine(set, whole).NewWorker()
+	state, stored := NewState(StateOptions{MaxVINs: bound}), map[string][]byte{}
+	w := NewEngine(set, state).NewWorker()
+	passed := 0
+	x := uint64(3)
+	for i := range 12_000 {
+		x = x*6364136223846793005 + 1442695040888963407
+		rec := telemetry(uint64(i+1), epoch+int64(i), `{}`)
+		if i >= 4000 && i < 8000 {
+			rec.ReceivedAt -= 3_600_000
+		}
+		rec.Topic = fmt.Sprintf("v1/VIN%d/up/x", x>>40%3000)
+		before, there := whole.VINs(), whole.Export(rec.VIN()) != nil
+		evicted = 0
+		want := len(one.Eval(&rec, nil))
+		if !there && whole.VINs()+evicted != before+1 || evicted > 1 {
+			t.Fatalf("message %d forgot %d VINs", i, evicted)
+		}
+		if got := len(w.Eval(&rec, nil)); got != want {
+			t.Fatalf("message %d: %d decisions after restarts, %d without", i, got, want)
+		}
+		passed += want
+		if i%397 != 0 {
+			continue
+		}
+		for vin, data := range taken(state) {
+			if stored[vin] = data; data == nil {
+				delete(stored, vin)
+			}
+		}
+		state = NewState(StateOptions{MaxVINs: bound})
+		for vin, data := range stored {
+			if err := state.Load(vin, data); err != nil {
+				t.Fatal(err)
+			}
+		}
+		w = NewEngine(set, state).NewWorker()
+	}
+	if passed < 3200 {
+		t.Errorf("%d messages passed: nothing was forgotten", passed)
+	}
+}
+
+// TestChangesThatNobodyTakes: VINs come and go while the checkpoint cannot be written, and what is to be written stays
+// within the bound.
+func TestChangesThatNobodyTakes(t *testing.T) {
+	t.Parallel()
+	set := compileText(t, `rules: [{id: s, from: ["#"], sample: 1h, to: [{kafka: {topic: t}}]}]`)
+	state := NewState(StateOptions{MaxVINs: Shards})
+	w := NewEngine(set, state).NewWorker()
+	for i := range 20_000 {
+		rec := telemetry(uint64(i+1), epoch+int64(i), `{}`)
+		rec.Topic = fmt.Sprintf("v1/VIN%d/up/x", i)
+		w.Eval(&rec, nil)
+		if n := state.Changed(); n > 5*Shards {
+			t.Fatalf("%d changes of %d VINs are kept after %d messages", n, Shards, i)
+		}
+		if i == 100 {
+			taken(state)
+		}
+	}
+	kept := 0
+	for _, data := range taken(state) {
+		if data != nil {
+			kept++
+		}
+	}
+	if kept != state.VINs() {
+		t.Errorf("%d VINs given out, %d are there", kept, state.VINs())
+	}
+}
+
 func TestLoadRefusesDamage(t *testing.T) {
 	t.Parallel()
 	state := NewState(StateOptions{})
@@ -197,17 +283,17 @@ func TestLoadRefusesDamage(t *testing.T) {
 	for _, rec := range traffic(200) {
 		w.Eval(&rec, nil)
 	}
-	good := state.TakeDirty()[0]
-	for n := range len(good.Data) {
-		if err := NewState(StateOptions{}).Load("V", good.Data[:n]); !errors.Is(err, ErrBadState) {
-			t.Errorf("%d of %d bytes: %v", n, len(good.Data), err)
+	good := state.Export("VIN00")
+	for n := range len(good) {
+		if err := NewState(StateOptions{}).Load("V", good[:n]); !errors.Is(err, ErrBadState) {
+			t.Errorf("%d of %d bytes: %v", n, len(good), err)
 		}
 	}
-	if err := NewState(StateOptions{}).Load("V", append([]byte{9}, good.Data...)); !errors.Is(err, ErrBadState) {
+	if err := NewState(StateOptions{}).Load("V", append([]byte{9}, good...)); !errors.Is(err, ErrBadState) {
 		t.Errorf("another version: %v", err)
 	}
 	s := NewState(StateOptions{})
-	if err := s.Load("V", good.Data); err != nil || !bytes.Equal(s.Export("V"), good.Data) {
+	if err := s.Load("V", good); err != nil || !bytes.Equal(s.Export("V"), good) {
 		t.Errorf("a stored state does not come back as it was: %v", err)
 	}
 }

@@ -9,8 +9,8 @@ import (
 
 // The stored state of one VIN. The first byte is the version.
 //
-//	version  1 byte, = 1
-//	changed  varint   ms
+//	version  1 byte, = 2
+//	touched  uvarint  counts the changes to VINs of the shard
 //	count    uvarint
 //	count times, by key:
 //	  key    8 bytes, big-endian
@@ -18,14 +18,10 @@ import (
 //	  at     varint   ms
 //	  list   uvarint count; each 8 bytes hash, varint ms after the entry before it
 //	  text   uvarint length, bytes
-const stateVersion = 1
+const stateVersion = 2
 
-// marshal returns nil for a VIN without state.
-func (v *vinState) marshal() []byte {
-	if v == nil || len(v.ops) == 0 {
-		return nil
-	}
-	b := binary.AppendVarint([]byte{stateVersion}, v.changed)
+func (v *vinState) append(b []byte) []byte {
+	b = binary.AppendUvarint(append(b, stateVersion), v.touched)
 	b = binary.AppendUvarint(b, uint64(len(v.ops)))
 	for i := range v.ops {
 		o := &v.ops[i]
@@ -49,7 +45,7 @@ func unmarshalVIN(b []byte) (*vinState, error) {
 	if ver := r.Byte(); ver != stateVersion {
 		return nil, fmt.Errorf("%w: version %d", ErrBadState, ver)
 	}
-	v := &vinState{changed: r.Varint()}
+	v := &vinState{touched: r.Uvarint()}
 	for n := r.Uvarint(); n > 0 && !r.Bad; n-- {
 		o := opState{key: r.Uint64(), num: r.Uvarint(), at: r.Varint()}
 		var last int64

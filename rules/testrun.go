@@ -1,6 +1,7 @@
 package rules
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -37,11 +38,14 @@ type output struct {
 	used   bool
 }
 
-// run runs one test on a set.
-func (t *testCase) run(set *Set) TestResult {
+// run runs one test on a set. The error is that of ctx when it ends before the test.
+func (t *testCase) run(ctx context.Context, set *Set) (TestResult, error) {
 	res := TestResult{File: t.doc.file, Line: t.name.line, Name: t.name.value}
 	w := NewEngine(set, NewState(StateOptions{})).NewWorker()
 	for i, s := range t.steps {
+		if err := ctx.Err(); err != nil {
+			return res, fmt.Errorf("test %q: %w", t.name.value, err)
+		}
 		outs := s.outputs(w, t, uint64(i+1)) //nolint:gosec // an index
 		if !s.expects {
 			continue
@@ -52,7 +56,7 @@ func (t *testCase) run(set *Set) TestResult {
 		}
 	}
 	res.Passed = len(res.Failures) == 0
-	return res
+	return res, nil
 }
 
 // record is the step's message as the journal would have it.

@@ -2,6 +2,7 @@ package rules
 
 import (
 	"cmp"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -158,6 +159,13 @@ func Check(w io.Writer, paths []string, o ToolOptions) (ok bool, err error) {
 		return false, err
 	}
 	set, tests, diags := ws.compile(o)
+	switch {
+	case len(ws.rules) == 0:
+		diags = append(diags, noFiles(paths))
+	case set != nil:
+		diags = append(diags, set.unfinished...)
+		diags.sort()
+	}
 	rep := CheckReport{OK: len(diags) == 0, Files: len(ws.rules) + len(ws.tests), Tests: len(tests), Diagnostics: diags}
 	if set != nil {
 		rep.Rules, rep.Hash = len(set.rules), set.hash
@@ -179,15 +187,12 @@ func Check(w io.Writer, paths []string, o ToolOptions) (ok bool, err error) {
 	return rep.OK, err
 }
 
-// writePassed names the files that a gateway does not read, and says so when there is none that it does.
+// writePassed names the files that a gateway does not read.
 func (ws *workspace) writePassed(w io.Writer) error {
-	var err error
-	switch {
-	case len(ws.passed) > 0:
-		_, err = fmt.Fprintf(w, "a gateway reads only files that end with %s; it passes over: %s\n", rulesSuffix, strings.Join(ws.passed, ", "))
-	case len(ws.rules) == 0:
-		_, err = fmt.Fprintf(w, "no file here ends with %s\n", rulesSuffix)
+	if len(ws.passed) == 0 {
+		return nil
 	}
+	_, err := fmt.Fprintf(w, "a gateway reads only files that end with %s; it passes over: %s\n", rulesSuffix, strings.Join(ws.passed, ", "))
 	return err
 }
 
@@ -221,7 +226,7 @@ func Test(w io.Writer, paths []string, o ToolOptions) (ok bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	rep, err := ws.test(o)
+	rep, err := ws.test(context.Background(), o)
 	if err != nil {
 		return false, err
 	}
@@ -231,7 +236,8 @@ func Test(w io.Writer, paths []string, o ToolOptions) (ok bool, err error) {
 	return rep.OK, rep.write(w)
 }
 
-func (ws *workspace) test(o ToolOptions) (TestReport, error) {
+// test runs the tests. The error is ErrNoTests, or that of ctx when it ends before the tests do.
+func (ws *workspace) test(ctx context.Context, o ToolOptions) (TestReport, error) {
 	_, tests, diags := ws.compile(o)
 	rep := TestReport{OK: true, Results: []TestResult{}, Diagnostics: diags}
 	if len(diags) > 0 {
@@ -247,7 +253,10 @@ func (ws *workspace) test(o ToolOptions) (TestReport, error) {
 		if sets[cell] == nil { // ${cell} is part of a set
 			sets[cell], _ = Compile(NewSource(ws.rules), Options{Cell: cell})
 		}
-		res := t.run(sets[cell])
+		res, err := t.run(ctx, sets[cell])
+		if err != nil {
+			return rep, err
+		}
 		rep.Results = append(rep.Results, res)
 		if res.Passed {
 			rep.Passed++

@@ -69,7 +69,7 @@ func TestSampleTestsNoticeChanges(t *testing.T) {
 			if !found {
 				t.Fatalf("no rule file contains %q", c.from)
 			}
-			rep, err := ws.test(ToolOptions{})
+			rep, err := ws.test(t.Context(), ToolOptions{})
 			if err != nil || len(rep.Diagnostics) > 0 {
 				t.Fatalf("the changed rules do not run: %v %v", err, rep.Diagnostics)
 			}
@@ -138,12 +138,33 @@ func TestCheckJSON(t *testing.T) {
 	}
 }
 
-func TestCheckAcceptsEmptyFolder(t *testing.T) {
+// What a gateway would refuse to put into force is no good for a check either, and the check says what to do.
+func TestCheckRefusesWhatIsEmpty(t *testing.T) {
 	t.Parallel()
+	for name, files := range map[string]map[string]string{
+		"no file":        {},
+		"only a test":    {"a_test.yaml": "tests: []\n"},
+		"another ending": {"a.yaml": oneRule},
+		"no byte":        {"a.rules.yaml": oneRule, "b.rules.yaml": ""},
+		"comments":       {"a.rules.yaml": "# soon\n"},
+		"cut short":      {"a.rules.yaml": "rules:\n"},
+		"no rules yet":   {"a.rules.yaml": "lists: {a: [b]}\n"},
+	} {
+		var b, j strings.Builder
+		dir := writeFiles(t, files)
+		ok, err := Check(&b, []string{dir}, ToolOptions{})
+		if err != nil || ok || !strings.Contains(b.String(), "`rules: []`") || !strings.Contains(b.String(), "error[R003]") {
+			t.Errorf("%s: ok %t err %v out %q", name, ok, err, b.String())
+		}
+		var rep CheckReport
+		ok, err = Check(&j, []string{dir}, ToolOptions{JSON: true})
+		if jerr := json.Unmarshal([]byte(j.String()), &rep); jerr != nil || err != nil || ok || rep.OK || len(rep.Diagnostics) != 1 {
+			t.Errorf("%s: ok %t err %v out %q", name, ok, err, j.String())
+		}
+	}
 	var b strings.Builder
-	ok, err := Check(&b, []string{t.TempDir()}, ToolOptions{})
-	if err != nil || !ok {
-		t.Errorf("ok %t err %v out %q", ok, err, b.String())
+	if ok, err := Check(&b, []string{writeFiles(t, map[string]string{"none.rules.yaml": "rules: []\n"})}, ToolOptions{}); err != nil || !ok {
+		t.Errorf("rules: []: ok %t err %v out %q", ok, err, b.String())
 	}
 	if _, err := Check(&b, []string{filepath.Join(t.TempDir(), "none")}, ToolOptions{}); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("a missing folder: %v", err)

@@ -37,7 +37,7 @@ func TestOneFailurePerDifference(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	rep, err := ws.test(ToolOptions{})
+	rep, err := ws.test(t.Context(), ToolOptions{})
 	if err != nil || len(rep.Results) != 2 {
 		t.Fatalf("%+v, %v", rep, err)
 	}
@@ -65,7 +65,6 @@ func TestCheckNamesFilesThatAreNotRead(t *testing.T) {
 	for _, c := range []struct{ path, want string }{
 		{dir, "it passes over: " + dir + "/hot.yaml, " + dir + "/x.yml\n"},
 		{dir + "/hot.yaml", "it passes over: " + dir + "/hot.yaml\n"},
-		{t.TempDir(), "no file here ends with .rules.yaml\n"},
 	} {
 		var b strings.Builder
 		if ok, err := Check(&b, []string{c.path}, ToolOptions{}); err != nil || !ok || !strings.HasSuffix(b.String(), c.want) {

@@ -179,14 +179,14 @@ func TestGateways(t *testing.T) {
 	b.WatchEnded(func(ended func(auth.Identity) error) {
 		told <- errors.Is(ended(auth.Identity{TokenID: "one"}), auth.ErrRevoked)
 	})
-	if _, err := a.Revoke(auth.Revocation{TokenID: "one"}, ""); err != nil {
+	if _, err := a.Revoke(auth.Revocation{TokenID: "one"}, auth.Caller{}); err != nil {
 		t.Fatal(err)
 	}
 	if !<-told {
 		t.Fatal("the other gateway's watcher is not told")
 	}
 	srv.Close()
-	if _, err := a.Revoke(auth.Revocation{TokenID: "two"}, ""); err != nil {
+	if _, err := a.Revoke(auth.Revocation{TokenID: "two"}, auth.Caller{}); err != nil {
 		t.Fatalf("with Redis down: %v", err)
 	}
 	if !errors.Is(a.Ended(auth.Identity{TokenID: "two"}), auth.ErrRevoked) {
@@ -197,7 +197,7 @@ func TestGateways(t *testing.T) {
 	if !errors.Is(again.Ended(auth.Identity{TokenID: "one"}), auth.ErrRevoked) {
 		t.Fatal("a restart with Redis down forgot what was learned")
 	}
-	if _, err := again.Revoke(auth.Revocation{TokenID: "three"}, ""); err != nil {
+	if _, err := again.Revoke(auth.Revocation{TokenID: "three"}, auth.Caller{}); err != nil {
 		t.Fatal(err)
 	}
 	if err := srv.Restart(); err != nil {

@@ -249,7 +249,7 @@ func (i *issuer) Token(vin string) (string, error) {
 	if ok && time.Now().Before(t.renew) {
 		return t.token, nil
 	}
-	token, id, err := i.authority.Issue(auth.IssueRequest{Subject: vin, Role: auth.RoleVehicle, By: "fleet"})
+	token, id, err := i.authority.Issue(auth.IssueRequest{Subject: vin, Role: auth.RoleVehicle, Caller: auth.Caller{By: "fleet"}})
 	if err != nil {
 		return "", err
 	}

@@ -11,13 +11,14 @@ import (
 
 	"cellgate/broker/journal"
 	"cellgate/broker/message"
+	"cellgate/cmd/cellgate/app"
 	"cellgate/rules"
 )
 
 func rulesCommand(c *cli) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "rules",
-		Short: "check, test, explain and compare rules",
+		Short: "check, test, apply, explain and compare rules",
 		Long: `rules is the analyst's set of tools. A PATH is a folder or a file; without one, the tools work on
 the rules of the gateway that --data or --config names.`,
 		Example: "  cellgate rules check configs/rules\n  cellgate rules test configs/rules",
@@ -25,7 +26,7 @@ the rules of the gateway that --data or --config names.`,
 	cmd.AddCommand(
 		rulesToolCommand(c, "check", "are the rules right? errors with file, line and column", rules.Check),
 		rulesToolCommand(c, "test", "run the rules' tests: the *_test.yaml beside them", rules.Test),
-		rulesExplainCommand(c), rulesDiffCommand(c), rulesBacktestCommand(c), rulesFormatCommand(c), rulesSchemaCommand(c),
+		rulesApplyCommand(c), rulesExplainCommand(c), rulesDiffCommand(c), rulesBacktestCommand(c), rulesFormatCommand(c), rulesSchemaCommand(c),
 	)
 	return cmd
 }
@@ -90,6 +91,41 @@ func rulesToolCommand(c *cli, name, short string, tool func(io.Writer, []string,
 		},
 	}
 	f.add(cmd)
+	c.jsonFlag(cmd)
+	return cmd
+}
+
+func rulesApplyCommand(c *cli) *cobra.Command {
+	t := &target{}
+	allowEmpty := false
+	cmd := &cobra.Command{
+		Use:   "apply",
+		Short: "put the rule files of a running gateway in force",
+		Long: `apply has a running gateway read its rules folder and put the rules in force, whole or not at all. The
+gateway does so by itself when files change, unless rules.watch is off; apply also ends a rollback, and says
+at once what is wrong.
+
+A folder that is missing, or has lost all its rules, never takes the place of rules that run. When none are
+wanted, put ` + "`rules: []`" + ` into a file, or say --allow-empty.`,
+		Example: "  cellgate rules apply\n  cellgate rules apply --allow-empty",
+		Args:    takes(),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			client, err := t.client()
+			if err != nil {
+				return err
+			}
+			var s app.RuleSet
+			if err := client.do(cmd.Context(), "POST", "/v1/rules/reload", map[string]bool{"allow_empty": allowEmpty}, &s); err != nil {
+				return err
+			}
+			return c.print(s, func(w io.Writer) error {
+				_, err := fmt.Fprintf(w, "%s in force, set %.12s, from %s\n", many(len(s.Rules), "rule", "rules"), s.Hash, s.Path)
+				return err
+			})
+		},
+	}
+	t.flags(cmd)
+	cmd.Flags().BoolVar(&allowEmpty, "allow-empty", false, "also when that leaves no rule: every message is then filtered")
 	c.jsonFlag(cmd)
 	return cmd
 }

@@ -125,7 +125,7 @@ func (t *target) bearer() (string, error) {
 		return "", err
 	}
 	defer closeAuthority(a)
-	token, _, err := a.Issue(auth.IssueRequest{Subject: strings.ReplaceAll(whoami(), "/", "-"), Role: auth.RoleOperator, TTL: callerTTL, By: whoami()})
+	token, _, err := a.Issue(auth.IssueRequest{Subject: strings.ReplaceAll(whoami(), "/", "-"), Role: auth.RoleOperator, TTL: callerTTL, Caller: auth.Caller{By: whoami()}})
 	return token, err
 }
 

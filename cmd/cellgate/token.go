@@ -88,7 +88,7 @@ func (c *cli) issue(f *issueFlags) error {
 	defer closeAuthority(a)
 	all := make([]issued, 0, len(subjects))
 	for _, s := range subjects {
-		token, id, err := a.Issue(auth.IssueRequest{Subject: s, Role: role, Scopes: f.scopes, TTL: f.ttl, By: whoami()})
+		token, id, err := a.Issue(auth.IssueRequest{Subject: s, Role: role, Scopes: f.scopes, TTL: f.ttl, Caller: auth.Caller{By: whoami()}})
 		if err != nil {
 			return fmt.Errorf("token: %s: %w", s, err)
 		}
@@ -321,13 +321,12 @@ the configuration by --issuer.`,
 				}
 				r.IssuedBefore = at
 			}
-			r.By = whoami()
 			a, err := t.authority()
 			if err != nil {
 				return err
 			}
 			defer closeAuthority(a)
-			done, err := a.Revoke(r, "")
+			done, err := a.Revoke(r, auth.Caller{By: whoami()})
 			if err != nil {
 				return fmt.Errorf("revoke: %w", err)
 			}

@@ -16,12 +16,12 @@ import (
 var (
 	bucketDispatch = []byte("dispatch")
 
-	bucketState   = []byte("state")   // by VIN: the operators' state as of E
 	bucketSinks   = []byte("sinks")   // by name: sinkState
 	bucketSources = []byte("sources") // by hash: rule sets
 	keyEvaluated  = []byte("evaluated")
-	keyEpoch      = []byte("epoch") // of the journal that sequences are of
-	keyTable      = []byte("table") // []setEntry
+	keyEpoch      = []byte("epoch")     // of the journal that sequences are of
+	keyTable      = []byte("table")     // []setEntry
+	keyOperators  = []byte("operators") // operatorRange, as of E
 	keyAnnounced  = []byte("announced")
 	keyApplied    = []byte("applied")
 	keyApplying   = []byte("applying") // a hash that may be in the journal behind that of applied
@@ -43,6 +43,7 @@ type snapshot struct {
 	table     []setEntry
 	entered   []string // hashes of rule sets
 	sinks     []sinkState
+	operators operatorState
 }
 
 // equal reports whether a checkpoint would write what the last one has written. An idle gateway leaves its
@@ -85,31 +86,50 @@ func (d *Dispatcher) checkpoints(ctx context.Context) {
 func (d *Dispatcher) Checkpoint() error {
 	d.saveMu.Lock()
 	defer d.saveMu.Unlock()
-	began := time.Now()
-	s, err := d.capture()
-	if err != nil {
-		return err
-	}
-	if s == nil || (len(d.unsaved) == 0 && s.equal(d.last)) {
-		return nil
-	}
-	for _, p := range d.pipelines {
-		if err = p.dlog.sync(); err != nil {
-			if p.dlog.failed() {
-				d.die(err)
-			}
+	if d.unstored != nil { // first what the last one has taken and could not store
+		if err := d.save(d.unstored); err != nil {
 			return err
 		}
 	}
-	if err := d.store(s); err != nil {
+	s, err := d.capture()
+	if err != nil || s == nil || (len(s.operators.blocks) == 0 && s.equal(d.last)) {
+		return err
+	}
+	return d.save(s)
+}
+
+// save stores what was captured. When it fails, that is kept and stored before anything else.
+func (d *Dispatcher) save(s *snapshot) error {
+	began := time.Now()
+	d.unstored = s
+	for _, p := range d.pipelines {
+		if err := p.dlog.sync(); err != nil {
+			return d.saveFailed(p.dlog, err)
+		}
+	}
+	operators, err := d.operators.save(&s.operators, s.evaluated)
+	if err != nil {
+		return d.saveFailed(d.operators.log, err)
+	}
+	if err := d.store(s, operators); err != nil {
 		return fmt.Errorf("checkpoint: %w", err)
 	}
-	clear(d.unsaved)
 	d.sets.stored(len(s.entered))
-	d.last = s
+	d.last, d.unstored = s, nil
+	if err := d.operators.stored(operators); err != nil {
+		d.o.Log.Warn("operator log not trimmed", "err", err)
+	}
 	d.release(s)
 	d.o.Metrics.checkpoint.Observe(time.Since(began).Seconds())
 	return nil
+}
+
+// saveFailed is the error of a log that was not made durable. When its fsync failed, that is the end.
+func (d *Dispatcher) saveFailed(l *decisionLog, err error) error {
+	if l.failed() {
+		d.die(err)
+	}
+	return err
 }
 
 // capture copies the state at a boundary and sees to it that every decision between a sink's cursor and
@@ -130,9 +150,7 @@ func (d *Dispatcher) capture() (*snapshot, error) {
 	for i, p := range d.pipelines {
 		s.sinks[i] = p.capture(d.o.Log.Error)
 	}
-	for _, v := range d.state.TakeDirty() {
-		d.unsaved[v.VIN] = v.Data
-	}
+	s.operators = d.operators.take(d.state)
 	return s, nil
 }
 
@@ -149,21 +167,9 @@ func (p *pipeline) capture(alarm func(msg string, args ...any)) sinkState {
 	return sinkState{Counts: c, Cursor: p.cursorLocked(), LogStart: p.dlog.start(), LogEnd: p.dlog.end()}
 }
 
-func (d *Dispatcher) store(s *snapshot) error {
+func (d *Dispatcher) store(s *snapshot, operators operatorRange) error {
 	return d.o.DB.Update(func(tx *statefile.Tx) error {
 		b := tx.Bucket(bucketDispatch)
-		state := b.Bucket(bucketState)
-		for vin, data := range d.unsaved {
-			var err error
-			if data == nil {
-				err = state.Delete([]byte(vin))
-			} else {
-				err = state.Put([]byte(vin), data)
-			}
-			if err != nil {
-				return err
-			}
-		}
 		sinks := b.Bucket(bucketSinks)
 		for i, p := range d.pipelines {
 			if err := putJSON(sinks, []byte(p.name), s.sinks[i]); err != nil {
@@ -173,6 +179,7 @@ func (d *Dispatcher) store(s *snapshot) error {
 		return errors.Join(
 			putUint(b, keyEvaluated, s.evaluated),
 			putUint(b, keyEpoch, d.o.Journal.Epoch()),
+			putJSON(b, keyOperators, operators),
 			d.sets.save(b, s.table, s.entered, string(b.Get(keyApplied))),
 		)
 	})
@@ -236,12 +243,13 @@ func JournalKnown(db *statefile.DB) (epoch, last uint64, err error) {
 func (d *Dispatcher) restore() error {
 	states := make([]sinkState, len(d.pipelines))
 	var epoch uint64
+	var operators operatorRange
 	err := d.o.DB.Update(func(tx *statefile.Tx) error {
 		b, err := tx.CreateBucketIfNotExists(bucketDispatch)
 		if err != nil {
 			return err
 		}
-		for _, name := range [][]byte{bucketState, bucketSinks, bucketSources} {
+		for _, name := range [][]byte{bucketSinks, bucketSources} {
 			if _, err := b.CreateBucketIfNotExists(name); err != nil {
 				return err
 			}
@@ -253,11 +261,15 @@ func (d *Dispatcher) restore() error {
 				return err
 			}
 		}
-		return errors.Join(d.sets.load(b), d.loadState(b))
+		return errors.Join(d.sets.load(b), getJSON(b, keyOperators, &operators))
 	})
 	if err != nil {
 		return fmt.Errorf("dispatch state: %w", err)
 	}
+	if err := d.openOperators(operators); err != nil {
+		return err
+	}
+	d.vins.Store(int64(d.state.VINs()))
 	foreign := epoch != d.o.Journal.Epoch()
 	if foreign { // or there is no checkpoint: what this journal has given up is nothing that this account has received
 		d.evaluated = d.o.Journal.First() - 1
@@ -288,13 +300,23 @@ func (d *Dispatcher) restoreSink(b *statefile.Bucket, name string, s *sinkState)
 	return getJSON(b.Bucket(bucketSinks), []byte(name), s)
 }
 
-func (d *Dispatcher) loadState(b *statefile.Bucket) error {
-	return b.Bucket(bucketState).ForEach(func(vin, data []byte) error {
-		if err := d.state.Load(string(vin), data); err != nil {
-			d.o.Log.Error("operator state lost", "err", err)
-		}
-		return nil
-	})
+// openOperators opens the operator log. Damage does not stop the start, as no message is lost by it: the operators go on with
+// what could be read, and forget the rest.
+func (d *Dispatcher) openOperators(r operatorRange) (err error) {
+	d.operators, err = openOperatorLog(d.o.fs, d.o.OperatorDir, r, d.o.SegmentBytes, d.state)
+	if !errors.Is(err, ErrDecisionLog) {
+		return err
+	}
+	d.o.Log.Error("what the rules' operators remember of vehicles is damaged; what cannot be read is forgotten, so thresholds, "+
+		"dedupe, sample and the like may let a message pass once more", "err", err, "vins_read", d.state.VINs())
+	d.o.Metrics.operatorsLost.Inc()
+	if d.operators, err = openOperatorLog(d.o.fs, d.o.OperatorDir, operatorRange{}, d.o.SegmentBytes, d.state); err != nil {
+		return err
+	}
+	for i := range rules.Shards {
+		d.state.MarkChanged(i)
+	}
+	return nil
 }
 
 // resume puts the evaluator where the checkpoint says.

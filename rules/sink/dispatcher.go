@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -30,13 +31,15 @@ type Dispatcher struct {
 	evaluated uint64 // E
 	torn      bool   // the evaluator stopped inside a batch: no checkpoint any more
 	state     *rules.State
+	vins      atomic.Int64 // in state
 	current   setInUse
 	scratch   []rules.Decision
 
 	// checkpoint's own.
-	saveMu  sync.Mutex
-	unsaved map[string][]byte // operator state taken and not stored yet
-	last    *snapshot         // as stored
+	saveMu    sync.Mutex
+	operators *operatorLog
+	unstored  *snapshot // captured, and not stored yet
+	last      *snapshot // as stored
 
 	applyMu sync.Mutex
 	applied string // hash of the last rule set appended to the journal
@@ -71,7 +74,6 @@ func New(o Options) (*Dispatcher, error) {
 		o:       o,
 		sets:    &ruleSets{db: o.DB, compile: o.compile, compiled: map[string]ruleSet{}},
 		state:   rules.NewState(o.State),
-		unsaved: map[string][]byte{},
 		trouble: Health{Name: "dispatch", OK: true, Since: time.Now()},
 	}
 	d.env = &environment{
@@ -206,6 +208,9 @@ func (d *Dispatcher) closeLogs() {
 			p.dlog.close()
 		}
 	}
+	if d.operators != nil {
+		d.operators.log.close()
+	}
 }
 
 // die reports what the dispatcher cannot survive, once.
@@ -325,6 +330,7 @@ func (d *Dispatcher) endBatch(ctx context.Context, seq uint64) {
 		d.setTrouble(nil)
 	}
 	d.evaluated = seq
+	d.vins.Store(int64(d.state.VINs()))
 }
 
 // route evaluates one PUBLISH and offers every pipeline its messages.

@@ -15,7 +15,10 @@ type Metrics struct {
 	refused     *prometheus.CounterVec // sink_refused_total{sink}
 	missing     prometheus.Counter     // dispatch_missing_records_total
 	checkpoint  prometheus.Histogram   // dispatch_checkpoint_seconds
-	reg         prometheus.Registerer
+	evicted     *prometheus.CounterVec // rule_state_evicted_total{reason}
+	// operatorsLost is rule_state_lost_total.
+	operatorsLost prometheus.Counter
+	reg           prometheus.Registerer
 }
 
 // NewMetrics registers the metrics; reg may be nil.
@@ -35,10 +38,18 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 			Name: "dispatch_checkpoint_seconds", Help: "Time of one checkpoint, fsyncs included.",
 			Buckets: prometheus.ExponentialBuckets(0.001, 2, 14),
 		}),
+		evicted: vec("rule_state_evicted_total", "What rules' operators forgot because of a bound: VINs beyond rules.max_vins (vins), "+
+			"entries of a list (rule_entries, vin_bytes).", "reason"),
+		operatorsLost: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "rule_state_lost_total", Help: "Starts that found what rules' operators remember damaged and went on without a part of it.",
+		}),
 		reg: reg,
 	}
+	for _, reason := range []string{"vins", "rule_entries", "vin_bytes"} {
+		m.evicted.WithLabelValues(reason)
+	}
 	if reg != nil {
-		reg.MustRegister(m.ruleMatched, m.ruleErrors, m.modeChanges, m.refused, m.missing, m.checkpoint)
+		reg.MustRegister(m.ruleMatched, m.ruleErrors, m.modeChanges, m.refused, m.missing, m.checkpoint, m.evicted, m.operatorsLost)
 	}
 	return m
 }
@@ -47,6 +58,7 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 type collector struct {
 	d                                                *Dispatcher
 	total, pending, lag, seconds, balanced, logBytes *prometheus.Desc
+	vins, maxVINs, stateBytes                        *prometheus.Desc
 }
 
 func newCollector(d *Dispatcher) *collector {
@@ -57,17 +69,20 @@ func newCollector(d *Dispatcher) *collector {
 		d: d,
 		total: desc("ledger_total", "Records by sink and outcome: received, delivered, filtered, dead_lettered, "+
 			"dropped_{reason}.", "sink", "outcome"),
-		pending:  desc("ledger_pending", "Records with messages that are not settled at a sink.", "sink"),
-		lag:      desc("sink_lag_messages", "Records that are not settled at a sink, not yet evaluated ones included.", "sink"),
-		seconds:  desc("sink_lag_seconds", "Age of the oldest record that is not settled at a sink.", "sink"),
-		balanced: desc("ledger_balanced", "1 while the ledger of a sink adds up.", "sink"),
-		logBytes: desc("decision_log_bytes", "Size of a sink's decision log.", "sink"),
+		pending:    desc("ledger_pending", "Records with messages that are not settled at a sink.", "sink"),
+		lag:        desc("sink_lag_messages", "Records that are not settled at a sink, not yet evaluated ones included.", "sink"),
+		seconds:    desc("sink_lag_seconds", "Age of the oldest record that is not settled at a sink.", "sink"),
+		balanced:   desc("ledger_balanced", "1 while the ledger of a sink adds up.", "sink"),
+		logBytes:   desc("decision_log_bytes", "Size of a sink's decision log.", "sink"),
+		vins:       desc("rule_state_vins", "VINs of which the rules' operators remember something."),
+		maxVINs:    desc("rule_state_max_vins", "The bound of rule_state_vins, rules.max_vins."),
+		stateBytes: desc("rule_state_log_bytes", "Size of the log that keeps what the operators remember."),
 	}
 }
 
 // Describe implements prometheus.Collector.
 func (c *collector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{c.total, c.pending, c.lag, c.seconds, c.balanced, c.logBytes} {
+	for _, d := range []*prometheus.Desc{c.total, c.pending, c.lag, c.seconds, c.balanced, c.logBytes, c.vins, c.maxVINs, c.stateBytes} {
 		ch <- d
 	}
 }
@@ -95,6 +110,9 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 		}
 		gauge(c.balanced, ok, l.Sink)
 	}
+	gauge(c.vins, float64(c.d.vins.Load()))
+	gauge(c.maxVINs, float64(c.d.o.State.MaxVINs))
+	gauge(c.stateBytes, float64(c.d.operators.log.bytes()))
 	for _, l := range c.d.Lag() {
 		gauge(c.lag, float64(l.Messages), l.Sink)
 		gauge(c.seconds, l.Age.Seconds(), l.Sink)

@@ -1,6 +1,7 @@
 package sink
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -52,13 +53,15 @@ type Options struct {
 	DB *statefile.DB
 	// Dir is where the decision logs are, one directory per sink.
 	Dir string
+	// OperatorDir is where the operators' state is.
+	OperatorDir string
 	// Cell is the cell's id, known to expressions and templates; Node goes into message ids.
 	Cell, Node string
 	// Sinks get what the rules send; one of them is the Kafka sink, which also takes the dead letters.
 	Sinks []Binding
 	// ErrorTopic is the Kafka topic of errors of rules that name none; rules.DefaultErrorTopic if empty.
 	ErrorTopic string
-	// State bounds the operators' state.
+	// State bounds the operators' state; its Evicted is the dispatcher's.
 	State rules.StateOptions
 	// CheckpointInterval is how much is done again after a crash; 1 s by default. When it is negative there are
 	// only the checkpoints that Checkpoint and Stop write.
@@ -77,8 +80,8 @@ type Options struct {
 }
 
 func (o *Options) fill() error {
-	if o.Journal == nil || o.DB == nil || o.Dir == "" || o.Node == "" {
-		return errors.New("dispatch: journal, database, directory and node are required")
+	if o.Journal == nil || o.DB == nil || o.Dir == "" || o.OperatorDir == "" || o.Node == "" {
+		return errors.New("dispatch: journal, database, directories and node are required")
 	}
 	if o.CheckpointInterval == 0 {
 		o.CheckpointInterval = time.Second
@@ -95,6 +98,8 @@ func (o *Options) fill() error {
 	if o.Metrics == nil {
 		o.Metrics = NewMetrics(nil)
 	}
+	o.State.MaxVINs = cmp.Or(o.State.MaxVINs, rules.DefaultMaxVINs)
+	o.State.Evicted = func(reason string, n int) { o.Metrics.evicted.WithLabelValues(reason).Add(float64(n)) }
 	if o.fs == nil {
 		o.fs = osFS{}
 	}

@@ -101,6 +101,9 @@ func (p *power) look(o op, name string) {
 
 func (p *power) check(m *machine, o op, name string) {
 	p.seen[o]++
+	if strings.HasPrefix(name, operatorDir) {
+		p.seen["operators' "+o]++
+	}
 	p.states++
 	if err := m.check(filepath.Join(p.dir, "crashed.db"), 4<<p.rng.IntN(8), p.rng.IntN(2) == 0); err != nil {
 		p.failure = fmt.Errorf("state %d, power lost before %s of %s: %w", p.states, o, name, err)
@@ -333,7 +336,7 @@ func TestPowerLoss(t *testing.T) {
 				t.Fatal(err)
 			}
 			t.Logf("%d crash states before %v", p.states, p.seen)
-			for _, o := range []op{opMkdir, opCreate, opWrite, opTruncate, opSync, opRemove, opSyncDir, opCommit, opCommitted} {
+			for _, o := range []op{opMkdir, opCreate, opWrite, opTruncate, opSync, opRemove, opSyncDir, opCommit, opCommitted, "operators' " + opRemove} {
 				if n >= perRun && p.seen[o] == 0 {
 					t.Errorf("no crash before any %s", o)
 				}
@@ -349,6 +352,7 @@ func TestPowerLossIsNoticed(t *testing.T) {
 		"files":       func(o op, name string) bool { return o == opSync && strings.HasPrefix(name, powerDir) },
 		"directories": func(o op, name string) bool { return o == opSyncDir && strings.HasPrefix(name, powerDir+"/") },
 		"parent":      func(o op, name string) bool { return o == opSyncDir && name == powerDir },
+		"operators":   func(o op, name string) bool { return o == opSync && strings.HasPrefix(name, operatorDir) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

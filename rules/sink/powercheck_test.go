@@ -1,9 +1,11 @@
 package sink_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"strings"
 	"time"
@@ -93,7 +95,10 @@ type process struct {
 	sinks      [2]*sinktest.Memory
 }
 
-const powerDir = "/data/decisions"
+const (
+	powerDir    = "/data/decisions"
+	operatorDir = "/data/operators"
+)
 
 // boot opens everything on a machine as the gateway does, and leaves the dispatcher to be started. wrap may put
 // something in front of the journal.
@@ -115,7 +120,7 @@ func boot(mem *memFS, file string, limit int, wrap func(*process) sink.Journal) 
 		return nil, errors.Join(err, p.db.Close())
 	}
 	o := sink.Options{
-		Journal: p.journal, DB: p.db, Dir: powerDir, Cell: "cell-1", Node: "gw-1", CheckpointInterval: -1, SegmentBytes: 600,
+		Journal: p.journal, DB: p.db, Dir: powerDir, OperatorDir: operatorDir, Cell: "cell-1", Node: "gw-1", CheckpointInterval: -1, SegmentBytes: 600,
 	}
 	if wrap != nil {
 		o.Journal = wrap(p)
@@ -124,8 +129,13 @@ func boot(mem *memFS, file string, limit int, wrap func(*process) sink.Journal) 
 		o.Sinks = append(o.Sinks, sink.Binding{Sink: s, Limits: sink.Limits{Messages: limit}})
 	}
 	o.UseFileSystem(mem)
+	var log bytes.Buffer
+	o.Log = slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelError}))
 	if p.dispatcher, err = sink.New(o); err != nil {
 		return nil, errors.Join(err, p.close())
+	}
+	if strings.Contains(log.String(), operatorDir) {
+		return nil, errors.Join(fmt.Errorf("%w: %s", errLost, &log), p.close())
 	}
 	return p, nil
 }

@@ -83,16 +83,9 @@ func (s *ruleSets) byHashLocked(hash string) (ruleSet, error) {
 	if set := s.compiled[hash]; set != nil {
 		return set, nil
 	}
-	var source []byte
-	err := s.db.View(func(tx *statefile.Tx) error {
-		source = slices.Clone(tx.Bucket(bucketDispatch).Bucket(bucketSources).Get([]byte(hash)))
-		return nil
-	})
+	source, err := s.read(hash)
 	if err != nil {
-		return nil, fmt.Errorf("rule set %s: %w", hash, err)
-	}
-	if source == nil {
-		return nil, fmt.Errorf("%w: %s", errNoRules, hash)
+		return nil, err
 	}
 	set, err := s.compile(source)
 	if err != nil {
@@ -110,6 +103,30 @@ func (s *ruleSets) newest() string {
 		return s.announced[n-1]
 	}
 	return ""
+}
+
+// read returns the stored form of a source.
+func (s *ruleSets) read(hash string) (source []byte, err error) {
+	err = s.db.View(func(tx *statefile.Tx) error {
+		source = slices.Clone(tx.Bucket(bucketDispatch).Bucket(bucketSources).Get([]byte(hash)))
+		return nil
+	})
+	if err == nil && source == nil {
+		err = errNoRules
+	}
+	if err != nil {
+		return nil, fmt.Errorf("rule set %s: %w", hash, err)
+	}
+	return source, nil
+}
+
+// source returns a stored source.
+func (s *ruleSets) source(hash string) (*rules.Source, error) {
+	b, err := s.read(hash)
+	if err != nil {
+		return nil, err
+	}
+	return rules.UnmarshalSource(b)
 }
 
 // enter makes the set of a hash govern from seq on, and returns it with its index.

@@ -3,6 +3,8 @@ package sink
 import (
 	"slices"
 	"time"
+
+	"cellgate/rules"
 )
 
 // RulesHash is the hash of the rule set that ApplyRules made govern last; "" before the first.
@@ -10,6 +12,15 @@ func (d *Dispatcher) RulesHash() string {
 	d.applyMu.Lock()
 	defer d.applyMu.Unlock()
 	return d.applied
+}
+
+// RulesSource is the source of the rule set of RulesHash; nil when there is none.
+func (d *Dispatcher) RulesSource() (*rules.Source, error) {
+	hash := d.RulesHash()
+	if hash == "" {
+		return nil, nil
+	}
+	return d.sets.source(hash)
 }
 
 // Position is the sequence up to which everything is evaluated.

@@ -119,18 +119,7 @@ func logs(t testing.TB, g *harness.Gateway) string {
 // awaitAudit waits for a line of the audit log that holds all the parts.
 func awaitAudit(t testing.TB, g *harness.Gateway, parts ...string) {
 	t.Helper()
-	eventually(t, "audit line with "+strings.Join(parts, " "), func() bool {
-	lines:
-		for line := range strings.Lines(auditLog(t, g)) {
-			for _, part := range parts {
-				if !strings.Contains(line, part) {
-					continue lines
-				}
-			}
-			return true
-		}
-		return false
-	})
+	eventually(t, "audit line with "+strings.Join(parts, " "), func() bool { return anyLineHas(auditLog(t, g), parts) })
 }
 
 func eventually(t testing.TB, what string, holds func() bool) {

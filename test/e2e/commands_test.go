@@ -55,14 +55,14 @@ func TestRefusedCommandsOverMQTT5(t *testing.T) {
 		want           byte
 		audit          string
 	}{
-		{commandTopic(vin, "a1"), "{}", 0x00, "command mqtt control accepted"},
-		{commandTopic(vin, "a1"), "{}", 0x00, "command mqtt control repeated"},
-		{commandTopic(vin, "a1"), `{"doors":"all"}`, 0x83, "command mqtt control refused conflict"},
-		{commandTopic(vin, "a2"), `"` + strings.Repeat("x", 64) + `"`, 0x97, "command mqtt control refused too_large"},
-		{commandTopic(vin, "a 3"), "{}", 0x90, "command mqtt control refused topic"},
-		{commandTopic(vin, "a4"), "{}", 0x00, "command mqtt control accepted"},
-		{commandTopic(vin, "a5"), "{}", 0x00, "command mqtt control accepted"},
-		{commandTopic(vin, "a6"), "{}", 0x97, "command mqtt control refused queue_full"},
+		{commandTopic(vin, "a1"), "{}", 0x00, "command mqtt service control accepted"},
+		{commandTopic(vin, "a1"), "{}", 0x00, "command mqtt service control repeated"},
+		{commandTopic(vin, "a1"), `{"doors":"all"}`, 0x83, "command mqtt service control refused conflict"},
+		{commandTopic(vin, "a2"), `"` + strings.Repeat("x", 64) + `"`, 0x97, "command mqtt service control refused too_large"},
+		{commandTopic(vin, "a 3"), "{}", 0x90, "command mqtt service control refused topic"},
+		{commandTopic(vin, "a4"), "{}", 0x00, "command mqtt service control accepted"},
+		{commandTopic(vin, "a5"), "{}", 0x00, "command mqtt service control accepted"},
+		{commandTopic(vin, "a6"), "{}", 0x97, "command mqtt service control refused queue_full"},
 	} {
 		if code := service.Send(t, c.topic, c.payload); code != c.want {
 			t.Errorf("%s: PUBACK %#x, want %#x", c.topic, code, c.want)
@@ -112,7 +112,7 @@ func TestRefusedCommandsOverMQTT311(t *testing.T) {
 		}
 		return nil
 	})
-	if got := audits(g, "b1"); len(got) != 2 || got[1] != "command mqtt control refused conflict" {
+	if got := audits(g, "b1"); len(got) != 2 || got[1] != "command mqtt service control refused conflict" {
 		t.Errorf("audited of b1: %q", got)
 	}
 	c, lost, err := scenario.DialV3(t, g, "control", token)

@@ -80,7 +80,7 @@ type Options struct {
 	KeepTopics bool
 	// Rules is the folder that is copied as the rule set; empty: the sample rules.
 	Rules string
-	// NoRules starts with an empty rules folder.
+	// NoRules starts with a rules folder that says that there are none.
 	NoRules bool
 	// Node is the gateway's name in its cell; gw-1 if empty.
 	Node string
@@ -123,7 +123,11 @@ func PrepareGateway(t testing.TB, o Options) *Gateway {
 	if err := os.MkdirAll(rules, 0o750); err != nil {
 		t.Fatal(err)
 	}
-	if !o.NoRules {
+	if o.NoRules {
+		if err := os.WriteFile(filepath.Join(rules, "none.rules.yaml"), []byte("rules: []\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	} else {
 		from := o.Rules
 		if from == "" {
 			from = filepath.Join(Root(), "configs", "rules")

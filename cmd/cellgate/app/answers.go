@@ -5,6 +5,7 @@ import (
 
 	"cellgate/broker/command"
 	"cellgate/broker/journal"
+	"cellgate/rules"
 	"cellgate/rules/sink"
 )
 
@@ -54,6 +55,17 @@ type RulesStatus struct {
 	Rules int       `json:"rules"`
 	Since time.Time `json:"since"`
 	Error string    `json:"error,omitempty"`
+}
+
+// RuleSet is GET /v1/rules: the rule set in force.
+type RuleSet struct {
+	Hash   string           `json:"hash"`
+	Since  time.Time        `json:"since"`
+	Path   string           `json:"path"`
+	Files  []string         `json:"files"`
+	Rules  []rules.RuleInfo `json:"rules"`
+	Error  string           `json:"error,omitempty"` // why the files are not what runs
+	Broken bool             `json:"files_not_in_force"`
 }
 
 // SinkLoad is how far a sink is behind the journal.

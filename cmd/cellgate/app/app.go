@@ -48,8 +48,10 @@ type App struct {
 	phase   atomic.Int32
 	fatal   chan error // the first thing that the gateway cannot survive
 	running atomic.Pointer[configs.Config]
-	drain   drainer
-	reload  sync.Mutex
+	// reloaded is how the last reload of the configuration went; the start is the first one.
+	reloaded atomic.Pointer[outcome]
+	drain    drainer
+	reload   sync.Mutex
 }
 
 // New constructs a gateway: it reads the disk and binds nothing. An error leaves nothing behind.
@@ -63,6 +65,7 @@ func New(ctx context.Context, o Options) (*App, error) {
 	a := &App{build: o.Build, started: time.Now(), fatal: make(chan error, 1)}
 	a.cfg = o.Config
 	a.running.Store(o.Config)
+	a.noteReload(nil)
 	a.log, a.level = NewLog(o.Log, o.Config)
 	a.life.log = a.log
 	logWarnings(a.log, o.Config)

@@ -31,7 +31,8 @@ func away(t *testing.T) string {
 	return ln.Addr().String()
 }
 
-// write makes a configuration whose Kafka, Redis and centre are all away, and returns its path.
+// write makes a configuration whose Kafka, Redis and centre are all away, and returns its path. Without a folder of
+// rules it makes one that says that there are none.
 func write(t *testing.T, dir, extra string) string {
 	t.Helper()
 	text := fmt.Sprintf(`cell: {id: cell-1, node: gw-1}
@@ -43,6 +44,9 @@ redis: {addresses: [%q], timeout: 1s}
 central: {kafka: {brokers: [%q], timeout: 1s}}
 rules: {path: rules, watch: false}
 %s`, away(t), away(t), away(t), extra)
+	if _, err := os.Stat(filepath.Join(dir, "rules")); err != nil {
+		overwrite(t, filepath.Join(dir, "rules", "none.rules.yaml"), "rules: []\n")
+	}
 	file := filepath.Join(dir, "cell.yaml")
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		t.Fatal(err)

@@ -41,10 +41,14 @@ func (d deliverer) Deliver(vin string, c *command.Delivery) error {
 
 // auditCommand writes a request for a command, or for its end, to the audit log.
 func (a *App) auditCommand(c command.Audited) {
+	by := c.Caller.By
+	if c.Caller.Role != "" {
+		by = c.Caller.Role + " " + by
+	}
 	a.audit.Write(auth.AuditEvent{
-		At: c.At, Event: c.Action, By: c.Caller.By, Role: c.Caller.Role, Issuer: c.Caller.Issuer, TokenID: c.Caller.TokenID,
-		Address: c.Caller.Address, Origin: c.Caller.Origin, VIN: c.VIN, CommandID: c.ID, Name: c.Name, Outcome: c.Outcome,
-		Reason: c.Reason,
+		At: c.At, Event: c.Action, TokenID: c.Caller.TokenID,
+		Caller: auth.Caller{By: by, ByRole: c.Caller.Role, ByIssuer: c.Caller.Issuer, Address: c.Caller.Address},
+		Origin: c.Caller.Origin, VIN: c.VIN, CommandID: c.ID, Name: c.Name, Outcome: c.Outcome, Reason: c.Reason,
 	})
 }
 

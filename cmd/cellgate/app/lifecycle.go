@@ -84,3 +84,13 @@ func (l *lifecycle) one(ctx context.Context, s step) error {
 	l.log.Debug("stopped", slog.String("part", s.name), slog.Duration("took", time.Since(begin)), slog.Any("error", err))
 	return err
 }
+
+// pause waits; false means that ctx has ended.
+func pause(ctx context.Context, d time.Duration) bool {
+	select {
+	case <-ctx.Done():
+		return false
+	case <-time.After(d):
+		return true
+	}
+}

@@ -110,8 +110,15 @@ func (a *App) getRules(w http.ResponseWriter, _ *http.Request) {
 	writeJSON(w, http.StatusOK, a.rules.state())
 }
 
-func (a *App) reloadRules(w http.ResponseWriter, r *http.Request) {
-	a.changeRules(w, r, a.rules.applyFiles)
+// applyRules puts the files in force.
+func (a *App) applyRules(w http.ResponseWriter, r *http.Request) {
+	var body struct {
+		AllowEmpty bool `json:"allow_empty"`
+	}
+	if !readJSON(w, r, &body) {
+		return
+	}
+	a.changeRules(w, r, func(ctx context.Context) error { return a.rules.applyFiles(ctx, body.AllowEmpty) })
 }
 
 func (a *App) rollbackRules(w http.ResponseWriter, r *http.Request) {
@@ -124,9 +131,11 @@ func (a *App) changeRules(w http.ResponseWriter, r *http.Request, change func(co
 	var found rules.Diagnostics
 	switch {
 	case errors.As(err, &found):
-		problem.Write(w, http.StatusUnprocessableEntity, "the rules are not valid", "nothing has changed", map[string]any{"diagnostics": found})
+		problem.Write(w, http.StatusUnprocessableEntity, "the rules are not valid", "nothing has changed: "+err.Error(), map[string]any{"diagnostics": found})
 	case errors.Is(err, ErrNoEarlierRules):
 		problem.Write(w, http.StatusConflict, "", err.Error(), nil)
+	case err != nil && rules.Refused(err):
+		problem.Write(w, http.StatusUnprocessableEntity, rules.Reason(err), "nothing has changed: "+err.Error(), nil)
 	case err != nil:
 		problem.Write(w, http.StatusInternalServerError, "the rules were not changed", err.Error(), nil)
 	default:

@@ -18,6 +18,7 @@ import (
 	"cellgate/broker/session"
 	"cellgate/broker/statefile"
 	"cellgate/configs"
+	"cellgate/rules"
 	"cellgate/rules/sink"
 	"cellgate/rules/sink/kafkaclient"
 	syncer "cellgate/sync"
@@ -164,8 +165,10 @@ func (a *App) openDispatch(context.Context) error {
 	if err != nil {
 		return err
 	}
+	data := string(a.cfg.DataDir)
 	a.dispatch, err = sink.New(sink.Options{
-		Journal: a.journal, DB: a.db, Dir: filepath.Join(string(a.cfg.DataDir), "decisions"), Cell: a.cfg.Cell.ID, Node: a.cfg.Cell.Node,
+		Journal: a.journal, DB: a.db, Dir: filepath.Join(data, "decisions"), OperatorDir: filepath.Join(data, "operators"),
+		Cell: a.cfg.Cell.ID, Node: a.cfg.Cell.Node, State: rules.StateOptions{MaxVINs: a.cfg.Rules.MaxVINs},
 		Sinks: bindings, ErrorTopic: a.cfg.Rules.ErrorTopic, OnFatal: a.die, Log: a.log, Metrics: sink.NewMetrics(a.reg.own),
 	})
 	if err != nil {
@@ -176,8 +179,10 @@ func (a *App) openDispatch(context.Context) error {
 }
 
 func (a *App) openRules(context.Context) (err error) {
-	a.rules, err = newRuleKeeper(a.cfg, a.db, a.dispatch, a.log)
-	return err
+	if a.rules, err = newRuleKeeper(a); err != nil {
+		return err
+	}
+	return a.reg.own.Register(newReloadMetrics(a))
 }
 
 // startDispatch puts the rules in force before anything can be published, and begins to deliver.

@@ -27,10 +27,7 @@ func (a *App) dependencies() []Dependency {
 	if d, short := a.ladder.dependency(); short {
 		all = append(all, d)
 	}
-	if rs := a.rules.state(); rs.Broken {
-		all = append(all, Dependency{Name: "rules", Reason: "the rule files are not in force; GET /v1/rules tells why"})
-	}
-	return all
+	return append(all, a.rules.dependencies()...)
 }
 
 // healthz is 200 while the process can do anything at all.

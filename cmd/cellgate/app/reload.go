@@ -5,9 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 
+	"cellgate/auth"
 	"cellgate/configs"
-	"cellgate/rules"
 )
 
 // Reloaded tells what a reload changed.
@@ -24,38 +25,61 @@ type Reloaded struct {
 func (a *App) Reload(ctx context.Context) (Reloaded, error) {
 	a.reload.Lock()
 	defer a.reload.Unlock()
-	next, err := configs.Load(a.cfg.File)
+	r, err := a.reloadAll(ctx)
+	a.noteReload(err)
 	if err != nil {
 		return Reloaded{}, fmt.Errorf("reload: %w", err)
 	}
-	if err := a.check(next); err != nil {
-		return Reloaded{}, fmt.Errorf("reload: %w", err)
+	return r, nil
+}
+
+func (a *App) noteReload(err error) {
+	var o outcome
+	if last := a.reloaded.Load(); last != nil {
+		o = *last
 	}
-	if err := a.apply(ctx, next); err != nil {
-		return Reloaded{}, fmt.Errorf("reload: %w", err)
+	o = o.note(err)
+	a.reloaded.Store(&o)
+}
+
+func (a *App) reloadAll(ctx context.Context) (Reloaded, error) {
+	next, err := configs.Load(a.cfg.File)
+	if err != nil {
+		return Reloaded{}, err
+	}
+	a.rules.applying.Lock()
+	defer a.rules.applying.Unlock()
+	c, err := a.check(ctx, next)
+	if err == nil {
+		err = a.apply(ctx, next, c)
+	}
+	if err != nil {
+		a.rules.lookAgain() // nobody has put in force what was read
+		return Reloaded{}, err
 	}
 	return a.changes(next), nil
 }
 
-// check does what can fail, and changes nothing.
-func (a *App) check(next *configs.Config) error {
-	src, err := rules.Load(string(a.cfg.Rules.Path))
-	if err != nil {
-		return err
+// check does what can fail, and changes nothing. It returns the rules that are to go into force.
+func (a *App) check(ctx context.Context, next *configs.Config) (*candidate, error) {
+	c, bad := a.rules.prepare(ctx, prepareOptions{tests: next.Rules.RunTests})
+	if bad != nil {
+		a.rules.conclude(bad)
 	}
-	_, found := rules.Compile(src, a.rules.options)
-	_, err = loadVehicleCAs(next)
-	return errors.Join(found.Err(), err, a.auth.CheckReconfigure(AuthConfig(next)),
+	_, err := loadVehicleCAs(next)
+	return c, errors.Join(bad, err, a.auth.CheckReconfigure(AuthConfig(next)),
 		a.http.checkTLS(next.HTTP.TLS), a.tokenAPI.checkTLS(tokenAPIFiles(next)))
 }
 
 // apply puts in force what check has found good. The listeners' certificates are read by the broker itself,
 // whole or not at all, and so come first.
-func (a *App) apply(ctx context.Context, next *configs.Config) error {
+func (a *App) apply(ctx context.Context, next *configs.Config, c *candidate) error {
 	if err := a.broker.Reload(a.limits(next), filesByListener(next)); err != nil {
 		return err
 	}
-	if err := a.rules.applyFiles(ctx); err != nil {
+	err := a.rules.put(ctx, c, "")
+	a.rules.conclude(err)
+	if err != nil {
 		running := a.Config()
 		return errors.Join(err, a.broker.Reload(a.limits(running), filesByListener(running)))
 	}
@@ -90,6 +114,7 @@ func (a *App) changes(next *configs.Config) Reloaded {
 	a.running.Store(next)
 	logWarnings(a.log, next)
 	a.log.Info("reloaded", slog.Any("applied", r.Applied))
+	a.auditChange(auth.AuditConfiguration, "SIGHUP", strings.Join(r.Applied, " "))
 	if len(r.Restart) > 0 {
 		a.log.Warn("changed keys need a restart", slog.Any("keys", r.Restart))
 	}

@@ -37,7 +37,7 @@ func TestRollbackLasts(t *testing.T) {
 	file := write(t, dir, "")
 	a, _ := boot(t, file)
 	writeRules(t, dir, "bad")
-	if err := a.rules.applyFiles(t.Context()); err != nil {
+	if err := a.rules.applyFiles(t.Context(), false); err != nil {
 		t.Fatal(err)
 	}
 	rulesAre(t, a, "bad", true)

@@ -34,17 +34,17 @@ func (a *App) table() []route {
 		{"POST", "/v1/revocations", a.auth.RevocationsHandler().ServeHTTP},
 		{"GET", "/v1/vehicles", a.listVehicles},
 		{"GET", "/v1/vehicles/{vin}", a.getVehicle},
-		{"DELETE", "/v1/vehicles/{vin}/connection", a.disconnectVehicle},
+		{"DELETE", "/v1/vehicles/{vin}/connection", a.audited(auth.AuditDisconnect, a.disconnectVehicle)},
 		{"GET", "/v1/rules", a.getRules},
 		{"POST", "/v1/rules/explain", a.explainRules},
-		{"POST", "/v1/rules/reload", a.reloadRules},
-		{"POST", "/v1/rules/rollback", a.rollbackRules},
+		{"POST", "/v1/rules/reload", a.audited(auth.AuditRules, a.applyRules)},
+		{"POST", "/v1/rules/rollback", a.audited(auth.AuditRules, a.rollbackRules)},
 		{"GET", "/v1/ledger", a.getLedger},
 		{"GET", "/v1/capacity", a.getCapacity},
 		{"GET", "/v1/status", a.getStatus},
-		{"POST", "/v1/drain", a.startDrain},
+		{"POST", "/v1/drain", a.audited(auth.AuditDrain, a.startDrain)},
 		{"GET", "/v1/drain", a.getDrain},
-		{"DELETE", "/v1/drain", a.stopDrain},
+		{"DELETE", "/v1/drain", a.audited(auth.AuditDrain, a.stopDrain)},
 	}
 }
 

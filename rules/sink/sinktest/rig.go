@@ -63,7 +63,7 @@ func (r *Rig) Open() {
 	r.db, err = statefile.Open(filepath.Join(r.dir, "state.db"), statefile.Options{NoSync: true})
 	r.must(err)
 	o := sink.Options{
-		Journal: r.Journal, DB: r.db, Dir: filepath.Join(r.dir, "decisions"), Cell: "cell-1", Node: "gw-1",
+		Journal: r.Journal, DB: r.db, Dir: filepath.Join(r.dir, "decisions"), OperatorDir: filepath.Join(r.dir, "operators"), Cell: "cell-1", Node: "gw-1",
 		Sinks: r.setup.Sinks(), CheckpointInterval: 10 * time.Millisecond, SegmentBytes: 8 << 10,
 	}
 	if r.setup.Change != nil {
@@ -122,7 +122,7 @@ func (r *Rig) Tear(rnd *rand.Rand) {
 	r.t.Helper()
 	dirs, err := filepath.Glob(filepath.Join(r.dir, "decisions", "*"))
 	r.must(err)
-	for _, dir := range dirs {
+	for _, dir := range append(dirs, filepath.Join(r.dir, "operators")) {
 		logs, err := filepath.Glob(filepath.Join(dir, "*.log"))
 		r.must(err)
 		f, err := os.OpenFile(slices.Max(logs), os.O_APPEND|os.O_WRONLY, 0) //nolint:gosec // a path of the test's
@@ -292,5 +292,28 @@ func InOrder(t testing.TB, all []Message) {
 			t.Fatalf("%s: record %d after %d", key, m.Seq, last[key])
 		}
 		last[key] = m.Seq
+	}
+}
+
+// Pages is how many pages of the database have been written.
+func (r *Rig) Pages() int64 {
+	st := r.db.Stats()
+	return st.TxStats.GetPageCount()
+}
+
+// Dir is where everything is.
+func (r *Rig) Dir() string { return r.dir }
+
+// Write commits something to the database, as another part of the gateway does.
+func (r *Rig) Write(t testing.TB) {
+	err := r.db.Update(func(tx *statefile.Tx) error {
+		b, err := tx.CreateBucketIfNotExists([]byte("another"))
+		if err == nil {
+			err = b.Put([]byte("key"), []byte(time.Now().String()))
+		}
+		return err
+	})
+	if err != nil {
+		t.Error(err)
 	}
 }

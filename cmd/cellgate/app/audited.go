@@ -1,0 +1,62 @@
+package app
+
+import (
+	"io"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"cellgate/auth"
+)
+
+// maxAuditedBody bounds what of a request's body stands in the audit log.
+const maxAuditedBody = 512
+
+// audited writes a call of the API to the audit log, when it has been answered: who, what, and the status.
+func (a *App) audited(event string, h http.HandlerFunc) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		body := &prefix{left: maxAuditedBody}
+		r.Body = struct {
+			io.Reader
+			io.Closer
+		}{io.TeeReader(r.Body, body), r.Body}
+		answer := &answered{ResponseWriter: w, status: http.StatusOK}
+		defer func() {
+			a.audit.Write(auth.AuditEvent{
+				At: time.Now(), Event: event, Subject: r.PathValue("vin"), Caller: auth.CallerOf(r),
+				What: strings.TrimSpace(r.Method + " " + r.URL.RequestURI() + " " + body.text.String()), Outcome: strconv.Itoa(answer.status),
+			})
+		}()
+		h(answer, r)
+	}
+}
+
+// prefix keeps the first bytes of what is written.
+type prefix struct {
+	text strings.Builder
+	left int
+}
+
+func (p *prefix) Write(b []byte) (int, error) {
+	n := min(len(b), p.left)
+	p.left -= n
+	p.text.Write(b[:n])
+	return len(b), nil
+}
+
+// answered remembers the status of an answer.
+type answered struct {
+	http.ResponseWriter
+	status int
+}
+
+func (w *answered) WriteHeader(status int) {
+	w.status = status
+	w.ResponseWriter.WriteHeader(status)
+}
+
+// auditChange writes that a configuration or a rule set went into force by something that is no caller of the API.
+func (a *App) auditChange(event, by, what string) {
+	a.audit.Write(auth.AuditEvent{At: time.Now(), Event: event, What: what, Outcome: "in force", Caller: auth.Caller{By: by}})
+}

@@ -1,0 +1,150 @@
+package app
+
+import (
+	"context"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"cellgate/broker/statefile"
+	"cellgate/rules"
+)
+
+// bucketRules holds the rule sets that ran, by number: JSON of appliedSet.
+var bucketRules = []byte("rules")
+
+// maxHistory is how many rule sets are remembered.
+const maxHistory = 20
+
+// appliedSet is one rule set that was put in force.
+type appliedSet struct {
+	Hash   string    `json:"hash"`
+	At     time.Time `json:"at"`
+	Source []byte    `json:"source"`
+	// Ignored is set by a rollback: the hash of the files that were there and are passed over.
+	Ignored string `json:"ignored,omitempty"`
+}
+
+// ErrNoEarlierRules is returned by a rollback when nothing else ran before.
+var ErrNoEarlierRules = errors.New("no earlier rule set")
+
+// errRolledBack is why the files are not in force after a rollback.
+var errRolledBack = errors.New("rolled back: what ran before is in force until the files change or a reload is asked for")
+
+// remember appends to the history. The set that ran last is not entered twice: a restart is no change.
+func (k *ruleKeeper) remember(s appliedSet) error {
+	history, err := k.history()
+	if err != nil {
+		return err
+	}
+	if len(history) > 0 && history[0].Hash == s.Hash && history[0].Ignored == s.Ignored {
+		return nil
+	}
+	value, err := json.Marshal(s)
+	if err != nil {
+		return err
+	}
+	return k.db.Update(func(tx *statefile.Tx) error {
+		b := tx.Bucket(bucketRules)
+		n, err := b.NextSequence()
+		if err != nil {
+			return err
+		}
+		for c, extra := b.Cursor(), len(history)+1-maxHistory; extra > 0; extra-- {
+			if key, _ := c.First(); key != nil {
+				if err := c.Delete(); err != nil {
+					return err
+				}
+			}
+		}
+		return b.Put(binary.BigEndian.AppendUint64(nil, n), value)
+	})
+}
+
+// history lists what ran, the newest first.
+func (k *ruleKeeper) history() (all []appliedSet, err error) {
+	err = k.db.View(func(tx *statefile.Tx) error {
+		c := tx.Bucket(bucketRules).Cursor()
+		for key, v := c.Last(); key != nil; key, v = c.Prev() {
+			var s appliedSet
+			if err := json.Unmarshal(v, &s); err != nil {
+				return fmt.Errorf("rules: history: %w", err)
+			}
+			all = append(all, s)
+		}
+		return nil
+	})
+	return all, err
+}
+
+// stored is what ran before this start: what the dispatcher evaluates by, else, when the journal that said so is lost,
+// the newest of the history. nil when nothing ran.
+func (k *ruleKeeper) stored() (*appliedSet, *candidate, error) {
+	history, err := k.history()
+	if err != nil {
+		return nil, nil, err
+	}
+	src, err := k.dispatch.RulesSource()
+	if err != nil {
+		return nil, nil, err
+	}
+	was := appliedSet{At: time.Now()}
+	if len(history) > 0 && (src == nil || history[0].Hash == src.Hash()) {
+		was = history[0]
+		if src, err = rules.UnmarshalSource(was.Source); err != nil {
+			return nil, nil, err
+		}
+	}
+	if src == nil {
+		return nil, nil, nil
+	}
+	c, err := k.ran(src)
+	return &was, c, err
+}
+
+// ran compiles a source that was in force before.
+func (k *ruleKeeper) ran(src *rules.Source) (*candidate, error) {
+	o := k.options
+	o.Stored = true
+	set, found := rules.Compile(src, o)
+	if err := found.Err(); err != nil {
+		return nil, err
+	}
+	return &candidate{src, set}, nil
+}
+
+// rollback puts the newest other rule set in force: the one that ran before. It stays, over restarts too,
+// until the files change again or a reload is asked for.
+func (k *ruleKeeper) rollback(ctx context.Context) error {
+	k.applying.Lock()
+	defer k.applying.Unlock()
+	history, err := k.history()
+	if err != nil {
+		return err
+	}
+	running := k.dispatch.RulesHash()
+	for _, h := range history {
+		if h.Hash == running {
+			continue
+		}
+		src, err := rules.UnmarshalSource(h.Source)
+		if err != nil {
+			return err
+		}
+		c, err := k.ran(src)
+		if err != nil {
+			return err
+		}
+		k.mu.Lock()
+		passed := k.files
+		k.mu.Unlock()
+		if err := k.put(ctx, c, passed); err != nil {
+			return err
+		}
+		k.conclude(errRolledBack)
+		return nil
+	}
+	return ErrNoEarlierRules
+}

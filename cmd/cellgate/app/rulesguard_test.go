@@ -1,0 +1,474 @@
+package app
+
+import (
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"cellgate/auth"
+	"cellgate/configs"
+	"cellgate/test/logbuf"
+)
+
+// ruleFile is the file of writeRules.
+func ruleFile(dir string) string { return filepath.Join(dir, "rules", "a.rules.yaml") }
+
+func overwrite(t *testing.T, file, text string) {
+	t.Helper()
+	if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// mishaps are what happens to a folder of rules without anybody wanting its rules gone. Each has what /readyz says.
+var mishaps = map[string]struct {
+	does func(t *testing.T, dir string)
+	told string
+}{
+	"a file without a byte": {func(t *testing.T, dir string) { overwrite(t, ruleFile(dir), "") }, "errors"},
+	"a file of comments":    {func(t *testing.T, dir string) { overwrite(t, ruleFile(dir), "# to come\n\n---\n") }, "errors"},
+	"a file cut short":      {func(t *testing.T, dir string) { overwrite(t, ruleFile(dir), "rules:\n") }, "errors"},
+	"a file without rules":  {func(t *testing.T, dir string) { overwrite(t, ruleFile(dir), "lists: {a: [b]}\n") }, "errors"},
+	"a new file, empty":     {func(t *testing.T, dir string) { overwrite(t, filepath.Join(dir, "rules", "b.rules.yaml"), "") }, "errors"},
+	"the file is gone":      {func(t *testing.T, dir string) { must(t, os.Remove(ruleFile(dir))) }, "no file"},
+	"the file is elsewhere": {func(t *testing.T, dir string) { must(t, os.Rename(ruleFile(dir), ruleFile(dir)+".bak")) }, "no file"},
+	"the folder is gone":    {func(t *testing.T, dir string) { must(t, os.RemoveAll(filepath.Join(dir, "rules"))) }, "not there"},
+	"the folder is another": {func(t *testing.T, dir string) {
+		must(t, os.Rename(filepath.Join(dir, "rules"), filepath.Join(dir, "rules.old")))
+		must(t, os.Mkdir(filepath.Join(dir, "rules"), 0o700))
+	}, "no file"},
+}
+
+// Rules that run go on when their folder loses them, on every way to new rules and over a restart; the rules take
+// effect again, and are told no more of, when the folder is as it was.
+func TestRulesOutliveTheirFolder(t *testing.T) {
+	t.Parallel()
+	for name, m := range mishaps {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			dir := t.TempDir()
+			writeRules(t, dir, "good")
+			file := write(t, dir, "")
+			a, _ := boot(t, file)
+			m.does(t, dir)
+			a.rules.look(t.Context())
+			rulesAre(t, a, "good", false)
+			if _, err := a.Reload(t.Context()); err == nil {
+				t.Error("a reload found nothing wrong")
+			}
+			rulesAre(t, a, "good", false)
+			if code := post(t, a, "/v1/rules/reload", ""); code != http.StatusUnprocessableEntity {
+				t.Errorf("POST /v1/rules/reload answered %d", code)
+			}
+			rulesAre(t, a, "good", false)
+			degradedRules(t, a, m.told)
+			halt(t, a)
+
+			a, _ = boot(t, file)
+			rulesAre(t, a, "good", false)
+			degradedRules(t, a, m.told)
+			must(t, os.RemoveAll(filepath.Join(dir, "rules")))
+			writeRules(t, dir, "good")
+			a.rules.look(t.Context())
+			rulesAre(t, a, "good", true)
+		})
+	}
+}
+
+// A gateway that never had rules does not begin without any, and does not make their folder.
+func TestAFirstStartNeedsRules(t *testing.T) {
+	t.Parallel()
+	for name, m := range mishaps {
+		if name == "a new file, empty" {
+			continue // beside rules
+		}
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			dir := t.TempDir()
+			writeRules(t, dir, "good")
+			file := write(t, dir, "")
+			m.does(t, dir)
+			err := failToStart(t, file)
+			if err == nil || !strings.Contains(err.Error(), "rules: []") {
+				t.Errorf("error %v", err)
+			}
+			if _, err := os.Stat(filepath.Join(dir, "rules")); m.told == "not there" && err == nil {
+				t.Error("the folder was made")
+			}
+		})
+	}
+}
+
+func failToStart(t *testing.T, file string) error {
+	t.Helper()
+	cfg, err := configs.Load(file)
+	must(t, err)
+	a, err := New(t.Context(), Options{Config: cfg, Log: &logbuf.Buffer{}})
+	if err == nil {
+		err = a.Start(t.Context())
+		halt(t, a)
+	}
+	return err
+}
+
+// post calls the API as an operator and returns the status.
+func post(t *testing.T, a *App, path, body string) int {
+	t.Helper()
+	token, _, err := a.Authority().Issue(auth.IssueRequest{Subject: "olga", Role: auth.RoleOperator, Scopes: auth.Scopes()})
+	must(t, err)
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, a.HTTPURL()+path, strings.NewReader(body))
+	must(t, err)
+	req.Header.Set("Authorization", "Bearer "+token)
+	resp, err := http.DefaultClient.Do(req)
+	must(t, err)
+	must(t, resp.Body.Close())
+	return resp.StatusCode
+}
+
+// degradedRules holds that /readyz names the rules with a reason that contains text, and serves.
+func degradedRules(t *testing.T, a *App, text string) {
+	t.Helper()
+	var r readiness
+	code := get(t, a, "/readyz", "", &r)
+	for _, d := range r.Degraded {
+		if d.Name == "rules" && strings.Contains(d.Reason, text) && code == http.StatusOK {
+			return
+		}
+	}
+	t.Errorf("readyz %d %+v: want rules, %q", code, r, text)
+}
+
+// rulesEmpty holds that no rule is in force, and that the files say so too.
+func rulesEmpty(t *testing.T, a *App) {
+	t.Helper()
+	if s := a.rules.state(); len(s.Rules) != 0 || s.Broken || s.Hash == "" {
+		t.Errorf("rules %+v, %s", s.Rules, s.Error)
+	}
+}
+
+// A file that says that there are no rules, or an operator who says so, is believed, over restarts too.
+func TestNoRulesOnRequest(t *testing.T) {
+	t.Parallel()
+	none := func(t *testing.T, _ *App, dir string) { overwrite(t, ruleFile(dir), "rules: []\n") }
+	operator := func(m string) func(t *testing.T, a *App, dir string) {
+		return func(t *testing.T, a *App, dir string) {
+			mishaps[m].does(t, dir)
+			if code := post(t, a, "/v1/rules/reload", `{"allow_empty": true}`); code != http.StatusOK {
+				t.Fatalf("answered %d", code)
+			}
+		}
+	}
+	for name, confirm := range map[string]func(t *testing.T, a *App, dir string){
+		"a file says so": none, "an empty folder": operator("the file is gone"), "no folder": operator("the folder is gone"),
+		"an empty file": operator("a file without a byte"),
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			dir := t.TempDir()
+			writeRules(t, dir, "good")
+			file := write(t, dir, "")
+			a, _ := boot(t, file)
+			confirm(t, a, dir)
+			a.rules.look(t.Context())
+			rulesEmpty(t, a)
+			halt(t, a)
+			a, _ = boot(t, file)
+			rulesEmpty(t, a)
+			if _, err := a.Reload(t.Context()); err != nil {
+				t.Error(err)
+			}
+			writeRules(t, dir, "good")
+			a.rules.look(t.Context())
+			rulesAre(t, a, "good", true)
+		})
+	}
+}
+
+// A file without rules that was there all the time is no word that the others are to go.
+func TestOneFileOfTwoIsNoRequest(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	writeRules(t, dir, "good")
+	overwrite(t, filepath.Join(dir, "rules", "b.rules.yaml"), "rules: []\n")
+	a, _ := boot(t, write(t, dir, ""))
+	must(t, os.Remove(ruleFile(dir)))
+	a.rules.look(t.Context())
+	rulesAre(t, a, "good", false)
+	degradedRules(t, a, "no rules any more")
+	if err := a.rules.applyFiles(t.Context(), true); err != nil {
+		t.Fatal(err)
+	}
+	rulesEmpty(t, a)
+}
+
+// Who changes the rules is in the audit log.
+func TestChangesOfRulesAreAudited(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	writeRules(t, dir, "good")
+	a, _ := boot(t, write(t, dir, ""))
+	mishaps["the file is gone"].does(t, dir)
+	post(t, a, "/v1/rules/reload", "")
+	post(t, a, "/v1/rules/reload", `{"allow_empty": true}`)
+	post(t, a, "/v1/rules/rollback", "")
+	text, err := os.ReadFile(filepath.Join(dir, "state", "audit.log")) //nolint:gosec // a test's file
+	must(t, err)
+	var lines []string
+	for line := range strings.Lines(string(text)) {
+		if strings.Contains(line, `"event":"rules"`) {
+			lines = append(lines, line)
+		}
+	}
+	for i, want := range [][2]string{{"/v1/rules/reload", "422"}, {"allow_empty", "200"}, {"/v1/rules/rollback", "200"}} {
+		if i >= len(lines) || !strings.Contains(lines[i], want[0]) || !strings.Contains(lines[i], `"outcome":"`+want[1]) ||
+			!strings.Contains(lines[i], `"by":"operator olga"`) {
+			t.Fatalf("line %d: want %q by olga, audit log:\n%s", i, want, lines)
+		}
+	}
+}
+
+const failing = "tests:\n  - name: everything is told\n    steps: [{topic: \"v1/${vin}/up/telemetry\", payload: {a: 1}, expect: none}]\n"
+
+// Rules whose own tests fail do not go into force, on any way, unless the configuration says so. They do as soon as the
+// test is mended.
+func TestRulesMustPassTheirTests(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	writeRules(t, dir, "good")
+	file := write(t, dir, "")
+	a, log := boot(t, file)
+	tests := filepath.Join(dir, "rules", "a_test.yaml")
+	overwrite(t, tests, failing)
+	a.rules.look(t.Context())
+	rulesAre(t, a, "good", true) // they were in force before the test was there
+	writeRules(t, dir, "bad")
+	a.rules.look(t.Context())
+	rulesAre(t, a, "good", false)
+	if _, err := a.Reload(t.Context()); err == nil || !strings.Contains(err.Error(), `"everything is told"`) {
+		t.Errorf("reload: %v", err)
+	}
+	if code := post(t, a, "/v1/rules/reload", ""); code != http.StatusUnprocessableEntity {
+		t.Errorf("answered %d", code)
+	}
+	degradedRules(t, a, "a test")
+	a.rules.look(t.Context())
+	if n := strings.Count(log.String(), "everything is told"); n != 1 {
+		t.Errorf("%d log lines name the test", n)
+	}
+	halt(t, a)
+	a, _ = boot(t, file)
+	rulesAre(t, a, "good", false)
+
+	overwrite(t, tests, strings.Replace(failing, "none", "[{rule: bad}]", 1))
+	a.rules.look(t.Context())
+	rulesAre(t, a, "bad", true)
+
+	overwrite(t, tests, failing)
+	writeRules(t, dir, "worse")
+	replace(t, file, "watch: false", "watch: false, run_tests: false")
+	if _, err := a.Reload(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	rulesAre(t, a, "worse", true)
+}
+
+func TestAFirstStartRunsTheTests(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	writeRules(t, dir, "bad")
+	overwrite(t, filepath.Join(dir, "rules", "a_test.yaml"), failing)
+	if err := failToStart(t, write(t, dir, "")); err == nil || !strings.Contains(err.Error(), `"everything is told"`) {
+		t.Errorf("error %v", err)
+	}
+}
+
+// A folder that is away for a moment, or broken, does not end a rollback.
+func TestARollbackOutlivesAMishap(t *testing.T) {
+	t.Parallel()
+	for _, name := range []string{"the folder is gone", "a file without a byte"} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			m, dir := mishaps[name], t.TempDir()
+			writeRules(t, dir, "good")
+			file := write(t, dir, "")
+			a, _ := boot(t, file)
+			writeRules(t, dir, "bad")
+			must(t, a.rules.applyFiles(t.Context(), false))
+			must(t, a.rules.rollback(t.Context()))
+			for _, restart := range []bool{false, true} {
+				m.does(t, dir)
+				a.rules.look(t.Context())
+				rulesAre(t, a, "good", false)
+				if restart {
+					halt(t, a)
+					a, _ = boot(t, file)
+					rulesAre(t, a, "good", false)
+				}
+				must(t, os.RemoveAll(filepath.Join(dir, "rules")))
+				must(t, os.RemoveAll(filepath.Join(dir, "rules.old")))
+				writeRules(t, dir, "bad")
+				a.rules.look(t.Context())
+				rulesAre(t, a, "good", false)
+			}
+		})
+	}
+}
+
+// Rules go on over the loss of their folder and of the journal that said which of them govern.
+func TestRulesOutliveTheJournal(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	writeRules(t, dir, "good")
+	file := write(t, dir, "")
+	a, _ := boot(t, file)
+	halt(t, a)
+	mishaps["the folder is gone"].does(t, dir)
+	must(t, os.RemoveAll(filepath.Join(dir, "state", "journal")))
+	a, _ = boot(t, file)
+	rulesAre(t, a, "good", false)
+	if hash := a.dispatch.RulesHash(); hash != a.rules.state().Hash {
+		t.Errorf("%s governs, %s is shown", hash, a.rules.state().Hash)
+	}
+}
+
+// Rules that send to a centre that is not configured are told of, at the start and when they come.
+func TestACentreThatIsNotThere(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	must(t, os.CopyFS(filepath.Join(dir, "rules"), os.DirFS("../../../configs/rules")))
+	file := write(t, dir, "")
+	with, log := boot(t, file)
+	for _, d := range with.dependencies() {
+		if strings.Contains(d.Reason, "no section central") {
+			t.Errorf("with a centre: %+v", d)
+		}
+	}
+	if strings.Contains(log.String(), "no section central") {
+		t.Error("with a centre the log says that there is none")
+	}
+	halt(t, with)
+
+	text, err := os.ReadFile(file) //nolint:gosec // a test's file
+	must(t, err)
+	i := strings.Index(string(text), "central:")
+	j := i + strings.Index(string(text)[i:], "\n")
+	overwrite(t, file, string(text)[:i]+string(text)[j+1:])
+	a, log := boot(t, file)
+	awaitDegraded(t, a, "sync")
+	if !strings.Contains(log.String(), "no section central") || !strings.Contains(log.String(), "low-battery") {
+		t.Errorf("log:\n%s", log.String())
+	}
+	if deps := a.dependencies(); !strings.Contains(deps[len(deps)-1].Reason, "no section central") {
+		t.Errorf("status: %+v", deps)
+	}
+	overwrite(t, filepath.Join(dir, "rules", "alerts.rules.yaml"), "rules: []\n")
+	must(t, os.Remove(filepath.Join(dir, "rules", "alerts_test.yaml")))
+	must(t, os.Remove(filepath.Join(dir, "rules", "telemetry_test.yaml")))
+	overwrite(t, filepath.Join(dir, "rules", "telemetry.rules.yaml"), "rules: []\n")
+	must(t, a.rules.applyFiles(t.Context(), false))
+	for _, d := range a.dependencies() {
+		if d.Name == "sync" {
+			t.Errorf("no rule sends there any more: %+v", d)
+		}
+	}
+}
+
+// The gauges tell what is in force, and whether the last reload succeeded and when.
+func TestReloadsAreMeasured(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	writeRules(t, dir, "good")
+	file := write(t, dir, "")
+	before := time.Now()
+	a, _ := boot(t, file)
+	m := gauges(t, a)
+	if m["rules_in_force"] != 1 || m["rules_info{"+a.rules.state().Hash+"}"] != 1 || m["rules_last_reload_successful"] != 1 ||
+		m["config_info{"+a.Config().Hash+"}"] != 1 || m["config_last_reload_successful"] != 1 {
+		t.Errorf("after the start: %v", m)
+	}
+	first := map[string]float64{}
+	for _, what := range []string{"rules", "config"} {
+		at := m[what+"_last_reload_success_timestamp_seconds"]
+		if first[what] = at; at < float64(before.Unix()) || at > float64(time.Now().Unix()+1) {
+			t.Errorf("%s: succeeded at %v", what, at)
+		}
+	}
+
+	mishaps["a file without a byte"].does(t, dir)
+	a.rules.look(t.Context())
+	m = gauges(t, a)
+	if m["rules_in_force"] != 1 || m["rules_last_reload_successful"] != 0 || m["config_last_reload_successful"] != 1 {
+		t.Errorf("after a refusal: %v", m)
+	}
+	if _, err := a.Reload(t.Context()); err == nil {
+		t.Error("reloaded")
+	}
+	m = gauges(t, a)
+	if m["config_last_reload_successful"] != 0 || m["config_last_reload_success_timestamp_seconds"] != first["config"] ||
+		m["rules_last_reload_success_timestamp_seconds"] != first["rules"] {
+		t.Errorf("after a refused reload: %v", m)
+	}
+
+	overwrite(t, ruleFile(dir), "rules: []\n")
+	hash := a.Config().Hash
+	replace(t, file, "watch: false", "watch: false, run_tests: true")
+	if _, err := a.Reload(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	m = gauges(t, a)
+	if n, there := m["rules_in_force"]; n != 0 || !there || m["rules_last_reload_successful"] != 1 || m["config_last_reload_successful"] != 1 ||
+		m["config_info{"+hash+"}"] != 0 || m["config_last_reload_success_timestamp_seconds"] <= first["config"] {
+		t.Errorf("after a reload: %v", m)
+	}
+}
+
+// gauges are the gauges of /metrics of rules and configuration, by name and the value of their label.
+func gauges(t *testing.T, a *App) map[string]float64 {
+	t.Helper()
+	all, err := a.reg.all.Gather()
+	must(t, err)
+	found := map[string]float64{}
+	for _, f := range all {
+		name, ours := strings.CutPrefix(f.GetName(), "cellgate_")
+		if !ours || (!strings.HasPrefix(name, "rules_") && !strings.HasPrefix(name, "config_")) {
+			continue
+		}
+		for _, l := range f.GetMetric()[0].GetLabel() {
+			if l.GetName() == "hash" {
+				name += "{" + l.GetValue() + "}"
+			}
+		}
+		found[name] = f.GetMetric()[0].GetGauge().GetValue()
+	}
+	return found
+}
+
+// A reload that fails for another reason leaves the rules that it has read to the watch.
+func TestRulesOfARefusedReloadAreNotForgotten(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	writeRules(t, dir, "good")
+	file := write(t, dir, "")
+	a, _ := boot(t, file)
+	writeRules(t, dir, "better")
+	replace(t, file, `"127.0.0.1:0"}]`, `"127.0.0.1:0", tls: {cert: none.crt, key: none.key, client_ca: none.crt, client_auth: optional}}]`)
+	if _, err := a.Reload(t.Context()); err == nil {
+		t.Fatal("reloaded")
+	}
+	rulesAre(t, a, "good", true)
+	a.rules.look(t.Context())
+	rulesAre(t, a, "better", true)
+}

@@ -1,0 +1,177 @@
+package sink
+
+import (
+	"errors"
+	"fmt"
+	"math"
+
+	"cellgate/broker/message/field"
+	"cellgate/rules"
+)
+
+// operatorLog keeps what the rules' operators remember: what has changed from one checkpoint to the next, block behind
+// block, in segments as those of a decision log. A block is, for each VIN, its length and name and the length and bytes of
+// its state, no bytes when it has none any more; what comes later holds. Nothing counts before a checkpoint names a position
+// behind it, so a checkpoint costs state.db, which has one writer, no more than that position.
+//
+// So that the log does not grow for ever, checkpoints write all state anew by turns, shard by shard, each about as many VINs as
+// have changed anyway. Where such a round began is where the log begins when the round is done.
+//
+// It belongs to the checkpoint.
+type operatorLog struct {
+	log   *decisionLog
+	begin position // the last state of every VIN is behind it
+	// The round at hand: where it began, and the shard that comes next.
+	rewriting bool
+	round     position
+	next      int
+	// All that was read or taken, for the size of what is in state.
+	vins, bytes int64
+}
+
+// operatorRange is what a checkpoint tells of the operator log. The zero value is a log without anything.
+type operatorRange struct {
+	Start position `json:"start"`
+	End   position `json:"end"`
+}
+
+// operatorState is what a checkpoint adds to the operator log.
+type operatorState struct {
+	blocks [][]byte // what is not appended yet
+	start  position // where the log begins once they are durable
+}
+
+// blockBytes is the size of a block, but for the last VIN's state.
+const blockBytes = 64 << 10
+
+// openOperatorLog opens the log and puts what it holds into state. An error that wraps ErrDecisionLog is about damage; what
+// could be read before it is in state.
+func openOperatorLog(fs fileSystem, dir string, r operatorRange, segmentBytes int64, state *rules.State) (*operatorLog, error) {
+	log, err := openDecisionLog(fs, dir, 0, r.Start, r.End, segmentBytes)
+	if err != nil {
+		return nil, err
+	}
+	o := &operatorLog{log: log, begin: log.start()}
+	if r.End.Offset > 0 {
+		o.begin = r.Start
+		if first := log.start().Segment; first != r.Start.Segment {
+			err = fmt.Errorf("%w: %s begins with segment %016x, the checkpoint says %016x", ErrDecisionLog, dir, first, r.Start.Segment)
+		}
+	}
+	if err = errors.Join(err, o.load(state)); err != nil {
+		log.close()
+		return nil, err
+	}
+	return o, nil
+}
+
+// load reads the log from its beginning, or from the first segment that there is.
+func (o *operatorLog) load(state *rules.State) error {
+	pos := o.begin
+	if first := o.log.start(); pos.Segment < first.Segment {
+		pos = first
+	}
+	for {
+		data, next, ok, err := o.log.read(pos)
+		if err != nil || !ok {
+			o.log.closeReader()
+			return err
+		}
+		if err := o.block(data, state); err != nil {
+			return fmt.Errorf("%w: %s: %w", ErrDecisionLog, o.log.path(next.Segment), err)
+		}
+		pos = next
+	}
+}
+
+var errBlock = errors.New("damaged block of operators' state")
+
+func (o *operatorLog) block(data []byte, state *rules.State) error {
+	r := field.Reader{B: data}
+	for r.Off < len(data) {
+		vin, saved := string(r.Bytes()), r.Bytes()
+		if r.Bad {
+			return errBlock
+		}
+		if len(saved) == 0 {
+			saved = nil
+		}
+		if err := state.Load(vin, saved); err != nil {
+			return err
+		}
+		o.vins++
+	}
+	o.bytes += int64(len(data))
+	return nil
+}
+
+// take takes what has changed since the last time. The evaluator stands still, and what was taken before is appended.
+func (o *operatorLog) take(state *rules.State) operatorState {
+	o.turn(state)
+	s := operatorState{start: o.begin}
+	if o.rewriting && o.next == rules.Shards {
+		s.start = o.round
+	}
+	var block []byte
+	end := func() {
+		if len(block) > 0 {
+			s.blocks, o.bytes = append(s.blocks, block), o.bytes+int64(len(block))
+		}
+	}
+	state.TakeChanged(func(vin string, data []byte) {
+		if len(block) >= blockBytes {
+			end()
+			block = make([]byte, 0, blockBytes+blockBytes/8)
+		}
+		block = field.AppendBytes(field.AppendBytes(block, vin), data)
+		o.vins++
+	})
+	end()
+	return s
+}
+
+// turn has the round write the shards that it comes to. It begins a round when no more than half of the log is still needed.
+func (o *operatorLog) turn(state *rules.State) {
+	changed, vins := state.Changed(), state.VINs()
+	if changed == 0 {
+		return
+	}
+	if !o.rewriting {
+		live := int64(vins) * o.bytes / max(1, o.vins)
+		if o.log.bytes() < 2*live+o.log.segmentBytes {
+			return
+		}
+		o.rewriting, o.round, o.next = true, o.log.end(), 0
+	}
+	for n := 1 + rules.Shards*changed/max(1, vins); n > 0 && o.next < rules.Shards; n-- {
+		state.MarkChanged(o.next)
+		o.next++
+	}
+}
+
+// save makes durable what was taken. When it fails it may be called again.
+func (o *operatorLog) save(s *operatorState, seq uint64) (operatorRange, error) {
+	for len(s.blocks) > 0 {
+		if err := o.log.append(s.blocks[0], seq); err != nil {
+			return operatorRange{}, err
+		}
+		s.blocks = s.blocks[1:]
+	}
+	return operatorRange{s.start, o.log.end()}, o.log.sync()
+}
+
+// stored is told that a checkpoint names the range that save has returned.
+func (o *operatorLog) stored(r operatorRange) error {
+	if o.begin = r.Start; o.next == rules.Shards {
+		o.rewriting, o.next = false, 0
+	}
+	return o.log.trim(math.MaxUint64, o.begin)
+}
+
+// closeReader lets go of the file that was read last.
+func (l *decisionLog) closeReader() {
+	if l.reader != nil {
+		_ = l.reader.Close()
+	}
+	l.reader, l.readBuffer = nil, nil
+}

@@ -1,0 +1,232 @@
+package sink_test
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync/atomic"
+	"testing"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"cellgate/broker/message"
+	"cellgate/rules"
+	"cellgate/rules/sink"
+	"cellgate/rules/sink/sinktest"
+)
+
+// changed lets a message of a VIN pass when n is another than before.
+const changed = `rules: [{id: changed, from: ["v1/+/up/#"], on_change: payload.n, to: [{kafka: {topic: t}}]}]`
+
+// stateRig is a rig whose only rule keeps something of every VIN.
+type stateRig struct {
+	*sinktest.Rig
+	reg *prometheus.Registry
+}
+
+func newStateRig(t testing.TB, change func(*sink.Options)) *stateRig {
+	t.Helper()
+	r := &stateRig{}
+	r.Rig = sinktest.New(t, sinktest.Setup{
+		Rules: changed,
+		Sinks: func() []sink.Binding { return discards(rules.SinkKafka) },
+		Change: func(o *sink.Options) {
+			r.reg = prometheus.NewRegistry()
+			o.CheckpointInterval, o.Metrics = -1, sink.NewMetrics(r.reg)
+			if change != nil {
+				change(o)
+			}
+		},
+	})
+	return r
+}
+
+// send appends a message of each of VINs first to first+vins-1 and waits until they are evaluated. It returns how many have passed.
+func (r *stateRig) send(first, vins, n int) uint64 {
+	before := r.Ledger("kafka").Delivered
+	recs := make([]message.Record, 0, 500)
+	for i := first; i < first+vins; i++ {
+		recs = append(recs, message.Record{
+			Kind: message.KindPublish, QoS: 1, PacketID: 1, Topic: "v1/" + scattered(i) + "/up/t", Payload: fmt.Appendf(nil, `{"n":%d}`, n),
+		})
+		if len(recs) == cap(recs) || i == first+vins-1 {
+			r.Append(recs...)
+			recs = recs[:0]
+		}
+	}
+	r.Settled()
+	return r.Ledger("kafka").Delivered - before
+}
+
+// scattered names VINs of which no two neighbours are alike.
+func scattered(i int) string { return fmt.Sprintf("L%016X", uint64(i+1)*0x9E3779B97F4A7C15) } //nolint:gosec // positive
+
+func (r *stateRig) checkpoint(t testing.TB) {
+	t.Helper()
+	if err := r.Dispatcher.Checkpoint(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// metric returns the sum of a metric.
+func (r *stateRig) metric(t testing.TB, name string) (sum float64) {
+	t.Helper()
+	families, err := r.reg.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range families {
+		for _, m := range f.Metric {
+			if f.GetName() == name {
+				sum += m.GetCounter().GetValue() + m.GetGauge().GetValue()
+			}
+		}
+	}
+	return sum
+}
+
+// TestCheckpointsLeaveTheDatabaseToOthers: what a checkpoint writes to state.db, which has one writer, does not depend on how
+// many vehicles have been seen.
+func TestCheckpointsLeaveTheDatabaseToOthers(t *testing.T) {
+	t.Parallel()
+	r := newStateRig(t, nil)
+	pages := func(first, n int) int64 {
+		r.send(first, n, 0)
+		before := r.Pages()
+		r.checkpoint(t)
+		return r.Pages() - before
+	}
+	few := pages(0, 10)
+	if many := pages(10, 10_000); many > few+10 {
+		t.Fatalf("a checkpoint of 10,000 vehicles wrote %d pages of state.db, one of 10 wrote %d", many, few)
+	}
+	if n := r.metric(t, "rule_state_vins"); n != 10_010 {
+		t.Errorf("%v VINs in the metric", n)
+	}
+}
+
+// TestOperatorLogStaysSmall has vehicles come again and again over many checkpoints, kills and restarts: what is kept of them
+// does not grow, and nothing of it is lost.
+func TestOperatorLogStaysSmall(t *testing.T) {
+	t.Parallel()
+	const vins, each, segment = 400, 70, 4 << 10
+	r := newStateRig(t, func(o *sink.Options) { o.SegmentBytes, o.State.MaxVINs = segment, 100_000 })
+	for n := range 150 {
+		if passed := r.send(0, vins, n); passed != vins {
+			t.Fatalf("round %d: %d of %d passed", n, passed, vins)
+		}
+		r.checkpoint(t)
+		if size := r.metric(t, "rule_state_log_bytes"); size > 5*vins*each+3*segment {
+			t.Fatalf("round %d: the log of %d VINs has %v bytes", n, vins, size)
+		}
+		if n%10 == 9 {
+			r.Kill()
+			r.Open()
+		}
+		if passed := r.send(0, vins, n); passed != 0 {
+			t.Fatalf("round %d: %d of %d passed again", n, passed, vins)
+		}
+	}
+	if n := r.metric(t, "rule_state_lost_total"); n != 0 {
+		t.Errorf("lost %v times", n)
+	}
+}
+
+// TestDamagedOperatorState damages what is kept of vehicles: the gateway starts, says so, and goes on with the rest.
+func TestDamagedOperatorState(t *testing.T) {
+	t.Parallel()
+	last := func(dir string) string {
+		logs, err := filepath.Glob(filepath.Join(dir, "*.log"))
+		if err != nil || len(logs) == 0 {
+			t.Fatal(logs, err)
+		}
+		return slices.Max(logs)
+	}
+	for name, damage := range map[string]func(dir string) error{
+		"folder gone":  os.RemoveAll,
+		"segment gone": func(dir string) error { return os.Remove(last(dir)) },
+		"cut short":    func(dir string) error { return os.Truncate(last(dir), 60) },
+		"a bit": func(dir string) error {
+			data, err := os.ReadFile(last(dir))
+			data[len(data)-10] ^= 4
+			return errors.Join(err, os.WriteFile(last(dir), data, 0o600)) //nolint:gosec // a test's
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := newStateRig(t, nil)
+			r.send(0, 100, 0)
+			r.checkpoint(t)
+			r.Kill()
+			if err := damage(filepath.Join(r.Dir(), "operators")); err != nil {
+				t.Fatal(err)
+			}
+			r.Open()
+			if n := r.metric(t, "rule_state_lost_total"); n != 1 {
+				t.Errorf("counted %v times", n)
+			}
+			if n := r.send(0, 100, 0); n != 100 {
+				t.Errorf("%d of 100 passed", n)
+			}
+			r.checkpoint(t)
+			r.Kill()
+			r.Open()
+			if n := r.send(0, 100, 0); n != 0 || r.metric(t, "rule_state_lost_total") != 0 {
+				t.Errorf("%d passed again after the next start", n)
+			}
+		})
+	}
+}
+
+// brittle is a file system that does not take what is written to the operators' files while full.
+type brittle struct {
+	*memFS
+	full atomic.Bool
+}
+
+func (b *brittle) Create(name string) (sink.File, error) {
+	f, err := b.memFS.Create(name)
+	return &brittleFile{f, b}, err
+}
+
+type brittleFile struct {
+	sink.File
+	fs *brittle
+}
+
+func (f *brittleFile) WriteAt(p []byte, off int64) (int, error) {
+	if f.fs.full.Load() {
+		return 0, fs.ErrInvalid
+	}
+	return f.File.WriteAt(p, off)
+}
+
+// TestAFailedCheckpointIsRepeated: what a checkpoint has taken of the operators and could not write comes with the next one,
+// and what was changed meanwhile behind it.
+func TestAFailedCheckpointIsRepeated(t *testing.T) {
+	t.Parallel()
+	disk := &brittle{memFS: newMemFS()}
+	r := newStateRig(t, func(o *sink.Options) {
+		o.Dir, o.OperatorDir = "/decisions", "/operators"
+		o.UseFileSystem(disk)
+	})
+	r.send(0, 50, 0)
+	r.checkpoint(t)
+	disk.full.Store(true)
+	for i := range 3 {
+		r.send(50+10*i, 10, 0)
+		if err := r.Dispatcher.Checkpoint(); err == nil {
+			t.Fatal("no error on a full disk")
+		}
+	}
+	disk.full.Store(false)
+	r.checkpoint(t)
+	r.Kill()
+	r.Open()
+	if n := r.send(0, 100, 0); n != 20 {
+		t.Errorf("%d of 20 new vehicles passed", n)
+	}
+}

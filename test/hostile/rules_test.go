@@ -1,0 +1,141 @@
+package hostile
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"cellgate/test/harness"
+)
+
+// TestRulesFolder does to the folder of the rules what editors, deployments and mounts do to one, over and over, while
+// vehicles publish: no acknowledged message is filtered because rules were not there for a while. At the end the
+// process is killed, and started again without the folder.
+func TestRulesFolder(t *testing.T) {
+	t.Parallel()
+	besiege(t, siege{
+		options: harness.Options{Extra: "log: {level: warn}\n"},
+		prepare: func(t *testing.T, g *harness.Gateway, _ *harness.Kafka) {
+			only := filepath.Join(g.Dir, "rules")
+			check(t, os.RemoveAll(only))
+			check(t, os.Mkdir(only, 0o750))
+			check(t, os.WriteFile(filepath.Join(only, "a.rules.yaml"), []byte(everyTelemetry), 0o600))
+		},
+		attack:     func(ctx context.Context, t *testing.T, c *cell) { (&folder{c.Gateway, c.Gateway.Dir}).attack(ctx, t) },
+		afterwards: func(t *testing.T, c *cell) { (&folder{c.Gateway, c.Gateway.Dir}).afterwards(t, c) },
+	})
+}
+
+const everyTelemetry = "rules:\n  - {id: every, from: [\"v1/+/up/telemetry\"], to: [{kafka: {topic: vehicle.telemetry}}]}\n"
+
+// folder is the folder of rules of a gateway.
+type folder struct {
+	g   *harness.Gateway
+	dir string
+}
+
+func (f *folder) path() string { return filepath.Join(f.dir, "rules") }
+func (f *folder) file() string { return filepath.Join(f.path(), "a.rules.yaml") }
+
+func check(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Error(err)
+	}
+}
+
+func (f *folder) write(t *testing.T, text string) {
+	t.Helper()
+	check(t, os.WriteFile(f.file(), []byte(text), 0o600))
+}
+
+// attack ends with the folder as it was.
+func (f *folder) attack(ctx context.Context, t *testing.T) {
+	for round := 0; round == 0 || ctx.Err() == nil; round++ {
+		for range 8 {
+			f.write(t, "")
+			time.Sleep(200 * time.Millisecond) // as a slow writer does
+			f.write(t, everyTelemetry)
+			f.await(t, true)
+		}
+		for name, harm := range f.harms(t) {
+			harm()
+			if !f.await(t, false) {
+				t.Errorf("%s: /readyz does not name the rules", name)
+			}
+			check(t, os.RemoveAll(f.path()+".old"))
+			check(t, os.MkdirAll(f.path(), 0o750))
+			f.write(t, everyTelemetry)
+			if !f.await(t, true) {
+				t.Errorf("%s: /readyz names the rules still", name)
+			}
+		}
+	}
+}
+
+func (f *folder) harms(t *testing.T) map[string]func() {
+	return map[string]func(){
+		"truncated": func() { f.write(t, "") },
+		"cut":       func() { f.write(t, everyTelemetry[:len("rules:\n")]) },
+		"half":      func() { f.write(t, everyTelemetry[:len(everyTelemetry)/2]) },
+		"emptied":   func() { check(t, os.Remove(f.file())) },
+		"removed":   func() { check(t, os.RemoveAll(f.path())) },
+		"renamed over": func() {
+			check(t, os.Mkdir(f.path()+".new", 0o750))
+			check(t, os.Rename(f.path(), f.path()+".old"))
+			check(t, os.Rename(f.path()+".new", f.path()))
+		},
+	}
+}
+
+// await waits until /readyz says that the rules in force are those of the files, or that they are not.
+func (f *folder) await(t *testing.T, want bool) bool {
+	t.Helper()
+	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+		_, body, err := f.g.Get("/readyz", "")
+		if err == nil && strings.Contains(string(body), `"rules"`) != want {
+			return true
+		}
+	}
+	return false
+}
+
+// afterwards holds that nothing was filtered, kills the gateway, and starts it without the folder: its rules go on.
+func (f *folder) afterwards(t *testing.T, c *cell) {
+	ledger, err := c.Ledger(c.operator)
+	if err != nil || ledger["kafka"].Filtered != 0 {
+		t.Errorf("filtered %d, %v", ledger["kafka"].Filtered, err)
+	}
+	c.Kill()
+	check(t, os.RemoveAll(f.path()))
+	c.Start()
+	if _, err := os.Stat(f.path()); err == nil {
+		t.Error("the gateway made the folder")
+	}
+	if !f.await(t, false) {
+		t.Error("/readyz does not name the missing folder")
+	}
+	_, body, err := c.Get("/v1/rules", c.operator)
+	var running struct{ Rules []struct{ ID string } }
+	if err == nil {
+		err = json.Unmarshal(body, &running)
+	}
+	if err != nil || len(running.Rules) != 1 || running.Rules[0].ID != "every" {
+		t.Errorf("rules after the start: %s, %v", body, err)
+	}
+	fleet, consumer := newHonestFleet(c.Gateway, vehicleTokens(t, c.Gateway, 2)), consume(t, c.kafka, "vehicle.telemetry")
+	fleet.start(t)
+	harness.Eventually(t, 20*time.Second, "acknowledged messages", func() error {
+		if acked, _ := fleet.takeFigures(); acked == 0 {
+			return fmt.Errorf("%d", acked)
+		}
+		return nil
+	})
+	fleet.end()
+	fleet.awaitDelivery(t, consumer)
+}
