@@ -19,6 +19,9 @@ const (
 	KindSessionReset Kind = 3
 	// KindRuleSet says that the rule set whose hash is the payload governs every later record.
 	KindRuleSet Kind = 4
+	// KindClockStep says that the wall clock has stepped: the ReceivedAt of the records before it and that of
+	// the records from it on are not of one clock. See ClockStep.
+	KindClockStep Kind = 5
 )
 
 // Flags describe a record, and or-ed together a whole batch, so that a reader that wants only some
@@ -46,8 +49,8 @@ const (
 type Record struct {
 	// Seq is the record's place in the journal, from 1, without gaps. The journal assigns it.
 	Seq uint64
-	// ReceivedAt is in milliseconds since the Unix epoch. The journal assigns it under its lock, so it
-	// never decreases from one record to the next, whatever the wall clock does.
+	// ReceivedAt is what the wall clock showed when the journal took the record, in milliseconds since the Unix
+	// epoch. The journal assigns it. From one record to the next it decreases only at a KindClockStep.
 	ReceivedAt int64
 	// Original is the sequence of the record that this one repeats: a vehicle sent the message again because it
 	// had seen no acknowledgement. 0: it repeats none that is known.

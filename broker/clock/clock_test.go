@@ -1,0 +1,109 @@
+package clock_test
+
+import (
+	"testing"
+	"time"
+
+	"cellgate/broker/clock"
+	"cellgate/broker/clock/clocktest"
+)
+
+var epoch = time.UnixMilli(1_760_000_000_000)
+
+const year = 365 * 24 * time.Hour
+
+// TestStepsMoveNoTime: whatever the wall clock does, Now counts what has passed, and a step forward is no reason to
+// take anything for late.
+func TestStepsMoveNoTime(t *testing.T) {
+	t.Parallel()
+	for _, by := range []time.Duration{time.Second, -time.Second, time.Hour, -time.Hour, 10 * year, -10 * year} {
+		machine := clocktest.Still(epoch)
+		c, jump := clock.New(machine.Source(), clock.Saved{})
+		if jump != 0 || !c.Now().Equal(epoch) {
+			t.Fatalf("first start: jump %v, now %v", jump, c.Now())
+		}
+		machine.Pass(time.Minute)
+		machine.Step(by)
+		c.Stepped(by)
+		machine.Pass(time.Minute)
+		if want := epoch.Add(2 * time.Minute); !c.Now().Equal(want) || !c.Latest().Equal(want) {
+			t.Errorf("step by %v: now %v, latest %v, want %v", by, c.Now(), c.Latest(), want)
+		}
+		if !c.Wall().Equal(epoch.Add(2*time.Minute + by)) {
+			t.Errorf("step by %v: the wall clock shows %v", by, c.Wall())
+		}
+		want := time.Minute
+		if by.Abs() < time.Minute {
+			want = 2 * time.Minute
+		}
+		if c.Trusted() != want {
+			t.Errorf("step by %v: trusted for %v, want %v", by, c.Trusted(), want)
+		}
+	}
+}
+
+// TestRestart: a stop counts for what must not be late, and for nothing else. A wrong clock at the start looks like
+// one until it is put right.
+func TestRestart(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct{ away, jump, latest time.Duration }{
+		{0, 0, 0},
+		{time.Second, 0, time.Second},
+		{-100 * time.Millisecond, 0, 0},
+		{-time.Second, -time.Second, 0},
+		{time.Hour, 0, time.Hour},
+		{-time.Hour, -time.Hour, 0},
+		{10 * year, 10 * year, 10 * year},
+		{-10 * year, -10 * year, 0},
+	} {
+		machine := clocktest.Still(epoch)
+		before, _ := clock.New(machine.Source(), clock.Saved{})
+		machine.Pass(time.Hour)
+		saved := before.Save()
+		machine.Step(c.away)
+		after, jump := clock.New(machine.Source(), saved)
+		if jump != c.jump {
+			t.Errorf("away for %v: jump %v, want %v", c.away, jump, c.jump)
+		}
+		if !after.Now().Equal(before.Now()) {
+			t.Errorf("away for %v: now %v, was %v", c.away, after.Now(), before.Now())
+		}
+		if got := after.Latest().Sub(after.Now()); got != c.latest {
+			t.Errorf("away for %v: latest is %v ahead, want %v", c.away, got, c.latest)
+		}
+		if doubt := after.Trusted() == 0; doubt != (c.jump != 0) {
+			t.Errorf("away for %v: trusted for %v", c.away, after.Trusted())
+		}
+		machine.Step(-c.away) // put right
+		after.Stepped(-c.away)
+		if !after.Latest().Equal(after.Now()) {
+			t.Errorf("away for %v: put right, latest is still %v ahead", c.away, after.Latest().Sub(after.Now()))
+		}
+	}
+}
+
+// TestWatch: slewing is no step, however long it goes on; a step is one step.
+func TestWatch(t *testing.T) {
+	t.Parallel()
+	machine := clocktest.Still(epoch)
+	w := clock.NewWatch(machine.Source())
+	for range 10_000 { // nearly three hours at chrony's utmost
+		if _, step, stepped := w.Look(); stepped {
+			t.Fatalf("slewing was taken for a step: %v", step.By())
+		}
+		machine.Pass(time.Second)
+		machine.Step(-83 * time.Millisecond)
+	}
+	w.Look()
+	for _, by := range []time.Duration{time.Second, -time.Second, -time.Hour, 10 * year, -20 * year} {
+		machine.Pass(time.Second)
+		machine.Step(by)
+		now, step, stepped := w.Look()
+		if !stepped || step.By() != by || step.To != now || now != machine.Wall().UnixMilli() {
+			t.Errorf("step by %v: %v, %+v", by, stepped, step)
+		}
+		if _, _, again := w.Look(); again {
+			t.Errorf("step by %v was seen twice", by)
+		}
+	}
+}
