@@ -2,7 +2,8 @@
 // topic, Redis key or central lane, in which form.
 //
 // A rule set is a deterministic function of the journal. Engine evaluates each record once, in journal
-// order per VIN, and reads no clock: time is the record's ReceivedAt. What it gives is a Decision: rule,
+// order per VIN, and reads no clock: time is the record's ReceivedAt, and a step of the gateway's clock is a record too
+// (State.StepClock). What it gives is a Decision: rule,
 // target and the operators' values. Render makes the outgoing message from record and decision alone,
 // at once or days later, under the set that made the decision. Live routing, recovery after a crash,
 // Test, Explain and Diff all run this one engine.

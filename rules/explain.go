@@ -55,6 +55,7 @@ func (s *Set) Explain(rec *message.Record, state *State) Explanation {
 	x := Explanation{Topic: rec.Topic, VIN: rec.VIN(), ReceivedAt: rec.Time().Format(timeLayout), Set: s.hash}
 	own := NewState(StateOptions{})
 	if state != nil {
+		own.SetShift(state.Shift())
 		if data := state.Export(rec.VIN()); data != nil {
 			_ = own.Load(rec.VIN(), data) //nolint:errcheck // just exported
 		}
@@ -142,7 +143,7 @@ func (w *Worker) explainOperators(r *rule, x *RuleExplanation) bool {
 			x.add(w.parts(r, e))
 		}
 		var before opState
-		if st := w.engine.state.peek(w.sc.vin, op.stateKey()); st != nil {
+		if st := w.engine.state.peek(w.sc.vin, op.stateKey(), w.sc.rec.ReceivedAt); st != nil {
 			before = *st
 			before.list = slices.Clone(st.list)
 		}

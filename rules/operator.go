@@ -49,10 +49,10 @@ type base struct{ key uint64 }
 
 func (b *base) setKey(key uint64) { b.key = key }
 
-func (b *base) peek(c *opContext) *opState { return c.state.peek(c.sc.vin, b.key) }
+func (b *base) peek(c *opContext) *opState { return c.state.peek(c.sc.vin, b.key, c.now) }
 
 func (b *base) touch(c *opContext) (*opState, *vinState) {
-	return c.state.touch(c.sc.vin, b.key)
+	return c.state.touch(c.sc.vin, b.key, c.now)
 }
 
 // newOperator compiles an operator; what is wrong has been reported.

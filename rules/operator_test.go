@@ -17,17 +17,28 @@ func ruleWith(operator, transform string) string {
 	return text + "    to: [{kafka: {topic: t}}]\n"
 }
 
-func TestOperators(t *testing.T) {
-	t.Parallel()
-	type msg struct {
-		at      int64 // seconds
-		payload string
-		want    bool
+// operatorCase is what an operator makes of a row of messages.
+type operatorCase struct {
+	operator string
+	msgs     []operatorMessage
+}
+
+type operatorMessage struct {
+	at      int64 // seconds
+	payload string
+	want    bool
+}
+
+func (m *operatorMessage) decision() string {
+	if m.want {
+		return "r/0"
 	}
-	for _, c := range []struct {
-		operator string
-		msgs     []msg
-	}{
+	return ""
+}
+
+func operatorCases() []operatorCase {
+	type msg = operatorMessage
+	return []operatorCase{
 		{"sample: 10s", []msg{{0, `{}`, true}, {9, `{}`, false}, {10, `{}`, true}, {19, `{}`, false}, {35, `{}`, true}, {44, `{}`, false}}},
 		{"threshold: {enter: payload.a > 5}", []msg{
 			{0, `{"a":1}`, false}, {1, `{"a":6}`, true}, {2, `{"a":7}`, false}, {3, `{"a":5}`, false}, {4, `{"a":6}`, true},
@@ -75,15 +86,17 @@ func TestOperators(t *testing.T) {
 		{"geofence: {lat: payload.lat, lon: payload.lon, on: exit, zones: {a: {polygon: [[0, 0], [0, 10], [10, 10], [10, 0]]}}}", []msg{
 			{0, `{"lat":5,"lon":5}`, false}, {1, `{"lat":5,"lon":11}`, true}, {2, `{"lat":5,"lon":12}`, false}, {3, `{"lat":9.9,"lon":0.1}`, false}, {4, `{"lat":-1,"lon":5}`, true},
 		}},
-	} {
+	}
+}
+
+func TestOperators(t *testing.T) {
+	t.Parallel()
+	for _, c := range operatorCases() {
 		t.Run(c.operator, func(t *testing.T) {
 			t.Parallel()
 			r := newRig(t, compileText(t, ruleWith(c.operator, "")))
 			for i, m := range c.msgs {
-				want := ""
-				if m.want {
-					want = "r/0"
-				}
+				want := m.decision()
 				if got := r.send(m.at*1000, m.payload); got != want {
 					t.Errorf("message %d at %ds %s: got %q, want %q", i, m.at, m.payload, got, want)
 				}

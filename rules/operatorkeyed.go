@@ -44,12 +44,15 @@ func (o *dedupeOp) pass(c *opContext) (bool, error) {
 }
 
 // onChangeOp lets a message pass when the value differs from the one before; the first passes too. A
-// missing value is no change. State: num = digest, at = 1 once there is a value, text = the value as JSON
+// missing value is no change. State: num = digest, at = changeSeen once there is a value, text = the value as JSON
 // when it is short.
 type onChangeOp struct {
 	base
 	of *expression
 }
+
+// changeSeen stands in place of a time that on_change does not have.
+const changeSeen = 1
 
 // maxPrevious is the longest value that on_change gives back as operator.previous, in bytes of JSON.
 const maxPrevious = 256
@@ -62,14 +65,14 @@ func (o *onChangeOp) pass(c *opContext) (bool, error) {
 		return false, err
 	}
 	hash := c.sc.hashValue(v)
-	if st := o.peek(c); st != nil && st.at == 1 {
+	if st := o.peek(c); st != nil && st.at == changeSeen {
 		if st.num == hash {
 			return false, nil
 		}
 		c.give("previous", rawJSON(append([]byte(nil), st.text...)))
 	}
 	st, _ := o.touch(c)
-	st.num, st.at = hash, 1
+	st.num, st.at = hash, changeSeen
 	if st.text = appendJSON(st.text[:0], v); len(st.text) > maxPrevious {
 		st.text = st.text[:0]
 	}

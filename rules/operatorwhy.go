@@ -50,7 +50,7 @@ func (o *dedupeOp) why(*opState, int64) string {
 }
 
 func (o *onChangeOp) why(st *opState, _ int64) string {
-	if st.at == 1 {
+	if st.at == changeSeen {
 		return "the value is missing or as before"
 	}
 	return "the value is missing"

@@ -7,6 +7,8 @@ import (
 	"maps"
 	"slices"
 	"strings"
+
+	"cellgate/broker/message"
 )
 
 // Shards is the number of parts that per-VIN state falls into.
@@ -42,6 +44,9 @@ type StateOptions struct {
 type State struct {
 	shards [Shards]stateShard
 	opts   StateOptions
+	// shift is how far the wall clock has stepped in all, in ms: what it showed before a step is as long ago as
+	// that, and the step, by the clock of now.
+	shift int64
 }
 
 // stateShard keeps its VINs in a map, and in a ring in the order in which messages changed them.
@@ -60,9 +65,40 @@ type vinState struct {
 	vin        string
 	ops        []opState
 	touched    uint64 // the shard's clock when a message changed it last
+	changed    int64  // ReceivedAt of that message: no time in ops is later
+	shift      int64  // of the State, when the times were written
 	prev, next *vinState
 	dirty      bool // in stateShard.changed
 	stored     bool // TakeChanged has given it out, or it was loaded
+}
+
+// move makes all times later.
+func (v *vinState) move(by int64) {
+	v.changed += by
+	for i := range v.ops {
+		o := &v.ops[i]
+		if o.at != 0 && o.at != changeSeen {
+			o.at += by
+		}
+		for k := range o.list {
+			o.list[k].at += by
+		}
+	}
+}
+
+// at brings the times to the clock of a message received now. A step of the clock is no time that has passed, so
+// intervals go on over it as if it had not been. Times ahead of the message are of a journal that is lost, with its
+// steps: intervals begin anew with the message, which is a change of the state.
+func (v *vinState) at(now, shift int64) (changed bool) {
+	if v.shift != shift {
+		v.move(shift - v.shift)
+		v.shift = shift
+	}
+	if v.changed <= now {
+		return false
+	}
+	v.move(now - v.changed)
+	return true
 }
 
 // opState is the state of one operator on one VIN. What num, at, list and text mean is the operator's
@@ -206,6 +242,16 @@ func (s *State) order() {
 	}
 }
 
+// StepClock takes a step of the wall clock into account: messages that follow are stamped by another clock. Call it
+// with each such record of the journal, in its place, while no worker runs.
+func (s *State) StepClock(step message.ClockStep) { s.shift += step.By() }
+
+// Shift is the sum of the steps so far, in ms. It is stored with the VINs, and put back by SetShift.
+func (s *State) Shift() int64 { return s.shift }
+
+// SetShift puts back what Shift gave.
+func (s *State) SetShift(shift int64) { s.shift = shift }
+
 // retain forgets the state of all operators but those whose keys are given.
 func (s *State) retain(keys map[uint64]struct{}) {
 	for i := range s.shards {
@@ -227,11 +273,16 @@ func (s *State) retain(keys map[uint64]struct{}) {
 	}
 }
 
-// peek returns an operator's state on a VIN, nil if there is none. It holds until the next touch of the VIN.
-func (s *State) peek(vin string, key uint64) *opState {
-	v := s.shards[ShardOf(vin)].vins[vin]
+// peek returns an operator's state on a VIN, at the time of a message, nil if there is none. It holds until the next
+// touch of the VIN.
+func (s *State) peek(vin string, key uint64, now int64) *opState {
+	sh := &s.shards[ShardOf(vin)]
+	v := sh.vins[vin]
 	if v == nil {
 		return nil
+	}
+	if v.at(now, s.shift) {
+		sh.mark(v)
 	}
 	i, ok := v.find(key)
 	if !ok {
@@ -241,8 +292,8 @@ func (s *State) peek(vin string, key uint64) *opState {
 }
 
 // touch returns an operator's state on a VIN for changing, made when there is none. The caller changes
-// it at once: the VIN counts as changed.
-func (s *State) touch(vin string, key uint64) (*opState, *vinState) {
+// it at once: the VIN counts as changed at the time of the message.
+func (s *State) touch(vin string, key uint64, now int64) (*opState, *vinState) {
 	sh := &s.shards[ShardOf(vin)]
 	v := sh.vins[vin]
 	if v == nil {
@@ -250,7 +301,7 @@ func (s *State) touch(vin string, key uint64) (*opState, *vinState) {
 			sh.evict()
 			s.opts.Evicted("vins", 1)
 		}
-		v = &vinState{}
+		v = &vinState{changed: now, shift: s.shift}
 		sh.add(strings.Clone(vin), v) // it is part of a topic
 	} else {
 		v.unlink()
@@ -258,6 +309,8 @@ func (s *State) touch(vin string, key uint64) (*opState, *vinState) {
 	}
 	sh.clock++
 	v.touched = sh.clock
+	v.at(now, s.shift)
+	v.changed = now
 	sh.mark(v)
 	i, ok := v.find(key)
 	if !ok {

@@ -11,6 +11,8 @@ import (
 //
 //	version  1 byte, = 2
 //	touched  uvarint  counts the changes to VINs of the shard
+//	changed  varint   ms
+//	shift    varint   ms; see vinState
 //	count    uvarint
 //	count times, by key:
 //	  key    8 bytes, big-endian
@@ -22,6 +24,8 @@ const stateVersion = 2
 
 func (v *vinState) append(b []byte) []byte {
 	b = binary.AppendUvarint(append(b, stateVersion), v.touched)
+	b = binary.AppendVarint(b, v.changed)
+	b = binary.AppendVarint(b, v.shift)
 	b = binary.AppendUvarint(b, uint64(len(v.ops)))
 	for i := range v.ops {
 		o := &v.ops[i]
@@ -45,7 +49,7 @@ func unmarshalVIN(b []byte) (*vinState, error) {
 	if ver := r.Byte(); ver != stateVersion {
 		return nil, fmt.Errorf("%w: version %d", ErrBadState, ver)
 	}
-	v := &vinState{touched: r.Uvarint()}
+	v := &vinState{touched: r.Uvarint(), changed: r.Varint(), shift: r.Varint()}
 	for n := r.Uvarint(); n > 0 && !r.Bad; n-- {
 		o := opState{key: r.Uint64(), num: r.Uvarint(), at: r.Varint()}
 		var last int64

@@ -55,6 +55,7 @@ With --against it does the same with another rule set and shows both.`,
 // trial is one rule set in a backtest.
 type trial struct {
 	set     *rules.Set
+	state   *rules.State
 	worker  *rules.Worker
 	scratch []rules.Decision
 	Path    string      `json:"path"`
@@ -82,11 +83,19 @@ func newTrial(path, cell string) (*trial, error) {
 	if err := found.Err(); err != nil {
 		return nil, err
 	}
-	t := &trial{set: set, worker: rules.NewEngine(set, rules.NewState(rules.StateOptions{})).NewWorker(), Path: filepath.ToSlash(path), Hash: set.Hash()}
+	state := rules.NewState(rules.StateOptions{})
+	t := &trial{set: set, state: state, worker: rules.NewEngine(set, state).NewWorker(), Path: filepath.ToSlash(path), Hash: set.Hash()}
 	for _, r := range set.Rules() {
 		t.Rules = append(t.Rules, ruleCount{Rule: r.ID, Mode: r.Mode, Targets: make([]uint64, len(r.Targets))})
 	}
 	return t, nil
+}
+
+// stepClock takes a step of the gateway's clock into account.
+func (t *trial) stepClock(rec *message.Record) {
+	if step, err := rec.ClockStep(); err == nil {
+		t.state.StepClock(step)
+	}
 }
 
 // eval counts what the rules decide about one record.
@@ -138,6 +147,11 @@ func (c *cli) backtest(f *backtestFlags, path string) error {
 		report.Trials = append(report.Trials, t)
 	}
 	err := journal.Dump(f.journal, f.from, func(rec *message.Record) error {
+		if rec.Kind == message.KindClockStep {
+			for _, t := range report.Trials {
+				t.stepClock(rec)
+			}
+		}
 		if rec.Kind != message.KindPublish {
 			return nil
 		}

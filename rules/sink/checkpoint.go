@@ -303,6 +303,7 @@ func (d *Dispatcher) restoreSink(b *statefile.Bucket, name string, s *sinkState)
 // openOperators opens the operator log. Damage does not stop the start, as no message is lost by it: the operators go on with
 // what could be read, and forget the rest.
 func (d *Dispatcher) openOperators(r operatorRange) (err error) {
+	d.state.SetShift(r.Shift)
 	d.operators, err = openOperatorLog(d.o.fs, d.o.OperatorDir, r, d.o.SegmentBytes, d.state)
 	if !errors.Is(err, ErrDecisionLog) {
 		return err

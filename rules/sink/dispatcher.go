@@ -271,6 +271,8 @@ func (d *Dispatcher) batch(ctx context.Context, b *journal.Batch) {
 		case message.KindRuleSet:
 			d.endBatch(ctx, rec.Seq-1)
 			d.enter(string(rec.Payload), rec.Seq)
+		case message.KindClockStep:
+			d.stepClock(rec)
 		case message.KindRelease, message.KindSessionReset:
 			// Matters of sessions.
 		}
@@ -302,6 +304,16 @@ func (d *Dispatcher) awaitRules(ctx context.Context, seq uint64) bool {
 
 // errNoneGoverns says why nothing is evaluated.
 var errNoneGoverns = errors.New("no rule set governs what the journal has: evaluation waits until rules are applied")
+
+// stepClock tells the operators that the messages to come are stamped by another clock.
+func (d *Dispatcher) stepClock(rec *message.Record) {
+	step, err := rec.ClockStep()
+	if err != nil {
+		d.o.Log.Error("a step of the clock cannot be read; the rules' intervals may be off by it", "seq", rec.Seq, "err", err)
+		return
+	}
+	d.state.StepClock(step)
+}
 
 // lost counts records that nobody can evaluate, in every sink's ledger.
 func (d *Dispatcher) lost(n uint64, reason string) {

@@ -33,12 +33,15 @@ type operatorLog struct {
 type operatorRange struct {
 	Start position `json:"start"`
 	End   position `json:"end"`
+	// Shift is rules.State.Shift.
+	Shift int64 `json:"shift,omitempty"`
 }
 
 // operatorState is what a checkpoint adds to the operator log.
 type operatorState struct {
 	blocks [][]byte // what is not appended yet
 	start  position // where the log begins once they are durable
+	shift  int64
 }
 
 // blockBytes is the size of a block, but for the last VIN's state.
@@ -108,7 +111,7 @@ func (o *operatorLog) block(data []byte, state *rules.State) error {
 // take takes what has changed since the last time. The evaluator stands still, and what was taken before is appended.
 func (o *operatorLog) take(state *rules.State) operatorState {
 	o.turn(state)
-	s := operatorState{start: o.begin}
+	s := operatorState{start: o.begin, shift: state.Shift()}
 	if o.rewriting && o.next == rules.Shards {
 		s.start = o.round
 	}
@@ -157,7 +160,7 @@ func (o *operatorLog) save(s *operatorState, seq uint64) (operatorRange, error) 
 		}
 		s.blocks = s.blocks[1:]
 	}
-	return operatorRange{s.start, o.log.end()}, o.log.sync()
+	return operatorRange{s.start, o.log.end(), s.shift}, o.log.sync()
 }
 
 // stored is told that a checkpoint names the range that save has returned.
