@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"cellgate/broker/clock"
 	"cellgate/broker/message"
 )
 
@@ -54,7 +55,7 @@ func (b *batch) seal(mark uint64, salt uint32) []byte {
 		first:  b.first,
 		time:   b.time,
 		mark:   mark,
-		span:   uint32(min(b.lastTime-b.time, 1<<32-1)), //nolint:gosec // times never decrease
+		span:   uint32(min(b.lastTime-b.time, 1<<32-1)), //nolint:gosec // times do not decrease within a batch
 		flags:  b.flags,
 	}
 	for int64(len(b.buf)) < h.size() {
@@ -68,9 +69,8 @@ func (b *batch) seal(mark uint64, salt uint32) []byte {
 // buffer is the accepting side of the journal: it orders records, stamps them and encodes them into
 // batches, which the committer takes one after the other.
 type buffer struct {
-	limit   int // bytes
-	maxBody int // bytes of records that fit into a segment
-	now     func() time.Time
+	limit   int           // bytes
+	maxBody int           // bytes of records that fit into a segment
 	wake    chan struct{} // to the committer: a first record, a second batch, or the end
 
 	mu     sync.Mutex
@@ -81,52 +81,47 @@ type buffer struct {
 	free   []*batch
 	bytes  int // in queue and in the committer's hands
 	last   uint64
-	time   int64
-	full   error // wraps ErrFull while the journal has no room
-	closed error // ErrClosed or the sticky error
+	time   int64 // ReceivedAt of the last record; 0 when there is none
+	watch  clock.Watch
+	jump   time.Duration // of the clock, that no record tells of yet
+	full   error         // wraps ErrFull while the journal has no room
+	closed error         // ErrClosed or the sticky error
 }
 
 func newBuffer(o *Options, last uint64, lastTime int64) *buffer {
 	b := &buffer{
 		limit:   o.BufferBytes,
 		maxBody: int(o.SegmentBytes) - segmentStart - batchHeaderLen - batchAlign,
-		now:     o.Now,
 		wake:    make(chan struct{}, 1),
 		last:    last,
 		time:    lastTime,
+		watch:   clock.NewWatch(o.Clock),
+		jump:    o.Jump,
 	}
 	b.space.L = &b.mu
 	return b
 }
 
-// append stamps and encodes recs. All of them are accepted or none.
-func (b *buffer) append(recs []message.Record, w Waiter) (uint64, error) {
+// append stamps and encodes recs, behind a record of the clock's step if it has stepped. All of them are accepted
+// or none.
+func (b *buffer) append(recs []message.Record, w Waiter) (last uint64, step clock.Step, err error) {
 	for i := range recs {
 		if size := maxEncoded(&recs[i]); size > b.maxBody {
-			return 0, fmt.Errorf("%w: %d bytes, at most %d", ErrTooLarge, size, b.maxBody)
+			return 0, step, fmt.Errorf("%w: %d bytes, at most %d", ErrTooLarge, size, b.maxBody)
 		}
 	}
 	b.mu.Lock()
 	if err := b.admitLocked(); err != nil {
 		b.mu.Unlock()
-		return 0, err
+		return 0, step, err
 	}
 	if len(recs) == 0 {
 		defer b.mu.Unlock()
-		return b.last, nil
+		return b.last, step, nil
 	}
-	b.time = max(b.time, b.now().UnixMilli())
 	queued := len(b.queue)
-	var cur *batch
-	for i := range recs {
-		r := &recs[i]
-		b.last++
-		r.Seq, r.ReceivedAt = b.last, b.time
-		cur = b.openLocked(r, cur)
-		before := len(cur.buf)
-		cur.add(r)
-		b.bytes += len(cur.buf) - before
-	}
+	step = b.stampLocked()
+	cur := b.putLocked(recs)
 	cur.calls++
 	if w != nil {
 		cur.waiters = append(cur.waiters, w)
@@ -136,7 +131,60 @@ func (b *buffer) append(recs []message.Record, w Waiter) (uint64, error) {
 	if wake {
 		b.signal()
 	}
-	return last, nil
+	return last, step, nil
+}
+
+// look puts a step of the clock into the journal, unless there is no room: then the next look or append finds it.
+func (b *buffer) look() (step clock.Step) {
+	b.mu.Lock()
+	if b.closed != nil || b.full != nil || b.bytes >= b.limit || b.last == 0 {
+		b.mu.Unlock()
+		return step
+	}
+	step = b.stampLocked()
+	b.mu.Unlock()
+	if step != (clock.Step{}) {
+		b.signal()
+	}
+	return step
+}
+
+// stampLocked moves the time of the records to come to what the wall clock shows. When that has stepped, it puts a
+// record of it before them, in a batch of its own: times do not decrease within a batch, and its span is that of
+// a commit. Less than a step back is waited out. It returns the step, zero for none.
+func (b *buffer) stampLocked() clock.Step {
+	now, step, stepped := b.watch.Look()
+	switch {
+	case b.time == 0: // nothing to compare with
+		stepped = false
+	case stepped: // also after a jump at the start that has not been told of
+		step.From = max(step.From, b.time)
+	case b.jump != 0 || b.time-now >= clock.Tolerance.Milliseconds():
+		step, stepped = clock.Step{From: b.time, To: now}, true
+	}
+	b.jump = 0
+	if !stepped {
+		b.time = max(b.time, now)
+		return clock.Step{}
+	}
+	b.time = now
+	rec := message.ClockStep(step).Record()
+	b.putLocked([]message.Record{rec})
+	return step
+}
+
+// putLocked gives recs their sequences and encodes them. It returns the batch that has the last one.
+func (b *buffer) putLocked(recs []message.Record) (cur *batch) {
+	for i := range recs {
+		r := &recs[i]
+		b.last++
+		r.Seq, r.ReceivedAt = b.last, b.time
+		cur = b.openLocked(r, cur)
+		before := len(cur.buf)
+		cur.add(r)
+		b.bytes += len(cur.buf) - before
+	}
+	return cur
 }
 
 // admitLocked waits while the buffer is full, and says why nothing may be appended at all.
@@ -154,13 +202,13 @@ func (b *buffer) admitLocked() error {
 	}
 }
 
-// openLocked returns the batch that takes r: the last one, unless it is big enough or r would make it
-// too big for a segment.
+// openLocked returns the batch that takes r: the last one, unless it is big enough, r would make it
+// too big for a segment, or r begins another time.
 func (b *buffer) openLocked(r *message.Record, cur *batch) *batch {
 	if cur == nil && len(b.queue) > 0 {
 		cur = b.queue[len(b.queue)-1]
 	}
-	if cur != nil && cur.body() < batchTarget && (cur.body() == 0 || cur.body()+maxEncoded(r) <= b.maxBody) {
+	if cur != nil && r.Kind != message.KindClockStep && cur.body() < batchTarget && (cur.body() == 0 || cur.body()+maxEncoded(r) <= b.maxBody) {
 		cur.lastTime = b.time
 		return cur
 	}

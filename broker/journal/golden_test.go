@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"cellgate/broker/clock/clocktest"
 	"cellgate/broker/message"
 )
 
@@ -29,6 +30,22 @@ func (r *goldenRandom) Read(b []byte) (int, error) {
 		b[i] = r.n
 	}
 	return len(b), nil
+}
+
+// golden is a journal as it is on disk.
+type golden struct {
+	dir     string             // below testdata/golden, by the version of the format
+	batches [][]message.Record // a batch each
+	steps   []time.Duration    // of the clock, before each batch
+	files   int
+}
+
+// goldens are what the present version writes. A clock that steps adds records of its own, and batches.
+func goldens() []golden {
+	return []golden{
+		{dir: fmt.Sprint("v", formatVersion), batches: goldenRecords(), steps: make([]time.Duration, 4), files: 2},
+		{dir: fmt.Sprint("v", formatVersion, "-steps"), batches: goldenRecords()[:3], steps: []time.Duration{0, 10 * 365 * 24 * time.Hour, -time.Hour}, files: 1},
+	}
 }
 
 // goldenRecords are the records of the golden journal, by batch.
@@ -50,17 +67,18 @@ func goldenRecords() [][]message.Record {
 
 // writeGolden makes the golden journal: two segments, the older one closed by the newer one's header,
 // batches of one and several records, an empty batch at the end.
-func writeGolden(t *testing.T) image {
+func writeGolden(t *testing.T, g *golden) image {
 	t.Helper()
-	now := time.UnixMilli(1_760_000_000_000)
+	machine := clocktest.Still(time.UnixMilli(1_760_000_000_000))
 	m := newMemFS()
 	o := Options{
 		Dir: imageDir, FS: m, SegmentBytes: minSegmentBytes, MaxBytes: 8 * minSegmentBytes, ReserveBytes: -1,
-		Now: func() time.Time { return now }, random: &goldenRandom{},
+		Clock: machine.Source(), random: &goldenRandom{},
 	}
 	j, _ := open(t, o)
-	for _, recs := range goldenRecords() {
-		now = now.Add(1500 * time.Millisecond)
+	for i, recs := range g.batches {
+		machine.Pass(1500 * time.Millisecond)
+		machine.Step(g.steps[i])
 		last, err := j.Append(recs, nil)
 		if err != nil {
 			t.Fatal(err)
@@ -79,10 +97,18 @@ func writeGolden(t *testing.T) image {
 // present one writes byte by byte.
 func TestGoldenFiles(t *testing.T) {
 	t.Parallel()
-	dir := filepath.Join("testdata", "golden", fmt.Sprint("v", formatVersion))
-	img := writeGolden(t)
-	if len(img) != 2 {
-		t.Fatalf("%d segments", len(img))
+	for _, g := range goldens() {
+		compareGolden(t, &g)
+		readGolden(t, &g)
+	}
+}
+
+func compareGolden(t *testing.T, g *golden) {
+	t.Helper()
+	dir := filepath.Join("testdata", "golden", g.dir)
+	img := writeGolden(t, g)
+	if len(img) != g.files {
+		t.Fatalf("%s: %d segments", g.dir, len(img))
 	}
 	if os.Getenv(updateEnv) != "" {
 		for name, b := range img {
@@ -97,20 +123,14 @@ func TestGoldenFiles(t *testing.T) {
 			t.Fatal(err)
 		}
 		if !bytes.Equal(b, want) {
-			t.Errorf("%s: what is written differs from the golden file of version %d: a new format needs a new version", name, formatVersion)
+			t.Errorf("%s: what is written differs from the golden file of %s: a new format needs a new version", name, g.dir)
 		}
-	}
-	versions, err := filepath.Glob(filepath.Join("testdata", "golden", "v*"))
-	if err != nil || len(versions) == 0 {
-		t.Fatal(err, versions)
-	}
-	for _, v := range versions {
-		readGolden(t, v)
 	}
 }
 
-func readGolden(t *testing.T, dir string) {
+func readGolden(t *testing.T, g *golden) {
 	t.Helper()
+	dir := filepath.Join("testdata", "golden", g.dir)
 	files, err := os.ReadDir(dir)
 	if err != nil {
 		t.Fatal(err)
@@ -131,15 +151,20 @@ func readGolden(t *testing.T, dir string) {
 		t.Fatal(err)
 	}
 	defer func() { _ = r.Close() }()
-	seq := uint64(0)
-	for i, want := range goldenRecords() {
+	seq, at := uint64(0), int64(1_760_000_000_000)
+	for i, want := range g.batches {
 		b, err := r.Next(context.Background(), 0)
+		at += 1500
+		if step := g.steps[i].Milliseconds(); step != 0 {
+			want = append([]message.Record{message.ClockStep{From: at, To: at + step}.Record()}, want...)
+			at += step
+		}
 		if err != nil || len(b.Records) != len(want) {
 			t.Fatalf("%s: batch %d: %v %+v", dir, i, err, b)
 		}
 		for k := range want {
 			seq++
-			want[k].Seq, want[k].ReceivedAt = seq, 1_760_000_000_000+1500*int64(i+1)
+			want[k].Seq, want[k].ReceivedAt = seq, at
 			if got := b.Records[k].Clone(); fmt.Sprint(got) != fmt.Sprint(want[k]) {
 				t.Errorf("%s: record %d: %+v, want %+v", dir, seq, got, want[k])
 			}

@@ -25,6 +25,18 @@ type Report struct {
 	// writing it.
 	TornBytes   int64
 	Corruptions []Corruption
+	// Steps are those of the wall clock in the batches that were read, the first 1,000 of StepsInAll.
+	Steps      []Step
+	StepsInAll int
+}
+
+// maxSteps bounds the steps of a Report.
+const maxSteps = 1000
+
+// Step is a step of the wall clock, and the record that tells of it.
+type Step struct {
+	Seq uint64
+	message.ClockStep
 }
 
 // SegmentInfo describes one segment. Batches and Records are 0 where its batches were not read.
@@ -199,7 +211,7 @@ func (in *inspection) segment(segs []loaded, i int, all bool) (gone bool, err er
 
 // drop takes segments out of the report: when one is recycled, those before it have been too.
 func (in *inspection) drop(segs []loaded) {
-	in.out.Segments = nil
+	in.out.Segments, in.out.Steps, in.out.StepsInAll = nil, nil, 0
 	in.out.Corruptions = slices.DeleteFunc(in.out.Corruptions, func(c Corruption) bool {
 		return slices.ContainsFunc(segs, func(s loaded) bool { return s.name == c.File })
 	})
@@ -223,8 +235,12 @@ func (in *inspection) scan(s *loaded, end int64, sealed bool) (res scanned, gone
 	var before []Corruption
 	for range 2 {
 		w := &window{f: f, size: s.bytes, limit: limit, ahead: scanAhead}
-		if res, err = scan(w, s.name, s.salt, s.base, nil); err != nil {
+		steps, inAll := len(in.out.Steps), in.out.StepsInAll
+		if res, err = scan(w, s.name, s.salt, s.base, in.steps); err != nil {
 			return res, false, err
+		}
+		if before == nil && len(res.bad) > 0 { // it is read again
+			in.out.Steps, in.out.StepsInAll = in.out.Steps[:steps], inAll
 		}
 		if !sealed {
 			if in.out.TornBytes, err = torn(w, res.end, s.salt); err != nil {
@@ -240,6 +256,32 @@ func (in *inspection) scan(s *loaded, end int64, sealed bool) (res scanned, gone
 		before = res.bad
 	}
 	return res, recycledSince(f, s), nil
+}
+
+// steps gathers the steps of the clock in a batch.
+func (in *inspection) steps(h *batchHeader, body []byte) error {
+	if h.flags&message.FlagControl == 0 {
+		return nil
+	}
+	var dec message.Decoder
+	var rec message.Record
+	return h.eachRecord(body, func(i int, b []byte) error {
+		if len(b) == 0 || message.Kind(b[0]) != message.KindClockStep {
+			return nil
+		}
+		seq := h.first + uint64(i) //nolint:gosec // an index
+		if err := dec.Decode(b, h.time, &rec); err != nil {
+			return fmt.Errorf("record %d: %w", seq, err)
+		}
+		step, err := rec.ClockStep()
+		if err != nil {
+			return fmt.Errorf("record %d: %w", seq, err)
+		}
+		if in.out.StepsInAll++; len(in.out.Steps) < maxSteps {
+			in.out.Steps = append(in.out.Steps, Step{Seq: seq, ClockStep: step})
+		}
+		return nil
+	})
 }
 
 func (in *inspection) summary() {

@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"cellgate/broker/clock"
 	"cellgate/broker/message"
 )
 
@@ -26,6 +27,7 @@ type Journal struct {
 	lock    io.Closer
 
 	buffer    *buffer
+	onStep    func(clock.Step)
 	table     *table
 	keeper    *keeper
 	notify    *notifier
@@ -60,7 +62,8 @@ func Open(o Options) (*Journal, Recovery, error) {
 	}
 	r := recovery{fs: o.FS, dir: o.Dir, knownEpoch: o.KnownEpoch, knownLast: o.KnownLast}
 	if err = r.run(); err == nil && r.out.Epoch == 0 {
-		r.out.Epoch, err = newEpoch(o.Now(), o.random)
+		wall, _ := o.Clock()
+		r.out.Epoch, err = newEpoch(wall, o.random)
 	}
 	if err != nil {
 		return nil, r.out, fmt.Errorf("journal %s: %w", o.Dir, errors.Join(err, lock.Close()))
@@ -78,7 +81,7 @@ func Open(o Options) (*Journal, Recovery, error) {
 func start(o *Options, r *recovery, lock io.Closer) (*Journal, error) {
 	j := &Journal{
 		fs: o.FS, dir: o.Dir, log: o.Log, metrics: o.Metrics, onFatal: o.OnFatal, epoch: r.out.Epoch, lock: lock,
-		buffer: newBuffer(o, r.out.Last, r.lastTime), table: &r.table, notify: newNotifier(r.out.Last),
+		buffer: newBuffer(o, r.out.Last, r.lastTime), onStep: o.OnStep, table: &r.table, notify: newNotifier(r.out.Last),
 		abort: make(chan struct{}), committed: make(chan struct{}),
 	}
 	j.durable.Store(r.out.Last)
@@ -157,10 +160,35 @@ func (j *Journal) Epoch() uint64 { return j.epoch }
 // they refer to is copied before it returns. It does not wait for the disk: the records count only once
 // Durable has reached last, of which w, unless nil, is told.
 //
+// When the wall clock has stepped, a KindClockStep record goes before them.
+//
 // It blocks while the buffer of uncommitted records is full. Errors: ErrFull, ErrTooLarge, ErrClosed, or
 // the sticky error; after any of them nothing was appended. It does not allocate in steady state.
 func (j *Journal) Append(recs []message.Record, w Waiter) (last uint64, err error) {
-	return j.buffer.append(recs, w)
+	last, step, err := j.buffer.append(recs, w)
+	if step != (clock.Step{}) {
+		j.stepped(step)
+	}
+	return last, err
+}
+
+// LookAtClock sees to it that a step of the wall clock is in the journal although no record comes. Call it each
+// second: what NTP slews between two looks must stay far below a step. It does not block.
+func (j *Journal) LookAtClock() {
+	if step := j.buffer.look(); step != (clock.Step{}) {
+		j.stepped(step)
+	}
+}
+
+func (j *Journal) stepped(s clock.Step) {
+	direction := "forward"
+	if s.By() < 0 {
+		direction = "back"
+	}
+	j.metrics.steps.WithLabelValues(direction).Inc()
+	j.log.Warn("journal: the wall clock has stepped", slog.Duration("by", s.By()),
+		slog.Time("from", time.UnixMilli(s.From).UTC()), slog.Time("to", time.UnixMilli(s.To).UTC()))
+	j.onStep(s)
 }
 
 // Durable returns the highest sequence that is on disk with everything before it; 0 is none.

@@ -177,33 +177,6 @@ func TestSetLimits(t *testing.T) {
 	waitDurable(t, j, uint64(n-1))
 }
 
-func TestReceivedAtNeverDecreases(t *testing.T) {
-	t.Parallel()
-	var now atomic.Int64
-	now.Store(5_000_000)
-	o := testOptions(t.TempDir())
-	o.Now = func() time.Time { return time.UnixMilli(now.Load()) }
-	j, _ := open(t, o)
-	recs := []message.Record{record(1), record(2)}
-	if _, err := j.Append(recs, nil); err != nil || recs[0].ReceivedAt != 5_000_000 || recs[1].Seq != 2 {
-		t.Fatalf("%v %+v", err, recs)
-	}
-	now.Store(4_000_000)
-	if _, err := j.Append(recs, nil); err != nil || recs[0].ReceivedAt != 5_000_000 {
-		t.Fatalf("time went back: %v %d", err, recs[0].ReceivedAt)
-	}
-	now.Store(5_000_123)
-	if _, err := j.Append(recs, nil); err != nil || recs[1].ReceivedAt != 5_000_123 {
-		t.Fatalf("%v %d", err, recs[1].ReceivedAt)
-	}
-	closeJournal(t, j)
-	now.Store(1)
-	j, _ = open(t, o)
-	if _, err := j.Append(recs, nil); err != nil || recs[0].ReceivedAt != 5_000_123 {
-		t.Fatalf("time went back over a restart: %v %d", err, recs[0].ReceivedAt)
-	}
-}
-
 type countingWaiter struct {
 	calls atomic.Int64
 	mark  atomic.Uint64

@@ -73,7 +73,7 @@ func TestAppendDoesNotAllocate(t *testing.T) {
 	b := j.buffer
 	b.closed = nil
 	if n := testing.AllocsPerRun(500, func() {
-		if _, err := b.append(recs, w); err != nil {
+		if _, _, err := b.append(recs, w); err != nil {
 			t.Fatal(err)
 		}
 	}); n > 0 {

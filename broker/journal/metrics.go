@@ -16,6 +16,7 @@ type Metrics struct {
 	full         prometheus.Gauge
 	recycled     prometheus.Counter
 	corruptions  prometheus.Counter
+	steps        *prometheus.CounterVec
 	oldest       atomic.Pointer[func() int64]
 }
 
@@ -36,12 +37,17 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		full:        prometheus.NewGauge(prometheus.GaugeOpts{Name: "journal_full", Help: "1 while the journal has no room and acknowledgements are withheld."}),
 		recycled:    prometheus.NewCounter(prometheus.CounterOpts{Name: "journal_segments_recycled_total", Help: "Segments that every consumer has passed."}),
 		corruptions: prometheus.NewCounter(prometheus.CounterOpts{Name: "journal_corruptions_total", Help: "Places of the journal found damaged."}),
+		steps: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "clock_steps_total", Help: "Steps of the machine's wall clock, forward and back.",
+		}, []string{"direction"}),
 	}
+	m.steps.WithLabelValues("forward")
+	m.steps.WithLabelValues("back")
 	if reg != nil {
 		oldest := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "journal_oldest_seconds", Help: "Age of the oldest record kept; 0 when there is none.",
 		}, m.oldestSeconds)
-		reg.MustRegister(m.fsync, m.bytes, m.batchRecords, m.batchBytes, m.full, m.recycled, m.corruptions, oldest)
+		reg.MustRegister(m.fsync, m.bytes, m.batchRecords, m.batchBytes, m.full, m.recycled, m.corruptions, m.steps, oldest)
 	}
 	return m
 }

@@ -7,6 +7,8 @@ import (
 	"io"
 	"log/slog"
 	"time"
+
+	"cellgate/broker/clock"
 )
 
 // Errors of the journal. Anything else that Append, WaitDurable or a Reader returns is the sticky error
@@ -59,8 +61,14 @@ type Options struct {
 	// BufferBytes bounds what is accepted and not yet committed, by default 32 MiB but no more than
 	// a segment. One call of Append may exceed it by its own size.
 	BufferBytes int
-	// Now is the clock of ReceivedAt.
-	Now func() time.Time
+	// Clock is the clock of ReceivedAt; nil is the machine's.
+	Clock clock.Source
+	// Jump is how far the wall clock has moved since the last run if that cannot have been a stop, as
+	// clock.New tells it: then the journal begins with a step of the clock. That the clock is behind the last record the
+	// journal sees by itself.
+	Jump time.Duration
+	// OnStep is told of every step of the clock, after its record was appended. It must not block, nor call the journal.
+	OnStep func(clock.Step)
 	// OnFatal is called once, on a goroutine of its own, with the sticky error.
 	OnFatal func(error)
 	// Log receives recoveries, corruptions, and the loss and return of room; nil discards.
@@ -99,8 +107,11 @@ func (o *Options) setDefaults() error {
 	if o.FS == nil {
 		o.FS = osFS{}
 	}
-	if o.Now == nil {
-		o.Now = time.Now
+	if o.Clock == nil {
+		o.Clock = clock.System()
+	}
+	if o.OnStep == nil {
+		o.OnStep = func(clock.Step) {}
 	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)

@@ -133,7 +133,7 @@ type recovery struct {
 	knownEpoch, knownLast uint64 // see Options
 
 	table    table
-	lastTime int64
+	lastTime int64 // of the last record, as far as headers and scans tell; 0: none
 }
 
 func (r *recovery) run() error {
@@ -215,6 +215,9 @@ func (r *recovery) place(i int) error {
 	expected := r.out.Last + 1
 	r.checkOrder(i, expected)
 	s := &r.segs[i]
+	if !s.damaged {
+		r.lastTime = s.time
+	}
 	seg := &segment{index: s.index, base: s.base, salt: s.salt, time: s.time, size: s.size, damaged: s.damaged, sealed: true, name: filepath.Join(r.dir, s.name)}
 	switch {
 	case s.damaged:
@@ -230,7 +233,6 @@ func (r *recovery) place(i int) error {
 	if i > 0 && !s.damaged && s.base > expected {
 		r.corrupt(Corruption{File: s.name, First: expected, Last: s.base - 1, Reason: "what came before this segment is missing"})
 	}
-	r.lastTime = max(r.lastTime, s.time)
 	r.out.Last = max(r.out.Last, seg.last)
 	r.table.list = append(r.table.list, seg)
 	return nil
@@ -286,7 +288,9 @@ func (r *recovery) scan(s *loaded, seg *segment, newest bool) (err error) {
 	if res.mark >= res.next { // cannot be: mark+1 = first
 		r.corrupt(Corruption{File: s.name, Offset: res.end, First: res.next, Last: res.mark, Reason: "durable records are missing"})
 	}
-	r.lastTime = max(r.lastTime, res.lastTime)
+	if res.records > 0 {
+		r.lastTime = res.lastTime
+	}
 	r.out.ScannedBytes += res.end
 	if !newest {
 		return nil

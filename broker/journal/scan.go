@@ -110,8 +110,8 @@ type scanned struct {
 	end      int64  // offset behind the last good batch
 	next     uint64 // sequence behind the last good batch
 	mark     uint64 // highest mark seen
-	lastTime int64
-	tailOff  int64 // offset and size of the last good batch with records
+	lastTime int64  // of the last record
+	tailOff  int64  // offset and size of the last good batch with records
 	tailLen  int64
 	tailLast uint64 // its last sequence
 	batches  int
@@ -152,7 +152,7 @@ func scan(w *window, name string, salt uint32, base uint64, visit func(h *batchH
 func (s *scanned) note(h *batchHeader) {
 	if h.count > 0 {
 		s.tailOff, s.tailLen, s.tailLast = s.end, h.size(), h.next()-1
-		s.lastTime = max(s.lastTime, h.lastTime())
+		s.lastTime = h.lastTime()
 	}
 	s.batches++
 	s.records += uint64(h.count)

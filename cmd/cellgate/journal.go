@@ -97,6 +97,7 @@ func printJournal(w io.Writer, r *journal.Report) error {
 	}
 	head.row("torn tail", torn)
 	head.row("corruptions", fmt.Sprint(len(r.Corruptions)))
+	head.row("clock steps", fmt.Sprint(r.StepsInAll))
 	if err := errors.Join(head.write(w), newline(w)); err != nil {
 		return err
 	}
@@ -108,6 +109,11 @@ func printJournal(w io.Writer, r *journal.Report) error {
 	if err := t.write(w); err != nil {
 		return err
 	}
+	for _, s := range r.Steps {
+		if _, err := fmt.Fprintf(w, "clock step: record %d: from %s to %s\n", s.Seq, millisText(s.From), millisText(s.To)); err != nil {
+			return err
+		}
+	}
 	for _, bad := range r.Corruptions {
 		if _, err := fmt.Fprintf(w, "corruption: %s\n", bad); err != nil {
 			return err
@@ -115,6 +121,9 @@ func printJournal(w io.Writer, r *journal.Report) error {
 	}
 	return nil
 }
+
+// millisText is a time of the journal.
+func millisText(ms int64) string { return time.UnixMilli(ms).UTC().Format("2006-01-02T15:04:05.000Z") }
 
 // dumpFlags are what `journal dump` is told.
 type dumpFlags struct {
@@ -189,7 +198,7 @@ type dumped struct {
 
 func (c *cli) dumpRecord(w io.Writer, rec *message.Record) error {
 	if !c.json {
-		_, err := fmt.Fprintf(w, "%d %s %s %s qos%d %s %s\n", rec.Seq, rec.Time().Format("2006-01-02T15:04:05.000Z"), kindName(rec.Kind), rec.Client, rec.QoS, rec.Topic, printable(rec.Payload))
+		_, err := fmt.Fprintf(w, "%d %s %s %s qos%d %s %s\n", rec.Seq, millisText(rec.ReceivedAt), kindName(rec.Kind), rec.Client, rec.QoS, rec.Topic, printable(rec.Payload))
 		return err
 	}
 	d := dumped{
@@ -223,6 +232,8 @@ func kindName(k message.Kind) string {
 		return "session-reset"
 	case message.KindRuleSet:
 		return "rule-set"
+	case message.KindClockStep:
+		return "clock-step"
 	}
 	return fmt.Sprintf("kind-%d", k)
 }

@@ -17,6 +17,15 @@ type journalReport struct {
 	TornBytes   int64                `json:"torn_bytes"`
 	Segments    []journalSegment     `json:"segments"`
 	Corruptions []journal.Corruption `json:"corruptions"`
+	Steps       []clockStep          `json:"clock_steps"` // the first 1,000
+	StepsInAll  int                  `json:"clock_steps_total"`
+}
+
+// clockStep is a step of the gateway's wall clock.
+type clockStep struct {
+	Seq  uint64 `json:"seq"`
+	From string `json:"from"`
+	To   string `json:"to"`
 }
 
 type journalSegment struct {
@@ -35,6 +44,10 @@ func reportOf(r *journal.Report) journalReport {
 	out := journalReport{
 		Dir: r.Dir, Epoch: r.Epoch, First: r.First, Last: r.Last, Bytes: r.Bytes, Spares: r.Spares, TornBytes: r.TornBytes,
 		Segments: []journalSegment{}, Corruptions: append([]journal.Corruption{}, r.Corruptions...),
+		Steps: []clockStep{}, StepsInAll: r.StepsInAll,
+	}
+	for _, s := range r.Steps {
+		out.Steps = append(out.Steps, clockStep{s.Seq, millisText(s.From), millisText(s.To)})
 	}
 	for _, s := range r.Segments {
 		out.Segments = append(out.Segments, journalSegment(s))

@@ -37,6 +37,8 @@ type Setup struct {
 	Rules string
 	// Change may change the options of the dispatcher.
 	Change func(*sink.Options)
+	// Journal may change the options of the journal.
+	Journal func(*journal.Options)
 	// BeforeStart may do something to every new dispatcher.
 	BeforeStart func(*sink.Dispatcher) error
 }
@@ -80,10 +82,14 @@ func (r *Rig) Open() {
 
 func (r *Rig) openJournal() {
 	r.t.Helper()
-	var err error
-	r.Journal, _, err = journal.Open(journal.Options{
+	o := journal.Options{
 		Dir: filepath.Join(r.dir, "journal"), SegmentBytes: 256 << 10, CommitInterval: time.Millisecond, ReserveBytes: -1,
-	})
+	}
+	if r.setup.Journal != nil {
+		r.setup.Journal(&o)
+	}
+	var err error
+	r.Journal, _, err = journal.Open(o)
 	r.must(err)
 }
 
