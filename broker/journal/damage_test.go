@@ -2,7 +2,9 @@ package journal
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"math/rand/v2"
 	"path"
@@ -28,11 +30,15 @@ func imageOf(t testing.TB, m *memFS) image {
 	}
 	img := image{}
 	for _, name := range names {
-		b, err := m.mem.UnsafeGetFileDataBuffer(path.Join(imageDir, name))
+		f, err := m.mem.Open(path.Join(imageDir, name))
 		if err != nil {
 			t.Fatal(err)
 		}
-		img[name] = slices.Clone(b)
+		b, err := io.ReadAll(f) // under the file's lock: the keeper may be preallocating it
+		if err = errors.Join(err, f.Close()); err != nil {
+			t.Fatal(err)
+		}
+		img[name] = b
 	}
 	return img
 }
