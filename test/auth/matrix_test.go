@@ -2,6 +2,7 @@ package authtest
 
 import (
 	"fmt"
+	"net/http"
 	"slices"
 	"strings"
 	"testing"
@@ -52,14 +53,18 @@ func actors(i issuer) []actor {
 	}
 }
 
-// row is a topic or filter, and who may use it. {me} is the actor's own name, {other} another vehicle.
+// row is a topic or filter, and who may use it. {me} is the actor's own name, {other} another vehicle, {id} an id of the
+// actor's own.
 type row struct{ topic, allowed string }
 
 func (r row) at(a actor) string {
-	return strings.NewReplacer("{me}", a.name, "{other}", vinB).Replace(r.topic)
+	return strings.NewReplacer("{me}", a.name, "{other}", vinB, "{id}", a.letter).Replace(r.topic)
 }
 
 func (r row) allows(a actor) bool { return strings.Contains(r.allowed, strings.ToUpper(a.letter)) }
+
+// commandRow is a command: it is not in the journal but among the commands.
+const commandRow = "v1/{other}/cmd/{id}/lock"
 
 // publishRows say who may publish, or leave a will, on what.
 var publishRows = []row{
@@ -81,7 +86,7 @@ var publishRows = []row{
 	{"v1/{other}/up/telemetry", "L"},
 	{"v1/{other}/up/{me}", "L"},
 	{"v1/{other}/res/c1/succeeded", "L"},
-	{"v1/{other}/cmd/c1/lock", "SAOL"},
+	{commandRow, "SAOL"},
 	{"v1/{other}/sys/reconnect", "L"},
 	{"v1/{other}/token", ""},
 	{"v1/{me}/../{other}/up/telemetry", "L"},
@@ -99,7 +104,7 @@ var publishRows = []row{
 func TestMatrixPublish(t *testing.T) {
 	t.Parallel()
 	g := harness.StartGateway(t, harness.Options{NoRules: true, Auth: matrixRoles, Extra: quick + "commands: {from_kafka: false}\n"})
-	all, operations := actors(issuerOf(t, g)), 0
+	all, operations, operator := actors(issuerOf(t, g)), 0, g.OperatorToken()
 	for _, a := range all {
 		operations += publishV5(t, g, a) + publishV4(t, g, a)
 	}
@@ -119,6 +124,16 @@ func TestMatrixPublish(t *testing.T) {
 			t.Errorf("crossing: vehicle %s on %s", rec.Client, rec.Topic)
 		}
 		granted[parts[0]+parts[1]] = true
+		if parts[1] == commandRow {
+			t.Errorf("journaled: %s of %s", rec.Topic, rec.Client)
+		}
+	}
+	for _, a := range all {
+		status, _, err := g.Get("/v1/vehicles/"+vinB+"/commands/"+a.letter, operator)
+		if err != nil {
+			t.Fatal(err)
+		}
+		granted[a.letter+commandRow] = status == http.StatusOK
 	}
 	for _, a := range all {
 		for _, r := range publishRows {
