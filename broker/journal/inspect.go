@@ -3,7 +3,9 @@ package journal
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
+	"os"
 	"path/filepath"
 	"slices"
 	"time"
@@ -371,4 +373,15 @@ func (in *inspection) each(segs []loaded, i int, visit func(h *batchHeader, body
 func recycledSince(f File, s *loaded) bool {
 	now, _, err := readHeader(f)
 	return err == nil && (now.salt != s.salt || now.state == stateFree)
+}
+
+// Lock keeps the journal in dir from being opened until it is closed. It returns ErrLocked while it is open elsewhere.
+func Lock(dir string) (io.Closer, error) {
+	name := filepath.Join(dir, lockName)
+	if f, err := os.Open(name); err != nil { //nolint:gosec // the journal directory
+		return nil, err
+	} else if err := f.Close(); err != nil {
+		return nil, err
+	}
+	return osFS{}.Lock(name)
 }

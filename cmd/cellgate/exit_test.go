@@ -41,6 +41,9 @@ func TestExitCodes(t *testing.T) {
 		{"fleet --broker 127.0.0.1:1 --mqtt 2", exitUsage},
 		{"journal stat /nonexistent", exitNo},
 		{"rules check /nonexistent", exitNo},
+		{"repair", exitUsage},
+		{"repair /nonexistent", exitNo},
+		{"repair /dev/null", exitNo},
 	} {
 		t.Run(tc.args, func(t *testing.T) {
 			t.Parallel()

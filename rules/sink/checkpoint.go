@@ -359,19 +359,28 @@ func (d *Dispatcher) resumeRules() error {
 
 // restore opens the decision log as of the checkpoint and counts what is pending in it.
 func (p *pipeline) restore(d *Dispatcher, s sinkState) error {
-	var err error
-	if p.dlog, err = openDecisionLog(d.o.fs, d.logDir(p), d.o.Journal.Epoch(), s.LogStart, s.LogEnd, d.o.SegmentBytes); err != nil {
+	p.now, p.settled = s.Counts, s.Counts.clone()
+	p.evaluated = d.evaluated
+	p.mode, p.readable = logging, true
+	return p.openLog(d.o.fs, d.logDir(p), d.o.Journal.Epoch(), s, d.o.SegmentBytes)
+}
+
+// openLog opens the decision log and counts what is pending in it: every record between cursor and E that has a message
+// for the sink must be there. A log in which none is pending is made anew, whatever has become of it.
+func (p *pipeline) openLog(fs fileSystem, dir string, epoch uint64, s sinkState, segmentBytes int64) (err error) {
+	pending := s.Counts.unsettled()
+	if pending == 0 {
+		s.LogEnd.Offset = 0
+	}
+	if p.dlog, err = openDecisionLog(fs, dir, epoch, s.LogStart, s.LogEnd, segmentBytes); err != nil {
 		return err
 	}
-	p.now, p.settled = s.Counts, s.Counts.clone()
-	p.loaded, p.evaluated = s.Cursor, d.evaluated
-	p.mode, p.readable, p.readPos = logging, true, p.dlog.start()
+	p.loaded, p.readPos = s.Cursor, p.dlog.start()
 	if err := p.recount(); err != nil {
 		return err
 	}
-	// Every record between cursor and E that has a message for the sink is in the log.
-	if n := s.Counts.unsettled(); p.backlog != n {
-		return fmt.Errorf("%w: %s has the decisions of %d records, the checkpoint tells of %d", ErrDecisionLog, p.dlog.dir, p.backlog, n)
+	if p.backlog != pending {
+		return fmt.Errorf("%w: %s has the decisions of %d records, the checkpoint tells of %d", ErrDecisionLog, dir, p.backlog, pending)
 	}
 	return nil
 }
@@ -415,5 +424,5 @@ func (s *sinkState) orphan(evaluated uint64) {
 	if n := s.Counts.unsettled(); n > 0 {
 		s.Counts.add(dropped, JournalLost, n)
 	}
-	s.Cursor, s.LogStart, s.LogEnd = evaluated, position{}, position{}
+	s.Cursor = evaluated
 }

@@ -86,7 +86,7 @@ type decisionLog struct {
 }
 
 // openDecisionLog opens the log in dir, of the journal of that epoch, removes the segments before start's, and cuts off
-// everything behind end. A zero end empties it. Segments at its beginning may be missing, as after a trim: whoever knows
+// everything behind end. An end at offset 0 empties it. Segments at its beginning may be missing, as after a trim: whoever knows
 // how many records are pending in it tells whether they had been passed.
 func openDecisionLog(fs fileSystem, dir string, epoch uint64, start, end position, segmentBytes int64) (*decisionLog, error) {
 	l := &decisionLog{fs: fs, dir: dir, epoch: epoch, segmentBytes: segmentBytes}

@@ -133,6 +133,9 @@ const (
 	Corruption = "corruption"
 	// JournalLost: the record is no longer in the journal, though a sink still needed it.
 	JournalLost = "journal_lost"
+	// DecisionsLost: what the rules had decided on the record was in a decision log that could not be read, and the
+	// operator has given it up by `cellgate repair`. The record itself may still be in the journal.
+	DecisionsLost = "decisions_lost"
 )
 
 // WhenFull says what happens when a sink stays away so long that its backlog fills the journal.

@@ -71,7 +71,7 @@ func New(ctx context.Context, o Options) (*App, error) {
 	logWarnings(a.log, o.Config)
 	a.reg = newRegistry(o.Config, o.Build)
 	if err := a.open(ctx); err != nil {
-		return nil, errors.Join(err, a.life.stop(context.WithoutCancel(ctx)))
+		return nil, a.remedy(errors.Join(err, a.life.stop(context.WithoutCancel(ctx))))
 	}
 	return a, nil
 }
@@ -104,7 +104,7 @@ func (a *App) open(ctx context.Context) error {
 // Start binds every address and serves. When it returns nil, vehicles can connect.
 func (a *App) Start(ctx context.Context) error {
 	if err := a.start(ctx); err != nil {
-		return errors.Join(err, a.Stop(context.WithoutCancel(ctx)))
+		return a.remedy(errors.Join(err, a.Stop(context.WithoutCancel(ctx))))
 	}
 	a.phase.Store(phaseServing)
 	a.life.onStop("readiness", time.Second, func(context.Context) error {

@@ -2,11 +2,15 @@ package app
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
+	"os"
 	"path/filepath"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/redis/go-redis/v9"
 
 	"cellgate/auth"
@@ -31,6 +35,8 @@ type parts struct {
 	level *slog.LevelVar
 	reg   *registry
 
+	missing      *prometheus.CounterVec // of the start, by part of data_dir
+	fresh        bool                   // there was no state.db
 	db           *statefile.DB
 	journal      *journal.Journal
 	ladder       *ladder
@@ -62,6 +68,9 @@ const (
 )
 
 func (a *App) openState(context.Context) error {
+	a.missing = newMissing(a.reg.own)
+	_, err := os.Stat(filepath.Join(string(a.cfg.DataDir), "state.db"))
+	a.fresh = errors.Is(err, fs.ErrNotExist)
 	db, err := openState(string(a.cfg.DataDir), a.die)
 	if err != nil {
 		return err
@@ -89,7 +98,7 @@ func (a *App) openJournal(context.Context) error {
 	if err != nil {
 		return err
 	}
-	opened, _, err := journal.Open(journal.Options{
+	opened, found, err := journal.Open(journal.Options{
 		KnownEpoch: epoch, KnownLast: last,
 		Dir: string(j.Dir), SegmentBytes: int64(j.SegmentBytes), MaxBytes: holdBytes(int64(j.MaxBytes), int64(j.SegmentBytes), j.HoldPercent), ReserveBytes: reserve, SegmentAge: age,
 		CommitInterval: j.CommitInterval.Std(), BufferBytes: int(j.BufferBytes), OnFatal: a.die,
@@ -99,6 +108,13 @@ func (a *App) openJournal(context.Context) error {
 		return fmt.Errorf("uplink.journal: %w", err)
 	}
 	a.journal = opened
+	switch {
+	case a.fresh && !found.Created:
+		a.reportMissing("state", "sessions, queued messages and commands are gone, the ledger begins at the first record that the journal has, "+
+			"and that is where delivery begins again")
+	case found.Created && epoch != 0:
+		a.reportMissing("journal", "what was pending is counted as lost")
+	}
 	// The journal recycles what every consumer that has spoken is past. Nobody has spoken yet: without this
 	// the first one would give away what the others have not read.
 	opened.Retain(opening, opened.First())
@@ -132,6 +148,9 @@ func (a *App) openAuth(context.Context) error {
 	c.VehicleCAs = a.vehicleCAs.get
 	if key := a.cfg.Auth.Revocation.RedisKey; key != "" {
 		c.Revocations = spread.NewRedis(a.redis, key, a.cfg.Cell.ID)
+	}
+	if keys, _ := filepath.Glob(filepath.Join(c.Dir, "key-*.json")); len(keys) == 0 && !a.fresh { // the pattern is a good one
+		a.reportMissing("keys", "every token that was issued before is refused from now on")
 	}
 	if a.auth, err = auth.Open(c); err != nil {
 		return err
@@ -172,10 +191,20 @@ func (a *App) openDispatch(context.Context) error {
 		Sinks: bindings, ErrorTopic: a.cfg.Rules.ErrorTopic, OnFatal: a.die, Log: a.log, Metrics: sink.NewMetrics(a.reg.own),
 	})
 	if err != nil {
+		closeSinks(bindings)
 		return err
 	}
 	a.life.onStop("dispatch", stopDispatch, a.life.patient("what the sinks have not taken", a.dispatch.Stop))
 	return nil
+}
+
+// closeSinks ends sinks that no dispatcher has taken over.
+func closeSinks(bindings []sink.Binding) {
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel() // nothing is under way
+	for _, b := range bindings {
+		_ = b.Sink.Close(ctx)
+	}
 }
 
 func (a *App) openRules(context.Context) (err error) {

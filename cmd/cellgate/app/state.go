@@ -13,6 +13,7 @@ import (
 	"cellgate/broker/journal"
 	"cellgate/broker/session"
 	"cellgate/broker/statefile"
+	"cellgate/cmd/cellgate/repair"
 	"cellgate/cmd/cellgate/runfile"
 	"cellgate/rules/sink"
 )
@@ -51,6 +52,22 @@ func reportFallBack(fellBack bool, reg prometheus.Registerer, log *slog.Logger) 
 	}
 }
 
+// reportMissing counts and logs a start that has made anew what was there before.
+func (a *App) reportMissing(what, lost string) {
+	a.missing.WithLabelValues(what).Inc()
+	a.log.Error("a part of data_dir is missing and is made anew", slog.String("part", what), slog.String("lost", lost),
+		slog.String("data_dir", string(a.cfg.DataDir)))
+}
+
+func newMissing(reg prometheus.Registerer) *prometheus.CounterVec {
+	v := prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "state_missing_total",
+		Help: "Starts of a gateway that had run before and found a part of its data_dir missing: state, journal or keys.",
+	}, []string{"part"})
+	reg.MustRegister(v)
+	return v
+}
+
 // inUse says who has the data folder.
 func inUse(dir string) error {
 	if f, err := runfile.Read(dir); err == nil && f != nil {
@@ -73,6 +90,17 @@ func journalKnown(db *statefile.DB) (epoch, last uint64, err error) {
 		}
 	}
 	return epoch, last, nil
+}
+
+// remedy names what can be done about an error of the start that the data folder is the cause of.
+func (a *App) remedy(err error) error {
+	found, cannot := repair.Examine(repair.Options{
+		Dir: string(a.cfg.DataDir), Journal: string(a.cfg.Uplink.Journal.Dir), Keys: string(a.cfg.Auth.KeysDir),
+	})
+	if cannot != nil || len(found.Findings) == 0 {
+		return err
+	}
+	return fmt.Errorf("%w\n`cellgate repair %s` shows what can be done about the data folder, and what would be lost", err, a.cfg.DataDir)
 }
 
 func closeState(db *statefile.DB) func(context.Context) error {

@@ -197,7 +197,7 @@ func TestADamagedStateFileIsRefused(t *testing.T) {
 			halt(t, b)
 			t.Fatalf("%s: the gateway starts", name)
 		}
-		for _, part := range []string{"data_dir: ", state, "damaged", "move this file away"} {
+		for _, part := range []string{"data_dir: ", state, "damaged", "cellgate repair"} {
 			if !strings.Contains(err.Error(), part) {
 				t.Errorf("%s: no %q in %v", name, part, err)
 			}

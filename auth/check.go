@@ -1,0 +1,90 @@
+package auth
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+)
+
+// FileDamage is a file of a keys directory that Open refuses.
+type FileDamage struct {
+	Name string // within the directory
+	Err  error
+	// Lines and Unreadable count the entries of the revocation log.
+	Lines, Unreadable int
+}
+
+// CheckDir reads the files of a keys directory as Open does, and changes nothing.
+func CheckDir(dir string) ([]FileDamage, error) {
+	names, err := filepath.Glob(filepath.Join(dir, "key-*.json"))
+	if err != nil {
+		return nil, err
+	}
+	slices.Sort(names)
+	var found []FileDamage
+	for _, name := range names {
+		if _, err := loadKey(name, &issuer{}); err != nil {
+			found = append(found, FileDamage{Name: filepath.Base(name), Err: err})
+		}
+	}
+	good, lines, err := readableRevocations(dir)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+	case err != nil:
+		found = append(found, FileDamage{Name: revLogName, Err: err})
+	case len(good) < lines:
+		found = append(found, FileDamage{Name: revLogName, Err: ErrRevocationLog, Lines: lines, Unreadable: lines - len(good)})
+	}
+	return found, nil
+}
+
+// RepairRevocations makes the revocation log anew of its readable lines, and puts what was there at the path backup.
+func RepairRevocations(dir, backup string) error {
+	good, _, err := readableRevocations(dir)
+	if err != nil {
+		return err
+	}
+	unlock, err := lockDir(dir)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	var buf bytes.Buffer
+	for i := range good {
+		if err := appendLine(&buf, &good[i]); err != nil {
+			return err
+		}
+	}
+	name := filepath.Join(dir, revLogName)
+	was, err := os.ReadFile(name) //nolint:gosec // the configured directory
+	if err != nil {
+		return err
+	}
+	if err := writeFileAtomic(backup, was); err != nil {
+		return fmt.Errorf("backup: %w", err)
+	}
+	return writeFileAtomic(name, buf.Bytes())
+}
+
+// readableRevocations are the entries of the lines that can be read, and the number of all lines.
+func readableRevocations(dir string) (good []Revocation, lines int, err error) {
+	b, err := os.ReadFile(filepath.Join(dir, revLogName)) //nolint:gosec // the configured directory
+	if err != nil {
+		return nil, 0, err
+	}
+	for {
+		line, rest, whole := bytes.Cut(b, []byte{'\n'})
+		if !whole {
+			return good, lines, nil
+		}
+		lines++
+		if r, err := parseLine(line); err == nil {
+			good = append(good, r)
+		}
+		b = rest
+	}
+}

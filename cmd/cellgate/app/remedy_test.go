@@ -1,0 +1,313 @@
+package app
+
+import (
+	"context"
+	"fmt"
+	"io/fs"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"cellgate/auth"
+	"cellgate/broker/message"
+	"cellgate/cmd/cellgate/repair"
+	"cellgate/configs"
+	"cellgate/test/logbuf"
+)
+
+// owed is how many messages wait for Kafka in the folder of TestEveryLoss.
+const owed = 120
+
+// dataFolder is a gateway's data as a kill leaves it: messages that no sink has taken, a revocation, an audit log.
+type dataFolder struct {
+	dir   string
+	rules string
+}
+
+func killedFolder(t *testing.T) *dataFolder {
+	t.Helper()
+	home := t.TempDir()
+	d := &dataFolder{dir: filepath.Join(home, "state"), rules: filepath.Join(home, "rules")}
+	if err := os.CopyFS(d.rules, os.DirFS("../../../configs/rules")); err != nil {
+		t.Fatal(err)
+	}
+	a, err := New(t.Context(), Options{Config: smallSegments(t, write(t, home, "")), Log: &logbuf.Buffer{}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer end(a)
+	if err := a.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for i := range owed - 1 {
+		journalTelemetry(t, a, i)
+	}
+	if _, err := a.Authority().Revoke(auth.Revocation{TokenID: "gone"}, auth.Caller{By: "test"}); err != nil {
+		t.Fatal(err)
+	}
+	accounted(t, a, false)
+	if err := a.dispatch.Checkpoint(); err != nil {
+		t.Fatal(err)
+	}
+	kept := &dataFolder{dir: filepath.Join(t.TempDir(), "state"), rules: d.rules}
+	kept.copyTo(t, kept.dir, d.dir)
+	return kept
+}
+
+// journalTelemetry puts a message of a kilobyte into the journal, which the sample rules send to Kafka and Redis.
+func journalTelemetry(t *testing.T, a *App, i int) (seq uint64) {
+	t.Helper()
+	vin := "LTEST000000000001"
+	seq, err := a.journal.Append([]message.Record{{
+		Kind: message.KindPublish, QoS: 1, Client: vin, Topic: "v1/" + vin + "/up/telemetry",
+		Payload: fmt.Appendf(nil, `{"soc":50,"n":%d,"pad":%q}`, i, strings.Repeat("x", 1000)),
+	}}, nil)
+	if err == nil {
+		err = a.journal.WaitDurable(t.Context(), seq)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return seq
+}
+
+// smallSegments is a configuration under which the journal has several segments.
+func smallSegments(t *testing.T, file string) *configs.Config {
+	t.Helper()
+	cfg, err := configs.Load(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg.Uplink.Journal.SegmentBytes, cfg.Uplink.Journal.MaxBytes, cfg.Uplink.Journal.ReserveBytes = 64<<10, 16<<20, 0
+	return cfg
+}
+
+func (d *dataFolder) copyTo(t *testing.T, to, from string) {
+	t.Helper()
+	if err := os.CopyFS(to, os.DirFS(from)); err != nil {
+		t.Fatal(err)
+	}
+	err := filepath.WalkDir(to, func(path string, e fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if e.IsDir() {
+			return os.Chmod(path, 0o700) //nolint:gosec // a folder
+		}
+		return os.Chmod(path, 0o600)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// harm is something done to a file or folder.
+type harm struct {
+	path string // below the data folder
+	what string
+	do   func(path string) error
+}
+
+func (h harm) String() string { return h.what + " " + h.path }
+
+// harms are all that are done to the files and folders of a data folder.
+func (d *dataFolder) harms(t *testing.T) (all []harm) {
+	t.Helper()
+	err := filepath.WalkDir(d.dir, func(path string, e fs.DirEntry, err error) error {
+		rel, _ := filepath.Rel(d.dir, path)
+		switch {
+		case err != nil || rel == ".":
+			return err
+		case strings.HasPrefix(filepath.Base(rel), "free-"):
+			return nil // one spare segment is like the other: see the journal's own tests
+		case e.IsDir():
+			all = append(all, harm{rel, "lose", os.RemoveAll}, harm{rel, "a file for", asFile})
+			return nil
+		}
+		all = append(all, harm{rel, "lose", os.Remove}, harm{rel, "empty", func(p string) error { return os.Truncate(p, 0) }},
+			harm{rel, "cut", cutInHalf}, harm{rel, "garble", garble}, harm{rel, "a folder for", asFolder})
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return all
+}
+
+func asFile(path string) error {
+	if err := os.RemoveAll(path); err != nil {
+		return err
+	}
+	return os.WriteFile(path, []byte("what is this"), 0o600)
+}
+
+func asFolder(path string) error {
+	if err := os.RemoveAll(path); err != nil {
+		return err
+	}
+	if err := os.Mkdir(path, 0o700); err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(path, "x"), []byte("x"), 0o600)
+}
+
+func cutInHalf(path string) error {
+	info, err := os.Stat(path)
+	if err != nil {
+		return err
+	}
+	return os.Truncate(path, info.Size()/2)
+}
+
+// garble overwrites a third of what a file holds in front of its zeros.
+func garble(path string) error {
+	b, err := os.ReadFile(path) //nolint:gosec // a test's file
+	if err != nil {
+		return err
+	}
+	end := len(strings.TrimRight(string(b), "\x00"))
+	r := rand.New(rand.NewPCG(1, uint64(end))) //nolint:gosec // a test's choice
+	for i := end / 3; i < 2*end/3; i++ {
+		b[i] = byte(r.Uint32())
+	}
+	return os.WriteFile(path, b, 0o600) //nolint:gosec // a test's file
+}
+
+// start starts a gateway on a folder, after a repair if its error names one.
+func (d *dataFolder) start(t *testing.T, home string) *App {
+	t.Helper()
+	cfg := smallSegments(t, filepath.Join(home, "cell.yaml"))
+	for repaired := false; ; repaired = true {
+		a, err := New(t.Context(), Options{Config: cfg, Log: &logbuf.Buffer{}})
+		if err == nil {
+			err = a.Start(t.Context())
+		}
+		if err == nil {
+			return a
+		}
+		if !strings.Contains(err.Error(), "cellgate repair "+string(cfg.DataDir)) || repaired {
+			t.Fatalf("repaired before: %t; no remedy: %v", repaired, err)
+		}
+		r, err := repair.Repair(repair.Options{Dir: string(cfg.DataDir)})
+		if err != nil || !r.Repaired {
+			t.Fatalf("repair: %v, %+v", err, r)
+		}
+		if _, err := os.Stat(r.Backup); err != nil {
+			t.Fatalf("nothing kept: %v", err)
+		}
+	}
+}
+
+// end stops a gateway without giving it time: what a kill would leave has been copied or is of no interest.
+func end(a *App) {
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	_ = a.Stop(ctx)
+}
+
+// accounted publishes a message and waits until it is in the ledger; all: every message that was owed before must be there,
+// too, pending or dropped. A journal that has lost its newest segment may count more as lost than there were.
+func accounted(t *testing.T, a *App, all bool) {
+	t.Helper()
+	seq := journalTelemetry(t, a, owed)
+	await(t, func() error {
+		if at := a.dispatch.Position(); at < seq {
+			return fmt.Errorf("evaluated up to %d of %d", at, seq)
+		}
+		for _, l := range a.dispatch.Ledger() {
+			dropped := uint64(0)
+			for _, n := range l.Dropped {
+				dropped += n
+			}
+			if !l.Balanced || l.Sink == sinkKafka && (all && l.Received < owed+1 || l.Pending == 0 || l.Pending+dropped != l.Received) {
+				return fmt.Errorf("%d messages, ledger %+v", owed+1, l)
+			}
+		}
+		return nil
+	})
+}
+
+// prepare lays a copy of the folder out, with a configuration.
+func (d *dataFolder) prepare(t *testing.T) (home string) {
+	t.Helper()
+	home = t.TempDir()
+	write(t, home, "")
+	if err := os.CopyFS(filepath.Join(home, "rules"), os.DirFS(d.rules)); err != nil {
+		t.Fatal(err)
+	}
+	d.copyTo(t, filepath.Join(home, "state"), d.dir)
+	return home
+}
+
+// TestEveryLoss loses, empties, cuts, garbles and exchanges every file and folder of data_dir: the gateway starts, or its error names
+// `cellgate repair`, after which it starts. Every message that the gateway had acknowledged is pending or counted as lost.
+func TestEveryLoss(t *testing.T) {
+	t.Parallel()
+	d := killedFolder(t)
+	for _, h := range d.harms(t) {
+		t.Run(h.String(), func(t *testing.T) {
+			t.Parallel()
+			home := d.prepare(t)
+			if err := h.do(filepath.Join(home, "state", h.path)); err != nil {
+				t.Fatal(err)
+			}
+			a := d.start(t, home)
+			defer end(a)
+			accounted(t, a, true)
+		})
+	}
+}
+
+// TestEveryTwoLosses is TestEveryLoss with two, and a start and a kill in between. REPAIR_PAIRS=all takes all of them.
+func TestEveryTwoLosses(t *testing.T) {
+	t.Parallel()
+	d := killedFolder(t)
+	type pair struct{ first, then harm }
+	var pairs []pair
+	all := d.harms(t)
+	for _, first := range all {
+		for _, then := range all {
+			if first.path != then.path {
+				pairs = append(pairs, pair{first, then})
+			}
+		}
+	}
+	if os.Getenv("REPAIR_PAIRS") != "all" {
+		rand.Shuffle(len(pairs), func(i, j int) { pairs[i], pairs[j] = pairs[j], pairs[i] })
+		pairs = pairs[:12]
+	}
+	for _, p := range pairs {
+		t.Run(p.first.String()+", "+p.then.String(), func(t *testing.T) {
+			t.Parallel()
+			home := d.prepare(t)
+			data := filepath.Join(home, "state")
+			if err := p.first.do(filepath.Join(data, p.first.path)); err != nil {
+				t.Fatal(err)
+			}
+			a := d.start(t, home)
+			killed := filepath.Join(t.TempDir(), "state")
+			d.copyTo(t, killed, data)
+			end(a)
+			if err := os.RemoveAll(data); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.Rename(killed, data); err != nil {
+				t.Fatal(err)
+			}
+			path := filepath.Join(data, p.then.path)
+			if _, err := os.Stat(path); err == nil {
+				if err := p.then.do(path); err != nil {
+					t.Fatal(err)
+				}
+			}
+			a = d.start(t, home)
+			defer end(a)
+			// Without state.db and the journal, nothing on the disk tells any more what there was.
+			journal := strings.HasPrefix(p.first.path, "journal") || strings.HasPrefix(p.then.path, "journal")
+			state := p.first.path == "state.db" || p.then.path == "state.db"
+			accounted(t, a, !journal || !state)
+		})
+	}
+}

@@ -1,0 +1,277 @@
+// Package repair finds what in a data folder stops a gateway from starting, and puts it out of the way: what it takes away
+// is kept in a folder of its own, and what is lost is counted in the ledger as far as anything on the disk still tells.
+package repair
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"cellgate/auth"
+	"cellgate/broker/journal"
+	"cellgate/broker/statefile"
+)
+
+// Options say where a gateway's data is.
+type Options struct {
+	// Dir is its data_dir.
+	Dir string
+	// Journal and Keys are elsewhere only if the configuration says so.
+	Journal, Keys string
+	Now           func() time.Time
+}
+
+// ErrInUse says that a process has the data folder open.
+var ErrInUse = errors.New("a gateway runs on it; stop it first")
+
+// Finding is one thing that stops a start.
+type Finding struct {
+	Path    string `json:"path"`
+	Problem string `json:"problem"`
+	Action  string `json:"action"`
+	Lost    string `json:"lost,omitempty"`
+	// Records is how many acknowledged messages are lost, by the sink whose ledger counts them.
+	Records map[string]uint64 `json:"records,omitempty"`
+
+	do func() error
+}
+
+// Report is what was found.
+type Report struct {
+	Dir      string    `json:"dir"`
+	Backup   string    `json:"backup,omitempty"` // where what is taken away goes
+	Repaired bool      `json:"repaired"`
+	Findings []Finding `json:"findings"`
+}
+
+// patient is how long another process may take to let go of state.db.
+const patient = 2 * time.Second
+
+// Examine looks for what stops a start, and changes nothing.
+func Examine(o Options) (*Report, error) {
+	d, err := open(&o)
+	if err != nil {
+		return nil, err
+	}
+	return d.report, errors.Join(d.examine(), d.close())
+}
+
+// Repair does what Examine tells, and looks again until nothing is left.
+func Repair(o Options) (*Report, error) {
+	var done []Finding
+	for {
+		d, err := open(&o)
+		if err != nil {
+			return nil, err
+		}
+		if err := d.examine(); err != nil {
+			return nil, errors.Join(err, d.close())
+		}
+		if len(d.report.Findings) == 0 {
+			d.report.Findings, d.report.Repaired = done, len(done) > 0
+			return d.report, d.close()
+		}
+		// One at a time: what was hidden by one may then be seen.
+		f := d.report.Findings[0]
+		if err := errors.Join(f.do(), d.close()); err != nil {
+			return nil, fmt.Errorf("%s: %w", f.Path, err)
+		}
+		if done = append(done, f); len(done) > maxRepairs {
+			return nil, fmt.Errorf("%s: repaired and still there: %s", f.Path, f.Problem)
+		}
+	}
+}
+
+// maxRepairs bounds the things of one repair.
+const maxRepairs = 10_000
+
+// data is a data folder that no gateway has open.
+type data struct {
+	*Options
+	report *Report
+	locks  []io.Closer
+	db     *statefile.DB // nil: none, or damaged
+}
+
+func open(o *Options) (*data, error) {
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.Journal == "" {
+		o.Journal = filepath.Join(o.Dir, "journal")
+	}
+	if o.Keys == "" {
+		o.Keys = filepath.Join(o.Dir, "auth")
+	}
+	info, err := os.Stat(o.Dir)
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("%s: %w", o.Dir, reason(err))
+	case !info.IsDir():
+		return nil, fmt.Errorf("%s is not a folder: name the data_dir of a gateway", o.Dir)
+	}
+	d := &data{Options: o}
+	d.report = &Report{Dir: o.Dir, Backup: o.backup(), Findings: []Finding{}}
+	lock, err := journal.Lock(o.Journal)
+	if errors.Is(err, journal.ErrLocked) {
+		return nil, fmt.Errorf("%s: %w", o.Dir, ErrInUse)
+	}
+	if err == nil { // else there is no journal, or it is none: examine tells
+		d.locks = append(d.locks, lock)
+	}
+	return d, nil
+}
+
+// backup is the folder of one repair. It stays the same from the first look on.
+func (o *Options) backup() string {
+	at := o.Now().UTC()
+	o.Now = func() time.Time { return at }
+	return filepath.Join(o.Dir, "repair-"+at.Format("20060102T150405.000Z"))
+}
+
+func reason(err error) error {
+	var path *fs.PathError
+	if errors.As(err, &path) {
+		return path.Err
+	}
+	return err
+}
+
+func (d *data) close() (err error) {
+	if d.db != nil {
+		err = d.db.Close()
+	}
+	for _, l := range d.locks {
+		err = errors.Join(err, l.Close())
+	}
+	return err
+}
+
+func (d *data) add(f Finding) { d.report.Findings = append(d.report.Findings, f) }
+
+// examine goes through the folder in the order of a start.
+func (d *data) examine() error {
+	for _, look := range []func() error{d.kinds, d.state, d.keys, d.logs} {
+		if err := look(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// kinds finds folders where files must be, and the other way round.
+func (d *data) kinds() error {
+	for _, dir := range []string{d.Journal, d.Keys, filepath.Join(d.Dir, "decisions"), filepath.Join(d.Dir, "operators")} {
+		if info, err := os.Lstat(dir); err == nil && info.Mode().IsRegular() {
+			d.move(dir, "a file stands where a folder must be")
+		}
+	}
+	files := []string{filepath.Join(d.Dir, "state.db"), filepath.Join(d.Dir, "run.json"), filepath.Join(d.Dir, "run.json.new"), filepath.Join(d.Dir, "audit.log")}
+	for _, pattern := range []string{
+		filepath.Join(d.Journal, "*.log"), filepath.Join(d.Dir, "operators", "*.log"), filepath.Join(d.Journal, "LOCK"), filepath.Join(d.Keys, "key-*.json"),
+		filepath.Join(d.Keys, "lock"), filepath.Join(d.Keys, "revocations.log"),
+	} {
+		found, err := filepath.Glob(pattern)
+		if err != nil {
+			return err
+		}
+		files = append(files, found...)
+	}
+	for _, file := range files {
+		if info, err := os.Stat(file); err == nil && info.IsDir() {
+			d.move(file, "a folder stands where a file must be")
+		}
+	}
+	return nil
+}
+
+// move finds something that is taken away as it is.
+func (d *data) move(path, problem string) {
+	d.add(Finding{Path: path, Problem: problem, Action: "move it to " + d.keep(path), do: func() error { return d.away(path) }})
+}
+
+// keep is where something is put that is taken away: a name that is not taken, in one folder.
+func (d *data) keep(path string) string {
+	rel, err := filepath.Rel(d.Dir, path)
+	if err != nil || !filepath.IsLocal(rel) {
+		rel = filepath.Base(path)
+	}
+	name := filepath.Join(d.report.Backup, strings.ReplaceAll(rel, string(filepath.Separator), "_"))
+	for i, free := 1, name; ; i++ {
+		if _, err := os.Lstat(free); err != nil {
+			return free
+		}
+		free = fmt.Sprintf("%s.%d", name, i)
+	}
+}
+
+// away moves something into the backup, also to another file system.
+func (d *data) away(path string) error {
+	to := d.keep(path)
+	if err := os.MkdirAll(filepath.Dir(to), 0o700); err != nil {
+		return err
+	}
+	err := os.Rename(path, to)
+	if !errors.Is(err, syscall.EXDEV) {
+		return err
+	}
+	if err := copyAll(to, path); err != nil {
+		return err
+	}
+	return os.RemoveAll(path)
+}
+
+// copyAll copies a file, or a folder with all that is in it.
+func copyAll(to, from string) error {
+	info, err := os.Stat(from)
+	if err != nil {
+		return err
+	}
+	if info.IsDir() {
+		return os.CopyFS(to, os.DirFS(from))
+	}
+	b, err := os.ReadFile(from) //nolint:gosec // below the folders that the operator names
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(to, b, 0o600) //nolint:gosec // as above
+}
+
+// keys finds keys and revocations that cannot be read.
+func (d *data) keys() error {
+	found, err := auth.CheckDir(d.Keys)
+	if err != nil {
+		return err
+	}
+	for _, bad := range found {
+		path := filepath.Join(d.Keys, bad.Name)
+		f := Finding{Path: path, Problem: bad.Err.Error()}
+		if info, err := os.Stat(path); err == nil && info.IsDir() {
+			continue // among the kinds
+		}
+		if bad.Lines > 0 {
+			f.Action = fmt.Sprintf("keep the %d entries that can be read, and the file in %s", bad.Lines-bad.Unreadable, d.keep(path))
+			f.Lost = fmt.Sprintf("%d revocations: tokens that they named are accepted again until they end; revoke them anew, or all "+
+				"tokens issued before now", bad.Unreadable)
+			f.do = func() error {
+				if err := os.MkdirAll(filepath.Dir(d.keep(path)), 0o700); err != nil {
+					return err
+				}
+				return auth.RepairRevocations(d.Keys, d.keep(path))
+			}
+		} else {
+			f.Action = "move it to " + d.keep(path)
+			f.Lost = "tokens signed with this key are refused; if no other key is there, the start makes a new one. Put the file back from " +
+				"a copy instead if there is one"
+			f.do = func() error { return d.away(path) }
+		}
+		d.add(f)
+	}
+	return nil
+}

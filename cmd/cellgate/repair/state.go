@@ -1,0 +1,99 @@
+package repair
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"cellgate/broker/journal"
+	"cellgate/broker/statefile"
+	"cellgate/rules/sink"
+)
+
+// state opens state.db, or finds out why it cannot be.
+func (d *data) state() error {
+	file := filepath.Join(d.Dir, "state.db")
+	if info, _ := os.Stat(file); info == nil || info.IsDir() {
+		return nil // the start makes one; a folder is among the kinds
+	}
+	db, err := statefile.Open(file, statefile.Options{Timeout: patient})
+	switch {
+	case err == nil:
+		d.db = db
+		return nil
+	case errors.Is(err, statefile.ErrLocked):
+		return fmt.Errorf("%s: %w", d.Dir, ErrInUse)
+	case !errors.Is(err, statefile.ErrDamaged) && !errors.Is(err, statefile.ErrFormat):
+		return err
+	}
+	d.add(Finding{
+		Path: file, Problem: err.Error(), Action: "move it to " + d.keep(file) + "; the start makes a new one",
+		Lost: "sessions with what is queued for them, commands that are not finished and their history, the memory of rules " +
+			"(threshold, sample …), and the ledgers' terms up to now. No telemetry: what the journal has is evaluated and delivered again. " + held(file),
+		do: func() error { return d.away(file) },
+	})
+	return nil
+}
+
+// held tells what a damaged state file says that it has held.
+func held(file string) string {
+	var parts []string
+	for bucket, n := range statefile.Counts(file) {
+		if n > 0 {
+			parts = append(parts, fmt.Sprintf("%s %d", bucket, n))
+		}
+	}
+	if len(parts) == 0 {
+		return "How much that was cannot be read"
+	}
+	slices.Sort(parts)
+	return "Entries that it says it held: " + strings.Join(parts, ", ")
+}
+
+// logs finds decision logs that do not have what the state file tells of.
+func (d *data) logs() error {
+	if d.db == nil {
+		return nil
+	}
+	dir := filepath.Join(d.Dir, "decisions")
+	epoch, err := d.epoch()
+	if err != nil {
+		return err
+	}
+	found, err := sink.CheckLogs(d.db, dir, epoch)
+	if err != nil {
+		return err
+	}
+	for _, bad := range found {
+		f := Finding{
+			Path: filepath.Join(dir, bad.Sink), Problem: bad.Err.Error(),
+			Action: fmt.Sprintf("keep the decisions on %d records that can be read, and what is there in %s", bad.Pending-bad.Lost,
+				d.keep(filepath.Join(dir, bad.Sink))),
+			do: func() error {
+				_, err := sink.RepairLog(d.db, dir, d.keep(filepath.Join(dir, bad.Sink)), bad.Sink, epoch)
+				return err
+			},
+		}
+		if bad.Lost > 0 {
+			f.Records = map[string]uint64{bad.Sink: bad.Lost}
+			f.Lost = fmt.Sprintf("%d messages of %d for sink %s, among the journal's records %d to %d; its ledger counts them as dropped (%s). "+
+				"`cellgate journal dump %s --from %d` shows the records while the journal has them",
+				bad.Lost, bad.Pending, bad.Sink, bad.First, bad.Last, sink.DecisionsLost, d.Journal, bad.First)
+		}
+		d.add(f)
+	}
+	return nil
+}
+
+// epoch is that of the journal, 0 without one.
+func (d *data) epoch() (uint64, error) {
+	r, err := journal.Inspect(d.Journal)
+	if errors.Is(err, fs.ErrNotExist) || len(d.report.Findings) > 0 {
+		return r.Epoch, nil // seen again when what was found is out of the way
+	}
+	return r.Epoch, err
+}

@@ -1,0 +1,81 @@
+package sink_test
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+
+	"cellgate/broker/statefile"
+	"cellgate/rules/sink"
+)
+
+// TestRepairKeepsWhatCanBeRead damages a decision log in the middle of one of its segments, and takes another one away:
+// the decisions in all others are delivered after a repair, and the ledger tells how many were lost.
+func TestRepairKeepsWhatCanBeRead(t *testing.T) {
+	t.Parallel()
+	const sent = 3000
+	r := newRig(t, func(o *sink.Options) {
+		o.Sinks[0].Limits.Messages, o.CheckpointInterval, o.SegmentBytes = 16, -1, 2<<10
+	})
+	r.kafka.Hold(true)
+	r.Publish(0, sent)
+	r.Await(func() bool { return r.Ledger("kafka").Pending == sent })
+	if err := r.Dispatcher.Checkpoint(); err != nil {
+		t.Fatal(err)
+	}
+	epoch := r.Journal.Epoch()
+	r.Kill()
+	r.kafka.Forget()
+	r.kafka.Hold(false)
+	logs, err := filepath.Glob(filepath.Join(r.Dir(), "decisions", "kafka", "*.log"))
+	if err != nil || len(logs) < 4 {
+		t.Fatal(logs, err)
+	}
+	data, err := os.ReadFile(logs[1])
+	if err != nil {
+		t.Fatal(err)
+	}
+	data[len(data)/2] ^= 1
+	if err := os.WriteFile(logs[1], data, 0o600); err != nil { //nolint:gosec // a test's
+		t.Fatal(err)
+	}
+	if err := os.Remove(logs[2]); err != nil {
+		t.Fatal(err)
+	}
+	lost := repairLog(t, r.Dir(), epoch)
+	if lost == 0 || lost > sent/2 {
+		t.Fatalf("%d of %d lost", lost, sent)
+	}
+	r.Open()
+	r.Settled()
+	if l := r.Ledger("kafka"); l.Received != sent || l.Dropped[sink.DecisionsLost] != lost || l.Delivered != sent-lost {
+		t.Fatalf("%d lost, ledger %+v", lost, l)
+	}
+	r.Stop()
+}
+
+// repairLog repairs what CheckLogs finds, twice, as after an interruption, and returns how many decisions are lost.
+func repairLog(t *testing.T, dir string, epoch uint64) (lost uint64) {
+	t.Helper()
+	db, err := statefile.Open(filepath.Join(dir, "state.db"), statefile.Options{NoSync: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close() //nolint:errcheck // a test
+	decisions := filepath.Join(dir, "decisions")
+	found, err := sink.CheckLogs(db, decisions, epoch)
+	if err != nil || len(found) != 1 || found[0].Sink != "kafka" || found[0].Err == nil {
+		t.Fatalf("%+v, %v", found, err)
+	}
+	lost, err = sink.RepairLog(db, decisions, filepath.Join(dir, "kept"), "kafka", epoch)
+	if err != nil || lost != found[0].Lost {
+		t.Fatalf("%d lost, found were %d: %v", lost, found[0].Lost, err)
+	}
+	if again, err := sink.RepairLog(db, decisions, filepath.Join(dir, "kept-2"), "kafka", epoch); err != nil || again != 0 {
+		t.Fatalf("the second repair loses %d: %v", again, err)
+	}
+	if found, err := sink.CheckLogs(db, decisions, epoch); err != nil || len(found) > 0 {
+		t.Fatalf("still there: %+v, %v", found, err)
+	}
+	return lost
+}
