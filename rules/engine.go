@@ -12,12 +12,12 @@ type Engine struct {
 	state *State
 }
 
-// NewEngine joins a set and a state. State of operators that the set does not have is forgotten; an
-// operator whose rule id and definition are as before goes on where it was. Call it while no worker of
+// NewEngine joins a set and a state. State of operators that the set does not have is kept for KeepRemoved; an
+// operator whose rule id and definition are as before, or as they were not longer ago, goes on where it was. Call it while no worker of
 // another engine on the same state runs.
 func NewEngine(set *Set, state *State) *Engine {
 	state.order()
-	state.retain(set.operKeys)
+	state.adopt(set.operKeys)
 	return &Engine{set: set, state: state}
 }
 

@@ -238,12 +238,20 @@ func expire(list []stamp, until int64) []stamp {
 }
 
 // remember appends an entry to an operator's list and keeps the list within keep entries and the VIN
-// within its bytes; what is forgotten for that is counted.
+// within its bytes, first those of operators without rules; what is forgotten for that is counted. The caller uses
+// o no more.
 func (s *State) remember(v *vinState, o *opState, e stamp, keep int) {
 	o.list = append(o.list, e)
 	if n := len(o.list) - keep; n > 0 {
 		o.list = o.list[:copy(o.list, o.list[n:])]
 		s.opts.Evicted("rule_entries", n)
+	}
+	if key := o.key; o.size() > s.room(v, o) {
+		if gone := s.giveWay(v); gone > 0 {
+			s.opts.Evicted("removed_rules", gone)
+			at, _ := v.find(key)
+			o = &v.ops[at]
+		}
 	}
 	n := 0
 	for room := s.room(v, o); o.size() > room && len(o.list) > 1; n++ {

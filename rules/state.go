@@ -31,19 +31,21 @@ type StateOptions struct {
 	// MaxVINBytes bounds the stored state of one VIN. Past it, operators that keep lists (dedupe, count,
 	// on_change) forget their oldest entries.
 	MaxVINBytes int
-	// Evicted is told how many VINs ("vins") or list entries ("vin_bytes", "rule_entries") were forgotten
-	// because of a bound. Workers call it, so it must be safe for concurrent use and must not block.
+	// Evicted is told how many VINs ("vins"), list entries ("vin_bytes", "rule_entries") or operators without rules
+	// ("removed_rules") were forgotten because of a bound. Workers call it, so it must be safe for concurrent use and must not block.
 	Evicted func(reason string, n int)
 }
 
 // State is what the operators of a rule set remember, per VIN. It outlives rule sets: an operator finds
-// its state again as long as the rule's id and the operator's definition are the same.
+// its state again as long as the rule's id and the operator's definition are the same, and after its removal for
+// KeepRemoved.
 //
-// Each shard belongs to whichever worker evaluates its VINs; State has no locks. Load, Changed, MarkChanged,
+// Each shard belongs to whichever worker evaluates its VINs; State has no locks. Load, Advance, Changed, MarkChanged,
 // TakeChanged, VINs and NewEngine are called while no worker runs.
 type State struct {
-	shards [Shards]stateShard
-	opts   StateOptions
+	shards  [Shards]stateShard
+	opts    StateOptions
+	removed removedOperators
 	// shift is how far the wall clock has stepped in all, in ms: what it showed before a step is as long ago as
 	// that, and the step, by the clock of now.
 	shift int64
@@ -130,7 +132,7 @@ func NewState(o StateOptions) *State {
 	if o.Evicted == nil {
 		o.Evicted = func(string, int) {}
 	}
-	s := &State{opts: o}
+	s := &State{opts: o, removed: newRemovedOperators()}
 	for i := range s.shards {
 		sh := &s.shards[i]
 		sh.vins, sh.limit = make(map[string]*vinState), (o.MaxVINs+Shards-1)/Shards
@@ -251,27 +253,6 @@ func (s *State) Shift() int64 { return s.shift }
 
 // SetShift puts back what Shift gave.
 func (s *State) SetShift(shift int64) { s.shift = shift }
-
-// retain forgets the state of all operators but those whose keys are given.
-func (s *State) retain(keys map[uint64]struct{}) {
-	for i := range s.shards {
-		sh := &s.shards[i]
-		for _, v := range sh.vins {
-			before := len(v.ops)
-			v.ops = slices.DeleteFunc(v.ops, func(o opState) bool {
-				_, ok := keys[o.key]
-				return !ok
-			})
-			switch {
-			case len(v.ops) == before:
-			case len(v.ops) == 0:
-				sh.forget(v)
-			default:
-				sh.mark(v)
-			}
-		}
-	}
-}
 
 // peek returns an operator's state on a VIN, at the time of a message, nil if there is none. It holds until the next
 // touch of the VIN.

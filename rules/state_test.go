@@ -148,7 +148,13 @@ func TestReloadKeepsStateOfUnchangedOperators(t *testing.T) {
 	if len(dirty) != 1 || dirty[sampleVIN] == nil {
 		t.Errorf("the change of the state is not to be saved: %v", dirty)
 	}
+	state.Advance(epoch)
 	NewEngine(compileText(t, "rules: []"), state)
+	state.Advance(epoch + 1)
+	if changed := taken(state); len(changed) != 0 {
+		t.Errorf("what removed operators remember is forgotten at once: %v", changed)
+	}
+	state.Advance(epoch + 1 + KeepRemoved.Milliseconds())
 	if dirty := taken(state); len(dirty) != 1 || dirty[sampleVIN] != nil || state.VINs() != 0 {
 		t.Errorf("state of no operator is kept: %v", dirty)
 	}

@@ -22,6 +22,7 @@ var (
 	keyEpoch      = []byte("epoch")     // of the journal that sequences are of
 	keyTable      = []byte("table")     // []setEntry
 	keyOperators  = []byte("operators") // operatorRange, as of E
+	keyRemoved    = []byte("removed")   // operators without rules, as of E
 	keyAnnounced  = []byte("announced")
 	keyApplied    = []byte("applied")
 	keyApplying   = []byte("applying") // a hash that may be in the journal behind that of applied
@@ -44,12 +45,14 @@ type snapshot struct {
 	entered   []string // hashes of rule sets
 	sinks     []sinkState
 	operators operatorState
+	removed   []byte // rules.State.AppendRemoved
+	version   uint64 // of removed
 }
 
 // equal reports whether a checkpoint would write what the last one has written. An idle gateway leaves its
 // disk alone.
 func (s *snapshot) equal(last *snapshot) bool {
-	return last != nil && s.evaluated == last.evaluated && slices.Equal(s.table, last.table) &&
+	return last != nil && s.evaluated == last.evaluated && s.version == last.version && slices.Equal(s.table, last.table) &&
 		slices.EqualFunc(s.sinks, last.sinks, func(a, b sinkState) bool {
 			return a.Cursor == b.Cursor && a.LogStart == b.LogStart && a.LogEnd == b.LogEnd
 		})
@@ -151,6 +154,10 @@ func (d *Dispatcher) capture() (*snapshot, error) {
 		s.sinks[i] = p.capture(d.o.Log.Error)
 	}
 	s.operators = d.operators.take(d.state)
+	_, s.version = d.state.Removed()
+	if d.last == nil || d.last.version != s.version {
+		s.removed = d.state.AppendRemoved([]byte{})
+	}
 	return s, nil
 }
 
@@ -173,6 +180,11 @@ func (d *Dispatcher) store(s *snapshot, operators operatorRange) error {
 		sinks := b.Bucket(bucketSinks)
 		for i, p := range d.pipelines {
 			if err := putJSON(sinks, []byte(p.name), s.sinks[i]); err != nil {
+				return err
+			}
+		}
+		if s.removed != nil {
+			if err := b.Put(keyRemoved, s.removed); err != nil {
 				return err
 			}
 		}
@@ -244,6 +256,7 @@ func (d *Dispatcher) restore() error {
 	states := make([]sinkState, len(d.pipelines))
 	var epoch uint64
 	var operators operatorRange
+	var removed []byte
 	err := d.o.DB.Update(func(tx *statefile.Tx) error {
 		b, err := tx.CreateBucketIfNotExists(bucketDispatch)
 		if err != nil {
@@ -261,10 +274,14 @@ func (d *Dispatcher) restore() error {
 				return err
 			}
 		}
+		removed = slices.Clone(b.Get(keyRemoved))
 		return errors.Join(d.sets.load(b), getJSON(b, keyOperators, &operators))
 	})
 	if err != nil {
 		return fmt.Errorf("dispatch state: %w", err)
+	}
+	if err := d.state.LoadRemoved(removed); err != nil {
+		d.o.Log.Error("since when rules are gone cannot be read: what they remember is kept for a day from now", "err", err)
 	}
 	if err := d.openOperators(operators); err != nil {
 		return err

@@ -32,6 +32,7 @@ type Dispatcher struct {
 	torn      bool   // the evaluator stopped inside a batch: no checkpoint any more
 	state     *rules.State
 	vins      atomic.Int64 // in state
+	removed   atomic.Int64 // operators in state that no rule has any more
 	current   setInUse
 	scratch   []rules.Decision
 
@@ -264,13 +265,16 @@ func (d *Dispatcher) batch(ctx context.Context, b *journal.Batch) {
 		rec := &b.Records[i]
 		switch rec.Kind {
 		case message.KindPublish:
+			d.state.Advance(rec.ReceivedAt)
 			if d.current.worker == nil && !d.awaitRules(ctx, rec.Seq) {
 				return
 			}
 			d.route(rec)
 		case message.KindRuleSet:
 			d.endBatch(ctx, rec.Seq-1)
+			d.state.Advance(rec.ReceivedAt)
 			d.enter(string(rec.Payload), rec.Seq)
+			d.state.Advance(rec.ReceivedAt) // the time of what the set has removed
 		case message.KindClockStep:
 			d.stepClock(rec)
 		case message.KindRelease, message.KindSessionReset:
@@ -343,6 +347,8 @@ func (d *Dispatcher) endBatch(ctx context.Context, seq uint64) {
 	}
 	d.evaluated = seq
 	d.vins.Store(int64(d.state.VINs()))
+	removed, _ := d.state.Removed()
+	d.removed.Store(int64(removed))
 }
 
 // route evaluates one PUBLISH and offers every pipeline its messages.

@@ -39,13 +39,13 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 			Buckets: prometheus.ExponentialBuckets(0.001, 2, 14),
 		}),
 		evicted: vec("rule_state_evicted_total", "What rules' operators forgot because of a bound: VINs beyond rules.max_vins (vins), "+
-			"entries of a list (rule_entries, vin_bytes).", "reason"),
+			"entries of a list (rule_entries, vin_bytes), what removed rules remembered (removed_rules).", "reason"),
 		operatorsLost: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "rule_state_lost_total", Help: "Starts that found what rules' operators remember damaged and went on without a part of it.",
 		}),
 		reg: reg,
 	}
-	for _, reason := range []string{"vins", "rule_entries", "vin_bytes"} {
+	for _, reason := range []string{"vins", "rule_entries", "vin_bytes", "removed_rules"} {
 		m.evicted.WithLabelValues(reason)
 	}
 	if reg != nil {
@@ -58,7 +58,7 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 type collector struct {
 	d                                                *Dispatcher
 	total, pending, lag, seconds, balanced, logBytes *prometheus.Desc
-	vins, maxVINs, stateBytes                        *prometheus.Desc
+	vins, maxVINs, stateBytes, removed               *prometheus.Desc
 }
 
 func newCollector(d *Dispatcher) *collector {
@@ -76,13 +76,14 @@ func newCollector(d *Dispatcher) *collector {
 		logBytes:   desc("decision_log_bytes", "Size of a sink's decision log.", "sink"),
 		vins:       desc("rule_state_vins", "VINs of which the rules' operators remember something."),
 		maxVINs:    desc("rule_state_max_vins", "The bound of rule_state_vins, rules.max_vins."),
+		removed:    desc("rule_state_removed_operators", "Operators of rules that were removed within a day, whose memory is kept in case they come back."),
 		stateBytes: desc("rule_state_log_bytes", "Size of the log that keeps what the operators remember."),
 	}
 }
 
 // Describe implements prometheus.Collector.
 func (c *collector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{c.total, c.pending, c.lag, c.seconds, c.balanced, c.logBytes, c.vins, c.maxVINs, c.stateBytes} {
+	for _, d := range []*prometheus.Desc{c.total, c.pending, c.lag, c.seconds, c.balanced, c.logBytes, c.vins, c.maxVINs, c.stateBytes, c.removed} {
 		ch <- d
 	}
 }
@@ -113,6 +114,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	gauge(c.vins, float64(c.d.vins.Load()))
 	gauge(c.maxVINs, float64(c.d.o.State.MaxVINs))
 	gauge(c.stateBytes, float64(c.d.operators.log.bytes()))
+	gauge(c.removed, float64(c.d.removed.Load()))
 	for _, l := range c.d.Lag() {
 		gauge(c.lag, float64(l.Messages), l.Sink)
 		gauge(c.seconds, l.Age.Seconds(), l.Sink)
