@@ -244,6 +244,24 @@ func (p *Permissions) Publish(topic string) bool {
 // own limits go: see [Limits]. That it may send commands at all is for Publish, or the scope, to say.
 func (p *Permissions) Command(vin, name string) bool { return true }
 
+// Respond reports whether the outcome of the identity's commands may be published on a topic: one that it may read, and
+// on which nobody takes it for the word of a vehicle, or for a command.
+func (p *Permissions) Respond(topic string) bool {
+	if message.ValidTopic(topic) != nil {
+		return false
+	}
+	switch _, branch, rest := message.SplitTopic(topic); branch {
+	case "up", "cmd", "sys", "token":
+		return false
+	case "res":
+		switch _, status, _ := strings.Cut(rest, "/"); status {
+		case "accepted", "succeeded", "failed", "rejected":
+			return false
+		}
+	}
+	return p.Receive(topic)
+}
+
 // Subscribe reports whether the identity may subscribe to a filter, $share/{group}/… included. A wildcard
 // filter must be covered whole by a single grant.
 func (p *Permissions) Subscribe(filter string) bool {

@@ -466,3 +466,31 @@ func BenchmarkPermissions(b *testing.B) {
 		}
 	})
 }
+
+// Outcomes of commands go where their sender may read, and not where they would pass for something else.
+func TestRespond(t *testing.T) {
+	t.Parallel()
+	p := matrixPolicy(t)
+	sender := newPermissions(p, &Identity{Subject: "s", Role: RoleService, Scopes: []string{ScopeCommandSend}})
+	reader := newPermissions(p, &Identity{Subject: "s", Role: RoleService, Scopes: Scopes()})
+	lab := newPermissions(p, &Identity{Subject: "bench", Role: "lab", Anonymous: true})
+	for topic, want := range map[string]string{
+		"v1/V/res/c1/outcome": "reader lab ", "v1/V/res/c1/outcome/x": "reader lab ", "v1/V/res/c1": "reader lab ",
+		"v1/V/res/c1/accepted": "", "v1/V/res/c1/succeeded": "", "v1/V/res/c1/failed": "", "v1/V/res/c1/rejected": "",
+		"v1/V/up/telemetry": "", "v1/V/cmd/c1/lock": "", "v1/V/sys/reconnect": "", "v1/s/token": "",
+		"outcomes/s": "lab ", "v1/s/outcomes": "lab ", "": "", "$SYS/x": "", "v1/+/res/c1/outcome": "", "a/#": "", "a\x00": "",
+	} {
+		got := ""
+		for _, who := range []struct {
+			name string
+			perm *Permissions
+		}{{"sender ", sender}, {"reader ", reader}, {"lab ", lab}} {
+			if who.perm.Respond(topic) {
+				got += who.name
+			}
+		}
+		if got != want {
+			t.Errorf("%q: %q may, want %q", topic, got, want)
+		}
+	}
+}

@@ -68,10 +68,10 @@ func (c *conn) command(in *frame.Inbound, topic string, allowed bool) bool {
 
 // caller is who the client is, for the command service.
 func (c *conn) caller() command.Caller {
-	id := c.identity.Load()
+	id, perm := c.identity.Load(), c.perm.Load()
 	return command.Caller{
 		By: id.Subject, Origin: command.OriginMQTT, Role: id.Role, Issuer: id.Issuer, TokenID: id.TokenID, Address: c.t.peer.String(),
-		May: c.perm.Load().Command,
+		May: perm.Command, Respond: perm.Respond,
 	}
 }
 

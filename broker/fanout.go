@@ -246,7 +246,7 @@ func (f *Fanout) record(ctx context.Context, rec *message.Record) error {
 	if f.o.Commands != nil {
 		vin, branch, rest := message.SplitTopic(rec.Topic)
 		switch {
-		case branch == "res":
+		case branch == "res" && rec.Client != "": // else an outcome on a response topic, by the gateway itself
 			f.given = true
 			if err := f.o.Commands.Result(ctx, rec); err != nil {
 				return fmt.Errorf("result %d: %w", rec.Seq, err)

@@ -29,6 +29,8 @@ type Caller struct {
 	Role, Issuer, TokenID, Address string
 	// May tells whether the caller may send commands of that name to that vehicle, and cancel them; nil: it may.
 	May func(vin, name string) bool
+	// Respond tells whether the outcome may be published on a response topic of the caller's; nil: on none.
+	Respond func(topic string) bool
 }
 
 // Actions that are audited.
@@ -66,6 +68,7 @@ func refusal(err error) string {
 		{ErrTopic, "topic"},
 		{ErrTooLarge, "too_large"},
 		{ErrInvalid, "invalid"},
+		{ErrResponseTopic, "response_topic"},
 		{ErrNotPermitted, "not_permitted"},
 		{ErrQueueFull, "queue_full"},
 		{ErrBusy, "busy"},
@@ -114,6 +117,9 @@ func (s *Service) check(r *Request) error {
 	}
 	if r.May != nil && !r.May(r.VIN, r.Name) {
 		return ErrNotPermitted
+	}
+	if topic := r.props.ResponseTopic; topic != "" && (r.Respond == nil || !r.Respond(topic)) {
+		return ErrResponseTopic
 	}
 	if s.o.Locked != nil {
 		if until, locked := s.o.Locked(r.VIN); locked {
@@ -191,17 +197,22 @@ func (s *Service) Cancel(ctx context.Context, c Caller, vin, id string) (cmd Com
 }
 
 // fromMQTT reads a PUBLISH on v1/{vin}/cmd/{id}/{name}. The time to live is its message expiry, else the default.
-func fromMQTT(rec *message.Record, c Caller) Request {
+func (s *Service) fromMQTT(rec *message.Record, c Caller) (Request, error) {
 	vin, _, rest := message.SplitTopic(rec.Topic)
 	id, name, _ := strings.Cut(rest, "/")
 	c.Origin = OriginMQTT
 	r := Request{
 		ID: id, VIN: vin, Name: name, Payload: bytes.Clone(rec.Payload), JSON: json.Valid(rec.Payload), Caller: c, named: true,
+		props: propertiesOf(&rec.Props),
+	}
+	var err error
+	if r.Urgent, err = r.props.urgent(); err != nil {
+		return r, err
 	}
 	if rec.Props.HasExpiry {
 		r.TTL = max(time.Duration(rec.Props.Expiry)*time.Second, time.Second)
 	}
-	return r
+	return r, s.check(&r)
 }
 
 // Submit decides on a command that a client published, and says so once the decision is on disk: answer is called
@@ -212,8 +223,7 @@ func fromMQTT(rec *message.Record, c Caller) Request {
 // answered 0, but for what its topic is refused for, and for a decision that could not be written. Submit waits for
 // room, never for the disk. The record is not kept.
 func (s *Service) Submit(ctx context.Context, rec *message.Record, c Caller, refusable bool, answer func(reason byte)) error {
-	r := fromMQTT(rec, c)
-	found := s.check(&r)
+	r, found := s.fromMQTT(rec, c)
 	if found != nil && (refusable || ofTopic(found)) {
 		s.told(&r, false, found)
 		answer(reasonCode(found))

@@ -19,12 +19,13 @@ type batch struct {
 	now int64 // milliseconds
 	// added counts the commands that this batch creates, per vehicle and in total, because memory does not
 	// know them yet.
-	added  map[string]int
-	total  int
-	events int // change of the number of waiting events
-	done   int // change of the number of final commands
-	after  []func()
-	fail   error // the store failed: nothing of this batch may be kept
+	added   map[string]int
+	total   int
+	events  int // change of the number of waiting events
+	answers int // change of the number of outcomes that wait for their response topics
+	done    int // change of the number of final commands
+	after   []func()
+	fail    error // the store failed: nothing of this batch may be kept
 }
 
 func newBatch(s *Service, tx *statefile.Tx) *batch {
@@ -56,7 +57,7 @@ func (b *batch) create(r *Request) (Command, bool, error) {
 		return Command{}, false, err
 	}
 	rec := b.newRecord(r, digest)
-	if err := b.insert(rec, r.Payload); err != nil {
+	if err := b.insert(rec, r); err != nil {
 		return Command{}, false, err
 	}
 	b.added[rec.VIN]++
@@ -96,6 +97,7 @@ func (b *batch) newRecord(r *Request, digest []byte) *record {
 	}
 	rec := &record{
 		ID: r.ID, VIN: r.VIN, Name: r.Name, State: Queued, Origin: r.Origin, By: r.By, Digest: digest, JSON: r.JSON, Urgent: r.Urgent,
+		Props: !r.props.empty(), Respond: r.props.ResponseTopic != "",
 		TTL: r.TTL.Milliseconds(), Created: created, Expires: created + r.TTL.Milliseconds(),
 	}
 	// A command that will be sent at once is marked so in the same transaction.
@@ -106,7 +108,7 @@ func (b *batch) newRecord(r *Request, digest []byte) *record {
 	return rec
 }
 
-func (b *batch) insert(rec *record, payload []byte) error {
+func (b *batch) insert(rec *record, r *Request) error {
 	seq, err := b.t.meta.NextSequence()
 	if b.broken(err) != nil {
 		return err
@@ -115,8 +117,17 @@ func (b *batch) insert(rec *record, payload []byte) error {
 	if err := b.broken(b.t.put(rec)); err != nil {
 		return err
 	}
-	if err := b.broken(b.t.payload.Put(key(seq), payload)); err != nil {
+	if err := b.broken(b.t.payload.Put(key(seq), r.Payload)); err != nil {
 		return err
+	}
+	if rec.Props {
+		value, err := json.Marshal(r.props)
+		if b.broken(err) != nil {
+			return err
+		}
+		if err := b.broken(b.t.props.Put(key(seq), value)); err != nil {
+			return err
+		}
 	}
 	if err := b.broken(b.t.ids.Put([]byte(rec.ID), key(seq))); err != nil {
 		return err
@@ -307,11 +318,15 @@ func (b *batch) event(rec *record, result []byte) error {
 		at = rec.Finished
 	}
 	value, raw := splitJSON(result)
-	return b.emit(rec.VIN, eventValue{
+	v := eventValue{
 		ID: rec.ID, VIN: rec.VIN, Name: rec.Name, State: rec.State, At: Stamp(at).String(), Cause: rec.Cause,
 		Outcome: rec.Outcome, Result: value, ResultBase64: base64.StdEncoding.EncodeToString(raw),
 		By: rec.By, Origin: rec.Origin,
-	})
+	}
+	if err := b.respond(rec, &v); err != nil {
+		return err
+	}
+	return b.emit(rec.VIN, v)
 }
 
 func (b *batch) emit(vin string, v eventValue) error {

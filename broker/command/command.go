@@ -35,6 +35,8 @@ var (
 	ErrTooLarge = fmt.Errorf("%w: size", ErrInvalid)
 	// ErrNotPermitted: the caller may not send this command to this vehicle.
 	ErrNotPermitted = errors.New("the caller may not send this command to this vehicle")
+	// ErrResponseTopic: outcomes may not be published on the response topic. It is ErrNotPermitted too.
+	ErrResponseTopic = fmt.Errorf("%w: the response topic is not one that the caller may read, or is a vehicle's own", ErrNotPermitted)
 	// ErrConflict: the id or idempotency key belongs to a command of other content.
 	ErrConflict = errors.New("the same id or key was used for another command")
 	// ErrQueueFull: the vehicle has as many open commands as it may have.
@@ -73,6 +75,7 @@ type Request struct {
 
 	// named: the id stands in a topic, and none is made up for it.
 	named bool
+	props properties
 	// ready: the vehicle could be sent to when the request was made. It is asked for outside the
 	// transaction, because the delivery engine has locks of its own.
 	ready bool
@@ -162,6 +165,8 @@ func (r *Request) check(o *Options) error {
 		return fmt.Errorf("%w: the VIN must be 1 to %d bytes without + # / and controls", ErrTopic, MaxVINBytes)
 	case !validLevel(r.Name, MaxNameBytes):
 		return fmt.Errorf("%w: name must be 1 to %d bytes without + # / and controls", ErrTopic, MaxNameBytes)
+	case len(r.Payload)+r.props.size() > o.MaxPayload && len(r.Payload) <= o.MaxPayload:
+		return fmt.Errorf("%w: the payload with its properties has %d bytes, at most %d are permitted", ErrTooLarge, len(r.Payload)+r.props.size(), o.MaxPayload)
 	case len(r.Payload) > o.MaxPayload:
 		return fmt.Errorf("%w: the payload has %d bytes, at most %d are permitted", ErrTooLarge, len(r.Payload), o.MaxPayload)
 	case r.TTL < time.Second || r.TTL > o.MaxTTL:
@@ -223,7 +228,9 @@ type record struct {
 	Digest    []byte `json:"digest"`
 	JSON      bool   `json:"json,omitempty"`
 	Urgent    bool   `json:"urgent,omitempty"`
-	TTL       int64  `json:"ttl"` // milliseconds, as are the times
+	Props     bool   `json:"props,omitempty"`   // there are properties
+	Respond   bool   `json:"respond,omitempty"` // a response topic is among them
+	TTL       int64  `json:"ttl"`               // milliseconds, as are the times
 	Created   int64  `json:"created"`
 	Expires   int64  `json:"expires"`
 	Sent      int64  `json:"sent,omitempty"`

@@ -78,7 +78,7 @@ func (s *Service) takeBack(l *lane) {
 // send gives one command to the delivery engine.
 func (s *Service) send(l *lane, e *entry, version byte) error {
 	r := e.rec
-	payload, err := s.payload(r, version)
+	payload, props, err := s.content(r, version)
 	if err != nil {
 		return err
 	}
@@ -90,8 +90,8 @@ func (s *Service) send(l *lane, e *entry, version byte) error {
 		Payload: payload,
 		Expires: time.UnixMilli(r.Expires),
 		Props: message.Properties{User: []message.UserProperty{
-			{Name: "issued-at", Value: Stamp(r.Created).String()},
-			{Name: "expires-at", Value: Stamp(r.Expires).String()},
+			{Name: userIssuedAt, Value: Stamp(r.Created).String()},
+			{Name: userExpiresAt, Value: Stamp(r.Expires).String()},
 		}},
 		Sent: func() { s.post(func(b *batch) error { return b.step(seq, Sent, "") }) },
 		Acked: func(code byte) {
@@ -105,6 +105,7 @@ func (s *Service) send(l *lane, e *entry, version byte) error {
 	if r.JSON {
 		d.Props.ContentType, d.Props.UTF8Payload = "application/json", true
 	}
+	props.deliver(&d.Props)
 	e.outstanding = true
 	if err := s.o.Deliverer.Deliver(r.VIN, d); err != nil {
 		e.outstanding = false
@@ -123,20 +124,25 @@ type envelope struct {
 	PayloadBase64 []byte          `json:"payload_base64,omitempty"`
 }
 
-// payload reads a command's payload as it is sent to a client of that MQTT version.
-func (s *Service) payload(r *record, version byte) ([]byte, error) {
-	var data []byte
-	err := s.o.DB.View(func(tx *statefile.Tx) error {
+// content reads a command's payload as it is sent to a client of that MQTT version, and what goes with it.
+func (s *Service) content(r *record, version byte) (data []byte, props properties, err error) {
+	err = s.o.DB.View(func(tx *statefile.Tx) (err error) {
 		t := tablesOf(tx)
 		data = append(data, t.payload.Get(key(r.Seq))...)
-		return nil
+		props, err = t.properties(r)
+		return err
 	})
 	if err != nil {
-		return nil, fmt.Errorf("reading the payload: %w", err)
+		return nil, props, fmt.Errorf("reading the payload: %w", err)
 	}
-	if !s.o.Envelope || version >= 5 {
-		return data, nil
+	if s.o.Envelope && version < 5 {
+		data, err = r.envelope(data)
 	}
+	return data, props, err
+}
+
+// envelope wraps the payload.
+func (r *record) envelope(data []byte) ([]byte, error) {
 	e := envelope{ID: r.ID, Name: r.Name, IssuedAt: Stamp(r.Created), ExpiresAt: Stamp(r.Expires)}
 	if r.JSON {
 		e.Payload = data

@@ -47,14 +47,13 @@ func (s *Service) Result(ctx context.Context, rec *message.Record) error {
 // Command takes a record of v1/{vin}/cmd/{id}/{name} from the journal: a will, which nobody waits for an answer of. Call
 // it like Result. What is refused is told on vehicle.command-results.
 func (s *Service) Command(ctx context.Context, rec *message.Record) error {
-	r := fromMQTT(rec, Caller{By: rec.Client})
+	r, found := s.fromMQTT(rec, Caller{By: rec.Client})
 	r.At = rec.Time()
-	return s.inbound(ctx, r)
+	return s.inbound(ctx, r, found)
 }
 
 // inbound accepts a command whose sender hears of a refusal through Kafka only.
-func (s *Service) inbound(ctx context.Context, r Request) error {
-	found := s.check(&r)
+func (s *Service) inbound(ctx context.Context, r Request, found error) error {
 	return s.inbox.put(ctx, &request{must: true, run: func(b *batch) error {
 		_, _, err := b.take(&r, found, true)
 		return err
@@ -183,5 +182,6 @@ func (s *Service) fromKafka(ctx context.Context, m *Message) error {
 	if r.ID == "" {
 		r.ID = m.Ref
 	}
-	return s.inbound(ctx, r)
+	found := s.check(&r)
+	return s.inbound(ctx, r, found)
 }

@@ -180,12 +180,16 @@ func (s *Service) transact(requests []*request) error {
 		return err
 	}
 	s.waiting += b.events
+	s.answers += b.answers
 	s.kept += b.done
 	for _, f := range b.after {
 		f()
 	}
 	if b.events > 0 {
-		s.signalEvents()
+		signal(s.eventsC)
+	}
+	if b.answers > 0 {
+		signal(s.answersC)
 	}
 	for _, r := range requests {
 		if errors.Is(r.err, errMore) {
@@ -204,9 +208,9 @@ func writes(requests []*request) bool {
 	return false
 }
 
-func (s *Service) signalEvents() {
+func signal(c chan<- struct{}) {
 	select {
-	case s.eventsC <- struct{}{}:
+	case c <- struct{}{}:
 	default:
 	}
 }
@@ -238,6 +242,7 @@ func (s *Service) gauges() {
 	s.metrics.open.Set(float64(st.Open))
 	s.metrics.kept.Set(float64(st.Kept))
 	s.metrics.events.Set(float64(st.Waiting))
+	s.metrics.answers.Set(float64(s.answers))
 	s.stat.Store(&st)
 }
 

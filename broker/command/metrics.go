@@ -9,6 +9,7 @@ type Metrics struct {
 	open    prometheus.Gauge
 	kept    prometheus.Gauge
 	events  prometheus.Gauge
+	answers prometheus.Gauge
 	dropped *prometheus.CounterVec
 	ignored *prometheus.CounterVec
 }
@@ -32,6 +33,9 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		events: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "command_events_waiting", Help: "Changes of state that Kafka does not have yet.",
 		}),
+		answers: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "command_responses_waiting", Help: "Outcomes that are not published on their response topics yet.",
+		}),
 		dropped: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "command_events_dropped_total", Help: "Changes of state that Kafka will never have.",
 		}, []string{"reason"}),
@@ -43,7 +47,7 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		m.states.WithLabelValues(string(s))
 	}
 	if reg != nil {
-		reg.MustRegister(m.states, m.seconds, m.open, m.kept, m.events, m.dropped, m.ignored)
+		reg.MustRegister(m.states, m.seconds, m.open, m.kept, m.events, m.answers, m.dropped, m.ignored)
 	}
 	return m
 }

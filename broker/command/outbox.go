@@ -33,17 +33,18 @@ const (
 	publishBytes  = 512 << 10
 )
 
-// publish empties the outbox into Kafka, for as long as that takes.
-func (s *Service) publish(ctx context.Context) {
+// deliverAll empties an outbox, for as long as that takes: some takes the oldest out and tells how many it were. what is for
+// the log.
+func (s *Service) deliverAll(ctx context.Context, what string, more <-chan struct{}, some func(context.Context) (int, error)) {
 	wait, failing := newBackoff(), false
 	for {
-		n, err := s.publishSome(ctx)
+		n, err := some(ctx)
 		switch {
 		case ctx.Err() != nil:
 			return
 		case err != nil:
 			if !failing {
-				s.o.Log.Warn("command results cannot be published, trying again", "error", err)
+				s.o.Log.Warn("not all is published about commands, trying again", "what", what, "error", err)
 			}
 			failing = true
 			if !wait.sleep(ctx) {
@@ -51,7 +52,7 @@ func (s *Service) publish(ctx context.Context) {
 			}
 			continue
 		case failing:
-			s.o.Log.Info("command results are published again")
+			s.o.Log.Info("all is published about commands again", "what", what)
 			failing = false
 		}
 		wait.reset()
@@ -59,7 +60,7 @@ func (s *Service) publish(ctx context.Context) {
 			continue
 		}
 		select {
-		case <-s.eventsC:
+		case <-more:
 		case <-ctx.Done():
 			return
 		}

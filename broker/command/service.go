@@ -51,6 +51,8 @@ type Options struct {
 	Deliverer Deliverer
 	// Publisher takes events to Kafka; nil: there are no events.
 	Publisher Publisher
+	// Responder publishes outcomes on response topics; nil: nowhere.
+	Responder Responder
 	Log       *slog.Logger
 	Metrics   *Metrics
 	// Refused is told the reason of every refusal that counts in rejected_total; may be nil.
@@ -125,15 +127,17 @@ type Service struct {
 	// Owned by the goroutine that runs loop, and by Open before it starts.
 	open    openSet
 	waiting int                 // events in the outbox
+	answers int                 // outcomes in theirs
 	kept    int                 // final commands
 	pending map[string]struct{} // vehicles whose lane may have something to send
 	retry   map[string]struct{} // vehicles to try again in a moment
 	grace   time.Time           // nothing expires before: StartGrace, or a pause behind a failure of the store
 
-	stat    atomic.Pointer[Stat]
-	eventsC chan struct{} // capacity 1: there is something to publish
-	stop    context.CancelFunc
-	wg      sync.WaitGroup
+	stat     atomic.Pointer[Stat]
+	eventsC  chan struct{} // capacity 1: there is something to publish
+	answersC chan struct{} // likewise on response topics
+	stop     context.CancelFunc
+	wg       sync.WaitGroup
 }
 
 // Open loads the open commands and starts the service.
@@ -145,7 +149,7 @@ func Open(o Options) (*Service, error) {
 	s := &Service{
 		o: o, metrics: o.Metrics, inbox: newInbox(), open: newOpenSet(),
 		pending: map[string]struct{}{}, retry: map[string]struct{}{},
-		eventsC: make(chan struct{}, 1), grace: time.Now().Add(o.StartGrace),
+		eventsC: make(chan struct{}, 1), answersC: make(chan struct{}, 1), grace: time.Now().Add(o.StartGrace),
 	}
 	s.waiters.byID = map[string]*waiter{}
 	if err := o.DB.Update(createTables); err != nil {
@@ -159,7 +163,10 @@ func Open(o Options) (*Service, error) {
 	s.stop = cancel
 	s.wg.Go(s.loop)
 	if o.Publisher != nil {
-		s.wg.Go(func() { s.publish(ctx) })
+		s.wg.Go(func() { s.deliverAll(ctx, "changes of state for Kafka", s.eventsC, s.publishSome) })
+	}
+	if o.Responder != nil {
+		s.wg.Go(func() { s.deliverAll(ctx, "outcomes on response topics", s.answersC, s.respondSome) })
 	}
 	return s, nil
 }
@@ -178,7 +185,7 @@ func (s *Service) load(tx *statefile.Tx) error {
 	if err != nil {
 		return fmt.Errorf("loading open commands: %w", err)
 	}
-	s.waiting = t.events.Keys()
+	s.waiting, s.answers = t.events.Keys(), t.answers.Keys()
 	s.kept = t.done.Keys()
 	return nil
 }

@@ -14,12 +14,15 @@ import (
 //	commands/
 //	  meta     seq → record (JSON)
 //	  payload  seq → payload as it is sent
+//	  props    seq → what goes with the payload (JSON), where there is anything
 //	  result   seq → payload of the vehicle's last report
 //	  ids      id → seq
 //	  open     seq → ""             commands that are not final
 //	  done     finished, seq → ""   final ones, for retention
 //	  format   = 1                  (a key, not a bucket)
 //	  epoch    random               (a key) made with the file, so that numbers of events are not taken for those of another
+//	command-responses/
+//	  n → outcome (JSON)            waiting to be published on its response topic
 //	command-events/
 //	  n → event                     waiting for Kafka; n rises for ever
 //
@@ -29,6 +32,8 @@ const format = 1
 var (
 	bucketCommands = []byte("commands")
 	bucketEvents   = []byte("command-events")
+	bucketAnswers  = []byte("command-responses")
+	bucketProps    = []byte("props")
 	bucketMeta     = []byte("meta")
 	bucketPayload  = []byte("payload")
 	bucketResult   = []byte("result")
@@ -41,7 +46,7 @@ var (
 
 // tables are the buckets of one transaction.
 type tables struct {
-	meta, payload, result, ids, open, done, events *statefile.Bucket
+	meta, payload, props, result, ids, open, done, events, answers *statefile.Bucket
 }
 
 func tablesOf(tx *statefile.Tx) tables {
@@ -49,7 +54,7 @@ func tablesOf(tx *statefile.Tx) tables {
 	return tables{
 		meta: c.Bucket(bucketMeta), payload: c.Bucket(bucketPayload), result: c.Bucket(bucketResult),
 		ids: c.Bucket(bucketIDs), open: c.Bucket(bucketOpen), done: c.Bucket(bucketDone),
-		events: tx.Bucket(bucketEvents),
+		props: c.Bucket(bucketProps), events: tx.Bucket(bucketEvents), answers: tx.Bucket(bucketAnswers),
 	}
 }
 
@@ -74,13 +79,15 @@ func createTables(tx *statefile.Tx) error {
 			return fmt.Errorf("creating the command store: %w", err)
 		}
 	}
-	for _, name := range [][]byte{bucketMeta, bucketPayload, bucketResult, bucketIDs, bucketOpen, bucketDone} {
+	for _, name := range [][]byte{bucketMeta, bucketPayload, bucketProps, bucketResult, bucketIDs, bucketOpen, bucketDone} {
 		if _, err := c.CreateBucketIfNotExists(name); err != nil {
 			return fmt.Errorf("creating the command store: %w", err)
 		}
 	}
-	if _, err := tx.CreateBucketIfNotExists(bucketEvents); err != nil {
-		return fmt.Errorf("creating the command store: %w", err)
+	for _, name := range [][]byte{bucketEvents, bucketAnswers} {
+		if _, err := tx.CreateBucketIfNotExists(name); err != nil {
+			return fmt.Errorf("creating the command store: %w", err)
+		}
 	}
 	return nil
 }
@@ -148,6 +155,7 @@ func (t *tables) forget(r *record) error {
 	for _, del := range []func() error{
 		func() error { return t.meta.Delete(k) },
 		func() error { return t.payload.Delete(k) },
+		func() error { return t.props.Delete(k) },
 		func() error { return t.result.Delete(k) },
 		func() error { return t.ids.Delete([]byte(r.ID)) },
 	} {

@@ -173,3 +173,64 @@ func receive(t *testing.T, v *scenario.V5, topic string) *paho.Publish {
 		return nil
 	}
 }
+
+// TestCommandWithResponseTopic: what the sender of a command gives to it reaches the vehicle, but for the response topic:
+// there the gateway publishes what becomes of the command, if the sender may read it.
+func TestCommandWithResponseTopic(t *testing.T) {
+	t.Parallel()
+	g, _ := commandGateway(t, 10)
+	vin := scenario.NewVIN()
+	v := scenario.MustV5(t, g, vin, g.VehicleToken(vin))
+	subscribe(t, v, "v1/"+vin+"/cmd/#")
+	service := scenario.MustV5(t, g, "control", serviceToken(g, "control"))
+	subscribe(t, service, "v1/+/res/+/outcome")
+	ask := func(c *scenario.V5, id, topic string) byte {
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		defer cancel()
+		p := &paho.Publish{QoS: 1, Topic: commandTopic(vin, id), Payload: []byte("{}"), Properties: &paho.PublishProperties{
+			ResponseTopic: topic, CorrelationData: []byte("trip-" + id), User: paho.UserProperties{{Key: "trace", Value: "t-1"}},
+		}}
+		ack, err := c.Publish(ctx, p)
+		if ack == nil {
+			t.Fatal(err)
+		}
+		return ack.ReasonCode
+	}
+	outcome := "v1/" + vin + "/res/d1/outcome"
+	if code := ask(service, "d1", outcome); code != 0 {
+		t.Fatalf("PUBACK %#x", code)
+	}
+	m := receive(t, v, commandTopic(vin, "d1"))
+	if p := m.Properties; string(p.CorrelationData) != "trip-d1" || p.User.Get("trace") != "t-1" || p.User.Get("issued-at") == "" || p.ResponseTopic != "" {
+		t.Errorf("the vehicle got %+v", p)
+	}
+	v.Send(t, "v1/"+vin+"/res/d1/accepted", "")
+	v.Send(t, "v1/"+vin+"/res/d1/succeeded", `{"locked":false}`)
+	for _, state := range []string{"accepted", "succeeded"} {
+		m := receive(t, service, outcome)
+		var e struct{ ID, VIN, State, By, Origin string }
+		if err := json.Unmarshal(m.Payload, &e); err != nil || e.ID != "d1" || e.VIN != vin || e.State != state || e.By != "control" {
+			t.Errorf("outcome %s, %v", m.Payload, err)
+		}
+		if string(m.Properties.CorrelationData) != "trip-d1" || m.Properties.ContentType != "application/json" {
+			t.Errorf("outcome with %+v", m.Properties)
+		}
+	}
+	sender := scenario.MustV5(t, g, "sender", g.Cellgate("token", "issue", "--config", g.Config, "--service", "sender", "--scope", "command:send"))
+	for _, c := range []struct {
+		from  *scenario.V5
+		topic string
+	}{
+		{service, "control/outcome"},                 // not one that it may read
+		{service, "v1/" + vin + "/up/telemetry"},     // likewise
+		{service, "v1/" + vin + "/res/d2/succeeded"}, // the vehicle's own word
+		{sender, "v1/" + vin + "/res/d2/outcome"},    // may send, and not read
+	} {
+		if code := ask(c.from, "d2", c.topic); code != 0x87 {
+			t.Errorf("response topic %s: PUBACK %#x", c.topic, code)
+		}
+	}
+	if got := audits(g, "d2"); len(got) != 4 || got[0] != "command mqtt service control refused response_topic" {
+		t.Errorf("audited %q", got)
+	}
+}

@@ -9,6 +9,7 @@ import (
 
 	"cellgate/auth"
 	"cellgate/broker/command"
+	"cellgate/broker/journal"
 	"cellgate/broker/message"
 	"cellgate/broker/session"
 	"cellgate/rules/sink/kafkaclient"
@@ -91,6 +92,29 @@ func (r *results) Publish(ctx context.Context, events []command.Event) error {
 		}
 	}
 	return failed
+}
+
+// responses publishes what became of commands on the response topics of their senders: by the journal, so that sessions
+// that are away get it too.
+type responses struct{ journal *journal.Journal }
+
+// Respond implements command.Responder. The records are of no client.
+func (r responses) Respond(ctx context.Context, all []command.Response) error {
+	recs := make([]message.Record, len(all))
+	for i := range all {
+		recs[i] = message.Record{
+			Kind: message.KindPublish, QoS: 1, Topic: all[i].Topic, Payload: all[i].Value,
+			Props: message.Properties{ContentType: "application/json", UTF8Payload: true},
+		}
+		if all[i].Correlated {
+			recs[i].Props.Correlation = append([]byte{}, all[i].Correlation...)
+		}
+	}
+	last, err := r.journal.Append(recs, nil)
+	if err != nil {
+		return err
+	}
+	return r.journal.WaitDurable(ctx, last)
 }
 
 // eventID is the msg-id of a change of state: no other has it, also when the state file was lost in between.
