@@ -64,7 +64,10 @@ type Config struct {
 	// Audit is where the audit log goes; nil for nowhere.
 	Audit *Audit
 	// Now is the wall clock; time.Now if nil.
-	Now     func() time.Time
+	Now func() time.Time
+	// Trusted is for how long nothing has cast doubt upon the wall clock; nil: for ever. Nothing is deleted by
+	// calendar time, no revocation and no key, before every token that could have been issued in doubt is past.
+	Trusted func() time.Duration
 	Log     *slog.Logger
 	Metrics *Metrics
 }

@@ -85,11 +85,11 @@ func (a *Authority) pullRevocations() (int, error) {
 	a.pullMu.Lock()
 	defer a.pullMu.Unlock()
 	entries, err := a.revLog.read()
-	now := a.cfg.Now()
+	now, forget := a.cfg.Now(), a.mayForget()
 	var purges []Revocation
 	fresh := make([]Revocation, 0, len(entries))
 	for _, r := range entries {
-		if r.dropped(now) || !a.revoked.add(r) {
+		if (forget && r.dropped(now)) || !a.revoked.add(r) {
 			continue
 		}
 		fresh = append(fresh, r)
@@ -107,10 +107,10 @@ func (a *Authority) pullRevocations() (int, error) {
 
 // learn puts entries of other gateways into force, on disk first.
 func (a *Authority) learn(entries []Revocation) error {
-	now := a.cfg.Now()
+	now, forget := a.cfg.Now(), a.mayForget()
 	fresh := entries[:0]
 	for _, r := range entries {
-		if r.validate(now, a.live().Leeway) != nil || now.After(r.Until) || r.Until.IsZero() {
+		if r.validate(now, a.live().Leeway) != nil || (forget && now.After(r.Until)) || r.Until.IsZero() {
 			continue // another version's, or damaged: the store is not an authority over form
 		}
 		if !a.revoked.has(&r) {
@@ -130,11 +130,21 @@ func (a *Authority) learn(entries []Revocation) error {
 	return err
 }
 
+// mayForget says whether what calendar time has made useless may be deleted. When the wall clock was wrong for a while, a
+// token that it made look expired is valid again. So all is kept until the clock has been right for a token's whole life:
+// then every token of before has expired, whatever the clock showed.
+func (a *Authority) mayForget() bool {
+	return a.cfg.Trusted == nil || a.cfg.Trusted() >= a.live().MaxTTL+2*a.live().Leeway+dropGrace
+}
+
 // minCompact is how many superseded lines the file holds at least before it is written anew.
 const minCompact = 1000
 
 // prune drops what no valid token can meet any more, from memory and, once it is worth it, from disk.
 func (a *Authority) prune() {
+	if !a.mayForget() {
+		return
+	}
 	now := a.cfg.Now()
 	if a.revoked.prune(now) > 0 {
 		a.cfg.Metrics.revocations.Set(float64(a.revoked.len()))

@@ -147,7 +147,7 @@ func (s *spreader) round(ctx context.Context) error {
 		return err
 	}
 	now := s.a.cfg.Now()
-	if now.Sub(s.pruned).Abs() < spreadPrune {
+	if now.Sub(s.pruned).Abs() < spreadPrune || !s.a.mayForget() {
 		return nil
 	}
 	s.pruned = now
