@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"cellgate/auth"
+	"cellgate/broker/clock"
 	"cellgate/cmd/cellgate/runfile"
 	"cellgate/configs"
 )
@@ -30,6 +31,8 @@ type Options struct {
 	Build  Build
 	// Log takes the gateway's own log; os.Stderr if nil.
 	Log io.Writer
+	// Clock is the machine's if nil.
+	Clock clock.Source
 }
 
 // Phases of a gateway's life, as /readyz tells them.
@@ -67,6 +70,9 @@ func New(ctx context.Context, o Options) (*App, error) {
 	a.running.Store(o.Config)
 	a.noteReload(nil)
 	a.log, a.level = NewLog(o.Log, o.Config)
+	if a.source = o.Clock; a.source == nil {
+		a.source = clock.System()
+	}
 	a.life.log = a.log
 	logWarnings(a.log, o.Config)
 	a.reg = newRegistry(o.Config, o.Build)
@@ -81,6 +87,7 @@ func (a *App) open(ctx context.Context) error {
 	for _, open := range []func(context.Context) error{
 		a.checkListeners,
 		a.openState,
+		a.openClock,
 		a.openJournal,
 		a.openRedis,
 		a.openAuth,

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"cellgate/auth"
+	"cellgate/broker/clock"
 	"cellgate/cmd/cellgate/fleet"
 	"cellgate/configs"
 	"cellgate/test/logbuf"
@@ -71,12 +72,18 @@ func replace(t *testing.T, file, old, text string) {
 
 func boot(t *testing.T, file string) (*App, *logbuf.Buffer) {
 	t.Helper()
+	return bootAt(t, file, nil)
+}
+
+// bootAt is boot on a clock that a test sets.
+func bootAt(t *testing.T, file string, source clock.Source) (*App, *logbuf.Buffer) {
+	t.Helper()
 	cfg, err := configs.Load(file)
 	if err != nil {
 		t.Fatal(err)
 	}
 	log := &logbuf.Buffer{}
-	a, err := New(t.Context(), Options{Config: cfg, Log: log})
+	a, err := New(t.Context(), Options{Config: cfg, Log: log, Clock: source})
 	if err != nil {
 		t.Fatal(err)
 	}

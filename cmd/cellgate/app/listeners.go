@@ -21,7 +21,7 @@ import (
 // brokerOptions translates the configuration for the broker.
 func (a *App) brokerOptions() (broker.Options, error) {
 	o := broker.Options{
-		Journal: a.journal, Sessions: a.sessions, Auth: a.auth, Limits: a.limits(a.cfg),
+		Journal: a.journal, Sessions: a.sessions, Auth: a.auth, Now: a.clock.Wall, Limits: a.limits(a.cfg),
 		Classes:          a.cfg.Metrics.Classes,
 		CommandSubscribe: a.cfg.Commands.SubscribeOnConnect, Admit: admission(a.drain.admit, a.ladder.admit), Log: a.log, Metrics: a.brokerStats,
 		Shed: a.ladder.shed, Commands: a.commands,

@@ -16,6 +16,7 @@ import (
 	"cellgate/auth"
 	"cellgate/auth/spread"
 	"cellgate/broker"
+	"cellgate/broker/clock"
 	"cellgate/broker/command"
 	"cellgate/broker/journal"
 	"cellgate/broker/message"
@@ -37,7 +38,9 @@ type parts struct {
 
 	missing      *prometheus.CounterVec // of the start, by part of data_dir
 	fresh        bool                   // there was no state.db
+	source       clock.Source           // the machine's clocks
 	db           *statefile.DB
+	clock        *timekeeper
 	journal      *journal.Journal
 	ladder       *ladder
 	redis        redis.UniversalClient
@@ -81,6 +84,11 @@ func (a *App) openState(context.Context) error {
 	return nil
 }
 
+func (a *App) openClock(context.Context) (err error) {
+	a.clock, err = openTimekeeper(a.db, a.source, a.log)
+	return err
+}
+
 // opening holds the whole journal until all its consumers have said where they are.
 const opening = "opening"
 
@@ -99,7 +107,7 @@ func (a *App) openJournal(context.Context) error {
 		return err
 	}
 	opened, found, err := journal.Open(journal.Options{
-		KnownEpoch: epoch, KnownLast: last,
+		KnownEpoch: epoch, KnownLast: last, Clock: a.source, Jump: max(a.clock.jump, 0), OnStep: a.clock.stepped,
 		Dir: string(j.Dir), SegmentBytes: int64(j.SegmentBytes), MaxBytes: holdBytes(int64(j.MaxBytes), int64(j.SegmentBytes), j.HoldPercent), ReserveBytes: reserve, SegmentAge: age,
 		CommitInterval: j.CommitInterval.Std(), BufferBytes: int(j.BufferBytes), OnFatal: a.die,
 		Log: a.log, Metrics: journal.NewMetrics(a.reg.own),
@@ -143,7 +151,7 @@ func (a *App) openAuth(context.Context) error {
 	}
 	a.vehicleCAs.pool.Store(cas)
 	c := AuthConfig(a.cfg)
-	c.Audit, c.Log, c.Metrics = a.audit, a.log, m
+	c.Audit, c.Log, c.Metrics, c.Now, c.Trusted = a.audit, a.log, m, a.clock.Wall, a.clock.Trusted
 	c.Poll = a.cfg.Auth.Revocation.Poll.Std()
 	c.VehicleCAs = a.vehicleCAs.get
 	if key := a.cfg.Auth.Revocation.RedisKey; key != "" {
@@ -272,7 +280,11 @@ func (a *App) openCommands(context.Context) (err error) {
 	}
 	a.life.onStop("commands", stopShort, a.commands.Close)
 	a.sessions.OnReady(a.commands.OnReady)
-	a.sessions.OnPresence(newPresence(a.cfg.Cell.ID, a.cfg.Cell.Node, a.producer, a.reg.own, a.log).on)
+	epoch, err := a.clock.presenceEpoch()
+	if err != nil {
+		return err
+	}
+	a.sessions.OnPresence(newPresence(a.cfg.Cell.ID, a.cfg.Cell.Node, epoch, a.producer, a.reg.own, a.log).on)
 	return nil
 }
 
@@ -303,6 +315,7 @@ func (a *App) startBroker(ctx context.Context) error {
 // startBackground begins what nobody waits for: the disk ladder, commands from Kafka, the sync worker, the
 // watch on the rules.
 func (a *App) startBackground() error {
+	a.background("clock", func(ctx context.Context) { a.clock.run(ctx, a.journal) })
 	a.background("disk ladder", func(ctx context.Context) { a.ladder.run(ctx, a.Config) })
 	if a.cfg.Commands.FromKafka {
 		if err := a.startInbox(); err != nil {

@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"log/slog"
 	"sync/atomic"
-	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -22,7 +21,7 @@ const maxPresence = 20_000
 // presence publishes presence events. It never blocks who reports them.
 type presence struct {
 	cell, node string
-	boot       int64 // ms; together with seq it orders a VIN's events over restarts
+	epoch      int64 // together with seq it orders a VIN's events over restarts
 	seq        atomic.Uint64
 	waiting    atomic.Int64
 	producer   *kafkaclient.Producer
@@ -30,8 +29,8 @@ type presence struct {
 	log        *slog.Logger
 }
 
-func newPresence(cell, node string, producer *kafkaclient.Producer, reg prometheus.Registerer, log *slog.Logger) *presence {
-	p := &presence{cell: cell, node: node, boot: time.Now().UnixMilli(), producer: producer, log: log}
+func newPresence(cell, node string, epoch int64, producer *kafkaclient.Producer, reg prometheus.Registerer, log *slog.Logger) *presence {
+	p := &presence{cell: cell, node: node, epoch: epoch, producer: producer, log: log}
 	p.published = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "presence_events_total", Help: "Presence events by result: published, dropped (too many wait for Kafka), failed.",
 	}, []string{"result"})
@@ -64,7 +63,7 @@ func (p *presence) on(e session.Presence) {
 		name = "connected"
 	}
 	at := e.At.UTC().Format("2006-01-02T15:04:05.000Z07:00")
-	value, err := json.Marshal(presenceEvent{e.ClientID, p.cell, p.boot, p.seq.Add(1), name, at, e.Reason})
+	value, err := json.Marshal(presenceEvent{e.ClientID, p.cell, p.epoch, p.seq.Add(1), name, at, e.Reason})
 	if err != nil {
 		p.log.Error("presence event", slog.Any("error", err))
 		return

@@ -23,6 +23,9 @@ func (a *App) dependencies() []Dependency {
 	for _, h := range a.dispatch.Health() {
 		all = append(all, Dependency{h.Name, h.OK, h.Since.UTC(), h.Reason})
 	}
+	if d, stepped := a.clock.dependency(); stepped {
+		all = append(all, d)
+	}
 	all = append(all, a.syncDependencies()...)
 	if d, short := a.ladder.dependency(); short {
 		all = append(all, d)

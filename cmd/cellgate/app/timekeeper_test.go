@@ -1,0 +1,123 @@
+package app
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"cellgate/broker/clock/clocktest"
+)
+
+const year = 365 * 24 * time.Hour
+
+var clockSteps = []time.Duration{time.Second, -time.Second, time.Hour, -time.Hour, 10 * year, -10 * year}
+
+// clockIsDegraded waits until /readyz names the clock, or names it no more, and the gateway serves all the same.
+func clockIsDegraded(t *testing.T, a *App, want bool) {
+	t.Helper()
+	var r readiness
+	for end := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		if code := get(t, a, "/readyz", "", &r); code != 200 {
+			t.Fatalf("readyz %d %+v", code, r)
+		}
+		is := false
+		for _, d := range r.Degraded {
+			is = is || d.Name == "clock"
+		}
+		if is == want {
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatalf("readyz %+v, the clock's step is named: %v", r, is)
+		}
+	}
+}
+
+// TestClockStepsWhileRunning: a step is noticed although nothing is received, told of in log, metric and /readyz, and
+// forgotten after a while.
+func TestClockStepsWhileRunning(t *testing.T) {
+	t.Parallel()
+	for _, by := range clockSteps {
+		t.Run(by.String(), func(t *testing.T) {
+			t.Parallel()
+			machine := clocktest.Running()
+			a, log := bootAt(t, write(t, t.TempDir(), ""), machine.Source())
+			journalOne(t, a, "1")
+			clockIsDegraded(t, a, false)
+			epoch := a.clock.Now()
+			machine.Step(by)
+			clockIsDegraded(t, a, true)
+			if since := a.clock.Now().Sub(epoch); since < 0 || since > time.Minute {
+				t.Errorf("%v have passed", since)
+			}
+			direction := "forward"
+			if by < 0 {
+				direction = "back"
+			}
+			if n := stepsOf(t, a, direction); n != 1 {
+				t.Errorf("%v steps %s", n, direction)
+			}
+			if !strings.Contains(log.String(), "the wall clock has stepped") {
+				t.Error("the log does not tell of the step")
+			}
+			machine.Pass(doubtClock)
+			clockIsDegraded(t, a, false)
+		})
+	}
+}
+
+func stepsOf(t *testing.T, a *App, direction string) float64 {
+	t.Helper()
+	all, err := a.reg.all.Gather()
+	must(t, err)
+	for _, f := range all {
+		for _, m := range f.GetMetric() {
+			for _, l := range m.GetLabel() {
+				if f.GetName() == "cellgate_clock_steps_total" && l.GetName() == "direction" && l.GetValue() == direction {
+					return m.GetCounter().GetValue()
+				}
+			}
+		}
+	}
+	return 0
+}
+
+// presenceEpochOf begins another epoch.
+func presenceEpochOf(t *testing.T, a *App) int64 {
+	t.Helper()
+	epoch, err := a.clock.presenceEpoch()
+	must(t, err)
+	return epoch
+}
+
+// TestClockMovesBetweenRuns: what was counted goes on, the clock's move is told of, and the epochs of presence rise.
+func TestClockMovesBetweenRuns(t *testing.T) {
+	t.Parallel()
+	for _, by := range clockSteps {
+		t.Run(by.String(), func(t *testing.T) {
+			t.Parallel()
+			machine := clocktest.Running()
+			file := write(t, t.TempDir(), "")
+			a, _ := bootAt(t, file, machine.Source())
+			journalOne(t, a, "1")
+			first := presenceEpochOf(t, a)
+			halt(t, a)
+			machine.Step(by)
+			b, _ := bootAt(t, file, machine.Source())
+			if since := b.clock.Now().Sub(a.clock.Now()); since < -time.Minute || since > time.Minute {
+				t.Errorf("now moved by %v", since)
+			}
+			clockIsDegraded(t, b, by < 0 || by > 12*time.Hour)
+			second := presenceEpochOf(t, b)
+			halt(t, b)
+			machine.Step(-by)
+			c, _ := bootAt(t, file, machine.Source())
+			if third := presenceEpochOf(t, c); first >= second || second >= third {
+				t.Errorf("epochs of presence: %d, %d, %d", first, second, third)
+			}
+			if c.clock.Trusted() > time.Hour {
+				t.Errorf("the clock is trusted for %v", c.clock.Trusted())
+			}
+		})
+	}
+}
