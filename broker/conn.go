@@ -44,6 +44,8 @@ type conn struct {
 	recent     recentSent
 	credit     int    // QoS 1 and 2 messages that may be taken before used is looked at again
 	seen       int    // messages and requests of the present read
+	whole      bool   // the present read completed a packet
+	partial    int    // bytes read since something last counted as heard
 	submitted  uint64 // commands
 	normal     bool   // ended by a DISCONNECT without will
 	newExpiry  *time.Duration
@@ -51,7 +53,7 @@ type conn struct {
 	perm     atomic.Pointer[auth.Permissions]
 	grown    atomic.Bool // the stack or the buffers may have grown since the last release
 	identity atomic.Pointer[auth.Identity]
-	lastRead atomic.Int64 // wheel clock of the last read, ms
+	lastRead atomic.Int64 // wheel clock of the last sign of life, ms: see heard
 	busy     atomic.Bool  // deliberately not reading: keep alive is suspended
 	stopping atomic.Bool  // ending, for the reader's quick look
 	endAt    atomic.Int64 // token end, Unix ms; 0 none

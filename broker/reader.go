@@ -68,6 +68,7 @@ func (c *conn) readable(fd uintptr) bool {
 		return false
 	}
 	c.readErr = err
+	c.partial += n
 	s.filled = s.filled || n == len(into)
 	if c.t.tls != nil {
 		c.t.feed = into[:n]
@@ -82,6 +83,7 @@ func (c *conn) awaitBlocking() error {
 	n, err := c.t.stream().Read(s.buf[s.n:])
 	s.filled = s.filled || n == len(s.buf)-s.n
 	s.n += n
+	c.partial += n
 	if n > 0 {
 		return nil
 	}
@@ -145,16 +147,33 @@ func (c *conn) handle() (alive bool) {
 	if !c.grown.Load() {
 		c.grown.Store(true)
 	}
-	c.lastRead.Store(c.b.wheel.clock.Load())
+	c.whole = false
 	if c.t.tls == nil || c.t.raw == nil {
 		alive = c.consume()
 	} else {
 		alive = c.decrypt()
 	}
+	c.heard()
 	if !alive {
 		c.finish()
 	}
 	return alive
+}
+
+// Progress that an incomplete packet has to make within one and a half times the keep alive to count as a sign of life:
+// at least minRate bytes a second of it, and never more than maxProgress bytes. A slow network gives a kilobyte a second.
+const (
+	minRate     = 64
+	maxProgress = 4 << 10
+)
+
+// heard notes that the client is alive: it has sent a whole packet, or enough of one. A byte now and then is not enough.
+func (c *conn) heard() {
+	if !c.whole && int64(c.partial) < min(minRate*c.keepalive/1000, maxProgress) {
+		return
+	}
+	c.partial = 0
+	c.lastRead.Store(c.b.wheel.clock.Load())
 }
 
 // decrypt takes what TLS makes of the ciphertext that was read.
@@ -212,6 +231,7 @@ func (c *conn) consume() bool {
 	if !c.flush() {
 		return false
 	}
+	c.whole = c.whole || off > 0
 	c.b.metrics.ReceivedBytes.Add(float64(off))
 	s.n = copy(s.buf, s.buf[off:s.n])
 	return c.restrain(off) && c.makeRoom()

@@ -1,0 +1,63 @@
+package broker
+
+import (
+	"testing"
+	"time"
+
+	"cellgate/broker/frame"
+)
+
+// Bytes of a packet that never ends are no sign of life.
+func TestDribblingIsNoSignOfLife(t *testing.T) {
+	t.Parallel()
+	versions(t, func(t *testing.T, version byte) {
+		h := newHarness(t)
+		c := h.connect("cars", testVIN, version, connectOptions{keepalive: 1})
+		c.send([]byte{0x32, 0xC0, 0x9A, 0x0C}) // a PUBLISH of 200,000 bytes
+		closed := make(chan struct{})
+		go func() {
+			defer close(closed)
+			for _, err := c.c.Write([]byte{0}); err == nil; _, err = c.c.Write([]byte{0}) {
+				time.Sleep(100 * time.Millisecond) // the pace of the client, not a wait for anything
+			}
+		}()
+		want := byte(0)
+		if version == frame.Version5 {
+			want = frame.ReasonKeepaliveTimeout
+		}
+		if reason := c.expectClosed(); reason != want {
+			t.Errorf("reason %#x", reason)
+		}
+		_ = c.c.Close()
+		<-closed
+	})
+}
+
+func TestProgressThatCounts(t *testing.T) {
+	t.Parallel()
+	for _, tc := range []struct {
+		name      string
+		keepalive time.Duration
+		reads     []int // bytes
+		whole     bool
+		heard     bool
+	}{
+		{"a byte", 2 * time.Second, []int{1}, false, false},
+		{"bytes now and then", 2 * time.Second, []int{1, 1, 1, 1, 1, 1}, false, false},
+		{"64 bytes a second", 2 * time.Second, []int{64, 64, 64, 16}, false, true},
+		{"at once", 2 * time.Second, []int{1400}, false, true},
+		{"a whole packet", 2 * time.Second, []int{2}, true, true},
+		{"a slow network", 5 * time.Minute, []int{1400, 1400, 1400}, false, true},
+		{"less than 4 KiB in minutes", 5 * time.Minute, []int{1400, 1400}, false, false},
+	} {
+		c := &conn{b: &Broker{}, keepalive: (tc.keepalive + tc.keepalive/2 + wheelTick).Milliseconds()}
+		c.b.wheel.clock.Store(7)
+		for _, n := range tc.reads {
+			c.partial, c.whole = c.partial+n, tc.whole
+			c.heard()
+		}
+		if got := c.lastRead.Load() == 7; got != tc.heard {
+			t.Errorf("%s: a sign of life: %v, want %v", tc.name, got, tc.heard)
+		}
+	}
+}
