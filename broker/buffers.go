@@ -30,6 +30,7 @@ type scratch struct {
 	acks    []ack
 	users   []message.UserProperty // of the batch's records
 	qos2    bool                   // the batch holds QoS 2 messages
+	claims  places                 // of the batch's records, those with a claim on room for retained messages
 	filled  bool                   // a read took all that fits
 	in      frame.Inbound
 }
@@ -38,7 +39,7 @@ func (s *scratch) reset() {
 	if s.filled && len(s.base) < readBytes {
 		s.base, s.cipher = make([]byte, readBytes), nil
 	}
-	s.buf, s.n, s.qos2, s.filled = s.base, 0, false, false
+	s.buf, s.n, s.qos2, s.filled, s.claims = s.base, 0, false, false, 0
 	clear(s.records) // they alias buffers
 	s.records, s.acks, s.users = s.records[:0], s.acks[:0], s.users[:0]
 }

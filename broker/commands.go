@@ -107,7 +107,7 @@ func (c *conn) decided(a ack, reason byte) {
 func (c *conn) refuseCommand(in *frame.Inbound, topic string) bool {
 	if id := c.identity.Load(); !id.HasScope(auth.ScopeCommandSend) {
 		c.b.auth.AuditRefuse("command", *id, c.peer())
-		return c.refuse(in)
+		return c.refuse(in, frame.ReasonNotAuthorized, "publish_not_authorized")
 	}
 	c.b.reject("publish_not_authorized")
 	return c.command(in, topic, false)

@@ -282,7 +282,7 @@ func (r *request) attach(behind []byte) *conn {
 	sess, present, err := b.sessions.Attach(ctx, session.Attach{
 		ClientID: c.id, Version: c.version, CleanStart: r.pk.Connect.Clean, Expiry: r.expiry(),
 		ReceiveMaximum: p.ReceiveMaximum, MaxPacket: p.MaximumPacketSize, AliasMaximum: p.TopicAliasMaximum,
-		Vehicle: c.vehicle, Perm: c.perm.Load(), Will: r.will(), Conn: c, NotAfter: r.identity.Expires,
+		Vehicle: c.vehicle, Owner: ownerOf(&r.identity), Perm: c.perm.Load(), Will: r.will(), Conn: c, NotAfter: r.identity.Expires,
 	})
 	if err != nil {
 		if errors.Is(err, session.ErrWillNotPermitted) {
@@ -309,8 +309,15 @@ func (r *request) attach(behind []byte) *conn {
 	return c
 }
 
+// ownerOf is whose bounds the sessions of an identity count towards.
+func ownerOf(id *auth.Identity) session.Owner { return session.Owner(id.Subject) }
+
 func attachRefusal(err error) *refusal {
 	switch {
+	case errors.Is(err, session.ErrSessions):
+		return &refusal{reason: frame.ReasonQuotaExceeded, result: "subject_sessions", text: err.Error()}
+	case errors.Is(err, session.ErrWillTopic):
+		return &refusal{reason: frame.ReasonTopicInvalid, result: "topic_levels", text: err.Error()}
 	case errors.Is(err, session.ErrWillNotPermitted):
 		return &refusal{reason: frame.ReasonNotAuthorized, result: "will_not_permitted", text: err.Error()}
 	case errors.Is(err, session.ErrTakeover):

@@ -17,7 +17,7 @@ import (
 	"cellgate/broker/statefile"
 )
 
-// fanEnv is a fan-out loop between a real journal and real sessions, without any connection.
+// fanEnv is the two loops between a real journal, real sessions and a command service, without any connection.
 type fanEnv struct {
 	t        *testing.T
 	dir      string
@@ -27,6 +27,7 @@ type fanEnv struct {
 	sessions *session.Manager
 	commands *fakeCommands
 	fanout   *Fanout
+	intake   *Intake
 	stop     func()
 }
 
@@ -49,7 +50,9 @@ func (f *fanEnv) open() {
 		DB: db, Index: NewIndex(), Journal: sessionJournal{j}, CommitInterval: 10 * time.Millisecond,
 	})
 	f.must(err)
-	f.fanout, err = NewFanout(FanoutOptions{Journal: f.retained, Sessions: f.sessions, Commands: f.commands})
+	f.fanout, err = NewFanout(FanoutOptions{Journal: f.retained, Sessions: f.sessions})
+	f.must(err)
+	f.intake, err = NewIntake(IntakeOptions{Journal: f.retained, Commands: f.commands, Position: f.sessions})
 	f.must(err)
 }
 
@@ -57,13 +60,16 @@ func (f *fanEnv) open() {
 func (f *fanEnv) run() {
 	f.t.Helper()
 	f.must(f.fanout.Replay(f.t.Context()))
+	f.must(f.intake.Replay(f.t.Context()))
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
-	wg.Go(func() {
-		if err := f.fanout.Run(ctx); err != nil {
-			f.t.Errorf("run: %v", err)
-		}
-	})
+	for _, loop := range []func(context.Context) error{f.fanout.Run, f.intake.Run} {
+		wg.Go(func() {
+			if err := loop(ctx); err != nil {
+				f.t.Errorf("run: %v", err)
+			}
+		})
+	}
 	f.stop = func() {
 		cancel()
 		wg.Wait()
@@ -79,7 +85,8 @@ func (f *fanEnv) close(save bool) {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
 	if save {
-		f.must(f.fanout.Close(ctx))
+		f.must(f.intake.Close(ctx))
+		f.must(f.fanout.Close())
 	}
 	f.must(f.sessions.Close(ctx))
 	f.must(f.journal.Close(ctx))
@@ -174,20 +181,24 @@ func (c *sub) next(t *testing.T) string {
 type retainSpy struct {
 	*journal.Journal
 	mu   sync.Mutex
-	from uint64
+	from map[string]uint64
 }
 
 func (r *retainSpy) Retain(name string, seq uint64) {
 	r.mu.Lock()
-	r.from = seq
+	if r.from == nil {
+		r.from = map[string]uint64{}
+	}
+	r.from[name] = seq
 	r.mu.Unlock()
 	r.Journal.Retain(name, seq)
 }
 
+// kept is the first sequence that one of the loops needs.
 func (r *retainSpy) kept() uint64 {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.from
+	return min(r.from[fanoutName], r.from[intakeName])
 }
 
 // fakeCommands is a command service that remembers topics.
@@ -253,9 +264,8 @@ func TestFanoutRoutes(t *testing.T) {
 			t.Errorf("fanned out %q, want %q", got, want)
 		}
 	}
-	if got, want := f.commands.given(), "[v1/V/res/7/accepted] [v1/V/cmd/7/lock]"; got != want {
-		t.Errorf("the command service got %s, want %s", got, want)
-	}
+	const want = "[v1/V/res/7/accepted] [v1/V/cmd/7/lock]"
+	f.until("the command service gets "+want, func() bool { return f.commands.given() == want })
 }
 
 // TestFanoutPassesOverTelemetry: while nobody subscribes the loop decodes only what it must.
@@ -269,7 +279,7 @@ func TestFanoutPassesOverTelemetry(t *testing.T) {
 	last := f.append(message.Record{Client: "V", Topic: "v1/V/res/7/accepted"})
 	f.until("the position", func() bool { return f.sessions.Position() == last })
 	f.until("the release of the journal", func() bool { return f.retained.kept() == last+1 })
-	if n := valueOf(t, f.fanout.o.Metrics.records); n > 10 {
+	if n := valueOf(t, f.fanout.metrics.records) + valueOf(t, f.intake.metrics.records); n > 10 {
 		t.Errorf("%v records were decoded", n)
 	}
 }
@@ -325,7 +335,7 @@ func TestFanoutResumes(t *testing.T) {
 	seq := f.append(message.Record{Client: "V", Topic: "v1/V/up/a", QoS: 2, PacketID: 1, Payload: []byte("1")})
 	v.s.JournaledQoS2(1, seq)
 	f.append(message.Record{Client: "V", Topic: "v1/V/res/1/accepted"})
-	f.until("the position", func() bool { return f.sessions.ReplayFrom() > 2 })
+	f.until("the position", func() bool { return f.sessions.ReplayFrom() > 2 && f.sessions.SettledFrom() > 2 })
 	c.s.Detach(false, nil)
 	close(c.drained)
 	f.close(true)
@@ -366,12 +376,10 @@ func TestFanoutWaitsForTheCommandService(t *testing.T) {
 		defer f.commands.mu.Unlock()
 		return f.commands.syncs >= 2
 	})
-	if f.sessions.ReplayFrom() != 1 || f.retained.kept() != 1 {
+	if f.sessions.SettledFrom() != 1 || f.retained.kept() != 1 {
 		t.Errorf("the journal is kept from %d", f.retained.kept())
 	}
-	if f.sessions.Position() != 1 {
-		t.Errorf("position %d: the sessions do not wait for the command service", f.sessions.Position())
-	}
+	f.until("the sessions' position, which does not wait for the command service", func() bool { return f.sessions.Position() == 1 })
 	f.commands.setFail(nil)
 	f.until("the release", func() bool { return f.retained.kept() == 2 })
 }
@@ -385,7 +393,7 @@ func TestFanoutReportsWhatTheJournalTrimmed(t *testing.T) {
 	r, err := NewFanout(FanoutOptions{Journal: trimmed{f.retained}, Sessions: f.sessions})
 	f.must(err)
 	f.fanout = r
-	if n := valueOf(t, r.o.Metrics.missing); n != 4 {
+	if n := valueOf(t, r.metrics.missing); n != 4 {
 		t.Errorf("%v records counted as missing", n)
 	}
 }
@@ -402,15 +410,10 @@ func (j trimmed) NewReader(from uint64) (*journal.Reader, error) {
 	return j.Journal.NewReader(1)
 }
 
-// TestFanoutStopsWithinABatch: what the command service did not take before the end is read again, it and all that
-// was journaled behind it.
-func TestFanoutStopsWithinABatch(t *testing.T) {
+// TestIntakeStopsWithinABatch: what the command service did not take before the end is read again.
+func TestIntakeStopsWithinABatch(t *testing.T) {
 	t.Parallel()
 	f := newFanEnv(t)
-	c := f.attach("svc")
-	c.s.Subscribe([]session.Subscription{{Filter: "v1/+/up/#", QoS: 1}}, 0, func([]byte) {})
-	c.s.Detach(false, nil)
-	close(c.drained)
 	publish := func(topic string) message.Record {
 		return message.Record{Kind: message.KindPublish, Client: "V", Topic: topic, QoS: 1}
 	}
@@ -420,17 +423,45 @@ func TestFanoutStopsWithinABatch(t *testing.T) {
 	f.must(err)
 	f.must(f.journal.WaitDurable(t.Context(), last))
 	ctx, cancel := context.WithCancel(t.Context())
-	f.fanout.o.Commands = &stoppingCommands{fakeCommands: f.commands, stop: cancel}
-	f.must(f.fanout.Run(ctx))
+	f.intake.o.Commands = &stoppingCommands{fakeCommands: f.commands, stop: cancel}
+	f.must(f.intake.Run(ctx))
 	f.close(true)
 
 	f.open()
 	f.run()
 	f.until("the second result", func() bool { return strings.Contains(f.commands.given(), "v1/V/res/2/accepted") })
-	f.until("the message behind it", func() bool { return f.sessions.Position() == last })
-	info, _ := f.sessions.Get("svc")
-	if info.Queued != 2 {
-		t.Errorf("%d messages queued, want 2", info.Queued)
+	f.until("the position", func() bool { return f.sessions.SettledFrom() == last+1 })
+}
+
+// TestIntakeDoesNotWaitForTheFanout: results and commands reach the command service while the fan-out to subscribers
+// stands still, and are not read again after a restart.
+func TestIntakeDoesNotWaitForTheFanout(t *testing.T) {
+	t.Parallel()
+	f := newFanEnv(t)
+	c := f.attach("svc")
+	c.subscribe("v1/+/up/#")
+	ctx, cancel := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	wg.Go(func() { f.must(f.intake.Run(ctx)) }) // and nobody runs the fan-out
+	f.append(message.Record{Client: "V", Topic: "v1/V/up/a"})
+	last := f.append(message.Record{Client: "V", Topic: "v1/V/res/1/accepted"})
+	f.until("the result", func() bool { return f.commands.given() == "[v1/V/res/1/accepted] []" })
+	f.until("the position", func() bool { return f.sessions.SettledFrom() == last+1 })
+	if n, _ := f.fanout.Lag(); n != last {
+		t.Errorf("the fan-out lags by %d messages, want %d", n, last)
+	}
+	if n, age := f.intake.Lag(); n != 0 || age != 0 {
+		t.Errorf("the intake lags by %d messages, %v", n, age)
+	}
+	cancel()
+	wg.Wait()
+	f.close(false)
+
+	f.open()
+	f.run()
+	f.until("the fan-out", func() bool { return f.sessions.Position() == last })
+	if got := f.commands.given(); got != "[] []" {
+		t.Errorf("the command service got %s again", got)
 	}
 }
 

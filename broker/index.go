@@ -23,15 +23,22 @@ type Index struct {
 	retained  retainedTopics
 	connected atomic.Pointer[func(client string) bool]
 	count     atomic.Int64
+	deepest   atomic.Int64 // levels of the deepest filter there was
 
 	mu      sync.RWMutex
 	numbers map[subscriber]int
-	subs    map[int]session.Subscription
+	subs    map[int]numbered
 	last    int
 	groups  map[string]*group // by shared filter
 }
 
 type subscriber struct{ client, filter string }
+
+// numbered is a subscription, and the record behind which it begins.
+type numbered struct {
+	session.Subscription
+	since uint64
+}
 
 // group is a shared filter's.
 type group struct {
@@ -42,8 +49,8 @@ type group struct {
 // NewIndex returns an empty index.
 func NewIndex() *Index {
 	return &Index{
-		topics: mqtt.NewTopicsIndex(), retained: retainedTopics{byBranch: make(map[string]map[string]*message.Record)},
-		numbers: make(map[subscriber]int), subs: make(map[int]session.Subscription), groups: make(map[string]*group),
+		topics: mqtt.NewTopicsIndex(), retained: newRetainedTopics(),
+		numbers: make(map[subscriber]int), subs: make(map[int]numbered), groups: make(map[string]*group),
 	}
 }
 
@@ -53,9 +60,12 @@ func (x *Index) PreferConnected(connected func(client string) bool) { x.connecte
 
 // Subscribe implements session.Index. Filters that mochi would take for shared ones although MQTT does not
 // ($SHARE/… in any other case than $share) match nothing that a client may publish, and are left out.
-func (x *Index) Subscribe(client string, sub session.Subscription) {
+func (x *Index) Subscribe(client string, sub session.Subscription, since uint64) {
 	if !indexable(sub.Filter) {
 		return
+	}
+	if levels := int64(strings.Count(sub.Filter, "/") + 1); levels > x.deepest.Load() {
+		x.deepest.Store(levels) // nobody enters another meanwhile: the manager's lock
 	}
 	x.mu.Lock()
 	defer x.mu.Unlock()
@@ -67,8 +77,10 @@ func (x *Index) Subscribe(client string, sub session.Subscription) {
 		x.numbers[key] = n
 		x.count.Add(1)
 		x.joinLocked(sub.Filter, 1)
+	} else {
+		since = x.subs[n].since
 	}
-	x.subs[n] = sub
+	x.subs[n] = numbered{sub, since}
 	for i, filter := range entries(sub.Filter) {
 		x.topics.Subscribe(holder(key.client, i > 0), packets.Subscription{Filter: filter, Qos: sub.QoS, Identifier: n})
 	}
@@ -136,42 +148,57 @@ func holder(client string, parent bool) string {
 	return client
 }
 
+// shallow cuts a topic behind one level more than the deepest filter has. The same filters match it: one that ends in a
+// level of its own does not match more levels, and one that ends in # matches them all. mochi's search is quadratic
+// in the levels of a topic.
+func (x *Index) shallow(topic string) string {
+	at := 0
+	for range x.deepest.Load() + 1 {
+		next := strings.IndexByte(topic[at:], '/')
+		if next < 0 {
+			return topic
+		}
+		at += next + 1
+	}
+	return topic[:at-1]
+}
+
 // Match implements session.Index.
-func (x *Index) Match(topic, publisher string, fn func(client string, m session.Matched)) {
-	if x.Count() == 0 || topic == "" {
+func (x *Index) Match(rec *message.Record, fn func(client string, m session.Matched)) {
+	if x.Count() == 0 || rec.Topic == "" {
 		return
 	}
-	found := x.topics.Subscribers(topic)
+	found := x.topics.Subscribers(x.shallow(rec.Topic))
 	if len(found.Subscriptions) == 0 && len(found.Shared) == 0 {
 		return
 	}
 	matches := make(map[string]*session.Matched, len(found.Subscriptions)+len(found.Shared))
-	x.mu.Lock()
 	for held, sub := range found.Subscriptions {
 		client := strings.TrimSuffix(held, parentMark)
 		for _, n := range sub.Identifiers {
-			x.mergeLocked(matches, client, n, client == publisher)
+			x.merge(matches, client, n, rec, client == rec.Client)
 		}
 	}
 	for filter, members := range found.Shared {
 		for _, parent := range []bool{false, true} {
-			if client, n, ok := x.selectLocked(filter, members, parent); ok {
-				x.mergeLocked(matches, client, n, false) // no local is not allowed on shared ones
+			if client, n, ok := x.choose(filter, members, parent); ok {
+				x.merge(matches, client, n, rec, false) // no local is not allowed on shared ones
 			}
 		}
 	}
-	x.mu.Unlock()
 	for client, m := range matches {
 		fn(client, *m)
 	}
 }
 
-// mergeLocked adds subscription n to what its client gets: one copy, with the highest QoS and all
+// merge adds subscription n to what its client gets: one copy, with the highest QoS and all
 // subscription identifiers (MQTT 5, 3.3.4). Of what the client publishes itself a subscription with no local
-// gets nothing.
-func (x *Index) mergeLocked(matches map[string]*session.Matched, client string, n int, own bool) {
+// gets nothing. The lock is taken for each: who subscribes does not wait for a message with thousands of subscribers.
+func (x *Index) merge(matches map[string]*session.Matched, client string, n int, rec *message.Record, own bool) {
+	x.mu.RLock()
 	sub, ok := x.subs[n]
-	if !ok || (own && sub.NoLocal) { // gone since mochi was asked, or not for it
+	x.mu.RUnlock()
+	if !ok || (own && sub.NoLocal) || (rec.Seq != 0 && rec.Seq <= sub.since) { // gone since mochi was asked, or not for it
 		return
 	}
 	m := matches[client]
@@ -191,29 +218,23 @@ func (x *Index) mergeLocked(matches map[string]*session.Matched, client string, 
 
 // Member implements session.Index.
 func (x *Index) Member(filter, topic string) (client string, sub session.Subscription, ok bool) {
-	shared := x.topics.Subscribers(topic).Shared
-	x.mu.Lock()
-	defer x.mu.Unlock()
+	shared := x.topics.Subscribers(x.shallow(topic)).Shared
 	for i, entry := range entries(filter) {
-		client, n, found := x.selectLocked(entry, shared[entry], i > 0)
-		if sub, ok := x.subs[n]; found && ok {
-			return client, sub, true
+		client, n, found := x.choose(entry, shared[entry], i > 0)
+		x.mu.RLock()
+		sub, ok := x.subs[n]
+		x.mu.RUnlock()
+		if found && ok {
+			return client, sub.Subscription, true
 		}
 	}
 	return "", session.Subscription{}, false
 }
 
-// selectLocked picks one member of a shared group: the connected ones in turn, in an order that does not
+// choose picks one member of a shared group: the connected ones in turn, in an order that does not
 // change from call to call; all of them in turn when none is connected. members are what mochi holds under the
 // filter; with parent the group is the one whose second entry that is: see entries.
-func (x *Index) selectLocked(filter string, members map[string]packets.Subscription, parent bool) (client string, n int, ok bool) {
-	g := x.groups[filter]
-	if parent {
-		g = x.groups[filter+"/#"]
-	}
-	if g == nil {
-		return "", 0, false
-	}
+func (x *Index) choose(filter string, members map[string]packets.Subscription, parent bool) (client string, n int, ok bool) {
 	connected := func(string) bool { return true }
 	if fn := x.connected.Load(); fn != nil {
 		connected = *fn
@@ -237,13 +258,33 @@ func (x *Index) selectLocked(filter string, members map[string]packets.Subscript
 		return "", 0, false
 	}
 	slices.Sort(candidates)
-	client = candidates[g.turn%len(candidates)]
-	g.turn++
+	if parent {
+		filter += "/#"
+	}
+	turn, ok := x.turn(filter)
+	if !ok {
+		return "", 0, false
+	}
+	client = candidates[turn%len(candidates)]
 	return client, members[holder(client, parent)].Identifier, true
+}
+
+// turn is a running number of a shared filter's group; false when it has no member any more.
+func (x *Index) turn(filter string) (int, bool) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	g := x.groups[filter]
+	if g == nil {
+		return 0, false
+	}
+	g.turn++
+	return g.turn - 1, true
 }
 
 // Retain implements session.Index.
 func (x *Index) Retain(msg *message.Record) { x.retained.retain(msg) }
 
 // Retained implements session.Index.
-func (x *Index) Retained(filter string, fn func(*message.Record)) { x.retained.match(filter, fn) }
+func (x *Index) Retained(filter string, at *session.RetainedAt, most int, fn func(*message.Record)) (more bool) {
+	return x.retained.match(filter, at, most, fn)
+}

@@ -14,7 +14,7 @@ func matches(x *Index, topic string) map[string]session.Matched { return matches
 
 func matchesOf(x *Index, topic, publisher string) map[string]session.Matched {
 	got := map[string]session.Matched{}
-	x.Match(topic, publisher, func(client string, m session.Matched) {
+	x.Match(&message.Record{Topic: topic, Client: publisher, Seq: 1}, func(client string, m session.Matched) {
 		m.IDs = slices.Sorted(slices.Values(m.IDs))
 		if _, twice := got[client]; twice {
 			got[client+" twice"] = m
@@ -37,7 +37,7 @@ func TestIndexMatch(t *testing.T) {
 	topics := []string{"a", "a/b", "a/b/c", "v1", "v1/X", "v1/X/up", "v1/X/up/telemetry", "v1/X/y/x", "/", "/a", "a//b", "$SYS/x", "b"}
 	x := NewIndex()
 	for _, f := range filters {
-		x.Subscribe(f, session.Subscription{Filter: f})
+		x.Subscribe(f, session.Subscription{Filter: f}, 0)
 	}
 	for _, topic := range topics {
 		var want []string
@@ -69,9 +69,9 @@ func TestIndexMatch(t *testing.T) {
 func TestIndexMerge(t *testing.T) {
 	t.Parallel()
 	x := NewIndex()
-	x.Subscribe("c", session.Subscription{Filter: "a/#", QoS: 2, ID: 7, NoLocal: true, RetainAsPublished: true})
-	x.Subscribe("c", session.Subscription{Filter: "a/+", QoS: 0, NoLocal: true})
-	x.Subscribe("c", session.Subscription{Filter: "a/b", QoS: 1, ID: 9})
+	x.Subscribe("c", session.Subscription{Filter: "a/#", QoS: 2, ID: 7, NoLocal: true, RetainAsPublished: true}, 0)
+	x.Subscribe("c", session.Subscription{Filter: "a/+", QoS: 0, NoLocal: true}, 0)
+	x.Subscribe("c", session.Subscription{Filter: "a/b", QoS: 1, ID: 9}, 0)
 	want := session.Matched{QoS: 2, RetainAsPublished: true, IDs: []uint32{7, 9}}
 	if got := matches(x, "a/b"); len(got) != 1 || fmt.Sprint(got["c"]) != fmt.Sprint(want) {
 		t.Errorf("%+v, want %+v", got, want)
@@ -83,7 +83,7 @@ func TestIndexMerge(t *testing.T) {
 	if got := matchesOf(x, "a/b", "c"); len(got) != 1 || fmt.Sprint(got["c"]) != fmt.Sprint(want) {
 		t.Errorf("%+v, want %+v: what has no local counts for an own message", got, want)
 	}
-	x.Subscribe("c", session.Subscription{Filter: "a/#", QoS: 0, ID: 8}) // replaces
+	x.Subscribe("c", session.Subscription{Filter: "a/#", QoS: 0, ID: 8}, 0) // replaces
 	if got := matches(x, "a/c")["c"]; got.QoS != 0 || !slices.Equal(got.IDs, []uint32{8}) || x.Count() != 3 {
 		t.Errorf("%+v, %d subscriptions", got, x.Count())
 	}
@@ -93,10 +93,10 @@ func TestIndexShared(t *testing.T) {
 	t.Parallel()
 	x := NewIndex()
 	for _, c := range []string{"a", "b", "c"} {
-		x.Subscribe(c, session.Subscription{Filter: "$share/g/t/#", QoS: 1})
+		x.Subscribe(c, session.Subscription{Filter: "$share/g/t/#", QoS: 1}, 0)
 	}
-	x.Subscribe("d", session.Subscription{Filter: "$share/h/t/#", QoS: 1})
-	x.Subscribe("a", session.Subscription{Filter: "t/x", QoS: 2, ID: 5})
+	x.Subscribe("d", session.Subscription{Filter: "$share/h/t/#", QoS: 1}, 0)
+	x.Subscribe("a", session.Subscription{Filter: "t/x", QoS: 2, ID: 5}, 0)
 	count := map[string]int{}
 	for range 30 {
 		for _, c := range clients(x, "t/y") {
@@ -127,8 +127,8 @@ func TestIndexShared(t *testing.T) {
 func TestIndexSharedWildcardParent(t *testing.T) {
 	t.Parallel()
 	x := NewIndex()
-	x.Subscribe("a", session.Subscription{Filter: "$share/g/v1/+/#", QoS: 1})
-	x.Subscribe("b", session.Subscription{Filter: "$share/g/v1/+/#", QoS: 1})
+	x.Subscribe("a", session.Subscription{Filter: "$share/g/v1/+/#", QoS: 1}, 0)
+	x.Subscribe("b", session.Subscription{Filter: "$share/g/v1/+/#", QoS: 1}, 0)
 	for _, topic := range []string{"v1/X", "v1/X/up/y"} {
 		if got := clients(x, topic); len(got) != 1 {
 			t.Errorf("%s: %q, want one member", topic, got)
@@ -145,7 +145,8 @@ func TestRetained(t *testing.T) {
 	}
 	for _, filter := range []string{"#", "+", "a", "a/#", "a/+", "v1/X", "v1/X/#", "v1/X/up/+", "v1/+/up/t", "v1/X/up/t", "$SYS/#", "none/#"} {
 		var got, want []string
-		x.Retained(filter, func(r *message.Record) { got = append(got, r.Topic) })
+		x.Retained(filter, &session.RetainedAt{}, 1000, func(r *message.Record) { got = append(got, r.Topic) })
+		slices.Sort(got)
 		for _, topic := range topics {
 			if message.Match(filter, topic) {
 				want = append(want, topic)
@@ -159,7 +160,7 @@ func TestRetained(t *testing.T) {
 	for _, topic := range topics {
 		x.Retain(&message.Record{Topic: topic})
 	}
-	if n := len(x.retained.byBranch); n != 0 {
+	if n := len(x.retained.branches.at); n != 0 {
 		t.Errorf("%d branches are left", n)
 	}
 }
@@ -169,7 +170,7 @@ func TestIndexWildcardParentIsNotAnother(t *testing.T) {
 	t.Parallel()
 	subscribe := func(x *Index, order ...string) {
 		for _, f := range order {
-			x.Subscribe("c", session.Subscription{Filter: f, ID: uint32(len(f))})
+			x.Subscribe("c", session.Subscription{Filter: f, ID: uint32(len(f))}, 0)
 		}
 	}
 	for _, order := range [][]string{{"a/+", "a/+/#"}, {"a/+/#", "a/+"}} {
@@ -187,8 +188,8 @@ func TestIndexWildcardParentIsNotAnother(t *testing.T) {
 		}
 	}
 	x := NewIndex()
-	x.Subscribe("c", session.Subscription{Filter: "$share/g/a/+"})
-	x.Subscribe("d", session.Subscription{Filter: "$share/g/a/+/#"})
+	x.Subscribe("c", session.Subscription{Filter: "$share/g/a/+"}, 0)
+	x.Subscribe("d", session.Subscription{Filter: "$share/g/a/+/#"}, 0)
 	for range 2 {
 		if got := clients(x, "a/b"); !slices.Equal(got, []string{"c", "d"}) {
 			t.Errorf("shared: %q, want a member of each", got)

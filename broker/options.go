@@ -158,6 +158,8 @@ type Limits struct {
 	MaxConnectPacket int
 	// MaxPacket bounds every other packet; MQTT 5 clients are told. Default 256 KiB.
 	MaxPacket int
+	// MaxLevels bounds the levels of a topic. Default 32.
+	MaxLevels int
 	// MaxKeepalive clamps the keep alive, 0 included. Default 20 min.
 	MaxKeepalive time.Duration
 	// Window is the most QoS 1 and 2 messages of a connection that are not acknowledged: the Receive
@@ -188,6 +190,7 @@ func (l *Limits) setDefaults() {
 	def(&l.ConnectTimeout, 10*time.Second)
 	def(&l.MaxConnectPacket, 16<<10)
 	def(&l.MaxPacket, 256<<10)
+	def(&l.MaxLevels, 32)
 	def(&l.MaxKeepalive, 20*time.Minute)
 	def(&l.Window, 64)
 	def(&l.AliasMaximum, 16)

@@ -1,20 +1,67 @@
 package broker
 
 import (
-	"slices"
 	"strings"
 	"sync"
 
 	"cellgate/broker/message"
+	"cellgate/broker/session"
 )
 
 // retainedTopics are the retained messages by the first two levels of their topic, v1/{vin}, so that a
 // filter with these two written out looks at one vehicle's alone.
 //
+// Everything has a slot that it keeps for as long as it is there, so that who looks at all of them can stop and go on.
+//
 // mochi's index could hold them, but as packets of 800 bytes each, and a filter a/# would miss a itself.
 type retainedTopics struct {
 	mu       sync.RWMutex
-	byBranch map[string]map[string]*message.Record
+	branches slots[*retainedBranch]
+}
+
+// retainedBranch are the messages whose topics begin alike.
+type retainedBranch = slots[*message.Record]
+
+func newRetainedTopics() retainedTopics {
+	return retainedTopics{branches: slots[*retainedBranch]{at: make(map[string]int)}}
+}
+
+// slots hold values by key and by place.
+type slots[T comparable] struct {
+	at    map[string]int
+	items []T
+	free  []int
+}
+
+func (s *slots[T]) get(key string) (v T) {
+	if i, ok := s.at[key]; ok {
+		v = s.items[i]
+	}
+	return v
+}
+
+func (s *slots[T]) put(key string, v T) {
+	i, known := s.at[key]
+	switch {
+	case known:
+	case len(s.free) > 0:
+		i = s.free[len(s.free)-1]
+		s.free = s.free[:len(s.free)-1]
+	default:
+		var none T
+		i = len(s.items)
+		s.items = append(s.items, none)
+	}
+	s.items[i], s.at[key] = v, i
+}
+
+func (s *slots[T]) remove(key string) {
+	if i, ok := s.at[key]; ok {
+		var none T
+		s.items[i] = none
+		s.free = append(s.free, i)
+		delete(s.at, key)
+	}
 }
 
 // branch is the first two levels of a topic, or the topic if it has fewer.
@@ -34,45 +81,49 @@ func (r *retainedTopics) retain(msg *message.Record) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	key := branch(msg.Topic)
-	topics := r.byBranch[key]
-	if len(msg.Payload) == 0 {
-		delete(topics, msg.Topic)
-		if len(topics) == 0 {
-			delete(r.byBranch, key)
+	b := r.branches.get(key)
+	switch {
+	case b == nil && len(msg.Payload) == 0:
+	case len(msg.Payload) == 0:
+		if b.remove(msg.Topic); len(b.at) == 0 {
+			r.branches.remove(key)
 		}
-		return
+	case b == nil:
+		b = &retainedBranch{at: make(map[string]int, 1)}
+		r.branches.put(strings.Clone(key), b)
+		fallthrough
+	default:
+		b.put(msg.Topic, msg)
 	}
-	if topics == nil {
-		topics = make(map[string]*message.Record, 1)
-		r.byBranch[strings.Clone(key)] = topics
-	}
-	topics[msg.Topic] = msg
 }
 
-// match calls fn, without the lock, for every message whose topic the filter matches, in the order of the
-// topics.
-func (r *retainedTopics) match(filter string, fn func(*message.Record)) {
-	var found []*message.Record
+// match looks at about most messages, from where it stopped the last time, and calls fn for those whose topic the filter
+// matches. more tells that it has not come to the end. fn must not call it, nor retain.
+func (r *retainedTopics) match(filter string, at *session.RetainedAt, most int, fn func(*message.Record)) (more bool) {
 	r.mu.RLock()
+	defer r.mu.RUnlock()
+	branches := r.branches.items
 	if key := branch(filter); !strings.ContainsAny(key, "+#") {
-		found = appendMatches(found, r.byBranch[key], filter)
-	} else {
-		for _, topics := range r.byBranch {
-			found = appendMatches(found, topics, filter)
+		branches = []*retainedBranch{r.branches.get(key)}
+	}
+	for ; at.Branch < len(branches); at.Branch, at.Slot = at.Branch+1, 0 {
+		b := branches[at.Branch]
+		if most--; b == nil {
+			b = &retainedBranch{}
+		}
+		for ; at.Slot < len(b.items); at.Slot++ {
+			if most <= 0 {
+				return true
+			}
+			if msg := b.items[at.Slot]; msg != nil && message.Match(filter, msg.Topic) {
+				fn(msg)
+			}
+			most--
+		}
+		if most <= 0 {
+			at.Branch, at.Slot = at.Branch+1, 0
+			return at.Branch < len(branches)
 		}
 	}
-	r.mu.RUnlock()
-	slices.SortFunc(found, func(a, b *message.Record) int { return strings.Compare(a.Topic, b.Topic) })
-	for _, msg := range found {
-		fn(msg)
-	}
-}
-
-func appendMatches(found []*message.Record, topics map[string]*message.Record, filter string) []*message.Record {
-	for topic, msg := range topics {
-		if message.Match(filter, topic) {
-			found = append(found, msg)
-		}
-	}
-	return found
+	return false
 }

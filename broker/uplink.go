@@ -47,12 +47,15 @@ func (c *conn) publish(f []byte, h frame.Header) bool {
 	if err != nil {
 		return c.flush() && c.violation(err)
 	}
+	if message.Levels(topic) > c.b.limits.Load().MaxLevels {
+		return c.refuse(in, frame.ReasonTopicInvalid, "topic_levels")
+	}
 	class, allowed := c.allowed(topic)
 	switch {
 	case !allowed && c.isCommand(topic):
 		return c.refuseCommand(in, topic)
 	case !allowed:
-		return c.refuse(in)
+		return c.refuse(in, frame.ReasonNotAuthorized, "publish_not_authorized")
 	case class == tokenClass:
 		return c.flush() && c.publishToken(in)
 	case c.isCommand(topic):
@@ -148,14 +151,14 @@ func (c *conn) allowed(topic string) (class int, ok bool) {
 	return 0, true
 }
 
-// refuse answers a PUBLISH that the client is not allowed: on MQTT 5 with reason 0x87 in its turn, QoS 0
+// refuse answers a PUBLISH that is not taken: on MQTT 5 with the reason in its turn, QoS 0
 // is dropped; on 3.1.1, which cannot say no, the connection is closed.
-func (c *conn) refuse(in *frame.Inbound) bool {
-	c.b.reject("publish_not_authorized")
+func (c *conn) refuse(in *frame.Inbound, reason byte, counted string) bool {
+	c.b.reject(counted)
 	if c.version != frame.Version5 {
-		return c.flush() && c.endNow(frame.ReasonNotAuthorized, "not_authorized")
+		return c.flush() && c.endNow(reason, disconnectLabel(reason))
 	}
-	c.reply(in, frame.ReasonNotAuthorized)
+	c.reply(in, reason)
 	return true
 }
 
@@ -183,10 +186,16 @@ func (c *conn) take(in *frame.Inbound, topic string, class int) bool {
 		if c.session.ReceiveQoS2(in.PacketID) {
 			return c.repeat(a, in, topic)
 		}
-		c.scratch.qos2 = true
 	}
-	c.b.counters.received[class][in.QoS].Inc()
 	s := c.scratch
+	if in.Retain && !c.claimRetained(in, topic) {
+		if in.QoS == 2 {
+			c.session.CancelQoS2(in.PacketID)
+		}
+		return c.unretainable(in)
+	}
+	s.qos2 = s.qos2 || in.QoS == 2
+	c.b.counters.received[class][in.QoS].Inc()
 	s.records = append(s.records, message.Record{
 		Kind: message.KindPublish, QoS: in.QoS, Retain: in.Retain, Dup: in.Dup, PacketID: in.PacketID,
 		Client: c.id, Topic: topic, Payload: in.Payload,
@@ -287,7 +296,7 @@ func (c *conn) flush() bool {
 		c.queueAcks(start)
 	}
 	clear(s.records)
-	s.records, s.acks, s.users = s.records[:0], s.acks[:0], s.users[:0]
+	s.records, s.acks, s.users, s.claims = s.records[:0], s.acks[:0], s.users[:0], 0
 	return !c.stopping.Load() && c.waitFor(c.ackRoomLocked)
 }
 
@@ -314,6 +323,7 @@ func (c *conn) append() bool {
 		switch {
 		case err == nil:
 			c.settleQoS2()
+			c.settleClaims()
 			c.rememberSent()
 			return true
 		case errors.Is(err, journal.ErrFull):
@@ -354,6 +364,7 @@ func (c *conn) rollback() {
 			c.session.CancelQoS2(r.PacketID)
 		}
 	}
+	c.cancelClaims()
 }
 
 func (c *conn) awaitRoom() bool {
@@ -366,11 +377,18 @@ func (c *conn) awaitRoom() bool {
 func (c *conn) dropUnacknowledged() {
 	s := c.scratch
 	kept := s.records[:0]
+	var claims places
 	next := 0 // acknowledgement that belongs to the next kept record
 	for i := range s.records {
 		if s.records[i].Kind == message.KindPublish && s.records[i].QoS == 0 {
 			c.b.dropQoS0()
+			if s.claims.has(i) {
+				c.b.sessions.CancelRetained(s.records[i].Topic)
+			}
 			continue
+		}
+		if s.claims.has(i) {
+			claims.add(len(kept))
 		}
 		kept = append(kept, s.records[i])
 		for next < len(s.acks) && s.acks[next].record == 0 {
@@ -379,7 +397,7 @@ func (c *conn) dropUnacknowledged() {
 		s.acks[next].record = uint8(len(kept)) //nolint:gosec // at most batchRecords
 		next++
 	}
-	s.records = kept
+	s.records, s.claims = kept, claims
 }
 
 // queueAcks moves the batch's acknowledgements to the queue, with their records' sequences.

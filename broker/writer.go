@@ -192,6 +192,8 @@ func disconnectLabel(reason byte) string {
 		return "admin"
 	case frame.ReasonNotAuthorized:
 		return "not_authorized"
+	case frame.ReasonQuotaExceeded:
+		return "quota"
 	}
 	return "other"
 }

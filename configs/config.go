@@ -193,6 +193,12 @@ type Sessions struct {
 	WhenFull            string `yaml:"when_full" oneof:"drop_new|drop_old"`
 	MaxRetainedMessages int    `yaml:"max_retained_messages" range:"0..10000000"`
 	MaxRetainedBytes    Bytes  `yaml:"max_retained_bytes" range:"0B..64GiB"`
+	// MaxPerSubject and those behind it bound what the clients of one token subject have together: sessions, connected
+	// or not, their subscriptions, their queued bytes, and the retained messages that they have published.
+	MaxPerSubject              int   `yaml:"max_per_subject" range:"1..1000000"`
+	MaxSubscriptionsPerSubject int   `yaml:"max_subscriptions_per_subject" range:"1..1000000"`
+	MaxQueuedBytesPerSubject   Bytes `yaml:"max_queued_bytes_per_subject" range:"1KiB..192MiB"`
+	MaxRetainedPerSubject      int   `yaml:"max_retained_per_subject" range:"1..10000000"`
 }
 
 // Commands bounds and shapes downlink commands.
@@ -230,9 +236,11 @@ type Limits struct {
 	MessagesPerSecond int      `yaml:"messages_per_second" range:"0..10000000"`
 	BytesPerSecond    Bytes    `yaml:"bytes_per_second" range:"0B..10GiB"`
 	MaxKeepalive      Duration `yaml:"max_keepalive" range:"5s..65535s"`
-	HandshakeTimeout  Duration `yaml:"handshake_timeout" range:"100ms..5m"`
-	ConnectTimeout    Duration `yaml:"connect_timeout" range:"100ms..5m"`
-	WriteTimeout      Duration `yaml:"write_timeout" range:"100ms..5m"`
+	// MaxTopicLevels bounds the levels of topics and filters.
+	MaxTopicLevels   int      `yaml:"max_topic_levels" range:"8..128"`
+	HandshakeTimeout Duration `yaml:"handshake_timeout" range:"100ms..5m"`
+	ConnectTimeout   Duration `yaml:"connect_timeout" range:"100ms..5m"`
+	WriteTimeout     Duration `yaml:"write_timeout" range:"100ms..5m"`
 	// Handshakes bounds the connections that have not finished TLS and CONNECT. At the bound the oldest gives
 	// way: it must hold all that a connect storm brings while one slow client shakes hands. 0 is not a value.
 	Handshakes int `yaml:"handshakes" range:"1..100000"`

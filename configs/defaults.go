@@ -32,6 +32,7 @@ func Default() *Config {
 		MaxExpiry: Duration(7 * 24 * time.Hour), MaxQueuedMessages: 1000, MaxQueuedBytes: mib,
 		MaxSubscriptions: 100, MaxInflight: 64, WhenFull: "drop_new",
 		MaxRetainedMessages: 100_000, MaxRetainedBytes: 64 * mib,
+		MaxPerSubject: 100, MaxSubscriptionsPerSubject: 1000, MaxQueuedBytesPerSubject: 32 * mib, MaxRetainedPerSubject: 100,
 	}
 	c.Commands = Commands{
 		DefaultTTL: Duration(time.Minute), MaxTTL: Duration(7 * 24 * time.Hour), MaxQueued: 100, Inflight: 16,
@@ -40,7 +41,7 @@ func Default() *Config {
 	}
 	c.Limits = Limits{
 		MaxConnections: 100_000, ConnectRate: 2000, MaxPacket: 256 * kib, MaxConnectPacket: 16 * kib,
-		MessagesPerSecond: 200, BytesPerSecond: 4 * mib, MaxKeepalive: Duration(20 * time.Minute),
+		MessagesPerSecond: 200, BytesPerSecond: 4 * mib, MaxKeepalive: Duration(20 * time.Minute), MaxTopicLevels: 32,
 		HandshakeTimeout: Duration(10 * time.Second), ConnectTimeout: Duration(10 * time.Second),
 		WriteTimeout: Duration(10 * time.Second), Handshakes: 8192, OutboundBytes: 512 * kib,
 	}

@@ -3,6 +3,7 @@ package message
 import (
 	"bytes"
 	"strconv"
+	"strings"
 	"time"
 )
 
@@ -120,6 +121,13 @@ func (r *Record) Flags() Flags {
 func (r *Record) VIN() string {
 	vin, _, _ := SplitTopic(r.Topic)
 	return vin
+}
+
+// IsCommand reports whether the record is a PUBLISH by which somebody sends a command to a vehicle:
+// v1/{vin}/cmd/{id}/{name} by another than the vehicle itself.
+func (r *Record) IsCommand() bool {
+	vin, branch, rest := SplitTopic(r.Topic)
+	return r.Kind == KindPublish && branch == "cmd" && r.Client != vin && strings.Count(rest, "/") == 1
 }
 
 // Origin is the sequence that gives the message its identity: a repeated message has that of the first.

@@ -184,3 +184,9 @@ func startsWild(a, b string, aDollar bool) bool {
 	}
 	return strings.HasPrefix(other, "+") || strings.HasPrefix(other, "#")
 }
+
+// Levels is how many levels a topic has, or a filter behind $share/{group}.
+func Levels(topicOrFilter string) int {
+	_, plain, _ := SplitShare(topicOrFilter)
+	return 1 + strings.Count(plain, "/")
+}

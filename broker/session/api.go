@@ -38,6 +38,12 @@ var (
 	ErrSessionEnded = errors.New("session ended")
 	// ErrWillNotPermitted: the will's topic is not one that the client may publish to.
 	ErrWillNotPermitted = errors.New("will topic not permitted")
+	// ErrWillTopic: the will's topic has more levels than MaxLevels.
+	ErrWillTopic = errors.New("will topic has too many levels")
+	// ErrSessions: the owner has as many sessions as it may have.
+	ErrSessions = errors.New("the subject has as many sessions as it may have")
+	// ErrRetained: the publisher's share of retained messages, or the room for all of them, is used up.
+	ErrRetained = errors.New("no room for another retained message")
 	// ErrTakeover wraps the context's error when an older connection of the same client identifier did not
 	// end in time.
 	ErrTakeover = errors.New("the older connection has not ended")
@@ -67,6 +73,9 @@ type Options struct {
 	Metrics *Metrics
 	// Now is the clock; nil means time.Now.
 	Now func() time.Time
+	// DiskShort reports that the disk has no more than what is kept free for commands: nothing more is queued for
+	// subscribers then that would have to be written. It must be quick; nil: never.
+	DiskShort func() bool
 	// Rejected is told the reason of every refusal that counts in rejected_total; may be nil.
 	Rejected func(reason string)
 
@@ -83,8 +92,17 @@ type Bounds struct {
 	MaxQueuedMessages int
 	// MaxQueuedBytes bounds their topics, payloads and properties per session. Default 4 MiB.
 	MaxQueuedBytes int64
-	// MaxTotalBytes bounds the same over all sessions. Default 256 MiB.
+	// MaxTotalBytes bounds the same over all sessions. A quarter of it is for messages that are directed to one
+	// client, commands: what subscriptions bring never takes that. Default 256 MiB.
 	MaxTotalBytes int64
+	// MaxOwnerSessions, MaxOwnerSubscriptions and MaxOwnerBytes bound what one owner has in all its sessions together:
+	// sessions, filters, and queued bytes. The bytes are also never more than what is left for all others. Default
+	// 100, 1,000 and 32 MiB.
+	MaxOwnerSessions      int
+	MaxOwnerSubscriptions int
+	MaxOwnerBytes         int64
+	// MaxLevels bounds the levels of topics and filters. Default 32.
+	MaxLevels int
 	// Overflow tells which message gives way when a session's queue is full. Default DropNewest.
 	Overflow Overflow
 	// MaxSubscriptions bounds the filters of one session, which together have at most 256 KiB. Default 1,000.
@@ -98,6 +116,9 @@ type Bounds struct {
 	MaxRetained int
 	// MaxRetainedBytes bounds their topics and payloads. Default 64 MiB.
 	MaxRetainedBytes int64
+	// MaxOwnerRetained bounds those of one publisher, which also take at most one part in 64 of MaxRetainedBytes.
+	// Default 100.
+	MaxOwnerRetained int
 	// MaxSessionExpiry is the longest that a session outlives its connection, and what a 3.1.1 client
 	// with clean session 0 gets. Default 7 days.
 	MaxSessionExpiry time.Duration
@@ -134,15 +155,16 @@ type Journal interface {
 // when it opens, so the index persists nothing. It must be safe for concurrent use; it must not call the
 // manager from within its methods but for Manager.Connected.
 type Index interface {
-	// Subscribe adds or replaces a subscription; $share/{group}/{filter} filters are shared.
-	Subscribe(client string, sub Subscription)
+	// Subscribe adds or replaces a subscription; $share/{group}/{filter} filters are shared. It begins behind the
+	// record since; one that is replaced goes on.
+	Subscribe(client string, sub Subscription, since uint64)
 	// Unsubscribe removes one.
 	Unsubscribe(client, filter string)
-	// Match calls fn once for every client that is to get a message on the topic: a shared group is
+	// Match calls fn once for every client that is to get the message: a shared group is
 	// resolved to one of its members (Manager.Connected tells which are connected: prefer these), and
 	// a client's overlapping subscriptions are merged into one, but for those with no local when the client is
-	// the publisher. fn does not keep its arguments' slices.
-	Match(topic, publisher string, fn func(client string, m Matched))
+	// the publisher (rec.Client), and those that begin behind it. fn does not keep its arguments' slices.
+	Match(rec *message.Record, fn func(client string, m Matched))
 	// Member picks a member of the group of a shared filter, as Match does; false when it has none. The topic is one
 	// that the filter matches.
 	Member(filter, topic string) (client string, sub Subscription, ok bool)
@@ -151,10 +173,14 @@ type Index interface {
 	// Retain stores a retained message under its topic, or removes it when the payload is empty. The index may
 	// keep msg, which shares no memory with others and does not change any more.
 	Retain(msg *message.Record)
-	// Retained calls fn for every retained message whose topic matches the filter (without $share).
-	// fn must not change the record.
-	Retained(filter string, fn func(msg *message.Record))
+	// Retained calls fn for retained messages whose topics match the filter (without $share). It looks at about most
+	// topics and leaves in at where it has stopped; more tells that there are others. What is retained meanwhile may be
+	// left out. fn must not change the record.
+	Retained(filter string, at *RetainedAt, most int, fn func(msg *message.Record)) (more bool)
 }
+
+// RetainedAt is a place among the retained messages; the zero value is their beginning.
+type RetainedAt struct{ Branch, Slot int }
 
 // Matched is what a client's matching subscriptions amount to.
 type Matched struct {
@@ -240,9 +266,11 @@ type Attach struct {
 	// Vehicle marks a client whose identifier is its VIN: at most QoS 1 is granted, and filters below its
 	// own v1/{id}/cmd and v1/{id}/sys stay out of the Index.
 	Vehicle bool
-	Perm    Permissions
-	Will    *Will
-	Conn    Outbound
+	// Owner is whose bounds the session counts towards. Empty: OwnerOfClient.
+	Owner Owner
+	Perm  Permissions
+	Will  *Will
+	Conn  Outbound
 	// NotAfter is the token's end: a will that is due later is not sent. Zero is no end.
 	NotAfter time.Time
 }

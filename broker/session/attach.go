@@ -3,6 +3,7 @@ package session
 import (
 	"context"
 	"fmt"
+	"math"
 	"strings"
 	"time"
 
@@ -24,7 +25,7 @@ const (
 //
 // Nothing is sent to the connection until Session.Start.
 //
-// Errors: ErrClientID, ErrWillNotPermitted, ErrTakeover (with the context's error), ErrSessionEnded (purged meanwhile),
+// Errors: ErrClientID, ErrWillNotPermitted, ErrWillTopic, ErrSessions, ErrTakeover (with the context's error), ErrSessionEnded (purged meanwhile),
 // ErrClosed, the journal's error when an older will cannot be appended, the context's error.
 func (m *Manager) Attach(ctx context.Context, a Attach) (s *Session, present bool, err error) {
 	if a.ClientID == "" || len(a.ClientID) > MaxClientIDBytes {
@@ -33,6 +34,13 @@ func (m *Manager) Attach(ctx context.Context, a Attach) (s *Session, present boo
 	if a.Will != nil && !willPermitted(a.Perm, a.Will.Topic) {
 		m.o.Rejected("will_not_permitted")
 		return nil, false, ErrWillNotPermitted
+	}
+	if a.Will != nil && message.Levels(a.Will.Topic) > m.bounds.Load().MaxLevels {
+		m.o.Rejected(rejectLevels)
+		return nil, false, ErrWillTopic
+	}
+	if a.Owner == "" {
+		a.Owner = OwnerOfClient(a.ClientID)
 	}
 	a.ClientID = strings.Clone(a.ClientID)
 	if err := m.gates.lock(ctx, a.ClientID); err != nil {
@@ -45,9 +53,12 @@ func (m *Manager) Attach(ctx context.Context, a Attach) (s *Session, present boo
 	if err := m.settleWill(&a); err != nil {
 		return nil, false, err
 	}
-	st, present, wait := m.open(&a)
+	st, present, wait, err := m.open(&a)
+	if err != nil {
+		return nil, false, err
+	}
 	if wait {
-		if err := m.writer.wait(ctx); err != nil {
+		if err := m.writer.wait(ctx, m.writer.after); err != nil {
 			st.abandon()
 			return nil, false, err
 		}
@@ -92,16 +103,25 @@ func (m *Manager) evict(ctx context.Context, id string) error {
 }
 
 // open finds the session to resume or makes a new one. wait tells that the connection may only learn of it
-// when the writer has made it durable.
-func (m *Manager) open(a *Attach) (st *state, present, wait bool) {
+// when the writer has made it durable. The error is ErrSessions: what the owner had is untouched then.
+func (m *Manager) open(a *Attach) (st *state, present, wait bool, err error) {
 	expiry := min(a.Expiry, m.bounds.Load().MaxSessionExpiry)
-	if old := m.lookup(a.ClientID); old != nil {
+	old := m.lookup(a.ClientID)
+	if old != nil {
 		old.mu.Lock()
 		if !old.ended && !a.CleanStart && !old.expired(m.now()) {
 			old.setExpiry(expiry)
 			old.unlock()
-			return old, true, false
+			return old, true, false, nil
 		}
+		old.mu.Unlock() // nobody else begins a session under this identifier meanwhile
+	}
+	sh, err := m.place(a, old)
+	if err != nil {
+		return nil, false, false, err
+	}
+	if old != nil {
+		old.mu.Lock()
 		wait = old.saved || old.unsaved
 		old.end(ErrSessionEnded)
 		old.leave()
@@ -109,7 +129,7 @@ func (m *Manager) open(a *Attach) (st *state, present, wait bool) {
 	}
 	now := m.now()
 	st = &state{
-		m: m, id: a.ClientID, vehicle: a.Vehicle, durable: expiry > 0, expiry: expiry,
+		m: m, id: a.ClientID, share: sh, vehicle: a.Vehicle, durable: expiry > 0, expiry: expiry,
 		since: now, endsAt: deadline(now, expiry), floor: m.journal.Last(),
 	}
 	m.mu.Lock()
@@ -120,7 +140,28 @@ func (m *Manager) open(a *Attach) (st *state, present, wait bool) {
 	defer st.unlock()
 	st.changed(true)
 	st.schedule() // should the attach fail, the session expires like any other
-	return st, false, wait || st.durable
+	return st, false, wait || st.durable, nil
+}
+
+// place takes a place for one more session of the owner. The one that it replaces gives its own up right afterwards.
+func (m *Manager) place(a *Attach, old *state) (*share, error) {
+	if a.Vehicle {
+		return nil, nil
+	}
+	limit := m.bounds.Load().MaxOwnerSessions
+	if old != nil {
+		old.mu.Lock()
+		if old.owned() == a.Owner {
+			limit++
+		}
+		old.mu.Unlock()
+	}
+	sh := m.shares.join(a.Owner, limit)
+	if sh == nil {
+		m.reject(rejectSessions, a.Owner)
+		return nil, ErrSessions
+	}
+	return sh, nil
 }
 
 // abandon ends a new session of which its client cannot be told: it must not find it present the next time, with
@@ -143,11 +184,8 @@ func (st *state) setExpiry(expiry time.Duration) {
 		return
 	}
 	st.durable = false
+	st.wipeAll(true)
 	st.forgetDurable()
-	if st.saved {
-		st.wipe = true
-		st.m.writer.mark(st, true)
-	}
 }
 
 // connect binds the connection to the session and begins a new generation.
@@ -170,7 +208,7 @@ func (st *state) connect(a *Attach, resumed bool) (*Session, error) {
 	st.will, st.notAfter = cloneWill(a.Will), millis(a.NotAfter)
 	st.m.timers.set(st, 0)
 	if resumed {
-		st.dropRefused()
+		st.resume(a)
 	}
 	st.changed(resumed)
 	st.tellPresence("")
@@ -178,11 +216,22 @@ func (st *state) connect(a *Attach, resumed bool) (*Session, error) {
 	return &Session{st: st, gen: st.gen}, nil
 }
 
+// resume gives a session that is resumed to the owner of the connection, if it was another's.
+func (st *state) resume(a *Attach) {
+	switch {
+	case a.Vehicle:
+		st.assign(nil)
+	case st.owned() != a.Owner:
+		st.assign(st.m.shares.join(a.Owner, math.MaxInt))
+	}
+	st.dropRefused()
+}
+
 // dropRefused takes away the resumed subscriptions that the client's permissions no longer allow.
 func (st *state) dropRefused() {
-	kept := st.subs[:0:0]
+	kept, levels := st.subs[:0:0], st.m.bounds.Load().MaxLevels
 	for _, sub := range st.subs {
-		if st.perm.Subscribe(sub.Filter) {
+		if st.perm.Subscribe(sub.Filter) && message.Levels(sub.Filter) <= levels {
 			kept = append(kept, sub)
 			continue
 		}
@@ -191,6 +240,7 @@ func (st *state) dropRefused() {
 		}
 		st.m.o.Rejected("subscription_not_permitted")
 	}
+	st.share.unsubscribe(len(st.subs) - len(kept))
 	st.subs = kept
 }
 

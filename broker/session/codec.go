@@ -18,9 +18,10 @@ import (
 // epoch.
 //
 //	meta      "format"   1
-//	          "position" journal epoch, fan-out position, replay position: 8 bytes each, big-endian
+//	          "position" journal epoch, fan-out position, replay position, and up to where the command service has
+//	                     everything: 8 bytes each, big-endian; without the last, it has what is replayed
 //	sessions  client -> the session:
-//	            flags     1 byte    vehicle 0, will 1, will retain 2, will QoS 3-4, never expires 5
+//	            flags     1 byte    vehicle 0, will 1, will retain 2, will QoS 3-4, never expires 5, owner 6
 //	            version   1 byte    4 or 5
 //	            expiry    uvarint   ms
 //	            since     uvarint   ms
@@ -28,6 +29,7 @@ import (
 //	            notAfter  uvarint   ms
 //	            floor     uvarint   journal sequence
 //	            subs      uvarint   count; each: filter text, options byte (as in SUBSCRIBE), identifier uvarint
+//	            with an owner: text
 //	            with a will: due uvarint (ms; 0 while connected), delay uvarint (ms), and a record
 //	queue     client 00 order(8) -> one message:
 //	            flags     1 byte    QoS 0-1, retain 2, came for shared filters 3
@@ -82,6 +84,7 @@ const (
 	flagWill       = 1 << 1
 	flagWillRetain = 1 << 2
 	flagNever      = 1 << 5
+	flagOwner      = 1 << 6
 )
 
 // queueKey is the key of a message of the client.
@@ -171,12 +174,18 @@ func (st *state) encode() []byte {
 			flags |= flagWillRetain
 		}
 	}
+	if st.share != nil {
+		flags |= flagOwner
+	}
 	dst := append(make([]byte, 0, 128), flags, st.version)
 	for _, v := range []uint64{expiry, uint64(st.since), uint64(st.endsAt), uint64(st.notAfter), st.floor, uint64(len(st.subs))} { //nolint:gosec // never negative
 		dst = binary.AppendUvarint(dst, v)
 	}
 	for i := range st.subs {
 		dst = st.subs[i].append(dst)
+	}
+	if st.share != nil {
+		dst = field.AppendBytes(dst, string(st.share.owner))
 	}
 	if w := st.will; w != nil {
 		dst = binary.AppendUvarint(dst, uint64(st.willAt))              //nolint:gosec // never negative
@@ -199,8 +208,8 @@ func (s *Subscription) append(dst []byte) []byte {
 	return binary.AppendUvarint(dst, uint64(s.ID))
 }
 
-// decode fills a session that has been loaded. Subscriptions come in order, as they were written.
-func (st *state) decode(b []byte, dec *message.Decoder) error {
+// decode fills a session that has been loaded, and tells its owner. Subscriptions come in order, as they were written.
+func (st *state) decode(b []byte, dec *message.Decoder) (owner Owner, err error) {
 	r := field.Reader{B: b}
 	flags := r.Byte()
 	st.version, st.vehicle = r.Byte(), flags&flagVehicle != 0
@@ -215,19 +224,23 @@ func (st *state) decode(b []byte, dec *message.Decoder) error {
 	for ; n > 0; n-- {
 		st.subs = append(st.subs, subscription(&r))
 	}
+	owner = OwnerOfClient(st.id)
+	if flags&flagOwner != 0 {
+		owner = Owner(r.Bytes())
+	}
 	if flags&flagWill != 0 {
 		st.willAt = int64(r.Uvarint())                                   //nolint:gosec // written from int64
 		w := &Will{Delay: time.Duration(r.Uvarint()) * time.Millisecond} //nolint:gosec // as above
 		var rec message.Record
 		if err := record(&r, dec, &rec); err != nil {
-			return err
+			return "", err
 		}
 		rec = rec.Clone()
 		w.Topic, w.Payload, w.Props = rec.Topic, rec.Payload, rec.Props
 		w.QoS, w.Retain = flags>>3&3, flags&flagWillRetain != 0
 		st.will = w
 	}
-	return whole(&r)
+	return owner, whole(&r)
 }
 
 func subscription(r *field.Reader) Subscription {
@@ -277,9 +290,13 @@ func (b *batch) write(tx *statefile.Tx, epoch uint64) error {
 			return err
 		}
 	}
+	if !b.last {
+		return nil
+	}
 	position := binary.BigEndian.AppendUint64(nil, epoch)
-	position = binary.BigEndian.AppendUint64(position, b.position)
-	position = binary.BigEndian.AppendUint64(position, b.replay)
+	for _, seq := range []uint64{b.mark.fanned, b.mark.replay, b.mark.settled} {
+		position = binary.BigEndian.AppendUint64(position, seq)
+	}
 	return root.Bucket(bucketMeta.name()).Put(positionKey(), position)
 }
 

@@ -26,11 +26,18 @@ func TestSessionRecord(t *testing.T) {
 	t.Parallel()
 	for name, st := range map[string]*state{
 		"full": sampleState(), "never ends": {version: 4, expiry: MaxExpiry, subs: []Subscription{}},
+		"a service's": {version: 5, subs: []Subscription{}, id: "svc/1", share: &share{owner: "svc"}},
+		"of before":   {version: 5, subs: []Subscription{}, id: "svc/1"},
 	} {
-		var got state
-		if err := got.decode(st.encode(), &message.Decoder{}); err != nil {
+		got := state{id: st.id}
+		owner, err := got.decode(st.encode(), &message.Decoder{})
+		if err != nil {
 			t.Fatal(err)
 		}
+		if owner != OwnerOfClient(st.id) {
+			t.Errorf("%s: owner %q", name, owner)
+		}
+		got.share = st.share
 		if st.will != nil {
 			st.will.Props.Correlation, got.will.Props.Correlation = nil, nil
 		}
@@ -49,7 +56,7 @@ func FuzzValues(f *testing.F) {
 	f.Add([]byte{0, 7, 0x80})
 	f.Fuzz(func(t *testing.T, b []byte) {
 		var dec message.Decoder
-		_ = new(state).decode(b, &dec)
+		_, _ = new(state).decode(b, &dec)
 		_, _ = decodeEntry(b, &dec)
 		_, _ = decodeIncoming(b, 100)
 		_ = new(entry).restoreInflight(b, b)

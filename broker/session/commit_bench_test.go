@@ -24,7 +24,7 @@ func BenchmarkCommit(b *testing.B) {
 		return queueKey("LTEST"+string(binary.BigEndian.AppendUint32(nil, uint32(n*2654435761)%1000)), n) //nolint:gosec // any client
 	}
 	commit := func(from, n uint64) {
-		batch := &batch{position: from}
+		batch := &batch{last: true, mark: mark{fanned: from}}
 		for i := from; i < from+n; i++ {
 			batch.put(bucketQueue, key(i), make([]byte, 300, 364)) // as much room as entry.encode leaves
 			if i >= held {

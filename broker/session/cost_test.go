@@ -135,7 +135,7 @@ type listIndex struct {
 	match   Matched
 }
 
-func (x *listIndex) Subscribe(client string, sub Subscription) {
+func (x *listIndex) Subscribe(client string, sub Subscription, _ uint64) {
 	x.clients, x.match.QoS = append(x.clients, client), sub.QoS
 }
 func (x *listIndex) Unsubscribe(string, string) {}
@@ -143,9 +143,12 @@ func (x *listIndex) Count() int                 { return len(x.clients) }
 func (x *listIndex) Member(string, string) (string, Subscription, bool) {
 	return "", Subscription{}, false
 }
-func (x *listIndex) Retain(*message.Record)                 {}
-func (x *listIndex) Retained(string, func(*message.Record)) {}
-func (x *listIndex) Match(_, _ string, fn func(client string, m Matched)) {
+func (x *listIndex) Retain(*message.Record) {}
+func (x *listIndex) Retained(string, *RetainedAt, int, func(*message.Record)) bool {
+	return false
+}
+
+func (x *listIndex) Match(_ *message.Record, fn func(client string, m Matched)) {
 	for _, c := range x.clients {
 		fn(c, x.match)
 	}

@@ -206,7 +206,9 @@ func TestBounds(t *testing.T) {
 	}{
 		"messages":     {func(o *Options) { o.MaxQueuedMessages = 3 }, "abc", dropQueueMessages},
 		"bytes":        {func(o *Options) { o.MaxQueuedBytes = 3 * size }, "abc", dropQueueBytes},
-		"total":        {func(o *Options) { o.MaxTotalBytes = 2 * size }, "ab", dropTotalBytes},
+		"subject":      {func(o *Options) { o.MaxOwnerBytes = 2 * size }, "ab", dropOwnerBytes},
+		"total":        {func(o *Options) { o.MaxTotalBytes = 8 * size }, "abc", dropTotalBytes}, // half of what commands leave
+		"disk":         {func(o *Options) { o.DiskShort = func() bool { return true } }, "", dropStateFull},
 		"drop oldest":  {func(o *Options) { o.MaxQueuedMessages, o.Overflow = 3, DropOldest }, "ade", dropOldest},
 		"within bound": {func(o *Options) {}, "abcde", ""},
 	} {

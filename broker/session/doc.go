@@ -10,7 +10,7 @@
 //
 //   - A message of QoS 1 or 2 that was fanned out to a session which outlives its connection is sent
 //     until the client acknowledges it, the message or the session expires, or a bound that is counted
-//     drops it. It survives kill -9: the queues and the fan-out position are written in one transaction.
+//     drops it. It survives kill -9: the fan-out position is written with the last of what is in the queues.
 //   - Messages of one session leave in the order in which they were given, urgent ones first. A resume repeats what was in
 //     flight, in order, with DUP and the same packet identifiers.
 //   - Towards a session that outlives its connection QoS 2 is exactly once also across kill -9.
@@ -23,10 +23,11 @@
 //     than 1 KB and no goroutine.
 //
 // State is in one bucket of the gateway's bbolt file (see codec.go for its format), written by one
-// goroutine that commits everything that became due since its last commit in one transaction.
+// goroutine in small transactions: see writer.
 //
 // Lock order, outermost first: the attach gate of a client identifier, Manager.fanMu, state.mu, then
-// leaves that call nothing: Manager.mu, the writer's, the timers' and the Index's own lock. Callbacks
+// leaves that call nothing: Manager.mu, the writer's, the timers', the shares', the retained messages' and the Index's own
+// lock. Callbacks
 // (done functions, Delivery and Manager hooks) run with no lock held.
 //
 // Users: broker attaches connections and runs the fan-out loop; broker/command delivers through it; the

@@ -73,12 +73,16 @@ type testIndex struct {
 
 	mu       sync.RWMutex
 	subs     map[string]map[string]Subscription // client, filter
+	since    map[string]uint64                  // by client and filter
 	retained map[string]*message.Record
 }
 
-func (x *testIndex) Subscribe(client string, sub Subscription) {
+func (x *testIndex) Subscribe(client string, sub Subscription, since uint64) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
+	if _, known := x.subs[client][sub.Filter]; !known {
+		x.since[client+"\x00"+sub.Filter] = since
+	}
 	if x.subs[client] == nil {
 		x.subs[client] = map[string]Subscription{}
 	}
@@ -101,7 +105,7 @@ func (x *testIndex) Count() int {
 	return n
 }
 
-func (x *testIndex) Match(topic, publisher string, fn func(string, Matched)) {
+func (x *testIndex) Match(rec *message.Record, fn func(string, Matched)) {
 	x.mu.RLock()
 	defer x.mu.RUnlock()
 	merged := map[string]*Matched{}
@@ -110,8 +114,8 @@ func (x *testIndex) Match(topic, publisher string, fn func(string, Matched)) {
 		for filter, sub := range subs {
 			_, plain, shared := message.SplitShare(filter)
 			switch {
-			case !message.Match(plain, topic):
-			case sub.NoLocal && client == publisher:
+			case !message.Match(plain, rec.Topic), rec.Seq <= x.since[client+"\x00"+filter]:
+			case sub.NoLocal && client == rec.Client:
 			case !shared:
 				merge(merged, client, sub)
 			default:
@@ -189,7 +193,7 @@ func (x *testIndex) Retain(msg *message.Record) {
 	x.retained[msg.Topic] = msg
 }
 
-func (x *testIndex) Retained(filter string, fn func(*message.Record)) {
+func (x *testIndex) Retained(filter string, _ *RetainedAt, _ int, fn func(*message.Record)) (more bool) {
 	x.mu.RLock()
 	defer x.mu.RUnlock()
 	for topic, msg := range x.retained {
@@ -197,4 +201,5 @@ func (x *testIndex) Retained(filter string, fn func(*message.Record)) {
 			fn(msg)
 		}
 	}
+	return false
 }

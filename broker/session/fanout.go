@@ -23,38 +23,10 @@ func (m *Manager) collectTarget(client string, match Matched) {
 // called in journal order by the fan-out loop alone, never waits for a client or the disk, and copies what
 // it keeps of rec. Records up to the position that it has reached are passed over, as are other kinds.
 func (m *Manager) Fanout(rec *message.Record) {
-	for _, st := range m.fanout(rec) {
-		st.mu.Lock()
-		st.unlock()
+	if !m.beginFanout(rec) {
+		return
 	}
-}
-
-// fanout does it under fanMu, and returns the sessions whose callbacks are due.
-func (m *Manager) fanout(rec *message.Record) (late []*state) {
-	m.fanMu.Lock()
-	defer m.fanMu.Unlock()
-	if rec.Seq <= m.fanned {
-		return nil
-	}
-	defer m.tellCaughtUp()
-	m.fanned = rec.Seq
-	if rec.Kind != message.KindPublish {
-		return nil
-	}
-	if at, ok := rec.ExpiresAt(); ok && at.UnixMilli() <= m.now() {
-		m.metrics.dropped.WithLabelValues(dropExpired).Inc()
-		if rec.Retain {
-			m.unretain(rec.Topic) // it has replaced what was there
-		}
-		return nil
-	}
-	if rec.Retain {
-		m.retain(rec)
-	}
-	if m.index.Count() == 0 {
-		return nil
-	}
-	m.index.Match(rec.Topic, rec.Client, m.collect)
+	m.index.Match(rec, m.collect)
 	var shared *body
 	for i := range m.targets {
 		st := m.lookup(m.targets[i].client)
@@ -63,12 +35,45 @@ func (m *Manager) fanout(rec *message.Record) (late []*state) {
 		}
 		var due bool
 		if shared, due = st.offer(rec, &m.targets[i].m, shared); due {
-			late = append(late, st)
+			st.mu.Lock()
+			st.unlock()
 		}
 	}
 	clear(m.targets)
 	m.targets = m.targets[:0]
-	return late
+	m.fanMu.Lock()
+	m.under = 0
+	m.fanMu.Unlock()
+}
+
+// beginFanout notes that a record is under way, and keeps it if it is a retained one. From then on it is one that
+// came before any new subscription, which finds it retained. False: nobody is to get it.
+func (m *Manager) beginFanout(rec *message.Record) bool {
+	m.fanMu.Lock()
+	defer m.fanMu.Unlock()
+	if rec.Seq <= m.fanned {
+		return false
+	}
+	defer m.tellCaughtUp()
+	m.fanned = rec.Seq
+	if rec.Kind != message.KindPublish {
+		return false
+	}
+	if at, ok := rec.ExpiresAt(); ok && at.UnixMilli() <= m.now() {
+		m.metrics.dropped.WithLabelValues(dropExpired).Inc()
+		if rec.Retain {
+			m.unretain(rec.Topic, rec.Seq) // it has replaced what was there
+		}
+		return false
+	}
+	if rec.Retain {
+		m.retain(rec)
+	}
+	if m.index.Count() == 0 {
+		return false
+	}
+	m.under = rec.Seq
+	return true
 }
 
 // Advance notes that every record up to seq has been fanned out or needs none.
@@ -112,20 +117,26 @@ func (m *Manager) tellCaughtUp() {
 	}
 }
 
-// Settle notes that what the fan-out loop gives to others than the manager is durable up to seq, so that a
-// start-up need not read it again. The journal is needed from the lower of the two on; see ReplayFrom.
+// Settle keeps up to where the command service has everything that the journal holds, so that a start-up need not read
+// it again: see SettledFrom. The manager makes nothing of it, but has the place to keep it.
 func (m *Manager) Settle(seq uint64) {
 	m.fanMu.Lock()
 	m.settled = max(m.settled, seq)
 	m.fanMu.Unlock()
 }
 
-// Checkpoint is Advance and Settle, and returns when the position is durable together with the queues. The
-// error is ErrClosed.
+// SettledFrom is the first sequence that the command service would have to be given again if the process started now.
+func (m *Manager) SettledFrom() uint64 { return m.settledTo.Load() + 1 }
+
+// Checkpoint is Advance, and returns when the position is durable together with the queues. The error is ErrClosed.
 func (m *Manager) Checkpoint(seq uint64) error {
 	m.Advance(seq)
-	m.Settle(seq)
-	return m.writer.wait(m.closed)
+	return m.writer.wait(m.closed, m.writer.afterAll)
+}
+
+// marked is up to where records are in the state file.
+func (m *Manager) marked() mark {
+	return mark{fanned: m.position.Load(), replay: m.replayed.Load(), settled: m.settledTo.Load()}
 }
 
 // Wanted calls read with whether any subscription is in the index, so that the fan-out loop may pass over

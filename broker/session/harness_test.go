@@ -35,6 +35,7 @@ type env struct {
 	index   *testIndex
 	journal *memJournal
 	m       *Manager
+	wrap    func(DB) DB // if not nil, stands before the state file
 }
 
 func newEnv(t *testing.T, change ...func(*Options)) *env {
@@ -55,8 +56,11 @@ func (e *env) open() {
 	if err != nil {
 		e.t.Fatal(err)
 	}
-	e.db, e.index = db, &testIndex{subs: map[string]map[string]Subscription{}, retained: map[string]*message.Record{}}
+	e.db, e.index = db, &testIndex{subs: map[string]map[string]Subscription{}, since: map[string]uint64{}, retained: map[string]*message.Record{}}
 	e.o.DB, e.o.Index, e.o.Journal = db, e.index, e.journal
+	if e.wrap != nil {
+		e.o.DB = e.wrap(db)
+	}
 	if e.m, err = Open(e.o); err != nil {
 		e.t.Fatal(err)
 	}

@@ -395,7 +395,7 @@ func TestTakeoversAreSerialised(t *testing.T) {
 	for range 8 {
 		wg.Go(func() {
 			for range 20 {
-				c, _ := e.attach("V", vehicle)
+				c, _ := e.attach("V", vehicle, func(a *Attach) { a.Conn.(*conn).keep = true })
 				n := holders.Add(1)
 				if n > 1 {
 					most.Store(n)

@@ -3,6 +3,8 @@ package session
 import (
 	"encoding/binary"
 	"fmt"
+	"math"
+	"slices"
 
 	"cellgate/broker/message"
 	"cellgate/broker/statefile"
@@ -82,19 +84,24 @@ func JournalKnown(db *statefile.DB) (epoch, last uint64, err error) {
 		if v == nil {
 			return nil
 		}
-		epoch, last, _, err = decodePosition(v)
+		var at mark
+		epoch, at, err = decodePosition(v)
+		last = max(at.fanned, at.settled)
 		return err
 	})
 	return epoch, last, err
 }
 
-// decodePosition takes apart what write has put: the journal's epoch, and up to where messages are in the
-// sessions, and sessions settled.
-func decodePosition(v []byte) (epoch, fanned, settled uint64, err error) {
-	if len(v) != 24 {
-		return 0, 0, 0, fmt.Errorf("%w: position of %d bytes", ErrFormat, len(v))
+// decodePosition takes apart what write has put: the journal's epoch, and up to where its records are.
+func decodePosition(v []byte) (epoch uint64, at mark, err error) {
+	if len(v) != 24 && len(v) != 32 {
+		return 0, mark{}, fmt.Errorf("%w: position of %d bytes", ErrFormat, len(v))
 	}
-	return binary.BigEndian.Uint64(v), binary.BigEndian.Uint64(v[8:]), binary.BigEndian.Uint64(v[16:]), nil
+	at = mark{fanned: binary.BigEndian.Uint64(v[8:]), replay: binary.BigEndian.Uint64(v[16:])}
+	if at.settled = at.replay; len(v) == 32 {
+		at.settled = binary.BigEndian.Uint64(v[24:])
+	}
+	return binary.BigEndian.Uint64(v), at, nil
 }
 
 // position reads where the fan-out was. Under another journal it begins anew, at that journal's beginning.
@@ -105,7 +112,7 @@ func (l *loader) position() error {
 		l.journal = true
 		return nil
 	}
-	epoch, fanned, settled, err := decodePosition(v)
+	epoch, at, err := decodePosition(v)
 	if err != nil {
 		return err
 	}
@@ -115,10 +122,11 @@ func (l *loader) position() error {
 		return nil
 	}
 	l.journal = true
-	m.fanned = min(fanned, l.last)
-	m.settled = min(settled, m.fanned)
+	m.fanned = min(at.fanned, l.last)
+	m.settled = min(at.settled, l.last)
 	m.position.Store(m.fanned)
-	m.replayed.Store(m.settled)
+	m.replayed.Store(min(at.replay, m.fanned))
+	m.settledTo.Store(m.settled)
 	return nil
 }
 
@@ -130,8 +138,12 @@ func (l *loader) each(b bucket, fn func(k, v []byte) error) error {
 func (l *loader) sessions() error {
 	return l.each(bucketSessions, func(k, v []byte) error {
 		st := &state{m: l.m, id: string(k), durable: true, saved: true}
-		if err := st.decode(v, &l.dec); err != nil {
+		owner, err := st.decode(v, &l.dec)
+		if err != nil {
 			return fmt.Errorf("session %q: %w", k, err)
+		}
+		if !st.vehicle {
+			st.assign(l.m.shares.join(owner, math.MaxInt))
 		}
 		st.floor = min(st.floor, l.last) // the journal may have lost its tail
 		if !l.journal {
@@ -183,7 +195,7 @@ func (st *state) restoreEntry(e *entry) {
 	f, size := st.flow, e.body.size()
 	f.order = e.order
 	f.bytes += size
-	st.m.account(1, size)
+	st.account(1, size)
 	if e.stage == waiting {
 		f.waiting.push(e)
 		if at := e.body.expires; at != 0 && (f.expiring == 0 || at < f.expiring) {
@@ -225,7 +237,7 @@ func (l *loader) retained() error {
 			m.retained.dirty[rec.Topic] = nil
 			return nil
 		}
-		m.keepRetained(&rec, int64(entryOverhead+len(rec.Topic)+len(rec.Payload)))
+		m.keepRetained(&rec)
 		return nil
 	})
 }
@@ -235,9 +247,10 @@ func (l *loader) retained() error {
 func (l *loader) restore(st *state) {
 	m := l.m
 	m.metrics.sessions.Inc()
+	l.dropDeep(st)
 	for _, sub := range st.subs {
 		if _, plain, _ := message.SplitShare(sub.Filter); !st.own(plain) {
-			m.index.Subscribe(st.id, sub)
+			m.index.Subscribe(st.id, sub, 0)
 		}
 	}
 	if st.endsAt == 0 && st.expiry != MaxExpiry {
@@ -250,4 +263,20 @@ func (l *loader) restore(st *state) {
 		st.changed(false)
 	}
 	st.schedule()
+}
+
+// dropDeep takes filters away that have more levels than a filter may have.
+func (l *loader) dropDeep(st *state) {
+	levels, before := l.m.bounds.Load().MaxLevels, len(st.subs)
+	st.subs = slices.DeleteFunc(st.subs, func(s Subscription) bool { return message.Levels(s.Filter) > levels })
+	gone := before - len(st.subs)
+	if gone == 0 {
+		return
+	}
+	st.share.unsubscribe(gone)
+	st.changed(false)
+	for range gone {
+		l.m.o.Rejected(rejectLevels)
+	}
+	l.m.log.Warn("stored subscriptions have too many levels and are dropped", "client", st.id, "subscriptions", gone, "max_levels", levels)
 }

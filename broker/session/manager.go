@@ -14,6 +14,11 @@ const (
 	defaultQueuedMessages = 1000
 	defaultQueuedBytes    = 4 << 20
 	defaultTotalBytes     = 256 << 20
+	defaultOwnerSessions  = 100
+	defaultOwnerSubs      = 1000
+	defaultOwnerBytes     = 32 << 20
+	defaultOwnerRetained  = 100
+	defaultLevels         = 32
 	defaultSubscriptions  = 1000
 	defaultInflight       = 256
 	defaultAliases        = 64
@@ -40,9 +45,12 @@ type Manager struct {
 	onPresence func(Presence)
 
 	bounds     atomic.Pointer[Bounds]
+	shares     shares
+	shortages  shortages
 	totalBytes atomic.Int64  // of all queues
 	position   atomic.Uint64 // durable
 	replayed   atomic.Uint64 // durable; a start-up reads the journal behind it
+	settledTo  atomic.Uint64 // durable
 
 	closing context.CancelFunc
 	closed  context.Context
@@ -51,16 +59,20 @@ type Manager struct {
 	mu       sync.RWMutex
 	sessions map[string]*state
 
-	// fanMu makes the fan-out of one record, and what a new subscription finds retained, atomic towards the
-	// writer's cut and towards each other.
+	// fanMu orders the records that are fanned out, new subscriptions, what these find retained, and the writer's
+	// cuts. All clients need it: nobody holds it for longer than a bounded few steps take, however many subscribers,
+	// filters or retained messages there are.
 	fanMu    sync.Mutex
-	fanned   uint64        // every record up to here is in the queues
+	fanned   uint64        // every record up to here is in the queues, but for under
+	under    uint64        // the record that is being given to its subscribers; 0 none
 	caughtUp chan struct{} // closed when fanned reaches awaited; nil while nobody waits
 	awaited  uint64
-	settled  uint64 // and up to here with the other users of the fan-out loop, see Settle
-	targets  []target
-	collect  func(client string, m Matched)
+	settled  uint64 // see Settle
 	retained retained
+
+	// Of the fan-out loop.
+	targets []target
+	collect func(client string, m Matched)
 }
 
 // Open loads the sessions of the state file and restores their subscriptions, and the retained messages,
@@ -78,6 +90,8 @@ func Open(o Options) (*Manager, error) {
 	m.bounds.Store(&o.Bounds)
 	m.closed, m.closing = context.WithCancel(context.Background())
 	m.gates.busy = make(map[string]*gate)
+	m.shares.byOwner = make(map[Owner]*share)
+	m.shortages.last = make(map[string]Shortage)
 	m.collect = m.collectTarget
 	m.retained.init()
 	m.writer = newWriter(m)
@@ -94,6 +108,11 @@ func (b *Bounds) setDefaults() {
 	def(&b.MaxQueuedMessages, defaultQueuedMessages)
 	def(&b.MaxQueuedBytes, defaultQueuedBytes)
 	def(&b.MaxTotalBytes, defaultTotalBytes)
+	def(&b.MaxOwnerSessions, defaultOwnerSessions)
+	def(&b.MaxOwnerSubscriptions, defaultOwnerSubs)
+	def(&b.MaxOwnerBytes, defaultOwnerBytes)
+	def(&b.MaxOwnerRetained, defaultOwnerRetained)
+	def(&b.MaxLevels, defaultLevels)
 	def(&b.MaxSubscriptions, defaultSubscriptions)
 	def(&b.MaxInflight, defaultInflight)
 	def(&b.MaxAliases, defaultAliases)
@@ -121,6 +140,9 @@ func (o *Options) setDefaults() {
 	if o.Metrics == nil {
 		o.Metrics = NewMetrics(nil)
 	}
+	if o.DiskShort == nil {
+		o.DiskShort = func() bool { return false }
+	}
 	if o.Rejected == nil {
 		o.Rejected = func(string) {}
 	}
@@ -135,7 +157,7 @@ func def[T int | int64 | time.Duration](v *T, d T) {
 // Close writes what is not written yet and stops the manager's goroutines. Connections are to be detached
 // before. The error tells that the last changes could not be written before ctx ended.
 func (m *Manager) Close(ctx context.Context) error {
-	err := m.writer.wait(ctx)
+	err := m.writer.wait(ctx, m.writer.afterAll)
 	m.closing()
 	m.wg.Wait()
 	return err

@@ -7,6 +7,8 @@ const (
 	dropQueueMessages = "queue_messages" // Options.MaxQueuedMessages
 	dropQueueBytes    = "queue_bytes"    // Options.MaxQueuedBytes
 	dropTotalBytes    = "total_bytes"    // Options.MaxTotalBytes
+	dropOwnerBytes    = "subject_bytes"  // Options.MaxOwnerBytes
+	dropStateFull     = "state_full"     // Options.DiskShort
 	dropOldest        = "queue_oldest"   // gave way to a newer one
 	dropExpired       = "expired"
 	dropNotPermitted  = "not_permitted"
@@ -17,40 +19,51 @@ const (
 	dropRetained      = "retained_full" // Options.MaxRetained or MaxRetainedBytes
 )
 
+// Why a request was refused: label reason of rejected_total.
+const (
+	rejectSessions      = "subject_sessions"      // Options.MaxOwnerSessions
+	rejectSubscriptions = "subject_subscriptions" // Options.MaxOwnerSubscriptions
+	rejectLevels        = "topic_levels"          // Options.MaxLevels
+	rejectRetained      = "retained_full"         // Options.MaxRetained or MaxRetainedBytes
+	rejectRetainedShare = "retained_share"        // Options.MaxOwnerRetained, or the bytes that go with it
+)
+
 // Metrics count what the sessions do.
 type Metrics struct {
-	sessions, connected           prometheus.Gauge
-	queued, queuedBytes, retained prometheus.Gauge
-	fanned, directed, acked       prometheus.Counter
-	takeovers, expired            prometheus.Counter
-	dropped, wills                *prometheus.CounterVec
-	commits                       prometheus.Histogram
-	commitErrors                  prometheus.Counter
+	sessions, connected     prometheus.Gauge
+	queued, queuedBytes     prometheus.Gauge
+	retained, retainedBytes prometheus.Gauge
+	fanned, directed, acked prometheus.Counter
+	takeovers, expired      prometheus.Counter
+	dropped, wills          *prometheus.CounterVec
+	commits                 prometheus.Histogram
+	commitErrors            prometheus.Counter
 }
 
 // NewMetrics makes the metrics and registers them with reg, which may be nil.
 func NewMetrics(reg prometheus.Registerer) *Metrics {
 	m := &Metrics{
-		sessions:     gauge("sessions", "Sessions, connected or not."),
-		connected:    gauge("sessions_connected", "Sessions with a connection."),
-		queued:       gauge("session_queued_messages", "Messages towards clients, waiting or unacknowledged."),
-		queuedBytes:  gauge("session_queued_bytes", "Memory that these messages are accounted for."),
-		retained:     gauge("retained_messages", "Retained messages."),
-		fanned:       counter("session_fanned_total", "Copies of messages given to subscribers."),
-		directed:     counter("session_directed_total", "Messages directed to one client: commands and notices."),
-		acked:        counter("session_acked_total", "Messages of QoS 1 and 2 that clients acknowledged."),
-		takeovers:    counter("session_takeovers_total", "Connections ended by a newer one of the same client."),
-		expired:      counter("sessions_expired_total", "Sessions that outlived their expiry."),
-		dropped:      counters("session_dropped_total", "Messages towards clients that were dropped.", "reason"),
-		wills:        counters("wills_total", "Wills that were due.", "result"),
-		commitErrors: counter("session_commit_errors_total", "Failed commits of session state, each repeated."),
+		sessions:      gauge("sessions", "Sessions, connected or not."),
+		connected:     gauge("sessions_connected", "Sessions with a connection."),
+		queued:        gauge("session_queued_messages", "Messages towards clients, waiting or unacknowledged."),
+		queuedBytes:   gauge("session_queued_bytes", "Memory that these messages are accounted for."),
+		retained:      gauge("retained_messages", "Retained messages, with those on their way from the journal."),
+		retainedBytes: gauge("retained_bytes", "Memory that they are accounted for."),
+		fanned:        counter("session_fanned_total", "Copies of messages given to subscribers."),
+		directed:      counter("session_directed_total", "Messages directed to one client: commands and notices."),
+		acked:         counter("session_acked_total", "Messages of QoS 1 and 2 that clients acknowledged."),
+		takeovers:     counter("session_takeovers_total", "Connections ended by a newer one of the same client."),
+		expired:       counter("sessions_expired_total", "Sessions that outlived their expiry."),
+		dropped:       counters("session_dropped_total", "Messages towards clients that were dropped.", "reason"),
+		wills:         counters("wills_total", "Wills that were due.", "result"),
+		commitErrors:  counter("session_commit_errors_total", "Failed commits of session state, each repeated."),
 		commits: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name: "session_commit_seconds", Help: "Duration of the commits of session state.",
 			Buckets: prometheus.ExponentialBuckets(0.0005, 2, 14),
 		}),
 	}
 	if reg != nil {
-		reg.MustRegister(m.sessions, m.connected, m.queued, m.queuedBytes, m.retained, m.fanned, m.directed, m.acked,
+		reg.MustRegister(m.sessions, m.connected, m.queued, m.queuedBytes, m.retained, m.retainedBytes, m.fanned, m.directed, m.acked,
 			m.takeovers, m.expired, m.dropped, m.wills, m.commits, m.commitErrors)
 	}
 	return m

@@ -28,8 +28,14 @@ func (b *body) size() int64 {
 	return int64(n)
 }
 
+// newBody copies a record.
 func newBody(r *message.Record) *body {
 	c := r.Clone()
+	return bodyOf(&c)
+}
+
+// bodyOf takes a record over that does not change any more.
+func bodyOf(c *message.Record) *body {
 	b := &body{topic: c.Topic, payload: c.Payload, props: c.Props, seq: c.Seq, qos: c.QoS, retain: c.Retain}
 	if at, ok := c.ExpiresAt(); ok {
 		b.expires = at.UnixMilli()
@@ -67,7 +73,7 @@ type entry struct {
 
 	durable   bool // to be kept in the state file
 	persisted bool // in the state file, or will be before any later batch is written
-	dirty     bool // in flow.dirty
+	dirty     bool // in flow.dirty or flow.moved
 	gone      bool // out of the queue
 }
 
@@ -89,6 +95,7 @@ type flow struct {
 	expiring int64
 
 	dirty   []*entry // to be written
+	moved   []*entry // in the state file, and further than that knows
 	removed []uint64 // orders to be removed from the state file
 
 	aliases map[string]uint16 // topic aliases that the client knows on this connection
@@ -149,8 +156,8 @@ func (st *state) enqueue(e *entry) error {
 		st.flow = &flow{}
 	}
 	f, size := st.flow, e.body.size()
-	if reason := st.fullFor(f, size); reason != "" {
-		st.m.metrics.dropped.WithLabelValues(reason).Inc()
+	if reason := st.fullFor(f, e, size); reason != "" {
+		st.drop(reason)
 		return ErrQueueFull
 	}
 	f.order++
@@ -161,7 +168,7 @@ func (st *state) enqueue(e *entry) error {
 		f.waiting.push(e)
 	}
 	f.bytes += size
-	st.m.account(1, size)
+	st.account(1, size)
 	if at := e.body.expires; at != 0 && (f.expiring == 0 || at < f.expiring) {
 		f.expiring = at
 	}
@@ -173,32 +180,42 @@ func (st *state) enqueue(e *entry) error {
 }
 
 // fullFor makes room if the policy and the clock allow, and tells which bound stands in the way.
-func (st *state) fullFor(f *flow, size int64) string {
-	bound := st.overBound(f, size)
+func (st *state) fullFor(f *flow, e *entry, size int64) string {
+	bound := st.overBound(f, e, size)
 	if bound == "" {
 		return ""
 	}
 	if now := st.m.now(); f.expiring != 0 && f.expiring <= now {
 		st.dropExpired(f, now)
-		bound = st.overBound(f, size)
+		bound = st.overBound(f, e, size)
 	}
 	if st.m.bounds.Load().Overflow == DropOldest {
-		for bound != "" && f.waiting.len() > 0 {
+		for bound != "" && bound != dropStateFull && f.waiting.len() > 0 {
 			st.discard(f, f.waiting.pop(), dropOldest, ErrQueueFull)
-			bound = st.overBound(f, size)
+			bound = st.overBound(f, e, size)
 		}
 	}
 	return bound
 }
 
-func (st *state) overBound(f *flow, size int64) string {
-	o := st.m.bounds.Load()
+// overBound tells which bound a message exceeds. One that is directed to this client, a command, has room that copies for
+// subscribers cannot take: a part of what all queues may hold, and the state file while the disk is short.
+func (st *state) overBound(f *flow, e *entry, size int64) string {
+	o, total := st.m.bounds.Load(), st.m.totalBytes.Load()
 	switch {
 	case f.len() >= o.MaxQueuedMessages:
 		return dropQueueMessages
 	case f.bytes+size > o.MaxQueuedBytes:
 		return dropQueueBytes
-	case st.m.totalBytes.Load()+size > o.MaxTotalBytes:
+	case e.d != nil && total+size > o.MaxTotalBytes:
+		return dropTotalBytes
+	case e.d != nil:
+		return ""
+	case e.durable && st.m.o.DiskShort():
+		return dropStateFull
+	case st.share != nil:
+		return st.share.overBound(o, o.forSubscribers()-total, size)
+	case total+size > o.forSubscribers():
 		return dropTotalBytes
 	}
 	return ""
@@ -234,7 +251,7 @@ func (st *state) discard(f *flow, e *entry, reason string, err error) {
 func (st *state) settle(f *flow, e *entry) {
 	size := e.body.size()
 	f.bytes -= size
-	st.m.account(-1, -size)
+	st.account(-1, -size)
 	e.gone = true
 	switch {
 	case e.persisted:
@@ -263,13 +280,16 @@ func (f *flow) cut(i int) *entry {
 
 // save notes that an entry must be written; urgent when the client waits for it.
 func (st *state) save(e *entry, urgent bool) {
-	f := st.flow
-	if !e.dirty {
+	if f := st.flow; !e.dirty {
 		e.dirty = true
-		if len(f.dirty) > 2*f.len()+64 {
-			f.dirty = slices.DeleteFunc(f.dirty, func(e *entry) bool { return e.gone })
+		list := &f.dirty
+		if e.persisted {
+			list = &f.moved
 		}
-		f.dirty = append(f.dirty, e)
+		if len(*list) > 2*f.len()+64 {
+			*list = slices.DeleteFunc(*list, func(e *entry) bool { return e.gone })
+		}
+		*list = append(*list, e)
 	}
 	st.m.writer.mark(st, urgent)
 }
@@ -307,7 +327,7 @@ func (st *state) forgetDurable() {
 	for _, e := range f.waiting.list[f.waiting.head:] {
 		e.durable, e.persisted = false, false
 	}
-	f.dirty, f.removed = nil, nil
+	f.dirty, f.moved, f.removed = nil, nil, nil
 }
 
 // rewind makes everything in flight due again, for the next connection, and forgets what does not outlive a
@@ -339,9 +359,13 @@ func (st *state) rest() {
 	}
 }
 
-// account keeps the sums over all sessions.
-func (m *Manager) account(messages, bytes int64) {
+// account keeps the sums over all sessions, and over those of the owner.
+func (st *state) account(messages, bytes int64) {
+	m := st.m
 	m.totalBytes.Add(bytes)
+	if st.share != nil {
+		st.share.bytes.Add(bytes)
+	}
 	m.metrics.queued.Add(float64(messages))
 	m.metrics.queuedBytes.Add(float64(bytes))
 }

@@ -1,97 +1,373 @@
 package session
 
-import "cellgate/broker/message"
+import (
+	"container/heap"
+	"strings"
+	"sync"
 
-// retained is the account of the retained messages, whose contents the Index holds. Manager.fanMu guards it.
+	"cellgate/broker/message"
+)
+
+// retained is the account of the retained messages, whose contents the Index holds.
+//
+// Whether there is room is decided before a message is journaled, by ClaimRetained, so that one that is acknowledged is
+// kept. Until the fan-out has it, its claim stands in the account for what is kept.
 type retained struct {
-	topics map[string]retainedInfo
-	bytes  int64
-	// dirty are the changes that the writer has not taken yet; nil removes.
+	// dirty are the changes that the writer has not taken yet; nil removes. Manager.fanMu guards it.
 	dirty map[string]*message.Record
+
+	mu         sync.Mutex // a leaf
+	topics     map[string]*kept
+	publishers map[Owner]*published
+	count      int // topics with a message
+	bytes      int64
+	expiring   expiryHeap
 }
 
-type retainedInfo struct {
-	size    int64
-	expires int64 // ms; 0 never
+// kept is the account of one topic.
+type kept struct {
+	topic   string
+	by      *published
+	size    int64  // of the message that is kept; 0 none
+	claimed int64  // of the last one that is on its way; none if negative
+	claims  int    // that are not in the journal yet
+	last    uint64 // the last claim's place in the journal
+	fanned  uint64 // the last record that the fan-out has taken
+	expires int64  // ms; 0 never
+	pos     int    // in the heap plus one; 0 not in it
 }
+
+// charge is what the topic's message takes when all that is on its way has come.
+func (k *kept) charge() int64 {
+	if k.claimed >= 0 {
+		return k.claimed
+	}
+	return k.size
+}
+
+const noClaim = -1
+
+// published is what one publisher holds.
+type published struct {
+	owner  Owner
+	refs   int // topics, those included whose message is on its way out
+	topics int
+	bytes  int64
+}
+
+// retainedPart of MaxRetainedBytes, one in so many, is the most that one publisher's take.
+const retainedPart = 64
 
 func (r *retained) init() {
-	r.topics = make(map[string]retainedInfo)
+	r.topics = make(map[string]*kept)
+	r.publishers = make(map[Owner]*published)
 	r.dirty = make(map[string]*message.Record)
 }
 
-// retain stores or removes the retained message of the record's topic (MQTT 5, 3.3.1.3).
-func (m *Manager) retain(rec *message.Record) {
+// takeDirty gives the changes to the writer. The caller holds fanMu.
+func (r *retained) takeDirty() map[string]*message.Record {
+	dirty := r.dirty
+	r.dirty = make(map[string]*message.Record)
+	return dirty
+}
+
+func retainedSize(rec *message.Record) int64 {
 	if len(rec.Payload) == 0 {
-		m.unretain(rec.Topic)
+		return 0
+	}
+	return int64(entryOverhead + len(rec.Topic) + len(rec.Payload))
+}
+
+// ClaimRetained takes room for a message that is to be retained, before it is journaled. The error is ErrRetained, which
+// has been counted: it is not to be journaled. To remove one's own, or to replace it by one that is not larger, there is
+// always room. A claim is followed by JournaledRetained or CancelRetained; to remove what is not there takes none.
+func (m *Manager) ClaimRetained(rec *message.Record) (claimed bool, err error) {
+	r, owner, size := &m.retained, OwnerOfClient(rec.Client), retainedSize(rec)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	k := r.topics[rec.Topic]
+	if rec.IsCommand() || (k == nil && size == 0) { // a command goes to the command service, and is not retained
+		return false, nil
+	}
+	if bound := r.over(k, owner, size, m.bounds.Load()); bound != "" {
+		m.reject(bound, owner)
+		return false, ErrRetained
+	}
+	if k == nil {
+		k = &kept{topic: strings.Clone(rec.Topic), claimed: noClaim}
+		r.topics[k.topic] = k
+	}
+	k.claims++
+	r.set(k, owner, k.size, size)
+	m.gaugeRetained()
+	return true, nil
+}
+
+// over tells which bound stands in the way of a message of that size on a topic.
+func (r *retained) over(k *kept, owner Owner, size int64, o *Bounds) string {
+	by := r.publishers[owner]
+	if by == nil {
+		by = &published{}
+	}
+	var held, own int64 // on the topic now, and of it the publisher's
+	if k != nil {
+		held = k.charge()
+	}
+	if k != nil && k.by == by {
+		own = held
+	}
+	switch {
+	case size == 0, size <= own:
+		return ""
+	case held == 0 && r.count >= o.MaxRetained, r.bytes+size-held > o.MaxRetainedBytes:
+		return rejectRetained
+	case own == 0 && by.topics >= o.MaxOwnerRetained, by.bytes+size-own > o.MaxRetainedBytes/retainedPart:
+		return rejectRetainedShare
+	}
+	return ""
+}
+
+// set changes a topic's account.
+func (r *retained) set(k *kept, owner Owner, size, claimed int64) {
+	r.add(k, -1)
+	if k.by == nil || k.by.owner != owner {
+		r.disown(k)
+		if k.by = r.publishers[owner]; k.by == nil {
+			k.by = &published{owner: owner}
+			r.publishers[owner] = k.by
+		}
+		k.by.refs++
+	}
+	k.size, k.claimed = size, claimed
+	r.add(k, 1)
+}
+
+// add puts a topic into the sums, or with sign -1 takes it out.
+func (r *retained) add(k *kept, sign int) {
+	charge := k.charge()
+	if k.by == nil || charge == 0 {
 		return
 	}
-	r := &m.retained
-	c := rec.Clone()
-	old, size := r.topics[c.Topic], int64(entryOverhead+len(c.Topic)+len(c.Payload))
-	if m.retainedFull(old.size, size) {
-		m.dropExpiredRetained()
-		old = r.topics[c.Topic]
-		if m.retainedFull(old.size, size) {
-			m.metrics.dropped.WithLabelValues(dropRetained).Inc()
-			m.unretain(c.Topic) // an older message would now be a wrong one
-			return
-		}
+	r.count += sign
+	k.by.topics += sign
+	r.bytes += int64(sign) * charge
+	k.by.bytes += int64(sign) * charge
+}
+
+// disown takes the topic, out of the sums already, from its publisher.
+func (r *retained) disown(k *kept) {
+	if k.by == nil {
+		return
 	}
-	m.keepRetained(&c, size-old.size)
-	r.dirty[c.Topic] = &c
-	m.writer.grow(size)
+	if k.by.refs--; k.by.refs == 0 {
+		delete(r.publishers, k.by.owner)
+	}
+	k.by = nil
 }
 
-func (m *Manager) retainedFull(old, size int64) bool {
+// JournaledRetained tells the journal sequence of a message that ClaimRetained has let pass.
+func (m *Manager) JournaledRetained(topic string, seq uint64) { m.claimEnded(topic, seq) }
+
+// CancelRetained gives up a claim whose message is not journaled.
+func (m *Manager) CancelRetained(topic string) { m.claimEnded(topic, 0) }
+
+func (m *Manager) claimEnded(topic string, seq uint64) {
 	r := &m.retained
-	return (old == 0 && len(r.topics) >= m.bounds.Load().MaxRetained) || r.bytes+size-old > m.bounds.Load().MaxRetainedBytes
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if k := r.topics[topic]; k != nil && k.claims > 0 {
+		k.claims--
+		k.last = max(k.last, seq)
+		r.settle(k)
+		m.gaugeRetained()
+	}
 }
 
-func (m *Manager) keepRetained(c *message.Record, grown int64) {
+// settle drops what claims have taken, once none is on its way, and the topic if nothing is kept.
+func (r *retained) settle(k *kept) {
+	if k.claims > 0 || k.fanned < k.last {
+		return
+	}
+	if r.set(k, k.by.owner, k.size, noClaim); k.size == 0 {
+		r.disown(k)
+		r.expire(k, 0)
+		delete(r.topics, k.topic)
+	}
+}
+
+// covered reports whether the record has been claimed, or needs no claim. One that was journaled by an older version, or
+// under other bounds, has not.
+func (r *retained) covered(rec *message.Record, o *Bounds) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	k := r.topics[rec.Topic]
+	if k != nil && (k.claims > 0 || k.last >= rec.Seq) {
+		return true
+	}
+	size := retainedSize(rec)
+	held := int64(0)
+	if k != nil {
+		held = k.charge()
+	}
+	return (held > 0 || r.count < o.MaxRetained) && r.bytes+size-held <= o.MaxRetainedBytes
+}
+
+// retain stores or removes the retained message of the record's topic (MQTT 5, 3.3.1.3). The caller holds fanMu.
+func (m *Manager) retain(rec *message.Record) {
+	m.dropExpiredRetained(expiredAtOnce)
+	switch {
+	case len(rec.Payload) == 0:
+		m.unretain(rec.Topic, rec.Seq)
+	case !m.retained.covered(rec, m.bounds.Load()):
+		m.metrics.dropped.WithLabelValues(dropRetained).Inc()
+		m.meet(dropRetained, OwnerOfClient(rec.Client))
+		m.unretain(rec.Topic, rec.Seq) // an older message would now be a wrong one
+	default:
+		c := rec.Clone()
+		c.Client, c.Topic = strings.Clone(c.Client), strings.Clone(c.Topic)
+		m.keepRetained(&c)
+		m.retained.dirty[c.Topic] = &c
+		m.writer.grow(retainedSize(&c))
+	}
+}
+
+// keepRetained puts a message into the account and the index.
+func (m *Manager) keepRetained(c *message.Record) {
 	r := &m.retained
-	info := retainedInfo{size: r.topics[c.Topic].size + grown}
+	r.mu.Lock()
+	k := r.topics[c.Topic]
+	if k == nil {
+		k = &kept{topic: c.Topic, claimed: noClaim}
+		r.topics[c.Topic] = k
+	}
+	k.fanned = c.Seq
+	r.set(k, OwnerOfClient(c.Client), retainedSize(c), k.claimed)
+	var expires int64
 	if at, ok := c.ExpiresAt(); ok {
-		info.expires = at.UnixMilli()
+		expires = at.UnixMilli()
 	}
-	r.topics[c.Topic] = info
-	r.bytes += grown
+	r.expire(k, expires)
+	r.settle(k)
+	m.gaugeRetained()
+	r.mu.Unlock()
 	m.index.Retain(c)
-	m.metrics.retained.Set(float64(len(r.topics)))
 }
 
-func (m *Manager) unretain(topic string) {
+// unretain removes the message of a topic, as the record seq says.
+func (m *Manager) unretain(topic string, seq uint64) {
 	r := &m.retained
-	info, ok := r.topics[topic]
-	if !ok {
-		return
+	r.mu.Lock()
+	k := r.topics[topic]
+	there := k != nil && k.size > 0
+	if k != nil {
+		k.fanned = max(k.fanned, seq)
+		r.set(k, k.by.owner, 0, k.claimed)
+		r.expire(k, 0)
+		r.settle(k)
+		m.gaugeRetained()
 	}
-	delete(r.topics, topic)
-	r.bytes -= info.size
-	r.dirty[topic] = nil
-	m.index.Retain(&message.Record{Kind: message.KindPublish, Topic: topic, Retain: true})
-	m.metrics.retained.Set(float64(len(r.topics)))
+	r.mu.Unlock()
+	if there {
+		r.dirty[topic] = nil
+		m.index.Retain(&message.Record{Kind: message.KindPublish, Topic: topic, Retain: true})
+	}
 }
 
-func (m *Manager) dropExpiredRetained() {
-	now := m.now()
-	for topic, info := range m.retained.topics {
-		if info.expires != 0 && info.expires <= now {
-			m.unretain(topic)
+func (m *Manager) gaugeRetained() {
+	m.metrics.retained.Set(float64(m.retained.count))
+	m.metrics.retainedBytes.Set(float64(m.retained.bytes))
+}
+
+// expiredAtOnce bounds how many expired messages are removed at a time.
+const expiredAtOnce = 64
+
+// dropExpiredRetained removes up to most messages that have expired. The caller holds fanMu.
+func (m *Manager) dropExpiredRetained(most int) {
+	r, now := &m.retained, m.now()
+	for range most {
+		r.mu.Lock()
+		topic := ""
+		if len(r.expiring) > 0 && r.expiring[0].expires <= now {
+			topic = r.expiring[0].topic
 		}
-	}
-}
-
-// sendRetained queues the retained messages that a new subscription asks for. The caller holds fanMu, so
-// that a message is either found here or fanned out to the subscription, never both and never neither.
-func (st *state) sendRetained(sub *Subscription) {
-	now := st.m.now()
-	st.m.index.Retained(sub.Filter, func(rec *message.Record) {
-		at, expires := rec.ExpiresAt()
-		if (expires && at.UnixMilli() <= now) || (sub.NoLocal && rec.Client == st.id) {
+		r.mu.Unlock()
+		if topic == "" {
 			return
 		}
-		e := &entry{body: newBody(rec), qos: min(rec.QoS, sub.QoS), retain: true}
+		m.unretain(topic, 0)
+	}
+}
+
+// expire says when a topic's message expires; 0 never.
+func (r *retained) expire(k *kept, at int64) {
+	k.expires = at
+	switch {
+	case at == 0 && k.pos > 0:
+		heap.Remove(&r.expiring, k.pos-1)
+	case at == 0:
+	case k.pos > 0:
+		heap.Fix(&r.expiring, k.pos-1)
+	default:
+		heap.Push(&r.expiring, k)
+	}
+}
+
+// expiryHeap orders by expires; every element knows its place.
+type expiryHeap []*kept
+
+func (h expiryHeap) Len() int           { return len(h) }
+func (h expiryHeap) Less(i, j int) bool { return h[i].expires < h[j].expires }
+
+func (h expiryHeap) Swap(i, j int) {
+	h[i], h[j] = h[j], h[i]
+	h[i].pos, h[j].pos = i+1, j+1
+}
+
+// Push implements heap.Interface.
+func (h *expiryHeap) Push(x any) {
+	k, _ := x.(*kept)
+	*h = append(*h, k)
+	k.pos = len(*h)
+}
+
+// Pop implements heap.Interface.
+func (h *expiryHeap) Pop() any {
+	last := len(*h) - 1
+	k := (*h)[last]
+	(*h)[last] = nil
+	*h = (*h)[:last]
+	k.pos = 0
+	return k
+}
+
+// retainedChunk is how many topics are looked at while other clients wait.
+const retainedChunk = 256
+
+// sendRetained queues the retained messages that a new subscription asks for: those of records up to upTo. What comes
+// behind is fanned out to the subscription, so that nothing comes both ways or neither. The fan-out goes on between two
+// chunks.
+func (s *Session) sendRetained(sub *Subscription, upTo uint64) {
+	var at RetainedAt
+	for s.retainedChunk(sub, upTo, &at) { //nolint:revive // the call does it all
+	}
+}
+
+func (s *Session) retainedChunk(sub *Subscription, upTo uint64, at *RetainedAt) (more bool) {
+	st, m := s.st, s.st.m
+	m.fanMu.Lock()
+	st.mu.Lock()
+	defer st.unlock()
+	defer m.fanMu.Unlock()
+	if !s.live() {
+		return false
+	}
+	now := m.now()
+	return m.index.Retained(sub.Filter, at, retainedChunk, func(rec *message.Record) {
+		expires, ok := rec.ExpiresAt()
+		if (ok && expires.UnixMilli() <= now) || (sub.NoLocal && rec.Client == st.id) || rec.Seq > upTo {
+			return
+		}
+		e := &entry{body: bodyOf(rec), qos: min(rec.QoS, sub.QoS), retain: true}
 		if sub.ID != 0 {
 			e.ids = []uint32{sub.ID}
 		}

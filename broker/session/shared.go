@@ -11,16 +11,14 @@ func (e *entry) movable() bool {
 // reassign gives the messages of a session that has ended to another member of each shared group they came for. What
 // no group has a member for is dropped, and counted.
 func (m *Manager) reassign(moved []*entry) {
-	for _, st := range m.reassignLocking(moved) {
+	for _, st := range m.offerToOthers(moved) {
 		st.mu.Lock()
 		st.unlock()
 	}
 }
 
-// reassignLocking does it under fanMu, as a fan-out, and returns the sessions whose callbacks are due.
-func (m *Manager) reassignLocking(moved []*entry) (late []*state) {
-	m.fanMu.Lock()
-	defer m.fanMu.Unlock()
+// offerToOthers returns the sessions whose callbacks are due.
+func (m *Manager) offerToOthers(moved []*entry) (late []*state) {
 	for _, e := range moved {
 		rec := e.body.record()
 		rec.QoS, rec.Retain = max(rec.QoS, e.qos), rec.Retain || e.retain

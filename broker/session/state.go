@@ -21,6 +21,7 @@ type state struct {
 	perm     Permissions    // of the connection; nil without one
 	subs     []Subscription // ordered by filter
 	flow     *flow          // messages waiting and in flight; nil when there are none
+	share    *share         // its owner's; nil for a vehicle
 	incoming *incoming      // QoS 2 identifiers in use by the client; nil when there are none
 	will     *Will
 	after    []func() // callbacks due; unlock runs them
@@ -36,6 +37,7 @@ type state struct {
 	// subsBatch is the writer's batch that has the last change of subs.
 	subsBatch uint64
 
+	wipes      uint32 // messages that wipe removes
 	gen        uint32 // counts the connections; a Session of another generation is void
 	maxPacket  uint32 // 0 no limit
 	receiveMax uint16
@@ -176,16 +178,30 @@ func (st *state) end(err error) {
 			st.m.index.Unsubscribe(st.id, st.subs[i].Filter)
 		}
 	}
+	st.share.unsubscribe(len(st.subs))
 	st.subs, st.incoming, st.endsAt = nil, nil, 0
+	st.wipeAll(false)
 	st.failAll(err)
-	if st.saved {
-		st.wipe = true
-		st.m.writer.mark(st, false)
+	if st.share != nil {
+		st.m.shares.leave(st.share)
+		st.share = nil
 	}
 	st.m.metrics.sessions.Dec()
 	if st.willAt == 0 && st.conn == nil {
 		st.leave()
 	}
+}
+
+// wipeAll has the writer remove everything that the state file has of the session.
+func (st *state) wipeAll(urgent bool) {
+	if !st.saved {
+		return
+	}
+	st.wipe = true
+	if st.flow != nil {
+		st.wipes = uint32(st.flow.len() + len(st.flow.removed)) //nolint:gosec // bounded by MaxQueuedMessages
+	}
+	st.m.writer.mark(st, urgent)
 }
 
 // leave takes an ended session out of the map and the timers.

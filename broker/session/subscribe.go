@@ -81,21 +81,22 @@ func (st *state) tellReady() {
 // failure) when they are durable, which for a session without expiry is before Subscribe returns.
 // Deliveries to the client pause until then, so that done can queue the SUBACK before retained messages.
 // done must not block; it is not called when the connection no longer holds the session. id is the
-// subscription identifier, 0 none; it replaces the ID in subs.
+// subscription identifier, 0 none; it replaces the ID in subs. Others are let in between two filters.
 func (s *Session) Subscribe(subs []Subscription, id uint32, done func(codes []byte)) {
 	st := s.st
-	st.m.fanMu.Lock()
-	st.mu.Lock()
-	defer st.unlock()
-	defer st.m.fanMu.Unlock()
-	if !s.live() {
+	if !s.hold() {
 		return
 	}
 	codes := make([]byte, len(subs))
 	for i := range subs {
 		sub := subs[i]
 		sub.ID = id
-		codes[i] = st.subscribe(sub)
+		codes[i] = s.subscribe(sub)
+	}
+	st.mu.Lock()
+	defer st.unlock()
+	if !s.live() {
+		return
 	}
 	s.whenDurable(func() {
 		done(codes)
@@ -107,11 +108,22 @@ func (s *Session) Subscribe(subs []Subscription, id uint32, done func(codes []by
 	})
 }
 
-// whenDurable runs fn when the session's subscriptions are in the state file, and lets nothing be sent before.
+// hold lets nothing be sent until whenDurable has run what it is given. False when the connection no longer holds the
+// session.
+func (s *Session) hold() bool {
+	s.st.mu.Lock()
+	defer s.st.mu.Unlock()
+	if !s.live() {
+		return false
+	}
+	s.st.holds++
+	return true
+}
+
+// whenDurable runs fn when the session's subscriptions are in the state file, and ends a hold.
 // A client that subscribes anew to what it had, as many do after a reconnect, does not wait.
 func (s *Session) whenDurable(fn func()) {
 	st := s.st
-	st.holds++
 	finish := func() {
 		st.mu.Lock()
 		held := s.live()
@@ -138,45 +150,80 @@ func (s *Session) whenDurable(fn func()) {
 	})
 }
 
-// subscribe adds or replaces one subscription and returns its reason code.
-func (st *state) subscribe(sub Subscription) byte {
+// subscribe adds or replaces one subscription, queues what is retained for it, and returns its reason code.
+func (s *Session) subscribe(sub Subscription) byte {
+	code, wantsRetained, since := s.enter(&sub)
+	if wantsRetained {
+		s.sendRetained(&sub, since)
+	}
+	return code
+}
+
+// enter puts a subscription among the session's and into the index. It begins behind the record since.
+func (s *Session) enter(sub *Subscription) (code byte, wantsRetained bool, since uint64) {
+	st := s.st
 	_, plain, isShared := message.SplitShare(sub.Filter)
-	switch {
-	case message.ValidFilter(sub.Filter) != nil:
-		return frame.ReasonFilterInvalid
-	case !st.perm.Subscribe(sub.Filter):
-		st.m.o.Rejected("subscribe_not_permitted")
-		if w, ok := st.perm.(Withholder); ok && w.Withheld(sub.Filter) {
-			return frame.ReasonUnspecified
-		}
-		return frame.ReasonNotAuthorized
+	st.mu.Lock()
+	own := st.own(plain)
+	st.mu.Unlock()
+	if !own { // nobody but Deliver sends on the vehicle's own topics: they have nothing to do with the fan-out
+		st.m.fanMu.Lock()
+		defer st.m.fanMu.Unlock()
+		since = st.m.fanned
+	}
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	if !s.live() {
+		return frame.ReasonUnspecified, false, 0
 	}
 	i, existed := st.findSub(sub.Filter)
-	if !existed && (len(st.subs) >= st.m.bounds.Load().MaxSubscriptions || st.filterBytes()+len(sub.Filter) > maxFilterBytes) {
-		st.m.o.Rejected("subscriptions")
-		return frame.ReasonQuotaExceeded
+	if code := st.refuse(sub.Filter, existed); code != 0 {
+		return code, false, 0
 	}
 	sub.QoS = min(sub.QoS, 2)
 	if st.vehicle {
 		sub.QoS = min(sub.QoS, 1)
 	}
-	own := st.own(plain)
-	if !existed || st.subs[i] != sub {
+	if !existed || st.subs[i] != *sub {
 		sub.Filter = strings.Clone(sub.Filter)
 		if existed {
-			st.subs[i] = sub
+			st.subs[i] = *sub
 		} else {
-			st.subs = insertSub(st.subs, i, sub)
+			st.subs = insertSub(st.subs, i, *sub)
 		}
 		if !own {
-			st.m.index.Subscribe(st.id, sub)
+			st.m.index.Subscribe(st.id, *sub, since)
 		}
 		st.subsChanged()
 	}
-	if !own && !isShared && (sub.RetainHandling == 0 || (sub.RetainHandling == 1 && !existed)) {
-		st.sendRetained(&sub)
+	return sub.QoS, !own && !isShared && (sub.RetainHandling == 0 || (sub.RetainHandling == 1 && !existed)), since
+}
+
+// refuse returns the reason code for a filter that the client does not get; 0 for one that it does, for which a place
+// among its owner's subscriptions is taken then if it has none yet.
+func (st *state) refuse(filter string, existed bool) (code byte) {
+	o := st.m.bounds.Load()
+	switch {
+	case message.ValidFilter(filter) != nil:
+		return frame.ReasonFilterInvalid
+	case message.Levels(filter) > o.MaxLevels:
+		st.m.o.Rejected(rejectLevels)
+		return frame.ReasonFilterInvalid
+	case !st.perm.Subscribe(filter):
+		st.m.o.Rejected("subscribe_not_permitted")
+		if w, ok := st.perm.(Withholder); ok && w.Withheld(filter) {
+			return frame.ReasonUnspecified
+		}
+		return frame.ReasonNotAuthorized
+	case existed:
+	case len(st.subs) >= o.MaxSubscriptions || st.filterBytes()+len(filter) > maxFilterBytes:
+		st.m.o.Rejected("subscriptions")
+		return frame.ReasonQuotaExceeded
+	case !st.share.subscribe(o.MaxOwnerSubscriptions):
+		st.m.reject(rejectSubscriptions, st.share.owner)
+		return frame.ReasonQuotaExceeded
 	}
-	return sub.QoS
+	return 0
 }
 
 // maxFilterBytes bounds the filters of one session together.
@@ -212,6 +259,7 @@ func (s *Session) Unsubscribe(filters []string, done func(codes []byte)) {
 	if !s.live() {
 		return
 	}
+	st.holds++
 	codes := make([]byte, len(filters))
 	for n, filter := range filters {
 		i, ok := st.findSub(filter)
@@ -220,6 +268,7 @@ func (s *Session) Unsubscribe(filters []string, done func(codes []byte)) {
 			continue
 		}
 		st.subs = slices.Delete(st.subs, i, i+1)
+		st.share.unsubscribe(1)
 		if _, plain, _ := message.SplitShare(filter); !st.own(plain) {
 			st.m.index.Unsubscribe(st.id, filter)
 		}

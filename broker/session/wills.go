@@ -86,7 +86,18 @@ func (m *Manager) settleWill(a *Attach) error {
 // publishWill appends the will to the journal. If that fails it becomes due again.
 func (m *Manager) publishWill(st *state, rec *message.Record) error {
 	will := Will{Topic: rec.Topic, Payload: rec.Payload, QoS: rec.QoS, Retain: rec.Retain, Props: rec.Props}
-	if _, err := m.journal.Append([]message.Record{*rec}); err != nil {
+	claimed := false
+	if rec.Retain {
+		var err error
+		if claimed, err = m.ClaimRetained(rec); err != nil {
+			rec.Retain = false // nobody is there to be refused: it is sent to whoever subscribes now
+		}
+	}
+	seq, err := m.journal.Append([]message.Record{*rec})
+	if claimed {
+		m.claimEnded(rec.Topic, seq)
+	}
+	if err != nil {
 		m.metrics.wills.WithLabelValues("failed").Inc()
 		m.log.Warn("will not appended, trying again", "client", st.id, "error", err)
 		st.mu.Lock()

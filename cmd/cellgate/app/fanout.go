@@ -2,15 +2,28 @@ package app
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"log/slog"
+	"strings"
+	"time"
 
 	"cellgate/broker"
+	"cellgate/broker/session"
 )
 
-// openFanout opens the loop between the journal and MQTT clients, the last of the journal's consumers.
+// openFanout opens the loops between the journal and MQTT clients, and between the journal and the command service: the
+// last of the journal's consumers.
 func (a *App) openFanout(context.Context) (err error) {
 	a.fanout, err = broker.NewFanout(broker.FanoutOptions{
-		Journal: a.journal, Sessions: a.sessions, Commands: a.commands, Log: a.log, Metrics: broker.NewFanoutMetrics(a.reg.own),
+		Journal: a.journal, Sessions: a.sessions, Log: a.log, Metrics: broker.NewTailMetrics(a.reg.own, "fanout"),
+	})
+	if err != nil {
+		return err
+	}
+	a.intake, err = broker.NewIntake(broker.IntakeOptions{
+		Journal: a.journal, Commands: a.commands, Position: a.sessions, Log: a.log,
+		Metrics: broker.NewTailMetrics(a.reg.own, "command_intake"),
 	})
 	if err == nil {
 		a.journal.Forget(opening)
@@ -18,25 +31,68 @@ func (a *App) openFanout(context.Context) (err error) {
 	return err
 }
 
-// startFanout restores what sessions were in the middle of, before any client connects, and then runs the
-// loop. The loop outlives the listeners: what they journaled last is fanned out too.
+// startFanout restores what sessions and commands were in the middle of, before any client connects, and then runs the
+// loops. They outlive the listeners: what these journaled last is handed on too.
 func (a *App) startFanout(ctx context.Context) error {
-	if err := a.fanout.Replay(ctx); err != nil {
+	if err := errors.Join(a.intake.Replay(ctx), a.fanout.Replay(ctx)); err != nil {
 		return err
 	}
+	a.runLoop(ctx, "fan-out", a.fanout.Run, func(context.Context) error { return a.fanout.Close() })
+	a.runLoop(ctx, "command intake", a.intake.Run, a.intake.Close)
+	return nil
+}
+
+func (a *App) runLoop(ctx context.Context, name string, run, end func(context.Context) error) {
 	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		if err := a.fanout.Run(ctx); err != nil {
-			a.log.Error("fan-out failed", slog.Any("error", err))
+		if err := run(ctx); err != nil {
+			a.log.Error("reading the journal failed", slog.String("loop", name), slog.Any("error", err))
 			a.die(err)
 		}
 	}()
-	a.life.onStop("fan-out", stopDisk, func(limit context.Context) error {
+	a.life.onStop(name, stopDisk, func(limit context.Context) error {
 		cancel()
 		<-done
-		return a.fanout.Close(limit)
+		return end(limit)
 	})
-	return nil
+}
+
+// loopLate is how long a durable message may wait for a loop before /readyz says so.
+const loopLate = 5 * time.Second
+
+// delivery lists what is degraded of the way to MQTT clients.
+func (a *App) delivery() []Dependency {
+	var all []Dependency
+	late := func(name, what string, lag func() (uint64, time.Duration)) {
+		if n, age := lag(); age >= loopLate {
+			all = append(all, Dependency{Name: name, Since: time.Now().Add(-age).UTC(), Reason: fmt.Sprintf(
+				"%d messages wait for %s, the oldest for %v", n, what, age.Round(time.Second))})
+		}
+	}
+	late("fan-out", "their subscribers", a.fanout.Lag)
+	late("command intake", "the command service: results are late", a.intake.Lag)
+	if short := a.sessions.Shortages(); len(short) > 0 {
+		all = append(all, shortages(short))
+	}
+	return all
+}
+
+// shortages is the line of /readyz for bounds of the sessions that were met within the last minute.
+func shortages(met []session.Shortage) Dependency {
+	d := Dependency{Name: "sessions", Since: met[0].Since.UTC()}
+	var reasons []string
+	for _, s := range met {
+		reason := "bound " + s.Bound + " is reached"
+		if s.Owner != "" {
+			reason += fmt.Sprintf(" (last by %q)", string(s.Owner))
+		}
+		reasons = append(reasons, reason)
+		if s.Since.Before(d.Since) {
+			d.Since = s.Since.UTC()
+		}
+	}
+	d.Reason = strings.Join(reasons, "; ") + ": messages or requests beyond it are refused and counted"
+	return d
 }

@@ -44,10 +44,12 @@ type ladder struct {
 	gauge   *prometheus.GaugeVec
 	rung    atomic.Int32
 	used    atomic.Uint64 // per mille
+	state   string        // folder of the state file
+	short   atomic.Bool   // its disk has less than half of the reserve
 }
 
-func newLadder(c *configs.Journal, j *journal.Journal, reg prometheus.Registerer, log *slog.Logger) *ladder {
-	l := &ladder{journal: j, dir: string(c.Dir), segment: int64(c.SegmentBytes), log: log}
+func newLadder(c *configs.Journal, state string, j *journal.Journal, reg prometheus.Registerer, log *slog.Logger) *ladder {
+	l := &ladder{journal: j, dir: string(c.Dir), state: state, segment: int64(c.SegmentBytes), log: log}
 	l.gauge = prometheus.NewGaugeVec(prometheus.GaugeOpts{
 		Name: "journal_pressure", Help: "used: the share of the journal's room that is used; rung: 0 normal, 1 alarm, 2 QoS 0 dropped, 3 new connections refused, 4 reading stopped.",
 	}, []string{"what"})
@@ -68,7 +70,8 @@ func (l *ladder) run(ctx context.Context, running func() *configs.Config) {
 
 func (l *ladder) look(c *configs.Journal) {
 	s := l.journal.Stat()
-	capacity := min(int64(c.MaxBytes), s.Bytes+l.free(int64(c.ReserveBytes)))
+	capacity := min(int64(c.MaxBytes), s.Bytes+free(l.dir, int64(c.ReserveBytes)))
+	l.short.Store(c.ReserveBytes > 0 && free(l.state, int64(c.ReserveBytes)/2) == 0)
 	l.journal.SetLimits(holdBytes(capacity, l.segment, c.HoldPercent), int64(c.ReserveBytes))
 	used := usedShare(s.Bytes-s.Unused, capacity)
 	before := l.rung.Load()
@@ -94,10 +97,10 @@ func holdBytes(capacity, segment int64, percent int) int64 {
 	return max(capacity*int64(percent)/100, 3*segment)
 }
 
-// free is what the disk has left for the journal.
-func (l *ladder) free(reserve int64) int64 {
+// free is what the disk of a folder has left beside a reserve.
+func free(dir string, reserve int64) int64 {
 	var fs syscall.Statfs_t
-	if err := syscall.Statfs(l.dir, &fs); err != nil {
+	if err := syscall.Statfs(dir, &fs); err != nil {
 		return 0
 	}
 	return max(0, int64(fs.Bavail)*fs.Bsize-reserve) //nolint:gosec // no disk has 2^63 bytes
@@ -140,6 +143,9 @@ func rungText(rung int32) string {
 	}
 	return "enough"
 }
+
+// reserveShort implements session.Options.DiskShort: what is left of the reserve is for commands and cursors.
+func (l *ladder) reserveShort() bool { return l.short.Load() }
 
 // shed implements broker.Options.Shed.
 func (l *ladder) shed() bool { return l.rung.Load() >= rungDrop }

@@ -58,6 +58,7 @@ type parts struct {
 	broker       *broker.Broker
 	brokerStats  *broker.Metrics
 	fanout       *broker.Fanout
+	intake       *broker.Intake
 	http         *server
 	tokenAPI     *server // nil when off
 }
@@ -127,7 +128,7 @@ func (a *App) openJournal(context.Context) error {
 	// the first one would give away what the others have not read.
 	opened.Retain(opening, opened.First())
 	a.life.onStop("journal", stopDisk, opened.Close)
-	a.ladder = newLadder(j, opened, a.reg.own, a.log)
+	a.ladder = newLadder(j, string(a.cfg.DataDir), opened, a.reg.own, a.log)
 	return nil
 }
 
@@ -235,7 +236,7 @@ func (a *App) openSessions(context.Context) (err error) {
 	a.index = broker.NewIndex()
 	a.sessions, err = session.Open(session.Options{
 		DB: a.db, Index: a.index, Journal: sessionJournal{a.journal}, Log: a.log, Metrics: session.NewMetrics(a.reg.own),
-		Rejected: a.rejected, Bounds: sessionBounds(&a.cfg.Sessions),
+		Rejected: a.rejected, Bounds: sessionBounds(a.cfg), DiskShort: a.ladder.reserveShort,
 	})
 	if err != nil {
 		return err
@@ -245,7 +246,8 @@ func (a *App) openSessions(context.Context) (err error) {
 	return nil
 }
 
-func sessionBounds(s *configs.Sessions) session.Bounds {
+func sessionBounds(c *configs.Config) session.Bounds {
+	s := &c.Sessions
 	overflow := session.DropNewest
 	if s.WhenFull == "drop_old" {
 		overflow = session.DropOldest
@@ -253,6 +255,8 @@ func sessionBounds(s *configs.Sessions) session.Bounds {
 	return session.Bounds{
 		MaxQueuedMessages: s.MaxQueuedMessages, MaxQueuedBytes: int64(s.MaxQueuedBytes), Overflow: overflow,
 		MaxSubscriptions: s.MaxSubscriptions, MaxInflight: s.MaxInflight,
+		MaxOwnerSessions: s.MaxPerSubject, MaxOwnerSubscriptions: s.MaxSubscriptionsPerSubject,
+		MaxOwnerBytes: int64(s.MaxQueuedBytesPerSubject), MaxOwnerRetained: s.MaxRetainedPerSubject, MaxLevels: c.Limits.MaxTopicLevels,
 		MaxRetained: s.MaxRetainedMessages, MaxRetainedBytes: int64(s.MaxRetainedBytes), MaxSessionExpiry: s.MaxExpiry.Std(),
 	}
 }

@@ -27,6 +27,7 @@ func (a *App) dependencies() []Dependency {
 		all = append(all, d)
 	}
 	all = append(all, a.syncDependencies()...)
+	all = append(all, a.delivery()...)
 	if d, short := a.ladder.dependency(); short {
 		all = append(all, d)
 	}

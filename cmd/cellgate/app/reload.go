@@ -92,7 +92,7 @@ func (a *App) apply(ctx context.Context, next *configs.Config, c *candidate) err
 		return err
 	}
 	a.vehicleCAs.pool.Store(cas)
-	a.sessions.SetBounds(sessionBounds(&next.Sessions))
+	a.sessions.SetBounds(sessionBounds(next))
 	a.broker.RefreshPermissions()
 	if a.sync != nil && next.Central != nil {
 		a.sync.SetBandwidth(int64(next.Central.Bandwidth))

@@ -1,0 +1,348 @@
+package session
+
+import "cellgate/broker/message"
+
+// Bounds of one transaction of a round.
+const (
+	batchOps   = 1024
+	batchBytes = 1 << 20
+)
+
+// mark is up to where the journal's records are in the state file.
+type mark struct {
+	fanned  uint64 // in the queues
+	replay  uint64 // and in the QoS 2 identifiers
+	settled uint64 // with the command service, see Settle
+}
+
+// round brings the state file up to a cut.
+type round struct {
+	w        *writer
+	mark     mark
+	retained []retainedChange
+	content  []*state // whose queues are still to be looked at
+	last     []*state // with messages that go with the position
+	again    []*state // to be looked at in the next round
+	done     []func()
+	pass     marked
+}
+
+// marked is one pass: it takes the records of the sessions that were marked when it began.
+type marked struct {
+	number uint64
+	list   []*state
+	told   []func()
+	open   bool
+}
+
+type retainedChange struct {
+	topic string
+	rec   *message.Record // nil: removed
+}
+
+// batch is one transaction.
+type batch struct {
+	ops     []op
+	size    int
+	bytes   int
+	touched []touched
+	passed  *marked // whose last records are in this batch
+	last    bool    // of its round
+	mark    mark    // of the last one
+}
+
+// op puts a key (value not nil), removes it, or removes all keys of a client.
+type op struct {
+	bucket     bucket
+	key, value []byte
+	all        bool
+}
+
+// touched is a QoS 2 entry and the stage that the batch writes.
+type touched struct {
+	st    *state
+	e     *entry
+	stage stage
+}
+
+func (b *batch) put(bk bucket, key, value []byte) {
+	b.add(op{bucket: bk, key: key, value: value}, 1)
+}
+func (b *batch) remove(bk bucket, key []byte) { b.add(op{bucket: bk, key: key}, 1) }
+
+// removeAll removes the keys of a client, about n of them.
+func (b *batch) removeAll(bk bucket, client []byte, n int) {
+	b.add(op{bucket: bk, key: client, all: true}, 1+n)
+}
+
+func (b *batch) add(o op, n int) {
+	b.ops = append(b.ops, o)
+	b.size += n
+	b.bytes += len(o.key) + len(o.value)
+}
+
+func (b *batch) full() bool { return b.size >= batchOps || b.bytes >= batchBytes }
+
+// cut begins a round. A message behind the cut is in no queue, or stays out of this round: see gatherFlow.
+func (w *writer) cut() *round {
+	m := w.m
+	r := &round{w: w}
+	m.fanMu.Lock()
+	r.mark = mark{fanned: m.fanned, replay: m.fanned, settled: m.settled}
+	if m.under != 0 {
+		r.mark.fanned, r.mark.replay = m.under-1, m.under-1
+	}
+	m.dropExpiredRetained(expiredAtOnce)
+	dirty := m.retained.takeDirty()
+	w.mu.Lock()
+	r.begin()
+	r.done, w.done, w.bytes = w.done, nil, 0
+	w.mu.Unlock()
+	m.fanMu.Unlock()
+	r.content = append(r.content, r.pass.list...)
+	for topic, rec := range dirty {
+		r.retained = append(r.retained, retainedChange{topic, rec})
+	}
+	return r
+}
+
+// begin begins a pass. The caller holds writer.mu.
+func (r *round) begin() {
+	w := r.w
+	r.pass = marked{number: w.next.Add(1) - 1, list: w.list, told: w.told, open: true} // before any session is looked at
+	w.list, w.told = nil, nil
+}
+
+// gather makes the next batch of the round.
+func (r *round) gather() *batch {
+	b := &batch{}
+	if !r.pass.open {
+		r.w.mu.Lock()
+		r.begin()
+		r.w.mu.Unlock()
+		r.again = append(r.again, r.pass.list...)
+	}
+	if !r.records(b) || !r.queues(b) {
+		return b
+	}
+	for _, st := range r.last {
+		st.mu.Lock()
+		st.gatherTwice(b, r.mark.fanned)
+		st.mu.Unlock()
+	}
+	b.last, b.mark = true, r.mark
+	return b
+}
+
+// records takes the sessions of the pass; false when the batch is full before.
+func (r *round) records(b *batch) bool {
+	p := &r.pass
+	for len(p.list) > 0 && !b.full() {
+		st := p.list[0]
+		p.list = p.list[1:]
+		st.mu.Lock()
+		st.listed = false
+		behind, pending := st.gatherRecord(b)
+		st.mu.Unlock()
+		if pending {
+			r.mark.replay = min(r.mark.replay, behind)
+			r.again = append(r.again, st)
+		}
+	}
+	if len(p.list) > 0 {
+		return false
+	}
+	passed := *p
+	b.passed, p.open = &passed, false
+	return !b.full()
+}
+
+// queues takes what is queued up to the cut; false when the batch is full before.
+func (r *round) queues(b *batch) bool {
+	for len(r.retained) > 0 && !b.full() {
+		c := r.retained[0]
+		r.retained = r.retained[1:]
+		b.retained(c.topic, c.rec)
+	}
+	for len(r.content) > 0 && !b.full() {
+		st := r.content[0]
+		st.mu.Lock()
+		left, later, last := st.gatherFlow(b, r.mark.fanned)
+		st.mu.Unlock()
+		if left {
+			return false
+		}
+		r.content = r.content[1:]
+		if later {
+			r.again = append(r.again, st)
+		}
+		if last {
+			r.last = append(r.last, st)
+		}
+	}
+	return len(r.retained) == 0 && len(r.content) == 0
+}
+
+// gatherRecord adds the session's own record, the QoS 2 identifiers of its client, and how far the messages have come
+// that are in the state file. behind is the lowest place behind which an identifier will come that is not there yet, if
+// one is pending.
+func (st *state) gatherRecord(b *batch) (behind uint64, pending bool) {
+	id := []byte(st.id)
+	if st.wipe {
+		b.remove(bucketSessions, id)
+		b.remove(bucketIncoming, id)
+		b.removeAll(bucketQueue, id, int(st.wipes))
+		b.removeAll(bucketInflight, id, 0)
+		st.wipe, st.saved, st.wipes = false, false, 0
+	}
+	if st.ended || !st.durable {
+		return 0, false
+	}
+	if st.unsaved || !st.saved {
+		st.unsaved, st.saved = false, true
+		b.put(bucketSessions, id, st.encode())
+	}
+	if f := st.flow; f != nil {
+		for _, e := range f.moved {
+			if e.dirty = false; !e.gone {
+				st.putInflight(b, e, queueKey(st.id, e.order))
+			}
+		}
+		f.moved = nil
+	}
+	return st.gatherIncoming(b, id)
+}
+
+func (st *state) gatherIncoming(b *batch, id []byte) (behind uint64, pending bool) {
+	in := st.incoming
+	if in == nil || !in.dirty {
+		return 0, false
+	}
+	value, behind, pending := in.encode(nil)
+	if len(value) == 0 {
+		b.remove(bucketIncoming, id)
+	} else {
+		b.put(bucketIncoming, id, value)
+	}
+	if in.dirty = pending; !pending && len(in.ids) == 0 {
+		st.incoming = nil
+	}
+	return behind, pending
+}
+
+func (st *state) putInflight(b *batch, e *entry, key []byte) {
+	if e.stage != waiting {
+		b.put(bucketInflight, key, encodeInflight(e.id, e.stage))
+	}
+	if e.qos == 2 {
+		b.touched = append(b.touched, touched{st, e, e.stage})
+	}
+}
+
+func (st *state) putEntry(b *batch, e *entry) {
+	e.dirty, e.persisted = false, true
+	key := queueKey(st.id, e.order)
+	b.put(bucketQueue, key, e.encode())
+	st.putInflight(b, e, key)
+}
+
+// gatherFlow adds what is new in the queue and removes what has left it. left tells that the batch is full before
+// everything is in it, later of messages behind the cut, and last of those of QoS 2, which go with the position.
+func (st *state) gatherFlow(b *batch, cut uint64) (left, later, last bool) {
+	f := st.flow
+	if f == nil || st.ended || !st.durable {
+		return false, false, false
+	}
+	if !st.saved {
+		return false, true, false
+	}
+	for len(f.removed) > 0 && !b.full() {
+		key := queueKey(st.id, f.removed[len(f.removed)-1])
+		f.removed = f.removed[:len(f.removed)-1]
+		b.remove(bucketQueue, key)
+		b.remove(bucketInflight, key)
+	}
+	kept := f.dirty[:0]
+	for _, e := range f.dirty {
+		switch {
+		case e.gone || !e.durable:
+			e.dirty = false
+		case e.body.seq > cut:
+			later, kept = true, append(kept, e)
+		case e.qos == 2:
+			last, kept = true, append(kept, e)
+		case b.full():
+			left, kept = true, append(kept, e)
+		default:
+			st.putEntry(b, e)
+		}
+	}
+	clear(f.dirty[len(kept):])
+	f.dirty = kept
+	left = left || len(f.removed) > 0
+	st.rest()
+	return left, later, last
+}
+
+// gatherTwice adds the messages of QoS 2: who is fanned out to again after a crash would get them twice.
+func (st *state) gatherTwice(b *batch, cut uint64) {
+	f := st.flow
+	if f == nil || st.ended || !st.durable {
+		return
+	}
+	kept := f.dirty[:0]
+	for _, e := range f.dirty {
+		switch {
+		case e.gone:
+			e.dirty = false
+		case e.qos == 2 && e.body.seq <= cut:
+			st.putEntry(b, e)
+		default:
+			kept = append(kept, e)
+		}
+	}
+	clear(f.dirty[len(kept):])
+	f.dirty = kept
+	st.rest()
+}
+
+// finish tells everybody that the batch is durable.
+func (r *round) finish(b *batch) {
+	w := r.w
+	if b.passed != nil {
+		w.committed.Store(b.passed.number)
+	}
+	if b.last {
+		w.m.position.Store(b.mark.fanned)
+		w.m.replayed.Store(b.mark.replay)
+		w.m.settledTo.Store(b.mark.settled)
+	}
+	for _, t := range b.touched {
+		t.st.mu.Lock()
+		t.st.committed(t.e, t.stage)
+		t.st.unlock()
+	}
+	for _, t := range b.touched {
+		t.st.mu.Lock()
+		t.st.pump()
+		t.st.unlock()
+	}
+	if b.passed != nil {
+		for _, fn := range b.passed.told {
+			fn()
+		}
+	}
+	if !b.last {
+		return
+	}
+	for _, st := range r.again {
+		st.mu.Lock()
+		if !st.ended {
+			w.mark(st, false)
+		}
+		st.mu.Unlock()
+	}
+	for _, fn := range r.done {
+		fn()
+	}
+}

@@ -1,0 +1,254 @@
+package broker
+
+import (
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+
+	"cellgate/auth"
+	"cellgate/broker/frame"
+	"cellgate/broker/message"
+	"cellgate/broker/session"
+)
+
+// levels is a text of n levels.
+func levels(first string, n int) string {
+	return first + strings.Repeat("/x", n-strings.Count(first, "/")-1)
+}
+
+// What has too many levels gets its own reason code wherever it comes in, and nothing of it is journaled.
+func TestTooManyLevels(t *testing.T) {
+	t.Parallel()
+	h := newHarness(t)
+	up := "v1/" + testVIN + "/up"
+	deep := levels(up, 33)
+	c := h.connect("cars", testVIN, 5, connectOptions{})
+	c.send(publishFrame(5, 1, 1, deep, "x"), publishFrame(5, 2, 2, deep, "x"), publishFrame(5, 0, 0, deep, "x"), publishFrame(5, 1, 3, levels(up, 32), "x"))
+	c.expect(0x40, append(puback(1), frame.ReasonTopicInvalid)...)
+	c.expect(0x50, append(puback(2), frame.ReasonTopicInvalid)...)
+	c.expect(0x40, puback(3)...)
+	old := h.connect("lab", "old", 4, connectOptions{})
+	old.send(subscribeFrame(4, 1, levels("a/+", 33), 1), subscribeFrame(4, 2, "$share/g/"+levels("a", 32), 1))
+	old.expect(0x90, append(puback(1), 0x80)...)
+	old.expect(0x90, append(puback(2), 1)...)
+	old.send(publishFrame(4, 1, 1, deep, "x"))
+	if reason := old.expectClosed(); reason != 0 {
+		t.Errorf("3.1.1: reason %#x", reason)
+	}
+	lab := h.connect("lab", "lab", 5, connectOptions{})
+	lab.send(subscribeFrame(5, 1, levels("a", 33), 1))
+	lab.expect(0x90, append(append(puback(1), 0), frame.ReasonFilterInvalid)...)
+	for version, want := range map[byte]byte{4: 5, 5: frame.ReasonTopicInvalid} {
+		w := h.dial("lab")
+		w.version = version
+		will := append(text(levels("a", 33)), text("x")...)
+		if version == 5 {
+			will = append([]byte{0}, will...)
+		}
+		w.send(connectFrame("w", version, connectOptions{will: will}))
+		if code := w.connack(); code != want {
+			t.Errorf("version %d: a deep will gets %#x, want %#x", version, code, want)
+		}
+	}
+	if last := h.journal.Last(); last != 1 {
+		t.Errorf("%d records in the journal", last)
+	}
+	if n := h.rejected("topic_levels"); n != 4 {
+		t.Errorf("%v counted", n)
+	}
+	h.b.Reload(Limits{MaxLevels: 8}, nil) //nolint:errcheck // no TLS
+	c.send(publishFrame(5, 1, 4, levels(up, 9), "x"))
+	c.expect(0x40, append(puback(4), frame.ReasonTopicInvalid)...)
+}
+
+// A retained message is kept and acknowledged, or refused and not journaled.
+func TestRetainedBeyondTheShare(t *testing.T) {
+	t.Parallel()
+	versions(t, func(t *testing.T, version byte) {
+		h := newHarness(t)
+		h.sessions.SetBounds(session.Bounds{MaxOwnerRetained: 2})
+		retain := func(qos byte, id uint16, class, payload string) []byte {
+			f := publishFrame(version, qos, id, "v1/"+testVIN+"/up/"+class, payload)
+			f[0] |= 1
+			return f
+		}
+		c := h.connect("cars", testVIN, version, connectOptions{})
+		c.send(retain(1, 1, "a", "1"), retain(1, 2, "b", "1"), retain(1, 3, "a", "2"), retain(0, 0, "b", ""), retain(2, 4, "c", "1"))
+		for id := uint16(1); id < 4; id++ {
+			c.expect(0x40, puback(id)...)
+		}
+		c.expect(0x50, puback(4)...)
+		c.send(publishRel(4))
+		c.expect(0x70, puback(4)...)
+		const kept = 6
+		if version == 5 {
+			c.send(retain(1, 5, "d", "1"), retain(2, 6, "d", "1"), retain(0, 0, "d", "1"), retain(2, 6, "c", "2"))
+			c.expect(0x40, append(puback(5), frame.ReasonQuotaExceeded)...)
+			c.expect(0x50, append(puback(6), frame.ReasonQuotaExceeded)...)
+			c.expect(0x50, puback(6)...) // the identifier is free
+		} else {
+			c.send(retain(1, 5, "d", "1"))
+			c.expectClosed()
+		}
+		want := kept
+		if version == 5 {
+			want++
+		}
+		if last := h.journal.Last(); int(last) != want {
+			t.Errorf("%d records in the journal, want %d", last, want)
+		}
+		other := h.connect("cars", "LTEST000000000002", version, connectOptions{})
+		f := publishFrame(version, 1, 1, "v1/LTEST000000000002/up/a", "1")
+		f[0] |= 1
+		other.send(f)
+		other.expect(0x40, puback(1)...)
+		lab := h.connect("lab", "lab", version, connectOptions{})
+		lab.send(subscribeFrame(version, 1, "v1/+/up/#", 0))
+		lab.expect(0x90)
+		var got []string
+		for range 3 {
+			_, body, err := lab.read()
+			must(t, err)
+			n := int(body[1])
+			got = append(got, string(body[2:2+n]))
+		}
+		slices.Sort(got)
+		if fmt.Sprint(got) != "[v1/"+testVIN+"/up/a v1/"+testVIN+"/up/c v1/LTEST000000000002/up/a]" {
+			t.Errorf("retained are %q", got)
+		}
+	})
+}
+
+func publishRel(id uint16) []byte { return []byte{0x62, 2, byte(id >> 8), byte(id)} }
+
+func TestSubjectsSessions(t *testing.T) {
+	t.Parallel()
+	h := newHarness(t)
+	h.sessions.SetBounds(session.Bounds{MaxOwnerSessions: 1, MaxOwnerSubscriptions: 1})
+	token, _, err := h.auth.Issue(auth.IssueRequest{Subject: "billing", Role: auth.RoleService, Scopes: []string{"telemetry:read"}})
+	must(t, err)
+	o := connectOptions{user: "billing", password: token}
+	first := h.connect("tokens", "billing/1", 5, o)
+	for version, want := range map[byte]byte{4: 3, 5: frame.ReasonQuotaExceeded} {
+		c := h.dial("tokens")
+		c.version = version
+		c.send(connectFrame("billing/2", version, o))
+		if code := c.connack(); code != want {
+			t.Errorf("version %d: CONNACK %#x, want %#x", version, code, want)
+		}
+	}
+	first.send(subscribeFrame(5, 1, "v1/+/up/a", 1), subscribeFrame(5, 2, "v1/+/up/b", 1))
+	first.expect(0x90, append(puback(1), 0, 1)...)
+	first.expect(0x90, append(puback(2), 0, frame.ReasonQuotaExceeded)...)
+}
+
+// Whatever is retained anew while a client subscribes, it ends with the last message of every topic, and never
+// gets an older one behind a newer one.
+func TestSubscribeWhileRetainedChange(t *testing.T) {
+	t.Parallel()
+	f := newFanEnv(t)
+	f.run()
+	const topics = 3000
+	publish := func(n, version int) uint64 {
+		last, err := f.journal.Append([]message.Record{{
+			Kind: message.KindPublish, Client: "V", Topic: "t/" + strconv.Itoa(n%37) + "/" + strconv.Itoa(n), Retain: true,
+			Payload: []byte(strconv.Itoa(version)),
+		}}, nil)
+		f.must(err)
+		return last
+	}
+	var last uint64
+	for n := range topics {
+		last = publish(n, 1)
+	}
+	f.must(f.journal.WaitDurable(t.Context(), last))
+	f.until("the fan-out", func() bool { return f.sessions.Position() == last })
+	f.sessions.SetBounds(session.Bounds{MaxQueuedMessages: 1 << 20, MaxRetained: 1 << 20})
+	c := f.attach("svc")
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for round := 2; round < 5; round++ {
+			for n := range topics {
+				last = publish(n, round)
+			}
+		}
+	})
+	c.subscribe("t/#")
+	wg.Wait()
+	seen := map[string]int{}
+	for done := 0; done < topics; {
+		topic, version, _ := strings.Cut(c.next(t), "=")
+		v, err := strconv.Atoi(version)
+		f.must(err)
+		if v < seen[topic] {
+			t.Fatalf("%s: version %d behind %d", topic, v, seen[topic])
+		}
+		if v == 4 && seen[topic] != 4 {
+			done++
+		}
+		seen[topic] = v
+	}
+}
+
+// A look at the retained messages is bounded, and goes on where it stopped.
+func TestRetainedInSteps(t *testing.T) {
+	t.Parallel()
+	x := NewIndex()
+	for n := range 1000 {
+		x.Retain(&message.Record{Topic: fmt.Sprintf("v1/%d/up/%d", n%50, n), Payload: []byte("x"), Seq: 1})
+	}
+	var at session.RetainedAt
+	seen := map[string]int{}
+	steps := 0
+	for more := true; more; steps++ {
+		looked := 0
+		more = x.Retained("v1/+/up/#", &at, 64, func(r *message.Record) { looked++; seen[r.Topic] += int(r.Seq) })
+		if looked > 64 {
+			t.Fatalf("%d in one step", looked)
+		}
+		// What comes and goes meanwhile is the fan-out's affair.
+		x.Retain(&message.Record{Topic: fmt.Sprintf("v1/%d/up/%d", 100+steps, steps), Payload: []byte("x")})
+		x.Retain(&message.Record{Topic: fmt.Sprintf("v1/%d/up/%d", 99+steps, steps-1)})
+	}
+	if len(seen) < 1000 || steps < 1000/64 {
+		t.Errorf("%d topics in %d steps", len(seen), steps)
+	}
+	for topic, n := range seen {
+		if n > 1 {
+			t.Errorf("%s came %d times", topic, n)
+		}
+	}
+}
+
+// Deep topics are looked up by as many levels as filters have.
+func TestDeepTopicsInTheIndex(t *testing.T) {
+	t.Parallel()
+	x := NewIndex()
+	for _, f := range []string{"a/b", "a/b/#", "a/b/c", "#", "+/+/+", "a/+/#"} {
+		x.Subscribe(f, session.Subscription{Filter: f}, 0)
+	}
+	for n, want := range map[int]int{2: 4, 3: 5, 4: 3, 60_000: 3} {
+		topic := "a/b"
+		if n > 2 {
+			topic = levels("a/b/c", n)
+		}
+		if got := clients(x, topic); len(got) != want {
+			t.Errorf("%d levels: %q", n, got)
+		}
+	}
+	x.Subscribe("late", session.Subscription{Filter: "a/b"}, 5)
+	got := 0
+	for seq := uint64(4); seq < 8; seq++ {
+		x.Match(&message.Record{Topic: "a/b", Seq: seq}, func(client string, _ session.Matched) {
+			if client == "late" {
+				got++
+			}
+		})
+	}
+	if got != 2 {
+		t.Errorf("a subscription that begins behind record 5 gets %d of the records 4 to 7", got)
+	}
+}

@@ -1,0 +1,162 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync/atomic"
+	"time"
+
+	"cellgate/broker/journal"
+	"cellgate/broker/message"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// TailJournal is what a loop that follows the journal needs of it.
+type TailJournal interface {
+	NewReader(from uint64) (*journal.Reader, error)
+	First() uint64
+	Durable() uint64
+	WaitDurable(ctx context.Context, seq uint64) error
+	Retain(name string, seq uint64)
+}
+
+// tail follows the journal for one consumer: in order, up to the durable mark. What the journal has lost is counted.
+type tail struct {
+	name    string // among the journal's consumers
+	journal TailJournal
+	reader  *journal.Reader
+	log     *slog.Logger
+	metrics *TailMetrics
+	done    atomic.Uint64 // every record up to here has been handed on; the reader is ahead of it within a batch
+	since   atomic.Int64  // ms; when the oldest record that is not handed on came, at the earliest
+}
+
+// TailMetrics count what one loop that follows the journal does.
+type TailMetrics struct {
+	records  prometheus.Counter
+	position prometheus.Gauge
+	missing  prometheus.Counter
+	lag, age prometheus.Gauge
+}
+
+// NewTailMetrics makes the metrics of the loop "fanout" or "command_intake" and registers them with reg, which may be
+// nil.
+func NewTailMetrics(reg prometheus.Registerer, loop string) *TailMetrics {
+	gauge := func(name, help string) prometheus.Gauge {
+		return prometheus.NewGauge(prometheus.GaugeOpts{Name: loop + "_" + name, Help: help})
+	}
+	m := &TailMetrics{
+		records:  prometheus.NewCounter(prometheus.CounterOpts{Name: loop + "_records_total", Help: "Journal records that the loop read; the others nobody wanted."}),
+		position: gauge("position", "Journal sequence up to which the loop has handed everything on."),
+		missing:  prometheus.NewCounter(prometheus.CounterOpts{Name: loop + "_missing_total", Help: "Journal records that the loop could not hand on because the journal has lost them."}),
+		lag:      gauge("lag_messages", "Durable journal records that the loop has not handed on."),
+		age:      gauge("lag_seconds", "How long the oldest of them has waited."),
+	}
+	if reg != nil {
+		reg.MustRegister(m.records, m.position, m.missing, m.lag, m.age)
+	}
+	return m
+}
+
+// open puts the reader at from. Records that the journal no longer has are counted as missing.
+func (t *tail) open(from uint64) error {
+	t.journal.Retain(t.name, from)
+	r, err := t.journal.NewReader(from)
+	if errors.Is(err, journal.ErrTrimmed) {
+		first := t.journal.First()
+		t.log.Error("the journal no longer has records that were not handed on", "loop", t.name, "from", from, "first", first)
+		t.metrics.missing.Add(float64(first - from))
+		r, err = t.journal.NewReader(first)
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w", t.name, err)
+	}
+	t.reader = r
+	t.advance()
+	t.since.Store(time.Now().UnixMilli())
+	return nil
+}
+
+// advance notes that everything up to the reader's position has been handed on.
+func (t *tail) advance() uint64 {
+	at := t.reader.Position()
+	t.done.Store(at)
+	t.metrics.position.Set(float64(at))
+	return at
+}
+
+// each hands a batch on, record by record. When fn fails the batch is not handed on.
+func (t *tail) each(b *journal.Batch, fn func(rec *message.Record) error) error {
+	if b.Missing > 0 {
+		t.log.Error("journal records lost before they were handed on", "loop", t.name, "count", b.Missing, "before", b.First)
+		t.metrics.missing.Add(float64(b.Missing))
+	}
+	for i := range b.Records {
+		t.since.Store(b.Records[i].ReceivedAt)
+		if err := fn(&b.Records[i]); err != nil {
+			return err
+		}
+	}
+	t.metrics.records.Add(float64(len(b.Records)))
+	return nil
+}
+
+// await returns when there may be more to read, and after settleInterval without.
+func (t *tail) await(ctx context.Context) error {
+	next := t.reader.Position() + 1
+	if next <= t.journal.Durable() {
+		// Durable, but not to be read yet: the journal is between two segments, or has lost the record.
+		select {
+		case <-time.After(time.Millisecond):
+		case <-ctx.Done():
+		}
+		return nil
+	}
+	t.since.Store(time.Now().UnixMilli()) // nothing waits
+	wait, cancel := context.WithTimeout(ctx, settleInterval)
+	defer cancel()
+	if err := t.journal.WaitDurable(wait, next); err != nil && wait.Err() == nil {
+		return err
+	}
+	return nil
+}
+
+// settleInterval is how often a loop looks up although nothing comes, to note how far it is.
+const settleInterval = 500 * time.Millisecond
+
+// follow steps until ctx ends, which is no error, or the journal fails. step reports whether there was anything.
+func (t *tail) follow(ctx context.Context, step func(context.Context) (bool, error), settle func(context.Context)) error {
+	tick := time.NewTicker(settleInterval)
+	defer tick.Stop()
+	for {
+		ok, err := step(ctx)
+		if err == nil && !ok {
+			err = t.await(ctx)
+		}
+		switch {
+		case ctx.Err() != nil, errors.Is(err, journal.ErrClosed):
+			return nil
+		case err != nil:
+			return fmt.Errorf("%s: %w", t.name, err)
+		}
+		select {
+		case <-tick.C:
+			settle(ctx)
+			t.Lag()
+		default:
+		}
+	}
+}
+
+// Lag is how many durable records are not handed on, and how long the oldest has waited. It also sets the gauges.
+func (t *tail) Lag() (records uint64, age time.Duration) {
+	if durable, done := t.journal.Durable(), t.done.Load(); durable > done {
+		records, age = durable-done, max(0, time.Since(time.UnixMilli(t.since.Load())))
+	}
+	t.metrics.lag.Set(float64(records))
+	t.metrics.age.Set(age.Seconds())
+	return records, age
+}
