@@ -5,10 +5,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -167,33 +169,43 @@ func (p *Process) LimitDescriptors(n uint64) (before uint64) {
 	return old.Cur
 }
 
-// ports remembers what FreePort gave out, so that two tests of one process never get the same.
-type ports struct {
-	mu    sync.Mutex
-	given map[int]bool
-}
+// Ports for servers come from below those that the kernel gives to outgoing connections: with thousands of these, one has
+// a port that was free a moment ago before the server listens there.
+const firstPort, lastPort = 10_000, 32_767
 
-var taken = ports{given: map[int]bool{}}
+// reserved are the ports that this process has given out.
+var reserved sync.Map
 
-// FreePort returns a loopback TCP port that nothing listens on.
+// FreePort returns a loopback TCP port that nothing listens on, and that no other test of this machine is given while this
+// process lives.
 func FreePort(t testing.TB) int {
 	t.Helper()
-	taken.mu.Lock()
-	defer taken.mu.Unlock()
-	for range 100 {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatalf("free port: %v", err)
+	for range 1000 {
+		port := firstPort + rand.IntN(lastPort-firstPort+1)
+		if !reserve(port) {
+			continue
 		}
-		port := l.Addr().(*net.TCPAddr).Port
-		_ = l.Close()
-		if !taken.given[port] {
-			taken.given[port] = true
+		if l, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port))); err == nil {
+			_ = l.Close()
 			return port
 		}
 	}
 	t.Fatal("no free port")
 	return 0
+}
+
+// reserve takes a port for this process. Among processes, a socket with an abstract name holds it, which needs no file and
+// ends with its process; only Linux has those.
+func reserve(port int) bool {
+	if _, given := reserved.LoadOrStore(port, true); given || runtime.GOOS != "linux" {
+		return !given
+	}
+	l, err := net.Listen("unix", fmt.Sprintf("@cellgate-test-port-%d", port))
+	if err != nil {
+		return false
+	}
+	reserved.Store(port, l) // never collected: that would close it
+	return true
 }
 
 // FreeAddr returns 127.0.0.1 with a free port.

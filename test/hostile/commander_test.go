@@ -18,10 +18,12 @@ import (
 // commander is a service that sends commands to a connected vehicle, which carries each out at once. A command that does
 // not succeed fails the test.
 type commander struct {
-	c    *cell
-	vin  string
-	stop chan struct{}
-	all  sync.WaitGroup
+	c       *cell
+	vin     string
+	stop    chan struct{}
+	service sync.WaitGroup
+	vehicle chan struct{} // closed to end the vehicle, which outlives the service: a command may be under way
+	driven  sync.WaitGroup
 
 	mu       sync.Mutex
 	done     int
@@ -31,17 +33,17 @@ type commander struct {
 
 func startCommander(t *testing.T, c *cell) *commander {
 	t.Helper()
-	o := &commander{c: c, vin: scenario.NewVIN(), stop: make(chan struct{}), took: newLatencies()}
+	o := &commander{c: c, vin: scenario.NewVIN(), stop: make(chan struct{}), vehicle: make(chan struct{}), took: newLatencies()}
 	v := scenario.MustV5(t, c.Gateway, o.vin, c.VehicleToken(o.vin))
 	if _, err := v.Subscribe(t.Context(), &paho.Subscribe{Subscriptions: []paho.SubscribeOptions{{Topic: "v1/" + o.vin + "/cmd/#", QoS: 1}}}); err != nil {
 		t.Fatal(err)
 	}
-	o.all.Go(func() { o.vehicle(v) })
-	o.all.Go(o.service)
+	o.driven.Go(func() { o.drive(v) })
+	o.service.Go(o.send)
 	return o
 }
 
-func (o *commander) vehicle(v *scenario.V5) {
+func (o *commander) drive(v *scenario.V5) {
 	for {
 		select {
 		case m := <-v.Messages:
@@ -53,11 +55,11 @@ func (o *commander) vehicle(v *scenario.V5) {
 				o.fail(fmt.Errorf("result of command %s: %w", id, err))
 			}
 		case d := <-v.Closed:
-			if !stopped(o.stop) {
+			if !stopped(o.vehicle) {
 				o.fail(fmt.Errorf("the vehicle that takes commands was disconnected: %+v", d))
 			}
 			return
-		case <-o.stop:
+		case <-o.vehicle:
 			return
 		}
 	}
@@ -66,7 +68,7 @@ func (o *commander) vehicle(v *scenario.V5) {
 // commandEvery is the pause between commands.
 const commandEvery = 100 * time.Millisecond
 
-func (o *commander) service() {
+func (o *commander) send() {
 	for !stopped(o.stop) {
 		begin := time.Now()
 		status, body, err := o.c.Do(http.MethodPost, "/v1/vehicles/"+o.vin+"/commands?wait=20s", o.c.operator,
@@ -76,7 +78,7 @@ func (o *commander) service() {
 			err = json.Unmarshal(body, &answer)
 		}
 		if err != nil || answer.State != "succeeded" {
-			o.fail(fmt.Errorf("command after %v: %d %s %w", time.Since(begin).Round(time.Millisecond), status, body, err))
+			o.fail(fmt.Errorf("command after %v: %d %s %v", time.Since(begin).Round(time.Millisecond), status, body, err))
 			continue
 		}
 		o.mu.Lock()
@@ -107,7 +109,9 @@ func (o *commander) takeFigures() (int, *latencies) {
 func (o *commander) end(t *testing.T) {
 	t.Helper()
 	close(o.stop)
-	o.all.Wait()
+	o.service.Wait()
+	close(o.vehicle)
+	o.driven.Wait()
 	for _, err := range o.failures[:min(5, len(o.failures))] {
 		t.Error(err)
 	}
