@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"cellgate/broker/clock"
 	"cellgate/broker/message"
 	"cellgate/broker/session"
 	"cellgate/broker/statefile"
@@ -130,10 +131,10 @@ func TestJournalIsHeldUntilItsConsumersAreThere(t *testing.T) {
 		t.Fatal(err)
 	}
 	a := &App{}
-	a.cfg, a.log, a.reg = cfg, slog.New(slog.DiscardHandler), newRegistry(cfg, Build{})
+	a.cfg, a.log, a.reg, a.source = cfg, slog.New(slog.DiscardHandler), newRegistry(cfg, Build{}), clock.System()
 	a.life.log = a.log
 	t.Cleanup(func() { halt(t, a) })
-	for _, open := range []func(context.Context) error{a.openState, a.openJournal} {
+	for _, open := range []func(context.Context) error{a.openState, a.openClock, a.openJournal} {
 		if err := open(t.Context()); err != nil {
 			t.Fatal(err)
 		}
