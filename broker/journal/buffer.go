@@ -81,11 +81,13 @@ type buffer struct {
 	free   []*batch
 	bytes  int // in queue and in the committer's hands
 	last   uint64
-	time   int64 // ReceivedAt of the last record; 0 when there is none
-	watch  clock.Watch
-	jump   time.Duration // of the clock, that no record tells of yet
-	full   error         // wraps ErrFull while the journal has no room
-	closed error         // ErrClosed or the sticky error
+	// messages counts the PUBLISH records appended since Open.
+	messages uint64
+	time     int64 // ReceivedAt of the last record; 0 when there is none
+	watch    clock.Watch
+	jump     time.Duration // of the clock, that no record tells of yet
+	full     error         // wraps ErrFull while the journal has no room
+	closed   error         // ErrClosed or the sticky error
 }
 
 func newBuffer(o *Options, last uint64, lastTime int64) *buffer {
@@ -179,6 +181,9 @@ func (b *buffer) putLocked(recs []message.Record) (cur *batch) {
 		r := &recs[i]
 		b.last++
 		r.Seq, r.ReceivedAt = b.last, b.time
+		if r.Kind == message.KindPublish {
+			b.messages++
+		}
 		cur = b.openLocked(r, cur)
 		before := len(cur.buf)
 		cur.add(r)
@@ -238,6 +243,13 @@ func maxEncoded(r *message.Record) int {
 		n += 2*perText + len(r.Props.User[i].Name) + len(r.Props.User[i].Value)
 	}
 	return n
+}
+
+// appended returns the last sequence, and how many PUBLISH records there are up to it since Open.
+func (b *buffer) appended() (last, messages uint64) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.last, b.messages
 }
 
 // signal wakes the committer. It never blocks.

@@ -197,6 +197,9 @@ func (j *Journal) Durable() uint64 { return j.durable.Load() }
 // Last returns the highest sequence appended; 0 is none.
 func (j *Journal) Last() uint64 { return j.buffer.lastAppended() }
 
+// Appended returns Last together with how many of the records up to it were appended as PUBLISH since Open.
+func (j *Journal) Appended() (last, messages uint64) { return j.buffer.appended() }
+
 // First returns the lowest sequence that is kept, or would be: 1 in the beginning.
 func (j *Journal) First() uint64 { return j.table.first(j.durable.Load()) }
 

@@ -49,7 +49,7 @@ func TestPages(t *testing.T) {
 	now := time.Date(2026, 11, 20, 21, 9, 36, 0, time.UTC)
 	ledger := []sink.SinkLedger{
 		{Sink: "kafka", Received: 120345, Delivered: 120300, Filtered: 45, Balanced: true},
-		{Sink: "redis", Received: 120345, Delivered: 100000, Filtered: 19000, Dropped: map[string]uint64{"retention": 90, "expired": 5}, Pending: 1249, Balanced: false},
+		{Sink: "redis", Received: 120345, Delivered: 100000, Filtered: 19000, Dropped: map[string]uint64{"retention": 90, "expired": 5}, Pending: 1249, Unevaluated: 1000, Balanced: false},
 	}
 	for name, print := range map[string]func(*testing.T, io.Writer, time.Time) error{
 		"status":       page(healthyStatus, ledger),

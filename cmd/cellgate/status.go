@@ -22,7 +22,8 @@ func statusCommand(c *cli) *cobra.Command {
 		Use:   "status",
 		Short: "show a gateway's state and its loss ledger",
 		Long: `status shows what a gateway says of itself, and per sink the ledger: received = delivered +
-filtered + dead-lettered + dropped + pending. The exit code is 1 when a line does not add up.`,
+filtered + dead-lettered + dropped + pending; unevaluated is the part of pending that the rules have not
+seen yet. The exit code is 1 when a line does not add up.`,
 		Example: "  cellgate status",
 		Args:    takes(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -177,11 +178,11 @@ func sinkTable(s *app.Status, ledger []sink.SinkLedger) *table {
 	t := &table{}
 	for _, l := range ledger {
 		if len(t.rows) == 0 {
-			t.row("SINK", "RECEIVED", "DELIVERED", "FILTERED", "DEAD-LETTERED", "DROPPED", "PENDING", "LAG", "BEHIND", "LOG", "ADDS UP")
+			t.row("SINK", "RECEIVED", "DELIVERED", "FILTERED", "DEAD-LETTERED", "DROPPED", "PENDING", "UNEVALUATED", "BEHIND", "LOG", "ADDS UP")
 		}
 		load := loads[l.Sink]
 		t.row(l.Sink, fleet.Count(l.Received), fleet.Count(l.Delivered), fleet.Count(l.Filtered), fleet.Count(l.DeadLettered), droppedText(&l),
-			fleet.Count(l.Pending), fleet.Count(load.LagRecords), secondsText(load.LagSeconds), sizeText(load.LogBytes), yesNO(l.Balanced))
+			fleet.Count(l.Pending), fleet.Count(l.Unevaluated), secondsText(load.LagSeconds), sizeText(load.LogBytes), yesNO(l.Balanced))
 	}
 	return t
 }

@@ -21,6 +21,7 @@ var (
 	keyEvaluated  = []byte("evaluated")
 	keyEpoch      = []byte("epoch")     // of the journal that sequences are of
 	keyTable      = []byte("table")     // []setEntry
+	keyAhead      = []byte("ahead")     // what is not evaluated
 	keyOperators  = []byte("operators") // operatorRange, as of E
 	keyRemoved    = []byte("removed")   // operators without rules, as of E
 	keyAnnounced  = []byte("announced")
@@ -47,6 +48,7 @@ type snapshot struct {
 	operators operatorState
 	removed   []byte // rules.State.AppendRemoved
 	version   uint64 // of removed
+	ahead     ahead
 }
 
 // equal reports whether a checkpoint would write what the last one has written. An idle gateway leaves its
@@ -153,7 +155,7 @@ func (d *Dispatcher) capture() (*snapshot, error) {
 	for i, p := range d.pipelines {
 		s.sinks[i] = p.capture(d.o.Log.Error)
 	}
-	s.operators = d.operators.take(d.state)
+	s.operators, s.ahead = d.operators.take(d.state), d.aheadOf()
 	_, s.version = d.state.Removed()
 	if d.last == nil || d.last.version != s.version {
 		s.removed = d.state.AppendRemoved([]byte{})
@@ -164,7 +166,7 @@ func (d *Dispatcher) capture() (*snapshot, error) {
 func (p *pipeline) capture(alarm func(msg string, args ...any)) sinkState {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	l := p.now.ledger(p.name, p.tracker.open+p.backlog)
+	l := p.now.ledger(p.name, p.receivedLocked(), p.tracker.open+p.backlog)
 	if !l.Balanced {
 		alarm("ledger does not balance", "sink", p.name, "ledger", l)
 	}
@@ -192,6 +194,7 @@ func (d *Dispatcher) store(s *snapshot, operators operatorRange) error {
 			putUint(b, keyEvaluated, s.evaluated),
 			putUint(b, keyEpoch, d.o.Journal.Epoch()),
 			putJSON(b, keyOperators, operators),
+			putJSON(b, keyAhead, s.ahead),
 			d.sets.save(b, s.table, s.entered, string(b.Get(keyApplied))),
 		)
 	})
@@ -257,6 +260,7 @@ func (d *Dispatcher) restore() error {
 	var epoch uint64
 	var operators operatorRange
 	var removed []byte
+	var known ahead
 	err := d.o.DB.Update(func(tx *statefile.Tx) error {
 		b, err := tx.CreateBucketIfNotExists(bucketDispatch)
 		if err != nil {
@@ -275,7 +279,7 @@ func (d *Dispatcher) restore() error {
 			}
 		}
 		removed = slices.Clone(b.Get(keyRemoved))
-		return errors.Join(d.sets.load(b), getJSON(b, keyOperators, &operators))
+		return errors.Join(d.sets.load(b), getJSON(b, keyOperators, &operators), getJSON(b, keyAhead, &known))
 	})
 	if err != nil {
 		return fmt.Errorf("dispatch state: %w", err)
@@ -293,7 +297,7 @@ func (d *Dispatcher) restore() error {
 	}
 	for i, p := range d.pipelines {
 		if foreign {
-			states[i].orphan(d.evaluated)
+			states[i].orphan(d.evaluated, known.Messages)
 		}
 		if err := p.restore(d, states[i]); err != nil {
 			return err
@@ -307,7 +311,13 @@ func (d *Dispatcher) restore() error {
 			return err
 		}
 	}
-	return d.resume()
+	if foreign {
+		known = ahead{}
+	}
+	if err := d.resume(); err != nil {
+		return err
+	}
+	return d.countAhead(known)
 }
 
 // restoreSink reads a sink's state. A sink that was not there before begins at E: what was evaluated
@@ -379,7 +389,11 @@ func (p *pipeline) restore(d *Dispatcher, s sinkState) error {
 	p.now, p.settled = s.Counts, s.Counts.clone()
 	p.evaluated = d.evaluated
 	p.mode, p.readable = logging, true
-	return p.openLog(d.o.fs, d.logDir(p), d.o.Journal.Epoch(), s, d.o.SegmentBytes)
+	if err := p.openLog(d.o.fs, d.logDir(p), d.o.Journal.Epoch(), s, d.o.SegmentBytes); err != nil {
+		return err
+	}
+	p.waitingAt = receivedAt(d.o.Journal, p.oldest)
+	return nil
 }
 
 // openLog opens the decision log and counts what is pending in it: every record between cursor and E that has a message
@@ -393,7 +407,7 @@ func (p *pipeline) openLog(fs fileSystem, dir string, epoch uint64, s sinkState,
 		return err
 	}
 	p.loaded, p.readPos = s.Cursor, p.dlog.start()
-	if err := p.recount(); err != nil {
+	if p.oldest, err = p.recount(); err != nil {
 		return err
 	}
 	if p.backlog != pending {
@@ -402,33 +416,35 @@ func (p *pipeline) openLog(fs fileSystem, dir string, epoch uint64, s sinkState,
 	return nil
 }
 
-// recount counts the records behind the cursor in the decision log, which are pending.
-func (p *pipeline) recount() error {
+// recount counts the records behind the cursor in the decision log, which are pending, and returns the first of them.
+func (p *pipeline) recount() (first uint64, err error) {
 	pos := p.readPos
 	var ds []rules.Decision
 	for {
 		data, next, ok, err := p.dlog.read(pos)
 		if err != nil {
-			return err
+			return 0, err
 		}
 		if !ok {
-			return nil
+			return first, nil
 		}
 		c, err := readChunk(data)
 		if err != nil {
-			return err
+			return 0, err
 		}
 		var last uint64
 		for {
 			seq, out, more, err := c.next(ds[:0])
 			if err != nil {
-				return err
+				return 0, err
 			}
 			if ds = out; !more {
 				break
 			}
 			if last = seq; seq > p.loaded {
-				p.backlog++
+				if p.backlog++; p.backlog == 1 {
+					first = seq
+				}
 			}
 		}
 		p.dlog.noteLast(next.Segment, last)
@@ -436,8 +452,10 @@ func (p *pipeline) recount() error {
 	}
 }
 
-// orphan gives up what is pending of a journal that is no longer there, and begins anew behind evaluated.
-func (s *sinkState) orphan(evaluated uint64) {
+// orphan gives up what is pending of a journal that is no longer there, so many messages that were not evaluated among it,
+// and begins anew behind evaluated.
+func (s *sinkState) orphan(evaluated, ahead uint64) {
+	s.Counts.Received += ahead
 	if n := s.Counts.unsettled(); n > 0 {
 		s.Counts.add(dropped, JournalLost, n)
 	}

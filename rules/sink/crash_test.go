@@ -121,10 +121,10 @@ func TestBacklogTakesNoMemory(t *testing.T) {
 	r.kafka.Hold(true)
 	r.redis.Hold(true)
 	r.Publish(2000, 5000)
-	r.Await(func() bool { return r.Ledger("kafka").Pending == 5000 })
+	r.Evaluated("kafka", 5000)
 	before := heap()
 	r.Publish(7000, 60000)
-	r.Await(func() bool { return r.Ledger("kafka").Pending == 65000 })
+	r.Evaluated("kafka", 65000)
 	if grown := heap() - before; grown > 8<<20 {
 		t.Fatalf("60,000 records of backlog cost %d bytes of heap", grown)
 	}
@@ -146,7 +146,7 @@ func TestAnotherJournalIsAccountedFor(t *testing.T) {
 	r := newRig(t, func(o *sink.Options) { o.Sinks[0].Limits.Messages = 16 })
 	r.kafka.Hold(true)
 	r.Publish(0, 500)
-	r.Await(func() bool { return r.Ledger("kafka").Pending == 500 })
+	r.Evaluated("kafka", 500)
 	if err := r.Dispatcher.Checkpoint(); err != nil {
 		t.Fatal(err)
 	}
@@ -187,7 +187,7 @@ func TestTheLogOfAnotherJournalDoesNotStopTheStart(t *testing.T) {
 	}
 	r.kafka.Hold(true)
 	r.Publish(0, 500)
-	r.Await(func() bool { return r.Ledger("kafka").Pending == 500 })
+	r.Evaluated("kafka", 500)
 	checkpoint()
 	r.Kill()
 	r.kafka.Forget()
@@ -215,7 +215,7 @@ func TestWithoutAStateFileTheJournalIsDelivered(t *testing.T) {
 	r := newRig(t, func(o *sink.Options) { o.Sinks[0].Limits.Messages = 16 })
 	r.kafka.Hold(true)
 	r.Publish(0, 300)
-	r.Await(func() bool { return r.Ledger("kafka").Pending == 300 })
+	r.Evaluated("kafka", 300)
 	if err := r.Dispatcher.Checkpoint(); err != nil {
 		t.Fatal(err)
 	}

@@ -38,9 +38,12 @@ type Dispatcher struct {
 
 	// checkpoint's own.
 	saveMu    sync.Mutex
+	mark      ahead // what was appended at the last capture
 	operators *operatorLog
 	unstored  *snapshot // captured, and not stored yet
 	last      *snapshot // as stored
+
+	unevaluated unevaluated
 
 	applyMu sync.Mutex
 	applied string // hash of the last rule set appended to the journal
@@ -79,7 +82,7 @@ func New(o Options) (*Dispatcher, error) {
 	}
 	d.env = &environment{
 		idPrefix: msgIDPrefix(o.Node, o.Journal.Epoch()),
-		journal:  o.Journal, sets: d.sets, metrics: o.Metrics,
+		journal:  o.Journal, sets: d.sets, metrics: o.Metrics, appended: o.Journal.Appended,
 	}
 	for i := range o.Sinks {
 		d.addPipeline(&o.Sinks[i])
@@ -257,6 +260,9 @@ func (d *Dispatcher) evaluate(ctx context.Context, reader *journal.Reader) {
 func (d *Dispatcher) batch(ctx context.Context, b *journal.Batch) {
 	d.evalMu.Lock()
 	defer d.evalMu.Unlock()
+	if len(b.Records) > 0 {
+		d.unevaluated.at.Store(b.Records[0].ReceivedAt)
+	}
 	if b.Missing > 0 {
 		d.o.Log.Error("journal records could not be read and are not evaluated", "count", b.Missing, "before", b.First)
 		d.lost(b.Missing, Corruption)
@@ -282,6 +288,11 @@ func (d *Dispatcher) batch(ctx context.Context, b *journal.Batch) {
 		}
 	}
 	d.endBatch(ctx, b.Last)
+	if b.Last == d.o.Journal.Last() {
+		d.unevaluated.at.Store(0)
+	} else if n := len(b.Records); n > 0 {
+		d.unevaluated.at.Store(b.Records[n-1].ReceivedAt)
+	}
 }
 
 // awaitRules waits until there is a rule set to evaluate a record with that none governs: the state file was lost, or the

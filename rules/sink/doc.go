@@ -13,7 +13,8 @@
 //
 //	received = delivered + filtered + dead-lettered + dropped + pending
 //
-// with each term counted where it happens.
+// with each term counted where it happens: received is what the journal has taken, and what the rules have not seen of it
+// yet is pending.
 //
 //	producer, err := kafkaclient.NewProducer(…)
 //	d, err := sink.New(sink.Options{Journal: j, DB: db, Dir: dir, Cell: cell, Node: node, Sinks: []sink.Binding{

@@ -1,5 +1,7 @@
 package sink
 
+import "time"
+
 // FileSystem is fileSystem, for tests outside of the package.
 type FileSystem = fileSystem
 
@@ -8,3 +10,6 @@ type File = file
 
 // UseFileSystem puts the decision logs on another file system.
 func (o *Options) UseFileSystem(fs FileSystem) { o.fs = fs }
+
+// UseLagAlarm changes how old a pending record is when its sink is reported.
+func (o *Options) UseLagAlarm(age time.Duration) { o.lagAlarm = age }

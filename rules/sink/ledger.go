@@ -6,7 +6,7 @@ import "maps"
 // happens, none is derived from the others; Balanced compares them.
 type SinkLedger struct {
 	Sink string `json:"sink"`
-	// Received counts PUBLISH records that the evaluator has read, and all records that it could not read:
+	// Received counts the PUBLISH records that the journal has taken, and all records that the evaluator could not read:
 	// those are dropped too, by reason Corruption or JournalLost.
 	Received uint64 `json:"received"`
 	// Delivered counts records all of whose messages for the sink it has.
@@ -17,9 +17,13 @@ type SinkLedger struct {
 	DeadLettered uint64 `json:"dead_lettered"`
 	// Dropped counts records of which a policy gave up at least one message, by reason.
 	Dropped map[string]uint64 `json:"dropped"`
-	// Pending counts records with messages that are not settled: those under way and those that wait
-	// in the decision log.
+	// Pending counts records with messages that are not settled: those under way, those that wait in the decision
+	// log, and those that are not evaluated.
 	Pending uint64 `json:"pending"`
+	// Unevaluated is the part of Pending that is in the journal and that the rules have not seen yet.
+	Unevaluated uint64 `json:"unevaluated"`
+	// OldestSeconds is how long ago the oldest pending record was received.
+	OldestSeconds float64 `json:"oldest_seconds"`
 	// Balanced is received = delivered + filtered + dead_lettered + all dropped + pending.
 	Balanced bool `json:"balanced"`
 }
@@ -65,11 +69,12 @@ func (c *counts) unsettled() uint64 {
 	return n
 }
 
-// ledger puts the terms together.
-func (c *counts) ledger(name string, pending uint64) SinkLedger {
+// ledger puts the terms together. pending are the evaluated records that are, received is what the journal says.
+func (c *counts) ledger(name string, received, pending uint64) SinkLedger {
 	l := SinkLedger{
-		Sink: name, Received: c.Received, Delivered: c.Delivered, Filtered: c.Filtered,
-		DeadLettered: c.DeadLettered, Dropped: make(map[string]uint64, len(c.Dropped)), Pending: pending,
+		Sink: name, Received: received, Delivered: c.Delivered, Filtered: c.Filtered,
+		DeadLettered: c.DeadLettered, Dropped: make(map[string]uint64, len(c.Dropped)), Pending: pending + received - c.Received,
+		Unevaluated: received - c.Received,
 	}
 	sum := l.Delivered + l.Filtered + l.DeadLettered + l.Pending
 	for reason, n := range c.Dropped {

@@ -4,10 +4,11 @@ import "testing"
 
 func TestALostRecordShowsAsMismatch(t *testing.T) {
 	t.Parallel()
-	p := &pipeline{limits: Limits{Messages: 10, Bytes: 1 << 20}, wake: make(chan struct{}, 1)}
+	env := &environment{appended: func() (uint64, uint64) { return 3, 3 }}
+	p := &pipeline{limits: Limits{Messages: 10, Bytes: 1 << 20}, wake: make(chan struct{}, 1), env: env}
 	p.received++
 	slot, isLive := p.offer(1, 1, 1)
-	if l := p.ledger(); !isLive || !l.Balanced || l.Pending != 1 {
+	if l := p.ledger(); !isLive || !l.Balanced || l.Pending != 3 || l.Unevaluated != 2 {
 		t.Fatalf("pending: %+v", l)
 	}
 	p.received++
@@ -16,7 +17,7 @@ func TestALostRecordShowsAsMismatch(t *testing.T) {
 	if err := p.endBatch(2); err != nil {
 		t.Fatal(err)
 	}
-	if l := p.ledger(); !l.Balanced || l.Received != 2 || l.Delivered != 1 || l.Filtered != 1 {
+	if l := p.ledger(); !l.Balanced || l.Received != 3 || l.Unevaluated != 1 || l.Delivered != 1 || l.Filtered != 1 {
 		t.Fatalf("settled: %+v", l)
 	}
 	p.received++ // a record that was read, and then forgotten

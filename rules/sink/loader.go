@@ -143,6 +143,9 @@ func (l *loader) passed(seq uint64) bool {
 func (p *pipeline) takeLocked(seq uint64, at int64, n int) uint64 {
 	p.backlog--
 	p.loaded = seq
+	if at > 0 {
+		p.waitingAt = at
+	}
 	return p.tracker.add(seq, at, n)
 }
 

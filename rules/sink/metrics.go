@@ -58,6 +58,7 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 type collector struct {
 	d                                                *Dispatcher
 	total, pending, lag, seconds, balanced, logBytes *prometheus.Desc
+	unevaluated                                      *prometheus.Desc
 	vins, maxVINs, stateBytes, removed               *prometheus.Desc
 }
 
@@ -69,21 +70,22 @@ func newCollector(d *Dispatcher) *collector {
 		d: d,
 		total: desc("ledger_total", "Records by sink and outcome: received, delivered, filtered, dead_lettered, "+
 			"dropped_{reason}.", "sink", "outcome"),
-		pending:    desc("ledger_pending", "Records with messages that are not settled at a sink.", "sink"),
-		lag:        desc("sink_lag_messages", "Records that are not settled at a sink, not yet evaluated ones included.", "sink"),
-		seconds:    desc("sink_lag_seconds", "Age of the oldest record that is not settled at a sink.", "sink"),
-		balanced:   desc("ledger_balanced", "1 while the ledger of a sink adds up.", "sink"),
-		logBytes:   desc("decision_log_bytes", "Size of a sink's decision log.", "sink"),
-		vins:       desc("rule_state_vins", "VINs of which the rules' operators remember something."),
-		maxVINs:    desc("rule_state_max_vins", "The bound of rule_state_vins, rules.max_vins."),
-		removed:    desc("rule_state_removed_operators", "Operators of rules that were removed within a day, whose memory is kept in case they come back."),
-		stateBytes: desc("rule_state_log_bytes", "Size of the log that keeps what the operators remember."),
+		pending:     desc("ledger_pending", "Records with messages that are not settled at a sink.", "sink"),
+		unevaluated: desc("ledger_unevaluated", "Records of ledger_pending that the rules have not seen.", "sink"),
+		lag:         desc("sink_lag_messages", "Records that are not settled at a sink, not yet evaluated ones included.", "sink"),
+		seconds:     desc("sink_lag_seconds", "Age of the oldest record that is not settled at a sink.", "sink"),
+		balanced:    desc("ledger_balanced", "1 while the ledger of a sink adds up.", "sink"),
+		logBytes:    desc("decision_log_bytes", "Size of a sink's decision log.", "sink"),
+		vins:        desc("rule_state_vins", "VINs of which the rules' operators remember something."),
+		maxVINs:     desc("rule_state_max_vins", "The bound of rule_state_vins, rules.max_vins."),
+		removed:     desc("rule_state_removed_operators", "Operators of rules that were removed within a day, whose memory is kept in case they come back."),
+		stateBytes:  desc("rule_state_log_bytes", "Size of the log that keeps what the operators remember."),
 	}
 }
 
 // Describe implements prometheus.Collector.
 func (c *collector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{c.total, c.pending, c.lag, c.seconds, c.balanced, c.logBytes, c.vins, c.maxVINs, c.stateBytes, c.removed} {
+	for _, d := range []*prometheus.Desc{c.total, c.pending, c.lag, c.seconds, c.balanced, c.logBytes, c.unevaluated, c.vins, c.maxVINs, c.stateBytes, c.removed} {
 		ch <- d
 	}
 }
@@ -105,6 +107,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 			count("dropped_"+reason, n)
 		}
 		gauge(c.pending, float64(l.Pending), l.Sink)
+		gauge(c.unevaluated, float64(l.Unevaluated), l.Sink)
 		ok := 0.0
 		if l.Balanced {
 			ok = 1
@@ -127,6 +130,8 @@ type SinkLag struct {
 	Sink string `json:"sink"`
 	// Messages are the records not settled at the sink, those included that are not yet evaluated.
 	Messages uint64 `json:"messages"`
+	// Unevaluated are those that the rules have not seen.
+	Unevaluated uint64 `json:"unevaluated"`
 	// Age is how long ago the oldest of them was received; 0 when there is none.
 	Age time.Duration `json:"age_ns"`
 	// Live is false while the sink is fed from its decision log.

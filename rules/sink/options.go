@@ -23,6 +23,8 @@ type Journal interface {
 	Epoch() uint64
 	First() uint64
 	Last() uint64
+	Durable() uint64
+	Appended() (last, messages uint64)
 	Append(recs []message.Record, w journal.Waiter) (uint64, error)
 	WaitDurable(ctx context.Context, seq uint64) error
 	Retain(name string, seq uint64)
@@ -73,6 +75,8 @@ type Options struct {
 	Log     *slog.Logger
 	Metrics *Metrics
 
+	// lagAlarm is how old a pending record is when its sink is reported.
+	lagAlarm time.Duration
 	// compile replaces the rules package in tests.
 	compile compiler
 	// fs is where the decision logs are; tests have one that forgets.
@@ -85,6 +89,9 @@ func (o *Options) fill() error {
 	}
 	if o.CheckpointInterval == 0 {
 		o.CheckpointInterval = time.Second
+	}
+	if o.lagAlarm == 0 {
+		o.lagAlarm = 30 * time.Second
 	}
 	if o.SegmentBytes == 0 {
 		o.SegmentBytes = 8 << 20

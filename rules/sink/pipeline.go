@@ -63,12 +63,17 @@ type pipeline struct {
 	tracker   tracker
 	mem       []chunk // live: decided, in no log yet
 	backlog   uint64  // records that wait in the decision log, or in the evaluator's chunk on its way there
+	oldest    uint64  // the first of them, when the log was opened
+	waitingAt int64   // ReceivedAt of the oldest of them, or of one shortly before it
 	loaded    uint64  // highest record handed over or passed over
 	evaluated uint64  // E, as far as this pipeline has been told
 	readPos   position
 	now       counts // as of this moment
 	settled   counts // as of the cursor: only Delivered, DeadLettered and Dropped
 	damage    error  // the decision log cannot be read
+	// base is what the ledger has received beyond what was appended to the journal since it was opened.
+	base    uint64
+	drifted bool // records were lost of which nobody knows how many were messages
 
 	graves graveyard
 
@@ -90,6 +95,8 @@ type environment struct {
 	journal  journalReader
 	sets     *ruleSets
 	metrics  *Metrics
+	// appended is the journal's: its last sequence, and the messages up to it since it was opened.
+	appended func() (last, messages uint64)
 	// deadLetters takes what a sink has refused: the Kafka sink.
 	deadLetters Sink
 }
@@ -105,6 +112,9 @@ func (p *pipeline) offer(seq uint64, at int64, n int) (slot uint64, isLive bool)
 		p.env.metrics.modeChanges.WithLabelValues(p.name, "log").Inc()
 	}
 	if p.mode == logging {
+		if p.backlog == 0 {
+			p.waitingAt = at
+		}
 		p.backlog++
 		return 0, false
 	}
@@ -124,6 +134,7 @@ func (p *pipeline) publishLocked() {
 func (p *pipeline) lost(n uint64, reason string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.drifted = true
 	p.now.Received += n
 	p.now.add(dropped, reason, n)
 	p.settled.add(dropped, reason, n)
@@ -163,6 +174,7 @@ func (p *pipeline) endBatch(seq uint64) error {
 	p.mu.Lock()
 	p.publishLocked()
 	p.evaluated = seq
+	p.settleDriftLocked()
 	m := p.mode
 	if m == live {
 		if !p.cw.empty() {
@@ -301,20 +313,4 @@ func (p *pipeline) signal() {
 	case p.wake <- struct{}{}:
 	default:
 	}
-}
-
-// ledger is the account at this moment.
-func (p *pipeline) ledger() SinkLedger {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.now.ledger(p.name, p.tracker.open+p.backlog)
-}
-
-// pendingSince returns how many records are pending and the time of the oldest known one under way, 0
-// if there is none.
-func (p *pipeline) pendingSince() (uint64, int64) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	e, _ := p.tracker.oldest()
-	return p.tracker.open + p.backlog, e.at
 }

@@ -194,9 +194,6 @@ func (p *process) runs(m *machine) error {
 		return err
 	}
 	settled := func() bool {
-		if p.dispatcher.Position() < last {
-			return false
-		}
 		l := p.dispatcher.Ledger()
 		return l[0].Pending+l[1].Pending == 0
 	}

@@ -1,6 +1,7 @@
 package sink
 
 import (
+	"fmt"
 	"slices"
 	"time"
 
@@ -35,36 +36,39 @@ func (d *Dispatcher) Ledger() []SinkLedger {
 	out := make([]SinkLedger, len(d.pipelines))
 	for i, p := range d.pipelines {
 		out[i] = p.ledger()
+		out[i].OldestSeconds = d.lag(p).Age.Seconds()
 	}
 	return out
 }
 
 // Lag tells how far each sink is behind.
 func (d *Dispatcher) Lag() []SinkLag {
-	last := d.o.Journal.Last()
 	out := make([]SinkLag, len(d.pipelines))
 	for i, p := range d.pipelines {
-		out[i] = p.lag(last)
+		out[i] = d.lag(p)
 	}
 	return out
 }
 
-func (p *pipeline) lag(last uint64) SinkLag {
-	pending, at := p.pendingSince()
+func (d *Dispatcher) lag(p *pipeline) SinkLag {
+	now := time.Now()
 	p.mu.Lock()
-	l := SinkLag{Sink: p.name, Messages: pending, Live: p.mode == live, Cursor: p.cursorLocked()}
-	if last > p.evaluated {
-		l.Messages += last - p.evaluated
+	a := p.now.ledger(p.name, p.receivedLocked(), p.tracker.open+p.backlog)
+	at := p.oldestLocked()
+	if at == 0 && a.Unevaluated > 0 {
+		at = d.unevaluated.oldest(p.evaluated, now)
 	}
+	l := SinkLag{Sink: p.name, Messages: a.Pending, Unevaluated: a.Unevaluated, Live: p.mode == live, Cursor: p.cursorLocked()}
 	p.mu.Unlock()
 	if at > 0 {
-		l.Age = max(0, time.Since(time.UnixMilli(at)))
+		l.Age = max(0, now.Sub(time.UnixMilli(at)))
 	}
 	l.LogBytes = p.dlog.bytes()
 	return l
 }
 
-// Health is the state of the sinks and of the dispatcher itself.
+// Health is the state of the sinks and of the dispatcher itself. A sink that has something pending for longer than the alarm
+// allows is not well, whatever it says of itself.
 func (d *Dispatcher) Health() []Health {
 	d.troubleMu.Lock()
 	out := []Health{d.trouble}
@@ -77,7 +81,26 @@ func (d *Dispatcher) Health() []Health {
 			h.OK, h.Reason = false, p.damage.Error()
 		}
 		p.mu.Unlock()
-		out = append(out, h)
+		out = append(out, d.lagging(h, d.lag(p)))
 	}
 	return slices.Clip(out)
+}
+
+// lagging adds to the state of a sink what waits for it too long.
+func (d *Dispatcher) lagging(h Health, l SinkLag) Health {
+	if l.Age < d.o.lagAlarm {
+		return h
+	}
+	text := fmt.Sprintf("%d messages wait, the oldest for %s", l.Messages, l.Age.Truncate(time.Second))
+	if l.Unevaluated > 0 {
+		text += fmt.Sprintf("; the rules have not seen %d of them", l.Unevaluated)
+	}
+	if h.OK {
+		h.OK, h.Since = false, time.Now().Add(d.o.lagAlarm-l.Age)
+	}
+	if h.Reason != "" {
+		text = h.Reason + "; " + text
+	}
+	h.Reason = text
+	return h
 }

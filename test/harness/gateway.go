@@ -303,6 +303,7 @@ type SinkLedger struct {
 	DeadLettered int64            `json:"dead_lettered"`
 	Dropped      map[string]int64 `json:"dropped"`
 	Pending      int64            `json:"pending"`
+	Unevaluated  int64            `json:"unevaluated"` // part of Pending
 	Balanced     bool             `json:"balanced"`
 }
 

@@ -27,6 +27,8 @@ type siege struct {
 	attack func(ctx context.Context, t *testing.T, c *cell)
 	// afterwards checks the gateway when the attack is over and everything has settled.
 	afterwards func(t *testing.T, c *cell)
+	// worstCommand is the longest that any command may take at full length; 0: it is not judged.
+	worstCommand time.Duration
 	// maxGrowth bounds the resident memory above what it was before the attack, in bytes; 256 MiB if 0.
 	maxGrowth int64
 }
@@ -175,6 +177,12 @@ func (s *siege) report(t *testing.T, before, during figures, rssBefore, rssPeak 
 	}
 	_ = w.Flush()
 	t.Logf("under attack for %v\n%s", during.span.Round(time.Second), b.String())
+	if s.commands {
+		t.Logf("the longest command: %v under attack, %v before", during.command.at(100), before.command.at(100))
+	}
+	if worst := during.command.at(100); full() && s.worstCommand > 0 && worst > max(s.worstCommand, before.command.at(100)) {
+		t.Errorf("a command took %v, the bound is %v, and before the attack the longest took %v", worst, s.worstCommand, before.command.at(100))
+	}
 	t.Logf("resident: %d MiB before, %d at the peak", rssBefore>>20, rssPeak>>20)
 	if grown, bound := rssPeak-rssBefore, cmp.Or(s.maxGrowth, 256<<20); grown > bound {
 		t.Errorf("resident memory grew by %d MiB, above the bound of %d", grown>>20, bound>>20)

@@ -1,0 +1,159 @@
+package sink
+
+import (
+	"context"
+	"fmt"
+	"sync/atomic"
+	"time"
+
+	"cellgate/broker/message"
+)
+
+// This file counts what the journal has taken and the evaluator has not come to, and tells how old what is pending is.
+
+// receivedLocked is what the sink's ledger has received: what was appended to the journal counts at once.
+func (p *pipeline) receivedLocked() uint64 {
+	_, messages := p.env.appended()
+	if received := p.base + messages; int64(received-p.now.Received) > 0 { //nolint:gosec // the distance of two counters
+		return received
+	}
+	return p.now.Received
+}
+
+// settleDriftLocked counts anew when the evaluator has come to the end, after records were lost.
+func (p *pipeline) settleDriftLocked() {
+	if !p.drifted {
+		return
+	}
+	if last, messages := p.env.appended(); last == p.evaluated {
+		p.base, p.drifted = p.now.Received-messages, false
+	}
+}
+
+// ledger is the account at this moment.
+func (p *pipeline) ledger() SinkLedger {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.now.ledger(p.name, p.receivedLocked(), p.tracker.open+p.backlog)
+}
+
+// oldestLocked is the time of the oldest record that is evaluated and not settled, 0 if there is none.
+func (p *pipeline) oldestLocked() int64 {
+	if e, ok := p.tracker.oldest(); ok && e.at > 0 {
+		return e.at
+	}
+	if p.backlog > 0 {
+		return p.waitingAt
+	}
+	return 0
+}
+
+// receivedAt is the time of a record of the journal, 0 when it cannot be told.
+func receivedAt(j journalReader, seq uint64) int64 {
+	var src recordSource
+	defer src.close()
+	if seq == 0 {
+		return 0
+	}
+	rec, err := src.find(context.Background(), j, seq)
+	if err != nil {
+		return 0
+	}
+	return rec.ReceivedAt
+}
+
+// unevaluated tells how old the oldest record is that is not evaluated.
+type unevaluated struct {
+	// at is the time of the oldest record of the batch at hand, or of one shortly before; 0 while the evaluator waits
+	// for a batch.
+	at atomic.Int64
+	// seen is when a record was first seen to wait behind what is evaluated.
+	seen atomic.Pointer[waitingRecord]
+}
+
+type waitingRecord struct {
+	evaluated uint64
+	at        int64
+}
+
+// oldest returns the time of the oldest record behind evaluated. When the evaluator has not met it, that is when it was first
+// asked for.
+func (u *unevaluated) oldest(evaluated uint64, now time.Time) int64 {
+	if at := u.at.Load(); at > 0 {
+		return at
+	}
+	w := u.seen.Load()
+	if w == nil || w.evaluated != evaluated {
+		w = &waitingRecord{evaluated, now.UnixMilli()}
+		u.seen.Store(w)
+	}
+	return w.at
+}
+
+// ahead is what a checkpoint tells of the records behind E: of those up to Seq so many are messages. A start need not count
+// them, and knows of them when the journal is gone. It is zero when there are none, or none on disk yet.
+type ahead struct {
+	Seq      uint64 `json:"seq"`
+	Messages uint64 `json:"messages"`
+}
+
+// aheadOf counts what is on disk: all that is appended, or what was when the last checkpoint was taken. The evaluator stands
+// still.
+func (d *Dispatcher) aheadOf() (a ahead) {
+	known, durable := d.mark, d.o.Journal.Durable()
+	d.mark.Seq, d.mark.Messages = d.o.Journal.Appended()
+	if d.mark.Seq <= durable {
+		known = d.mark
+	}
+	p := d.pipelines[0]
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if known.Seq > d.evaluated && known.Seq <= durable && !p.drifted {
+		a = ahead{known.Seq, p.base + known.Messages - p.now.Received}
+	}
+	return a
+}
+
+// countAhead counts at the start what was appended and not evaluated.
+func (d *Dispatcher) countAhead(known ahead) error {
+	last, messages := d.o.Journal.Appended()
+	from, n := d.evaluated+1, uint64(0)
+	if known.Seq > d.evaluated && known.Seq <= last {
+		from, n = known.Seq+1, known.Messages
+	}
+	more, err := d.countMessages(from, last)
+	if err != nil {
+		return fmt.Errorf("count what is not evaluated: %w", err)
+	}
+	for _, p := range d.pipelines {
+		p.base = p.now.Received + n + more - messages
+	}
+	return nil
+}
+
+// countMessages counts the messages from a sequence to another, those that cannot be read among them.
+func (d *Dispatcher) countMessages(from, to uint64) (n uint64, err error) {
+	if from > to {
+		return 0, nil
+	}
+	r, err := d.o.Journal.NewReader(from)
+	if err != nil {
+		return 0, err
+	}
+	defer func() { _ = r.Close() }()
+	for {
+		b, err := r.Next(context.Background(), 0)
+		if err != nil {
+			return 0, err
+		}
+		n += b.Missing
+		for i := range b.Records {
+			if b.Records[i].Kind == message.KindPublish {
+				n++
+			}
+		}
+		if b.Last >= to {
+			return n, nil
+		}
+	}
+}

@@ -1,0 +1,178 @@
+package sink_test
+
+import (
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"cellgate/broker/message"
+	"cellgate/rules"
+	"cellgate/rules/sink"
+	"cellgate/rules/sink/sinktest"
+)
+
+// gate is a sink that holds the evaluator up: Deliver waits while it is shut.
+type gate struct {
+	*sinktest.Memory
+	mu *sync.Mutex
+}
+
+func (g gate) Deliver(d *sink.Delivery, t sink.Ticket) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.Memory.Deliver(d, t)
+}
+
+// slowRig is a rig whose evaluator stands still while the gate is locked.
+type slowRig struct {
+	*sinktest.Rig
+	gate   sync.Mutex
+	ledger []sink.SinkLedger // of a dispatcher before its start
+}
+
+func newSlowRig(t *testing.T, change func(*sink.Options)) *slowRig {
+	t.Helper()
+	r := &slowRig{}
+	kafka, redis, central := sinktest.NewMemory(rules.SinkKafka), sinktest.NewMemory(rules.SinkRedis), sinktest.NewMemory(rules.SinkCentral)
+	r.Rig = sinktest.New(t, sinktest.Setup{
+		Rules:  testRules,
+		Change: change,
+		Sinks: func() []sink.Binding {
+			return []sink.Binding{{Sink: gate{kafka, &r.gate}}, {Sink: redis}, {Sink: central}}
+		},
+		BeforeStart: func(d *sink.Dispatcher) error { r.ledger = d.Ledger(); return nil },
+	})
+	return r
+}
+
+// TestTheLedgerHasWhatIsNotEvaluated holds the evaluator up while messages are acknowledged: every sink's account has them, at
+// once and after a crash, with their age.
+func TestTheLedgerHasWhatIsNotEvaluated(t *testing.T) {
+	t.Parallel()
+	for _, kill := range []bool{false, true} {
+		t.Run(fmt.Sprintf("kill %t", kill), func(t *testing.T) {
+			t.Parallel()
+			r := newSlowRig(t, nil)
+			r.Publish(0, 100)
+			r.Settled()
+			r.gate.Lock()
+			r.Publish(100, 500)
+			r.Append(message.Record{Kind: message.KindRelease, Client: "c", PacketID: 1}) // no message
+			for _, l := range r.Dispatcher.Ledger() {
+				if l.Received != 600 || l.Pending < 499 || l.Unevaluated < 400 || !l.Balanced {
+					t.Errorf("while the evaluator is held up: %+v", l)
+				}
+			}
+			r.Await(func() bool {
+				for _, l := range r.Dispatcher.Lag() {
+					if l.Age < 5*time.Millisecond || l.Messages < 499 || l.Unevaluated < 400 {
+						return false
+					}
+				}
+				return true
+			})
+			if kill {
+				dispatcher := r.Dispatcher
+				abandoned := make(chan struct{})
+				go func() { defer close(abandoned); dispatcher.Abandon() }()
+				r.gate.Unlock()
+				<-abandoned
+				r.Kill()
+				r.Open()
+				for _, l := range r.ledger {
+					if l.Received != 600 || !l.Balanced {
+						t.Errorf("before the start: %+v", l)
+					}
+				}
+			} else {
+				r.gate.Unlock()
+			}
+			r.Settled()
+			for _, l := range r.Dispatcher.Ledger() {
+				if l.Received != 600 || l.Unevaluated != 0 || l.OldestSeconds != 0 {
+					t.Errorf("in the end: %+v", l)
+				}
+			}
+			r.Stop()
+		})
+	}
+}
+
+// TestALaggingSinkIsReported: what has been pending for too long is told of each sink, also of one that has nothing to do
+// with what holds it up, and no more when it has gone.
+func TestALaggingSinkIsReported(t *testing.T) {
+	t.Parallel()
+	r := newSlowRig(t, func(o *sink.Options) { o.UseLagAlarm(20 * time.Millisecond) })
+	r.Publish(0, 10)
+	r.Settled()
+	r.gate.Lock()
+	r.Publish(10, 50)
+	for _, name := range []string{"kafka", "redis", "central"} {
+		r.Await(func() bool { return strings.Contains(r.reason(name), "the rules have not seen") })
+	}
+	r.gate.Unlock()
+	r.Settled()
+	for _, name := range []string{"kafka", "redis", "central"} {
+		r.Await(func() bool { return r.reason(name) == "" })
+	}
+	r.Stop()
+}
+
+func (r *slowRig) reason(name string) string {
+	for _, h := range r.Dispatcher.Health() {
+		if h.Name == name && !h.OK {
+			return h.Reason
+		}
+	}
+	return ""
+}
+
+// TestABacklogHasItsAgeAfterARestart: a sink that is away has nothing under way after a start, and its lag is that of what
+// waits in its decision log.
+func TestABacklogHasItsAgeAfterARestart(t *testing.T) {
+	t.Parallel()
+	var age []time.Duration
+	r := newRig(t, func(o *sink.Options) { o.Sinks[1].Limits.Messages = 8 })
+	r.redis.Hold(true)
+	r.Publish(0, 300)
+	r.Await(func() bool { return r.Ledger("kafka").Delivered == 300 })
+	r.Await(func() bool { return r.Dispatcher.Lag()[1].Age > 5*time.Millisecond })
+	r.Stop()
+	r.redis.Forget()
+	r.Setup(func(d *sink.Dispatcher) error {
+		for _, l := range d.Lag() {
+			age = append(age, l.Age)
+		}
+		return nil
+	})
+	r.Open()
+	if len(age) != 2 || age[0] != 0 || age[1] < 5*time.Millisecond {
+		t.Errorf("lag of kafka and redis after a start: %v", age)
+	}
+	r.redis.Hold(false)
+	r.Settled()
+	r.Stop()
+}
+
+// TestLossesDoNotUpsetWhatIsReceived damages messages that are not evaluated, with records that are no messages among them.
+func TestLossesDoNotUpsetWhatIsReceived(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, nil)
+	r.Publish(0, 100)
+	r.Settled()
+	r.Stop()
+	r.PublishUnseen(100, 250)
+	r.Damage(210)
+	r.Open()
+	r.Settled()
+	r.Publish(350, 10)
+	r.Settled()
+	for _, name := range []string{"kafka", "redis"} {
+		if l := r.Ledger(name); l.Received != 360 || l.Unevaluated != 0 || l.Dropped[sink.Corruption] != 50 {
+			t.Errorf("%+v", l)
+		}
+	}
+	r.Stop()
+}

@@ -1,0 +1,104 @@
+package hostile
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"cellgate/test/harness"
+)
+
+// counting keeps something of every VIN that publishes to up/seen, and sends none of it anywhere.
+const counting = `rules:
+  - {id: counting, from: ["v1/+/up/seen"], count: {at_least: 1000, window: 1h}, to: [{kafka: {topic: vehicle.alerts}}]}
+`
+
+// TestVehiclesSeenForTheFirstTime publishes as vehicles that no rule has seen before, a million of them in a minute at full
+// length: what operators remember of each is stored every second, and commands do not wait for it.
+func TestVehiclesSeenForTheFirstTime(t *testing.T) {
+	t.Parallel()
+	vins, bound := 3_000, 2_048 // a second; remembered
+	if full() {
+		vins, bound = 17_000, 200_000
+	}
+	for name, bound := range map[string]int{"above the bound": bound, "within the bound": 100 * vins} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			besiege(t, siege{
+				options:  harness.Options{LabRole: "seen", Auth: `roles: {seen: {publish: ["v1/+/up/seen"]}}`, Extra: "limits: {messages_per_second: 100000}\n"},
+				lasts:    time.Minute,
+				commands: true,
+				prepare: func(t *testing.T, g *harness.Gateway, _ *harness.Kafka) {
+					config, err := os.ReadFile(g.Config)
+					if err != nil {
+						t.Fatal(err)
+					}
+					config = bytes.Replace(config, []byte("rules: {path: rules}"), fmt.Appendf(nil, "rules: {path: rules, max_vins: %d}", bound), 1)
+					if err := os.WriteFile(g.Config, config, 0o600); err != nil {
+						t.Fatal(err)
+					}
+					if err := os.WriteFile(filepath.Join(g.Dir, "rules", "counting.rules.yaml"), []byte(counting), 0o600); err != nil {
+						t.Fatal(err)
+					}
+				},
+				attack:       func(ctx context.Context, t *testing.T, c *cell) { firstSeen(ctx, t, c, vins) },
+				worstCommand: 50 * time.Millisecond,
+				maxGrowth:    1 << 30,
+				afterwards: func(t *testing.T, c *cell) {
+					seen := metric(t, c.Gateway, "cellgate_rule_state_vins")[""]
+					evicted := metric(t, c.Gateway, "cellgate_rule_state_evicted_total")["vins"]
+					t.Logf("%.0f VINs remembered, %.0f forgotten", seen, evicted)
+					if within := evicted == 0; within != (bound == 100*vins) || seen > float64(bound) || seen < float64(vins)/2 {
+						t.Errorf("%.0f VINs remembered of at most %d, %.0f forgotten", seen, bound, evicted)
+					}
+				},
+			})
+		})
+	}
+}
+
+// firstSeen publishes a message of each of so many new VINs a second, over a few connections.
+func firstSeen(ctx context.Context, t *testing.T, c *cell, vins int) {
+	const conns, tick = 20, 20 * time.Millisecond
+	each := max(1, vins*int(tick)/int(time.Second)/conns)
+	var all sync.WaitGroup
+	for i := range conns {
+		all.Go(func() {
+			conn, err := net.Dial("tcp", c.Lab)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer func() { _ = conn.Close() }()
+			_, _ = conn.Write(connectFrame(fmt.Sprintf("SEEN%d", i), ""))
+			go func() { _, _ = io.Copy(io.Discard, conn) }() // PUBACKs
+			ticker := time.NewTicker(tick)
+			defer ticker.Stop()
+			var frames []byte
+			for n := 0; ; {
+				select {
+				case <-ctx.Done():
+					return
+				case <-ticker.C:
+				}
+				frames = frames[:0]
+				for end := n + each; n < end; n++ {
+					vin := fmt.Sprintf("S%016X", uint64(n*conns+i+1)*0x9E3779B97F4A7C15) //nolint:gosec // positive
+					frames = append(frames, publishFrame(1, uint16(1+n%60_000), "v1/"+vin+"/up/seen", `{"soc":50}`)...)
+				}
+				if _, err := conn.Write(frames); err != nil {
+					t.Errorf("the gateway has ended connection %d: %v", i, err)
+					return
+				}
+			}
+		})
+	}
+	all.Wait()
+}
