@@ -9,6 +9,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"cellgate/configs/settled"
 )
 
 // Authority issues, verifies and revokes. All methods are safe for concurrent use.
@@ -34,6 +36,8 @@ type Authority struct {
 	mu       sync.Mutex // guards below and the making of a new ring
 	ownKeys  []*signKey
 	keyStamp string
+	// goneSince is when a key in force was first not there; zero while all are.
+	goneSince time.Time
 
 	ctx      context.Context // ends with Close; the background work's
 	stop     context.CancelFunc
@@ -228,8 +232,12 @@ func (a *Authority) reloadKeys() error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	stamp, err := stampKeys(a.cfg.Dir)
-	if err != nil || (stamp == a.keyStamp && len(a.ownKeys) > 0) {
+	if err != nil {
 		return err
+	}
+	if stamp == a.keyStamp && len(a.ownKeys) > 0 {
+		a.goneSince = time.Time{}
+		return nil
 	}
 	keys, err := loadKeys(a.cfg.Dir, a.own)
 	if err != nil {
@@ -238,6 +246,9 @@ func (a *Authority) reloadKeys() error {
 	if len(keys) == 0 {
 		return fmt.Errorf("%w in %s", ErrNoKeys, a.cfg.Dir)
 	}
+	if !a.believed(keys) {
+		return nil
+	}
 	a.keyStamp = stamp
 	if !slices.EqualFunc(keys, a.ownKeys, (*signKey).equal) {
 		keepVerified(keys, a.ownKeys)
@@ -245,6 +256,26 @@ func (a *Authority) reloadKeys() error {
 		a.rebuildLocked()
 	}
 	return nil
+}
+
+// believed reports whether keys may take the place of those in force. That a key is gone which is not retired ends
+// sessions, so it must be gone for settled.Gap: a directory that is restored or copied is not whole for a moment.
+func (a *Authority) believed(keys []*signKey) bool {
+	for _, old := range a.ownKeys {
+		there := func(k *signKey) bool { return k.file.KID == old.file.KID }
+		if old.held().retired(a.cfg.Now()) || slices.ContainsFunc(keys, there) {
+			continue
+		}
+		if a.goneSince.IsZero() {
+			a.goneSince = time.Now()
+			a.cfg.Log.Warn("signing key file is not there: if it does not come back, the sessions of its tokens end", "kid", old.file.KID)
+		}
+		if time.Since(a.goneSince) < settled.Gap {
+			return false
+		}
+	}
+	a.goneSince = time.Time{}
+	return true
 }
 
 func (a *Authority) rebuild() {

@@ -134,6 +134,35 @@ func TestSessionsEndWithTheirKey(t *testing.T) {
 	}
 }
 
+// TestAKeyFileIsNotGoneAtOnce: a directory of keys that is restored file by file ends no session, once and again.
+func TestAKeyFileIsNotGoneAtOnce(t *testing.T) {
+	t.Parallel()
+	f := open(t, func(c *Config) { c.Poll = time.Hour })
+	token, _ := f.issue(t, IssueRequest{Subject: testVIN, Role: RoleVehicle, TTL: 20 * 24 * time.Hour})
+	id := f.accepted(t, token)
+	if _, err := f.Rotate(RotateRequest{}); err != nil {
+		t.Fatal(err)
+	}
+	file := keyPath(f.dir, id.KeyID)
+	for range 3 {
+		for _, step := range []func() error{
+			func() error { return os.Rename(file, file+".away") }, f.Reload,
+			func() error { return os.Rename(file+".away", file) }, f.Reload,
+		} {
+			if err := step(); err != nil {
+				t.Fatal(err)
+			}
+			if err := f.Ended(id); err != nil {
+				t.Fatalf("a session ended: %v", err)
+			}
+		}
+	}
+	if err := os.Remove(file); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "a key that stays away is gone", func() bool { return f.Reload() == nil && errors.Is(f.Ended(id), ErrKeyRetired) })
+}
+
 func (f *fixture) accepted(t *testing.T, token string) Identity {
 	t.Helper()
 	f.clock.Add(time.Second) // Issue may date a token into the next second

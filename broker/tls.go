@@ -5,9 +5,10 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"os"
 	"sync/atomic"
 	"time"
+
+	files "cellgate/configs/settled"
 )
 
 // serverTLS is a listener's TLS. Every handshake takes the configuration of the moment, so that certificates
@@ -28,7 +29,6 @@ type tlsFiles struct {
 // Errors of a listener's TLS options.
 var (
 	ErrClientAuth = errors.New("client_auth is none of none, optional, required")
-	ErrClientCA   = errors.New("client_ca holds no certificate")
 	ErrTLSVersion = errors.New("TLS versions below 1.2 are not served")
 )
 
@@ -47,7 +47,7 @@ func newServerTLS(read *tlsFiles) *serverTLS {
 // readTLS reads a listener's certificate and client authorities.
 func readTLS(o TLS) (*tlsFiles, error) {
 	from := o
-	cert, err := tls.LoadX509KeyPair(o.Cert, o.Key)
+	cert, err := files.KeyPair(o.Cert, o.Key)
 	if err != nil {
 		return nil, fmt.Errorf("tls certificate %s: %w", o.Cert, err)
 	}
@@ -86,14 +86,11 @@ func clientAuth(cfg *tls.Config, o *TLS) error {
 	default:
 		return fmt.Errorf("%w: %q", ErrClientAuth, o.ClientAuth)
 	}
-	pem, err := os.ReadFile(o.ClientCA)
+	cas, err := files.CertPool(o.ClientCA)
 	if err != nil {
 		return fmt.Errorf("tls client_ca: %w", err)
 	}
-	cfg.ClientCAs = x509.NewCertPool()
-	if !cfg.ClientCAs.AppendCertsFromPEM(pem) {
-		return fmt.Errorf("%w: %s", ErrClientCA, o.ClientCA)
-	}
+	cfg.ClientCAs = cas
 	// A resumed session is not checked against the authorities of today.
 	cfg.SessionTicketsDisabled = true
 	return nil

@@ -128,6 +128,23 @@ func (c *Config) derive(base string) {
 	}
 }
 
+// Files are the paths of the files that a reload reads besides the configuration and the rules.
+func (c *Config) Files() []string {
+	var all []string
+	for _, t := range c.serverTLS() {
+		all = append(all, string(t.Cert), string(t.Key))
+		if t.ClientCA != "" {
+			all = append(all, string(t.ClientCA))
+		}
+	}
+	for i := range c.Auth.Issuers {
+		if file := c.Auth.Issuers[i].JWKSFile; file != "" {
+			all = append(all, string(file))
+		}
+	}
+	return all
+}
+
 // serverTLS returns every TLS section of a listening address.
 func (c *Config) serverTLS() []*ServerTLS {
 	var all []*ServerTLS

@@ -17,7 +17,7 @@ import (
 var mayImport = map[string][]string{
 	"cmd/cellgate":           {"cmd/cellgate", "broker", "rules", "auth", "sync", "configs"},
 	"cmd/cellgate/fleet":     {"broker/frame", "broker/message", "auth"},
-	"broker":                 {"broker", "auth"},
+	"broker":                 {"broker", "auth", "configs/settled"},
 	"broker/clock":           {"broker/clock"},
 	"broker/message":         {},
 	"broker/journal":         {"broker/message", "broker/clock"},
@@ -29,7 +29,7 @@ var mayImport = map[string][]string{
 	"rules/sink":             {"rules", "broker/journal", "broker/message", "broker/statefile"},
 	"rules/sink/remote":      {},
 	"rules/sink/kafkaclient": {"rules/sink/remote"},
-	"auth":                   {"auth", "broker/message"},
+	"auth":                   {"auth", "broker/message", "configs/settled"},
 	"sync":                   {"rules/sink/kafkaclient"},
 	"configs":                {"configs", "broker/message", "auth"},
 	"configs/settled":        {},

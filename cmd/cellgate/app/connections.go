@@ -2,14 +2,13 @@ package app
 
 import (
 	"crypto/tls"
-	"crypto/x509"
 	"fmt"
-	"os"
 	"time"
 
 	"github.com/redis/go-redis/v9"
 
 	"cellgate/configs"
+	"cellgate/configs/settled"
 	"cellgate/rules/sink/kafkaclient"
 )
 
@@ -20,32 +19,20 @@ func clientTLS(setting string, c *configs.ClientTLS) (*tls.Config, error) {
 	}
 	config := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: c.ServerName}
 	if c.CA != "" {
-		pool, err := readPool(string(c.CA))
+		pool, err := settled.CertPool(string(c.CA))
 		if err != nil {
 			return nil, fmt.Errorf("%s.ca: %w", setting, err)
 		}
 		config.RootCAs = pool
 	}
 	if c.Cert != "" {
-		pair, err := tls.LoadX509KeyPair(string(c.Cert), string(c.Key))
+		pair, err := settled.KeyPair(string(c.Cert), string(c.Key))
 		if err != nil {
 			return nil, fmt.Errorf("%s.cert: %w", setting, err)
 		}
 		config.Certificates = []tls.Certificate{pair}
 	}
 	return config, nil
-}
-
-func readPool(file string) (*x509.CertPool, error) {
-	pem, err := os.ReadFile(file) //nolint:gosec // the configuration names the file
-	if err != nil {
-		return nil, err
-	}
-	pool := x509.NewCertPool()
-	if !pool.AppendCertsFromPEM(pem) {
-		return nil, fmt.Errorf("no certificate in %s", file)
-	}
-	return pool, nil
 }
 
 // kafkaConfig is how to reach a Kafka cluster.

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"cellgate/configs"
+	"cellgate/configs/settled"
 )
 
 // server is one HTTP listener.
@@ -56,7 +57,7 @@ func (s *server) loadTLS(files *configs.ServerTLS) (*tls.Config, error) {
 	if s == nil || s.files == nil || files == nil {
 		return nil, nil
 	}
-	cert, err := tls.LoadX509KeyPair(string(files.Cert), string(files.Key))
+	cert, err := settled.KeyPair(string(files.Cert), string(files.Key))
 	if err != nil {
 		return nil, fmt.Errorf("%s.tls: %w", s.setting, err)
 	}
@@ -66,7 +67,7 @@ func (s *server) loadTLS(files *configs.ServerTLS) (*tls.Config, error) {
 	if files.ClientCA == "" || files.ClientAuth == "none" {
 		return config, nil
 	}
-	pool, err := readPool(string(files.ClientCA))
+	pool, err := settled.CertPool(string(files.ClientCA))
 	if err != nil {
 		return nil, fmt.Errorf("%s.tls.client_ca: %w", s.setting, err)
 	}

@@ -16,6 +16,7 @@ import (
 	"cellgate/broker"
 	"cellgate/broker/message"
 	"cellgate/configs"
+	"cellgate/configs/settled"
 )
 
 // brokerOptions translates the configuration for the broker.
@@ -183,37 +184,35 @@ func checkServerTLS(setting string, t *configs.ServerTLS) error {
 	if t == nil {
 		return nil
 	}
-	cert, err := readNamed(setting+".cert", t.Cert)
-	if err != nil {
+	if err := readable(setting+".cert", t.Cert); err != nil {
 		return err
 	}
-	key, err := readNamed(setting+".key", t.Key)
-	if err != nil {
+	if err := readable(setting+".key", t.Key); err != nil {
 		return err
 	}
-	if _, err := tls.X509KeyPair(cert, key); err != nil {
+	if _, err := settled.KeyPair(string(t.Cert), string(t.Key)); err != nil {
 		return fmt.Errorf("%s: cert %s and key %s are no PEM files of a pair: %w", setting, t.Cert, t.Key, err)
 	}
 	if t.ClientCA == "" || t.ClientAuth == "none" {
 		return nil
 	}
-	if _, err := readNamed(setting+".client_ca", t.ClientCA); err != nil {
+	if err := readable(setting+".client_ca", t.ClientCA); err != nil {
 		return err
 	}
-	if _, err := readPool(string(t.ClientCA)); err != nil {
+	if _, err := settled.CertPool(string(t.ClientCA)); err != nil {
 		return fmt.Errorf("%s.client_ca: %w; name a PEM file of the vehicles' authorities", setting, err)
 	}
 	return nil
 }
 
-// readNamed reads a file that a key of the configuration names.
-func readNamed(setting string, file configs.Path) ([]byte, error) {
-	b, err := os.ReadFile(string(file))
+// readable says what is wrong with a file that a key of the configuration names.
+func readable(setting string, file configs.Path) error {
+	_, err := os.ReadFile(string(file))
 	var path *fs.PathError
 	if errors.As(err, &path) {
-		return nil, fmt.Errorf("%s: %s: %w; name a PEM file that the gateway may read", setting, file, path.Err)
+		return fmt.Errorf("%s: %s: %w; name a PEM file that the gateway may read", setting, file, path.Err)
 	}
-	return b, err
+	return err
 }
 
 // pool is a set of authorities that can be replaced.
@@ -237,7 +236,7 @@ func loadVehicleCAs(c *configs.Config) (*x509.CertPool, error) {
 	if file == "" {
 		return nil, nil
 	}
-	cas, err := readPool(file)
+	cas, err := settled.CertPool(file)
 	if err != nil {
 		return nil, fmt.Errorf("client_ca: %w", err)
 	}

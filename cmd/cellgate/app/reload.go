@@ -2,13 +2,18 @@ package app
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
+	"os"
 	"strings"
 
 	"cellgate/auth"
 	"cellgate/configs"
+	"cellgate/configs/settled"
 )
 
 // Reloaded tells what a reload changed.
@@ -43,7 +48,7 @@ func (a *App) noteReload(err error) {
 }
 
 func (a *App) reloadAll(ctx context.Context) (Reloaded, error) {
-	next, err := configs.Load(a.cfg.File)
+	next, err := settled.Read(ctx, func() (*configs.Config, string, error) { return lookConfig(a.cfg.File) })
 	if err != nil {
 		return Reloaded{}, err
 	}
@@ -59,6 +64,27 @@ func (a *App) reloadAll(ctx context.Context) (Reloaded, error) {
 	}
 	return a.changes(next), nil
 }
+
+// lookConfig reads the configuration. The digest is of it and of the files that a reload reads besides: certificates, keys,
+// authorities and key sets.
+func lookConfig(file string) (c *configs.Config, digest string, err error) {
+	if c, err = configs.Load(file); err != nil {
+		return nil, "", err
+	}
+	h := sha256.New()
+	for _, name := range c.Files() {
+		f, err := os.Open(name)
+		if err == nil {
+			_, err = io.Copy(h, io.LimitReader(f, maxNamedFile))
+			err = errors.Join(err, f.Close())
+		}
+		_, _ = fmt.Fprintln(h, name, err) // whoever needs the file says what is wrong with it
+	}
+	return c, c.Hash + hex.EncodeToString(h.Sum(nil)), nil
+}
+
+// maxNamedFile bounds what is read of a file for its digest.
+const maxNamedFile = 4 << 20
 
 // check does what can fail, and changes nothing. It returns the rules that are to go into force.
 func (a *App) check(ctx context.Context, next *configs.Config) (*candidate, error) {

@@ -1,0 +1,51 @@
+package app
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"cellgate/configs"
+	"cellgate/configs/settled"
+	"cellgate/test/harness"
+)
+
+// A configuration that is still being written is not believed at a reload, since what is not there yet would fall back to
+// its default; neither are the files that it names.
+func TestAReloadWaitsForWhoeverWrites(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	harness.WriteCertificates(t, filepath.Join(dir, "tls"))
+	file := write(t, dir, "auth: {roles: {lab: {publish: [\"#\"]}}}\n")
+	replace(t, file, `"127.0.0.1:0"}]`, `"127.0.0.1:0", tls: {cert: tls/server.crt, key: tls/server.key}}]`)
+	whole, err := os.ReadFile(file) //nolint:gosec // a test's file
+	must(t, err)
+	half := whole[:strings.Index(string(whole), "auth:")]
+	cert := filepath.Join(dir, "tls", "server.crt")
+	other, err := os.ReadFile(filepath.Join(dir, "tls", "ca.crt")) //nolint:gosec // a test's file
+	must(t, err)
+	for name, writer := range map[string][]func(){ // what happens behind each look
+		"nobody":                 {nil, nil},
+		"the configuration":      {func() { overwrite(t, file, string(whole)) }, nil, nil},
+		"a file that it names":   {func() { overwrite(t, cert, string(other)) }, nil, nil},
+		"that file, and it once": {func() { must(t, os.Remove(cert)) }, func() { overwrite(t, cert, string(other)) }, nil, nil},
+	} {
+		overwrite(t, file, string(whole))
+		if name == "the configuration" {
+			overwrite(t, file, string(half))
+		}
+		looks := 0
+		next, err := settled.Read(t.Context(), func() (*configs.Config, string, error) {
+			c, digest, err := lookConfig(file)
+			if looks < len(writer) && writer[looks] != nil {
+				writer[looks]()
+			}
+			looks++
+			return c, digest, err
+		})
+		if err != nil || len(next.Auth.Roles) != 1 || looks != len(writer) {
+			t.Errorf("%s: %d looks, want %d, %v", name, looks, len(writer), err)
+		}
+	}
+}

@@ -1,0 +1,65 @@
+package settled
+
+import (
+	"bytes"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"os"
+)
+
+// ErrCutShort says that a PEM file ends, or breaks off, within a block. crypto/tls and crypto/x509 pass over such a block:
+// a chain without its last certificates, or authorities fewer than there should be, would be in force.
+var ErrCutShort = errors.New("a PEM block is cut short: the file is not whole")
+
+// KeyPair is tls.LoadX509KeyPair for whole files only.
+func KeyPair(certFile, keyFile string) (tls.Certificate, error) {
+	for _, file := range []string{certFile, keyFile} {
+		b, err := os.ReadFile(file) //nolint:gosec // the configuration names the file
+		if err != nil {
+			return tls.Certificate{}, err
+		}
+		if err := whole(b); err != nil {
+			return tls.Certificate{}, fmt.Errorf("%s: %w", file, err)
+		}
+	}
+	return tls.LoadX509KeyPair(certFile, keyFile)
+}
+
+// ErrNoCertificate says that a file of authorities holds none.
+var ErrNoCertificate = errors.New("no certificate")
+
+// CertPool reads a PEM file of authorities, whole files only.
+func CertPool(file string) (*x509.CertPool, error) {
+	b, err := os.ReadFile(file) //nolint:gosec // the configuration names the file
+	if err != nil {
+		return nil, err
+	}
+	if err := whole(b); err != nil {
+		return nil, fmt.Errorf("%s: %w", file, err)
+	}
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(b) {
+		return nil, fmt.Errorf("%w in %s", ErrNoCertificate, file)
+	}
+	return pool, nil
+}
+
+// whole returns ErrCutShort unless every block that begins is read as one.
+func whole(b []byte) error {
+	begun := bytes.Count(b, []byte("-----BEGIN "))
+	for {
+		block, rest := pem.Decode(b)
+		if block == nil {
+			break
+		}
+		b = rest
+		begun--
+	}
+	if begun > 0 {
+		return ErrCutShort
+	}
+	return nil
+}
