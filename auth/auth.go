@@ -53,7 +53,7 @@ func Open(cfg Config) (*Authority, error) {
 	if err := cfg.defaults(); err != nil {
 		return nil, fmt.Errorf("auth: %w", err)
 	}
-	p, err := newPolicy(cfg.Roles)
+	p, err := newPolicy(cfg.Roles, cfg.VINLists)
 	if err != nil {
 		return nil, fmt.Errorf("auth: %w", err)
 	}

@@ -93,6 +93,9 @@ func parseClaims(segment string, iss *issuer) (claims, error) {
 	if c.id.Scopes, err = parseScopes(obj["scope"], iss); err != nil {
 		return claims{}, err
 	}
+	if c.id.Commands, err = parseCommandLimit(obj); err != nil {
+		return claims{}, err
+	}
 	if !iss.external {
 		known, _ := obj[claimIssuedAfter].(string)
 		c.id.IssuedAfter = strings.Fields(known)

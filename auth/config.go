@@ -42,6 +42,8 @@ type Config struct {
 	MaxRevocations int
 	// Roles are the configuration's roles.
 	Roles map[string]RolePolicy
+	// VINLists are lists of VINs that limits of commands can name.
+	VINLists map[string][]string
 	// External are further issuers.
 	External []ExternalIssuer
 	// Revocations spreads revocations to the other gateways of the cell; nil for none.

@@ -25,7 +25,7 @@ const (
 // identifier, a topic level and a log line.
 const MaxSubjectBytes = 128
 
-// Identity is who a verified token speaks for. It is a value: copy it freely. Scopes is shared between
+// Identity is who a verified token speaks for. It is a value: copy it freely. Its lists are shared between
 // copies and must not be changed.
 type Identity struct {
 	Subject string
@@ -34,6 +34,8 @@ type Identity struct {
 	Issuer  string
 	KeyID   string
 	Scopes  []string
+	// Commands limits the commands that the token may send.
+	Commands CommandLimit
 	// IssuedAt and Expires have whole seconds, in UTC. Expires is zero for an anonymous identity, which
 	// never expires.
 	IssuedAt time.Time

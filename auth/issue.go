@@ -4,6 +4,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -22,6 +23,8 @@ type IssueRequest struct {
 	Role Role
 	// Scopes are for services and operators; an operator without any gets all.
 	Scopes []string
+	// Commands limits the commands that the token may send; it is not for vehicles.
+	Commands CommandLimit
 	// TTL is the token's life, Config.TTL if 0, at most Config.MaxTTL.
 	TTL time.Duration
 	// CertThumbprint binds the token to a client certificate: see Thumbprint.
@@ -51,6 +54,12 @@ func (a *Authority) Issue(req IssueRequest) (string, Identity, error) {
 	if len(id.IssuedAfter) > 0 {
 		c[claimIssuedAfter] = strings.Join(id.IssuedAfter, " ")
 	}
+	if id.Commands.Names != nil {
+		c["command_names"] = id.Commands.Names
+	}
+	if id.Commands.VINs != nil {
+		c["command_vins"] = id.Commands.VINs
+	}
 	if id.CertThumbprint != "" {
 		c["cnf"] = map[string]string{"x5t#S256": id.CertThumbprint}
 	}
@@ -61,7 +70,7 @@ func (a *Authority) Issue(req IssueRequest) (string, Identity, error) {
 		return "", Identity{}, fmt.Errorf("auth: sign token: %w", err)
 	}
 	if len(token) > a.cfg.MaxTokenBytes {
-		return "", Identity{}, fmt.Errorf("%w: the token would be over %d bytes", ErrInvalidRequest, a.cfg.MaxTokenBytes)
+		return "", Identity{}, fmt.Errorf("%w: the token would be over %d bytes; a list of VINs can have a name in auth.vin_lists", ErrInvalidRequest, a.cfg.MaxTokenBytes)
 	}
 	a.cfg.Metrics.issued.WithLabelValues(roleLabel(id.Role)).Inc()
 	a.cfg.Audit.Write(AuditEvent{
@@ -89,7 +98,7 @@ func (a *Authority) identityFor(req *IssueRequest, now time.Time) (Identity, err
 		return Identity{}, ErrRevoked
 	}
 	id := Identity{
-		Subject: req.Subject, Role: req.Role, TokenID: rand.Text(), Issuer: a.cfg.Issuer, Scopes: req.Scopes,
+		Subject: req.Subject, Role: req.Role, TokenID: rand.Text(), Issuer: a.cfg.Issuer, Scopes: req.Scopes, Commands: req.Commands,
 		IssuedAt: at, Expires: at.Add(ttl.Truncate(time.Second)), IssuedAfter: known, CertThumbprint: req.CertThumbprint,
 	}
 	if req.Role == RoleOperator && len(req.Scopes) == 0 {
@@ -116,8 +125,27 @@ func (a *Authority) validateRequest(req *IssueRequest) error {
 			return fmt.Errorf("%w: unknown scope %q: use %s", ErrInvalidRequest, s, strings.Join(Scopes(), ", "))
 		}
 	}
+	if err := a.validateCommands(req); err != nil {
+		return fmt.Errorf("%w: %w", ErrInvalidRequest, err)
+	}
 	if raw, ok := decodeSegment(req.CertThumbprint); req.CertThumbprint != "" && (!ok || len(raw) != 32) {
 		return fmt.Errorf("%w: certificate thumbprint is not base64url of a SHA-256", ErrInvalidRequest)
 	}
 	return nil
+}
+
+// validateCommands checks the limit of a request. A limit that would limit nothing is a mistake.
+func (a *Authority) validateCommands(req *IssueRequest) error {
+	if req.Commands.none() {
+		return nil
+	}
+	builtin := req.Role == RoleService || req.Role == RoleOperator
+	every := req.Role == RoleOperator && len(req.Scopes) == 0
+	if req.Role == RoleVehicle || builtin && !every && !slices.Contains(req.Scopes, ScopeCommandSend) {
+		return errors.New("limits of commands are for tokens that may send them: add the scope " + ScopeCommandSend)
+	}
+	if list := a.policy.Load().lists.unknown(&req.Commands); list != "" {
+		return fmt.Errorf("there is no list of VINs %q in auth.vin_lists", list)
+	}
+	return req.Commands.check()
 }

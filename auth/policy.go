@@ -28,6 +28,8 @@ type RolePolicy struct {
 	DenySubscribe []string
 	// AssignedClientID lets a bearer leave its client identifier to the server.
 	AssignedClientID bool
+	// Commands limits the commands that bearers may send, among those that Publish grants.
+	Commands CommandLimit
 }
 
 // ValidateRole checks a role of the configuration. Every problem is in the error, one a line, each led by
@@ -68,6 +70,9 @@ func compileRole(name string, r RolePolicy) (*roleGrants, error) {
 		assigned:      r.AssignedClientID,
 	}
 	c.mark()
+	if err := r.Commands.check(); err != nil {
+		errs = append(errs, err)
+	}
 	return c, errors.Join(errs...)
 }
 
@@ -131,6 +136,9 @@ type policy struct {
 	// byScope holds the grants of services and operators, indexed by the set of scopes that grant topics.
 	byScope [8]*roleGrants
 	custom  map[string]*roleGrants
+	// commands are the limits of the configuration's roles.
+	commands map[string]CommandLimit
+	lists    vinLists
 }
 
 // Bits of policy.byScope.
@@ -140,8 +148,13 @@ const (
 	bitCommandRead
 )
 
-func newPolicy(roles map[string]RolePolicy) (*policy, error) {
+func newPolicy(roles map[string]RolePolicy, lists map[string][]string) (*policy, error) {
+	sets, err := newVINLists(lists)
+	if err != nil {
+		return nil, fmt.Errorf("lists of VINs: %w", err)
+	}
 	p := &policy{
+		commands: make(map[string]CommandLimit, len(roles)), lists: sets,
 		// A vehicle's own commands and notices are its alone: sharing them makes no sense and is denied, and its
 		// client identifier is its VIN, never an assigned one.
 		vehicle: builtin(true,
@@ -168,7 +181,10 @@ func newPolicy(roles map[string]RolePolicy) (*policy, error) {
 		if err != nil {
 			errs = append(errs, fmt.Errorf("role %s: %w", name, err))
 		}
-		p.custom[name] = c
+		p.custom[name], p.commands[name] = c, r.Commands
+		if list := sets.unknown(&r.Commands); list != "" {
+			errs = append(errs, fmt.Errorf("role %s: there is no list of VINs %q", name, list))
+		}
 	}
 	return p, errors.Join(errs...)
 }
@@ -217,6 +233,7 @@ type Permissions struct {
 	subject string
 	kind    Role
 	custom  bool
+	limit   *senderLimit // of commands; nil: none
 }
 
 func newPermissions(p *policy, id *Identity) *Permissions {
@@ -225,12 +242,25 @@ func newPermissions(p *policy, id *Identity) *Permissions {
 	if g.placeholders && ValidSubject(id.Subject) != nil {
 		g = p.byScope[0]
 	}
-	return &Permissions{role: g.expand(id.Subject), subject: id.Subject, kind: id.Role, custom: custom}
+	return &Permissions{role: g.expand(id.Subject), subject: id.Subject, kind: id.Role, custom: custom, limit: p.limitOf(id)}
 }
 
 // Publish reports whether the identity may publish, or leave a will, on a topic name. Any alias must have
 // been resolved.
 func (p *Permissions) Publish(topic string) bool {
+	if !p.Granted(topic) {
+		return false
+	}
+	if p.limit == nil {
+		return true
+	}
+	vin, branch, rest := message.SplitTopic(topic)
+	_, name, _ := strings.Cut(rest, "/")
+	return branch != "cmd" || p.limit.allows(vin, name)
+}
+
+// Granted is Publish but for the limits of commands.
+func (p *Permissions) Granted(topic string) bool {
 	if p.role == nil || topic == "" || topic[0] == '$' || strings.IndexByte(topic, '+') >= 0 || strings.IndexByte(topic, '#') >= 0 {
 		return false
 	}
@@ -240,9 +270,9 @@ func (p *Permissions) Publish(topic string) bool {
 	return anyMatch(p.role.publish, topic, p.subject) && !anyMatch(p.role.denyPublish, topic, p.subject)
 }
 
-// Command reports whether the identity may send a command of a name to a vehicle, by whichever entrance, as far as its
-// own limits go: see [Limits]. That it may send commands at all is for Publish, or the scope, to say.
-func (p *Permissions) Command(vin, name string) bool { return true }
+// Command reports whether the limits of the identity leave it a command of a name to a vehicle, by whichever entrance.
+// That it may send commands at all is for Granted, or the scope, to say.
+func (p *Permissions) Command(vin, name string) bool { return p.limit.allows(vin, name) }
 
 // Respond reports whether the outcome of the identity's commands may be published on a topic: one that it may read, and
 // on which nobody takes it for the word of a vehicle, or for a command.

@@ -102,7 +102,7 @@ func matrixPolicy(t testing.TB) *policy {
 			Publish: []string{"v1/{vin}/up/#"}, Subscribe: []string{"v1/{name}/cmd/#"}, DenyPublish: []string{"v1/+/up/alarm"},
 		},
 		"lab": {Publish: []string{"#"}, Subscribe: []string{"#"}, DenySubscribe: []string{"test/nosubscribe"}},
-	})
+	}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -291,7 +291,7 @@ func TestWithheld(t *testing.T) {
 	t.Parallel()
 	p, err := newPolicy(map[string]RolePolicy{
 		"lab": {Subscribe: []string{"a/#", "test/#"}, DenySubscribe: []string{"test/nosubscribe", "a/{name}/#"}},
-	})
+	}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -445,7 +445,7 @@ func TestAnonymous(t *testing.T) {
 }
 
 func BenchmarkPermissions(b *testing.B) {
-	p, err := newPolicy(nil)
+	p, err := newPolicy(nil, nil)
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -14,7 +14,7 @@ var errClosed = errors.New("auth: closed")
 func (a *Authority) live() *Config { return a.current.Load() }
 
 // Reconfigure applies what of a configuration can change while running: Algorithm (of the next key), TTL,
-// MaxTTL, Leeway, KeyActivation, Roles, External, VehicleName, BindCertificates, IssueRate and IssueBurst.
+// MaxTTL, Leeway, KeyActivation, Roles, VINLists, External, VehicleName, BindCertificates, IssueRate and IssueBurst.
 // Everything else keeps the value that Open was given, whatever cfg says. It is applied whole or, with an
 // error, not at all.
 //
@@ -49,13 +49,13 @@ func (a *Authority) CheckReconfigure(cfg Config) error {
 func (a *Authority) prepare(cfg Config) (*Config, *policy, error) {
 	next := a.cfg
 	next.Algorithm, next.TTL, next.MaxTTL, next.Leeway, next.KeyActivation = cfg.Algorithm, cfg.TTL, cfg.MaxTTL, cfg.Leeway, cfg.KeyActivation
-	next.Roles, next.External = cfg.Roles, cfg.External
+	next.Roles, next.VINLists, next.External = cfg.Roles, cfg.VINLists, cfg.External
 	next.VehicleName, next.BindCertificates = cfg.VehicleName, cfg.BindCertificates
 	next.IssueRate, next.IssueBurst = cfg.IssueRate, cfg.IssueBurst
 	if err := next.defaults(); err != nil {
 		return nil, nil, err
 	}
-	p, err := newPolicy(next.Roles)
+	p, err := newPolicy(next.Roles, next.VINLists)
 	return &next, p, err
 }
 

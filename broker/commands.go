@@ -4,7 +4,6 @@ import (
 	"context"
 	"strings"
 
-	"cellgate/auth"
 	"cellgate/broker/command"
 	"cellgate/broker/frame"
 	"cellgate/broker/message"
@@ -32,7 +31,7 @@ func (c *conn) isCommand(topic string) bool {
 }
 
 // command hands a command to the service, which has it on disk before it is acknowledged. It is not journaled.
-func (c *conn) command(in *frame.Inbound, topic string, allowed bool) bool {
+func (c *conn) command(in *frame.Inbound, topic string) bool {
 	rec := message.Record{Kind: message.KindPublish, QoS: in.QoS, Client: c.id, Topic: topic, Payload: in.Payload}
 	if in.HasProps {
 		c.properties(in, &rec)
@@ -46,12 +45,8 @@ func (c *conn) command(in *frame.Inbound, topic string, allowed bool) bool {
 	}
 	c.submitted++
 	a.seq = c.submitted
-	from := c.caller()
-	if !allowed {
-		from.May = func(string, string) bool { return false }
-	}
 	ctx, done := c.waitContext()
-	err := c.b.commands.Submit(ctx, &rec, from, c.version == frame.Version5 && in.QoS > 0, func(reason byte) { c.decided(a, reason) })
+	err := c.b.commands.Submit(ctx, &rec, c.caller(), c.version == frame.Version5 && in.QoS > 0, func(reason byte) { c.decided(a, reason) })
 	done()
 	if err != nil {
 		if in.QoS == 2 {
@@ -102,13 +97,12 @@ func (c *conn) decided(a ack, reason byte) {
 	c.mu.Unlock()
 }
 
-// refuseCommand refuses a command that the client's permissions do not allow. Who may send some commands is told and
-// audited as for any other; of who may send none a sample is audited.
+// refuseCommand refuses a command that the client's permissions do not allow. What its limits forbid is refused and
+// audited like other commands; of who may not send commands there at all a sample is audited.
 func (c *conn) refuseCommand(in *frame.Inbound, topic string) bool {
-	if id := c.identity.Load(); !id.HasScope(auth.ScopeCommandSend) {
-		c.b.auth.AuditRefuse("command", *id, c.peer())
-		return c.refuse(in, frame.ReasonNotAuthorized, "publish_not_authorized")
+	if c.perm.Load().Granted(topic) {
+		return c.command(in, topic)
 	}
-	c.b.reject("publish_not_authorized")
-	return c.command(in, topic, false)
+	c.b.auth.AuditRefuse("command", *c.identity.Load(), c.peer())
+	return c.refuse(in, frame.ReasonNotAuthorized, "publish_not_authorized")
 }

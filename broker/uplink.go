@@ -59,7 +59,7 @@ func (c *conn) publish(f []byte, h frame.Header) bool {
 	case class == tokenClass:
 		return c.flush() && c.publishToken(in)
 	case c.isCommand(topic):
-		return c.command(in, topic, true)
+		return c.command(in, topic)
 	}
 	return c.take(in, topic, class)
 }

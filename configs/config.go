@@ -97,8 +97,10 @@ type Auth struct {
 	ClientCertificate ClientCertificate `yaml:"client_certificate" reload:"yes"`
 	Issuers           []Issuer          `yaml:"issuers" reload:"yes"`
 	Roles             map[string]Role   `yaml:"roles" reload:"yes"`
-	Revocation        Revocation        `yaml:"revocation"`
-	Audit             Audit             `yaml:"audit"`
+	// VINLists are lists of VINs by name, for limits of commands.
+	VINLists   map[string][]string `yaml:"vin_lists" reload:"yes"`
+	Revocation Revocation          `yaml:"revocation"`
+	Audit      Audit               `yaml:"audit"`
 }
 
 // ClientCertificate governs tokens that a vehicle gets by its client certificate.
@@ -135,6 +137,10 @@ type Role struct {
 	DenySubscribe []string `yaml:"deny_subscribe"`
 	// AssignedClientID permits an empty client id, which the gateway then assigns. True unless set.
 	AssignedClientID bool `yaml:"assigned_client_id"`
+	// CommandNames and CommandVINs limit the commands that Publish grants, as the claims of a token do; empty: all.
+	// @name stands for the VINs of auth.vin_lists.
+	CommandNames []string `yaml:"command_names"`
+	CommandVINs  []string `yaml:"command_vins"`
 }
 
 // Revocation says how revocations spread between the gateways of a cell.
@@ -223,6 +229,9 @@ type Commands struct {
 	// FromKafka consumes vehicle.commands, in the consumer group FromKafkaGroup.
 	FromKafka      bool   `yaml:"from_kafka"`
 	FromKafkaGroup string `yaml:"from_kafka_group"`
+	// FromKafkaNames and FromKafkaVINs limit what may come that way, where no token does; empty: all.
+	FromKafkaNames []string `yaml:"from_kafka_names"`
+	FromKafkaVINs  []string `yaml:"from_kafka_vins"`
 }
 
 // Limits bound connections and what each may do.

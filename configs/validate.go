@@ -57,6 +57,7 @@ func (k *checker) all() {
 	k.http()
 	k.auth()
 	k.roles()
+	k.vinLists()
 	k.uplink()
 	k.commands()
 	k.kafka("kafka", &k.cfg.Kafka)
@@ -290,8 +291,9 @@ func (k *checker) roles() {
 // compiles reports what auth finds in a role beyond the form of its filters, so that what config check passes is
 // what the gateway starts with.
 func (k *checker) compiles(path, name string, r Role) {
+	k.knownLists(path+".command_vins", r.CommandVINs)
 	err := auth.ValidateRole(name, auth.RolePolicy{
-		Publish: r.Publish, Subscribe: r.Subscribe, DenyPublish: r.DenyPublish, DenySubscribe: r.DenySubscribe,
+		Commands: auth.CommandLimit{Names: r.CommandNames, VINs: r.CommandVINs}, Publish: r.Publish, Subscribe: r.Subscribe, DenyPublish: r.DenyPublish, DenySubscribe: r.DenySubscribe,
 	})
 	if err == nil {
 		return
@@ -302,6 +304,39 @@ func (k *checker) compiles(path, name string, r Role) {
 			at, why = "", strings.TrimSpace(line)
 		}
 		k.problem(strings.TrimSuffix(path+"."+at, "."), why, "see auth/README.md for what a role can say")
+	}
+}
+
+// vinLists checks the lists of VINs, and those of them that Kafka is held to.
+func (k *checker) vinLists() {
+	for name, vins := range k.cfg.Auth.VINLists {
+		path := join("auth.vin_lists", name)
+		if err := auth.ValidListName(name); err != nil {
+			k.problem(path, err.Error(), "choose another name")
+		}
+		for i, vin := range vins {
+			if err := auth.ValidSubject(vin); err != nil {
+				k.problem(fmt.Sprintf("%s[%d]", path, i), fmt.Sprintf("%q is no VIN: %v", vin, err), "write a VIN")
+			}
+		}
+	}
+	c := &k.cfg.Commands
+	k.knownLists("commands.from_kafka_vins", c.FromKafkaVINs)
+	role := auth.RolePolicy{Commands: auth.CommandLimit{Names: c.FromKafkaNames, VINs: c.FromKafkaVINs}}
+	if err := auth.ValidateRole("kafka", role); err != nil {
+		for line := range strings.Lines(err.Error()) {
+			at, why, _ := strings.Cut(strings.TrimSpace(line), ": ")
+			k.problem(strings.Replace(at, "command_", "commands.from_kafka_", 1), why, "write names of commands, and VINs or @list")
+		}
+	}
+}
+
+// knownLists checks that lists which are named exist.
+func (k *checker) knownLists(path string, vins []string) {
+	for i, vin := range vins {
+		if name, list := strings.CutPrefix(vin, "@"); list && k.cfg.Auth.VINLists[name] == nil {
+			k.problem(fmt.Sprintf("%s[%d]", path, i), fmt.Sprintf("there is no list of VINs %q", name), "define it in auth.vin_lists")
+		}
 	}
 }
 

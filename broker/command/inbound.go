@@ -166,7 +166,7 @@ func (s *Service) consumeOnce(ctx context.Context, c Consumer) error {
 
 func (s *Service) fromKafka(ctx context.Context, m *Message) error {
 	var k kafkaCommand
-	from := Caller{By: m.by(), Origin: OriginKafka}
+	from := Caller{By: m.by(), Origin: OriginKafka, May: s.o.KafkaMay}
 	if err := json.Unmarshal(m.Value, &k); err != nil {
 		s.told(&Request{ID: m.Ref, Caller: from}, false, ErrInvalid)
 		s.o.Log.Warn("a record of vehicle.commands is not a command", "ref", m.Ref, "error", err)

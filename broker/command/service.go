@@ -63,6 +63,9 @@ type Options struct {
 	// Locked tells whether commands for a vehicle are refused for now, and until when; may be nil.
 	Locked func(vin string) (until time.Time, locked bool)
 
+	// KafkaMay tells whether a command of that name may come to that vehicle by Kafka, which has no callers; nil: it may.
+	KafkaMay func(vin, name string) bool
+
 	// Envelope wraps the payload for MQTT 3.1.1 vehicles as {id, name, issued_at, expires_at, payload}.
 	Envelope bool
 

@@ -35,6 +35,7 @@ type issueFlags struct {
 	vin, vins, service, operator string
 	role                         string
 	scopes                       []string
+	commandNames, commandVINs    []string
 	ttl                          time.Duration
 }
 
@@ -47,6 +48,7 @@ func tokenIssueCommand(c *cli) *cobra.Command {
 operator without --scope gets every scope.`,
 		Example: `  cellgate token issue --vin LTEST000000000001
   cellgate token issue --service billing --scope telemetry:read,command:read --ttl 7d
+  cellgate token issue --service loader --scope command:send --command-names load,unload --command-vins @pilot
   cellgate token issue --operator alice --ttl 1h`,
 		Args: takes(),
 		RunE: func(*cobra.Command, []string) error { return c.issue(f) },
@@ -58,6 +60,8 @@ operator without --scope gets every scope.`,
 	cmd.Flags().StringVar(&f.operator, "operator", "", "name of an operator")
 	cmd.Flags().StringVar(&f.role, "role", "", "a role of the configuration, with --service")
 	cmd.Flags().StringSliceVar(&f.scopes, "scope", nil, "scopes of a service or operator: "+strings.Join(auth.Scopes(), ", "))
+	cmd.Flags().StringSliceVar(&f.commandNames, "command-names", nil, "names of the commands that it may send and cancel (default all)")
+	cmd.Flags().StringSliceVar(&f.commandVINs, "command-vins", nil, "VINs that it may send commands to, or @name of a list in auth.vin_lists (default all)")
 	durationVar(cmd.Flags(), &f.ttl, "ttl", 0, "life of the token (default auth.token_ttl)")
 	cmd.MarkFlagsOneRequired("vin", "vins", "service", "operator")
 	cmd.MarkFlagsMutuallyExclusive("vin", "vins", "service", "operator")
@@ -65,12 +69,19 @@ operator without --scope gets every scope.`,
 	return cmd
 }
 
+// commandLimit is which commands a token may send.
+type commandLimit struct {
+	CommandNames []string `json:"command_names,omitempty"`
+	CommandVINs  []string `json:"command_vins,omitempty"`
+}
+
 // issued is one token as --json prints it.
 type issued struct {
-	Token   string    `json:"token"`
-	Subject string    `json:"subject"`
-	Role    string    `json:"role"`
-	Scopes  []string  `json:"scopes,omitempty"`
+	Token   string   `json:"token"`
+	Subject string   `json:"subject"`
+	Role    string   `json:"role"`
+	Scopes  []string `json:"scopes,omitempty"`
+	commandLimit
 	TokenID string    `json:"jti"`
 	Expires time.Time `json:"expires"`
 	Warning string    `json:"warning,omitempty"`
@@ -88,11 +99,11 @@ func (c *cli) issue(f *issueFlags) error {
 	defer closeAuthority(a)
 	all := make([]issued, 0, len(subjects))
 	for _, s := range subjects {
-		token, id, err := a.Issue(auth.IssueRequest{Subject: s, Role: role, Scopes: f.scopes, TTL: f.ttl, Caller: auth.Caller{By: whoami()}})
+		token, id, err := a.Issue(auth.IssueRequest{Subject: s, Role: role, Scopes: f.scopes, TTL: f.ttl, Commands: auth.CommandLimit{Names: f.commandNames, VINs: f.commandVINs}, Caller: auth.Caller{By: whoami()}})
 		if err != nil {
 			return fmt.Errorf("token: %s: %w", s, err)
 		}
-		one := issued{Token: token, Subject: s, Role: id.Role, Scopes: id.Scopes, TokenID: id.TokenID, Expires: id.Expires}
+		one := issued{Token: token, Subject: s, Role: id.Role, Scopes: id.Scopes, commandLimit: commandLimit{id.Commands.Names, id.Commands.VINs}, TokenID: id.TokenID, Expires: id.Expires}
 		if role == auth.RoleVehicle {
 			one.Warning = auth.CheckVIN(s).Warning()
 		}
@@ -205,12 +216,13 @@ type inspected struct {
 	Subject  string   `json:"subject,omitempty"`
 	Role     string   `json:"role,omitempty"`
 	Scopes   []string `json:"scopes,omitempty"`
-	Issuer   string   `json:"issuer,omitempty"`
-	TokenID  string   `json:"jti,omitempty"`
-	KeyID    string   `json:"kid,omitempty"`
-	IssuedAt string   `json:"issued_at,omitempty"`
-	Expires  string   `json:"expires,omitempty"`
-	Bound    string   `json:"bound_to_certificate,omitempty"`
+	commandLimit
+	Issuer   string `json:"issuer,omitempty"`
+	TokenID  string `json:"jti,omitempty"`
+	KeyID    string `json:"kid,omitempty"`
+	IssuedAt string `json:"issued_at,omitempty"`
+	Expires  string `json:"expires,omitempty"`
+	Bound    string `json:"bound_to_certificate,omitempty"`
 }
 
 // maxTokenInput bounds what is read from stdin.
@@ -262,7 +274,8 @@ func (c *cli) inspect(t *target, args []string, cert string) error {
 	}
 	out := inspected{
 		Accepted: true, Subject: id.Subject, Role: id.Role, Scopes: id.Scopes, Issuer: id.Issuer, TokenID: id.TokenID,
-		KeyID: id.KeyID, IssuedAt: id.IssuedAt.UTC().Format(time.RFC3339), Expires: id.Expires.UTC().Format(time.RFC3339), Bound: id.CertThumbprint,
+		commandLimit: commandLimit{id.Commands.Names, id.Commands.VINs},
+		KeyID:        id.KeyID, IssuedAt: id.IssuedAt.UTC().Format(time.RFC3339), Expires: id.Expires.UTC().Format(time.RFC3339), Bound: id.CertThumbprint,
 	}
 	now := time.Now()
 	expires := whenText(id.Expires, now)
@@ -275,6 +288,8 @@ func (c *cli) inspect(t *target, args []string, cert string) error {
 		t.row("subject", out.Subject)
 		t.row("role", out.Role)
 		t.row("scopes", strings.Join(out.Scopes, " "))
+		t.row("commands", strings.Join(out.CommandNames, " "))
+		t.row("to vehicles", strings.Join(out.CommandVINs, " "))
 		t.row("issuer", out.Issuer)
 		t.row("jti", out.TokenID)
 		t.row("kid", out.KeyID)

@@ -234,3 +234,74 @@ func TestCommandWithResponseTopic(t *testing.T) {
 		t.Errorf("audited %q", got)
 	}
 }
+
+// TestLimitedSender: a service is held to names of commands and to VINs by its token, Kafka by the configuration, over
+// every entrance, and refusals are audited.
+func TestLimitedSender(t *testing.T) {
+	t.Parallel()
+	cell, mine, other := harness.EmbeddedKafka(t), scenario.NewVIN(), scenario.NewVIN()
+	g := harness.StartGateway(t, harness.Options{
+		Kafka: cell, Auth: "vin_lists: {pilot: [" + mine + "]}",
+		Extra: "commands: {from_kafka_names: [load], from_kafka_vins: [\"@pilot\"]}\n",
+	})
+	token := serviceToken(g, "loader", "--command-names", "load,unload", "--command-vins", "@pilot")
+	if out := g.Cellgate("token", "inspect", "--config", g.Config, token); !strings.Contains(out, "@pilot") || !strings.Contains(out, "load unload") {
+		t.Errorf("inspect: %s", out)
+	}
+	post := func(token, vin, id, name string) int {
+		status, _, err := g.Do("POST", "/v1/vehicles/"+vin+"/commands", token, map[string]any{"id": id, "name": name})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return status
+	}
+	cancel := func(vin, id string) int {
+		status, _, err := g.Do("DELETE", "/v1/vehicles/"+vin+"/commands/"+id, token, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return status
+	}
+	operator := g.OperatorToken()
+	if a, b := post(operator, mine, "o1", "lock"), post(operator, other, "o2", "load"); a != 202 || b != 202 {
+		t.Fatalf("the operator: %d, %d", a, b)
+	}
+	for what, c := range map[string]struct{ got, want int }{
+		"allowed":         {post(token, mine, "e1", "load"), 202},
+		"another name":    {post(token, mine, "e2", "lock"), 403},
+		"another VIN":     {post(token, other, "e3", "load"), 403},
+		"cancel":          {cancel(mine, "e1"), 200},
+		"cancel, name":    {cancel(mine, "o1"), 403},
+		"cancel, VIN":     {cancel(other, "o2"), 403},
+		"cancel, unknown": {cancel(other, "o9"), 404},
+	} {
+		if c.got != c.want {
+			t.Errorf("HTTP, %s: %d, want %d", what, c.got, c.want)
+		}
+	}
+	v5 := scenario.MustV5(t, g, "loader", token)
+	for topic, want := range map[string]byte{
+		"v1/" + mine + "/cmd/f1/unload": 0, "v1/" + mine + "/cmd/f2/lock": 0x87, "v1/" + other + "/cmd/f3/load": 0x87,
+	} {
+		if code := v5.Send(t, topic, "{}"); code != want {
+			t.Errorf("MQTT, %s: PUBACK %#x, want %#x", topic, code, want)
+		}
+	}
+	for _, c := range [][3]string{{"k1", mine, "load"}, {"k2", mine, "lock"}, {"k3", other, "load"}} {
+		cell.Write("vehicle.commands", c[1], fmt.Sprintf(`{"id":%q,"vin":%q,"name":%q}`, c[0], c[1], c[2]))
+	}
+	want := map[string]string{
+		"e2": "command http service loader refused not_permitted", "e3": "command http service loader refused not_permitted",
+		"f1": "command mqtt service loader accepted", "f2": "command mqtt service loader refused not_permitted",
+		"f3": "command mqtt service loader refused not_permitted", "k1": "command kafka kafka accepted",
+		"k2": "command kafka kafka refused not_permitted", "k3": "command kafka kafka refused not_permitted",
+	}
+	harness.Eventually(t, 30*time.Second, "every request audited", func() error {
+		for id, line := range want {
+			if got := audits(g, id); len(got) != 1 || got[0] != line {
+				return fmt.Errorf("%s: %q, want %q", id, got, line)
+			}
+		}
+		return nil
+	})
+}

@@ -25,6 +25,7 @@ func AuthConfig(c *configs.Config) auth.Config {
 		Leeway:           leeway,
 		CacheSize:        cacheSize(a.CacheEntries),
 		Roles:            roles(a.Roles),
+		VINLists:         a.VINLists,
 		External:         externalIssuers(a.Issuers),
 		VehicleName:      auth.NameSource(a.ClientCertificate.VINFrom),
 		BindCertificates: a.ClientCertificate.Bind,
@@ -46,9 +47,21 @@ func roles(all map[string]configs.Role) map[string]auth.RolePolicy {
 		out[name] = auth.RolePolicy{
 			Publish: r.Publish, Subscribe: r.Subscribe,
 			DenyPublish: r.DenyPublish, DenySubscribe: r.DenySubscribe, AssignedClientID: r.AssignedClientID,
+			Commands: commandLimit(r.CommandNames, r.CommandVINs),
 		}
 	}
 	return out
+}
+
+// commandLimit reads a limit of the configuration, where an empty list is none.
+func commandLimit(names, vins []string) (l auth.CommandLimit) {
+	if len(names) > 0 {
+		l.Names = names
+	}
+	if len(vins) > 0 {
+		l.VINs = vins
+	}
+	return l
 }
 
 func externalIssuers(all []configs.Issuer) []auth.ExternalIssuer {

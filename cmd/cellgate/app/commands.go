@@ -40,6 +40,12 @@ func (d deliverer) Deliver(vin string, c *command.Delivery) error {
 	return undeliverable(err)
 }
 
+// kafkaMay holds commands from Kafka to what the configuration leaves them.
+func (a *App) kafkaMay() func(vin, name string) bool {
+	limit := commandLimit(a.cfg.Commands.FromKafkaNames, a.cfg.Commands.FromKafkaVINs)
+	return func(vin, name string) bool { return a.auth.AllowsCommand(limit, vin, name) }
+}
+
 // auditCommand writes a request for a command, or for its end, to the audit log.
 func (a *App) auditCommand(c command.Audited) {
 	by := c.Caller.By

@@ -150,6 +150,7 @@ func (a *App) caller(r *http.Request) command.Caller {
 	id, _ := auth.IdentityFrom(r.Context())
 	return command.Caller{
 		By: id.Subject, Origin: command.OriginHTTP, Role: id.Role, Issuer: id.Issuer, TokenID: id.TokenID, Address: r.RemoteAddr,
+		May: a.auth.Permissions(id).Command,
 	}
 }
 
