@@ -215,8 +215,12 @@ func (k *ruleKeeper) conclude(err error) bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	var unsettled *settled.UnsettledError
-	if errors.As(err, &unsettled) || errors.Is(err, context.Canceled) {
+	gaveUp := errors.Is(err, context.Canceled)
+	if gaveUp || errors.As(err, &unsettled) {
 		k.judged = ""
+	}
+	if gaveUp { // a caller, or a stop: that says nothing of the files
+		return false
 	}
 	if (err == nil) != (k.broken == nil) || k.changed.IsZero() {
 		k.changed = now
@@ -252,9 +256,9 @@ func (k *ruleKeeper) applyFiles(ctx context.Context, allowEmpty bool) error {
 func (k *ruleKeeper) state() RuleSet {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	s := RuleSet{Path: k.path, Since: k.since, Rules: []rules.RuleInfo{}}
+	s := RuleSet{Path: k.path, Since: k.since, Rules: []rules.RuleInfo{}, Files: []string{}}
 	if k.set != nil {
-		s.Hash, s.Rules, s.Files = k.set.Hash(), k.set.Rules(), k.set.Source().Files()
+		s.Hash, s.Rules, s.Files = k.set.Hash(), k.set.Rules(), append(s.Files, k.set.Source().Files()...)
 	}
 	if k.broken != nil {
 		s.Error, s.Broken = k.broken.Error(), true

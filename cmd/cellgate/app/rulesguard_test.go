@@ -1,6 +1,8 @@
 package app
 
 import (
+	"context"
+	"errors"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -467,6 +469,23 @@ func TestRulesOfARefusedReloadAreNotForgotten(t *testing.T) {
 	replace(t, file, `"127.0.0.1:0"}]`, `"127.0.0.1:0", tls: {cert: none.crt, key: none.key, client_ca: none.crt, client_auth: optional}}]`)
 	if _, err := a.Reload(t.Context()); err == nil {
 		t.Fatal("reloaded")
+	}
+	rulesAre(t, a, "good", true)
+	a.rules.look(t.Context())
+	rulesAre(t, a, "better", true)
+}
+
+// A caller who does not wait leaves no trace: the next look judges the files.
+func TestACallerWhoGivesUpDegradesNothing(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	writeRules(t, dir, "good")
+	a, _ := boot(t, write(t, dir, ""))
+	writeRules(t, dir, "better")
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := a.rules.applyFiles(ctx, false); !errors.Is(err, context.Canceled) {
+		t.Fatalf("error %v", err)
 	}
 	rulesAre(t, a, "good", true)
 	a.rules.look(t.Context())
