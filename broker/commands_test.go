@@ -167,3 +167,16 @@ func TestCommandWithoutScope(t *testing.T) {
 		t.Errorf("submitted %+v", <-held.submitted)
 	}
 }
+
+// A response topic is bounded in levels like one that the client publishes on itself.
+func TestResponseTopicIsBoundedInLevels(t *testing.T) {
+	t.Parallel()
+	held := &heldCommands{}
+	h := newHarness(t, withCommands(held), func(o *Options) { o.Limits.MaxLevels = 8 })
+	c := h.connect("lab", "lab-1", frame.Version5, connectOptions{})
+	c.send(publishFrame(frame.Version5, 0, 0, commandTopic, "{}"))
+	s := <-held.submitted
+	if !s.from.Respond("a/b/c/d/e/f/g/h") || s.from.Respond("a/b/c/d/e/f/g/h/i") {
+		t.Error("levels of a response topic are not bounded as those of topics are")
+	}
+}
