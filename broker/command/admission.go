@@ -198,7 +198,7 @@ func (s *Service) Cancel(ctx context.Context, c Caller, vin, id string) (cmd Com
 
 // fromMQTT reads a PUBLISH on v1/{vin}/cmd/{id}/{name}. The time to live is its message expiry, else the default.
 func (s *Service) fromMQTT(rec *message.Record, c Caller) (Request, error) {
-	vin, _, rest := message.SplitTopic(rec.Topic)
+	vin, _, rest := message.SplitTopic(strings.Clone(rec.Topic)) // it may alias a buffer of the connection
 	id, name, _ := strings.Cut(rest, "/")
 	c.Origin = OriginMQTT
 	r := Request{

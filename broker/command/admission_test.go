@@ -7,24 +7,38 @@ import (
 	"sync"
 	"testing"
 	"time"
+	"unsafe"
 
 	"cellgate/broker/message"
 	"cellgate/broker/statefile"
 )
 
+// aliased is text that its owner will overwrite, as the buffer of a connection is.
+func aliased(b []byte) string { return unsafe.String(unsafe.SliceData(b), len(b)) }
+
 // submit publishes a command by MQTT and returns the reason code of its acknowledgement.
 func submit(t *testing.T, s *Service, refusable bool, topic, payload string, change ...func(*message.Record, *Caller)) byte {
 	t.Helper()
-	rec := &message.Record{Kind: message.KindPublish, QoS: 1, Client: "control/1", Topic: topic, Payload: []byte(payload)}
+	packet := []byte(topic)
+	rec := &message.Record{Kind: message.KindPublish, QoS: 1, Client: "control/1", Topic: aliased(packet), Payload: []byte(payload)}
 	from := Caller{By: "control", Role: "service", Address: "10.0.0.1:9"}
 	for _, c := range change {
 		c(rec, &from)
+	}
+	for i := range rec.Props.User {
+		u := &rec.Props.User[i]
+		name, value := []byte(u.Name), []byte(u.Value)
+		u.Name, u.Value = aliased(name), aliased(value)
+		defer clear(name)
+		defer clear(value)
 	}
 	answers := make(chan byte, 2)
 	if err := s.Submit(t.Context(), rec, from, refusable, func(reason byte) { answers <- reason }); err != nil {
 		t.Fatal(err)
 	}
 	clear(rec.Payload) // the record is its owner's again
+	clear(rec.Props.Correlation)
+	clear(packet)
 	select {
 	case reason := <-answers:
 		return reason

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -304,4 +305,40 @@ func TestLimitedSender(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// TestManyCommandsOverOneConnection: what is published close together stays apart.
+func TestManyCommandsOverOneConnection(t *testing.T) {
+	t.Parallel()
+	g := harness.StartGateway(t, harness.Options{Extra: "limits: {messages_per_second: 0}\n"})
+	service := scenario.MustV5(t, g, "control", serviceToken(g, "control"))
+	const senders, each = 16, 20
+	var sent sync.WaitGroup
+	for n := range senders {
+		sent.Go(func() {
+			for i := range each {
+				id := fmt.Sprintf("id-%d-%d", n, i)
+				ack, err := service.Publish(t.Context(), &paho.Publish{QoS: 1, Topic: "v1/V" + id + "/cmd/" + id + "/" + id, Payload: []byte(`"` + id + `"`)})
+				if err != nil {
+					t.Errorf("%s: %v, %+v", id, err, ack)
+				}
+			}
+		})
+	}
+	sent.Wait()
+	_, body, err := g.Get("/v1/commands?limit=1000", g.OperatorToken())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var page struct {
+		Commands []struct{ ID, VIN, Name, Payload string }
+	}
+	if err := json.Unmarshal(body, &page); err != nil || len(page.Commands) != senders*each {
+		t.Fatalf("%d commands, %v", len(page.Commands), err)
+	}
+	for _, c := range page.Commands {
+		if c.VIN != "V"+c.ID || c.Name != c.ID || c.Payload != c.ID {
+			t.Errorf("mixed up: %+v", c)
+		}
+	}
 }
