@@ -239,7 +239,7 @@ func rulesDiffCommand(c *cli) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "diff OLD NEW",
 		Short:   "compare two rule sets by what they do",
-		Long:    "diff compares rule by rule; comments, order and spelling do not count. It tells which operators would forget what they know.",
+		Long:    "diff compares rule by rule; comments, order and spelling do not count. It tells which operators would begin anew.",
 		Example: "  cellgate rules diff data/configs/rules configs/rules",
 		Args:    takes("OLD", "NEW"),
 		RunE: func(_ *cobra.Command, args []string) error {

@@ -16,16 +16,27 @@ var ErrCutShort = errors.New("a PEM block is cut short: the file is not whole")
 
 // KeyPair is tls.LoadX509KeyPair for whole files only.
 func KeyPair(certFile, keyFile string) (tls.Certificate, error) {
-	for _, file := range []string{certFile, keyFile} {
-		b, err := os.ReadFile(file) //nolint:gosec // the configuration names the file
-		if err != nil {
-			return tls.Certificate{}, err
-		}
-		if err := whole(b); err != nil {
-			return tls.Certificate{}, fmt.Errorf("%s: %w", file, err)
-		}
+	cert, err := read(certFile)
+	if err != nil {
+		return tls.Certificate{}, err
 	}
-	return tls.LoadX509KeyPair(certFile, keyFile)
+	key, err := read(keyFile)
+	if err != nil {
+		return tls.Certificate{}, err
+	}
+	return tls.X509KeyPair(cert, key)
+}
+
+// read reads a PEM file that is whole.
+func read(file string) ([]byte, error) {
+	b, err := os.ReadFile(file) //nolint:gosec // the configuration names the file
+	if err != nil {
+		return nil, err
+	}
+	if err := whole(b); err != nil {
+		return nil, fmt.Errorf("%s: %w", file, err)
+	}
+	return b, nil
 }
 
 // ErrNoCertificate says that a file of authorities holds none.
@@ -33,12 +44,9 @@ var ErrNoCertificate = errors.New("no certificate")
 
 // CertPool reads a PEM file of authorities, whole files only.
 func CertPool(file string) (*x509.CertPool, error) {
-	b, err := os.ReadFile(file) //nolint:gosec // the configuration names the file
+	b, err := read(file)
 	if err != nil {
 		return nil, err
-	}
-	if err := whole(b); err != nil {
-		return nil, fmt.Errorf("%s: %w", file, err)
 	}
 	pool := x509.NewCertPool()
 	if !pool.AppendCertsFromPEM(b) {
