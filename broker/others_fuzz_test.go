@@ -1,0 +1,176 @@
+package broker
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"cellgate/broker/message"
+	"cellgate/broker/session"
+	"cellgate/broker/statefile"
+)
+
+// longWait is what no client may wait for another's work, and allowed how long such waits may be together, on a machine that
+// has other things to do. What it is to find takes many seconds.
+const (
+	longWait = 250 * time.Millisecond
+	allowed  = 2 * time.Second
+)
+
+// FuzzOthersWait has one client subscribe, retain and publish what the fuzzer thinks of, and measures how long another's
+// SUBSCRIBE, message and UNSUBSCRIBE take meanwhile. Times are judged while fuzzing and with HOSTILE=full; otherwise
+// it holds that the other is served at all.
+func FuzzOthersWait(f *testing.F) {
+	f.Add([]byte{0, 255, 255, '+', 1, 255, 255, 'x'})
+	f.Add([]byte{0, 0, 200, 'x', 4, 255, 0, '+', 2, 0, 200, 'r', 3, 0, 0, '#'})
+	f.Add([]byte{2, 255, 255, 'r', 3, 0, 0, '#', 3, 0, 0, '#', 5, 0, 0, 0})
+	f.Fuzz(func(t *testing.T, ops []byte) {
+		e := newOthers(t)
+		var all sync.WaitGroup
+		stop := make(chan struct{})
+		var slow time.Duration
+		served := 0
+		all.Go(func() {
+			for {
+				slow += e.honest(t, served)
+				served++
+				select {
+				case <-stop:
+					return
+				default:
+				}
+			}
+		})
+		e.hostile(ops)
+		close(stop)
+		all.Wait()
+		if judged := os.Getenv("HOSTILE") == "full" || strings.Contains(strings.Join(os.Args, " "), "-test.fuzz="); judged && slow > allowed {
+			t.Errorf("in %d rounds the other client waited for %v", served, slow)
+		}
+	})
+}
+
+// others are sessions on a real index, with a journal that is nothing but numbers.
+type others struct {
+	m    *session.Manager
+	evil *sub
+	good *sub
+	turn sync.Mutex // the fan-out loop is one goroutine; here it is two that take turns
+	seq  uint64
+}
+
+type numbers struct{}
+
+func (numbers) Append([]message.Record) (uint64, error) { return 0, nil }
+func (numbers) Last() uint64                            { return 0 }
+func (numbers) Epoch() uint64                           { return 1 }
+
+func newOthers(t *testing.T) *others {
+	t.Helper()
+	db, err := statefile.Open(filepath.Join(t.TempDir(), "state.db"), statefile.Options{NoSync: true})
+	must(t, err)
+	e := &others{}
+	e.m, err = session.Open(session.Options{DB: db, Index: NewIndex(), Journal: numbers{}, CommitInterval: time.Hour})
+	must(t, err)
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), testPatience)
+		defer cancel()
+		must(t, e.m.Close(ctx))
+		must(t, db.Close())
+	})
+	e.evil, e.good = e.attach(t, "evil"), e.attach(t, "good")
+	return e
+}
+
+func (e *others) attach(t *testing.T, id string) *sub {
+	t.Helper()
+	c := &sub{drained: make(chan struct{}), got: make(chan string, 1<<16)}
+	s, _, err := e.m.Attach(t.Context(), session.Attach{ClientID: id, Version: 4, Perm: anything{}, Conn: swallow{c}})
+	must(t, err)
+	c.s = s
+	s.Start()
+	return c
+}
+
+// swallow notes the honest client's messages and no others, however many there are.
+type swallow struct{ *sub }
+
+func (s swallow) Enqueue(f []byte) bool {
+	if len(f) < 128 && strings.Contains(string(f), "honest/") {
+		return s.sub.Enqueue(f)
+	}
+	return true
+}
+
+// hostile does what ops say, four bytes each: what, how many, and of which text.
+func (e *others) hostile(ops []byte) {
+	var filters []string
+	for ; len(ops) >= 4; ops = ops[4:] {
+		n, level := int(ops[1])<<8|int(ops[2]), string(ops[3:4])
+		deep := strings.TrimSuffix(strings.Repeat(level+"/", min(n, 32_000)+1), "/")
+		switch ops[0] % 6 {
+		case 0: // one filter
+			filters = append(filters, deep)
+			e.evil.subscribe(deep)
+		case 1: // a message
+			e.publish(deep, false)
+		case 2: // retained messages
+			for i := range n / 16 {
+				e.publish(fmt.Sprintf("%s/%d/%d", level, i%97, i), true)
+			}
+		case 3: // everything that is retained
+			e.evil.subscribe(level)
+			e.evil.subscribe("#")
+		case 4: // many filters at once
+			subs := make([]session.Subscription, 1+n/64)
+			for i := range subs {
+				subs[i].Filter = fmt.Sprintf("%s/%d/+/#", level, i)
+				filters = append(filters, subs[i].Filter)
+			}
+			e.evil.s.Subscribe(subs, 0, func([]byte) {})
+		case 5:
+			e.evil.s.Unsubscribe(filters, func([]byte) {})
+			filters = nil
+		}
+	}
+}
+
+// publish is what connection and fan-out loop do.
+func (e *others) publish(topic string, retain bool) {
+	rec := message.Record{Kind: message.KindPublish, Client: "evil", Topic: topic, Payload: []byte("x"), Retain: retain}
+	if message.ValidTopic(topic) != nil {
+		return
+	}
+	if retain {
+		if _, err := e.m.ClaimRetained(&rec); err != nil {
+			rec.Client = topic // as if by another
+		}
+	}
+	e.turn.Lock()
+	defer e.turn.Unlock()
+	e.seq++
+	rec.Seq = e.seq
+	e.m.Fanout(&rec)
+}
+
+// honest does a round of what an honest client does, and tells for how long it waited where it should not.
+func (e *others) honest(t *testing.T, round int) (slow time.Duration) {
+	timed := func(do func()) {
+		begun := time.Now()
+		do()
+		if took := time.Since(begun); took > longWait {
+			slow += took
+		}
+	}
+	filter := fmt.Sprintf("honest/%d", round)
+	timed(func() { e.good.subscribe(filter) })
+	timed(func() { e.publish(filter, false) })
+	e.good.next(t)
+	timed(func() { e.good.unsubscribe(filter) })
+	return slow
+}
