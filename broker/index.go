@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"cmp"
 	"slices"
 	"strings"
 	"sync"
@@ -15,9 +16,9 @@ import (
 
 // Index is session.Index on mochi's topic index. It persists nothing.
 //
-// Every subscription is entered with a number of its own in the place of the subscription identifier. What
-// mochi finds is then looked up by number: its own merging of overlapping subscriptions loses no-local and
-// retain-as-published, and its choice among the members of a shared group does not know who is connected.
+// mochi finds the filters that match a topic; every filter is entered there once. Who subscribes to a filter is in a
+// table of our own: mochi copies a map of all subscribers for each message, its merging of overlapping subscriptions loses
+// no-local and retain-as-published, and its choice among the members of a shared group does not know who is connected.
 type Index struct {
 	topics    *mqtt.TopicsIndex
 	retained  retainedTopics
@@ -26,32 +27,26 @@ type Index struct {
 	deepest   atomic.Int64 // levels of the deepest filter there was
 
 	mu      sync.RWMutex
-	numbers map[subscriber]int
-	subs    map[int]numbered
-	last    int
-	groups  map[string]*group // by shared filter
+	filters map[string]*filter // by the filter as clients know it, $share/{group} included
 }
 
-type subscriber struct{ client, filter string }
-
-// numbered is a subscription, and the record behind which it begins.
-type numbered struct {
-	session.Subscription
-	since uint64
+// filter is what is subscribed to under one filter.
+type filter struct {
+	shared  bool
+	members []member // ordered by client; replaced as a whole, so that who reads it needs no lock
+	turn    int      // of a shared one: whose turn it is
 }
 
-// group is a shared filter's.
-type group struct {
-	members int
-	turn    int // whose turn it is
+// member is one client's subscription to a filter, and the record behind which it begins.
+type member struct {
+	client string
+	sub    session.Subscription
+	since  uint64
 }
 
 // NewIndex returns an empty index.
 func NewIndex() *Index {
-	return &Index{
-		topics: mqtt.NewTopicsIndex(), retained: newRetainedTopics(),
-		numbers: make(map[subscriber]int), subs: make(map[int]numbered), groups: make(map[string]*group),
-	}
+	return &Index{topics: mqtt.NewTopicsIndex(), retained: newRetainedTopics(), filters: make(map[string]*filter)}
 }
 
 // PreferConnected tells the index which clients are connected, so that a shared group's message goes to a
@@ -61,92 +56,76 @@ func (x *Index) PreferConnected(connected func(client string) bool) { x.connecte
 // Subscribe implements session.Index. Filters that mochi would take for shared ones although MQTT does not
 // ($SHARE/… in any other case than $share) match nothing that a client may publish, and are left out.
 func (x *Index) Subscribe(client string, sub session.Subscription, since uint64) {
-	if !indexable(sub.Filter) {
+	_, plain, shared := message.SplitShare(sub.Filter)
+	if first, _, _ := strings.Cut(plain, "/"); strings.EqualFold(first, mqtt.SharePrefix) {
 		return
 	}
-	if levels := int64(strings.Count(sub.Filter, "/") + 1); levels > x.deepest.Load() {
+	if levels := int64(message.Levels(plain)); levels > x.deepest.Load() {
 		x.deepest.Store(levels) // nobody enters another meanwhile: the manager's lock
 	}
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	key := subscriber{strings.Clone(client), sub.Filter}
-	n, known := x.numbers[key]
-	if !known {
-		x.last++
-		n = x.last
-		x.numbers[key] = n
-		x.count.Add(1)
-		x.joinLocked(sub.Filter, 1)
-	} else {
-		since = x.subs[n].since
+	f := x.filters[sub.Filter]
+	if f == nil {
+		f = &filter{shared: shared}
+		name := strings.Clone(sub.Filter)
+		x.filters[name] = f
+		for held, entry := range entries(name, plain) {
+			x.topics.Subscribe(held, packets.Subscription{Filter: entry})
+		}
 	}
-	x.subs[n] = numbered{sub, since}
-	for i, filter := range entries(sub.Filter) {
-		x.topics.Subscribe(holder(key.client, i > 0), packets.Subscription{Filter: filter, Qos: sub.QoS, Identifier: n})
+	i, known := f.find(client)
+	if known {
+		f.members = slices.Clone(f.members)
+		f.members[i].sub = sub
+		return
 	}
+	f.members = slices.Insert(slices.Clone(f.members), i, member{strings.Clone(client), sub, since})
+	x.count.Add(1)
+}
+
+func (f *filter) find(client string) (int, bool) {
+	return slices.BinarySearchFunc(f.members, client, func(m member, c string) int { return cmp.Compare(m.client, c) })
 }
 
 // Unsubscribe implements session.Index.
-func (x *Index) Unsubscribe(client, filter string) {
+func (x *Index) Unsubscribe(client, name string) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	key := subscriber{client, filter}
-	n, known := x.numbers[key]
+	f := x.filters[name]
+	if f == nil {
+		return
+	}
+	i, known := f.find(client)
 	if !known {
 		return
 	}
-	delete(x.numbers, key)
-	delete(x.subs, n)
 	x.count.Add(-1)
-	for i, entry := range entries(filter) {
-		x.topics.Unsubscribe(entry, holder(client, i > 0))
-	}
-	x.joinLocked(filter, -1)
-}
-
-func (x *Index) joinLocked(filter string, n int) {
-	if _, _, shared := message.SplitShare(filter); !shared {
+	if f.members = slices.Delete(slices.Clone(f.members), i, i+1); len(f.members) > 0 {
 		return
 	}
-	g := x.groups[filter]
-	if g == nil {
-		g = new(group)
-		x.groups[filter] = g
-	}
-	if g.members += n; g.members == 0 {
-		delete(x.groups, filter)
+	delete(x.filters, name)
+	_, plain, _ := message.SplitShare(name)
+	for held, entry := range entries(name, plain) {
+		x.topics.Unsubscribe(entry, held)
 	}
 }
 
 // Count implements session.Index.
 func (x *Index) Count() int { return int(x.count.Load()) }
 
-// indexable reports whether mochi reads the filter's prefix as MQTT does.
-func indexable(filter string) bool {
-	first, _, _ := strings.Cut(filter, "/")
-	return !strings.EqualFold(first, mqtt.SharePrefix) || first == "$share"
-}
-
-// entries are the filters under which mochi has to hold a filter: a/+/# also matches a/b (MQTT 5, 4.7.1.2),
-// which mochi's index misses.
-func entries(filter string) []string {
-	if parent, ok := strings.CutSuffix(filter, "/#"); ok && (parent == "+" || strings.HasSuffix(parent, "/+")) {
-		return []string{filter, parent}
+// entries are the filters under which mochi has to hold one, by the name under which it holds each: a/+/# also matches
+// a/b (MQTT 5, 4.7.1.2), which mochi's index misses.
+func entries(name, plain string) map[string]string {
+	all := map[string]string{name: plain}
+	if parent, ok := strings.CutSuffix(plain, "/#"); ok && (parent == "+" || strings.HasSuffix(parent, "/+")) {
+		all[name+parentMark] = parent
 	}
-	return []string{filter}
+	return all
 }
 
-// parentMark is behind the name of a client whose second entry it is: the client may have a subscription to the
-// parent of its own, which is another one. No client identifier has a null character.
+// parentMark is behind the name of a filter's second entry. No filter has a null character.
 const parentMark = "\x00"
-
-// holder is the name under which mochi holds a client's entry.
-func holder(client string, parent bool) string {
-	if parent {
-		return client + parentMark
-	}
-	return client
-}
 
 // shallow cuts a topic behind one level more than the deepest filter has. The same filters match it: one that ends in a
 // level of its own does not match more levels, and one that ends in # matches them all. mochi's search is quadratic
@@ -168,117 +147,99 @@ func (x *Index) Match(rec *message.Record, fn func(client string, m session.Matc
 	if x.Count() == 0 || rec.Topic == "" {
 		return
 	}
-	found := x.topics.Subscribers(x.shallow(rec.Topic))
-	if len(found.Subscriptions) == 0 && len(found.Shared) == 0 {
+	found := x.topics.Subscribers(x.shallow(rec.Topic)).Subscriptions
+	if len(found) == 1 {
+		for held := range found {
+			for _, m := range x.chosen(strings.TrimSuffix(held, parentMark)) {
+				if matched := (session.Matched{}); m.matches(rec, &matched) {
+					fn(m.client, matched)
+				}
+			}
+		}
 		return
 	}
-	matches := make(map[string]*session.Matched, len(found.Subscriptions)+len(found.Shared))
-	for held, sub := range found.Subscriptions {
-		client := strings.TrimSuffix(held, parentMark)
-		for _, n := range sub.Identifiers {
-			x.merge(matches, client, n, rec, client == rec.Client)
-		}
-	}
-	for filter, members := range found.Shared {
-		for _, parent := range []bool{false, true} {
-			if client, n, ok := x.choose(filter, members, parent); ok {
-				x.merge(matches, client, n, rec, false) // no local is not allowed on shared ones
+	matches := make(map[string]*session.Matched, len(found))
+	for held := range found {
+		for _, m := range x.chosen(strings.TrimSuffix(held, parentMark)) {
+			matched := matches[m.client]
+			if matched == nil {
+				matched = &session.Matched{}
+			}
+			if m.matches(rec, matched) {
+				matches[m.client] = matched
 			}
 		}
 	}
-	for client, m := range matches {
-		fn(client, *m)
+	for client, matched := range matches {
+		fn(client, *matched)
 	}
 }
 
-// merge adds subscription n to what its client gets: one copy, with the highest QoS and all
+// matches adds the subscription to what its client gets, if it gets the record: one copy, with the highest QoS and all
 // subscription identifiers (MQTT 5, 3.3.4). Of what the client publishes itself a subscription with no local
-// gets nothing. The lock is taken for each: who subscribes does not wait for a message with thousands of subscribers.
-func (x *Index) merge(matches map[string]*session.Matched, client string, n int, rec *message.Record, own bool) {
+// gets nothing; on shared ones no local is not allowed.
+func (m *member) matches(rec *message.Record, matched *session.Matched) bool {
+	if (m.sub.NoLocal && m.client == rec.Client) || (rec.Seq != 0 && rec.Seq <= m.since) {
+		return false
+	}
+	matched.QoS = max(matched.QoS, m.sub.QoS)
+	matched.RetainAsPublished = matched.RetainAsPublished || m.sub.RetainAsPublished
+	if m.sub.ID != 0 {
+		matched.IDs = append(matched.IDs, m.sub.ID)
+	}
+	if _, _, shared := message.SplitShare(m.sub.Filter); shared {
+		matched.Shared = append(matched.Shared, m.sub.Filter)
+	}
+	return true
+}
+
+// chosen are the members of a filter that get a message: all, or of a shared one one.
+func (x *Index) chosen(name string) []member {
 	x.mu.RLock()
-	sub, ok := x.subs[n]
+	f := x.filters[name]
+	var members []member
+	if f != nil {
+		members = f.members
+	}
 	x.mu.RUnlock()
-	if !ok || (own && sub.NoLocal) || (rec.Seq != 0 && rec.Seq <= sub.since) { // gone since mochi was asked, or not for it
-		return
+	if f == nil || !f.shared {
+		return members
 	}
-	m := matches[client]
-	if m == nil {
-		m = &session.Matched{}
-		matches[client] = m
-	}
-	m.QoS = max(m.QoS, sub.QoS)
-	m.RetainAsPublished = m.RetainAsPublished || sub.RetainAsPublished
-	if sub.ID != 0 {
-		m.IDs = append(m.IDs, sub.ID)
-	}
-	if _, _, shared := message.SplitShare(sub.Filter); shared {
-		m.Shared = append(m.Shared, sub.Filter)
-	}
+	return x.choose(f, members)
 }
 
 // Member implements session.Index.
-func (x *Index) Member(filter, topic string) (client string, sub session.Subscription, ok bool) {
-	shared := x.topics.Subscribers(x.shallow(topic)).Shared
-	for i, entry := range entries(filter) {
-		client, n, found := x.choose(entry, shared[entry], i > 0)
-		x.mu.RLock()
-		sub, ok := x.subs[n]
-		x.mu.RUnlock()
-		if found && ok {
-			return client, sub.Subscription, true
-		}
+func (x *Index) Member(name, _ string) (client string, sub session.Subscription, ok bool) {
+	for _, m := range x.chosen(name) {
+		return m.client, m.sub, true
 	}
 	return "", session.Subscription{}, false
 }
 
 // choose picks one member of a shared group: the connected ones in turn, in an order that does not
-// change from call to call; all of them in turn when none is connected. members are what mochi holds under the
-// filter; with parent the group is the one whose second entry that is: see entries.
-func (x *Index) choose(filter string, members map[string]packets.Subscription, parent bool) (client string, n int, ok bool) {
-	connected := func(string) bool { return true }
-	if fn := x.connected.Load(); fn != nil {
-		connected = *fn
-	}
-	all := make([]string, 0, len(members))
-	for held := range members {
-		if c, isParent := strings.CutSuffix(held, parentMark); isParent == parent {
-			all = append(all, c)
-		}
-	}
-	candidates := make([]string, 0, len(all))
-	for _, c := range all {
-		if connected(c) {
-			candidates = append(candidates, c)
-		}
-	}
-	if len(candidates) == 0 {
-		candidates = all
-	}
-	if len(candidates) == 0 {
-		return "", 0, false
-	}
-	slices.Sort(candidates)
-	if parent {
-		filter += "/#"
-	}
-	turn, ok := x.turn(filter)
-	if !ok {
-		return "", 0, false
-	}
-	client = candidates[turn%len(candidates)]
-	return client, members[holder(client, parent)].Identifier, true
-}
-
-// turn is a running number of a shared filter's group; false when it has no member any more.
-func (x *Index) turn(filter string) (int, bool) {
+// change from call to call; all of them in turn when none is connected.
+func (x *Index) choose(f *filter, members []member) []member {
 	x.mu.Lock()
-	defer x.mu.Unlock()
-	g := x.groups[filter]
-	if g == nil {
-		return 0, false
+	turn := f.turn
+	f.turn++
+	x.mu.Unlock()
+	candidates := members
+	if connected := x.connected.Load(); connected != nil {
+		candidates = make([]member, 0, len(members))
+		for _, m := range members {
+			if (*connected)(m.client) {
+				candidates = append(candidates, m)
+			}
+		}
+		if len(candidates) == 0 {
+			candidates = members
+		}
 	}
-	g.turn++
-	return g.turn - 1, true
+	if len(candidates) == 0 {
+		return nil
+	}
+	i := turn % len(candidates)
+	return candidates[i : i+1]
 }
 
 // Retain implements session.Index.

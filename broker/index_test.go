@@ -119,8 +119,8 @@ func TestIndexShared(t *testing.T) {
 	for _, c := range []string{"a", "b", "c"} {
 		x.Unsubscribe(c, "$share/g/t/#")
 	}
-	if got := clients(x, "t/y"); !slices.Equal(got, []string{"d"}) || len(x.groups) != 1 {
-		t.Errorf("%q, %d groups", got, len(x.groups))
+	if got := clients(x, "t/y"); !slices.Equal(got, []string{"d"}) || len(x.filters) != 2 {
+		t.Errorf("%q, %d filters", got, len(x.filters))
 	}
 }
 

@@ -210,3 +210,38 @@ func newBenchEnv(b *testing.B, subscribers int, qos byte) *benchEnv {
 	}
 	return &benchEnv{m: m}
 }
+
+// BenchmarkFullQueues is what a message costs that a hundred sessions of one owner have no room for.
+func BenchmarkFullQueues(b *testing.B) {
+	db, err := openDB(b.TempDir() + "/state.db")
+	if err != nil {
+		b.Fatal(err)
+	}
+	m, err := Open(Options{DB: db, Index: &listIndex{}, Journal: &memJournal{}, Bounds: Bounds{MaxOwnerBytes: 1 << 20}})
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() {
+		_ = m.Close(b.Context())
+		_ = db.Close()
+	})
+	for i := range 100 {
+		s, _, err := m.Attach(b.Context(), Attach{ClientID: fmt.Sprintf("svc/%d", i), Version: 4, Expiry: time.Hour, Perm: perms{}, Conn: &silent{}})
+		if err != nil {
+			b.Fatal(err)
+		}
+		s.Start()
+		s.Subscribe([]Subscription{sub("#", 1)}, 0, func([]byte) {})
+		s.Detach(true, nil)
+	}
+	rec := message.Record{Kind: message.KindPublish, Client: "p", Topic: "v1/V/up/t", QoS: 1, Payload: make([]byte, 256)}
+	for range 100 {
+		rec.Seq++
+		m.Fanout(&rec)
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		rec.Seq++
+		m.Fanout(&rec)
+	}
+}

@@ -177,8 +177,9 @@ func (st *state) offer(rec *message.Record, match *Matched, shared *body) (_ *bo
 	if shared == nil {
 		shared = newBody(rec)
 	}
-	e := &entry{body: shared, ids: match.IDs, shared: match.Shared, qos: qos, retain: retain, durable: qos > 0 && st.durable}
-	if st.enqueue(e) == nil {
+	l := letter{durable: qos > 0 && st.durable, size: shared.size()}
+	if st.admit(l) {
+		st.push(&entry{body: shared, ids: match.IDs, shared: match.Shared, qos: qos, retain: retain, durable: l.durable}, l.size)
 		st.m.metrics.fanned.Inc()
 		st.pump()
 	}

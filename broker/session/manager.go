@@ -47,6 +47,7 @@ type Manager struct {
 	bounds     atomic.Pointer[Bounds]
 	shares     shares
 	shortages  shortages
+	drops      atomic.Uint64 // for want of room that several share
 	totalBytes atomic.Int64  // of all queues
 	position   atomic.Uint64 // durable
 	replayed   atomic.Uint64 // durable; a start-up reads the journal behind it

@@ -150,16 +150,39 @@ func (q *fifo) remove(fn func(*entry) bool) {
 	q.head = 0
 }
 
-// enqueue puts a message behind the others, or tells which bound it exceeds.
+// enqueue puts a message behind the others, or fails with ErrQueueFull.
 func (st *state) enqueue(e *entry) error {
+	size := e.body.size()
+	if !st.admit(letter{directed: e.d != nil, durable: e.durable, size: size}) {
+		return ErrQueueFull
+	}
+	st.push(e, size)
+	return nil
+}
+
+// letter is what the bounds want to know of a message.
+type letter struct {
+	directed bool // to this client
+	durable  bool
+	size     int64
+}
+
+// admit reports whether there is room for a message, and counts it as dropped if not.
+func (st *state) admit(l letter) bool {
 	if st.flow == nil {
 		st.flow = &flow{}
 	}
-	f, size := st.flow, e.body.size()
-	if reason := st.fullFor(f, e, size); reason != "" {
+	reason := st.fullFor(st.flow, l)
+	if reason != "" {
 		st.drop(reason)
-		return ErrQueueFull
+		st.rest()
 	}
+	return reason == ""
+}
+
+// push puts a message that has been admitted behind the others.
+func (st *state) push(e *entry, size int64) {
+	f := st.flow
 	f.order++
 	e.order = f.order
 	if e.urgent() {
@@ -176,23 +199,22 @@ func (st *state) enqueue(e *entry) error {
 		st.save(e, false)
 		st.m.writer.grow(size)
 	}
-	return nil
 }
 
 // fullFor makes room if the policy and the clock allow, and tells which bound stands in the way.
-func (st *state) fullFor(f *flow, e *entry, size int64) string {
-	bound := st.overBound(f, e, size)
+func (st *state) fullFor(f *flow, l letter) string {
+	bound := st.overBound(f, l)
 	if bound == "" {
 		return ""
 	}
 	if now := st.m.now(); f.expiring != 0 && f.expiring <= now {
 		st.dropExpired(f, now)
-		bound = st.overBound(f, e, size)
+		bound = st.overBound(f, l)
 	}
 	if st.m.bounds.Load().Overflow == DropOldest {
 		for bound != "" && bound != dropStateFull && f.waiting.len() > 0 {
 			st.discard(f, f.waiting.pop(), dropOldest, ErrQueueFull)
-			bound = st.overBound(f, e, size)
+			bound = st.overBound(f, l)
 		}
 	}
 	return bound
@@ -200,18 +222,19 @@ func (st *state) fullFor(f *flow, e *entry, size int64) string {
 
 // overBound tells which bound a message exceeds. One that is directed to this client, a command, has room that copies for
 // subscribers cannot take: a part of what all queues may hold, and the state file while the disk is short.
-func (st *state) overBound(f *flow, e *entry, size int64) string {
+func (st *state) overBound(f *flow, l letter) string {
+	size := l.size
 	o, total := st.m.bounds.Load(), st.m.totalBytes.Load()
 	switch {
 	case f.len() >= o.MaxQueuedMessages:
 		return dropQueueMessages
 	case f.bytes+size > o.MaxQueuedBytes:
 		return dropQueueBytes
-	case e.d != nil && total+size > o.MaxTotalBytes:
+	case l.directed && total+size > o.MaxTotalBytes:
 		return dropTotalBytes
-	case e.d != nil:
+	case l.directed:
 		return ""
-	case e.durable && st.m.o.DiskShort():
+	case l.durable && st.m.o.DiskShort():
 		return dropStateFull
 	case st.share != nil:
 		return st.share.overBound(o, o.forSubscribers()-total, size)

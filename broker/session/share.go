@@ -174,12 +174,17 @@ func (m *Manager) meet(bound string, owner Owner) {
 	}
 }
 
+// dropsNoted: of so many dropped messages one is remembered as a shortage. There are as many as a hundred a record.
+const dropsNoted = 64
+
 // drop counts a message that a bound keeps out of a queue.
 func (st *state) drop(reason string) {
 	st.m.metrics.dropped.WithLabelValues(reason).Inc()
 	switch reason {
 	case dropOwnerBytes, dropTotalBytes, dropStateFull:
-		st.m.meet(reason, st.owned())
+		if st.m.drops.Add(1)%dropsNoted == 1 {
+			st.m.meet(reason, st.owned())
+		}
 	}
 }
 
