@@ -19,17 +19,18 @@ type batch struct {
 	now int64 // milliseconds
 	// added counts the commands that this batch creates, per vehicle and in total, because memory does not
 	// know them yet.
-	added   map[string]int
-	total   int
-	events  int // change of the number of waiting events
-	answers int // change of the number of outcomes that wait for their response topics
-	done    int // change of the number of final commands
-	after   []func()
-	fail    error // the store failed: nothing of this batch may be kept
+	added    map[string]int
+	bySender map[string]int
+	total    int
+	events   int // change of the number of waiting events
+	answers  int // change of the number of outcomes that wait for their response topics
+	done     int // change of the number of final commands
+	after    []func()
+	fail     error // the store failed: nothing of this batch may be kept
 }
 
 func newBatch(s *Service, tx *statefile.Tx) *batch {
-	return &batch{s: s, t: tablesOf(tx), now: time.Now().UnixMilli(), added: map[string]int{}}
+	return &batch{s: s, t: tablesOf(tx), now: time.Now().UnixMilli(), added: map[string]int{}, bySender: map[string]int{}}
 }
 
 // broken notes a failure of the store, which ends the batch, and passes it on.
@@ -53,14 +54,15 @@ func (b *batch) create(r *Request) (Command, bool, error) {
 		}
 		return b.t.view(known), false, nil
 	}
-	if err := b.admit(r.VIN); err != nil {
+	rec := b.newRecord(r, digest)
+	if err := b.admit(rec); err != nil {
 		return Command{}, false, err
 	}
-	rec := b.newRecord(r, digest)
 	if err := b.insert(rec, r); err != nil {
 		return Command{}, false, err
 	}
 	b.added[rec.VIN]++
+	b.bySender[rec.sender()]++
 	b.total++
 	b.after = append(b.after, func() {
 		b.s.open.add(rec, rec.Handed)
@@ -71,11 +73,13 @@ func (b *batch) create(r *Request) (Command, bool, error) {
 }
 
 // admit holds a new command against the bounds.
-func (b *batch) admit(vin string) error {
-	s := b.s
+func (b *batch) admit(rec *record) error {
+	s, sender := b.s, rec.sender()
 	switch {
-	case s.open.count(vin)+b.added[vin] >= s.o.MaxQueued:
+	case s.open.count(rec.VIN)+b.added[rec.VIN] >= s.o.MaxQueued:
 		return fmt.Errorf("%w: %d are open", ErrQueueFull, s.o.MaxQueued)
+	case s.open.bySender[sender]+b.bySender[sender] >= max(1, s.o.MaxOpen/2):
+		return fmt.Errorf("%w: %d of this sender are open", ErrBusy, s.o.MaxOpen/2)
 	case len(s.open.bySeq)+b.total >= s.o.MaxOpen:
 		return fmt.Errorf("%w: %d are open in the cell", ErrBusy, s.o.MaxOpen)
 	case b.outboxFull():

@@ -72,3 +72,22 @@ func TestExpiryWithoutStore(t *testing.T) {
 		}
 	})
 }
+
+// A backlog of Kafka and results takes no place from requests.
+func TestBacklogLeavesRoomForRequests(t *testing.T) {
+	t.Parallel()
+	i := newInbox() // that nobody empties
+	ctx, cancel := context.WithCancel(t.Context())
+	for range maxFollowed {
+		if err := i.put(ctx, &request{must: true}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := i.put(ctx, &request{}); err != nil {
+		t.Errorf("a request: %v", err)
+	}
+	cancel()
+	if err := i.put(ctx, &request{must: true}); !errors.Is(err, context.Canceled) {
+		t.Errorf("one more of the backlog: %v", err)
+	}
+}

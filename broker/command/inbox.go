@@ -5,8 +5,12 @@ import (
 	"sync"
 )
 
-// maxSubmitted bounds the submitted changes that wait for the loop; one more makes its caller wait.
-const maxSubmitted = 4096
+// maxSubmitted bounds the requests that wait for the loop, maxFollowed what follows from elsewhere, such as records of
+// Kafka and results: a backlog of these keeps no place from a request. One more makes its caller wait.
+const (
+	maxSubmitted = 4096
+	maxFollowed  = 1024
+)
 
 // request is one change for the loop. A nil run is a barrier.
 type request struct {
@@ -33,8 +37,9 @@ func (r *request) finish(err error) {
 // inbox is what the loop has to do. Callbacks never wait for it: what they may add is bounded by the
 // deliveries that are outstanding.
 type inbox struct {
-	wake  chan struct{} // capacity 1
-	slots chan struct{}
+	wake     chan struct{} // capacity 1
+	slots    chan struct{}
+	followed chan struct{} // slots of what must be done
 
 	mu        sync.Mutex
 	requests  []*request
@@ -44,21 +49,24 @@ type inbox struct {
 
 func newInbox() *inbox {
 	return &inbox{
-		wake: make(chan struct{}, 1), slots: make(chan struct{}, maxSubmitted),
+		wake: make(chan struct{}, 1), slots: make(chan struct{}, maxSubmitted), followed: make(chan struct{}, maxFollowed),
 		readyVINs: map[string]struct{}{},
 	}
 }
 
 // put waits for room.
 func (i *inbox) put(ctx context.Context, r *request) error {
+	r.slots = i.slots
+	if r.must {
+		r.slots = i.followed
+	}
 	select {
-	case i.slots <- struct{}{}:
+	case r.slots <- struct{}{}:
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	r.slots = i.slots
 	if !i.add(r) {
-		<-i.slots
+		<-r.slots
 		return ErrClosed
 	}
 	return nil

@@ -99,18 +99,29 @@ func (h *expiryHeap) Pop() any {
 
 // openSet is every open command, by sequence, by vehicle and by expiry.
 type openSet struct {
-	bySeq map[uint64]*entry
-	lanes map[string]*lane
-	heap  expiryHeap
+	bySeq    map[uint64]*entry
+	lanes    map[string]*lane
+	bySender map[string]int // how many each has, by sender
+	heap     expiryHeap
+}
+
+// sender is whose share of the open commands a command takes. Kafka is one sender: its records say by themselves who
+// sent them.
+func (r *record) sender() string {
+	if r.Origin == OriginKafka {
+		return OriginKafka
+	}
+	return r.By
 }
 
 func newOpenSet() openSet {
-	return openSet{bySeq: map[uint64]*entry{}, lanes: map[string]*lane{}}
+	return openSet{bySeq: map[uint64]*entry{}, lanes: map[string]*lane{}, bySender: map[string]int{}}
 }
 
 func (o *openSet) add(r *record, handedHere bool) {
 	e := &entry{rec: r, handedHere: handedHere}
 	o.bySeq[r.Seq] = e
+	o.bySender[r.sender()]++
 	heap.Push(&o.heap, e)
 	l := o.lanes[r.VIN]
 	if l == nil {
@@ -122,6 +133,11 @@ func (o *openSet) add(r *record, handedHere bool) {
 
 func (o *openSet) remove(e *entry) {
 	delete(o.bySeq, e.rec.Seq)
+	if sender := e.rec.sender(); o.bySender[sender] > 1 {
+		o.bySender[sender]--
+	} else {
+		delete(o.bySender, sender)
+	}
 	heap.Remove(&o.heap, e.index)
 	l := o.lanes[e.rec.VIN]
 	l.remove(e)

@@ -72,7 +72,7 @@ type Options struct {
 	DefaultTTL time.Duration // 60 s
 	MaxTTL     time.Duration // 7 days
 	MaxQueued  int           // open commands per vehicle: 100
-	MaxOpen    int           // open commands in total: 1,000,000, about 500 B of memory each
+	MaxOpen    int           // open commands in total: 1,000,000, about 500 B of memory each; a sender has half of it
 	MaxPayload int           // bytes of a payload, and of a result that is kept: 128 KiB
 	Window     int           // commands sent to one vehicle and not acknowledged: 16
 	// KeepFor and KeepMax bound the final commands that are remembered: 7 days, 1,000,000.
