@@ -48,18 +48,26 @@ func (p *pipeline) oldestLocked() int64 {
 	return 0
 }
 
-// receivedAt is the time of a record of the journal, 0 when it cannot be told.
+// receivedAt is the time of a record of the journal, or of the next that can be read; 0 when there is none.
 func receivedAt(j journalReader, seq uint64) int64 {
-	var src recordSource
-	defer src.close()
 	if seq == 0 {
 		return 0
 	}
-	rec, err := src.find(context.Background(), j, seq)
+	r, err := j.NewReader(seq)
 	if err != nil {
 		return 0
 	}
-	return rec.ReceivedAt
+	defer func() { _ = r.Close() }()
+	b, ok, err := r.TryNext(0)
+	if err != nil || !ok {
+		return 0
+	}
+	for i := range b.Records {
+		if b.Records[i].Seq >= seq {
+			return b.Records[i].ReceivedAt
+		}
+	}
+	return 0
 }
 
 // unevaluated tells how old the oldest record is that is not evaluated.
@@ -117,6 +125,9 @@ func (d *Dispatcher) aheadOf() (a ahead) {
 // countAhead counts at the start what was appended and not evaluated.
 func (d *Dispatcher) countAhead(known ahead) error {
 	last, messages := d.o.Journal.Appended()
+	if err := d.o.Journal.WaitDurable(context.Background(), last); err != nil {
+		return fmt.Errorf("count what is not evaluated: %w", err)
+	}
 	from, n := d.evaluated+1, uint64(0)
 	if known.Seq > d.evaluated && known.Seq <= last {
 		from, n = known.Seq+1, known.Messages
@@ -131,7 +142,8 @@ func (d *Dispatcher) countAhead(known ahead) error {
 	return nil
 }
 
-// countMessages counts the messages from a sequence to another, those that cannot be read among them.
+// countMessages counts the messages from a sequence to another, which is on disk, and every record among them that cannot be
+// read.
 func (d *Dispatcher) countMessages(from, to uint64) (n uint64, err error) {
 	if from > to {
 		return 0, nil
@@ -141,19 +153,20 @@ func (d *Dispatcher) countMessages(from, to uint64) (n uint64, err error) {
 		return 0, err
 	}
 	defer func() { _ = r.Close() }()
-	for {
-		b, err := r.Next(context.Background(), 0)
+	for last := from - 1; last < to; {
+		b, ok, err := r.TryNext(0)
 		if err != nil {
 			return 0, err
 		}
-		n += b.Missing
+		if !ok { // the end cannot be read; the evaluator meets it with what comes next
+			return n + to - last, nil
+		}
+		n, last = n+b.Missing, b.Last
 		for i := range b.Records {
 			if b.Records[i].Kind == message.KindPublish {
 				n++
 			}
 		}
-		if b.Last >= to {
-			return n, nil
-		}
 	}
+	return n, nil
 }

@@ -176,3 +176,25 @@ func TestLossesDoNotUpsetWhatIsReceived(t *testing.T) {
 	}
 	r.Stop()
 }
+
+// TestAnEndThatCannotBeReadDoesNotHoldUpTheStart damages the newest messages, of which none is evaluated: they are received, and
+// dropped as soon as the evaluator can tell where they end.
+func TestAnEndThatCannotBeReadDoesNotHoldUpTheStart(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, nil)
+	r.Publish(0, 100)
+	r.Settled()
+	r.Stop()
+	r.PublishUnseen(100, 100)
+	r.Damage(160)
+	r.PublishUnseen(200, 100)
+	r.Damage(210)
+	r.Damage(260)
+	r.Open()
+	r.Publish(300, 10)
+	r.Settled()
+	if l := r.Ledger("kafka"); l.Received != l.Delivered+l.Dropped[sink.Corruption] || l.Dropped[sink.Corruption] < 150 || l.Delivered < 160 {
+		t.Errorf("%+v", l)
+	}
+	r.Stop()
+}
