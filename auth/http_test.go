@@ -228,6 +228,7 @@ func TestTokenByOperatorAndService(t *testing.T) {
 	}{
 		"service":                  {call{bearer: service, body: `{"vin":"` + testVIN + `"}`}, 201, ""},
 		"operator, long":           {call{bearer: operator, body: `{"vin":"` + testVIN + `","ttl":"48h"}`}, 201, ""},
+		"operator, days":           {call{bearer: operator, body: `{"vin":"` + testVIN + `","ttl":"7d"}`}, 201, ""},
 		"service, long":            {call{bearer: service, body: `{"vin":"` + testVIN + `","ttl":"48h"}`}, 400, "between 1s and 1h"},
 		"operator, too long":       {call{bearer: operator, body: `{"vin":"` + testVIN + `","ttl":"4800h"}`}, 400, "between 1s and 2160h"},
 		"no VIN":                   {call{bearer: operator, body: `{}`}, 400, "invalid subject: empty"},
