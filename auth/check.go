@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
 )
 
 // FileDamage is a file of a keys directory that Open refuses.
@@ -20,11 +19,10 @@ type FileDamage struct {
 
 // CheckDir reads the files of a keys directory as Open does, and changes nothing.
 func CheckDir(dir string) ([]FileDamage, error) {
-	names, err := filepath.Glob(filepath.Join(dir, "key-*.json"))
+	names, err := keyFiles(dir)
 	if err != nil {
 		return nil, err
 	}
-	slices.Sort(names)
 	var found []FileDamage
 	for _, name := range names {
 		if _, err := loadKey(name, &issuer{}); err != nil {

@@ -126,6 +126,21 @@ func newSignKey(alg string, created, signFrom time.Time) (*signKey, error) {
 
 func keyPath(dir, kid string) string { return filepath.Join(dir, "key-"+kid+".json") }
 
+// keyFiles are the paths of a directory's keys, none if there is no directory. A directory that cannot be read is an error:
+// filepath.Glob would say that it is empty.
+func keyFiles(dir string) (names []string, err error) {
+	entries, err := os.ReadDir(dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	for _, e := range entries {
+		if strings.HasPrefix(e.Name(), "key-") && strings.HasSuffix(e.Name(), ".json") {
+			names = append(names, filepath.Join(dir, e.Name()))
+		}
+	}
+	return names, nil
+}
+
 // save writes the key's file atomically and durably.
 func (k *signKey) save(dir string) error {
 	b, err := json.MarshalIndent(&k.file, "", "  ") //nolint:gosec // the key is the point: the file is 0600
@@ -138,7 +153,7 @@ func (k *signKey) save(dir string) error {
 // loadKeys reads every key file of the directory. One bad file fails the whole load: a gateway that
 // silently lost a key would refuse the vehicles that carry its tokens.
 func loadKeys(dir string, own *issuer) ([]*signKey, error) {
-	names, err := filepath.Glob(filepath.Join(dir, "key-*.json"))
+	names, err := keyFiles(dir)
 	if err != nil {
 		return nil, err
 	}
@@ -165,7 +180,7 @@ func loadKeys(dir string, own *issuer) ([]*signKey, error) {
 // stampKeys changes whenever a key file is added, replaced or removed, since each of these is a rename or
 // an unlink of a whole file.
 func stampKeys(dir string) (string, error) {
-	names, err := filepath.Glob(filepath.Join(dir, "key-*.json"))
+	names, err := keyFiles(dir)
 	if err != nil {
 		return "", err
 	}

@@ -242,7 +242,7 @@ func (c *committer) rotate(b *batch) error {
 	}
 	seg := &segment{index: h.index, base: h.base, salt: h.salt, time: h.time, size: s.size, name: c.path(h.index)}
 	seg.end.Store(segmentStart)
-	if err := c.fs.SyncDir(c.dir); err != nil {
+	if err := c.syncDir(); err != nil {
 		return errors.Join(fmt.Errorf("sync the journal directory: %w", err), s.file.Close())
 	}
 	c.table.seal(prev, b.first-1, seg)
@@ -255,6 +255,22 @@ func (c *committer) rotate(b *batch) error {
 	c.keeper.settled(s)
 	c.room(nil)
 	return nil
+}
+
+// syncDir waits for a descriptor if there is none: then nothing was synced that could have failed.
+func (c *committer) syncDir() error {
+	for {
+		err := c.fs.SyncDir(c.dir)
+		if !IsExhausted(err) {
+			return err
+		}
+		c.room(err)
+		select {
+		case <-time.After(roomRetry):
+		case <-c.abort:
+			return errAborted
+		}
+	}
 }
 
 func (c *committer) path(index uint64) string { return filepath.Join(c.dir, usedName(index)) }

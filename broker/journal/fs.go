@@ -5,6 +5,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"syscall"
 )
 
 // FS is what the journal needs of a file system. Tests put file systems that fail or forget under it.
@@ -47,8 +48,26 @@ type File interface {
 // ErrLocked is returned by Open when another process, or another Journal, has the directory open.
 var ErrLocked = errors.New("journal is open elsewhere")
 
+// IsExhausted tells that the process or the system has no descriptor left, which passes: nothing was begun.
+func IsExhausted(err error) bool {
+	return errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE)
+}
+
 // osFS is the real thing.
-type osFS struct{}
+type osFS struct {
+	// dir is a directory that SyncDir has at hand: a roll to the next segment takes no descriptor that there may not be.
+	dir *os.File
+}
+
+// holding returns a file system that has dir at hand, and the function that lets go of it.
+func (f osFS) holding(dir string) (FS, func() error, error) {
+	d, err := os.Open(dir) //nolint:gosec // the configured journal directory
+	if err != nil {
+		return nil, nil, err
+	}
+	f.dir = d
+	return f, d.Close, nil
+}
 
 func (osFS) MkdirAll(dir string) error { return MakeDir(dir) }
 
@@ -111,7 +130,10 @@ func (osFS) Rename(from, to string) error { return os.Rename(from, to) }
 
 func (osFS) Remove(name string) error { return os.Remove(name) }
 
-func (osFS) SyncDir(dir string) error {
+func (f osFS) SyncDir(dir string) error {
+	if f.dir != nil && f.dir.Name() == dir {
+		return f.dir.Sync()
+	}
 	d, err := os.Open(dir) //nolint:gosec // the configured journal directory
 	if err != nil {
 		return err

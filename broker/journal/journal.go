@@ -60,6 +60,13 @@ func Open(o Options) (*Journal, Recovery, error) {
 	if err != nil {
 		return nil, Recovery{}, fmt.Errorf("journal %s: %w", o.Dir, err)
 	}
+	if h, ok := o.FS.(holder); ok {
+		held, release, err := h.holding(o.Dir)
+		if err != nil {
+			return nil, Recovery{}, fmt.Errorf("journal %s: %w", o.Dir, errors.Join(err, lock.Close()))
+		}
+		o.FS, lock = held, both{lock, release}
+	}
 	r := recovery{fs: o.FS, dir: o.Dir, knownEpoch: o.KnownEpoch, knownLast: o.KnownLast}
 	if err = r.run(); err == nil && r.out.Epoch == 0 {
 		wall, _ := o.Clock()
@@ -76,6 +83,19 @@ func Open(o Options) (*Journal, Recovery, error) {
 	j.report(&r.out)
 	return j, r.out, nil
 }
+
+// holder is a file system that can keep a directory at hand.
+type holder interface {
+	holding(dir string) (FS, func() error, error)
+}
+
+// both closes the lock and lets go of the directory.
+type both struct {
+	lock    io.Closer
+	release func() error
+}
+
+func (b both) Close() error { return errors.Join(b.release(), b.lock.Close()) }
 
 // start puts the parts together and starts their goroutines.
 func start(o *Options, r *recovery, lock io.Closer) (*Journal, error) {

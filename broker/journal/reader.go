@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"cellgate/broker/message"
 )
@@ -64,7 +65,7 @@ func (j *Journal) NewReader(from uint64) (*Reader, error) {
 	r := &Reader{j: j, wake: make(chan struct{}, 1), closed: make(chan struct{}), next: from}
 	r.passed.Store(from - 1)
 	r.win.ahead = readAhead
-	if err := r.enter(); err != nil {
+	if err := r.enter(); err != nil && !IsExhausted(err) { // the first read tries again
 		return nil, err
 	}
 	j.notify.attach(r)
@@ -157,7 +158,7 @@ func (r *Reader) Next(ctx context.Context, want message.Flags) (*Batch, error) {
 	}
 }
 
-// TryNext is Next without waiting: false says that there is nothing at present.
+// TryNext is Next without waiting: false says that there is nothing at present, or no descriptor to read it with.
 func (r *Reader) TryNext(want message.Flags) (*Batch, bool, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -166,6 +167,10 @@ func (r *Reader) TryNext(want message.Flags) (*Batch, bool, error) {
 	}
 	for {
 		ok, err := r.locate()
+		if IsExhausted(err) {
+			time.AfterFunc(roomRetry, r.signal)
+			return nil, false, nil
+		}
 		if !ok || err != nil {
 			return nil, false, err
 		}

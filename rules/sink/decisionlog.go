@@ -265,25 +265,30 @@ func (l *decisionLog) sync() error {
 	l.unsynced, l.dirDirty, l.dirty = nil, false, false
 	l.mu.Unlock()
 
-	if err := l.syncAll(old, cur, dir); err != nil {
-		l.mu.Lock()
-		defer l.mu.Unlock()
-		l.err = fmt.Errorf("decision log: %w", err)
-		return l.err
+	err = l.syncFiles(old, cur)
+	if err == nil && dir {
+		err = l.fs.SyncDir(l.dir)
 	}
-	return nil
+	if err == nil {
+		return nil
+	}
+	err = fmt.Errorf("decision log: %w", err)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if journal.IsExhausted(err) { // the directory could not even be opened: the next call does
+		l.dirDirty = true
+		return err
+	}
+	l.err = err
+	return err
 }
 
-func (l *decisionLog) syncAll(old []file, cur file, dir bool) error {
+func (l *decisionLog) syncFiles(old []file, cur file) error {
 	var errs []error
 	for _, f := range old {
 		errs = append(errs, f.Sync(), f.Close())
 	}
-	errs = append(errs, cur.Sync())
-	if dir {
-		errs = append(errs, l.fs.SyncDir(l.dir))
-	}
-	return errors.Join(errs...)
+	return errors.Join(append(errs, cur.Sync())...)
 }
 
 // start is the position of the oldest chunk kept.

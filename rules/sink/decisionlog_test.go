@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"syscall"
 	"testing"
 
 	"cellgate/rules"
@@ -275,4 +276,44 @@ func FuzzChunk(f *testing.F) {
 			}
 		}
 	})
+}
+
+// withoutDescriptors is a file system without descriptors.
+type withoutDescriptors struct{ fileSystem }
+
+func (withoutDescriptors) SyncDir(dir string) error {
+	return &os.PathError{Op: "open", Path: dir, Err: syscall.EMFILE}
+}
+
+func (withoutDescriptors) Create(name string) (file, error) {
+	return nil, &os.PathError{Op: "open", Path: name, Err: syscall.EMFILE}
+}
+
+// TestDecisionLogWaitsForDescriptors takes the descriptors away in front of a sync and of a new segment: both are done when there are
+// some again, and nothing is lost.
+func TestDecisionLogWaitsForDescriptors(t *testing.T) {
+	t.Parallel()
+	l := openLog(t, t.TempDir(), position{}, position{})
+	want := fill(t, l, 1, 3)
+	good := l.fs
+	l.fs = withoutDescriptors{good}
+	if err := l.sync(); !errors.Is(err, syscall.EMFILE) || l.failed() {
+		t.Fatalf("%v, final: %t", err, l.failed())
+	}
+	var err error
+	for i := 4; err == nil; i++ {
+		data := bytes.Repeat([]byte{byte(i)}, 500)
+		if err = l.append(data, uint64(i)); err == nil { //nolint:gosec // small
+			want = append(want, data)
+		}
+	}
+	if !errors.Is(err, syscall.EMFILE) || l.failed() {
+		t.Fatalf("%v, final: %t", err, l.failed())
+	}
+	l.fs = good
+	if err := l.sync(); err != nil {
+		t.Fatal(err)
+	}
+	want = append(want, fill(t, l, 200, 3)...)
+	same(t, readAll(t, l, l.start()), want)
 }
