@@ -6,6 +6,8 @@ import (
 	"net/netip"
 	"sync"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
 )
 
 // admission decides before any byte is read: how many connections per second, how many per address, and how
@@ -18,8 +20,9 @@ type admission struct {
 	addresses map[netip.Addr]int
 	oldest    *guest
 	newest    *guest
-	guests    int
-	left      chan struct{} // signals that one has left
+	guests    int              // with those that are busy
+	count     prometheus.Gauge // of guests; may be nil
+	left      chan struct{}    // signals that one has left
 }
 
 // guest is a connection that has not finished TLS and CONNECT.
@@ -28,6 +31,7 @@ type guest struct {
 	since      time.Time
 	prev, next *guest
 	entered    bool
+	busy       int // requests that are worked on; while there are any it is not in the list
 }
 
 // recentArrivals counts the connections of one second from the addresses that share a slot.
@@ -43,8 +47,8 @@ const (
 	heavyShare = 4
 )
 
-func newAdmission() *admission {
-	return &admission{seed: maphash.MakeSeed(), addresses: make(map[netip.Addr]int), left: make(chan struct{}, 1)}
+func newAdmission(count prometheus.Gauge) *admission {
+	return &admission{seed: maphash.MakeSeed(), addresses: make(map[netip.Addr]int), left: make(chan struct{}, 1), count: count}
 }
 
 // admit takes a connection in, or names the limit that refuses it. release gives the address's place back;
@@ -129,7 +133,10 @@ func (a *admission) enter(c net.Conn, limit int) (g, evicted *guest) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for a.guests >= limit {
-		wait := evictAfter - time.Since(a.oldest.since)
+		wait := evictAfter
+		if a.oldest != nil {
+			wait -= time.Since(a.oldest.since)
+		}
 		if wait <= 0 {
 			evicted = a.oldest
 			a.leaveLocked(evicted)
@@ -144,15 +151,65 @@ func (a *admission) enter(c net.Conn, limit int) (g, evicted *guest) {
 		t.Stop()
 		a.mu.Lock()
 	}
-	g = &guest{conn: c, prev: a.newest, entered: true, since: time.Now()}
-	if a.newest != nil {
+	g = &guest{conn: c, entered: true, since: time.Now()}
+	a.linkLocked(g)
+	a.guests++
+	if a.count != nil {
+		a.count.Inc()
+	}
+	return g, evicted
+}
+
+// linkLocked puts a guest behind all others.
+func (a *admission) linkLocked(g *guest) {
+	if g.prev = a.newest; a.newest != nil {
 		a.newest.next = g
 	} else {
 		a.oldest = g
 	}
 	a.newest = g
-	a.guests++
-	return g, evicted
+}
+
+func (a *admission) unlinkLocked(g *guest) {
+	if g.prev != nil {
+		g.prev.next = g.next
+	} else {
+		a.oldest = g.next
+	}
+	if g.next != nil {
+		g.next.prev = g.prev
+	} else {
+		a.newest = g.prev
+	}
+	g.prev, g.next = nil, nil
+}
+
+// begin takes a guest that is worked for out of those that may have to give way.
+func (a *admission) begin(g *guest) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if g.busy++; g.busy == 1 && g.entered {
+		a.unlinkLocked(g)
+	}
+}
+
+// end undoes begin: the guest is the newest of them.
+func (a *admission) end(g *guest) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if g.busy--; g.busy == 0 && g.entered {
+		g.since = time.Now()
+		a.linkLocked(g)
+		a.signalLocked()
+	}
+}
+
+// signalLocked wakes whoever waits for a guest to leave.
+func (a *admission) signalLocked() {
+	select {
+	case a.left <- struct{}{}:
+	default:
+	}
 }
 
 // evictOldest takes out the connection that has been in the handshake longest, to be closed; nil when there is none.
@@ -174,22 +231,15 @@ func (a *admission) leaveLocked(g *guest) {
 	if g == nil || !g.entered {
 		return
 	}
-	if g.prev != nil {
-		g.prev.next = g.next
-	} else {
-		a.oldest = g.next
+	if g.busy == 0 {
+		a.unlinkLocked(g)
 	}
-	if g.next != nil {
-		g.next.prev = g.prev
-	} else {
-		a.newest = g.prev
-	}
-	g.prev, g.next, g.entered = nil, nil, false
+	g.entered = false
 	a.guests--
-	select {
-	case a.left <- struct{}{}:
-	default:
+	if a.count != nil {
+		a.count.Dec()
 	}
+	a.signalLocked()
 }
 
 // all gives every connection in the handshake.

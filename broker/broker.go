@@ -74,7 +74,7 @@ func New(o Options) (*Broker, error) {
 		journal: o.Journal, sessions: o.Sessions, auth: o.Auth, ackModeOf: o.Ack, settlement: o.Settlement,
 		admitHook: o.Admit, shed: o.Shed, commands: o.Commands, commandSubscribe: o.CommandSubscribe,
 		log: o.Log, metrics: o.Metrics, now: o.Now, begun: time.Now().Add(-time.Second),
-		admission: newAdmission(), gate: newGate(runtime.GOMAXPROCS(0)), pools: newPools(),
+		gate: newGate(runtime.GOMAXPROCS(0)), pools: newPools(),
 		stopTick: make(chan struct{}),
 	}
 	if b.log == nil {
@@ -83,6 +83,7 @@ func New(o Options) (*Broker, error) {
 	if b.metrics == nil {
 		b.metrics = NewMetrics(nil)
 	}
+	b.admission = newAdmission(b.metrics.Handshakes)
 	if b.now == nil {
 		b.now = time.Now
 	}

@@ -350,7 +350,7 @@ func TestReceiveMaximum(t *testing.T) {
 // A flood from one address leaves others their part of the connect rate.
 func TestFloodLeavesRoom(t *testing.T) {
 	t.Parallel()
-	a, limits := newAdmission(), &Limits{ConnectRate: 100}
+	a, limits := newAdmission(nil), &Limits{ConnectRate: 100}
 	flood, other := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1")
 	now := time.Unix(1_700_000_000, 0)
 	taken := map[netip.Addr]int{}

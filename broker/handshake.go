@@ -22,18 +22,21 @@ import (
 
 // enterHandshake lets an accepted connection into the handshake, and waits while there are too many.
 func (b *Broker) enterHandshake(nc net.Conn) *guest {
-	limits := b.limits.Load()
-	most := limits.Handshakes
-	if limits.Sockets > 0 {
-		most = min(most, max(minHandshakes, limits.Sockets-b.wheel.len()))
-	}
-	g, evicted := b.admission.enter(nc, most)
+	g, evicted := b.admission.enter(nc, b.mostGuests())
 	if evicted != nil {
 		b.reject("handshakes")
 		_ = evicted.conn.Close()
 	}
-	b.handshakes.Add(1)
 	return g
+}
+
+// mostGuests is how many sockets may be open that are not connected clients, of all listeners together.
+func (b *Broker) mostGuests() int {
+	limits := b.limits.Load()
+	if limits.Sockets == 0 {
+		return limits.Handshakes
+	}
+	return min(limits.Handshakes, max(minHandshakes, limits.Sockets-b.wheel.len()))
 }
 
 // minHandshakes is how many may always be in the handshake, however few sockets are left for them.
@@ -43,7 +46,6 @@ const minHandshakes = 64
 // there: its deep stack does not stay with the connection.
 func (b *Broker) serve(l *listener, nc net.Conn, g *guest) {
 	defer b.handshakes.Done()
-	b.metrics.Handshakes.Inc()
 	t := &transport{Conn: nc, gate: b.gate, peer: addrOf(nc)}
 	if l.countsAddresses() {
 		t.accepted = t.peer.Addr()
@@ -54,7 +56,6 @@ func (b *Broker) serve(l *listener, nc net.Conn, g *guest) {
 			b.panicked("handshake", l.name, p)
 		}
 		t.leave()
-		b.metrics.Handshakes.Dec()
 		b.admission.leave(g)
 		if c == nil {
 			_ = nc.Close()

@@ -6,8 +6,9 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"syscall"
 	"time"
+
+	"cellgate/broker/journal"
 )
 
 // listener is one bound address.
@@ -114,7 +115,9 @@ func (b *Broker) accept(l *listener) {
 		return
 	}
 	b.acceptEach(l, func(nc net.Conn) {
-		go b.serve(l, nc, b.enterHandshake(nc))
+		g := b.enterHandshake(nc)
+		b.handshakes.Add(1)
+		go b.serve(l, nc, g)
 	})
 }
 
@@ -139,7 +142,8 @@ func (b *Broker) acceptEach(l *listener, take func(net.Conn)) {
 			return
 		}
 		b.metrics.AcceptErrors.Inc()
-		if b.yieldDescriptor(err) {
+		if yieldDescriptor(b.admission, err) {
+			b.reject("descriptors")
 			time.Sleep(minBackoff)
 			continue
 		}
@@ -151,15 +155,14 @@ func (b *Broker) acceptEach(l *listener, take func(net.Conn)) {
 
 // yieldDescriptor frees a descriptor when accept failed for want of one: the connection that has been in the
 // handshake longest, the likeliest never to finish, gives way to the one that comes.
-func (b *Broker) yieldDescriptor(err error) bool {
-	if !errors.Is(err, syscall.EMFILE) && !errors.Is(err, syscall.ENFILE) {
+func yieldDescriptor(a *admission, err error) bool {
+	if !journal.IsExhausted(err) {
 		return false
 	}
-	g := b.admission.evictOldest()
+	g := a.evictOldest()
 	if g == nil {
 		return false
 	}
-	b.reject("descriptors")
 	_ = g.conn.Close()
 	return true
 }

@@ -38,7 +38,9 @@ func (b *Broker) serveWebSocket(l *listener) {
 		}
 	})
 	b.acceptEach(l, func(nc net.Conn) {
-		sockets.give(b.admitted(l, nc))
+		a := b.admitted(l, nc)
+		a.guest = b.enterHandshake(nc)
+		sockets.give(a)
 	})
 	_ = sockets.Close()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
@@ -69,7 +71,8 @@ func (b *Broker) upgrade(l *listener, w http.ResponseWriter, r *http.Request) {
 		Conn: websocket.NetConn(b.ctx, ws, websocket.MessageBinary), ws: ws, socket: socket, tls: r.TLS,
 	}
 	ws.SetReadLimit(int64(b.limits.Load().MaxPacket) + wsMessageSlack)
-	b.serve(l, nc, b.enterHandshake(nc))
+	b.handshakes.Add(1)
+	b.serve(l, nc, socket.guest)
 }
 
 // wsMessageSlack is how much a WebSocket message may exceed the largest packet: in practice it holds one.
@@ -129,6 +132,7 @@ type admitted struct {
 	broker   *Broker
 	listener *listener
 	t        *transport // knows the client's address
+	guest    *guest     // from accept to the end of CONNECT, or to the close
 
 	unwrap sync.Once
 	err    error // of unwrapping
@@ -158,7 +162,10 @@ func (a *admitted) Read(p []byte) (int, error) {
 
 // Close implements net.Conn.
 func (a *admitted) Close() error {
-	a.once.Do(func() { a.broker.admission.release(a.t.accepted) })
+	a.once.Do(func() {
+		a.broker.admission.release(a.t.accepted)
+		a.broker.admission.leave(a.guest)
+	})
 	return a.Conn.Close()
 }
 

@@ -12,6 +12,7 @@ import (
 	"syscall"
 	"time"
 
+	"cellgate/broker"
 	"cellgate/configs"
 	"cellgate/configs/settled"
 )
@@ -24,6 +25,7 @@ type server struct {
 	tls     atomic.Pointer[tls.Config] // of the handshakes to come
 	http    *http.Server
 	addr    net.Addr
+	guard   func(net.Listener) net.Listener // bounds its sockets
 	log     *slog.Logger
 }
 
@@ -31,14 +33,16 @@ type server struct {
 const (
 	headTimeout = 5 * time.Second
 	idleTimeout = 2 * time.Minute
-	maxHeader   = 32 << 10
+	// tokenIdleTimeout is short: sockets of token_api count among the handshakes.
+	tokenIdleTimeout = 10 * time.Second
+	maxHeader        = 32 << 10
 )
 
 func newServer(setting, address string, files *configs.ServerTLS, read time.Duration, h http.Handler, log *slog.Logger) (*server, error) {
 	s := &server{setting: setting, address: address, files: files, log: log}
 	s.http = &http.Server{
 		Handler: h, ReadHeaderTimeout: headTimeout, ReadTimeout: read, IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeader,
-		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+		ConnContext: withSocket, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 	}
 	if files == nil {
 		return s, nil
@@ -105,6 +109,7 @@ func (s *server) start(ctx context.Context) error {
 		return fmt.Errorf("%s.address: %w", s.setting, err)
 	}
 	s.addr = ln.Addr()
+	ln = s.guard(ln)
 	if s.files != nil {
 		ln = tls.NewListener(ln, s.http.TLSConfig)
 	}
@@ -118,21 +123,55 @@ func (s *server) start(ctx context.Context) error {
 
 // stop lets requests finish until ctx ends.
 func (s *server) stop(ctx context.Context) error {
-	if err := s.http.Shutdown(ctx); err != nil {
-		return errors.Join(err, s.http.Close())
+	err := s.http.Shutdown(ctx)
+	if errors.Is(err, context.DeadlineExceeded) {
+		s.log.Warn("http requests were cut off", slog.String("setting", s.setting))
+		err = nil
 	}
-	return nil
+	return errors.Join(err, s.http.Close())
+}
+
+// socketKey is the context key of the socket below a request.
+type socketKey struct{}
+
+func withSocket(ctx context.Context, c net.Conn) context.Context {
+	if secure, ok := c.(*tls.Conn); ok {
+		c = secure.NetConn()
+	}
+	return context.WithValue(ctx, socketKey{}, c)
+}
+
+// busy keeps the sockets of requests that are worked on from giving way to others.
+func busy(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if s, ok := r.Context().Value(socketKey{}).(*broker.Socket); ok {
+			s.Begin()
+			defer s.End()
+		}
+		h.ServeHTTP(w, r)
+	})
 }
 
 func (a *App) openHTTP(context.Context) (err error) {
 	h := &a.cfg.HTTP
-	a.http, err = newServer("http", h.Address, h.TLS, h.ReadTimeout.Std(), a.routes(), a.log)
-	if err != nil || a.cfg.TokenAPI == nil {
+	a.http, err = newServer("http", h.Address, h.TLS, h.ReadTimeout.Std(), busy(a.routes()), a.log)
+	if err != nil {
 		return err
+	}
+	a.http.guard = func(ln net.Listener) net.Listener {
+		return broker.Bound(ln, a.descriptors.api, func() { a.rejected("http_connections") })
+	}
+	if a.cfg.TokenAPI == nil {
+		return nil
 	}
 	t := a.cfg.TokenAPI
 	a.tokenAPI, err = newServer("token_api", t.Address, tokenAPIFiles(a.cfg), h.ReadTimeout.Std(), a.tokenRoutes(), a.log)
-	return err
+	if err != nil {
+		return err
+	}
+	a.tokenAPI.http.IdleTimeout = tokenIdleTimeout
+	a.tokenAPI.guard = a.broker.Guard
+	return nil
 }
 
 // tokenAPIFiles are those of token_api, nil without one. It is where vehicles show their certificates, which TLS 1.2

@@ -92,15 +92,41 @@ func minVersion(text string) uint16 {
 	return tls.VersionTLS12
 }
 
-// fdReserve are descriptors for everything that is not a vehicle: segments, Kafka, Redis, HTTP.
-const fdReserve = 512
+// Shares of the descriptors that the process may open. What is left of them is for vehicles and services.
+const (
+	fdLeast   = 256 // fewer do not do
+	fdReserve = 512 // for journal, state, logs, Kafka and Redis, or a third of them if that is less
+	fdAPI     = 512 // for the operators' API, or a sixteenth
+	// fdHandshakes are for those that are about to connect, however many are connected.
+	fdHandshakes = 64
+)
 
-// fdHandshakes are descriptors for those that are about to connect, however many are connected.
-const fdHandshakes = 64
+// descriptors is how they are shared out: no listener takes those of the others, and none those of the journal.
+type descriptors struct{ clients, api int }
+
+func divide(limit uint64) descriptors {
+	n := int(min(limit, 1<<31)) //nolint:gosec // bounded
+	d := descriptors{api: min(fdAPI, n/16)}
+	d.clients = n - d.api - min(fdReserve, n/3)
+	return d
+}
+
+// shareDescriptors shares out what the process may open now. Go has raised the soft limit to the hard one.
+func shareDescriptors() (descriptors, error) {
+	var fds syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &fds); err != nil {
+		return descriptors{}, fmt.Errorf("limit of descriptors: %w", err)
+	}
+	if fds.Cur < fdLeast {
+		return descriptors{}, fmt.Errorf("the process may open %d files, and needs %d and one for each connection; raise the limit: ulimit -n, LimitNOFILE=",
+			fds.Cur, fdLeast)
+	}
+	return divide(fds.Cur), nil
+}
 
 // limits translates the bounds, and tells when one had to be lowered.
 func (a *App) limits(c *configs.Config) broker.Limits {
-	l := limitsOf(c)
+	l := limitsOf(c, a.descriptors.clients)
 	if l.MaxConnections < c.Limits.MaxConnections {
 		a.log.Warn("limits.max_connections is lowered to what the descriptor limit admits; raise it with ulimit -n",
 			slog.Int("configured", c.Limits.MaxConnections), slog.Int("in_force", l.MaxConnections))
@@ -109,7 +135,7 @@ func (a *App) limits(c *configs.Config) broker.Limits {
 }
 
 // limitsOf translates the bounds. More connections than the process may have descriptors are not promised.
-func limitsOf(c *configs.Config) broker.Limits {
+func limitsOf(c *configs.Config, sockets int) broker.Limits {
 	l := &c.Limits
 	out := broker.Limits{
 		MaxConnections: l.MaxConnections, ConnectionsPerAddress: l.ConnectionsPerAddress, ConnectRate: l.ConnectRate, Handshakes: l.Handshakes,
@@ -118,11 +144,7 @@ func limitsOf(c *configs.Config) broker.Limits {
 		MessagesPerSecond: l.MessagesPerSecond, BytesPerSecond: int64(l.BytesPerSecond), OutboundBytes: int(l.OutboundBytes),
 		ExpiringNotice: c.Auth.ExpiringNotice.Std(), ExpiryJitter: c.Auth.ExpiryJitter.Std(),
 	}
-	var fds syscall.Rlimit
-	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &fds); err != nil {
-		return out
-	}
-	out.Sockets = max(2*fdHandshakes, int(min(fds.Cur, 1<<31))-fdReserve) //nolint:gosec // bounded
+	out.Sockets = sockets
 	out.MaxConnections = min(out.MaxConnections, out.Sockets-fdHandshakes)
 	return out
 }
@@ -171,7 +193,10 @@ func classOf(topic string) string {
 
 // checkListeners reads the files of every listener's TLS before anything is opened, so that a file that is missing or
 // wrong is told by the key that names it.
-func (a *App) checkListeners(context.Context) error {
+func (a *App) checkListeners(context.Context) (err error) {
+	if a.descriptors, err = shareDescriptors(); err != nil {
+		return err
+	}
 	for i, l := range a.cfg.Listeners {
 		if err := checkServerTLS(fmt.Sprintf("listeners[%d].tls", i), l.TLS); err != nil {
 			return err

@@ -186,7 +186,7 @@ func (a *App) getCapacity(w http.ResponseWriter, _ *http.Request) {
 	runtime.ReadMemStats(&mem)
 	j := a.journal.Stat()
 	writeJSON(w, http.StatusOK, capacity{
-		Connections: shareOf(int64(a.broker.Connections()), int64(limitsOf(a.Config()).MaxConnections)),
+		Connections: shareOf(int64(a.broker.Connections()), int64(limitsOf(a.Config(), a.descriptors.clients).MaxConnections)),
 		Journal:     shareOf(j.Bytes, j.MaxBytes), Sinks: a.sinkLoads(), Commands: a.commands.Stat().Open,
 		Goroutines: runtime.NumGoroutine(), HeapBytes: mem.HeapAlloc, CPUs: runtime.NumCPU(),
 	})

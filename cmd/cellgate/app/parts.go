@@ -36,6 +36,7 @@ type parts struct {
 	level *slog.LevelVar
 	reg   *registry
 
+	descriptors  descriptors
 	missing      *prometheus.CounterVec // of the start, by part of data_dir
 	fresh        bool                   // there was no state.db
 	source       clock.Source           // the machine's clocks

@@ -245,6 +245,9 @@ func copyAll(to, from string) error {
 
 // keys finds keys and revocations that cannot be read.
 func (d *data) keys() error {
+	if info, _ := os.Stat(d.Keys); info == nil || !info.IsDir() {
+		return nil // the start makes it; a file is among the kinds
+	}
 	found, err := auth.CheckDir(d.Keys)
 	if err != nil {
 		return err

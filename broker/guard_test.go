@@ -1,0 +1,143 @@
+package broker
+
+import (
+	"io"
+	"net"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+// accepted accepts everything and gives the sockets out.
+func accepted(t *testing.T, ln net.Listener) <-chan *Socket {
+	t.Helper()
+	out := make(chan *Socket, 100)
+	go func() {
+		defer close(out)
+		for {
+			c, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			out <- c.(*Socket) //nolint:forcetypeassert // it accepts nothing else
+		}
+	}()
+	t.Cleanup(func() {
+		_ = ln.Close()
+		for s := range out {
+			_ = s.Close()
+		}
+	})
+	return out
+}
+
+func listen(t *testing.T) net.Listener {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return ln
+}
+
+func dial(t *testing.T, ln net.Listener) net.Conn {
+	t.Helper()
+	c, err := net.Dial("tcp", ln.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = c.Close() })
+	_ = c.SetDeadline(time.Now().Add(20 * time.Second))
+	return c
+}
+
+func awaitClosed(t *testing.T, c net.Conn) {
+	t.Helper()
+	if _, err := c.Read(make([]byte, 1)); err == nil || isTimeout(err) {
+		t.Fatalf("still open: %v", err)
+	}
+}
+
+func isTimeout(err error) bool {
+	ne, ok := err.(net.Error) //nolint:errorlint // as the socket returned it
+	return ok && ne.Timeout()
+}
+
+// Of a bounded listener's sockets the oldest idle one gives way, never one that is worked for.
+func TestBoundGivesWayToNewSockets(t *testing.T) {
+	t.Parallel()
+	ln := listen(t)
+	var evicted atomic.Int64
+	bound := Bound(ln, 2, func() { evicted.Add(1) })
+	sockets := accepted(t, bound)
+	worked := dial(t, ln)
+	first := <-sockets
+	first.Begin()
+	first.Begin()
+	first.End() // one of two requests
+	idle := dial(t, ln)
+	<-sockets
+	third := dial(t, ln)
+	awaitClosed(t, idle)
+	s := <-sockets
+	if evicted.Load() != 1 {
+		t.Fatalf("%d gave way", evicted.Load())
+	}
+	if _, err := first.Write([]byte("x")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadFull(worked, make([]byte, 1)); err != nil {
+		t.Fatal("the socket that is worked for was closed:", err)
+	}
+	first.End()
+	_ = s.Close()
+	awaitClosed(t, third)
+	dial(t, ln) // a place is free: nobody gives way
+	<-sockets
+	if evicted.Load() != 1 {
+		t.Fatalf("%d gave way", evicted.Load())
+	}
+}
+
+// Sockets of a guarded listener and those without a CONNECT or an upgrade share one bound.
+func TestSocketsOfAllListenersShareABound(t *testing.T) {
+	t.Parallel()
+	const most = 5
+	h := newHarness(t, func(o *Options) {
+		o.Limits.Handshakes = most
+		o.Listeners = append(o.Listeners, Listener{Name: "web", Address: "127.0.0.1:0", Protocol: ProtocolWebSocket})
+	})
+	ln := listen(t)
+	accepted(t, h.b.Guard(ln))
+	var open []net.Conn
+	for range 4 {
+		open = append(open, dial(t, ln))
+		for _, addr := range h.b.Addrs() {
+			c, err := net.Dial("tcp", addr.String())
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { _ = c.Close() })
+			_ = c.SetDeadline(time.Now().Add(20 * time.Second))
+			open = append(open, c)
+		}
+	}
+	closed := make(chan struct{}, len(open))
+	for _, c := range open {
+		go func() {
+			if _, err := c.Read(make([]byte, 1)); err != nil && !isTimeout(err) {
+				closed <- struct{}{}
+			}
+		}()
+	}
+	for range len(open) - most {
+		select {
+		case <-closed:
+		case <-time.After(20 * time.Second):
+			t.Fatal("more are open than may be")
+		}
+	}
+	if n := valueOf(t, h.metrics.Handshakes); n > most {
+		t.Errorf("%v sockets in the handshake, %d are allowed", n, most)
+	}
+}

@@ -1,0 +1,125 @@
+package hostile
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"cellgate/test/harness"
+)
+
+// TestBareSockets holds sockets without a byte at every kind of listener, more than the gateway may have descriptors, while the
+// journal rolls its segments every second: nothing ends the gateway, and vehicles, operators and those that fetch tokens get
+// through.
+func TestBareSockets(t *testing.T) {
+	t.Parallel()
+	web, descriptors, sockets := harness.FreeAddr(t), 600, 300
+	if full() {
+		descriptors, sockets = 8000, 3500
+	}
+	besiege(t, siege{
+		options: harness.Options{
+			Descriptors: descriptors, VehicleCA: harness.NewAuthority(t),
+			Extra: "uplink: {journal: {segment_bytes: 1MiB}}\n",
+		},
+		lasts: 5 * time.Minute,
+		prepare: func(t *testing.T, g *harness.Gateway, _ *harness.Kafka) {
+			text, err := os.ReadFile(g.Config)
+			if err == nil {
+				added := fmt.Sprintf("listeners:\n  - {name: web, address: %q, protocol: ws}\n", web)
+				err = os.WriteFile(g.Config, []byte(strings.Replace(string(text), "listeners:\n", added, 1)), 0o600)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+		},
+		attack: func(ctx context.Context, t *testing.T, c *cell) {
+			bare := &attack{held: map[string]int{}, opened: map[string]int{}, stop: make(chan struct{})}
+			for _, addr := range []string{c.TokenAPI, web, c.HTTP, c.MQTTS} {
+				bare.hold("no byte to "+addr, sockets, addr, nil, nil)
+			}
+			rolled := 0
+			bare.all.Go(func() { rolled = rollSegments(bare.stop, c.Lab) })
+			asked := askOperators(ctx, c)
+			bare.end()
+			if rolled < 2 {
+				t.Errorf("%d segments of the journal were filled", rolled)
+			}
+			if asked.good == 0 || len(asked.bad) > 0 {
+				t.Errorf("%d answers of the HTTP APIs, and: %v", asked.good, errors.Join(asked.bad...))
+			}
+		},
+	})
+}
+
+// rollSegments publishes a fifth of a journal segment at a time, and returns how many it has filled.
+func rollSegments(stop <-chan struct{}, lab string) (segments int) {
+	acked := 0
+	payload := strings.Repeat("x", 200<<10)
+	for !stopped(stop) {
+		c, err := net.DialTimeout("tcp", lab, time.Second)
+		if err != nil {
+			continue
+		}
+		_, _ = c.Write(connectFrame("ROLLER", ""))
+		for id := uint16(1); !stopped(stop); id = id%1000 + 1 {
+			_ = c.SetDeadline(time.Now().Add(5 * time.Second))
+			if _, err := c.Write(publishFrame(1, id, "v1/ROLLER/up/bulk", payload)); err != nil {
+				break
+			}
+			if _, err := io.ReadFull(c, make([]byte, 4)); err != nil {
+				break
+			}
+			acked++
+			time.Sleep(50 * time.Millisecond)
+		}
+		_ = c.Close()
+	}
+	return acked / 5
+}
+
+// asked is what the users of the HTTP APIs saw.
+type asked struct {
+	good int
+	bad  []error
+}
+
+// askOperators asks both APIs, each time on a new connection, until ctx ends.
+func askOperators(ctx context.Context, c *cell) (a asked) {
+	client := http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{DisableKeepAlives: true, TLSClientConfig: c.ClientTLS()}}
+	for ctx.Err() == nil {
+		for _, url := range []string{"http://" + c.HTTP + "/v1/status", "https://" + c.TokenAPI + "/.well-known/jwks.json"} {
+			req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+			if err != nil {
+				a.bad = append(a.bad, err)
+				return a
+			}
+			req.Header.Set("Authorization", "Bearer "+c.operator)
+			resp, err := client.Do(req)
+			switch {
+			case ctx.Err() != nil:
+			case err != nil:
+				a.bad = append(a.bad, err)
+			case resp.StatusCode != http.StatusOK:
+				a.bad = append(a.bad, fmt.Errorf("%s: %s", url, resp.Status))
+			default:
+				a.good++
+			}
+			if err == nil {
+				_ = resp.Body.Close()
+			}
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(200 * time.Millisecond):
+		}
+	}
+	return a
+}
