@@ -2,7 +2,6 @@ package broker
 
 import (
 	"context"
-	"strings"
 
 	"cellgate/broker/command"
 	"cellgate/broker/frame"
@@ -23,11 +22,8 @@ const ackCommand AckMode = 255
 
 // isCommand reports whether a PUBLISH by this client is a command: on v1/{vin}/cmd/{id}/{name} of another than itself.
 func (c *conn) isCommand(topic string) bool {
-	if c.b.commands == nil || c.vehicle {
-		return false
-	}
-	vin, branch, rest := message.SplitTopic(topic)
-	return branch == "cmd" && vin != c.id && strings.Count(rest, "/") == 1
+	rec := message.Record{Kind: message.KindPublish, Client: c.id, Topic: topic}
+	return c.b.commands != nil && !c.vehicle && rec.IsCommand()
 }
 
 // command hands a command to the service, which has it on disk before it is acknowledged. It is not journaled.
