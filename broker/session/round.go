@@ -23,6 +23,7 @@ type round struct {
 	content  []*state // whose queues are still to be looked at
 	last     []*state // with messages that go with the position
 	again    []*state // to be looked at in the next round
+	urgent   bool     // which somebody waits for
 	done     []func()
 	pass     marked
 }
@@ -167,16 +168,17 @@ func (r *round) queues(b *batch) bool {
 	for len(r.content) > 0 && !b.full() {
 		st := r.content[0]
 		st.mu.Lock()
-		left, later, last := st.gatherFlow(b, r.mark.fanned)
+		found := st.gatherFlow(b, r.mark.fanned)
 		st.mu.Unlock()
-		if left {
+		if found.left {
 			return false
 		}
 		r.content = r.content[1:]
-		if later {
+		r.urgent = r.urgent || found.urgent
+		if found.later {
 			r.again = append(r.again, st)
 		}
-		if last {
+		if found.last {
 			r.last = append(r.last, st)
 		}
 	}
@@ -246,15 +248,22 @@ func (st *state) putEntry(b *batch, e *entry) {
 	st.putInflight(b, e, key)
 }
 
-// gatherFlow adds what is new in the queue and removes what has left it. left tells that the batch is full before
-// everything is in it, later of messages behind the cut, and last of those of QoS 2, which go with the position.
-func (st *state) gatherFlow(b *batch, cut uint64) (left, later, last bool) {
+// found is what gatherFlow has not added.
+type found struct {
+	left   bool // the batch is full
+	last   bool // messages of QoS 2, which go with the position
+	later  bool // messages behind the cut
+	urgent bool // of QoS 2 among these: they are not sent before they are written
+}
+
+// gatherFlow adds what is new in the queue and removes what has left it.
+func (st *state) gatherFlow(b *batch, cut uint64) (what found) {
 	f := st.flow
 	if f == nil || st.ended || !st.durable {
-		return false, false, false
+		return found{}
 	}
 	if !st.saved {
-		return false, true, false
+		return found{later: true}
 	}
 	for len(f.removed) > 0 && !b.full() {
 		key := queueKey(st.id, f.removed[len(f.removed)-1])
@@ -268,20 +277,21 @@ func (st *state) gatherFlow(b *batch, cut uint64) (left, later, last bool) {
 		case e.gone || !e.durable:
 			e.dirty = false
 		case e.body.seq > cut:
-			later, kept = true, append(kept, e)
+			what.later, what.urgent = true, what.urgent || e.qos == 2
+			kept = append(kept, e)
 		case e.qos == 2:
-			last, kept = true, append(kept, e)
+			what.last, kept = true, append(kept, e)
 		case b.full():
-			left, kept = true, append(kept, e)
+			what.left, kept = true, append(kept, e)
 		default:
 			st.putEntry(b, e)
 		}
 	}
 	clear(f.dirty[len(kept):])
 	f.dirty = kept
-	left = left || len(f.removed) > 0
+	what.left = what.left || len(f.removed) > 0
 	st.rest()
-	return left, later, last
+	return what
 }
 
 // gatherTwice adds the messages of QoS 2: who is fanned out to again after a crash would get them twice.
@@ -341,6 +351,9 @@ func (r *round) finish(b *batch) {
 			w.mark(st, false)
 		}
 		st.mu.Unlock()
+	}
+	if r.urgent {
+		w.wake()
 	}
 	for _, fn := range r.done {
 		fn()
