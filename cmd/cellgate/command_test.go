@@ -68,7 +68,7 @@ func TestNoGatewayNamesTheFlagsThatThereAre(t *testing.T) {
 		"fleet --data /nonexistent":               "or name one with --config or --broker",
 	} {
 		var errOut bytes.Buffer
-		if got := run(strings.Fields(args), strings.NewReader(""), io.Discard, &errOut); got != exitNo || !strings.HasSuffix(errOut.String(), want+"\n") {
+		if got := run(strings.Fields(args), nil, strings.NewReader(""), io.Discard, &errOut); got != exitNo || !strings.HasSuffix(errOut.String(), want+"\n") {
 			t.Errorf("%s: exit %d, %s", args, got, errOut.String())
 		}
 	}

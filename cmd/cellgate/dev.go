@@ -60,7 +60,7 @@ func (c *cli) dev(ctx context.Context, f *devFlags) error {
 	if err != nil {
 		return err
 	}
-	unhook := onHangup(d.App)
+	unhook := c.onHangup(d.App)
 	defer unhook()
 	err = dev.Banner(c.out, d, dev.BannerOptions{Program: programName(), Vehicles: f.vehicles, Demo: fleet.VIN(demoVehicle)})
 	if err == nil {

@@ -48,7 +48,7 @@ func TestExitCodes(t *testing.T) {
 		t.Run(tc.args, func(t *testing.T) {
 			t.Parallel()
 			var out, errOut bytes.Buffer
-			if got := run(strings.Fields(tc.args), strings.NewReader(""), &out, &errOut); got != tc.want {
+			if got := run(strings.Fields(tc.args), nil, strings.NewReader(""), &out, &errOut); got != tc.want {
 				t.Errorf("exit %d, want %d; stderr: %s", got, tc.want, errOut.String())
 			}
 			if tc.want != exitDone && !strings.HasPrefix(errOut.String(), "cellgate: ") {

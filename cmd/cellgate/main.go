@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"os/signal"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -33,16 +34,23 @@ const (
 )
 
 func main() {
+	hangups := make(chan os.Signal, 1)
+	if len(os.Args) > 1 && slices.Contains(serving(), os.Args[1]) {
+		signal.Notify(hangups, syscall.SIGHUP) // before anything else: one that comes during the start reloads behind it
+	}
 	redis.SetLogger(quiet{})
-	os.Exit(run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
+	os.Exit(run(os.Args[1:], hangups, os.Stdin, os.Stdout, os.Stderr))
 }
 
+// serving are the commands that reload at SIGHUP. It ends the others, as when their terminal is closed.
+func serving() []string { return []string{"run", "dev"} }
+
 // run is main with its surroundings as arguments.
-func run(args []string, in io.Reader, out, errOut io.Writer) int {
+func run(args []string, hangups <-chan os.Signal, in io.Reader, out, errOut io.Writer) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	context.AfterFunc(ctx, stop) // a second Ctrl-C ends the process at once
-	root := newRoot(&cli{in: in, out: out, err: errOut})
+	root := newRoot(&cli{in: in, out: out, err: errOut, hangups: hangups})
 	root.SetArgs(args)
 	err := root.ExecuteContext(ctx)
 	if err == nil {

@@ -22,7 +22,7 @@ func TestRepair(t *testing.T) {
 	cellgate := func(want int, args ...string) string {
 		t.Helper()
 		var out, errOut bytes.Buffer
-		if got := run(append([]string{"repair", dir}, args...), strings.NewReader(""), &out, &errOut); got != want || errOut.Len() > 0 {
+		if got := run(append([]string{"repair", dir}, args...), nil, strings.NewReader(""), &out, &errOut); got != want || errOut.Len() > 0 {
 			t.Fatalf("%v: exit %d, want %d; stderr: %s", args, got, want, errOut.String())
 		}
 		return out.String()

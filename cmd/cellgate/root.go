@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"os"
 
 	"github.com/spf13/cobra"
 )
@@ -13,6 +14,7 @@ type cli struct {
 	in       io.Reader
 	out, err io.Writer
 	json     bool
+	hangups  <-chan os.Signal // SIGHUP, of the commands that serve
 }
 
 func newRoot(c *cli) *cobra.Command {

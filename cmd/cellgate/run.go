@@ -5,9 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"os"
-	"os/signal"
-	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -47,7 +44,7 @@ func (c *cli) serve(ctx context.Context, cfg *configs.Config) error {
 	if err != nil {
 		return err
 	}
-	stop := onHangup(a)
+	stop := c.onHangup(a)
 	defer stop()
 	if err := a.Run(ctx, stopLimit); err != nil && !errors.Is(err, context.Canceled) {
 		return fmt.Errorf("run: %w", err)
@@ -55,22 +52,29 @@ func (c *cli) serve(ctx context.Context, cfg *configs.Config) error {
 	return nil
 }
 
-// onHangup reloads at each SIGHUP. The log has the outcome.
-func onHangup(a *app.App) (stop func()) {
-	hangups := make(chan os.Signal, 1)
-	signal.Notify(hangups, syscall.SIGHUP)
-	done := make(chan struct{})
+// onHangup reloads at each SIGHUP, once the gateway serves. The log has the outcome. What comes while it stops is let pass.
+func (c *cli) onHangup(a *app.App) (stop func()) {
+	done, ended := make(chan struct{}), make(chan struct{})
 	go func() {
-		defer close(done)
-		for range hangups {
+		defer close(ended)
+		select {
+		case <-a.Serving():
+		case <-done:
+			return
+		}
+		for {
+			select {
+			case <-c.hangups:
+			case <-done:
+				return
+			}
 			if _, err := a.Reload(context.Background()); err != nil {
 				a.Log().Error("not reloaded: what ran goes on", slog.Any("error", err))
 			}
 		}
 	}()
 	return func() {
-		signal.Stop(hangups)
-		close(hangups)
-		<-done
+		close(done)
+		<-ended
 	}
 }

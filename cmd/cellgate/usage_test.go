@@ -30,7 +30,7 @@ func TestUsageComplaints(t *testing.T) {
 		t.Run(args, func(t *testing.T) {
 			t.Parallel()
 			var out, errOut bytes.Buffer
-			if got := run(strings.Fields(args), strings.NewReader(""), &out, &errOut); got != exitUsage {
+			if got := run(strings.Fields(args), nil, strings.NewReader(""), &out, &errOut); got != exitUsage {
 				t.Errorf("exit %d, want %d", got, exitUsage)
 			}
 			if got := errOut.String(); got != "cellgate: "+want+"\n" {

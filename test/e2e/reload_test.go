@@ -63,3 +63,42 @@ func TestReloadTakesChangedCertificatePaths(t *testing.T) {
 		t.Errorf("serial %s, %s before the reload that failed", got, after)
 	}
 }
+
+// TestHangupDuringTheStart: a SIGHUP that comes before the gateway serves does not end it, and reloads when it does; nor does one while
+// it stops.
+func TestHangupDuringTheStart(t *testing.T) {
+	t.Parallel()
+	g := harness.PrepareGateway(t, harness.Options{})
+	p := harness.StartProcess(t, "cellgate", g.Dir, nil, harness.Binary(t), "run", "--config", g.Config)
+	logged := func(text string) bool {
+		log, err := os.ReadFile(p.Log)
+		return err == nil && strings.Contains(string(log), text)
+	}
+	for hangups := 0; !logged(`"reloaded"`); {
+		select {
+		case <-p.Done():
+			t.Fatalf("it ended after %d hangups:\n%s", hangups, p.Tail(20))
+		case <-time.After(time.Millisecond):
+		}
+		if logged("{") { // it runs, and has said the first thing; before that Go itself may be starting
+			p.Signal(syscall.SIGHUP)
+			hangups++
+		}
+	}
+	if !logged(`"serving"`) {
+		t.Error("reloaded before it served")
+	}
+	stopped := make(chan error, 1)
+	go func() { stopped <- p.Stop(20 * time.Second) }()
+	for {
+		select {
+		case err := <-stopped:
+			if err != nil {
+				t.Fatalf("stopped by a hangup: %v", err)
+			}
+			return
+		case <-time.After(time.Millisecond):
+			_ = syscall.Kill(p.PID(), syscall.SIGHUP)
+		}
+	}
+}

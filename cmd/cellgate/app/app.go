@@ -49,7 +49,8 @@ type App struct {
 	started time.Time
 	life    lifecycle
 	phase   atomic.Int32
-	fatal   chan error // the first thing that the gateway cannot survive
+	serving chan struct{} // closed when it serves
+	fatal   chan error    // the first thing that the gateway cannot survive
 	running atomic.Pointer[configs.Config]
 	// reloaded is how the last reload of the configuration went; the start is the first one.
 	reloaded atomic.Pointer[outcome]
@@ -65,7 +66,7 @@ func New(ctx context.Context, o Options) (*App, error) {
 	if o.Log == nil {
 		o.Log = os.Stderr
 	}
-	a := &App{build: o.Build, started: time.Now(), fatal: make(chan error, 1)}
+	a := &App{build: o.Build, started: time.Now(), fatal: make(chan error, 1), serving: make(chan struct{})}
 	a.cfg = o.Config
 	a.running.Store(o.Config)
 	a.noteReload(nil)
@@ -114,6 +115,7 @@ func (a *App) Start(ctx context.Context) error {
 		return a.remedy(errors.Join(err, a.Stop(context.WithoutCancel(ctx))))
 	}
 	a.phase.Store(phaseServing)
+	close(a.serving)
 	a.life.onStop("readiness", time.Second, func(context.Context) error {
 		a.phase.Store(phaseStopping)
 		return nil
@@ -159,6 +161,9 @@ func (a *App) Stop(ctx context.Context) error {
 	a.log.Info("stopped", took)
 	return nil
 }
+
+// Serving is closed when the gateway has started.
+func (a *App) Serving() <-chan struct{} { return a.serving }
 
 // Fatal delivers what the gateway cannot survive: the journal failed. The process is to stop and not to
 // go on by itself.
