@@ -41,6 +41,8 @@ type Saved struct {
 	// Now and Latest are what the methods of these names gave, in ms.
 	Now    int64 `json:"now"`
 	Latest int64 `json:"latest"`
+	// Ahead is how far the wall clock stepped forward while the gateway ran and has not come back, in ms.
+	Ahead int64 `json:"ahead,omitempty"`
 	// Doubted is the Now at which the wall clock was last in doubt.
 	Doubted int64 `json:"doubted"`
 }
@@ -54,7 +56,7 @@ type Clock struct {
 	mu      sync.Mutex
 	start   int64 // ms: now at begin
 	gap     int64 // ms: Latest less Now
-	stop    int64 // ms: how much of gap is the stop before this start, as the wall clock showed it
+	ahead   int64 // ms; see Saved
 	doubted int64
 }
 
@@ -67,11 +69,12 @@ func New(source Source, saved Saved) (c *Clock, jump time.Duration) {
 	if saved == (Saved{}) {
 		return c, 0
 	}
-	c.start, c.gap, c.doubted = saved.Now, saved.Latest-saved.Now, saved.Doubted
+	c.start, c.gap, c.ahead, c.doubted = saved.Now, saved.Latest-saved.Now, saved.Ahead, saved.Doubted
 	away := time.Duration(now-saved.Wall) * time.Millisecond
 	if away > 0 {
-		c.stop = away.Milliseconds()
-		c.gap += c.stop
+		c.gap += away.Milliseconds()
+	} else {
+		c.back(-away.Milliseconds())
 	}
 	if away > longestStop || away <= -Tolerance {
 		c.doubted = c.start
@@ -95,8 +98,8 @@ func (c *Clock) nowLocked() int64 {
 }
 
 // Latest is Now with the time in which the gateway stood still, as far as the wall clock tells. What must not
-// be done too late is not done any more by Latest. When the wall clock turns out to have been ahead at the start, it
-// goes back.
+// be done too late is not done any more by Latest. When the wall clock turns out to have been ahead at a start, it
+// goes back. That it was behind nobody can tell from a stop.
 func (c *Clock) Latest() time.Time {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -113,14 +116,21 @@ func (c *Clock) Wall() time.Time {
 func (c *Clock) Stepped(by time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if by < 0 {
-		back := min(-by.Milliseconds(), c.stop)
-		c.stop -= back
-		c.gap -= back
+	if by > 0 {
+		c.ahead += by.Milliseconds()
+	} else {
+		c.back(-by.Milliseconds())
 	}
 	if by.Abs() >= smallStep {
 		c.doubted = c.nowLocked()
 	}
+}
+
+// back takes back what the wall clock has been ahead: steps that were seen, then what looked like a stop.
+func (c *Clock) back(by int64) {
+	seen := min(by, c.ahead)
+	c.ahead -= seen
+	c.gap -= min(by-seen, c.gap)
 }
 
 // Trusted is for how long the gateway has run with a wall clock that nothing cast doubt upon: it has not stepped by a
@@ -137,5 +147,5 @@ func (c *Clock) Save() Saved {
 	defer c.mu.Unlock()
 	wall, elapsed := c.source()
 	now := c.start + (elapsed - c.begin).Milliseconds()
-	return Saved{Wall: wall.UnixMilli(), Now: now, Latest: now + c.gap, Doubted: c.doubted}
+	return Saved{Wall: wall.UnixMilli(), Now: now, Latest: now + c.gap, Ahead: c.ahead, Doubted: c.doubted}
 }

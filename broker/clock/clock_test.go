@@ -82,6 +82,33 @@ func TestRestart(t *testing.T) {
 	}
 }
 
+// TestAStopIsNotTakenBack: what a step had put ahead comes back; the stop before it has been all the same.
+func TestAStopIsNotTakenBack(t *testing.T) {
+	t.Parallel()
+	machine := clocktest.Still(epoch)
+	c, _ := clock.New(machine.Source(), clock.Saved{})
+	for n := range time.Duration(3) {
+		saved := c.Save()
+		machine.Step(time.Hour) // nothing runs
+		c, _ = clock.New(machine.Source(), saved)
+		for _, by := range []time.Duration{time.Hour, -time.Hour} {
+			machine.Step(by)
+			c.Stepped(by)
+			saved = c.Save()
+			c, _ = clock.New(machine.Source(), saved)
+		}
+		if got := c.Latest().Sub(c.Now()); got != (n+1)*time.Hour {
+			t.Fatalf("after %d stops of an hour latest is %v ahead", n+1, got)
+		}
+	}
+	saved := c.Save()
+	machine.Step(-2 * time.Hour)
+	c, _ = clock.New(machine.Source(), saved)
+	if got := c.Latest().Sub(c.Now()); got != time.Hour {
+		t.Fatalf("put back by two hours between runs, latest is %v ahead", got)
+	}
+}
+
 // TestWatch: slewing is no step, however long it goes on; a step is one step.
 func TestWatch(t *testing.T) {
 	t.Parallel()
