@@ -125,7 +125,7 @@ func (b *Broker) noticeExpiring(c *conn) {
 		return
 	}
 	err = b.sessions.Deliver(c.id, &session.Delivery{
-		Topic: c.own + "sys/token-expiring", Payload: payload, Expires: end,
+		Topic: c.own + "sys/token-expiring", Payload: payload, Life: max(end.Sub(c.b.now()), time.Second),
 		Props: message.Properties{ContentType: "application/json"},
 	})
 	if err != nil {

@@ -24,7 +24,7 @@ var mayImport = map[string][]string{
 	"broker/frame":           {"broker/message"},
 	"broker/statefile":       {},
 	"broker/session":         {"broker/message", "broker/frame", "broker/statefile"},
-	"broker/command":         {"broker/message", "broker/statefile", "auth/problem"},
+	"broker/command":         {"broker/clock", "broker/message", "broker/statefile", "auth/problem"},
 	"rules":                  {"broker/message", "configs/settled", "configs/spelling"},
 	"rules/sink":             {"rules", "broker/journal", "broker/message", "broker/statefile"},
 	"rules/sink/remote":      {},

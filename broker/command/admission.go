@@ -90,7 +90,7 @@ func refusal(err error) string {
 
 // audit is the one place where requests are counted and written to the audit log, once it is certain what came of them.
 func (s *Service) audit(a Audited, err error) {
-	a.At = time.Now()
+	a.At = s.o.Clock.Wall()
 	if err != nil {
 		a.Outcome, a.Reason = OutcomeRefused, refusal(err)
 		s.o.Refused("command_" + a.Reason)

@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"time"
 
 	"cellgate/broker/statefile"
 )
@@ -16,7 +15,9 @@ import (
 type batch struct {
 	s   *Service
 	t   tables
-	now int64 // milliseconds
+	now int64 // milliseconds, by the wall clock
+	// passed and latest are Now and Latest of the gateway's clock, in milliseconds.
+	passed, latest int64
 	// added counts the commands that this batch creates, per vehicle and in total, because memory does not
 	// know them yet.
 	added    map[string]int
@@ -30,7 +31,11 @@ type batch struct {
 }
 
 func newBatch(s *Service, tx *statefile.Tx) *batch {
-	return &batch{s: s, t: tablesOf(tx), now: time.Now().UnixMilli(), added: map[string]int{}, bySender: map[string]int{}}
+	c := s.o.Clock
+	return &batch{
+		s: s, t: tablesOf(tx), added: map[string]int{}, bySender: map[string]int{},
+		now: c.Wall().UnixMilli(), passed: c.Now().UnixMilli(), latest: c.Latest().UnixMilli(),
+	}
 }
 
 // broken notes a failure of the store, which ends the batch, and passes it on.
@@ -99,13 +104,15 @@ func (b *batch) newRecord(r *Request, digest []byte) *record {
 	if at := r.At.UnixMilli(); !r.At.IsZero() && at < created {
 		created = at
 	}
+	left := created + r.TTL.Milliseconds() - b.now
 	rec := &record{
 		ID: r.ID, VIN: r.VIN, Name: r.Name, State: Queued, Origin: r.Origin, By: r.By, Digest: digest, JSON: r.JSON, Urgent: r.Urgent,
 		Props: !r.props.empty(), Respond: r.props.ResponseTopic != "",
 		TTL: r.TTL.Milliseconds(), Created: created, Expires: created + r.TTL.Milliseconds(),
+		Until: b.passed + left, Latest: b.latest + left,
 	}
 	// A command that will be sent at once is marked so in the same transaction.
-	if r.ready && rec.Expires > b.now {
+	if r.ready && left > 0 {
 		l := b.s.open.lanes[r.VIN]
 		rec.Handed = l == nil && b.added[r.VIN] < b.s.o.Window || l != nil && l.room(b.s.o.Window, b.added[r.VIN], r.Urgent)
 	}
@@ -155,7 +162,7 @@ func (b *batch) move(rec *record, to State, at int64, cause string, result []byt
 	case to == Accepted:
 		rec.Accepted = at
 	case to.Final() && !wasFinal:
-		rec.Finished = at
+		rec.Finished, rec.Done = at, b.passed
 		b.done++
 	}
 	if err := b.broken(b.t.put(rec)); err != nil {
@@ -390,7 +397,7 @@ var errMore = errors.New("more to forget")
 // retain forgets final commands beyond the bounds of age and count, the ones that ended first going
 // first. It returns errMore when it stopped at its own bound.
 func (b *batch) retain() error {
-	keepFrom := b.now - b.s.o.KeepFor.Milliseconds()
+	keepFrom := b.passed - b.s.o.KeepFor.Milliseconds()
 	over := b.s.kept + b.done - b.s.o.KeepMax
 	var gone [][]byte
 	c := b.t.done.Cursor()

@@ -2,6 +2,7 @@ package command
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/base64"
@@ -237,11 +238,23 @@ type record struct {
 	Delivered int64  `json:"delivered,omitempty"`
 	Accepted  int64  `json:"accepted,omitempty"`
 	Finished  int64  `json:"finished,omitempty"`
+	// The times above are what the wall clock showed, for people. These decide, by the gateway's clock: until when it is
+	// open, from when on it is not sent because that much may have passed (clock.Clock.Latest), and when it ended. Commands of
+	// versions before have none.
+	Until  int64 `json:"until,omitempty"`
+	Latest int64 `json:"latest,omitempty"`
+	Done   int64 `json:"done,omitempty"`
 	// Handed: the command is about to be, or was, given to a connection. It is set on disk before the
 	// delivery engine gets the command, and taken back only when that is known not to have sent it.
 	Handed  bool  `json:"handed,omitempty"`
 	Outcome State `json:"outcome,omitempty"`
 }
+
+func (r *record) until() int64 { return cmp.Or(r.Until, r.Expires) }
+
+func (r *record) latest() int64 { return cmp.Or(r.Latest, r.Expires) }
+
+func (r *record) done() int64 { return cmp.Or(r.Done, r.Finished) }
 
 // view builds what the API shows. payload and result are copied.
 func (r *record) view(payload, result []byte) Command {

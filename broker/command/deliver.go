@@ -32,10 +32,14 @@ func (s *Service) pump(vin string) {
 		s.takeBack(l)
 		return
 	}
-	now, outstanding := time.Now(), l.outstanding()
+	now, outstanding := s.o.Clock.Now().UnixMilli(), l.outstanding()
 	var hand []uint64
 	for _, e := range l.entries {
-		if e.outstanding || (e.rec.State != Queued && e.rec.State != Sent) || e.rec.Expires <= now.UnixMilli() {
+		if e.outstanding || (e.rec.State != Queued && e.rec.State != Sent) || e.rec.until() <= now {
+			continue
+		}
+		if s.life(e.rec) <= 0 {
+			s.retry[vin] = struct{}{}
 			continue
 		}
 		if outstanding+len(hand) >= s.o.Window {
@@ -75,6 +79,13 @@ func (s *Service) takeBack(l *lane) {
 	}
 }
 
+// life is how long a command may still be sent. It is over before the command's end when the gateway stood still, as
+// far as the wall clock tells: then it may be too late. Should the clock turn out to have been wrong, it is not.
+func (s *Service) life(r *record) time.Duration {
+	c := s.o.Clock
+	return min(time.UnixMilli(r.until()).Sub(c.Now()), time.UnixMilli(r.latest()).Sub(c.Latest()))
+}
+
 // send gives one command to the delivery engine.
 func (s *Service) send(l *lane, e *entry, version byte) error {
 	r := e.rec
@@ -88,7 +99,7 @@ func (s *Service) send(l *lane, e *entry, version byte) error {
 		Urgent:  r.Urgent,
 		Topic:   "v1/" + r.VIN + "/cmd/" + r.ID + "/" + r.Name,
 		Payload: payload,
-		Expires: time.UnixMilli(r.Expires),
+		Life:    s.life(r),
 		Props: message.Properties{User: []message.UserProperty{
 			{Name: userIssuedAt, Value: Stamp(r.Created).String()},
 			{Name: userExpiresAt, Value: Stamp(r.Expires).String()},

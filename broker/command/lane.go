@@ -75,7 +75,7 @@ func (l *lane) room(window, staged int, urgent bool) bool {
 type expiryHeap []*entry
 
 func (h expiryHeap) Len() int           { return len(h) }
-func (h expiryHeap) Less(i, j int) bool { return h[i].rec.Expires < h[j].rec.Expires }
+func (h expiryHeap) Less(i, j int) bool { return h[i].rec.until() < h[j].rec.until() }
 func (h expiryHeap) Swap(i, j int) {
 	h[i], h[j] = h[j], h[i]
 	h[i].index, h[j].index = i, j

@@ -11,7 +11,7 @@ import (
 )
 
 const (
-	// maxSleep bounds how long the loop trusts its timer, because the wall clock may be set.
+	// maxSleep bounds how long the loop sleeps.
 	maxSleep = 30 * time.Second
 	// retryEvery is the pause before a lane that could not be delivered is tried again, and before a
 	// failed store is.
@@ -71,11 +71,8 @@ func (s *Service) untilRetry(next time.Time) time.Duration {
 func (s *Service) sleep(atMost time.Duration) time.Duration {
 	d := min(atMost, maxSleep)
 	if len(s.open.heap) > 0 {
-		due := time.UnixMilli(s.open.heap[0].rec.Expires)
-		if due.Before(s.grace) {
-			due = s.grace
-		}
-		d = min(d, time.Until(due))
+		due := time.UnixMilli(s.open.heap[0].rec.until()).Sub(s.o.Clock.Now())
+		d = min(d, max(due, time.Until(s.grace)))
 	}
 	return max(d, 0)
 }
@@ -85,11 +82,12 @@ func (s *Service) expiring(now time.Time) []*request {
 	if now.Before(s.grace) {
 		return nil
 	}
+	passed := s.o.Clock.Now().UnixMilli()
 	var due []*entry
 	// The heap is left as it is: commit takes the entries out once that is on disk.
 	var visit func(i int)
 	visit = func(i int) {
-		if i >= len(s.open.heap) || len(due) == maxExpire || s.open.heap[i].rec.Expires > now.UnixMilli() {
+		if i >= len(s.open.heap) || len(due) == maxExpire || s.open.heap[i].rec.until() > passed {
 			return
 		}
 		due = append(due, s.open.heap[i])
@@ -101,7 +99,7 @@ func (s *Service) expiring(now time.Time) []*request {
 		return nil
 	}
 	slices.SortFunc(due, func(a, b *entry) int {
-		return cmp.Or(cmp.Compare(a.rec.Expires, b.rec.Expires), cmp.Compare(a.rec.Seq, b.rec.Seq))
+		return cmp.Or(cmp.Compare(a.rec.until(), b.rec.until()), cmp.Compare(a.rec.Seq, b.rec.Seq))
 	})
 	seqs := make([]uint64, len(due))
 	for i, e := range due {
@@ -231,7 +229,7 @@ func (s *Service) moved(r *record) {
 	}
 	if e := s.open.bySeq[r.Seq]; e != nil {
 		s.open.remove(e)
-		s.metrics.seconds.Observe(float64(r.Finished-r.Created) / 1000)
+		s.metrics.seconds.Observe(float64(r.done()-r.until()+r.TTL) / 1000)
 		s.dirty(r.VIN)
 	}
 	s.waiters.notify(r.ID)

@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"cellgate/broker/clock"
 	"cellgate/broker/message"
 	"cellgate/broker/statefile"
 )
@@ -33,7 +34,7 @@ type Delivery struct {
 	Topic   string
 	Payload []byte
 	Props   message.Properties
-	Expires time.Time
+	Life    time.Duration // how long from now it may be sent
 	Sent    func()
 	Acked   func(code byte) // the PUBACK's reason code, 0 on 3.1.1
 	Failed  func(err error)
@@ -82,6 +83,9 @@ type Options struct {
 	// open ones still cause is kept; with DropOldEvents the oldest are dropped and counted instead.
 	MaxEvents     int
 	DropOldEvents bool
+	// Clock counts the time by which commands expire and are forgotten, whatever the wall clock does; nil: one that
+	// begins now.
+	Clock *clock.Clock
 	// StartGrace is how long after Open nothing expires yet, so that results that the journal had before
 	// the restart are told first. 2 s; negative: none.
 	StartGrace time.Duration
@@ -98,6 +102,9 @@ func (o *Options) setDefaults() {
 	def(&o.KeepMax, 1_000_000)
 	def(&o.MaxEvents, 1_000_000)
 	def(&o.StartGrace, 2*time.Second)
+	if o.Clock == nil {
+		o.Clock, _ = clock.New(clock.System(), clock.Saved{})
+	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}

@@ -146,7 +146,7 @@ func (t *tables) put(r *record) error {
 	if err := t.open.Delete(k); err != nil {
 		return fmt.Errorf("writing command %s: %w", r.ID, err)
 	}
-	return t.done.Put(doneKey(r.Finished, r.Seq), []byte{})
+	return t.done.Put(doneKey(r.done(), r.Seq), []byte{})
 }
 
 // forget removes a final command.

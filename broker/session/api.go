@@ -71,8 +71,10 @@ type Options struct {
 	Log *slog.Logger
 	// Metrics count; nil counts into nothing.
 	Metrics *Metrics
-	// Now is the clock; nil means time.Now.
-	Now func() time.Time
+	// Now is the time that has passed, which no setting of a clock moves (clock.Clock.Now): sessions, wills and messages
+	// end by it. Wall is the wall clock, of stamps and of the ends of tokens. nil means time.Now, and Now.
+	Now  func() time.Time
+	Wall func() time.Time
 	// DiskShort reports that the disk has no more than what is kept free for commands: nothing more is queued for
 	// subscribers then that would have to be written. It must be quick; nil: never.
 	DiskShort func() bool
@@ -292,9 +294,9 @@ type Delivery struct {
 	// Urgent puts the message before those of its session that have not been sent, behind other urgent ones. It is not
 	// for one that is Durable: what is read back from the state file is in the order in which it was given.
 	Urgent bool
-	// Expires is when the message is no longer to be sent; zero never. The client is told the rest
+	// Life is how long from now the message may be sent; 0 for ever. The client is told the rest
 	// as the message expiry interval.
-	Expires time.Time
+	Life time.Duration
 
 	Sent   func()
 	Acked  func(code byte)

@@ -130,7 +130,7 @@ func (m *Manager) open(a *Attach) (st *state, present, wait bool, err error) {
 	now := m.now()
 	st = &state{
 		m: m, id: a.ClientID, share: sh, vehicle: a.Vehicle, durable: expiry > 0, expiry: expiry,
-		since: now, endsAt: deadline(now, expiry), floor: m.journal.Last(),
+		since: m.wall(), endsAt: deadline(now, expiry), floor: m.journal.Last(),
 	}
 	m.mu.Lock()
 	m.sessions[st.id] = st
@@ -204,7 +204,7 @@ func (st *state) connect(a *Attach, resumed bool) (*Session, error) {
 		st.receiveMax = 65535
 	}
 	st.aliasMax = min(a.AliasMaximum, uint16(min(st.m.bounds.Load().MaxAliases, 65535))) //nolint:gosec // within 16 bits by min
-	st.since, st.endsAt, st.willAt = st.m.now(), 0, 0
+	st.since, st.endsAt, st.willAt = st.m.wall(), 0, 0
 	st.will, st.notAfter = cloneWill(a.Will), millis(a.NotAfter)
 	st.m.timers.set(st, 0)
 	if resumed {
@@ -255,7 +255,8 @@ func (st *state) disconnect(reason string, expiry *time.Duration) {
 	st.conn, st.perm, st.started, st.blocked, st.holds = nil, nil, false, false, 0
 	st.online.Store(false)
 	st.m.metrics.connected.Dec()
-	st.since = st.m.now()
+	now := st.m.now()
+	st.since = st.m.wall()
 	if expiry != nil && st.expiry > 0 {
 		st.setExpiry(min(*expiry, st.m.bounds.Load().MaxSessionExpiry))
 	}
@@ -263,7 +264,7 @@ func (st *state) disconnect(reason string, expiry *time.Duration) {
 		st.incoming.dropPending()
 	}
 	st.rewind()
-	st.armWill(reason, perm)
+	st.armWill(reason, perm, now)
 	st.tellPresence(reason)
 	switch {
 	case st.ended:
@@ -273,7 +274,7 @@ func (st *state) disconnect(reason string, expiry *time.Duration) {
 	case st.expiry == 0:
 		st.end(ErrSessionEnded)
 	default:
-		st.endsAt = deadline(st.since, st.expiry)
+		st.endsAt = deadline(now, st.expiry)
 		st.changed(false)
 	}
 	st.schedule()

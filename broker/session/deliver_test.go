@@ -423,7 +423,7 @@ func TestDeliver(t *testing.T) {
 		t.Errorf("QoS 0 to a client that is away: %v", err)
 	}
 	late := d("c4")
-	late.Expires = time.Now().Add(-time.Second)
+	late.Life = -time.Second
 	if err := e.m.Deliver(vin, late); !errors.Is(err, ErrExpired) {
 		t.Errorf("expired: %v", err)
 	}
@@ -452,7 +452,7 @@ func TestDurableDeliverySurvivesRestart(t *testing.T) {
 	c.subscribe(sub("v1/V/cmd/#", 1))
 	c.detach(false)
 	for _, d := range []*Delivery{
-		{Topic: "v1/V/cmd/1/a", Payload: []byte("kept"), Durable: true, Expires: time.Now().Add(time.Hour)},
+		{Topic: "v1/V/cmd/1/a", Payload: []byte("kept"), Durable: true, Life: time.Hour},
 		{Topic: "v1/V/cmd/2/a", Payload: []byte("lost")},
 	} {
 		if err := e.m.Deliver("V", d); err != nil {

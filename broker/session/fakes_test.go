@@ -12,6 +12,7 @@ import (
 // memJournal is a journal in memory.
 type memJournal struct {
 	epoch uint64
+	wall  func() time.Time // nil: time.Now
 
 	mu   sync.Mutex
 	recs []message.Record
@@ -24,8 +25,12 @@ func (j *memJournal) Append(recs []message.Record) (uint64, error) {
 	if j.fail != nil {
 		return 0, j.fail
 	}
+	wall := j.wall
+	if wall == nil {
+		wall = time.Now
+	}
 	for i := range recs {
-		recs[i].Seq, recs[i].ReceivedAt = uint64(len(j.recs))+1, time.Now().UnixMilli()
+		recs[i].Seq, recs[i].ReceivedAt = uint64(len(j.recs))+1, wall().UnixMilli()
 		j.recs = append(j.recs, recs[i].Clone())
 	}
 	return uint64(len(j.recs)), nil

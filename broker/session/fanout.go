@@ -59,7 +59,7 @@ func (m *Manager) beginFanout(rec *message.Record) bool {
 	if rec.Kind != message.KindPublish {
 		return false
 	}
-	if at, ok := rec.ExpiresAt(); ok && at.UnixMilli() <= m.now() {
+	if at := m.expiry(rec); at != 0 && at <= m.now() {
 		m.metrics.dropped.WithLabelValues(dropExpired).Inc()
 		if rec.Retain {
 			m.unretain(rec.Topic, rec.Seq) // it has replaced what was there
@@ -175,7 +175,7 @@ func (st *state) offer(rec *message.Record, match *Matched, shared *body) (_ *bo
 		return shared, false
 	}
 	if shared == nil {
-		shared = newBody(rec)
+		shared = st.m.newBody(rec)
 	}
 	l := letter{durable: qos > 0 && st.durable, size: shared.size()}
 	if st.admit(l) {
@@ -202,8 +202,8 @@ func (st *state) offerNow(rec *message.Record, match *Matched, retain bool) {
 		p := frame.Publish{
 			Topic: rec.Topic, Payload: rec.Payload, Retain: retain, Props: rec.Props, SubscriptionIDs: match.IDs,
 		}
-		if at, expires := rec.ExpiresAt(); expires {
-			p.HasExpiry, p.ExpiryLeft = true, secondsLeft(at.UnixMilli(), st.m.now())
+		if at := st.m.expiry(rec); at != 0 {
+			p.HasExpiry, p.ExpiryLeft = true, secondsLeft(at, st.m.now())
 		}
 		switch ok, fits := st.transmit(&p, true); {
 		case ok:
@@ -231,7 +231,10 @@ func (m *Manager) Deliver(clientID string, d *Delivery) error {
 	if st.ended || st.expired(now) {
 		return ErrNoSession
 	}
-	e := &entry{body: &body{topic: d.Topic, expires: millis(d.Expires)}, d: d}
+	e := &entry{body: &body{topic: d.Topic}, d: d}
+	if d.Life != 0 {
+		e.body.expires = now + d.Life.Milliseconds()
+	}
 	matched, qos := st.match(d.Topic, &e.ids)
 	switch {
 	case !matched:

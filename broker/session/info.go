@@ -45,7 +45,7 @@ func (st *state) info() (Info, bool) {
 	}
 	info := Info{
 		ClientID: st.id, Vehicle: st.vehicle, Connected: st.conn != nil, Version: st.version,
-		Since: instant(st.since), Expiry: st.expiry, EndsAt: instant(st.endsAt), TokenEnds: instant(st.notAfter),
+		Since: instant(st.since), Expiry: st.expiry, EndsAt: st.m.instant(st.endsAt), TokenEnds: instant(st.notAfter),
 		Subscriptions: slices.Clone(st.subs), Ready: st.ready(), HasWill: st.will != nil,
 		QueueCapacity: st.m.bounds.Load().MaxQueuedMessages,
 	}

@@ -233,7 +233,7 @@ func (l *loader) retained() error {
 		if string(retainedKey(rec.Topic)) != string(k) {
 			return fmt.Errorf("%w: retained message of %q is on topic %q", ErrFormat, k, rec.Topic)
 		}
-		if at, ok := rec.ExpiresAt(); ok && at.UnixMilli() <= l.now {
+		if at := m.expiry(&rec); at != 0 && at <= l.now {
 			m.retained.dirty[rec.Topic] = nil
 			return nil
 		}
@@ -254,10 +254,11 @@ func (l *loader) restore(st *state) {
 		}
 	}
 	if st.endsAt == 0 && st.expiry != MaxExpiry {
-		st.since = l.now
+		st.since = m.wall()
 		st.endsAt = deadline(l.now, st.expiry)
 		st.changed(false)
 	}
+	st.permitted = m.passed(st.notAfter)
 	if st.will != nil && st.willAt == 0 {
 		st.willAt = l.now + min(st.will.Delay, st.expiry).Milliseconds()
 		st.changed(false)

@@ -7,6 +7,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"cellgate/broker/message"
 )
 
 // Defaults of Options.
@@ -135,6 +137,9 @@ func (o *Options) setDefaults() {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
+	if o.Wall == nil {
+		o.Wall = o.Now
+	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
@@ -173,6 +178,32 @@ func (m *Manager) OnReady(fn func(clientID string)) { m.onReady = fn }
 func (m *Manager) OnPresence(fn func(Presence)) { m.onPresence = fn }
 
 func (m *Manager) now() int64 { return m.o.Now().UnixMilli() }
+
+func (m *Manager) wall() int64 { return m.o.Wall().UnixMilli() }
+
+// passed is a time of the wall clock as a time of now; instant is the other way round, for people. 0 stays 0.
+func (m *Manager) passed(wall int64) int64 {
+	if wall == 0 {
+		return 0
+	}
+	return wall - m.wall() + m.now()
+}
+
+func (m *Manager) instant(at int64) time.Time {
+	if at == 0 {
+		return time.Time{}
+	}
+	return instant(at - m.now() + m.wall())
+}
+
+// expiry is when a record's message expires, by now; 0 for never.
+func (m *Manager) expiry(rec *message.Record) int64 {
+	at, ok := rec.ExpiresAt()
+	if !ok {
+		return 0
+	}
+	return m.passed(at.UnixMilli())
+}
 
 func (m *Manager) lookup(clientID string) *state {
 	m.mu.RLock()

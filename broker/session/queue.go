@@ -29,18 +29,14 @@ func (b *body) size() int64 {
 }
 
 // newBody copies a record.
-func newBody(r *message.Record) *body {
+func (m *Manager) newBody(r *message.Record) *body {
 	c := r.Clone()
-	return bodyOf(&c)
+	return bodyOf(&c, m.expiry(&c))
 }
 
 // bodyOf takes a record over that does not change any more.
-func bodyOf(c *message.Record) *body {
-	b := &body{topic: c.Topic, payload: c.Payload, props: c.Props, seq: c.Seq, qos: c.QoS, retain: c.Retain}
-	if at, ok := c.ExpiresAt(); ok {
-		b.expires = at.UnixMilli()
-	}
-	return b
+func bodyOf(c *message.Record, expires int64) *body {
+	return &body{topic: c.Topic, payload: c.Payload, props: c.Props, seq: c.Seq, qos: c.QoS, retain: c.Retain, expires: expires}
 }
 
 // stage is how far a message has come; it only rises. Its numbers are in the state file.

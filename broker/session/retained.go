@@ -242,11 +242,7 @@ func (m *Manager) keepRetained(c *message.Record) {
 	}
 	k.fanned = c.Seq
 	r.set(k, OwnerOfClient(c.Client), retainedSize(c), k.claimed)
-	var expires int64
-	if at, ok := c.ExpiresAt(); ok {
-		expires = at.UnixMilli()
-	}
-	r.expire(k, expires)
+	r.expire(k, m.expiry(c))
 	r.settle(k)
 	m.gaugeRetained()
 	r.mu.Unlock()
@@ -296,6 +292,16 @@ func (m *Manager) dropExpiredRetained(most int) {
 		}
 		m.unretain(topic, 0)
 	}
+}
+
+// expiryOf returns when a topic's message expires; 0 never.
+func (r *retained) expiryOf(topic string) int64 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if k := r.topics[topic]; k != nil {
+		return k.expires
+	}
+	return 0
 }
 
 // expire says when a topic's message expires; 0 never.
@@ -363,11 +369,11 @@ func (s *Session) retainedChunk(sub *Subscription, upTo uint64, at *RetainedAt) 
 	}
 	now := m.now()
 	return m.index.Retained(sub.Filter, at, retainedChunk, func(rec *message.Record) {
-		expires, ok := rec.ExpiresAt()
-		if (ok && expires.UnixMilli() <= now) || (sub.NoLocal && rec.Client == st.id) || rec.Seq > upTo {
+		expires := m.retained.expiryOf(rec.Topic)
+		if (expires != 0 && expires <= now) || (sub.NoLocal && rec.Client == st.id) || rec.Seq > upTo {
 			return
 		}
-		e := &entry{body: bodyOf(rec), qos: min(rec.QoS, sub.QoS), retain: true}
+		e := &entry{body: bodyOf(rec, expires), qos: min(rec.QoS, sub.QoS), retain: true}
 		if sub.ID != 0 {
 			e.ids = []uint32{sub.ID}
 		}

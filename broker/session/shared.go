@@ -20,7 +20,7 @@ func (m *Manager) reassign(moved []*entry) {
 // offerToOthers returns the sessions whose callbacks are due.
 func (m *Manager) offerToOthers(moved []*entry) (late []*state) {
 	for _, e := range moved {
-		rec := e.body.record()
+		rec := e.body.record(m)
 		rec.QoS, rec.Retain = max(rec.QoS, e.qos), rec.Retain || e.retain
 		given := false
 		for _, filter := range e.shared {
@@ -46,9 +46,9 @@ func (m *Manager) offerToOthers(moved []*entry) (late []*state) {
 }
 
 // record is the message as a record, for a second way through the fan-out.
-func (b *body) record() message.Record {
+func (b *body) record(m *Manager) message.Record {
 	return message.Record{
 		Kind: message.KindPublish, Topic: b.topic, Payload: b.payload, Props: b.props, QoS: b.qos, Retain: b.retain, Seq: b.seq,
-		ReceivedAt: b.expires - int64(b.props.Expiry)*1000, // meaningless, and not looked at, without an expiry
+		ReceivedAt: m.instant(b.expires).UnixMilli() - int64(b.props.Expiry)*1000, // meaningless, and not looked at, without an expiry
 	}
 }

@@ -27,10 +27,12 @@ type state struct {
 	after    []func() // callbacks due; unlock runs them
 
 	expiry   time.Duration // how long the session outlives its connection
-	since    int64         // ms; when the connection began or ended
+	since    int64         // ms of the wall clock; when the connection began or ended
 	endsAt   int64         // ms; when the session ends; 0 while connected, or never
 	willAt   int64         // ms; when the will is due; 0 while it is not
-	notAfter int64         // ms; the token's end; 0 none
+	notAfter int64         // ms of the wall clock; the token's end; 0 none
+	// permitted is the token's end by now, set with willAt: up to then the will may be sent. 0: for ever.
+	permitted int64
 	// floor is where the journal stood when the session began: QoS 2 records up to it are another session's.
 	floor uint64
 

@@ -29,7 +29,7 @@ func cloneWill(w *Will) *Will {
 
 // armWill decides at the end of a connection whether its will is to be sent, and when. perm are
 // the connection's last permissions: a refreshed token may allow less than the CONNECT's did.
-func (st *state) armWill(reason string, perm Permissions) {
+func (st *state) armWill(reason string, perm Permissions, now int64) {
 	if st.will == nil {
 		return
 	}
@@ -37,7 +37,8 @@ func (st *state) armWill(reason string, perm Permissions) {
 		st.will, st.willAt = nil, 0
 		return
 	}
-	st.willAt = st.since + min(st.will.Delay, st.expiry).Milliseconds()
+	st.permitted = st.m.passed(st.notAfter)
+	st.willAt = now + min(st.will.Delay, st.expiry).Milliseconds()
 }
 
 // takeWill returns the will as a record if it is due by now, and forgets it.
@@ -48,7 +49,7 @@ func (st *state) takeWill(now int64) (message.Record, bool) {
 	w, due := st.will, st.willAt
 	st.will, st.willAt = nil, 0
 	st.changed(false)
-	if st.notAfter != 0 && due > st.notAfter {
+	if st.permitted != 0 && due > st.permitted {
 		st.m.metrics.wills.WithLabelValues("token_ended").Inc()
 		return message.Record{}, false
 	}

@@ -34,7 +34,7 @@ func (d deliverer) Ready(vin string) (version byte, ok bool) {
 // keep the message on disk.
 func (d deliverer) Deliver(vin string, c *command.Delivery) error {
 	err := d.sessions.Deliver(vin, &session.Delivery{
-		Topic: c.Topic, Payload: c.Payload, Props: c.Props, Urgent: c.Urgent, Expires: c.Expires,
+		Topic: c.Topic, Payload: c.Payload, Props: c.Props, Urgent: c.Urgent, Life: c.Life,
 		Sent: c.Sent, Acked: c.Acked, Failed: func(err error) { c.Failed(undeliverable(err)) },
 	})
 	return undeliverable(err)

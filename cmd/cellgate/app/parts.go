@@ -236,7 +236,7 @@ func (a *App) openSessions(context.Context) (err error) {
 	a.brokerStats = broker.NewMetrics(a.reg.own)
 	a.index = broker.NewIndex()
 	a.sessions, err = session.Open(session.Options{
-		DB: a.db, Index: a.index, Journal: sessionJournal{a.journal}, Log: a.log, Metrics: session.NewMetrics(a.reg.own),
+		DB: a.db, Index: a.index, Journal: sessionJournal{a.journal}, Now: a.clock.Now, Wall: a.clock.Wall, Log: a.log, Metrics: session.NewMetrics(a.reg.own),
 		Rejected: a.rejected, Bounds: sessionBounds(a.cfg), DiskShort: a.ladder.reserveShort,
 	})
 	if err != nil {
@@ -276,7 +276,7 @@ func (a *App) openCommands(context.Context) (err error) {
 	c := &a.cfg.Commands
 	a.commands, err = command.Open(command.Options{
 		DB: a.db, Deliverer: deliverer{a.sessions}, Publisher: &results{a.cfg.Cell.ID, a.cfg.Cell.Node, a.producer},
-		Responder: responses{a.journal}, Log: a.log, Metrics: command.NewMetrics(a.reg.own), Refused: a.rejected, Audit: a.auditCommand, KafkaMay: a.kafkaMay(), Envelope: c.EnvelopeFor311,
+		Clock: a.clock.Clock, Responder: responses{a.journal}, Log: a.log, Metrics: command.NewMetrics(a.reg.own), Refused: a.rejected, Audit: a.auditCommand, KafkaMay: a.kafkaMay(), Envelope: c.EnvelopeFor311,
 		DefaultTTL: c.DefaultTTL.Std(), MaxTTL: c.MaxTTL.Std(), MaxQueued: c.MaxQueued, Window: c.Inflight, MaxPayload: int(c.MaxPayload),
 		KeepFor: c.KeepFor.Std(), KeepMax: c.KeepMax, MaxEvents: c.MaxEvents, DropOldEvents: c.WhenEventsFull == "drop_old",
 	})

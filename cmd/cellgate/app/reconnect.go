@@ -37,7 +37,7 @@ func (a *App) point(vin, endpoint, reason string) {
 	payload, err := json.Marshal(reconnectNotice{endpoint, reason})
 	if err == nil {
 		err = a.sessions.Deliver(vin, &session.Delivery{
-			Topic: "v1/" + vin + "/sys/reconnect", Payload: payload, Expires: time.Now().Add(noticeLife),
+			Topic: "v1/" + vin + "/sys/reconnect", Payload: payload, Life: noticeLife,
 			Props: message.Properties{ContentType: "application/json"},
 		})
 	}
