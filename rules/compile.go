@@ -12,11 +12,10 @@ func Compile(src *Source, opts Options) (*Set, Diagnostics) {
 	c := &compiler{
 		opts: opts, ids: map[string]*ruleDef{},
 		set: &Set{
-			hash: src.Hash(), cell: opts.Cell, source: src, operKeys: map[uint64]struct{}{},
+			hash: src.Hash(), cell: opts.Cell, source: src, errTopic: cmp.Or(opts.ErrorTopic, DefaultErrorTopic), operKeys: map[uint64]struct{}{},
 		},
 		symbols: &symbols{byKey: map[string]uint16{}},
 	}
-	c.opts.ErrorTopic = cmp.Or(opts.ErrorTopic, DefaultErrorTopic)
 	for _, name := range src.names {
 		f := readRuleFile(src.display(name), name, src.files[name], c.report)
 		c.file(f)
@@ -109,7 +108,7 @@ func usesMacro(src string, macros []macroDef) string {
 }
 
 func (c *compiler) rule(f *ruleFile, def *ruleDef, n names) {
-	r := &rule{def: def, index: uint16(len(c.set.rules)), schema: n.schema, errTopic: c.opts.ErrorTopic} //nolint:gosec // at most maxRules
+	r := &rule{def: def, index: uint16(len(c.set.rules)), schema: n.schema, errTopic: c.set.errTopic} //nolint:gosec // at most maxRules
 	r.names = &n
 	d := f.doc
 	r.when = n.compile(d, def.when, wantBool)
@@ -119,11 +118,15 @@ func (c *compiler) rule(f *ruleFile, def *ruleDef, n names) {
 		}
 		n.operators = append(n.operators, operatorValues[o.kind]...)
 	}
+	n.decodes = false
 	if def.transform != nil {
 		r.transform = n.value(d, def.transform)
 	}
+	transform := n.decodes
 	for i, t := range def.to {
+		n.decodes = false
 		if compiled := c.target(d, t, i, &n); compiled != nil {
+			compiled.decodes = n.decodes || (transform && compiled.transforms()) || (compiled.redis.ordered() && r.schema.eventAt != nil)
 			r.targets = append(r.targets, compiled)
 		}
 	}
@@ -181,6 +184,11 @@ func (c *compiler) target(d *document, def *targetDef, index int, n *names) *tar
 		d.fail(s.line, s.col, CodeBadTopic, "use letters, digits, . _ and -, for example vehicle.telemetry", "%q is not a Kafka topic", s.value)
 	}
 	return t
+}
+
+// transforms reports whether the target sends the rule's transform.
+func (t *target) transforms() bool {
+	return t.redis == nil || (t.redis.value == nil && t.redis.fields == nil && t.redis.values == nil)
 }
 
 func (r *rule) describe(f *ruleFile) {

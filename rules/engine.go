@@ -1,7 +1,9 @@
 package rules
 
 import (
+	"errors"
 	"fmt"
+	"slices"
 
 	"cellgate/broker/message"
 )
@@ -30,7 +32,8 @@ type Worker struct {
 	sc      *scope
 	ops     opContext
 	matched []uint16
-	seq     uint64 // the record that sc holds; 0 for none that can be told
+	failed  []uint16 // rules that need the payload of this record, which cannot be decoded
+	seq     uint64   // the record that sc holds; 0 for none that can be told
 }
 
 // NewWorker makes a worker. Several may run at the same time as long as records of one shard (ShardOf)
@@ -55,9 +58,14 @@ func (w *Worker) Eval(rec *message.Record, out []Decision) []Decision {
 		return out
 	}
 	w.sc.begin(rec)
-	w.seq = rec.Seq
+	w.seq, w.failed = rec.Seq, w.failed[:0]
 	for _, i := range w.matched {
 		out = w.rule(set.rules[i], out)
+	}
+	if len(w.failed) > 0 {
+		out = append(out, Decision{
+			Rule: w.failed[0], Target: TargetUndecoded, Undecoded: slices.Clone(w.failed), Err: w.sc.docErr.Error(),
+		})
 	}
 	return out
 }
@@ -76,6 +84,9 @@ func (w *Worker) rule(r *rule, out []Decision) []Decision {
 	}
 	ok, err := w.passes(r)
 	switch {
+	case errors.Is(err, ErrPayload) && !r.def.mode.shadow:
+		w.failed = append(w.failed, r.index)
+		return out
 	case err != nil:
 		return append(out, Decision{Rule: r.index, Target: TargetError, Err: err.Error(), Shadow: r.def.mode.shadow})
 	case !ok:
@@ -87,8 +98,18 @@ func (w *Worker) rule(r *rule, out []Decision) []Decision {
 	if r.usesOper {
 		values = encodeValues(w.ops.values)
 	}
-	for i := range r.targets {
+	whole := true
+	for i, t := range r.targets {
+		if t.decodes {
+			if _, err := w.sc.document(); err != nil {
+				whole = false
+				continue
+			}
+		}
 		out = append(out, Decision{Rule: r.index, Target: uint16(i), Values: values}) //nolint:gosec // at most maxTargets
+	}
+	if !whole {
+		w.failed = append(w.failed, r.index)
 	}
 	return out
 }

@@ -80,6 +80,8 @@ func decisionName(set *Set, d Decision) string {
 		return name + "/shadow"
 	case d.Target == TargetError:
 		return name + "/error"
+	case d.Target == TargetUndecoded:
+		return set.names(d.Undecoded) + "/undecoded"
 	}
 	return name + "/" + set.rules[d.Rule].targets[d.Target].text
 }

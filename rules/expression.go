@@ -79,6 +79,7 @@ func (n *names) compile(d *document, s *scalar, w want) *expression {
 		}
 		e.symbols = append(e.symbols, i)
 		e.operator = e.operator || sym.kind == symOperator
+		n.decodes = n.decodes || sym.decodes()
 	}
 	if id, ok := tree.Node.(*ast.IdentifierNode); ok && r.flat[id].kind == symField {
 		e.field = int(n.symbols.byKey[r.flat[id].key])

@@ -16,7 +16,7 @@ func evalWhen(t *testing.T, when, payload string) string {
 	switch {
 	case len(ds) == 0:
 		return "false"
-	case ds[0].Target == TargetError:
+	case ds[0].Target == TargetError, ds[0].Target == TargetUndecoded:
 		return "error: " + ds[0].Err
 	}
 	return "true"

@@ -48,6 +48,11 @@ type symbol struct {
 	when  []string // symEventAt, symLateMS: the path of the event time, nil when the schema names none
 }
 
+// decodes reports whether the symbol's value is in the payload.
+func (s *symbol) decodes() bool {
+	return s.kind == symPayload || s.kind == symField || s.when != nil
+}
+
 // symbols are the names that a set's expressions use, each once.
 type symbols struct {
 	list  []symbol

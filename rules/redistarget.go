@@ -56,6 +56,9 @@ func (n *names) redisTarget(d *document, def *redisDef) *redisTarget {
 	return t
 }
 
+// ordered reports whether the time of the event decides on a write.
+func (t *redisTarget) ordered() bool { return t != nil && t.newerThan != "" }
+
 func (t *redisTarget) usesOperator() bool {
 	if t == nil {
 		return false

@@ -3,6 +3,8 @@ package rules
 import (
 	"errors"
 	"fmt"
+	"strconv"
+	"strings"
 
 	"github.com/valyala/fastjson"
 
@@ -30,7 +32,8 @@ func (s *Set) Render(d Decision, rec *message.Record, r *Rendered) error {
 
 // RenderDeadLetter makes the message that takes a record to the error topic of a decision's rule because
 // a target refused it, or because Render failed: the original payload with the headers error, rule and
-// target.
+// target. A payload that cannot be decoded is no fault of a rule: it goes to the set's topic, with the first of the rules that
+// need it in the header rule, all of them in rules, and their number in rules-failed.
 func (s *Set) RenderDeadLetter(d Decision, reason string, rec *message.Record, r *Rendered) error {
 	if int(d.Rule) >= len(s.rules) {
 		return fmt.Errorf("%w: rule %d of %d", ErrDecision, d.Rule, len(s.rules))
@@ -39,6 +42,9 @@ func (s *Set) RenderDeadLetter(d Decision, reason string, rec *message.Record, r
 	r.reset()
 	r.Sink, r.DeadLetter, r.Reason = SinkKafka, true, reason
 	r.Topic, r.Value = rule.errTopic, rec.Payload
+	if d.Target == TargetUndecoded {
+		r.Topic = s.errTopic
+	}
 	r.buf = append(r.buf, rec.VIN()...)
 	r.Key = r.buf[:len(r.buf):len(r.buf)]
 	target := "none"
@@ -48,10 +54,33 @@ func (s *Set) RenderDeadLetter(d Decision, reason string, rec *message.Record, r
 	r.header("rule", rule.info.ID)
 	r.header("target", target)
 	r.header("error", reason)
+	if d.Target == TargetUndecoded && len(d.Undecoded) > 0 {
+		r.header("rules", s.names(d.Undecoded))
+		r.header("rules-failed", strconv.Itoa(len(d.Undecoded)))
+	}
 	if rec.Props.ContentType != "" {
 		r.header("content-type", rec.Props.ContentType)
 	}
 	return nil
+}
+
+// maxRuleNames bounds the names of rules in a header, in bytes, so that a message of a few bytes does not become a large one.
+const maxRuleNames = 1024
+
+// names joins the ids of rules, as many as fit.
+func (s *Set) names(rules []uint16) string {
+	var b strings.Builder
+	for _, r := range rules {
+		id := s.RuleID(r)
+		if b.Len()+1+len(id) > maxRuleNames {
+			break
+		}
+		if b.Len() > 0 {
+			b.WriteByte(',')
+		}
+		b.WriteString(id)
+	}
+	return b.String()
 }
 
 func (r *Rendered) reset() {
@@ -73,7 +102,7 @@ func (sc *scope) render(d Decision, r *Rendered) (err error) {
 	switch {
 	case d.Shadow || int(d.Rule) >= len(s.rules):
 		return fmt.Errorf("%w: rule %d of %d, shadow %t", ErrDecision, d.Rule, len(s.rules), d.Shadow)
-	case d.Target == TargetError:
+	case d.Target == TargetError, d.Target == TargetUndecoded:
 		return s.RenderDeadLetter(d, d.Err, sc.rec, r)
 	case int(d.Target) >= len(s.rules[d.Rule].targets):
 		return fmt.Errorf("%w: target %d of rule %s", ErrDecision, d.Target, s.rules[d.Rule].info.ID)

@@ -3,6 +3,8 @@ package rules
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -193,7 +195,7 @@ rules:
   - {id: a, from: ["#"], when: payload.x < 1, to: [{kafka: {topic: t}}], on_error: {kafka: {topic: my.errors}}}
   - {id: b, from: ["#"], when: payload.x < 1, to: [{redis: {hash: h, fields: payload}}]}
 `)
-	rec := telemetry(1, epoch, `not json`)
+	rec := telemetry(1, epoch, `{"x":"text"}`)
 	rec.Props.ContentType = "text/plain"
 	ds := NewEngine(set, NewState(StateOptions{})).NewWorker().Eval(&rec, nil)
 	if len(ds) != 2 {
@@ -204,10 +206,10 @@ rules:
 		if err := set.Render(ds[i], &rec, &r); err != nil {
 			t.Fatal(err)
 		}
-		if set.Sink(ds[i]) != SinkKafka || r.Topic != topic || !r.DeadLetter || r.Reason == "" || string(r.Value) != "not json" || string(r.Key) != sampleVIN {
+		if set.Sink(ds[i]) != SinkKafka || r.Topic != topic || !r.DeadLetter || r.Reason == "" || string(r.Value) != `{"x":"text"}` || string(r.Key) != sampleVIN {
 			t.Errorf("%+v", r)
 		}
-		want := []Header{{"rule", set.RuleID(uint16(i))}, {"target", "none"}, {"error", "the payload cannot be decoded as JSON (8 bytes)"}, {"content-type", "text/plain"}}
+		want := []Header{{"rule", set.RuleID(uint16(i))}, {"target", "none"}, {"error", ds[i].Err}, {"content-type", "text/plain"}}
 		for j := range want {
 			if r.Headers[j] != want[j] {
 				t.Errorf("header %v, want %v", r.Headers[j], want[j])
@@ -225,14 +227,110 @@ rules:
 	}
 }
 
+// TestOneDeadLetterForAPayloadThatCannotBeDecoded: whatever needs the payload, in a condition, an operator or a target, and wherever
+// its own errors go, is named in the one dead letter in the set's topic. What does not need it goes on.
+func TestOneDeadLetterForAPayloadThatCannotBeDecoded(t *testing.T) {
+	t.Parallel()
+	src := NewSource(map[string][]byte{"t.rules.yaml": []byte(`
+lists: {kinds: [a]}
+schema: {event_at: {field: ts, unit: ms}}
+rules:
+  - {id: raw, from: ["#"], to: [{kafka: {topic: t}}, {redis: {publish: p}}]}
+  - {id: cond, from: ["#"], when: payload.x < 1, to: [{kafka: {topic: t}}], on_error: {kafka: {topic: my.errors}}}
+  - {id: oper, from: ["#"], on_change: payload.x, to: [{kafka: {topic: t}}]}
+  - {id: fields, from: ["#"], to: [{redis: {hash: h, fields: payload}}, {kafka: {topic: still}}]}
+  - {id: trans, from: ["#"], transform: {x: payload.x}, to: [{kafka: {topic: t}}]}
+  - {id: key, from: ["#"], to: [{kafka: {topic: t, key: payload.x}}]}
+  - {id: hole, from: ["#"], to: [{kafka: {topic: "t.${payload.x in kinds}"}}]}
+  - {id: order, from: ["#"], to: [{redis: {hash: h, set: {a: '"1"'}, newer_than: _at}}]}
+  - {id: late, from: ["#"], when: late_ms > 5, to: [{kafka: {topic: t}}]}
+  - {id: stream, from: ["#"], transform: payload, to: [{redis: {stream: s}}]}
+  - {id: own, from: ["#"], transform: payload, to: [{redis: {stream: s, set: {v: vin}}}]}
+  - {id: shadow, from: ["#"], when: payload.x < 1, to: [{kafka: {topic: t}}], mode: shadow}
+  - {id: text, from: ["#"], when: raw contains "json", to: [{kafka: {topic: t}}]}
+`)})
+	set, diags := Compile(src, Options{ErrorTopic: "set.errors"})
+	if diags.HasErrors() {
+		t.Fatal(diags)
+	}
+	rec := telemetry(1, epoch, `not json`)
+	w := NewEngine(set, NewState(StateOptions{})).NewWorker()
+	var names []string
+	for _, d := range w.Eval(&rec, nil) {
+		names = append(names, decisionName(set, d))
+		if d.Shadow {
+			continue
+		}
+		var r, again Rendered
+		if err := w.Render(d, &rec, &r); err != nil {
+			t.Errorf("%s: %v", decisionName(set, d), err)
+		}
+		if !r.DeadLetter {
+			continue
+		}
+		stored, _, err := DecodeDecision(d.Append(nil))
+		if err = errors.Join(err, set.Render(stored, &rec, &again)); err != nil || fmt.Sprint(again.Headers) != fmt.Sprint(r.Headers) {
+			t.Errorf("from the log: %v %v", err, again.Headers)
+		}
+		want := []Header{
+			{"rule", "cond"},
+			{"target", "none"},
+			{"error", "the payload cannot be decoded as JSON (8 bytes)"},
+			{"rules", "cond,oper,fields,trans,key,hole,order,late,stream"},
+			{"rules-failed", "9"},
+		}
+		if r.Topic != "set.errors" || string(r.Value) != "not json" || fmt.Sprint(r.Headers) != fmt.Sprint(want) {
+			t.Errorf("topic %s, headers %v", r.Topic, r.Headers)
+		}
+	}
+	const want = "raw/0 raw/1 fields/1 own/0 shadow/shadow text/0 cond,oper,fields,trans,key,hole,order,late,stream/undecoded"
+	if got := strings.Join(names, " "); got != want {
+		t.Errorf("decisions\n%s, want\n%s", got, want)
+	}
+	good := telemetry(2, epoch, `{"x":"a","ts":1}`)
+	for _, d := range w.Eval(&good, nil) {
+		if d.Target == TargetUndecoded {
+			t.Errorf("%+v", d)
+		}
+	}
+}
+
+// TestTheNamesInADeadLetterAreBounded: a message of a few bytes on which many rules fail does not become a large one.
+func TestTheNamesInADeadLetterAreBounded(t *testing.T) {
+	t.Parallel()
+	text := "rules:\n"
+	for i := range 1000 {
+		text += fmt.Sprintf("  - {id: rule-%04d, from: [\"#\"], when: payload.x < %d, to: [{kafka: {topic: t}}]}\n", i, i)
+	}
+	set := compileText(t, text)
+	rec := telemetry(1, epoch, `x`)
+	var r Rendered
+	ds := NewEngine(set, NewState(StateOptions{})).NewWorker().Eval(&rec, nil)
+	if len(ds) != 1 {
+		t.Fatalf("%d decisions", len(ds))
+	}
+	if err := set.Render(ds[0], &rec, &r); err != nil {
+		t.Fatal(err)
+	}
+	names := r.Headers[3].Value
+	if len(names) > maxRuleNames || len(names) < maxRuleNames-10 || !strings.HasSuffix(names, "rule-0101") || r.Headers[4].Value != "1000" {
+		t.Errorf("%d bytes of names, %v", len(names), r.Headers[4])
+	}
+}
+
 func TestDecisionCodec(t *testing.T) {
 	t.Parallel()
 	for _, d := range []Decision{
-		{}, {Rule: 65535, Target: TargetError, Err: "x"}, {Rule: 300, Target: 2, Values: []byte(`{"a":1}`)}, {Rule: 1, Shadow: true},
+		{},
+		{Rule: 65535, Target: TargetError, Err: "x"},
+		{Rule: 300, Target: 2, Values: []byte(`{"a":1}`)},
+		{Rule: 1, Shadow: true},
+		{Rule: 1, Target: TargetUndecoded, Err: "x", Undecoded: []uint16{1, 300, 65535}},
 	} {
 		b := d.Append([]byte("front"))[5:]
 		got, n, err := DecodeDecision(append(b, "behind"...))
-		if err != nil || n != len(b) || got.Rule != d.Rule || got.Target != d.Target || got.Err != d.Err || got.Shadow != d.Shadow || string(got.Values) != string(d.Values) {
+		if err != nil || n != len(b) || got.Rule != d.Rule || got.Target != d.Target || got.Err != d.Err || got.Shadow != d.Shadow || string(got.Values) != string(d.Values) ||
+			!slices.Equal(got.Undecoded, d.Undecoded) {
 			t.Errorf("%+v: %+v %d %v", d, got, n, err)
 		}
 		for i := range len(b) {

@@ -29,6 +29,7 @@ type names struct {
 	schema    *schemaDef
 	operators []string // the values that the rule's operators give
 	symbols   *symbols
+	decodes   bool // an expression compiled since this was false reads the payload
 }
 
 // problem is something wrong inside an expression, at a character of it.

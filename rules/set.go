@@ -26,6 +26,7 @@ type Set struct {
 	hash     string
 	cell     string
 	source   *Source
+	errTopic string // the set's own
 	rules    []*rule
 	index    topicIndex
 	symbols  []symbol
@@ -59,6 +60,8 @@ type target struct {
 	key   *expression // nil: the VIN
 	lane  string
 	redis *redisTarget
+	// decodes says that making the message takes a decoded payload.
+	decodes bool
 }
 
 // RuleInfo describes a rule of a running set.
@@ -85,6 +88,9 @@ type TargetInfo struct {
 
 // Hash is the hash of the source that the set was compiled from.
 func (s *Set) Hash() string { return s.hash }
+
+// ErrorTopic is the Kafka topic of messages that cannot be decoded, and of all errors of rules without on_error.
+func (s *Set) ErrorTopic() string { return s.errTopic }
 
 // Source returns what the set was compiled from.
 func (s *Set) Source() *Source { return s.source }
@@ -117,7 +123,7 @@ func (s *Set) Sink(d Decision) SinkKind {
 	switch {
 	case d.Shadow || int(d.Rule) >= len(s.rules):
 		return 0
-	case d.Target == TargetError:
+	case d.Target == TargetError, d.Target == TargetUndecoded:
 		return SinkKafka
 	case int(d.Target) >= len(s.rules[d.Rule].targets):
 		return 0

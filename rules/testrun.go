@@ -78,6 +78,12 @@ func (s *testStep) outputs(w *Worker, t *testCase, seq uint64) []*output {
 		if d.Shadow {
 			continue
 		}
+		for _, r := range d.Undecoded {
+			outs = append(outs, &output{rule: w.engine.set.RuleID(r), target: -1, err: d.Err})
+		}
+		if d.Target == TargetUndecoded {
+			continue
+		}
 		o := &output{rule: w.engine.set.RuleID(d.Rule), target: int(d.Target)}
 		var r Rendered
 		if d.Target == TargetError {

@@ -74,6 +74,12 @@ type ruleCount struct {
 	Example string   `json:"first_error,omitempty"`
 }
 
+func (r *ruleCount) failed(seq uint64, err string) {
+	if r.Errors++; r.Example == "" {
+		r.Example = fmt.Sprintf("record %d: %s", seq, err)
+	}
+}
+
 func newTrial(path, cell string) (*trial, error) {
 	src, err := rules.Load(path)
 	if err != nil {
@@ -106,10 +112,13 @@ func (t *trial) eval(rec *message.Record) {
 		d := &t.scratch[i]
 		r := &t.Rules[d.Rule]
 		switch {
-		case d.Err != "":
-			if r.Errors++; r.Example == "" {
-				r.Example = fmt.Sprintf("record %d: %s", rec.Seq, d.Err)
+		case d.Target == rules.TargetUndecoded:
+			for _, rule := range d.Undecoded {
+				t.Rules[rule].failed(rec.Seq, d.Err)
 			}
+			continue
+		case d.Err != "":
+			r.failed(rec.Seq, d.Err)
 			continue
 		case d.Shadow:
 			r.Shadow++

@@ -57,6 +57,9 @@ func (c compiled) kinds() []rules.SinkKind {
 // topics are the topic names that are no templates, and for Kafka the error topics.
 func (c compiled) topics(kind rules.SinkKind) []string {
 	var out []string
+	if kind == rules.SinkKafka && len(c.info) > 0 {
+		out = append(out, c.set.ErrorTopic())
+	}
 	for i := range c.info {
 		r := &c.info[i]
 		if kind == rules.SinkKafka && r.ErrorTopic != "" {

@@ -377,7 +377,9 @@ func (d *Dispatcher) route(rec *message.Record) {
 	}
 	last := -1
 	for i := range ds {
-		if int(ds[i].Rule) != last {
+		if ds[i].Target == rules.TargetUndecoded {
+			d.current.countUndecoded(&ds[i])
+		} else if int(ds[i].Rule) != last {
 			last = int(ds[i].Rule)
 			d.current.count(&ds[i])
 		}
@@ -414,6 +416,14 @@ func (s *setInUse) count(d *rules.Decision) {
 		return
 	}
 	s.matched[d.Rule].Inc()
+}
+
+func (s *setInUse) countUndecoded(d *rules.Decision) {
+	for _, r := range d.Undecoded {
+		if int(r) < len(s.failed) {
+			s.failed[r].Inc()
+		}
+	}
 }
 
 // enter makes another rule set govern. When its source is gone or does not compile any more, the old one

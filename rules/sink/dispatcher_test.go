@@ -128,6 +128,37 @@ func TestSinkAwayIsFedFromItsLogAndDelaysNobody(t *testing.T) {
 	r.Stop()
 }
 
+// TestOneDeadLetterPerMessageThatCannotBeDecoded sends 8 bytes to many rules of two sinks, live and from the decision log.
+func TestOneDeadLetterPerMessageThatCannotBeDecoded(t *testing.T) {
+	t.Parallel()
+	text := "rules:\n"
+	for i := range 100 {
+		text += fmt.Sprintf("  - {id: k%d, from: [\"#\"], when: payload.x == %d, to: [{kafka: {topic: t}}]}\n", i, i)
+		text += fmt.Sprintf("  - {id: r%d, from: [\"#\"], to: [{redis: {hash: h%d, fields: payload}}], on_error: {kafka: {topic: own}}}\n", i, i)
+	}
+	for _, logged := range []bool{false, true} {
+		t.Run(fmt.Sprintf("logged %t", logged), func(t *testing.T) {
+			t.Parallel()
+			r := newRig(t, func(o *sink.Options) { o.Sinks[0].Limits.Messages = 1 })
+			r.kafka.Hold(logged)
+			r.Apply(text)
+			for range 3 {
+				r.Append(message.Record{Kind: message.KindPublish, Client: "s", Topic: "v1/" + sinktest.VIN(1) + "/up/bad", Payload: []byte("not json")})
+			}
+			r.Evaluated("redis", 0)
+			r.kafka.Hold(false)
+			r.Settled()
+			if all := r.kafka.Taken(); len(all) != 3 || !all[0].Dead || all[0].Topic != rules.DefaultErrorTopic {
+				t.Fatalf("%d dead letters of 3 messages: %+v", len(all), all[:min(3, len(all))])
+			}
+			if k, red := r.Ledger("kafka"), r.Ledger("redis"); k.DeadLettered != 3 || red.Filtered != 3 || red.DeadLettered != 0 {
+				t.Errorf("kafka %+v, redis %+v", k, red)
+			}
+			r.Stop()
+		})
+	}
+}
+
 func TestEvaluationErrorsAreDeadLetters(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, nil)
