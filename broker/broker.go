@@ -54,6 +54,7 @@ type Broker struct {
 	stopWatch  func()
 
 	droppedQoS0 atomic.Uint64
+	fanoutLate  atomic.Int64 // wheel clock of the last SUBSCRIBE that has waited for the fan-out in vain, ms; 0 none
 
 	roleChanges atomic.Uint64
 	permitting  sync.Mutex // makes a connection's permissions those of its latest identity

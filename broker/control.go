@@ -98,22 +98,37 @@ func (c *conn) subscribe(f []byte, h frame.Header) bool {
 
 // awaitFanout waits until what was published before a SUBSCRIBE is fanned out. A message whose PUBACK somebody has
 // seen must not come live to who subscribes afterwards; if it is a retained one, it must be there, or be gone. A
-// vehicle's own topics have neither. Should the fan-out be far behind, the client is not kept from its
-// PINGRESPs for that.
+// vehicle's own topics have neither. Should the fan-out lag by more than that, clients are not kept waiting for
+// it: one finds that out, and those who subscribe soon afterwards wait for a moment only.
 func (c *conn) awaitFanout() bool {
 	if c.vehicle {
 		return true
 	}
 	ctx, done := c.waitContext()
 	defer done()
-	ctx, cancel := context.WithTimeout(ctx, maxFanoutWait)
+	ctx, cancel := context.WithTimeout(ctx, c.b.fanoutWait())
 	defer cancel()
 	err := c.b.sessions.AwaitFanout(ctx, c.b.journal.Last())
-	return err == nil || errors.Is(err, context.DeadlineExceeded)
+	late := errors.Is(err, context.DeadlineExceeded)
+	if late {
+		c.b.fanoutLate.Store(c.b.wheel.clock.Load())
+	}
+	return err == nil || late
 }
 
-// maxFanoutWait is how long a SUBSCRIBE waits for the fan-out at most.
-const maxFanoutWait = 2 * time.Second
+// How long a SUBSCRIBE waits for the fan-out at most; and while it has been waited for in vain within fanoutLateFor.
+const (
+	maxFanoutWait  = 2 * time.Second
+	lateFanoutWait = 50 * time.Millisecond
+	fanoutLateFor  = 10 * time.Second
+)
+
+func (b *Broker) fanoutWait() time.Duration {
+	if late := b.fanoutLate.Load(); late != 0 && b.wheel.clock.Load()-late < fanoutLateFor.Milliseconds() {
+		return lateFanoutWait
+	}
+	return maxFanoutWait
+}
 
 func (c *conn) unsubscribe(f []byte, h frame.Header) bool {
 	if err := frame.CheckUnsubscribe(f, h, c.version); err != nil {

@@ -99,7 +99,7 @@ func (f *Fanout) step(context.Context) (bool, error) {
 		if subscribed {
 			want = 0
 		}
-		b, ok, err = f.reader.TryNext(want)
+		b, ok, err = f.reader.TryNextWithin(want, passedAtOnce)
 	})
 	if err != nil {
 		return false, err
@@ -107,9 +107,13 @@ func (f *Fanout) step(context.Context) (bool, error) {
 	if ok {
 		return true, f.batch(b)
 	}
+	before := f.done.Load()
 	f.reached()
-	return false, nil
+	return f.done.Load() > before, nil
 }
+
+// passedAtOnce bounds the batches that are passed over while a SUBSCRIBE waits.
+const passedAtOnce = 64
 
 // batch hands the records of a batch to whom they concern.
 func (f *Fanout) batch(b *journal.Batch) error {

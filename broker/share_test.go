@@ -252,3 +252,29 @@ func TestDeepTopicsInTheIndex(t *testing.T) {
 		t.Errorf("a subscription that begins behind record 5 gets %d of the records 4 to 7", got)
 	}
 }
+
+// aheadJournal says that there are records that the fan-out never reaches.
+type aheadJournal struct{ Journal }
+
+func (j aheadJournal) Last() uint64 { return j.Journal.Last() + 1000 }
+
+// While the fan-out lags, one SUBSCRIBE finds that out, and the others are not kept waiting.
+func TestSubscribeWhileTheFanoutLags(t *testing.T) {
+	t.Parallel()
+	h := newHarness(t, func(o *Options) { o.Journal = aheadJournal{o.Journal} })
+	c := h.connect("lab", "a", 5, connectOptions{})
+	if wait := h.b.fanoutWait(); wait != maxFanoutWait {
+		t.Errorf("the first waits for up to %v", wait)
+	}
+	for id := uint16(1); id < 4; id++ {
+		c.send(subscribeFrame(5, id, "a/"+strconv.Itoa(int(id)), 1))
+		c.expect(0x90, append(puback(id), 0, 1)...)
+		if wait := h.b.fanoutWait(); wait != lateFanoutWait {
+			t.Errorf("the next one waits for up to %v", wait)
+		}
+	}
+	h.b.fanoutLate.Add(-fanoutLateFor.Milliseconds())
+	if wait := h.b.fanoutWait(); wait != maxFanoutWait {
+		t.Errorf("later, one waits for up to %v", wait)
+	}
+}

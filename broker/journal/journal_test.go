@@ -300,6 +300,10 @@ func TestReaderBlocksAndPassesOverByFlags(t *testing.T) {
 		t.Fatalf("%v %+v", err, b)
 	}
 	waitDurable(t, j, appendN(t, j, 202, 5))
+	at := r.Position()
+	if _, ok, err := r.TryNextWithin(message.FlagResult, 1); ok || err != nil || r.Position() <= at || r.Position() > 206 {
+		t.Fatalf("%v %v one batch further: position %d", ok, err, r.Position())
+	}
 	if _, ok, err := r.TryNext(message.FlagResult); ok || err != nil || r.Position() != 206 {
 		t.Fatalf("%v %v position %d", ok, err, r.Position())
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"path/filepath"
 	"sync"
 	"sync/atomic"
@@ -160,6 +161,11 @@ func (r *Reader) Next(ctx context.Context, want message.Flags) (*Batch, error) {
 
 // TryNext is Next without waiting: false says that there is nothing at present, or no descriptor to read it with.
 func (r *Reader) TryNext(want message.Flags) (*Batch, bool, error) {
+	return r.TryNextWithin(want, math.MaxInt)
+}
+
+// TryNextWithin is TryNext that passes over at most so many batches: false may also say that there were as many.
+func (r *Reader) TryNextWithin(want message.Flags, passes int) (*Batch, bool, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.done {
@@ -188,6 +194,9 @@ func (r *Reader) TryNext(want message.Flags) (*Batch, bool, error) {
 		r.lose(h.first)
 		if h.next() <= r.next || (want != 0 && h.flags&want == 0) {
 			r.pass(&h)
+			if passes--; passes <= 0 {
+				return nil, false, nil
+			}
 			continue
 		}
 		ok, err = r.decode(&h)

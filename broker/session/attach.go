@@ -132,9 +132,7 @@ func (m *Manager) open(a *Attach) (st *state, present, wait bool, err error) {
 		m: m, id: a.ClientID, share: sh, vehicle: a.Vehicle, durable: expiry > 0, expiry: expiry,
 		since: m.wall(), endsAt: deadline(now, expiry), floor: m.journal.Last(),
 	}
-	m.mu.Lock()
-	m.sessions[st.id] = st
-	m.mu.Unlock()
+	m.sessions.put(st)
 	m.metrics.sessions.Inc()
 	st.mu.Lock()
 	defer st.unlock()

@@ -126,11 +126,9 @@ func (e *env) settle() {
 func (e *env) audit() {
 	e.t.Helper()
 	e.settle()
-	e.m.mu.RLock()
-	defer e.m.mu.RUnlock()
 	var bytes int64
 	messages, connected, live := 0, 0, 0
-	for _, st := range e.m.sessions {
+	for _, st := range e.m.sessions.all("") {
 		st.mu.Lock()
 		if !st.ended {
 			live++

@@ -26,7 +26,7 @@
 // goroutine in small transactions: see writer.
 //
 // Lock order, outermost first: the attach gate of a client identifier, Manager.fanMu, state.mu, then
-// leaves that call nothing: Manager.mu, the writer's, the timers', the shares', the retained messages' and the Index's own
+// leaves that call nothing: the registry's, the writer's, the timers', the shares', the retained messages' and the Index's own
 // lock. Callbacks
 // (done functions, Delivery and Manager hooks) run with no lock held.
 //

@@ -2,6 +2,7 @@ package session
 
 import (
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -16,21 +17,14 @@ func (m *Manager) Get(clientID string) (Info, bool) {
 
 // List describes up to limit sessions with identifiers behind after, in order.
 func (m *Manager) List(after string, limit int) []Info {
-	m.mu.RLock()
-	ids := make([]string, 0, len(m.sessions))
-	for id := range m.sessions {
-		if id > after {
-			ids = append(ids, id)
-		}
-	}
-	m.mu.RUnlock()
-	slices.Sort(ids)
-	infos := make([]Info, 0, min(limit, len(ids)))
-	for _, id := range ids {
+	all := m.sessions.all(after)
+	slices.SortFunc(all, func(a, b *state) int { return strings.Compare(a.id, b.id) })
+	infos := make([]Info, 0, min(limit, len(all)))
+	for _, st := range all {
 		if len(infos) >= limit {
 			break
 		}
-		if info, ok := m.Get(id); ok {
+		if info, ok := st.info(); ok {
 			infos = append(infos, info)
 		}
 	}

@@ -92,9 +92,7 @@ func TestOverlappingSubscriptionsGiveOneCopy(t *testing.T) {
 	e.say("a/b", 2, "x")
 	c.take(1)
 	c.quiet()
-	e.m.mu.RLock()
-	ids := e.m.sessions["svc"].flow.inflight[0].ids
-	e.m.mu.RUnlock()
+	ids := e.m.lookup("svc").flow.inflight[0].ids
 	if !slices.Equal(ids, []uint32{1, 2}) {
 		t.Errorf("subscription identifiers %v", ids)
 	}
@@ -312,7 +310,7 @@ func TestSessionWithoutExpiryCostsNoDisk(t *testing.T) {
 	if after := e.db.Stats(); after.TxStats.GetWrite() != before.TxStats.GetWrite() {
 		t.Errorf("%d writes", after.TxStats.GetWrite()-before.TxStats.GetWrite())
 	}
-	if _, ok := e.m.Get("svc"); ok || len(e.m.sessions) != 0 || e.index.Count() != 0 || e.m.totalBytes.Load() != 0 {
+	if _, ok := e.m.Get("svc"); ok || len(e.m.sessions.all("")) != 0 || e.index.Count() != 0 || e.m.totalBytes.Load() != 0 {
 		t.Error("the session has left something behind")
 	}
 	if _, present := e.attach("svc", volatile); present {

@@ -65,7 +65,7 @@ func (l *loader) load() error {
 			return err
 		}
 	}
-	for _, st := range l.m.sessions {
+	for _, st := range l.m.sessions.all("") {
 		l.restore(st)
 	}
 	return nil
@@ -149,7 +149,7 @@ func (l *loader) sessions() error {
 		if !l.journal {
 			st.floor = 0
 		}
-		l.m.sessions[st.id] = st
+		l.m.sessions.put(st)
 		return nil
 	})
 }
@@ -158,7 +158,7 @@ func (l *loader) queues() error {
 	inflight := l.root.Bucket(bucketInflight.name())
 	return l.each(bucketQueue, func(k, v []byte) error {
 		client, order, ok := splitQueueKey(k)
-		st := l.m.sessions[client]
+		st := l.m.sessions.get(client)
 		if !ok || st == nil {
 			return fmt.Errorf("%w: message %x belongs to no session", ErrFormat, k)
 		}
@@ -212,7 +212,7 @@ func (l *loader) incoming() error {
 		return nil
 	}
 	return l.each(bucketIncoming, func(k, v []byte) error {
-		st := l.m.sessions[string(k)]
+		st := l.m.sessions.get(string(k))
 		in, ok := decodeIncoming(v, l.last)
 		if st == nil || !ok {
 			return fmt.Errorf("%w: QoS 2 identifiers of %q", ErrFormat, k)

@@ -59,8 +59,7 @@ type Manager struct {
 	closed  context.Context
 	wg      sync.WaitGroup
 
-	mu       sync.RWMutex
-	sessions map[string]*state
+	sessions registry
 
 	// fanMu orders the records that are fanned out, new subscriptions, what these find retained, and the writer's
 	// cuts. All clients need it: nobody holds it for longer than a bounded few steps take, however many subscribers,
@@ -87,11 +86,11 @@ func Open(o Options) (*Manager, error) {
 	o.setDefaults()
 	m := &Manager{
 		o: o, db: o.DB, index: o.Index, journal: o.Journal, log: o.Log, metrics: o.Metrics,
-		sessions: make(map[string]*state),
-		frames:   sync.Pool{New: func() any { return new([]byte) }},
+		frames: sync.Pool{New: func() any { return new([]byte) }},
 	}
 	m.bounds.Store(&o.Bounds)
 	m.closed, m.closing = context.WithCancel(context.Background())
+	m.sessions.init()
 	m.gates.busy = make(map[string]*gate)
 	m.shares.byOwner = make(map[Owner]*share)
 	m.shortages.last = make(map[string]Shortage)
@@ -206,10 +205,7 @@ func (m *Manager) expiry(rec *message.Record) int64 {
 }
 
 func (m *Manager) lookup(clientID string) *state {
-	m.mu.RLock()
-	st := m.sessions[clientID]
-	m.mu.RUnlock()
-	return st
+	return m.sessions.get(clientID)
 }
 
 // Connected reports whether the client has a connection. It takes no session's lock, so the Index may call it.

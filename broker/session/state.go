@@ -209,11 +209,7 @@ func (st *state) wipeAll(urgent bool) {
 // leave takes an ended session out of the map and the timers.
 func (st *state) leave() {
 	st.m.timers.set(st, 0)
-	st.m.mu.Lock()
-	if st.m.sessions[st.id] == st {
-		delete(st.m.sessions, st.id)
-	}
-	st.m.mu.Unlock()
+	st.m.sessions.remove(st)
 }
 
 func millis(t time.Time) int64 {
