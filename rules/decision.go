@@ -198,10 +198,16 @@ type RedisOp struct {
 	// MaxLen trims a stream approximately; 0 leaves it.
 	MaxLen int64
 	// NewerThan names the hash field that keeps the time of the last write; "" when the rule does not ask
-	// for order. The write takes place only if (At, Seq) is not before what the hash holds.
+	// of order. The write takes place only if (At, Seq) is not before what the hash holds; of a message without an
+	// event time only if neither At nor Seq is.
 	NewerThan string
-	// At is the message's event time, else its received time, in milliseconds since the Unix epoch.
-	At int64
+	// At is the message's event time, else its received time, in milliseconds since the Unix epoch; OwnTime says that
+	// it is the event time.
+	At      int64
+	OwnTime bool
+	// Believed is up to when the hash's time is believed: one beyond is a wrong clock's and holds nobody up whose
+	// message is not from beyond too.
+	Believed int64
 	// Seq is the record's journal sequence; it decides between equal At.
 	Seq uint64
 }

@@ -100,16 +100,20 @@ func (t *redisTarget) render(sc *scope, rule *rule, r *Rendered) error {
 
 // order sets what decides whether a write is newer.
 func (t *redisTarget) order(sc *scope, rule *rule, op *RedisOp) error {
-	op.NewerThan, op.At = t.newerThan, sc.rec.ReceivedAt
+	op.NewerThan, op.At, op.Believed = t.newerThan, sc.rec.ReceivedAt, sc.rec.ReceivedAt+maxAhead.Milliseconds()
 	if t.newerThan == "" {
 		return nil
 	}
 	at, ok, err := sc.eventTime(rule.schema.eventAt, rule.schema.unit)
 	if ok {
-		op.At = at
+		op.At, op.OwnTime = at, true
 	}
 	return err
 }
+
+// maxAhead is how far behind a wrong clock a hash can be held up: the time in it may lie that far ahead of the receipt of a
+// message that has the right time.
+const maxAhead = 5 * time.Minute
 
 func (t *redisTarget) renderFields(sc *scope, rule *rule, r *Rendered) error {
 	if t.fields != nil {

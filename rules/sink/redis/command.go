@@ -8,20 +8,27 @@ import (
 )
 
 // newerScript writes fields of a hash unless the hash is newer. KEYS[1] is the hash; ARGV is the name of
-// the time field, the time, the name of the sequence field, the sequence, the life time in ms (0 none),
-// then names and values. Times are texts of equal length that sort as times do. It answers 1 if it
-// wrote. The same message again writes the same again.
+// the time field, the time, the name of the sequence field, the sequence, the life time in ms (0 none), the time after
+// which no stored time is believed, 1 if the time is the message's own and not that of its receipt, then names and
+// values. Times are texts of equal length that sort as times do. It answers 1 if it wrote. The same message again writes
+// the same again.
+//
+// A stored time that lies too far ahead is a wrong clock's, the vehicle's or the gateway's: it holds nobody up, unless the
+// message is from as far ahead. A message without a time of its own is older only if time and sequence say so: the
+// gateway's clock may have stepped back, and sequences begin anew with another journal.
 const newerScript = `
 local at = redis.call('HGET', KEYS[1], ARGV[1])
-if at then
-  if at > ARGV[2] then return 0 end
-  if at == ARGV[2] then
-    local seq = redis.call('HGET', KEYS[1], ARGV[3])
-    if seq and tonumber(seq) > tonumber(ARGV[4]) then return 0 end
+if at and (at <= ARGV[6] or ARGV[2] > ARGV[6]) then
+  local seq = tonumber(redis.call('HGET', KEYS[1], ARGV[3]) or '')
+  local before = seq and seq > tonumber(ARGV[4])
+  if ARGV[7] == '1' then
+    if at > ARGV[2] or (at == ARGV[2] and before) then return 0 end
+  elseif (before and at >= ARGV[2]) or (not seq and at > ARGV[2]) then
+    return 0
   end
 end
 redis.call('HSET', KEYS[1], ARGV[1], ARGV[2], ARGV[3], ARGV[4])
-local i = 6
+local i = 8
 while i <= #ARGV do
   local last = math.min(i + 999, #ARGV)
   redis.call('HSET', KEYS[1], unpack(ARGV, i, last))

@@ -107,6 +107,12 @@ func (j *job) newer(op *rules.RedisOp, ttl int64) {
 	j.end(append(append(j.buf, op.NewerThan...), seqSuffix...))
 	j.end(strconv.AppendUint(j.buf, op.Seq, 10))
 	j.end(strconv.AppendInt(j.buf, ttl, 10))
+	j.end(rules.AppendTime(j.buf, op.Believed))
+	own := byte('0')
+	if op.OwnTime {
+		own = '1'
+	}
+	j.end(append(j.buf, own))
 	j.fields(op.Fields)
 }
 

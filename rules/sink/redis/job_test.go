@@ -9,7 +9,7 @@ import (
 )
 
 func state(i int) *rules.RedisOp {
-	op := &rules.RedisOp{Kind: rules.RedisHash, Key: fmt.Sprint("veh:", i), NewerThan: "_at", At: 1763600000000, Seq: uint64(i), TTL: time.Hour} //nolint:gosec // small
+	op := &rules.RedisOp{Kind: rules.RedisHash, Key: fmt.Sprint("veh:", i), NewerThan: "_at", At: 1763600000000, Believed: 1763600300000, OwnTime: i%2 == 0, Seq: uint64(i), TTL: time.Hour} //nolint:gosec // small
 	for f := range 12 {
 		op.Fields = append(op.Fields, rules.Field{Name: fmt.Sprint("f", f), Value: fmt.Append(nil, i, "/", f)})
 	}
@@ -32,7 +32,7 @@ func TestArgumentsHoldWhileTheirMemoryGrows(t *testing.T) {
 	}
 	for i, args := range lists {
 		op := state(i)
-		want := []string{"evalsha", "sha", "1", op.Key, "_at", op.AtText(), "_at_seq", fmt.Sprint(i), "3600000"}
+		want := []string{"evalsha", "sha", "1", op.Key, "_at", op.AtText(), "_at_seq", fmt.Sprint(i), "3600000", "2025-11-20T00:58:20.000Z", fmt.Sprint(1 - i%2)}
 		for _, f := range op.Fields {
 			want = append(want, f.Name, string(f.Value))
 		}

@@ -13,6 +13,8 @@ import (
 	goredis "github.com/redis/go-redis/v9"
 	"go.uber.org/goleak"
 
+	"cellgate/broker/clock/clocktest"
+	"cellgate/broker/journal"
 	"cellgate/broker/message"
 	"cellgate/rules"
 	"cellgate/rules/sink"
@@ -132,6 +134,56 @@ func TestHashNeverGoesBackInTime(t *testing.T) {
 		r.Stop()
 	})
 }
+
+// TestWrongClocksFreezeNoHash: neither a vehicle's clock that was once ahead nor the gateway's holds up what comes behind.
+func TestWrongClocksFreezeNoHash(t *testing.T) {
+	t.Parallel()
+	servers(t, func(t *testing.T, addr string) {
+		machine := clocktest.Still(time.UnixMilli(1_763_600_000_000))
+		r := newRig(t, addr, stateRules)
+		r.Stop()
+		r.ChangeJournal(func(o *journal.Options) { o.Clock = machine.Source() })
+		r.Open()
+		const vehicle, timeless, mixed = "LTEST000000000001", "LTEST000000000002", "LTEST000000000003"
+		send := func(v string, ahead time.Duration, n int) {
+			machine.Pass(time.Second)
+			r.Append(uplink(v, fmt.Sprintf(`{"ts":%d,"soc":%d}`, machine.Wall().Add(ahead).UnixMilli(), n)))
+		}
+		sendTimeless := func(v string, n int) { r.Append(uplink(v, fmt.Sprintf(`{"soc":%d}`, n))) }
+		expect := func(what, v string, want int) {
+			t.Helper()
+			r.Settled()
+			if got := r.look.HGet(context.Background(), "veh:"+v, "soc").Val(); got != fmt.Sprint(want) {
+				t.Errorf("%s: soc %s, want %d", what, got, want)
+			}
+		}
+		send(vehicle, 23*time.Hour, 1)
+		send(vehicle, 22*time.Hour, 2)
+		expect("order by a clock that is ahead", vehicle, 1)
+		send(vehicle, 0, 3)
+		expect("the vehicle's clock is put right", vehicle, 3)
+		send(vehicle, -time.Hour, 4)
+		expect("older", vehicle, 3)
+		send(vehicle, time.Minute, 5)
+		send(vehicle, 0, 6)
+		expect("held up within bounds", vehicle, 5)
+		for i, by := range []time.Duration{0, 10 * year, -10 * year, -time.Hour, time.Hour, -time.Second} {
+			machine.Step(by)
+			sendTimeless(timeless, i)
+			expect(fmt.Sprint("without a time of its own, step by ", by), timeless, i)
+		}
+		for i, by := range []time.Duration{10 * year, time.Hour} {
+			machine.Step(by)
+			sendTimeless(mixed, 10+i)
+			machine.Step(-by)
+			send(mixed, 0, i)
+			expect(fmt.Sprint("behind one without a time of its own from ", by, " ahead"), mixed, i)
+		}
+		r.Stop()
+	})
+}
+
+const year = 365 * 24 * time.Hour
 
 func TestEveryOperation(t *testing.T) {
 	t.Parallel()

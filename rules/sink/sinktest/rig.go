@@ -93,6 +93,9 @@ func (r *Rig) openJournal() {
 	r.must(err)
 }
 
+// ChangeJournal has f change the options of every journal to come.
+func (r *Rig) ChangeJournal(f func(*journal.Options)) { r.setup.Journal = f }
+
 // Setup has f called on every dispatcher to come, before it starts.
 func (r *Rig) Setup(f func(*sink.Dispatcher) error) { r.setup.BeforeStart = f }
 
