@@ -66,7 +66,7 @@ func printStatus(w io.Writer, raw json.RawMessage, ledger []sink.SinkLedger, now
 	var b strings.Builder
 	b.WriteString(header(&s) + "\n\n")
 	page := &screen{&b, columnsOf(w)}
-	for _, t := range []*table{figures(&s, now), dependencyTable(&s, now), sinkTable(&s, ledger), laneTable(&s)} {
+	for _, t := range []*table{figures(&s, now), dependencyTable(&s, now), sinkTable(&s, ledger), parkedTable(&s, now), laneTable(&s)} {
 		if len(t.rows) == 0 {
 			continue
 		}
@@ -183,6 +183,22 @@ func sinkTable(s *app.Status, ledger []sink.SinkLedger) *table {
 		load := loads[l.Sink]
 		t.row(l.Sink, fleet.Count(l.Received), fleet.Count(l.Delivered), fleet.Count(l.Filtered), fleet.Count(l.DeadLettered), droppedText(&l),
 			fleet.Count(l.Pending), fleet.Count(l.Unevaluated), secondsText(load.LagSeconds), sizeText(load.LogBytes), yesNO(l.Balanced))
+	}
+	return t
+}
+
+// parkedTable has a line per destination that takes no messages.
+func parkedTable(s *app.Status, now time.Time) *table {
+	t := &table{}
+	for _, p := range s.Parked {
+		if len(t.rows) == 0 {
+			t.row("PARKED", "SINCE", "MESSAGES", "OLDEST", "LOG", "REASON")
+		}
+		oldest := "-"
+		if !p.Oldest.IsZero() {
+			oldest = whenText(p.Oldest, now)
+		}
+		t.row(p.Sink+" "+p.Destination, whenText(p.Since, now), fleet.Count(p.Messages), oldest, sizeText(p.Bytes), p.Reason)
 	}
 	return t
 }

@@ -34,8 +34,11 @@ func (p *pipeline) settleDriftLocked() {
 func (p *pipeline) ledger() SinkLedger {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.now.ledger(p.name, p.receivedLocked(), p.tracker.open+p.backlog)
+	return p.now.ledger(p.name, p.receivedLocked(), p.pendingLocked())
 }
+
+// pendingLocked counts the records that are not settled.
+func (p *pipeline) pendingLocked() uint64 { return p.tracker.open + p.backlog + p.parked.records }
 
 // oldestLocked is the time of the oldest record that is evaluated and not settled, 0 if there is none.
 func (p *pipeline) oldestLocked() int64 {

@@ -37,7 +37,12 @@ type sinkState struct {
 	Cursor   uint64   `json:"cursor"`
 	LogStart position `json:"log_start"`
 	LogEnd   position `json:"log_end"`
+	// Parked records are in front of Cursor and pending: their messages are in the logs of parked destinations.
+	Parked uint64 `json:"parked,omitempty"`
 }
+
+// logged is how many records are pending in the decision log.
+func (s *sinkState) logged() uint64 { return s.Counts.unsettled() - s.Parked }
 
 // snapshot is everything of one boundary.
 type snapshot struct {
@@ -49,6 +54,7 @@ type snapshot struct {
 	removed   []byte // rules.State.AppendRemoved
 	version   uint64 // of removed
 	ahead     ahead
+	lot       lotSnapshot
 }
 
 // equal reports whether a checkpoint would write what the last one has written. An idle gateway leaves its
@@ -57,7 +63,7 @@ func (s *snapshot) equal(last *snapshot) bool {
 	return last != nil && s.evaluated == last.evaluated && s.version == last.version && slices.Equal(s.table, last.table) &&
 		slices.EqualFunc(s.sinks, last.sinks, func(a, b sinkState) bool {
 			return a.Cursor == b.Cursor && a.LogStart == b.LogStart && a.LogEnd == b.LogEnd
-		})
+		}) && s.lot.equal(&last.lot)
 }
 
 // firstCheckpoint is when the first checkpoint is due. Each of the next comes twice as late as the one before it,
@@ -112,6 +118,11 @@ func (d *Dispatcher) save(s *snapshot) error {
 			return d.saveFailed(p.dlog, err)
 		}
 	}
+	for _, t := range s.lot.dests {
+		if err := t.dlog.sync(); err != nil {
+			return d.saveFailed(t.dlog, err)
+		}
+	}
 	operators, err := d.operators.save(&s.operators, s.evaluated)
 	if err != nil {
 		return d.saveFailed(d.operators.log, err)
@@ -151,10 +162,12 @@ func (d *Dispatcher) capture() (*snapshot, error) {
 		}
 	}
 	s := &snapshot{evaluated: d.evaluated, sinks: make([]sinkState, len(d.pipelines))}
-	s.table, s.entered = d.sets.snapshot()
 	for i, p := range d.pipelines {
-		s.sinks[i] = p.capture(d.o.Log.Error)
+		// The log's end is taken here: what the evaluator appends from now on is behind E.
+		s.sinks[i].LogStart, s.sinks[i].LogEnd = p.dlog.start(), p.dlog.end()
 	}
+	s.table, s.entered = d.sets.snapshot()
+	d.captureSinks(s)
 	s.operators, s.ahead = d.operators.take(d.state), d.aheadOf()
 	_, s.version = d.state.Removed()
 	if d.last == nil || d.last.version != s.version {
@@ -163,17 +176,16 @@ func (d *Dispatcher) capture() (*snapshot, error) {
 	return s, nil
 }
 
-func (p *pipeline) capture(alarm func(msg string, args ...any)) sinkState {
+func (p *pipeline) capture(s *sinkState, alarm func(msg string, args ...any), notes map[string][]byte) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	l := p.now.ledger(p.name, p.receivedLocked(), p.tracker.open+p.backlog)
+	p.parked.store(p.name, notes)
+	l := p.now.ledger(p.name, p.receivedLocked(), p.pendingLocked())
 	if !l.Balanced {
 		alarm("ledger does not balance", "sink", p.name, "ledger", l)
 	}
-	c := p.settled.clone()
-	c.Received, c.Filtered = p.now.Received, p.now.Filtered
-	// The log's end is taken here: what the evaluator appends from now on is behind E.
-	return sinkState{Counts: c, Cursor: p.cursorLocked(), LogStart: p.dlog.start(), LogEnd: p.dlog.end()}
+	s.Counts, s.Cursor, s.Parked = p.settled.clone(), p.cursorLocked(), p.parked.records
+	s.Counts.Received, s.Counts.Filtered = p.now.Received, p.now.Filtered
 }
 
 func (d *Dispatcher) store(s *snapshot, operators operatorRange) error {
@@ -191,6 +203,7 @@ func (d *Dispatcher) store(s *snapshot, operators operatorRange) error {
 			}
 		}
 		return errors.Join(
+			s.lot.store(b),
 			putUint(b, keyEvaluated, s.evaluated),
 			putUint(b, keyEpoch, d.o.Journal.Epoch()),
 			putJSON(b, keyOperators, operators),
@@ -217,7 +230,8 @@ func (d *Dispatcher) release(s *snapshot) {
 		}
 		d.ageOut(p, c)
 	}
-	d.sets.forget(low)
+	d.env.lot.release(&s.lot)
+	d.sets.forget(low, d.env.lot.lowestSet())
 	d.o.Journal.Retain("rules", low+1)
 }
 
@@ -261,12 +275,13 @@ func (d *Dispatcher) restore() error {
 	var operators operatorRange
 	var removed []byte
 	var known ahead
+	var parked parkedStates
 	err := d.o.DB.Update(func(tx *statefile.Tx) error {
 		b, err := tx.CreateBucketIfNotExists(bucketDispatch)
 		if err != nil {
 			return err
 		}
-		for _, name := range [][]byte{bucketSinks, bucketSources} {
+		for _, name := range [][]byte{bucketSinks, bucketSources, bucketJoined} {
 			if _, err := b.CreateBucketIfNotExists(name); err != nil {
 				return err
 			}
@@ -279,7 +294,7 @@ func (d *Dispatcher) restore() error {
 			}
 		}
 		removed = slices.Clone(b.Get(keyRemoved))
-		return errors.Join(d.sets.load(b), getJSON(b, keyOperators, &operators), getJSON(b, keyAhead, &known))
+		return errors.Join(d.sets.load(b), getJSON(b, keyOperators, &operators), getJSON(b, keyAhead, &known), parked.load(b))
 	})
 	if err != nil {
 		return fmt.Errorf("dispatch state: %w", err)
@@ -301,6 +316,17 @@ func (d *Dispatcher) restore() error {
 		}
 		if err := p.restore(d, states[i]); err != nil {
 			return err
+		}
+	}
+	if foreign {
+		parked.orphan()
+	}
+	if err := d.env.lot.restore(&parked); err != nil {
+		return err
+	}
+	for i, p := range d.pipelines {
+		if found, told := p.parked.records, states[i].Parked; found != told {
+			return fmt.Errorf("%w: %s has %d parked records of %s, the checkpoint tells of %d", ErrDecisionLog, d.env.lot.dir, found, p.name, told)
 		}
 	}
 	if foreign && epoch != 0 {
@@ -399,7 +425,7 @@ func (p *pipeline) restore(d *Dispatcher, s sinkState) error {
 // openLog opens the decision log and counts what is pending in it: every record between cursor and E that has a message
 // for the sink must be there. A log in which none is pending is made anew, whatever has become of it.
 func (p *pipeline) openLog(fs fileSystem, dir string, epoch uint64, s sinkState, segmentBytes int64) (err error) {
-	pending := s.Counts.unsettled()
+	pending := s.logged()
 	if pending == 0 {
 		s.LogEnd.Offset = 0
 	}
@@ -459,5 +485,5 @@ func (s *sinkState) orphan(evaluated, ahead uint64) {
 	if n := s.Counts.unsettled(); n > 0 {
 		s.Counts.add(dropped, JournalLost, n)
 	}
-	s.Cursor = evaluated
+	s.Cursor, s.Parked = evaluated, 0
 }

@@ -6,14 +6,15 @@ import (
 	"sync"
 	"time"
 
+	"cellgate/broker/message"
 	"cellgate/rules"
 )
 
-// buryAgain is the pause before a message that even the error topic refused is tried again.
+// buryAgain is the pause before a dead letter is tried again that could not be made, or that the error topic has refused.
 const buryAgain = 10 * time.Second
 
-// graveyard takes the messages that a sink has refused to their rules' error topics. They stay pending,
-// within the sink's window, until the error topic has them.
+// graveyard takes the messages that a sink has refused to their rules' error topics. They stay pending until the error
+// topic has them; one that takes nothing is a parked destination like any other.
 type graveyard struct {
 	p    *pipeline
 	wake chan struct{}
@@ -35,6 +36,10 @@ type refusal struct {
 // refused implements settler.
 func (p *pipeline) refused(t Ticket, err error) {
 	p.env.metrics.refused.WithLabelValues(p.name).Inc()
+	if t.dead {
+		p.env.parkDeadLetter(err, &parking{t: t, owner: p})
+		return
+	}
 	p.graves.add(refusal{t: t, reason: err.Error()})
 }
 
@@ -92,7 +97,7 @@ func (g *graveyard) run(ctx context.Context) {
 
 // later puts a refusal back: nothing is given up.
 func (g *graveyard) later(r refusal, err error) {
-	g.p.log.Error("error topic does not take a message; it waits",
+	g.p.log.Error("a dead letter cannot be made; the message waits",
 		"seq", r.t.seq, "rule", r.t.rule, "target", r.t.target, "refused", r.reason, "err", err)
 	r.due = time.Now().Add(buryAgain)
 	g.add(r)
@@ -132,6 +137,26 @@ type burial struct {
 
 func (b *burial) settle(_ Ticket, o outcome, reason string) { b.r.t.to.settle(b.r.t, o, reason) }
 
-func (b *burial) refused(_ Ticket, err error) { b.g.later(b.r, err) }
+func (b *burial) refused(_ Ticket, err error) { b.g.p.env.parkDeadLetter(err, b.parking()) }
+
+func (b *burial) park(_ Ticket, dest string, why error) bool {
+	env := b.g.p.env
+	env.lot.add(env.byName[deadLetterSink], dest, why, b.parking())
+	return true
+}
+
+func (b *burial) parking() *parking {
+	return &parking{t: b.r.t, owner: b.g.p, dead: true, reason: b.r.reason}
+}
+
+// parkDeadLetter parks a dead letter that the error topic refuses: it is tried again, and other messages go on.
+func (env *environment) parkDeadLetter(why error, m *parking) {
+	topic := rules.DefaultErrorTopic
+	var out rules.Rendered
+	if set, err := env.sets.get(m.t.set); err == nil && set.RenderDeadLetter(m.t.decision(), "", &message.Record{}, &out) == nil {
+		topic = out.Topic
+	}
+	env.lot.add(env.byName[deadLetterSink], topic, why, m)
+}
 
 func (b *burial) abandoned(seq uint64) bool { return b.g.p.abandoned(seq) }

@@ -83,17 +83,20 @@ func New(o Options) (*Dispatcher, error) {
 	d.env = &environment{
 		idPrefix: msgIDPrefix(o.Node, o.Journal.Epoch()),
 		journal:  o.Journal, sets: d.sets, metrics: o.Metrics, appended: o.Journal.Appended,
+		byName: map[string]*pipeline{},
 	}
 	for i := range o.Sinks {
 		d.addPipeline(&o.Sinks[i])
 	}
 	d.env.deadLetters = d.byKind[rules.SinkKafka].sink
+	d.env.lot = newLot(&o, d.env)
 	if err := d.restore(); err != nil {
 		d.closeLogs()
 		return nil, err
 	}
 	if o.Metrics.reg != nil {
-		if err := o.Metrics.reg.Register(newCollector(d)); err != nil {
+		err := errors.Join(o.Metrics.reg.Register(newCollector(d)), o.Metrics.reg.Register(newParkedCollector(d.env.lot)))
+		if err != nil {
 			d.closeLogs()
 			return nil, fmt.Errorf("dispatch: %w", err)
 		}
@@ -114,6 +117,9 @@ func (d *Dispatcher) addPipeline(b *Binding) {
 		log: d.o.Log.With("sink", name), wake: make(chan struct{}, 1),
 	}
 	p.graves.p, p.graves.wake = p, make(chan struct{}, 1)
+	_, p.parks = b.Sink.(Parker)
+	d.env.byName[name] = p
+	d.env.pipelines = append(d.env.pipelines, p)
 	d.pipelines = append(d.pipelines, p)
 	d.byKind[b.Sink.Kind()] = p
 }
@@ -140,6 +146,8 @@ func (d *Dispatcher) Start() error {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	d.cancel, d.started = cancel, true
+	d.env.lot.start()
+	d.spawn(func() { d.env.lot.run(ctx) })
 	d.spawn(func() { d.evaluate(ctx, reader) })
 	if d.o.CheckpointInterval > 0 {
 		d.spawn(func() { d.checkpoints(ctx) })
@@ -215,6 +223,7 @@ func (d *Dispatcher) closeLogs() {
 	if d.operators != nil {
 		d.operators.log.close()
 	}
+	d.env.lot.close()
 }
 
 // die reports what the dispatcher cannot survive, once.

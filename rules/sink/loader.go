@@ -133,9 +133,7 @@ func (l *loader) passed(seq uint64) bool {
 	slot := p.tracker.next - 1
 	p.tracker.settle(slot, dropped, Retention)
 	p.now.settled(dropped, Retention)
-	for e, ok := p.tracker.pop(); ok; e, ok = p.tracker.pop() {
-		p.settled.settled(e.outcome, e.reason)
-	}
+	p.advanceLocked()
 	return true
 }
 

@@ -13,6 +13,7 @@ type Metrics struct {
 	ruleErrors  *prometheus.CounterVec // rule_errors_total{rule}
 	modeChanges *prometheus.CounterVec // sink_mode_changes_total{sink,mode}
 	refused     *prometheus.CounterVec // sink_refused_total{sink}
+	parked      *prometheus.CounterVec // parked_total{sink}
 	missing     prometheus.Counter     // dispatch_missing_records_total
 	checkpoint  prometheus.Histogram   // dispatch_checkpoint_seconds
 	evicted     *prometheus.CounterVec // rule_state_evicted_total{reason}
@@ -31,6 +32,7 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		ruleErrors:  vec("rule_errors_total", "Records on which a rule could not be evaluated.", "rule"),
 		modeChanges: vec("sink_mode_changes_total", "Turns between live feeding and the decision log.", "sink", "mode"),
 		refused:     vec("sink_refused_total", "Messages that a sink will never take; they go to the error topic.", "sink"),
+		parked:      vec("parked_total", "Messages that were put into the log of a destination that takes none.", "sink"),
 		missing: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "dispatch_missing_records_total", Help: "Records that the evaluator could not read in the journal.",
 		}),
@@ -49,7 +51,7 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		m.evicted.WithLabelValues(reason)
 	}
 	if reg != nil {
-		reg.MustRegister(m.ruleMatched, m.ruleErrors, m.modeChanges, m.refused, m.missing, m.checkpoint, m.evicted, m.operatorsLost)
+		reg.MustRegister(m.ruleMatched, m.ruleErrors, m.modeChanges, m.refused, m.parked, m.missing, m.checkpoint, m.evicted, m.operatorsLost)
 	}
 	return m
 }

@@ -63,6 +63,8 @@ type Options struct {
 	Sinks []Binding
 	// ErrorTopic is the Kafka topic of errors of rules that name none; rules.DefaultErrorTopic if empty.
 	ErrorTopic string
+	// Parked bounds what waits for destinations of a sink that take nothing.
+	Parked ParkedLimits
 	// State bounds the operators' state; its Evicted is the dispatcher's.
 	State rules.StateOptions
 	// CheckpointInterval is how much is done again after a crash; 1 s by default. When it is negative there are
@@ -96,6 +98,7 @@ func (o *Options) fill() error {
 	if o.SegmentBytes == 0 {
 		o.SegmentBytes = 8 << 20
 	}
+	o.Parked.fill(o.Journal.Stat().MaxBytes)
 	if o.OnFatal == nil {
 		o.OnFatal = func(error) {}
 	}

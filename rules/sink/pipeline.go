@@ -2,6 +2,7 @@ package sink
 
 import (
 	"log/slog"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -41,6 +42,7 @@ type form struct {
 // again. Every message is handed over by either the evaluator or the loader, never both, in order.
 type pipeline struct {
 	sink   Sink
+	parks  bool // the sink is a Parker
 	name   string
 	limits Limits
 	policy WhenFull
@@ -55,6 +57,9 @@ type pipeline struct {
 	inflightBytes atomic.Int64
 	starved       atomic.Bool   // the loader waits for room
 	floor         atomic.Uint64 // age_out: records up to here are passed over
+	taken         atomic.Uint64 // messages that the sink has delivered, parked ones not counted
+	again         atomic.Int64  // messages in parked.before
+	lowestParked  atomic.Uint64 // no record in front of this one has a parked message; 0: none has
 	wake          chan struct{} // to the loader: a chunk came, or room
 
 	mu        sync.Mutex
@@ -74,6 +79,7 @@ type pipeline struct {
 	// base is what the ledger has received beyond what was appended to the journal since it was opened.
 	base    uint64
 	drifted bool // records were lost of which nobody knows how many were messages
+	parked  parkedRecords
 
 	graves graveyard
 
@@ -99,6 +105,9 @@ type environment struct {
 	appended func() (last, messages uint64)
 	// deadLetters takes what a sink has refused: the Kafka sink.
 	deadLetters Sink
+	lot         *lot
+	pipelines   []*pipeline
+	byName      map[string]*pipeline
 }
 
 // offer asks for room for a record with n ≥ 1 messages. When it says live, the caller delivers them
@@ -156,7 +165,13 @@ func (p *pipeline) handOver(r renderer, set uint32, slot uint64, rec *message.Re
 	f.delivery = Delivery{Record: rec, Out: &f.out, idPrefix: p.env.idPrefix}
 	for i := range ds {
 		d := &ds[i]
-		t := Ticket{to: p, slot: slot, set: set, rule: d.Rule, target: d.Target, seq: rec.Seq}
+		t := Ticket{to: p, slot: slot, set: set, rule: d.Rule, target: d.Target, seq: rec.Seq, many: len(ds) > 1}
+		if p.parkedBefore(t) {
+			continue
+		}
+		if p.parks && (d.Err != "" || d.Values != nil) {
+			t.more = &decisionRest{err: d.Err, values: slices.Clone(d.Values)}
+		}
 		if err := r.Render(*d, rec, &f.out); err != nil {
 			t.Refused(err)
 			continue
@@ -267,24 +282,35 @@ func (p *pipeline) settle(t Ticket, o outcome, reason string) {
 	p.inflight.Add(-1)
 	p.inflightBytes.Add(-int64(t.size))
 	p.mu.Lock()
-	moved := false
 	if e := p.tracker.settle(t.slot, o, reason); e != nil {
 		p.now.settled(e.outcome, e.reason)
-		for {
-			e, ok := p.tracker.pop()
-			if !ok {
-				break
-			}
-			p.settled.settled(e.outcome, e.reason)
-			moved = true
-		}
 	}
+	if o == delivered {
+		p.taken.Add(1)
+	}
+	moved := p.advanceLocked()
 	p.mu.Unlock()
 	if p.starved.Load() {
 		p.signal()
 	}
 	if moved {
 		p.notify()
+	}
+}
+
+// advanceLocked moves the cursor over what is settled or parked, and reports whether it has moved.
+func (p *pipeline) advanceLocked() (moved bool) {
+	for {
+		e, ok := p.tracker.pop()
+		switch {
+		case !ok:
+			return moved
+		case e.parked > 0:
+			p.parked.leave(&e)
+		default:
+			p.settled.settled(e.outcome, e.reason)
+		}
+		moved = true
 	}
 }
 
@@ -299,6 +325,9 @@ func (p *pipeline) notify() {
 	p.notifyMu.Lock()
 	defer p.notifyMu.Unlock()
 	c := p.cursor()
+	if low := p.lowestParked.Load(); low > 0 {
+		c = min(c, low-1) // the store does not have it
+	}
 	if c <= p.notified {
 		return
 	}

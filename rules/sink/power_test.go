@@ -266,6 +266,9 @@ func (p *power) work() error {
 		kafka.Hold(p.rand(3) > 0)
 		redis.Hold(p.rand(3) > 0)
 		kafka.Settle(p.rand(100), p.rand(60))
+		for _, topic := range powerShut {
+			kafka.Shut(topic, p.rand(3) == 0)
+		}
 		redis.Settle(p.rand(100), p.rand(30))
 		if p.rand(6) == 0 {
 			if err := p.apply(p.rand(2)); err != nil {
@@ -308,11 +311,11 @@ func (p *power) publish(n int) error {
 	return p.proc.journal.WaitDurable(context.Background(), last)
 }
 
-// powerStates is how many crash states the power-loss test looks at: POWER_STATES, by default 500.
+// powerStates is how many crash states the power-loss test looks at: POWER_STATES, by default 1,000.
 func powerStates(t *testing.T) int {
 	v := os.Getenv("POWER_STATES")
 	if v == "" {
-		return 500
+		return 1000
 	}
 	n, err := strconv.Atoi(v)
 	if err != nil {
@@ -324,7 +327,7 @@ func powerStates(t *testing.T) int {
 // TestPowerLoss loses power before every change to a decision log and around every commit of a checkpoint.
 func TestPowerLoss(t *testing.T) {
 	t.Parallel()
-	const perRun = 500
+	const perRun = 1000
 	left := powerStates(t)
 	for seed := uint64(1); left > 0; seed++ {
 		n := min(left, perRun)
@@ -351,6 +354,7 @@ func TestPowerLossIsNoticed(t *testing.T) {
 	for name, forget := range map[string]func(o op, name string) bool{
 		"files":       func(o op, name string) bool { return o == opSync && strings.HasPrefix(name, powerDir) },
 		"directories": func(o op, name string) bool { return o == opSyncDir && strings.HasPrefix(name, powerDir+"/") },
+		"parked":      func(o op, name string) bool { return o == opSync && strings.HasPrefix(name, powerDir+"/parked/") },
 		"parent":      func(o op, name string) bool { return o == opSyncDir && name == powerDir },
 		"operators":   func(o op, name string) bool { return o == opSync && strings.HasPrefix(name, operatorDir) },
 	} {

@@ -36,7 +36,7 @@ func CheckLogs(db *statefile.DB, dir string, epoch uint64) ([]LogDamage, error) 
 		if err == nil {
 			continue
 		}
-		d := LogDamage{Sink: s.name, Err: err, Pending: s.Counts.unsettled(), First: s.Cursor + 1, Last: evaluated}
+		d := LogDamage{Sink: s.name, Err: err, Pending: s.logged(), First: s.Cursor + 1, Last: evaluated}
 		kept, err := s.salvage(filepath.Join(dir, s.name), epoch, evaluated, func([]byte, uint64) error { return nil })
 		if err != nil {
 			return nil, err
@@ -189,7 +189,7 @@ func (s *loggedSink) repair(db *statefile.DB, dir, backup string, epoch, evaluat
 		os.Rename(made, log), osFS{}.SyncDir(dir), osFS{}.SyncDir(filepath.Dir(backup))); err != nil {
 		return 0, err
 	}
-	pending := s.Counts.unsettled()
+	pending := s.logged()
 	lost = pending - min(kept, pending)
 	s.Counts.add(dropped, DecisionsLost, lost)
 	s.LogStart, s.LogEnd = l.start(), l.end()

@@ -174,11 +174,12 @@ func (s *ruleSets) announce(set ruleSet, source []byte) error {
 	return nil
 }
 
-// forget drops table entries that every cursor has passed, in memory; the checkpoint stores the table.
-func (s *ruleSets) forget(cursor uint64) {
+// forget drops table entries that every cursor has passed, but for those from index keep on, in memory; the checkpoint
+// stores the table.
+func (s *ruleSets) forget(cursor uint64, keep uint32) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for len(s.table) > 1 && s.table[1].From <= cursor+1 {
+	for len(s.table) > 1 && s.table[1].From <= cursor+1 && s.table[0].Index < keep {
 		s.table = s.table[1:]
 	}
 	for hash := range s.compiled {

@@ -122,7 +122,7 @@ func TestRuleSetsThatNothingNeedsAreRemoved(t *testing.T) {
 		r.announce(hash)
 		r.enter(hash, uint64(10*i+10)) //nolint:gosec // small
 		r.capture()()
-		r.sets.forget(uint64(10*i + 10)) //nolint:gosec // small
+		r.sets.forget(uint64(10*i+10), 1<<31) //nolint:gosec // small
 	}
 	r.capture()()
 	var left []string

@@ -39,6 +39,18 @@ type Sink interface {
 // Announcer is a Sink that wants to know a rule set's Kafka topics before the first message.
 type Announcer interface{ Announce(topics []string) }
 
+// Parker is a Sink that gives back messages for a destination of its own (a topic, a partition) that takes none while others
+// do: with Ticket.Park, in the order in which it got them. They then wait on disk, in a log of the destination's, and hold no
+// place that others need.
+type Parker interface {
+	// Park has the sink give all messages for a destination to Ticket.Park from now on, until Open. Those that Ticket.Park
+	// does not take have been parked and are sent now: the sink sends them, in order, as soon as it can.
+	Park(dest string)
+	// Open lets messages for a destination through again if the sink can send them and empty returns true. While empty is
+	// called the sink parks none for the destination, and what it gets afterwards is behind all it has got before.
+	Open(dest string, empty func() bool)
+}
+
 // Health is the state of one dependency, for /readyz.
 type Health struct {
 	Name string `json:"name"`
@@ -83,7 +95,24 @@ type Ticket struct {
 	rule   uint16
 	target uint16
 	dead   bool // the message is a dead letter: delivered means dead-lettered
+	many   bool // the record has several messages for the sink
 	seq    uint64
+	more   *decisionRest // nil: the decision is rule and target
+}
+
+// decisionRest is what else a decision is.
+type decisionRest struct {
+	err    string
+	values []byte
+}
+
+// decision is what the message is made of.
+func (t Ticket) decision() rules.Decision {
+	d := rules.Decision{Rule: t.rule, Target: t.target}
+	if t.more != nil {
+		d.Err, d.Values = t.more.err, t.more.values
+	}
+	return d
 }
 
 // settler takes outcomes; it must not block.
@@ -91,6 +120,8 @@ type settler interface {
 	settle(t Ticket, o outcome, reason string)
 	refused(t Ticket, err error)
 	abandoned(seq uint64) bool
+	// park takes the message off the sink until its destination takes it; false: it has been parked already.
+	park(t Ticket, dest string, why error) bool
 }
 
 // Delivered settles the message: the store has it.
@@ -112,6 +143,14 @@ func (t Ticket) Dropped(reason string) { t.to.settle(t, dropped, reason) }
 // Abandoned reports that the message has been overtaken by the sink's age_out policy.
 func (t Ticket) Abandoned() bool { return t.to.abandoned(t.seq) }
 
+// Park hands the message back because its destination takes none, and why; it counts as pending and is delivered again when
+// there is a chance. When it returns true, the ticket is no longer the sink's to settle. It returns false for a message that
+// was parked: that one waits in the sink. It does not block.
+func (t Ticket) Park(dest string, why error) bool { return t.to.park(t, dest, why) }
+
+// Patient reports that the message has nowhere else to go: it is a dead letter, and waits for as long as it takes.
+func (t Ticket) Patient() bool { return t.dead }
+
 // Seq is the journal sequence of the message's record; it never falls from one Deliver to the next.
 func (t Ticket) Seq() uint64 { return t.seq }
 
@@ -131,6 +170,8 @@ const (
 	// Corruption: the disk has damaged the record before it was evaluated. What it was, and whether a rule
 	// would have matched it, nobody knows: it counts in every sink's ledger.
 	Corruption = "corruption"
+	// ParkedFull: its destination takes no records, what may be parked for it is used up, and so it is with the error topic.
+	ParkedFull = "parked_full"
 	// JournalLost: the record is no longer in the journal, though a sink still needed it.
 	JournalLost = "journal_lost"
 	// DecisionsLost: what the rules had decided on the record was in a decision log that could not be read, and the

@@ -53,7 +53,7 @@ func (d *Dispatcher) Lag() []SinkLag {
 func (d *Dispatcher) lag(p *pipeline) SinkLag {
 	now := time.Now()
 	p.mu.Lock()
-	a := p.now.ledger(p.name, p.receivedLocked(), p.tracker.open+p.backlog)
+	a := p.now.ledger(p.name, p.receivedLocked(), p.pendingLocked())
 	at := p.oldestLocked()
 	if at == 0 && a.Unevaluated > 0 {
 		at = d.unevaluated.oldest(p.evaluated, now)
@@ -66,6 +66,9 @@ func (d *Dispatcher) lag(p *pipeline) SinkLag {
 	l.LogBytes = p.dlog.bytes()
 	return l
 }
+
+// Parked lists the destinations of sinks that take no messages, and what waits for them.
+func (d *Dispatcher) Parked() []Parked { return d.env.lot.parked() }
 
 // Health is the state of the sinks and of the dispatcher itself. A sink that has something pending for longer than the alarm
 // allows is not well, whatever it says of itself.
@@ -82,6 +85,9 @@ func (d *Dispatcher) Health() []Health {
 		}
 		p.mu.Unlock()
 		out = append(out, d.lagging(h, d.lag(p)))
+	}
+	if h, any := d.env.lot.health(); any {
+		out = append(out, h)
 	}
 	return slices.Clip(out)
 }

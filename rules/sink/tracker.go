@@ -16,6 +16,8 @@ type entry struct {
 	seq     uint64
 	at      int64 // ReceivedAt
 	open    int32 // messages outstanding
+	parked  int32 // messages that are parked: the cursor does not wait for them
+	many    bool  // the record has several messages for the sink
 	outcome outcome
 	reason  string // of dropped
 }
@@ -33,7 +35,7 @@ func (t *tracker) add(seq uint64, at int64, n int) uint64 {
 	slot := t.next
 	t.next++
 	t.open++
-	*t.at(slot) = entry{seq: seq, at: at, open: int32(n)} //nolint:gosec // targets of one record
+	*t.at(slot) = entry{seq: seq, at: at, open: int32(n), many: n > 1} //nolint:gosec // targets of one record
 	return slot
 }
 
@@ -52,14 +54,21 @@ func (t *tracker) settle(slot uint64, o outcome, reason string) *entry {
 		e.outcome, e.reason = o, reason
 	}
 	e.open--
-	if e.open > 0 {
+	if e.open > 0 || e.parked > 0 {
 		return nil
 	}
 	t.open--
 	return e
 }
 
-// pop removes the oldest entry if it is settled.
+// park takes note that one message is parked.
+func (t *tracker) park(slot uint64) {
+	e := t.at(slot)
+	e.open--
+	e.parked++
+}
+
+// pop removes the oldest entry if none of its messages is outstanding.
 func (t *tracker) pop() (entry, bool) {
 	if t.first == t.next {
 		return entry{}, false
@@ -71,6 +80,9 @@ func (t *tracker) pop() (entry, bool) {
 	out := *e
 	*e = entry{}
 	t.first++
+	if out.parked > 0 {
+		t.open--
+	}
 	return out, true
 }
 

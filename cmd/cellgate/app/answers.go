@@ -30,6 +30,7 @@ type Status struct {
 	Journal      JournalStatus `json:"journal"`
 	Rules        RulesStatus   `json:"rules"`
 	Sinks        []SinkLoad    `json:"sinks"`
+	Parked       []sink.Parked `json:"parked,omitempty"` // destinations of sinks that take nothing, and what waits for them
 	Dependencies []Dependency  `json:"dependencies"`
 	Commands     command.Stat  `json:"commands"`
 	Lanes        []LaneLoad    `json:"lanes,omitempty"` // to the centre

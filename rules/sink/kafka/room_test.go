@@ -17,6 +17,8 @@ type away struct {
 }
 
 func (away) Prepare(...string)               {}
+func (away) Park(string)                     {}
+func (away) Open(string, func() bool)        {}
 func (away) Health() kafkaclient.Health      { return kafkaclient.Health{} }
 func (away) Close(context.Context) error     { return nil }
 func (a away) Produce(r *kafkaclient.Record) { a.kept <- r }

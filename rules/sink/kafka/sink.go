@@ -15,6 +15,8 @@ import (
 type Producer interface {
 	Prepare(topics ...string)
 	Produce(r *kafkaclient.Record)
+	Park(dest string)
+	Open(dest string, empty func() bool)
 	Health() kafkaclient.Health
 	Close(ctx context.Context) error
 }
@@ -66,6 +68,12 @@ func (s *Sink) Announce(topics []string) {
 		s.o.Producer.Prepare(topics...)
 	}
 }
+
+// Park implements sink.Parker.
+func (s *Sink) Park(dest string) { s.o.Producer.Park(dest) }
+
+// Open implements sink.Parker.
+func (s *Sink) Open(dest string, empty func() bool) { s.o.Producer.Open(dest, empty) }
 
 // Health implements sink.Sink.
 func (s *Sink) Health() sink.Health {
@@ -175,6 +183,18 @@ func (j *job) Produced(_ *kafkaclient.Record, err error) {
 	}
 	// Otherwise the producer was closed: the message stays pending, and is delivered after the next start.
 }
+
+// Park implements kafkaclient.Parker.
+func (j *job) Park(dest string, why error) bool {
+	if !j.ticket.Park(dest, why) {
+		return false
+	}
+	j.free()
+	return true
+}
+
+// Patient implements kafkaclient.Parker.
+func (j *job) Patient() bool { return j.ticket.Patient() }
 
 // Abandoned implements kafkaclient.Abandoner.
 func (j *job) Abandoned() bool { return j.ticket.Abandoned() }

@@ -49,12 +49,18 @@ func cluster(t *testing.T, opts ...kfake.Opt) *kfake.Cluster {
 
 func newRig(t *testing.T, c *kfake.Cluster, limit int) *sinktest.Rig {
 	t.Helper()
-	return sinktest.New(t, sinktest.Setup{Rules: testRules, Sinks: func() []sink.Binding {
+	return newRigWith(t, c, limit, testRules, &kafkaclient.TopicSpec{Partitions: 2, Replication: 1})
+}
+
+// newRigWith makes a rig that creates missing topics as create says; nil: it does not.
+func newRigWith(t *testing.T, c *kfake.Cluster, limit int, text string, create *kafkaclient.TopicSpec) *sinktest.Rig {
+	t.Helper()
+	return sinktest.New(t, sinktest.Setup{Rules: text, Sinks: func() []sink.Binding {
 		var out []sink.Binding
 		for _, outbox := range []bool{false, true} {
 			p, err := kafkaclient.NewProducer(kafkaclient.ProducerOptions{
 				Config:     kafkaclient.Config{Brokers: c.ListenAddrs(), MetadataTTL: 100 * time.Millisecond, RequestTimeout: time.Second},
-				AutoCreate: &kafkaclient.TopicSpec{Partitions: 2, Replication: 1},
+				AutoCreate: create,
 				BackoffMin: 5 * time.Millisecond, BackoffMax: 50 * time.Millisecond, Linger: time.Millisecond,
 				BatchRecords: 64, PingInterval: 20 * time.Millisecond,
 			})

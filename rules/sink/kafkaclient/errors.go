@@ -21,6 +21,20 @@ var (
 	ErrMissingTopic = errors.New("topic does not exist")
 )
 
+// Why a destination is parked, and what a lane tells its topic.
+var (
+	errParkedBefore = errors.New("parked before the restart")
+	errResized      = errors.New("the number of partitions changes")
+	errLeft         = errors.New("the partition is gone")
+	errStuck        = errors.New("the partition takes no records")
+)
+
+// answered reports that a broker has answered, so that the fault is not that of the way to it.
+func answered(err error) bool {
+	var code kafka.Error
+	return errors.As(err, &code) || judge(err) == missing
+}
+
 // verdict says what to do about the outcome of one produce request.
 type verdict int
 

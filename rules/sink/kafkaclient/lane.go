@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -24,6 +25,7 @@ type lane struct {
 	t         *topic
 	partition int
 	wake      chan struct{} // a record came to an empty queue, or filled a batch
+	gone      chan struct{} // closed when the partition is gone and the lane empty
 
 	mu     sync.Mutex
 	queue  []*Record
@@ -38,7 +40,7 @@ type lane struct {
 }
 
 func newLane(t *topic, partition int) *lane {
-	l := &lane{t: t, partition: partition, wake: make(chan struct{}, 1)}
+	l := &lane{t: t, partition: partition, wake: make(chan struct{}, 1), gone: make(chan struct{})}
 	t.p.wg.Add(1)
 	go l.run()
 	return l
@@ -50,25 +52,31 @@ func (l *lane) add(r *Record) {
 	was := l.fullLocked(o)
 	l.queue = append(l.queue, r)
 	l.bytes += r.size()
-	signal := len(l.queue) == 1 || (!was && l.fullLocked(o))
-	l.mu.Unlock()
-	if signal {
-		select {
-		case l.wake <- struct{}{}:
-		default:
-		}
+	if len(l.queue) == 1 || (!was && l.fullLocked(o)) {
+		l.signal()
 	}
+	l.mu.Unlock()
+}
+
+func (l *lane) signal() {
+	select {
+	case l.wake <- struct{}{}:
+	default:
+	}
+}
+
+// waiting is how many records the lane has.
+func (l *lane) waiting() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.queue) + l.flying
 }
 
 func (l *lane) fullLocked(o *ProducerOptions) bool {
 	return l.bytes >= o.BatchBytes || len(l.queue) >= o.BatchRecords
 }
 
-func (l *lane) busy() bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return len(l.queue)+l.flying > 0
-}
+func (l *lane) busy() bool { return l.waiting() > 0 }
 
 func (l *lane) run() {
 	p := l.t.p
@@ -109,6 +117,9 @@ func (l *lane) next(batch []*Record) []*Record {
 		case <-l.wake:
 		case <-linger:
 			return l.cut(batch)
+		case <-l.gone:
+			p.note(l, nil)
+			return nil
 		case <-p.closing:
 			closing = true
 		}
@@ -149,6 +160,12 @@ func (l *lane) send(recs []*Record) {
 	}
 	m := l.t.p.o.Metrics
 	switch {
+	case errors.Is(err, errLeft):
+		l.t.takeBack(recs)
+		return
+	case errors.Is(err, errStuck):
+		l.t.parkLane(l, recs, err)
+		return
 	case err == nil:
 		m.Records.WithLabelValues(l.t.p.o.Name, "written").Add(float64(len(recs)))
 	case errors.Is(err, ErrRefused):
@@ -157,10 +174,15 @@ func (l *lane) send(recs []*Record) {
 	l.t.finish(recs, err)
 }
 
-// deliver sends one batch until it is taken (nil), refused, abandoned, or the producer is closed.
+// deliver sends one batch until it is taken (nil), refused, abandoned, the producer is closed, or the records are to go
+// elsewhere.
 func (l *lane) deliver(recs []*Record) error {
 	encoded, corrupted := false, 0
+	began := time.Now()
 	for try := 1; ; try++ {
+		if l.t.leaving(l) {
+			return l.burn(errLeft)
+		}
 		err := l.prepare(recs, &encoded)
 		if err == nil {
 			err = l.request()
@@ -171,8 +193,8 @@ func (l *lane) deliver(recs []*Record) error {
 				v = refuse
 			}
 		}
-		if v == missing && l.missing() {
-			v, err = refuse, ErrMissingTopic
+		if v == missing {
+			l.t.p.kick() // looks whether the topic or the partition is gone
 		}
 		switch v {
 		case taken:
@@ -191,7 +213,24 @@ func (l *lane) deliver(recs []*Record) error {
 		if !l.pause(try, err) || abandoned(recs) {
 			return l.giveUp(recs)
 		}
+		if parkable(recs) && l.stuck(began, err) {
+			return l.burn(fmt.Errorf("%w: %w", errStuck, err))
+		}
 	}
+}
+
+// burn gives up the sequence numbers of a batch: whether the broker counted them is unknown.
+func (l *lane) burn(err error) error {
+	l.identified, l.buf = l.plain, nil
+	return err
+}
+
+// parkable reports whether some record among recs could be parked.
+func parkable(recs []*Record) bool {
+	return slices.ContainsFunc(recs, func(r *Record) bool {
+		_, ok := r.Done.(Parker)
+		return ok
+	})
 }
 
 // prepare makes sure that the lane has a producer id and the batch is encoded under it.
@@ -212,13 +251,6 @@ func (l *lane) prepare(recs []*Record, encoded *bool) error {
 	return err
 }
 
-// missing has the topic looked up again, and reports whether it has been gone for too long.
-func (l *lane) missing() bool {
-	p := l.t.p
-	p.kick()
-	return p.o.MissingTopicGrace >= 0 && l.t.goneFor() > p.o.MissingTopicGrace
-}
-
 // pause waits before the next try; false when the producer gives up.
 func (l *lane) pause(try int, err error) bool {
 	p := l.t.p
@@ -227,11 +259,18 @@ func (l *lane) pause(try int, err error) bool {
 	}
 	p.note(l, fmt.Errorf("%s/%d: %w", l.t.name, l.partition, err))
 	p.o.Metrics.Retries.WithLabelValues(p.o.Name, retryReason(err)).Inc()
-	select {
-	case <-time.After(p.o.backoff(try)):
-		return true
-	case <-p.ctx.Done():
-		return false
+	timer := time.After(p.o.backoff(try))
+	for {
+		select {
+		case <-timer:
+			return true
+		case <-l.wake:
+			if l.t.leaving(l) {
+				return true
+			}
+		case <-p.ctx.Done():
+			return false
+		}
 	}
 }
 
@@ -254,20 +293,19 @@ func (l *lane) taken(n int) {
 	if !l.plain {
 		l.state.advance(n)
 	}
+	p.lastTaken.Store(time.Now().UnixNano())
 	p.note(l, nil)
 	p.o.Metrics.Batches.WithLabelValues(p.o.Name).Inc()
 	p.o.Metrics.Bytes.WithLabelValues(p.o.Name).Add(float64(len(l.buf)))
 }
 
-// giveUp tells why deliver ended without an answer. The sequence numbers of the batch are burnt: whether
-// the broker counted them is unknown.
+// giveUp tells why deliver ended without an answer.
 func (l *lane) giveUp(recs []*Record) error {
-	l.identified, l.buf = l.plain, nil
 	if abandoned(recs) {
 		l.t.p.note(l, nil) // nothing waits that fails here; the next batch will tell
-		return ErrAbandoned
+		return l.burn(ErrAbandoned)
 	}
-	return ErrClosed
+	return l.burn(ErrClosed)
 }
 
 func abandoned(recs []*Record) bool {

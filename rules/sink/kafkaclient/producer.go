@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/segmentio/kafka-go"
@@ -119,6 +120,8 @@ type Producer struct {
 	// closing is closed when Close begins: lanes stop lingering, and end when they are empty.
 	closing   chan struct{}
 	closeOnce sync.Once
+
+	lastTaken atomic.Int64 // when any lane was last successful, in ns since the Unix epoch
 
 	client *pool         // its client covers all topics known so far
 	wake   chan struct{} // the topic set changed or a topic waits for its partitions

@@ -11,29 +11,52 @@ import (
 )
 
 // topic routes records to the lanes of its partitions. While the number of partitions is unknown, or is
-// growing, records wait here in order: a key may live in another partition afterwards, so the lanes are
+// changing, records wait here in order: a key may live in another partition afterwards, so the lanes are
 // emptied first.
 type topic struct {
 	p    *Producer
 	name string
 
-	mu      sync.Mutex
-	lanes   []*lane // one per partition; nil while unknown
-	waiting []*Record
-	growTo  int // above len(lanes) while the lanes drain before more partitions are used
-	spread  int // next partition for records without a key
-	// missingSince is when a reachable cluster first said that it has no such topic; zero when it has.
+	mu       sync.Mutex
+	lanes    []*lane   // one per partition; none while unknown
+	returned []*Record // from partitions that are gone; they come before waiting
+	waiting  []*Record
+	spread   int // next partition for records without a key
+	// target is how many partitions there are to be while resizing: the lanes drain first.
+	target        int
+	resizing      bool
+	resizingSince time.Time
+	// parked says why a destination of the topic takes nothing, by partition or wholeTopic.
+	parked map[int]error
+	// missingSince is when a reachable cluster first said that it has no such topic; zero when it has. lost: that is
+	// longer ago than the grace.
 	missingSince time.Time
+	lost         bool
+	// failingSince is when the cluster first gave no partitions of a topic that it has, or may have.
+	failingSince time.Time
 }
 
 func (t *topic) add(r *Record) {
 	t.mu.Lock()
+	if t.lost && !patient(r) {
+		t.mu.Unlock()
+		r.Done.Produced(r, fmt.Errorf("%w: %w", ErrRefused, ErrMissingTopic))
+		return
+	}
 	defer t.mu.Unlock()
-	if len(t.lanes) == 0 || t.growTo > 0 || len(t.waiting) > 0 {
+	if t.parkLocked(wholeTopic, r) {
+		return
+	}
+	if len(t.lanes) == 0 || t.resizing || len(t.waiting) > 0 {
 		t.waiting = append(t.waiting, r)
 		return
 	}
 	t.routeLocked(r)
+}
+
+func patient(r *Record) bool {
+	p, ok := r.Done.(Parker)
+	return ok && p.Patient()
 }
 
 func (t *topic) routeLocked(r *Record) {
@@ -45,62 +68,72 @@ func (t *topic) routeLocked(r *Record) {
 	} else {
 		i = Partition(r.Key, n)
 	}
-	t.lanes[i].add(r)
+	if !t.parkLocked(i, r) {
+		t.lanes[i].add(r)
+	}
 }
 
 // setPartitions takes the cluster's count. It returns whether the topic is settled: nothing waits.
 func (t *topic) setPartitions(n int) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.missingSince = time.Time{}
-	if n > len(t.lanes) {
-		for _, l := range t.lanes {
-			if l.busy() {
-				t.growTo = n
-				return false
-			}
-		}
-		for i := len(t.lanes); i < n; i++ {
-			t.lanes = append(t.lanes, newLane(t, i))
-		}
+	t.missingSince, t.failingSince, t.lost = time.Time{}, time.Time{}, false
+	if (n != len(t.lanes) || t.resizing) && !t.resizeLocked(n) {
+		return false
 	}
-	t.growTo = 0
-	for _, r := range t.waiting {
+	waiting := append(t.returned, t.waiting...)
+	t.returned, t.waiting = nil, nil
+	for _, r := range waiting {
 		t.routeLocked(r)
 	}
-	t.waiting = nil
 	return true
 }
 
-// markMissing notes that the cluster knows no such topic, and fails what has waited beyond the grace.
+// markMissing notes that the cluster knows no such topic, parks what can be parked, and fails what has waited beyond the
+// grace.
 func (t *topic) markMissing(grace time.Duration) {
 	t.mu.Lock()
 	if t.missingSince.IsZero() {
 		t.missingSince = time.Now()
 	}
+	if len(t.lanes) == 0 || t.resizeLocked(0) {
+		t.parkWaitingLocked(ErrMissingTopic)
+	}
 	var lost []*Record
-	if grace >= 0 && time.Since(t.missingSince) > grace {
-		lost, t.waiting = t.waiting, nil
+	if t.lost = grace >= 0 && time.Since(t.missingSince) > grace; t.lost {
+		for _, list := range []*[]*Record{&t.returned, &t.waiting} {
+			all := *list
+			*list = nil
+			for _, r := range all {
+				if patient(r) {
+					*list = append(*list, r)
+				} else {
+					lost = append(lost, r)
+				}
+			}
+		}
 	}
 	t.mu.Unlock()
 	t.finish(lost, fmt.Errorf("%w: %w", ErrRefused, ErrMissingTopic))
 }
 
-// goneFor reports how long a reachable cluster has said that the topic does not exist.
-func (t *topic) goneFor() time.Duration {
+// unavailable notes that the cluster gives no partitions of the topic, for another reason than that there is none.
+func (t *topic) unavailable(err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.missingSince.IsZero() {
-		return 0
+	if t.failingSince.IsZero() {
+		t.failingSince = time.Now()
 	}
-	return time.Since(t.missingSince)
+	if err != nil && len(t.lanes) == 0 && (time.Since(t.failingSince) > parkAfter || len(t.waiting) > crowded) {
+		t.parkWaitingLocked(err)
+	}
 }
 
 // fail reports everything that waits here as lost to err.
 func (t *topic) fail(err error) {
 	t.mu.Lock()
-	lost := t.waiting
-	t.waiting = nil
+	lost := append(t.returned, t.waiting...)
+	t.returned, t.waiting = nil, nil
 	t.mu.Unlock()
 	t.finish(lost, err)
 }
@@ -147,9 +180,9 @@ func (p *Producer) watchTopics() {
 func (p *Producer) waitingTopics(topics []*topic) bool {
 	for _, t := range topics {
 		t.mu.Lock()
-		n := len(t.waiting)
+		n, parked := len(t.returned)+len(t.waiting), t.parked[wholeTopic] != nil
 		t.mu.Unlock()
-		if n > 0 {
+		if n > 0 && !parked {
 			return true
 		}
 	}
@@ -195,6 +228,10 @@ func (p *Producer) refresh(topics []*topic) bool {
 		case errors.Is(mt.Error, kafka.InvalidTopic):
 			topics[i].fail(fmt.Errorf("%w: %w", ErrRefused, mt.Error))
 		default:
+			topics[i].unavailable(mt.Error)
+			if mt.Error != nil {
+				p.note(topics[i], fmt.Errorf("topic %s: %w", topics[i].name, mt.Error))
+			}
 			settled = false
 		}
 	}

@@ -23,7 +23,8 @@ type Message struct {
 	Reason string
 }
 
-// Memory is a sink that keeps what it is given. While held it settles nothing.
+// Memory is a sink that keeps what it is given. While held it settles nothing. Topics that are shut take nothing: messages
+// for them are parked.
 type Memory struct {
 	kind rules.SinkKind
 
@@ -34,6 +35,8 @@ type Memory struct {
 	taken   []Message
 	settled []Message
 	peak    int
+	shut    map[string]bool // topics that take nothing
+	gates   map[string]bool // topics whose messages go to Ticket.Park
 }
 
 // given is a message that waits.
@@ -43,7 +46,9 @@ type given struct {
 }
 
 // NewMemory makes a sink of a kind.
-func NewMemory(kind rules.SinkKind) *Memory { return &Memory{kind: kind} }
+func NewMemory(kind rules.SinkKind) *Memory {
+	return &Memory{kind: kind, shut: map[string]bool{}, gates: map[string]bool{}}
+}
 
 // Name implements sink.Sink.
 func (s *Memory) Name() string { return s.kind.String() }
@@ -66,11 +71,58 @@ func (s *Memory) Deliver(d *sink.Delivery, t sink.Ticket) {
 		go t.Refused(errors.New("poison"))
 		return
 	}
+	s.gates[m.Topic] = s.gates[m.Topic] || s.shut[m.Topic]
+	if s.gates[m.Topic] && t.Park(m.Topic, errShut) {
+		return
+	}
 	s.taken = append(s.taken, m)
 	s.waiting = append(s.waiting, given{m, t})
 	s.peak = max(s.peak, len(s.waiting))
 	if !s.held {
 		s.flushLocked()
+	}
+}
+
+var errShut = errors.New("shut")
+
+// Shut has a topic take nothing, or take messages again. What it has not settled of the topic it gives back.
+func (s *Memory) Shut(topic string, on bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.shut[topic] = on; !on {
+		if !s.held {
+			s.flushLocked()
+		}
+		return
+	}
+	s.gates[topic] = true
+	s.waiting = slices.DeleteFunc(s.waiting, func(g given) bool {
+		if g.m.Topic != topic || !g.t.Park(topic, errShut) {
+			return false
+		}
+		for i := len(s.taken) - 1; i >= 0; i-- {
+			if s.taken[i] == g.m {
+				s.taken = slices.Delete(s.taken, i, i+1)
+				break
+			}
+		}
+		return true
+	})
+}
+
+// Park implements sink.Parker.
+func (s *Memory) Park(topic string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.gates[topic] = true
+}
+
+// Open implements sink.Parker.
+func (s *Memory) Open(topic string, empty func() bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.shut[topic] && empty() {
+		delete(s.gates, topic)
 	}
 }
 
@@ -91,10 +143,13 @@ func describe(d *sink.Delivery) Message {
 }
 
 func (s *Memory) flushLocked() {
-	for _, g := range s.waiting {
+	s.waiting = slices.DeleteFunc(s.waiting, func(g given) bool {
+		if s.shut[g.m.Topic] {
+			return false
+		}
 		s.settleLocked(g)
-	}
-	s.waiting = s.waiting[:0]
+		return true
+	})
 }
 
 // settleLocked has the message before it says so.
@@ -119,6 +174,9 @@ func (s *Memory) Settle(from, n int) {
 	defer s.mu.Unlock()
 	for ; n > 0 && len(s.waiting) > 0; n-- {
 		i := from % len(s.waiting)
+		if s.shut[s.waiting[i].m.Topic] {
+			continue
+		}
 		s.settleLocked(s.waiting[i])
 		s.waiting = slices.Delete(s.waiting, i, i+1)
 	}

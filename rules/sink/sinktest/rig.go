@@ -3,6 +3,7 @@ package sinktest
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -59,6 +60,17 @@ func New(t testing.TB, s Setup) *Rig {
 // Open opens journal, database and dispatcher, starts it, and applies the rules.
 func (r *Rig) Open() {
 	r.t.Helper()
+	r.must(r.TryOpen())
+	if r.setup.BeforeStart != nil {
+		r.must(r.setup.BeforeStart(r.Dispatcher))
+	}
+	r.must(r.Dispatcher.Start())
+	r.Apply(r.setup.Rules)
+}
+
+// TryOpen opens journal, database and dispatcher. When it fails, they are closed.
+func (r *Rig) TryOpen() error {
+	r.t.Helper()
 	r.openJournal()
 	var err error
 	// The kill of a process does not need the database to be on disk.
@@ -71,13 +83,10 @@ func (r *Rig) Open() {
 	if r.setup.Change != nil {
 		r.setup.Change(&o)
 	}
-	r.Dispatcher, err = sink.New(o)
-	r.must(err)
-	if r.setup.BeforeStart != nil {
-		r.must(r.setup.BeforeStart(r.Dispatcher))
+	if r.Dispatcher, err = sink.New(o); err != nil {
+		return errors.Join(err, r.db.Close(), r.Journal.Close(context.Background()))
 	}
-	r.must(r.Dispatcher.Start())
-	r.Apply(r.setup.Rules)
+	return nil
 }
 
 func (r *Rig) openJournal() {
@@ -131,9 +140,15 @@ func (r *Rig) Tear(rnd *rand.Rand) {
 	r.t.Helper()
 	dirs, err := filepath.Glob(filepath.Join(r.dir, "decisions", "*"))
 	r.must(err)
+	parked, err := filepath.Glob(filepath.Join(r.dir, "decisions", "parked", "*"))
+	r.must(err)
+	dirs = append(dirs, parked...)
 	for _, dir := range append(dirs, filepath.Join(r.dir, "operators")) {
 		logs, err := filepath.Glob(filepath.Join(dir, "*.log"))
 		r.must(err)
+		if len(logs) == 0 {
+			continue
+		}
 		f, err := os.OpenFile(slices.Max(logs), os.O_APPEND|os.O_WRONLY, 0) //nolint:gosec // a path of the test's
 		r.must(err)
 		_, err = f.Write(make([]byte, rnd.IntN(100)))

@@ -1,0 +1,452 @@
+package sink
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"time"
+)
+
+// What is on its way to a destination out of its log: little until it has taken something.
+const (
+	probeMessages, probeBytes = 16, 256 << 10
+	drainMessages, drainBytes = 512, 1 << 20
+)
+
+// destination is one that takes no messages, and the log of those that wait for it.
+type destination struct {
+	l   *lot
+	via *pipeline // whose sink sends
+	key destKey
+	id  uint64 // names the log's directory
+
+	// Guarded by the lot's mutex. Entries of the log count from 1: those up to cursor are settled, those up to read are on
+	// their way or settled, written is the last.
+	queue                 []*parking // not in the log yet
+	cursor, read, written uint64
+	why                   string
+	since                 time.Time
+	mark                  uint64            // what via had taken when this one was parked
+	spills                time.Time         // from when on messages are given up that cannot be parked; zero: not yet
+	oldest                int64             // ReceivedAt of the oldest message, about
+	lowest                map[string]uint64 // lowest sequence by sink
+	lowSet                uint32            // lowest index of a rule set
+	size                  int64             // of the log
+	first, end            position          // of the log
+	flying                []*flight         // on their way, in the order of the log
+
+	// run's own; dlog and pos change under the mutex.
+	dlog        *decisionLog
+	pos         position
+	trouble     string // what was logged last
+	flyingBytes int
+	proven      bool // it has taken something
+}
+
+// step does what there is to do for a destination.
+func (d *destination) step(ctx context.Context) {
+	d.land()
+	d.store(ctx)
+	d.send()
+	k := d.key
+	d.l.mu.Lock()
+	done := len(d.queue) == 0 && d.read == d.written
+	d.l.mu.Unlock()
+	if !done {
+		return
+	}
+	if d.via.parks && !d.l.parts(k) {
+		d.via.sink.(Parker).Open(k.name, func() bool { return d.l.opened(k) }) //nolint:forcetypeassert // parks says so
+	}
+	d.l.mu.Lock()
+	defer d.l.mu.Unlock()
+	if len(d.queue) == 0 && d.cursor == d.written {
+		d.l.endLocked(d)
+	}
+}
+
+// store puts what is queued into the log.
+func (d *destination) store(ctx context.Context) {
+	for ctx.Err() == nil {
+		d.l.mu.Lock()
+		if len(d.queue) == 0 {
+			d.l.mu.Unlock()
+			return
+		}
+		m := d.queue[0]
+		d.l.mu.Unlock()
+		e, err := d.entryOf(ctx, m)
+		if errors.Is(err, errRecordLost) {
+			d.l.log.Error("record is no longer readable in the journal", "seq", m.t.seq)
+			d.next()
+			m.owner.settle(m.t, dropped, JournalLost)
+			continue
+		}
+		if err == nil {
+			err = d.take(m, &e)
+		}
+		if err != nil {
+			if ctx.Err() == nil && !errors.Is(err, errHeld) {
+				d.l.trouble(d, err)
+			}
+			return
+		}
+	}
+}
+
+// errHeld says that a message waits although it cannot be parked.
+var errHeld = errors.New("the sink takes nothing")
+
+// take puts a message into the log, or gives it up when there is no room. On an error it stays in the queue.
+func (d *destination) take(m *parking, e *parkedEntry) error {
+	held, why := d.l.room(d, e.dead, parkedSize(e))
+	switch {
+	case why == nil:
+		return d.write(e, func() { d.queue = d.queue[1:]; m.owner.parkedNow(m.t) })
+	case held:
+		return errHeld
+	}
+	d.next()
+	if e.dead {
+		m.owner.settle(m.t, dropped, ParkedFull)
+	} else {
+		m.t.Refused(fmt.Errorf("%w: %s", why, d.why))
+	}
+	return nil
+}
+
+// next takes the first message from the queue.
+func (d *destination) next() {
+	d.l.mu.Lock()
+	defer d.l.mu.Unlock()
+	d.queue = d.queue[1:]
+}
+
+// entryOf makes the entry of a message.
+func (d *destination) entryOf(ctx context.Context, m *parking) (parkedEntry, error) {
+	rec, err := d.l.src.find(ctx, d.l.env.journal, m.t.seq)
+	if err != nil {
+		return parkedEntry{}, err
+	}
+	return parkedEntry{
+		sink: m.owner.name, dead: m.dead || m.t.dead, many: m.t.many, seq: m.t.seq, set: m.t.set, reason: m.reason,
+		decision: m.t.decision(), record: *rec,
+	}, nil
+}
+
+func parkedSize(e *parkedEntry) int { return 256 + len(e.record.Payload) + len(e.record.Topic) }
+
+// write appends an entry to the log and calls then before a checkpoint can see it.
+func (d *destination) write(e *parkedEntry, then func()) error {
+	if err := d.open(); err != nil {
+		return err
+	}
+	l := d.l
+	e.number = d.written + 1 // which run alone raises
+	l.buf = e.append(l.buf[:0])
+	if err := d.dlog.append(l.buf, e.number); err != nil {
+		return err
+	}
+	size, end := d.dlog.bytes(), d.dlog.end()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	d.size, d.end = size, end
+	if d.noteLocked(e) {
+		l.markLowestLocked()
+	}
+	then()
+	l.env.metrics.parked.WithLabelValues(d.via.name).Inc()
+	return nil
+}
+
+// noteLocked counts an entry of the log, and reports whether it is the lowest of its sink.
+func (d *destination) noteLocked(e *parkedEntry) (lowest bool) {
+	if d.written == d.cursor {
+		d.oldest = e.record.ReceivedAt
+	}
+	d.written = e.number
+	if d.lowest == nil {
+		d.lowest, d.lowSet = map[string]uint64{}, e.set
+	}
+	if low := d.lowest[e.sink]; low == 0 || e.seq < low {
+		d.lowest[e.sink], lowest = e.seq, true
+	}
+	d.lowSet = min(d.lowSet, e.set)
+	return lowest
+}
+
+// open makes the log.
+func (d *destination) open() error {
+	if d.dlog != nil {
+		return nil
+	}
+	l := d.l
+	id := l.lastID + 1
+	dlog, err := openDecisionLog(l.fs, l.logDir(id), l.epoch, position{}, position{}, l.limits.segmentBytes())
+	if err != nil {
+		return err
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.lastID = id
+	d.adoptLocked(id, dlog)
+	return nil
+}
+
+// adoptLocked gives the destination its log. Nothing asks the log for anything under the lot's mutex, since it may wait for
+// the disk.
+func (d *destination) adoptLocked(id uint64, dlog *decisionLog) {
+	d.id, d.dlog, d.size = id, dlog, dlog.bytes()
+	d.first, d.pos, d.end = dlog.start(), dlog.start(), dlog.end()
+}
+
+func (l *lot) logDir(id uint64) string { return filepath.Join(l.dir, fmt.Sprintf("%016x", id)) }
+
+// send hands over what the log has and the window allows.
+func (d *destination) send() {
+	if d.dlog == nil || d.l.parts(d.key) {
+		return
+	}
+	for d.space() {
+		data, next, ok, err := d.dlog.read(d.pos)
+		var e parkedEntry
+		if err == nil && ok {
+			e, err = readParked(slices.Clone(data), &d.l.decoder)
+		}
+		if err != nil {
+			d.l.trouble(d, err)
+		}
+		if err != nil || !ok {
+			return
+		}
+		owner := d.l.env.byName[e.sink]
+		if owner != nil && e.seq > owner.cursor() {
+			return // it is handed over once more if the process ends now
+		}
+		if d.passTo(next); e.number > d.cursor {
+			d.launch(&e, owner, len(data))
+		}
+	}
+}
+
+// passTo moves the place in the log.
+func (d *destination) passTo(pos position) {
+	d.l.mu.Lock()
+	defer d.l.mu.Unlock()
+	d.pos = pos
+}
+
+// space reports whether there is something to send and room for it.
+func (d *destination) space() bool {
+	messages, bytes := probeMessages, probeBytes
+	if d.proven {
+		messages, bytes = drainMessages, drainBytes
+	}
+	d.l.mu.Lock()
+	defer d.l.mu.Unlock()
+	return d.read < d.written && len(d.flying) < messages && d.flyingBytes < bytes
+}
+
+// launch sends an entry.
+func (d *destination) launch(e *parkedEntry, owner *pipeline, size int) {
+	f := &flight{d: d, e: *e, owner: owner, size: size}
+	d.flyingBytes += size
+	d.l.mu.Lock()
+	if len(d.flying) == 0 {
+		d.oldest = e.record.ReceivedAt
+	}
+	d.read = e.number
+	d.flying = append(d.flying, f)
+	d.l.mu.Unlock()
+	if owner == nil { // its sink is gone from the configuration, and its account with it
+		f.settle(Ticket{}, dropped, "")
+		return
+	}
+	f.deliver(d.via)
+}
+
+// land takes what is settled at the front of what is on its way.
+func (d *destination) land() {
+	for {
+		d.l.mu.Lock()
+		var f *flight
+		var bury string
+		if len(d.flying) > 0 {
+			f = d.flying[0]
+		}
+		for _, g := range d.flying {
+			if bury = g.bury; bury != "" {
+				f, g.bury, g.buried = g, "", true
+				break
+			}
+		}
+		if f != nil && !f.retry.IsZero() && !time.Now().Before(f.retry) {
+			f.done, f.moved, f.retry = true, f.errorTopicLocked(), time.Time{}
+		}
+		done := f != nil && f.done
+		d.l.mu.Unlock()
+		switch {
+		case bury != "":
+			f.e.dead, f.e.reason = true, bury
+			f.deliver(d.l.env.byName[deadLetterSink])
+		case !done:
+			return
+		case f.moved != "":
+			if !d.move(f) {
+				return
+			}
+		default:
+			d.l.mu.Lock()
+			d.popLocked(f)
+			if d.l.mu.Unlock(); f.o == delivered {
+				d.proven = true
+			}
+		}
+	}
+}
+
+// popLocked settles the first of what is on its way.
+func (d *destination) popLocked(f *flight) {
+	if d.dropLocked(f); f.owner != nil {
+		f.owner.resolve(f.e.seq, f.e.many, f.o, f.reason)
+	}
+}
+
+func (d *destination) dropLocked(f *flight) {
+	d.flying = d.flying[1:]
+	d.flyingBytes -= f.size
+	d.cursor = f.e.number
+	if len(d.flying) > 0 {
+		d.oldest = d.flying[0].e.record.ReceivedAt
+	}
+}
+
+// move puts the dead letter of a parked message to those of its error topic, which is parked as well. It returns false when
+// that has to wait.
+func (d *destination) move(f *flight) bool {
+	l := d.l
+	l.mu.Lock()
+	to := l.destLocked(l.env.byName[deadLetterSink], f.moved, f.why)
+	l.mu.Unlock()
+	held, why := l.room(to, true, parkedSize(&f.e))
+	switch {
+	case why == nil || to == d:
+		e := f.e
+		if err := to.write(&e, func() { d.dropLocked(f) }); err != nil {
+			l.trouble(to, err)
+			return false
+		}
+		return true
+	case held:
+		return false
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	f.o, f.reason = dropped, ParkedFull
+	d.popLocked(f)
+	return true
+}
+
+// describeLocked tells of the destination.
+func (d *destination) describeLocked() Parked {
+	p := Parked{
+		Sink: d.key.sink, Destination: d.key.name, Since: d.since, Reason: d.why, Bytes: d.size,
+		Messages: d.written - d.cursor + uint64(len(d.queue)),
+	}
+	if d.oldest > 0 && d.written > d.cursor {
+		p.Oldest = time.UnixMilli(d.oldest).UTC()
+	}
+	return p
+}
+
+// flight is a parked message on its way.
+type flight struct {
+	d     *destination
+	e     parkedEntry
+	owner *pipeline // nil: there is no such sink any more
+	size  int
+	topic string // that it was sent to last; run's own
+
+	// Guarded by the lot's mutex.
+	done   bool
+	o      outcome
+	reason string
+	moved  string    // the error topic whose log it goes to
+	why    error     // of moved
+	bury   string    // why it is to become a dead letter
+	retry  time.Time // when a dead letter that was refused goes behind the others, to be tried again
+	buried bool      // it has become one on its way
+}
+
+// deliver renders the message, or its dead letter, and hands it to the sink.
+func (f *flight) deliver(via *pipeline) {
+	l, e := f.d.l, &f.e
+	set, err := l.env.sets.get(e.set)
+	if err != nil {
+		l.log.Error("a parked message cannot be made any more", "seq", e.seq, "sink", e.sink, "err", err)
+		f.settle(Ticket{}, dropped, Corruption)
+		return
+	}
+	out := &l.form.out
+	if e.dead && e.reason != "" {
+		err = set.RenderDeadLetter(e.decision, e.reason, &e.record, out)
+	} else {
+		err = set.Render(e.decision, &e.record, out)
+	}
+	t := Ticket{to: f, set: e.set, rule: e.decision.Rule, target: e.decision.Target, dead: e.dead, seq: e.seq}
+	if err != nil {
+		t.Refused(err)
+		return
+	}
+	f.topic = out.Topic
+	l.form.delivery = Delivery{Record: &e.record, Out: out, idPrefix: l.env.idPrefix}
+	via.sink.Deliver(&l.form.delivery, t)
+}
+
+// settle implements settler.
+func (f *flight) settle(_ Ticket, o outcome, reason string) {
+	f.d.l.mu.Lock()
+	f.done, f.o, f.reason = true, o, reason
+	f.d.l.mu.Unlock()
+	f.d.l.signal()
+}
+
+// refused implements settler.
+func (f *flight) refused(t Ticket, err error) {
+	if t.dead {
+		f.d.l.mu.Lock()
+		f.d.why, f.retry = err.Error(), time.Now().Add(buryAgain)
+		f.d.l.mu.Unlock()
+		return
+	}
+	f.d.l.mu.Lock()
+	f.bury = err.Error()
+	f.d.l.mu.Unlock()
+	f.d.l.signal()
+}
+
+// park implements settler. What came out of a destination's log stays with the sink; its dead letter may be parked.
+func (f *flight) park(t Ticket, dest string, why error) bool {
+	l := f.d.l
+	l.mu.Lock()
+	defer l.signal()
+	defer l.mu.Unlock()
+	if !f.buried {
+		return false
+	}
+	f.done, f.moved, f.why = true, dest, why
+	return true
+}
+
+// errorTopicLocked is where a dead letter goes.
+func (f *flight) errorTopicLocked() string {
+	if f.buried {
+		return f.topic
+	}
+	return f.d.key.name
+}
+
+// abandoned implements settler.
+func (f *flight) abandoned(uint64) bool { return false }

@@ -1,0 +1,345 @@
+package sink
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"cellgate/broker/message"
+)
+
+// ParkedLimits bound what is parked.
+type ParkedLimits struct {
+	// Bytes of all logs together on disk; an eighth of the journal's bound by default.
+	Bytes int64
+	// DestinationBytes of one destination's log; an eighth of Bytes by default.
+	DestinationBytes int64
+	// Destinations that are parked at a time; 64 by default. A quarter is for error topics alone.
+	Destinations int
+}
+
+func (l *ParkedLimits) fill(journalBytes int64) {
+	l.Bytes = cmp.Or(l.Bytes, journalBytes/8)
+	l.DestinationBytes = cmp.Or(l.DestinationBytes, l.Bytes/8)
+	l.Destinations = cmp.Or(l.Destinations, 64)
+}
+
+// segmentBytes of a destination's log: small enough that what has been sent is soon removed.
+func (l *ParkedLimits) segmentBytes() int64 { return min(8<<20, max(4<<10, l.DestinationBytes/8)) }
+
+// errFull is why a message goes to its rule's error topic although its destination may come back.
+var errFull = errors.New("the destination takes no records, and no more can be parked for it")
+
+// errMany is the same for a destination that cannot be parked any more.
+var errMany = errors.New("the destination takes no records, and no more destinations can be parked")
+
+// lot keeps what is parked: a log for each destination that takes no messages, on disk and in order. A message that is in
+// such a log no longer holds a place in its sink's window, nor the sink's cursor, nor the journal. When the destination takes
+// messages again, they are sent from the log; when that has been read to its end, the sink is told to go on by itself.
+//
+// One goroutine, run, writes and reads all logs. mu is taken before a pipeline's.
+type lot struct {
+	env    *environment
+	fs     fileSystem
+	dir    string
+	epoch  uint64 // of the journal
+	limits ParkedLimits
+	log    *slog.Logger
+	wake   chan struct{}
+
+	mu    sync.Mutex
+	dests map[destKey]*destination
+	// closed are the destinations that sinks give to Park, whether there is a log or not.
+	closed map[destKey]bool
+	ended  []*destination // empty; their logs go when a checkpoint has been stored without them
+	lastID uint64
+
+	// run's own.
+	buf     []byte
+	src     recordSource
+	decoder message.Decoder
+	form    form
+}
+
+// deadLetterSink is the sink that dead letters go to.
+const deadLetterSink = "kafka"
+
+// destKey names a destination: by which sink, and where.
+type destKey struct{ sink, name string }
+
+func (k destKey) String() string { return k.sink + " " + k.name }
+
+// parking is a message that is to be parked.
+type parking struct {
+	t      Ticket // of its owner's
+	owner  *pipeline
+	dead   bool   // it is the dead letter of t
+	reason string // of that
+}
+
+func newLot(o *Options, env *environment) *lot {
+	return &lot{
+		env: env, fs: o.fs, dir: filepath.Join(o.Dir, "parked"), epoch: o.Journal.Epoch(), limits: o.Parked, log: o.Log,
+		wake: make(chan struct{}, 1), dests: map[destKey]*destination{}, closed: map[destKey]bool{},
+	}
+}
+
+// add takes a message that is to be parked. It keeps its place in the sink's window until it is in the log.
+func (l *lot) add(via *pipeline, dest string, why error, m *parking) {
+	l.mu.Lock()
+	d := l.destLocked(via, dest, why)
+	d.queue = append(d.queue, m)
+	l.mu.Unlock()
+	l.signal()
+}
+
+func (l *lot) destLocked(via *pipeline, dest string, why error) *destination {
+	k := destKey{via.name, dest}
+	d := l.dests[k]
+	if d == nil {
+		d = &destination{l: l, via: via, key: k, since: time.Now(), mark: via.taken.Load()}
+		l.dests[k] = d
+	}
+	if !l.closed[k] || d.why == "" {
+		d.why = why.Error()
+	}
+	l.closed[k] = true
+	return d
+}
+
+// trouble notes that a log cannot be written or read; what it holds waits.
+func (l *lot) trouble(d *destination, err error) {
+	if d.trouble != err.Error() {
+		d.trouble = err.Error()
+		l.log.Error("the log of a parked destination fails; its messages wait", "destination", d.key.String(), "err", err)
+	}
+}
+
+func (l *lot) signal() {
+	select {
+	case l.wake <- struct{}{}:
+	default:
+	}
+}
+
+// lookAgain is how often the lot looks at what nobody tells it: cursors, room, destinations without a log.
+const lookAgain = 50 * time.Millisecond
+
+// run parks and sends until ctx ends.
+func (l *lot) run(ctx context.Context) {
+	defer l.src.close()
+	for ctx.Err() == nil {
+		all := l.inOrder()
+		for _, d := range all {
+			d.step(ctx)
+		}
+		waits := l.reopen() || len(all) > 0
+		for _, p := range l.env.pipelines {
+			p.notify()
+		}
+		l.src.close()
+		var timer <-chan time.Time
+		if waits {
+			timer = time.After(lookAgain)
+		}
+		select {
+		case <-l.wake:
+		case <-timer:
+		case <-ctx.Done():
+		}
+	}
+}
+
+// inOrder lists the destinations; the parts of one come before itself.
+func (l *lot) inOrder() []*destination {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	all := make([]*destination, 0, len(l.dests))
+	for _, d := range l.dests {
+		all = append(all, d)
+	}
+	slices.SortFunc(all, func(a, b *destination) int {
+		return cmp.Or(cmp.Compare(len(b.key.name), len(a.key.name)), cmp.Compare(a.key.String(), b.key.String()))
+	})
+	return all
+}
+
+// reopen has sinks look whether destinations without a log take messages again.
+func (l *lot) reopen() (waits bool) {
+	l.mu.Lock()
+	var keys []destKey
+	for k := range l.closed {
+		if l.dests[k] == nil {
+			keys = append(keys, k)
+		}
+	}
+	l.mu.Unlock()
+	for _, k := range keys {
+		if p := l.env.byName[k.sink]; p != nil && p.parks {
+			p.sink.(Parker).Open(k.name, func() bool { return l.opened(k) }) //nolint:forcetypeassert // parks says so
+		}
+	}
+	return len(keys) > 0
+}
+
+// opened is called while nothing is parked for a destination: it says whether nothing is left of it.
+func (l *lot) opened(k destKey) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if d := l.dests[k]; d != nil && (len(d.queue) > 0 || d.read < d.written) {
+		return false
+	}
+	delete(l.closed, k)
+	return true
+}
+
+// parts reports whether parts of a destination are parked: what they hold is older.
+func (l *lot) parts(k destKey) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for other := range l.dests {
+		if other.sink == k.sink && strings.HasPrefix(other.name, k.name+"/") {
+			return true
+		}
+	}
+	return false
+}
+
+// room says why a message cannot be parked; nil if it can. held: it waits instead, since its sink takes nothing else either,
+// so that the outage is the sink's.
+func (l *lot) room(d *destination, dead bool, size int) (held bool, why error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	most := l.limits.Destinations
+	if !dead {
+		most -= most / 4
+	}
+	logs, bytes := 0, int64(0)
+	for _, other := range l.dests {
+		if other.dlog != nil {
+			logs++
+			bytes += other.size
+		}
+	}
+	switch {
+	case d.dlog == nil && logs >= most:
+		why = errMany
+	case bytes+int64(size) > l.limits.Bytes, d.size+int64(size) > l.limits.DestinationBytes:
+		why = errFull
+	}
+	if why != nil && d.via.taken.Load() != d.mark && d.spills.IsZero() {
+		d.spills = time.Now().Add(spillAfter)
+	}
+	return d.spills.IsZero() || time.Now().Before(d.spills), why
+}
+
+// spillAfter is how long others of a sink have taken messages before those are given up that cannot be parked: at the end of
+// an outage not all come back at once.
+const spillAfter = 2 * time.Second
+
+// lowestSet is the lowest index of a rule set that parked messages need, and the highest number if there are none.
+func (l *lot) lowestSet() uint32 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	low := ^uint32(0)
+	for _, d := range l.dests {
+		if d.written > d.cursor || len(d.queue) > 0 {
+			low = min(low, d.lowSet)
+		}
+	}
+	return low
+}
+
+// markLowest tells the pipelines in front of which record nothing of theirs is parked.
+func (l *lot) markLowestLocked() {
+	for _, p := range l.env.pipelines {
+		low := uint64(0)
+		for _, d := range l.dests {
+			if seq := d.lowest[p.name]; seq > 0 && (low == 0 || seq < low) {
+				low = seq
+			}
+		}
+		p.lowestParked.Store(low)
+	}
+}
+
+// endLocked forgets a destination that is empty.
+func (l *lot) endLocked(d *destination) {
+	delete(l.dests, d.key)
+	if d.dlog != nil {
+		l.ended = append(l.ended, d)
+	}
+	l.markLowestLocked()
+}
+
+// Parked is a destination that takes no messages.
+type Parked struct {
+	Sink string `json:"sink"`
+	// Destination is a topic, or topic/partition.
+	Destination string    `json:"destination"`
+	Since       time.Time `json:"since"`
+	Reason      string    `json:"reason"`
+	Messages    uint64    `json:"messages"`
+	Bytes       int64     `json:"bytes"` // on disk
+	// Oldest is when the oldest message was received, as far as that is known.
+	Oldest time.Time `json:"oldest,omitzero"`
+}
+
+// parked lists the destinations, the one with most messages first.
+func (l *lot) parked() []Parked {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var out []Parked
+	for _, d := range l.dests {
+		out = append(out, d.describeLocked())
+	}
+	slices.SortFunc(out, func(a, b Parked) int {
+		return cmp.Or(cmp.Compare(b.Messages, a.Messages), cmp.Compare(a.Sink+a.Destination, b.Sink+b.Destination))
+	})
+	return out
+}
+
+// health is the state of the destinations, for /readyz.
+func (l *lot) health() (Health, bool) {
+	all := l.parked()
+	if len(all) == 0 {
+		return Health{}, false
+	}
+	const named = 5
+	h := Health{Name: "parked", Since: all[0].Since}
+	var parts []string
+	for i, p := range all {
+		if p.Since.Before(h.Since) {
+			h.Since = p.Since
+		}
+		if i < named {
+			parts = append(parts, fmt.Sprintf("%s %s: %d messages wait: %s", p.Sink, p.Destination, p.Messages, p.Reason))
+		}
+	}
+	if more := len(all) - named; more > 0 {
+		parts = append(parts, fmt.Sprintf("and %d destinations more", more))
+	}
+	h.Reason = strings.Join(parts, "; ")
+	return h, true
+}
+
+func (l *lot) close() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, d := range l.dests {
+		if d.dlog != nil {
+			d.dlog.close()
+		}
+	}
+	for _, d := range l.ended {
+		d.dlog.close()
+	}
+	l.ended = nil
+}

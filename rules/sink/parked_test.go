@@ -1,0 +1,333 @@
+package sink_test
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"cellgate/broker/message"
+	"cellgate/rules"
+	"cellgate/rules/sink"
+	"cellgate/rules/sink/sinktest"
+)
+
+const twoTopics = `
+rules:
+  - id: all
+    from: ["v1/+/up/telemetry"]
+    to: [{kafka: {topic: t}}]
+  - id: third
+    from: ["v1/+/up/telemetry"]
+    when: payload.h == 0
+    to: [{kafka: {topic: away}}]
+  - id: broken
+    from: ["v1/+/up/bad"]
+    when: payload.x > 3
+    to: [{kafka: {topic: t}}]
+`
+
+// count is how many messages of a topic there are.
+func count(all []sinktest.Message, topic string) (n int) {
+	for _, m := range all {
+		if m.Topic == topic {
+			n++
+		}
+	}
+	return n
+}
+
+// A topic that takes nothing holds no place that another needs: everything else is delivered, however many messages wait
+// for it; the ledger has them as pending; and they come in order when it takes messages again.
+func TestATopicThatTakesNothingHoldsUpNobody(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, func(o *sink.Options) { o.Sinks[0].Limits.Messages = 64 })
+	r.Apply(twoTopics)
+	r.kafka.Shut("away", true)
+	r.Publish(0, 3000)
+	r.Await(func() bool { r.Balanced(); return count(r.kafka.Settled(), "t") == 3000 })
+	r.Await(func() bool { return len(r.Dispatcher.Parked()) == 1 && r.Dispatcher.Parked()[0].Messages == 1000 })
+	if l := r.Ledger("kafka"); l.Pending != 1000 || l.Delivered != 2000 {
+		t.Fatalf("ledger %+v", l)
+	}
+	last := r.Journal.Last()
+	r.Await(func() bool { return r.Dispatcher.Lag()[0].Cursor == last })
+	r.Await(func() bool { return r.Journal.Stat().Needed["rules"] > last })
+	if p := r.Dispatcher.Parked()[0]; p.Destination != "away" || p.Sink != "kafka" || p.Reason == "" || p.Bytes == 0 || p.Oldest.IsZero() {
+		t.Errorf("%+v", p)
+	}
+	r.kafka.Shut("away", false)
+	r.Settled()
+	r.Await(func() bool { return len(r.Dispatcher.Parked()) == 0 })
+	r.Publish(3000, 300)
+	r.Settled()
+	if l := r.Ledger("kafka"); l.Delivered != 3300 {
+		t.Fatalf("ledger %+v", l)
+	}
+	if n := count(r.kafka.Settled(), "away"); n != 1100 {
+		t.Fatalf("%d messages in the topic that was away", n)
+	}
+	sinktest.InOrder(t, r.kafka.Taken())
+	r.Stop()
+}
+
+// An error topic that takes nothing is a destination like any other: for what cannot be evaluated, and for what another
+// sink has refused.
+func TestAnErrorTopicThatTakesNothingHoldsUpNobody(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, func(o *sink.Options) {
+		o.Sinks[0].Limits.Messages, o.Sinks[1].Limits.Messages = 64, 64
+	})
+	r.kafka.Shut(rules.DefaultErrorTopic, true)
+	r.redis.Refuse(func(m sinktest.Message) bool { return len(m.Value)%2 == 0 })
+	for range 300 {
+		r.Append(message.Record{
+			Kind: message.KindPublish, Client: "s", Topic: "v1/" + sinktest.VIN(1) + "/up/bad", Payload: []byte(`{"x":"text"}`),
+		})
+	}
+	r.Publish(0, 3000)
+	r.Await(func() bool { r.Balanced(); return count(r.kafka.Settled(), "t") == 3000 })
+	r.Await(func() bool { return r.Ledger("redis").Delivered+r.Ledger("redis").Pending == 1000 })
+	refused := r.Ledger("redis").Pending
+	if l := r.Ledger("kafka"); l.Pending != 300 || refused == 0 {
+		t.Fatalf("kafka %+v, redis %+v", l, r.Ledger("redis"))
+	}
+	r.Kill() // what waits is on disk
+	r.kafka.Forget()
+	r.Open()
+	r.Balanced()
+	r.kafka.Shut(rules.DefaultErrorTopic, false)
+	r.Settled()
+	if k, re := r.Ledger("kafka"), r.Ledger("redis"); k.DeadLettered != 300 || re.DeadLettered != refused {
+		t.Fatalf("kafka %+v, redis %+v", k, re)
+	}
+	r.Stop()
+}
+
+// When no more can be parked, messages go to the error topic, and where that is away too they are dropped and counted.
+// Neither holds up anything else.
+func TestWhatCannotBeParkedAnyMore(t *testing.T) {
+	t.Parallel()
+	for name, away := range map[string][]string{"error topic takes it": {"away"}, "error topic away too": {"away", rules.DefaultErrorTopic}} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := newRig(t, func(o *sink.Options) {
+				o.Sinks[0].Limits.Messages = 64
+				o.Parked = sink.ParkedLimits{Bytes: 256 << 10, DestinationBytes: 64 << 10}
+			})
+			r.Apply(twoTopics)
+			for _, topic := range away {
+				r.kafka.Shut(topic, true)
+			}
+			r.Publish(0, 6000)
+			r.Await(func() bool { r.Balanced(); return count(r.kafka.Settled(), "t") == 6000 })
+			r.Await(func() bool {
+				l := r.Ledger("kafka")
+				return l.DeadLettered+l.Dropped[sink.ParkedFull]+l.Pending == 2000
+			})
+			l := r.Ledger("kafka")
+			if full := len(away) == 2; full != (l.Dropped[sink.ParkedFull] > 0) || full == (l.DeadLettered > 0) || l.Pending == 0 {
+				t.Fatalf("ledger %+v", l)
+			}
+			for _, p := range r.Dispatcher.Parked() {
+				if p.Bytes > 65<<10 {
+					t.Errorf("%d bytes for %s, the bound is 64 KiB", p.Bytes, p.Destination)
+				}
+			}
+			for _, topic := range away {
+				r.kafka.Shut(topic, false)
+			}
+			r.Settled()
+			r.Stop()
+		})
+	}
+}
+
+// While nothing of a sink is taken, the sink is away, and not a destination: nothing is given up.
+func TestAnOutageIsNotADestination(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, func(o *sink.Options) {
+		o.Sinks[0].Limits.Messages = 64
+		o.Parked = sink.ParkedLimits{Bytes: 64 << 10, DestinationBytes: 16 << 10}
+	})
+	topics := []string{"t", "low", rules.DefaultErrorTopic}
+	for _, topic := range topics {
+		r.kafka.Shut(topic, true)
+	}
+	r.Publish(0, 3000)
+	r.Await(func() bool { return r.Ledger("kafka").Pending == 3000 })
+	for _, topic := range topics {
+		r.kafka.Shut(topic, false)
+	}
+	r.Settled()
+	complete(t, r, 3000)
+	r.Stop()
+}
+
+// The number of destinations is bounded. A quarter is kept for error topics.
+func TestDestinationsAreBounded(t *testing.T) {
+	t.Parallel()
+	const topics = 20
+	text := "lists: {classes: ["
+	for i := range topics {
+		text += fmt.Sprintf("c%d, ", i)
+	}
+	text += "]}\nrules:\n  - {id: r, from: ['v1/+/up/#'], to: [{kafka: {topic: 'by.${class}'}}]}\n" +
+		"  - {id: t, from: ['v1/+/up/telemetry'], to: [{kafka: {topic: t}}]}\n"
+	r := newRig(t, func(o *sink.Options) { o.Parked.Destinations = 8 })
+	r.Apply(text)
+	for i := range topics {
+		r.kafka.Shut(fmt.Sprintf("by.c%d", i), true)
+	}
+	r.kafka.Shut(rules.DefaultErrorTopic, true)
+	for i := range 40 * topics {
+		r.Append(message.Record{Kind: message.KindPublish, Client: "s", Topic: fmt.Sprintf("v1/%s/up/c%d", sinktest.VIN(1), i%topics), Payload: []byte(`{}`)})
+		if i%10 == 0 {
+			r.Publish(i/10, 1)
+		}
+	}
+	sent := 80
+	r.Await(func() bool {
+		r.Publish(sent, 1) // while nothing else is delivered, what cannot be parked waits
+		sent++
+		logs, waiting := 0, 0
+		for _, p := range r.Dispatcher.Parked() {
+			if p.Bytes > 0 {
+				logs++
+			} else {
+				waiting++
+			}
+		}
+		if logs > 7 {
+			t.Fatalf("%d destinations are parked", logs)
+		}
+		return logs > 5 && waiting == 0 && r.Dispatcher.Position() == r.Journal.Last() && count(r.kafka.Settled(), "t") == sent
+	})
+	r.Balanced()
+	for i := range topics {
+		r.kafka.Shut(fmt.Sprintf("by.c%d", i), false)
+	}
+	r.kafka.Shut(rules.DefaultErrorTopic, false)
+	r.Settled()
+	if l := r.Ledger("kafka"); l.Delivered == 0 || l.DeadLettered == 0 || l.Delivered+l.DeadLettered != uint64(40*topics+sent) { //nolint:gosec // small
+		t.Fatalf("ledger %+v", l)
+	}
+	r.Await(func() bool { return len(r.Dispatcher.Parked()) == 0 })
+	r.Await(func() bool {
+		dirs, _ := filepath.Glob(filepath.Join(r.Dir(), "decisions", "parked", "*"))
+		return len(dirs) == 0
+	})
+	r.Stop()
+}
+
+// A record with several messages is settled by the last of them, over crashes too.
+func TestARecordWithSeveralMessagesIsSettledByTheLast(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, nil)
+	r.Apply(`
+rules:
+  - {id: a, from: ['v1/+/up/telemetry'], to: [{kafka: {topic: a}}]}
+  - {id: b, from: ['v1/+/up/telemetry'], to: [{kafka: {topic: b}}]}
+  - {id: c, from: ['v1/+/up/telemetry'], when: payload.h < 2, to: [{kafka: {topic: c}}]}
+`)
+	r.kafka.Refuse(func(m sinktest.Message) bool { return m.Topic == "c" })
+	r.kafka.Shut("a", true)
+	r.kafka.Shut("b", true)
+	r.Publish(0, 300)
+	r.Await(func() bool { return r.Dispatcher.Position() == r.Journal.Last() && r.Ledger("kafka").Pending == 300 })
+	restart := func() {
+		r.Await(func() bool { return r.Journal.Stat().Needed["rules"] > r.Journal.Last() })
+		if err := r.Dispatcher.Checkpoint(); err != nil {
+			t.Fatal(err)
+		}
+		r.Kill()
+		r.kafka.Forget()
+		r.Open()
+		r.Balanced()
+	}
+	restart()
+	if l := r.Ledger("kafka"); l.Pending != 300 {
+		t.Fatalf("ledger %+v", l)
+	}
+	r.kafka.Shut("a", false)
+	r.Await(func() bool { return len(r.Dispatcher.Parked()) == 1 })
+	restart()
+	r.kafka.Shut("b", false)
+	r.Settled()
+	if l := r.Ledger("kafka"); l.Delivered != 100 || l.DeadLettered != 200 {
+		t.Fatalf("ledger %+v", l)
+	}
+	restart()
+	if l := r.Ledger("kafka"); l.Delivered != 100 || l.DeadLettered != 200 {
+		t.Fatalf("ledger after a restart %+v", l)
+	}
+	r.Stop()
+}
+
+// TestCrashesLoseNothingThatIsParked kills the dispatcher at random moments while topics come and go.
+func TestCrashesLoseNothingThatIsParked(t *testing.T) {
+	t.Parallel()
+	rounds := 12
+	if testing.Short() {
+		rounds = 4
+	}
+	for seed := range uint64(4) {
+		t.Run(fmt.Sprint("seed", seed), func(t *testing.T) {
+			t.Parallel()
+			crashesParked(t, rand.New(rand.NewPCG(seed, 9)), rounds) //nolint:gosec // a test's choices
+		})
+	}
+}
+
+func crashesParked(t *testing.T, rnd *rand.Rand, rounds int) {
+	r := newRig(t, func(o *sink.Options) { o.Sinks[0].Limits.Messages = 8 << rnd.IntN(6) })
+	sent := 0
+	for range rounds {
+		for range 1 + rnd.IntN(20) {
+			n := 1 + rnd.IntN(120)
+			r.Publish(sent, n)
+			sent += n
+			r.kafka.Hold(rnd.IntN(3) == 0)
+			r.kafka.Shut([]string{"t", "low"}[rnd.IntN(2)], rnd.IntN(2) == 0)
+			r.kafka.Settle(0, rnd.IntN(50)) // in order, as a partition does
+			r.Balanced()
+			if rnd.IntN(8) == 0 {
+				if err := r.Dispatcher.Checkpoint(); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		r.Kill()
+		if rnd.IntN(2) == 0 {
+			r.Tear(rnd)
+		}
+		r.kafka.Forget()
+		r.Open()
+		r.Balanced()
+	}
+	r.kafka.Shut("t", false)
+	r.kafka.Shut("low", false)
+	r.kafka.Hold(false)
+	r.Settled()
+	complete(t, r, sent)
+	r.Stop()
+}
+
+// Without its log a parked destination stops the start, as a decision log does: what is lost must be told.
+func TestALostLogOfAParkedDestinationIsNoticed(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, nil)
+	r.kafka.Shut("t", true)
+	r.Publish(0, 100)
+	r.Await(func() bool { return r.Journal.Stat().Needed["rules"] > r.Journal.Last() })
+	r.Kill()
+	if err := os.RemoveAll(filepath.Join(r.Dir(), "decisions", "parked")); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.TryOpen(); err == nil {
+		t.Fatal("started")
+	} else {
+		t.Log(err)
+	}
+}

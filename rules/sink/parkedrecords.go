@@ -1,0 +1,175 @@
+package sink
+
+import (
+	"encoding/binary"
+	"fmt"
+)
+
+// parkedRecords are the records of a sink that its cursor has passed and that still have messages parked. They are pending.
+// It belongs to its pipeline's mutex.
+type parkedRecords struct {
+	records uint64
+	// joint are those with several messages for the sink, by sequence: the last one to settle decides.
+	joint map[uint64]*joint
+	// noted are changes to the outcomes of joint records that no checkpoint has stored: what their other messages came to
+	// is written nowhere else.
+	noted map[uint64]bool
+	// before are messages behind the cursor that were parked before the restart and are handed over once more.
+	before map[messageKey]bool
+}
+
+// joint is a record with several messages.
+type joint struct {
+	open    int32 // parked messages that are not settled
+	outcome outcome
+	reason  string
+}
+
+// messageKey names a message of a sink.
+type messageKey struct {
+	seq          uint64
+	rule, target uint16
+}
+
+func (p *parkedRecords) note(seq uint64) {
+	if p.noted == nil {
+		p.noted = map[uint64]bool{}
+	}
+	p.noted[seq] = true
+}
+
+// leave takes over a record that the cursor passes.
+func (p *parkedRecords) leave(e *entry) {
+	p.records++
+	if !e.many {
+		return
+	}
+	p.jointOf(e.seq).open += e.parked
+	p.join(e.seq, e.outcome, e.reason)
+}
+
+func (p *parkedRecords) jointOf(seq uint64) *joint {
+	if p.joint == nil {
+		p.joint = map[uint64]*joint{}
+	}
+	j := p.joint[seq]
+	if j == nil {
+		j = &joint{}
+		p.joint[seq] = j
+	}
+	return j
+}
+
+// join adds the outcome of one of a record's messages to the others'.
+func (p *parkedRecords) join(seq uint64, o outcome, reason string) {
+	if j := p.jointOf(seq); o > j.outcome {
+		j.outcome, j.reason = o, reason
+		p.note(seq)
+	}
+}
+
+// restore counts a parked message that a log holds.
+func (p *parkedRecords) restore(seq uint64, many bool) {
+	if !many {
+		p.records++
+		return
+	}
+	j := p.jointOf(seq)
+	if j.open++; j.open == 1 {
+		p.records++
+	}
+}
+
+// settle counts a parked message's outcome, and returns that of the record when it was the last.
+func (p *parkedRecords) settle(seq uint64, many bool, o outcome, reason string) (outcome, string, bool) {
+	if !many {
+		p.records--
+		return o, reason, true
+	}
+	p.join(seq, o, reason)
+	j := p.joint[seq]
+	if j.open--; j.open > 0 {
+		return 0, "", false
+	}
+	p.records--
+	if delete(p.joint, seq); j.outcome > delivered {
+		p.note(seq)
+	}
+	return j.outcome, j.reason, true
+}
+
+// resolve settles a message that was parked.
+func (p *pipeline) resolve(seq uint64, many bool, o outcome, reason string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if o, reason, ok := p.parked.settle(seq, many, o, reason); ok {
+		p.now.settled(o, reason)
+		p.settled.settled(o, reason)
+	}
+}
+
+// park implements settler.
+func (p *pipeline) park(t Ticket, dest string, why error) bool {
+	p.env.lot.add(p, dest, why, &parking{t: t, owner: p})
+	return true
+}
+
+// parkedNow is told that a message is in a log.
+func (p *pipeline) parkedNow(t Ticket) {
+	p.inflight.Add(-1)
+	p.inflightBytes.Add(-int64(t.size))
+	p.mu.Lock()
+	p.tracker.park(t.slot)
+	p.advanceLocked()
+	p.mu.Unlock()
+	if p.starved.Load() {
+		p.signal()
+	}
+}
+
+// parkedBefore reports whether a message that is about to be handed over has been parked before the restart.
+func (p *pipeline) parkedBefore(t Ticket) bool {
+	if p.again.Load() == 0 {
+		return false
+	}
+	p.mu.Lock()
+	k := messageKey{t.seq, t.rule, t.target}
+	was := p.parked.before[k]
+	delete(p.parked.before, k)
+	p.again.Store(int64(len(p.parked.before)))
+	p.mu.Unlock()
+	if was {
+		p.parkedNow(t)
+	}
+	return was
+}
+
+// store adds the changes since the last call to notes: the outcome of a record, nil when it is to be forgotten.
+func (p *parkedRecords) store(sink string, notes map[string][]byte) {
+	for seq := range p.noted {
+		key := noteKey(sink, seq)
+		if j := p.joint[seq]; j != nil && j.outcome > delivered {
+			notes[key] = append([]byte{byte(j.outcome)}, j.reason...)
+		} else {
+			notes[key] = nil
+		}
+	}
+	clear(p.noted)
+}
+
+func noteKey(sink string, seq uint64) string {
+	return string(binary.BigEndian.AppendUint64(append([]byte(sink), 0), seq))
+}
+
+// restoreNote takes a stored outcome back.
+func (p *pipeline) restoreNote(seq uint64, value []byte) error {
+	if len(value) == 0 || outcome(value[0]) > dropped {
+		return fmt.Errorf("outcome of record %d at %s: % x", seq, p.name, value)
+	}
+	if j := p.parked.joint[seq]; j != nil {
+		j.outcome, j.reason = outcome(value[0]), string(value[1:])
+	} else {
+		p.parked.note(seq) // to be forgotten
+	}
+	return nil
+}

@@ -1,0 +1,280 @@
+package sink
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"cellgate/broker/statefile"
+)
+
+var (
+	keyParked    = []byte("parked")          // []parkedState
+	bucketJoined = []byte("parked_outcomes") // by sink and sequence: what became of a parked record's other messages
+)
+
+// parkedState is what a checkpoint keeps of a parked destination.
+type parkedState struct {
+	ID       uint64   `json:"id"` // of the log's directory
+	Sink     string   `json:"sink"`
+	Name     string   `json:"name"`
+	Why      string   `json:"why"`
+	Since    int64    `json:"since"`   // ms since the Unix epoch
+	Cursor   uint64   `json:"cursor"`  // number of the last entry that is settled
+	Written  uint64   `json:"written"` // and of the last there is
+	LogStart position `json:"log_start"`
+	LogEnd   position `json:"log_end"`
+}
+
+// lotSnapshot is the lot at a boundary.
+type lotSnapshot struct {
+	states []parkedState
+	dests  []*destination // those of states
+	ended  []*destination
+	// notes are changes of parked records' outcomes; nil: to be forgotten.
+	notes map[string][]byte
+}
+
+// equal reports whether there is nothing new to store.
+func (s *lotSnapshot) equal(last *lotSnapshot) bool {
+	return slices.Equal(s.states, last.states) && len(s.ended) == 0 && len(s.notes) == 0
+}
+
+// captureSinks copies the sinks' accounts and what is parked of them at one moment.
+func (d *Dispatcher) captureSinks(s *snapshot) {
+	l := d.env.lot
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	notes := map[string][]byte{}
+	for i, p := range d.pipelines {
+		p.capture(&s.sinks[i], d.o.Log.Error, notes)
+	}
+	s.lot = l.captureLocked(notes)
+}
+
+func (l *lot) captureLocked(notes map[string][]byte) lotSnapshot {
+	s := lotSnapshot{ended: slices.Clone(l.ended), notes: notes}
+	for _, d := range l.dests {
+		if d.dlog != nil {
+			s.dests = append(s.dests, d)
+		}
+	}
+	slices.SortFunc(s.dests, func(a, b *destination) int { return int(a.id) - int(b.id) }) //nolint:gosec // small
+	for _, d := range s.dests {
+		s.states = append(s.states, parkedState{
+			ID: d.id, Sink: d.key.sink, Name: d.key.name, Why: d.why, Since: d.since.UnixMilli(), Cursor: d.cursor,
+			Written: d.written, LogStart: d.first, LogEnd: d.end,
+		})
+	}
+	return s
+}
+
+// store writes a snapshot in a checkpoint's transaction.
+func (s *lotSnapshot) store(b *statefile.Bucket) error {
+	if err := putJSON(b, keyParked, s.states); err != nil {
+		return err
+	}
+	joined := b.Bucket(bucketJoined)
+	for _, key := range slices.Sorted(maps.Keys(s.notes)) {
+		var err error
+		if v := s.notes[key]; v == nil {
+			err = joined.Delete([]byte(key))
+		} else {
+			err = joined.Put([]byte(key), v)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// release removes what a stored snapshot no longer needs.
+func (l *lot) release(s *lotSnapshot) {
+	for i, d := range s.dests {
+		st := &s.states[i]
+		l.mu.Lock()
+		keep := st.LogEnd
+		if d.pos.Segment < keep.Segment {
+			keep = d.pos
+		}
+		l.mu.Unlock()
+		if err := d.dlog.trim(st.Cursor, keep); err != nil {
+			l.log.Warn("log of a parked destination not trimmed", "destination", d.key.String(), "err", err)
+		}
+		size, first := d.dlog.bytes(), d.dlog.start()
+		l.mu.Lock()
+		d.size, d.first = size, first
+		l.mu.Unlock()
+	}
+	for _, d := range s.ended {
+		l.mu.Lock()
+		l.ended = slices.DeleteFunc(l.ended, func(o *destination) bool { return o == d })
+		l.mu.Unlock()
+		d.dlog.close()
+		if err := l.remove(d.id); err != nil {
+			l.log.Warn("log of a parked destination not removed", "destination", d.key.String(), "err", err)
+		}
+	}
+}
+
+// remove deletes a log with its directory.
+func (l *lot) remove(id uint64) error {
+	dir := l.logDir(id)
+	names, err := l.fs.List(dir)
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		err = errors.Join(err, l.fs.Remove(filepath.Join(dir, name)))
+	}
+	return errors.Join(err, l.fs.Remove(dir))
+}
+
+// parkedStates is what a checkpoint has of the lot.
+type parkedStates struct {
+	dests []parkedState
+	notes map[string][]byte
+}
+
+func (p *parkedStates) load(b *statefile.Bucket) error {
+	p.notes = map[string][]byte{}
+	err := b.Bucket(bucketJoined).ForEach(func(key, value []byte) error {
+		p.notes[string(key)] = slices.Clone(value)
+		return nil
+	})
+	return errors.Join(err, getJSON(b, keyParked, &p.dests))
+}
+
+// orphan gives all of it up: the journal is another one. What the notes say of records that are not parked is forgotten.
+func (p *parkedStates) orphan() { p.dests = nil }
+
+// restore opens the logs as of the checkpoint, counts what is pending in them, and removes all others.
+func (l *lot) restore(states *parkedStates) error {
+	if err := l.removeStrangers(states.dests); err != nil {
+		return err
+	}
+	for i := range states.dests {
+		if err := l.restoreLog(&states.dests[i]); err != nil {
+			return err
+		}
+	}
+	l.mu.Lock()
+	l.markLowestLocked()
+	l.mu.Unlock()
+	for _, p := range l.env.pipelines {
+		p.again.Store(int64(len(p.parked.before)))
+	}
+	for key, value := range states.notes {
+		if err := l.restoreNote(key, value); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (l *lot) removeStrangers(states []parkedState) error {
+	names, err := l.fs.List(l.dir)
+	if err != nil {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		return fmt.Errorf("logs of parked destinations: %w", err)
+	}
+	for _, name := range names {
+		id, err := strconv.ParseUint(name, 16, 64)
+		if err != nil || slices.ContainsFunc(states, func(s parkedState) bool { return s.ID == id }) {
+			continue
+		}
+		if err := l.remove(id); err != nil {
+			return fmt.Errorf("logs of parked destinations: %w", err)
+		}
+	}
+	return nil
+}
+
+func (l *lot) restoreLog(s *parkedState) error {
+	l.lastID = max(l.lastID, s.ID)
+	dlog, err := openDecisionLog(l.fs, l.logDir(s.ID), l.epoch, s.LogStart, s.LogEnd, l.limits.segmentBytes())
+	if err != nil {
+		return err
+	}
+	k := destKey{s.Sink, s.Name}
+	d := &destination{
+		l: l, via: l.env.byName[s.Sink], key: k, why: s.Why, since: time.UnixMilli(s.Since),
+		cursor: s.Cursor, read: s.Cursor, written: s.Cursor,
+	}
+	if d.adoptLocked(s.ID, dlog); d.via == nil || !d.via.parks {
+		l.log.Error("a sink is gone from the configuration, and with it what was parked for it", "destination", k.String())
+		l.ended = append(l.ended, d)
+		return nil
+	}
+	l.dests[k], l.closed[k] = d, true
+	if err := d.recount(); err != nil {
+		return err
+	}
+	if d.written != s.Written {
+		return fmt.Errorf("%w: %s ends with entry %d, the checkpoint says %d", ErrDecisionLog, dlog.dir, d.written, s.Written)
+	}
+	return nil
+}
+
+// recount counts what the log holds behind the cursor. What the owner's cursor has not passed is handed over once more, and
+// then counted.
+func (d *destination) recount() error {
+	pos := d.pos
+	for {
+		data, next, ok, err := d.dlog.read(pos)
+		if err != nil || !ok {
+			return err
+		}
+		e, err := readParked(data, &d.l.decoder)
+		if err != nil {
+			return d.dlog.damage(pos, err)
+		}
+		d.dlog.noteLast(next.Segment, e.number)
+		pos = next
+		if e.number <= d.cursor {
+			d.pos = next
+			continue
+		}
+		if e.number != d.written+1 {
+			return d.dlog.damage(d.pos, fmt.Errorf("entry %d comes after %d", e.number, d.written))
+		}
+		d.noteLocked(&e)
+		p := d.l.env.byName[e.sink]
+		switch {
+		case p == nil:
+		case e.seq <= p.cursor():
+			p.parked.restore(e.seq, e.many)
+		default:
+			if p.parked.before == nil {
+				p.parked.before = map[messageKey]bool{}
+			}
+			p.parked.before[messageKey{e.seq, e.decision.Rule, e.decision.Target}] = true
+		}
+	}
+}
+
+func (l *lot) restoreNote(key string, value []byte) error {
+	sink, seq, ok := strings.Cut(key, "\x00")
+	p := l.env.byName[sink]
+	if !ok || len(seq) != 8 || p == nil {
+		return nil
+	}
+	return p.restoreNote(binary.BigEndian.Uint64([]byte(seq)), value)
+}
+
+// start tells the sinks what is parked.
+func (l *lot) start() {
+	for _, d := range l.inOrder() {
+		d.via.sink.(Parker).Park(d.key.name) //nolint:forcetypeassert // restore has seen to it
+	}
+}
