@@ -331,40 +331,6 @@ func TestOrderAndWindow(t *testing.T) {
 	}
 }
 
-func TestQueueIsBounded(t *testing.T) {
-	t.Parallel()
-	var refused []string
-	s := start(t, Options{
-		Deliverer: newEngine(0), MaxQueued: 2, MaxOpen: 4,
-		Refused: func(reason string) { refused = append(refused, reason) },
-	})
-	ctx := context.Background()
-	of := func(origin, by string) Caller { return Caller{Origin: origin, By: by} }
-	one, two := of(OriginHTTP, "one"), of(OriginKafka, "two")
-	create(t, s, Request{Caller: one})
-	first := create(t, s, Request{Caller: one})
-	if _, _, err := s.Create(ctx, Request{VIN: vin, Name: "x", Caller: two}); !errors.Is(err, ErrQueueFull) {
-		t.Errorf("third of the vehicle: %v", err)
-	}
-	if _, _, err := s.Create(ctx, Request{VIN: "OTHER", Name: "x", Caller: one}); !errors.Is(err, ErrBusy) {
-		t.Errorf("beyond the sender's half: %v", err)
-	}
-	if _, err := s.Cancel(ctx, one, vin, first.ID); err != nil {
-		t.Fatal(err)
-	}
-	create(t, s, Request{VIN: "OTHER", Caller: one}) // its place is free again
-	create(t, s, Request{VIN: "OTHER", Caller: two})
-	create(t, s, Request{VIN: "THIRD", Caller: of(OriginKafka, "another name for two")})
-	for _, c := range []Caller{of(OriginKafka, "three"), of(OriginHTTP, "three")} {
-		if _, _, err := s.Create(ctx, Request{VIN: "THIRD", Name: "x", Caller: c}); !errors.Is(err, ErrBusy) {
-			t.Errorf("beyond Kafka's half, or the cell's bound: %v", err)
-		}
-	}
-	if fmt.Sprint(refused) != "[command_queue_full command_busy command_busy command_busy]" {
-		t.Errorf("refused %v", refused)
-	}
-}
-
 func TestCancel(t *testing.T) {
 	t.Parallel()
 	e := newEngine(0)

@@ -488,22 +488,3 @@ func TestNothingIsSentBeforeStart(t *testing.T) {
 	s.Start()
 	c.expect("t=a q1 #1", "t=b q1 #2")
 }
-
-// An urgent message goes before what the client has not been sent, behind those that are urgent too.
-func TestUrgentGoesBeforeWhatWaits(t *testing.T) {
-	t.Parallel()
-	e := newEnv(t)
-	c, _ := e.attach("V1", vehicle, func(a *Attach) { a.ReceiveMaximum = 1 })
-	c.subscribe(sub("v1/V1/cmd/#", 1))
-	for _, text := range []string{"a", "b", "c", "U1", "U2", "d"} {
-		d := &Delivery{Topic: "v1/V1/cmd/x", Payload: []byte(text), Urgent: text[0] == 'U'}
-		if err := e.m.Deliver("V1", d); err != nil {
-			t.Fatal(err)
-		}
-	}
-	for i, text := range []string{"a", "U1", "U2", "b", "c", "d"} {
-		id := uint16(i + 1)
-		c.expect(fmt.Sprintf("v1/V1/cmd/x=%s q1 #%d", text, id))
-		c.s.Puback(id, 0)
-	}
-}
