@@ -53,7 +53,7 @@ func (a *Authority) Tokens() http.Handler {
 // issueForCaller serves a service or operator with token:issue.
 func (a *Authority) issueForCaller(w http.ResponseWriter, r *http.Request) {
 	caller, _ := IdentityFrom(r.Context())
-	if !a.admit(w, "t"+caller.Subject, factorTrusted) {
+	if !a.admit(w, "t"+caller.SessionKey(caller.Subject), factorTrusted) {
 		return
 	}
 	var req tokenRequest

@@ -9,6 +9,8 @@ import (
 	"time"
 	"unicode"
 	"unicode/utf8"
+
+	"cellgate/broker/message"
 )
 
 // Role is the name of a role: a built-in one or one from the configuration.
@@ -48,6 +50,14 @@ type Identity struct {
 	CertThumbprint string
 	// Anonymous marks an identity that no token stands for.
 	Anonymous bool
+}
+
+// SessionKey names the session that a client of this identity has under a client identifier; see message.SessionKey.
+func (id *Identity) SessionKey(clientID string) string {
+	if id.Role == RoleVehicle {
+		return clientID
+	}
+	return message.SessionKey(clientID, id.Role, id.Issuer)
 }
 
 // HasScope reports whether the token carries a scope.

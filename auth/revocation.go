@@ -110,6 +110,12 @@ func newRevocations() *revocations {
 
 func (r *Revocation) owner() owner { return owner{r.Issuer, r.Role, r.Subject} }
 
+// Names reports whether the entry is for a subject of an issuer in a role.
+func (r *Revocation) Names(issuer string, role Role, subject string) bool {
+	owners := ownersOf(issuer, role, subject)
+	return slices.Contains(owners[:3], r.owner()) // the last is everyone
+}
+
 // newer orders entries of one owner, in the same way at every gateway.
 func (r *Revocation) newer(old *Revocation) bool {
 	switch {

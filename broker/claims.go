@@ -13,7 +13,7 @@ func (p *places) add(i int)     { *p |= 1 << i }
 
 // claimRetained takes room for the next record of the batch, a message that is to be retained. False: there is none.
 func (c *conn) claimRetained(in *frame.Inbound, topic string) bool {
-	rec := message.Record{Kind: message.KindPublish, Client: c.id, Topic: topic, Payload: in.Payload}
+	rec := message.Record{Kind: message.KindPublish, Client: c.key, Topic: topic, Payload: in.Payload}
 	claimed, err := c.b.sessions.ClaimRetained(&rec)
 	if claimed {
 		c.scratch.claims.add(len(c.scratch.records))

@@ -28,7 +28,7 @@ func (c *conn) isCommand(topic string) bool {
 
 // command hands a command to the service, which has it on disk before it is acknowledged. It is not journaled.
 func (c *conn) command(in *frame.Inbound, topic string) bool {
-	rec := message.Record{Kind: message.KindPublish, QoS: in.QoS, Client: c.id, Topic: topic, Payload: in.Payload}
+	rec := message.Record{Kind: message.KindPublish, QoS: in.QoS, Client: c.key, Topic: topic, Payload: in.Payload}
 	if in.HasProps {
 		c.properties(in, &rec)
 	}

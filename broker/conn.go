@@ -20,7 +20,8 @@ type conn struct {
 	t *transport
 
 	// Set before run and not changed.
-	id         string
+	id         string // MQTT client identifier
+	key        string // of the session
 	version    byte
 	vehicle    bool
 	noExpiry   bool // the CONNECT's session expiry was 0: a DISCONNECT may not raise it
@@ -254,7 +255,7 @@ func (c *conn) finish() {
 	// Whoever takes over waits for drained, and then finds what this connection leaves behind: the session
 	// detached, so that a clean DISCONNECT stays one, and the messages that may come again.
 	c.session.Detach(c.normal, c.newExpiry)
-	c.b.resends.leave(c.id, c.recent)
+	c.b.resends.leave(c.key, c.recent)
 	c.recent = recentSent{}
 	c.mu.Lock()
 	c.readerDone = true

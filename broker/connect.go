@@ -180,7 +180,7 @@ func (r *request) admit() *refusal {
 	}
 	// One that takes over gives a place back.
 	r.reserved = b.wheel.reserve(b.limits.Load().MaxConnections) ||
-		(b.sessions.Connected(r.clientID) && b.wheel.reserve(math.MaxInt))
+		(b.sessions.Connected(r.identity.SessionKey(r.clientID)) && b.wheel.reserve(math.MaxInt))
 	if !r.reserved {
 		b.reject("connections")
 		return &refusal{reason: frame.ReasonQuotaExceeded, result: "full"}
@@ -280,7 +280,7 @@ func (r *request) attach(behind []byte) *conn {
 	defer cancel()
 	p := &r.pk.Properties
 	sess, present, err := b.sessions.Attach(ctx, session.Attach{
-		ClientID: c.id, Version: c.version, CleanStart: r.pk.Connect.Clean, Expiry: r.expiry(),
+		Key: c.key, Version: c.version, CleanStart: r.pk.Connect.Clean, Expiry: r.expiry(),
 		ReceiveMaximum: p.ReceiveMaximum, MaxPacket: p.MaximumPacketSize, AliasMaximum: p.TopicAliasMaximum,
 		Vehicle: c.vehicle, Owner: ownerOf(&r.identity), Perm: c.perm.Load(), Will: r.will(), Conn: c, NotAfter: r.identity.Expires,
 	})
@@ -292,7 +292,7 @@ func (r *request) attach(behind []byte) *conn {
 		return nil
 	}
 	c.session = sess
-	c.recent = b.resends.back(c.id, present)
+	c.recent = b.resends.back(c.key, present)
 	c.carry = append([]byte(nil), behind...)
 	if err := r.t.Conn.SetDeadline(time.Time{}); err != nil {
 		b.log.Debug("connection lost at CONNECT", "client", c.id, "error", err)
@@ -310,7 +310,7 @@ func (r *request) attach(behind []byte) *conn {
 }
 
 // ownerOf is whose bounds the sessions of an identity count towards.
-func ownerOf(id *auth.Identity) session.Owner { return session.Owner(id.Subject) }
+func ownerOf(id *auth.Identity) session.Owner { return session.Owner(id.SessionKey(id.Subject)) }
 
 func attachRefusal(err error) *refusal {
 	switch {
@@ -329,7 +329,7 @@ func attachRefusal(err error) *refusal {
 
 func (r *request) newConn() *conn {
 	c := &conn{
-		b: r.b, t: r.t, listener: r.l, id: r.clientID, version: r.version,
+		b: r.b, t: r.t, listener: r.l, id: r.clientID, key: r.identity.SessionKey(r.clientID), version: r.version,
 		vehicle:   r.identity.Role == auth.RoleVehicle,
 		keepalive: (r.keepalive + r.keepalive/2 + wheelTick).Milliseconds(),
 		maxPacket: int(r.pk.Properties.MaximumPacketSize),

@@ -114,7 +114,7 @@ func (f *fanEnv) attach(id string) *sub {
 	f.t.Helper()
 	c := &sub{drained: make(chan struct{}), got: make(chan string, 1<<16)}
 	s, _, err := f.sessions.Attach(f.t.Context(), session.Attach{
-		ClientID: id, Version: 4, Expiry: time.Hour, Perm: anything{}, Conn: c,
+		Key: id, Version: 4, Expiry: time.Hour, Perm: anything{}, Conn: c,
 	})
 	f.must(err)
 	c.s = s

@@ -57,6 +57,9 @@ func newHarness(t testing.TB, setups ...setup) *harness {
 	return openHarness(t, t.TempDir(), setups...)
 }
 
+// labKey is the key of the session of a client of the listener "lab".
+func labKey(clientID string) string { return message.SessionKey(clientID, "lab", "cellgate/cell-test") }
+
 // openHarness starts a broker on a directory, whose listeners are "tokens" and "lab" (anonymous, all topics), and
 // stops it with the test.
 func openHarness(t testing.TB, dir string, setups ...setup) *harness {

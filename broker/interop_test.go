@@ -140,7 +140,7 @@ func TestResume(t *testing.T) {
 		service.send(subscribeFrame(version, 1, "v1/+/up/#", 1))
 		service.expect(0x90)
 		must(t, service.c.Close())
-		eventually(t, "the service is gone", func() bool { return !h.sessions.Connected("service") })
+		eventually(t, "the service is gone", func() bool { return !h.sessions.Connected(labKey("service")) })
 		car := h.connect("cars", testVIN, version, connectOptions{})
 		for i := uint16(1); i <= 5; i++ {
 			car.send(publishFrame(version, 1, i, "v1/"+testVIN+"/up/x", fmt.Sprint("message ", i)))
@@ -240,7 +240,7 @@ func TestIdentifiersOfBothDirections(t *testing.T) {
 			must(t, err)
 			answers[first] = true
 		}
-		info, _ := h.sessions.Get("both")
+		info, _ := h.sessions.Get(labKey("both"))
 		if info.Inflight != 1 {
 			t.Errorf("%d messages in flight", info.Inflight)
 		}

@@ -16,7 +16,7 @@ func (h *harness) kickAtConnect(ended func()) {
 	h.sessions.OnPresence(func(p session.Presence) {
 		if first && p.Connected {
 			first = false
-			h.sessions.Disconnect(p.ClientID, session.ReasonTakenOver, "")
+			h.sessions.Disconnect(p.Key, session.ReasonTakenOver, "")
 			ended()
 		}
 	})

@@ -90,7 +90,7 @@ func newOthers(t *testing.T) *others {
 func (e *others) attach(t *testing.T, id string) *sub {
 	t.Helper()
 	c := &sub{drained: make(chan struct{}), got: make(chan string, 1<<16)}
-	s, _, err := e.m.Attach(t.Context(), session.Attach{ClientID: id, Version: 4, Perm: anything{}, Conn: swallow{c}})
+	s, _, err := e.m.Attach(t.Context(), session.Attach{Key: id, Version: 4, Perm: anything{}, Conn: swallow{c}})
 	must(t, err)
 	c.s = s
 	s.Start()

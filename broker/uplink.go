@@ -198,7 +198,7 @@ func (c *conn) take(in *frame.Inbound, topic string, class int) bool {
 	c.b.counters.received[class][in.QoS].Inc()
 	s.records = append(s.records, message.Record{
 		Kind: message.KindPublish, QoS: in.QoS, Retain: in.Retain, Dup: in.Dup, PacketID: in.PacketID,
-		Client: c.id, Topic: topic, Payload: in.Payload,
+		Client: c.key, Topic: topic, Payload: in.Payload,
 	})
 	rec := &s.records[len(s.records)-1]
 	if in.HasProps {
@@ -225,7 +225,7 @@ func (c *conn) repeat(a ack, in *frame.Inbound, topic string) bool {
 		c.credit++ // the exchange has its place in the window already (4.9)
 	}
 	a.mode = c.b.ackMode(&message.Record{
-		Kind: message.KindPublish, QoS: in.QoS, Retain: in.Retain, Client: c.id, Topic: topic, Payload: in.Payload,
+		Kind: message.KindPublish, QoS: in.QoS, Retain: in.Retain, Client: c.key, Topic: topic, Payload: in.Payload,
 	})
 	switch last := c.b.journal.Last(); {
 	case last > c.b.journal.Durable():
@@ -272,7 +272,7 @@ func (c *conn) pubrel(f []byte, h frame.Header) bool {
 		c.stage(ack{id: in.PacketID, typ: frame.TypePubcomp, reason: frame.ReasonPacketIDNotFound})
 		return len(s.acks) < batchRecords || c.flush()
 	}
-	s.records = append(s.records, message.Record{Kind: message.KindRelease, Client: c.id, PacketID: in.PacketID})
+	s.records = append(s.records, message.Record{Kind: message.KindRelease, Client: c.key, PacketID: in.PacketID})
 	c.stage(ack{
 		id: in.PacketID, typ: frame.TypePubcomp,
 		record: uint8(len(s.records)), //nolint:gosec // at most batchRecords

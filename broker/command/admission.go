@@ -23,6 +23,8 @@ const (
 type Caller struct {
 	// By is the subject of the caller's token; of a record from Kafka, what that says itself.
 	By string
+	// Namespace keeps idempotency keys apart of callers with the same By.
+	Namespace string
 	// Origin is one of the entrances.
 	Origin string
 	// Role, Issuer, TokenID and Address are for the audit log. They are empty for Kafka, which does not tell.

@@ -59,7 +59,7 @@ type Request struct {
 	// ID makes the request idempotent: [A-Za-z0-9_-]{1,64}, unique in the cell. Empty: derived from Key, or
 	// made up.
 	ID string
-	// Key is the caller's idempotency key, at most 255 bytes; it is the caller's own (see Caller.By).
+	// Key is the caller's idempotency key, at most 255 bytes; it is the caller's own (see Caller.By and Caller.Namespace).
 	Key string
 	Caller
 	VIN  string
@@ -182,7 +182,7 @@ func (r *Request) check(o *Options) error {
 	}
 	r.TTL = r.TTL.Truncate(time.Millisecond)
 	if r.ID == "" {
-		r.ID = madeID(r.By, r.Key)
+		r.ID = madeID(r.By+r.Namespace, r.Key)
 	}
 	return nil
 }

@@ -63,7 +63,7 @@ type Record struct {
 	Dup      bool
 	PacketID uint16 // 0 for QoS 0
 
-	// Client is the MQTT client identifier; a vehicle's is its VIN.
+	// Client is the key of the publisher's session (see SessionKey); a vehicle's is its VIN.
 	Client string
 	// Topic is the topic name, any alias resolved.
 	Topic   string

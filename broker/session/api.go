@@ -14,8 +14,12 @@ import (
 // interval of 0xFFFFFFFF). Options.MaxSessionExpiry still limits it.
 const MaxExpiry = time.Duration(math.MaxInt64)
 
-// MaxClientIDBytes is the longest client identifier that can have a session: it is a key of the state file.
-const MaxClientIDBytes = 1024
+// MaxClientIDBytes is the longest client identifier that can have a session, and MaxKeyBytes the longest key of one: it
+// is a key of the state file.
+const (
+	MaxClientIDBytes = 1024
+	MaxKeyBytes      = 4096
+)
 
 // Errors of Attach and Deliver, and those that a Delivery's Failed is given.
 var (
@@ -47,7 +51,7 @@ var (
 	// ErrTakeover wraps the context's error when an older connection of the same client identifier did not
 	// end in time.
 	ErrTakeover = errors.New("the older connection has not ended")
-	// ErrClientID: the client identifier is empty or longer than MaxClientIDBytes.
+	// ErrClientID: the client identifier is empty or longer than MaxClientIDBytes, or the key than MaxKeyBytes.
 	ErrClientID = errors.New("client identifier empty or too long")
 	// ErrClosed: the manager is closed.
 	ErrClosed = errors.New("session manager closed")
@@ -67,6 +71,8 @@ type Options struct {
 	Index Index
 	// Journal takes wills and tells where it stands.
 	Journal Journal
+	// Issuer is the cell's own: sessions of services that were stored before they told issuers apart are taken for its.
+	Issuer string
 	// Log gets state changes worth an operator's attention; nil discards.
 	Log *slog.Logger
 	// Metrics count; nil counts into nothing.
@@ -252,8 +258,9 @@ type Will struct {
 
 // Attach is a connection that has been authenticated and asks for its session.
 type Attach struct {
-	ClientID string
-	Version  byte // 4 for MQTT 3.1.1, 5
+	// Key names the session (see message.SessionKey): of a vehicle, its VIN.
+	Key     string
+	Version byte // 4 for MQTT 3.1.1, 5
 	// CleanStart discards an existing session (3.1.1: clean session).
 	CleanStart bool
 	// Expiry is how long the session outlives the connection; 0 not at all. For 3.1.1 give 0 with clean
@@ -268,7 +275,8 @@ type Attach struct {
 	// Vehicle marks a client whose identifier is its VIN: at most QoS 1 is granted, and filters below its
 	// own v1/{id}/cmd and v1/{id}/sys stay out of the Index.
 	Vehicle bool
-	// Owner is whose bounds the session counts towards. Empty: OwnerOfClient.
+	// Owner is whose bounds the session counts towards: a session key with the subject for a client identifier.
+	// Empty: OwnerOfClient.
 	Owner Owner
 	Perm  Permissions
 	Will  *Will
@@ -306,7 +314,7 @@ type Delivery struct {
 // Presence is one change of a client's connection. Of one client they come in order, Epoch rising with
 // every connection.
 type Presence struct {
-	ClientID  string
+	Key       string
 	Vehicle   bool
 	Connected bool
 	// Epoch numbers the client's connections within this process, beginning at 1.
@@ -318,7 +326,7 @@ type Presence struct {
 
 // Info describes a session for the HTTP API.
 type Info struct {
-	ClientID  string
+	Key       string
 	Vehicle   bool
 	Connected bool
 	Version   byte

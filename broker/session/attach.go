@@ -28,7 +28,7 @@ const (
 // Errors: ErrClientID, ErrWillNotPermitted, ErrWillTopic, ErrSessions, ErrTakeover (with the context's error), ErrSessionEnded (purged meanwhile),
 // ErrClosed, the journal's error when an older will cannot be appended, the context's error.
 func (m *Manager) Attach(ctx context.Context, a Attach) (s *Session, present bool, err error) {
-	if a.ClientID == "" || len(a.ClientID) > MaxClientIDBytes {
+	if id, _, _ := message.SplitSessionKey(a.Key); id == "" || len(id) > MaxClientIDBytes || len(a.Key) > MaxKeyBytes {
 		return nil, false, ErrClientID
 	}
 	if a.Will != nil && !willPermitted(a.Perm, a.Will.Topic) {
@@ -40,14 +40,14 @@ func (m *Manager) Attach(ctx context.Context, a Attach) (s *Session, present boo
 		return nil, false, ErrWillTopic
 	}
 	if a.Owner == "" {
-		a.Owner = OwnerOfClient(a.ClientID)
+		a.Owner = OwnerOfClient(a.Key)
 	}
-	a.ClientID = strings.Clone(a.ClientID)
-	if err := m.gates.lock(ctx, a.ClientID); err != nil {
+	a.Key = strings.Clone(a.Key)
+	if err := m.gates.lock(ctx, a.Key); err != nil {
 		return nil, false, err
 	}
-	defer m.gates.unlock(a.ClientID)
-	if err := m.evict(ctx, a.ClientID); err != nil {
+	defer m.gates.unlock(a.Key)
+	if err := m.evict(ctx, a.Key); err != nil {
 		return nil, false, err
 	}
 	if err := m.settleWill(&a); err != nil {
@@ -106,7 +106,7 @@ func (m *Manager) evict(ctx context.Context, id string) error {
 // when the writer has made it durable. The error is ErrSessions: what the owner had is untouched then.
 func (m *Manager) open(a *Attach) (st *state, present, wait bool, err error) {
 	expiry := min(a.Expiry, m.bounds.Load().MaxSessionExpiry)
-	old := m.lookup(a.ClientID)
+	old := m.lookup(a.Key)
 	if old != nil {
 		old.mu.Lock()
 		if !old.ended && !a.CleanStart && !old.expired(m.now()) {
@@ -129,7 +129,7 @@ func (m *Manager) open(a *Attach) (st *state, present, wait bool, err error) {
 	}
 	now := m.now()
 	st = &state{
-		m: m, id: a.ClientID, share: sh, vehicle: a.Vehicle, durable: expiry > 0, expiry: expiry,
+		m: m, id: a.Key, share: sh, vehicle: a.Vehicle, durable: expiry > 0, expiry: expiry,
 		since: m.wall(), endsAt: deadline(now, expiry), floor: m.journal.Last(),
 	}
 	m.sessions.put(st)
@@ -284,7 +284,7 @@ func (st *state) tellPresence(reason string) {
 		return
 	}
 	p := Presence{
-		ClientID: st.id, Vehicle: st.vehicle, Connected: reason == "", Epoch: st.gen,
+		Key: st.id, Vehicle: st.vehicle, Connected: reason == "", Epoch: st.gen,
 		At: time.UnixMilli(st.since), Reason: reason,
 	}
 	st.after = append(st.after, func() { fn(p) })

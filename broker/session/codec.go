@@ -17,10 +17,10 @@ import (
 // ordered by them, else unsigned varints; a text is its length and its bytes; times are ms since the Unix
 // epoch.
 //
-//	meta      "format"   1
+//	meta      "format"   2
 //	          "position" journal epoch, fan-out position, replay position, and up to where the command service has
 //	                     everything: 8 bytes each, big-endian; without the last, it has what is replayed
-//	sessions  client -> the session:
+//	sessions  client -> the session (client is its key: message.SessionKey):
 //	            flags     1 byte    vehicle 0, will 1, will retain 2, will QoS 3-4, never expires 5, owner 6
 //	            version   1 byte    4 or 5
 //	            expiry    uvarint   ms
@@ -43,8 +43,12 @@ import (
 //
 // The checksums of values and buckets are the state file's (package statefile).
 //
-// A client identifier has no null character (MQTT 5, 1.5.4), so the keys of one client are together.
-const format = 1
+// A client identifier has no null character (MQTT 5, 1.5.4), nor has a role or an issuer, so the keys of one client are
+// together.
+const (
+	format         = 2
+	formatByClient = 1 // sessions were named by client identifiers alone
+)
 
 // ErrFormat is wrapped when the state file holds something that this version does not understand.
 var ErrFormat = errors.New("session state not understood")

@@ -16,7 +16,7 @@ func BenchmarkCommit(b *testing.B) {
 		b.Fatal(err)
 	}
 	defer db.Close() //nolint:errcheck // the end of the benchmark
-	if err := db.Update(createBuckets); err != nil {
+	if err := db.Update(func(tx *statefile.Tx) error { return createBuckets(tx, "") }); err != nil {
 		b.Fatal(err)
 	}
 	const changes, held = 100, 20_000

@@ -24,7 +24,7 @@ func (c silent) Drained() <-chan struct{} { return c.drained }
 func (e *env) attachSilent(id string, expiry time.Duration) *Session {
 	e.t.Helper()
 	s, _, err := e.m.Attach(e.t.Context(), Attach{
-		ClientID: id, Version: 5, Expiry: expiry, Vehicle: true, Perm: perms{}, Conn: silent{},
+		Key: id, Version: 5, Expiry: expiry, Vehicle: true, Perm: perms{}, Conn: silent{},
 	})
 	if err != nil {
 		e.t.Fatal(err)
@@ -191,7 +191,7 @@ func newBenchEnv(b *testing.B, subscribers int, qos byte) *benchEnv {
 	})
 	for i := range subscribers {
 		c := &acking{acks: make(chan uint16, 1024)}
-		s, _, err := m.Attach(b.Context(), Attach{ClientID: fmt.Sprint(i), Version: 4, Perm: perms{}, Conn: c})
+		s, _, err := m.Attach(b.Context(), Attach{Key: fmt.Sprint(i), Version: 4, Perm: perms{}, Conn: c})
 		if err != nil {
 			b.Fatal(err)
 		}
@@ -226,7 +226,7 @@ func BenchmarkFullQueues(b *testing.B) {
 		_ = db.Close()
 	})
 	for i := range 100 {
-		s, _, err := m.Attach(b.Context(), Attach{ClientID: fmt.Sprintf("svc/%d", i), Version: 4, Expiry: time.Hour, Perm: perms{}, Conn: &silent{}})
+		s, _, err := m.Attach(b.Context(), Attach{Key: fmt.Sprintf("svc/%d", i), Version: 4, Expiry: time.Hour, Perm: perms{}, Conn: &silent{}})
 		if err != nil {
 			b.Fatal(err)
 		}

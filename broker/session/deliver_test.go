@@ -475,7 +475,7 @@ func TestNothingIsSentBeforeStart(t *testing.T) {
 	c.detach(false)
 	e.say("t", 1, "a")
 	c = &conn{t: t, version: 5, drained: make(chan struct{}), attached: make(chan struct{}), room: -1, change: make(chan struct{})}
-	s, _, err := e.m.Attach(t.Context(), Attach{ClientID: "svc", Version: 5, Expiry: time.Hour, Perm: perms{}, Conn: c})
+	s, _, err := e.m.Attach(t.Context(), Attach{Key: "svc", Version: 5, Expiry: time.Hour, Perm: perms{}, Conn: c})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -336,7 +336,7 @@ func (e *env) tryAttach(ctx context.Context, id string, change ...func(*Attach))
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	c := &conn{t: e.t, drained: make(chan struct{}), attached: make(chan struct{}), room: -1, change: make(chan struct{})}
-	a := Attach{ClientID: id, Version: 5, Expiry: time.Hour, Perm: perms{}, Conn: c}
+	a := Attach{Key: id, Version: 5, Expiry: time.Hour, Perm: perms{}, Conn: c}
 	for _, ch := range change {
 		ch(&a)
 	}

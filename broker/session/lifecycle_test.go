@@ -445,7 +445,7 @@ func TestListAndPurge(t *testing.T) {
 	}
 	var ids []string
 	for _, info := range e.m.List("a", 2) {
-		ids = append(ids, info.ClientID)
+		ids = append(ids, info.Key)
 	}
 	if want := []string{"b", "c"}; !slices.Equal(ids, want) {
 		t.Errorf("listed %q, want %q", ids, want)
@@ -479,7 +479,7 @@ func TestListAndPurge(t *testing.T) {
 func TestOpenRefusesWhatItDoesNotUnderstand(t *testing.T) {
 	t.Parallel()
 	for name, damage := range map[string]func(put func(bucket bucket, key, value string)){
-		"format":   func(put func(bucket, string, string)) { put(bucketMeta, "format", "\x02") },
+		"format":   func(put func(bucket, string, string)) { put(bucketMeta, "format", "\x07") },
 		"session":  func(put func(bucket, string, string)) { put(bucketSessions, "svc", "\x02\x05") },
 		"empty":    func(put func(bucket, string, string)) { put(bucketSessions, "other", "") },
 		"queue":    func(put func(bucket, string, string)) { put(bucketQueue, "svc\x0012345678", "\x01") },

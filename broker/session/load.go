@@ -13,7 +13,7 @@ import (
 // load brings sessions, queues, identifiers and retained messages back from the state file. It runs before
 // anything else can see the manager, so it takes no locks.
 func (m *Manager) load() error {
-	if err := m.db.Update(createBuckets); err != nil {
+	if err := m.db.Update(func(tx *statefile.Tx) error { return createBuckets(tx, m.o.Issuer) }); err != nil {
 		return fmt.Errorf("open session state: %w", err)
 	}
 	err := m.db.View(func(tx *statefile.Tx) error {
@@ -26,7 +26,7 @@ func (m *Manager) load() error {
 	return nil
 }
 
-func createBuckets(tx *statefile.Tx) error {
+func createBuckets(tx *statefile.Tx, issuer string) error {
 	root, err := tx.CreateBucketIfNotExists([]byte(rootBucket))
 	if err != nil {
 		return err
@@ -38,12 +38,16 @@ func createBuckets(tx *statefile.Tx) error {
 	}
 	meta := root.Bucket(bucketMeta.name())
 	switch v := meta.Get([]byte("format")); {
-	case v == nil:
-		return meta.Put([]byte("format"), []byte{format})
-	case len(v) != 1 || v[0] != format:
+	case len(v) == 1 && v[0] == format:
+		return nil
+	case len(v) == 1 && v[0] == formatByClient:
+		if err := nameByIssuer(root, issuer); err != nil {
+			return err
+		}
+	case v != nil:
 		return fmt.Errorf("%w: format %x, this version knows %d", ErrFormat, v, format)
 	}
-	return nil
+	return meta.Put([]byte("format"), []byte{format})
 }
 
 type loader struct {

@@ -235,6 +235,21 @@ func (m *Manager) Disconnect(clientID string, reason byte, serverRef string) boo
 	return true
 }
 
+// PurgeOwned purges the sessions of the owners that match accepts. A vehicle is its own owner.
+func (m *Manager) PurgeOwned(match func(Owner) bool) {
+	for _, st := range m.sessions.all("") {
+		st.mu.Lock()
+		owner := st.owned()
+		st.unlock()
+		if owner == "" {
+			owner = Owner(st.id)
+		}
+		if match(owner) {
+			m.Purge(st.id)
+		}
+	}
+}
+
 // Purge ends a client's connection and its session with all that is queued; its will is not sent. It
 // reports whether there was a session.
 func (m *Manager) Purge(clientID string) bool {

@@ -9,7 +9,7 @@ import (
 // one part after the other, and a CONNECT or a message waits for one at most: 100,000 sessions in one took 10 ms.
 const registryParts = 64
 
-// registry holds the sessions by client identifier.
+// registry holds the sessions by key.
 type registry struct {
 	seed  maphash.Seed
 	parts [registryParts]registryPart

@@ -5,17 +5,29 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"cellgate/broker/message"
 )
 
-// Owner tells whose a session is: the subject of the token that it was opened with. What a client may take of something
-// that all share is counted by owner, whatever client identifiers it uses.
+// Owner tells whose a session is: issuer, role and subject of the token that it was opened with, in the form of a session
+// key. What a client may take of something that all share is counted by owner, whatever client identifiers it uses.
 type Owner string
 
-// OwnerOfClient is the owner of what was kept for, or by, a client when nothing but its identifier is known: services use
-// {name} or {name}/….
-func OwnerOfClient(clientID string) Owner {
-	name, _, _ := strings.Cut(clientID, "/")
-	return Owner(name)
+// OwnerOfClient is the owner of what was kept for, or by, a client when nothing but the key of its session is known:
+// services use {name} or {name}/… for an identifier.
+func OwnerOfClient(key string) Owner {
+	id, role, issuer := message.SplitSessionKey(key)
+	name, _, _ := strings.Cut(id, "/")
+	if role == "" {
+		return Owner(name)
+	}
+	return Owner(message.SessionKey(name, role, issuer))
+}
+
+// Subject is the owner's name, for people.
+func (o Owner) Subject() string {
+	name, _, _ := message.SplitSessionKey(string(o))
+	return name
 }
 
 // share is what one owner holds. A vehicle has none: it has one session, whose own bounds are its share.
@@ -170,7 +182,7 @@ func (m *Manager) Shortages() []Shortage {
 // meet counts a bound that a client has met, and tells the operator when that is news.
 func (m *Manager) meet(bound string, owner Owner) {
 	if m.shortages.note(bound, owner, m.o.Now()) {
-		m.log.Warn("a bound of the sessions is reached", "bound", bound, "subject", string(owner))
+		m.log.Warn("a bound of the sessions is reached", "bound", bound, "subject", owner.Subject())
 	}
 }
 

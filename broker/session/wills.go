@@ -62,7 +62,7 @@ func (st *state) takeWill(now int64) (message.Record, bool) {
 // settleWill deals with the will of the client's last connection before a new one begins: it is cancelled
 // by a resume within its delay, else it is in the journal before anything of the new connection is.
 func (m *Manager) settleWill(a *Attach) error {
-	st := m.lookup(a.ClientID)
+	st := m.lookup(a.Key)
 	if st == nil {
 		return nil
 	}

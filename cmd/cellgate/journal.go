@@ -185,6 +185,8 @@ type dumped struct {
 	ReceivedAt time.Time              `json:"received_at"`
 	Kind       string                 `json:"kind"`
 	Client     string                 `json:"client,omitempty"`
+	Role       string                 `json:"role,omitempty"` // with Issuer: of a client that is no vehicle
+	Issuer     string                 `json:"issuer,omitempty"`
 	Topic      string                 `json:"topic,omitempty"`
 	QoS        byte                   `json:"qos"`
 	Retain     bool                   `json:"retain,omitempty"`
@@ -197,12 +199,13 @@ type dumped struct {
 }
 
 func (c *cli) dumpRecord(w io.Writer, rec *message.Record) error {
+	client, role, issuer := message.SplitSessionKey(rec.Client)
 	if !c.json {
-		_, err := fmt.Fprintf(w, "%d %s %s %s qos%d %s %s\n", rec.Seq, millisText(rec.ReceivedAt), kindName(rec.Kind), rec.Client, rec.QoS, rec.Topic, printable(rec.Payload))
+		_, err := fmt.Fprintf(w, "%d %s %s %s qos%d %s %s\n", rec.Seq, millisText(rec.ReceivedAt), kindName(rec.Kind), client, rec.QoS, rec.Topic, printable(rec.Payload))
 		return err
 	}
 	d := dumped{
-		Seq: rec.Seq, ReceivedAt: rec.Time(), Kind: kindName(rec.Kind), Client: rec.Client, Topic: rec.Topic, QoS: rec.QoS,
+		Seq: rec.Seq, ReceivedAt: rec.Time(), Kind: kindName(rec.Kind), Client: client, Role: role, Issuer: issuer, Topic: rec.Topic, QoS: rec.QoS,
 		Retain: rec.Retain, Dup: rec.Dup, PacketID: rec.PacketID, Type: rec.Props.ContentType, User: rec.Props.User,
 	}
 	switch {

@@ -165,7 +165,7 @@ func (a *App) evict(ctx context.Context) {
 			continue
 		}
 		for i := range found {
-			after = found[i].ClientID
+			after = found[i].Key
 			if !found[i].Vehicle || !found[i].Connected {
 				continue
 			}
@@ -173,7 +173,7 @@ func (a *App) evict(ctx context.Context) {
 			if !ok {
 				return
 			}
-			if a.sendAway(found[i].ClientID, reasonUseAnother, endpoint, "drain") {
+			if a.sendAway(found[i].Key, reasonUseAnother, endpoint, "drain") {
 				a.drain.count()
 			}
 		}

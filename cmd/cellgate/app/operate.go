@@ -27,7 +27,7 @@ const (
 
 func vehicleOf(i *session.Info, whole bool) Vehicle {
 	v := Vehicle{
-		VIN: i.ClientID, Connected: i.Connected, Ready: i.Ready, Since: i.Since.UTC(), Queued: i.Queued, Inflight: i.Inflight, QueuedBytes: i.QueuedBytes,
+		VIN: i.Key, Connected: i.Connected, Ready: i.Ready, Since: i.Since.UTC(), Queued: i.Queued, Inflight: i.Inflight, QueuedBytes: i.QueuedBytes,
 		TokenEnds: i.TokenEnds, SessionEnds: i.EndsAt, Will: i.HasWill,
 	}
 	if i.Connected {
@@ -66,7 +66,7 @@ func (a *App) listVehicles(w http.ResponseWriter, r *http.Request) {
 			if found[i].Vehicle && len(page.Vehicles) < limit {
 				page.Vehicles = append(page.Vehicles, vehicleOf(&found[i], false))
 			}
-			after = found[i].ClientID
+			after = found[i].Key
 			if len(page.Vehicles) == limit {
 				page.Next = after
 				break

@@ -236,7 +236,7 @@ func (a *App) openSessions(context.Context) (err error) {
 	a.brokerStats = broker.NewMetrics(a.reg.own)
 	a.index = broker.NewIndex()
 	a.sessions, err = session.Open(session.Options{
-		DB: a.db, Index: a.index, Journal: sessionJournal{a.journal}, Now: a.clock.Now, Wall: a.clock.Wall, Log: a.log, Metrics: session.NewMetrics(a.reg.own),
+		DB: a.db, Index: a.index, Journal: sessionJournal{a.journal}, Issuer: a.cfg.Auth.Issuer, Now: a.clock.Now, Wall: a.clock.Wall, Log: a.log, Metrics: session.NewMetrics(a.reg.own),
 		Rejected: a.rejected, Bounds: sessionBounds(a.cfg), DiskShort: a.ladder.reserveShort,
 	})
 	if err != nil {
@@ -333,7 +333,7 @@ func (a *App) startBackground() error {
 	if a.cfg.Rules.Watch {
 		a.background("rules watch", a.rules.watch)
 	}
-	purges := newPurges(a.sessions.Purge, a.commands, a.log)
+	purges := newPurges(a.sessions.PurgeOwned, a.commands, a.log)
 	a.auth.WatchPurges(purges.add)
 	a.background("purges", purges.run)
 	return nil

@@ -63,16 +63,16 @@ func (p *presence) on(e session.Presence) {
 		name = "connected"
 	}
 	at := e.At.UTC().Format("2006-01-02T15:04:05.000Z07:00")
-	value, err := json.Marshal(presenceEvent{e.ClientID, p.cell, p.epoch, p.seq.Add(1), name, at, e.Reason})
+	value, err := json.Marshal(presenceEvent{e.Key, p.cell, p.epoch, p.seq.Add(1), name, at, e.Reason})
 	if err != nil {
 		p.log.Error("presence event", slog.Any("error", err))
 		return
 	}
 	headers := kafkaclient.AppendHeader(nil, "cell", p.cell)
-	headers = kafkaclient.AppendHeader(headers, "vin", e.ClientID)
+	headers = kafkaclient.AppendHeader(headers, "vin", e.Key)
 	p.waiting.Add(1)
 	p.producer.Produce(&kafkaclient.Record{
-		Topic: topicPresence, Key: []byte(e.ClientID), Value: value, Headers: headers, HeaderCount: 2, Time: e.At.UnixMilli(),
+		Topic: topicPresence, Key: []byte(e.Key), Value: value, Headers: headers, HeaderCount: 2, Time: e.At.UnixMilli(),
 		Done: kafkaclient.CompletionFunc(p.done),
 	})
 }

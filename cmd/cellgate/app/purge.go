@@ -7,6 +7,8 @@ import (
 
 	"cellgate/auth"
 	"cellgate/broker/command"
+	"cellgate/broker/message"
+	"cellgate/broker/session"
 )
 
 // commandStore is what a purge needs of the command service.
@@ -19,7 +21,7 @@ type commandStore interface {
 // purges delete what waits for a vehicle whose tokens were revoked with purge: its session with the queue at once,
 // and then its commands that have not been sent, which would otherwise reach the next who connects as it.
 type purges struct {
-	session  func(clientID string) bool
+	sessions func(match func(session.Owner) bool)
 	commands commandStore
 	waiting  chan string
 	log      *slog.Logger
@@ -28,14 +30,23 @@ type purges struct {
 // maxPurges bounds the vehicles whose commands are still to be cancelled. Beyond it, they are left to expire.
 const maxPurges = 10_000
 
-func newPurges(session func(string) bool, commands commandStore, log *slog.Logger) *purges {
-	return &purges{session: session, commands: commands, waiting: make(chan string, maxPurges), log: log}
+func newPurges(sessions func(func(session.Owner) bool), commands commandStore, log *slog.Logger) *purges {
+	return &purges{sessions: sessions, commands: commands, waiting: make(chan string, maxPurges), log: log}
 }
 
 // add purges a subject. It runs on the authority's goroutine and so leaves the commands, which take a commit each,
 // to run.
 func (p *purges) add(r auth.Revocation) {
-	p.session(r.Subject)
+	p.sessions(func(o session.Owner) bool {
+		subject, role, issuer := message.SplitSessionKey(string(o))
+		if role == "" {
+			role, issuer = auth.RoleVehicle, r.Issuer // a vehicle is the same whichever issuer speaks for it
+		}
+		return r.Names(issuer, role, subject)
+	})
+	if !r.Names(r.Issuer, auth.RoleVehicle, r.Subject) {
+		return // commands are vehicles'
+	}
 	select {
 	case p.waiting <- r.Subject:
 	default:

@@ -57,7 +57,7 @@ func (a *App) pointAll(endpoint, reason string) {
 			return
 		}
 		for i := range found {
-			after = found[i].ClientID
+			after = found[i].Key
 			if found[i].Vehicle && found[i].Connected {
 				a.point(after, endpoint, reason)
 			}

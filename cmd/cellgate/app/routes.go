@@ -12,6 +12,7 @@ import (
 	"cellgate/auth"
 	"cellgate/auth/problem"
 	"cellgate/broker/command"
+	"cellgate/broker/message"
 )
 
 //go:embed openapi.yaml
@@ -148,8 +149,12 @@ func (q *quietWriter) Write(b []byte) (int, error) { return len(b), nil }
 // caller names who calls.
 func (a *App) caller(r *http.Request) command.Caller {
 	id, _ := auth.IdentityFrom(r.Context())
+	namespace := "" // of the cell's own services, whose keys were made without one
+	if id.Role != auth.RoleService || id.Issuer != a.cfg.Auth.Issuer {
+		namespace = message.SessionKey("", id.Role, id.Issuer)
+	}
 	return command.Caller{
-		By: id.Subject, Origin: command.OriginHTTP, Role: id.Role, Issuer: id.Issuer, TokenID: id.TokenID, Address: r.RemoteAddr,
+		By: id.Subject, Namespace: namespace, Origin: command.OriginHTTP, Role: id.Role, Issuer: id.Issuer, TokenID: id.TokenID, Address: r.RemoteAddr,
 		May: a.auth.Permissions(id).Command,
 	}
 }

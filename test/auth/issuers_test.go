@@ -1,0 +1,90 @@
+package authtest
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"cellgate/auth"
+	"cellgate/test/harness"
+)
+
+// TestIssuersAndRolesAreApart: a client of another issuer, or in another role, that has the name and the client
+// identifier of one of the cell's services neither ends its connection nor finds its session, and a revocation of the
+// one does not end the other.
+func TestIssuersAndRolesAreApart(t *testing.T) {
+	t.Parallel()
+	foreign, set := partnerForge(t, partner, "p-1")
+	file := filepath.Join(t.TempDir(), "partner.jwks")
+	if err := os.WriteFile(file, set, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	g := harness.StartGateway(t, harness.Options{NoRules: true, Auth: fmt.Sprintf(
+		`issuers: [{issuer: %q, jwks_file: %q, roles: [service], scopes: ["telemetry:read"]}]`, partner, file)})
+	i := issuerOf(t, g)
+	operator := i.operator()
+	car := mustOpen(t, g.MQTT, connect{id: vinA, password: i.vehicle(vinA), version: 5})
+	own := i.service("billing", auth.ScopeTelemetryRead)
+	theirs := foreign.Sign(foreign.Header.JSON(), foreign.Claims.With("sub", "billing").JSON())
+	others := map[string]string{"another issuer's": theirs, "a vehicle's": vehicleNamed(t, g, operator, "billing")}
+
+	for name, token := range others {
+		live := mustOpen(t, g.MQTT, connect{id: "billing", password: own, version: 5, keep: true})
+		live.subscribe("v1/+/up/#")
+		if _, connack := tryOpen(t, g.MQTT, connect{id: "billing", password: token, version: 5, keep: true}); len(connack) < 2 || connack[0] != 0 || connack[1] != 0 {
+			t.Fatalf("%s: CONNACK % x, want a session of its own", name, connack)
+		}
+		car.mustPublish(publish{topic: "v1/" + vinA + "/up/live", qos: 1})
+		live.await("v1/" + vinA + "/up/live")
+		live.leave()
+		for n := range 20 {
+			car.mustPublish(publish{topic: fmt.Sprintf("v1/%s/up/queued/%d", vinA, n), qos: 1})
+		}
+		thief, _ := tryOpen(t, g.MQTT, connect{id: "billing", password: token, version: 5, keep: true})
+		back, connack := tryOpen(t, g.MQTT, connect{id: "billing", password: own, version: 5, keep: true})
+		if len(connack) < 2 || connack[0] != 1 {
+			t.Fatalf("%s took the session: CONNACK % x", name, connack)
+		}
+		back.await("v1/" + vinA + "/up/queued/19")
+		if n := len(back.received()); n != 20 {
+			t.Errorf("%s: %d of 20 queued messages", name, n)
+		}
+		if got := thief.received(); len(got) != 0 {
+			t.Errorf("%s was sent %+v", name, got)
+		}
+		back.leave()
+		thief.leave()
+	}
+
+	revoke(t, g, operator, map[string]any{"sub": "billing", "role": "service"})
+	if _, code := open(t, g.MQTT, connect{id: "billing", password: own, version: 5}); code != reasonBadCredentials {
+		t.Errorf("the cell's own after its revocation: 0x%02x", code)
+	}
+	for name, token := range others {
+		if _, code := open(t, g.MQTT, connect{id: "billing", password: token, version: 5}); code != 0 {
+			t.Errorf("%s after the revocation of the cell's own: 0x%02x", name, code)
+		}
+	}
+	revoke(t, g, operator, map[string]any{"sub": "billing", "iss": partner, "purge": true})
+	if _, code := open(t, g.MQTT, connect{id: "billing", password: theirs, version: 5}); code != reasonBadCredentials {
+		t.Errorf("another issuer's after its revocation: 0x%02x", code)
+	}
+	if _, connack := tryOpen(t, g.MQTT, connect{id: "billing", password: i.service("billing", auth.ScopeTelemetryRead), version: 5, keep: true}); len(connack) < 2 || connack[0] != 1 {
+		t.Errorf("the purge of another issuer's took the session: CONNACK % x", connack)
+	}
+}
+
+// vehicleNamed gets a vehicle's token as a service with token:issue does.
+func vehicleNamed(t *testing.T, g *harness.Gateway, caller, name string) string {
+	t.Helper()
+	status, body, err := g.Do(http.MethodPost, "/v1/tokens", caller, map[string]any{"vin": name})
+	var got struct{ Token string }
+	if err != nil || status != http.StatusCreated || json.Unmarshal(body, &got) != nil || strings.Count(got.Token, ".") != 2 {
+		t.Fatalf("token for %s: %d %s %v", name, status, body, err)
+	}
+	return got.Token
+}
