@@ -1,7 +1,6 @@
 package broker
 
 import (
-	"cmp"
 	"slices"
 	"strings"
 	"sync"
@@ -32,9 +31,11 @@ type Index struct {
 
 // filter is what is subscribed to under one filter.
 type filter struct {
-	shared  bool
-	members []member // ordered by client; replaced as a whole, so that who reads it needs no lock
-	turn    int      // of a shared one: whose turn it is
+	shared bool
+	// members are only ever appended to; for any other change they are replaced. So who reads them needs no lock.
+	members []member
+	at      map[string]int // place by client
+	turn    int            // of a shared one: whose turn it is
 }
 
 // member is one client's subscription to a filter, and the record behind which it begins.
@@ -67,25 +68,22 @@ func (x *Index) Subscribe(client string, sub session.Subscription, since uint64)
 	defer x.mu.Unlock()
 	f := x.filters[sub.Filter]
 	if f == nil {
-		f = &filter{shared: shared}
+		f = &filter{shared: shared, at: make(map[string]int, 1)}
 		name := strings.Clone(sub.Filter)
 		x.filters[name] = f
 		for held, entry := range entries(name, plain) {
 			x.topics.Subscribe(held, packets.Subscription{Filter: entry})
 		}
 	}
-	i, known := f.find(client)
-	if known {
+	if i, known := f.at[client]; known {
 		f.members = slices.Clone(f.members)
 		f.members[i].sub = sub
 		return
 	}
-	f.members = slices.Insert(slices.Clone(f.members), i, member{strings.Clone(client), sub, since})
+	client = strings.Clone(client)
+	f.at[client] = len(f.members)
+	f.members = append(f.members, member{client, sub, since})
 	x.count.Add(1)
-}
-
-func (f *filter) find(client string) (int, bool) {
-	return slices.BinarySearchFunc(f.members, client, func(m member, c string) int { return cmp.Compare(m.client, c) })
 }
 
 // Unsubscribe implements session.Index.
@@ -96,18 +94,29 @@ func (x *Index) Unsubscribe(client, name string) {
 	if f == nil {
 		return
 	}
-	i, known := f.find(client)
+	i, known := f.at[client]
 	if !known {
 		return
 	}
 	x.count.Add(-1)
-	if f.members = slices.Delete(slices.Clone(f.members), i, i+1); len(f.members) > 0 {
+	if f.remove(client, i); len(f.members) > 0 {
 		return
 	}
 	delete(x.filters, name)
 	_, plain, _ := message.SplitShare(name)
 	for held, entry := range entries(name, plain) {
 		x.topics.Unsubscribe(entry, held)
+	}
+}
+
+// remove takes a client's place away and gives it to the last one.
+func (f *filter) remove(client string, i int) {
+	last := len(f.members) - 1
+	members := slices.Clone(f.members)
+	members[i], members[last] = members[last], member{}
+	f.members = members[:last]
+	if delete(f.at, client); i < last {
+		f.at[members[i].client] = i
 	}
 }
 

@@ -3,7 +3,10 @@ package broker
 import (
 	"fmt"
 	"maps"
+	"math/rand/v2"
 	"slices"
+	"strconv"
+	"sync"
 	"testing"
 
 	"cellgate/broker/message"
@@ -200,5 +203,49 @@ func TestIndexWildcardParentIsNotAnother(t *testing.T) {
 	}
 	if client, _, _ := x.Member("$share/g/a/+", "a/b"); client != "c" {
 		t.Errorf("member %q", client)
+	}
+}
+
+// Members of a filter come and go in any order, also while somebody looks at them.
+func TestIndexMembers(t *testing.T) {
+	t.Parallel()
+	x := NewIndex()
+	stop := make(chan struct{})
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for {
+			seen := map[string]bool{}
+			x.Match(&message.Record{Topic: "t", Seq: 1}, func(client string, m session.Matched) {
+				if seen[client] || m.QoS != 1 {
+					t.Errorf("%s twice, or at QoS %d", client, m.QoS)
+				}
+				seen[client] = true
+			})
+			select {
+			case <-stop:
+				return
+			default:
+			}
+		}
+	})
+	there := map[string]bool{}
+	rnd := rand.New(rand.NewPCG(1, 2))
+	for range 5000 {
+		client := "c" + strconv.Itoa(rnd.IntN(50))
+		if rnd.IntN(2) == 0 {
+			x.Subscribe(client, session.Subscription{Filter: "t", QoS: 1, ID: rnd.Uint32N(3)}, 0)
+			there[client] = true
+		} else {
+			x.Unsubscribe(client, "t")
+			delete(there, client)
+		}
+		if x.Count() != len(there) {
+			t.Fatalf("%d subscriptions, want %d", x.Count(), len(there))
+		}
+	}
+	close(stop)
+	wg.Wait()
+	if got, want := clients(x, "t"), slices.Sorted(maps.Keys(there)); !slices.Equal(got, want) {
+		t.Errorf("%q, want %q", got, want)
 	}
 }

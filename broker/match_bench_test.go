@@ -2,6 +2,8 @@ package broker
 
 import (
 	"fmt"
+	"math/rand/v2"
+	"strings"
 	"testing"
 
 	"cellgate/broker/message"
@@ -22,5 +24,26 @@ func BenchmarkMatch(b *testing.B) {
 				x.Match(&rec, func(string, session.Matched) {})
 			}
 		})
+	}
+}
+
+// BenchmarkMatchDeep is what the costliest topic costs beside as many of the costliest filters as one subject may have: one
+// counts for every eight levels.
+func BenchmarkMatchDeep(b *testing.B) {
+	x := NewIndex()
+	rnd := rand.New(rand.NewPCG(1, 2))
+	for i := range 250 {
+		name := []byte("v1/+/up" + strings.Repeat("/x", 29))
+		for at := 8; at < len(name); at += 2 {
+			if rnd.IntN(2) == 0 {
+				name[at] = '+'
+			}
+		}
+		x.Subscribe(fmt.Sprintf("svc/%d", i), session.Subscription{Filter: string(name), QoS: 1}, 0)
+	}
+	rec := message.Record{Topic: "v1/" + testVIN + "/up" + strings.Repeat("/x", 29), Seq: 1}
+	b.ReportAllocs()
+	for b.Loop() {
+		x.Match(&rec, func(string, session.Matched) {})
 	}
 }

@@ -104,7 +104,7 @@ type Bounds struct {
 	// client, commands: what subscriptions bring never takes that. Default 256 MiB.
 	MaxTotalBytes int64
 	// MaxOwnerSessions, MaxOwnerSubscriptions and MaxOwnerBytes bound what one owner has in all its sessions together:
-	// sessions, filters, and queued bytes. The bytes are also never more than what is left for all others. Default
+	// sessions, filters (one counts once for every eight levels begun), and queued bytes. The bytes are also never more than what is left for all others. Default
 	// 100, 1,000 and 32 MiB.
 	MaxOwnerSessions      int
 	MaxOwnerSubscriptions int

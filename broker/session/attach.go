@@ -237,8 +237,8 @@ func (st *state) dropRefused() {
 			st.m.index.Unsubscribe(st.id, sub.Filter)
 		}
 		st.m.o.Rejected("subscription_not_permitted")
+		st.share.unsubscribe(sub)
 	}
-	st.share.unsubscribe(len(st.subs) - len(kept))
 	st.subs = kept
 }
 

@@ -273,12 +273,15 @@ func (l *loader) restore(st *state) {
 // dropDeep takes filters away that have more levels than a filter may have.
 func (l *loader) dropDeep(st *state) {
 	levels, before := l.m.bounds.Load().MaxLevels, len(st.subs)
+	st.share.unsubscribe(st.subs...)
 	st.subs = slices.DeleteFunc(st.subs, func(s Subscription) bool { return message.Levels(s.Filter) > levels })
+	if st.share != nil {
+		st.share.subs.Add(places(st.subs...))
+	}
 	gone := before - len(st.subs)
 	if gone == 0 {
 		return
 	}
-	st.share.unsubscribe(gone)
 	st.changed(false)
 	for range gone {
 		l.m.o.Rejected(rejectLevels)

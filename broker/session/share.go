@@ -34,7 +34,7 @@ func (o Owner) Subject() string {
 type share struct {
 	owner    Owner
 	sessions int          // under shares.mu
-	subs     atomic.Int64 // of all its sessions
+	subs     atomic.Int64 // of all its sessions, see places
 	bytes    atomic.Int64 // queued for all its sessions
 }
 
@@ -68,22 +68,35 @@ func (s *shares) leave(sh *share) {
 	}
 }
 
-// subscribe takes room for one more subscription.
-func (sh *share) subscribe(limit int) bool {
+// levelsAPlace: a filter takes one place among its owner's subscriptions for so many levels. What a message costs the
+// index is the levels of the filters that begin like its topic.
+const levelsAPlace = 8
+
+// places are how many places filters take.
+func places(subs ...Subscription) (n int64) {
+	for i := range subs {
+		n += int64(message.Levels(subs[i].Filter)+levelsAPlace-1) / levelsAPlace
+	}
+	return n
+}
+
+// subscribe takes the places of one more filter.
+func (sh *share) subscribe(filter string, limit int) bool {
+	n := places(Subscription{Filter: filter})
 	if sh == nil {
 		return true
 	}
-	if sh.subs.Add(1) > int64(limit) {
-		sh.subs.Add(-1)
+	if sh.subs.Add(n) > int64(limit) {
+		sh.subs.Add(-n)
 		return false
 	}
 	return true
 }
 
-// unsubscribe gives room for n subscriptions back.
-func (sh *share) unsubscribe(n int) {
+// unsubscribe gives the places of filters back.
+func (sh *share) unsubscribe(subs ...Subscription) {
 	if sh != nil {
-		sh.subs.Add(int64(-n))
+		sh.subs.Add(-places(subs...))
 	}
 }
 
@@ -116,11 +129,11 @@ func (st *state) assign(sh *share) {
 		bytes = st.flow.bytes
 	}
 	if st.share = sh; sh != nil {
-		sh.subs.Add(int64(len(st.subs)))
+		sh.subs.Add(places(st.subs...))
 		sh.bytes.Add(bytes)
 	}
 	if old != nil {
-		old.subs.Add(int64(-len(st.subs)))
+		old.subs.Add(-places(st.subs...))
 		old.bytes.Add(-bytes)
 		st.m.shares.leave(old)
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"strings"
 	"testing"
 )
 
@@ -167,6 +168,24 @@ func TestSessionChangesItsOwner(t *testing.T) {
 	e.attach("x", vehicle)
 	if len(e.m.shares.byOwner) != 0 {
 		t.Error("a vehicle has a share")
+	}
+}
+
+// A deep filter takes more of its subject's places: it is more work.
+func TestDeepFiltersTakeMorePlaces(t *testing.T) {
+	t.Parallel()
+	e := newEnv(t, func(o *Options) { o.MaxOwnerSubscriptions = 5 })
+	c, _ := e.attach("a")
+	deep := "$share/g/" + strings.Repeat("x/", 16) + "#" // 17 levels
+	if got := c.subscribe(sub(deep, 1), sub(deep+"/", 1), sub("x/"+deep[len("$share/g/"):], 1), sub(strings.Repeat("x/", 8)+"#", 1)); string(got) != "\x01\x8f\x97\x01" {
+		t.Errorf("codes %x", got)
+	}
+	if got := c.subscribe(sub("x", 1)); got[0] != 0x97 {
+		t.Errorf("code %x", got)
+	}
+	c.unsubscribe(deep)
+	if got := c.subscribe(sub("x", 1), sub("y", 1), sub("z", 1), sub("zz", 1)); string(got) != "\x01\x01\x01\x97" {
+		t.Errorf("codes %x", got)
 	}
 }
 

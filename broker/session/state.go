@@ -180,7 +180,7 @@ func (st *state) end(err error) {
 			st.m.index.Unsubscribe(st.id, st.subs[i].Filter)
 		}
 	}
-	st.share.unsubscribe(len(st.subs))
+	st.share.unsubscribe(st.subs...)
 	st.subs, st.incoming, st.endsAt = nil, nil, 0
 	st.wipeAll(false)
 	st.failAll(err)

@@ -219,7 +219,7 @@ func (st *state) refuse(filter string, existed bool) (code byte) {
 	case len(st.subs) >= o.MaxSubscriptions || st.filterBytes()+len(filter) > maxFilterBytes:
 		st.m.o.Rejected("subscriptions")
 		return frame.ReasonQuotaExceeded
-	case !st.share.subscribe(o.MaxOwnerSubscriptions):
+	case !st.share.subscribe(filter, o.MaxOwnerSubscriptions):
 		st.m.reject(rejectSubscriptions, st.share.owner)
 		return frame.ReasonQuotaExceeded
 	}
@@ -267,8 +267,8 @@ func (s *Session) Unsubscribe(filters []string, done func(codes []byte)) {
 			codes[n] = frame.ReasonNoSubscription
 			continue
 		}
+		st.share.unsubscribe(st.subs[i])
 		st.subs = slices.Delete(st.subs, i, i+1)
-		st.share.unsubscribe(1)
 		if _, plain, _ := message.SplitShare(filter); !st.own(plain) {
 			st.m.index.Unsubscribe(st.id, filter)
 		}
