@@ -73,7 +73,7 @@ func (l *lane) waiting() int {
 }
 
 func (l *lane) fullLocked(o *ProducerOptions) bool {
-	return l.bytes >= o.BatchBytes || len(l.queue) >= o.BatchRecords
+	return l.bytes >= o.Flow.batchBytes(o.BatchBytes) || len(l.queue) >= o.BatchRecords
 }
 
 func (l *lane) busy() bool { return l.waiting() > 0 }
@@ -129,12 +129,13 @@ func (l *lane) next(batch []*Record) []*Record {
 // cut takes at most one batch from the front of the queue.
 func (l *lane) cut(batch []*Record) []*Record {
 	o := &l.t.p.o
+	most := o.Flow.batchBytes(o.BatchBytes)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	size, n := 0, 0
 	for n < len(l.queue) && n < o.BatchRecords {
 		s := l.queue[n].size()
-		if n > 0 && size+s > o.BatchBytes {
+		if n > 0 && size+s > most {
 			break
 		}
 		size += s
@@ -185,7 +186,7 @@ func (l *lane) deliver(recs []*Record) error {
 		}
 		err := l.prepare(recs, &encoded)
 		if err == nil {
-			err = l.request()
+			err = l.request(recs)
 		}
 		v := judge(err)
 		if v == corrupt {
@@ -340,7 +341,22 @@ func (l *lane) identify() error {
 }
 
 // request sends the encoded batch once.
-func (l *lane) request() error {
+func (l *lane) request(recs []*Record) error {
+	p := l.t.p
+	raw := 0
+	for _, r := range recs {
+		raw += r.size()
+	}
+	ticket, err := p.o.Flow.enter(p.ctx, len(l.buf), raw)
+	if err != nil {
+		return err
+	}
+	err = l.exchange()
+	p.o.Flow.leave(ticket, err != nil)
+	return err
+}
+
+func (l *lane) exchange() error {
 	p := l.t.p
 	ctx, cancel := context.WithTimeout(p.ctx, p.o.RequestTimeout)
 	defer cancel()

@@ -60,7 +60,8 @@ type ProducerOptions struct {
 	Name string
 	// Compression is zstd (default), lz4, snappy, gzip or none.
 	Compression string
-	// Linger is how long a lane waits for more records before it sends a small batch; 5 ms by default.
+	// Linger is how long a lane waits for more records before it sends a small batch; 5 ms by default, negative: not
+	// at all.
 	Linger time.Duration
 	// BatchBytes and BatchRecords bound a batch before compression; 512 KiB and 4,096 by default. The
 	// broker's limit (message.max.bytes, 1 MiB by default) counts compressed bytes.
@@ -74,6 +75,8 @@ type ProducerOptions struct {
 	// BackoffMin and BackoffMax bound the pause between tries, which doubles and is jittered; 100 ms
 	// and 5 s by default.
 	BackoffMin, BackoffMax time.Duration
+	// Flow shares the way to the cluster with other producers; nil: it is this one's.
+	Flow *FlowLane
 	// PingInterval is how often an idle producer looks whether the cluster is there; 5 s by default.
 	PingInterval time.Duration
 	Log          *slog.Logger
