@@ -26,7 +26,8 @@ const (
 	AuditRules         = "rules" // a rule set went into force, or was asked for
 	AuditConfiguration = "configuration"
 	AuditCommand       = "command"
-	AuditCancel        = "cancel" // of a command
+	AuditCancel        = "cancel"    // of a command
+	AuditSkip          = "sync-skip" // an operator had the sync worker go on behind records that are gone
 )
 
 // Caller is who asked for something, for the audit log.
@@ -83,7 +84,7 @@ func (e *AuditEvent) security() bool {
 	switch e.Event {
 	case AuditIssue:
 		return e.Role != RoleVehicle
-	case AuditRevoke, AuditRotate, AuditDisconnect, AuditDrain, AuditRules, AuditConfiguration:
+	case AuditRevoke, AuditRotate, AuditDisconnect, AuditDrain, AuditRules, AuditConfiguration, AuditSkip:
 		return true
 	}
 	return false

@@ -85,6 +85,9 @@ func EndpointScopes() []Endpoint {
 		{"POST", "/v1/rules/reload", ScopeRulesAdmin},
 		{"POST", "/v1/rules/rollback", ScopeRulesAdmin},
 
+		{"POST", "/v1/sync/skip", ScopeRulesAdmin},
+
+		{"GET", "/v1/sync", ScopeAny},
 		{"GET", "/v1/ledger", ScopeAny},
 		{"GET", "/v1/capacity", ScopeAny},
 		{"GET", "/v1/status", ScopeAny},

@@ -2,6 +2,7 @@ package syncer
 
 import (
 	"context"
+	"errors"
 	"strconv"
 	"sync"
 	"time"
@@ -26,8 +27,11 @@ const (
 type forwarder struct {
 	s *Syncer
 	partition
-	lane int
-	part *kafkaclient.Assignment // of the present generation; belongs to run
+	lane  *lane
+	part  *kafkaclient.Assignment // of the present generation; belongs to run
+	skips chan *skip
+
+	committing sync.Mutex // held while the group is told of a new position
 
 	mu       sync.Mutex
 	assigned bool          // in the group's present generation, or the last one
@@ -35,10 +39,12 @@ type forwarder struct {
 	slots    []slot        // records under way, in the order in which they were read
 	base     uint64        // number of the first slot, counted from the first record ever read
 	bytes    int
-	read     int64 // behind the last record that was read; what the group assigns begins here or before
-	next     int64 // everything before it is settled; negative before the first fetch
-	high     int64 // behind the partition's last record
-	commit   int64 // committed
+	read     int64                 // behind the last record that was read; what the group assigns begins here or before
+	next     int64                 // everything before it is settled; negative before the first fetch
+	high     int64                 // behind the partition's last record
+	commit   int64                 // committed
+	inHand   time.Time             // of the record that waits to be sent; zero when none does
+	gone     *kafkaclient.GapError // where it stands
 }
 
 type slot struct {
@@ -50,8 +56,9 @@ type slot struct {
 
 // run forwards until ctx ends.
 func (f *forwarder) run(ctx context.Context, p *kafkaclient.Assignment) {
+	before := f.part
 	f.part = p
-	if !f.resume(ctx) {
+	if !f.resume(ctx, before) {
 		return
 	}
 	done := make(chan struct{})
@@ -59,38 +66,69 @@ func (f *forwarder) run(ctx context.Context, p *kafkaclient.Assignment) {
 		defer close(done)
 		f.commits(ctx)
 	}()
+	f.forward(ctx)
+	<-done
+}
+
+// forward reads and sends until ctx ends.
+func (f *forwarder) forward(ctx context.Context) {
 	for ctx.Err() == nil {
 		recs, high, err := f.part.Fetch(ctx, fetchBytes, fetchWait)
-		if err != nil {
-			break
+		var gap *kafkaclient.GapError
+		if errors.As(err, &gap) {
+			f.stopAt(ctx, gap)
+			continue
 		}
+		if err != nil {
+			return
+		}
+		f.goOn()
 		f.note(recs, high)
 		for i := range recs {
-			if f.s.bandwidth.take(ctx, f.lane, size(&recs[i])) != nil || !f.wait(ctx) {
+			f.holds(recs[i].Time)
+			if !f.wait(ctx) || f.lane.admit(ctx) != nil || f.s.bandwidth.take(ctx, f.lane.priority, size(&recs[i])) != nil {
 				break
 			}
 			f.send(&recs[i])
 		}
+		f.holds(time.Time{})
 	}
-	<-done
+}
+
+// holds notes the time of the record that waits to be sent.
+func (f *forwarder) holds(at time.Time) {
+	f.mu.Lock()
+	f.inHand = at
+	f.mu.Unlock()
 }
 
 func (f *forwarder) setAssigned(is bool) {
 	f.mu.Lock()
 	f.assigned = is
 	f.mu.Unlock()
+	if !is { // its gap is another gateway's to tell
+		f.goOn()
+	}
+}
+
+func (f *forwarder) isAssigned() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.assigned
 }
 
 // resume decides where to go on: behind the last record read, as what came before is settled or under way. Only
 // when another member has committed beyond what is settled here, or somebody has set the group back, the group's
 // offset may count; then what is under way is waited for, so that no more than one partition's bound is. It returns
-// false when ctx ends.
-func (f *forwarder) resume(ctx context.Context) bool {
+// false when ctx ends. before is the partition in the last generation, nil in the first.
+func (f *forwarder) resume(ctx context.Context, before *kafkaclient.Assignment) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	committed := f.part.Next()
 	if f.next < 0 {
-		f.commit = committed
+		if f.commit = committed; committed < 0 {
+			f.part.Resume(0) // nobody has read anything: what is gone by now is missing
+		}
 		return true
 	}
 	setBack := committed >= 0 && committed < f.commit
@@ -107,6 +145,8 @@ func (f *forwarder) resume(ctx context.Context) bool {
 	}
 	if committed > f.next || setBack {
 		f.next, f.read = committed, committed
+	} else {
+		f.part.Inherit(before) // the group forgets what it knew of a topic that is deleted
 	}
 	if committed >= 0 {
 		f.commit = committed
@@ -185,7 +225,7 @@ func (f *forwarder) send(r *kafkaclient.Fetched) {
 		d.bury("no header " + kafkaclient.HeaderCentralTopic)
 		return
 	}
-	f.s.central.Produce(&d.record)
+	f.lane.produce(&d.record)
 }
 
 // delivery is one record on its way.
@@ -199,6 +239,9 @@ type delivery struct {
 
 // Produced implements kafkaclient.Completion.
 func (d *delivery) Produced(_ *kafkaclient.Record, err error) {
+	if !d.buried {
+		d.f.lane.produced()
+	}
 	switch {
 	case err == nil && d.buried:
 		d.f.settle(d.number, "dead_lettered")
@@ -226,7 +269,7 @@ func (d *delivery) bury(reason string) {
 
 // settle notes that a record needs nothing more.
 func (f *forwarder) settle(number uint64, outcome string) {
-	f.s.o.Metrics.records.WithLabelValues(f.s.laneName(f.lane), outcome).Inc()
+	f.s.o.Metrics.records.WithLabelValues(f.lane.name, outcome).Inc()
 	f.mu.Lock()
 	f.slots[number-f.base].settled = true
 	n := 0
@@ -283,6 +326,8 @@ func (f *forwarder) drain() {
 }
 
 func (f *forwarder) commitNow() {
+	f.committing.Lock()
+	defer f.committing.Unlock()
 	f.mu.Lock()
 	next, was := f.next, f.commit
 	f.mu.Unlock()
@@ -296,18 +341,4 @@ func (f *forwarder) commitNow() {
 	f.mu.Lock()
 	f.commit = next
 	f.mu.Unlock()
-}
-
-// lag returns how many records of the partition are not forwarded, and the time of the oldest under way.
-func (f *forwarder) lag() (int64, time.Time) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.next < 0 || !f.assigned {
-		return 0, time.Time{}
-	}
-	var oldest time.Time
-	if len(f.slots) > 0 {
-		oldest = f.slots[0].time
-	}
-	return max(0, f.high-f.next), oldest
 }

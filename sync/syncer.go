@@ -9,8 +9,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
-
 	"cellgate/rules/sink/kafkaclient"
 )
 
@@ -30,8 +28,8 @@ const DefaultErrorTopic = "central.errors"
 type Options struct {
 	// CellID is the value of the header src-cell.
 	CellID string
-	// Cell is the Kafka to read from, Central the one to write to.
-	Cell, Central kafkaclient.Config
+	// Cell is the Kafka to read from, and how to write to its error topic; Central the one to write to.
+	Cell, Central kafkaclient.ProducerOptions
 	// Group is the consumer group that the gateways of the cell share; "cellgate-sync" by default.
 	Group string
 	// Bandwidth limits the records' bytes per second, before compression; 0 is no limit. SetBandwidth
@@ -39,12 +37,10 @@ type Options struct {
 	Bandwidth int64
 	// ErrorTopic takes what the central Kafka refuses for good; DefaultErrorTopic if empty.
 	ErrorTopic string
-	// AutoCreate creates missing central topics, and the error topic; nil leaves that to the operators.
-	AutoCreate *kafkaclient.TopicSpec
 	// CommitInterval is how much is sent again after a crash; 1 s by default.
 	CommitInterval time.Duration
-	// Tune may change the settings of the clients.
-	Tune func(*kafkaclient.ProducerOptions, *kafkaclient.ConsumerOptions)
+	// Tune may change the settings of the group's member.
+	Tune func(*kafkaclient.ConsumerOptions)
 
 	Log          *slog.Logger
 	Metrics      *Metrics
@@ -72,10 +68,10 @@ func (o *Options) fill() {
 // Syncer is the sync worker of one gateway.
 type Syncer struct {
 	o         Options
-	topics    []string
 	bandwidth *bandwidth
+	flow      *kafkaclient.Flow
+	lanes     [lanes]*lane // by priority
 	consumer  *kafkaclient.Consumer
-	central   *kafkaclient.Producer
 	cell      *kafkaclient.Producer // for the error topic
 
 	cancel context.CancelFunc
@@ -88,60 +84,70 @@ type Syncer struct {
 	parts   map[partition]*forwarder
 	retries map[*time.Timer]struct{}
 	stopped bool
+	// member says that the group has told once which partitions are this gateway's. seen is what the cell's Kafka
+	// last said of each; nil before it has.
+	member bool
+	seen   map[partition]sight
 }
 
 // New makes a syncer. It does not connect: neither Kafka needs to be there.
 func New(o Options) (*Syncer, error) {
 	o.fill()
 	s := &Syncer{
-		o: o, topics: kafkaclient.OutboxTopics(), bandwidth: newBandwidth(o.Bandwidth),
-		hurry: make(chan struct{}),
+		o: o, bandwidth: newBandwidth(o.Bandwidth), flow: kafkaclient.NewFlow(), hurry: make(chan struct{}),
 		parts: map[partition]*forwarder{}, retries: map[*time.Timer]struct{}{},
 	}
-	central := kafkaclient.ProducerOptions{
-		Config: o.Central, Name: "central", AutoCreate: o.AutoCreate, Log: o.Log, Metrics: o.KafkaMetrics,
-	}
-	cons := kafkaclient.ConsumerOptions{
-		Config: o.Cell, Name: "sync", Group: o.Group, Topics: s.topics, Log: o.Log, Metrics: o.KafkaMetrics,
-		Assigned: s.assigned,
-	}
-	if o.Tune != nil {
-		o.Tune(&central, &cons)
-	}
-	cell := central
-	cell.Config, cell.Name = o.Cell, "sync-errors"
-	var err error
-	if s.consumer, err = kafkaclient.NewConsumer(cons); err != nil {
-		return nil, fmt.Errorf("sync: cell: %w", err)
-	}
-	if s.central, err = kafkaclient.NewProducer(central); err != nil {
-		return nil, fmt.Errorf("sync: central: %w", err)
-	}
-	if s.cell, err = kafkaclient.NewProducer(cell); err != nil {
+	if err := s.open(); err != nil {
 		ctx, cancel := context.WithCancel(context.Background())
 		cancel()
-		_ = s.central.Close(ctx)
-		return nil, fmt.Errorf("sync: cell: %w", err)
-	}
-	if o.Metrics.reg != nil {
-		if err := o.Metrics.reg.Register(newCollector(s)); err != nil {
-			return nil, errors.Join(fmt.Errorf("sync: %w", err), s.Stop(context.Background()))
-		}
+		return nil, errors.Join(fmt.Errorf("sync: %w", err), s.Stop(ctx))
 	}
 	return s, nil
+}
+
+func (s *Syncer) open() error {
+	member := kafkaclient.ConsumerOptions{
+		Config: s.o.Cell.Config, Name: "sync", Group: s.o.Group, Topics: kafkaclient.OutboxTopics(), Log: s.o.Log, Metrics: s.o.KafkaMetrics,
+		Assigned: s.assigned,
+	}
+	if s.o.Tune != nil {
+		s.o.Tune(&member)
+	}
+	var err error
+	if s.consumer, err = kafkaclient.NewConsumer(member); err != nil {
+		return fmt.Errorf("cell: %w", err)
+	}
+	for i := range s.lanes {
+		if s.lanes[i], err = s.openLane(i); err != nil {
+			return fmt.Errorf("central: %w", err)
+		}
+	}
+	cell := s.o.Cell
+	cell.Name, cell.Log, cell.Metrics = "sync-errors", s.o.Log, s.o.KafkaMetrics
+	if s.cell, err = kafkaclient.NewProducer(cell); err != nil {
+		return fmt.Errorf("cell: %w", err)
+	}
+	if s.o.Metrics.reg != nil {
+		return s.o.Metrics.reg.Register(newCollector(s))
+	}
+	return nil
 }
 
 // Start begins to forward.
 func (s *Syncer) Start() {
 	ctx, cancel := context.WithCancel(context.Background())
 	s.cancel = cancel
-	s.wg.Add(1)
+	s.wg.Add(2)
 	go func() {
 		defer s.wg.Done()
 		err := s.consumer.Run(ctx, func(ctx context.Context, p *kafkaclient.Assignment) { s.forwarder(p).run(ctx, p) })
 		if err != nil {
 			s.o.Log.Error("sync stopped", "err", err)
 		}
+	}()
+	go func() {
+		defer s.wg.Done()
+		s.watch(ctx)
 	}()
 }
 
@@ -162,6 +168,7 @@ type partition struct {
 func (s *Syncer) assigned(parts map[string][]int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.member = true
 	for name, f := range s.parts {
 		f.setAssigned(slices.Contains(parts[name.topic], name.id))
 	}
@@ -170,8 +177,8 @@ func (s *Syncer) assigned(parts map[string][]int) {
 			name := partition{topic, id}
 			if s.parts[name] == nil {
 				s.parts[name] = &forwarder{
-					s: s, partition: name, lane: max(0, slices.Index(s.topics, topic)), room: make(chan struct{}, 1), next: -1,
-					assigned: true,
+					s: s, partition: name, lane: s.lanes[max(0, slices.Index(kafkaclient.OutboxTopics(), topic))],
+					room: make(chan struct{}, 1), skips: make(chan *skip), next: -1, assigned: true,
 				}
 			}
 		}
@@ -237,8 +244,29 @@ func (s *Syncer) Stop(ctx context.Context) error {
 		<-done
 		cut.Stop()
 	}
-	s.consumer.CutOff()
-	return errors.Join(s.central.Close(ctx), s.cell.Close(ctx))
+	if s.consumer != nil {
+		s.consumer.CutOff()
+	}
+	return s.closeProducers(ctx)
+}
+
+// closeProducers closes those that there are, all at the same time.
+func (s *Syncer) closeProducers(ctx context.Context) error {
+	all := []*kafkaclient.Producer{s.cell}
+	for _, l := range s.lanes {
+		if l != nil {
+			all = append(all, l.central)
+		}
+	}
+	errs := make([]error, len(all))
+	var wg sync.WaitGroup
+	for i, p := range all {
+		if p != nil {
+			wg.Go(func() { errs[i] = p.Close(ctx) })
+		}
+	}
+	wg.Wait()
+	return errors.Join(errs...)
 }
 
 // Health is the state of one of the two clusters.
@@ -249,85 +277,28 @@ type Health struct {
 	Reason string    `json:"reason,omitempty"`
 }
 
-// Health is the state of the cell's Kafka, as the group member sees it, and of the central one.
+// Health is the state of the cell's Kafka, as the group member sees it, of the central one, and of each lane that has
+// stopped at a gap.
 func (s *Syncer) Health() []Health {
-	c, p := s.consumer.Health(), s.central.Health()
-	return []Health{
-		{Name: "sync", OK: c.OK, Since: c.Since, Reason: c.Reason},
-		{Name: "central-kafka", OK: p.OK, Since: p.Since, Reason: p.Reason},
-	}
-}
-
-// LaneLag is how far a lane is behind, over the partitions that this gateway has.
-type LaneLag struct {
-	Lane     string        `json:"lane"`
-	Messages int64         `json:"messages"`
-	Age      time.Duration `json:"age_ns"`
-}
-
-// Lag tells how far each lane is behind.
-func (s *Syncer) Lag() []LaneLag {
-	out := make([]LaneLag, lanes)
-	for i := range out {
-		out[i].Lane = s.laneName(i)
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, f := range s.parts {
-		n, oldest := f.lag()
-		l := &out[f.lane]
-		l.Messages += n
-		if !oldest.IsZero() {
-			l.Age = max(l.Age, time.Since(oldest))
+	c := s.consumer.Health()
+	all := []Health{{Name: "sync", OK: c.OK, Since: c.Since, Reason: c.Reason}, s.centralHealth()}
+	for _, l := range s.lanes {
+		if gaps := l.gapsNow(); len(gaps) > 0 {
+			all = append(all, Health{Name: "sync-" + l.name, Since: gaps[0].Since, Reason: l.complaint(gaps)})
 		}
 	}
-	return out
+	return all
 }
 
-func (s *Syncer) laneName(lane int) string { return [lanes]string{"p0", "p1", "p2"}[lane] }
-
-// Metrics of the sync worker.
-type Metrics struct {
-	records *prometheus.CounterVec // sync_records_total{lane,outcome}
-	reg     prometheus.Registerer
-}
-
-// NewMetrics registers the metrics; reg may be nil.
-func NewMetrics(reg prometheus.Registerer) *Metrics {
-	m := &Metrics{
-		records: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "sync_records_total", Help: "Records by outcome: forwarded or dead_lettered.",
-		}, []string{"lane", "outcome"}),
-		reg: reg,
+// centralHealth is well when every lane's producer is.
+func (s *Syncer) centralHealth() Health {
+	h := Health{Name: "central-kafka", OK: true}
+	for _, l := range s.lanes {
+		p := l.central.Health()
+		switch {
+		case h.OK && !p.OK, h.OK == p.OK && (h.Since.IsZero() || p.Since.After(h.Since) == h.OK):
+			h.OK, h.Since, h.Reason = p.OK, p.Since, p.Reason
+		}
 	}
-	if reg != nil {
-		reg.MustRegister(m.records)
-	}
-	return m
-}
-
-type collector struct {
-	s             *Syncer
-	messages, age *prometheus.Desc
-}
-
-func newCollector(s *Syncer) *collector {
-	return &collector{
-		s: s,
-		messages: prometheus.NewDesc("sync_lag_messages", "Records in the outbox that are not forwarded.",
-			[]string{"lane"}, nil),
-		age: prometheus.NewDesc("sync_lag_seconds", "Age of the oldest record that is under way to the centre.",
-			[]string{"lane"}, nil),
-	}
-}
-
-// Describe implements prometheus.Collector.
-func (c *collector) Describe(ch chan<- *prometheus.Desc) { ch <- c.messages; ch <- c.age }
-
-// Collect implements prometheus.Collector.
-func (c *collector) Collect(ch chan<- prometheus.Metric) {
-	for _, l := range c.s.Lag() {
-		ch <- prometheus.MustNewConstMetric(c.messages, prometheus.GaugeValue, float64(l.Messages), l.Lane)
-		ch <- prometheus.MustNewConstMetric(c.age, prometheus.GaugeValue, l.Age.Seconds(), l.Lane)
-	}
+	return h
 }

@@ -12,6 +12,8 @@ type Metrics struct {
 	answers prometheus.Gauge
 	dropped *prometheus.CounterVec
 	ignored *prometheus.CounterVec
+	gaps    *prometheus.CounterVec
+	gone    *prometheus.CounterVec
 }
 
 // NewMetrics registers the metrics.
@@ -42,12 +44,22 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		ignored: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "command_reports_ignored_total", Help: "Results from vehicles that changed no command.",
 		}, []string{"reason"}),
+		gaps: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "command_gaps_total", Help: "Gaps in vehicle.commands: of what was older than every time to live (expired), or may not have been (unknown).",
+		}, []string{"age"}),
+		gone: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "command_records_gone_total", Help: "Records of vehicle.commands that were gone before they were read, by age as command_gaps_total.",
+		}, []string{"age"}),
+	}
+	for _, age := range []string{"expired", "unknown"} {
+		m.gaps.WithLabelValues(age)
+		m.gone.WithLabelValues(age)
 	}
 	for _, s := range States() {
 		m.states.WithLabelValues(string(s))
 	}
 	if reg != nil {
-		reg.MustRegister(m.states, m.seconds, m.open, m.kept, m.events, m.answers, m.dropped, m.ignored)
+		reg.MustRegister(m.states, m.seconds, m.open, m.kept, m.events, m.answers, m.dropped, m.ignored, m.gaps, m.gone)
 	}
 	return m
 }

@@ -144,6 +144,7 @@ type Service struct {
 	grace   time.Time           // nothing expires before: StartGrace, or a pause behind a failure of the store
 
 	stat     atomic.Pointer[Stat]
+	gaps     gapLog
 	eventsC  chan struct{} // capacity 1: there is something to publish
 	answersC chan struct{} // likewise on response topics
 	stop     context.CancelFunc
@@ -205,10 +206,16 @@ type Stat struct {
 	Open    int `json:"open"`           // commands that are not final
 	Kept    int `json:"kept"`           // final commands that are remembered
 	Waiting int `json:"events_waiting"` // changes of state that Kafka does not have yet
+	// Gone is what vehicle.commands has lost unread, nil when that is nothing.
+	Gone *Gaps `json:"gone,omitempty"`
 }
 
 // Stat tells how much the service holds.
-func (s *Service) Stat() Stat { return *s.stat.Load() }
+func (s *Service) Stat() Stat {
+	st := *s.stat.Load()
+	st.Gone = s.gaps.state()
+	return st
+}
 
 // Close stops the service: what was submitted is committed, events that Kafka does not have stay in the
 // outbox. After it the callbacks of deliveries do nothing. Call it before the state file is closed.

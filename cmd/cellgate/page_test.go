@@ -91,6 +91,14 @@ func TestPages(t *testing.T) {
 		"drain": func(_ *testing.T, w io.Writer, now time.Time) error {
 			return printDrain(w, json.RawMessage(`{"draining":true,"rate":2.5,"since":"2026-11-20T21:09:00Z","sent_away":1,"connected":80}`), now)
 		},
+		"sync": func(t *testing.T, w io.Writer, now time.Time) error {
+			const gap = `"topic":"central.p0","partition":2,"from":1000,"next":1980,"records":980,"since":"2026-11-20T21:00:00Z","reason":"gone"`
+			var s app.SyncAnswer
+			unmarshal(t, `{"lanes":[{"lane":"p0","known":true,"lag_records":120,"lag_seconds":75,"gaps":[{"lane":"p0",`+gap+`}]},{"lane":"p1","known":false,"lag_records":null,"lag_seconds":null}],
+				"skipped":[{"lane":"p0",`+gap+`,"at":"2026-11-20T21:05:00Z","by":"operator ann","done":true},
+				{"lane":"p2","topic":"central.p2","partition":0,"from":70,"next":0,"records":null,"anew":true,"at":"2026-11-18T21:05:00Z","by":"operator ann","done":false}]}`, &s)
+			return printSync(w, &s, now)
+		},
 		"journal": func(_ *testing.T, w io.Writer, _ time.Time) error {
 			return printJournal(w, &journal.Report{
 				Dir: "data/journal", Epoch: 7, First: 1, Last: 120345, Bytes: 134217728, Spares: 1, TornBytes: 48,

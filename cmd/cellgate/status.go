@@ -66,7 +66,7 @@ func printStatus(w io.Writer, raw json.RawMessage, ledger []sink.SinkLedger, now
 	var b strings.Builder
 	b.WriteString(header(&s) + "\n\n")
 	page := &screen{&b, columnsOf(w)}
-	for _, t := range []*table{figures(&s, now), dependencyTable(&s, now), sinkTable(&s, ledger), parkedTable(&s, now), laneTable(&s)} {
+	for _, t := range []*table{figures(&s, now), dependencyTable(&s, now), sinkTable(&s, ledger), parkedTable(&s, now), laneTable(s.Lanes)} {
 		if len(t.rows) == 0 {
 			continue
 		}
@@ -106,6 +106,9 @@ func figures(s *app.Status, now time.Time) *table {
 	t := &table{}
 	t.row("connections", countText(s.Connections))
 	t.row("commands", fmt.Sprintf("%s open, %s kept, %s events waiting for Kafka", countText(s.Commands.Open), countText(s.Commands.Kept), countText(s.Commands.Waiting)))
+	if g := s.Commands.Gone; g != nil {
+		t.row("", fmt.Sprintf("GONE unread from vehicle.commands: %s, the last at %s: %s", many(g.Gaps, "gap", "gaps"), whenText(g.At, now), g.Last))
+	}
 	rules := fmt.Sprint(s.Rules.Rules)
 	if s.Rules.Hash != "" {
 		rules += fmt.Sprintf(", set %.12s", s.Rules.Hash)
@@ -219,13 +222,20 @@ func droppedText(l *sink.SinkLedger) string {
 	return fmt.Sprintf("%s (%s)", fleet.Count(total), strings.Join(why, ", "))
 }
 
-func laneTable(s *app.Status) *table {
+func laneTable(lanes []app.LaneLoad) *table {
 	t := &table{}
-	for _, l := range s.Lanes {
+	for _, l := range lanes {
 		if len(t.rows) == 0 {
-			t.row("LANE TO CENTRE", "LAG", "BEHIND")
+			t.row("LANE TO CENTRE", "LAG", "BEHIND", "STATE")
 		}
-		t.row(l.Lane, countText(l.LagRecords), secondsText(l.LagSeconds))
+		lag, behind, state := "unknown", "unknown", "unknown"
+		if l.LagRecords != nil && l.LagSeconds != nil {
+			lag, behind, state = countText(*l.LagRecords), secondsText(*l.LagSeconds), "forwards"
+		}
+		if n := len(l.Gaps); n > 0 {
+			state = "STANDS at " + many(n, "gap", "gaps")
+		}
+		t.row(l.Lane, lag, behind, state)
 	}
 	return t
 }

@@ -78,11 +78,47 @@ type SinkLoad struct {
 	Live       bool    `json:"live"` // fed as decisions are made, not from the decision log
 }
 
-// LaneLoad is how far a lane to the centre is behind.
+// LaneLoad is how far a lane to the centre is behind. The lag is null while it is not known.
 type LaneLoad struct {
-	Lane       string  `json:"lane"`
-	LagRecords int64   `json:"lag_records"`
-	LagSeconds float64 `json:"lag_seconds"`
+	Lane       string    `json:"lane"`
+	Known      bool      `json:"known"` // the lag is
+	LagRecords *int64    `json:"lag_records"`
+	LagSeconds *float64  `json:"lag_seconds"`
+	Gaps       []LaneGap `json:"gaps,omitempty"` // where it has stopped, until an operator skips them
+}
+
+// LaneGap is a partition of the outbox that does not have what was to be forwarded next.
+type LaneGap struct {
+	Lane      string    `json:"lane"`
+	Topic     string    `json:"topic"`
+	Partition int       `json:"partition"`
+	From      int64     `json:"from"`           // the first record that is gone
+	Next      int64     `json:"next"`           // the first that is there
+	Records   *int64    `json:"records"`        // how many are gone; null when that is not known
+	Anew      bool      `json:"anew,omitempty"` // the topic was made anew or cut off: everything from next on is forwarded
+	Since     time.Time `json:"since"`
+	Reason    string    `json:"reason"`
+}
+
+// SkippedGap is a gap that an operator has skipped.
+type SkippedGap struct {
+	LaneGap
+	At     time.Time `json:"at"`
+	By     string    `json:"by"` // role and name
+	Issuer string    `json:"by_iss,omitempty"`
+	// Done is false of a skip that has begun and not ended: the lane stands there as before, or was just told to go on.
+	Done bool `json:"done"`
+}
+
+// SyncAnswer is GET /v1/sync.
+type SyncAnswer struct {
+	Lanes   []LaneLoad   `json:"lanes"`
+	Skipped []SkippedGap `json:"skipped"` // the newest first
+}
+
+// SkipAnswer is POST /v1/sync/skip.
+type SkipAnswer struct {
+	Skipped []SkippedGap `json:"skipped"`
 }
 
 // Dependency is something that the gateway needs to deliver, though not to serve vehicles.

@@ -137,12 +137,15 @@ const (
 
 // inbox is a partition of vehicle.commands: several gateways share the topic in a consumer group.
 type inbox struct {
-	part *kafkaclient.Assignment
-	from int64 // the first record that is not committed
-	held bool  // records from there on have been fetched
+	part     *kafkaclient.Assignment
+	commands *command.Service
+	from     int64                 // the first record that is not committed
+	held     bool                  // records from there on have been fetched
+	gap      *kafkaclient.GapError // was passed over, and not reported: the next record tells how old it was
 }
 
-// Fetch implements command.Consumer. What was fetched and not committed comes again.
+// Fetch implements command.Consumer. What was fetched and not committed comes again. A gap is passed over and
+// reported: commands that come late are worth less than those behind them.
 func (i *inbox) Fetch(ctx context.Context) ([]command.Message, error) {
 	if i.held {
 		i.part.Resume(i.from)
@@ -150,12 +153,21 @@ func (i *inbox) Fetch(ctx context.Context) ([]command.Message, error) {
 	i.held, i.from = true, i.part.Next()
 	for {
 		recs, _, err := i.part.Fetch(ctx, inboxBytes, inboxWait)
+		var gap *kafkaclient.GapError
+		if errors.As(err, &gap) {
+			if err = i.pass(ctx); err == nil {
+				continue
+			}
+		}
 		if err != nil {
+			i.report(time.Time{})
 			return nil, err
 		}
 		if len(recs) == 0 {
+			i.report(time.Time{})
 			continue
 		}
+		i.report(recs[0].Time)
 		out := make([]command.Message, len(recs))
 		for n := range recs {
 			r := &recs[n]
@@ -163,6 +175,30 @@ func (i *inbox) Fetch(ctx context.Context) ([]command.Message, error) {
 		}
 		return out, nil
 	}
+}
+
+// pass goes on behind a gap, and tells the group so: what is gone is reported once.
+func (i *inbox) pass(ctx context.Context) error {
+	gap, err := i.part.Skip(ctx)
+	if err != nil || gap == nil {
+		return err
+	}
+	i.report(time.Time{}) // one before it that is not reported
+	i.gap, i.from = gap, gap.To
+	return nil
+}
+
+// report tells of the gap that was passed over, now that the time of what is behind it is known; zero: there is nothing.
+func (i *inbox) report(next time.Time) {
+	if i.gap == nil {
+		return
+	}
+	g := command.Gap{What: i.gap.Error(), Records: -1, Next: next}
+	if n, known := i.gap.Lost(); known {
+		g.Records = n
+	}
+	i.commands.Gone(g)
+	i.gap = nil
 }
 
 // recordRef names a record for ever: offsets begin at 0 again when the topic is made anew, and its time tells it from the
@@ -197,7 +233,9 @@ func (a *App) startInbox() error {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() {
-		done <- group.Run(ctx, func(ctx context.Context, p *kafkaclient.Assignment) { _ = a.commands.Consume(ctx, &inbox{part: p}) })
+		done <- group.Run(ctx, func(ctx context.Context, p *kafkaclient.Assignment) {
+			_ = a.commands.Consume(ctx, &inbox{part: p, commands: a.commands})
+		})
 	}()
 	a.life.onStop("commands from kafka", stopShort, func(limit context.Context) error {
 		cancel()

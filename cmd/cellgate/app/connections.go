@@ -62,8 +62,12 @@ func producerOptions(setting, name string, c *configs.Kafka, p *parts) (kafkacli
 	if err != nil {
 		return kafkaclient.ProducerOptions{}, err
 	}
+	linger := c.Linger.Std()
+	if linger == 0 {
+		linger = -1 // the package's zero stands for its default
+	}
 	return kafkaclient.ProducerOptions{
-		Config: config, Name: name, Compression: c.Compression, Linger: c.Linger.Std(), BatchBytes: int(c.BatchBytes),
+		Config: config, Name: name, Compression: c.Compression, Linger: linger, BatchBytes: int(c.BatchBytes),
 		AutoCreate: topicSpec(c), MissingTopicGrace: c.MissingTopicGrace.Std(), Log: p.log, Metrics: p.kafkaMetrics,
 	}, nil
 }

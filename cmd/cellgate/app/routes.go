@@ -43,6 +43,8 @@ func (a *App) table() []route {
 		{"GET", "/v1/ledger", a.getLedger},
 		{"GET", "/v1/capacity", a.getCapacity},
 		{"GET", "/v1/status", a.getStatus},
+		{"GET", "/v1/sync", a.getSync},
+		{"POST", "/v1/sync/skip", a.audited(auth.AuditSkip, a.skipSync)},
 		{"POST", "/v1/drain", a.audited(auth.AuditDrain, a.startDrain)},
 		{"GET", "/v1/drain", a.getDrain},
 		{"DELETE", "/v1/drain", a.audited(auth.AuditDrain, a.stopDrain)},

@@ -3,33 +3,47 @@ package app
 import (
 	"context"
 
+	"cellgate/broker/statefile"
+	"cellgate/configs"
 	syncer "cellgate/sync"
 )
 
 // openSync makes the worker that forwards the outbox topics to the central unit. Without a centre there is
 // none.
 func (a *App) openSync(context.Context) error {
-	c := a.cfg.Central
-	if c == nil {
+	if a.cfg.Central == nil {
 		return nil
 	}
-	cell, err := kafkaConfig("kafka", &a.cfg.Kafka)
-	if err != nil {
+	err := a.db.Update(func(tx *statefile.Tx) error {
+		_, err := tx.CreateBucketIfNotExists(bucketSkips())
 		return err
-	}
-	central, err := kafkaConfig("central.kafka", &c.Kafka)
-	if err != nil {
-		return err
-	}
-	a.sync, err = syncer.New(syncer.Options{
-		CellID: a.cfg.Cell.ID, Cell: cell, Central: central, Group: c.Group, Bandwidth: int64(c.Bandwidth), AutoCreate: topicSpec(&c.Kafka),
-		Log: a.log, Metrics: syncer.NewMetrics(a.reg.own), KafkaMetrics: a.kafkaMetrics,
 	})
 	if err != nil {
 		return err
 	}
+	o, err := syncOptions(a.cfg, &a.parts)
+	if err != nil {
+		return err
+	}
+	o.Metrics = syncer.NewMetrics(a.reg.own)
+	if a.sync, err = syncer.New(o); err != nil {
+		return err
+	}
 	a.life.onStop("sync", stopShort, a.life.patient("what is bound for the centre", a.sync.Stop))
 	return nil
+}
+
+// syncOptions are the worker's, from the configuration's central and kafka.
+func syncOptions(c *configs.Config, p *parts) (syncer.Options, error) {
+	cell, err := producerOptions("kafka", "sync-errors", &c.Kafka, p)
+	if err != nil {
+		return syncer.Options{}, err
+	}
+	central, err := producerOptions("central.kafka", "central", &c.Central.Kafka, p)
+	return syncer.Options{
+		CellID: c.Cell.ID, Cell: cell, Central: central, Group: c.Central.Group, Bandwidth: int64(c.Central.Bandwidth),
+		Log: p.log, KafkaMetrics: p.kafkaMetrics,
+	}, err
 }
 
 // lanes lists them; none without a centre.
@@ -39,7 +53,12 @@ func (a *App) lanes() []LaneLoad {
 	}
 	var all []LaneLoad
 	for _, l := range a.sync.Lag() {
-		all = append(all, LaneLoad{l.Lane, l.Messages, l.Age.Seconds()})
+		load := LaneLoad{Lane: l.Lane, Known: l.Known, Gaps: gapsOf(a.sync.Gaps(l.Lane))}
+		if l.Known {
+			seconds := l.Age.Seconds()
+			load.LagRecords, load.LagSeconds = &l.Messages, &seconds
+		}
+		all = append(all, load)
 	}
 	return all
 }

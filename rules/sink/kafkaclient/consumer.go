@@ -2,14 +2,15 @@ package kafkaclient
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/segmentio/kafka-go"
-	"github.com/segmentio/kafka-go/protocol"
 
 	"cellgate/rules/sink/remote"
 )
@@ -39,6 +40,8 @@ type Consumer struct {
 	o      ConsumerOptions
 	client *kafka.Client
 	health *remote.HealthTracker
+
+	ids topicIDs
 
 	end context.Context // of the group's connections
 	cut context.CancelFunc
@@ -159,7 +162,7 @@ func (c *Consumer) tell(gen *kafka.Generation) {
 	c.o.Assigned(all)
 }
 
-// Assignment is one assigned partition, for one goroutine.
+// Assignment is one assigned partition, for one goroutine; another may call Commit.
 type Assignment struct {
 	Topic string
 	ID    int
@@ -170,6 +173,12 @@ type Assignment struct {
 	// batches were fetched and not yet decoded; high is where the partition ended then.
 	batches []byte
 	high    int64
+
+	mu       sync.Mutex // guards memo: commits come from another goroutine than fetches
+	memo     memo
+	recalled bool
+	hole     *GapError // in the middle of batches
+	short    bool      // the partition ended before next when it was last looked at
 }
 
 // Fetched is a record that was read. Its bytes are the receiver's.
@@ -193,16 +202,22 @@ func (f *Fetched) Header(name string) []byte {
 
 // Fetch returns the next records, waiting up to wait for some, and the offset behind the partition's last
 // record. Their keys and values are maxBytes, or what takes them beyond it: one batch. As much again is kept as
-// it is stored. None and no error: nothing new. It tries again by itself while Kafka is away; the only error is
-// that of ctx.
+// it is stored. None and no error: nothing new. It tries again by itself while Kafka is away; the only errors are
+// that of ctx and a GapError, which comes again at each call until Skip.
 func (p *Assignment) Fetch(ctx context.Context, maxBytes int, wait time.Duration) ([]Fetched, int64, error) {
 	for try := 1; ; try++ {
 		recs, high, err := p.fetch(ctx, maxBytes, wait)
 		if ctx.Err() != nil {
 			return nil, 0, ctx.Err()
 		}
+		var gap *GapError
+		if errors.As(err, &gap) {
+			p.c.note(p, nil)
+			return nil, gap.End, gap
+		}
 		p.c.note(p, err)
 		if err == nil {
+			p.short = false
 			return recs, high, nil
 		}
 		back := ProducerOptions{BackoffMin: 50 * time.Millisecond, BackoffMax: 2 * time.Second}
@@ -218,57 +233,39 @@ func (p *Assignment) fetch(ctx context.Context, maxBytes int, wait time.Duration
 	rctx, cancel := context.WithTimeout(ctx, p.c.o.RequestTimeout+wait)
 	defer cancel()
 	if p.next < 0 {
-		first, err := p.first(rctx)
+		first, _, err := p.ends(rctx)
 		if err != nil {
 			return nil, 0, err
 		}
-		p.next = first
+		p.next, p.recalled = first, true
+	}
+	if err := p.identify(rctx); err != nil {
+		return nil, 0, err
+	}
+	if p.known().Gap {
+		return nil, 0, p.look(rctx)
 	}
 	if len(p.batches) == 0 {
 		res, err := p.ask(rctx, maxBytes, wait)
+		if err == nil && res.code != 0 {
+			err = res.code
+		}
+		if errors.Is(err, kafka.OffsetOutOfRange) || errors.Is(err, kafka.UnknownTopicOrPartition) {
+			p.c.forgetTopicIDs()
+		}
+		if errors.Is(err, kafka.OffsetOutOfRange) {
+			return nil, 0, p.look(rctx)
+		}
 		if err != nil {
 			return nil, 0, fmt.Errorf("fetch %s/%d: %w", p.Topic, p.ID, err)
-		}
-		if res.code == kafka.OffsetOutOfRange {
-			return nil, 0, p.skip(rctx)
-		}
-		if res.code != 0 {
-			return nil, 0, fmt.Errorf("fetch %s/%d: %w", p.Topic, p.ID, res.code)
 		}
 		p.batches, p.high = res.batches, res.high
 	}
 	recs, err := p.decode(maxBytes)
+	if len(recs) == 0 && err == nil && p.hole != nil {
+		return nil, 0, p.hole
+	}
 	return recs, p.high, err
-}
-
-func (p *Assignment) first(ctx context.Context) (int64, error) {
-	res, err := p.c.client.ListOffsets(ctx, &kafka.ListOffsetsRequest{
-		Topics: map[string][]kafka.OffsetRequest{p.Topic: {kafka.FirstOffsetOf(p.ID)}},
-	})
-	if err != nil {
-		return 0, fmt.Errorf("first offset of %s/%d: %w", p.Topic, p.ID, err)
-	}
-	for _, o := range res.Topics[p.Topic] {
-		if o.Partition == p.ID {
-			return o.FirstOffset, o.Error
-		}
-	}
-	return 0, fmt.Errorf("first offset of %s/%d: %w", p.Topic, p.ID, protocol.ErrNoPartition)
-}
-
-// skip goes on where the partition begins now: retention, or somebody, has removed what came before.
-func (p *Assignment) skip(ctx context.Context) error {
-	first, err := p.first(ctx)
-	if err != nil {
-		return err
-	}
-	if first > p.next {
-		p.c.o.Metrics.Skipped.WithLabelValues(p.c.o.Name).Add(float64(first - p.next))
-	}
-	p.c.o.Log.Error("records are gone before they were read", "topic", p.Topic, "partition", p.ID,
-		"from", p.next, "to", first-1)
-	p.next = first
-	return nil
 }
 
 // Next is the offset of the next record that Fetch will look for: at first what the group has committed,
@@ -276,12 +273,26 @@ func (p *Assignment) skip(ctx context.Context) error {
 func (p *Assignment) Next() int64 { return p.next }
 
 // Resume has Fetch go on at next.
-func (p *Assignment) Resume(next int64) { p.next, p.batches = next, nil }
+func (p *Assignment) Resume(next int64) { p.next, p.batches, p.hole = next, nil, nil }
 
 // Commit tells the group that everything before next is done with. It also works shortly after handle's
 // context has ended, which is when it matters most.
 func (p *Assignment) Commit(next int64) error {
-	err := p.gen.CommitOffsets(map[string]map[int]int64{p.Topic: {p.ID: next}})
+	ctx, cancel := context.WithTimeout(p.c.end, p.c.o.RequestTimeout)
+	defer cancel()
+	metadata, err := json.Marshal(p.known())
+	if err != nil {
+		return err
+	}
+	res, err := p.c.client.OffsetCommit(ctx, &kafka.OffsetCommitRequest{
+		GroupID: p.gen.GroupID, GenerationID: int(p.gen.ID), MemberID: p.gen.MemberID,
+		Topics: map[string][]kafka.OffsetCommit{p.Topic: {{Partition: p.ID, Offset: next, Metadata: string(metadata)}}},
+	})
+	if err == nil {
+		for _, o := range res.Topics[p.Topic] {
+			err = o.Error
+		}
+	}
 	if err != nil {
 		return fmt.Errorf("commit %s/%d at %d: %w", p.Topic, p.ID, next, err)
 	}

@@ -115,16 +115,17 @@ func (p *Assignment) ask(ctx context.Context, maxBytes int, wait time.Duration) 
 }
 
 // decode takes batches off p.batches until the records behind those already seen are maxBytes or more. It passes
-// over what only transactions need.
+// over what only transactions need, and stops where records are missing in between, at p.hole: a log that is not
+// compacted has none.
 func (p *Assignment) decode(maxBytes int) ([]Fetched, error) {
 	var out []Fetched
 	was, size := p.next, 0
-	for size < maxBytes {
-		batch, behind, control := p.cutBatch()
+	for size < maxBytes && p.hole == nil {
+		rest := p.batches
+		batch, base, behind, control := p.cutBatch()
 		if batch == nil { // the end, or a batch that was cut off, which the next answer begins with
-			rest := len(p.batches)
 			p.batches = nil
-			if rest > 0 && p.next == was {
+			if len(rest) > 0 && p.next == was {
 				return nil, fmt.Errorf("read %s/%d at %d: %w: no whole batch", p.Topic, p.ID, p.next, errAnswer)
 			}
 			break
@@ -137,36 +138,56 @@ func (p *Assignment) decode(maxBytes int) ([]Fetched, error) {
 			}
 			return nil, fmt.Errorf("read %s/%d at %d: %w", p.Topic, p.ID, p.next, err)
 		}
+		p.missing(base)
 		for _, f := range recs {
-			if f.Offset >= p.next && !control {
-				out = append(out, f)
-				p.next = f.Offset + 1
-				size += len(f.Key) + len(f.Value)
+			if control || f.Offset < p.next {
+				continue
 			}
+			if p.missing(f.Offset); p.hole != nil {
+				break
+			}
+			out = append(out, f)
+			p.next = f.Offset + 1
+			size += len(f.Key) + len(f.Value)
+		}
+		if !control {
+			p.missing(behind)
+		}
+		if p.hole != nil {
+			p.batches = rest // to be read again from behind the hole
+			break
 		}
 		p.next = max(p.next, behind)
 	}
 	return out, nil
 }
 
-// cutBatch takes the first batch off p.batches: its bytes, the offset behind it, and whether it holds control
-// records. It returns nil when there is no whole one. Offsets: see batch.go.
-func (p *Assignment) cutBatch() (batch []byte, behind int64, control bool) {
+// missing notes a hole when the next record that there is, is not the one that is to be read next.
+func (p *Assignment) missing(next int64) {
+	if p.hole == nil && p.next < next {
+		p.hole = &GapError{Topic: p.Topic, ID: p.ID, From: p.next, To: next, End: p.high}
+	}
+}
+
+// cutBatch takes the first batch off p.batches: its bytes, its first offset and the one behind it, both 0 when it does
+// not say, and whether it holds control records. It returns nil when there is no whole one. Offsets: see batch.go.
+func (p *Assignment) cutBatch() (batch []byte, base, behind int64, control bool) {
 	be, b := binary.BigEndian, p.batches
 	const magic, attributes, lastDelta = 16, 21, 23
 	if len(b) <= magic {
-		return nil, 0, false
+		return nil, 0, 0, false
 	}
 	size := 12 + int64(be.Uint32(b[8:]))
 	if size > int64(len(b)) || (b[magic] >= 2 && size < batchHeader) {
-		return nil, 0, false
+		return nil, 0, 0, false
 	}
 	p.batches = b[size:]
 	if b[magic] >= 2 {
-		behind = int64(be.Uint64(b)) + int64(be.Uint32(b[lastDelta:])) + 1 //nolint:gosec // two's complement on the wire
+		base = int64(be.Uint64(b)) //nolint:gosec // two's complement on the wire
+		behind = base + int64(be.Uint32(b[lastDelta:])) + 1
 		control = be.Uint16(b[attributes:])&0x20 != 0
 	}
-	return b[:size], behind, control
+	return b[:size], base, behind, control
 }
 
 func decodeBatch(b []byte) ([]Fetched, error) {

@@ -1,0 +1,134 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"cellgate/cmd/cellgate/app"
+	"cellgate/cmd/cellgate/fleet"
+)
+
+func syncCommand(c *cli) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "sync",
+		Short: "show the lanes to the centre, and go on where they stand",
+		Example: `  cellgate sync status
+  cellgate sync skip p0`,
+	}
+	cmd.AddCommand(syncStatusCommand(c), syncSkipCommand(c))
+	return cmd
+}
+
+func syncStatusCommand(c *cli) *cobra.Command {
+	t := &target{}
+	cmd := &cobra.Command{
+		Use:   "status",
+		Short: "show how far the lanes are, where they stand, and what was skipped",
+		Long: `status shows how far the lanes to the central unit lag, at which gaps they stand, and which gaps operators
+have skipped.`,
+		Example: "  cellgate sync status",
+		Args:    takes(),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			client, err := t.client()
+			if err != nil {
+				return err
+			}
+			var s app.SyncAnswer
+			if err := client.do(cmd.Context(), "GET", "/v1/sync", nil, &s); err != nil {
+				return err
+			}
+			return c.print(s, func(w io.Writer) error { return printSync(w, &s, time.Now()) })
+		},
+	}
+	t.flags(cmd)
+	c.jsonFlag(cmd)
+	return cmd
+}
+
+func syncSkipCommand(c *cli) *cobra.Command {
+	t := &target{}
+	cmd := &cobra.Command{
+		Use:   "skip [LANE]",
+		Short: "go on behind records that are gone",
+		Long: `skip has a lane (p0, p1, p2; without one: every lane) go on that stands at a gap: records of its outbox
+topic are gone before they were forwarded, since retention removed them, or the topic was made anew or cut off.
+What is gone stays gone. A topic that was made anew is forwarded from its first record. The skip is recorded
+and audited with the operator's name; it holds over restarts and for every gateway of the cell.`,
+		Example: `  cellgate sync skip p0
+  cellgate sync skip`,
+		Args: mayTake("LANE"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			body := map[string]string{}
+			if len(args) == 1 {
+				body["lane"] = args[0]
+			}
+			client, err := t.client()
+			if err != nil {
+				return err
+			}
+			var s app.SkipAnswer
+			if err := client.do(cmd.Context(), "POST", "/v1/sync/skip", body, &s); err != nil {
+				return err
+			}
+			return c.print(s, func(w io.Writer) error { return printSkipped(w, s.Skipped, time.Now()) })
+		},
+	}
+	t.flags(cmd)
+	c.jsonFlag(cmd)
+	return cmd
+}
+
+// shownSkips is how many of the last skips a page shows.
+const shownSkips = 20
+
+func printSync(w io.Writer, s *app.SyncAnswer, now time.Time) error {
+	if err := laneTable(s.Lanes).write(w); err != nil {
+		return err
+	}
+	gaps := &table{}
+	for _, l := range s.Lanes {
+		for i := range l.Gaps {
+			g := &l.Gaps[i]
+			if len(gaps.rows) == 0 {
+				gaps.row("GAP", "TOPIC", "PARTITION", "GONE", "GOES ON AT", "SINCE")
+			}
+			gaps.row(g.Lane, g.Topic, fmt.Sprint(g.Partition), goneText(g), fleet.Count(uint64(g.Next)), whenText(g.Since, now))
+		}
+	}
+	if len(gaps.rows) > 0 {
+		if _, err := fmt.Fprintln(w); err != nil {
+			return err
+		}
+		if err := gaps.write(w); err != nil {
+			return err
+		}
+	}
+	if len(s.Skipped) == 0 {
+		return nil
+	}
+	if _, err := fmt.Fprintln(w); err != nil {
+		return err
+	}
+	return printSkipped(w, s.Skipped[:min(len(s.Skipped), shownSkips)], now)
+}
+
+func printSkipped(w io.Writer, all []app.SkippedGap, now time.Time) error {
+	t := &table{}
+	t.row("SKIPPED", "TOPIC", "PARTITION", "GONE", "WENT ON AT", "BY", "AT", "DONE")
+	for i := range all {
+		s := &all[i]
+		t.row(s.Lane, s.Topic, fmt.Sprint(s.Partition), goneText(&s.LaneGap), fleet.Count(uint64(s.Next)), s.By, whenText(s.At, now), yesNO(s.Done))
+	}
+	return t.write(w)
+}
+
+// goneText says which records are gone.
+func goneText(g *app.LaneGap) string {
+	if g.Records == nil {
+		return fmt.Sprintf("from %s on, of an earlier topic", fleet.Count(uint64(g.From)))
+	}
+	return fmt.Sprintf("%s to %s", fleet.Count(uint64(g.From)), fleet.Count(uint64(g.Next-1)))
+}

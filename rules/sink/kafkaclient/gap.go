@@ -1,0 +1,177 @@
+package kafkaclient
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"github.com/segmentio/kafka-go"
+	"github.com/segmentio/kafka-go/protocol"
+)
+
+// GapError says that a partition does not have the record that is to be read next and will not have it again. Nothing
+// goes on by itself: Skip does.
+type GapError struct {
+	Topic string
+	ID    int   // of the partition
+	From  int64 // the record that was to be read next
+	To    int64 // the first that there is from there on; of another log, its first one
+	End   int64 // behind the last that there is
+	// Anew is set when the log is not the one that was read: the topic was made anew, or its end was cut off. What
+	// was lost is unknown then, and To may be before From.
+	Anew bool
+}
+
+// Error implements error.
+func (g *GapError) Error() string {
+	if g.Anew {
+		return fmt.Sprintf("%s/%d is not what was read up to record %d: it was made anew or cut off, and holds %s", g.Topic, g.ID, g.From-1, g.holds())
+	}
+	return fmt.Sprintf("%s/%d: records %d to %d are gone: they were removed before they were read; it holds %s", g.Topic, g.ID, g.From, g.To-1, g.holds())
+}
+
+func (g *GapError) holds() string {
+	if g.End <= g.To {
+		return "no record"
+	}
+	return fmt.Sprintf("records %d to %d", g.To, g.End-1)
+}
+
+// Lost is how many records are gone; false when that is unknown.
+func (g *GapError) Lost() (int64, bool) { return max(0, g.To-g.From), !g.Anew }
+
+// memo is kept beside a partition's committed offset, so that every later reader of the partition knows what log the
+// offset counts in.
+type memo struct {
+	Topic string `json:"topic,omitempty"` // its id
+	Gap   bool   `json:"gap,omitempty"`   // the log is another; nobody has decided where to go on
+}
+
+func (p *Assignment) known() memo {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.memo
+}
+
+func (p *Assignment) remember(m memo) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.memo = m
+}
+
+// recall reads the memo of the offset that the group has committed.
+func (p *Assignment) recall(ctx context.Context) error {
+	if p.recalled || p.next < 0 {
+		return nil
+	}
+	res, err := p.c.client.OffsetFetch(ctx, &kafka.OffsetFetchRequest{GroupID: p.c.o.Group, Topics: map[string][]int{p.Topic: {p.ID}}})
+	if err == nil {
+		err = res.Error
+	}
+	if err != nil {
+		return fmt.Errorf("committed offset of %s/%d: %w", p.Topic, p.ID, err)
+	}
+	var m memo
+	for _, o := range res.Topics[p.Topic] {
+		if o.Error != nil {
+			return fmt.Errorf("committed offset of %s/%d: %w", p.Topic, p.ID, o.Error)
+		}
+		if json.Unmarshal([]byte(o.Metadata), &m) != nil {
+			m = memo{} // somebody else committed
+		}
+	}
+	p.remember(m)
+	p.recalled = true
+	return nil
+}
+
+// Inherit has the partition be in the log that it was in for an earlier generation, whatever the group knows of it.
+func (p *Assignment) Inherit(before *Assignment) {
+	p.remember(before.known())
+	p.recalled = true
+}
+
+// identify compares the log with the one that p.next counts in. Brokers without topic ids are believed.
+func (p *Assignment) identify(ctx context.Context) error {
+	if err := p.recall(ctx); err != nil {
+		return err
+	}
+	m, id := p.known(), p.c.topicID(ctx, p.Topic)
+	if m.Topic == "" {
+		m.Topic = id
+	}
+	m.Gap = m.Gap || (id != "" && id != m.Topic)
+	if m.Gap {
+		p.batches, p.hole = nil, nil
+	}
+	p.remember(m)
+	return nil
+}
+
+// look finds out what the partition holds, and returns a GapError unless what is to be read next is, or will be, there.
+func (p *Assignment) look(ctx context.Context) error {
+	first, end, err := p.ends(ctx)
+	if err != nil {
+		return err
+	}
+	m := p.known()
+	g := &GapError{Topic: p.Topic, ID: p.ID, From: p.next, To: first, End: end, Anew: m.Gap}
+	switch {
+	case m.Gap, p.next < first:
+		return g
+	case p.next <= end:
+		return nil
+	}
+	if !p.short { // a broker that has just become the leader may not know the end yet
+		p.short = true
+		return fmt.Errorf("%s/%d ends at %d, before record %d: %w", p.Topic, p.ID, end, p.next, kafka.OffsetOutOfRange)
+	}
+	m.Gap, g.Anew = true, true
+	p.remember(m)
+	return g
+}
+
+// ends returns the partition's first offset, and the one behind its last.
+func (p *Assignment) ends(ctx context.Context) (first, end int64, err error) {
+	res, err := p.c.client.ListOffsets(ctx, &kafka.ListOffsetsRequest{
+		Topics: map[string][]kafka.OffsetRequest{p.Topic: {kafka.FirstOffsetOf(p.ID), kafka.LastOffsetOf(p.ID)}},
+	})
+	if err != nil {
+		return 0, 0, fmt.Errorf("offsets of %s/%d: %w", p.Topic, p.ID, err)
+	}
+	for _, o := range res.Topics[p.Topic] {
+		if o.Partition == p.ID {
+			return o.FirstOffset, o.LastOffset, o.Error
+		}
+	}
+	return 0, 0, fmt.Errorf("offsets of %s/%d: %w", p.Topic, p.ID, protocol.ErrNoPartition)
+}
+
+// Skip goes on behind the gap that Fetch has reported, as it is now, once the group has it in its committed offset. It
+// returns nil when nothing is missing any more.
+func (p *Assignment) Skip(ctx context.Context) (*GapError, error) {
+	rctx, cancel := context.WithTimeout(ctx, p.c.o.RequestTimeout)
+	defer cancel()
+	g := p.hole
+	if g == nil {
+		if err := p.look(rctx); err == nil || !errors.As(err, &g) {
+			return nil, err
+		}
+	}
+	was := p.known()
+	p.remember(memo{Topic: p.c.topicID(rctx, p.Topic)})
+	if err := p.Commit(g.To); err != nil {
+		p.remember(was)
+		return nil, err
+	}
+	p.pass(g)
+	return g, nil
+}
+
+func (p *Assignment) pass(g *GapError) {
+	p.next, p.hole, p.short = g.To, nil, false
+	if n, known := g.Lost(); known {
+		p.c.o.Metrics.Skipped.WithLabelValues(p.c.o.Name).Add(float64(n))
+	}
+}

@@ -1,0 +1,88 @@
+package kafkaclient
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+	"time"
+
+	"github.com/segmentio/kafka-go"
+)
+
+// Position is how far the group is in a partition.
+type Position struct {
+	Topic      string
+	ID         int
+	First, End int64 // of what the partition holds; End is behind the last record
+	Committed  int64 // by the group; negative: nothing
+}
+
+// Positions tells them for every partition of the consumer's topics, assigned or not, also before the group has come
+// together. A partition that cannot be asked now is left out.
+func (c *Consumer) Positions(ctx context.Context) ([]Position, error) {
+	ctx, cancel := context.WithTimeout(ctx, c.o.RequestTimeout)
+	defer cancel()
+	m, err := c.client.Metadata(ctx, &kafka.MetadataRequest{Topics: c.o.Topics})
+	if err != nil {
+		return nil, fmt.Errorf("partitions: %w", err)
+	}
+	ends, ids := map[string][]kafka.OffsetRequest{}, map[string][]int{}
+	for _, t := range m.Topics {
+		for _, p := range t.Partitions {
+			ends[t.Name] = append(ends[t.Name], kafka.FirstOffsetOf(p.ID), kafka.LastOffsetOf(p.ID))
+			ids[t.Name] = append(ids[t.Name], p.ID)
+		}
+	}
+	if len(ids) == 0 {
+		return nil, nil
+	}
+	offsets, err := c.client.ListOffsets(ctx, &kafka.ListOffsetsRequest{Topics: ends})
+	if err != nil {
+		return nil, fmt.Errorf("offsets: %w", err)
+	}
+	group, err := c.client.OffsetFetch(ctx, &kafka.OffsetFetchRequest{GroupID: c.o.Group, Topics: ids})
+	if err == nil {
+		err = group.Error
+	}
+	if err != nil {
+		return nil, fmt.Errorf("committed offsets: %w", err)
+	}
+	return joinPositions(offsets, group), nil
+}
+
+func joinPositions(offsets *kafka.ListOffsetsResponse, group *kafka.OffsetFetchResponse) []Position {
+	var all []Position
+	for topic, parts := range group.Topics {
+		for _, g := range parts {
+			for _, o := range offsets.Topics[topic] {
+				if o.Partition == g.Partition && o.Error == nil && g.Error == nil {
+					all = append(all, Position{topic, o.Partition, o.FirstOffset, o.LastOffset, g.CommittedOffset})
+				}
+			}
+		}
+	}
+	return all
+}
+
+// TimeAt is the time of the record at an offset that the partition holds, or of an earlier one in its batch.
+func (c *Consumer) TimeAt(ctx context.Context, topic string, partition int, offset int64) (time.Time, error) {
+	ctx, cancel := context.WithTimeout(ctx, c.o.RequestTimeout)
+	defer cancel()
+	p := &Assignment{Topic: topic, ID: partition, c: c, next: offset}
+	res, err := p.ask(ctx, 1, 0)
+	if err == nil && res.code != 0 {
+		err = res.code
+	}
+	const magic, attributes, first, last = 16, 21, 27, 35
+	switch {
+	case err != nil:
+		return time.Time{}, fmt.Errorf("time of %s/%d at %d: %w", topic, partition, offset, err)
+	case len(res.batches) < batchHeader || res.batches[magic] < 2:
+		return time.Time{}, fmt.Errorf("time of %s/%d at %d: %w", topic, partition, offset, errAnswer)
+	}
+	at := first
+	if binary.BigEndian.Uint16(res.batches[attributes:])&8 != 0 { // the broker's time, which the batch has once
+		at = last
+	}
+	return time.UnixMilli(int64(binary.BigEndian.Uint64(res.batches[at:]))), nil
+}

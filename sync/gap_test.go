@@ -1,0 +1,395 @@
+package syncer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
+)
+
+// admin runs do with a client of the cell's Kafka.
+func (p *pair) admin(do func(*kadm.Client) error) {
+	p.t.Helper()
+	cl, err := kgo.NewClient(kgo.SeedBrokers(p.cell.ListenAddrs()...))
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	defer cl.Close()
+	if err := do(kadm.NewClient(cl)); err != nil {
+		p.t.Fatal(err)
+	}
+}
+
+// expire removes the records before an offset from every partition of a topic, as retention does, but leaves at least
+// one. It returns how many are left.
+func (p *pair) expire(topic string, before int64) (left int) {
+	p.t.Helper()
+	p.admin(func(c *kadm.Client) error {
+		ends, err := c.ListEndOffsets(p.t.Context(), topic)
+		if err != nil {
+			return err
+		}
+		o := kadm.Offsets{}
+		ends.Each(func(e kadm.ListedOffset) {
+			at := min(before, e.Offset)
+			o.AddOffset(topic, e.Partition, at, -1)
+			left += int(e.Offset - at)
+		})
+		res, err := c.DeleteRecords(p.t.Context(), o)
+		if err != nil {
+			return err
+		}
+		return res.Error()
+	})
+	return left
+}
+
+// stopFetching has the cell refuse all fetches, and returns when none of a topic's partitions is under way any more.
+func (p *pair) stopFetching(topic string, partitions int) (resume func()) {
+	p.t.Helper()
+	var mu sync.Mutex
+	refused, over := map[int32]bool{}, false
+	p.cell.ControlKey(kmsg.Fetch.Int16(), func(r kmsg.Request) (kmsg.Response, error, bool) {
+		mu.Lock()
+		defer mu.Unlock()
+		if over {
+			return nil, nil, false
+		}
+		p.cell.KeepControl()
+		if t := r.(*kmsg.FetchRequest).Topics[0]; t.Topic == topic {
+			refused[t.Partitions[0].Partition] = true
+		}
+		return nil, errors.New("away"), true
+	})
+	await(p.t, func() bool {
+		mu.Lock()
+		defer mu.Unlock()
+		return len(refused) == partitions
+	})
+	return func() {
+		mu.Lock()
+		defer mu.Unlock()
+		over = true
+	}
+}
+
+// makeAnew deletes a topic and creates it again.
+func (p *pair) makeAnew(topic string) {
+	p.t.Helper()
+	p.admin(func(c *kadm.Client) error {
+		if _, err := c.DeleteTopic(p.t.Context(), topic); err != nil {
+			return err
+		}
+		_, err := c.CreateTopic(p.t.Context(), 2, 1, nil, topic)
+		return err
+	})
+}
+
+func (s *Syncer) awaitGaps(t *testing.T, lane string, n int) []Gap {
+	t.Helper()
+	await(t, func() bool { return len(s.Gaps(lane)) == n })
+	return s.Gaps(lane)
+}
+
+// skipAll skips the gaps of a lane, as an operator does, and returns how many records they were.
+func (s *Syncer) skipAll(t *testing.T, lane string) (n int64) {
+	t.Helper()
+	for _, g := range s.Gaps(lane) {
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		defer cancel()
+		done, err := s.Skip(ctx, &g)
+		if err != nil {
+			t.Fatal(err)
+		}
+		lost, _ := done.Records()
+		n += lost
+	}
+	return n
+}
+
+// count is how many records a topic of the centre has.
+func (p *pair) count(topic string) (n int64) {
+	p.t.Helper()
+	cl, err := kgo.NewClient(kgo.SeedBrokers(p.central.ListenAddrs()...))
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	defer cl.Close()
+	ends, err := kadm.NewClient(cl).ListEndOffsets(p.t.Context(), topic)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	ends.Each(func(e kadm.ListedOffset) { n += e.Offset })
+	return n
+}
+
+func (s *Syncer) degraded(name string) string {
+	for _, h := range s.Health() {
+		if h.Name == name && !h.OK {
+			return h.Reason
+		}
+	}
+	return ""
+}
+
+// What retention has removed unread stops its lane, over restarts too, until an operator goes on. The other lanes do not
+// notice.
+func TestGapStopsItsLaneUntilAnOperatorSkipsIt(t *testing.T) {
+	t.Parallel()
+	p := newPair(t)
+	s := p.start()
+	p.put("central.p0", 0, 100)
+	got(t, p.central, "fleet.central.p0", 100)
+	p.stop(s)
+	p.put("central.p0", 20, 1000)
+	left := p.expire("central.p0", 300)
+	for run := range 2 {
+		s = p.start()
+		gaps := s.awaitGaps(t, "p0", 2)
+		p.put("central.p1", 20*run, 100)
+		got(t, p.central, "fleet.central.p1", 100*(run+1))
+		if n := p.count("fleet.central.p0"); n != 100 {
+			t.Fatalf("%d records of the lane that has stopped are at the centre, want 100", n)
+		}
+		why := s.degraded("sync-p0")
+		for _, g := range gaps {
+			if want := fmt.Sprintf("central.p0/%d: records %d to 299 are gone", g.Partition, g.From); !strings.Contains(why, want) || g.To != 300 || g.From == 0 {
+				t.Errorf("gap %+v, reason %q without %q", g, why, want)
+			}
+		}
+		await(t, func() bool { l := s.Lag(); return l[0].Known && l[0].Messages == int64(left) && l[0].Age > time.Hour })
+		if s.degraded("sync-p1") != "" || len(s.Gaps("")) != 2 {
+			t.Errorf("gaps %+v", s.Gaps(""))
+		}
+		if run == 0 {
+			p.stop(s)
+		}
+	}
+	if n := s.skipAll(t, "p0"); n != 1000-int64(left) {
+		t.Errorf("%d records skipped, want %d", n, 1000-left)
+	}
+	await(t, func() bool { return p.count("fleet.central.p0") == int64(100+left) })
+	await(t, func() bool { return s.degraded("sync-p0") == "" && s.lagging() == 0 })
+	p.stop(s)
+	s = p.start()
+	p.put("central.p0", 220, 10)
+	await(t, func() bool { return p.count("fleet.central.p0") == int64(110+left) })
+	if g := s.Gaps(""); len(g) > 0 {
+		t.Errorf("after the skip: %+v", g)
+	}
+}
+
+// A skip that has been answered holds though the worker dies at once: the group has it.
+func TestSkipIsCommittedWhenItIsAnswered(t *testing.T) {
+	t.Parallel()
+	p := newPair(t)
+	p.put("central.p2", 0, 200)
+	left := p.expire("central.p2", 50)
+	centre := away(p.central, kmsg.Produce)
+	centre.Store(true)
+	s := p.start(func(o *Options) { o.CommitInterval = time.Hour })
+	s.awaitGaps(t, "p2", 2)
+	lost := away(p.cell, kmsg.OffsetCommit)
+	lost.Store(true)
+	g := s.Gaps("p2")[0]
+	if _, err := s.Skip(t.Context(), &g); err == nil {
+		t.Error("skipped, though the group could not be told")
+	}
+	s.awaitGaps(t, "p2", 2)
+	lost.Store(false)
+	s.skipAll(t, "p2")
+	if _, err := s.Skip(t.Context(), &g); !errors.Is(err, ErrNoGap) {
+		t.Errorf("a second skip: %v", err)
+	}
+	lost.Store(true) // nothing more is committed, as if it had been killed
+	p.cut(s)
+	lost.Store(false)
+	centre.Store(false)
+	s = p.start()
+	await(t, func() bool { return s.lagging() == 0 && p.count("fleet.central.p2") >= int64(left) }) // what was under way may come twice
+	if g := s.Gaps(""); len(g) > 0 {
+		t.Errorf("after the skip: %+v", g)
+	}
+}
+
+// The gap goes with the partition: whoever has it stops there, and who has lost it does not tell of it any more.
+func TestGapAfterARebalance(t *testing.T) {
+	t.Parallel()
+	p := newPair(t)
+	p.put("central.p0", 0, 400)
+	p.expire("central.p0", 100)
+	a := p.start()
+	a.awaitGaps(t, "p0", 2)
+	b := p.start()
+	await(t, func() bool { return len(a.Gaps("p0"))+len(b.Gaps("p0")) == 2 && len(b.Gaps("p0")) > 0 })
+	p.stop(a)
+	b.awaitGaps(t, "p0", 2)
+	if n := p.count("fleet.central.p0"); n != 0 {
+		t.Errorf("%d records are at the centre", n)
+	}
+}
+
+// What is under way when its partition loses what comes behind is not given up by a skip.
+func TestSkipWaitsForWhatIsUnderWay(t *testing.T) {
+	t.Parallel()
+	p := newPair(t)
+	centre := away(p.central, kmsg.Produce)
+	centre.Store(true)
+	count := generations(p.cell)
+	s := p.start(longSession)
+	p.put("central.p0", 0, 100)
+	await(t, func() bool { return s.lagging() == 100 })
+	resume := p.stopFetching("central.p0", 2)
+	p.put("central.p0", 20, 300)
+	left := p.expire("central.p0", 150)
+	resume()
+	gaps := s.awaitGaps(t, "p0", 2)
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if _, err := s.Skip(ctx, &gaps[0]); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("skipped before what was under way: %v", err)
+	}
+	p.nextGeneration(count)
+	s.awaitGaps(t, "p0", 2)
+	centre.Store(false)
+	s.skipAll(t, "p0")
+	await(t, func() bool { return p.count("fleet.central.p0") == int64(100+left) })
+}
+
+// A topic that was made anew is not the one that was read, also when it has grown beyond what was read by the time
+// that it is looked at. From then on it begins at its first record.
+func TestTopicMadeAnewStopsItsLane(t *testing.T) {
+	t.Parallel()
+	for name, n := range map[string]int{"shorter": 50, "longer": 700} {
+		for _, running := range []bool{true, false} {
+			t.Run(fmt.Sprintf("%s, running %v", name, running), func(t *testing.T) {
+				t.Parallel()
+				p := newPair(t)
+				s := p.start()
+				p.put("central.p1", 0, 100)
+				got(t, p.central, "fleet.central.p1", 100)
+				await(t, func() bool { return s.committed() == 100 })
+				if running {
+					p.makeAnew("central.p1")
+					p.put("central.p1", 20, n)
+				} else {
+					var old kadm.OffsetResponses
+					p.admin(func(c *kadm.Client) (err error) {
+						p.stop(s)
+						old, err = c.FetchOffsets(p.t.Context(), "cellgate-sync")
+						return err
+					})
+					p.makeAnew("central.p1")
+					p.put("central.p1", 20, n)
+					p.admin(func(c *kadm.Client) error { return c.CommitAllOffsets(p.t.Context(), "cellgate-sync", old.Offsets()) })
+					s = p.start()
+				}
+				for _, g := range s.awaitGaps(t, "p1", 2) {
+					if !g.Anew || g.To != 0 {
+						t.Errorf("%+v", g)
+					}
+				}
+				before := p.count("fleet.central.p1") // those that were read before it was noticed
+				p.put("central.p1", 20+n/5, 500)      // beyond what was read
+				p.stop(s)
+				s = p.start()
+				s.awaitGaps(t, "p1", 2)
+				if now := p.count("fleet.central.p1"); now != before {
+					t.Errorf("%d records more at the centre while the lane stands", now-before)
+				}
+				s.skipAll(t, "p1")
+				await(t, func() bool { return p.count("fleet.central.p1") == before+int64(n)+500 })
+			})
+		}
+	}
+}
+
+// committed is what the worker has committed, over all partitions.
+func (s *Syncer) committed() (n int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, f := range s.parts {
+		f.mu.Lock()
+		n += max(0, f.commit)
+		f.mu.Unlock()
+	}
+	return n
+}
+
+// Before the group has come together, which takes a dead member's session after a crash, the lag is what the group has
+// not committed; and before anything is known it is not 0.
+func TestLagIsKnownBeforeTheGroupIs(t *testing.T) {
+	t.Parallel()
+	p := newPair(t)
+	s := p.start()
+	p.put("central.p0", 0, 100)
+	got(t, p.central, "fleet.central.p0", 100)
+	p.stop(s)
+	p.put("central.p0", 20, 500)
+	all, join := away(p.cell), away(p.cell, kmsg.JoinGroup)
+	all.Store(true)
+	join.Store(true)
+	reg := prometheus.NewRegistry()
+	s = p.start(func(o *Options) { o.Metrics = NewMetrics(reg) })
+	for _, l := range s.Lag() {
+		if l.Known {
+			t.Errorf("%+v before anything is known", l)
+		}
+	}
+	if v := gauges(t, reg, "sync_lag_messages"); len(v) != lanes || !math.IsNaN(v[0]) {
+		t.Errorf("unknown lag %v", v)
+	}
+	if v := gauges(t, reg, "sync_lag_known"); len(v) != lanes || v[0] != 0 {
+		t.Errorf("known %v", v)
+	}
+	all.Store(false)
+	await(t, func() bool { l := s.Lag(); return l[0].Known && l[1].Known })
+	if l := s.Lag(); l[0].Messages != 500 || l[0].Age < time.Hour || l[1].Messages != 0 {
+		t.Errorf("lag %+v, want 500", l)
+	}
+	if v := gauges(t, reg, "sync_lag_messages"); len(v) != lanes || v[0] != 500 {
+		t.Errorf("lag %v", v)
+	}
+	join.Store(false)
+	got(t, p.central, "fleet.central.p0", 600)
+	await(t, func() bool { return s.lagging() == 0 })
+}
+
+// A lane that fetches nothing, because the centre takes nothing, still tells what has come since.
+func TestLagGrowsWhileTheCentreIsAway(t *testing.T) {
+	t.Parallel()
+	p := newPair(t)
+	centre := away(p.central, kmsg.Produce)
+	centre.Store(true)
+	s := p.start()
+	p.put("central.p2", 0, 3*maxOutstanding)
+	await(t, func() bool { return s.lagging() == 3*maxOutstanding })
+	p.put("central.p2", 3*maxOutstanding/5, 1000)
+	await(t, func() bool { return s.lagging() == 3*maxOutstanding+1000 })
+}
+
+// gauges are the values of a metric by lane.
+func gauges(t *testing.T, reg *prometheus.Registry, name string) (values []float64) {
+	t.Helper()
+	all, err := reg.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range all {
+		if f.GetName() == name {
+			for _, m := range f.GetMetric() {
+				values = append(values, m.GetGauge().GetValue())
+			}
+		}
+	}
+	return values
+}
