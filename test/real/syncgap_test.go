@@ -1,0 +1,174 @@
+//go:build real
+
+package real
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"math"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+
+	"cellgate/test/harness"
+)
+
+// TestSyncGap has retention remove records that are bound for the centre while both are away, the centre and the
+// gateway. The lane stands there from the next start on, over a kill, the others go on, the lag is never 0 for not
+// being known, and an operator's skip goes on behind the gap with nothing else missing.
+func TestSyncGap(t *testing.T) {
+	r := newSyncRig(t, 1)
+	ledger := filepath.Join(r.Dir, "ledger.txt")
+	operator := r.OperatorToken()
+	fleet := startFleet(t, r.Gateway, "fleet", ledger, syncVehicles, 4*syncRate)
+	r.central.Await("fleet.third", 30*time.Second, harness.AtLeast(2*syncVehicles*syncRate))
+	r.central.Links[0].Cut()
+	before := r.ends(r.cell, "central.p0")
+	harness.Eventually(t, 30*time.Second, "a backlog", func() error {
+		if n := r.outboxEnds().sum("central.p0") - before.sum("central.p0"); n < 500 {
+			return fmt.Errorf("%d records", n)
+		}
+		return nil
+	})
+	if report := endFleet(t, fleet); report.Refused != 0 || report.Acknowledged == 0 {
+		t.Errorf("vehicles noticed: %+v", report)
+	}
+	harness.Eventually(t, time.Minute, "everything in the outbox", func() error { return r.Settled(operator) })
+	r.Kill()
+	ends, committed := r.outboxEnds(), r.committed()
+	kept := r.expire("central.p0", ends, 10)
+	gone := ends.sum("central.p0") - committed.sum("central.p0") - kept
+	if gone < 100 {
+		t.Fatalf("%d records are gone, want some more", gone)
+	}
+	r.Start()
+	r.lagUntil("sync-p0") // the dead member holds its partitions for 10 s
+	r.central.Links[0].Mend()
+	r.awaitForwarded(time.Minute, ends.only("central.p1", "central.p2"))
+	r.Kill()
+	r.Start()
+	r.lagUntil("sync-p0")
+	if now := r.committed(); now.sum("central.p0") != committed.sum("central.p0") {
+		t.Errorf("the lane that stands has committed %d more", now.sum("central.p0")-committed.sum("central.p0"))
+	}
+	answer := r.Cellgate("sync", "skip", "p0", "--config", r.Config, "--json")
+	var skipped struct {
+		Skipped []struct {
+			Records int64
+			By      string
+			Done    bool
+		}
+	}
+	if err := json.Unmarshal([]byte(answer), &skipped); err != nil {
+		t.Fatalf("%s: %v", answer, err)
+	}
+	sum := int64(0)
+	for _, s := range skipped.Skipped {
+		sum += s.Records
+		if !s.Done || !strings.HasPrefix(s.By, "operator ") {
+			t.Errorf("%+v", s)
+		}
+	}
+	if sum != gone {
+		t.Errorf("%d records skipped, %d are gone", sum, gone)
+	}
+	r.Kill() // what was answered holds
+	r.Start()
+	r.awaitForwarded(time.Minute, r.outboxEnds()) // a killed gateway has written some of it once more
+	harness.Eventually(t, 10*time.Second, "no lag, and all well", func() error {
+		if lag := r.lag(); lag != 0 {
+			return fmt.Errorf("a lag of %v", lag)
+		}
+		return r.degraded("")
+	})
+	fmt.Printf("sync gap: %d records gone, %d kept behind them\n", gone, kept)
+}
+
+// expire removes records from each partition of a topic, as retention does, but the last keep of it, and returns how
+// many are left.
+func (r *syncRig) expire(topic string, ends offsets, keep int64) (left int64) {
+	r.t.Helper()
+	o := kadm.Offsets{}
+	for p, end := range ends {
+		if p.topic == topic {
+			o.AddOffset(topic, p.partition, max(0, end-keep), -1)
+			left += min(end, keep)
+		}
+	}
+	r.withAdmin(r.cell, "expire "+topic, func(ctx context.Context, c *kadm.Client) error {
+		res, err := c.DeleteRecords(ctx, o)
+		if err != nil {
+			return err
+		}
+		return res.Error()
+	})
+	return left
+}
+
+// lagUntil waits until /readyz names a dependency. Meanwhile the lag is unknown or what waits, and it ends as that.
+func (r *syncRig) lagUntil(name string) {
+	r.t.Helper()
+	least := r.waiting("central.p0") // the others may be forwarded meanwhile
+	harness.Eventually(r.t, time.Minute, name+" in /readyz", func() error {
+		if lag := r.lag(); !math.IsNaN(lag) && lag < least {
+			r.t.Fatalf("a lag of %v with %v records waiting", lag, least)
+		}
+		_, body, err := r.Get("/readyz", "")
+		if err == nil && !strings.Contains(string(body), `"`+name+`"`) {
+			err = fmt.Errorf("%s", body)
+		}
+		return err
+	})
+	harness.Eventually(r.t, 30*time.Second, "the lag", func() error {
+		if lag, want := r.lag(), r.waiting("central.p0", "central.p1", "central.p2"); lag != want {
+			return fmt.Errorf("%v, want %v", lag, want)
+		}
+		return nil
+	})
+}
+
+// waiting is what the cell's Kafka has of the topics that the group has not committed.
+func (r *syncRig) waiting(topics ...string) (n float64) {
+	r.t.Helper()
+	first := offsets{}
+	r.withAdmin(r.cell, "start offsets", func(ctx context.Context, c *kadm.Client) error {
+		listed, err := c.ListStartOffsets(ctx, topics...)
+		if err != nil {
+			return err
+		}
+		listed.Each(func(o kadm.ListedOffset) { first[place{o.Topic, o.Partition, 0}] = o.Offset })
+		return nil
+	})
+	committed := r.committed()
+	for p, end := range r.ends(r.cell, topics...) {
+		n += float64(end - max(first[p], committed[p]))
+	}
+	return n
+}
+
+// sum is over a topic's partitions.
+func (o offsets) sum(topic string) (n int64) {
+	for p, at := range o {
+		if p.topic == topic {
+			n += max(0, at)
+		}
+	}
+	return n
+}
+
+// only are those of some topics.
+func (o offsets) only(topics ...string) offsets {
+	some := offsets{}
+	for p, at := range o {
+		for _, topic := range topics {
+			if p.topic == topic {
+				some[p] = at
+			}
+		}
+	}
+	return some
+}
