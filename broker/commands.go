@@ -22,7 +22,7 @@ const ackCommand AckMode = 255
 
 // isCommand reports whether a PUBLISH by this client is a command: on v1/{vin}/cmd/{id}/{name} of another than itself.
 func (c *conn) isCommand(topic string) bool {
-	rec := message.Record{Kind: message.KindPublish, Client: c.id, Topic: topic}
+	rec := message.Record{Kind: message.KindPublish, Client: c.key, Topic: topic}
 	return c.b.commands != nil && !c.vehicle && rec.IsCommand()
 }
 

@@ -124,10 +124,14 @@ func (r *Record) VIN() string {
 }
 
 // IsCommand reports whether the record is a PUBLISH by which somebody sends a command to a vehicle:
-// v1/{vin}/cmd/{id}/{name} by another than the vehicle itself.
+// v1/{vin}/cmd/{id}/{name} by a client of another name.
 func (r *Record) IsCommand() bool {
 	vin, branch, rest := SplitTopic(r.Topic)
-	return r.Kind == KindPublish && branch == "cmd" && r.Client != vin && strings.Count(rest, "/") == 1
+	if r.Kind != KindPublish || branch != "cmd" || strings.Count(rest, "/") != 1 {
+		return false
+	}
+	client, _, _ := SplitSessionKey(r.Client)
+	return client != vin
 }
 
 // Origin is the sequence that gives the message its identity: a repeated message has that of the first.
