@@ -101,3 +101,20 @@ func TestClockStepsAndRestarts(t *testing.T) {
 	}
 	r.Balanced()
 }
+
+// TestLagOfRecordsFromTheFuture: what waits is not taken for new because the clock was ahead when it came.
+func TestLagOfRecordsFromTheFuture(t *testing.T) {
+	t.Parallel()
+	r := newClockRig(t)
+	r.Stop()
+	r.machine = clocktest.Still(time.Now().Add(time.Hour))
+	r.Open()
+	r.taken.Hold(true)
+	for i := range 200 {
+		r.Publish(i, 1)
+	}
+	r.Await(func() bool { return r.Dispatcher.Lag()[0].Messages > 0 && r.Dispatcher.Lag()[0].Age > time.Millisecond })
+	r.taken.Hold(false)
+	r.Settled()
+	r.Await(func() bool { return r.Dispatcher.Lag()[0].Age == 0 })
+}

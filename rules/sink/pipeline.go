@@ -5,6 +5,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"cellgate/broker/message"
 	"cellgate/rules"
@@ -70,12 +71,15 @@ type pipeline struct {
 	backlog   uint64  // records that wait in the decision log, or in the evaluator's chunk on its way there
 	oldest    uint64  // the first of them, when the log was opened
 	waitingAt int64   // ReceivedAt of the oldest of them, or of one shortly before it
-	loaded    uint64  // highest record handed over or passed over
-	evaluated uint64  // E, as far as this pipeline has been told
-	readPos   position
-	now       counts // as of this moment
-	settled   counts // as of the cursor: only Delivered, DeadLettered and Dropped
-	damage    error  // the decision log cannot be read
+	// For lag: where the cursor has stood, and since when that has been seen.
+	stuckAt    uint64
+	stuckSince time.Time
+	loaded     uint64 // highest record handed over or passed over
+	evaluated  uint64 // E, as far as this pipeline has been told
+	readPos    position
+	now        counts // as of this moment
+	settled    counts // as of the cursor: only Delivered, DeadLettered and Dropped
+	damage     error  // the decision log cannot be read
 	// base is what the ledger has received beyond what was appended to the journal since it was opened.
 	base    uint64
 	drifted bool // records were lost of which nobody knows how many were messages

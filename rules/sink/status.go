@@ -59,16 +59,27 @@ func (d *Dispatcher) lag(p *pipeline) SinkLag {
 		at = d.unevaluated.oldest(p.evaluated, now)
 	}
 	l := SinkLag{Sink: p.name, Messages: a.Pending, Unevaluated: a.Unevaluated, Live: p.mode == live, Cursor: p.cursorLocked()}
-	p.mu.Unlock()
 	if at > 0 {
-		l.Age = max(0, now.Sub(time.UnixMilli(at)))
+		l.Age = max(now.Sub(time.UnixMilli(at)), p.stuckLocked(l.Cursor, now))
+	} else {
+		p.stuckSince = time.Time{}
 	}
+	p.mu.Unlock()
 	l.LogBytes = p.dlog.bytes()
 	return l
 }
 
 // Parked lists the destinations of sinks that take no messages, and what waits for them.
 func (d *Dispatcher) Parked() []Parked { return d.env.lot.parked() }
+
+// stuckLocked is for how long the cursor has been seen where it is while something was pending. No record is younger,
+// whatever the wall clock showed when it was received: it may have been ahead.
+func (p *pipeline) stuckLocked(cursor uint64, now time.Time) time.Duration {
+	if p.stuckAt != cursor || p.stuckSince.IsZero() {
+		p.stuckAt, p.stuckSince = cursor, now
+	}
+	return now.Sub(p.stuckSince)
+}
 
 // Health is the state of the sinks and of the dispatcher itself. A sink that has something pending for longer than the alarm
 // allows is not well, whatever it says of itself.
