@@ -13,15 +13,6 @@ import (
 // Source reads the wall clock and, at the same moment, a clock that cannot be set: the time since some beginning.
 type Source func() (wall time.Time, elapsed time.Duration)
 
-// System reads the machine's clocks.
-func System() Source {
-	begin := time.Now()
-	return func() (time.Time, time.Duration) {
-		now := time.Now()
-		return now, now.Sub(begin)
-	}
-}
-
 // Tolerance is how far the wall clock may be off from what it showed at the last look plus the time that has
 // passed since, before that is a step. Clocks are looked at each second: slewing, which is how NTP puts a running clock
 // right (0.5 ms a second; chrony at most 83 ms), stays far below it, and a clock that is set by a second is above it.

@@ -65,6 +65,7 @@ type Gateway struct {
 	*Process
 	t           testing.TB
 	env         []string
+	binary      string
 	descriptors int
 }
 
@@ -94,6 +95,8 @@ type Options struct {
 	// Extra is YAML appended to the configuration.
 	Extra string
 	Env   []string
+	// Binary is the program that is run; empty: the one under test.
+	Binary string
 	// Descriptors is the most that the process may open; 0: as many as the test.
 	Descriptors int
 }
@@ -111,7 +114,7 @@ func PrepareGateway(t testing.TB, o Options) *Gateway {
 	t.Helper()
 	dir := t.TempDir()
 	g := &Gateway{
-		Dir: dir, Config: filepath.Join(dir, "cell.yaml"), t: t, env: o.Env, descriptors: o.Descriptors,
+		Dir: dir, Config: filepath.Join(dir, "cell.yaml"), t: t, env: o.Env, binary: cmp.Or(o.Binary, Binary(t)), descriptors: o.Descriptors,
 		MQTTS: FreeAddr(t), MQTT: FreeAddr(t), Lab: FreeAddr(t), HTTP: FreeAddr(t),
 	}
 	WriteCertificates(t, filepath.Join(dir, "tls"))
@@ -185,7 +188,7 @@ rules: {path: rules}
 // Start runs the gateway, also again after Kill or Stop, and waits until it serves.
 func (g *Gateway) Start() {
 	g.t.Helper()
-	argv := []string{Binary(g.t), "run", "--config", g.Config}
+	argv := []string{g.binary, "run", "--config", g.Config}
 	if g.descriptors > 0 { // Go raises the soft limit to the hard one, so both are set
 		argv = slices.Concat([]string{"/bin/sh", "-c", fmt.Sprintf(`ulimit -n %d && exec "$@"`, g.descriptors), "sh"}, argv)
 	}
