@@ -314,7 +314,7 @@ type Rules struct {
 	// RunTests lets rules go into force only when the tests beside them pass.
 	RunTests bool `yaml:"run_tests" reload:"yes"`
 	// ErrorTopic takes what a rule without on_error cannot evaluate or deliver.
-	ErrorTopic string `yaml:"error_topic" reload:"yes"`
+	ErrorTopic string `yaml:"error_topic"`
 	// Workers evaluate, VINs pinned to them; 0: one per CPU.
 	Workers int `yaml:"workers" range:"0..1024"`
 	// QueueMessages and QueueBytes bound each sink's queue in memory; beyond it decisions go to disk.
@@ -323,7 +323,7 @@ type Rules struct {
 	// MaxVINs bounds the VINs of which the rules' operators remember something; past it the one that was changed
 	// longest ago is forgotten.
 	MaxVINs  int      `yaml:"max_vins" range:"64..100000000"`
-	WhenFull WhenFull `yaml:"when_full" reload:"yes"`
+	WhenFull WhenFull `yaml:"when_full"`
 }
 
 // WhenFull says per sink what happens when its backlog has used the journal up: hold (the disk ladder
