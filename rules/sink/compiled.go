@@ -86,3 +86,23 @@ func (c compiled) Render(d rules.Decision, rec *message.Record, out *rules.Rende
 func (c compiled) RenderDeadLetter(d rules.Decision, reason string, rec *message.Record, out *rules.Rendered) error {
 	return c.set.RenderDeadLetter(d, reason, rec, out)
 }
+
+// count counts a rule's match or error.
+func (s *setInUse) count(d *rules.Decision) {
+	if int(d.Rule) >= len(s.matched) {
+		return
+	}
+	if d.Err != "" {
+		s.failed[d.Rule].Inc()
+		return
+	}
+	s.matched[d.Rule].Inc()
+}
+
+func (s *setInUse) countUndecoded(d *rules.Decision) {
+	for _, r := range d.Undecoded {
+		if int(r) < len(s.failed) {
+			s.failed[r].Inc()
+		}
+	}
+}

@@ -415,26 +415,6 @@ func (d *Dispatcher) pipelineOf(dec *rules.Decision) *pipeline {
 	return nil
 }
 
-// count counts a rule's match or error.
-func (s *setInUse) count(d *rules.Decision) {
-	if int(d.Rule) >= len(s.matched) {
-		return
-	}
-	if d.Err != "" {
-		s.failed[d.Rule].Inc()
-		return
-	}
-	s.matched[d.Rule].Inc()
-}
-
-func (s *setInUse) countUndecoded(d *rules.Decision) {
-	for _, r := range d.Undecoded {
-		if int(r) < len(s.failed) {
-			s.failed[r].Inc()
-		}
-	}
-}
-
 // enter makes another rule set govern. When its source is gone or does not compile any more, the old one
 // goes on governing and the dispatcher says so.
 func (d *Dispatcher) enter(hash string, seq uint64) {
