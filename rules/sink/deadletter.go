@@ -118,8 +118,7 @@ func (g *graveyard) bury(ctx context.Context, r refusal) error {
 	if err != nil {
 		return fmt.Errorf("read record %d: %w", r.t.seq, err)
 	}
-	d := rules.Decision{Rule: r.t.rule, Target: r.t.target}
-	if err := set.RenderDeadLetter(d, r.reason, rec, &g.out); err != nil {
+	if err := set.RenderDeadLetter(r.t.decision(), r.reason, rec, &g.out); err != nil {
 		return fmt.Errorf("render the dead letter: %w", err)
 	}
 	dv := Delivery{Record: rec, Out: &g.out, idPrefix: env.idPrefix}

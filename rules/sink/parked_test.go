@@ -331,3 +331,36 @@ func TestALostLogOfAParkedDestinationIsNoticed(t *testing.T) {
 		t.Log(err)
 	}
 }
+
+// TestAParkedDeadLetterNamesItsRules: what cannot be decoded waits for the error topic as one message, over a restart and a kill, and
+// names all the rules when the topic is there.
+func TestAParkedDeadLetterNamesItsRules(t *testing.T) {
+	t.Parallel()
+	for name, end := range map[string]func(r *memRig){"stop": func(r *memRig) { r.Stop() }, "kill": func(r *memRig) { r.Kill() }} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := newRig(t, nil)
+			r.kafka.Shut(rules.DefaultErrorTopic, true)
+			r.Append(message.Record{Kind: message.KindPublish, Topic: "v1/" + sinktest.VIN(1) + "/up/telemetry", Payload: []byte("x")})
+			r.Await(func() bool { return len(r.Dispatcher.Parked()) == 1 })
+			end(r)
+			r.kafka.Forget()
+			r.Open()
+			r.kafka.Shut(rules.DefaultErrorTopic, false)
+			r.Settled()
+			dead := 0
+			for _, m := range r.kafka.Settled() {
+				if m.Dead {
+					dead++
+					if m.Rules != "hot,low" || m.Value != "x" {
+						t.Errorf("%+v", m)
+					}
+				}
+			}
+			if l := r.Ledger("kafka"); dead != 1 || l.DeadLettered != 1 {
+				t.Errorf("%d dead letters, ledger %+v", dead, l)
+			}
+			r.Stop()
+		})
+	}
+}

@@ -174,7 +174,7 @@ func (p *pipeline) handOver(r renderer, set uint32, slot uint64, rec *message.Re
 			continue
 		}
 		if p.parks && (d.Err != "" || d.Values != nil) {
-			t.more = &decisionRest{err: d.Err, values: slices.Clone(d.Values)}
+			t.more = &decisionRest{err: d.Err, values: slices.Clone(d.Values), undecoded: d.Undecoded}
 		}
 		if err := r.Render(*d, rec, &f.out); err != nil {
 			t.Refused(err)

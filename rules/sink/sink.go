@@ -102,15 +102,16 @@ type Ticket struct {
 
 // decisionRest is what else a decision is.
 type decisionRest struct {
-	err    string
-	values []byte
+	err       string
+	values    []byte
+	undecoded []uint16
 }
 
 // decision is what the message is made of.
 func (t Ticket) decision() rules.Decision {
 	d := rules.Decision{Rule: t.rule, Target: t.target}
 	if t.more != nil {
-		d.Err, d.Values = t.more.err, t.more.values
+		d.Err, d.Values, d.Undecoded = t.more.err, t.more.values, t.more.undecoded
 	}
 	return d
 }

@@ -18,6 +18,8 @@ type Message struct {
 	Topic string // of Kafka, or the key in Redis
 	Value string
 	Rule  string
+	// Rules are those of a dead letter that could not be decoded.
+	Rules string
 	// Dead says that it is a dead letter, for the reason Reason.
 	Dead   bool
 	Reason string
@@ -135,6 +137,9 @@ func describe(d *sink.Delivery) Message {
 		m.Topic, m.Value = d.Out.Redis.Key, string(d.Out.Redis.Value)
 	}
 	for _, h := range d.Out.Headers {
+		if h.Name == "rules" {
+			m.Rules = h.Value
+		}
 		if h.Name == "rule" {
 			m.Rule = h.Value
 		}
