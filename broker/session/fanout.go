@@ -41,9 +41,7 @@ func (m *Manager) Fanout(rec *message.Record) {
 	}
 	clear(m.targets)
 	m.targets = m.targets[:0]
-	m.fanMu.Lock()
-	m.under = 0
-	m.fanMu.Unlock()
+	m.under.Store(0)
 }
 
 // beginFanout notes that a record is under way, and keeps it if it is a retained one. From then on it is one that
@@ -72,7 +70,7 @@ func (m *Manager) beginFanout(rec *message.Record) bool {
 	if m.index.Count() == 0 {
 		return false
 	}
-	m.under = rec.Seq
+	m.under.Store(rec.Seq)
 	return true
 }
 
@@ -178,7 +176,7 @@ func (st *state) offer(rec *message.Record, match *Matched, shared *body) (_ *bo
 		shared = st.m.newBody(rec)
 	}
 	l := letter{durable: qos > 0 && st.durable, size: shared.size()}
-	if st.admit(l) {
+	if st.admit(l) == "" {
 		st.push(&entry{body: shared, ids: match.IDs, shared: match.Shared, qos: qos, retain: retain, durable: l.durable}, l.size)
 		st.m.metrics.fanned.Inc()
 		st.pump()

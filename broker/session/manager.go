@@ -66,7 +66,7 @@ type Manager struct {
 	// filters or retained messages there are.
 	fanMu    sync.Mutex
 	fanned   uint64        // every record up to here is in the queues, but for under
-	under    uint64        // the record that is being given to its subscribers; 0 none
+	under    atomic.Uint64 // the record that is being given to its subscribers; 0 none; set under fanMu
 	caughtUp chan struct{} // closed when fanned reaches awaited; nil while nobody waits
 	awaited  uint64
 	settled  uint64 // see Settle

@@ -149,7 +149,7 @@ func (q *fifo) remove(fn func(*entry) bool) {
 // enqueue puts a message behind the others, or fails with ErrQueueFull.
 func (st *state) enqueue(e *entry) error {
 	size := e.body.size()
-	if !st.admit(letter{directed: e.d != nil, durable: e.durable, size: size}) {
+	if st.admit(letter{directed: e.d != nil, durable: e.durable, size: size}) != "" {
 		return ErrQueueFull
 	}
 	st.push(e, size)
@@ -163,17 +163,16 @@ type letter struct {
 	size     int64
 }
 
-// admit reports whether there is room for a message, and counts it as dropped if not.
-func (st *state) admit(l letter) bool {
+// admit tells which bound stands in the way of a message, which is then counted as dropped.
+func (st *state) admit(l letter) (reason string) {
 	if st.flow == nil {
 		st.flow = &flow{}
 	}
-	reason := st.fullFor(st.flow, l)
-	if reason != "" {
+	if reason = st.fullFor(st.flow, l); reason != "" {
 		st.drop(reason)
 		st.rest()
 	}
-	return reason == ""
+	return reason
 }
 
 // push puts a message that has been admitted behind the others.

@@ -294,16 +294,6 @@ func (m *Manager) dropExpiredRetained(most int) {
 	}
 }
 
-// expiryOf returns when a topic's message expires; 0 never.
-func (r *retained) expiryOf(topic string) int64 {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if k := r.topics[topic]; k != nil {
-		return k.expires
-	}
-	return 0
-}
-
 // expire says when a topic's message expires; 0 never.
 func (r *retained) expire(k *kept, at int64) {
 	k.expires = at
@@ -346,38 +336,77 @@ func (h *expiryHeap) Pop() any {
 	return k
 }
 
-// retainedChunk is how many topics are looked at while other clients wait.
+// retainedChunk is how many topics are looked at, and at most how many messages queued, while other clients wait.
 const retainedChunk = 256
 
 // sendRetained queues the retained messages that a new subscription asks for: those of records up to upTo. What comes
-// behind is fanned out to the subscription, so that nothing comes both ways or neither. The fan-out goes on between two
-// chunks.
+// behind is fanned out to the subscription, so that nothing comes both ways or neither. The fan-out goes on meanwhile, and
+// stands still only while messages are queued; once a bound is reached there is nothing to queue, and the rest is
+// counted.
 func (s *Session) sendRetained(sub *Subscription, upTo uint64) {
+	m := s.st.m
 	var at RetainedAt
-	for s.retainedChunk(sub, upTo, &at) { //nolint:revive // the call does it all
+	found := make([]*message.Record, 0, retainedChunk)
+	reason := ""
+	for more := true; more; {
+		found = found[:0]
+		more = m.index.Retained(sub.Filter, &at, retainedChunk, func(rec *message.Record) {
+			if rec.Seq <= upTo && !(sub.NoLocal && rec.Client == s.st.id) {
+				found = append(found, rec)
+			}
+		})
+		switch {
+		case len(found) == 0:
+		case reason != "":
+			m.metrics.dropped.WithLabelValues(reason).Add(float64(len(found)))
+		default:
+			var live bool
+			if reason, live = s.queueRetained(sub, found); !live {
+				return
+			}
+		}
 	}
 }
 
-func (s *Session) retainedChunk(sub *Subscription, upTo uint64, at *RetainedAt) (more bool) {
+// queueRetained queues those messages that are still what is retained: another one of the topic has been fanned out to the
+// subscription. reason is the last bound that was reached.
+func (s *Session) queueRetained(sub *Subscription, found []*message.Record) (reason string, live bool) {
 	st, m := s.st, s.st.m
 	m.fanMu.Lock()
 	st.mu.Lock()
 	defer st.unlock()
 	defer m.fanMu.Unlock()
 	if !s.live() {
-		return false
+		return "", false
 	}
 	now := m.now()
-	return m.index.Retained(sub.Filter, at, retainedChunk, func(rec *message.Record) {
-		expires := m.retained.expiryOf(rec.Topic)
-		if (expires != 0 && expires <= now) || (sub.NoLocal && rec.Client == st.id) || rec.Seq > upTo {
-			return
+	for _, rec := range found {
+		expires, held := m.retained.holds(rec)
+		if !held || (expires != 0 && expires <= now) {
+			continue
 		}
 		e := &entry{body: bodyOf(rec, expires), qos: min(rec.QoS, sub.QoS), retain: true}
 		if sub.ID != 0 {
 			e.ids = []uint32{sub.ID}
 		}
 		e.durable = e.qos > 0 && st.durable
-		_ = st.enqueue(e) // a bound that is reached has been counted
-	})
+		l := letter{durable: e.durable, size: e.body.size()}
+		if why := st.admit(l); why != "" {
+			reason = why
+			continue
+		}
+		st.push(e, l.size)
+	}
+	return reason, true
+}
+
+// holds reports whether the record is the one that is retained on its topic, and when it expires, in ms; 0 never.
+func (r *retained) holds(rec *message.Record) (expires int64, held bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	k := r.topics[rec.Topic]
+	if k == nil || k.size == 0 || k.fanned != rec.Seq {
+		return 0, false
+	}
+	return k.expires, true
 }

@@ -90,8 +90,8 @@ func (w *writer) cut() *round {
 	r := &round{w: w}
 	m.fanMu.Lock()
 	r.mark = mark{fanned: m.fanned, replay: m.fanned, settled: m.settled}
-	if m.under != 0 {
-		r.mark.fanned, r.mark.replay = m.under-1, m.under-1
+	if under := m.under.Load(); under != 0 {
+		r.mark.fanned, r.mark.replay = under-1, under-1
 	}
 	m.dropExpiredRetained(expiredAtOnce)
 	dirty := m.retained.takeDirty()
