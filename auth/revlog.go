@@ -123,7 +123,7 @@ func (l *revLog) read() ([]Revocation, error) {
 	defer l.mu.Unlock()
 	info, err := os.Stat(l.path())
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
+		return nil, l.putBack()
 	}
 	if err != nil {
 		return nil, err
@@ -137,6 +137,29 @@ func (l *revLog) read() ([]Revocation, error) {
 		}
 	}
 	return l.readRest()
+}
+
+// errPutBack says that the file was deleted while it was in use. A start without it would let revoked tokens in.
+var errPutBack = errors.New("revocation log was deleted under a running process and has been put back")
+
+// putBack writes the file again when it has been deleted, from what is open of it.
+func (l *revLog) putBack() error {
+	if l.file == nil {
+		return nil
+	}
+	unlock, err := lockDir(l.dir)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if _, err := os.Stat(l.path()); err == nil {
+		return nil // another process was quicker
+	}
+	b, err := io.ReadAll(io.NewSectionReader(l.file, 0, 1<<40))
+	if err != nil {
+		return err
+	}
+	return errors.Join(fmt.Errorf("%w: %s", errPutBack, l.path()), writeFileAtomic(l.path(), b))
 }
 
 // reopen begins with the present file. The descriptor stays open, so that no later file can be given the

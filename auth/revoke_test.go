@@ -401,3 +401,24 @@ func TestCompaction(t *testing.T) {
 		t.Fatalf("%d entries", n)
 	}
 }
+
+// A revocation log that is deleted under a running gateway is put back: a start without it would accept what was revoked.
+func TestADeletedRevocationLogIsPutBack(t *testing.T) {
+	t.Parallel()
+	f := open(t, func(*Config) {})
+	token, id := f.issue(t, IssueRequest{Subject: testVIN, Role: RoleVehicle})
+	if _, err := f.Revoke(Revocation{TokenID: id.TokenID}, Caller{}); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(filepath.Join(f.dir, revLogName)); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Reload(); !errors.Is(err, errPutBack) {
+		t.Fatal(err)
+	}
+	if err := f.Reload(); err != nil {
+		t.Fatal(err)
+	}
+	again := open(t, func(c *Config) { c.Dir, c.NoCreate = f.dir, true })
+	again.refusedFor(t, token, ErrRevoked)
+}

@@ -16,7 +16,7 @@ type FanoutSessions interface {
 	Fanout(rec *message.Record)
 	Replay(rec *message.Record)
 	Advance(seq uint64)
-	Checkpoint(seq uint64) error
+	Checkpoint(ctx context.Context, seq uint64) error
 	ReplayFrom() uint64
 	Wanted(read func(any bool))
 }
@@ -135,9 +135,10 @@ func (f *Fanout) reached() {
 	f.journal.Retain(fanoutName, f.sessions.ReplayFrom())
 }
 
-// Close makes the position durable, once Run has returned, and gives the cursor up.
-func (f *Fanout) Close() error {
-	err := f.sessions.Checkpoint(f.done.Load())
+// Close makes the position durable, once Run has returned, and gives the cursor up. When ctx ends first, the next start begins
+// where the last position stands.
+func (f *Fanout) Close(ctx context.Context) error {
+	err := f.sessions.Checkpoint(ctx, f.done.Load())
 	if err != nil {
 		err = fmt.Errorf("fan-out: %w", err)
 	}

@@ -86,7 +86,7 @@ func (f *fanEnv) close(save bool) {
 	defer cancel()
 	if save {
 		f.must(f.intake.Close(ctx))
-		f.must(f.fanout.Close())
+		f.must(f.fanout.Close(context.Background()))
 	}
 	f.must(f.sessions.Close(ctx))
 	f.must(f.journal.Close(ctx))

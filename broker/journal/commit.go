@@ -24,6 +24,10 @@ const (
 	idleAfter = 250 * time.Millisecond
 )
 
+// errGone says that what was synced is on a disk where no start finds it.
+var errGone = errors.New("the segment was deleted or replaced under the running gateway; put the journal back from a copy if there " +
+	"is one: the next start counts what is missing")
+
 var errAborted = errors.New("closed before everything was committed")
 
 // committer is the one goroutine that writes batches: batch N is synced before batch N+1 is written.
@@ -219,6 +223,9 @@ func (c *committer) write(b []byte) error {
 	began := time.Now()
 	if err := c.file.SyncData(); err != nil {
 		return fmt.Errorf("sync %s: %w", c.active.name, err)
+	}
+	if p, ok := c.file.(placed); ok && !p.InPlace(c.active.name) {
+		return fmt.Errorf("%s: %w", c.active.name, errGone)
 	}
 	c.metrics.fsync.Observe(time.Since(began).Seconds())
 	c.off += int64(len(b))

@@ -143,3 +143,38 @@ func TestARollTakesNoDescriptor(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+// TestADeletedJournalAcknowledgesNothing deletes the journal under the gateway: what is synced then is on a disk where no start
+// finds it, and nobody is told that it is durable.
+func TestADeletedJournalAcknowledgesNothing(t *testing.T) {
+	t.Parallel()
+	for name, take := range map[string]func(dir string) error{
+		"deleted": os.RemoveAll,
+		"moved":   func(dir string) error { return os.Rename(dir, dir+".old") },
+		"replaced": func(dir string) error {
+			return errors.Join(os.Rename(dir, dir+".old"), os.CopyFS(dir, os.DirFS(dir+".old")))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			dir := filepath.Join(t.TempDir(), "journal")
+			fatal := make(chan error, 1)
+			j, _, err := Open(Options{Dir: dir, SegmentBytes: 64 << 10, ReserveBytes: -1, OnFatal: func(err error) { fatal <- err }})
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { _ = j.Close(context.Background()) })
+			record := []message.Record{{Kind: message.KindPublish, QoS: 1, Topic: "t", Payload: []byte("x")}}
+			seq, err := j.Append(record, nil)
+			if err = errors.Join(err, j.WaitDurable(t.Context(), seq), take(dir)); err != nil {
+				t.Fatal(err)
+			}
+			if seq, err = j.Append(record, nil); err == nil {
+				err = j.WaitDurable(t.Context(), seq)
+			}
+			if !errors.Is(err, errGone) || !errors.Is(<-fatal, errGone) || j.Durable() >= seq {
+				t.Fatalf("durable up to %d of %d: %v", j.Durable(), seq, err)
+			}
+		})
+	}
+}

@@ -143,6 +143,19 @@ func (f osFS) SyncDir(dir string) error {
 
 type osFile struct{ *os.File }
 
+// placed is a file that can tell whether it is still what a name leads to.
+type placed interface{ InPlace(name string) bool }
+
+// InPlace reports false only when it is certain: there is no such name, or it leads to another file.
+func (f osFile) InPlace(name string) bool {
+	at, err := os.Stat(name)
+	if err != nil {
+		return !errors.Is(err, os.ErrNotExist)
+	}
+	own, err := f.Stat()
+	return err != nil || os.SameFile(at, own)
+}
+
 func (f osFile) Size() (int64, error) {
 	st, err := f.Stat()
 	if err != nil {

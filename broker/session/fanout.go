@@ -126,10 +126,10 @@ func (m *Manager) Settle(seq uint64) {
 // SettledFrom is the first sequence that the command service would have to be given again if the process started now.
 func (m *Manager) SettledFrom() uint64 { return m.settledTo.Load() + 1 }
 
-// Checkpoint is Advance, and returns when the position is durable together with the queues. The error is ErrClosed.
-func (m *Manager) Checkpoint(seq uint64) error {
+// Checkpoint is Advance, and returns when the position is durable together with the queues. The error is ErrClosed or ctx's.
+func (m *Manager) Checkpoint(ctx context.Context, seq uint64) error {
 	m.Advance(seq)
-	return m.writer.wait(m.closed, m.writer.afterAll)
+	return m.writer.wait(ctx, m.writer.afterAll)
 }
 
 // marked is up to where records are in the state file.

@@ -113,7 +113,7 @@ func (e *env) kill() {
 // checkpoint writes everything.
 func (e *env) checkpoint() {
 	e.t.Helper()
-	if err := e.m.Checkpoint(e.m.fanned); err != nil {
+	if err := e.m.Checkpoint(context.Background(), e.m.fanned); err != nil {
 		e.t.Fatal(err)
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime/debug"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -42,6 +43,9 @@ type Options struct {
 type DB struct {
 	file     string
 	bolt     *bbolt.DB
+	open     *os.File    // bbolt's
+	info     os.FileInfo // of it
+	lost     sync.Once   // the file was found out of its place
 	fellBack bool
 	onFatal  func(error)
 	broken   atomic.Pointer[error] // set once bbolt has panicked: its locks may be held for ever
@@ -68,7 +72,10 @@ func Open(file string, o Options) (*DB, error) {
 	if err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
-	db := &DB{file: file, fellBack: fellBack, onFatal: o.OnFatal}
+	db := &DB{file: file, open: f, fellBack: fellBack, onFatal: o.OnFatal}
+	if db.info, err = f.Stat(); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
 	if db.bolt, err = openBolt(file, f, o); err != nil {
 		return nil, err
 	}
@@ -177,10 +184,13 @@ func (db *DB) FellBack() bool { return db.fellBack }
 // Stats are bbolt's counts since Open.
 func (db *DB) Stats() bbolt.Stats { return db.bolt.Stats() }
 
-// Update runs fn in a transaction that is on disk when it returns nil. An error of fn undoes all of it. One
-// Update runs at a time.
+// Update runs fn in a transaction that is on disk, where the next Open finds it, when it returns nil. An error of fn undoes all
+// of it. One Update runs at a time.
 func (db *DB) Update(fn func(*Tx) error) error {
-	return db.run(db.bolt.Update, fn)
+	if err := db.run(db.bolt.Update, fn); err != nil {
+		return err
+	}
+	return db.CheckPlace()
 }
 
 // View runs fn on the content as of now. What fn reads is valid only until it returns. A View that lasts keeps

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -270,7 +271,7 @@ func (l *decisionLog) sync() error {
 		err = l.fs.SyncDir(l.dir)
 	}
 	if err == nil {
-		return nil
+		return l.inPlace()
 	}
 	err = fmt.Errorf("decision log: %w", err)
 	l.mu.Lock()
@@ -281,6 +282,22 @@ func (l *decisionLog) sync() error {
 	}
 	l.err = err
 	return err
+}
+
+// inPlace says when the segment that is written to was deleted under the gateway: a checkpoint must not name what no start
+// finds.
+func (l *decisionLog) inPlace() error {
+	l.mu.Lock()
+	tail := l.segments[len(l.segments)-1].number
+	l.mu.Unlock()
+	if _, err := l.sizeOf(tail); errors.Is(err, fs.ErrNotExist) {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.dirty = true // looked at again
+		return fmt.Errorf("%w: %s was deleted under the running gateway; no checkpoint is taken any more: put it back, or restart "+
+			"the gateway, which tells what is lost", ErrDecisionLog, l.path(tail))
+	}
+	return nil
 }
 
 func (l *decisionLog) syncFiles(old []file, cur file) error {

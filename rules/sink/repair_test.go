@@ -1,6 +1,7 @@
 package sink_test
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"testing"
@@ -78,4 +79,34 @@ func repairLog(t *testing.T, dir string, epoch uint64) (lost uint64) {
 		t.Fatalf("still there: %+v, %v", found, err)
 	}
 	return lost
+}
+
+// TestADeletedDecisionLogTakesNoCheckpoint deletes the decision logs under a gateway: a checkpoint would name what no start finds. The
+// one before it stays, and with it all that the journal must keep.
+func TestADeletedDecisionLogTakesNoCheckpoint(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, func(o *sink.Options) { o.Sinks[0].Limits.Messages, o.CheckpointInterval = 16, -1 })
+	r.Settled()
+	if err := r.Dispatcher.Checkpoint(); err != nil {
+		t.Fatal(err)
+	}
+	r.kafka.Hold(true)
+	decisions := filepath.Join(r.Dir(), "decisions")
+	if err := os.Rename(decisions, decisions+".old"); err != nil {
+		t.Fatal(err)
+	}
+	r.Publish(0, 500)
+	r.Await(func() bool { return r.Ledger("kafka").Pending == 500 })
+	for range 2 {
+		if err := r.Dispatcher.Checkpoint(); !errors.Is(err, sink.ErrDecisionLog) {
+			t.Fatal(err)
+		}
+	}
+	r.Kill()
+	r.kafka.Forget()
+	r.kafka.Hold(false)
+	r.Open() // the last checkpoint had nothing pending
+	r.Settled()
+	complete(t, r, 500)
+	r.Stop()
 }

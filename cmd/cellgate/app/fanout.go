@@ -37,7 +37,7 @@ func (a *App) startFanout(ctx context.Context) error {
 	if err := errors.Join(a.intake.Replay(ctx), a.fanout.Replay(ctx)); err != nil {
 		return err
 	}
-	a.runLoop(ctx, "fan-out", a.fanout.Run, func(context.Context) error { return a.fanout.Close() })
+	a.runLoop(ctx, "fan-out", a.fanout.Run, a.fanout.Close)
 	a.runLoop(ctx, "command intake", a.intake.Run, a.intake.Close)
 	return nil
 }
@@ -54,8 +54,12 @@ func (a *App) runLoop(ctx context.Context, name string, run, end func(context.Co
 	}()
 	a.life.onStop(name, stopDisk, func(limit context.Context) error {
 		cancel()
-		<-done
-		return end(limit)
+		select {
+		case <-done:
+			return end(limit)
+		case <-limit.Done():
+			return limit.Err()
+		}
 	})
 }
 

@@ -320,6 +320,7 @@ func (a *App) startBroker(ctx context.Context) error {
 // startBackground begins what nobody waits for: the disk ladder, commands from Kafka, the sync worker, the
 // watch on the rules.
 func (a *App) startBackground() error {
+	a.background("state file watch", a.db.Watch)
 	a.background("clock", func(ctx context.Context) { a.clock.run(ctx, a.journal) })
 	a.background("disk ladder", func(ctx context.Context) { a.ladder.run(ctx, a.Config) })
 	if a.cfg.Commands.FromKafka {

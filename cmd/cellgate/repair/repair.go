@@ -255,8 +255,14 @@ func (d *data) keys() error {
 	for _, bad := range found {
 		path := filepath.Join(d.Keys, bad.Name)
 		f := Finding{Path: path, Problem: bad.Err.Error()}
-		if info, err := os.Stat(path); err == nil && info.IsDir() {
+		info, err := os.Stat(path)
+		switch {
+		case err == nil && info.IsDir():
 			continue // among the kinds
+		case err == nil && bad.Lines == 0 && info.Mode().Perm()&0o077 != 0:
+			f.Action, f.do = "chmod 600", func() error { return os.Chmod(path, 0o600) }
+			d.add(f)
+			continue
 		}
 		if bad.Lines > 0 {
 			f.Action = fmt.Sprintf("keep the %d entries that can be read, and the file in %s", bad.Lines-bad.Unreadable, d.keep(path))

@@ -1,0 +1,99 @@
+package statefile
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"go.etcd.io/bbolt"
+)
+
+// ErrGone is wrapped by every transaction behind the moment at which another file, or none, was found in the file's place: what is
+// committed then is on a disk where no start finds it.
+var ErrGone = errors.New("state file deleted or replaced under the running gateway")
+
+// CheckPlace notices, as every Update does, that the file is no longer in its place. What was committed is then kept: in the file's
+// place if that is empty, else beside it. Options.OnFatal is told; the DB takes no more transactions.
+func (db *DB) CheckPlace() error {
+	if broken := db.broken.Load(); broken != nil {
+		return *broken
+	}
+	at, err := os.Stat(db.file)
+	switch {
+	case err == nil && os.SameFile(at, db.info):
+		return nil
+	case err != nil && !errors.Is(err, fs.ErrNotExist):
+		return nil // the name cannot be looked up now: that is no proof
+	}
+	db.lost.Do(func() {
+		file, err := db.keep()
+		if err != nil {
+			err = fmt.Errorf("%s: %w; what it held could not be kept: %w", db.file, ErrGone, err)
+		} else {
+			err = fmt.Errorf("%s: %w; what it held is in %s", db.file, ErrGone, file)
+		}
+		db.broken.CompareAndSwap(nil, &err)
+		if db.onFatal != nil {
+			go db.onFatal(err)
+		}
+	})
+	return *db.broken.Load()
+}
+
+var errKept = errors.New("kept")
+
+// keep writes what is committed to a file, and returns its name.
+func (db *DB) keep() (name string, err error) {
+	// Within a transaction nobody else writes. It is rolled back.
+	err = db.bolt.Update(func(*bbolt.Tx) error {
+		if name, err = db.copy(); err != nil {
+			return err
+		}
+		return errKept
+	})
+	if errors.Is(err, errKept) {
+		err = nil
+	}
+	return name, err
+}
+
+func (db *DB) copy() (name string, err error) {
+	dir, base := filepath.Split(db.file)
+	f, err := os.CreateTemp(filepath.Clean(dir), base+".kept-"+time.Now().UTC().Format("20060102T150405Z")+"-*")
+	if err != nil {
+		return "", err
+	}
+	info, err := db.open.Stat()
+	if err == nil {
+		_, err = io.Copy(f, io.NewSectionReader(db.open, 0, info.Size()))
+	}
+	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return "", errors.Join(err, os.Remove(f.Name()))
+	}
+	// A link does not replace what has come into its place meanwhile.
+	if err := os.Link(f.Name(), db.file); err == nil {
+		return db.file, errors.Join(os.Remove(f.Name()), syncDir(filepath.Clean(dir)))
+	}
+	return f.Name(), syncDir(filepath.Clean(dir))
+}
+
+// Watch calls CheckPlace now and then until ctx ends: an idle gateway does not write.
+func (db *DB) Watch(ctx context.Context) {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+			if db.CheckPlace() != nil {
+				return
+			}
+		case <-ctx.Done():
+			return
+		}
+	}
+}
