@@ -351,7 +351,7 @@ func (s *Session) sendRetained(sub *Subscription, upTo uint64) {
 	for more := true; more; {
 		found = found[:0]
 		more = m.index.Retained(sub.Filter, &at, retainedChunk, func(rec *message.Record) {
-			if rec.Seq <= upTo && !(sub.NoLocal && rec.Client == s.st.id) {
+			if rec.Seq <= upTo && (!sub.NoLocal || rec.Client != s.st.id) {
 				found = append(found, rec)
 			}
 		})

@@ -3,6 +3,7 @@ package hostile
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"strings"
@@ -65,6 +66,8 @@ func (o *commander) drive(v *scenario.V5) {
 	}
 }
 
+var errNotCarriedOut = errors.New("not carried out")
+
 // commandEvery is the pause between commands.
 const commandEvery = 100 * time.Millisecond
 
@@ -77,8 +80,11 @@ func (o *commander) send() {
 		if err == nil {
 			err = json.Unmarshal(body, &answer)
 		}
-		if err != nil || answer.State != "succeeded" {
-			o.fail(fmt.Errorf("command after %v: %d %s %v", time.Since(begin).Round(time.Millisecond), status, body, err))
+		if err == nil && answer.State != "succeeded" {
+			err = errNotCarriedOut
+		}
+		if err != nil {
+			o.fail(fmt.Errorf("command after %v: %d %s: %w", time.Since(begin).Round(time.Millisecond), status, body, err))
 			continue
 		}
 		o.mu.Lock()

@@ -37,8 +37,12 @@ func TestCommandsWithCommonTools(t *testing.T) {
 		return strings.TrimSpace(string(out))
 	}
 	for _, c := range [][3]string{
-		{"m1", "{}", ""}, {"m1", "1", "Implementation specific error"}, {"m%2", "{}", "Topic Name invalid"},
-		{"m3", strings.Repeat("x", 65), "Quota exceeded"}, {"m4", "{}", ""}, {"m5", "{}", "Quota exceeded"},
+		{"m1", "{}", ""},
+		{"m1", "1", "Implementation specific error"},
+		{"m%2", "{}", "Topic Name invalid"},
+		{"m3", strings.Repeat("x", 65), "Quota exceeded"},
+		{"m4", "{}", ""},
+		{"m5", "{}", "Quota exceeded"},
 	} {
 		if got := publish(c[0], c[1]); c[2] == "" && got != "" || !strings.Contains(got, c[2]) {
 			t.Errorf("%s: mosquitto_pub says %q, want %q", c[0], got, c[2])
