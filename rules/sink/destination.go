@@ -27,6 +27,7 @@ type destination struct {
 	queue                 []*parking // not in the log yet
 	cursor, read, written uint64
 	why                   string
+	missing               bool // as the sink says
 	since                 time.Time
 	mark                  uint64            // what via had taken when this one was parked
 	spills                time.Time         // from when on messages are given up that cannot be parked; zero: not yet
@@ -105,6 +106,10 @@ func (d *destination) take(m *parking, e *parkedEntry) error {
 	switch {
 	case why == nil:
 		return d.write(e, func() { d.queue = d.queue[1:]; m.owner.parkedNow(m.t) })
+	case held && errors.Is(why, errMany):
+		d.next()
+		d.giveBack(m, e)
+		return nil
 	case held:
 		return errHeld
 	}
@@ -115,6 +120,17 @@ func (d *destination) take(m *parking, e *parkedEntry) error {
 		m.t.Refused(fmt.Errorf("%w: %s", why, d.why))
 	}
 	return nil
+}
+
+// giveBack has the sink keep a message that cannot be parked: there is an outage, and the message waits in the window.
+func (d *destination) giveBack(m *parking, e *parkedEntry) {
+	t := m.t
+	t.stays = true
+	if m.dead {
+		t.to, t.dead = &burial{g: &m.owner.graves, r: refusal{t: m.t, reason: m.reason}}, true
+	}
+	f := flight{d: d, e: *e}
+	f.hand(d.via, t)
 }
 
 // next takes the first message from the queue.
@@ -300,7 +316,7 @@ func (d *destination) land() {
 		default:
 			d.l.mu.Lock()
 			d.popLocked(f)
-			if d.l.mu.Unlock(); f.o == delivered {
+			if d.l.mu.Unlock(); f.o == delivered || (f.o == deadLettered && !f.buried) {
 				d.proven = true
 			}
 		}
@@ -382,11 +398,17 @@ type flight struct {
 
 // deliver renders the message, or its dead letter, and hands it to the sink.
 func (f *flight) deliver(via *pipeline) {
+	e := &f.e
+	f.hand(via, Ticket{to: f, set: e.set, rule: e.decision.Rule, target: e.decision.Target, dead: e.dead, seq: e.seq})
+}
+
+// hand renders the message and hands it over under a ticket.
+func (f *flight) hand(via *pipeline, t Ticket) {
 	l, e := f.d.l, &f.e
 	set, err := l.env.sets.get(e.set)
 	if err != nil {
 		l.log.Error("a parked message cannot be made any more", "seq", e.seq, "sink", e.sink, "err", err)
-		f.settle(Ticket{}, dropped, Corruption)
+		t.Dropped(Corruption)
 		return
 	}
 	out := &l.form.out
@@ -395,7 +417,6 @@ func (f *flight) deliver(via *pipeline) {
 	} else {
 		err = set.Render(e.decision, &e.record, out)
 	}
-	t := Ticket{to: f, set: e.set, rule: e.decision.Rule, target: e.decision.Target, dead: e.dead, seq: e.seq}
 	if err != nil {
 		t.Refused(err)
 		return

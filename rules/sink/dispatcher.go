@@ -110,20 +110,6 @@ func msgIDPrefix(node string, epoch uint64) string {
 	return id[:len(id)-1]
 }
 
-func (d *Dispatcher) addPipeline(b *Binding) {
-	name := b.Sink.Name()
-	p := &pipeline{
-		sink: b.Sink, name: name, limits: b.Limits, policy: b.WhenFull, ageOutBytes: b.AgeOutBytes, env: d.env,
-		log: d.o.Log.With("sink", name), wake: make(chan struct{}, 1),
-	}
-	p.graves.p, p.graves.wake = p, make(chan struct{}, 1)
-	_, p.parks = b.Sink.(Parker)
-	d.env.byName[name] = p
-	d.env.pipelines = append(d.env.pipelines, p)
-	d.pipelines = append(d.pipelines, p)
-	d.byKind[b.Sink.Kind()] = p
-}
-
 func (d *Dispatcher) logDir(p *pipeline) string { return filepath.Join(d.o.Dir, p.name) }
 
 // Watch has fn called with the sequence up to which a sink has settled everything, whenever that moves;

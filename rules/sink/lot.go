@@ -86,7 +86,7 @@ type parking struct {
 
 func newLot(o *Options, env *environment) *lot {
 	return &lot{
-		env: env, fs: o.fs, dir: filepath.Join(o.Dir, "parked"), epoch: o.Journal.Epoch(), limits: o.Parked, log: o.Log,
+		env: env, fs: o.fs, dir: filepath.Join(o.Dir, parkedLogs), epoch: o.Journal.Epoch(), limits: o.Parked, log: o.Log,
 		wake: make(chan struct{}, 1), dests: map[destKey]*destination{}, closed: map[destKey]bool{},
 	}
 }
@@ -108,7 +108,7 @@ func (l *lot) destLocked(via *pipeline, dest string, why error) *destination {
 		l.dests[k] = d
 	}
 	if !l.closed[k] || d.why == "" {
-		d.why = why.Error()
+		d.why, d.missing = why.Error(), errors.Is(why, ErrMissing)
 	}
 	l.closed[k] = true
 	return d
@@ -233,6 +233,9 @@ func (l *lot) room(d *destination, dead bool, size int) (held bool, why error) {
 		why = errMany
 	case bytes+int64(size) > l.limits.Bytes, d.size+int64(size) > l.limits.DestinationBytes:
 		why = errFull
+	}
+	if d.missing {
+		return false, why
 	}
 	if why != nil && d.via.taken.Load() != d.mark && d.spills.IsZero() {
 		d.spills = time.Now().Add(spillAfter)

@@ -1,13 +1,16 @@
 package sink_test
 
 import (
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"cellgate/broker/message"
+	"cellgate/broker/statefile"
 	"cellgate/rules"
 	"cellgate/rules/sink"
 	"cellgate/rules/sink/sinktest"
@@ -314,21 +317,48 @@ func crashesParked(t *testing.T, rnd *rand.Rand, rounds int) {
 	r.Stop()
 }
 
-// Without its log a parked destination stops the start, as a decision log does: what is lost must be told.
-func TestALostLogOfAParkedDestinationIsNoticed(t *testing.T) {
+// A parked destination without its log stops the start, as a sink without its decision log does. A repair keeps what can be
+// read, and counts the rest.
+func TestDamagedLogsOfParkedDestinationsAreRepaired(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, nil)
-	r.kafka.Shut("t", true)
-	r.Publish(0, 100)
-	r.Await(func() bool { return r.Journal.Stat().Needed["rules"] > r.Journal.Last() })
-	r.Kill()
-	if err := os.RemoveAll(filepath.Join(r.Dir(), "decisions", "parked")); err != nil {
-		t.Fatal(err)
-	}
-	if err := r.TryOpen(); err == nil {
-		t.Fatal("started")
-	} else {
-		t.Log(err)
+	for name, harm := range map[string]func(t *testing.T, dir string){
+		"folder missing": func(t *testing.T, dir string) { check(t, os.RemoveAll(dir)) },
+		"a log missing":  func(t *testing.T, dir string) { check(t, os.RemoveAll(oneOf(t, dir, "*"))) },
+		"segment damaged": func(t *testing.T, dir string) {
+			file := oneOf(t, dir, "*/*.log")
+			data, err := os.ReadFile(file) //nolint:gosec // a test's
+			check(t, err)
+			data[len(data)/2] ^= 1
+			check(t, os.WriteFile(file, data, 0o600)) //nolint:gosec // a test's
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := newRig(t, nil)
+			r.Apply(strings.Replace(twoTopics, "to:", "when: payload.h > 0\n    to:", 1))
+			r.kafka.Shut("t", true)
+			r.kafka.Shut("away", true)
+			r.Publish(0, 300)
+			r.Await(func() bool { return r.Journal.Stat().Needed["rules"] > r.Journal.Last() })
+			epoch := r.Journal.Epoch()
+			r.Kill()
+			harm(t, filepath.Join(r.Dir(), "decisions", "parked"))
+			if err := r.TryOpen(); !errors.Is(err, sink.ErrDecisionLog) {
+				t.Fatal(err)
+			}
+			lost := repairParked(t, r.Dir(), epoch)
+			if lost == 0 {
+				t.Fatal("nothing is lost")
+			}
+			r.kafka.Shut("t", false)
+			r.kafka.Shut("away", false)
+			r.Open()
+			r.Settled()
+			if l := r.Ledger("kafka"); l.Received != 300 || l.Dropped[sink.DecisionsLost] != lost || l.Delivered != 300-lost {
+				t.Fatalf("%d lost, ledger %+v", lost, l)
+			}
+			r.Stop()
+		})
 	}
 }
 
@@ -363,4 +393,39 @@ func TestAParkedDeadLetterNamesItsRules(t *testing.T) {
 			r.Stop()
 		})
 	}
+}
+func check(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func oneOf(t *testing.T, dir, pattern string) string {
+	t.Helper()
+	all, err := filepath.Glob(filepath.Join(dir, pattern))
+	if err != nil || len(all) == 0 {
+		t.Fatal(all, err)
+	}
+	return all[0]
+}
+
+func repairParked(t *testing.T, dir string, epoch uint64) (lost uint64) {
+	t.Helper()
+	db, err := statefile.Open(filepath.Join(dir, "state.db"), statefile.Options{NoSync: true})
+	check(t, err)
+	defer db.Close() //nolint:errcheck // a test
+	decisions := filepath.Join(dir, "decisions")
+	found, err := sink.CheckLogs(db, decisions, epoch)
+	if err != nil || len(found) != 1 || found[0].Sink != "parked" {
+		t.Fatalf("%+v, %v", found, err)
+	}
+	lost, err = sink.RepairLog(db, decisions, filepath.Join(dir, "kept", "parked"), "parked", epoch)
+	if err != nil || lost != found[0].Lost {
+		t.Fatalf("%d lost, %v; found %+v", lost, err, found[0])
+	}
+	if found, err = sink.CheckLogs(db, decisions, epoch); err != nil || len(found) > 0 {
+		t.Fatalf("after the repair: %+v, %v", found, err)
+	}
+	return lost
 }

@@ -26,6 +26,7 @@ type parkedState struct {
 	Sink     string   `json:"sink"`
 	Name     string   `json:"name"`
 	Why      string   `json:"why"`
+	Missing  bool     `json:"missing"`
 	Since    int64    `json:"since"`   // ms since the Unix epoch
 	Cursor   uint64   `json:"cursor"`  // number of the last entry that is settled
 	Written  uint64   `json:"written"` // and of the last there is
@@ -69,7 +70,7 @@ func (l *lot) captureLocked(notes map[string][]byte) lotSnapshot {
 	slices.SortFunc(s.dests, func(a, b *destination) int { return int(a.id) - int(b.id) }) //nolint:gosec // small
 	for _, d := range s.dests {
 		s.states = append(s.states, parkedState{
-			ID: d.id, Sink: d.key.sink, Name: d.key.name, Why: d.why, Since: d.since.UnixMilli(), Cursor: d.cursor,
+			ID: d.id, Sink: d.key.sink, Name: d.key.name, Why: d.why, Missing: d.missing, Since: d.since.UnixMilli(), Cursor: d.cursor,
 			Written: d.written, LogStart: d.first, LogEnd: d.end,
 		})
 	}
@@ -208,7 +209,7 @@ func (l *lot) restoreLog(s *parkedState) error {
 	}
 	k := destKey{s.Sink, s.Name}
 	d := &destination{
-		l: l, via: l.env.byName[s.Sink], key: k, why: s.Why, since: time.UnixMilli(s.Since),
+		l: l, via: l.env.byName[s.Sink], key: k, why: s.Why, missing: s.Missing, since: time.UnixMilli(s.Since),
 		cursor: s.Cursor, read: s.Cursor, written: s.Cursor,
 	}
 	if d.adoptLocked(s.ID, dlog); d.via == nil || !d.via.parks {

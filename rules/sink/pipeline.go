@@ -99,6 +99,20 @@ type pipeline struct {
 	decisions []rules.Decision // of the record at hand
 }
 
+func (d *Dispatcher) addPipeline(b *Binding) {
+	name := b.Sink.Name()
+	p := &pipeline{
+		sink: b.Sink, name: name, limits: b.Limits, policy: b.WhenFull, ageOutBytes: b.AgeOutBytes, env: d.env,
+		log: d.o.Log.With("sink", name), wake: make(chan struct{}, 1),
+	}
+	p.graves.p, p.graves.wake = p, make(chan struct{}, 1)
+	_, p.parks = b.Sink.(Parker)
+	d.env.byName[name] = p
+	d.env.pipelines = append(d.env.pipelines, p)
+	d.pipelines = append(d.pipelines, p)
+	d.byKind[b.Sink.Kind()] = p
+}
+
 // environment is what the pipelines share.
 type environment struct {
 	idPrefix string

@@ -15,6 +15,7 @@ import (
 
 // LogDamage is a decision log that New would refuse: it does not have what the last checkpoint tells of.
 type LogDamage struct {
+	// Sink is whose log it is, or "parked" for the logs of parked destinations of all sinks.
 	Sink string
 	Err  error
 	// Pending records wait in the log. The decisions of Lost ones of them cannot be read any more.
@@ -44,6 +45,13 @@ func CheckLogs(db *statefile.DB, dir string, epoch uint64) ([]LogDamage, error) 
 		d.Lost = d.Pending - min(kept, d.Pending)
 		found = append(found, d)
 	}
+	parked, err := checkParked(db, dir, epoch, states)
+	if err != nil {
+		return nil, err
+	}
+	if d := parked.damage(); d != nil {
+		found = append(found, *d)
+	}
 	return found, nil
 }
 
@@ -53,6 +61,13 @@ func RepairLog(db *statefile.DB, dir, backup, sink string, epoch uint64) (lost u
 	states, evaluated, err := logStates(db, epoch)
 	if err != nil {
 		return 0, err
+	}
+	if sink == parkedLogs {
+		c, err := checkParked(db, dir, epoch, states)
+		if err != nil || c.err == nil {
+			return 0, err
+		}
+		return c.repair(db, backup)
 	}
 	for _, s := range states {
 		if s.name == sink {

@@ -2,6 +2,7 @@ package sink
 
 import (
 	"context"
+	"errors"
 	"strconv"
 	"time"
 
@@ -97,6 +98,7 @@ type Ticket struct {
 	dead   bool // the message is a dead letter: delivered means dead-lettered
 	many   bool // the record has several messages for the sink
 	seq    uint64
+	stays  bool          // the sink keeps it, whatever becomes of its destination
 	more   *decisionRest // nil: the decision is rule and target
 }
 
@@ -147,7 +149,11 @@ func (t Ticket) Abandoned() bool { return t.to.abandoned(t.seq) }
 // Park hands the message back because its destination takes none, and why; it counts as pending and is delivered again when
 // there is a chance. When it returns true, the ticket is no longer the sink's to settle. It returns false for a message that
 // was parked: that one waits in the sink. It does not block.
-func (t Ticket) Park(dest string, why error) bool { return t.to.park(t, dest, why) }
+func (t Ticket) Park(dest string, why error) bool { return !t.stays && t.to.park(t, dest, why) }
+
+// ErrMissing is wrapped by the reason of a sink that parks a destination because there is none of that name. Others go on,
+// so it is never taken for an outage of the sink.
+var ErrMissing = errors.New("the destination does not exist")
 
 // Patient reports that the message has nowhere else to go: it is a dead letter, and waits for as long as it takes.
 func (t Ticket) Patient() bool { return t.dead }

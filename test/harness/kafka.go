@@ -53,6 +53,17 @@ func EmbeddedKafka(t testing.TB) *Kafka {
 	return &Kafka{Brokers: c.ListenAddrs(), t: t}
 }
 
+// FixedKafka is EmbeddedKafka with the given topics, of 4 partitions each. It makes no others.
+func FixedKafka(t testing.TB, topics ...string) *Kafka {
+	t.Helper()
+	c, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.SeedTopics(4, topics...))
+	if err != nil {
+		t.Fatalf("embedded kafka: %v", err)
+	}
+	t.Cleanup(c.Close)
+	return &Kafka{Brokers: c.ListenAddrs(), t: t}
+}
+
 // kafkaVersions are the Apache Kafka releases that `make test-real` runs against.
 var kafkaVersions = []string{"3.9.2", "4.3.1"}
 

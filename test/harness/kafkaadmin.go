@@ -2,10 +2,12 @@ package harness
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 )
 
@@ -52,6 +54,40 @@ func (k *Kafka) CreateTopic(topic string, settings map[string]string) {
 			values[name] = &v
 		}
 		_, err := c.CreateTopic(ctx, -1, -1, values, topic)
+		return err
+	})
+}
+
+// MakeTopics creates topics with a number of partitions, and deletes before those that are there.
+func (k *Kafka) MakeTopics(partitions int32, topics ...string) {
+	k.t.Helper()
+	k.DeleteTopics(topics...)
+	k.admin("create topics", func(ctx context.Context, c *kadm.Client) error {
+		for ctx.Err() == nil { // a cluster deletes by and by
+			res, err := c.CreateTopics(ctx, partitions, -1, nil, topics...)
+			if err != nil {
+				return err
+			}
+			if err = res.Error(); err == nil || !errors.Is(err, kerr.TopicAlreadyExists) {
+				return err
+			}
+			time.Sleep(50 * time.Millisecond)
+		}
+		return ctx.Err()
+	})
+}
+
+// DeleteTopics deletes those of the topics that are there.
+func (k *Kafka) DeleteTopics(topics ...string) {
+	k.t.Helper()
+	k.admin("delete topics", func(ctx context.Context, c *kadm.Client) error {
+		res, err := c.DeleteTopics(ctx, topics...)
+		if err != nil {
+			return err
+		}
+		if err = res.Error(); errors.Is(err, kerr.UnknownTopicOrPartition) {
+			return nil
+		}
 		return err
 	})
 }

@@ -3,6 +3,7 @@ package kafka
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync"
 
 	"cellgate/broker/message"
@@ -186,6 +187,9 @@ func (j *job) Produced(_ *kafkaclient.Record, err error) {
 
 // Park implements kafkaclient.Parker.
 func (j *job) Park(dest string, why error) bool {
+	if errors.Is(why, kafkaclient.ErrMissingTopic) {
+		why = fmt.Errorf("%w: %w", sink.ErrMissing, why)
+	}
 	if !j.ticket.Park(dest, why) {
 		return false
 	}

@@ -1,0 +1,200 @@
+package sink
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"cellgate/broker/message"
+	"cellgate/broker/statefile"
+)
+
+// parkedLogs is the folder of the logs of parked destinations, beside those of the sinks.
+const parkedLogs = "parked"
+
+// parkedCheck is what the logs of parked destinations hold, against what the last checkpoint tells.
+type parkedCheck struct {
+	states []parkedState
+	sinks  []loggedSink
+	epoch  uint64
+	dir    string // of the logs
+	// found are the parked records of each sink, by name; joint keeps those apart that are in several logs.
+	found map[string]uint64
+	joint map[string]map[uint64]bool
+	err   error // the first thing that New would refuse
+}
+
+// checkParked reads the logs of parked destinations as New would, and changes nothing.
+func checkParked(db *statefile.DB, dir string, epoch uint64, sinks []loggedSink) (*parkedCheck, error) {
+	c := &parkedCheck{
+		sinks: sinks, epoch: epoch, dir: filepath.Join(dir, parkedLogs), found: map[string]uint64{}, joint: map[string]map[uint64]bool{},
+	}
+	if len(sinks) == 0 { // another journal's are not read
+		return c, nil
+	}
+	err := db.View(func(tx *statefile.Tx) error {
+		return getJSON(tx.Bucket(bucketDispatch), keyParked, &c.states)
+	})
+	if err != nil {
+		return nil, err
+	}
+	for i := range c.states {
+		s := &c.states[i]
+		last, err := s.Cursor, c.open(s)
+		readErr := c.read(s, func(e *parkedEntry) error {
+			if e.number == last+1 {
+				last = e.number
+			}
+			c.count(e)
+			return nil
+		})
+		if err == nil && last != s.Written {
+			err = fmt.Errorf("%w: %s has its entries up to %d, the checkpoint tells of %d", ErrDecisionLog, c.logDir(s), last, s.Written)
+		}
+		c.err = cmpErr(c.err, err)
+		if readErr != nil {
+			return nil, readErr
+		}
+	}
+	for _, s := range sinks {
+		if c.found[s.name] != s.Parked {
+			c.err = cmpErr(c.err, fmt.Errorf("%w: %d parked records of %s are there, the checkpoint tells of %d", ErrDecisionLog, c.found[s.name], s.name, s.Parked))
+		}
+	}
+	return c, nil
+}
+
+// cmpErr returns the first of two errors.
+func cmpErr(first, second error) error {
+	if first != nil {
+		return first
+	}
+	return second
+}
+
+func (c *parkedCheck) logDir(s *parkedState) string {
+	return filepath.Join(c.dir, fmt.Sprintf("%016x", s.ID))
+}
+
+// open opens a log as New does.
+func (c *parkedCheck) open(s *parkedState) error {
+	l, err := openDecisionLog(lookOnly{osFS{}}, c.logDir(s), c.epoch, s.LogStart, s.LogEnd, maxChunk)
+	if l != nil {
+		l.close()
+	}
+	return err
+}
+
+// read calls fn with every entry that can be read and is not settled.
+func (c *parkedCheck) read(s *parkedState, fn func(e *parkedEntry) error) error {
+	l := decisionLog{fs: lookOnly{osFS{}}, dir: c.logDir(s), epoch: c.epoch}
+	numbers, err := l.list()
+	if err != nil {
+		return nil //nolint:nilerr // what cannot be read is what is lost
+	}
+	var decoder message.Decoder
+	last := s.Cursor
+	for _, n := range numbers {
+		err := l.frames(n, func(data []byte) error {
+			e, err := readParked(data, &decoder)
+			if err != nil || e.number <= last || e.number > s.Written {
+				return nil //nolint:nilerr // what cannot be read is what is lost
+			}
+			last = e.number
+			return fn(&e)
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// count counts the record of an entry, if its sink's cursor has passed it.
+func (c *parkedCheck) count(e *parkedEntry) {
+	for _, s := range c.sinks {
+		if s.name != e.sink || e.seq > s.Cursor || c.joint[e.sink][e.seq] {
+			continue
+		}
+		c.found[e.sink]++
+		if !e.many {
+			continue
+		}
+		if c.joint[e.sink] == nil {
+			c.joint[e.sink] = map[uint64]bool{}
+		}
+		c.joint[e.sink][e.seq] = true
+	}
+}
+
+// damage is what CheckLogs reports; nil when all is well.
+func (c *parkedCheck) damage() *LogDamage {
+	if c.err == nil {
+		return nil
+	}
+	d := &LogDamage{Sink: parkedLogs, Err: c.err}
+	for _, s := range c.sinks {
+		d.Pending += s.Parked
+		d.Lost += s.Parked - min(s.Parked, c.found[s.name])
+		d.Last = max(d.Last, s.Cursor)
+	}
+	return d
+}
+
+// repair makes the logs of parked destinations anew of what can be read, moves what was there to backup, and counts the
+// records that are lost. A record with several parked messages counts as lost when none of them is left.
+func (c *parkedCheck) repair(db *statefile.DB, backup string) (lost uint64, err error) {
+	made := c.dir + ".repaired"
+	if err := os.RemoveAll(made); err != nil {
+		return 0, err
+	}
+	states := make([]parkedState, 0, len(c.states))
+	for i := range c.states {
+		s, err := c.copyLog(&c.states[i], made)
+		if err != nil {
+			return 0, err
+		}
+		states = append(states, s)
+	}
+	parent := filepath.Dir(c.dir)
+	if err := errors.Join(os.MkdirAll(made, 0o700), os.MkdirAll(filepath.Dir(backup), 0o700), ignoreMissing(os.Rename(c.dir, backup)),
+		os.Rename(made, c.dir), osFS{}.SyncDir(parent), osFS{}.SyncDir(filepath.Dir(backup))); err != nil {
+		return 0, err
+	}
+	return c.damage().Lost, db.Update(func(tx *statefile.Tx) error {
+		b := tx.Bucket(bucketDispatch)
+		for _, s := range c.sinks {
+			if gone := s.Parked - min(s.Parked, c.found[s.name]); gone > 0 {
+				s.Counts.add(dropped, DecisionsLost, gone)
+			}
+			s.Parked = c.found[s.name]
+			if err := putJSON(b.Bucket(bucketSinks), []byte(s.name), s.sinkState); err != nil {
+				return err
+			}
+		}
+		return putJSON(b, keyParked, states)
+	})
+}
+
+// copyLog writes the entries of a log that can be read into one below made, and returns its state.
+func (c *parkedCheck) copyLog(s *parkedState, made string) (parkedState, error) {
+	out := *s
+	dir := filepath.Join(made, fmt.Sprintf("%016x", s.ID))
+	l, err := openDecisionLog(osFS{}, dir, c.epoch, position{}, position{Segment: s.LogEnd.Segment}, 8<<20)
+	if err != nil {
+		return out, err
+	}
+	defer l.close()
+	out.Cursor, out.Written = 0, 0
+	err = c.read(s, func(e *parkedEntry) error {
+		out.Written++
+		e.number = out.Written
+		return l.append(e.append(nil), e.number)
+	})
+	if err == nil {
+		err = l.sync()
+	}
+	out.LogStart, out.LogEnd = l.start(), l.end()
+	return out, err
+}

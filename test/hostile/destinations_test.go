@@ -1,0 +1,165 @@
+package hostile
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"cellgate/test/harness"
+)
+
+// classesWithoutTopics is how many listed classes have no topic.
+const classesWithoutTopics = 100
+
+// destinationRules send honest telemetry to one topic, and what the attackers publish to others.
+func destinationRules() string {
+	var b strings.Builder
+	b.WriteString("lists: {classes: [telemetry")
+	for i := range classesWithoutTopics {
+		fmt.Fprintf(&b, ", c%d", i)
+	}
+	b.WriteString(`]}
+rules:
+  - {id: every, from: ["v1/+/up/telemetry"], to: [{kafka: {topic: vehicle.telemetry}}]}
+  - {id: by-class, from: ["v1/+/up/#"], to: [{kafka: {topic: "byclass.${class}"}}]}
+  - {id: reads, from: ["v1/+/up/telemetry", "v1/+/up/bad"], when: payload.soc > 200, to: [{kafka: {topic: vehicle.telemetry}}]}
+  - {id: spare, from: ["v1/+/up/telemetry"], to: [{kafka: {topic: vehicle.spare}}]}
+`)
+	return b.String()
+}
+
+// ofTopics is a siege of a gateway with these rules and a Kafka that has the topics and makes no others.
+func ofTopics(t *testing.T, topics []string, s siege) siege {
+	s.options = harness.Options{Kafka: harness.FixedKafka(t, topics...), KeepTopics: true, Extra: "log: {level: warn}\n" + attackers().limits}
+	s.prepare = func(t *testing.T, g *harness.Gateway, _ *harness.Kafka) {
+		only := filepath.Join(g.Dir, "rules")
+		check(t, os.RemoveAll(only))
+		check(t, os.Mkdir(only, 0o750))
+		check(t, os.WriteFile(filepath.Join(only, "a.rules.yaml"), []byte(destinationRules()), 0o600))
+	}
+	return s
+}
+
+var honestTopics = []string{"vehicle.telemetry", "vehicle.spare", "byclass.telemetry", "vehicle.presence", "vehicle.commands", "vehicle.command-results"}
+
+// attackers are as quick as they may be, 200 messages a second. Where the attack is short they may be quicker, so that they
+// send more than a sink has room for.
+func attackers() (a struct {
+	limits string
+	every  time.Duration
+}) {
+	if a.every = 5 * time.Millisecond; !full() {
+		a.limits, a.every = "limits: {messages_per_second: 0}\n", 400*time.Microsecond
+	}
+	return a
+}
+
+// publish has a vehicle publish messages of QoS 1 until ctx ends.
+func publish(ctx context.Context, c *cell, vin string, message func(n int) (class, payload string)) {
+	n := 0
+	for ctx.Err() == nil {
+		s, err := openRaw(ctx, c.Lab, connectFrame(vin, ""))
+		if err != nil {
+			continue
+		}
+		go func() {
+			for {
+				if _, _, err := s.frame(); err != nil {
+					return
+				}
+			}
+		}()
+		tick := time.NewTicker(attackers().every)
+		for ; err == nil && ctx.Err() == nil; n++ {
+			<-tick.C
+			class, payload := message(n)
+			_ = s.SetDeadline(time.Now().Add(20 * time.Second))
+			_, err = s.Write(publishFrame(1, uint16(1+n%60_000), "v1/"+vin+"/up/"+class, payload)) //nolint:gosec // small
+		}
+		tick.Stop()
+		hangUp(s.Conn)
+	}
+}
+
+// pendingAfter checks that the ledger of the Kafka sink adds up while something is parked, that /readyz says what, and that
+// nothing is left when the topics are there.
+func pendingAfter(named string, missing ...string) func(t *testing.T, c *cell) {
+	return func(t *testing.T, c *cell) {
+		if l, err := c.Ledger(c.operator); err != nil || !l["kafka"].Balanced {
+			t.Errorf("ledger %+v, %v", l, err)
+		}
+		if _, body, err := c.Get("/readyz", ""); err != nil || !strings.Contains(string(body), named) {
+			t.Errorf("/readyz does not name %s: %s, %v", named, body, err)
+		}
+		c.kafka.MakeTopics(2, missing...)
+		harness.Eventually(t, time.Minute, "everything settled", func() error {
+			if err := c.Settled(c.operator); err != nil {
+				_, body, _ := c.Get("/v1/status", c.operator)
+				return fmt.Errorf("%w; %s", err, body)
+			}
+			return nil
+		})
+		l, err := c.Ledger(c.operator)
+		if err != nil || len(l["kafka"].Dropped) > 0 {
+			t.Errorf("ledger %+v, %v", l, err)
+		}
+		t.Logf("ledger %+v", l["kafka"])
+	}
+}
+
+// TestClassesWithoutTopics has vehicles publish classes of which no topic is made, and others that are listed and have none.
+func TestClassesWithoutTopics(t *testing.T) {
+	t.Parallel()
+	missing := make([]string, classesWithoutTopics)
+	for i := range missing {
+		missing[i] = fmt.Sprintf("byclass.c%d", i)
+	}
+	besiege(t, ofTopics(t, append(honestTopics, "vehicle.rule-errors"), siege{
+		attack: func(ctx context.Context, _ *testing.T, c *cell) {
+			go publish(ctx, c, "EVILQ", func(n int) (string, string) { return fmt.Sprintf("q%d", n), `{"soc":1}` })
+			publish(ctx, c, "EVILC", func(n int) (string, string) { return fmt.Sprintf("c%d", n%classesWithoutTopics), `{"soc":1}` })
+		},
+		afterwards: pendingAfter("byclass.c", missing...),
+	}))
+}
+
+// TestMissingErrorTopic has a vehicle publish what is not JSON while there is no error topic.
+func TestMissingErrorTopic(t *testing.T) {
+	t.Parallel()
+	besiege(t, ofTopics(t, honestTopics, siege{
+		attack: func(ctx context.Context, _ *testing.T, c *cell) {
+			publish(ctx, c, "EVILB", func(int) (string, string) { return "bad", "no JSON" })
+		},
+		afterwards: pendingAfter("vehicle.rule-errors", "vehicle.rule-errors"),
+	}))
+}
+
+// TestTopicMadeAnew deletes a topic that every vehicle's messages go to, and makes it anew with another number of partitions,
+// again and again. The others have theirs.
+func TestTopicMadeAnew(t *testing.T) {
+	t.Parallel()
+	besiege(t, ofTopics(t, append(honestTopics, "vehicle.rule-errors"), siege{
+		attack: func(ctx context.Context, _ *testing.T, c *cell) {
+			for n := int32(0); ctx.Err() == nil; n++ {
+				c.kafka.DeleteTopics("vehicle.spare")
+				pause(ctx, time.Second)
+				c.kafka.MakeTopics(1+(3*n)%4, "vehicle.spare")
+				pause(ctx, 2*time.Second)
+			}
+			c.kafka.DeleteTopics("vehicle.spare")
+			time.Sleep(3 * time.Second)
+		},
+		afterwards: pendingAfter("vehicle.spare", "vehicle.spare"),
+	}))
+}
+
+func pause(ctx context.Context, d time.Duration) {
+	select {
+	case <-ctx.Done():
+	case <-time.After(d):
+	}
+}
