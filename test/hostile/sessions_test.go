@@ -20,7 +20,7 @@ func TestSessionsLeftBehind(t *testing.T) {
 	if full() {
 		sessions = 3000
 	}
-	var left atomic.Int64
+	var tried, left atomic.Int64
 	besiege(t, siege{
 		commands: true,
 		attack: func(ctx context.Context, t *testing.T, c *cell) {
@@ -31,8 +31,15 @@ func TestSessionsLeftBehind(t *testing.T) {
 				if leaveSession(ctx, t, c, fmt.Sprintf("billing/%d", i), token) {
 					left.Add(1)
 				}
+				tried.Add(1)
 			}
 			<-ctx.Done()
+		},
+		until: func() error {
+			if n := tried.Load(); n < int64(sessions) {
+				return fmt.Errorf("%d of %d sessions were tried", n, sessions)
+			}
+			return nil
 		},
 		afterwards: func(t *testing.T, c *cell) {
 			t.Logf("%d of %d sessions were taken", left.Load(), sessions)

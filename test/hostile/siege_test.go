@@ -25,6 +25,8 @@ type siege struct {
 	prepare func(t *testing.T, g *harness.Gateway, kafka *harness.Kafka)
 	// attack returns when ctx ends.
 	attack func(ctx context.Context, t *testing.T, c *cell)
+	// until tells what the attack has not done yet: it lasts until it has, on a machine that is slow. May be nil.
+	until func() error
 	// afterwards checks the gateway when the attack is over and everything has settled.
 	afterwards func(t *testing.T, c *cell)
 	// worstCommand is the longest that any command may take at full length; 0: it is not judged.
@@ -73,6 +75,9 @@ func besiege(t *testing.T, s siege) {
 	length := s.length()
 	begin := time.Now()
 	peak := watch(t, c, length, "under attack")
+	if s.until != nil {
+		harness.Eventually(t, 2*time.Minute, "the attack", s.until)
+	}
 	fleet.awaitDelivery(t, consumer) // the attack still goes on
 	during := collect(time.Since(begin), fleet, consumer, orders)
 	stop()
