@@ -47,6 +47,10 @@ func TestGatherNotForThoseThatWait(t *testing.T) {
 	if mean := commits(&gathering{}, 100, each, few); mean != time.Millisecond {
 		t.Fatalf("a commit each %v for %d connections", mean, crowd-1)
 	}
+	slow := func(since time.Duration) int { return 3 + int(since/(500*time.Microsecond)) }
+	if mean := commits(&gathering{}, 1000, each, slow); mean > 1100*time.Microsecond {
+		t.Fatalf("a commit each %v while 2 connections come each millisecond", mean)
+	}
 	open := func(since time.Duration) int { return int(since / time.Microsecond) }
 	if mean := commits(&gathering{}, 100, func(int) int { return 0 }, open); mean != time.Millisecond {
 		t.Fatalf("a commit each %v for calls without a waiter", mean)

@@ -57,9 +57,9 @@ func TestLatencyToKafka(t *testing.T) {
 	out := table{
 		Title: fmt.Sprintf("vehicle to Kafka consumer, sample rules, 256 B, %d vehicles, Apache Kafka %s, %v each, from when a message was due",
 			latencyConns, kafkaVersion, *latencySpan),
-		Columns: []string{"messages/s", "consumed", "consumer p50 ms", "p99 ms", "max ms", "PUBACK p50 ms", "p99 ms"},
+		Columns: []string{"messages/s", "consumed", "consumer p50 ms", "p99 ms", "max ms", "PUBACK p50 ms", "p99 ms", "gateway CPU µs/message"},
 	}
-	for _, rate := range []int{1000, 10000} {
+	for _, rate := range []int{1000, 2000, 10000} {
 		pace := Pace{
 			Conns: conns, Period: latencyConns * time.Second / time.Duration(rate), Payload: stamped(), StampAt: stampedAt,
 		}
@@ -67,13 +67,17 @@ func TestLatencyToKafka(t *testing.T) {
 			t.Fatal(err)
 		}
 		c := consume(t, kafka, time.Now())
+		used := cpu(t, g.Process)
+		written := profileOf(t, g, fmt.Sprintf("latency %d", rate), *latencySpan)
 		p, err := pace.Run(*latencySpan, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
 		took := c.await(t, p.Sent)
+		used = cpu(t, g.Process) - used
+		written()
 		at := func(q float64) string { return ms(took[int(q*float64(len(took)-1))]) }
-		out.row(rate, len(took), at(0.50), at(0.99), at(1), ms(p.P50), ms(p.P99))
+		out.row(rate, len(took), at(0.50), at(0.99), at(1), ms(p.P50), ms(p.P99), fmt.Sprintf("%.0f", float64(used.Microseconds())/float64(p.Sent)))
 	}
 	summary.add(out)
 }

@@ -353,10 +353,13 @@ func TestKeysOfCentralKafka(t *testing.T) {
 		t.Parallel()
 		cl, b, s := start(t, ", batch_bytes: 1KiB", func(k *configs.Kafka) { k.Linger = configs.Duration(time.Hour) })
 		put(t, cl, "central.p0", time.Now(), "v")
-		awaitTrue(t, "the first record is read", func() bool { l := s.Lag()[0]; return l.Known && l.Messages == 1 })
+		awaitTrue(t, "the first record leaves at once", func() bool { all, _ := b.seen(); return len(all) == 1 })
+		awaitTrue(t, "it is written", func() bool { l := s.Lag()[0]; return l.Known && l.Messages == 0 })
+		put(t, cl, "central.p0", time.Now(), "v")
+		awaitTrue(t, "the next is read", func() bool { l := s.Lag()[0]; return l.Known && l.Messages == 1 })
 		put(t, cl, "central.p0", time.Now(), strings.Repeat("v", 400), strings.Repeat("v", 800)) // the last is more than a batch holds
-		awaitTrue(t, "a batch", func() bool { all, _ := b.seen(); return len(all) > 0 })
-		if all, _ := b.seen(); all[0] != 2 {
+		awaitTrue(t, "another batch", func() bool { all, _ := b.seen(); return len(all) > 1 })
+		if all, _ := b.seen(); all[1] != 2 {
 			t.Errorf("batches of %v records", all)
 		}
 	})

@@ -33,6 +33,7 @@ type lane struct {
 	flying int // records taken from the queue and not yet finished
 
 	// The rest belongs to run alone.
+	began      time.Time // of the last batch
 	state      producerState
 	identified bool // state came from the cluster, or the cluster gives out none
 	plain      bool // the cluster gives out no producer ids
@@ -95,8 +96,8 @@ func (l *lane) run() {
 	}
 }
 
-// next waits for a batch: full, or as old as the linger. It returns none when the producer closes and
-// nothing is left.
+// next waits for a batch: full, or the linger after the one before it. A record that comes later than that leaves at
+// once: nothing waits for company that is not coming. It returns none when the producer closes and nothing is left.
 func (l *lane) next(batch []*Record) []*Record {
 	p := l.t.p
 	var linger <-chan time.Time
@@ -111,7 +112,11 @@ func (l *lane) next(batch []*Record) []*Record {
 		case n == 0 && closing:
 			return nil
 		case n > 0 && linger == nil:
-			linger = time.After(p.o.Linger)
+			wait := p.o.Linger - time.Since(l.began)
+			if wait <= 0 {
+				return l.cut(batch)
+			}
+			linger = time.After(wait)
 		}
 		select {
 		case <-l.wake:
@@ -141,6 +146,7 @@ func (l *lane) cut(batch []*Record) []*Record {
 		size += s
 		n++
 	}
+	l.began = time.Now()
 	batch = append(batch, l.queue[:n]...)
 	rest := copy(l.queue, l.queue[n:])
 	clear(l.queue[rest:])

@@ -60,8 +60,7 @@ type ProducerOptions struct {
 	Name string
 	// Compression is zstd (default), lz4, snappy, gzip or none.
 	Compression string
-	// Linger is how long a lane waits for more records before it sends a small batch; 5 ms by default, negative: not
-	// at all.
+	// Linger is the least time between two batches of a lane that are not full; 5 ms by default, negative: none.
 	Linger time.Duration
 	// BatchBytes and BatchRecords bound a batch before compression; 512 KiB and 4,096 by default. The
 	// broker's limit (message.max.bytes, 1 MiB by default) counts compressed bytes.

@@ -20,18 +20,19 @@ type worker struct {
 	queue []*job
 
 	// run's own, used again for every pipeline.
-	args arguments
-	cmds []*goredis.Cmd
-	errs []error
-	rest []*job
+	began time.Time // of the last one
+	args  arguments
+	cmds  []*goredis.Cmd
+	errs  []error
+	rest  []*job
 }
 
 func (w *worker) add(j *job) {
 	w.mu.Lock()
 	w.queue = append(w.queue, j)
-	first := len(w.queue) == 1
+	signal := len(w.queue) == 1 || len(w.queue) == w.s.o.Batch
 	w.mu.Unlock()
-	if first {
+	if signal {
 		select {
 		case w.wake <- struct{}{}:
 		default:
@@ -64,27 +65,48 @@ func (w *worker) run() {
 	}
 }
 
-// fill tops the batch up from the queue, and waits while there is nothing. An empty batch means that the
-// sink is closed and everything done.
+// linger is the least time between two pipelines of a worker that are not full. A message that comes later than that
+// leaves at once; those that come close together share the cost of a round trip.
+const linger = 5 * time.Millisecond
+
+// fill tops the batch up from the queue, and waits while there is nothing, or until the linger is over. An empty batch
+// means that the sink is closed and everything done.
 func (w *worker) fill(batch []*job) []*job {
-	closing := false
-	for {
-		w.mu.Lock()
-		n := min(len(w.queue), w.s.o.Batch-len(batch))
-		batch = append(batch, w.queue[:n]...)
-		rest := copy(w.queue, w.queue[n:])
-		clear(w.queue[rest:])
-		w.queue = w.queue[:rest]
-		w.mu.Unlock()
-		if len(batch) > 0 || closing {
-			return batch
+	var over <-chan time.Time
+	for closing := false; ; {
+		waiting, wait := len(batch)+w.waiting(), linger-time.Since(w.began)
+		switch {
+		case closing, waiting >= w.s.o.Batch, waiting > 0 && wait <= 0:
+			w.began = time.Now()
+			return w.top(batch)
+		case waiting > 0 && over == nil:
+			over = time.After(wait)
 		}
 		select {
 		case <-w.wake:
+		case <-over:
 		case <-w.s.closing:
 			closing = true
 		}
 	}
+}
+
+func (w *worker) waiting() int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return len(w.queue)
+}
+
+// top moves what there is room for from the queue to the batch.
+func (w *worker) top(batch []*job) []*job {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	n := min(len(w.queue), w.s.o.Batch-len(batch))
+	batch = append(batch, w.queue[:n]...)
+	rest := copy(w.queue, w.queue[n:])
+	clear(w.queue[rest:])
+	w.queue = w.queue[:rest]
+	return batch
 }
 
 // exec runs the batch and settles what has an answer. It returns what must be run again, in order, and
