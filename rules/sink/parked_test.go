@@ -394,6 +394,7 @@ func TestAParkedDeadLetterNamesItsRules(t *testing.T) {
 		})
 	}
 }
+
 func check(t *testing.T, err error) {
 	t.Helper()
 	if err != nil {

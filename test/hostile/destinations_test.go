@@ -51,7 +51,8 @@ var honestTopics = []string{"vehicle.telemetry", "vehicle.spare", "byclass.telem
 func attackers() (a struct {
 	limits string
 	every  time.Duration
-}) {
+},
+) {
 	if a.every = 5 * time.Millisecond; !full() {
 		a.limits, a.every = "limits: {messages_per_second: 0}\n", 400*time.Microsecond
 	}
