@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -45,6 +46,9 @@ type destination struct {
 	flyingBytes int
 	proven      bool // it has taken something
 }
+
+// partition reports whether the destination is a part of a topic.
+func (d *destination) partition() bool { return strings.Contains(d.key.name, "/") }
 
 // step does what there is to do for a destination.
 func (d *destination) step(ctx context.Context) {

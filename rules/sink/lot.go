@@ -234,8 +234,12 @@ func (l *lot) room(d *destination, dead bool, size int) (held bool, why error) {
 	case bytes+int64(size) > l.limits.Bytes, d.size+int64(size) > l.limits.DestinationBytes:
 		why = errFull
 	}
-	if d.missing {
+	switch {
+	case d.missing:
 		return false, why
+	case d.partition():
+		// Kafka's fault, and it will be mended: no vehicle can bring it about, and what is for it must get there.
+		return true, why
 	}
 	if why != nil && d.via.taken.Load() != d.mark && d.spills.IsZero() {
 		d.spills = time.Now().Add(spillAfter)

@@ -184,9 +184,10 @@ func (l *lane) send(recs []*Record) {
 // deliver sends one batch until it is taken (nil), refused, abandoned, the producer is closed, or the records are to go
 // elsewhere.
 func (l *lane) deliver(recs []*Record) error {
-	encoded, corrupted := false, 0
+	encoded, corrupted, beside := false, 0, 0
 	began := time.Now()
 	for try := 1; ; try++ {
+		tried := time.Now()
 		if l.t.leaving(l) {
 			return l.burn(errLeft)
 		}
@@ -217,10 +218,13 @@ func (l *lane) deliver(recs []*Record) error {
 		case newIdentity:
 			l.identified, l.buf = false, nil
 		}
+		if beside++; !l.othersTake(tried) {
+			beside = 0
+		}
 		if !l.pause(try, err) || abandoned(recs) {
 			return l.giveUp(recs)
 		}
-		if parkable(recs) && l.stuck(began, err) {
+		if parkable(recs) && l.stuck(began, err, beside) {
 			return l.burn(fmt.Errorf("%w: %w", errStuck, err))
 		}
 	}

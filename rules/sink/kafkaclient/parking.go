@@ -32,6 +32,10 @@ const (
 	// parkAfter is how long a partition fails before it is parked, and crowded how many records may wait for one that fails.
 	parkAfter = 2 * time.Second
 	crowded   = 1024
+	// besideTries is how many tries in a row must fail while others are successful, and justBefore how long before a try
+	// a success counts as beside it.
+	besideTries = 3
+	justBefore  = time.Second
 )
 
 // Park has the producer give records for dest to their Parkers from now on. It is for destinations that were parked before
@@ -194,11 +198,17 @@ func (t *topic) resizeLocked(target int) bool {
 	return true
 }
 
-// stuck reports whether a lane is to be parked, and is not yet: it has failed for a time, or many wait for it; and the fault is not that of
-// the whole cluster, because a broker has answered, or another partition has taken records meanwhile.
-func (l *lane) stuck(since time.Time, err error) bool {
+// stuck reports whether a lane is to be parked, and is not yet: it has failed for a time, or many wait for it; and the fault
+// is not that of the whole cluster, because a broker has answered, or because others were successful beside each of its last
+// tries. A cluster that comes and goes is one that is away: what it holds up is not parked.
+func (l *lane) stuck(since time.Time, err error, beside int) bool {
 	if (time.Since(since) < parkAfter && l.waiting() < crowded) || l.t.closed(l.partition) {
 		return false
 	}
-	return answered(err) || l.t.p.lastTaken.Load() > since.UnixNano()
+	return answered(err) || beside >= besideTries
+}
+
+// othersTake reports whether another lane has been successful since a try began, or just before.
+func (l *lane) othersTake(began time.Time) bool {
+	return l.t.p.lastTaken.Load() > began.Add(-justBefore).UnixNano()
 }
