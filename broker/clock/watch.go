@@ -12,13 +12,17 @@ func (s Step) By() time.Duration { return time.Duration(s.To-s.From) * time.Mill
 // often: what is slewed between two looks adds up. Its owner guards it.
 type Watch struct {
 	source  Source
-	seen    bool
 	wall    int64
 	elapsed time.Duration
 }
 
-// NewWatch begins to watch at its first look.
-func NewWatch(source Source) Watch { return Watch{source: source} }
+// NewWatch begins to watch now.
+func NewWatch(source Source) Watch {
+	w := Watch{source: source}
+	wall, elapsed := source()
+	w.wall, w.elapsed = wall.UnixMilli(), elapsed
+	return w
+}
 
 // Look returns what the wall clock shows, in ms, and whether it has stepped since the last look. A step is
 // believed at the second reading: a goroutine may be stopped between the readings of the two clocks.
@@ -27,9 +31,9 @@ func (w *Watch) Look() (now int64, step Step, stepped bool) {
 		wall, elapsed := w.source()
 		now = wall.UnixMilli()
 		step = Step{From: w.wall + (elapsed - w.elapsed).Milliseconds(), To: now}
-		stepped = w.seen && step.By().Abs() >= Tolerance
+		stepped = step.By().Abs() >= Tolerance
 		if !stepped || try > 0 {
-			w.seen, w.wall, w.elapsed = true, now, elapsed
+			w.wall, w.elapsed = now, elapsed
 			return now, step, stepped
 		}
 	}

@@ -145,6 +145,24 @@ func TestClockAtStart(t *testing.T) {
 	}
 }
 
+// TestAStepBeforeTheFirstRecord: the clock is put right between the start and the first record, as after a boot.
+func TestAStepBeforeTheFirstRecord(t *testing.T) {
+	t.Parallel()
+	for _, by := range []time.Duration{time.Hour, 10 * year} {
+		s := newStepping(t)
+		s.put()
+		s.restart(0)
+		s.machine.Step(by)
+		s.machine.Pass(time.Second)
+		if rec := s.put(); rec.ReceivedAt != s.machine.Wall().UnixMilli() {
+			t.Errorf("%v: received_at %v, the clock shows %v", by, rec.Time(), s.machine.Wall())
+		}
+		if got := s.steps(); len(got) != 1 || got[0] != by {
+			t.Errorf("%v: steps on record %v", by, got)
+		}
+	}
+}
+
 // TestSlewIsNoStep: less than the tolerance is waited out, so that received_at neither goes back nor has steps.
 func TestSlewIsNoStep(t *testing.T) {
 	t.Parallel()
