@@ -60,19 +60,25 @@ func (r *rawFetch) RawExchange(rw io.ReadWriter) (protocol.Message, error) {
 	if err := protocol.WriteRequest(rw, fetchVersion, correlation, r.clientID, &r.Request); err != nil {
 		return nil, err
 	}
-	var head [4]byte
-	if _, err := io.ReadFull(rw, head[:]); err != nil {
-		return nil, err
-	}
-	size := int64(binary.BigEndian.Uint32(head[:]))
-	answer, err := io.ReadAll(io.LimitReader(rw, size))
+	answer, err := readAnswer(rw)
 	if err != nil {
 		return nil, err
 	}
-	if int64(len(answer)) < size {
-		return nil, io.ErrUnexpectedEOF
-	}
 	return parseFetched(answer)
+}
+
+// readAnswer reads one answer of a broker: its length in 4 bytes, and what follows.
+func readAnswer(r io.Reader) ([]byte, error) {
+	var head [4]byte
+	if _, err := io.ReadFull(r, head[:]); err != nil {
+		return nil, err
+	}
+	size := int64(binary.BigEndian.Uint32(head[:]))
+	answer, err := io.ReadAll(io.LimitReader(r, size))
+	if err == nil && int64(len(answer)) < size {
+		err = io.ErrUnexpectedEOF
+	}
+	return answer, err
 }
 
 // parseFetched reads an answer of version 4 with one partition:

@@ -88,17 +88,9 @@ func (r *metadataRequest) RawExchange(rw io.ReadWriter) (protocol.Message, error
 	if _, err := rw.Write(r.encode()); err != nil {
 		return nil, err
 	}
-	var head [4]byte
-	if _, err := io.ReadFull(rw, head[:]); err != nil {
-		return nil, err
-	}
-	size := int64(binary.BigEndian.Uint32(head[:]))
-	answer, err := io.ReadAll(io.LimitReader(rw, size))
+	answer, err := readAnswer(rw)
 	if err != nil {
 		return nil, err
-	}
-	if int64(len(answer)) < size {
-		return nil, io.ErrUnexpectedEOF
 	}
 	return parseTopicIDs(answer)
 }
