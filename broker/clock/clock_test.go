@@ -82,7 +82,7 @@ func TestRestart(t *testing.T) {
 	}
 }
 
-// TestAStopIsNotTakenBack: what a step had put ahead comes back; the stop before it has been all the same.
+// TestAStopIsNotTakenBack: a step that is put right is taken back; the stop before it is not.
 func TestAStopIsNotTakenBack(t *testing.T) {
 	t.Parallel()
 	machine := clocktest.Still(epoch)

@@ -12,7 +12,7 @@ type Gap struct {
 	What string // topic, partition and range, for people
 	// Records is how many are gone; negative when that is not known.
 	Records int64
-	// Next is the timestamp of the first record behind the gap, which none of those that are gone was written after.
+	// Next is the timestamp of the first record after the gap. The lost records are not newer than it.
 	// It is zero when there is none.
 	Next time.Time
 }

@@ -33,8 +33,8 @@ const (
 	publishBytes  = 512 << 10
 )
 
-// deliverAll empties an outbox, for as long as that takes: some takes the oldest out and tells how many it were. what is for
-// the log.
+// deliverAll empties an outbox and tries again until it is empty: some takes out the oldest events and returns how many. what
+// names the outbox in the log.
 func (s *Service) deliverAll(ctx context.Context, what string, more <-chan struct{}, some func(context.Context) (int, error)) {
 	wait, failing := newBackoff(), false
 	for {

@@ -131,13 +131,17 @@ func (k *steppedClock) await(t *testing.T, ok func() bool) {
 	}
 }
 
-// afterwards sends the clock away by ten years, while the gateway runs and over a kill. The sampled rule goes on, and a
+// afterwards sends the clock away by ten years, while the gateway runs and over a kill. A
 // revocation, a key and a command are there when the clock is right again.
 func (k *steppedClock) afterwards(t *testing.T, c *cell) {
 	const vin, year = "LTESTCLOCK0000001", 365 * 24 * time.Hour
 	keys := k.get(t, c, "/.well-known/jwks.json")
 	k.post(t, c, "/v1/vehicles/"+vin+"/commands", `{"id":"waits","name":"horn","payload":{},"ttl":"1h"}`)
-	k.post(t, c, "/v1/revocations", `{"sub":"`+vin+`"}`)
+	gone := c.Cellgate("token", "issue", "--config", c.Config, "--service", "gone")
+	if code, body, err := c.Get("/v1/status", gone); err != nil || code != 200 {
+		t.Errorf("before its revocation: %d %s %v", code, body, err)
+	}
+	k.post(t, c, "/v1/revocations", `{"sub":"gone"}`)
 	for _, by := range []time.Duration{10 * year, -10 * year} {
 		for _, kill := range []bool{false, true} {
 			if kill {
@@ -158,6 +162,9 @@ func (k *steppedClock) afterwards(t *testing.T, c *cell) {
 			time.Sleep(time.Second)
 			if body := k.get(t, c, "/v1/vehicles/"+vin+"/commands/waits"); !strings.Contains(body, `"queued"`) {
 				t.Errorf("after %v, killed %v: the command: %s", by, kill, body)
+			}
+			if code, _, err := c.Get("/v1/status", gone); err != nil || code != 401 {
+				t.Errorf("after %v, killed %v: a revoked token: %d %v", by, kill, code, err)
 			}
 			if now := k.get(t, c, "/.well-known/jwks.json"); now != keys {
 				t.Errorf("after %v, killed %v: keys %s, were %s", by, kill, now, keys)
