@@ -337,7 +337,7 @@ func (j *Journal) Stat() Stat {
 	}
 	s.Unused = j.keeper.spareBytes()
 	if t := j.table.tail(); t != nil {
-		if _, sealed := j.table.sealedLast(t); !sealed {
+		if !j.table.isSealed(t) {
 			s.Unused += t.size - t.end.Load()
 		}
 	}

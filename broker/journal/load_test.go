@@ -3,6 +3,7 @@ package journal
 import (
 	"context"
 	"errors"
+	"runtime"
 	"sync"
 	"testing"
 	"time"
@@ -107,4 +108,44 @@ func TestIdleJournalWritesItsMark(t *testing.T) {
 	// Damage to the last record is now told from a torn end.
 	waitDurable(t, j, appendN(t, j, 2, 1))
 	readAll(t, j, 1, 2)
+}
+
+// TestReadersAtTheTailMissNothing reads as fast as segments are filled: a reader that stands at the end of the newest
+// segment while a batch is committed to it and the next segment begins must return that batch.
+func TestReadersAtTheTailMissNothing(t *testing.T) {
+	t.Parallel()
+	o := testOptions("/journal")
+	o.FS, o.MaxBytes = newMemFS(), 1<<30
+	j, _ := open(t, o)
+	const records = 6000
+	j.Retain("r", 1)
+	var readers sync.WaitGroup
+	for range 2 * runtime.GOMAXPROCS(0) {
+		r, err := j.NewReader(1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		readers.Go(func() {
+			defer func() { _ = r.Close() }()
+			for next := uint64(1); next <= records; {
+				b, ok, err := r.TryNext(0)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				if !ok {
+					runtime.Gosched()
+					continue
+				}
+				if b.First != next || b.Missing != 0 {
+					t.Errorf("read from %d on, missing %d; want from %d on", b.First, b.Missing, next)
+				}
+				next = b.Last + 1
+			}
+		})
+	}
+	for i := range records {
+		waitDurable(t, j, appendN(t, j, i+1, 1))
+	}
+	readers.Wait()
 }

@@ -226,9 +226,9 @@ func (r *Reader) locate() (bool, error) {
 		if r.off < r.win.limit {
 			return true, nil
 		}
-		next := r.j.table.following(r.seg)
+		next, last := r.j.table.following(r.seg)
 		if next == nil {
-			r.endOfTail()
+			r.endOfTail(last)
 			return false, nil
 		}
 		// The segment may have grown before it was sealed; its end does not move any more.
@@ -253,10 +253,10 @@ func (r *Reader) pass(h *batchHeader) {
 	r.win.ahead = skipAhead
 }
 
-// endOfTail accounts for what the newest segment has lost at its end, when it is one that was recovered;
-// one that is written to shows it with the next batch.
-func (r *Reader) endOfTail() {
-	if last, sealed := r.j.table.sealedLast(r.seg); sealed {
+// endOfTail accounts for what the newest segment has lost at its end, when it is one that was recovered and ends with
+// last; one that is written to, whose last is 0, shows it with the next batch.
+func (r *Reader) endOfTail(last uint64) {
+	if last != 0 {
 		r.bad(r.off, last+1)
 		r.lose(last + 1)
 	}

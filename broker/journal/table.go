@@ -88,21 +88,31 @@ func (t *table) pin(seq, last uint64) (*segment, error) {
 	return nil, nil
 }
 
-// following returns the segment behind s, pinned in its place, or nil while there is none.
-func (t *table) following(s *segment) *segment {
+// following returns the segment behind s, pinned in its place; nil while there is none. last is then the highest
+// sequence of s if nothing is appended to it any more, else 0: both are read at once, because s may be filled and sealed
+// right behind a look that found nothing behind it.
+func (t *table) following(s *segment) (next *segment, last uint64) {
 	t.mu.RLock()
-	i := slices.Index(t.list, s)
-	none := i < 0 || i+1 == len(t.list)
+	next, last = t.followingLocked(s)
 	t.mu.RUnlock()
-	if none {
-		return nil
+	if next == nil {
+		return nil, last
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	next := t.list[slices.Index(t.list, s)+1]
 	next.readers++
 	s.readers--
-	return next
+	return next, 0
+}
+
+func (t *table) followingLocked(s *segment) (next *segment, last uint64) {
+	if i := slices.Index(t.list, s); i >= 0 && i+1 < len(t.list) {
+		return t.list[i+1], 0
+	}
+	if s.sealed {
+		return nil, s.last
+	}
+	return nil, 0
 }
 
 func (t *table) unpin(s *segment) {
@@ -219,9 +229,9 @@ func (t *table) stepBack(s, next *segment) {
 	next.readers--
 }
 
-// sealedLast returns the highest sequence of s if nothing is appended to it any more.
-func (t *table) sealedLast(s *segment) (last uint64, sealed bool) {
+// isSealed says that nothing is appended to s any more.
+func (t *table) isSealed(s *segment) bool {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
-	return s.last, s.sealed
+	return s.sealed
 }
