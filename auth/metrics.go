@@ -1,8 +1,9 @@
 package auth
 
 import (
+	"cellgate/broker/metric"
+
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/promauto"
 )
 
 // Metrics are the counters of the package. Their names lack the prefix that the registerer adds.
@@ -22,24 +23,19 @@ type Metrics struct {
 
 // NewMetrics makes the counters and registers them; with a nil registerer they only count.
 func NewMetrics(reg prometheus.Registerer) *Metrics {
-	f := promauto.With(reg)
-	counters := func(name, help, label string) *prometheus.CounterVec {
-		return f.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, []string{label})
-	}
-	verified := counters("token_verifications_total", "Tokens presented, by result.", "result")
+	to := metric.For(reg)
+	verified := to.Counters("token_verifications_total", "Tokens presented, by result.", "result")
 	return &Metrics{
 		verified: verified, accepted: verified.WithLabelValues("ok"),
-		cacheHits: f.NewCounter(prometheus.CounterOpts{
-			Name: "token_cache_hits_total", Help: "Tokens whose signature had been verified before.",
-		}),
-		issued:       counters("tokens_issued_total", "Tokens issued, by role.", "role"),
-		issueRefused: counters("token_issue_refused_total", "Refused requests for a token, by reason.", "reason"),
-		revocations:  f.NewGauge(prometheus.GaugeOpts{Name: "revocations", Help: "Revocations in force."}),
-		keys:         f.NewGauge(prometheus.GaugeOpts{Name: "auth_keys", Help: "Keys that verify tokens."}),
-		spread:       counters("revocation_sync_total", "Rounds of the exchange of revocations with other gateways.", "result"),
-		jwks:         counters("jwks_refresh_total", "Fetches of external key sets.", "result"),
-		reloads:      counters("auth_reload_total", "Reloads of keys and revocations from disk.", "result"),
-		auditDropped: counters("audit_suppressed_total", "Audit lines left out: sampled or not written.", "reason"),
+		cacheHits:    to.Counter("token_cache_hits_total", "Tokens whose signature had been verified before."),
+		issued:       to.Counters("tokens_issued_total", "Tokens issued, by role.", "role"),
+		issueRefused: to.Counters("token_issue_refused_total", "Refused requests for a token, by reason.", "reason"),
+		revocations:  to.Gauge("revocations", "Revocations in force."),
+		keys:         to.Gauge("auth_keys", "Keys that verify tokens."),
+		spread:       to.Counters("revocation_sync_total", "Rounds of the exchange of revocations with other gateways.", "result"),
+		jwks:         to.Counters("jwks_refresh_total", "Fetches of external key sets.", "result"),
+		reloads:      to.Counters("auth_reload_total", "Reloads of keys and revocations from disk.", "result"),
+		auditDropped: to.Counters("audit_suppressed_total", "Audit lines left out: sampled or not written.", "reason"),
 	}
 }
 

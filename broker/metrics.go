@@ -1,6 +1,8 @@
 package broker
 
 import (
+	"cellgate/broker/metric"
+
 	"github.com/prometheus/client_golang/prometheus"
 )
 
@@ -22,50 +24,22 @@ type Metrics struct {
 
 // NewMetrics registers the broker's metrics; reg may be nil.
 func NewMetrics(reg prometheus.Registerer) *Metrics {
-	m := &Metrics{
-		Connections: prometheus.NewGauge(prometheus.GaugeOpts{
-			Name: "connections", Help: "MQTT clients connected.",
-		}),
-		Handshakes: prometheus.NewGauge(prometheus.GaugeOpts{
-			Name: "handshakes", Help: "Connections that have not finished TLS and CONNECT.",
-		}),
-		Connects: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "connects_total", Help: "Finished CONNECTs by result.",
-		}, []string{"result"}),
-		Received: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "messages_received_total", Help: "PUBLISHes accepted from clients.",
-		}, []string{"class", "qos"}),
-		ReceivedBytes: prometheus.NewCounter(prometheus.CounterOpts{
-			Name: "received_bytes_total", Help: "Bytes of MQTT read from clients.",
-		}),
-		PubackSeconds: prometheus.NewHistogram(prometheus.HistogramOpts{
-			Name: "puback_seconds", Help: "From reading a PUBLISH to writing its PUBACK or PUBREC, sampled per connection.",
-			Buckets: []float64{.0005, .001, .002, .004, .006, .008, .012, .016, .025, .05, .1, .25, .5, 1, 2.5, 10, 60},
-		}),
-		Rejected: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "rejected_total", Help: "Refusals of connections, messages and requests by reason.",
-		}, []string{"reason"}),
-		Repeated: prometheus.NewCounter(prometheus.CounterOpts{
-			Name: "messages_repeated_total", Help: "QoS 1 PUBLISHes recognised as repetitions of one in the journal.",
-		}),
-		Panics: prometheus.NewCounter(prometheus.CounterOpts{
-			Name: "connection_panics_total", Help: "Panics that ended one connection.",
-		}),
-		AcceptErrors: prometheus.NewCounter(prometheus.CounterOpts{
-			Name: "accept_errors_total", Help: "Failed accepts, as when descriptors run out.",
-		}),
-		CertNotAfter: prometheus.NewGaugeVec(prometheus.GaugeOpts{
-			Name: "tls_certificate_not_after_seconds", Help: "End of the server certificate, Unix time.",
-		}, []string{"listener"}),
-		Disconnects: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "disconnects_total", Help: "Ended connections by reason.",
-		}, []string{"reason"}),
+	to := metric.For(reg)
+	return &Metrics{
+		Connections:   to.Gauge("connections", "MQTT clients connected."),
+		Handshakes:    to.Gauge("handshakes", "Connections that have not finished TLS and CONNECT."),
+		Connects:      to.Counters("connects_total", "Finished CONNECTs by result.", "result"),
+		Received:      to.Counters("messages_received_total", "PUBLISHes accepted from clients.", "class", "qos"),
+		ReceivedBytes: to.Counter("received_bytes_total", "Bytes of MQTT read from clients."),
+		PubackSeconds: to.Histogram("puback_seconds", "From reading a PUBLISH to writing its PUBACK or PUBREC, sampled per connection.",
+			.0005, .001, .002, .004, .006, .008, .012, .016, .025, .05, .1, .25, .5, 1, 2.5, 10, 60),
+		Rejected:     to.Counters("rejected_total", "Refusals of connections, messages and requests by reason.", "reason"),
+		Repeated:     to.Counter("messages_repeated_total", "QoS 1 PUBLISHes recognised as repetitions of one in the journal."),
+		Panics:       to.Counter("connection_panics_total", "Panics that ended one connection."),
+		AcceptErrors: to.Counter("accept_errors_total", "Failed accepts, as when descriptors run out."),
+		CertNotAfter: to.Gauges("tls_certificate_not_after_seconds", "End of the server certificate, Unix time.", "listener"),
+		Disconnects:  to.Counters("disconnects_total", "Ended connections by reason.", "reason"),
 	}
-	if reg != nil {
-		reg.MustRegister(m.Connections, m.Handshakes, m.Connects, m.Received, m.ReceivedBytes, m.PubackSeconds,
-			m.Rejected, m.Repeated, m.Panics, m.AcceptErrors, m.CertNotAfter, m.Disconnects)
-	}
-	return m
 }
 
 // otherClass is the label of every topic class that the configuration does not name.

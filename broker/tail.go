@@ -10,6 +10,7 @@ import (
 
 	"cellgate/broker/journal"
 	"cellgate/broker/message"
+	"cellgate/broker/metric"
 
 	"github.com/prometheus/client_golang/prometheus"
 )
@@ -45,20 +46,14 @@ type TailMetrics struct {
 // NewTailMetrics makes the metrics of the loop "fanout" or "command_intake" and registers them with reg, which may be
 // nil.
 func NewTailMetrics(reg prometheus.Registerer, loop string) *TailMetrics {
-	gauge := func(name, help string) prometheus.Gauge {
-		return prometheus.NewGauge(prometheus.GaugeOpts{Name: loop + "_" + name, Help: help})
+	to := metric.For(reg)
+	return &TailMetrics{
+		records:  to.Counter(loop+"_records_total", "Journal records that the loop read; the others nobody wanted."),
+		position: to.Gauge(loop+"_position", "Journal sequence up to which the loop has handed everything on."),
+		missing:  to.Counter(loop+"_missing_total", "Journal records that the loop could not hand on because the journal has lost them."),
+		lag:      to.Gauge(loop+"_lag_messages", "Durable journal records that the loop has not handed on."),
+		age:      to.Gauge(loop+"_lag_seconds", "How long the oldest of them has waited."),
 	}
-	m := &TailMetrics{
-		records:  prometheus.NewCounter(prometheus.CounterOpts{Name: loop + "_records_total", Help: "Journal records that the loop read; the others nobody wanted."}),
-		position: gauge("position", "Journal sequence up to which the loop has handed everything on."),
-		missing:  prometheus.NewCounter(prometheus.CounterOpts{Name: loop + "_missing_total", Help: "Journal records that the loop could not hand on because the journal has lost them."}),
-		lag:      gauge("lag_messages", "Durable journal records that the loop has not handed on."),
-		age:      gauge("lag_seconds", "How long the oldest of them has waited."),
-	}
-	if reg != nil {
-		reg.MustRegister(m.records, m.position, m.missing, m.lag, m.age)
-	}
-	return m
 }
 
 // open puts the reader at from. Records that the journal no longer has are counted as missing.

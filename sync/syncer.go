@@ -128,7 +128,7 @@ func (s *Syncer) open() error {
 		return fmt.Errorf("cell: %w", err)
 	}
 	if s.o.Metrics.reg != nil {
-		return s.o.Metrics.reg.Register(newCollector(s))
+		return s.o.Metrics.reg.Register(s.readings())
 	}
 	return nil
 }

@@ -1,6 +1,10 @@
 package command
 
-import "github.com/prometheus/client_golang/prometheus"
+import (
+	"cellgate/broker/metric"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
 
 // Metrics are what the service counts.
 type Metrics struct {
@@ -18,38 +22,21 @@ type Metrics struct {
 
 // NewMetrics registers the metrics.
 func NewMetrics(reg prometheus.Registerer) *Metrics {
+	to := metric.For(reg)
 	m := &Metrics{
-		states: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "commands_total", Help: "Commands that entered a state.",
-		}, []string{"state"}),
-		seconds: prometheus.NewHistogram(prometheus.HistogramOpts{
-			Name: "command_seconds", Help: "Time from a command's acceptance to its final state.",
-			Buckets: []float64{.01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60, 300, 3600},
-		}),
-		open: prometheus.NewGauge(prometheus.GaugeOpts{
-			Name: "commands_open", Help: "Commands that are not final.",
-		}),
-		kept: prometheus.NewGauge(prometheus.GaugeOpts{
-			Name: "commands_kept", Help: "Final commands that are remembered.",
-		}),
-		events: prometheus.NewGauge(prometheus.GaugeOpts{
-			Name: "command_events_waiting", Help: "Changes of state that Kafka does not have yet.",
-		}),
-		answers: prometheus.NewGauge(prometheus.GaugeOpts{
-			Name: "command_responses_waiting", Help: "Outcomes that are not published on their response topics yet.",
-		}),
-		dropped: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "command_events_dropped_total", Help: "Changes of state that Kafka will never have.",
-		}, []string{"reason"}),
-		ignored: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "command_reports_ignored_total", Help: "Results from vehicles that changed no command.",
-		}, []string{"reason"}),
-		gaps: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "command_gaps_total", Help: "Gaps in vehicle.commands: of what was older than every time to live (expired), or may not have been (unknown).",
-		}, []string{"age"}),
-		gone: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "command_records_gone_total", Help: "Records of vehicle.commands that were gone before they were read, by age as command_gaps_total.",
-		}, []string{"age"}),
+		states: to.Counters("commands_total", "Commands that entered a state.", "state"),
+		seconds: to.Histogram("command_seconds", "Time from a command's acceptance to its final state.",
+			.01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60, 300, 3600),
+		open:    to.Gauge("commands_open", "Commands that are not final."),
+		kept:    to.Gauge("commands_kept", "Final commands that are remembered."),
+		events:  to.Gauge("command_events_waiting", "Changes of state that Kafka does not have yet."),
+		answers: to.Gauge("command_responses_waiting", "Outcomes that are not published on their response topics yet."),
+		dropped: to.Counters("command_events_dropped_total", "Changes of state that Kafka will never have.", "reason"),
+		ignored: to.Counters("command_reports_ignored_total", "Results from vehicles that changed no command.", "reason"),
+		gaps: to.Counters("command_gaps_total",
+			"Gaps in vehicle.commands: of what was older than every time to live (expired), or may not have been (unknown).", "age"),
+		gone: to.Counters("command_records_gone_total",
+			"Records of vehicle.commands that were gone before they were read, by age as command_gaps_total.", "age"),
 	}
 	for _, age := range []string{"expired", "unknown"} {
 		m.gaps.WithLabelValues(age)
@@ -57,9 +44,6 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 	}
 	for _, s := range States() {
 		m.states.WithLabelValues(string(s))
-	}
-	if reg != nil {
-		reg.MustRegister(m.states, m.seconds, m.open, m.kept, m.events, m.answers, m.dropped, m.ignored, m.gaps, m.gone)
 	}
 	return m
 }

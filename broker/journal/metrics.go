@@ -4,6 +4,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"cellgate/broker/metric"
+
 	"github.com/prometheus/client_golang/prometheus"
 )
 
@@ -22,33 +24,20 @@ type Metrics struct {
 
 // NewMetrics makes the journal's metrics and registers them; reg may be nil.
 func NewMetrics(reg prometheus.Registerer) *Metrics {
+	to := metric.For(reg)
 	m := &Metrics{
-		fsync: prometheus.NewHistogram(prometheus.HistogramOpts{
-			Name: "journal_fsync_seconds", Help: "Duration of the journal's syncs.",
-			Buckets: prometheus.ExponentialBuckets(50e-6, 2, 18),
-		}),
-		bytes: prometheus.NewGauge(prometheus.GaugeOpts{Name: "journal_bytes", Help: "Size of the journal's files."}),
-		batchRecords: prometheus.NewHistogram(prometheus.HistogramOpts{
-			Name: "journal_batch_records", Help: "Records per commit.", Buckets: prometheus.ExponentialBuckets(1, 4, 8),
-		}),
-		batchBytes: prometheus.NewHistogram(prometheus.HistogramOpts{
-			Name: "journal_batch_bytes", Help: "Bytes per commit.", Buckets: prometheus.ExponentialBuckets(256, 4, 9),
-		}),
-		full:        prometheus.NewGauge(prometheus.GaugeOpts{Name: "journal_full", Help: "1 while the journal has no room and acknowledgements are withheld."}),
-		recycled:    prometheus.NewCounter(prometheus.CounterOpts{Name: "journal_segments_recycled_total", Help: "Segments that every consumer has passed."}),
-		corruptions: prometheus.NewCounter(prometheus.CounterOpts{Name: "journal_corruptions_total", Help: "Places of the journal found damaged."}),
-		steps: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "clock_steps_total", Help: "Steps of the machine's wall clock, forward and back.",
-		}, []string{"direction"}),
+		fsync:        to.Histogram("journal_fsync_seconds", "Duration of the journal's syncs.", prometheus.ExponentialBuckets(50e-6, 2, 18)...),
+		bytes:        to.Gauge("journal_bytes", "Size of the journal's files."),
+		batchRecords: to.Histogram("journal_batch_records", "Records per commit.", prometheus.ExponentialBuckets(1, 4, 8)...),
+		batchBytes:   to.Histogram("journal_batch_bytes", "Bytes per commit.", prometheus.ExponentialBuckets(256, 4, 9)...),
+		full:         to.Gauge("journal_full", "1 while the journal has no room and acknowledgements are withheld."),
+		recycled:     to.Counter("journal_segments_recycled_total", "Segments that every consumer has passed."),
+		corruptions:  to.Counter("journal_corruptions_total", "Places of the journal found damaged."),
+		steps:        to.Counters("clock_steps_total", "Steps of the machine's wall clock, forward and back.", "direction"),
 	}
 	m.steps.WithLabelValues("forward")
 	m.steps.WithLabelValues("back")
-	if reg != nil {
-		oldest := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-			Name: "journal_oldest_seconds", Help: "Age of the oldest record kept; 0 when there is none.",
-		}, m.oldestSeconds)
-		reg.MustRegister(m.fsync, m.bytes, m.batchRecords, m.batchBytes, m.full, m.recycled, m.corruptions, m.steps, oldest)
-	}
+	to.GaugeFunc("journal_oldest_seconds", "Age of the oldest record kept; 0 when there is none.", m.oldestSeconds)
 	return m
 }
 

@@ -1,6 +1,10 @@
 package session
 
-import "github.com/prometheus/client_golang/prometheus"
+import (
+	"cellgate/broker/metric"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
 
 // Why a message was not delivered: label reason of session_dropped_total.
 const (
@@ -42,41 +46,23 @@ type Metrics struct {
 
 // NewMetrics makes the metrics and registers them with reg, which may be nil.
 func NewMetrics(reg prometheus.Registerer) *Metrics {
-	m := &Metrics{
-		sessions:      gauge("sessions", "Sessions, connected or not."),
-		connected:     gauge("sessions_connected", "Sessions with a connection."),
-		queued:        gauge("session_queued_messages", "Messages towards clients, waiting or unacknowledged."),
-		queuedBytes:   gauge("session_queued_bytes", "Memory that these messages are accounted for."),
-		retained:      gauge("retained_messages", "Retained messages, with those on their way from the journal."),
-		retainedBytes: gauge("retained_bytes", "Memory that they are accounted for."),
-		fanned:        counter("session_fanned_total", "Copies of messages given to subscribers."),
-		directed:      counter("session_directed_total", "Messages directed to one client: commands and notices."),
-		acked:         counter("session_acked_total", "Messages of QoS 1 and 2 that clients acknowledged."),
-		takeovers:     counter("session_takeovers_total", "Connections ended by a newer one of the same client."),
-		expired:       counter("sessions_expired_total", "Sessions that outlived their expiry."),
-		dropped:       counters("session_dropped_total", "Messages towards clients that were dropped.", "reason"),
-		wills:         counters("wills_total", "Wills that were due.", "result"),
-		commitErrors:  counter("session_commit_errors_total", "Failed commits of session state, each repeated."),
-		commits: prometheus.NewHistogram(prometheus.HistogramOpts{
-			Name: "session_commit_seconds", Help: "Duration of the commits of session state.",
-			Buckets: prometheus.ExponentialBuckets(0.0005, 2, 14),
-		}),
+	to := metric.For(reg)
+	return &Metrics{
+		sessions:      to.Gauge("sessions", "Sessions, connected or not."),
+		connected:     to.Gauge("sessions_connected", "Sessions with a connection."),
+		queued:        to.Gauge("session_queued_messages", "Messages towards clients, waiting or unacknowledged."),
+		queuedBytes:   to.Gauge("session_queued_bytes", "Memory that these messages are accounted for."),
+		retained:      to.Gauge("retained_messages", "Retained messages, with those on their way from the journal."),
+		retainedBytes: to.Gauge("retained_bytes", "Memory that they are accounted for."),
+		fanned:        to.Counter("session_fanned_total", "Copies of messages given to subscribers."),
+		directed:      to.Counter("session_directed_total", "Messages directed to one client: commands and notices."),
+		acked:         to.Counter("session_acked_total", "Messages of QoS 1 and 2 that clients acknowledged."),
+		takeovers:     to.Counter("session_takeovers_total", "Connections ended by a newer one of the same client."),
+		expired:       to.Counter("sessions_expired_total", "Sessions that outlived their expiry."),
+		dropped:       to.Counters("session_dropped_total", "Messages towards clients that were dropped.", "reason"),
+		wills:         to.Counters("wills_total", "Wills that were due.", "result"),
+		commitErrors:  to.Counter("session_commit_errors_total", "Failed commits of session state, each repeated."),
+		commits: to.Histogram("session_commit_seconds", "Duration of the commits of session state.",
+			prometheus.ExponentialBuckets(0.0005, 2, 14)...),
 	}
-	if reg != nil {
-		reg.MustRegister(m.sessions, m.connected, m.queued, m.queuedBytes, m.retained, m.retainedBytes, m.fanned, m.directed, m.acked,
-			m.takeovers, m.expired, m.dropped, m.wills, m.commits, m.commitErrors)
-	}
-	return m
-}
-
-func gauge(name, help string) prometheus.Gauge {
-	return prometheus.NewGauge(prometheus.GaugeOpts{Name: name, Help: help})
-}
-
-func counter(name, help string) prometheus.Counter {
-	return prometheus.NewCounter(prometheus.CounterOpts{Name: name, Help: help})
-}
-
-func counters(name, help, label string) *prometheus.CounterVec {
-	return prometheus.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, []string{label})
 }

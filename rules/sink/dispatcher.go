@@ -95,7 +95,7 @@ func New(o Options) (*Dispatcher, error) {
 		return nil, err
 	}
 	if o.Metrics.reg != nil {
-		err := errors.Join(o.Metrics.reg.Register(newCollector(d)), o.Metrics.reg.Register(newParkedCollector(d.env.lot)))
+		err := errors.Join(o.Metrics.reg.Register(d.readings()), o.Metrics.reg.Register(d.env.lot.readings()))
 		if err != nil {
 			d.closeLogs()
 			return nil, fmt.Errorf("dispatch: %w", err)

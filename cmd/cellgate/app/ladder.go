@@ -12,6 +12,7 @@ import (
 
 	"cellgate/auth"
 	"cellgate/broker/journal"
+	"cellgate/broker/metric"
 	"cellgate/configs"
 )
 
@@ -50,10 +51,8 @@ type ladder struct {
 
 func newLadder(c *configs.Journal, state string, j *journal.Journal, reg prometheus.Registerer, log *slog.Logger) *ladder {
 	l := &ladder{journal: j, dir: string(c.Dir), state: state, segment: int64(c.SegmentBytes), log: log}
-	l.gauge = prometheus.NewGaugeVec(prometheus.GaugeOpts{
-		Name: "journal_pressure", Help: "used: the share of the journal's room that is used; rung: 0 normal, 1 alarm, 2 QoS 0 dropped, 3 new connections refused, 4 reading stopped.",
-	}, []string{"what"})
-	reg.MustRegister(l.gauge)
+	l.gauge = metric.For(reg).Gauges("journal_pressure", "used: the share of the journal's room that is used; "+
+		"rung: 0 normal, 1 alarm, 2 QoS 0 dropped, 3 new connections refused, 4 reading stopped.", "what")
 	l.look(c)
 	return l
 }

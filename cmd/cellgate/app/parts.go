@@ -221,7 +221,7 @@ func (a *App) openRules(context.Context) (err error) {
 	if a.rules, err = newRuleKeeper(a); err != nil {
 		return err
 	}
-	return a.reg.own.Register(newReloadMetrics(a))
+	return a.reg.own.Register(a.reloadReadings())
 }
 
 // startDispatch puts the rules in force before anything can be published, and begins to deliver.

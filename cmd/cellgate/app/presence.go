@@ -7,6 +7,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"cellgate/broker/metric"
 	"cellgate/broker/session"
 	"cellgate/rules/sink/kafkaclient"
 )
@@ -31,10 +32,8 @@ type presence struct {
 
 func newPresence(cell, node string, epoch int64, producer *kafkaclient.Producer, reg prometheus.Registerer, log *slog.Logger) *presence {
 	p := &presence{cell: cell, node: node, epoch: epoch, producer: producer, log: log}
-	p.published = prometheus.NewCounterVec(prometheus.CounterOpts{
-		Name: "presence_events_total", Help: "Presence events by result: published, dropped (too many wait for Kafka), failed.",
-	}, []string{"result"})
-	reg.MustRegister(p.published)
+	p.published = metric.For(reg).Counters("presence_events_total",
+		"Presence events by result: published, dropped (too many wait for Kafka), failed.", "result")
 	return p
 }
 

@@ -11,6 +11,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"cellgate/broker/journal"
+	"cellgate/broker/metric"
 	"cellgate/broker/session"
 	"cellgate/broker/statefile"
 	"cellgate/cmd/cellgate/repair"
@@ -40,11 +41,8 @@ func openState(dir string, onFatal func(error)) (*statefile.DB, error) {
 
 // reportFallBack counts and logs a start from the transaction before the last one.
 func reportFallBack(fellBack bool, reg prometheus.Registerer, log *slog.Logger) {
-	count := prometheus.NewCounter(prometheus.CounterOpts{
-		Name: "state_fallbacks_total",
-		Help: "Starts with an unreadable header in state.db: the last transaction before the stop may be missing.",
-	})
-	reg.MustRegister(count)
+	count := metric.For(reg).Counter("state_fallbacks_total",
+		"Starts with an unreadable header in state.db: the last transaction before the stop may be missing.")
 	if fellBack {
 		count.Inc()
 		log.Error("a header of state.db is unreadable: the last transaction before the stop may be missing; "+
@@ -60,12 +58,8 @@ func (a *App) reportMissing(what, lost string) {
 }
 
 func newMissing(reg prometheus.Registerer) *prometheus.CounterVec {
-	v := prometheus.NewCounterVec(prometheus.CounterOpts{
-		Name: "state_missing_total",
-		Help: "Starts of a gateway that had run before and found a part of its data_dir missing: state, journal or keys.",
-	}, []string{"part"})
-	reg.MustRegister(v)
-	return v
+	return metric.For(reg).Counters("state_missing_total",
+		"Starts of a gateway that had run before and found a part of its data_dir missing: state, journal or keys.", "part")
 }
 
 // inUse says who has the data folder.

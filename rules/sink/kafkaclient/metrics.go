@@ -1,6 +1,10 @@
 package kafkaclient
 
-import "github.com/prometheus/client_golang/prometheus"
+import (
+	"github.com/prometheus/client_golang/prometheus"
+
+	"cellgate/broker/metric"
+)
 
 // Metrics count what the producers and consumers of the process do, by their names.
 type Metrics struct {
@@ -13,18 +17,12 @@ type Metrics struct {
 
 // NewMetrics registers the metrics; reg may be nil.
 func NewMetrics(reg prometheus.Registerer) *Metrics {
-	vec := func(name, help string, labels ...string) *prometheus.CounterVec {
-		return prometheus.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, labels)
+	to := metric.For(reg)
+	return &Metrics{
+		Batches: to.Counters("kafka_batches_total", "Record batches that Kafka took.", "kafka"),
+		Records: to.Counters("kafka_records_total", "Records by outcome: written or refused.", "kafka", "outcome"),
+		Bytes:   to.Counters("kafka_bytes_total", "Bytes of the batches that Kafka took, compressed.", "kafka"),
+		Retries: to.Counters("kafka_retries_total", "Produce requests that were sent again, by reason.", "kafka", "reason"),
+		Skipped: to.Counters("kafka_skipped_records_total", "Records that retention removed before they were read.", "kafka"),
 	}
-	m := &Metrics{
-		Batches: vec("kafka_batches_total", "Record batches that Kafka took.", "kafka"),
-		Records: vec("kafka_records_total", "Records by outcome: written or refused.", "kafka", "outcome"),
-		Bytes:   vec("kafka_bytes_total", "Bytes of the batches that Kafka took, compressed.", "kafka"),
-		Retries: vec("kafka_retries_total", "Produce requests that were sent again, by reason.", "kafka", "reason"),
-		Skipped: vec("kafka_skipped_records_total", "Records that retention removed before they were read.", "kafka"),
-	}
-	if reg != nil {
-		reg.MustRegister(m.Batches, m.Records, m.Bytes, m.Retries, m.Skipped)
-	}
-	return m
 }
