@@ -315,8 +315,6 @@ type Rules struct {
 	RunTests bool `yaml:"run_tests" reload:"yes"`
 	// ErrorTopic takes what a rule without on_error cannot evaluate or deliver.
 	ErrorTopic string `yaml:"error_topic"`
-	// Workers evaluate, VINs pinned to them; 0: one per CPU.
-	Workers int `yaml:"workers" range:"0..1024"`
 	// QueueMessages and QueueBytes bound each sink's queue in memory; beyond it decisions go to disk.
 	QueueMessages int   `yaml:"queue_messages" range:"16..10000000"`
 	QueueBytes    Bytes `yaml:"queue_bytes" range:"64KiB..16GiB"`

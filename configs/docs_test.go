@@ -1,0 +1,93 @@
+package configs
+
+import (
+	"bufio"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"reflect"
+	"regexp"
+	"strings"
+	"testing"
+)
+
+// TestDocumentsNameTheDefaults fails for a document, a help text or a comment that gives a key another default than
+// Default does.
+func TestDocumentsNameTheDefaults(t *testing.T) {
+	t.Parallel()
+	seen := 0
+	err := filepath.WalkDir("..", func(file string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			if strings.HasPrefix(d.Name(), ".") && d.Name() != ".." || d.Name() == "bin" || d.Name() == "data" {
+				return fs.SkipDir
+			}
+			return err
+		}
+		switch ext := filepath.Ext(file); {
+		case strings.HasSuffix(file, "_test.go"), ext != ".md" && ext != ".go" && ext != ".yaml":
+			return nil
+		}
+		text, err := os.ReadFile(file)
+		n, wrong := wrongDefaults(string(text))
+		seen += n
+		for _, w := range wrong {
+			t.Errorf("%s: %s", file, w)
+		}
+		return err
+	})
+	if err != nil || seen < 5 {
+		t.Errorf("%d defaults were found (%v): the test reads the wrong files", seen, err)
+	}
+	for _, text := range []string{"`sessions.max_queued_messages` (500)", "uplink.window, 32 by default", "`auth.revocation.poll` is 400ms"} {
+		if _, wrong := wrongDefaults(text); len(wrong) != 1 {
+			t.Errorf("%s: %v", text, wrong)
+		}
+	}
+}
+
+// wrongDefaults finds what a text says of the defaults of keys: a key with its sections, and behind it a value.
+func wrongDefaults(text string) (seen int, wrong []string) {
+	said := regexp.MustCompile("((?:[a-z_]+\\.)+[a-z_]+)`?(?:, | \\(|: ?|=| is | of )(?:default )?`?([0-9][0-9,]*(?: ?[KMG]iB| ?ms| ?[smhd])?(?:/s)?)\\b(?:[^.0-9]|$)")
+	for _, m := range said.FindAllStringSubmatch(text, -1) {
+		sections := strings.Split(m[1], ".")
+		value := strings.NewReplacer(",", "", " ", "").Replace(m[2])
+		c, err := Parse("", []byte("cell: {id: c}\n"+strings.Join(sections, ": {")+": "+value+strings.Repeat("}", len(sections)-1)))
+		if err != nil {
+			continue // not a key, or not a value of it
+		}
+		seen++
+		for _, differs := range Diff(Default(), c) {
+			if differs.Path == m[1] {
+				wrong = append(wrong, m[0])
+			}
+		}
+	}
+	return seen, wrong
+}
+
+// TestCellYAMLShowsOptionalDefaults holds the keys that Default cannot show, of sections and elements that a file has to
+// begin: they stand in cell.yaml, most in comments, with what they are when they are left out.
+func TestCellYAMLShowsOptionalDefaults(t *testing.T) {
+	t.Parallel()
+	text, err := Samples.ReadFile("cell.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, typ := range []reflect.Type{
+		reflect.TypeFor[Listener](), reflect.TypeFor[ServerTLS](), reflect.TypeFor[Role](), reflect.TypeFor[TokenAPI](),
+		reflect.TypeFor[Issuer](), reflect.TypeFor[Central](),
+	} {
+		v := fresh(typ)
+		for _, f := range fieldsOf(typ) {
+			var line strings.Builder
+			if printed := v.Field(f.index); !printed.IsZero() && printed.Kind() != reflect.Struct {
+				p := printer{bufio.NewWriter(&line)}
+				p.entry(f.name, printed, 0)
+				_ = p.w.Flush()
+				if want := strings.TrimSpace(line.String()); !strings.Contains(strings.ReplaceAll(string(text), `"`, ""), strings.ReplaceAll(want, `"`, "")) {
+					t.Errorf("cell.yaml does not show %s", want)
+				}
+			}
+		}
+	}
+}
