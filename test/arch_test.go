@@ -35,6 +35,7 @@ var mayImport = map[string][]string{
 	"configs":                {"configs", "broker/message", "auth"},
 	"configs/settled":        {},
 	"configs/spelling":       {},
+	"test/mqtt":              {},
 	"test":                   {"test", "cmd/cellgate", "broker", "rules", "auth", "sync", "configs"},
 }
 

@@ -1,14 +1,18 @@
 package conformance
 
-import "testing"
+import (
+	"testing"
+
+	"cellgate/test/mqtt"
+)
 
 func authCases() []testCase {
 	return []testCase{
-		only(v5, "auth/unknown_method", testUnknownMethod),
-		only(v5, "auth/method", testAuthMethod),
-		only(v5, "auth/without_method", testAuthWithoutMethod),
-		only(v5, "auth/again", testReauthentication),
-		only(v5, "auth/again_failed", testReauthenticationFailed),
+		only(mqtt.V5, "auth/unknown_method", testUnknownMethod),
+		only(mqtt.V5, "auth/method", testAuthMethod),
+		only(mqtt.V5, "auth/without_method", testAuthWithoutMethod),
+		only(mqtt.V5, "auth/again", testReauthentication),
+		only(mqtt.V5, "auth/again_failed", testReauthenticationFailed),
 		both("auth/token", testToken),
 	}
 }
@@ -17,7 +21,7 @@ func authCases() []testCase {
 const method = "CELL-JWT"
 
 func authPacket(reason byte, props ...[]byte) []byte {
-	return frame(tAuth<<4, []byte{reason}, properties(props...))
+	return mqtt.Frame(mqtt.AUTH<<4, []byte{reason}, mqtt.Properties(props...))
 }
 
 // token issues one for a service that may do everything.
@@ -27,58 +31,61 @@ func (e *env) token(t *testing.T, name string) string {
 }
 
 // authenticated connects by the method.
-func (e *env) authenticated(t *testing.T, v byte) (c *client, name string) {
+func (e *env) authenticated(t *testing.T, v byte) (c *mqtt.T, name string) {
 	t.Helper()
 	name = e.unique()
 	c = e.dialTo(t, v, e.tokens)
-	ack := c.open(connect{
-		version: v, id: name, clean: true,
-		props: [][]byte{textual(pAuthMethod, method), textual(pAuthData, e.token(t, name))},
+	ack := c.Open(mqtt.Connect{
+		Version: v, ID: name,
+		Props: [][]byte{mqtt.String(mqtt.AuthMethod, method), mqtt.String(mqtt.AuthData, e.token(t, name))},
 	})
-	p, _ := ack.prop(pAuthMethod)
-	equal(t, "method of CONNACK", p.value, method)
+	p, _ := ack.Prop(mqtt.AuthMethod)
+	equal(t, "method of CONNACK", p.Value, method)
 	return c, name
 }
 
 func testUnknownMethod(t *testing.T, e *env, v byte) {
 	for _, address := range []string{e.tokens, e.lab} {
 		c := e.dialTo(t, v, address)
-		c.send(connect{version: v, id: "x", clean: true, props: [][]byte{textual(pAuthMethod, "SCRAM-SHA-1")}}.encode(),
-			authPacket(0x18, textual(pAuthMethod, "SCRAM-SHA-1")))
-		equal(t, "reason", c.expect(tConnack).reason, 0x8C)
-		c.expectClosed()
+		c.Send(mqtt.Connect{Version: v, ID: "x", Props: [][]byte{mqtt.String(mqtt.AuthMethod, "SCRAM-SHA-1")}}.Encode(),
+			authPacket(0x18, mqtt.String(mqtt.AuthMethod, "SCRAM-SHA-1")))
+		equal(t, "reason", c.Expect(mqtt.CONNACK).Reason, 0x8C)
+		c.ExpectClosed()
 	}
 }
 
 func testAuthMethod(t *testing.T, e *env, v byte) {
 	c, _ := e.authenticated(t, v)
-	c.ping()
+	c.Ping()
 	c = e.dialTo(t, v, e.tokens)
-	c.send(connect{version: v, id: "x", clean: true, props: [][]byte{textual(pAuthMethod, method), textual(pAuthData, "bad")}}.encode())
-	equal(t, "reason", c.expect(tConnack).reason, 0x86)
-	c.expectClosed()
+	c.Send(mqtt.Connect{Version: v, ID: "x", Props: [][]byte{
+		mqtt.String(mqtt.AuthMethod, method),
+		mqtt.String(mqtt.AuthData, "bad"),
+	}}.Encode())
+	equal(t, "reason", c.Expect(mqtt.CONNACK).Reason, 0x86)
+	c.ExpectClosed()
 }
 
 func testAuthWithoutMethod(t *testing.T, e *env, v byte) {
-	_, ack := e.open(t, connect{version: v, id: e.unique(), clean: true})
-	if p, there := ack.prop(pAuthMethod); there {
-		t.Errorf("CONNACK with method %q", p.value)
+	_, ack := e.open(t, mqtt.Connect{Version: v, ID: e.unique()})
+	if p, there := ack.Prop(mqtt.AuthMethod); there {
+		t.Errorf("CONNACK with method %q", p.Value)
 	}
-	e.violates(t, v, authPacket(0x19, textual(pAuthMethod, method)), 0x82)
-	e.violates(t, v, authPacket(0x18, textual(pAuthMethod, method)), 0x82)
-	e.violates(t, v, frame(tAuth<<4), 0x81, 0x82)
+	e.violates(t, v, authPacket(0x19, mqtt.String(mqtt.AuthMethod, method)), 0x82)
+	e.violates(t, v, authPacket(0x18, mqtt.String(mqtt.AuthMethod, method)), 0x82)
+	e.violates(t, v, mqtt.Frame(mqtt.AUTH<<4), 0x81, 0x82)
 }
 
 func testReauthentication(t *testing.T, e *env, v byte) {
 	c, name := e.authenticated(t, v)
 	for range 2 {
-		c.send(authPacket(0x19, textual(pAuthMethod, method), textual(pAuthData, e.token(t, name))))
-		p := c.expect(tAuth)
-		equal(t, "reason", p.reason, 0)
-		m, _ := p.prop(pAuthMethod)
-		equal(t, "method", m.value, method)
+		c.Send(authPacket(0x19, mqtt.String(mqtt.AuthMethod, method), mqtt.String(mqtt.AuthData, e.token(t, name))))
+		p := c.Expect(mqtt.AUTH)
+		equal(t, "reason", p.Reason, 0)
+		m, _ := p.Prop(mqtt.AuthMethod)
+		equal(t, "method", m.Value, method)
 	}
-	c.publish(publish{topic: "auth/" + name, qos: 1})
+	c.Publish(mqtt.Publish{Topic: "auth/" + name, QoS: 1})
 }
 
 func testReauthenticationFailed(t *testing.T, e *env, v byte) {
@@ -86,20 +93,29 @@ func testReauthenticationFailed(t *testing.T, e *env, v byte) {
 		packet  []byte
 		reasons []byte
 	}{
-		"bad token":       {authPacket(0x19, textual(pAuthMethod, method), textual(pAuthData, "bad")), []byte{0x87}},
-		"other subject":   {authPacket(0x19, textual(pAuthMethod, method), textual(pAuthData, e.token(t, e.unique()))), []byte{0x87}},
-		"other method":    {authPacket(0x19, textual(pAuthMethod, "other"), textual(pAuthData, "x")), []byte{0x82, 0x8C}},
-		"no method":       {authPacket(0x19, textual(pReason, "x")), []byte{0x82}},
-		"success":         {authPacket(0x00, textual(pAuthMethod, method)), []byte{0x81, 0x82}},
-		"unknown reason":  {authPacket(0x55, textual(pAuthMethod, method)), []byte{0x81, 0x82}},
-		"continue":        {authPacket(0x18, textual(pAuthMethod, method)), []byte{0x82}},
-		"flags":           {frame(tAuth<<4|1, []byte{0x19}, properties(textual(pAuthMethod, method))), []byte{0x81}},
-		"method of twice": {authPacket(0x19, textual(pAuthMethod, method), textual(pAuthMethod, method)), []byte{0x82}},
+		"bad token": {
+			authPacket(0x19, mqtt.String(mqtt.AuthMethod, method), mqtt.String(mqtt.AuthData, "bad")),
+			[]byte{0x87},
+		},
+		"other subject": {authPacket(0x19, mqtt.String(mqtt.AuthMethod, method),
+			mqtt.String(mqtt.AuthData, e.token(t, e.unique()))), []byte{0x87}},
+		"other method": {
+			authPacket(0x19, mqtt.String(mqtt.AuthMethod, "other"), mqtt.String(mqtt.AuthData, "x")),
+			[]byte{0x82, 0x8C},
+		},
+		"no method":      {authPacket(0x19, mqtt.String(mqtt.ReasonString, "x")), []byte{0x82}},
+		"success":        {authPacket(0x00, mqtt.String(mqtt.AuthMethod, method)), []byte{0x81, 0x82}},
+		"unknown reason": {authPacket(0x55, mqtt.String(mqtt.AuthMethod, method)), []byte{0x81, 0x82}},
+		"continue":       {authPacket(0x18, mqtt.String(mqtt.AuthMethod, method)), []byte{0x82}},
+		"flags": {mqtt.Frame(mqtt.AUTH<<4|1, []byte{0x19},
+			mqtt.Properties(mqtt.String(mqtt.AuthMethod, method))), []byte{0x81}},
+		"method of twice": {authPacket(0x19, mqtt.String(mqtt.AuthMethod, method),
+			mqtt.String(mqtt.AuthMethod, method)), []byte{0x82}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			c, _ := e.authenticated(t, v)
-			c.send(p.packet)
-			c.expectEnd(p.reasons...)
+			c.Send(p.packet)
+			c.ExpectEnd(p.reasons...)
 		})
 	}
 }
@@ -109,6 +125,6 @@ func testToken(t *testing.T, e *env, v byte) {
 	name := e.unique()
 	token := e.token(t, name)
 	c := e.dialTo(t, v, e.tokens)
-	c.open(connect{version: v, id: name + "/1", clean: true, user: &name, password: &token})
-	c.publish(publish{topic: "auth/" + name, qos: 1})
+	c.Open(mqtt.Connect{Version: v, ID: name + "/1", User: name, Password: token})
+	c.Publish(mqtt.Publish{Topic: "auth/" + name, QoS: 1})
 }

@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"cellgate/test/harness"
+	"cellgate/test/mqtt"
 )
 
 // TestMain lets more tests wait at once than there are processors: most of their time is the gateway's.
@@ -77,6 +78,62 @@ func start(t *testing.T) *env {
 // unique is a client identifier, or a part of a topic, that no other test uses.
 func (e *env) unique() string { return fmt.Sprintf("c%d", e.last.Add(1)) }
 
+// dial opens a connection to the listener lab without sending anything.
+func (e *env) dial(t *testing.T, version byte) *mqtt.T { return e.dialTo(t, version, e.lab) }
+
+func (e *env) dialTo(t *testing.T, version byte, address string) *mqtt.T {
+	t.Helper()
+	return mqtt.DialT(t, address, version, nil)
+}
+
+// client connects with a clean session and a client identifier of its own.
+func (e *env) client(t *testing.T, version byte, props ...[]byte) *mqtt.T {
+	t.Helper()
+	c, _ := e.open(t, mqtt.Connect{Version: version, ID: e.unique(), Props: props})
+	return c
+}
+
+// open connects as told and expects to be accepted.
+func (e *env) open(t *testing.T, o mqtt.Connect) (*mqtt.T, mqtt.Packet) {
+	t.Helper()
+	c := e.dial(t, o.Version)
+	return c, c.Open(o)
+}
+
+// refused sends a first packet and expects that it is turned away: on MQTT 5 with one of the reasons or in
+// silence, on 3.1.1 in silence.
+func (e *env) refused(t *testing.T, version byte, first []byte, reasons ...byte) {
+	t.Helper()
+	c := e.dial(t, version)
+	c.Send(first)
+	p, err := c.Read()
+	if err != nil {
+		c.CheckEnd(err)
+		return
+	}
+	if p.Type != mqtt.CONNACK || version != mqtt.V5 || !slices.Contains(reasons, p.Reason) || p.Present != 0 {
+		t.Errorf("answer of type %d, reason 0x%02X, flags %d", p.Type, p.Reason, p.Present)
+	}
+	c.ExpectClosed()
+}
+
+// equal compares and says what differs.
+func equal[T comparable](t testing.TB, what string, got, want T) {
+	t.Helper()
+	if got != want {
+		t.Errorf("%s: got %v, want %v", what, show(got), show(want))
+	}
+}
+
+func equalList[T comparable](t *testing.T, what string, got []T, want ...T) {
+	t.Helper()
+	if !slices.Equal(got, want) {
+		t.Errorf("%s: got %v, want %v", what, show(got), show(want))
+	}
+}
+
+func show(v any) string { return fmt.Sprintf("%#v", v) }
+
 // testCase is one named test; it runs once per protocol version.
 type testCase struct {
 	name     string
@@ -85,7 +142,7 @@ type testCase struct {
 }
 
 func both(name string, run func(t *testing.T, e *env, v byte)) testCase {
-	return testCase{name, []byte{v4, v5}, run}
+	return testCase{name, []byte{mqtt.V4, mqtt.V5}, run}
 }
 
 func only(v byte, name string, run func(t *testing.T, e *env, v byte)) testCase {
@@ -133,7 +190,7 @@ func TestConformance(t *testing.T) {
 func caseName(name string, v byte) string { return name + "/" + versionName(v) }
 
 func versionName(v byte) string {
-	if v == v4 {
+	if v == mqtt.V4 {
 		return "3.1.1"
 	}
 	return "5.0"

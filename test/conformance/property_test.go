@@ -1,41 +1,50 @@
 package conformance
 
-import "testing"
+import (
+	"testing"
+
+	"cellgate/test/mqtt"
+)
 
 func propertyCases() []testCase {
 	return []testCase{
-		only(v5, "property/forwarded", testForwarded),
-		only(v5, "property/forwarded_later", testForwardedLater),
-		only(v5, "property/request_and_response", testRequestResponse),
-		only(v5, "property/of_publish", testPublishProperties),
-		only(v5, "property/problem_information", testProblemInformation),
-		only(v5, "property/response_information", testResponseInformation),
-		only(v5, "property/of_packet", testPropertyOfPacket),
+		only(mqtt.V5, "property/forwarded", testForwarded),
+		only(mqtt.V5, "property/forwarded_later", testForwardedLater),
+		only(mqtt.V5, "property/request_and_response", testRequestResponse),
+		only(mqtt.V5, "property/of_publish", testPublishProperties),
+		only(mqtt.V5, "property/problem_information", testProblemInformation),
+		only(mqtt.V5, "property/response_information", testResponseInformation),
+		only(mqtt.V5, "property/of_packet", testPropertyOfPacket),
 	}
 }
 
 // travelling are properties that go with a message, in an order of their own.
 func travelling() [][]byte {
 	return [][]byte{
-		pair("b", "1"), num(pPayloadFormat, 1), textual(pContentType, "text/plain"), pair("a", "2"),
-		textual(pResponseTopic, "will/answer"), textual(pCorrelation, "\x00\xFF"), num(pMessageExpiry, 300), pair("b", "0"),
+		mqtt.User("b", "1"), mqtt.Number(mqtt.PayloadFormat, 1), mqtt.String(mqtt.ContentType, "text/plain"),
+		mqtt.User("a", "2"),
+		mqtt.String(mqtt.ResponseTopic, "will/answer"), mqtt.String(mqtt.CorrelationData, "\x00\xFF"),
+		mqtt.Number(mqtt.MessageExpiry, 300), mqtt.User("b", "0"),
 	}
 }
 
 // checkForwarded holds a message against travelling.
-func checkForwarded(t *testing.T, p packet) {
+func checkForwarded(t *testing.T, p mqtt.Packet) {
 	t.Helper()
-	for id, want := range map[byte]string{pContentType: "text/plain", pResponseTopic: "will/answer", pCorrelation: "\x00\xFF"} {
-		if x, there := p.prop(id); !there || x.value != want {
-			t.Errorf("property 0x%02X: %q, want %q", id, x.value, want)
+	for id, want := range map[byte]string{
+		mqtt.ContentType: "text/plain", mqtt.ResponseTopic: "will/answer",
+		mqtt.CorrelationData: "\x00\xFF",
+	} {
+		if x, there := p.Prop(id); !there || x.Value != want {
+			t.Errorf("property 0x%02X: %q, want %q", id, x.Value, want)
 		}
 	}
-	if x, _ := p.prop(pPayloadFormat); x.num != 1 {
-		t.Errorf("payload format %d", x.num)
+	if x, _ := p.Prop(mqtt.PayloadFormat); x.Num != 1 {
+		t.Errorf("payload format %d", x.Num)
 	}
 	var users []string
-	for _, x := range p.all(pUser) {
-		users = append(users, x.name+"="+x.value)
+	for _, x := range p.All(mqtt.UserProperty) {
+		users = append(users, x.Name+"="+x.Value)
 	}
 	equalList(t, "user properties", users, "b=1", "a=2", "b=0")
 }
@@ -43,38 +52,41 @@ func checkForwarded(t *testing.T, p packet) {
 func testForwarded(t *testing.T, e *env, v byte) {
 	topic := "props/" + e.unique()
 	c := e.client(t, v)
-	c.subscribe(filter{topic, 2})
+	c.Subscribe(mqtt.Filter(topic, 2))
 	for qos := range byte(3) {
-		c.publish(publish{topic: topic, payload: "x", qos: qos, props: travelling()})
-		checkForwarded(t, c.message())
+		c.Publish(mqtt.Publish{Topic: topic, Payload: "x", QoS: qos, Props: travelling()})
+		checkForwarded(t, c.Message())
 	}
-	empty := [][]byte{pair("", ""), pair("x", ""), pair("", "y")}
-	c.publish(publish{topic: topic, payload: "x", qos: 1, props: empty})
-	equal(t, "empty user properties", len(c.message().all(pUser)), 3)
-	c.publish(publish{topic: topic, payload: "x", qos: 1, props: presentButEmpty()})
-	checkPresentButEmpty(t, c.message())
-	c.publish(publish{topic: topic, payload: "x", qos: 1})
-	equal(t, "properties of a message without", len(c.message().props), 0)
-	old := e.client(t, v4)
-	old.subscribe(filter{topic, 1})
-	c.publish(publish{topic: topic, payload: "for all", qos: 1, props: travelling()})
-	equal(t, "payload on 3.1.1", old.message().payload, "for all")
+	empty := [][]byte{mqtt.User("", ""), mqtt.User("x", ""), mqtt.User("", "y")}
+	c.Publish(mqtt.Publish{Topic: topic, Payload: "x", QoS: 1, Props: empty})
+	equal(t, "empty user properties", len(c.Message().All(mqtt.UserProperty)), 3)
+	c.Publish(mqtt.Publish{Topic: topic, Payload: "x", QoS: 1, Props: presentButEmpty()})
+	checkPresentButEmpty(t, c.Message())
+	c.Publish(mqtt.Publish{Topic: topic, Payload: "x", QoS: 1})
+	equal(t, "properties of a message without", len(c.Message().Props), 0)
+	old := e.client(t, mqtt.V4)
+	old.Subscribe(mqtt.Filter(topic, 1))
+	c.Publish(mqtt.Publish{Topic: topic, Payload: "for all", QoS: 1, Props: travelling()})
+	equal(t, "payload on 3.1.1", old.Message().Payload, "for all")
 }
 
 // presentButEmpty are properties that a subscriber gets although they say nothing: unaltered is unaltered.
 func presentButEmpty() [][]byte {
-	return [][]byte{num(pPayloadFormat, 0), textual(pContentType, ""), textual(pCorrelation, "")}
+	return [][]byte{
+		mqtt.Number(mqtt.PayloadFormat, 0), mqtt.String(mqtt.ContentType, ""),
+		mqtt.String(mqtt.CorrelationData, ""),
+	}
 }
 
-func checkPresentButEmpty(t *testing.T, p packet) {
+func checkPresentButEmpty(t *testing.T, p mqtt.Packet) {
 	t.Helper()
-	for _, id := range []byte{pPayloadFormat, pContentType, pCorrelation} {
-		list := p.all(id)
-		if len(list) != 1 || list[0].num != 0 || list[0].value != "" {
+	for _, id := range []byte{mqtt.PayloadFormat, mqtt.ContentType, mqtt.CorrelationData} {
+		list := p.All(id)
+		if len(list) != 1 || list[0].Num != 0 || list[0].Value != "" {
 			t.Errorf("property 0x%02X: %+v", id, list)
 		}
 	}
-	equal(t, "properties", len(p.props), 3)
+	equal(t, "properties", len(p.Props), 3)
 }
 
 // testForwardedLater: the properties stay with retained and with queued messages.
@@ -82,52 +94,56 @@ func testForwardedLater(t *testing.T, e *env, v byte) {
 	topic := "props/" + e.unique()
 	o := lasting(v, e.unique())
 	c, _ := e.open(t, o)
-	c.subscribe(filter{topic, 2})
-	c.disconnect()
+	c.Subscribe(mqtt.Filter(topic, 2))
+	c.Disconnect()
 	pub := e.client(t, v)
-	pub.publish(publish{topic: topic, payload: "x", qos: 2, retain: true, props: travelling()})
-	pub.subscribe(filter{topic, 2})
-	checkForwarded(t, pub.message())
-	pub.publish(publish{topic: topic, payload: "y", qos: 1, props: presentButEmpty()})
+	pub.Publish(mqtt.Publish{Topic: topic, Payload: "x", QoS: 2, Retain: true, Props: travelling()})
+	pub.Subscribe(mqtt.Filter(topic, 2))
+	checkForwarded(t, pub.Message())
+	pub.Publish(mqtt.Publish{Topic: topic, Payload: "y", QoS: 1, Props: presentButEmpty()})
 	c, _ = e.open(t, o)
-	checkForwarded(t, c.message())
-	checkPresentButEmpty(t, c.message())
+	checkForwarded(t, c.Message())
+	checkPresentButEmpty(t, c.Message())
 }
 
 // testRequestResponse answers a request where it says, with its correlation data.
 func testRequestResponse(t *testing.T, e *env, v byte) {
 	base := "request/" + e.unique()
 	asks, answers := e.client(t, v), e.client(t, v)
-	asks.subscribe(filter{base + "/answer", 1 | noLocal})
-	answers.subscribe(filter{base + "/question", 1})
-	asks.publish(publish{
-		topic: base + "/question", payload: "?", qos: 1,
-		props: [][]byte{textual(pResponseTopic, base+"/answer"), textual(pCorrelation, "\x00 7 \xFF")},
+	asks.Subscribe(mqtt.Filter(base+"/answer", 1|mqtt.NoLocal))
+	answers.Subscribe(mqtt.Filter(base+"/question", 1))
+	asks.Publish(mqtt.Publish{
+		Topic: base + "/question", Payload: "?", QoS: 1,
+		Props: [][]byte{mqtt.String(mqtt.ResponseTopic, base+"/answer"), mqtt.String(mqtt.CorrelationData, "\x00 7 \xFF")},
 	})
-	q := answers.message()
-	to, _ := q.prop(pResponseTopic)
-	data, _ := q.prop(pCorrelation)
-	answers.publish(publish{topic: to.value, payload: "!", qos: 1, props: [][]byte{textual(pCorrelation, data.value)}})
-	a := asks.message()
-	got, _ := a.prop(pCorrelation)
-	equal(t, "answer", a.payload, "!")
-	equal(t, "correlation data", got.value, "\x00 7 \xFF")
+	q := answers.Message()
+	to, _ := q.Prop(mqtt.ResponseTopic)
+	data, _ := q.Prop(mqtt.CorrelationData)
+	answers.Publish(mqtt.Publish{
+		Topic: to.Value, Payload: "!", QoS: 1,
+		Props: [][]byte{mqtt.String(mqtt.CorrelationData, data.Value)},
+	})
+	a := asks.Message()
+	got, _ := a.Prop(mqtt.CorrelationData)
+	equal(t, "answer", a.Payload, "!")
+	equal(t, "correlation data", got.Value, "\x00 7 \xFF")
 }
 
 func testPublishProperties(t *testing.T, e *env, v byte) {
 	for name, props := range map[string][][]byte{
-		"response topic with #": {textual(pResponseTopic, "a/#")}, "response topic with +": {textual(pResponseTopic, "+")},
-		"payload format 2":    {num(pPayloadFormat, 2)},
-		"content type twice":  {textual(pContentType, "a"), textual(pContentType, "a")},
-		"message expiry cut":  {[]byte{pMessageExpiry, 0, 0}},
-		"will delay":          {num(pWillDelay, 1)},
-		"reason string":       {textual(pReason, "x")},
-		"server's":            {num(pMaximumQoS, 1)},
-		"unknown":             {[]byte{0x7E, 0}},
-		"identifier too long": {[]byte{0x80, 0x01, 0}},
+		"response topic with #": {mqtt.String(mqtt.ResponseTopic, "a/#")},
+		"response topic with +": {mqtt.String(mqtt.ResponseTopic, "+")},
+		"payload format 2":      {mqtt.Number(mqtt.PayloadFormat, 2)},
+		"content type twice":    {mqtt.String(mqtt.ContentType, "a"), mqtt.String(mqtt.ContentType, "a")},
+		"message expiry cut":    {[]byte{mqtt.MessageExpiry, 0, 0}},
+		"will delay":            {mqtt.Number(mqtt.WillDelay, 1)},
+		"reason string":         {mqtt.String(mqtt.ReasonString, "x")},
+		"server's":              {mqtt.Number(mqtt.MaximumQoS, 1)},
+		"unknown":               {[]byte{0x7E, 0}},
+		"identifier too long":   {[]byte{0x80, 0x01, 0}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			e.violates(t, v, publish{topic: "a", qos: 1, id: 1, props: props}.encode(v), 0x81, 0x82, 0x90)
+			e.violates(t, v, mqtt.Publish{Topic: "a", QoS: 1, ID: 1, Props: props}.Encode(v), 0x81, 0x82, 0x90)
 		})
 	}
 }
@@ -135,48 +151,52 @@ func testPublishProperties(t *testing.T, e *env, v byte) {
 // testProblemInformation: without it there are no reason strings and user properties but where they are
 // always allowed.
 func testProblemInformation(t *testing.T, e *env, v byte) {
-	c := e.client(t, v, num(pRequestProblem, 0))
-	c.send(publish{topic: deniedPub, qos: 1, id: 1}.encode(v), publish{topic: deniedPub, qos: 2, id: 2}.encode(v),
-		subscribe(v, 3, nil, filter{denied, 0}), unsubscribe(v, 4, "never"), ack(tPubrel, 5, 0), ack(tPubrec, 6, 0))
+	c := e.client(t, v, mqtt.Number(mqtt.RequestProblem, 0))
+	c.Send(mqtt.Publish{Topic: deniedPub, QoS: 1, ID: 1}.Encode(v), mqtt.Publish{Topic: deniedPub, QoS: 2, ID: 2}.Encode(v),
+		mqtt.Subscribe(v, 3, nil, mqtt.Filter(denied, 0)), mqtt.Unsubscribe(v, 4, "never"), mqtt.Ack(mqtt.PUBREL, 5, 0),
+		mqtt.Ack(mqtt.PUBREC, 6, 0))
 	for range 6 {
-		p, err := c.read()
+		p, err := c.Read()
 		if err != nil {
 			t.Fatal(err)
 		}
-		equal(t, "properties", len(p.props), 0)
+		equal(t, "properties", len(p.Props), 0)
 	}
 	topic := "props/" + e.unique()
-	c.subscribe(filter{topic, 1})
-	c.publish(publish{topic: topic, qos: 1, props: [][]byte{pair("a", "b")}})
-	equal(t, "user properties of a PUBLISH", len(c.message().all(pUser)), 1)
+	c.Subscribe(mqtt.Filter(topic, 1))
+	c.Publish(mqtt.Publish{Topic: topic, QoS: 1, Props: [][]byte{mqtt.User("a", "b")}})
+	equal(t, "user properties of a PUBLISH", len(c.Message().All(mqtt.UserProperty)), 1)
 }
 
 func testResponseInformation(t *testing.T, e *env, v byte) {
 	for _, asked := range []uint32{0, 1} {
 		c := e.dialTo(t, v, e.vehicles)
-		ack := c.open(connect{version: v, id: e.unique(), clean: true, props: [][]byte{num(pRequestResponse, asked)}})
-		if info, there := ack.prop(pResponseInfo); there != (asked == 1) {
-			t.Errorf("asked %d, response information %q", asked, info.value)
+		ack := c.Open(mqtt.Connect{Version: v, ID: e.unique(), Props: [][]byte{mqtt.Number(mqtt.RequestResponse, asked)}})
+		if info, there := ack.Prop(mqtt.ResponseInformation); there != (asked == 1) {
+			t.Errorf("asked %d, response information %q", asked, info.Value)
 		}
 	}
-	_, ack := e.open(t, connect{version: v, id: e.unique(), clean: true})
-	if _, there := ack.prop(pResponseInfo); there {
+	_, ack := e.open(t, mqtt.Connect{Version: v, ID: e.unique()})
+	if _, there := ack.Prop(mqtt.ResponseInformation); there {
 		t.Error("response information that nobody asked for")
 	}
 }
 
 // testPropertyOfPacket puts properties where they do not belong, and twice.
 func testPropertyOfPacket(t *testing.T, e *env, v byte) {
-	expiry := num(pSessionExpiry, 5)
-	reason := textual(pReason, "x")
+	expiry := mqtt.Number(mqtt.SessionExpiry, 5)
+	reason := mqtt.String(mqtt.ReasonString, "x")
 	each(t, map[string][]byte{
-		"SUBSCRIBE":        subscribe(v, 1, [][]byte{reason}, filter{"a", 0}),
-		"UNSUBSCRIBE":      frame(tUnsubscribe<<4|2, u16(1), properties(num(pSubscriptionID, 1)), text("a")),
-		"PUBACK":           frame(tPuback<<4, u16(1), []byte{0}, properties(expiry)),
-		"PUBREC twice":     frame(tPubrec<<4, u16(1), []byte{0}, properties(reason, reason)),
-		"PUBREL":           frame(tPubrel<<4|2, u16(1), []byte{0}, properties(num(pAlias, 1))),
-		"PUBCOMP":          frame(tPubcomp<<4, u16(1), []byte{0}, properties(textual(pContentType, "x"))),
-		"DISCONNECT":       frame(tDisconnect<<4, []byte{0}, properties(num(pReceiveMaximum, 1))),
-		"DISCONNECT twice": frame(tDisconnect<<4, []byte{0}, properties(reason, reason)),
+		"SUBSCRIBE": mqtt.Subscribe(v, 1, [][]byte{reason}, mqtt.Filter("a", 0)),
+		"UNSUBSCRIBE": mqtt.Frame(mqtt.UNSUBSCRIBE<<4|2, mqtt.Uint16(1),
+			mqtt.Properties(mqtt.Number(mqtt.SubscriptionID, 1)), mqtt.Text("a")),
+		"PUBACK":       mqtt.Frame(mqtt.PUBACK<<4, mqtt.Uint16(1), []byte{0}, mqtt.Properties(expiry)),
+		"PUBREC twice": mqtt.Frame(mqtt.PUBREC<<4, mqtt.Uint16(1), []byte{0}, mqtt.Properties(reason, reason)),
+		"PUBREL": mqtt.Frame(mqtt.PUBREL<<4|2, mqtt.Uint16(1), []byte{0},
+			mqtt.Properties(mqtt.Number(mqtt.TopicAlias, 1))),
+		"PUBCOMP": mqtt.Frame(mqtt.PUBCOMP<<4, mqtt.Uint16(1), []byte{0},
+			mqtt.Properties(mqtt.String(mqtt.ContentType, "x"))),
+		"DISCONNECT":       mqtt.Frame(mqtt.DISCONNECT<<4, []byte{0}, mqtt.Properties(mqtt.Number(mqtt.ReceiveMaximum, 1))),
+		"DISCONNECT twice": mqtt.Frame(mqtt.DISCONNECT<<4, []byte{0}, mqtt.Properties(reason, reason)),
 	}, func(t *testing.T, p []byte) { e.violates(t, v, p, 0x81, 0x82) })
 }

@@ -5,6 +5,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"cellgate/test/mqtt"
 )
 
 func retainCases() []testCase {
@@ -18,9 +20,9 @@ func retainCases() []testCase {
 		both("retain/subscribed_again", testRetainAgain),
 		both("retain/wildcards", testRetainWildcards),
 		both("retain/long_topic", testRetainLongTopic),
-		only(v5, "retain/handling", testRetainHandling),
-		only(v5, "retain/as_published", testRetainAsPublished),
-		only(v5, "retain/expiry", testRetainExpiry),
+		only(mqtt.V5, "retain/handling", testRetainHandling),
+		only(mqtt.V5, "retain/as_published", testRetainAsPublished),
+		only(mqtt.V5, "retain/expiry", testRetainExpiry),
 	}
 }
 
@@ -29,32 +31,32 @@ func (e *env) retained(t *testing.T, v byte, f string) []string {
 	t.Helper()
 	end := "retained-end/" + e.unique()
 	c := e.client(t, v)
-	c.subscribe(filter{f, 2}, filter{end, 2})
-	c.publish(publish{topic: end, qos: 2})
+	c.Subscribe(mqtt.Filter(f, 2), mqtt.Filter(end, 2))
+	c.Publish(mqtt.Publish{Topic: end, QoS: 2})
 	var found []string
 	for {
-		p := c.message()
-		if p.topic == end {
+		p := c.Message()
+		if p.Topic == end {
 			return found
 		}
-		equal(t, "RETAIN of "+p.topic, p.retain(), true)
-		found = append(found, fmt.Sprintf("%s %d", p.payload, p.qos()))
+		equal(t, "RETAIN of "+p.Topic, p.Retain(), true)
+		found = append(found, fmt.Sprintf("%s %d", p.Payload, p.QoS()))
 	}
 }
 
 func testRetainStored(t *testing.T, e *env, v byte) {
 	for qos := range byte(3) {
 		topic := "retain/" + e.unique()
-		e.client(t, v).publish(publish{topic: topic, payload: "kept", qos: qos, retain: true})
+		e.client(t, v).Publish(mqtt.Publish{Topic: topic, Payload: "kept", QoS: qos, Retain: true})
 		if qos == 0 { // nothing tells when it has been taken
 			w := e.client(t, v)
-			w.subscribe(filter{topic, 0})
-			w.message()
+			w.Subscribe(mqtt.Filter(topic, 0))
+			w.Message()
 		}
 		equalList(t, "retained", e.retained(t, v, topic), fmt.Sprintf("kept %d", qos))
 		low := e.client(t, v)
-		low.subscribe(filter{topic, 0})
-		equal(t, "QoS at a subscription of 0", low.message().qos(), 0)
+		low.Subscribe(mqtt.Filter(topic, 0))
+		equal(t, "QoS at a subscription of 0", low.Message().QoS(), 0)
 	}
 }
 
@@ -62,38 +64,38 @@ func testRetainReplaced(t *testing.T, e *env, v byte) {
 	topic := "retain/" + e.unique()
 	c := e.client(t, v)
 	for i, qos := range []byte{2, 0, 1, 0, 1} {
-		c.publish(publish{topic: topic, payload: fmt.Sprint(i), qos: qos, retain: true})
+		c.Publish(mqtt.Publish{Topic: topic, Payload: fmt.Sprint(i), QoS: qos, Retain: true})
 	}
 	equalList(t, "retained", e.retained(t, v, topic), "4 1")
-	c.subscribe(filter{topic, 0})
-	c.message()
-	c.publish(publish{topic: topic, payload: "zero", retain: true})
-	equal(t, "live", c.message().payload, "zero")
+	c.Subscribe(mqtt.Filter(topic, 0))
+	c.Message()
+	c.Publish(mqtt.Publish{Topic: topic, Payload: "zero", Retain: true})
+	equal(t, "live", c.Message().Payload, "zero")
 	equalList(t, "retained at QoS 0", e.retained(t, v, topic), "zero 0")
 }
 
 func testRetainRemoved(t *testing.T, e *env, v byte) {
 	topic := "retain/" + e.unique()
 	c := e.client(t, v)
-	c.publish(publish{topic: topic, payload: "kept", qos: 1, retain: true})
+	c.Publish(mqtt.Publish{Topic: topic, Payload: "kept", QoS: 1, Retain: true})
 	w := e.client(t, v)
-	w.subscribe(filter{topic, 1})
-	equal(t, "payload", w.message().payload, "kept")
-	c.publish(publish{topic: topic, qos: 1, retain: true})
-	p := w.message()
-	equal(t, "payload passed on", p.payload, "")
-	equal(t, "RETAIN", p.retain(), false)
+	w.Subscribe(mqtt.Filter(topic, 1))
+	equal(t, "payload", w.Message().Payload, "kept")
+	c.Publish(mqtt.Publish{Topic: topic, QoS: 1, Retain: true})
+	p := w.Message()
+	equal(t, "payload passed on", p.Payload, "")
+	equal(t, "RETAIN", p.Retain(), false)
 	equalList(t, "retained", e.retained(t, v, topic))
 }
 
 func testRetainWithoutFlag(t *testing.T, e *env, v byte) {
 	topic := "retain/" + e.unique()
 	c := e.client(t, v)
-	c.publish(publish{topic: topic, payload: "live", qos: 1})
+	c.Publish(mqtt.Publish{Topic: topic, Payload: "live", QoS: 1})
 	equalList(t, "retained", e.retained(t, v, topic))
-	c.publish(publish{topic: topic, payload: "kept", qos: 1, retain: true})
-	c.publish(publish{topic: topic, payload: "live", qos: 1})
-	c.publish(publish{topic: topic, qos: 1})
+	c.Publish(mqtt.Publish{Topic: topic, Payload: "kept", QoS: 1, Retain: true})
+	c.Publish(mqtt.Publish{Topic: topic, Payload: "live", QoS: 1})
+	c.Publish(mqtt.Publish{Topic: topic, QoS: 1})
 	equalList(t, "retained", e.retained(t, v, topic), "kept 1")
 }
 
@@ -103,35 +105,35 @@ func testRetainKnown(t *testing.T, e *env, v byte) {
 	pub, sub := e.client(t, v), e.client(t, v)
 	for range 50 {
 		topic := "retain/" + e.unique()
-		pub.publish(publish{topic: topic, payload: "kept", qos: 1, retain: true})
-		sub.subscribe(filter{topic, 1})
-		p := sub.message()
-		equal(t, "RETAIN", p.retain(), true)
-		sub.unsubscribe(topic)
-		pub.publish(publish{topic: topic, qos: 1, retain: true})
-		sub.subscribe(filter{topic, 1})
-		sub.publish(publish{topic: topic, payload: "marker", qos: 1})
-		equal(t, "after the removal", sub.message().payload, "marker")
+		pub.Publish(mqtt.Publish{Topic: topic, Payload: "kept", QoS: 1, Retain: true})
+		sub.Subscribe(mqtt.Filter(topic, 1))
+		p := sub.Message()
+		equal(t, "RETAIN", p.Retain(), true)
+		sub.Unsubscribe(topic)
+		pub.Publish(mqtt.Publish{Topic: topic, QoS: 1, Retain: true})
+		sub.Subscribe(mqtt.Filter(topic, 1))
+		sub.Publish(mqtt.Publish{Topic: topic, Payload: "marker", QoS: 1})
+		equal(t, "after the removal", sub.Message().Payload, "marker")
 	}
 }
 
 func testRetainEstablished(t *testing.T, e *env, v byte) {
 	topic := "retain/" + e.unique()
 	c := e.client(t, v)
-	c.subscribe(filter{topic, 1})
-	c.publish(publish{topic: topic, payload: "x", qos: 1, retain: true})
-	equal(t, "RETAIN", c.message().retain(), false)
+	c.Subscribe(mqtt.Filter(topic, 1))
+	c.Publish(mqtt.Publish{Topic: topic, Payload: "x", QoS: 1, Retain: true})
+	equal(t, "RETAIN", c.Message().Retain(), false)
 }
 
 func testRetainAgain(t *testing.T, e *env, v byte) {
 	topic := "retain/" + e.unique()
 	c := e.client(t, v)
-	c.publish(publish{topic: topic, payload: "kept", qos: 1, retain: true})
+	c.Publish(mqtt.Publish{Topic: topic, Payload: "kept", QoS: 1, Retain: true})
 	for range 3 {
-		c.subscribe(filter{topic, 1})
-		p := c.message()
-		equal(t, "payload", p.payload, "kept")
-		equal(t, "RETAIN", p.retain(), true)
+		c.Subscribe(mqtt.Filter(topic, 1))
+		p := c.Message()
+		equal(t, "payload", p.Payload, "kept")
+		equal(t, "RETAIN", p.Retain(), true)
 	}
 }
 
@@ -139,7 +141,7 @@ func testRetainWildcards(t *testing.T, e *env, v byte) {
 	base := "retain/" + e.unique()
 	c := e.client(t, v)
 	for _, topic := range []string{base, base + "/a", base + "/a/b", base + "/b"} {
-		c.publish(publish{topic: topic, payload: "x" + topic[len(base):], qos: 1, retain: true})
+		c.Publish(mqtt.Publish{Topic: topic, Payload: "x" + topic[len(base):], QoS: 1, Retain: true})
 	}
 	equalList(t, "#", e.retained(t, v, base+"/#"), "x 1", "x/a 1", "x/a/b 1", "x/b 1")
 	equalList(t, "+", e.retained(t, v, base+"/+"), "x/a 1", "x/b 1")
@@ -150,22 +152,22 @@ func testRetainWildcards(t *testing.T, e *env, v byte) {
 func testRetainHandling(t *testing.T, e *env, v byte) {
 	topic := "retain/" + e.unique()
 	c := e.client(t, v)
-	c.publish(publish{topic: topic, payload: "kept", qos: 1, retain: true})
+	c.Publish(mqtt.Publish{Topic: topic, Payload: "kept", QoS: 1, Retain: true})
 	marker := func(name string) {
 		t.Helper()
-		c.publish(publish{topic: topic, payload: name, qos: 1})
-		equal(t, "next message", c.message().payload, name)
+		c.Publish(mqtt.Publish{Topic: topic, Payload: name, QoS: 1})
+		equal(t, "next message", c.Message().Payload, name)
 	}
-	c.subscribe(filter{topic, 1 | retainNever})
+	c.Subscribe(mqtt.Filter(topic, 1|mqtt.RetainNever))
 	marker("never")
-	c.subscribe(filter{topic, 1 | retainIfNew})
+	c.Subscribe(mqtt.Filter(topic, 1|mqtt.RetainIfNew))
 	marker("not new")
-	c.unsubscribe(topic)
-	c.subscribe(filter{topic, 1 | retainIfNew})
-	equal(t, "new", c.message().payload, "kept")
-	c.subscribe(filter{topic, 1})
-	equal(t, "always", c.message().payload, "kept")
-	e.violates(t, v, subscribe(v, 1, nil, filter{topic, 0x30}), 0x81, 0x82)
+	c.Unsubscribe(topic)
+	c.Subscribe(mqtt.Filter(topic, 1|mqtt.RetainIfNew))
+	equal(t, "new", c.Message().Payload, "kept")
+	c.Subscribe(mqtt.Filter(topic, 1))
+	equal(t, "always", c.Message().Payload, "kept")
+	e.violates(t, v, mqtt.Subscribe(v, 1, nil, mqtt.Filter(topic, 0x30)), 0x81, 0x82)
 }
 
 func testRetainAsPublished(t *testing.T, e *env, v byte) {
@@ -173,14 +175,14 @@ func testRetainAsPublished(t *testing.T, e *env, v byte) {
 		topic := "retain/" + e.unique()
 		options := byte(1)
 		if as {
-			options |= retainAsPublished
+			options |= mqtt.RetainAsPublished
 		}
 		c := e.client(t, v)
-		c.subscribe(filter{topic, options})
+		c.Subscribe(mqtt.Filter(topic, options))
 		for _, retain := range []bool{true, false} {
 			for qos := range byte(2) {
-				c.publish(publish{topic: topic, payload: "x", qos: qos, retain: retain})
-				equal(t, fmt.Sprintf("RETAIN with the option %v", as), c.message().retain(), retain && as)
+				c.Publish(mqtt.Publish{Topic: topic, Payload: "x", QoS: qos, Retain: retain})
+				equal(t, fmt.Sprintf("RETAIN with the option %v", as), c.Message().Retain(), retain && as)
 			}
 		}
 	}
@@ -189,26 +191,32 @@ func testRetainAsPublished(t *testing.T, e *env, v byte) {
 func testRetainExpiry(t *testing.T, e *env, v byte) {
 	topic := "retain/" + e.unique()
 	c := e.client(t, v)
-	c.publish(publish{topic: topic + "/short", payload: "short", qos: 1, retain: true, props: [][]byte{num(pMessageExpiry, 1)}})
-	c.publish(publish{topic: topic + "/long", payload: "long", qos: 1, retain: true, props: [][]byte{num(pMessageExpiry, 100)}})
+	c.Publish(mqtt.Publish{
+		Topic: topic + "/short", Payload: "short", QoS: 1, Retain: true,
+		Props: [][]byte{mqtt.Number(mqtt.MessageExpiry, 1)},
+	})
+	c.Publish(mqtt.Publish{
+		Topic: topic + "/long", Payload: "long", QoS: 1, Retain: true,
+		Props: [][]byte{mqtt.Number(mqtt.MessageExpiry, 100)},
+	})
 	waitOut(1200 * time.Millisecond)
-	c.subscribe(filter{topic + "/#", 1})
-	p := c.message()
-	equal(t, "payload", p.payload, "long")
-	if x, _ := p.prop(pMessageExpiry); x.num < 90 || x.num > 99 {
-		t.Errorf("message expiry %d after more than a second of 100", x.num)
+	c.Subscribe(mqtt.Filter(topic+"/#", 1))
+	p := c.Message()
+	equal(t, "payload", p.Payload, "long")
+	if x, _ := p.Prop(mqtt.MessageExpiry); x.Num < 90 || x.Num > 99 {
+		t.Errorf("message expiry %d after more than a second of 100", x.Num)
 	}
-	c.publish(publish{topic: topic + "/marker", payload: "marker", qos: 1})
-	equal(t, "payload", c.message().payload, "marker")
+	c.Publish(mqtt.Publish{Topic: topic + "/marker", Payload: "marker", QoS: 1})
+	equal(t, "payload", c.Message().Payload, "marker")
 }
 
 // testRetainLongTopic: the longest topic name is as good as any.
 func testRetainLongTopic(t *testing.T, e *env, v byte) {
 	topic := e.unique() + "/" + strings.Repeat("x", 65_535-40)
 	c := e.client(t, v)
-	c.publish(publish{topic: topic, payload: "kept", qos: 1, retain: true})
-	c.subscribe(filter{topic, 1})
-	p := c.message()
-	equal(t, "payload", p.payload, "kept")
-	equal(t, "RETAIN", p.retain(), true)
+	c.Publish(mqtt.Publish{Topic: topic, Payload: "kept", QoS: 1, Retain: true})
+	c.Subscribe(mqtt.Filter(topic, 1))
+	p := c.Message()
+	equal(t, "payload", p.Payload, "kept")
+	equal(t, "RETAIN", p.Retain(), true)
 }

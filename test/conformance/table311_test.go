@@ -1,8 +1,10 @@
 package conformance
 
+import "cellgate/test/mqtt"
+
 // table311 are the statements of MQTT 3.1.1, OASIS Standard of 29 October 2014, appendix B.
 func table311() []statement {
-	return statements(v4, [][3]string{
+	return statements(mqtt.V4, [][3]string{
 		{"MQTT-1.5.3-1", "strings are well-formed UTF-8 without surrogates, else the receiver closes", "format/utf8_ill_formed"},
 		{"MQTT-1.5.3-2", "strings hold no U+0000, else the receiver closes", "format/utf8_null"},
 		{"MQTT-1.5.3-3", "EF BB BF is U+FEFF wherever it stands and is not stripped", "format/utf8_byte_order_mark"},

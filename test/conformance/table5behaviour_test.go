@@ -1,8 +1,10 @@
 package conformance
 
+import "cellgate/test/mqtt"
+
 // table5Behaviour are the statements of MQTT 5.0 from section 4 on.
 func table5Behaviour() []statement {
-	return statements(v5, [][3]string{
+	return statements(mqtt.V5, [][3]string{
 		{"MQTT-4.1.0-1", "session state is kept while the connection is open", "session/kept_while_connected"},
 		{"MQTT-4.1.0-2", "it is discarded when its expiry has passed after the connection", "session/expiry"},
 		{"MQTT-4.2-1", "the transport is an ordered, lossless byte stream (4.2.0-1 in the text's appendix)", "format/byte_by_byte"},

@@ -1,8 +1,10 @@
 package conformance
 
+import "cellgate/test/mqtt"
+
 // table5Packets are the statements of MQTT 5.0, OASIS Standard of 7 March 2019, up to CONNACK.
 func table5Packets() []statement {
-	return statements(v5, [][3]string{
+	return statements(mqtt.V5, [][3]string{
 		{"MQTT-1.5.4-1", "strings are well-formed UTF-8 without surrogates", "format/utf8_ill_formed"},
 		{"MQTT-1.5.4-2", "strings hold no U+0000", "format/utf8_null"},
 		{"MQTT-1.5.4-3", "EF BB BF is U+FEFF wherever it stands and is not stripped", "format/utf8_byte_order_mark"},

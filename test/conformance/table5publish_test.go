@@ -1,8 +1,10 @@
 package conformance
 
+import "cellgate/test/mqtt"
+
 // table5Publish are the statements of MQTT 5.0 from PUBLISH to AUTH.
 func table5Publish() []statement {
-	return statements(v5, [][3]string{
+	return statements(mqtt.V5, [][3]string{
 		{"MQTT-3.3.1-1", "a repeated PUBLISH has DUP set", "resend/in_order"},
 		{"MQTT-3.3.1-2", "at QoS 0 DUP is 0", "publish/flags"},
 		{"MQTT-3.3.1-3", "DUP of an outgoing PUBLISH tells of its own repetition only", "publish/dup_not_passed_on"},

@@ -4,6 +4,8 @@ import (
 	"regexp"
 	"slices"
 	"testing"
+
+	"cellgate/test/mqtt"
 )
 
 // statement is one numbered normative statement, told in our own words.
@@ -84,7 +86,7 @@ func checkTable(t *testing.T, cases []testCase) {
 			covered[s.Version]++
 		}
 	}
-	for v, want := range map[byte]int{v4: count311, v5: count5} {
+	for v, want := range map[byte]int{mqtt.V4: count311, mqtt.V5: count5} {
 		equal(t, "statements of "+versionName(v), counts[v], want)
 		t.Logf("%s: %d statements, %d covered, %d not applicable", versionName(v), counts[v], covered[v], counts[v]-covered[v])
 	}

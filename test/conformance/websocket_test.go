@@ -3,10 +3,13 @@ package conformance
 import (
 	"context"
 	"net/http"
+	"slices"
 	"testing"
 	"time"
 
 	"github.com/coder/websocket"
+
+	"cellgate/test/mqtt"
 )
 
 func websocketCases() []testCase {
@@ -19,7 +22,7 @@ func websocketCases() []testCase {
 
 func (e *env) websocket(t *testing.T, protocols ...string) (*websocket.Conn, *http.Response, error) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	ctx, cancel := context.WithTimeout(t.Context(), mqtt.Patience)
 	defer cancel()
 	ws, resp, err := websocket.Dial(ctx, "ws://"+e.ws+"/mqtt", &websocket.DialOptions{Subprotocols: protocols})
 	if err == nil {
@@ -40,19 +43,20 @@ func testWebSocketFrames(t *testing.T, e *env, v byte) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	topic := "websocket/" + e.unique()
-	stream := join(connect{version: v, id: e.unique(), clean: true}.encode(), subscribe(v, 1, nil, filter{topic, 1}),
-		publish{topic: topic, payload: "x", qos: 1, id: 2}.encode(v), pingreq)
+	stream := slices.Concat(mqtt.Connect{Version: v, ID: e.unique()}.Encode(),
+		mqtt.Subscribe(v, 1, nil, mqtt.Filter(topic, 1)),
+		mqtt.Publish{Topic: topic, Payload: "x", QoS: 1, ID: 2}.Encode(v), mqtt.Pingreq())
 	for _, part := range [][]byte{stream[:1], stream[1:5], stream[5 : len(stream)-3], stream[len(stream)-3:]} {
 		if err := ws.Write(ctx, websocket.MessageBinary, part); err != nil {
 			t.Fatal(err)
 		}
 	}
-	c := wrap(t, v, websocket.NetConn(ctx, ws, websocket.MessageBinary)) // fails on any other type of message
-	c.expect(tConnack)
-	c.expect(tSuback)
-	c.await(tPuback, 2)
-	c.await(tPingresp, 0)
-	equal(t, "payload", c.message().payload, "x")
+	c := mqtt.Over(t, v, websocket.NetConn(ctx, ws, websocket.MessageBinary)) // fails on any other type of message
+	c.Expect(mqtt.CONNACK)
+	c.Expect(mqtt.SUBACK)
+	c.Await(mqtt.PUBACK, 2)
+	c.Await(mqtt.PINGRESP, 0)
+	equal(t, "payload", c.Message().Payload, "x")
 }
 
 func testWebSocketText(t *testing.T, e *env, v byte) {
@@ -61,17 +65,18 @@ func testWebSocketText(t *testing.T, e *env, v byte) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		ctx, cancel := context.WithTimeout(t.Context(), patience)
+		ctx, cancel := context.WithTimeout(t.Context(), mqtt.Patience)
 		defer cancel()
 		if !first {
-			if err := ws.Write(ctx, websocket.MessageBinary, connect{version: v, id: e.unique(), clean: true}.encode()); err != nil {
+			if err := ws.Write(ctx, websocket.MessageBinary,
+				mqtt.Connect{Version: v, ID: e.unique()}.Encode()); err != nil {
 				t.Fatal(err)
 			}
 			if _, _, err := ws.Read(ctx); err != nil {
 				t.Fatal(err)
 			}
 		}
-		if err := ws.Write(ctx, websocket.MessageText, pingreq); err != nil {
+		if err := ws.Write(ctx, websocket.MessageText, mqtt.Pingreq()); err != nil {
 			t.Fatal(err)
 		}
 		for err == nil { // a DISCONNECT may come

@@ -1,0 +1,240 @@
+package mqtt
+
+import (
+	"bytes"
+	"crypto/tls"
+	"errors"
+	"io"
+	"net"
+	"slices"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// T is a Client that fails its test where Client returns an error. It ends with the test.
+type T struct {
+	*Client
+	TB testing.TB
+}
+
+// Over makes a client of a connection.
+func Over(t testing.TB, version byte, conn net.Conn) *T {
+	t.Cleanup(func() { _ = conn.Close() })
+	return &T{New(conn, version), t}
+}
+
+// DialT opens a connection without sending anything of MQTT; config may be nil, for plain TCP.
+func DialT(t testing.TB, addr string, version byte, config *tls.Config) *T {
+	t.Helper()
+	c, err := Dial(addr, version, config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = c.Conn.Close() })
+	return &T{c, t}
+}
+
+// fatal ends the test with an error.
+func (c *T) fatal(err error) {
+	c.TB.Helper()
+	if err != nil {
+		c.TB.Fatal(err)
+	}
+}
+
+// Open sends a CONNECT that has to be accepted.
+func (c *T) Open(o Connect) Packet {
+	c.TB.Helper()
+	ack, err := c.Connect(o)
+	if err != nil || ack.Reason != 0 {
+		c.TB.Fatalf("connect %q on %d: %v, %v", o.ID, c.Version, ack, err)
+	}
+	return ack
+}
+
+// Send writes frames as they are.
+func (c *T) Send(frames ...[]byte) {
+	c.TB.Helper()
+	c.fatal(c.Client.Send(frames...))
+}
+
+// Expect gives the next packet, which must be of the type.
+func (c *T) Expect(typ byte) Packet {
+	c.TB.Helper()
+	p, err := c.Read()
+	switch {
+	case err != nil:
+		c.TB.Fatalf("waiting for a packet of type %d: %v", typ, err)
+	case p.Type != typ:
+		c.TB.Fatalf("%v instead of a packet of type %d", p, typ)
+	}
+	return p
+}
+
+// ExpectAck gives the next packet, which must acknowledge id with the reason.
+func (c *T) ExpectAck(typ byte, id uint16, reason byte) {
+	c.TB.Helper()
+	if p := c.Expect(typ); p.ID != id || p.Reason != reason {
+		c.TB.Fatalf("%v instead of an acknowledgement of %d with 0x%02X", p, id, reason)
+	}
+}
+
+// ExpectFrame reads the next frame, which must have the first byte, and the body unless that is nil.
+func (c *T) ExpectFrame(first byte, body ...byte) {
+	c.TB.Helper()
+	got, b, err := c.ReadFrame()
+	if err != nil {
+		c.TB.Fatalf("got %v, want frame %#x % x", err, first, body)
+	}
+	if got != first || (body != nil && !bytes.Equal(b, body)) {
+		c.TB.Fatalf("got frame %#x % x, want %#x % x", got, b, first, body)
+	}
+}
+
+// Connack gives the code of the next frame, which must be a CONNACK, whatever the version.
+func (c *T) Connack() byte {
+	c.TB.Helper()
+	first, body, err := c.ReadFrame()
+	if err != nil || first != CONNACK<<4 || len(body) < 2 {
+		c.TB.Fatalf("no CONNACK but %#x % x, %v", first, body, err)
+	}
+	return body[1]
+}
+
+// ExpectEnd awaits the end of the connection: on MQTT 5 a DISCONNECT with one of the reasons first, on 3.1.1 nothing.
+func (c *T) ExpectEnd(reasons ...byte) {
+	c.TB.Helper()
+	if c.Version == V5 {
+		if p := c.Expect(DISCONNECT); !slices.Contains(reasons, p.Reason) {
+			c.TB.Errorf("DISCONNECT with 0x%02X, not one of %X", p.Reason, reasons)
+		}
+	}
+	c.ExpectClosed()
+}
+
+// ExpectClosed awaits that the gateway closes without another packet.
+func (c *T) ExpectClosed() {
+	c.TB.Helper()
+	p, err := c.Read()
+	if err == nil {
+		c.TB.Fatalf("%v instead of the end", p)
+	}
+	c.CheckEnd(err)
+}
+
+// CheckEnd holds that a read failed because the gateway has closed.
+func (c *T) CheckEnd(err error) {
+	c.TB.Helper()
+	switch {
+	case isTimeout(err):
+		c.TB.Fatal("the gateway did not close the connection")
+	case !errors.Is(err, io.EOF) && !errors.Is(err, syscall.ECONNRESET):
+		c.TB.Fatalf("read: %v", err)
+	}
+}
+
+// Ended reads until the gateway closes, whatever comes before, and gives its DISCONNECT; the zero Packet is none.
+func (c *T) Ended() Packet {
+	c.TB.Helper()
+	bye, err := c.ReadToEnd()
+	c.fatal(err)
+	return bye
+}
+
+// Quiet holds that the gateway neither sends anything nor closes within d.
+func (c *T) Quiet(d time.Duration) {
+	c.TB.Helper()
+	c.fatal(c.Silence(d))
+}
+
+// Subscribe subscribes and gives the granted codes.
+func (c *T) Subscribe(filters ...Subscription) []byte {
+	c.TB.Helper()
+	return c.SubscribeWith(nil, filters...)
+}
+
+// SubscribeWith is Subscribe with properties.
+func (c *T) SubscribeWith(props [][]byte, filters ...Subscription) []byte {
+	c.TB.Helper()
+	codes, err := c.Client.Subscribe(props, filters...)
+	c.fatal(err)
+	return codes
+}
+
+// Unsubscribe gives the codes of the UNSUBACK.
+func (c *T) Unsubscribe(filters ...string) []byte {
+	c.TB.Helper()
+	codes, err := c.Client.Unsubscribe(filters...)
+	c.fatal(err)
+	return codes
+}
+
+// Publish publishes what has to be accepted, and goes through the whole exchange that the QoS asks for.
+func (c *T) Publish(p Publish) {
+	c.TB.Helper()
+	if reason, err := c.Client.Publish(p); err != nil || reason != 0 {
+		c.TB.Fatalf("publish to %q with QoS %d: 0x%02X, %v", p.Topic, p.QoS, reason, err)
+	}
+}
+
+// Await reads on to a successful acknowledgement and keeps everything else for later.
+func (c *T) Await(typ byte, id uint16) {
+	c.TB.Helper()
+	if p := c.AwaitAny(typ, id); p.Reason != 0 {
+		c.TB.Fatalf("type %d of %d with reason 0x%02X", typ, id, p.Reason)
+	}
+}
+
+// AwaitAny is Await whatever the reason.
+func (c *T) AwaitAny(typ byte, id uint16) Packet {
+	c.TB.Helper()
+	p, err := c.Client.Await(typ, id)
+	c.fatal(err)
+	return p
+}
+
+// AwaitTopic takes messages until there is one, now or of before, whose topic begins with prefix.
+func (c *T) AwaitTopic(prefix string) Packet {
+	c.TB.Helper()
+	p, err := c.Client.AwaitTopic(prefix)
+	c.fatal(err)
+	return p
+}
+
+// Message gives the next packet, which must be a PUBLISH, and acknowledges it to the end.
+func (c *T) Message() Packet {
+	c.TB.Helper()
+	p, err := c.Next()
+	c.fatal(err)
+	return p
+}
+
+// Messages gives the payloads of the next n messages.
+func (c *T) Messages(n int) []string {
+	c.TB.Helper()
+	var list []string
+	for range n {
+		list = append(list, c.Message().Payload)
+	}
+	return list
+}
+
+// Acknowledge goes through the exchange that a PUBLISH of the gateway asks for.
+func (c *T) Acknowledge(p Packet) {
+	c.TB.Helper()
+	c.fatal(c.Client.Acknowledge(p))
+}
+
+// Ping awaits a PINGRESP; what comes before it is kept.
+func (c *T) Ping() {
+	c.TB.Helper()
+	c.fatal(c.Client.Ping())
+}
+
+// Disconnect says goodbye and waits until the gateway has closed.
+func (c *T) Disconnect() {
+	c.TB.Helper()
+	c.Send(Disconnect())
+	c.ExpectClosed()
+}
