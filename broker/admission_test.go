@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"cellgate/broker/frame"
+	"cellgate/test/mqtt"
 )
 
 // Clients that connect all at once do not pass the bound together.
@@ -15,16 +16,16 @@ func TestMaxConnectionsAtOnce(t *testing.T) {
 	clients := make([]*client, 8*most)
 	for i := range clients {
 		clients[i] = h.dial("cars")
-		clients[i].version = frame.Version5
+		clients[i].Version = frame.Version5
 	}
 	for i, c := range clients {
 		// A session that outlives its connection: the CONNACK waits for the disk.
-		expiry := []byte{0x11, 0, 0, 1, 0}
-		c.send(connectFrame(fmt.Sprintf("LTEST%012d", i), frame.Version5, connectOptions{props: expiry}))
+		o := mqtt.Connect{Props: [][]byte{mqtt.Number(mqtt.SessionExpiry, 256)}}
+		c.Send(connectFrame(fmt.Sprintf("LTEST%012d", i), frame.Version5, o))
 	}
 	accepted := 0
 	for _, c := range clients {
-		switch code := c.connack(); code {
+		switch code := c.Connack(); code {
 		case 0:
 			accepted++
 		case frame.ReasonQuotaExceeded:

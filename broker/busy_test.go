@@ -5,6 +5,7 @@ import (
 
 	"cellgate/broker/journal"
 	"cellgate/broker/message"
+	"cellgate/test/mqtt"
 )
 
 // slowJournal takes records only once gate is closed, as the real one while its buffer is full.
@@ -23,15 +24,15 @@ func TestKeepaliveWhileTheJournalIsSlow(t *testing.T) {
 	t.Parallel()
 	gate := make(chan struct{})
 	h := newHarness(t, func(o *Options) { o.Journal = slowJournal{o.Journal, gate} })
-	c := h.connect("cars", testVIN, 5, connectOptions{keepalive: 1})
-	c.send(publishFrame(5, 1, 1, "v1/"+testVIN+"/up/x", "x"))
+	c := h.connect("cars", testVIN, 5, mqtt.Connect{Keepalive: 1})
+	c.Send(publishFrame(5, 1, 1, "v1/"+testVIN+"/up/x", "x"))
 	served := h.b.wheel.all(nil)[0]
 	begun := h.b.wheel.clock.Load()
 	eventually(t, "the keep alive would be over", func() bool {
 		return h.b.wheel.clock.Load()-begun > 2*served.keepalive
 	})
 	close(gate)
-	c.expect(0x40, puback(1)...)
-	c.send([]byte{0xC0, 0})
-	c.expect(0xD0)
+	c.ExpectFrame(0x40, puback(1)...)
+	c.Send([]byte{0xC0, 0})
+	c.ExpectFrame(0xD0)
 }

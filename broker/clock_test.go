@@ -8,6 +8,7 @@ import (
 
 	"cellgate/auth"
 	"cellgate/broker/frame"
+	"cellgate/test/mqtt"
 )
 
 // wallClock is a wall clock that somebody sets.
@@ -57,26 +58,26 @@ func TestClockAnHourAhead(t *testing.T) {
 	t.Parallel()
 	h, w, a := clockHarness(t)
 	short, long := issueVehicle(t, a, testVIN, 30*time.Minute), issueVehicle(t, a, "LTEST000000000002", 3*time.Hour)
-	overtaken := h.connect("tokens", testVIN, 5, connectOptions{password: short, keepalive: 30})
-	stays := h.connect("tokens", "LTEST000000000002", 5, connectOptions{password: long, keepalive: 30})
+	overtaken := h.connect("tokens", testVIN, 5, mqtt.Connect{Password: short, Keepalive: 30})
+	stays := h.connect("tokens", "LTEST000000000002", 5, mqtt.Connect{Password: long, Keepalive: 30})
 
 	w.step(time.Hour)
-	if reason := overtaken.expectClosed(); reason != frame.ReasonNotAuthorized {
+	if reason := overtaken.Ended().Reason; reason != frame.ReasonNotAuthorized {
 		t.Errorf("reason %#x", reason)
 	}
-	stays.send(publishFrame(5, 1, 1, "v1/LTEST000000000002/up/telemetry", "x"))
-	stays.expect(0x40, puback(1)...)
+	stays.Send(publishFrame(5, 1, 1, "v1/LTEST000000000002/up/telemetry", "x"))
+	stays.ExpectFrame(0x40, puback(1)...)
 	again := h.dial("tokens")
-	again.version = 5
-	again.send(connectFrame(testVIN, 5, connectOptions{password: short}))
-	if code := again.connack(); code != frame.ReasonBadCredentials {
+	again.Version = 5
+	again.Send(connectFrame(testVIN, 5, mqtt.Connect{Password: short}))
+	if code := again.Connack(); code != frame.ReasonBadCredentials {
 		t.Errorf("expired token: CONNACK %#x", code)
 	}
 
 	w.step(-time.Hour)
-	stays.send(publishFrame(5, 1, 2, "v1/LTEST000000000002/up/telemetry", "x"))
-	stays.expect(0x40, puback(2)...)
-	h.connect("tokens", testVIN, 5, connectOptions{password: short})
+	stays.Send(publishFrame(5, 1, 2, "v1/LTEST000000000002/up/telemetry", "x"))
+	stays.ExpectFrame(0x40, puback(2)...)
+	h.connect("tokens", testVIN, 5, mqtt.Connect{Password: short})
 }
 
 // TestClockAnHourBehind: a clock that falls back neither holds connections that do not read, nor suspends keep
@@ -86,24 +87,24 @@ func TestClockAnHourBehind(t *testing.T) {
 	t.Parallel()
 	h, w, a := clockHarness(t)
 	token := issueVehicle(t, a, testVIN, 10*time.Minute)
-	c := h.connect("tokens", testVIN, 5, connectOptions{password: token, keepalive: 30})
-	silent := h.connect("tokens", "LTEST000000000002", 5, connectOptions{password: issueVehicle(t, a, "LTEST000000000002", time.Hour), keepalive: 1})
+	c := h.connect("tokens", testVIN, 5, mqtt.Connect{Password: token, Keepalive: 30})
+	silent := h.connect("tokens", "LTEST000000000002", 5, mqtt.Connect{Password: issueVehicle(t, a, "LTEST000000000002", time.Hour), Keepalive: 1})
 
 	w.step(-time.Hour)
-	c.send(publishFrame(5, 1, 1, "v1/"+testVIN+"/up/telemetry", "x"))
-	c.expect(0x40, puback(1)...)
-	if reason := silent.expectClosed(); reason != frame.ReasonKeepaliveTimeout {
+	c.Send(publishFrame(5, 1, 1, "v1/"+testVIN+"/up/telemetry", "x"))
+	c.ExpectFrame(0x40, puback(1)...)
+	if reason := silent.Ended().Reason; reason != frame.ReasonKeepaliveTimeout {
 		t.Errorf("silent client: reason %#x", reason)
 	}
 	early := h.dial("tokens")
-	early.version = 5
-	early.send(connectFrame("LTEST000000000003", 5, connectOptions{password: h.tokenAt(t, a, w, time.Hour)}))
-	if code := early.connack(); code != frame.ReasonBadCredentials {
+	early.Version = 5
+	early.Send(connectFrame("LTEST000000000003", 5, mqtt.Connect{Password: h.tokenAt(t, a, w, time.Hour)}))
+	if code := early.Connack(); code != frame.ReasonBadCredentials {
 		t.Errorf("token of the future: CONNACK %#x", code)
 	}
 
 	w.step(time.Hour + 11*time.Minute)
-	if reason := c.expectClosed(); reason != frame.ReasonNotAuthorized {
+	if reason := c.Ended().Reason; reason != frame.ReasonNotAuthorized {
 		t.Errorf("reason %#x", reason)
 	}
 }
@@ -124,11 +125,11 @@ func TestAssignedClientID(t *testing.T) {
 	token, _, err := h.auth.Issue(auth.IssueRequest{Subject: "bench", Role: "lab"})
 	must(t, err)
 	for _, listener := range []string{"tokens", "lab"} {
-		h.connect(listener, "", 5, connectOptions{user: "anything", password: token})
+		h.connect(listener, "", 5, mqtt.Connect{User: "anything", Password: token})
 		c := h.dial(listener)
-		c.version = 5
-		c.send(connectFrame("1M8GDM9AXKP042788", 5, connectOptions{password: token}))
-		if code := c.connack(); code == 0 {
+		c.Version = 5
+		c.Send(connectFrame("1M8GDM9AXKP042788", 5, mqtt.Connect{Password: token}))
+		if code := c.Connack(); code == 0 {
 			t.Errorf("%s: the role lab was let in under a VIN", listener)
 		}
 	}

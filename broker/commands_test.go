@@ -10,6 +10,7 @@ import (
 	"cellgate/broker/command"
 	"cellgate/broker/frame"
 	"cellgate/broker/message"
+	"cellgate/test/mqtt"
 )
 
 // heldCommands is a command service that decides when the test does.
@@ -53,8 +54,8 @@ func TestCommandIsAcknowledgedAsDecided(t *testing.T) {
 		}
 		held := &heldCommands{}
 		h := newHarness(t, withCommands(held))
-		c := h.connect("lab", "lab-1", frame.Version5, connectOptions{})
-		c.send(publishFrame(frame.Version5, qos, 1, commandTopic, "{}"), publishFrame(frame.Version5, qos, 2, commandTopic, "{}"),
+		c := h.connect("lab", "lab-1", frame.Version5, mqtt.Connect{})
+		c.Send(publishFrame(frame.Version5, qos, 1, commandTopic, "{}"), publishFrame(frame.Version5, qos, 2, commandTopic, "{}"),
 			publishFrame(frame.Version5, 1, 3, "t", "behind"))
 		first, second := <-held.submitted, <-held.submitted
 		if first.rec.Topic != commandTopic || !first.refusable || first.from.By != "lab-1" || first.from.Role != "lab" || first.from.Address == "" {
@@ -64,12 +65,12 @@ func TestCommandIsAcknowledgedAsDecided(t *testing.T) {
 			t.Errorf("journaled %+v", recs[0])
 		}
 		second.answer(frame.ReasonQuotaExceeded)
-		c.send([]byte{0xC0, 0})
-		c.expect(0xD0)
+		c.Send([]byte{0xC0, 0})
+		c.ExpectFrame(0xD0)
 		first.answer(0)
-		c.expect(typ, puback(1)...)
-		c.expect(typ, append(puback(2), frame.ReasonQuotaExceeded)...)
-		c.expect(0x40, puback(3)...)
+		c.ExpectFrame(typ, puback(1)...)
+		c.ExpectFrame(typ, append(puback(2), frame.ReasonQuotaExceeded)...)
+		c.ExpectFrame(0x40, puback(3)...)
 	}
 }
 
@@ -80,21 +81,21 @@ func TestCommandByQoS2(t *testing.T) {
 	versions(t, func(t *testing.T, version byte) {
 		held := &heldCommands{}
 		h := newHarness(t, withCommands(held))
-		c := h.connect("lab", "lab-1", version, connectOptions{})
+		c := h.connect("lab", "lab-1", version, mqtt.Connect{})
 		publish := publishFrame(version, 2, 7, commandTopic, "{}")
 		if version == frame.Version5 {
-			c.send(publish)
+			c.Send(publish)
 			(<-held.submitted).answer(frame.ReasonImplementation)
-			c.expect(0x50, append(puback(7), frame.ReasonImplementation)...)
+			c.ExpectFrame(0x50, append(puback(7), frame.ReasonImplementation)...)
 		}
 		again := append([]byte{publish[0] | 8}, publish[1:]...)
 		for _, f := range [][]byte{publish, again} {
-			c.send(f)
+			c.Send(f)
 			(<-held.submitted).answer(0)
-			c.expect(0x50, puback(7)...)
+			c.ExpectFrame(0x50, puback(7)...)
 		}
-		c.send(packet(0x62, puback(7)))
-		c.expect(0x70, puback(7)...)
+		c.Send(mqtt.Frame(0x62, puback(7)))
+		c.ExpectFrame(0x70, puback(7)...)
 	})
 }
 
@@ -103,14 +104,14 @@ func TestRefusedCommandEndsOldClient(t *testing.T) {
 	t.Parallel()
 	held := &heldCommands{}
 	h := newHarness(t, withCommands(held))
-	c := h.connect("lab", "lab-1", frame.Version311, connectOptions{})
-	c.send(publishFrame(frame.Version311, 1, 1, commandTopic, "{}"))
+	c := h.connect("lab", "lab-1", frame.Version311, mqtt.Connect{})
+	c.Send(publishFrame(frame.Version311, 1, 1, commandTopic, "{}"))
 	s := <-held.submitted
 	if s.refusable {
 		t.Error("a 3.1.1 client passes for one that can be told no")
 	}
 	s.answer(frame.ReasonTopicInvalid)
-	if first, body, err := c.read(); err == nil {
+	if first, body, err := c.ReadFrame(); err == nil {
 		t.Errorf("got %#x % x", first, body)
 	}
 }
@@ -120,9 +121,9 @@ func TestCommandThatIsNotTakenIsNotAcknowledged(t *testing.T) {
 	t.Parallel()
 	versions(t, func(t *testing.T, version byte) {
 		h := newHarness(t, withCommands(&heldCommands{err: errors.New("closing")}))
-		c := h.connect("lab", "lab-1", version, connectOptions{})
-		c.send(publishFrame(version, 1, 1, commandTopic, "{}"))
-		first, body, err := c.read()
+		c := h.connect("lab", "lab-1", version, mqtt.Connect{})
+		c.Send(publishFrame(version, 1, 1, commandTopic, "{}"))
+		first, body, err := c.ReadFrame()
 		if err == nil && first != 0xE0 {
 			t.Errorf("got %#x % x", first, body)
 		}
@@ -134,23 +135,23 @@ func TestWhatIsACommand(t *testing.T) {
 	t.Parallel()
 	held := &heldCommands{}
 	h := newHarness(t, withCommands(held))
-	c := h.connect("lab", testVIN+"x", frame.Version5, connectOptions{})
+	c := h.connect("lab", testVIN+"x", frame.Version5, mqtt.Connect{})
 	topics := []string{"v1/V/cmd/c1", "v1/V/cmd/c1/lock/now", "v1/V/res/c1/x", "v1/" + testVIN + "x/cmd/c1/lock"}
 	for i, topic := range topics {
-		c.send(publishFrame(frame.Version5, 1, uint16(i+1), topic, "{}"))
-		c.expect(0x40, puback(uint16(i+1))...)
+		c.Send(publishFrame(frame.Version5, 1, uint16(i+1), topic, "{}"))
+		c.ExpectFrame(0x40, puback(uint16(i+1))...)
 	}
 	if len(held.submitted) > 0 {
 		t.Errorf("submitted %+v", <-held.submitted)
 	}
-	c.send(publishFrame(frame.Version5, 0, 0, "v1/V/cmd//", "{}"))
+	c.Send(publishFrame(frame.Version5, 0, 0, "v1/V/cmd//", "{}"))
 	s := <-held.submitted
 	if s.refusable {
 		t.Error("QoS 0 has no answer")
 	}
 	s.answer(frame.ReasonTopicInvalid)
-	c.send([]byte{0xC0, 0})
-	c.expect(0xD0)
+	c.Send([]byte{0xC0, 0})
+	c.ExpectFrame(0xD0)
 }
 
 // Who may not send commands at all is refused without the service.
@@ -160,9 +161,9 @@ func TestCommandWithoutScope(t *testing.T) {
 	h := newHarness(t, withCommands(held))
 	token, _, err := h.auth.Issue(auth.IssueRequest{Subject: "billing", Role: auth.RoleService, Scopes: []string{auth.ScopeTelemetryRead}})
 	must(t, err)
-	c := h.connect("tokens", "billing", frame.Version5, connectOptions{user: "billing", password: token})
-	c.send(publishFrame(frame.Version5, 1, 1, commandTopic, "{}"))
-	c.expect(0x40, append(puback(1), frame.ReasonNotAuthorized)...)
+	c := h.connect("tokens", "billing", frame.Version5, mqtt.Connect{User: "billing", Password: token})
+	c.Send(publishFrame(frame.Version5, 1, 1, commandTopic, "{}"))
+	c.ExpectFrame(0x40, append(puback(1), frame.ReasonNotAuthorized)...)
 	if len(held.submitted) > 0 {
 		t.Errorf("submitted %+v", <-held.submitted)
 	}
@@ -173,8 +174,8 @@ func TestResponseTopicIsBoundedInLevels(t *testing.T) {
 	t.Parallel()
 	held := &heldCommands{}
 	h := newHarness(t, withCommands(held), func(o *Options) { o.Limits.MaxLevels = 8 })
-	c := h.connect("lab", "lab-1", frame.Version5, connectOptions{})
-	c.send(publishFrame(frame.Version5, 0, 0, commandTopic, "{}"))
+	c := h.connect("lab", "lab-1", frame.Version5, mqtt.Connect{})
+	c.Send(publishFrame(frame.Version5, 0, 0, commandTopic, "{}"))
 	s := <-held.submitted
 	if !s.from.Respond("a/b/c/d/e/f/g/h") || s.from.Respond("a/b/c/d/e/f/g/h/i") {
 		t.Error("levels of a response topic are not bounded as those of topics are")

@@ -11,10 +11,11 @@ import (
 	"cellgate/auth"
 	"cellgate/broker/frame"
 	"cellgate/broker/message"
+	"cellgate/test/mqtt"
 )
 
-func authProps(method, data string) []byte {
-	return slices.Concat([]byte{0x15}, text(method), []byte{0x16}, text(data))
+func authProps(method, data string) [][]byte {
+	return [][]byte{mqtt.String(mqtt.AuthMethod, method), mqtt.String(mqtt.AuthData, data)}
 }
 
 func TestConnectRefusals(t *testing.T) {
@@ -24,48 +25,42 @@ func TestConnectRefusals(t *testing.T) {
 	good := h.token(testVIN)
 	service, _, err := h.auth.Issue(auth.IssueRequest{Subject: "billing", Role: auth.RoleService, Scopes: []string{"telemetry:read"}, TTL: time.Hour})
 	must(t, err)
-	willTo := func(topic string, version byte) []byte {
-		w := slices.Concat(text(topic), text("gone"))
-		if version == 5 {
-			w = append([]byte{0}, w...)
-		}
-		return w
-	}
+	willTo := func(topic string) *mqtt.Will { return &mqtt.Will{Topic: topic, Payload: "gone"} }
 	tests := []struct {
 		name   string
 		id     string
-		o      func(version byte) connectOptions
+		o      func(version byte) mqtt.Connect
 		v4, v5 byte
 	}{
-		{"good", testVIN, func(byte) connectOptions { return connectOptions{user: testVIN, password: good} }, 0, 0},
-		{"no token", testVIN, func(byte) connectOptions { return connectOptions{user: testVIN} }, 4, 0x86},
-		{"no credentials", testVIN, func(byte) connectOptions { return connectOptions{} }, 4, 0x86},
-		{"bad token", testVIN, func(byte) connectOptions { return connectOptions{user: testVIN, password: "x.y.z"} }, 4, 0x86},
-		{"truncated token", testVIN, func(byte) connectOptions {
-			return connectOptions{user: testVIN, password: good[:len(good)-2]}
+		{"good", testVIN, func(byte) mqtt.Connect { return mqtt.Connect{User: testVIN, Password: good} }, 0, 0},
+		{"no token", testVIN, func(byte) mqtt.Connect { return mqtt.Connect{User: testVIN} }, 4, 0x86},
+		{"no credentials", testVIN, func(byte) mqtt.Connect { return mqtt.Connect{} }, 4, 0x86},
+		{"bad token", testVIN, func(byte) mqtt.Connect { return mqtt.Connect{User: testVIN, Password: "x.y.z"} }, 4, 0x86},
+		{"truncated token", testVIN, func(byte) mqtt.Connect {
+			return mqtt.Connect{User: testVIN, Password: good[:len(good)-2]}
 		}, 4, 0x86},
-		{"another VIN's token", other, func(byte) connectOptions { return connectOptions{user: other, password: good} }, 5, 0x87},
-		{"another VIN as user", testVIN, func(byte) connectOptions { return connectOptions{user: other, password: good} }, 4, 0x86},
-		{"vehicle without id", "", func(byte) connectOptions { return connectOptions{user: testVIN, password: good} }, 2, 0x85},
-		{"service", "billing/1", func(byte) connectOptions { return connectOptions{user: "billing", password: service} }, 0, 0},
-		{"service as VIN", testVIN, func(byte) connectOptions { return connectOptions{user: testVIN, password: service} }, 5, 0x87},
-		{"service as another", "other", func(byte) connectOptions { return connectOptions{user: "billing", password: service} }, 5, 0x87},
-		{"own will", testVIN, func(v byte) connectOptions {
-			return connectOptions{user: testVIN, password: good, will: willTo("v1/"+testVIN+"/up/gone", v)}
+		{"another VIN's token", other, func(byte) mqtt.Connect { return mqtt.Connect{User: other, Password: good} }, 5, 0x87},
+		{"another VIN as user", testVIN, func(byte) mqtt.Connect { return mqtt.Connect{User: other, Password: good} }, 4, 0x86},
+		{"vehicle without id", "", func(byte) mqtt.Connect { return mqtt.Connect{User: testVIN, Password: good} }, 2, 0x85},
+		{"service", "billing/1", func(byte) mqtt.Connect { return mqtt.Connect{User: "billing", Password: service} }, 0, 0},
+		{"service as VIN", testVIN, func(byte) mqtt.Connect { return mqtt.Connect{User: testVIN, Password: service} }, 5, 0x87},
+		{"service as another", "other", func(byte) mqtt.Connect { return mqtt.Connect{User: "billing", Password: service} }, 5, 0x87},
+		{"own will", testVIN, func(v byte) mqtt.Connect {
+			return mqtt.Connect{User: testVIN, Password: good, Will: willTo("v1/" + testVIN + "/up/gone")}
 		}, 0, 0},
-		{"another's will", testVIN, func(v byte) connectOptions {
-			return connectOptions{user: testVIN, password: good, will: willTo("v1/"+other+"/up/gone", v)}
+		{"another's will", testVIN, func(v byte) mqtt.Connect {
+			return mqtt.Connect{User: testVIN, Password: good, Will: willTo("v1/" + other + "/up/gone")}
 		}, 5, 0x87},
 	}
 	for _, tt := range tests {
 		for version, want := range map[byte]byte{4: tt.v4, 5: tt.v5} {
 			c := h.dial("tokens")
-			c.send(connectFrame(tt.id, version, tt.o(version)))
-			if got := c.connack(); got != want {
+			c.Send(connectFrame(tt.id, version, tt.o(version)))
+			if got := c.Connack(); got != want {
 				t.Errorf("%s, version %d: CONNACK %#x, want %#x", tt.name, version, got, want)
 			}
 			if want != 0 {
-				c.expectClosed()
+				c.Ended()
 			}
 		}
 	}
@@ -80,8 +75,8 @@ func TestExpiredToken(t *testing.T) {
 		o.Auth = clockedAuth{o.Auth.(*auth.Authority), time.Now().Add(2 * time.Hour)}
 	})
 	c := h.dial("tokens")
-	c.send(connectFrame(testVIN, 5, connectOptions{user: testVIN, password: h.token(testVIN)}))
-	if got := c.connack(); got != frame.ReasonBadCredentials {
+	c.Send(connectFrame(testVIN, 5, mqtt.Connect{User: testVIN, Password: h.token(testVIN)}))
+	if got := c.Connack(); got != frame.ReasonBadCredentials {
 		t.Errorf("CONNACK %#x", got)
 	}
 }
@@ -104,8 +99,8 @@ func TestConnackProperties(t *testing.T) {
 	t.Parallel()
 	h := newHarness(t, func(o *Options) { o.Limits.MaxKeepalive = time.Minute; o.Limits.Window = 20 })
 	c := h.dial("lab")
-	c.send(connectFrame("", 5, connectOptions{keepalive: 600}))
-	first, body, err := c.read()
+	c.Send(connectFrame("", 5, mqtt.Connect{Keepalive: 600}))
+	first, body, err := c.ReadFrame()
 	must(t, err)
 	if first != 0x20 || body[1] != 0 {
 		t.Fatalf("%#x % x", first, body)
@@ -120,8 +115,8 @@ func TestConnackProperties(t *testing.T) {
 		}
 	}
 	c = h.dial("cars")
-	c.send(connectFrame(testVIN, 5, connectOptions{keepalive: 30, props: []byte{0x11, 0xff, 0xff, 0xff, 0xff, 0x19, 1}}))
-	_, body, err = c.read()
+	c.Send(connectFrame(testVIN, 5, mqtt.Connect{Keepalive: 30, Props: [][]byte{{0x11, 0xff, 0xff, 0xff, 0xff, 0x19, 1}}}))
+	_, body, err = c.ReadFrame()
 	must(t, err)
 	props = string(body[2:])
 	if strings.Contains(props, "\x13\x00") {
@@ -138,7 +133,7 @@ func TestConnackProperties(t *testing.T) {
 func TestConnectViolations(t *testing.T) {
 	t.Parallel()
 	h := newHarness(t)
-	legal := connectFrame("x", 4, connectOptions{})
+	legal := connectFrame("x", 4, mqtt.Connect{})
 	tests := []struct {
 		name   string
 		send   []byte
@@ -148,21 +143,21 @@ func TestConnectViolations(t *testing.T) {
 		{"ping first", []byte{0xC0, 0}, nil},
 		{"http", []byte("GET / HTTP/1.1\r\n\r\n"), nil},
 		{"reserved flags", append([]byte{0x11}, legal[1:]...), nil},
-		{"version 3", packet(0x10, slices.Concat(text("MQIsdp"), []byte{3, 2, 0, 0}, text("x"))), []byte{0, 1}},
-		{"version 6", packet(0x10, slices.Concat(text("MQTT"), []byte{6, 2, 0, 0}, text("x"))), []byte{0, 1}},
-		{"other protocol", packet(0x10, slices.Concat(text("MQTX"), []byte{4, 2, 0, 0}, text("x"))), nil},
-		{"reserved connect flag", packet(0x10, slices.Concat(text("MQTT"), []byte{4, 3, 0, 0}, text("x"))), nil},
-		{"reserved connect flag on 5", packet(0x10, slices.Concat(text("MQTT"), []byte{5, 3, 0, 0, 0}, text("x"))), []byte{0, 0x81}},
-		{"unknown method", connectFrame("x", 5, connectOptions{props: authProps("SCRAM", "x")}), []byte{0, 0x8C}},
-		{"empty id, session kept", connectFrame("", 4, connectOptions{keepSession: true}), []byte{0, 2}},
+		{"version 3", mqtt.Frame(0x10, slices.Concat(mqtt.Text("MQIsdp"), []byte{3, 2, 0, 0}, mqtt.Text("x"))), []byte{0, 1}},
+		{"version 6", mqtt.Frame(0x10, slices.Concat(mqtt.Text("MQTT"), []byte{6, 2, 0, 0}, mqtt.Text("x"))), []byte{0, 1}},
+		{"other protocol", mqtt.Frame(0x10, slices.Concat(mqtt.Text("MQTX"), []byte{4, 2, 0, 0}, mqtt.Text("x"))), nil},
+		{"reserved connect flag", mqtt.Frame(0x10, slices.Concat(mqtt.Text("MQTT"), []byte{4, 3, 0, 0}, mqtt.Text("x"))), nil},
+		{"reserved connect flag on 5", mqtt.Frame(0x10, slices.Concat(mqtt.Text("MQTT"), []byte{5, 3, 0, 0, 0}, mqtt.Text("x"))), []byte{0, 0x81}},
+		{"unknown method", connectFrame("x", 5, mqtt.Connect{Props: authProps("SCRAM", "x")}), []byte{0, 0x8C}},
+		{"empty id, session kept", connectFrame("", 4, mqtt.Connect{Keep: true}), []byte{0, 2}},
 		{"17 KiB", []byte{0x10, 0x80, 0x88, 0x01}, nil},
 		{"256 MiB", []byte{0x10, 0xFF, 0xFF, 0xFF, 0x7F}, nil},
 		{"length of five bytes", []byte{0x10, 0xFF, 0xFF, 0xFF, 0xFF, 0x7F}, nil},
 	}
 	for _, tt := range tests {
 		c := h.dial("lab")
-		c.send(tt.send)
-		first, body, err := c.read()
+		c.Send(tt.send)
+		first, body, err := c.ReadFrame()
 		switch {
 		case tt.answer == nil && err == nil:
 			t.Errorf("%s: answered %#x % x", tt.name, first, body)
@@ -170,7 +165,7 @@ func TestConnectViolations(t *testing.T) {
 			t.Errorf("%s: answered % x, %v, want % x", tt.name, body, err, tt.answer)
 		}
 		if err == nil {
-			c.expectClosed()
+			c.Ended()
 		}
 	}
 }
@@ -181,18 +176,18 @@ func TestPipelinedWithConnect(t *testing.T) {
 	h := newHarness(t)
 	c := h.dial("cars")
 	topic := "v1/" + testVIN + "/up/telemetry"
-	c.send(connectFrame(testVIN, 4, connectOptions{}), publishFrame(4, 1, 1, topic, "x"), []byte{0xC0, 0})
-	c.expect(0x20, 0, 0)
-	if first, _, err := c.read(); err != nil || (first != 0x40 && first != 0xD0) {
+	c.Send(connectFrame(testVIN, 4, mqtt.Connect{}), publishFrame(4, 1, 1, topic, "x"), []byte{0xC0, 0})
+	c.ExpectFrame(0x20, 0, 0)
+	if first, _, err := c.ReadFrame(); err != nil || (first != 0x40 && first != 0xD0) {
 		t.Fatalf("%#x, %v", first, err)
 	}
-	if first, _, err := c.read(); err != nil || (first != 0x40 && first != 0xD0) {
+	if first, _, err := c.ReadFrame(); err != nil || (first != 0x40 && first != 0xD0) {
 		t.Fatalf("%#x, %v", first, err)
 	}
 	c = h.dial("tokens")
-	c.send(connectFrame(testVIN, 4, connectOptions{user: testVIN, password: "bad"}), publishFrame(4, 1, 1, topic, "x"))
-	c.expect(0x20, 0, 4)
-	c.expectClosed()
+	c.Send(connectFrame(testVIN, 4, mqtt.Connect{User: testVIN, Password: "bad"}), publishFrame(4, 1, 1, topic, "x"))
+	c.ExpectFrame(0x20, 0, 4)
+	c.Ended()
 	if last := h.journal.Last(); last != 1 {
 		t.Errorf("%d records, want 1", last)
 	}
@@ -201,11 +196,11 @@ func TestPipelinedWithConnect(t *testing.T) {
 func TestBehindDisconnect(t *testing.T) {
 	t.Parallel()
 	h := newHarness(t)
-	c := h.connect("cars", testVIN, 4, connectOptions{})
+	c := h.connect("cars", testVIN, 4, mqtt.Connect{})
 	topic := "v1/" + testVIN + "/up/telemetry"
-	c.send(publishFrame(4, 1, 1, topic, "x"), []byte{0xE0, 0}, publishFrame(4, 1, 2, topic, "y"))
-	c.expect(0x40, puback(1)...)
-	c.expectClosed()
+	c.Send(publishFrame(4, 1, 1, topic, "x"), []byte{0xE0, 0}, publishFrame(4, 1, 2, topic, "y"))
+	c.ExpectFrame(0x40, puback(1)...)
+	c.Ended()
 	if last := h.journal.Last(); last != 1 {
 		t.Errorf("%d records, want 1", last)
 	}
@@ -214,13 +209,13 @@ func TestBehindDisconnect(t *testing.T) {
 func TestEnhancedAuthentication(t *testing.T) {
 	t.Parallel()
 	h := newHarness(t)
-	c := h.connect("tokens", testVIN, 5, connectOptions{props: authProps("CELL-JWT", h.token(testVIN))})
-	fresh := slices.Concat([]byte{0x19}, propsOf(authProps("CELL-JWT", h.token(testVIN))))
-	c.send(packet(0xF0, fresh))
-	c.expect(0xF0, slices.Concat([]byte{0, 11, 0x15}, text("CELL-JWT"))...)
-	other := slices.Concat([]byte{0x19}, propsOf(authProps("CELL-JWT", h.token("LTEST000000000002"))))
-	c.send(packet(0xF0, other))
-	if reason := c.expectClosed(); reason != frame.ReasonNotAuthorized {
+	c := h.connect("tokens", testVIN, 5, mqtt.Connect{Props: authProps("CELL-JWT", h.token(testVIN))})
+	fresh := slices.Concat([]byte{0x19}, mqtt.Properties(authProps("CELL-JWT", h.token(testVIN))...))
+	c.Send(mqtt.Frame(0xF0, fresh))
+	c.ExpectFrame(0xF0, slices.Concat([]byte{0, 11, 0x15}, mqtt.Text("CELL-JWT"))...)
+	other := slices.Concat([]byte{0x19}, mqtt.Properties(authProps("CELL-JWT", h.token("LTEST000000000002"))...))
+	c.Send(mqtt.Frame(0xF0, other))
+	if reason := c.Ended().Reason; reason != frame.ReasonNotAuthorized {
 		t.Errorf("another's token: reason %#x", reason)
 	}
 }
@@ -231,21 +226,21 @@ func TestTokenRefresh(t *testing.T) {
 		h := newHarness(t)
 		c := vehicle(h, version)
 		topic := "v1/" + testVIN + "/token"
-		c.send(publishFrame(version, 1, 1, topic, h.token(testVIN)))
-		c.expect(0x40, puback(1)...)
-		c.send(publishFrame(version, 2, 2, topic, h.token(testVIN)))
-		c.expect(0x50, puback(2)...)
-		c.send(frame.AppendAck(nil, frame.TypePubrel, 2, 0, version))
-		c.expect(0x70, puback(2)...)
-		c.send(publishFrame(version, 1, 3, topic, "nonsense"))
+		c.Send(publishFrame(version, 1, 1, topic, h.token(testVIN)))
+		c.ExpectFrame(0x40, puback(1)...)
+		c.Send(publishFrame(version, 2, 2, topic, h.token(testVIN)))
+		c.ExpectFrame(0x50, puback(2)...)
+		c.Send(frame.AppendAck(nil, frame.TypePubrel, 2, 0, version))
+		c.ExpectFrame(0x70, puback(2)...)
+		c.Send(publishFrame(version, 1, 3, topic, "nonsense"))
 		if version == 5 {
-			c.expect(0x40, 0, 3, 0x87)
-			c.send(publishFrame(version, 1, 4, topic, h.token("LTEST000000000002")))
-			if reason := c.expectClosed(); reason != frame.ReasonNotAuthorized {
+			c.ExpectFrame(0x40, 0, 3, 0x87)
+			c.Send(publishFrame(version, 1, 4, topic, h.token("LTEST000000000002")))
+			if reason := c.Ended().Reason; reason != frame.ReasonNotAuthorized {
 				t.Errorf("another's token: reason %#x", reason)
 			}
 		} else {
-			c.expectClosed()
+			c.Ended()
 		}
 		for _, r := range h.records(1) {
 			if r.Kind == message.KindPublish {
@@ -261,13 +256,13 @@ func TestTokenEnd(t *testing.T) {
 		h := newHarness(t, func(o *Options) { o.Limits.ExpiringNotice = time.Minute })
 		token, id, err := h.auth.Issue(auth.IssueRequest{Subject: testVIN, Role: auth.RoleVehicle, TTL: 4 * time.Second})
 		must(t, err)
-		c := h.connect("tokens", testVIN, version, connectOptions{user: testVIN, password: token})
+		c := h.connect("tokens", testVIN, version, mqtt.Connect{User: testVIN, Password: token})
 		if end := time.UnixMilli(h.b.wheel.all(nil)[0].endAt.Load()); end.After(id.Expires.Add(-wheelTick)) {
 			t.Errorf("the connection ends at %v: looked at once a tick, it outlives its token, which ends at %v", end, id.Expires)
 		}
-		c.send(subscribeFrame(version, 1, "v1/"+testVIN+"/sys/#", 1))
-		c.expect(0x90)
-		first, body, err := c.read()
+		c.Send(subscribeFrame(version, 1, "v1/"+testVIN+"/sys/#", 1))
+		c.ExpectFrame(0x90)
+		first, body, err := c.ReadFrame()
 		if err != nil || first>>4 != 3 || !strings.Contains(string(body), "sys/token-expiring") {
 			t.Errorf("no notice but %#x % x, %v", first, body, err)
 		}
@@ -275,7 +270,7 @@ func TestTokenEnd(t *testing.T) {
 		if version == 5 {
 			want = frame.ReasonNotAuthorized
 		}
-		if reason := c.expectClosed(); reason != want {
+		if reason := c.Ended().Reason; reason != want {
 			t.Errorf("reason %#x", reason)
 		}
 	})
@@ -287,7 +282,7 @@ func TestRevoked(t *testing.T) {
 	c := vehicle(h, 5)
 	_, err := h.auth.Revoke(auth.Revocation{Subject: testVIN}, auth.Caller{})
 	must(t, err)
-	if reason := c.expectClosed(); reason != frame.ReasonNotAuthorized {
+	if reason := c.Ended().Reason; reason != frame.ReasonNotAuthorized {
 		t.Errorf("reason %#x", reason)
 	}
 }
@@ -324,18 +319,18 @@ func TestReceiveMaximum(t *testing.T) {
 		}
 		return b
 	}
-	c := h.connect("cars", testVIN, 5, connectOptions{})
-	c.send(burst(5))
-	if reason := c.expectClosed(); reason != frame.ReasonReceiveMaximum {
+	c := h.connect("cars", testVIN, 5, mqtt.Connect{})
+	c.Send(burst(5))
+	if reason := c.Ended().Reason; reason != frame.ReasonReceiveMaximum {
 		t.Errorf("on 5: reason %#x", reason)
 	}
-	c = h.connect("cars", testVIN, 4, connectOptions{})
-	c.send(burst(4), []byte{0xC0, 0})
+	c = h.connect("cars", testVIN, 4, mqtt.Connect{})
+	c.Send(burst(4), []byte{0xC0, 0})
 	eventually(t, "8 records of the 3.1.1 client", func() bool { return h.journal.Last() == 16 })
 	close(gate)
 	for id := uint16(1); id <= 9; id++ {
 		for {
-			first, body, err := c.read()
+			first, body, err := c.ReadFrame()
 			must(t, err)
 			if first == 0x40 {
 				if got := binary.BigEndian.Uint16(body); got != id {

@@ -19,6 +19,7 @@ import (
 	"cellgate/broker/message"
 	"cellgate/broker/session"
 	"cellgate/broker/statefile"
+	"cellgate/test/mqtt"
 )
 
 // TestFaultAtEveryCallSite lets each write, sync, allocation, creation and renaming of the journal's files fail, in
@@ -124,7 +125,7 @@ func (c *faultCase) fatal(error) {
 	defer c.mu.Unlock()
 	c.failed = true
 	for _, cl := range c.conns {
-		_ = cl.c.Close()
+		_ = cl.Conn.Close()
 	}
 }
 
@@ -202,19 +203,19 @@ func (c *faultCase) drive(version byte, patience time.Duration) {
 	h := &harness{t: c.t, b: c.b}
 	id := fmt.Sprintf("LTEST00000000000%d", version)
 	cl := h.dial("cars")
-	defer func() { _ = cl.c.Close() }()
+	defer func() { _ = cl.Conn.Close() }()
 	c.mu.Lock()
 	c.conns = append(c.conns, cl)
 	failed := c.failed
 	c.mu.Unlock()
-	if cl.version = version; failed {
+	if cl.Version = version; failed {
 		return
 	}
-	if _, err := cl.c.Write(connectFrame(id, version, connectOptions{})); err != nil {
+	if _, err := cl.Conn.Write(connectFrame(id, version, mqtt.Connect{})); err != nil {
 		return
 	}
-	_ = cl.c.SetReadDeadline(time.Now().Add(patience))
-	if first, body, err := cl.readFrame(); err != nil || first != 0x20 || body[1] != 0 {
+	cl.Patience = patience
+	if first, body, err := cl.ReadFrame(); err != nil || first != 0x20 || body[1] != 0 {
 		return // a journal that takes nothing: no session either
 	}
 	const group = 4
@@ -223,12 +224,11 @@ func (c *faultCase) drive(version byte, patience time.Duration) {
 		for i := n; i < n+group; i++ {
 			qos := byte(1 + i%2)
 			answers += int(qos)
-			if _, err := cl.c.Write(publishFrame(version, qos, i, "v1/"+id+"/up/x", payloadOf(version, i))); err != nil {
+			if _, err := cl.Conn.Write(publishFrame(version, qos, i, "v1/"+id+"/up/x", payloadOf(version, i))); err != nil {
 				return
 			}
 		}
 		for ; answers > 0; answers-- {
-			_ = cl.c.SetReadDeadline(time.Now().Add(patience))
 			if !c.answer(cl, version) {
 				return
 			}
@@ -243,7 +243,7 @@ func payloadOf(version byte, n uint16) string {
 
 // answer takes one frame of the server; false ends the client.
 func (c *faultCase) answer(cl *client, version byte) bool {
-	first, body, err := cl.readFrame()
+	first, body, err := cl.ReadFrame()
 	if err != nil || len(body) < 2 || (len(body) > 2 && body[2] >= 0x80) {
 		return false
 	}
@@ -254,7 +254,7 @@ func (c *faultCase) answer(cl *client, version byte) bool {
 		c.acked[payloadOf(version, id)[:8]] = true
 		c.mu.Unlock()
 		if first == 0x50 {
-			_, err = cl.c.Write(frame.AppendAck(nil, frame.TypePubrel, id, 0, version))
+			_, err = cl.Conn.Write(frame.AppendAck(nil, frame.TypePubrel, id, 0, version))
 		}
 	case 0x70:
 	default:

@@ -1,15 +1,9 @@
 package broker
 
 import (
-	"bufio"
-	"bytes"
 	"context"
-	"encoding/binary"
-	"errors"
 	"fmt"
-	"io"
 	"log/slog"
-	"net"
 	"path/filepath"
 	"sync"
 	"testing"
@@ -22,6 +16,7 @@ import (
 	"cellgate/broker/session"
 	"cellgate/broker/statefile"
 	"cellgate/test/logbuf"
+	"cellgate/test/mqtt"
 
 	"github.com/prometheus/client_golang/prometheus"
 	dto "github.com/prometheus/client_model/go"
@@ -165,183 +160,40 @@ func (h *harness) records(n int) []message.Record {
 	return out
 }
 
-// client is a raw MQTT client: it sends what it is told and reads frames.
-type client struct {
-	t       testing.TB
-	c       net.Conn
-	r       *bufio.Reader
-	version byte
+// client sends what it is told and reads frames.
+type client = mqtt.T
 
-	connackProps string // what pitfalls want of it
-}
-
+// dial opens a connection; its version does not matter to one that sends and reads frames.
 func (h *harness) dial(listener string) *client {
 	h.t.Helper()
-	c, err := net.Dial("tcp", h.b.Addrs()[listener].String())
-	must(h.t, err)
-	h.t.Cleanup(func() { _ = c.Close() })
-	return newClient(h.t, c)
-}
-
-func newClient(t testing.TB, c net.Conn) *client {
-	return &client{t: t, c: c, r: bufio.NewReader(c), version: frame.Version311}
+	return mqtt.DialT(h.t, h.b.Addrs()[listener].String(), mqtt.V4, nil)
 }
 
 // connect dials and connects; the CONNACK must be 0.
-func (h *harness) connect(listener, id string, version byte, o connectOptions) *client {
+func (h *harness) connect(listener, id string, version byte, o mqtt.Connect) *client {
 	h.t.Helper()
 	c := h.dial(listener)
-	c.version = version
-	c.send(connectFrame(id, version, o))
-	if code := c.connack(); code != 0 {
-		h.t.Fatalf("CONNACK %#x", code)
-	}
+	c.Version = version
+	o.ID = id
+	c.Open(o)
 	return c
 }
 
-// connectOptions are the parts of a CONNECT that tests vary.
-type connectOptions struct {
-	user, password string
-	keepSession    bool
-	keepalive      uint16
-	props          []byte // of MQTT 5
-	will           []byte // will properties on 5, topic, payload
-	willFlags      byte
-}
-
-func connectFrame(id string, version byte, o connectOptions) []byte {
-	flags := byte(2)
-	if o.keepSession {
-		flags = 0
-	}
-	if o.will != nil {
-		flags |= 4 | o.willFlags
-	}
-	if o.user != "" {
-		flags |= 0x80
-	}
-	if o.password != "" {
-		flags |= 0x40
-	}
-	b := append(text("MQTT"), version, flags)
-	b = binary.BigEndian.AppendUint16(b, o.keepalive)
-	if version == frame.Version5 {
-		b = append(b, propsOf(o.props)...)
-	}
-	b = append(b, text(id)...)
-	b = append(b, o.will...)
-	if o.user != "" {
-		b = append(b, text(o.user)...)
-	}
-	if o.password != "" {
-		b = append(b, text(o.password)...)
-	}
-	return packet(0x10, b)
-}
-
-// propsOf puts the property length in front.
-func propsOf(p []byte) []byte { return packet(0, p)[1:] }
-
-func text(s string) []byte {
-	return append(binary.BigEndian.AppendUint16(nil, uint16(len(s))), s...)
-}
-
-func packet(first byte, body []byte) []byte {
-	b := []byte{first}
-	n := len(body)
-	for n >= 0x80 {
-		b = append(b, byte(n)|0x80)
-		n >>= 7
-	}
-	return append(append(b, byte(n)), body...)
+func connectFrame(id string, version byte, o mqtt.Connect) []byte {
+	o.ID, o.Version = id, version
+	return o.Encode()
 }
 
 // publishFrame has, on MQTT 5, the properties that props holds.
 func publishFrame(version, qos byte, id uint16, topic, payload string, props ...byte) []byte {
-	b := text(topic)
-	if qos > 0 {
-		b = binary.BigEndian.AppendUint16(b, id)
-	}
-	if version == frame.Version5 {
-		b = append(append(b, byte(len(props))), props...)
-	}
-	return packet(0x30|qos<<1, append(b, payload...))
+	return mqtt.Publish{Topic: topic, Payload: payload, QoS: qos, ID: id, Props: [][]byte{props}}.Encode(version)
 }
 
 func subscribeFrame(version byte, id uint16, filter string, qos byte) []byte {
-	b := binary.BigEndian.AppendUint16(nil, id)
-	if version == frame.Version5 {
-		b = append(b, 0)
-	}
-	return packet(0x82, append(append(b, text(filter)...), qos))
+	return mqtt.Subscribe(version, id, nil, mqtt.Filter(filter, qos))
 }
 
-func (c *client) send(b ...[]byte) {
-	c.t.Helper()
-	if _, err := c.c.Write(bytes.Join(b, nil)); err != nil {
-		c.t.Fatalf("write: %v", err)
-	}
-}
-
-const testPatience = 30 * time.Second
-
-// read gives the next frame: first byte and body. io.EOF when the server has closed.
-func (c *client) read() (first byte, body []byte, err error) {
-	_ = c.c.SetReadDeadline(time.Now().Add(testPatience))
-	return c.readFrame()
-}
-
-// readFrame is read with the deadline as it is.
-func (c *client) readFrame() (first byte, body []byte, err error) {
-	if first, err = c.r.ReadByte(); err != nil {
-		return 0, nil, err
-	}
-	length, err := binary.ReadUvarint(c.r)
-	if err != nil {
-		return 0, nil, err
-	}
-	body = make([]byte, length)
-	_, err = io.ReadFull(c.r, body)
-	return first, body, err
-}
-
-// expect reads a frame and holds it against first byte and body.
-func (c *client) expect(first byte, body ...byte) {
-	c.t.Helper()
-	got, b, err := c.read()
-	if err != nil {
-		c.t.Fatalf("got %v, want frame %#x % x", err, first, body)
-	}
-	if got != first || (body != nil && !bytes.Equal(b, body)) {
-		c.t.Fatalf("got frame %#x % x, want %#x % x", got, b, first, body)
-	}
-}
-
-func (c *client) connack() byte {
-	c.t.Helper()
-	first, body, err := c.read()
-	if err != nil || first != 0x20 || len(body) < 2 {
-		c.t.Fatalf("no CONNACK but %#x % x, %v", first, body, err)
-	}
-	return body[1]
-}
-
-// expectClosed reads until the server closes and gives the reason of the DISCONNECT, 0 if there was none.
-func (c *client) expectClosed() (reason byte) {
-	c.t.Helper()
-	for {
-		first, body, err := c.read()
-		var timeout net.Error
-		switch {
-		case errors.As(err, &timeout) && timeout.Timeout():
-			c.t.Fatal("the connection is still open")
-		case err != nil:
-			return reason
-		case first == 0xE0 && len(body) > 0:
-			reason = body[0]
-		}
-	}
-}
+const testPatience = mqtt.Patience
 
 // stuckJournal tells nobody that anything is durable before gate is closed.
 type stuckJournal struct {

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"cellgate/broker/frame"
+	"cellgate/test/mqtt"
 )
 
 // hostileScale multiplies the numbers of TestHostileClients; set HOSTILE_SCALE for a long run.
@@ -58,7 +59,7 @@ func TestHostileClients(t *testing.T) {
 	var slowest time.Duration
 	for i := range 20 {
 		start := time.Now()
-		h.connect("cars", fmt.Sprintf("LTESTNEW%09d", i), 4, connectOptions{})
+		h.connect("cars", fmt.Sprintf("LTESTNEW%09d", i), 4, mqtt.Connect{})
 		slowest = max(slowest, time.Since(start))
 	}
 	close(stop)
@@ -86,10 +87,10 @@ func heap() uint64 {
 
 func honestVehicle(h *harness, i, messages int, acked *atomic.Int64) {
 	vin := fmt.Sprintf("LTESTGOOD%08d", i)
-	c := h.connect("cars", vin, 5, connectOptions{keepalive: 30})
+	c := h.connect("cars", vin, 5, mqtt.Connect{Keepalive: 30})
 	for n := uint16(1); n <= uint16(messages); n++ {
-		c.send(publishFrame(5, 1, n, "v1/"+vin+"/up/telemetry", "x"))
-		c.expect(0x40, puback(n)...)
+		c.Send(publishFrame(5, 1, n, "v1/"+vin+"/up/telemetry", "x"))
+		c.ExpectFrame(0x40, puback(n)...)
 		acked.Add(1)
 		time.Sleep(20 * time.Millisecond) // the pace of the vehicle, not a wait for anything
 	}
@@ -104,7 +105,7 @@ func attacks(h *harness, n int) []func(stop <-chan struct{}) {
 	evil := func(frames ...[]byte) func(<-chan struct{}) {
 		return func(stop <-chan struct{}) {
 			for i := 0; !stopped(stop); i++ {
-				once(address, slices.Concat(connectFrame(fmt.Sprintf("EVIL%d", i), 5, connectOptions{}), slices.Concat(frames...)))
+				once(address, slices.Concat(connectFrame(fmt.Sprintf("EVIL%d", i), 5, mqtt.Connect{}), slices.Concat(frames...)))
 			}
 		}
 	}
@@ -113,9 +114,9 @@ func attacks(h *harness, n int) []func(stop <-chan struct{}) {
 		hold(address, []byte{0x10}, []byte{0x7f}),                // a byte now and then
 		hold(secure, []byte{22, 3, 1}, nil),                      // half a TLS handshake
 		hold(address, []byte{0x10, 0xff, 0xff, 0xff, 0x7f}, nil), // 256 MiB announced
-		evil(packet(0x30, make([]byte, 300<<10))),                // larger than the maximum
+		evil(mqtt.Frame(0x30, make([]byte, 300<<10))),            // larger than the maximum
 		evil([]byte{0x32, 0xff, 0xff, 0x3f}),                     // a large length and nothing behind it
-		evil(connectFrame("again", 5, connectOptions{})),
+		evil(connectFrame("again", 5, mqtt.Connect{})),
 		evil([]byte{0xE0, 0}, publishFrame(5, 1, 1, "v1/EVIL/up/x", "behind DISCONNECT")),
 		evil(slices.Repeat(subscribeFrame(5, 1, "$share/g/v1/+/up/#", 1), 200)),
 		evil(slices.Repeat(subscribeFrame(5, 1, "v1/+/cmd/#", 1), 200)),
@@ -193,7 +194,7 @@ func neverReads(address string, stop <-chan struct{}) {
 		return
 	}
 	defer func() { _ = c.Close() }()
-	_, _ = c.Write(connectFrame("EVILSTALLED", 4, connectOptions{}))
+	_, _ = c.Write(connectFrame("EVILSTALLED", 4, mqtt.Connect{}))
 	f := slices.Repeat(publishFrame(4, 1, 1, "v1/EVILSTALLED/up/x", "x"), 100)
 	for !stopped(stop) {
 		_ = c.SetWriteDeadline(time.Now().Add(100 * time.Millisecond))
@@ -253,7 +254,7 @@ func TestForeignFilters(t *testing.T) {
 	t.Parallel()
 	versions(t, func(t *testing.T, version byte) {
 		h := newHarness(t)
-		c := h.connect("cars", testVIN, version, connectOptions{})
+		c := h.connect("cars", testVIN, version, mqtt.Connect{})
 		want := byte(0x80)
 		if version == 5 {
 			want = frame.ReasonNotAuthorized
@@ -263,8 +264,8 @@ func TestForeignFilters(t *testing.T) {
 			"$share/g/$share/g/v1/+/cmd/#", "$SYS/#", "v1/other/token", "v1/+/token",
 		} {
 			id := uint16(i + 1)
-			c.send(subscribeFrame(version, id, filter, 1))
-			first, body, err := c.read()
+			c.Send(subscribeFrame(version, id, filter, 1))
+			first, body, err := c.ReadFrame()
 			if err != nil || first != 0x90 || body[len(body)-1] != want {
 				t.Errorf("%s: %#x % x, %v", filter, first, body, err)
 			}

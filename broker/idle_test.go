@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"cellgate/broker/frame"
+	"cellgate/test/mqtt"
 )
 
 // The clients of BenchmarkIdle live in a process of their own, so that the resident memory measured is the
@@ -60,7 +61,7 @@ func idleClient(t *testing.T, address string, i int) net.Conn {
 	if os.Getenv(idleTLS) != "" {
 		c = tls.Client(c, &tls.Config{InsecureSkipVerify: true})
 	}
-	_, err = c.Write(connectFrame(idleVIN(i), frame.Version311, connectOptions{keepSession: true, keepalive: 1200}))
+	_, err = c.Write(connectFrame(idleVIN(i), frame.Version311, mqtt.Connect{Keep: true, Keepalive: 1200}))
 	must(t, err)
 	ack := make([]byte, 4)
 	_, err = io.ReadFull(c, ack)

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"cellgate/broker/frame"
+	"cellgate/test/mqtt"
 
 	"github.com/eclipse/paho.golang/packets"
 	"github.com/eclipse/paho.golang/paho"
@@ -135,27 +136,27 @@ func TestResume(t *testing.T) {
 	versions(t, func(t *testing.T, version byte) {
 		dir := t.TempDir()
 		h := openHarness(t, dir)
-		o := connectOptions{keepSession: true, props: []byte{0x11, 0, 0, 0x0E, 0x10}}
+		o := mqtt.Connect{Keep: true, Props: [][]byte{mqtt.Number(mqtt.SessionExpiry, 3600)}}
 		service := h.connect("lab", "service", version, o)
-		service.send(subscribeFrame(version, 1, "v1/+/up/#", 1))
-		service.expect(0x90)
-		must(t, service.c.Close())
+		service.Send(subscribeFrame(version, 1, "v1/+/up/#", 1))
+		service.ExpectFrame(0x90)
+		must(t, service.Conn.Close())
 		eventually(t, "the service is gone", func() bool { return !h.sessions.Connected(labKey("service")) })
-		car := h.connect("cars", testVIN, version, connectOptions{})
+		car := h.connect("cars", testVIN, version, mqtt.Connect{})
 		for i := uint16(1); i <= 5; i++ {
-			car.send(publishFrame(version, 1, i, "v1/"+testVIN+"/up/x", fmt.Sprint("message ", i)))
-			car.expect(0x40, puback(i)...)
+			car.Send(publishFrame(version, 1, i, "v1/"+testVIN+"/up/x", fmt.Sprint("message ", i)))
+			car.ExpectFrame(0x40, puback(i)...)
 		}
 		h.stop()
 		h = openHarness(t, dir)
 		service = h.dial("lab")
-		service.send(connectFrame("service", version, o))
-		first, body, err := service.read()
+		service.Send(connectFrame("service", version, o))
+		first, body, err := service.ReadFrame()
 		if err != nil || first != 0x20 || body[0] != 1 || body[1] != 0 {
 			t.Fatalf("session not resumed: %#x % x, %v", first, body, err)
 		}
 		for i := 1; i <= 5; i++ {
-			first, body, err := service.read()
+			first, body, err := service.ReadFrame()
 			if err != nil || first>>4 != frame.TypePublish || !strings.HasSuffix(string(body), fmt.Sprint("message ", i)) {
 				t.Fatalf("message %d: %#x %q, %v", i, first, body, err)
 			}
@@ -169,21 +170,21 @@ func TestQoS2OverRestart(t *testing.T) {
 	versions(t, func(t *testing.T, version byte) {
 		dir := t.TempDir()
 		h := openHarness(t, dir)
-		o := connectOptions{keepSession: true, props: []byte{0x11, 0, 0, 0x0E, 0x10}}
+		o := mqtt.Connect{Keep: true, Props: [][]byte{mqtt.Number(mqtt.SessionExpiry, 3600)}}
 		car := h.connect("cars", testVIN, version, o)
 		f := publishFrame(version, 2, 7, "v1/"+testVIN+"/up/alarm", "x")
-		car.send(f)
-		car.expect(0x50, puback(7)...)
+		car.Send(f)
+		car.ExpectFrame(0x50, puback(7)...)
 		h.stop()
 		h = openHarness(t, dir)
 		car = h.connect("cars", testVIN, version, o)
 		f[0] |= 8
-		car.send(f)
-		car.expect(0x50, puback(7)...)
-		car.send(frame.AppendAck(nil, frame.TypePubrel, 7, 0, version))
-		car.expect(0x70, puback(7)...)
-		car.send(frame.AppendAck(nil, frame.TypePubrel, 7, 0, version)) // and once more
-		car.expect(0x70)
+		car.Send(f)
+		car.ExpectFrame(0x50, puback(7)...)
+		car.Send(frame.AppendAck(nil, frame.TypePubrel, 7, 0, version))
+		car.ExpectFrame(0x70, puback(7)...)
+		car.Send(frame.AppendAck(nil, frame.TypePubrel, 7, 0, version)) // and once more
+		car.ExpectFrame(0x70)
 		if last := h.journal.Last(); last != 2 {
 			t.Errorf("%d records, want PUBLISH and PUBREL", last)
 		}
@@ -194,18 +195,14 @@ func TestWill(t *testing.T) {
 	t.Parallel()
 	versions(t, func(t *testing.T, version byte) {
 		h := newHarness(t)
-		service := h.connect("lab", "service", version, connectOptions{})
-		service.send(subscribeFrame(version, 1, "v1/+/up/gone", 1))
-		service.expect(0x90)
-		will := slices.Concat(text("v1/"+testVIN+"/up/gone"), text("gone"))
-		if version == 5 {
-			will = append([]byte{0}, will...)
-		}
-		o := connectOptions{will: will}
-		h.connect("cars", testVIN, version, o).send([]byte{0xE0, 0}) // no will
+		service := h.connect("lab", "service", version, mqtt.Connect{})
+		service.Send(subscribeFrame(version, 1, "v1/+/up/gone", 1))
+		service.ExpectFrame(0x90)
+		o := mqtt.Connect{Will: &mqtt.Will{Topic: "v1/" + testVIN + "/up/gone", Payload: "gone"}}
+		h.connect("cars", testVIN, version, o).Send([]byte{0xE0, 0}) // no will
 		eventually(t, "the vehicle is gone", func() bool { return !h.sessions.Connected(testVIN) })
-		must(t, h.connect("cars", testVIN, version, o).c.Close())
-		first, body, err := service.read()
+		must(t, h.connect("cars", testVIN, version, o).Conn.Close())
+		first, body, err := service.ReadFrame()
 		if err != nil || first>>4 != frame.TypePublish || !strings.HasSuffix(string(body), "gone") {
 			t.Fatalf("no will but %#x %q, %v", first, body, err)
 		}
@@ -220,23 +217,23 @@ func TestIdentifiersOfBothDirections(t *testing.T) {
 	t.Parallel()
 	versions(t, func(t *testing.T, version byte) {
 		h := newHarness(t)
-		c := h.connect("lab", "both", version, connectOptions{})
-		c.send(subscribeFrame(version, 1, "a/#", 1))
-		c.expect(0x90)
-		c.send(publishFrame(version, 1, 1, "a/b", "x"))
+		c := h.connect("lab", "both", version, mqtt.Connect{})
+		c.Send(subscribeFrame(version, 1, "a/#", 1))
+		c.ExpectFrame(0x90)
+		c.Send(publishFrame(version, 1, 1, "a/b", "x"))
 		var id []byte
 		for len(id) == 0 {
-			first, body, err := c.read()
+			first, body, err := c.ReadFrame()
 			must(t, err)
 			if first>>4 == frame.TypePublish {
 				id = body[5:7] // behind the topic
 			}
 		}
 		again := publishFrame(version, 1, uint16(id[0])<<8|uint16(id[1]), "c/d", "y")
-		c.send(again, subscribeFrame(version, uint16(id[0])<<8|uint16(id[1]), "e/f", 1))
+		c.Send(again, subscribeFrame(version, uint16(id[0])<<8|uint16(id[1]), "e/f", 1))
 		answers := map[byte]bool{}
 		for !answers[0x40] || !answers[0x90] { // in whatever order
-			first, _, err := c.read()
+			first, _, err := c.ReadFrame()
 			must(t, err)
 			answers[first] = true
 		}

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"cellgate/broker/session"
+	"cellgate/test/mqtt"
 )
 
 // kickAtConnect ends the first connection as soon as it has its session: what a takeover does that waited for it.
@@ -30,15 +31,15 @@ func TestKickedBeforeConnack(t *testing.T) {
 	h.kickAtConnect(func() { close(ended) })
 	kicked, err := h.dialTLS(&tls.Config{})
 	must(t, err)
-	kicked.send(connectFrame(testVIN, 4, connectOptions{}))
+	kicked.Send(connectFrame(testVIN, 4, mqtt.Connect{}))
 	<-ended
 	fresh, err := h.dialTLS(&tls.Config{})
 	must(t, err)
-	fresh.send(connectFrame(testVIN, 4, connectOptions{}))
-	if code := fresh.connack(); code != 0 {
+	fresh.Send(connectFrame(testVIN, 4, mqtt.Connect{}))
+	if code := fresh.Connack(); code != 0 {
 		t.Errorf("CONNACK %#x: the kicked connection still holds the session", code)
 	}
-	if _, _, err := kicked.read(); !errors.Is(err, io.EOF) {
+	if _, _, err := kicked.ReadFrame(); !errors.Is(err, io.EOF) {
 		t.Errorf("kicked: %v", err)
 	}
 }
@@ -51,8 +52,8 @@ func TestKickedWebSocketIsForgotten(t *testing.T) {
 	h.kickAtConnect(func() { <-closed })
 	c, err := h.dialWebSocket(nil, nil)
 	must(t, err)
-	c.send(connectFrame(testVIN, 4, connectOptions{}))
-	if _, _, err := c.read(); err == nil {
+	c.Send(connectFrame(testVIN, 4, mqtt.Connect{}))
+	if _, _, err := c.ReadFrame(); err == nil {
 		t.Error("answered")
 	}
 	close(closed)

@@ -13,26 +13,27 @@ import (
 	"cellgate/broker/frame"
 	"cellgate/broker/journal"
 	"cellgate/broker/message"
+	"cellgate/test/mqtt"
 )
 
 func TestTakeover(t *testing.T) {
 	t.Parallel()
 	versions(t, func(t *testing.T, version byte) {
 		h := newHarness(t)
-		old := h.connect("cars", testVIN, version, connectOptions{keepSession: true})
+		old := h.connect("cars", testVIN, version, mqtt.Connect{Keep: true})
 		topic := "v1/" + testVIN + "/up/telemetry"
-		old.send(publishFrame(version, 1, 1, topic, "old"))
-		old.expect(0x40, puback(1)...)
-		fresh := h.connect("cars", testVIN, version, connectOptions{keepSession: true})
+		old.Send(publishFrame(version, 1, 1, topic, "old"))
+		old.ExpectFrame(0x40, puback(1)...)
+		fresh := h.connect("cars", testVIN, version, mqtt.Connect{Keep: true})
 		want := byte(0)
 		if version == 5 {
 			want = frame.ReasonTakenOver
 		}
-		if reason := old.expectClosed(); reason != want {
+		if reason := old.Ended().Reason; reason != want {
 			t.Errorf("old connection: reason %#x", reason)
 		}
-		fresh.send(publishFrame(version, 1, 2, topic, "new"))
-		fresh.expect(0x40, puback(2)...)
+		fresh.Send(publishFrame(version, 1, 2, topic, "new"))
+		fresh.ExpectFrame(0x40, puback(2)...)
 		if n := h.b.Connections(); n > 2 {
 			t.Errorf("%d connections", n)
 		}
@@ -43,14 +44,14 @@ func TestTakeover(t *testing.T) {
 // no more to it.
 func stall(h *harness, keepalive uint16) {
 	h.t.Helper()
-	c := h.connect("cars", testVIN, 4, connectOptions{keepalive: keepalive})
+	c := h.connect("cars", testVIN, 4, mqtt.Connect{Keepalive: keepalive})
 	for _, served := range h.b.wheel.all(nil) {
 		must(h.t, served.t.Conn.(*net.TCPConn).SetWriteBuffer(4<<10))
 	}
 	go func() {
 		ping := slices.Repeat([]byte{0xC0, 0}, 32<<10)
 		for {
-			if _, err := c.c.Write(ping); err != nil {
+			if _, err := c.Conn.Write(ping); err != nil {
 				return
 			}
 		}
@@ -73,12 +74,12 @@ func TestTakeoverOfStalledClient(t *testing.T) {
 	t.Parallel()
 	h := newHarness(t, func(o *Options) { o.Limits.WriteTimeout = time.Hour })
 	stall(h, 0)
-	other := h.connect("cars", "LTEST000000000002", 4, connectOptions{})
-	other.send(publishFrame(4, 1, 1, "v1/LTEST000000000002/up/x", "x"))
-	other.expect(0x40, puback(1)...)
-	fresh := h.connect("cars", testVIN, 4, connectOptions{})
-	fresh.send(publishFrame(4, 1, 1, "v1/"+testVIN+"/up/x", "x"))
-	fresh.expect(0x40, puback(1)...)
+	other := h.connect("cars", "LTEST000000000002", 4, mqtt.Connect{})
+	other.Send(publishFrame(4, 1, 1, "v1/LTEST000000000002/up/x", "x"))
+	other.ExpectFrame(0x40, puback(1)...)
+	fresh := h.connect("cars", testVIN, 4, mqtt.Connect{})
+	fresh.Send(publishFrame(4, 1, 1, "v1/"+testVIN+"/up/x", "x"))
+	fresh.ExpectFrame(0x40, puback(1)...)
 	for _, c := range h.b.wheel.all(nil) {
 		if c.stopping.Load() {
 			c.close(false) // what the write timeout would do
@@ -94,7 +95,7 @@ func TestSlowReaderIsHeldToItsLimits(t *testing.T) {
 		func(c *conn) { c.endAt.Store(1) },
 		func(c *conn) { c.lastRead.Store(c.b.wheel.clock.Load() - c.keepalive) },
 	} {
-		h.connect("cars", testVIN, 5, connectOptions{keepalive: 1000})
+		h.connect("cars", testVIN, 5, mqtt.Connect{Keepalive: 1000})
 		c := h.b.wheel.all(nil)[0]
 		c.mu.Lock()
 		c.writeSince = h.b.wheel.clock.Load() // as it is in the midst of a write
@@ -125,13 +126,13 @@ func TestKeepalive(t *testing.T) {
 	t.Parallel()
 	versions(t, func(t *testing.T, version byte) {
 		h := newHarness(t)
-		c := h.connect("cars", testVIN, version, connectOptions{keepalive: 1})
+		c := h.connect("cars", testVIN, version, mqtt.Connect{Keepalive: 1})
 		start := time.Now()
 		want := byte(0)
 		if version == 5 {
 			want = frame.ReasonKeepaliveTimeout
 		}
-		if reason := c.expectClosed(); reason != want {
+		if reason := c.Ended().Reason; reason != want {
 			t.Errorf("reason %#x", reason)
 		}
 		if took := time.Since(start); took < time.Second {
@@ -144,26 +145,26 @@ func TestStop(t *testing.T) {
 	t.Parallel()
 	versions(t, func(t *testing.T, version byte) {
 		h := newHarness(t)
-		c := h.connect("cars", testVIN, version, connectOptions{})
+		c := h.connect("cars", testVIN, version, mqtt.Connect{})
 		silent := h.dial("cars")
 		var burst []byte
 		for id := uint16(1); id <= 50; id++ {
 			burst = append(burst, publishFrame(version, 1, id, "v1/"+testVIN+"/up/telemetry", "x")...)
 		}
-		c.send(burst)
+		c.Send(burst)
 		eventually(t, "50 records", func() bool { return h.journal.Last() == 50 })
 		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 		defer cancel()
 		done := make(chan error, 1)
 		go func() { done <- h.b.Stop(ctx, frame.ReasonUseAnotherServer, "gw-2.example:8883") }()
 		for id := uint16(1); id <= 50; id++ {
-			c.expect(0x40, puback(id)...)
+			c.ExpectFrame(0x40, puback(id)...)
 		}
 		if version == 5 {
-			c.expect(0xE0, slices.Concat([]byte{0x9C, 20, 0x1C}, text("gw-2.example:8883"))...)
+			c.ExpectFrame(0xE0, slices.Concat([]byte{0x9C, 20, 0x1C}, mqtt.Text("gw-2.example:8883"))...)
 		}
-		c.expectClosed()
-		silent.expectClosed()
+		c.Ended()
+		silent.Ended()
 		must(t, <-done)
 		if _, err := net.DialTimeout("tcp", h.b.Addrs()["cars"].String(), time.Second); err == nil {
 			t.Error("the port is still open")
@@ -182,34 +183,34 @@ func TestRejectedByAdmit(t *testing.T) {
 		}
 	})
 	c := h.dial("cars")
-	c.send(connectFrame(testVIN, 5, connectOptions{}))
-	c.expect(0x20, slices.Concat([]byte{0, 0x9D, 12, 0x1C}, text("gw-9:8883"))...)
+	c.Send(connectFrame(testVIN, 5, mqtt.Connect{}))
+	c.ExpectFrame(0x20, slices.Concat([]byte{0, 0x9D, 12, 0x1C}, mqtt.Text("gw-9:8883"))...)
 	c = h.dial("cars")
-	c.send(connectFrame(testVIN, 4, connectOptions{}))
-	c.expect(0x20, 0, 3)
-	h.connect("cars", "LTEST000000000002", 4, connectOptions{})
+	c.Send(connectFrame(testVIN, 4, mqtt.Connect{}))
+	c.ExpectFrame(0x20, 0, 3)
+	h.connect("cars", "LTEST000000000002", 4, mqtt.Connect{})
 }
 
 func TestCaps(t *testing.T) {
 	t.Parallel()
 	h := newHarness(t, func(o *Options) { o.Limits.MaxConnections = 2 })
-	h.connect("cars", testVIN, 5, connectOptions{})
-	h.connect("cars", "LTEST000000000002", 5, connectOptions{})
+	h.connect("cars", testVIN, 5, mqtt.Connect{})
+	h.connect("cars", "LTEST000000000002", 5, mqtt.Connect{})
 	c := h.dial("cars")
-	c.send(connectFrame("LTEST000000000003", 5, connectOptions{}))
-	if code := c.connack(); code != frame.ReasonQuotaExceeded {
+	c.Send(connectFrame("LTEST000000000003", 5, mqtt.Connect{}))
+	if code := c.Connack(); code != frame.ReasonQuotaExceeded {
 		t.Errorf("CONNACK %#x", code)
 	}
-	h.connect("cars", testVIN, 5, connectOptions{}) // one that is connected may come again
+	h.connect("cars", testVIN, 5, mqtt.Connect{}) // one that is connected may come again
 	h = newHarness(t, func(o *Options) { o.Limits.ConnectionsPerAddress = 1 })
-	h.connect("cars", testVIN, 4, connectOptions{}).send([]byte{0xE0, 0})
+	h.connect("cars", testVIN, 4, mqtt.Connect{}).Send([]byte{0xE0, 0})
 	connects := func() bool {
 		c, err := net.Dial("tcp", h.b.Addrs()["cars"].String())
 		if err != nil {
 			return false
 		}
 		t.Cleanup(func() { _ = c.Close() })
-		_, _ = c.Write(connectFrame("LTEST000000000002", 4, connectOptions{}))
+		_, _ = c.Write(connectFrame("LTEST000000000002", 4, mqtt.Connect{}))
 		_ = c.SetReadDeadline(time.Now().Add(testPatience))
 		_, err = c.Read(make([]byte, 4))
 		return err == nil
@@ -235,7 +236,7 @@ func TestHandshakeEviction(t *testing.T) {
 	for range 8 {
 		h.dial("cars")
 	}
-	h.connect("cars", testVIN, 4, connectOptions{})
+	h.connect("cars", testVIN, 4, mqtt.Connect{})
 	if n := valueOf(t, h.metrics.Handshakes); n > 5 {
 		t.Errorf("%v handshakes", n)
 	}
@@ -248,8 +249,8 @@ func TestConnectTimeout(t *testing.T) {
 	t.Parallel()
 	h := newHarness(t, func(o *Options) { o.Limits.ConnectTimeout = 100 * time.Millisecond })
 	c := h.dial("cars")
-	c.send([]byte{0x10})
-	c.expectClosed()
+	c.Send([]byte{0x10})
+	c.Ended()
 	if h.rejected("connect_timeout") != 1 {
 		t.Error("not counted")
 	}
@@ -258,18 +259,18 @@ func TestConnectTimeout(t *testing.T) {
 func TestQuota(t *testing.T) {
 	t.Parallel()
 	h := newHarness(t, func(o *Options) { o.Limits.MessagesPerSecond = 20 })
-	c := h.connect("cars", testVIN, 4, connectOptions{keepalive: 1})
+	c := h.connect("cars", testVIN, 4, mqtt.Connect{Keepalive: 1})
 	start := time.Now()
 	var burst []byte
 	for id := uint16(1); id <= 60; id++ {
 		burst = append(burst, publishFrame(4, 1, id, "v1/"+testVIN+"/up/x", "x")...)
 	}
-	c.send(burst)
+	c.Send(burst)
 	for id := uint16(1); id <= 60; id++ {
-		c.expect(0x40, puback(id)...)
+		c.ExpectFrame(0x40, puback(id)...)
 	}
-	c.send(publishFrame(4, 1, 61, "v1/"+testVIN+"/up/x", "x"))
-	c.expect(0x40, puback(61)...)
+	c.Send(publishFrame(4, 1, 61, "v1/"+testVIN+"/up/x", "x"))
+	c.ExpectFrame(0x40, puback(61)...)
 	if took := time.Since(start); took < 1800*time.Millisecond {
 		t.Errorf("61 messages at 20 per second, with a burst of 20, in %v", took)
 	}
@@ -324,22 +325,19 @@ func TestFullJournal(t *testing.T) {
 		open := make(chan struct{})
 		h := newHarness(t, func(o *Options) { o.Journal = fullJournal{o.Journal, open} })
 		topic := "v1/" + testVIN + "/up/x"
-		c := h.connect("cars", testVIN, version, connectOptions{keepalive: 1})
-		c.send(publishFrame(version, 0, 0, topic, "a"), publishFrame(version, 1, 1, topic, "b"), publishFrame(version, 0, 0, topic, "c"),
+		c := h.connect("cars", testVIN, version, mqtt.Connect{Keepalive: 1})
+		c.Send(publishFrame(version, 0, 0, topic, "a"), publishFrame(version, 1, 1, topic, "b"), publishFrame(version, 0, 0, topic, "c"),
 			publishFrame(version, 2, 2, topic, "d"), publishFrame(version, 1, 3, "v1/other/up/x", "e"))
 		eventually(t, "QoS 0 is dropped", func() bool { return h.rejected("journal_full_qos0") == 2 })
-		_ = c.c.SetReadDeadline(time.Now().Add(2500 * time.Millisecond)) // beyond the keep alive
-		if b, err := c.r.Peek(1); err == nil {
-			t.Fatalf("answered % x", b)
-		}
+		c.Quiet(2500 * time.Millisecond) // beyond the keep alive
 		close(open)
-		c.expect(0x40, puback(1)...)
-		c.expect(0x50, puback(2)...)
+		c.ExpectFrame(0x40, puback(1)...)
+		c.ExpectFrame(0x50, puback(2)...)
 		if recs := h.records(2); string(recs[0].Payload) != "b" || string(recs[1].Payload) != "d" {
 			t.Errorf("%+v", recs)
 		}
 		if version == 5 {
-			c.expect(0x40, 0, 3, 0x87)
+			c.ExpectFrame(0x40, 0, 3, 0x87)
 		}
 	})
 }
@@ -351,17 +349,17 @@ func TestShed(t *testing.T) {
 		var short atomic.Bool
 		h := newHarness(t, func(o *Options) { o.Shed = short.Load })
 		topic := "v1/" + testVIN + "/up/x"
-		c := h.connect("cars", testVIN, version, connectOptions{})
-		c.send(publishFrame(version, 0, 0, topic, "a"), publishFrame(version, 1, 1, topic, "b"))
-		c.expect(0x40, puback(1)...)
+		c := h.connect("cars", testVIN, version, mqtt.Connect{})
+		c.Send(publishFrame(version, 0, 0, topic, "a"), publishFrame(version, 1, 1, topic, "b"))
+		c.ExpectFrame(0x40, puback(1)...)
 		short.Store(true)
-		c.send(publishFrame(version, 0, 0, topic, "c"), publishFrame(version, 1, 2, topic, "d"), publishFrame(version, 0, 0, topic, "e"),
+		c.Send(publishFrame(version, 0, 0, topic, "c"), publishFrame(version, 1, 2, topic, "d"), publishFrame(version, 0, 0, topic, "e"),
 			publishFrame(version, 2, 3, topic, "f"))
-		c.expect(0x40, puback(2)...)
-		c.expect(0x50, puback(3)...)
+		c.ExpectFrame(0x40, puback(2)...)
+		c.ExpectFrame(0x50, puback(3)...)
 		short.Store(false)
-		c.send(publishFrame(version, 0, 0, topic, "g"), publishFrame(version, 1, 4, topic, "h"))
-		c.expect(0x40, puback(4)...)
+		c.Send(publishFrame(version, 0, 0, topic, "g"), publishFrame(version, 1, 4, topic, "h"))
+		c.ExpectFrame(0x40, puback(4)...)
 		kept := ""
 		for _, r := range h.records(6) {
 			kept += string(r.Payload)
@@ -388,13 +386,13 @@ func TestBrokenJournal(t *testing.T) {
 	versions(t, func(t *testing.T, version byte) {
 		for _, qos := range []byte{1, 2} {
 			h := newHarness(t, func(o *Options) { o.Journal = brokenJournal{o.Journal} })
-			c := h.connect("cars", testVIN, version, connectOptions{})
-			c.send(publishFrame(version, qos, 1, "v1/"+testVIN+"/up/x", "x"))
-			first, body, err := c.read()
+			c := h.connect("cars", testVIN, version, mqtt.Connect{})
+			c.Send(publishFrame(version, qos, 1, "v1/"+testVIN+"/up/x", "x"))
+			first, body, err := c.ReadFrame()
 			if err == nil && (version == 4 || first != 0xE0 || body[0] != frame.ReasonServerUnavailable) {
 				t.Errorf("QoS %d: answered %#x % x", qos, first, body)
 			}
-			c.expectClosed()
+			c.Ended()
 		}
 	})
 }
@@ -409,19 +407,19 @@ func TestPanicCostsOneConnection(t *testing.T) {
 			return AckMemory
 		}
 	})
-	other := h.connect("cars", "LTEST000000000002", 4, connectOptions{})
-	c := h.connect("cars", testVIN, 5, connectOptions{})
-	c.send(publishFrame(5, 1, 1, "v1/"+testVIN+"/up/x", "boom"))
-	if reason := c.expectClosed(); reason != frame.ReasonUnspecified {
+	other := h.connect("cars", "LTEST000000000002", 4, mqtt.Connect{})
+	c := h.connect("cars", testVIN, 5, mqtt.Connect{})
+	c.Send(publishFrame(5, 1, 1, "v1/"+testVIN+"/up/x", "boom"))
+	if reason := c.Ended().Reason; reason != frame.ReasonUnspecified {
 		t.Errorf("reason %#x", reason)
 	}
-	other.send(publishFrame(4, 1, 1, "v1/LTEST000000000002/up/x", "x"))
-	other.expect(0x40, puback(1)...)
+	other.Send(publishFrame(4, 1, 1, "v1/LTEST000000000002/up/x", "x"))
+	other.ExpectFrame(0x40, puback(1)...)
 	if n := valueOf(t, h.metrics.Panics); n != 1 {
 		t.Errorf("%v panics counted", n)
 	}
 	eventually(t, "one connection is left", func() bool { return h.b.Connections() == 1 })
-	h.connect("cars", testVIN, 5, connectOptions{})
+	h.connect("cars", testVIN, 5, mqtt.Connect{})
 }
 
 // settlement is a Settlement that tests drive.
@@ -437,20 +435,17 @@ func TestAckModes(t *testing.T) {
 		o.Ack = func(rec *message.Record) AckMode { return AckMode(rec.Payload[0] - '0') }
 	})
 	topic := "v1/" + testVIN + "/up/x"
-	c := h.connect("cars", testVIN, 4, connectOptions{})
-	c.send(publishFrame(4, 1, 1, topic, "2")) // memory
-	c.expect(0x40, puback(1)...)
-	c.send(publishFrame(4, 1, 2, topic, "1"), publishFrame(4, 1, 3, topic, "2")) // kafka, memory behind it
+	c := h.connect("cars", testVIN, 4, mqtt.Connect{})
+	c.Send(publishFrame(4, 1, 1, topic, "2")) // memory
+	c.ExpectFrame(0x40, puback(1)...)
+	c.Send(publishFrame(4, 1, 2, topic, "1"), publishFrame(4, 1, 3, topic, "2")) // kafka, memory behind it
 	w := <-told
-	_ = c.c.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
-	if _, err := c.r.Peek(1); err == nil {
-		t.Fatal("acknowledged before Kafka has it")
-	}
+	c.Quiet(100 * time.Millisecond) // not before Kafka has it
 	close(gate)
 	eventually(t, "durable", func() bool { return h.journal.Durable() >= 2 })
 	w.Settled(3)
-	c.expect(0x40, puback(2)...)
-	c.expect(0x40, puback(3)...)
+	c.ExpectFrame(0x40, puback(2)...)
+	c.ExpectFrame(0x40, puback(3)...)
 }
 
 // A QoS 2 PUBLISH that is repeated before Kafka has its message waits for Kafka too.
@@ -461,26 +456,23 @@ func TestRepeatWaitsForKafka(t *testing.T) {
 		o.Settlement, o.Ack = told, func(*message.Record) AckMode { return AckKafka }
 	})
 	topic := "v1/" + testVIN + "/up/x"
-	c := h.connect("cars", testVIN, 4, connectOptions{keepSession: true})
-	c.send(publishFrame(4, 2, 7, topic, "x"))
+	c := h.connect("cars", testVIN, 4, mqtt.Connect{Keep: true})
+	c.Send(publishFrame(4, 2, 7, topic, "x"))
 	<-told
-	_ = c.c.Close()
+	_ = c.Conn.Close()
 	eventually(t, "the connection is gone", func() bool { return h.b.Connections() == 0 })
-	c = h.connect("cars", testVIN, 4, connectOptions{keepSession: true})
+	c = h.connect("cars", testVIN, 4, mqtt.Connect{Keep: true})
 	again := publishFrame(4, 2, 7, topic, "x")
 	again[0] |= 8 // DUP
-	c.send(again)
+	c.Send(again)
 	select {
 	case w := <-told:
-		_ = c.c.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
-		if _, err := c.r.Peek(1); err == nil {
-			t.Fatal("acknowledged before Kafka has it")
-		}
+		c.Quiet(100 * time.Millisecond) // not before Kafka has it
 		w.Settled(1)
 	case <-time.After(testPatience):
 		t.Fatal("nobody waits for Kafka")
 	}
-	c.expect(0x50, puback(7)...)
+	c.ExpectFrame(0x50, puback(7)...)
 	if n := h.journal.Last(); n != 1 {
 		t.Errorf("%d records", n)
 	}

@@ -9,6 +9,7 @@ import (
 
 	"cellgate/auth"
 	"cellgate/broker/frame"
+	"cellgate/test/mqtt"
 )
 
 // slowAuth calls then behind the nth answer of Permissions, before it is given.
@@ -40,9 +41,9 @@ func TestRolesChangeDuringConnect(t *testing.T) {
 		}))
 		h.b.RefreshPermissions()
 	}
-	c := h.connect("lab", "x", frame.Version5, connectOptions{})
-	c.send(publishFrame(5, 1, 1, "old/x", "x"))
-	c.expect(0x40, 0, 1, frame.ReasonNotAuthorized)
+	c := h.connect("lab", "x", frame.Version5, mqtt.Connect{})
+	c.Send(publishFrame(5, 1, 1, "old/x", "x"))
+	c.ExpectFrame(0x40, 0, 1, frame.ReasonNotAuthorized)
 }
 
 // A token that is refreshed while RefreshPermissions looks at the old one decides in the end.
@@ -55,12 +56,12 @@ func TestRolesChangeDuringRefresh(t *testing.T) {
 		must(t, err)
 		return text
 	}
-	c := h.connect("tokens", "billing/1", frame.Version5, connectOptions{props: authProps("CELL-JWT", token(auth.ScopeCommandSend))})
+	c := h.connect("tokens", "billing/1", frame.Version5, mqtt.Connect{Props: authProps("CELL-JWT", token(auth.ScopeCommandSend))})
 	answered := make(chan byte, 1)
 	slow.then = func() {
-		c.send(packet(0xF0, slices.Concat([]byte{0x19}, propsOf(authProps("CELL-JWT", token(auth.ScopeTelemetryRead))))))
+		c.Send(mqtt.Frame(0xF0, slices.Concat([]byte{0x19}, mqtt.Properties(authProps("CELL-JWT", token(auth.ScopeTelemetryRead))...))))
 		go func() {
-			first, _, _ := c.read()
+			first, _, _ := c.ReadFrame()
 			answered <- first
 		}()
 		select {
@@ -73,6 +74,6 @@ func TestRolesChangeDuringRefresh(t *testing.T) {
 	if first := <-answered; first != 0xF0 {
 		t.Fatalf("answer to AUTH: %#x", first)
 	}
-	c.send(publishFrame(5, 1, 1, "v1/"+testVIN+"/cmd/1/unlock", "x"))
-	c.expect(0x40, 0, 1, frame.ReasonNotAuthorized)
+	c.Send(publishFrame(5, 1, 1, "v1/"+testVIN+"/cmd/1/unlock", "x"))
+	c.ExpectFrame(0x40, 0, 1, frame.ReasonNotAuthorized)
 }

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"cellgate/broker/frame"
+	testclient "cellgate/test/mqtt"
 
 	mqtt "github.com/mochi-mqtt/server/v2"
 	"github.com/mochi-mqtt/server/v2/packets"
@@ -23,56 +24,56 @@ import (
 type pitfall struct {
 	name    string
 	version byte
-	right   func(c *client, dial func(id string, o connectOptions) *client) bool
+	right   func(c *client, dial func(id string, o testclient.Connect) *client) bool
 }
 
 const refusedTopic = "$refused/x" // nobody may publish there, on either server
 
 var pitfalls = []pitfall{
-	{"a refused QoS 1 PUBLISH is not acknowledged as a success", 5, func(c *client, _ func(string, connectOptions) *client) bool {
-		c.send(publishFrame(5, 1, 1, refusedTopic, "x"))
-		first, body, err := c.read()
+	{"a refused QoS 1 PUBLISH is not acknowledged as a success", 5, func(c *client, _ func(string, testclient.Connect) *client) bool {
+		c.Send(publishFrame(5, 1, 1, refusedTopic, "x"))
+		first, body, err := c.ReadFrame()
 		return err == nil && first == 0x40 && len(body) > 2 && body[2] == frame.ReasonNotAuthorized
 	}},
-	{"on 3.1.1 neither", 4, func(c *client, _ func(string, connectOptions) *client) bool {
-		c.send(publishFrame(4, 1, 1, refusedTopic, "x"))
-		_, _, err := c.read()
+	{"on 3.1.1 neither", 4, func(c *client, _ func(string, testclient.Connect) *client) bool {
+		c.Send(publishFrame(4, 1, 1, refusedTopic, "x"))
+		_, _, err := c.ReadFrame()
 		return errors.Is(err, io.EOF)
 	}},
-	{"a refused QoS 2 PUBLISH is answered by PUBREC", 5, func(c *client, _ func(string, connectOptions) *client) bool {
-		c.send(publishFrame(5, 2, 1, refusedTopic, "x"))
-		first, _, err := c.read()
+	{"a refused QoS 2 PUBLISH is answered by PUBREC", 5, func(c *client, _ func(string, testclient.Connect) *client) bool {
+		c.Send(publishFrame(5, 2, 1, refusedTopic, "x"))
+		first, _, err := c.ReadFrame()
 		return err == nil && first == 0x50
 	}},
-	{"a truncated SUBSCRIBE is a malformed packet", 5, func(c *client, _ func(string, connectOptions) *client) bool {
-		c.send(packet(0x82, slices.Concat([]byte{0, 1, 0}, text("a/b"))))
-		first, body, err := c.read()
+	{"a truncated SUBSCRIBE is a malformed packet", 5, func(c *client, _ func(string, testclient.Connect) *client) bool {
+		c.Send(testclient.Frame(0x82, slices.Concat([]byte{0, 1, 0}, testclient.Text("a/b"))))
+		first, body, err := c.ReadFrame()
 		return err == nil && first == 0xE0 && body[0] == frame.ReasonMalformed
 	}},
-	{"a filter a+/b is refused", 5, func(c *client, _ func(string, connectOptions) *client) bool { return refuses(c, "a+/b") }},
-	{"a filter foo# is refused", 5, func(c *client, _ func(string, connectOptions) *client) bool { return refuses(c, "foo#") }},
-	{"v1/+/# matches v1/X", 5, func(c *client, _ func(string, connectOptions) *client) bool {
-		c.send(subscribeFrame(5, 1, "v1/+/#", 0))
-		c.expect(0x90)
-		c.send(publishFrame(5, 0, 0, "v1/X", "x"), publishFrame(5, 0, 0, "v1/X/end", "end"))
-		first, body, err := c.read()
+	{"a filter a+/b is refused", 5, func(c *client, _ func(string, testclient.Connect) *client) bool { return refuses(c, "a+/b") }},
+	{"a filter foo# is refused", 5, func(c *client, _ func(string, testclient.Connect) *client) bool { return refuses(c, "foo#") }},
+	{"v1/+/# matches v1/X", 5, func(c *client, _ func(string, testclient.Connect) *client) bool {
+		c.Send(subscribeFrame(5, 1, "v1/+/#", 0))
+		c.ExpectFrame(0x90)
+		c.Send(publishFrame(5, 0, 0, "v1/X", "x"), publishFrame(5, 0, 0, "v1/X/end", "end"))
+		first, body, err := c.ReadFrame()
 		return err == nil && first>>4 == frame.TypePublish && !strings.HasSuffix(string(body), "end")
 	}},
-	{"a SUBSCRIBE may use the identifier of an unacknowledged delivery", 4, func(c *client, _ func(string, connectOptions) *client) bool {
+	{"a SUBSCRIBE may use the identifier of an unacknowledged delivery", 4, func(c *client, _ func(string, testclient.Connect) *client) bool {
 		id := deliver(c)
-		c.send(subscribeFrame(4, id, "other", 1))
-		first, body, err := c.read()
+		c.Send(subscribeFrame(4, id, "other", 1))
+		first, body, err := c.ReadFrame()
 		return err == nil && first == 0x90 && body[2] <= 2
 	}},
-	{"a PUBLISH with the identifier of an unacknowledged delivery leaves that alone", 4, func(c *client, dial func(string, connectOptions) *client) bool {
+	{"a PUBLISH with the identifier of an unacknowledged delivery leaves that alone", 4, func(c *client, dial func(string, testclient.Connect) *client) bool {
 		id := deliver(c)
-		c.send(publishFrame(4, 1, id, "nobody", "y"))
-		c.expect(0x40)
-		_ = c.c.Close()
-		again := dial("lab client", connectOptions{keepSession: true})
-		again.send(subscribeFrame(4, 9, "other", 0)) // its SUBACK ends the wait if nothing is resent
+		c.Send(publishFrame(4, 1, id, "nobody", "y"))
+		c.ExpectFrame(0x40)
+		_ = c.Conn.Close()
+		again := dial("lab client", testclient.Connect{Keep: true})
+		again.Send(subscribeFrame(4, 9, "other", 0)) // its SUBACK ends the wait if nothing is resent
 		for {
-			first, _, err := again.read()
+			first, _, err := again.ReadFrame()
 			if err != nil || first == 0x90 {
 				return false
 			}
@@ -81,31 +82,33 @@ var pitfalls = []pitfall{
 			}
 		}
 	}},
-	{"a will is checked as a PUBLISH is", 5, func(_ *client, dial func(string, connectOptions) *client) bool {
-		return dial("will client", connectOptions{will: slices.Concat([]byte{0}, text(refusedTopic), text("x"))}) == nil
+	{"a will is checked as a PUBLISH is", 5, func(_ *client, dial func(string, testclient.Connect) *client) bool {
+		return dial("will client", testclient.Connect{Will: &testclient.Will{Topic: refusedTopic, Payload: "x"}}) == nil
 	}},
-	{"CONNACK announces the topic alias maximum and the maximum packet size", 5, func(_ *client, dial func(string, connectOptions) *client) bool {
-		c := dial("announce", connectOptions{})
-		return strings.Contains(c.connackProps, "\x22\x00") && strings.Contains(c.connackProps, "\x27\x00")
+	{"CONNACK announces the topic alias maximum and the maximum packet size", 5, func(_ *client, dial func(string, testclient.Connect) *client) bool {
+		c := dial("announce", testclient.Connect{})
+		_, aliases := c.Ack.Prop(testclient.TopicAliasMaximum)
+		_, size := c.Ack.Prop(testclient.MaximumPacketSize)
+		return aliases && size
 	}},
 }
 
 func refuses(c *client, filter string) bool {
-	c.send(subscribeFrame(5, 1, filter, 0))
-	first, body, err := c.read()
+	c.Send(subscribeFrame(5, 1, filter, 0))
+	first, body, err := c.ReadFrame()
 	return err == nil && (first == 0xE0 || (first == 0x90 && body[len(body)-1] >= 0x80))
 }
 
 // deliver has the server deliver a QoS 1 message to c, and gives the identifier that it used.
 func deliver(c *client) uint16 {
-	c.t.Helper()
-	c.send(subscribeFrame(4, 1, "loop", 1))
-	c.expect(0x90)
-	c.send(publishFrame(4, 1, 100, "loop", "x"))
+	c.TB.Helper()
+	c.Send(subscribeFrame(4, 1, "loop", 1))
+	c.ExpectFrame(0x90)
+	c.Send(publishFrame(4, 1, 100, "loop", "x"))
 	var id uint16
 	for acked := false; id == 0 || !acked; {
-		first, body, err := c.read()
-		must(c.t, err)
+		first, body, err := c.ReadFrame()
+		must(c.TB, err)
 		if acked = acked || first == 0x40; first>>4 == frame.TypePublish {
 			id = uint16(body[6])<<8 | uint16(body[7])
 		}
@@ -130,23 +133,18 @@ func TestPitfalls(t *testing.T) {
 }
 
 func (p *pitfall) play(t *testing.T, address string) bool {
-	dial := func(id string, o connectOptions) *client {
-		nc, err := net.Dial("tcp", address)
-		must(t, err)
-		t.Cleanup(func() { _ = nc.Close() })
-		c := newClient(t, nc)
+	dial := func(id string, o testclient.Connect) *client {
+		c := testclient.DialT(t, address, p.version, nil)
+		o.ID = id
 		if p.version == 5 {
-			o.props = append(o.props, 0x11, 0, 0, 1, 0) // session expiry
+			o.Props = append(o.Props, testclient.Number(testclient.SessionExpiry, 256))
 		}
-		c.send(connectFrame(id, p.version, o))
-		first, body, err := c.read()
-		if err != nil || first != 0x20 || body[1] != 0 {
+		if ack, err := c.Connect(o); err != nil || ack.Reason != 0 {
 			return nil
 		}
-		c.connackProps = string(body[2:])
 		return c
 	}
-	return p.right(dial("lab client", connectOptions{keepSession: true}), dial)
+	return p.right(dial("lab client", testclient.Connect{Keep: true}), dial)
 }
 
 // mochiPolicy refuses refusedTopic as a mochi hook may be thought to: by an error from OnPublish.

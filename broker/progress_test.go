@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"cellgate/broker/frame"
+	"cellgate/test/mqtt"
 )
 
 // Bytes of a packet that never ends are no sign of life.
@@ -12,12 +13,12 @@ func TestDribblingIsNoSignOfLife(t *testing.T) {
 	t.Parallel()
 	versions(t, func(t *testing.T, version byte) {
 		h := newHarness(t)
-		c := h.connect("cars", testVIN, version, connectOptions{keepalive: 1})
-		c.send([]byte{0x32, 0xC0, 0x9A, 0x0C}) // a PUBLISH of 200,000 bytes
+		c := h.connect("cars", testVIN, version, mqtt.Connect{Keepalive: 1})
+		c.Send([]byte{0x32, 0xC0, 0x9A, 0x0C}) // a PUBLISH of 200,000 bytes
 		closed := make(chan struct{})
 		go func() {
 			defer close(closed)
-			for _, err := c.c.Write([]byte{0}); err == nil; _, err = c.c.Write([]byte{0}) {
+			for _, err := c.Conn.Write([]byte{0}); err == nil; _, err = c.Conn.Write([]byte{0}) {
 				time.Sleep(100 * time.Millisecond) // the pace of the client, not a wait for anything
 			}
 		}()
@@ -25,10 +26,10 @@ func TestDribblingIsNoSignOfLife(t *testing.T) {
 		if version == frame.Version5 {
 			want = frame.ReasonKeepaliveTimeout
 		}
-		if reason := c.expectClosed(); reason != want {
+		if reason := c.Ended().Reason; reason != want {
 			t.Errorf("reason %#x", reason)
 		}
-		_ = c.c.Close()
+		_ = c.Conn.Close()
 		<-closed
 	})
 }

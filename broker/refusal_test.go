@@ -3,6 +3,8 @@ package broker
 import (
 	"testing"
 	"time"
+
+	"cellgate/test/mqtt"
 )
 
 // Clients that stay behind the refusal of their CONNECT take none of the places in which handshakes compute.
@@ -13,11 +15,11 @@ func TestRefusedClientsHoldNoPlace(t *testing.T) {
 	refused := make([]*client, n)
 	for i := range refused {
 		refused[i] = h.dial("tokens")
-		refused[i].send(connectFrame(testVIN, 4, connectOptions{user: testVIN, password: "wrong"}))
+		refused[i].Send(connectFrame(testVIN, 4, mqtt.Connect{User: testVIN, Password: "wrong"}))
 	}
 	begun := time.Now()
 	for _, c := range refused {
-		if code := c.connack(); code == 0 {
+		if code := c.Connack(); code == 0 {
 			t.Fatal("accepted")
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"testing"
 
 	"cellgate/broker/frame"
+	"cellgate/test/mqtt"
 )
 
 // repeatedPublish is a QoS 1 PUBLISH with DUP.
@@ -20,22 +21,22 @@ func TestRepeatedPublishKeepsItsIdentity(t *testing.T) {
 	for _, restart := range []bool{false, true} {
 		versions(t, func(t *testing.T, version byte) {
 			h := newHarness(t)
-			resume := connectOptions{keepSession: true, props: []byte{0x11, 0, 0, 0x0E, 0x10}} // session expiry of an hour
+			resume := mqtt.Connect{Keep: true, Props: [][]byte{mqtt.Number(mqtt.SessionExpiry, 3600)}} // session expiry of an hour
 			topic := "v1/" + testVIN + "/up/telemetry"
 			c := h.connect("lab", "bench", version, resume)
-			c.send(publishFrame(version, 1, 5, topic, "first"), publishFrame(version, 1, 6, topic, "second"))
-			c.expect(0x40, puback(5)...)
-			c.expect(0x40, puback(6)...)
-			_ = c.c.Close()
+			c.Send(publishFrame(version, 1, 5, topic, "first"), publishFrame(version, 1, 6, topic, "second"))
+			c.ExpectFrame(0x40, puback(5)...)
+			c.ExpectFrame(0x40, puback(6)...)
+			_ = c.Conn.Close()
 			if restart {
 				h.stop()
 				h = openHarness(t, h.dir)
 			}
 			c = h.connect("lab", "bench", version, resume)
-			c.send(repeatedPublish(version, 5, topic, "first"), repeatedPublish(version, 6, topic, "another"),
+			c.Send(repeatedPublish(version, 5, topic, "first"), repeatedPublish(version, 6, topic, "another"),
 				publishFrame(version, 1, 7, topic, "second"), repeatedPublish(version, 5, topic, "first"))
 			for _, id := range []uint16{5, 6, 7, 5} {
-				c.expect(0x40, puback(id)...)
+				c.ExpectFrame(0x40, puback(id)...)
 			}
 			records := h.records(6)
 			for i, want := range []uint64{0, 0, records[0].Seq, 0, 0, records[0].Seq} {
@@ -52,13 +53,13 @@ func TestNewSessionRepeatsNothing(t *testing.T) {
 	t.Parallel()
 	h := newHarness(t)
 	topic := "v1/" + testVIN + "/up/telemetry"
-	c := h.connect("lab", "bench", frame.Version311, connectOptions{keepSession: true})
-	c.send(publishFrame(frame.Version311, 1, 5, topic, "x"))
-	c.expect(0x40, puback(5)...)
-	_ = c.c.Close()
-	c = h.connect("lab", "bench", frame.Version311, connectOptions{})
-	c.send(repeatedPublish(frame.Version311, 5, topic, "x"))
-	c.expect(0x40, puback(5)...)
+	c := h.connect("lab", "bench", frame.Version311, mqtt.Connect{Keep: true})
+	c.Send(publishFrame(frame.Version311, 1, 5, topic, "x"))
+	c.ExpectFrame(0x40, puback(5)...)
+	_ = c.Conn.Close()
+	c = h.connect("lab", "bench", frame.Version311, mqtt.Connect{})
+	c.Send(repeatedPublish(frame.Version311, 5, topic, "x"))
+	c.ExpectFrame(0x40, puback(5)...)
 	if r := h.records(2)[1]; r.Original != 0 {
 		t.Errorf("repeats %d", r.Original)
 	}

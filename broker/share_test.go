@@ -12,6 +12,7 @@ import (
 	"cellgate/broker/frame"
 	"cellgate/broker/message"
 	"cellgate/broker/session"
+	"cellgate/test/mqtt"
 )
 
 // levels is a text of n levels.
@@ -25,31 +26,27 @@ func TestTooManyLevels(t *testing.T) {
 	h := newHarness(t)
 	up := "v1/" + testVIN + "/up"
 	deep := levels(up, 33)
-	c := h.connect("cars", testVIN, 5, connectOptions{})
-	c.send(publishFrame(5, 1, 1, deep, "x"), publishFrame(5, 2, 2, deep, "x"), publishFrame(5, 0, 0, deep, "x"), publishFrame(5, 1, 3, levels(up, 32), "x"))
-	c.expect(0x40, append(puback(1), frame.ReasonTopicInvalid)...)
-	c.expect(0x50, append(puback(2), frame.ReasonTopicInvalid)...)
-	c.expect(0x40, puback(3)...)
-	old := h.connect("lab", "old", 4, connectOptions{})
-	old.send(subscribeFrame(4, 1, levels("a/+", 33), 1), subscribeFrame(4, 2, "$share/g/"+levels("a", 32), 1))
-	old.expect(0x90, append(puback(1), 0x80)...)
-	old.expect(0x90, append(puback(2), 1)...)
-	old.send(publishFrame(4, 1, 1, deep, "x"))
-	if reason := old.expectClosed(); reason != 0 {
+	c := h.connect("cars", testVIN, 5, mqtt.Connect{})
+	c.Send(publishFrame(5, 1, 1, deep, "x"), publishFrame(5, 2, 2, deep, "x"), publishFrame(5, 0, 0, deep, "x"), publishFrame(5, 1, 3, levels(up, 32), "x"))
+	c.ExpectFrame(0x40, append(puback(1), frame.ReasonTopicInvalid)...)
+	c.ExpectFrame(0x50, append(puback(2), frame.ReasonTopicInvalid)...)
+	c.ExpectFrame(0x40, puback(3)...)
+	old := h.connect("lab", "old", 4, mqtt.Connect{})
+	old.Send(subscribeFrame(4, 1, levels("a/+", 33), 1), subscribeFrame(4, 2, "$share/g/"+levels("a", 32), 1))
+	old.ExpectFrame(0x90, append(puback(1), 0x80)...)
+	old.ExpectFrame(0x90, append(puback(2), 1)...)
+	old.Send(publishFrame(4, 1, 1, deep, "x"))
+	if reason := old.Ended().Reason; reason != 0 {
 		t.Errorf("3.1.1: reason %#x", reason)
 	}
-	lab := h.connect("lab", "lab", 5, connectOptions{})
-	lab.send(subscribeFrame(5, 1, levels("a", 33), 1))
-	lab.expect(0x90, append(append(puback(1), 0), frame.ReasonFilterInvalid)...)
+	lab := h.connect("lab", "lab", 5, mqtt.Connect{})
+	lab.Send(subscribeFrame(5, 1, levels("a", 33), 1))
+	lab.ExpectFrame(0x90, append(append(puback(1), 0), frame.ReasonFilterInvalid)...)
 	for version, want := range map[byte]byte{4: 5, 5: frame.ReasonTopicInvalid} {
 		w := h.dial("lab")
-		w.version = version
-		will := append(text(levels("a", 33)), text("x")...)
-		if version == 5 {
-			will = append([]byte{0}, will...)
-		}
-		w.send(connectFrame("w", version, connectOptions{will: will}))
-		if code := w.connack(); code != want {
+		w.Version = version
+		w.Send(connectFrame("w", version, mqtt.Connect{Will: &mqtt.Will{Topic: levels("a", 33), Payload: "x"}}))
+		if code := w.Connack(); code != want {
 			t.Errorf("version %d: a deep will gets %#x, want %#x", version, code, want)
 		}
 	}
@@ -60,8 +57,8 @@ func TestTooManyLevels(t *testing.T) {
 		t.Errorf("%v counted", n)
 	}
 	h.b.Reload(Limits{MaxLevels: 8}, nil) //nolint:errcheck // no TLS
-	c.send(publishFrame(5, 1, 4, levels(up, 9), "x"))
-	c.expect(0x40, append(puback(4), frame.ReasonTopicInvalid)...)
+	c.Send(publishFrame(5, 1, 4, levels(up, 9), "x"))
+	c.ExpectFrame(0x40, append(puback(4), frame.ReasonTopicInvalid)...)
 }
 
 // A retained message is kept and acknowledged, or refused and not journaled.
@@ -75,23 +72,23 @@ func TestRetainedBeyondTheShare(t *testing.T) {
 			f[0] |= 1
 			return f
 		}
-		c := h.connect("cars", testVIN, version, connectOptions{})
-		c.send(retain(1, 1, "a", "1"), retain(1, 2, "b", "1"), retain(1, 3, "a", "2"), retain(0, 0, "b", ""), retain(2, 4, "c", "1"))
+		c := h.connect("cars", testVIN, version, mqtt.Connect{})
+		c.Send(retain(1, 1, "a", "1"), retain(1, 2, "b", "1"), retain(1, 3, "a", "2"), retain(0, 0, "b", ""), retain(2, 4, "c", "1"))
 		for id := uint16(1); id < 4; id++ {
-			c.expect(0x40, puback(id)...)
+			c.ExpectFrame(0x40, puback(id)...)
 		}
-		c.expect(0x50, puback(4)...)
-		c.send(publishRel(4))
-		c.expect(0x70, puback(4)...)
+		c.ExpectFrame(0x50, puback(4)...)
+		c.Send(publishRel(4))
+		c.ExpectFrame(0x70, puback(4)...)
 		const kept = 6
 		if version == 5 {
-			c.send(retain(1, 5, "d", "1"), retain(2, 6, "d", "1"), retain(0, 0, "d", "1"), retain(2, 6, "c", "2"))
-			c.expect(0x40, append(puback(5), frame.ReasonQuotaExceeded)...)
-			c.expect(0x50, append(puback(6), frame.ReasonQuotaExceeded)...)
-			c.expect(0x50, puback(6)...) // the identifier is free
+			c.Send(retain(1, 5, "d", "1"), retain(2, 6, "d", "1"), retain(0, 0, "d", "1"), retain(2, 6, "c", "2"))
+			c.ExpectFrame(0x40, append(puback(5), frame.ReasonQuotaExceeded)...)
+			c.ExpectFrame(0x50, append(puback(6), frame.ReasonQuotaExceeded)...)
+			c.ExpectFrame(0x50, puback(6)...) // the identifier is free
 		} else {
-			c.send(retain(1, 5, "d", "1"))
-			c.expectClosed()
+			c.Send(retain(1, 5, "d", "1"))
+			c.Ended()
 		}
 		want := kept
 		if version == 5 {
@@ -100,17 +97,17 @@ func TestRetainedBeyondTheShare(t *testing.T) {
 		if last := h.journal.Last(); int(last) != want {
 			t.Errorf("%d records in the journal, want %d", last, want)
 		}
-		other := h.connect("cars", "LTEST000000000002", version, connectOptions{})
+		other := h.connect("cars", "LTEST000000000002", version, mqtt.Connect{})
 		f := publishFrame(version, 1, 1, "v1/LTEST000000000002/up/a", "1")
 		f[0] |= 1
-		other.send(f)
-		other.expect(0x40, puback(1)...)
-		lab := h.connect("lab", "lab", version, connectOptions{})
-		lab.send(subscribeFrame(version, 1, "v1/+/up/#", 0))
-		lab.expect(0x90)
+		other.Send(f)
+		other.ExpectFrame(0x40, puback(1)...)
+		lab := h.connect("lab", "lab", version, mqtt.Connect{})
+		lab.Send(subscribeFrame(version, 1, "v1/+/up/#", 0))
+		lab.ExpectFrame(0x90)
 		var got []string
 		for range 3 {
-			_, body, err := lab.read()
+			_, body, err := lab.ReadFrame()
 			must(t, err)
 			n := int(body[1])
 			got = append(got, string(body[2:2+n]))
@@ -130,19 +127,19 @@ func TestSubjectsSessions(t *testing.T) {
 	h.sessions.SetBounds(session.Bounds{MaxOwnerSessions: 1, MaxOwnerSubscriptions: 1})
 	token, _, err := h.auth.Issue(auth.IssueRequest{Subject: "billing", Role: auth.RoleService, Scopes: []string{"telemetry:read"}})
 	must(t, err)
-	o := connectOptions{user: "billing", password: token}
+	o := mqtt.Connect{User: "billing", Password: token}
 	first := h.connect("tokens", "billing/1", 5, o)
 	for version, want := range map[byte]byte{4: 3, 5: frame.ReasonQuotaExceeded} {
 		c := h.dial("tokens")
-		c.version = version
-		c.send(connectFrame("billing/2", version, o))
-		if code := c.connack(); code != want {
+		c.Version = version
+		c.Send(connectFrame("billing/2", version, o))
+		if code := c.Connack(); code != want {
 			t.Errorf("version %d: CONNACK %#x, want %#x", version, code, want)
 		}
 	}
-	first.send(subscribeFrame(5, 1, "v1/+/up/a", 1), subscribeFrame(5, 2, "v1/+/up/b", 1))
-	first.expect(0x90, append(puback(1), 0, 1)...)
-	first.expect(0x90, append(puback(2), 0, frame.ReasonQuotaExceeded)...)
+	first.Send(subscribeFrame(5, 1, "v1/+/up/a", 1), subscribeFrame(5, 2, "v1/+/up/b", 1))
+	first.ExpectFrame(0x90, append(puback(1), 0, 1)...)
+	first.ExpectFrame(0x90, append(puback(2), 0, frame.ReasonQuotaExceeded)...)
 }
 
 // Whatever is retained anew while a client subscribes, it ends with the last message of every topic, and never
@@ -262,13 +259,13 @@ func (j aheadJournal) Last() uint64 { return j.Journal.Last() + 1000 }
 func TestSubscribeWhileTheFanoutLags(t *testing.T) {
 	t.Parallel()
 	h := newHarness(t, func(o *Options) { o.Journal = aheadJournal{o.Journal} })
-	c := h.connect("lab", "a", 5, connectOptions{})
+	c := h.connect("lab", "a", 5, mqtt.Connect{})
 	if wait := h.b.fanoutWait(); wait != maxFanoutWait {
 		t.Errorf("the first waits for up to %v", wait)
 	}
 	for id := uint16(1); id < 4; id++ {
-		c.send(subscribeFrame(5, id, "a/"+strconv.Itoa(int(id)), 1))
-		c.expect(0x90, append(puback(id), 0, 1)...)
+		c.Send(subscribeFrame(5, id, "a/"+strconv.Itoa(int(id)), 1))
+		c.ExpectFrame(0x90, append(puback(id), 0, 1)...)
 		if wait := h.b.fanoutWait(); wait != lateFanoutWait {
 			t.Errorf("the next one waits for up to %v", wait)
 		}

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"cellgate/broker/frame"
+	"cellgate/test/mqtt"
 
 	"github.com/coder/websocket"
 	"github.com/pires/go-proxyproto"
@@ -35,11 +36,10 @@ func (h *harness) dialTLS(cfg *tls.Config) (*client, error) {
 	h.t.Helper()
 	raw, err := net.Dial("tcp", h.b.Addrs()["cars"].String())
 	must(h.t, err)
-	h.t.Cleanup(func() { _ = raw.Close() })
 	cfg.InsecureSkipVerify = cfg.RootCAs == nil
 	c := tls.Client(raw, cfg)
 	_ = raw.SetDeadline(time.Now().Add(testPatience))
-	return newClient(h.t, c), c.Handshake()
+	return mqtt.Over(h.t, mqtt.V4, c), c.Handshake()
 }
 
 func TestTLS(t *testing.T) {
@@ -50,19 +50,19 @@ func TestTLS(t *testing.T) {
 		must(t, err)
 		topic := "v1/" + testVIN + "/up/telemetry"
 		// All in one record: what comes with the CONNECT must not wait for the next byte.
-		c.send(connectFrame(testVIN, 4, connectOptions{}), publishFrame(4, 1, 1, topic, "x"))
-		c.expect(0x20, 0, 0)
-		c.expect(0x40, puback(1)...)
+		c.Send(connectFrame(testVIN, 4, mqtt.Connect{}), publishFrame(4, 1, 1, topic, "x"))
+		c.ExpectFrame(0x20, 0, 0)
+		c.ExpectFrame(0x40, puback(1)...)
 		f := publishFrame(4, 1, 2, topic, "y")
 		for _, b := range f { // a record per byte
-			c.send([]byte{b})
+			c.Send([]byte{b})
 		}
-		c.expect(0x40, puback(2)...)
-		c.send(publishFrame(4, 1, 3, topic, string(make([]byte, 100<<10)))) // several records
-		c.expect(0x40, puback(3)...)
-		c.send(publishFrame(4, 1, 4, topic, "z"), []byte{0xE0, 0})
-		c.expect(0x40, puback(4)...)
-		if _, _, err := c.read(); !errors.Is(err, io.EOF) {
+		c.ExpectFrame(0x40, puback(2)...)
+		c.Send(publishFrame(4, 1, 3, topic, string(make([]byte, 100<<10)))) // several records
+		c.ExpectFrame(0x40, puback(3)...)
+		c.Send(publishFrame(4, 1, 4, topic, "z"), []byte{0xE0, 0})
+		c.ExpectFrame(0x40, puback(4)...)
+		if _, _, err := c.ReadFrame(); !errors.Is(err, io.EOF) {
 			t.Errorf("no close_notify: %v", err)
 		}
 		if recs := h.records(4); len(recs) != 4 {
@@ -91,9 +91,9 @@ func TestTLSResumption(t *testing.T) {
 	resumed := func() bool {
 		c, err := h.dialTLS(cfg)
 		must(t, err)
-		c.send(connectFrame(testVIN, 4, connectOptions{}))
-		c.expect(0x20, 0, 0) // the ticket came before it
-		return c.c.(*tls.Conn).ConnectionState().DidResume
+		c.Send(connectFrame(testVIN, 4, mqtt.Connect{}))
+		c.ExpectFrame(0x20, 0, 0) // the ticket came before it
+		return c.Conn.(*tls.Conn).ConnectionState().DidResume
 	}
 	if resumed() {
 		t.Error("resumed from nothing")
@@ -114,7 +114,7 @@ func TestCertificateReload(t *testing.T) {
 	serial := func() int64 {
 		c, err := h.dialTLS(&tls.Config{})
 		must(t, err)
-		return c.c.(*tls.Conn).ConnectionState().PeerCertificates[0].SerialNumber.Int64()
+		return c.Conn.(*tls.Conn).ConnectionState().PeerCertificates[0].SerialNumber.Int64()
 	}
 	ca.write(t, 2)
 	if got := serial(); got != 1 {
@@ -143,7 +143,7 @@ func TestCertificatePathReload(t *testing.T) {
 	serial := func() int64 {
 		c, err := h.dialTLS(&tls.Config{})
 		must(t, err)
-		return c.c.(*tls.Conn).ConnectionState().PeerCertificates[0].SerialNumber.Int64()
+		return c.Conn.(*tls.Conn).ConnectionState().PeerCertificates[0].SerialNumber.Int64()
 	}
 	other.write(t, 7)
 	must(t, h.b.Reload(Limits{}, map[string]TLS{"cars": {Cert: other.cert, Key: other.key}}))
@@ -170,18 +170,18 @@ func TestCertificatePathReload(t *testing.T) {
 func TestToldLimitsHold(t *testing.T) {
 	t.Parallel()
 	h := newHarness(t, func(o *Options) { o.Limits.Window, o.Limits.MaxPacket, o.Limits.AliasMaximum = 4, 2048, 3 })
-	old := h.connect("cars", testVIN, 5, connectOptions{})
+	old := h.connect("cars", testVIN, 5, mqtt.Connect{})
 	must(t, h.b.Reload(Limits{Window: 1, MaxPacket: 512, AliasMaximum: 1}, nil))
 	topic, big := "v1/"+testVIN+"/up/telemetry", strings.Repeat("x", 1500)
-	old.send(publishFrame(5, 1, 1, topic, big, 0x23, 0, 3))
-	old.expect(0x40, puback(1)...)
+	old.Send(publishFrame(5, 1, 1, topic, big, 0x23, 0, 3))
+	old.ExpectFrame(0x40, puback(1)...)
 	for id := uint16(2); id <= 5; id++ { // four exchanges stay open
-		old.send(publishFrame(5, 2, id, topic, "x"))
-		old.expect(0x50, puback(id)...)
+		old.Send(publishFrame(5, 2, id, topic, "x"))
+		old.ExpectFrame(0x50, puback(id)...)
 	}
-	fresh := h.connect("cars", "LTESTEV12TA000009", 5, connectOptions{})
-	fresh.send(publishFrame(5, 1, 1, "v1/LTESTEV12TA000009/up/telemetry", big))
-	if reason := fresh.expectClosed(); reason != frame.ReasonPacketTooLarge {
+	fresh := h.connect("cars", "LTESTEV12TA000009", 5, mqtt.Connect{})
+	fresh.Send(publishFrame(5, 1, 1, "v1/LTESTEV12TA000009/up/telemetry", big))
+	if reason := fresh.Ended().Reason; reason != frame.ReasonPacketTooLarge {
 		t.Errorf("reason 0x%02X", reason)
 	}
 }
@@ -201,10 +201,10 @@ func TestClientCertificate(t *testing.T) {
 		if err != nil {
 			return false
 		}
-		if _, err := c.c.Write(connectFrame(testVIN, 4, connectOptions{})); err != nil {
+		if _, err := c.Conn.Write(connectFrame(testVIN, 4, mqtt.Connect{})); err != nil {
 			return false
 		}
-		first, _, err := c.read()
+		first, _, err := c.ReadFrame()
 		return err == nil && first == 0x20
 	}
 	cfg := with(ca)
@@ -267,26 +267,26 @@ func TestProxyProtocol(t *testing.T) {
 	}
 	h := newHarness(t, from("127.0.0.0/8"))
 	c := h.dial("cars")
-	c.send(header("203.0.113.7:4711"), connectFrame(testVIN, 4, connectOptions{}))
-	c.expect(0x20, 0, 0)
+	c.Send(header("203.0.113.7:4711"), connectFrame(testVIN, 4, mqtt.Connect{}))
+	c.ExpectFrame(0x20, 0, 0)
 	for _, conn := range h.b.wheel.all(nil) {
 		if got := conn.t.peer.String(); got != "203.0.113.7:4711" {
 			t.Errorf("peer %s", got)
 		}
 	}
 	c = h.dial("cars") // the client's address counts, not the balancer's
-	c.send(header("203.0.113.8:1"), connectFrame("LTEST000000000002", 4, connectOptions{}))
-	c.expect(0x20, 0, 0)
+	c.Send(header("203.0.113.8:1"), connectFrame("LTEST000000000002", 4, mqtt.Connect{}))
+	c.ExpectFrame(0x20, 0, 0)
 	c = h.dial("cars")
-	c.send(header("203.0.113.7:4712"), connectFrame("LTEST000000000003", 4, connectOptions{}))
-	c.expectClosed()
+	c.Send(header("203.0.113.7:4712"), connectFrame("LTEST000000000003", 4, mqtt.Connect{}))
+	c.Ended()
 	c = h.dial("cars") // no header
-	c.send(connectFrame(testVIN, 4, connectOptions{}))
-	c.expectClosed()
+	c.Send(connectFrame(testVIN, 4, mqtt.Connect{}))
+	c.Ended()
 	h = newHarness(t, from("10.0.0.0/8")) // not a balancer
 	c = h.dial("cars")
-	c.send(header("203.0.113.7:4711"), connectFrame(testVIN, 4, connectOptions{}))
-	c.expectClosed()
+	c.Send(header("203.0.113.7:4711"), connectFrame(testVIN, 4, mqtt.Connect{}))
+	c.Ended()
 }
 
 // dialWebSocket opens a WebSocket to the listener cars. before is sent ahead of TLS and HTTP.
@@ -314,7 +314,7 @@ func (h *harness) dialWebSocket(cfg *tls.Config, before []byte) (*client, error)
 	if err != nil {
 		return nil, err
 	}
-	return newClient(h.t, websocket.NetConn(ctx, ws, websocket.MessageBinary)), nil
+	return mqtt.Over(h.t, mqtt.V4, websocket.NetConn(ctx, ws, websocket.MessageBinary)), nil
 }
 
 func webSocketListener(o *Options) { o.Listeners[2].Protocol = ProtocolWebSocket }
@@ -330,16 +330,16 @@ func TestWebSocketTLS(t *testing.T) {
 	} {
 		c, err := h.dialWebSocket(cfg, nil)
 		must(t, err)
-		c.send(connectFrame(testVIN, 4, connectOptions{}), publishFrame(4, 1, 1, "v1/"+testVIN+"/up/telemetry", "x"))
-		c.expect(0x20, 0, 0)
-		c.expect(0x40, puback(1)...)
+		c.Send(connectFrame(testVIN, 4, mqtt.Connect{}), publishFrame(4, 1, 1, "v1/"+testVIN+"/up/telemetry", "x"))
+		c.ExpectFrame(0x20, 0, 0)
+		c.ExpectFrame(0x40, puback(1)...)
 		for _, conn := range h.b.wheel.all(nil) {
 			if got, want := conn.t.certificate() != nil, i == 1; got != want {
 				t.Errorf("connection %d: has a certificate: %v, want %v", i, got, want)
 			}
 		}
-		c.send([]byte{0xE0, 0})
-		c.expectClosed()
+		c.Send([]byte{0xE0, 0})
+		c.Ended()
 		eventually(t, "gone", func() bool { return h.b.Connections() == 0 })
 	}
 }
@@ -361,8 +361,8 @@ func TestWebSocketProxyProtocol(t *testing.T) {
 		}
 		c, err := h.dialWebSocket(cfg, header)
 		must(t, err)
-		c.send(connectFrame(testVIN, 4, connectOptions{}))
-		c.expect(0x20, 0, 0)
+		c.Send(connectFrame(testVIN, 4, mqtt.Connect{}))
+		c.ExpectFrame(0x20, 0, 0)
 		for _, conn := range h.b.wheel.all(nil) {
 			if got := conn.t.peer.String(); got != "203.0.113.7:4711" {
 				t.Errorf("peer %s", got)
@@ -374,8 +374,8 @@ func TestWebSocketProxyProtocol(t *testing.T) {
 		if _, err := h.dialWebSocket(cfg, nil); err == nil {
 			t.Error("let in without a header")
 		}
-		c.send([]byte{0xE0, 0})
-		c.expectClosed()
+		c.Send([]byte{0xE0, 0})
+		c.Ended()
 		eventually(t, "place given back", func() bool {
 			h.b.admission.mu.Lock()
 			defer h.b.admission.mu.Unlock()
@@ -396,26 +396,24 @@ func TestWebSocket(t *testing.T) {
 		if resp.Body != nil {
 			_ = resp.Body.Close()
 		}
-		c := newClient(t, websocket.NetConn(ctx, ws, websocket.MessageBinary))
-		c.version = 5
-		return c
+		return mqtt.Over(t, mqtt.V5, websocket.NetConn(ctx, ws, websocket.MessageBinary))
 	}
 	c := dial()
-	f := connectFrame("bench", 5, connectOptions{})
-	c.send(f[:5]) // packets and messages need not be aligned (MQTT 5, 6)
-	c.send(f[5:], publishFrame(5, 1, 1, "a/b", "x"))
-	first, _, err := c.read()
+	f := connectFrame("bench", 5, mqtt.Connect{})
+	c.Send(f[:5]) // packets and messages need not be aligned (MQTT 5, 6)
+	c.Send(f[5:], publishFrame(5, 1, 1, "a/b", "x"))
+	first, _, err := c.ReadFrame()
 	if err != nil || first != 0x20 {
 		t.Fatalf("%#x, %v", first, err)
 	}
-	c.expect(0x40, puback(1)...)
+	c.ExpectFrame(0x40, puback(1)...)
 	old := c
 	c = dial()
-	c.send(connectFrame("bench", 5, connectOptions{}))
-	if code := c.connack(); code != 0 {
+	c.Send(connectFrame("bench", 5, mqtt.Connect{}))
+	if code := c.Connack(); code != 0 {
 		t.Fatalf("CONNACK %#x", code)
 	}
-	if reason := old.expectClosed(); reason != 0x8E {
+	if reason := old.Ended().Reason; reason != 0x8E {
 		t.Errorf("taken over: reason %#x", reason)
 	}
 	if _, resp, err := websocket.Dial(ctx, url, nil); err == nil || resp.StatusCode != http.StatusBadRequest {
@@ -432,12 +430,12 @@ func TestGoodbyeIsNotReset(t *testing.T) {
 	for range 20 {
 		c, err := h.dialTLS(&tls.Config{})
 		must(t, err)
-		c.send(connectFrame(testVIN, 4, connectOptions{}))
-		c.expect(0x20, 0, 0)
-		c.send(publishFrame(4, 1, 1, "v1/"+testVIN+"/up/telemetry", "x"), []byte{0xE0, 0})
-		must(t, c.c.(*tls.Conn).CloseWrite())
-		c.expect(0x40, puback(1)...)
-		if _, _, err := c.read(); !errors.Is(err, io.EOF) {
+		c.Send(connectFrame(testVIN, 4, mqtt.Connect{}))
+		c.ExpectFrame(0x20, 0, 0)
+		c.Send(publishFrame(4, 1, 1, "v1/"+testVIN+"/up/telemetry", "x"), []byte{0xE0, 0})
+		must(t, c.Conn.(*tls.Conn).CloseWrite())
+		c.ExpectFrame(0x40, puback(1)...)
+		if _, _, err := c.ReadFrame(); !errors.Is(err, io.EOF) {
 			t.Fatalf("the connection ends with %v, want EOF", err)
 		}
 	}

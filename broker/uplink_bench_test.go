@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"cellgate/broker/frame"
+	"cellgate/test/mqtt"
 )
 
 // The load of BenchmarkUplink comes from a process of its own, as that of BenchmarkIdle does.
@@ -43,7 +44,7 @@ func TestUplinkLoad(t *testing.T) {
 	for i := range conns {
 		c, err := net.Dial("tcp", address)
 		must(t, err)
-		_, err = c.Write(connectFrame(idleVIN(i), frame.Version311, connectOptions{keepalive: 60}))
+		_, err = c.Write(connectFrame(idleVIN(i), frame.Version311, mqtt.Connect{Keepalive: 60}))
 		must(t, err)
 		_, err = io.ReadFull(c, make([]byte, 4))
 		must(t, err)

@@ -5,10 +5,11 @@ import (
 
 	"cellgate/broker/frame"
 	"cellgate/broker/message"
+	"cellgate/test/mqtt"
 )
 
 func vehicle(h *harness, version byte) *client {
-	return h.connect("tokens", testVIN, version, connectOptions{user: testVIN, password: h.token(testVIN)})
+	return h.connect("tokens", testVIN, version, mqtt.Connect{User: testVIN, Password: h.token(testVIN)})
 }
 
 func TestPublishQoS1(t *testing.T) {
@@ -17,10 +18,10 @@ func TestPublishQoS1(t *testing.T) {
 		h := newHarness(t)
 		c := vehicle(h, version)
 		topic := "v1/" + testVIN + "/up/telemetry"
-		c.send(publishFrame(version, 0, 0, topic, "zero"), publishFrame(version, 1, 1, topic, "one"),
+		c.Send(publishFrame(version, 0, 0, topic, "zero"), publishFrame(version, 1, 1, topic, "one"),
 			publishFrame(version, 1, 2, topic, "two"))
-		c.expect(0x40, puback(1)...)
-		c.expect(0x40, puback(2)...)
+		c.ExpectFrame(0x40, puback(1)...)
+		c.ExpectFrame(0x40, puback(2)...)
 		if durable := h.journal.Durable(); durable != 3 {
 			t.Errorf("acknowledged, but the durable mark is %d", durable)
 		}
@@ -38,14 +39,14 @@ func TestPublishQoS2(t *testing.T) {
 		h := newHarness(t)
 		c := vehicle(h, version)
 		topic := "v1/" + testVIN + "/up/alarm"
-		c.send(publishFrame(version, 2, 9, topic, "x"))
-		c.expect(0x50, puback(9)...)
+		c.Send(publishFrame(version, 2, 9, topic, "x"))
+		c.ExpectFrame(0x50, puback(9)...)
 		again := publishFrame(version, 2, 9, topic, "x")
 		again[0] |= 8 // DUP
-		c.send(again)
-		c.expect(0x50, puback(9)...)
-		c.send(frame.AppendAck(nil, frame.TypePubrel, 9, 0, version))
-		c.expect(0x70, puback(9)...)
+		c.Send(again)
+		c.ExpectFrame(0x50, puback(9)...)
+		c.Send(frame.AppendAck(nil, frame.TypePubrel, 9, 0, version))
+		c.ExpectFrame(0x70, puback(9)...)
 		recs := h.records(2)
 		if recs[0].Kind != message.KindPublish || recs[1].Kind != message.KindRelease {
 			t.Errorf("kinds %d, %d", recs[0].Kind, recs[1].Kind)
@@ -61,11 +62,11 @@ func TestProperties(t *testing.T) {
 	h := newHarness(t)
 	c := vehicle(h, 5)
 	props := []byte{0x01, 1, 0x02, 0, 0, 0, 60, 0x26, 0, 1, 'k', 0, 1, 'v', 0x26, 0, 1, 'k', 0, 1, 'w'}
-	props = append(append(props, 0x03), text("application/json")...)
-	props = append(append(props, 0x08), text("r/t")...)
-	props = append(append(props, 0x09), text("id")...)
-	c.send(publishFrame(5, 1, 1, "v1/"+testVIN+"/up/event", "{}", props...))
-	c.expect(0x40, puback(1)...)
+	props = append(append(props, 0x03), mqtt.Text("application/json")...)
+	props = append(append(props, 0x08), mqtt.Text("r/t")...)
+	props = append(append(props, 0x09), mqtt.Text("id")...)
+	c.Send(publishFrame(5, 1, 1, "v1/"+testVIN+"/up/event", "{}", props...))
+	c.ExpectFrame(0x40, puback(1)...)
 	p := h.records(1)[0].Props
 	if p.ContentType != "application/json" || p.ResponseTopic != "r/t" || string(p.Correlation) != "id" || !p.UTF8Payload ||
 		p.Expiry != 60 || !p.HasExpiry || len(p.User) != 2 || p.User[0] != (message.UserProperty{Name: "k", Value: "v"}) {
@@ -78,21 +79,21 @@ func TestTopicAlias(t *testing.T) {
 	h := newHarness(t)
 	c := vehicle(h, 5)
 	topic := "v1/" + testVIN + "/up/event"
-	c.send(publishFrame(5, 1, 1, topic, "a", 0x23, 0, 3), publishFrame(5, 1, 2, "", "b", 0x23, 0, 3))
-	c.expect(0x40, puback(1)...)
-	c.expect(0x40, puback(2)...)
+	c.Send(publishFrame(5, 1, 1, topic, "a", 0x23, 0, 3), publishFrame(5, 1, 2, "", "b", 0x23, 0, 3))
+	c.ExpectFrame(0x40, puback(1)...)
+	c.ExpectFrame(0x40, puback(2)...)
 	for _, r := range h.records(2) {
 		if r.Topic != topic {
 			t.Errorf("topic %q", r.Topic)
 		}
 	}
-	c.send(publishFrame(5, 1, 3, "", "c", 0x23, 0, 4))
-	if reason := c.expectClosed(); reason != frame.ReasonProtocolError {
+	c.Send(publishFrame(5, 1, 3, "", "c", 0x23, 0, 4))
+	if reason := c.Ended().Reason; reason != frame.ReasonProtocolError {
 		t.Errorf("unknown alias: reason %#x", reason)
 	}
 	c = vehicle(h, 5)
-	c.send(publishFrame(5, 1, 3, topic, "c", 0x23, 0, 17))
-	if reason := c.expectClosed(); reason != frame.ReasonTopicAliasInvalid {
+	c.Send(publishFrame(5, 1, 3, topic, "c", 0x23, 0, 17))
+	if reason := c.Ended().Reason; reason != frame.ReasonTopicAliasInvalid {
 		t.Errorf("alias above the maximum: reason %#x", reason)
 	}
 }
@@ -105,13 +106,13 @@ func TestRefusedPublish(t *testing.T) {
 		h := newHarness(t)
 		c := vehicle(h, 5)
 		own := "v1/" + testVIN + "/up/telemetry"
-		c.send(publishFrame(5, 0, 0, other, "x"), publishFrame(5, 1, 1, own, "x"), publishFrame(5, 1, 2, other, "x"),
+		c.Send(publishFrame(5, 0, 0, other, "x"), publishFrame(5, 1, 1, own, "x"), publishFrame(5, 1, 2, other, "x"),
 			publishFrame(5, 2, 3, other, "x"), publishFrame(5, 1, 4, own, "x"), publishFrame(5, 1, 5, "$SYS/x", "x"))
-		c.expect(0x40, puback(1)...)
-		c.expect(0x40, 0, 2, 0x87)
-		c.expect(0x50, 0, 3, 0x87)
-		c.expect(0x40, puback(4)...)
-		c.expect(0x40, 0, 5, 0x87)
+		c.ExpectFrame(0x40, puback(1)...)
+		c.ExpectFrame(0x40, 0, 2, 0x87)
+		c.ExpectFrame(0x50, 0, 3, 0x87)
+		c.ExpectFrame(0x40, puback(4)...)
+		c.ExpectFrame(0x40, 0, 5, 0x87)
 		if last := h.journal.Last(); last != 2 {
 			t.Errorf("%d records", last)
 		}
@@ -124,9 +125,9 @@ func TestRefusedPublish(t *testing.T) {
 			t.Parallel()
 			h := newHarness(t)
 			c := vehicle(h, 4)
-			c.send(publishFrame(4, 1, 1, "v1/"+testVIN+"/up/telemetry", "x"), publishFrame(4, qos, 2, other, "x"))
-			c.expect(0x40, puback(1)...)
-			c.expectClosed()
+			c.Send(publishFrame(4, 1, 1, "v1/"+testVIN+"/up/telemetry", "x"), publishFrame(4, qos, 2, other, "x"))
+			c.ExpectFrame(0x40, puback(1)...)
+			c.Ended()
 			if last := h.journal.Last(); last != 1 {
 				t.Errorf("%d records", last)
 			}
@@ -137,8 +138,8 @@ func TestRefusedPublish(t *testing.T) {
 func TestPing(t *testing.T) {
 	t.Parallel()
 	c := vehicle(newHarness(t), 4)
-	c.send([]byte{0xC0, 0})
-	c.expect(0xD0)
+	c.Send([]byte{0xC0, 0})
+	c.ExpectFrame(0xD0)
 }
 
 // A frame may come in any pieces, and any number of frames in one.
@@ -148,12 +149,12 @@ func TestPieces(t *testing.T) {
 	c := vehicle(h, 5)
 	f := publishFrame(5, 1, 1, "v1/"+testVIN+"/up/telemetry", "x")
 	for _, b := range f {
-		c.send([]byte{b})
+		c.Send([]byte{b})
 	}
-	c.expect(0x40, puback(1)...)
+	c.ExpectFrame(0x40, puback(1)...)
 	big := make([]byte, 200<<10)
-	c.send(publishFrame(5, 1, 2, "v1/"+testVIN+"/up/telemetry", string(big)))
-	c.expect(0x40, puback(2)...)
+	c.Send(publishFrame(5, 1, 2, "v1/"+testVIN+"/up/telemetry", string(big)))
+	c.ExpectFrame(0x40, puback(2)...)
 	if recs := h.records(2); len(recs[1].Payload) != len(big) {
 		t.Errorf("payload of %d bytes", len(recs[1].Payload))
 	}

@@ -21,6 +21,7 @@ type Client struct {
 	Conn     net.Conn
 	Version  byte
 	ID       string        // of the last Connect
+	Ack      Packet        // the CONNACK that answered it
 	Patience time.Duration // for each packet that is read or written
 	Got      []Packet      // by Next, with their topics where there was only an alias
 
@@ -132,6 +133,7 @@ func (c *Client) Connect(o Connect) (Packet, error) {
 	if err == nil && p.Type != CONNACK {
 		err = fmt.Errorf("%v in place of CONNACK", p)
 	}
+	c.Ack = p
 	return p, err
 }
 
