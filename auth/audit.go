@@ -109,7 +109,7 @@ type Audit struct {
 
 	mu        sync.Mutex // guards below; a line is written whole under it
 	w         io.Writer
-	security  io.Writer // nil with AuditOptions.Writer
+	security  io.Writer
 	failing   bool
 	refusals  buckets // by reason
 	repeating buckets // by event and subject
@@ -118,37 +118,27 @@ type Audit struct {
 // AuditOptions says where the audit log goes.
 type AuditOptions struct {
 	// Path is the file, mode 0600; security events are also written to {Path without .log}-security.log. Each is
-	// rotated at MaxMegabytes (100) and the last MaxFiles (10) are kept, compressed.
+	// rotated at MaxMegabytes and the last MaxFiles are kept, compressed.
 	Path                   string
 	MaxMegabytes, MaxFiles int
-	// Writer takes the lines instead of the files, when set.
-	Writer  io.Writer
-	Cell    string
-	Log     *slog.Logger
-	Metrics *Metrics
+	Cell                   string
+	Log                    *slog.Logger
+	Metrics                *Metrics
 }
 
 // NewAudit makes an audit log. A file is created at its first line.
 func NewAudit(o AuditOptions) *Audit {
-	setDefault(&o.MaxMegabytes, 100)
-	setDefault(&o.MaxFiles, 10)
-	if o.Log == nil {
-		o.Log = slog.New(slog.DiscardHandler)
+	file := func(path string) io.Writer {
+		return &lumberjack.Logger{Filename: path, MaxSize: o.MaxMegabytes, MaxBackups: o.MaxFiles, Compress: true}
 	}
-	if o.Metrics == nil {
-		o.Metrics = NewMetrics(nil)
-	}
-	l := &Audit{
-		cell: o.Cell, log: o.Log, metrics: o.Metrics, w: o.Writer,
+	return newAudit(file(o.Path), file(strings.TrimSuffix(o.Path, ".log")+"-security.log"), o)
+}
+
+func newAudit(all, security io.Writer, o AuditOptions) *Audit {
+	return &Audit{
+		cell: o.Cell, log: o.Log, metrics: o.Metrics, w: all, security: security,
 		refusals: newBuckets(maxRefusalReasons), repeating: newBuckets(maxRepeating),
 	}
-	if l.w == nil {
-		file := func(path string) io.Writer {
-			return &lumberjack.Logger{Filename: path, MaxSize: o.MaxMegabytes, MaxBackups: o.MaxFiles, Compress: true}
-		}
-		l.w, l.security = file(o.Path), file(strings.TrimSuffix(o.Path, ".log")+"-security.log")
-	}
-	return l
 }
 
 // Write writes one event; of those that one subject repeats, a sample, which tells how many were left out. That it
@@ -187,7 +177,7 @@ func (l *Audit) writeLocked(e AuditEvent) {
 	if err == nil {
 		line = append(line, '\n')
 		_, err = l.w.Write(line)
-		if l.security != nil && e.security() {
+		if e.security() {
 			_, failed := l.security.Write(line)
 			err = errors.Join(err, failed)
 		}

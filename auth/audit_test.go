@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"io"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
@@ -30,7 +32,7 @@ func auditLines(t *testing.T, b []byte) []AuditEvent {
 func TestAuditSamplesRefusals(t *testing.T) {
 	t.Parallel()
 	var b bytes.Buffer
-	l := NewAudit(AuditOptions{Writer: &b, Cell: testCell})
+	l := testAudit(&b)
 	now := newClock().Now()
 	const flood = 10_000
 	for range flood {
@@ -59,7 +61,7 @@ func TestAuditSamplesRefusals(t *testing.T) {
 func TestAuditFile(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "audit.log")
-	l := NewAudit(AuditOptions{Path: path, MaxMegabytes: 1, MaxFiles: 2})
+	l := NewAudit(AuditOptions{Path: path, MaxMegabytes: 1, MaxFiles: 2, Log: slog.New(slog.DiscardHandler), Metrics: NewMetrics(nil)})
 	for range 5000 {
 		l.Write(AuditEvent{At: time.Now(), Event: AuditRefuse, Subject: strings.Repeat("v", 400)})
 	}
@@ -88,7 +90,9 @@ func (failingWriter) Write([]byte) (int, error) { return 0, errors.New("disk is 
 // TestAuditFailureRefusesNobody: what cannot be written is reported, and tokens are issued all the same.
 func TestAuditFailureRefusesNobody(t *testing.T) {
 	t.Parallel()
-	f := open(t, func(c *Config) { c.Audit = NewAudit(AuditOptions{Writer: failingWriter{}, Log: c.Log}) })
+	f := open(t, func(c *Config) {
+		c.Audit = newAudit(failingWriter{}, io.Discard, AuditOptions{Log: c.Log, Metrics: NewMetrics(nil)})
+	})
 	for range 3 {
 		f.vehicle(t, testVIN)
 	}
@@ -101,7 +105,7 @@ func TestAuditFailureRefusesNobody(t *testing.T) {
 func TestAuditTellsWhoWhatWhyAndWhere(t *testing.T) {
 	t.Parallel()
 	var b bytes.Buffer
-	f := open(t, func(c *Config) { c.Audit = NewAudit(AuditOptions{Writer: &b, Cell: testCell}) })
+	f := open(t, func(c *Config) { c.Audit = testAudit(&b) })
 	token, id := f.issue(t, IssueRequest{Subject: testVIN, Role: RoleVehicle, Caller: Caller{By: "op", Address: "192.0.2.7:1"}})
 	f.AuditRefresh(id, Peer{Address: "192.0.2.8:1"})
 	if _, err := f.Revoke(Revocation{TokenID: id.TokenID, Reason: "lost"}, Caller{By: "op", Address: "192.0.2.9:1"}); err != nil {
@@ -192,7 +196,9 @@ func TestCheckVIN(t *testing.T) {
 func TestOneVehicleCannotRotateEvidenceOut(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	l := NewAudit(AuditOptions{Path: filepath.Join(dir, "audit.log"), MaxMegabytes: 1, MaxFiles: 1})
+	l := NewAudit(AuditOptions{
+		Path: filepath.Join(dir, "audit.log"), MaxMegabytes: 1, MaxFiles: 1, Log: slog.New(slog.DiscardHandler), Metrics: NewMetrics(nil),
+	})
 	f := open(t, func(c *Config) { c.Audit = l })
 	f.revoke(t, Revocation{Subject: otherVIN, Reason: "stolen"})
 	const flood = 20_000

@@ -50,7 +50,7 @@ type Authority struct {
 // directory, the store and the external issuers. It makes no network call before it returns. End it
 // with Close.
 func Open(cfg Config) (*Authority, error) {
-	if err := cfg.defaults(); err != nil {
+	if err := cfg.validate(); err != nil {
 		return nil, fmt.Errorf("auth: %w", err)
 	}
 	p, err := newPolicy(cfg.Roles, cfg.VINLists)

@@ -68,7 +68,7 @@ func TestOpenRefusesAKeyThatOthersCanRead(t *testing.T) {
 	if err := os.Chmod(keyPath(f.dir, f.Keys()[0].KID), 0o640); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Open(Config{Dir: f.dir, Cell: testCell}); err == nil {
+	if _, err := Open(testConfig(f.dir, time.Now)); err == nil {
 		t.Fatal("opened")
 	}
 }
@@ -76,7 +76,9 @@ func TestOpenRefusesAKeyThatOthersCanRead(t *testing.T) {
 func TestOpenWithNoCreate(t *testing.T) {
 	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "mistyped")
-	if _, err := Open(Config{Dir: dir, Cell: testCell, NoCreate: true}); !errors.Is(err, ErrNoKeys) {
+	c := testConfig(dir, time.Now)
+	c.NoCreate = true
+	if _, err := Open(c); !errors.Is(err, ErrNoKeys) {
 		t.Fatalf("got %v", err)
 	}
 	if _, err := os.Stat(dir); !errors.Is(err, os.ErrNotExist) {

@@ -35,7 +35,9 @@ func TestWrongClockDeletesNothing(t *testing.T) {
 		d.trusted.Store(0) // the step is noticed
 		f.clock.Add(by)
 		f.prune()
-		again, err := Open(Config{Dir: f.dir, Cell: testCell, Now: f.clock.Now, Trusted: d.get, Poll: time.Hour})
+		c := testConfig(f.dir, f.clock.Now)
+		c.Trusted = d.get
+		again, err := Open(c)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -22,12 +22,11 @@ import (
 
 // Bounds of fetching a key set.
 const (
-	maxJWKSBytes    = 256 << 10
-	jwksTimeout     = 10 * time.Second
-	jwksRetry       = 5 * time.Second  // first pause after a failure; doubles up to the refresh interval
-	jwksHintPause   = 30 * time.Second // least pause before a fetch that an unknown kid asked for
-	jwksRedirects   = 3
-	defaultJWKSTime = 10 * time.Minute
+	maxJWKSBytes  = 256 << 10
+	jwksTimeout   = 10 * time.Second
+	jwksRetry     = 5 * time.Second  // first pause after a failure; doubles up to the refresh interval
+	jwksHintPause = 30 * time.Second // least pause before a fetch that an unknown kid asked for
+	jwksRedirects = 3
 )
 
 // externalKeys is the key set of one external issuer: from a file that is followed, or from a URL that is
@@ -56,7 +55,6 @@ func newExternalKeys(e *ExternalIssuer, cfg *Config) *externalKeys {
 		configured: *e, cfg: *e, issuer: e.issuer(cfg.Cell), log: cfg.Log, metrics: cfg.Metrics, hint: make(chan struct{}, 1),
 		copy: filepath.Join(cfg.Dir, "jwks-"+hex.EncodeToString(sum[:8])+".json"),
 	}
-	setDefault(&x.cfg.Refresh, defaultJWKSTime)
 	x.client = &http.Client{Timeout: jwksTimeout, CheckRedirect: func(r *http.Request, via []*http.Request) error {
 		if len(via) > jwksRedirects {
 			return errors.New("too many redirects")

@@ -1,6 +1,7 @@
 package auth
 
 import (
+	"cmp"
 	"crypto"
 	"encoding/json"
 	"errors"
@@ -56,7 +57,7 @@ func (k partnerKey) token(f *fixture, change ...func(forge.Obj) forge.Obj) strin
 }
 
 func withPartner(e ExternalIssuer) func(*Config) {
-	e.Issuer, e.Roles, e.Scopes = partner, []string{RoleService}, []string{ScopeTelemetryRead}
+	e.Issuer, e.Roles, e.Scopes, e.Refresh = partner, []string{RoleService}, []string{ScopeTelemetryRead}, cmp.Or(e.Refresh, time.Hour)
 	return func(c *Config) { c.External = []ExternalIssuer{e} }
 }
 
@@ -202,7 +203,7 @@ func TestParseJWKS(t *testing.T) {
 
 func TestExternalIssuerValidate(t *testing.T) {
 	t.Parallel()
-	base := ExternalIssuer{Issuer: partner, JWKSURL: "https://x/jwks", Roles: []string{RoleService}}
+	base := ExternalIssuer{Issuer: partner, JWKSURL: "https://x/jwks", Roles: []string{RoleService}, Refresh: time.Hour}
 	if err := base.Validate(); err != nil {
 		t.Fatal(err)
 	}

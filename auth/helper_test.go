@@ -2,6 +2,7 @@ package auth
 
 import (
 	"context"
+	"io"
 	"log/slog"
 	"sync"
 	"testing"
@@ -46,14 +47,25 @@ type fixture struct {
 	dir   string
 }
 
+// testConfig is an authority's that looks at its files only when it is told to.
+func testConfig(dir string, now func() time.Time) Config {
+	return Config{
+		Dir: dir, Cell: testCell, Issuer: "cellgate/" + testCell, Algorithm: ES256, VehicleName: NameFromSAN,
+		TTL: time.Hour, MaxTTL: 90 * 24 * time.Hour, Leeway: time.Minute, CacheSize: 1 << 10, MaxRevocations: 100_000,
+		IssueRate: 200, IssueBurst: 1000, Poll: time.Hour, Now: now, Log: slog.New(slog.DiscardHandler), Metrics: NewMetrics(nil),
+	}
+}
+
+func testAudit(w io.Writer) *Audit {
+	return newAudit(w, io.Discard, AuditOptions{Cell: testCell, Log: slog.New(slog.DiscardHandler), Metrics: NewMetrics(nil)})
+}
+
 func open(t testing.TB, change ...func(*Config)) *fixture {
 	t.Helper()
 	f := &fixture{clock: newClock(), logs: &logbuf.Buffer{}}
-	cfg := Config{
-		Dir: t.TempDir(), Cell: testCell, Now: f.clock.Now, Poll: 5 * time.Millisecond, KeyActivation: -1,
-		Log: slog.New(slog.NewJSONHandler(f.logs, &slog.HandlerOptions{Level: slog.LevelDebug})),
-	}
-	cfg.Audit = NewAudit(AuditOptions{Writer: f.logs, Cell: testCell, Log: cfg.Log})
+	cfg := testConfig(t.TempDir(), f.clock.Now)
+	cfg.Poll, cfg.Log = 5*time.Millisecond, slog.New(slog.NewJSONHandler(f.logs, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	cfg.Audit = testAudit(f.logs)
 	for _, c := range change {
 		c(&cfg)
 	}

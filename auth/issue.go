@@ -69,8 +69,8 @@ func (a *Authority) Issue(req IssueRequest) (string, Identity, error) {
 	if err != nil {
 		return "", Identity{}, fmt.Errorf("auth: sign token: %w", err)
 	}
-	if len(token) > a.cfg.MaxTokenBytes {
-		return "", Identity{}, fmt.Errorf("%w: the token would be over %d bytes; a list of VINs can have a name in auth.vin_lists", ErrInvalidRequest, a.cfg.MaxTokenBytes)
+	if len(token) > maxTokenBytes {
+		return "", Identity{}, fmt.Errorf("%w: the token would be over %d bytes; a list of VINs can have a name in auth.vin_lists", ErrInvalidRequest, maxTokenBytes)
 	}
 	a.cfg.Metrics.issued.WithLabelValues(roleLabel(id.Role)).Inc()
 	a.cfg.Audit.Write(AuditEvent{

@@ -26,7 +26,7 @@ type ExternalIssuer struct {
 	// Roles and Scopes are what its tokens may grant. A token of another role is refused, another scope is
 	// left out.
 	Roles, Scopes []string
-	// Refresh is how often the URL is fetched; 10 minutes if 0, at least 1 second.
+	// Refresh is how often the URL is fetched, at least 1 second.
 	Refresh time.Duration
 }
 
@@ -62,7 +62,7 @@ func (e *ExternalIssuer) Validate() error {
 		return fmt.Errorf("external issuer %q: give a JWKS file or a URL, not both", e.Issuer)
 	case len(e.Roles) == 0:
 		return fmt.Errorf("external issuer %q: list the roles that it may grant", e.Issuer)
-	case e.Refresh != 0 && e.Refresh < time.Second:
+	case e.Refresh < time.Second:
 		return fmt.Errorf("external issuer %q: refresh is under a second", e.Issuer)
 	}
 	for _, alg := range e.Algorithms {

@@ -52,7 +52,7 @@ func (a *Authority) prepare(cfg Config) (*Config, *policy, error) {
 	next.Roles, next.VINLists, next.External = cfg.Roles, cfg.VINLists, cfg.External
 	next.VehicleName, next.BindCertificates = cfg.VehicleName, cfg.BindCertificates
 	next.IssueRate, next.IssueBurst = cfg.IssueRate, cfg.IssueBurst
-	if err := next.defaults(); err != nil {
+	if err := next.validate(); err != nil {
 		return nil, nil, err
 	}
 	p, err := newPolicy(next.Roles, next.VINLists)

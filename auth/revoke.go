@@ -1,6 +1,7 @@
 package auth
 
 import (
+	"cmp"
 	"crypto/rand"
 	"fmt"
 	"strings"
@@ -16,7 +17,7 @@ func (a *Authority) Revoke(r Revocation, by Caller) (Revocation, error) {
 	now := a.cfg.Now()
 	r.By = by.By
 	if r.Subject != "" {
-		setDefault(&r.Issuer, a.cfg.Issuer)
+		r.Issuer = cmp.Or(r.Issuer, a.cfg.Issuer)
 		if r.IssuedBefore.IsZero() {
 			r.IssuedBefore = now
 		}

@@ -1,6 +1,7 @@
 package auth
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -34,8 +35,7 @@ type RotateRequest struct {
 // rather than none.
 func (a *Authority) Rotate(req RotateRequest) (KeyInfo, error) {
 	now := a.cfg.Now()
-	setDefault(&req.Algorithm, a.live().Algorithm)
-	setDefault(&req.Keep, a.live().TTL)
+	req.Algorithm, req.Keep = cmp.Or(req.Algorithm, a.live().Algorithm), cmp.Or(req.Keep, a.live().TTL)
 	if req.Keep < 0 {
 		return KeyInfo{}, errors.New("auth: rotate: keep is negative")
 	}

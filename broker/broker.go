@@ -16,6 +16,7 @@ import (
 	"cellgate/broker/frame"
 	"cellgate/broker/message"
 	"cellgate/broker/session"
+	"cellgate/configs/complete"
 )
 
 // Broker serves MQTT clients: see the package comment.
@@ -23,7 +24,7 @@ type Broker struct {
 	journal          Journal
 	sessions         *session.Manager
 	auth             Authenticator
-	ackModeOf        func(rec *message.Record) AckMode
+	ackMode          func(rec *message.Record) AckMode
 	settlement       Settlement
 	admitHook        func(id *auth.Identity, clientID string) (byte, string)
 	shed             func() bool
@@ -65,33 +66,20 @@ var ErrOptions = errors.New("broker options")
 
 // New checks the options and reads the listeners' certificates. It serves nothing before Start.
 func New(o Options) (*Broker, error) {
-	switch {
-	case o.Journal == nil, o.Sessions == nil, o.Auth == nil:
-		return nil, fmt.Errorf("%w: Journal, Sessions and Auth are required", ErrOptions)
-	case len(o.Listeners) == 0:
+	if err := complete.Check(o); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrOptions, err)
+	}
+	if len(o.Listeners) == 0 {
 		return nil, fmt.Errorf("%w: no listener", ErrOptions)
 	}
 	b := &Broker{
-		journal: o.Journal, sessions: o.Sessions, auth: o.Auth, ackModeOf: o.Ack, settlement: o.Settlement,
+		journal: o.Journal, sessions: o.Sessions, auth: o.Auth, ackMode: o.Ack, settlement: o.Settlement,
 		admitHook: o.Admit, shed: o.Shed, commands: o.Commands, commandSubscribe: o.CommandSubscribe,
 		log: o.Log, metrics: o.Metrics, now: o.Now, begun: time.Now().Add(-time.Second),
 		gate: newGate(runtime.GOMAXPROCS(0)), pools: newPools(),
 		stopTick: make(chan struct{}),
 	}
-	if b.log == nil {
-		b.log = slog.New(slog.DiscardHandler)
-	}
-	if b.metrics == nil {
-		b.metrics = NewMetrics(nil)
-	}
 	b.admission = newAdmission(b.metrics.Handshakes)
-	if b.now == nil {
-		b.now = time.Now
-	}
-	if b.shed == nil {
-		b.shed = func() bool { return false }
-	}
-	o.Limits.setDefaults()
 	b.limits.Store(&o.Limits)
 	b.counters = newCounters(b.metrics, o.Classes)
 	for _, l := range o.Listeners {
@@ -145,7 +133,9 @@ func (b *Broker) Connections() int { return b.wheel.len() }
 // stays without. What a client was told at CONNECT (maximum packet, receive maximum, topic aliases) holds for its
 // connection. Calls do not overlap.
 func (b *Broker) Reload(limits Limits, files map[string]TLS) error {
-	limits.setDefaults()
+	if err := complete.Check(limits); err != nil {
+		return err
+	}
 	read := make([]*tlsFiles, len(b.listeners))
 	for i, l := range b.listeners {
 		if l.tls == nil {
@@ -272,14 +262,6 @@ func (b *Broker) endInvalid(ended func(auth.Identity) error) {
 }
 
 func (c *conn) endInvalid(err error) { c.end(frame.ReasonNotAuthorized, "", auth.Reason(err)) }
-
-// ackMode tells what the acknowledgement of a record stands behind.
-func (b *Broker) ackMode(rec *message.Record) AckMode {
-	if b.ackModeOf == nil {
-		return AckJournal
-	}
-	return b.ackModeOf(rec)
-}
 
 // panicked counts and logs a recovered panic.
 func (b *Broker) panicked(part, who string, p any) {

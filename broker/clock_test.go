@@ -33,7 +33,9 @@ func (w *wallClock) step(d time.Duration) {
 func clockHarness(t *testing.T) (*harness, *wallClock, *auth.Authority) {
 	t.Helper()
 	w := &wallClock{}
-	a, err := auth.Open(auth.Config{Dir: t.TempDir(), Cell: "cell-test", Now: w.Now, Leeway: 2 * time.Second})
+	c := authConfig(t.TempDir())
+	c.Now, c.Leeway = w.Now, 2*time.Second
+	a, err := auth.Open(c)
 	must(t, err)
 	h := newHarness(t, func(o *Options) { o.Auth, o.Now = a, w.Now })
 	t.Cleanup(func() {

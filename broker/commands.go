@@ -59,7 +59,7 @@ func (c *conn) command(in *frame.Inbound, topic string) bool {
 
 // caller is who the client is, for the command service.
 func (c *conn) caller() command.Caller {
-	id, perm, levels := c.identity.Load(), c.perm.Load(), c.b.limits.Load().MaxLevels
+	id, perm, levels := c.identity.Load(), c.perm.Load(), c.b.limits.Load().MaxTopicLevels
 	return command.Caller{
 		By: id.Subject, Origin: command.OriginMQTT, Role: id.Role, Issuer: id.Issuer, TokenID: id.TokenID, Address: c.t.peer.String(),
 		May:     perm.Command,

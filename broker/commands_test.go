@@ -173,7 +173,7 @@ func TestCommandWithoutScope(t *testing.T) {
 func TestResponseTopicIsBoundedInLevels(t *testing.T) {
 	t.Parallel()
 	held := &heldCommands{}
-	h := newHarness(t, withCommands(held), func(o *Options) { o.Limits.MaxLevels = 8 })
+	h := newHarness(t, withCommands(held), func(o *Options) { o.Limits.MaxTopicLevels = 8 })
 	c := h.connect("lab", "lab-1", frame.Version5, mqtt.Connect{})
 	c.Send(publishFrame(frame.Version5, 0, 0, commandTopic, "{}"))
 	s := <-held.submitted

@@ -97,14 +97,16 @@ type conn struct {
 type told struct {
 	window    int32 // QoS 1 and 2 messages that are not acknowledged: Receive Maximum
 	maxPacket int32 // Maximum Packet Size
-	aliases   uint16
 }
 
 func tellOf(l *Limits) told {
 	return told{
-		window: int32(l.Window), maxPacket: int32(min(l.MaxPacket, maxPacketSize)), aliases: uint16(l.AliasMaximum), //nolint:gosec // setDefaults bounds them
+		window: int32(min(l.Window, 65_535)), maxPacket: int32(min(l.MaxPacket, maxPacketSize)), //nolint:gosec // bounded
 	}
 }
+
+// maxAliases is the Topic Alias Maximum for what clients send.
+const maxAliases = 16
 
 // maxPacketSize is the largest packet that MQTT has (2.1.4).
 const maxPacketSize = 268_435_455 + 5

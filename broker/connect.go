@@ -185,9 +185,6 @@ func (r *request) admit() *refusal {
 		b.reject("connections")
 		return &refusal{reason: frame.ReasonQuotaExceeded, result: "full"}
 	}
-	if b.admitHook == nil {
-		return nil
-	}
 	if reason, ref := b.admitHook(&r.identity, r.clientID); reason != frame.ReasonSuccess {
 		return &refusal{reason: reason, result: "not_admitted", serverRef: ref}
 	}
@@ -381,7 +378,7 @@ func (r *request) connack(c *conn, present bool) frame.Connack {
 	a := frame.Connack{
 		SessionPresent: present, ReceiveMaximum: uint16(c.told.window), //nolint:gosec // at most 65,535
 		MaximumPacket: uint32(c.told.maxPacket), //nolint:gosec // never negative
-		AliasMaximum:  c.told.aliases, AuthMethod: c.authMethod,
+		AliasMaximum:  maxAliases, AuthMethod: c.authMethod,
 	}
 	if r.assigned {
 		a.AssignedClientID = c.id

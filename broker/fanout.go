@@ -21,7 +21,7 @@ type FanoutSessions interface {
 	Wanted(read func(any bool))
 }
 
-// FanoutOptions configure a Fanout. Journal and Sessions are required.
+// FanoutOptions configure a Fanout. All are required.
 type FanoutOptions struct {
 	Journal  TailJournal
 	Sessions FanoutSessions
@@ -48,12 +48,6 @@ func NewFanout(o FanoutOptions) (*Fanout, error) {
 }
 
 func newTail(name string, j TailJournal, log *slog.Logger, m *TailMetrics) tail {
-	if log == nil {
-		log = slog.New(slog.DiscardHandler)
-	}
-	if m == nil {
-		m = NewTailMetrics(nil, name)
-	}
 	return tail{name: name, journal: j, log: log, metrics: m}
 }
 

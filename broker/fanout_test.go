@@ -46,13 +46,15 @@ func (f *fanEnv) open() {
 	db, err := statefile.Open(filepath.Join(f.dir, "state.db"), statefile.Options{NoSync: true, Timeout: 10 * time.Second})
 	f.must(err)
 	f.db, f.journal, f.retained, f.commands = db, j, &retainSpy{Journal: j}, &fakeCommands{}
-	f.sessions, err = session.Open(session.Options{
-		DB: db, Index: NewIndex(), Journal: sessionJournal{j}, CommitInterval: 10 * time.Millisecond,
+	o := sessionOptions(db, NewIndex(), sessionJournal{j})
+	o.CommitInterval, o.MaxQueuedMessages, o.MaxRetainedMessages = 10*time.Millisecond, 1<<20, 1<<20
+	f.sessions, err = session.Open(o)
+	f.must(err)
+	f.fanout, err = NewFanout(FanoutOptions{Journal: f.retained, Sessions: f.sessions, Log: o.Log, Metrics: NewTailMetrics(nil, "fanout")})
+	f.must(err)
+	f.intake, err = NewIntake(IntakeOptions{
+		Journal: f.retained, Commands: f.commands, Position: f.sessions, Log: o.Log, Metrics: NewTailMetrics(nil, "intake"),
 	})
-	f.must(err)
-	f.fanout, err = NewFanout(FanoutOptions{Journal: f.retained, Sessions: f.sessions})
-	f.must(err)
-	f.intake, err = NewIntake(IntakeOptions{Journal: f.retained, Commands: f.commands, Position: f.sessions})
 	f.must(err)
 }
 
@@ -390,7 +392,9 @@ func TestFanoutReportsWhatTheJournalTrimmed(t *testing.T) {
 	c := f.attach("svc")
 	c.subscribe("#")
 	f.must(f.fanout.reader.Close())
-	r, err := NewFanout(FanoutOptions{Journal: trimmed{f.retained}, Sessions: f.sessions})
+	r, err := NewFanout(FanoutOptions{
+		Journal: trimmed{f.retained}, Sessions: f.sessions, Log: f.fanout.log, Metrics: NewTailMetrics(nil, "fanout"),
+	})
 	f.must(err)
 	f.fanout = r
 	if n := valueOf(t, r.metrics.missing); n != 4 {

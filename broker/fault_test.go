@@ -28,7 +28,7 @@ import (
 // loss and after a kill.
 func TestFaultAtEveryCallSite(t *testing.T) {
 	t.Parallel()
-	authority, err := auth.Open(auth.Config{Dir: t.TempDir(), Cell: "cell-test"})
+	authority, err := auth.Open(authConfig(t.TempDir()))
 	must(t, err)
 	t.Cleanup(func() { must(t, authority.Close(context.Background())) })
 	clean := newFaultCase(t, authority, 0, 0, nil)
@@ -68,7 +68,7 @@ func TestFaultAtEveryCallSite(t *testing.T) {
 // TestFalseAcknowledgementsAreNoticed takes the promise out: acknowledged on receipt, messages must be found missing.
 func TestFalseAcknowledgementsAreNoticed(t *testing.T) {
 	t.Parallel()
-	authority, err := auth.Open(auth.Config{Dir: t.TempDir(), Cell: "cell-test"})
+	authority, err := auth.Open(authConfig(t.TempDir()))
 	must(t, err)
 	t.Cleanup(func() { must(t, authority.Close(context.Background())) })
 	acked := 0
@@ -158,12 +158,12 @@ func (c *faultCase) serve() (stop func()) {
 	c.t.Helper()
 	db, err := statefile.Open(filepath.Join(c.t.TempDir(), "state.db"), statefile.Options{NoSync: true})
 	must(c.t, err)
-	sessions, err := session.Open(session.Options{DB: db, Index: NewIndex(), Journal: sessionJournal{c.journal}})
+	sessions, err := session.Open(sessionOptions(db, NewIndex(), sessionJournal{c.journal}))
 	must(c.t, err)
-	c.b, err = New(Options{
+	c.b, err = New(completed(Options{
 		Journal: c.journal, Sessions: sessions, Auth: c.authority, Ack: c.ack,
 		Listeners: []Listener{{Name: "cars", Address: "127.0.0.1:0", AnonymousRole: auth.RoleVehicle}},
-	})
+	}))
 	must(c.t, err)
 	must(c.t, c.b.Start(c.t.Context()))
 	return func() {

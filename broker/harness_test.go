@@ -2,6 +2,7 @@ package broker
 
 import (
 	"context"
+	"crypto/tls"
 	"fmt"
 	"log/slog"
 	"path/filepath"
@@ -15,8 +16,11 @@ import (
 	"cellgate/broker/message"
 	"cellgate/broker/session"
 	"cellgate/broker/statefile"
+	"cellgate/configs"
+	"cellgate/configs/authority"
 	"cellgate/test/logbuf"
 	"cellgate/test/mqtt"
+	"cellgate/test/options"
 
 	"github.com/prometheus/client_golang/prometheus"
 	dto "github.com/prometheus/client_model/go"
@@ -55,6 +59,58 @@ func newHarness(t testing.TB, setups ...setup) *harness {
 // labKey is the key of the session of a client of the listener "lab".
 func labKey(clientID string) string { return message.SessionKey(clientID, "lab", "cellgate/cell-test") }
 
+// completed makes options of what a test says about a broker: the rest is as the gateway has it, but nobody is held to a
+// rate, and everybody is admitted.
+func completed(o Options) Options {
+	options.Fill(&o, Options{
+		Limits: completeLimits(Limits{}), Ack: func(*message.Record) AckMode { return AckJournal },
+		Admit: func(*auth.Identity, string) (byte, string) { return 0, "" }, Shed: func() bool { return false },
+		Log: slog.New(slog.DiscardHandler), Metrics: NewMetrics(nil), Now: time.Now,
+	})
+	for i := range o.Listeners {
+		options.Fill(&o.Listeners[i], Listener{Protocol: ProtocolMQTT, Path: "/mqtt"})
+		if files := o.Listeners[i].TLS; files != nil {
+			options.Fill(files, TLS{MinVersion: tls.VersionTLS12, ClientAuth: "none"})
+		}
+	}
+	return o
+}
+
+func completeLimits(l Limits) Limits {
+	c := configs.Default()
+	c.Limits.ConnectRate, c.Limits.MessagesPerSecond, c.Limits.BytesPerSecond = 0, 0, 0
+	options.Fill(&l, c.Limits, c.Uplink)
+	return l
+}
+
+// reload puts limits and files in force; what is not given of them is the gateway's.
+func (h *harness) reload(l Limits, files map[string]TLS) error {
+	for name, t := range files {
+		options.Fill(&t, TLS{MinVersion: tls.VersionTLS12, ClientAuth: "none"})
+		files[name] = t
+	}
+	return h.b.Reload(completeLimits(l), files)
+}
+
+// sessionOptions are those of the gateway.
+func sessionOptions(db *statefile.DB, x *Index, j session.Journal) session.Options {
+	o := session.Options{
+		DB: db, Index: x, Journal: j, Issuer: "cellgate/cell-test", Log: slog.New(slog.DiscardHandler), Metrics: session.NewMetrics(nil),
+		Now: time.Now, Wall: time.Now, DiskShort: func() bool { return false }, Rejected: func(string) {},
+		CommitInterval: configs.SessionCommitInterval,
+	}
+	c := configs.Default()
+	options.Fill(&o.Bounds, c.Sessions, c.Limits, session.Bounds{MaxTotalBytes: configs.MaxTotalQueuedBytes})
+	return o
+}
+
+// authConfig is that of the gateway.
+func authConfig(dir string) auth.Config {
+	c := authority.Config(configs.Default())
+	c.Dir, c.Cell, c.Issuer = dir, "cell-test", "cellgate/cell-test"
+	return c
+}
+
 // openHarness starts a broker on a directory, whose listeners are "tokens" and "lab" (anonymous, all topics), and
 // stops it with the test.
 func openHarness(t testing.TB, dir string, setups ...setup) *harness {
@@ -67,13 +123,14 @@ func openHarness(t testing.TB, dir string, setups ...setup) *harness {
 	j.Retain("test", 1)
 	db, err := statefile.Open(filepath.Join(dir, "state.db"), statefile.Options{Timeout: time.Second, NoSync: true})
 	must(t, err)
-	h.sessions, err = session.Open(session.Options{DB: db, Index: h.index, Journal: sessionJournal{j}, Log: log})
+	so := sessionOptions(db, h.index, sessionJournal{j})
+	so.Log = log
+	h.sessions, err = session.Open(so)
 	must(t, err)
 	h.index.PreferConnected(h.sessions.Connected)
-	h.auth, err = auth.Open(auth.Config{
-		Dir: filepath.Join(dir, "auth"), Cell: "cell-test",
-		Roles: map[string]auth.RolePolicy{"lab": {Publish: []string{"#"}, Subscribe: []string{"#"}, AssignedClientID: true}},
-	})
+	ao := authConfig(filepath.Join(dir, "auth"))
+	ao.Roles = map[string]auth.RolePolicy{"lab": {Publish: []string{"#"}, Subscribe: []string{"#"}, AssignedClientID: true}}
+	h.auth, err = auth.Open(ao)
 	must(t, err)
 	o := Options{
 		Journal: j, Sessions: h.sessions, Auth: h.auth, Log: log, Metrics: h.metrics,
@@ -86,13 +143,13 @@ func openHarness(t testing.TB, dir string, setups ...setup) *harness {
 	for _, s := range setups {
 		s(&o)
 	}
-	fan, err := NewFanout(FanoutOptions{Journal: j, Sessions: h.sessions, Log: log})
+	fan, err := NewFanout(FanoutOptions{Journal: j, Sessions: h.sessions, Log: log, Metrics: NewTailMetrics(nil, "fanout")})
 	must(t, err)
 	must(t, fan.Replay(t.Context()))
 	fanCtx, stopFan := context.WithCancel(context.Background())
 	var fanning sync.WaitGroup
 	fanning.Go(func() { _ = fan.Run(fanCtx) })
-	h.b, err = New(o)
+	h.b, err = New(completed(o))
 	must(t, err)
 	must(t, h.b.Start(t.Context()))
 	h.stop = sync.OnceFunc(func() {

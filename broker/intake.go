@@ -28,7 +28,7 @@ type IntakePosition interface {
 	SettledFrom() uint64
 }
 
-// IntakeOptions configure an Intake. All but Log and Metrics are required.
+// IntakeOptions configure an Intake. All are required.
 type IntakeOptions struct {
 	Journal  TailJournal
 	Commands IntakeCommands

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"cellgate/broker/journal"
+	"cellgate/configs/complete"
 )
 
 // listener is one bound address.
@@ -31,12 +32,13 @@ var (
 )
 
 func (b *Broker) newListener(o Listener) (*listener, error) {
+	if err := complete.Check(o); err != nil {
+		return nil, err
+	}
 	l := &listener{
 		name: o.Name, address: o.Address, protocol: o.Protocol, path: o.Path,
 		anonymousRole: o.AnonymousRole, proxyFrom: o.ProxyFrom,
 	}
-	defText(&l.protocol, ProtocolMQTT)
-	defText(&l.path, "/mqtt")
 	loopback, err := isLoopback(o.Address)
 	switch {
 	case err != nil:
@@ -57,12 +59,6 @@ func (b *Broker) newListener(o Listener) (*listener, error) {
 		b.metrics.CertNotAfter.WithLabelValues(l.name).Set(float64(files.notAfter.Unix()))
 	}
 	return l, nil
-}
-
-func defText(v *string, value string) {
-	if *v == "" {
-		*v = value
-	}
 }
 
 // isLoopback reports whether nothing but this host can reach the address.

@@ -12,7 +12,7 @@ import (
 	"cellgate/broker/session"
 )
 
-// Options are what a Broker is made of. Journal, Sessions and Auth are required.
+// Options are what a Broker is made of.
 type Options struct {
 	// Journal takes every accepted PUBLISH.
 	Journal Journal
@@ -22,28 +22,28 @@ type Options struct {
 	Auth Authenticator
 	// Listeners are the addresses to serve, at least one.
 	Listeners []Listener
-	// Limits bound everything; a zero value of a limit stands for its default.
+	// Limits bound everything.
 	Limits Limits
-	// Ack tells when a PUBLISH is acknowledged; nil is AckJournal for all.
+	// Ack tells when a PUBLISH is acknowledged.
 	Ack func(rec *message.Record) AckMode
 	// Settlement is required when Ack ever answers AckKafka.
-	Settlement Settlement
+	Settlement Settlement `zero:"none waits for Kafka"`
 	// Admit is asked about every client that has proved who it is, before its session is touched: reason 0
-	// admits it; any other is the CONNACK's, with a server reference if there is one. nil admits all.
+	// admits it; any other is the CONNACK's, with a server reference if there is one.
 	Admit func(id *auth.Identity, clientID string) (reason byte, serverReference string)
 	// Shed is asked for every PUBLISH of QoS 0: true drops it and counts it, so that room in the journal that is
-	// getting short is left for what waits for an acknowledgement. It must be quick. nil drops none.
+	// getting short is left for what waits for an acknowledgement. It must be quick.
 	Shed func() bool
-	// Commands takes the commands that services publish. nil: they are journaled like any other PUBLISH.
-	Commands Commands
+	// Commands takes the commands that services publish.
+	Commands Commands `zero:"they are journaled like any other PUBLISH"`
 	// Classes are the topic classes that get a label of their own in metrics.
 	Classes []string
 	// CommandSubscribe subscribes every vehicle to its commands on connect, at QoS 1.
 	CommandSubscribe bool
 
-	Log     *slog.Logger     // nil discards
-	Metrics *Metrics         // nil counts into nothing
-	Now     func() time.Time // nil is time.Now
+	Log     *slog.Logger
+	Metrics *Metrics
+	Now     func() time.Time
 }
 
 // AckMode tells what an acknowledgement stands behind.
@@ -113,14 +113,14 @@ type Listener struct {
 	Name string
 	// Address is host:port. Without TLS it must be a loopback address.
 	Address string
-	// Protocol is ProtocolMQTT (also when empty) or ProtocolWebSocket.
+	// Protocol is ProtocolMQTT or ProtocolWebSocket.
 	Protocol string
-	// Path is the HTTP path of a WebSocket listener; default /mqtt.
+	// Path is the HTTP path of a WebSocket listener.
 	Path string
-	// TLS, if not nil, makes it TLS 1.2 and 1.3.
-	TLS *TLS
+	// TLS makes it TLS 1.2 and 1.3.
+	TLS *TLS `zero:"plain"`
 	// AnonymousRole admits clients without a token, the client identifier as subject. Loopback only.
-	AnonymousRole string
+	AnonymousRole string `zero:"nobody is"`
 	// ProxyFrom lists the networks of load balancers. From these every connection must begin with a PROXY
 	// protocol v2 header; from anywhere else it is refused. Empty: no PROXY protocol.
 	ProxyFrom []netip.Prefix
@@ -130,78 +130,53 @@ type Listener struct {
 type TLS struct {
 	Cert, Key string
 	// ClientCA is a PEM file of the authorities of clients, needed unless ClientAuth is "none".
-	ClientCA string
-	// ClientAuth is "none" (also when empty), "optional" or "required".
+	ClientCA string `zero:"none"`
+	// ClientAuth is "none", "optional" or "required".
 	ClientAuth string
-	// MinVersion is tls.VersionTLS12 (also when 0) or tls.VersionTLS13.
+	// MinVersion is tls.VersionTLS12 or tls.VersionTLS13.
 	MinVersion uint16
 }
 
 // Limits bound connections and what each of them may do.
 type Limits struct {
-	// MaxConnections is the most clients at once. Default 100,000.
+	// MaxConnections is the most clients at once.
 	MaxConnections int
-	// ConnectionsPerAddress is the most connections of one address, before the handshake; 0 is no limit.
-	ConnectionsPerAddress int
-	// ConnectRate is how many connections per second are taken, with a burst of as many; 0 is no limit.
-	ConnectRate int
+	// ConnectionsPerAddress is the most connections of one address, before the handshake.
+	ConnectionsPerAddress int `zero:"no limit"`
+	// ConnectRate is how many connections per second are taken, with a burst of as many.
+	ConnectRate int `zero:"no limit"`
 	// Handshakes is the most connections that have not finished TLS and CONNECT. When it is reached the
-	// oldest of them gives way: it is the likeliest never to finish. Default 8,192.
+	// oldest of them gives way: it is the likeliest never to finish.
 	Handshakes int
-	// Sockets is how many descriptors there are for clients, connected or not; 0 is no limit. What is in the handshake
+	// Sockets is how many descriptors there are for clients, connected or not. What is in the handshake
 	// takes no more of them than connections leave, but for 64.
-	Sockets int
-	// HandshakeTimeout bounds TLS, ConnectTimeout the CONNECT after it. Default 10 s each.
+	Sockets int `zero:"no limit"`
+	// HandshakeTimeout bounds TLS, ConnectTimeout the CONNECT after it.
 	HandshakeTimeout time.Duration
 	ConnectTimeout   time.Duration
-	// MaxConnectPacket bounds a CONNECT. Default 16 KiB.
+	// MaxConnectPacket bounds a CONNECT.
 	MaxConnectPacket int
-	// MaxPacket bounds every other packet; MQTT 5 clients are told. Default 256 KiB.
+	// MaxPacket bounds every other packet; MQTT 5 clients are told.
 	MaxPacket int
-	// MaxLevels bounds the levels of a topic. Default 32.
-	MaxLevels int
-	// MaxKeepalive clamps the keep alive, 0 included. Default 20 min.
+	// MaxTopicLevels bounds the levels of a topic.
+	MaxTopicLevels int
+	// MaxKeepalive clamps the keep alive, 0 included.
 	MaxKeepalive time.Duration
 	// Window is the most QoS 1 and 2 messages of a connection that are not acknowledged: the Receive
-	// Maximum of MQTT 5; a 3.1.1 client beyond it is not read. Default 64.
+	// Maximum of MQTT 5; a 3.1.1 client beyond it is not read.
 	Window int
-	// AliasMaximum is the Topic Alias Maximum for what clients send. Default 16; negative none.
-	AliasMaximum int
-	// MessagesPerSecond and BytesPerSecond slow one connection down by not reading; 0 is no limit. A PINGREQ and
+	// MessagesPerSecond and BytesPerSecond slow one connection down by not reading. A PINGREQ and
 	// every other request counts as a message, a SUBSCRIBE or UNSUBSCRIBE as many as it has filters.
-	MessagesPerSecond int
-	BytesPerSecond    int64
-	// OutboundBytes bounds a connection's outgoing queue. Default 512 KiB.
+	MessagesPerSecond int   `zero:"no limit"`
+	BytesPerSecond    int64 `zero:"no limit"`
+	// OutboundBytes bounds a connection's outgoing queue.
 	OutboundBytes int
-	// ExpiringNotice is how long before its token's end a vehicle is told on v1/{vin}/sys/token-expiring; 0
-	// never. It holds for tokens that are shown from now on.
-	ExpiringNotice time.Duration
+	// ExpiringNotice is how long before its token's end a vehicle is told on v1/{vin}/sys/token-expiring. It
+	// holds for tokens that are shown from now on.
+	ExpiringNotice time.Duration `zero:"never"`
 	// ExpiryJitter spreads the ends of connections whose tokens end together: each ends at most this much before
-	// its token, and never after it. 0 is none.
-	ExpiryJitter time.Duration
-	// WriteTimeout ends a connection whose client does not read. Default 10 s.
+	// its token, and never after it.
+	ExpiryJitter time.Duration `zero:"none"`
+	// WriteTimeout ends a connection whose client does not read.
 	WriteTimeout time.Duration
-}
-
-func (l *Limits) setDefaults() {
-	def(&l.MaxConnections, 100_000)
-	def(&l.Handshakes, 8192)
-	def(&l.HandshakeTimeout, 10*time.Second)
-	def(&l.ConnectTimeout, 10*time.Second)
-	def(&l.MaxConnectPacket, 16<<10)
-	def(&l.MaxPacket, 256<<10)
-	def(&l.MaxLevels, 32)
-	def(&l.MaxKeepalive, 20*time.Minute)
-	def(&l.Window, 64)
-	def(&l.AliasMaximum, 16)
-	def(&l.OutboundBytes, 512<<10)
-	def(&l.WriteTimeout, 10*time.Second)
-	l.Window = min(l.Window, 65_535)
-	l.AliasMaximum = max(0, min(l.AliasMaximum, 65_535))
-}
-
-func def[T int | time.Duration](v *T, value T) {
-	if *v == 0 {
-		*v = value
-	}
 }

@@ -75,7 +75,9 @@ func newOthers(t *testing.T) *others {
 	db, err := statefile.Open(filepath.Join(t.TempDir(), "state.db"), statefile.Options{NoSync: true})
 	must(t, err)
 	e := &others{}
-	e.m, err = session.Open(session.Options{DB: db, Index: NewIndex(), Journal: numbers{}, CommitInterval: time.Hour})
+	o := sessionOptions(db, NewIndex(), numbers{})
+	o.CommitInterval = time.Hour
+	e.m, err = session.Open(o)
 	must(t, err)
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), testPatience)

@@ -35,10 +35,9 @@ func TestRolesChangeDuringConnect(t *testing.T) {
 	slow := &slowAuth{nth: 2}
 	h := newHarness(t, func(o *Options) { slow.Authenticator, o.Auth = o.Auth, slow })
 	slow.then = func() {
-		must(t, h.auth.Reconfigure(auth.Config{
-			Dir: filepath.Join(h.dir, "auth"), Cell: "cell-test",
-			Roles: map[string]auth.RolePolicy{"lab": {Publish: []string{"new/#"}, AssignedClientID: true}},
-		}))
+		c := authConfig(filepath.Join(h.dir, "auth"))
+		c.Roles = map[string]auth.RolePolicy{"lab": {Publish: []string{"new/#"}, AssignedClientID: true}}
+		must(t, h.auth.Reconfigure(c))
 		h.b.RefreshPermissions()
 	}
 	c := h.connect("lab", "x", frame.Version5, mqtt.Connect{})

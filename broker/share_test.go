@@ -13,6 +13,7 @@ import (
 	"cellgate/broker/message"
 	"cellgate/broker/session"
 	"cellgate/test/mqtt"
+	"cellgate/test/options"
 )
 
 // levels is a text of n levels.
@@ -56,7 +57,7 @@ func TestTooManyLevels(t *testing.T) {
 	if n := h.rejected("topic_levels"); n != 4 {
 		t.Errorf("%v counted", n)
 	}
-	h.b.Reload(Limits{MaxLevels: 8}, nil) //nolint:errcheck // no TLS
+	h.reload(Limits{MaxTopicLevels: 8}, nil) //nolint:errcheck // no TLS
 	c.Send(publishFrame(5, 1, 4, levels(up, 9), "x"))
 	c.ExpectFrame(0x40, append(puback(4), frame.ReasonTopicInvalid)...)
 }
@@ -66,7 +67,7 @@ func TestRetainedBeyondTheShare(t *testing.T) {
 	t.Parallel()
 	versions(t, func(t *testing.T, version byte) {
 		h := newHarness(t)
-		h.sessions.SetBounds(session.Bounds{MaxOwnerRetained: 2})
+		setBounds(t, h.sessions, session.Bounds{MaxRetainedPerSubject: 2})
 		retain := func(qos byte, id uint16, class, payload string) []byte {
 			f := publishFrame(version, qos, id, "v1/"+testVIN+"/up/"+class, payload)
 			f[0] |= 1
@@ -121,10 +122,17 @@ func TestRetainedBeyondTheShare(t *testing.T) {
 
 func publishRel(id uint16) []byte { return []byte{0x62, 2, byte(id >> 8), byte(id)} }
 
+// setBounds puts bounds in force; those that are not given stay the gateway's.
+func setBounds(t *testing.T, m *session.Manager, b session.Bounds) {
+	t.Helper()
+	options.Fill(&b, sessionOptions(nil, nil, nil).Bounds)
+	must(t, m.SetBounds(b))
+}
+
 func TestSubjectsSessions(t *testing.T) {
 	t.Parallel()
 	h := newHarness(t)
-	h.sessions.SetBounds(session.Bounds{MaxOwnerSessions: 1, MaxOwnerSubscriptions: 1})
+	setBounds(t, h.sessions, session.Bounds{MaxPerSubject: 1, MaxSubscriptionsPerSubject: 1})
 	token, _, err := h.auth.Issue(auth.IssueRequest{Subject: "billing", Role: auth.RoleService, Scopes: []string{"telemetry:read"}})
 	must(t, err)
 	o := mqtt.Connect{User: "billing", Password: token}
@@ -163,7 +171,6 @@ func TestSubscribeWhileRetainedChange(t *testing.T) {
 	}
 	f.must(f.journal.WaitDurable(t.Context(), last))
 	f.until("the fan-out", func() bool { return f.sessions.Position() == last })
-	f.sessions.SetBounds(session.Bounds{MaxQueuedMessages: 1 << 20, MaxRetained: 1 << 20})
 	c := f.attach("svc")
 	var wg sync.WaitGroup
 	wg.Go(func() {

@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"cellgate/configs/complete"
 	files "cellgate/configs/settled"
 )
 
@@ -46,7 +47,9 @@ func newServerTLS(read *tlsFiles) *serverTLS {
 
 // readTLS reads a listener's certificate and client authorities.
 func readTLS(o TLS) (*tlsFiles, error) {
-	from := o
+	if err := complete.Check(o); err != nil {
+		return nil, err
+	}
 	cert, err := files.KeyPair(o.Cert, o.Key)
 	if err != nil {
 		return nil, fmt.Errorf("tls certificate %s: %w", o.Cert, err)
@@ -56,9 +59,6 @@ func readTLS(o TLS) (*tlsFiles, error) {
 		return nil, fmt.Errorf("tls certificate %s: %w", o.Cert, err)
 	}
 	cert.Leaf = leaf
-	if o.MinVersion == 0 {
-		o.MinVersion = tls.VersionTLS12
-	}
 	if o.MinVersion < tls.VersionTLS12 {
 		return nil, ErrTLSVersion
 	}
@@ -72,12 +72,12 @@ func readTLS(o TLS) (*tlsFiles, error) {
 	if err := clientAuth(cfg, &o); err != nil {
 		return nil, err
 	}
-	return &tlsFiles{from: from, config: cfg, notAfter: leaf.NotAfter}, nil
+	return &tlsFiles{from: o, config: cfg, notAfter: leaf.NotAfter}, nil
 }
 
 func clientAuth(cfg *tls.Config, o *TLS) error {
 	switch o.ClientAuth {
-	case "", "none":
+	case "none":
 		return nil
 	case "optional":
 		cfg.ClientAuth = tls.VerifyClientCertIfGiven

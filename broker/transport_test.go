@@ -101,7 +101,7 @@ func TestTLSResumption(t *testing.T) {
 	if !resumed() {
 		t.Error("not resumed")
 	}
-	must(t, h.b.Reload(Limits{}, nil)) // ticket keys outlive a reload
+	must(t, h.reload(Limits{}, nil)) // ticket keys outlive a reload
 	if !resumed() {
 		t.Error("not resumed after a reload")
 	}
@@ -120,14 +120,14 @@ func TestCertificateReload(t *testing.T) {
 	if got := serial(); got != 1 {
 		t.Errorf("serial %d before the reload", got)
 	}
-	must(t, h.b.Reload(Limits{}, nil))
+	must(t, h.reload(Limits{}, nil))
 	if got := serial(); got != 2 {
 		t.Errorf("serial %d after the reload", got)
 	}
 	ca.cert, ca.key = ca.key, ca.cert // garbage where the certificate was
 	ca.write(t, 3)
 	ca.cert, ca.key = ca.key, ca.cert
-	if err := h.b.Reload(Limits{MaxPacket: 1024}, nil); err == nil {
+	if err := h.reload(Limits{MaxPacket: 1024}, nil); err == nil {
 		t.Error("a broken certificate was taken")
 	}
 	if got := serial(); got != 2 || h.b.limits.Load().MaxPacket == 1024 {
@@ -146,21 +146,21 @@ func TestCertificatePathReload(t *testing.T) {
 		return c.Conn.(*tls.Conn).ConnectionState().PeerCertificates[0].SerialNumber.Int64()
 	}
 	other.write(t, 7)
-	must(t, h.b.Reload(Limits{}, map[string]TLS{"cars": {Cert: other.cert, Key: other.key}}))
+	must(t, h.reload(Limits{}, map[string]TLS{"cars": {Cert: other.cert, Key: other.key}}))
 	if got := serial(); got != 7 {
 		t.Errorf("serial %d after the change of the path", got)
 	}
 	gone := filepath.Join(t.TempDir(), "gone.crt")
-	err := h.b.Reload(Limits{MaxPacket: 1024}, map[string]TLS{"cars": {Cert: gone, Key: other.key}})
+	err := h.reload(Limits{MaxPacket: 1024}, map[string]TLS{"cars": {Cert: gone, Key: other.key}})
 	if !errors.Is(err, fs.ErrNotExist) || !strings.Contains(err.Error(), gone) || !strings.Contains(err.Error(), "listener cars") {
 		t.Errorf("error %v", err)
 	}
-	err = h.b.Reload(Limits{}, map[string]TLS{"cars": {Cert: other.cert, Key: other.key, ClientAuth: "required", ClientCA: gone}})
+	err = h.reload(Limits{}, map[string]TLS{"cars": {Cert: other.cert, Key: other.key, ClientAuth: "required", ClientCA: gone}})
 	if !errors.Is(err, fs.ErrNotExist) || !strings.Contains(err.Error(), "client_ca") {
 		t.Errorf("error %v", err)
 	}
 	other.write(t, 8)
-	must(t, h.b.Reload(Limits{}, nil)) // the path of the last success is the one that is read again
+	must(t, h.reload(Limits{}, nil)) // the path of the last success is the one that is read again
 	if got := serial(); got != 8 || h.b.limits.Load().MaxPacket == 1024 {
 		t.Errorf("serial %d, or half a reload", got)
 	}
@@ -169,9 +169,9 @@ func TestCertificatePathReload(t *testing.T) {
 // What a client was told at CONNECT holds for its connection; who connects later is told the new values.
 func TestToldLimitsHold(t *testing.T) {
 	t.Parallel()
-	h := newHarness(t, func(o *Options) { o.Limits.Window, o.Limits.MaxPacket, o.Limits.AliasMaximum = 4, 2048, 3 })
+	h := newHarness(t, func(o *Options) { o.Limits.Window, o.Limits.MaxPacket = 4, 2048 })
 	old := h.connect("cars", testVIN, 5, mqtt.Connect{})
-	must(t, h.b.Reload(Limits{Window: 1, MaxPacket: 512, AliasMaximum: 1}, nil))
+	must(t, h.reload(Limits{Window: 1, MaxPacket: 512}, nil))
 	topic, big := "v1/"+testVIN+"/up/telemetry", strings.Repeat("x", 1500)
 	old.Send(publishFrame(5, 1, 1, topic, big, 0x23, 0, 3))
 	old.ExpectFrame(0x40, puback(1)...)
@@ -218,7 +218,7 @@ func TestClientCertificate(t *testing.T) {
 		t.Error("a foreign certificate connected")
 	}
 	ca.write(t, 2) // a new authority: a resumed session must not get around it
-	must(t, h.b.Reload(Limits{}, nil))
+	must(t, h.reload(Limits{}, nil))
 	if connects(cfg) {
 		t.Error("a certificate of the authority that was taken away connected")
 	}
@@ -228,14 +228,15 @@ func TestListenerOptions(t *testing.T) {
 	t.Parallel()
 	h := newHarness(t)
 	for name, l := range map[string]Listener{
-		"plain off loopback":     {Address: ":1883"},
-		"plain on a name":        {Address: "example.com:1883"},
-		"anonymous off loopback": {Address: "0.0.0.0:8883", AnonymousRole: "lab", TLS: &TLS{}},
-		"no port":                {Address: "127.0.0.1"},
-		"no certificate":         {Address: ":8883", TLS: &TLS{Cert: "none", Key: "none"}},
-		"protocol":               {Address: "127.0.0.1:0", Protocol: "coap"},
+		"plain off loopback":     {Name: "x", Address: ":1883"},
+		"plain on a name":        {Name: "x", Address: "example.com:1883"},
+		"anonymous off loopback": {Name: "x", Address: "0.0.0.0:8883", AnonymousRole: "lab", TLS: &TLS{Cert: "none", Key: "none"}},
+		"no port":                {Name: "x", Address: "127.0.0.1"},
+		"no certificate":         {Name: "x", Address: ":8883", TLS: &TLS{Cert: "none", Key: "none"}},
+		"protocol":               {Name: "x", Address: "127.0.0.1:0", Protocol: "coap"},
 	} {
-		if _, err := h.b.newListener(l); err == nil {
+		o := completed(Options{Listeners: []Listener{l}})
+		if _, err := h.b.newListener(o.Listeners[0]); err == nil || strings.Contains(err.Error(), "not set") {
 			t.Errorf("%s: accepted", name)
 		}
 	}
@@ -243,7 +244,7 @@ func TestListenerOptions(t *testing.T) {
 		Journal: h.journal, Sessions: h.sessions, Auth: h.auth,
 		Listeners: []Listener{{Name: "vehicles", Address: h.b.Addrs()["cars"].String()}},
 	}
-	b, err := New(taken)
+	b, err := New(completed(taken))
 	must(t, err)
 	if err := b.Start(t.Context()); err == nil || !bytes.Contains([]byte(err.Error()), []byte("listeners: vehicles: address")) {
 		t.Errorf("a taken port: %v", err)

@@ -47,7 +47,7 @@ func (c *conn) publish(f []byte, h frame.Header) bool {
 	if err != nil {
 		return c.flush() && c.violation(err)
 	}
-	if message.Levels(topic) > c.b.limits.Load().MaxLevels {
+	if message.Levels(topic) > c.b.limits.Load().MaxTopicLevels {
 		return c.refuse(in, frame.ReasonTopicInvalid, "topic_levels")
 	}
 	class, allowed := c.allowed(topic)
@@ -95,7 +95,7 @@ func (c *conn) topic(in *frame.Inbound) (string, error) {
 		return frame.Text(in.Topic), nil
 	}
 	n := int(in.Props.Alias)
-	if n > int(c.told.aliases) {
+	if n > maxAliases {
 		return "", &frame.Violation{Reason: frame.ReasonTopicAliasInvalid, Why: "topic alias above the announced maximum"}
 	}
 	if len(in.Topic) == 0 {

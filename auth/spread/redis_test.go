@@ -13,6 +13,8 @@ import (
 
 	"cellgate/auth"
 	"cellgate/auth/spread"
+	"cellgate/configs"
+	"cellgate/configs/authority"
 )
 
 var day = time.Date(2026, 3, 1, 0, 0, 0, 0, time.UTC)
@@ -139,7 +141,9 @@ func mustMember(t *testing.T, srv *miniredis.Miniredis) string {
 // gateway is an Authority on its own directory that shares a store.
 func gateway(t *testing.T, dir string, store auth.RevocationStore) *auth.Authority {
 	t.Helper()
-	a, err := auth.Open(auth.Config{Dir: dir, Cell: "a", Revocations: store, Poll: 10 * time.Millisecond})
+	c := authority.Config(configs.Default())
+	c.Dir, c.Cell, c.Issuer, c.Revocations, c.Poll = dir, "a", "cellgate/a", store, 10*time.Millisecond
+	a, err := auth.Open(c)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -62,7 +62,6 @@ type Audited struct {
 
 // refusal is the label of an error.
 func refusal(err error) string {
-	var locked *LockedError
 	for _, r := range []struct {
 		is    error
 		label string
@@ -83,9 +82,6 @@ func refusal(err error) string {
 		if errors.Is(err, r.is) {
 			return r.label
 		}
-	}
-	if errors.As(err, &locked) {
-		return "locked"
 	}
 	return "other"
 }
@@ -122,11 +118,6 @@ func (s *Service) check(r *Request) error {
 	}
 	if topic := r.props.ResponseTopic; topic != "" && (r.Respond == nil || !r.Respond(topic)) {
 		return ErrResponseTopic
-	}
-	if s.o.Locked != nil {
-		if until, locked := s.o.Locked(r.VIN); locked {
-			return &LockedError{Until: until}
-		}
 	}
 	_, r.ready = s.o.Deliverer.Ready(r.VIN)
 	return nil
@@ -255,7 +246,7 @@ func ofTopic(err error) bool { return errors.Is(err, ErrTopic) || errors.Is(err,
 const (
 	reasonSuccess        byte = 0x00
 	reasonUnspecified    byte = 0x80 // the decision could not be written: try again
-	reasonImplementation byte = 0x83 // valid, and not accepted: a conflict, a locked vehicle, a time to live out of range
+	reasonImplementation byte = 0x83 // valid, and not accepted: a conflict, a time to live out of range
 	reasonNotAuthorized  byte = 0x87
 	reasonTopicInvalid   byte = 0x90 // no id or no name that a command can have
 	reasonQuota          byte = 0x97 // a bound of the vehicle's queue, of the gateway, or of a command's size

@@ -93,7 +93,6 @@ func TestSubmit(t *testing.T) {
 		{"no id", topic(""), "{}", nil, reasonTopicInvalid, reasonTopicInvalid, "", "refused topic"},
 		{"no name", "v1/" + vin + "/cmd/n4/", "{}", nil, reasonTopicInvalid, reasonTopicInvalid, "", "refused topic"},
 		{"not permitted", topic("n5"), "{}", forbidden, reasonNotAuthorized, reasonNotAuthorized, "", "refused not_permitted"},
-		{"locked", "v1/LOCKED/cmd/n6/lock", "{}", nil, reasonImplementation, 0, "rejected", "refused locked"},
 		{"too long to live", topic("n7"), "{}", long, reasonImplementation, 0, "rejected", "refused invalid"},
 	} {
 		for _, refusable := range []bool{true, false} {
@@ -102,7 +101,6 @@ func TestSubmit(t *testing.T) {
 				k, log := &kafka{err: errors.New("away")}, &audited{}
 				s := start(t, Options{
 					Deliverer: newEngine(0), Publisher: k, Audit: log.write, MaxPayload: 8, MaxQueued: 2,
-					Locked: func(vin string) (time.Time, bool) { return time.Now().Add(time.Minute), vin == "LOCKED" },
 				})
 				create(t, s, Request{ID: "full1", VIN: "FULL"})
 				create(t, s, Request{ID: "full2", VIN: "FULL"})

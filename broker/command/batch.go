@@ -114,7 +114,7 @@ func (b *batch) newRecord(r *Request, digest []byte) *record {
 	// A command that will be sent at once is marked so in the same transaction.
 	if r.ready && left > 0 {
 		l := b.s.open.lanes[r.VIN]
-		rec.Handed = l == nil && b.added[r.VIN] < b.s.o.Window || l != nil && l.room(b.s.o.Window, b.added[r.VIN], r.Urgent)
+		rec.Handed = l == nil && b.added[r.VIN] < b.s.o.Inflight || l != nil && l.room(b.s.o.Inflight, b.added[r.VIN], r.Urgent)
 	}
 	return rec
 }

@@ -18,7 +18,7 @@ func BenchmarkCreate(b *testing.B) {
 		b.Fatal(err)
 	}
 	defer db.Close() //nolint:errcheck // the end of the benchmark
-	s, err := Open(Options{DB: db, Deliverer: newEngine(0), MaxOpen: 10_000_000, MaxQueued: 10_000_000})
+	s, err := Open(completed(Options{DB: db, Deliverer: newEngine(0), MaxOpen: 10_000_000, MaxQueued: 10_000_000}))
 	if err != nil {
 		b.Fatal(err)
 	}

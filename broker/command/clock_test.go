@@ -47,7 +47,7 @@ func (r *clockRig) open(saved clock.Saved) {
 	}
 	r.db, r.e = db, newEngine(0)
 	r.c, _ = clock.New(r.machine.Source(), saved)
-	if r.Service, err = Open(Options{DB: db, Deliverer: r.e, Clock: r.c, StartGrace: -1}); err != nil {
+	if r.Service, err = Open(completed(Options{DB: db, Deliverer: r.e, Clock: r.c})); err != nil {
 		r.t.Fatal(err)
 	}
 }

@@ -5,14 +5,18 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"path/filepath"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"cellgate/broker/clock"
 	"cellgate/broker/message"
 	"cellgate/broker/statefile"
+	"cellgate/configs"
+	"cellgate/test/options"
 
 	"go.uber.org/goleak"
 )
@@ -139,15 +143,22 @@ func openDB(t *testing.T) *statefile.DB {
 	return db
 }
 
+// completed makes options of what a test says about a service: the rest is as the gateway has it.
+func completed(o Options) Options {
+	c, _ := clock.New(clock.System(), clock.Saved{})
+	options.Fill(&o, configs.Default().Commands, Options{
+		Log: slog.New(slog.DiscardHandler), Metrics: NewMetrics(nil), Clock: c, MaxOpen: configs.MaxOpenCommands,
+		Refused: func(string) {}, Audit: func(Audited) {}, KafkaMay: func(string, string) bool { return true },
+	})
+	return o
+}
+
 func start(t *testing.T, o Options) *Service {
 	t.Helper()
 	if o.DB == nil {
 		o.DB = openDB(t)
 	}
-	if o.StartGrace == 0 {
-		o.StartGrace = -1
-	}
-	s, err := Open(o)
+	s, err := Open(completed(o))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -303,7 +314,7 @@ func TestIdempotency(t *testing.T) {
 func TestOrderAndWindow(t *testing.T) {
 	t.Parallel()
 	e := newEngine(0)
-	s := start(t, Options{Deliverer: e, Window: 3})
+	s := start(t, Options{Deliverer: e, Inflight: 3})
 	for i := range 10 {
 		create(t, s, Request{ID: fmt.Sprintf("c%d", i)})
 	}

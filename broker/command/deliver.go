@@ -42,7 +42,7 @@ func (s *Service) pump(vin string) {
 			s.retry[vin] = struct{}{}
 			continue
 		}
-		if outstanding+len(hand) >= s.o.Window {
+		if outstanding+len(hand) >= s.o.Inflight {
 			break
 		}
 		if !e.rec.Handed || len(hand) > 0 {

@@ -54,15 +54,13 @@ type Handler struct {
 	Require func(scope string, h http.Handler) http.Handler
 	// Caller names the authenticated caller; idempotency keys are its own. Required.
 	Caller func(*http.Request) Caller
-	// MaxBody bounds a request's body: 1 MiB. MaxWait bounds ?wait=: 1 minute.
+	// MaxBody bounds a request's body, MaxWait bounds ?wait=.
 	MaxBody int64
 	MaxWait time.Duration
 }
 
 // Register mounts the calls on mux.
 func (h *Handler) Register(mux *http.ServeMux) {
-	def(&h.MaxBody, 1<<20)
-	def(&h.MaxWait, time.Minute)
 	mux.Handle("POST /v1/vehicles/{vin}/commands", h.Require(ScopeSend, http.HandlerFunc(h.create)))
 	mux.Handle("DELETE /v1/vehicles/{vin}/commands/{id}", h.Require(ScopeSend, http.HandlerFunc(h.cancel)))
 	mux.Handle("GET /v1/vehicles/{vin}/commands/{id}", h.Require(ScopeRead, http.HandlerFunc(h.get)))
@@ -232,14 +230,7 @@ func filter(q url.Values) (Filter, error) {
 
 // fail answers with the problem that err is.
 func fail(w http.ResponseWriter, err error, ext map[string]any) {
-	var locked *LockedError
-	retry := func(d time.Duration) {
-		w.Header().Set("Retry-After", strconv.Itoa(max(1, int((d+time.Second-1)/time.Second))))
-	}
 	switch {
-	case errors.As(err, &locked):
-		retry(time.Until(locked.Until))
-		problem.Write(w, http.StatusConflict, "Vehicle locked", err.Error(), nil)
 	case errors.Is(err, ErrInvalid):
 		problem.Write(w, http.StatusBadRequest, "Invalid command", err.Error(), nil)
 	case errors.Is(err, ErrConflict):
@@ -249,12 +240,12 @@ func fail(w http.ResponseWriter, err error, ext map[string]any) {
 	case errors.Is(err, ErrNotCancellable):
 		problem.Write(w, http.StatusConflict, "Not cancellable", err.Error(), ext)
 	case errors.Is(err, ErrQueueFull):
-		retry(time.Second)
+		w.Header().Set("Retry-After", "1")
 		problem.Write(w, http.StatusTooManyRequests, "Queue full", err.Error(), nil)
 	case errors.Is(err, ErrNotFound):
 		problem.Write(w, http.StatusNotFound, "", err.Error(), nil)
 	case errors.Is(err, ErrBusy), errors.Is(err, ErrClosed), errors.Is(err, ErrStore):
-		retry(5 * time.Second)
+		w.Header().Set("Retry-After", "5")
 		problem.Write(w, http.StatusServiceUnavailable, "", err.Error(), nil)
 	default: // the caller went away, or something that is not the caller's business
 		problem.Write(w, http.StatusServiceUnavailable, "", "the request could not be finished", nil)

@@ -69,10 +69,8 @@ func call(t *testing.T, server *httptest.Server, method, path, body string, head
 func TestHTTPRefusals(t *testing.T) {
 	t.Parallel()
 	e := newEngine(0)
-	until := time.Now().Add(90 * time.Second)
 	s := start(t, Options{
 		Deliverer: e, MaxPayload: 100, MaxQueued: 3,
-		Locked: func(vin string) (time.Time, bool) { return until, vin == "LOCKED" },
 	})
 	server := api(t, s)
 	create(t, s, Request{ID: "known", Payload: []byte("1"), JSON: true})
@@ -108,7 +106,6 @@ func TestHTTPRefusals(t *testing.T) {
 		{"bad base64", "POST", path, `{"name":"x","payload_base64":"%"}`, 400, "the body is not"},
 		{"bad wait", "POST", path + "?wait=long", `{"name":"x"}`, 400, "wait=long"},
 		{"conflict", "POST", path, `{"id":"known","name":"lock","payload":2}`, 409, "used for another"},
-		{"locked", "POST", "/v1/vehicles/LOCKED/commands", `{"name":"x"}`, 409, "locked until"},
 		{"full", "POST", "/v1/vehicles/FULL/commands", `{"name":"x"}`, 429, "queue is full"},
 		{"unknown", "GET", path + "/nothing", "", 404, "no such command"},
 		{"of another vehicle", "GET", "/v1/vehicles/OTHER/commands/known", "", 404, "no such command"},

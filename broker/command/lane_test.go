@@ -61,7 +61,7 @@ func TestUrgentCommandsGoFirst(t *testing.T) {
 	t.Run("behind a full window", func(t *testing.T) {
 		t.Parallel()
 		e := newEngine(5)
-		s := start(t, Options{Deliverer: e, Window: 1})
+		s := start(t, Options{Deliverer: e, Inflight: 1})
 		accept(s)
 		if got := arrivals(t, e, 5); got != "c1 u1 u2 c2 c3 " {
 			t.Errorf("sent %s", got)
@@ -83,7 +83,7 @@ func TestUrgentCommandsGoFirst(t *testing.T) {
 	t.Run("not beyond the window", func(t *testing.T) {
 		t.Parallel()
 		e := newEngine(5)
-		s := start(t, Options{Deliverer: e, Window: 2})
+		s := start(t, Options{Deliverer: e, Inflight: 2})
 		create(t, s, Request{ID: "c1"})
 		create(t, s, Request{ID: "c2"})
 		first, second := e.next(t), e.next(t)

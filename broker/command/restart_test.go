@@ -287,7 +287,7 @@ func TestLaterFormatIsRefused(t *testing.T) {
 	}); err != nil {
 		t.Fatal(err)
 	}
-	if s, err := Open(Options{DB: db, Deliverer: newEngine(0)}); err == nil {
+	if s, err := Open(completed(Options{DB: db, Deliverer: newEngine(0)})); err == nil {
 		stop(t, s)
 		t.Error("opened")
 	}

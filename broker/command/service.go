@@ -12,6 +12,7 @@ import (
 	"cellgate/broker/clock"
 	"cellgate/broker/message"
 	"cellgate/broker/statefile"
+	"cellgate/configs/complete"
 )
 
 // Deliverer is the delivery engine towards vehicles.
@@ -44,86 +45,46 @@ type Delivery struct {
 // vehicle's maximum packet size.
 var ErrUndeliverable = errors.New("the command cannot be sent to this vehicle")
 
-// Options configure a Service. DB and Deliverer are required, and zero values stand for defaults.
+// Options configure a Service.
 type Options struct {
 	// DB is the gateway's state file; the service uses the buckets "commands" and "command-events" and
 	// leaves the file open.
 	DB        *statefile.DB
 	Deliverer Deliverer
-	// Publisher takes events to Kafka; nil: there are no events.
-	Publisher Publisher
-	// Responder publishes outcomes on response topics; nil: nowhere.
-	Responder Responder
+	// Publisher takes events to Kafka.
+	Publisher Publisher `zero:"there are no events"`
+	// Responder publishes outcomes on response topics.
+	Responder Responder `zero:"nobody does"`
 	Log       *slog.Logger
 	Metrics   *Metrics
-	// Refused is told the reason of every refusal that counts in rejected_total; may be nil.
+	// Refused is told the reason of every refusal that counts in rejected_total.
 	Refused func(reason string)
 	// Audit is told of every request for a command or a cancellation, once it is certain what came of it. It must be
-	// quick, and may be nil.
+	// quick.
 	Audit func(Audited)
-	// Locked tells whether commands for a vehicle are refused for now, and until when; may be nil.
-	Locked func(vin string) (until time.Time, locked bool)
-
-	// KafkaMay tells whether a command of that name may come to that vehicle by Kafka, which has no callers; nil: it may.
+	// KafkaMay tells whether a command of that name may come to that vehicle by Kafka, which has no callers.
 	KafkaMay func(vin, name string) bool
 
 	// Envelope wraps the payload for MQTT 3.1.1 vehicles as {id, name, issued_at, expires_at, payload}.
 	Envelope bool
 
-	DefaultTTL time.Duration // 60 s
-	MaxTTL     time.Duration // 7 days
-	MaxQueued  int           // open commands per vehicle: 100
-	MaxOpen    int           // open commands in total: 1,000,000, about 500 B of memory each; a sender has half of it
-	MaxPayload int           // bytes of a payload, and of a result that is kept: 128 KiB
-	Window     int           // commands sent to one vehicle and not acknowledged: 16
-	// KeepFor and KeepMax bound the final commands that are remembered: 7 days, 1,000,000.
+	DefaultTTL, MaxTTL time.Duration
+	MaxQueued          int // open commands per vehicle
+	MaxOpen            int // open commands in total; a sender has half of it
+	MaxPayload         int // bytes of a payload, and of a result that is kept
+	Inflight           int // commands sent to one vehicle and not acknowledged
+	// KeepFor and KeepMax bound the final commands that are remembered.
 	KeepFor time.Duration
 	KeepMax int
-	// MaxEvents bounds events that wait for Kafka (1,000,000). Beyond it new commands are refused, and what
+	// MaxEvents bounds events that wait for Kafka. Beyond it new commands are refused, and what
 	// open ones still cause is kept; with DropOldEvents the oldest are dropped and counted instead.
 	MaxEvents     int
 	DropOldEvents bool
-	// Clock counts the time by which commands expire and are forgotten, whatever the wall clock does; nil: one that
-	// begins now.
+	// Clock counts the time by which commands expire and are forgotten, whatever the wall clock does.
 	Clock *clock.Clock
 	// StartGrace is how long after Open nothing expires yet, so that results that the journal had before
-	// the restart are told first. 2 s; negative: none.
-	StartGrace time.Duration
-}
-
-func (o *Options) setDefaults() {
-	def(&o.DefaultTTL, time.Minute)
-	def(&o.MaxTTL, 7*24*time.Hour)
-	def(&o.MaxQueued, 100)
-	def(&o.MaxOpen, 1_000_000)
-	def(&o.MaxPayload, 128<<10)
-	def(&o.Window, 16)
-	def(&o.KeepFor, 7*24*time.Hour)
-	def(&o.KeepMax, 1_000_000)
-	def(&o.MaxEvents, 1_000_000)
-	def(&o.StartGrace, 2*time.Second)
-	if o.Clock == nil {
-		o.Clock, _ = clock.New(clock.System(), clock.Saved{})
-	}
-	if o.Log == nil {
-		o.Log = slog.New(slog.DiscardHandler)
-	}
-	if o.Metrics == nil {
-		o.Metrics = NewMetrics(nil)
-	}
-	if o.Refused == nil {
-		o.Refused = func(string) {}
-	}
-	if o.Audit == nil {
-		o.Audit = func(Audited) {}
-	}
-}
-
-func def[T comparable](v *T, d T) {
-	var zero T
-	if *v == zero {
-		*v = d
-	}
+	// the restart are told first.
+	StartGrace time.Duration `zero:"none"`
 }
 
 // Service is the command service. Its methods are safe for concurrent use.
@@ -153,10 +114,9 @@ type Service struct {
 
 // Open loads the open commands and starts the service.
 func Open(o Options) (*Service, error) {
-	if o.DB == nil || o.Deliverer == nil {
-		return nil, errors.New("command: DB and Deliverer are required")
+	if err := complete.Check(o); err != nil {
+		return nil, err
 	}
-	o.setDefaults()
 	s := &Service{
 		o: o, metrics: o.Metrics, inbox: newInbox(), open: newOpenSet(),
 		pending: map[string]struct{}{}, retry: map[string]struct{}{},
@@ -230,14 +190,6 @@ func (s *Service) Close(ctx context.Context) error {
 	case <-ctx.Done():
 		return fmt.Errorf("closing the command service: %w", ctx.Err())
 	}
-}
-
-// LockedError is Create's error for a vehicle that is locked.
-type LockedError struct{ Until time.Time }
-
-// Error says until when.
-func (e *LockedError) Error() string {
-	return "the vehicle is locked until " + e.Until.UTC().Format(stampLayout)
 }
 
 // Get returns a command of a vehicle. An empty vin stands for any.

@@ -11,7 +11,7 @@ import (
 )
 
 // MaxExpiry as a session expiry means that the session never expires by itself (MQTT 5, 3.1.2.11.2: an
-// interval of 0xFFFFFFFF). Options.MaxSessionExpiry still limits it.
+// interval of 0xFFFFFFFF). Options.MaxExpiry still limits it.
 const MaxExpiry = time.Duration(math.MaxInt64)
 
 // MaxClientIDBytes is the longest client identifier that can have a session, and MaxKeyBytes the longest key of one: it
@@ -42,7 +42,7 @@ var (
 	ErrSessionEnded = errors.New("session ended")
 	// ErrWillNotPermitted: the will's topic is not one that the client may publish to.
 	ErrWillNotPermitted = errors.New("will topic not permitted")
-	// ErrWillTopic: the will's topic has more levels than MaxLevels.
+	// ErrWillTopic: the will's topic has more levels than MaxTopicLevels.
 	ErrWillTopic = errors.New("will topic has too many levels")
 	// ErrSessions: the owner has as many sessions as it may have.
 	ErrSessions = errors.New("the subject has as many sessions as it may have")
@@ -63,7 +63,7 @@ const (
 	ReasonAdminAction byte = 0x98
 )
 
-// Options configure a Manager. DB, Index and Journal are required; a zero value stands for its default.
+// Options configure a Manager.
 type Options struct {
 	// DB is the gateway's state file; the manager uses the bucket "mqtt" and leaves the file open.
 	DB DB
@@ -73,63 +73,59 @@ type Options struct {
 	Journal Journal
 	// Issuer is the cell's own: sessions of services that were stored before they told issuers apart are taken for its.
 	Issuer string
-	// Log gets state changes worth an operator's attention; nil discards.
-	Log *slog.Logger
-	// Metrics count; nil counts into nothing.
+	// Log gets state changes worth an operator's attention.
+	Log     *slog.Logger
 	Metrics *Metrics
 	// Now is the time that has passed, which no setting of a clock moves (clock.Clock.Now): sessions, wills and messages
-	// end by it. Wall is the wall clock, of stamps and of the ends of tokens. nil means time.Now, and Now.
+	// end by it. Wall is the wall clock, of stamps and of the ends of tokens.
 	Now  func() time.Time
 	Wall func() time.Time
 	// DiskShort reports that the disk has no more than what is kept free for commands: nothing more is queued for
-	// subscribers then that would have to be written. It must be quick; nil: never.
+	// subscribers then that would have to be written. It must be quick.
 	DiskShort func() bool
-	// Rejected is told the reason of every refusal that counts in rejected_total; may be nil.
+	// Rejected is told the reason of every refusal that counts in rejected_total.
 	Rejected func(reason string)
 
 	// Bounds can be replaced while the manager runs: see Manager.SetBounds.
 	Bounds
 	// CommitInterval is how long a change that nobody waits for may stay out of the state file: queue
-	// contents that the journal still has, removals, QoS 2 identifiers, the fan-out position. Default 1 s.
+	// contents that the journal still has, removals, QoS 2 identifiers, the fan-out position.
 	CommitInterval time.Duration
 }
 
-// Bounds are the limits of sessions. A zero value stands for its default.
+// Bounds are the limits of sessions.
 type Bounds struct {
-	// MaxQueuedMessages bounds the messages of one session, in flight and waiting. Default 1,000.
+	// MaxQueuedMessages bounds the messages of one session, in flight and waiting.
 	MaxQueuedMessages int
-	// MaxQueuedBytes bounds their topics, payloads and properties per session. Default 4 MiB.
+	// MaxQueuedBytes bounds their topics, payloads and properties per session.
 	MaxQueuedBytes int64
 	// MaxTotalBytes bounds the same over all sessions. A quarter of it is for messages that are directed to one
-	// client, commands: what subscriptions bring never takes that. Default 256 MiB.
+	// client, commands: what subscriptions bring never takes that.
 	MaxTotalBytes int64
-	// MaxOwnerSessions, MaxOwnerSubscriptions and MaxOwnerBytes bound what one owner has in all its sessions together:
-	// sessions, filters (one counts once for every eight levels begun), and queued bytes. The bytes are also never more than what is left for all others. Default
-	// 100, 1,000 and 32 MiB.
-	MaxOwnerSessions      int
-	MaxOwnerSubscriptions int
-	MaxOwnerBytes         int64
-	// MaxLevels bounds the levels of topics and filters. Default 32.
-	MaxLevels int
-	// Overflow tells which message gives way when a session's queue is full. Default DropNewest.
-	Overflow Overflow
-	// MaxSubscriptions bounds the filters of one session, which together have at most 256 KiB. Default 1,000.
+	// MaxPerSubject, MaxSubscriptionsPerSubject and MaxQueuedBytesPerSubject bound what one owner has in all its sessions
+	// together: sessions, filters (one counts once for every eight levels begun), and queued bytes. The bytes are also
+	// never more than what is left for all others.
+	MaxPerSubject              int
+	MaxSubscriptionsPerSubject int
+	MaxQueuedBytesPerSubject   int64
+	// MaxTopicLevels bounds the levels of topics and filters.
+	MaxTopicLevels int
+	// Overflow tells which message gives way when a session's queue is full.
+	Overflow Overflow `zero:"the newest"`
+	// MaxSubscriptions bounds the filters of one session, which together have at most 256 KiB.
 	MaxSubscriptions int
 	// MaxInflight bounds the unacknowledged messages towards one client, whatever Receive Maximum it
-	// announces. Default 256, at most 65,535.
+	// announces.
 	MaxInflight int
-	// MaxAliases bounds the topic aliases towards one client, whatever it announces. Default 64.
-	MaxAliases int
-	// MaxRetained bounds the retained messages of the cell. Default 100,000.
-	MaxRetained int
-	// MaxRetainedBytes bounds their topics and payloads. Default 64 MiB.
-	MaxRetainedBytes int64
-	// MaxOwnerRetained bounds those of one publisher, which also take at most one part in 64 of MaxRetainedBytes.
-	// Default 100.
-	MaxOwnerRetained int
-	// MaxSessionExpiry is the longest that a session outlives its connection, and what a 3.1.1 client
-	// with clean session 0 gets. Default 7 days.
-	MaxSessionExpiry time.Duration
+	// MaxRetainedMessages bounds the retained messages of the cell.
+	MaxRetainedMessages int `zero:"none"`
+	// MaxRetainedBytes bounds their topics and payloads.
+	MaxRetainedBytes int64 `zero:"none"`
+	// MaxRetainedPerSubject bounds those of one publisher, which also take at most one part in 64 of MaxRetainedBytes.
+	MaxRetainedPerSubject int
+	// MaxExpiry is the longest that a session outlives its connection, and what a 3.1.1 client
+	// with clean session 0 gets.
+	MaxExpiry time.Duration `zero:"no longer than the connection"`
 }
 
 // DB is what the manager needs of the state file: transactions of a *statefile.DB.
@@ -264,7 +260,7 @@ type Attach struct {
 	// CleanStart discards an existing session (3.1.1: clean session).
 	CleanStart bool
 	// Expiry is how long the session outlives the connection; 0 not at all. For 3.1.1 give 0 with clean
-	// session 1 and MaxExpiry with 0. Options.MaxSessionExpiry limits it; see Session.Expiry.
+	// session 1 and MaxExpiry with 0. Options.MaxExpiry limits it; see Session.Expiry.
 	Expiry time.Duration
 	// ReceiveMaximum is the client's; 0 means 65,535.
 	ReceiveMaximum uint16

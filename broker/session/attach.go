@@ -35,7 +35,7 @@ func (m *Manager) Attach(ctx context.Context, a Attach) (s *Session, present boo
 		m.o.Rejected("will_not_permitted")
 		return nil, false, ErrWillNotPermitted
 	}
-	if a.Will != nil && message.Levels(a.Will.Topic) > m.bounds.Load().MaxLevels {
+	if a.Will != nil && message.Levels(a.Will.Topic) > m.bounds.Load().MaxTopicLevels {
 		m.o.Rejected(rejectLevels)
 		return nil, false, ErrWillTopic
 	}
@@ -105,7 +105,7 @@ func (m *Manager) evict(ctx context.Context, id string) error {
 // open finds the session to resume or makes a new one. wait tells that the connection may only learn of it
 // when the writer has made it durable. The error is ErrSessions: what the owner had is untouched then.
 func (m *Manager) open(a *Attach) (st *state, present, wait bool, err error) {
-	expiry := min(a.Expiry, m.bounds.Load().MaxSessionExpiry)
+	expiry := min(a.Expiry, m.bounds.Load().MaxExpiry)
 	old := m.lookup(a.Key)
 	if old != nil {
 		old.mu.Lock()
@@ -146,7 +146,7 @@ func (m *Manager) place(a *Attach, old *state) (*share, error) {
 	if a.Vehicle {
 		return nil, nil
 	}
-	limit := m.bounds.Load().MaxOwnerSessions
+	limit := m.bounds.Load().MaxPerSubject
 	if old != nil {
 		old.mu.Lock()
 		if old.owned() == a.Owner {
@@ -201,7 +201,7 @@ func (st *state) connect(a *Attach, resumed bool) (*Session, error) {
 	if st.receiveMax == 0 {
 		st.receiveMax = 65535
 	}
-	st.aliasMax = min(a.AliasMaximum, uint16(min(st.m.bounds.Load().MaxAliases, 65535))) //nolint:gosec // within 16 bits by min
+	st.aliasMax = min(a.AliasMaximum, maxAliases)
 	st.since, st.endsAt, st.willAt = st.m.wall(), 0, 0
 	st.will, st.notAfter = cloneWill(a.Will), millis(a.NotAfter)
 	st.m.timers.set(st, 0)
@@ -227,7 +227,7 @@ func (st *state) resume(a *Attach) {
 
 // dropRefused takes away the resumed subscriptions that the client's permissions no longer allow.
 func (st *state) dropRefused() {
-	kept, levels := st.subs[:0:0], st.m.bounds.Load().MaxLevels
+	kept, levels := st.subs[:0:0], st.m.bounds.Load().MaxTopicLevels
 	for _, sub := range st.subs {
 		if st.perm.Subscribe(sub.Filter) && message.Levels(sub.Filter) <= levels {
 			kept = append(kept, sub)
@@ -256,7 +256,7 @@ func (st *state) disconnect(reason string, expiry *time.Duration) {
 	now := st.m.now()
 	st.since = st.m.wall()
 	if expiry != nil && st.expiry > 0 {
-		st.setExpiry(min(*expiry, st.m.bounds.Load().MaxSessionExpiry))
+		st.setExpiry(min(*expiry, st.m.bounds.Load().MaxExpiry))
 	}
 	if st.incoming != nil {
 		st.incoming.dropPending()

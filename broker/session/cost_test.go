@@ -177,7 +177,9 @@ func newBenchEnv(b *testing.B, subscribers int, qos byte) *benchEnv {
 	if err != nil {
 		b.Fatal(err)
 	}
-	m, err := Open(Options{DB: db, Index: &listIndex{}, Journal: e.journal, CommitInterval: time.Hour})
+	o := testOptions()
+	o.DB, o.Index, o.Journal, o.Metrics = db, &listIndex{}, e.journal, NewMetrics(nil)
+	m, err := Open(o)
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -217,7 +219,7 @@ func BenchmarkFullQueues(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	m, err := Open(Options{DB: db, Index: &listIndex{}, Journal: &memJournal{}, Bounds: Bounds{MaxOwnerBytes: 1 << 20}})
+	m, err := Open(Options{DB: db, Index: &listIndex{}, Journal: &memJournal{}, Bounds: Bounds{MaxQueuedBytesPerSubject: 1 << 20}})
 	if err != nil {
 		b.Fatal(err)
 	}

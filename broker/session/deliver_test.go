@@ -206,7 +206,7 @@ func TestBounds(t *testing.T) {
 	}{
 		"messages":     {func(o *Options) { o.MaxQueuedMessages = 3 }, "abc", dropQueueMessages},
 		"bytes":        {func(o *Options) { o.MaxQueuedBytes = 3 * size }, "abc", dropQueueBytes},
-		"subject":      {func(o *Options) { o.MaxOwnerBytes = 2 * size }, "ab", dropOwnerBytes},
+		"subject":      {func(o *Options) { o.MaxQueuedBytesPerSubject = 2 * size }, "ab", dropOwnerBytes},
 		"total":        {func(o *Options) { o.MaxTotalBytes = 8 * size }, "abc", dropTotalBytes}, // half of what commands leave
 		"disk":         {func(o *Options) { o.DiskShort = func() bool { return true } }, "", dropStateFull},
 		"drop oldest":  {func(o *Options) { o.MaxQueuedMessages, o.Overflow = 3, DropOldest }, "ade", dropOldest},
@@ -307,7 +307,7 @@ func TestAliasIsNotLearntFromAFrameThatDidNotGo(t *testing.T) {
 func TestPropertiesAndExpiry(t *testing.T) {
 	t.Parallel()
 	var clock testClock
-	e := newEnv(t, func(o *Options) { o.Now = clock.now })
+	e := newEnv(t, func(o *Options) { o.Now, o.Wall = clock.now, clock.now })
 	c, _ := e.attach("svc", func(a *Attach) { a.ReceiveMaximum = 1 })
 	c.subscribe(sub("t", 1))
 	c.detach(false)
@@ -341,7 +341,7 @@ func TestPropertiesAndExpiry(t *testing.T) {
 func TestExpiredMessagesMakeRoom(t *testing.T) {
 	t.Parallel()
 	var clock testClock
-	e := newEnv(t, func(o *Options) { o.Now, o.MaxQueuedMessages = clock.now, 2 })
+	e := newEnv(t, func(o *Options) { o.Now, o.Wall, o.MaxQueuedMessages = clock.now, clock.now, 2 })
 	c, _ := e.attach("svc")
 	c.subscribe(sub("t", 1))
 	c.detach(false)

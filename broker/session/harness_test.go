@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
+	"log/slog"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -15,6 +16,8 @@ import (
 	"cellgate/broker/frame"
 	"cellgate/broker/message"
 	"cellgate/broker/statefile"
+	"cellgate/configs"
+	"cellgate/test/options"
 
 	"github.com/eclipse/paho.golang/packets"
 	"github.com/prometheus/client_golang/prometheus"
@@ -38,10 +41,22 @@ type env struct {
 	wrap    func(DB) DB // if not nil, stands before the state file
 }
 
+// testOptions are the gateway's own but for CommitInterval, so that a test says itself when what nobody waits for is
+// written.
+func testOptions() Options {
+	o := Options{
+		Issuer: "cellgate/cell-1", Log: slog.New(slog.DiscardHandler), Now: time.Now, Wall: time.Now,
+		DiskShort: func() bool { return false }, Rejected: func(string) {}, CommitInterval: time.Hour,
+	}
+	c := configs.Default()
+	options.Fill(&o.Bounds, c.Sessions, c.Limits, Bounds{MaxTotalBytes: configs.MaxTotalQueuedBytes})
+	return o
+}
+
 func newEnv(t *testing.T, change ...func(*Options)) *env {
 	t.Helper()
 	e := &env{t: t, path: filepath.Join(t.TempDir(), "state.db"), journal: &memJournal{epoch: 7}}
-	e.o.CommitInterval = time.Hour // so that a test says itself when what nobody waits for is written
+	e.o = testOptions()
 	for _, c := range change {
 		c(&e.o)
 	}
@@ -57,7 +72,7 @@ func (e *env) open() {
 		e.t.Fatal(err)
 	}
 	e.db, e.index = db, &testIndex{subs: map[string]map[string]Subscription{}, since: map[string]uint64{}, retained: map[string]*message.Record{}}
-	e.o.DB, e.o.Index, e.o.Journal = db, e.index, e.journal
+	e.o.DB, e.o.Index, e.o.Journal, e.o.Metrics = db, e.index, e.journal, NewMetrics(nil)
 	if e.wrap != nil {
 		e.o.DB = e.wrap(db)
 	}

@@ -157,7 +157,11 @@ func TestSetBounds(t *testing.T) {
 	e := newEnv(t)
 	c, _ := e.attach("svc")
 	c.subscribe(sub("a", 1), sub("b", 1))
-	e.m.SetBounds(Bounds{MaxSubscriptions: 2, MaxQueuedMessages: 1})
+	less := e.o.Bounds
+	less.MaxSubscriptions, less.MaxQueuedMessages = 2, 1
+	if err := e.m.SetBounds(less); err != nil {
+		t.Fatal(err)
+	}
 	if codes := c.subscribe(sub("c", 1), sub("a", 0)); codes[0] != frame.ReasonQuotaExceeded || codes[1] != 0 {
 		t.Errorf("codes % x", codes)
 	}
@@ -192,7 +196,7 @@ func TestRetainedOnLongTopics(t *testing.T) {
 
 func TestRetained(t *testing.T) {
 	t.Parallel()
-	e := newEnv(t, func(o *Options) { o.MaxRetained = 2 })
+	e := newEnv(t, func(o *Options) { o.MaxRetainedMessages = 2 })
 	retain := func(topic, text string) {
 		e.publish(message.Record{Topic: topic, QoS: 1, Retain: true, Payload: []byte(text)})
 	}
@@ -320,7 +324,7 @@ func TestSessionWithoutExpiryCostsNoDisk(t *testing.T) {
 
 func TestDisconnectChangesExpiry(t *testing.T) {
 	t.Parallel()
-	e := newEnv(t, func(o *Options) { o.MaxSessionExpiry = 2 * time.Hour })
+	e := newEnv(t, func(o *Options) { o.MaxExpiry = 2 * time.Hour })
 	c, _ := e.attach("svc", func(a *Attach) { a.Expiry = MaxExpiry })
 	if d := c.s.Expiry(); d != 2*time.Hour {
 		t.Errorf("expiry %v", d)

@@ -272,7 +272,7 @@ func (l *loader) restore(st *state) {
 
 // dropDeep takes filters away that have more levels than a filter may have.
 func (l *loader) dropDeep(st *state) {
-	levels, before := l.m.bounds.Load().MaxLevels, len(st.subs)
+	levels, before := l.m.bounds.Load().MaxTopicLevels, len(st.subs)
 	st.share.unsubscribe(st.subs...)
 	st.subs = slices.DeleteFunc(st.subs, func(s Subscription) bool { return message.Levels(s.Filter) > levels })
 	if st.share != nil {

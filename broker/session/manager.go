@@ -2,33 +2,17 @@ package session
 
 import (
 	"context"
-	"errors"
 	"log/slog"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"cellgate/broker/message"
+	"cellgate/configs/complete"
 )
 
-// Defaults of Options.
-const (
-	defaultQueuedMessages = 1000
-	defaultQueuedBytes    = 4 << 20
-	defaultTotalBytes     = 256 << 20
-	defaultOwnerSessions  = 100
-	defaultOwnerSubs      = 1000
-	defaultOwnerBytes     = 32 << 20
-	defaultOwnerRetained  = 100
-	defaultLevels         = 32
-	defaultSubscriptions  = 1000
-	defaultInflight       = 256
-	defaultAliases        = 64
-	defaultRetained       = 100_000
-	defaultRetainedBytes  = 64 << 20
-	defaultSessionExpiry  = 7 * 24 * time.Hour
-	defaultCommitInterval = time.Second
-)
+// maxAliases bounds the topic aliases towards one client, whatever it announces.
+const maxAliases = 64
 
 // Manager owns all sessions of the gateway. It is safe for concurrent use.
 type Manager struct {
@@ -80,10 +64,9 @@ type Manager struct {
 // Open loads the sessions of the state file and restores their subscriptions, and the retained messages,
 // into the index. Sessions that were connected when the process died count as disconnected from now on.
 func Open(o Options) (*Manager, error) {
-	if o.DB == nil || o.Index == nil || o.Journal == nil {
-		return nil, errors.New("session: DB, Index and Journal are required")
+	if err := complete.Check(o); err != nil {
+		return nil, err
 	}
-	o.setDefaults()
 	m := &Manager{
 		o: o, db: o.DB, index: o.Index, journal: o.Journal, log: o.Log, metrics: o.Metrics,
 		frames: sync.Pool{New: func() any { return new([]byte) }},
@@ -106,57 +89,14 @@ func Open(o Options) (*Manager, error) {
 	return m, nil
 }
 
-func (b *Bounds) setDefaults() {
-	def(&b.MaxQueuedMessages, defaultQueuedMessages)
-	def(&b.MaxQueuedBytes, defaultQueuedBytes)
-	def(&b.MaxTotalBytes, defaultTotalBytes)
-	def(&b.MaxOwnerSessions, defaultOwnerSessions)
-	def(&b.MaxOwnerSubscriptions, defaultOwnerSubs)
-	def(&b.MaxOwnerBytes, defaultOwnerBytes)
-	def(&b.MaxOwnerRetained, defaultOwnerRetained)
-	def(&b.MaxLevels, defaultLevels)
-	def(&b.MaxSubscriptions, defaultSubscriptions)
-	def(&b.MaxInflight, defaultInflight)
-	def(&b.MaxAliases, defaultAliases)
-	def(&b.MaxRetained, defaultRetained)
-	def(&b.MaxRetainedBytes, defaultRetainedBytes)
-	def(&b.MaxSessionExpiry, defaultSessionExpiry)
-}
-
 // SetBounds replaces the bounds. What is queued, subscribed and retained beyond them stays; nothing is added. The expiry of
 // sessions changes with their next connection.
-func (m *Manager) SetBounds(b Bounds) {
-	b.setDefaults()
+func (m *Manager) SetBounds(b Bounds) error {
+	if err := complete.Check(b); err != nil {
+		return err
+	}
 	m.bounds.Store(&b)
-}
-
-func (o *Options) setDefaults() {
-	o.Bounds.setDefaults()
-	def(&o.CommitInterval, defaultCommitInterval)
-	if o.Now == nil {
-		o.Now = time.Now
-	}
-	if o.Wall == nil {
-		o.Wall = o.Now
-	}
-	if o.Log == nil {
-		o.Log = slog.New(slog.DiscardHandler)
-	}
-	if o.Metrics == nil {
-		o.Metrics = NewMetrics(nil)
-	}
-	if o.DiskShort == nil {
-		o.DiskShort = func() bool { return false }
-	}
-	if o.Rejected == nil {
-		o.Rejected = func(string) {}
-	}
-}
-
-func def[T int | int64 | time.Duration](v *T, d T) {
-	if *v == 0 {
-		*v = d
-	}
+	return nil
 }
 
 // Close writes what is not written yet and stops the manager's goroutines. Connections are to be detached

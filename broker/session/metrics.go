@@ -11,7 +11,7 @@ const (
 	dropQueueMessages = "queue_messages" // Options.MaxQueuedMessages
 	dropQueueBytes    = "queue_bytes"    // Options.MaxQueuedBytes
 	dropTotalBytes    = "total_bytes"    // Options.MaxTotalBytes
-	dropOwnerBytes    = "subject_bytes"  // Options.MaxOwnerBytes
+	dropOwnerBytes    = "subject_bytes"  // Options.MaxQueuedBytesPerSubject
 	dropStateFull     = "state_full"     // Options.DiskShort
 	dropOldest        = "queue_oldest"   // gave way to a newer one
 	dropExpired       = "expired"
@@ -20,16 +20,16 @@ const (
 	dropOffline       = "offline"       // QoS 0, client away
 	dropNoRoom        = "outbound_full" // QoS 0, connection slow
 	dropSessionEnded  = "session_ended"
-	dropRetained      = "retained_full" // Options.MaxRetained or MaxRetainedBytes
+	dropRetained      = "retained_full" // Options.MaxRetainedMessages or MaxRetainedBytes
 )
 
 // Why a request was refused: label reason of rejected_total.
 const (
-	rejectSessions      = "subject_sessions"      // Options.MaxOwnerSessions
-	rejectSubscriptions = "subject_subscriptions" // Options.MaxOwnerSubscriptions
-	rejectLevels        = "topic_levels"          // Options.MaxLevels
-	rejectRetained      = "retained_full"         // Options.MaxRetained or MaxRetainedBytes
-	rejectRetainedShare = "retained_share"        // Options.MaxOwnerRetained, or the bytes that go with it
+	rejectSessions      = "subject_sessions"      // Options.MaxPerSubject
+	rejectSubscriptions = "subject_subscriptions" // Options.MaxSubscriptionsPerSubject
+	rejectLevels        = "topic_levels"          // Options.MaxTopicLevels
+	rejectRetained      = "retained_full"         // Options.MaxRetainedMessages or MaxRetainedBytes
+	rejectRetainedShare = "retained_share"        // Options.MaxRetainedPerSubject, or the bytes that go with it
 )
 
 // Metrics count what the sessions do.

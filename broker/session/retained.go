@@ -119,9 +119,9 @@ func (r *retained) over(k *kept, owner Owner, size int64, o *Bounds) string {
 	switch {
 	case size == 0, size <= own:
 		return ""
-	case held == 0 && r.count >= o.MaxRetained, r.bytes+size-held > o.MaxRetainedBytes:
+	case held == 0 && r.count >= o.MaxRetainedMessages, r.bytes+size-held > o.MaxRetainedBytes:
 		return rejectRetained
-	case own == 0 && by.topics >= o.MaxOwnerRetained, by.bytes+size-own > o.MaxRetainedBytes/retainedPart:
+	case own == 0 && by.topics >= o.MaxRetainedPerSubject, by.bytes+size-own > o.MaxRetainedBytes/retainedPart:
 		return rejectRetainedShare
 	}
 	return ""
@@ -209,7 +209,7 @@ func (r *retained) covered(rec *message.Record, o *Bounds) bool {
 	if k != nil {
 		held = k.charge()
 	}
-	return (held > 0 || r.count < o.MaxRetained) && r.bytes+size-held <= o.MaxRetainedBytes
+	return (held > 0 || r.count < o.MaxRetainedMessages) && r.bytes+size-held <= o.MaxRetainedBytes
 }
 
 // retain stores or removes the retained message of the record's topic (MQTT 5, 3.3.1.3). The caller holds fanMu.

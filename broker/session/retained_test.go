@@ -56,7 +56,7 @@ func (e *env) retained() (topics int, bytes int64) {
 // One publisher fills its share, not the cell's: and it always may remove or replace what is its own.
 func TestRetainedShare(t *testing.T) {
 	t.Parallel()
-	e := newEnv(t, func(o *Options) { o.MaxRetained, o.MaxOwnerRetained = 8, 3 })
+	e := newEnv(t, func(o *Options) { o.MaxRetainedMessages, o.MaxRetainedPerSubject = 8, 3 })
 	refused := func(what string, err error) {
 		t.Helper()
 		if !errors.Is(err, ErrRetained) {
@@ -106,7 +106,7 @@ func TestRetainedShare(t *testing.T) {
 func TestRetainedClaims(t *testing.T) {
 	t.Parallel()
 	const overhead = entryOverhead + 1
-	e := newEnv(t, func(o *Options) { o.MaxOwnerRetained, o.MaxRetainedBytes = 2, 64*(2*overhead+20) })
+	e := newEnv(t, func(o *Options) { o.MaxRetainedPerSubject, o.MaxRetainedBytes = 2, 64*(2*overhead+20) })
 	claim := func(topic string, bytes int) error { return e.claim("A", topic, strings.Repeat("x", bytes)) }
 	for _, topic := range []string{"a", "b"} {
 		if err := claim(topic, 5); err != nil {
@@ -153,7 +153,7 @@ func TestRetainedClaims(t *testing.T) {
 func TestRetainedExpire(t *testing.T) {
 	t.Parallel()
 	clock := &testClock{}
-	e := newEnv(t, func(o *Options) { o.Now = clock.now })
+	e := newEnv(t, func(o *Options) { o.Now, o.Wall = clock.now, clock.now })
 	for i := range 200 {
 		e.publish(message.Record{
 			Topic: "r/" + strconv.Itoa(i), QoS: 1, Retain: true, Payload: []byte("x"),
@@ -178,7 +178,7 @@ func TestRetainedExpire(t *testing.T) {
 // A will that there is no room to retain is sent to those who subscribe.
 func TestWillBeyondTheShareIsNotRetained(t *testing.T) {
 	t.Parallel()
-	e := newEnv(t, func(o *Options) { o.MaxOwnerRetained = 1 })
+	e := newEnv(t, func(o *Options) { o.MaxRetainedPerSubject = 1 })
 	will := func(topic string) {
 		c, _ := e.attach("A", vehicle, func(a *Attach) {
 			a.Will = &Will{Topic: topic, Payload: []byte("gone"), QoS: 1, Retain: true}

@@ -37,7 +37,7 @@ func (e *env) watch(fn func()) {
 // A crash between any two transactions of a round loses nothing, and brings nothing of QoS 2 twice.
 func TestCrashWithinARound(t *testing.T) {
 	t.Parallel()
-	e := newEnv(t)
+	e := newEnv(t, func(o *Options) { o.MaxQueuedBytes = 4 << 20 })
 	var images []string
 	e.watch(func() {
 		image := filepath.Join(e.t.TempDir(), fmt.Sprintf("%d.db", len(images)))
@@ -98,7 +98,7 @@ func (e *env) auditQueue(what string, st *state, messages int) {
 // What clients wait for does not wait for a round's queues: a SUBACK is sent while these are written.
 func TestRecordsGoBeforeQueues(t *testing.T) {
 	t.Parallel()
-	e := newEnv(t)
+	e := newEnv(t, func(o *Options) { o.MaxQueuedBytes = 4 << 20 })
 	var mu sync.Mutex
 	var order []string
 	note := func(what string) {
@@ -136,7 +136,7 @@ func TestRecordsGoBeforeQueues(t *testing.T) {
 // A transaction is small however much is to be written.
 func TestTransactionsAreSmall(t *testing.T) {
 	t.Parallel()
-	e := newEnv(t, func(o *Options) { o.MaxOwnerSessions = 2000 })
+	e := newEnv(t, func(o *Options) { o.MaxPerSubject = 2000 })
 	for i := range 20 {
 		e.leave(fmt.Sprintf("svc/%d", i), sub("t", 1))
 	}

@@ -104,7 +104,7 @@ func (sh *share) unsubscribe(subs ...Subscription) {
 // than what is left for all others: whoever comes finds room.
 func (sh *share) overBound(o *Bounds, free, size int64) string {
 	switch held := sh.bytes.Load(); {
-	case held+size > o.MaxOwnerBytes:
+	case held+size > o.MaxQueuedBytesPerSubject:
 		return dropOwnerBytes
 	case held+size > free:
 		return dropTotalBytes

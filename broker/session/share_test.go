@@ -24,7 +24,7 @@ func TestCommandsHaveRoomOfTheirOwn(t *testing.T) {
 	t.Parallel()
 	size := (&body{topic: "v1/V/up/t", payload: make([]byte, 100)}).size()
 	for name, change := range map[string]func(*Options){
-		"all queues are full": func(o *Options) { o.MaxTotalBytes, o.MaxOwnerBytes = 400*size, math.MaxInt64 },
+		"all queues are full": func(o *Options) { o.MaxTotalBytes, o.MaxQueuedBytesPerSubject = 400*size, math.MaxInt64 },
 		"the disk is full":    func(o *Options) { o.DiskShort = func() bool { return true } },
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -59,7 +59,7 @@ func TestCommandsHaveRoomOfTheirOwn(t *testing.T) {
 func TestQueuedBytesPerSubject(t *testing.T) {
 	t.Parallel()
 	size := (&body{topic: "t", payload: []byte("x")}).size()
-	e := newEnv(t, func(o *Options) { o.MaxTotalBytes, o.MaxOwnerBytes = 40*size, 12*size }) // 30 for subscribers
+	e := newEnv(t, func(o *Options) { o.MaxTotalBytes, o.MaxQueuedBytesPerSubject = 40*size, 12*size }) // 30 for subscribers
 	for i := range 3 {
 		e.leave(fmt.Sprintf("a/%d", i), sub("t", 1))
 	}
@@ -102,7 +102,7 @@ func TestQueuedBytesPerSubject(t *testing.T) {
 
 func TestSessionsPerSubject(t *testing.T) {
 	t.Parallel()
-	e := newEnv(t, func(o *Options) { o.MaxOwnerSessions = 3 })
+	e := newEnv(t, func(o *Options) { o.MaxPerSubject = 3 })
 	full := func(what string) {
 		t.Helper()
 		if _, _, err := e.tryAttach(context.Background(), "a/new", owned("a")); !errors.Is(err, ErrSessions) {
@@ -174,7 +174,7 @@ func TestSessionChangesItsOwner(t *testing.T) {
 // A deep filter takes more of its subject's places: it is more work.
 func TestDeepFiltersTakeMorePlaces(t *testing.T) {
 	t.Parallel()
-	e := newEnv(t, func(o *Options) { o.MaxOwnerSubscriptions = 5 })
+	e := newEnv(t, func(o *Options) { o.MaxSubscriptionsPerSubject = 5 })
 	c, _ := e.attach("a")
 	deep := "$share/g/" + strings.Repeat("x/", 16) + "#" // 17 levels
 	if got := c.subscribe(sub(deep, 1), sub(deep+"/", 1), sub("x/"+deep[len("$share/g/"):], 1), sub(strings.Repeat("x/", 8)+"#", 1)); string(got) != "\x01\x8f\x97\x01" {
@@ -191,7 +191,7 @@ func TestDeepFiltersTakeMorePlaces(t *testing.T) {
 
 func TestSubscriptionsPerSubject(t *testing.T) {
 	t.Parallel()
-	e := newEnv(t, func(o *Options) { o.MaxOwnerSubscriptions = 3 })
+	e := newEnv(t, func(o *Options) { o.MaxSubscriptionsPerSubject = 3 })
 	a, _ := e.attach("a/1")
 	b, _ := e.attach("a/2")
 	other, _ := e.attach("b")
@@ -227,7 +227,7 @@ func TestSubscriptionsPerSubject(t *testing.T) {
 func TestLevels(t *testing.T) {
 	t.Parallel()
 	const deep, deepest = "a/b/c/d", "a/b/c"
-	e := newEnv(t, func(o *Options) { o.MaxLevels = 4 })
+	e := newEnv(t, func(o *Options) { o.MaxTopicLevels = 4 })
 	c, _ := e.attach("svc")
 	if got := c.subscribe(sub(deep, 1), sub(deep+"/#", 1), sub("$share/g/"+deepest, 1), sub("$share/g/"+deep, 1), sub("+/+/+/+/+", 1)); string(got) != "\x01\x8f\x01\x01\x8f" {
 		t.Errorf("codes %x", got)
@@ -241,7 +241,7 @@ func TestLevels(t *testing.T) {
 	}
 	c.detach(false)
 	e.checkpoint()
-	e.o.MaxLevels = 3
+	e.o.MaxTopicLevels = 3
 	e.kill()
 	if n := e.index.Count(); n != 1 {
 		t.Errorf("%d subscriptions are left", n)
@@ -250,14 +250,18 @@ func TestLevels(t *testing.T) {
 		t.Errorf("%d subscriptions are counted", sh.subs.Load())
 	}
 	e.checkpoint()
-	e.o.MaxLevels = 32
+	e.o.MaxTopicLevels = 32
 	e.kill()
 	if info, _ := e.m.Get("svc"); len(info.Subscriptions) != 1 || info.Subscriptions[0].Filter != "$share/g/"+deepest {
 		t.Errorf("%+v", info.Subscriptions)
 	}
 	c, _ = e.attach("svc")
 	c.subscribe(sub("a/b/c/d/e", 1))
-	e.m.SetBounds(Bounds{MaxLevels: 4})
+	less := e.o.Bounds
+	less.MaxTopicLevels = 4
+	if err := e.m.SetBounds(less); err != nil {
+		t.Fatal(err)
+	}
 	c.detach(false)
 	if _, present := e.attach("svc"); !present || e.index.Count() != 1 {
 		t.Errorf("%d subscriptions after the bound was lowered", e.index.Count())

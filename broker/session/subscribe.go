@@ -206,7 +206,7 @@ func (st *state) refuse(filter string, existed bool) (code byte) {
 	switch {
 	case message.ValidFilter(filter) != nil:
 		return frame.ReasonFilterInvalid
-	case message.Levels(filter) > o.MaxLevels:
+	case message.Levels(filter) > o.MaxTopicLevels:
 		st.m.o.Rejected(rejectLevels)
 		return frame.ReasonFilterInvalid
 	case !st.perm.Subscribe(filter):
@@ -219,7 +219,7 @@ func (st *state) refuse(filter string, existed bool) (code byte) {
 	case len(st.subs) >= o.MaxSubscriptions || st.filterBytes()+len(filter) > maxFilterBytes:
 		st.m.o.Rejected("subscriptions")
 		return frame.ReasonQuotaExceeded
-	case !st.share.subscribe(filter, o.MaxOwnerSubscriptions):
+	case !st.share.subscribe(filter, o.MaxSubscriptionsPerSubject):
 		st.m.reject(rejectSubscriptions, st.share.owner)
 		return frame.ReasonQuotaExceeded
 	}

@@ -18,9 +18,9 @@ import (
 	"github.com/spf13/cobra"
 
 	"cellgate/auth"
-	"cellgate/cmd/cellgate/app"
 	"cellgate/cmd/cellgate/runfile"
 	"cellgate/configs"
+	"cellgate/configs/authority"
 )
 
 // target is the gateway that a command is about: one on this machine, by its data folder or its
@@ -91,9 +91,9 @@ func (t *target) authority() (*auth.Authority, error) {
 	if err != nil {
 		return nil, err
 	}
-	ac := app.AuthConfig(cfg)
+	ac := authority.Config(cfg)
 	ac.NoCreate = true
-	ac.Audit = app.NewAudit(cfg, nil, nil)
+	ac.Audit = authority.AuditLog(cfg, ac.Log, ac.Metrics)
 	a, err := auth.Open(ac)
 	if errors.Is(err, auth.ErrNoKeys) {
 		return nil, fmt.Errorf("auth: no signing key in %s; the gateway makes one on its first start", ac.Dir)

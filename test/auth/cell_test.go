@@ -11,8 +11,8 @@ import (
 	"cellgate/auth"
 	"cellgate/broker/journal"
 	"cellgate/broker/message"
-	"cellgate/cmd/cellgate/app"
 	"cellgate/configs"
+	"cellgate/configs/authority"
 	"cellgate/test/harness"
 )
 
@@ -38,7 +38,7 @@ func issuerOf(t testing.TB, g *harness.Gateway) issuer {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := app.AuthConfig(cfg)
+	c := authority.Config(cfg)
 	c.NoCreate = true
 	a, err := auth.Open(c)
 	if err != nil {

@@ -12,6 +12,7 @@ import (
 	"cellgate/broker/journal"
 	"cellgate/broker/message"
 	"cellgate/broker/session"
+	"cellgate/configs/authority"
 	"cellgate/rules/sink/kafkaclient"
 )
 
@@ -42,7 +43,7 @@ func (d deliverer) Deliver(vin string, c *command.Delivery) error {
 
 // kafkaMay holds commands from Kafka to what the configuration leaves them.
 func (a *App) kafkaMay() func(vin, name string) bool {
-	limit := commandLimit(a.cfg.Commands.FromKafkaNames, a.cfg.Commands.FromKafkaVINs)
+	limit := authority.CommandLimit(a.cfg.Commands.FromKafkaNames, a.cfg.Commands.FromKafkaVINs)
 	return func(vin, name string) bool { return a.auth.AllowsCommand(limit, vin, name) }
 }
 

@@ -140,7 +140,7 @@ func limitsOf(c *configs.Config, sockets int) broker.Limits {
 	out := broker.Limits{
 		MaxConnections: l.MaxConnections, ConnectionsPerAddress: l.ConnectionsPerAddress, ConnectRate: l.ConnectRate, Handshakes: l.Handshakes,
 		HandshakeTimeout: l.HandshakeTimeout.Std(), ConnectTimeout: l.ConnectTimeout.Std(), WriteTimeout: l.WriteTimeout.Std(),
-		MaxConnectPacket: int(l.MaxConnectPacket), MaxPacket: int(l.MaxPacket), MaxLevels: l.MaxTopicLevels, MaxKeepalive: l.MaxKeepalive.Std(), Window: c.Uplink.Window,
+		MaxConnectPacket: int(l.MaxConnectPacket), MaxPacket: int(l.MaxPacket), MaxTopicLevels: l.MaxTopicLevels, MaxKeepalive: l.MaxKeepalive.Std(), Window: c.Uplink.Window,
 		MessagesPerSecond: l.MessagesPerSecond, BytesPerSecond: int64(l.BytesPerSecond), OutboundBytes: int(l.OutboundBytes),
 		ExpiringNotice: c.Auth.ExpiringNotice.Std(), ExpiryJitter: c.Auth.ExpiryJitter.Std(),
 	}

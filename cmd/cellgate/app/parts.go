@@ -23,6 +23,7 @@ import (
 	"cellgate/broker/session"
 	"cellgate/broker/statefile"
 	"cellgate/configs"
+	"cellgate/configs/authority"
 	"cellgate/rules"
 	"cellgate/rules/sink"
 	"cellgate/rules/sink/kafkaclient"
@@ -145,16 +146,15 @@ func (a *App) openRedis(context.Context) error {
 
 func (a *App) openAuth(context.Context) error {
 	m := auth.NewMetrics(a.reg.own)
-	a.audit = NewAudit(a.cfg, a.log, m)
+	a.audit = authority.AuditLog(a.cfg, a.log, m)
 	a.life.onStop("audit log", stopShort, func(context.Context) error { return a.audit.Close() })
 	cas, err := loadVehicleCAs(a.cfg)
 	if err != nil {
 		return err
 	}
 	a.vehicleCAs.pool.Store(cas)
-	c := AuthConfig(a.cfg)
+	c := authority.Config(a.cfg)
 	c.Audit, c.Log, c.Metrics, c.Now, c.Trusted = a.audit, a.log, m, a.clock.Wall, a.clock.Trusted
-	c.Poll = a.cfg.Auth.Revocation.Poll.Std()
 	c.VehicleCAs = a.vehicleCAs.get
 	if key := a.cfg.Auth.Revocation.RedisKey; key != "" {
 		c.Revocations = spread.NewRedis(a.redis, key, a.cfg.Cell.ID)
@@ -238,6 +238,7 @@ func (a *App) openSessions(context.Context) (err error) {
 	a.sessions, err = session.Open(session.Options{
 		DB: a.db, Index: a.index, Journal: sessionJournal{a.journal}, Issuer: a.cfg.Auth.Issuer, Now: a.clock.Now, Wall: a.clock.Wall, Log: a.log, Metrics: session.NewMetrics(a.reg.own),
 		Rejected: a.rejected, Bounds: sessionBounds(a.cfg), DiskShort: a.ladder.reserveShort,
+		CommitInterval: configs.SessionCommitInterval,
 	})
 	if err != nil {
 		return err
@@ -256,9 +257,9 @@ func sessionBounds(c *configs.Config) session.Bounds {
 	return session.Bounds{
 		MaxQueuedMessages: s.MaxQueuedMessages, MaxQueuedBytes: int64(s.MaxQueuedBytes), Overflow: overflow,
 		MaxSubscriptions: s.MaxSubscriptions, MaxInflight: s.MaxInflight,
-		MaxOwnerSessions: s.MaxPerSubject, MaxOwnerSubscriptions: s.MaxSubscriptionsPerSubject,
-		MaxOwnerBytes: int64(s.MaxQueuedBytesPerSubject), MaxOwnerRetained: s.MaxRetainedPerSubject, MaxLevels: c.Limits.MaxTopicLevels,
-		MaxRetained: s.MaxRetainedMessages, MaxRetainedBytes: int64(s.MaxRetainedBytes), MaxSessionExpiry: s.MaxExpiry.Std(),
+		MaxPerSubject: s.MaxPerSubject, MaxSubscriptionsPerSubject: s.MaxSubscriptionsPerSubject,
+		MaxQueuedBytesPerSubject: int64(s.MaxQueuedBytesPerSubject), MaxRetainedPerSubject: s.MaxRetainedPerSubject, MaxTopicLevels: c.Limits.MaxTopicLevels, MaxTotalBytes: configs.MaxTotalQueuedBytes,
+		MaxRetainedMessages: s.MaxRetainedMessages, MaxRetainedBytes: int64(s.MaxRetainedBytes), MaxExpiry: s.MaxExpiry.Std(),
 	}
 }
 
@@ -277,8 +278,9 @@ func (a *App) openCommands(context.Context) (err error) {
 	a.commands, err = command.Open(command.Options{
 		DB: a.db, Deliverer: deliverer{a.sessions}, Publisher: &results{a.cfg.Cell.ID, a.cfg.Cell.Node, a.producer},
 		Clock: a.clock.Clock, Responder: responses{a.journal}, Log: a.log, Metrics: command.NewMetrics(a.reg.own), Refused: a.rejected, Audit: a.auditCommand, KafkaMay: a.kafkaMay(), Envelope: c.EnvelopeFor311,
-		DefaultTTL: c.DefaultTTL.Std(), MaxTTL: c.MaxTTL.Std(), MaxQueued: c.MaxQueued, Window: c.Inflight, MaxPayload: int(c.MaxPayload),
+		DefaultTTL: c.DefaultTTL.Std(), MaxTTL: c.MaxTTL.Std(), MaxQueued: c.MaxQueued, Inflight: c.Inflight, MaxPayload: int(c.MaxPayload),
 		KeepFor: c.KeepFor.Std(), KeepMax: c.KeepMax, MaxEvents: c.MaxEvents, DropOldEvents: c.WhenEventsFull == "drop_old",
+		MaxOpen: configs.MaxOpenCommands, StartGrace: configs.CommandStartGrace,
 	})
 	if err != nil {
 		return err

@@ -13,6 +13,7 @@ import (
 
 	"cellgate/auth"
 	"cellgate/configs"
+	"cellgate/configs/authority"
 	"cellgate/configs/settled"
 )
 
@@ -93,7 +94,7 @@ func (a *App) check(ctx context.Context, next *configs.Config) (*candidate, erro
 		a.rules.conclude(bad)
 	}
 	_, err := loadVehicleCAs(next)
-	return c, errors.Join(bad, err, a.auth.CheckReconfigure(AuthConfig(next)),
+	return c, errors.Join(bad, err, a.auth.CheckReconfigure(authority.Config(next)),
 		a.http.checkTLS(next.HTTP.TLS), a.tokenAPI.checkTLS(tokenAPIFiles(next)))
 }
 
@@ -109,16 +110,15 @@ func (a *App) apply(ctx context.Context, next *configs.Config, c *candidate) err
 		running := a.Config()
 		return errors.Join(err, a.broker.Reload(a.limits(running), filesByListener(running)))
 	}
-	if err := a.auth.Reconfigure(AuthConfig(next)); err != nil {
+	if err := a.auth.Reconfigure(authority.Config(next)); err != nil {
 		return err
 	}
 	cas, err := loadVehicleCAs(next)
-	err = errors.Join(err, a.auth.Reload(), a.http.reloadTLS(next.HTTP.TLS), a.tokenAPI.reloadTLS(tokenAPIFiles(next)))
+	err = errors.Join(err, a.auth.Reload(), a.sessions.SetBounds(sessionBounds(next)), a.http.reloadTLS(next.HTTP.TLS), a.tokenAPI.reloadTLS(tokenAPIFiles(next)))
 	if err != nil {
 		return err
 	}
 	a.vehicleCAs.pool.Store(cas)
-	a.sessions.SetBounds(sessionBounds(next))
 	a.broker.RefreshPermissions()
 	if a.sync != nil && next.Central != nil {
 		a.sync.SetBandwidth(int64(next.Central.Bandwidth))

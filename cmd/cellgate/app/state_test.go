@@ -132,6 +132,7 @@ func TestJournalIsHeldUntilItsConsumersAreThere(t *testing.T) {
 	}
 	a := &App{}
 	a.cfg, a.log, a.reg, a.source = cfg, slog.New(slog.DiscardHandler), newRegistry(cfg, Build{}), clock.System()
+	a.descriptors.clients = 1000
 	a.life.log = a.log
 	t.Cleanup(func() { halt(t, a) })
 	for _, open := range []func(context.Context) error{a.openState, a.openClock, a.openJournal} {

@@ -1,0 +1,36 @@
+// Package complete checks that whoever makes a part has said everything about it: parts have no defaults of their own.
+package complete
+
+import (
+	"fmt"
+	"reflect"
+)
+
+// Check returns an error that names the first number, text, function, interface or pointer among the fields of a struct
+// that is zero, or a number below it. A field whose zero value means something says so in its tag, as in
+//
+//	ConnectRate int `zero:"no limit"`
+func Check(options any) error {
+	v := reflect.ValueOf(options)
+	return check(v, v.Type().String())
+}
+
+func check(v reflect.Value, path string) error {
+	for i := range v.NumField() {
+		f, value := v.Type().Field(i), v.Field(i)
+		at := path + "." + f.Name
+		switch kind := value.Kind(); {
+		case !f.IsExported(), kind == reflect.Bool, kind == reflect.Slice, kind == reflect.Map:
+		case value.CanInt() && value.Int() < 0:
+			return fmt.Errorf("%s is negative", at)
+		case f.Tag.Get("zero") != "":
+		case kind == reflect.Struct:
+			if err := check(value, at); err != nil {
+				return err
+			}
+		case value.IsZero():
+			return fmt.Errorf("%s is not set", at)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,19 @@
+package configs
+
+import "time"
+
+// Bounds and intervals that no key changes. Whoever wires the parts gives them these beside those of the file.
+const (
+	// MaxTotalQueuedBytes bounds what the queues of all sessions hold; a quarter of it is for commands alone.
+	MaxTotalQueuedBytes = 256 * mib
+	// SessionCommitInterval is how long a change of a session that nobody waits for may stay out of state.db.
+	SessionCommitInterval = time.Second
+	// KeyActivation is how long a new signing key is published before it signs, MaxRevocations how many revocations may be
+	// in force.
+	KeyActivation  = 10 * time.Second
+	MaxRevocations = 100_000
+	// MaxOpenCommands bounds the open commands of all vehicles, about 500 B of memory each; a sender has half of them.
+	MaxOpenCommands = 1_000_000
+	// CommandStartGrace is how long after the start no command expires, so that results that the journal has are told first.
+	CommandStartGrace = 2 * time.Second
+)
