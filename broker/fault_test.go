@@ -19,6 +19,7 @@ import (
 	"cellgate/broker/message"
 	"cellgate/broker/session"
 	"cellgate/broker/statefile"
+	"cellgate/broker/wal/waltest"
 	"cellgate/test/mqtt"
 )
 
@@ -50,12 +51,12 @@ func TestFaultAtEveryCallSite(t *testing.T) {
 					patience = 400 * time.Millisecond
 				}
 				sites := map[string]int{}
-				for from := 1; from <= clean.disk.n; from += step {
+				for from := 1; from <= clean.faults.Count(); from += step {
 					c := newFaultCase(t, authority, from, many, err)
 					c.run(patience)
 					c.check()
 					told += len(c.acked)
-					for _, hit := range c.disk.hits[:min(1, len(c.disk.hits))] {
+					for _, hit := range first(c.faults.Hits(), 1) {
 						sites[hit[:strings.LastIndexByte(hit, ' ')]]++
 					}
 				}
@@ -90,7 +91,8 @@ type faultCase struct {
 	t         *testing.T
 	authority *auth.Authority
 	ack       func(*message.Record) AckMode
-	disk      *faultDisk
+	disk      *waltest.FS
+	faults    *waltest.Faults
 	b         *Broker
 	journal   *journal.Journal
 	stopped   sync.WaitGroup
@@ -106,12 +108,13 @@ type faultCase struct {
 
 func newFaultCase(t *testing.T, authority *auth.Authority, from, many int, err error) *faultCase {
 	t.Helper()
-	c := &faultCase{t: t, authority: authority, disk: newFaultDisk(from, many, err), acked: map[string]bool{}, kept: 1}
+	c := &faultCase{t: t, authority: authority, disk: waltest.New(), faults: &waltest.Faults{From: from, Many: many, Err: err}, acked: map[string]bool{}, kept: 1}
+	c.disk.Before = c.faults.Before
 	t.Cleanup(c.stopped.Wait)
 	return c
 }
 
-func faultJournal(d *faultDisk, fatal func(error)) (*journal.Journal, journal.Recovery, error) {
+func faultJournal(d *waltest.FS, fatal func(error)) (*journal.Journal, journal.Recovery, error) {
 	return journal.Open(journal.Options{
 		Dir: "/journal", FS: d, SegmentBytes: 16 << 10, MaxBytes: 1 << 20, ReserveBytes: -1, OnFatal: fatal,
 	})
@@ -241,6 +244,9 @@ func payloadOf(version byte, n uint16) string {
 	return fmt.Sprintf("v%d-%05d", version, n) + strings.Repeat("x", 700)
 }
 
+// first returns up to n of all.
+func first(all []string, n int) []string { return all[:min(n, len(all))] }
+
 // answer takes one frame of the server; false ends the client.
 func (c *faultCase) answer(cl *client, version byte) bool {
 	first, body, err := cl.ReadFrame()
@@ -265,9 +271,9 @@ func (c *faultCase) answer(cl *client, version byte) bool {
 
 // lost reads back what was acknowledged, and tells what is not there.
 func (c *faultCase) lost() (all []string) {
-	for _, written := range []bool{false, true} {
-		where := fmt.Sprintf("fault at %d (%v), all written %t", c.disk.from, c.disk.hits[:min(3, len(c.disk.hits))], written)
-		found, err := readBack(c.disk.survivor(written))
+	for _, written := range []int{0, 100} { // after a power loss, and after a kill
+		where := fmt.Sprintf("fault at %d (%v), %d %% written", c.faults.From, first(c.faults.Hits(), 3), written)
+		found, err := readBack(c.disk.Crash(nil, written))
 		if err != nil {
 			all = append(all, fmt.Sprintf("%s: %v", where, err))
 			continue
@@ -292,7 +298,7 @@ func (c *faultCase) check() {
 }
 
 // readBack opens a journal again and returns the payloads that it holds.
-func readBack(d *faultDisk) (map[string]bool, error) {
+func readBack(d *waltest.FS) (map[string]bool, error) {
 	j, rec, err := faultJournal(d, nil)
 	if err != nil {
 		return nil, err

@@ -8,7 +8,7 @@ import (
 	"net/netip"
 	"time"
 
-	"cellgate/broker/journal"
+	"cellgate/broker/wal"
 	"cellgate/configs/complete"
 )
 
@@ -152,7 +152,7 @@ func (b *Broker) acceptEach(l *listener, take func(net.Conn)) {
 // yieldDescriptor frees a descriptor when accept failed for want of one: the connection that has been in the
 // handshake longest, the likeliest never to finish, gives way to the one that comes.
 func yieldDescriptor(a *admission, err error) bool {
-	if !journal.IsExhausted(err) {
+	if !wal.IsExhausted(err) {
 		return false
 	}
 	g := a.evictOldest()

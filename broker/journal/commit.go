@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"sync/atomic"
 	"time"
+
+	"cellgate/broker/wal"
 )
 
 const (
@@ -33,7 +35,8 @@ var errAborted = errors.New("closed before everything was committed")
 
 // committer is the one goroutine that writes batches: batch N is synced before batch N+1 is written.
 type committer struct {
-	fs       FS
+	fs       wal.FS
+	held     wal.Dir // dir
 	dir      string
 	epoch    uint64
 	random   io.Reader
@@ -51,7 +54,7 @@ type committer struct {
 
 	// The goroutine's own.
 	active  *segment // nil until the first record after Open
-	file    File
+	file    wal.File
 	off     int64     // where the next batch goes
 	opened  time.Time // of the active segment
 	started time.Time // of the last commit
@@ -225,7 +228,7 @@ func (c *committer) write(b []byte) error {
 	if err := c.file.SyncData(); err != nil {
 		return fmt.Errorf("sync %s: %w", c.active.name, err)
 	}
-	if p, ok := c.file.(placed); ok && !p.InPlace(c.active.name) {
+	if !c.file.InPlace(c.active.name) {
 		return fmt.Errorf("%s: %w", c.active.name, errGone)
 	}
 	c.metrics.fsync.Observe(time.Since(began).Seconds())
@@ -250,7 +253,7 @@ func (c *committer) rotate(b *batch) error {
 	}
 	seg := &segment{index: h.index, base: h.base, salt: h.salt, time: h.time, size: s.size, name: c.path(h.index)}
 	seg.end.Store(segmentStart)
-	if err := c.syncDir(); err != nil {
+	if err := c.held.Sync(); err != nil {
 		return errors.Join(fmt.Errorf("sync the journal directory: %w", err), s.file.Close())
 	}
 	c.table.seal(prev, b.first-1, seg)
@@ -263,22 +266,6 @@ func (c *committer) rotate(b *batch) error {
 	c.keeper.settled(s)
 	c.room(nil)
 	return nil
-}
-
-// syncDir waits for a descriptor if there is none: then nothing was synced that could have failed.
-func (c *committer) syncDir() error {
-	for {
-		err := c.fs.SyncDir(c.dir)
-		if !IsExhausted(err) {
-			return err
-		}
-		c.room(err)
-		select {
-		case <-time.After(roomRetry):
-		case <-c.abort:
-			return errAborted
-		}
-	}
 }
 
 func (c *committer) path(index uint64) string { return filepath.Join(c.dir, usedName(index)) }
@@ -301,7 +288,7 @@ func (c *committer) prepared(h *segmentHeader) (*spare, error) {
 			}
 			err = fmt.Errorf("begin segment: %w", err)
 		}
-		if !isNoSpace(err) {
+		if !wal.IsNoSpace(err) {
 			return nil, errors.Join(err, s.file.Close())
 		}
 		c.keeper.discard(s, err)

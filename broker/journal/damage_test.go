@@ -2,19 +2,15 @@ package journal
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"math/rand/v2"
-	"path"
 	"slices"
 	"strings"
 	"testing"
 
-	"github.com/cockroachdb/pebble/v2/vfs"
-
 	"cellgate/broker/message"
+	"cellgate/broker/wal/waltest"
 )
 
 const imageDir = "/j"
@@ -22,47 +18,9 @@ const imageDir = "/j"
 // image is a journal directory's contents by file name.
 type image map[string][]byte
 
-func imageOf(t testing.TB, m *memFS) image {
-	t.Helper()
-	names, err := m.List(imageDir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	img := image{}
-	for _, name := range names {
-		f, err := m.mem.Open(path.Join(imageDir, name))
-		if err != nil {
-			t.Fatal(err)
-		}
-		b, err := io.ReadAll(f) // under the file's lock: the keeper may be preallocating it
-		if err = errors.Join(err, f.Close()); err != nil {
-			t.Fatal(err)
-		}
-		img[name] = b
-	}
-	return img
-}
+func imageOf(m *waltest.FS) image { return m.Files(imageDir) }
 
-func (img image) fs(t testing.TB) *memFS {
-	t.Helper()
-	m := newMemFS()
-	if err := m.MkdirAll(imageDir); err != nil {
-		t.Fatal(err)
-	}
-	for name, b := range img {
-		f, err := m.mem.Create(path.Join(imageDir, name), vfs.WriteCategoryUnspecified)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if _, err := f.Write(slices.Clone(b)); err != nil {
-			t.Fatal(err)
-		}
-		if err := f.Close(); err != nil {
-			t.Fatal(err)
-		}
-	}
-	return m
-}
+func (img image) fs() *waltest.FS { return waltest.With(imageDir, img) }
 
 // segments returns the names of the used segments in order.
 func (img image) segments() []string {
@@ -75,7 +33,7 @@ func (img image) segments() []string {
 	return names
 }
 
-func imageOptions(m *memFS) Options {
+func imageOptions(m *waltest.FS) Options {
 	return Options{Dir: imageDir, FS: m, SegmentBytes: powerSegment, MaxBytes: 64 * powerSegment, ReserveBytes: -1}
 }
 
@@ -83,7 +41,7 @@ func imageOptions(m *memFS) Options {
 // and hold stale batches, and the range of sequences that it holds.
 func makeImage(t testing.TB) (img image, first, last uint64) {
 	t.Helper()
-	m := newMemFS()
+	m := waltest.New()
 	j, _ := open(t, imageOptions(m))
 	for i := 1; i <= 240; i++ {
 		last = appendN(t, j, i, 1)
@@ -99,7 +57,7 @@ func makeImage(t testing.TB) (img image, first, last uint64) {
 	}
 	first = j.First()
 	closeJournal(t, j)
-	img = imageOf(t, m)
+	img = imageOf(m)
 	if n := len(img.segments()); n < 4 {
 		t.Fatalf("only %d segments", n)
 	}
@@ -117,7 +75,7 @@ type outcome struct {
 // written is an error.
 func examine(t testing.TB, img image, last uint64) (outcome, error) {
 	t.Helper()
-	m := img.fs(t)
+	m := img.fs()
 	out := outcome{read: map[uint64]bool{}}
 	rep, err := inspect(m, imageDir, true)
 	if err != nil {
@@ -294,7 +252,7 @@ func TestLostEndIsKnownElsewhere(t *testing.T) {
 		t.Fatal(err)
 	}
 	clear(img[name][segmentStart+batchHeaderLen:])
-	m := img.fs(t)
+	m := img.fs()
 	o := imageOptions(m)
 	o.KnownEpoch, o.KnownLast = h.epoch, last
 	j, rec := open(t, o)
@@ -369,10 +327,10 @@ func TestMissingSegments(t *testing.T) {
 // keeps the batch as a whole or not at all, and never speaks of corruption.
 func TestTornTail(t *testing.T) {
 	t.Parallel()
-	m := newMemFS()
+	m := waltest.New()
 	j, _ := open(t, imageOptions(m))
 	waitDurable(t, j, appendN(t, j, 1, 10))
-	before := imageOf(t, m)
+	before := imageOf(m)
 	recs := make([]message.Record, 8)
 	for i := range recs {
 		recs[i] = record(11 + i)
@@ -382,7 +340,7 @@ func TestTornTail(t *testing.T) {
 		t.Fatal(err)
 	}
 	waitDurable(t, j, last)
-	after := imageOf(t, m)
+	after := imageOf(m)
 	name := after.segments()[0]
 	from, to := differs(before[name], after[name])
 	rng := rand.New(rand.NewPCG(7, 8))
@@ -397,7 +355,7 @@ func TestTornTail(t *testing.T) {
 		}
 		img := maps.Clone(after)
 		img[name] = mixed
-		o := imageOptions(img.fs(t))
+		o := imageOptions(img.fs())
 		j, rec, err := Open(o)
 		if err != nil {
 			t.Fatal(err)

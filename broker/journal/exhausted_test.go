@@ -11,72 +11,41 @@ import (
 	"testing"
 
 	"cellgate/broker/message"
+	"cellgate/broker/wal/waltest"
 )
-
-// scarce is a file system for which there are no descriptors while none is set.
-type scarce struct {
-	FS
-	none   atomic.Bool
-	denied atomic.Int64
-}
-
-func (s *scarce) deny(name string) error {
-	if !s.none.Load() {
-		return nil
-	}
-	s.denied.Add(1)
-	return &os.PathError{Op: "open", Path: name, Err: syscall.EMFILE}
-}
-
-func (s *scarce) Create(name string) (File, error) {
-	if err := s.deny(name); err != nil {
-		return nil, err
-	}
-	return s.FS.Create(name)
-}
-
-func (s *scarce) Open(name string) (File, error) {
-	if err := s.deny(name); err != nil {
-		return nil, err
-	}
-	return s.FS.Open(name)
-}
-
-func (s *scarce) OpenWrite(name string) (File, error) {
-	if err := s.deny(name); err != nil {
-		return nil, err
-	}
-	return s.FS.OpenWrite(name)
-}
-
-func (s *scarce) SyncDir(dir string) error {
-	if err := s.deny(dir); err != nil {
-		return err
-	}
-	return s.FS.SyncDir(dir)
-}
 
 // TestWithoutDescriptorsTheJournalWaits takes the descriptors away while records come and a reader reads: appends are
 // withheld, nothing fails, and everything goes on when there are descriptors again.
 func TestWithoutDescriptorsTheJournalWaits(t *testing.T) {
 	t.Parallel()
-	fs := &scarce{FS: osFS{}}
+	var none atomic.Bool
+	var denied atomic.Int64
+	m := waltest.New()
+	m.Opening = func(name string) error {
+		if !none.Load() {
+			return nil
+		}
+		if denied.Add(1); name == "/journal" {
+			t.Error("a roll takes a descriptor for the directory")
+		}
+		return &os.PathError{Op: "open", Path: name, Err: syscall.EMFILE}
+	}
 	fatal := make(chan error, 1)
 	j, _, err := Open(Options{
-		Dir: filepath.Join(t.TempDir(), "journal"), FS: fs, SegmentBytes: 64 << 10, MaxBytes: 64 << 20, ReserveBytes: -1,
+		Dir: "/journal", FS: m, SegmentBytes: 64 << 10, MaxBytes: 64 << 20, ReserveBytes: -1,
 		OnFatal: func(err error) { fatal <- err },
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = j.Close(context.Background()) })
-	fs.none.Store(true)
+	none.Store(true)
 	r, err := j.NewReader(1)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer r.Close() //nolint:errcheck // a test
-	fs.none.Store(false)
+	none.Store(false)
 	var appended uint64
 	record := func(i int) []message.Record {
 		return []message.Record{{Kind: message.KindPublish, QoS: 1, Topic: "t", Payload: fmt.Appendf(make([]byte, 1000), "%d", i)}}
@@ -85,7 +54,7 @@ func TestWithoutDescriptorsTheJournalWaits(t *testing.T) {
 		full := false
 		for i := 0; !full; i++ {
 			if i == 200 { // three segments
-				fs.none.Store(true)
+				none.Store(true)
 			}
 			switch seq, err := j.Append(record(i), nil); {
 			case errors.Is(err, ErrFull):
@@ -96,7 +65,7 @@ func TestWithoutDescriptorsTheJournalWaits(t *testing.T) {
 				appended = seq
 			}
 		}
-		if fs.denied.Swap(0) == 0 {
+		if denied.Swap(0) == 0 {
 			t.Fatal("no descriptor was asked for")
 		}
 		for ok := true; ok; { // the reader waits for descriptors, too
@@ -104,7 +73,7 @@ func TestWithoutDescriptorsTheJournalWaits(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		fs.none.Store(false)
+		none.Store(false)
 		if err := j.WaitDurable(t.Context(), appended); err != nil {
 			t.Fatal(err)
 		}
@@ -121,26 +90,6 @@ func TestWithoutDescriptorsTheJournalWaits(t *testing.T) {
 	case err := <-fatal:
 		t.Fatal(err)
 	default:
-	}
-}
-
-// TestARollTakesNoDescriptor rolls segments on the real file system with the directory's name taken away: the journal has it
-// at hand.
-func TestARollTakesNoDescriptor(t *testing.T) {
-	t.Parallel()
-	dir := t.TempDir()
-	held, release, err := osFS{}.holding(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Remove(dir); err != nil {
-		t.Fatal(err)
-	}
-	if err := held.SyncDir(dir); err != nil {
-		t.Fatal(err)
-	}
-	if err := errors.Join(release(), os.Mkdir(dir, 0o700)); err != nil {
-		t.Fatal(err)
 	}
 }
 

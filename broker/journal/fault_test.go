@@ -5,52 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
 
-	"github.com/cockroachdb/pebble/v2/vfs"
+	"cellgate/broker/wal/waltest"
 )
-
-// faults fails operations of a memFS.
-type faults struct {
-	mu    sync.Mutex
-	n     int // operations so far
-	from  int // the first one to fail, counted from 1; 0 is none
-	many  int // how many fail
-	err   error
-	only  op // when not empty, only operations of this kind are counted
-	where string
-	hit   []string
-}
-
-func (f *faults) before(o op, name string) error {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if o == opRead || (f.only != "" && (o != f.only || !strings.Contains(name, f.where))) {
-		return nil
-	}
-	f.n++
-	if f.from > 0 && f.n >= f.from && f.n < f.from+f.many {
-		f.hit = append(f.hit, fmt.Sprintf("%s of %s", o, name))
-		return f.err
-	}
-	return nil
-}
-
-func (f *faults) count() int {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.n
-}
-
-func (f *faults) hits() []string {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.hit
-}
 
 // promised is a Waiter that remembers the highest mark.
 type promised struct{ mark atomic.Uint64 }
@@ -59,7 +20,7 @@ func (p *promised) Durable(mark uint64) { p.mark.Store(max(p.mark.Load(), mark))
 
 // faultRun appends, rotates, recycles and closes with a fault somewhere, and returns what was promised and
 // what it took back: the sticky error.
-func faultRun(m *memFS, p *promised, patience time.Duration) error {
+func faultRun(m *waltest.FS, p *promised, patience time.Duration) error {
 	o := powerOptions(m)
 	fatal := make(chan error, 2)
 	o.OnFatal = func(err error) { fatal <- err }
@@ -112,13 +73,13 @@ func faultRun(m *memFS, p *promised, patience time.Duration) error {
 // behind it. After the failure the power goes: whatever was promised must be on the disk.
 func TestFaultAtEveryCallSite(t *testing.T) {
 	t.Parallel()
-	clean := &faults{}
-	m := newMemFS()
-	m.before = clean.before
+	clean := &waltest.Faults{}
+	m := waltest.New()
+	m.Before = clean.Before
 	if err := faultRun(m, &promised{}, 10*time.Second); err != nil {
 		t.Fatal(err)
 	}
-	total := clean.count()
+	total := clean.Count()
 	for _, err := range []error{syscall.EIO, syscall.ENOSPC} {
 		for _, many := range []int{1, 3, 1 << 30} {
 			t.Run(fmt.Sprint(err, many), func(t *testing.T) {
@@ -142,9 +103,9 @@ func TestFaultAtEveryCallSite(t *testing.T) {
 // oneFault is one run with a fault.
 func oneFault(t *testing.T, from, many int, err error) (hits []string, sticky error) {
 	t.Helper()
-	f := &faults{from: from, many: many, err: err}
-	m := newMemFS()
-	m.before = f.before
+	f := &waltest.Faults{From: from, Many: many, Err: err}
+	m := waltest.New()
+	m.Before = f.Before
 	var p promised
 	patience := 10 * time.Second
 	if many == 1<<30 {
@@ -153,23 +114,23 @@ func oneFault(t *testing.T, from, many int, err error) (hits []string, sticky er
 	sticky = faultRun(m, &p, patience)
 	// A disk that never has room again is no failure of the journal: it withholds until its caller gives up.
 	if sticky != nil && !errors.Is(sticky, err) && (many < 1<<30 || !errors.Is(sticky, context.DeadlineExceeded)) {
-		t.Errorf("fault at %d (%v): %v", from, f.hits(), sticky)
+		t.Errorf("fault at %d (%v): %v", from, f.Hits(), sticky)
 	}
-	c := crashed{mem: m.mem.CrashClone(vfs.CrashCloneCfg{}), durable: p.mark.Load(), needed: p.mark.Load() - min(p.mark.Load(), 10)}
+	c := crashed{mem: m.Crash(nil, 0), durable: p.mark.Load(), needed: p.mark.Load() - min(p.mark.Load(), 10)}
 	if err := c.checkAndGoOn(); err != nil {
-		t.Errorf("fault at %d (%v), promised %d: %v", from, f.hits(), p.mark.Load(), err)
+		t.Errorf("fault at %d (%v), promised %d: %v", from, f.Hits(), p.mark.Load(), err)
 	}
-	return f.hits(), sticky
+	return f.Hits(), sticky
 }
 
 // TestBatchFaultsAreSticky: an error while a batch is written or synced ends the journal.
 func TestBatchFaultsAreSticky(t *testing.T) {
 	t.Parallel()
-	for _, o := range []op{opWrite, opSync} {
+	for _, o := range []waltest.Op{waltest.Write, waltest.Sync} {
 		for _, cause := range []error{syscall.EIO, syscall.ENOSPC} {
-			f := &faults{from: 5, many: 1, err: cause, only: o, where: "/0000"}
-			m := newMemFS()
-			m.before = f.before
+			f := &waltest.Faults{From: 5, Many: 1, Err: cause, Only: o, Where: "/0000"}
+			m := waltest.New()
+			m.Before = f.Before
 			var p promised
 			if err := faultRun(m, &p, 10*time.Second); !errors.Is(err, cause) {
 				t.Errorf("%s, %v: %v", o, cause, err)
@@ -182,20 +143,18 @@ func TestBatchFaultsAreSticky(t *testing.T) {
 // when space returns.
 func TestDiskFull(t *testing.T) {
 	t.Parallel()
-	for _, o := range []op{opCreate, opAllocate, opWrite, opSync} {
+	for _, o := range []waltest.Op{waltest.Create, waltest.Allocate, waltest.Write, waltest.Sync} {
 		t.Run(string(o), func(t *testing.T) {
 			t.Parallel()
-			f := &faults{err: syscall.ENOSPC, only: o, where: sparePrefix}
-			m := newMemFS()
-			m.before = f.before
+			f := &waltest.Faults{Err: syscall.ENOSPC, Only: o, Where: sparePrefix}
+			m := waltest.New()
+			m.Before = f.Before
 			opts := powerOptions(m)
 			opts.BufferBytes = 4 << 10
 			j, _ := open(t, opts)
 			waitDurable(t, j, appendN(t, j, 1, 1))
 			for round := range 3 {
-				f.mu.Lock()
-				f.n, f.from, f.many = 0, 1, 1<<30
-				f.mu.Unlock()
+				f.Fail(1 << 30)
 				n := int(j.Last()) + 1
 				for ; ; n++ {
 					r := record(n)
@@ -209,14 +168,12 @@ func TestDiskFull(t *testing.T) {
 				if s := j.Stat(); s.Full == nil || j.Err() != nil || j.Durable() >= uint64(n-1) {
 					t.Fatalf("round %d: %+v, %v", round, s, j.Err())
 				}
-				f.mu.Lock()
-				f.from = 0
-				f.mu.Unlock()
+				f.Fail(0)
 				waitDurable(t, j, uint64(n-1))
 			}
 			last := j.Last()
 			closeJournal(t, j)
-			c := crashed{mem: m.mem.CrashClone(vfs.CrashCloneCfg{}), durable: last}
+			c := crashed{mem: m.Crash(nil, 0), durable: last}
 			if err := c.check(); err != nil {
 				t.Fatal(err)
 			}

@@ -38,7 +38,7 @@ func FuzzRecovery(f *testing.F) {
 			mendBatch(b, int(off)%len(b))
 		}
 		damaged[name] = b
-		m := damaged.fs(t)
+		m := damaged.fs()
 		if _, err := inspect(m, imageDir, true); err != nil {
 			return // a later version, say
 		}

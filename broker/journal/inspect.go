@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"cellgate/broker/message"
+	"cellgate/broker/wal"
 )
 
 // Report is what Inspect and Verify find in a journal directory.
@@ -56,16 +57,16 @@ type SegmentInfo struct {
 
 // Inspect describes the journal in dir by the segments' headers and the batches of the newest segment.
 // It only reads, takes no lock, and works while the journal is open elsewhere.
-func Inspect(dir string) (Report, error) { return inspect(osFS{}, dir, false) }
+func Inspect(dir string) (Report, error) { return inspect(wal.OS{}, dir, false) }
 
 // Verify is Inspect with every batch of every segment checked.
-func Verify(dir string) (Report, error) { return inspect(osFS{}, dir, true) }
+func Verify(dir string) (Report, error) { return inspect(wal.OS{}, dir, true) }
 
 // Dump calls fn with every readable record from the sequence from on, in order, and stops at fn's error.
 // The record is valid until fn returns. What cannot be read shows as a gap in Seq: Verify tells why. On a
 // live journal the last records may not be durable yet.
 func Dump(dir string, from uint64, fn func(*message.Record) error) error {
-	return dump(osFS{}, dir, from, fn)
+	return dump(wal.OS{}, dir, from, fn)
 }
 
 // looks bounds how often a live journal is looked at again because it changed meanwhile.
@@ -76,12 +77,12 @@ var errMoved = errors.New("the journal keeps changing its files")
 
 // inspection reads a directory that may change at any moment.
 type inspection struct {
-	fs  FS
+	fs  wal.FS
 	dir string
 	out Report
 }
 
-func inspect(fsys FS, dir string, all bool) (Report, error) {
+func inspect(fsys wal.FS, dir string, all bool) (Report, error) {
 	for range looks {
 		in := inspection{fs: fsys, dir: dir, out: Report{Dir: dir}}
 		segs, err := in.list()
@@ -302,7 +303,7 @@ func (in *inspection) summary() {
 }
 
 // dump is Dump on any file system. When a segment is recycled under it, it looks anew for what is left.
-func dump(fsys FS, dir string, from uint64, fn func(*message.Record) error) error {
+func dump(fsys wal.FS, dir string, from uint64, fn func(*message.Record) error) error {
 	d := dumper{from: from, fn: fn}
 	for range looks {
 		in := inspection{fs: fsys, dir: dir}
@@ -370,12 +371,12 @@ func (in *inspection) each(segs []loaded, i int, visit func(h *batchHeader, body
 }
 
 // recycledSince says that an open segment has been put to another use since its header was read.
-func recycledSince(f File, s *loaded) bool {
+func recycledSince(f wal.File, s *loaded) bool {
 	now, _, err := readHeader(f)
 	return err == nil && (now.salt != s.salt || now.state == stateFree)
 }
 
-// Lock keeps the journal in dir from being opened until it is closed. It returns ErrLocked while it is open elsewhere.
+// Lock keeps the journal in dir from being opened until it is closed. It returns wal.ErrLocked while it is open elsewhere.
 func Lock(dir string) (io.Closer, error) {
 	name := filepath.Join(dir, lockName)
 	if f, err := os.Open(name); err != nil { //nolint:gosec // the journal directory
@@ -383,5 +384,5 @@ func Lock(dir string) (io.Closer, error) {
 	} else if err := f.Close(); err != nil {
 		return nil, err
 	}
-	return osFS{}.Lock(name)
+	return wal.OS{Perm: filePerm}.Lock(name)
 }

@@ -14,17 +14,18 @@ import (
 
 	"cellgate/broker/clock"
 	"cellgate/broker/message"
+	"cellgate/broker/wal"
 )
 
 // Journal is an open journal. Its methods are safe for concurrent use.
 type Journal struct {
-	fs      FS
+	fs      wal.FS
 	dir     string
 	log     *slog.Logger
 	metrics *Metrics
 	onFatal func(error)
 	epoch   uint64
-	lock    io.Closer
+	files   holding
 
 	buffer    *buffer
 	onStep    func(clock.Step)
@@ -43,7 +44,7 @@ type Journal struct {
 }
 
 // Open opens the journal in o.Dir, or creates one, and recovers what a crash left. Recovery fails only
-// when the file system does, when another process has the journal open (ErrLocked), or when a later
+// when the file system does, when another process has the journal open (wal.ErrLocked), or when a later
 // version of the program wrote it (ErrVersion); damage is reported in Recovery and by the log, and the
 // rest is kept.
 //
@@ -60,57 +61,50 @@ func Open(o Options) (*Journal, Recovery, error) {
 	if err != nil {
 		return nil, Recovery{}, fmt.Errorf("journal %s: %w", o.Dir, err)
 	}
-	if h, ok := o.FS.(holder); ok {
-		held, release, err := h.holding(o.Dir)
-		if err != nil {
-			return nil, Recovery{}, fmt.Errorf("journal %s: %w", o.Dir, errors.Join(err, lock.Close()))
-		}
-		o.FS, lock = held, both{lock, release}
+	held, err := o.FS.OpenDir(o.Dir)
+	if err != nil {
+		return nil, Recovery{}, fmt.Errorf("journal %s: %w", o.Dir, errors.Join(err, lock.Close()))
 	}
+	files := holding{lock, held}
 	r := recovery{fs: o.FS, dir: o.Dir, knownEpoch: o.KnownEpoch, knownLast: o.KnownLast}
 	if err = r.run(); err == nil && r.out.Epoch == 0 {
 		wall, _ := o.Clock()
 		r.out.Epoch, err = newEpoch(wall, o.random)
 	}
 	if err != nil {
-		return nil, r.out, fmt.Errorf("journal %s: %w", o.Dir, errors.Join(err, lock.Close()))
+		return nil, r.out, fmt.Errorf("journal %s: %w", o.Dir, errors.Join(err, files.close()))
 	}
-	j, err := start(&o, &r, lock)
+	j, err := start(&o, &r, files)
 	if err != nil {
-		return nil, r.out, fmt.Errorf("journal %s: %w", o.Dir, errors.Join(err, lock.Close()))
+		return nil, r.out, fmt.Errorf("journal %s: %w", o.Dir, errors.Join(err, files.close()))
 	}
 	r.out.Took = time.Since(began)
 	j.report(&r.out)
 	return j, r.out, nil
 }
 
-// holder is a file system that can keep a directory at hand.
-type holder interface {
-	holding(dir string) (FS, func() error, error)
+// holding is what an open journal has at hand of its directory: the lock, and the directory itself.
+type holding struct {
+	lock io.Closer
+	dir  wal.Dir
 }
 
-// both closes the lock and lets go of the directory.
-type both struct {
-	lock    io.Closer
-	release func() error
-}
-
-func (b both) Close() error { return errors.Join(b.release(), b.lock.Close()) }
+func (h holding) close() error { return errors.Join(h.dir.Close(), h.lock.Close()) }
 
 // start puts the parts together and starts their goroutines.
-func start(o *Options, r *recovery, lock io.Closer) (*Journal, error) {
+func start(o *Options, r *recovery, files holding) (*Journal, error) {
 	j := &Journal{
-		fs: o.FS, dir: o.Dir, log: o.Log, metrics: o.Metrics, onFatal: o.OnFatal, epoch: r.out.Epoch, lock: lock,
+		fs: o.FS, dir: o.Dir, log: o.Log, metrics: o.Metrics, onFatal: o.OnFatal, epoch: r.out.Epoch, files: files,
 		buffer: newBuffer(o, r.out.Last, r.lastTime), onStep: o.OnStep, table: &r.table, notify: newNotifier(r.out.Last),
 		abort: make(chan struct{}), committed: make(chan struct{}),
 	}
 	j.durable.Store(r.out.Last)
-	j.keeper = newKeeper(o, j.table, j.epoch)
+	j.keeper = newKeeper(o, files.dir, j.table, j.epoch)
 	if err := j.keeper.adopt(); err != nil {
 		return nil, err
 	}
 	c := &committer{
-		fs: o.FS, dir: o.Dir, epoch: j.epoch, random: o.random, interval: o.CommitInterval, age: o.SegmentAge,
+		fs: o.FS, held: files.dir, dir: o.Dir, epoch: j.epoch, random: o.random, interval: o.CommitInterval, age: o.SegmentAge,
 		metrics: o.Metrics, buffer: j.buffer, table: j.table, keeper: j.keeper, notify: j.notify,
 		durable: &j.durable, abort: j.abort, room: j.setRoom,
 	}
@@ -290,7 +284,7 @@ func (j *Journal) close(ctx context.Context) error {
 	}
 	j.notify.end(ErrClosed)
 	<-j.notify.done
-	err = errors.Join(err, j.keeper.close(), j.lock.Close())
+	err = errors.Join(err, j.keeper.close(), j.files.close())
 	if err != nil {
 		return fmt.Errorf("close journal: %w", err)
 	}

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"cellgate/broker/message"
+	"cellgate/broker/wal"
 )
 
 const benchPayload = 256
@@ -138,25 +139,22 @@ func BenchmarkRead(b *testing.B) {
 }
 
 // nullFS keeps nothing.
-type nullFS struct{}
+type nullFS struct{ wal.FS }
 
-func (nullFS) MkdirAll(string) error          { return nil }
-func (nullFS) List(string) ([]string, error)  { return nil, nil }
-func (nullFS) Create(string) (File, error)    { return nullFile{}, nil }
-func (nullFS) Open(string) (File, error)      { return nullFile{}, nil }
-func (nullFS) OpenWrite(string) (File, error) { return nullFile{}, nil }
-func (nullFS) Rename(string, string) error    { return nil }
-func (nullFS) Remove(string) error            { return nil }
-func (nullFS) SyncDir(string) error           { return nil }
-func (nullFS) Lock(string) (io.Closer, error) { return io.NopCloser(nil), nil }
-func (nullFS) Free(string) (int64, error)     { return 1 << 40, nil }
+func (nullFS) MkdirAll(string) error           { return nil }
+func (nullFS) List(string) ([]string, error)   { return nil, nil }
+func (nullFS) Create(string) (wal.File, error) { return nullFile{}, nil }
+func (nullFS) OpenDir(string) (wal.Dir, error) { return nullFile{}, nil }
+func (nullFS) Rename(string, string) error     { return nil }
+func (nullFS) Remove(string) error             { return nil }
+func (nullFS) Lock(string) (io.Closer, error)  { return nullFile{}, nil }
+func (nullFS) Free(string) (int64, error)      { return 1 << 40, nil }
 
-type nullFile struct{}
+type nullFile struct{ wal.File }
 
-func (nullFile) ReadAt([]byte, int64) (int, error)      { return 0, io.EOF }
 func (nullFile) WriteAt(b []byte, _ int64) (int, error) { return len(b), nil }
 func (nullFile) Close() error                           { return nil }
-func (nullFile) Size() (int64, error)                   { return DefaultSegmentBytes, nil }
 func (nullFile) Preallocate(int64) error                { return nil }
 func (nullFile) Sync() error                            { return nil }
 func (nullFile) SyncData() error                        { return nil }
+func (nullFile) InPlace(string) bool                    { return true }

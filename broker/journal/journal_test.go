@@ -13,6 +13,7 @@ import (
 	"go.uber.org/goleak"
 
 	"cellgate/broker/message"
+	"cellgate/broker/wal"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -265,7 +266,7 @@ func TestSecondOpenIsRefused(t *testing.T) {
 	t.Parallel()
 	o := testOptions(t.TempDir())
 	j, _ := open(t, o)
-	if _, _, err := Open(o); !errors.Is(err, ErrLocked) {
+	if _, _, err := Open(o); !errors.Is(err, wal.ErrLocked) {
 		t.Fatalf("second open: %v", err)
 	}
 	closeJournal(t, j)

@@ -8,6 +8,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"cellgate/broker/wal"
 )
 
 const (
@@ -25,7 +27,7 @@ var (
 
 // spare is a preallocated file without records.
 type spare struct {
-	file File
+	file wal.File
 	name string // path
 	size int64
 	salt uint32 // of its last use, 0 when new
@@ -34,7 +36,8 @@ type spare struct {
 // keeper makes spare files, from recycled segments when it can, so that the committer finds one ready.
 // Whatever fails here loses nothing: no record is in the file. It counts as lack of room, and is tried again.
 type keeper struct {
-	fs      FS
+	fs      wal.FS
+	held    wal.Dir // dir: a roll to the next segment takes no descriptor that there may not be
 	dir     string
 	log     *slog.Logger
 	metrics *Metrics
@@ -57,9 +60,9 @@ type keeper struct {
 	noRoom error // why there is no spare file
 }
 
-func newKeeper(o *Options, t *table, epoch uint64) *keeper {
+func newKeeper(o *Options, held wal.Dir, t *table, epoch uint64) *keeper {
 	k := &keeper{
-		fs: o.FS, dir: o.Dir, log: o.Log, metrics: o.Metrics, table: t, epoch: epoch, segmentBytes: o.SegmentBytes,
+		fs: o.FS, dir: o.Dir, held: held, log: o.Log, metrics: o.Metrics, table: t, epoch: epoch, segmentBytes: o.SegmentBytes,
 		kicks: make(chan struct{}, 1), changed: make(chan struct{}, 1),
 		stop: make(chan struct{}), done: make(chan struct{}),
 	}
@@ -97,14 +100,14 @@ func (k *keeper) adopt() error {
 }
 
 // usable makes sure that a spare file of the last run is allocated in full.
-func (k *keeper) usable(f File) bool {
+func (k *keeper) usable(f wal.File) bool {
 	size, err := f.Size()
 	return err == nil && size == k.segmentBytes && len(k.spares) < keptSpares &&
 		f.Preallocate(size) == nil && f.Sync() == nil
 }
 
 // readHeader reads the first header copy that checks.
-func readHeader(f File) (segmentHeader, int64, error) {
+func readHeader(f wal.File) (segmentHeader, int64, error) {
 	b := make([]byte, segmentHeaderLen)
 	for page := int64(0); page < segmentStart; page += pageLen {
 		if _, err := f.ReadAt(b, page); err != nil {
@@ -239,7 +242,7 @@ func (k *keeper) recycle(s *segment) error {
 	}
 	s.name = name // no reader looks at it any more; the next attempt must
 	// Nobody may write to the file before its old name is gone for good.
-	if err := k.fs.SyncDir(k.dir); err != nil {
+	if err := k.held.Sync(); err != nil {
 		return errors.Join(err, f.Close())
 	}
 	k.push(&spare{file: f, name: name, size: size, salt: s.salt})
@@ -248,7 +251,7 @@ func (k *keeper) recycle(s *segment) error {
 }
 
 // writeHeader writes both copies and syncs them.
-func writeHeader(f File, h *segmentHeader) error {
+func writeHeader(f wal.File, h *segmentHeader) error {
 	if _, err := f.WriteAt(h.encode(), 0); err != nil {
 		return fmt.Errorf("write the segment header: %w", err)
 	}
@@ -298,7 +301,7 @@ func (k *keeper) provide() error {
 	return nil
 }
 
-func allocate(f File, size int64) error {
+func allocate(f wal.File, size int64) error {
 	if err := f.Preallocate(size); err != nil {
 		return fmt.Errorf("preallocate: %w", err)
 	}

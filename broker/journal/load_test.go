@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"cellgate/broker/message"
+	"cellgate/broker/wal/waltest"
 )
 
 func TestConcurrentProducersAndReaders(t *testing.T) {
@@ -115,7 +116,7 @@ func TestIdleJournalWritesItsMark(t *testing.T) {
 func TestReadersAtTheTailMissNothing(t *testing.T) {
 	t.Parallel()
 	o := testOptions("/journal")
-	o.FS, o.MaxBytes = newMemFS(), 1<<30
+	o.FS, o.MaxBytes = waltest.New(), 1<<30
 	j, _ := open(t, o)
 	const records = 6000
 	j.Retain("r", 1)

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"cellgate/broker/clock"
+	"cellgate/broker/wal"
 )
 
 // Errors of the journal. Anything else that Append, WaitDurable or a Reader returns is the sticky error
@@ -42,7 +43,7 @@ type Options struct {
 	// Dir is the journal's own directory; it is created when missing.
 	Dir string
 	// FS is the file system below Dir; nil is the operating system's.
-	FS FS
+	FS wal.FS
 	// SegmentBytes is the size of a segment file: at least 12 KiB, by default 64 MiB. Segments of
 	// another size that are already there stay as they are.
 	SegmentBytes int64
@@ -85,6 +86,9 @@ type Options struct {
 	random io.Reader
 }
 
+// filePerm lets the group read, for backups.
+const filePerm = 0o640
+
 func (o *Options) setDefaults() error {
 	if o.Dir == "" {
 		return errors.New("journal: no directory given")
@@ -105,7 +109,7 @@ func (o *Options) setDefaults() error {
 		return fmt.Errorf("journal: %d bytes in all are less than three segments of %d", o.MaxBytes, o.SegmentBytes)
 	}
 	if o.FS == nil {
-		o.FS = osFS{}
+		o.FS = wal.OS{Perm: filePerm}
 	}
 	if o.Clock == nil {
 		o.Clock = clock.System()

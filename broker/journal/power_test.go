@@ -12,7 +12,7 @@ import (
 	"sync/atomic"
 	"testing"
 
-	"github.com/cockroachdb/pebble/v2/vfs"
+	"cellgate/broker/wal/waltest"
 )
 
 // powerStates is how many crash states the power-loss test looks at: POWER_STATES, by default 500.
@@ -30,14 +30,14 @@ func powerStates(t testing.TB) int {
 
 const powerSegment = 16 << 10
 
-func powerOptions(m *memFS) Options {
+func powerOptions(m *waltest.FS) Options {
 	return Options{Dir: "/data/journal", FS: m, SegmentBytes: powerSegment, MaxBytes: 64 * powerSegment, ReserveBytes: -1}
 }
 
 // power is one run of the workload on a file system that is cloned, as a crash would leave it, before
 // every operation of the journal.
 type power struct {
-	mem    *memFS
+	mem    *waltest.FS
 	rng    *rand.Rand
 	limit  int // of states
 	needed atomic.Uint64
@@ -46,15 +46,12 @@ type power struct {
 	journal *Journal
 	durable uint64 // of journals closed before
 	states  int
-	seen    map[op]int
+	seen    map[waltest.Op]int
 	failure error
 }
 
 // crash takes clones of the file system as it may look after a power loss right now, and checks them.
-func (p *power) crash(o op, name string) error {
-	if o == opRead {
-		return nil
-	}
+func (p *power) crash(o waltest.Op, name string) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.failure != nil || p.states >= p.limit {
@@ -67,7 +64,7 @@ func (p *power) crash(o op, name string) error {
 	}
 	percent := []int{0, 10 + p.rng.IntN(80), 100}[p.rng.IntN(3)]
 	c := crashed{
-		mem:     p.mem.mem.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: percent, RNG: p.rng}),
+		mem:     p.mem.Crash(p.rng, percent),
 		durable: durable, needed: p.needed.Load(), rng: p.rng,
 	}
 	p.states++
@@ -90,14 +87,14 @@ func (p *power) crash(o op, name string) error {
 
 // crashed is a file system after a power loss, and what it must still hold.
 type crashed struct {
-	mem     *vfs.MemFS
+	mem     *waltest.FS
 	durable uint64
 	needed  uint64
 	rng     *rand.Rand
 	deeper  int // states looked at in checkCrashInRecovery
 }
 
-func (c *crashed) open(m *memFS) (*Journal, Recovery, error) {
+func (c *crashed) open(m *waltest.FS) (*Journal, Recovery, error) {
 	o := powerOptions(m)
 	o.MaxBytes *= 2 // the disk may hold more files than the journal counted
 	return Open(o)
@@ -105,7 +102,7 @@ func (c *crashed) open(m *memFS) (*Journal, Recovery, error) {
 
 // check opens what the crash left: every durable record that is still needed must be there.
 func (c *crashed) check() error {
-	j, last, err := c.recovered(&memFS{mem: c.mem})
+	j, last, err := c.recovered(c.mem)
 	if err != nil {
 		return err
 	}
@@ -113,7 +110,7 @@ func (c *crashed) check() error {
 }
 
 // recovered opens the journal and checks what recovery says.
-func (c *crashed) recovered(m *memFS) (*Journal, uint64, error) {
+func (c *crashed) recovered(m *waltest.FS) (*Journal, uint64, error) {
 	j, rec, err := c.open(m)
 	if err != nil {
 		return nil, 0, fmt.Errorf("open: %w", err)
@@ -131,7 +128,7 @@ func (c *crashed) recovered(m *memFS) (*Journal, uint64, error) {
 
 // checkAndGoOn writes to the recovered journal, closes it, and recovers it once more.
 func (c *crashed) checkAndGoOn() error {
-	j, last, err := c.recovered(&memFS{mem: c.mem})
+	j, last, err := c.recovered(c.mem)
 	if err != nil {
 		return err
 	}
@@ -155,18 +152,18 @@ func (c *crashed) checkAndGoOn() error {
 // checkCrashInRecovery loses power again before every operation of the recovery and of the first append
 // after it.
 func (c *crashed) checkCrashInRecovery() error {
-	m := &memFS{mem: c.mem}
+	m := c.mem
 	var mu sync.Mutex
 	var failure error
 	durable := c.durable
-	m.before = func(o op, name string) error {
+	m.Before = func(o waltest.Op, name string) error {
 		mu.Lock()
 		defer mu.Unlock()
-		if o == opRead || failure != nil {
+		if failure != nil {
 			return nil
 		}
 		again := crashed{
-			mem:     c.mem.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: 50, RNG: c.rng}),
+			mem:     m.Crash(c.rng, 50),
 			durable: durable, needed: c.needed, rng: c.rng,
 		}
 		c.deeper++
@@ -281,8 +278,8 @@ func (p *power) finished() bool {
 }
 
 func newPower(seed uint64, limit int) *power {
-	p := &power{mem: newMemFS(), rng: rand.New(rand.NewPCG(seed, 1)), limit: limit, seen: make(map[op]int)}
-	p.mem.before = p.crash
+	p := &power{mem: waltest.New(), rng: rand.New(rand.NewPCG(seed, 1)), limit: limit, seen: make(map[waltest.Op]int)}
+	p.mem.Before = p.crash
 	return p
 }
 
@@ -300,7 +297,7 @@ func TestPowerLoss(t *testing.T) {
 				t.Fatal(err)
 			}
 			t.Logf("%d crash states before %v", p.states, p.seen)
-			for _, o := range []op{opWrite, opSync, opCreate, opAllocate, opRename, opSyncDir} {
+			for _, o := range []waltest.Op{waltest.Write, waltest.Sync, waltest.Create, waltest.Allocate, waltest.Rename, waltest.SyncDir} {
 				if n >= perRun && p.seen[o] == 0 {
 					t.Errorf("no crash before any %s", o)
 				}
@@ -312,16 +309,16 @@ func TestPowerLoss(t *testing.T) {
 // TestPowerLossIsNoticed is the test of the test: with any kind of sync taken out, it must fail.
 func TestPowerLossIsNoticed(t *testing.T) {
 	t.Parallel()
-	for name, forget := range map[string]func(o op, name string) bool{
-		"all":         func(op, string) bool { return true },
-		"batches":     func(o op, name string) bool { return o == opSync && !strings.Contains(name, sparePrefix) },
-		"headers":     func(o op, name string) bool { return o == opSync && strings.Contains(name, sparePrefix) },
-		"directories": func(o op, _ string) bool { return o == opSyncDir },
+	for name, forget := range map[string]func(o waltest.Op, name string) bool{
+		"all":         func(waltest.Op, string) bool { return true },
+		"batches":     func(o waltest.Op, name string) bool { return o == waltest.Sync && !strings.Contains(name, sparePrefix) },
+		"headers":     func(o waltest.Op, name string) bool { return o == waltest.Sync && strings.Contains(name, sparePrefix) },
+		"directories": func(o waltest.Op, _ string) bool { return o == waltest.SyncDir },
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			p := newPower(1, 3000)
-			p.mem.forget = forget
+			p.mem.Forget = forget
 			err := p.workload()
 			if err == nil {
 				t.Fatal("a journal whose syncs do nothing passes the power-loss test")

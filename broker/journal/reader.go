@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"cellgate/broker/message"
+	"cellgate/broker/wal"
 )
 
 // Read-ahead of a Reader: little behind a batch that was passed over, since its successor's header is
@@ -41,7 +42,7 @@ type Reader struct {
 	mu      sync.Mutex // held while reading, so that Close waits for that
 	done    bool
 	seg     *segment // pinned; nil until there is one
-	file    File
+	file    wal.File
 	off     int64
 	badFrom int64  // where a stretch begins that does not check and whose end is not known; 0 when none
 	next    uint64 // first sequence that was neither returned nor passed over
@@ -66,7 +67,7 @@ func (j *Journal) NewReader(from uint64) (*Reader, error) {
 	r := &Reader{j: j, wake: make(chan struct{}, 1), closed: make(chan struct{}), next: from}
 	r.passed.Store(from - 1)
 	r.win.ahead = readAhead
-	if err := r.enter(); err != nil && !IsExhausted(err) { // the first read tries again
+	if err := r.enter(); err != nil && !wal.IsExhausted(err) { // the first read tries again
 		return nil, err
 	}
 	j.notify.attach(r)
@@ -173,7 +174,7 @@ func (r *Reader) TryNextWithin(want message.Flags, passes int) (*Batch, bool, er
 	}
 	for {
 		ok, err := r.locate()
-		if IsExhausted(err) {
+		if wal.IsExhausted(err) {
 			time.AfterFunc(roomRetry, r.signal)
 			return nil, false, nil
 		}

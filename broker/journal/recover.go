@@ -10,6 +10,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"cellgate/broker/wal"
 )
 
 // Recovery tells what Open found.
@@ -59,7 +61,7 @@ type listing struct {
 	spares []uint64
 }
 
-func list(fs FS, dir string) (listing, error) {
+func list(fs wal.FS, dir string) (listing, error) {
 	names, err := fs.List(dir)
 	if err != nil {
 		return listing{}, err
@@ -89,7 +91,7 @@ type loaded struct {
 
 // loadHeader reads both copies of a segment's header. A file that cannot be understood comes back
 // damaged; an error is one of reading, or ErrVersion.
-func loadHeader(f File, index uint64) (loaded, []Corruption, error) {
+func loadHeader(f wal.File, index uint64) (loaded, []Corruption, error) {
 	l := loaded{segmentHeader: segmentHeader{index: index}, name: usedName(index)}
 	var err error
 	if l.bytes, err = f.Size(); err != nil {
@@ -125,7 +127,7 @@ func loadHeader(f File, index uint64) (loaded, []Corruption, error) {
 
 // recovery is Open's work on a directory that may hold a journal.
 type recovery struct {
-	fs   FS
+	fs   wal.FS
 	dir  string
 	segs []loaded
 	out  Recovery
@@ -317,7 +319,7 @@ func torn(w *window, off int64, salt uint32) (int64, error) {
 // settle makes the recovered end of the newest segment durable. Its last batch may have been written by a
 // process whose fsync failed: the kernel then holds clean pages that are not on disk, and another fsync
 // would succeed without writing them. So the batch, which no mark covers, is written again first.
-func settle(f File, res *scanned) error {
+func settle(f wal.File, res *scanned) error {
 	if res.tailLen > 0 && res.tailLast > res.mark {
 		b := make([]byte, res.tailLen)
 		if _, err := f.ReadAt(b, res.tailOff); err != nil {

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+
+	"cellgate/broker/wal"
 )
 
 // Corruption is a place of the journal that cannot be read although it was durable.
@@ -26,7 +28,7 @@ func (c Corruption) String() string {
 
 // window reads a file through a buffer, in pieces of at least ahead bytes, never beyond limit.
 type window struct {
-	f     File
+	f     wal.File
 	size  int64 // of the file; it does not change
 	limit int64
 	ahead int
@@ -57,7 +59,7 @@ func (w *window) at(off int64, n int) ([]byte, error) {
 }
 
 // reset points the window at another file.
-func (w *window) reset(f File) (err error) {
+func (w *window) reset(f wal.File) (err error) {
 	w.f, w.start, w.buf, w.limit = f, 0, w.buf[:0], 0
 	w.size, err = f.Size()
 	return err

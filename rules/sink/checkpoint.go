@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"cellgate/broker/statefile"
+	"cellgate/broker/wal"
 	"cellgate/rules"
 )
 
@@ -424,7 +425,7 @@ func (p *pipeline) restore(d *Dispatcher, s sinkState) error {
 
 // openLog opens the decision log and counts what is pending in it: every record between cursor and E that has a message
 // for the sink must be there. A log in which none is pending is made anew, whatever has become of it.
-func (p *pipeline) openLog(fs fileSystem, dir string, epoch uint64, s sinkState, segmentBytes int64) (err error) {
+func (p *pipeline) openLog(fs wal.FS, dir string, epoch uint64, s sinkState, segmentBytes int64) (err error) {
 	pending := s.logged()
 	if pending == 0 {
 		s.LogEnd.Offset = 0

@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"slices"
 	"testing"
+
+	"cellgate/broker/wal"
 )
 
 // damagedLog is a decision log as a checkpoint left it: several segments, the last one with chunks behind the
@@ -76,7 +78,7 @@ func (d *damagedLog) open(t *testing.T, name string, content []byte) ([][]byte, 
 			t.Fatal(err)
 		}
 	}
-	l, err := openDecisionLog(osFS{}, dir, 7, d.start, d.end, 4<<10)
+	l, err := openDecisionLog(wal.OS{Perm: filePerm}, dir, 7, d.start, d.end, 4<<10)
 	if err != nil {
 		return nil, err
 	}

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -14,7 +13,7 @@ import (
 	"strings"
 	"sync"
 
-	"cellgate/broker/journal"
+	"cellgate/broker/wal"
 )
 
 // A decision log is a directory of segments, {number, 16 hex digits}.log, each:
@@ -65,22 +64,22 @@ type logSegment struct {
 // decisionLog is one sink's. Appending and syncing are done by one goroutine at a time each, reading by
 // one; the mutex makes them agree.
 type decisionLog struct {
-	fs           fileSystem
+	fs           wal.FS
 	dir          string
 	epoch        uint64 // of the journal
 	segmentBytes int64
 
 	mu       sync.Mutex
 	segments []logSegment // oldest first; the last is written to
-	file     file         // of the last segment
+	file     wal.File     // of the last segment
 	written  int64        // bytes of the last segment in the file
 	buf      []byte       // bytes behind written
-	unsynced []file       // finished segments that are not synced yet
+	unsynced []wal.File   // finished segments that are not synced yet
 	dirDirty bool         // a segment was created and the directory not synced
 	dirty    bool         // something was appended since the last sync
 	err      error        // sticky: a failed fsync
 
-	reader     file // of readerSeg
+	reader     wal.File // of readerSeg
 	readerSeg  uint64
 	readHead   [frameHeader]byte
 	readBuffer []byte
@@ -89,10 +88,10 @@ type decisionLog struct {
 // openDecisionLog opens the log in dir, of the journal of that epoch, removes the segments before start's, and cuts off
 // everything behind end. An end at offset 0 empties it. Segments at its beginning may be missing, as after a trim: whoever knows
 // how many records are pending in it tells whether they had been passed.
-func openDecisionLog(fs fileSystem, dir string, epoch uint64, start, end position, segmentBytes int64) (*decisionLog, error) {
+func openDecisionLog(fs wal.FS, dir string, epoch uint64, start, end position, segmentBytes int64) (*decisionLog, error) {
 	l := &decisionLog{fs: fs, dir: dir, epoch: epoch, segmentBytes: segmentBytes}
 	// The parent's own entry, too: a start may have been killed before it had synced it.
-	if err := errors.Join(journal.MakeDirWith(filepath.Dir(dir), fs.Mkdir, fs.SyncDir), journal.MakeDirWith(dir, fs.Mkdir, fs.SyncDir)); err != nil {
+	if err := errors.Join(fs.MkdirAll(filepath.Dir(dir)), fs.MkdirAll(dir)); err != nil {
 		return nil, fmt.Errorf("decision log: %w", err)
 	}
 	numbers, err := l.list()
@@ -268,7 +267,7 @@ func (l *decisionLog) sync() error {
 
 	err = l.syncFiles(old, cur)
 	if err == nil && dir {
-		err = l.fs.SyncDir(l.dir)
+		err = wal.SyncDir(l.fs, l.dir)
 	}
 	if err == nil {
 		return l.inPlace()
@@ -276,7 +275,7 @@ func (l *decisionLog) sync() error {
 	err = fmt.Errorf("decision log: %w", err)
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if journal.IsExhausted(err) { // the directory could not even be opened: the next call does
+	if wal.IsExhausted(err) { // the directory could not even be opened: the next call does
 		l.dirDirty = true
 		return err
 	}
@@ -284,23 +283,21 @@ func (l *decisionLog) sync() error {
 	return err
 }
 
-// inPlace says when the segment that is written to was deleted under the gateway: a checkpoint must not name what no start
-// finds.
+// inPlace says when the segment that is written to was deleted or replaced under the gateway: a checkpoint must not name what
+// no start finds.
 func (l *decisionLog) inPlace() error {
 	l.mu.Lock()
-	tail := l.segments[len(l.segments)-1].number
-	l.mu.Unlock()
-	if _, err := l.sizeOf(tail); errors.Is(err, fs.ErrNotExist) {
-		l.mu.Lock()
-		defer l.mu.Unlock()
-		l.dirty = true // looked at again
-		return fmt.Errorf("%w: %s was deleted under the running gateway; no checkpoint is taken any more: put it back, or restart "+
-			"the gateway, which tells what is lost", ErrDecisionLog, l.path(tail))
+	defer l.mu.Unlock()
+	tail := l.path(l.segments[len(l.segments)-1].number)
+	if l.file.InPlace(tail) {
+		return nil
 	}
-	return nil
+	l.dirty = true // looked at again
+	return fmt.Errorf("%w: %s was deleted under the running gateway; no checkpoint is taken any more: put it back, or restart "+
+		"the gateway, which tells what is lost", ErrDecisionLog, tail)
 }
 
-func (l *decisionLog) syncFiles(old []file, cur file) error {
+func (l *decisionLog) syncFiles(old []wal.File, cur wal.File) error {
 	var errs []error
 	for _, f := range old {
 		errs = append(errs, f.Sync(), f.Close())

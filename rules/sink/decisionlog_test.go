@@ -10,12 +10,14 @@ import (
 	"syscall"
 	"testing"
 
+	"cellgate/broker/wal"
+	"cellgate/broker/wal/waltest"
 	"cellgate/rules"
 )
 
 func openLog(t *testing.T, dir string, start, end position) *decisionLog {
 	t.Helper()
-	l, err := openDecisionLog(osFS{}, dir, 7, start, end, 4<<10)
+	l, err := openDecisionLog(wal.OS{Perm: filePerm}, dir, 7, start, end, 4<<10)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -163,7 +165,7 @@ func TestDecisionLogDetectsEveryDamage(t *testing.T) {
 		if err := os.WriteFile(path, bad, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		l, err := openDecisionLog(osFS{}, dir, 7, start, end, 4<<10)
+		l, err := openDecisionLog(wal.OS{Perm: filePerm}, dir, 7, start, end, 4<<10)
 		if errors.Is(err, ErrDecisionLog) {
 			continue // in the header
 		}
@@ -189,26 +191,25 @@ func TestDecisionLogDetectsEveryDamage(t *testing.T) {
 	if err := os.Truncate(path, end.Offset-1); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := openDecisionLog(osFS{}, dir, 7, start, end, 4<<10); !errors.Is(err, ErrDecisionLog) {
+	if _, err := openDecisionLog(wal.OS{Perm: filePerm}, dir, 7, start, end, 4<<10); !errors.Is(err, ErrDecisionLog) {
 		t.Fatalf("a log that ends before its checkpoint: %v", err)
 	}
 }
 
 func TestDecisionLogTriesAFullDiskAgain(t *testing.T) {
 	t.Parallel()
-	l := openLog(t, t.TempDir(), position{}, position{})
-	want := fill(t, l, 1, 3)
-	good := l.file
-	full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
+	full := &waltest.Faults{Only: waltest.Write, Err: syscall.ENOSPC}
+	disk := waltest.New()
+	disk.Before = full.Before
+	l, err := openDecisionLog(disk, "/log", 7, position{}, position{}, 4<<10)
 	if err != nil {
-		t.Skip("needs /dev/full, which Linux has")
+		t.Fatal(err)
 	}
-	l.file = osFile{full}
+	want := fill(t, l, 1, 3)
+	full.Fail(1)
 	if err := l.sync(); err == nil {
 		t.Fatal("a full disk took the chunks")
 	}
-	_ = full.Close()
-	l.file = good
 	if err := l.sync(); err != nil {
 		t.Fatal(err)
 	}
@@ -278,29 +279,20 @@ func FuzzChunk(f *testing.F) {
 	})
 }
 
-// withoutDescriptors is a file system without descriptors.
-type withoutDescriptors struct{ fileSystem }
-
-func (withoutDescriptors) SyncDir(dir string) error {
-	return &os.PathError{Op: "open", Path: dir, Err: syscall.EMFILE}
-}
-
-func (withoutDescriptors) Create(name string) (file, error) {
-	return nil, &os.PathError{Op: "open", Path: name, Err: syscall.EMFILE}
-}
-
 // TestDecisionLogWaitsForDescriptors takes the descriptors away in front of a sync and of a new segment: both are done when there are
 // some again, and nothing is lost.
 func TestDecisionLogWaitsForDescriptors(t *testing.T) {
 	t.Parallel()
-	l := openLog(t, t.TempDir(), position{}, position{})
+	disk := waltest.New()
+	l, err := openDecisionLog(disk, "/log", 7, position{}, position{}, 4<<10)
+	if err != nil {
+		t.Fatal(err)
+	}
 	want := fill(t, l, 1, 3)
-	good := l.fs
-	l.fs = withoutDescriptors{good}
+	disk.Opening = func(name string) error { return &os.PathError{Op: "open", Path: name, Err: syscall.EMFILE} }
 	if err := l.sync(); !errors.Is(err, syscall.EMFILE) || l.failed() {
 		t.Fatalf("%v, final: %t", err, l.failed())
 	}
-	var err error
 	for i := 4; err == nil; i++ {
 		data := bytes.Repeat([]byte{byte(i)}, 500)
 		if err = l.append(data, uint64(i)); err == nil { //nolint:gosec // small
@@ -310,7 +302,7 @@ func TestDecisionLogWaitsForDescriptors(t *testing.T) {
 	if !errors.Is(err, syscall.EMFILE) || l.failed() {
 		t.Fatalf("%v, final: %t", err, l.failed())
 	}
-	l.fs = good
+	disk.Opening = nil
 	if err := l.sync(); err != nil {
 		t.Fatal(err)
 	}

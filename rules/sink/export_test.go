@@ -1,15 +1,13 @@
 package sink
 
-import "time"
+import (
+	"time"
 
-// FileSystem is fileSystem, for tests outside of the package.
-type FileSystem = fileSystem
-
-// File is file, for tests outside of the package.
-type File = file
+	"cellgate/broker/wal"
+)
 
 // UseFileSystem puts the decision logs on another file system.
-func (o *Options) UseFileSystem(fs FileSystem) { o.fs = fs }
+func (o *Options) UseFileSystem(fs wal.FS) { o.fs = fs }
 
 // UseLagAlarm changes how old a pending record is when its sink is reported.
 func (o *Options) UseLagAlarm(age time.Duration) { o.lagAlarm = age }

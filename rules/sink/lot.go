@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"cellgate/broker/message"
+	"cellgate/broker/wal"
 )
 
 // ParkedLimits bound what is parked.
@@ -47,7 +48,7 @@ var errMany = errors.New("the destination takes no records, and no more destinat
 // One goroutine, run, writes and reads all logs. mu is taken before a pipeline's.
 type lot struct {
 	env    *environment
-	fs     fileSystem
+	fs     wal.FS
 	dir    string
 	epoch  uint64 // of the journal
 	limits ParkedLimits

@@ -6,6 +6,7 @@ import (
 	"math"
 
 	"cellgate/broker/message/field"
+	"cellgate/broker/wal"
 	"cellgate/rules"
 )
 
@@ -49,7 +50,7 @@ const blockBytes = 64 << 10
 
 // openOperatorLog opens the log and puts what it holds into state. An error that wraps ErrDecisionLog is about damage; what
 // could be read before it is in state.
-func openOperatorLog(fs fileSystem, dir string, r operatorRange, segmentBytes int64, state *rules.State) (*operatorLog, error) {
+func openOperatorLog(fs wal.FS, dir string, r operatorRange, segmentBytes int64, state *rules.State) (*operatorLog, error) {
 	log, err := openDecisionLog(fs, dir, 0, r.Start, r.End, segmentBytes)
 	if err != nil {
 		return nil, err

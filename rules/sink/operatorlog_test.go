@@ -3,16 +3,17 @@ package sink_test
 import (
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
 	"sync/atomic"
+	"syscall"
 	"testing"
 
 	"github.com/prometheus/client_golang/prometheus"
 
 	"cellgate/broker/message"
+	"cellgate/broker/wal/waltest"
 	"cellgate/rules"
 	"cellgate/rules/sink"
 	"cellgate/rules/sink/sinktest"
@@ -181,48 +182,32 @@ func TestDamagedOperatorState(t *testing.T) {
 	}
 }
 
-// brittle is a file system that does not take what is written to the operators' files while full.
-type brittle struct {
-	*memFS
-	full atomic.Bool
-}
-
-func (b *brittle) Create(name string) (sink.File, error) {
-	f, err := b.memFS.Create(name)
-	return &brittleFile{f, b}, err
-}
-
-type brittleFile struct {
-	sink.File
-	fs *brittle
-}
-
-func (f *brittleFile) WriteAt(p []byte, off int64) (int, error) {
-	if f.fs.full.Load() {
-		return 0, fs.ErrInvalid
-	}
-	return f.File.WriteAt(p, off)
-}
-
 // TestAFailedCheckpointIsRepeated: what a checkpoint has taken of the operators and could not write comes with the next one,
 // and what was changed meanwhile behind it.
 func TestAFailedCheckpointIsRepeated(t *testing.T) {
 	t.Parallel()
-	disk := &brittle{memFS: newMemFS()}
+	var full atomic.Bool
+	disk := waltest.New()
+	disk.Before = func(o waltest.Op, _ string) error {
+		if o == waltest.Write && full.Load() {
+			return syscall.ENOSPC
+		}
+		return nil
+	}
 	r := newStateRig(t, func(o *sink.Options) {
 		o.Dir, o.OperatorDir = "/decisions", "/operators"
 		o.UseFileSystem(disk)
 	})
 	r.send(0, 50, 0)
 	r.checkpoint(t)
-	disk.full.Store(true)
+	full.Store(true)
 	for i := range 3 {
 		r.send(50+10*i, 10, 0)
 		if err := r.Dispatcher.Checkpoint(); err == nil {
 			t.Fatal("no error on a full disk")
 		}
 	}
-	disk.full.Store(false)
+	full.Store(false)
 	r.checkpoint(t)
 	r.Kill()
 	r.Open()

@@ -11,6 +11,7 @@ import (
 	"cellgate/broker/journal"
 	"cellgate/broker/message"
 	"cellgate/broker/statefile"
+	"cellgate/broker/wal"
 	"cellgate/rules"
 )
 
@@ -82,8 +83,11 @@ type Options struct {
 	// compile replaces the rules package in tests.
 	compile compiler
 	// fs is where the decision logs are; tests have one that forgets.
-	fs fileSystem
+	fs wal.FS
 }
+
+// filePerm: nobody else reads decisions and parked messages.
+const filePerm = 0o600
 
 func (o *Options) fill() error {
 	if o.Journal == nil || o.DB == nil || o.Dir == "" || o.OperatorDir == "" || o.Node == "" {
@@ -111,7 +115,7 @@ func (o *Options) fill() error {
 	o.State.MaxVINs = cmp.Or(o.State.MaxVINs, rules.DefaultMaxVINs)
 	o.State.Evicted = func(reason string, n int) { o.Metrics.evicted.WithLabelValues(reason).Add(float64(n)) }
 	if o.fs == nil {
-		o.fs = osFS{}
+		o.fs = wal.OS{Perm: filePerm}
 	}
 	if o.compile == nil {
 		o.compile = rulesCompiler(rules.Options{Cell: o.Cell, ErrorTopic: o.ErrorTopic, Stored: true})

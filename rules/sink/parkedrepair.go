@@ -8,6 +8,7 @@ import (
 
 	"cellgate/broker/message"
 	"cellgate/broker/statefile"
+	"cellgate/broker/wal"
 )
 
 // parkedLogs is the folder of the logs of parked destinations, beside those of the sinks.
@@ -79,7 +80,7 @@ func (c *parkedCheck) logDir(s *parkedState) string {
 
 // open opens a log as New does.
 func (c *parkedCheck) open(s *parkedState) error {
-	l, err := openDecisionLog(lookOnly{osFS{}}, c.logDir(s), c.epoch, s.LogStart, s.LogEnd, maxChunk)
+	l, err := openDecisionLog(lookOnly{wal.OS{Perm: filePerm}}, c.logDir(s), c.epoch, s.LogStart, s.LogEnd, maxChunk)
 	if l != nil {
 		l.close()
 	}
@@ -88,7 +89,7 @@ func (c *parkedCheck) open(s *parkedState) error {
 
 // read calls fn with every entry that can be read and is not settled.
 func (c *parkedCheck) read(s *parkedState, fn func(e *parkedEntry) error) error {
-	l := decisionLog{fs: lookOnly{osFS{}}, dir: c.logDir(s), epoch: c.epoch}
+	l := decisionLog{fs: lookOnly{wal.OS{Perm: filePerm}}, dir: c.logDir(s), epoch: c.epoch}
 	numbers, err := l.list()
 	if err != nil {
 		return nil //nolint:nilerr // what cannot be read is what is lost
@@ -159,7 +160,7 @@ func (c *parkedCheck) repair(db *statefile.DB, backup string) (lost uint64, err 
 	}
 	parent := filepath.Dir(c.dir)
 	if err := errors.Join(os.MkdirAll(made, 0o700), os.MkdirAll(filepath.Dir(backup), 0o700), ignoreMissing(os.Rename(c.dir, backup)),
-		os.Rename(made, c.dir), osFS{}.SyncDir(parent), osFS{}.SyncDir(filepath.Dir(backup))); err != nil {
+		os.Rename(made, c.dir), wal.SyncDir(wal.OS{}, parent), wal.SyncDir(wal.OS{}, filepath.Dir(backup))); err != nil {
 		return 0, err
 	}
 	return c.damage().Lost, db.Update(func(tx *statefile.Tx) error {
@@ -181,7 +182,7 @@ func (c *parkedCheck) repair(db *statefile.DB, backup string) (lost uint64, err 
 func (c *parkedCheck) copyLog(s *parkedState, made string) (parkedState, error) {
 	out := *s
 	dir := filepath.Join(made, fmt.Sprintf("%016x", s.ID))
-	l, err := openDecisionLog(osFS{}, dir, c.epoch, position{}, position{Segment: s.LogEnd.Segment}, 8<<20)
+	l, err := openDecisionLog(wal.OS{Perm: filePerm}, dir, c.epoch, position{}, position{Segment: s.LogEnd.Segment}, 8<<20)
 	if err != nil {
 		return out, err
 	}

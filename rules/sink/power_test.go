@@ -18,6 +18,7 @@ import (
 
 	"cellgate/broker/journal"
 	"cellgate/broker/message"
+	"cellgate/broker/wal/waltest"
 	"cellgate/rules/sink"
 	"cellgate/rules/sink/sinktest"
 )
@@ -37,35 +38,36 @@ type power struct {
 	midway  *machine // taken when a checkpoint's transaction was about to be committed
 	heir    *machine // a state on which the workload goes on
 	states  int
-	seen    map[op]int
+	seen    map[waltest.Op]int
 	failure error
 }
 
 // Points that are no calls of the file system.
 const (
-	opCommit    op = "commit"
-	opCommitted op = "end of the commit"
+	opCommit    waltest.Op = "commit"
+	opCommitted waltest.Op = "end of the commit"
 )
 
-func newPower(t *testing.T, seed uint64, limit int, forget func(o op, name string) bool) *power {
-	p := &power{dir: t.TempDir(), limit: limit, rng: rand.New(rand.NewPCG(seed, 1)), seen: map[op]int{}} //nolint:gosec // a test's choices
-	p.m = machine{mem: newMemFS(), settled: [2]map[want]bool{{}, {}}}
-	p.m.mem.forget = forget
-	if err := (journalFS{p.m.mem}).MkdirAll("/data/journal"); err != nil {
+func newPower(t *testing.T, seed uint64, limit int, forget func(o waltest.Op, name string) bool) *power {
+	p := &power{dir: t.TempDir(), limit: limit, rng: rand.New(rand.NewPCG(seed, 1)), seen: map[waltest.Op]int{}} //nolint:gosec // a test's choices
+	p.m = machine{mem: waltest.New(), settled: [2]map[want]bool{{}, {}}}
+	if err := p.m.mem.MkdirAll("/data/journal"); err != nil {
 		t.Fatal(err)
 	}
 	if seed%2 == 1 { // by a start that was killed before it had synced
-		if err := p.m.mem.Mkdir(powerDir); err != nil {
+		p.m.mem.Forget = func(waltest.Op, string) bool { return true }
+		if err := p.m.mem.MkdirAll(powerDir); err != nil {
 			t.Fatal(err)
 		}
 	}
+	p.m.mem.Forget = forget
 	return p
 }
 
 // now is what a power loss leaves at this moment. The database is as of its last commit.
 func (p *power) now() *machine {
 	keep := []int{0, 10 + p.rng.IntN(80), 100}[p.rng.IntN(3)]
-	m := &machine{mem: p.m.mem.crash(p.rng, keep), db: p.m.db, entries: p.m.entries}
+	m := &machine{mem: p.m.mem.Crash(p.rng, keep), db: p.m.db, entries: p.m.entries}
 	for i := range m.settled {
 		m.settled[i] = maps.Clone(p.m.settled[i])
 	}
@@ -75,31 +77,32 @@ func (p *power) now() *machine {
 	return m
 }
 
-func (p *power) before(o op, name string) {
+func (p *power) before(o waltest.Op, name string) error {
 	if strings.HasPrefix(name, "/data/journal") {
-		return
+		return nil
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if o == opRemove { // a checkpoint's, which is committed
+	if o == waltest.Remove { // a checkpoint's, which is committed
 		p.committed()
 	}
 	p.look(o, name)
+	return nil
 }
 
 // look checks the state at this moment, and may choose it to go on with.
-func (p *power) look(o op, name string) {
+func (p *power) look(o waltest.Op, name string) {
 	if p.overLocked() {
 		return
 	}
 	m := p.now()
-	if p.heir == nil && p.rng.IntN(30) == 0 {
-		p.heir = &machine{mem: m.mem.crash(p.rng, 0), db: m.db, entries: m.entries, settled: m.settled}
+	if p.heir == nil && p.rng.IntN(60) == 0 {
+		p.heir = &machine{mem: m.mem.Crash(p.rng, 0), db: m.db, entries: m.entries, settled: m.settled}
 	}
 	p.check(m, o, name)
 }
 
-func (p *power) check(m *machine, o op, name string) {
+func (p *power) check(m *machine, o waltest.Op, name string) {
 	p.seen[o]++
 	if strings.HasPrefix(name, operatorDir) {
 		p.seen["operators' "+o]++
@@ -219,7 +222,7 @@ func (p *power) start() error {
 	if err := lay(file, p.m.db); err != nil {
 		return err
 	}
-	p.m.mem.before = p.before
+	p.m.mem.Before = p.before
 	proc, err := boot(p.m.mem, file, 4<<p.rand(6), func(proc *process) sink.Journal {
 		p.mu.Lock()
 		defer p.mu.Unlock()
@@ -248,7 +251,7 @@ func (p *power) ended() {
 	p.proc.done(p.m.settled)
 	p.proc, p.midway = nil, nil
 	if p.heir != nil {
-		p.heir.mem.forget = p.m.mem.forget
+		p.heir.mem.Forget = p.m.mem.Forget
 		p.m, p.heir = *p.heir, nil
 	}
 }
@@ -339,7 +342,7 @@ func TestPowerLoss(t *testing.T) {
 				t.Fatal(err)
 			}
 			t.Logf("%d crash states before %v", p.states, p.seen)
-			for _, o := range []op{opMkdir, opCreate, opWrite, opTruncate, opSync, opRemove, opSyncDir, opCommit, opCommitted, "operators' " + opRemove} {
+			for _, o := range []waltest.Op{waltest.Mkdir, waltest.Create, waltest.Write, waltest.Truncate, waltest.Sync, waltest.Remove, waltest.SyncDir, opCommit, opCommitted, "operators' " + waltest.Remove} {
 				if n >= perRun && p.seen[o] == 0 {
 					t.Errorf("no crash before any %s", o)
 				}
@@ -351,12 +354,16 @@ func TestPowerLoss(t *testing.T) {
 // TestPowerLossIsNoticed is the test of the test: with any kind of sync taken out, it must fail.
 func TestPowerLossIsNoticed(t *testing.T) {
 	t.Parallel()
-	for name, forget := range map[string]func(o op, name string) bool{
-		"files":       func(o op, name string) bool { return o == opSync && strings.HasPrefix(name, powerDir) },
-		"directories": func(o op, name string) bool { return o == opSyncDir && strings.HasPrefix(name, powerDir+"/") },
-		"parked":      func(o op, name string) bool { return o == opSync && strings.HasPrefix(name, powerDir+"/parked/") },
-		"parent":      func(o op, name string) bool { return o == opSyncDir && name == powerDir },
-		"operators":   func(o op, name string) bool { return o == opSync && strings.HasPrefix(name, operatorDir) },
+	for name, forget := range map[string]func(o waltest.Op, name string) bool{
+		"files": func(o waltest.Op, name string) bool { return o == waltest.Sync && strings.HasPrefix(name, powerDir) },
+		"directories": func(o waltest.Op, name string) bool {
+			return o == waltest.SyncDir && strings.HasPrefix(name, powerDir+"/")
+		},
+		"parked": func(o waltest.Op, name string) bool {
+			return o == waltest.Sync && strings.HasPrefix(name, powerDir+"/parked/")
+		},
+		"parent":    func(o waltest.Op, name string) bool { return o == waltest.SyncDir && name == powerDir },
+		"operators": func(o waltest.Op, name string) bool { return o == waltest.Sync && strings.HasPrefix(name, operatorDir) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -13,6 +13,7 @@ import (
 
 	"cellgate/broker/journal"
 	"cellgate/broker/statefile"
+	"cellgate/broker/wal/waltest"
 	"cellgate/rules"
 	"cellgate/rules/sink"
 	"cellgate/rules/sink/sinktest"
@@ -84,7 +85,7 @@ func accounts(entries []entry) (out [2]account) {
 
 // machine is what a crash leaves alone or changes: the disks, and what the sinks have.
 type machine struct {
-	mem     *memFS
+	mem     *waltest.FS
 	db      []byte // state.db
 	entries []entry
 	settled [2]map[want]bool
@@ -106,7 +107,7 @@ const (
 
 // boot opens everything on a machine as the gateway does, and leaves the dispatcher to be started. wrap may put
 // something in front of the journal.
-func boot(mem *memFS, file string, limit int, wrap func(*process) sink.Journal) (*process, error) {
+func boot(mem *waltest.FS, file string, limit int, wrap func(*process) sink.Journal) (*process, error) {
 	p := &process{file: file, sinks: [2]*sinktest.Memory{sinktest.NewMemory(rules.SinkKafka), sinktest.NewMemory(rules.SinkRedis)}}
 	var err error
 	if p.db, err = statefile.Open(file, statefile.Options{NoSync: true}); err != nil {
@@ -117,7 +118,7 @@ func boot(mem *memFS, file string, limit int, wrap func(*process) sink.Journal) 
 		return nil, errors.Join(err, p.db.Close())
 	}
 	p.journal, _, err = journal.Open(journal.Options{
-		Dir: "/data/journal", FS: journalFS{mem}, SegmentBytes: 16 << 10, MaxBytes: 4 << 20, ReserveBytes: -1,
+		Dir: "/data/journal", FS: mem, SegmentBytes: 16 << 10, MaxBytes: 4 << 20, ReserveBytes: -1,
 		CommitInterval: time.Millisecond, KnownEpoch: epoch, KnownLast: last,
 	})
 	if err != nil {

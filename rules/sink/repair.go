@@ -5,12 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 
 	"cellgate/broker/statefile"
+	"cellgate/broker/wal"
 )
 
 // LogDamage is a decision log that New would refuse: it does not have what the last checkpoint tells of.
@@ -103,7 +103,7 @@ func logStates(db *statefile.DB, epoch uint64) (states []loggedSink, evaluated u
 // check opens the log as New does.
 func (s *loggedSink) check(dir string, epoch uint64) error {
 	p := pipeline{name: s.name}
-	err := p.openLog(lookOnly{osFS{}}, filepath.Join(dir, s.name), epoch, s.sinkState, maxChunk)
+	err := p.openLog(lookOnly{wal.OS{Perm: filePerm}}, filepath.Join(dir, s.name), epoch, s.sinkState, maxChunk)
 	if p.dlog != nil {
 		p.dlog.close()
 	}
@@ -113,7 +113,7 @@ func (s *loggedSink) check(dir string, epoch uint64) error {
 // salvage calls fn with every chunk that can be read and may be among those that the checkpoint tells of, and returns
 // how many pending records are in them.
 func (s *loggedSink) salvage(dir string, epoch, evaluated uint64, fn func(data []byte, last uint64) error) (records uint64, err error) {
-	l := decisionLog{fs: lookOnly{osFS{}}, dir: dir, epoch: epoch}
+	l := decisionLog{fs: lookOnly{wal.OS{Perm: filePerm}}, dir: dir, epoch: epoch}
 	numbers, err := l.list()
 	if err != nil {
 		return 0, nil //nolint:nilerr // what cannot be read is what is lost
@@ -188,7 +188,7 @@ func (s *loggedSink) repair(db *statefile.DB, dir, backup string, epoch, evaluat
 	if err := os.RemoveAll(made); err != nil {
 		return 0, err
 	}
-	l, err := openDecisionLog(osFS{}, made, epoch, position{}, position{Segment: s.LogEnd.Segment}, 8<<20)
+	l, err := openDecisionLog(wal.OS{Perm: filePerm}, made, epoch, position{}, position{Segment: s.LogEnd.Segment}, 8<<20)
 	if err != nil {
 		return 0, err
 	}
@@ -201,7 +201,7 @@ func (s *loggedSink) repair(db *statefile.DB, dir, backup string, epoch, evaluat
 		return 0, err
 	}
 	if err := errors.Join(os.MkdirAll(filepath.Dir(backup), 0o700), ignoreMissing(os.Rename(log, backup)),
-		os.Rename(made, log), osFS{}.SyncDir(dir), osFS{}.SyncDir(filepath.Dir(backup))); err != nil {
+		os.Rename(made, log), wal.SyncDir(wal.OS{}, dir), wal.SyncDir(wal.OS{}, filepath.Dir(backup))); err != nil {
 		return 0, err
 	}
 	pending := s.logged()
@@ -221,24 +221,22 @@ func ignoreMissing(err error) error {
 }
 
 // lookOnly is a file system on which nothing changes.
-type lookOnly struct{ fileSystem }
+type lookOnly struct{ wal.FS }
 
-func (lookOnly) Mkdir(string) error             { return fs.ErrExist }
-func (lookOnly) Remove(string) error            { return nil }
-func (lookOnly) SyncDir(string) error           { return nil }
-func (lookOnly) Create(string) (file, error)    { return nowhere{}, nil }
-func (lookOnly) OpenWrite(string) (file, error) { return nowhere{}, nil }
+func (lookOnly) MkdirAll(string) error              { return nil }
+func (lookOnly) Remove(string) error                { return nil }
+func (lookOnly) OpenDir(string) (wal.Dir, error)    { return nowhere{}, nil }
+func (lookOnly) Create(string) (wal.File, error)    { return nowhere{}, nil }
+func (lookOnly) OpenWrite(string) (wal.File, error) { return nowhere{}, nil }
 func (l lookOnly) List(dir string) ([]string, error) {
-	names, err := l.fileSystem.List(dir)
+	names, err := l.FS.List(dir)
 	return names, ignoreMissing(err)
 }
 
 // nowhere is an empty file that takes everything.
-type nowhere struct{}
+type nowhere struct{ wal.File }
 
-func (nowhere) ReadAt([]byte, int64) (int, error)      { return 0, io.EOF }
 func (nowhere) WriteAt(b []byte, _ int64) (int, error) { return len(b), nil }
 func (nowhere) Close() error                           { return nil }
-func (nowhere) Size() (int64, error)                   { return 0, nil }
 func (nowhere) Truncate(int64) error                   { return nil }
 func (nowhere) Sync() error                            { return nil }

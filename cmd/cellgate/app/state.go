@@ -10,10 +10,10 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
-	"cellgate/broker/journal"
 	"cellgate/broker/metric"
 	"cellgate/broker/session"
 	"cellgate/broker/statefile"
+	"cellgate/broker/wal"
 	"cellgate/cmd/cellgate/repair"
 	"cellgate/cmd/cellgate/runfile"
 	"cellgate/rules/sink"
@@ -25,7 +25,7 @@ const stateLock = 2 * time.Second
 
 // openState opens the one state file. Sessions, commands, checkpoints and cursors each have a bucket in it.
 func openState(dir string, onFatal func(error)) (*statefile.DB, error) {
-	if err := journal.MakeDir(dir); err != nil {
+	if err := (wal.OS{}).MkdirAll(dir); err != nil {
 		return nil, fmt.Errorf("data_dir: %w", err)
 	}
 	file := filepath.Join(dir, "state.db")

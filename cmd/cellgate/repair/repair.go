@@ -16,6 +16,7 @@ import (
 	"cellgate/auth"
 	"cellgate/broker/journal"
 	"cellgate/broker/statefile"
+	"cellgate/broker/wal"
 )
 
 // Options say where a gateway's data is.
@@ -119,7 +120,7 @@ func open(o *Options) (*data, error) {
 	d := &data{Options: o}
 	d.report = &Report{Dir: o.Dir, Backup: o.backup(), Findings: []Finding{}}
 	lock, err := journal.Lock(o.Journal)
-	if errors.Is(err, journal.ErrLocked) {
+	if errors.Is(err, wal.ErrLocked) {
 		return nil, fmt.Errorf("%s: %w", o.Dir, ErrInUse)
 	}
 	if err == nil { // else there is no journal, or it is none: examine tells

@@ -1,6 +1,6 @@
 //go:build unix && !linux
 
-package journal
+package wal
 
 func (f osFile) Preallocate(size int64) error { return writeZeros(f, size) }
 

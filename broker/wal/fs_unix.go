@@ -1,6 +1,6 @@
 //go:build unix
 
-package journal
+package wal
 
 import (
 	"errors"
@@ -12,8 +12,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-func (osFS) Lock(name string) (io.Closer, error) {
-	f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE, 0o640) //nolint:gosec // below the journal directory
+// Lock implements FS.
+func (o OS) Lock(name string) (io.Closer, error) {
+	f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE, o.Perm) //nolint:gosec // below a log's directory
 	if err != nil {
 		return nil, err
 	}
@@ -33,7 +34,8 @@ func (osFS) Lock(name string) (io.Closer, error) {
 	return nil, fmt.Errorf("lock %s: %w", name, err)
 }
 
-func (osFS) Free(dir string) (int64, error) {
+// Free implements FS.
+func (OS) Free(dir string) (int64, error) {
 	var st unix.Statfs_t
 	if err := unix.Statfs(dir, &st); err != nil {
 		return 0, fmt.Errorf("statfs %s: %w", dir, err)
@@ -42,7 +44,7 @@ func (osFS) Free(dir string) (int64, error) {
 	return int64(min(free, math.MaxInt64)), nil  //nolint:gosec // bounded
 }
 
-// isNoSpace tells a full disk from a broken one.
-func isNoSpace(err error) bool {
+// IsNoSpace tells a full disk from a broken one.
+func IsNoSpace(err error) bool {
 	return errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT)
 }

@@ -1,4 +1,4 @@
-package journal
+package wal
 
 import (
 	"errors"
@@ -8,9 +8,9 @@ import (
 	"syscall"
 )
 
-// FS is what the journal needs of a file system. Tests put file systems that fail or forget under it.
+// FS is what a log needs of a file system. Tests put waltest's under it, which fails or forgets.
 type FS interface {
-	// MkdirAll creates dir and what is missing above it, and syncs the directories that got an entry.
+	// MkdirAll creates dir and what is missing above it, and makes its entry durable.
 	MkdirAll(dir string) error
 	// List returns the names in dir, in any order.
 	List(dir string) ([]string, error)
@@ -20,14 +20,20 @@ type FS interface {
 	Open(name string) (File, error)
 	// OpenWrite opens an existing file for reading and writing.
 	OpenWrite(name string) (File, error)
+	// OpenDir opens a directory, to make creations, renames and removals in it durable.
+	OpenDir(dir string) (Dir, error)
 	Rename(from, to string) error
 	Remove(name string) error
-	// SyncDir makes creations, renames and removals in dir durable.
-	SyncDir(dir string) error
 	// Lock takes the lock file name for this process, or returns ErrLocked at once.
 	Lock(name string) (io.Closer, error)
 	// Free returns the bytes that can still be allocated on dir's file system.
 	Free(dir string) (int64, error)
+}
+
+// Dir is an open directory.
+type Dir interface {
+	io.Closer
+	Sync() error
 }
 
 // File is one open file.
@@ -39,13 +45,17 @@ type File interface {
 	Size() (int64, error)
 	// Preallocate gives the empty file the length size with all of its blocks allocated.
 	Preallocate(size int64) error
+	Truncate(size int64) error
 	// Sync makes contents and metadata durable.
 	Sync() error
 	// SyncData makes contents durable. The length does not change after Preallocate.
 	SyncData() error
+	// InPlace reports whether name leads to this file. It reports false only when that is certain: there is no such name,
+	// or it leads to another file.
+	InPlace(name string) bool
 }
 
-// ErrLocked is returned by Open when another process, or another Journal, has the directory open.
+// ErrLocked is returned when another process, or another Journal, has the directory open.
 var ErrLocked = errors.New("journal is open elsewhere")
 
 // IsExhausted tells that the process or the system has no descriptor left, which passes: nothing was begun.
@@ -53,30 +63,24 @@ func IsExhausted(err error) bool {
 	return errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE)
 }
 
-// osFS is the real thing.
-type osFS struct {
-	// dir is a directory that SyncDir has at hand: a roll to the next segment takes no descriptor that there may not be.
-	dir *os.File
+// OS is the file system of the operating system. New files get Perm.
+type OS struct{ Perm os.FileMode }
+
+// MkdirAll implements FS.
+func (f OS) MkdirAll(dir string) error {
+	return MakeDirWith(dir, func(dir string) error { return os.Mkdir(dir, 0o750) }, func(dir string) error { return SyncDir(f, dir) })
 }
 
-// holding returns a file system that has dir at hand, and the function that lets go of it.
-func (f osFS) holding(dir string) (FS, func() error, error) {
-	d, err := os.Open(dir) //nolint:gosec // the configured journal directory
+// SyncDir makes what has changed in dir durable.
+func SyncDir(fsys FS, dir string) error {
+	d, err := fsys.OpenDir(dir)
 	if err != nil {
-		return nil, nil, err
+		return err
 	}
-	f.dir = d
-	return f, d.Close, nil
+	return errors.Join(d.Sync(), d.Close())
 }
 
-func (osFS) MkdirAll(dir string) error { return MakeDir(dir) }
-
-// MakeDir makes dir and what is missing above it, durably.
-func MakeDir(dir string) error {
-	return MakeDirWith(dir, func(dir string) error { return os.Mkdir(dir, 0o750) }, osFS{}.SyncDir)
-}
-
-// MakeDirWith is MakeDir on another file system. mkdir makes one directory in one that is there and answers os.ErrExist or
+// MakeDirWith is MkdirAll of a file system. mkdir makes one directory in one that is there and answers os.ErrExist or
 // os.ErrNotExist where that fits; sync makes a directory's entries durable. The parent of a directory that is there is
 // synced, too: the start that made it may have been killed before it had. A parent that may not be read is not one in
 // which we make directories.
@@ -101,8 +105,9 @@ func MakeDirWith(dir string, mkdir, sync func(dir string) error) error {
 	return nil
 }
 
-func (osFS) List(dir string) ([]string, error) {
-	d, err := os.Open(dir) //nolint:gosec // the configured journal directory
+// List implements FS.
+func (OS) List(dir string) ([]string, error) {
+	d, err := os.Open(dir) //nolint:gosec // a log's directory
 	if err != nil {
 		return nil, err
 	}
@@ -110,43 +115,40 @@ func (osFS) List(dir string) ([]string, error) {
 	return d.Readdirnames(-1)
 }
 
-func (osFS) Create(name string) (File, error) {
-	return openOS(name, os.O_RDWR|os.O_CREATE|os.O_EXCL)
-}
+// Create implements FS.
+func (f OS) Create(name string) (File, error) { return f.open(name, os.O_RDWR|os.O_CREATE|os.O_EXCL) }
 
-func (osFS) Open(name string) (File, error) { return openOS(name, os.O_RDONLY) }
+// Open implements FS.
+func (f OS) Open(name string) (File, error) { return f.open(name, os.O_RDONLY) }
 
-func (osFS) OpenWrite(name string) (File, error) { return openOS(name, os.O_RDWR) }
+// OpenWrite implements FS.
+func (f OS) OpenWrite(name string) (File, error) { return f.open(name, os.O_RDWR) }
 
-func openOS(name string, flag int) (File, error) {
-	f, err := os.OpenFile(name, flag, 0o640) //nolint:gosec // below the journal directory; group may read for backups
+func (f OS) open(name string, flag int) (File, error) {
+	file, err := os.OpenFile(name, flag, f.Perm) //nolint:gosec // below a log's directory
 	if err != nil {
 		return nil, err
 	}
-	return osFile{f}, nil
+	return osFile{file}, nil
 }
 
-func (osFS) Rename(from, to string) error { return os.Rename(from, to) }
-
-func (osFS) Remove(name string) error { return os.Remove(name) }
-
-func (f osFS) SyncDir(dir string) error {
-	if f.dir != nil && f.dir.Name() == dir {
-		return f.dir.Sync()
-	}
-	d, err := os.Open(dir) //nolint:gosec // the configured journal directory
+// OpenDir implements FS.
+func (OS) OpenDir(dir string) (Dir, error) {
+	d, err := os.Open(dir) //nolint:gosec // a log's directory
 	if err != nil {
-		return err
+		return nil, err
 	}
-	return errors.Join(d.Sync(), d.Close())
+	return d, nil
 }
+
+// Rename implements FS.
+func (OS) Rename(from, to string) error { return os.Rename(from, to) }
+
+// Remove implements FS.
+func (OS) Remove(name string) error { return os.Remove(name) }
 
 type osFile struct{ *os.File }
 
-// placed is a file that can tell whether it is still what a name leads to.
-type placed interface{ InPlace(name string) bool }
-
-// InPlace reports false only when it is certain: there is no such name, or it leads to another file.
 func (f osFile) InPlace(name string) bool {
 	at, err := os.Stat(name)
 	if err != nil {

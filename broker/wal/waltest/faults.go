@@ -1,0 +1,57 @@
+package waltest
+
+import (
+	"fmt"
+	"strings"
+	"sync"
+)
+
+// Faults fails changes of an FS whose Before it is.
+type Faults struct {
+	From int // the first one to fail, counted from 1; 0 is none
+	Many int // how many fail
+	Err  error
+	// Only those of one kind are counted that have Where in their name, if Only is not empty.
+	Only  Op
+	Where string
+
+	mu   sync.Mutex
+	n    int
+	hits []string
+}
+
+// Before is for FS.Before.
+func (f *Faults) Before(o Op, name string) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.Only != "" && (o != f.Only || !strings.Contains(name, f.Where)) {
+		return nil
+	}
+	f.n++
+	if f.From > 0 && f.n >= f.From && f.n-f.From < f.Many {
+		f.hits = append(f.hits, fmt.Sprintf("%s %s", o, name))
+		return f.Err
+	}
+	return nil
+}
+
+// Fail has so many changes fail from now on.
+func (f *Faults) Fail(many int) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.From, f.Many = f.n+1, many
+}
+
+// Count is how many changes there were.
+func (f *Faults) Count() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.n
+}
+
+// Hits are the changes that failed: the operation and the name.
+func (f *Faults) Hits() []string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.hits
+}
