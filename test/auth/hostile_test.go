@@ -15,6 +15,7 @@ import (
 
 	"cellgate/test/forge"
 	"cellgate/test/harness"
+	"cellgate/test/mqtt"
 )
 
 // forgeOf forges with a gateway's own key.
@@ -69,7 +70,7 @@ func TestHostileTokens(t *testing.T) {
 		if len(token) <= maxPassword {
 			presented += presentToken(t, g, name, token)
 		}
-		code, err := live.publish(publish{topic: "v1/" + vinB + "/token", payload: token, qos: 1})
+		code, err := publish(live, mqtt.Publish{Topic: "v1/" + vinB + "/token", Payload: token, QoS: 1})
 		if len(token) < 200<<10 { // beyond limits.max_packet the connection ends
 			if err != nil || code != reasonNotAuthorized {
 				t.Errorf("%s as refresh: 0x%02x, %v", name, code, err)
@@ -82,7 +83,7 @@ func TestHostileTokens(t *testing.T) {
 	if len(tokens) < 60 || presented < 5*60 {
 		t.Fatalf("only %d tokens, presented %d times", len(tokens), presented)
 	}
-	if !live.alive() {
+	if !alive(live) {
 		t.Error("a refused refresh ended the connection")
 	}
 	for _, r := range records(t, g) {
@@ -103,12 +104,12 @@ func presentToken(t *testing.T, g *harness.Gateway, name, token string) (n int) 
 		{id: vinA, user: vinA, password: token, version: 5},
 		{id: vinA, password: token, version: 5, method: "CELL-JWT"},
 	} {
-		m, connack := tryOpen(t, g.MQTT, c)
+		m, ack := tryOpen(t, g.MQTT, c)
 		// A CONNECT over limits.max_connect_packet goes without an answer.
-		if connack == nil && len(token) < 16<<10-200 || connack != nil && connack[1] == 0 {
-			t.Errorf("%s on %d %s: CONNACK % x", name, c.version, c.method, connack)
+		if ack.Type == 0 && len(token) < 16<<10-200 || ack.Type != 0 && ack.Reason == 0 {
+			t.Errorf("%s on %d %s: %v", name, c.version, c.method, ack)
 		}
-		m.leave()
+		leave(m)
 		n++
 	}
 	if strings.ContainsAny(token, "\x00\n") || len(token) > 16<<10 {

@@ -14,6 +14,7 @@ import (
 	"cellgate/auth"
 	"cellgate/test/forge"
 	"cellgate/test/harness"
+	"cellgate/test/mqtt"
 )
 
 const partner = "https://partner.example"
@@ -61,10 +62,10 @@ func TestExternalIssuers(t *testing.T) {
 		return status
 	}
 	m := mustOpen(t, g.MQTT, connect{id: "analytics", password: byFile.Token(), version: 5})
-	if code := m.subscribe("v1/+/up/#"); code >= 0x80 {
+	if code := subscribe(m, "v1/+/up/#"); code >= 0x80 {
 		t.Errorf("a scope that is listed does not count: 0x%02x", code)
 	}
-	if code, _ := m.publish(publish{topic: "v1/" + vinA + "/cmd/c1/lock", qos: 1}); code != reasonNotAuthorized {
+	if code, _ := publish(m, mqtt.Publish{Topic: "v1/" + vinA + "/cmd/c1/lock", QoS: 1}); code != reasonNotAuthorized {
 		t.Errorf("a scope that is not listed counts: 0x%02x", code)
 	}
 	if got := status("/v1/vehicles", byFile.Token()); got != 403 {
@@ -80,7 +81,7 @@ func TestExternalIssuers(t *testing.T) {
 	}
 	// By URL, without any scope.
 	eventually(t, "the key set is fetched", func() bool { return status("/v1/status", byURL.Token()) == 200 })
-	if m := mustOpen(t, g.MQTT, connect{id: "analytics/url", password: byURL.Token(), version: 5}); m.subscribe("v1/+/up/#") < 0x80 {
+	if m := mustOpen(t, g.MQTT, connect{id: "analytics/url", password: byURL.Token(), version: 5}); subscribe(m, "v1/+/up/#") < 0x80 {
 		t.Error("an issuer without scopes grants one")
 	}
 	server.Close()
@@ -134,7 +135,7 @@ func TestCommandLine(t *testing.T) {
 	g.Cellgate("token", "revoke", "--config", g.Config, "--jti", shown.TokenID)
 	eventually(t, "the gateway refuses the token", func() bool {
 		m, code := open(t, g.MQTT, connect{id: vinA, password: token, version: 5})
-		m.leave()
+		leave(m)
 		return code == reasonBadCredentials
 	})
 	if out, err := inspect(token); err == nil || !strings.Contains(out, "revoked") {

@@ -11,6 +11,7 @@ import (
 
 	"cellgate/auth"
 	"cellgate/test/harness"
+	"cellgate/test/mqtt"
 )
 
 // TestIssuersAndRolesAreApart: a client of another issuer, or in another role, that has the name and the client
@@ -34,30 +35,30 @@ func TestIssuersAndRolesAreApart(t *testing.T) {
 
 	for name, token := range others {
 		live := mustOpen(t, g.MQTT, connect{id: "billing", password: own, version: 5, keep: true})
-		live.subscribe("v1/+/up/#")
-		if _, connack := tryOpen(t, g.MQTT, connect{id: "billing", password: token, version: 5, keep: true}); len(connack) < 2 || connack[0] != 0 || connack[1] != 0 {
-			t.Fatalf("%s: CONNACK % x, want a session of its own", name, connack)
+		subscribe(live, "v1/+/up/#")
+		if _, ack := tryOpen(t, g.MQTT, connect{id: "billing", password: token, version: 5, keep: true}); ack.Type == 0 || ack.Present != 0 || ack.Reason != 0 {
+			t.Fatalf("%s: %v, %d for the session, want a session of its own", name, ack, ack.Present)
 		}
-		car.mustPublish(publish{topic: "v1/" + vinA + "/up/live", qos: 1})
-		live.await("v1/" + vinA + "/up/live")
-		live.leave()
+		car.Publish(mqtt.Publish{Topic: "v1/" + vinA + "/up/live", QoS: 1})
+		live.AwaitTopic("v1/" + vinA + "/up/live")
+		leave(live)
 		for n := range 20 {
-			car.mustPublish(publish{topic: fmt.Sprintf("v1/%s/up/queued/%d", vinA, n), qos: 1})
+			car.Publish(mqtt.Publish{Topic: fmt.Sprintf("v1/%s/up/queued/%d", vinA, n), QoS: 1})
 		}
 		thief, _ := tryOpen(t, g.MQTT, connect{id: "billing", password: token, version: 5, keep: true})
-		back, connack := tryOpen(t, g.MQTT, connect{id: "billing", password: own, version: 5, keep: true})
-		if len(connack) < 2 || connack[0] != 1 {
-			t.Fatalf("%s took the session: CONNACK % x", name, connack)
+		back, ack := tryOpen(t, g.MQTT, connect{id: "billing", password: own, version: 5, keep: true})
+		if ack.Present != 1 {
+			t.Fatalf("%s took the session: %v", name, ack)
 		}
-		back.await("v1/" + vinA + "/up/queued/19")
-		if n := len(back.received()); n != 20 {
+		back.AwaitTopic("v1/" + vinA + "/up/queued/19")
+		if n := len(back.Received()); n != 20 {
 			t.Errorf("%s: %d of 20 queued messages", name, n)
 		}
-		if got := thief.received(); len(got) != 0 {
+		if got := thief.Received(); len(got) != 0 {
 			t.Errorf("%s was sent %+v", name, got)
 		}
-		back.leave()
-		thief.leave()
+		leave(back)
+		leave(thief)
 	}
 
 	revoke(t, g, operator, map[string]any{"sub": "billing", "role": "service"})
@@ -73,8 +74,8 @@ func TestIssuersAndRolesAreApart(t *testing.T) {
 	if _, code := open(t, g.MQTT, connect{id: "billing", password: theirs, version: 5}); code != reasonBadCredentials {
 		t.Errorf("another issuer's after its revocation: 0x%02x", code)
 	}
-	if _, connack := tryOpen(t, g.MQTT, connect{id: "billing", password: i.service("billing", auth.ScopeTelemetryRead), version: 5, keep: true}); len(connack) < 2 || connack[0] != 1 {
-		t.Errorf("the purge of another issuer's took the session: CONNACK % x", connack)
+	if _, ack := tryOpen(t, g.MQTT, connect{id: "billing", password: i.service("billing", auth.ScopeTelemetryRead), version: 5, keep: true}); ack.Present != 1 {
+		t.Errorf("the purge of another issuer's took the session: %v", ack)
 	}
 }
 

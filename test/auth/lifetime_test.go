@@ -7,6 +7,7 @@ import (
 
 	"cellgate/auth"
 	"cellgate/test/harness"
+	"cellgate/test/mqtt"
 )
 
 // short issues a token of a few seconds, which no configuration would.
@@ -24,11 +25,11 @@ func TestExpiry(t *testing.T) {
 		vin := map[byte]string{4: vinA, 5: vinB}[version]
 		token, id := i.short(vin, 4*time.Second)
 		m := mustOpen(t, g.MQTT, connect{id: vin, password: token, version: version})
-		m.subscribe("v1/" + vin + "/sys/#")
-		if notice := m.await("v1/" + vin + "/sys/token-expiring"); !strings.Contains(notice.payload, `"expires_at"`) {
-			t.Errorf("notice %s", notice.payload)
+		subscribe(m, "v1/"+vin+"/sys/#")
+		if notice := m.AwaitTopic("v1/" + vin + "/sys/token-expiring"); !strings.Contains(notice.Payload, `"expires_at"`) {
+			t.Errorf("notice %s", notice.Payload)
 		}
-		reason, why := m.ended()
+		reason, why := ended(m)
 		if version == 5 && (reason != reasonNotAuthorized || !strings.Contains(why, "expired")) {
 			t.Errorf("on 5: reason 0x%02x %q", reason, why)
 		}
@@ -48,15 +49,15 @@ func TestRefresh(t *testing.T) {
 	t.Parallel()
 	g := harness.StartGateway(t, harness.Options{NoRules: true})
 	i := issuerOf(t, g)
-	byPublish := func(m *client, vin, token string) (byte, error) {
-		return m.publish(publish{topic: "v1/" + vin + "/token", payload: token, qos: 1})
+	byPublish := func(m *mqtt.T, vin, token string) (byte, error) {
+		return publish(m, mqtt.Publish{Topic: "v1/" + vin + "/token", Payload: token, QoS: 1})
 	}
-	byAuth := func(m *client, _, token string) (byte, error) { return m.authenticate(token) }
+	byAuth := func(m *mqtt.T, _, token string) (byte, error) { return authenticate(m, token) }
 	for name, c := range map[string]struct {
 		vin     string
 		version byte
 		method  string
-		refresh func(m *client, vin, token string) (byte, error)
+		refresh func(m *mqtt.T, vin, token string) (byte, error)
 	}{
 		"AUTH":             {vinA, 5, "CELL-JWT", byAuth},
 		"PUBLISH on 5":     {vinB, 5, "", byPublish},
@@ -66,23 +67,23 @@ func TestRefresh(t *testing.T) {
 			t.Parallel()
 			token, id := i.short(c.vin, 3*time.Second)
 			m := mustOpen(t, g.MQTT, connect{id: c.vin, password: token, version: c.version, method: c.method})
-			m.t = t
+			m.TB = t
 			fresh, next := i.short(c.vin, 7*time.Second)
 			if code, err := c.refresh(m, c.vin, fresh); code != 0 || err != nil {
 				t.Fatalf("refresh: 0x%02x, %v", code, err)
 			}
 			awaitAudit(t, g, `"event":"refresh"`, next.TokenID, `"sub":"`+c.vin, `"from":"127.0.0.1:`)
 			<-time.After(time.Until(id.Expires.Add(1100 * time.Millisecond)))
-			m.mustPublish(publish{topic: "v1/" + c.vin + "/up/telemetry", qos: 1})
-			if reason, _ := m.ended(); c.version == 5 && reason != reasonNotAuthorized {
+			m.Publish(mqtt.Publish{Topic: "v1/" + c.vin + "/up/telemetry", QoS: 1})
+			if reason, _ := ended(m); c.version == 5 && reason != reasonNotAuthorized {
 				t.Errorf("at the new token's end: 0x%02x", reason)
 			}
 
 			m = mustOpen(t, g.MQTT, connect{id: c.vin, password: i.vehicle(c.vin), version: c.version, method: c.method})
-			m.t = t
+			m.TB = t
 			other, _ := i.short("LTEST00000000000X1", time.Hour)
 			_, _ = c.refresh(m, c.vin, other)
-			reason, why := m.ended()
+			reason, why := ended(m)
 			if c.version == 5 && (reason != reasonNotAuthorized || !strings.Contains(why, "somebody else")) {
 				t.Errorf("another's token: 0x%02x %q", reason, why)
 			}

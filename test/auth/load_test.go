@@ -13,6 +13,7 @@ import (
 	"cellgate/auth"
 	"cellgate/cmd/cellgate/fleet"
 	"cellgate/test/harness"
+	"cellgate/test/mqtt"
 )
 
 // fleetReport is what `cellgate fleet --json` ends with.
@@ -123,9 +124,9 @@ func TestEverythingAway(t *testing.T) {
 			c.id = vin
 			m := mustOpen(t, g.MQTT, c)
 			for n := range 20 {
-				m.mustPublish(publish{topic: "v1/" + vin + "/up/telemetry", payload: fmt.Sprintf(`{"seq":%d}`, n), qos: 1})
+				m.Publish(mqtt.Publish{Topic: "v1/" + vin + "/up/telemetry", Payload: fmt.Sprintf(`{"seq":%d}`, n), QoS: 1})
 			}
-			m.goodbye()
+			goodbye(m)
 		}
 		if r, err := drive(t, g, "--vehicles", "20", "--duration", "1s"); err != nil || r.ConnectRefused+r.Refused != 0 || r.Acknowledged != r.Published || r.Acknowledged == 0 {
 			t.Errorf("round %d: %+v, %v", round, r, err)

@@ -10,6 +10,7 @@ import (
 	"cellgate/auth"
 	"cellgate/broker/message"
 	"cellgate/test/harness"
+	"cellgate/test/mqtt"
 )
 
 // matrixRoles are roles of the configuration: one with templates and denials, and one that may nearly everything.
@@ -151,22 +152,23 @@ func TestMatrixPublish(t *testing.T) {
 func publishV5(t *testing.T, g *harness.Gateway, a actor) (n int) {
 	addr, c := a.connect(g, a.name, 5)
 	m := mustOpen(t, addr, c)
-	defer m.leave()
+	defer leave(m)
 	for _, r := range publishRows {
-		p := publish{topic: r.at(a), payload: a.letter + "|" + r.topic}
-		forms := []publish{{qos: 0}, {qos: 1}, {qos: 2}, {qos: 1, retain: true}, {qos: 1, alias: 3}, {qos: 2, alias: 3, topic: "-"}}
+		p := mqtt.Publish{Topic: r.at(a), Payload: a.letter + "|" + r.topic}
+		alias := [][]byte{mqtt.Number(mqtt.TopicAlias, 3)}
+		forms := []mqtt.Publish{{}, {QoS: 1}, {QoS: 2}, {QoS: 1, Retain: true}, {QoS: 1, Props: alias}, {QoS: 2, Props: alias}}
 		for _, form := range forms {
-			form.payload = p.payload
-			if form.topic = p.topic; form.alias == 3 && form.qos == 2 {
-				form.topic = "" // what the alias stands for since the form before
+			form.Payload = p.Payload
+			if form.Topic = p.Topic; form.Props != nil && form.QoS == 2 {
+				form.Topic = "" // what the alias stands for since the form before
 			}
-			code, err := m.publish(form)
+			code, err := publish(m, form)
 			n++
 			if err != nil {
-				t.Fatalf("%s on %s %+v: %v", a.name, p.topic, form, err)
+				t.Fatalf("%s on %s %+v: %v", a.name, p.Topic, form, err)
 			}
-			if form.qos > 0 && (code < 0x80) != r.allows(a) || code >= 0x80 && code != reasonNotAuthorized {
-				t.Errorf("%s on 5, %s, %+v: reason 0x%02x, allowed %v", a.name, p.topic, form, code, r.allows(a))
+			if form.QoS > 0 && (code < 0x80) != r.allows(a) || code >= 0x80 && code != reasonNotAuthorized {
+				t.Errorf("%s on 5, %s, %+v: reason 0x%02x, allowed %v", a.name, p.Topic, form, code, r.allows(a))
 			}
 		}
 	}
@@ -178,22 +180,22 @@ func publishV4(t *testing.T, g *harness.Gateway, a actor) (n int) {
 	addr, c := a.connect(g, a.name, 4)
 	m := mustOpen(t, addr, c)
 	for _, r := range publishRows {
-		for _, form := range []publish{{qos: 0}, {qos: 1}, {qos: 2}, {qos: 1, retain: true}} {
-			form.topic, form.payload = r.at(a), a.letter+"|"+r.topic
-			_, err := m.publish(form)
-			if form.qos == 0 && !m.alive() {
-				err = errClosed
+		for _, form := range []mqtt.Publish{{}, {QoS: 1}, {QoS: 2}, {QoS: 1, Retain: true}} {
+			form.Topic, form.Payload = r.at(a), a.letter+"|"+r.topic
+			_, err := publish(m, form)
+			if form.QoS == 0 {
+				err = m.Client.Ping()
 			}
 			n++
 			if (err == nil) != r.allows(a) {
-				t.Errorf("%s on 3.1.1, %s, %+v: %v, allowed %v", a.name, form.topic, form, err, r.allows(a))
+				t.Errorf("%s on 3.1.1, %s, %+v: %v, allowed %v", a.name, form.Topic, form, err, r.allows(a))
 			}
 			if err != nil {
 				m = mustOpen(t, addr, c)
 			}
 		}
 	}
-	m.leave()
+	leave(m)
 	return n
 }
 
@@ -216,7 +218,7 @@ func TestMatrixWill(t *testing.T) {
 					if code != want {
 						t.Errorf("%s on %d with a will on %s: CONNACK 0x%02x, want 0x%02x", a.name, version, r.at(a), code, want)
 					}
-					m.goodbye()
+					goodbye(m)
 					n++
 				}
 			}
@@ -225,9 +227,9 @@ func TestMatrixWill(t *testing.T) {
 	awaitAudit(t, g, `"event":"refuse"`, `"reason":"will"`, vinA)
 	// A granted will is sent where it belongs.
 	service := mustOpen(t, g.MQTT, connect{id: "svc-telemetry", password: i.service("svc-telemetry", auth.ScopeTelemetryRead), version: 5})
-	service.subscribe("v1/+/up/#")
-	mustOpen(t, g.MQTT, connect{id: vinA, password: i.vehicle(vinA), version: 5, will: "v1/" + vinA + "/up/gone"}).leave()
-	service.await("v1/" + vinA + "/up/gone")
+	subscribe(service, "v1/+/up/#")
+	leave(mustOpen(t, g.MQTT, connect{id: vinA, password: i.vehicle(vinA), version: 5, will: "v1/" + vinA + "/up/gone"}))
+	service.AwaitTopic("v1/" + vinA + "/up/gone")
 	t.Logf("%d wills", n)
 }
 
@@ -286,15 +288,15 @@ func TestMatrixSubscribe(t *testing.T) {
 	i := issuerOf(t, g)
 	all := actors(i)
 	other := mustOpen(t, g.MQTT, connect{id: vinB, password: i.vehicle(vinB), version: 5})
-	other.subscribe("v1/" + vinB + "/cmd/#")
-	clients, n := map[string]*client{vinB: other}, 0
+	subscribe(other, "v1/"+vinB+"/cmd/#")
+	clients, n := map[string]*mqtt.T{vinB: other}, 0
 	for _, a := range all {
 		for _, version := range []byte{4, 5} {
 			addr, c := a.connect(g, idOf(a, version), version)
 			m := mustOpen(t, addr, c)
 			n += subscribeAll(t, m, a)
 			if a.vehicle() && version == 4 {
-				m.leave()
+				leave(m)
 				continue // a vehicle has one connection: that of version 5 goes on
 			}
 			clients[idOf(a, version)] = m
@@ -303,13 +305,13 @@ func TestMatrixSubscribe(t *testing.T) {
 	lab := mustOpen(t, g.MQTT, connect{id: "lab-2", password: mustIssue(i, "lab-2", "lab"), version: 5})
 	sent := deliveryTopics()
 	for _, topic := range sent {
-		if code, err := lab.publish(publish{topic: topic, payload: "x", qos: 1, retain: true}); err != nil || code >= 0x80 {
+		if code, err := publish(lab, mqtt.Publish{Topic: topic, Payload: "x", QoS: 1, Retain: true}); err != nil || code >= 0x80 {
 			t.Fatalf("publish %s: 0x%02x, %v", topic, code, err)
 		}
 	}
 	sender := mustOpen(t, g.MQTT, connect{id: "svc-send/commands", password: i.service("svc-send", auth.ScopeCommandSend), version: 5})
-	sender.mustPublish(publish{topic: "v1/" + vinA + "/cmd/c7/lock", payload: "{}", qos: 1})
-	clients[vinA].await("v1/" + vinA + "/cmd/c7/lock")
+	sender.Publish(mqtt.Publish{Topic: "v1/" + vinA + "/cmd/c7/lock", Payload: "{}", QoS: 1})
+	clients[vinA].AwaitTopic("v1/" + vinA + "/cmd/c7/lock")
 	fence(t, lab, clients, all)
 	for _, a := range all { // late: retained messages
 		if a.vehicle() {
@@ -337,14 +339,14 @@ func idOf(a actor, version byte) string {
 	return fmt.Sprintf("%s/%d", a.name, version)
 }
 
-func subscribeAll(t *testing.T, m *client, a actor) (n int) {
+func subscribeAll(t *testing.T, m *mqtt.T, a actor) (n int) {
 	for _, r := range subscribeRows {
 		for _, share := range []string{"", "$share/g/", "$share/g/$share/h/"} {
 			allowed := r.allows(a) && (share == "" || share == "$share/g/" && !a.vehicle())
-			code := m.subscribe(share + r.at(a))
+			code := subscribe(m, share+r.at(a))
 			n++
 			if (code < 0x80) != allowed {
-				t.Errorf("%s on %d subscribes to %s: 0x%02x, allowed %v", a.name, m.version, share+r.at(a), code, allowed)
+				t.Errorf("%s on %d subscribes to %s: 0x%02x, allowed %v", a.name, m.Version, share+r.at(a), code, allowed)
 			}
 		}
 	}
@@ -363,23 +365,23 @@ func deliveryTopics() []string {
 
 // fence waits until everybody has what was published before: every client has a subscription that the last topics
 // match, and the gateway delivers in order.
-func fence(t *testing.T, lab *client, clients map[string]*client, all []actor) {
+func fence(t *testing.T, lab *mqtt.T, clients map[string]*mqtt.T, all []actor) {
 	t.Helper()
 	for _, topic := range []string{"v1/" + vinB + "/up/fence", "v1/" + vinB + "/res/fence/succeeded", "bench/all/fence"} {
-		if code, err := lab.publish(publish{topic: topic, payload: "x", qos: 1}); err != nil || code >= 0x80 {
+		if code, err := publish(lab, mqtt.Publish{Topic: topic, Payload: "x", QoS: 1}); err != nil || code >= 0x80 {
 			t.Fatalf("publish %s: 0x%02x, %v", topic, code, err)
 		}
 	}
 	for id, m := range clients {
 		switch letterOf(id, all) {
 		case "T", "A", "O", "L":
-			m.await("v1/" + vinB + "/up/fence")
+			m.AwaitTopic("v1/" + vinB + "/up/fence")
 		case "R":
-			m.await("v1/" + vinB + "/res/fence")
+			m.AwaitTopic("v1/" + vinB + "/res/fence")
 		case "B":
-			m.await("bench/all/fence")
+			m.AwaitTopic("bench/all/fence")
 		}
-		if !m.alive() {
+		if !alive(m) {
 			t.Errorf("%s has lost its connection", id)
 		}
 	}
@@ -414,24 +416,24 @@ func mayReceive(letter, name, topic string) bool {
 	return false
 }
 
-func checkDelivered(t *testing.T, clients map[string]*client, all []actor) {
+func checkDelivered(t *testing.T, clients map[string]*mqtt.T, all []actor) {
 	t.Helper()
 	for id, m := range clients {
 		letter := letterOf(id, all)
 		name, _, _ := strings.Cut(id, "/")
-		got := m.received()
+		got := m.Received()
 		for _, d := range got {
-			if !mayReceive(letter, name, d.topic) {
+			if !mayReceive(letter, name, d.Topic) {
 				t.Errorf("crossing: %s was sent %+v", id, d)
 			}
 		}
 		for _, topic := range deliveryTopics() {
-			missing := !slices.ContainsFunc(got, func(d delivery) bool { return d.topic == topic })
+			missing := !slices.ContainsFunc(got, func(p mqtt.Packet) bool { return p.Topic == topic })
 			if missing && !strings.EqualFold(letter, "V") && mayReceive(letter, name, topic) {
 				t.Errorf("%s was not sent %s: the test proves less than it seems to", id, topic)
 			}
 		}
-		if strings.HasSuffix(id, "/late") && strings.Contains("TRAOBL", letter) && !slices.ContainsFunc(got, func(d delivery) bool { return d.retain }) {
+		if strings.HasSuffix(id, "/late") && strings.Contains("TRAOBL", letter) && !slices.ContainsFunc(got, mqtt.Packet.Retain) {
 			t.Errorf("%s was sent nothing retained", id)
 		}
 	}

@@ -11,6 +11,7 @@ import (
 
 	"cellgate/auth"
 	"cellgate/test/harness"
+	"cellgate/test/mqtt"
 )
 
 // cell starts two gateways of one cell: one Redis, and the keys of the first in both.
@@ -54,17 +55,17 @@ func revoke(t *testing.T, g *harness.Gateway, operator string, body map[string]a
 
 // endedWithin checks that a connection ends as a revoked one does, within a second of the answer to the
 // revocation.
-func endedWithin(t *testing.T, m *client, since time.Time) {
+func endedWithin(t *testing.T, m *mqtt.T, since time.Time) {
 	t.Helper()
-	reason, why := m.ended()
+	reason, why := ended(m)
 	took := time.Since(since)
-	if m.version == 5 && (reason != reasonNotAuthorized || !strings.Contains(why, "revoked")) {
+	if m.Version == 5 && (reason != reasonNotAuthorized || !strings.Contains(why, "revoked")) {
 		t.Errorf("reason 0x%02x %q", reason, why)
 	}
 	if took > time.Second {
 		t.Errorf("a revoked vehicle was connected for %v", took)
 	}
-	t.Logf("%s was off after %v", m.conn.LocalAddr(), took)
+	t.Logf("%s was off after %v", m.Conn.LocalAddr(), took)
 }
 
 // TestRevocation: by jti, by sub and by issue time, over HTTP and by the command line, on the live connections of
@@ -74,12 +75,12 @@ func TestRevocation(t *testing.T) {
 	first, second, i := cell(t)
 	operator := i.operator()
 	vin := func(n int) string { return fmt.Sprintf("LTEST%012d", n) }
-	on := func(g *harness.Gateway, n int, version byte, token string) *client {
+	on := func(g *harness.Gateway, n int, version byte, token string) *mqtt.T {
 		return mustOpen(t, g.MQTT, connect{id: vin(n), password: token, version: version})
 	}
 	refused := func(g *harness.Gateway, n int, token string) bool {
 		m, code := open(t, g.MQTT, connect{id: vin(n), password: token, version: 5})
-		m.leave()
+		leave(m)
 		return code != 0
 	}
 
@@ -106,7 +107,7 @@ func TestRevocation(t *testing.T) {
 	begin := time.Now()
 	first.Cellgate("token", "revoke", "--config", first.Config, "--sub", vin(2), "--reason", "stolen")
 	endedWithin(t, here, time.Now())
-	if reason, _ := there.ended(); reason != reasonNotAuthorized {
+	if reason, _ := ended(there); reason != reasonNotAuthorized {
 		t.Errorf("on the second gateway: 0x%02x", reason)
 	}
 	t.Logf("the second gateway's connection was off %v after the command line began", time.Since(begin))
@@ -123,10 +124,10 @@ func TestRevocation(t *testing.T) {
 	}
 	<-time.After(time.Until(time.Now().Truncate(time.Second).Add(time.Second))) // times are whole seconds
 	revoke(t, second, operator, map[string]any{"issued_before": time.Now().UTC().Format(time.RFC3339)})
-	if reason, _ := m.ended(); reason != reasonNotAuthorized {
+	if reason, _ := ended(m); reason != reasonNotAuthorized {
 		t.Errorf("issued before: 0x%02x", reason)
 	}
-	unharmed.ended()
+	ended(unharmed)
 	if !refused(first, 3, old) || !refused(second, 3, old) {
 		t.Error("a token issued before the time is accepted")
 	}
@@ -166,8 +167,8 @@ func TestRevocationPurges(t *testing.T) {
 	for _, purge := range []bool{false, true} {
 		vin := map[bool]string{false: vinA, true: vinB}[purge]
 		m := mustOpen(t, g.MQTT, connect{id: vin, password: i.vehicle(vin), version: 5, keep: true})
-		m.subscribe("v1/" + vin + "/cmd/#")
-		m.leave()
+		subscribe(m, "v1/"+vin+"/cmd/#")
+		leave(m)
 		awaitOffline(t, g, operator, vin)
 		if status, answer, err := g.Do("POST", "/v1/vehicles/"+vin+"/commands", operator, map[string]any{"name": "unlock", "payload": 1}); err != nil || status != 202 {
 			t.Fatalf("command: %d %s, %v", status, answer, err)
@@ -180,24 +181,24 @@ func TestRevocationPurges(t *testing.T) {
 		if purge {
 			eventually(t, "the session is gone", func() bool { return !present() })
 		}
-		again, connack := tryOpen(t, g.MQTT, connect{id: vin, password: i.vehicle(vin), version: 5, keep: true})
-		if len(connack) < 2 || connack[1] != 0 || (connack[0] == 1) == purge {
-			t.Errorf("purge %v: CONNACK % x", purge, connack)
+		again, ack := tryOpen(t, g.MQTT, connect{id: vin, password: i.vehicle(vin), version: 5, keep: true})
+		if ack.Type == 0 || ack.Reason != 0 || (ack.Present == 1) == purge {
+			t.Errorf("purge %v: %v, %d for the session", purge, ack, ack.Present)
 		}
 		if !purge {
-			again.await("v1/" + vin + "/cmd/") // it waited: the test can fail
+			again.AwaitTopic("v1/" + vin + "/cmd/") // it waited: the test can fail
 			continue
 		}
 		eventually(t, "the command is cancelled", func() bool {
 			_, body, err := g.Get("/v1/commands?state=cancelled", operator)
 			return err == nil && strings.Contains(string(body), vin)
 		})
-		again.subscribe("v1/" + vin + "/cmd/#")
+		subscribe(again, "v1/"+vin+"/cmd/#")
 		if status, answer, err := g.Do("POST", "/v1/vehicles/"+vin+"/commands", operator, map[string]any{"name": "fence", "payload": 1}); err != nil || status != 202 {
 			t.Fatalf("command: %d %s, %v", status, answer, err)
 		}
-		again.await("v1/" + vin + "/cmd/")
-		if got := again.received(); len(got) != 1 || !strings.HasSuffix(got[0].topic, "/fence") {
+		again.AwaitTopic("v1/" + vin + "/cmd/")
+		if got := again.Received(); len(got) != 1 || !strings.HasSuffix(got[0].Topic, "/fence") {
 			t.Errorf("after a purge it was sent %+v", got)
 		}
 	}

@@ -9,6 +9,7 @@ import (
 
 	"cellgate/auth"
 	"cellgate/test/harness"
+	"cellgate/test/mqtt"
 )
 
 // TestMatrixClientID enumerates role × client identifier × version: who may connect as whom.
@@ -38,7 +39,7 @@ func TestMatrixClientID(t *testing.T) {
 				if (code == 0) != r.allows(a) {
 					t.Errorf("%s on %d as %q: 0x%02x, allowed %v", a.name, version, r.at(a), code, r.allows(a))
 				}
-				m.leave()
+				leave(m)
 				n++
 			}
 		}
@@ -70,40 +71,40 @@ func TestMatrixResumedSession(t *testing.T) {
 		for _, version := range []byte{4, 5} {
 			id := fmt.Sprintf("svc/%s/%d", name, version)
 			first := mustOpen(t, g.MQTT, connect{id: id, password: wide, version: version, keep: true})
-			if code := first.subscribe("v1/+/up/#"); code >= 0x80 {
+			if code := subscribe(first, "v1/+/up/#"); code >= 0x80 {
 				t.Fatalf("%s: subscribe 0x%02x", name, code)
 			}
-			first.leave()
-			car.mustPublish(publish{topic: up, payload: "queued", qos: 1})
-			m, connack := tryOpen(t, g.MQTT, connect{id: id, password: token, version: version, keep: true})
+			leave(first)
+			car.Publish(mqtt.Publish{Topic: up, Payload: "queued", QoS: 1})
+			m, ack := tryOpen(t, g.MQTT, connect{id: id, password: token, version: version, keep: true})
 			present := byte(1) // for who has the same role
 			if token == operator || name == "role-of-the-configuration" {
 				present = 0
 			}
-			if len(connack) < 2 || connack[0] != present || connack[1] != 0 {
-				t.Fatalf("%s on %d: CONNACK % x, want %d for the session", name, version, connack, present)
+			if ack.Type == 0 || ack.Present != present || ack.Reason != 0 {
+				t.Fatalf("%s on %d: %v, %d for the session, want %d", name, version, ack, ack.Present, present)
 			}
-			car.mustPublish(publish{topic: up, payload: "live", qos: 1})
+			car.Publish(mqtt.Publish{Topic: up, Payload: "live", QoS: 1})
 			fence := res
 			if name == "role-of-the-configuration" {
 				fence = "bench/svc/fence"
-				m.subscribe("bench/svc/#")
-				m.mustPublish(publish{topic: fence, qos: 1})
+				subscribe(m, "bench/svc/#")
+				m.Publish(mqtt.Publish{Topic: fence, QoS: 1})
 			} else {
-				m.subscribe("v1/+/res/#")
-				car.mustPublish(publish{topic: res, payload: "fence", qos: 1})
+				subscribe(m, "v1/+/res/#")
+				car.Publish(mqtt.Publish{Topic: res, Payload: "fence", QoS: 1})
 			}
-			m.await(fence)
+			m.AwaitTopic(fence)
 			var payloads []string
-			for _, d := range m.received() {
-				if d.topic == up {
-					payloads = append(payloads, d.payload)
+			for _, d := range m.Received() {
+				if d.Topic == up {
+					payloads = append(payloads, d.Payload)
 				}
 			}
 			if want := map[bool]int{true: 2}[name == "control"]; len(payloads) != want {
 				t.Errorf("%s on %d was sent %v from foreign topics, want %d", name, version, payloads, want)
 			}
-			m.leave()
+			leave(m)
 		}
 	}
 }
@@ -117,23 +118,23 @@ func TestMatrixNarrowedInSession(t *testing.T) {
 	car := mustOpen(t, g.MQTT, connect{id: vinB, password: i.vehicle(vinB), version: 5})
 	up, res := "v1/"+vinB+"/up/telemetry", "v1/"+vinB+"/res/c1/succeeded"
 	m := mustOpen(t, g.MQTT, connect{id: "svc", password: i.service("svc", auth.ScopeTelemetryRead, auth.ScopeCommandRead), version: 5, method: "CELL-JWT"})
-	m.subscribe("v1/+/up/#")
-	m.subscribe("v1/+/res/#")
-	car.mustPublish(publish{topic: up, qos: 1})
-	m.await(up)
-	if code, err := m.authenticate(i.service("svc", auth.ScopeCommandRead)); code != 0 || err != nil {
+	subscribe(m, "v1/+/up/#")
+	subscribe(m, "v1/+/res/#")
+	car.Publish(mqtt.Publish{Topic: up, QoS: 1})
+	m.AwaitTopic(up)
+	if code, err := authenticate(m, i.service("svc", auth.ScopeCommandRead)); code != 0 || err != nil {
 		t.Fatalf("AUTH: 0x%02x, %v", code, err)
 	}
-	before := len(m.received())
-	car.mustPublish(publish{topic: up, payload: "crossing", qos: 1})
-	car.mustPublish(publish{topic: res, qos: 1})
-	m.await(res)
-	if got := m.received()[before:]; len(got) != 1 {
+	before := len(m.Received())
+	car.Publish(mqtt.Publish{Topic: up, Payload: "crossing", QoS: 1})
+	car.Publish(mqtt.Publish{Topic: res, QoS: 1})
+	m.AwaitTopic(res)
+	if got := m.Received()[before:]; len(got) != 1 {
 		t.Errorf("crossing: after the refresh it was sent %+v", got)
 	}
 
 	lab := mustOpen(t, g.MQTT, connect{id: "lab-1", password: mustIssue(i, "lab-1", "lab"), version: 5})
-	lab.subscribe("#")
+	subscribe(lab, "#")
 	text, err := os.ReadFile(g.Config)
 	if err != nil {
 		t.Fatal(err)
@@ -147,11 +148,11 @@ func TestMatrixNarrowedInSession(t *testing.T) {
 	}
 	g.Signal(syscall.SIGHUP)
 	eventually(t, "reload", func() bool { return strings.Contains(logs(t, g), `"msg":"reloaded"`) })
-	car.mustPublish(publish{topic: up, payload: "crossing", qos: 1})
-	car.mustPublish(publish{topic: res, qos: 1})
-	lab.await(res)
-	for _, d := range lab.received() {
-		if d.topic == up {
+	car.Publish(mqtt.Publish{Topic: up, Payload: "crossing", QoS: 1})
+	car.Publish(mqtt.Publish{Topic: res, QoS: 1})
+	lab.AwaitTopic(res)
+	for _, d := range lab.Received() {
+		if d.Topic == up {
 			t.Errorf("crossing: after the reload the role was sent %+v", d)
 		}
 	}

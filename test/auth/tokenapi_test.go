@@ -16,6 +16,7 @@ import (
 
 	"cellgate/auth"
 	"cellgate/test/harness"
+	"cellgate/test/mqtt"
 )
 
 // answer is what a call of token_api gave.
@@ -179,9 +180,9 @@ func bound(t *testing.T, g *harness.Gateway, ca *harness.Authority, cert tls.Cer
 			t.Errorf("bound token with %s: 0x%02x, want 0x%02x", name, code, c.want)
 		}
 		if code == 0 {
-			m.mustPublish(publish{topic: "v1/" + vinA + "/up/telemetry", qos: 1})
+			m.Publish(mqtt.Publish{Topic: "v1/" + vinA + "/up/telemetry", QoS: 1})
 		}
-		m.leave()
+		leave(m)
 	}
 }
 

@@ -1,9 +1,7 @@
 package hostile
 
 import (
-	"bytes"
 	"crypto/tls"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -13,6 +11,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"cellgate/test/mqtt"
 )
 
 // attack runs every attack at once.
@@ -137,7 +137,7 @@ func (a *attack) neverReads(i int) {
 	id := fmt.Sprintf("STALLED%d", i)
 	frames := slices.Repeat(publishFrame(1, 1, "v1/"+id+"/up/x", "x"), 100)
 	if i < greedySubscribers {
-		frames = packet(0x82, append([]byte{0, 1}, bytes.Repeat(append(text("x"), 0), 30_000)...))
+		frames = mqtt.Subscribe(mqtt.V4, 1, nil, slices.Repeat([]mqtt.Subscription{mqtt.Filter("x", 0)}, 30_000)...)
 	}
 	for !stopped(a.stop) {
 		c, err := net.DialTimeout("tcp", a.lab, time.Second)
@@ -148,7 +148,7 @@ func (a *attack) neverReads(i int) {
 			_ = tcp.SetReadBuffer(4096)
 		}
 		a.note("never reads", 1, i+1)
-		_, _ = c.Write(connectFrame(id, ""))
+		_, _ = c.Write(login(id, "").Encode())
 		for rest := frames; !stopped(a.stop); {
 			_ = c.SetWriteDeadline(time.Now().Add(500 * time.Millisecond))
 			n, err := c.Write(rest)
@@ -181,18 +181,18 @@ func hostileFloods() map[string]func(a *attack, n int) {
 	behind := func(frames ...[]byte) func(*attack, int) {
 		return func(a *attack, n int) {
 			id := fmt.Sprintf("EVIL%d", n%100)
-			say(a.lab, slices.Concat(connectFrame(id, ""), slices.Concat(frames...)))
+			say(a.lab, slices.Concat(login(id, "").Encode(), slices.Concat(frames...)))
 		}
 	}
 	first := func(frames ...[]byte) func(*attack, int) {
 		return func(a *attack, _ int) { say(a.mqtt, slices.Concat(frames...)) }
 	}
 	return map[string]func(a *attack, n int){
-		"frames before CONNECT":        first(publishFrame(1, 1, "v1/X/up/x", "early"), connectFrame("X", "")),
+		"frames before CONNECT":        first(publishFrame(1, 1, "v1/X/up/x", "early"), login("X", "").Encode()),
 		"frames before CONNACK":        behind(publishFrame(1, 1, "v1/OTHER/up/x", "early"), subscribeFrame(2, "#")),
 		"frames behind DISCONNECT":     behind([]byte{0xE0, 0}, publishFrame(1, 1, "v1/EVIL/up/x", "late")),
-		"second CONNECT":               behind(connectFrame("again", "")),
-		"larger than the maximum":      behind(packet(0x30, make([]byte, 300<<10))),
+		"second CONNECT":               behind(login("again", "").Encode()),
+		"larger than the maximum":      behind(mqtt.Frame(0x30, make([]byte, 300<<10))),
 		"a large length alone":         behind([]byte{0x32, 0xff, 0xff, 0x3f}),
 		"SUBSCRIBE flood":              behind(slices.Repeat(subscribeFrame(1, "v1/+/cmd/#"), 500)),
 		"wildcards on others' topics":  behind(subscribeFrame(1, "#"), subscribeFrame(2, "v1/+/up/#"), subscribeFrame(3, "+/+/token")),
@@ -200,9 +200,9 @@ func hostileFloods() map[string]func(a *attack, n int) {
 		"PUBREL flood":                 behind(slices.Repeat([]byte{0x62, 2, 0, 1}, 2000)),
 		"connect flood":                func(a *attack, _ int) { knock(a.mqtt) },
 		"TLS handshakes given up":      func(a *attack, _ int) { giveUp(a.tls) },
-		"takeovers of one client":      func(a *attack, _ int) { say(a.lab, connectFrame("TAKEN", "")) },
+		"takeovers of one client":      func(a *attack, _ int) { say(a.lab, login("TAKEN", "").Encode()) },
 		"random bytes":                 func(a *attack, _ int) { say(a.mqtt, randomBytes()) },
-		"CONNECT with a foreign token": func(a *attack, _ int) { say(a.mqtt, connectFrame("LTESTGKD0XA000000", "e30.e30.x")) },
+		"CONNECT with a foreign token": func(a *attack, _ int) { say(a.mqtt, login("LTESTGKD0XA000000", "e30.e30.x").Encode()) },
 	}
 }
 
@@ -242,36 +242,19 @@ func randomBytes() []byte {
 	return b
 }
 
-// connectFrame is a CONNECT of 3.1.1 with a clean session; a token makes the identifier the user name.
-func connectFrame(id, token string) []byte {
-	flags := byte(2)
+// login is a CONNECT of 3.1.1; a token makes the identifier the user name.
+func login(id, token string) mqtt.Connect {
+	o := mqtt.Connect{ID: id, Password: token, Keepalive: 60}
 	if token != "" {
-		flags |= 0xC0
+		o.User = id
 	}
-	body := append(text("MQTT"), 4, flags, 0, 60)
-	body = append(body, text(id)...)
-	if token != "" {
-		body = append(append(body, text(id)...), text(token)...)
-	}
-	return packet(0x10, body)
+	return o
 }
 
 func publishFrame(qos byte, id uint16, topic, payload string) []byte {
-	body := text(topic)
-	if qos > 0 {
-		body = binary.BigEndian.AppendUint16(body, id)
-	}
-	return packet(0x30|qos<<1, append(body, payload...))
+	return mqtt.Publish{Topic: topic, Payload: payload, QoS: qos, ID: id}.Encode(mqtt.V4)
 }
 
 func subscribeFrame(id uint16, filter string) []byte {
-	return packet(0x82, append(append(binary.BigEndian.AppendUint16(nil, id), text(filter)...), 1))
-}
-
-func text(s string) []byte {
-	return append(binary.BigEndian.AppendUint16(nil, uint16(len(s))), s...) //nolint:gosec // short
-}
-
-func packet(first byte, body []byte) []byte {
-	return append(binary.AppendUvarint([]byte{first}, uint64(len(body))), body...)
+	return mqtt.Subscribe(mqtt.V4, id, nil, mqtt.Filter(filter, 1))
 }

@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"net"
 	"net/http"
 	"os"
 	"strings"
@@ -13,6 +11,7 @@ import (
 	"time"
 
 	"cellgate/test/harness"
+	"cellgate/test/mqtt"
 )
 
 // TestBareSockets holds sockets without a byte at every kind of listener, more than the gateway may have descriptors, while the
@@ -64,23 +63,19 @@ func rollSegments(stop <-chan struct{}, lab string) (segments int) {
 	acked := 0
 	payload := strings.Repeat("x", 200<<10)
 	for !stopped(stop) {
-		c, err := net.DialTimeout("tcp", lab, time.Second)
+		c, err := mqtt.Open(lab, login("ROLLER", ""), nil)
 		if err != nil {
 			continue
 		}
-		_, _ = c.Write(connectFrame("ROLLER", ""))
-		for id := uint16(1); !stopped(stop); id = id%1000 + 1 {
-			_ = c.SetDeadline(time.Now().Add(5 * time.Second))
-			if _, err := c.Write(publishFrame(1, id, "v1/ROLLER/up/bulk", payload)); err != nil {
-				break
-			}
-			if _, err := io.ReadFull(c, make([]byte, 4)); err != nil {
+		c.Patience = 5 * time.Second
+		for !stopped(stop) {
+			if _, err := c.Publish(mqtt.Publish{Topic: "v1/ROLLER/up/bulk", Payload: payload, QoS: 1}); err != nil {
 				break
 			}
 			acked++
 			time.Sleep(50 * time.Millisecond)
 		}
-		_ = c.Close()
+		_ = c.Conn.Close()
 	}
 	return acked / 5
 }

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"cellgate/test/harness"
+	"cellgate/test/mqtt"
 )
 
 // classesWithoutTopics is how many listed classes have no topic.
@@ -63,13 +64,13 @@ func attackers() (a struct {
 func publish(ctx context.Context, c *cell, vin string, message func(n int) (class, payload string)) {
 	n := 0
 	for ctx.Err() == nil {
-		s, err := openRaw(ctx, c.Lab, connectFrame(vin, ""))
+		s, err := mqtt.Open(c.Lab, login(vin, ""), nil)
 		if err != nil {
 			continue
 		}
 		go func() {
 			for {
-				if _, _, err := s.frame(); err != nil {
+				if _, _, err := s.ReadFrame(); err != nil {
 					return
 				}
 			}
@@ -78,11 +79,10 @@ func publish(ctx context.Context, c *cell, vin string, message func(n int) (clas
 		for ; err == nil && ctx.Err() == nil; n++ {
 			<-tick.C
 			class, payload := message(n)
-			_ = s.SetDeadline(time.Now().Add(20 * time.Second))
-			_, err = s.Write(publishFrame(1, uint16(1+n%60_000), "v1/"+vin+"/up/"+class, payload)) //nolint:gosec // small
+			err = s.Send(publishFrame(1, uint16(1+n%60_000), "v1/"+vin+"/up/"+class, payload)) //nolint:gosec // small
 		}
 		tick.Stop()
-		hangUp(s.Conn)
+		s.Drop()
 	}
 }
 

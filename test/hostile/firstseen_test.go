@@ -77,7 +77,7 @@ func firstSeen(ctx context.Context, t *testing.T, c *cell, vins int) {
 				return
 			}
 			defer func() { _ = conn.Close() }()
-			_, _ = conn.Write(connectFrame(fmt.Sprintf("SEEN%d", i), ""))
+			_, _ = conn.Write(login(fmt.Sprintf("SEEN%d", i), "").Encode())
 			go func() { _, _ = io.Copy(io.Discard, conn) }() // PUBACKs
 			ticker := time.NewTicker(tick)
 			defer ticker.Stop()

@@ -2,10 +2,8 @@ package hostile
 
 import (
 	"crypto/tls"
-	"encoding/binary"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"slices"
 	"sync"
@@ -13,6 +11,7 @@ import (
 	"time"
 
 	"cellgate/test/harness"
+	"cellgate/test/mqtt"
 )
 
 // honestFleet are vehicles that connect over TLS with their tokens, publish, wait for every PUBACK, and connect anew
@@ -75,14 +74,14 @@ const (
 func (f *honestFleet) vehicle(i int, vin, token string, connected func()) {
 	once := sync.OnceFunc(connected)
 	defer once()
-	for stays := uint16(1 + i%honestStays); !stopped(f.stop); stays = honestStays { //nolint:gosec // small; so they do not connect all at once
+	for stays := 1 + i%honestStays; !stopped(f.stop); stays = honestStays { // so they do not connect all at once
 		c := f.connect(i, vin, token)
 		once()
 		if c == nil {
 			return
 		}
 		err := f.work(c, vin, stays)
-		_ = c.Close()
+		_ = c.Conn.Close()
 		if err != nil {
 			f.fail(fmt.Errorf("%s: %w", vin, err))
 			return
@@ -91,11 +90,11 @@ func (f *honestFleet) vehicle(i int, vin, token string, connected func()) {
 }
 
 // connect tries until it is in, as a vehicle does, and notes how long that took. nil when it never was.
-func (f *honestFleet) connect(i int, vin, token string) net.Conn {
+func (f *honestFleet) connect(i int, vin, token string) *mqtt.Client {
 	begin := time.Now()
 	var err error
 	for tries := 0; time.Since(begin) < 30*time.Second; tries++ {
-		var c net.Conn
+		var c *mqtt.Client
 		if c, err = f.try(i, vin, token); err == nil {
 			f.mu.Lock()
 			f.connects = append(f.connects, time.Since(begin))
@@ -109,42 +108,28 @@ func (f *honestFleet) connect(i int, vin, token string) net.Conn {
 	return nil
 }
 
-func (f *honestFleet) try(i int, vin, token string) (net.Conn, error) {
+func (f *honestFleet) try(i int, vin, token string) (*mqtt.Client, error) {
 	d := net.Dialer{Timeout: 10 * time.Second, LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 1, byte(1+i%250))}}
 	raw, err := d.Dial("tcp", f.addr)
 	if err != nil {
 		return nil, err
 	}
-	c := tls.Client(raw, f.config)
-	_ = c.SetDeadline(time.Now().Add(10 * time.Second))
-	connack := make([]byte, 4)
-	if _, err = c.Write(connectFrame(vin, token)); err == nil {
-		_, err = io.ReadFull(c, connack)
-	}
-	if err == nil && connack[3] != 0 {
-		err = fmt.Errorf("CONNACK %d", connack[3])
-	}
-	if err != nil {
+	c := mqtt.New(tls.Client(raw, f.config), mqtt.V4)
+	c.Patience = 10 * time.Second
+	if err := c.Enter(login(vin, token)); err != nil {
 		return nil, errors.Join(err, raw.Close())
 	}
+	c.Patience = honestWaits
 	return c, nil
 }
 
 // work publishes for one connection's time; every message is acknowledged before the next.
-func (f *honestFleet) work(c net.Conn, vin string, stays uint16) error {
-	for id := uint16(1); id <= stays && !stopped(f.stop); id++ {
+func (f *honestFleet) work(c *mqtt.Client, vin string, stays int) error {
+	for n := 0; n < stays && !stopped(f.stop); n++ {
 		seq, begin := f.send(), time.Now()
-		_ = c.SetDeadline(begin.Add(honestWaits))
 		payload := fmt.Sprintf(`{"soc":71,"seq":%d,"ts":%d}`, seq, begin.UnixNano())
-		if _, err := c.Write(publishFrame(1, id, "v1/"+vin+"/up/telemetry", payload)); err != nil {
+		if _, err := c.Publish(mqtt.Publish{Topic: "v1/" + vin + "/up/telemetry", Payload: payload, QoS: 1}); err != nil {
 			return err
-		}
-		puback := make([]byte, 4)
-		if _, err := io.ReadFull(c, puback); err != nil {
-			return fmt.Errorf("PUBACK %d: %w", id, err)
-		}
-		if puback[0] != 0x40 || binary.BigEndian.Uint16(puback[2:]) != id {
-			return fmt.Errorf("% x for PUBLISH %d", puback, id)
 		}
 		f.ack(vin, seq, time.Since(begin))
 		select {

@@ -1,15 +1,14 @@
 package hostile
 
 import (
-	"bytes"
 	"context"
 	"fmt"
-	"io"
-	"net"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"cellgate/test/mqtt"
 )
 
 // TestSessionsLeftBehind has one service open as many sessions as it can, subscribe each to all telemetry, and leave them
@@ -28,7 +27,7 @@ func TestSessionsLeftBehind(t *testing.T) {
 			go publishWithoutEnd(ctx, c, "EVIL1", "v1/EVIL1/up/x")
 			go publishWithoutEnd(ctx, c, "EVIL2", "v1/EVIL2/up/x")
 			for i := 0; i < sessions && ctx.Err() == nil; i++ {
-				if leaveSession(ctx, t, c, fmt.Sprintf("billing/%d", i), token) {
+				if leaveSession(t, c, fmt.Sprintf("billing/%d", i), token) {
 					left.Add(1)
 				}
 				tried.Add(1)
@@ -58,87 +57,34 @@ func TestSessionsLeftBehind(t *testing.T) {
 }
 
 // leaveSession opens a session that outlives its connection, subscribes, and goes away. False: it was refused.
-func leaveSession(ctx context.Context, t *testing.T, c *cell, id, token string) bool {
+func leaveSession(t *testing.T, c *cell, id, token string) bool {
 	t.Helper()
-	s, err := openRaw(ctx, c.MQTT, keptConnectFrame(id, token))
+	o := login(id, token)
+	o.Keep = true
+	s, err := mqtt.Open(c.MQTT, o, nil)
 	if err != nil {
 		return false
 	}
-	defer hangUp(s.Conn)
-	_, _ = s.Write(subscribeFrame(1, "v1/+/up/#"))
-	if first, _, err := s.frame(); err != nil || first>>4 != 9 {
-		t.Errorf("no SUBACK but %#x, %v", first, err)
+	defer s.Drop()
+	if _, err := s.Subscribe(nil, mqtt.Filter("v1/+/up/#", 1)); err != nil {
+		t.Error(err)
 		return false
 	}
-	_, _ = s.Write([]byte{0xE0, 0})
+	_ = s.Send(mqtt.Disconnect())
 	return true
 }
 
 // publishWithoutEnd has a vehicle publish a kilobyte as often as the gateway lets it.
 func publishWithoutEnd(ctx context.Context, c *cell, vin, topic string) {
 	for ctx.Err() == nil {
-		s, err := openRaw(ctx, c.Lab, connectFrame(vin, ""))
+		s, err := mqtt.Open(c.Lab, login(vin, ""), nil)
 		if err != nil {
 			continue
 		}
+		s.Patience = 5 * time.Second
 		for f := publishFrame(0, 0, topic, strings.Repeat("x", 1024)); err == nil && ctx.Err() == nil; {
-			_ = s.SetDeadline(time.Now().Add(5 * time.Second))
-			_, err = s.Write(f)
+			err = s.Send(f)
 		}
-		hangUp(s.Conn)
+		s.Drop()
 	}
-}
-
-// raw is a connection on which frames are written and read as they are.
-type raw struct{ net.Conn }
-
-// openRaw connects and awaits CONNACK 0.
-func openRaw(ctx context.Context, addr string, connect []byte) (raw, error) {
-	var d net.Dialer
-	c, err := d.DialContext(ctx, "tcp", addr)
-	if err != nil {
-		return raw{}, err
-	}
-	s := raw{c}
-	_ = c.SetDeadline(time.Now().Add(20 * time.Second))
-	if _, err = c.Write(connect); err == nil {
-		var first byte
-		var body []byte
-		if first, body, err = s.frame(); err == nil && (first != 0x20 || body[1] != 0) {
-			err = fmt.Errorf("CONNECT is answered %#x % x", first, body)
-		}
-	}
-	if err != nil {
-		hangUp(c)
-	}
-	return s, err
-}
-
-// frame reads one.
-func (s raw) frame() (first byte, body []byte, err error) {
-	var head [1]byte
-	if _, err := io.ReadFull(s, head[:]); err != nil {
-		return 0, nil, err
-	}
-	first, length := head[0], 0
-	for shift := 0; ; shift += 7 {
-		if _, err := io.ReadFull(s, head[:]); err != nil {
-			return 0, nil, err
-		}
-		length |= int(head[0]&0x7f) << shift
-		if head[0] < 0x80 {
-			break
-		}
-	}
-	body = make([]byte, length)
-	_, err = io.ReadFull(s, body)
-	return first, body, err
-}
-
-// keptConnectFrame is connectFrame for a session that outlives its connection.
-func keptConnectFrame(id, token string) []byte {
-	f := connectFrame(id, token)
-	at := bytes.Index(f, text("MQTT")) + len(text("MQTT")) + 1
-	f[at] &^= 2
-	return f
 }

@@ -1,14 +1,14 @@
 package hostile
 
 import (
-	"bytes"
 	"context"
-	"encoding/binary"
 	"fmt"
 	"strings"
 	"sync"
 	"testing"
 	"time"
+
+	"cellgate/test/mqtt"
 )
 
 // TestExpensiveTopics has clients do what makes the topic index work: deep filters and topics, many filters in a packet,
@@ -46,47 +46,42 @@ func TestExpensiveTopics(t *testing.T) {
 
 // retainAll has a vehicle retain as many messages as it may.
 func retainAll(ctx context.Context, c *cell, vin string) {
-	s, err := openRaw(ctx, c.Lab, connectFrame(vin, ""))
+	s, err := mqtt.Open(c.Lab, login(vin, ""), nil)
 	if err != nil {
 		return
 	}
-	defer hangUp(s.Conn)
+	defer s.Drop()
 	for n := 0; n < 100 && err == nil && ctx.Err() == nil; n++ {
-		f := publishFrame(1, 1, fmt.Sprintf("v1/%s/up/r/%d", vin, n), "x")
-		f[0] |= 1
-		if _, err = s.Write(f); err == nil {
-			_, _, err = s.frame()
-		}
+		_, err = s.Publish(mqtt.Publish{Topic: fmt.Sprintf("v1/%s/up/r/%d", vin, n), Payload: "x", QoS: 1, Retain: true})
 	}
 }
 
 // subscribeAgain subscribes to a filter, or to so many that begin like it, in one packet, and reads nothing but the
 // SUBACKs.
 func subscribeAgain(ctx context.Context, c *cell, id, token, filter string, many ...int) {
-	body := []byte{0, 1}
+	var filters []mqtt.Subscription
 	if len(many) == 0 {
-		body = append(append(body, text(filter)...), 1)
+		filters = append(filters, mqtt.Filter(filter, 1))
 	}
 	for _, n := range many {
 		for i := range n {
-			body = append(append(body, text(fmt.Sprint(filter, i))...), 1)
+			filters = append(filters, mqtt.Filter(fmt.Sprint(filter, i), 1))
 		}
 	}
-	packet := packet(0x82, body)
+	packet := mqtt.Subscribe(mqtt.V4, 1, nil, filters...)
 	for ctx.Err() == nil {
-		s, err := openRaw(ctx, c.MQTT, connectFrame(id, token))
+		s, err := mqtt.Open(c.MQTT, login(id, token), nil)
+		if err != nil {
+			continue
+		}
+		s.Patience = 5 * time.Second
 		for err == nil && ctx.Err() == nil {
-			_ = s.SetDeadline(time.Now().Add(5 * time.Second))
-			if _, err = s.Write(packet); err != nil {
-				break
-			}
-			for first := byte(0); err == nil && first != 0x90; {
-				first, _, err = s.frame()
+			err = s.Send(packet)
+			for first := byte(0); err == nil && first != mqtt.SUBACK<<4; {
+				first, _, err = s.ReadFrame()
 			}
 		}
-		if s.Conn != nil {
-			hangUp(s.Conn)
-		}
+		s.Drop()
 	}
 }
 
@@ -107,20 +102,20 @@ func startSubscriber(ctx context.Context, t *testing.T, c *cell) *subscriber {
 	ctx, cancel := context.WithCancel(ctx)
 	o := &subscriber{stop: cancel, done: make(chan struct{}), took: newLatencies()}
 	token := c.Cellgate("token", "issue", "--config", c.Config, "--service", "honest", "--scope", "telemetry:read")
-	service, err := openRaw(ctx, c.MQTT, connectFrame("honest", token))
+	service, err := mqtt.Open(c.MQTT, login("honest", token), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	vehicle, err := openRaw(ctx, c.Lab, connectFrame("HONEST", ""))
+	vehicle, err := mqtt.Open(c.Lab, login("HONEST", ""), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	go func() {
 		defer close(o.done)
-		defer hangUp(service.Conn)
-		defer hangUp(vehicle.Conn)
-		for id := uint16(1); ctx.Err() == nil && o.failed == nil; id = id%60_000 + 1 {
-			o.failed = o.round(service, vehicle, id)
+		defer service.Drop()
+		defer vehicle.Drop()
+		for n := 0; ctx.Err() == nil && o.failed == nil; n++ {
+			o.failed = o.round(service, vehicle, fmt.Sprintf("v1/HONEST/up/%d/", n%60_000))
 			time.Sleep(20 * time.Millisecond) // the pace of the service
 		}
 	}()
@@ -129,45 +124,23 @@ func startSubscriber(ctx context.Context, t *testing.T, c *cell) *subscriber {
 	return o
 }
 
-func (o *subscriber) round(service, vehicle raw, id uint16) error {
+// round subscribes to all below root, is sent a message, and unsubscribes.
+func (o *subscriber) round(service, vehicle *mqtt.Client, root string) error {
 	begin := time.Now()
-	for _, c := range []raw{service, vehicle} {
-		_ = c.SetDeadline(begin.Add(30 * time.Second))
+	if codes, err := service.Subscribe(nil, mqtt.Filter(root+"#", 1)); err != nil || codes[0] != 1 {
+		return fmt.Errorf("SUBACK % x: %w", codes, err)
 	}
-	filter := subscribeFrame(id, fmt.Sprintf("v1/HONEST/up/%d/#", id))
-	if _, err := service.Write(filter); err != nil {
+	if _, err := vehicle.Publish(mqtt.Publish{Topic: root + "x", Payload: "x", QoS: 1}); err != nil {
 		return err
 	}
-	if first, body, err := service.frame(); err != nil || first != 0x90 || body[2] != 1 {
-		return fmt.Errorf("SUBACK %#x % x: %w", first, body, err)
-	}
-	if _, err := vehicle.Write(publishFrame(1, id, fmt.Sprintf("v1/HONEST/up/%d/x", id), "x")); err != nil {
+	if _, err := service.Next(); err != nil {
 		return err
-	}
-	if first, _, err := vehicle.frame(); err != nil || first != 0x40 {
-		return fmt.Errorf("PUBACK %#x: %w", first, err)
-	}
-	first, body, err := service.frame()
-	if err != nil || first>>4 != 3 {
-		return fmt.Errorf("PUBLISH %#x % x: %w", first, body, err)
 	}
 	o.mu.Lock()
 	o.took.add(time.Since(begin))
 	o.mu.Unlock()
-	at := 2 + int(binary.BigEndian.Uint16(body))
-	if _, err := service.Write(append([]byte{0x40, 2}, body[at:at+2]...)); err != nil {
-		return err
-	}
-	unsubscribe := bytes.Clone(filter[:len(filter)-1])
-	unsubscribe[0] = 0xA2
-	unsubscribe[1]--
-	if _, err := service.Write(unsubscribe); err != nil {
-		return err
-	}
-	if first, _, err := service.frame(); err != nil || first != 0xB0 {
-		return fmt.Errorf("UNSUBACK %#x: %w", first, err)
-	}
-	return nil
+	_, err := service.Unsubscribe(root + "#")
+	return err
 }
 
 func (o *subscriber) takeFigures() *latencies {

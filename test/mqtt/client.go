@@ -9,7 +9,6 @@ import (
 	"io"
 	"net"
 	"slices"
-	"strings"
 	"time"
 )
 
@@ -23,17 +22,16 @@ type Client struct {
 	ID       string        // of the last Connect
 	Ack      Packet        // the CONNACK that answered it
 	Patience time.Duration // for each packet that is read or written
-	Got      []Packet      // by Next, with their topics where there was only an alias
 
-	in      *bufio.Reader
-	last    uint16            // packet identifier used
-	later   []Packet          // read while something else was awaited
-	aliases map[uint32]string // the gateway's
+	in    *bufio.Reader
+	last  uint16   // packet identifier used
+	later []Packet // read while something else was awaited
+	bye   Packet   // the gateway's DISCONNECT
 }
 
 // New makes a client of a connection.
 func New(conn net.Conn, version byte) *Client {
-	return &Client{Conn: conn, Version: version, Patience: Patience, in: bufio.NewReader(conn), aliases: map[uint32]string{}}
+	return &Client{Conn: conn, Version: version, Patience: Patience, in: bufio.NewReader(conn)}
 }
 
 // Dial opens a connection without sending anything of MQTT; config may be nil, for plain TCP.
@@ -51,6 +49,28 @@ func Dial(addr string, version byte, config *tls.Config) (*Client, error) {
 		return nil, err
 	}
 	return New(conn, version), nil
+}
+
+// Open dials and connects; a CONNECT that is refused is an error.
+func Open(addr string, o Connect, config *tls.Config) (*Client, error) {
+	c, err := Dial(addr, cmp.Or(o.Version, V4), config)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.Enter(o); err != nil {
+		c.Drop()
+		return nil, err
+	}
+	return c, nil
+}
+
+// Enter is Connect for a CONNECT that has to be accepted.
+func (c *Client) Enter(o Connect) error {
+	ack, err := c.Connect(o)
+	if err == nil && ack.Reason != 0 {
+		err = fmt.Errorf("connect %q on %d: %v", o.ID, c.Version, ack)
+	}
+	return err
 }
 
 // Send writes frames as they are.
@@ -99,6 +119,9 @@ func (c *Client) Read() (Packet, error) {
 	}
 	p, err := decode(first, body, c.Version)
 	p.Size = size
+	if p.Type == DISCONNECT {
+		c.bye = p
+	}
 	if err != nil {
 		err = fmt.Errorf("the gateway sent a bad packet (%02X %X): %w", first, body, err)
 	}
@@ -213,28 +236,7 @@ func (c *Client) Next() (Packet, error) {
 	if err != nil {
 		return p, err
 	}
-	named := p
-	if alias, there := p.Prop(TopicAlias); there && p.Topic == "" {
-		named.Topic = c.aliases[alias.Num]
-	} else if there {
-		c.aliases[alias.Num] = p.Topic
-	}
-	c.Got = append(c.Got, named)
 	return p, c.Acknowledge(p)
-}
-
-// AwaitTopic takes messages until there is one, now or of before, whose topic begins with prefix.
-func (c *Client) AwaitTopic(prefix string) (Packet, error) {
-	for seen := 0; ; seen++ {
-		if seen == len(c.Got) {
-			if _, err := c.Next(); err != nil {
-				return Packet{}, fmt.Errorf("waiting for a message on %s…: %w", prefix, err)
-			}
-		}
-		if p := c.Got[seen]; strings.HasPrefix(p.Topic, prefix) {
-			return p, nil
-		}
-	}
 }
 
 // Ping sends a PINGREQ and awaits the PINGRESP; what comes before it is kept.
@@ -246,18 +248,19 @@ func (c *Client) Ping() error {
 	return err
 }
 
-// ReadToEnd reads until the gateway closes, and gives its DISCONNECT, whatever the version; the zero Packet is none.
+// ReadToEnd reads until the gateway closes, and gives its DISCONNECT, whatever the version, also when it has been read before;
+// the zero Packet is none.
 func (c *Client) ReadToEnd() (bye Packet, err error) {
 	for {
 		first, body, ended := c.ReadFrame()
 		if isTimeout(ended) {
-			return bye, errors.New("the gateway did not close the connection")
+			return c.bye, errors.New("the gateway did not close the connection")
 		}
 		if ended != nil {
-			return bye, err
+			return c.bye, err
 		}
 		if first == DISCONNECT<<4 {
-			bye, err = decode(first, body, V5)
+			c.bye, err = decode(first, body, V5)
 		}
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"slices"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -16,12 +17,16 @@ import (
 type T struct {
 	*Client
 	TB testing.TB
+
+	// Got are the messages that were read, with their topics where there was only an alias.
+	Got     []Packet
+	aliases map[uint32]string // the gateway's
 }
 
 // Over makes a client of a connection.
 func Over(t testing.TB, version byte, conn net.Conn) *T {
 	t.Cleanup(func() { _ = conn.Close() })
-	return &T{New(conn, version), t}
+	return &T{Client: New(conn, version), TB: t}
 }
 
 // DialT opens a connection without sending anything of MQTT; config may be nil, for plain TCP.
@@ -32,7 +37,7 @@ func DialT(t testing.TB, addr string, version byte, config *tls.Config) *T {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = c.Conn.Close() })
-	return &T{c, t}
+	return &T{Client: c, TB: t}
 }
 
 // fatal ends the test with an error.
@@ -46,11 +51,8 @@ func (c *T) fatal(err error) {
 // Open sends a CONNECT that has to be accepted.
 func (c *T) Open(o Connect) Packet {
 	c.TB.Helper()
-	ack, err := c.Connect(o)
-	if err != nil || ack.Reason != 0 {
-		c.TB.Fatalf("connect %q on %d: %v, %v", o.ID, c.Version, ack, err)
-	}
-	return ack
+	c.fatal(c.Enter(o))
+	return c.Ack
 }
 
 // Send writes frames as they are.
@@ -197,9 +199,24 @@ func (c *T) AwaitAny(typ byte, id uint16) Packet {
 // AwaitTopic takes messages until there is one, now or of before, whose topic begins with prefix.
 func (c *T) AwaitTopic(prefix string) Packet {
 	c.TB.Helper()
-	p, err := c.Client.AwaitTopic(prefix)
-	c.fatal(err)
-	return p
+	for seen := 0; ; seen++ {
+		if seen == len(c.Got) {
+			c.Message()
+		}
+		if p := c.Got[seen]; strings.HasPrefix(p.Topic, prefix) {
+			return p
+		}
+	}
+}
+
+// Received are all messages that came before the answer to a PINGREQ, and before.
+func (c *T) Received() []Packet {
+	c.TB.Helper()
+	c.Ping()
+	for len(c.later) > 0 {
+		c.Message()
+	}
+	return c.Got
 }
 
 // Message gives the next packet, which must be a PUBLISH, and acknowledges it to the end.
@@ -207,6 +224,16 @@ func (c *T) Message() Packet {
 	c.TB.Helper()
 	p, err := c.Next()
 	c.fatal(err)
+	named := p
+	if alias, there := p.Prop(TopicAlias); there && p.Topic == "" {
+		named.Topic = c.aliases[alias.Num]
+	} else if there {
+		if c.aliases == nil {
+			c.aliases = map[uint32]string{}
+		}
+		c.aliases[alias.Num] = p.Topic
+	}
+	c.Got = append(c.Got, named)
 	return p
 }
 
