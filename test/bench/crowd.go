@@ -7,6 +7,8 @@ import (
 	"net"
 	"sync"
 	"time"
+
+	"cellgate/test/mqtt"
 )
 
 // Crowd is clients that connect, some at a time, and stay.
@@ -45,19 +47,11 @@ func (c Crowd) Connect(ctx context.Context) (conns []net.Conn, took time.Duratio
 	return conns, took, nil
 }
 
-// hangUp resets the connections: closed in order, each would hold its port for a minute.
+// hangUp resets the connections.
 func hangUp(conns []net.Conn) {
 	for _, c := range conns {
-		if c == nil {
-			continue
+		if c != nil {
+			mqtt.HangUp(c)
 		}
-		under := c
-		if t, ok := c.(*tls.Conn); ok {
-			under = t.NetConn()
-		}
-		if t, ok := under.(*net.TCPConn); ok {
-			_ = t.SetLinger(0)
-		}
-		_ = under.Close()
 	}
 }

@@ -7,11 +7,12 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"cellgate/test/mqtt"
 )
 
 // Load is a closed-loop QoS 1 load: every connection keeps Inflight PUBLISH unacknowledged.
@@ -78,60 +79,24 @@ func (l Load) connect(ctx context.Context, id string) (net.Conn, error) {
 	if l.TLS != nil {
 		c = tls.Client(c, l.TLS)
 	}
-	password := ""
+	o := mqtt.Connect{ID: id, Keepalive: 600}
 	if l.Password != nil {
-		password = l.Password(id)
+		o.Password = l.Password(id)
 	}
-	if err := handshake(c, id, password); err != nil {
+	if o.Password != "" {
+		o.User = id
+	}
+	if err := mqtt.New(c, mqtt.V4).Enter(o); err != nil {
 		_ = c.Close()
-		return nil, fmt.Errorf("connect %s: %w", id, err)
+		return nil, err
 	}
-	return c, nil
-}
-
-func handshake(c net.Conn, id, password string) error {
-	_ = c.SetDeadline(time.Now().Add(30 * time.Second))
-	if _, err := c.Write(connectFrame(id, password)); err != nil {
-		return err
-	}
-	var ack [4]byte
-	if _, err := io.ReadFull(c, ack[:]); err != nil {
-		return err
-	}
-	if ack[0] != 0x20 || ack[3] != 0 {
-		return fmt.Errorf("CONNACK % x", ack)
-	}
-	return c.SetDeadline(time.Time{})
-}
-
-func connectFrame(id, password string) []byte {
-	flags := byte(0x02) // clean session
-	if password != "" {
-		flags |= 0xC0 // user name and password
-	}
-	body := append([]byte{0, 4, 'M', 'Q', 'T', 'T', 4, flags}, 0x02, 0x58) // keep-alive 600 s
-	body = appendField(body, id)
-	if password != "" {
-		body = appendField(appendField(body, id), password)
-	}
-	return frame(0x10, body)
-}
-
-func appendField(b []byte, s string) []byte {
-	return append(binary.BigEndian.AppendUint16(b, uint16(len(s))), s...)
-}
-
-func frame(kind byte, body []byte) []byte {
-	return append(binary.AppendUvarint([]byte{kind}, uint64(len(body))), body...)
+	return c, c.SetDeadline(time.Time{})
 }
 
 // publishFrame is a QoS 1 PUBLISH; the returned offset is where its packet identifier stands.
 func publishFrame(topic string, payload []byte) (b []byte, id int) {
-	body := appendField(nil, topic)
-	at := len(body)
-	body = append(body, 0, 0)
-	b = frame(0x32, append(body, payload...))
-	return b, len(b) - len(payload) - len(body) + at
+	b = mqtt.Publish{Topic: topic, Payload: string(payload), QoS: 1}.Encode(mqtt.V4)
+	return b, len(b) - len(payload) - 2
 }
 
 // pump keeps the window full until end and then waits for what is still unacknowledged.

@@ -1,12 +1,8 @@
 package crash
 
 import (
-	"bufio"
-	"encoding/binary"
 	"errors"
 	"fmt"
-	"io"
-	"net"
 	"regexp"
 	"strconv"
 	"syscall"
@@ -14,6 +10,7 @@ import (
 	"time"
 
 	"cellgate/test/harness"
+	"cellgate/test/mqtt"
 )
 
 // firstPuback is what a vehicle waits at most after a kill: from the start of the process to the first PUBACK.
@@ -104,47 +101,14 @@ func untilPuback(addr string, began time.Time) (time.Duration, error) {
 	}
 }
 
-// publishOnce connects over MQTT 3.1.1, publishes once with QoS 1 and waits for the PUBACK.
+// publishOnce connects, publishes once with QoS 1 and waits for the PUBACK.
 func publishOnce(addr string) error {
-	c, err := net.DialTimeout("tcp", addr, time.Second)
+	const vin = "LTESTSTART0000001"
+	c, err := mqtt.Open(addr, mqtt.Connect{ID: vin, Keepalive: 60}, nil)
 	if err != nil {
 		return err
 	}
-	defer func() { _ = c.Close() }()
-	if err := c.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
-		return err
-	}
-	const vin = "LTESTSTART0000001"
-	connect := append([]byte{0x10, 12 + byte(len(vin)), 0, 4, 'M', 'Q', 'T', 'T', 4, 2, 0, 60}, text(vin)...)
-	if _, err := c.Write(connect); err != nil {
-		return err
-	}
-	r := bufio.NewReader(c)
-	if err := expect(r, 0x20, 2, 0, 0); err != nil {
-		return fmt.Errorf("CONNACK: %w", err)
-	}
-	body := append(text("v1/"+vin+"/up/event"), 0, 1)
-	body = append(body, `{"soc": 50}`...)
-	if _, err := c.Write(append([]byte{0x32, byte(len(body))}, body...)); err != nil {
-		return err
-	}
-	if err := expect(r, 0x40, 2, 0, 1); err != nil {
-		return fmt.Errorf("PUBACK: %w", err)
-	}
-	return nil
-}
-
-func text(s string) []byte {
-	return append(binary.BigEndian.AppendUint16(nil, uint16(len(s))), s...) //nolint:gosec // short
-}
-
-func expect(r io.Reader, want ...byte) error {
-	got := make([]byte, len(want))
-	if _, err := io.ReadFull(r, got); err != nil {
-		return err
-	}
-	if string(got) != string(want) {
-		return fmt.Errorf("got % x, want % x", got, want)
-	}
-	return nil
+	defer c.Drop()
+	_, err = c.Publish(mqtt.Publish{Topic: "v1/" + vin + "/up/event", Payload: `{"soc": 50}`, QoS: 1})
+	return err
 }

@@ -119,13 +119,9 @@ func alive(c net.Conn) bool {
 
 // hangUp leaves no TIME_WAIT behind: there are not ports enough for that.
 func hangUp(c net.Conn) {
-	if c == nil {
-		return
+	if c != nil {
+		mqtt.HangUp(c)
 	}
-	if tcp, ok := c.(*net.TCPConn); ok {
-		_ = tcp.SetLinger(0)
-	}
-	_ = c.Close()
 }
 
 // greedySubscribers ask for as much as they may, and read none of it.

@@ -277,9 +277,11 @@ func (c *Client) Silence(d time.Duration) error {
 	return nil
 }
 
-// Drop ends the connection as a broken network does, and leaves nothing behind in the kernel.
-func (c *Client) Drop() {
-	conn := c.Conn
+// Drop is HangUp for a client.
+func (c *Client) Drop() { HangUp(c.Conn) }
+
+// HangUp ends a connection, also one over TLS, as a broken network does: one that is closed in order holds its port for a minute.
+func HangUp(conn net.Conn) {
 	if over, ok := conn.(*tls.Conn); ok {
 		conn = over.NetConn()
 	}
