@@ -87,28 +87,25 @@ type asked struct {
 }
 
 // askOperators asks both APIs, each time on a new connection, until ctx ends.
+//
+// Each question is put up to three times: on a machine that is slow, a connection that has not said anything yet may be the
+// oldest idle one, and make room for another.
 func askOperators(ctx context.Context, c *cell) (a asked) {
 	client := http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{DisableKeepAlives: true, TLSClientConfig: c.ClientTLS()}}
 	for ctx.Err() == nil {
 		for _, url := range []string{"http://" + c.HTTP + "/v1/status", "https://" + c.TokenAPI + "/.well-known/jwks.json"} {
-			req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
-			if err != nil {
-				a.bad = append(a.bad, err)
-				return a
+			err := ask(ctx, &client, url, c.operator)
+			for range 2 {
+				if err != nil {
+					err = ask(ctx, &client, url, c.operator)
+				}
 			}
-			req.Header.Set("Authorization", "Bearer "+c.operator)
-			resp, err := client.Do(req)
 			switch {
 			case ctx.Err() != nil:
 			case err != nil:
 				a.bad = append(a.bad, err)
-			case resp.StatusCode != http.StatusOK:
-				a.bad = append(a.bad, fmt.Errorf("%s: %s", url, resp.Status))
 			default:
 				a.good++
-			}
-			if err == nil {
-				_ = resp.Body.Close()
 			}
 		}
 		select {
@@ -117,4 +114,21 @@ func askOperators(ctx context.Context, c *cell) (a asked) {
 		}
 	}
 	return a
+}
+
+func ask(ctx context.Context, client *http.Client, url, token string) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return err
+	}
+	req.Header.Set("Authorization", "Bearer "+token)
+	resp, err := client.Do(req)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = resp.Body.Close() }()
+	if resp.StatusCode != http.StatusOK {
+		return fmt.Errorf("%s: %s", url, resp.Status)
+	}
+	return nil
 }

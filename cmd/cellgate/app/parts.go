@@ -350,7 +350,7 @@ func (a *App) background(name string, fn func(context.Context)) {
 		defer close(done)
 		fn(ctx)
 	}()
-	a.life.onStop(name, stopShort, func(limit context.Context) error {
+	a.life.onStop(name, stopDisk, func(limit context.Context) error { // some of them write a last time
 		cancel()
 		select {
 		case <-done:
