@@ -16,4 +16,8 @@ const (
 	MaxOpenCommands = 1_000_000
 	// CommandStartGrace is how long after the start no command expires, so that results that the journal has are told first.
 	CommandStartGrace = 2 * time.Second
+	// KafkaBatchRecords bounds a batch to Kafka beside kafka.batch_bytes.
+	KafkaBatchRecords = 4096
+	// SyncCommitInterval is how much of the outbox topics is sent to the centre again after a crash.
+	SyncCommitInterval = time.Second
 )

@@ -16,7 +16,6 @@ const (
 	maxOutstanding = 4096
 	maxBytes       = 4 << 20
 	fetchWait      = 500 * time.Millisecond
-	commitInterval = time.Second
 	// settleGrace is how long a partition that is taken away waits for acknowledgements that are still
 	// under way, so that the next member need not send them again.
 	settleGrace = 3 * time.Second
@@ -261,7 +260,7 @@ func (d *delivery) Produced(_ *kafkaclient.Record, err error) {
 // bury sends the record to the error topic of the cell's Kafka.
 func (d *delivery) bury(reason string) {
 	d.buried = true
-	d.record.Topic = d.f.s.o.ErrorTopic
+	d.record.Topic = ErrorTopic
 	d.record.Headers = kafkaclient.AppendHeader(d.record.Headers, "error", reason)
 	d.record.HeaderCount++
 	d.f.s.cell.Produce(&d.record)

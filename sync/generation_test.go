@@ -59,13 +59,7 @@ func (p *pair) nextGeneration(count *atomic.Int64) {
 }
 
 // longSession keeps a member that waits for settleGrace in its group, as the defaults do.
-func longSession(o *Options) {
-	tune := o.Tune
-	o.Tune = func(c *kafkaclient.ConsumerOptions) {
-		tune(c)
-		c.SessionTimeout = 10 * time.Second
-	}
-}
+func longSession(o *Options) { o.Cell.SessionTimeout = 10 * time.Second }
 
 // lagging is the lag of all lanes; negative while it is not known.
 func (s *Syncer) lagging() (n int64) {
@@ -225,7 +219,7 @@ func TestStopDoesNotWaitForASilentCell(t *testing.T) {
 		}
 	}()
 	s := p.start(func(o *Options) {
-		o.Cell.Config = kafkaclient.Config{Brokers: []string{l.Addr().String()}, RequestTimeout: time.Minute}
+		o.Cell.Brokers, o.Cell.RequestTimeout = []string{l.Addr().String()}, time.Minute
 	})
 	first := <-asked
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)

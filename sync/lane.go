@@ -46,8 +46,7 @@ func LaneNames() [lanes]string { return [lanes]string{"p0", "p1", "p2"} }
 func (s *Syncer) openLane(priority int) (*lane, error) {
 	name := LaneNames()[priority]
 	o := s.o.Central
-	o.Name, o.Log, o.Metrics = "central", s.o.Log.With("lane", name), s.o.KafkaMetrics
-	o.Flow = s.flow.Lane(priority)
+	o.Log, o.Flow = s.o.Log.With("lane", name), s.flow.Lane(priority)
 	p, err := kafkaclient.NewProducer(o)
 	if err != nil {
 		return nil, err

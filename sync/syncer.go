@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"cellgate/configs/complete"
 	"cellgate/rules/sink/kafkaclient"
 )
 
@@ -21,8 +22,8 @@ const laterPause = 10 * time.Second
 // cutOffGrace is how long a Stop that is out of time waits for a last commit and the leaving of the group.
 const cutOffGrace = 500 * time.Millisecond
 
-// DefaultErrorTopic is the topic of the cell's Kafka for records that the central Kafka will never take.
-const DefaultErrorTopic = "central.errors"
+// ErrorTopic is the topic of the cell's Kafka for records that the central Kafka will never take.
+const ErrorTopic = "central.errors"
 
 // Options configure a Syncer.
 type Options struct {
@@ -30,39 +31,15 @@ type Options struct {
 	CellID string
 	// Cell is the Kafka to read from, and how to write to its error topic; Central the one to write to.
 	Cell, Central kafkaclient.ProducerOptions
-	// Group is the consumer group that the gateways of the cell share; "cellgate-sync" by default.
+	// Group is the consumer group that the gateways of the cell share.
 	Group string
-	// Bandwidth limits the records' bytes per second, before compression; 0 is no limit. SetBandwidth
-	// changes it.
-	Bandwidth int64
-	// ErrorTopic takes what the central Kafka refuses for good; DefaultErrorTopic if empty.
-	ErrorTopic string
-	// CommitInterval is how much is sent again after a crash; 1 s by default.
+	// Bandwidth limits the records' bytes per second, before compression. SetBandwidth changes it.
+	Bandwidth int64 `zero:"no limit"`
+	// CommitInterval is how much is sent again after a crash.
 	CommitInterval time.Duration
-	// Tune may change the settings of the group's member.
-	Tune func(*kafkaclient.ConsumerOptions)
 
-	Log          *slog.Logger
-	Metrics      *Metrics
-	KafkaMetrics *kafkaclient.Metrics
-}
-
-func (o *Options) fill() {
-	if o.Group == "" {
-		o.Group = "cellgate-sync"
-	}
-	if o.ErrorTopic == "" {
-		o.ErrorTopic = DefaultErrorTopic
-	}
-	if o.CommitInterval == 0 {
-		o.CommitInterval = commitInterval
-	}
-	if o.Log == nil {
-		o.Log = slog.New(slog.DiscardHandler)
-	}
-	if o.Metrics == nil {
-		o.Metrics = NewMetrics(nil)
-	}
+	Log     *slog.Logger
+	Metrics *Metrics
 }
 
 // Syncer is the sync worker of one gateway.
@@ -92,7 +69,9 @@ type Syncer struct {
 
 // New makes a syncer. It does not connect: neither Kafka needs to be there.
 func New(o Options) (*Syncer, error) {
-	o.fill()
+	if err := complete.Check(o); err != nil {
+		return nil, err
+	}
 	s := &Syncer{
 		o: o, bandwidth: newBandwidth(o.Bandwidth), flow: kafkaclient.NewFlow(), hurry: make(chan struct{}),
 		parts: map[partition]*forwarder{}, retries: map[*time.Timer]struct{}{},
@@ -107,11 +86,8 @@ func New(o Options) (*Syncer, error) {
 
 func (s *Syncer) open() error {
 	member := kafkaclient.ConsumerOptions{
-		Config: s.o.Cell.Config, Name: "sync", Group: s.o.Group, Topics: kafkaclient.OutboxTopics(), Log: s.o.Log, Metrics: s.o.KafkaMetrics,
+		Config: s.o.Cell.Config, Name: "sync", Group: s.o.Group, Topics: kafkaclient.OutboxTopics(), Log: s.o.Log, Metrics: s.o.Cell.Metrics,
 		Assigned: s.assigned,
-	}
-	if s.o.Tune != nil {
-		s.o.Tune(&member)
 	}
 	var err error
 	if s.consumer, err = kafkaclient.NewConsumer(member); err != nil {
@@ -122,9 +98,7 @@ func (s *Syncer) open() error {
 			return fmt.Errorf("central: %w", err)
 		}
 	}
-	cell := s.o.Cell
-	cell.Name, cell.Log, cell.Metrics = "sync-errors", s.o.Log, s.o.KafkaMetrics
-	if s.cell, err = kafkaclient.NewProducer(cell); err != nil {
+	if s.cell, err = kafkaclient.NewProducer(s.o.Cell); err != nil {
 		return fmt.Errorf("cell: %w", err)
 	}
 	if s.o.Metrics.reg != nil {

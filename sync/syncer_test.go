@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -18,6 +19,7 @@ import (
 	"go.uber.org/goleak"
 
 	"cellgate/rules/sink/kafkaclient"
+	"cellgate/test/kafkaoptions"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -47,22 +49,19 @@ func newPair(t testing.TB) *pair {
 
 // quick are the settings of a producer that does not wait long for anything.
 func quick(c *kfake.Cluster) kafkaclient.ProducerOptions {
-	return kafkaclient.ProducerOptions{
-		Config:     kafkaclient.Config{Brokers: c.ListenAddrs(), MetadataTTL: 100 * time.Millisecond, RequestTimeout: 10 * time.Second},
-		AutoCreate: &kafkaclient.TopicSpec{Partitions: 3, Replication: 1},
-		BackoffMin: 5 * time.Millisecond, BackoffMax: 50 * time.Millisecond, Linger: time.Millisecond,
-	}
+	o := kafkaoptions.Producer(c.ListenAddrs())
+	o.AutoCreate = &kafkaclient.TopicSpec{Partitions: 3, Replication: 1}
+	o.HeartbeatInterval, o.RejoinBackoff, o.PartitionWatchInterval = 50*time.Millisecond, 50*time.Millisecond, 100*time.Millisecond
+	o.SessionTimeout = 3 * time.Second
+	return o
 }
 
 // start starts a syncer, which is stopped with the test unless it was before.
 func (p *pair) start(change ...func(*Options)) *Syncer {
 	p.t.Helper()
 	o := Options{
-		CellID: "cell-1", Cell: quick(p.cell), Central: quick(p.central), CommitInterval: 20 * time.Millisecond,
-		Tune: func(c *kafkaclient.ConsumerOptions) {
-			c.HeartbeatInterval, c.RejoinBackoff = 50*time.Millisecond, 50*time.Millisecond
-			c.PartitionWatchInterval, c.SessionTimeout = 100*time.Millisecond, 3*time.Second
-		},
+		CellID: "cell-1", Cell: quick(p.cell), Central: quick(p.central), Group: "cellgate-sync", CommitInterval: 20 * time.Millisecond,
+		Log: slog.New(slog.DiscardHandler), Metrics: NewMetrics(nil),
 	}
 	for _, f := range change {
 		f(&o)
@@ -272,7 +271,7 @@ func TestWhatTheCentreRefusesGoesToTheErrorTopic(t *testing.T) {
 	if err := cl.ProduceSync(context.Background(), bad...).FirstErr(); err != nil {
 		t.Fatal(err)
 	}
-	for _, r := range got(t, p.cell, DefaultErrorTopic, 2) {
+	for _, r := range got(t, p.cell, ErrorTopic, 2) {
 		if last := r.Headers[len(r.Headers)-1]; last.Key != "error" || len(last.Value) == 0 {
 			t.Fatalf("headers %v", r.Headers)
 		}

@@ -3,6 +3,7 @@ package sink_test
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"os"
 	"strings"
 	"syscall"
@@ -19,7 +20,9 @@ import (
 	"cellgate/rules/sink/kafka"
 	"cellgate/rules/sink/kafkaclient"
 	"cellgate/rules/sink/redis"
+	"cellgate/rules/sink/remote"
 	"cellgate/rules/sink/sinktest"
+	"cellgate/test/kafkaoptions"
 )
 
 // discard settles at once.
@@ -138,9 +141,9 @@ func kafkas(b *testing.B, c *kfake.Cluster) []sink.Binding {
 	b.Helper()
 	var out []sink.Binding
 	for _, outbox := range []bool{false, true} {
-		p, err := kafkaclient.NewProducer(kafkaclient.ProducerOptions{
-			Config: kafkaclient.Config{Brokers: c.ListenAddrs()}, AutoCreate: &kafkaclient.TopicSpec{Partitions: 6, Replication: 1},
-		})
+		o := kafkaoptions.Producer(c.ListenAddrs())
+		o.AutoCreate, o.Linger = &kafkaclient.TopicSpec{Partitions: 6, Replication: 1}, 5*time.Millisecond
+		p, err := kafkaclient.NewProducer(o)
 		if err != nil {
 			b.Fatal(err)
 		}
@@ -158,6 +161,10 @@ func BenchmarkToRedis(b *testing.B) {
 	}
 	run(b, 256, func() []sink.Binding {
 		client := goredis.NewClient(&goredis.Options{Addr: addr, MaxRetries: -1, ContextTimeoutEnabled: true, DisableIdentity: true})
-		return append(discards(rules.SinkKafka, rules.SinkCentral), sink.Binding{Sink: redis.New(redis.Options{Client: client})})
+		s, err := redis.New(redis.Options{Client: client, Pace: remote.NormalPace(), Log: slog.New(slog.DiscardHandler)})
+		if err != nil {
+			b.Fatal(err)
+		}
+		return append(discards(rules.SinkKafka, rules.SinkCentral), sink.Binding{Sink: s})
 	})
 }

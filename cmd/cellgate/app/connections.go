@@ -3,6 +3,7 @@ package app
 import (
 	"crypto/tls"
 	"fmt"
+	"log/slog"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -41,7 +42,9 @@ func kafkaConfig(setting string, c *configs.Kafka) (kafkaclient.Config, error) {
 	if err != nil {
 		return kafkaclient.Config{}, err
 	}
-	k := kafkaclient.Config{Brokers: c.Brokers, TLS: config, ClientID: c.ClientID, RequestTimeout: c.Timeout.Std()}
+	k := kafkaclient.Config{
+		Brokers: c.Brokers, TLS: config, ClientID: c.ClientID, RequestTimeout: c.Timeout.Std(), Timing: kafkaclient.NormalTiming(),
+	}
 	if c.SASL != nil {
 		k.SASL = &kafkaclient.SASL{Mechanism: c.SASL.Mechanism, User: c.SASL.User, Password: c.SASL.Password.Reveal()}
 	}
@@ -57,18 +60,15 @@ func topicSpec(c *configs.Kafka) *kafkaclient.TopicSpec {
 }
 
 // producerOptions are a producer's towards the cluster.
-func producerOptions(setting, name string, c *configs.Kafka, p *parts) (kafkaclient.ProducerOptions, error) {
+func producerOptions(setting, name string, c *configs.Kafka, log *slog.Logger, m *kafkaclient.Metrics) (kafkaclient.ProducerOptions, error) {
 	config, err := kafkaConfig(setting, c)
 	if err != nil {
 		return kafkaclient.ProducerOptions{}, err
 	}
-	linger := c.Linger.Std()
-	if linger == 0 {
-		linger = -1 // the package's zero stands for its default
-	}
 	return kafkaclient.ProducerOptions{
-		Config: config, Name: name, Compression: c.Compression, Linger: linger, BatchBytes: int(c.BatchBytes),
-		AutoCreate: topicSpec(c), MissingTopicGrace: c.MissingTopicGrace.Std(), Log: p.log, Metrics: p.kafkaMetrics,
+		Config: config, Name: name, Compression: c.Compression, Linger: c.Linger.Std(), BatchBytes: int(c.BatchBytes),
+		BatchRecords: configs.KafkaBatchRecords,
+		AutoCreate:   topicSpec(c), MissingTopicGrace: c.MissingTopicGrace.Std(), Log: log, Metrics: m,
 	}, nil
 }
 

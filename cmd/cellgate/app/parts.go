@@ -171,11 +171,11 @@ func (a *App) openAuth(context.Context) error {
 
 func (a *App) openProducer(context.Context) error {
 	a.kafkaMetrics = kafkaclient.NewMetrics(a.reg.own)
-	o, err := producerOptions("kafka", "events", &a.cfg.Kafka, &a.parts)
+	o, err := producerOptions("kafka", "events", &a.cfg.Kafka, a.log, a.kafkaMetrics)
 	if err != nil {
 		return err
 	}
-	o.MissingTopicGrace = -1 // results wait for an operator who creates the topic
+	o.MissingTopicGrace = 0 // results wait for an operator who creates the topic
 	if a.producer, err = kafkaclient.NewProducer(o); err != nil {
 		return fmt.Errorf("kafka: %w", err)
 	}

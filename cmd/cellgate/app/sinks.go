@@ -5,6 +5,7 @@ import (
 	"cellgate/rules/sink/kafka"
 	"cellgate/rules/sink/kafkaclient"
 	"cellgate/rules/sink/redis"
+	"cellgate/rules/sink/remote"
 )
 
 // Names of the sinks, in the ledger and in metrics.
@@ -26,20 +27,24 @@ func (a *App) sinks() ([]sink.Binding, error) {
 	if err != nil {
 		return nil, err
 	}
-	state, err := redisClient(&a.cfg.Redis)
+	client, err := redisClient(&a.cfg.Redis)
+	if err != nil {
+		return nil, err
+	}
+	state, err := redis.New(redis.Options{Client: client, Pace: remote.NormalPace(), Log: a.log})
 	if err != nil {
 		return nil, err
 	}
 	return []sink.Binding{
 		{Sink: kafka.New(kafka.Options{Producer: cell, Cell: a.cfg.Cell.ID}), Limits: limits, WhenFull: sink.WhenFull(full.Kafka)},
-		{Sink: redis.New(redis.Options{Client: state, Log: a.log}), Limits: limits, WhenFull: sink.WhenFull(full.Redis)},
+		{Sink: state, Limits: limits, WhenFull: sink.WhenFull(full.Redis)},
 		{Sink: kafka.New(kafka.Options{Producer: outbox, Cell: a.cfg.Cell.ID, Outbox: true}), Limits: limits, WhenFull: sink.WhenFull(full.Central)},
 	}, nil
 }
 
 // sinkProducer makes a producer of a sink's own, so that one sink's backlog is not another's.
 func (a *App) sinkProducer(name string) (*kafkaclient.Producer, error) {
-	o, err := producerOptions("kafka", name, &a.cfg.Kafka, &a.parts)
+	o, err := producerOptions("kafka", name, &a.cfg.Kafka, a.log, a.kafkaMetrics)
 	if err != nil {
 		return nil, err
 	}

@@ -2,9 +2,13 @@ package app
 
 import (
 	"context"
+	"log/slog"
+
+	"github.com/prometheus/client_golang/prometheus"
 
 	"cellgate/broker/statefile"
 	"cellgate/configs"
+	"cellgate/rules/sink/kafkaclient"
 	syncer "cellgate/sync"
 )
 
@@ -21,11 +25,10 @@ func (a *App) openSync(context.Context) error {
 	if err != nil {
 		return err
 	}
-	o, err := syncOptions(a.cfg, &a.parts)
+	o, err := syncOptions(a.cfg, a.log, a.reg.own, a.kafkaMetrics)
 	if err != nil {
 		return err
 	}
-	o.Metrics = syncer.NewMetrics(a.reg.own)
 	if a.sync, err = syncer.New(o); err != nil {
 		return err
 	}
@@ -34,15 +37,15 @@ func (a *App) openSync(context.Context) error {
 }
 
 // syncOptions are the worker's, from the configuration's central and kafka.
-func syncOptions(c *configs.Config, p *parts) (syncer.Options, error) {
-	cell, err := producerOptions("kafka", "sync-errors", &c.Kafka, p)
+func syncOptions(c *configs.Config, log *slog.Logger, reg prometheus.Registerer, m *kafkaclient.Metrics) (syncer.Options, error) {
+	cell, err := producerOptions("kafka", "sync-errors", &c.Kafka, log, m)
 	if err != nil {
 		return syncer.Options{}, err
 	}
-	central, err := producerOptions("central.kafka", "central", &c.Central.Kafka, p)
+	central, err := producerOptions("central.kafka", "central", &c.Central.Kafka, log, m)
 	return syncer.Options{
 		CellID: c.Cell.ID, Cell: cell, Central: central, Group: c.Central.Group, Bandwidth: int64(c.Central.Bandwidth),
-		Log: p.log, KafkaMetrics: p.kafkaMetrics,
+		CommitInterval: configs.SyncCommitInterval, Log: log, Metrics: syncer.NewMetrics(reg),
 	}, err
 }
 

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -306,7 +307,7 @@ func forwarding(t *testing.T, cell, central *kfake.Cluster, extra string, change
 		t.Fatal(err)
 	}
 	change(&cfg.Central.Kafka)
-	o, err := syncOptions(cfg, &parts{})
+	o, err := syncOptions(cfg, slog.New(slog.DiscardHandler), nil, kafkaclient.NewMetrics(nil))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -363,19 +364,12 @@ func TestKeysOfCentralKafka(t *testing.T) {
 			t.Errorf("batches of %v records", all)
 		}
 	})
-	t.Run("linger 0", func(t *testing.T) {
-		t.Parallel()
-		o, err := producerOptions("kafka", "a", &configs.Kafka{Brokers: []string{"127.0.0.1:1"}}, &parts{})
-		if err != nil || o.Linger >= 0 {
-			t.Errorf("linger %v, %v; 0 would be the client's own default", o.Linger, err)
-		}
-	})
 	t.Run("missing_topic_grace", func(t *testing.T) {
 		t.Parallel()
-		cell, cl := kafkaOf(t, append(kafkaclient.OutboxTopics(), syncer.DefaultErrorTopic)...)
+		cell, cl := kafkaOf(t, append(kafkaclient.OutboxTopics(), syncer.ErrorTopic)...)
 		central, _ := kafkaOf(t)
 		forwarding(t, cell, central, ", missing_topic_grace: 1s", nothing)
 		put(t, cl, "central.p0", time.Now(), "v")
-		awaitTrue(t, "the record in the error topic", func() bool { return seen(t, cl, syncer.DefaultErrorTopic) == 1 })
+		awaitTrue(t, "the record in the error topic", func() bool { return seen(t, cl, syncer.ErrorTopic) == 1 })
 	})
 }

@@ -19,6 +19,7 @@ import (
 	"cellgate/rules/sink/kafka"
 	"cellgate/rules/sink/kafkaclient"
 	"cellgate/rules/sink/sinktest"
+	"cellgate/test/kafkaoptions"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -58,12 +59,9 @@ func newRigWith(t *testing.T, c *kfake.Cluster, limit int, text string, create *
 	return sinktest.New(t, sinktest.Setup{Rules: text, Sinks: func() []sink.Binding {
 		var out []sink.Binding
 		for _, outbox := range []bool{false, true} {
-			p, err := kafkaclient.NewProducer(kafkaclient.ProducerOptions{
-				Config:     kafkaclient.Config{Brokers: c.ListenAddrs(), MetadataTTL: 100 * time.Millisecond, RequestTimeout: time.Second},
-				AutoCreate: create,
-				BackoffMin: 5 * time.Millisecond, BackoffMax: 50 * time.Millisecond, Linger: time.Millisecond,
-				BatchRecords: 64, PingInterval: 20 * time.Millisecond,
-			})
+			o := kafkaoptions.Producer(c.ListenAddrs())
+			o.AutoCreate, o.BatchRecords, o.RequestTimeout, o.PingInterval = create, 64, time.Second, 20*time.Millisecond
+			p, err := kafkaclient.NewProducer(o)
 			if err != nil {
 				t.Fatal(err)
 			}

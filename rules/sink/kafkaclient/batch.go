@@ -175,7 +175,7 @@ func newCodec(name string) (codec, error) {
 		return codec{id: kafka.Snappy}, nil
 	case "lz4":
 		return codec{id: kafka.Lz4}, nil
-	case "", "zstd":
+	case "zstd":
 		// A window of 256 KiB is most of a batch, and keeps an encoder at about 1 MB.
 		z, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithWindowSize(256<<10),
 			zstd.WithEncoderConcurrency(encodersAtOnce), zstd.WithLowerEncoderMem(true), zstd.WithZeroFrames(true))

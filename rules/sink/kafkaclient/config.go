@@ -9,6 +9,9 @@ import (
 	"strings"
 	"time"
 
+	"cellgate/configs/complete"
+	"cellgate/rules/sink/remote"
+
 	"github.com/segmentio/kafka-go"
 	"github.com/segmentio/kafka-go/sasl"
 	"github.com/segmentio/kafka-go/sasl/plain"
@@ -22,19 +25,36 @@ var ErrConfig = errors.New("kafka settings")
 type Config struct {
 	// Brokers are bootstrap addresses, host:port; at least one.
 	Brokers []string
-	// TLS is nil for plain connections.
-	TLS *tls.Config
-	// SASL is nil when the cluster asks for no login.
-	SASL *SASL
-	// ClientID is what the broker sees in its logs and quotas; "cellgate" by default.
+	TLS     *tls.Config `zero:"plain connections"`
+	SASL    *SASL       `zero:"the cluster asks for no login"`
+	// ClientID is what the broker sees in its logs and quotas.
 	ClientID string
-	// DialTimeout limits connecting, TLS and SASL together; 5 s by default.
-	DialTimeout time.Duration
-	// RequestTimeout limits one request, broker-side work included; 10 s by default.
+	// RequestTimeout limits one request, broker-side work included.
 	RequestTimeout time.Duration
-	// MetadataTTL is how stale the known leaders may be, and so how long a moved partition goes
-	// unnoticed; 1 s by default.
+	Timing
+}
+
+// Timing is how long a client waits for what, and how often it looks: NormalTiming, but for tests.
+type Timing struct {
+	remote.Pace
+	// DialTimeout limits connecting, TLS and SASL together.
+	DialTimeout time.Duration
+	// MetadataTTL is how stale the known leaders may be, and so how long a moved partition goes unnoticed.
 	MetadataTTL time.Duration
+	// SessionTimeout is how long a member of a group may be silent before its partitions go to others. RejoinBackoff is
+	// the least time from one joining to the next.
+	SessionTimeout, HeartbeatInterval, RejoinBackoff time.Duration
+	// PartitionWatchInterval is how often a member looks for new topics and partitions.
+	PartitionWatchInterval time.Duration
+}
+
+// NormalTiming is a gateway's.
+func NormalTiming() Timing {
+	return Timing{
+		Pace: remote.NormalPace(), DialTimeout: 5 * time.Second, MetadataTTL: time.Second,
+		SessionTimeout: 10 * time.Second, HeartbeatInterval: 3 * time.Second, RejoinBackoff: 2 * time.Second,
+		PartitionWatchInterval: 5 * time.Second,
+	}
 }
 
 // SASL names a mechanism and its credentials.
@@ -45,25 +65,16 @@ type SASL struct {
 	Password  string
 }
 
-func (c Config) withDefaults() (Config, error) {
+// check looks at the config within options.
+func (c Config) check(options any) error {
+	if err := complete.Check(options); err != nil {
+		return fmt.Errorf("%w: %w", ErrConfig, err)
+	}
 	if len(c.Brokers) == 0 {
-		return c, fmt.Errorf("%w: no broker address", ErrConfig)
+		return fmt.Errorf("%w: no broker address", ErrConfig)
 	}
-	if c.ClientID == "" {
-		c.ClientID = "cellgate"
-	}
-	setDefault(&c.DialTimeout, 5*time.Second)
-	setDefault(&c.RequestTimeout, 10*time.Second)
-	setDefault(&c.MetadataTTL, time.Second)
 	_, err := c.mechanism()
-	return c, err
-}
-
-func setDefault[T comparable](v *T, def T) {
-	var zero T
-	if *v == zero {
-		*v = def
-	}
+	return err
 }
 
 func (c Config) mechanism() (sasl.Mechanism, error) {
@@ -94,7 +105,7 @@ func (c Config) mechanism() (sasl.Mechanism, error) {
 // transport makes a connection pool whose cached metadata covers topics alone: with an empty list
 // kafka-go would ask for every topic of the cluster once a second.
 func (c Config) transport(topics []string) *kafka.Transport {
-	m, _ := c.mechanism() // withDefaults has checked it
+	m, _ := c.mechanism() // check has looked at it
 	d := &net.Dialer{Timeout: c.DialTimeout, KeepAlive: 15 * time.Second}
 	return &kafka.Transport{
 		Dial:           d.DialContext,

@@ -23,15 +23,10 @@ type ConsumerOptions struct {
 	// Group is the consumer group.
 	Group  string
 	Topics []string
-	// SessionTimeout is how long a member may be silent before its partitions go to others; 10 s by
-	// default. HeartbeatInterval is 3 s by default; RejoinBackoff, the least time from one joining to the next, 2 s.
-	SessionTimeout, HeartbeatInterval, RejoinBackoff time.Duration
 	// Assigned is told which partitions of which topics each generation has for this member, before they are handled.
-	Assigned func(partitions map[string][]int)
-	// PartitionWatchInterval is how often new topics and partitions are looked for; 5 s by default.
-	PartitionWatchInterval time.Duration
-	Log                    *slog.Logger
-	Metrics                *Metrics
+	Assigned func(partitions map[string][]int) `zero:"nobody is"`
+	Log      *slog.Logger
+	Metrics  *Metrics
 }
 
 // Consumer is a member of a consumer group. Unlike kafka-go's Reader it hands out whole partitions: a
@@ -49,21 +44,11 @@ type Consumer struct {
 
 // NewConsumer checks the settings. It does not connect.
 func NewConsumer(o ConsumerOptions) (*Consumer, error) {
-	var err error
-	if o.Config, err = o.withDefaults(); err != nil {
+	if err := o.check(o); err != nil {
 		return nil, err
 	}
-	if o.Group == "" || len(o.Topics) == 0 {
-		return nil, fmt.Errorf("%w: a consumer needs a group and a topic", ErrConfig)
-	}
-	setDefault(&o.Name, o.Group)
-	setDefault(&o.SessionTimeout, 10*time.Second)
-	setDefault(&o.HeartbeatInterval, 3*time.Second)
-	setDefault(&o.RejoinBackoff, 2*time.Second)
-	setDefault(&o.PartitionWatchInterval, 5*time.Second)
-	setDefault(&o.Log, slog.New(slog.DiscardHandler))
-	if o.Metrics == nil {
-		o.Metrics = NewMetrics(nil)
+	if len(o.Topics) == 0 {
+		return nil, fmt.Errorf("%w: a consumer needs a topic", ErrConfig)
 	}
 	o.Log = o.Log.With("kafka", o.Name)
 	c := &Consumer{o: o, client: o.client(slices.Clone(o.Topics)), health: remote.NewHealthTracker()}
@@ -220,9 +205,8 @@ func (p *Assignment) Fetch(ctx context.Context, maxBytes int, wait time.Duration
 			p.short = false
 			return recs, high, nil
 		}
-		back := ProducerOptions{BackoffMin: 50 * time.Millisecond, BackoffMax: 2 * time.Second}
 		select {
-		case <-time.After(back.backoff(try)):
+		case <-time.After(remote.Backoff(try, 50*time.Millisecond, 2*time.Second)):
 		case <-ctx.Done():
 			return nil, 0, ctx.Err()
 		}

@@ -24,10 +24,9 @@ func TestConsumerWaitsForATopicThatIsNotThere(t *testing.T) {
 		joins.Add(1)
 		return nil, nil, false
 	})
-	m, err := NewConsumer(ConsumerOptions{
-		Config: Config{Brokers: c.ListenAddrs(), RequestTimeout: 2 * time.Second},
-		Group:  "g", Topics: []string{"here", "nowhere"}, RejoinBackoff: 200 * time.Millisecond,
-	})
+	o := consumerOptions(c.ListenAddrs(), "here", "nowhere")
+	o.RejoinBackoff = 200 * time.Millisecond
+	m, err := NewConsumer(o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -54,7 +53,7 @@ func TestFetchIsBounded(t *testing.T) {
 		p.Produce(&Record{Topic: "a", Key: []byte("k"), Value: value, Done: out})
 	}
 	allWritten(t, out.wait(t), count)
-	m, err := NewConsumer(ConsumerOptions{Config: Config{Brokers: c.ListenAddrs()}, Group: "g", Topics: []string{"a"}})
+	m, err := NewConsumer(consumerOptions(c.ListenAddrs(), "a"))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -71,11 +71,7 @@ func seal(b []byte) []byte {
 func TestTopicIDs(t *testing.T) {
 	t.Parallel()
 	c := cluster(t, kfake.SeedTopics(3, "a", "b"))
-	conf, err := Config{Brokers: c.ListenAddrs()}.withDefaults()
-	if err != nil {
-		t.Fatal(err)
-	}
-	client := conf.client([]string{"a"})
+	client := testOptions(c.ListenAddrs()...).client([]string{"a"})
 	defer closeIdle(client)
 	was, err := askTopicIDs(t.Context(), client, "me", []string{"a", "b", "nowhere"})
 	if err != nil || len(was) != 2 || len(was["a"]) != 32 || was["a"] == was["b"] {
@@ -110,7 +106,7 @@ func FuzzTopicIDs(f *testing.F) {
 func TestBeyondTheEndIsLookedAtTwice(t *testing.T) {
 	t.Parallel()
 	c := cluster(t, kfake.SeedTopics(1, "a"))
-	m, err := NewConsumer(ConsumerOptions{Config: Config{Brokers: c.ListenAddrs()}, Group: "g", Topics: []string{"a"}})
+	m, err := NewConsumer(consumerOptions(c.ListenAddrs(), "a"))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -58,49 +58,22 @@ type ProducerOptions struct {
 	Config
 	// Name tells producers apart in logs and metrics: "cell", "central".
 	Name string
-	// Compression is zstd (default), lz4, snappy, gzip or none.
+	// Compression is zstd, lz4, snappy, gzip or none.
 	Compression string
-	// Linger is the least time between two batches of a lane that are not full; 5 ms by default, negative: none.
-	Linger time.Duration
-	// BatchBytes and BatchRecords bound a batch before compression; 512 KiB and 4,096 by default. The
-	// broker's limit (message.max.bytes, 1 MiB by default) counts compressed bytes.
+	// Linger is the least time between two batches of a lane that are not full.
+	Linger time.Duration `zero:"none"`
+	// BatchBytes and BatchRecords bound a batch before compression. The broker's limit (message.max.bytes, 1 MiB by default) counts compressed bytes.
 	BatchBytes   int
 	BatchRecords int
-	// AutoCreate creates missing topics; nil leaves that to the operators.
-	AutoCreate *TopicSpec
+	// AutoCreate creates missing topics.
+	AutoCreate *TopicSpec `zero:"that is left to the operators"`
 	// MissingTopicGrace is how long records wait for a topic that a reachable cluster says it does not
-	// have, before they are refused with ErrMissingTopic; 5 minutes by default, negative: for ever.
-	MissingTopicGrace time.Duration
-	// BackoffMin and BackoffMax bound the pause between tries, which doubles and is jittered; 100 ms
-	// and 5 s by default.
-	BackoffMin, BackoffMax time.Duration
-	// Flow shares the way to the cluster with other producers; nil: it is this one's.
-	Flow *FlowLane
-	// PingInterval is how often an idle producer looks whether the cluster is there; 5 s by default.
-	PingInterval time.Duration
-	Log          *slog.Logger
-	Metrics      *Metrics
-}
-
-func (o *ProducerOptions) fill() (codec, error) {
-	var err error
-	if o.Config, err = o.withDefaults(); err != nil {
-		return codec{}, err
-	}
-	setDefault(&o.Linger, 5*time.Millisecond)
-	setDefault(&o.BatchBytes, 512<<10)
-	setDefault(&o.BatchRecords, 4096)
-	setDefault(&o.MissingTopicGrace, 5*time.Minute)
-	setDefault(&o.BackoffMin, 100*time.Millisecond)
-	setDefault(&o.BackoffMax, 5*time.Second)
-	setDefault(&o.PingInterval, 5*time.Second)
-	setDefault(&o.Name, "kafka")
-	setDefault(&o.Log, slog.New(slog.DiscardHandler))
-	if o.Metrics == nil {
-		o.Metrics = NewMetrics(nil)
-	}
-	o.Log = o.Log.With("kafka", o.Name)
-	return newCodec(o.Compression)
+	// have, before they are refused with ErrMissingTopic.
+	MissingTopicGrace time.Duration `zero:"for ever"`
+	// Flow shares the way to the cluster with other producers.
+	Flow    *FlowLane `zero:"it is this one's"`
+	Log     *slog.Logger
+	Metrics *Metrics
 }
 
 // Producer writes records to one cluster. Records of one partition are written in the order of their
@@ -134,7 +107,11 @@ type Producer struct {
 
 // NewProducer starts a producer. It does not connect: a cluster that is away is no error.
 func NewProducer(o ProducerOptions) (*Producer, error) {
-	c, err := o.fill()
+	if err := o.check(o); err != nil {
+		return nil, err
+	}
+	o.Log = o.Log.With("kafka", o.Name)
+	c, err := newCodec(o.Compression)
 	if err != nil {
 		return nil, err
 	}

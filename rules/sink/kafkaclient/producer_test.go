@@ -4,10 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"strconv"
 	"sync"
 	"testing"
 	"time"
+
+	"cellgate/configs"
+	"cellgate/test/options"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kfake"
@@ -28,12 +32,29 @@ func cluster(t *testing.T, opts ...kfake.Opt) *kfake.Cluster {
 	return c
 }
 
+// testOptions are a gateway's, in a hurry.
+func testOptions(brokers ...string) ProducerOptions {
+	k := configs.Default().Kafka
+	o := ProducerOptions{
+		Config: Config{Brokers: brokers, ClientID: k.ClientID, RequestTimeout: 2 * time.Second, Timing: NormalTiming()},
+		Name:   "test", Linger: time.Millisecond, BatchRecords: configs.KafkaBatchRecords,
+		Log: slog.New(slog.DiscardHandler), Metrics: NewMetrics(nil),
+	}
+	o.MetadataTTL, o.BackoffMin, o.BackoffMax = 100*time.Millisecond, 5*time.Millisecond, 50*time.Millisecond
+	options.Fill(&o, k)
+	return o
+}
+
+// consumerOptions are those of a member of the group g, in no hurry.
+func consumerOptions(brokers []string, topics ...string) ConsumerOptions {
+	o := testOptions(brokers...)
+	o.Timing = NormalTiming()
+	return ConsumerOptions{Config: o.Config, Name: "test", Group: "g", Topics: topics, Log: o.Log, Metrics: o.Metrics}
+}
+
 func producer(t *testing.T, c *kfake.Cluster, change ...func(*ProducerOptions)) *Producer {
 	t.Helper()
-	o := ProducerOptions{
-		Config:     Config{Brokers: c.ListenAddrs(), MetadataTTL: 100 * time.Millisecond, RequestTimeout: 2 * time.Second},
-		BackoffMin: 5 * time.Millisecond, BackoffMax: 50 * time.Millisecond, Linger: time.Millisecond,
-	}
+	o := testOptions(c.ListenAddrs()...)
 	for _, f := range change {
 		f(&o)
 	}
@@ -376,11 +397,14 @@ func TestProducerCloseReportsWhatIsUnknown(t *testing.T) {
 
 func TestConfigErrors(t *testing.T) {
 	t.Parallel()
-	for name, o := range map[string]ProducerOptions{
-		"no brokers":  {},
-		"mechanism":   {Config: Config{Brokers: []string{"x:1"}, SASL: &SASL{Mechanism: "gssapi"}}},
-		"compression": {Config: Config{Brokers: []string{"x:1"}}, Compression: "brotli"},
+	for name, spoil := range map[string]func(*ProducerOptions){
+		"no brokers":  func(o *ProducerOptions) { o.Brokers = nil },
+		"incomplete":  func(o *ProducerOptions) { o.PingInterval = 0 },
+		"mechanism":   func(o *ProducerOptions) { o.SASL = &SASL{Mechanism: "gssapi"} },
+		"compression": func(o *ProducerOptions) { o.Compression = "brotli" },
 	} {
+		o := testOptions("x:1")
+		spoil(&o)
 		if _, err := NewProducer(o); !errors.Is(err, ErrConfig) {
 			t.Errorf("%s: %v", name, err)
 		}

@@ -100,7 +100,7 @@ func (t *topic) markMissing(grace time.Duration) {
 		t.parkWaitingLocked(ErrMissingTopic)
 	}
 	var lost []*Record
-	if t.lost = grace >= 0 && time.Since(t.missingSince) > grace; t.lost {
+	if t.lost = grace > 0 && time.Since(t.missingSince) > grace; t.lost {
 		for _, list := range []*[]*Record{&t.returned, &t.waiting} {
 			all := *list
 			*list = nil

@@ -11,6 +11,7 @@ import (
 
 	goredis "github.com/redis/go-redis/v9"
 
+	"cellgate/configs/complete"
 	"cellgate/rules"
 	"cellgate/rules/sink"
 	"cellgate/rules/sink/remote"
@@ -25,37 +26,14 @@ type Options struct {
 	// the sink does, and knows what must stay in order. It must end a call with its context
 	// (ContextTimeoutEnabled).
 	Client goredis.UniversalClient
-	// Workers is how many pipelines run side by side, each for its share of the VINs; 4 by default.
-	Workers int
-	// Batch is the most messages of one pipeline; 512 by default.
-	Batch int
-	// BackoffMin and BackoffMax bound the pause between tries; 100 ms and 5 s by default.
-	BackoffMin, BackoffMax time.Duration
-	// PingInterval is how often an idle sink looks whether Redis is there; 5 s by default.
-	PingInterval time.Duration
-	Log          *slog.Logger
+	remote.Pace
+	Log *slog.Logger
 }
 
-func (o *Options) fill() {
-	if o.Workers == 0 {
-		o.Workers = 4
-	}
-	if o.Batch == 0 {
-		o.Batch = 512
-	}
-	if o.BackoffMin == 0 {
-		o.BackoffMin = 100 * time.Millisecond
-	}
-	if o.BackoffMax == 0 {
-		o.BackoffMax = 5 * time.Second
-	}
-	if o.PingInterval == 0 {
-		o.PingInterval = 5 * time.Second
-	}
-	if o.Log == nil {
-		o.Log = slog.New(slog.DiscardHandler)
-	}
-}
+const (
+	workers  = 4   // pipelines side by side, each for its share of the VINs
+	maxBatch = 512 // the most messages of one pipeline
+)
 
 // Sink implements sink.Sink on Redis.
 type Sink struct {
@@ -74,15 +52,17 @@ type Sink struct {
 }
 
 // New starts a sink.
-func New(o Options) *Sink {
-	o.fill()
+func New(o Options) (*Sink, error) {
+	if err := complete.Check(o); err != nil {
+		return nil, err
+	}
 	s := &Sink{
 		o: o, seed: maphash.MakeSeed(),
 		closing: make(chan struct{}), health: remote.NewHealthTracker(),
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	sha := goredis.NewScript(newerScript).Hash()
-	for range o.Workers {
+	for range workers {
 		w := &worker{s: s, wake: make(chan struct{}, 1), args: arguments{sha: sha}}
 		s.workers = append(s.workers, w)
 		s.wg.Add(1)
@@ -90,7 +70,7 @@ func New(o Options) *Sink {
 	}
 	s.wg.Add(1)
 	go s.watch()
-	return s
+	return s, nil
 }
 
 // Name implements sink.Sink.

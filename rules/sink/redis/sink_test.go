@@ -3,6 +3,7 @@ package redis_test
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"net"
 	"os/exec"
 	"strconv"
@@ -19,6 +20,7 @@ import (
 	"cellgate/rules"
 	"cellgate/rules/sink"
 	"cellgate/rules/sink/redis"
+	"cellgate/rules/sink/remote"
 	"cellgate/rules/sink/sinktest"
 )
 
@@ -99,10 +101,11 @@ func newRig(t *testing.T, addr, text string, change ...func(*sink.Options)) *rig
 			Addr: addr, DialTimeout: time.Second, ReadTimeout: time.Second, WriteTimeout: time.Second,
 			MaxRetries: -1, ContextTimeoutEnabled: true, DisableIdentity: true,
 		})
-		s := redis.New(redis.Options{
-			Client: client, Workers: 2, Batch: 32, BackoffMin: 2 * time.Millisecond, BackoffMax: 20 * time.Millisecond,
-			PingInterval: 10 * time.Millisecond,
-		})
+		pace := remote.Pace{BackoffMin: 2 * time.Millisecond, BackoffMax: 20 * time.Millisecond, PingInterval: 10 * time.Millisecond}
+		s, err := redis.New(redis.Options{Client: client, Pace: pace, Log: slog.New(slog.DiscardHandler)})
+		if err != nil {
+			t.Fatal(err)
+		}
 		return []sink.Binding{{Sink: r.kafka}, {Sink: s}}
 	}})
 	return r

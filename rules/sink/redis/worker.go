@@ -30,7 +30,7 @@ type worker struct {
 func (w *worker) add(j *job) {
 	w.mu.Lock()
 	w.queue = append(w.queue, j)
-	signal := len(w.queue) == 1 || len(w.queue) == w.s.o.Batch
+	signal := len(w.queue) == 1 || len(w.queue) == maxBatch
 	w.mu.Unlock()
 	if signal {
 		select {
@@ -76,7 +76,7 @@ func (w *worker) fill(batch []*job) []*job {
 	for closing := false; ; {
 		waiting, wait := len(batch)+w.waiting(), linger-time.Since(w.began)
 		switch {
-		case closing, waiting >= w.s.o.Batch, waiting > 0 && wait <= 0:
+		case closing, waiting >= maxBatch, waiting > 0 && wait <= 0:
 			w.began = time.Now()
 			return w.top(batch)
 		case waiting > 0 && over == nil:
@@ -101,7 +101,7 @@ func (w *worker) waiting() int {
 func (w *worker) top(batch []*job) []*job {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	n := min(len(w.queue), w.s.o.Batch-len(batch))
+	n := min(len(w.queue), maxBatch-len(batch))
 	batch = append(batch, w.queue[:n]...)
 	rest := copy(w.queue, w.queue[n:])
 	clear(w.queue[rest:])
