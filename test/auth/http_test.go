@@ -1,6 +1,7 @@
 package authtest
 
 import (
+	"fmt"
 	"io/fs"
 	"net/http"
 	"os"
@@ -158,23 +159,13 @@ func TestProfilerIsTheOperators(t *testing.T) {
 func TestInsecureHTTP(t *testing.T) {
 	t.Parallel()
 	g := harness.PrepareGateway(t, harness.Options{NoRules: true})
-	text, err := os.ReadFile(g.Config)
-	if err != nil {
-		t.Fatal(err)
-	}
-	write := func(http string) {
-		changed := regexp.MustCompile(`(?m)^http: .*$`).ReplaceAllString(string(text), http)
-		if err := os.WriteFile(g.Config, []byte(changed), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	write(`http: {address: "0.0.0.0:0"}`)
+	g.Change(fmt.Sprintf("http: {address: %q}", g.HTTP), `http: {address: "0.0.0.0:0"}`)
 	for _, command := range [][]string{{"config", "check", g.Config}, {"run", "--config", g.Config}} {
 		if _, err := harness.RunCellgate(t, g.Dir, command...); err == nil || !strings.Contains(err.Error(), "http.address") || !strings.Contains(err.Error(), "allow_insecure") {
 			t.Errorf("%v: %v", command, err)
 		}
 	}
-	write(`http: {address: "0.0.0.0:0", allow_insecure: true}`)
+	g.Change(`http: {address: "0.0.0.0:0"}`, `http: {address: "0.0.0.0:0", allow_insecure: true}`)
 	out, err := harness.RunCellgate(t, g.Dir, "config", "check", g.Config)
 	if err != nil || !strings.Contains(out, "warning:") || !strings.Contains(out, "http.allow_insecure") {
 		t.Errorf("%s, %v", out, err)

@@ -42,36 +42,20 @@ const (
 	deniedPub = "test/nopublish"
 )
 
-// configuration takes the addresses of http, tokens, lab, vehicles, ws and of a Kafka and a Redis that are
-// not there.
-const configuration = `cell: {id: cell-test-01, node: gw-1}
-data_dir: data
-http: {address: %q}
-listeners:
-  - {name: tokens, address: %q}
-  - {name: lab, address: %q, anonymous_role: lab}
-  - {name: vins, address: %q, anonymous_role: vehicle}
-  - {name: ws, address: %q, protocol: ws, anonymous_role: lab}
-kafka: {brokers: [%q]}
-redis: {addresses: [%q]}
-auth:
-  roles:
-    lab: {publish: ["#"], subscribe: ["#"], deny_publish: [%q], deny_subscribe: [%q]}
-uplink: {window: %d}
-limits: {max_packet: %dB, messages_per_second: 0, bytes_per_second: 0, connect_rate: 0}
-rules: {path: rules}
-`
-
 func start(t *testing.T) *env {
 	t.Helper()
-	g := harness.PrepareGateway(t, harness.Options{NoRules: true})
-	e := &env{g: g, lab: g.Lab, tokens: g.MQTT, vehicles: harness.FreeAddr(t), ws: harness.FreeAddr(t)}
-	yaml := fmt.Sprintf(configuration, g.HTTP, e.tokens, e.lab, e.vehicles, e.ws, harness.FreeAddr(t), harness.FreeAddr(t),
-		deniedPub, denied, window, maxPacket)
-	if err := os.WriteFile(g.Config, []byte(yaml), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	g.Start()
+	e := &env{vehicles: harness.FreeAddr(t), ws: harness.FreeAddr(t)}
+	e.g = harness.StartGateway(t, harness.Options{
+		NoRules: true, LabRole: "lab",
+		Auth: fmt.Sprintf(`roles: {lab: {publish: ["#"], subscribe: ["#"], deny_publish: [%q], deny_subscribe: [%q]}}`, deniedPub, denied),
+		Listeners: []string{
+			fmt.Sprintf("{name: vins, address: %q, anonymous_role: vehicle}", e.vehicles),
+			fmt.Sprintf("{name: ws, address: %q, protocol: ws, anonymous_role: lab}", e.ws),
+		},
+		Extra: fmt.Sprintf("uplink: {window: %d}\nlimits: {max_packet: %dB, messages_per_second: 0, bytes_per_second: 0, connect_rate: 0}\n",
+			window, maxPacket),
+	})
+	e.lab, e.tokens = e.g.Lab, e.g.MQTT
 	return e
 }
 

@@ -57,7 +57,7 @@ func TestKillUnderLoad(t *testing.T) {
 		Extra: "log: {level: warn}\nuplink: {journal: {segment_bytes: 1MiB, max_bytes: 256MiB}}\n",
 	})}
 	k.ledger = filepath.Join(k.Dir, "ledger.txt")
-	fleet := harness.StartProcess(t, "fleet", k.Dir, nil, harness.Binary(t), "fleet", "--config", k.Config, "--ledger", k.ledger,
+	fleet := k.Fleet("fleet", "--ledger", k.ledger,
 		"--vehicles", strconv.Itoa(vehicles), "--rate", "5", "--payload-bytes", "1000",
 		"--reconnect-max", "300ms", "--connect-rate", "5000", "--tls-resume")
 	k.acknowledged(0, 2*vehicles)
@@ -95,7 +95,7 @@ func (k *killed) round(n, of int) {
 	if rand.Float64() < startKills && k.start > 0 {
 		moment := time.Duration(rand.Int64N(int64(k.start) * 3 / 2))
 		k.Kill()
-		k.Process = harness.StartProcess(k.t, "cellgate", k.Dir, nil, harness.Binary(k.t), "run", "--config", k.Config)
+		k.Launch()
 		select {
 		case <-k.Done():
 			k.t.Fatalf("the gateway ended while starting:\n%s", k.Tail(40))

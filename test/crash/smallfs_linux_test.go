@@ -114,10 +114,10 @@ func newSmallDisk(t *testing.T) *smallDisk {
 func (d *smallDisk) fleet(mqtt string, first, n int, more ...string) {
 	d.t.Helper()
 	args := append([]string{
-		"fleet", "--config", d.Config, "--mqtt", mqtt, "--first", strconv.Itoa(first), "--vehicles", strconv.Itoa(n),
+		"--mqtt", mqtt, "--first", strconv.Itoa(first), "--vehicles", strconv.Itoa(n),
 		"--rate", "5", "--payload-bytes", "1000", "--alarm-every", "0s", "--reconnect-max", "300ms",
 	}, more...)
-	d.fleets = append(d.fleets, harness.StartProcess(d.t, fmt.Sprintf("fleet-%d", first), d.Dir, nil, append([]string{harness.Binary(d.t)}, args...)...))
+	d.fleets = append(d.fleets, d.Fleet(fmt.Sprintf("fleet-%d", first), args...))
 }
 
 // grow waits until both versions have so many more acknowledgements.

@@ -25,7 +25,7 @@ func TestFirstPuback(t *testing.T) {
 	}
 	want := fromEnv(t, "START_BYTES", 64<<20)
 	g := harness.StartGateway(t, harness.Options{Extra: "log: {level: warn}\nlimits: {messages_per_second: 0, bytes_per_second: 0}\n"})
-	fleet := harness.StartProcess(t, "fleet", g.Dir, nil, harness.Binary(t), "fleet", "--config", g.Config,
+	fleet := g.Fleet("fleet",
 		"--vehicles", "50", "--saturate", "--payload-bytes", "300", "--reconnect-max", "200ms")
 	began, last := time.Now(), uint64(0)
 	harness.Eventually(t, 10*time.Minute, "filling the journal", func() error {
@@ -48,7 +48,7 @@ func TestFirstPuback(t *testing.T) {
 		}
 		g.Kill()
 		began := time.Now()
-		g.Process = harness.StartProcess(t, "cellgate", g.Dir, nil, harness.Binary(t), "run", "--config", g.Config)
+		g.Launch()
 		took, err := untilPuback(g.Lab, began)
 		if err != nil {
 			t.Fatalf("%v\n%s", err, g.Tail(40))

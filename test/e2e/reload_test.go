@@ -69,7 +69,8 @@ func TestReloadTakesChangedCertificatePaths(t *testing.T) {
 func TestHangupDuringTheStart(t *testing.T) {
 	t.Parallel()
 	g := harness.PrepareGateway(t, harness.Options{})
-	p := harness.StartProcess(t, "cellgate", g.Dir, nil, harness.Binary(t), "run", "--config", g.Config)
+	g.Launch()
+	p := g.Process
 	logged := func(text string) bool {
 		log, err := os.ReadFile(p.Log)
 		return err == nil && strings.Contains(string(log), text)

@@ -87,6 +87,10 @@ type Options struct {
 	Node string
 	// LabRole is the role of the listener without tokens; vehicle if empty.
 	LabRole string
+	// Listeners are further entries of the configuration's listeners, each a line in YAML's flow style.
+	Listeners []string
+	// RuleSettings are further keys of the configuration's rules, in YAML's flow style.
+	RuleSettings string
 	// Auth are further keys of the configuration's auth, in YAML's flow style, such as "token_ttl: 1m".
 	Auth string
 	// VehicleCA verifies vehicles' certificates on the TLS listener, where they are optional, and on token_api, which
@@ -161,6 +165,10 @@ func (g *Gateway) yaml(o Options) string {
 	if o.VehicleCA != nil {
 		clients = ", client_ca: tls/vehicles-ca.crt, client_auth: optional"
 	}
+	listeners := ""
+	for _, l := range o.Listeners {
+		listeners += "  - " + l + "\n"
+	}
 	var b strings.Builder
 	fmt.Fprintf(&b, `cell: {id: cell-test-01, region: test, node: %s}
 data_dir: data
@@ -168,13 +176,13 @@ listeners:
   - {name: vehicles, address: "%s", tls: {cert: tls/server.crt, key: tls/server.key%s}}
   - {name: local, address: "%s"}
   - {name: lab, address: "%s", anonymous_role: %s}
-http: {address: "%s"}
+%shttp: {address: "%s"}
 kafka: {brokers: [%s], auto_create_topics: %t, %s}
 redis: {%s}
 auth: {leeway: 1s, %s}
-rules: {path: rules}
-`, cmp.Or(o.Node, "gw-1"), g.MQTTS, clients, g.MQTT, g.Lab, cmp.Or(o.LabRole, "vehicle"), g.HTTP,
-		addr(o.Kafka), !o.KeepTopics, o.KafkaSettings, redis, o.Auth)
+rules: {path: rules, %s}
+`, cmp.Or(o.Node, "gw-1"), g.MQTTS, clients, g.MQTT, g.Lab, cmp.Or(o.LabRole, "vehicle"), listeners, g.HTTP,
+		addr(o.Kafka), !o.KeepTopics, o.KafkaSettings, redis, o.Auth, o.RuleSettings)
 	if o.VehicleCA != nil {
 		fmt.Fprintf(&b, "token_api: {address: \"%s\", tls: {cert: tls/server.crt, key: tls/server.key%s}}\n", g.TokenAPI, clients)
 	}
@@ -185,14 +193,35 @@ rules: {path: rules}
 	return b.String()
 }
 
-// Start runs the gateway, also again after Kill or Stop, and waits until it serves.
-func (g *Gateway) Start() {
+// Change puts text in the place of a piece of the configuration.
+func (g *Gateway) Change(piece, text string) {
+	g.t.Helper()
+	config, err := os.ReadFile(g.Config)
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	if !strings.Contains(string(config), piece) {
+		g.t.Fatalf("no %q in %s", piece, config)
+	}
+	if err := os.WriteFile(g.Config, []byte(strings.Replace(string(config), piece, text, 1)), 0o600); err != nil {
+		g.t.Fatal(err)
+	}
+}
+
+// Launch runs the gateway, also again after Kill or Stop, without waiting for anything.
+func (g *Gateway) Launch() {
 	g.t.Helper()
 	argv := []string{g.binary, "run", "--config", g.Config}
 	if g.descriptors > 0 { // Go raises the soft limit to the hard one, so both are set
 		argv = slices.Concat([]string{"/bin/sh", "-c", fmt.Sprintf(`ulimit -n %d && exec "$@"`, g.descriptors), "sh"}, argv)
 	}
 	g.Process = StartProcess(g.t, "cellgate", g.Dir, g.env, argv...)
+}
+
+// Start is Launch, and waits until the gateway serves.
+func (g *Gateway) Start() {
+	g.t.Helper()
+	g.Launch()
 	Eventually(g.t, 30*time.Second, "gateway ready", func() error {
 		select {
 		case <-g.Done():
@@ -208,6 +237,13 @@ func (g *Gateway) Start() {
 		}
 		return nil
 	})
+}
+
+// Fleet starts a simulated fleet against the gateway.
+func (g *Gateway) Fleet(name string, args ...string) *Process {
+	g.t.Helper()
+	argv := append([]string{Binary(g.t), "fleet", "--config", g.Config}, args...)
+	return StartProcess(g.t, name, g.Dir, nil, argv...)
 }
 
 // Cellgate runs a subcommand to its end and returns its standard output, trimmed; it fails the test when

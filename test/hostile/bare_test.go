@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"os"
 	"strings"
 	"testing"
 	"time"
@@ -26,19 +25,10 @@ func TestBareSockets(t *testing.T) {
 	besiege(t, siege{
 		options: harness.Options{
 			Descriptors: descriptors, VehicleCA: harness.NewAuthority(t),
-			Extra: "uplink: {journal: {segment_bytes: 1MiB}}\n",
+			Extra:     "uplink: {journal: {segment_bytes: 1MiB}}\n",
+			Listeners: []string{fmt.Sprintf("{name: web, address: %q, protocol: ws}", web)},
 		},
 		lasts: 5 * time.Minute,
-		prepare: func(t *testing.T, g *harness.Gateway, _ *harness.Kafka) {
-			text, err := os.ReadFile(g.Config)
-			if err == nil {
-				added := fmt.Sprintf("listeners:\n  - {name: web, address: %q, protocol: ws}\n", web)
-				err = os.WriteFile(g.Config, []byte(strings.Replace(string(text), "listeners:\n", added, 1)), 0o600)
-			}
-			if err != nil {
-				t.Fatal(err)
-			}
-		},
 		attack: func(ctx context.Context, t *testing.T, c *cell) {
 			bare := &attack{held: map[string]int{}, opened: map[string]int{}, stop: make(chan struct{})}
 			for _, addr := range []string{c.TokenAPI, web, c.HTTP, c.MQTTS} {

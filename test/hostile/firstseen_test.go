@@ -1,7 +1,6 @@
 package hostile
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -32,18 +31,13 @@ func TestVehiclesSeenForTheFirstTime(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			besiege(t, siege{
-				options:  harness.Options{LabRole: "seen", Auth: `roles: {seen: {publish: ["v1/+/up/seen"]}}`, Extra: "limits: {messages_per_second: 100000}\n"},
+				options: harness.Options{
+					LabRole: "seen", Auth: `roles: {seen: {publish: ["v1/+/up/seen"]}}`, Extra: "limits: {messages_per_second: 100000}\n",
+					RuleSettings: fmt.Sprintf("max_vins: %d", bound),
+				},
 				lasts:    time.Minute,
 				commands: true,
 				prepare: func(t *testing.T, g *harness.Gateway, _ *harness.Kafka) {
-					config, err := os.ReadFile(g.Config)
-					if err != nil {
-						t.Fatal(err)
-					}
-					config = bytes.Replace(config, []byte("rules: {path: rules}"), fmt.Appendf(nil, "rules: {path: rules, max_vins: %d}", bound), 1)
-					if err := os.WriteFile(g.Config, config, 0o600); err != nil {
-						t.Fatal(err)
-					}
 					if err := os.WriteFile(filepath.Join(g.Dir, "rules", "counting.rules.yaml"), []byte(counting), 0o600); err != nil {
 						t.Fatal(err)
 					}

@@ -116,7 +116,8 @@ func startCell(t *testing.T) *cell {
 	}
 	keys := "keys_dir: " + t.TempDir()
 	redis := harness.EmbeddedRedis(t)
-	c.a = harness.PrepareGateway(t, harness.Options{Kafka: c.kafka, Redis: redis, Auth: keys, Node: "gw-a"})
+	web := fmt.Sprintf("{name: web, address: %q, protocol: ws, tls: {cert: tls/server.crt, key: tls/server.key}}", c.web)
+	c.a = harness.PrepareGateway(t, harness.Options{Kafka: c.kafka, Redis: redis, Auth: keys, Node: "gw-a", Listeners: []string{web}})
 	c.b = harness.PrepareGateway(t, harness.Options{Kafka: c.kafka, Redis: redis, Auth: keys, Node: "gw-b"})
 	if err := os.RemoveAll(filepath.Join(c.b.Dir, "tls")); err != nil {
 		t.Fatal(err)
@@ -124,25 +125,11 @@ func startCell(t *testing.T) *cell {
 	if err := os.CopyFS(filepath.Join(c.b.Dir, "tls"), os.DirFS(filepath.Join(c.a.Dir, "tls"))); err != nil {
 		t.Fatal(err)
 	}
-	listen(t, c.a, fmt.Sprintf(`{name: web, address: "%s", protocol: ws, tls: {cert: tls/server.crt, key: tls/server.key}}`, c.web))
 	c.a.Start()
 	c.b.Start()
 	c.operator = c.a.OperatorToken()
 	c.service = c.a.Cellgate("token", "issue", "--config", c.a.Config, "--service", "watch", "--scope", "telemetry:read")
 	return c
-}
-
-// listen adds a listener to a gateway that is not running yet.
-func listen(t *testing.T, g *harness.Gateway, listener string) {
-	t.Helper()
-	text, err := os.ReadFile(g.Config)
-	if err != nil {
-		t.Fatal(err)
-	}
-	more := strings.Replace(string(text), "listeners:\n", "listeners:\n  - "+listener+"\n", 1)
-	if err := os.WriteFile(g.Config, []byte(more), 0o600); err != nil {
-		t.Fatal(err)
-	}
 }
 
 // run runs one test of a library and notes its result.

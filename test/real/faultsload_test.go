@@ -20,8 +20,7 @@ import (
 // startFleet runs the simulator until endFleet, appending to the ledger.
 func startFleet(t *testing.T, g *harness.Gateway, name, ledger string, vehicles, rate int) *harness.Process {
 	t.Helper()
-	return harness.StartProcess(t, name, g.Dir, nil, harness.Binary(t), "fleet", "--config", g.Config, "--vehicles", fmt.Sprint(vehicles),
-		"--rate", fmt.Sprint(rate), "--ledger", ledger, "--json")
+	return g.Fleet(name, "--vehicles", fmt.Sprint(vehicles), "--rate", fmt.Sprint(rate), "--ledger", ledger, "--json")
 }
 
 // endFleet stops the simulator as Ctrl-C does and returns its report.
