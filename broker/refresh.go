@@ -8,7 +8,6 @@ import (
 	"cellgate/auth"
 	"cellgate/broker/frame"
 	"cellgate/broker/message"
-	"cellgate/broker/session"
 )
 
 // authMethod is the authentication method of MQTT 5 that carries a token instead of the password.
@@ -124,7 +123,7 @@ func (b *Broker) noticeExpiring(c *conn) {
 	if err != nil || !c.vehicle {
 		return
 	}
-	err = b.sessions.Deliver(c.id, &session.Delivery{
+	err = b.sessions.Deliver(c.id, &message.Delivery{
 		Topic: c.own + "sys/token-expiring", Payload: payload, Life: max(end.Sub(c.b.now()), time.Second),
 		Props: message.Properties{ContentType: "application/json"},
 	})

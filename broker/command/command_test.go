@@ -30,12 +30,12 @@ type engine struct {
 	mu      sync.Mutex
 	version byte // 0: not ready
 	err     error
-	got     []*Delivery
-	arrived chan *Delivery
+	got     []*message.Delivery
+	arrived chan *message.Delivery
 }
 
 func newEngine(version byte) *engine {
-	return &engine{version: version, arrived: make(chan *Delivery, 10_000)}
+	return &engine{version: version, arrived: make(chan *message.Delivery, 10_000)}
 }
 
 func (e *engine) Ready(string) (byte, bool) {
@@ -44,7 +44,7 @@ func (e *engine) Ready(string) (byte, bool) {
 	return e.version, e.version != 0
 }
 
-func (e *engine) Deliver(_ string, d *Delivery) error {
+func (e *engine) Deliver(_ string, d *message.Delivery) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.err != nil {
@@ -61,7 +61,7 @@ func (e *engine) set(version byte, err error) {
 	e.version, e.err = version, err
 }
 
-func (e *engine) next(t *testing.T) *Delivery {
+func (e *engine) next(t *testing.T) *message.Delivery {
 	t.Helper()
 	select {
 	case d := <-e.arrived:

@@ -95,7 +95,7 @@ func (s *Service) send(l *lane, e *entry, version byte) error {
 	}
 	e.attempt++
 	seq, attempt := r.Seq, e.attempt
-	d := &Delivery{
+	d := &message.Delivery{
 		Urgent:  r.Urgent,
 		Topic:   "v1/" + r.VIN + "/cmd/" + r.ID + "/" + r.Name,
 		Payload: payload,

@@ -25,7 +25,7 @@ type world struct {
 
 	mu     sync.Mutex // of what the service's goroutine reads
 	ready  bool
-	flying []*Delivery
+	flying []*message.Delivery
 	full   *rand.Rand
 
 	received  []string        // ids in the order of their first arrival at the vehicle
@@ -42,7 +42,7 @@ func (w *world) Ready(string) (byte, bool) {
 }
 
 // connect changes the connection's state and returns what was on its way.
-func (w *world) connect(ready bool) []*Delivery {
+func (w *world) connect(ready bool) []*message.Delivery {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.ready = ready
@@ -53,7 +53,7 @@ func (w *world) connect(ready bool) []*Delivery {
 	return flying
 }
 
-func (w *world) Deliver(_ string, d *Delivery) error {
+func (w *world) Deliver(_ string, d *message.Delivery) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.full.IntN(4) == 0 {
@@ -63,7 +63,7 @@ func (w *world) Deliver(_ string, d *Delivery) error {
 	return nil
 }
 
-func id(d *Delivery) string {
+func id(d *message.Delivery) string {
 	_, _, rest := message.SplitTopic(d.Topic)
 	return rest[:len(rest)-len("/lock")]
 }

@@ -9,6 +9,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"cellgate/broker/message"
 	"cellgate/broker/statefile"
 )
 
@@ -70,7 +71,7 @@ type hooked struct {
 	hook func()
 }
 
-func (h *hooked) Deliver(vin string, d *Delivery) error {
+func (h *hooked) Deliver(vin string, d *message.Delivery) error {
 	h.hook()
 	return h.engine.Deliver(vin, d)
 }
@@ -85,12 +86,12 @@ func TestRestartKeepsStatesAndOrder(t *testing.T) {
 	}
 	e.set(5, nil)
 	s.OnReady(vin)
-	got := map[string]*Delivery{}
+	got := map[string]*message.Delivery{}
 	for range 5 {
 		d := e.next(t)
 		got[d.Topic] = d
 	}
-	of := func(id string) *Delivery { return got[fmt.Sprintf("v1/%s/cmd/%s/lock", vin, id)] }
+	of := func(id string) *message.Delivery { return got[fmt.Sprintf("v1/%s/cmd/%s/lock", vin, id)] }
 	for _, id := range []string{"sent", "delivered", "accepted", "done"} {
 		of(id).Sent()
 	}

@@ -23,22 +23,7 @@ type Deliverer interface {
 	// Deliver sends d at QoS 1, after what was given to it before for this vehicle. It does not block. An
 	// error means that d was not sent and no callback will come. It may wrap ErrUndeliverable: no later try
 	// can succeed either.
-	Deliver(vin string, d *Delivery) error
-}
-
-// Delivery is one message for a vehicle. The engine repeats it while the session lives; exactly one of
-// Acked and Failed is its last callback, unless the subscription is of QoS 0, where Sent is. The
-// callbacks do not block and may come from within Deliver.
-type Delivery struct {
-	// Urgent: it goes before what was given before it and has not been sent, unless that is urgent too.
-	Urgent  bool
-	Topic   string
-	Payload []byte
-	Props   message.Properties
-	Life    time.Duration // how long from now it may be sent
-	Sent    func()
-	Acked   func(code byte) // the PUBACK's reason code, 0 on 3.1.1
-	Failed  func(err error)
+	Deliver(vin string, d *message.Delivery) error
 }
 
 // ErrUndeliverable says that a command can never be sent to its vehicle, such as one beyond the

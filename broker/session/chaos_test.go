@@ -19,7 +19,7 @@ func TestChaos(t *testing.T) {
 		o.CommitInterval, o.MaxQueuedMessages, o.MaxInflight = 5*time.Millisecond, 20, 4
 		o.Overflow = DropOldest
 	})
-	e.m.OnReady(func(id string) { _ = e.m.Deliver(id, &Delivery{Topic: "v1/" + id + "/cmd/ready/x"}) })
+	e.m.OnReady(func(id string) { _ = e.m.Deliver(id, &message.Delivery{Topic: "v1/" + id + "/cmd/ready/x"}) })
 	e.m.OnPresence(func(Presence) {})
 	rounds := 300
 	if testing.Short() {
@@ -78,7 +78,7 @@ func (e *env) live(rnd *rand.Rand, id string) {
 		case 2:
 			c.s.Unsubscribe([]string{"t/#"}, func([]byte) {})
 		case 3:
-			_ = e.m.Deliver(id, &Delivery{Topic: "v1/" + id + "/cmd/1/x", Durable: true})
+			_ = e.m.Deliver(id, &message.Delivery{Topic: "v1/" + id + "/cmd/1/x", Durable: true})
 		case 4:
 			if !c.s.ReceiveQoS2(n) {
 				c.s.JournaledQoS2(n, e.journal.Last())

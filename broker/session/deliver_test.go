@@ -385,8 +385,8 @@ func TestDeliver(t *testing.T) {
 	const vin = "LTEST000000000001"
 	e := newEnv(t, func(o *Options) { o.MaxQueuedMessages = 2 })
 	var log []string
-	d := func(id string) *Delivery {
-		return &Delivery{
+	d := func(id string) *message.Delivery {
+		return &message.Delivery{
 			Topic: "v1/" + vin + "/cmd/" + id + "/lock", Payload: []byte(id),
 			Sent:   func() { log = append(log, id+" sent") },
 			Acked:  func(code byte) { log = append(log, fmt.Sprintf("%s acked %d", id, code)) },
@@ -419,7 +419,7 @@ func TestDeliver(t *testing.T) {
 	c.expect("v1/"+vin+"/cmd/c1/lock=c1 q1 #1", "v1/"+vin+"/cmd/c2/lock=c2 q1 #2")
 	c.s.Puback(1, 0)
 	c.detach(false)
-	if err := e.m.Deliver(vin, &Delivery{Topic: "v1/" + vin + "/sys/reconnect"}); !errors.Is(err, ErrNotConnected) {
+	if err := e.m.Deliver(vin, &message.Delivery{Topic: "v1/" + vin + "/sys/reconnect"}); !errors.Is(err, ErrNotConnected) {
 		t.Errorf("QoS 0 to a client that is away: %v", err)
 	}
 	late := d("c4")
@@ -451,7 +451,7 @@ func TestDurableDeliverySurvivesRestart(t *testing.T) {
 	c, _ := e.attach("V", vehicle)
 	c.subscribe(sub("v1/V/cmd/#", 1))
 	c.detach(false)
-	for _, d := range []*Delivery{
+	for _, d := range []*message.Delivery{
 		{Topic: "v1/V/cmd/1/a", Payload: []byte("kept"), Durable: true, Life: time.Hour},
 		{Topic: "v1/V/cmd/2/a", Payload: []byte("lost")},
 	} {

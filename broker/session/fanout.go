@@ -218,7 +218,7 @@ func (st *state) offerNow(rec *message.Record, match *Matched, retain bool) {
 
 // Deliver queues a message for one client, whether it is connected or not. Errors: ErrNoSession,
 // ErrNotSubscribed, ErrNotConnected, ErrQueueFull, ErrExpired, ErrNotPermitted; then no callback is called.
-func (m *Manager) Deliver(clientID string, d *Delivery) error {
+func (m *Manager) Deliver(clientID string, d *message.Delivery) error {
 	st := m.lookup(clientID)
 	if st == nil {
 		return ErrNoSession

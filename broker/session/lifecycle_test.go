@@ -351,7 +351,7 @@ func TestTakeover(t *testing.T) {
 	old, _ := e.attach("V", vehicle)
 	old.keep = true
 	old.subscribe(sub("v1/V/cmd/#", 1))
-	if err := e.m.Deliver("V", &Delivery{Topic: "v1/V/cmd/1/a"}); err != nil {
+	if err := e.m.Deliver("V", &message.Delivery{Topic: "v1/V/cmd/1/a"}); err != nil {
 		t.Fatal(err)
 	}
 	old.take(1)

@@ -51,8 +51,8 @@ const (
 // entry is one message in one session's queue.
 type entry struct {
 	body *body
-	d    *Delivery // a directed message's callbacks; nil for others
-	ids  []uint32  // subscription identifiers
+	d    *message.Delivery // a directed message's callbacks; nil for others
+	ids  []uint32          // subscription identifiers
 	// shared are the shared filters for which the message came here: another member gets it when the session ends.
 	shared []string
 	order  uint64 // rises within the session; the key in the state file

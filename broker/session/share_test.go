@@ -7,6 +7,8 @@ import (
 	"math"
 	"strings"
 	"testing"
+
+	"cellgate/broker/message"
 )
 
 func owned(owner string) func(*Attach) { return func(a *Attach) { a.Owner = Owner(owner) } }
@@ -42,7 +44,7 @@ func TestCommandsHaveRoomOfTheirOwn(t *testing.T) {
 				t.Errorf("copies for subscribers take %d bytes of %d", got, 400*size)
 			}
 			for id := range uint16(50) {
-				if err := e.m.Deliver("V", &Delivery{Topic: "v1/V/cmd/1/x", Payload: make([]byte, 100)}); err != nil {
+				if err := e.m.Deliver("V", &message.Delivery{Topic: "v1/V/cmd/1/x", Payload: make([]byte, 100)}); err != nil {
 					t.Fatal(err)
 				}
 				v.take(1)
@@ -276,7 +278,7 @@ func TestOwnTopicsDoNotWaitForTheFanout(t *testing.T) {
 	e.m.fanMu.Lock()
 	defer e.m.fanMu.Unlock()
 	v.subscribe(sub("v1/V/cmd/#", 1))
-	if err := e.m.Deliver("V", &Delivery{Topic: "v1/V/cmd/1/x"}); err != nil {
+	if err := e.m.Deliver("V", &message.Delivery{Topic: "v1/V/cmd/1/x"}); err != nil {
 		t.Error(err)
 	}
 	v.expect("v1/V/cmd/1/x= q1 #1")

@@ -3,6 +3,8 @@ package session
 import (
 	"fmt"
 	"testing"
+
+	"cellgate/broker/message"
 )
 
 // An urgent message goes before what the client has not been sent, behind those that are urgent too.
@@ -12,7 +14,7 @@ func TestUrgentGoesBeforeWhatWaits(t *testing.T) {
 	c, _ := e.attach("V1", vehicle, func(a *Attach) { a.ReceiveMaximum = 1 })
 	c.subscribe(sub("v1/V1/cmd/#", 1))
 	for _, text := range []string{"a", "b", "c", "U1", "U2", "d"} {
-		d := &Delivery{Topic: "v1/V1/cmd/x", Payload: []byte(text), Urgent: text[0] == 'U'}
+		d := &message.Delivery{Topic: "v1/V1/cmd/x", Payload: []byte(text), Urgent: text[0] == 'U'}
 		if err := e.m.Deliver("V1", d); err != nil {
 			t.Fatal(err)
 		}

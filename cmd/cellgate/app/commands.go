@@ -33,12 +33,10 @@ func (d deliverer) Ready(vin string) (version byte, ok bool) {
 
 // Deliver implements command.Deliverer. The command service has a store of its own, so the session need not
 // keep the message on disk.
-func (d deliverer) Deliver(vin string, c *command.Delivery) error {
-	err := d.sessions.Deliver(vin, &session.Delivery{
-		Topic: c.Topic, Payload: c.Payload, Props: c.Props, Urgent: c.Urgent, Life: c.Life,
-		Sent: c.Sent, Acked: c.Acked, Failed: func(err error) { c.Failed(undeliverable(err)) },
-	})
-	return undeliverable(err)
+func (d deliverer) Deliver(vin string, m *message.Delivery) error {
+	failed := m.Failed
+	m.Failed = func(err error) { failed(undeliverable(err)) }
+	return undeliverable(d.sessions.Deliver(vin, m))
 }
 
 // kafkaMay holds commands from Kafka to what the configuration leaves them.

@@ -36,7 +36,7 @@ func (a *App) sendAway(client string, code byte, endpoint, reason string) bool {
 func (a *App) point(vin, endpoint, reason string) {
 	payload, err := json.Marshal(reconnectNotice{endpoint, reason})
 	if err == nil {
-		err = a.sessions.Deliver(vin, &session.Delivery{
+		err = a.sessions.Deliver(vin, &message.Delivery{
 			Topic: "v1/" + vin + "/sys/reconnect", Payload: payload, Life: noticeLife,
 			Props: message.Properties{ContentType: "application/json"},
 		})
