@@ -11,6 +11,7 @@ import (
 
 	"cellgate/configs/complete"
 	"cellgate/rules/sink/kafkaclient"
+	"cellgate/rules/sink/remote"
 )
 
 // lanes is how many outbox topics there are.
@@ -243,30 +244,23 @@ func (s *Syncer) closeProducers(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// Health is the state of one of the two clusters.
-type Health struct {
-	Name   string    `json:"name"`
-	OK     bool      `json:"ok"`
-	Since  time.Time `json:"since"`
-	Reason string    `json:"reason,omitempty"`
-}
-
 // Health is the state of the cell's Kafka, as the group member sees it, of the central one, and of each lane that has
 // stopped at a gap.
-func (s *Syncer) Health() []Health {
-	c := s.consumer.Health()
-	all := []Health{{Name: "sync", OK: c.OK, Since: c.Since, Reason: c.Reason}, s.centralHealth()}
+func (s *Syncer) Health() []remote.Health {
+	cell := s.consumer.Health()
+	cell.Name = "sync"
+	all := []remote.Health{cell, s.centralHealth()}
 	for _, l := range s.lanes {
 		if gaps := l.gapsNow(); len(gaps) > 0 {
-			all = append(all, Health{Name: "sync-" + l.name, Since: gaps[0].Since, Reason: l.complaint(gaps)})
+			all = append(all, remote.Health{Name: "sync-" + l.name, Since: gaps[0].Since, Reason: l.complaint(gaps)})
 		}
 	}
 	return all
 }
 
 // centralHealth is well when every lane's producer is.
-func (s *Syncer) centralHealth() Health {
-	h := Health{Name: "central-kafka", OK: true}
+func (s *Syncer) centralHealth() remote.Health {
+	h := remote.Health{Name: "central-kafka", OK: true}
 	for _, l := range s.lanes {
 		p := l.central.Health()
 		switch {

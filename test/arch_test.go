@@ -33,7 +33,7 @@ var mayImport = map[string][]string{
 	"rules/sink/remote":      {},
 	"rules/sink/kafkaclient": {"rules/sink/remote", "broker/metric"},
 	"auth":                   {"auth", "broker/message", "configs/settled", "broker/metric"},
-	"sync":                   {"rules/sink/kafkaclient", "broker/metric"},
+	"sync":                   {"rules/sink/kafkaclient", "rules/sink/remote", "broker/metric"},
 	"configs":                {"configs", "broker/message", "auth"},
 	"configs/settled":        {},
 	"configs/spelling":       {},

@@ -28,11 +28,13 @@ import (
 // discard settles at once.
 type discard struct{ kind rules.SinkKind }
 
-func (d discard) Name() string                          { return d.kind.String() }
-func (d discard) Kind() rules.SinkKind                  { return d.kind }
-func (discard) Deliver(_ *sink.Delivery, t sink.Ticket) { t.Delivered() }
-func (discard) Health() sink.Health                     { return sink.Health{OK: true} }
-func (discard) Close(context.Context) error             { return nil }
+func (d discard) Name() string                         { return d.kind.String() }
+func (d discard) Kind() rules.SinkKind                 { return d.kind }
+func (discard) Deliver(_ *sink.Message, t sink.Ticket) { t.Delivered() }
+func (discard) Health() remote.Health                  { return remote.Health{OK: true} }
+func (discard) Announce([]string)                      {}
+func (discard) Parker() sink.Parker                    { return nil }
+func (discard) Close(context.Context) error            { return nil }
 func discards(kinds ...rules.SinkKind) (out []sink.Binding) {
 	for _, k := range kinds {
 		out = append(out, sink.Binding{Sink: discard{k}})

@@ -121,10 +121,10 @@ func (g *graveyard) bury(ctx context.Context, r refusal) error {
 	if err := set.RenderDeadLetter(r.t.decision(), r.reason, rec, &g.out); err != nil {
 		return fmt.Errorf("render the dead letter: %w", err)
 	}
-	dv := Delivery{Record: rec, Out: &g.out, idPrefix: env.idPrefix}
+	m := Message{Record: rec, Out: &g.out, idPrefix: env.idPrefix}
 	t := r.t
 	t.to, t.dead = &burial{g: g, r: r}, true
-	env.deadLetters.Deliver(&dv, t)
+	env.deadLetters.Deliver(&m, t)
 	return nil
 }
 

@@ -62,8 +62,8 @@ func (d *destination) step(ctx context.Context) {
 	if !done {
 		return
 	}
-	if d.via.parks && !d.l.parts(k) {
-		d.via.sink.(Parker).Open(k.name, func() bool { return d.l.opened(k) }) //nolint:forcetypeassert // parks says so
+	if d.via.parker != nil && !d.l.parts(k) {
+		d.via.parker.Open(k.name, func() bool { return d.l.opened(k) })
 	}
 	d.l.mu.Lock()
 	defer d.l.mu.Unlock()
@@ -426,8 +426,8 @@ func (f *flight) hand(via *pipeline, t Ticket) {
 		return
 	}
 	f.topic = out.Topic
-	l.form.delivery = Delivery{Record: &e.record, Out: out, idPrefix: l.env.idPrefix}
-	via.sink.Deliver(&l.form.delivery, t)
+	l.form.message = Message{Record: &e.record, Out: out, idPrefix: l.env.idPrefix}
+	via.sink.Deliver(&l.form.message, t)
 }
 
 // settle implements settler.

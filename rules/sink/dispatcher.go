@@ -15,6 +15,7 @@ import (
 	"cellgate/broker/message"
 	"cellgate/broker/statefile"
 	"cellgate/rules"
+	"cellgate/rules/sink/remote"
 )
 
 // Dispatcher evaluates the journal and feeds the sinks.
@@ -50,7 +51,7 @@ type Dispatcher struct {
 	unsure  bool   // another one may have been appended since
 
 	troubleMu sync.Mutex
-	trouble   Health // of the dispatcher itself
+	trouble   remote.Health // of the dispatcher itself
 
 	cancel  context.CancelFunc
 	wg      sync.WaitGroup
@@ -78,7 +79,7 @@ func New(o Options) (*Dispatcher, error) {
 		o:       o,
 		sets:    &ruleSets{db: o.DB, compile: o.compile, compiled: map[string]ruleSet{}},
 		state:   rules.NewState(o.State),
-		trouble: Health{Name: "dispatch", OK: true, Since: time.Now()},
+		trouble: remote.Health{Name: "dispatch", OK: true, Since: time.Now()},
 	}
 	d.env = &environment{
 		idPrefix: msgIDPrefix(o.Node, o.Journal.Epoch()),
@@ -428,9 +429,7 @@ func (d *Dispatcher) use(set ruleSet, index uint32) {
 // announce tells the sinks what topics to expect.
 func (d *Dispatcher) announce(set ruleSet) {
 	for _, p := range d.pipelines {
-		if a, ok := p.sink.(Announcer); ok {
-			a.Announce(set.topics(p.sink.Kind()))
-		}
+		p.sink.Announce(set.topics(p.sink.Kind()))
 	}
 }
 

@@ -14,6 +14,7 @@ import (
 
 	"cellgate/broker/message"
 	"cellgate/broker/wal"
+	"cellgate/rules/sink/remote"
 )
 
 // ParkedLimits bound what is parked.
@@ -183,8 +184,8 @@ func (l *lot) reopen() (waits bool) {
 	}
 	l.mu.Unlock()
 	for _, k := range keys {
-		if p := l.env.byName[k.sink]; p != nil && p.parks {
-			p.sink.(Parker).Open(k.name, func() bool { return l.opened(k) }) //nolint:forcetypeassert // parks says so
+		if p := l.env.byName[k.sink]; p != nil && p.parker != nil {
+			p.parker.Open(k.name, func() bool { return l.opened(k) })
 		}
 	}
 	return len(keys) > 0
@@ -315,13 +316,13 @@ func (l *lot) parked() []Parked {
 }
 
 // health is the state of the destinations, for /readyz.
-func (l *lot) health() (Health, bool) {
+func (l *lot) health() (remote.Health, bool) {
 	all := l.parked()
 	if len(all) == 0 {
-		return Health{}, false
+		return remote.Health{}, false
 	}
 	const named = 5
-	h := Health{Name: "parked", Since: all[0].Since}
+	h := remote.Health{Name: "parked", Since: all[0].Since}
 	var parts []string
 	for i, p := range all {
 		if p.Since.Before(h.Since) {

@@ -212,7 +212,7 @@ func (l *lot) restoreLog(s *parkedState) error {
 		l: l, via: l.env.byName[s.Sink], key: k, why: s.Why, missing: s.Missing, since: time.UnixMilli(s.Since),
 		cursor: s.Cursor, read: s.Cursor, written: s.Cursor,
 	}
-	if d.adoptLocked(s.ID, dlog); d.via == nil || !d.via.parks {
+	if d.adoptLocked(s.ID, dlog); d.via == nil || d.via.parker == nil {
 		l.log.Error("a sink is gone from the configuration, and with it what was parked for it", "destination", k.String())
 		l.ended = append(l.ended, d)
 		return nil
@@ -276,6 +276,6 @@ func (l *lot) restoreNote(key string, value []byte) error {
 // start tells the sinks what is parked.
 func (l *lot) start() {
 	for _, d := range l.inOrder() {
-		d.via.sink.(Parker).Park(d.key.name) //nolint:forcetypeassert // restore has seen to it
+		d.via.parker.Park(d.key.name)
 	}
 }

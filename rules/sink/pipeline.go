@@ -30,8 +30,8 @@ type renderer interface {
 
 // form is the memory in which whoever feeds a sink makes one message after the other.
 type form struct {
-	out      rules.Rendered
-	delivery Delivery
+	out     rules.Rendered
+	message Message
 }
 
 // pipeline feeds one sink.
@@ -43,7 +43,7 @@ type form struct {
 // again. Every message is handed over by either the evaluator or the loader, never both, in order.
 type pipeline struct {
 	sink   Sink
-	parks  bool // the sink is a Parker
+	parker Parker // nil: the sink parks nothing
 	name   string
 	limits Limits
 	policy WhenFull
@@ -102,11 +102,10 @@ type pipeline struct {
 func (d *Dispatcher) addPipeline(b *Binding) {
 	name := b.Sink.Name()
 	p := &pipeline{
-		sink: b.Sink, name: name, limits: b.Limits, policy: b.WhenFull, ageOutBytes: b.AgeOutBytes, env: d.env,
+		sink: b.Sink, parker: b.Sink.Parker(), name: name, limits: b.Limits, policy: b.WhenFull, ageOutBytes: b.AgeOutBytes, env: d.env,
 		log: d.o.Log.With("sink", name), wake: make(chan struct{}, 1),
 	}
 	p.graves.p, p.graves.wake = p, make(chan struct{}, 1)
-	_, p.parks = b.Sink.(Parker)
 	d.env.byName[name] = p
 	d.env.pipelines = append(d.env.pipelines, p)
 	d.pipelines = append(d.pipelines, p)
@@ -180,14 +179,14 @@ func (p *pipeline) ampleLocked() bool {
 
 // handOver renders the messages of one record and gives them to the sink.
 func (p *pipeline) handOver(r renderer, set uint32, slot uint64, rec *message.Record, ds []rules.Decision, f *form) {
-	f.delivery = Delivery{Record: rec, Out: &f.out, idPrefix: p.env.idPrefix}
+	f.message = Message{Record: rec, Out: &f.out, idPrefix: p.env.idPrefix}
 	for i := range ds {
 		d := &ds[i]
 		t := Ticket{to: p, slot: slot, set: set, rule: d.Rule, target: d.Target, seq: rec.Seq, many: len(ds) > 1}
 		if p.parkedBefore(t) {
 			continue
 		}
-		if p.parks && (d.Err != "" || d.Values != nil) {
+		if p.parker != nil && (d.Err != "" || d.Values != nil) {
 			t.more = &decisionRest{err: d.Err, values: slices.Clone(d.Values), undecoded: d.Undecoded}
 		}
 		if err := r.Render(*d, rec, &f.out); err != nil {
@@ -195,9 +194,9 @@ func (p *pipeline) handOver(r renderer, set uint32, slot uint64, rec *message.Re
 			continue
 		}
 		t.dead = f.out.DeadLetter
-		t.size = int32(f.delivery.Size()) //nolint:gosec // bounded by the largest packet
+		t.size = int32(f.message.Size()) //nolint:gosec // bounded by the largest packet
 		p.inflightBytes.Add(int64(t.size))
-		p.sink.Deliver(&f.delivery, t)
+		p.sink.Deliver(&f.message, t)
 	}
 }
 

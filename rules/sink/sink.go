@@ -4,10 +4,10 @@ import (
 	"context"
 	"errors"
 	"strconv"
-	"time"
 
 	"cellgate/broker/message"
 	"cellgate/rules"
+	"cellgate/rules/sink/remote"
 )
 
 // Sink delivers messages to one store. It is the contract between the dispatcher and whatever stands
@@ -15,7 +15,7 @@ import (
 //
 //   - Deliver hands one message over. It must return at once: it does no I/O and waits for nothing. The
 //     dispatcher bounds what is under way (Limits), so a sink may queue all that it is given.
-//   - What the Delivery points to belongs to the caller and changes after Deliver returns: the sink
+//   - What the Message points to belongs to the caller and changes after Deliver returns: the sink
 //     copies what it needs.
 //   - Deliver is called by one goroutine at a time, in journal order. The sink keeps the order of
 //     messages with the same key (Kafka) or VIN (Redis), over its own retries too.
@@ -32,15 +32,16 @@ type Sink interface {
 	Name() string
 	// Kind says which targets are this sink's.
 	Kind() rules.SinkKind
-	Deliver(d *Delivery, t Ticket)
-	Health() Health
+	Deliver(m *Message, t Ticket)
+	Health() remote.Health
 	Close(ctx context.Context) error
+	// Announce tells the topics of a rule set before the first message.
+	Announce(topics []string)
+	// Parker is nil for a sink that parks nothing.
+	Parker() Parker
 }
 
-// Announcer is a Sink that wants to know a rule set's Kafka topics before the first message.
-type Announcer interface{ Announce(topics []string) }
-
-// Parker is a Sink that gives back messages for a destination of its own (a topic, a partition) that takes none while others
+// Parker has a sink give back messages for a destination of its own (a topic, a partition) that takes none while others
 // do: with Ticket.Park, in the order in which it got them. They then wait on disk, in a log of the destination's, and hold no
 // place that others need.
 type Parker interface {
@@ -52,18 +53,8 @@ type Parker interface {
 	Open(dest string, empty func() bool)
 }
 
-// Health is the state of one dependency, for /readyz.
-type Health struct {
-	Name string `json:"name"`
-	OK   bool   `json:"ok"`
-	// Since is when the present state began.
-	Since time.Time `json:"since"`
-	// Reason says what is wrong when OK is false.
-	Reason string `json:"reason,omitempty"`
-}
-
-// Delivery is one message for a sink, valid only during Deliver.
-type Delivery struct {
+// Message is one message for a sink, valid only during Deliver.
+type Message struct {
 	// Record is what the vehicle or service sent.
 	Record *message.Record
 	// Out is what the rule made of it.
@@ -74,14 +65,14 @@ type Delivery struct {
 
 // AppendMsgID appends the message's id, the same on every try and after every restart, and the same for a
 // message that the vehicle sent again as for the first.
-func (d *Delivery) AppendMsgID(dst []byte) []byte {
-	return strconv.AppendUint(append(dst, d.idPrefix...), d.Record.Origin(), 10)
+func (m *Message) AppendMsgID(dst []byte) []byte {
+	return strconv.AppendUint(append(dst, m.idPrefix...), m.Record.Origin(), 10)
 }
 
 // Size is about what the message takes in a sink's memory.
-func (d *Delivery) Size() int {
-	n := 256 + len(d.Out.Key) + len(d.Out.Value) + len(d.Out.Redis.Value) + len(d.Out.Redis.Key)
-	for _, f := range d.Out.Redis.Fields {
+func (m *Message) Size() int {
+	n := 256 + len(m.Out.Key) + len(m.Out.Value) + len(m.Out.Redis.Value) + len(m.Out.Redis.Key)
+	for _, f := range m.Out.Redis.Fields {
 		n += 48 + len(f.Name) + len(f.Value)
 	}
 	return n

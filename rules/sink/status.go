@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"cellgate/rules"
+	"cellgate/rules/sink/remote"
 )
 
 // RulesHash is the hash of the rule set that ApplyRules made govern last; "" before the first.
@@ -83,9 +84,9 @@ func (p *pipeline) stuckLocked(cursor uint64, now time.Time) time.Duration {
 
 // Health is the state of the sinks and of the dispatcher itself. A sink that has something pending for longer than the alarm
 // allows is not well, whatever it says of itself.
-func (d *Dispatcher) Health() []Health {
+func (d *Dispatcher) Health() []remote.Health {
 	d.troubleMu.Lock()
-	out := []Health{d.trouble}
+	out := []remote.Health{d.trouble}
 	d.troubleMu.Unlock()
 	for _, p := range d.pipelines {
 		h := p.sink.Health()
@@ -104,7 +105,7 @@ func (d *Dispatcher) Health() []Health {
 }
 
 // lagging adds to the state of a sink what waits for it too long.
-func (d *Dispatcher) lagging(h Health, l SinkLag) Health {
+func (d *Dispatcher) lagging(h remote.Health, l SinkLag) remote.Health {
 	if l.Age < d.o.lagAlarm {
 		return h
 	}

@@ -19,7 +19,7 @@ type gate struct {
 	mu *sync.Mutex
 }
 
-func (g gate) Deliver(d *sink.Delivery, t sink.Ticket) {
+func (g gate) Deliver(d *sink.Message, t sink.Ticket) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.Memory.Deliver(d, t)

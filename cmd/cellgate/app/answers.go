@@ -7,6 +7,7 @@ import (
 	"cellgate/broker/journal"
 	"cellgate/rules"
 	"cellgate/rules/sink"
+	"cellgate/rules/sink/remote"
 )
 
 // What the operators' calls of the HTTP API answer. The command line reads the same types, so that a page
@@ -19,21 +20,21 @@ type LedgerAnswer struct {
 
 // Status is GET /v1/status: what an operator looks at.
 type Status struct {
-	Cell         string        `json:"cell"`
-	Region       string        `json:"region,omitempty"`
-	Node         string        `json:"node"`
-	Build        Build         `json:"build"`
-	Phase        string        `json:"phase"`
-	Started      time.Time     `json:"started"`
-	Uptime       string        `json:"uptime"`
-	Connections  int           `json:"connections"`
-	Journal      JournalStatus `json:"journal"`
-	Rules        RulesStatus   `json:"rules"`
-	Sinks        []SinkLoad    `json:"sinks"`
-	Parked       []sink.Parked `json:"parked,omitempty"` // destinations of sinks that take nothing, and what waits for them
-	Dependencies []Dependency  `json:"dependencies"`
-	Commands     command.Stat  `json:"commands"`
-	Lanes        []LaneLoad    `json:"lanes,omitempty"` // to the centre
+	Cell         string          `json:"cell"`
+	Region       string          `json:"region,omitempty"`
+	Node         string          `json:"node"`
+	Build        Build           `json:"build"`
+	Phase        string          `json:"phase"`
+	Started      time.Time       `json:"started"`
+	Uptime       string          `json:"uptime"`
+	Connections  int             `json:"connections"`
+	Journal      JournalStatus   `json:"journal"`
+	Rules        RulesStatus     `json:"rules"`
+	Sinks        []SinkLoad      `json:"sinks"`
+	Parked       []sink.Parked   `json:"parked,omitempty"` // destinations of sinks that take nothing, and what waits for them
+	Dependencies []remote.Health `json:"dependencies"`
+	Commands     command.Stat    `json:"commands"`
+	Lanes        []LaneLoad      `json:"lanes,omitempty"` // to the centre
 }
 
 // JournalStatus is what the journal holds, and for whom.
@@ -119,14 +120,6 @@ type SyncAnswer struct {
 // SkipAnswer is POST /v1/sync/skip.
 type SkipAnswer struct {
 	Skipped []SkippedGap `json:"skipped"`
-}
-
-// Dependency is something that the gateway needs to deliver, though not to serve vehicles.
-type Dependency struct {
-	Name   string    `json:"name"`
-	OK     bool      `json:"ok"`
-	Since  time.Time `json:"since,omitzero"`
-	Reason string    `json:"reason,omitempty"`
 }
 
 // DrainStatus is what /v1/drain answers. Rate and Endpoint are those of a drain under way; Since and

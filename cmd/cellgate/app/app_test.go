@@ -18,6 +18,7 @@ import (
 	"cellgate/broker/clock"
 	"cellgate/cmd/cellgate/fleet"
 	"cellgate/configs"
+	"cellgate/rules/sink/remote"
 	"cellgate/test/logbuf"
 )
 
@@ -191,7 +192,7 @@ func awaitDegraded(t *testing.T, a *App, names ...string) {
 		var r readiness
 		code := get(t, a, "/readyz", "", &r)
 		missing := slices.DeleteFunc(slices.Clone(names), func(name string) bool {
-			return slices.ContainsFunc(r.Degraded, func(d Dependency) bool { return d.Name == name && d.Reason != "" })
+			return slices.ContainsFunc(r.Degraded, func(d remote.Health) bool { return d.Name == name && d.Reason != "" })
 		})
 		if code != http.StatusOK {
 			t.Fatalf("readyz %d while vehicles are served: %+v", code, r)

@@ -10,6 +10,7 @@ import (
 
 	"cellgate/broker"
 	"cellgate/broker/session"
+	"cellgate/rules/sink/remote"
 )
 
 // openFanout opens the loops between the journal and MQTT clients, and between the journal and the command service: the
@@ -67,11 +68,11 @@ func (a *App) runLoop(ctx context.Context, name string, run, end func(context.Co
 const loopLate = 5 * time.Second
 
 // delivery lists what is degraded of the way to MQTT clients.
-func (a *App) delivery() []Dependency {
-	var all []Dependency
+func (a *App) delivery() []remote.Health {
+	var all []remote.Health
 	late := func(name, what string, lag func() (uint64, time.Duration)) {
 		if n, age := lag(); age >= loopLate {
-			all = append(all, Dependency{Name: name, Since: time.Now().Add(-age).UTC(), Reason: fmt.Sprintf(
+			all = append(all, remote.Health{Name: name, Since: time.Now().Add(-age).UTC(), Reason: fmt.Sprintf(
 				"%d messages wait for %s, the oldest for %v", n, what, age.Round(time.Second))})
 		}
 	}
@@ -84,8 +85,8 @@ func (a *App) delivery() []Dependency {
 }
 
 // shortages is the line of /readyz for bounds of the sessions that were met within the last minute.
-func shortages(met []session.Shortage) Dependency {
-	d := Dependency{Name: "sessions", Since: met[0].Since.UTC()}
+func shortages(met []session.Shortage) remote.Health {
+	d := remote.Health{Name: "sessions", Since: met[0].Since.UTC()}
 	var reasons []string
 	for _, s := range met {
 		reason := "bound " + s.Bound + " is reached"

@@ -14,6 +14,7 @@ import (
 	"cellgate/broker/journal"
 	"cellgate/broker/metric"
 	"cellgate/configs"
+	"cellgate/rules/sink/remote"
 )
 
 // The rungs of the disk ladder. The last one is the journal's own: at its bound, which the ladder sets, it takes
@@ -158,12 +159,12 @@ func (l *ladder) admit(*auth.Identity, string) (reason byte, endpoint string) {
 }
 
 // dependency is the ladder's line of /readyz.
-func (l *ladder) dependency() (Dependency, bool) {
+func (l *ladder) dependency() (remote.Health, bool) {
 	rung := l.rung.Load()
 	if rung == rungNormal {
-		return Dependency{}, false
+		return remote.Health{}, false
 	}
-	return Dependency{Name: "journal", Reason: fmt.Sprintf("room %s (%.1f %% used)", rungText(rung), float64(l.used.Load())/10)}, true
+	return remote.Health{Name: "journal", Reason: fmt.Sprintf("room %s (%.1f %% used)", rungText(rung), float64(l.used.Load())/10)}, true
 }
 
 // admission asks several, and the first that refuses decides.

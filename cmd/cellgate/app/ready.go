@@ -2,6 +2,8 @@ package app
 
 import (
 	"net/http"
+
+	"cellgate/rules/sink/remote"
 )
 
 func (a *App) phaseName() string {
@@ -18,20 +20,23 @@ func (a *App) phaseName() string {
 }
 
 // dependencies lists everything that delivery depends on.
-func (a *App) dependencies() []Dependency {
-	var all []Dependency
-	for _, h := range a.dispatch.Health() {
-		all = append(all, Dependency{h.Name, h.OK, h.Since.UTC(), h.Reason})
-	}
+func (a *App) dependencies() []remote.Health {
+	all := a.dispatch.Health()
 	if d, stepped := a.clock.dependency(); stepped {
 		all = append(all, d)
 	}
-	all = append(all, a.syncDependencies()...)
+	if a.sync != nil {
+		all = append(all, a.sync.Health()...)
+	}
 	all = append(all, a.delivery()...)
 	if d, short := a.ladder.dependency(); short {
 		all = append(all, d)
 	}
-	return append(all, a.rules.dependencies()...)
+	all = append(all, a.rules.dependencies()...)
+	for i := range all {
+		all[i].Since = all[i].Since.UTC()
+	}
+	return all
 }
 
 // healthz is 200 while the process can do anything at all.
@@ -45,14 +50,14 @@ func (a *App) healthz(w http.ResponseWriter, _ *http.Request) {
 
 // readiness is what /readyz answers.
 type readiness struct {
-	Status   string       `json:"status"`
-	Reason   string       `json:"reason,omitempty"`
-	Degraded []Dependency `json:"degraded"`
+	Status   string          `json:"status"`
+	Reason   string          `json:"reason,omitempty"`
+	Degraded []remote.Health `json:"degraded"`
 }
 
 // readyz is 200 while vehicles can be served, and names what is degraded.
 func (a *App) readyz(w http.ResponseWriter, _ *http.Request) {
-	r, code := readiness{Status: "ready", Degraded: []Dependency{}}, http.StatusOK
+	r, code := readiness{Status: "ready", Degraded: []remote.Health{}}, http.StatusOK
 	for _, d := range a.dependencies() {
 		if !d.OK {
 			r.Status = "degraded"

@@ -13,6 +13,7 @@ import (
 	"cellgate/configs/settled"
 	"cellgate/rules"
 	"cellgate/rules/sink"
+	"cellgate/rules/sink/remote"
 )
 
 // ruleKeeper keeps the running rule set in step with the files: it watches them, applies what changed whole
@@ -268,17 +269,17 @@ func (k *ruleKeeper) state() RuleSet {
 
 // dependencies are the rules, when their files are not in force, and the centre, when rules send there and nobody
 // forwards it.
-func (k *ruleKeeper) dependencies() []Dependency {
+func (k *ruleKeeper) dependencies() []remote.Health {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	var all []Dependency
+	var all []remote.Health
 	if k.broken != nil {
-		all = append(all, Dependency{
+		all = append(all, remote.Health{
 			Name: "rules", Since: k.changed.UTC(), Reason: reasonOf(k.broken) + ": what ran before goes on; GET /v1/rules tells more",
 		})
 	}
 	if len(k.unforwarded) > 0 {
-		all = append(all, Dependency{
+		all = append(all, remote.Health{
 			Name: "sync", Since: k.since.UTC(), Reason: "rules send to the centre, and the configuration has no section central: " +
 				"nobody forwards it from the outbox topics; add the section, or take the targets out",
 		})

@@ -65,15 +65,3 @@ func (a *App) lanes() []LaneLoad {
 	}
 	return all
 }
-
-// syncDependencies are the two Kafkas as the worker sees them.
-func (a *App) syncDependencies() []Dependency {
-	if a.sync == nil {
-		return nil
-	}
-	var all []Dependency
-	for _, h := range a.sync.Health() {
-		all = append(all, Dependency{h.Name, h.OK, h.Since.UTC(), h.Reason})
-	}
-	return all
-}

@@ -11,6 +11,7 @@ import (
 	"cellgate/broker/clock"
 	"cellgate/broker/journal"
 	"cellgate/broker/statefile"
+	"cellgate/rules/sink/remote"
 )
 
 const (
@@ -85,16 +86,16 @@ func (t *timekeeper) note(by time.Duration) {
 }
 
 // dependency tells of a step for a while.
-func (t *timekeeper) dependency() (Dependency, bool) {
+func (t *timekeeper) dependency() (remote.Health, bool) {
 	t.mu.Lock()
 	step, at := t.step, t.at
 	t.mu.Unlock()
 	ago := t.Now().Sub(at)
 	if step == 0 || ago >= doubtClock {
-		return Dependency{}, false
+		return remote.Health{}, false
 	}
 	reason := fmt.Sprintf("the wall clock stepped by %s, %s ago: look after the time service of this machine", step, ago.Round(time.Second))
-	return Dependency{Name: "clock", Since: t.Wall().Add(-ago).UTC(), Reason: reason}, true
+	return remote.Health{Name: "clock", Since: t.Wall().Add(-ago).UTC(), Reason: reason}, true
 }
 
 func (t *timekeeper) store() error {

@@ -10,22 +10,13 @@ import (
 	"cellgate/rules"
 	"cellgate/rules/sink"
 	"cellgate/rules/sink/kafkaclient"
+	"cellgate/rules/sink/remote"
 )
-
-// Producer is what the sink writes with; *kafkaclient.Producer is one.
-type Producer interface {
-	Prepare(topics ...string)
-	Produce(r *kafkaclient.Record)
-	Park(dest string)
-	Open(dest string, empty func() bool)
-	Health() kafkaclient.Health
-	Close(ctx context.Context) error
-}
 
 // Options configure a Sink.
 type Options struct {
 	// Producer belongs to the sink: closing the sink closes it.
-	Producer Producer
+	Producer *kafkaclient.Producer
 	// Cell is the value of the header cell.
 	Cell string
 	// Outbox makes this the sink of central targets: lane p0 goes to the topic central.p0, and the
@@ -63,24 +54,18 @@ func (s *Sink) Kind() rules.SinkKind {
 	return rules.SinkKafka
 }
 
-// Announce implements sink.Announcer.
+// Announce implements sink.Sink.
 func (s *Sink) Announce(topics []string) {
 	if !s.o.Outbox {
 		s.o.Producer.Prepare(topics...)
 	}
 }
 
-// Park implements sink.Parker.
-func (s *Sink) Park(dest string) { s.o.Producer.Park(dest) }
-
-// Open implements sink.Parker.
-func (s *Sink) Open(dest string, empty func() bool) { s.o.Producer.Open(dest, empty) }
+// Parker implements sink.Sink.
+func (s *Sink) Parker() sink.Parker { return s.o.Producer }
 
 // Health implements sink.Sink.
-func (s *Sink) Health() sink.Health {
-	h := s.o.Producer.Health()
-	return sink.Health{Name: s.Name(), OK: h.OK, Since: h.Since, Reason: h.Reason}
-}
+func (s *Sink) Health() remote.Health { return s.o.Producer.Health() }
 
 // Close implements sink.Sink.
 func (s *Sink) Close(ctx context.Context) error { return s.o.Producer.Close(ctx) }
@@ -95,33 +80,36 @@ type job struct {
 
 // Deliver implements sink.Sink. It is safe for concurrent use. It allocates only while the pool of jobs
 // grows, and for topics made of templates.
-func (s *Sink) Deliver(d *sink.Delivery, t sink.Ticket) {
+func (s *Sink) Deliver(m *sink.Message, t sink.Ticket) { s.o.Producer.Produce(&s.job(m, t).record) }
+
+// job makes the record of a message.
+func (s *Sink) job(m *sink.Message, t sink.Ticket) *job {
 	j := s.jobs.Get().(*job) //nolint:errcheck,forcetypeassert // the pool holds nothing else
 	j.ticket = t
 	if j.buf == nil {
-		j.buf = make([]byte, 0, s.room(d)) // grown by doubling, a full window would hold half as much again
+		j.buf = make([]byte, 0, s.room(m)) // grown by doubling, a full window would hold half as much again
 	}
 	b := j.buf[:0]
-	b = append(b, d.Out.Key...)
+	b = append(b, m.Out.Key...)
 	key := len(b)
-	b = append(b, d.Out.Value...)
+	b = append(b, m.Out.Value...)
 	value := len(b)
-	b, n := s.headers(b, d)
+	b, n := s.headers(b, m)
 	j.buf = b
 	j.record = kafkaclient.Record{
-		Topic: s.topic(d.Out), Value: b[key:value:value], Headers: b[value:], HeaderCount: n,
-		Time: d.Record.ReceivedAt, Done: j,
+		Topic: s.topic(m.Out), Value: b[key:value:value], Headers: b[value:], HeaderCount: n,
+		Time: m.Record.ReceivedAt, Done: j, Parker: j,
 	}
 	if key > 0 {
 		j.record.Key = b[:key:key]
 	}
-	s.o.Producer.Produce(&j.record)
+	return j
 }
 
 // room is about what the message takes: the fixed headers are 128 bytes besides their values.
-func (s *Sink) room(d *sink.Delivery) int {
-	n := 128 + len(d.Out.Key) + len(d.Out.Value) + len(s.o.Cell) + len(d.Record.VIN()) + len(d.Record.Topic) + 64
-	for _, h := range d.Out.Headers {
+func (s *Sink) room(m *sink.Message) int {
+	n := 128 + len(m.Out.Key) + len(m.Out.Value) + len(s.o.Cell) + len(m.Record.VIN()) + len(m.Record.Topic) + 64
+	for _, h := range m.Out.Headers {
 		n += 4 + len(h.Name) + len(h.Value)
 	}
 	return n
@@ -142,21 +130,21 @@ func (s *Sink) topic(out *rules.Rendered) string {
 
 // headers appends the record's headers: those that every record has, those of the rule, and the MQTT 5
 // user properties under a prefix, so that a vehicle cannot forge the others.
-func (s *Sink) headers(b []byte, d *sink.Delivery) ([]byte, int) {
-	rec := d.Record
+func (s *Sink) headers(b []byte, m *sink.Message) ([]byte, int) {
+	rec := m.Record
 	n := 5
 	b = kafkaclient.AppendHeader(b, "cell", s.o.Cell)
 	b = kafkaclient.AppendHeader(b, "vin", rec.VIN())
 	b = kafkaclient.AppendHeader(b, "topic", rec.Topic)
 	var text [96]byte
-	b = kafkaclient.AppendHeader(b, "msg-id", d.AppendMsgID(text[:0]))
+	b = kafkaclient.AppendHeader(b, "msg-id", m.AppendMsgID(text[:0]))
 	b = kafkaclient.AppendHeader(b, "received-at", rules.AppendTime(text[:0], rec.ReceivedAt))
-	for _, h := range d.Out.Headers {
+	for _, h := range m.Out.Headers {
 		b = kafkaclient.AppendHeader(b, h.Name, h.Value)
 		n++
 	}
 	if s.o.Outbox {
-		b = kafkaclient.AppendHeader(b, kafkaclient.HeaderCentralTopic, d.Out.Topic)
+		b = kafkaclient.AppendHeader(b, kafkaclient.HeaderCentralTopic, m.Out.Topic)
 		n++
 	}
 	b, users := userHeaders(b, rec.Props.User)
@@ -200,7 +188,7 @@ func (j *job) Park(dest string, why error) bool {
 // Patient implements kafkaclient.Parker.
 func (j *job) Patient() bool { return j.ticket.Patient() }
 
-// Abandoned implements kafkaclient.Abandoner.
+// Abandoned implements kafkaclient.Parker.
 func (j *job) Abandoned() bool { return j.ticket.Abandoned() }
 
 func (j *job) free() {

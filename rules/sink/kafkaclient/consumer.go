@@ -61,7 +61,7 @@ func NewConsumer(o ConsumerOptions) (*Consumer, error) {
 func (c *Consumer) CutOff() { c.cut() }
 
 // Health reports whether the member is in its group and can read.
-func (c *Consumer) Health() Health { return c.health.Get() }
+func (c *Consumer) Health() remote.Health { return c.health.Get() }
 
 // note records the state of one part of the consumer and logs when the whole changes.
 func (c *Consumer) note(who any, err error) {

@@ -14,7 +14,7 @@ var (
 	// ErrClosed says that the producer ended before the outcome was known: the record may or may not
 	// have been written.
 	ErrClosed = errors.New("kafka producer closed")
-	// ErrAbandoned says that the record's Abandoner wanted no further try.
+	// ErrAbandoned says that the record's Parker wanted no further try.
 	ErrAbandoned = errors.New("abandoned")
 	// ErrMissingTopic says why a record was refused: the cluster is there, the topic has not been for
 	// longer than the grace.

@@ -27,7 +27,7 @@ func TestRefusedBatchLeavesTheClusterWell(t *testing.T) {
 	await(t, func() bool { return p.Health().OK })
 }
 
-// givenUp is a Completion that loses interest when told to.
+// givenUp is a Completion and a Parker that loses interest when told to.
 type givenUp struct {
 	now     atomic.Bool
 	outcome chan error
@@ -35,6 +35,8 @@ type givenUp struct {
 
 func (g *givenUp) Produced(_ *Record, err error) { g.outcome <- err }
 func (g *givenUp) Abandoned() bool               { return g.now.Load() }
+func (g *givenUp) Patient() bool                 { return false }
+func (g *givenUp) Park(string, error) bool       { return false }
 
 // The same holds for a batch that nobody wants any more, once the cluster answers again.
 func TestAbandonedBatchLeavesTheClusterWell(t *testing.T) {
@@ -43,7 +45,7 @@ func TestAbandonedBatchLeavesTheClusterWell(t *testing.T) {
 	p := producer(t, c, func(o *ProducerOptions) { o.PingInterval = 20 * time.Millisecond })
 	h := c.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Err: kerr.NotEnoughReplicas, Count: -1})
 	g := &givenUp{outcome: make(chan error, 1)}
-	p.Produce(&Record{Topic: "a", Key: []byte("k"), Value: []byte("v"), Done: g})
+	p.Produce(&Record{Topic: "a", Key: []byte("k"), Value: []byte("v"), Done: g, Parker: g})
 	await(t, func() bool { return !p.Health().OK })
 	g.now.Store(true)
 	if err := <-g.outcome; !errors.Is(err, ErrAbandoned) {

@@ -238,10 +238,7 @@ func (l *lane) burn(err error) error {
 
 // parkable reports whether some record among recs could be parked.
 func parkable(recs []*Record) bool {
-	return slices.ContainsFunc(recs, func(r *Record) bool {
-		_, ok := r.Done.(Parker)
-		return ok
-	})
+	return slices.ContainsFunc(recs, func(r *Record) bool { return r.Parker != nil })
 }
 
 // prepare makes sure that the lane has a producer id and the batch is encoded under it.
@@ -321,7 +318,7 @@ func (l *lane) giveUp(recs []*Record) error {
 
 func abandoned(recs []*Record) bool {
 	for _, r := range recs {
-		if a, ok := r.Done.(Abandoner); !ok || !a.Abandoned() {
+		if r.Parker == nil || !r.Parker.Abandoned() {
 			return false
 		}
 	}

@@ -7,16 +7,18 @@ import (
 	"time"
 )
 
-// Parker is a Completion whose record may be taken back while its destination takes none, so that it holds no place that
-// others need.
+// Parker takes a record back while its destination takes none, so that it holds no place that others need. The sink's
+// messages are Parkers; of what the gateway itself writes nothing is parked.
 type Parker interface {
-	Completion
 	// Park takes the record back: the producer forgets it and does not report it. It returns false when the record has
 	// been parked before and is here to be sent: it waits. dest is the topic, or topic/partition. Park is called in the
 	// order of the records and must not block.
 	Park(dest string, why error) bool
 	// Patient reports that the record waits for a missing topic for as long as that takes.
 	Patient() bool
+	// Abandoned reports that nobody wants the record any more: the producer asks between two tries of a batch, and gives all
+	// of it up with ErrAbandoned when that is so for every record of it.
+	Abandoned() bool
 }
 
 // A destination that takes no records is parked: the producer gives what comes for it to Parker.Park until Open. It is
@@ -103,11 +105,7 @@ func (t *topic) closed(i int) bool {
 // parkLocked gives a record back if its destination is parked.
 func (t *topic) parkLocked(i int, r *Record) bool {
 	why := t.parked[i]
-	if why == nil {
-		return false
-	}
-	p, ok := r.Done.(Parker)
-	return ok && p.Park(t.destOf(i), why)
+	return why != nil && r.Parker != nil && r.Parker.Park(t.destOf(i), why)
 }
 
 // parkAllLocked parks a destination and gives back what waits for it. It returns what is not taken back.

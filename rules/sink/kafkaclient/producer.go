@@ -27,18 +27,14 @@ type Record struct {
 	Time int64
 	// Done is called exactly once, from a goroutine of the producer; it must not block.
 	Done Completion
+	// Parker may take the record back; nil: it waits for its destination as long as that takes.
+	Parker Parker
 }
 
 // Completion is told a record's outcome: nil when all in-sync replicas have it, else an error that wraps
 // ErrRefused, ErrAbandoned or ErrClosed.
 type Completion interface {
 	Produced(r *Record, err error)
-}
-
-// Abandoner is a Completion that may lose interest: the producer asks between two tries of a batch, and
-// when nobody wants any record of it, gives all of it up with ErrAbandoned.
-type Abandoner interface {
-	Abandoned() bool
 }
 
 // CompletionFunc makes a Completion of a function.
@@ -166,7 +162,7 @@ func (p *Producer) kick() {
 }
 
 // Health reports whether the cluster takes what it is given.
-func (p *Producer) Health() Health { return p.health.Get() }
+func (p *Producer) Health() remote.Health { return p.health.Get() }
 
 // Close sends what has been accepted, until ctx ends; what is left then is reported with ErrClosed. No
 // Produce may follow.

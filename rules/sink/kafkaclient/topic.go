@@ -54,10 +54,7 @@ func (t *topic) add(r *Record) {
 	t.routeLocked(r)
 }
 
-func patient(r *Record) bool {
-	p, ok := r.Done.(Parker)
-	return ok && p.Patient()
-}
+func patient(r *Record) bool { return r.Parker != nil && r.Parker.Patient() }
 
 func (t *topic) routeLocked(r *Record) {
 	n := len(t.lanes)

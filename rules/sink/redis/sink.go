@@ -80,12 +80,12 @@ func (s *Sink) Name() string { return s.Kind().String() }
 func (s *Sink) Kind() rules.SinkKind { return rules.SinkRedis }
 
 // Deliver implements sink.Sink.
-func (s *Sink) Deliver(d *sink.Delivery, t sink.Ticket) {
+func (s *Sink) Deliver(m *sink.Message, t sink.Ticket) {
 	j := s.jobs.get()
-	j.vin, j.ticket = d.Record.VIN(), t
-	if !j.build(&d.Out.Redis) {
+	j.vin, j.ticket = m.Record.VIN(), t
+	if !j.build(&m.Out.Redis) {
 		s.jobs.put(j)
-		t.Refused(fmt.Errorf("%w: %d", errOperation, d.Out.Redis.Kind))
+		t.Refused(fmt.Errorf("%w: %d", errOperation, m.Out.Redis.Kind))
 		return
 	}
 	i := maphash.String(s.seed, j.vin) % uint64(len(s.workers))
@@ -93,10 +93,13 @@ func (s *Sink) Deliver(d *sink.Delivery, t sink.Ticket) {
 }
 
 // Health implements sink.Sink.
-func (s *Sink) Health() sink.Health {
-	h := s.health.Get()
-	return sink.Health{Name: s.Name(), OK: h.OK, Since: h.Since, Reason: h.Reason}
-}
+func (s *Sink) Health() remote.Health { return s.health.Get() }
+
+// Announce implements sink.Sink: it has no topics.
+func (s *Sink) Announce([]string) {}
+
+// Parker implements sink.Sink: Redis takes all or nothing.
+func (s *Sink) Parker() sink.Parker { return nil }
 
 // note records the state of one part of the sink and logs when the whole changes.
 func (s *Sink) note(who any, err error) {

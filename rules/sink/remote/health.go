@@ -5,12 +5,15 @@ import (
 	"time"
 )
 
-// Health is the state of a store as its user sees it.
+// Health is the state of something that the gateway needs to deliver, though not to serve vehicles: a line of /readyz.
 type Health struct {
-	OK bool
-	// Since is when the present state began; Reason says what is wrong, without addresses' secrets.
-	Since  time.Time
-	Reason string
+	// Name is what its owner calls it; a HealthTracker leaves it empty.
+	Name string `json:"name"`
+	OK   bool   `json:"ok"`
+	// Since is when the present state began.
+	Since time.Time `json:"since,omitzero"`
+	// Reason says what is wrong when OK is false, without addresses' secrets.
+	Reason string `json:"reason,omitempty"`
 }
 
 // HealthTracker collects what the parts of a client see: a ping, a partition, a worker. The store is well

@@ -8,6 +8,7 @@ import (
 
 	"cellgate/rules"
 	"cellgate/rules/sink"
+	"cellgate/rules/sink/remote"
 )
 
 // Message is what a sink has been given.
@@ -59,13 +60,13 @@ func (s *Memory) Name() string { return s.kind.String() }
 func (s *Memory) Kind() rules.SinkKind { return s.kind }
 
 // Health implements sink.Sink.
-func (s *Memory) Health() sink.Health { return sink.Health{Name: s.Name(), OK: true} }
+func (s *Memory) Health() remote.Health { return remote.Health{Name: s.Name(), OK: true} }
 
 // Close implements sink.Sink.
 func (s *Memory) Close(context.Context) error { return nil }
 
 // Deliver implements sink.Sink.
-func (s *Memory) Deliver(d *sink.Delivery, t sink.Ticket) {
+func (s *Memory) Deliver(d *sink.Message, t sink.Ticket) {
 	m := describe(d)
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -112,6 +113,12 @@ func (s *Memory) Shut(topic string, on bool) {
 	})
 }
 
+// Announce implements sink.Sink.
+func (s *Memory) Announce([]string) {}
+
+// Parker implements sink.Sink.
+func (s *Memory) Parker() sink.Parker { return s }
+
 // Park implements sink.Parker.
 func (s *Memory) Park(topic string) {
 	s.mu.Lock()
@@ -128,7 +135,7 @@ func (s *Memory) Open(topic string, empty func() bool) {
 	}
 }
 
-func describe(d *sink.Delivery) Message {
+func describe(d *sink.Message) Message {
 	m := Message{
 		Seq: d.Record.Seq, ID: string(d.AppendMsgID(nil)), VIN: d.Record.VIN(), Topic: d.Out.Topic,
 		Value: string(d.Out.Value), Dead: d.Out.DeadLetter, Reason: d.Out.Reason,
