@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// RevocationStore carries revocations between the gateways of a cell. The package auth/spread implements it
-// over Redis. It is a channel, not an authority: each gateway keeps everything on its own disk, works while
+// RevocationStore carries revocations between the gateways of a cell. The package auth/spread, which imports this one,
+// implements it over Redis. It is a channel, not an authority: each gateway keeps everything on its own disk, works while
 // the store is away, and gives a store that lost its data everything again.
 type RevocationStore interface {
 	// Add stores entries that are not there yet; adding one again changes nothing.

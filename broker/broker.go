@@ -28,7 +28,7 @@ type Broker struct {
 	settlement       Settlement
 	admitHook        func(id *auth.Identity, clientID string) (byte, string)
 	shed             func() bool
-	commands         Commands
+	decide           Command
 	commandSubscribe bool
 	log              *slog.Logger
 	metrics          *Metrics
@@ -74,7 +74,7 @@ func New(o Options) (*Broker, error) {
 	}
 	b := &Broker{
 		journal: o.Journal, sessions: o.Sessions, auth: o.Auth, ackMode: o.Ack, settlement: o.Settlement,
-		admitHook: o.Admit, shed: o.Shed, commands: o.Commands, commandSubscribe: o.CommandSubscribe,
+		admitHook: o.Admit, shed: o.Shed, decide: o.Command, commandSubscribe: o.CommandSubscribe,
 		log: o.Log, metrics: o.Metrics, now: o.Now, begun: time.Now().Add(-time.Second),
 		gate: newGate(runtime.GOMAXPROCS(0)), pools: newPools(),
 		stopTick: make(chan struct{}),

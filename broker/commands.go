@@ -1,20 +1,10 @@
 package broker
 
 import (
-	"context"
-
 	"cellgate/broker/command"
 	"cellgate/broker/frame"
 	"cellgate/broker/message"
 )
-
-// Commands takes the commands that clients publish (*command.Service).
-type Commands interface {
-	// Submit decides on a command and calls answer exactly once, with the reason code of the acknowledgement, when the
-	// decision is on disk. A client that is not refusable is answered a refusal only where it is to be disconnected for
-	// it. With an error answer is not called.
-	Submit(ctx context.Context, rec *message.Record, from command.Caller, refusable bool, answer func(reason byte)) error
-}
 
 // ackCommand acknowledges once the command service has decided. The acknowledgement's seq is then a number of the
 // connection's own, by which the decision finds it.
@@ -23,7 +13,7 @@ const ackCommand AckMode = 255
 // isCommand reports whether a PUBLISH by this client is a command: on v1/{vin}/cmd/{id}/{name} of another than itself.
 func (c *conn) isCommand(topic string) bool {
 	rec := message.Record{Kind: message.KindPublish, Client: c.key, Topic: topic}
-	return c.b.commands != nil && !c.vehicle && rec.IsCommand()
+	return c.b.decide != nil && !c.vehicle && rec.IsCommand()
 }
 
 // command hands a command to the service, which has it on disk before it is acknowledged. It is not journaled.
@@ -42,7 +32,7 @@ func (c *conn) command(in *frame.Inbound, topic string) bool {
 	c.submitted++
 	a.seq = c.submitted
 	ctx, done := c.waitContext()
-	err := c.b.commands.Submit(ctx, &rec, c.caller(), c.version == frame.Version5 && in.QoS > 0, func(reason byte) { c.decided(a, reason) })
+	err := c.b.decide(ctx, &rec, c.caller(), c.version == frame.Version5 && in.QoS > 0, func(reason byte) { c.decided(a, reason) })
 	done()
 	if err != nil {
 		if in.QoS == 2 {

@@ -38,7 +38,7 @@ func (h *heldCommands) Submit(_ context.Context, rec *message.Record, from comma
 
 func withCommands(h *heldCommands) setup {
 	h.submitted = make(chan submittedCommand, 64)
-	return func(o *Options) { o.Commands = h }
+	return func(o *Options) { o.Command = h.Submit }
 }
 
 const commandTopic = "v1/" + testVIN + "/cmd/c1/lock"

@@ -177,10 +177,7 @@ func (c *conn) Gone() bool {
 }
 
 // Kick implements session.Outbound.
-func (c *conn) Kick(reason byte) { c.end(reason, "", disconnectLabel(reason)) }
-
-// Redirect implements session.Redirector.
-func (c *conn) Redirect(reason byte, serverRef string) {
+func (c *conn) Kick(reason byte, serverRef string) {
 	c.end(reason, serverRef, disconnectLabel(reason))
 }
 

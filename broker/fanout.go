@@ -9,22 +9,13 @@ import (
 
 	"cellgate/broker/journal"
 	"cellgate/broker/message"
+	"cellgate/broker/session"
 )
-
-// FanoutSessions is what the fan-out loop needs of the session manager; see session.Manager.
-type FanoutSessions interface {
-	Fanout(rec *message.Record)
-	Replay(rec *message.Record)
-	Advance(seq uint64)
-	Checkpoint(ctx context.Context, seq uint64) error
-	ReplayFrom() uint64
-	Wanted(read func(any bool))
-}
 
 // FanoutOptions configure a Fanout. All are required.
 type FanoutOptions struct {
-	Journal  TailJournal
-	Sessions FanoutSessions
+	Journal  Journal
+	Sessions *session.Manager
 	Log      *slog.Logger
 	Metrics  *TailMetrics
 }
@@ -34,7 +25,7 @@ type FanoutOptions struct {
 // see Intake.
 type Fanout struct {
 	tail
-	sessions FanoutSessions
+	sessions *session.Manager
 }
 
 // fanoutName is the fan-out loop's name among the journal's consumers.
@@ -47,7 +38,7 @@ func NewFanout(o FanoutOptions) (*Fanout, error) {
 	return f, f.open(o.Sessions.ReplayFrom())
 }
 
-func newTail(name string, j TailJournal, log *slog.Logger, m *TailMetrics) tail {
+func newTail(name string, j Journal, log *slog.Logger, m *TailMetrics) tail {
 	return tail{name: name, journal: j, log: log, metrics: m}
 }
 

@@ -53,7 +53,7 @@ func (f *fanEnv) open() {
 	f.fanout, err = NewFanout(FanoutOptions{Journal: f.retained, Sessions: f.sessions, Log: o.Log, Metrics: NewTailMetrics(nil, "fanout")})
 	f.must(err)
 	f.intake, err = NewIntake(IntakeOptions{
-		Journal: f.retained, Commands: f.commands, Position: f.sessions, Log: o.Log, Metrics: NewTailMetrics(nil, "intake"),
+		Journal: f.retained, Commands: f.commands, Sessions: f.sessions, Log: o.Log, Metrics: NewTailMetrics(nil, "intake"),
 	})
 	f.must(err)
 }
@@ -139,6 +139,7 @@ type anything struct{}
 func (anything) Publish(string) bool   { return true }
 func (anything) Subscribe(string) bool { return true }
 func (anything) Receive(string) bool   { return true }
+func (anything) Withheld(string) bool  { return false }
 
 // sub is a subscriber's connection. It gives the payloads of what it is sent at QoS 0.
 type sub struct {
@@ -153,7 +154,7 @@ func (c *sub) Enqueue(f []byte) bool {
 	c.got <- string(f[4:4+topic]) + "=" + string(f[4+topic:])
 	return true
 }
-func (c *sub) Kick(byte)                {}
+func (c *sub) Kick(byte, string)        {}
 func (c *sub) Drained() <-chan struct{} { return c.drained }
 
 func (c *sub) subscribe(filter string) {

@@ -8,10 +8,12 @@ import (
 	"sync"
 
 	"cellgate/broker/message"
+	"cellgate/broker/session"
 )
 
-// IntakeCommands takes what concerns downlink commands. Both methods are called in journal order and copy what
-// they keep. After a crash the records since the last successful Sync are given again.
+// IntakeCommands takes what concerns downlink commands (*command.Service; tests have one whose disk fails). Both methods
+// are called in journal order and copy what they keep. After a crash the records since the last successful Sync are given
+// again.
 type IntakeCommands interface {
 	// Result is given every PUBLISH on v1/{vin}/res/….
 	Result(ctx context.Context, rec *message.Record) error
@@ -22,17 +24,11 @@ type IntakeCommands interface {
 	Sync(ctx context.Context) error
 }
 
-// IntakePosition keeps, over restarts, up to where the command service has everything: see session.Manager.
-type IntakePosition interface {
-	Settle(seq uint64)
-	SettledFrom() uint64
-}
-
 // IntakeOptions configure an Intake. All are required.
 type IntakeOptions struct {
-	Journal  TailJournal
+	Journal  Journal
 	Commands IntakeCommands
-	Position IntakePosition
+	Sessions *session.Manager // keep, over restarts, up to where the command service has everything
 	Log      *slog.Logger
 	Metrics  *TailMetrics
 }
@@ -63,7 +59,7 @@ const intakeWants = message.FlagResult | message.FlagOther
 func NewIntake(o IntakeOptions) (*Intake, error) {
 	n := &Intake{tail: newTail(intakeName, o.Journal, o.Log, o.Metrics), o: o, synced: make(chan settled, 1)}
 	n.synced <- settled{}
-	return n, n.open(o.Position.SettledFrom())
+	return n, n.open(o.Sessions.SettledFrom())
 }
 
 // Replay hands on everything that is durable by now. It comes before Run.
@@ -147,8 +143,8 @@ func (n *Intake) settle(ctx context.Context) {
 
 // reached notes how far the command service is, and tells the journal what it need not keep for it.
 func (n *Intake) reached(at uint64) {
-	n.o.Position.Settle(at)
-	n.journal.Retain(intakeName, n.o.Position.SettledFrom())
+	n.o.Sessions.Settle(at)
+	n.journal.Retain(intakeName, n.o.Sessions.SettledFrom())
 }
 
 // Close notes the position, once Run has returned, and gives the cursor up. The sessions' next commit makes the
@@ -158,7 +154,7 @@ func (n *Intake) Close(ctx context.Context) error {
 	if err != nil {
 		err = fmt.Errorf("%s: %w", intakeName, err)
 	} else {
-		n.o.Position.Settle(n.done.Load())
+		n.o.Sessions.Settle(n.done.Load())
 	}
 	return errors.Join(err, n.reader.Close())
 }

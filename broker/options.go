@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"cellgate/auth"
+	"cellgate/broker/command"
 	"cellgate/broker/journal"
 	"cellgate/broker/message"
 	"cellgate/broker/session"
@@ -34,8 +35,8 @@ type Options struct {
 	// Shed is asked for every PUBLISH of QoS 0: true drops it and counts it, so that room in the journal that is
 	// getting short is left for what waits for an acknowledgement. It must be quick.
 	Shed func() bool
-	// Commands takes the commands that services publish.
-	Commands Commands `zero:"they are journaled like any other PUBLISH"`
+	// Command takes the commands that services publish: command.Service.Submit.
+	Command Command `zero:"commands are journaled like any other PUBLISH"`
 	// Classes are the topic classes that get a label of their own in metrics.
 	Classes []string
 	// CommandSubscribe subscribes every vehicle to its commands on connect, at QoS 1.
@@ -45,6 +46,11 @@ type Options struct {
 	Metrics *Metrics
 	Now     func() time.Time
 }
+
+// Command decides on a command and calls answer exactly once, with the reason code of the acknowledgement, when the
+// decision is on disk. A client that is not refusable is answered a refusal only where it is to be disconnected for
+// it. With an error answer is not called.
+type Command func(ctx context.Context, rec *message.Record, from command.Caller, refusable bool, answer func(reason byte)) error
 
 // AckMode tells what an acknowledgement stands behind.
 type AckMode uint8
@@ -59,7 +65,7 @@ const (
 	AckMemory
 )
 
-// Journal is the durable log (*journal.Journal).
+// Journal is the durable log (*journal.Journal; tests have ones that are slow, full or stuck).
 type Journal interface {
 	// Append assigns sequences in place and copies the records before it returns. w, if not nil, is told
 	// when they are durable.
@@ -70,6 +76,7 @@ type Journal interface {
 	NewReader(from uint64) (*journal.Reader, error)
 	WaitDurable(ctx context.Context, seq uint64) error
 	WaitRoom(ctx context.Context) error
+	Retain(name string, seq uint64)
 }
 
 // Settlement tells when the rules' Kafka targets have taken a record.
@@ -86,7 +93,7 @@ type SettlementWaiter interface {
 	Gone() bool
 }
 
-// Authenticator is what a connection needs of auth.Authority.
+// Authenticator is what a connection needs of auth.Authority. Tests have ones that are slow, or live at another time.
 type Authenticator interface {
 	Verify(token []byte, peer auth.Peer) (auth.Identity, error)
 	Anonymous(role, clientID string) (auth.Identity, error)

@@ -15,19 +15,10 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// TailJournal is what a loop that follows the journal needs of it.
-type TailJournal interface {
-	NewReader(from uint64) (*journal.Reader, error)
-	First() uint64
-	Durable() uint64
-	WaitDurable(ctx context.Context, seq uint64) error
-	Retain(name string, seq uint64)
-}
-
 // tail follows the journal for one consumer: in order, up to the durable mark. What the journal has lost is counted.
 type tail struct {
 	name    string // among the journal's consumers
-	journal TailJournal
+	journal Journal
 	reader  *journal.Reader
 	log     *slog.Logger
 	metrics *TailMetrics

@@ -100,7 +100,7 @@ func TestSubmit(t *testing.T) {
 				t.Parallel()
 				k, log := &kafka{err: errors.New("away")}, &audited{}
 				s := start(t, Options{
-					Deliverer: newEngine(0), Publisher: k, Audit: log.write, MaxPayload: 8, MaxQueued: 2,
+					Deliverer: newEngine(0), Publish: k.Publish, Audit: log.write, MaxPayload: 8, MaxQueued: 2,
 				})
 				create(t, s, Request{ID: "full1", VIN: "FULL"})
 				create(t, s, Request{ID: "full2", VIN: "FULL"})

@@ -96,7 +96,7 @@ func (b *batch) admit(rec *record) error {
 // outboxFull reports whether nothing may be added to the outbox but what open commands cause.
 func (b *batch) outboxFull() bool {
 	o := &b.s.o
-	return o.Publisher != nil && !o.DropOldEvents && b.s.waiting+b.events >= o.MaxEvents
+	return o.Publish != nil && !o.DropOldEvents && b.s.waiting+b.events >= o.MaxEvents
 }
 
 func (b *batch) newRecord(r *Request, digest []byte) *record {
@@ -341,7 +341,7 @@ func (b *batch) event(rec *record, result []byte) error {
 }
 
 func (b *batch) emit(vin string, v eventValue) error {
-	if b.s.o.Publisher == nil {
+	if b.s.o.Publish == nil {
 		return nil
 	}
 	value, err := json.Marshal(v)

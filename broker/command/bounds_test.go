@@ -18,7 +18,7 @@ func TestRefusalsAreBounded(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		k := &kafka{err: errors.New("away")}
-		s := start(t, Options{Deliverer: newEngine(0), Publisher: k, MaxEvents: 3})
+		s := start(t, Options{Deliverer: newEngine(0), Publish: k.Publish, MaxEvents: 3})
 		for i := range 10 {
 			err := s.Command(t.Context(), &message.Record{
 				Kind: message.KindPublish, Client: "app", Topic: fmt.Sprintf("v1/%s/cmd/c%d/lock", vin, i),

@@ -229,7 +229,7 @@ func eventually(t *testing.T, what string, ok func() bool) {
 func TestWholeLife(t *testing.T) {
 	t.Parallel()
 	e, k := newEngine(5), &kafka{}
-	s := start(t, Options{Deliverer: e, Publisher: k})
+	s := start(t, Options{Deliverer: e, Publish: k.Publish})
 	cmd := create(t, s, Request{ID: "c1", Payload: []byte(`{ "x": 1 }`), JSON: true})
 	if cmd.State != Queued || string(cmd.Payload) != `{"x":1}` || cmd.TTL != "1m" {
 		t.Fatalf("created %+v", cmd)
@@ -412,7 +412,7 @@ func TestExpiry(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		e, k := newEngine(0), &kafka{}
-		s := start(t, Options{Deliverer: e, Publisher: k})
+		s := start(t, Options{Deliverer: e, Publish: k.Publish})
 		create(t, s, Request{ID: "c1", TTL: 10 * time.Second})
 		create(t, s, Request{ID: "c2", TTL: 5 * time.Second})
 		time.Sleep(5*time.Second - time.Millisecond)

@@ -25,6 +25,6 @@
 // (group commit). Callbacks of the delivery engine only enqueue. Everything is bounded: open commands per
 // vehicle and in total, finished ones by count and age, waiting events by count.
 //
-// Users: the composition root wires Deliverer, Publisher and Consumer and mounts the HTTP handlers; the
+// Users: the composition root wires Deliverer, Publish, Respond and Consumer and mounts the HTTP handlers; the
 // fan-out loop gives Result and Command their records, and calls Sync before it saves its position.
 package command

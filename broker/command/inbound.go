@@ -106,7 +106,7 @@ func (m *Message) by() string {
 	return m.By
 }
 
-// Consumer reads vehicle.commands.
+// Consumer reads vehicle.commands: a partition of it, by a client of Kafka that this package does not import.
 type Consumer interface {
 	// Fetch waits for records and returns them in the order of their partitions.
 	Fetch(ctx context.Context) ([]Message, error)

@@ -79,7 +79,7 @@ func TestCommandByMQTT(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		k := &kafka{}
 		e := newEngine(5)
-		s := start(t, Options{Deliverer: e, Publisher: k, MaxQueued: 2})
+		s := start(t, Options{Deliverer: e, Publish: k.Publish, MaxQueued: 2})
 		publish := func(topic, payload string, expiry uint32) {
 			t.Helper()
 			rec := &message.Record{

@@ -104,7 +104,7 @@ func TestUrgentCommandsGoFirst(t *testing.T) {
 func TestUrgentOnEveryEntrance(t *testing.T) {
 	t.Parallel()
 	k := &kafka{}
-	s := start(t, Options{Deliverer: newEngine(0), Publisher: k})
+	s := start(t, Options{Deliverer: newEngine(0), Publish: k.Publish})
 	server := api(t, s)
 	path := "/v1/vehicles/" + vin + "/commands"
 	a := call(t, server, "POST", path, `{"name":"lock","id":"h1","urgent":true}`, "Caller", "svc")

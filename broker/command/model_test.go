@@ -94,7 +94,7 @@ func (w *world) arrive() {
 }
 
 func (w *world) open() {
-	s, err := Open(completed(Options{DB: w.db, Deliverer: w, Publisher: w.k, Inflight: 4}))
+	s, err := Open(completed(Options{DB: w.db, Deliverer: w, Publish: w.k.Publish, Inflight: 4}))
 	if err != nil {
 		w.t.Fatal(err)
 	}

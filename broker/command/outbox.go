@@ -20,14 +20,7 @@ type Event struct {
 	Value []byte
 }
 
-// Publisher takes events to Kafka.
-type Publisher interface {
-	// Publish returns nil once Kafka has all events (acks=all), in their order per VIN. After an error all of
-	// them come again. It gives up when ctx ends.
-	Publish(ctx context.Context, events []Event) error
-}
-
-// Bounds of one call of Publish.
+// Bounds of one call of Options.Publish.
 const (
 	publishEvents = 500
 	publishBytes  = 512 << 10
@@ -73,7 +66,7 @@ func (s *Service) publishSome(ctx context.Context) (int, error) {
 	if err != nil || len(events) == 0 {
 		return 0, err
 	}
-	if err := s.o.Publisher.Publish(ctx, events); err != nil {
+	if err := s.o.Publish(ctx, events); err != nil {
 		return 0, err
 	}
 	ns := make([]uint64, len(events))

@@ -128,7 +128,7 @@ func TestOutcomesOnTheResponseTopic(t *testing.T) {
 	t.Parallel()
 	db, e, out := openDB(t), newEngine(5), &answers{err: errors.New("the journal is full")}
 	k := &kafka{err: errors.New("away")}
-	s := start(t, Options{DB: db, Deliverer: e, Publisher: k, Responder: out})
+	s := start(t, Options{DB: db, Deliverer: e, Publish: k.Publish, Respond: out.Respond})
 	ask := with(func(p *message.Properties) { p.ResponseTopic, p.Correlation = "mine/1", []byte{7} })
 	if code := submit(t, s, true, "v1/"+vin+"/cmd/r1/lock", "{}", ask); code != 0 {
 		t.Fatalf("reason %#x", code)
@@ -150,12 +150,12 @@ func TestOutcomesOnTheResponseTopic(t *testing.T) {
 		t.Fatalf("published %q", got)
 	}
 	out.err = nil
-	s = start(t, Options{DB: db, Deliverer: e, Publisher: k, Responder: out})
+	s = start(t, Options{DB: db, Deliverer: e, Publish: k.Publish, Respond: out.Respond})
 	const want = "mine/1 07 r1 accepted \nmine/1 07 r1 succeeded {\"locked\":true}"
 	eventually(t, "both outcomes", func() bool { return len(out.all()) >= len(want) })
 	eventually(t, "nothing waits", func() bool { return gauge(t, s.metrics.answers) == 0 })
 	stop(t, s)
-	s = start(t, Options{DB: db, Deliverer: e, Publisher: k, Responder: out})
+	s = start(t, Options{DB: db, Deliverer: e, Publish: k.Publish, Respond: out.Respond})
 	stop(t, s)
 	if s.answers != 0 {
 		t.Errorf("%d outcomes wait", s.answers)
@@ -169,7 +169,7 @@ func TestOutcomesOnTheResponseTopic(t *testing.T) {
 func TestOutcomesAreBounded(t *testing.T) {
 	t.Parallel()
 	e, out := newEngine(0), &answers{err: errors.New("the journal is full")}
-	s := start(t, Options{Deliverer: e, Responder: out, MaxEvents: 1})
+	s := start(t, Options{Deliverer: e, Respond: out.Respond, MaxEvents: 1})
 	ask := with(func(p *message.Properties) { p.ResponseTopic = "mine/1" })
 	for _, id := range []string{"r1", "r2"} {
 		if code := submit(t, s, true, "v1/"+vin+"/cmd/"+id+"/lock", "{}", ask); code != 0 {
@@ -192,7 +192,7 @@ func TestOutcomesAreBounded(t *testing.T) {
 func TestForeignResponseTopicIsRefused(t *testing.T) {
 	t.Parallel()
 	log := &audited{}
-	s := start(t, Options{Deliverer: newEngine(0), Responder: &answers{}, Audit: log.write})
+	s := start(t, Options{Deliverer: newEngine(0), Respond: (&answers{}).Respond, Audit: log.write})
 	ask := with(func(p *message.Properties) { p.ResponseTopic = "others/1" })
 	if code := submit(t, s, true, "v1/"+vin+"/cmd/r1/lock", "{}", ask); code != reasonNotAuthorized {
 		t.Errorf("reason %#x", code)

@@ -18,17 +18,10 @@ type Response struct {
 	Value json.RawMessage `json:"value"`
 }
 
-// Responder publishes outcomes to MQTT clients.
-type Responder interface {
-	// Respond returns nil once all responses are certain to reach those who subscribe, in order. After an error all of
-	// them come again. It gives up when ctx ends.
-	Respond(ctx context.Context, responses []Response) error
-}
-
 // respond adds the record's present state to what waits for its response topic, if it is an outcome: what the vehicle
 // said, or an end. Beyond the bound of events it is dropped and counted.
 func (b *batch) respond(rec *record, v *eventValue) error {
-	if !rec.Respond || b.s.o.Responder == nil || !rec.State.Final() && rec.State != Accepted {
+	if !rec.Respond || b.s.o.Respond == nil || !rec.State.Final() && rec.State != Accepted {
 		return nil
 	}
 	if b.s.answers+b.answers >= b.s.o.MaxEvents {
@@ -74,7 +67,7 @@ func (s *Service) respondSome(ctx context.Context) (int, error) {
 	if err != nil || len(responses) == 0 {
 		return 0, err
 	}
-	if err := s.o.Responder.Respond(ctx, responses); err != nil {
+	if err := s.o.Respond(ctx, responses); err != nil {
 		return 0, err
 	}
 	return len(responses), s.submit(ctx, true, func(b *batch) error {

@@ -104,7 +104,7 @@ func TestRestartKeepsStatesAndOrder(t *testing.T) {
 
 	again := newEngine(0)
 	k := &kafka{}
-	r := start(t, Options{DB: cp, Deliverer: again, Publisher: k})
+	r := start(t, Options{DB: cp, Deliverer: again, Publish: k.Publish})
 	for id, want := range map[string]State{"queued": Queued, "sent": Sent, "delivered": Delivered, "accepted": Accepted, "done": Failed} {
 		if got := state(t, r, id); got != want {
 			t.Errorf("%s restarted as %s", id, got)
@@ -157,7 +157,7 @@ func TestEventsWaitForKafka(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		db := openDB(t)
 		k := &kafka{err: errors.New("away")}
-		s := start(t, Options{DB: db, Deliverer: newEngine(0), Publisher: k, MaxEvents: 3})
+		s := start(t, Options{DB: db, Deliverer: newEngine(0), Publish: k.Publish, MaxEvents: 3})
 		for i := range 3 {
 			create(t, s, Request{ID: fmt.Sprintf("c%d", i), TTL: time.Second})
 		}
@@ -169,7 +169,7 @@ func TestEventsWaitForKafka(t *testing.T) {
 		stop(t, s)
 
 		k2 := &kafka{err: errors.New("still away")}
-		r := start(t, Options{DB: db, Deliverer: newEngine(0), Publisher: k2})
+		r := start(t, Options{DB: db, Deliverer: newEngine(0), Publish: k2.Publish})
 		time.Sleep(time.Minute)
 		synctest.Wait()
 		if got := r.Stat().Waiting; got != 6 {
@@ -197,7 +197,7 @@ func TestDropOldEvents(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		k := &kafka{err: errors.New("away")}
-		s := start(t, Options{Deliverer: newEngine(0), Publisher: k, MaxEvents: 3, DropOldEvents: true})
+		s := start(t, Options{Deliverer: newEngine(0), Publish: k.Publish, MaxEvents: 3, DropOldEvents: true})
 		for i := range 5 {
 			create(t, s, Request{ID: fmt.Sprintf("c%d", i), TTL: time.Hour})
 		}
@@ -300,7 +300,7 @@ func TestEventsOfAnotherStateFileHaveAnotherEpoch(t *testing.T) {
 	t.Parallel()
 	first := func(db *statefile.DB, id string) Event {
 		k := &kafka{}
-		s := start(t, Options{DB: db, Deliverer: newEngine(0), Publisher: k})
+		s := start(t, Options{DB: db, Deliverer: newEngine(0), Publish: k.Publish})
 		create(t, s, Request{ID: id})
 		eventually(t, "published", func() bool { return len(k.states(t, id)) == 1 })
 		stop(t, s)

@@ -15,7 +15,7 @@ import (
 	"cellgate/configs/complete"
 )
 
-// Deliverer is the delivery engine towards vehicles.
+// Deliverer is the delivery engine towards vehicles, session.Manager behind what tells which errors are final.
 type Deliverer interface {
 	// Ready reports whether the vehicle is connected and has a subscription for its commands, and the
 	// MQTT version it speaks (4 for 3.1.1, or 5). It must be cheap and must not call the service.
@@ -36,12 +36,14 @@ type Options struct {
 	// leaves the file open.
 	DB        *statefile.DB
 	Deliverer Deliverer
-	// Publisher takes events to Kafka.
-	Publisher Publisher `zero:"there are no events"`
-	// Responder publishes outcomes on response topics.
-	Responder Responder `zero:"nobody does"`
-	Log       *slog.Logger
-	Metrics   *Metrics
+	// Publish returns nil once Kafka has all events (acks=all), in their order per VIN. After an error all of
+	// them come again. It gives up when ctx ends.
+	Publish func(ctx context.Context, events []Event) error `zero:"there are no events"`
+	// Respond returns nil once all outcomes are certain to reach those who subscribe to their response topics, in order.
+	// After an error all of them come again. It gives up when ctx ends.
+	Respond func(ctx context.Context, responses []Response) error `zero:"nobody does"`
+	Log     *slog.Logger
+	Metrics *Metrics
 	// Refused is told the reason of every refusal that counts in rejected_total.
 	Refused func(reason string)
 	// Audit is told of every request for a command or a cancellation, once it is certain what came of it. It must be
@@ -118,10 +120,10 @@ func Open(o Options) (*Service, error) {
 	ctx, cancel := context.WithCancel(context.Background())
 	s.stop = cancel
 	s.wg.Go(s.loop)
-	if o.Publisher != nil {
+	if o.Publish != nil {
 		s.wg.Go(func() { s.deliverAll(ctx, "changes of state for Kafka", s.eventsC, s.publishSome) })
 	}
-	if o.Responder != nil {
+	if o.Respond != nil {
 		s.wg.Go(func() { s.deliverAll(ctx, "outcomes on response topics", s.answersC, s.respondSome) })
 	}
 	return s, nil

@@ -128,7 +128,7 @@ type Bounds struct {
 	MaxExpiry time.Duration `zero:"no longer than the connection"`
 }
 
-// DB is what the manager needs of the state file: transactions of a *statefile.DB.
+// DB is what the manager needs of a *statefile.DB. Tests have one that is slow, and one that is full.
 type DB interface {
 	Update(fn func(*statefile.Tx) error) error
 	View(fn func(*statefile.Tx) error) error
@@ -145,7 +145,7 @@ const (
 	DropOldest
 )
 
-// Journal is what the manager needs of the journal.
+// Journal is what the manager needs of the journal, whose package it does not import.
 type Journal interface {
 	// Append appends records as the journal's own Append does, with nobody waiting for durability.
 	Append(recs []message.Record) (last uint64, err error)
@@ -155,7 +155,8 @@ type Journal interface {
 	Epoch() uint64
 }
 
-// Index maps topics to subscribers and keeps the retained messages in memory. The manager restores both
+// Index maps topics to subscribers and keeps the retained messages in memory: *broker.Index, on mochi, which is for the
+// package broker alone. The manager restores both
 // when it opens, so the index persists nothing. It must be safe for concurrent use; it must not call the
 // manager from within its methods but for Manager.Connected.
 type Index interface {
@@ -208,38 +209,29 @@ type Subscription struct {
 	RetainHandling    byte // 0 send retained, 1 only for a new subscription, 2 never
 }
 
-// Permissions decide per topic; they are immutable and safe for concurrent use.
+// Permissions decide per topic; they are immutable and safe for concurrent use. *auth.Permissions has them, and
+// belongs to a package that this one does not import.
 type Permissions interface {
 	Publish(topic string) bool
 	Subscribe(filter string) bool // $share included
 	Receive(topic string) bool
-}
-
-// Withholder may be implemented by Permissions that know more of a filter that Subscribe refuses.
-type Withholder interface {
-	// Withheld reports whether the filter is granted, and an explicit denial takes it away. The client then gets reason
-	// 0x80, unspecified: it is not told why (MQTT 5, 3.9.3). Otherwise it is 0x87, not authorized.
+	// Withheld reports of a filter that Subscribe refuses whether it is granted, and an explicit denial takes it away. The
+	// client then gets reason 0x80, unspecified: it is not told why (MQTT 5, 3.9.3). Otherwise it is 0x87, not authorized.
 	Withheld(filter string) bool
 }
 
-// Outbound is a connection's outgoing side. No method blocks, and none calls into the session: they are
-// called with the session's lock held.
+// Outbound is the outgoing side of one of the broker's connections. No method blocks, and none calls into the session:
+// they are called with the session's lock held.
 type Outbound interface {
 	// Enqueue offers one whole frame, which is copied before the return. False means that there is no room:
 	// the session keeps the message and tries again when Session.Writable is called, which must follow.
 	Enqueue(frame []byte) bool
-	// Kick starts the end of the connection with a DISCONNECT of that reason code (on 3.1.1 it is
-	// closed). It may be called more than once.
-	Kick(reason byte)
+	// Kick starts the end of the connection with a DISCONNECT of that reason code, and a Server Reference if it is not empty
+	// (MQTT 5, 3.14.2.2.5); on 3.1.1 it is closed. It may be called more than once.
+	Kick(reason byte, serverRef string)
 	// Drained is closed once the connection has made its last journal append, will make no more, and has
 	// called Session.Detach: a new connection of the client begins behind that.
 	Drained() <-chan struct{}
-}
-
-// Redirector may be implemented by an Outbound that can tell its client where to go instead.
-type Redirector interface {
-	// Redirect is Kick with a Server Reference (MQTT 5, 3.14.2.2.5).
-	Redirect(reason byte, serverRef string)
 }
 
 // Will is a client's will (MQTT 5, 3.1.3.2 and 3.1.3.3).

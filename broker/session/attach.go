@@ -80,7 +80,7 @@ func (m *Manager) evict(ctx context.Context, id string) error {
 	st.mu.Lock()
 	conn, gen := st.conn, st.gen
 	if conn != nil {
-		conn.Kick(ReasonTakenOver)
+		conn.Kick(ReasonTakenOver, "")
 		m.metrics.takeovers.Inc()
 	}
 	st.unlock()

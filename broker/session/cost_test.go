@@ -18,7 +18,7 @@ import (
 type silent struct{ drained chan struct{} }
 
 func (silent) Enqueue([]byte) bool        { return true }
-func (silent) Kick(byte)                  {}
+func (silent) Kick(byte, string)          {}
 func (c silent) Drained() <-chan struct{} { return c.drained }
 
 func (e *env) attachSilent(id string, expiry time.Duration) *Session {

@@ -160,6 +160,7 @@ type perms struct{ publish, subscribe, receive []string }
 
 func (p perms) Publish(topic string) bool    { return !slices.Contains(p.publish, topic) }
 func (p perms) Subscribe(filter string) bool { return !slices.Contains(p.subscribe, filter) }
+func (p perms) Withheld(string) bool         { return false }
 func (p perms) Receive(topic string) bool    { return !slices.Contains(p.receive, topic) }
 
 // conn is a client's connection as the session sees it.
@@ -193,7 +194,7 @@ func (c *conn) Enqueue(f []byte) bool {
 	return true
 }
 
-func (c *conn) Kick(reason byte) {
+func (c *conn) Kick(reason byte, _ string) {
 	c.mu.Lock()
 	c.kicked = append(c.kicked, reason)
 	c.mu.Unlock()

@@ -167,11 +167,7 @@ func (m *Manager) Disconnect(clientID string, reason byte, serverRef string) boo
 		return false
 	}
 	st.kicked = true
-	if r, ok := st.conn.(Redirector); ok && serverRef != "" {
-		r.Redirect(reason, serverRef)
-	} else {
-		st.conn.Kick(reason)
-	}
+	st.conn.Kick(reason, serverRef)
 	return true
 }
 
@@ -203,7 +199,7 @@ func (m *Manager) Purge(clientID string) bool {
 	st.will, st.willAt = nil, 0
 	if st.conn != nil {
 		st.kicked = true
-		st.conn.Kick(ReasonAdminAction)
+		st.conn.Kick(ReasonAdminAction, "")
 	}
 	st.end(ErrSessionEnded)
 	if st.conn == nil {

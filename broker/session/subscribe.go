@@ -211,7 +211,7 @@ func (st *state) refuse(filter string, existed bool) (code byte) {
 		return frame.ReasonFilterInvalid
 	case !st.perm.Subscribe(filter):
 		st.m.o.Rejected("subscribe_not_permitted")
-		if w, ok := st.perm.(Withholder); ok && w.Withheld(filter) {
+		if st.perm.Withheld(filter) {
 			return frame.ReasonUnspecified
 		}
 		return frame.ReasonNotAuthorized

@@ -112,7 +112,7 @@ func (c *cli) attend(ctx context.Context, d *dev.Dev, f *devFlags) error {
 func (c *cli) drive(ctx context.Context, d *dev.Dev, f *devFlags) {
 	o := fleet.Options{
 		Vehicles: f.vehicles, Rate: f.rate, QoS: 1, AlarmEvery: 10 * time.Minute, Drain: 500 * time.Millisecond,
-		Progress: &progressLog{d.App.Log()}, Every: 30 * time.Second, Tokens: newIssuer(d.App.Authority()), Log: d.App.Log(), Seed: 1,
+		Progress: &progressLog{d.App.Log()}, Every: 30 * time.Second, Token: newIssuer(d.App.Authority()).token, Log: d.App.Log(), Seed: 1,
 	}
 	t := &target{data: d.Data}
 	l, ok := vehicleListener(d.Config, nil)

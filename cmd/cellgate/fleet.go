@@ -214,13 +214,13 @@ func (f *fleetFlags) credentials(o *fleet.Options) (done func(), err error) {
 		if err != nil {
 			return nil, err
 		}
-		o.Tokens = newIssuer(a)
+		o.Token = newIssuer(a).token
 		return func() { closeAuthority(a) }, nil
 	}
 	if err != nil {
 		return nil, fmt.Errorf("tokens: %w", err)
 	}
-	o.Tokens, o.VINs = set, set.VINs()
+	o.Token, o.VINs = set.Token, set.VINs()
 	return done, nil
 }
 
@@ -241,8 +241,8 @@ func newIssuer(a *auth.Authority) *issuer {
 	return &issuer{authority: a, tokens: make(map[string]issuedToken)}
 }
 
-// Token implements fleet.Tokens.
-func (i *issuer) Token(vin string) (string, error) {
+// token is fleet.Options.Token.
+func (i *issuer) token(vin string) (string, error) {
 	i.mu.Lock()
 	t, ok := i.tokens[vin]
 	i.mu.Unlock()

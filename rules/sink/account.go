@@ -52,7 +52,7 @@ func (p *pipeline) oldestLocked() int64 {
 }
 
 // receivedAt is the time of a record of the journal, or of the next that can be read; 0 when there is none.
-func receivedAt(j journalReader, seq uint64) int64 {
+func receivedAt(j Journal, seq uint64) int64 {
 	if seq == 0 {
 		return 0
 	}

@@ -10,11 +10,6 @@ import (
 	"cellgate/rules"
 )
 
-// journalReader opens readers; *journal.Journal is one.
-type journalReader interface {
-	NewReader(from uint64) (*journal.Reader, error)
-}
-
 // loader feeds a sink from its decision log while the pipeline is logging.
 type loader struct {
 	p         *pipeline
@@ -216,7 +211,7 @@ type recordSource struct {
 
 // find returns the record, valid until the next find. It returns errRecordLost if the journal does not
 // have it.
-func (s *recordSource) find(ctx context.Context, j journalReader, seq uint64) (*message.Record, error) {
+func (s *recordSource) find(ctx context.Context, j Journal, seq uint64) (*message.Record, error) {
 	if s.b != nil && len(s.b.Records) > 0 && seq >= s.b.Records[0].Seq && seq <= s.b.Last {
 		return s.inBatch(seq)
 	}

@@ -18,9 +18,9 @@ import (
 // ErrNoSink says that a rule set sends to a sink that the gateway does not have.
 var ErrNoSink = errors.New("the rules need a sink that is not configured")
 
-// Journal is what the dispatcher needs of the journal; *journal.Journal is one.
+// Journal is what the dispatcher needs of a *journal.Journal. A test has one that looks on.
 type Journal interface {
-	journalReader
+	NewReader(from uint64) (*journal.Reader, error)
 	Epoch() uint64
 	First() uint64
 	Last() uint64

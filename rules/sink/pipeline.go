@@ -115,7 +115,7 @@ func (d *Dispatcher) addPipeline(b *Binding) {
 // environment is what the pipelines share.
 type environment struct {
 	idPrefix string
-	journal  journalReader
+	journal  Journal
 	sets     *ruleSets
 	metrics  *Metrics
 	// appended is the journal's: its last sequence, and the messages up to it since it was opened.

@@ -109,7 +109,7 @@ func (t Ticket) decision() rules.Decision {
 	return d
 }
 
-// settler takes outcomes; it must not block.
+// settler takes outcomes: a pipeline, a burial of one of its messages, or the flight of a parked one. It must not block.
 type settler interface {
 	settle(t Ticket, o outcome, reason string)
 	refused(t Ticket, err error)

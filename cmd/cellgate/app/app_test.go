@@ -127,10 +127,10 @@ func drive(t *testing.T, a *App, first int) uint64 {
 	t.Helper()
 	r, err := fleet.Run(t.Context(), fleet.Options{
 		Broker: a.Addrs()["local"].String(), Vehicles: 5, First: first, Rate: 20, QoS: 1, Duration: 500 * time.Millisecond, WaitConnected: true,
-		Tokens: fleet.TokenFunc(func(vin string) (string, error) {
+		Token: func(vin string) (string, error) {
 			token, _, err := a.Authority().Issue(auth.IssueRequest{Subject: vin, Role: auth.RoleVehicle})
 			return token, err
-		}),
+		},
 	})
 	if err != nil || r.Acknowledged == 0 || r.Acknowledged != r.Published || r.Refused+r.ConnectRefused != 0 {
 		t.Fatalf("%+v, %v", r, err)

@@ -9,7 +9,6 @@ import (
 
 	"cellgate/auth"
 	"cellgate/broker/command"
-	"cellgate/broker/journal"
 	"cellgate/broker/message"
 	"cellgate/broker/session"
 	"cellgate/configs/authority"
@@ -72,8 +71,8 @@ type results struct {
 	producer   *kafkaclient.Producer
 }
 
-// Publish implements command.Publisher.
-func (r *results) Publish(ctx context.Context, events []command.Event) error {
+// publish is command.Options.Publish.
+func (r *results) publish(ctx context.Context, events []command.Event) error {
 	done := make(chan error, len(events))
 	now := time.Now().UnixMilli()
 	for i := range events {
@@ -99,12 +98,9 @@ func (r *results) Publish(ctx context.Context, events []command.Event) error {
 	return failed
 }
 
-// responses publishes what became of commands on the response topics of their senders: by the journal, so that sessions
-// that are away get it too.
-type responses struct{ journal *journal.Journal }
-
-// Respond implements command.Responder. The records are of no client.
-func (r responses) Respond(ctx context.Context, all []command.Response) error {
+// respond publishes what became of commands on the response topics of their senders: by the journal, so that sessions
+// that are away get it too. The records are of no client.
+func (a *App) respond(ctx context.Context, all []command.Response) error {
 	recs := make([]message.Record, len(all))
 	for i := range all {
 		recs[i] = message.Record{
@@ -115,11 +111,11 @@ func (r responses) Respond(ctx context.Context, all []command.Response) error {
 			recs[i].Props.Correlation = append([]byte{}, all[i].Correlation...)
 		}
 	}
-	last, err := r.journal.Append(recs, nil)
+	last, err := a.journal.Append(recs, nil)
 	if err != nil {
 		return err
 	}
-	return r.journal.WaitDurable(ctx, last)
+	return a.journal.WaitDurable(ctx, last)
 }
 
 // eventID is the msg-id of a change of state: no other has it, also when the state file was lost in between.

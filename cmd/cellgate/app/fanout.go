@@ -23,7 +23,7 @@ func (a *App) openFanout(context.Context) (err error) {
 		return err
 	}
 	a.intake, err = broker.NewIntake(broker.IntakeOptions{
-		Journal: a.journal, Commands: a.commands, Position: a.sessions, Log: a.log,
+		Journal: a.journal, Commands: a.commands, Sessions: a.sessions, Log: a.log,
 		Metrics: broker.NewTailMetrics(a.reg.own, "command_intake"),
 	})
 	if err == nil {

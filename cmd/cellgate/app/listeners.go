@@ -25,7 +25,7 @@ func (a *App) brokerOptions() (broker.Options, error) {
 		Journal: a.journal, Sessions: a.sessions, Auth: a.auth, Now: a.clock.Wall, Limits: a.limits(a.cfg),
 		Classes:          a.cfg.Metrics.Classes,
 		CommandSubscribe: a.cfg.Commands.SubscribeOnConnect, Admit: admission(a.drain.admit, a.ladder.admit), Log: a.log, Metrics: a.brokerStats,
-		Shed: a.ladder.shed, Commands: a.commands,
+		Shed: a.ladder.shed, Command: a.commands.Submit,
 	}
 	for _, l := range a.cfg.Listeners {
 		made, err := listener(&l)

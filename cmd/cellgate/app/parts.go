@@ -276,8 +276,8 @@ func (j sessionJournal) Append(recs []message.Record) (uint64, error) {
 func (a *App) openCommands(context.Context) (err error) {
 	c := &a.cfg.Commands
 	a.commands, err = command.Open(command.Options{
-		DB: a.db, Deliverer: deliverer{a.sessions}, Publisher: &results{a.cfg.Cell.ID, a.cfg.Cell.Node, a.producer},
-		Clock: a.clock.Clock, Responder: responses{a.journal}, Log: a.log, Metrics: command.NewMetrics(a.reg.own), Refused: a.rejected, Audit: a.auditCommand, KafkaMay: a.kafkaMay(), Envelope: c.EnvelopeFor311,
+		DB: a.db, Deliverer: deliverer{a.sessions}, Publish: (&results{a.cfg.Cell.ID, a.cfg.Cell.Node, a.producer}).publish,
+		Clock: a.clock.Clock, Respond: a.respond, Log: a.log, Metrics: command.NewMetrics(a.reg.own), Refused: a.rejected, Audit: a.auditCommand, KafkaMay: a.kafkaMay(), Envelope: c.EnvelopeFor311,
 		DefaultTTL: c.DefaultTTL.Std(), MaxTTL: c.MaxTTL.Std(), MaxQueued: c.MaxQueued, Inflight: c.Inflight, MaxPayload: int(c.MaxPayload),
 		KeepFor: c.KeepFor.Std(), KeepMax: c.KeepMax, MaxEvents: c.MaxEvents, DropOldEvents: c.WhenEventsFull == "drop_old",
 		MaxOpen: configs.MaxOpenCommands, StartGrace: configs.CommandStartGrace,

@@ -11,18 +11,11 @@ import (
 	"cellgate/broker/session"
 )
 
-// commandStore is what a purge needs of the command service.
-type commandStore interface {
-	List(f command.Filter) (page []command.Command, cursor uint64, err error)
-	Cancel(ctx context.Context, c command.Caller, vin, id string) (command.Command, error)
-	Sync(ctx context.Context) error
-}
-
 // purges delete what waits for a vehicle whose tokens were revoked with purge: its session with the queue at once,
 // and then its commands that have not been sent, which would otherwise reach the next who connects as it.
 type purges struct {
 	sessions func(match func(session.Owner) bool)
-	commands commandStore
+	commands *command.Service
 	waiting  chan string
 	log      *slog.Logger
 }
@@ -30,7 +23,7 @@ type purges struct {
 // maxPurges bounds the vehicles whose commands are still to be cancelled. Beyond it, they are left to expire.
 const maxPurges = 10_000
 
-func newPurges(sessions func(func(session.Owner) bool), commands commandStore, log *slog.Logger) *purges {
+func newPurges(sessions func(func(session.Owner) bool), commands *command.Service, log *slog.Logger) *purges {
 	return &purges{sessions: sessions, commands: commands, waiting: make(chan string, maxPurges), log: log}
 }
 

@@ -198,7 +198,7 @@ func TestTheFleetDrivesAndAnswers(t *testing.T) {
 	}
 	report, err := fleet.Run(t.Context(), fleet.Options{
 		Broker: g.App.Addrs()["local"].String(), Vehicles: 20, Rate: 20, QoS: 1, Duration: time.Second, WaitConnected: true, Ledger: ledger,
-		Tokens: fleet.TokenFunc(func(vin string) (string, error) { return g.vehicleToken(vin), nil }),
+		Token: func(vin string) (string, error) { return g.vehicleToken(vin), nil },
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -77,7 +77,7 @@ func (v *vehicle) answer(id, status string, r result) {
 
 // refresh publishes a fresh token over the connection that the old one opened.
 func (v *vehicle) refresh() {
-	token, err := v.f.o.Tokens.Token(v.vin)
+	token, err := v.f.o.Token(v.vin)
 	if err != nil {
 		v.f.stats.reason("refresh: %s", cause(err))
 		return

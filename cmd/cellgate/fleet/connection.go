@@ -109,7 +109,7 @@ func (v *vehicle) connect(ctx context.Context) (net.Conn, error) {
 		return nil, err
 	}
 	defer v.f.release()
-	token, err := v.f.o.Tokens.Token(v.vin)
+	token, err := v.f.o.Token(v.vin)
 	if err != nil {
 		return nil, err
 	}

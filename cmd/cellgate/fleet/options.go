@@ -28,7 +28,9 @@ type Options struct {
 	VINs     []string
 	Vehicles int
 	First    int
-	Tokens   Tokens // default NoTokens
+	// Token returns a valid token for a vehicle; "" connects without user name and password, and so does nil. It is called
+	// for each connection attempt, from many goroutines.
+	Token func(vin string) (string, error)
 
 	// Rate is telemetry messages per second and vehicle; 0 connects and stays idle. Saturate publishes
 	// as fast as the window admits instead.
@@ -108,8 +110,8 @@ func (o *Options) defaults() error {
 		o.TLS = o.TLS.Clone()
 		o.TLS.ServerName, _, _ = net.SplitHostPort(o.Broker)
 	}
-	if o.Tokens == nil {
-		o.Tokens = NoTokens()
+	if o.Token == nil {
+		o.Token = func(string) (string, error) { return "", nil }
 	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)

@@ -11,21 +11,6 @@ import (
 	"strings"
 )
 
-// Tokens gives vehicles their tokens. It is called for each connection attempt, from many goroutines.
-type Tokens interface {
-	// Token returns a valid token for the vehicle; "" connects without one.
-	Token(vin string) (string, error)
-}
-
-// TokenFunc makes a function a source of tokens.
-type TokenFunc func(vin string) (string, error)
-
-// Token calls f.
-func (f TokenFunc) Token(vin string) (string, error) { return f(vin) }
-
-// NoTokens connects without user name and password, for brokers and listeners that ask for none.
-func NoTokens() Tokens { return TokenFunc(func(string) (string, error) { return "", nil }) }
-
 // ErrNoToken is wrapped when a source has no token for a vehicle.
 var ErrNoToken = errors.New("no token for this vehicle")
 
