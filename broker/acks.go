@@ -59,9 +59,9 @@ func (a *ackQueue) ready(durable, settled uint64) bool {
 	}
 }
 
-// take encodes every acknowledgement that may leave behind dst. It tells how many left, and how many of
-// them end an exchange of MQTT 5's Receive Maximum (4.9): PUBACK, PUBCOMP and a refusing PUBREC.
-func (a *ackQueue) take(dst []byte, durable, settled uint64, version byte) (out []byte, left, ended int) {
+// take encodes every acknowledgement that may leave behind dst. It tells how many of them end an exchange of MQTT 5's
+// Receive Maximum (4.9): PUBACK, PUBCOMP and a refusing PUBREC.
+func (a *ackQueue) take(dst []byte, durable, settled uint64, version byte) (out []byte, ended int) {
 	for a.ready(durable, settled) {
 		e := &a.q[a.head]
 		if e.mode == ackCommand {
@@ -72,13 +72,12 @@ func (a *ackQueue) take(dst []byte, durable, settled uint64, version byte) (out 
 		if e.typ != frame.TypePubrec || e.reason >= 0x80 {
 			ended++
 		}
-		left++
 		a.head++
 	}
 	if a.head == len(a.q) {
 		a.q, a.head = a.q[:0], 0
 	}
-	return dst, left, ended
+	return dst, ended
 }
 
 // release gives the memory back if nothing waits.

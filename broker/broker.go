@@ -227,7 +227,7 @@ func (b *Broker) elapsed() time.Duration { return time.Since(b.begun) }
 func (b *Broker) enter(c *conn) {
 	b.wheel.add(c, c.nextCheck(0))
 	c.mu.Lock()
-	closed := c.closed
+	closed := c.closing.done
 	c.mu.Unlock()
 	if closed {
 		b.wheel.remove(c)
@@ -251,7 +251,7 @@ func (b *Broker) RefreshPermissions() {
 // endInvalid ends the connections whose token was revoked or whose key is not in force any more.
 func (b *Broker) endInvalid(ended func(auth.Identity) error) {
 	for _, c := range b.wheel.all(nil) {
-		id := c.identity.Load()
+		id := c.shared.identity.Load()
 		if id == nil {
 			continue
 		}

@@ -7,7 +7,7 @@ import "testing"
 func TestCarryLeavesRoom(t *testing.T) {
 	t.Parallel()
 	for _, n := range []int{1, minReadBytes - 1, minReadBytes, minReadBytes + 1, readBytes, readBytes + 1, 200 << 10} {
-		c := &conn{b: &Broker{pools: newPools()}, carry: make([]byte, n)}
+		c := &conn{b: &Broker{pools: newPools()}, reader: connReader{carry: make([]byte, n)}}
 		if s := c.borrow(); s.n != n || len(s.buf) <= n {
 			t.Errorf("%d bytes carried: %d in a buffer of %d", n, s.n, len(s.buf))
 		}

@@ -16,7 +16,7 @@ func (c *conn) claimRetained(in *frame.Inbound, topic string) bool {
 	rec := message.Record{Kind: message.KindPublish, Client: c.key, Topic: topic, Payload: in.Payload}
 	claimed, err := c.b.sessions.ClaimRetained(&rec)
 	if claimed {
-		c.scratch.claims.add(len(c.scratch.records))
+		c.reader.scratch.claims.add(len(c.reader.scratch.records))
 	}
 	return err == nil
 }
@@ -33,7 +33,7 @@ func (c *conn) unretainable(in *frame.Inbound) bool {
 
 // cancelClaims gives up the batch's claims: it is not in the journal.
 func (c *conn) cancelClaims() {
-	s := c.scratch
+	s := c.reader.scratch
 	for i := range s.records {
 		if s.claims.has(i) {
 			c.b.sessions.CancelRetained(s.records[i].Topic)
@@ -44,7 +44,7 @@ func (c *conn) cancelClaims() {
 
 // settleClaims tells where in the journal the batch's claimed messages are.
 func (c *conn) settleClaims() {
-	s := c.scratch
+	s := c.reader.scratch
 	if s.claims == 0 {
 		return
 	}

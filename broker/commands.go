@@ -26,11 +26,11 @@ func (c *conn) command(in *frame.Inbound, topic string) bool {
 	if in.QoS == 2 {
 		a.typ = frame.TypePubrec
 		if a.again = c.session.ReceiveQoS2(in.PacketID); a.again && c.version == frame.Version5 {
-			c.credit++ // the exchange has its place in the window already (4.9)
+			c.reader.credit++ // the exchange has its place in the window already (4.9)
 		}
 	}
-	c.submitted++
-	a.seq = c.submitted
+	c.reader.submitted++
+	a.seq = c.reader.submitted
 	ctx, done := c.waitContext()
 	err := c.b.decide(ctx, &rec, c.caller(), c.version == frame.Version5 && in.QoS > 0, func(reason byte) { c.decided(a, reason) })
 	done()
@@ -44,12 +44,12 @@ func (c *conn) command(in *frame.Inbound, topic string) bool {
 	if in.QoS > 0 {
 		c.stage(a)
 	}
-	return len(c.scratch.acks) < batchRecords || c.flush()
+	return len(c.reader.scratch.acks) < batchRecords || c.flush()
 }
 
 // caller is who the client is, for the command service.
 func (c *conn) caller() command.Caller {
-	id, perm, levels := c.identity.Load(), c.perm.Load(), c.b.limits.Load().MaxTopicLevels
+	id, perm, levels := c.shared.identity.Load(), c.shared.perm.Load(), c.b.limits.Load().MaxTopicLevels
 	return command.Caller{
 		By: id.Subject, Origin: command.OriginMQTT, Role: id.Role, Issuer: id.Issuer, TokenID: id.TokenID, Address: c.t.peer.String(),
 		May:     perm.Command,
@@ -77,19 +77,17 @@ func (c *conn) decided(a ack, reason byte) {
 		return
 	}
 	c.mu.Lock()
-	c.acks.decide(a.seq, reason)
-	if c.acks.ready(c.durable, c.settled) {
-		c.startWriterLocked()
-	}
+	c.writer.acks.decide(a.seq, reason)
+	c.acknowledgeLocked()
 	c.mu.Unlock()
 }
 
 // refuseCommand refuses a command that the client's permissions do not allow. What its limits forbid is refused and
 // audited like other commands; of who may not send commands there at all a sample is audited.
 func (c *conn) refuseCommand(in *frame.Inbound, topic string) bool {
-	if c.perm.Load().Granted(topic) {
+	if c.shared.perm.Load().Granted(topic) {
 		return c.command(in, topic)
 	}
-	c.b.auth.AuditRefuse("command", *c.identity.Load(), c.peer())
+	c.b.auth.AuditRefuse("command", *c.shared.identity.Load(), c.peer())
 	return c.refuse(in, frame.ReasonNotAuthorized, "publish_not_authorized")
 }

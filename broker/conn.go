@@ -13,28 +13,37 @@ import (
 // conn is one client's connection from CONNACK on.
 //
 // One goroutine reads (run). Nobody writes to the socket but the writer goroutine, which is started when there
-// is something to write and ends when there is not; everyone else adds whole frames to out or marks to the
-// acknowledgements, under mu, and never blocks.
+// is something to write and ends when there is not; everyone else adds whole frames or marks to writer, under mu,
+// and never blocks. What is not in one of the groups below is set before run and does not change.
 type conn struct {
 	b *Broker
 	t *transport
 
-	// Set before run and not changed.
 	id         string // MQTT client identifier
 	key        string // of the session
 	version    byte
 	vehicle    bool
 	noExpiry   bool // the CONNECT's session expiry was 0: a DISCONNECT may not raise it
 	resumable  bool // the session outlives the connection: what is unacknowledged may come again
-	maxPacket  int  // the client's maximum packet size; 0 none
 	told       told
+	maxPacket  int    // the client's maximum packet size; 0 none
 	authMethod string // of enhanced authentication, or ""
 	own        string // v1/{id}/, where a vehicle is at home
 	session    *session.Session
-	listener   *listener
 	keepalive  int64 // 1.5 times the keep alive and a tick, by which the clock may be behind, ms
 
-	// Of the reader.
+	reader connReader
+	shared connShared
+	place  wheelPlace
+
+	mu      sync.Mutex // guards the rest
+	writer  connWriter
+	waits   connWaits
+	closing connClosing
+}
+
+// connReader is what the reader's goroutine alone uses: that of run, and of begin before it.
+type connReader struct {
 	scratch    *scratch
 	onReadable func(fd uintptr) bool
 	readErr    error
@@ -43,24 +52,29 @@ type conn struct {
 	aliasBytes int
 	quota      quota
 	recent     recentSent
-	credit     int    // QoS 1 and 2 messages that may be taken before used is looked at again
+	credit     int    // QoS 1 and 2 messages that may be taken before writer.used is looked at again
 	seen       int    // messages and requests of the present read
-	whole      bool   // the present read completed a packet
 	partial    int    // bytes read since something last counted as heard
 	submitted  uint64 // commands
-	normal     bool   // ended by a DISCONNECT without will
 	newExpiry  *time.Duration
+	whole      bool // the present read completed a packet
+	normal     bool // ended by a DISCONNECT without will
+}
 
+// connShared is read and written by any goroutine, without a lock.
+type connShared struct {
 	perm     atomic.Pointer[auth.Permissions]
-	grown    atomic.Bool // the stack or the buffers may have grown since the last release
 	identity atomic.Pointer[auth.Identity]
 	lastRead atomic.Int64 // wheel clock of the last sign of life, ms: see heard
-	busy     atomic.Bool  // deliberately not reading: keep alive is suspended
-	stopping atomic.Bool  // ending, for the reader's quick look
 	endAt    atomic.Int64 // token end, Unix ms; 0 none
 	noticeAt atomic.Int64 // when to tell about it; 0 never, or told
+	grown    atomic.Bool  // the stack or the buffers may have grown since the last release
+	busy     atomic.Bool  // deliberately not reading: keep alive is suspended
+	stopping atomic.Bool  // closing.begun, for the reader's quick look
+}
 
-	mu           sync.Mutex
+// connWriter is what the writer sends, and who it is; under the connection's lock.
+type connWriter struct {
 	out          *outBuffer // frames to write; nil none
 	acks         ackQueue
 	used         int    // QoS 1 and 2 messages taken and not acknowledged
@@ -68,28 +82,31 @@ type conn struct {
 	settled      uint64
 	sampleSeq    uint64 // of the PUBLISH whose acknowledgement is being timed
 	sampleAt     int64  // ns, of Broker.elapsed
-	writeSince   int64  // clock when the write under way began, ms; 0 none
-	endingSince  int64
-	operations   int // SUBSCRIBEs and UNSUBSCRIBEs not answered yet
-	wake         chan struct{}
-	cancelWait   func() // ends the reader's wait for room in the journal
-	drained      chan struct{}
-	reason       byte // of the DISCONNECT
-	ref, why     string
-	open         bool // CONNACK 0 is queued
-	wantWritable bool // the session was refused room
-	writing      bool // the writer runs
-	ending       bool
-	silent       bool // no DISCONNECT: the client sent one, or is gone
-	goodbye      bool // the client sent one, and may still read and close as TLS asks
-	readerDone   bool
-	broken       bool // the socket failed
-	closed       bool
+	since        int64  // clock when the write under way began, ms; 0 none
+	open         bool   // CONNACK 0 is queued
+	wantWritable bool   // the session was refused room
+	running      bool
+}
 
-	// Of the wheel, under its lock.
-	next, prev *conn
-	slot       int
-	inWheel    bool
+// connWaits is how the reader is woken that waits for others; under the connection's lock.
+type connWaits struct {
+	wake       chan struct{}
+	cancel     func() // ends its wait for another part
+	operations int    // SUBSCRIBEs and UNSUBSCRIBEs not answered yet
+}
+
+// connClosing is how far the end of the connection is, and why it ends; under the connection's lock.
+type connClosing struct {
+	ref, why   string
+	drained    chan struct{}
+	since      int64
+	reason     byte // of the DISCONNECT
+	begun      bool
+	silent     bool // no DISCONNECT: the client sent one, or is gone
+	goodbye    bool // the client sent one, and may still read and close as TLS asks
+	readerDone bool
+	broken     bool // the socket failed
+	done       bool // the socket is closed
 }
 
 // told is what a client was told at CONNECT of what it may send. It holds for the connection: a reload of the limits
@@ -115,11 +132,11 @@ const maxPacketSize = 268_435_455 + 5
 func (c *conn) Enqueue(f []byte) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.ending {
+	if c.closing.begun {
 		return false
 	}
-	if !c.open || (c.out != nil && len(c.out.b)+len(f) > c.b.limits.Load().OutboundBytes) {
-		c.wantWritable = true
+	if !c.writer.open || (c.writer.out != nil && len(c.writer.out.b)+len(f) > c.b.limits.Load().OutboundBytes) {
+		c.writer.wantWritable = true
 		return false
 	}
 	c.appendLocked(f)
@@ -135,37 +152,33 @@ func (c *conn) control(f []byte) {
 		return
 	}
 	c.mu.Lock()
-	if !c.ending || c.silent {
+	if !c.closing.begun || c.closing.silent {
 		c.appendLocked(f)
 	}
 	c.mu.Unlock()
 }
 
 func (c *conn) appendLocked(f []byte) {
-	if c.out == nil {
-		c.out = c.b.pools.getOut()
+	if c.writer.out == nil {
+		c.writer.out = c.b.pools.getOut()
 	}
-	c.out.b = append(c.out.b, f...)
+	c.writer.out.b = append(c.writer.out.b, f...)
 	c.startWriterLocked()
 }
 
 // Durable implements journal.Waiter.
 func (c *conn) Durable(mark uint64) {
 	c.mu.Lock()
-	c.durable = max(c.durable, mark)
-	if c.acks.ready(c.durable, c.settled) {
-		c.startWriterLocked()
-	}
+	c.writer.durable = max(c.writer.durable, mark)
+	c.acknowledgeLocked()
 	c.mu.Unlock()
 }
 
 // Settled implements SettlementWaiter.
 func (c *conn) Settled(mark uint64) {
 	c.mu.Lock()
-	c.settled = max(c.settled, mark)
-	if c.acks.ready(c.durable, c.settled) {
-		c.startWriterLocked()
-	}
+	c.writer.settled = max(c.writer.settled, mark)
+	c.acknowledgeLocked()
 	c.mu.Unlock()
 }
 
@@ -173,7 +186,7 @@ func (c *conn) Settled(mark uint64) {
 func (c *conn) Gone() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.closed
+	return c.closing.done
 }
 
 // Kick implements session.Outbound.
@@ -185,46 +198,46 @@ func (c *conn) Kick(reason byte, serverRef string) {
 func (c *conn) Drained() <-chan struct{} {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.drained == nil {
-		c.drained = make(chan struct{})
-		if c.readerDone {
-			close(c.drained)
+	if c.closing.drained == nil {
+		c.closing.drained = make(chan struct{})
+		if c.closing.readerDone {
+			close(c.closing.drained)
 		}
 	}
-	return c.drained
+	return c.closing.drained
 }
 
 // end begins the end of the connection, from any goroutine: the reader makes no further append, pending
 // acknowledgements leave, then a DISCONNECT on MQTT 5, then the socket is closed. Only the first call counts.
 func (c *conn) end(reason byte, serverRef, label string) {
 	c.mu.Lock()
-	if c.ending {
+	if c.closing.begun {
 		c.mu.Unlock()
 		return
 	}
-	c.ending, c.reason, c.ref, c.why = true, reason, serverRef, reasonString(reason, label)
-	c.silent = !c.open // the client has seen no CONNACK yet
+	c.closing.begun, c.closing.reason, c.closing.ref, c.closing.why = true, reason, serverRef, reasonString(reason, label)
+	c.closing.silent = !c.writer.open // the client has seen no CONNACK yet
 	c.endLocked(label)
 }
 
 // endSilently is end without a DISCONNECT.
 func (c *conn) endSilently(label string) {
 	c.mu.Lock()
-	if c.ending {
+	if c.closing.begun {
 		c.mu.Unlock()
 		return
 	}
-	c.ending, c.silent = true, true
+	c.closing.begun, c.closing.silent = true, true
 	c.endLocked(label)
 }
 
 // endLocked unlocks.
 func (c *conn) endLocked(label string) {
-	c.stopping.Store(true)
-	c.endingSince = c.b.wheel.clock.Load()
+	c.shared.stopping.Store(true)
+	c.closing.since = c.b.wheel.clock.Load()
 	c.signalLocked()
-	if c.cancelWait != nil {
-		c.cancelWait()
+	if c.waits.cancel != nil {
+		c.waits.cancel()
 	}
 	if c.t.raw == nil {
 		c.startWriterLocked() // the reader only comes back when the socket is closed
@@ -246,20 +259,20 @@ const endGrace = 2 * time.Second
 // finish is the reader's last act: everything it will ever append is appended.
 func (c *conn) finish() {
 	c.endSilently("lost")
-	if c.scratch != nil {
-		c.b.pools.putScratch(c.scratch)
-		c.scratch = nil
+	if c.reader.scratch != nil {
+		c.b.pools.putScratch(c.reader.scratch)
+		c.reader.scratch = nil
 	}
-	c.carry, c.aliases = nil, nil
+	c.reader.carry, c.reader.aliases = nil, nil
 	// Whoever takes over waits for drained, and then finds what this connection leaves behind: the session
 	// detached, so that a clean DISCONNECT stays one, and the messages that may come again.
-	c.session.Detach(c.normal, c.newExpiry)
-	c.b.resends.leave(c.key, c.recent)
-	c.recent = recentSent{}
+	c.session.Detach(c.reader.normal, c.reader.newExpiry)
+	c.b.resends.leave(c.key, c.reader.recent)
+	c.reader.recent = recentSent{}
 	c.mu.Lock()
-	c.readerDone = true
-	if c.drained != nil {
-		close(c.drained)
+	c.closing.readerDone = true
+	if c.closing.drained != nil {
+		close(c.closing.drained)
 	}
 	c.mu.Unlock()
 	c.b.metrics.Connections.Dec()
@@ -271,8 +284,8 @@ func (c *conn) finish() {
 // close closes the socket at once.
 func (c *conn) close(lingering bool) {
 	c.mu.Lock()
-	was := c.closed
-	c.closed = true
+	was := c.closing.done
+	c.closing.done = true
 	c.mu.Unlock()
 	if was {
 		return
@@ -289,20 +302,20 @@ func (c *conn) close(lingering bool) {
 // now is the clock.
 func (c *conn) check(now int64) time.Duration {
 	writing := c.checkWriter(now, c.b.limits.Load())
-	if c.stopping.Load() {
+	if c.shared.stopping.Load() {
 		return endGrace
 	}
-	if end := c.endAt.Load(); end != 0 && c.b.wheel.wall.Load() >= end {
+	if end := c.shared.endAt.Load(); end != 0 && c.b.wheel.wall.Load() >= end {
 		c.b.reject("token_expired")
 		c.end(frame.ReasonNotAuthorized, "", "token_expired")
 		return endGrace
 	}
-	if notice := c.noticeAt.Load(); notice != 0 && c.b.wheel.wall.Load() >= notice {
-		c.noticeAt.Store(0)
+	if notice := c.shared.noticeAt.Load(); notice != 0 && c.b.wheel.wall.Load() >= notice {
+		c.shared.noticeAt.Store(0)
 		c.b.noticeExpiring(c)
 	}
-	idle := now - c.lastRead.Load()
-	if !c.busy.Load() && idle >= c.keepalive {
+	idle := now - c.shared.lastRead.Load()
+	if !c.shared.busy.Load() && idle >= c.keepalive {
 		c.end(frame.ReasonKeepaliveTimeout, "", "keepalive")
 		return endGrace
 	}
@@ -318,7 +331,7 @@ func (c *conn) check(now int64) time.Duration {
 // nextCheck is when something may be due, so that keep alive and token end are held to a tick.
 func (c *conn) nextCheck(idle int64) time.Duration {
 	due, now := c.keepalive-idle, c.b.wheel.wall.Load()
-	for _, at := range []int64{c.endAt.Load(), c.noticeAt.Load()} {
+	for _, at := range []int64{c.shared.endAt.Load(), c.shared.noticeAt.Load()} {
 		if at != 0 {
 			due = min(due, at-now)
 		}
@@ -330,13 +343,13 @@ func (c *conn) nextCheck(idle int64) time.Duration {
 // acknowledgements do not come. It reports whether a write is under way.
 func (c *conn) checkWriter(now int64, limits *Limits) bool {
 	c.mu.Lock()
-	writing := c.writeSince != 0
-	stalled := writing && now-c.writeSince >= limits.WriteTimeout.Milliseconds()
-	ended := now - c.endingSince
-	if c.ending && ended >= endGrace.Milliseconds() {
+	writing := c.writer.since != 0
+	stalled := writing && now-c.writer.since >= limits.WriteTimeout.Milliseconds()
+	ended := now - c.closing.since
+	if c.closing.begun && ended >= endGrace.Milliseconds() {
 		c.startWriterLocked()
 	}
-	stuck := c.ending && !c.readerDone && ended >= 5*endGrace.Milliseconds()
+	stuck := c.closing.begun && !c.closing.readerDone && ended >= 5*endGrace.Milliseconds()
 	c.mu.Unlock()
 	switch {
 	case stalled:
@@ -355,9 +368,9 @@ const trimAfter = 5 * time.Second
 // trim wakes the reader to release what it grew: see run.
 func (c *conn) trim() {
 	c.mu.Lock()
-	c.acks.release()
+	c.writer.acks.release()
 	c.mu.Unlock()
-	if c.t.raw != nil && c.grown.Load() && !c.busy.Load() {
+	if c.t.raw != nil && c.shared.grown.Load() && !c.shared.busy.Load() {
 		_ = c.t.Conn.SetReadDeadline(past())
 	}
 }

@@ -279,7 +279,7 @@ func (r *request) attach(behind []byte) *conn {
 	sess, present, err := b.sessions.Attach(ctx, session.Attach{
 		Key: c.key, Version: c.version, CleanStart: r.pk.Connect.Clean, Expiry: r.expiry(),
 		ReceiveMaximum: p.ReceiveMaximum, MaxPacket: p.MaximumPacketSize, AliasMaximum: p.TopicAliasMaximum,
-		Vehicle: c.vehicle, Owner: ownerOf(&r.identity), Perm: c.perm.Load(), Will: r.will(), Conn: c, NotAfter: r.identity.Expires,
+		Vehicle: c.vehicle, Owner: ownerOf(&r.identity), Perm: c.shared.perm.Load(), Will: r.will(), Conn: c, NotAfter: r.identity.Expires,
 	})
 	if err != nil {
 		if errors.Is(err, session.ErrWillNotPermitted) {
@@ -289,12 +289,12 @@ func (r *request) attach(behind []byte) *conn {
 		return nil
 	}
 	c.session = sess
-	c.recent = b.resends.back(c.key, present)
-	c.carry = append([]byte(nil), behind...)
+	c.reader.recent = b.resends.back(c.key, present)
+	c.reader.carry = append([]byte(nil), behind...)
 	if err := r.t.Conn.SetDeadline(time.Time{}); err != nil {
 		b.log.Debug("connection lost at CONNECT", "client", c.id, "error", err)
 	}
-	if c.stopping.Load() { // end's deadline may have been the one just taken away
+	if c.shared.stopping.Load() { // end's deadline may have been the one just taken away
 		_ = r.t.Conn.SetReadDeadline(past())
 	}
 	b.enter(c)
@@ -326,7 +326,7 @@ func attachRefusal(err error) *refusal {
 
 func (r *request) newConn() *conn {
 	c := &conn{
-		b: r.b, t: r.t, listener: r.l, id: r.clientID, key: r.identity.SessionKey(r.clientID), version: r.version,
+		b: r.b, t: r.t, id: r.clientID, key: r.identity.SessionKey(r.clientID), version: r.version,
 		vehicle:   r.identity.Role == auth.RoleVehicle,
 		keepalive: (r.keepalive + r.keepalive/2 + wheelTick).Milliseconds(),
 		maxPacket: int(r.pk.Properties.MaximumPacketSize),
@@ -342,10 +342,10 @@ func (r *request) newConn() *conn {
 	if c.vehicle {
 		c.own = "v1/" + c.id + "/"
 	}
-	c.onReadable = c.readable
-	c.lastRead.Store(r.b.wheel.clock.Load())
+	c.reader.onReadable = c.readable
+	c.shared.lastRead.Store(r.b.wheel.clock.Load())
 	c.assume(r.identity)
-	c.perm.Store(r.b.auth.Permissions(r.identity))
+	c.shared.perm.Store(r.b.auth.Permissions(r.identity))
 	return c
 }
 
@@ -354,11 +354,11 @@ func (r *request) accept(c *conn, present bool) {
 	b := r.b
 	connack := r.encode(r.connack(c, present), c.version)
 	if connack == nil { // the client could not be told that it is connected, so it never was: no will either
-		c.normal = true
+		c.reader.normal = true
 		c.endSilently("answer_too_large")
 	}
 	c.mu.Lock()
-	if c.open = !c.ending; c.open {
+	if c.writer.open = !c.closing.begun; c.writer.open {
 		c.appendLocked(connack)
 	}
 	c.mu.Unlock()

@@ -257,7 +257,7 @@ func TestTokenEnd(t *testing.T) {
 		token, id, err := h.auth.Issue(auth.IssueRequest{Subject: testVIN, Role: auth.RoleVehicle, TTL: 4 * time.Second})
 		must(t, err)
 		c := h.connect("tokens", testVIN, version, mqtt.Connect{User: testVIN, Password: token})
-		if end := time.UnixMilli(h.b.wheel.all(nil)[0].endAt.Load()); end.After(id.Expires.Add(-wheelTick)) {
+		if end := time.UnixMilli(h.b.wheel.all(nil)[0].shared.endAt.Load()); end.After(id.Expires.Add(-wheelTick)) {
 			t.Errorf("the connection ends at %v: looked at once a tick, it outlives its token, which ends at %v", end, id.Expires)
 		}
 		c.Send(subscribeFrame(version, 1, "v1/"+testVIN+"/sys/#", 1))

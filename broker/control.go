@@ -49,18 +49,18 @@ func (c *conn) acknowledged(f []byte, h frame.Header) bool {
 const maxOperations = 16
 
 func (c *conn) beginOperation() bool {
-	if !c.waitFor(func() bool { return c.operations < maxOperations }) {
+	if !c.waitFor(func() bool { return c.waits.operations < maxOperations }) {
 		return false
 	}
 	c.mu.Lock()
-	c.operations++
+	c.waits.operations++
 	c.mu.Unlock()
 	return true
 }
 
 func (c *conn) endOperation() {
 	c.mu.Lock()
-	c.operations--
+	c.waits.operations--
 	c.signalLocked()
 	c.mu.Unlock()
 }
@@ -73,7 +73,7 @@ func (c *conn) subscribe(f []byte, h frame.Header) bool {
 	if err := pk.SubscribeDecode(f[h.Head:h.Size]); err != nil {
 		return c.violation(err)
 	}
-	c.seen += len(pk.Filters) - 1 // each is work for the gateway
+	c.reader.seen += len(pk.Filters) - 1 // each is work for the gateway
 	subs := make([]session.Subscription, len(pk.Filters))
 	for i, s := range pk.Filters {
 		subs[i] = session.Subscription{
@@ -138,7 +138,7 @@ func (c *conn) unsubscribe(f []byte, h frame.Header) bool {
 	if err := pk.UnsubscribeDecode(f[h.Head:h.Size]); err != nil {
 		return c.violation(err)
 	}
-	c.seen += len(pk.Filters) - 1
+	c.reader.seen += len(pk.Filters) - 1
 	filters := make([]string, len(pk.Filters))
 	for i, s := range pk.Filters {
 		filters[i] = strings.Clone(s.Filter)
@@ -167,11 +167,11 @@ func (c *conn) disconnect(f []byte, h frame.Header) bool {
 			})
 		}
 		expiry := expiryOf(d.Expiry)
-		c.newExpiry = &expiry
+		c.reader.newExpiry = &expiry
 	}
-	c.normal = d.Reason == frame.ReasonSuccess
+	c.reader.normal = d.Reason == frame.ReasonSuccess
 	c.mu.Lock()
-	c.goodbye = true
+	c.closing.goodbye = true
 	c.mu.Unlock()
 	c.endSilently("client")
 	return false

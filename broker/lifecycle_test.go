@@ -59,7 +59,7 @@ func stall(h *harness, keepalive uint16) {
 	eventually(h.t, "the server cannot write any more", func() bool {
 		for _, c := range h.b.wheel.all(nil) {
 			c.mu.Lock()
-			stuck := c.writeSince != 0 && c.out != nil && len(c.out.b) > h.b.limits.Load().OutboundBytes
+			stuck := c.writer.since != 0 && c.writer.out != nil && len(c.writer.out.b) > h.b.limits.Load().OutboundBytes
 			c.mu.Unlock()
 			if stuck {
 				return true
@@ -81,7 +81,7 @@ func TestTakeoverOfStalledClient(t *testing.T) {
 	fresh.Send(publishFrame(4, 1, 1, "v1/"+testVIN+"/up/x", "x"))
 	fresh.ExpectFrame(0x40, puback(1)...)
 	for _, c := range h.b.wheel.all(nil) {
-		if c.stopping.Load() {
+		if c.shared.stopping.Load() {
 			c.close(false) // what the write timeout would do
 		}
 	}
@@ -92,17 +92,17 @@ func TestSlowReaderIsHeldToItsLimits(t *testing.T) {
 	t.Parallel()
 	h := newHarness(t, func(o *Options) { o.Limits.WriteTimeout = time.Hour })
 	for _, due := range []func(c *conn){
-		func(c *conn) { c.endAt.Store(1) },
-		func(c *conn) { c.lastRead.Store(c.b.wheel.clock.Load() - c.keepalive) },
+		func(c *conn) { c.shared.endAt.Store(1) },
+		func(c *conn) { c.shared.lastRead.Store(c.b.wheel.clock.Load() - c.keepalive) },
 	} {
 		h.connect("cars", testVIN, 5, mqtt.Connect{Keepalive: 1000})
 		c := h.b.wheel.all(nil)[0]
 		c.mu.Lock()
-		c.writeSince = h.b.wheel.clock.Load() // as it is in the midst of a write
+		c.writer.since = h.b.wheel.clock.Load() // as it is in the midst of a write
 		c.mu.Unlock()
 		due(c)
 		c.check(h.b.wheel.clock.Load())
-		if !c.stopping.Load() {
+		if !c.shared.stopping.Load() {
 			t.Error("the connection goes on")
 		}
 		c.close(false)

@@ -54,10 +54,10 @@ func TestProgressThatCounts(t *testing.T) {
 		c := &conn{b: &Broker{}, keepalive: (tc.keepalive + tc.keepalive/2 + wheelTick).Milliseconds()}
 		c.b.wheel.clock.Store(7)
 		for _, n := range tc.reads {
-			c.partial, c.whole = c.partial+n, tc.whole
+			c.reader.partial, c.reader.whole = c.reader.partial+n, tc.whole
 			c.heard()
 		}
-		if got := c.lastRead.Load() == 7; got != tc.heard {
+		if got := c.shared.lastRead.Load() == 7; got != tc.heard {
 			t.Errorf("%s: a sign of life: %v, want %v", tc.name, got, tc.heard)
 		}
 	}

@@ -25,7 +25,7 @@ func (c *conn) run() {
 		if !c.resume(err) {
 			return
 		}
-		if c.grown.CompareAndSwap(true, false) {
+		if c.shared.grown.CompareAndSwap(true, false) {
 			go c.run()
 			return
 		}
@@ -36,7 +36,7 @@ func (c *conn) run() {
 // starts the reader: what the client sends from now on makes the socket readable.
 func (c *conn) begin() {
 	if c.handle() {
-		c.grown.Store(false)
+		c.shared.grown.Store(false)
 		go c.run()
 	}
 }
@@ -46,10 +46,10 @@ func (c *conn) await() error {
 	if c.t.raw == nil {
 		return c.awaitBlocking()
 	}
-	if err := c.t.raw.Read(c.onReadable); err != nil {
+	if err := c.t.raw.Read(c.reader.onReadable); err != nil {
 		return err
 	}
-	return c.readErr
+	return c.reader.readErr
 }
 
 // readable is called with the descriptor, first to try and then whenever it became readable. False parks.
@@ -67,8 +67,8 @@ func (c *conn) readable(fd uintptr) bool {
 		c.giveBack()
 		return false
 	}
-	c.readErr = err
-	c.partial += n
+	c.reader.readErr = err
+	c.reader.partial += n
 	s.filled = s.filled || n == len(into)
 	if c.t.tls != nil {
 		c.t.feed = into[:n]
@@ -83,7 +83,7 @@ func (c *conn) awaitBlocking() error {
 	n, err := c.t.stream().Read(s.buf[s.n:])
 	s.filled = s.filled || n == len(s.buf)-s.n
 	s.n += n
-	c.partial += n
+	c.reader.partial += n
 	if n > 0 {
 		return nil
 	}
@@ -92,18 +92,18 @@ func (c *conn) awaitBlocking() error {
 
 // borrow takes a scratch and puts what was carried over in front.
 func (c *conn) borrow() *scratch {
-	if c.scratch != nil {
-		return c.scratch
+	if c.reader.scratch != nil {
+		return c.reader.scratch
 	}
 	s := c.b.pools.getScratch()
-	if len(c.carry) > 0 {
-		if len(c.carry) >= len(s.buf) { // else there is room for more behind it
-			s.room(2 * len(c.carry))
+	if len(c.reader.carry) > 0 {
+		if len(c.reader.carry) >= len(s.buf) { // else there is room for more behind it
+			s.room(2 * len(c.reader.carry))
 		}
-		s.n = copy(s.buf, c.carry)
-		c.carry = c.carry[:0]
+		s.n = copy(s.buf, c.reader.carry)
+		c.reader.carry = c.reader.carry[:0]
 	}
-	c.scratch = s
+	c.reader.scratch = s
 	return s
 }
 
@@ -113,26 +113,26 @@ const keepCarry = 512
 // giveBack returns the scratch before the connection parks. The beginning of a frame stays behind, in as
 // many bytes as there are.
 func (c *conn) giveBack() {
-	s := c.scratch
+	s := c.reader.scratch
 	if s == nil {
 		return
 	}
 	if s.n > 0 {
-		c.carry = append(c.carry[:0], s.buf[:s.n]...)
-	} else if cap(c.carry) > keepCarry {
-		c.carry = nil
+		c.reader.carry = append(c.reader.carry[:0], s.buf[:s.n]...)
+	} else if cap(c.reader.carry) > keepCarry {
+		c.reader.carry = nil
 	}
 	c.b.pools.putScratch(s)
-	c.scratch = nil
+	c.reader.scratch = nil
 }
 
 // resume decides after a failed read: true reads on, false when the reader has finished.
 func (c *conn) resume(err error) bool {
-	if errors.Is(err, os.ErrDeadlineExceeded) && !c.stopping.Load() && c.t.raw != nil {
+	if errors.Is(err, os.ErrDeadlineExceeded) && !c.shared.stopping.Load() && c.t.raw != nil {
 		_ = c.t.Conn.SetReadDeadline(time.Time{})
-		if !c.stopping.Load() { // or the deadline just taken away was end's
-			if cap(c.carry) > 0 && len(c.carry) == 0 {
-				c.carry = nil
+		if !c.shared.stopping.Load() { // or the deadline just taken away was end's
+			if cap(c.reader.carry) > 0 && len(c.reader.carry) == 0 {
+				c.reader.carry = nil
 			}
 			return true
 		}
@@ -144,10 +144,10 @@ func (c *conn) resume(err error) bool {
 // handle takes everything that was read. False when the reader has finished.
 func (c *conn) handle() (alive bool) {
 	defer c.guard(&alive)
-	if !c.grown.Load() {
-		c.grown.Store(true)
+	if !c.shared.grown.Load() {
+		c.shared.grown.Store(true)
 	}
-	c.whole = false
+	c.reader.whole = false
 	if c.t.tls == nil || c.t.raw == nil {
 		alive = c.consume()
 	} else {
@@ -169,11 +169,11 @@ const (
 
 // heard notes that the client is alive: it has sent a whole packet, or enough of one. A byte now and then is not enough.
 func (c *conn) heard() {
-	if !c.whole && int64(c.partial) < min(minRate*c.keepalive/1000, maxProgress) {
+	if !c.reader.whole && int64(c.reader.partial) < min(minRate*c.keepalive/1000, maxProgress) {
 		return
 	}
-	c.partial = 0
-	c.lastRead.Store(c.b.wheel.clock.Load())
+	c.reader.partial = 0
+	c.shared.lastRead.Store(c.b.wheel.clock.Load())
 }
 
 // decrypt takes what TLS makes of the ciphertext that was read.
@@ -205,7 +205,7 @@ func (c *conn) guard(alive *bool) {
 	}
 	c.b.panicked("reader", c.id, p)
 	*alive = false
-	c.scratch = nil // its state is unknown
+	c.reader.scratch = nil // its state is unknown
 	c.end(frame.ReasonUnspecified, "", "panic")
 	c.finish()
 }
@@ -231,10 +231,17 @@ func (c *conn) consume() bool {
 	if !c.flush() {
 		return false
 	}
-	c.whole = c.whole || off > 0
+	c.reader.whole = c.reader.whole || off > 0
 	c.b.metrics.ReceivedBytes.Add(float64(off))
 	s.n = copy(s.buf, s.buf[off:s.n])
-	return c.restrain(off) && c.makeRoom()
+	if !c.restrain(off) {
+		return false
+	}
+	if s.n == len(s.buf) {
+		// Nothing but the beginning of a frame. It doubles as the frame arrives: a declared length alone allocates nothing.
+		s.room(2 * s.n)
+	}
+	return true
 }
 
 // nextFrame gives the whole frame at the front of b; nil when there is none yet.
@@ -252,23 +259,13 @@ func (c *conn) nextFrame(b []byte) ([]byte, frame.Header, error) {
 	return b[:h.Size], h, nil
 }
 
-// makeRoom grows the buffer when it holds nothing but the beginning of a frame. It doubles as the frame
-// arrives: a declared length alone allocates nothing.
-func (c *conn) makeRoom() bool {
-	s := c.scratch
-	if s.n == len(s.buf) {
-		s.room(2 * s.n)
-	}
-	return true
-}
-
 // restrain holds the connection's quotas: it does not read on before they allow.
 func (c *conn) restrain(bytes int) bool {
 	limits := c.b.limits.Load()
-	messages := c.seen
-	c.seen = 0
+	messages := c.reader.seen
+	c.reader.seen = 0
 	if limits.MessagesPerSecond > 0 || limits.BytesPerSecond > 0 {
-		wait := c.quota.take(c.b.elapsed().Nanoseconds(), messages, int64(bytes),
+		wait := c.reader.quota.take(c.b.elapsed().Nanoseconds(), messages, int64(bytes),
 			nanosPer(int64(limits.MessagesPerSecond)), nanosPer(limits.BytesPerSecond))
 		if wait > 0 && !c.pause(wait) {
 			return false
@@ -279,7 +276,7 @@ func (c *conn) restrain(bytes int) bool {
 
 // roomLocked reports whether the outgoing queue is within its bound.
 func (c *conn) roomLocked() bool {
-	return c.out == nil || len(c.out.b) <= c.b.limits.Load().OutboundBytes
+	return c.writer.out == nil || len(c.writer.out.b) <= c.b.limits.Load().OutboundBytes
 }
 
 // waitFor blocks the reader until the condition, which is called under mu, holds; false when the
@@ -287,8 +284,8 @@ func (c *conn) roomLocked() bool {
 func (c *conn) waitFor(holds func() bool) bool {
 	c.mu.Lock()
 	if !holds() {
-		c.busy.Store(true)
-		for !holds() && !c.ending {
+		c.shared.busy.Store(true)
+		for !holds() && !c.closing.begun {
 			wake := c.wakeLocked()
 			c.mu.Unlock()
 			<-wake
@@ -296,29 +293,29 @@ func (c *conn) waitFor(holds func() bool) bool {
 		}
 		c.unbusy()
 	}
-	ending := c.ending
+	ending := c.closing.begun
 	c.mu.Unlock()
 	return !ending
 }
 
 func (c *conn) unbusy() {
-	if now := c.b.wheel.clock.Load(); now != c.lastRead.Load() {
-		c.lastRead.Store(now)
+	if now := c.b.wheel.clock.Load(); now != c.shared.lastRead.Load() {
+		c.shared.lastRead.Store(now)
 	}
-	c.busy.Store(false)
+	c.shared.busy.Store(false)
 }
 
 func (c *conn) wakeLocked() chan struct{} {
-	if c.wake == nil {
-		c.wake = make(chan struct{}, 1)
+	if c.waits.wake == nil {
+		c.waits.wake = make(chan struct{}, 1)
 	}
-	return c.wake
+	return c.waits.wake
 }
 
 func (c *conn) signalLocked() {
-	if c.wake != nil {
+	if c.waits.wake != nil {
 		select {
-		case c.wake <- struct{}{}:
+		case c.waits.wake <- struct{}{}:
 		default:
 		}
 	}
@@ -327,13 +324,13 @@ func (c *conn) signalLocked() {
 // pause blocks the reader for d; false when the connection ends first.
 func (c *conn) pause(d time.Duration) bool {
 	c.b.metrics.Rejected.WithLabelValues("slowed").Inc()
-	c.busy.Store(true)
+	c.shared.busy.Store(true)
 	defer c.unbusy()
 	t := time.NewTimer(d)
 	defer t.Stop()
 	for {
 		c.mu.Lock()
-		wake, ending := c.wakeLocked(), c.ending
+		wake, ending := c.wakeLocked(), c.closing.begun
 		c.mu.Unlock()
 		if ending {
 			return false
@@ -350,15 +347,15 @@ func (c *conn) pause(d time.Duration) bool {
 func (c *conn) waitContext() (context.Context, func()) {
 	ctx, cancel := context.WithCancel(c.b.ctx)
 	c.mu.Lock()
-	c.cancelWait = cancel
-	if c.ending {
+	c.waits.cancel = cancel
+	if c.closing.begun {
 		cancel()
 	}
 	c.mu.Unlock()
-	c.busy.Store(true)
+	c.shared.busy.Store(true)
 	return ctx, func() {
 		c.mu.Lock()
-		c.cancelWait = nil
+		c.waits.cancel = nil
 		c.mu.Unlock()
 		cancel()
 		c.unbusy()

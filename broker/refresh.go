@@ -36,7 +36,7 @@ func (c *conn) reauthenticate(f []byte, h frame.Header) bool {
 // journal, nor anything behind it.
 func (c *conn) publishToken(in *frame.Inbound) bool {
 	if !c.refresh(in.Payload) {
-		return !c.stopping.Load() && c.refuse(in, frame.ReasonNotAuthorized, "publish_not_authorized")
+		return !c.shared.stopping.Load() && c.refuse(in, frame.ReasonNotAuthorized, "publish_not_authorized")
 	}
 	if in.QoS == 2 {
 		c.session.ReceiveQoS2(in.PacketID)
@@ -49,7 +49,7 @@ func (c *conn) publishToken(in *frame.Inbound) bool {
 // refresh puts a fresh token in the place of the present one. A token for somebody else ends the
 // connection.
 func (c *conn) refresh(token []byte) bool {
-	old := c.identity.Load()
+	old := c.shared.identity.Load()
 	id, err := c.b.auth.Verify(token, c.peer())
 	if err != nil {
 		return false
@@ -73,18 +73,18 @@ func (c *conn) refresh(token []byte) bool {
 func (c *conn) permit() {
 	c.b.permitting.Lock()
 	defer c.b.permitting.Unlock()
-	id := c.identity.Load()
+	id := c.shared.identity.Load()
 	perm := c.b.auth.Permissions(*id)
-	c.perm.Store(perm)
+	c.shared.perm.Store(perm)
 	c.session.SetPermissions(perm, id.Expires)
 }
 
 // assume makes id the connection's identity, with its end. Its permissions follow.
 func (c *conn) assume(id auth.Identity) {
-	c.identity.Store(&id)
+	c.shared.identity.Store(&id)
 	end, notice := c.b.schedule(c.b.auth.Deadline(id))
-	c.endAt.Store(end)
-	c.noticeAt.Store(notice)
+	c.shared.endAt.Store(end)
+	c.shared.noticeAt.Store(notice)
 	if end != 0 {
 		c.b.wheel.sooner(c, time.Duration(end-c.b.wheel.wall.Load())*time.Millisecond)
 	}
@@ -118,7 +118,7 @@ func (b *Broker) schedule(deadline time.Time) (end, notice int64) {
 
 // noticeExpiring tells the client on v1/{id}/sys/token-expiring that its token ends soon.
 func (b *Broker) noticeExpiring(c *conn) {
-	end := time.UnixMilli(c.endAt.Load())
+	end := time.UnixMilli(c.shared.endAt.Load())
 	payload, err := json.Marshal(map[string]string{"expires_at": end.UTC().Format(time.RFC3339)})
 	if err != nil || !c.vehicle {
 		return

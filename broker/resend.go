@@ -139,7 +139,7 @@ func (r *resends) recallBatch(b *journal.Batch, window int) {
 
 // markRepeated names, in a QoS 1 record with DUP, the record that it repeats.
 func (c *conn) markRepeated(rec *message.Record) {
-	if rec.Original = c.recent.find(rec.PacketID, payloadSum(rec.Payload)); rec.Original != 0 {
+	if rec.Original = c.reader.recent.find(rec.PacketID, payloadSum(rec.Payload)); rec.Original != 0 {
 		c.b.metrics.Repeated.Inc()
 	}
 }
@@ -151,9 +151,9 @@ func (c *conn) rememberSent() {
 		return
 	}
 	window := int(c.told.window)
-	for i := range c.scratch.records {
-		if r := &c.scratch.records[i]; r.Kind == message.KindPublish && r.QoS == 1 {
-			c.recent.add(sent{seq: r.Origin(), sum: payloadSum(r.Payload), id: r.PacketID}, window)
+	for i := range c.reader.scratch.records {
+		if r := &c.reader.scratch.records[i]; r.Kind == message.KindPublish && r.QoS == 1 {
+			c.reader.recent.add(sent{seq: r.Origin(), sum: payloadSum(r.Payload), id: r.PacketID}, window)
 		}
 	}
 }

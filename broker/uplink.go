@@ -22,11 +22,11 @@ func (c *conn) dispatch(f []byte, h frame.Header) bool {
 		if err := frame.CheckPingreq(h); err != nil {
 			return c.flush() && c.violation(err)
 		}
-		c.seen++
+		c.reader.seen++
 		c.control(pingresp[:])
 		return true
 	}
-	c.seen++
+	c.reader.seen++
 	// What follows is rare, and may depend on what was published before it.
 	return c.flush() && c.request(f, h)
 }
@@ -35,11 +35,11 @@ var pingresp = [2]byte{frame.TypePingresp << 4}
 
 // publish takes one PUBLISH into the batch.
 func (c *conn) publish(f []byte, h frame.Header) bool {
-	in := &c.scratch.in
+	in := &c.reader.scratch.in
 	if err := frame.ScanPublish(f, h, c.version, in); err != nil {
 		return c.flush() && c.violation(err)
 	}
-	c.seen++
+	c.reader.seen++
 	if in.QoS > 0 && !c.takeCredit() {
 		return false
 	}
@@ -66,8 +66,8 @@ func (c *conn) publish(f []byte, h frame.Header) bool {
 
 // takeCredit holds the window: the Receive Maximum on MQTT 5, back-pressure on 3.1.1.
 func (c *conn) takeCredit() bool {
-	if c.credit > 0 {
-		c.credit--
+	if c.reader.credit > 0 {
+		c.reader.credit--
 		return true
 	}
 	if !c.flush() {
@@ -76,16 +76,16 @@ func (c *conn) takeCredit() bool {
 	window := int(c.told.window)
 	if c.version == frame.Version5 {
 		c.mu.Lock()
-		c.credit = window - c.used
+		c.reader.credit = window - c.writer.used
 		c.mu.Unlock()
-		if c.credit <= 0 {
+		if c.reader.credit <= 0 {
 			c.b.reject("receive_maximum")
 			return c.violation(&frame.Violation{Reason: frame.ReasonReceiveMaximum, Why: "more messages than the receive maximum"})
 		}
-	} else if !c.waitFor(func() bool { c.credit = window - c.acks.len(); return c.credit > 0 }) {
+	} else if !c.waitFor(func() bool { c.reader.credit = window - c.writer.acks.len(); return c.reader.credit > 0 }) {
 		return false
 	}
-	c.credit--
+	c.reader.credit--
 	return true
 }
 
@@ -99,10 +99,10 @@ func (c *conn) topic(in *frame.Inbound) (string, error) {
 		return "", &frame.Violation{Reason: frame.ReasonTopicAliasInvalid, Why: "topic alias above the announced maximum"}
 	}
 	if len(in.Topic) == 0 {
-		if n > len(c.aliases) || c.aliases[n-1] == "" {
+		if n > len(c.reader.aliases) || c.reader.aliases[n-1] == "" {
 			return "", &frame.Violation{Reason: frame.ReasonProtocolError, Why: "topic alias that stands for nothing"}
 		}
-		return c.aliases[n-1], nil
+		return c.reader.aliases[n-1], nil
 	}
 	return c.setAlias(n, in.Topic)
 }
@@ -111,19 +111,19 @@ func (c *conn) topic(in *frame.Inbound) (string, error) {
 const maxAliasBytes = 32 << 10
 
 func (c *conn) setAlias(n int, topic []byte) (string, error) {
-	for len(c.aliases) < n {
-		c.aliases = append(c.aliases, "")
+	for len(c.reader.aliases) < n {
+		c.reader.aliases = append(c.reader.aliases, "")
 	}
-	old := c.aliases[n-1]
+	old := c.reader.aliases[n-1]
 	if old == frame.Text(topic) {
 		return old, nil
 	}
-	c.aliasBytes += len(topic) - len(old)
-	if c.aliasBytes > maxAliasBytes {
+	c.reader.aliasBytes += len(topic) - len(old)
+	if c.reader.aliasBytes > maxAliasBytes {
 		return "", &frame.Violation{Reason: frame.ReasonQuotaExceeded, Why: "topics behind aliases are too long"}
 	}
-	c.aliases[n-1] = string(topic)
-	return c.aliases[n-1], nil
+	c.reader.aliases[n-1] = string(topic)
+	return c.reader.aliases[n-1], nil
 }
 
 // tokenClass is what allowed answers for v1/{id}/token.
@@ -135,13 +135,13 @@ func (c *conn) allowed(topic string) (class int, ok bool) {
 		name, _, _ := strings.Cut(topic[len(c.own)+3:], "/")
 		return c.b.counters.classOf(name), true // every vehicle may, whatever else it may
 	}
-	if !c.perm.Load().Publish(topic) {
+	if !c.shared.perm.Load().Publish(topic) {
 		return 0, false
 	}
 	vin, branch, rest := message.SplitTopic(topic)
 	switch {
 	case branch == "token" && rest == "":
-		return tokenClass, vin == c.identity.Load().Subject
+		return tokenClass, vin == c.shared.identity.Load().Subject
 	case branch == "token", topic[0] == '$':
 		return 0, false
 	case branch == "up":
@@ -187,7 +187,7 @@ func (c *conn) take(in *frame.Inbound, topic string, class int) bool {
 			return c.repeat(a, in, topic)
 		}
 	}
-	s := c.scratch
+	s := c.reader.scratch
 	if in.Retain && !c.claimRetained(in, topic) {
 		if in.QoS == 2 {
 			c.session.CancelQoS2(in.PacketID)
@@ -222,7 +222,7 @@ func (c *conn) repeat(a ack, in *frame.Inbound, topic string) bool {
 		return false
 	}
 	if a.again = true; c.version == frame.Version5 {
-		c.credit++ // the exchange has its place in the window already (4.9)
+		c.reader.credit++ // the exchange has its place in the window already (4.9)
 	}
 	a.mode = c.b.ackMode(&message.Record{
 		Kind: message.KindPublish, QoS: in.QoS, Retain: in.Retain, Client: c.key, Topic: topic, Payload: in.Payload,
@@ -251,7 +251,7 @@ func (c *conn) properties(in *frame.Inbound, rec *message.Record) {
 	p := &in.Props
 	rec.Props = p.Travelling()
 	if p.Users() > 0 {
-		s := c.scratch
+		s := c.reader.scratch
 		from := len(s.users)
 		p.EachUser(func(name, value []byte) {
 			s.users = append(s.users, message.UserProperty{Name: frame.Text(name), Value: frame.Text(value)})
@@ -266,9 +266,9 @@ func (c *conn) pubrel(f []byte, h frame.Header) bool {
 	if err != nil {
 		return c.flush() && c.violation(err)
 	}
-	s := c.scratch
+	s := c.reader.scratch
 	if !c.session.ReleaseQoS2(in.PacketID) {
-		c.seen++ // a known one is part of its PUBLISH
+		c.reader.seen++ // a known one is part of its PUBLISH
 		c.stage(ack{id: in.PacketID, typ: frame.TypePubcomp, reason: frame.ReasonPacketIDNotFound})
 		return len(s.acks) < batchRecords || c.flush()
 	}
@@ -280,13 +280,13 @@ func (c *conn) pubrel(f []byte, h frame.Header) bool {
 	return len(s.records) < batchRecords || c.flush()
 }
 
-func (c *conn) stage(a ack) { c.scratch.acks = append(c.scratch.acks, a) }
+func (c *conn) stage(a ack) { c.reader.scratch.acks = append(c.reader.scratch.acks, a) }
 
 // flush appends the batch to the journal and queues its acknowledgements. False when the connection ends.
 func (c *conn) flush() bool {
-	s := c.scratch
+	s := c.reader.scratch
 	if len(s.records) == 0 && len(s.acks) == 0 {
-		return !c.stopping.Load()
+		return !c.shared.stopping.Load()
 	}
 	start := c.b.elapsed().Nanoseconds()
 	if len(s.records) > 0 && !c.append() {
@@ -297,27 +297,27 @@ func (c *conn) flush() bool {
 	}
 	clear(s.records)
 	s.records, s.acks, s.users, s.claims = s.records[:0], s.acks[:0], s.users[:0], 0
-	return !c.stopping.Load() && c.waitFor(c.ackRoomLocked)
+	return !c.shared.stopping.Load() && c.waitFor(c.ackRoomLocked)
 }
 
 // ackRoomLocked bounds the pending acknowledgements against a client that sends PUBRELs without end; the
 // window bounds those of PUBLISHes.
-func (c *conn) ackRoomLocked() bool { return c.acks.len() <= 2*int(c.told.window)+batchRecords }
+func (c *conn) ackRoomLocked() bool { return c.writer.acks.len() <= 2*int(c.told.window)+batchRecords }
 
 // append writes the batch to the journal. While the journal is full it waits, dropping what is QoS 0; any
 // other error ends the connection, and nothing of the batch is acknowledged.
 func (c *conn) append() bool {
-	s := c.scratch
+	s := c.reader.scratch
 	var w journal.Waiter
 	if len(s.acks) > 0 {
 		w = c
 	}
 	for {
-		if c.stopping.Load() {
+		if c.shared.stopping.Load() {
 			c.rollback()
 			return false
 		}
-		c.busy.Store(true) // it blocks while the journal's buffer is full
+		c.shared.busy.Store(true) // it blocks while the journal's buffer is full
 		_, err := c.b.journal.Append(s.records, w)
 		c.unbusy()
 		switch {
@@ -345,12 +345,12 @@ func (c *conn) append() bool {
 
 // settleQoS2 tells the session where the batch's QoS 2 messages are in the journal.
 func (c *conn) settleQoS2() {
-	if !c.scratch.qos2 {
+	if !c.reader.scratch.qos2 {
 		return
 	}
-	c.scratch.qos2 = false
-	for i := range c.scratch.records {
-		if r := &c.scratch.records[i]; r.Kind == message.KindPublish && r.QoS == 2 {
+	c.reader.scratch.qos2 = false
+	for i := range c.reader.scratch.records {
+		if r := &c.reader.scratch.records[i]; r.Kind == message.KindPublish && r.QoS == 2 {
 			c.session.JournaledQoS2(r.PacketID, r.Seq)
 		}
 	}
@@ -359,8 +359,8 @@ func (c *conn) settleQoS2() {
 // rollback forgets the QoS 2 identifiers of a batch that is not in the journal: the client sends them
 // again, and they must not pass for repetitions.
 func (c *conn) rollback() {
-	for i := range c.scratch.records {
-		if r := &c.scratch.records[i]; r.Kind == message.KindPublish && r.QoS == 2 {
+	for i := range c.reader.scratch.records {
+		if r := &c.reader.scratch.records[i]; r.Kind == message.KindPublish && r.QoS == 2 {
 			c.session.CancelQoS2(r.PacketID)
 		}
 	}
@@ -375,7 +375,7 @@ func (c *conn) awaitRoom() bool {
 
 // dropUnacknowledged takes the QoS 0 records out of a batch for which there is no room.
 func (c *conn) dropUnacknowledged() {
-	s := c.scratch
+	s := c.reader.scratch
 	kept := s.records[:0]
 	var claims places
 	next := 0 // acknowledgement that belongs to the next kept record
@@ -402,7 +402,7 @@ func (c *conn) dropUnacknowledged() {
 
 // queueAcks moves the batch's acknowledgements to the queue, with their records' sequences.
 func (c *conn) queueAcks(start int64) {
-	s := c.scratch
+	s := c.reader.scratch
 	var publishes int
 	var kafka uint64
 	for i := range s.acks {
@@ -418,14 +418,12 @@ func (c *conn) queueAcks(start int64) {
 		}
 	}
 	c.mu.Lock()
-	c.used += publishes
-	c.acks.push(s.acks)
-	if last := &s.acks[len(s.acks)-1]; c.sampleSeq == 0 && last.seq != 0 && last.mode != ackCommand {
-		c.sampleSeq, c.sampleAt = last.seq, start
+	c.writer.used += publishes
+	c.writer.acks.push(s.acks)
+	if last := &s.acks[len(s.acks)-1]; c.writer.sampleSeq == 0 && last.seq != 0 && last.mode != ackCommand {
+		c.writer.sampleSeq, c.writer.sampleAt = last.seq, start
 	}
-	if c.acks.ready(c.durable, c.settled) {
-		c.startWriterLocked()
-	}
+	c.acknowledgeLocked()
 	c.mu.Unlock()
 	if kafka > 0 {
 		c.b.settlement.Notify(kafka, c)

@@ -24,10 +24,17 @@ type wheel struct {
 
 	mu    sync.Mutex
 	at    int               // slot of the last tick
-	slots [wheelSlots]*conn // rings are lists by conn.next and conn.prev
+	slots [wheelSlots]*conn // rings are lists by conn.place
 	count int
 	// reserved are places of connections on their way in.
 	reserved int
+}
+
+// wheelPlace is a connection's place in the wheel, under the wheel's lock.
+type wheelPlace struct {
+	next, prev *conn
+	slot       int
+	in         bool
 }
 
 // reserve takes a place for a connection unless limit places are taken. add or unreserve gives it back.
@@ -59,18 +66,18 @@ func (w *wheel) add(c *conn, delay time.Duration) {
 func (w *wheel) addLocked(c *conn, delay time.Duration) {
 	ticks := int(min(max(delay/wheelTick, 1), wheelSlots-1))
 	slot := (w.at + ticks) % wheelSlots
-	c.slot, c.prev, c.next = slot, nil, w.slots[slot]
-	if c.next != nil {
-		c.next.prev = c
+	c.place.slot, c.place.prev, c.place.next = slot, nil, w.slots[slot]
+	if c.place.next != nil {
+		c.place.next.place.prev = c
 	}
 	w.slots[slot] = c
-	c.inWheel = true
+	c.place.in = true
 }
 
 // remove takes c out; it may be out already.
 func (w *wheel) remove(c *conn) {
 	w.mu.Lock()
-	if c.inWheel {
+	if c.place.in {
 		w.unlinkLocked(c)
 		w.count--
 	}
@@ -78,22 +85,22 @@ func (w *wheel) remove(c *conn) {
 }
 
 func (w *wheel) unlinkLocked(c *conn) {
-	if c.prev != nil {
-		c.prev.next = c.next
+	if c.place.prev != nil {
+		c.place.prev.place.next = c.place.next
 	} else {
-		w.slots[c.slot] = c.next
+		w.slots[c.place.slot] = c.place.next
 	}
-	if c.next != nil {
-		c.next.prev = c.prev
+	if c.place.next != nil {
+		c.place.next.place.prev = c.place.prev
 	}
-	c.prev, c.next, c.inWheel = nil, nil, false
+	c.place.prev, c.place.next, c.place.in = nil, nil, false
 }
 
 // sooner moves c so that it is looked at after delay at the latest.
 func (w *wheel) sooner(c *conn, delay time.Duration) {
 	w.mu.Lock()
-	if c.inWheel {
-		left := (c.slot - w.at + wheelSlots) % wheelSlots
+	if c.place.in {
+		left := (c.place.slot - w.at + wheelSlots) % wheelSlots
 		if time.Duration(left)*wheelTick > delay {
 			w.unlinkLocked(c)
 			w.addLocked(c, delay)
@@ -119,7 +126,7 @@ func (w *wheel) tick(elapsed time.Duration, now time.Time, due []*conn) []*conn 
 		return w.allLocked(due)
 	}
 	for c := w.slots[w.at]; c != nil; {
-		next := c.next
+		next := c.place.next
 		w.unlinkLocked(c)
 		w.addLocked(c, (wheelSlots-1)*wheelTick)
 		due = append(due, c)
@@ -137,7 +144,7 @@ func (w *wheel) all(conns []*conn) []*conn {
 
 func (w *wheel) allLocked(conns []*conn) []*conn {
 	for _, c := range w.slots {
-		for ; c != nil; c = c.next {
+		for ; c != nil; c = c.place.next {
 			conns = append(conns, c)
 		}
 	}

@@ -8,9 +8,16 @@ import (
 
 // startWriterLocked starts the writer if there may be something for it.
 func (c *conn) startWriterLocked() {
-	if !c.writing && !c.closed {
-		c.writing = true
+	if !c.writer.running && !c.closing.done {
+		c.writer.running = true
 		go c.write()
+	}
+}
+
+// acknowledgeLocked starts the writer if an acknowledgement may leave.
+func (c *conn) acknowledgeLocked() {
+	if c.writer.acks.ready(c.writer.durable, c.writer.settled) {
+		c.startWriterLocked()
 	}
 }
 
@@ -54,29 +61,29 @@ type round struct {
 func (c *conn) nextRound() (r round, more bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	r.out, c.out = c.out, nil
-	if c.acks.ready(c.durable, c.settled) {
+	r.out, c.writer.out = c.writer.out, nil
+	if c.writer.acks.ready(c.writer.durable, c.writer.settled) {
 		if r.out == nil {
 			r.out = c.b.pools.getOut()
 		}
 		c.takeAcksLocked(&r)
 	}
 	r.last = c.lastRoundLocked()
-	if r.last && !c.silent {
+	if r.last && !c.closing.silent {
 		if r.out == nil {
 			r.out = c.b.pools.getOut()
 		}
 		r.out.b = c.appendDisconnect(r.out.b)
 	}
-	if (r.out == nil && !r.last) || c.closed {
-		c.writing = false
+	if (r.out == nil && !r.last) || c.closing.done {
+		c.writer.running = false
 		return r, false
 	}
-	if r.writable = c.wantWritable && c.open; r.writable {
-		c.wantWritable = false
+	if r.writable = c.writer.wantWritable && c.writer.open; r.writable {
+		c.writer.wantWritable = false
 	}
 	if r.out != nil {
-		c.writeSince = c.b.wheel.clock.Load()
+		c.writer.since = c.b.wheel.clock.Load()
 	}
 	c.signalLocked()
 	return r, true
@@ -84,8 +91,8 @@ func (c *conn) nextRound() (r round, more bool) {
 
 // appendDisconnect appends the DISCONNECT with as much of an explanation as the client takes (MQTT 5, 3.14.2.2).
 func (c *conn) appendDisconnect(dst []byte) []byte {
-	for _, text := range [...]struct{ reason, ref string }{{c.why, c.ref}, {"", c.ref}, {"", ""}} {
-		out := frame.AppendDisconnect(dst, c.reason, text.reason, text.ref, c.version)
+	for _, text := range [...]struct{ reason, ref string }{{c.closing.why, c.closing.ref}, {"", c.closing.ref}, {"", ""}} {
+		out := frame.AppendDisconnect(dst, c.closing.reason, text.reason, text.ref, c.version)
 		if c.maxPacket == 0 || len(out)-len(dst) <= c.maxPacket {
 			return out
 		}
@@ -94,22 +101,22 @@ func (c *conn) appendDisconnect(dst []byte) []byte {
 }
 
 func (c *conn) takeAcksLocked(r *round) {
-	if c.sampleSeq != 0 && c.sampleSeq <= c.durable {
-		r.sampledAt, c.sampleSeq = c.sampleAt, 0
+	if c.writer.sampleSeq != 0 && c.writer.sampleSeq <= c.writer.durable {
+		r.sampledAt, c.writer.sampleSeq = c.writer.sampleAt, 0
 	}
 	var ended int
-	r.out.b, _, ended = c.acks.take(r.out.b, c.durable, c.settled, c.version)
-	c.used = max(0, c.used-ended)
+	r.out.b, ended = c.writer.acks.take(r.out.b, c.writer.durable, c.writer.settled, c.version)
+	c.writer.used = max(0, c.writer.used-ended)
 }
 
 // lastRoundLocked reports whether this round ends the connection: the reader appends no more, and no
 // acknowledgement is still to come, or it has been waited for long enough.
 func (c *conn) lastRoundLocked() bool {
-	if !c.ending || (!c.readerDone && c.t.raw != nil) {
+	if !c.closing.begun || (!c.closing.readerDone && c.t.raw != nil) {
 		return false
 	}
-	late := c.b.wheel.clock.Load()-c.endingSince >= endGrace.Milliseconds()
-	return c.acks.len() == 0 || late || c.broken
+	late := c.b.wheel.clock.Load()-c.closing.since >= endGrace.Milliseconds()
+	return c.writer.acks.len() == 0 || late || c.closing.broken
 }
 
 // send writes one round; false when the socket failed, which closes it.
@@ -120,9 +127,9 @@ func (c *conn) send(r round) bool {
 		c.b.metrics.PubackSeconds.Observe(float64(c.b.elapsed().Nanoseconds()-r.sampledAt) / float64(time.Second))
 	}
 	c.mu.Lock()
-	c.writeSince = 0
+	c.writer.since = 0
 	if err != nil {
-		c.broken, c.writing = true, false
+		c.closing.broken, c.writer.running = true, false
 	}
 	c.mu.Unlock()
 	if err != nil {
@@ -140,7 +147,7 @@ func (c *conn) send(r round) bool {
 func (c *conn) peerGone() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.broken || (c.silent && !c.goodbye)
+	return c.closing.broken || (c.closing.silent && !c.closing.goodbye)
 }
 
 // reasonString gives MQTT 5 clients a word about a DISCONNECT, whose label in metrics is given too.
