@@ -170,29 +170,6 @@ func TestConnectViolations(t *testing.T) {
 	}
 }
 
-// Nothing behind the CONNECT is handled before CONNACK 0, and nothing at all when there is none.
-func TestPipelinedWithConnect(t *testing.T) {
-	t.Parallel()
-	h := newHarness(t)
-	c := h.dial("cars")
-	topic := "v1/" + testVIN + "/up/telemetry"
-	c.Send(connectFrame(testVIN, 4, mqtt.Connect{}), publishFrame(4, 1, 1, topic, "x"), []byte{0xC0, 0})
-	c.ExpectFrame(0x20, 0, 0)
-	if first, _, err := c.ReadFrame(); err != nil || (first != 0x40 && first != 0xD0) {
-		t.Fatalf("%#x, %v", first, err)
-	}
-	if first, _, err := c.ReadFrame(); err != nil || (first != 0x40 && first != 0xD0) {
-		t.Fatalf("%#x, %v", first, err)
-	}
-	c = h.dial("tokens")
-	c.Send(connectFrame(testVIN, 4, mqtt.Connect{User: testVIN, Password: "bad"}), publishFrame(4, 1, 1, topic, "x"))
-	c.ExpectFrame(0x20, 0, 4)
-	c.Ended()
-	if last := h.journal.Last(); last != 1 {
-		t.Errorf("%d records, want 1", last)
-	}
-}
-
 func TestBehindDisconnect(t *testing.T) {
 	t.Parallel()
 	h := newHarness(t)

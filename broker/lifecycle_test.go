@@ -122,25 +122,6 @@ func TestStalledClientIsClosed(t *testing.T) {
 	}
 }
 
-func TestKeepalive(t *testing.T) {
-	t.Parallel()
-	versions(t, func(t *testing.T, version byte) {
-		h := newHarness(t)
-		c := h.connect("cars", testVIN, version, mqtt.Connect{Keepalive: 1})
-		start := time.Now()
-		want := byte(0)
-		if version == 5 {
-			want = frame.ReasonKeepaliveTimeout
-		}
-		if reason := c.Ended().Reason; reason != want {
-			t.Errorf("reason %#x", reason)
-		}
-		if took := time.Since(start); took < time.Second {
-			t.Errorf("closed after %v", took)
-		}
-	})
-}
-
 func TestStop(t *testing.T) {
 	t.Parallel()
 	versions(t, func(t *testing.T, version byte) {

@@ -134,28 +134,3 @@ func TestRefusedPublish(t *testing.T) {
 		})
 	}
 }
-
-func TestPing(t *testing.T) {
-	t.Parallel()
-	c := vehicle(newHarness(t), 4)
-	c.Send([]byte{0xC0, 0})
-	c.ExpectFrame(0xD0)
-}
-
-// A frame may come in any pieces, and any number of frames in one.
-func TestPieces(t *testing.T) {
-	t.Parallel()
-	h := newHarness(t)
-	c := vehicle(h, 5)
-	f := publishFrame(5, 1, 1, "v1/"+testVIN+"/up/telemetry", "x")
-	for _, b := range f {
-		c.Send([]byte{b})
-	}
-	c.ExpectFrame(0x40, puback(1)...)
-	big := make([]byte, 200<<10)
-	c.Send(publishFrame(5, 1, 2, "v1/"+testVIN+"/up/telemetry", string(big)))
-	c.ExpectFrame(0x40, puback(2)...)
-	if recs := h.records(2); len(recs[1].Payload) != len(big) {
-		t.Errorf("payload of %d bytes", len(recs[1].Payload))
-	}
-}
