@@ -11,11 +11,10 @@ import (
 	"testing"
 	"time"
 
-	"github.com/eclipse/paho.golang/paho"
-
 	"cellgate/auth"
 	"cellgate/cmd/cellgate/fleet"
 	"cellgate/test/logbuf"
+	"cellgate/test/mqtt"
 )
 
 func TestATelemetryMessageReachesEverything(t *testing.T) {
@@ -24,15 +23,15 @@ func TestATelemetryMessageReachesEverything(t *testing.T) {
 	vin := fleet.VIN(7)
 	c := g.connect(vin, g.vehicleToken(vin))
 	payload := `{"soc": 9, "speed": 42.5}`
-	c.publish(t, "v1/"+vin+"/up/telemetry", payload)
+	send(c, "v1/"+vin+"/up/telemetry", payload)
 
 	m := g.awaitRecords(g.Cell.Addr(), "vehicle.telemetry", vin, 1)[0]
-	h := headers(m)
+	h := m.Headers
 	if string(m.Value) != payload || h["vin"] != vin || h["cell"] != "cell-dev" || h["rule"] != "telemetry" || h["msg-id"] == "" {
 		t.Errorf("record %s, headers %v", m.Value, h)
 	}
 	g.awaitRecords(g.Cell.Addr(), "vehicle.alerts", vin, 1)
-	central := headers(g.awaitRecords(g.Central.Addr(), "fleet.alerts", vin, 1)[0])
+	central := g.awaitRecords(g.Central.Addr(), "fleet.alerts", vin, 1)[0].Headers
 	if central["src-topic"] != "central.p0" || central["msg-id"] != h["msg-id"] {
 		t.Errorf("headers in the centre: %v", central)
 	}
@@ -81,24 +80,17 @@ func TestACommandGoesThereAndBack(t *testing.T) {
 	g := start(t, t.TempDir())
 	vin := fleet.VIN(8)
 	c := g.connect(vin, g.vehicleToken(vin))
-	if _, err := c.Subscribe(t.Context(), &paho.Subscribe{Subscriptions: []paho.SubscribeOptions{{Topic: "v1/" + vin + "/cmd/#", QoS: 1}}}); err != nil {
-		t.Fatal(err)
-	}
+	c.Subscribe(mqtt.Filter("v1/"+vin+"/cmd/#", 1))
 	var sent struct{ ID, State string }
 	code := g.call("POST", "/v1/vehicles/"+vin+"/commands", g.operator, map[string]any{"name": "unlock", "payload": map[string]string{"doors": "all"}}, &sent)
 	if code != http.StatusAccepted || sent.ID == "" {
 		t.Fatalf("%d %+v", code, sent)
 	}
-	select {
-	case m := <-c.messages:
-		if m.Topic != "v1/"+vin+"/cmd/"+sent.ID+"/unlock" || string(m.Payload) != `{"doors":"all"}` {
-			t.Errorf("the vehicle got %s on %s", m.Payload, m.Topic)
-		}
-	case <-time.After(20 * time.Second):
-		t.Fatal("the command did not come")
+	if m := c.Message(); m.Topic != "v1/"+vin+"/cmd/"+sent.ID+"/unlock" || m.Payload != `{"doors":"all"}` {
+		t.Errorf("the vehicle got %s on %s", m.Payload, m.Topic)
 	}
-	c.publish(t, "v1/"+vin+"/res/"+sent.ID+"/accepted", `{}`)
-	c.publish(t, "v1/"+vin+"/res/"+sent.ID+"/succeeded", `{"ok":true}`)
+	send(c, "v1/"+vin+"/res/"+sent.ID+"/accepted", `{}`)
+	send(c, "v1/"+vin+"/res/"+sent.ID+"/succeeded", `{"ok":true}`)
 	eventually(t, "final state", func() error {
 		if g.call("GET", "/v1/vehicles/"+vin+"/commands/"+sent.ID, g.operator, nil, &sent); sent.State != "succeeded" {
 			return errors.New(sent.State)
@@ -142,7 +134,7 @@ func TestBrokenRulesChangeNothingAndGoodOnesTakeOver(t *testing.T) {
 	}
 	vin := fleet.VIN(9)
 	c := g.connect(vin, g.vehicleToken(vin))
-	c.publish(t, "v1/"+vin+"/up/telemetry", `{"soc": 50}`)
+	send(c, "v1/"+vin+"/up/telemetry", `{"soc": 50}`)
 	g.awaitRecords(g.Cell.Addr(), "vehicle.telemetry", vin, 1)
 	write(good)
 	var running struct {
@@ -155,7 +147,7 @@ func TestBrokenRulesChangeNothingAndGoodOnesTakeOver(t *testing.T) {
 		}
 		return nil
 	})
-	c.publish(t, "v1/"+vin+"/up/event", `{"n": 2}`)
+	send(c, "v1/"+vin+"/up/event", `{"n": 2}`)
 	g.awaitRecords(g.Cell.Addr(), "vehicle.extra", vin, 1)
 	if code := g.call("POST", "/v1/rules/rollback", g.operator, nil, &running); code != http.StatusOK || len(running.Rules) != 5 {
 		t.Errorf("rollback %d %+v", code, running)
@@ -168,8 +160,8 @@ func TestASecondStartGoesOnWithEverything(t *testing.T) {
 	vin := fleet.VIN(10)
 	first := start(t, data)
 	token := first.vehicleToken(vin)
-	first.connect(vin, token).publish(t, "v1/"+vin+"/up/telemetry", `{"soc": 60}`)
-	before := headers(first.awaitRecords(first.Cell.Addr(), "vehicle.telemetry", vin, 1)[0])
+	send(first.connect(vin, token), "v1/"+vin+"/up/telemetry", `{"soc": 60}`)
+	before := first.awaitRecords(first.Cell.Addr(), "vehicle.telemetry", vin, 1)[0].Headers
 	first.assertLedger()
 	first.stop()
 	if _, err := os.Stat(filepath.Join(data, "run.json")); !errors.Is(err, os.ErrNotExist) {
@@ -180,10 +172,10 @@ func TestASecondStartGoesOnWithEverything(t *testing.T) {
 	if n := second.redis().HGet(t.Context(), "veh:"+vin, "soc").Val(); n != "60" {
 		t.Errorf("redis forgot: %q", n)
 	}
-	second.connect(vin, token).publish(t, "v1/"+vin+"/up/telemetry", `{"soc": 61}`)
+	send(second.connect(vin, token), "v1/"+vin+"/up/telemetry", `{"soc": 61}`)
 	both := second.awaitRecords(second.Cell.Addr(), "vehicle.telemetry", vin, 2)
-	if len(both) != 2 || headers(both[0])["msg-id"] != before["msg-id"] || headers(both[1])["msg-id"] == before["msg-id"] {
-		t.Errorf("%d records: %v and %v", len(both), headers(both[0]), headers(both[1]))
+	if len(both) != 2 || both[0].Headers["msg-id"] != before["msg-id"] || both[1].Headers["msg-id"] == before["msg-id"] {
+		t.Errorf("%d records: %v and %v", len(both), both[0].Headers, both[1].Headers)
 	}
 	second.assertLedger()
 }
@@ -298,7 +290,7 @@ func TestDisconnectAndDrain(t *testing.T) {
 	if code := g.call("DELETE", "/v1/vehicles/"+vin+"/connection", g.operator, nil, nil); code != http.StatusNoContent {
 		t.Fatalf("disconnect answered %d", code)
 	}
-	<-c.closed
+	c.Ended()
 	c = g.connect(vin, g.vehicleToken(vin))
 	var state struct {
 		Draining bool
@@ -307,7 +299,7 @@ func TestDisconnectAndDrain(t *testing.T) {
 	if code := g.call("POST", "/v1/drain", g.operator, map[string]any{"rate": 1000, "endpoint": "gw-2:8883"}, &state); code != http.StatusAccepted || !state.Draining {
 		t.Fatalf("drain answered %d %+v", code, state)
 	}
-	<-c.closed
+	c.Ended()
 	if code := g.call("GET", "/readyz", "", nil, nil); code != http.StatusServiceUnavailable {
 		t.Errorf("readyz %d while draining", code)
 	}

@@ -6,23 +6,21 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"os"
 	"path/filepath"
-	"sync"
+	"slices"
 	"testing"
 	"time"
 
-	"github.com/eclipse/paho.golang/packets"
-	"github.com/eclipse/paho.golang/paho"
 	"github.com/redis/go-redis/v9"
-	"github.com/segmentio/kafka-go"
 
 	"cellgate/auth"
+	"cellgate/test/harness"
 	"cellgate/test/logbuf"
+	"cellgate/test/mqtt"
 )
 
 // gateway is a running dev with what tests ask of it.
@@ -73,14 +71,8 @@ func (g *gateway) vehicleToken(vin string) string {
 	return g.issue(auth.IssueRequest{Subject: vin, Role: auth.RoleVehicle})
 }
 
-// client is an MQTT 5 client over TLS.
-type client struct {
-	*paho.Client
-	messages chan *paho.Publish
-	closed   chan struct{}
-}
-
-func (g *gateway) connect(vin, token string) *client {
+// connect connects a vehicle over TLS and MQTT 5.
+func (g *gateway) connect(vin, token string) *mqtt.T {
 	g.t.Helper()
 	pem, err := os.ReadFile(filepath.Join(g.Data, "tls", "ca.crt"))
 	if err != nil {
@@ -88,45 +80,15 @@ func (g *gateway) connect(vin, token string) *client {
 	}
 	pool := x509.NewCertPool()
 	pool.AppendCertsFromPEM(pem)
-	conn, err := tls.Dial("tcp", g.App.Addrs()["vehicles"].String(), &tls.Config{RootCAs: pool, ServerName: "localhost"}) //nolint:gosec // the default minimum is 1.2
-	if err != nil {
-		g.t.Fatal(err)
-	}
-	c := &client{messages: make(chan *paho.Publish, 16), closed: make(chan struct{})}
-	var once sync.Once
-	end := func() { once.Do(func() { close(c.closed) }) }
-	c.Client = paho.NewClient(paho.ClientConfig{
-		// paho writes a packet in several pieces, and its pings from a goroutine of their own.
-		ClientID: vin, Conn: packets.NewThreadSafeConn(conn), OnClientError: func(error) { end() }, OnServerDisconnect: func(*paho.Disconnect) { end() },
-		OnPublishReceived: []func(paho.PublishReceived) (bool, error){func(r paho.PublishReceived) (bool, error) {
-			c.messages <- r.Packet
-			return true, nil
-		}},
-	})
-	ctx, cancel := context.WithTimeout(g.t.Context(), 10*time.Second)
-	defer cancel()
-	ack, err := c.Connect(ctx, &paho.Connect{
-		ClientID: vin, CleanStart: true, KeepAlive: 30, Username: vin, UsernameFlag: true, Password: []byte(token), PasswordFlag: true,
-	})
-	if err != nil {
-		g.t.Fatalf("connect: %v, %+v", err, ack)
-	}
-	g.t.Cleanup(func() { _ = c.Disconnect(&paho.Disconnect{}); _ = conn.Close() })
+	config := &tls.Config{RootCAs: pool, ServerName: "localhost", MinVersion: tls.VersionTLS12}
+	c := mqtt.DialT(g.t, g.App.Addrs()["vehicles"].String(), mqtt.V5, config)
+	c.Open(mqtt.Connect{ID: vin, User: vin, Password: token, Keepalive: 600})
 	return c
 }
 
-func (c *client) publish(t *testing.T, topic, payload string) {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
-	defer cancel()
-	if r, err := c.Publish(ctx, &paho.Publish{Topic: topic, QoS: 1, Payload: []byte(payload)}); err != nil {
-		t.Fatalf("publish %s: %v, %+v", topic, err, r)
-	}
-}
-
-// refusedPublish goes to a topic of another vehicle.
-func refusedPublish() *paho.Publish {
-	return &paho.Publish{Topic: "v1/LTEST000000000009/up/telemetry", QoS: 1, Payload: []byte("{}")}
+func send(c *mqtt.T, topic, payload string) {
+	c.TB.Helper()
+	c.Publish(mqtt.Publish{Topic: topic, Payload: payload, QoS: 1})
 }
 
 func (g *gateway) redis() *redis.Client {
@@ -135,51 +97,13 @@ func (g *gateway) redis() *redis.Client {
 	return c
 }
 
-// records reads all records of a topic that have the key.
-func records(ctx context.Context, addr, topic, key string) ([]kafka.Message, error) {
-	var all []kafka.Message
-	for p := range Partitions {
-		conn, err := kafka.DialLeader(ctx, "tcp", addr, topic, p)
-		if err != nil {
-			return nil, err
-		}
-		found, err := partition(conn, key)
-		if err = errors.Join(err, conn.Close()); err != nil {
-			return nil, err
-		}
-		all = append(all, found...)
-	}
-	return all, nil
-}
-
-func partition(conn *kafka.Conn, key string) (found []kafka.Message, err error) {
-	first, last, err := conn.ReadOffsets()
-	if err != nil || first == last {
-		return nil, err
-	}
-	if _, err := conn.Seek(first, kafka.SeekAbsolute); err != nil {
-		return nil, err
-	}
-	_ = conn.SetReadDeadline(time.Now().Add(10 * time.Second))
-	for at := first; at < last; {
-		m, err := conn.ReadMessage(1 << 20)
-		if err != nil {
-			return nil, err
-		}
-		at = m.Offset + 1
-		if string(m.Key) == key {
-			found = append(found, m)
-		}
-	}
-	return found, nil
-}
-
-// awaitRecords waits for n records.
-func (g *gateway) awaitRecords(addr, topic, key string, n int) []kafka.Message {
+// awaitRecords waits for n records with the key.
+func (g *gateway) awaitRecords(addr, topic, key string, n int) (found []harness.Record) {
 	g.t.Helper()
-	var found []kafka.Message
-	eventually(g.t, fmt.Sprintf("%d records of %s in %s", n, key, topic), func() (err error) {
-		if found, err = records(g.t.Context(), addr, topic, key); err == nil && len(found) < n {
+	eventually(g.t, fmt.Sprintf("%d records of %s in %s", n, key, topic), func() error {
+		all, err := harness.ReadTopic(g.t.Context(), []string{addr}, topic)
+		found = slices.DeleteFunc(all, func(r harness.Record) bool { return r.Key != key })
+		if err == nil && len(found) < n {
 			err = fmt.Errorf("%d so far", len(found))
 		}
 		return err
@@ -187,27 +111,9 @@ func (g *gateway) awaitRecords(addr, topic, key string, n int) []kafka.Message {
 	return found
 }
 
-func headers(m kafka.Message) map[string]string {
-	h := make(map[string]string)
-	for _, e := range m.Headers {
-		h[e.Key] = string(e.Value)
-	}
-	return h
-}
-
 func eventually(t *testing.T, what string, check func() error) {
 	t.Helper()
-	deadline := time.Now().Add(20 * time.Second)
-	for {
-		err := check()
-		if err == nil {
-			return
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("%s: %v", what, err)
-		}
-		time.Sleep(10 * time.Millisecond)
-	}
+	harness.Eventually(t, 20*time.Second, what, check)
 }
 
 // call calls the HTTP API and decodes a JSON answer into out unless nil.

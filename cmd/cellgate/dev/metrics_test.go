@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"cellgate/cmd/cellgate/fleet"
+	"cellgate/test/mqtt"
 )
 
 // families returns the names of the metrics that a gateway exposes. Each sample carries the cell.
@@ -38,10 +39,11 @@ func TestMetricsAreAsPromised(t *testing.T) {
 	g := start(t, t.TempDir())
 	vin := fleet.VIN(12)
 	c := g.connect(vin, g.vehicleToken(vin))
-	c.publish(t, "v1/"+vin+"/up/telemetry", `{"soc": 9}`)
+	send(c, "v1/"+vin+"/up/telemetry", `{"soc": 9}`)
 	g.awaitRecords(g.Central.Addr(), "fleet.alerts", vin, 1)
-	if _, err := c.Publish(t.Context(), refusedPublish()); err == nil {
-		t.Error("a publish to another vehicle's topic was accepted")
+	others := mqtt.Publish{Topic: "v1/LTEST000000000009/up/telemetry", Payload: "{}", QoS: 1}
+	if reason, err := c.Client.Publish(others); reason != 0x87 || err != nil {
+		t.Errorf("a publish to another vehicle's topic: reason 0x%02X, %v", reason, err)
 	}
 	if code := g.call("POST", "/v1/vehicles/"+vin+"/commands", g.operator, map[string]any{"name": "honk", "ttl": "1s", "id": "m1"}, nil); code != http.StatusAccepted {
 		t.Fatalf("command answered %d", code)
