@@ -9,6 +9,7 @@ import (
 
 	"cellgate/broker/clock"
 	"cellgate/broker/message"
+	"cellgate/broker/wal"
 )
 
 const (
@@ -32,37 +33,37 @@ type batch struct {
 
 func (b *batch) reset(first uint64, now int64) {
 	clear(b.waiters)
-	*b = batch{buf: append(b.buf[:0], make([]byte, batchHeaderLen)...), waiters: b.waiters[:0], first: first, time: now, lastTime: now}
+	*b = batch{buf: append(b.buf[:0], make([]byte, wal.BatchHeaderLen)...), waiters: b.waiters[:0], first: first, time: now, lastTime: now}
 }
 
 // add encodes r behind the records that are there: one copy, straight to its place on disk.
 func (b *batch) add(r *message.Record) {
 	at := len(b.buf)
 	b.buf = r.Append(append(b.buf, 0, 0, 0, 0), b.time)
-	binary.LittleEndian.PutUint32(b.buf[at:], uint32(len(b.buf)-at-recordLenBytes)) //nolint:gosec // bounded by tooLarge
+	binary.LittleEndian.PutUint32(b.buf[at:], uint32(len(b.buf)-at-wal.RecordLenBytes)) //nolint:gosec // bounded by tooLarge
 	b.count++
 	b.flags |= r.Flags()
 }
 
 // body is the size of the records in bytes.
-func (b *batch) body() int { return len(b.buf) - batchHeaderLen }
+func (b *batch) body() int { return len(b.buf) - wal.BatchHeaderLen }
 
 // seal pads the batch, writes its header and returns the bytes for the disk.
 func (b *batch) seal(mark uint64, salt uint32) []byte {
-	h := batchHeader{
-		length: uint32(b.body()), //nolint:gosec // below the segment's size, which is below 2 GiB
-		count:  b.count,
-		first:  b.first,
-		time:   b.time,
-		mark:   mark,
-		span:   uint32(min(b.lastTime-b.time, 1<<32-1)), //nolint:gosec // times do not decrease within a batch
-		flags:  b.flags,
+	h := wal.BatchHeader{
+		Length: uint32(b.body()), //nolint:gosec // below the segment's size, which is below 2 GiB
+		Count:  b.count,
+		First:  b.first,
+		Time:   b.time,
+		Mark:   mark,
+		Span:   uint32(min(b.lastTime-b.time, 1<<32-1)), //nolint:gosec // times do not decrease within a batch
+		Flags:  uint8(b.flags),
 	}
-	for int64(len(b.buf)) < h.size() {
+	for int64(len(b.buf)) < h.Size() {
 		b.buf = append(b.buf, 0)
 	}
-	h.bodyCRC = checksum(salt, b.buf[batchHeaderLen:])
-	h.put(b.buf, salt)
+	h.BodyCRC = wal.Checksum(salt, b.buf[wal.BatchHeaderLen:])
+	h.Put(b.buf, salt)
 	return b.buf
 }
 
@@ -93,7 +94,7 @@ type buffer struct {
 func newBuffer(o *Options, last uint64, lastTime int64) *buffer {
 	b := &buffer{
 		limit:   o.BufferBytes,
-		maxBody: int(o.SegmentBytes) - segmentStart - batchHeaderLen - batchAlign,
+		maxBody: int(o.SegmentBytes) - wal.SegmentStart - wal.BatchHeaderLen - wal.BatchAlign,
 		wake:    make(chan struct{}, 1),
 		last:    last,
 		time:    lastTime,
@@ -232,7 +233,7 @@ func (b *buffer) openLocked(r *message.Record, cur *batch) *batch {
 
 // maxEncoded is an upper bound of what r takes in a batch, its length field included.
 func maxEncoded(r *message.Record) int {
-	const fixed = recordLenBytes + 2 + 10 + 3 + 2*5 + 1
+	const fixed = wal.RecordLenBytes + 2 + 10 + 3 + 2*5 + 1
 	n := fixed + len(r.Client) + len(r.Topic) + len(r.Payload)
 	if r.Props.IsZero() {
 		return n

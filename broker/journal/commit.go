@@ -176,7 +176,7 @@ func (g *gathering) end() {
 func (c *committer) commit(b *batch) error {
 	c.started = time.Now()
 	body := b.body()
-	if c.active == nil || c.off+batchSize(int64(body)) > c.active.size || c.aged() {
+	if c.active == nil || c.off+wal.BatchSize(int64(body)) > c.active.size || c.aged() {
 		if err := c.rotate(b); err != nil {
 			return err
 		}
@@ -197,14 +197,14 @@ func (c *committer) commit(b *batch) error {
 
 // aged says that the active segment holds records and is old enough to be closed.
 func (c *committer) aged() bool {
-	return c.age > 0 && c.off > segmentStart && time.Since(c.opened) > c.age
+	return c.age > 0 && c.off > wal.SegmentStart && time.Since(c.opened) > c.age
 }
 
 // writeMark writes a batch without records that carries the durable mark, so that damage to the last
 // batch with records is told from a torn end.
 func (c *committer) writeMark() error {
 	mark := c.durable.Load()
-	if c.active == nil || c.marked >= mark || c.off+batchSize(0) > c.active.size {
+	if c.active == nil || c.marked >= mark || c.off+wal.BatchSize(0) > c.active.size {
 		c.marked = mark
 		return nil
 	}
@@ -240,19 +240,19 @@ func (c *committer) write(b []byte) error {
 // long as it takes.
 func (c *committer) rotate(b *batch) error {
 	prev := c.table.tail()
-	h := segmentHeader{state: stateUsed, epoch: c.epoch, index: 1, base: b.first, time: b.time}
+	h := wal.Header{State: wal.StateUsed, Epoch: c.epoch, Index: 1, Base: b.first, Time: b.time}
 	if prev != nil {
-		h.index = prev.index + 1
+		h.Index = prev.index + 1
 		if !prev.damaged {
-			h.prevIndex, h.prevEnd = prev.index, prev.end.Load()
+			h.PrevIndex, h.PrevEnd = prev.index, prev.end.Load()
 		}
 	}
 	s, err := c.prepared(&h)
 	if err != nil {
 		return err
 	}
-	seg := &segment{index: h.index, base: h.base, salt: h.salt, time: h.time, size: s.size, name: c.path(h.index)}
-	seg.end.Store(segmentStart)
+	seg := &segment{index: h.Index, base: h.Base, salt: h.Salt, time: h.Time, size: s.size, name: c.path(h.Index)}
+	seg.end.Store(wal.SegmentStart)
 	if err := c.held.Sync(); err != nil {
 		return errors.Join(fmt.Errorf("sync the journal directory: %w", err), s.file.Close())
 	}
@@ -262,28 +262,28 @@ func (c *committer) rotate(b *batch) error {
 			return fmt.Errorf("close segment: %w", err)
 		}
 	}
-	c.active, c.file, c.off, c.opened = seg, s.file, segmentStart, time.Now()
+	c.active, c.file, c.off, c.opened = seg, s.file, wal.SegmentStart, time.Now()
 	c.keeper.settled(s)
 	c.room(nil)
 	return nil
 }
 
-func (c *committer) path(index uint64) string { return filepath.Join(c.dir, usedName(index)) }
+func (c *committer) path(index uint64) string { return filepath.Join(c.dir, wal.SegmentName(index)) }
 
 // prepared returns a spare file with h written and synced, under its new name. A disk that is full only
 // now is lack of room like any other; any other error is final.
-func (c *committer) prepared(h *segmentHeader) (*spare, error) {
+func (c *committer) prepared(h *wal.Header) (*spare, error) {
 	for {
 		s, err := c.spare()
 		if err != nil {
 			return nil, err
 		}
-		h.size = s.size
-		if h.salt, err = newSalt(c.random, s.salt); err != nil {
+		h.Size = s.size
+		if h.Salt, err = newSalt(c.random, s.salt); err != nil {
 			return nil, err
 		}
 		if err = writeHeader(s.file, h); err == nil {
-			if err = c.fs.Rename(s.name, c.path(h.index)); err == nil {
+			if err = c.fs.Rename(s.name, c.path(h.Index)); err == nil {
 				return s, nil
 			}
 			err = fmt.Errorf("begin segment: %w", err)

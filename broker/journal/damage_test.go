@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"cellgate/broker/message"
+	"cellgate/broker/wal"
 	"cellgate/broker/wal/waltest"
 )
 
@@ -26,7 +27,7 @@ func (img image) fs() *waltest.FS { return waltest.With(imageDir, img) }
 func (img image) segments() []string {
 	var names []string
 	for _, name := range slices.Sorted(maps.Keys(img)) {
-		if _, spare, ok := parseName(name); ok && !spare {
+		if _, ok := wal.ParseName(name); ok {
 			names = append(names, name)
 		}
 	}
@@ -67,8 +68,8 @@ func makeImage(t testing.TB) (img image, first, last uint64) {
 // outcome is what one damaged journal gave.
 type outcome struct {
 	read    map[uint64]bool
-	reports []Corruption // by Open and by reading
-	verify  []Corruption
+	reports []wal.Corruption // by Open and by reading
+	verify  []wal.Corruption
 }
 
 // examine opens a damaged journal, reads all of it and verifies it. Any record that differs from what was
@@ -149,31 +150,31 @@ func places(name string, b []byte, rng *rand.Rand) []int {
 		}
 		return at
 	}
-	for page := 0; page < segmentStart && page < len(b); page += pageLen {
-		for i := range segmentHeaderLen {
+	for page := 0; page < wal.SegmentStart && page < len(b); page += wal.PageLen {
+		for i := range wal.HeaderLen {
 			at = append(at, page+i)
 		}
-		at = append(at, page+segmentHeaderLen+rng.IntN(pageLen-segmentHeaderLen))
+		at = append(at, page+wal.HeaderLen+rng.IntN(wal.PageLen-wal.HeaderLen))
 	}
-	h, err := decodeSegmentHeader(b)
+	h, err := wal.DecodeHeader(b)
 	if err != nil {
 		return at
 	}
-	off := segmentStart
+	off := wal.SegmentStart
 	for {
-		bh, ok := decodeBatchHeader(b[off:], h.salt)
+		bh, ok := wal.DecodeBatchHeader(b[off:], h.Salt)
 		if !ok {
 			break
 		}
-		for i := range batchHeaderLen {
+		for i := range wal.BatchHeaderLen {
 			if rng.IntN(3) == 0 {
 				at = append(at, off+i)
 			}
 		}
 		for range 4 {
-			at = append(at, off+rng.IntN(int(bh.size())))
+			at = append(at, off+rng.IntN(int(bh.Size())))
 		}
-		off += int(bh.size())
+		off += int(bh.Size())
 		at = append(at, off-1)
 	}
 	for range 20 {
@@ -211,7 +212,7 @@ func TestLostPages(t *testing.T) {
 	rng := rand.New(rand.NewPCG(3, 4))
 	for name, b := range img {
 		for from := 0; from < len(b); from += 512 {
-			for _, n := range []int{512, pageLen, segmentStart} {
+			for _, n := range []int{512, wal.PageLen, wal.SegmentStart} {
 				if name == newest && from <= mark && mark < from+n {
 					continue
 				}
@@ -230,16 +231,16 @@ func TestLostPages(t *testing.T) {
 func lastBatch(t testing.TB, img image) (name string, off int) {
 	t.Helper()
 	name = img.segments()[len(img.segments())-1]
-	h, err := decodeSegmentHeader(img[name])
+	h, err := wal.DecodeHeader(img[name])
 	if err != nil {
 		t.Fatal(err)
 	}
-	for next := segmentStart; ; {
-		bh, ok := decodeBatchHeader(img[name][next:], h.salt)
+	for next := wal.SegmentStart; ; {
+		bh, ok := wal.DecodeBatchHeader(img[name][next:], h.Salt)
 		if !ok {
 			return name, off
 		}
-		off, next = next, next+int(bh.size())
+		off, next = next, next+int(bh.Size())
 	}
 }
 
@@ -247,14 +248,14 @@ func TestLostEndIsKnownElsewhere(t *testing.T) {
 	t.Parallel()
 	img, first, last := makeImage(t)
 	name, _ := lastBatch(t, img)
-	h, err := decodeSegmentHeader(img[name])
+	h, err := wal.DecodeHeader(img[name])
 	if err != nil {
 		t.Fatal(err)
 	}
-	clear(img[name][segmentStart+batchHeaderLen:])
+	clear(img[name][wal.SegmentStart+wal.BatchHeaderLen:])
 	m := img.fs()
 	o := imageOptions(m)
-	o.KnownEpoch, o.KnownLast = h.epoch, last
+	o.KnownEpoch, o.KnownLast = h.Epoch, last
 	j, rec := open(t, o)
 	if len(rec.Corruptions) != 1 || rec.Last != last {
 		t.Fatalf("%+v", rec)
@@ -270,7 +271,7 @@ func TestLostEndIsKnownElsewhere(t *testing.T) {
 			t.Fatal(ok, err)
 		}
 		if missing += b.Missing; b.Last == last+1 {
-			if want := last - h.base + 1; missing != want || b.First != b.Last {
+			if want := last - h.Base + 1; missing != want || b.First != b.Last {
 				t.Fatalf("%d missing, want %d", missing, want)
 			}
 			break
@@ -294,7 +295,7 @@ func TestTruncations(t *testing.T) {
 		}
 		at := places(name, b, rng)
 		rng.Shuffle(len(at), func(i, k int) { at[i], at[k] = at[k], at[i] })
-		for _, n := range append(at[:len(at)/3], 0, 1, pageLen, segmentStart, len(b)-1) {
+		for _, n := range append(at[:len(at)/3], 0, 1, wal.PageLen, wal.SegmentStart, len(b)-1) {
 			damaged := maps.Clone(img)
 			damaged[name] = b[:n]
 			what := fmt.Sprintf("%s cut to %d bytes", name, n)

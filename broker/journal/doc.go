@@ -9,5 +9,5 @@
 // moves. A failed write or sync is final: the journal refuses everything from then on.
 //
 // The broker appends and acknowledges; the fan-out, the rules and the sinks read, each with a cursor of
-// its own. format.go draws the files, DECISIONS.md says why they look like this.
+// its own. broker/wal draws the files, DECISIONS.md says why they look like this.
 package journal

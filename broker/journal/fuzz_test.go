@@ -6,11 +6,13 @@ import (
 	"hash/crc32"
 	"slices"
 	"testing"
+
+	"cellgate/broker/wal"
 )
 
 // putCRC makes the segment header at the start of b check again.
 func putCRC(b []byte) {
-	binary.LittleEndian.PutUint32(b[92:], crc32.Checksum(b[:92], castagnoli))
+	binary.LittleEndian.PutUint32(b[92:], crc32.Checksum(b[:92], crc32.MakeTable(crc32.Castagnoli)))
 }
 
 // FuzzRecovery damages one file of a journal at will, with its headers' checksums put right so that wild
@@ -20,7 +22,7 @@ func FuzzRecovery(f *testing.F) {
 	names := img.segments()
 	f.Add(uint8(0), uint16(0), []byte{}, true)
 	f.Add(uint8(1), uint16(48), []byte{1, 2, 3, 4, 5, 6, 7, 8}, true)
-	f.Add(uint8(2), uint16(segmentStart+8), []byte{0xff, 0xff, 0xff, 0xff}, false)
+	f.Add(uint8(2), uint16(wal.SegmentStart+8), []byte{0xff, 0xff, 0xff, 0xff}, false)
 	f.Add(uint8(len(names)-1), uint16(64), []byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f}, true)
 	f.Fuzz(func(t *testing.T, file uint8, off uint16, data []byte, mend bool) {
 		damaged := image{}
@@ -31,8 +33,8 @@ func FuzzRecovery(f *testing.F) {
 		b := slices.Clone(img[name])
 		copy(b[int(off)%len(b):], data)
 		if mend {
-			copy(b[pageLen:], b[:segmentHeaderLen])
-			for page := 0; page < segmentStart; page += pageLen {
+			copy(b[wal.PageLen:], b[:wal.HeaderLen])
+			for page := 0; page < wal.SegmentStart; page += wal.PageLen {
 				putCRC(b[page:])
 			}
 			mendBatch(b, int(off)%len(b))
@@ -74,20 +76,20 @@ func FuzzRecovery(f *testing.F) {
 
 // mendBatch makes the batch that holds off check again, as far as its length allows.
 func mendBatch(b []byte, off int) {
-	h, err := decodeSegmentHeader(b)
+	h, err := wal.DecodeHeader(b)
 	if err != nil {
 		return
 	}
-	for at := segmentStart; at+batchHeaderLen <= len(b); {
+	for at := wal.SegmentStart; at+wal.BatchHeaderLen <= len(b); {
 		length := int64(binary.LittleEndian.Uint32(b[at+8:]))
-		size := batchSize(length)
+		size := wal.BatchSize(length)
 		if int64(at)+size > int64(len(b)) {
 			return
 		}
 		if off < at+int(size) {
-			body := b[at+batchHeaderLen : at+int(size)]
-			binary.LittleEndian.PutUint32(b[at+4:], checksum(h.salt, body))
-			binary.LittleEndian.PutUint32(b[at:], checksum(h.salt, b[at+4:at+batchHeaderLen]))
+			body := b[at+wal.BatchHeaderLen : at+int(size)]
+			binary.LittleEndian.PutUint32(b[at+4:], wal.Checksum(h.Salt, body))
+			binary.LittleEndian.PutUint32(b[at:], wal.Checksum(h.Salt, b[at+4:at+wal.BatchHeaderLen]))
 			return
 		}
 		at += int(size)

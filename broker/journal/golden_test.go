@@ -14,6 +14,7 @@ import (
 
 	"cellgate/broker/clock/clocktest"
 	"cellgate/broker/message"
+	"cellgate/broker/wal"
 	"cellgate/broker/wal/waltest"
 )
 
@@ -43,8 +44,8 @@ type golden struct {
 // goldens are what the present version writes. A clock that steps adds records of its own, and batches.
 func goldens() []golden {
 	return []golden{
-		{dir: fmt.Sprint("v", formatVersion), batches: goldenRecords(), steps: make([]time.Duration, 4), files: 2},
-		{dir: fmt.Sprint("v", formatVersion, "-steps"), batches: goldenRecords()[:3], steps: []time.Duration{0, 10 * 365 * 24 * time.Hour, -time.Hour}, files: 1},
+		{dir: fmt.Sprint("v", wal.FormatVersion), batches: goldenRecords(), steps: make([]time.Duration, 4), files: 2},
+		{dir: fmt.Sprint("v", wal.FormatVersion, "-steps"), batches: goldenRecords()[:3], steps: []time.Duration{0, 10 * 365 * 24 * time.Hour, -time.Hour}, files: 1},
 	}
 }
 
@@ -72,7 +73,7 @@ func writeGolden(t *testing.T, g *golden) image {
 	machine := clocktest.Still(time.UnixMilli(1_760_000_000_000))
 	m := waltest.New()
 	o := Options{
-		Dir: imageDir, FS: m, SegmentBytes: minSegmentBytes, MaxBytes: 8 * minSegmentBytes, ReserveBytes: -1,
+		Dir: imageDir, FS: m, SegmentBytes: wal.MinSegmentBytes, MaxBytes: 8 * wal.MinSegmentBytes, ReserveBytes: -1,
 		Clock: machine.Source(), random: &goldenRandom{},
 	}
 	j, _ := open(t, o)
@@ -141,7 +142,7 @@ func readGolden(t *testing.T, g *golden) {
 			t.Fatal(err)
 		}
 	}
-	o := Options{Dir: imageDir, FS: img.fs(), SegmentBytes: minSegmentBytes, MaxBytes: 8 * minSegmentBytes, ReserveBytes: -1}
+	o := Options{Dir: imageDir, FS: img.fs(), SegmentBytes: wal.MinSegmentBytes, MaxBytes: 8 * wal.MinSegmentBytes, ReserveBytes: -1}
 	j, rec := open(t, o)
 	if len(rec.Corruptions) > 0 || rec.TornBytes > 0 {
 		t.Fatalf("%s: %+v", dir, rec)
@@ -179,13 +180,13 @@ func TestLaterVersionIsRefused(t *testing.T) {
 	t.Parallel()
 	img, _, _ := makeImage(t)
 	name := img.segments()[1]
-	for page := 0; page < segmentStart; page += pageLen {
+	for page := 0; page < wal.SegmentStart; page += wal.PageLen {
 		h := img[name][page:]
-		h[8] = formatVersion + 1
+		h[8] = wal.FormatVersion + 1
 		putCRC(h)
 	}
 	m := img.fs()
-	if _, _, err := Open(imageOptions(m)); err == nil || !strings.Contains(err.Error(), ErrVersion.Error()) {
+	if _, _, err := Open(imageOptions(m)); err == nil || !strings.Contains(err.Error(), wal.ErrVersion.Error()) {
 		t.Fatalf("opened: %v", err)
 	}
 	if after := imageOf(m); !maps.EqualFunc(after, img, bytes.Equal) {

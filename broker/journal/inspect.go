@@ -27,7 +27,7 @@ type Report struct {
 	// TornBytes is a batch at the very end that is not whole: a crash stopped it, or a live journal is
 	// writing it.
 	TornBytes   int64
-	Corruptions []Corruption
+	Corruptions []wal.Corruption
 	// Steps are those of the wall clock in the batches that were read, the first 1,000 of StepsInAll.
 	Steps      []Step
 	StepsInAll int
@@ -138,7 +138,7 @@ func (in *inspection) headers(l listing) ([]loaded, error) {
 			return nil, err
 		}
 		in.out.Bytes += seg.bytes
-		if seg.state == stateFree {
+		if seg.State == wal.StateFree {
 			continue
 		}
 		segs = append(segs, seg)
@@ -158,8 +158,8 @@ func (in *inspection) headers(l listing) ([]loaded, error) {
 	return segs, nil
 }
 
-func (in *inspection) header(index uint64) (loaded, []Corruption, error) {
-	f, err := in.fs.Open(filepath.Join(in.dir, usedName(index)))
+func (in *inspection) header(index uint64) (loaded, []wal.Corruption, error) {
+	f, err := in.fs.Open(filepath.Join(in.dir, wal.SegmentName(index)))
 	if err != nil {
 		return loaded{}, nil, err
 	}
@@ -169,17 +169,17 @@ func (in *inspection) header(index uint64) (loaded, []Corruption, error) {
 
 // sealedBy returns where segment i ends and its last sequence, if the next segment's header tells.
 func sealedBy(segs []loaded, i int) (end int64, last uint64, ok bool) {
-	if i+1 == len(segs) || segs[i].damaged || segs[i+1].damaged || segs[i+1].prevIndex != segs[i].index {
+	if i+1 == len(segs) || segs[i].damaged || segs[i+1].damaged || segs[i+1].PrevIndex != segs[i].Index {
 		return 0, 0, false
 	}
-	return segs[i+1].prevEnd, segs[i+1].base - 1, true
+	return segs[i+1].PrevEnd, segs[i+1].Base - 1, true
 }
 
 // segment adds segment i to the report, unless it was recycled meanwhile.
 func (in *inspection) segment(segs []loaded, i int, all bool) (gone bool, err error) {
 	s := &segs[i]
 	info := SegmentInfo{
-		Name: s.name, Index: s.index, First: s.base, Last: s.base - 1, Bytes: s.bytes, Created: time.UnixMilli(s.time),
+		Name: s.name, Index: s.Index, First: s.Base, Last: s.Base - 1, Bytes: s.bytes, Created: time.UnixMilli(s.Time),
 	}
 	if s.damaged {
 		info.First, info.Last, info.Created = 0, 0, time.Time{}
@@ -198,31 +198,31 @@ func (in *inspection) segment(segs []loaded, i int, all bool) (gone bool, err er
 		if err != nil || gone {
 			return gone, err
 		}
-		info.Batches, info.Records = res.batches, res.records
+		info.Batches, info.Records = res.Batches, res.Records
 		if !sealed {
-			info.Used, info.Last = res.end, max(res.next-1, res.mark)
+			info.Used, info.Last = res.End, max(res.Next-1, res.Mark)
 		}
-		if sealed && (res.end != end || res.next != last+1) {
-			res.bad = append(res.bad, lostBetween(s.name, res.end, end, res.next, last+1))
+		if sealed && (res.End != end || res.Next != last+1) {
+			res.Bad = append(res.Bad, wal.LostBetween(s.name, res.End, end, res.Next, last+1))
 		}
-		in.out.Corruptions = append(in.out.Corruptions, res.bad...)
+		in.out.Corruptions = append(in.out.Corruptions, res.Bad...)
 	}
 	in.out.Segments = append(in.out.Segments, info)
-	in.out.Epoch = s.epoch
+	in.out.Epoch = s.Epoch
 	return false, nil
 }
 
 // drop takes segments out of the report: when one is recycled, those before it have been too.
 func (in *inspection) drop(segs []loaded) {
 	in.out.Segments, in.out.Steps, in.out.StepsInAll = nil, nil, 0
-	in.out.Corruptions = slices.DeleteFunc(in.out.Corruptions, func(c Corruption) bool {
+	in.out.Corruptions = slices.DeleteFunc(in.out.Corruptions, func(c wal.Corruption) bool {
 		return slices.ContainsFunc(segs, func(s loaded) bool { return s.name == c.File })
 	})
 }
 
 // scan reads the batches of a segment. gone says that it was recycled meanwhile. A stretch counts as bad
 // only if it is bad twice: a live journal may be writing it.
-func (in *inspection) scan(s *loaded, end int64, sealed bool) (res scanned, gone bool, err error) {
+func (in *inspection) scan(s *loaded, end int64, sealed bool) (res wal.Scanned, gone bool, err error) {
 	f, err := in.fs.Open(filepath.Join(in.dir, s.name))
 	if errors.Is(err, fs.ErrNotExist) {
 		return res, true, nil
@@ -231,49 +231,49 @@ func (in *inspection) scan(s *loaded, end int64, sealed bool) (res scanned, gone
 		return res, false, err
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
-	limit := s.size
+	limit := s.Size
 	if sealed {
 		limit = end
 	}
-	var before []Corruption
+	var before []wal.Corruption
 	for range 2 {
-		w := &window{f: f, size: s.bytes, limit: limit, ahead: scanAhead}
+		w := &wal.Window{File: f, Size: s.bytes, Limit: limit, Ahead: scanAhead}
 		steps, inAll := len(in.out.Steps), in.out.StepsInAll
-		if res, err = scan(w, s.name, s.salt, s.base, in.steps); err != nil {
+		if res, err = wal.Scan(w, s.name, s.Salt, s.Base, in.steps); err != nil {
 			return res, false, err
 		}
-		if before == nil && len(res.bad) > 0 { // it is read again
+		if before == nil && len(res.Bad) > 0 { // it is read again
 			in.out.Steps, in.out.StepsInAll = in.out.Steps[:steps], inAll
 		}
 		if !sealed {
-			if in.out.TornBytes, err = torn(w, res.end, s.salt); err != nil {
+			if in.out.TornBytes, err = w.Torn(res.End, s.Salt); err != nil {
 				return res, false, err
 			}
 		}
-		if len(res.bad) == 0 {
+		if len(res.Bad) == 0 {
 			break
 		}
 		if before != nil {
-			res.bad = slices.DeleteFunc(res.bad, func(c Corruption) bool { return !slices.Contains(before, c) })
+			res.Bad = slices.DeleteFunc(res.Bad, func(c wal.Corruption) bool { return !slices.Contains(before, c) })
 		}
-		before = res.bad
+		before = res.Bad
 	}
 	return res, recycledSince(f, s), nil
 }
 
 // steps gathers the steps of the clock in a batch.
-func (in *inspection) steps(h *batchHeader, body []byte) error {
-	if h.flags&message.FlagControl == 0 {
+func (in *inspection) steps(h *wal.BatchHeader, body []byte) error {
+	if message.Flags(h.Flags)&message.FlagControl == 0 {
 		return nil
 	}
 	var dec message.Decoder
 	var rec message.Record
-	return h.eachRecord(body, func(i int, b []byte) error {
+	return h.EachRecord(body, func(i int, b []byte) error {
 		if len(b) == 0 || message.Kind(b[0]) != message.KindClockStep {
 			return nil
 		}
-		seq := h.first + uint64(i) //nolint:gosec // an index
-		if err := dec.Decode(b, h.time, &rec); err != nil {
+		seq := h.First + uint64(i) //nolint:gosec // an index
+		if err := dec.Decode(b, h.Time, &rec); err != nil {
 			return fmt.Errorf("record %d: %w", seq, err)
 		}
 		step, err := rec.ClockStep()
@@ -294,7 +294,7 @@ func (in *inspection) summary() {
 			in.out.First = segs[i].First
 		}
 		if in.out.Last != 0 && segs[i].First > in.out.Last+1 {
-			in.out.Corruptions = append(in.out.Corruptions, Corruption{
+			in.out.Corruptions = append(in.out.Corruptions, wal.Corruption{
 				File: segs[i].Name, First: in.out.Last + 1, Last: segs[i].First - 1, Reason: "what came before this segment is missing",
 			})
 		}
@@ -335,13 +335,13 @@ type dumper struct {
 	rec  message.Record
 }
 
-func (d *dumper) batch(h *batchHeader, body []byte) error {
-	return h.eachRecord(body, func(i int, b []byte) error {
-		seq := h.first + uint64(i) //nolint:gosec // an index
+func (d *dumper) batch(h *wal.BatchHeader, body []byte) error {
+	return h.EachRecord(body, func(i int, b []byte) error {
+		seq := h.First + uint64(i) //nolint:gosec // an index
 		if seq < d.from {
 			return nil
 		}
-		if err := d.dec.Decode(b, h.time, &d.rec); err != nil {
+		if err := d.dec.Decode(b, h.Time, &d.rec); err != nil {
 			return fmt.Errorf("record %d: %w", seq, err)
 		}
 		d.rec.Seq, d.from = seq, seq+1
@@ -350,7 +350,7 @@ func (d *dumper) batch(h *batchHeader, body []byte) error {
 }
 
 // each visits the batches of segment i. gone says that it was recycled meanwhile.
-func (in *inspection) each(segs []loaded, i int, visit func(h *batchHeader, body []byte) error) (gone bool, err error) {
+func (in *inspection) each(segs []loaded, i int, visit func(h *wal.BatchHeader, body []byte) error) (gone bool, err error) {
 	s := &segs[i]
 	f, err := in.fs.Open(filepath.Join(in.dir, s.name))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -360,11 +360,11 @@ func (in *inspection) each(segs []loaded, i int, visit func(h *batchHeader, body
 		return false, err
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
-	w := &window{f: f, size: s.bytes, limit: s.size, ahead: scanAhead}
+	w := &wal.Window{File: f, Size: s.bytes, Limit: s.Size, Ahead: scanAhead}
 	if end, _, sealed := sealedBy(segs, i); sealed {
-		w.limit = end
+		w.Limit = end
 	}
-	if _, err = scan(w, s.name, s.salt, s.base, visit); err != nil {
+	if _, err = wal.Scan(w, s.name, s.Salt, s.Base, visit); err != nil {
 		return false, err
 	}
 	return recycledSince(f, s), nil
@@ -373,7 +373,7 @@ func (in *inspection) each(segs []loaded, i int, visit func(h *batchHeader, body
 // recycledSince says that an open segment has been put to another use since its header was read.
 func recycledSince(f wal.File, s *loaded) bool {
 	now, _, err := readHeader(f)
-	return err == nil && (now.salt != s.salt || now.state == stateFree)
+	return err == nil && (now.Salt != s.Salt || now.State == wal.StateFree)
 }
 
 // Lock keeps the journal in dir from being opened until it is closed. It returns wal.ErrLocked while it is open elsewhere.

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"cellgate/broker/message"
+	"cellgate/broker/wal"
 )
 
 func TestInspectVerifyDump(t *testing.T) {
@@ -29,7 +30,7 @@ func TestInspectVerifyDump(t *testing.T) {
 		records := uint64(0)
 		for _, s := range r.Segments {
 			records += s.Records
-			if s.Created.IsZero() || s.Used <= segmentStart || s.Last < s.First {
+			if s.Created.IsZero() || s.Used <= wal.SegmentStart || s.Last < s.First {
 				t.Fatalf("%s: %+v", name, s)
 			}
 		}
@@ -53,17 +54,17 @@ func TestInspectVerifyDump(t *testing.T) {
 		t.Fatal(err, next)
 	}
 	closeJournal(t, j)
-	name := filepath.Join(o.Dir, usedName(2))
+	name := filepath.Join(o.Dir, wal.SegmentName(2))
 	b, err := os.ReadFile(name)
 	if err != nil {
 		t.Fatal(err)
 	}
-	b[segmentStart+100] ^= 1
+	b[wal.SegmentStart+100] ^= 1
 	if err := os.WriteFile(name, b, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	r, err := Verify(o.Dir)
-	if err != nil || len(r.Corruptions) != 1 || r.Corruptions[0].First == 0 || r.Corruptions[0].File != usedName(2) {
+	if err != nil || len(r.Corruptions) != 1 || r.Corruptions[0].First == 0 || r.Corruptions[0].File != wal.SegmentName(2) {
 		t.Fatalf("%v %+v", err, r.Corruptions)
 	}
 	seen := 0

@@ -130,7 +130,7 @@ func (j *Journal) report(r *Recovery) {
 }
 
 // corrupt reports damage once.
-func (j *Journal) corrupt(c Corruption) {
+func (j *Journal) corrupt(c wal.Corruption) {
 	if j.damage.add(c) {
 		j.metrics.corruptions.Inc()
 		j.log.Error("journal: corruption", slog.String("file", c.File), slog.Int64("offset", c.Offset), slog.Int64("length", c.Length),
@@ -314,7 +314,7 @@ type Stat struct {
 	// Needed tells by consumer the lowest sequence it has not passed.
 	Needed map[string]uint64
 	// Corruptions found since Open, the first 1,000 of them.
-	Corruptions []Corruption
+	Corruptions []wal.Corruption
 }
 
 // Stat returns the journal's state.
@@ -348,13 +348,13 @@ const maxDamage = 1000
 // damageList remembers corruptions, each once however many readers meet it.
 type damageList struct {
 	mu   sync.Mutex
-	list []Corruption
+	list []wal.Corruption
 }
 
-func (d *damageList) add(c Corruption) bool {
+func (d *damageList) add(c wal.Corruption) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	same := func(o Corruption) bool { return o.File == c.File && o.Offset == c.Offset && o.Length == c.Length }
+	same := func(o wal.Corruption) bool { return o.File == c.File && o.Offset == c.Offset && o.Length == c.Length }
 	if len(d.list) >= maxDamage {
 		return !slices.ContainsFunc(d.list, same)
 	}
@@ -365,7 +365,7 @@ func (d *damageList) add(c Corruption) bool {
 	return true
 }
 
-func (d *damageList) all() []Corruption {
+func (d *damageList) all() []wal.Corruption {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return slices.Clone(d.list)

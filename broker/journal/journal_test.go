@@ -440,7 +440,7 @@ func TestTooLarge(t *testing.T) {
 	if _, err := j.Append(recs, nil); !errors.Is(err, ErrTooLarge) || j.Last() != 0 {
 		t.Fatalf("%v, last %d", err, j.Last())
 	}
-	recs[1].Payload = recs[1].Payload[:testSegment-segmentStart-200]
+	recs[1].Payload = recs[1].Payload[:testSegment-wal.SegmentStart-200]
 	last, err := j.Append(recs, nil)
 	if err != nil {
 		t.Fatal(err)

@@ -92,9 +92,9 @@ func (k *keeper) adopt() error {
 		}
 		h, _, err := readHeader(f)
 		if err != nil {
-			h.salt = 0
+			h.Salt = 0
 		}
-		k.push(&spare{file: f, name: path, size: k.segmentBytes, salt: h.salt})
+		k.push(&spare{file: f, name: path, size: k.segmentBytes, salt: h.Salt})
 	}
 	return nil
 }
@@ -107,17 +107,17 @@ func (k *keeper) usable(f wal.File) bool {
 }
 
 // readHeader reads the first header copy that checks.
-func readHeader(f wal.File) (segmentHeader, int64, error) {
-	b := make([]byte, segmentHeaderLen)
-	for page := int64(0); page < segmentStart; page += pageLen {
+func readHeader(f wal.File) (wal.Header, int64, error) {
+	b := make([]byte, wal.HeaderLen)
+	for page := int64(0); page < wal.SegmentStart; page += wal.PageLen {
 		if _, err := f.ReadAt(b, page); err != nil {
-			return segmentHeader{}, 0, err
+			return wal.Header{}, 0, err
 		}
-		if h, err := decodeSegmentHeader(b); err == nil {
+		if h, err := wal.DecodeHeader(b); err == nil {
 			return h, page, nil
 		}
 	}
-	return segmentHeader{}, 0, errBadHeader
+	return wal.Header{}, 0, wal.ErrBadHeader
 }
 
 func (k *keeper) push(s *spare) {
@@ -221,7 +221,7 @@ func (k *keeper) recycle(s *segment) error {
 	if err != nil {
 		return err
 	}
-	h := segmentHeader{state: stateFree, salt: s.salt, epoch: k.epoch, index: s.index, base: s.base, time: s.time, size: s.size}
+	h := wal.Header{State: wal.StateFree, Salt: s.salt, Epoch: k.epoch, Index: s.index, Base: s.base, Time: s.time, Size: s.size}
 	if err := writeHeader(f, &h); err != nil {
 		return errors.Join(err, f.Close())
 	}
@@ -251,8 +251,8 @@ func (k *keeper) recycle(s *segment) error {
 }
 
 // writeHeader writes both copies and syncs them.
-func writeHeader(f wal.File, h *segmentHeader) error {
-	if _, err := f.WriteAt(h.encode(), 0); err != nil {
+func writeHeader(f wal.File, h *wal.Header) error {
+	if _, err := f.WriteAt(h.Encode(), 0); err != nil {
 		return fmt.Errorf("write the segment header: %w", err)
 	}
 	if err := f.SyncData(); err != nil {
@@ -328,5 +328,5 @@ func (k *keeper) close() error {
 func (k *keeper) spareBytes() int64 {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	return int64(len(k.spares)) * (k.segmentBytes - segmentStart)
+	return int64(len(k.spares)) * (k.segmentBytes - wal.SegmentStart)
 }

@@ -99,10 +99,10 @@ func (o *Options) setDefaults() error {
 	setDefault(&o.SegmentAge, DefaultSegmentAge)
 	setDefault(&o.CommitInterval, DefaultCommitInterval)
 	setDefault(&o.BufferBytes, int(min(DefaultBufferBytes, o.SegmentBytes)))
-	if o.SegmentBytes < minSegmentBytes {
-		return fmt.Errorf("journal: segment size %d is below %d bytes", o.SegmentBytes, minSegmentBytes)
+	if o.SegmentBytes < wal.MinSegmentBytes {
+		return fmt.Errorf("journal: segment size %d is below %d bytes", o.SegmentBytes, wal.MinSegmentBytes)
 	}
-	if o.SegmentBytes > maxSegmentBytes {
+	if o.SegmentBytes > wal.MaxSegmentBytes {
 		return fmt.Errorf("journal: segment size %d is above 2 GiB", o.SegmentBytes)
 	}
 	if o.MaxBytes < 3*o.SegmentBytes {

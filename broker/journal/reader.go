@@ -47,7 +47,7 @@ type Reader struct {
 	badFrom int64  // where a stretch begins that does not check and whose end is not known; 0 when none
 	next    uint64 // first sequence that was neither returned nor passed over
 	missing uint64 // unreadable records right before next
-	win     window
+	win     wal.Window
 	dec     message.Decoder
 	batch   Batch
 }
@@ -66,7 +66,7 @@ func (j *Journal) NewReader(from uint64) (*Reader, error) {
 	}
 	r := &Reader{j: j, wake: make(chan struct{}, 1), closed: make(chan struct{}), next: from}
 	r.passed.Store(from - 1)
-	r.win.ahead = readAhead
+	r.win.Ahead = readAhead
 	if err := r.enter(); err != nil && !wal.IsExhausted(err) { // the first read tries again
 		return nil, err
 	}
@@ -96,14 +96,14 @@ func (r *Reader) open(seg *segment) error {
 	if err != nil {
 		return fmt.Errorf("open segment: %w", err)
 	}
-	if err := r.win.reset(f); err != nil {
+	if err := r.win.Reset(f); err != nil {
 		return errors.Join(fmt.Errorf("open segment: %w", err), f.Close())
 	}
 	if r.file != nil {
 		_ = r.file.Close() // it was only read
 		r.bad(r.off, seg.base)
 	}
-	r.seg, r.file, r.off = seg, f, segmentStart
+	r.seg, r.file, r.off = seg, f, wal.SegmentStart
 	r.lose(seg.base)
 	return nil
 }
@@ -112,7 +112,7 @@ func (r *Reader) open(seg *segment) error {
 // behind it.
 func (r *Reader) bad(to int64, next uint64) {
 	if r.badFrom != 0 {
-		r.j.corrupt(lostBetween(filepath.Base(r.seg.name), r.badFrom, to, r.next, next))
+		r.j.corrupt(wal.LostBetween(filepath.Base(r.seg.name), r.badFrom, to, r.next, next))
 		r.badFrom = 0
 	}
 }
@@ -181,7 +181,7 @@ func (r *Reader) TryNextWithin(want message.Flags, passes int) (*Batch, bool, er
 		if !ok || err != nil {
 			return nil, false, err
 		}
-		h, ok, err := r.win.header(r.off, r.seg.salt)
+		h, ok, err := r.win.Header(r.off, r.seg.salt)
 		if err != nil {
 			return nil, false, r.failed(err)
 		}
@@ -191,9 +191,9 @@ func (r *Reader) TryNextWithin(want message.Flags, passes int) (*Batch, bool, er
 			}
 			continue
 		}
-		r.bad(r.off, h.first)
-		r.lose(h.first)
-		if h.next() <= r.next || (want != 0 && h.flags&want == 0) {
+		r.bad(r.off, h.First)
+		r.lose(h.First)
+		if h.Next() <= r.next || (want != 0 && message.Flags(h.Flags)&want == 0) {
 			r.pass(&h)
 			if passes--; passes <= 0 {
 				return nil, false, nil
@@ -223,8 +223,8 @@ func (r *Reader) locate() (bool, error) {
 		}
 	}
 	for {
-		r.win.limit = r.seg.end.Load()
-		if r.off < r.win.limit {
+		r.win.Limit = r.seg.end.Load()
+		if r.off < r.win.Limit {
 			return true, nil
 		}
 		next, last := r.j.table.following(r.seg)
@@ -245,13 +245,13 @@ func (r *Reader) locate() (bool, error) {
 }
 
 // pass goes over a batch by its header.
-func (r *Reader) pass(h *batchHeader) {
-	r.off += h.size()
-	if next := h.next(); next > r.next {
+func (r *Reader) pass(h *wal.BatchHeader) {
+	r.off += h.Size()
+	if next := h.Next(); next > r.next {
 		r.next = next
 		r.passed.Store(next - 1)
 	}
-	r.win.ahead = skipAhead
+	r.win.Ahead = skipAhead
 }
 
 // endOfTail accounts for what the newest segment has lost at its end, when it is one that was recovered and ends with
@@ -265,7 +265,7 @@ func (r *Reader) endOfTail(last uint64) {
 
 // resync goes from a header that does not check to the next good batch, or to the segment's end.
 func (r *Reader) resync() error {
-	at, h, ok, err := r.win.find(r.off+batchAlign, r.seg.salt)
+	at, h, ok, err := r.win.Find(r.off+wal.BatchAlign, r.seg.salt)
 	if err != nil {
 		return err
 	}
@@ -273,30 +273,30 @@ func (r *Reader) resync() error {
 		r.badFrom = r.off
 	}
 	if !ok {
-		r.off = r.win.limit
+		r.off = r.win.Limit
 		return nil
 	}
-	r.bad(at, h.first)
+	r.bad(at, h.First)
 	r.off = at
-	r.lose(h.first)
+	r.lose(h.First)
 	return nil
 }
 
 // decode reads the records of the batch at off. false says that they do not check.
-func (r *Reader) decode(h *batchHeader) (bool, error) {
-	body, ok, err := r.win.body(r.off, h, r.seg.salt)
+func (r *Reader) decode(h *wal.BatchHeader) (bool, error) {
+	body, ok, err := r.win.Body(r.off, h, r.seg.salt)
 	if err != nil {
 		return false, err
 	}
 	if !ok {
-		r.j.corrupt(lostBetween(filepath.Base(r.seg.name), r.off, r.off+h.size(), h.first, h.next()))
-		r.off += h.size()
-		r.lose(h.next())
+		r.j.corrupt(wal.LostBetween(filepath.Base(r.seg.name), r.off, r.off+h.Size(), h.First, h.Next()))
+		r.off += h.Size()
+		r.lose(h.Next())
 		return false, nil
 	}
 	r.batch.Records = r.batch.Records[:0]
-	err = h.eachRecord(body, func(i int, b []byte) error {
-		seq := h.first + uint64(i) //nolint:gosec // an index
+	err = h.EachRecord(body, func(i int, b []byte) error {
+		seq := h.First + uint64(i) //nolint:gosec // an index
 		if seq < r.next {
 			return nil
 		}
@@ -307,7 +307,7 @@ func (r *Reader) decode(h *batchHeader) (bool, error) {
 			r.batch.Records = append(r.batch.Records, message.Record{})
 		}
 		rec := &r.batch.Records[n]
-		if err := r.dec.Decode(b, h.time, rec); err != nil {
+		if err := r.dec.Decode(b, h.Time, rec); err != nil {
 			return fmt.Errorf("record %d: %w", seq, err)
 		}
 		rec.Seq = seq
@@ -316,12 +316,12 @@ func (r *Reader) decode(h *batchHeader) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	r.batch.First, r.batch.Last, r.batch.Missing = r.next, h.next()-1, r.missing
+	r.batch.First, r.batch.Last, r.batch.Missing = r.next, h.Next()-1, r.missing
 	r.missing = 0
-	r.off += h.size()
-	r.next = h.next()
+	r.off += h.Size()
+	r.next = h.Next()
 	r.passed.Store(r.next - 1)
-	r.win.ahead = readAhead
+	r.win.Ahead = readAhead
 	return true, nil
 }
 

@@ -7,7 +7,6 @@ import (
 	"io"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -26,7 +25,7 @@ type Recovery struct {
 	// stopped. It was never durable, and nobody was told that it was.
 	TornBytes int64
 	// Corruptions were found in headers and in the last segment; the others are checked when read.
-	Corruptions []Corruption
+	Corruptions []wal.Corruption
 	// ScannedBytes is how much of the last segment was read.
 	ScannedBytes int64
 	Took         time.Duration
@@ -34,26 +33,11 @@ type Recovery struct {
 
 const (
 	lockName    = "LOCK"
-	usedSuffix  = ".log"
 	sparePrefix = "free-"
-	spareSuffix = ".log"
 	scanAhead   = 1 << 20
 )
 
-func usedName(index uint64) string { return fmt.Sprintf("%016x%s", index, usedSuffix) }
-
-func spareName(n uint64) string { return fmt.Sprintf("%s%016x%s", sparePrefix, n, spareSuffix) }
-
-// parseName returns the number in a name of the journal, and whether the file is a spare one.
-func parseName(name string) (n uint64, spare, ok bool) {
-	hex, spare := strings.CutPrefix(name, sparePrefix)
-	hex, ok = strings.CutSuffix(hex, usedSuffix)
-	if !ok || len(hex) != 16 {
-		return 0, false, false
-	}
-	n, err := strconv.ParseUint(hex, 16, 64)
-	return n, spare, err == nil
-}
+func spareName(n uint64) string { return sparePrefix + wal.SegmentName(n) }
 
 // listing is what a journal directory holds.
 type listing struct {
@@ -68,7 +52,8 @@ func list(fs wal.FS, dir string) (listing, error) {
 	}
 	var l listing
 	for _, name := range names {
-		switch n, spare, ok := parseName(name); {
+		segment, spare := strings.CutPrefix(name, sparePrefix)
+		switch n, ok := wal.ParseName(segment); {
 		case !ok:
 		case spare:
 			l.spares = append(l.spares, n)
@@ -83,7 +68,7 @@ func list(fs wal.FS, dir string) (listing, error) {
 
 // loaded is a segment as its header describes it.
 type loaded struct {
-	segmentHeader
+	wal.Header
 	name    string // base name
 	bytes   int64  // of the file as it is
 	damaged bool
@@ -91,36 +76,36 @@ type loaded struct {
 
 // loadHeader reads both copies of a segment's header. A file that cannot be understood comes back
 // damaged; an error is one of reading, or ErrVersion.
-func loadHeader(f wal.File, index uint64) (loaded, []Corruption, error) {
-	l := loaded{segmentHeader: segmentHeader{index: index}, name: usedName(index)}
+func loadHeader(f wal.File, index uint64) (loaded, []wal.Corruption, error) {
+	l := loaded{Header: wal.Header{Index: index}, name: wal.SegmentName(index)}
 	var err error
 	if l.bytes, err = f.Size(); err != nil {
 		return l, nil, err
 	}
-	b := make([]byte, segmentStart)
+	b := make([]byte, wal.SegmentStart)
 	if _, err := f.ReadAt(b, 0); err != nil && !errors.Is(err, io.EOF) {
 		return l, nil, err
 	}
-	var bad []Corruption
+	var bad []wal.Corruption
 	copies := 0
-	for page := 0; page < segmentStart; page += pageLen {
-		h, err := decodeSegmentHeader(b[page:])
+	for page := 0; page < wal.SegmentStart; page += wal.PageLen {
+		h, err := wal.DecodeHeader(b[page:])
 		switch {
-		case errors.Is(err, ErrVersion):
+		case errors.Is(err, wal.ErrVersion):
 			return l, nil, fmt.Errorf("%s: %w", l.name, err)
-		case err != nil || h.index != index:
-			bad = append(bad, Corruption{File: l.name, Offset: int64(page), Length: segmentHeaderLen, Reason: "header copy does not check"})
-		case copies == 0 || h.state == stateFree: // half marked free is free
-			l.segmentHeader = h
+		case err != nil || h.Index != index:
+			bad = append(bad, wal.Corruption{File: l.name, Offset: int64(page), Length: wal.HeaderLen, Reason: "header copy does not check"})
+		case copies == 0 || h.State == wal.StateFree: // half marked free is free
+			l.Header = h
 			copies++
 		}
 	}
-	l.damaged = len(bad)*pageLen == segmentStart
+	l.damaged = len(bad)*wal.PageLen == wal.SegmentStart
 	if l.damaged {
-		l.size = max(l.bytes, minSegmentBytes)
-		bad = []Corruption{{File: l.name, Length: l.bytes, Reason: "neither header copy checks; its records cannot be found"}}
-	} else if l.bytes < l.size {
-		bad = append(bad, Corruption{File: l.name, Offset: l.bytes, Length: l.size - l.bytes, Reason: "file is cut short"})
+		l.Size = max(l.bytes, wal.MinSegmentBytes)
+		bad = []wal.Corruption{{File: l.name, Length: l.bytes, Reason: "neither header copy checks; its records cannot be found"}}
+	} else if l.bytes < l.Size {
+		bad = append(bad, wal.Corruption{File: l.name, Offset: l.bytes, Length: l.Size - l.bytes, Reason: "file is cut short"})
 	}
 	return l, bad, nil
 }
@@ -163,7 +148,7 @@ func (r *recovery) run() error {
 
 // load reads one segment's header. Files whose recycling was interrupted are removed.
 func (r *recovery) load(index uint64) error {
-	path := filepath.Join(r.dir, usedName(index))
+	path := filepath.Join(r.dir, wal.SegmentName(index))
 	f, err := r.fs.Open(path)
 	if err != nil {
 		return err
@@ -172,7 +157,7 @@ func (r *recovery) load(index uint64) error {
 	if err = errors.Join(err, f.Close()); err != nil {
 		return fmt.Errorf("segment %s: %w", seg.name, err)
 	}
-	if seg.state == stateFree {
+	if seg.State == wal.StateFree {
 		return r.fs.Remove(path)
 	}
 	r.segs = append(r.segs, seg)
@@ -188,11 +173,11 @@ func (r *recovery) checkEpochs() {
 			continue
 		}
 		if r.out.Epoch == 0 {
-			r.out.Epoch = s.epoch
+			r.out.Epoch = s.Epoch
 		}
-		if s.epoch != r.out.Epoch {
+		if s.Epoch != r.out.Epoch {
 			s.damaged = true
-			r.corrupt(Corruption{File: s.name, Length: s.bytes, Reason: "belongs to another journal"})
+			r.corrupt(wal.Corruption{File: s.name, Length: s.bytes, Reason: "belongs to another journal"})
 		}
 	}
 }
@@ -200,15 +185,15 @@ func (r *recovery) checkEpochs() {
 // checkOrder takes a segment for damaged whose header contradicts its neighbours' although it checks.
 func (r *recovery) checkOrder(i int, expected uint64) {
 	s := &r.segs[i]
-	bad := s.base < expected
+	bad := s.Base < expected
 	if i+1 < len(r.segs) && !r.segs[i+1].damaged {
 		next := &r.segs[i+1]
-		bad = bad || next.base < s.base ||
-			(next.prevIndex == s.index && (next.prevEnd < segmentStart || next.prevEnd > s.size))
+		bad = bad || next.Base < s.Base ||
+			(next.PrevIndex == s.Index && (next.PrevEnd < wal.SegmentStart || next.PrevEnd > s.Size))
 	}
 	if bad && !s.damaged {
 		s.damaged = true
-		r.corrupt(Corruption{File: s.name, Length: s.bytes, Reason: "its header contradicts those of its neighbours"})
+		r.corrupt(wal.Corruption{File: s.name, Length: s.bytes, Reason: "its header contradicts those of its neighbours"})
 	}
 }
 
@@ -218,22 +203,22 @@ func (r *recovery) place(i int) error {
 	r.checkOrder(i, expected)
 	s := &r.segs[i]
 	if !s.damaged {
-		r.lastTime = s.time
+		r.lastTime = s.Time
 	}
-	seg := &segment{index: s.index, base: s.base, salt: s.salt, time: s.time, size: s.size, damaged: s.damaged, sealed: true, name: filepath.Join(r.dir, s.name)}
+	seg := &segment{index: s.Index, base: s.Base, salt: s.Salt, time: s.Time, size: s.Size, damaged: s.damaged, sealed: true, name: filepath.Join(r.dir, s.name)}
 	switch {
 	case s.damaged:
 		r.placeDamaged(seg, i, expected)
-	case i+1 < len(r.segs) && r.segs[i+1].prevIndex == s.index && !r.segs[i+1].damaged:
-		seg.end.Store(r.segs[i+1].prevEnd)
-		seg.last = r.segs[i+1].base - 1
+	case i+1 < len(r.segs) && r.segs[i+1].PrevIndex == s.Index && !r.segs[i+1].damaged:
+		seg.end.Store(r.segs[i+1].PrevEnd)
+		seg.last = r.segs[i+1].Base - 1
 	default:
 		if err := r.scan(s, seg, i+1 == len(r.segs)); err != nil {
 			return fmt.Errorf("segment %s: %w", s.name, err)
 		}
 	}
-	if i > 0 && !s.damaged && s.base > expected {
-		r.corrupt(Corruption{File: s.name, First: expected, Last: s.base - 1, Reason: "what came before this segment is missing"})
+	if i > 0 && !s.damaged && s.Base > expected {
+		r.corrupt(wal.Corruption{File: s.name, First: expected, Last: s.Base - 1, Reason: "what came before this segment is missing"})
 	}
 	r.out.Last = max(r.out.Last, seg.last)
 	r.table.list = append(r.table.list, seg)
@@ -246,7 +231,7 @@ func (r *recovery) checkKnown() {
 		return
 	}
 	tail := r.table.list[len(r.table.list)-1]
-	r.corrupt(Corruption{
+	r.corrupt(wal.Corruption{
 		File: filepath.Base(tail.name), Offset: tail.end.Load(), First: r.out.Last + 1, Last: r.knownLast,
 		Reason: "consumers have seen records that are missing",
 	})
@@ -257,16 +242,16 @@ func (r *recovery) checkKnown() {
 // the newest one, as many sequences are skipped as it could have held, so that none is used twice.
 func (r *recovery) placeDamaged(seg *segment, i int, expected uint64) {
 	seg.base = expected
-	seg.end.Store(segmentStart)
+	seg.end.Store(wal.SegmentStart)
 	if i+1 == len(r.segs) {
-		seg.last = seg.base + uint64(max(seg.size, 0))/recordLenBytes //nolint:gosec // not negative
+		seg.last = seg.base + uint64(max(seg.size, 0))/wal.RecordLenBytes //nolint:gosec // not negative
 		return
 	}
 	if next := &r.segs[i+1]; !next.damaged {
 		if i == 0 {
-			seg.base = next.base
+			seg.base = next.Base
 		}
-		seg.last = max(next.base, seg.base) - 1
+		seg.last = max(next.Base, seg.base) - 1
 		return
 	}
 	seg.last = seg.base - 1
@@ -279,53 +264,40 @@ func (r *recovery) scan(s *loaded, seg *segment, newest bool) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
-	w := &window{f: f, size: s.bytes, limit: s.size, ahead: scanAhead}
-	res, err := scan(w, s.name, s.salt, s.base, nil)
+	w := &wal.Window{File: f, Size: s.bytes, Limit: s.Size, Ahead: scanAhead}
+	res, err := wal.Scan(w, s.name, s.Salt, s.Base, nil)
 	if err != nil {
 		return err
 	}
-	r.out.Corruptions = append(r.out.Corruptions, res.bad...)
-	seg.end.Store(res.end)
-	seg.last = max(res.next-1, res.mark)
-	if res.mark >= res.next { // cannot be: mark+1 = first
-		r.corrupt(Corruption{File: s.name, Offset: res.end, First: res.next, Last: res.mark, Reason: "durable records are missing"})
+	r.out.Corruptions = append(r.out.Corruptions, res.Bad...)
+	seg.end.Store(res.End)
+	seg.last = max(res.Next-1, res.Mark)
+	if res.Mark >= res.Next { // cannot be: mark+1 = first
+		r.corrupt(wal.Corruption{File: s.name, Offset: res.End, First: res.Next, Last: res.Mark, Reason: "durable records are missing"})
 	}
-	if res.records > 0 {
-		r.lastTime = res.lastTime
+	if res.Records > 0 {
+		r.lastTime = res.LastTime
 	}
-	r.out.ScannedBytes += res.end
+	r.out.ScannedBytes += res.End
 	if !newest {
 		return nil
 	}
-	if r.out.TornBytes, err = torn(w, res.end, s.salt); err != nil {
+	if r.out.TornBytes, err = w.Torn(res.End, s.Salt); err != nil {
 		return err
 	}
 	return settle(f, &res)
 }
 
-// torn returns the length of the batch that was being written at off, as far as its header tells.
-func torn(w *window, off int64, salt uint32) (int64, error) {
-	b, err := w.at(off, batchHeaderLen)
-	if err != nil {
-		return 0, err
-	}
-	h, ok := decodeBatchHeader(b, salt)
-	if !ok {
-		return 0, nil
-	}
-	return min(h.size(), w.limit-off), nil
-}
-
 // settle makes the recovered end of the newest segment durable. Its last batch may have been written by a
 // process whose fsync failed: the kernel then holds clean pages that are not on disk, and another fsync
 // would succeed without writing them. So the batch, which no mark covers, is written again first.
-func settle(f wal.File, res *scanned) error {
-	if res.tailLen > 0 && res.tailLast > res.mark {
-		b := make([]byte, res.tailLen)
-		if _, err := f.ReadAt(b, res.tailOff); err != nil {
+func settle(f wal.File, res *wal.Scanned) error {
+	if res.TailLen > 0 && res.TailLast > res.Mark {
+		b := make([]byte, res.TailLen)
+		if _, err := f.ReadAt(b, res.TailOff); err != nil {
 			return err
 		}
-		if _, err := f.WriteAt(b, res.tailOff); err != nil {
+		if _, err := f.WriteAt(b, res.TailOff); err != nil {
 			return fmt.Errorf("write the last batch again: %w", err)
 		}
 	}
@@ -335,7 +307,7 @@ func settle(f wal.File, res *scanned) error {
 	return nil
 }
 
-func (r *recovery) corrupt(c Corruption) { r.out.Corruptions = append(r.out.Corruptions, c) }
+func (r *recovery) corrupt(c wal.Corruption) { r.out.Corruptions = append(r.out.Corruptions, c) }
 
 // newEpoch makes an epoch that no other journal of this node has: the time in ms, then 12 random bits.
 func newEpoch(now time.Time, random io.Reader) (uint64, error) {

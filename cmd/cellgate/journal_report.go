@@ -4,21 +4,22 @@ import (
 	"time"
 
 	"cellgate/broker/journal"
+	"cellgate/broker/wal"
 )
 
 // journalReport is a journal's report as `stat --json` and `verify --json` print it.
 type journalReport struct {
-	Dir         string               `json:"dir"`
-	Epoch       uint64               `json:"epoch"`
-	First       uint64               `json:"first"`
-	Last        uint64               `json:"last"`
-	Bytes       int64                `json:"bytes"`
-	Spares      int                  `json:"spares"`
-	TornBytes   int64                `json:"torn_bytes"`
-	Segments    []journalSegment     `json:"segments"`
-	Corruptions []journal.Corruption `json:"corruptions"`
-	Steps       []clockStep          `json:"clock_steps"` // the first 1,000
-	StepsInAll  int                  `json:"clock_steps_total"`
+	Dir         string           `json:"dir"`
+	Epoch       uint64           `json:"epoch"`
+	First       uint64           `json:"first"`
+	Last        uint64           `json:"last"`
+	Bytes       int64            `json:"bytes"`
+	Spares      int              `json:"spares"`
+	TornBytes   int64            `json:"torn_bytes"`
+	Segments    []journalSegment `json:"segments"`
+	Corruptions []wal.Corruption `json:"corruptions"`
+	Steps       []clockStep      `json:"clock_steps"` // the first 1,000
+	StepsInAll  int              `json:"clock_steps_total"`
 }
 
 // clockStep is a step of the gateway's wall clock.
@@ -43,7 +44,7 @@ type journalSegment struct {
 func reportOf(r *journal.Report) journalReport {
 	out := journalReport{
 		Dir: r.Dir, Epoch: r.Epoch, First: r.First, Last: r.Last, Bytes: r.Bytes, Spares: r.Spares, TornBytes: r.TornBytes,
-		Segments: []journalSegment{}, Corruptions: append([]journal.Corruption{}, r.Corruptions...),
+		Segments: []journalSegment{}, Corruptions: append([]wal.Corruption{}, r.Corruptions...),
 		Steps: []clockStep{}, StepsInAll: r.StepsInAll,
 	}
 	for _, s := range r.Steps {

@@ -12,6 +12,7 @@ import (
 
 	"cellgate/broker/journal"
 	"cellgate/broker/message"
+	"cellgate/broker/wal"
 	"cellgate/cmd/cellgate/app"
 	"cellgate/rules/sink"
 )
@@ -103,7 +104,7 @@ func TestPages(t *testing.T) {
 			return printJournal(w, &journal.Report{
 				Dir: "data/journal", Epoch: 7, First: 1, Last: 120345, Bytes: 134217728, Spares: 1, TornBytes: 48,
 				Segments:    []journal.SegmentInfo{{Name: "0000000000000001.log", First: 1, Last: 120345, Bytes: 67108864, Used: 48480123, Created: now, Batches: 1131}},
-				Corruptions: []journal.Corruption{{File: "0000000000000001.log", Offset: 4096, Length: 48, First: 7, Last: 9, Reason: "checksum"}},
+				Corruptions: []wal.Corruption{{File: "0000000000000001.log", Offset: 4096, Length: 48, First: 7, Last: 9, Reason: "checksum"}},
 				Steps:       []journal.Step{{Seq: 1071, ClockStep: message.ClockStep{From: 1_795_208_976_000, To: 1_795_212_576_123}}}, StepsInAll: 1,
 			})
 		},

@@ -34,10 +34,10 @@ var (
 // evaluated are as of E, the other counts as of Cursor; what lies between is in the decision log from LogStart to
 // LogEnd.
 type sinkState struct {
-	Counts   counts   `json:"counts"`
-	Cursor   uint64   `json:"cursor"`
-	LogStart position `json:"log_start"`
-	LogEnd   position `json:"log_end"`
+	Counts   counts       `json:"counts"`
+	Cursor   uint64       `json:"cursor"`
+	LogStart wal.Position `json:"log_start"`
+	LogEnd   wal.Position `json:"log_end"`
 	// Parked records are in front of Cursor and pending: their messages are in the logs of parked destinations.
 	Parked uint64 `json:"parked,omitempty"`
 }
@@ -115,12 +115,12 @@ func (d *Dispatcher) save(s *snapshot) error {
 	began := time.Now()
 	d.unstored = s
 	for _, p := range d.pipelines {
-		if err := p.dlog.sync(); err != nil {
+		if err := p.dlog.Sync(); err != nil {
 			return d.saveFailed(p.dlog, err)
 		}
 	}
 	for _, t := range s.lot.dests {
-		if err := t.dlog.sync(); err != nil {
+		if err := t.dlog.Sync(); err != nil {
 			return d.saveFailed(t.dlog, err)
 		}
 	}
@@ -142,8 +142,8 @@ func (d *Dispatcher) save(s *snapshot) error {
 }
 
 // saveFailed is the error of a log that was not made durable. When its fsync failed, that is the end.
-func (d *Dispatcher) saveFailed(l *decisionLog, err error) error {
-	if l.failed() {
+func (d *Dispatcher) saveFailed(l *wal.Log, err error) error {
+	if l.Failed() {
 		d.die(err)
 	}
 	return err
@@ -165,7 +165,7 @@ func (d *Dispatcher) capture() (*snapshot, error) {
 	s := &snapshot{evaluated: d.evaluated, sinks: make([]sinkState, len(d.pipelines))}
 	for i, p := range d.pipelines {
 		// The log's end is taken here: what the evaluator appends from now on is behind E.
-		s.sinks[i].LogStart, s.sinks[i].LogEnd = p.dlog.start(), p.dlog.end()
+		s.sinks[i].LogStart, s.sinks[i].LogEnd = p.dlog.Start(), p.dlog.End()
 	}
 	s.table, s.entered = d.sets.snapshot()
 	d.captureSinks(s)
@@ -226,7 +226,7 @@ func (d *Dispatcher) release(s *snapshot) {
 			keep = p.readPos
 		}
 		p.mu.Unlock()
-		if err := p.dlog.trim(c, keep); err != nil {
+		if err := p.dlog.Trim(c, keep); err != nil {
 			d.o.Log.Warn("decision log not trimmed", "sink", p.name, "err", err)
 		}
 		d.ageOut(p, c)
@@ -327,7 +327,7 @@ func (d *Dispatcher) restore() error {
 	}
 	for i, p := range d.pipelines {
 		if found, told := p.parked.records, states[i].Parked; found != told {
-			return fmt.Errorf("%w: %s has %d parked records of %s, the checkpoint tells of %d", ErrDecisionLog, d.env.lot.dir, found, p.name, told)
+			return fmt.Errorf("%w: %s has %d parked records of %s, the checkpoint tells of %d", wal.ErrDamaged, d.env.lot.dir, found, p.name, told)
 		}
 	}
 	if foreign && epoch != 0 {
@@ -359,7 +359,7 @@ func (d *Dispatcher) restoreSink(b *statefile.Bucket, name string, s *sinkState)
 func (d *Dispatcher) openOperators(r operatorRange) (err error) {
 	d.state.SetShift(r.Shift)
 	d.operators, err = openOperatorLog(d.o.fs, d.o.OperatorDir, r, d.o.SegmentBytes, d.state)
-	if !errors.Is(err, ErrDecisionLog) {
+	if !errors.Is(err, wal.ErrDamaged) {
 		return err
 	}
 	d.o.Log.Error("what the rules' operators remember of vehicles is damaged; what cannot be read is forgotten, so thresholds, "+
@@ -430,15 +430,15 @@ func (p *pipeline) openLog(fs wal.FS, dir string, epoch uint64, s sinkState, seg
 	if pending == 0 {
 		s.LogEnd.Offset = 0
 	}
-	if p.dlog, err = openDecisionLog(fs, dir, epoch, s.LogStart, s.LogEnd, segmentBytes); err != nil {
+	if p.dlog, err = wal.OpenLog(fs, dir, decisionsOf(p.name, epoch), s.LogStart, s.LogEnd, segmentBytes); err != nil {
 		return err
 	}
-	p.loaded, p.readPos = s.Cursor, p.dlog.start()
+	p.loaded, p.readPos = s.Cursor, p.dlog.Start()
 	if p.oldest, err = p.recount(); err != nil {
 		return err
 	}
 	if p.backlog != pending {
-		return fmt.Errorf("%w: %s has the decisions of %d records, the checkpoint tells of %d", ErrDecisionLog, dir, p.backlog, pending)
+		return fmt.Errorf("%w: %s has the decisions of %d records, the checkpoint tells of %d", wal.ErrDamaged, dir, p.backlog, pending)
 	}
 	return nil
 }
@@ -448,7 +448,7 @@ func (p *pipeline) recount() (first uint64, err error) {
 	pos := p.readPos
 	var ds []rules.Decision
 	for {
-		data, next, ok, err := p.dlog.read(pos)
+		data, next, ok, err := p.dlog.Read(pos)
 		if err != nil {
 			return 0, err
 		}
@@ -474,7 +474,7 @@ func (p *pipeline) recount() (first uint64, err error) {
 				}
 			}
 		}
-		p.dlog.noteLast(next.Segment, last)
+		p.dlog.Note(next.Segment, last)
 		pos = next
 	}
 }

@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"cellgate/broker/wal"
 )
 
 // What is on its way to a destination out of its log: little until it has taken something.
@@ -36,12 +38,12 @@ type destination struct {
 	lowest                map[string]uint64 // lowest sequence by sink
 	lowSet                uint32            // lowest index of a rule set
 	size                  int64             // of the log
-	first, end            position          // of the log
+	first, end            wal.Position      // of the log
 	flying                []*flight         // on their way, in the order of the log
 
 	// run's own; dlog and pos change under the mutex.
-	dlog        *decisionLog
-	pos         position
+	dlog        *wal.Log
+	pos         wal.Position
 	trouble     string // what was logged last
 	flyingBytes int
 	proven      bool // it has taken something
@@ -166,10 +168,10 @@ func (d *destination) write(e *parkedEntry, then func()) error {
 	l := d.l
 	e.number = d.written + 1 // which run alone raises
 	l.buf = e.append(l.buf[:0])
-	if err := d.dlog.append(l.buf, e.number); err != nil {
+	if err := d.dlog.Append(l.buf, e.number); err != nil {
 		return err
 	}
-	size, end := d.dlog.bytes(), d.dlog.end()
+	size, end := d.dlog.Bytes(), d.dlog.End()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	d.size, d.end = size, end
@@ -204,7 +206,7 @@ func (d *destination) open() error {
 	}
 	l := d.l
 	id := l.lastID + 1
-	dlog, err := openDecisionLog(l.fs, l.logDir(id), l.epoch, position{}, position{}, l.limits.segmentBytes())
+	dlog, err := wal.OpenLog(l.fs, l.logDir(id), parkedAt(id, d.key, l.epoch), wal.Position{}, wal.Position{}, l.limits.segmentBytes())
 	if err != nil {
 		return err
 	}
@@ -217,12 +219,17 @@ func (d *destination) open() error {
 
 // adoptLocked gives the destination its log. Nothing asks the log for anything under the lot's mutex, since it may wait for
 // the disk.
-func (d *destination) adoptLocked(id uint64, dlog *decisionLog) {
-	d.id, d.dlog, d.size = id, dlog, dlog.bytes()
-	d.first, d.pos, d.end = dlog.start(), dlog.start(), dlog.end()
+func (d *destination) adoptLocked(id uint64, dlog *wal.Log) {
+	d.id, d.dlog, d.size = id, dlog, dlog.Bytes()
+	d.first, d.pos, d.end = dlog.Start(), dlog.Start(), dlog.End()
 }
 
 func (l *lot) logDir(id uint64) string { return filepath.Join(l.dir, fmt.Sprintf("%016x", id)) }
+
+// parkedAt is the identity of a destination's log.
+func parkedAt(id uint64, k destKey, epoch uint64) wal.Identity {
+	return wal.Identity{Name: fmt.Sprintf("%s/%016x %s", parkedLogs, id, k), Epoch: epoch}
+}
 
 // send hands over what the log has and the window allows.
 func (d *destination) send() {
@@ -230,7 +237,7 @@ func (d *destination) send() {
 		return
 	}
 	for d.space() {
-		data, next, ok, err := d.dlog.read(d.pos)
+		data, next, ok, err := d.dlog.Read(d.pos)
 		var e parkedEntry
 		if err == nil && ok {
 			e, err = readParked(slices.Clone(data), &d.l.decoder)
@@ -252,7 +259,7 @@ func (d *destination) send() {
 }
 
 // passTo moves the place in the log.
-func (d *destination) passTo(pos position) {
+func (d *destination) passTo(pos wal.Position) {
 	d.l.mu.Lock()
 	defer d.l.mu.Unlock()
 	d.pos = pos

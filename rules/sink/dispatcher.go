@@ -204,11 +204,11 @@ func (d *Dispatcher) stopWorkers() {
 func (d *Dispatcher) closeLogs() {
 	for _, p := range d.pipelines {
 		if p.dlog != nil {
-			p.dlog.close()
+			p.dlog.Close()
 		}
 	}
 	if d.operators != nil {
-		d.operators.log.close()
+		d.operators.log.Close()
 	}
 	d.env.lot.close()
 }

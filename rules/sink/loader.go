@@ -71,7 +71,7 @@ func (l *loader) step(ctx context.Context) (bool, error) {
 	if !ready {
 		return false, nil
 	}
-	data, next, ok, err := p.dlog.read(pos)
+	data, next, ok, err := p.dlog.Read(pos)
 	if err != nil || !ok {
 		return false, err
 	}

@@ -344,11 +344,11 @@ func (l *lot) close() {
 	defer l.mu.Unlock()
 	for _, d := range l.dests {
 		if d.dlog != nil {
-			d.dlog.close()
+			d.dlog.Close()
 		}
 	}
 	for _, d := range l.ended {
-		d.dlog.close()
+		d.dlog.Close()
 	}
 	l.ended = nil
 }

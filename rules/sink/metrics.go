@@ -78,7 +78,7 @@ func (d *Dispatcher) readings() *metric.Readings {
 		}
 		to.Gauge(vins, float64(d.vins.Load()))
 		to.Gauge(maxVINs, float64(d.o.State.MaxVINs))
-		to.Gauge(stateBytes, float64(d.operators.log.bytes()))
+		to.Gauge(stateBytes, float64(d.operators.log.Bytes()))
 		to.Gauge(removed, float64(d.removed.Load()))
 		for _, l := range d.Lag() {
 			to.Gauge(lag, float64(l.Messages), l.Sink)

@@ -20,11 +20,12 @@ import (
 //
 // It belongs to the checkpoint.
 type operatorLog struct {
-	log   *decisionLog
-	begin position // the last state of every VIN is behind it
+	log          *wal.Log
+	segmentBytes int64
+	begin        wal.Position // the last state of every VIN is behind it
 	// The round at hand: where it began, and the shard that comes next.
 	rewriting bool
-	round     position
+	round     wal.Position
 	next      int
 	// All that was read or taken, for the size of what is in state.
 	vins, bytes int64
@@ -32,38 +33,38 @@ type operatorLog struct {
 
 // operatorRange is what a checkpoint tells of the operator log. The zero value is a log without anything.
 type operatorRange struct {
-	Start position `json:"start"`
-	End   position `json:"end"`
+	Start wal.Position `json:"start"`
+	End   wal.Position `json:"end"`
 	// Shift is rules.State.Shift.
 	Shift int64 `json:"shift,omitempty"`
 }
 
 // operatorState is what a checkpoint adds to the operator log.
 type operatorState struct {
-	blocks [][]byte // what is not appended yet
-	start  position // where the log begins once they are durable
+	blocks [][]byte     // what is not appended yet
+	start  wal.Position // where the log begins once they are durable
 	shift  int64
 }
 
 // blockBytes is the size of a block, but for the last VIN's state.
 const blockBytes = 64 << 10
 
-// openOperatorLog opens the log and puts what it holds into state. An error that wraps ErrDecisionLog is about damage; what
+// openOperatorLog opens the log and puts what it holds into state. An error that wraps wal.ErrDamaged is about damage; what
 // could be read before it is in state.
 func openOperatorLog(fs wal.FS, dir string, r operatorRange, segmentBytes int64, state *rules.State) (*operatorLog, error) {
-	log, err := openDecisionLog(fs, dir, 0, r.Start, r.End, segmentBytes)
+	log, err := wal.OpenLog(fs, dir, wal.Identity{Name: "operators"}, r.Start, r.End, segmentBytes)
 	if err != nil {
 		return nil, err
 	}
-	o := &operatorLog{log: log, begin: log.start()}
+	o := &operatorLog{log: log, segmentBytes: segmentBytes, begin: log.Start()}
 	if r.End.Offset > 0 {
 		o.begin = r.Start
-		if first := log.start().Segment; first != r.Start.Segment {
-			err = fmt.Errorf("%w: %s begins with segment %016x, the checkpoint says %016x", ErrDecisionLog, dir, first, r.Start.Segment)
+		if first := log.Start().Segment; first != r.Start.Segment {
+			err = fmt.Errorf("%w: %s begins with segment %016x, the checkpoint says %016x", wal.ErrDamaged, dir, first, r.Start.Segment)
 		}
 	}
 	if err = errors.Join(err, o.load(state)); err != nil {
-		log.close()
+		log.Close()
 		return nil, err
 	}
 	return o, nil
@@ -72,17 +73,17 @@ func openOperatorLog(fs wal.FS, dir string, r operatorRange, segmentBytes int64,
 // load reads the log from its beginning, or from the first segment that there is.
 func (o *operatorLog) load(state *rules.State) error {
 	pos := o.begin
-	if first := o.log.start(); pos.Segment < first.Segment {
+	if first := o.log.Start(); pos.Segment < first.Segment {
 		pos = first
 	}
 	for {
-		data, next, ok, err := o.log.read(pos)
+		data, next, ok, err := o.log.Read(pos)
 		if err != nil || !ok {
-			o.log.closeReader()
+			o.log.CloseReader()
 			return err
 		}
 		if err := o.block(data, state); err != nil {
-			return fmt.Errorf("%w: %s: %w", ErrDecisionLog, o.log.path(next.Segment), err)
+			return o.log.Damage(pos, err)
 		}
 		pos = next
 	}
@@ -142,10 +143,10 @@ func (o *operatorLog) turn(state *rules.State) {
 	}
 	if !o.rewriting {
 		live := int64(vins) * o.bytes / max(1, o.vins)
-		if o.log.bytes() < 2*live+o.log.segmentBytes {
+		if o.log.Bytes() < 2*live+o.segmentBytes {
 			return
 		}
-		o.rewriting, o.round, o.next = true, o.log.end(), 0
+		o.rewriting, o.round, o.next = true, o.log.End(), 0
 	}
 	for n := 1 + rules.Shards*changed/max(1, vins); n > 0 && o.next < rules.Shards; n-- {
 		state.MarkChanged(o.next)
@@ -156,12 +157,12 @@ func (o *operatorLog) turn(state *rules.State) {
 // save makes durable what was taken. When it fails it may be called again.
 func (o *operatorLog) save(s *operatorState, seq uint64) (operatorRange, error) {
 	for len(s.blocks) > 0 {
-		if err := o.log.append(s.blocks[0], seq); err != nil {
+		if err := o.log.Append(s.blocks[0], seq); err != nil {
 			return operatorRange{}, err
 		}
 		s.blocks = s.blocks[1:]
 	}
-	return operatorRange{s.start, o.log.end(), s.shift}, o.log.sync()
+	return operatorRange{s.start, o.log.End(), s.shift}, o.log.Sync()
 }
 
 // stored is told that a checkpoint names the range that save has returned.
@@ -169,13 +170,5 @@ func (o *operatorLog) stored(r operatorRange) error {
 	if o.begin = r.Start; o.next == rules.Shards {
 		o.rewriting, o.next = false, 0
 	}
-	return o.log.trim(math.MaxUint64, o.begin)
-}
-
-// closeReader lets go of the file that was read last.
-func (l *decisionLog) closeReader() {
-	if l.reader != nil {
-		_ = l.reader.Close()
-	}
-	l.reader, l.readBuffer = nil, nil
+	return o.log.Trim(math.MaxUint64, o.begin)
 }

@@ -11,6 +11,7 @@ import (
 
 	"cellgate/broker/message"
 	"cellgate/broker/statefile"
+	"cellgate/broker/wal"
 	"cellgate/rules"
 	"cellgate/rules/sink"
 	"cellgate/rules/sink/sinktest"
@@ -343,7 +344,7 @@ func TestDamagedLogsOfParkedDestinationsAreRepaired(t *testing.T) {
 			epoch := r.Journal.Epoch()
 			r.Kill()
 			harm(t, filepath.Join(r.Dir(), "decisions", "parked"))
-			if err := r.TryOpen(); !errors.Is(err, sink.ErrDecisionLog) {
+			if err := r.TryOpen(); !errors.Is(err, wal.ErrDamaged) {
 				t.Fatal(err)
 			}
 			lost := repairParked(t, r.Dir(), epoch)

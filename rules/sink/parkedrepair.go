@@ -51,7 +51,7 @@ func checkParked(db *statefile.DB, dir string, epoch uint64, sinks []loggedSink)
 			return nil
 		})
 		if err == nil && last != s.Written {
-			err = fmt.Errorf("%w: %s has its entries up to %d, the checkpoint tells of %d", ErrDecisionLog, c.logDir(s), last, s.Written)
+			err = fmt.Errorf("%w: %s has its entries up to %d, the checkpoint tells of %d", wal.ErrDamaged, c.logDir(s), last, s.Written)
 		}
 		c.err = cmpErr(c.err, err)
 		if readErr != nil {
@@ -60,7 +60,7 @@ func checkParked(db *statefile.DB, dir string, epoch uint64, sinks []loggedSink)
 	}
 	for _, s := range sinks {
 		if c.found[s.name] != s.Parked {
-			c.err = cmpErr(c.err, fmt.Errorf("%w: %d parked records of %s are there, the checkpoint tells of %d", ErrDecisionLog, c.found[s.name], s.name, s.Parked))
+			c.err = cmpErr(c.err, fmt.Errorf("%w: %d parked records of %s are there, the checkpoint tells of %d", wal.ErrDamaged, c.found[s.name], s.name, s.Parked))
 		}
 	}
 	return c, nil
@@ -78,38 +78,31 @@ func (c *parkedCheck) logDir(s *parkedState) string {
 	return filepath.Join(c.dir, fmt.Sprintf("%016x", s.ID))
 }
 
+func (c *parkedCheck) identity(s *parkedState) wal.Identity {
+	return parkedAt(s.ID, destKey{s.Sink, s.Name}, c.epoch)
+}
+
 // open opens a log as New does.
 func (c *parkedCheck) open(s *parkedState) error {
-	l, err := openDecisionLog(lookOnly{wal.OS{Perm: filePerm}}, c.logDir(s), c.epoch, s.LogStart, s.LogEnd, maxChunk)
+	l, err := wal.OpenLog(lookOnly{wal.OS{}}, c.logDir(s), c.identity(s), s.LogStart, s.LogEnd, repairSegmentBytes)
 	if l != nil {
-		l.close()
+		l.Close()
 	}
 	return err
 }
 
 // read calls fn with every entry that can be read and is not settled.
 func (c *parkedCheck) read(s *parkedState, fn func(e *parkedEntry) error) error {
-	l := decisionLog{fs: lookOnly{wal.OS{Perm: filePerm}}, dir: c.logDir(s), epoch: c.epoch}
-	numbers, err := l.list()
-	if err != nil {
-		return nil //nolint:nilerr // what cannot be read is what is lost
-	}
 	var decoder message.Decoder
 	last := s.Cursor
-	for _, n := range numbers {
-		err := l.frames(n, func(data []byte) error {
-			e, err := readParked(data, &decoder)
-			if err != nil || e.number <= last || e.number > s.Written {
-				return nil //nolint:nilerr // what cannot be read is what is lost
-			}
-			last = e.number
-			return fn(&e)
-		})
-		if err != nil {
-			return err
+	return wal.Salvage(wal.OS{}, c.logDir(s), c.identity(s), func(data []byte) error {
+		e, err := readParked(data, &decoder)
+		if err != nil || e.number <= last || e.number > s.Written {
+			return nil //nolint:nilerr // what cannot be read is what is lost
 		}
-	}
-	return nil
+		last = e.number
+		return fn(&e)
+	})
 }
 
 // count counts the record of an entry, if its sink's cursor has passed it.
@@ -182,20 +175,20 @@ func (c *parkedCheck) repair(db *statefile.DB, backup string) (lost uint64, err 
 func (c *parkedCheck) copyLog(s *parkedState, made string) (parkedState, error) {
 	out := *s
 	dir := filepath.Join(made, fmt.Sprintf("%016x", s.ID))
-	l, err := openDecisionLog(wal.OS{Perm: filePerm}, dir, c.epoch, position{}, position{Segment: s.LogEnd.Segment}, 8<<20)
+	l, err := wal.OpenLog(wal.OS{Perm: filePerm}, dir, c.identity(s), wal.Position{}, wal.Position{Segment: s.LogEnd.Segment}, repairSegmentBytes)
 	if err != nil {
 		return out, err
 	}
-	defer l.close()
+	defer l.Close()
 	out.Cursor, out.Written = 0, 0
 	err = c.read(s, func(e *parkedEntry) error {
 		out.Written++
 		e.number = out.Written
-		return l.append(e.append(nil), e.number)
+		return l.Append(e.append(nil), e.number)
 	})
 	if err == nil {
-		err = l.sync()
+		err = l.Sync()
 	}
-	out.LogStart, out.LogEnd = l.start(), l.end()
+	out.LogStart, out.LogEnd = l.Start(), l.End()
 	return out, err
 }

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"cellgate/broker/statefile"
+	"cellgate/broker/wal"
 )
 
 var (
@@ -22,16 +23,16 @@ var (
 
 // parkedState is what a checkpoint keeps of a parked destination.
 type parkedState struct {
-	ID       uint64   `json:"id"` // of the log's directory
-	Sink     string   `json:"sink"`
-	Name     string   `json:"name"`
-	Why      string   `json:"why"`
-	Missing  bool     `json:"missing"`
-	Since    int64    `json:"since"`   // ms since the Unix epoch
-	Cursor   uint64   `json:"cursor"`  // number of the last entry that is settled
-	Written  uint64   `json:"written"` // and of the last there is
-	LogStart position `json:"log_start"`
-	LogEnd   position `json:"log_end"`
+	ID       uint64       `json:"id"` // of the log's directory
+	Sink     string       `json:"sink"`
+	Name     string       `json:"name"`
+	Why      string       `json:"why"`
+	Missing  bool         `json:"missing"`
+	Since    int64        `json:"since"`   // ms since the Unix epoch
+	Cursor   uint64       `json:"cursor"`  // number of the last entry that is settled
+	Written  uint64       `json:"written"` // and of the last there is
+	LogStart wal.Position `json:"log_start"`
+	LogEnd   wal.Position `json:"log_end"`
 }
 
 // lotSnapshot is the lot at a boundary.
@@ -107,10 +108,10 @@ func (l *lot) release(s *lotSnapshot) {
 			keep = d.pos
 		}
 		l.mu.Unlock()
-		if err := d.dlog.trim(st.Cursor, keep); err != nil {
+		if err := d.dlog.Trim(st.Cursor, keep); err != nil {
 			l.log.Warn("log of a parked destination not trimmed", "destination", d.key.String(), "err", err)
 		}
-		size, first := d.dlog.bytes(), d.dlog.start()
+		size, first := d.dlog.Bytes(), d.dlog.Start()
 		l.mu.Lock()
 		d.size, d.first = size, first
 		l.mu.Unlock()
@@ -119,7 +120,7 @@ func (l *lot) release(s *lotSnapshot) {
 		l.mu.Lock()
 		l.ended = slices.DeleteFunc(l.ended, func(o *destination) bool { return o == d })
 		l.mu.Unlock()
-		d.dlog.close()
+		d.dlog.Close()
 		if err := l.remove(d.id); err != nil {
 			l.log.Warn("log of a parked destination not removed", "destination", d.key.String(), "err", err)
 		}
@@ -203,11 +204,11 @@ func (l *lot) removeStrangers(states []parkedState) error {
 
 func (l *lot) restoreLog(s *parkedState) error {
 	l.lastID = max(l.lastID, s.ID)
-	dlog, err := openDecisionLog(l.fs, l.logDir(s.ID), l.epoch, s.LogStart, s.LogEnd, l.limits.segmentBytes())
+	k := destKey{s.Sink, s.Name}
+	dlog, err := wal.OpenLog(l.fs, l.logDir(s.ID), parkedAt(s.ID, k, l.epoch), s.LogStart, s.LogEnd, l.limits.segmentBytes())
 	if err != nil {
 		return err
 	}
-	k := destKey{s.Sink, s.Name}
 	d := &destination{
 		l: l, via: l.env.byName[s.Sink], key: k, why: s.Why, missing: s.Missing, since: time.UnixMilli(s.Since),
 		cursor: s.Cursor, read: s.Cursor, written: s.Cursor,
@@ -222,7 +223,7 @@ func (l *lot) restoreLog(s *parkedState) error {
 		return err
 	}
 	if d.written != s.Written {
-		return fmt.Errorf("%w: %s ends with entry %d, the checkpoint says %d", ErrDecisionLog, dlog.dir, d.written, s.Written)
+		return fmt.Errorf("%w: %s ends with entry %d, the checkpoint says %d", wal.ErrDamaged, dlog.Dir(), d.written, s.Written)
 	}
 	return nil
 }
@@ -232,22 +233,22 @@ func (l *lot) restoreLog(s *parkedState) error {
 func (d *destination) recount() error {
 	pos := d.pos
 	for {
-		data, next, ok, err := d.dlog.read(pos)
+		data, next, ok, err := d.dlog.Read(pos)
 		if err != nil || !ok {
 			return err
 		}
 		e, err := readParked(data, &d.l.decoder)
 		if err != nil {
-			return d.dlog.damage(pos, err)
+			return d.dlog.Damage(pos, err)
 		}
-		d.dlog.noteLast(next.Segment, e.number)
+		d.dlog.Note(next.Segment, e.number)
 		pos = next
 		if e.number <= d.cursor {
 			d.pos = next
 			continue
 		}
 		if e.number != d.written+1 {
-			return d.dlog.damage(d.pos, fmt.Errorf("entry %d comes after %d", e.number, d.written))
+			return d.dlog.Damage(d.pos, fmt.Errorf("entry %d comes after %d", e.number, d.written))
 		}
 		d.noteLocked(&e)
 		p := d.l.env.byName[e.sink]

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"cellgate/broker/message"
+	"cellgate/broker/wal"
 	"cellgate/rules"
 )
 
@@ -47,7 +48,7 @@ type pipeline struct {
 	name   string
 	limits Limits
 	policy WhenFull
-	dlog   *decisionLog
+	dlog   *wal.Log
 	// ageOutBytes is how much of the journal the sink may hold back under AgeOut.
 	ageOutBytes int64
 	env         *environment
@@ -76,7 +77,7 @@ type pipeline struct {
 	stuckSince time.Time
 	loaded     uint64 // highest record handed over or passed over
 	evaluated  uint64 // E, as far as this pipeline has been told
-	readPos    position
+	readPos    wal.Position
 	now        counts // as of this moment
 	settled    counts // as of the cursor: only Delivered, DeadLettered and Dropped
 	damage     error  // the decision log cannot be read
@@ -241,8 +242,8 @@ func (p *pipeline) logChunk() error {
 	if err := p.logMem(); err != nil {
 		return err
 	}
-	start := p.dlog.end()
-	if err := p.dlog.append(p.cw.data, p.cw.last); err != nil {
+	start := p.dlog.End()
+	if err := p.dlog.Append(p.cw.data, p.cw.last); err != nil {
 		return err
 	}
 	p.cw.reset()
@@ -265,7 +266,7 @@ func (p *pipeline) logMem() error {
 	done := 0
 	var err error
 	for ; done < len(mem) && err == nil; done++ {
-		if err = p.dlog.append(mem[done].data, mem[done].last); err != nil {
+		if err = p.dlog.Append(mem[done].data, mem[done].last); err != nil {
 			break
 		}
 	}

@@ -18,6 +18,7 @@ import (
 
 	"cellgate/broker/journal"
 	"cellgate/broker/message"
+	"cellgate/broker/wal"
 	"cellgate/broker/wal/waltest"
 	"cellgate/rules/sink"
 	"cellgate/rules/sink/sinktest"
@@ -372,7 +373,7 @@ func TestPowerLossIsNoticed(t *testing.T) {
 			for seed := uint64(1); err == nil && seed <= 40; seed++ {
 				err = newPower(t, seed, 100, forget).workload()
 			}
-			if !errors.Is(err, errLost) && !errors.Is(err, sink.ErrDecisionLog) {
+			if !errors.Is(err, errLost) && !errors.Is(err, wal.ErrDamaged) {
 				t.Fatalf("decision logs whose syncs do nothing pass the power-loss test: %v", err)
 			}
 			t.Log(err)

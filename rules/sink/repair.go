@@ -1,10 +1,8 @@
 package sink
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
-	"hash/crc32"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -12,6 +10,9 @@ import (
 	"cellgate/broker/statefile"
 	"cellgate/broker/wal"
 )
+
+// repairSegmentBytes is the size of the segments that a repair writes.
+const repairSegmentBytes = 8 << 20
 
 // LogDamage is a decision log that New would refuse: it does not have what the last checkpoint tells of.
 type LogDamage struct {
@@ -103,36 +104,31 @@ func logStates(db *statefile.DB, epoch uint64) (states []loggedSink, evaluated u
 // check opens the log as New does.
 func (s *loggedSink) check(dir string, epoch uint64) error {
 	p := pipeline{name: s.name}
-	err := p.openLog(lookOnly{wal.OS{Perm: filePerm}}, filepath.Join(dir, s.name), epoch, s.sinkState, maxChunk)
+	err := p.openLog(lookOnly{wal.OS{Perm: filePerm}}, filepath.Join(dir, s.name), epoch, s.sinkState, repairSegmentBytes)
 	if p.dlog != nil {
-		p.dlog.close()
+		p.dlog.Close()
 	}
 	return err
+}
+
+// decisionsOf is the identity of a sink's decision log.
+func decisionsOf(sink string, epoch uint64) wal.Identity {
+	return wal.Identity{Name: "decisions/" + sink, Epoch: epoch}
 }
 
 // salvage calls fn with every chunk that can be read and may be among those that the checkpoint tells of, and returns
 // how many pending records are in them.
 func (s *loggedSink) salvage(dir string, epoch, evaluated uint64, fn func(data []byte, last uint64) error) (records uint64, err error) {
-	l := decisionLog{fs: lookOnly{wal.OS{Perm: filePerm}}, dir: dir, epoch: epoch}
-	numbers, err := l.list()
-	if err != nil {
-		return 0, nil //nolint:nilerr // what cannot be read is what is lost
-	}
 	newest := uint64(0)
-	for _, n := range numbers {
-		err := l.frames(n, func(data []byte) error {
-			first, last, pending, err := span(data, s.Cursor)
-			if err != nil || first <= newest || last > evaluated {
-				return nil //nolint:nilerr // what cannot be read is what is lost
-			}
-			newest, records = last, records+pending
-			return fn(data, last)
-		})
-		if err != nil {
-			return records, err
+	err = wal.Salvage(wal.OS{}, dir, decisionsOf(s.name, epoch), func(data []byte) error {
+		first, last, pending, err := span(data, s.Cursor)
+		if err != nil || first <= newest || last > evaluated {
+			return nil //nolint:nilerr // what cannot be read is what is lost
 		}
-	}
-	return records, nil
+		newest, records = last, records+pending
+		return fn(data, last)
+	})
+	return records, err
 }
 
 // span returns the first and the last record of a chunk, and how many of its records are behind cursor.
@@ -154,48 +150,19 @@ func span(data []byte, cursor uint64) (first, last, behind uint64, err error) {
 	}
 }
 
-// frames calls fn with every frame of a segment that can be read, wherever the damage is: a frame whose content is damaged
-// is passed over by its length, and behind a length that cannot be nothing is found any more. A segment of another
-// journal has none.
-func (l *decisionLog) frames(n uint64, fn func(data []byte) error) error {
-	b, err := os.ReadFile(l.path(n))
-	if err != nil || len(b) < segmentHeader {
-		return nil //nolint:nilerr // what cannot be read is what is lost
-	}
-	whole := string(b[:len(logMagic)]) == logMagic && binary.LittleEndian.Uint32(b[40:]) == crc32.Checksum(b[:40], castagnoli)
-	if whole && binary.LittleEndian.Uint64(b[32:]) != l.epoch {
-		return nil
-	}
-	for b = b[segmentHeader:]; len(b) >= frameHeader; {
-		size := int64(binary.LittleEndian.Uint32(b))
-		sum := binary.LittleEndian.Uint32(b[4:])
-		if b = b[frameHeader:]; size > int64(len(b)) {
-			return nil
-		}
-		data := b[:size]
-		if b = b[size:]; size == 0 || crc32.Checksum(data, castagnoli) != sum {
-			continue
-		}
-		if err := fn(data); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
 func (s *loggedSink) repair(db *statefile.DB, dir, backup string, epoch, evaluated uint64) (lost uint64, err error) {
 	log, made := filepath.Join(dir, s.name), filepath.Join(dir, s.name+".repaired")
 	if err := os.RemoveAll(made); err != nil {
 		return 0, err
 	}
-	l, err := openDecisionLog(wal.OS{Perm: filePerm}, made, epoch, position{}, position{Segment: s.LogEnd.Segment}, 8<<20)
+	l, err := wal.OpenLog(wal.OS{Perm: filePerm}, made, decisionsOf(s.name, epoch), wal.Position{}, wal.Position{Segment: s.LogEnd.Segment}, repairSegmentBytes)
 	if err != nil {
 		return 0, err
 	}
-	defer l.close()
-	kept, err := s.salvage(log, epoch, evaluated, l.append)
+	defer l.Close()
+	kept, err := s.salvage(log, epoch, evaluated, l.Append)
 	if err == nil {
-		err = l.sync()
+		err = l.Sync()
 	}
 	if err != nil {
 		return 0, err
@@ -207,7 +174,7 @@ func (s *loggedSink) repair(db *statefile.DB, dir, backup string, epoch, evaluat
 	pending := s.logged()
 	lost = pending - min(kept, pending)
 	s.Counts.add(dropped, DecisionsLost, lost)
-	s.LogStart, s.LogEnd = l.start(), l.end()
+	s.LogStart, s.LogEnd = l.Start(), l.End()
 	return lost, db.Update(func(tx *statefile.Tx) error {
 		return putJSON(tx.Bucket(bucketDispatch).Bucket(bucketSinks), []byte(s.name), s.sinkState)
 	})

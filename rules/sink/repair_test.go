@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"cellgate/broker/statefile"
+	"cellgate/broker/wal"
 	"cellgate/rules/sink"
 )
 
@@ -98,7 +99,7 @@ func TestADeletedDecisionLogTakesNoCheckpoint(t *testing.T) {
 	r.Publish(0, 500)
 	r.Await(func() bool { return r.Ledger("kafka").Pending == 500 })
 	for range 2 {
-		if err := r.Dispatcher.Checkpoint(); !errors.Is(err, sink.ErrDecisionLog) {
+		if err := r.Dispatcher.Checkpoint(); !errors.Is(err, wal.ErrDamaged) {
 			t.Fatal(err)
 		}
 	}

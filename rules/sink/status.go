@@ -66,7 +66,7 @@ func (d *Dispatcher) lag(p *pipeline) SinkLag {
 		p.stuckSince = time.Time{}
 	}
 	p.mu.Unlock()
-	l.LogBytes = p.dlog.bytes()
+	l.LogBytes = p.dlog.Bytes()
 	return l
 }
 

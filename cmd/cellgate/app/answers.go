@@ -4,7 +4,7 @@ import (
 	"time"
 
 	"cellgate/broker/command"
-	"cellgate/broker/journal"
+	"cellgate/broker/wal"
 	"cellgate/rules"
 	"cellgate/rules/sink"
 	"cellgate/rules/sink/remote"
@@ -39,16 +39,16 @@ type Status struct {
 
 // JournalStatus is what the journal holds, and for whom.
 type JournalStatus struct {
-	Epoch       uint64               `json:"epoch"`
-	First       uint64               `json:"first"`   // sequence of the oldest record kept
-	Durable     uint64               `json:"durable"` // sequence of the newest record on disk
-	Bytes       int64                `json:"bytes"`
-	MaxBytes    int64                `json:"max_bytes"`
-	Oldest      time.Time            `json:"oldest,omitzero"`
-	Needed      map[string]uint64    `json:"needed,omitempty"` // by consumer, the oldest sequence it still needs
-	Full        string               `json:"full,omitempty"`   // why nothing can be accepted
-	DroppedQoS0 uint64               `json:"dropped_qos0"`     // for want of room, since the start
-	Corruptions []journal.Corruption `json:"corruptions,omitempty"`
+	Epoch       uint64            `json:"epoch"`
+	First       uint64            `json:"first"`   // sequence of the oldest record kept
+	Durable     uint64            `json:"durable"` // sequence of the newest record on disk
+	Bytes       int64             `json:"bytes"`
+	MaxBytes    int64             `json:"max_bytes"`
+	Oldest      time.Time         `json:"oldest,omitzero"`
+	Needed      map[string]uint64 `json:"needed,omitempty"` // by consumer, the oldest sequence it still needs
+	Full        string            `json:"full,omitempty"`   // why nothing can be accepted
+	DroppedQoS0 uint64            `json:"dropped_qos0"`     // for want of room, since the start
+	Corruptions []wal.Corruption  `json:"corruptions,omitempty"`
 }
 
 // RulesStatus says which rule set is in force, and why the files are not if they are not.

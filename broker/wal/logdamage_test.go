@@ -1,51 +1,43 @@
-package sink
+package wal_test
 
 import (
 	"bytes"
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"os"
-	"path/filepath"
 	"slices"
 	"testing"
 
 	"cellgate/broker/wal"
+	"cellgate/broker/wal/waltest"
 )
 
 // damagedLog is a decision log as a checkpoint left it: several segments, the last one with chunks behind the
 // checkpoint that a crash did not take back.
 type damagedLog struct {
-	dir        string
-	start, end position
+	start, end wal.Position
 	want       [][]byte // the chunks that the checkpoint names
 	files      map[string][]byte
 }
 
 func newDamagedLog(t *testing.T) *damagedLog {
 	t.Helper()
-	d := &damagedLog{dir: t.TempDir(), files: map[string][]byte{}}
-	l := openLog(t, d.dir, position{}, position{})
-	d.want = fill(t, l, 1, 120)
-	if err := l.sync(); err != nil {
-		t.Fatal(err)
-	}
-	d.start, d.end = l.start(), l.end()
-	fill(t, l, 121, 10)
-	if err := l.sync(); err != nil {
-		t.Fatal(err)
-	}
-	l.close()
-	names, err := os.ReadDir(d.dir)
+	m := waltest.New()
+	l, err := wal.OpenLog(m, "/log", own, wal.Position{}, wal.Position{}, 4<<10)
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, n := range names {
-		if d.files[n.Name()], err = os.ReadFile(filepath.Join(d.dir, n.Name())); err != nil {
-			t.Fatal(err)
-		}
+	d := &damagedLog{want: fill(t, l, 1, 120)}
+	if err := l.Sync(); err != nil {
+		t.Fatal(err)
 	}
-	if len(d.files) < 3 {
+	d.start, d.end = l.Start(), l.End()
+	fill(t, l, 121, 10)
+	if err := l.Sync(); err != nil {
+		t.Fatal(err)
+	}
+	l.Close()
+	if d.files = m.Files("/log"); len(d.files) < 3 {
 		t.Fatalf("%d segments", len(d.files))
 	}
 	return d
@@ -64,35 +56,36 @@ func (d *damagedLog) needed(name string) int {
 
 // open lays the files out with one of them replaced (nil: missing), opens the log and reads it to its end. It
 // returns what was read and the error that ended it.
-func (d *damagedLog) open(t *testing.T, name string, content []byte) ([][]byte, error) {
-	t.Helper()
-	dir := t.TempDir()
+func (d *damagedLog) open(name string, content []byte) ([][]byte, error) {
+	files := map[string][]byte{}
 	for other, b := range d.files {
 		if other == name {
 			b = content
 		}
-		if b == nil {
-			continue
-		}
-		if err := os.WriteFile(filepath.Join(dir, other), b, 0o600); err != nil {
-			t.Fatal(err)
+		if b != nil {
+			files[other] = b
 		}
 	}
-	l, err := openDecisionLog(wal.OS{Perm: filePerm}, dir, 7, d.start, d.end, 4<<10)
+	got, err := readTo(waltest.With("/log", files), own, d.start, d.end)
+	if err == nil && len(got) != len(d.want) {
+		return nil, fmt.Errorf("%w: %d chunks", wal.ErrDamaged, len(got)) // as the pipeline counts records
+	}
+	return got, err
+}
+
+// readTo opens a log and reads it to its end. It returns what was read and the error that ended it.
+func readTo(m *waltest.FS, id wal.Identity, start, end wal.Position) (got [][]byte, err error) {
+	l, err := wal.OpenLog(m, "/log", id, start, end, 4<<10)
 	if err != nil {
 		return nil, err
 	}
-	defer l.close()
-	var out [][]byte
-	for pos := l.start(); ; {
-		data, next, ok, err := l.read(pos)
-		if err == nil && !ok && len(out) != len(d.want) {
-			return nil, fmt.Errorf("%w: %d chunks", ErrDecisionLog, len(out)) // as the pipeline counts records
-		}
+	defer l.Close()
+	for pos := l.Start(); ; {
+		data, next, ok, err := l.Read(pos)
 		if err != nil || !ok {
-			return out, err
+			return got, err
 		}
-		out, pos = append(out, bytes.Clone(data)), next
+		got, pos = append(got, bytes.Clone(data)), next
 	}
 }
 
@@ -109,21 +102,21 @@ func (d *damagedLog) check(t *testing.T, what string, harmless bool, got [][]byt
 	case err == nil && len(got) == len(d.want) && harmless:
 	case err == nil:
 		t.Fatalf("%s: not noticed, %d chunks of %d", what, len(got), len(d.want))
-	case !errors.Is(err, ErrDecisionLog):
+	case !errors.Is(err, wal.ErrDamaged):
 		t.Fatalf("%s: %v", what, err)
 	case harmless:
 		t.Fatalf("%s: behind the checkpoint, and yet %v", what, err)
 	}
 }
 
-// TestDecisionLogBitFlips flips a bit all over every file: magic, header, lengths, checksums and chunks. Every one in
+// TestLogBitFlips flips a bit all over every file: magic, header, lengths, checksums and chunks. Every one in
 // front of the checkpoint is found; behind it nothing counts.
-func TestDecisionLogBitFlips(t *testing.T) {
+func TestLogBitFlips(t *testing.T) {
 	t.Parallel()
 	d := newDamagedLog(t)
 	for name, good := range d.files {
 		for at := 0; at < len(good); at++ {
-			if at > 3*segmentHeader { // header and first frames whole, the chunks by sample
+			if at > 3*wal.HeaderLen { // header and first frames whole, the chunks by sample
 				at += rand.IntN(40)
 			}
 			if at >= len(good) {
@@ -131,28 +124,28 @@ func TestDecisionLogBitFlips(t *testing.T) {
 			}
 			bad := bytes.Clone(good)
 			bad[at] ^= 1 << rand.IntN(8)
-			got, err := d.open(t, name, bad)
+			got, err := d.open(name, bad)
 			d.check(t, fmt.Sprintf("bit flip at byte %d of %s", at, name), at >= d.needed(name), got, err)
 		}
 	}
 }
 
-// TestDecisionLogTruncations cuts every file at every frame's edges and within, and takes whole files away.
-func TestDecisionLogTruncations(t *testing.T) {
+// TestLogTruncations cuts every file at every frame's edges and within, and takes whole files away.
+func TestLogTruncations(t *testing.T) {
 	t.Parallel()
 	d := newDamagedLog(t)
 	for name, good := range d.files {
 		for size := 0; size < len(good); size += 1 + rand.IntN(200) {
-			got, err := d.open(t, name, good[:size:size])
+			got, err := d.open(name, good[:size:size])
 			d.check(t, fmt.Sprintf("%s cut to %d bytes", name, size), size >= d.needed(name), got, err)
 		}
-		got, err := d.open(t, name, nil)
+		got, err := d.open(name, nil)
 		d.check(t, name+" missing", d.needed(name) == 0, got, err)
 	}
 }
 
-// TestDecisionLogLostPages zeroes 512 bytes anywhere, as a page does that was never written, and exchanges two files.
-func TestDecisionLogLostPages(t *testing.T) {
+// TestLogLostPages zeroes 512 bytes anywhere, as a page does that was never written, and exchanges two files.
+func TestLogLostPages(t *testing.T) {
 	t.Parallel()
 	d := newDamagedLog(t)
 	names := make([]string, 0, len(d.files))
@@ -161,11 +154,11 @@ func TestDecisionLogLostPages(t *testing.T) {
 		for at := 0; at < len(good); at += 512 {
 			bad := bytes.Clone(good)
 			clear(bad[at:min(at+512, len(bad))])
-			got, err := d.open(t, name, bad)
+			got, err := d.open(name, bad)
 			d.check(t, fmt.Sprintf("zeroes from byte %d of %s", at, name), at >= d.needed(name), got, err)
 		}
 	}
 	slices.Sort(names)
-	got, err := d.open(t, names[0], d.files[names[1]])
+	got, err := d.open(names[0], d.files[names[1]])
 	d.check(t, "a segment in the place of another", false, got, err)
 }

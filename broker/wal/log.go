@@ -1,0 +1,517 @@
+package wal
+
+import (
+	"cmp"
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+)
+
+// ErrDamaged is wrapped by errors about logs that do not hold what somebody knows to be in them.
+var ErrDamaged = errors.New("damaged log")
+
+// Identity says whose log it is. It is in the header of each segment, seeds the checksum of each batch, and is part of each
+// Position, so that nothing of another log passes for a part of this one.
+type Identity struct {
+	Name  string
+	Epoch uint64 // of the journal that it is about; 0: of none
+}
+
+// code is the identity in a header.
+func (i Identity) code() uint64 {
+	sum := sha256.Sum256(binary.LittleEndian.AppendUint64([]byte(i.Name), i.Epoch))
+	return binary.LittleEndian.Uint64(sum[:]) | 1 // never 0
+}
+
+// salt seeds the checksums of a segment's batches.
+func (i Identity) salt(index uint64) uint32 {
+	c := i.code()
+	return uint32(c>>32) ^ uint32(index)
+}
+
+// Position is a place in a log.
+type Position struct {
+	Log     uint64 `json:"log,omitempty"` // the identity's code; 0: not told, by a version that did not know it
+	Segment uint64 `json:"segment"`
+	Offset  int64  `json:"offset"`
+}
+
+const (
+	// flushAt is how much a log buffers before it writes to the file.
+	flushAt = 256 << 10
+	// logReadAhead is how much is read at once.
+	logReadAhead = 16 << 10
+)
+
+// Log is a log whose owner writes down elsewhere how far it counts: opening cuts off the rest. Appending and syncing are done
+// by one goroutine at a time each, reading by one; the mutex makes them agree.
+type Log struct {
+	fs           FS
+	dir          string
+	id           Identity
+	segmentBytes int64
+
+	mu       sync.Mutex
+	segments []logSegment // oldest first; the last is written to
+	file     File         // of the last segment
+	written  int64        // bytes of the last segment in the file
+	frames   uint64       // in the last segment
+	buf      []byte       // bytes behind written
+	unsynced []File       // finished segments that are not synced yet
+	dirDirty bool         // a segment was created and the directory not synced
+	dirty    bool         // something was appended since the last sync
+	err      error        // sticky: a failed fsync
+
+	reader    Window // of readerSeg
+	readerSeg uint64
+}
+
+type logSegment struct {
+	index uint64
+	start int64  // offset of the first batch
+	size  int64  // with what is buffered
+	last  uint64 // highest sequence; 0 when empty
+	old   bool   // of the format before: see oldlog.go
+}
+
+// OpenLog opens the log in dir, removes the segments before start's, and cuts off everything behind end. An end at offset 0
+// empties it. Segments at its beginning may be missing, as after a trim: whoever knows what is in it tells whether they were needed.
+func OpenLog(fsys FS, dir string, id Identity, start, end Position, segmentBytes int64) (*Log, error) {
+	l := &Log{fs: fsys, dir: dir, id: id, segmentBytes: segmentBytes}
+	if end.Log != 0 && end.Log != id.code() && end.Offset > 0 {
+		return nil, fmt.Errorf("%w: what is known of %s is of another log", ErrDamaged, dir)
+	}
+	// The parent's own entry, too: a start may have been killed before it had synced it.
+	if err := errors.Join(fsys.MkdirAll(filepath.Dir(dir)), fsys.MkdirAll(dir)); err != nil {
+		return nil, l.failure(err)
+	}
+	all, err := l.list()
+	if err != nil {
+		return nil, err
+	}
+	for _, n := range all {
+		if n < start.Segment || n > end.Segment || end.Offset == 0 {
+			if err := l.fs.Remove(l.path(n)); err != nil {
+				return nil, l.failure(err)
+			}
+			continue
+		}
+		if err := l.adopt(n, end); err != nil {
+			return nil, err
+		}
+	}
+	if end.Offset > 0 && (len(l.segments) == 0 || l.segments[len(l.segments)-1].index != end.Segment) {
+		return nil, fmt.Errorf("%w: segment %016x of %s is missing", ErrDamaged, end.Segment, dir)
+	}
+	// A new segment: what was cut off may still come back after a power loss, but not into this one.
+	if err := l.roll(end.Segment + 1); err != nil {
+		return nil, err
+	}
+	return l, nil
+}
+
+func (l *Log) failure(err error) error { return fmt.Errorf("log %s: %w", l.dir, err) }
+
+// Damage is an error about a place of the log.
+func (l *Log) Damage(pos Position, err error) error {
+	return fmt.Errorf("%w: %s at byte %d: %w", ErrDamaged, l.path(pos.Segment), pos.Offset, err)
+}
+
+// Dir is the directory that the log is in.
+func (l *Log) Dir() string { return l.dir }
+
+func (l *Log) path(n uint64) string { return filepath.Join(l.dir, SegmentName(n)) }
+
+// list returns the indexes of the segments, in order.
+func (l *Log) list() (all []uint64, err error) {
+	names, err := l.fs.List(l.dir)
+	if err != nil {
+		return nil, l.failure(err)
+	}
+	for _, name := range names {
+		if n, ok := ParseName(name); ok {
+			all = append(all, n)
+		}
+	}
+	slices.Sort(all)
+	return all, nil
+}
+
+// adopt takes an existing segment over, cut at end if it is the last, and holds it against the one in front of it, whose end
+// it knows. A crash in the middle of a trim may have undone any of its removals: the log begins behind the last gap.
+func (l *Log) adopt(n uint64, end Position) error {
+	h, s, err := l.load(n)
+	if err != nil {
+		return err
+	}
+	if n == end.Segment {
+		if s.size < end.Offset {
+			return fmt.Errorf("%w: %s ends at %d, and should at %d", ErrDamaged, l.path(n), s.size, end.Offset)
+		}
+		if err := l.cut(n, end.Offset); err != nil {
+			return l.failure(err)
+		}
+		s.size = end.Offset
+	}
+	if len(l.segments) > 0 {
+		switch before := &l.segments[len(l.segments)-1]; {
+		case h.PrevIndex > before.index:
+			l.segments = nil
+		case h.PrevIndex < before.index || h.PrevEnd > before.size:
+			return fmt.Errorf("%w: %s: %016x has %d bytes, %016x of %d bytes was in front of it", ErrDamaged,
+				l.path(n), before.index, before.size, h.PrevIndex, h.PrevEnd)
+		default:
+			before.size = h.PrevEnd
+		}
+	}
+	l.segments = append(l.segments, s)
+	return nil
+}
+
+// load reads and checks a segment's header.
+func (l *Log) load(n uint64) (h Header, s logSegment, err error) {
+	f, err := l.fs.Open(l.path(n))
+	if err != nil {
+		return h, s, l.failure(err)
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	b := make([]byte, HeaderLen)
+	k, _ := f.ReadAt(b, 0) //nolint:errcheck // what is missing does not check
+	s = logSegment{index: n, start: HeaderLen}
+	if s.size, err = f.Size(); err != nil {
+		return h, s, l.failure(err)
+	}
+	if s.old = isOldHeader(b[:k]); s.old {
+		s.start = oldHeaderLen
+		h, err = decodeOldHeader(b[:k], l.id)
+	} else {
+		h, err = decodeHeader(b[:k], logMagic)
+	}
+	switch {
+	case err != nil:
+	case h.Index != n:
+		err = fmt.Errorf("is segment %016x", h.Index)
+	case !s.old && h.Epoch != l.id.code():
+		err = errForeign
+	}
+	if err != nil {
+		err = l.Damage(Position{Segment: n}, err)
+	}
+	return h, s, err
+}
+
+var errForeign = errors.New("belongs to another log, or to another journal")
+
+// cut shortens a segment for good: a later position no longer names its end.
+func (l *Log) cut(n uint64, size int64) error {
+	f, err := l.fs.OpenWrite(l.path(n))
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Truncate(size), f.Sync(), f.Close())
+}
+
+// roll starts segment n.
+func (l *Log) roll(n uint64) error {
+	f, err := l.fs.Create(l.path(n))
+	if err != nil {
+		return l.failure(err)
+	}
+	if l.file != nil {
+		l.unsynced = append(l.unsynced, l.file)
+	}
+	h := Header{State: StateUsed, Salt: l.id.salt(n), Epoch: l.id.code(), Index: n, Base: 1, Size: MaxSegmentBytes}
+	if k := len(l.segments); k > 0 {
+		h.PrevIndex, h.PrevEnd = l.segments[k-1].index, l.segments[k-1].size
+	}
+	l.file, l.written, l.frames, l.dirDirty = f, 0, 0, true
+	l.buf = append(l.buf[:0], make([]byte, HeaderLen)...)
+	h.put(l.buf, logMagic)
+	l.segments = append(l.segments, logSegment{index: n, start: HeaderLen, size: HeaderLen})
+	return nil
+}
+
+// Append adds a record; last is the highest sequence in it, for Trim. It fails only when the disk does not take it; then
+// nothing is added, and it may be tried again.
+func (l *Log) Append(data []byte, last uint64) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.err != nil {
+		return l.err
+	}
+	tail := &l.segments[len(l.segments)-1]
+	if tail.size >= l.segmentBytes {
+		if err := l.flushLocked(); err != nil {
+			return err
+		}
+		if err := l.roll(tail.index + 1); err != nil {
+			return err
+		}
+		tail = &l.segments[len(l.segments)-1]
+	}
+	if len(l.buf) >= flushAt {
+		if err := l.flushLocked(); err != nil {
+			return err
+		}
+	}
+	tail.size += l.frameLocked(data, tail.index)
+	tail.last = last
+	l.dirty = true
+	return nil
+}
+
+// frameLocked puts a batch of one record into the buffer and returns its size.
+func (l *Log) frameLocked(data []byte, index uint64) int64 {
+	l.frames++
+	h := BatchHeader{Length: uint32(RecordLenBytes + len(data)), Count: 1, First: l.frames, Mark: l.frames - 1} //nolint:gosec // below 2 GiB
+	at := len(l.buf)
+	l.buf = slices.Grow(l.buf, int(h.Size()))[:at+int(h.Size())]
+	b := l.buf[at:]
+	binary.LittleEndian.PutUint32(b[BatchHeaderLen:], uint32(len(data))) //nolint:gosec // as above
+	clear(b[BatchHeaderLen+RecordLenBytes+copy(b[BatchHeaderLen+RecordLenBytes:], data):])
+	salt := l.id.salt(index)
+	h.BodyCRC = Checksum(salt, b[BatchHeaderLen:])
+	h.Put(b, salt)
+	return h.Size()
+}
+
+// flushLocked writes the buffer to the file. A short write leaves all of it buffered, to be written
+// again at the same place.
+func (l *Log) flushLocked() error {
+	if len(l.buf) == 0 {
+		return nil
+	}
+	if _, err := l.file.WriteAt(l.buf, l.written); err != nil {
+		return l.failure(err)
+	}
+	l.written += int64(len(l.buf))
+	l.buf = l.buf[:0]
+	return nil
+}
+
+// End is the position behind everything appended.
+func (l *Log) End() Position {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	tail := &l.segments[len(l.segments)-1]
+	return l.at(tail.index, tail.size)
+}
+
+// Start is the position of the oldest record kept.
+func (l *Log) Start() Position {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.at(l.segments[0].index, l.segments[0].start)
+}
+
+func (l *Log) at(segment uint64, offset int64) Position {
+	return Position{Log: l.id.code(), Segment: segment, Offset: offset}
+}
+
+// Sync makes everything appended so far durable. A failed fsync is final: the kernel may have thrown the
+// pages away, and a second fsync would say that all is well.
+func (l *Log) Sync() error {
+	l.mu.Lock()
+	err := l.err
+	if err == nil {
+		err = l.flushLocked()
+	}
+	if err != nil || (!l.dirty && !l.dirDirty) {
+		l.mu.Unlock()
+		return err
+	}
+	old, cur, dir := l.unsynced, l.file, l.dirDirty
+	l.unsynced, l.dirDirty, l.dirty = nil, false, false
+	l.mu.Unlock()
+
+	err = syncFiles(old, cur)
+	if err == nil && dir {
+		err = SyncDir(l.fs, l.dir)
+	}
+	if err == nil {
+		return l.inPlace()
+	}
+	err = l.failure(err)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if IsExhausted(err) { // the directory could not even be opened: the next call does
+		l.dirDirty = true
+		return err
+	}
+	l.err = err
+	return err
+}
+
+func syncFiles(old []File, cur File) error {
+	var errs []error
+	for _, f := range old {
+		errs = append(errs, f.Sync(), f.Close())
+	}
+	return errors.Join(append(errs, cur.Sync())...)
+}
+
+// inPlace says when the segment that is written to was deleted or replaced under the gateway: nobody may write down a position
+// that no start finds.
+func (l *Log) inPlace() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	tail := l.path(l.segments[len(l.segments)-1].index)
+	if l.file.InPlace(tail) {
+		return nil
+	}
+	l.dirty = true // looked at again
+	return fmt.Errorf("%w: %s was deleted under the running gateway; no checkpoint is taken any more: put it back, or restart "+
+		"the gateway, which tells what is lost", ErrDamaged, tail)
+}
+
+// Read returns the record at pos and the position behind it; false when there is none yet. The record is
+// valid until the next read.
+func (l *Log) Read(pos Position) (data []byte, next Position, ok bool, err error) {
+	if pos.Log != 0 && pos.Log != l.id.code() {
+		return nil, pos, false, l.Damage(pos, errForeign)
+	}
+	s, pos, err := l.locate(pos)
+	if err != nil || pos.Offset >= s.size {
+		return nil, pos, false, err
+	}
+	if err := l.enter(&s); err != nil {
+		return nil, pos, false, err
+	}
+	data, size, err := l.frame(&s, pos.Offset)
+	if err != nil {
+		return nil, pos, false, l.Damage(pos, err)
+	}
+	return data, l.at(s.index, pos.Offset+size), true, nil
+}
+
+// locate returns the segment in which pos is, as far as it can be read, and pos in it: at the end of a segment it is the
+// beginning of the next. What is buffered is written out first.
+func (l *Log) locate(pos Position) (logSegment, Position, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	// Opening starts a new segment, so indexes may jump.
+	i, _ := slices.BinarySearchFunc(l.segments, pos.Segment, func(s logSegment, n uint64) int { return cmp.Compare(s.index, n) })
+	for ; i < len(l.segments); i++ {
+		s := l.segments[i]
+		if s.index != pos.Segment {
+			pos = l.at(s.index, s.start)
+		}
+		if i+1 < len(l.segments) {
+			if pos.Offset < s.size {
+				return s, pos, nil
+			}
+			continue
+		}
+		if pos.Offset >= l.written {
+			if err := l.flushLocked(); err != nil {
+				return s, pos, err
+			}
+		}
+		s.size = l.written
+		return s, pos, nil
+	}
+	return logSegment{}, pos, fmt.Errorf("%w: no segment %016x in %s", ErrDamaged, pos.Segment, l.dir)
+}
+
+// enter makes s the segment that is read, up to where it can be.
+func (l *Log) enter(s *logSegment) error {
+	if l.reader.File == nil || l.readerSeg != s.index {
+		l.CloseReader()
+		f, err := l.fs.Open(l.path(s.index))
+		if err != nil {
+			return l.failure(err)
+		}
+		l.reader, l.readerSeg = Window{File: f, Ahead: logReadAhead}, s.index
+	}
+	l.reader.Size, l.reader.Limit = s.size, s.size
+	return nil
+}
+
+var errFrame = errors.New("does not check")
+
+// frame reads the record at off, and returns how much of the file it takes.
+func (l *Log) frame(s *logSegment, off int64) (data []byte, size int64, err error) {
+	if s.old {
+		return l.reader.oldFrame(off)
+	}
+	h, body, ok, err := l.reader.Batch(off, l.id.salt(s.index))
+	if err != nil {
+		return nil, 0, err
+	}
+	if !ok {
+		return nil, 0, errFrame
+	}
+	err = h.EachRecord(body, func(_ int, rec []byte) error { data = rec; return nil })
+	return data, h.Size(), err
+}
+
+// CloseReader lets go of the file that was read last.
+func (l *Log) CloseReader() {
+	if l.reader.File != nil {
+		_ = l.reader.File.Close() // it was only read
+	}
+	l.reader = Window{}
+}
+
+// Note tells the log the highest sequence of a segment that it did not write itself.
+func (l *Log) Note(segment, last uint64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for i := range l.segments {
+		if s := &l.segments[i]; s.index == segment {
+			s.last = max(s.last, last)
+		}
+	}
+}
+
+// Trim removes the segments all of whose records are at or below seq, but for the last and those from
+// keep on, which is where the reader stands.
+func (l *Log) Trim(seq uint64, keep Position) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for len(l.segments) > 1 && l.segments[0].last <= seq && l.segments[0].index < keep.Segment {
+		if err := l.fs.Remove(l.path(l.segments[0].index)); err != nil {
+			return l.failure(err)
+		}
+		l.segments = l.segments[1:]
+	}
+	return nil
+}
+
+// Bytes is the size of the log.
+func (l *Log) Bytes() (n int64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for i := range l.segments {
+		n += l.segments[i].size
+	}
+	return n
+}
+
+// Failed reports whether an fsync failed, which is final.
+func (l *Log) Failed() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.err != nil
+}
+
+// Close lets go of the files; what is not synced is lost, as in a crash.
+func (l *Log) Close() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, f := range append(l.unsynced, l.file) {
+		if f != nil {
+			_ = f.Close()
+		}
+	}
+	l.CloseReader()
+	l.unsynced, l.file = nil, nil
+	if l.err == nil {
+		l.err = os.ErrClosed
+	}
+}

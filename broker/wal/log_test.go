@@ -1,0 +1,251 @@
+package wal_test
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"syscall"
+	"testing"
+
+	"cellgate/broker/wal"
+	"cellgate/broker/wal/waltest"
+)
+
+// own is the identity of the tests' log.
+var own = wal.Identity{Name: "decisions/kafka", Epoch: 7}
+
+func openLog(t *testing.T, dir string, start, end wal.Position) *wal.Log {
+	t.Helper()
+	l, err := wal.OpenLog(wal.OS{Perm: 0o600}, dir, own, start, end, 4<<10)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(l.Close)
+	return l
+}
+
+// fill appends n chunks with the records from first on and returns them.
+func fill(t *testing.T, l *wal.Log, first, n int) [][]byte {
+	t.Helper()
+	var out [][]byte
+	for i := first; i < first+n; i++ {
+		data := bytes.Repeat([]byte{byte(i)}, 50+i%100)
+		if err := l.Append(data, uint64(i)); err != nil { //nolint:gosec // small
+			t.Fatal(err)
+		}
+		out = append(out, data)
+	}
+	return out
+}
+
+func readAll(t *testing.T, l *wal.Log, pos wal.Position) [][]byte {
+	t.Helper()
+	var out [][]byte
+	for {
+		data, next, ok, err := l.Read(pos)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !ok {
+			return out
+		}
+		out = append(out, bytes.Clone(data))
+		pos = next
+	}
+}
+
+func same(t *testing.T, got, want [][]byte) {
+	t.Helper()
+	if len(got) != len(want) {
+		t.Fatalf("%d chunks, want %d", len(got), len(want))
+	}
+	for i := range got {
+		if !bytes.Equal(got[i], want[i]) {
+			t.Fatalf("chunk %d differs", i)
+		}
+	}
+}
+
+func TestLogReadsWhatWasAppended(t *testing.T) {
+	t.Parallel()
+	l := openLog(t, t.TempDir(), wal.Position{}, wal.Position{})
+	want := fill(t, l, 1, 500)
+	same(t, readAll(t, l, l.Start()), want)
+	if l.Bytes() < 500*50 {
+		t.Fatalf("%d bytes", l.Bytes())
+	}
+}
+
+func TestLogKeepsWhatACheckpointNames(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	l := openLog(t, dir, wal.Position{}, wal.Position{})
+	want := fill(t, l, 1, 200)
+	if err := l.Sync(); err != nil {
+		t.Fatal(err)
+	}
+	start, end := l.Start(), l.End()
+	fill(t, l, 201, 300) // behind the checkpoint: gone after a crash
+	if err := l.Sync(); err != nil {
+		t.Fatal(err)
+	}
+	l.Close()
+	l = openLog(t, dir, start, end)
+	same(t, readAll(t, l, l.Start()), want)
+	want = append(want, fill(t, l, 201, 50)...)
+	same(t, readAll(t, l, l.Start()), want)
+}
+
+func TestLogTrims(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	l := openLog(t, dir, wal.Position{}, wal.Position{})
+	all := fill(t, l, 1, 500)
+	if err := l.Trim(100, l.End()); err != nil {
+		t.Fatal(err)
+	}
+	left := readAll(t, l, l.Start())
+	if len(left) < 400 || len(left) == 500 {
+		t.Fatalf("%d chunks left", len(left))
+	}
+	same(t, left, all[500-len(left):])
+	if err := l.Trim(1<<40, l.Start()); err != nil { // the reader stands at the beginning
+		t.Fatal(err)
+	}
+	same(t, readAll(t, l, l.Start()), left)
+	if err := l.Trim(1<<40, l.End()); err != nil {
+		t.Fatal(err)
+	}
+	if files, _ := os.ReadDir(dir); len(files) != 1 {
+		t.Fatalf("%d segments left", len(files))
+	}
+}
+
+// A power loss may keep some removals of a trim and undo others.
+func TestLogBeginsBehindATrimThatWasUndone(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	l := openLog(t, dir, wal.Position{}, wal.Position{})
+	fill(t, l, 1, 200)
+	if err := l.Sync(); err != nil {
+		t.Fatal(err)
+	}
+	start, end := l.Start(), l.End()
+	files, err := os.ReadDir(dir)
+	if err != nil || len(files) < 4 {
+		t.Fatalf("%d segments: %v", len(files), err)
+	}
+	if err := os.Remove(filepath.Join(dir, files[1].Name())); err != nil {
+		t.Fatal(err)
+	}
+	want := readAll(t, l, wal.Position{Segment: start.Segment + 2, Offset: start.Offset})
+	l.Close()
+	l = openLog(t, dir, start, end)
+	same(t, readAll(t, l, l.Start()), want)
+}
+
+func TestLogDetectsEveryDamage(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	l := openLog(t, dir, wal.Position{}, wal.Position{})
+	want := fill(t, l, 1, 20)
+	if err := l.Sync(); err != nil {
+		t.Fatal(err)
+	}
+	start, end := l.Start(), l.End()
+	l.Close()
+	path := filepath.Join(dir, fmt.Sprintf("%016x.log", end.Segment))
+	good, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for at := 0; at < len(good); at += 7 {
+		bad := bytes.Clone(good)
+		bad[at] ^= 1 << (at % 8)
+		if err := os.WriteFile(path, bad, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		l, err := wal.OpenLog(wal.OS{Perm: 0o600}, dir, own, start, end, 4<<10)
+		if errors.Is(err, wal.ErrDamaged) {
+			continue // in the header
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		n, pos := 0, l.Start()
+		for {
+			data, next, ok, rerr := l.Read(pos)
+			if err = rerr; rerr != nil || !ok {
+				break
+			}
+			if !bytes.Equal(data, want[n]) {
+				t.Fatalf("bit flip at %d gave a wrong chunk", at)
+			}
+			n, pos = n+1, next
+		}
+		l.Close()
+		if !errors.Is(err, wal.ErrDamaged) {
+			t.Fatalf("bit flip at %d: %v after %d chunks", at, err, n)
+		}
+	}
+	if err := os.Truncate(path, end.Offset-1); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := wal.OpenLog(wal.OS{Perm: 0o600}, dir, own, start, end, 4<<10); !errors.Is(err, wal.ErrDamaged) {
+		t.Fatalf("a log that ends before its checkpoint: %v", err)
+	}
+}
+
+func TestLogTriesAFullDiskAgain(t *testing.T) {
+	t.Parallel()
+	full := &waltest.Faults{Only: waltest.Write, Err: syscall.ENOSPC}
+	disk := waltest.New()
+	disk.Before = full.Before
+	l, err := wal.OpenLog(disk, "/log", own, wal.Position{}, wal.Position{}, 4<<10)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := fill(t, l, 1, 3)
+	full.Fail(1)
+	if err := l.Sync(); err == nil {
+		t.Fatal("a full disk took the chunks")
+	}
+	if err := l.Sync(); err != nil {
+		t.Fatal(err)
+	}
+	want = append(want, fill(t, l, 4, 3)...)
+	same(t, readAll(t, l, l.Start()), want)
+}
+
+// TestLogWaitsForDescriptors takes the descriptors away in front of a sync and of a new segment: both are done when there are
+// some again, and nothing is lost.
+func TestLogWaitsForDescriptors(t *testing.T) {
+	t.Parallel()
+	disk := waltest.New()
+	l, err := wal.OpenLog(disk, "/log", own, wal.Position{}, wal.Position{}, 4<<10)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := fill(t, l, 1, 3)
+	disk.Opening = func(name string) error { return &os.PathError{Op: "open", Path: name, Err: syscall.EMFILE} }
+	if err := l.Sync(); !errors.Is(err, syscall.EMFILE) || l.Failed() {
+		t.Fatalf("%v, final: %t", err, l.Failed())
+	}
+	for i := 4; err == nil; i++ {
+		data := bytes.Repeat([]byte{byte(i)}, 500)
+		if err = l.Append(data, uint64(i)); err == nil { //nolint:gosec // small
+			want = append(want, data)
+		}
+	}
+	if !errors.Is(err, syscall.EMFILE) || l.Failed() {
+		t.Fatalf("%v, final: %t", err, l.Failed())
+	}
+	disk.Opening = nil
+	if err := l.Sync(); err != nil {
+		t.Fatal(err)
+	}
+	want = append(want, fill(t, l, 200, 3)...)
+	same(t, readAll(t, l, l.Start()), want)
+}

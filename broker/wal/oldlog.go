@@ -1,0 +1,120 @@
+package wal
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"path/filepath"
+)
+
+// The format before had logs of segments with a header of 44 bytes. They are read, and never written:
+//
+//	magic    8 bytes  "cgdecs\x00\x03", the last one the version
+//	number   8 bytes  its own
+//	previous 8 bytes  number of the segment before it
+//	end      8 bytes  where that one ends
+//	epoch    8 bytes  of the journal; 0 in the operators' log; version 2 has a sequence here that nothing reads
+//	crc      4 bytes  CRC-32C of what is in front of it
+//	frames, each: length 4 bytes, CRC-32C of the data 4 bytes, data
+const (
+	oldMagic    = "cgdecs\x00"
+	oldVersion2 = 2
+	oldVersion3 = 3
+
+	oldHeaderLen   = 44
+	oldFrameHeader = 8
+)
+
+func isOldHeader(b []byte) bool {
+	return len(b) >= len(oldMagic) && string(b[:len(oldMagic)]) == oldMagic
+}
+
+// decodeOldHeader reads a header of the format before. A segment of another journal is an error.
+func decodeOldHeader(b []byte, id Identity) (Header, error) {
+	if len(b) < oldHeaderLen {
+		return Header{}, ErrBadHeader
+	}
+	le, version := binary.LittleEndian, b[len(oldMagic)]
+	h := Header{Index: le.Uint64(b[8:]), PrevIndex: le.Uint64(b[16:]), PrevEnd: int64(le.Uint64(b[24:])), Epoch: le.Uint64(b[32:])} //nolint:gosec // as written
+	switch {
+	case le.Uint32(b[40:]) != crc32.Checksum(b[:40], castagnoli):
+		return h, ErrBadHeader
+	case version != oldVersion2 && version != oldVersion3:
+		return h, fmt.Errorf("version %d of the format before", version)
+	case version == oldVersion3 && h.Epoch != id.Epoch:
+		return h, errForeign
+	}
+	return h, nil
+}
+
+// oldFrame reads a frame of the format before, and returns what it takes of the file.
+func (w *Window) oldFrame(off int64) (data []byte, size int64, err error) {
+	b, err := w.at(off, oldFrameHeader)
+	if err != nil || len(b) < oldFrameHeader {
+		return nil, 0, errors.Join(errFrame, err)
+	}
+	n, sum := int64(binary.LittleEndian.Uint32(b)), binary.LittleEndian.Uint32(b[4:])
+	if size = oldFrameHeader + n; size > w.Limit-off {
+		return nil, 0, errFrame
+	}
+	if b, err = w.at(off, int(size)); err != nil || int64(len(b)) < size {
+		return nil, 0, errors.Join(errFrame, err)
+	}
+	if data = b[oldFrameHeader:]; crc32.Checksum(data, castagnoli) != sum {
+		return nil, size, errFrame
+	}
+	return data, size, nil
+}
+
+// Salvage calls fn with every record of the log in dir that can be read, wherever the damage is, and changes nothing. A
+// segment of another log, or of another journal's, has none.
+func Salvage(fsys FS, dir string, id Identity, fn func(data []byte) error) error {
+	l := Log{fs: fsys, dir: dir, id: id}
+	all, err := l.list()
+	if err != nil {
+		return nil //nolint:nilerr // what cannot be read is what is lost
+	}
+	for _, n := range all {
+		_, s, err := l.load(n)
+		if errors.Is(err, errForeign) {
+			continue
+		}
+		f, err := fsys.Open(filepath.Join(dir, SegmentName(n)))
+		if err != nil {
+			continue
+		}
+		w := &Window{File: f, Size: s.size, Limit: s.size, Ahead: flushAt}
+		if err := errors.Join(l.salvage(w, n, fn), f.Close()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// salvage reads a segment whose header need not be there: what checks at one of the two places where records may begin is one.
+// In the format before a frame whose content is damaged is passed over by its length, and behind a length that cannot be
+// nothing is found any more.
+func (l *Log) salvage(w *Window, n uint64, fn func(data []byte) error) error {
+	var stop error
+	found, err := scanFrom(w, HeaderLen, SegmentName(n), l.id.salt(n), 1, func(h *BatchHeader, body []byte) error {
+		stop = h.EachRecord(body, func(_ int, rec []byte) error { return fn(rec) })
+		return stop
+	})
+	if stop != nil || found.Records > 0 || err != nil {
+		return stop
+	}
+	for off := int64(oldHeaderLen); off < w.Limit; {
+		data, size, _ := w.oldFrame(off)
+		if size == 0 {
+			return nil
+		}
+		if off += size; len(data) == 0 {
+			continue
+		}
+		if err := fn(data); err != nil {
+			return err
+		}
+	}
+	return nil
+}
