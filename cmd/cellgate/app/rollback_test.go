@@ -28,14 +28,28 @@ func rulesAre(t *testing.T, a *App, id string, fromFiles bool) {
 	}
 }
 
+// withRules runs a gateway on the one rule good.
+func withRules(t *testing.T) (a *App, dir, file string) {
+	t.Helper()
+	dir = t.TempDir()
+	writeRules(t, dir, "good")
+	file = write(t, dir, "")
+	a, _ = boot(t, file)
+	return a, dir, file
+}
+
+// lookAt has the gateway look at its files, and is rulesAre.
+func lookAt(t *testing.T, a *App, id string, fromFiles bool) {
+	t.Helper()
+	a.rules.look(t.Context())
+	rulesAre(t, a, id, fromFiles)
+}
+
 // TestRollbackLasts holds that a rollback says that the files are not in force, and lasts over a restart,
 // until the files change or a reload is asked for.
 func TestRollbackLasts(t *testing.T) {
 	t.Parallel()
-	dir := t.TempDir()
-	writeRules(t, dir, "good")
-	file := write(t, dir, "")
-	a, _ := boot(t, file)
+	a, dir, file := withRules(t)
 	writeRules(t, dir, "bad")
 	if err := a.rules.applyFiles(t.Context(), false); err != nil {
 		t.Fatal(err)
@@ -45,14 +59,12 @@ func TestRollbackLasts(t *testing.T) {
 		t.Fatal(err)
 	}
 	rulesAre(t, a, "good", false)
-	a.rules.look(t.Context())
-	rulesAre(t, a, "good", false)
+	lookAt(t, a, "good", false)
 	halt(t, a)
 
 	a, _ = boot(t, file)
 	rulesAre(t, a, "good", false)
-	a.rules.look(t.Context())
-	rulesAre(t, a, "good", false)
+	lookAt(t, a, "good", false)
 	halt(t, a)
 
 	writeRules(t, dir, "better") // while the gateway is down

@@ -61,13 +61,9 @@ func TestRulesOutliveTheirFolder(t *testing.T) {
 	for name, m := range mishaps {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			dir := t.TempDir()
-			writeRules(t, dir, "good")
-			file := write(t, dir, "")
-			a, _ := boot(t, file)
+			a, dir, file := withRules(t)
 			m.does(t, dir)
-			a.rules.look(t.Context())
-			rulesAre(t, a, "good", false)
+			lookAt(t, a, "good", false)
 			if _, err := a.Reload(t.Context()); err == nil {
 				t.Error("a reload found nothing wrong")
 			}
@@ -84,8 +80,7 @@ func TestRulesOutliveTheirFolder(t *testing.T) {
 			degradedRules(t, a, m.told)
 			must(t, os.RemoveAll(filepath.Join(dir, "rules")))
 			writeRules(t, dir, "good")
-			a.rules.look(t.Context())
-			rulesAre(t, a, "good", true)
+			lookAt(t, a, "good", true)
 		})
 	}
 }
@@ -179,10 +174,7 @@ func TestNoRulesOnRequest(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			dir := t.TempDir()
-			writeRules(t, dir, "good")
-			file := write(t, dir, "")
-			a, _ := boot(t, file)
+			a, dir, file := withRules(t)
 			confirm(t, a, dir)
 			a.rules.look(t.Context())
 			rulesEmpty(t, a)
@@ -193,8 +185,7 @@ func TestNoRulesOnRequest(t *testing.T) {
 				t.Error(err)
 			}
 			writeRules(t, dir, "good")
-			a.rules.look(t.Context())
-			rulesAre(t, a, "good", true)
+			lookAt(t, a, "good", true)
 		})
 	}
 }
@@ -207,8 +198,7 @@ func TestOneFileOfTwoIsNoRequest(t *testing.T) {
 	overwrite(t, filepath.Join(dir, "rules", "b.rules.yaml"), "rules: []\n")
 	a, _ := boot(t, write(t, dir, ""))
 	must(t, os.Remove(ruleFile(dir)))
-	a.rules.look(t.Context())
-	rulesAre(t, a, "good", false)
+	lookAt(t, a, "good", false)
 	degradedRules(t, a, "no rules any more")
 	if err := a.rules.applyFiles(t.Context(), true); err != nil {
 		t.Fatal(err)
@@ -219,9 +209,7 @@ func TestOneFileOfTwoIsNoRequest(t *testing.T) {
 // Who changes the rules is in the audit log.
 func TestChangesOfRulesAreAudited(t *testing.T) {
 	t.Parallel()
-	dir := t.TempDir()
-	writeRules(t, dir, "good")
-	a, _ := boot(t, write(t, dir, ""))
+	a, dir, _ := withRules(t)
 	mishaps["the file is gone"].does(t, dir)
 	post(t, a, "/v1/rules/reload", "")
 	post(t, a, "/v1/rules/reload", `{"allow_empty": true}`)
@@ -254,11 +242,9 @@ func TestRulesMustPassTheirTests(t *testing.T) {
 	a, log := boot(t, file)
 	tests := filepath.Join(dir, "rules", "a_test.yaml")
 	overwrite(t, tests, failing)
-	a.rules.look(t.Context())
-	rulesAre(t, a, "good", true) // they were in force before the test was there
+	lookAt(t, a, "good", true) // they were in force before the test was there
 	writeRules(t, dir, "bad")
-	a.rules.look(t.Context())
-	rulesAre(t, a, "good", false)
+	lookAt(t, a, "good", false)
 	if _, err := a.Reload(t.Context()); err == nil || !strings.Contains(err.Error(), `"everything is told"`) {
 		t.Errorf("reload: %v", err)
 	}
@@ -275,8 +261,7 @@ func TestRulesMustPassTheirTests(t *testing.T) {
 	rulesAre(t, a, "good", false)
 
 	overwrite(t, tests, strings.Replace(failing, "none", "[{rule: bad}]", 1))
-	a.rules.look(t.Context())
-	rulesAre(t, a, "bad", true)
+	lookAt(t, a, "bad", true)
 
 	overwrite(t, tests, failing)
 	writeRules(t, dir, "worse")
@@ -312,8 +297,7 @@ func TestARollbackOutlivesAMishap(t *testing.T) {
 			must(t, a.rules.rollback(t.Context()))
 			for _, restart := range []bool{false, true} {
 				m.does(t, dir)
-				a.rules.look(t.Context())
-				rulesAre(t, a, "good", false)
+				lookAt(t, a, "good", false)
 				if restart {
 					halt(t, a)
 					a, _ = boot(t, file)
@@ -322,8 +306,7 @@ func TestARollbackOutlivesAMishap(t *testing.T) {
 				must(t, os.RemoveAll(filepath.Join(dir, "rules")))
 				must(t, os.RemoveAll(filepath.Join(dir, "rules.old")))
 				writeRules(t, dir, "bad")
-				a.rules.look(t.Context())
-				rulesAre(t, a, "good", false)
+				lookAt(t, a, "good", false)
 			}
 		})
 	}
@@ -332,10 +315,7 @@ func TestARollbackOutlivesAMishap(t *testing.T) {
 // Rules go on over the loss of their folder and of the journal that said which of them govern.
 func TestRulesOutliveTheJournal(t *testing.T) {
 	t.Parallel()
-	dir := t.TempDir()
-	writeRules(t, dir, "good")
-	file := write(t, dir, "")
-	a, _ := boot(t, file)
+	a, dir, file := withRules(t)
 	halt(t, a)
 	mishaps["the folder is gone"].does(t, dir)
 	must(t, os.RemoveAll(filepath.Join(dir, "state", "journal")))
@@ -461,26 +441,20 @@ func gauges(t *testing.T, a *App) map[string]float64 {
 // A reload that fails for another reason leaves the rules that it has read to the watch.
 func TestRulesOfARefusedReloadAreNotForgotten(t *testing.T) {
 	t.Parallel()
-	dir := t.TempDir()
-	writeRules(t, dir, "good")
-	file := write(t, dir, "")
-	a, _ := boot(t, file)
+	a, dir, file := withRules(t)
 	writeRules(t, dir, "better")
 	replace(t, file, `"127.0.0.1:0"}]`, `"127.0.0.1:0", tls: {cert: none.crt, key: none.key, client_ca: none.crt, client_auth: optional}}]`)
 	if _, err := a.Reload(t.Context()); err == nil {
 		t.Fatal("reloaded")
 	}
 	rulesAre(t, a, "good", true)
-	a.rules.look(t.Context())
-	rulesAre(t, a, "better", true)
+	lookAt(t, a, "better", true)
 }
 
 // A caller who does not wait leaves no trace: the next look judges the files.
 func TestACallerWhoGivesUpDegradesNothing(t *testing.T) {
 	t.Parallel()
-	dir := t.TempDir()
-	writeRules(t, dir, "good")
-	a, _ := boot(t, write(t, dir, ""))
+	a, dir, _ := withRules(t)
 	writeRules(t, dir, "better")
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
@@ -488,6 +462,5 @@ func TestACallerWhoGivesUpDegradesNothing(t *testing.T) {
 		t.Fatalf("error %v", err)
 	}
 	rulesAre(t, a, "good", true)
-	a.rules.look(t.Context())
-	rulesAre(t, a, "better", true)
+	lookAt(t, a, "better", true)
 }
