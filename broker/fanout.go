@@ -80,11 +80,11 @@ func (f *Fanout) step(context.Context) (bool, error) {
 		err error
 	)
 	f.sessions.Wanted(func(subscribed bool) {
-		want := message.FlagRetain
+		f.want = message.FlagRetain
 		if subscribed {
-			want = 0
+			f.want = 0
 		}
-		b, ok, err = f.reader.TryNextWithin(want, passedAtOnce)
+		b, ok, err = f.reader.TryNextWithin(f.want, passedAtOnce)
 	})
 	if err != nil {
 		return false, err

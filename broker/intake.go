@@ -58,6 +58,7 @@ const intakeWants = message.FlagResult | message.FlagOther
 // behind. Records that the journal no longer has are counted as missing.
 func NewIntake(o IntakeOptions) (*Intake, error) {
 	n := &Intake{tail: newTail(intakeName, o.Journal, o.Log, o.Metrics), o: o, synced: make(chan settled, 1)}
+	n.want = intakeWants
 	n.synced <- settled{}
 	return n, n.open(o.Sessions.SettledFrom())
 }
@@ -79,7 +80,7 @@ func (n *Intake) Run(ctx context.Context) error {
 }
 
 func (n *Intake) step(ctx context.Context) (bool, error) {
-	b, ok, err := n.reader.TryNext(intakeWants)
+	b, ok, err := n.reader.TryNext(n.want)
 	if err != nil {
 		return false, err
 	}

@@ -20,6 +20,7 @@ type tail struct {
 	name    string // among the journal's consumers
 	journal Journal
 	reader  *journal.Reader
+	want    message.Flags // of the records that are to be handed on at once; 0: all
 	log     *slog.Logger
 	metrics *TailMetrics
 	done    atomic.Uint64 // every record up to here has been handed on; the reader is ahead of it within a batch
@@ -90,21 +91,14 @@ func (t *tail) each(b *journal.Batch, fn func(rec *message.Record) error) error 
 	return nil
 }
 
-// await returns when there may be more to read, and after settleInterval without.
+// await returns when there may be more to read, at once for what the loop wants, and after settleInterval without.
 func (t *tail) await(ctx context.Context) error {
-	next := t.reader.Position() + 1
-	if next <= t.journal.Durable() {
-		// Durable, but not to be read yet: the journal is between two segments, or has lost the record.
-		select {
-		case <-time.After(time.Millisecond):
-		case <-ctx.Done():
-		}
-		return nil
+	if t.reader.Position() >= t.journal.Durable() {
+		t.since.Store(time.Now().UnixMilli()) // nothing waits
 	}
-	t.since.Store(time.Now().UnixMilli()) // nothing waits
 	wait, cancel := context.WithTimeout(ctx, settleInterval)
 	defer cancel()
-	if err := t.journal.WaitDurable(wait, next); err != nil && wait.Err() == nil {
+	if err := t.reader.Await(wait, t.want); err != nil && wait.Err() == nil {
 		return err
 	}
 	return nil

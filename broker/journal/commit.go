@@ -21,6 +21,8 @@ const (
 	// since the last look to look again: with as many, a commit and the wakeups around it cost more than their
 	// share of one. At 2,000 messages a second a look of a millisecond finds two.
 	crowd = 4
+	// maxLooks is how often at most it is looked within CommitInterval.
+	maxLooks = 4
 	// maxFutile bounds how many commits are made without looking after looks were in vain.
 	maxFutile = 64
 	// idleAfter is how long the journal rests before it writes down that its last batch is durable.
@@ -62,6 +64,7 @@ type committer struct {
 	calls   int       // of Append in the last commit
 	marked  uint64    // the mark last written
 	gather  gathering
+	company company
 	timer   *time.Timer
 }
 
@@ -91,6 +94,12 @@ func (c *committer) run() error {
 // next waits for the next batch and returns it; nil when it is time to write the mark down. closed says
 // that there is nothing left to come.
 func (c *committer) next() (b *batch, closed bool) {
+	now := time.Now()
+	company := c.company.every(companyPace, now)
+	few := company && !c.company.every(c.interval/maxLooks/crowd, now) // a look would find no crowd
+	if company {
+		c.rest(companyPace - now.Sub(c.started)) // nobody need wake the committer meanwhile
+	}
 	for {
 		calls, waiters, grown, closed := c.buffer.pending(c.calls)
 		now := time.Now()
@@ -102,7 +111,7 @@ func (c *committer) next() (b *batch, closed bool) {
 			if calls < c.calls {
 				wait = max(wait, c.pause(c.calls, 0)-now.Sub(c.ended))
 			}
-			if wait <= 0 {
+			if wait <= 0 && !few {
 				wait = c.gather.more(calls, waiters, since, c.interval)
 			}
 			if grown || closed || wait <= 0 {
@@ -123,6 +132,14 @@ func (c *committer) next() (b *batch, closed bool) {
 		case <-c.buffer.wake:
 		case <-c.timer.C:
 		}
+	}
+}
+
+// rest waits for d.
+func (c *committer) rest(d time.Duration) {
+	if d > 0 {
+		c.timer.Reset(d)
+		<-c.timer.C
 	}
 }
 
@@ -151,7 +168,7 @@ func (g *gathering) more(calls, waiters int, since, interval time.Duration) time
 	if waiters < crowd || since >= interval || g.skip > 0 {
 		return 0
 	}
-	look := interval / 4
+	look := interval / maxLooks
 	switch {
 	case !g.looking:
 		g.looking, g.calls, g.next = true, calls, since+look
@@ -188,7 +205,8 @@ func (c *committer) commit(b *batch) error {
 	mark := b.first + uint64(b.count) - 1
 	c.durable.Store(mark)
 	c.active.end.Store(c.off)
-	c.notify.committed(mark, b.waiters)
+	c.company.note(b.waiters, c.ended)
+	c.notify.committed(mark, b.flags, b.waiters)
 	c.metrics.batchRecords.Observe(float64(b.count))
 	c.metrics.batchBytes.Observe(float64(body))
 	c.buffer.release(b, body)

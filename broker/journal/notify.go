@@ -4,6 +4,9 @@ import (
 	"context"
 	"reflect"
 	"sync"
+	"time"
+
+	"cellgate/broker/message"
 )
 
 // Waiter is told when records are durable.
@@ -26,6 +29,7 @@ type notifier struct {
 
 	mu      sync.Mutex
 	mark    uint64
+	flags   message.Flags // of the records committed since the last round
 	waiters []Waiter
 	awaits  []await
 	readers map[*Reader]struct{}
@@ -50,9 +54,10 @@ func newNotifier(mark uint64) *notifier {
 }
 
 // committed hands over the waiters of a batch; the slice stays the caller's.
-func (n *notifier) committed(mark uint64, waiters []Waiter) {
+func (n *notifier) committed(mark uint64, flags message.Flags, waiters []Waiter) {
 	n.mu.Lock()
 	n.mark = mark
+	n.flags |= flags
 	n.waiters = append(n.waiters, waiters...)
 	n.mu.Unlock()
 	n.signal()
@@ -81,10 +86,12 @@ func (n *notifier) run() {
 	for range n.wake {
 		n.mu.Lock()
 		mark, ended := n.mark, n.ended != nil
+		flags := n.flags
+		n.flags = 0
 		n.taken, n.waiters = n.waiters, n.taken[:0]
 		n.mu.Unlock()
 		n.tell(mark)
-		n.release(mark, ended)
+		n.release(mark, flags, ended)
 		if ended {
 			return
 		}
@@ -107,7 +114,7 @@ func (n *notifier) tell(mark uint64) {
 }
 
 // release wakes the blocked calls of WaitDurable that have what they wait for, and all readers.
-func (n *notifier) release(mark uint64, ended bool) {
+func (n *notifier) release(mark uint64, flags message.Flags, ended bool) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	left := n.awaits[:0]
@@ -121,7 +128,46 @@ func (n *notifier) release(mark uint64, ended bool) {
 	clear(n.awaits[len(left):])
 	n.awaits = left
 	for r := range n.readers {
-		r.signal()
+		switch {
+		case ended || r.want == 0 || flags&r.want != 0:
+			r.signal()
+		case !r.due:
+			r.due = true
+			time.AfterFunc(passPace, func() { n.pass(r) })
+		}
+	}
+}
+
+// passPace is how long a reader leaves records that it does not want before it passes over them, many at once.
+const passPace = 5 * time.Millisecond
+
+// pass wakes a reader for records that it does not want.
+func (n *notifier) pass(r *Reader) {
+	n.mu.Lock()
+	r.due = false
+	n.mu.Unlock()
+	r.signal()
+}
+
+// Await returns when there may be a record with one of the flags in want, or any when want is 0, that was not there at the
+// last TryNext, and a little after there are others, to be passed over. Errors: ctx's, ErrClosed when the journal or the
+// reader was closed, or the journal's sticky error.
+func (r *Reader) Await(ctx context.Context, want message.Flags) error {
+	n := r.j.notify
+	n.mu.Lock()
+	r.want = want
+	ended := n.ended
+	n.mu.Unlock()
+	if ended != nil {
+		return ended
+	}
+	select {
+	case <-r.wake:
+		return nil
+	case <-r.closed:
+		return ErrClosed
+	case <-ctx.Done():
+		return ctx.Err()
 	}
 }
 

@@ -39,6 +39,10 @@ type Reader struct {
 	closed chan struct{}
 	passed atomic.Uint64
 
+	// Under the notifier's lock: see Await.
+	want message.Flags
+	due  bool // it will be woken for what it does not want
+
 	mu      sync.Mutex // held while reading, so that Close waits for that
 	done    bool
 	seg     *segment // pinned; nil until there is one
@@ -147,15 +151,8 @@ func (r *Reader) Next(ctx context.Context, want message.Flags) (*Batch, error) {
 		if ok || err != nil {
 			return b, err
 		}
-		if err := r.j.notify.endedWith(); err != nil {
+		if err := r.Await(ctx, want); err != nil {
 			return nil, err
-		}
-		select {
-		case <-r.wake:
-		case <-r.closed:
-			return nil, ErrClosed
-		case <-ctx.Done():
-			return nil, ctx.Err()
 		}
 	}
 }

@@ -1,0 +1,218 @@
+package journal
+
+import (
+	"context"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"cellgate/broker/message"
+	"cellgate/broker/wal/waltest"
+)
+
+// syncTime is how long a sync takes in these tests.
+const syncTime = 200 * time.Microsecond
+
+// timed runs fn on a journal whose clock is the test's, and of which only a sync takes time.
+func timed(t *testing.T, fn func(t *testing.T, j *Journal, syncs *atomic.Int64)) {
+	t.Helper()
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var syncs atomic.Int64
+		mem := waltest.New()
+		mem.Forget = func(waltest.Op, string) bool { return true } // nothing crashes here, and a sync copies the file
+		mem.Before = func(o waltest.Op, _ string) error {
+			if o == waltest.Sync {
+				syncs.Add(1)
+				time.Sleep(syncTime)
+			}
+			return nil
+		}
+		o := testOptions("/j")
+		o.FS, o.SegmentBytes, o.MaxBytes = mem, 512<<10, 4<<20
+		j, _ := open(t, o)
+		j.Retain("none", 1<<62)
+		v := newVehicle()
+		v.publish(t, j) // makes the segment
+		<-v.acked
+		time.Sleep(time.Second)
+		syncs.Store(0)
+		fn(t, j, &syncs)
+		if err := j.Close(context.Background()); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
+// vehicle is a connection with one message under way.
+type vehicle struct {
+	acked chan struct{}
+	sent  time.Time
+	took  time.Duration // until the last acknowledgement
+}
+
+func newVehicle() *vehicle { return &vehicle{acked: make(chan struct{}, 1)} }
+
+func (v *vehicle) Durable(uint64) {
+	v.took = time.Since(v.sent)
+	v.acked <- struct{}{}
+}
+
+func (v *vehicle) publish(t *testing.T, j *Journal) {
+	v.sent = time.Now()
+	if _, err := j.Append([]message.Record{record(1)}, v); err != nil {
+		t.Error(err)
+	}
+}
+
+// fleet publishes once each gap, every time another of n vehicles, and returns how long the slowest acknowledgement took.
+func fleet(t *testing.T, j *Journal, n, messages int, gap time.Duration) (slowest time.Duration) {
+	vehicles := make([]*vehicle, n)
+	for i := range vehicles {
+		vehicles[i] = newVehicle()
+	}
+	for i := range messages {
+		v := vehicles[i%n]
+		if i >= n {
+			<-v.acked
+			slowest = max(slowest, v.took)
+		}
+		v.publish(t, j)
+		time.Sleep(gap)
+	}
+	time.Sleep(time.Second)
+	return slowest
+}
+
+func TestThoseThatPublishNowAndThenShareCommits(t *testing.T) {
+	timed(t, func(t *testing.T, j *Journal, syncs *atomic.Int64) {
+		const messages = 600
+		slowest := fleet(t, j, 200, messages, 500*time.Microsecond)
+		if n := syncs.Load(); n > 0.65*messages {
+			t.Errorf("%d commits for %d messages, 2,000 a second, by 200 vehicles", n, messages)
+		}
+		if most := companyPace + 2*syncTime; slowest > most {
+			t.Errorf("a message waited %v, want at most %v: the pace, the commit under way and its own", slowest, most)
+		}
+	})
+}
+
+func TestNobodyWaitsForCompanyThatIsNotComing(t *testing.T) {
+	timed(t, func(t *testing.T, j *Journal, _ *atomic.Int64) {
+		if slowest := fleet(t, j, 200, 300, 3*time.Millisecond); slowest != syncTime {
+			t.Errorf("a message waited %v while another comes every 3 ms, want the sync's %v", slowest, syncTime)
+		}
+		fleet(t, j, 200, 400, 500*time.Microsecond)
+		v := newVehicle() // after the company has gone
+		v.publish(t, j)
+		if <-v.acked; v.took != syncTime {
+			t.Errorf("a message alone waited %v, want the sync's %v", v.took, syncTime)
+		}
+	})
+}
+
+func TestNobodyWaitsForThoseThatWaitForTheirAcknowledgement(t *testing.T) {
+	for _, n := range []int{1, 2, 3, 40, 63} {
+		t.Run("", func(t *testing.T) {
+			timed(t, func(t *testing.T, j *Journal, _ *atomic.Int64) {
+				const rounds = 100
+				done := make(chan struct{})
+				begun := time.Now()
+				for range n {
+					go func() {
+						v := newVehicle()
+						for range rounds {
+							v.publish(t, j)
+							<-v.acked
+						}
+						done <- struct{}{}
+					}()
+				}
+				for range n {
+					<-done
+				}
+				// The pause for n waiters, of whom some may come a commit later than the others.
+				most := 2 * max(syncTime, time.Duration(n)*(callPause+waiterPause))
+				if n == 1 {
+					most = syncTime
+				}
+				if mean := time.Since(begun) / rounds; mean > most {
+					t.Errorf("%d producers in lockstep waited %v each time, want at most %v", n, mean, most)
+				}
+			})
+		})
+	}
+}
+
+// One that waits for each of its acknowledgements is not slowed down by vehicles that publish now and then.
+func TestOneInLockstepAmongOthers(t *testing.T) {
+	timed(t, func(t *testing.T, j *Journal, _ *atomic.Int64) {
+		ended := make(chan struct{})
+		go func() {
+			fleet(t, j, 200, 800, 500*time.Microsecond)
+			close(ended)
+		}()
+		time.Sleep(100 * time.Millisecond)
+		v, begun := newVehicle(), time.Now()
+		const rounds = 300
+		for range rounds {
+			v.publish(t, j)
+			<-v.acked
+		}
+		if mean := time.Since(begun) / rounds; mean > 2*syncTime {
+			t.Errorf("an acknowledgement took %v, want at most the commit under way and its own, %v", mean, 2*syncTime)
+		}
+		<-ended
+	})
+}
+
+func TestAReaderIsNotWokenForWhatItDoesNotWant(t *testing.T) {
+	timed(t, func(t *testing.T, j *Journal, syncs *atomic.Int64) {
+		r, err := j.NewReader(0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		var wakes, at atomic.Int64
+		followed := make(chan struct{})
+		go func() {
+			defer close(followed)
+			for r.Await(ctx, message.FlagResult) == nil {
+				wakes.Add(1)
+				_, ok, err := r.TryNext(message.FlagResult)
+				if err != nil {
+					t.Error(err)
+				}
+				if ok {
+					at.Store(time.Now().UnixNano())
+				}
+			}
+		}()
+		synctest.Wait()
+		begun := time.Now()
+		fleet(t, j, 200, 400, 500*time.Microsecond)
+		took, n := time.Since(begun)-time.Second, wakes.Load()
+		if most := int64(took/passPace) + 1; n > most || n == 0 {
+			t.Errorf("woken %d times by %d commits in %v, want once each %v, %d", n, syncs.Load(), took, passPace, most)
+		}
+		if r.Position() != j.Durable() {
+			t.Errorf("stands at %d, durable is %d: what nobody wants is not passed over", r.Position(), j.Durable())
+		}
+		rec := record(1)
+		rec.Topic = "v1/" + rec.Client + "/res/1/succeeded"
+		v := newVehicle()
+		if _, err := j.Append([]message.Record{rec}, v); err != nil {
+			t.Fatal(err)
+		}
+		<-v.acked
+		durable := time.Now().UnixNano()
+		synctest.Wait()
+		if at.Load() != durable {
+			t.Errorf("a record that it wants was read %v after it was durable", time.Duration(at.Load()-durable))
+		}
+		cancel()
+		<-followed
+		_ = r.Close()
+	})
+}
