@@ -40,8 +40,9 @@ func (a *ackQueue) push(acks []ack) {
 	a.q = append(a.q, acks...)
 }
 
-// ready reports whether the first acknowledgement may leave.
-func (a *ackQueue) ready(durable, settled uint64) bool {
+// ackReadyLocked reports whether the first acknowledgement may leave.
+func (c *conn) ackReadyLocked() bool {
+	a := &c.writer.acks
 	if a.head == len(a.q) {
 		return false
 	}
@@ -50,25 +51,39 @@ func (a *ackQueue) ready(durable, settled uint64) bool {
 	case AckMemory:
 		return true
 	case AckKafka:
-		return first.seq <= durable && first.seq <= settled
+		return first.seq <= c.writer.durable && c.inKafkaLocked(first.seq)
 	case ackCommand:
 		_, decided := a.decisions[first.seq]
 		return decided
 	default:
-		return first.seq <= durable
+		return first.seq <= c.writer.durable
 	}
 }
 
-// take encodes every acknowledgement that may leave behind dst. It tells how many of them end an exchange of MQTT 5's
+// inKafkaLocked reports whether Kafka has a record. If not, the connection is told when to ask again: those behind it
+// have to wait for it, so one at a time is enough.
+func (c *conn) inKafkaLocked(seq uint64) bool {
+	if c.writer.unsettled == seq {
+		return false
+	}
+	if c.b.settlement.Settled(seq, c) {
+		return true
+	}
+	c.writer.unsettled = seq
+	return false
+}
+
+// encodeAcksLocked encodes every acknowledgement that may leave behind dst. Some of them end an exchange of MQTT 5's
 // Receive Maximum (4.9): PUBACK, PUBCOMP and a refusing PUBREC.
-func (a *ackQueue) take(dst []byte, durable, settled uint64, version byte) (out []byte, ended int) {
-	for a.ready(durable, settled) {
+func (c *conn) encodeAcksLocked(dst []byte) []byte {
+	a, ended := &c.writer.acks, 0
+	for c.ackReadyLocked() {
 		e := &a.q[a.head]
 		if e.mode == ackCommand {
 			e.reason = a.decisions[e.seq]
 			delete(a.decisions, e.seq)
 		}
-		dst = frame.AppendAck(dst, e.typ, e.id, e.reason, version)
+		dst = frame.AppendAck(dst, e.typ, e.id, e.reason, c.version)
 		if e.typ != frame.TypePubrec || e.reason >= 0x80 {
 			ended++
 		}
@@ -77,7 +92,8 @@ func (a *ackQueue) take(dst []byte, durable, settled uint64, version byte) (out 
 	if a.head == len(a.q) {
 		a.q, a.head = a.q[:0], 0
 	}
-	return dst, ended
+	c.writer.used = max(0, c.writer.used-ended)
+	return dst
 }
 
 // release gives the memory back if nothing waits.

@@ -226,10 +226,7 @@ func (b *Broker) elapsed() time.Duration { return time.Since(b.begun) }
 // enter makes the connection one that the wheel, Stop and revocations find, unless it has been closed already.
 func (b *Broker) enter(c *conn) {
 	b.wheel.add(c, c.nextCheck(0))
-	c.mu.Lock()
-	closed := c.closing.done
-	c.mu.Unlock()
-	if closed {
+	if c.shared.closed.Load() {
 		b.wheel.remove(c)
 	}
 }

@@ -71,6 +71,7 @@ type connShared struct {
 	grown    atomic.Bool  // the stack or the buffers may have grown since the last release
 	busy     atomic.Bool  // deliberately not reading: keep alive is suspended
 	stopping atomic.Bool  // closing.begun, for the reader's quick look
+	closed   atomic.Bool  // the socket is
 }
 
 // connWriter is what the writer sends, and who it is; under the connection's lock.
@@ -78,8 +79,8 @@ type connWriter struct {
 	out          *outBuffer // frames to write; nil none
 	acks         ackQueue
 	used         int    // QoS 1 and 2 messages taken and not acknowledged
-	durable      uint64 // marks
-	settled      uint64
+	durable      uint64 // mark
+	unsettled    uint64 // the record that the settlement is waiting for on the connection's behalf; 0 none
 	sampleSeq    uint64 // of the PUBLISH whose acknowledgement is being timed
 	sampleAt     int64  // ns, of Broker.elapsed
 	since        int64  // clock when the write under way began, ms; 0 none
@@ -106,7 +107,6 @@ type connClosing struct {
 	goodbye    bool // the client sent one, and may still read and close as TLS asks
 	readerDone bool
 	broken     bool // the socket failed
-	done       bool // the socket is closed
 }
 
 // told is what a client was told at CONNECT of what it may send. It holds for the connection: a reload of the limits
@@ -175,19 +175,15 @@ func (c *conn) Durable(mark uint64) {
 }
 
 // Settled implements SettlementWaiter.
-func (c *conn) Settled(mark uint64) {
+func (c *conn) Settled() {
 	c.mu.Lock()
-	c.writer.settled = max(c.writer.settled, mark)
+	c.writer.unsettled = 0
 	c.acknowledgeLocked()
 	c.mu.Unlock()
 }
 
 // Gone implements SettlementWaiter.
-func (c *conn) Gone() bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.closing.done
-}
+func (c *conn) Gone() bool { return c.shared.closed.Load() }
 
 // Kick implements session.Outbound.
 func (c *conn) Kick(reason byte, serverRef string) {
@@ -283,11 +279,7 @@ func (c *conn) finish() {
 
 // close closes the socket at once.
 func (c *conn) close(lingering bool) {
-	c.mu.Lock()
-	was := c.closing.done
-	c.closing.done = true
-	c.mu.Unlock()
-	if was {
+	if c.shared.closed.Swap(true) {
 		return
 	}
 	if lingering {

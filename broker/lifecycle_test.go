@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -403,16 +404,48 @@ func TestPanicCostsOneConnection(t *testing.T) {
 	h.connect("cars", testVIN, 5, mqtt.Connect{})
 }
 
-// settlement is a Settlement that tests drive.
-type settlement chan SettlementWaiter
+// settlement is a Settlement that tests drive: what is in missing is not in Kafka.
+type settlement struct {
+	asked chan SettlementWaiter
 
-func (s settlement) Notify(_ uint64, w SettlementWaiter) { s <- w }
+	mu      sync.Mutex
+	missing map[uint64]bool
+}
+
+func newSettlement(missing ...uint64) *settlement {
+	s := &settlement{asked: make(chan SettlementWaiter, 10), missing: map[uint64]bool{}}
+	for _, seq := range missing {
+		s.missing[seq] = true
+	}
+	return s
+}
+
+func (s *settlement) Settled(seq uint64, w SettlementWaiter) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.missing[seq] {
+		s.asked <- w
+	}
+	return !s.missing[seq]
+}
+
+func (s *settlement) settle(seq uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.missing, seq)
+}
+
+// waits checks that nothing comes before the answer to a PINGREQ.
+func waits(c *client) {
+	c.Send(mqtt.Pingreq())
+	c.ExpectFrame(0xD0)
+}
 
 func TestAckModes(t *testing.T) {
 	t.Parallel()
-	gate, told := make(chan struct{}), make(settlement, 1)
+	gate, kafka := make(chan struct{}), newSettlement(2)
 	h := newHarness(t, func(o *Options) {
-		o.Journal, o.Settlement = stuckJournal{o.Journal, gate}, told
+		o.Journal, o.Settlement = stuckJournal{o.Journal, gate}, kafka
 		o.Ack = func(rec *message.Record) AckMode { return AckMode(rec.Payload[0] - '0') }
 	})
 	topic := "v1/" + testVIN + "/up/x"
@@ -420,41 +453,45 @@ func TestAckModes(t *testing.T) {
 	c.Send(publishFrame(4, 1, 1, topic, "2")) // memory
 	c.ExpectFrame(0x40, puback(1)...)
 	c.Send(publishFrame(4, 1, 2, topic, "1"), publishFrame(4, 1, 3, topic, "2")) // kafka, memory behind it
-	w := <-told
-	c.Quiet(100 * time.Millisecond) // not before Kafka has it
+	waits(c)
 	close(gate)
-	eventually(t, "durable", func() bool { return h.journal.Durable() >= 2 })
-	w.Settled(3)
+	w := <-kafka.asked
+	waits(c)
+	w.Settled() // to be asked again
+	<-kafka.asked
+	waits(c)
+	kafka.settle(2)
+	w.Settled()
 	c.ExpectFrame(0x40, puback(2)...)
 	c.ExpectFrame(0x40, puback(3)...)
 }
 
-// A QoS 2 PUBLISH that is repeated before Kafka has its message waits for Kafka too.
+// A QoS 2 PUBLISH that is repeated before Kafka has its message waits for that message, whatever Kafka has of later ones.
 func TestRepeatWaitsForKafka(t *testing.T) {
 	t.Parallel()
-	told := make(settlement, 2)
+	kafka := newSettlement(1)
 	h := newHarness(t, func(o *Options) {
-		o.Settlement, o.Ack = told, func(*message.Record) AckMode { return AckKafka }
+		o.Settlement, o.Ack = kafka, func(*message.Record) AckMode { return AckKafka }
 	})
 	topic := "v1/" + testVIN + "/up/x"
 	c := h.connect("cars", testVIN, 4, mqtt.Connect{Keep: true})
 	c.Send(publishFrame(4, 2, 7, topic, "x"))
-	<-told
+	<-kafka.asked
 	_ = c.Conn.Close()
 	eventually(t, "the connection is gone", func() bool { return h.b.Connections() == 0 })
+	other := h.connect("cars", "LTEST000000000002", 4, mqtt.Connect{})
+	other.Send(publishFrame(4, 1, 1, "v1/LTEST000000000002/up/x", "x"))
+	other.ExpectFrame(0x40, puback(1)...)
 	c = h.connect("cars", testVIN, 4, mqtt.Connect{Keep: true})
 	again := publishFrame(4, 2, 7, topic, "x")
 	again[0] |= 8 // DUP
 	c.Send(again)
-	select {
-	case w := <-told:
-		c.Quiet(100 * time.Millisecond) // not before Kafka has it
-		w.Settled(1)
-	case <-time.After(testPatience):
-		t.Fatal("nobody waits for Kafka")
-	}
+	w := <-kafka.asked
+	waits(c)
+	kafka.settle(1)
+	w.Settled()
 	c.ExpectFrame(0x50, puback(7)...)
-	if n := h.journal.Last(); n != 1 {
+	if n := h.journal.Last(); n != 2 {
 		t.Errorf("%d records", n)
 	}
 }

@@ -81,15 +81,16 @@ type Journal interface {
 
 // Settlement tells when the rules' Kafka targets have taken a record.
 type Settlement interface {
-	// Notify calls w.Settled, on another goroutine, with a mark at or behind seq as soon as every record up to
-	// that mark has settled, and again for every later call of Notify. It does not block.
-	Notify(seq uint64, w SettlementWaiter)
+	// Settled reports whether a record has settled. If not, it calls w.Settled, on another goroutine, when it is worth
+	// asking again. It does not block.
+	Settled(seq uint64, w SettlementWaiter) bool
 }
 
-// SettlementWaiter is told a settlement mark. Settled neither blocks nor touches a socket.
+// SettlementWaiter waits for one record at a time.
 type SettlementWaiter interface {
-	Settled(mark uint64)
-	// Gone reports that the connection has ended, so that it need not be told, nor held any longer.
+	// Settled does not block on a socket. No lock that Settlement.Settled takes may be held.
+	Settled()
+	// Gone reports that the connection has ended, so that it need not be told, nor held any longer. It takes no lock.
 	Gone() bool
 }
 

@@ -183,7 +183,7 @@ func (c *conn) take(in *frame.Inbound, topic string, class int) bool {
 	a := ack{id: in.PacketID, typ: frame.TypePuback}
 	if in.QoS == 2 {
 		a.typ = frame.TypePubrec
-		if c.session.ReceiveQoS2(in.PacketID) {
+		if _, again := c.session.ReceiveQoS2(in.PacketID); again {
 			return c.repeat(a, in, topic)
 		}
 	}
@@ -215,8 +215,7 @@ func (c *conn) take(in *frame.Inbound, topic string, class int) bool {
 	return len(s.records) < batchRecords || c.flush()
 }
 
-// repeat acknowledges a QoS 2 PUBLISH that was taken before: once what is in the journal now has gone as far as its
-// acknowledgement stands for, its record has too.
+// repeat acknowledges a QoS 2 PUBLISH that was taken before, when its record has gone as far as that stands for.
 func (c *conn) repeat(a ack, in *frame.Inbound, topic string) bool {
 	if !c.flush() {
 		return false
@@ -227,13 +226,14 @@ func (c *conn) repeat(a ack, in *frame.Inbound, topic string) bool {
 	a.mode = c.b.ackMode(&message.Record{
 		Kind: message.KindPublish, QoS: in.QoS, Retain: in.Retain, Client: c.key, Topic: topic, Payload: in.Payload,
 	})
-	switch last := c.b.journal.Last(); {
-	case last > c.b.journal.Durable():
-		a.seq = last
-		go c.awaitDurable(last) // nothing was appended with the connection as waiter
-	case a.mode == AckKafka:
-		a.seq = last
-		c.Durable(last)
+	var again bool
+	if a.seq, again = c.session.ReceiveQoS2(in.PacketID); !again { // the session is another connection's now
+		return c.endNow(frame.ReasonTakenOver, disconnectLabel(frame.ReasonTakenOver))
+	}
+	if a.seq > c.b.journal.Durable() {
+		go c.awaitDurable(a.seq) // nothing was appended with the connection as waiter
+	} else {
+		c.Durable(a.seq)
 	}
 	c.stage(a)
 	return true
@@ -404,14 +404,10 @@ func (c *conn) dropUnacknowledged() {
 func (c *conn) queueAcks(start int64) {
 	s := c.reader.scratch
 	var publishes int
-	var kafka uint64
 	for i := range s.acks {
 		a := &s.acks[i]
 		if a.record > 0 {
 			a.seq = s.records[a.record-1].Seq
-		}
-		if a.mode == AckKafka {
-			kafka = a.seq
 		}
 		if a.typ != frame.TypePubcomp && !a.again {
 			publishes++
@@ -425,9 +421,6 @@ func (c *conn) queueAcks(start int64) {
 	}
 	c.acknowledgeLocked()
 	c.mu.Unlock()
-	if kafka > 0 {
-		c.b.settlement.Notify(kafka, c)
-	}
 }
 
 // violation ends the connection for what its client sent.

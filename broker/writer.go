@@ -8,7 +8,7 @@ import (
 
 // startWriterLocked starts the writer if there may be something for it.
 func (c *conn) startWriterLocked() {
-	if !c.writer.running && !c.closing.done {
+	if !c.writer.running && !c.shared.closed.Load() {
 		c.writer.running = true
 		go c.write()
 	}
@@ -16,7 +16,7 @@ func (c *conn) startWriterLocked() {
 
 // acknowledgeLocked starts the writer if an acknowledgement may leave.
 func (c *conn) acknowledgeLocked() {
-	if c.writer.acks.ready(c.writer.durable, c.writer.settled) {
+	if c.ackReadyLocked() {
 		c.startWriterLocked()
 	}
 }
@@ -62,7 +62,7 @@ func (c *conn) nextRound() (r round, more bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	r.out, c.writer.out = c.writer.out, nil
-	if c.writer.acks.ready(c.writer.durable, c.writer.settled) {
+	if c.ackReadyLocked() {
 		if r.out == nil {
 			r.out = c.b.pools.getOut()
 		}
@@ -75,7 +75,7 @@ func (c *conn) nextRound() (r round, more bool) {
 		}
 		r.out.b = c.appendDisconnect(r.out.b)
 	}
-	if (r.out == nil && !r.last) || c.closing.done {
+	if (r.out == nil && !r.last) || c.shared.closed.Load() {
 		c.writer.running = false
 		return r, false
 	}
@@ -104,9 +104,7 @@ func (c *conn) takeAcksLocked(r *round) {
 	if c.writer.sampleSeq != 0 && c.writer.sampleSeq <= c.writer.durable {
 		r.sampledAt, c.writer.sampleSeq = c.writer.sampleAt, 0
 	}
-	var ended int
-	r.out.b, ended = c.writer.acks.take(r.out.b, c.writer.durable, c.writer.settled, c.version)
-	c.writer.used = max(0, c.writer.used-ended)
+	r.out.b = c.encodeAcksLocked(r.out.b)
 }
 
 // lastRoundLocked reports whether this round ends the connection: the reader appends no more, and no

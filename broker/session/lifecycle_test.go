@@ -375,8 +375,8 @@ func TestTakeover(t *testing.T) {
 	old.detach(false)
 	c := <-got
 	c.expect("v1/V/cmd/1/a= q1 #1 dup")
-	if !c.s.ReceiveQoS2(5) {
-		t.Error("the identifier that the old connection took is free")
+	if seq, used := c.s.ReceiveQoS2(5); !used || seq != 1 {
+		t.Errorf("the identifier that the old connection took: in use %v, record %d", used, seq)
 	}
 	// The old handle is void.
 	old.s.Puback(1, 0)

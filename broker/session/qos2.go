@@ -35,24 +35,24 @@ func (in *incoming) dropPending() {
 }
 
 // ReceiveQoS2 notes the packet identifier of a QoS 2 PUBLISH from the client, before its journal append.
-// duplicate means that the identifier is in use: the message is in the journal, or on its way to it, and must
-// not be appended again; its PUBREC waits for the journal's present end.
-func (s *Session) ReceiveQoS2(id uint16) (duplicate bool) {
+// duplicate means that the identifier is in use: the message is in the journal under seq, or on its way to it (seq is then
+// before it), and must not be appended again; its PUBREC waits for it.
+func (s *Session) ReceiveQoS2(id uint16) (seq uint64, duplicate bool) {
 	st := s.st
 	st.mu.Lock()
 	defer st.mu.Unlock()
 	if !s.live() {
-		return false
+		return 0, false
 	}
 	if st.incoming == nil {
 		st.incoming = &incoming{ids: make(map[uint16]receipt)}
 	}
-	if _, duplicate = st.incoming.ids[id]; duplicate {
-		return true
+	if r, duplicate := st.incoming.ids[id]; duplicate {
+		return r.seq, true
 	}
 	st.incoming.ids[id] = receipt{seq: st.m.journal.Last(), pending: true}
 	st.incomingChanged()
-	return false
+	return 0, false
 }
 
 // JournaledQoS2 tells the journal sequence of a QoS 2 PUBLISH that ReceiveQoS2 has noted; the connection

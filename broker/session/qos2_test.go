@@ -10,7 +10,7 @@ import (
 // take2 plays the connection's part for a QoS 2 PUBLISH: note, append, tell.
 func (e *env) take2(c *conn, id uint16) (duplicate bool) {
 	e.t.Helper()
-	if c.s.ReceiveQoS2(id) {
+	if _, duplicate = c.s.ReceiveQoS2(id); duplicate {
 		return true
 	}
 	recs := []message.Record{{Kind: message.KindPublish, Client: "V", Topic: "v1/V/up/x", QoS: 2, PacketID: id}}

@@ -32,14 +32,13 @@ type destination struct {
 	why                   string
 	missing               bool // as the sink says
 	since                 time.Time
-	mark                  uint64            // what via had taken when this one was parked
-	spills                time.Time         // from when on messages are given up that cannot be parked; zero: not yet
-	oldest                int64             // ReceivedAt of the oldest message, about
-	lowest                map[string]uint64 // lowest sequence by sink
-	lowSet                uint32            // lowest index of a rule set
-	size                  int64             // of the log
-	first, end            wal.Position      // of the log
-	flying                []*flight         // on their way, in the order of the log
+	mark                  uint64       // what via had taken when this one was parked
+	spills                time.Time    // from when on messages are given up that cannot be parked; zero: not yet
+	oldest                int64        // ReceivedAt of the oldest message, about
+	lowSet                uint32       // lowest index of a rule set
+	size                  int64        // of the log
+	first, end            wal.Position // of the log
+	flying                []*flight    // on their way, in the order of the log
 
 	// run's own; dlog and pos change under the mutex.
 	dlog        *wal.Log
@@ -175,28 +174,19 @@ func (d *destination) write(e *parkedEntry, then func()) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	d.size, d.end = size, end
-	if d.noteLocked(e) {
-		l.markLowestLocked()
-	}
+	d.noteLocked(e)
 	then()
 	l.env.metrics.parked.WithLabelValues(d.via.name).Inc()
 	return nil
 }
 
-// noteLocked counts an entry of the log, and reports whether it is the lowest of its sink.
-func (d *destination) noteLocked(e *parkedEntry) (lowest bool) {
+// noteLocked counts an entry of the log.
+func (d *destination) noteLocked(e *parkedEntry) {
 	if d.written == d.cursor {
 		d.oldest = e.record.ReceivedAt
 	}
 	d.written = e.number
-	if d.lowest == nil {
-		d.lowest, d.lowSet = map[string]uint64{}, e.set
-	}
-	if low := d.lowest[e.sink]; low == 0 || e.seq < low {
-		d.lowest[e.sink], lowest = e.seq, true
-	}
 	d.lowSet = min(d.lowSet, e.set)
-	return lowest
 }
 
 // open makes the log.

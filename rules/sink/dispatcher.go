@@ -113,18 +113,6 @@ func msgIDPrefix(node string, epoch uint64) string {
 
 func (d *Dispatcher) logDir(p *pipeline) string { return filepath.Join(d.o.Dir, p.name) }
 
-// Watch has fn called with the sequence up to which a sink has settled everything, whenever that moves;
-// it never falls. fn must not block nor call the dispatcher. Watch is called before Start.
-func (d *Dispatcher) Watch(sink string, fn func(cursor uint64)) error {
-	for _, p := range d.pipelines {
-		if p.name == sink {
-			p.watermarks = append(p.watermarks, fn)
-			return nil
-		}
-	}
-	return fmt.Errorf("dispatch: no sink %s", sink)
-}
-
 // Start begins to evaluate and deliver.
 func (d *Dispatcher) Start() error {
 	reader, err := d.o.Journal.NewReader(d.evaluated + 1)
@@ -143,6 +131,7 @@ func (d *Dispatcher) Start() error {
 		d.spawn(func() { (&loader{p: p}).run(ctx) })
 		d.spawn(func() { p.graves.run(ctx) })
 		p.signal()
+		p.notify()
 	}
 	return nil
 }

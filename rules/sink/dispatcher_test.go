@@ -279,34 +279,6 @@ func TestAgeOutPassesOverTheOldest(t *testing.T) {
 	r.Stop()
 }
 
-func TestWatchFollowsTheCursor(t *testing.T) {
-	t.Parallel()
-	r := newRig(t, nil)
-	r.Stop()
-	moved := make(chan uint64, 1000)
-	r.Setup(func(d *sink.Dispatcher) error { return d.Watch("kafka", func(c uint64) { moved <- c }) })
-	r.Open()
-	r.kafka.Hold(true)
-	r.Publish(0, 10)
-	first := r.Journal.Last() - 9
-	r.Evaluated("kafka", 10)
-	r.kafka.Settle(1, 1) // not the oldest: the cursor stays
-	if c := r.Dispatcher.Lag()[0].Cursor; c != first-1 {
-		t.Fatalf("cursor %d, the oldest open record is %d", c, first)
-	}
-	r.kafka.Hold(false)
-	last := r.Journal.Last()
-	r.Await(func() bool {
-		select {
-		case c := <-moved:
-			return c == last
-		default:
-			return false
-		}
-	})
-	r.Stop()
-}
-
 // unsure is a journal that takes records and cannot tell when they are durable.
 type unsure struct {
 	sink.Journal

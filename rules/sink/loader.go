@@ -92,6 +92,7 @@ func (l *loader) chunk(ctx context.Context, data []byte) error {
 	}
 	var set ruleSet
 	for {
+		l.p.notify()
 		var seq uint64
 		var ok bool
 		seq, l.decisions, ok, err = c.next(l.decisions[:0])
@@ -124,10 +125,8 @@ func (l *loader) passed(seq uint64) bool {
 	if !p.abandoned(seq) {
 		return false
 	}
-	p.takeLocked(seq, 0, 1)
-	slot := p.tracker.next - 1
-	p.tracker.settle(slot, dropped, Retention)
-	p.now.settled(dropped, Retention)
+	slot := p.takeLocked(seq, 0, 1)
+	p.settleLocked(slot, dropped, Retention)
 	p.advanceLocked()
 	return true
 }
@@ -139,7 +138,7 @@ func (p *pipeline) takeLocked(seq uint64, at int64, n int) uint64 {
 	if at > 0 {
 		p.waitingAt = at
 	}
-	return p.tracker.add(seq, at, n)
+	return p.beginLocked(seq, at, n)
 }
 
 // record waits for room and hands over the messages of one record.

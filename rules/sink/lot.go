@@ -106,7 +106,7 @@ func (l *lot) destLocked(via *pipeline, dest string, why error) *destination {
 	k := destKey{via.name, dest}
 	d := l.dests[k]
 	if d == nil {
-		d = &destination{l: l, via: via, key: k, since: time.Now(), mark: via.taken.Load()}
+		d = &destination{l: l, via: via, key: k, since: time.Now(), mark: via.taken.Load(), lowSet: ^uint32(0)}
 		l.dests[k] = d
 	}
 	if !l.closed[k] || d.why == "" {
@@ -143,9 +143,6 @@ func (l *lot) run(ctx context.Context) {
 			d.step(ctx)
 		}
 		waits := l.reopen() || len(all) > 0
-		for _, p := range l.env.pipelines {
-			p.notify()
-		}
 		l.src.close()
 		var timer <-chan time.Time
 		if waits {
@@ -266,26 +263,12 @@ func (l *lot) lowestSet() uint32 {
 	return low
 }
 
-// markLowest tells the pipelines in front of which record nothing of theirs is parked.
-func (l *lot) markLowestLocked() {
-	for _, p := range l.env.pipelines {
-		low := uint64(0)
-		for _, d := range l.dests {
-			if seq := d.lowest[p.name]; seq > 0 && (low == 0 || seq < low) {
-				low = seq
-			}
-		}
-		p.lowestParked.Store(low)
-	}
-}
-
 // endLocked forgets a destination that is empty.
 func (l *lot) endLocked(d *destination) {
 	delete(l.dests, d.key)
 	if d.dlog != nil {
 		l.ended = append(l.ended, d)
 	}
-	l.markLowestLocked()
 }
 
 // Parked is a destination that takes no messages.

@@ -47,6 +47,18 @@ type Binding struct {
 	// AgeOutBytes is how much of the journal an AgeOut sink may hold back before its oldest records are
 	// passed over; a quarter of the journal's bound by default.
 	AgeOutBytes int64
+	// Watch is told which records have settled; may be nil.
+	Watch Watcher
+}
+
+// Watcher follows which records a sink has settled: all up to the mark, but for those that are begun and not done. What waits
+// in front of a record does not matter. Its methods neither block nor call the dispatcher.
+type Watcher interface {
+	// Reached tells the mark, which never falls.
+	Reached(mark uint64)
+	// Begun tells of a record before the mark reaches it, once or more often.
+	Begun(seq uint64)
+	Done(seq uint64)
 }
 
 // Options configure a Dispatcher.

@@ -105,6 +105,7 @@ func (p *pipeline) resolve(seq uint64, many bool, o outcome, reason string) {
 	if o, reason, ok := p.parked.settle(seq, many, o, reason); ok {
 		p.now.settled(o, reason)
 		p.settled.settled(o, reason)
+		p.watchDone(seq)
 	}
 }
 

@@ -168,9 +168,6 @@ func (l *lot) restore(states *parkedStates) error {
 			return err
 		}
 	}
-	l.mu.Lock()
-	l.markLowestLocked()
-	l.mu.Unlock()
 	for _, p := range l.env.pipelines {
 		p.again.Store(int64(len(p.parked.before)))
 	}
@@ -211,7 +208,7 @@ func (l *lot) restoreLog(s *parkedState) error {
 	}
 	d := &destination{
 		l: l, via: l.env.byName[s.Sink], key: k, why: s.Why, missing: s.Missing, since: time.UnixMilli(s.Since),
-		cursor: s.Cursor, read: s.Cursor, written: s.Cursor,
+		cursor: s.Cursor, read: s.Cursor, written: s.Cursor, lowSet: ^uint32(0),
 	}
 	if d.adoptLocked(s.ID, dlog); d.via == nil || d.via.parker == nil {
 		l.log.Error("a sink is gone from the configuration, and with it what was parked for it", "destination", k.String())
@@ -255,6 +252,7 @@ func (d *destination) recount() error {
 		switch {
 		case p == nil:
 		case e.seq <= p.cursor():
+			p.watchBegun(e.seq)
 			p.parked.restore(e.seq, e.many)
 		default:
 			if p.parked.before == nil {

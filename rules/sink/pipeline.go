@@ -61,7 +61,6 @@ type pipeline struct {
 	floor         atomic.Uint64 // age_out: records up to here are passed over
 	taken         atomic.Uint64 // messages that the sink has delivered, parked ones not counted
 	again         atomic.Int64  // messages in parked.before
-	lowestParked  atomic.Uint64 // no record in front of this one has a parked message; 0: none has
 	wake          chan struct{} // to the loader: a chunk came, or room
 
 	mu        sync.Mutex
@@ -88,9 +87,9 @@ type pipeline struct {
 
 	graves graveyard
 
-	notifyMu   sync.Mutex // orders notifications
-	notified   uint64
-	watermarks []func(cursor uint64) // fixed before Start
+	notifyMu sync.Mutex // orders what watch is told of its mark
+	notified uint64
+	watch    Watcher // may be nil
 
 	// The evaluator's own.
 	cw        chunkWriter
@@ -103,7 +102,8 @@ type pipeline struct {
 func (d *Dispatcher) addPipeline(b *Binding) {
 	name := b.Sink.Name()
 	p := &pipeline{
-		sink: b.Sink, parker: b.Sink.Parker(), name: name, limits: b.Limits, policy: b.WhenFull, ageOutBytes: b.AgeOutBytes, env: d.env,
+		sink: b.Sink, parker: b.Sink.Parker(), name: name, limits: b.Limits, policy: b.WhenFull, ageOutBytes: b.AgeOutBytes, watch: b.Watch,
+		env: d.env,
 		log: d.o.Log.With("sink", name), wake: make(chan struct{}, 1),
 	}
 	p.graves.p, p.graves.wake = p, make(chan struct{}, 1)
@@ -146,7 +146,33 @@ func (p *pipeline) offer(seq uint64, at int64, n int) (slot uint64, isLive bool)
 		return 0, false
 	}
 	p.inflight.Add(int64(n))
-	return p.tracker.add(seq, at, n), true
+	return p.beginLocked(seq, at, n), true
+}
+
+// beginLocked tracks a record.
+func (p *pipeline) beginLocked(seq uint64, at int64, n int) (slot uint64) {
+	p.watchBegun(seq)
+	return p.tracker.add(seq, at, n)
+}
+
+func (p *pipeline) watchBegun(seq uint64) {
+	if p.watch != nil {
+		p.watch.Begun(seq)
+	}
+}
+
+func (p *pipeline) watchDone(seq uint64) {
+	if p.watch != nil {
+		p.watch.Done(seq)
+	}
+}
+
+// settleLocked takes one message's outcome.
+func (p *pipeline) settleLocked(slot uint64, o outcome, reason string) {
+	if e := p.tracker.settle(slot, o, reason); e != nil {
+		p.now.settled(e.outcome, e.reason)
+		p.watchDone(e.seq)
+	}
 }
 
 // publishLocked makes what the evaluator has counted visible. Both terms of a record appear together.
@@ -283,6 +309,11 @@ func (p *pipeline) cursorLocked() uint64 {
 	if e, ok := p.tracker.oldest(); ok {
 		return e.seq - 1
 	}
+	return p.reachedLocked()
+}
+
+// reachedLocked is the sequence up to which everything is handed over, or has nothing for the sink.
+func (p *pipeline) reachedLocked() uint64 {
 	if p.backlog > 0 {
 		return p.loaded
 	}
@@ -300,58 +331,48 @@ func (p *pipeline) settle(t Ticket, o outcome, reason string) {
 	p.inflight.Add(-1)
 	p.inflightBytes.Add(-int64(t.size))
 	p.mu.Lock()
-	if e := p.tracker.settle(t.slot, o, reason); e != nil {
-		p.now.settled(e.outcome, e.reason)
-	}
+	p.settleLocked(t.slot, o, reason)
 	if o == delivered {
 		p.taken.Add(1)
 	}
-	moved := p.advanceLocked()
+	p.advanceLocked()
 	p.mu.Unlock()
 	if p.starved.Load() {
 		p.signal()
 	}
-	if moved {
-		p.notify()
-	}
 }
 
-// advanceLocked moves the cursor over what is settled or parked, and reports whether it has moved.
-func (p *pipeline) advanceLocked() (moved bool) {
+// advanceLocked moves the cursor over what is settled or parked.
+func (p *pipeline) advanceLocked() {
 	for {
 		e, ok := p.tracker.pop()
 		switch {
 		case !ok:
-			return moved
+			return
 		case e.parked > 0:
 			p.parked.leave(&e)
 		default:
 			p.settled.settled(e.outcome, e.reason)
 		}
-		moved = true
 	}
 }
 
 // abandoned implements settler.
 func (p *pipeline) abandoned(seq uint64) bool { return seq <= p.floor.Load() }
 
-// notify tells the watchers the cursor when it has moved. What they are told never falls.
+// notify tells the watcher its mark when that has moved.
 func (p *pipeline) notify() {
-	if len(p.watermarks) == 0 {
+	if p.watch == nil {
 		return
 	}
 	p.notifyMu.Lock()
 	defer p.notifyMu.Unlock()
-	c := p.cursor()
-	if low := p.lowestParked.Load(); low > 0 {
-		c = min(c, low-1) // the store does not have it
-	}
-	if c <= p.notified {
-		return
-	}
-	p.notified = c
-	for _, fn := range p.watermarks {
-		fn(c)
+	p.mu.Lock()
+	mark := p.reachedLocked()
+	p.mu.Unlock()
+	if mark > p.notified {
+		p.notified = mark
+		p.watch.Reached(mark)
 	}
 }
 

@@ -16,8 +16,13 @@ import (
 // classesWithoutTopics is how many listed classes have no topic.
 const classesWithoutTopics = 100
 
-// destinationRules send honest telemetry to one topic, and what the attackers publish to others.
-func destinationRules() string {
+// destinationRules send honest telemetry to one topic, and what the attackers publish to others. Telemetry goes to a spare
+// topic too, unless acknowledgements would rightly wait for that.
+func destinationRules(ack string) string {
+	spare := "telemetry"
+	if ack == "kafka" {
+		spare = "spare"
+	}
 	var b strings.Builder
 	b.WriteString("lists: {classes: [telemetry")
 	for i := range classesWithoutTopics {
@@ -28,19 +33,33 @@ rules:
   - {id: every, from: ["v1/+/up/telemetry"], to: [{kafka: {topic: vehicle.telemetry}}]}
   - {id: by-class, from: ["v1/+/up/#"], to: [{kafka: {topic: "byclass.${class}"}}]}
   - {id: reads, from: ["v1/+/up/telemetry", "v1/+/up/bad"], when: payload.soc > 200, to: [{kafka: {topic: vehicle.telemetry}}]}
-  - {id: spare, from: ["v1/+/up/telemetry"], to: [{kafka: {topic: vehicle.spare}}]}
 `)
+	fmt.Fprintf(&b, "  - {id: spare, from: [v1/+/up/%s], to: [{kafka: {topic: vehicle.spare}}]}\n", spare)
 	return b.String()
 }
 
-// ofTopics is a siege of a gateway with these rules and a Kafka that has the topics and makes no others.
-func ofTopics(t *testing.T, topics []string, s siege) siege {
-	s.options = harness.Options{Kafka: harness.FixedKafka(t, topics...), KeepTopics: true, Extra: "log: {level: warn}\n" + attackers().limits}
+// besiegeDestinations besieges gateways with these rules and a Kafka that has the topics and makes no others: one that
+// acknowledges what is in its journal, and one that acknowledges what is in Kafka.
+func besiegeDestinations(t *testing.T, topics []string, s siege) {
+	t.Helper()
+	for _, ack := range []string{"journal", "kafka"} {
+		t.Run(ack, func(t *testing.T) {
+			t.Parallel()
+			besiege(t, ofTopics(t, ack, topics, s))
+		})
+	}
+}
+
+func ofTopics(t *testing.T, ack string, topics []string, s siege) siege {
+	s.options = harness.Options{
+		Kafka: harness.FixedKafka(t, topics...), KeepTopics: true,
+		Extra: "log: {level: warn}\nuplink: {ack: " + ack + "}\n" + attackers().limits,
+	}
 	s.prepare = func(t *testing.T, g *harness.Gateway, _ *harness.Kafka) {
 		only := filepath.Join(g.Dir, "rules")
 		check(t, os.RemoveAll(only))
 		check(t, os.Mkdir(only, 0o750))
-		check(t, os.WriteFile(filepath.Join(only, "a.rules.yaml"), []byte(destinationRules()), 0o600))
+		check(t, os.WriteFile(filepath.Join(only, "a.rules.yaml"), []byte(destinationRules(ack)), 0o600))
 	}
 	return s
 }
@@ -60,8 +79,14 @@ func attackers() (a struct {
 	return a
 }
 
-// publish has a vehicle publish messages of QoS 1 until ctx ends.
+// publish has two vehicles publish messages until ctx ends, one of QoS 1 and one of QoS 0, whose window never fills.
 func publish(ctx context.Context, c *cell, vin string, message func(n int) (class, payload string)) {
+	go publishAt(ctx, c, vin+"0", 0, message)
+	publishAt(ctx, c, vin, 1, message)
+}
+
+// publishAt publishes on a new connection after every hundred messages: a window is 64.
+func publishAt(ctx context.Context, c *cell, vin string, qos byte, message func(n int) (class, payload string)) {
 	n := 0
 	for ctx.Err() == nil {
 		s, err := mqtt.Open(c.Lab, login(vin, ""), nil)
@@ -76,10 +101,10 @@ func publish(ctx context.Context, c *cell, vin string, message func(n int) (clas
 			}
 		}()
 		tick := time.NewTicker(attackers().every)
-		for ; err == nil && ctx.Err() == nil; n++ {
+		for left := 100; err == nil && ctx.Err() == nil && left > 0; left, n = left-1, n+1 {
 			<-tick.C
 			class, payload := message(n)
-			err = s.Send(publishFrame(1, uint16(1+n%60_000), "v1/"+vin+"/up/"+class, payload)) //nolint:gosec // small
+			err = s.Send(publishFrame(qos, uint16(1+n%60_000), "v1/"+vin+"/up/"+class, payload)) //nolint:gosec // small
 		}
 		tick.Stop()
 		s.Drop()
@@ -119,32 +144,35 @@ func TestClassesWithoutTopics(t *testing.T) {
 	for i := range missing {
 		missing[i] = fmt.Sprintf("byclass.c%d", i)
 	}
-	besiege(t, ofTopics(t, append(honestTopics, "vehicle.rule-errors"), siege{
+	besiegeDestinations(t, append(honestTopics, "vehicle.rule-errors"), siege{
 		attack: func(ctx context.Context, _ *testing.T, c *cell) {
 			go publish(ctx, c, "EVILQ", func(n int) (string, string) { return fmt.Sprintf("q%d", n), `{"soc":1}` })
 			publish(ctx, c, "EVILC", func(n int) (string, string) { return fmt.Sprintf("c%d", n%classesWithoutTopics), `{"soc":1}` })
 		},
 		afterwards: pendingAfter("byclass.c", missing...),
-	}))
+	})
 }
 
 // TestMissingErrorTopic has a vehicle publish what is not JSON while there is no error topic.
 func TestMissingErrorTopic(t *testing.T) {
 	t.Parallel()
-	besiege(t, ofTopics(t, honestTopics, siege{
+	besiegeDestinations(t, honestTopics, siege{
 		attack: func(ctx context.Context, _ *testing.T, c *cell) {
 			publish(ctx, c, "EVILB", func(int) (string, string) { return "bad", "no JSON" })
 		},
 		afterwards: pendingAfter("vehicle.rule-errors", "vehicle.rule-errors"),
-	}))
+	})
 }
 
-// TestTopicMadeAnew deletes a topic that every vehicle's messages go to, and makes it anew with another number of partitions,
-// again and again. The others have theirs.
+// TestTopicMadeAnew deletes a topic, and makes it anew with another number of partitions, again and again. The others have
+// theirs.
 func TestTopicMadeAnew(t *testing.T) {
 	t.Parallel()
-	besiege(t, ofTopics(t, append(honestTopics, "vehicle.rule-errors"), siege{
+	besiegeDestinations(t, append(honestTopics, "vehicle.rule-errors"), siege{
 		attack: func(ctx context.Context, _ *testing.T, c *cell) {
+			publishing, stop := context.WithCancel(context.WithoutCancel(ctx))
+			defer stop()
+			go publish(publishing, c, "EVILS", func(int) (string, string) { return "spare", `{"soc":1}` })
 			for n := int32(0); ctx.Err() == nil; n++ {
 				c.kafka.DeleteTopics("vehicle.spare")
 				pause(ctx, time.Second)
@@ -155,7 +183,7 @@ func TestTopicMadeAnew(t *testing.T) {
 			time.Sleep(3 * time.Second)
 		},
 		afterwards: pendingAfter("vehicle.spare", "vehicle.spare"),
-	}))
+	})
 }
 
 func pause(ctx context.Context, d time.Duration) {

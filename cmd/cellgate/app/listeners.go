@@ -34,17 +34,8 @@ func (a *App) brokerOptions() (broker.Options, error) {
 		}
 		o.Listeners = append(o.Listeners, made)
 	}
-	ack, kafka := ackModes(&a.cfg.Uplink)
-	o.Ack = ack
-	if kafka {
-		s := newSettlement(sinkKafka, sinkCentral)
-		for _, name := range []string{sinkKafka, sinkCentral} {
-			if err := a.dispatch.Watch(name, s.watch(name)); err != nil {
-				return o, err
-			}
-		}
-		o.Settlement = s
-		a.life.onStop("settlement", stopShort, s.close)
+	if o.Ack, _ = ackModes(&a.cfg.Uplink); a.settlement != nil {
+		o.Settlement = a.settlement
 	}
 	return o, nil
 }

@@ -52,6 +52,7 @@ type parts struct {
 	kafkaMetrics *kafkaclient.Metrics
 	producer     *kafkaclient.Producer // of presence and command results
 	sync         *syncer.Syncer        // nil without a centre
+	settlement   *settlement           // nil unless PUBACKs wait for Kafka
 	dispatch     *sink.Dispatcher
 	rules        *ruleKeeper
 	index        *broker.Index
@@ -193,6 +194,10 @@ func (a *App) openDispatch(context.Context) error {
 	bindings, err := a.sinks()
 	if err != nil {
 		return err
+	}
+	if _, kafka := ackModes(&a.cfg.Uplink); kafka {
+		a.settlement = newSettlement(bindings)
+		a.life.onStop("settlement", stopShort, a.settlement.close)
 	}
 	data := string(a.cfg.DataDir)
 	a.dispatch, err = sink.New(sink.Options{

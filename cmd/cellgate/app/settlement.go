@@ -3,53 +3,91 @@ package app
 import (
 	"container/heap"
 	"context"
+	"maps"
 	"slices"
 	"sync"
 
 	"cellgate/broker"
+	"cellgate/rules"
+	"cellgate/rules/sink"
 )
 
-// settlement tells connections when the rules' Kafka targets have taken their messages, for uplink.ack:
-// kafka. Its mark is the lowest cursor of the sinks that it watches.
+// settlement tells connections when the rules' Kafka targets have taken their messages, for uplink.ack: kafka. A record
+// waits for nothing but its own messages.
 type settlement struct {
 	mu      sync.Mutex // guards below
-	cursors map[string]uint64
-	mark    uint64
-	waiting waiters
-	swept   int // waiters that the last sweep left
-	wake    chan struct{}
-	ended   chan struct{}
-	done    chan struct{}
+	sinks   []*watched
+	mark    uint64                               // the lowest of the sinks'
+	ahead   waiters                              // for the mark, the lowest sequence first; those in front of it are due
+	blocked map[uint64][]broker.SettlementWaiter // for a record that a sink has begun
+	held    int                                  // waiters
+	swept   int                                  // waiters that the last sweep left
+
+	wake  chan struct{}
+	ended chan struct{}
+	done  chan struct{}
 }
 
-func newSettlement(sinks ...string) *settlement {
+// newSettlement makes one that watches the sinks that write to the cell's Kafka.
+func newSettlement(sinks []sink.Binding) *settlement {
 	s := &settlement{
-		cursors: make(map[string]uint64, len(sinks)), wake: make(chan struct{}, 1),
+		blocked: map[uint64][]broker.SettlementWaiter{}, wake: make(chan struct{}, 1),
 		ended: make(chan struct{}), done: make(chan struct{}),
 	}
-	for _, name := range sinks {
-		s.cursors[name] = 0
+	for i := range sinks {
+		if kind := sinks[i].Sink.Kind(); kind == rules.SinkKafka || kind == rules.SinkCentral {
+			s.sinks = append(s.sinks, &watched{s: s, open: sequences{}})
+			sinks[i].Watch = s.sinks[len(s.sinks)-1]
+		}
 	}
 	go s.run()
 	return s
 }
 
-// watch returns the function that a sink's cursor is reported to. It does not block.
-func (s *settlement) watch(sink string) func(cursor uint64) {
-	return func(cursor uint64) {
-		s.mu.Lock()
-		s.cursors[sink] = cursor
-		lowest := cursor
-		for _, c := range s.cursors {
-			lowest = min(lowest, c)
-		}
-		moved := lowest > s.mark
-		s.mark = max(s.mark, lowest)
-		s.mu.Unlock()
-		if moved {
-			s.kick()
-		}
+// watched is a sink that is watched.
+type watched struct {
+	s    *settlement
+	mark uint64
+	open sequences // begun and not done
+}
+
+// Reached implements sink.Watcher.
+func (w *watched) Reached(mark uint64) {
+	s := w.s
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	w.mark = mark
+	for _, other := range s.sinks {
+		mark = min(mark, other.mark)
 	}
+	if mark > s.mark {
+		s.mark = mark
+		s.kick()
+	}
+}
+
+// Begun implements sink.Watcher.
+func (w *watched) Begun(seq uint64) {
+	w.s.mu.Lock()
+	defer w.s.mu.Unlock()
+	w.open.add(seq)
+}
+
+// Done implements sink.Watcher.
+func (w *watched) Done(seq uint64) {
+	s := w.s
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	w.open.remove(seq)
+	due := s.blocked[seq]
+	if due == nil || s.openLocked(seq) {
+		return
+	}
+	delete(s.blocked, seq)
+	for _, b := range due {
+		heap.Push(&s.ahead, waiter{seq, b})
+	}
+	s.kick()
 }
 
 func (s *settlement) kick() {
@@ -59,18 +97,26 @@ func (s *settlement) kick() {
 	}
 }
 
-// Notify implements broker.Settlement.
-func (s *settlement) Notify(seq uint64, w broker.SettlementWaiter) {
+// Settled implements broker.Settlement.
+func (s *settlement) Settled(seq uint64, w broker.SettlementWaiter) bool {
 	s.mu.Lock()
-	if len(s.waiting) >= 2*max(s.swept, sweepAbove) {
+	defer s.mu.Unlock()
+	switch {
+	case seq > s.mark:
+		heap.Push(&s.ahead, waiter{seq, w})
+	case s.openLocked(seq):
+		s.blocked[seq] = append(s.blocked[seq], w)
+	default:
+		return true
+	}
+	if s.held++; s.held >= 2*max(s.swept, sweepAbove) {
 		s.sweepLocked()
 	}
-	heap.Push(&s.waiting, waiter{seq, w})
-	due := seq <= s.mark
-	s.mu.Unlock()
-	if due {
-		s.kick()
-	}
+	return false
+}
+
+func (s *settlement) openLocked(seq uint64) bool {
+	return slices.ContainsFunc(s.sinks, func(w *watched) bool { return w.open.has(seq) })
 }
 
 // sweepAbove is how many waiters are held without a look at whether they are still there.
@@ -79,9 +125,15 @@ const sweepAbove = 1024
 // sweepLocked forgets the waiters whose connections have ended. While Kafka is away vehicles may come and go a
 // thousand times; what is held stays below twice the waiters that there are.
 func (s *settlement) sweepLocked() {
-	s.waiting = slices.DeleteFunc(s.waiting, func(w waiter) bool { return w.w.Gone() })
-	s.swept = len(s.waiting)
-	heap.Init(&s.waiting)
+	s.ahead = slices.DeleteFunc(s.ahead, func(w waiter) bool { return w.w.Gone() })
+	heap.Init(&s.ahead)
+	s.held = len(s.ahead)
+	for seq, all := range s.blocked {
+		s.blocked[seq] = slices.DeleteFunc(all, broker.SettlementWaiter.Gone)
+		s.held += len(s.blocked[seq])
+	}
+	maps.DeleteFunc(s.blocked, func(_ uint64, all []broker.SettlementWaiter) bool { return len(all) == 0 })
+	s.swept = s.held
 }
 
 func (s *settlement) run() {
@@ -92,20 +144,25 @@ func (s *settlement) run() {
 			return
 		case <-s.wake:
 		}
-		for w, mark, ok := s.next(); ok; w, mark, ok = s.next() {
-			w.Settled(mark)
+		for w := s.next(); w != nil; w = s.next() {
+			w.Settled()
 		}
 	}
 }
 
-// next takes a waiter that is due.
-func (s *settlement) next() (broker.SettlementWaiter, uint64, bool) {
+// next takes a waiter whose record has settled; nil if there is none.
+func (s *settlement) next() broker.SettlementWaiter {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if len(s.waiting) == 0 || s.waiting[0].seq > s.mark {
-		return nil, 0, false
+	for len(s.ahead) > 0 && s.ahead[0].seq <= s.mark {
+		due := heap.Pop(&s.ahead).(waiter) //nolint:forcetypeassert // the heap holds nothing else
+		if !s.openLocked(due.seq) {
+			s.held--
+			return due.w
+		}
+		s.blocked[due.seq] = append(s.blocked[due.seq], due.w)
 	}
-	return heap.Pop(&s.waiting).(waiter).w, s.mark, true //nolint:forcetypeassert // the heap holds nothing else
+	return nil
 }
 
 func (s *settlement) close(ctx context.Context) error {
@@ -132,7 +189,7 @@ func (h waiters) Less(i, j int) bool { return h[i].seq < h[j].seq }
 func (h waiters) Swap(i, j int)      { h[i], h[j] = h[j], h[i] }
 
 // Push implements heap.Interface.
-func (h *waiters) Push(x any) { *h = append(*h, x.(waiter)) } //nolint:forcetypeassert // only Notify pushes
+func (h *waiters) Push(x any) { *h = append(*h, x.(waiter)) } //nolint:forcetypeassert // nothing else is pushed
 
 // Pop implements heap.Interface.
 func (h *waiters) Pop() any {
@@ -141,4 +198,36 @@ func (h *waiters) Pop() any {
 	old[len(old)-1] = waiter{}
 	*h = old[:len(old)-1]
 	return w
+}
+
+// sequences is a set of sequences. One takes two bytes beside others, and a page of its own, some 60, far from them.
+type sequences map[uint64][]uint16 // by page, in order
+
+// pageSize is how many sequences share a page.
+const pageSize = 1 << 12
+
+func split(seq uint64) (page uint64, low uint16) { return seq / pageSize, uint16(seq % pageSize) } //nolint:gosec // below pageSize
+
+func (s sequences) add(seq uint64) {
+	page, low := split(seq)
+	if i, found := slices.BinarySearch(s[page], low); !found {
+		s[page] = slices.Insert(s[page], i, low)
+	}
+}
+
+func (s sequences) remove(seq uint64) {
+	page, low := split(seq)
+	i, found := slices.BinarySearch(s[page], low)
+	if !found {
+		return
+	}
+	if s[page] = slices.Delete(s[page], i, i+1); len(s[page]) == 0 {
+		delete(s, page)
+	}
+}
+
+func (s sequences) has(seq uint64) bool {
+	page, low := split(seq)
+	_, found := slices.BinarySearch(s[page], low)
+	return found
 }

@@ -1,0 +1,115 @@
+package hostile
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"cellgate/test/harness"
+	"cellgate/test/mqtt"
+)
+
+// TestOnlyTheParkedMessageWaitsForItsAcknowledgement has a vehicle publish to a topic that is missing, under uplink.ack: kafka.
+// Its PUBACK and PUBREC wait until Kafka has the message, over a new connection and a kill. Nobody else's wait.
+func TestOnlyTheParkedMessageWaitsForItsAcknowledgement(t *testing.T) {
+	t.Parallel()
+	o := harness.Options{
+		Kafka: harness.FixedKafka(t, honestTopics...), Redis: harness.EmbeddedRedis(t), KeepTopics: true, NoRules: true,
+		Extra: "uplink: {ack: kafka}\nlog: {level: warn}\n",
+	}
+	g := harness.PrepareGateway(t, o)
+	check(t, os.WriteFile(filepath.Join(g.Dir, "rules", "none.rules.yaml"), []byte(`
+rules:
+  - {id: every, from: ["v1/+/up/telemetry"], to: [{kafka: {topic: vehicle.telemetry}}]}
+  - {id: away, from: ["v1/+/up/away"], to: [{kafka: {topic: vehicle.telemetry}}, {kafka: {topic: away}}]}
+`), 0o600))
+	g.Start()
+	c := &cell{Gateway: g, kafka: o.Kafka, operator: g.OperatorToken()}
+	once, twice := c.dialKept(t, "ONCE"), c.dialKept(t, "TWICE")
+	once.publishes(1, 1, "away")
+	twice.publishes(2, 2, "away")
+	c.parked(t, 2)
+	other := c.dialKept(t, "OTHER")
+	other.isAcknowledged(50)
+	once.waits()
+	twice.waits()
+
+	once.Drop()
+	twice.Drop()
+	once, twice = c.dialKept(t, "ONCE"), c.dialKept(t, "TWICE")
+	once.publishes(1, 1, "away") // a record of its own
+	twice.publishes(2, 2, "away")
+	c.parked(t, 3)
+	other.isAcknowledged(50)
+	once.waits()
+	twice.waits()
+
+	g.Kill()
+	g.Start()
+	twice, other = c.dialKept(t, "TWICE"), c.dialKept(t, "OTHER")
+	twice.publishes(2, 2, "away")
+	other.isAcknowledged(50)
+	twice.waits()
+
+	o.Kafka.MakeTopics(2, "away")
+	twice.ExpectFrame(0x50, 0, 2)
+	if n := len(o.Kafka.Read("away")); n != 3 {
+		t.Errorf("acknowledged with %d of 3 messages in Kafka", n)
+	}
+}
+
+// kept is a vehicle whose session outlives its connection.
+type kept struct {
+	*mqtt.T
+	vin  string
+	next uint16
+}
+
+func (c *cell) dialKept(t *testing.T, vin string) *kept {
+	t.Helper()
+	o := login(vin, "")
+	o.Keep = true
+	var client *mqtt.Client
+	harness.Eventually(t, time.Minute, "a connection of "+vin, func() (err error) {
+		client, err = mqtt.Open(c.Lab, o, nil)
+		return err
+	})
+	t.Cleanup(client.Drop)
+	client.Patience = time.Minute
+	return &kept{T: &mqtt.T{Client: client, TB: t}, vin: vin, next: 100}
+}
+
+func (k *kept) publishes(qos byte, id uint16, class string) {
+	k.Send(publishFrame(qos, id, "v1/"+k.vin+"/up/"+class, `{"soc":1}`))
+}
+
+// isAcknowledged publishes telemetry, one message after the other.
+func (k *kept) isAcknowledged(n int) {
+	for range n {
+		k.next++
+		k.publishes(1, k.next, "telemetry")
+		k.ExpectFrame(0x40, mqtt.Uint16(k.next)...)
+	}
+}
+
+// waits checks that no acknowledgement has come: the answer to a PINGREQ is the next frame.
+func (k *kept) waits() {
+	k.Send(mqtt.Pingreq())
+	k.ExpectFrame(0xD0)
+}
+
+// parked waits until so many messages are parked.
+func (c *cell) parked(t *testing.T, n int) {
+	t.Helper()
+	want := fmt.Sprintf("cellgate_parked_messages{cell=%q,sink=%q} %d\n", "cell-test-01", "kafka", n)
+	harness.Eventually(t, time.Minute, "parked messages", func() error {
+		_, body, err := c.Get("/metrics", "")
+		if err == nil && !strings.Contains(string(body), want) {
+			err = fmt.Errorf("no %s", want)
+		}
+		return err
+	})
+}
