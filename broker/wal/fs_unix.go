@@ -25,13 +25,21 @@ func (o OS) Lock(name string) (io.Closer, error) {
 		}
 	}
 	if err == nil {
-		return f, nil
+		return lock{f}, nil
 	}
 	_ = f.Close()
 	if errors.Is(err, unix.EWOULDBLOCK) {
 		return nil, ErrLocked
 	}
 	return nil, fmt.Errorf("lock %s: %w", name, err)
+}
+
+// lock is a file that is locked.
+type lock struct{ *os.File }
+
+// Close unlocks before it closes: a child that is being forked has the file open until it runs its program.
+func (l lock) Close() error {
+	return errors.Join(unix.Flock(int(l.Fd()), unix.LOCK_UN), l.File.Close()) //nolint:gosec // a descriptor is small
 }
 
 // Free implements FS.
