@@ -247,7 +247,7 @@ func TestSkipWaitsForWhatIsUnderWay(t *testing.T) {
 	count := generations(p.cell)
 	s := p.start(longSession)
 	p.put("central.p0", 0, 100)
-	await(t, func() bool { return s.lagging() == 100 })
+	await(t, func() bool { return s.underWay() == 100 }) // read, not only known of: what is not read yet is about to be gone
 	resume := p.stopFetching("central.p0", 2)
 	p.put("central.p0", 20, 300)
 	left := p.expire("central.p0", 150)
