@@ -191,7 +191,7 @@ func (in *inspection) segment(segs []loaded, i int, all bool) (gone bool, err er
 		info.Used, info.Last = end, last
 	}
 	if all || !sealed {
-		res, gone, err := in.scan(s, end, sealed)
+		res, gone, err := in.scan(s, end, sealed, in.steps)
 		if gone {
 			in.drop(segs[:i+1])
 		}
@@ -220,9 +220,12 @@ func (in *inspection) drop(segs []loaded) {
 	})
 }
 
+// visitor is shown the batches of a segment.
+type visitor func(h *wal.BatchHeader, body []byte) error
+
 // scan reads the batches of a segment. gone says that it was recycled meanwhile. A stretch counts as bad
-// only if it is bad twice: a live journal may be writing it.
-func (in *inspection) scan(s *loaded, end int64, sealed bool) (res wal.Scanned, gone bool, err error) {
+// only if it is bad twice, and visit may see the rest twice: a live journal may be writing it.
+func (in *inspection) scan(s *loaded, end int64, sealed bool, visit visitor) (res wal.Scanned, gone bool, err error) {
 	f, err := in.fs.Open(filepath.Join(in.dir, s.name))
 	if errors.Is(err, fs.ErrNotExist) {
 		return res, true, nil
@@ -239,7 +242,7 @@ func (in *inspection) scan(s *loaded, end int64, sealed bool) (res wal.Scanned, 
 	for range 2 {
 		w := &wal.Window{File: f, Size: s.bytes, Limit: limit, Ahead: scanAhead}
 		steps, inAll := len(in.out.Steps), in.out.StepsInAll
-		if res, err = wal.Scan(w, s.name, s.Salt, s.Base, in.steps); err != nil {
+		if res, err = wal.Scan(w, s.name, s.Salt, s.Base, visit); err != nil {
 			return res, false, err
 		}
 		if before == nil && len(res.Bad) > 0 { // it is read again
@@ -313,10 +316,11 @@ func dump(fsys wal.FS, dir string, from uint64, fn func(*message.Record) error) 
 		}
 		gone := false
 		for i := 0; i < len(segs) && !gone; i++ {
-			if _, last, sealed := sealedBy(segs, i); segs[i].damaged || (sealed && last < d.from) {
+			end, last, sealed := sealedBy(segs, i)
+			if segs[i].damaged || (sealed && last < d.from) {
 				continue
 			}
-			if gone, err = in.each(segs, i, d.batch); err != nil {
+			if _, gone, err = in.scan(&segs[i], end, sealed, d.batch); err != nil {
 				return fmt.Errorf("journal %s: segment %s: %w", dir, segs[i].name, err)
 			}
 		}
@@ -347,27 +351,6 @@ func (d *dumper) batch(h *wal.BatchHeader, body []byte) error {
 		d.rec.Seq, d.from = seq, seq+1
 		return d.fn(&d.rec)
 	})
-}
-
-// each visits the batches of segment i. gone says that it was recycled meanwhile.
-func (in *inspection) each(segs []loaded, i int, visit func(h *wal.BatchHeader, body []byte) error) (gone bool, err error) {
-	s := &segs[i]
-	f, err := in.fs.Open(filepath.Join(in.dir, s.name))
-	if errors.Is(err, fs.ErrNotExist) {
-		return true, nil
-	}
-	if err != nil {
-		return false, err
-	}
-	defer func() { err = errors.Join(err, f.Close()) }()
-	w := &wal.Window{File: f, Size: s.bytes, Limit: s.Size, Ahead: scanAhead}
-	if end, _, sealed := sealedBy(segs, i); sealed {
-		w.Limit = end
-	}
-	if _, err = wal.Scan(w, s.name, s.Salt, s.Base, visit); err != nil {
-		return false, err
-	}
-	return recycledSince(f, s), nil
 }
 
 // recycledSince says that an open segment has been put to another use since its header was read.

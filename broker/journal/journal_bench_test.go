@@ -141,18 +141,20 @@ func BenchmarkRead(b *testing.B) {
 // nullFS keeps nothing.
 type nullFS struct{ wal.FS }
 
-func (nullFS) MkdirAll(string) error           { return nil }
-func (nullFS) List(string) ([]string, error)   { return nil, nil }
-func (nullFS) Create(string) (wal.File, error) { return nullFile{}, nil }
-func (nullFS) OpenDir(string) (wal.Dir, error) { return nullFile{}, nil }
-func (nullFS) Rename(string, string) error     { return nil }
-func (nullFS) Remove(string) error             { return nil }
-func (nullFS) Lock(string) (io.Closer, error)  { return nullFile{}, nil }
-func (nullFS) Free(string) (int64, error)      { return 1 << 40, nil }
+func (nullFS) MkdirAll(string) error              { return nil }
+func (nullFS) List(string) ([]string, error)      { return nil, nil }
+func (nullFS) Create(string) (wal.File, error)    { return nullFile{}, nil }
+func (nullFS) OpenWrite(string) (wal.File, error) { return nullFile{}, nil }
+func (nullFS) OpenDir(string) (wal.Dir, error)    { return nullFile{}, nil }
+func (nullFS) Rename(string, string) error        { return nil }
+func (nullFS) Remove(string) error                { return nil }
+func (nullFS) Lock(string) (io.Closer, error)     { return nullFile{}, nil }
+func (nullFS) Free(string) (int64, error)         { return 1 << 40, nil }
 
 type nullFile struct{ wal.File }
 
 func (nullFile) WriteAt(b []byte, _ int64) (int, error) { return len(b), nil }
+func (nullFile) Size() (int64, error)                   { return DefaultSegmentBytes, nil }
 func (nullFile) Close() error                           { return nil }
 func (nullFile) Preallocate(int64) error                { return nil }
 func (nullFile) Sync() error                            { return nil }

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
-	"path/filepath"
 )
 
 // The format before had logs of segments with a header of 44 bytes. They are read, and never written:
@@ -65,56 +64,4 @@ func (w *Window) oldFrame(off int64) (data []byte, size int64, err error) {
 		return nil, size, errFrame
 	}
 	return data, size, nil
-}
-
-// Salvage calls fn with every record of the log in dir that can be read, wherever the damage is, and changes nothing. A
-// segment of another log, or of another journal's, has none.
-func Salvage(fsys FS, dir string, id Identity, fn func(data []byte) error) error {
-	l := Log{fs: fsys, dir: dir, id: id}
-	all, err := l.list()
-	if err != nil {
-		return nil //nolint:nilerr // what cannot be read is what is lost
-	}
-	for _, n := range all {
-		_, s, err := l.load(n)
-		if errors.Is(err, errForeign) {
-			continue
-		}
-		f, err := fsys.Open(filepath.Join(dir, SegmentName(n)))
-		if err != nil {
-			continue
-		}
-		w := &Window{File: f, Size: s.size, Limit: s.size, Ahead: flushAt}
-		if err := errors.Join(l.salvage(w, n, fn), f.Close()); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// salvage reads a segment whose header need not be there: what checks at one of the two places where records may begin is one.
-// In the format before a frame whose content is damaged is passed over by its length, and behind a length that cannot be
-// nothing is found any more.
-func (l *Log) salvage(w *Window, n uint64, fn func(data []byte) error) error {
-	var stop error
-	found, err := scanFrom(w, HeaderLen, SegmentName(n), l.id.salt(n), 1, func(h *BatchHeader, body []byte) error {
-		stop = h.EachRecord(body, func(_ int, rec []byte) error { return fn(rec) })
-		return stop
-	})
-	if stop != nil || found.Records > 0 || err != nil {
-		return stop
-	}
-	for off := int64(oldHeaderLen); off < w.Limit; {
-		data, size, _ := w.oldFrame(off)
-		if size == 0 {
-			return nil
-		}
-		if off += size; len(data) == 0 {
-			continue
-		}
-		if err := fn(data); err != nil {
-			return err
-		}
-	}
-	return nil
 }

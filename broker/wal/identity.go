@@ -1,0 +1,32 @@
+package wal
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+)
+
+// Identity says whose log it is. It is in the header of each segment, seeds the checksum of each batch, and is part of each
+// Position, so that nothing of another log passes for a part of this one.
+type Identity struct {
+	Name  string
+	Epoch uint64 // of the journal that it is about; 0: of none
+}
+
+// code is the identity in a header.
+func (i Identity) code() uint64 {
+	sum := sha256.Sum256(binary.LittleEndian.AppendUint64([]byte(i.Name), i.Epoch))
+	return binary.LittleEndian.Uint64(sum[:]) | 1 // never 0
+}
+
+// salt seeds the checksums of a segment's batches.
+func (i Identity) salt(index uint64) uint32 {
+	c := i.code()
+	return uint32(c>>32) ^ uint32(index)
+}
+
+// Position is a place in a log.
+type Position struct {
+	Log     uint64 `json:"log,omitempty"` // the identity's code; 0: not told, by a version that did not know it
+	Segment uint64 `json:"segment"`
+	Offset  int64  `json:"offset"`
+}
