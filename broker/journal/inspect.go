@@ -242,7 +242,7 @@ func (in *inspection) scan(s *loaded, end int64, sealed bool, visit visitor) (re
 	for range 2 {
 		w := &wal.Window{File: f, Size: s.bytes, Limit: limit, Ahead: scanAhead}
 		steps, inAll := len(in.out.Steps), in.out.StepsInAll
-		if res, err = wal.Scan(w, s.name, s.Salt, s.Base, visit); err != nil {
+		if res, err = wal.Scan(w, wal.SegmentStart, s.name, s.Salt, s.Base, visit); err != nil {
 			return res, false, err
 		}
 		if before == nil && len(res.Bad) > 0 { // it is read again

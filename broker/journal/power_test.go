@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"os"
-	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -14,19 +12,6 @@ import (
 
 	"cellgate/broker/wal/waltest"
 )
-
-// powerStates is how many crash states the power-loss test looks at: POWER_STATES, by default 500.
-func powerStates(t testing.TB) int {
-	v := os.Getenv("POWER_STATES")
-	if v == "" {
-		return 500
-	}
-	n, err := strconv.Atoi(v)
-	if err != nil {
-		t.Fatalf("POWER_STATES: %v", err)
-	}
-	return n
-}
 
 const powerSegment = 16 << 10
 
@@ -286,7 +271,7 @@ func newPower(seed uint64, limit int) *power {
 func TestPowerLoss(t *testing.T) {
 	t.Parallel()
 	const perRun = 500
-	left := powerStates(t)
+	left := waltest.States(t, 500)
 	for seed := uint64(1); left > 0; seed++ {
 		n := min(left, perRun)
 		left -= n

@@ -265,7 +265,7 @@ func (r *recovery) scan(s *loaded, seg *segment, newest bool) (err error) {
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
 	w := &wal.Window{File: f, Size: s.bytes, Limit: s.Size, Ahead: scanAhead}
-	res, err := wal.Scan(w, s.name, s.Salt, s.Base, nil)
+	res, err := wal.Scan(w, wal.SegmentStart, s.name, s.Salt, s.Base, nil)
 	if err != nil {
 		return err
 	}

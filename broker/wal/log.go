@@ -412,7 +412,7 @@ func (l *Log) frame(s *logSegment, off int64) (data []byte, size int64, err erro
 	if s.old {
 		return l.reader.oldFrame(off)
 	}
-	h, body, ok, err := l.reader.Batch(off, l.id.salt(s.index))
+	h, body, ok, err := l.reader.batch(off, l.id.salt(s.index))
 	if err != nil {
 		return nil, 0, err
 	}

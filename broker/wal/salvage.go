@@ -32,7 +32,7 @@ func Salvage(fsys FS, dir string, id Identity, fn func(data []byte) error) error
 // nothing is found any more.
 func (l *Log) salvage(w *Window, n uint64, fn func(data []byte) error) error {
 	var stop error
-	found, err := scanFrom(w, HeaderLen, SegmentName(n), l.id.salt(n), 1, func(h *BatchHeader, body []byte) error {
+	found, err := Scan(w, HeaderLen, SegmentName(n), l.id.salt(n), 1, func(h *BatchHeader, body []byte) error {
 		stop = h.EachRecord(body, func(_ int, rec []byte) error { return fn(rec) })
 		return stop
 	})

@@ -119,16 +119,12 @@ type Scanned struct {
 	Bad      []Corruption
 }
 
-// Scan visits the good batches of a segment up to the window's limit. What does not check before a good
+// Scan visits the good batches of a segment from start up to the window's limit. What does not check before a good
 // batch is corruption; what does not check at the end is the caller's to judge. visit may be nil.
-func Scan(w *Window, name string, salt uint32, base uint64, visit func(h *BatchHeader, body []byte) error) (Scanned, error) {
-	return scanFrom(w, SegmentStart, name, salt, base, visit)
-}
-
-func scanFrom(w *Window, start int64, name string, salt uint32, base uint64, visit func(h *BatchHeader, body []byte) error) (Scanned, error) {
+func Scan(w *Window, start int64, name string, salt uint32, base uint64, visit func(h *BatchHeader, body []byte) error) (Scanned, error) {
 	s := Scanned{End: start, Next: base}
 	for {
-		h, body, ok, err := w.Batch(s.End, salt)
+		h, body, ok, err := w.batch(s.End, salt)
 		if err != nil {
 			return s, err
 		}
@@ -165,8 +161,8 @@ func (s *Scanned) note(h *BatchHeader) {
 	s.Next = h.Next()
 }
 
-// Batch reads and checks the whole batch at off.
-func (w *Window) Batch(off int64, salt uint32) (BatchHeader, []byte, bool, error) {
+// batch reads and checks the whole batch at off.
+func (w *Window) batch(off int64, salt uint32) (BatchHeader, []byte, bool, error) {
 	h, ok, err := w.Header(off, salt)
 	if !ok || err != nil {
 		return h, nil, false, err

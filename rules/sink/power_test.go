@@ -10,7 +10,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -315,24 +314,11 @@ func (p *power) publish(n int) error {
 	return p.proc.journal.WaitDurable(context.Background(), last)
 }
 
-// powerStates is how many crash states the power-loss test looks at: POWER_STATES, by default 1,000.
-func powerStates(t *testing.T) int {
-	v := os.Getenv("POWER_STATES")
-	if v == "" {
-		return 1000
-	}
-	n, err := strconv.Atoi(v)
-	if err != nil {
-		t.Fatalf("POWER_STATES: %v", err)
-	}
-	return n
-}
-
 // TestPowerLoss loses power before every change to a decision log and around every commit of a checkpoint.
 func TestPowerLoss(t *testing.T) {
 	t.Parallel()
 	const perRun = 1000
-	left := powerStates(t)
+	left := waltest.States(t, 1000)
 	for seed := uint64(1); left > 0; seed++ {
 		n := min(left, perRun)
 		left -= n

@@ -1,0 +1,21 @@
+package waltest
+
+import (
+	"os"
+	"strconv"
+	"testing"
+)
+
+// States is how many crash states a test of power loss looks at: POWER_STATES, or usual.
+func States(t testing.TB, usual int) int {
+	t.Helper()
+	v := os.Getenv("POWER_STATES")
+	if v == "" {
+		return usual
+	}
+	n, err := strconv.Atoi(v)
+	if err != nil {
+		t.Fatalf("POWER_STATES: %v", err)
+	}
+	return n
+}
