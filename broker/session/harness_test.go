@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -108,14 +110,24 @@ func (e *env) restart() {
 	e.open()
 }
 
+// copyState copies the state file as a kill would leave it now.
+func (e *env) copyState(to string) {
+	e.t.Helper()
+	err := e.db.Update(func(*statefile.Tx) error { // nobody else writes meanwhile
+		data, err := os.ReadFile(e.db.Path())
+		return errors.Join(err, os.WriteFile(to, data, 0o600))
+	})
+	if err != nil {
+		e.t.Error(err)
+	}
+}
+
 // kill starts again from what is in the state file now: what the process has in memory alone is lost. Records
 // behind the position are fanned out again, as the fan-out loop does.
 func (e *env) kill() {
 	e.t.Helper()
 	crashed := filepath.Join(e.t.TempDir(), "crashed.db")
-	if err := e.db.View(func(tx *statefile.Tx) error { return tx.CopyFile(crashed, 0o600) }); err != nil {
-		e.t.Fatal(err)
-	}
+	e.copyState(crashed)
 	e.close()
 	e.path = crashed
 	e.open()

@@ -41,9 +41,7 @@ func TestCrashWithinARound(t *testing.T) {
 	var images []string
 	e.watch(func() {
 		image := filepath.Join(e.t.TempDir(), fmt.Sprintf("%d.db", len(images)))
-		if err := e.db.View(func(tx *statefile.Tx) error { return tx.CopyFile(image, 0o600) }); err != nil {
-			t.Error(err)
-		}
+		e.copyState(image)
 		images = append(images, image)
 	})
 	for i := range 4 {

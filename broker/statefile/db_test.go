@@ -315,25 +315,6 @@ func TestFirstOpen(t *testing.T) {
 	}
 }
 
-func TestCopyFile(t *testing.T) {
-	t.Parallel()
-	dir := t.TempDir()
-	db := open(t, filepath.Join(dir, "state.db"))
-	for i := range 2 { // the meta page in use is the first, then the second
-		fill(t, db, 10, 1)
-		file := filepath.Join(dir, fmt.Sprint(i))
-		if err := db.View(func(tx *Tx) error { return tx.CopyFile(file, 0o600) }); err != nil {
-			t.Fatal(err)
-		}
-		cp := open(t, file)
-		if !dump(t, cp).equal(dump(t, db)) {
-			t.Error("the copy differs")
-		}
-		fill(t, cp, 10, 1)
-		verified(t, file)
-	}
-}
-
 // BenchmarkOpen opens a file of 50,000 values of 300 bytes: with the scan, and what bbolt needs without.
 func BenchmarkOpen(b *testing.B) {
 	file := filepath.Join(b.TempDir(), "state.db")

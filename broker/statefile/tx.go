@@ -2,11 +2,7 @@ package statefile
 
 import (
 	"bytes"
-	"encoding/binary"
 	"encoding/hex"
-	"errors"
-	"io"
-	"os"
 
 	"go.etcd.io/bbolt"
 )
@@ -93,44 +89,6 @@ func (tx *Tx) enter(siblings *map[string]*Bucket, parent string, name []byte, fo
 	}
 	(*siblings)[string(name)] = b
 	return b
-}
-
-// CopyFile writes the whole file as of this transaction to another one, which it replaces. Transactions that write
-// may go on meanwhile.
-func (tx *Tx) CopyFile(file string, mode os.FileMode) error {
-	f, err := os.OpenFile(file, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, mode) //nolint:gosec // the caller's
-	if err != nil {
-		return err
-	}
-	_, err = tx.bolt.WriteTo(&copier{w: f, odd: tx.bolt.ID()%2 == 1})
-	return errors.Join(err, f.Close())
-}
-
-// copier puts the meta pages of a copy where a commit would have put them. bbolt writes the one in use first, also
-// when its place is the second: the next commit would overwrite it, and leave a gap.
-type copier struct {
-	w     io.Writer
-	odd   bool
-	first []byte // the meta page in use, held back
-	done  bool
-}
-
-func (c *copier) Write(b []byte) (int, error) {
-	if !c.odd || c.done {
-		return c.w.Write(b)
-	}
-	if c.first == nil {
-		c.first = bytes.Clone(b)
-		return len(b), nil
-	}
-	c.done = true
-	pages := append(bytes.Clone(b), c.first...)
-	binary.NativeEndian.PutUint64(pages, 0)
-	binary.NativeEndian.PutUint64(pages[len(b):], 1)
-	if _, err := c.w.Write(pages); err != nil {
-		return 0, err
-	}
-	return len(b), nil
 }
 
 // checksums is the bucket that the package keeps for itself.
