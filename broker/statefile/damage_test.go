@@ -148,7 +148,7 @@ func sample(t *testing.T, keys, rounds int) (data []byte, want holds) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m, _, err := readMeta(bytes.NewReader(data))
+	m, _, err := readMeta(data)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -241,11 +241,11 @@ func region(at int, live map[int]uint16, inline map[int]bool) string {
 // pagesInUse are the live pages, with the flags of those that have a header.
 func pagesInUse(t *testing.T, data []byte) map[int]uint16 {
 	t.Helper()
-	m, _, err := readMeta(bytes.NewReader(data))
+	m, _, err := readMeta(data)
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &scan{r: bytes.NewReader(data), pages: m.pages, seen: make([]uint64, m.pages/64+1), found: map[string]digest{}, kept: map[string]digest{}}
+	s := newScan(data, m)
 	if err := s.outermost(m.root); err != nil {
 		t.Fatal(err)
 	}
@@ -351,7 +351,7 @@ func flips(region string) int {
 func TestTruncations(t *testing.T) {
 	t.Parallel()
 	data, want := sample(t, 20, 4)
-	m, _, err := readMeta(bytes.NewReader(data))
+	m, _, err := readMeta(data)
 	if err != nil {
 		t.Fatal(err)
 	}

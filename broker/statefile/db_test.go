@@ -255,6 +255,40 @@ func TestFault(t *testing.T) {
 	}
 }
 
+// TestCutWhileVerified cuts the file under the scan, at every page: an error, which does not call the file damaged.
+func TestCutWhileVerified(t *testing.T) {
+	t.Parallel()
+	data, _ := sample(t, 10, 3)
+	m, _, err := readMeta(data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "state.db")
+	for page := range int64(m.pages) { //nolint:gosec // a few
+		if err := os.WriteFile(file, data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		f, err := os.OpenFile(file, os.O_RDWR, 0) //nolint:gosec // a test's
+		if err != nil {
+			t.Fatal(err)
+		}
+		scanned := false
+		err = mapped(f, func(data []byte) {
+			if err := f.Truncate(page * pageSize); err != nil {
+				t.Error(err)
+			}
+			_, err := scanFile(data)
+			scanned = err == nil // the rest of the file is free pages
+		})
+		if !scanned && !errors.Is(err, errUnread) {
+			t.Errorf("cut behind %d pages of %d: %v", page, m.pages, err)
+		}
+		if err := f.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
 func TestOpenRefuses(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

@@ -3,9 +3,7 @@ package statefile
 import (
 	"encoding/binary"
 	"errors"
-	"fmt"
 	"hash/fnv"
-	"io"
 )
 
 // bbolt's file, as of its version 2, in the byte order of the machine:
@@ -81,14 +79,15 @@ var (
 )
 
 // readMeta finds the meta page in use, and tells whether the other one is unreadable.
-func readMeta(r io.ReaderAt) (m meta, fellBack bool, err error) {
+func readMeta(data []byte) (m meta, fellBack bool, err error) {
+	if len(data) < pageSize+pageHeader+metaSize {
+		return meta{}, false, errShort
+	}
 	var found [2]meta
 	var ok [2]bool
 	for i := range found {
-		var b [metaSize]byte
-		if _, err := r.ReadAt(b[:], int64(i)*pageSize+pageHeader); err != nil {
-			return meta{}, false, fmt.Errorf("%w: %w", errShort, err)
-		}
+		var b [metaSize]byte // bitFlipped changes it
+		copy(b[:], data[i*pageSize+pageHeader:])
 		found[i], ok[i] = parseMeta(b[:])
 		if ok[i] && found[i].tx%2 != uint64(i) { //nolint:gosec // 0 or 1
 			return meta{}, false, errTurn

@@ -12,11 +12,24 @@ func Counts(file string) map[string]uint64 {
 		return nil
 	}
 	defer func() { _ = f.Close() }()
-	m, _, err := readMeta(f)
+	kept := map[string]digest{}
+	if mapped(f, func(data []byte) { kept = keptDigests(data) }) != nil {
+		return nil
+	}
+	counts := make(map[string]uint64, len(kept))
+	for path, d := range kept {
+		counts[showPath(path)] = d.keys
+	}
+	return counts
+}
+
+// keptDigests reads what a file says about its buckets, as far as it can be read.
+func keptDigests(data []byte) map[string]digest {
+	m, _, err := readMeta(data)
 	if err != nil {
 		return nil
 	}
-	s := &scan{r: f, pages: m.pages, seen: make([]uint64, m.pages/64+1), kept: map[string]digest{}}
+	s := newScan(data, m)
 	w := &walk{s: s}
 	w.leaf = func(_ uint32, key, value []byte) error {
 		if string(key) != reservedName {
@@ -25,9 +38,5 @@ func Counts(file string) map[string]uint64 {
 		return s.checksums(value)
 	}
 	_, _ = w.tree(m.root) // what was read before an error is right: it has checksums of its own
-	counts := make(map[string]uint64, len(s.kept))
-	for path, d := range s.kept {
-		counts[showPath(path)] = d.keys
-	}
-	return counts
+	return s.kept
 }

@@ -6,47 +6,71 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
 	"os"
+	"runtime/debug"
 	"slices"
+	"syscall"
 )
 
 // verify reads every page that the file's last transaction refers to, without bbolt, and holds it against what
 // bbolt relies on, and what it holds against the checksums. It reports whether a meta page was unreadable.
 func verify(f *os.File, name string) (fellBack bool, err error) {
+	var found error
+	err = mapped(f, func(data []byte) { fellBack, found = scanFile(data) })
+	switch {
+	case err != nil:
+		return false, fmt.Errorf("%s: %w", name, err) // nothing is known about the file: it is not called damaged
+	case found == nil:
+		return fellBack, nil
+	case errors.Is(found, ErrFormat):
+		return false, fmt.Errorf("%s: %w; start the version that wrote it, or begin with an empty data_dir", name, found)
+	}
+	return false, damage(name, "%v", found)
+}
+
+// mapped calls fn with what a file holds, which is gone when fn returns. What cannot be read, because the disk refuses or
+// because the file was cut meanwhile, ends fn and is an error.
+func mapped(f *os.File, fn func(data []byte)) (err error) {
 	info, err := f.Stat()
 	if err != nil {
-		return false, err
+		return err
 	}
-	fellBack, err = scanFile(f, info.Size())
-	if err == nil || errors.Is(err, ErrFormat) {
-		return fellBack, wrapFormat(name, err)
-	}
-	if pathError := (*os.PathError)(nil); errors.As(err, &pathError) {
-		return false, fmt.Errorf("%s: %w", name, err) // the disk refuses to read: it says so itself
-	}
-	return false, damage(name, "%v", err)
-}
-
-func wrapFormat(name string, err error) error {
-	if err == nil {
+	if info.Size() == 0 {
+		fn(nil)
 		return nil
 	}
-	return fmt.Errorf("%s: %w; start the version that wrote it, or begin with an empty data_dir", name, err)
+	data, err := syscall.Mmap(int(f.Fd()), 0, int(info.Size()), syscall.PROT_READ, syscall.MAP_SHARED) //nolint:gosec // a descriptor is small
+	if err != nil {
+		return os.NewSyscallError("mmap", err)
+	}
+	defer func() { err = errors.Join(err, syscall.Munmap(data)) }()
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	defer func() {
+		p := recover()
+		if _, fault := p.(interface{ Addr() uintptr }); fault {
+			err = errUnread
+		} else if p != nil {
+			panic(p)
+		}
+	}()
+	fn(data)
+	return nil
 }
 
-func scanFile(r io.ReaderAt, size int64) (fellBack bool, err error) {
-	m, fellBack, err := readMeta(r)
+var errUnread = errors.New("a part of it cannot be read: check the disk")
+
+func scanFile(data []byte) (fellBack bool, err error) {
+	m, fellBack, err := readMeta(data)
 	if err != nil {
 		return false, err
 	}
 	switch {
 	case m.freelist != noFreelist:
 		return false, fmt.Errorf("%w: it keeps a list of free pages, which no released version does", ErrFormat)
-	case m.pages > uint64(size)/pageSize: //nolint:gosec // never negative
-		return false, fmt.Errorf("it has %d bytes of the %d pages in use", size, m.pages)
+	case m.pages > uint64(len(data))/pageSize:
+		return false, fmt.Errorf("it has %d bytes of the %d pages in use", len(data), m.pages)
 	}
-	s := &scan{r: r, pages: m.pages, seen: make([]uint64, m.pages/64+1), found: map[string]digest{}, kept: map[string]digest{}}
+	s := newScan(data, m)
 	if err := s.outermost(m.root); err != nil {
 		return false, err
 	}
@@ -55,12 +79,17 @@ func scanFile(r io.ReaderAt, size int64) (fellBack bool, err error) {
 
 // scan is one reading of the file.
 type scan struct {
-	r     io.ReaderAt
+	data  []byte
 	pages uint64   // in use, free ones among them
 	seen  []uint64 // a bit for each page that something refers to
 	found map[string]digest
 	kept  map[string]digest // what the file says of found
 	known bool              // the format was read
+}
+
+func newScan(data []byte, m meta) *scan {
+	pages := min(m.pages, uint64(len(data))/pageSize)
+	return &scan{data: data, pages: pages, seen: make([]uint64, pages/64+1), found: map[string]digest{}, kept: map[string]digest{}}
 }
 
 // page is what a page number refers to: that page and those that it goes on in.
@@ -75,10 +104,7 @@ func (s *scan) read(id uint64) (page, error) {
 	if id < firstPage || id >= s.pages {
 		return page{}, fmt.Errorf("page %d is referred to, of %d", id, s.pages)
 	}
-	data := make([]byte, pageSize)
-	if _, err := s.r.ReadAt(data, int64(id)*pageSize); err != nil { //nolint:gosec // within the file
-		return page{}, fmt.Errorf("page %d: %w", id, err)
-	}
+	data := s.data[id*pageSize:]
 	n := 1 + uint64(binary.NativeEndian.Uint32(data[12:]))
 	switch {
 	case binary.NativeEndian.Uint64(data) != id:
@@ -92,13 +118,7 @@ func (s *scan) read(id uint64) (page, error) {
 		}
 		s.seen[i/64] |= 1 << (i % 64)
 	}
-	if n > 1 {
-		data = append(data, make([]byte, (n-1)*pageSize)...)
-		if _, err := s.r.ReadAt(data[pageSize:], int64(id+1)*pageSize); err != nil { //nolint:gosec // within the file
-			return page{}, fmt.Errorf("page %d: %w", id, err)
-		}
-	}
-	return asPage(id, data), nil
+	return asPage(id, data[:n*pageSize]), nil
 }
 
 // asPage takes the header of a page apart.
