@@ -405,7 +405,7 @@ func TestCompaction(t *testing.T) {
 // A revocation log that is deleted under a running gateway is put back: a start without it would accept what was revoked.
 func TestADeletedRevocationLogIsPutBack(t *testing.T) {
 	t.Parallel()
-	f := open(t, func(*Config) {})
+	f := open(t, func(c *Config) { c.Poll = time.Hour }) // or it is put back before the test looks
 	token, id := f.issue(t, IssueRequest{Subject: testVIN, Role: RoleVehicle})
 	if _, err := f.Revoke(Revocation{TokenID: id.TokenID}, Caller{}); err != nil {
 		t.Fatal(err)

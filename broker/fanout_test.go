@@ -127,7 +127,7 @@ func (f *fanEnv) attach(id string) *sub {
 // until waits for a condition.
 func (f *fanEnv) until(what string, cond func() bool) {
 	f.t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); !cond(); time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); !cond(); time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
 			f.t.Fatalf("%s does not happen", what)
 		}
@@ -174,7 +174,7 @@ func (c *sub) next(t *testing.T) string {
 	select {
 	case s := <-c.got:
 		return s
-	case <-time.After(10 * time.Second):
+	case <-time.After(time.Minute):
 		t.Fatal("nothing arrives")
 		return ""
 	}

@@ -240,8 +240,8 @@ func TestStopDoesNotWaitForASilentCell(t *testing.T) {
 	go func() { _ = s.Stop(ctx); close(stopped) }()
 	select {
 	case <-stopped:
-	case <-time.After(10 * time.Second):
-		t.Error("not stopped 10 s after its time")
+	case <-time.After(time.Minute):
+		t.Error("not stopped a minute after its time")
 	}
 	_ = first.Close()
 	_ = l.Close()

@@ -130,7 +130,7 @@ func got(t testing.TB, c *kfake.Cluster, topic string, n int) []*kgo.Record {
 		t.Fatal(err)
 	}
 	defer cl.Close()
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
 	var recs []*kgo.Record
 	seen := map[string]bool{}

@@ -66,7 +66,7 @@ func (e *engine) next(t *testing.T) *message.Delivery {
 	select {
 	case d := <-e.arrived:
 		return d
-	case <-time.After(10 * time.Second):
+	case <-time.After(time.Minute):
 		t.Fatal("nothing was delivered")
 		return nil
 	}
@@ -219,7 +219,7 @@ func result(t *testing.T, s *Service, id string, status State, payload string) {
 // eventually waits for a condition that another goroutine brings about.
 func eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); !ok(); time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); !ok(); time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatal("never: " + what)
 		}

@@ -72,7 +72,7 @@ func realRedis(t *testing.T, path string) string {
 	})
 	c := goredis.NewClient(&goredis.Options{Addr: addr, DisableIdentity: true})
 	defer func() { _ = c.Close() }()
-	for end := time.Now().Add(10 * time.Second); c.Ping(context.Background()).Err() != nil; time.Sleep(10 * time.Millisecond) {
+	for end := time.Now().Add(time.Minute); c.Ping(context.Background()).Err() != nil; time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatal("redis-server does not answer")
 		}
@@ -235,7 +235,7 @@ rules:
 			if m.Payload != "7" {
 				t.Errorf("published %q", m.Payload)
 			}
-		case <-time.After(10 * time.Second):
+		case <-time.After(time.Minute):
 			t.Error("nothing published")
 		}
 		r.Stop()
