@@ -18,12 +18,6 @@ func (i Identity) code() uint64 {
 	return binary.LittleEndian.Uint64(sum[:]) | 1 // never 0
 }
 
-// salt seeds the checksums of a segment's batches.
-func (i Identity) salt(index uint64) uint32 {
-	c := i.code()
-	return uint32(c>>32) ^ uint32(index)
-}
-
 // Position is a place in a log.
 type Position struct {
 	Log     uint64 `json:"log,omitempty"` // the identity's code; 0: not told, by a version that did not know it

@@ -27,6 +27,7 @@ type Log struct {
 	fs           FS
 	dir          string
 	id           Identity
+	code         uint64 // of id
 	segmentBytes int64
 
 	mu       sync.Mutex
@@ -55,8 +56,8 @@ type logSegment struct {
 // OpenLog opens the log in dir, removes the segments before start's, and cuts off everything behind end. An end at offset 0
 // empties it. Segments at its beginning may be missing, as after a trim: whoever knows what is in it tells whether they were needed.
 func OpenLog(fsys FS, dir string, id Identity, start, end Position, segmentBytes int64) (*Log, error) {
-	l := &Log{fs: fsys, dir: dir, id: id, segmentBytes: segmentBytes}
-	if end.Log != 0 && end.Log != id.code() && end.Offset > 0 {
+	l := &Log{fs: fsys, dir: dir, id: id, code: id.code(), segmentBytes: segmentBytes}
+	if end.Log != 0 && end.Log != l.code && end.Offset > 0 {
 		return nil, fmt.Errorf("%w: what is known of %s is of another log", ErrDamaged, dir)
 	}
 	// The parent's own entry, too: a start may have been killed before it had synced it.
@@ -97,6 +98,9 @@ func (l *Log) Damage(pos Position, err error) error {
 
 // Dir is the directory that the log is in.
 func (l *Log) Dir() string { return l.dir }
+
+// salt seeds the checksums of a segment's batches.
+func (l *Log) salt(n uint64) uint32 { return uint32(l.code>>32) ^ uint32(n) } //nolint:gosec // any bits will do
 
 func (l *Log) path(n uint64) string { return filepath.Join(l.dir, SegmentName(n)) }
 
@@ -169,7 +173,7 @@ func (l *Log) load(n uint64) (h Header, s logSegment, err error) {
 	case err != nil:
 	case h.Index != n:
 		err = fmt.Errorf("is segment %016x", h.Index)
-	case !s.old && h.Epoch != l.id.code():
+	case !s.old && h.Epoch != l.code:
 		err = errForeign
 	}
 	if err != nil {
@@ -198,7 +202,7 @@ func (l *Log) roll(n uint64) error {
 	if l.file != nil {
 		l.unsynced = append(l.unsynced, l.file)
 	}
-	h := Header{State: StateUsed, Salt: l.id.salt(n), Epoch: l.id.code(), Index: n, Base: 1, Size: MaxSegmentBytes}
+	h := Header{State: StateUsed, Salt: l.salt(n), Epoch: l.code, Index: n, Base: 1, Size: MaxSegmentBytes}
 	if k := len(l.segments); k > 0 {
 		h.PrevIndex, h.PrevEnd = l.segments[k-1].index, l.segments[k-1].size
 	}
@@ -247,7 +251,7 @@ func (l *Log) frameLocked(data []byte, index uint64) int64 {
 	b := l.buf[at:]
 	binary.LittleEndian.PutUint32(b[BatchHeaderLen:], uint32(len(data))) //nolint:gosec // as above
 	clear(b[BatchHeaderLen+RecordLenBytes+copy(b[BatchHeaderLen+RecordLenBytes:], data):])
-	salt := l.id.salt(index)
+	salt := l.salt(index)
 	h.BodyCRC = Checksum(salt, b[BatchHeaderLen:])
 	h.Put(b, salt)
 	return h.Size()
@@ -283,7 +287,7 @@ func (l *Log) Start() Position {
 }
 
 func (l *Log) at(segment uint64, offset int64) Position {
-	return Position{Log: l.id.code(), Segment: segment, Offset: offset}
+	return Position{Log: l.code, Segment: segment, Offset: offset}
 }
 
 // Sync makes everything appended so far durable. A failed fsync is final: the kernel may have thrown the
@@ -345,7 +349,7 @@ func (l *Log) inPlace() error {
 // Read returns the record at pos and the position behind it; false when there is none yet. The record is
 // valid until the next read.
 func (l *Log) Read(pos Position) (data []byte, next Position, ok bool, err error) {
-	if pos.Log != 0 && pos.Log != l.id.code() {
+	if pos.Log != 0 && pos.Log != l.code {
 		return nil, pos, false, l.Damage(pos, errForeign)
 	}
 	s, pos, err := l.locate(pos)
@@ -412,7 +416,7 @@ func (l *Log) frame(s *logSegment, off int64) (data []byte, size int64, err erro
 	if s.old {
 		return l.reader.oldFrame(off)
 	}
-	h, body, ok, err := l.reader.batch(off, l.id.salt(s.index))
+	h, body, ok, err := l.reader.batch(off, l.salt(s.index))
 	if err != nil {
 		return nil, 0, err
 	}

@@ -5,7 +5,7 @@ import "errors"
 // Salvage calls fn with every record of the log in dir that can be read, wherever the damage is, and changes nothing. A
 // segment of another log, or of another journal's, has none.
 func Salvage(fsys FS, dir string, id Identity, fn func(data []byte) error) error {
-	l := Log{fs: fsys, dir: dir, id: id}
+	l := Log{fs: fsys, dir: dir, id: id, code: id.code()}
 	all, err := l.list()
 	if err != nil {
 		return nil //nolint:nilerr // what cannot be read is what is lost
@@ -32,7 +32,7 @@ func Salvage(fsys FS, dir string, id Identity, fn func(data []byte) error) error
 // nothing is found any more.
 func (l *Log) salvage(w *Window, n uint64, fn func(data []byte) error) error {
 	var stop error
-	found, err := Scan(w, HeaderLen, SegmentName(n), l.id.salt(n), 1, func(h *BatchHeader, body []byte) error {
+	found, err := Scan(w, HeaderLen, SegmentName(n), l.salt(n), 1, func(h *BatchHeader, body []byte) error {
 		stop = h.EachRecord(body, func(_ int, rec []byte) error { return fn(rec) })
 		return stop
 	})
