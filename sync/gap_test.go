@@ -12,45 +12,18 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/twmb/franz-go/pkg/kadm"
-	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"cellgate/test/fakekafka"
 )
 
 // admin runs do with a client of the cell's Kafka.
 func (p *pair) admin(do func(*kadm.Client) error) {
 	p.t.Helper()
-	cl, err := kgo.NewClient(kgo.SeedBrokers(p.cell.ListenAddrs()...))
-	if err != nil {
-		p.t.Fatal(err)
-	}
-	defer cl.Close()
+	cl := fakekafka.Client(p.t, p.cell)
 	if err := do(kadm.NewClient(cl)); err != nil {
 		p.t.Fatal(err)
 	}
-}
-
-// expire removes the records before an offset from every partition of a topic, as retention does, but leaves at least
-// one. It returns how many are left.
-func (p *pair) expire(topic string, before int64) (left int) {
-	p.t.Helper()
-	p.admin(func(c *kadm.Client) error {
-		ends, err := c.ListEndOffsets(p.t.Context(), topic)
-		if err != nil {
-			return err
-		}
-		o := kadm.Offsets{}
-		ends.Each(func(e kadm.ListedOffset) {
-			at := min(before, e.Offset)
-			o.AddOffset(topic, e.Partition, at, -1)
-			left += int(e.Offset - at)
-		})
-		res, err := c.DeleteRecords(p.t.Context(), o)
-		if err != nil {
-			return err
-		}
-		return res.Error()
-	})
-	return left
 }
 
 // stopFetching has the cell refuse all fetches, and returns when none of a topic's partitions is under way any more.
@@ -116,22 +89,6 @@ func (s *Syncer) skipAll(t *testing.T, lane string) (n int64) {
 	return n
 }
 
-// count is how many records a topic of the centre has.
-func (p *pair) count(topic string) (n int64) {
-	p.t.Helper()
-	cl, err := kgo.NewClient(kgo.SeedBrokers(p.central.ListenAddrs()...))
-	if err != nil {
-		p.t.Fatal(err)
-	}
-	defer cl.Close()
-	ends, err := kadm.NewClient(cl).ListEndOffsets(p.t.Context(), topic)
-	if err != nil {
-		p.t.Fatal(err)
-	}
-	ends.Each(func(e kadm.ListedOffset) { n += e.Offset })
-	return n
-}
-
 func (s *Syncer) degraded(name string) string {
 	for _, h := range s.Health() {
 		if h.Name == name && !h.OK {
@@ -151,13 +108,13 @@ func TestGapStopsItsLaneUntilAnOperatorSkipsIt(t *testing.T) {
 	got(t, p.central, "fleet.central.p0", 100)
 	p.stop(s)
 	p.put("central.p0", 20, 1000)
-	left := p.expire("central.p0", 300)
+	left := fakekafka.Expire(p.t, p.cell, "central.p0", 300)
 	for run := range 2 {
 		s = p.start()
 		gaps := s.awaitGaps(t, "p0", 2)
 		p.put("central.p1", 20*run, 100)
 		got(t, p.central, "fleet.central.p1", 100*(run+1))
-		if n := p.count("fleet.central.p0"); n != 100 {
+		if n := fakekafka.Count(p.t, p.central, "fleet.central.p0"); n != 100 {
 			t.Fatalf("%d records of the lane that has stopped are at the centre, want 100", n)
 		}
 		why := s.degraded("sync-p0")
@@ -177,12 +134,12 @@ func TestGapStopsItsLaneUntilAnOperatorSkipsIt(t *testing.T) {
 	if n := s.skipAll(t, "p0"); n != 1000-int64(left) {
 		t.Errorf("%d records skipped, want %d", n, 1000-left)
 	}
-	await(t, func() bool { return p.count("fleet.central.p0") == int64(100+left) })
+	await(t, func() bool { return fakekafka.Count(p.t, p.central, "fleet.central.p0") == int64(100+left) })
 	await(t, func() bool { return s.degraded("sync-p0") == "" && s.lagging() == 0 })
 	p.stop(s)
 	s = p.start()
 	p.put("central.p0", 220, 10)
-	await(t, func() bool { return p.count("fleet.central.p0") == int64(110+left) })
+	await(t, func() bool { return fakekafka.Count(p.t, p.central, "fleet.central.p0") == int64(110+left) })
 	if g := s.Gaps(""); len(g) > 0 {
 		t.Errorf("after the skip: %+v", g)
 	}
@@ -193,12 +150,12 @@ func TestSkipIsCommittedWhenItIsAnswered(t *testing.T) {
 	t.Parallel()
 	p := newPair(t)
 	p.put("central.p2", 0, 200)
-	left := p.expire("central.p2", 50)
-	centre := away(p.central, kmsg.Produce)
+	left := fakekafka.Expire(p.t, p.cell, "central.p2", 50)
+	centre := fakekafka.Away(p.central, kmsg.Produce)
 	centre.Store(true)
 	s := p.start(func(o *Options) { o.CommitInterval = time.Hour })
 	s.awaitGaps(t, "p2", 2)
-	lost := away(p.cell, kmsg.OffsetCommit)
+	lost := fakekafka.Away(p.cell, kmsg.OffsetCommit)
 	lost.Store(true)
 	g := s.Gaps("p2")[0]
 	if _, err := s.Skip(t.Context(), &g); err == nil {
@@ -215,7 +172,9 @@ func TestSkipIsCommittedWhenItIsAnswered(t *testing.T) {
 	lost.Store(false)
 	centre.Store(false)
 	s = p.start()
-	await(t, func() bool { return s.lagging() == 0 && p.count("fleet.central.p2") >= int64(left) }) // what was under way may come twice
+	await(t, func() bool {
+		return s.lagging() == 0 && fakekafka.Count(p.t, p.central, "fleet.central.p2") >= int64(left)
+	}) // what was under way may come twice
 	if g := s.Gaps(""); len(g) > 0 {
 		t.Errorf("after the skip: %+v", g)
 	}
@@ -226,14 +185,14 @@ func TestGapAfterARebalance(t *testing.T) {
 	t.Parallel()
 	p := newPair(t)
 	p.put("central.p0", 0, 400)
-	p.expire("central.p0", 100)
+	fakekafka.Expire(p.t, p.cell, "central.p0", 100)
 	a := p.start()
 	a.awaitGaps(t, "p0", 2)
 	b := p.start()
 	await(t, func() bool { return len(a.Gaps("p0"))+len(b.Gaps("p0")) == 2 && len(b.Gaps("p0")) > 0 })
 	p.stop(a)
 	b.awaitGaps(t, "p0", 2)
-	if n := p.count("fleet.central.p0"); n != 0 {
+	if n := fakekafka.Count(p.t, p.central, "fleet.central.p0"); n != 0 {
 		t.Errorf("%d records are at the centre", n)
 	}
 }
@@ -242,7 +201,7 @@ func TestGapAfterARebalance(t *testing.T) {
 func TestSkipWaitsForWhatIsUnderWay(t *testing.T) {
 	t.Parallel()
 	p := newPair(t)
-	centre := away(p.central, kmsg.Produce)
+	centre := fakekafka.Away(p.central, kmsg.Produce)
 	centre.Store(true)
 	count := generations(p.cell)
 	s := p.start(longSession)
@@ -250,7 +209,7 @@ func TestSkipWaitsForWhatIsUnderWay(t *testing.T) {
 	await(t, func() bool { return s.underWay() == 100 }) // read, not only known of: what is not read yet is about to be gone
 	resume := p.stopFetching("central.p0", 2)
 	p.put("central.p0", 20, 300)
-	left := p.expire("central.p0", 150)
+	left := fakekafka.Expire(p.t, p.cell, "central.p0", 150)
 	resume()
 	gaps := s.awaitGaps(t, "p0", 2)
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
@@ -262,7 +221,7 @@ func TestSkipWaitsForWhatIsUnderWay(t *testing.T) {
 	s.awaitGaps(t, "p0", 2)
 	centre.Store(false)
 	s.skipAll(t, "p0")
-	await(t, func() bool { return p.count("fleet.central.p0") == int64(100+left) })
+	await(t, func() bool { return fakekafka.Count(p.t, p.central, "fleet.central.p0") == int64(100+left) })
 }
 
 // A topic that was made anew is not the one that was read, also when it has grown beyond what was read by the time
@@ -298,16 +257,16 @@ func TestTopicMadeAnewStopsItsLane(t *testing.T) {
 						t.Errorf("%+v", g)
 					}
 				}
-				before := p.count("fleet.central.p1") // those that were read before it was noticed
-				p.put("central.p1", 20+n/5, 500)      // beyond what was read
+				before := fakekafka.Count(p.t, p.central, "fleet.central.p1") // those that were read before it was noticed
+				p.put("central.p1", 20+n/5, 500)                              // beyond what was read
 				p.stop(s)
 				s = p.start()
 				s.awaitGaps(t, "p1", 2)
-				if now := p.count("fleet.central.p1"); now != before {
+				if now := fakekafka.Count(p.t, p.central, "fleet.central.p1"); now != before {
 					t.Errorf("%d records more at the centre while the lane stands", now-before)
 				}
 				s.skipAll(t, "p1")
-				await(t, func() bool { return p.count("fleet.central.p1") == before+int64(n)+500 })
+				await(t, func() bool { return fakekafka.Count(p.t, p.central, "fleet.central.p1") == before+int64(n)+500 })
 			})
 		}
 	}
@@ -335,7 +294,7 @@ func TestLagIsKnownBeforeTheGroupIs(t *testing.T) {
 	got(t, p.central, "fleet.central.p0", 100)
 	p.stop(s)
 	p.put("central.p0", 20, 500)
-	all, join := away(p.cell), away(p.cell, kmsg.JoinGroup)
+	all, join := fakekafka.Away(p.cell), fakekafka.Away(p.cell, kmsg.JoinGroup)
 	all.Store(true)
 	join.Store(true)
 	reg := prometheus.NewRegistry()
@@ -368,7 +327,7 @@ func TestLagIsKnownBeforeTheGroupIs(t *testing.T) {
 func TestLagGrowsWhileTheCentreIsAway(t *testing.T) {
 	t.Parallel()
 	p := newPair(t)
-	centre := away(p.central, kmsg.Produce)
+	centre := fakekafka.Away(p.central, kmsg.Produce)
 	centre.Store(true)
 	s := p.start()
 	p.put("central.p2", 0, 3*maxOutstanding)

@@ -2,7 +2,6 @@ package syncer
 
 import (
 	"context"
-	"errors"
 	"net"
 	"strings"
 	"sync/atomic"
@@ -14,29 +13,8 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"cellgate/rules/sink/kafkaclient"
+	"cellgate/test/fakekafka"
 )
-
-// away has the cluster close the connection of every request of the kinds, all kinds if none, while it is set.
-func away(c *kfake.Cluster, kinds ...kmsg.Key) *atomic.Bool {
-	var set atomic.Bool
-	if len(kinds) == 0 {
-		c.Control(refuseWhile(c, &set))
-	}
-	for _, k := range kinds {
-		c.ControlKey(k.Int16(), refuseWhile(c, &set))
-	}
-	return &set
-}
-
-func refuseWhile(c *kfake.Cluster, set *atomic.Bool) func(kmsg.Request) (kmsg.Response, error, bool) {
-	return func(kmsg.Request) (kmsg.Response, error, bool) {
-		c.KeepControl()
-		if set.Load() {
-			return nil, errors.New("away"), true
-		}
-		return nil, nil, false
-	}
-}
 
 // generations counts those that the group of the cell has had.
 func generations(c *kfake.Cluster) *atomic.Int64 {
@@ -89,7 +67,7 @@ func (s *Syncer) underWay() (n int) {
 func TestNothingIsSentAgainInTheNextGeneration(t *testing.T) {
 	t.Parallel()
 	p := newPair(t)
-	centre := away(p.central, kmsg.Produce)
+	centre := fakekafka.Away(p.central, kmsg.Produce)
 	centre.Store(true)
 	count := generations(p.cell)
 	s := p.start(longSession) // or it is out of the group for a moment, and what it commits then does not count
@@ -114,7 +92,7 @@ func TestNothingIsSentAgainInTheNextGeneration(t *testing.T) {
 func TestLagStaysWhileTheCellIsAway(t *testing.T) {
 	t.Parallel()
 	p := newPair(t)
-	centre, cell := away(p.central, kmsg.Produce), away(p.cell)
+	centre, cell := fakekafka.Away(p.central, kmsg.Produce), fakekafka.Away(p.cell)
 	centre.Store(true)
 	s := p.start()
 	p.put("central.p1", 0, 100)
@@ -137,7 +115,7 @@ func TestLagStaysWhileTheCellIsAway(t *testing.T) {
 func TestLagGoesToTheMemberThatHasThePartition(t *testing.T) {
 	t.Parallel()
 	p := newPair(t)
-	centre := away(p.central, kmsg.Produce)
+	centre := fakekafka.Away(p.central, kmsg.Produce)
 	centre.Store(true)
 	s := p.start(longSession)
 	for _, topic := range kafkaclient.OutboxTopics() {
@@ -154,7 +132,7 @@ func TestLagGoesToTheMemberThatHasThePartition(t *testing.T) {
 func TestALostCommitRepeatsNothing(t *testing.T) {
 	t.Parallel()
 	p := newPair(t)
-	lost := away(p.cell, kmsg.OffsetCommit)
+	lost := fakekafka.Away(p.cell, kmsg.OffsetCommit)
 	lost.Store(true)
 	count := generations(p.cell)
 	s := p.start(longSession)
@@ -175,7 +153,7 @@ func TestALostCommitRepeatsNothing(t *testing.T) {
 func TestTopicMadeAnewWhileItsRecordsAreUnderWay(t *testing.T) {
 	t.Parallel()
 	p := newPair(t)
-	centre := away(p.central, kmsg.Produce)
+	centre := fakekafka.Away(p.central, kmsg.Produce)
 	s := p.start(longSession)
 	p.put("central.p2", 0, 100)
 	got(t, p.central, "fleet.central.p2", 100)
@@ -198,7 +176,7 @@ func TestTopicMadeAnewWhileItsRecordsAreUnderWay(t *testing.T) {
 func TestStopCommitsWhatItWaitedFor(t *testing.T) {
 	t.Parallel()
 	p := newPair(t)
-	centre := away(p.central, kmsg.Produce)
+	centre := fakekafka.Away(p.central, kmsg.Produce)
 	centre.Store(true)
 	s := p.start(longSession)
 	p.put("central.p0", 0, 100)

@@ -15,6 +15,8 @@ import (
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"cellgate/test/fakekafka"
 )
 
 // line is a narrow way to a cluster: what clients send on all their connections goes through it byte after byte, in the
@@ -155,11 +157,7 @@ func (p *pair) narrow(rate float64) *line {
 // flood writes n records of size bytes that do not compress to an outbox topic.
 func (p *pair) flood(topic string, n, size int) {
 	p.t.Helper()
-	cl, err := kgo.NewClient(kgo.SeedBrokers(p.cell.ListenAddrs()...))
-	if err != nil {
-		p.t.Fatal(err)
-	}
-	defer cl.Close()
+	cl := fakekafka.Client(p.t, p.cell)
 	random := rand.NewChaCha8([32]byte{1})
 	for i := range n {
 		value := make([]byte, size)

@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"strconv"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -19,6 +18,7 @@ import (
 	"go.uber.org/goleak"
 
 	"cellgate/rules/sink/kafkaclient"
+	"cellgate/test/fakekafka"
 	"cellgate/test/kafkaoptions"
 )
 
@@ -32,19 +32,12 @@ type pair struct {
 
 func newPair(t testing.TB) *pair {
 	t.Helper()
-	p := &pair{t: t}
-	for _, c := range []**kfake.Cluster{&p.cell, &p.central} {
-		var err error
-		opts := []kfake.Opt{kfake.NumBrokers(1), kfake.GroupMinSessionTimeout(100 * time.Millisecond)}
-		if c == &p.cell {
-			opts = append(opts, kfake.SeedTopics(2, kafkaclient.OutboxTopics()...))
-		}
-		if *c, err = kfake.NewCluster(opts...); err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup((*c).Close)
+	quickly := kfake.GroupMinSessionTimeout(100 * time.Millisecond)
+	return &pair{
+		t:       t,
+		cell:    fakekafka.Cluster(t, quickly, kfake.SeedTopics(2, kafkaclient.OutboxTopics()...)),
+		central: fakekafka.Cluster(t, quickly),
 	}
-	return p
 }
 
 // quick are the settings of a producer that does not wait long for anything.
@@ -92,11 +85,7 @@ func (p *pair) cut(s *Syncer) {
 // put writes n records of a few keys into an outbox topic, the value counting within the key from first.
 func (p *pair) put(topic string, first, n int) {
 	p.t.Helper()
-	cl, err := kgo.NewClient(kgo.SeedBrokers(p.cell.ListenAddrs()...))
-	if err != nil {
-		p.t.Fatal(err)
-	}
-	defer cl.Close()
+	cl := fakekafka.Client(p.t, p.cell)
 	var recs []*kgo.Record
 	for i := range n {
 		recs = append(recs, &kgo.Record{
@@ -124,33 +113,17 @@ func (p *pair) startsClean(topic string, first, n, want int) {
 // got reads a topic until n different records have come, and checks each key's order.
 func got(t testing.TB, c *kfake.Cluster, topic string, n int) []*kgo.Record {
 	t.Helper()
-	cl, err := kgo.NewClient(kgo.SeedBrokers(c.ListenAddrs()...), kgo.ConsumeTopics(topic),
-		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()), kgo.MetadataMinAge(20*time.Millisecond))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer cl.Close()
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
-	defer cancel()
-	var recs []*kgo.Record
-	seen := map[string]bool{}
-	next := map[string]int{}
-	for len(seen) < n {
-		f := cl.PollFetches(ctx)
-		if ctx.Err() != nil {
-			t.Fatalf("topic %s: %d of %d records", topic, len(seen), n)
-		}
-		f.EachRecord(func(r *kgo.Record) {
-			recs = append(recs, r)
-			key := string(r.Key)
-			if id := key + "/" + string(r.Value); !seen[id] {
-				seen[id] = true
-				if v, _ := strconv.Atoi(string(r.Value)); v != next[key] {
-					t.Errorf("%s: %d, expected %d", key, v, next[key])
-				}
-				next[key]++
+	recs := fakekafka.ReadDifferent(t, c, topic, n)
+	seen, next := map[string]bool{}, map[string]int{}
+	for _, r := range recs {
+		key := string(r.Key)
+		if id := key + "/" + string(r.Value); !seen[id] {
+			seen[id] = true
+			if v, _ := strconv.Atoi(string(r.Value)); v != next[key] {
+				t.Errorf("%s: %d, expected %d", key, v, next[key])
 			}
-		})
+			next[key]++
+		}
 	}
 	return recs
 }
@@ -209,16 +182,7 @@ func TestTwoGatewaysShareTheWork(t *testing.T) {
 func TestEitherKafkaMayBeAway(t *testing.T) {
 	t.Parallel()
 	p := newPair(t)
-	var cellAway, centralAway atomic.Bool
-	for c, away := range map[*kfake.Cluster]*atomic.Bool{p.cell: &cellAway, p.central: &centralAway} {
-		c.Control(func(kmsg.Request) (kmsg.Response, error, bool) {
-			c.KeepControl()
-			if away.Load() {
-				return nil, errors.New("away"), true
-			}
-			return nil, nil, false
-		})
-	}
+	cellAway, centralAway := fakekafka.Away(p.cell), fakekafka.Away(p.central)
 	p.put("central.p2", 0, 50)
 	cellAway.Store(true)
 	centralAway.Store(true)
@@ -257,11 +221,7 @@ func TestWhatTheCentreRefusesGoesToTheErrorTopic(t *testing.T) {
 	t.Parallel()
 	p := newPair(t)
 	p.start()
-	cl, err := kgo.NewClient(kgo.SeedBrokers(p.cell.ListenAddrs()...))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer cl.Close()
+	cl := fakekafka.Client(t, p.cell)
 	bad := []*kgo.Record{
 		{Topic: "central.p0", Key: []byte("a"), Value: []byte("0")}, // bound for nowhere
 		{Topic: "central.p0", Key: []byte("b"), Value: []byte("0"), Headers: []kgo.RecordHeader{{Key: "central-topic", Value: []byte("not/a/topic")}}},

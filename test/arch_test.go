@@ -38,6 +38,7 @@ var mayImport = map[string][]string{
 	"configs/settled":        {},
 	"configs/spelling":       {},
 	"test/mqtt":              {},
+	"test/fakekafka":         {},
 	"test":                   {"test", "cmd/cellgate", "broker", "rules", "auth", "sync", "configs"},
 }
 

@@ -24,23 +24,8 @@ import (
 	"cellgate/configs"
 	"cellgate/rules/sink/kafkaclient"
 	syncer "cellgate/sync"
+	"cellgate/test/fakekafka"
 )
-
-// kafkaOf is a cluster of one broker with topics of one partition.
-func kafkaOf(t *testing.T, topics ...string) (*kfake.Cluster, *kgo.Client) {
-	t.Helper()
-	c, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.SeedTopics(1, topics...))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(c.Close)
-	cl, err := kgo.NewClient(kgo.SeedBrokers(c.ListenAddrs()...))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(cl.Close)
-	return c, cl
-}
 
 // put writes values to a topic, as bound for fleet.a at the centre.
 func put(t *testing.T, cl *kgo.Client, topic string, at time.Time, values ...string) {
@@ -52,20 +37,6 @@ func put(t *testing.T, cl *kgo.Client, topic string, at time.Time, values ...str
 		})
 	}
 	if err := cl.ProduceSync(t.Context(), recs...).FirstErr(); err != nil {
-		t.Fatal(err)
-	}
-}
-
-// expire removes what is before an offset.
-func expire(t *testing.T, cl *kgo.Client, topic string, before int64) {
-	t.Helper()
-	o := kadm.Offsets{}
-	o.AddOffset(topic, 0, before, -1)
-	res, err := kadm.NewClient(cl).DeleteRecords(t.Context(), o)
-	if err == nil {
-		err = res.Error()
-	}
-	if err != nil {
 		t.Fatal(err)
 	}
 }
@@ -122,24 +93,15 @@ func metrics(t *testing.T, a *App) string {
 	return string(b)
 }
 
-func seen(t *testing.T, cl *kgo.Client, topic string) int64 {
-	t.Helper()
-	ends, err := kadm.NewClient(cl).ListEndOffsets(t.Context(), topic)
-	if err != nil {
-		t.Fatal(err)
-	}
-	o, _ := ends.Lookup(topic, 0)
-	return o.Offset
-}
-
 // A gap in the outbox is told everywhere, and an operator's skip is recorded and audited with the operator's name.
 func TestSyncSkip(t *testing.T) {
 	t.Parallel()
-	cell, cl := kafkaOf(t, append(kafkaclient.OutboxTopics(), topicCommands)...)
-	central, there := kafkaOf(t, "fleet.a")
+	cell := fakekafka.Cluster(t, kfake.SeedTopics(1, append(kafkaclient.OutboxTopics(), topicCommands)...))
+	cl := fakekafka.Client(t, cell)
+	central := fakekafka.Cluster(t, kfake.SeedTopics(1, "fleet.a"))
 	values := strings.Split(strings.Repeat("v,", 99)+"v", ",")
 	put(t, cl, "central.p0", time.Now(), values...)
-	expire(t, cl, "central.p0", 80)
+	fakekafka.Expire(t, cell, "central.p0", 80)
 	dir := t.TempDir()
 	a, log := boot(t, writeCentre(t, dir, cell, central, ""))
 	awaitDegraded(t, a, "redis", "sync-p0")
@@ -166,13 +128,13 @@ func TestSyncSkip(t *testing.T) {
 			t.Errorf("skip %s: %d, want %d", body, status, want)
 		}
 	}
-	if n := seen(t, there, "fleet.a"); n != 0 {
+	if n := fakekafka.Count(t, central, "fleet.a"); n != 0 {
 		t.Fatalf("%d records are at the centre before the skip", n)
 	}
 	if status := post(t, a, "/v1/sync/skip", `{"lane":"p0"}`); status != 200 {
 		t.Errorf("skip: %d", status)
 	}
-	awaitTrue(t, "what is behind the gap", func() bool { return seen(t, there, "fleet.a") == 20 })
+	awaitTrue(t, "what is behind the gap", func() bool { return fakekafka.Count(t, central, "fleet.a") == 20 })
 	awaitDegraded(t, a, "redis")
 	if m := metrics(t, a); !strings.Contains(m, `cellgate_sync_skipped_records_total{cell="cell-1",lane="p0"} 80`+"\n") {
 		t.Error("the skip is not counted")
@@ -228,8 +190,9 @@ func TestCommandsThatAreGone(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			cell, cl := kafkaOf(t, append(kafkaclient.OutboxTopics(), topicCommands)...)
-			central, _ := kafkaOf(t)
+			cell := fakekafka.Cluster(t, kfake.SeedTopics(1, append(kafkaclient.OutboxTopics(), topicCommands)...))
+			cl := fakekafka.Client(t, cell)
+			central := fakekafka.Cluster(t)
 			values := strings.Split("a,b,c,d,e,f,g,h,i,j", ",")
 			if c.behind != "" {
 				values = append(values, c.behind)
@@ -240,7 +203,7 @@ func TestCommandsThatAreGone(t *testing.T) {
 			if err := kadm.NewClient(cl).CommitAllOffsets(t.Context(), group, committed); err != nil {
 				t.Fatal(err)
 			}
-			expire(t, cl, topicCommands, 10)
+			fakekafka.Expire(t, cell, topicCommands, 10)
 			dir := t.TempDir()
 			a, log := boot(t, writeCentre(t, dir, cell, central, ""))
 			awaitTrue(t, "the report", func() bool { return strings.Contains(log.String(), "records 3 to 9 are gone") })
@@ -325,8 +288,9 @@ func TestKeysOfCentralKafka(t *testing.T) {
 	t.Parallel()
 	nothing := func(*configs.Kafka) {}
 	start := func(t *testing.T, extra string, change func(*configs.Kafka)) (*kgo.Client, *batches, *syncer.Syncer) {
-		cell, cl := kafkaOf(t, kafkaclient.OutboxTopics()...)
-		central, _ := kafkaOf(t, "fleet.a")
+		cell := fakekafka.Cluster(t, kfake.SeedTopics(1, kafkaclient.OutboxTopics()...))
+		cl := fakekafka.Client(t, cell)
+		central := fakekafka.Cluster(t, kfake.SeedTopics(1, "fleet.a"))
 		return cl, watchBatches(central), forwarding(t, cell, central, extra, change)
 	}
 	for codec, want := range map[string]byte{"none": 0, "gzip": 1, "snappy": 2, "lz4": 3, "zstd": 4} {
@@ -366,10 +330,11 @@ func TestKeysOfCentralKafka(t *testing.T) {
 	})
 	t.Run("missing_topic_grace", func(t *testing.T) {
 		t.Parallel()
-		cell, cl := kafkaOf(t, append(kafkaclient.OutboxTopics(), syncer.ErrorTopic)...)
-		central, _ := kafkaOf(t)
+		cell := fakekafka.Cluster(t, kfake.SeedTopics(1, append(kafkaclient.OutboxTopics(), syncer.ErrorTopic)...))
+		cl := fakekafka.Client(t, cell)
+		central := fakekafka.Cluster(t)
 		forwarding(t, cell, central, ", missing_topic_grace: 1s", nothing)
 		put(t, cl, "central.p0", time.Now(), "v")
-		awaitTrue(t, "the record in the error topic", func() bool { return seen(t, cl, syncer.ErrorTopic) == 1 })
+		awaitTrue(t, "the record in the error topic", func() bool { return fakekafka.Count(t, cell, syncer.ErrorTopic) == 1 })
 	})
 }

@@ -13,6 +13,7 @@ import (
 	"cellgate/broker/message"
 	"cellgate/rules"
 	"cellgate/rules/sink/sinktest"
+	"cellgate/test/fakekafka"
 )
 
 const parkedRules = `
@@ -82,8 +83,8 @@ func TestAMissingTopicHoldsUpNoOther(t *testing.T) {
 	r.Await(func() bool { return parked(r) == "" })
 	r.Publish(3000, 30)
 	r.Settled()
-	inOrderByKey(t, consume(t, c, "other", 1010))
-	inOrderByKey(t, consume(t, c, "t", 3030))
+	inOrderByKey(t, fakekafka.ReadDifferent(t, c, "other", 1010))
+	inOrderByKey(t, fakekafka.ReadDifferent(t, c, "t", 3030))
 	r.Stop()
 }
 
@@ -140,8 +141,8 @@ func TestAPartitionThatTakesNothingHoldsUpNoOther(t *testing.T) {
 	h.Remove()
 	r.Settled()
 	r.Await(func() bool { return parked(r) == "" })
-	inOrderByKey(t, consume(t, c, "t", 1000))
-	inOrderByKey(t, consume(t, c, "other", 334))
+	inOrderByKey(t, fakekafka.ReadDifferent(t, c, "t", 1000))
+	inOrderByKey(t, fakekafka.ReadDifferent(t, c, "other", 334))
 	r.Stop()
 }
 
@@ -169,8 +170,8 @@ func TestATopicMadeAnewTakesMessagesAgain(t *testing.T) {
 			}
 			r.Publish(1200, 300)
 			r.Settled()
-			inOrderByKey(t, consume(t, c, "t", 1200))
-			inOrderByKey(t, consume(t, c, "other", 500))
+			inOrderByKey(t, fakekafka.ReadDifferent(t, c, "t", 1200))
+			inOrderByKey(t, fakekafka.ReadDifferent(t, c, "other", 500))
 			if l := r.Ledger("kafka"); l.Delivered != 1500 {
 				t.Fatalf("ledger %+v", l)
 			}
@@ -202,7 +203,7 @@ func TestATopicMadeAnewAtOnceTakesMessagesAgain(t *testing.T) {
 	if l := r.Ledger("kafka"); l.Delivered != 1200 {
 		t.Fatalf("ledger %+v", l)
 	}
-	for _, rec := range consume(t, c, "t", 300) {
+	for _, rec := range fakekafka.ReadDifferent(t, c, "t", 300) {
 		if rec.Partition > 1 {
 			t.Fatalf("partition %d", rec.Partition)
 		}

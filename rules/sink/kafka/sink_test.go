@@ -1,9 +1,6 @@
 package kafka_test
 
 import (
-	"context"
-	"errors"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -19,6 +16,7 @@ import (
 	"cellgate/rules/sink/kafka"
 	"cellgate/rules/sink/kafkaclient"
 	"cellgate/rules/sink/sinktest"
+	"cellgate/test/fakekafka"
 	"cellgate/test/kafkaoptions"
 )
 
@@ -39,13 +37,7 @@ rules:
 `
 
 func cluster(t *testing.T, opts ...kfake.Opt) *kfake.Cluster {
-	t.Helper()
-	c, err := kfake.NewCluster(append([]kfake.Opt{kfake.NumBrokers(1), kfake.SeedTopics(3, "t")}, opts...)...)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(c.Close)
-	return c
+	return fakekafka.Cluster(t, append(opts, kfake.SeedTopics(3, "t"))...)
 }
 
 func newRig(t *testing.T, c *kfake.Cluster, limit int) *sinktest.Rig {
@@ -74,32 +66,6 @@ func newRigWith(t *testing.T, c *kfake.Cluster, limit int, text string, create *
 	}})
 }
 
-// consume reads a topic until n different messages have come; it returns all of them, repetitions too.
-func consume(t *testing.T, c *kfake.Cluster, topic string, n int) []*kgo.Record {
-	t.Helper()
-	cl, err := kgo.NewClient(kgo.SeedBrokers(c.ListenAddrs()...), kgo.ConsumeTopics(topic),
-		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()), kgo.MetadataMinAge(20*time.Millisecond))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer cl.Close()
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
-	defer cancel()
-	var recs []*kgo.Record
-	seen := map[string]bool{}
-	for len(seen) < n {
-		f := cl.PollFetches(ctx)
-		if ctx.Err() != nil {
-			t.Fatalf("topic %s: %d of %d messages", topic, len(seen), n)
-		}
-		f.EachRecord(func(r *kgo.Record) {
-			recs = append(recs, r)
-			seen[string(r.Key)+string(r.Value)] = true
-		})
-	}
-	return recs
-}
-
 func header(r *kgo.Record, name string) string {
 	for _, h := range r.Headers {
 		if h.Key == name {
@@ -118,7 +84,7 @@ func TestRecordsAreAsTheContractSays(t *testing.T) {
 	rec.Props.User = []message.UserProperty{{Name: "cell", Value: "forged"}, {Name: "trace", Value: "x"}}
 	r.Append(rec)
 	r.Settled()
-	got := consume(t, c, "t", 1)[0]
+	got := fakekafka.ReadDifferent(t, c, "t", 1)[0]
 	want := map[string]string{
 		"cell": "cell-1", "vin": sinktest.VIN(1), "topic": rec.Topic, "rule": "all", "target": "0",
 		"content-type": "application/json", "mqtt-cell": "forged", "mqtt-trace": "x",
@@ -136,7 +102,7 @@ func TestRecordsAreAsTheContractSays(t *testing.T) {
 	if string(got.Key) != sinktest.VIN(1) || string(got.Value) != sinktest.Payload(1) {
 		t.Errorf("key %s, value %s", got.Key, got.Value)
 	}
-	out := consume(t, c, "central.p1", 1)[0]
+	out := fakekafka.ReadDifferent(t, c, "central.p1", 1)[0]
 	if header(out, "central-topic") != "fleet.t" || header(out, "rule") != "centre" || string(out.Key) != sinktest.VIN(1) ||
 		string(out.Value) != `{"n":1,"vin":"`+sinktest.VIN(1)+`"}` {
 		t.Errorf("outbox record: %v, %s", out.Headers, out.Value)
@@ -147,14 +113,7 @@ func TestRecordsAreAsTheContractSays(t *testing.T) {
 func TestOutageIsBoundedAndLosesNothing(t *testing.T) {
 	t.Parallel()
 	c := cluster(t)
-	var away atomic.Bool
-	c.Control(func(kmsg.Request) (kmsg.Response, error, bool) {
-		c.KeepControl()
-		if away.Load() {
-			return nil, errors.New("away"), true
-		}
-		return nil, nil, false
-	})
+	away := fakekafka.Away(c)
 	r := newRig(t, c, 100)
 	r.Publish(0, 200)
 	r.Settled()
@@ -172,7 +131,7 @@ func TestOutageIsBoundedAndLosesNothing(t *testing.T) {
 	r.Balanced()
 	away.Store(false)
 	r.Settled()
-	inOrder(t, consume(t, c, "t", 3200))
+	inOrder(t, fakekafka.ReadDifferent(t, c, "t", 3200))
 	r.Stop()
 }
 
@@ -207,7 +166,7 @@ func TestCrashInTheMiddleOfDelivery(t *testing.T) {
 		r.Open()
 	}
 	r.Settled()
-	inOrder(t, consume(t, c, "t", n))
+	inOrder(t, fakekafka.ReadDifferent(t, c, "t", n))
 	if l := r.Ledger("kafka"); l.Delivered != uint64(n) { //nolint:gosec // small
 		t.Fatalf("ledger %+v after %d messages", l, n)
 	}
@@ -240,7 +199,7 @@ rules:
 	if l := r.Ledger("kafka"); l.DeadLettered != 1 || l.Delivered != 3 {
 		t.Fatalf("ledger %+v", l)
 	}
-	dead := consume(t, c, rules.DefaultErrorTopic, 1)[0]
+	dead := fakekafka.ReadDifferent(t, c, rules.DefaultErrorTopic, 1)[0]
 	if header(dead, "rule") != "small" || header(dead, "target") != "0" || header(dead, "error") == "" || len(dead.Value) != 4000 {
 		t.Fatalf("dead letter %v", dead.Headers)
 	}

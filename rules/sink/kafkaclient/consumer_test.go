@@ -11,13 +11,15 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"cellgate/test/fakekafka"
 )
 
 // While a topic is missing, kafka-go ends each generation as soon as it has begun. The member must not keep the
 // coordinator busy with that.
 func TestConsumerWaitsForATopicThatIsNotThere(t *testing.T) {
 	t.Parallel()
-	c := cluster(t, kfake.SeedTopics(1, "here"))
+	c := fakekafka.Cluster(t, kfake.SeedTopics(1, "here"))
 	var joins atomic.Int64
 	c.ControlKey(kmsg.JoinGroup.Int16(), func(kmsg.Request) (kmsg.Response, error, bool) {
 		c.KeepControl()
@@ -43,7 +45,7 @@ func TestConsumerWaitsForATopicThatIsNotThere(t *testing.T) {
 // What compresses well is not held in memory whole: a fetch is bounded as the records are, not as they are stored.
 func TestFetchIsBounded(t *testing.T) {
 	t.Parallel()
-	c := cluster(t, kfake.SeedTopics(1, "a"))
+	c := fakekafka.Cluster(t, kfake.SeedTopics(1, "a"))
 	p := producer(t, c)
 	out := &collector{}
 	value := bytes.Repeat([]byte("0"), 100<<10)

@@ -11,7 +11,8 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kfake"
-	"github.com/twmb/franz-go/pkg/kgo"
+
+	"cellgate/test/fakekafka"
 )
 
 // Records that are missing in the middle of a log, as compaction leaves it, are a gap: between batches, within one, and
@@ -70,18 +71,14 @@ func seal(b []byte) []byte {
 // The ids of topics are those that the cluster gave them, and others after they were made anew.
 func TestTopicIDs(t *testing.T) {
 	t.Parallel()
-	c := cluster(t, kfake.SeedTopics(3, "a", "b"))
+	c := fakekafka.Cluster(t, kfake.SeedTopics(3, "a", "b"))
 	client := testOptions(c.ListenAddrs()...).client([]string{"a"})
 	defer closeIdle(client)
 	was, err := askTopicIDs(t.Context(), client, "me", []string{"a", "b", "nowhere"})
 	if err != nil || len(was) != 2 || len(was["a"]) != 32 || was["a"] == was["b"] {
 		t.Fatalf("%v, %v", was, err)
 	}
-	cl, err := kgo.NewClient(kgo.SeedBrokers(c.ListenAddrs()...))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer cl.Close()
+	cl := fakekafka.Client(t, c)
 	if _, err := kadm.NewClient(cl).DeleteTopic(t.Context(), "a"); err != nil {
 		t.Fatal(err)
 	}
@@ -105,7 +102,7 @@ func FuzzTopicIDs(f *testing.F) {
 // not know the end yet.
 func TestBeyondTheEndIsLookedAtTwice(t *testing.T) {
 	t.Parallel()
-	c := cluster(t, kfake.SeedTopics(1, "a"))
+	c := fakekafka.Cluster(t, kfake.SeedTopics(1, "a"))
 	m, err := NewConsumer(consumerOptions(c.ListenAddrs(), "a"))
 	if err != nil {
 		t.Fatal(err)

@@ -9,13 +9,15 @@ import (
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"cellgate/test/fakekafka"
 )
 
 // A partition whose batch was tried again and then refused has nothing left that fails, whether or not something
 // is ever sent to it again.
 func TestRefusedBatchLeavesTheClusterWell(t *testing.T) {
 	t.Parallel()
-	c := cluster(t, kfake.SeedTopics(1, "a"))
+	c := fakekafka.Cluster(t, kfake.SeedTopics(1, "a"))
 	p := producer(t, c)
 	h := c.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Err: kerr.CorruptMessage, Count: -1})
 	defer h.Remove()
@@ -41,7 +43,7 @@ func (g *givenUp) Park(string, error) bool       { return false }
 // The same holds for a batch that nobody wants any more, once the cluster answers again.
 func TestAbandonedBatchLeavesTheClusterWell(t *testing.T) {
 	t.Parallel()
-	c := cluster(t, kfake.SeedTopics(1, "a"))
+	c := fakekafka.Cluster(t, kfake.SeedTopics(1, "a"))
 	p := producer(t, c, func(o *ProducerOptions) { o.PingInterval = 20 * time.Millisecond })
 	h := c.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Err: kerr.NotEnoughReplicas, Count: -1})
 	g := &givenUp{outcome: make(chan error, 1)}

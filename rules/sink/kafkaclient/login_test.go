@@ -10,6 +10,8 @@ import (
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/sasl/plain"
+
+	"cellgate/test/fakekafka"
 )
 
 func TestLogin(t *testing.T) {
@@ -19,7 +21,7 @@ func TestLogin(t *testing.T) {
 	} {
 		t.Run(mechanism, func(t *testing.T) {
 			t.Parallel()
-			c := cluster(t, kfake.EnableSASL(), kfake.SeedTopics(1, "a"),
+			c := fakekafka.Cluster(t, kfake.EnableSASL(), kfake.SeedTopics(1, "a"),
 				kfake.Superuser(method, "gate", "secret"), kfake.Superuser("PLAIN", "look", "look"))
 			p := producer(t, c, func(o *ProducerOptions) {
 				o.SASL = &SASL{Mechanism: mechanism, User: "gate", Password: "secret"}
@@ -52,7 +54,7 @@ func TestTLS(t *testing.T) {
 	cert, roots := server.TLS.Certificates, x509.NewCertPool()
 	roots.AddCert(server.Certificate())
 	server.Close()
-	c := cluster(t, kfake.TLS(&tls.Config{Certificates: cert, MinVersion: tls.VersionTLS12}), kfake.SeedTopics(1, "a"))
+	c := fakekafka.Cluster(t, kfake.TLS(&tls.Config{Certificates: cert, MinVersion: tls.VersionTLS12}), kfake.SeedTopics(1, "a"))
 	p := producer(t, c, func(o *ProducerOptions) { o.TLS = &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12} })
 	out := &collector{}
 	send(p, out, "a", 1, 5)

@@ -6,12 +6,14 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+
+	"cellgate/test/fakekafka"
 )
 
 // A request may hold the old client when a new topic replaces it, and use it only then. Not parallel: it counts
 // goroutines.
 func TestReplacedClientIsClosedByItsLastRequest(t *testing.T) { //nolint:paralleltest // see above
-	c := cluster(t)
+	c := fakekafka.Cluster(t)
 	before := goleak.IgnoreCurrent()
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"cellgate/configs"
+	"cellgate/test/fakekafka"
 	"cellgate/test/options"
 
 	"github.com/twmb/franz-go/pkg/kerr"
@@ -21,16 +22,6 @@ import (
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
-
-func cluster(t *testing.T, opts ...kfake.Opt) *kfake.Cluster {
-	t.Helper()
-	c, err := kfake.NewCluster(append([]kfake.Opt{kfake.NumBrokers(1)}, opts...)...)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(c.Close)
-	return c
-}
 
 // testOptions are a gateway's, in a hurry.
 func testOptions(brokers ...string) ProducerOptions {
@@ -110,28 +101,6 @@ func send(p *Producer, c *collector, topic string, keys, n int) {
 	}
 }
 
-// consume reads n records with an independent client.
-func consume(t *testing.T, c *kfake.Cluster, topic string, n int) []*kgo.Record {
-	t.Helper()
-	cl, err := kgo.NewClient(kgo.SeedBrokers(c.ListenAddrs()...), kgo.ConsumeTopics(topic),
-		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer cl.Close()
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
-	defer cancel()
-	var got []*kgo.Record
-	for len(got) < n {
-		f := cl.PollFetches(ctx)
-		if ctx.Err() != nil {
-			t.Fatalf("topic %s: %d of %d records", topic, len(got), n)
-		}
-		f.EachRecord(func(r *kgo.Record) { got = append(got, r) })
-	}
-	return got
-}
-
 // inOrder checks that every key counts 0, 1, 2 … without a gap, a repetition or a step back.
 func inOrder(t *testing.T, recs []*kgo.Record, keys, n int) {
 	t.Helper()
@@ -169,12 +138,12 @@ func TestProducerWritesWhatForeignClientsRead(t *testing.T) {
 	for _, compression := range []string{"zstd", "none", "gzip", "lz4", "snappy"} {
 		t.Run(compression, func(t *testing.T) {
 			t.Parallel()
-			c := cluster(t, kfake.SeedTopics(3, "a"))
+			c := fakekafka.Cluster(t, kfake.SeedTopics(3, "a"))
 			p := producer(t, c, func(o *ProducerOptions) { o.Compression = compression })
 			out := &collector{}
 			send(p, out, "a", 7, 1000)
 			allWritten(t, out.wait(t), 1000)
-			recs := consume(t, c, "a", 1000)
+			recs := fakekafka.Read(t, c, "a", 1000)
 			inOrder(t, recs, 7, 1000)
 			for _, r := range recs {
 				i, _ := strconv.Atoi(string(r.Headers[0].Value))
@@ -199,7 +168,7 @@ func TestProducerSurvivesFaults(t *testing.T) {
 	} {
 		t.Run(e.Message, func(t *testing.T) {
 			t.Parallel()
-			c := cluster(t, kfake.SeedTopics(2, "a"))
+			c := fakekafka.Cluster(t, kfake.SeedTopics(2, "a"))
 			p := producer(t, c, func(o *ProducerOptions) { o.BatchRecords = 16 })
 			// Every third request fails, twice.
 			seen := 0
@@ -211,7 +180,7 @@ func TestProducerSurvivesFaults(t *testing.T) {
 			out := &collector{}
 			send(p, out, "a", 5, 500)
 			allWritten(t, out.wait(t), 500)
-			inOrder(t, consume(t, c, "a", 500), 5, 500)
+			inOrder(t, fakekafka.Read(t, c, "a", 500), 5, 500)
 			if h.Hits() == 0 {
 				t.Fatal("the fault was never met")
 			}
@@ -221,7 +190,7 @@ func TestProducerSurvivesFaults(t *testing.T) {
 
 func TestProducerSurvivesCutConnections(t *testing.T) {
 	t.Parallel()
-	c := cluster(t, kfake.SeedTopics(1, "a"))
+	c := fakekafka.Cluster(t, kfake.SeedTopics(1, "a"))
 	p := producer(t, c, func(o *ProducerOptions) { o.BatchRecords = 10; o.RequestTimeout = 300 * time.Millisecond })
 	// Every fourth connection ends in the middle of a request, unanswered.
 	var mu sync.Mutex
@@ -238,12 +207,12 @@ func TestProducerSurvivesCutConnections(t *testing.T) {
 	out := &collector{}
 	send(p, out, "a", 5, 400)
 	allWritten(t, out.wait(t), 400)
-	inOrder(t, consume(t, c, "a", 400), 5, 400)
+	inOrder(t, fakekafka.Read(t, c, "a", 400), 5, 400)
 }
 
 func TestProducerRefusesOnlyWhatKafkaRefuses(t *testing.T) {
 	t.Parallel()
-	c := cluster(t, kfake.BrokerConfigs(map[string]string{"message.max.bytes": "20000"}), kfake.SeedTopics(1, "a"))
+	c := fakekafka.Cluster(t, kfake.BrokerConfigs(map[string]string{"message.max.bytes": "20000"}), kfake.SeedTopics(1, "a"))
 	p := producer(t, c, func(o *ProducerOptions) { o.Compression = "none" })
 	out := &collector{}
 	send(p, out, "a", 1, 50)
@@ -258,17 +227,17 @@ func TestProducerRefusesOnlyWhatKafkaRefuses(t *testing.T) {
 		t.Fatalf("the large record: %v", err)
 	}
 	allWritten(t, out.wait(t), 100)
-	inOrder(t, consume(t, c, "a", 100), 1, 100)
+	inOrder(t, fakekafka.Read(t, c, "a", 100), 1, 100)
 }
 
 func TestProducerCreatesTopics(t *testing.T) {
 	t.Parallel()
-	c := cluster(t)
+	c := fakekafka.Cluster(t)
 	p := producer(t, c, func(o *ProducerOptions) { o.AutoCreate = &TopicSpec{Partitions: 4, Replication: 1} })
 	out := &collector{}
 	send(p, out, "new", 9, 100)
 	allWritten(t, out.wait(t), 100)
-	inOrder(t, consume(t, c, "new", 100), 9, 100)
+	inOrder(t, fakekafka.Read(t, c, "new", 100), 9, 100)
 	if n := len(c.PartitionInfos("new")); n != 4 {
 		t.Fatalf("%d partitions", n)
 	}
@@ -276,7 +245,7 @@ func TestProducerCreatesTopics(t *testing.T) {
 
 func TestProducerGivesUpOnTopicThatIsNotThere(t *testing.T) {
 	t.Parallel()
-	c := cluster(t, kfake.SeedTopics(1, "a"))
+	c := fakekafka.Cluster(t, kfake.SeedTopics(1, "a"))
 	p := producer(t, c, func(o *ProducerOptions) { o.MissingTopicGrace = 50 * time.Millisecond })
 	lost, kept := &collector{}, &collector{}
 	send(p, lost, "nowhere", 1, 3)
@@ -294,7 +263,7 @@ func TestProducerGivesUpOnTopicThatIsNotThere(t *testing.T) {
 
 func TestProducerKeepsKeysInOrderWhilePartitionsAreAdded(t *testing.T) {
 	t.Parallel()
-	c := cluster(t, kfake.SeedTopics(1, "a"))
+	c := fakekafka.Cluster(t, kfake.SeedTopics(1, "a"))
 	p := producer(t, c)
 	out := &collector{}
 	send(p, out, "a", 8, 80)
@@ -303,11 +272,7 @@ func TestProducerKeepsKeysInOrderWhilePartitionsAreAdded(t *testing.T) {
 	rt := kmsg.NewCreatePartitionsRequestTopic()
 	rt.Topic, rt.Count = "a", 5
 	req.Topics = append(req.Topics, rt)
-	cl, err := kgo.NewClient(kgo.SeedBrokers(c.ListenAddrs()...))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer cl.Close()
+	cl := fakekafka.Client(t, c)
 	if _, err := req.RequestWith(context.Background(), cl); err != nil {
 		t.Fatal(err)
 	}
@@ -320,7 +285,7 @@ func TestProducerKeepsKeysInOrderWhilePartitionsAreAdded(t *testing.T) {
 	more := &collector{}
 	send(p, more, "a", 8, 80)
 	allWritten(t, more.wait(t), 80)
-	for _, r := range consume(t, c, "a", 160) {
+	for _, r := range fakekafka.Read(t, c, "a", 160) {
 		if r.Timestamp.UnixMilli() < 1_700_000_000_000 {
 			t.Fatal("time")
 		}
@@ -329,33 +294,22 @@ func TestProducerKeepsKeysInOrderWhilePartitionsAreAdded(t *testing.T) {
 
 func TestProducerWaitsForAClusterThatIsAway(t *testing.T) {
 	t.Parallel()
-	c := cluster(t, kfake.SeedTopics(1, "a"))
-	var down sync.Mutex
-	away := true
-	c.Control(func(kmsg.Request) (kmsg.Response, error, bool) {
-		c.KeepControl()
-		down.Lock()
-		defer down.Unlock()
-		if away {
-			return nil, errors.New("away"), true
-		}
-		return nil, nil, false
-	})
+	c := fakekafka.Cluster(t, kfake.SeedTopics(1, "a"))
+	away := fakekafka.Away(c)
+	away.Store(true)
 	p := producer(t, c, func(o *ProducerOptions) { o.PingInterval = 20 * time.Millisecond })
 	out := &collector{}
 	send(p, out, "a", 2, 10)
 	await(t, func() bool { return !p.Health().OK })
-	down.Lock()
-	away = false
-	down.Unlock()
+	away.Store(false)
 	allWritten(t, out.wait(t), 10)
-	inOrder(t, consume(t, c, "a", 10), 2, 10)
+	inOrder(t, fakekafka.Read(t, c, "a", 10), 2, 10)
 	await(t, func() bool { return p.Health().OK })
 }
 
 func TestProducerFollowsTheLeader(t *testing.T) {
 	t.Parallel()
-	c := cluster(t, kfake.NumBrokers(3), kfake.SeedTopics(2, "a"))
+	c := fakekafka.Cluster(t, kfake.NumBrokers(3), kfake.SeedTopics(2, "a"))
 	p := producer(t, c, func(o *ProducerOptions) { o.BatchRecords = 8 })
 	out := &collector{}
 	for round := range 6 {
@@ -366,14 +320,14 @@ func TestProducerFollowsTheLeader(t *testing.T) {
 		out.wait(t)
 	}
 	allWritten(t, out.wait(t), 120)
-	if n := len(consume(t, c, "a", 120)); n != 120 {
+	if n := len(fakekafka.Read(t, c, "a", 120)); n != 120 {
 		t.Fatalf("%d records, want 120 and no repetition", n)
 	}
 }
 
 func TestProducerCloseReportsWhatIsUnknown(t *testing.T) {
 	t.Parallel()
-	c := cluster(t, kfake.SeedTopics(1, "a"))
+	c := fakekafka.Cluster(t, kfake.SeedTopics(1, "a"))
 	p := producer(t, c)
 	out := &collector{}
 	send(p, out, "a", 1, 5)
