@@ -61,7 +61,7 @@ func TestRotationUnderLoad(t *testing.T) {
 	}
 	// The newest key signs 10 s after its rotation; vehicles that get their tokens then meet the same gateway.
 	harness.Eventually(t, patience, "the newest key signs", func() error { return signing(g) })
-	late, lateErr := drive(t, g, "--vehicles", "50", "--first", "1000", "--duration", "1s")
+	late, lateErr := drive(t, g, "--vehicles", "50", "--first", "1000", "--wait-connected", "--duration", "1s")
 	driving.Wait()
 	if err = errors.Join(err, lateErr); err != nil {
 		t.Fatal(err)
@@ -129,7 +129,7 @@ func TestEverythingAway(t *testing.T) {
 			}
 			goodbye(m)
 		}
-		if r, err := drive(t, g, "--vehicles", "20", "--duration", "1s"); err != nil || r.ConnectRefused+r.Refused != 0 || r.Acknowledged != r.Published || r.Acknowledged == 0 {
+		if r, err := drive(t, g, "--vehicles", "20", "--wait-connected", "--duration", "1s"); err != nil || r.ConnectRefused+r.Refused != 0 || r.Acknowledged != r.Published || r.Acknowledged == 0 {
 			t.Errorf("round %d: %+v, %v", round, r, err)
 		}
 		for _, name := range []string{"kafka", "redis", "central"} {

@@ -79,7 +79,7 @@ func TestKillUnderLoad(t *testing.T) {
 		t.Fatal("the fleet did not end within 30 s of SIGINT")
 	}
 	operator := k.OperatorToken()
-	harness.Eventually(t, 2*time.Minute, "everything delivered", func() error { return k.Settled(operator) })
+	harness.Eventually(t, 5*time.Minute, "everything delivered", func() error { return k.Settled(operator) })
 	if err := audit.audit(t.Context(), time.Minute); err != nil {
 		t.Fatal(err)
 	}

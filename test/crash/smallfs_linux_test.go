@@ -227,6 +227,6 @@ func (d *smallDisk) end() {
 		}
 	}
 	operator := d.OperatorToken()
-	harness.Eventually(d.t, 2*time.Minute, "everything delivered", func() error { return d.Settled(operator) })
+	harness.Eventually(d.t, 5*time.Minute, "everything delivered", func() error { return d.Settled(operator) })
 	d.audit()
 }
