@@ -1,6 +1,7 @@
 package session
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"math"
@@ -78,7 +79,7 @@ func (m *Manager) evict(ctx context.Context, id string) error {
 		return nil
 	}
 	st.mu.Lock()
-	conn, gen := st.conn, st.gen
+	conn, gen := st.link.conn, st.gen
 	if conn != nil {
 		conn.Kick(ReasonTakenOver, "")
 		m.metrics.takeovers.Inc()
@@ -95,7 +96,7 @@ func (m *Manager) evict(ctx context.Context, id string) error {
 		return ErrClosed
 	}
 	st.mu.Lock()
-	if st.gen == gen && st.conn != nil {
+	if st.gen == gen && st.link.conn != nil {
 		st.disconnect(reasonTakenOver, nil)
 	}
 	st.unlock()
@@ -122,7 +123,7 @@ func (m *Manager) open(a *Attach) (st *state, present, wait bool, err error) {
 	}
 	if old != nil {
 		old.mu.Lock()
-		wait = old.saved || old.unsaved
+		wait = old.file.saved || old.file.unsaved
 		old.end(ErrSessionEnded)
 		old.leave()
 		old.unlock()
@@ -194,14 +195,12 @@ func (st *state) connect(a *Attach, resumed bool) (*Session, error) {
 		return nil, ErrSessionEnded
 	}
 	st.gen++
-	st.conn, st.perm, st.version, st.vehicle = a.Conn, a.Perm, a.Version, a.Vehicle
-	st.online.Store(true)
-	st.started, st.blocked, st.holds = false, false, 0
-	st.receiveMax, st.maxPacket = a.ReceiveMaximum, a.MaxPacket
-	if st.receiveMax == 0 {
-		st.receiveMax = 65535
+	st.version, st.vehicle = a.Version, a.Vehicle
+	st.link = link{
+		conn: a.Conn, perm: a.Perm, maxPacket: a.MaxPacket, receiveMax: cmp.Or(a.ReceiveMaximum, 65535),
+		aliasMax: min(a.AliasMaximum, maxAliases),
 	}
-	st.aliasMax = min(a.AliasMaximum, maxAliases)
+	st.online.Store(true)
 	st.since, st.endsAt, st.willAt = st.m.wall(), 0, 0
 	st.will, st.notAfter = cloneWill(a.Will), millis(a.NotAfter)
 	st.m.timers.set(st, 0)
@@ -229,7 +228,7 @@ func (st *state) resume(a *Attach) {
 func (st *state) dropRefused() {
 	kept, levels := st.subs[:0:0], st.m.bounds.Load().MaxTopicLevels
 	for _, sub := range st.subs {
-		if st.perm.Subscribe(sub.Filter) && message.Levels(sub.Filter) <= levels {
+		if st.link.perm.Subscribe(sub.Filter) && message.Levels(sub.Filter) <= levels {
 			kept = append(kept, sub)
 			continue
 		}
@@ -245,12 +244,11 @@ func (st *state) dropRefused() {
 // disconnect ends the connection's hold: what was in flight waits to be sent again, the will and the
 // session's end are due from now. expiry, when not nil, replaces the session's.
 func (st *state) disconnect(reason string, expiry *time.Duration) {
-	perm := st.perm
-	if reason == reasonLost && st.kicked {
+	perm := st.link.perm
+	if reason == reasonLost && st.link.kicked {
 		reason = reasonAdmin
 	}
-	st.kicked = false
-	st.conn, st.perm, st.started, st.blocked, st.holds = nil, nil, false, false, 0
+	st.link = link{}
 	st.online.Store(false)
 	st.m.metrics.connected.Dec()
 	now := st.m.now()

@@ -12,7 +12,7 @@ func TestAwaitFanout(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)
 	ctx, cancel := context.WithCancel(t.Context())
-	at := e.m.fanned
+	at := e.m.fan.reached
 	if err := e.m.AwaitFanout(ctx, at); err != nil {
 		t.Fatal(err)
 	}

@@ -108,7 +108,7 @@ func (e *env) settle() {
 	e.t.Helper()
 	for deadline := time.Now().Add(patience); ; time.Sleep(time.Millisecond) {
 		e.m.timers.mu.Lock()
-		due := len(e.m.timers.heap) > 0 && e.m.timers.heap[0].timerAt < e.m.now()+patience.Milliseconds()
+		due := len(e.m.timers.heap) > 0 && e.m.timers.heap[0].timer.at < e.m.now()+patience.Milliseconds()
 		e.m.timers.mu.Unlock()
 		e.m.gates.mu.Lock()
 		gates := len(e.m.gates.busy)
@@ -133,7 +133,7 @@ func (e *env) audit() {
 		if !st.ended {
 			live++
 		}
-		if st.conn != nil {
+		if st.link.conn != nil {
 			connected++
 		}
 		if f := st.flow; f != nil {

@@ -76,7 +76,7 @@ func TestClockStepsEndNoSession(t *testing.T) {
 					a.NotAfter = e.machine.Wall().Add(time.Hour)
 					a.Will = &Will{Topic: "will", Payload: []byte("w"), QoS: 1, Delay: 50 * time.Second}
 				})
-				e.m.lookup("gone").conn.(*conn).detach(false) //nolint:forcetypeassert // of this test
+				e.m.lookup("gone").link.conn.(*conn).detach(false) //nolint:forcetypeassert // of this test
 				e.publish(message.Record{Topic: "t", QoS: 1, Payload: []byte("a"), Props: message.Properties{Expiry: 55, HasExpiry: true}})
 				pass(2 * time.Second)
 				set(e, by)

@@ -17,7 +17,7 @@ const (
 // pump sends what may be sent: first what was in flight when the connection began, then what waits.
 func (st *state) pump() {
 	f := st.flow
-	if f == nil || st.conn == nil || !st.started || st.holds > 0 || st.blocked || st.ended {
+	if f == nil || st.link.conn == nil || !st.link.started || st.link.holds > 0 || st.link.blocked || st.ended {
 		return
 	}
 	if st.sendReleases(f) == stuck {
@@ -53,10 +53,10 @@ func (st *state) sendReleases(f *flow) progress {
 
 func (st *state) sendRelease(id uint16, code byte) bool {
 	var room [8]byte
-	if st.conn.Enqueue(frame.AppendAck(room[:0], frame.TypePubrel, id, code, st.version)) {
+	if st.link.conn.Enqueue(frame.AppendAck(room[:0], frame.TypePubrel, id, code, st.version)) {
 		return true
 	}
-	st.blocked = true
+	st.link.blocked = true
 	return false
 }
 
@@ -145,7 +145,7 @@ func (st *state) advance(e *entry) {
 }
 
 // limit is how many messages may be unacknowledged.
-func (st *state) limit() int { return min(int(st.receiveMax), st.m.bounds.Load().MaxInflight) }
+func (st *state) limit() int { return min(int(st.link.receiveMax), st.m.bounds.Load().MaxInflight) }
 
 // newID returns the next packet identifier that is not in use. The window is smaller than the number space.
 func (st *state) newID(f *flow) uint16 {
@@ -163,7 +163,7 @@ func (st *state) refusal(e *entry, now int64) (reason string, err error) {
 	switch {
 	case e.body.expires != 0 && e.body.expires <= now && (!e.sent || e.d != nil):
 		return dropExpired, ErrExpired
-	case !st.perm.Receive(e.body.topic):
+	case !st.link.perm.Receive(e.body.topic):
 		return dropNotPermitted, ErrNotPermitted
 	}
 	return "", nil
@@ -197,13 +197,13 @@ func (st *state) transmit(p *frame.Publish, alias bool) (ok, fits bool) {
 	}
 	buf, _ := st.m.frames.Get().(*[]byte)
 	*buf = p.Append((*buf)[:0], st.version)
-	ok = st.conn.Enqueue(*buf)
+	ok = st.link.conn.Enqueue(*buf)
 	if cap(*buf) <= maxPooledFrame {
 		st.m.frames.Put(buf)
 	}
 	switch {
 	case !ok:
-		st.blocked = true
+		st.link.blocked = true
 	case fresh:
 		st.learnAlias(p)
 	}
@@ -211,7 +211,7 @@ func (st *state) transmit(p *frame.Publish, alias bool) (ok, fits bool) {
 }
 
 func (st *state) tooLarge(p *frame.Publish) bool {
-	return st.maxPacket != 0 && p.Size(st.version) > int(st.maxPacket)
+	return st.link.maxPacket != 0 && p.Size(st.version) > int(st.link.maxPacket)
 }
 
 // maxPooledFrame is the largest encoding buffer that is kept for reuse.
@@ -223,7 +223,7 @@ const maxAliasedTopic = 1024
 // alias lets a PUBLISH use a topic alias if there is one, or one is free. fresh means that the client learns
 // it by this very packet.
 func (st *state) alias(p *frame.Publish) (fresh bool) {
-	if st.aliasMax == 0 || st.version != frame.Version5 || len(p.Topic) > maxAliasedTopic {
+	if st.link.aliasMax == 0 || st.version != frame.Version5 || len(p.Topic) > maxAliasedTopic {
 		return false
 	}
 	var known map[string]uint16
@@ -234,7 +234,7 @@ func (st *state) alias(p *frame.Publish) (fresh bool) {
 		p.Alias, p.OmitTopic = a, true
 		return false
 	}
-	if len(known) >= int(st.aliasMax) {
+	if len(known) >= int(st.link.aliasMax) {
 		return false
 	}
 	p.Alias = uint16(len(known)) + 1 //nolint:gosec // at most aliasMax
@@ -355,7 +355,7 @@ func (s *Session) Writable() {
 	s.st.mu.Lock()
 	defer s.st.unlock()
 	if s.live() {
-		s.st.blocked = false
+		s.st.link.blocked = false
 		s.st.pump()
 	}
 }

@@ -25,7 +25,7 @@
 // State is in one bucket of the gateway's bbolt file (see codec.go for its format), written by one
 // goroutine in small transactions: see writer.
 //
-// Lock order, outermost first: the attach gate of a client identifier, Manager.fanMu, state.mu, then
+// Lock order, outermost first: the attach gate of a client identifier, Manager.fan.mu, state.mu, then
 // leaves that call nothing: the registry's, the writer's, the timers', the shares', the retained messages' and the Index's own
 // lock. Callbacks
 // (done functions, Delivery and Manager hooks) run with no lock held.

@@ -16,7 +16,7 @@ type target struct {
 
 func (m *Manager) collectTarget(client string, match Matched) {
 	match.IDs, match.Shared = slices.Clone(match.IDs), slices.Clone(match.Shared)
-	m.targets = append(m.targets, target{client, match})
+	m.loop.targets = append(m.loop.targets, target{client, match})
 }
 
 // Fanout delivers one durable PUBLISH to all matching subscriptions and keeps the retained message. It is
@@ -26,34 +26,34 @@ func (m *Manager) Fanout(rec *message.Record) {
 	if !m.beginFanout(rec) {
 		return
 	}
-	m.index.Match(rec, m.collect)
+	m.index.Match(rec, m.loop.collect)
 	var shared *body
-	for i := range m.targets {
-		st := m.lookup(m.targets[i].client)
+	for i := range m.loop.targets {
+		st := m.lookup(m.loop.targets[i].client)
 		if st == nil {
 			continue
 		}
 		var due bool
-		if shared, due = st.offer(rec, &m.targets[i].m, shared); due {
+		if shared, due = st.offer(rec, &m.loop.targets[i].m, shared); due {
 			st.mu.Lock()
 			st.unlock()
 		}
 	}
-	clear(m.targets)
-	m.targets = m.targets[:0]
-	m.under.Store(0)
+	clear(m.loop.targets)
+	m.loop.targets = m.loop.targets[:0]
+	m.fan.under.Store(0)
 }
 
 // beginFanout notes that a record is under way, and keeps it if it is a retained one. From then on it is one that
 // came before any new subscription, which finds it retained. False: nobody is to get it.
 func (m *Manager) beginFanout(rec *message.Record) bool {
-	m.fanMu.Lock()
-	defer m.fanMu.Unlock()
-	if rec.Seq <= m.fanned {
+	m.fan.mu.Lock()
+	defer m.fan.mu.Unlock()
+	if rec.Seq <= m.fan.reached {
 		return false
 	}
 	defer m.tellCaughtUp()
-	m.fanned = rec.Seq
+	m.fan.reached = rec.Seq
 	if rec.Kind != message.KindPublish {
 		return false
 	}
@@ -70,33 +70,33 @@ func (m *Manager) beginFanout(rec *message.Record) bool {
 	if m.index.Count() == 0 {
 		return false
 	}
-	m.under.Store(rec.Seq)
+	m.fan.under.Store(rec.Seq)
 	return true
 }
 
 // Advance notes that every record up to seq has been fanned out or needs none.
 func (m *Manager) Advance(seq uint64) {
-	m.fanMu.Lock()
-	m.fanned = max(m.fanned, seq)
+	m.fan.mu.Lock()
+	m.fan.reached = max(m.fan.reached, seq)
 	m.tellCaughtUp()
-	m.fanMu.Unlock()
+	m.fan.mu.Unlock()
 }
 
 // AwaitFanout returns when every record up to seq has been fanned out. Only then does a SUBSCRIBE that comes behind
 // a message find it retained, or removed, and not live. The error is the context's, or ErrClosed.
 func (m *Manager) AwaitFanout(ctx context.Context, seq uint64) error {
 	for {
-		m.fanMu.Lock()
-		if m.fanned >= seq {
-			m.fanMu.Unlock()
+		m.fan.mu.Lock()
+		if m.fan.reached >= seq {
+			m.fan.mu.Unlock()
 			return nil
 		}
-		if m.caughtUp == nil {
-			m.caughtUp, m.awaited = make(chan struct{}), seq
+		if m.fan.caughtUp == nil {
+			m.fan.caughtUp, m.fan.awaited = make(chan struct{}), seq
 		}
-		m.awaited = min(m.awaited, seq)
-		caughtUp := m.caughtUp
-		m.fanMu.Unlock()
+		m.fan.awaited = min(m.fan.awaited, seq)
+		caughtUp := m.fan.caughtUp
+		m.fan.mu.Unlock()
 		select {
 		case <-caughtUp:
 		case <-ctx.Done():
@@ -109,22 +109,22 @@ func (m *Manager) AwaitFanout(ctx context.Context, seq uint64) error {
 
 // tellCaughtUp wakes those who wait for what is fanned out by now. The caller holds fanMu.
 func (m *Manager) tellCaughtUp() {
-	if m.caughtUp != nil && m.fanned >= m.awaited {
-		close(m.caughtUp)
-		m.caughtUp = nil
+	if m.fan.caughtUp != nil && m.fan.reached >= m.fan.awaited {
+		close(m.fan.caughtUp)
+		m.fan.caughtUp = nil
 	}
 }
 
 // Settle keeps up to where the command service has everything that the journal holds, so that a start-up need not read
 // it again: see SettledFrom. The manager makes nothing of it, but has the place to keep it.
 func (m *Manager) Settle(seq uint64) {
-	m.fanMu.Lock()
-	m.settled = max(m.settled, seq)
-	m.fanMu.Unlock()
+	m.fan.mu.Lock()
+	m.fan.settled = max(m.fan.settled, seq)
+	m.fan.mu.Unlock()
 }
 
 // SettledFrom is the first sequence that the command service would have to be given again if the process started now.
-func (m *Manager) SettledFrom() uint64 { return m.settledTo.Load() + 1 }
+func (m *Manager) SettledFrom() uint64 { return m.stored.settled.Load() + 1 }
 
 // Checkpoint is Advance, and returns when the position is durable together with the queues. The error is ErrClosed or ctx's.
 func (m *Manager) Checkpoint(ctx context.Context, seq uint64) error {
@@ -134,26 +134,26 @@ func (m *Manager) Checkpoint(ctx context.Context, seq uint64) error {
 
 // marked is up to where records are in the state file.
 func (m *Manager) marked() mark {
-	return mark{fanned: m.position.Load(), replay: m.replayed.Load(), settled: m.settledTo.Load()}
+	return mark{fanned: m.stored.fanned.Load(), replay: m.stored.replay.Load(), settled: m.stored.settled.Load()}
 }
 
 // Wanted calls read with whether any subscription is in the index, so that the fan-out loop may pass over
 // what nobody wants. While read runs with false none is added: a new subscription gets everything that read
 // has not passed over. read must not block, nor call the manager.
 func (m *Manager) Wanted(read func(any bool)) {
-	m.fanMu.Lock()
+	m.fan.mu.Lock()
 	if m.index.Count() > 0 {
-		m.fanMu.Unlock()
+		m.fan.mu.Unlock()
 		read(true)
 		return
 	}
-	defer m.fanMu.Unlock()
+	defer m.fan.mu.Unlock()
 	read(false)
 }
 
 // Position is the durable fan-out position: after a restart the fan-out resumes behind it. 0 is the
 // beginning of the journal.
-func (m *Manager) Position() uint64 { return m.position.Load() }
+func (m *Manager) Position() uint64 { return m.stored.fanned.Load() }
 
 // offer gives the session its copy of a record that its subscriptions match. The body is made once for
 // all sessions that must keep it. due tells that callbacks are to be run, which may not happen under fanMu.
@@ -168,7 +168,7 @@ func (st *state) offer(rec *message.Record, match *Matched, shared *body) (_ *bo
 		qos = min(qos, 1)
 	}
 	retain := rec.Retain && match.RetainAsPublished
-	if qos == 0 && (st.conn == nil || st.holds == 0) {
+	if qos == 0 && (st.link.conn == nil || st.link.holds == 0) {
 		st.offerNow(rec, match, retain)
 		return shared, false
 	}
@@ -189,11 +189,11 @@ func (st *state) offer(rec *message.Record, match *Matched, shared *body) (_ *bo
 func (st *state) offerNow(rec *message.Record, match *Matched, retain bool) {
 	reason := ""
 	switch {
-	case st.conn == nil || !st.started:
+	case st.link.conn == nil || !st.link.started:
 		reason = dropOffline
-	case st.blocked:
+	case st.link.blocked:
 		reason = dropNoRoom
-	case !st.perm.Receive(rec.Topic):
+	case !st.link.perm.Receive(rec.Topic):
 		reason = dropNotPermitted
 	}
 	if reason == "" {
@@ -239,9 +239,9 @@ func (m *Manager) Deliver(clientID string, d *message.Delivery) error {
 		return ErrNotSubscribed
 	case e.body.expires != 0 && e.body.expires <= now:
 		return ErrExpired
-	case st.conn == nil && qos == 0:
+	case st.link.conn == nil && qos == 0:
 		return ErrNotConnected
-	case st.conn != nil && !st.perm.Receive(d.Topic):
+	case st.link.conn != nil && !st.link.perm.Receive(d.Topic):
 		return ErrNotPermitted
 	}
 	e.qos = min(qos, 1)

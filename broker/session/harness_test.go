@@ -140,7 +140,7 @@ func (e *env) kill() {
 // checkpoint writes everything.
 func (e *env) checkpoint() {
 	e.t.Helper()
-	if err := e.m.Checkpoint(context.Background(), e.m.fanned); err != nil {
+	if err := e.m.Checkpoint(context.Background(), e.m.fan.reached); err != nil {
 		e.t.Fatal(err)
 	}
 }
@@ -409,7 +409,7 @@ func (c *conn) codes(got chan []byte) []byte {
 	select {
 	case codes := <-got:
 		c.s.st.mu.Lock()
-		for c.s.st.holds > 0 { // deliveries go on a moment later
+		for c.s.st.link.holds > 0 { // deliveries go on a moment later
 			c.s.st.mu.Unlock()
 			time.Sleep(time.Millisecond)
 			c.s.st.mu.Lock()

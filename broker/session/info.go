@@ -38,7 +38,7 @@ func (st *state) info() (Info, bool) {
 		return Info{}, false
 	}
 	info := Info{
-		Key: st.id, Vehicle: st.vehicle, Connected: st.conn != nil, Version: st.version,
+		Key: st.id, Vehicle: st.vehicle, Connected: st.link.conn != nil, Version: st.version,
 		Since: instant(st.since), Expiry: st.expiry, EndsAt: st.m.instant(st.endsAt), TokenEnds: instant(st.notAfter),
 		Subscriptions: slices.Clone(st.subs), Ready: st.ready(), HasWill: st.will != nil,
 		QueueCapacity: st.m.bounds.Load().MaxQueuedMessages,

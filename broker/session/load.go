@@ -126,11 +126,11 @@ func (l *loader) position() error {
 		return nil
 	}
 	l.journal = true
-	m.fanned = min(at.fanned, l.last)
-	m.settled = min(at.settled, l.last)
-	m.position.Store(m.fanned)
-	m.replayed.Store(min(at.replay, m.fanned))
-	m.settledTo.Store(m.settled)
+	m.fan.reached = min(at.fanned, l.last)
+	m.fan.settled = min(at.settled, l.last)
+	m.stored.fanned.Store(m.fan.reached)
+	m.stored.replay.Store(min(at.replay, m.fan.reached))
+	m.stored.settled.Store(m.fan.settled)
 	return nil
 }
 
@@ -141,7 +141,7 @@ func (l *loader) each(b bucket, fn func(k, v []byte) error) error {
 
 func (l *loader) sessions() error {
 	return l.each(bucketSessions, func(k, v []byte) error {
-		st := &state{m: l.m, id: string(k), durable: true, saved: true}
+		st := &state{m: l.m, id: string(k), durable: true, file: inFile{saved: true}}
 		owner, err := st.decode(v, &l.dec)
 		if err != nil {
 			return fmt.Errorf("session %q: %w", k, err)

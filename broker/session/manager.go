@@ -35,30 +35,42 @@ type Manager struct {
 	shortages  shortages
 	drops      atomic.Uint64 // for want of room that several share
 	totalBytes atomic.Int64  // of all queues
-	position   atomic.Uint64 // durable
-	replayed   atomic.Uint64 // durable; a start-up reads the journal behind it
-	settledTo  atomic.Uint64 // durable
 
 	closing context.CancelFunc
 	closed  context.Context
 	wg      sync.WaitGroup
 
 	sessions registry
+	retained retained
+	fan      fanState
+	loop     fanLoop
+	stored   storedMarks
+}
 
-	// fanMu orders the records that are fanned out, new subscriptions, what these find retained, and the writer's
-	// cuts. All clients need it: nobody holds it for longer than a bounded few steps take, however many subscribers,
-	// filters or retained messages there are.
-	fanMu    sync.Mutex
-	fanned   uint64        // every record up to here is in the queues, but for under
-	under    atomic.Uint64 // the record that is being given to its subscribers; 0 none; set under fanMu
-	caughtUp chan struct{} // closed when fanned reaches awaited; nil while nobody waits
+// fanState orders the records that are fanned out, new subscriptions, what these find retained, and the writer's
+// cuts. All clients need its lock: nobody holds it for longer than a bounded few steps take, however many subscribers,
+// filters or retained messages there are.
+type fanState struct {
+	under atomic.Uint64 // the record that is being given to its subscribers; 0 none; set under mu
+
+	mu       sync.Mutex    // guards the rest
+	reached  uint64        // every record up to here is in the queues, but for under
+	caughtUp chan struct{} // closed when reached comes to awaited; nil while nobody waits
 	awaited  uint64
 	settled  uint64 // see Settle
-	retained retained
+}
 
-	// Of the fan-out loop.
+// fanLoop is the fan-out loop's own.
+type fanLoop struct {
 	targets []target
 	collect func(client string, m Matched)
+}
+
+// storedMarks are the marks that the state file has; the writer sets them.
+type storedMarks struct {
+	fanned  atomic.Uint64
+	replay  atomic.Uint64 // a start-up reads the journal behind it
+	settled atomic.Uint64
 }
 
 // Open loads the sessions of the state file and restores their subscriptions, and the retained messages,
@@ -77,7 +89,7 @@ func Open(o Options) (*Manager, error) {
 	m.gates.busy = make(map[string]*gate)
 	m.shares.byOwner = make(map[Owner]*share)
 	m.shortages.last = make(map[string]Shortage)
-	m.collect = m.collectTarget
+	m.loop.collect = m.collectTarget
 	m.retained.init()
 	m.writer = newWriter(m)
 	m.timers = newTimers()
@@ -163,11 +175,11 @@ func (m *Manager) Disconnect(clientID string, reason byte, serverRef string) boo
 	}
 	st.mu.Lock()
 	defer st.unlock()
-	if st.conn == nil {
+	if st.link.conn == nil {
 		return false
 	}
-	st.kicked = true
-	st.conn.Kick(reason, serverRef)
+	st.link.kicked = true
+	st.link.conn.Kick(reason, serverRef)
 	return true
 }
 
@@ -197,12 +209,12 @@ func (m *Manager) Purge(clientID string) bool {
 	defer st.unlock()
 	known := !st.ended
 	st.will, st.willAt = nil, 0
-	if st.conn != nil {
-		st.kicked = true
-		st.conn.Kick(ReasonAdminAction, "")
+	if st.link.conn != nil {
+		st.link.kicked = true
+		st.link.conn.Kick(ReasonAdminAction, "")
 	}
 	st.end(ErrSessionEnded)
-	if st.conn == nil {
+	if st.link.conn == nil {
 		st.leave()
 	}
 	return known

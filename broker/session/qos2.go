@@ -96,7 +96,7 @@ func (st *state) incomingChanged() {
 
 // ReplayFrom is the first sequence that the fan-out loop would have to read if the process started now: at
 // most Position()+1. The journal must keep everything from there on.
-func (m *Manager) ReplayFrom() uint64 { return m.replayed.Load() + 1 }
+func (m *Manager) ReplayFrom() uint64 { return m.stored.replay.Load() + 1 }
 
 // Replay restores the QoS 2 identifiers that clients use from one journal record. The fan-out loop calls it at
 // start-up, before any Attach, for all records from ReplayFrom, in order.

@@ -35,7 +35,7 @@ func (e *env) release2(c *conn, id uint16) (known bool) {
 
 // fanAll lets the fan-out catch up with the journal.
 func (e *env) fanAll() {
-	for _, rec := range e.journal.from(e.m.fanned + 1) {
+	for _, rec := range e.journal.from(e.m.fan.reached + 1) {
 		e.m.Fanout(&rec)
 	}
 }

@@ -13,7 +13,7 @@ import (
 // Whether there is room is decided before a message is journaled, by ClaimRetained, so that one that is acknowledged is
 // kept. Until the fan-out has it, its claim stands in the account for what is kept.
 type retained struct {
-	// dirty are the changes that the writer has not taken yet; nil removes. Manager.fanMu guards it.
+	// dirty are the changes that the writer has not taken yet; nil removes. Manager.fan.mu guards it.
 	dirty map[string]*message.Record
 
 	mu         sync.Mutex // a leaf
@@ -372,10 +372,10 @@ func (s *Session) sendRetained(sub *Subscription, upTo uint64) {
 // subscription. reason is the last bound that was reached.
 func (s *Session) queueRetained(sub *Subscription, found []*message.Record) (reason string, live bool) {
 	st, m := s.st, s.st.m
-	m.fanMu.Lock()
+	m.fan.mu.Lock()
 	st.mu.Lock()
 	defer st.unlock()
-	defer m.fanMu.Unlock()
+	defer m.fan.mu.Unlock()
 	if !s.live() {
 		return "", false
 	}

@@ -88,9 +88,9 @@ func (b *batch) full() bool { return b.size >= batchOps || b.bytes >= batchBytes
 func (w *writer) cut() *round {
 	m := w.m
 	r := &round{w: w}
-	m.fanMu.Lock()
-	r.mark = mark{fanned: m.fanned, replay: m.fanned, settled: m.settled}
-	if under := m.under.Load(); under != 0 {
+	m.fan.mu.Lock()
+	r.mark = mark{fanned: m.fan.reached, replay: m.fan.reached, settled: m.fan.settled}
+	if under := m.fan.under.Load(); under != 0 {
 		r.mark.fanned, r.mark.replay = under-1, under-1
 	}
 	m.dropExpiredRetained(expiredAtOnce)
@@ -99,7 +99,7 @@ func (w *writer) cut() *round {
 	r.begin()
 	r.done, w.done, w.bytes = w.done, nil, 0
 	w.mu.Unlock()
-	m.fanMu.Unlock()
+	m.fan.mu.Unlock()
 	r.content = append(r.content, r.pass.list...)
 	for topic, rec := range dirty {
 		r.retained = append(r.retained, retainedChange{topic, rec})
@@ -142,7 +142,7 @@ func (r *round) records(b *batch) bool {
 		st := p.list[0]
 		p.list = p.list[1:]
 		st.mu.Lock()
-		st.listed = false
+		st.file.listed = false
 		behind, pending := st.gatherRecord(b)
 		st.mu.Unlock()
 		if pending {
@@ -190,18 +190,18 @@ func (r *round) queues(b *batch) bool {
 // one is pending.
 func (st *state) gatherRecord(b *batch) (behind uint64, pending bool) {
 	id := []byte(st.id)
-	if st.wipe {
+	if st.file.wipe {
 		b.remove(bucketSessions, id)
 		b.remove(bucketIncoming, id)
-		b.removeAll(bucketQueue, id, int(st.wipes))
+		b.removeAll(bucketQueue, id, int(st.file.wipes))
 		b.removeAll(bucketInflight, id, 0)
-		st.wipe, st.saved, st.wipes = false, false, 0
+		st.file.wipe, st.file.saved, st.file.wipes = false, false, 0
 	}
 	if st.ended || !st.durable {
 		return 0, false
 	}
-	if st.unsaved || !st.saved {
-		st.unsaved, st.saved = false, true
+	if st.file.unsaved || !st.file.saved {
+		st.file.unsaved, st.file.saved = false, true
 		b.put(bucketSessions, id, st.encode())
 	}
 	if f := st.flow; f != nil {
@@ -262,7 +262,7 @@ func (st *state) gatherFlow(b *batch, cut uint64) (what found) {
 	if f == nil || st.ended || !st.durable {
 		return found{}
 	}
-	if !st.saved {
+	if !st.file.saved {
 		return found{later: true}
 	}
 	for len(f.removed) > 0 && !b.full() {
@@ -323,9 +323,9 @@ func (r *round) finish(b *batch) {
 		w.committed.Store(b.passed.number)
 	}
 	if b.last {
-		w.m.position.Store(b.mark.fanned)
-		w.m.replayed.Store(b.mark.replay)
-		w.m.settledTo.Store(b.mark.settled)
+		w.m.stored.fanned.Store(b.mark.fanned)
+		w.m.stored.replay.Store(b.mark.replay)
+		w.m.stored.settled.Store(b.mark.settled)
 	}
 	for _, t := range b.touched {
 		t.st.mu.Lock()

@@ -275,8 +275,8 @@ func TestOwnTopicsDoNotWaitForTheFanout(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)
 	v, _ := e.attach("V", vehicle, volatile)
-	e.m.fanMu.Lock()
-	defer e.m.fanMu.Unlock()
+	e.m.fan.mu.Lock()
+	defer e.m.fan.mu.Unlock()
 	v.subscribe(sub("v1/V/cmd/#", 1))
 	if err := e.m.Deliver("V", &message.Delivery{Topic: "v1/V/cmd/1/x"}); err != nil {
 		t.Error(err)

@@ -14,11 +14,12 @@ type state struct {
 	m  *Manager
 	id string
 
-	mu sync.Mutex
-	// Everything below is guarded by mu, but for the last group.
+	timer timerPlace
 
-	conn     Outbound       // nil while there is no connection
-	perm     Permissions    // of the connection; nil without one
+	mu sync.Mutex // guards the rest
+
+	link     link
+	file     inFile
 	subs     []Subscription // ordered by filter
 	flow     *flow          // messages waiting and in flight; nil when there are none
 	share    *share         // its owner's; nil for a vehicle
@@ -36,36 +37,45 @@ type state struct {
 	// floor is where the journal stood when the session began: QoS 2 records up to it are another session's.
 	floor uint64
 
-	// subsBatch is the writer's batch that has the last change of subs.
-	subsBatch uint64
-
-	wipes      uint32 // messages that wipe removes
-	gen        uint32 // counts the connections; a Session of another generation is void
-	maxPacket  uint32 // 0 no limit
-	receiveMax uint16
-	aliasMax   uint16
-	nextID     uint16 // the packet identifier given last
-	holds      uint16 // subscribe calls that wait for the disk: nothing is sent meanwhile
-	version    byte
+	gen     uint32 // counts the connections; a Session of another generation is void
+	nextID  uint16 // the packet identifier given last
+	version byte
 
 	vehicle bool
 	durable bool // outlives its connection, so it is in the state file
 	ended   bool // out of the manager's map, or there only until its connection is gone and its will sent
-	started bool // the CONNACK is queued
-	blocked bool // Enqueue has returned false since the last Writable
 	running bool // some goroutine is running the callbacks
-	kicked  bool // an operator ends the connection
 
-	listed  bool // in the writer's list
-	unsaved bool // the session record has changed since it was written
-	saved   bool // the state file has a record, or will have before any later batch is written
-	wipe    bool // everything in the state file is to go before anything else is written
+	online atomic.Bool // link.conn is not nil: for who does not take mu
+}
 
-	online atomic.Bool // conn is not nil; written under mu
+// link is what a session has of its connection; the zero value while there is none. The session's lock guards it.
+type link struct {
+	conn       Outbound
+	perm       Permissions
+	maxPacket  uint32 // 0 no limit
+	receiveMax uint16
+	aliasMax   uint16
+	holds      uint16 // subscribe calls that wait for the disk: nothing is sent meanwhile
+	started    bool   // the CONNACK is queued
+	blocked    bool   // Enqueue has returned false since the last Writable
+	kicked     bool   // an operator ends the connection
+}
 
-	// Guarded by timers.mu.
-	timerAt  int64 // ms
-	timerPos int32 // index in the heap plus one; 0 not in it
+// inFile is what the writer is to write of a session, and has written. The session's lock guards it.
+type inFile struct {
+	subsBatch uint64 // the writer's batch that has the last change of subs
+	wipes     uint32 // messages that wipe removes
+	listed    bool   // in the writer's list
+	unsaved   bool   // the session record has changed since it was written
+	saved     bool   // the state file has a record, or will have before any later batch is written
+	wipe      bool   // everything in the state file is to go before anything else is written
+}
+
+// timerPlace is a session's place among the timers. Their lock guards it.
+type timerPlace struct {
+	at  int64 // ms
+	pos int32 // index in the heap plus one; 0 not in it
 }
 
 // unlock releases mu and runs the callbacks that became due under it: one after another, in the order
@@ -116,7 +126,7 @@ func (st *state) unlockTold() {
 
 // expired reports whether a session without a connection has outlived its expiry.
 func (st *state) expired(now int64) bool {
-	return st.conn == nil && st.endsAt != 0 && st.endsAt <= now
+	return st.link.conn == nil && st.endsAt != 0 && st.endsAt <= now
 }
 
 // own reports whether a plain filter or topic is below the vehicle's own v1/{id}/cmd or v1/{id}/sys: no one
@@ -131,7 +141,7 @@ func (st *state) own(plain string) bool {
 
 // ready reports whether the client can be sent commands now.
 func (st *state) ready() bool {
-	if st.conn == nil || !st.started {
+	if st.link.conn == nil || !st.link.started {
 		return false
 	}
 	commands := "v1/" + st.id + "/cmd/+/+"
@@ -148,13 +158,13 @@ func (st *state) changed(urgent bool) {
 	if !st.durable || st.ended {
 		return
 	}
-	st.unsaved = true
+	st.file.unsaved = true
 	st.m.writer.mark(st, urgent)
 }
 
 // subsChanged notes that the subscriptions must be written.
 func (st *state) subsChanged() {
-	st.subsBatch = st.m.writer.next.Load()
+	st.file.subsBatch = st.m.writer.next.Load()
 	st.changed(true)
 }
 
@@ -174,7 +184,7 @@ func (st *state) end(err error) {
 		return
 	}
 	st.ended = true
-	st.started = false
+	st.link.started = false
 	for i := range st.subs {
 		if _, plain, _ := message.SplitShare(st.subs[i].Filter); !st.own(plain) {
 			st.m.index.Unsubscribe(st.id, st.subs[i].Filter)
@@ -189,19 +199,19 @@ func (st *state) end(err error) {
 		st.share = nil
 	}
 	st.m.metrics.sessions.Dec()
-	if st.willAt == 0 && st.conn == nil {
+	if st.willAt == 0 && st.link.conn == nil {
 		st.leave()
 	}
 }
 
 // wipeAll has the writer remove everything that the state file has of the session.
 func (st *state) wipeAll(urgent bool) {
-	if !st.saved {
+	if !st.file.saved {
 		return
 	}
-	st.wipe = true
+	st.file.wipe = true
 	if st.flow != nil {
-		st.wipes = uint32(st.flow.len() + len(st.flow.removed)) //nolint:gosec // bounded by MaxQueuedMessages
+		st.file.wipes = uint32(st.flow.len() + len(st.flow.removed)) //nolint:gosec // bounded by MaxQueuedMessages
 	}
 	st.m.writer.mark(st, urgent)
 }

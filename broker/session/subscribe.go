@@ -19,17 +19,17 @@ type Session struct {
 
 // live reports whether the connection still holds the session. The caller holds the state's lock.
 func (s *Session) live() bool {
-	return s.st.gen == s.gen && s.st.conn != nil && !s.st.ended
+	return s.st.gen == s.gen && s.st.link.conn != nil && !s.st.ended
 }
 
 // Start begins the delivery: the connection calls it once the CONNACK is queued.
 func (s *Session) Start() {
 	s.st.mu.Lock()
 	defer s.st.unlock()
-	if !s.live() || s.st.started {
+	if !s.live() || s.st.link.started {
 		return
 	}
-	s.st.started = true
+	s.st.link.started = true
 	s.st.tellReady()
 	s.st.pump()
 }
@@ -48,7 +48,7 @@ func (s *Session) SetPermissions(p Permissions, notAfter time.Time) {
 	if !s.live() {
 		return
 	}
-	s.st.perm, s.st.notAfter = p, millis(notAfter)
+	s.st.link.perm, s.st.notAfter = p, millis(notAfter)
 	s.st.dropRefused()
 	s.st.changed(false)
 }
@@ -60,7 +60,7 @@ func (s *Session) SetPermissions(p Permissions, notAfter time.Time) {
 func (s *Session) Detach(normal bool, expiry *time.Duration) {
 	s.st.mu.Lock()
 	defer s.st.unlockTold()
-	if s.st.gen != s.gen || s.st.conn == nil {
+	if s.st.gen != s.gen || s.st.link.conn == nil {
 		return
 	}
 	reason := reasonLost
@@ -116,7 +116,7 @@ func (s *Session) hold() bool {
 	if !s.live() {
 		return false
 	}
-	s.st.holds++
+	s.st.link.holds++
 	return true
 }
 
@@ -134,12 +134,12 @@ func (s *Session) whenDurable(fn func()) {
 		fn()
 		st.mu.Lock()
 		if s.live() {
-			st.holds--
+			st.link.holds--
 			st.pump()
 		}
 		st.unlock()
 	}
-	if !st.durable || st.subsBatch <= st.m.writer.committed.Load() {
+	if !st.durable || st.file.subsBatch <= st.m.writer.committed.Load() {
 		st.after = append(st.after, finish)
 		return
 	}
@@ -167,9 +167,9 @@ func (s *Session) enter(sub *Subscription) (code byte, wantsRetained bool, since
 	own := st.own(plain)
 	st.mu.Unlock()
 	if !own { // nobody but Deliver sends on the vehicle's own topics: they have nothing to do with the fan-out
-		st.m.fanMu.Lock()
-		defer st.m.fanMu.Unlock()
-		since = st.m.fanned
+		st.m.fan.mu.Lock()
+		defer st.m.fan.mu.Unlock()
+		since = st.m.fan.reached
 	}
 	st.mu.Lock()
 	defer st.mu.Unlock()
@@ -209,9 +209,9 @@ func (st *state) refuse(filter string, existed bool) (code byte) {
 	case message.Levels(filter) > o.MaxTopicLevels:
 		st.m.o.Rejected(rejectLevels)
 		return frame.ReasonFilterInvalid
-	case !st.perm.Subscribe(filter):
+	case !st.link.perm.Subscribe(filter):
 		st.m.o.Rejected("subscribe_not_permitted")
-		if st.perm.Withheld(filter) {
+		if st.link.perm.Withheld(filter) {
 			return frame.ReasonUnspecified
 		}
 		return frame.ReasonNotAuthorized
@@ -259,7 +259,7 @@ func (s *Session) Unsubscribe(filters []string, done func(codes []byte)) {
 	if !s.live() {
 		return
 	}
-	st.holds++
+	st.link.holds++
 	codes := make([]byte, len(filters))
 	for n, filter := range filters {
 		i, ok := st.findSub(filter)

@@ -22,17 +22,17 @@ func (t *timers) set(st *state, at int64) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	switch {
-	case st.timerPos == 0 && at == 0:
+	case st.timer.pos == 0 && at == 0:
 		return
 	case at == 0:
-		heap.Remove(&t.heap, int(st.timerPos)-1)
+		heap.Remove(&t.heap, int(st.timer.pos)-1)
 		return
-	case st.timerPos == 0:
-		st.timerAt = at
+	case st.timer.pos == 0:
+		st.timer.at = at
 		heap.Push(&t.heap, st)
 	default:
-		st.timerAt = at
-		heap.Fix(&t.heap, int(st.timerPos)-1)
+		st.timer.at = at
+		heap.Fix(&t.heap, int(st.timer.pos)-1)
 	}
 	if t.heap[0] == st {
 		select {
@@ -49,7 +49,7 @@ func (t *timers) due(now int64) (st *state, next int64) {
 	if len(t.heap) == 0 {
 		return nil, 0
 	}
-	if at := t.heap[0].timerAt; at > now {
+	if at := t.heap[0].timer.at; at > now {
 		return nil, at
 	}
 	st, _ = heap.Pop(&t.heap).(*state)
@@ -60,18 +60,18 @@ func (t *timers) due(now int64) (st *state, next int64) {
 type timerHeap []*state
 
 func (h timerHeap) Len() int           { return len(h) }
-func (h timerHeap) Less(i, j int) bool { return h[i].timerAt < h[j].timerAt }
+func (h timerHeap) Less(i, j int) bool { return h[i].timer.at < h[j].timer.at }
 
 func (h timerHeap) Swap(i, j int) {
 	h[i], h[j] = h[j], h[i]
-	h[i].timerPos, h[j].timerPos = int32(i)+1, int32(j)+1 //nolint:gosec // as many as sessions
+	h[i].timer.pos, h[j].timer.pos = int32(i)+1, int32(j)+1 //nolint:gosec // as many as sessions
 }
 
 // Push implements heap.Interface.
 func (h *timerHeap) Push(x any) {
 	st, _ := x.(*state)
 	*h = append(*h, st)
-	st.timerPos = int32(len(*h)) //nolint:gosec // as many as sessions
+	st.timer.pos = int32(len(*h)) //nolint:gosec // as many as sessions
 }
 
 // Pop implements heap.Interface.
@@ -80,7 +80,7 @@ func (h *timerHeap) Pop() any {
 	st := (*h)[last]
 	(*h)[last] = nil
 	*h = (*h)[:last]
-	st.timerPos = 0
+	st.timer.pos = 0
 	return st
 }
 
@@ -122,7 +122,7 @@ func (m *Manager) tick(st *state, now int64) {
 	st.mu.Lock()
 	rec, will := st.takeWill(now)
 	switch {
-	case st.conn != nil:
+	case st.link.conn != nil:
 	case st.ended:
 		if !will {
 			st.leave()
@@ -138,7 +138,7 @@ func (m *Manager) tick(st *state, now int64) {
 		return
 	}
 	st.mu.Lock()
-	if st.ended && st.conn == nil {
+	if st.ended && st.link.conn == nil {
 		st.leave()
 	}
 	st.unlock()

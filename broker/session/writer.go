@@ -52,8 +52,8 @@ func newWriter(m *Manager) *writer {
 
 // mark puts a session, whose lock the caller holds, on the list.
 func (w *writer) mark(st *state, urgent bool) {
-	if !st.listed {
-		st.listed = true
+	if !st.file.listed {
+		st.file.listed = true
 		w.mu.Lock()
 		w.list = append(w.list, st)
 		w.mu.Unlock()
