@@ -27,12 +27,20 @@ type lane struct {
 	wake      chan struct{} // a record came to an empty queue, or filled a batch
 	gone      chan struct{} // closed when the partition is gone and the lane empty
 
-	mu     sync.Mutex
-	queue  []*Record
-	bytes  int
-	flying int // records taken from the queue and not yet finished
+	queue laneQueue
+	own   laneOwn
+}
 
-	// The rest belongs to run alone.
+// laneQueue is what the lane has: whoever adds to it, and run.
+type laneQueue struct {
+	mu      sync.Mutex // guards the rest
+	records []*Record
+	bytes   int
+	flying  int // records taken from the queue and not yet finished
+}
+
+// laneOwn is what run alone uses.
+type laneOwn struct {
 	began      time.Time // of the last batch
 	state      producerState
 	identified bool // state came from the cluster, or the cluster gives out none
@@ -49,14 +57,14 @@ func newLane(t *topic, partition int) *lane {
 
 func (l *lane) add(r *Record) {
 	o := &l.t.p.o
-	l.mu.Lock()
+	l.queue.mu.Lock()
 	was := l.fullLocked(o)
-	l.queue = append(l.queue, r)
-	l.bytes += r.size()
-	if len(l.queue) == 1 || (!was && l.fullLocked(o)) {
+	l.queue.records = append(l.queue.records, r)
+	l.queue.bytes += r.size()
+	if len(l.queue.records) == 1 || (!was && l.fullLocked(o)) {
 		l.signal()
 	}
-	l.mu.Unlock()
+	l.queue.mu.Unlock()
 }
 
 func (l *lane) signal() {
@@ -68,13 +76,13 @@ func (l *lane) signal() {
 
 // waiting is how many records the lane has.
 func (l *lane) waiting() int {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return len(l.queue) + l.flying
+	l.queue.mu.Lock()
+	defer l.queue.mu.Unlock()
+	return len(l.queue.records) + l.queue.flying
 }
 
 func (l *lane) fullLocked(o *ProducerOptions) bool {
-	return l.bytes >= o.Flow.batchBytes(o.BatchBytes) || len(l.queue) >= o.BatchRecords
+	return l.queue.bytes >= o.Flow.batchBytes(o.BatchBytes) || len(l.queue.records) >= o.BatchRecords
 }
 
 func (l *lane) busy() bool { return l.waiting() > 0 }
@@ -90,9 +98,9 @@ func (l *lane) run() {
 		}
 		l.send(batch)
 		clear(batch)
-		l.mu.Lock()
-		l.flying = 0
-		l.mu.Unlock()
+		l.queue.mu.Lock()
+		l.queue.flying = 0
+		l.queue.mu.Unlock()
 	}
 }
 
@@ -103,16 +111,16 @@ func (l *lane) next(batch []*Record) []*Record {
 	var linger <-chan time.Time
 	closing := false
 	for {
-		l.mu.Lock()
-		n, full := len(l.queue), l.fullLocked(&p.o)
-		l.mu.Unlock()
+		l.queue.mu.Lock()
+		n, full := len(l.queue.records), l.fullLocked(&p.o)
+		l.queue.mu.Unlock()
 		switch {
 		case full || (n > 0 && closing):
 			return l.cut(batch)
 		case n == 0 && closing:
 			return nil
 		case n > 0 && linger == nil:
-			wait := p.o.Linger - time.Since(l.began)
+			wait := p.o.Linger - time.Since(l.own.began)
 			if wait <= 0 {
 				return l.cut(batch)
 			}
@@ -135,24 +143,24 @@ func (l *lane) next(batch []*Record) []*Record {
 func (l *lane) cut(batch []*Record) []*Record {
 	o := &l.t.p.o
 	most := o.Flow.batchBytes(o.BatchBytes)
-	l.mu.Lock()
-	defer l.mu.Unlock()
+	l.queue.mu.Lock()
+	defer l.queue.mu.Unlock()
 	size, n := 0, 0
-	for n < len(l.queue) && n < o.BatchRecords {
-		s := l.queue[n].size()
+	for n < len(l.queue.records) && n < o.BatchRecords {
+		s := l.queue.records[n].size()
 		if n > 0 && size+s > most {
 			break
 		}
 		size += s
 		n++
 	}
-	l.began = time.Now()
-	batch = append(batch, l.queue[:n]...)
-	rest := copy(l.queue, l.queue[n:])
-	clear(l.queue[rest:])
-	l.queue = l.queue[:rest]
-	l.bytes -= size
-	l.flying = n
+	l.own.began = time.Now()
+	batch = append(batch, l.queue.records[:n]...)
+	rest := copy(l.queue.records, l.queue.records[n:])
+	clear(l.queue.records[rest:])
+	l.queue.records = l.queue.records[:rest]
+	l.queue.bytes -= size
+	l.queue.flying = n
 	return batch
 }
 
@@ -208,15 +216,15 @@ func (l *lane) deliver(recs []*Record) error {
 		case taken:
 			l.taken(len(recs))
 			if try > 1 {
-				l.buf = nil // a request that timed out may still be reading it
+				l.own.buf = nil // a request that timed out may still be reading it
 			}
 			return nil
 		case refuse:
-			l.buf = nil
+			l.own.buf = nil
 			l.t.p.note(l, nil) // that was an answer, and the batch waits no more
 			return fmt.Errorf("%w: %w", ErrRefused, err)
 		case newIdentity:
-			l.identified, l.buf = false, nil
+			l.own.identified, l.own.buf = false, nil
 		}
 		if beside++; !l.othersTake(tried) {
 			beside = 0
@@ -232,7 +240,7 @@ func (l *lane) deliver(recs []*Record) error {
 
 // burn gives up the sequence numbers of a batch: whether the broker counted them is unknown.
 func (l *lane) burn(err error) error {
-	l.identified, l.buf = l.plain, nil
+	l.own.identified, l.own.buf = l.own.plain, nil
 	return err
 }
 
@@ -243,7 +251,7 @@ func parkable(recs []*Record) bool {
 
 // prepare makes sure that the lane has a producer id and the batch is encoded under it.
 func (l *lane) prepare(recs []*Record, encoded *bool) error {
-	if !l.identified {
+	if !l.own.identified {
 		*encoded = false
 		if err := l.identify(); err != nil {
 			return err
@@ -253,7 +261,7 @@ func (l *lane) prepare(recs []*Record, encoded *bool) error {
 		return nil
 	}
 	var err error
-	if l.buf, err = l.t.p.encoders.encode(l.buf, recs, l.state); err == nil {
+	if l.own.buf, err = l.t.p.encoders.encode(l.own.buf, recs, l.own.state); err == nil {
 		*encoded = true
 	}
 	return err
@@ -298,13 +306,13 @@ func retryReason(err error) string {
 
 func (l *lane) taken(n int) {
 	p := l.t.p
-	if !l.plain {
-		l.state.advance(n)
+	if !l.own.plain {
+		l.own.state.advance(n)
 	}
 	p.lastTaken.Store(time.Now().UnixNano())
 	p.note(l, nil)
 	p.o.Metrics.Batches.WithLabelValues(p.o.Name).Inc()
-	p.o.Metrics.Bytes.WithLabelValues(p.o.Name).Add(float64(len(l.buf)))
+	p.o.Metrics.Bytes.WithLabelValues(p.o.Name).Add(float64(len(l.own.buf)))
 }
 
 // giveUp tells why deliver ended without an answer.
@@ -335,15 +343,15 @@ func (l *lane) identify() error {
 	c.release()
 	switch {
 	case err == nil:
-		l.state, l.plain = state, false
+		l.own.state, l.own.plain = state, false
 	case noIdempotence(err):
 		p.o.Log.Warn("kafka gives out no producer ids; a batch that is sent again may be written twice",
 			"topic", l.t.name, "err", err)
-		l.state, l.plain = producerState{id: -1, epoch: -1, seq: -1}, true
+		l.own.state, l.own.plain = producerState{id: -1, epoch: -1, seq: -1}, true
 	default:
 		return err
 	}
-	l.identified = true
+	l.own.identified = true
 	return nil
 }
 
@@ -354,7 +362,7 @@ func (l *lane) request(recs []*Record) error {
 	for _, r := range recs {
 		raw += r.size()
 	}
-	ticket, err := p.o.Flow.enter(p.ctx, len(l.buf), raw)
+	ticket, err := p.o.Flow.enter(p.ctx, len(l.own.buf), raw)
 	if err != nil {
 		return err
 	}
@@ -371,7 +379,7 @@ func (l *lane) exchange() error {
 	defer c.release()
 	res, err := c.RawProduce(ctx, &kafka.RawProduceRequest{
 		Topic: l.t.name, Partition: l.partition, RequiredAcks: kafka.RequireAll,
-		RawRecords: protocol.RawRecordSet{Reader: bytes.NewReader(l.buf)},
+		RawRecords: protocol.RawRecordSet{Reader: bytes.NewReader(l.own.buf)},
 	})
 	if err != nil {
 		return err

@@ -130,12 +130,12 @@ func (t *topic) parkLane(l *lane, recs []*Record, why error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	kept := t.parkAllLocked(l.partition, why, recs)
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	kept = append(kept, t.parkAllLocked(l.partition, why, l.queue)...)
-	l.queue, l.bytes = kept, 0
+	l.queue.mu.Lock()
+	defer l.queue.mu.Unlock()
+	kept = append(kept, t.parkAllLocked(l.partition, why, l.queue.records)...)
+	l.queue.records, l.queue.bytes = kept, 0
 	for _, r := range kept {
-		l.bytes += r.size()
+		l.queue.bytes += r.size()
 	}
 	l.signal()
 }
