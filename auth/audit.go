@@ -25,8 +25,6 @@ const (
 	AuditDrain         = "drain"
 	AuditRules         = "rules" // a rule set went into force, or was asked for
 	AuditConfiguration = "configuration"
-	AuditCommand       = "command"
-	AuditCancel        = "cancel"    // of a command
 	AuditSkip          = "sync-skip" // an operator had the sync worker go on behind records that are gone
 )
 

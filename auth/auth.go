@@ -304,9 +304,3 @@ func (a *Authority) rebuildLocked() {
 	a.watchers.notify(nil)
 	a.cfg.Metrics.keys.Set(float64(len(r.byKID)))
 }
-
-// Now is the authority's clock.
-func (a *Authority) Now() time.Time { return a.cfg.Now() }
-
-// Cell is the cell id.
-func (a *Authority) Cell() string { return a.cfg.Cell }

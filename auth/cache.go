@@ -69,14 +69,3 @@ func (c *tokenCache) put(h *tokenHash, e *cached) {
 	}
 	s.entries[*h] = e
 }
-
-func (c *tokenCache) len() int {
-	n := 0
-	for i := range c.shards {
-		s := &c.shards[i]
-		s.mu.RLock()
-		n += len(s.entries)
-		s.mu.RUnlock()
-	}
-	return n
-}

@@ -79,7 +79,7 @@ func New(o Options) (*Broker, error) {
 		gate: newGate(runtime.GOMAXPROCS(0)), pools: newPools(),
 		stopTick: make(chan struct{}),
 	}
-	b.admission = newAdmission(b.metrics.Handshakes)
+	b.admission = newAdmission(b.metrics.handshakes)
 	b.limits.Store(&o.Limits)
 	b.counters = newCounters(b.metrics, o.Classes)
 	for _, l := range o.Listeners {
@@ -153,7 +153,7 @@ func (b *Broker) Reload(limits Limits, files map[string]TLS) error {
 	for i, l := range b.listeners {
 		if l.tls != nil {
 			l.tls.current.Store(read[i])
-			b.metrics.CertNotAfter.WithLabelValues(l.name).Set(float64(read[i].notAfter.Unix()))
+			b.metrics.certNotAfter.WithLabelValues(l.name).Set(float64(read[i].notAfter.Unix()))
 		}
 	}
 	b.limits.Store(&limits)
@@ -262,7 +262,7 @@ func (c *conn) endInvalid(err error) { c.end(frame.ReasonNotAuthorized, "", auth
 
 // panicked counts and logs a recovered panic.
 func (b *Broker) panicked(part, who string, p any) {
-	b.metrics.Panics.Inc()
+	b.metrics.panics.Inc()
 	b.log.Error("recovered from a panic", "part", part, "who", who, "panic", p, "stack", string(debug.Stack()))
 }
 

@@ -126,7 +126,7 @@ func tellOf(l *Limits) told {
 const maxAliases = 16
 
 // maxPacketSize is the largest packet that MQTT has (2.1.4).
-const maxPacketSize = 268_435_455 + 5
+const maxPacketSize = frame.MaxLength + 5
 
 // Enqueue implements session.Outbound.
 func (c *conn) Enqueue(f []byte) bool {
@@ -243,7 +243,7 @@ func (c *conn) endLocked(label string) {
 		_ = c.t.Conn.SetReadDeadline(past())
 	}
 	c.b.wheel.sooner(c, endGrace)
-	c.b.metrics.Disconnects.WithLabelValues(label).Inc()
+	c.b.metrics.disconnects.WithLabelValues(label).Inc()
 }
 
 // past is a deadline that is over.
@@ -271,7 +271,7 @@ func (c *conn) finish() {
 		close(c.closing.drained)
 	}
 	c.mu.Unlock()
-	c.b.metrics.Connections.Dec()
+	c.b.metrics.connections.Dec()
 	c.mu.Lock()
 	c.startWriterLocked()
 	c.mu.Unlock()

@@ -202,7 +202,7 @@ func (r *request) release() {
 // refuse answers with a CONNACK where the protocol has one for it. The connection's deadline holds.
 func (r *request) refuse(no *refusal) {
 	r.release()
-	r.b.metrics.Connects.WithLabelValues(no.result).Inc()
+	r.b.metrics.connects.WithLabelValues(no.result).Inc()
 	r.b.reject("connect_" + no.result)
 	r.b.log.Debug("CONNECT refused", "listener", r.l.name, "peer", r.t.peer, "client", r.clientID, "result", no.result)
 	version := r.version
@@ -362,8 +362,8 @@ func (r *request) accept(c *conn, present bool) {
 		c.appendLocked(connack)
 	}
 	c.mu.Unlock()
-	b.metrics.Connections.Inc()
-	b.metrics.Connects.WithLabelValues("accepted").Inc()
+	b.metrics.connections.Inc()
+	b.metrics.connects.WithLabelValues("accepted").Inc()
 	r.t.startFeeding()
 	if err := b.auth.Ended(r.identity); err != nil {
 		c.endInvalid(err)

@@ -137,7 +137,7 @@ func TestSocketsOfAllListenersShareABound(t *testing.T) {
 			t.Fatal("more are open than may be")
 		}
 	}
-	if n := valueOf(t, h.metrics.Handshakes); n > most {
+	if n := valueOf(t, h.metrics.handshakes); n > most {
 		t.Errorf("%v sockets in the handshake, %d are allowed", n, most)
 	}
 }

@@ -76,7 +76,7 @@ func (b *Broker) connectFailed(l *listener, t *transport, result string, err err
 	if errors.As(err, &timeout) && timeout.Timeout() {
 		result += "_timeout"
 	}
-	b.metrics.Connects.WithLabelValues(result).Inc()
+	b.metrics.connects.WithLabelValues(result).Inc()
 	b.reject(result)
 	b.log.Debug("connection refused", "listener", l.name, "peer", t.peer, "result", result, "error", err)
 }

@@ -73,7 +73,7 @@ func TestHostileClients(t *testing.T) {
 	if limit := int64(64<<20) * int64(scale); grown > limit {
 		t.Errorf("the heap grew by %d bytes", grown)
 	}
-	if n := valueOf(t, h.metrics.Panics); n != 0 {
+	if n := valueOf(t, h.metrics.panics); n != 0 {
 		t.Errorf("%v panics: %s", n, h.logs.String())
 	}
 }
@@ -242,7 +242,7 @@ func TestAcceptSurvivesEMFILE(t *testing.T) {
 	must(t, err)
 	defer func() { _ = c.Close() }()
 	must(t, (<-taken).Close())
-	if n := valueOf(t, h.metrics.AcceptErrors); n != 3 {
+	if n := valueOf(t, h.metrics.acceptErrors); n != 3 {
 		t.Errorf("%v errors counted", n)
 	}
 	must(t, ln.Close())

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"cellgate/broker/frame"
 	"cellgate/broker/session"
 	"cellgate/test/mqtt"
 )
@@ -17,7 +18,7 @@ func (h *harness) kickAtConnect(ended func()) {
 	h.sessions.OnPresence(func(p session.Presence) {
 		if first && p.Connected {
 			first = false
-			h.sessions.Disconnect(p.Key, session.ReasonTakenOver, "")
+			h.sessions.Disconnect(p.Key, frame.ReasonTakenOver, "")
 			ended()
 		}
 	})

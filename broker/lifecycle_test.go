@@ -219,7 +219,7 @@ func TestHandshakeEviction(t *testing.T) {
 		h.dial("cars")
 	}
 	h.connect("cars", testVIN, 4, mqtt.Connect{})
-	if n := valueOf(t, h.metrics.Handshakes); n > 5 {
+	if n := valueOf(t, h.metrics.handshakes); n > 5 {
 		t.Errorf("%v handshakes", n)
 	}
 	if h.rejected("handshakes") == 0 {
@@ -349,7 +349,7 @@ func TestShed(t *testing.T) {
 		if n := h.rejected("journal_full_qos0"); n != 2 || h.b.DroppedQoS0() != 2 || kept != "abdfgh" {
 			t.Errorf("%v counted, %d told, kept %q", n, h.b.DroppedQoS0(), kept)
 		}
-		if n := valueOf(t, h.metrics.Received.WithLabelValues("other", "0")); n != 2 {
+		if n := valueOf(t, h.metrics.received.WithLabelValues("other", "0")); n != 2 {
 			t.Errorf("%v messages of QoS 0 counted as received", n)
 		}
 	})
@@ -397,7 +397,7 @@ func TestPanicCostsOneConnection(t *testing.T) {
 	}
 	other.Send(publishFrame(4, 1, 1, "v1/LTEST000000000002/up/x", "x"))
 	other.ExpectFrame(0x40, puback(1)...)
-	if n := valueOf(t, h.metrics.Panics); n != 1 {
+	if n := valueOf(t, h.metrics.panics); n != 1 {
 		t.Errorf("%v panics counted", n)
 	}
 	eventually(t, "one connection is left", func() bool { return h.b.Connections() == 1 })

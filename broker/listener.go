@@ -56,7 +56,7 @@ func (b *Broker) newListener(o Listener) (*listener, error) {
 			return nil, err
 		}
 		l.tls = newServerTLS(files)
-		b.metrics.CertNotAfter.WithLabelValues(l.name).Set(float64(files.notAfter.Unix()))
+		b.metrics.certNotAfter.WithLabelValues(l.name).Set(float64(files.notAfter.Unix()))
 	}
 	return l, nil
 }
@@ -137,7 +137,7 @@ func (b *Broker) acceptEach(l *listener, take func(net.Conn)) {
 		case errors.Is(err, net.ErrClosed):
 			return
 		}
-		b.metrics.AcceptErrors.Inc()
+		b.metrics.acceptErrors.Inc()
 		if yieldDescriptor(b.admission, err) {
 			b.reject("descriptors")
 			time.Sleep(minBackoff)

@@ -8,37 +8,37 @@ import (
 
 // Metrics of the broker. The registerer adds the prefix and the cell.
 type Metrics struct {
-	Connections   prometheus.Gauge
-	Handshakes    prometheus.Gauge
-	Connects      *prometheus.CounterVec
-	Received      *prometheus.CounterVec
-	ReceivedBytes prometheus.Counter
-	PubackSeconds prometheus.Histogram
+	connections   prometheus.Gauge
+	handshakes    prometheus.Gauge
+	connects      *prometheus.CounterVec
+	received      *prometheus.CounterVec
+	receivedBytes prometheus.Counter
+	pubackSeconds prometheus.Histogram
 	Rejected      *prometheus.CounterVec
-	Repeated      prometheus.Counter
-	Panics        prometheus.Counter
-	AcceptErrors  prometheus.Counter
-	CertNotAfter  *prometheus.GaugeVec
-	Disconnects   *prometheus.CounterVec
+	repeated      prometheus.Counter
+	panics        prometheus.Counter
+	acceptErrors  prometheus.Counter
+	certNotAfter  *prometheus.GaugeVec
+	disconnects   *prometheus.CounterVec
 }
 
 // NewMetrics registers the broker's metrics; reg may be nil.
 func NewMetrics(reg prometheus.Registerer) *Metrics {
 	to := metric.For(reg)
 	return &Metrics{
-		Connections:   to.Gauge("connections", "MQTT clients connected."),
-		Handshakes:    to.Gauge("handshakes", "Connections that have not finished TLS and CONNECT."),
-		Connects:      to.Counters("connects_total", "Finished CONNECTs by result.", "result"),
-		Received:      to.Counters("messages_received_total", "PUBLISHes accepted from clients.", "class", "qos"),
-		ReceivedBytes: to.Counter("received_bytes_total", "Bytes of MQTT read from clients."),
-		PubackSeconds: to.Histogram("puback_seconds", "From reading a PUBLISH to writing its PUBACK or PUBREC, sampled per connection.",
+		connections:   to.Gauge("connections", "MQTT clients connected."),
+		handshakes:    to.Gauge("handshakes", "Connections that have not finished TLS and CONNECT."),
+		connects:      to.Counters("connects_total", "Finished CONNECTs by result.", "result"),
+		received:      to.Counters("messages_received_total", "PUBLISHes accepted from clients.", "class", "qos"),
+		receivedBytes: to.Counter("received_bytes_total", "Bytes of MQTT read from clients."),
+		pubackSeconds: to.Histogram("puback_seconds", "From reading a PUBLISH to writing its PUBACK or PUBREC, sampled per connection.",
 			.0005, .001, .002, .004, .006, .008, .012, .016, .025, .05, .1, .25, .5, 1, 2.5, 10, 60),
 		Rejected:     to.Counters("rejected_total", "Refusals of connections, messages and requests by reason.", "reason"),
-		Repeated:     to.Counter("messages_repeated_total", "QoS 1 PUBLISHes recognised as repetitions of one in the journal."),
-		Panics:       to.Counter("connection_panics_total", "Panics that ended one connection."),
-		AcceptErrors: to.Counter("accept_errors_total", "Failed accepts, as when descriptors run out."),
-		CertNotAfter: to.Gauges("tls_certificate_not_after_seconds", "End of the server certificate, Unix time.", "listener"),
-		Disconnects:  to.Counters("disconnects_total", "Ended connections by reason.", "reason"),
+		repeated:     to.Counter("messages_repeated_total", "QoS 1 PUBLISHes recognised as repetitions of one in the journal."),
+		panics:       to.Counter("connection_panics_total", "Panics that ended one connection."),
+		acceptErrors: to.Counter("accept_errors_total", "Failed accepts, as when descriptors run out."),
+		certNotAfter: to.Gauges("tls_certificate_not_after_seconds", "End of the server certificate, Unix time.", "listener"),
+		disconnects:  to.Counters("disconnects_total", "Ended connections by reason.", "reason"),
 	}
 }
 
@@ -61,7 +61,7 @@ func newCounters(m *Metrics, classes []string) *counters {
 		c.class[name] = len(c.received)
 		var byQoS [3]prometheus.Counter
 		for qos, label := range []string{"0", "1", "2"} {
-			byQoS[qos] = m.Received.WithLabelValues(name, label)
+			byQoS[qos] = m.received.WithLabelValues(name, label)
 		}
 		c.received = append(c.received, byQoS)
 	}

@@ -232,7 +232,7 @@ func (c *conn) consume() bool {
 		return false
 	}
 	c.reader.whole = c.reader.whole || off > 0
-	c.b.metrics.ReceivedBytes.Add(float64(off))
+	c.b.metrics.receivedBytes.Add(float64(off))
 	s.n = copy(s.buf, s.buf[off:s.n])
 	if !c.restrain(off) {
 		return false

@@ -140,7 +140,7 @@ func (r *resends) recallBatch(b *journal.Batch, window int) {
 // markRepeated names, in a QoS 1 record with DUP, the record that it repeats.
 func (c *conn) markRepeated(rec *message.Record) {
 	if rec.Original = c.reader.recent.find(rec.PacketID, payloadSum(rec.Payload)); rec.Original != 0 {
-		c.b.metrics.Repeated.Inc()
+		c.b.metrics.repeated.Inc()
 	}
 }
 

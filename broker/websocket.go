@@ -53,7 +53,7 @@ func (b *Broker) serveWebSocket(l *listener) {
 // upgrade turns one request into a connection.
 func (b *Broker) upgrade(l *listener, w http.ResponseWriter, r *http.Request) {
 	if !offersMQTT(r) {
-		b.metrics.Connects.WithLabelValues("websocket").Inc()
+		b.metrics.connects.WithLabelValues("websocket").Inc()
 		http.Error(w, "WebSocket subprotocol mqtt is required", http.StatusBadRequest)
 		return
 	}
@@ -63,7 +63,7 @@ func (b *Broker) upgrade(l *listener, w http.ResponseWriter, r *http.Request) {
 		InsecureSkipVerify: true,
 	})
 	if err != nil {
-		b.metrics.Connects.WithLabelValues("websocket").Inc()
+		b.metrics.connects.WithLabelValues("websocket").Inc()
 		return
 	}
 	socket := socketOf(r)

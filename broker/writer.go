@@ -122,7 +122,7 @@ func (c *conn) send(r round) bool {
 	_, err := c.t.stream().Write(r.out.b)
 	c.b.pools.putOut(r.out)
 	if r.sampledAt != 0 {
-		c.b.metrics.PubackSeconds.Observe(float64(c.b.elapsed().Nanoseconds()-r.sampledAt) / float64(time.Second))
+		c.b.metrics.pubackSeconds.Observe(float64(c.b.elapsed().Nanoseconds()-r.sampledAt) / float64(time.Second))
 	}
 	c.mu.Lock()
 	c.writer.since = 0

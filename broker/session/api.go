@@ -57,12 +57,6 @@ var (
 	ErrClosed = errors.New("session manager closed")
 )
 
-// Reason codes that the manager gives to Outbound.Kick (MQTT 5, 2.4).
-const (
-	ReasonTakenOver   byte = 0x8E
-	ReasonAdminAction byte = 0x98
-)
-
 // Options configure a Manager.
 type Options struct {
 	// DB is the gateway's state file; the manager uses the bucket "mqtt" and leaves the file open.
@@ -301,11 +295,10 @@ type Info struct {
 	TokenEnds     time.Time
 	Subscriptions []Subscription
 	// Ready tells that the client is connected and subscribed to its commands.
-	Ready         bool
-	Queued        int // messages waiting, not sent
-	Inflight      int // messages sent and not acknowledged
-	QueuedBytes   int64
-	IncomingQoS2  int // identifiers of QoS 2 messages that the client has not released
-	HasWill       bool
-	QueueCapacity int // Options.MaxQueuedMessages
+	Ready        bool
+	Queued       int // messages waiting, not sent
+	Inflight     int // messages sent and not acknowledged
+	QueuedBytes  int64
+	IncomingQoS2 int // identifiers of QoS 2 messages that the client has not released
+	HasWill      bool
 }

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"cellgate/broker/frame"
 	"cellgate/broker/message"
 )
 
@@ -81,7 +82,7 @@ func (m *Manager) evict(ctx context.Context, id string) error {
 	st.mu.Lock()
 	conn, gen := st.link.conn, st.gen
 	if conn != nil {
-		conn.Kick(ReasonTakenOver, "")
+		conn.Kick(frame.ReasonTakenOver, "")
 		m.metrics.takeovers.Inc()
 	}
 	st.unlock()

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"cellgate/broker/frame"
 	"cellgate/broker/message"
 )
 
@@ -90,7 +91,7 @@ func (e *env) live(rnd *rand.Rand, id string) {
 			if rnd.IntN(20) == 0 {
 				e.m.Purge(id)
 			} else {
-				e.m.Disconnect(id, ReasonAdminAction, "")
+				e.m.Disconnect(id, frame.ReasonAdministrative, "")
 			}
 		case 7:
 			c.s.Pubrec(n, 0)

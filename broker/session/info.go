@@ -41,7 +41,6 @@ func (st *state) info() (Info, bool) {
 		Key: st.id, Vehicle: st.vehicle, Connected: st.link.conn != nil, Version: st.version,
 		Since: instant(st.since), Expiry: st.expiry, EndsAt: st.m.instant(st.endsAt), TokenEnds: instant(st.notAfter),
 		Subscriptions: slices.Clone(st.subs), Ready: st.ready(), HasWill: st.will != nil,
-		QueueCapacity: st.m.bounds.Load().MaxQueuedMessages,
 	}
 	if f := st.flow; f != nil {
 		info.Queued, info.Inflight, info.QueuedBytes = f.waiting.len()+len(f.inflight)-f.next, f.next, f.bytes

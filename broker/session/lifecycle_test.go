@@ -362,7 +362,7 @@ func TestTakeover(t *testing.T) {
 	if _, _, err := e.tryAttach(ctx, "V", vehicle); !errors.Is(err, ErrTakeover) || !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("error %v", err)
 	}
-	if !bytes.Equal(old.kicked, []byte{ReasonTakenOver}) {
+	if !bytes.Equal(old.kicked, []byte{frame.ReasonTakenOver}) {
 		t.Errorf("kicked with %x", old.kicked)
 	}
 	got := make(chan *conn)

@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"cellgate/broker/frame"
 	"cellgate/broker/message"
 	"cellgate/configs/complete"
 )
@@ -211,7 +212,7 @@ func (m *Manager) Purge(clientID string) bool {
 	st.will, st.willAt = nil, 0
 	if st.link.conn != nil {
 		st.link.kicked = true
-		st.link.conn.Kick(ReasonAdminAction, "")
+		st.link.conn.Kick(frame.ReasonAdministrative, "")
 	}
 	st.end(ErrSessionEnded)
 	if st.link.conn == nil {

@@ -160,7 +160,7 @@ type Shortage struct {
 	// Owner met it last; empty for a vehicle, or where it does not matter.
 	Owner Owner
 	Since time.Time // of an unbroken series of minutes
-	Last  time.Time
+	last  time.Time
 }
 
 // shortageLasts is how long a bound that was met counts as a shortage.
@@ -171,10 +171,10 @@ func (s *shortages) note(bound string, owner Owner, now time.Time) (news bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	was, known := s.last[bound]
-	if news = !known || now.Sub(was.Last) > shortageLasts; news {
+	if news = !known || now.Sub(was.last) > shortageLasts; news {
 		was.Since = now
 	}
-	s.last[bound] = Shortage{Bound: bound, Owner: owner, Since: was.Since, Last: now}
+	s.last[bound] = Shortage{Bound: bound, Owner: owner, Since: was.Since, last: now}
 	return news
 }
 
@@ -185,7 +185,7 @@ func (m *Manager) Shortages() []Shortage {
 	defer s.mu.Unlock()
 	var all []Shortage
 	for _, v := range s.last {
-		if time.Since(v.Last) <= shortageLasts {
+		if time.Since(v.last) <= shortageLasts {
 			all = append(all, v)
 		}
 	}

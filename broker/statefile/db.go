@@ -16,11 +16,8 @@ import (
 	bbolterrors "go.etcd.io/bbolt/errors"
 )
 
-// Bounds of keys and values, in bytes.
-const (
-	MaxKeySize   = bbolt.MaxKeySize
-	MaxValueSize = bbolt.MaxValueSize - sealSize
-)
+// MaxKeySize is the longest key, in bytes.
+const MaxKeySize = bbolt.MaxKeySize
 
 // ErrLocked is returned by Open when another process keeps the file open.
 var ErrLocked = errors.New("state file in use by another process")

@@ -149,9 +149,6 @@ var ErrMissing = errors.New("the destination does not exist")
 // Patient reports that the message has nowhere else to go: it is a dead letter, and waits for as long as it takes.
 func (t Ticket) Patient() bool { return t.dead }
 
-// Seq is the journal sequence of the message's record; it never falls from one Deliver to the next.
-func (t Ticket) Seq() uint64 { return t.seq }
-
 // outcome is how a message or record ended. A record's outcome is the highest of its messages'.
 type outcome uint8
 

@@ -158,8 +158,8 @@ func (c *boundConn) Close() error {
 	return c.Conn.Close()
 }
 
-// Ping asks any bootstrap broker for its API versions, which it answers without touching a topic.
-func Ping(ctx context.Context, c *kafka.Client) error {
+// ping asks any bootstrap broker for its API versions, which it answers without touching a topic.
+func ping(ctx context.Context, c *kafka.Client) error {
 	r, err := c.ApiVersions(ctx, &kafka.ApiVersionsRequest{})
 	if err != nil {
 		return fmt.Errorf("ping kafka: %w", err)

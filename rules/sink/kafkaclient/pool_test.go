@@ -20,11 +20,11 @@ func TestReplacedClientIsClosedByItsLastRequest(t *testing.T) { //nolint:paralle
 	p := producer(t, c)
 	early, late := p.client.take(), p.client.take()
 	p.client.replace(p.o.client([]string{"other"}))
-	if err := Ping(ctx, early.Client); err != nil {
+	if err := ping(ctx, early.Client); err != nil {
 		t.Fatal(err)
 	}
 	early.release()
-	if err := Ping(ctx, late.Client); err != nil {
+	if err := ping(ctx, late.Client); err != nil {
 		t.Fatal(err)
 	}
 	late.release()

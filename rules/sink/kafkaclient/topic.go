@@ -241,7 +241,7 @@ func (p *Producer) missing(ctx context.Context, t *topic) bool {
 	l := p.client.take()
 	defer l.release()
 	c := l.Client
-	if err := Ping(ctx, c); err != nil {
+	if err := ping(ctx, c); err != nil {
 		return false
 	}
 	if p.o.AutoCreate == nil {
@@ -292,7 +292,7 @@ func (p *Producer) watchHealth() {
 	for {
 		ctx, cancel := context.WithTimeout(p.ctx, p.o.DialTimeout)
 		c := p.client.take()
-		err := Ping(ctx, c.Client)
+		err := ping(ctx, c.Client)
 		c.release()
 		cancel()
 		if p.ctx.Err() != nil {
