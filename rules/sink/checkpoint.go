@@ -250,7 +250,7 @@ func (d *Dispatcher) ageOut(p *pipeline, cursor uint64) {
 	allowed := uint64(float64(min(p.ageOutBytes, st.MaxBytes/4)) / max(perRecord, 1))
 	if held := st.Last - cursor; held > allowed {
 		floor := st.Last - allowed
-		p.floor.Store(floor)
+		p.window.floor.Store(floor)
 		p.log.Warn("sink holds back too much of the journal; its oldest records are passed over",
 			"up_to", floor, "held", held)
 		p.signal()

@@ -350,7 +350,7 @@ func (d *Dispatcher) endBatch(ctx context.Context, seq uint64) {
 // route evaluates one PUBLISH and offers every pipeline its messages.
 func (d *Dispatcher) route(rec *message.Record) {
 	for _, p := range d.pipelines {
-		p.received++
+		p.eval.received++
 	}
 	ds := d.scratch[:0]
 	if d.current.worker != nil {
@@ -358,7 +358,7 @@ func (d *Dispatcher) route(rec *message.Record) {
 	}
 	d.scratch = ds
 	for _, p := range d.pipelines {
-		p.decisions = p.decisions[:0]
+		p.eval.decisions = p.eval.decisions[:0]
 	}
 	last := -1
 	for i := range ds {
@@ -369,17 +369,17 @@ func (d *Dispatcher) route(rec *message.Record) {
 			d.current.count(&ds[i])
 		}
 		if p := d.pipelineOf(&ds[i]); p != nil {
-			p.decisions = append(p.decisions, ds[i])
+			p.eval.decisions = append(p.eval.decisions, ds[i])
 		}
 	}
 	for _, p := range d.pipelines {
-		if len(p.decisions) == 0 {
-			p.filtered++
+		if len(p.eval.decisions) == 0 {
+			p.eval.filtered++
 			continue
 		}
-		p.cw.add(d.current.index, rec.Seq, p.decisions)
-		if slot, isLive := p.offer(rec.Seq, rec.ReceivedAt, len(p.decisions)); isLive {
-			p.handOver(d.current.worker, d.current.index, slot, rec, p.decisions, &p.form)
+		p.eval.chunk.add(d.current.index, rec.Seq, p.eval.decisions)
+		if slot, isLive := p.offer(rec.Seq, rec.ReceivedAt, len(p.eval.decisions)); isLive {
+			p.handOver(d.current.worker, d.current.index, slot, rec, p.eval.decisions, &p.eval.form)
 		}
 	}
 }

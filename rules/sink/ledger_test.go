@@ -6,13 +6,13 @@ func TestALostRecordShowsAsMismatch(t *testing.T) {
 	t.Parallel()
 	env := &environment{appended: func() (uint64, uint64) { return 3, 3 }}
 	p := &pipeline{limits: Limits{Messages: 10, Bytes: 1 << 20}, wake: make(chan struct{}, 1), env: env}
-	p.received++
+	p.eval.received++
 	slot, isLive := p.offer(1, 1, 1)
 	if l := p.ledger(); !isLive || !l.Balanced || l.Pending != 3 || l.Unevaluated != 2 {
 		t.Fatalf("pending: %+v", l)
 	}
-	p.received++
-	p.filtered++
+	p.eval.received++
+	p.eval.filtered++
 	p.settle(Ticket{slot: slot, seq: 1}, delivered, "")
 	if err := p.endBatch(2); err != nil {
 		t.Fatal(err)
@@ -20,7 +20,7 @@ func TestALostRecordShowsAsMismatch(t *testing.T) {
 	if l := p.ledger(); !l.Balanced || l.Received != 3 || l.Unevaluated != 1 || l.Delivered != 1 || l.Filtered != 1 {
 		t.Fatalf("settled: %+v", l)
 	}
-	p.received++ // a record that was read, and then forgotten
+	p.eval.received++ // a record that was read, and then forgotten
 	if err := p.endBatch(3); err != nil {
 		t.Fatal(err)
 	}

@@ -65,7 +65,7 @@ func (l *loader) step(ctx context.Context) (bool, error) {
 		l.src.close()
 		return false, nil
 	}
-	p.starved.Store(p.backlog == 0)
+	p.window.starved.Store(p.backlog == 0)
 	ready, pos := p.readable && p.backlog > 0, p.readPos
 	p.mu.Unlock()
 	if !ready {
@@ -158,7 +158,7 @@ func (l *loader) record(ctx context.Context, set ruleSet, index uint32, seq uint
 	n := len(l.decisions)
 	p.mu.Lock()
 	slot := p.takeLocked(seq, at, n)
-	p.inflight.Add(int64(n))
+	p.window.messages.Add(int64(n))
 	p.mu.Unlock()
 	if rec == nil {
 		p.log.Error("record is no longer readable in the journal", "seq", seq)
@@ -181,7 +181,7 @@ func (l *loader) room(ctx context.Context) error {
 		if ok {
 			return nil
 		}
-		p.starved.Store(true)
+		p.window.starved.Store(true)
 		p.mu.Lock()
 		ok = p.roomLocked() // settling in between did not see starved
 		p.mu.Unlock()
@@ -192,7 +192,7 @@ func (l *loader) room(ctx context.Context) error {
 				return ctx.Err()
 			}
 		}
-		p.starved.Store(false)
+		p.window.starved.Store(false)
 	}
 }
 

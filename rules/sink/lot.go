@@ -106,7 +106,7 @@ func (l *lot) destLocked(via *pipeline, dest string, why error) *destination {
 	k := destKey{via.name, dest}
 	d := l.dests[k]
 	if d == nil {
-		d = &destination{l: l, via: via, key: k, since: time.Now(), mark: via.taken.Load(), lowSet: ^uint32(0)}
+		d = &destination{l: l, via: via, key: k, since: time.Now(), mark: via.window.taken.Load(), lowSet: ^uint32(0)}
 		l.dests[k] = d
 	}
 	if !l.closed[k] || d.why == "" {
@@ -240,7 +240,7 @@ func (l *lot) room(d *destination, dead bool, size int) (held bool, why error) {
 		// Kafka's fault, and it will be mended: no vehicle can bring it about, and what is for it must get there.
 		return true, why
 	}
-	if why != nil && d.via.taken.Load() != d.mark && d.spills.IsZero() {
+	if why != nil && d.via.window.taken.Load() != d.mark && d.spills.IsZero() {
 		d.spills = time.Now().Add(spillAfter)
 	}
 	return d.spills.IsZero() || time.Now().Before(d.spills), why

@@ -117,27 +117,27 @@ func (p *pipeline) park(t Ticket, dest string, why error) bool {
 
 // parkedNow is told that a message is in a log.
 func (p *pipeline) parkedNow(t Ticket) {
-	p.inflight.Add(-1)
-	p.inflightBytes.Add(-int64(t.size))
+	p.window.messages.Add(-1)
+	p.window.bytes.Add(-int64(t.size))
 	p.mu.Lock()
 	p.tracker.park(t.slot)
 	p.advanceLocked()
 	p.mu.Unlock()
-	if p.starved.Load() {
+	if p.window.starved.Load() {
 		p.signal()
 	}
 }
 
 // parkedBefore reports whether a message that is about to be handed over has been parked before the restart.
 func (p *pipeline) parkedBefore(t Ticket) bool {
-	if p.again.Load() == 0 {
+	if p.window.again.Load() == 0 {
 		return false
 	}
 	p.mu.Lock()
 	k := messageKey{t.seq, t.rule, t.target}
 	was := p.parked.before[k]
 	delete(p.parked.before, k)
-	p.again.Store(int64(len(p.parked.before)))
+	p.window.again.Store(int64(len(p.parked.before)))
 	p.mu.Unlock()
 	if was {
 		p.parkedNow(t)

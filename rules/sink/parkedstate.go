@@ -169,7 +169,7 @@ func (l *lot) restore(states *parkedStates) error {
 		}
 	}
 	for _, p := range l.env.pipelines {
-		p.again.Store(int64(len(p.parked.before)))
+		p.window.again.Store(int64(len(p.parked.before)))
 	}
 	for key, value := range states.notes {
 		if err := l.restoreNote(key, value); err != nil {

@@ -54,16 +54,15 @@ type pipeline struct {
 	env         *environment
 	log         *slog.Logger
 
-	// window: what is under way. Raised by whoever delivers, lowered by settling.
-	inflight      atomic.Int64
-	inflightBytes atomic.Int64
-	starved       atomic.Bool   // the loader waits for room
-	floor         atomic.Uint64 // age_out: records up to here are passed over
-	taken         atomic.Uint64 // messages that the sink has delivered, parked ones not counted
-	again         atomic.Int64  // messages in parked.before
-	wake          chan struct{} // to the loader: a chunk came, or room
+	wake   chan struct{} // to the loader: a chunk came, or room
+	watch  Watcher       // may be nil
+	graves graveyard
 
-	mu        sync.Mutex
+	window window
+	eval   evaluating
+	told   told
+
+	mu        sync.Mutex // guards the rest
 	mode      mode
 	readable  bool // logging, and readPos is valid
 	tracker   tracker
@@ -84,19 +83,31 @@ type pipeline struct {
 	base    uint64
 	drifted bool // records were lost of which nobody knows how many were messages
 	parked  parkedRecords
+}
 
-	graves graveyard
+// window is what is under way to a sink, for anybody without a lock: raised by whoever delivers, lowered by settling.
+type window struct {
+	messages atomic.Int64
+	bytes    atomic.Int64
+	starved  atomic.Bool   // the loader waits for room
+	floor    atomic.Uint64 // age_out: records up to here are passed over
+	taken    atomic.Uint64 // messages that the sink has delivered, parked ones not counted
+	again    atomic.Int64  // messages in parked.before
+}
 
-	notifyMu sync.Mutex // orders what watch is told of its mark
-	notified uint64
-	watch    Watcher // may be nil
-
-	// The evaluator's own.
-	cw        chunkWriter
-	received  uint64 // counted, not yet published under mu
+// evaluating is what the evaluator's goroutine alone uses.
+type evaluating struct {
+	chunk     chunkWriter
+	received  uint64 // counted, not yet published under the pipeline's lock
 	filtered  uint64
 	form      form
 	decisions []rules.Decision // of the record at hand
+}
+
+// told is the mark that watch was told last.
+type told struct {
+	mu   sync.Mutex // orders what it is told
+	mark uint64
 }
 
 func (d *Dispatcher) addPipeline(b *Binding) {
@@ -145,7 +156,7 @@ func (p *pipeline) offer(seq uint64, at int64, n int) (slot uint64, isLive bool)
 		p.backlog++
 		return 0, false
 	}
-	p.inflight.Add(int64(n))
+	p.window.messages.Add(int64(n))
 	return p.beginLocked(seq, at, n), true
 }
 
@@ -177,9 +188,9 @@ func (p *pipeline) settleLocked(slot uint64, o outcome, reason string) {
 
 // publishLocked makes what the evaluator has counted visible. Both terms of a record appear together.
 func (p *pipeline) publishLocked() {
-	p.now.Received += p.received
-	p.now.Filtered += p.filtered
-	p.received, p.filtered = 0, 0
+	p.now.Received += p.eval.received
+	p.now.Filtered += p.eval.filtered
+	p.eval.received, p.eval.filtered = 0, 0
 }
 
 // lost counts n records that the journal has lost before they were evaluated: received, since they were
@@ -194,13 +205,13 @@ func (p *pipeline) lost(n uint64, reason string) {
 }
 
 func (p *pipeline) roomLocked() bool {
-	return p.inflight.Load() < int64(p.limits.Messages) && p.inflightBytes.Load() < p.limits.Bytes &&
+	return p.window.messages.Load() < int64(p.limits.Messages) && p.window.bytes.Load() < p.limits.Bytes &&
 		p.tracker.len() < maxTracked
 }
 
 // ampleLocked is room enough that turning live again is worth it.
 func (p *pipeline) ampleLocked() bool {
-	return p.inflight.Load() < int64(p.limits.Messages)/2 && p.inflightBytes.Load() < p.limits.Bytes/2 &&
+	return p.window.messages.Load() < int64(p.limits.Messages)/2 && p.window.bytes.Load() < p.limits.Bytes/2 &&
 		p.tracker.len() < maxTracked/2
 }
 
@@ -222,7 +233,7 @@ func (p *pipeline) handOver(r renderer, set uint32, slot uint64, rec *message.Re
 		}
 		t.dead = f.out.DeadLetter
 		t.size = int32(f.message.Size()) //nolint:gosec // bounded by the largest packet
-		p.inflightBytes.Add(int64(t.size))
+		p.window.bytes.Add(int64(t.size))
 		p.sink.Deliver(&f.message, t)
 	}
 }
@@ -236,14 +247,14 @@ func (p *pipeline) endBatch(seq uint64) error {
 	p.settleDriftLocked()
 	m := p.mode
 	if m == live {
-		if !p.cw.empty() {
-			p.mem = append(p.mem, p.cw.take())
+		if !p.eval.chunk.empty() {
+			p.mem = append(p.mem, p.eval.chunk.take())
 		}
 		p.pruneLocked()
 	}
 	p.mu.Unlock()
 	p.notify()
-	if m == live || p.cw.empty() {
+	if m == live || p.eval.chunk.empty() {
 		return nil
 	}
 	return p.logChunk()
@@ -269,10 +280,10 @@ func (p *pipeline) logChunk() error {
 		return err
 	}
 	start := p.dlog.End()
-	if err := p.dlog.Append(p.cw.data, p.cw.last); err != nil {
+	if err := p.dlog.Append(p.eval.chunk.data, p.eval.chunk.last); err != nil {
 		return err
 	}
-	p.cw.reset()
+	p.eval.chunk.reset()
 	p.mu.Lock()
 	if !p.readable {
 		p.readable, p.readPos = true, start
@@ -328,16 +339,16 @@ func (p *pipeline) cursor() uint64 {
 
 // settle implements settler.
 func (p *pipeline) settle(t Ticket, o outcome, reason string) {
-	p.inflight.Add(-1)
-	p.inflightBytes.Add(-int64(t.size))
+	p.window.messages.Add(-1)
+	p.window.bytes.Add(-int64(t.size))
 	p.mu.Lock()
 	p.settleLocked(t.slot, o, reason)
 	if o == delivered {
-		p.taken.Add(1)
+		p.window.taken.Add(1)
 	}
 	p.advanceLocked()
 	p.mu.Unlock()
-	if p.starved.Load() {
+	if p.window.starved.Load() {
 		p.signal()
 	}
 }
@@ -358,20 +369,20 @@ func (p *pipeline) advanceLocked() {
 }
 
 // abandoned implements settler.
-func (p *pipeline) abandoned(seq uint64) bool { return seq <= p.floor.Load() }
+func (p *pipeline) abandoned(seq uint64) bool { return seq <= p.window.floor.Load() }
 
 // notify tells the watcher its mark when that has moved.
 func (p *pipeline) notify() {
 	if p.watch == nil {
 		return
 	}
-	p.notifyMu.Lock()
-	defer p.notifyMu.Unlock()
+	p.told.mu.Lock()
+	defer p.told.mu.Unlock()
 	p.mu.Lock()
 	mark := p.reachedLocked()
 	p.mu.Unlock()
-	if mark > p.notified {
-		p.notified = mark
+	if mark > p.told.mark {
+		p.told.mark = mark
 		p.watch.Reached(mark)
 	}
 }
