@@ -236,7 +236,9 @@ func TestAcceptSurvivesEMFILE(t *testing.T) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		h.b.acceptEach(l, func(c net.Conn) { taken <- c })
+		for c := h.b.acceptNext(l); c != nil; c = h.b.acceptNext(l) {
+			taken <- c
+		}
 	}()
 	c, err := net.Dial("tcp", ln.Addr().String())
 	must(t, err)

@@ -110,11 +110,11 @@ func (b *Broker) accept(l *listener) {
 		b.serveWebSocket(l)
 		return
 	}
-	b.acceptEach(l, func(nc net.Conn) {
+	for nc := b.acceptNext(l); nc != nil; nc = b.acceptNext(l) {
 		g := b.enterHandshake(nc)
 		b.handshakes.Add(1)
 		go b.serve(l, nc, g)
-	})
+	}
 }
 
 // countsAddresses reports whether a socket's own address is its client's, and it stays one socket from accept to
@@ -123,7 +123,8 @@ func (l *listener) countsAddresses() bool {
 	return len(l.proxyFrom) == 0 && l.protocol == ProtocolMQTT
 }
 
-func (b *Broker) acceptEach(l *listener, take func(net.Conn)) {
+// acceptNext is the next socket that the limits let in; nil when the listener is closed.
+func (b *Broker) acceptNext(l *listener) net.Conn {
 	backoff := minBackoff
 	for {
 		nc, err := l.ln.Accept()
@@ -131,11 +132,11 @@ func (b *Broker) acceptEach(l *listener, take func(net.Conn)) {
 		case err == nil:
 			backoff = minBackoff
 			if b.admitSocket(l, nc) {
-				take(nc)
+				return nc
 			}
 			continue
 		case errors.Is(err, net.ErrClosed):
-			return
+			return nil
 		}
 		b.metrics.acceptErrors.Inc()
 		if yieldDescriptor(b.admission, err) {

@@ -17,7 +17,6 @@ import (
 // messages unaligned. It is for services and test benches: unlike a plain or TLS connection, an idle one
 // keeps its buffers.
 func (b *Broker) serveWebSocket(l *listener) {
-	sockets := newHandover(l.ln.Addr())
 	mux := http.NewServeMux()
 	mux.HandleFunc(l.path, func(w http.ResponseWriter, r *http.Request) { b.upgrade(l, w, r) })
 	limits := b.limits.Load()
@@ -29,25 +28,15 @@ func (b *Broker) serveWebSocket(l *listener) {
 	if l.tls != nil {
 		server.TLSConfig = l.tls.server.Clone()
 	}
-	var serving sync.WaitGroup
-	serving.Go(func() {
-		if l.tls != nil {
-			_ = server.ServeTLS(sockets, "", "")
-		} else {
-			_ = server.Serve(sockets)
-		}
-	})
-	b.acceptEach(l, func(nc net.Conn) {
-		a := b.admitted(l, nc)
-		a.guest = b.enterHandshake(nc)
-		sockets.give(a)
-	})
-	_ = sockets.Close()
+	if sockets := (webSockets{b, l}); l.tls != nil {
+		_ = server.ServeTLS(sockets, "", "")
+	} else {
+		_ = server.Serve(sockets)
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
 	_ = server.Shutdown(ctx)
 	_ = server.Close()
-	serving.Wait()
 }
 
 // upgrade turns one request into a connection.
@@ -169,41 +158,25 @@ func (a *admitted) Close() error {
 	return a.Conn.Close()
 }
 
-// handover is a net.Listener for sockets that were accepted already.
-type handover struct {
-	addr   net.Addr
-	conns  chan net.Conn
-	closed chan struct{}
-	once   sync.Once
-}
-
-func newHandover(addr net.Addr) *handover {
-	return &handover{addr: addr, conns: make(chan net.Conn), closed: make(chan struct{})}
-}
-
-func (h *handover) give(c net.Conn) {
-	select {
-	case h.conns <- c:
-	case <-h.closed:
-		_ = c.Close()
-	}
+// webSockets is a WebSocket listener as the HTTP server gets it: its sockets are admitted, and in the handshake.
+type webSockets struct {
+	b *Broker
+	l *listener
 }
 
 // Accept implements net.Listener.
-func (h *handover) Accept() (net.Conn, error) {
-	select {
-	case c := <-h.conns:
-		return c, nil
-	case <-h.closed:
+func (s webSockets) Accept() (net.Conn, error) {
+	nc := s.b.acceptNext(s.l)
+	if nc == nil {
 		return nil, net.ErrClosed
 	}
+	a := s.b.admitted(s.l, nc)
+	a.guest = s.b.enterHandshake(nc)
+	return a, nil
 }
 
 // Close implements net.Listener.
-func (h *handover) Close() error {
-	h.once.Do(func() { close(h.closed) })
-	return nil
-}
+func (s webSockets) Close() error { return s.l.ln.Close() }
 
 // Addr implements net.Listener.
-func (h *handover) Addr() net.Addr { return h.addr }
+func (s webSockets) Addr() net.Addr { return s.l.ln.Addr() }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"net/http"
 	"strings"
 	"time"
 
@@ -60,37 +61,46 @@ type Audited struct {
 	Reason string
 }
 
-// refusal is the label of an error.
-func refusal(err error) string {
-	for _, r := range []struct {
-		is    error
-		label string
+// verdict is what whoever asked is told of an error.
+type verdict struct {
+	label  string // in the audit log, and in rejected_total behind "command_"
+	code   byte   // of PUBACK and PUBREC
+	status int    // of HTTP
+	title  string // of the problem
+	retry  string // Retry-After in seconds; "" none
+}
+
+// verdictOn finds it: of an error that is several the first.
+func verdictOn(err error) verdict {
+	for _, a := range []struct {
+		is error
+		verdict
 	}{
-		{ErrTopic, "topic"},
-		{ErrTooLarge, "too_large"},
-		{ErrInvalid, "invalid"},
-		{ErrResponseTopic, "response_topic"},
-		{ErrNotPermitted, "not_permitted"},
-		{ErrQueueFull, "queue_full"},
-		{ErrBusy, "busy"},
-		{ErrConflict, "conflict"},
-		{ErrNotFound, "not_found"},
-		{ErrNotCancellable, "not_cancellable"},
-		{ErrStore, "store"},
-		{ErrClosed, "closed"},
+		{ErrTopic, verdict{"topic", reasonTopicInvalid, http.StatusBadRequest, "Invalid command", ""}},
+		{ErrTooLarge, verdict{"too_large", reasonQuota, http.StatusBadRequest, "Invalid command", ""}},
+		{ErrInvalid, verdict{"invalid", reasonImplementation, http.StatusBadRequest, "Invalid command", ""}},
+		{ErrResponseTopic, verdict{"response_topic", reasonNotAuthorized, http.StatusForbidden, "Not permitted", ""}},
+		{ErrNotPermitted, verdict{"not_permitted", reasonNotAuthorized, http.StatusForbidden, "Not permitted", ""}},
+		{ErrQueueFull, verdict{"queue_full", reasonQuota, http.StatusTooManyRequests, "Queue full", "1"}},
+		{ErrBusy, verdict{"busy", reasonQuota, http.StatusServiceUnavailable, "", "5"}},
+		{ErrConflict, verdict{"conflict", reasonImplementation, http.StatusConflict, "Idempotency conflict", ""}},
+		{ErrNotFound, verdict{"not_found", reasonImplementation, http.StatusNotFound, "", ""}},
+		{ErrNotCancellable, verdict{"not_cancellable", reasonImplementation, http.StatusConflict, "Not cancellable", ""}},
+		{ErrStore, verdict{"store", reasonUnspecified, http.StatusServiceUnavailable, "", "5"}},
+		{ErrClosed, verdict{"closed", reasonUnspecified, http.StatusServiceUnavailable, "", "5"}},
 	} {
-		if errors.Is(err, r.is) {
-			return r.label
+		if errors.Is(err, a.is) {
+			return a.verdict
 		}
 	}
-	return "other"
+	return verdict{"other", reasonImplementation, http.StatusServiceUnavailable, "", ""}
 }
 
 // audit is the one place where requests are counted and written to the audit log, once it is certain what came of them.
 func (s *Service) audit(a Audited, err error) {
 	a.At = s.o.Clock.Wall()
 	if err != nil {
-		a.Outcome, a.Reason = OutcomeRefused, refusal(err)
+		a.Outcome, a.Reason = OutcomeRefused, verdictOn(err).label
 		s.o.Refused("command_" + a.Reason)
 	}
 	s.o.Audit(a)
@@ -253,17 +263,8 @@ const (
 )
 
 func reasonCode(err error) byte {
-	switch {
-	case err == nil:
+	if err == nil {
 		return reasonSuccess
-	case errors.Is(err, ErrTopic):
-		return reasonTopicInvalid
-	case errors.Is(err, ErrNotPermitted):
-		return reasonNotAuthorized
-	case errors.Is(err, ErrQueueFull), errors.Is(err, ErrBusy), errors.Is(err, ErrTooLarge):
-		return reasonQuota
-	case undecided(err):
-		return reasonUnspecified
 	}
-	return reasonImplementation
+	return verdictOn(err).code
 }

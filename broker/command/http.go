@@ -67,7 +67,7 @@ func (h *Handler) Register(mux *http.ServeMux) {
 	mux.Handle("GET /v1/commands", h.Require(ScopeRead, http.HandlerFunc(h.list)))
 }
 
-// body is what POST takes.
+// body is what POST takes, and with a VIN a record of vehicle.commands.
 type body struct {
 	ID            string          `json:"id"`
 	Name          string          `json:"name"`
@@ -75,6 +75,14 @@ type body struct {
 	PayloadBase64 []byte          `json:"payload_base64"`
 	TTL           TTL             `json:"ttl"`
 	Urgent        bool            `json:"urgent"`
+}
+
+func (b *body) request() Request {
+	r := Request{ID: b.ID, Name: b.Name, Payload: b.Payload, JSON: len(b.Payload) > 0, TTL: time.Duration(b.TTL), Urgent: b.Urgent}
+	if !r.JSON {
+		r.Payload = b.PayloadBase64
+	}
+	return r
 }
 
 func (h *Handler) create(w http.ResponseWriter, r *http.Request) {
@@ -134,13 +142,8 @@ func (h *Handler) request(w http.ResponseWriter, r *http.Request) (Request, int,
 		// Each would name a command of its own, and which of the two a repetition means could not be told.
 		return Request{}, http.StatusBadRequest, errors.New("id and Idempotency-Key exclude each other: send one of them")
 	}
-	req := Request{
-		ID: b.ID, Key: r.Header.Get("Idempotency-Key"), VIN: r.PathValue("vin"), Name: b.Name,
-		Payload: b.Payload, JSON: len(b.Payload) > 0, TTL: time.Duration(b.TTL), Urgent: b.Urgent, Caller: h.Caller(r),
-	}
-	if !req.JSON {
-		req.Payload = b.PayloadBase64
-	}
+	req := b.request()
+	req.Key, req.VIN, req.Caller = r.Header.Get("Idempotency-Key"), r.PathValue("vin"), h.Caller(r)
 	return req, 0, nil
 }
 
@@ -230,24 +233,15 @@ func filter(q url.Values) (Filter, error) {
 
 // fail answers with the problem that err is.
 func fail(w http.ResponseWriter, err error, ext map[string]any) {
-	switch {
-	case errors.Is(err, ErrInvalid):
-		problem.Write(w, http.StatusBadRequest, "Invalid command", err.Error(), nil)
-	case errors.Is(err, ErrConflict):
-		problem.Write(w, http.StatusConflict, "Idempotency conflict", err.Error(), nil)
-	case errors.Is(err, ErrNotPermitted):
-		problem.Write(w, http.StatusForbidden, "Not permitted", err.Error(), nil)
-	case errors.Is(err, ErrNotCancellable):
-		problem.Write(w, http.StatusConflict, "Not cancellable", err.Error(), ext)
-	case errors.Is(err, ErrQueueFull):
-		w.Header().Set("Retry-After", "1")
-		problem.Write(w, http.StatusTooManyRequests, "Queue full", err.Error(), nil)
-	case errors.Is(err, ErrNotFound):
-		problem.Write(w, http.StatusNotFound, "", err.Error(), nil)
-	case errors.Is(err, ErrBusy), errors.Is(err, ErrClosed), errors.Is(err, ErrStore):
-		w.Header().Set("Retry-After", "5")
-		problem.Write(w, http.StatusServiceUnavailable, "", err.Error(), nil)
-	default: // the caller went away, or something that is not the caller's business
-		problem.Write(w, http.StatusServiceUnavailable, "", "the request could not be finished", nil)
+	a, detail := verdictOn(err), err.Error()
+	if a.label == "other" { // the caller went away, or something that is not the caller's business
+		detail = "the request could not be finished"
 	}
+	if !errors.Is(err, ErrNotCancellable) {
+		ext = nil
+	}
+	if a.retry != "" {
+		w.Header().Set("Retry-After", a.retry)
+	}
+	problem.Write(w, a.status, a.title, detail, ext)
 }

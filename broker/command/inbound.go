@@ -2,6 +2,7 @@ package command
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -116,13 +117,8 @@ type Consumer interface {
 
 // kafkaCommand is a value on vehicle.commands.
 type kafkaCommand struct {
-	ID            string          `json:"id"`
-	VIN           string          `json:"vin"`
-	Name          string          `json:"name"`
-	Payload       json.RawMessage `json:"payload"`
-	PayloadBase64 []byte          `json:"payload_base64"`
-	TTL           TTL             `json:"ttl"`
-	Urgent        bool            `json:"urgent"`
+	VIN string `json:"vin"`
+	body
 }
 
 // Consume accepts commands from Kafka until ctx ends or the service is closed. Records are committed when
@@ -172,16 +168,8 @@ func (s *Service) fromKafka(ctx context.Context, m *Message) error {
 		s.o.Log.Warn("a record of vehicle.commands is not a command", "ref", m.Ref, "error", err)
 		return nil
 	}
-	r := Request{
-		ID: k.ID, VIN: k.VIN, Name: k.Name, Payload: k.Payload, JSON: len(k.Payload) > 0,
-		TTL: time.Duration(k.TTL), Urgent: k.Urgent, At: m.At, Caller: from,
-	}
-	if len(k.PayloadBase64) > 0 && !r.JSON {
-		r.Payload = k.PayloadBase64
-	}
-	if r.ID == "" {
-		r.ID = m.Ref
-	}
+	r := k.request()
+	r.ID, r.VIN, r.At, r.Caller = cmp.Or(r.ID, m.Ref), k.VIN, m.At, from
 	found := s.check(&r)
 	return s.inbound(ctx, r, found)
 }
