@@ -106,8 +106,8 @@ type Audit struct {
 	metrics *Metrics
 
 	mu        sync.Mutex // guards below; a line is written whole under it
-	w         io.Writer
-	security  io.Writer
+	w         io.WriteCloser
+	security  io.WriteCloser
 	failing   bool
 	refusals  buckets // by reason
 	repeating buckets // by event and subject
@@ -126,13 +126,13 @@ type AuditOptions struct {
 
 // NewAudit makes an audit log. A file is created at its first line.
 func NewAudit(o AuditOptions) *Audit {
-	file := func(path string) io.Writer {
+	file := func(path string) io.WriteCloser {
 		return &lumberjack.Logger{Filename: path, MaxSize: o.MaxMegabytes, MaxBackups: o.MaxFiles, Compress: true}
 	}
 	return newAudit(file(o.Path), file(strings.TrimSuffix(o.Path, ".log")+"-security.log"), o)
 }
 
-func newAudit(all, security io.Writer, o AuditOptions) *Audit {
+func newAudit(all, security io.WriteCloser, o AuditOptions) *Audit {
 	return &Audit{
 		cell: o.Cell, log: o.Log, metrics: o.Metrics, w: all, security: security,
 		refusals: newBuckets(maxRefusalReasons), repeating: newBuckets(maxRepeating),
@@ -218,13 +218,7 @@ func (l *Audit) Close() error {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	var errs []error
-	for _, w := range []io.Writer{l.w, l.security} {
-		if c, ok := w.(io.Closer); ok {
-			errs = append(errs, c.Close())
-		}
-	}
-	return errors.Join(errs...)
+	return errors.Join(l.w.Close(), l.security.Close())
 }
 
 // AuditRefresh writes that a connection showed a new token.

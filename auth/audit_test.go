@@ -91,7 +91,7 @@ func (failingWriter) Write([]byte) (int, error) { return 0, errors.New("disk is 
 func TestAuditFailureRefusesNobody(t *testing.T) {
 	t.Parallel()
 	f := open(t, func(c *Config) {
-		c.Audit = newAudit(failingWriter{}, io.Discard, AuditOptions{Log: c.Log, Metrics: NewMetrics(nil)})
+		c.Audit = newAudit(unclosed{failingWriter{}}, unclosed{io.Discard}, AuditOptions{Log: c.Log, Metrics: NewMetrics(nil)})
 	})
 	for range 3 {
 		f.vehicle(t, testVIN)

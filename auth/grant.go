@@ -66,28 +66,17 @@ func (g grant) expand(subject string) grant {
 	return grant{filter: strings.ReplaceAll(g.template, placeholder, subject)}
 }
 
-// match reports whether the grant matches a topic name. It does not allocate.
-func (g *grant) match(topic, subject string) bool {
+// holds reports whether the grant's filter is in a relation to a topic, or to a filter without $share: message.Match, or
+// message.Covers. It does not allocate.
+func (g *grant) holds(relation func(filter, s string) bool, s, subject string) bool {
 	if !g.bySubject {
-		return message.Match(g.filter, topic)
+		return relation(g.filter, s)
 	}
-	rest, ok := g.cut(topic, subject)
+	rest, ok := g.cut(s, subject)
 	if !ok || g.suffix == "" {
 		return ok
 	}
-	return message.Match(g.suffix, rest)
-}
-
-// covers reports whether the grant matches every topic that a filter without $share matches.
-func (g *grant) covers(filter, subject string) bool {
-	if !g.bySubject {
-		return message.Covers(g.filter, filter)
-	}
-	rest, ok := g.cut(filter, subject)
-	if !ok || g.suffix == "" {
-		return ok
-	}
-	return message.Covers(g.suffix, rest)
+	return relation(g.suffix, rest)
 }
 
 // cut takes prefix and subject off. With a suffix, rest is what follows the level of the subject; without,
@@ -111,17 +100,17 @@ func (g *grant) cut(s, subject string) (rest string, ok bool) {
 }
 
 func anyMatch(grants []grant, topic, subject string) bool {
-	for i := range grants {
-		if grants[i].match(topic, subject) {
-			return true
-		}
-	}
-	return false
+	return anyHolds(grants, message.Match, topic, subject)
 }
 
+// anyCovers reports whether one grant matches every topic that a filter without $share matches.
 func anyCovers(grants []grant, filter, subject string) bool {
+	return anyHolds(grants, message.Covers, filter, subject)
+}
+
+func anyHolds(grants []grant, relation func(filter, s string) bool, s, subject string) bool {
 	for i := range grants {
-		if grants[i].covers(filter, subject) {
+		if grants[i].holds(relation, s, subject) {
 			return true
 		}
 	}

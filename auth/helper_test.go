@@ -56,8 +56,13 @@ func testConfig(dir string, now func() time.Time) Config {
 	}
 }
 
+// unclosed is a writer that needs no closing.
+type unclosed struct{ io.Writer }
+
+func (unclosed) Close() error { return nil }
+
 func testAudit(w io.Writer) *Audit {
-	return newAudit(w, io.Discard, AuditOptions{Cell: testCell, Log: slog.New(slog.DiscardHandler), Metrics: NewMetrics(nil)})
+	return newAudit(unclosed{w}, unclosed{io.Discard}, AuditOptions{Cell: testCell, Log: slog.New(slog.DiscardHandler), Metrics: NewMetrics(nil)})
 }
 
 func open(t testing.TB, change ...func(*Config)) *fixture {
