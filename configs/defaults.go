@@ -91,7 +91,7 @@ func (a *Auth) setDefaults() {
 
 func (k *Kafka) setDefaults() {
 	*k = Kafka{
-		ClientID: "cellgate", Compression: "zstd", Linger: Duration(5 * time.Millisecond), BatchBytes: 900 * kib,
+		ClientID: "cellgate", Compression: "zstd", Linger: Duration(3 * time.Millisecond), BatchBytes: 900 * kib,
 		Partitions: -1, Replication: -1, MissingTopicGrace: Duration(5 * time.Minute), Timeout: Duration(10 * time.Second),
 	}
 }

@@ -67,7 +67,7 @@ func (w *worker) run() {
 
 // linger is the least time between two pipelines of a worker that are not full. A message that comes later than that
 // leaves at once; those that come close together share the cost of a round trip.
-const linger = 5 * time.Millisecond
+const linger = 10 * time.Millisecond
 
 // fill tops the batch up from the queue, and waits while there is nothing, or until the linger is over. An empty batch
 // means that the sink is closed and everything done.
