@@ -15,7 +15,6 @@ import (
 	"testing"
 	"time"
 
-	"cellgate/broker/frame"
 	"cellgate/test/mqtt"
 )
 
@@ -56,20 +55,14 @@ func TestIdleClients(t *testing.T) {
 func idleVIN(i int) string { return fmt.Sprintf("LTEST%012d", i) }
 
 func idleClient(t *testing.T, address string, i int) net.Conn {
-	c, err := net.Dial("tcp", address)
-	must(t, err)
+	var config *tls.Config
 	if os.Getenv(idleTLS) != "" {
-		c = tls.Client(c, &tls.Config{InsecureSkipVerify: true})
+		config = &tls.Config{InsecureSkipVerify: true}
 	}
-	_, err = c.Write(connectFrame(idleVIN(i), frame.Version311, mqtt.Connect{Keep: true, Keepalive: 1200}))
+	c, err := mqtt.Open(address, mqtt.Connect{ID: idleVIN(i), Keep: true, Keepalive: 1200}, config)
 	must(t, err)
-	ack := make([]byte, 4)
-	_, err = io.ReadFull(c, ack)
-	must(t, err)
-	if ack[3] != 0 {
-		t.Fatalf("CONNACK % x", ack)
-	}
-	return c
+	must(t, c.Conn.SetDeadline(time.Time{}))
+	return c.Conn
 }
 
 // BenchmarkIdle prints the resident memory per idle connection, all alive, before and after each has published

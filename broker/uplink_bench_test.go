@@ -17,7 +17,6 @@ import (
 	"testing"
 	"time"
 
-	"cellgate/broker/frame"
 	"cellgate/test/mqtt"
 )
 
@@ -42,13 +41,10 @@ func TestUplinkLoad(t *testing.T) {
 	left.Store(int64(total))
 	conns := make([]net.Conn, loadClients)
 	for i := range conns {
-		c, err := net.Dial("tcp", address)
+		c, err := mqtt.Open(address, mqtt.Connect{ID: idleVIN(i), Keepalive: 60}, nil)
 		must(t, err)
-		_, err = c.Write(connectFrame(idleVIN(i), frame.Version311, mqtt.Connect{Keepalive: 60}))
-		must(t, err)
-		_, err = io.ReadFull(c, make([]byte, 4))
-		must(t, err)
-		conns[i] = c
+		must(t, c.Conn.SetDeadline(time.Time{}))
+		conns[i] = c.Conn
 	}
 	fmt.Println("connected")
 	_, _ = bufio.NewReader(os.Stdin).ReadString('\n')
