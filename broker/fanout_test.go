@@ -15,6 +15,7 @@ import (
 	"cellgate/broker/message"
 	"cellgate/broker/session"
 	"cellgate/broker/statefile"
+	"cellgate/test/parts"
 )
 
 // fanEnv is the two loops between a real journal, real sessions and a command service, without any connection.
@@ -41,7 +42,9 @@ func newFanEnv(t *testing.T) *fanEnv {
 
 func (f *fanEnv) open() {
 	f.t.Helper()
-	j, _, err := journal.Open(journal.Options{Dir: filepath.Join(f.dir, "journal"), SegmentBytes: 1 << 20})
+	jo := parts.Journal(filepath.Join(f.dir, "journal"))
+	jo.SegmentBytes, jo.BufferBytes = 1<<20, 1<<20
+	j, _, err := journal.Open(jo)
 	f.must(err)
 	db, err := statefile.Open(filepath.Join(f.dir, "state.db"), statefile.Options{NoSync: true, Timeout: 10 * time.Second})
 	f.must(err)

@@ -21,6 +21,7 @@ import (
 	"cellgate/broker/statefile"
 	"cellgate/broker/wal/waltest"
 	"cellgate/test/mqtt"
+	"cellgate/test/parts"
 )
 
 // TestFaultAtEveryCallSite lets each write, sync, allocation, creation and renaming of the journal's files fail, in
@@ -115,9 +116,9 @@ func newFaultCase(t *testing.T, authority *auth.Authority, from, many int, err e
 }
 
 func faultJournal(d *waltest.FS, fatal func(error)) (*journal.Journal, journal.Recovery, error) {
-	return journal.Open(journal.Options{
-		Dir: "/journal", FS: d, SegmentBytes: 16 << 10, MaxBytes: 1 << 20, ReserveBytes: -1, OnFatal: fatal,
-	})
+	o := parts.Journal("/journal")
+	o.FS, o.SegmentBytes, o.BufferBytes, o.MaxBytes, o.OnFatal = d, 16<<10, 16<<10, 1<<20, fatal
+	return journal.Open(o)
 }
 
 // fatal ends the connections a moment after the journal has failed, as the gateway's end does. What is
@@ -299,7 +300,7 @@ func (c *faultCase) check() {
 
 // readBack opens a journal again and returns the payloads that it holds.
 func readBack(d *waltest.FS) (map[string]bool, error) {
-	j, rec, err := faultJournal(d, nil)
+	j, rec, err := faultJournal(d, func(error) {})
 	if err != nil {
 		return nil, err
 	}

@@ -21,6 +21,7 @@ import (
 	"cellgate/test/logbuf"
 	"cellgate/test/mqtt"
 	"cellgate/test/options"
+	"cellgate/test/parts"
 
 	"github.com/prometheus/client_golang/prometheus"
 	dto "github.com/prometheus/client_model/go"
@@ -117,7 +118,9 @@ func openHarness(t testing.TB, dir string, setups ...setup) *harness {
 	t.Helper()
 	h := &harness{t: t, dir: dir, metrics: NewMetrics(prometheus.NewRegistry()), index: NewIndex(), logs: &logbuf.Buffer{}}
 	log := slog.New(slog.NewTextHandler(h.logs, &slog.HandlerOptions{Level: slog.LevelDebug}))
-	j, _, err := journal.Open(journal.Options{Dir: filepath.Join(dir, "journal"), SegmentBytes: 4 << 20, Log: log})
+	jo := parts.Journal(filepath.Join(dir, "journal"))
+	jo.SegmentBytes, jo.BufferBytes, jo.Log = 4<<20, 4<<20, log
+	j, _, err := journal.Open(jo)
 	must(t, err)
 	h.journal = j
 	j.Retain("test", 1)

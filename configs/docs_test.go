@@ -24,7 +24,7 @@ func TestDocumentsNameTheDefaults(t *testing.T) {
 			return err
 		}
 		switch ext := filepath.Ext(file); {
-		case strings.HasSuffix(file, "_test.go"), ext != ".md" && ext != ".go" && ext != ".yaml":
+		case strings.HasSuffix(file, "_test.go"), d.Name() == "CHANGELOG.md", ext != ".md" && ext != ".go" && ext != ".yaml":
 			return nil
 		}
 		text, err := os.ReadFile(file)

@@ -16,6 +16,22 @@ const (
 	MaxOpenCommands = 1_000_000
 	// CommandStartGrace is how long after the start no command expires, so that results that the journal has are told first.
 	CommandStartGrace = 2 * time.Second
+	// JournalSegmentAge is the age at which a segment is closed although it is not full, also without
+	// uplink.journal.max_age: a quiet journal gives up what was consumed too.
+	JournalSegmentAge = 24 * time.Hour
+	// CheckpointInterval is how much of the dispatcher's work is done again after a crash, DecisionSegmentBytes the size of
+	// a segment of its logs, SinkLagAlarm how old a pending record is when its sink is reported.
+	CheckpointInterval   = time.Second
+	DecisionSegmentBytes = 8 * mib
+	SinkLagAlarm         = 30 * time.Second
+	// AgeOutShare: a sink that passes over the oldest may hold back one part in so many of the journal.
+	AgeOutShare = 4
+	// ParkedShare: the logs of parked destinations together have one part in so many of the journal's bytes, each one part
+	// in so many of that. ParkedDestinations is how many may be parked at a time.
+	ParkedShare        = 8
+	ParkedDestinations = 64
+	// MaxVINBytes bounds what the rules' operators remember of one VIN.
+	MaxVINBytes = 16 * kib
 	// KafkaBatchRecords bounds a batch to Kafka beside kafka.batch_bytes.
 	KafkaBatchRecords = 4096
 	// SyncCommitInterval is how much of the outbox topics is sent to the centre again after a crash.

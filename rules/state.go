@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"slices"
 	"strings"
 
@@ -17,20 +18,14 @@ const Shards = 64
 // ShardOf returns the shard of a VIN, 0 to Shards-1, the same in every process and version: FNV-1a.
 func ShardOf(vin string) int { return int(hashText(vin) % Shards) } //nolint:gosec // below 64
 
-// Bounds of State when StateOptions leaves them 0.
-const (
-	DefaultMaxVINs     = 200_000
-	DefaultMaxVINBytes = 16 << 10
-)
-
 // StateOptions bound a State.
 type StateOptions struct {
 	// MaxVINs is the number of VINs whose state is kept, rounded up to a multiple of Shards. For each VIN past it
 	// one of the same shard is forgotten, the one whose last change is longest ago.
-	MaxVINs int
+	MaxVINs int `zero:"no bound"`
 	// MaxVINBytes bounds the stored state of one VIN. Past it, operators that keep lists (dedupe, count,
 	// on_change) forget their oldest entries.
-	MaxVINBytes int
+	MaxVINBytes int `zero:"no bound"`
 	// Evicted is told how many VINs ("vins"), list entries ("vin_bytes", "rule_entries") or operators without rules
 	// ("removed_rules") were forgotten because of a bound. Workers call it, so it must be safe for concurrent use and must not block.
 	Evicted func(reason string, n int)
@@ -127,8 +122,7 @@ var ErrBadState = errors.New("damaged operator state")
 
 // NewState makes an empty state.
 func NewState(o StateOptions) *State {
-	o.MaxVINs = cmp.Or(o.MaxVINs, DefaultMaxVINs)
-	o.MaxVINBytes = cmp.Or(o.MaxVINBytes, DefaultMaxVINBytes)
+	o.MaxVINs, o.MaxVINBytes = cmp.Or(o.MaxVINs, math.MaxInt32), cmp.Or(o.MaxVINBytes, math.MaxInt32)
 	if o.Evicted == nil {
 		o.Evicted = func(string, int) {}
 	}

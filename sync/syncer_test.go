@@ -19,7 +19,7 @@ import (
 
 	"cellgate/rules/sink/kafkaclient"
 	"cellgate/test/fakekafka"
-	"cellgate/test/kafkaoptions"
+	"cellgate/test/parts"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -42,7 +42,7 @@ func newPair(t testing.TB) *pair {
 
 // quick are the settings of a producer that does not wait long for anything.
 func quick(c *kfake.Cluster) kafkaclient.ProducerOptions {
-	o := kafkaoptions.Producer(c.ListenAddrs())
+	o := parts.Producer(c.ListenAddrs())
 	o.AutoCreate = &kafkaclient.TopicSpec{Partitions: 3, Replication: 1}
 	o.HeartbeatInterval, o.RejoinBackoff, o.PartitionWatchInterval = 50*time.Millisecond, 50*time.Millisecond, 100*time.Millisecond
 	o.SessionTimeout = 3 * time.Second

@@ -30,6 +30,7 @@ var mayImport = map[string][]string{
 	"broker/command":         {"broker/clock", "broker/message", "broker/statefile", "auth/problem", "broker/metric"},
 	"rules":                  {"broker/message", "configs/settled", "configs/spelling"},
 	"rules/sink":             {"rules", "broker/journal", "broker/wal", "broker/message", "broker/statefile", "broker/metric"},
+	"rules/sink/sinktest":    {"rules", "broker", "configs", "test"},
 	"rules/sink/remote":      {},
 	"rules/sink/kafkaclient": {"rules/sink/remote", "broker/metric"},
 	"auth":                   {"auth", "broker/message", "configs/settled", "broker/metric"},

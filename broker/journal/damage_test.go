@@ -35,7 +35,7 @@ func (img image) segments() []string {
 }
 
 func imageOptions(m *waltest.FS) Options {
-	return Options{Dir: imageDir, FS: m, SegmentBytes: powerSegment, MaxBytes: 64 * powerSegment, ReserveBytes: -1}
+	return completed(Options{Dir: imageDir, Machine: Machine{FS: m}, SegmentBytes: powerSegment, MaxBytes: 64 * powerSegment})
 }
 
 // makeImage returns a journal closed in order, of several segments, of which some were recycled before

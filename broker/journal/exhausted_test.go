@@ -31,10 +31,9 @@ func TestWithoutDescriptorsTheJournalWaits(t *testing.T) {
 		return &os.PathError{Op: "open", Path: name, Err: syscall.EMFILE}
 	}
 	fatal := make(chan error, 1)
-	j, _, err := Open(Options{
-		Dir: "/journal", FS: m, SegmentBytes: 64 << 10, MaxBytes: 64 << 20, ReserveBytes: -1,
-		OnFatal: func(err error) { fatal <- err },
-	})
+	j, _, err := Open(completed(Options{
+		Dir: "/journal", Machine: Machine{FS: m}, SegmentBytes: 64 << 10, MaxBytes: 64 << 20, OnFatal: func(err error) { fatal <- err },
+	}))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -108,7 +107,7 @@ func TestADeletedJournalAcknowledgesNothing(t *testing.T) {
 			t.Parallel()
 			dir := filepath.Join(t.TempDir(), "journal")
 			fatal := make(chan error, 1)
-			j, _, err := Open(Options{Dir: dir, SegmentBytes: 64 << 10, ReserveBytes: -1, OnFatal: func(err error) { fatal <- err }})
+			j, _, err := Open(completed(Options{Dir: dir, SegmentBytes: 64 << 10, OnFatal: func(err error) { fatal <- err }}))
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -73,8 +73,8 @@ func writeGolden(t *testing.T, g *golden) image {
 	machine := clocktest.Still(time.UnixMilli(1_760_000_000_000))
 	m := waltest.New()
 	o := Options{
-		Dir: imageDir, FS: m, SegmentBytes: wal.MinSegmentBytes, MaxBytes: 8 * wal.MinSegmentBytes, ReserveBytes: -1,
-		Clock: machine.Source(), random: &goldenRandom{},
+		Dir: imageDir, SegmentBytes: wal.MinSegmentBytes, MaxBytes: 8 * wal.MinSegmentBytes,
+		Machine: Machine{FS: m, Clock: machine.Source(), Random: &goldenRandom{}},
 	}
 	j, _ := open(t, o)
 	for i, recs := range g.batches {
@@ -142,7 +142,7 @@ func readGolden(t *testing.T, g *golden) {
 			t.Fatal(err)
 		}
 	}
-	o := Options{Dir: imageDir, FS: img.fs(), SegmentBytes: wal.MinSegmentBytes, MaxBytes: 8 * wal.MinSegmentBytes, ReserveBytes: -1}
+	o := Options{Dir: imageDir, Machine: Machine{FS: img.fs()}, SegmentBytes: wal.MinSegmentBytes, MaxBytes: 8 * wal.MinSegmentBytes}
 	j, rec := open(t, o)
 	if len(rec.Corruptions) > 0 || rec.TornBytes > 0 {
 		t.Fatalf("%s: %+v", dir, rec)

@@ -51,7 +51,7 @@ type Journal struct {
 // What was recovered is durable before Open returns.
 func Open(o Options) (*Journal, Recovery, error) {
 	began := time.Now()
-	if err := o.setDefaults(); err != nil {
+	if err := o.check(); err != nil {
 		return nil, Recovery{}, err
 	}
 	if err := o.FS.MkdirAll(o.Dir); err != nil {
@@ -69,7 +69,7 @@ func Open(o Options) (*Journal, Recovery, error) {
 	r := recovery{fs: o.FS, dir: o.Dir, knownEpoch: o.KnownEpoch, knownLast: o.KnownLast}
 	if err = r.run(); err == nil && r.out.Epoch == 0 {
 		wall, _ := o.Clock()
-		r.out.Epoch, err = newEpoch(wall, o.random)
+		r.out.Epoch, err = newEpoch(wall, o.Random)
 	}
 	if err != nil {
 		return nil, r.out, fmt.Errorf("journal %s: %w", o.Dir, errors.Join(err, files.close()))
@@ -104,7 +104,7 @@ func start(o *Options, r *recovery, files holding) (*Journal, error) {
 		return nil, err
 	}
 	c := &committer{
-		fs: o.FS, held: files.dir, dir: o.Dir, epoch: j.epoch, random: o.random, interval: o.CommitInterval, age: o.SegmentAge,
+		fs: o.FS, held: files.dir, dir: o.Dir, epoch: j.epoch, random: o.Random, interval: o.CommitInterval, age: o.SegmentAge,
 		metrics: o.Metrics, buffer: j.buffer, table: j.table, keeper: j.keeper, notify: j.notify,
 		durable: &j.durable, abort: j.abort, room: j.setRoom,
 	}

@@ -26,7 +26,7 @@ func benchRecord() message.Record {
 func BenchmarkAppend(b *testing.B) {
 	for _, producers := range []int{1, 64, 2000} {
 		b.Run(fmt.Sprintf("producers=%d", producers), func(b *testing.B) {
-			j, _, err := Open(Options{Dir: b.TempDir()})
+			j, _, err := Open(completed(Options{Dir: b.TempDir()}))
 			if err != nil {
 				b.Fatal(err)
 			}
@@ -74,7 +74,7 @@ func (w *ackWaiter) Durable(mark uint64) { w.mark.Store(mark) }
 func BenchmarkAppendCPU(b *testing.B) {
 	for _, n := range []int{1, 16, 64} {
 		b.Run(fmt.Sprintf("records=%d", n), func(b *testing.B) {
-			j, _, err := Open(Options{Dir: "/null", FS: nullFS{}})
+			j, _, err := Open(completed(Options{Dir: "/null", Machine: Machine{FS: nullFS{}}}))
 			if err != nil {
 				b.Fatal(err)
 			}
@@ -99,7 +99,7 @@ func BenchmarkAppendCPU(b *testing.B) {
 
 // BenchmarkRead reads back what is there, and passes over it by header.
 func BenchmarkRead(b *testing.B) {
-	j, _, err := Open(Options{Dir: b.TempDir()})
+	j, _, err := Open(completed(Options{Dir: b.TempDir()}))
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -154,7 +154,7 @@ func (nullFS) Free(string) (int64, error)         { return 1 << 40, nil }
 type nullFile struct{ wal.File }
 
 func (nullFile) WriteAt(b []byte, _ int64) (int, error) { return len(b), nil }
-func (nullFile) Size() (int64, error)                   { return DefaultSegmentBytes, nil }
+func (nullFile) Size() (int64, error)                   { return 64 << 20, nil }
 func (nullFile) Close() error                           { return nil }
 func (nullFile) Preallocate(int64) error                { return nil }
 func (nullFile) Sync() error                            { return nil }

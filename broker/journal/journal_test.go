@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"math"
 	"slices"
 	"sync/atomic"
@@ -12,8 +13,11 @@ import (
 
 	"go.uber.org/goleak"
 
+	"cellgate/broker/clock"
 	"cellgate/broker/message"
 	"cellgate/broker/wal"
+	"cellgate/configs"
+	"cellgate/test/options"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -21,12 +25,25 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 const testSegment = 32 << 10
 
 func testOptions(dir string) Options {
-	return Options{Dir: dir, SegmentBytes: testSegment, MaxBytes: 64 * testSegment, ReserveBytes: -1}
+	return completed(Options{Dir: dir, SegmentBytes: testSegment, MaxBytes: 64 * testSegment})
+}
+
+// completed makes options of what a test says about a journal: the rest is as the gateway has it, but no room is left to
+// others.
+func completed(o Options) Options {
+	c := configs.Default().Uplink.Journal
+	c.ReserveBytes = 0
+	options.Fill(&o, c, Options{
+		Machine: ThisMachine(clock.System()), OnStep: func(clock.Step) {}, OnFatal: func(error) {},
+		Log: slog.New(slog.DiscardHandler), Metrics: NewMetrics(nil),
+	})
+	o.BufferBytes = int(min(int64(o.BufferBytes), o.SegmentBytes))
+	return o
 }
 
 func open(t testing.TB, o Options) (*Journal, Recovery) {
 	t.Helper()
-	j, r, err := Open(o)
+	j, r, err := Open(completed(o))
 	if err != nil {
 		t.Fatal(err)
 	}

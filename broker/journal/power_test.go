@@ -16,7 +16,7 @@ import (
 const powerSegment = 16 << 10
 
 func powerOptions(m *waltest.FS) Options {
-	return Options{Dir: "/data/journal", FS: m, SegmentBytes: powerSegment, MaxBytes: 64 * powerSegment, ReserveBytes: -1}
+	return completed(Options{Dir: "/data/journal", Machine: Machine{FS: m}, SegmentBytes: powerSegment, MaxBytes: 64 * powerSegment})
 }
 
 // power is one run of the workload on a file system that is cloned, as a crash would leave it, before

@@ -24,7 +24,7 @@ func TestSmallFileSystem(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	o := Options{Dir: filepath.Join(dir, "journal"), SegmentBytes: 64 << 10, MaxBytes: 1 << 30, ReserveBytes: -1}
+	o := Options{Dir: filepath.Join(dir, "journal"), SegmentBytes: 64 << 10, MaxBytes: 1 << 30}
 	j, _ := open(t, o)
 	rounds := 50
 	if testing.Short() {

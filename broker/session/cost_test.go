@@ -219,7 +219,9 @@ func BenchmarkFullQueues(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	m, err := Open(Options{DB: db, Index: &listIndex{}, Journal: &memJournal{}, Bounds: Bounds{MaxQueuedBytesPerSubject: 1 << 20}})
+	o := testOptions()
+	o.DB, o.Index, o.Journal, o.Metrics, o.MaxQueuedBytesPerSubject = db, &listIndex{}, &memJournal{}, NewMetrics(nil), 1<<20
+	m, err := Open(o)
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -10,6 +10,7 @@ import (
 
 	"cellgate/broker/journal"
 	"cellgate/broker/message"
+	"cellgate/configs"
 	"cellgate/rules"
 )
 
@@ -89,7 +90,7 @@ func newTrial(path, cell string) (*trial, error) {
 	if err := found.Err(); err != nil {
 		return nil, err
 	}
-	state := rules.NewState(rules.StateOptions{})
+	state := rules.NewState(rules.StateOptions{MaxVINs: configs.Default().Rules.MaxVINs, MaxVINBytes: configs.MaxVINBytes})
 	t := &trial{set: set, state: state, worker: rules.NewEngine(set, state).NewWorker(), Path: filepath.ToSlash(path), Hash: set.Hash()}
 	for _, r := range set.Rules() {
 		t.Rules = append(t.Rules, ruleCount{Rule: r.ID, Mode: r.Mode, Targets: make([]uint64, len(r.Targets))})

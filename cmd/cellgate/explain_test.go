@@ -7,13 +7,16 @@ import (
 
 	"cellgate/broker/journal"
 	"cellgate/broker/message"
+	"cellgate/test/parts"
 )
 
 // A record that has been consumed is said to be gone, and not taken for the next one.
 func TestExplainOfAConsumedRecord(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	j, _, err := journal.Open(journal.Options{Dir: dir, SegmentBytes: 16 << 10})
+	o := parts.Journal(dir)
+	o.SegmentBytes, o.BufferBytes = 16<<10, 16<<10
+	j, _, err := journal.Open(o)
 	if err != nil {
 		t.Fatal(err)
 	}

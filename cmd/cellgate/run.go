@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"cellgate/broker/clock"
 	"cellgate/cmd/cellgate/app"
 	"cellgate/configs"
 )
@@ -40,7 +41,7 @@ SIGTERM and Ctrl-C stop.`,
 }
 
 func (c *cli) serve(ctx context.Context, cfg *configs.Config) error {
-	a, err := app.New(ctx, app.Options{Config: cfg, Build: app.Build{Version: version, Commit: commit}, Log: c.err})
+	a, err := app.New(ctx, app.Options{Config: cfg, Build: app.Build{Version: version, Commit: commit}, Log: c.err, Clock: clock.System()})
 	if err != nil {
 		return err
 	}

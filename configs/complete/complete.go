@@ -7,9 +7,11 @@ import (
 )
 
 // Check returns an error that names the first number, text, function, interface or pointer among the fields of a struct
-// that is zero, or a number below it. A field whose zero value means something says so in its tag, as in
+// that is zero, or a number below it. A field whose zero value means something says so in its tag, and so does one that may be
+// negative:
 //
-//	ConnectRate int `zero:"no limit"`
+//	ConnectRate int           `zero:"no limit"`
+//	Jump        time.Duration `zero:"it has not moved" negative:"it went back"`
 func Check(options any) error {
 	v := reflect.ValueOf(options)
 	return check(v, v.Type().String())
@@ -21,7 +23,7 @@ func check(v reflect.Value, path string) error {
 		at := path + "." + f.Name
 		switch kind := value.Kind(); {
 		case !f.IsExported(), kind == reflect.Bool, kind == reflect.Slice, kind == reflect.Map:
-		case value.CanInt() && value.Int() < 0:
+		case value.CanInt() && value.Int() < 0 && f.Tag.Get("negative") == "":
 			return fmt.Errorf("%s is negative", at)
 		case f.Tag.Get("zero") != "":
 		case kind == reflect.Struct:

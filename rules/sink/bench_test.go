@@ -22,7 +22,7 @@ import (
 	"cellgate/rules/sink/redis"
 	"cellgate/rules/sink/remote"
 	"cellgate/rules/sink/sinktest"
-	"cellgate/test/kafkaoptions"
+	"cellgate/test/parts"
 )
 
 // discard settles at once.
@@ -143,7 +143,7 @@ func kafkas(b *testing.B, c *kfake.Cluster) []sink.Binding {
 	b.Helper()
 	var out []sink.Binding
 	for _, outbox := range []bool{false, true} {
-		o := kafkaoptions.Producer(c.ListenAddrs())
+		o := parts.Producer(c.ListenAddrs())
 		o.AutoCreate, o.Linger = &kafkaclient.TopicSpec{Partitions: 6, Replication: 1}, 5*time.Millisecond
 		p, err := kafkaclient.NewProducer(o)
 		if err != nil {

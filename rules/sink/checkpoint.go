@@ -358,14 +358,14 @@ func (d *Dispatcher) restoreSink(b *statefile.Bucket, name string, s *sinkState)
 // what could be read, and forget the rest.
 func (d *Dispatcher) openOperators(r operatorRange) (err error) {
 	d.state.SetShift(r.Shift)
-	d.operators, err = openOperatorLog(d.o.fs, d.o.OperatorDir, r, d.o.SegmentBytes, d.state)
+	d.operators, err = openOperatorLog(d.o.FS, d.o.OperatorDir, r, d.o.SegmentBytes, d.state)
 	if !errors.Is(err, wal.ErrDamaged) {
 		return err
 	}
 	d.o.Log.Error("what the rules' operators remember of vehicles is damaged; what cannot be read is forgotten, so thresholds, "+
 		"dedupe, sample and the like may let a message pass once more", "err", err, "vins_read", d.state.VINs())
 	d.o.Metrics.operatorsLost.Inc()
-	if d.operators, err = openOperatorLog(d.o.fs, d.o.OperatorDir, operatorRange{}, d.o.SegmentBytes, d.state); err != nil {
+	if d.operators, err = openOperatorLog(d.o.FS, d.o.OperatorDir, operatorRange{}, d.o.SegmentBytes, d.state); err != nil {
 		return err
 	}
 	for i := range rules.Shards {
@@ -416,7 +416,7 @@ func (p *pipeline) restore(d *Dispatcher, s sinkState) error {
 	p.now, p.settled = s.Counts, s.Counts.clone()
 	p.evaluated = d.evaluated
 	p.mode, p.readable = logging, true
-	if err := p.openLog(d.o.fs, d.logDir(p), d.o.Journal.Epoch(), s, d.o.SegmentBytes); err != nil {
+	if err := p.openLog(d.o.FS, d.logDir(p), d.o.Journal.Epoch(), s, d.o.SegmentBytes); err != nil {
 		return err
 	}
 	p.waitingAt = receivedAt(d.o.Journal, p.oldest)

@@ -177,7 +177,7 @@ func TestTheLogOfAnotherJournalDoesNotStopTheStart(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, func(o *sink.Options) {
 		o.Sinks[0].Limits.Messages = 16
-		o.CheckpointInterval = -1
+		o.CheckpointInterval = 0
 	})
 	checkpoint := func() {
 		t.Helper()

@@ -150,7 +150,7 @@ func (b *burial) parking() *parking {
 
 // parkDeadLetter parks a dead letter that the error topic refuses: it is tried again, and other messages go on.
 func (env *environment) parkDeadLetter(why error, m *parking) {
-	topic := rules.DefaultErrorTopic
+	topic := env.errorTopic
 	var out rules.Rendered
 	if set, err := env.sets.get(m.t.set); err == nil && set.RenderDeadLetter(m.t.decision(), "", &message.Record{}, &out) == nil {
 		topic = out.Topic

@@ -72,18 +72,19 @@ type setInUse struct {
 // New opens the dispatcher's state and holds back the journal from where it stands. It delivers nothing
 // before Start.
 func New(o Options) (*Dispatcher, error) {
-	if err := o.fill(); err != nil {
-		return nil, err
+	if err := o.check(); err != nil {
+		return nil, fmt.Errorf("dispatch: %w", err)
 	}
+	compile := rulesCompiler(rules.Options{Cell: o.Cell, ErrorTopic: o.ErrorTopic, Stored: true})
 	d := &Dispatcher{
 		o:       o,
-		sets:    &ruleSets{db: o.DB, compile: o.compile, compiled: map[string]ruleSet{}},
+		sets:    &ruleSets{db: o.DB, compile: compile, compiled: map[string]ruleSet{}},
 		state:   rules.NewState(o.State),
 		trouble: remote.Health{Name: "dispatch", OK: true, Since: time.Now()},
 	}
 	d.env = &environment{
 		idPrefix: msgIDPrefix(o.Node, o.Journal.Epoch()),
-		journal:  o.Journal, sets: d.sets, metrics: o.Metrics, appended: o.Journal.Appended,
+		journal:  o.Journal, sets: d.sets, metrics: o.Metrics, errorTopic: o.ErrorTopic, appended: o.Journal.Appended,
 		byName: map[string]*pipeline{},
 	}
 	for i := range o.Sinks {
@@ -430,7 +431,7 @@ func (d *Dispatcher) ApplyRules(ctx context.Context, src *rules.Source) error {
 	d.applyMu.Lock()
 	defer d.applyMu.Unlock()
 	source := src.Marshal()
-	set, err := d.o.compile(source)
+	set, err := d.sets.compile(source)
 	if err != nil {
 		return err
 	}

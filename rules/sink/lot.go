@@ -19,18 +19,12 @@ import (
 
 // ParkedLimits bound what is parked.
 type ParkedLimits struct {
-	// Bytes of all logs together on disk; an eighth of the journal's bound by default.
+	// Bytes of all logs together on disk.
 	Bytes int64
-	// DestinationBytes of one destination's log; an eighth of Bytes by default.
+	// DestinationBytes of one destination's log.
 	DestinationBytes int64
-	// Destinations that are parked at a time; 64 by default. A quarter is for error topics alone.
+	// Destinations that are parked at a time. A quarter is for error topics alone.
 	Destinations int
-}
-
-func (l *ParkedLimits) fill(journalBytes int64) {
-	l.Bytes = cmp.Or(l.Bytes, journalBytes/8)
-	l.DestinationBytes = cmp.Or(l.DestinationBytes, l.Bytes/8)
-	l.Destinations = cmp.Or(l.Destinations, 64)
 }
 
 // segmentBytes of a destination's log: small enough that what has been sent is soon removed.
@@ -88,7 +82,7 @@ type parking struct {
 
 func newLot(o *Options, env *environment) *lot {
 	return &lot{
-		env: env, fs: o.fs, dir: filepath.Join(o.Dir, parkedLogs), epoch: o.Journal.Epoch(), limits: o.Parked, log: o.Log,
+		env: env, fs: o.FS, dir: filepath.Join(o.Dir, parkedLogs), epoch: o.Journal.Epoch(), limits: o.Parked, log: o.Log,
 		wake: make(chan struct{}, 1), dests: map[destKey]*destination{}, closed: map[destKey]bool{},
 	}
 }

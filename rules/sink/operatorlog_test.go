@@ -36,7 +36,7 @@ func newStateRig(t testing.TB, change func(*sink.Options)) *stateRig {
 		Sinks: func() []sink.Binding { return discards(rules.SinkKafka) },
 		Change: func(o *sink.Options) {
 			r.reg = prometheus.NewRegistry()
-			o.CheckpointInterval, o.Metrics = -1, sink.NewMetrics(r.reg)
+			o.CheckpointInterval, o.Metrics = 0, sink.NewMetrics(r.reg)
 			if change != nil {
 				change(o)
 			}
@@ -196,7 +196,7 @@ func TestAFailedCheckpointIsRepeated(t *testing.T) {
 	}
 	r := newStateRig(t, func(o *sink.Options) {
 		o.Dir, o.OperatorDir = "/decisions", "/operators"
-		o.UseFileSystem(disk)
+		o.FS = disk
 	})
 	r.send(0, 50, 0)
 	r.checkpoint(t)

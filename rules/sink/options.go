@@ -1,7 +1,6 @@
 package sink
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -12,6 +11,7 @@ import (
 	"cellgate/broker/message"
 	"cellgate/broker/statefile"
 	"cellgate/broker/wal"
+	"cellgate/configs/complete"
 	"cellgate/rules"
 )
 
@@ -34,21 +34,20 @@ type Journal interface {
 
 // Limits bound what is under way to one sink, in its own queues and in flight.
 type Limits struct {
-	Messages int   // 4,096 by default
-	Bytes    int64 // 8 MiB by default
+	Messages int
+	Bytes    int64
 }
 
 // Binding is a sink with its settings.
 type Binding struct {
-	Sink   Sink
-	Limits Limits
-	// WhenFull is Hold by default.
+	Sink     Sink
+	Limits   Limits
 	WhenFull WhenFull
 	// AgeOutBytes is how much of the journal an AgeOut sink may hold back before its oldest records are
-	// passed over; a quarter of the journal's bound by default.
+	// passed over.
 	AgeOutBytes int64
-	// Watch is told which records have settled; may be nil.
-	Watch Watcher
+	// Watch is told which records have settled.
+	Watch Watcher `zero:"nobody does"`
 }
 
 // Watcher follows which records a sink has settled: all up to the mark, but for those that are begun and not done. What waits
@@ -74,92 +73,52 @@ type Options struct {
 	Cell, Node string
 	// Sinks get what the rules send; one of them is the Kafka sink, which also takes the dead letters.
 	Sinks []Binding
-	// ErrorTopic is the Kafka topic of errors of rules that name none; rules.DefaultErrorTopic if empty.
+	// ErrorTopic is the Kafka topic of errors of rules that name none.
 	ErrorTopic string
 	// Parked bounds what waits for destinations of a sink that take nothing.
 	Parked ParkedLimits
 	// State bounds the operators' state; its Evicted is the dispatcher's.
 	State rules.StateOptions
-	// CheckpointInterval is how much is done again after a crash; 1 s by default. When it is negative there are
-	// only the checkpoints that Checkpoint and Stop write.
-	CheckpointInterval time.Duration
-	// SegmentBytes of a decision log; 8 MiB by default.
+	// CheckpointInterval is how much is done again after a crash.
+	CheckpointInterval time.Duration `zero:"there are only the checkpoints that Checkpoint and Stop write"`
+	// SegmentBytes of a decision log.
 	SegmentBytes int64
 	// OnFatal is called once when the dispatcher cannot go on: the journal failed, or an fsync.
 	OnFatal func(error)
 	Log     *slog.Logger
 	Metrics *Metrics
-
-	// lagAlarm is how old a pending record is when its sink is reported.
-	lagAlarm time.Duration
-	// compile replaces the rules package in tests.
-	compile compiler
-	// fs is where the decision logs are; tests have one that forgets.
-	fs wal.FS
+	// LagAlarm is how old a pending record is when its sink is reported.
+	LagAlarm time.Duration
+	// FS is where the decision logs are.
+	FS wal.FS
 }
 
 // filePerm: nobody else reads decisions and parked messages.
 const filePerm = 0o600
 
-func (o *Options) fill() error {
-	if o.Journal == nil || o.DB == nil || o.Dir == "" || o.OperatorDir == "" || o.Node == "" {
-		return errors.New("dispatch: journal, database, directories and node are required")
-	}
-	if o.CheckpointInterval == 0 {
-		o.CheckpointInterval = time.Second
-	}
-	if o.lagAlarm == 0 {
-		o.lagAlarm = 30 * time.Second
-	}
-	if o.SegmentBytes == 0 {
-		o.SegmentBytes = 8 << 20
-	}
-	o.Parked.fill(o.Journal.Stat().MaxBytes)
-	if o.OnFatal == nil {
-		o.OnFatal = func(error) {}
-	}
-	if o.Log == nil {
-		o.Log = slog.New(slog.DiscardHandler)
-	}
-	if o.Metrics == nil {
-		o.Metrics = NewMetrics(nil)
-	}
-	o.State.MaxVINs = cmp.Or(o.State.MaxVINs, rules.DefaultMaxVINs)
+// Files is the file system of this machine, for FS.
+func Files() wal.FS { return wal.OS{Perm: filePerm} }
+
+func (o *Options) check() error {
 	o.State.Evicted = func(reason string, n int) { o.Metrics.evicted.WithLabelValues(reason).Add(float64(n)) }
-	if o.fs == nil {
-		o.fs = wal.OS{Perm: filePerm}
-	}
-	if o.compile == nil {
-		o.compile = rulesCompiler(rules.Options{Cell: o.Cell, ErrorTopic: o.ErrorTopic, Stored: true})
+	if err := complete.Check(*o); err != nil {
+		return err
 	}
 	names := map[string]bool{}
 	kinds := map[rules.SinkKind]bool{}
 	for i := range o.Sinks {
 		b := &o.Sinks[i]
+		if err := complete.Check(*b); err != nil {
+			return err
+		}
 		name, kind := b.Sink.Name(), b.Sink.Kind()
 		if names[name] || kinds[kind] {
-			return fmt.Errorf("dispatch: two sinks named %s or of kind %s", name, kind)
+			return fmt.Errorf("two sinks named %s or of kind %s", name, kind)
 		}
 		names[name], kinds[kind] = true, true
-		b.fill(o.Journal)
 	}
 	if !kinds[rules.SinkKafka] {
-		return errors.New("dispatch: a Kafka sink is required, dead letters go there")
+		return errors.New("a Kafka sink is required, dead letters go there")
 	}
 	return nil
-}
-
-func (b *Binding) fill(j Journal) {
-	if b.Limits.Messages == 0 {
-		b.Limits.Messages = 4096
-	}
-	if b.Limits.Bytes == 0 {
-		b.Limits.Bytes = 8 << 20
-	}
-	if b.WhenFull == "" {
-		b.WhenFull = Hold
-	}
-	if b.AgeOutBytes == 0 {
-		b.AgeOutBytes = j.Stat().MaxBytes / 4
-	}
 }

@@ -130,6 +130,8 @@ type environment struct {
 	journal  Journal
 	sets     *ruleSets
 	metrics  *Metrics
+	// errorTopic takes the errors of rules that name none.
+	errorTopic string
 	// appended is the journal's: its last sequence, and the messages up to it since it was opened.
 	appended func() (last, messages uint64)
 	// deadLetters takes what a sink has refused: the Kafka sink.

@@ -17,6 +17,7 @@ import (
 	"cellgate/rules"
 	"cellgate/rules/sink"
 	"cellgate/rules/sink/sinktest"
+	"cellgate/test/parts"
 )
 
 // powerRules are the two rule sets that the workload changes between: another topic, and other messages to Redis.
@@ -117,15 +118,15 @@ func boot(mem *waltest.FS, file string, limit int, wrap func(*process) sink.Jour
 	if err != nil {
 		return nil, errors.Join(err, p.db.Close())
 	}
-	p.journal, _, err = journal.Open(journal.Options{
-		Dir: "/data/journal", FS: mem, SegmentBytes: 16 << 10, MaxBytes: 4 << 20, ReserveBytes: -1,
-		CommitInterval: time.Millisecond, KnownEpoch: epoch, KnownLast: last,
-	})
+	jo := parts.Journal("/data/journal")
+	jo.FS, jo.SegmentBytes, jo.BufferBytes, jo.MaxBytes = mem, 16<<10, 16<<10, 4<<20
+	jo.CommitInterval, jo.KnownEpoch, jo.KnownLast = time.Millisecond, epoch, last
+	p.journal, _, err = journal.Open(jo)
 	if err != nil {
 		return nil, errors.Join(err, p.db.Close())
 	}
 	o := sink.Options{
-		Journal: p.journal, DB: p.db, Dir: powerDir, OperatorDir: operatorDir, Cell: "cell-1", Node: "gw-1", CheckpointInterval: -1, SegmentBytes: 600,
+		Journal: p.journal, DB: p.db, Dir: powerDir, OperatorDir: operatorDir, Cell: "cell-1", Node: "gw-1", SegmentBytes: 600, FS: mem,
 	}
 	if wrap != nil {
 		o.Journal = wrap(p)
@@ -133,10 +134,9 @@ func boot(mem *waltest.FS, file string, limit int, wrap func(*process) sink.Jour
 	for _, s := range p.sinks {
 		o.Sinks = append(o.Sinks, sink.Binding{Sink: s, Limits: sink.Limits{Messages: limit}})
 	}
-	o.UseFileSystem(mem)
 	var log bytes.Buffer
 	o.Log = slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelError}))
-	if p.dispatcher, err = sink.New(o); err != nil {
+	if p.dispatcher, err = sink.New(sinktest.Completed(o)); err != nil {
 		return nil, errors.Join(err, p.close())
 	}
 	if strings.Contains(log.String(), operatorDir) {

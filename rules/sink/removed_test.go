@@ -25,7 +25,7 @@ func TestRemovedRulesDoNotFireAgain(t *testing.T) {
 	kafka := sinktest.NewMemory(rules.SinkKafka)
 	r := sinktest.New(t, sinktest.Setup{
 		Rules: oncePerVIN, Sinks: func() []sink.Binding { return []sink.Binding{{Sink: kafka}} },
-		Change: func(o *sink.Options) { o.CheckpointInterval = -1 },
+		Change: func(o *sink.Options) { o.CheckpointInterval = 0 },
 	})
 	sent := 0
 	publish := func() {
@@ -74,7 +74,7 @@ func TestRemovedRulesAreForgottenAfterADay(t *testing.T) {
 	kafka := sinktest.NewMemory(rules.SinkKafka)
 	r := sinktest.New(t, sinktest.Setup{
 		Rules: "rules: []\n", Sinks: func() []sink.Binding { return []sink.Binding{{Sink: kafka}} },
-		Change:  func(o *sink.Options) { o.CheckpointInterval = -1 },
+		Change:  func(o *sink.Options) { o.CheckpointInterval = 0 },
 		Journal: func(o *journal.Options) { o.Clock = machine.Source() },
 	})
 	fired := func() int {

@@ -17,7 +17,7 @@ func TestRepairKeepsWhatCanBeRead(t *testing.T) {
 	t.Parallel()
 	const sent = 3000
 	r := newRig(t, func(o *sink.Options) {
-		o.Sinks[0].Limits.Messages, o.CheckpointInterval, o.SegmentBytes = 16, -1, 2<<10
+		o.Sinks[0].Limits.Messages, o.CheckpointInterval, o.SegmentBytes = 16, 0, 2<<10
 	})
 	r.kafka.Hold(true)
 	r.Publish(0, sent)
@@ -86,7 +86,7 @@ func repairLog(t *testing.T, dir string, epoch uint64) (lost uint64) {
 // one before it stays, and with it all that the journal must keep.
 func TestADeletedDecisionLogTakesNoCheckpoint(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, func(o *sink.Options) { o.Sinks[0].Limits.Messages, o.CheckpointInterval = 16, -1 })
+	r := newRig(t, func(o *sink.Options) { o.Sinks[0].Limits.Messages, o.CheckpointInterval = 16, 0 })
 	r.Settled()
 	if err := r.Dispatcher.Checkpoint(); err != nil {
 		t.Fatal(err)

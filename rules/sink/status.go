@@ -106,7 +106,7 @@ func (d *Dispatcher) Health() []remote.Health {
 
 // lagging adds to the state of a sink what waits for it too long.
 func (d *Dispatcher) lagging(h remote.Health, l SinkLag) remote.Health {
-	if l.Age < d.o.lagAlarm {
+	if l.Age < d.o.LagAlarm {
 		return h
 	}
 	text := fmt.Sprintf("%d messages wait, the oldest for %s", l.Messages, l.Age.Truncate(time.Second))
@@ -114,7 +114,7 @@ func (d *Dispatcher) lagging(h remote.Health, l SinkLag) remote.Health {
 		text += fmt.Sprintf("; the rules have not seen %d of them", l.Unevaluated)
 	}
 	if h.OK {
-		h.OK, h.Since = false, time.Now().Add(d.o.lagAlarm-l.Age)
+		h.OK, h.Since = false, time.Now().Add(d.o.LagAlarm-l.Age)
 	}
 	if h.Reason != "" {
 		text = h.Reason + "; " + text

@@ -104,7 +104,7 @@ func TestTheLedgerHasWhatIsNotEvaluated(t *testing.T) {
 // with what holds it up, and no more when it has gone.
 func TestALaggingSinkIsReported(t *testing.T) {
 	t.Parallel()
-	r := newSlowRig(t, func(o *sink.Options) { o.UseLagAlarm(20 * time.Millisecond) })
+	r := newSlowRig(t, func(o *sink.Options) { o.LagAlarm = 20 * time.Millisecond })
 	r.Publish(0, 10)
 	r.Settled()
 	r.gate.Lock()

@@ -52,7 +52,7 @@ func unpack(t *testing.T, archive, dir string) {
 func TestUpgradeFromTheLogsOfBefore(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, func(o *sink.Options) {
-		o.Sinks[0].Limits.Messages, o.Sinks[1].Limits.Messages, o.CheckpointInterval, o.SegmentBytes = 16, 16, -1, 2<<10
+		o.Sinks[0].Limits.Messages, o.Sinks[1].Limits.Messages, o.CheckpointInterval, o.SegmentBytes = 16, 16, 0, 2<<10
 	})
 	r.Kill()
 	if err := os.RemoveAll(r.Dir()); err != nil {

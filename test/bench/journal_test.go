@@ -20,6 +20,7 @@ import (
 
 	"cellgate/broker/journal"
 	"cellgate/broker/message"
+	"cellgate/test/parts"
 )
 
 var (
@@ -127,7 +128,7 @@ type journalLog struct {
 }
 
 func openJournal(dir string, records [][]message.Record) (log, error) {
-	j, _, err := journal.Open(journal.Options{Dir: dir})
+	j, _, err := journal.Open(parts.Journal(dir))
 	if err != nil {
 		return nil, err
 	}

@@ -16,6 +16,7 @@ import (
 	"cellgate/broker/clock"
 	"cellgate/cmd/cellgate/runfile"
 	"cellgate/configs"
+	"cellgate/configs/complete"
 )
 
 // Build says which program this is.
@@ -26,12 +27,11 @@ type Build struct {
 
 // Options say what a gateway is made from.
 type Options struct {
-	// Config is required. Its File is read again by Reload.
+	// Config's File is read again by Reload.
 	Config *configs.Config
-	Build  Build
-	// Log takes the gateway's own log; os.Stderr if nil.
-	Log io.Writer
-	// Clock is the machine's if nil.
+	Build  Build `zero:"nothing is told of it"`
+	// Log takes the gateway's own log.
+	Log   io.Writer
 	Clock clock.Source
 }
 
@@ -60,20 +60,15 @@ type App struct {
 
 // New constructs a gateway: it reads the disk and binds nothing. An error leaves nothing behind.
 func New(ctx context.Context, o Options) (*App, error) {
-	if o.Config == nil {
-		return nil, errors.New("app: no configuration")
-	}
-	if o.Log == nil {
-		o.Log = os.Stderr
+	if err := complete.Check(o); err != nil {
+		return nil, err
 	}
 	a := &App{build: o.Build, started: time.Now(), fatal: make(chan error, 1), serving: make(chan struct{})}
 	a.cfg = o.Config
 	a.running.Store(o.Config)
 	a.noteReload(nil)
 	a.log, a.level = NewLog(o.Log, o.Config)
-	if a.source = o.Clock; a.source == nil {
-		a.source = clock.System()
-	}
+	a.source = o.Clock
 	a.life.log = a.log
 	logWarnings(a.log, o.Config)
 	a.reg = newRegistry(o.Config, o.Build)

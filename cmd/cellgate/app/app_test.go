@@ -73,7 +73,7 @@ func replace(t *testing.T, file, old, text string) {
 
 func boot(t *testing.T, file string) (*App, *logbuf.Buffer) {
 	t.Helper()
-	return bootAt(t, file, nil)
+	return bootAt(t, file, clock.System())
 }
 
 // bootAt is boot on a clock that a test sets.
@@ -268,7 +268,7 @@ func TestAFailedStartLeavesNothingBehind(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	a, err := New(t.Context(), Options{Config: cfg, Log: &logbuf.Buffer{}})
+	a, err := New(t.Context(), Options{Config: cfg, Log: &logbuf.Buffer{}, Clock: clock.System()})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -296,7 +296,7 @@ func TestBrokenRulesAtTheFirstStartAreAnError(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	a, err := New(t.Context(), Options{Config: cfg, Log: &logbuf.Buffer{}})
+	a, err := New(t.Context(), Options{Config: cfg, Log: &logbuf.Buffer{}, Clock: clock.System()})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"testing"
 
+	"cellgate/broker/clock"
 	"cellgate/broker/statefile"
 	"cellgate/configs"
 	"cellgate/test/logbuf"
@@ -19,7 +20,7 @@ func TestADeletedStateFile(t *testing.T) {
 	must(t, os.CopyFS(filepath.Join(filepath.Dir(file), "rules"), os.DirFS("../../../configs/rules")))
 	cfg, err := configs.Load(file)
 	must(t, err)
-	a, err := New(t.Context(), Options{Config: cfg, Log: &logbuf.Buffer{}})
+	a, err := New(t.Context(), Options{Config: cfg, Log: &logbuf.Buffer{}, Clock: clock.System()})
 	must(t, err)
 	must(t, a.Start(t.Context()))
 	defer end(a)

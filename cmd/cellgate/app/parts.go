@@ -98,21 +98,17 @@ const opening = "opening"
 
 func (a *App) openJournal(context.Context) error {
 	j := &a.cfg.Uplink.Journal
-	reserve := int64(j.ReserveBytes)
-	if reserve == 0 {
-		reserve = -1 // the package's zero stands for its default
-	}
 	age := j.MaxAge.Std()
-	if age == 0 || age > journal.DefaultSegmentAge {
-		age = journal.DefaultSegmentAge
+	if age == 0 || age > configs.JournalSegmentAge {
+		age = configs.JournalSegmentAge
 	}
 	epoch, last, err := journalKnown(a.db)
 	if err != nil {
 		return err
 	}
 	opened, found, err := journal.Open(journal.Options{
-		KnownEpoch: epoch, KnownLast: last, Clock: a.source, Jump: max(a.clock.jump, 0), OnStep: a.clock.stepped,
-		Dir: string(j.Dir), SegmentBytes: int64(j.SegmentBytes), MaxBytes: holdBytes(int64(j.MaxBytes), int64(j.SegmentBytes), j.HoldPercent), ReserveBytes: reserve, SegmentAge: age,
+		KnownEpoch: epoch, KnownLast: last, Machine: journal.ThisMachine(a.source), Jump: max(a.clock.jump, 0), OnStep: a.clock.stepped,
+		Dir: string(j.Dir), SegmentBytes: int64(j.SegmentBytes), MaxBytes: holdBytes(int64(j.MaxBytes), int64(j.SegmentBytes), j.HoldPercent), ReserveBytes: int64(j.ReserveBytes), SegmentAge: age,
 		CommitInterval: j.CommitInterval.Std(), BufferBytes: int(j.BufferBytes), OnFatal: a.die,
 		Log: a.log, Metrics: journal.NewMetrics(a.reg.own),
 	})
@@ -199,10 +195,15 @@ func (a *App) openDispatch(context.Context) error {
 		a.settlement = newSettlement(bindings)
 		a.life.onStop("settlement", stopShort, a.settlement.close)
 	}
-	data := string(a.cfg.DataDir)
+	data, bound := string(a.cfg.DataDir), a.journal.Stat().MaxBytes
 	a.dispatch, err = sink.New(sink.Options{
 		Journal: a.journal, DB: a.db, Dir: filepath.Join(data, "decisions"), OperatorDir: filepath.Join(data, "operators"),
-		Cell: a.cfg.Cell.ID, Node: a.cfg.Cell.Node, State: rules.StateOptions{MaxVINs: a.cfg.Rules.MaxVINs},
+		Cell: a.cfg.Cell.ID, Node: a.cfg.Cell.Node, State: rules.StateOptions{MaxVINs: a.cfg.Rules.MaxVINs, MaxVINBytes: configs.MaxVINBytes},
+		CheckpointInterval: configs.CheckpointInterval, SegmentBytes: configs.DecisionSegmentBytes, LagAlarm: configs.SinkLagAlarm, FS: sink.Files(),
+		Parked: sink.ParkedLimits{
+			Bytes: bound / configs.ParkedShare, DestinationBytes: bound / configs.ParkedShare / configs.ParkedShare,
+			Destinations: configs.ParkedDestinations,
+		},
 		Sinks: bindings, ErrorTopic: a.cfg.Rules.ErrorTopic, OnFatal: a.die, Log: a.log, Metrics: sink.NewMetrics(a.reg.own),
 	})
 	if err != nil {

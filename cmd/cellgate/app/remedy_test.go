@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"cellgate/auth"
+	"cellgate/broker/clock"
 	"cellgate/broker/message"
 	"cellgate/cmd/cellgate/repair"
 	"cellgate/configs"
@@ -33,7 +34,7 @@ func killedFolder(t *testing.T) *dataFolder {
 	if err := os.CopyFS(d.rules, os.DirFS("../../../configs/rules")); err != nil {
 		t.Fatal(err)
 	}
-	a, err := New(t.Context(), Options{Config: smallSegments(t, write(t, home, "")), Log: &logbuf.Buffer{}})
+	a, err := New(t.Context(), Options{Config: smallSegments(t, write(t, home, "")), Log: &logbuf.Buffer{}, Clock: clock.System()})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -180,7 +181,7 @@ func (d *dataFolder) start(t *testing.T, home string) *App {
 	t.Helper()
 	cfg := smallSegments(t, filepath.Join(home, "cell.yaml"))
 	for repaired := false; ; repaired = true {
-		a, err := New(t.Context(), Options{Config: cfg, Log: &logbuf.Buffer{}})
+		a, err := New(t.Context(), Options{Config: cfg, Log: &logbuf.Buffer{}, Clock: clock.System()})
 		if err == nil {
 			err = a.Start(t.Context())
 		}

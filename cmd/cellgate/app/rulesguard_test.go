@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"cellgate/auth"
+	"cellgate/broker/clock"
 	"cellgate/configs"
 	"cellgate/test/logbuf"
 )
@@ -113,7 +114,7 @@ func failToStart(t *testing.T, file string) error {
 	t.Helper()
 	cfg, err := configs.Load(file)
 	must(t, err)
-	a, err := New(t.Context(), Options{Config: cfg, Log: &logbuf.Buffer{}})
+	a, err := New(t.Context(), Options{Config: cfg, Log: &logbuf.Buffer{}, Clock: clock.System()})
 	if err == nil {
 		err = a.Start(t.Context())
 		halt(t, a)

@@ -1,6 +1,7 @@
 package app
 
 import (
+	"cellgate/configs"
 	"cellgate/rules/sink"
 	"cellgate/rules/sink/kafka"
 	"cellgate/rules/sink/kafkaclient"
@@ -35,10 +36,13 @@ func (a *App) sinks() ([]sink.Binding, error) {
 	if err != nil {
 		return nil, err
 	}
+	bind := func(s sink.Sink, whenFull string) sink.Binding {
+		return sink.Binding{Sink: s, Limits: limits, WhenFull: sink.WhenFull(whenFull), AgeOutBytes: a.journal.Stat().MaxBytes / configs.AgeOutShare}
+	}
 	return []sink.Binding{
-		{Sink: kafka.New(kafka.Options{Producer: cell, Cell: a.cfg.Cell.ID}), Limits: limits, WhenFull: sink.WhenFull(full.Kafka)},
-		{Sink: state, Limits: limits, WhenFull: sink.WhenFull(full.Redis)},
-		{Sink: kafka.New(kafka.Options{Producer: outbox, Cell: a.cfg.Cell.ID, Outbox: true}), Limits: limits, WhenFull: sink.WhenFull(full.Central)},
+		bind(kafka.New(kafka.Options{Producer: cell, Cell: a.cfg.Cell.ID}), full.Kafka),
+		bind(state, full.Redis),
+		bind(kafka.New(kafka.Options{Producer: outbox, Cell: a.cfg.Cell.ID, Outbox: true}), full.Central),
 	}, nil
 }
 

@@ -194,7 +194,7 @@ func TestADamagedStateFileIsRefused(t *testing.T) {
 		if err := os.WriteFile(state, data, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		b, err := New(t.Context(), Options{Config: a.cfg, Log: &logbuf.Buffer{}})
+		b, err := New(t.Context(), Options{Config: a.cfg, Log: &logbuf.Buffer{}, Clock: clock.System()})
 		if err == nil {
 			halt(t, b)
 			t.Fatalf("%s: the gateway starts", name)

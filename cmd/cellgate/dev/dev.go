@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"cellgate/broker/clock"
 	"cellgate/cmd/cellgate/app"
 	"cellgate/configs"
 )
@@ -22,7 +23,7 @@ type Options struct {
 	Build app.Build
 	// FreePorts listens on free ports instead of the configured ones, so that several can run.
 	FreePorts bool
-	// Log takes the gateway's log; os.Stderr if nil.
+	// Log takes the gateway's log.
 	Log io.Writer
 }
 
@@ -147,7 +148,7 @@ func (d *Dev) start(ctx context.Context, o Options) (err error) {
 	}
 	d.onStop(func(context.Context) error { return d.Redis.Close() })
 	c.Redis.Addresses = []string{d.Redis.Addr()}
-	if d.App, err = app.New(ctx, app.Options{Config: c, Build: o.Build, Log: o.Log}); err != nil {
+	if d.App, err = app.New(ctx, app.Options{Config: c, Build: o.Build, Log: o.Log, Clock: clock.System()}); err != nil {
 		return err
 	}
 	d.onStop(d.App.Stop)

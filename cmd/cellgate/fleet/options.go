@@ -45,8 +45,6 @@ type Options struct {
 	Window int
 	// AlarmEvery is the mean time between a vehicle's alarms; 0 sends none.
 	AlarmEvery time.Duration
-	// FirstSeq is the first sequence number, default 1; a ledger that knows the vehicle moves it up.
-	FirstSeq uint64
 
 	// Duration ends the run; 0 runs until the context ends.
 	Duration time.Duration
@@ -100,7 +98,6 @@ func (o *Options) defaults() error {
 	}
 	o.Window = orDefault(o.Window, 16)
 	o.Version = orDefault(o.Version, MQTT5)
-	o.FirstSeq = orDefault(o.FirstSeq, 1)
 	o.Drain = orDefault(o.Drain, 5*time.Second)
 	o.ConnectRate = orDefault(o.ConnectRate, 500)
 	o.Keepalive = orDefault(o.Keepalive, time.Minute)

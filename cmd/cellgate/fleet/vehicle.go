@@ -51,7 +51,6 @@ func newVehicle(f *fleet, index int, vin string) *vehicle {
 		topics: [2]string{"v1/" + vin + "/up/telemetry", "v1/" + vin + "/up/alarm"},
 		model:  NewModel(f.cycle, f.route, rnd),
 		limit:  f.o.Window,
-		seq:    f.o.FirstSeq - 1,
 	}
 	if f.o.Resume {
 		v.cache = tls.NewLRUClientSessionCache(1)

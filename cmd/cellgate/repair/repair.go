@@ -25,7 +25,8 @@ type Options struct {
 	Dir string
 	// Journal and Keys are elsewhere only if the configuration says so.
 	Journal, Keys string
-	Now           func() time.Time
+
+	at time.Time // of the first look
 }
 
 // ErrInUse says that a process has the data folder open.
@@ -101,9 +102,6 @@ type data struct {
 }
 
 func open(o *Options) (*data, error) {
-	if o.Now == nil {
-		o.Now = time.Now
-	}
 	if o.Journal == "" {
 		o.Journal = filepath.Join(o.Dir, "journal")
 	}
@@ -131,9 +129,10 @@ func open(o *Options) (*data, error) {
 
 // backup is the folder of one repair. It stays the same from the first look on.
 func (o *Options) backup() string {
-	at := o.Now().UTC()
-	o.Now = func() time.Time { return at }
-	return filepath.Join(o.Dir, "repair-"+at.Format("20060102T150405.000Z"))
+	if o.at.IsZero() {
+		o.at = time.Now().UTC()
+	}
+	return filepath.Join(o.Dir, "repair-"+o.at.Format("20060102T150405.000Z"))
 }
 
 func reason(err error) error {

@@ -17,7 +17,7 @@ import (
 	"cellgate/rules/sink/kafkaclient"
 	"cellgate/rules/sink/sinktest"
 	"cellgate/test/fakekafka"
-	"cellgate/test/kafkaoptions"
+	"cellgate/test/parts"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -51,7 +51,7 @@ func newRigWith(t *testing.T, c *kfake.Cluster, limit int, text string, create *
 	return sinktest.New(t, sinktest.Setup{Rules: text, Sinks: func() []sink.Binding {
 		var out []sink.Binding
 		for _, outbox := range []bool{false, true} {
-			o := kafkaoptions.Producer(c.ListenAddrs())
+			o := parts.Producer(c.ListenAddrs())
 			o.AutoCreate, o.BatchRecords, o.RequestTimeout, o.PingInterval = create, 64, time.Second, 20*time.Millisecond
 			p, err := kafkaclient.NewProducer(o)
 			if err != nil {

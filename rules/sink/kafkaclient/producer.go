@@ -118,7 +118,7 @@ func NewProducer(o ProducerOptions) (*Producer, error) {
 		wake:    make(chan struct{}, 1),
 		topics:  make(map[string]*topic),
 	}
-	p.ctx, p.cancel = context.WithCancel(context.Background())
+	p.ctx, p.cancel = context.WithCancel(context.Background()) //nolint:gosec // Close calls it
 	p.wg.Add(2)
 	go p.watchTopics()
 	go p.watchHealth()

@@ -60,7 +60,7 @@ func New(o Options) (*Sink, error) {
 		o: o, seed: maphash.MakeSeed(),
 		closing: make(chan struct{}), health: remote.NewHealthTracker(),
 	}
-	s.ctx, s.cancel = context.WithCancel(context.Background())
+	s.ctx, s.cancel = context.WithCancel(context.Background()) //nolint:gosec // Close calls it
 	sha := goredis.NewScript(newerScript).Hash()
 	for range workers {
 		w := &worker{s: s, wake: make(chan struct{}, 1), args: arguments{sha: sha}}

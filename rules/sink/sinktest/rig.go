@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -15,8 +16,11 @@ import (
 	"cellgate/broker/journal"
 	"cellgate/broker/message"
 	"cellgate/broker/statefile"
+	"cellgate/configs"
 	"cellgate/rules"
 	"cellgate/rules/sink"
+	"cellgate/test/options"
+	"cellgate/test/parts"
 )
 
 // Rig is a dispatcher on a real journal with real rules. It belongs to one test.
@@ -83,17 +87,37 @@ func (r *Rig) TryOpen() error {
 	if r.setup.Change != nil {
 		r.setup.Change(&o)
 	}
-	if r.Dispatcher, err = sink.New(o); err != nil {
+	if r.Dispatcher, err = sink.New(Completed(o)); err != nil {
 		return errors.Join(err, r.db.Close(), r.Journal.Close(context.Background()))
 	}
 	return nil
 }
 
+// Completed makes options of what a test says about a dispatcher: the rest is as the gateway has it.
+func Completed(o sink.Options) sink.Options {
+	c, journal := configs.Default().Rules, o.Journal.Stat().MaxBytes
+	options.Fill(&o, sink.Options{
+		State: rules.StateOptions{MaxVINs: c.MaxVINs, MaxVINBytes: configs.MaxVINBytes},
+		Parked: sink.ParkedLimits{
+			Bytes: journal / configs.ParkedShare, DestinationBytes: journal / configs.ParkedShare / configs.ParkedShare,
+			Destinations: configs.ParkedDestinations,
+		},
+		ErrorTopic: c.ErrorTopic, OnFatal: func(error) {}, Log: slog.New(slog.DiscardHandler), Metrics: sink.NewMetrics(nil),
+		LagAlarm: configs.SinkLagAlarm, FS: sink.Files(),
+	})
+	for i := range o.Sinks {
+		options.Fill(&o.Sinks[i], sink.Binding{
+			Limits: sink.Limits{Messages: c.QueueMessages, Bytes: int64(c.QueueBytes)}, WhenFull: sink.Hold,
+			AgeOutBytes: journal / configs.AgeOutShare,
+		})
+	}
+	return o
+}
+
 func (r *Rig) openJournal() {
 	r.t.Helper()
-	o := journal.Options{
-		Dir: filepath.Join(r.dir, "journal"), SegmentBytes: 256 << 10, CommitInterval: time.Millisecond, ReserveBytes: -1,
-	}
+	o := parts.Journal(filepath.Join(r.dir, "journal"))
+	o.SegmentBytes, o.BufferBytes, o.CommitInterval = 256<<10, 256<<10, time.Millisecond
 	if r.setup.Journal != nil {
 		r.setup.Journal(&o)
 	}

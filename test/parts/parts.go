@@ -1,14 +1,28 @@
-// Package kafkaoptions makes the options of a producer for tests of those that use one.
-package kafkaoptions
+// Package parts makes the options of parts that others are tested with.
+package parts
 
 import (
 	"log/slog"
 	"time"
 
+	"cellgate/broker/clock"
+	"cellgate/broker/journal"
 	"cellgate/configs"
 	"cellgate/rules/sink/kafkaclient"
 	"cellgate/test/options"
 )
+
+// Journal are a journal's options as the gateway has them, but that it leaves no room to others.
+func Journal(dir string) journal.Options {
+	c := configs.Default().Uplink.Journal
+	c.ReserveBytes = 0
+	o := journal.Options{
+		Dir: dir, Machine: journal.ThisMachine(clock.System()), OnStep: func(clock.Step) {}, OnFatal: func(error) {},
+		Log: slog.New(slog.DiscardHandler), Metrics: journal.NewMetrics(nil),
+	}
+	options.Fill(&o, c)
+	return o
+}
 
 // Producer are a producer's options as the gateway has them, in a hurry.
 func Producer(brokers []string) kafkaclient.ProducerOptions {
