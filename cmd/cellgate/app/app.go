@@ -9,7 +9,6 @@ import (
 	"net"
 	"os"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"cellgate/auth"
@@ -42,19 +41,11 @@ const (
 	phaseStopping
 )
 
-// App is one gateway.
+// App is one gateway. Each stage of it is made from the one before, which it has: what a stage uses is there.
 type App struct {
-	parts
-	build   Build
-	started time.Time
-	life    lifecycle
-	phase   atomic.Int32
-	serving chan struct{} // closed when it serves
-	fatal   chan error    // the first thing that the gateway cannot survive
-	running atomic.Pointer[configs.Config]
-	// reloaded is how the last reload of the configuration went; the start is the first one.
-	reloaded atomic.Pointer[outcome]
-	drain    drainer
+	*gateway
+	http     *server
+	tokenAPI *server // nil when off
 	reload   sync.Mutex
 }
 
@@ -63,45 +54,48 @@ func New(ctx context.Context, o Options) (*App, error) {
 	if err := complete.Check(o); err != nil {
 		return nil, err
 	}
-	a := &App{build: o.Build, started: time.Now(), fatal: make(chan error, 1), serving: make(chan struct{})}
-	a.cfg = o.Config
-	a.running.Store(o.Config)
-	a.noteReload(nil)
-	a.log, a.level = NewLog(o.Log, o.Config)
-	a.source = o.Clock
-	a.life.log = a.log
-	logWarnings(a.log, o.Config)
-	a.reg = newRegistry(o.Config, o.Build)
-	if err := a.open(ctx); err != nil {
-		return nil, a.remedy(errors.Join(err, a.life.stop(context.WithoutCancel(ctx))))
+	fds, err := shareDescriptors()
+	if err != nil {
+		return nil, err
+	}
+	p := newProcess(o, fds)
+	a, err := open(p)
+	if err != nil {
+		return nil, p.remedy(errors.Join(err, p.life.stop(context.WithoutCancel(ctx))))
 	}
 	return a, nil
 }
 
-// open is the gateway in one straight line: each part is made from those before it.
-func (a *App) open(ctx context.Context) error {
-	for _, open := range []func(context.Context) error{
-		a.checkListeners,
-		a.openState,
-		a.openClock,
-		a.openJournal,
-		a.openRedis,
-		a.openAuth,
-		a.openProducer,
-		a.openSync,
-		a.openDispatch,
-		a.openRules,
-		a.openSessions,
-		a.openCommands,
-		a.openBroker,
-		a.openFanout,
-		a.openHTTP,
-	} {
-		if err := open(ctx); err != nil {
-			return err
-		}
+func open(p *process) (*App, error) {
+	if err := checkListeners(p.cfg); err != nil {
+		return nil, err
 	}
-	return nil
+	d, err := openDisk(p)
+	if err != nil {
+		return nil, err
+	}
+	return openParts(d)
+}
+
+// openParts makes what stands on the disk.
+func openParts(d *disk) (*App, error) {
+	t, err := openTrust(d)
+	if err != nil {
+		return nil, err
+	}
+	o, err := openOutlets(t)
+	if err != nil {
+		return nil, err
+	}
+	c, err := openClients(o)
+	if err != nil {
+		return nil, err
+	}
+	g, err := openGateway(c)
+	if err != nil {
+		return nil, err
+	}
+	return openServers(g)
 }
 
 // Start binds every address and serves. When it returns nil, vehicles can connect.
@@ -164,13 +158,6 @@ func (a *App) Serving() <-chan struct{} { return a.serving }
 // go on by itself.
 func (a *App) Fatal() <-chan error { return a.fatal }
 
-func (a *App) die(err error) {
-	select {
-	case a.fatal <- err:
-	default:
-	}
-}
-
 // Run serves until ctx ends or the gateway fails, and stops within limit.
 func (a *App) Run(ctx context.Context, limit time.Duration) error {
 	if err := a.Start(ctx); err != nil {
@@ -186,9 +173,6 @@ func (a *App) Run(ctx context.Context, limit time.Duration) error {
 	defer cancel()
 	return errors.Join(failed, a.Stop(stop))
 }
-
-// Config is the configuration in force.
-func (a *App) Config() *configs.Config { return a.running.Load() }
 
 // Addrs are the bound MQTT addresses by listener name.
 func (a *App) Addrs() map[string]net.Addr { return a.broker.Addrs() }

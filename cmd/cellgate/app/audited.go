@@ -14,7 +14,7 @@ import (
 const maxAuditedBody = 512
 
 // audited writes a call of the API to the audit log, when it has been answered: who, what, and the status.
-func (a *App) audited(event string, h http.HandlerFunc) http.HandlerFunc {
+func (a *gateway) audited(event string, h http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		body := &prefix{left: maxAuditedBody}
 		r.Body = struct {
@@ -57,6 +57,6 @@ func (w *answered) WriteHeader(status int) {
 }
 
 // auditChange writes that a configuration or a rule set went into force by something that is no caller of the API.
-func (a *App) auditChange(event, by, what string) {
-	a.audit.Write(auth.AuditEvent{At: time.Now(), Event: event, What: what, Outcome: "in force", Caller: auth.Caller{By: by}})
+func (t *trust) auditChange(event, by, what string) {
+	t.audit.Write(auth.AuditEvent{At: time.Now(), Event: event, What: what, Outcome: "in force", Caller: auth.Caller{By: by}})
 }

@@ -39,18 +39,18 @@ func (d deliverer) Deliver(vin string, m *message.Delivery) error {
 }
 
 // kafkaMay holds commands from Kafka to what the configuration leaves them.
-func (a *App) kafkaMay() func(vin, name string) bool {
-	limit := authority.CommandLimit(a.cfg.Commands.FromKafkaNames, a.cfg.Commands.FromKafkaVINs)
-	return func(vin, name string) bool { return a.auth.AllowsCommand(limit, vin, name) }
+func (t *trust) kafkaMay() func(vin, name string) bool {
+	limit := authority.CommandLimit(t.cfg.Commands.FromKafkaNames, t.cfg.Commands.FromKafkaVINs)
+	return func(vin, name string) bool { return t.auth.AllowsCommand(limit, vin, name) }
 }
 
 // auditCommand writes a request for a command, or for its end, to the audit log.
-func (a *App) auditCommand(c command.Audited) {
+func (t *trust) auditCommand(c command.Audited) {
 	by := c.Caller.By
 	if c.Caller.Role != "" {
 		by = c.Caller.Role + " " + by
 	}
-	a.audit.Write(auth.AuditEvent{
+	t.audit.Write(auth.AuditEvent{
 		At: c.At, Event: c.Action, TokenID: c.Caller.TokenID,
 		Caller: auth.Caller{By: by, ByRole: c.Caller.Role, ByIssuer: c.Caller.Issuer, Address: c.Caller.Address},
 		Origin: c.Caller.Origin, VIN: c.VIN, CommandID: c.ID, Name: c.Name, Outcome: c.Outcome, Reason: c.Reason,
@@ -100,7 +100,7 @@ func (r *results) publish(ctx context.Context, events []command.Event) error {
 
 // respond publishes what became of commands on the response topics of their senders: by the journal, so that sessions
 // that are away get it too. The records are of no client.
-func (a *App) respond(ctx context.Context, all []command.Response) error {
+func (d *disk) respond(ctx context.Context, all []command.Response) error {
 	recs := make([]message.Record, len(all))
 	for i := range all {
 		recs[i] = message.Record{
@@ -111,11 +111,11 @@ func (a *App) respond(ctx context.Context, all []command.Response) error {
 			recs[i].Props.Correlation = append([]byte{}, all[i].Correlation...)
 		}
 	}
-	last, err := a.journal.Append(recs, nil)
+	last, err := d.journal.Append(recs, nil)
 	if err != nil {
 		return err
 	}
-	return a.journal.WaitDurable(ctx, last)
+	return d.journal.WaitDurable(ctx, last)
 }
 
 // eventID is the msg-id of a change of state: no other has it, also when the state file was lost in between.
@@ -212,14 +212,14 @@ func (i *inbox) Commit(context.Context) error {
 }
 
 // startInbox begins to take commands from Kafka.
-func (a *App) startInbox() error {
+func (a *gateway) startInbox() error {
 	config, err := kafkaConfig("kafka", &a.cfg.Kafka)
 	if err != nil {
 		return err
 	}
 	group, err := kafkaclient.NewConsumer(kafkaclient.ConsumerOptions{
 		Config: config, Name: "commands", Group: a.cfg.Commands.FromKafkaGroup, Topics: []string{topicCommands},
-		Log: a.log, Metrics: a.kafkaMetrics,
+		Log: a.log, Metrics: a.kafka,
 	})
 	if err != nil {
 		return err

@@ -126,7 +126,7 @@ const maxDrainRate = 10_000
 // maxDrainPause bounds the pause between two vehicles; a lower rate than that is taken for this one.
 const maxDrainPause = 24 * time.Hour
 
-func (a *App) startDrain(w http.ResponseWriter, r *http.Request) {
+func (a *gateway) startDrain(w http.ResponseWriter, r *http.Request) {
 	body := struct {
 		Rate     float64 `json:"rate"`
 		Endpoint string  `json:"endpoint"`
@@ -143,11 +143,11 @@ func (a *App) startDrain(w http.ResponseWriter, r *http.Request) {
 	writeJSON(w, http.StatusAccepted, a.drain.state(a.broker.Connections()))
 }
 
-func (a *App) getDrain(w http.ResponseWriter, _ *http.Request) {
+func (a *gateway) getDrain(w http.ResponseWriter, _ *http.Request) {
 	writeJSON(w, http.StatusOK, a.drain.state(a.broker.Connections()))
 }
 
-func (a *App) stopDrain(w http.ResponseWriter, _ *http.Request) {
+func (a *gateway) stopDrain(w http.ResponseWriter, _ *http.Request) {
 	a.drain.end()
 	a.log.Info("drain ended")
 	writeJSON(w, http.StatusOK, a.drain.state(a.broker.Connections()))
@@ -155,7 +155,7 @@ func (a *App) stopDrain(w http.ResponseWriter, _ *http.Request) {
 
 // evict sends the vehicles away one by one, in the order of their VINs, until none is connected or ctx
 // ends.
-func (a *App) evict(ctx context.Context) {
+func (a *gateway) evict(ctx context.Context) {
 	for after := ""; ; {
 		found := a.sessions.List(after, maxPage)
 		if len(found) == 0 {

@@ -10,7 +10,7 @@ import (
 )
 
 // explainRules tells what the rules in force would do with a message of a vehicle without history.
-func (a *App) explainRules(w http.ResponseWriter, r *http.Request) {
+func (a *gateway) explainRules(w http.ResponseWriter, r *http.Request) {
 	var body struct {
 		Topic         string          `json:"topic"`
 		Payload       json.RawMessage `json:"payload"`

@@ -13,28 +13,28 @@ import (
 	"cellgate/rules/sink/remote"
 )
 
-// openFanout opens the loops between the journal and MQTT clients, and between the journal and the command service: the
+// openLoops opens the loops between the journal and MQTT clients, and between the journal and the command service: the
 // last of the journal's consumers.
-func (a *App) openFanout(context.Context) (err error) {
-	a.fanout, err = broker.NewFanout(broker.FanoutOptions{
-		Journal: a.journal, Sessions: a.sessions, Log: a.log, Metrics: broker.NewTailMetrics(a.reg.own, "fanout"),
+func (c *clients) openLoops() (*broker.Fanout, *broker.Intake, error) {
+	fanout, err := broker.NewFanout(broker.FanoutOptions{
+		Journal: c.journal, Sessions: c.sessions, Log: c.log, Metrics: broker.NewTailMetrics(c.reg.own, "fanout"),
 	})
 	if err != nil {
-		return err
+		return nil, nil, err
 	}
-	a.intake, err = broker.NewIntake(broker.IntakeOptions{
-		Journal: a.journal, Commands: a.commands, Sessions: a.sessions, Log: a.log,
-		Metrics: broker.NewTailMetrics(a.reg.own, "command_intake"),
+	intake, err := broker.NewIntake(broker.IntakeOptions{
+		Journal: c.journal, Commands: c.commands, Sessions: c.sessions, Log: c.log,
+		Metrics: broker.NewTailMetrics(c.reg.own, "command_intake"),
 	})
 	if err == nil {
-		a.journal.Forget(opening)
+		c.journal.Forget(opening)
 	}
-	return err
+	return fanout, intake, err
 }
 
 // startFanout restores what sessions and commands were in the middle of, before any client connects, and then runs the
 // loops. They outlive the listeners: what these journaled last is handed on too.
-func (a *App) startFanout(ctx context.Context) error {
+func (a *gateway) startFanout(ctx context.Context) error {
 	if err := errors.Join(a.intake.Replay(ctx), a.fanout.Replay(ctx)); err != nil {
 		return err
 	}
@@ -43,7 +43,7 @@ func (a *App) startFanout(ctx context.Context) error {
 	return nil
 }
 
-func (a *App) runLoop(ctx context.Context, name string, run, end func(context.Context) error) {
+func (a *gateway) runLoop(ctx context.Context, name string, run, end func(context.Context) error) {
 	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	done := make(chan struct{})
 	go func() {
@@ -68,7 +68,7 @@ func (a *App) runLoop(ctx context.Context, name string, run, end func(context.Co
 const loopLate = 5 * time.Second
 
 // delivery lists what is degraded of the way to MQTT clients.
-func (a *App) delivery() []remote.Health {
+func (a *gateway) delivery() []remote.Health {
 	var all []remote.Health
 	late := func(name, what string, lag func() (uint64, time.Duration)) {
 		if n, age := lag(); age >= loopLate {

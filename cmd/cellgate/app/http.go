@@ -24,7 +24,7 @@ type server struct {
 	files   *configs.ServerTLS         // at the start; nil: no TLS
 	tls     atomic.Pointer[tls.Config] // of the handshakes to come
 	http    *http.Server
-	addr    net.Addr
+	addr    net.Addr                        // once it listens
 	guard   func(net.Listener) net.Listener // bounds its sockets
 	log     *slog.Logger
 }
@@ -38,12 +38,13 @@ const (
 	maxHeader        = 32 << 10
 )
 
-func newServer(setting, address string, files *configs.ServerTLS, read time.Duration, h http.Handler, log *slog.Logger) (*server, error) {
-	s := &server{setting: setting, address: address, files: files, log: log}
-	s.http = &http.Server{
+func newServer(setting, address string, files *configs.ServerTLS, read time.Duration, h http.Handler,
+	guard func(net.Listener) net.Listener, log *slog.Logger,
+) (*server, error) {
+	s := &server{setting: setting, address: address, files: files, guard: guard, log: log, http: &http.Server{
 		Handler: h, ReadHeaderTimeout: headTimeout, ReadTimeout: read, IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeader,
 		ConnContext: withSocket, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug),
-	}
+	}}
 	if files == nil {
 		return s, nil
 	}
@@ -152,26 +153,26 @@ func busy(h http.Handler) http.Handler {
 	})
 }
 
-func (a *App) openHTTP(context.Context) (err error) {
-	h := &a.cfg.HTTP
-	a.http, err = newServer("http", h.Address, h.TLS, h.ReadTimeout.Std(), busy(a.routes()), a.log)
+// openServers makes the API, and with it the whole: what answers is there.
+func openServers(g *gateway) (*App, error) {
+	h := &g.cfg.HTTP
+	operators := func(ln net.Listener) net.Listener {
+		return broker.Bound(ln, g.descriptors.api, func() { g.rejected("http_connections") })
+	}
+	api, err := newServer("http", h.Address, h.TLS, h.ReadTimeout.Std(), busy(g.routes()), operators, g.log)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	a.http.guard = func(ln net.Listener) net.Listener {
-		return broker.Bound(ln, a.descriptors.api, func() { a.rejected("http_connections") })
+	t := g.cfg.TokenAPI
+	if t == nil {
+		return &App{gateway: g, http: api}, nil
 	}
-	if a.cfg.TokenAPI == nil {
-		return nil
-	}
-	t := a.cfg.TokenAPI
-	a.tokenAPI, err = newServer("token_api", t.Address, tokenAPIFiles(a.cfg), h.ReadTimeout.Std(), a.tokenRoutes(), a.log)
+	tokens, err := newServer("token_api", t.Address, tokenAPIFiles(g.cfg), h.ReadTimeout.Std(), g.tokenRoutes(), g.broker.Guard, g.log)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	a.tokenAPI.http.IdleTimeout = tokenIdleTimeout
-	a.tokenAPI.guard = a.broker.Guard
-	return nil
+	tokens.http.IdleTimeout = tokenIdleTimeout
+	return &App{gateway: g, http: api, tokenAPI: tokens}, nil
 }
 
 // tokenAPIFiles are those of token_api, nil without one. It is where vehicles show their certificates, which TLS 1.2

@@ -1,7 +1,6 @@
 package app
 
 import (
-	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -20,22 +19,22 @@ import (
 )
 
 // brokerOptions translates the configuration for the broker.
-func (a *App) brokerOptions() (broker.Options, error) {
+func (c *clients) brokerOptions(drain *drainer) (broker.Options, error) {
 	o := broker.Options{
-		Journal: a.journal, Sessions: a.sessions, Auth: a.auth, Now: a.clock.Wall, Limits: a.limits(a.cfg),
-		Classes:          a.cfg.Metrics.Classes,
-		CommandSubscribe: a.cfg.Commands.SubscribeOnConnect, Admit: admission(a.drain.admit, a.ladder.admit), Log: a.log, Metrics: a.brokerStats,
-		Shed: a.ladder.shed, Command: a.commands.Submit,
+		Journal: c.journal, Sessions: c.sessions, Auth: c.auth, Now: c.clock.Wall, Limits: c.limits(c.cfg),
+		Classes:          c.cfg.Metrics.Classes,
+		CommandSubscribe: c.cfg.Commands.SubscribeOnConnect, Admit: admission(drain.admit, c.ladder.admit), Log: c.log, Metrics: c.stats,
+		Shed: c.ladder.shed, Command: c.commands.Submit,
 	}
-	for _, l := range a.cfg.Listeners {
+	for _, l := range c.cfg.Listeners {
 		made, err := listener(&l)
 		if err != nil {
 			return o, err
 		}
 		o.Listeners = append(o.Listeners, made)
 	}
-	if o.Ack, _ = ackModes(&a.cfg.Uplink); a.settlement != nil {
-		o.Settlement = a.settlement
+	if o.Ack, _ = ackModes(&c.cfg.Uplink); c.settled != nil {
+		o.Settlement = c.settled
 	}
 	return o, nil
 }
@@ -116,10 +115,10 @@ func shareDescriptors() (descriptors, error) {
 }
 
 // limits translates the bounds, and tells when one had to be lowered.
-func (a *App) limits(c *configs.Config) broker.Limits {
-	l := limitsOf(c, a.descriptors.clients)
+func (p *process) limits(c *configs.Config) broker.Limits {
+	l := limitsOf(c, p.descriptors.clients)
 	if l.MaxConnections < c.Limits.MaxConnections {
-		a.log.Warn("limits.max_connections is lowered to what the descriptor limit admits; raise it with ulimit -n",
+		p.log.Warn("limits.max_connections is lowered to what the descriptor limit admits; raise it with ulimit -n",
 			slog.Int("configured", c.Limits.MaxConnections), slog.Int("in_force", l.MaxConnections))
 	}
 	return l
@@ -184,11 +183,8 @@ func classOf(topic string) string {
 
 // checkListeners reads the files of every listener's TLS before anything is opened, so that a file that is missing or
 // wrong is told by the key that names it.
-func (a *App) checkListeners(context.Context) (err error) {
-	if a.descriptors, err = shareDescriptors(); err != nil {
-		return err
-	}
-	for i, l := range a.cfg.Listeners {
+func checkListeners(c *configs.Config) error {
+	for i, l := range c.Listeners {
 		if err := checkServerTLS(fmt.Sprintf("listeners[%d].tls", i), l.TLS); err != nil {
 			return err
 		}

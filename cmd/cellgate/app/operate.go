@@ -49,7 +49,7 @@ func vehicleOf(i *session.Info, whole bool) Vehicle {
 	return v
 }
 
-func (a *App) listVehicles(w http.ResponseWriter, r *http.Request) {
+func (a *gateway) listVehicles(w http.ResponseWriter, r *http.Request) {
 	limit := defaultPage
 	if text := r.URL.Query().Get("limit"); text != "" {
 		n, err := strconv.Atoi(text)
@@ -79,7 +79,7 @@ func (a *App) listVehicles(w http.ResponseWriter, r *http.Request) {
 	writeJSON(w, http.StatusOK, page)
 }
 
-func (a *App) getVehicle(w http.ResponseWriter, r *http.Request) {
+func (a *gateway) getVehicle(w http.ResponseWriter, r *http.Request) {
 	info, ok := a.sessions.Get(r.PathValue("vin"))
 	if !ok || !info.Vehicle {
 		problem.Write(w, http.StatusNotFound, "", "this gateway has no session of the vehicle", nil)
@@ -88,7 +88,7 @@ func (a *App) getVehicle(w http.ResponseWriter, r *http.Request) {
 	writeJSON(w, http.StatusOK, vehicleOf(&info, true))
 }
 
-func (a *App) disconnectVehicle(w http.ResponseWriter, r *http.Request) {
+func (a *gateway) disconnectVehicle(w http.ResponseWriter, r *http.Request) {
 	body := struct {
 		Endpoint string `json:"endpoint"`
 	}{Endpoint: r.URL.Query().Get("endpoint")}
@@ -106,12 +106,12 @@ func (a *App) disconnectVehicle(w http.ResponseWriter, r *http.Request) {
 	w.WriteHeader(http.StatusNoContent)
 }
 
-func (a *App) getRules(w http.ResponseWriter, _ *http.Request) {
+func (a *gateway) getRules(w http.ResponseWriter, _ *http.Request) {
 	writeJSON(w, http.StatusOK, a.rules.state())
 }
 
 // applyRules puts the files in force.
-func (a *App) applyRules(w http.ResponseWriter, r *http.Request) {
+func (a *gateway) applyRules(w http.ResponseWriter, r *http.Request) {
 	var body struct {
 		AllowEmpty bool `json:"allow_empty"`
 	}
@@ -121,12 +121,12 @@ func (a *App) applyRules(w http.ResponseWriter, r *http.Request) {
 	a.changeRules(w, r, func(ctx context.Context) error { return a.rules.applyFiles(ctx, body.AllowEmpty) })
 }
 
-func (a *App) rollbackRules(w http.ResponseWriter, r *http.Request) {
+func (a *gateway) rollbackRules(w http.ResponseWriter, r *http.Request) {
 	a.changeRules(w, r, a.rules.rollback)
 }
 
 // changeRules answers with the rules in force, or with why nothing has changed.
-func (a *App) changeRules(w http.ResponseWriter, r *http.Request, change func(context.Context) error) {
+func (a *gateway) changeRules(w http.ResponseWriter, r *http.Request, change func(context.Context) error) {
 	err := change(r.Context())
 	var found rules.Diagnostics
 	switch {
@@ -143,7 +143,7 @@ func (a *App) changeRules(w http.ResponseWriter, r *http.Request, change func(co
 	}
 }
 
-func (a *App) getLedger(w http.ResponseWriter, _ *http.Request) {
+func (a *gateway) getLedger(w http.ResponseWriter, _ *http.Request) {
 	writeJSON(w, http.StatusOK, LedgerAnswer{Sinks: a.dispatch.Ledger()})
 }
 
@@ -173,7 +173,7 @@ func shareOf(used, most int64) share {
 	return s
 }
 
-func (a *App) sinkLoads() []SinkLoad {
+func (a *gateway) sinkLoads() []SinkLoad {
 	var loads []SinkLoad
 	for _, l := range a.dispatch.Lag() {
 		loads = append(loads, SinkLoad{l.Sink, l.Messages, l.Age.Seconds(), l.LogBytes, l.Live})
@@ -181,7 +181,7 @@ func (a *App) sinkLoads() []SinkLoad {
 	return loads
 }
 
-func (a *App) getCapacity(w http.ResponseWriter, _ *http.Request) {
+func (a *gateway) getCapacity(w http.ResponseWriter, _ *http.Request) {
 	var mem runtime.MemStats
 	runtime.ReadMemStats(&mem)
 	j := a.journal.Stat()
@@ -192,7 +192,7 @@ func (a *App) getCapacity(w http.ResponseWriter, _ *http.Request) {
 	})
 }
 
-func (a *App) getStatus(w http.ResponseWriter, _ *http.Request) {
+func (a *gateway) getStatus(w http.ResponseWriter, _ *http.Request) {
 	j, rs := a.journal.Stat(), a.rules.state()
 	s := Status{
 		Cell: a.cfg.Cell.ID, Region: a.cfg.Cell.Region, Node: a.cfg.Cell.Node, Build: a.build, Phase: a.phaseName(),

@@ -6,7 +6,7 @@ import (
 	"cellgate/rules/sink/remote"
 )
 
-func (a *App) phaseName() string {
+func (a *gateway) phaseName() string {
 	switch a.phase.Load() {
 	case phaseStarting:
 		return "starting"
@@ -20,7 +20,7 @@ func (a *App) phaseName() string {
 }
 
 // dependencies lists everything that delivery depends on.
-func (a *App) dependencies() []remote.Health {
+func (a *gateway) dependencies() []remote.Health {
 	all := a.dispatch.Health()
 	if d, stepped := a.clock.dependency(); stepped {
 		all = append(all, d)
@@ -40,7 +40,7 @@ func (a *App) dependencies() []remote.Health {
 }
 
 // healthz is 200 while the process can do anything at all.
-func (a *App) healthz(w http.ResponseWriter, _ *http.Request) {
+func (a *gateway) healthz(w http.ResponseWriter, _ *http.Request) {
 	if err := a.journal.Err(); err != nil {
 		writeJSON(w, http.StatusServiceUnavailable, map[string]any{"status": "failed", "reason": err.Error()})
 		return
@@ -56,7 +56,7 @@ type readiness struct {
 }
 
 // readyz is 200 while vehicles can be served, and names what is degraded.
-func (a *App) readyz(w http.ResponseWriter, _ *http.Request) {
+func (a *gateway) readyz(w http.ResponseWriter, _ *http.Request) {
 	r, code := readiness{Status: "ready", Degraded: []remote.Health{}}, http.StatusOK
 	for _, d := range a.dependencies() {
 		if !d.OK {

@@ -25,7 +25,7 @@ const noticeLife = 5 * time.Second
 
 // sendAway ends a client's connection; with an endpoint, a vehicle is told of it first. It reports whether
 // the client was connected.
-func (a *App) sendAway(client string, code byte, endpoint, reason string) bool {
+func (a *gateway) sendAway(client string, code byte, endpoint, reason string) bool {
 	if endpoint != "" {
 		a.point(client, endpoint, reason)
 	}
@@ -33,7 +33,7 @@ func (a *App) sendAway(client string, code byte, endpoint, reason string) bool {
 }
 
 // point publishes the notice to one vehicle, if it listens.
-func (a *App) point(vin, endpoint, reason string) {
+func (a *gateway) point(vin, endpoint, reason string) {
 	payload, err := json.Marshal(reconnectNotice{endpoint, reason})
 	if err == nil {
 		err = a.sessions.Deliver(vin, &message.Delivery{
@@ -47,7 +47,7 @@ func (a *App) point(vin, endpoint, reason string) {
 }
 
 // pointAll publishes the notice to every vehicle that is connected; nothing without an endpoint.
-func (a *App) pointAll(endpoint, reason string) {
+func (a *gateway) pointAll(endpoint, reason string) {
 	if endpoint == "" {
 		return
 	}

@@ -39,13 +39,13 @@ func (a *App) Reload(ctx context.Context) (Reloaded, error) {
 	return r, nil
 }
 
-func (a *App) noteReload(err error) {
+func (p *process) noteReload(err error) {
 	var o outcome
-	if last := a.reloaded.Load(); last != nil {
+	if last := p.reloaded.Load(); last != nil {
 		o = *last
 	}
 	o = o.note(err)
-	a.reloaded.Store(&o)
+	p.reloaded.Store(&o)
 }
 
 func (a *App) reloadAll(ctx context.Context) (Reloaded, error) {

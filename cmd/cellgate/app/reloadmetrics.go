@@ -8,7 +8,7 @@ import (
 
 // reloadReadings tell what is in force and how the last reload went, of the rules and of the configuration: the same as
 // GET /v1/rules and /v1/status.
-func (a *App) reloadReadings() *metric.Readings {
+func (p *process) reloadReadings(keeper *ruleKeeper) *metric.Readings {
 	const ok, at = "1 while the last attempt to put them in force succeeded, 0 after one that was refused.",
 		"When they were last put in force or found to be in force, in seconds since the Unix epoch."
 	r := &metric.Readings{}
@@ -20,14 +20,14 @@ func (a *App) reloadReadings() *metric.Readings {
 	configOK := r.Add("config_last_reload_successful", "The configuration, with certificates, keys and rules: "+ok)
 	configAt := r.Add("config_last_reload_success_timestamp_seconds", "The configuration: "+at)
 	r.Read = func(to metric.Sample) {
-		if set, o := a.rules.reloaded(); set != nil {
+		if set, o := keeper.reloaded(); set != nil {
 			to.Gauge(rules, float64(len(set.Rules())))
 			to.Gauge(rulesInfo, 1, set.Hash())
 			to.Flag(rulesOK, o.ok)
 			to.Gauge(rulesAt, o.seconds())
 		}
-		o := *a.reloaded.Load()
-		to.Gauge(configInfo, 1, a.Config().Hash)
+		o := *p.reloaded.Load()
+		to.Gauge(configInfo, 1, p.Config().Hash)
 		to.Flag(configOK, o.ok)
 		to.Gauge(configAt, o.seconds())
 	}

@@ -25,7 +25,7 @@ type route struct {
 }
 
 // table is the API but for commands, which mount themselves.
-func (a *App) table() []route {
+func (a *gateway) table() []route {
 	return []route{
 		{"GET", "/healthz", a.healthz},
 		{"GET", "/readyz", a.readyz},
@@ -52,7 +52,7 @@ func (a *App) table() []route {
 }
 
 // routes is the API, each call behind its scope.
-func (a *App) routes() http.Handler {
+func (a *gateway) routes() http.Handler {
 	mux := http.NewServeMux()
 	for _, r := range a.table() {
 		mux.Handle(r.method+" "+r.path, a.guard(r))
@@ -68,7 +68,7 @@ func (a *App) routes() http.Handler {
 }
 
 // tokenRoutes is what the vehicles' own listener serves.
-func (a *App) tokenRoutes() http.Handler {
+func (a *gateway) tokenRoutes() http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("POST /v1/tokens", a.auth.Tokens())
 	mux.Handle("GET /.well-known/jwks.json", a.auth.JWKS())
@@ -76,7 +76,7 @@ func (a *App) tokenRoutes() http.Handler {
 }
 
 // guard puts a call behind its scope. A call that the table of scopes does not know is open to nobody.
-func (a *App) guard(r route) http.Handler {
+func (a *gateway) guard(r route) http.Handler {
 	e, known := auth.EndpointFor(r.method, r.path)
 	if !known {
 		return a.auth.Require("", r.handle)
@@ -85,7 +85,7 @@ func (a *App) guard(r route) http.Handler {
 }
 
 // profiles mounts the profiler for operators.
-func (a *App) profiles(mux *http.ServeMux) {
+func (a *gateway) profiles(mux *http.ServeMux) {
 	operator := func(h http.HandlerFunc) http.Handler {
 		return a.auth.Require(auth.ScopeAny, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			if id, _ := auth.IdentityFrom(r.Context()); id.Role != auth.RoleOperator {
@@ -103,7 +103,7 @@ func (a *App) profiles(mux *http.ServeMux) {
 }
 
 // bounded limits the body of every request.
-func (a *App) bounded(h http.Handler) http.Handler {
+func (a *gateway) bounded(h http.Handler) http.Handler {
 	limit := int64(a.cfg.HTTP.MaxBody)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		r.Body = http.MaxBytesReader(w, r.Body, limit)
@@ -112,7 +112,7 @@ func (a *App) bounded(h http.Handler) http.Handler {
 }
 
 // recovered makes a panic cost one request.
-func (a *App) recovered(h http.Handler) http.Handler {
+func (a *gateway) recovered(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		defer func() {
 			if p := recover(); p != nil && p != any(http.ErrAbortHandler) { //nolint:errorlint // a panic's value, compared as net/http does
@@ -149,7 +149,7 @@ func (q *quietWriter) WriteHeader(status int)      { q.status = status }
 func (q *quietWriter) Write(b []byte) (int, error) { return len(b), nil }
 
 // caller names who calls.
-func (a *App) caller(r *http.Request) command.Caller {
+func (a *gateway) caller(r *http.Request) command.Caller {
 	id, _ := auth.IdentityFrom(r.Context())
 	namespace := "" // of the cell's own services, whose keys were made without one
 	if id.Role != auth.RoleService || id.Issuer != a.cfg.Auth.Issuer {

@@ -43,13 +43,13 @@ type ruleKeeper struct {
 	reload      outcome   // of the last attempt to put the files in force
 }
 
-func newRuleKeeper(a *App) (*ruleKeeper, error) {
-	c := a.cfg
+func newRuleKeeper(t *trust, dispatch *sink.Dispatcher) (*ruleKeeper, error) {
+	c := t.cfg
 	k := &ruleKeeper{
 		path: string(c.Rules.Path), options: rules.Options{Cell: c.Cell.ID, ErrorTopic: c.Rules.ErrorTopic},
-		runTests: func() bool { return a.Config().Rules.RunTests }, centre: c.Central != nil,
-		dispatch: a.dispatch, db: a.db, log: a.log,
-		audit: func(what string) { a.auditChange(auth.AuditRules, "files", what) },
+		runTests: func() bool { return t.Config().Rules.RunTests }, centre: c.Central != nil,
+		dispatch: dispatch, db: t.db, log: t.log,
+		audit: func(what string) { t.auditChange(auth.AuditRules, "files", what) },
 	}
 	err := k.db.Update(func(tx *statefile.Tx) error {
 		_, err := tx.CreateBucketIfNotExists(bucketRules)

@@ -51,10 +51,10 @@ func reportFallBack(fellBack bool, reg prometheus.Registerer, log *slog.Logger) 
 }
 
 // reportMissing counts and logs a start that has made anew what was there before.
-func (a *App) reportMissing(what, lost string) {
-	a.missing.WithLabelValues(what).Inc()
-	a.log.Error("a part of data_dir is missing and is made anew", slog.String("part", what), slog.String("lost", lost),
-		slog.String("data_dir", string(a.cfg.DataDir)))
+func (p *process) reportMissing(what, lost string) {
+	p.missing.WithLabelValues(what).Inc()
+	p.log.Error("a part of data_dir is missing and is made anew", slog.String("part", what), slog.String("lost", lost),
+		slog.String("data_dir", string(p.cfg.DataDir)))
 }
 
 func newMissing(reg prometheus.Registerer) *prometheus.CounterVec {
@@ -87,14 +87,14 @@ func journalKnown(db *statefile.DB) (epoch, last uint64, err error) {
 }
 
 // remedy names what can be done about an error of the start that the data folder is the cause of.
-func (a *App) remedy(err error) error {
+func (p *process) remedy(err error) error {
 	found, cannot := repair.Examine(repair.Options{
-		Dir: string(a.cfg.DataDir), Journal: string(a.cfg.Uplink.Journal.Dir), Keys: string(a.cfg.Auth.KeysDir),
+		Dir: string(p.cfg.DataDir), Journal: string(p.cfg.Uplink.Journal.Dir), Keys: string(p.cfg.Auth.KeysDir),
 	})
 	if cannot != nil || len(found.Findings) == 0 {
 		return err
 	}
-	return fmt.Errorf("%w\n`cellgate repair %s` shows what can be done about the data folder, and what would be lost", err, a.cfg.DataDir)
+	return fmt.Errorf("%w\n`cellgate repair %s` shows what can be done about the data folder, and what would be lost", err, p.cfg.DataDir)
 }
 
 func closeState(db *statefile.DB) func(context.Context) error {

@@ -4,7 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
-	"log/slog"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -130,28 +130,23 @@ func TestJournalIsHeldUntilItsConsumersAreThere(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	a := &App{}
-	a.cfg, a.log, a.reg, a.source = cfg, slog.New(slog.DiscardHandler), newRegistry(cfg, Build{}), clock.System()
-	a.descriptors.clients = 1000
-	a.life.log = a.log
-	t.Cleanup(func() { halt(t, a) })
-	for _, open := range []func(context.Context) error{a.openState, a.openClock, a.openJournal} {
-		if err := open(t.Context()); err != nil {
-			t.Fatal(err)
+	p := newProcess(Options{Config: cfg, Log: io.Discard, Clock: clock.System()}, descriptors{clients: 1000, api: 100})
+	t.Cleanup(func() {
+		if err := p.life.stop(context.Background()); err != nil {
+			t.Error(err)
 		}
+	})
+	d, err := openDisk(p)
+	if err != nil {
+		t.Fatal(err)
 	}
-	if at, held := a.journal.Stat().Needed[opening]; !held || at != a.journal.First() {
-		t.Errorf("held from %d (%v), want from the first record, %d", at, held, a.journal.First())
+	if at, held := d.journal.Stat().Needed[opening]; !held || at != d.journal.First() {
+		t.Errorf("held from %d (%v), want from the first record, %d", at, held, d.journal.First())
 	}
-	for _, open := range []func(context.Context) error{
-		a.openRedis, a.openAuth, a.openProducer, a.openSync, a.openDispatch, a.openRules, a.openSessions,
-		a.openCommands, a.openBroker, a.openFanout,
-	} {
-		if err := open(t.Context()); err != nil {
-			t.Fatal(err)
-		}
+	if _, err := openParts(d); err != nil {
+		t.Fatal(err)
 	}
-	needed := a.journal.Stat().Needed
+	needed := d.journal.Stat().Needed
 	if _, held := needed[opening]; held || len(needed) < 2 {
 		t.Errorf("the journal is needed by %v, want its consumers alone", needed)
 	}

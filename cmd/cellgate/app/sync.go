@@ -1,7 +1,6 @@
 package app
 
 import (
-	"context"
 	"log/slog"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -14,26 +13,27 @@ import (
 
 // openSync makes the worker that forwards the outbox topics to the central unit. Without a centre there is
 // none.
-func (a *App) openSync(context.Context) error {
-	if a.cfg.Central == nil {
-		return nil
+func (t *trust) openSync(m *kafkaclient.Metrics) (*syncer.Syncer, error) {
+	if t.cfg.Central == nil {
+		return nil, nil
 	}
-	err := a.db.Update(func(tx *statefile.Tx) error {
+	err := t.db.Update(func(tx *statefile.Tx) error {
 		_, err := tx.CreateBucketIfNotExists(bucketSkips())
 		return err
 	})
 	if err != nil {
-		return err
+		return nil, err
 	}
-	o, err := syncOptions(a.cfg, a.log, a.reg.own, a.kafkaMetrics)
+	o, err := syncOptions(t.cfg, t.log, t.reg.own, m)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	if a.sync, err = syncer.New(o); err != nil {
-		return err
+	worker, err := syncer.New(o)
+	if err != nil {
+		return nil, err
 	}
-	a.life.onStop("sync", stopShort, a.life.patient("what is bound for the centre", a.sync.Stop))
-	return nil
+	t.life.onStop("sync", stopShort, t.life.patient("what is bound for the centre", worker.Stop))
+	return worker, nil
 }
 
 // syncOptions are the worker's, from the configuration's central and kafka.
@@ -50,7 +50,7 @@ func syncOptions(c *configs.Config, log *slog.Logger, reg prometheus.Registerer,
 }
 
 // lanes lists them; none without a centre.
-func (a *App) lanes() []LaneLoad {
+func (a *gateway) lanes() []LaneLoad {
 	if a.sync == nil {
 		return nil
 	}

@@ -43,7 +43,7 @@ func gapsOf(gaps []syncer.Gap) (all []LaneGap) {
 	return all
 }
 
-func (a *App) getSync(w http.ResponseWriter, _ *http.Request) {
+func (a *gateway) getSync(w http.ResponseWriter, _ *http.Request) {
 	if !a.hasCentre(w) {
 		return
 	}
@@ -55,7 +55,7 @@ func (a *App) getSync(w http.ResponseWriter, _ *http.Request) {
 	writeJSON(w, http.StatusOK, SyncAnswer{Lanes: a.lanes(), Skipped: skipped})
 }
 
-func (a *App) hasCentre(w http.ResponseWriter) bool {
+func (a *gateway) hasCentre(w http.ResponseWriter) bool {
 	if a.sync == nil {
 		problem.Write(w, http.StatusNotFound, "", "this gateway has no sync worker: its configuration has no section central", nil)
 	}
@@ -63,7 +63,7 @@ func (a *App) hasCentre(w http.ResponseWriter) bool {
 }
 
 // skipSync goes on behind the gaps at which lanes stand here.
-func (a *App) skipSync(w http.ResponseWriter, r *http.Request) {
+func (a *gateway) skipSync(w http.ResponseWriter, r *http.Request) {
 	body := struct {
 		Lane string `json:"lane"`
 	}{}
@@ -101,7 +101,7 @@ func (a *App) skipSync(w http.ResponseWriter, r *http.Request) {
 
 // skipGap records what an operator wants, does it, and records and audits that it is done: there is no skip that
 // nobody has asked for.
-func (a *App) skipGap(ctx context.Context, r *http.Request, g *syncer.Gap) (SkippedGap, error) {
+func (a *gateway) skipGap(ctx context.Context, r *http.Request, g *syncer.Gap) (SkippedGap, error) {
 	by := auth.CallerOf(r)
 	s := SkippedGap{LaneGap: gapOf(g), At: time.Now().UTC(), By: by.By, Issuer: by.ByIssuer}
 	n, err := a.recordSkip(0, &s)
@@ -125,7 +125,7 @@ func (a *App) skipGap(ctx context.Context, r *http.Request, g *syncer.Gap) (Skip
 
 // recordSkip writes a skip to the state file, as number n or, when that is 0, as the next one, and forgets the oldest
 // beyond maxSkips.
-func (a *App) recordSkip(n uint64, s *SkippedGap) (uint64, error) {
+func (a *gateway) recordSkip(n uint64, s *SkippedGap) (uint64, error) {
 	value, err := json.Marshal(s)
 	if err != nil {
 		return 0, err
@@ -153,7 +153,7 @@ func (a *App) recordSkip(n uint64, s *SkippedGap) (uint64, error) {
 }
 
 // skips are those that are remembered, the newest first.
-func (a *App) skips() ([]SkippedGap, error) {
+func (a *gateway) skips() ([]SkippedGap, error) {
 	all := []SkippedGap{}
 	err := a.db.View(func(tx *statefile.Tx) error {
 		return tx.Bucket(bucketSkips()).ForEach(func(_, value []byte) error {

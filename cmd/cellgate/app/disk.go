@@ -1,0 +1,84 @@
+package app
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"cellgate/broker/journal"
+	"cellgate/broker/statefile"
+	"cellgate/configs"
+)
+
+// disk is what the gateway keeps: all that it promises is there.
+type disk struct {
+	*process
+	fresh   bool // there was no state.db
+	db      *statefile.DB
+	clock   *timekeeper
+	journal *journal.Journal
+	ladder  *ladder
+}
+
+func openDisk(p *process) (*disk, error) {
+	_, err := os.Stat(filepath.Join(string(p.cfg.DataDir), "state.db"))
+	fresh := errors.Is(err, fs.ErrNotExist)
+	db, err := openState(string(p.cfg.DataDir), p.die)
+	if err != nil {
+		return nil, err
+	}
+	p.life.onStop("state file", stopDisk, closeState(db))
+	reportFallBack(db.FellBack(), p.reg.own, p.log)
+	keeper, err := openTimekeeper(db, p.source, p.log)
+	if err != nil {
+		return nil, err
+	}
+	opened, err := p.openJournal(db, fresh, keeper)
+	if err != nil {
+		return nil, err
+	}
+	return &disk{
+		process: p, fresh: fresh, db: db, clock: keeper, journal: opened,
+		ladder: newLadder(&p.cfg.Uplink.Journal, string(p.cfg.DataDir), opened, p.reg.own, p.log),
+	}, nil
+}
+
+// opening holds the whole journal until all its consumers have said where they are.
+const opening = "opening"
+
+func (p *process) openJournal(db *statefile.DB, fresh bool, keeper *timekeeper) (*journal.Journal, error) {
+	j := &p.cfg.Uplink.Journal
+	age := j.MaxAge.Std()
+	if age == 0 || age > configs.JournalSegmentAge {
+		age = configs.JournalSegmentAge
+	}
+	epoch, last, err := journalKnown(db)
+	if err != nil {
+		return nil, err
+	}
+	opened, found, err := journal.Open(journal.Options{
+		KnownEpoch: epoch, KnownLast: last, Machine: journal.ThisMachine(p.source), Jump: max(keeper.jump, 0), OnStep: keeper.stepped,
+		Dir: string(j.Dir), SegmentBytes: int64(j.SegmentBytes),
+		MaxBytes:     holdBytes(int64(j.MaxBytes), int64(j.SegmentBytes), j.HoldPercent),
+		ReserveBytes: int64(j.ReserveBytes), SegmentAge: age,
+		CommitInterval: j.CommitInterval.Std(), BufferBytes: int(j.BufferBytes), OnFatal: p.die,
+		Log: p.log, Metrics: journal.NewMetrics(p.reg.own),
+	})
+	if err != nil {
+		return nil, fmt.Errorf("uplink.journal: %w", err)
+	}
+	switch {
+	case fresh && !found.Created:
+		p.reportMissing("state", "sessions, queued messages and commands are gone, the ledger begins at the first record that the journal has, "+
+			"and that is where delivery begins again")
+	case found.Created && epoch != 0:
+		p.reportMissing("journal", "what was pending is counted as lost")
+	}
+	// The journal recycles what every consumer that has spoken is past. Nobody has spoken yet: without this
+	// the first one would give away what the others have not read.
+	opened.Retain(opening, opened.First())
+	p.life.onStop("journal", stopDisk, opened.Close)
+	return opened, nil
+}

@@ -1,0 +1,77 @@
+package app
+
+import (
+	"context"
+
+	"cellgate/broker"
+)
+
+// gateway serves clients, and answers the calls of the API.
+type gateway struct {
+	*clients
+	drain  *drainer
+	broker *broker.Broker
+	fanout *broker.Fanout
+	intake *broker.Intake
+}
+
+func openGateway(c *clients) (*gateway, error) {
+	drain := &drainer{}
+	o, err := c.brokerOptions(drain)
+	if err != nil {
+		return nil, err
+	}
+	b, err := broker.New(o)
+	if err != nil {
+		return nil, err
+	}
+	fanout, intake, err := c.openLoops()
+	if err != nil {
+		return nil, err
+	}
+	return &gateway{clients: c, drain: drain, broker: b, fanout: fanout, intake: intake}, nil
+}
+
+// startDispatch puts the rules in force before anything can be published, and begins to deliver.
+func (o *outlets) startDispatch(ctx context.Context) error {
+	if err := o.dispatch.Start(); err != nil {
+		return err
+	}
+	return o.rules.begin(ctx)
+}
+
+func (a *gateway) startBroker(ctx context.Context) error {
+	if err := a.broker.Start(ctx); err != nil {
+		return err
+	}
+	a.life.onStop("drain", stopShort, func(context.Context) error { a.drain.end(); return nil })
+	a.life.onStop("listeners", stopClients, func(ctx context.Context) error {
+		reason, endpoint := a.drain.farewell()
+		a.pointAll(endpoint, "shutdown")
+		return a.broker.Stop(ctx, reason, endpoint)
+	})
+	return nil
+}
+
+// startBackground begins what nobody waits for: the disk ladder, commands from Kafka, the sync worker, the
+// watch on the rules.
+func (a *gateway) startBackground() error {
+	a.background("state file watch", a.db.Watch)
+	a.background("clock", func(ctx context.Context) { a.clock.run(ctx, a.journal) })
+	a.background("disk ladder", func(ctx context.Context) { a.ladder.run(ctx, a.Config) })
+	if a.cfg.Commands.FromKafka {
+		if err := a.startInbox(); err != nil {
+			return err
+		}
+	}
+	if a.sync != nil {
+		a.sync.Start()
+	}
+	if a.cfg.Rules.Watch {
+		a.background("rules watch", a.rules.watch)
+	}
+	purges := newPurges(a.sessions.PurgeOwned, a.commands, a.log)
+	a.auth.WatchPurges(purges.add)
+	a.background("purges", purges.run)
+	return nil
+}

@@ -1,0 +1,157 @@
+package app
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+
+	"cellgate/configs"
+	"cellgate/rules"
+	"cellgate/rules/sink"
+	"cellgate/rules/sink/kafka"
+	"cellgate/rules/sink/kafkaclient"
+	"cellgate/rules/sink/redis"
+	"cellgate/rules/sink/remote"
+	syncer "cellgate/sync"
+)
+
+// outlets are the ways out: to the cell's Kafka and Redis, and to the centre.
+type outlets struct {
+	*trust
+	kafka    *kafkaclient.Metrics
+	producer *kafkaclient.Producer // of presence and command results
+	sync     *syncer.Syncer        // nil without a centre
+	settled  *settlement           // nil unless PUBACKs wait for Kafka
+	dispatch *sink.Dispatcher
+	rules    *ruleKeeper
+}
+
+func openOutlets(t *trust) (*outlets, error) {
+	m := kafkaclient.NewMetrics(t.reg.own)
+	producer, err := t.openProducer(m)
+	if err != nil {
+		return nil, err
+	}
+	worker, err := t.openSync(m)
+	if err != nil {
+		return nil, err
+	}
+	dispatch, settled, err := t.openDispatch(m)
+	if err != nil {
+		return nil, err
+	}
+	keeper, err := newRuleKeeper(t, dispatch)
+	if err != nil {
+		return nil, err
+	}
+	if err := t.reg.own.Register(t.reloadReadings(keeper)); err != nil {
+		return nil, err
+	}
+	return &outlets{trust: t, kafka: m, producer: producer, sync: worker, settled: settled, dispatch: dispatch, rules: keeper}, nil
+}
+
+func (t *trust) openProducer(m *kafkaclient.Metrics) (*kafkaclient.Producer, error) {
+	o, err := producerOptions("kafka", "events", &t.cfg.Kafka, t.log, m)
+	if err != nil {
+		return nil, err
+	}
+	o.MissingTopicGrace = 0 // results wait for an operator who creates the topic
+	producer, err := kafkaclient.NewProducer(o)
+	if err != nil {
+		return nil, fmt.Errorf("kafka: %w", err)
+	}
+	producer.Prepare(topicPresence, topicResults)
+	t.life.onStop("kafka producer", stopShort, func(ctx context.Context) error {
+		if err := producer.Close(ctx); err != nil {
+			t.log.Warn("presence events were given up", slog.Any("error", err)) // results are kept in the outbox
+		}
+		return nil
+	})
+	return producer, nil
+}
+
+func (t *trust) openDispatch(m *kafkaclient.Metrics) (*sink.Dispatcher, *settlement, error) {
+	bindings, err := t.sinks(m)
+	if err != nil {
+		return nil, nil, err
+	}
+	var settled *settlement
+	if _, kafka := ackModes(&t.cfg.Uplink); kafka {
+		settled = newSettlement(bindings)
+		t.life.onStop("settlement", stopShort, settled.close)
+	}
+	data, bound := string(t.cfg.DataDir), t.journal.Stat().MaxBytes
+	dispatch, err := sink.New(sink.Options{
+		Journal: t.journal, DB: t.db, Dir: filepath.Join(data, "decisions"), OperatorDir: filepath.Join(data, "operators"),
+		Cell: t.cfg.Cell.ID, Node: t.cfg.Cell.Node, State: rules.StateOptions{MaxVINs: t.cfg.Rules.MaxVINs, MaxVINBytes: configs.MaxVINBytes},
+		CheckpointInterval: configs.CheckpointInterval, SegmentBytes: configs.DecisionSegmentBytes, LagAlarm: configs.SinkLagAlarm,
+		FS: sink.Files(),
+		Parked: sink.ParkedLimits{
+			Bytes: bound / configs.ParkedShare, DestinationBytes: bound / configs.ParkedShare / configs.ParkedShare,
+			Destinations: configs.ParkedDestinations,
+		},
+		Sinks: bindings, ErrorTopic: t.cfg.Rules.ErrorTopic, OnFatal: t.die, Log: t.log, Metrics: sink.NewMetrics(t.reg.own),
+	})
+	if err != nil {
+		closeSinks(bindings)
+		return nil, nil, err
+	}
+	t.life.onStop("dispatch", stopDispatch, t.life.patient("what the sinks have not taken", dispatch.Stop))
+	return dispatch, settled, nil
+}
+
+// closeSinks ends sinks that no dispatcher has taken over.
+func closeSinks(bindings []sink.Binding) {
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel() // nothing is under way
+	for _, b := range bindings {
+		_ = b.Sink.Close(ctx)
+	}
+}
+
+// Names of the sinks, in the ledger and in metrics.
+const (
+	sinkKafka   = "kafka"
+	sinkCentral = "central"
+)
+
+// sinks makes the sinks with their settings. The central sink writes to the cell's own Kafka: whether a
+// centre is configured decides only whether somebody empties the outbox topics.
+func (t *trust) sinks(m *kafkaclient.Metrics) ([]sink.Binding, error) {
+	limits := sink.Limits{Messages: t.cfg.Rules.QueueMessages, Bytes: int64(t.cfg.Rules.QueueBytes)}
+	full := &t.cfg.Rules.WhenFull
+	cell, err := t.sinkProducer(sinkKafka, m)
+	if err != nil {
+		return nil, err
+	}
+	outbox, err := t.sinkProducer(sinkCentral, m)
+	if err != nil {
+		return nil, err
+	}
+	client, err := redisClient(&t.cfg.Redis)
+	if err != nil {
+		return nil, err
+	}
+	state, err := redis.New(redis.Options{Client: client, Pace: remote.NormalPace(), Log: t.log})
+	if err != nil {
+		return nil, err
+	}
+	bind := func(s sink.Sink, whenFull string) sink.Binding {
+		return sink.Binding{Sink: s, Limits: limits, WhenFull: sink.WhenFull(whenFull), AgeOutBytes: t.journal.Stat().MaxBytes / configs.AgeOutShare}
+	}
+	return []sink.Binding{
+		bind(kafka.New(kafka.Options{Producer: cell, Cell: t.cfg.Cell.ID}), full.Kafka),
+		bind(state, full.Redis),
+		bind(kafka.New(kafka.Options{Producer: outbox, Cell: t.cfg.Cell.ID, Outbox: true}), full.Central),
+	}, nil
+}
+
+// sinkProducer makes a producer of a sink's own, so that one sink's backlog is not another's.
+func (t *trust) sinkProducer(name string, m *kafkaclient.Metrics) (*kafkaclient.Producer, error) {
+	o, err := producerOptions("kafka", name, &t.cfg.Kafka, t.log, m)
+	if err != nil {
+		return nil, err
+	}
+	return kafkaclient.NewProducer(o)
+}

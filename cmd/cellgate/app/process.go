@@ -1,0 +1,89 @@
+package app
+
+import (
+	"context"
+	"log/slog"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"cellgate/broker"
+	"cellgate/broker/clock"
+	"cellgate/configs"
+)
+
+// process is what everything else stands on: the configuration, the log, the metrics, and the stops of what has been made.
+type process struct {
+	cfg    *configs.Config // as it was at the start; reloadable keys are read from Config
+	log    *slog.Logger
+	level  *slog.LevelVar
+	reg    *registry
+	stats  *broker.Metrics
+	source clock.Source // the machine's clocks
+	life   *lifecycle
+
+	descriptors descriptors
+	missing     *prometheus.CounterVec // of the start, by part of data_dir
+	build       Build
+	started     time.Time
+	phase       atomic.Int32
+	serving     chan struct{} // closed when it serves
+	fatal       chan error    // the first thing that the gateway cannot survive
+	running     atomic.Pointer[configs.Config]
+	// reloaded is how the last reload of the configuration went; the start is the first one.
+	reloaded atomic.Pointer[outcome]
+}
+
+func newProcess(o Options, fds descriptors) *process {
+	log, level := NewLog(o.Log, o.Config)
+	reg := newRegistry(o.Config, o.Build)
+	p := &process{
+		cfg: o.Config, log: log, level: level, reg: reg, stats: broker.NewMetrics(reg.own), source: o.Clock,
+		life: &lifecycle{log: log}, descriptors: fds, missing: newMissing(reg.own),
+		build: o.Build, started: time.Now(), fatal: make(chan error, 1), serving: make(chan struct{}),
+	}
+	p.running.Store(o.Config)
+	p.noteReload(nil)
+	logWarnings(p.log, o.Config)
+	return p
+}
+
+// Time limits of the stops. In all they stay within the five seconds of a Ctrl-C unless a disk hangs.
+const (
+	stopShort    = time.Second
+	stopClients  = 3 * time.Second
+	stopDispatch = 2 * time.Second
+	stopDisk     = 10 * time.Second
+)
+
+func (p *process) die(err error) {
+	select {
+	case p.fatal <- err:
+	default:
+	}
+}
+
+// Config is the configuration in force.
+func (p *process) Config() *configs.Config { return p.running.Load() }
+
+func (p *process) rejected(reason string) { p.stats.Rejected.WithLabelValues(reason).Inc() }
+
+// background runs fn until the gateway stops.
+func (p *process) background(name string, fn func(context.Context)) {
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		fn(ctx)
+	}()
+	p.life.onStop(name, stopDisk, func(limit context.Context) error { // some of them write a last time
+		cancel()
+		select {
+		case <-done:
+			return nil
+		case <-limit.Done():
+			return limit.Err()
+		}
+	})
+}

@@ -1,0 +1,50 @@
+package app
+
+import (
+	"context"
+	"path/filepath"
+
+	"cellgate/auth"
+	"cellgate/auth/spread"
+	"cellgate/configs/authority"
+)
+
+// trust is who the gateway believes, and the log of what they did.
+type trust struct {
+	*disk
+	audit      *auth.Audit
+	auth       *auth.Authority
+	vehicleCAs *pool
+}
+
+func openTrust(d *disk) (*trust, error) {
+	client, err := redisClient(&d.cfg.Redis)
+	if err != nil {
+		return nil, err
+	}
+	d.life.onStop("redis", stopShort, func(context.Context) error { return client.Close() })
+	m := auth.NewMetrics(d.reg.own)
+	audit := authority.AuditLog(d.cfg, d.log, m)
+	d.life.onStop("audit log", stopShort, func(context.Context) error { return audit.Close() })
+	cas, err := loadVehicleCAs(d.cfg)
+	if err != nil {
+		return nil, err
+	}
+	var vehicleCAs pool
+	vehicleCAs.pool.Store(cas)
+	c := authority.Config(d.cfg)
+	c.Audit, c.Log, c.Metrics, c.Now, c.Trusted = audit, d.log, m, d.clock.Wall, d.clock.Trusted
+	c.VehicleCAs = vehicleCAs.get
+	if key := d.cfg.Auth.Revocation.RedisKey; key != "" {
+		c.Revocations = spread.NewRedis(client, key, d.cfg.Cell.ID)
+	}
+	if keys, _ := filepath.Glob(filepath.Join(c.Dir, "key-*.json")); len(keys) == 0 && !d.fresh { // the pattern is a good one
+		d.reportMissing("keys", "every token that was issued before is refused from now on")
+	}
+	opened, err := auth.Open(c)
+	if err != nil {
+		return nil, err
+	}
+	d.life.onStop("auth", stopShort, opened.Close)
+	return &trust{disk: d, audit: audit, auth: opened, vehicleCAs: &vehicleCAs}, nil
+}
