@@ -10,7 +10,7 @@ import (
 	"cellgate/configs/complete"
 )
 
-// Config is what an Authority is made from. Zero values take the defaults that are named.
+// Config is what an Authority is made from.
 type Config struct {
 	// Dir holds the signing keys, the revocations and the copies of external key sets. It is created, mode
 	// 0700, when missing.

@@ -9,6 +9,8 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+
+	"cellgate/rules"
 )
 
 // TestDocumentsNameTheDefaults fails for a document, a help text or a comment that gives a key another default than
@@ -42,6 +44,14 @@ func TestDocumentsNameTheDefaults(t *testing.T) {
 		if _, wrong := wrongDefaults(text); len(wrong) != 1 {
 			t.Errorf("%s: %v", text, wrong)
 		}
+	}
+}
+
+// TestErrorTopic holds the one default that rules state themselves, for `cellgate rules`, which reads no configuration.
+func TestErrorTopic(t *testing.T) {
+	t.Parallel()
+	if topic := Default().Rules.ErrorTopic; topic != rules.DefaultErrorTopic {
+		t.Errorf("errors of rules go to %s with a configuration, to %s without", topic, rules.DefaultErrorTopic)
 	}
 }
 

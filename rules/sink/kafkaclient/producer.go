@@ -58,7 +58,8 @@ type ProducerOptions struct {
 	Compression string
 	// Linger is the least time between two batches of a lane that are not full.
 	Linger time.Duration `zero:"none"`
-	// BatchBytes and BatchRecords bound a batch before compression. The broker's limit (message.max.bytes, 1 MiB by default) counts compressed bytes.
+	// BatchBytes and BatchRecords bound a batch before compression. The broker's limit (message.max.bytes) counts
+	// compressed bytes.
 	BatchBytes   int
 	BatchRecords int
 	// AutoCreate creates missing topics.
