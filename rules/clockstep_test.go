@@ -129,19 +129,3 @@ func TestStepsSurviveRestart(t *testing.T) {
 		t.Fatal("no step is in the stored state")
 	}
 }
-
-// TestExplainKnowsTheSteps: what the operators remember is as old as it is.
-func TestExplainKnowsTheSteps(t *testing.T) {
-	t.Parallel()
-	s := stepped{state: NewState(StateOptions{})}
-	set := compileText(t, ruleWith("sample: 10s", ""))
-	rec := telemetry(1, epoch, "{}")
-	NewEngine(set, s.state).NewWorker().Eval(&rec, nil)
-	s.step(epoch, time.Hour)
-	for at, want := range map[int64]bool{9: false, 10: true} {
-		rec = telemetry(2, epoch+at*1000+s.off, "{}")
-		if x := set.Explain(&rec, s.state); len(x.Rules) != 1 || x.Rules[0].Matched != want {
-			t.Errorf("%d s later: %+v", at, x.Rules)
-		}
-	}
-}

@@ -4,6 +4,8 @@ import (
 	"cmp"
 	"fmt"
 	"strconv"
+
+	"cellgate/broker/message"
 )
 
 // Compile compiles a source. When it finds anything wrong it returns all that it finds and no set: a rule
@@ -36,7 +38,6 @@ func Compile(src *Source, opts Options) (*Set, Diagnostics) {
 			}
 		}
 	}
-	s.scopes.New = func() any { return newScope(s) }
 	return s, nil
 }
 
@@ -91,104 +92,52 @@ func (f *ruleFile) unfinished() Diagnostic {
 	}
 }
 
-// usesMacro returns the first of the macros that an expression names.
-func usesMacro(src string, macros []macroDef) string {
-	tree, err := parseExpr(src)
-	if err != nil {
-		return ""
-	}
-	used := map[string]bool{}
-	walkNames(&tree.Node, func(name string) { used[name] = true })
-	for _, m := range macros {
-		if used[m.name.value] {
-			return m.name.value
-		}
-	}
-	return ""
-}
-
 func (c *compiler) rule(f *ruleFile, def *ruleDef, n names) {
-	r := &rule{def: def, index: uint16(len(c.set.rules)), schema: n.schema, errTopic: c.set.errTopic} //nolint:gosec // at most maxRules
-	r.names = &n
+	r := &rule{def: def, index: uint16(len(c.set.rules)), schema: n.schema, errTopic: c.set.errTopic, names: &n} //nolint:gosec // at most maxRules
 	d := f.doc
 	r.when = n.compile(d, def.when, wantBool)
 	for _, o := range def.operators {
 		if op := c.operator(d, def.id.value, o, &n); op != nil {
 			r.operators = append(r.operators, op)
 		}
-		n.operators = append(n.operators, operatorValues[o.kind]...)
+		n.operators = append(n.operators, o.op.Gives...)
 	}
-	n.decodes = false
+	n.decodes, n.gives = false, false
 	if def.transform != nil {
 		r.transform = n.value(d, def.transform)
 	}
-	transform := n.decodes
+	env := Env{names: &n, Transform: r.transform, TransformDecodes: n.decodes, Stored: c.opts.Stored}
 	for i, t := range def.to {
 		n.decodes = false
-		if compiled := c.target(d, t, i, &n); compiled != nil {
-			compiled.decodes = n.decodes || (transform && compiled.transforms()) || (compiled.redis.ordered() && r.schema.eventAt != nil)
-			r.targets = append(r.targets, compiled)
+		if sender := t.target.Compile(t.args, env); sender != nil {
+			r.targets = append(r.targets, &target{Target: t.target, Sender: sender, args: t.args, text: strconv.Itoa(i), decodes: n.decodes})
 		}
 	}
-	if def.onError != nil {
-		s := def.onError.topic
+	if s := def.onError; s != nil {
 		r.errTopic = s.value
 		if !validTopic(s.value) {
 			d.fail(s.line, s.col, CodeBadTopic, "use letters, digits, . _ and -, without ${…}", "%q is not a Kafka topic", s.value)
 		}
 	}
-	r.usesOper = r.refersToOperator()
+	r.usesOper = n.gives
 	r.describe(f)
 	c.set.rules = append(c.set.rules, r)
 }
 
 // operator compiles an operator and gives it its place in the state.
-func (c *compiler) operator(d *document, id string, o *operatorDef, n *names) operator {
+func (c *compiler) operator(d *document, id string, o operatorDef, n *names) *operator {
 	before := len(c.diags)
-	op := newOperator(d, o, n)
+	run := o.op.Compile(o.args, Env{names: n})
 	if len(c.diags) > before {
 		return nil
 	}
-	key := hashText(fmt.Sprintf("%s\x00%s\x00%s", id, o.kind, op.definition()))
+	key := message.Hash(fmt.Sprintf("%s\x00%s\x00%s", id, o.op.Name, run.Definition()))
 	if _, taken := c.set.operKeys[key]; taken {
-		d.failAt(o.node, CodeOperatorClash, "choose another rule id", "the operator's identity %016x is taken", key)
+		d.failAt(o.args.node, CodeOperatorClash, "choose another rule id", "the operator's identity %016x is taken", key)
 		return nil
 	}
 	c.set.operKeys[key] = struct{}{}
-	op.setKey(key)
-	return op
-}
-
-func (c *compiler) target(d *document, def *targetDef, index int, n *names) *target {
-	t := &target{index: index, text: strconv.Itoa(index), sink: def.sink, lane: def.lane}
-	t.key = n.compile(d, def.key, wantAny)
-	if def.sink == SinkRedis {
-		t.redis = n.redisTarget(d, def.redis)
-		if t.redis == nil {
-			return nil
-		}
-		return t
-	}
-	t.topic = n.template(d, def.topic)
-	if t.topic == nil {
-		return nil
-	}
-	t.topic.topic = true
-	n.boundClasses(d, def.topic, t.topic, c.opts.Stored)
-	s := def.topic
-	check := t.topic.static
-	for _, p := range t.topic.parts {
-		check += p.text + "x"
-	}
-	if !validTopic(check) {
-		d.fail(s.line, s.col, CodeBadTopic, "use letters, digits, . _ and -, for example vehicle.telemetry", "%q is not a Kafka topic", s.value)
-	}
-	return t
-}
-
-// transforms reports whether the target sends the rule's transform.
-func (t *target) transforms() bool {
-	return t.redis == nil || (t.redis.value == nil && t.redis.fields == nil && t.redis.values == nil)
+	return &operator{Operator: o.op, Runner: run, args: o.args, key: key}
 }
 
 func (r *rule) describe(f *ruleFile) {
@@ -204,40 +153,9 @@ func (r *rule) describe(f *ruleFile) {
 		r.info.From = append(r.info.From, s.value)
 	}
 	for _, o := range def.operators {
-		r.info.Operators = append(r.info.Operators, string(o.kind))
+		r.info.Operators = append(r.info.Operators, o.op.Name)
 	}
 	for _, t := range def.to {
-		info := TargetInfo{Sink: t.sink.String(), Name: t.topic.value, Lane: t.lane}
-		if t.redis != nil {
-			info.Name = t.redis.key.value
-		}
-		r.info.Targets = append(r.info.Targets, info)
+		r.info.Targets = append(r.info.Targets, TargetInfo{Sink: t.target.Kind, Name: t.args.Place(), Lane: t.args.text("lane")})
 	}
-}
-
-// refersToOperator reports whether rendering needs values of the rule's operators.
-func (r *rule) refersToOperator() bool {
-	if r.transform.usesOperator() {
-		return true
-	}
-	for _, t := range r.targets {
-		if t.key.usesOperator() || t.topic.usesOperator() || t.redis.usesOperator() {
-			return true
-		}
-	}
-	return false
-}
-
-func (e *expression) usesOperator() bool { return e != nil && e.operator }
-
-func (t *template) usesOperator() bool {
-	if t == nil {
-		return false
-	}
-	for _, p := range t.parts {
-		if p.expr.usesOperator() {
-			return true
-		}
-	}
-	return false
 }

@@ -5,7 +5,9 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strconv"
 	"strings"
+	"time"
 )
 
 // Change is what differs between two rule sets in one rule.
@@ -37,7 +39,7 @@ type DiffReport struct {
 // Diff compares two sets rule by rule. Comments, order and the spelling of expressions do not count:
 // what a list or macro holds does, in the rules that use it.
 func Diff(before, after *Set) DiffReport {
-	rep := DiffReport{OldHash: before.hash, NewHash: after.hash, Changes: []Change{}}
+	rep := DiffReport{OldHash: before.Hash(), NewHash: after.Hash(), Changes: []Change{}}
 	old, now := byID(before), byID(after)
 	for id, r := range old {
 		if now[id] == nil {
@@ -50,7 +52,7 @@ func Diff(before, after *Set) DiffReport {
 			rep.Changes = append(rep.Changes, Change{Rule: id, Kind: "added"})
 			continue
 		}
-		c := Change{Rule: id, Kind: "changed", Parts: diffParts(o.parts(), r.parts()), StateLost: lostState(o, r)}
+		c := Change{Rule: id, Kind: "changed", Parts: diffParts(ruleParts(o), ruleParts(r)), StateLost: lostState(o, r)}
 		if len(c.Parts) == 0 {
 			rep.Same++
 			continue
@@ -72,9 +74,9 @@ func byID(s *Set) map[string]*rule {
 // lostState names the operators of the old rule whose state the new one does not take over.
 func lostState(old, now *rule) []string {
 	var lost []string
-	for i, op := range old.operators {
-		if !slices.ContainsFunc(now.operators, func(n operator) bool { return n.stateKey() == op.stateKey() }) {
-			lost = append(lost, old.info.Operators[i])
+	for _, op := range old.operators {
+		if !slices.ContainsFunc(now.operators, func(n *operator) bool { return n.key == op.key }) {
+			lost = append(lost, op.Name)
 		}
 	}
 	return lost
@@ -84,20 +86,20 @@ func lostState(old, now *rule) []string {
 type part struct{ key, text, code string }
 
 // parts are the keys of a rule that decide what it does.
-func (r *rule) parts() []part {
+func ruleParts(r *rule) []part {
 	var out []part
 	add := func(key, text, code string) { out = append(out, part{key, text, code}) }
 	from := slices.Clone(r.info.From)
 	slices.Sort(from)
 	add("from", strings.Join(r.info.From, ", "), strings.Join(from, "\n"))
 	add("when", r.info.When, fmt.Sprint(r.when.digest()))
-	for i, op := range r.operators {
-		add(r.info.Operators[i], r.def.operators[i].describe(), op.definition())
+	for _, op := range r.operators {
+		add(op.Name, operatorText(op.args), op.Definition())
 	}
 	add("transform", r.def.transform.describe(), r.transform.code())
 	for i, t := range r.targets {
-		text := r.def.to[i].describe()
-		add(fmt.Sprintf("to[%d]", i), text, text+t.code())
+		text := targetText(t)
+		add(fmt.Sprintf("to[%d]", i), text, text+t.args.code.String())
 	}
 	add("on_error", r.errTopic, r.errTopic)
 	add("mode", r.info.Mode, r.info.Mode)
@@ -126,134 +128,53 @@ func diffParts(old, now []part) []PartChange {
 	return out
 }
 
-func (s *scalar) text() string {
-	if s == nil {
-		return ""
+// operatorText is an operator as a diff shows it: expressions, then times, then numbers, then what is its own.
+func operatorText(a *Args) string {
+	var texts [4][]string
+	for i := range a.keys {
+		k := &a.keys[i]
+		switch v := a.values[k.Name].(type) {
+		case *scalar:
+			texts[0] = append(texts[0], cmp.Or(k.Shown, k.Name)+": "+v.text())
+		case time.Duration:
+			texts[1] = append(texts[1], "time: "+v.String())
+		case int:
+			texts[2] = append(texts[2], fmt.Sprintf("count: %d", v))
+		case interface{ shown() string }:
+			texts[3] = append(texts[3], v.shown())
+		}
 	}
-	return strings.TrimSpace(s.value)
+	return strings.Join(slices.Concat(texts[:]...), ", ")
 }
 
-func (o *operatorDef) describe() string {
-	var b strings.Builder
-	for _, p := range []struct {
-		name string
-		s    *scalar
-	}{{"enter", o.enter}, {"exit", o.exit}, {"of", o.by}, {"lat", o.lat}, {"lon", o.lon}} {
-		if p.s != nil {
-			fmt.Fprintf(&b, "%s: %s, ", p.name, p.s.text())
+// targetText is a target as a diff shows it: where it leads, its words, expressions, mappings, and the rest.
+func targetText(t *target) string {
+	var texts [7][]string
+	add := func(rank int, name, value string) {
+		texts[rank] = append(texts[rank], strings.TrimSpace(name+" "+value))
+	}
+	for i := range t.args.keys {
+		k := &t.args.keys[i]
+		switch v := t.args.values[k.Name].(type) {
+		case *scalar:
+			if k.Value.place {
+				add(0, strings.TrimPrefix(k.Name, topicKey.Name), v.value)
+			} else {
+				add(2, k.Name, v.text())
+			}
+		case string:
+			add(1, k.Name, v)
+		case *valueDef:
+			add(3, k.Name, v.describe())
+		case interface{ shown() string }:
+			add(4, k.Name, v.shown())
+		case time.Duration:
+			add(5, k.Name, v.String())
+		case int:
+			add(6, k.Name, strconv.Itoa(v))
 		}
 	}
-	if o.every > 0 {
-		fmt.Fprintf(&b, "time: %s, ", o.every)
-	}
-	if o.count > 0 {
-		fmt.Fprintf(&b, "count: %d, ", o.count)
-	}
-	for _, z := range o.zones {
-		fmt.Fprintf(&b, "%s, ", z.name)
-	}
-	return strings.TrimSuffix(b.String(), ", ")
-}
-
-func (v *valueDef) describe() string {
-	if v == nil {
-		return ""
-	}
-	if v.expr != nil {
-		return v.expr.text()
-	}
-	items := make([]string, len(v.items))
-	for i, item := range v.items {
-		items[i] = item.describe()
-		if !v.isList {
-			items[i] = v.names[i] + ": " + items[i]
-		}
-	}
-	if v.isList {
-		return "[" + strings.Join(items, ", ") + "]"
-	}
-	return "{" + strings.Join(items, ", ") + "}"
-}
-
-func (v *value) code() string {
-	if v == nil {
-		return ""
-	}
-	if v.expr != nil {
-		return fmt.Sprint(v.expr.digest())
-	}
-	codes := make([]string, len(v.items))
-	for i, item := range v.items {
-		codes[i] = item.code()
-	}
-	return fmt.Sprintf("%t %q %q", v.isList, v.names, codes)
-}
-
-func (t *targetDef) describe() string {
-	if t.redis == nil {
-		s := fmt.Sprintf("%s %s", t.sink, t.topic.value)
-		if t.lane != "" {
-			s += " lane " + t.lane
-		}
-		if t.key != nil {
-			s += " key " + t.key.text()
-		}
-		return s
-	}
-	r := t.redis
-	var b strings.Builder
-	for _, shape := range redisShapes {
-		if shape.kind == r.kind {
-			fmt.Fprintf(&b, "redis %s %s", shape.key, r.key.value)
-		}
-	}
-	for _, p := range []struct {
-		name string
-		s    *scalar
-	}{{"fields", r.fields}, {"member", r.member}, {"value", r.value}, {"lon", r.lon}, {"lat", r.lat}} {
-		if p.s != nil {
-			fmt.Fprintf(&b, " %s %s", p.name, p.s.text())
-		}
-	}
-	if r.set != nil {
-		b.WriteString(" set " + r.set.describe())
-	}
-	if r.newerThan != "" {
-		b.WriteString(" newer_than " + r.newerThan)
-	}
-	if r.ttl > 0 {
-		fmt.Fprintf(&b, " ttl %s", r.ttl)
-	}
-	if r.maxLen > 0 {
-		fmt.Fprintf(&b, " max_len %d", r.maxLen)
-	}
-	return b.String()
-}
-
-// code holds what the text of a target does not show: what its expressions and templates come to.
-func (t *target) code() string {
-	s := fmt.Sprint(t.key.digest(), t.topic.code())
-	if r := t.redis; r != nil {
-		s += fmt.Sprint(r.key.code(), r.member.digest(), r.value.digest(), r.lon.digest(), r.lat.digest())
-		for _, v := range r.values {
-			s += v.code()
-		}
-	}
-	return s
-}
-
-func (t *template) code() string {
-	if t == nil {
-		return ""
-	}
-	s := t.static
-	for _, p := range t.parts {
-		s += fmt.Sprint(p.text, p.kind, p.expr.digest())
-		if p.list != nil {
-			s += fmt.Sprint(hashText(p.list.node().String()))
-		}
-	}
-	return s
+	return string(t.Kind) + " " + strings.Join(slices.Concat(texts[:]...), " ")
 }
 
 // Write writes the differences as text.

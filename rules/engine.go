@@ -10,7 +10,7 @@ import (
 
 // Engine evaluates records by a set, with the state of its operators.
 type Engine struct {
-	set   *Set
+	*Renderer
 	state *State
 }
 
@@ -18,9 +18,8 @@ type Engine struct {
 // operator whose rule id and definition are as before, or as they were not longer ago, goes on where it was. Call it while no worker of
 // another engine on the same state runs.
 func NewEngine(set *Set, state *State) *Engine {
-	state.order()
-	state.adopt(set.operKeys)
-	return &Engine{set: set, state: state}
+	state.Adopt(set.operKeys)
+	return &Engine{Renderer: NewRenderer(set), state: state}
 }
 
 // Set returns the engine's set.
@@ -30,16 +29,20 @@ func (e *Engine) Set() *Set { return e.set }
 type Worker struct {
 	engine  *Engine
 	sc      *scope
-	ops     opContext
+	in      Input
+	outputs []Outputs // of the operators of the rule at hand, by their place in it
+	given   []opValue // by the operators that the message has passed
+	matches [][]byte
 	matched []uint16
 	failed  []uint16 // rules that need the payload of this record, which cannot be decoded
 	seq     uint64   // the record that sc holds; 0 for none that can be told
+	watch   func(op *operator)
 }
 
 // NewWorker makes a worker. Several may run at the same time as long as records of one shard (ShardOf)
 // go to one worker at a time.
 func (e *Engine) NewWorker() *Worker {
-	return &Worker{engine: e, sc: newScope(e.set)}
+	return &Worker{engine: e, sc: e.set.newScope()}
 }
 
 // Eval appends the decisions about a record to out. It is a function of the record, the set, and what the
@@ -53,7 +56,7 @@ func (w *Worker) Eval(rec *message.Record, out []Decision) []Decision {
 		return out
 	}
 	set := w.engine.set
-	w.matched = set.index.match(rec.Topic, w.matched[:0])
+	w.matched = set.Match(rec.Topic, w.matched[:0])
 	if len(w.matched) == 0 || isToken(rec.Topic) {
 		return out
 	}
@@ -79,65 +82,103 @@ func isToken(topic string) bool {
 
 // rule appends the decisions of one rule.
 func (w *Worker) rule(r *rule, out []Decision) []Decision {
-	if c := r.def.mode.canary; c < wholeFleet && hashText(w.sc.vin)%wholeFleet >= c {
+	if c := r.def.mode.canary; c < wholeFleet && message.Hash(w.sc.vin)%wholeFleet >= c {
 		return out
 	}
-	ok, err := w.passes(r)
-	switch {
-	case errors.Is(err, ErrPayload) && !r.def.mode.shadow:
-		w.failed = append(w.failed, r.index)
-		return out
-	case err != nil:
-		return append(out, Decision{Rule: r.index, Target: TargetError, Err: err.Error(), Shadow: r.def.mode.shadow})
-	case !ok:
-		return out
-	case r.def.mode.shadow:
-		return append(out, Decision{Rule: r.index, Shadow: true})
-	}
-	var values []byte
-	if r.usesOper {
-		values = encodeValues(w.ops.values)
-	}
+	matches, err := w.passes(r)
 	whole := true
-	for i, t := range r.targets {
-		if t.decodes {
-			if _, err := w.sc.document(); err != nil {
-				whole = false
-				continue
-			}
+	for _, values := range matches {
+		if r.def.mode.shadow {
+			out = append(out, Decision{Rule: r.index, Shadow: true})
+			continue
 		}
-		out = append(out, Decision{Rule: r.index, Target: uint16(i), Values: values}) //nolint:gosec // at most maxTargets
+		for i, t := range r.targets {
+			if t.decodes {
+				if _, err := w.sc.document(); err != nil {
+					whole = false
+					continue
+				}
+			}
+			out = append(out, Decision{Rule: r.index, Target: uint16(i), Values: values}) //nolint:gosec // at most maxTargets
+		}
 	}
-	if !whole {
+	switch {
+	case errors.Is(err, ErrPayload) && !r.def.mode.shadow, !whole:
 		w.failed = append(w.failed, r.index)
+	case err != nil:
+		out = append(out, Decision{Rule: r.index, Target: TargetError, Err: err.Error(), Shadow: r.def.mode.shadow})
 	}
 	return out
 }
 
 // passes applies the rule's condition and operators. A panic costs this rule's evaluation only.
-func (w *Worker) passes(r *rule) (ok bool, err error) {
+func (w *Worker) passes(r *rule) (matches [][]byte, err error) {
 	defer func() {
 		if p := recover(); p != nil {
-			ok, err = false, fmt.Errorf("%w: %v", ErrEvaluation, p)
+			matches, err = nil, fmt.Errorf("%w: %v", ErrEvaluation, p)
 		}
 	}()
 	w.sc.opers = nil
 	if r.when != nil {
 		if ok, err := w.sc.test(r.when); err != nil || !ok {
-			return false, err
+			return nil, err
 		}
 	}
-	w.ops = opContext{sc: w.sc, state: w.engine.state, now: w.sc.rec.ReceivedAt, values: w.ops.values[:0]}
-	for _, op := range r.operators {
-		if ok, err := op.pass(&w.ops); err != nil || !ok {
-			return false, err
-		}
-		w.sc.opers = w.ops.values
-	}
-	return true, nil
+	return w.Operate(r)
 }
 
-// Render is Set.Render; for the record of the last Eval it uses what that has parsed already.
+// Begin turns to a record and returns the scope in which its expressions are evaluated, for tools that look at single rules.
+// watch is told of each operator before it runs.
+func (w *Worker) Begin(rec *message.Record, watch func(op *operator)) *scope {
+	w.sc.begin(rec)
+	w.seq, w.watch = rec.Seq, watch
+	return w.sc
+}
+
+// Operate applies a rule's operators. It returns an element for each time that the message comes through: the operators'
+// values if a target refers to them.
+func (w *Worker) Operate(r *rule) ([][]byte, error) {
+	for len(w.outputs) < len(r.operators) {
+		w.outputs = append(w.outputs, Outputs{})
+	}
+	w.in = Input{scope: w.sc, Memory: Cell{State: w.engine.state, VIN: w.sc.vin, Now: w.sc.rec.ReceivedAt}}
+	w.sc.opers, w.given, w.matches = nil, w.given[:0], w.matches[:0]
+	err := w.from(r, 0)
+	return w.matches, err
+}
+
+// from gives the message to an operator of the rule, and each of its outputs to the next one. Behind the last is a match.
+func (w *Worker) from(r *rule, at int) error {
+	if at == len(r.operators) {
+		var values []byte
+		if r.usesOper {
+			values = encodeValues(w.given)
+		}
+		w.matches = append(w.matches, values)
+		return nil
+	}
+	op, out := r.operators[at], &w.outputs[at]
+	if w.watch != nil {
+		w.watch(op)
+	}
+	out.Reset()
+	w.in.Memory.Key = op.key
+	if err := op.Run(&w.in, out); err != nil {
+		return err
+	}
+	given := len(w.given)
+	for i := range out.Len() {
+		w.given = append(w.given[:given], out.Values(i)...)
+		w.sc.opers = w.given
+		if err := w.from(r, at+1); err != nil {
+			return err
+		}
+	}
+	w.given = w.given[:given]
+	return nil
+}
+
+// Render is Renderer.Render; for the record of the last Eval it uses what that has parsed already.
 func (w *Worker) Render(d Decision, rec *message.Record, r *Rendered) error {
 	if rec.Seq == 0 || rec.Seq != w.seq {
 		w.sc.begin(rec)
@@ -145,5 +186,5 @@ func (w *Worker) Render(d Decision, rec *message.Record, r *Rendered) error {
 	} else {
 		w.sc.again(rec)
 	}
-	return w.sc.render(d, r)
+	return w.engine.render(w.sc, d, r)
 }

@@ -7,40 +7,6 @@ import (
 	"cellgate/broker/message"
 )
 
-const sampleVIN = "LTEST000000000001"
-
-// compileText compiles one file and fails the test when it has findings.
-func compileText(t testing.TB, text string) *Set {
-	t.Helper()
-	set, diags := Compile(NewSource(map[string][]byte{"t.rules.yaml": []byte(text)}), Options{Cell: "cell-1"})
-	if diags.HasErrors() {
-		t.Fatalf("compile:\n%v", diags)
-	}
-	return set
-}
-
-// compileSamples compiles the shipped rules.
-func compileSamples(t testing.TB) *Set {
-	t.Helper()
-	src, err := Load("../configs/rules")
-	if err != nil {
-		t.Fatal(err)
-	}
-	set, diags := Compile(src, Options{Cell: "cell-1"})
-	if diags.HasErrors() {
-		t.Fatalf("compile:\n%v", diags)
-	}
-	return set
-}
-
-// telemetry is a record as a vehicle's PUBLISH makes it.
-func telemetry(seq uint64, at int64, payload string) message.Record {
-	return message.Record{
-		Seq: seq, ReceivedAt: at, Kind: message.KindPublish, QoS: 1, Client: sampleVIN,
-		Topic: "v1/" + sampleVIN + "/up/telemetry", Payload: []byte(payload),
-	}
-}
-
 // rig evaluates messages one after another and tells what came out.
 type rig struct {
 	t   testing.TB
@@ -52,8 +18,6 @@ type rig struct {
 func newRig(t testing.TB, set *Set) *rig {
 	return &rig{t: t, set: set, w: NewEngine(set, NewState(StateOptions{})).NewWorker()}
 }
-
-const epoch = int64(1_763_600_000_000)
 
 // send evaluates a payload on the telemetry topic at a time in ms after epoch and returns "rule/target"
 // for every decision, "rule/error" for an evaluation error.
@@ -81,7 +45,7 @@ func decisionName(set *Set, d Decision) string {
 	case d.Target == TargetError:
 		return name + "/error"
 	case d.Target == TargetUndecoded:
-		return set.names(d.Undecoded) + "/undecoded"
+		return ruleNames(set, d.Undecoded) + "/undecoded"
 	}
 	return name + "/" + set.rules[d.Rule].targets[d.Target].text
 }
@@ -142,15 +106,15 @@ func TestSamplesRender(t *testing.T) {
 			t.Errorf("%s: key %q value %q", name, got.Key, got.Value)
 		}
 	}
-	op := out["latest-state/0"].Redis
-	if op.Kind != RedisHash || op.Key != "veh:"+sampleVIN || op.NewerThan != "_at" || op.Seq != 7 {
-		t.Errorf("latest-state: %+v", op)
+	o := out["latest-state/0"].Redis
+	if o.Kind != RedisHash || o.Key != "veh:"+sampleVIN || o.NewerThan != "_at" || o.Seq != 7 {
+		t.Errorf("latest-state: %+v", o)
 	}
-	if op.At != 1763599999000 || op.AtText() != "2025-11-20T00:53:19.000Z" {
-		t.Errorf("latest-state: at %d %s", op.At, op.AtText())
+	if o.At != 1763599999000 || o.AtText() != "2025-11-20T00:53:19.000Z" {
+		t.Errorf("latest-state: at %d %s", o.At, o.AtText())
 	}
 	var fields []string
-	for _, f := range op.Fields {
+	for _, f := range o.Fields {
 		fields = append(fields, f.Name+"="+string(f.Value))
 	}
 	if got, want := strings.Join(fields, " "), "ts=1763599999000 soc=9 gear=D on=true"; got != want {

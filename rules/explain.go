@@ -8,8 +8,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/expr-lang/expr/ast"
-
 	"cellgate/broker/message"
 )
 
@@ -49,41 +47,54 @@ type PartValue struct {
 const maxParts = 40
 
 // Explain evaluates a record as Eval would and tells how each rule whose filters match came to its answer.
-// state may be nil for a VIN without history; it is read, not changed, so no worker may run on it meanwhile.
+// known, what the operators remember, may be nil for a VIN without history; it is read, not changed, so no worker may run on it meanwhile.
 // The record's ReceivedAt is the time.
-func (s *Set) Explain(rec *message.Record, state *State) Explanation {
-	x := Explanation{Topic: rec.Topic, VIN: rec.VIN(), ReceivedAt: rec.Time().Format(timeLayout), Set: s.hash}
+func Explain(s *Set, rec *message.Record, known *State) Explanation {
+	x := Explanation{Topic: rec.Topic, VIN: rec.VIN(), ReceivedAt: rec.Time().Format(message.TimeLayout), Set: s.Hash()}
 	own := NewState(StateOptions{})
-	if state != nil {
-		own.SetShift(state.Shift())
-		if data := state.Export(rec.VIN()); data != nil {
+	if known != nil {
+		own.SetShift(known.Shift())
+		if data := known.Export(rec.VIN()); data != nil {
 			_ = own.Load(rec.VIN(), data) //nolint:errcheck // just exported
 		}
 	}
-	w := NewEngine(s, own).NewWorker()
-	w.sc.begin(rec)
-	matched := map[uint16]bool{}
-	for _, i := range s.index.match(rec.Topic, nil) {
-		matched[i] = true
-	}
+	e := explainer{set: s, state: own, worker: NewEngine(s, own).NewWorker(), rec: rec}
+	e.scope = e.worker.Begin(rec, e.watch)
+	matched := s.Match(rec.Topic, nil)
 	for _, r := range s.rules {
-		filtered := !matched[r.index]
+		there := slices.Contains(matched, r.index)
 		if r.def.mode.disabled {
-			filtered = !slices.ContainsFunc(r.info.From, func(f string) bool { return message.Match(f, rec.Topic) })
+			there = slices.ContainsFunc(r.info.From, func(f string) bool { return message.Match(f, rec.Topic) })
 		}
-		if filtered {
+		if !there {
 			x.Others++
 			continue
 		}
-		x.Rules = append(x.Rules, w.explain(r, rec))
+		x.Rules = append(x.Rules, e.rule(r))
 	}
 	return x
 }
 
-func (w *Worker) explain(r *rule, rec *message.Record) RuleExplanation {
+// explainer explains one record.
+type explainer struct {
+	set    *Set
+	state  *State
+	worker *Worker
+	scope  *scope
+	rec    *message.Record
+	// r and x are the rule at hand.
+	r *rule
+	x *RuleExplanation
+	// last is the operator that has run last, before its memory from before.
+	last   *operator
+	before opState
+}
+
+func (e *explainer) rule(r *rule) RuleExplanation {
 	x := RuleExplanation{ID: r.info.ID}
+	e.r, e.x = r, &x
 	mode := r.def.mode
-	switch share := hashText(w.sc.vin) % wholeFleet; {
+	switch share := message.Hash(e.rec.VIN()) % wholeFleet; {
 	case mode.disabled:
 		x.Stage, x.Reason = "mode", "the rule is disabled"
 		return x
@@ -91,9 +102,10 @@ func (w *Worker) explain(r *rule, rec *message.Record) RuleExplanation {
 		x.Stage, x.Reason = "mode", fmt.Sprintf("the vehicle is not among the %s", mode)
 		return x
 	}
-	x.Values = w.parts(r, r.def.when)
+	e.scope.opers = nil
+	x.Values = e.parts(r.def.when)
 	if r.when != nil {
-		ok, err := w.sc.test(r.when)
+		ok, err := e.scope.test(r.when)
 		if err != nil {
 			x.Stage, x.Reason = "error", err.Error()
 			return x
@@ -103,62 +115,46 @@ func (w *Worker) explain(r *rule, rec *message.Record) RuleExplanation {
 			return x
 		}
 	}
-	if !w.explainOperators(r, &x) {
-		return x
-	}
-	x.Matched = true
-	if mode.shadow {
+	matches, err := e.worker.Operate(r)
+	switch x.Matched = len(matches) > 0; {
+	case err != nil:
+		x.Stage, x.Reason = "error", err.Error()
+	case !x.Matched:
+		x.Stage, x.Reason = e.last.Name, e.last.Why(&e.before, e.rec.ReceivedAt)
+	case mode.shadow:
 		x.Reason = "the mode is shadow: the match is counted, nothing is sent"
 		return x
 	}
-	var values []byte
-	if r.usesOper {
-		values = encodeValues(w.ops.values)
-	}
-	for _, t := range r.targets {
-		x.Outputs = append(x.Outputs, w.output(r, t, values, rec))
+	for _, values := range matches {
+		for i := range r.targets {
+			x.Outputs = append(x.Outputs, e.output(Decision{Rule: r.index, Target: uint16(i), Values: values})) //nolint:gosec // at most maxTargets
+		}
 	}
 	return x
 }
 
-func (w *Worker) output(r *rule, t *target, values []byte, rec *message.Record) map[string]any {
-	var out Rendered
-	d := Decision{Rule: r.index, Target: uint16(t.index), Values: values} //nolint:gosec // at most maxTargets
-	w.sc.again(rec)
-	if err := w.sc.render(d, &out); err != nil {
-		return map[string]any{"target": t.index, "sink": t.sink.String(), "error": err.Error()}
+// watch notes an operator that is about to run.
+func (e *explainer) watch(op *operator) {
+	for _, s := range op.args.Expressions() {
+		e.x.add(e.parts(s))
 	}
-	v := out.view()
-	v["target"], v["sink"] = t.index, t.sink.String()
-	return v
+	e.last, e.before = op, opState{}
+	at := Cell{State: e.state, VIN: e.rec.VIN(), Key: op.key, Now: e.rec.ReceivedAt}
+	if m := at.Peek(); m != nil {
+		e.before = *m
+		e.before.list = slices.Clone(m.list)
+	}
 }
 
-// explainOperators applies the operators until one holds the message back.
-func (w *Worker) explainOperators(r *rule, x *RuleExplanation) bool {
-	w.ops = opContext{sc: w.sc, state: w.engine.state, now: w.sc.rec.ReceivedAt}
-	w.sc.opers = nil
-	for i, op := range r.operators {
-		def := r.def.operators[i]
-		for _, e := range []*scalar{def.enter, def.exit, def.by, def.lat, def.lon} {
-			x.add(w.parts(r, e))
-		}
-		var before opState
-		if st := w.engine.state.peek(w.sc.vin, op.stateKey(), w.sc.rec.ReceivedAt); st != nil {
-			before = *st
-			before.list = slices.Clone(st.list)
-		}
-		ok, err := op.pass(&w.ops)
-		w.sc.opers = w.ops.values
-		if err != nil {
-			x.Stage, x.Reason = "error", err.Error()
-			return false
-		}
-		if !ok {
-			x.Stage, x.Reason = string(def.kind), op.why(&before, w.sc.rec.ReceivedAt)
-			return false
-		}
+func (e *explainer) output(d Decision) map[string]any {
+	kind := e.r.targets[d.Target].Kind
+	var out Rendered
+	if err := e.worker.Render(d, e.rec, &out); err != nil {
+		return map[string]any{"target": int(d.Target), "sink": kind, "error": err.Error()}
 	}
-	return true
+	v := out.view()
+	v["target"], v["sink"] = int(d.Target), kind
+	return v
 }
 
 // add appends the values whose part is not there yet.
@@ -171,39 +167,12 @@ func (x *RuleExplanation) add(values []PartValue) {
 }
 
 // parts evaluates an expression and everything in it that has a name or a comparison of its own.
-func (w *Worker) parts(r *rule, s *scalar) []PartValue {
-	if s == nil {
-		return nil
-	}
-	tree, err := parseExpr(s.value)
-	if err != nil {
-		return nil
-	}
-	var found []ast.Node
-	gatherParts(tree.Node, &found)
-	tbl := &symbols{byKey: map[string]uint16{}}
-	n := *r.names
-	n.symbols = tbl
-	d := newDocument("", nil, func(Diagnostic) {}, "a value")
+func (e *explainer) parts(s *scalar) []PartValue {
 	var out []PartValue
-	seen := map[string]bool{}
-	for _, node := range found {
-		text := node.String()
-		if seen[text] || len(out) == maxParts {
-			continue
-		}
-		seen[text] = true
-		e := n.compile(d, &scalar{value: text, lines: []string{text}}, wantAny)
-		if e == nil {
-			continue
-		}
-		sc := newScope(&Set{cell: w.engine.set.cell, symbols: tbl.list})
-		sc.begin(w.sc.rec)
-		sc.opers = w.sc.opers
-		v, err := sc.run(e)
-		p := PartValue{Part: text, Value: jsonView(v)}
-		if err != nil {
-			p.Error = err.Error()
+	for _, part := range e.r.names.parts(s, e.scope, maxParts) {
+		p := PartValue{Part: part.text, Value: jsonView(part.value)}
+		if part.err != nil {
+			p.Error = part.err.Error()
 		}
 		out = append(out, p)
 	}
@@ -214,41 +183,13 @@ func (w *Worker) parts(r *rule, s *scalar) []PartValue {
 func jsonView(v any) any {
 	switch v := v.(type) {
 	case time.Time:
-		return v.Format(timeLayout)
+		return v.Format(message.TimeLayout)
 	case time.Duration:
 		return v.String()
 	case rawJSON:
 		return string(v)
 	}
 	return v
-}
-
-// gatherParts collects the parts worth showing: an operation in front of its operands.
-func gatherParts(n ast.Node, out *[]ast.Node) {
-	switch n := n.(type) {
-	case *ast.BinaryNode:
-		*out = append(*out, n)
-		gatherParts(n.Left, out)
-		gatherParts(n.Right, out)
-	case *ast.UnaryNode:
-		*out = append(*out, n)
-		gatherParts(n.Node, out)
-	case *ast.ConditionalNode:
-		*out = append(*out, n)
-		gatherParts(n.Cond, out)
-		gatherParts(n.Exp1, out)
-		gatherParts(n.Exp2, out)
-	case *ast.BuiltinNode:
-		*out = append(*out, n)
-		for _, a := range n.Arguments {
-			gatherParts(a, out)
-		}
-	case *ast.IdentifierNode, *ast.MemberNode, *ast.ChainNode, *ast.CallNode:
-		*out = append(*out, n)
-	case *ast.VariableDeclaratorNode:
-		*out = append(*out, n)
-		gatherParts(n.Value, out)
-	}
 }
 
 // Write writes the explanation as text.
@@ -323,7 +264,7 @@ func ExplainPaths(w io.Writer, paths []string, rec *message.Record, o ToolOption
 		}
 		return false, diags.Write(w)
 	}
-	x := set.Explain(rec, nil)
+	x := Explain(set, rec, nil)
 	if o.JSON {
 		return true, writeJSON(w, x)
 	}

@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 
+	"cellgate/broker/message"
+
 	"github.com/expr-lang/expr"
 	"github.com/expr-lang/expr/ast"
 	"github.com/expr-lang/expr/file"
@@ -23,8 +25,7 @@ type expression struct {
 	symbols []uint16
 	// field is the symbol when the whole expression is one payload field, which is then copied as it was
 	// sent; -1 otherwise.
-	field    int
-	operator bool // refers to operator.x
+	field int
 }
 
 var errExprTooLarge = fmt.Errorf("the expression is larger than %d bytes", maxExprBytes)
@@ -63,7 +64,7 @@ func (n *names) compile(d *document, s *scalar, w want) *expression {
 		}
 		return nil
 	}
-	e.code = hashText(tree.Node.String())
+	e.code = message.Hash(tree.Node.String())
 	if !n.check(d, s, used, w) {
 		return nil
 	}
@@ -78,7 +79,7 @@ func (n *names) compile(d *document, s *scalar, w want) *expression {
 			return nil
 		}
 		e.symbols = append(e.symbols, i)
-		e.operator = e.operator || sym.kind == symOperator
+		n.gives = n.gives || sym.kind == symOperator
 		n.decodes = n.decodes || sym.decodes()
 	}
 	if id, ok := tree.Node.(*ast.IdentifierNode); ok && r.flat[id].kind == symField {
@@ -337,4 +338,28 @@ func typeOf(v any) string {
 // walkNames calls fn with every name in a tree that has not been resolved.
 func walkNames(root *ast.Node, fn func(name string)) {
 	ast.Walk(root, collector(func(n *ast.IdentifierNode) { fn(n.Value) }))
+}
+
+// digest stands for an expression in a definition; 0 for none.
+func (e *expression) digest() uint64 {
+	if e == nil {
+		return 0
+	}
+	return e.code
+}
+
+// usesMacro returns the first of the macros that an expression names.
+func usesMacro(src string, macros []macroDef) string {
+	tree, err := parseExpr(src)
+	if err != nil {
+		return ""
+	}
+	used := map[string]bool{}
+	walkNames(&tree.Node, func(name string) { used[name] = true })
+	for _, m := range macros {
+		if used[m.name.value] {
+			return m.name.value
+		}
+	}
+	return ""
 }

@@ -94,14 +94,14 @@ func TestAFolderKnowsItsTests(t *testing.T) {
 			files["a_test.yaml"] = text
 		}
 		f := readFolder(t, files)
-		err := f.Test(t.Context(), ToolOptions{Cell: "c"})
+		err := TestFolder(t.Context(), f, ToolOptions{Cell: "c"})
 		if (err == nil) != (want == "") || (err != nil && !strings.Contains(err.Error(), want)) {
 			t.Errorf("%q: error %v, want %q", text, err, want)
 		}
 	}
 	ctx, cancel := context.WithDeadline(t.Context(), time.Unix(0, 0))
 	defer cancel()
-	if err := with.Test(ctx, ToolOptions{}); !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "hot is told") {
+	if err := TestFolder(ctx, with, ToolOptions{}); !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "hot is told") {
 		t.Errorf("tests without end: %v", err)
 	}
 }

@@ -136,7 +136,7 @@ func orderRule(lines []string, n ast.Node, end int) {
 			next, _ := place(m.Values[i+1].Key)
 			to = above(lines, next)
 		}
-		rank := slices.Index(ruleKeys, p.Key.String())
+		rank := slices.Index(ruleKeys(), p.Key.String())
 		if c != col || from >= to || rank < 0 {
 			return
 		}

@@ -9,7 +9,7 @@ import (
 )
 
 // FuzzCompile: no text makes Compile crash, hang or give a set together with findings; what compiles can
-// be formatted and evaluated.
+// be evaluated.
 func FuzzCompile(f *testing.F) {
 	for _, pattern := range []string{"testdata/bad/*.rules.yaml", "../configs/rules/*.yaml"} {
 		files, err := filepath.Glob(pattern)
@@ -42,9 +42,6 @@ func FuzzCompile(f *testing.F) {
 		if set == nil {
 			return
 		}
-		if _, err := Format(text); err != nil {
-			t.Logf("format: %v", err)
-		}
 		evaluate(t, set, `{"soc":9,"a":1,"b":[1,{"c":null}],"lat":1,"lon":2}`)
 	})
 }
@@ -62,7 +59,7 @@ func evaluate(t *testing.T, set *Set, payload string) {
 				t.Fatal(err)
 			}
 			var one, two Rendered
-			err1, err2 := w.Render(d, &rec, &one), set.Render(back, &rec, &two)
+			err1, err2 := w.Render(d, &rec, &one), NewRenderer(set).Render(back, &rec, &two)
 			if (err1 == nil) != (err2 == nil) || (err1 == nil && string(appendJSON(nil, one.view())) != string(appendJSON(nil, two.view()))) {
 				t.Fatalf("rule %s renders %v %v, then %v %v", set.RuleID(d.Rule), one.view(), err1, two.view(), err2)
 			}
@@ -99,12 +96,12 @@ rules:
 
 // FuzzState: no stored state makes Load crash, and what it accepts is stored the same again.
 func FuzzState(f *testing.F) {
-	state := NewState(StateOptions{})
-	w := NewEngine(compileText(f, allOperators), state).NewWorker()
+	st := NewState(StateOptions{})
+	w := NewEngine(compileText(f, allOperators), st).NewWorker()
 	for _, rec := range traffic(100) {
 		w.Eval(&rec, nil)
 	}
-	for _, data := range taken(state) {
+	for _, data := range taken(st) {
 		f.Add(data)
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {

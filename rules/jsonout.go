@@ -9,6 +9,8 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"cellgate/broker/message"
+
 	"github.com/valyala/fastjson"
 )
 
@@ -35,7 +37,7 @@ func appendJSON(dst []byte, v any) []byte {
 		}
 		return append(dst, v...)
 	case time.Time:
-		return append(v.UTC().AppendFormat(append(dst, '"'), timeLayout), '"')
+		return append(v.UTC().AppendFormat(append(dst, '"'), message.TimeLayout), '"')
 	case time.Duration:
 		return appendNumber(dst, v.Seconds())
 	case []any:
@@ -174,7 +176,7 @@ func appendText(dst []byte, v any) []byte {
 	case string:
 		return append(dst, v...)
 	case time.Time:
-		return v.UTC().AppendFormat(dst, timeLayout)
+		return v.UTC().AppendFormat(dst, message.TimeLayout)
 	case []byte:
 		return append(dst, v...)
 	case fmt.Stringer:

@@ -1,10 +1,8 @@
 package rules
 
 import (
-	"fmt"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/goccy/go-yaml/ast"
 )
@@ -28,46 +26,6 @@ type ruleFile struct {
 	listed bool // there is a list of rules, empty or not
 }
 
-// listDef is a list of constants: texts and numbers.
-type listDef struct {
-	texts   map[string]struct{} // the texts, and numbers as they are written
-	values  []any
-	onlyStr bool
-}
-
-type macroDef struct {
-	name scalar
-	expr scalar
-}
-
-// schemaDef says what the payloads of a file's rules hold.
-type schemaDef struct {
-	eventAt []string // path of the event time; nil when not named
-	unit    timeUnit
-	fields  map[string]fieldType // by path; nil when the schema names none
-	open    bool                 // other fields may be used too
-}
-
-type fieldType uint8
-
-const (
-	anyField fieldType = iota
-	numberField
-	integerField
-	textField
-	boolField
-	listField
-	objectField
-)
-
-type timeUnit uint8
-
-const (
-	unitAuto timeUnit = iota
-	unitSeconds
-	unitMillis
-)
-
 // ruleMode says on which vehicles a rule acts, and whether it delivers.
 type ruleMode struct {
 	disabled, shadow bool
@@ -81,42 +39,24 @@ type ruleDef struct {
 	description string
 	from        []scalar
 	when        *scalar
-	operators   []*operatorDef
+	operators   []operatorDef
 	transform   *valueDef
-	to          []*targetDef
-	onError     *targetDef
+	to          []targetDef
+	onError     *scalar // the topic
 	mode        ruleMode
 }
 
-// valueDef is an expression, or a mapping or list of such.
-type valueDef struct {
-	expr   *scalar
-	names  []string // of a mapping, beside items
-	items  []*valueDef
-	isList bool
-}
-
-type targetDef struct {
-	sink  SinkKind
-	node  ast.Node
-	topic scalar
-	key   *scalar
-	lane  string
-	redis *redisDef
-}
-
-type redisDef struct {
-	kind      RedisKind
-	key       scalar
-	set       *valueDef
-	fields    *scalar
-	newerThan string
-	member    *scalar
-	value     *scalar
-	lon, lat  *scalar
-	ttl       time.Duration
-	maxLen    int
-}
+// operatorDef and targetDef are an operator and a target as they are written.
+type (
+	operatorDef struct {
+		op   *Operator
+		args *Args
+	}
+	targetDef struct {
+		target *Target
+		args   *Args
+	}
+)
 
 // readFile reads one file; what is wrong has been reported to report.
 func readRuleFile(display, name string, text []byte, report func(Diagnostic)) *ruleFile {
@@ -180,23 +120,6 @@ func (f *ruleFile) readLists(o *object) {
 	}
 }
 
-// has reports whether a text is in the list.
-func (l *listDef) has(text string) bool {
-	_, ok := l.texts[text]
-	return ok
-}
-
-func (l *listDef) add(s scalar) {
-	l.texts[s.value] = struct{}{}
-	if s.kind == numberScalar {
-		if v, err := strconv.ParseFloat(strings.ReplaceAll(s.value, "_", ""), 64); err == nil {
-			l.values, l.onlyStr = append(l.values, v), false
-			return
-		}
-	}
-	l.values = append(l.values, s.value)
-}
-
 // checkName reports a name that an expression could not use, or that is taken.
 func (f *ruleFile) checkName(s scalar) {
 	switch {
@@ -222,43 +145,6 @@ func (f *ruleFile) readMacros(o *object) {
 			f.macros = append(f.macros, macroDef{name: e.key, expr: s})
 		}
 	}
-}
-
-// expression reads a scalar that is to be an expression.
-func (d *document) expression(n ast.Node, what string) (scalar, bool) {
-	switch n.(type) {
-	case *ast.SequenceNode, *ast.MappingNode:
-		d.failAt(n, CodeWrongType, "an expression that begins with a bracket or brace stands between single quotes: '[payload.a, payload.b]'",
-			"%s must be an expression, this is %s", what, kindName(n))
-		return scalar{}, false
-	}
-	s, ok := d.scalar(n, what)
-	if !ok {
-		return s, false
-	}
-	if lit, isLit := n.(*ast.LiteralNode); isLit && strings.HasPrefix(lit.Start.Value, ">") || s.many {
-		d.fail(s.line, s.col, CodeFolded, `write it on one line, or below "|"`,
-			"an expression over several lines must stand below \"|\": folding hides where its lines begin")
-		return s, false
-	}
-	if s.kind == nullScalar || strings.TrimSpace(s.value) == "" {
-		d.fail(s.line, s.col, CodeMissing, "write an expression, or remove the key", "%s is empty", what)
-		return s, false
-	}
-	return s, true
-}
-
-// expr reads the expression of a key; nil when it is absent or reported.
-func (o *object) expr(key string) *scalar {
-	n, ok := o.values[key]
-	if !ok {
-		return nil
-	}
-	s, ok := o.d.expression(n, fmt.Sprintf("%q", key))
-	if !ok {
-		return nil
-	}
-	return &s
 }
 
 func (f *ruleFile) readSchema(o *object) {

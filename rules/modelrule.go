@@ -1,6 +1,7 @@
 package rules
 
 import (
+	"slices"
 	"strconv"
 	"strings"
 
@@ -9,15 +10,15 @@ import (
 	"cellgate/broker/message"
 )
 
-var ruleKeys = []string{
-	"id", "owner", "description", "from", "when", "sample", "dedupe", "on_change", "threshold", "geofence",
-	"rate_limit", "count", "transform", "to", "on_error", "mode",
+// ruleKeys are the keys of a rule in the order in which `rules fmt` writes them.
+func ruleKeys() []string {
+	return slices.Concat([]string{"id", "owner", "description", "from", "when"}, operatorKeys(), []string{"transform", "to", "on_error", "mode"})
 }
 
 // readRule reads one rule; nil when it has no usable id.
 func readRule(d *document, n ast.Node) *ruleDef {
 	d.rule = idOf(n)
-	o, ok := d.object(n, "a rule", ruleKeys...)
+	o, ok := d.object(n, "a rule", ruleKeys()...)
 	if !ok {
 		return nil
 	}
@@ -33,9 +34,9 @@ func readRule(d *document, n ast.Node) *ruleDef {
 	}
 	r.readFrom(o)
 	r.when = o.expr("when")
-	r.operators = readOperators(o)
+	r.readOperators(o)
 	if n, ok := o.values["transform"]; ok {
-		r.transform = d.value(n, `"transform"`, 0)
+		r.transform = readValue(d, n, `"transform"`, 0)
 	}
 	r.readTargets(o)
 	if n, ok := o.values["on_error"]; ok {
@@ -45,6 +46,17 @@ func readRule(d *document, n ast.Node) *ruleDef {
 		r.readMode(n)
 	}
 	return r
+}
+
+// readOperators reads the operators in the order in which they are applied.
+func (r *ruleDef) readOperators(o *object) {
+	for _, op := range Operators() {
+		if n, ok := o.values[op.Name]; ok {
+			if args := op.Read(o.d, n); args != nil {
+				r.operators = append(r.operators, operatorDef{op, args})
+			}
+		}
+	}
 }
 
 // idOf finds the id of a rule that may have other faults, for the messages about these.
@@ -162,52 +174,44 @@ func (r *ruleDef) readMode(n ast.Node) {
 	}
 }
 
-// cutNumber reports a decimal comma that has cut a number in two: what stands behind it is a name without a value then.
-func (d *document) cutNumber(e entry) bool {
-	_, empty := e.value.(*ast.NullNode)
-	if !empty || e.key.kind != numberScalar {
-		return false
+func (r *ruleDef) readTargets(o *object) {
+	n, ok := o.values["to"]
+	if !ok {
+		o.missing("to", "for example to: [{kafka: {topic: vehicle.telemetry}}]")
+		return
 	}
-	d.fail(e.key.line, e.key.col, CodeBadName, decimalPoint, "%q is a name without a value", e.key.value)
-	return true
+	nodes := []ast.Node{n}
+	if _, single := n.(*ast.MappingNode); !single {
+		if nodes, ok = o.d.list(n, `"to"`); !ok {
+			return
+		}
+	}
+	if len(nodes) == 0 || len(nodes) > maxTargets {
+		o.d.failAt(n, CodeNoTarget, "", "a rule has from 1 to %d targets", maxTargets)
+	}
+	for _, n := range nodes {
+		if t, args := readTarget(o.d, n); args != nil {
+			r.to = append(r.to, targetDef{t, args})
+		}
+	}
 }
 
-// value reads an expression, or mappings and lists of expressions.
-func (d *document) value(n ast.Node, what string, depth int) *valueDef {
-	if depth > maxPath {
-		d.failAt(n, CodeTooLarge, "write it flatter", "nested deeper than %d", maxPath)
-		return nil
-	}
-	switch n := n.(type) {
-	case *ast.MappingNode, *ast.MappingValueNode:
-		entries, ok := d.entries(n, what)
-		if !ok {
-			return nil
-		}
-		v := &valueDef{}
-		for _, e := range entries {
-			if d.cutNumber(e) {
-				return nil
-			}
-			if item := d.value(e.value, strconv.Quote(e.key.value), depth+1); item != nil {
-				v.names, v.items = append(v.names, e.key.value), append(v.items, item)
-			}
-		}
-		return v
-	case *ast.SequenceNode:
-		v := &valueDef{isList: true}
-		for _, e := range n.Values {
-			if item := d.value(e, "a list's value", depth+1); item != nil {
-				v.items = append(v.items, item)
-			}
-		}
-		return v
-	case *ast.NullNode:
-		return &valueDef{expr: &scalar{value: "nil", lines: d.lines}}
-	}
-	s, ok := d.expression(n, what)
+func (r *ruleDef) readOnError(n ast.Node) {
+	o, ok := r.doc.object(n, `"on_error"`, "kafka")
 	if !ok {
-		return nil
+		return
 	}
-	return &valueDef{expr: &s}
+	if !o.has("kafka") {
+		o.missing("kafka", "for example on_error: {kafka: {topic: vehicle.rule-errors}}")
+		return
+	}
+	k, ok := r.doc.object(o.values["kafka"], `"kafka"`, "topic")
+	if !ok {
+		return
+	}
+	if !k.has("topic") {
+		k.missing("topic", topicKey.Need)
+	} else if s, ok := k.text("topic"); ok {
+		r.onError = &s
+	}
 }

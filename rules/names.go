@@ -99,7 +99,7 @@ var keywords = []string{
 
 // isReserved reports whether a name already means something in expressions.
 func isReserved(name string) bool {
-	return baseNames[name] != 0 || contains(keywords, name) || allowedFunctions[name] || deniedFunctions[name] != ""
+	return baseNames[name] != 0 || slices.Contains(keywords, name) || allowedFunctions[name] || deniedFunctions[name] != ""
 }
 
 // allowedFunctions are those of expr's functions that are bounded by their input and give the same on

@@ -1,11 +1,12 @@
 package rules
 
 import (
-	"encoding/json"
 	"fmt"
 	"strings"
 	"testing"
 	"time"
+
+	"cellgate/broker/message"
 )
 
 // ruleWith is a rule with an operator and a transform that shows what it gives.
@@ -137,7 +138,7 @@ func TestOperatorsChain(t *testing.T) {
 // evaluated by an engine that is gone.
 func TestOperatorValues(t *testing.T) {
 	t.Parallel()
-	at := func(s int64) string { return time.UnixMilli(epoch + s*1000).UTC().Format(timeLayout) }
+	at := func(s int64) string { return time.UnixMilli(epoch + s*1000).UTC().Format(message.TimeLayout) }
 	for _, c := range []struct {
 		operator, transform string
 		payloads            []string // one second apart; the last one passes
@@ -170,7 +171,7 @@ func TestOperatorValues(t *testing.T) {
 			t.Fatalf("%s: %v", c.operator, err)
 		}
 		var r Rendered
-		if err := set.Render(d, &rec, &r); err != nil || string(r.Value) != c.want {
+		if err := NewRenderer(set).Render(d, &rec, &r); err != nil || string(r.Value) != c.want {
 			t.Errorf("%s: %s %v, want %s", c.operator, r.Value, err, c.want)
 		}
 	}
@@ -206,72 +207,5 @@ func TestModes(t *testing.T) {
 	}
 	if n < 140 || n > 260 {
 		t.Errorf("canary 10%%: %d of 2000 vehicles", n)
-	}
-}
-
-func TestExplainSaysWhy(t *testing.T) {
-	t.Parallel()
-	set := compileText(t, `
-macros: {low: payload.soc < 15}
-rules:
-  - id: low
-    from: ["v1/+/up/telemetry"]
-    when: low and payload.speed > 0
-    to: [{kafka: {topic: t}}]
-  - id: sampled
-    from: ["v1/+/up/telemetry"]
-    sample: 10s
-    to: [{kafka: {topic: t}}]
-  - id: "off"
-    from: ["v1/+/up/telemetry"]
-    mode: disabled
-    to: [{kafka: {topic: t}}]
-  - id: other
-    from: ["v1/+/up/alarm"]
-    to: [{kafka: {topic: t}}]
-`)
-	state := NewState(StateOptions{})
-	w := NewEngine(set, state).NewWorker()
-	first := telemetry(1, epoch, `{"soc":20}`)
-	w.Eval(&first, nil)
-	before := string(state.Export(sampleVIN))
-	rec := telemetry(2, epoch+3000, `{"soc":9}`)
-	x := set.Explain(&rec, state)
-	if string(state.Export(sampleVIN)) != before {
-		t.Error("explaining has changed the state")
-	}
-	if x.Others != 1 || len(x.Rules) != 3 {
-		t.Fatalf("%+v", x)
-	}
-	low := x.Rules[0]
-	if low.Matched || low.Stage != "when" {
-		t.Errorf("low: %+v", low)
-	}
-	values := map[string]string{}
-	for _, v := range low.Values {
-		b, err := json.Marshal(v.Value)
-		if err != nil {
-			t.Fatal(err)
-		}
-		values[v.Part] = string(b)
-	}
-	for part, want := range map[string]string{"low": "true", "payload.speed > 0": "false", "payload.speed": "null"} {
-		if values[part] != want {
-			t.Errorf("%s is %s, want %s (%v)", part, values[part], want, values)
-		}
-	}
-	if s := x.Rules[1]; s.Stage != "sample" || s.Reason != "a message passed 3s ago, and one passes every 10s" {
-		t.Errorf("sampled: %+v", s)
-	}
-	if o := x.Rules[2]; o.Stage != "mode" {
-		t.Errorf("off: %+v", o)
-	}
-	fresh := set.Explain(&rec, nil)
-	if !fresh.Rules[1].Matched || fresh.Rules[1].Outputs[0]["topic"] != "t" {
-		t.Errorf("without history: %+v", fresh.Rules[1])
-	}
-	var b strings.Builder
-	if err := x.Write(&b); err != nil || !strings.Contains(b.String(), "no     low: stopped at when") {
-		t.Errorf("%v\n%s", err, b.String())
 	}
 }

@@ -47,7 +47,7 @@ func (sc *scope) value(s *symbol) (any, error) {
 	case symVIN:
 		return sc.vin, nil
 	case symCell:
-		return sc.set.cell, nil
+		return sc.cell, nil
 	case symTopic:
 		return sc.rec.Topic, nil
 	case symClass:

@@ -104,8 +104,9 @@ func (s *State) Advance(now int64) {
 	r.changed()
 }
 
-// adopt takes the operators of a set for those that there are: the state of all others is kept for a while.
-func (s *State) adopt(keys map[uint64]struct{}) {
+// Adopt takes the operators of a set, by key, for those that there are: the state of all others is kept for a while.
+func (s *State) Adopt(keys map[uint64]struct{}) {
+	s.order()
 	r := &s.removed
 	before := len(r.since)
 	maps.DeleteFunc(r.since, func(key uint64, _ int64) bool {

@@ -1,6 +1,8 @@
 package rules
 
 import (
+	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"maps"
@@ -177,22 +179,25 @@ func TestRemovedRulesAreBounded(t *testing.T) {
 	t.Parallel()
 	evicted := 0
 	s := NewState(StateOptions{Evicted: func(_ string, n int) { evicted += n }})
+	const maxRemoved = 1 << 16
 	var b []byte
 	for i := range maxRemoved {
-		s.removed.since[uint64(i+1)] = epoch + int64(i) //nolint:gosec // small
+		b = binary.AppendVarint(binary.BigEndian.AppendUint64(b, uint64(i+1)), epoch+int64(i)) //nolint:gosec // small
 	}
-	s.removed.changed()
+	if err := s.LoadRemoved(b); err != nil {
+		t.Fatal(err)
+	}
 	set := setOf(t, lowRule)
 	rec := message.Record{Kind: message.KindPublish, Topic: "v1/V/up/telemetry", Payload: []byte(`{"a":9}`), ReceivedAt: epoch + maxRemoved}
 	NewEngine(set, s).NewWorker().Eval(&rec, nil)
 	NewEngine(setOf(t), s)
 	n, version := s.Removed()
-	if _, first := s.removed.since[1]; n != maxRemoved || evicted != 1 || first {
-		t.Errorf("%d operators, %d evicted", n, evicted)
+	b = s.AppendRemoved(nil)
+	if first := binary.BigEndian.Uint64(b); n != maxRemoved || evicted != 1 || first == 1 {
+		t.Errorf("%d operators, %d evicted, %d is the first", n, evicted, first)
 	}
-	b = s.AppendRemoved(b)
 	loaded := NewState(StateOptions{})
-	if err := loaded.LoadRemoved(b); err != nil || !maps.Equal(loaded.removed.since, s.removed.since) {
+	if err := loaded.LoadRemoved(b); err != nil || !bytes.Equal(loaded.AppendRemoved(nil), b) {
 		t.Errorf("%v", err)
 	}
 	if err := loaded.LoadRemoved(b[:len(b)-1]); !errors.Is(err, ErrBadState) {

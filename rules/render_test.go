@@ -17,7 +17,7 @@ func renderOne(t *testing.T, set *Set, rec message.Record) []Rendered {
 	var out []Rendered
 	for _, d := range NewEngine(set, NewState(StateOptions{})).NewWorker().Eval(&rec, nil) {
 		var r Rendered
-		if err := set.Render(d, &rec, &r); err != nil {
+		if err := NewRenderer(set).Render(d, &rec, &r); err != nil {
 			t.Fatalf("%s: %v", decisionName(set, d), err)
 		}
 		out = append(out, r)
@@ -100,13 +100,13 @@ rules:
 	for _, p := range []string{`{"kind":"window"}`, `{}`, `{"kind":null}`, `{"kind":["door"]}`} {
 		rec.Payload = []byte(p)
 		var r Rendered
-		if err := set.Render(Decision{Target: 1}, &rec, &r); err == nil {
+		if err := NewRenderer(set).Render(Decision{Target: 1}, &rec, &r); err == nil {
 			t.Errorf("%s made the topic %q", p, r.Topic)
 		}
 	}
 	rec.Topic = "v1/VIN1/up/evil topic"
 	var r Rendered
-	if err := set.Render(Decision{Target: 0}, &rec, &r); !errors.Is(err, ErrRender) {
+	if err := NewRenderer(set).Render(Decision{Target: 0}, &rec, &r); !errors.Is(err, ErrRender) {
 		t.Errorf("a class that is no topic name: %v, %q", err, r.Topic)
 	}
 }
@@ -154,7 +154,7 @@ rules:
 	for _, p := range []string{`{"soc":1}`, `{"pos":{"lat":91,"lon":0}}`, `{"pos":{"lat":"x","lon":0}}`, `x`} {
 		rec := telemetry(1, epoch, p)
 		var r Rendered
-		if err := set.Render(Decision{Target: 6}, &rec, &r); err == nil {
+		if err := NewRenderer(set).Render(Decision{Target: 6}, &rec, &r); err == nil {
 			t.Errorf("%s is a position: %+v", p, r.Redis)
 		}
 	}
@@ -203,10 +203,10 @@ rules:
 	}
 	for i, topic := range []string{"my.errors", DefaultErrorTopic} {
 		var r Rendered
-		if err := set.Render(ds[i], &rec, &r); err != nil {
+		if err := NewRenderer(set).Render(ds[i], &rec, &r); err != nil {
 			t.Fatal(err)
 		}
-		if set.Sink(ds[i]) != SinkKafka || r.Topic != topic || !r.DeadLetter || r.Reason == "" || string(r.Value) != `{"x":"text"}` || string(r.Key) != sampleVIN {
+		if NewRenderer(set).Sink(ds[i]) != SinkKafka || r.Topic != topic || !r.DeadLetter || r.Reason == "" || string(r.Value) != `{"x":"text"}` || string(r.Key) != sampleVIN {
 			t.Errorf("%+v", r)
 		}
 		want := []Header{{"rule", set.RuleID(uint16(i))}, {"target", "none"}, {"error", ds[i].Err}, {"content-type", "text/plain"}}
@@ -217,11 +217,11 @@ rules:
 		}
 	}
 	var r Rendered
-	if err := set.RenderDeadLetter(Decision{Rule: 1, Target: 0}, "WRONGTYPE", &rec, &r); err != nil || r.Headers[1].Value != "0" || r.Reason != "WRONGTYPE" {
+	if err := NewRenderer(set).RenderDeadLetter(Decision{Rule: 1, Target: 0}, "WRONGTYPE", &rec, &r); err != nil || r.Headers[1].Value != "0" || r.Reason != "WRONGTYPE" {
 		t.Errorf("%v %+v", err, r)
 	}
 	for _, d := range []Decision{{Rule: 9}, {Rule: 0, Target: 3}, {Rule: 0, Shadow: true}} {
-		if err := set.Render(d, &rec, &r); !errors.Is(err, ErrDecision) {
+		if err := NewRenderer(set).Render(d, &rec, &r); !errors.Is(err, ErrDecision) {
 			t.Errorf("%+v: %v", d, err)
 		}
 	}
@@ -269,7 +269,7 @@ rules:
 			continue
 		}
 		stored, _, err := DecodeDecision(d.Append(nil))
-		if err = errors.Join(err, set.Render(stored, &rec, &again)); err != nil || fmt.Sprint(again.Headers) != fmt.Sprint(r.Headers) {
+		if err = errors.Join(err, NewRenderer(set).Render(stored, &rec, &again)); err != nil || fmt.Sprint(again.Headers) != fmt.Sprint(r.Headers) {
 			t.Errorf("from the log: %v %v", err, again.Headers)
 		}
 		want := []Header{
@@ -309,7 +309,7 @@ func TestTheNamesInADeadLetterAreBounded(t *testing.T) {
 	if len(ds) != 1 {
 		t.Fatalf("%d decisions", len(ds))
 	}
-	if err := set.Render(ds[0], &rec, &r); err != nil {
+	if err := NewRenderer(set).Render(ds[0], &rec, &r); err != nil {
 		t.Fatal(err)
 	}
 	names := r.Headers[3].Value
@@ -358,7 +358,7 @@ rules:
 		rec := telemetry(1, epoch, `{}`)
 		rec.Topic = topic
 		var out Rendered
-		err := set.Render(Decision{}, &rec, &out)
+		err := NewRenderer(set).Render(Decision{}, &rec, &out)
 		if want == "" && !errors.Is(err, ErrRender) || want != "" && (err != nil || out.Topic != want) {
 			t.Errorf("%s gives %q, %v, want %q", topic, out.Topic, err, want)
 		}

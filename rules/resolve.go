@@ -30,6 +30,7 @@ type names struct {
 	operators []string // the values that the rule's operators give
 	symbols   *symbols
 	decodes   bool // an expression compiled since this was false reads the payload
+	gives     bool // one refers to operator.x
 }
 
 // problem is something wrong inside an expression, at a character of it.
@@ -165,14 +166,6 @@ func (r *resolver) suggest(name string) string {
 	return fmt.Sprintf("a field of the message is payload.%s, a text is %s", name, strconv.Quote(name))
 }
 
-// node is the list as a constant.
-func (l *listDef) node() ast.Node {
-	if l.onlyStr {
-		return &ast.ConstantNode{Value: l.texts}
-	}
-	return &ast.ConstantNode{Value: l.values}
-}
-
 func (r *resolver) replace(node *ast.Node, with ast.Node) {
 	with.SetLocation((*node).Location())
 	*node = with
@@ -231,7 +224,7 @@ func (r *resolver) member(node *ast.Node, n *ast.MemberNode) {
 		s = symbol{kind: symProperty, path: []string{step}, key: fieldKey("properties", []string{step})}
 	case symOperator:
 		s = symbol{kind: symOperator, path: []string{step}, key: fieldKey("operator", []string{step})}
-		if !contains(r.names.operators, step) {
+		if !slices.Contains(r.names.operators, step) {
 			r.fail(n.Property, CodeOperatorName, didYouMean(step, r.names.operators), "no operator of this rule gives %q", "operator."+step)
 		}
 	case symLevels:
@@ -285,35 +278,6 @@ func (r *resolver) field(n *ast.MemberNode, path []string) symbol {
 	return s
 }
 
-// lookup finds the type of a field; ok is false when a closed schema does not have it.
-func (s *schemaDef) lookup(path []string) (fieldType, bool) {
-	if s.fields == nil {
-		return anyField, true
-	}
-	if t, ok := s.fields[strings.Join(path, ".")]; ok {
-		return t, true
-	}
-	for i := len(path) - 1; i > 0; i-- {
-		parent := path[:i]
-		if t, ok := s.fields[strings.Join(parent, ".")]; ok {
-			free := t == anyField || t == listField || (t == objectField && !s.hasDeeper(parent))
-			return anyField, free || s.open
-		}
-	}
-	return anyField, s.open
-}
-
-// hasDeeper reports whether the schema names fields below a path.
-func (s *schemaDef) hasDeeper(path []string) bool {
-	prefix := strings.Join(path, ".") + "."
-	for f := range s.fields {
-		if strings.HasPrefix(f, prefix) {
-			return true
-		}
-	}
-	return false
-}
-
 // function checks a call of one of expr's functions.
 func (r *resolver) function(n ast.Node, name string) {
 	if b, ok := n.(*ast.BuiltinNode); ok {
@@ -336,7 +300,7 @@ func (r *resolver) function(n ast.Node, name string) {
 
 func (r *resolver) call(n *ast.CallNode) {
 	if m, ok := n.Callee.(*ast.MemberNode); ok {
-		if s, ok := m.Property.(*ast.StringNode); ok && contains(allowedMethods, s.Value) && len(n.Arguments) == 0 {
+		if s, ok := m.Property.(*ast.StringNode); ok && slices.Contains(allowedMethods, s.Value) && len(n.Arguments) == 0 {
 			return
 		}
 		if s, ok := m.Property.(*ast.StringNode); ok {

@@ -224,3 +224,54 @@ func validID(s string) bool {
 	}
 	return s != "" && len(s) <= 64
 }
+
+// expression reads a scalar that is to be an expression.
+func (d *document) expression(n ast.Node, what string) (scalar, bool) {
+	switch n.(type) {
+	case *ast.SequenceNode, *ast.MappingNode:
+		d.failAt(n, CodeWrongType, "an expression that begins with a bracket or brace stands between single quotes: '[payload.a, payload.b]'",
+			"%s must be an expression, this is %s", what, kindName(n))
+		return scalar{}, false
+	}
+	s, ok := d.scalar(n, what)
+	if !ok {
+		return s, false
+	}
+	if lit, isLit := n.(*ast.LiteralNode); isLit && strings.HasPrefix(lit.Start.Value, ">") || s.many {
+		d.fail(s.line, s.col, CodeFolded, `write it on one line, or below "|"`,
+			"an expression over several lines must stand below \"|\": folding hides where its lines begin")
+		return s, false
+	}
+	if s.kind == nullScalar || strings.TrimSpace(s.value) == "" {
+		d.fail(s.line, s.col, CodeMissing, "write an expression, or remove the key", "%s is empty", what)
+		return s, false
+	}
+	return s, true
+}
+
+// expr reads the expression of a key; nil when it is absent or reported.
+func (o *object) expr(key string) *scalar {
+	n, ok := o.values[key]
+	if !ok {
+		return nil
+	}
+	s, ok := o.d.expression(n, fmt.Sprintf("%q", key))
+	if !ok {
+		return nil
+	}
+	return &s
+}
+
+// Optional reads a text that may be absent.
+func (o *object) Optional(key string, to *string) {
+	if s, ok := o.text(key); ok {
+		*to = s.value
+	}
+}
+
+func (s *scalar) text() string {
+	if s == nil {
+		return ""
+	}
+	return strings.TrimSpace(s.value)
+}

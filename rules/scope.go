@@ -18,11 +18,12 @@ import (
 // for them, the payload is parsed when the first one asks for a field. It belongs to one goroutine and is
 // used for one record after another without allocating.
 type scope struct {
-	set   *Set
-	rec   *message.Record
-	vin   string
-	class string
-	opers []opValue // the values of the operators of the rule at hand
+	cell    string
+	symbols []symbol
+	rec     *message.Record
+	vin     string
+	class   string
+	opers   []opValue // the values of the operators of the rule at hand
 
 	gen    uint64   // counts records
 	filled []uint64 // by symbol: the gen for which env has its value
@@ -39,10 +40,11 @@ type scope struct {
 	scratch []byte
 }
 
-func newScope(s *Set) *scope {
-	sc := &scope{set: s, filled: make([]uint64, len(s.symbols)), env: make(map[string]any, len(s.symbols))}
-	for i := range s.symbols {
-		sc.env[s.symbols[i].key] = nil
+// newScope makes a scope for expressions that were compiled with the symbols.
+func newScope(cell string, symbols []symbol) *scope {
+	sc := &scope{cell: cell, symbols: symbols, filled: make([]uint64, len(symbols)), env: make(map[string]any, len(symbols))}
+	for i := range symbols {
+		sc.env[symbols[i].key] = nil
 	}
 	return sc
 }
@@ -96,7 +98,7 @@ func (sc *scope) number(e *expression) (v float64, ok bool, err error) {
 // run evaluates an expression. Values that it gives may be kept; they alias nothing.
 func (sc *scope) run(e *expression) (any, error) {
 	for _, i := range e.symbols {
-		s := &sc.set.symbols[i]
+		s := &sc.symbols[i]
 		if sc.filled[i] == sc.gen && s.kind != symOperator {
 			continue
 		}
@@ -198,10 +200,25 @@ func (b *boxes) text(t []byte) any {
 	if len(t) > maxBoxedText {
 		return string(t)
 	}
-	slot := &b.texts[hashText(t)>>55]
+	slot := &b.texts[message.Hash(t)>>55]
 	if slot.box == nil || slot.text != string(t) {
 		slot.text = string(t)
 		slot.box = slot.text
 	}
 	return slot.box
+}
+
+// opValue is a value that an operator gives to templates and transforms as operator.name.
+type opValue struct {
+	name  string
+	value any
+}
+
+// ErrRender is wrapped by errors of messages that cannot be made of this record.
+var ErrRender = errors.New("the message cannot be made")
+
+// hashValue is the digest of a value's JSON.
+func (sc *scope) hashValue(v any) uint64 {
+	sc.scratch = appendJSON(sc.scratch[:0], v)
+	return message.Hash(sc.scratch)
 }

@@ -3,7 +3,6 @@ package rules
 import (
 	"slices"
 	"strconv"
-	"sync"
 )
 
 // DefaultErrorTopic is where evaluation errors go when a rule has no on_error.
@@ -31,7 +30,6 @@ type Set struct {
 	index    topicIndex
 	symbols  []symbol
 	operKeys map[uint64]struct{} // keys of all operators, for State
-	scopes   sync.Pool           // *scope, for Render
 	// unfinished are the findings of files without a list of rules. A set that was stored may have such files.
 	unfinished Diagnostics
 }
@@ -44,22 +42,27 @@ type rule struct {
 	names     *names
 	schema    *schemaDef
 	when      *expression
-	operators []operator
+	operators []*operator
 	transform *value
 	targets   []*target
 	errTopic  string
 	usesOper  bool // some target or the transform refers to operator.x
 }
 
+// operator is a compiled operator.
+type operator struct {
+	*Operator
+	Runner
+	args *Args
+	key  uint64 // of its memory: a hash of rule id, name and definition
+}
+
 // target is one compiled element of `to`.
 type target struct {
-	index int
-	text  string // the index, for the header
-	sink  SinkKind
-	topic *template
-	key   *expression // nil: the VIN
-	lane  string
-	redis *redisTarget
+	*Target
+	Sender
+	args *Args
+	text string // the index, for the header
 	// decodes says that making the message takes a decoded payload.
 	decodes bool
 }
@@ -81,9 +84,9 @@ type RuleInfo struct {
 
 // TargetInfo describes a target: Name is its topic or key as written.
 type TargetInfo struct {
-	Sink string `json:"sink"`
-	Name string `json:"name"`
-	Lane string `json:"lane,omitempty"`
+	Sink SinkKind `json:"sink"`
+	Name string   `json:"name"`
+	Lane string   `json:"lane,omitempty"`
 }
 
 // Hash is the hash of the source that the set was compiled from.
@@ -111,25 +114,18 @@ func (s *Set) SendingTo(kind SinkKind) []string {
 		if m := r.def.mode; m.disabled || m.shadow {
 			continue
 		}
-		if slices.ContainsFunc(r.targets, func(t *target) bool { return t.sink == kind }) {
+		if slices.ContainsFunc(r.targets, func(t *target) bool { return t.Kind == kind }) {
 			ids = append(ids, r.info.ID)
 		}
 	}
 	return ids
 }
 
-// Sink says which sink a decision belongs to, without rendering it. A shadow decision has none: 0.
-func (s *Set) Sink(d Decision) SinkKind {
-	switch {
-	case d.Shadow || int(d.Rule) >= len(s.rules):
-		return 0
-	case d.Target == TargetError, d.Target == TargetUndecoded:
-		return SinkKafka
-	case int(d.Target) >= len(s.rules[d.Rule].targets):
-		return 0
-	}
-	return s.rules[d.Rule].targets[d.Target].sink
-}
+// Match appends the rules whose filters match a topic, each once, ascending.
+func (s *Set) Match(topic string, out []uint16) []uint16 { return s.index.match(topic, out) }
+
+// newScope makes a scope for the set's expressions.
+func (s *Set) newScope() *scope { return newScope(s.cell, s.symbols) }
 
 // RuleID returns the id of the rule of a decision, "" when there is none of that index.
 func (s *Set) RuleID(rule uint16) string {

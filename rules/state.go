@@ -16,7 +16,7 @@ import (
 const Shards = 64
 
 // ShardOf returns the shard of a VIN, 0 to Shards-1, the same in every process and version: FNV-1a.
-func ShardOf(vin string) int { return int(hashText(vin) % Shards) } //nolint:gosec // below 64
+func ShardOf(vin string) int { return int(message.Hash(vin) % Shards) } //nolint:gosec // below 64
 
 // StateOptions bound a State.
 type StateOptions struct {
@@ -74,7 +74,7 @@ func (v *vinState) move(by int64) {
 	v.changed += by
 	for i := range v.ops {
 		o := &v.ops[i]
-		if o.at != 0 && o.at != changeSeen {
+		if o.at != 0 && o.at != Timeless {
 			o.at += by
 		}
 		for k := range o.list {
@@ -107,6 +107,9 @@ type opState struct {
 	list []stamp // oldest first
 	text []byte
 }
+
+// Timeless stands in a memory's at for an operator that only marks that it has seen something.
+const Timeless = 1
 
 // stamp is an entry of an operator's list: something seen at a time.
 type stamp struct {
@@ -359,12 +362,66 @@ func (sh *stateShard) link(v *vinState) {
 
 func (v *vinState) unlink() { v.prev.next, v.next.prev = v.next, v.prev }
 
-// hashText is FNV-1a, 64 bits: stable over processes and versions, which canary shares, shards
-// and stored keys rely on.
-func hashText[T ~string | ~[]byte](s T) uint64 {
-	h := uint64(14695981039346656037)
-	for i := range len(s) {
-		h = (h ^ uint64(s[i])) * 1099511628211
+// remember appends an entry to an operator's list and keeps the list within keep entries and the VIN
+// within its bytes, first those of operators without rules; what is forgotten for that is counted. The caller uses
+// o no more.
+func (s *State) remember(v *vinState, o *opState, e stamp, keep int) {
+	o.list = append(o.list, e)
+	if n := len(o.list) - keep; n > 0 {
+		o.list = o.list[:copy(o.list, o.list[n:])]
+		s.opts.Evicted("rule_entries", n)
 	}
-	return h
+	if key := o.key; o.size() > s.room(v, o) {
+		if gone := s.giveWay(v); gone > 0 {
+			s.opts.Evicted("removed_rules", gone)
+			at, _ := v.find(key)
+			o = &v.ops[at]
+		}
+	}
+	n := 0
+	for room := s.room(v, o); o.size() > room && len(o.list) > 1; n++ {
+		o.list = o.list[:copy(o.list, o.list[1:])]
+	}
+	if n > 0 {
+		s.opts.Evicted("vin_bytes", n)
+	}
 }
+
+// Cell is the place of one operator's memory of one VIN, at the time of a message or tick.
+type Cell struct {
+	State *State
+	VIN   string
+	Key   uint64
+	Now   int64
+}
+
+// Peek returns the memory, nil when there is none. It holds until the next Touch of the VIN.
+func (c *Cell) Peek() *opState { return c.State.peek(c.VIN, c.Key, c.Now) }
+
+// Touch returns the memory for changing, made when there is none. The caller changes it at once: the VIN counts as changed.
+func (c *Cell) Touch() Touched {
+	m, v := c.State.touch(c.VIN, c.Key, c.Now)
+	return Touched{m, v, c.State}
+}
+
+// Touched is a memory that is being changed.
+type Touched struct {
+	*opState
+	vin   *vinState
+	state *State
+}
+
+// Expire drops the list's entries that are not after a time.
+func (t Touched) Expire(until int64) {
+	n := 0
+	for n < len(t.list) && t.list[n].at <= until {
+		n++
+	}
+	if n > 0 {
+		t.list = t.list[:copy(t.list, t.list[n:])]
+	}
+}
+
+// Remember appends an entry to the list and keeps it within keep entries and the VIN within its bytes. The caller uses the
+// memory no more.
+func (t Touched) Remember(e stamp, keep int) { t.state.remember(t.vin, t.opState, e, keep) }

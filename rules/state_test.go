@@ -56,8 +56,8 @@ func TestStateSurvivesRestart(t *testing.T) {
 	set, recs := compileText(t, allOperators), traffic(3000)
 	whole := NewEngine(set, NewState(StateOptions{})).NewWorker()
 	stored := map[string][]byte{}
-	state := NewState(StateOptions{})
-	w := NewEngine(set, state).NewWorker()
+	st := NewState(StateOptions{})
+	w := NewEngine(set, st).NewWorker()
 	fired := map[string]bool{}
 	for i := range recs {
 		want := trace(set, &recs[i], whole.Eval(&recs[i], nil))
@@ -71,17 +71,17 @@ func TestStateSurvivesRestart(t *testing.T) {
 		if i%7 != 0 {
 			continue
 		}
-		maps.Copy(stored, taken(state))
-		if again := taken(state); len(again) != 0 || state.Changed() != 0 {
+		maps.Copy(stored, taken(st))
+		if again := taken(st); len(again) != 0 || st.Changed() != 0 {
 			t.Fatalf("changed after it was taken: %v", again)
 		}
-		state = NewState(StateOptions{})
+		st = NewState(StateOptions{})
 		for vin, data := range stored {
-			if err := state.Load(vin, data); err != nil {
+			if err := st.Load(vin, data); err != nil {
 				t.Fatal(err)
 			}
 		}
-		w = NewEngine(compileText(t, allOperators), state).NewWorker()
+		w = NewEngine(compileText(t, allOperators), st).NewWorker()
 	}
 	if len(fired) != 7 {
 		t.Errorf("the traffic made only %v fire", fired)
@@ -126,10 +126,10 @@ func TestReloadKeepsStateOfUnchangedOperators(t *testing.T) {
 		return "lists: {l: [" + limit + "]}\nrules:\n  - {id: " + id + ", from: [\"v1/+/up/telemetry\"], " + extra +
 			"threshold: {enter: payload.a < 15 and payload.a in l, exit: payload.a > 20}, to: [{kafka: {topic: t}}]}\n"
 	}
-	state := NewState(StateOptions{})
+	st := NewState(StateOptions{})
 	send := func(set *Set, a int) int {
 		rec := telemetry(1, epoch, fmt.Sprintf(`{"a":%d}`, a))
-		return len(NewEngine(set, state).NewWorker().Eval(&rec, nil))
+		return len(NewEngine(set, st).NewWorker().Eval(&rec, nil))
 	}
 	if n := send(compileText(t, rule("r", "9", "")), 9); n != 1 {
 		t.Fatalf("fired %d times", n)
@@ -137,25 +137,25 @@ func TestReloadKeepsStateOfUnchangedOperators(t *testing.T) {
 	if n := send(compileText(t, rule("r", "9", "when: true, description: x, mode: enabled, ")), 9); n != 0 {
 		t.Error("a change outside of the operator has rearmed it")
 	}
-	taken(state)
+	taken(st)
 	if n := send(compileText(t, rule("r", "9, 8", "")), 9); n != 1 {
 		t.Error("a change of its list has left the operator's state")
 	}
 	if n := send(compileText(t, rule("s", "9, 8", "")), 9); n != 1 {
 		t.Error("another rule id has found the state of the old one")
 	}
-	dirty := taken(state)
+	dirty := taken(st)
 	if len(dirty) != 1 || dirty[sampleVIN] == nil {
 		t.Errorf("the change of the state is not to be saved: %v", dirty)
 	}
-	state.Advance(epoch)
-	NewEngine(compileText(t, "rules: []"), state)
-	state.Advance(epoch + 1)
-	if changed := taken(state); len(changed) != 0 {
+	st.Advance(epoch)
+	NewEngine(compileText(t, "rules: []"), st)
+	st.Advance(epoch + 1)
+	if changed := taken(st); len(changed) != 0 {
 		t.Errorf("what removed operators remember is forgotten at once: %v", changed)
 	}
-	state.Advance(epoch + 1 + KeepRemoved.Milliseconds())
-	if dirty := taken(state); len(dirty) != 1 || dirty[sampleVIN] != nil || state.VINs() != 0 {
+	st.Advance(epoch + 1 + KeepRemoved.Milliseconds())
+	if dirty := taken(st); len(dirty) != 1 || dirty[sampleVIN] != nil || st.VINs() != 0 {
 		t.Errorf("state of no operator is kept: %v", dirty)
 	}
 }
@@ -163,17 +163,17 @@ func TestReloadKeepsStateOfUnchangedOperators(t *testing.T) {
 func TestStateIsBounded(t *testing.T) {
 	t.Parallel()
 	evicted := map[string]int{}
-	state := NewState(StateOptions{MaxVINs: 640, MaxVINBytes: 600, Evicted: func(why string, n int) { evicted[why] += n }})
+	st := NewState(StateOptions{MaxVINs: 640, MaxVINBytes: 600, Evicted: func(why string, n int) { evicted[why] += n }})
 	set := compileText(t, `rules:
   - {id: d, from: ["#"], dedupe: {by: payload.a, within: 1h, max: 1000}, to: [{kafka: {topic: t}}]}
   - {id: c, from: ["#"], count: {at_least: 1000, window: 1h}, to: [{kafka: {topic: t}}]}
 `)
-	w := NewEngine(set, state).NewWorker()
+	w := NewEngine(set, st).NewWorker()
 	for i := range 100 {
 		rec := telemetry(uint64(i+1), epoch+int64(i), fmt.Sprintf(`{"a":%d}`, i))
 		w.Eval(&rec, nil)
 	}
-	if n := len(state.Export(sampleVIN)); n > 600 || evicted["vin_bytes"] == 0 {
+	if n := len(st.Export(sampleVIN)); n > 600 || evicted["vin_bytes"] == 0 {
 		t.Errorf("%d bytes of one VIN, %v", n, evicted)
 	}
 	rec := telemetry(101, epoch+101, `{"a":99}`)
@@ -186,7 +186,7 @@ func TestStateIsBounded(t *testing.T) {
 		rec.Topic = fmt.Sprintf("v1/VIN%d/up/x", i)
 		w.Eval(&rec, nil)
 		if i%100 == 99 {
-			for vin, data := range taken(state) {
+			for vin, data := range taken(st) {
 				stored[vin] = data != nil
 			}
 		}
@@ -197,8 +197,8 @@ func TestStateIsBounded(t *testing.T) {
 			kept++
 		}
 	}
-	if state.VINs() > 640 || evicted["vins"] < 5000-640 || kept != state.VINs() {
-		t.Errorf("%d VINs in memory, %d stored, evicted %v", state.VINs(), kept, evicted)
+	if st.VINs() > 640 || evicted["vins"] < 5000-640 || kept != st.VINs() {
+		t.Errorf("%d VINs in memory, %d stored, evicted %v", st.VINs(), kept, evicted)
 	}
 }
 
@@ -211,8 +211,8 @@ func TestForgettingGoesOnOverARestart(t *testing.T) {
 	evicted := 0
 	whole := NewState(StateOptions{MaxVINs: bound, Evicted: func(_ string, n int) { evicted += n }})
 	one := NewEngine(set, whole).NewWorker()
-	state, stored := NewState(StateOptions{MaxVINs: bound}), map[string][]byte{}
-	w := NewEngine(set, state).NewWorker()
+	st, stored := NewState(StateOptions{MaxVINs: bound}), map[string][]byte{}
+	w := NewEngine(set, st).NewWorker()
 	passed := 0
 	x := uint64(3)
 	for i := range 12_000 {
@@ -235,18 +235,18 @@ func TestForgettingGoesOnOverARestart(t *testing.T) {
 		if i%397 != 0 {
 			continue
 		}
-		for vin, data := range taken(state) {
+		for vin, data := range taken(st) {
 			if stored[vin] = data; data == nil {
 				delete(stored, vin)
 			}
 		}
-		state = NewState(StateOptions{MaxVINs: bound})
+		st = NewState(StateOptions{MaxVINs: bound})
 		for vin, data := range stored {
-			if err := state.Load(vin, data); err != nil {
+			if err := st.Load(vin, data); err != nil {
 				t.Fatal(err)
 			}
 		}
-		w = NewEngine(set, state).NewWorker()
+		w = NewEngine(set, st).NewWorker()
 	}
 	if passed < 3200 {
 		t.Errorf("%d messages passed: nothing was forgotten", passed)
@@ -258,38 +258,38 @@ func TestForgettingGoesOnOverARestart(t *testing.T) {
 func TestChangesThatNobodyTakes(t *testing.T) {
 	t.Parallel()
 	set := compileText(t, `rules: [{id: s, from: ["#"], sample: 1h, to: [{kafka: {topic: t}}]}]`)
-	state := NewState(StateOptions{MaxVINs: Shards})
-	w := NewEngine(set, state).NewWorker()
+	st := NewState(StateOptions{MaxVINs: Shards})
+	w := NewEngine(set, st).NewWorker()
 	for i := range 20_000 {
 		rec := telemetry(uint64(i+1), epoch+int64(i), `{}`)
 		rec.Topic = fmt.Sprintf("v1/VIN%d/up/x", i)
 		w.Eval(&rec, nil)
-		if n := state.Changed(); n > 5*Shards {
+		if n := st.Changed(); n > 5*Shards {
 			t.Fatalf("%d changes of %d VINs are kept after %d messages", n, Shards, i)
 		}
 		if i == 100 {
-			taken(state)
+			taken(st)
 		}
 	}
 	kept := 0
-	for _, data := range taken(state) {
+	for _, data := range taken(st) {
 		if data != nil {
 			kept++
 		}
 	}
-	if kept != state.VINs() {
-		t.Errorf("%d VINs given out, %d are there", kept, state.VINs())
+	if kept != st.VINs() {
+		t.Errorf("%d VINs given out, %d are there", kept, st.VINs())
 	}
 }
 
 func TestLoadRefusesDamage(t *testing.T) {
 	t.Parallel()
-	state := NewState(StateOptions{})
-	w := NewEngine(compileText(t, allOperators), state).NewWorker()
+	st := NewState(StateOptions{})
+	w := NewEngine(compileText(t, allOperators), st).NewWorker()
 	for _, rec := range traffic(200) {
 		w.Eval(&rec, nil)
 	}
-	good := state.Export("VIN00")
+	good := st.Export("VIN00")
 	for n := range len(good) {
 		if err := NewState(StateOptions{}).Load("V", good[:n]); !errors.Is(err, ErrBadState) {
 			t.Errorf("%d of %d bytes: %v", n, len(good), err)
@@ -301,26 +301,5 @@ func TestLoadRefusesDamage(t *testing.T) {
 	s := NewState(StateOptions{})
 	if err := s.Load("V", good); err != nil || !bytes.Equal(s.Export("V"), good) {
 		t.Errorf("a stored state does not come back as it was: %v", err)
-	}
-}
-
-func TestTopicIndexAgreesWithMatch(t *testing.T) {
-	t.Parallel()
-	filters := []string{"#", "+", "+/#", "v1/#", "v1/+/up/#", "v1/+/up/telemetry", "v1/+/up/+", "v1/A/up/telemetry", "+/+/up/alarm", "$SYS/#", "/", "+/", "a//b", "a/+/b", "v1/+/up/telemetry/#"}
-	var x topicIndex
-	for i, f := range filters {
-		x.add(f, uint16(i))
-		x.add(f, uint16(i))
-	}
-	for _, topic := range []string{"v1", "v1/A/up/telemetry", "v1/B/up/telemetry/x/y", "v1/A/up/alarm", "$SYS/a", "$SYS", "/", "a//b", "a/c/b", "a", "v1/A/up", ""} {
-		var want []uint16
-		for i, f := range filters {
-			if message.Match(f, topic) {
-				want = append(want, uint16(i))
-			}
-		}
-		if got := x.match(topic, nil); fmt.Sprint(got) != fmt.Sprint(want) {
-			t.Errorf("%q: got %v, want %v", topic, got, want)
-		}
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"unicode/utf8"
 
+	"cellgate/broker/message"
 	"cellgate/configs/spelling"
 )
 
@@ -41,7 +42,7 @@ func (n *names) template(d *document, s scalar) *template {
 	text := ""
 	for rest, offset := s.value, 0; ; {
 		before, hole, found := strings.Cut(rest, "${")
-		if d.plainName(s, before, offset) {
+		if plainName(d, s, before, offset) {
 			return nil
 		}
 		text += before
@@ -121,7 +122,7 @@ func missingList(name string, lists map[string]*listDef) string {
 var notAHole = regexp.MustCompile(`(?:^|[^$])(\{(vin|cell|class)\})|(\$(vin|cell|class)\b)`)
 
 // plainName reports a name in the text between holes that is meant to be one.
-func (d *document) plainName(s scalar, text string, offset int) bool {
+func plainName(d *document, s scalar, text string, offset int) bool {
 	m := notAHole.FindStringSubmatchIndex(text)
 	if m == nil {
 		return false
@@ -148,7 +149,7 @@ func (t *template) render(sc *scope, dst []byte) ([]byte, error) {
 		case p.kind == symVIN:
 			dst = append(dst, sc.vin...)
 		case p.kind == symCell:
-			dst = append(dst, sc.set.cell...)
+			dst = append(dst, sc.cell...)
 		case p.kind == symClass:
 			if p.list != nil && !p.list.has(sc.class) {
 				return dst, fmt.Errorf("%w: ${class}: the class is not in the list %s", ErrRender, classList)
@@ -205,12 +206,16 @@ func (n *names) boundClasses(d *document, s scalar, t *template, stored bool) {
 	}
 }
 
-// validTopic reports whether s is a name that Kafka accepts for a topic.
-func validTopic(s string) bool {
-	if s == "" || len(s) > 249 || s == "." || s == ".." {
-		return false
+func (t *template) code() string {
+	if t == nil {
+		return ""
 	}
-	return strings.IndexFunc(s, func(r rune) bool {
-		return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && r != '.' && r != '_' && r != '-'
-	}) < 0
+	s := t.static
+	for _, p := range t.parts {
+		s += fmt.Sprint(p.text, p.kind, p.expr.digest())
+		if p.list != nil {
+			s += fmt.Sprint(message.Hash(p.list.node().String()))
+		}
+	}
+	return s
 }

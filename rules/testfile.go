@@ -1,6 +1,7 @@
 package rules
 
 import (
+	"slices"
 	"time"
 
 	"github.com/goccy/go-yaml/ast"
@@ -85,9 +86,9 @@ func readTest(d *document, n ast.Node) *testCase {
 		return nil
 	}
 	d.rule = "test " + t.name.value
-	o.string("vin", &t.vin)
-	o.string("topic", &t.topic)
-	o.string("cell", &t.cell)
+	o.Optional("vin", &t.vin)
+	o.Optional("topic", &t.topic)
+	o.Optional("cell", &t.cell)
 	if s, ok := o.text("start"); ok {
 		var err error
 		if t.start, err = time.Parse(time.RFC3339, s.value); err != nil {
@@ -117,13 +118,6 @@ func readTest(d *document, n ast.Node) *testCase {
 	return t
 }
 
-// string reads an optional text.
-func (o *object) string(key string, to *string) {
-	if s, ok := o.text(key); ok {
-		*to = s.value
-	}
-}
-
 func (t *testCase) readStep(n ast.Node, now *time.Duration) *testStep {
 	d := t.doc
 	o, ok := d.object(n, "a step", "at", "after", "vin", "topic", "payload", "qos", "retain", "properties", "expect")
@@ -132,8 +126,8 @@ func (t *testCase) readStep(n ast.Node, now *time.Duration) *testStep {
 	}
 	s := &testStep{node: n, vin: t.vin, topic: t.topic, qos: 1}
 	s.line, _ = place(n)
-	o.string("vin", &s.vin)
-	o.string("topic", &s.topic)
+	o.Optional("vin", &s.vin)
+	o.Optional("topic", &s.topic)
 	if s.topic == "" {
 		s.topic = "v1/${vin}/up/telemetry"
 	}
@@ -162,7 +156,7 @@ func (t *testCase) readStep(n ast.Node, now *time.Duration) *testStep {
 	}
 	if n, ok := o.values["expect"]; ok {
 		s.expects = true
-		s.expect = d.readExpect(n)
+		s.expect = readExpect(d, n)
 	}
 	return s
 }
@@ -188,7 +182,7 @@ func (t *testCase) readTime(o *object, now *time.Duration) bool {
 }
 
 // readExpect reads `none` or a list of outputs.
-func (d *document) readExpect(n ast.Node) []*expectation {
+func readExpect(d *document, n ast.Node) []*expectation {
 	if _, isList := n.(*ast.SequenceNode); !isList {
 		if s, ok := d.scalar(n, `"expect"`); ok && s.value != "none" {
 			d.fail(s.line, s.col, CodeTestFile, "write none, or a list of outputs", "%q is not something to expect", s.value)
@@ -198,15 +192,15 @@ func (d *document) readExpect(n ast.Node) []*expectation {
 	nodes, _ := d.list(n, `"expect"`)
 	var out []*expectation
 	for _, n := range nodes {
-		if e := d.readExpectation(n); e != nil {
+		if e := readExpectation(d, n); e != nil {
 			out = append(out, e)
 		}
 	}
 	return out
 }
 
-func (d *document) readExpectation(n ast.Node) *expectation {
-	o, ok := d.object(n, "an expected output", "rule", "target", "kafka", "redis", "central", "error")
+func readExpectation(d *document, n ast.Node) *expectation {
+	o, ok := d.object(n, "an expected output", slices.Concat([]string{"rule", "target"}, targetNames(), []string{"error"})...)
 	if !ok {
 		return nil
 	}
@@ -216,31 +210,24 @@ func (d *document) readExpectation(n ast.Node) *expectation {
 		o.missing("rule", "rule: low-battery")
 		return nil
 	}
-	o.string("rule", &e.rule)
+	o.Optional("rule", &e.rule)
 	if o.has("target") {
 		e.target, _ = o.integer("target", 0, maxTargets-1)
 	}
 	if s, ok := o.text("error"); ok {
 		e.err = &s.value
 	}
-	allowed := map[SinkKind][]string{
-		SinkKafka:   {"topic", "key", "value", "headers"},
-		SinkCentral: {"lane", "topic", "key", "value", "headers"},
-		SinkRedis: {
-			"hash", "string", "stream", "set_add", "set_remove", "geo", "publish", "expire", "delete",
-			"fields", "value", "member", "lon", "lat", "ttl", "at",
-		},
-	}
-	for _, sink := range []SinkKind{SinkKafka, SinkCentral, SinkRedis} {
-		n, ok := o.values[sink.String()]
+	for _, t := range Targets() {
+		name := string(t.Kind)
+		n, ok := o.values[name]
 		if !ok {
 			continue
 		}
-		if _, ok := d.object(n, sink.String(), allowed[sink]...); !ok {
+		if _, ok := d.object(n, name, t.Expect...); !ok {
 			return nil
 		}
-		v, _ := d.any(n, sink.String(), 0)
-		e.sink = sink
+		v, _ := d.any(n, name, 0)
+		e.sink = t.Kind
 		e.want, _ = v.(map[string]any)
 	}
 	return e

@@ -2,7 +2,6 @@ package rules
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"maps"
 	"slices"
@@ -46,7 +45,7 @@ func (t *testCase) run(ctx context.Context, set *Set) (TestResult, error) {
 		if err := ctx.Err(); err != nil {
 			return res, fmt.Errorf("test %q: %w", t.name.value, err)
 		}
-		outs := s.outputs(w, t, uint64(i+1)) //nolint:gosec // an index
+		outs := s.outputs(w, set, t, uint64(i+1)) //nolint:gosec // an index
 		if !s.expects {
 			continue
 		}
@@ -71,7 +70,7 @@ func (s *testStep) record(t *testCase, seq uint64) message.Record {
 	return rec
 }
 
-func (s *testStep) outputs(w *Worker, t *testCase, seq uint64) []*output {
+func (s *testStep) outputs(w *Worker, set *Set, t *testCase, seq uint64) []*output {
 	rec := s.record(t, seq)
 	var outs []*output
 	for _, d := range w.Eval(&rec, nil) {
@@ -79,12 +78,12 @@ func (s *testStep) outputs(w *Worker, t *testCase, seq uint64) []*output {
 			continue
 		}
 		for _, r := range d.Undecoded {
-			outs = append(outs, &output{rule: w.engine.set.RuleID(r), target: -1, err: d.Err})
+			outs = append(outs, &output{rule: set.RuleID(r), target: -1, err: d.Err})
 		}
 		if d.Target == TargetUndecoded {
 			continue
 		}
-		o := &output{rule: w.engine.set.RuleID(d.Rule), target: int(d.Target)}
+		o := &output{rule: set.RuleID(d.Rule), target: int(d.Target)}
 		var r Rendered
 		if d.Target == TargetError {
 			o.target, o.err = -1, d.Err
@@ -96,64 +95,6 @@ func (s *testStep) outputs(w *Worker, t *testCase, seq uint64) []*output {
 		outs = append(outs, o)
 	}
 	return outs
-}
-
-// view is a rendered message as tests and explanations show it.
-func (r *Rendered) view() map[string]any {
-	if r.Sink == SinkRedis {
-		return r.Redis.view()
-	}
-	v := map[string]any{"topic": r.Topic, "key": string(r.Key), "value": jsonOrText(r.Value)}
-	if r.Lane != "" {
-		v["lane"] = r.Lane
-	}
-	headers := map[string]any{}
-	for _, h := range r.Headers {
-		headers[h.Name] = h.Value
-	}
-	v["headers"] = headers
-	return v
-}
-
-func (o *RedisOp) view() map[string]any {
-	v := map[string]any{}
-	for _, s := range redisShapes {
-		if s.kind == o.Kind {
-			v[s.key] = o.Key
-		}
-	}
-	if len(o.Fields) > 0 {
-		fields := map[string]any{}
-		for _, f := range o.Fields {
-			fields[f.Name] = string(f.Value)
-		}
-		v["fields"] = fields
-	}
-	if o.NewerThan != "" {
-		v["at"] = o.AtText()
-	}
-	if o.Member != nil {
-		v["member"] = string(o.Member)
-	}
-	if o.Value != nil {
-		v["value"] = jsonOrText(o.Value)
-	}
-	if o.Kind == RedisGeo {
-		v["lon"], v["lat"] = o.Lon, o.Lat
-	}
-	if o.TTL > 0 {
-		v["ttl"] = o.TTL.String()
-	}
-	return v
-}
-
-// jsonOrText is JSON decoded, anything else as text.
-func jsonOrText(b []byte) any {
-	var v any
-	if json.Unmarshal(b, &v) == nil {
-		return v
-	}
-	return string(b)
 }
 
 // compare holds the outputs against the expectations.
@@ -170,7 +111,7 @@ func (s *testStep) compare(outs []*output, rules []string) []TestFailure {
 		o.used = true
 	}
 	for _, o := range outs {
-		if o.used || (len(rules) > 0 && !contains(rules, o.rule)) {
+		if o.used || (len(rules) > 0 && !slices.Contains(rules, o.rule)) {
 			continue
 		}
 		fails = append(fails, TestFailure{Line: s.line, Message: "not expected: " + o.String()})
@@ -190,7 +131,7 @@ func (o *output) String() string {
 // and sink it stands for all outputs of the rule. near is the output of that sink and target, if there is one, that the
 // reason is about.
 func (e *expectation) take(outs []*output) (reason string, near []*output) {
-	whole := e.target < 0 && e.sink == 0 && e.err == nil
+	whole := e.target < 0 && e.sink == "" && e.err == nil
 	var reasons, close []string
 	found := false
 	for _, o := range outs {
@@ -226,7 +167,7 @@ func (e *expectation) elsewhere(o *output) string {
 	case o.err != "":
 	case e.target >= 0 && e.target != o.target:
 		return fmt.Sprintf("target %d is not %d", o.target, e.target)
-	case e.sink != 0 && e.sink != o.sink:
+	case e.sink != "" && e.sink != o.sink:
 		return fmt.Sprintf("target %d goes to %s, not to %s", o.target, o.sink, e.sink)
 	}
 	return ""

@@ -128,13 +128,13 @@ func (t *testCase) checkRules(set *Set) {
 	}
 	t.doc.rule = "test " + t.name.value
 	for _, id := range t.rules {
-		if !contains(ids, id) {
+		if !slices.Contains(ids, id) {
 			t.doc.fail(t.name.line, t.name.col, CodeTestFile, didYouMean(id, ids), "there is no rule %q", id)
 		}
 	}
 	for _, s := range t.steps {
 		for _, e := range s.expect {
-			if !contains(ids, e.rule) {
+			if !slices.Contains(ids, e.rule) {
 				t.doc.fail(e.line, e.col, CodeTestFile, didYouMean(e.rule, ids), "there is no rule %q", e.rule)
 			}
 		}
@@ -168,7 +168,7 @@ func Check(w io.Writer, paths []string, o ToolOptions) (ok bool, err error) {
 	}
 	rep := CheckReport{OK: len(diags) == 0, Files: len(ws.rules) + len(ws.tests), Tests: len(tests), Diagnostics: diags}
 	if set != nil {
-		rep.Rules, rep.Hash = len(set.rules), set.hash
+		rep.Rules, rep.Hash = len(set.rules), set.Hash()
 	}
 	switch {
 	case o.JSON:
@@ -285,4 +285,12 @@ func (rep *TestReport) write(w io.Writer) error {
 	fmt.Fprintf(&b, "%d passed, %d failed\n", rep.Passed, rep.Failed)
 	_, err := io.WriteString(w, b.String())
 	return err
+}
+
+// noFiles is the finding of a check that met no rule file.
+func noFiles(paths []string) Diagnostic {
+	return Diagnostic{
+		File: filepath.ToSlash(strings.Join(paths, ", ")), Line: 1, Column: 1, Code: CodeMissing, Rule: "folder",
+		Message: ErrNoFiles.Error() + ": a gateway refuses the folder", Suggestion: SayNone,
+	}
 }

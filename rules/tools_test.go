@@ -80,24 +80,6 @@ func TestSampleTestsNoticeChanges(t *testing.T) {
 	}
 }
 
-func writeFiles(t *testing.T, files map[string]string) string {
-	t.Helper()
-	dir := t.TempDir()
-	for name, text := range files {
-		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	return dir
-}
-
-const oneRule = `rules:
-  - id: hot
-    from: ["v1/+/up/telemetry"]
-    when: payload.temp > 80
-    to: [{kafka: {topic: hot}}]
-`
-
 func TestCheckText(t *testing.T) {
 	t.Parallel()
 	dir := writeFiles(t, map[string]string{"a.rules.yaml": oneRule})

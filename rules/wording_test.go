@@ -3,8 +3,6 @@ package rules
 import (
 	"strings"
 	"testing"
-
-	"cellgate/broker/message"
 )
 
 // One thing that a step gives otherwise than expected is one line.
@@ -70,43 +68,5 @@ func TestCheckNamesFilesThatAreNotRead(t *testing.T) {
 		if ok, err := Check(&b, []string{c.path}, ToolOptions{}); err != nil || !ok || !strings.HasSuffix(b.String(), c.want) {
 			t.Errorf("%s: ok %t err %v out %q", c.path, ok, err, b.String())
 		}
-	}
-}
-
-// People read where an output goes; what is wrong with the payload as a whole is told once.
-func TestExplanationIsForPeople(t *testing.T) {
-	t.Parallel()
-	set, diags := Compile(NewSource(map[string][]byte{"a.rules.yaml": []byte(`rules:
-  - id: hot
-    from: ["v1/+/up/telemetry"]
-    when: payload.temp > 80 and payload.speed > 0
-    to:
-      - kafka: {topic: hot}
-      - central: {lane: p0, topic: fleet.hot}
-      - redis: {hash: "hot:${vin}", set: {temp: payload.temp}}
-`)}), Options{Cell: "c"})
-	if diags.HasErrors() {
-		t.Fatal(diags)
-	}
-	explain := func(payload string) string {
-		var b strings.Builder
-		x := set.Explain(&message.Record{Kind: message.KindPublish, Client: "V", Topic: "v1/V/up/telemetry", Payload: []byte(payload)}, nil)
-		if err := x.Write(&b); err != nil {
-			t.Fatal(err)
-		}
-		return b.String()
-	}
-	text := explain(`{"temp": 90, "speed": 1}`)
-	for _, want := range []string{
-		"→ kafka hot, key V: {\"speed\":1,\"temp\":90}\n",
-		"→ central fleet.hot, lane p0, key V: {\"speed\":1,\"temp\":90}\n",
-		"→ redis {\"fields\":{\"temp\":\"90\"},\"hash\":\"hot:V\"}\n",
-	} {
-		if !strings.Contains(text, want) {
-			t.Errorf("%q is not in\n%s", want, text)
-		}
-	}
-	if text = explain("{"); strings.Count(text, "cannot be decoded") != 1 {
-		t.Errorf("told more than once:\n%s", text)
 	}
 }

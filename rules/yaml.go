@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"unicode/utf8"
 
@@ -308,7 +309,7 @@ func (d *document) object(n ast.Node, what string, known ...string) (*object, bo
 	}
 	o := &object{d: d, node: n, what: what, values: map[string]ast.Node{}, keys: map[string]scalar{}, meant: map[string]bool{}}
 	for _, e := range entries {
-		if !contains(known, e.key.value) {
+		if !slices.Contains(known, e.key.value) {
 			d.fail(e.key.line, e.key.col, CodeUnknownKey, didYouMean(e.key.value, known),
 				"unknown key %q in %s", e.key.value, what)
 			o.odd, o.meant[spelling.Nearest(e.key.value, known)] = true, true
@@ -327,15 +328,6 @@ func keysWanted(known []string) string {
 		return ""
 	}
 	return "write {" + strings.Join(known, ": …, ") + ": …}, with those of the keys that it needs"
-}
-
-func contains(list []string, s string) bool {
-	for _, v := range list {
-		if v == s {
-			return true
-		}
-	}
-	return false
 }
 
 // didYouMean suggests the nearest name, or lists all when there are few.
@@ -403,4 +395,14 @@ func kindName(n ast.Node) string {
 	default:
 		return "text"
 	}
+}
+
+// cutNumber reports a decimal comma that has cut a number in two: what stands behind it is a name without a value then.
+func (d *document) cutNumber(e entry) bool {
+	_, empty := e.value.(*ast.NullNode)
+	if !empty || e.key.kind != numberScalar {
+		return false
+	}
+	d.fail(e.key.line, e.key.col, CodeBadName, decimalPoint, "%q is a name without a value", e.key.value)
+	return true
 }

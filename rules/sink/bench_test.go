@@ -28,7 +28,7 @@ import (
 // discard settles at once.
 type discard struct{ kind rules.SinkKind }
 
-func (d discard) Name() string                         { return d.kind.String() }
+func (d discard) Name() string                         { return string(d.kind) }
 func (d discard) Kind() rules.SinkKind                 { return d.kind }
 func (discard) Deliver(_ *sink.Message, t sink.Ticket) { t.Delivered() }
 func (discard) Health() remote.Health                  { return remote.Health{OK: true} }

@@ -4,7 +4,6 @@ import (
 	"slices"
 	"strings"
 
-	"cellgate/broker/message"
 	"cellgate/rules"
 )
 
@@ -20,12 +19,13 @@ func rulesCompiler(o rules.Options) compiler {
 		if diags.HasErrors() {
 			return nil, diags
 		}
-		return compiled{set: set, info: set.Rules()}, nil
+		return compiled{rules.NewRenderer(set), set, set.Rules()}, nil
 	}
 }
 
 // compiled is a rules.Set as the dispatcher sees it.
 type compiled struct {
+	*rules.Renderer
 	set  *rules.Set
 	info []rules.RuleInfo
 }
@@ -40,15 +40,15 @@ func (c compiled) ruleIDs() []string {
 	return ids
 }
 
-func (c compiled) sinkOf(d *rules.Decision) rules.SinkKind { return c.set.Sink(*d) }
+func (c compiled) sinkOf(d *rules.Decision) rules.SinkKind { return c.Sink(*d) }
 
 func (c compiled) kinds() []rules.SinkKind {
 	var out []rules.SinkKind
-	for _, k := range []rules.SinkKind{rules.SinkKafka, rules.SinkRedis, rules.SinkCentral} {
-		if slices.ContainsFunc(c.info, func(r rules.RuleInfo) bool {
-			return slices.ContainsFunc(r.Targets, func(t rules.TargetInfo) bool { return t.Sink == k.String() })
-		}) {
-			out = append(out, k)
+	for i := range c.info {
+		for _, t := range c.info[i].Targets {
+			if !slices.Contains(out, t.Sink) {
+				out = append(out, t.Sink)
+			}
 		}
 	}
 	return out
@@ -66,7 +66,7 @@ func (c compiled) topics(kind rules.SinkKind) []string {
 			out = append(out, r.ErrorTopic)
 		}
 		for _, t := range r.Targets {
-			if t.Sink == kind.String() && !strings.Contains(t.Name, "${") {
+			if t.Sink == kind && !strings.Contains(t.Name, "${") {
 				out = append(out, t.Name)
 			}
 		}
@@ -77,14 +77,6 @@ func (c compiled) topics(kind rules.SinkKind) []string {
 
 func (c compiled) worker(state *rules.State) evaluator {
 	return rules.NewEngine(c.set, state).NewWorker()
-}
-
-func (c compiled) Render(d rules.Decision, rec *message.Record, out *rules.Rendered) error {
-	return c.set.Render(d, rec, out)
-}
-
-func (c compiled) RenderDeadLetter(d rules.Decision, reason string, rec *message.Record, out *rules.Rendered) error {
-	return c.set.RenderDeadLetter(d, reason, rec, out)
 }
 
 // count counts a rule's match or error.

@@ -24,7 +24,6 @@ type Dispatcher struct {
 	env       *environment
 	sets      *ruleSets
 	pipelines []*pipeline
-	byKind    [8]*pipeline // by rules.SinkKind
 
 	// evalMu is held by the evaluator during one journal batch, and by a checkpoint while it copies:
 	// what it copies is of one boundary.
@@ -90,7 +89,7 @@ func New(o Options) (*Dispatcher, error) {
 	for i := range o.Sinks {
 		d.addPipeline(&o.Sinks[i])
 	}
-	d.env.deadLetters = d.byKind[rules.SinkKafka].sink
+	d.env.deadLetters = d.pipelineOf(rules.SinkKafka).sink
 	d.env.lot = newLot(&o, d.env)
 	if err := d.restore(); err != nil {
 		d.closeLogs()
@@ -369,7 +368,8 @@ func (d *Dispatcher) route(rec *message.Record) {
 			last = int(ds[i].Rule)
 			d.current.count(&ds[i])
 		}
-		if p := d.pipelineOf(&ds[i]); p != nil {
+		if !ds[i].Shadow {
+			p := d.pipelineFor(&ds[i])
 			p.eval.decisions = append(p.eval.decisions, ds[i])
 		}
 	}
@@ -385,9 +385,23 @@ func (d *Dispatcher) route(rec *message.Record) {
 	}
 }
 
-func (d *Dispatcher) pipelineOf(dec *rules.Decision) *pipeline {
-	if k := d.current.set.sinkOf(dec); int(k) < len(d.byKind) {
-		return d.byKind[k]
+// pipelineFor returns the pipeline that a decision is for. One for a sink that was taken out of the configuration after the
+// set came into force becomes a dead letter.
+func (d *Dispatcher) pipelineFor(dec *rules.Decision) *pipeline {
+	kind := d.current.set.sinkOf(dec)
+	if p := d.pipelineOf(kind); p != nil {
+		return p
+	}
+	dec.Target, dec.Err = rules.TargetError, fmt.Sprintf("%v: %s", ErrNoSink, kind)
+	return d.pipelineOf(rules.SinkKafka)
+}
+
+// pipelineOf returns the pipeline of a kind of sink, nil when there is none.
+func (d *Dispatcher) pipelineOf(kind rules.SinkKind) *pipeline {
+	for _, p := range d.pipelines {
+		if p.kind == kind {
+			return p
+		}
 	}
 	return nil
 }
@@ -439,7 +453,7 @@ func (d *Dispatcher) ApplyRules(ctx context.Context, src *rules.Source) error {
 		return nil
 	}
 	for _, k := range set.kinds() {
-		if d.byKind[k] == nil {
+		if d.pipelineOf(k) == nil {
 			return fmt.Errorf("%w: %s; configure it, or take the targets out", ErrNoSink, k)
 		}
 	}

@@ -51,7 +51,7 @@ const blockBytes = 64 << 10
 
 // openOperatorLog opens the log and puts what it holds into state. An error that wraps wal.ErrDamaged is about damage; what
 // could be read before it is in state.
-func openOperatorLog(fs wal.FS, dir string, r operatorRange, segmentBytes int64, state *rules.State) (*operatorLog, error) {
+func openOperatorLog(fs wal.FS, dir string, r operatorRange, segmentBytes int64, of *rules.State) (*operatorLog, error) {
 	log, err := wal.OpenLog(fs, dir, wal.Identity{Name: "operators"}, r.Start, r.End, segmentBytes)
 	if err != nil {
 		return nil, err
@@ -63,7 +63,7 @@ func openOperatorLog(fs wal.FS, dir string, r operatorRange, segmentBytes int64,
 			err = fmt.Errorf("%w: %s begins with segment %016x, the checkpoint says %016x", wal.ErrDamaged, dir, first, r.Start.Segment)
 		}
 	}
-	if err = errors.Join(err, o.load(state)); err != nil {
+	if err = errors.Join(err, o.load(of)); err != nil {
 		log.Close()
 		return nil, err
 	}
@@ -71,7 +71,7 @@ func openOperatorLog(fs wal.FS, dir string, r operatorRange, segmentBytes int64,
 }
 
 // load reads the log from its beginning, or from the first segment that there is.
-func (o *operatorLog) load(state *rules.State) error {
+func (o *operatorLog) load(of *rules.State) error {
 	pos := o.begin
 	if first := o.log.Start(); pos.Segment < first.Segment {
 		pos = first
@@ -82,7 +82,7 @@ func (o *operatorLog) load(state *rules.State) error {
 			o.log.CloseReader()
 			return err
 		}
-		if err := o.block(data, state); err != nil {
+		if err := o.block(data, of); err != nil {
 			return o.log.Damage(pos, err)
 		}
 		pos = next
@@ -91,7 +91,7 @@ func (o *operatorLog) load(state *rules.State) error {
 
 var errBlock = errors.New("damaged block of operators' state")
 
-func (o *operatorLog) block(data []byte, state *rules.State) error {
+func (o *operatorLog) block(data []byte, of *rules.State) error {
 	r := field.Reader{B: data}
 	for r.Off < len(data) {
 		vin, saved := string(r.Bytes()), r.Bytes()
@@ -101,7 +101,7 @@ func (o *operatorLog) block(data []byte, state *rules.State) error {
 		if len(saved) == 0 {
 			saved = nil
 		}
-		if err := state.Load(vin, saved); err != nil {
+		if err := of.Load(vin, saved); err != nil {
 			return err
 		}
 		o.vins++
@@ -111,9 +111,9 @@ func (o *operatorLog) block(data []byte, state *rules.State) error {
 }
 
 // take takes what has changed since the last time. The evaluator stands still, and what was taken before is appended.
-func (o *operatorLog) take(state *rules.State) operatorState {
-	o.turn(state)
-	s := operatorState{start: o.begin, shift: state.Shift()}
+func (o *operatorLog) take(of *rules.State) operatorState {
+	o.turn(of)
+	s := operatorState{start: o.begin, shift: of.Shift()}
 	if o.rewriting && o.next == rules.Shards {
 		s.start = o.round
 	}
@@ -123,7 +123,7 @@ func (o *operatorLog) take(state *rules.State) operatorState {
 			s.blocks, o.bytes = append(s.blocks, block), o.bytes+int64(len(block))
 		}
 	}
-	state.TakeChanged(func(vin string, data []byte) {
+	of.TakeChanged(func(vin string, data []byte) {
 		if len(block) >= blockBytes {
 			end()
 			block = make([]byte, 0, blockBytes+blockBytes/8)
@@ -136,8 +136,8 @@ func (o *operatorLog) take(state *rules.State) operatorState {
 }
 
 // turn has the round write the shards that it comes to. It begins a round when no more than half of the log is still needed.
-func (o *operatorLog) turn(state *rules.State) {
-	changed, vins := state.Changed(), state.VINs()
+func (o *operatorLog) turn(of *rules.State) {
+	changed, vins := of.Changed(), of.VINs()
 	if changed == 0 {
 		return
 	}
@@ -149,7 +149,7 @@ func (o *operatorLog) turn(state *rules.State) {
 		o.rewriting, o.round, o.next = true, o.log.End(), 0
 	}
 	for n := 1 + rules.Shards*changed/max(1, vins); n > 0 && o.next < rules.Shards; n-- {
-		state.MarkChanged(o.next)
+		of.MarkChanged(o.next)
 		o.next++
 	}
 }

@@ -44,6 +44,7 @@ type form struct {
 // again. Every message is handed over by either the evaluator or the loader, never both, in order.
 type pipeline struct {
 	sink   Sink
+	kind   rules.SinkKind
 	parker Parker // nil: the sink parks nothing
 	name   string
 	limits Limits
@@ -113,15 +114,14 @@ type told struct {
 func (d *Dispatcher) addPipeline(b *Binding) {
 	name := b.Sink.Name()
 	p := &pipeline{
-		sink: b.Sink, parker: b.Sink.Parker(), name: name, limits: b.Limits, policy: b.WhenFull, ageOutBytes: b.AgeOutBytes, watch: b.Watch,
-		env: d.env,
+		sink: b.Sink, kind: b.Sink.Kind(), parker: b.Sink.Parker(), name: name, limits: b.Limits, policy: b.WhenFull,
+		ageOutBytes: b.AgeOutBytes, watch: b.Watch, env: d.env,
 		log: d.o.Log.With("sink", name), wake: make(chan struct{}, 1),
 	}
 	p.graves.p, p.graves.wake = p, make(chan struct{}, 1)
 	d.env.byName[name] = p
 	d.env.pipelines = append(d.env.pipelines, p)
 	d.pipelines = append(d.pipelines, p)
-	d.byKind[b.Sink.Kind()] = p
 }
 
 // environment is what the pipelines share.

@@ -138,7 +138,7 @@ func (k *ruleKeeper) prepare(ctx context.Context, o prepareOptions) (*candidate,
 	if o.tests {
 		limit, cancel := context.WithTimeout(ctx, testTime)
 		defer cancel()
-		if err := f.Test(limit, rules.ToolOptions{Cell: k.options.Cell}); err != nil {
+		if err := rules.TestFolder(limit, f, rules.ToolOptions{Cell: k.options.Cell}); err != nil {
 			return nil, err
 		}
 	}

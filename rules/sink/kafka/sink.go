@@ -44,7 +44,7 @@ func New(o Options) *Sink {
 }
 
 // Name implements sink.Sink: kafka or central.
-func (s *Sink) Name() string { return s.Kind().String() }
+func (s *Sink) Name() string { return string(s.Kind()) }
 
 // Kind implements sink.Sink.
 func (s *Sink) Kind() rules.SinkKind {
@@ -138,7 +138,7 @@ func (s *Sink) headers(b []byte, m *sink.Message) ([]byte, int) {
 	b = kafkaclient.AppendHeader(b, "topic", rec.Topic)
 	var text [96]byte
 	b = kafkaclient.AppendHeader(b, "msg-id", m.AppendMsgID(text[:0]))
-	b = kafkaclient.AppendHeader(b, "received-at", rules.AppendTime(text[:0], rec.ReceivedAt))
+	b = kafkaclient.AppendHeader(b, "received-at", message.AppendTime(text[:0], rec.ReceivedAt))
 	for _, h := range m.Out.Headers {
 		b = kafkaclient.AppendHeader(b, h.Name, h.Value)
 		n++

@@ -4,6 +4,7 @@ import (
 	"strconv"
 	"sync"
 
+	"cellgate/broker/message"
 	"cellgate/rules"
 	"cellgate/rules/sink"
 )
@@ -46,74 +47,92 @@ func (p *jobs) put(j *job) {
 	}
 }
 
+// command is how an operation is sent.
+type command struct {
+	name any
+	// lives says that a second command gives the key its life time.
+	lives bool
+	args  func(j *job, o *rules.RedisOp)
+}
+
+// commands are those of all operations, by kind.
+var commands = [rules.RedisKinds]command{
+	rules.RedisHash:      {"hset", true, (*job).hash},
+	rules.RedisString:    {"set", false, (*job).set},
+	rules.RedisStream:    {"xadd", true, (*job).stream},
+	rules.RedisSetAdd:    {"sadd", true, (*job).member},
+	rules.RedisSetRemove: {"srem", false, (*job).member},
+	rules.RedisGeo:       {"geoadd", true, (*job).geo},
+	rules.RedisPublish:   {"publish", false, (*job).value},
+	rules.RedisExpire:    {"pexpire", false, (*job).ttlArg},
+	rules.RedisDelete:    {"del", false, func(*job, *rules.RedisOp) {}},
+}
+
 // build copies an operation into the job; false for one that is not known.
-func (j *job) build(op *rules.RedisOp) bool {
-	ttl := op.TTL.Milliseconds()
-	j.key, j.ttl = op.Key, ttl
-	switch op.Kind {
-	case rules.RedisHash:
-		if op.NewerThan != "" {
-			j.newer(op, ttl)
-			return true
-		}
-		j.name = "hset"
-		j.fields(op.Fields)
-	case rules.RedisString:
-		j.name, j.ttl = "set", 0
-		j.bytes(op.Value)
-		if ttl > 0 {
-			j.text("px")
-			j.end(strconv.AppendInt(j.buf, ttl, 10))
-		}
-	case rules.RedisStream:
-		j.name = "xadd"
-		if op.MaxLen > 0 {
-			j.text("maxlen")
-			j.text("~")
-			j.end(strconv.AppendInt(j.buf, op.MaxLen, 10))
-		}
-		j.text("*")
-		j.fields(op.Fields)
-	case rules.RedisSetAdd:
-		j.name = "sadd"
-		j.bytes(op.Member)
-	case rules.RedisSetRemove:
-		j.name, j.ttl = "srem", 0
-		j.bytes(op.Member)
-	case rules.RedisGeo:
-		j.name = "geoadd"
-		j.end(strconv.AppendFloat(j.buf, op.Lon, 'f', -1, 64))
-		j.end(strconv.AppendFloat(j.buf, op.Lat, 'f', -1, 64))
-		j.bytes(op.Member)
-	case rules.RedisPublish:
-		j.name, j.ttl = "publish", 0
-		j.bytes(op.Value)
-	case rules.RedisExpire:
-		j.name, j.ttl = "pexpire", 0
-		j.end(strconv.AppendInt(j.buf, ttl, 10))
-	case rules.RedisDelete:
-		j.name, j.ttl = "del", 0
-	default:
+func (j *job) build(o *rules.RedisOp) bool {
+	if int(o.Kind) >= len(commands) || commands[o.Kind].args == nil {
 		return false
 	}
+	c := &commands[o.Kind]
+	j.key, j.name = o.Key, c.name
+	if c.lives {
+		j.ttl = o.TTL.Milliseconds()
+	}
+	c.args(j, o)
 	return true
 }
 
+func (j *job) hash(o *rules.RedisOp) {
+	if o.NewerThan != "" {
+		j.newer(o)
+		return
+	}
+	j.fields(o.Fields)
+}
+
+func (j *job) set(o *rules.RedisOp) {
+	j.bytes(o.Value)
+	if o.TTL > 0 {
+		j.text("px")
+		j.ttlArg(o)
+	}
+}
+
+func (j *job) stream(o *rules.RedisOp) {
+	if o.MaxLen > 0 {
+		j.text("maxlen")
+		j.text("~")
+		j.end(strconv.AppendInt(j.buf, o.MaxLen, 10))
+	}
+	j.text("*")
+	j.fields(o.Fields)
+}
+
+func (j *job) geo(o *rules.RedisOp) {
+	j.end(strconv.AppendFloat(j.buf, o.Lon, 'f', -1, 64))
+	j.end(strconv.AppendFloat(j.buf, o.Lat, 'f', -1, 64))
+	j.bytes(o.Member)
+}
+
+func (j *job) member(o *rules.RedisOp) { j.bytes(o.Member) }
+func (j *job) value(o *rules.RedisOp)  { j.bytes(o.Value) }
+func (j *job) ttlArg(o *rules.RedisOp) { j.end(strconv.AppendInt(j.buf, o.TTL.Milliseconds(), 10)) }
+
 // newer are the arguments of newerScript, which gives the key its life time itself.
-func (j *job) newer(op *rules.RedisOp, ttl int64) {
+func (j *job) newer(o *rules.RedisOp) {
 	j.name, j.script, j.ttl = "evalsha", true, 0
-	j.text(op.NewerThan)
-	j.end(rules.AppendTime(j.buf, op.At))
-	j.end(append(append(j.buf, op.NewerThan...), seqSuffix...))
-	j.end(strconv.AppendUint(j.buf, op.Seq, 10))
-	j.end(strconv.AppendInt(j.buf, ttl, 10))
-	j.end(rules.AppendTime(j.buf, op.Believed))
+	j.text(o.NewerThan)
+	j.end(message.AppendTime(j.buf, o.At))
+	j.end(append(append(j.buf, o.NewerThan...), seqSuffix...))
+	j.end(strconv.AppendUint(j.buf, o.Seq, 10))
+	j.ttlArg(o)
+	j.end(message.AppendTime(j.buf, o.Believed))
 	own := byte('0')
-	if op.OwnTime {
+	if o.OwnTime {
 		own = '1'
 	}
 	j.end(append(j.buf, own))
-	j.fields(op.Fields)
+	j.fields(o.Fields)
 }
 
 func (j *job) fields(fs []rules.Field) {

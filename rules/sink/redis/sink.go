@@ -74,7 +74,7 @@ func New(o Options) (*Sink, error) {
 }
 
 // Name implements sink.Sink.
-func (s *Sink) Name() string { return s.Kind().String() }
+func (s *Sink) Name() string { return string(s.Kind()) }
 
 // Kind implements sink.Sink.
 func (s *Sink) Kind() rules.SinkKind { return rules.SinkRedis }

@@ -54,7 +54,7 @@ func NewMemory(kind rules.SinkKind) *Memory {
 }
 
 // Name implements sink.Sink.
-func (s *Memory) Name() string { return s.kind.String() }
+func (s *Memory) Name() string { return string(s.kind) }
 
 // Kind implements sink.Sink.
 func (s *Memory) Kind() rules.SinkKind { return s.kind }

@@ -1,4 +1,4 @@
-package rules
+package message
 
 import "time"
 
@@ -9,7 +9,7 @@ func AppendTime(dst []byte, ms int64) []byte {
 	t := time.UnixMilli(ms).UTC()
 	year, month, day := t.Date()
 	if year < 0 || year > 9999 {
-		return t.AppendFormat(dst, timeLayout)
+		return t.AppendFormat(dst, TimeLayout)
 	}
 	hour, minute, second := t.Clock()
 	text := [len("2006-01-02T15:04:05.000Z")]byte{
@@ -28,3 +28,6 @@ func AppendTime(dst []byte, ms int64) []byte {
 	two(21, milli%100)
 	return append(dst, text[:]...)
 }
+
+// TimeLayout writes every time that leaves the gateway.
+const TimeLayout = "2006-01-02T15:04:05.000Z07:00"

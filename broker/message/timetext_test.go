@@ -1,4 +1,4 @@
-package rules
+package message
 
 import (
 	"math/rand/v2"
@@ -9,7 +9,7 @@ import (
 func TestAppendTimeIsAppendFormat(t *testing.T) {
 	t.Parallel()
 	check := func(ms int64) {
-		if got, want := string(AppendTime([]byte("x"), ms)), "x"+time.UnixMilli(ms).UTC().Format(timeLayout); got != want {
+		if got, want := string(AppendTime([]byte("x"), ms)), "x"+time.UnixMilli(ms).UTC().Format(TimeLayout); got != want {
 			t.Errorf("%d: %s, want %s", ms, got, want)
 		}
 	}
@@ -30,7 +30,7 @@ func BenchmarkAppendTime(b *testing.B) {
 	})
 	b.Run("AppendFormat", func(b *testing.B) {
 		for b.Loop() {
-			dst = time.UnixMilli(1763600000123).UTC().AppendFormat(dst[:0], timeLayout)
+			dst = time.UnixMilli(1763600000123).UTC().AppendFormat(dst[:0], TimeLayout)
 		}
 	})
 }

@@ -1,0 +1,94 @@
+package rules
+
+import (
+	"fmt"
+)
+
+// SinkKafka is the cell's Kafka, where dead letters go too.
+const SinkKafka SinkKind = "kafka"
+
+var kafka = Target{
+	Kind: SinkKafka,
+	Keys: []Key{topicKey, {Name: "key", Value: expressionValue}},
+	New: func(a *Args) Sender {
+		return newKafka(a, "")
+	},
+	View:   kafkaView,
+	Expect: []string{"topic", "key", "value", "headers"},
+	Reference: "`kafka: {topic: vehicle.alerts, key: payload.battery_id}`: the key is the VIN unless given, and where the field " +
+		"is missing; order is kept per key.",
+}
+
+// kafkaTarget makes records of Kafka.
+type kafkaTarget struct {
+	topic     *template
+	key       *expression // nil: the VIN
+	transform *value      // nil: the payload
+	lane      string
+}
+
+func newKafka(a *Args, lane string) Sender {
+	t := &kafkaTarget{key: a.expression("key"), topic: a.topic(), transform: a.transform(), lane: lane}
+	if t.topic == nil {
+		return nil
+	}
+	return t
+}
+
+// Render implements Sender.
+func (t *kafkaTarget) Render(sc *scope, r *Rendered) error {
+	var err error
+	r.Lane = t.lane
+	if r.Topic, err = t.topic.text(sc); err != nil {
+		return err
+	}
+	if t.topic.parts != nil && !validTopic(r.Topic) {
+		return fmt.Errorf("%w: what the template gives is not a Kafka topic name", ErrRender)
+	}
+	if err := t.renderKey(sc, r); err != nil {
+		return err
+	}
+	if t.transform == nil {
+		r.Value = sc.rec.Payload
+		if ct := sc.rec.Props.ContentType; ct != "" {
+			r.header("content-type", ct)
+		}
+		return nil
+	}
+	from := len(r.buf)
+	if r.buf, err = t.transform.render(sc, r.buf); err != nil {
+		return err
+	}
+	r.Value = r.buf[from:len(r.buf):len(r.buf)]
+	r.header("content-type", "application/json")
+	return nil
+}
+
+// renderKey gives the VIN where the rule's key is missing in the message: without a key the order of the
+// vehicle's messages would be lost.
+func (t *kafkaTarget) renderKey(sc *scope, r *Rendered) (err error) {
+	ok := false
+	if t.key != nil {
+		if r.buf, ok, err = sc.appendPlain(r.buf, t.key); err != nil {
+			return err
+		}
+	}
+	if !ok {
+		r.buf = append(r.buf, sc.vin...)
+	}
+	r.Key = r.buf[:len(r.buf):len(r.buf)]
+	return nil
+}
+
+func kafkaView(r *Rendered) map[string]any {
+	v := map[string]any{"topic": r.Topic, "key": string(r.Key), "value": jsonOrText(r.Value)}
+	if r.Lane != "" {
+		v["lane"] = r.Lane
+	}
+	headers := map[string]any{}
+	for _, h := range r.Headers {
+		headers[h.Name] = h.Value
+	}
+	v["headers"] = headers
+	return v
+}
