@@ -10,7 +10,7 @@ import (
 	"strings"
 	"testing"
 
-	"cellgate/rules"
+	"cellgate/rules/lang"
 )
 
 // TestDocumentsNameTheDefaults fails for a document, a help text or a comment that gives a key another default than
@@ -50,8 +50,8 @@ func TestDocumentsNameTheDefaults(t *testing.T) {
 // TestErrorTopic holds the one default that rules state themselves, for `cellgate rules`, which reads no configuration.
 func TestErrorTopic(t *testing.T) {
 	t.Parallel()
-	if topic := Default().Rules.ErrorTopic; topic != rules.DefaultErrorTopic {
-		t.Errorf("errors of rules go to %s with a configuration, to %s without", topic, rules.DefaultErrorTopic)
+	if topic := Default().Rules.ErrorTopic; topic != lang.DefaultErrorTopic {
+		t.Errorf("errors of rules go to %s with a configuration, to %s without", topic, lang.DefaultErrorTopic)
 	}
 }
 

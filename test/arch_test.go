@@ -28,8 +28,15 @@ var mayImport = map[string][]string{
 	"broker/statefile":       {},
 	"broker/session":         {"broker/message", "broker/frame", "broker/statefile", "broker/metric"},
 	"broker/command":         {"broker/clock", "broker/message", "broker/statefile", "auth/problem", "broker/metric"},
-	"rules":                  {"broker/message", "configs/settled", "configs/spelling"},
-	"rules/sink":             {"rules", "broker/journal", "broker/wal", "broker/message", "broker/statefile", "broker/metric"},
+	"rules/doc":              {"broker/message", "configs/spelling"},
+	"rules/state":            {"broker/message"},
+	"rules/expr":             {"rules/doc", "broker/message", "configs/spelling"},
+	"rules/op":               {"rules/doc", "rules/expr", "rules/state", "broker/message"},
+	"rules/lang":             {"rules/doc", "rules/expr", "rules/op", "broker/message", "configs/settled"},
+	"rules/engine":           {"rules/expr", "rules/op", "rules/lang", "rules/state", "broker/message"},
+	"rules/workbench":        {"rules/doc", "rules/expr", "rules/op", "rules/lang", "rules/engine", "rules/state", "broker/message", "configs/settled"},
+	"rules/rulestest":        {"rules/lang", "broker/message"},
+	"rules/sink":             {"rules/sink", "rules/op", "rules/lang", "rules/engine", "rules/state", "broker/journal", "broker/wal", "broker/message", "broker/statefile", "broker/metric"},
 	"rules/sink/sinktest":    {"rules", "broker", "configs", "test"},
 	"rules/sink/remote":      {},
 	"rules/sink/kafkaclient": {"rules/sink/remote", "broker/metric"},
@@ -47,7 +54,7 @@ var mayImport = map[string][]string{
 // below it.
 var libraryOwners = map[string]string{
 	"github.com/mochi-mqtt/server/v2": "broker",
-	"github.com/expr-lang/expr":       "rules",
+	"github.com/expr-lang/expr":       "rules/expr",
 	"github.com/golang-jwt/jwt/v5":    "auth",
 	"go.etcd.io/bbolt":                "broker/statefile",
 }

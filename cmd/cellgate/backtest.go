@@ -11,7 +11,9 @@ import (
 	"cellgate/broker/journal"
 	"cellgate/broker/message"
 	"cellgate/configs"
-	"cellgate/rules"
+	"cellgate/rules/engine"
+	"cellgate/rules/lang"
+	"cellgate/rules/state"
 )
 
 // backtestFlags are what `rules backtest` is told.
@@ -55,10 +57,10 @@ With --against it does the same with another rule set and shows both.`,
 
 // trial is one rule set in a backtest.
 type trial struct {
-	set     *rules.Set
-	state   *rules.State
-	worker  *rules.Worker
-	scratch []rules.Decision
+	set     *lang.Set
+	state   *state.State
+	worker  *engine.Worker
+	scratch []engine.Decision
 	Path    string      `json:"path"`
 	Hash    string      `json:"hash"`
 	Rules   []ruleCount `json:"rules"`
@@ -82,16 +84,16 @@ func (r *ruleCount) failed(seq uint64, err string) {
 }
 
 func newTrial(path, cell string) (*trial, error) {
-	src, err := rules.Load(path)
+	src, err := lang.Load(path)
 	if err != nil {
 		return nil, err
 	}
-	set, found := rules.Compile(src, rules.Options{Cell: cell})
+	set, found := lang.Compile(src, lang.Options{Cell: cell})
 	if err := found.Err(); err != nil {
 		return nil, err
 	}
-	state := rules.NewState(rules.StateOptions{MaxVINs: configs.Default().Rules.MaxVINs, MaxVINBytes: configs.MaxVINBytes})
-	t := &trial{set: set, state: state, worker: rules.NewEngine(set, state).NewWorker(), Path: filepath.ToSlash(path), Hash: set.Hash()}
+	state := state.NewState(state.StateOptions{MaxVINs: configs.Default().Rules.MaxVINs, MaxVINBytes: configs.MaxVINBytes})
+	t := &trial{set: set, state: state, worker: engine.NewEngine(set, state).NewWorker(), Path: filepath.ToSlash(path), Hash: set.Hash()}
 	for _, r := range set.Rules() {
 		t.Rules = append(t.Rules, ruleCount{Rule: r.ID, Mode: r.Mode, Targets: make([]uint64, len(r.Targets))})
 	}
@@ -113,7 +115,7 @@ func (t *trial) eval(rec *message.Record) {
 		d := &t.scratch[i]
 		r := &t.Rules[d.Rule]
 		switch {
-		case d.Target == rules.TargetUndecoded:
+		case d.Target == engine.TargetUndecoded:
 			for _, rule := range d.Undecoded {
 				t.Rules[rule].failed(rec.Seq, d.Err)
 			}

@@ -12,7 +12,7 @@ import (
 	"cellgate/broker/journal"
 	"cellgate/broker/message"
 	"cellgate/cmd/cellgate/app"
-	"cellgate/rules"
+	"cellgate/rules/workbench"
 )
 
 func rulesCommand(c *cli) *cobra.Command {
@@ -24,8 +24,8 @@ the rules of the gateway that --data or --config names.`,
 		Example: "  cellgate rules check configs/rules\n  cellgate rules test configs/rules",
 	}
 	cmd.AddCommand(
-		rulesToolCommand(c, "check", "are the rules right? errors with file, line and column", rules.Check),
-		rulesToolCommand(c, "test", "run the rules' tests: the *_test.yaml beside them", rules.Test),
+		rulesToolCommand(c, "check", "are the rules right? errors with file, line and column", workbench.Check),
+		rulesToolCommand(c, "test", "run the rules' tests: the *_test.yaml beside them", workbench.Test),
 		rulesApplyCommand(c), rulesExplainCommand(c), rulesDiffCommand(c), rulesBacktestCommand(c), rulesFormatCommand(c), rulesSchemaCommand(c),
 	)
 	return cmd
@@ -57,7 +57,7 @@ func (f *ruleFlags) paths(args []string) ([]string, error) {
 	return []string{string(cfg.Rules.Path)}, nil
 }
 
-func (f *ruleFlags) options(c *cli) rules.ToolOptions {
+func (f *ruleFlags) options(c *cli) workbench.ToolOptions {
 	cell := f.cell
 	if cell == "" {
 		cell = testCell
@@ -65,7 +65,7 @@ func (f *ruleFlags) options(c *cli) rules.ToolOptions {
 			cell = cfg.Cell.ID
 		}
 	}
-	return rules.ToolOptions{JSON: c.json, Cell: cell}
+	return workbench.ToolOptions{JSON: c.json, Cell: cell}
 }
 
 // answer turns a tool's ok into the exit code.
@@ -76,7 +76,7 @@ func answer(ok bool, err error) error {
 	return err
 }
 
-func rulesToolCommand(c *cli, name, short string, tool func(io.Writer, []string, rules.ToolOptions) (bool, error)) *cobra.Command {
+func rulesToolCommand(c *cli, name, short string, tool func(io.Writer, []string, workbench.ToolOptions) (bool, error)) *cobra.Command {
 	f := &ruleFlags{}
 	cmd := &cobra.Command{
 		Use:     name + " [PATH...]",
@@ -156,7 +156,7 @@ threshold sees its first message.`,
 			if err != nil {
 				return err
 			}
-			return answer(rules.ExplainPaths(c.out, paths, rec, f.options(c)))
+			return answer(workbench.ExplainPaths(c.out, paths, rec, f.options(c)))
 		},
 	}
 	f.add(cmd)
@@ -243,7 +243,7 @@ func rulesDiffCommand(c *cli) *cobra.Command {
 		Example: "  cellgate rules diff data/configs/rules configs/rules",
 		Args:    takes("OLD", "NEW"),
 		RunE: func(_ *cobra.Command, args []string) error {
-			_, ok, err := rules.DiffPaths(c.out, args[0], args[1], f.options(c))
+			_, ok, err := workbench.DiffPaths(c.out, args[0], args[1], f.options(c))
 			return answer(ok, err)
 		},
 	}
@@ -265,7 +265,7 @@ func rulesFormatCommand(c *cli) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return answer(rules.FormatPaths(c.out, paths, check, f.options(c)))
+			return answer(workbench.FormatPaths(c.out, paths, check, f.options(c)))
 		},
 	}
 	f.add(cmd)
@@ -280,6 +280,6 @@ func rulesSchemaCommand(c *cli) *cobra.Command {
 		Short:   "print the JSON Schema of rule files, for editors",
 		Example: "  cellgate rules schema > rules.schema.json",
 		Args:    takes(),
-		RunE:    func(*cobra.Command, []string) error { return rules.JSONSchema(c.out) },
+		RunE:    func(*cobra.Command, []string) error { return workbench.JSONSchema(c.out) },
 	}
 }

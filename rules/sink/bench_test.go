@@ -15,7 +15,8 @@ import (
 	"github.com/twmb/franz-go/pkg/kfake"
 
 	"cellgate/broker/message"
-	"cellgate/rules"
+	"cellgate/rules/lang"
+	"cellgate/rules/op"
 	"cellgate/rules/sink"
 	"cellgate/rules/sink/kafka"
 	"cellgate/rules/sink/kafkaclient"
@@ -26,16 +27,16 @@ import (
 )
 
 // discard settles at once.
-type discard struct{ kind rules.SinkKind }
+type discard struct{ kind op.SinkKind }
 
 func (d discard) Name() string                         { return string(d.kind) }
-func (d discard) Kind() rules.SinkKind                 { return d.kind }
+func (d discard) Kind() op.SinkKind                    { return d.kind }
 func (discard) Deliver(_ *sink.Message, t sink.Ticket) { t.Delivered() }
 func (discard) Health() remote.Health                  { return remote.Health{OK: true} }
 func (discard) Announce([]string)                      {}
 func (discard) Parker() sink.Parker                    { return nil }
 func (discard) Close(context.Context) error            { return nil }
-func discards(kinds ...rules.SinkKind) (out []sink.Binding) {
+func discards(kinds ...op.SinkKind) (out []sink.Binding) {
 	for _, k := range kinds {
 		out = append(out, sink.Binding{Sink: discard{k}})
 	}
@@ -45,7 +46,7 @@ func discards(kinds ...rules.SinkKind) (out []sink.Binding) {
 // sampleRules are the rules that are shipped.
 func sampleRules(b *testing.B) string {
 	b.Helper()
-	src, err := rules.Load("../../configs/rules")
+	src, err := lang.Load("../../configs/rules")
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -119,7 +120,7 @@ func cpu() time.Duration {
 func BenchmarkDispatch(b *testing.B) {
 	for _, size := range []int{256, 1024} {
 		b.Run(fmt.Sprintf("%dB", size), func(b *testing.B) {
-			run(b, size, func() []sink.Binding { return discards(rules.SinkKafka, rules.SinkRedis, rules.SinkCentral) })
+			run(b, size, func() []sink.Binding { return discards(op.SinkKafka, op.SinkRedis, op.SinkCentral) })
 		})
 	}
 }
@@ -134,7 +135,7 @@ func BenchmarkToKafka(b *testing.B) {
 				b.Fatal(err)
 			}
 			defer c.Close()
-			run(b, size, func() []sink.Binding { return append(kafkas(b, c), discards(rules.SinkRedis)...) })
+			run(b, size, func() []sink.Binding { return append(kafkas(b, c), discards(op.SinkRedis)...) })
 		})
 	}
 }
@@ -167,6 +168,6 @@ func BenchmarkToRedis(b *testing.B) {
 		if err != nil {
 			b.Fatal(err)
 		}
-		return append(discards(rules.SinkKafka, rules.SinkCentral), sink.Binding{Sink: s})
+		return append(discards(op.SinkKafka, op.SinkCentral), sink.Binding{Sink: s})
 	})
 }

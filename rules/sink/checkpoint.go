@@ -9,7 +9,8 @@ import (
 
 	"cellgate/broker/statefile"
 	"cellgate/broker/wal"
-	"cellgate/rules"
+	"cellgate/rules/engine"
+	"cellgate/rules/state"
 )
 
 // The bucket "dispatch" and what is in it. All of it but sources, announced, applied and applying is written by
@@ -52,7 +53,7 @@ type snapshot struct {
 	entered   []string // hashes of rule sets
 	sinks     []sinkState
 	operators operatorState
-	removed   []byte // rules.State.AppendRemoved
+	removed   []byte // state.State.AppendRemoved
 	version   uint64 // of removed
 	ahead     ahead
 	lot       lotSnapshot
@@ -368,7 +369,7 @@ func (d *Dispatcher) openOperators(r operatorRange) (err error) {
 	if d.operators, err = openOperatorLog(d.o.FS, d.o.OperatorDir, operatorRange{}, d.o.SegmentBytes, d.state); err != nil {
 		return err
 	}
-	for i := range rules.Shards {
+	for i := range state.Shards {
 		d.state.MarkChanged(i)
 	}
 	return nil
@@ -446,7 +447,7 @@ func (p *pipeline) openLog(fs wal.FS, dir string, epoch uint64, s sinkState, seg
 // recount counts the records behind the cursor in the decision log, which are pending, and returns the first of them.
 func (p *pipeline) recount() (first uint64, err error) {
 	pos := p.readPos
-	var ds []rules.Decision
+	var ds []engine.Decision
 	for {
 		data, next, ok, err := p.dlog.Read(pos)
 		if err != nil {

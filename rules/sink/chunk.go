@@ -5,7 +5,7 @@ import (
 	"errors"
 	"fmt"
 
-	"cellgate/rules"
+	"cellgate/rules/engine"
 )
 
 // A chunk is what one rule set decided for one sink on a stretch of the journal:
@@ -15,7 +15,7 @@ import (
 //	records, each
 //	  delta  uvarint  sequence minus the previous record's (the first: minus base, which is 0)
 //	  count  uvarint  decisions
-//	  decisions, as rules.Decision.Append writes them
+//	  decisions, as engine.Decision.Append writes them
 //
 // Only records with a decision for the sink are in it. The frame around a chunk is the decision log's.
 
@@ -29,7 +29,7 @@ type chunkWriter struct {
 
 func (c *chunkWriter) empty() bool { return c.last == 0 }
 
-func (c *chunkWriter) add(set uint32, seq uint64, decisions []rules.Decision) {
+func (c *chunkWriter) add(set uint32, seq uint64, decisions []engine.Decision) {
 	if c.empty() {
 		c.data = binary.AppendUvarint(c.data[:0], uint64(set))
 		c.data = binary.AppendUvarint(c.data, seq)
@@ -76,7 +76,7 @@ func readChunk(data []byte) (chunkReader, error) {
 }
 
 // next fills decisions with those of the next record and returns its sequence; false at the end.
-func (c *chunkReader) next(decisions []rules.Decision) (uint64, []rules.Decision, bool, error) {
+func (c *chunkReader) next(decisions []engine.Decision) (uint64, []engine.Decision, bool, error) {
 	if len(c.rest) == 0 {
 		return 0, decisions, false, nil
 	}
@@ -88,7 +88,7 @@ func (c *chunkReader) next(decisions []rules.Decision) (uint64, []rules.Decision
 	c.rest = c.rest[n+m:]
 	c.seq += delta
 	for range count {
-		d, n, err := rules.DecodeDecision(c.rest)
+		d, n, err := engine.DecodeDecision(c.rest)
 		if err != nil {
 			return 0, nil, false, fmt.Errorf("%w: record %d: %w", errChunk, c.seq, err)
 		}

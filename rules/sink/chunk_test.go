@@ -5,7 +5,7 @@ import (
 	"math/rand/v2"
 	"testing"
 
-	"cellgate/rules"
+	"cellgate/rules/engine"
 )
 
 func TestChunkRoundTrip(t *testing.T) {
@@ -14,7 +14,7 @@ func TestChunkRoundTrip(t *testing.T) {
 	var w chunkWriter
 	type record struct {
 		seq uint64
-		ds  []rules.Decision
+		ds  []engine.Decision
 	}
 	var want []record
 	seq := uint64(1 << 40)
@@ -22,12 +22,12 @@ func TestChunkRoundTrip(t *testing.T) {
 		seq += 1 + rnd.Uint64N(1000)
 		r := record{seq: seq}
 		for range 1 + rnd.IntN(3) {
-			d := rules.Decision{Rule: uint16(rnd.IntN(1 << 16)), Target: uint16(rnd.IntN(16))} //nolint:gosec // in range
+			d := engine.Decision{Rule: uint16(rnd.IntN(1 << 16)), Target: uint16(rnd.IntN(16))} //nolint:gosec // in range
 			if rnd.IntN(4) == 0 {
 				d.Values = []byte(`{"x":1}`)
 			}
 			if rnd.IntN(9) == 0 {
-				d.Target, d.Err = rules.TargetError, "no such field"
+				d.Target, d.Err = engine.TargetError, "no such field"
 			}
 			r.ds = append(r.ds, d)
 		}
@@ -55,7 +55,7 @@ func TestChunkRoundTrip(t *testing.T) {
 
 func FuzzChunk(f *testing.F) {
 	var w chunkWriter
-	w.add(1, 5, []rules.Decision{{Rule: 1}, {Rule: 2, Values: []byte("{}")}})
+	w.add(1, 5, []engine.Decision{{Rule: 1}, {Rule: 2, Values: []byte("{}")}})
 	f.Add(w.take().data)
 	f.Fuzz(func(_ *testing.T, data []byte) {
 		r, err := readChunk(data)

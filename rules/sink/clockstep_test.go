@@ -9,7 +9,7 @@ import (
 
 	"cellgate/broker/clock/clocktest"
 	"cellgate/broker/journal"
-	"cellgate/rules"
+	"cellgate/rules/op"
 	"cellgate/rules/sink"
 	"cellgate/rules/sink/sinktest"
 )
@@ -33,7 +33,7 @@ type clockRig struct {
 
 func newClockRig(t *testing.T) *clockRig {
 	t.Helper()
-	r := &clockRig{machine: clocktest.Still(time.UnixMilli(1_760_000_000_000)), taken: sinktest.NewMemory(rules.SinkKafka)}
+	r := &clockRig{machine: clocktest.Still(time.UnixMilli(1_760_000_000_000)), taken: sinktest.NewMemory(op.SinkKafka)}
 	r.Rig = sinktest.New(t, sinktest.Setup{
 		Rules:   intervalRules,
 		Sinks:   func() []sink.Binding { return []sink.Binding{{Sink: r.taken}} },

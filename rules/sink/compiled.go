@@ -4,30 +4,33 @@ import (
 	"slices"
 	"strings"
 
-	"cellgate/rules"
+	"cellgate/rules/engine"
+	"cellgate/rules/lang"
+	"cellgate/rules/op"
+	"cellgate/rules/state"
 )
 
-// rulesCompiler makes rule sets with package rules. Their sources are stored, or are about to be: whoever applies one has
+// rulesCompiler makes rule sets with package lang. Their sources are stored, or are about to be: whoever applies one has
 // checked it.
-func rulesCompiler(o rules.Options) compiler {
+func rulesCompiler(o lang.Options) compiler {
 	return func(source []byte) (ruleSet, error) {
-		src, err := rules.UnmarshalSource(source)
+		src, err := lang.UnmarshalSource(source)
 		if err != nil {
 			return nil, err
 		}
-		set, diags := rules.Compile(src, o)
+		set, diags := lang.Compile(src, o)
 		if diags.HasErrors() {
 			return nil, diags
 		}
-		return compiled{rules.NewRenderer(set), set, set.Rules()}, nil
+		return compiled{engine.NewRenderer(set), set, set.Rules()}, nil
 	}
 }
 
-// compiled is a rules.Set as the dispatcher sees it.
+// compiled is a lang.Set as the dispatcher sees it.
 type compiled struct {
-	*rules.Renderer
-	set  *rules.Set
-	info []rules.RuleInfo
+	*engine.Renderer
+	set  *lang.Set
+	info []lang.RuleInfo
 }
 
 func (c compiled) hash() string { return c.set.Hash() }
@@ -40,10 +43,10 @@ func (c compiled) ruleIDs() []string {
 	return ids
 }
 
-func (c compiled) sinkOf(d *rules.Decision) rules.SinkKind { return c.Sink(*d) }
+func (c compiled) sinkOf(d *engine.Decision) op.SinkKind { return c.Sink(*d) }
 
-func (c compiled) kinds() []rules.SinkKind {
-	var out []rules.SinkKind
+func (c compiled) kinds() []op.SinkKind {
+	var out []op.SinkKind
 	for i := range c.info {
 		for _, t := range c.info[i].Targets {
 			if !slices.Contains(out, t.Sink) {
@@ -55,14 +58,14 @@ func (c compiled) kinds() []rules.SinkKind {
 }
 
 // topics are the topic names that are no templates, and for Kafka the error topics.
-func (c compiled) topics(kind rules.SinkKind) []string {
+func (c compiled) topics(kind op.SinkKind) []string {
 	var out []string
-	if kind == rules.SinkKafka && len(c.info) > 0 {
+	if kind == op.SinkKafka && len(c.info) > 0 {
 		out = append(out, c.set.ErrorTopic())
 	}
 	for i := range c.info {
 		r := &c.info[i]
-		if kind == rules.SinkKafka && r.ErrorTopic != "" {
+		if kind == op.SinkKafka && r.ErrorTopic != "" {
 			out = append(out, r.ErrorTopic)
 		}
 		for _, t := range r.Targets {
@@ -75,12 +78,12 @@ func (c compiled) topics(kind rules.SinkKind) []string {
 	return slices.Compact(out)
 }
 
-func (c compiled) worker(state *rules.State) evaluator {
-	return rules.NewEngine(c.set, state).NewWorker()
+func (c compiled) worker(state *state.State) evaluator {
+	return engine.NewEngine(c.set, state).NewWorker()
 }
 
 // count counts a rule's match or error.
-func (s *setInUse) count(d *rules.Decision) {
+func (s *setInUse) count(d *engine.Decision) {
 	if int(d.Rule) >= len(s.matched) {
 		return
 	}
@@ -91,7 +94,7 @@ func (s *setInUse) count(d *rules.Decision) {
 	s.matched[d.Rule].Inc()
 }
 
-func (s *setInUse) countUndecoded(d *rules.Decision) {
+func (s *setInUse) countUndecoded(d *engine.Decision) {
 	for _, r := range d.Undecoded {
 		if int(r) < len(s.failed) {
 			s.failed[r].Inc()

@@ -7,7 +7,7 @@ import (
 	"time"
 
 	"cellgate/broker/message"
-	"cellgate/rules"
+	"cellgate/rules/op"
 )
 
 // buryAgain is the pause before a dead letter is tried again that could not be made, or that the error topic has refused.
@@ -24,7 +24,7 @@ type graveyard struct {
 
 	// run's own.
 	src recordSource
-	out rules.Rendered
+	out op.Rendered
 }
 
 type refusal struct {
@@ -151,7 +151,7 @@ func (b *burial) parking() *parking {
 // parkDeadLetter parks a dead letter that the error topic refuses: it is tried again, and other messages go on.
 func (env *environment) parkDeadLetter(why error, m *parking) {
 	topic := env.errorTopic
-	var out rules.Rendered
+	var out op.Rendered
 	if set, err := env.sets.get(m.t.set); err == nil && set.RenderDeadLetter(m.t.decision(), "", &message.Record{}, &out) == nil {
 		topic = out.Topic
 	}

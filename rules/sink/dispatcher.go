@@ -14,8 +14,11 @@ import (
 	"cellgate/broker/journal"
 	"cellgate/broker/message"
 	"cellgate/broker/statefile"
-	"cellgate/rules"
+	"cellgate/rules/engine"
+	"cellgate/rules/lang"
+	"cellgate/rules/op"
 	"cellgate/rules/sink/remote"
+	"cellgate/rules/state"
 )
 
 // Dispatcher evaluates the journal and feeds the sinks.
@@ -30,11 +33,11 @@ type Dispatcher struct {
 	evalMu    sync.Mutex
 	evaluated uint64 // E
 	torn      bool   // the evaluator stopped inside a batch: no checkpoint any more
-	state     *rules.State
+	state     *state.State
 	vins      atomic.Int64 // in state
 	removed   atomic.Int64 // operators in state that no rule has any more
 	current   setInUse
-	scratch   []rules.Decision
+	scratch   []engine.Decision
 
 	// checkpoint's own.
 	saveMu    sync.Mutex
@@ -74,11 +77,11 @@ func New(o Options) (*Dispatcher, error) {
 	if err := o.check(); err != nil {
 		return nil, fmt.Errorf("dispatch: %w", err)
 	}
-	compile := rulesCompiler(rules.Options{Cell: o.Cell, ErrorTopic: o.ErrorTopic, Stored: true})
+	compile := rulesCompiler(lang.Options{Cell: o.Cell, ErrorTopic: o.ErrorTopic, Stored: true})
 	d := &Dispatcher{
 		o:       o,
 		sets:    &ruleSets{db: o.DB, compile: compile, compiled: map[string]ruleSet{}},
-		state:   rules.NewState(o.State),
+		state:   state.NewState(o.State),
 		trouble: remote.Health{Name: "dispatch", OK: true, Since: time.Now()},
 	}
 	d.env = &environment{
@@ -89,7 +92,7 @@ func New(o Options) (*Dispatcher, error) {
 	for i := range o.Sinks {
 		d.addPipeline(&o.Sinks[i])
 	}
-	d.env.deadLetters = d.pipelineOf(rules.SinkKafka).sink
+	d.env.deadLetters = d.pipelineOf(op.SinkKafka).sink
 	d.env.lot = newLot(&o, d.env)
 	if err := d.restore(); err != nil {
 		d.closeLogs()
@@ -362,7 +365,7 @@ func (d *Dispatcher) route(rec *message.Record) {
 	}
 	last := -1
 	for i := range ds {
-		if ds[i].Target == rules.TargetUndecoded {
+		if ds[i].Target == engine.TargetUndecoded {
 			d.current.countUndecoded(&ds[i])
 		} else if int(ds[i].Rule) != last {
 			last = int(ds[i].Rule)
@@ -387,17 +390,17 @@ func (d *Dispatcher) route(rec *message.Record) {
 
 // pipelineFor returns the pipeline that a decision is for. One for a sink that was taken out of the configuration after the
 // set came into force becomes a dead letter.
-func (d *Dispatcher) pipelineFor(dec *rules.Decision) *pipeline {
+func (d *Dispatcher) pipelineFor(dec *engine.Decision) *pipeline {
 	kind := d.current.set.sinkOf(dec)
 	if p := d.pipelineOf(kind); p != nil {
 		return p
 	}
-	dec.Target, dec.Err = rules.TargetError, fmt.Sprintf("%v: %s", ErrNoSink, kind)
-	return d.pipelineOf(rules.SinkKafka)
+	dec.Target, dec.Err = engine.TargetError, fmt.Sprintf("%v: %s", ErrNoSink, kind)
+	return d.pipelineOf(op.SinkKafka)
 }
 
 // pipelineOf returns the pipeline of a kind of sink, nil when there is none.
-func (d *Dispatcher) pipelineOf(kind rules.SinkKind) *pipeline {
+func (d *Dispatcher) pipelineOf(kind op.SinkKind) *pipeline {
 	for _, p := range d.pipelines {
 		if p.kind == kind {
 			return p
@@ -439,9 +442,9 @@ func (d *Dispatcher) announce(set ruleSet) {
 
 // ApplyRules compiles a source and makes it govern everything that the journal takes from now on. It
 // returns when the change is durable. The same source again is nothing. An error means that nothing has changed, a
-// rules.Diagnostics error names the places; but when the journal cannot tell whether it has taken the change, what
+// doc.Diagnostics error names the places; but when the journal cannot tell whether it has taken the change, what
 // governs is known only after rules have been applied again.
-func (d *Dispatcher) ApplyRules(ctx context.Context, src *rules.Source) error {
+func (d *Dispatcher) ApplyRules(ctx context.Context, src *lang.Source) error {
 	d.applyMu.Lock()
 	defer d.applyMu.Unlock()
 	source := src.Marshal()

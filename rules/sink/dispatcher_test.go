@@ -10,7 +10,9 @@ import (
 	"go.uber.org/goleak"
 
 	"cellgate/broker/message"
-	"cellgate/rules"
+	"cellgate/rules/doc"
+	"cellgate/rules/lang"
+	"cellgate/rules/op"
 	"cellgate/rules/sink"
 	"cellgate/rules/sink/sinktest"
 )
@@ -48,7 +50,7 @@ type memRig struct {
 
 func newRig(t *testing.T, change func(*sink.Options)) *memRig {
 	t.Helper()
-	m := &memRig{kafka: sinktest.NewMemory(rules.SinkKafka), redis: sinktest.NewMemory(rules.SinkRedis)}
+	m := &memRig{kafka: sinktest.NewMemory(op.SinkKafka), redis: sinktest.NewMemory(op.SinkRedis)}
 	m.Rig = sinktest.New(t, sinktest.Setup{
 		Rules:  testRules,
 		Change: change,
@@ -148,7 +150,7 @@ func TestOneDeadLetterPerMessageThatCannotBeDecoded(t *testing.T) {
 			r.Evaluated("redis", 0)
 			r.kafka.Hold(false)
 			r.Settled()
-			if all := r.kafka.Taken(); len(all) != 3 || !all[0].Dead || all[0].Topic != rules.DefaultErrorTopic {
+			if all := r.kafka.Taken(); len(all) != 3 || !all[0].Dead || all[0].Topic != lang.DefaultErrorTopic {
 				t.Fatalf("%d dead letters of 3 messages: %+v", len(all), all[:min(3, len(all))])
 			}
 			if k, red := r.Ledger("kafka"), r.Ledger("redis"); k.DeadLettered != 3 || red.Filtered != 3 || red.DeadLettered != 0 {
@@ -187,7 +189,7 @@ func TestRefusedMessagesGoToTheErrorTopic(t *testing.T) {
 	for _, m := range r.kafka.Taken() {
 		if m.Dead {
 			dead++
-			if m.Rule != "hot" || m.Reason != "poison" || m.Topic != rules.DefaultErrorTopic {
+			if m.Rule != "hot" || m.Reason != "poison" || m.Topic != lang.DefaultErrorTopic {
 				t.Fatalf("dead letter %+v", m)
 			}
 		}
@@ -236,7 +238,7 @@ func TestBrokenRulesChangeNothing(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, nil)
 	hash, last := r.Dispatcher.RulesHash(), r.Journal.Last()
-	var diags rules.Diagnostics
+	var diags doc.Diagnostics
 	err := r.Dispatcher.ApplyRules(context.Background(), sinktest.Source("rules:\n  - id: x\n    from: [a\n"))
 	if !errors.As(err, &diags) {
 		t.Fatalf("error %v is no diagnosis", err)

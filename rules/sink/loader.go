@@ -7,7 +7,7 @@ import (
 
 	"cellgate/broker/journal"
 	"cellgate/broker/message"
-	"cellgate/rules"
+	"cellgate/rules/engine"
 )
 
 // loader feeds a sink from its decision log while the pipeline is logging.
@@ -15,7 +15,7 @@ type loader struct {
 	p         *pipeline
 	src       recordSource
 	form      form
-	decisions []rules.Decision
+	decisions []engine.Decision
 }
 
 // run loads until ctx ends.

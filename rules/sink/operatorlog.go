@@ -7,7 +7,7 @@ import (
 
 	"cellgate/broker/message/field"
 	"cellgate/broker/wal"
-	"cellgate/rules"
+	"cellgate/rules/state"
 )
 
 // operatorLog keeps what the rules' operators remember: what has changed from one checkpoint to the next, block behind
@@ -35,7 +35,7 @@ type operatorLog struct {
 type operatorRange struct {
 	Start wal.Position `json:"start"`
 	End   wal.Position `json:"end"`
-	// Shift is rules.State.Shift.
+	// Shift is state.State.Shift.
 	Shift int64 `json:"shift,omitempty"`
 }
 
@@ -51,7 +51,7 @@ const blockBytes = 64 << 10
 
 // openOperatorLog opens the log and puts what it holds into state. An error that wraps wal.ErrDamaged is about damage; what
 // could be read before it is in state.
-func openOperatorLog(fs wal.FS, dir string, r operatorRange, segmentBytes int64, of *rules.State) (*operatorLog, error) {
+func openOperatorLog(fs wal.FS, dir string, r operatorRange, segmentBytes int64, of *state.State) (*operatorLog, error) {
 	log, err := wal.OpenLog(fs, dir, wal.Identity{Name: "operators"}, r.Start, r.End, segmentBytes)
 	if err != nil {
 		return nil, err
@@ -71,7 +71,7 @@ func openOperatorLog(fs wal.FS, dir string, r operatorRange, segmentBytes int64,
 }
 
 // load reads the log from its beginning, or from the first segment that there is.
-func (o *operatorLog) load(of *rules.State) error {
+func (o *operatorLog) load(of *state.State) error {
 	pos := o.begin
 	if first := o.log.Start(); pos.Segment < first.Segment {
 		pos = first
@@ -91,7 +91,7 @@ func (o *operatorLog) load(of *rules.State) error {
 
 var errBlock = errors.New("damaged block of operators' state")
 
-func (o *operatorLog) block(data []byte, of *rules.State) error {
+func (o *operatorLog) block(data []byte, of *state.State) error {
 	r := field.Reader{B: data}
 	for r.Off < len(data) {
 		vin, saved := string(r.Bytes()), r.Bytes()
@@ -111,10 +111,10 @@ func (o *operatorLog) block(data []byte, of *rules.State) error {
 }
 
 // take takes what has changed since the last time. The evaluator stands still, and what was taken before is appended.
-func (o *operatorLog) take(of *rules.State) operatorState {
+func (o *operatorLog) take(of *state.State) operatorState {
 	o.turn(of)
 	s := operatorState{start: o.begin, shift: of.Shift()}
-	if o.rewriting && o.next == rules.Shards {
+	if o.rewriting && o.next == state.Shards {
 		s.start = o.round
 	}
 	var block []byte
@@ -136,7 +136,7 @@ func (o *operatorLog) take(of *rules.State) operatorState {
 }
 
 // turn has the round write the shards that it comes to. It begins a round when no more than half of the log is still needed.
-func (o *operatorLog) turn(of *rules.State) {
+func (o *operatorLog) turn(of *state.State) {
 	changed, vins := of.Changed(), of.VINs()
 	if changed == 0 {
 		return
@@ -148,7 +148,7 @@ func (o *operatorLog) turn(of *rules.State) {
 		}
 		o.rewriting, o.round, o.next = true, o.log.End(), 0
 	}
-	for n := 1 + rules.Shards*changed/max(1, vins); n > 0 && o.next < rules.Shards; n-- {
+	for n := 1 + state.Shards*changed/max(1, vins); n > 0 && o.next < state.Shards; n-- {
 		of.MarkChanged(o.next)
 		o.next++
 	}
@@ -167,7 +167,7 @@ func (o *operatorLog) save(s *operatorState, seq uint64) (operatorRange, error) 
 
 // stored is told that a checkpoint names the range that save has returned.
 func (o *operatorLog) stored(r operatorRange) error {
-	if o.begin = r.Start; o.next == rules.Shards {
+	if o.begin = r.Start; o.next == state.Shards {
 		o.rewriting, o.next = false, 0
 	}
 	return o.log.Trim(math.MaxUint64, o.begin)

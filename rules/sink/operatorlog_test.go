@@ -14,7 +14,7 @@ import (
 
 	"cellgate/broker/message"
 	"cellgate/broker/wal/waltest"
-	"cellgate/rules"
+	"cellgate/rules/op"
 	"cellgate/rules/sink"
 	"cellgate/rules/sink/sinktest"
 )
@@ -33,7 +33,7 @@ func newStateRig(t testing.TB, change func(*sink.Options)) *stateRig {
 	r := &stateRig{}
 	r.Rig = sinktest.New(t, sinktest.Setup{
 		Rules: changed,
-		Sinks: func() []sink.Binding { return discards(rules.SinkKafka) },
+		Sinks: func() []sink.Binding { return discards(op.SinkKafka) },
 		Change: func(o *sink.Options) {
 			r.reg = prometheus.NewRegistry()
 			o.CheckpointInterval, o.Metrics = 0, sink.NewMetrics(r.reg)

@@ -12,7 +12,8 @@ import (
 	"cellgate/broker/statefile"
 	"cellgate/broker/wal"
 	"cellgate/configs/complete"
-	"cellgate/rules"
+	"cellgate/rules/op"
+	"cellgate/rules/state"
 )
 
 // ErrNoSink says that a rule set sends to a sink that the gateway does not have.
@@ -78,7 +79,7 @@ type Options struct {
 	// Parked bounds what waits for destinations of a sink that take nothing.
 	Parked ParkedLimits
 	// State bounds the operators' state; its Evicted is the dispatcher's.
-	State rules.StateOptions
+	State state.StateOptions
 	// CheckpointInterval is how much is done again after a crash.
 	CheckpointInterval time.Duration `zero:"there are only the checkpoints that Checkpoint and Stop write"`
 	// SegmentBytes of a decision log.
@@ -105,7 +106,7 @@ func (o *Options) check() error {
 		return err
 	}
 	names := map[string]bool{}
-	kinds := map[rules.SinkKind]bool{}
+	kinds := map[op.SinkKind]bool{}
 	for i := range o.Sinks {
 		b := &o.Sinks[i]
 		if err := complete.Check(*b); err != nil {
@@ -117,7 +118,7 @@ func (o *Options) check() error {
 		}
 		names[name], kinds[kind] = true, true
 	}
-	if !kinds[rules.SinkKafka] {
+	if !kinds[op.SinkKafka] {
 		return errors.New("a Kafka sink is required, dead letters go there")
 	}
 	return nil

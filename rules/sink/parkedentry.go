@@ -7,7 +7,7 @@ import (
 
 	"cellgate/broker/message"
 	"cellgate/broker/message/field"
-	"cellgate/rules"
+	"cellgate/rules/engine"
 )
 
 // parkedEntry is a message in the log of a parked destination: the decision and the record that it is made of, so that
@@ -19,7 +19,7 @@ import (
 //	seq       uvarint
 //	set       uvarint  index of the rule set in the dispatch table
 //	reason    uvarint length, bytes: why it is a dead letter; "" when the decision says so
-//	decision  as rules.Decision.Append writes it
+//	decision  as engine.Decision.Append writes it
 //	record    as message.Record.Append writes it
 type parkedEntry struct {
 	number   uint64
@@ -29,7 +29,7 @@ type parkedEntry struct {
 	seq      uint64
 	set      uint32
 	reason   string
-	decision rules.Decision
+	decision engine.Decision
 	record   message.Record
 }
 
@@ -73,7 +73,7 @@ func readParked(b []byte, d *message.Decoder) (e parkedEntry, err error) {
 		return e, fmt.Errorf("%w: at byte %d", errParkedEntry, r.Off)
 	}
 	var n int
-	if e.decision, n, err = rules.DecodeDecision(b[r.Off:]); err != nil {
+	if e.decision, n, err = engine.DecodeDecision(b[r.Off:]); err != nil {
 		return e, fmt.Errorf("%w: %w", errParkedEntry, err)
 	}
 	if err = d.Decode(b[r.Off+n:], 0, &e.record); err != nil {

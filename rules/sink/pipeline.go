@@ -9,7 +9,8 @@ import (
 
 	"cellgate/broker/message"
 	"cellgate/broker/wal"
-	"cellgate/rules"
+	"cellgate/rules/engine"
+	"cellgate/rules/op"
 )
 
 // maxTracked bounds the records between a sink's cursor and the newest one under way to it, and so the
@@ -26,12 +27,12 @@ const (
 
 // renderer makes a message of a decision: a worker of the running engine, or a rule set by itself.
 type renderer interface {
-	Render(d rules.Decision, rec *message.Record, out *rules.Rendered) error
+	Render(d engine.Decision, rec *message.Record, out *op.Rendered) error
 }
 
 // form is the memory in which whoever feeds a sink makes one message after the other.
 type form struct {
-	out     rules.Rendered
+	out     op.Rendered
 	message Message
 }
 
@@ -44,7 +45,7 @@ type form struct {
 // again. Every message is handed over by either the evaluator or the loader, never both, in order.
 type pipeline struct {
 	sink   Sink
-	kind   rules.SinkKind
+	kind   op.SinkKind
 	parker Parker // nil: the sink parks nothing
 	name   string
 	limits Limits
@@ -102,7 +103,7 @@ type evaluating struct {
 	received  uint64 // counted, not yet published under the pipeline's lock
 	filtered  uint64
 	form      form
-	decisions []rules.Decision // of the record at hand
+	decisions []engine.Decision // of the record at hand
 }
 
 // told is the mark that watch was told last.
@@ -218,7 +219,7 @@ func (p *pipeline) ampleLocked() bool {
 }
 
 // handOver renders the messages of one record and gives them to the sink.
-func (p *pipeline) handOver(r renderer, set uint32, slot uint64, rec *message.Record, ds []rules.Decision, f *form) {
+func (p *pipeline) handOver(r renderer, set uint32, slot uint64, rec *message.Record, ds []engine.Decision, f *form) {
 	f.message = Message{Record: rec, Out: &f.out, idPrefix: p.env.idPrefix}
 	for i := range ds {
 		d := &ds[i]

@@ -14,7 +14,8 @@ import (
 	"cellgate/broker/journal"
 	"cellgate/broker/statefile"
 	"cellgate/broker/wal/waltest"
-	"cellgate/rules"
+	"cellgate/rules/lang"
+	"cellgate/rules/op"
 	"cellgate/rules/sink"
 	"cellgate/rules/sink/sinktest"
 	"cellgate/test/parts"
@@ -27,7 +28,7 @@ var powerRules = [2]string{
 }
 
 // powerShut are the topics that at times take nothing.
-var powerShut = []string{"t", "u", rules.DefaultErrorTopic}
+var powerShut = []string{"t", "u", lang.DefaultErrorTopic}
 
 // entry is a record of the journal, as the test knows it.
 type entry struct {
@@ -62,7 +63,7 @@ func accounts(entries []entry) (out [2]account) {
 		out[0].received++
 		out[1].received++
 		if e.n < 0 {
-			add(0, seq, "broken", rules.DefaultErrorTopic)
+			add(0, seq, "broken", lang.DefaultErrorTopic)
 			out[0].dead++
 			out[1].none++
 			continue
@@ -109,7 +110,7 @@ const (
 // boot opens everything on a machine as the gateway does, and leaves the dispatcher to be started. wrap may put
 // something in front of the journal.
 func boot(mem *waltest.FS, file string, limit int, wrap func(*process) sink.Journal) (*process, error) {
-	p := &process{file: file, sinks: [2]*sinktest.Memory{sinktest.NewMemory(rules.SinkKafka), sinktest.NewMemory(rules.SinkRedis)}}
+	p := &process{file: file, sinks: [2]*sinktest.Memory{sinktest.NewMemory(op.SinkKafka), sinktest.NewMemory(op.SinkRedis)}}
 	var err error
 	if p.db, err = statefile.Open(file, statefile.Options{NoSync: true}); err != nil {
 		return nil, err

@@ -7,7 +7,7 @@ import (
 
 	"cellgate/broker/clock/clocktest"
 	"cellgate/broker/journal"
-	"cellgate/rules"
+	"cellgate/rules/op"
 	"cellgate/rules/sink"
 	"cellgate/rules/sink/sinktest"
 )
@@ -22,7 +22,7 @@ rules:
 func TestRemovedRulesDoNotFireAgain(t *testing.T) {
 	t.Parallel()
 	rnd := rand.New(rand.NewPCG(3, 1)) //nolint:gosec // a test's choices
-	kafka := sinktest.NewMemory(rules.SinkKafka)
+	kafka := sinktest.NewMemory(op.SinkKafka)
 	r := sinktest.New(t, sinktest.Setup{
 		Rules: oncePerVIN, Sinks: func() []sink.Binding { return []sink.Binding{{Sink: kafka}} },
 		Change: func(o *sink.Options) { o.CheckpointInterval = 0 },
@@ -71,7 +71,7 @@ func TestRemovedRulesAreForgottenAfterADay(t *testing.T) {
 	t.Parallel()
 	machine := clocktest.Still(time.UnixMilli(1_760_000_000_000))
 	year := 365 * 24 * time.Hour
-	kafka := sinktest.NewMemory(rules.SinkKafka)
+	kafka := sinktest.NewMemory(op.SinkKafka)
 	r := sinktest.New(t, sinktest.Setup{
 		Rules: "rules: []\n", Sinks: func() []sink.Binding { return []sink.Binding{{Sink: kafka}} },
 		Change:  func(o *sink.Options) { o.CheckpointInterval = 0 },

@@ -10,7 +10,10 @@ import (
 
 	"cellgate/broker/message"
 	"cellgate/broker/statefile"
-	"cellgate/rules"
+	"cellgate/rules/engine"
+	"cellgate/rules/lang"
+	"cellgate/rules/op"
+	"cellgate/rules/state"
 )
 
 // ruleSet is a compiled rule set as the dispatcher uses it.
@@ -20,21 +23,21 @@ type ruleSet interface {
 	// ruleIDs are the rules' ids by their index.
 	ruleIDs() []string
 	// RenderDeadLetter makes the message for the rule's error topic when a target cannot take the record.
-	RenderDeadLetter(d rules.Decision, reason string, rec *message.Record, out *rules.Rendered) error
+	RenderDeadLetter(d engine.Decision, reason string, rec *message.Record, out *op.Rendered) error
 	// kinds are the sinks that some target needs.
-	kinds() []rules.SinkKind
+	kinds() []op.SinkKind
 	// sinkOf says where a decision leads.
-	sinkOf(d *rules.Decision) rules.SinkKind
+	sinkOf(d *engine.Decision) op.SinkKind
 	// topics are the topics of a kind of sink that can be known beforehand.
-	topics(kind rules.SinkKind) []string
+	topics(kind op.SinkKind) []string
 	// worker evaluates under the set. Making it adapts state to the set.
-	worker(state *rules.State) evaluator
+	worker(state *state.State) evaluator
 }
 
 // evaluator decides. Calls are made in journal order, by one goroutine.
 type evaluator interface {
 	renderer
-	Eval(rec *message.Record, out []rules.Decision) []rules.Decision
+	Eval(rec *message.Record, out []engine.Decision) []engine.Decision
 }
 
 // compiler makes a rule set of its stored source.
@@ -121,12 +124,12 @@ func (s *ruleSets) read(hash string) (source []byte, err error) {
 }
 
 // source returns a stored source.
-func (s *ruleSets) source(hash string) (*rules.Source, error) {
+func (s *ruleSets) source(hash string) (*lang.Source, error) {
 	b, err := s.read(hash)
 	if err != nil {
 		return nil, err
 	}
-	return rules.UnmarshalSource(b)
+	return lang.UnmarshalSource(b)
 }
 
 // enter makes the set of a hash govern from seq on, and returns it with its index.

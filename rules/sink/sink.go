@@ -6,7 +6,8 @@ import (
 	"strconv"
 
 	"cellgate/broker/message"
-	"cellgate/rules"
+	"cellgate/rules/engine"
+	"cellgate/rules/op"
 	"cellgate/rules/sink/remote"
 )
 
@@ -31,7 +32,7 @@ type Sink interface {
 	// Name is the sink's name in ledger, metrics and on disk: a short word of a-z.
 	Name() string
 	// Kind says which targets are this sink's.
-	Kind() rules.SinkKind
+	Kind() op.SinkKind
 	Deliver(m *Message, t Ticket)
 	Health() remote.Health
 	Close(ctx context.Context) error
@@ -58,7 +59,7 @@ type Message struct {
 	// Record is what the vehicle or service sent.
 	Record *message.Record
 	// Out is what the rule made of it.
-	Out *rules.Rendered
+	Out *op.Rendered
 	// idPrefix is the part of the message id in front of the sequence.
 	idPrefix string
 }
@@ -101,8 +102,8 @@ type decisionRest struct {
 }
 
 // decision is what the message is made of.
-func (t Ticket) decision() rules.Decision {
-	d := rules.Decision{Rule: t.rule, Target: t.target}
+func (t Ticket) decision() engine.Decision {
+	d := engine.Decision{Rule: t.rule, Target: t.target}
 	if t.more != nil {
 		d.Err, d.Values, d.Undecoded = t.more.err, t.more.values, t.more.undecoded
 	}

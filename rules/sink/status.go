@@ -5,7 +5,7 @@ import (
 	"slices"
 	"time"
 
-	"cellgate/rules"
+	"cellgate/rules/lang"
 	"cellgate/rules/sink/remote"
 )
 
@@ -17,7 +17,7 @@ func (d *Dispatcher) RulesHash() string {
 }
 
 // RulesSource is the source of the rule set of RulesHash; nil when there is none.
-func (d *Dispatcher) RulesSource() (*rules.Source, error) {
+func (d *Dispatcher) RulesSource() (*lang.Source, error) {
 	hash := d.RulesHash()
 	if hash == "" {
 		return nil, nil

@@ -8,7 +8,7 @@ import (
 	"time"
 
 	"cellgate/broker/message"
-	"cellgate/rules"
+	"cellgate/rules/op"
 	"cellgate/rules/sink"
 	"cellgate/rules/sink/sinktest"
 )
@@ -35,7 +35,7 @@ type slowRig struct {
 func newSlowRig(t *testing.T, change func(*sink.Options)) *slowRig {
 	t.Helper()
 	r := &slowRig{}
-	kafka, redis, central := sinktest.NewMemory(rules.SinkKafka), sinktest.NewMemory(rules.SinkRedis), sinktest.NewMemory(rules.SinkCentral)
+	kafka, redis, central := sinktest.NewMemory(op.SinkKafka), sinktest.NewMemory(op.SinkRedis), sinktest.NewMemory(op.SinkCentral)
 	r.Rig = sinktest.New(t, sinktest.Setup{
 		Rules:  testRules,
 		Change: change,

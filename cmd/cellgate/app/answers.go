@@ -5,7 +5,7 @@ import (
 
 	"cellgate/broker/command"
 	"cellgate/broker/wal"
-	"cellgate/rules"
+	"cellgate/rules/lang"
 	"cellgate/rules/sink"
 	"cellgate/rules/sink/remote"
 )
@@ -61,13 +61,13 @@ type RulesStatus struct {
 
 // RuleSet is GET /v1/rules: the rule set in force.
 type RuleSet struct {
-	Hash   string           `json:"hash"`
-	Since  time.Time        `json:"since"`
-	Path   string           `json:"path"`
-	Files  []string         `json:"files"`
-	Rules  []rules.RuleInfo `json:"rules"`
-	Error  string           `json:"error,omitempty"` // why the files are not what runs
-	Broken bool             `json:"files_not_in_force"`
+	Hash   string          `json:"hash"`
+	Since  time.Time       `json:"since"`
+	Path   string          `json:"path"`
+	Files  []string        `json:"files"`
+	Rules  []lang.RuleInfo `json:"rules"`
+	Error  string          `json:"error,omitempty"` // why the files are not what runs
+	Broken bool            `json:"files_not_in_force"`
 }
 
 // SinkLoad is how far a sink is behind the journal.

@@ -7,7 +7,7 @@ import (
 
 	"cellgate/auth/problem"
 	"cellgate/broker/message"
-	"cellgate/rules"
+	"cellgate/rules/workbench"
 )
 
 // explainRules tells what the rules in force would do with a message of a vehicle without history.
@@ -43,5 +43,5 @@ func (a *gateway) explainRules(w http.ResponseWriter, r *http.Request) {
 		problem.Write(w, http.StatusServiceUnavailable, "", "no rules are in force yet", nil)
 		return
 	}
-	writeJSON(w, http.StatusOK, rules.Explain(set, rec, nil))
+	writeJSON(w, http.StatusOK, workbench.Explain(set, rec, nil))
 }

@@ -10,7 +10,8 @@ import (
 
 	"cellgate/auth/problem"
 	"cellgate/broker/session"
-	"cellgate/rules"
+	"cellgate/rules/doc"
+	"cellgate/rules/workbench"
 )
 
 // Reason codes for a client that is sent away (MQTT 5, 3.14.2.1).
@@ -128,14 +129,14 @@ func (a *gateway) rollbackRules(w http.ResponseWriter, r *http.Request) {
 // changeRules answers with the rules in force, or with why nothing has changed.
 func (a *gateway) changeRules(w http.ResponseWriter, r *http.Request, change func(context.Context) error) {
 	err := change(r.Context())
-	var found rules.Diagnostics
+	var found doc.Diagnostics
 	switch {
 	case errors.As(err, &found):
 		problem.Write(w, http.StatusUnprocessableEntity, "the rules are not valid", "nothing has changed: "+err.Error(), map[string]any{"diagnostics": found})
 	case errors.Is(err, ErrNoEarlierRules):
 		problem.Write(w, http.StatusConflict, "", err.Error(), nil)
-	case err != nil && rules.Refused(err):
-		problem.Write(w, http.StatusUnprocessableEntity, rules.Reason(err), "nothing has changed: "+err.Error(), nil)
+	case err != nil && workbench.Refused(err):
+		problem.Write(w, http.StatusUnprocessableEntity, workbench.Reason(err), "nothing has changed: "+err.Error(), nil)
 	case err != nil:
 		problem.Write(w, http.StatusInternalServerError, "the rules were not changed", err.Error(), nil)
 	default:

@@ -7,12 +7,12 @@ import (
 	"path/filepath"
 
 	"cellgate/configs"
-	"cellgate/rules"
 	"cellgate/rules/sink"
 	"cellgate/rules/sink/kafka"
 	"cellgate/rules/sink/kafkaclient"
 	"cellgate/rules/sink/redis"
 	"cellgate/rules/sink/remote"
+	"cellgate/rules/state"
 	syncer "cellgate/sync"
 )
 
@@ -84,7 +84,7 @@ func (t *trust) openDispatch(m *kafkaclient.Metrics) (*sink.Dispatcher, *settlem
 	data, bound := string(t.cfg.DataDir), t.journal.Stat().MaxBytes
 	dispatch, err := sink.New(sink.Options{
 		Journal: t.journal, DB: t.db, Dir: filepath.Join(data, "decisions"), OperatorDir: filepath.Join(data, "operators"),
-		Cell: t.cfg.Cell.ID, Node: t.cfg.Cell.Node, State: rules.StateOptions{MaxVINs: t.cfg.Rules.MaxVINs, MaxVINBytes: configs.MaxVINBytes},
+		Cell: t.cfg.Cell.ID, Node: t.cfg.Cell.Node, State: state.StateOptions{MaxVINs: t.cfg.Rules.MaxVINs, MaxVINBytes: configs.MaxVINBytes},
 		CheckpointInterval: configs.CheckpointInterval, SegmentBytes: configs.DecisionSegmentBytes, LagAlarm: configs.SinkLagAlarm,
 		FS: sink.Files(),
 		Parked: sink.ParkedLimits{

@@ -9,7 +9,7 @@ import (
 	"time"
 
 	"cellgate/broker/statefile"
-	"cellgate/rules"
+	"cellgate/rules/lang"
 )
 
 // bucketRules holds the rule sets that ran, by number: JSON of appliedSet.
@@ -93,7 +93,7 @@ func (k *ruleKeeper) stored() (*appliedSet, *candidate, error) {
 	was := appliedSet{At: time.Now()}
 	if len(history) > 0 && (src == nil || history[0].Hash == src.Hash()) {
 		was = history[0]
-		if src, err = rules.UnmarshalSource(was.Source); err != nil {
+		if src, err = lang.UnmarshalSource(was.Source); err != nil {
 			return nil, nil, err
 		}
 	}
@@ -105,10 +105,10 @@ func (k *ruleKeeper) stored() (*appliedSet, *candidate, error) {
 }
 
 // ran compiles a source that was in force before.
-func (k *ruleKeeper) ran(src *rules.Source) (*candidate, error) {
+func (k *ruleKeeper) ran(src *lang.Source) (*candidate, error) {
 	o := k.options
 	o.Stored = true
-	set, found := rules.Compile(src, o)
+	set, found := lang.Compile(src, o)
 	if err := found.Err(); err != nil {
 		return nil, err
 	}
@@ -129,7 +129,7 @@ func (k *ruleKeeper) rollback(ctx context.Context) error {
 		if h.Hash == running {
 			continue
 		}
-		src, err := rules.UnmarshalSource(h.Source)
+		src, err := lang.UnmarshalSource(h.Source)
 		if err != nil {
 			return err
 		}

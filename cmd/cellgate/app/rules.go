@@ -11,9 +11,11 @@ import (
 	"cellgate/auth"
 	"cellgate/broker/statefile"
 	"cellgate/configs/settled"
-	"cellgate/rules"
+	"cellgate/rules/lang"
+	"cellgate/rules/op"
 	"cellgate/rules/sink"
 	"cellgate/rules/sink/remote"
+	"cellgate/rules/workbench"
 )
 
 // ruleKeeper keeps the running rule set in step with the files: it watches them, applies what changed whole
@@ -21,7 +23,7 @@ import (
 // being written never take the place of rules that run.
 type ruleKeeper struct {
 	path     string
-	options  rules.Options
+	options  lang.Options
 	runTests func() bool // whether the tests beside the rules must pass
 	centre   bool        // somebody forwards what rules send to the centre
 	dispatch *sink.Dispatcher
@@ -32,7 +34,7 @@ type ruleKeeper struct {
 	applying sync.Mutex // one change at a time
 
 	mu          sync.Mutex // guards below
-	set         *rules.Set // in force
+	set         *lang.Set  // in force
 	since       time.Time
 	unforwarded []string  // rules in force that send to a centre which the configuration does not have
 	files       string    // hash of the rule files when they were read last
@@ -46,7 +48,7 @@ type ruleKeeper struct {
 func newRuleKeeper(t *trust, dispatch *sink.Dispatcher) (*ruleKeeper, error) {
 	c := t.cfg
 	k := &ruleKeeper{
-		path: string(c.Rules.Path), options: rules.Options{Cell: c.Cell.ID, ErrorTopic: c.Rules.ErrorTopic},
+		path: string(c.Rules.Path), options: lang.Options{Cell: c.Cell.ID, ErrorTopic: c.Rules.ErrorTopic},
 		runTests: func() bool { return t.Config().Rules.RunTests }, centre: c.Central != nil,
 		dispatch: dispatch, db: t.db, log: t.log,
 		audit: func(what string) { t.auditChange(auth.AuditRules, "files", what) },
@@ -94,8 +96,8 @@ func (k *ruleKeeper) begin(ctx context.Context) error {
 
 // candidate is a rule set that was found good.
 type candidate struct {
-	src *rules.Source
-	set *rules.Set
+	src *lang.Source
+	set *lang.Set
 }
 
 // prepareOptions say what the files must come up to.
@@ -110,8 +112,8 @@ const testTime = 10 * time.Second
 // prepare reads the files and does all that can fail before they go into force. It changes nothing but what is known of
 // the files. The caller holds applying.
 func (k *ruleKeeper) prepare(ctx context.Context, o prepareOptions) (*candidate, error) {
-	f, err := rules.ReadFolder(ctx, k.path)
-	var set *rules.Set
+	f, err := lang.ReadFolder(ctx, k.path)
+	var set *lang.Set
 	if err == nil {
 		set, err = f.Compile(k.options)
 	}
@@ -125,7 +127,7 @@ func (k *ruleKeeper) prepare(ctx context.Context, o prepareOptions) (*candidate,
 	switch {
 	case set != nil && running != nil && set.Hash() == running.Hash():
 		return &candidate{f.Source, set}, nil
-	case errors.Is(err, rules.ErrNoFiles), errors.Is(err, fs.ErrNotExist):
+	case errors.Is(err, lang.ErrNoFiles), errors.Is(err, fs.ErrNotExist):
 		return k.none(running, o.allowEmpty, err)
 	case err != nil && (set == nil || !o.allowEmpty):
 		return nil, err
@@ -138,7 +140,7 @@ func (k *ruleKeeper) prepare(ctx context.Context, o prepareOptions) (*candidate,
 	if o.tests {
 		limit, cancel := context.WithTimeout(ctx, testTime)
 		defer cancel()
-		if err := rules.TestFolder(limit, f, rules.ToolOptions{Cell: k.options.Cell}); err != nil {
+		if err := workbench.TestFolder(limit, f, workbench.ToolOptions{Cell: k.options.Cell}); err != nil {
 			return nil, err
 		}
 	}
@@ -146,15 +148,15 @@ func (k *ruleKeeper) prepare(ctx context.Context, o prepareOptions) (*candidate,
 }
 
 // none is what a folder without rule files stands for: no rules, if that is what runs or what an operator asks for.
-func (k *ruleKeeper) none(running *rules.Set, allowed bool, why error) (*candidate, error) {
+func (k *ruleKeeper) none(running *lang.Set, allowed bool, why error) (*candidate, error) {
 	if running != nil && len(running.Rules()) == 0 {
 		return &candidate{running.Source(), running}, nil
 	}
 	if !allowed {
 		return nil, why
 	}
-	src := rules.NewSource(map[string][]byte{})
-	set, found := rules.Compile(src, k.options)
+	src := lang.NewSource(map[string][]byte{})
+	set, found := lang.Compile(src, k.options)
 	return &candidate{src, set}, found.Err()
 }
 
@@ -203,11 +205,11 @@ func (k *ruleKeeper) lookAgain() {
 }
 
 // bound are the rules of a set that send to a centre which the configuration does not have.
-func (k *ruleKeeper) bound(set *rules.Set) []string {
+func (k *ruleKeeper) bound(set *lang.Set) []string {
 	if k.centre {
 		return nil
 	}
-	return set.SendingTo(rules.SinkCentral)
+	return set.SendingTo(op.SinkCentral)
 }
 
 // conclude notes how an attempt to put the files in force ended. It reports whether that is an error that is new.
@@ -236,7 +238,7 @@ func (k *ruleKeeper) conclude(err error) bool {
 }
 
 // reloaded is the rule set in force, nil before there is one, and how the last attempt to put the files in force went.
-func (k *ruleKeeper) reloaded() (*rules.Set, outcome) {
+func (k *ruleKeeper) reloaded() (*lang.Set, outcome) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	return k.set, k.reload
@@ -257,7 +259,7 @@ func (k *ruleKeeper) applyFiles(ctx context.Context, allowEmpty bool) error {
 func (k *ruleKeeper) state() RuleSet {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	s := RuleSet{Path: k.path, Since: k.since, Rules: []rules.RuleInfo{}, Files: []string{}}
+	s := RuleSet{Path: k.path, Since: k.since, Rules: []lang.RuleInfo{}, Files: []string{}}
 	if k.set != nil {
 		s.Hash, s.Rules, s.Files = k.set.Hash(), k.set.Rules(), append(s.Files, k.set.Source().Files()...)
 	}
@@ -291,11 +293,11 @@ func reasonOf(err error) string {
 	if errors.Is(err, errRolledBack) {
 		return "rolled back"
 	}
-	return rules.Reason(err)
+	return workbench.Reason(err)
 }
 
 // current is the rule set in force.
-func (k *ruleKeeper) current() *rules.Set {
+func (k *ruleKeeper) current() *lang.Set {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	return k.set

@@ -7,7 +7,7 @@ import (
 
 	"github.com/fsnotify/fsnotify"
 
-	"cellgate/rules"
+	"cellgate/rules/lang"
 )
 
 // lookEvery is how often the files are looked at whatever the file system tells: network file systems and
@@ -46,7 +46,7 @@ func (k *ruleKeeper) events() (<-chan fsnotify.Event, func()) {
 
 // look applies the files if they are others than those that were judged last. What is wrong with them is logged once.
 func (k *ruleKeeper) look(ctx context.Context) {
-	f, err := rules.LookFolder(k.path)
+	f, err := lang.LookFolder(k.path)
 	k.mu.Lock()
 	same := digestOf(f, err) == k.judged
 	k.mu.Unlock()
@@ -70,7 +70,7 @@ func (k *ruleKeeper) look(ctx context.Context) {
 }
 
 // digestOf stands for what a look at the folder has found.
-func digestOf(f *rules.Folder, err error) string {
+func digestOf(f *lang.Folder, err error) string {
 	if err != nil {
 		return "error: " + err.Error()
 	}

@@ -8,7 +8,7 @@ import (
 	"sync"
 
 	"cellgate/broker"
-	"cellgate/rules"
+	"cellgate/rules/op"
 	"cellgate/rules/sink"
 )
 
@@ -35,7 +35,7 @@ func newSettlement(sinks []sink.Binding) *settlement {
 		ended: make(chan struct{}), done: make(chan struct{}),
 	}
 	for i := range sinks {
-		if kind := sinks[i].Sink.Kind(); kind == rules.SinkKafka || kind == rules.SinkCentral {
+		if kind := sinks[i].Sink.Kind(); kind == op.SinkKafka || kind == op.SinkCentral {
 			s.sinks = append(s.sinks, &watched{s: s, open: sequences{}})
 			sinks[i].Watch = s.sinks[len(s.sinks)-1]
 		}

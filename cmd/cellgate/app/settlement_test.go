@@ -5,7 +5,7 @@ import (
 	"math/rand/v2"
 	"testing"
 
-	"cellgate/rules"
+	"cellgate/rules/op"
 	"cellgate/rules/sink"
 	"cellgate/rules/sink/sinktest"
 )
@@ -26,7 +26,7 @@ func (ended) Gone() bool { return true }
 func settling(t *testing.T) (s *settlement, kafka, central sink.Watcher) {
 	t.Helper()
 	sinks := make([]sink.Binding, 3)
-	for i, kind := range []rules.SinkKind{rules.SinkKafka, rules.SinkRedis, rules.SinkCentral} {
+	for i, kind := range []op.SinkKind{op.SinkKafka, op.SinkRedis, op.SinkCentral} {
 		sinks[i].Sink = sinktest.NewMemory(kind)
 	}
 	s = newSettlement(sinks)

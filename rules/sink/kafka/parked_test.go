@@ -11,7 +11,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"cellgate/broker/message"
-	"cellgate/rules"
+	"cellgate/rules/lang"
 	"cellgate/rules/sink/sinktest"
 	"cellgate/test/fakekafka"
 )
@@ -107,8 +107,8 @@ func TestAMissingErrorTopicHoldsUpNothing(t *testing.T) {
 		r.Publish(100*i, 100)
 	}
 	r.Await(func() bool { r.Balanced(); return r.Ledger("kafka").Delivered == 1000 })
-	r.Await(func() bool { return parked(r) == rules.DefaultErrorTopic })
-	if err := c.CreateTopic(rules.DefaultErrorTopic, 1, nil); err != nil {
+	r.Await(func() bool { return parked(r) == lang.DefaultErrorTopic })
+	if err := c.CreateTopic(lang.DefaultErrorTopic, 1, nil); err != nil {
 		t.Fatal(err)
 	}
 	r.Settled()

@@ -4,7 +4,7 @@ import (
 	"testing"
 
 	"cellgate/broker/message"
-	"cellgate/rules"
+	"cellgate/rules/op"
 	"cellgate/rules/sink"
 )
 
@@ -16,7 +16,7 @@ func TestWaitingMessagesTakeWhatTheyNeed(t *testing.T) {
 	value := []byte(`{"n":1,"soc":78.5,"speed":52.1,"lat":31.2304,"lon":121.4737,"odometer":18233.4}`)
 	m := &sink.Message{
 		Record: &message.Record{Kind: message.KindPublish, QoS: 1, Client: vin, Topic: "v1/" + vin + "/up/telemetry", Payload: value},
-		Out:    &rules.Rendered{Topic: "vehicle.telemetry", Key: []byte(vin), Value: value},
+		Out:    &op.Rendered{Topic: "vehicle.telemetry", Key: []byte(vin), Value: value},
 	}
 	record := New(Options{Cell: "cell-1"}).job(m, sink.Ticket{}).record
 	if spare := cap(record.Headers) - len(record.Headers); spare > 128 {

@@ -7,7 +7,7 @@ import (
 	"sync"
 
 	"cellgate/broker/message"
-	"cellgate/rules"
+	"cellgate/rules/op"
 	"cellgate/rules/sink"
 	"cellgate/rules/sink/kafkaclient"
 	"cellgate/rules/sink/remote"
@@ -47,11 +47,11 @@ func New(o Options) *Sink {
 func (s *Sink) Name() string { return string(s.Kind()) }
 
 // Kind implements sink.Sink.
-func (s *Sink) Kind() rules.SinkKind {
+func (s *Sink) Kind() op.SinkKind {
 	if s.o.Outbox {
-		return rules.SinkCentral
+		return op.SinkCentral
 	}
-	return rules.SinkKafka
+	return op.SinkKafka
 }
 
 // Announce implements sink.Sink.
@@ -115,7 +115,7 @@ func (s *Sink) room(m *sink.Message) int {
 	return n
 }
 
-func (s *Sink) topic(out *rules.Rendered) string {
+func (s *Sink) topic(out *op.Rendered) string {
 	if !s.o.Outbox {
 		return out.Topic
 	}

@@ -11,7 +11,7 @@ import (
 	"go.uber.org/goleak"
 
 	"cellgate/broker/message"
-	"cellgate/rules"
+	"cellgate/rules/lang"
 	"cellgate/rules/sink"
 	"cellgate/rules/sink/kafka"
 	"cellgate/rules/sink/kafkaclient"
@@ -199,7 +199,7 @@ rules:
 	if l := r.Ledger("kafka"); l.DeadLettered != 1 || l.Delivered != 3 {
 		t.Fatalf("ledger %+v", l)
 	}
-	dead := fakekafka.ReadDifferent(t, c, rules.DefaultErrorTopic, 1)[0]
+	dead := fakekafka.ReadDifferent(t, c, lang.DefaultErrorTopic, 1)[0]
 	if header(dead, "rule") != "small" || header(dead, "target") != "0" || header(dead, "error") == "" || len(dead.Value) != 4000 {
 		t.Fatalf("dead letter %v", dead.Headers)
 	}

@@ -5,7 +5,7 @@ import (
 	"sync"
 
 	"cellgate/broker/message"
-	"cellgate/rules"
+	"cellgate/rules/op"
 	"cellgate/rules/sink"
 )
 
@@ -52,24 +52,24 @@ type command struct {
 	name any
 	// lives says that a second command gives the key its life time.
 	lives bool
-	args  func(j *job, o *rules.RedisOp)
+	args  func(j *job, o *op.RedisOp)
 }
 
 // commands are those of all operations, by kind.
-var commands = [rules.RedisKinds]command{
-	rules.RedisHash:      {"hset", true, (*job).hash},
-	rules.RedisString:    {"set", false, (*job).set},
-	rules.RedisStream:    {"xadd", true, (*job).stream},
-	rules.RedisSetAdd:    {"sadd", true, (*job).member},
-	rules.RedisSetRemove: {"srem", false, (*job).member},
-	rules.RedisGeo:       {"geoadd", true, (*job).geo},
-	rules.RedisPublish:   {"publish", false, (*job).value},
-	rules.RedisExpire:    {"pexpire", false, (*job).ttlArg},
-	rules.RedisDelete:    {"del", false, func(*job, *rules.RedisOp) {}},
+var commands = [op.RedisKinds]command{
+	op.RedisHash:      {"hset", true, (*job).hash},
+	op.RedisString:    {"set", false, (*job).set},
+	op.RedisStream:    {"xadd", true, (*job).stream},
+	op.RedisSetAdd:    {"sadd", true, (*job).member},
+	op.RedisSetRemove: {"srem", false, (*job).member},
+	op.RedisGeo:       {"geoadd", true, (*job).geo},
+	op.RedisPublish:   {"publish", false, (*job).value},
+	op.RedisExpire:    {"pexpire", false, (*job).ttlArg},
+	op.RedisDelete:    {"del", false, func(*job, *op.RedisOp) {}},
 }
 
 // build copies an operation into the job; false for one that is not known.
-func (j *job) build(o *rules.RedisOp) bool {
+func (j *job) build(o *op.RedisOp) bool {
 	if int(o.Kind) >= len(commands) || commands[o.Kind].args == nil {
 		return false
 	}
@@ -82,15 +82,15 @@ func (j *job) build(o *rules.RedisOp) bool {
 	return true
 }
 
-func (j *job) hash(o *rules.RedisOp) {
+func (j *job) hash(o *op.RedisOp) {
 	if o.NewerThan != "" {
 		j.newer(o)
 		return
 	}
-	j.fields(o.Fields)
+	j.fields(o)
 }
 
-func (j *job) set(o *rules.RedisOp) {
+func (j *job) set(o *op.RedisOp) {
 	j.bytes(o.Value)
 	if o.TTL > 0 {
 		j.text("px")
@@ -98,28 +98,28 @@ func (j *job) set(o *rules.RedisOp) {
 	}
 }
 
-func (j *job) stream(o *rules.RedisOp) {
+func (j *job) stream(o *op.RedisOp) {
 	if o.MaxLen > 0 {
 		j.text("maxlen")
 		j.text("~")
 		j.end(strconv.AppendInt(j.buf, o.MaxLen, 10))
 	}
 	j.text("*")
-	j.fields(o.Fields)
+	j.fields(o)
 }
 
-func (j *job) geo(o *rules.RedisOp) {
+func (j *job) geo(o *op.RedisOp) {
 	j.end(strconv.AppendFloat(j.buf, o.Lon, 'f', -1, 64))
 	j.end(strconv.AppendFloat(j.buf, o.Lat, 'f', -1, 64))
 	j.bytes(o.Member)
 }
 
-func (j *job) member(o *rules.RedisOp) { j.bytes(o.Member) }
-func (j *job) value(o *rules.RedisOp)  { j.bytes(o.Value) }
-func (j *job) ttlArg(o *rules.RedisOp) { j.end(strconv.AppendInt(j.buf, o.TTL.Milliseconds(), 10)) }
+func (j *job) member(o *op.RedisOp) { j.bytes(o.Member) }
+func (j *job) value(o *op.RedisOp)  { j.bytes(o.Value) }
+func (j *job) ttlArg(o *op.RedisOp) { j.end(strconv.AppendInt(j.buf, o.TTL.Milliseconds(), 10)) }
 
 // newer are the arguments of newerScript, which gives the key its life time itself.
-func (j *job) newer(o *rules.RedisOp) {
+func (j *job) newer(o *op.RedisOp) {
 	j.name, j.script, j.ttl = "evalsha", true, 0
 	j.text(o.NewerThan)
 	j.end(message.AppendTime(j.buf, o.At))
@@ -132,13 +132,13 @@ func (j *job) newer(o *rules.RedisOp) {
 		own = '1'
 	}
 	j.end(append(j.buf, own))
-	j.fields(o.Fields)
+	j.fields(o)
 }
 
-func (j *job) fields(fs []rules.Field) {
-	for i := range fs {
-		j.text(fs[i].Name)
-		j.bytes(fs[i].Value)
+func (j *job) fields(o *op.RedisOp) {
+	for i := range o.Fields {
+		j.text(o.Fields[i].Name)
+		j.bytes(o.Fields[i].Value)
 	}
 }
 

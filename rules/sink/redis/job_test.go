@@ -5,13 +5,14 @@ import (
 	"testing"
 	"time"
 
-	"cellgate/rules"
+	"cellgate/rules/expr"
+	"cellgate/rules/op"
 )
 
-func state(i int) *rules.RedisOp {
-	op := &rules.RedisOp{Kind: rules.RedisHash, Key: fmt.Sprint("veh:", i), NewerThan: "_at", At: 1763600000000, Believed: 1763600300000, OwnTime: i%2 == 0, Seq: uint64(i), TTL: time.Hour} //nolint:gosec // small
+func state(i int) *op.RedisOp {
+	op := &op.RedisOp{Kind: op.RedisHash, Key: fmt.Sprint("veh:", i), NewerThan: "_at", At: 1763600000000, Believed: 1763600300000, OwnTime: i%2 == 0, Seq: uint64(i), TTL: time.Hour} //nolint:gosec // small
 	for f := range 12 {
-		op.Fields = append(op.Fields, rules.Field{Name: fmt.Sprint("f", f), Value: fmt.Append(nil, i, "/", f)})
+		op.Fields = append(op.Fields, expr.Field{Name: fmt.Sprint("f", f), Value: fmt.Append(nil, i, "/", f)})
 	}
 	return op
 }

@@ -12,7 +12,7 @@ import (
 	goredis "github.com/redis/go-redis/v9"
 
 	"cellgate/configs/complete"
-	"cellgate/rules"
+	"cellgate/rules/op"
 	"cellgate/rules/sink"
 	"cellgate/rules/sink/remote"
 )
@@ -77,7 +77,7 @@ func New(o Options) (*Sink, error) {
 func (s *Sink) Name() string { return string(s.Kind()) }
 
 // Kind implements sink.Sink.
-func (s *Sink) Kind() rules.SinkKind { return rules.SinkRedis }
+func (s *Sink) Kind() op.SinkKind { return op.SinkRedis }
 
 // Deliver implements sink.Sink.
 func (s *Sink) Deliver(m *sink.Message, t sink.Ticket) {

@@ -17,7 +17,7 @@ import (
 	"cellgate/broker/clock/clocktest"
 	"cellgate/broker/journal"
 	"cellgate/broker/message"
-	"cellgate/rules"
+	"cellgate/rules/op"
 	"cellgate/rules/sink"
 	"cellgate/rules/sink/redis"
 	"cellgate/rules/sink/remote"
@@ -89,7 +89,7 @@ type rig struct {
 
 func newRig(t *testing.T, addr, text string, change ...func(*sink.Options)) *rig {
 	t.Helper()
-	r := &rig{kafka: sinktest.NewMemory(rules.SinkKafka), look: goredis.NewClient(&goredis.Options{Addr: addr, DisableIdentity: true})}
+	r := &rig{kafka: sinktest.NewMemory(op.SinkKafka), look: goredis.NewClient(&goredis.Options{Addr: addr, DisableIdentity: true})}
 	t.Cleanup(func() { _ = r.look.Close() })
 	apply := func(o *sink.Options) {
 		for _, f := range change {

@@ -6,7 +6,7 @@ import (
 	"slices"
 	"sync"
 
-	"cellgate/rules"
+	"cellgate/rules/op"
 	"cellgate/rules/sink"
 	"cellgate/rules/sink/remote"
 )
@@ -29,7 +29,7 @@ type Message struct {
 // Memory is a sink that keeps what it is given. While held it settles nothing. Topics that are shut take nothing: messages
 // for them are parked.
 type Memory struct {
-	kind rules.SinkKind
+	kind op.SinkKind
 
 	mu      sync.Mutex
 	held    bool
@@ -49,7 +49,7 @@ type given struct {
 }
 
 // NewMemory makes a sink of a kind.
-func NewMemory(kind rules.SinkKind) *Memory {
+func NewMemory(kind op.SinkKind) *Memory {
 	return &Memory{kind: kind, shut: map[string]bool{}, gates: map[string]bool{}}
 }
 
@@ -57,7 +57,7 @@ func NewMemory(kind rules.SinkKind) *Memory {
 func (s *Memory) Name() string { return string(s.kind) }
 
 // Kind implements sink.Sink.
-func (s *Memory) Kind() rules.SinkKind { return s.kind }
+func (s *Memory) Kind() op.SinkKind { return s.kind }
 
 // Health implements sink.Sink.
 func (s *Memory) Health() remote.Health { return remote.Health{Name: s.Name(), OK: true} }
@@ -140,7 +140,7 @@ func describe(d *sink.Message) Message {
 		Seq: d.Record.Seq, ID: string(d.AppendMsgID(nil)), VIN: d.Record.VIN(), Topic: d.Out.Topic,
 		Value: string(d.Out.Value), Dead: d.Out.DeadLetter, Reason: d.Out.Reason,
 	}
-	if d.Out.Sink == rules.SinkRedis {
+	if d.Out.Sink == op.SinkRedis {
 		m.Topic, m.Value = d.Out.Redis.Key, string(d.Out.Redis.Value)
 	}
 	for _, h := range d.Out.Headers {

@@ -17,8 +17,9 @@ import (
 	"cellgate/broker/message"
 	"cellgate/broker/statefile"
 	"cellgate/configs"
-	"cellgate/rules"
+	"cellgate/rules/lang"
 	"cellgate/rules/sink"
+	"cellgate/rules/state"
 	"cellgate/test/options"
 	"cellgate/test/parts"
 )
@@ -97,7 +98,7 @@ func (r *Rig) TryOpen() error {
 func Completed(o sink.Options) sink.Options {
 	c, journal := configs.Default().Rules, o.Journal.Stat().MaxBytes
 	options.Fill(&o, sink.Options{
-		State: rules.StateOptions{MaxVINs: c.MaxVINs, MaxVINBytes: configs.MaxVINBytes},
+		State: state.StateOptions{MaxVINs: c.MaxVINs, MaxVINBytes: configs.MaxVINBytes},
 		Parked: sink.ParkedLimits{
 			Bytes: journal / configs.ParkedShare, DestinationBytes: journal / configs.ParkedShare / configs.ParkedShare,
 			Destinations: configs.ParkedDestinations,
@@ -140,8 +141,8 @@ func (r *Rig) must(err error) {
 }
 
 // Source makes a rule source of one file's text.
-func Source(text string) *rules.Source {
-	return rules.NewSource(map[string][]byte{"test.rules.yaml": []byte(text)})
+func Source(text string) *lang.Source {
+	return lang.NewSource(map[string][]byte{"test.rules.yaml": []byte(text)})
 }
 
 // Apply makes rules govern.

@@ -1,0 +1,41 @@
+package doc
+
+import (
+	"os"
+	"regexp"
+	"slices"
+	"testing"
+)
+
+// TestCodesAreDocumented holds code.go and the table of README.md together.
+func TestCodesAreDocumented(t *testing.T) {
+	t.Parallel()
+	text, err := os.ReadFile("code.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	readme, err := os.ReadFile("../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	codes := regexp.MustCompile(`"(R\d{3})"`).FindAllStringSubmatch(string(text), -1)
+	rows := regexp.MustCompile(`(?m)^\| (R\d{3}) \|`).FindAllStringSubmatch(string(readme), -1)
+	var want, got []string
+	for _, c := range codes {
+		want = append(want, c[1])
+	}
+	for _, r := range rows {
+		got = append(got, r[1])
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("README.md lists %v, code.go %v", got, want)
+	}
+}
+
+func TestDiagnosticForm(t *testing.T) {
+	t.Parallel()
+	d := Diagnostic{File: "a.rules.yaml", Line: 3, Column: 4, Code: CodeExprType, Rule: "r", Message: "m", Source: "\tä x", Suggestion: "s"}
+	if got, want := d.String(), "a.rules.yaml:3:4: error[R024] r: m\n\tä x\n\t  ^\nsuggestion: s"; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}

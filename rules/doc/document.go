@@ -1,0 +1,409 @@
+package doc
+
+import (
+	"bytes"
+	"cmp"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/goccy/go-yaml"
+	"github.com/goccy/go-yaml/ast"
+	"github.com/goccy/go-yaml/parser"
+	"github.com/goccy/go-yaml/token"
+
+	"cellgate/configs/spelling"
+)
+
+// Bounds of one YAML text, so that a hostile one cannot exhaust the parser's stack.
+const (
+	maxYAMLDepth = 100 // open brackets
+	maxDashes    = 32  // "- - - -" on one line
+)
+
+// Document reads one YAML file and reports what is wrong with it, with its place. It is strict: every
+// key must be known, and the parts of YAML that hide what a file says are refused.
+type Document struct {
+	File   string
+	Text   []byte
+	Lines  []string
+	report func(Diagnostic)
+	Rule   string // what the findings are about
+	what   string // what the file is meant to be: "a rule file"
+	keys   []string
+	// foreign is set when the file cannot be meant as one: nothing of its contents may be shown then.
+	foreign bool
+}
+
+// New makes a document of a file that is meant to be what, a mapping with some of keys.
+func New(file string, text []byte, report func(Diagnostic), what string, keys ...string) *Document {
+	text = bytes.TrimPrefix(text, []byte("\xef\xbb\xbf")) // some editors begin a file with a byte order mark
+	return &Document{
+		File: file, Text: text, Lines: strings.Split(string(text), "\n"), report: report, Rule: "file",
+		what: what, keys: keys, foreign: spelling.Foreign(text, keys),
+	}
+}
+
+// Root returns the document's mapping; what is wrong with the document has been reported.
+func (d *Document) Root() (*Object, bool) {
+	n := d.Parse()
+	if n == nil {
+		return nil, false
+	}
+	if d.foreign {
+		line, col := Place(n)
+		d.failForeign(line, col, CodeWrongType)
+		return nil, false
+	}
+	return d.Object(n, d.what, d.keys...)
+}
+
+// Fail reports a finding at a place.
+func (d *Document) Fail(line, col int, code Code, suggestion, format string, args ...any) {
+	d.report(Diagnostic{
+		File: d.File, Line: max(line, 1), Column: max(col, 1), Code: code, Rule: cmp.Or(d.Rule, "file"),
+		Message: fmt.Sprintf(format, args...), Source: SourceLine(d.Text, line), Suggestion: suggestion,
+	})
+}
+
+// failForeign reports that the file is none of its kind, and shows nothing of it.
+func (d *Document) failForeign(line, col int, code Code) {
+	suggestion := "name another file; `cellgate rules schema` prints what a rule file holds, and configs/rules has samples"
+	d.report(Diagnostic{
+		File: d.File, Line: max(line, 1), Column: max(col, 1), Code: code, Rule: "file", Suggestion: suggestion,
+		Message: fmt.Sprintf("not %s: a mapping with some of %s is wanted, and none of them is here", d.what, strings.Join(d.keys, ", ")),
+	})
+}
+
+// FailAt reports a finding at a node.
+func (d *Document) FailAt(n ast.Node, code Code, suggestion, format string, args ...any) {
+	line, col := Place(n)
+	d.Fail(line, col, code, suggestion, format, args...)
+}
+
+// Place is where a node begins.
+func Place(n ast.Node) (line, col int) {
+	switch n := n.(type) {
+	case nil:
+		return 1, 1
+	case *ast.MappingNode:
+		if n.GetToken().Type != token.MappingStartType && len(n.Values) > 0 {
+			return Place(n.Values[0].Key)
+		}
+	case *ast.MappingValueNode:
+		return Place(n.Key)
+	}
+	t := n.GetToken()
+	if t == nil || t.Position == nil {
+		return 1, 1
+	}
+	return t.Position.Line, t.Position.Column
+}
+
+// Parse returns the root of the only YAML document in the text, nil when there is none or it cannot be
+// read; the latter has been reported.
+func (d *Document) Parse() (root ast.Node) {
+	if line := tooDeep(d.Lines); line > 0 && d.foreign {
+		d.failForeign(line, 1, CodeTooLarge)
+		return nil
+	} else if line > 0 {
+		d.Fail(line, 1, CodeTooLarge, "write it flatter", "nested deeper than %d", maxYAMLDepth)
+		return nil
+	}
+	if bytes.HasPrefix(d.Text, []byte("\xff\xfe")) || bytes.HasPrefix(d.Text, []byte("\xfe\xff")) {
+		d.report(Diagnostic{File: d.File, Line: 1, Column: 1, Code: CodeSyntax, Rule: "file", Message: "this file is UTF-16", Suggestion: "save it as UTF-8"})
+		return nil
+	}
+	if line := notUTF8(d.Lines); line > 0 && !d.foreign {
+		d.Rule = d.ruleAt(line)
+		d.Fail(line, 1, CodeSyntax, "save the file as UTF-8", "this line has characters that are not UTF-8")
+		return nil
+	}
+	defer func() { // the parser is given whatever a user saved
+		if p := recover(); p != nil && d.foreign {
+			d.failForeign(1, 1, CodeSyntax)
+			root = nil
+		} else if p != nil {
+			d.Fail(1, 1, CodeSyntax, "write it in a simpler way", "this is not YAML that can be read")
+			root = nil
+		}
+	}()
+	f, err := parser.ParseBytes(d.Text, 0)
+	if err != nil {
+		d.syntaxError(err)
+		return nil
+	}
+	for _, doc := range f.Docs {
+		if doc.Body == nil {
+			continue
+		}
+		if root != nil && !d.foreign {
+			d.FailAt(doc.Body, CodeYAMLFeature, "put it in a file of its own", "a second YAML document (after ---)")
+			return nil
+		}
+		root = doc.Body
+	}
+	return root
+}
+
+func (d *Document) syntaxError(err error) {
+	var y yaml.Error
+	line, col := 1, 1
+	if errors.As(err, &y) {
+		if t := y.GetToken(); t != nil && t.Position != nil {
+			line, col = t.Position.Line, t.Position.Column
+		}
+	}
+	switch {
+	case d.foreign:
+		d.failForeign(line, col, CodeSyntax)
+		return
+	case y == nil:
+		d.Fail(line, col, CodeSyntax, "check indentation, quotes and brackets", "this is not YAML that can be read")
+		return
+	}
+	d.Rule = d.ruleAt(line)
+	if f, ok := spelling.Layout(d.Lines, line); ok {
+		d.Fail(f.Line, f.Column, CodeSyntax, f.Fix, "%s", f.Why)
+		return
+	}
+	suggestion := ""
+	switch msg := y.GetMessage(); {
+	case strings.Contains(msg, "mapping value is not allowed"), strings.Contains(msg, "value is not allowed"):
+		suggestion = `in YAML ": " and " #" have a meaning, and a value that begins with a quote ends with it; ` +
+			`put the whole expression between single quotes, or below "|" on a line of its own`
+	case strings.Contains(msg, "non-map value"):
+		suggestion = "behind a key stand a colon and a blank, as in mode: enabled"
+	case strings.Contains(msg, "must be specified"):
+		suggestion = quoteInFlow
+	case strings.Contains(msg, "already defined"):
+		suggestion = "remove one of the two, or merge them"
+	}
+	d.Fail(line, col, CodeSyntax, suggestion, "%s", y.GetMessage())
+}
+
+// quoteInFlow is what to do about an expression that a mapping or list on one line has cut up.
+const quoteInFlow = "inside {…} and […] an expression with a comma, bracket or brace in it stands between single quotes"
+
+// DecimalPoint is what to do about a number that a comma has cut up.
+const DecimalPoint = "a decimal number is written with a point, not with a comma: 15.5"
+
+// ruleAt guesses the rule that a line of an unreadable file belongs to: the last id above it.
+func (d *Document) ruleAt(line int) string {
+	for i := min(line, len(d.Lines)) - 1; i >= 0; i-- {
+		text := strings.TrimSpace(strings.TrimPrefix(strings.TrimSpace(d.Lines[i]), "-"))
+		if id, ok := strings.CutPrefix(text, "id:"); ok && ValidID(strings.TrimSpace(id)) {
+			return strings.TrimSpace(id)
+		}
+	}
+	return d.Rule
+}
+
+// tooDeep returns the first line at which the nesting passes the bound, 0 if none does. It counts
+// brackets in strings too, which no sensible file has a hundred of.
+func tooDeep(lines []string) int {
+	depth := 0
+	for i, line := range lines {
+		depth += strings.Count(line, "[") + strings.Count(line, "{")
+		dashes := 0
+		for rest := strings.TrimSpace(line); strings.HasPrefix(rest, "- ") || strings.HasPrefix(rest, "? "); rest = strings.TrimSpace(rest[1:]) {
+			dashes++
+		}
+		if depth > maxYAMLDepth || dashes > maxDashes {
+			return i + 1
+		}
+		depth = max(0, depth-strings.Count(line, "]")-strings.Count(line, "}"))
+	}
+	return 0
+}
+
+// notUTF8 returns the first line with bytes that are no UTF-8 outside a comment, 0 if none has.
+func notUTF8(lines []string) int {
+	for i, line := range lines {
+		if strings.HasPrefix(strings.TrimSpace(line), "#") {
+			continue
+		}
+		if text, _, _ := strings.Cut(line, " #"); !utf8.ValidString(text) {
+			return i + 1
+		}
+	}
+	return 0
+}
+
+// plain follows n to what it says, and refuses anchors, aliases and tags.
+func (d *Document) plain(n ast.Node) (ast.Node, bool) {
+	switch n := n.(type) {
+	case nil:
+		return nil, false
+	case *ast.AnchorNode, *ast.AliasNode, *ast.MergeKeyNode:
+		d.FailAt(n, CodeYAMLFeature, "write the value out, or use a macro", "anchors and aliases are not supported")
+		return nil, false
+	case *ast.TagNode:
+		d.FailAt(n, CodeYAMLFeature, "remove it; in an expression write not instead of !", "! begins a YAML tag, and tags are not supported")
+		return nil, false
+	}
+	return n, true
+}
+
+// Entry is one key of a mapping with its value.
+type Entry struct {
+	Key   Scalar
+	Value ast.Node
+}
+
+// Entries returns the keys of a mapping in their order.
+func (d *Document) Entries(n ast.Node, what string) ([]Entry, bool) {
+	n, ok := d.plain(n)
+	if !ok {
+		return nil, false
+	}
+	var pairs []*ast.MappingValueNode
+	switch n := n.(type) {
+	case *ast.MappingNode:
+		pairs = n.Values
+	case *ast.MappingValueNode:
+		pairs = []*ast.MappingValueNode{n}
+	default:
+		d.FailAt(n, CodeWrongType, "", "%s must be a mapping (key: value), this is %s", what, kindName(n))
+		return nil, false
+	}
+	out := make([]Entry, 0, len(pairs))
+	for _, p := range pairs {
+		if p.Key.IsMergeKey() {
+			d.FailAt(p.Key, CodeYAMLFeature, "write the values out", "merge keys are not supported")
+			return nil, false
+		}
+		key, ok := d.Scalar(p.Key, "a key")
+		if !ok {
+			return nil, false
+		}
+		out = append(out, Entry{Key: key, Value: p.Value})
+	}
+	return out, true
+}
+
+// Object is a mapping whose keys are fixed.
+type Object struct {
+	Doc    *Document
+	Node   ast.Node
+	What   string
+	Values map[string]ast.Node
+	Keys   map[string]Scalar
+	Odd    bool            // some key was unknown
+	Meant  map[string]bool // known keys that an unknown one is the misspelling of
+	tagged bool            // a value is a YAML tag, which swallows the keys behind it
+}
+
+// Object reads a mapping with fixed keys and reports all others.
+func (d *Document) Object(n ast.Node, what string, known ...string) (*Object, bool) {
+	switch n.(type) {
+	case *ast.StringNode, *ast.IntegerNode, *ast.FloatNode, *ast.BoolNode, *ast.NullNode, *ast.SequenceNode:
+		d.FailAt(n, CodeWrongType, keysWanted(known), "%s must be a mapping (key: value), this is %s", what, kindName(n))
+		return nil, false
+	}
+	entries, ok := d.Entries(n, what)
+	if !ok {
+		return nil, false
+	}
+	o := &Object{Doc: d, Node: n, What: what, Values: map[string]ast.Node{}, Keys: map[string]Scalar{}, Meant: map[string]bool{}}
+	for _, e := range entries {
+		if !slices.Contains(known, e.Key.Value) {
+			d.Fail(e.Key.Line, e.Key.Col, CodeUnknownKey, DidYouMean(e.Key.Value, known),
+				"unknown key %q in %s", e.Key.Value, what)
+			o.Odd, o.Meant[spelling.Nearest(e.Key.Value, known)] = true, true
+			continue
+		}
+		o.Values[e.Key.Value], o.Keys[e.Key.Value] = e.Value, e.Key
+		_, tag := e.Value.(*ast.TagNode)
+		o.tagged = o.tagged || tag
+	}
+	return o, true
+}
+
+// keysWanted shows the form of a mapping with some of the keys; "" when they are too many to show.
+func keysWanted(known []string) string {
+	if len(known) == 0 || len(known) > 6 {
+		return ""
+	}
+	return "write {" + strings.Join(known, ": …, ") + ": …}, with those of the keys that it needs"
+}
+
+// DidYouMean suggests the nearest name, or lists all when there are few.
+func DidYouMean(name string, known []string) string {
+	if strings.ContainsAny(name, "()[]<>=! ") {
+		return quoteInFlow
+	}
+	if strings.Trim(name, "0123456789") == "" && name != "" {
+		return DecimalPoint
+	}
+	if n := spelling.Nearest(name, known); n != "" {
+		return fmt.Sprintf("did you mean %q?", n)
+	}
+	if len(known) > 0 && len(known) <= 30 {
+		return "known here: " + strings.Join(known, ", ")
+	}
+	return ""
+}
+
+// Has reports whether a key is there.
+func (o *Object) Has(key string) bool { _, ok := o.Values[key]; return ok }
+
+// Missing reports a key that must be there, unless it is there under a misspelt name, which has been reported.
+func (o *Object) Missing(key, suggestion string) {
+	if o.Meant[key] || o.tagged {
+		return
+	}
+	o.Doc.FailAt(o.Node, CodeMissing, suggestion, "%s needs %q", o.What, key)
+}
+
+// Text returns the scalar of a key; ok is false when it is absent or reported.
+func (o *Object) Text(key string) (Scalar, bool) {
+	n, ok := o.Values[key]
+	if !ok {
+		return Scalar{}, false
+	}
+	return o.Doc.Scalar(n, fmt.Sprintf("%q", key))
+}
+
+// List returns the elements of a sequence.
+func (d *Document) List(n ast.Node, what string) ([]ast.Node, bool) {
+	n, ok := d.plain(n)
+	if !ok {
+		return nil, false
+	}
+	s, ok := n.(*ast.SequenceNode)
+	if !ok {
+		d.FailAt(n, CodeWrongType, `write [a, b], or one element a line, each after "- "`, "%s must be a list, this is %s", what, kindName(n))
+		return nil, false
+	}
+	return s.Values, true
+}
+
+func kindName(n ast.Node) string {
+	switch n.(type) {
+	case *ast.MappingNode, *ast.MappingValueNode:
+		return "a mapping"
+	case *ast.SequenceNode:
+		return "a list"
+	case *ast.NullNode:
+		return "empty"
+	case *ast.IntegerNode, *ast.FloatNode, *ast.InfinityNode, *ast.NanNode:
+		return "a number"
+	case *ast.BoolNode:
+		return "true or false"
+	default:
+		return "text"
+	}
+}
+
+// CutNumber reports a decimal comma that has cut a number in two: what stands behind it is a name without a value then.
+func (d *Document) CutNumber(e Entry) bool {
+	_, empty := e.Value.(*ast.NullNode)
+	if !empty || e.Key.Kind != NumberScalar {
+		return false
+	}
+	d.Fail(e.Key.Line, e.Key.Col, CodeBadName, DecimalPoint, "%q is a name without a value", e.Key.Value)
+	return true
+}

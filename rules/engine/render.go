@@ -1,0 +1,143 @@
+package engine
+
+import (
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"sync"
+
+	"cellgate/broker/message"
+	"cellgate/rules/expr"
+	"cellgate/rules/lang"
+	"cellgate/rules/op"
+)
+
+// Errors of Render. An error other than ErrDecision is a fault of the record or the rule: the record
+// belongs to the rule's error topic (RenderDeadLetter), and rendering again gives the same error.
+var (
+	// ErrDecision is a decision that the set cannot have made, or a shadow decision.
+	ErrDecision = errors.New("not a decision of this rule set")
+)
+
+// Renderer makes the messages of a set's decisions. It is safe for concurrent use.
+type Renderer struct {
+	set    *lang.Set
+	scopes sync.Pool // *scope
+}
+
+// NewRenderer makes a renderer.
+func NewRenderer(set *lang.Set) *Renderer {
+	r := &Renderer{set: set}
+	r.scopes.New = func() any { return set.NewScope() }
+	return r
+}
+
+// Render makes the message of a decision of the set. It depends on the decision and the record alone:
+// the same give the same bytes, in any process, at any time. A Worker's Render is cheaper right after its Eval.
+func (x *Renderer) Render(d Decision, rec *message.Record, r *op.Rendered) error {
+	sc := x.scopes.Get().(*expr.Scope) //nolint:errcheck,forcetypeassert // the pool holds nothing else
+	defer x.scopes.Put(sc)
+	sc.Begin(rec)
+	return x.render(sc, d, r)
+}
+
+// RenderDeadLetter makes the message that takes a record to the error topic of a decision's rule because
+// a target refused it, or because Render failed: the original payload with the headers error, rule and
+// target. A payload that cannot be decoded is no fault of a rule: it goes to the set's topic, with the first of the rules that
+// need it in the header rule, all of them in rules, and their number in rules-failed.
+func (x *Renderer) RenderDeadLetter(d Decision, reason string, rec *message.Record, r *op.Rendered) error {
+	s := x.set
+	if int(d.Rule) >= len(s.Compiled) {
+		return fmt.Errorf("%w: rule %d of %d", ErrDecision, d.Rule, len(s.Compiled))
+	}
+	rule := s.Compiled[d.Rule]
+	r.Reset()
+	r.Sink, r.DeadLetter, r.Reason = op.SinkKafka, true, reason
+	r.Topic, r.Value = rule.ErrTopic, rec.Payload
+	if d.Target == TargetUndecoded {
+		r.Topic = s.ErrTopic
+	}
+	r.Buf = append(r.Buf, rec.VIN()...)
+	r.Key = r.Buf[:len(r.Buf):len(r.Buf)]
+	target := "none"
+	if int(d.Target) < len(rule.Targets) {
+		target = rule.Targets[d.Target].Text
+	}
+	r.Header("rule", rule.Info.ID)
+	r.Header("target", target)
+	r.Header("error", reason)
+	if d.Target == TargetUndecoded && len(d.Undecoded) > 0 {
+		r.Header("rules", ruleNames(s, d.Undecoded))
+		r.Header("rules-failed", strconv.Itoa(len(d.Undecoded)))
+	}
+	if rec.Props.ContentType != "" {
+		r.Header("content-type", rec.Props.ContentType)
+	}
+	return nil
+}
+
+// maxRuleNames bounds the names of rules in a header, in bytes, so that a message of a few bytes does not become a large one.
+const maxRuleNames = 1024
+
+// ruleNames joins the ids of rules, as many as fit.
+func ruleNames(s *lang.Set, rules []uint16) string {
+	var b strings.Builder
+	for _, r := range rules {
+		id := s.RuleID(r)
+		if b.Len()+1+len(id) > maxRuleNames {
+			break
+		}
+		if b.Len() > 0 {
+			b.WriteByte(',')
+		}
+		b.WriteString(id)
+	}
+	return b.String()
+}
+
+// render makes the message of a decision for the record that the scope holds.
+func (x *Renderer) render(sc *expr.Scope, d Decision, r *op.Rendered) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("%w: %v", expr.ErrRender, p)
+		}
+	}()
+	s := x.set
+	switch {
+	case d.Shadow || int(d.Rule) >= len(s.Compiled):
+		return fmt.Errorf("%w: rule %d of %d, shadow %t", ErrDecision, d.Rule, len(s.Compiled), d.Shadow)
+	case d.Target == TargetError, d.Target == TargetUndecoded:
+		return x.RenderDeadLetter(d, d.Err, sc.Record, r)
+	case int(d.Target) >= len(s.Compiled[d.Rule].Targets):
+		return fmt.Errorf("%w: target %d of rule %s", ErrDecision, d.Target, s.Compiled[d.Rule].Info.ID)
+	}
+	rule := s.Compiled[d.Rule]
+	if sc.Given, err = expr.DecodeGiven(d.Values); err != nil {
+		return fmt.Errorf("%w: its values: %w", ErrDecision, err)
+	}
+	t := rule.Targets[d.Target]
+	r.Reset()
+	r.Sink = t.Kind
+	r.Header("rule", rule.Info.ID)
+	r.Header("target", t.Text)
+	err = t.Render(sc, r)
+	if err == nil {
+		err = expr.CheckSize(r.Buf)
+	}
+	return err
+}
+
+// Sink says which sink a decision belongs to, without rendering it. A shadow decision has none: "".
+func (x *Renderer) Sink(d Decision) op.SinkKind {
+	s := x.set
+	switch {
+	case d.Shadow || int(d.Rule) >= len(s.Compiled):
+		return ""
+	case d.Target == TargetError, d.Target == TargetUndecoded:
+		return op.SinkKafka
+	case int(d.Target) >= len(s.Compiled[d.Rule].Targets):
+		return ""
+	}
+	return s.Compiled[d.Rule].Targets[d.Target].Kind
+}

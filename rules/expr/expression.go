@@ -1,0 +1,368 @@
+package expr
+
+import (
+	"errors"
+	"fmt"
+	"reflect"
+	"regexp"
+	"slices"
+	"strings"
+
+	"cellgate/broker/message"
+
+	"github.com/expr-lang/expr"
+	"github.com/expr-lang/expr/ast"
+	"github.com/expr-lang/expr/file"
+	"github.com/expr-lang/expr/types"
+	"github.com/expr-lang/expr/vm"
+
+	"cellgate/rules/doc"
+)
+
+// Expression is a compiled expression. It is immutable and shared by all workers.
+type Expression struct {
+	Text    string // as written
+	code    uint64 // digest with macros and lists written out: equal for expressions of equal meaning
+	program *vm.Program
+	symbols []uint16
+	// Field is the symbol when the whole expression is one payload field, which is then copied as it was
+	// sent; -1 otherwise.
+	Field int
+}
+
+var errExprTooLarge = fmt.Errorf("the expression is larger than %d bytes", maxExprBytes)
+
+// Want is what an expression must give.
+type Want uint8
+
+// What an expression may have to give.
+const (
+	WantAny Want = iota
+	WantBool
+)
+
+// Compile makes an expression of a scalar. It is compiled twice: with the types that are known, for what
+// can be told before any message arrives; and for execution, with every payload field of any type and
+// nil-safe. What is wrong is reported and gives nil.
+func (n *Names) Compile(d *doc.Document, s *doc.Scalar, w Want) *Expression {
+	if s == nil {
+		return nil
+	}
+	tree, err := parseExpr(s.Value)
+	if err != nil {
+		n.exprError(d, s, err, doc.CodeExprSyntax)
+		return nil
+	}
+	r := newResolver(n)
+	r.resolve(&tree.Node)
+	e := &Expression{Text: s.Value, Field: -1}
+	used := r.collect(tree.Node)
+	if len(r.problems) > 0 {
+		for _, p := range r.problems {
+			line, col := s.At(p.from)
+			if p.code == doc.CodeUnknownName && s.Quoted() && doc.ValidName(s.Value) {
+				p.suggestion += fmt.Sprintf(" (YAML takes the quotes away: a constant text has two pairs, '\"%s\"')", s.Value)
+			}
+			d.Fail(line, col, p.code, p.suggestion, "%s", p.message)
+		}
+		return nil
+	}
+	e.code = message.Hash(tree.Node.String())
+	if !n.check(d, s, used, w) {
+		return nil
+	}
+	if e.program, err = n.program(s.Value, used); err != nil {
+		n.exprError(d, s, err, doc.CodeExprType)
+		return nil
+	}
+	for _, sym := range used {
+		i, ok := n.Symbols.add(sym)
+		if !ok {
+			d.Fail(s.Line, s.Col, doc.CodeTooLarge, "", "the rule set uses more than %d names", maxSymbols)
+			return nil
+		}
+		e.symbols = append(e.symbols, i)
+		n.Gives = n.Gives || sym.kind == symOperator
+		n.Decodes = n.Decodes || sym.decodes()
+	}
+	if id, ok := tree.Node.(*ast.IdentifierNode); ok && r.flat[id].kind == symField {
+		e.Field = int(n.Symbols.ByKey[r.flat[id].key])
+	}
+	return e
+}
+
+// collect returns the symbols of a resolved tree in the order of their keys.
+func (r *resolver) collect(root ast.Node) []Symbol {
+	found := map[string]Symbol{}
+	ast.Walk(&root, collector(func(n *ast.IdentifierNode) {
+		s, flat := r.flat[n]
+		switch kind := baseNames[n.Value]; {
+		case flat:
+		case kind == symOperator:
+			r.fail(n, doc.CodeOperatorName, "write operator.x", "operator stands alone")
+			return
+		case kind != 0 && !r.locals[n.Value]:
+			s = Symbol{kind: kind, key: n.Value}
+			if kind == symEventAt || kind == symLateMS {
+				s.when, s.unit = r.names.Schema.EventAt, r.names.Schema.Unit
+				s.key += FieldKey(" of", s.when) + fmt.Sprintf(" %d", s.unit)
+				n.Value = s.key
+			}
+		default:
+			return
+		}
+		found[s.key] = s
+	}))
+	out := make([]Symbol, 0, len(found))
+	for _, s := range found {
+		out = append(out, s)
+	}
+	slices.SortFunc(out, func(a, b Symbol) int { return strings.Compare(a.key, b.key) })
+	return out
+}
+
+type collector func(*ast.IdentifierNode)
+
+func (c collector) Visit(node *ast.Node) {
+	if id, ok := (*node).(*ast.IdentifierNode); ok {
+		c(id)
+	}
+}
+
+// rewrite is the resolver as a patch of expr's compiler, which calls it node by node.
+type rewrite struct{ *resolver }
+
+func (p rewrite) Visit(node *ast.Node) {
+	p.resolver.Visit(node)
+	if id, ok := (*node).(*ast.IdentifierNode); ok && !p.isFlat(id) {
+		if kind := baseNames[id.Value]; kind == symEventAt || kind == symLateMS {
+			id.Value += FieldKey(" of", p.names.Schema.EventAt) + fmt.Sprintf(" %d", p.names.Schema.Unit)
+		}
+	}
+}
+
+// check compiles with types and reports what does not fit.
+func (n *Names) check(d *doc.Document, s *doc.Scalar, used []Symbol, w Want) bool {
+	env := types.Map{}
+	for i := range used {
+		env[used[i].key] = used[i].exprType()
+	}
+	opts := []expr.Option{expr.Env(env), n.patch(s.Value)}
+	if w == WantBool {
+		opts = append(opts, expr.AsBool(), expr.WarnOnAny())
+	}
+	_, err := safeCompile(s.Value, opts)
+	if err == nil {
+		return true
+	}
+	n.exprError(d, s, err, doc.CodeExprType)
+	return false
+}
+
+// program compiles for execution. A condition may still give nil there, which counts as false.
+func (n *Names) program(src string, used []Symbol) (*vm.Program, error) {
+	env := types.Map{}
+	for i := range used {
+		env[used[i].key] = types.Any
+		if k := used[i].kind; k != symField && k != symProperty && k != symOperator && k != symLevel {
+			env[used[i].key] = used[i].exprType()
+		}
+	}
+	opts := []expr.Option{expr.Env(env), n.patch(src), expr.Patch(&nilSafe{})}
+	return safeCompile(src, opts)
+}
+
+// patch is the resolver for one more compilation of an expression that has passed it before.
+func (n *Names) patch(src string) expr.Option {
+	r := newResolver(n)
+	if tree, err := parseExpr(src); err == nil {
+		ast.Walk(&tree.Node, localNames(r.locals))
+	}
+	return expr.Patch(rewrite{r})
+}
+
+func safeCompile(src string, opts []expr.Option) (p *vm.Program, err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("the expression cannot be compiled: %v", r)
+		}
+	}()
+	return expr.Compile(src, append(opts, expr.MaxNodes(maxExprNodes))...)
+}
+
+// exprError reports an error of expr at its place in the file, in the words of an analyst.
+func (n *Names) exprError(d *doc.Document, s *doc.Scalar, err error, code doc.Code) {
+	if errors.Is(err, errExprTooLarge) {
+		d.Fail(s.Line, s.Col, doc.CodeExprTooLarge, "split it with macros, or over several rules", "%v", err)
+		return
+	}
+	from, message := 0, err.Error()
+	var fe *file.Error
+	if errors.As(err, &fe) {
+		from, message = fe.From, fe.Message
+	}
+	line, col := s.At(from)
+	if got, ok := strings.CutPrefix(message, "expected bool, but got "); ok {
+		n.notBool(d, line, col, s.Value, got)
+		return
+	}
+	if strings.Contains(message, "maximum allowed") {
+		code = doc.CodeExprTooLarge
+	}
+	if open, ok := openQuote(s.Value); ok && message == "literal not terminated" {
+		line, col = s.At(open)
+		d.Fail(line, col, code, `a text stands between two quotes: "D"`, "the quote that begins here is not closed")
+		return
+	}
+	text, suggestion := plainWords(message, s.Value)
+	if decimalComma(s.Value, from) {
+		suggestion = doc.DecimalPoint
+	}
+	d.Fail(line, col, code, suggestion, "%s", text)
+}
+
+func (n *Names) notBool(d *doc.Document, line, col int, src, got string) {
+	if got == "unknown" || got == "interface {}" || got == "any" {
+		d.Fail(line, col, doc.CodeMaybeNotBool, fmt.Sprintf("compare it, for example %s == true, or declare the field as boolean in schema.fields", strings.TrimSpace(src)),
+			"a condition must be true or false, and this may be anything")
+		return
+	}
+	d.Fail(line, col, doc.CodeNotBool, "compare it with something: <, >, ==, in …", "a condition must be true or false, this is %s", typeWord(got))
+}
+
+var mismatch = regexp.MustCompile(`^invalid operation: (\S+) \(mismatched types (.+) and (.+)\)$`)
+
+// plainWords turns expr's messages about types and syntax into ones without Go's type names.
+func plainWords(message, src string) (text, suggestion string) {
+	if m := mismatch.FindStringSubmatch(message); m != nil {
+		text = fmt.Sprintf("%s does not work between %s and %s", m[1], typeWord(m[2]), typeWord(m[3]))
+		if m[2] == "string" || m[3] == "string" {
+			suggestion = "a text stands between quotes, a number does not; check the field's type in schema.fields"
+		}
+		return text, suggestion
+	}
+	if message == "unexpected token EOF" {
+		if strings.Count(src, "(") > strings.Count(src, ")") {
+			suggestion = "a ( is not closed"
+		} else if strings.HasSuffix(strings.TrimSpace(src), "%") {
+			suggestion = "leave the % away: it is the rest of a division here"
+		}
+		return "the expression ends too soon", suggestion
+	}
+	if strings.HasPrefix(message, "unrecognized character") && strings.ContainsAny(message, "“”„‟«»‘’‚") {
+		return "a quote of a text editor", `write plain quotes: "D"`
+	}
+	m := unexpected.FindStringSubmatch(message)
+	switch {
+	case strings.Contains(src, "${"):
+		return "${ has no meaning in an expression", "write the name alone: vin instead of ${vin}"
+	case m == nil:
+		return message, ""
+	}
+	return fmt.Sprintf("%q is not expected here", m[1]), meantOperator(m[1], src)
+}
+
+// meantOperator suggests what to write for a sign or a word that is one in another language.
+func meantOperator(token, src string) string {
+	switch strings.ToLower(token) {
+	case "=":
+		switch {
+		case strings.Contains(src, "=<"):
+			return `"less or equal" is written <=`
+		case strings.Contains(src, "=>"):
+			return `"greater or equal" is written >=`
+		}
+		return `"is equal" is written ==`
+	case ">":
+		if strings.Contains(src, "<>") {
+			return `"is not equal" is written !=`
+		}
+	case "and", "or", "not":
+		return "and, or, not are written in small letters"
+	case "und", "oder", "nicht":
+		return "write and, or, not"
+	case "is":
+		return "a field that is missing: == nil; one that is there: != nil"
+	case "like":
+		return `write startsWith, endsWith or contains, or matches "pattern"`
+	}
+	return ""
+}
+
+var unexpected = regexp.MustCompile(`^unexpected token \w+\("(.*)"\)$`)
+
+// openQuote finds the character that begins a text without an end.
+func openQuote(src string) (index int, ok bool) {
+	quote, escaped, i := rune(0), false, 0
+	for _, r := range src {
+		switch {
+		case escaped:
+			escaped = false
+		case quote == 0 && (r == '"' || r == '\'' || r == '`'):
+			quote, index = r, i
+		case r == quote:
+			quote = 0
+		case quote != 0 && quote != '`' && r == '\\':
+			escaped = true
+		}
+		i++
+	}
+	return index, quote != 0
+}
+
+// decimalComma reports whether the character at index is a comma between two digits.
+func decimalComma(src string, index int) bool {
+	runes := []rune(src)
+	digit := func(i int) bool { return i >= 0 && i < len(runes) && runes[i] >= '0' && runes[i] <= '9' }
+	return index < len(runes) && index >= 0 && runes[index] == ',' && digit(index-1) && digit(index+1)
+}
+
+// typeWord names a Go type for people.
+func typeWord(t string) string {
+	words := map[string]string{
+		"string": "a text", "float64": "a number", "int": "a whole number", "bool": "true or false",
+		"time.Time": "a time", "time.Duration": "a duration", "unknown": "anything", "nil": "nothing (nil)",
+		"[]interface {}": "a list", "map[string]interface {}": "an object",
+	}
+	if w, ok := words[t]; ok {
+		return w
+	}
+	return t
+}
+
+// typeOf names the type of a value for people.
+func typeOf(v any) string {
+	if v == nil {
+		return "nothing (nil)"
+	}
+	return typeWord(reflect.TypeOf(v).String())
+}
+
+// walkNames calls fn with every name in a tree that has not been resolved.
+func walkNames(root *ast.Node, fn func(name string)) {
+	ast.Walk(root, collector(func(n *ast.IdentifierNode) { fn(n.Value) }))
+}
+
+// Digest stands for an expression in a definition; 0 for none.
+func (e *Expression) Digest() uint64 {
+	if e == nil {
+		return 0
+	}
+	return e.code
+}
+
+// UsesMacro returns the first of the macros that an expression names.
+func UsesMacro(src string, macros []Macro) string {
+	tree, err := parseExpr(src)
+	if err != nil {
+		return ""
+	}
+	used := map[string]bool{}
+	walkNames(&tree.Node, func(name string) { used[name] = true })
+	for _, m := range macros {
+		if used[m.Name.Value] {
+			return m.Name.Value
+		}
+	}
+	return ""
+}

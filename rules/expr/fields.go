@@ -1,0 +1,101 @@
+package expr
+
+import (
+	"fmt"
+
+	"github.com/valyala/fastjson"
+)
+
+// maxFields bounds what is taken from one object.
+const maxFields = 512
+
+// maxNames bounds the field names that a scope keeps as strings.
+const maxNames = 4096
+
+// Field is one field of a hash or stream entry.
+type Field struct {
+	Name  string
+	Value []byte
+}
+
+// AppendFields takes the scalar fields of an object of the payload: text, numbers, true and false. Null,
+// lists and objects are left out, and so are names that begin with "_", which the gateway uses itself. The values are appended to buf.
+func (sc *Scope) AppendFields(path []string, buf []byte, fields []Field) ([]byte, []Field, error) {
+	v, err := sc.field(path)
+	if err != nil {
+		return buf, fields, err
+	}
+	if v == nil || v.Type() != fastjson.TypeObject {
+		return buf, fields, fmt.Errorf("%w: %s is not an object", ErrRender, FieldKey("payload", path))
+	}
+	o, err := v.Object()
+	if err != nil {
+		return buf, fields, err
+	}
+	place := -1
+	o.Visit(func(key []byte, item *fastjson.Value) {
+		place++
+		switch item.Type() {
+		case fastjson.TypeString, fastjson.TypeNumber, fastjson.TypeTrue, fastjson.TypeFalse:
+		default:
+			return
+		}
+		if len(key) == 0 || key[0] == '_' {
+			return
+		}
+		if len(fields) == maxFields {
+			err = fmt.Errorf("%w: more than %d fields", ErrRender, maxFields)
+			return
+		}
+		from := len(buf)
+		buf = appendScalar(buf, item)
+		fields = append(fields, Field{Name: sc.nameAt(place, key), Value: buf[from:len(buf):len(buf)]})
+	})
+	return buf, fields, err
+}
+
+// nameAt is name for the field at a place of its object. A vehicle writes its fields in one order, as do most of its
+// kind: comparing with the name that stood there last saves most look-ups.
+func (sc *Scope) nameAt(place int, b []byte) string {
+	if place < len(sc.order) && sc.order[place] == string(b) {
+		return sc.order[place]
+	}
+	s := sc.name(b)
+	switch {
+	case place < len(sc.order):
+		sc.order[place] = s
+	case place < maxFields:
+		for len(sc.order) < place {
+			sc.order = append(sc.order, "")
+		}
+		sc.order = append(sc.order, s)
+	}
+	return s
+}
+
+// name makes a string of a field's name, the same one for the same name.
+func (sc *Scope) name(b []byte) string {
+	if s, ok := sc.names[string(b)]; ok {
+		return s
+	}
+	if sc.names == nil || len(sc.names) >= maxNames {
+		sc.names = make(map[string]string)
+	}
+	s := string(b)
+	if len(s) <= maxBoxedText {
+		sc.names[s] = s
+	}
+	return s
+}
+
+// appendScalar appends a payload value as text, numbers as they were sent.
+func appendScalar(dst []byte, v *fastjson.Value) []byte {
+	if v == nil || v.Type() == fastjson.TypeNull {
+		return dst
+	}
+	if v.Type() == fastjson.TypeString {
+		b, _ := v.StringBytes()
+		return append(dst, b...)
+	}
+	return appendField(dst, v)
+}

@@ -1,0 +1,198 @@
+package expr
+
+import (
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/expr-lang/expr/types"
+
+	"cellgate/rules/doc"
+)
+
+// MaxPath is the deepest payload field that an expression may name, and the deepest nesting of a
+// transform.
+const MaxPath = 32
+
+// symbolKind tells where the value of a name in an expression comes from.
+type symbolKind uint8
+
+const (
+	symVIN symbolKind = iota + 1
+	symCell
+	symTopic
+	symClass
+	symLevels
+	symLevel // levels[n]
+	symQoS
+	symRetain
+	symReceivedAt
+	symEventAt
+	symLateMS
+	symRaw
+	symPayload    // the whole payload
+	symField      // payload.a.b
+	symProperties // all user properties
+	symProperty   // properties.x
+	symOperator   // operator.x
+)
+
+// Symbol is one name that some expression of a set uses. Its key is its name in the environment that
+// expr's virtual machine reads: one flat map, so that payload.a.b is one look-up.
+type Symbol struct {
+	key   string
+	kind  symbolKind
+	Path  []string // symField: the way through the payload; symProperty, symOperator: the name
+	index int      // symLevel
+	field FieldType
+	unit  TimeUnit
+	when  []string // symEventAt, symLateMS: the path of the event time, nil when the schema names none
+}
+
+// decodes reports whether the symbol's value is in the payload.
+func (s *Symbol) decodes() bool {
+	return s.kind == symPayload || s.kind == symField || s.when != nil
+}
+
+// Symbols are the names that a set's expressions use, each once.
+type Symbols struct {
+	List  []Symbol
+	ByKey map[string]uint16
+}
+
+// maxSymbols bounds the different names in one set.
+const maxSymbols = 60_000
+
+func (t *Symbols) add(s Symbol) (uint16, bool) {
+	if i, ok := t.ByKey[s.key]; ok {
+		return i, true
+	}
+	if len(t.List) >= maxSymbols {
+		return 0, false
+	}
+	i := uint16(len(t.List)) //nolint:gosec // bounded above
+	t.List = append(t.List, s)
+	t.ByKey[s.key] = i
+	return i, true
+}
+
+// baseNames are the names in expressions beside lists and macros, with the kinds of those that stand
+// alone.
+var baseNames = map[string]symbolKind{
+	"vin": symVIN, "cell": symCell, "topic": symTopic, "class": symClass, "levels": symLevels, "qos": symQoS,
+	"retain": symRetain, "received_at": symReceivedAt, "event_at": symEventAt, "late_ms": symLateMS,
+	"payload": symPayload, "raw": symRaw, "properties": symProperties, "operator": symOperator,
+}
+
+func baseNameList() []string {
+	names := make([]string, 0, len(baseNames))
+	for n := range baseNames {
+		names = append(names, n)
+	}
+	slices.Sort(names)
+	return names
+}
+
+var keywords = []string{
+	"let", "in", "not", "and", "or", "matches", "contains", "startsWith", "endsWith", "true", "false", "nil",
+	"null", "if", "else", "one_of",
+}
+
+// IsReserved reports whether a name already means something in expressions.
+func IsReserved(name string) bool {
+	return baseNames[name] != 0 || slices.Contains(keywords, name) || allowedFunctions[name] || deniedFunctions[name] != ""
+}
+
+// allowedFunctions are those of expr's functions that are bounded by their input and give the same on
+// every machine.
+var allowedFunctions = map[string]bool{
+	"len": true, "abs": true, "ceil": true, "floor": true, "round": true, "int": true, "float": true,
+	"string": true, "trim": true, "trimPrefix": true, "trimSuffix": true, "upper": true, "lower": true,
+	"split": true, "indexOf": true, "lastIndexOf": true, "hasPrefix": true, "hasSuffix": true, "min": true,
+	"max": true, "mean": true, "median": true, "sum": true, "duration": true, "first": true, "last": true,
+	"get": true, "toJSON": true, "toBase64": true, "type": true, "bitand": true, "bitor": true, "bitxor": true,
+	"bitnand": true, "bitnot": true, "bitshl": true, "bitshr": true, "bitushr": true,
+}
+
+const (
+	whyLoop    = "it loops over a list of any length"
+	whyClock   = "it reads the clock of the machine, and a rule must give the same when it is replayed; use received_at"
+	whyGrows   = "its result can be far larger than the message"
+	whyOrder   = "it gives its elements in no fixed order"
+	whyMachine = "its result depends on the machine it runs on"
+)
+
+// deniedFunctions are the other functions of expr, and why a rule must not use them.
+var deniedFunctions = map[string]string{
+	"all": whyLoop, "none": whyLoop, "any": whyLoop, "one": whyLoop, "filter": whyLoop, "map": whyLoop,
+	"find": whyLoop, "findIndex": whyLoop, "findLast": whyLoop, "findLastIndex": whyLoop, "count": whyLoop,
+	"groupBy": whyLoop, "sortBy": whyLoop, "reduce": whyLoop, "uniq": whyLoop, "sort": whyLoop,
+	"flatten": whyLoop, "now": whyClock, "date": whyMachine, "timezone": whyMachine, "repeat": whyGrows,
+	"replace": whyGrows, "join": whyGrows, "concat": whyGrows, "splitAfter": whyGrows, "reverse": whyLoop,
+	"keys": whyOrder, "values": whyOrder, "toPairs": whyOrder, "fromPairs": whyOrder, "take": whyLoop,
+	"fromJSON": whyGrows, "fromBase64": whyGrows,
+}
+
+// allowedMethods are the methods of times that expressions may call.
+var allowedMethods = []string{"Year", "YearDay", "Day", "Hour", "Minute", "Second", "Unix", "UnixMilli", "UTC"}
+
+// FieldKey is the flat name of a payload field.
+func FieldKey(base string, path []string) string {
+	var b strings.Builder
+	b.WriteString(base)
+	for _, p := range path {
+		if doc.ValidName(p) {
+			b.WriteString("." + p)
+		} else {
+			b.WriteString("[" + strconv.Quote(p) + "]")
+		}
+	}
+	return b.String()
+}
+
+// exprType is the type under which a symbol is checked.
+func (s *Symbol) exprType() types.Type {
+	switch s.kind {
+	case symVIN, symCell, symTopic, symClass, symRaw:
+		return types.String
+	case symQoS:
+		return types.Int
+	case symRetain:
+		return types.Bool
+	case symReceivedAt:
+		return types.TypeOf(time.Time{})
+	case symEventAt:
+		if s.when != nil {
+			return types.TypeOf(time.Time{})
+		}
+	case symLateMS:
+		if s.when != nil {
+			return types.Int
+		}
+	case symLevels:
+		return types.TypeOf([]any{})
+	case symField:
+		return s.field.exprType()
+	}
+	return types.Any
+}
+
+func (f FieldType) exprType() types.Type {
+	switch f {
+	case NumberField:
+		return types.Float64
+	case IntegerField:
+		return types.Int
+	case TextField:
+		return types.String
+	case BoolField:
+		return types.Bool
+	case ListField:
+		return types.TypeOf([]any{})
+	case ObjectField:
+		return types.TypeOf(map[string]any{})
+	default:
+		return types.Any
+	}
+}

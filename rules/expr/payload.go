@@ -1,0 +1,257 @@
+package expr
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/valyala/fastjson"
+)
+
+// ErrPayload is wrapped by the error of a rule that needs fields of a payload that is not JSON.
+var ErrPayload = errors.New("the payload cannot be decoded as JSON")
+
+// Document returns the parsed payload. It is parsed once per record, and only if some rule asks. fastjson
+// accepts a little more than RFC 8259 (numbers such as 1-2, bare nan), so it is validated too.
+func (sc *Scope) Document() (*fastjson.Value, error) {
+	if sc.parsed == sc.gen {
+		return sc.doc, sc.DocErr
+	}
+	sc.parsed, sc.DocErr = sc.gen, nil
+	doc, err := sc.parser.ParseBytes(sc.Record.Payload)
+	if err == nil {
+		err = fastjson.ValidateBytes(sc.Record.Payload)
+	}
+	if err != nil {
+		doc, sc.DocErr = nil, fmt.Errorf("%w (%d bytes)", ErrPayload, len(sc.Record.Payload))
+	}
+	sc.doc = doc
+	return doc, sc.DocErr
+}
+
+// field returns a field of the payload, nil when there is none.
+func (sc *Scope) field(path []string) (*fastjson.Value, error) {
+	doc, err := sc.Document()
+	if err != nil {
+		return nil, err
+	}
+	return doc.Get(path...), nil
+}
+
+// value is the value of a name for the record at hand.
+func (sc *Scope) value(s *Symbol) (any, error) {
+	switch s.kind {
+	case symVIN:
+		return sc.VIN, nil
+	case symCell:
+		return sc.cell, nil
+	case symTopic:
+		return sc.Record.Topic, nil
+	case symClass:
+		return sc.class, nil
+	case symLevels:
+		return sc.levels(), nil
+	case symLevel:
+		return sc.level(s.index), nil
+	case symQoS:
+		return int(sc.Record.QoS), nil
+	case symRetain:
+		return sc.Record.Retain, nil
+	case symReceivedAt:
+		return sc.Record.Time(), nil
+	case symRaw:
+		return string(sc.Record.Payload), nil
+	case symProperties:
+		return sc.properties(), nil
+	case symProperty:
+		return sc.property(s.Path[0]), nil
+	case symOperator:
+		return sc.operValue(s.Path[0]), nil
+	case symEventAt, symLateMS:
+		return sc.lateness(s)
+	}
+	v, err := sc.field(s.Path)
+	if err != nil || v == nil {
+		return nil, err
+	}
+	return sc.typed(s, v)
+}
+
+func (sc *Scope) levels() []any {
+	var out []any
+	for l := range strings.SplitSeq(sc.Record.Topic, "/") {
+		out = append(out, l)
+	}
+	return out
+}
+
+func (sc *Scope) level(i int) any {
+	for l := range strings.SplitSeq(sc.Record.Topic, "/") {
+		if i--; i < 0 {
+			return l
+		}
+	}
+	return nil
+}
+
+func (sc *Scope) properties() map[string]any {
+	out := make(map[string]any, len(sc.Record.Props.User))
+	for _, p := range sc.Record.Props.User {
+		if _, ok := out[p.Name]; !ok {
+			out[p.Name] = p.Value
+		}
+	}
+	return out
+}
+
+// property is the first user property of a name: names may repeat.
+func (sc *Scope) property(name string) any {
+	for _, p := range sc.Record.Props.User {
+		if p.Name == name {
+			return p.Value
+		}
+	}
+	return nil
+}
+
+func (sc *Scope) operValue(name string) any {
+	for _, v := range sc.Given {
+		if v.Name == name {
+			return v.Value
+		}
+	}
+	return nil
+}
+
+// typed converts a payload value, checking what the schema says of it.
+func (sc *Scope) typed(s *Symbol, v *fastjson.Value) (any, error) {
+	if s.field == IntegerField && v.Type() == fastjson.TypeNumber {
+		f, err := v.Float64()
+		if err != nil || f != math.Trunc(f) || math.Abs(f) > 1<<53 {
+			return nil, fmt.Errorf("%w: %s is not a whole number", ErrEvaluation, FieldKey("payload", s.Path))
+		}
+		return int(f), nil
+	}
+	return sc.native(v)
+}
+
+// native converts a payload value into what expressions work on. Numbers become float64, so whole
+// numbers above 2^53 lose digits; those that overflow are an error.
+func (sc *Scope) native(v *fastjson.Value) (any, error) {
+	switch v.Type() {
+	case fastjson.TypeNull:
+		return nil, nil //nolint:nilnil // JSON null is nil
+	case fastjson.TypeTrue:
+		return true, nil
+	case fastjson.TypeFalse:
+		return false, nil
+	case fastjson.TypeNumber:
+		f, err := v.Float64()
+		if err != nil || math.IsInf(f, 0) {
+			return nil, fmt.Errorf("%w: a number of the payload is out of range", ErrEvaluation)
+		}
+		return sc.boxes.number(f), nil
+	case fastjson.TypeString:
+		b, err := v.StringBytes()
+		return sc.boxes.text(b), err
+	case fastjson.TypeArray:
+		return sc.array(v)
+	default:
+		return sc.object(v)
+	}
+}
+
+func (sc *Scope) array(v *fastjson.Value) (any, error) {
+	items, err := v.Array()
+	if err != nil {
+		return nil, err
+	}
+	out := make([]any, len(items))
+	for i, item := range items {
+		if out[i], err = sc.native(item); err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
+}
+
+func (sc *Scope) object(v *fastjson.Value) (any, error) {
+	o, err := v.Object()
+	if err != nil {
+		return nil, err
+	}
+	out := make(map[string]any, o.Len())
+	o.Visit(func(key []byte, item *fastjson.Value) {
+		if err != nil {
+			return
+		}
+		if _, repeated := out[string(key)]; !repeated { // the first counts, as for a single field
+			out[string(key)], err = sc.native(item)
+		}
+	})
+	return out, err
+}
+
+// maxFuture is how far a vehicle's clock may be ahead of ours; an event time beyond is not believed,
+// since it would win over every later message.
+const maxFuture = 24 * time.Hour
+
+// lateness is event_at, or late_ms.
+func (sc *Scope) lateness(s *Symbol) (any, error) {
+	at, ok, err := sc.EventTime(s.when, s.unit)
+	switch {
+	case err != nil || !ok:
+		return nil, err
+	case s.kind == symLateMS:
+		return int(sc.Record.ReceivedAt - at), nil
+	}
+	return time.UnixMilli(at).UTC(), nil
+}
+
+// EventTime reads the event time, in ms since the Unix epoch. ok is false when there is none that can be
+// used: no field, not a time, before 1970 or more than a day ahead of the message's arrival.
+func (sc *Scope) EventTime(path []string, unit TimeUnit) (at int64, ok bool, err error) {
+	if path == nil {
+		return 0, false, nil
+	}
+	v, err := sc.field(path)
+	if err != nil || v == nil {
+		return 0, false, err
+	}
+	switch v.Type() {
+	case fastjson.TypeNumber:
+		f, ferr := v.Float64()
+		if ferr != nil {
+			return 0, false, nil //nolint:nilerr // not a time: as if there were none
+		}
+		at, ok = epochMillis(f, unit)
+	case fastjson.TypeString:
+		b, _ := v.StringBytes()
+		at, ok = textMillis(string(b), unit)
+	}
+	return at, ok && at >= 0 && at <= sc.Record.ReceivedAt+maxFuture.Milliseconds(), nil
+}
+
+// epochMillis reads a number as a time. Without a unit, from 100,000,000,000 on it is milliseconds: as
+// such that is 1973, as seconds the year 5138.
+func epochMillis(f float64, unit TimeUnit) (int64, bool) {
+	const millisFrom = 1e11
+	if unit == UnitSeconds || (unit == UnitAuto && f < millisFrom) {
+		f *= 1000
+	}
+	return int64(math.Round(f)), f >= 0 && f < 1<<53
+}
+
+func textMillis(s string, unit TimeUnit) (int64, bool) {
+	if t, err := time.Parse(time.RFC3339Nano, s); err == nil {
+		return t.UnixMilli(), true
+	}
+	f, err := strconv.ParseFloat(s, 64)
+	if err != nil {
+		return 0, false
+	}
+	return epochMillis(f, unit)
+}

@@ -1,0 +1,398 @@
+package expr
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/expr-lang/expr/ast"
+	"github.com/expr-lang/expr/file"
+	"github.com/expr-lang/expr/parser"
+
+	"cellgate/configs/spelling"
+	"cellgate/rules/doc"
+)
+
+// Bounds of one expression.
+const (
+	maxExprBytes = 8 << 10 // expr's parser recurses per parenthesis, and nothing recovers a full stack
+	maxExprNodes = 2000    // with macros written out
+	maxExprRange = 1000    // elements of a..b
+	maxConcat    = 128     // operands that one + may join, so that let a = b + b cannot double for ever
+)
+
+// Names are what the expressions of one rule may refer to.
+type Names struct {
+	Lists     map[string]*List
+	Macros    []Macro // those that may be used
+	Schema    *Schema
+	Operators []string // the values that the rule's operators give
+	Symbols   *Symbols
+	Decodes   bool // an expression compiled since this was false reads the payload
+	Gives     bool // one refers to operator.x
+}
+
+// problem is something wrong inside an expression, at a character of it.
+type problem struct {
+	from       int
+	code       doc.Code
+	message    string
+	suggestion string
+}
+
+// resolver rewrites an expression's tree before it is checked: macros and lists are written out, and
+// payload.a.b, properties.x, levels[n] and operator.x become single names. It reports what a rule must
+// not use.
+type resolver struct {
+	names    *Names
+	locals   map[string]bool // names that let declares
+	flat     map[*ast.IdentifierNode]Symbol
+	problems []problem
+	nodes    int
+}
+
+func newResolver(n *Names) *resolver {
+	return &resolver{names: n, locals: map[string]bool{}, flat: map[*ast.IdentifierNode]Symbol{}}
+}
+
+func (r *resolver) fail(n ast.Node, code doc.Code, suggestion, format string, args ...any) {
+	r.problems = append(r.problems, problem{n.Location().From, code, fmt.Sprintf(format, args...), suggestion})
+}
+
+// resolve rewrites a whole tree.
+func (r *resolver) resolve(root *ast.Node) {
+	ast.Walk(root, localNames(r.locals))
+	ast.Walk(root, r)
+	if r.nodes > maxExprNodes {
+		r.problems = append(r.problems[:0], problem{
+			0, doc.CodeExprTooLarge,
+			fmt.Sprintf("the expression has more than %d parts", maxExprNodes), "split it over several rules",
+		})
+		return
+	}
+	if growth(*root, map[string]int{}) > maxConcat {
+		r.fail(*root, doc.CodeUnbounded, "", "more than %d values are added together", maxConcat)
+	}
+}
+
+// localNames collects what let declares.
+type localNames map[string]bool
+
+func (l localNames) Visit(node *ast.Node) {
+	if n, ok := (*node).(*ast.VariableDeclaratorNode); ok {
+		l[n.Name] = true
+	}
+}
+
+// Visit is called with every node, children first.
+func (r *resolver) Visit(node *ast.Node) {
+	if r.nodes++; r.nodes > maxExprNodes {
+		return
+	}
+	switch n := (*node).(type) {
+	case *ast.IdentifierNode:
+		r.identifier(node, n)
+	case *ast.MemberNode:
+		r.member(node, n)
+	case *ast.ChainNode:
+		if id, ok := n.Node.(*ast.IdentifierNode); ok && r.isFlat(id) {
+			*node = id
+		}
+	case *ast.BuiltinNode:
+		r.function(n, n.Name)
+	case *ast.CallNode:
+		r.call(n)
+	case *ast.BinaryNode:
+		r.binary(n)
+	case *ast.VariableDeclaratorNode:
+		if IsReserved(n.Name) || r.names.Lists[n.Name] != nil || r.macro(n.Name) != nil {
+			r.fail(n, doc.CodeBadName, "choose another name", "%q already has a meaning here", n.Name)
+		}
+	}
+}
+
+func (r *resolver) isFlat(id *ast.IdentifierNode) bool { _, ok := r.flat[id]; return ok }
+
+func (r *resolver) macro(name string) *Macro {
+	for i := range r.names.Macros {
+		if r.names.Macros[i].Name.Value == name {
+			return &r.names.Macros[i]
+		}
+	}
+	return nil
+}
+
+func (r *resolver) identifier(node *ast.Node, n *ast.IdentifierNode) {
+	if r.isFlat(n) || r.locals[n.Value] || baseNames[n.Value] != 0 {
+		return
+	}
+	if l := r.names.Lists[n.Value]; l != nil {
+		r.replace(node, l.node())
+		return
+	}
+	if m := r.macro(n.Value); m != nil {
+		r.expand(node, m)
+		return
+	}
+	if why := deniedFunctions[n.Value]; why != "" {
+		r.fail(n, doc.CodeUnbounded, "", "%s cannot be used in rules: %s", n.Value, why)
+		return
+	}
+	r.fail(n, doc.CodeUnknownName, r.suggest(n.Value), "unknown name %q", n.Value)
+}
+
+// suggest looks for what an unknown name was meant to be.
+func (r *resolver) suggest(name string) string {
+	if r.names.Schema.Fields != nil {
+		if _, ok := r.names.Schema.Fields[name]; ok {
+			return fmt.Sprintf("did you mean payload.%s?", name)
+		}
+	}
+	known := baseNameList()
+	for l := range r.names.Lists {
+		known = append(known, l)
+	}
+	for _, m := range r.names.Macros {
+		known = append(known, m.Name.Value)
+	}
+	slices.Sort(known)
+	if n := spelling.Nearest(name, known); n != "" {
+		return fmt.Sprintf("did you mean %q?", n)
+	}
+	if !doc.ValidName(name) {
+		return ""
+	}
+	return fmt.Sprintf("a field of the message is payload.%s, a text is %s", name, strconv.Quote(name))
+}
+
+func (r *resolver) replace(node *ast.Node, with ast.Node) {
+	with.SetLocation((*node).Location())
+	*node = with
+}
+
+// expand writes a macro out. Inside, only earlier macros are known, so expansion ends.
+func (r *resolver) expand(node *ast.Node, m *Macro) {
+	tree, err := parseExpr(m.Expr.Value)
+	if err != nil { // reported where the macro stands
+		r.replace(node, &ast.BoolNode{})
+		return
+	}
+	inner := newResolver(&Names{
+		Lists: r.names.Lists, Schema: r.names.Schema, Operators: r.names.Operators,
+		Macros: r.names.Macros[:slices.IndexFunc(r.names.Macros, func(o Macro) bool { return o.Name.Value == m.Name.Value })],
+	})
+	inner.nodes = r.nodes
+	ast.Walk(&tree.Node, localNames(inner.locals))
+	ast.Walk(&tree.Node, inner)
+	r.nodes = inner.nodes
+	for id, s := range inner.flat {
+		r.flat[id] = s
+	}
+	for name := range inner.locals {
+		r.locals[name] = true
+	}
+	ast.Walk(&tree.Node, relocate((*node).Location()))
+	*node = tree.Node
+}
+
+// relocate gives a macro's nodes the place of its name, so that messages point into the rule.
+type relocate file.Location
+
+func (l relocate) Visit(node *ast.Node) { (*node).SetLocation(file.Location(l)) }
+
+// member turns payload.a.b and its like into one name.
+func (r *resolver) member(node *ast.Node, n *ast.MemberNode) {
+	base, ok := n.Node.(*ast.IdentifierNode)
+	if !ok || r.locals[base.Value] {
+		return
+	}
+	s, seen := r.flat[base]
+	if !seen {
+		s = Symbol{kind: baseNames[base.Value]}
+	} else if s.kind != symField {
+		return
+	}
+	step, ok := step(n.Property)
+	if !ok {
+		return
+	}
+	switch s.kind {
+	case symPayload, symField:
+		s = r.field(n, append(slices.Clone(s.Path), step))
+	case symProperties:
+		s = Symbol{kind: symProperty, Path: []string{step}, key: FieldKey("properties", []string{step})}
+	case symOperator:
+		s = Symbol{kind: symOperator, Path: []string{step}, key: FieldKey("operator", []string{step})}
+		if !slices.Contains(r.names.Operators, step) {
+			r.fail(n.Property, doc.CodeOperatorName, doc.DidYouMean(step, r.names.Operators), "no operator of this rule gives %q", "operator."+step)
+		}
+	case symLevels:
+		i, err := strconv.Atoi(step)
+		if err != nil || i < 0 {
+			return
+		}
+		s = Symbol{kind: symLevel, index: i, key: "levels[" + step + "]"}
+	default:
+		return
+	}
+	id := &ast.IdentifierNode{Value: s.key}
+	r.flat[id] = s
+	r.replace(node, id)
+}
+
+// step is a constant element of a path.
+func step(n ast.Node) (string, bool) {
+	switch n := n.(type) {
+	case *ast.StringNode:
+		return n.Value, true
+	case *ast.IntegerNode:
+		return strconv.Itoa(n.Value), n.Value >= 0
+	}
+	return "", false
+}
+
+// field is the symbol of a payload field, checked against the schema.
+func (r *resolver) field(n *ast.MemberNode, path []string) Symbol {
+	t, ok := r.names.Schema.lookup(path)
+	if !ok && !r.names.Schema.hasDeeper(path) {
+		name := strings.Join(path, ".")
+		known := make([]string, 0, len(r.names.Schema.Fields))
+		for f := range r.names.Schema.Fields {
+			known = append(known, f)
+		}
+		slices.Sort(known)
+		suggestion := "add it to schema.fields, or set open: true there"
+		if f := spelling.Nearest(name, known); f != "" {
+			suggestion = fmt.Sprintf("did you mean payload.%s?", f)
+		}
+		r.fail(n.Property, doc.CodeUnknownField, suggestion, "the schema has no field %q", name)
+	}
+	if len(path) > MaxPath {
+		r.fail(n, doc.CodeExprTooLarge, "", "a field deeper than %d", MaxPath)
+	}
+	s := Symbol{kind: symField, Path: path, field: t, key: FieldKey("payload", path)}
+	if t != AnyField && t != NumberField {
+		s.key += fmt.Sprintf(" as %d", t) // one field, two schemas: two names
+	}
+	return s
+}
+
+// function checks a call of one of expr's functions.
+func (r *resolver) function(n ast.Node, name string) {
+	if b, ok := n.(*ast.BuiltinNode); ok {
+		for _, a := range b.Arguments {
+			if _, closure := a.(*ast.PredicateNode); closure {
+				r.fail(n, doc.CodeUnbounded, "compare single fields, or let the vehicle send the result", "%s cannot be used in rules: %s", name, whyLoop)
+				return
+			}
+		}
+	}
+	if allowedFunctions[name] {
+		return
+	}
+	why := deniedFunctions[name]
+	if why == "" {
+		why = "it is not one of the functions of rules"
+	}
+	r.fail(n, doc.CodeUnbounded, "", "%s cannot be used in rules: %s", name, why)
+}
+
+func (r *resolver) call(n *ast.CallNode) {
+	if m, ok := n.Callee.(*ast.MemberNode); ok {
+		if s, ok := m.Property.(*ast.StringNode); ok && slices.Contains(allowedMethods, s.Value) && len(n.Arguments) == 0 {
+			return
+		}
+		if s, ok := m.Property.(*ast.StringNode); ok {
+			r.fail(m.Property, doc.CodeUnbounded, "times have: "+strings.Join(allowedMethods, ", "), "the method %s cannot be used in rules", s.Value)
+			return
+		}
+	}
+	if id, ok := n.Callee.(*ast.IdentifierNode); ok {
+		known := slices.Sorted(maps.Keys(allowedFunctions))
+		r.problems = slices.DeleteFunc(r.problems, func(p problem) bool { return p.from == id.Location().From })
+		r.fail(id, doc.CodeUnknownName, doc.DidYouMean(id.Value, known), "unknown function %q", id.Value)
+		return
+	}
+	r.fail(n, doc.CodeUnbounded, "", "this cannot be called")
+}
+
+func (r *resolver) binary(n *ast.BinaryNode) {
+	switch n.Operator {
+	case "..":
+		lo, okLo := n.Left.(*ast.IntegerNode)
+		hi, okHi := n.Right.(*ast.IntegerNode)
+		if !okLo || !okHi || hi.Value-lo.Value > maxExprRange {
+			r.fail(n, doc.CodeUnbounded, "write x >= a and x <= b", "a range must have two whole numbers at most %d apart", maxExprRange)
+		}
+	case "matches":
+		if _, ok := n.Right.(*ast.StringNode); !ok {
+			r.fail(n.Right, doc.CodeUnbounded, `for example vin matches "^LTEST"`, "a pattern must be a constant text")
+		}
+	}
+}
+
+// growth bounds how many times over the message an expression's value can be.
+func growth(n ast.Node, locals map[string]int) int {
+	switch n := n.(type) {
+	case *ast.IdentifierNode:
+		return max(1, locals[n.Value])
+	case *ast.BinaryNode:
+		l, r := growth(n.Left, locals), growth(n.Right, locals)
+		if n.Operator == "+" {
+			return min(l+r, maxConcat+1)
+		}
+		return max(l, r)
+	case *ast.ConditionalNode:
+		return max(growth(n.Cond, locals), growth(n.Exp1, locals), growth(n.Exp2, locals))
+	case *ast.VariableDeclaratorNode:
+		locals[n.Name] = growth(n.Value, locals)
+		return max(locals[n.Name], growth(n.Expr, locals))
+	}
+	total := 0
+	for _, c := range children(n) {
+		total = min(total+growth(c, locals), maxConcat+1)
+	}
+	return max(1, total)
+}
+
+// children are the parts of a node whose values can become part of its own.
+func children(n ast.Node) []ast.Node {
+	switch n := n.(type) {
+	case *ast.UnaryNode:
+		return []ast.Node{n.Node}
+	case *ast.ChainNode:
+		return []ast.Node{n.Node}
+	case *ast.MemberNode:
+		return []ast.Node{n.Node}
+	case *ast.SliceNode:
+		return []ast.Node{n.Node}
+	case *ast.BuiltinNode:
+		return n.Arguments
+	case *ast.CallNode:
+		return []ast.Node{n.Callee}
+	case *ast.SequenceNode:
+		return n.Nodes
+	case *ast.ArrayNode:
+		return n.Nodes
+	case *ast.MapNode:
+		return n.Pairs
+	case *ast.PairNode:
+		return []ast.Node{n.Value}
+	}
+	return nil
+}
+
+// parseExpr parses an expression within the bounds.
+func parseExpr(src string) (tree *parser.Tree, err error) {
+	if len(src) > maxExprBytes {
+		return nil, errExprTooLarge
+	}
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("the expression cannot be read: %v", p)
+		}
+	}()
+	return parser.Parse(src)
+}

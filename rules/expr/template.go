@@ -1,0 +1,224 @@
+package expr
+
+import (
+	"fmt"
+	"maps"
+	"regexp"
+	"slices"
+	"strings"
+	"unicode/utf8"
+
+	"cellgate/broker/message"
+	"cellgate/configs/spelling"
+	"cellgate/rules/doc"
+)
+
+// Template is a text with holes, for topics and keys. A hole takes vin, cell or class, or a payload
+// value that is checked against a list, so that a payload cannot create topics or keys at will.
+type Template struct {
+	Static string // the whole, when there is no hole
+	Parts  []templatePart
+	Topic  bool // names a Kafka topic: the slashes of a class of several levels become dots
+}
+
+type templatePart struct {
+	Text  string // in front of the hole
+	kind  symbolKind
+	expr  *Expression // of a listed value
+	list  *List       // what the value must be one of; nil: anything
+	inner string      // the hole as written
+	// offset is where the hole's content begins in the template, in characters.
+	offset int
+}
+
+// MaxTemplate is the longest template, in bytes.
+const MaxTemplate = 1024
+
+// Template compiles a template; nil when something has been reported.
+func (n *Names) Template(d *doc.Document, s doc.Scalar) *Template {
+	if len(s.Value) > MaxTemplate || s.Value == "" {
+		d.Fail(s.Line, s.Col, doc.CodeBadTemplate, "", "a template has from 1 to %d bytes", MaxTemplate)
+		return nil
+	}
+	t := &Template{}
+	text := ""
+	for rest, offset := s.Value, 0; ; {
+		before, hole, found := strings.Cut(rest, "${")
+		if plainName(d, s, before, offset) {
+			return nil
+		}
+		text += before
+		if !found {
+			break
+		}
+		offset += utf8.RuneCountInString(before) + 2
+		inner, after, closed := strings.Cut(hole, "}")
+		if !closed {
+			line, col := s.At(offset - 2)
+			d.Fail(line, col, doc.CodeBadTemplate, "write ${vin}", "${ without }")
+			return nil
+		}
+		part, ok := n.hole(d, s, inner, offset)
+		if !ok {
+			return nil
+		}
+		part.Text, part.offset, text = text, offset, ""
+		t.Parts = append(t.Parts, part)
+		offset += utf8.RuneCountInString(inner) + 1
+		rest = after
+	}
+	if len(t.Parts) == 0 {
+		t.Static = text
+		return t
+	}
+	t.Parts = append(t.Parts, templatePart{Text: text})
+	return t
+}
+
+func (n *Names) hole(d *doc.Document, s doc.Scalar, inner string, offset int) (templatePart, bool) {
+	part := templatePart{inner: strings.TrimSpace(inner)}
+	line, col := s.At(offset)
+	switch part.inner {
+	case "vin", "cell", "class":
+		part.kind = baseNames[part.inner]
+		return part, true
+	}
+	value, list, ok := strings.Cut(part.inner, " in ")
+	list = strings.TrimSpace(list)
+	switch {
+	case ok && doc.ValidName(list) && n.Lists[list] == nil:
+		d.Fail(line, col, doc.CodeTemplateName, missingList(list, n.Lists), "%q: there is no list %q at the top of the file", "${"+inner+"}", list)
+		return part, false
+	case doc.ValidName(part.inner):
+		d.Fail(line, col, doc.CodeTemplateName, meantHole(part.inner), "%q has no meaning in a topic or key", "${"+inner+"}")
+		return part, false
+	case !ok || n.Lists[list] == nil:
+		d.Fail(line, col, doc.CodeTemplateName, "write ${vin}, ${cell}, ${class}, or ${payload.kind in kinds} with a list kinds at the top of the file",
+			"%q: a topic or key may not depend on what a payload says, unless the values are listed", "${"+inner+"}")
+		return part, false
+	}
+	expr := doc.Scalar{Value: value, Line: line, Col: col, Lines: s.Lines}
+	part.list = n.Lists[list]
+	part.expr = n.Compile(d, &expr, WantAny)
+	return part, part.expr != nil
+}
+
+// holes are the names that a template may take.
+var holes = []string{"vin", "cell", "class"}
+
+func meantHole(name string) string {
+	if near := spelling.Nearest(name, holes); near != "" {
+		return fmt.Sprintf("did you mean ${%s}?", near)
+	}
+	return "write ${vin}, ${cell} or ${class}; a field of the message only from a list: ${payload.kind in kinds}"
+}
+
+func missingList(name string, lists map[string]*List) string {
+	if near := spelling.Nearest(name, slices.Sorted(maps.Keys(lists))); near != "" {
+		return fmt.Sprintf("did you mean %s?", near)
+	}
+	return fmt.Sprintf("write lists: {%s: [door, trunk]} there", name)
+}
+
+// notAHole finds {vin}, $vin and the like, which would be taken as they stand: what is meant is ${vin}.
+var notAHole = regexp.MustCompile(`(?:^|[^$])(\{(vin|cell|class)\})|(\$(vin|cell|class)\b)`)
+
+// plainName reports a name in the text between holes that is meant to be one.
+func plainName(d *doc.Document, s doc.Scalar, text string, offset int) bool {
+	m := notAHole.FindStringSubmatchIndex(text)
+	if m == nil {
+		return false
+	}
+	from, to, name := m[2], m[3], m[4]
+	if from < 0 {
+		from, to, name = m[6], m[7], m[8]
+	}
+	line, col := s.At(offset + utf8.RuneCountInString(text[:from]))
+	meant := text[name : name+len(strings.Trim(text[from:to], "${}"))]
+	d.Fail(line, col, doc.CodeBadTemplate, fmt.Sprintf("write ${%s}", meant), "%q is taken as it stands", text[from:to])
+	return true
+}
+
+// render appends the text that the template gives for the record of sc.
+func (t *Template) render(sc *Scope, dst []byte) ([]byte, error) {
+	if t.Parts == nil {
+		return append(dst, t.Static...), nil
+	}
+	for i := range t.Parts {
+		p := &t.Parts[i]
+		dst = append(dst, p.Text...)
+		switch {
+		case p.kind == symVIN:
+			dst = append(dst, sc.VIN...)
+		case p.kind == symCell:
+			dst = append(dst, sc.cell...)
+		case p.kind == symClass:
+			if p.list != nil && !p.list.has(sc.class) {
+				return dst, fmt.Errorf("%w: ${class}: the class is not in the list %s", ErrRender, classList)
+			}
+			from := len(dst)
+			dst = append(dst, sc.class...)
+			for i := from; t.Topic && i < len(dst); i++ {
+				if dst[i] == '/' {
+					dst[i] = '.'
+				}
+			}
+		case p.expr != nil:
+			v, err := sc.Run(p.expr)
+			if err != nil {
+				return dst, err
+			}
+			from := len(dst)
+			dst = AppendText(dst, v)
+			if !p.list.has(string(dst[from:])) || v == nil {
+				return dst, fmt.Errorf("${%s}: the value is not in the list", p.inner)
+			}
+		}
+	}
+	return dst, nil
+}
+
+// Text is render as a string; it does not allocate for a template without holes.
+func (t *Template) Text(sc *Scope) (string, error) {
+	if t.Parts == nil {
+		return t.Static, nil
+	}
+	b, err := t.render(sc, sc.scratch[:0])
+	sc.scratch = b[:0]
+	return string(b), err
+}
+
+// classList is the list of a file that says which classes its topics may be made of.
+const classList = "classes"
+
+// BoundClasses ties ${class} in a Kafka topic to the file's list of classes: a vehicle chooses its class, and would
+// otherwise make topics at will. stored: the source ran before this was asked for, and goes on as it is.
+func (n *Names) BoundClasses(d *doc.Document, s doc.Scalar, t *Template, stored bool) {
+	for i := range t.Parts {
+		p := &t.Parts[i]
+		if p.kind != symClass {
+			continue
+		}
+		if p.list = n.Lists[classList]; p.list != nil || stored {
+			continue
+		}
+		line, col := s.At(p.offset)
+		d.Fail(line, col, doc.CodeOpenClass, fmt.Sprintf("write lists: {%s: [telemetry, alarm]} there; messages of other classes go to on_error", classList),
+			"a vehicle chooses its class and could make topics at will: ${class} in a topic needs a list %q at the top of the file", classList)
+	}
+}
+
+// Code tells templates apart that give other texts.
+func (t *Template) Code() string {
+	if t == nil {
+		return ""
+	}
+	s := t.Static
+	for _, p := range t.Parts {
+		s += fmt.Sprint(p.Text, p.kind, p.expr.Digest())
+		if p.list != nil {
+			s += fmt.Sprint(message.Hash(p.list.node().String()))
+		}
+	}
+	return s
+}

@@ -1,0 +1,208 @@
+package expr
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/goccy/go-yaml/ast"
+
+	"cellgate/rules/doc"
+)
+
+// Tree is an expression, or a mapping or list of such.
+type Tree struct {
+	Expr   *doc.Scalar
+	Names  []string // of a mapping, beside items
+	Items  []*Tree
+	IsList bool
+}
+
+// ReadValue reads an expression, or mappings and lists of expressions.
+func ReadValue(d *doc.Document, n ast.Node, what string, depth int) *Tree {
+	if depth > MaxPath {
+		d.FailAt(n, doc.CodeTooLarge, "write it flatter", "nested deeper than %d", MaxPath)
+		return nil
+	}
+	switch n := n.(type) {
+	case *ast.MappingNode, *ast.MappingValueNode:
+		entries, ok := d.Entries(n, what)
+		if !ok {
+			return nil
+		}
+		v := &Tree{}
+		for _, e := range entries {
+			if d.CutNumber(e) {
+				return nil
+			}
+			if item := ReadValue(d, e.Value, strconv.Quote(e.Key.Value), depth+1); item != nil {
+				v.Names, v.Items = append(v.Names, e.Key.Value), append(v.Items, item)
+			}
+		}
+		return v
+	case *ast.SequenceNode:
+		v := &Tree{IsList: true}
+		for _, e := range n.Values {
+			if item := ReadValue(d, e, "a list's value", depth+1); item != nil {
+				v.Items = append(v.Items, item)
+			}
+		}
+		return v
+	case *ast.NullNode:
+		return &Tree{Expr: &doc.Scalar{Value: "nil", Lines: d.Lines}}
+	}
+	s, ok := d.Expression(n, what)
+	if !ok {
+		return nil
+	}
+	return &Tree{Expr: &s}
+}
+
+// Value is a compiled transform: an expression, or a mapping or list of values.
+type Value struct {
+	expr   *Expression
+	prefix [][]byte // of a mapping: {"name": or ,"name":
+	names  []string
+	items  []*Value
+	isList bool
+}
+
+// Value compiles a transform; parts that were reported are nil.
+func (n *Names) Value(d *doc.Document, def *Tree) *Value {
+	v := &Value{isList: def.IsList, names: def.Names}
+	if def.Expr != nil {
+		v.expr = n.Compile(d, def.Expr, WantAny)
+		return v
+	}
+	for i, item := range def.Items {
+		sep := byte(',')
+		if i == 0 {
+			sep = '{'
+		}
+		if !def.IsList {
+			v.prefix = append(v.prefix, append(appendString([]byte{sep}, def.Names[i]), ':'))
+		}
+		v.items = append(v.items, n.Value(d, item))
+	}
+	return v
+}
+
+// Render appends the value as JSON.
+func (v *Value) Render(sc *Scope, dst []byte) ([]byte, error) {
+	if v.expr != nil {
+		return sc.appendExpr(dst, v.expr)
+	}
+	if len(v.items) == 0 {
+		if v.isList {
+			return append(dst, "[]"...), nil
+		}
+		return append(dst, "{}"...), nil
+	}
+	var err error
+	for i, item := range v.items {
+		switch {
+		case !v.isList:
+			dst = append(dst, v.prefix[i]...)
+		case i == 0:
+			dst = append(dst, '[')
+		default:
+			dst = append(dst, ',')
+		}
+		if dst, err = item.Render(sc, dst); err != nil {
+			return dst, err
+		}
+	}
+	if v.isList {
+		return append(dst, ']'), nil
+	}
+	return append(dst, '}'), nil
+}
+
+// appendExpr appends what an expression gives as JSON. A plain payload field is copied as it was sent.
+func (sc *Scope) appendExpr(dst []byte, e *Expression) ([]byte, error) {
+	if e.Field >= 0 {
+		f, err := sc.field(sc.symbols[e.Field].Path)
+		if err != nil {
+			return dst, err
+		}
+		return appendField(dst, f), nil
+	}
+	v, err := sc.Run(e)
+	if err != nil {
+		return dst, err
+	}
+	return AppendJSON(dst, v), nil
+}
+
+// AppendPlain appends what an expression gives as text; ok is false for nil.
+func (sc *Scope) AppendPlain(dst []byte, e *Expression) (out []byte, ok bool, err error) {
+	v, err := sc.Run(e)
+	if err != nil || v == nil {
+		return dst, false, err
+	}
+	return AppendText(dst, v), true, nil
+}
+
+// maxRendered bounds the message that a rule makes of a record, in bytes: Kafka's own default for one
+// message is 1 MiB.
+const maxRendered = 4 << 20
+
+// CheckSize refuses what is larger than a rule may make.
+func CheckSize(b []byte) error {
+	if len(b) > maxRendered {
+		return fmt.Errorf("%w: the result is larger than %d bytes", ErrRender, maxRendered)
+	}
+	return nil
+}
+
+// Describe is the tree as it is written, on one line.
+func (v *Tree) Describe() string {
+	if v == nil {
+		return ""
+	}
+	if v.Expr != nil {
+		return v.Expr.Text()
+	}
+	items := make([]string, len(v.Items))
+	for i, item := range v.Items {
+		items[i] = item.Describe()
+		if !v.IsList {
+			items[i] = v.Names[i] + ": " + items[i]
+		}
+	}
+	if v.IsList {
+		return "[" + strings.Join(items, ", ") + "]"
+	}
+	return "{" + strings.Join(items, ", ") + "}"
+}
+
+// Code tells values apart that give other things.
+func (v *Value) Code() string {
+	if v == nil {
+		return ""
+	}
+	if v.expr != nil {
+		return fmt.Sprint(v.expr.Digest())
+	}
+	codes := make([]string, len(v.items))
+	for i, item := range v.items {
+		codes[i] = item.Code()
+	}
+	return fmt.Sprintf("%t %q %q", v.isList, v.names, codes)
+}
+
+// AppendValue appends a value as text: an expression's as it is, a mapping or list as JSON, nothing for nil.
+func (sc *Scope) AppendValue(dst []byte, v *Value) ([]byte, error) {
+	if v.expr == nil {
+		return v.Render(sc, dst)
+	}
+	if v.expr.Field >= 0 {
+		f, err := sc.field(sc.symbols[v.expr.Field].Path)
+		if err != nil {
+			return dst, err
+		}
+		return appendScalar(dst, f), nil
+	}
+	dst, _, err := sc.AppendPlain(dst, v.expr)
+	return dst, err
+}

@@ -1,0 +1,164 @@
+package lang
+
+import (
+	"cmp"
+	"fmt"
+	"strconv"
+
+	"cellgate/broker/message"
+	"cellgate/rules/doc"
+	"cellgate/rules/expr"
+	"cellgate/rules/op"
+)
+
+// Compile compiles a source. When it finds anything wrong it returns all that it finds and no set: a rule
+// set is applied whole or not at all.
+func Compile(src *Source, opts Options) (*Set, doc.Diagnostics) {
+	c := &compiler{
+		opts: opts, ids: map[string]*ruleDef{},
+		set: &Set{
+			hash: src.Hash(), cell: opts.Cell, source: src, ErrTopic: cmp.Or(opts.ErrorTopic, DefaultErrorTopic), OperKeys: map[uint64]struct{}{},
+		},
+		symbols: &expr.Symbols{ByKey: map[string]uint16{}},
+	}
+	for _, name := range src.names {
+		f := readRuleFile(src.display(name), name, src.files[name], c.report)
+		c.file(f)
+		if !f.listed {
+			c.set.Unfinished = append(c.set.Unfinished, f.unfinished())
+		}
+	}
+	if len(c.diags) > 0 {
+		c.diags.Sort()
+		return nil, c.diags
+	}
+	s := c.set
+	s.symbols = c.symbols.List
+	for _, r := range s.Compiled {
+		if !r.Def.Mode.Disabled {
+			for _, f := range r.Info.From {
+				s.index.add(f, r.Index)
+			}
+		}
+	}
+	return s, nil
+}
+
+type compiler struct {
+	opts    Options
+	set     *Set
+	symbols *expr.Symbols
+	ids     map[string]*ruleDef
+	diags   doc.Diagnostics
+}
+
+func (c *compiler) report(d doc.Diagnostic) {
+	if len(c.diags) < doc.MaxDiagnostics {
+		c.diags = append(c.diags, d)
+	}
+}
+
+// file compiles the rules of one file.
+func (c *compiler) file(f *ruleFile) {
+	all := expr.Names{Lists: f.lists, Macros: f.macros, Schema: &f.schema, Symbols: c.symbols}
+	for i, m := range f.macros {
+		f.doc.Rule = "macro " + m.Name.Value
+		n := all
+		n.Macros = f.macros[:i]
+		if later := expr.UsesMacro(m.Expr.Value, f.macros[i:]); later != "" {
+			f.doc.Fail(m.Expr.Line, m.Expr.Col, doc.CodeMacro, "put it below the macros that it uses", "the macro uses %q, which is not above it", later)
+			continue
+		}
+		n.Compile(f.doc, &m.Expr, expr.WantAny)
+	}
+	for _, def := range f.rules {
+		f.doc.Rule = def.id.Value
+		if first := c.ids[def.id.Value]; first != nil {
+			f.doc.Fail(def.id.Line, def.id.Col, doc.CodeDuplicateID, "choose another id",
+				"the id is taken by the rule at %s:%d", first.doc.File, first.id.Line)
+			continue
+		}
+		c.ids[def.id.Value] = def
+		if len(c.set.Compiled) >= maxRules {
+			f.doc.Fail(def.id.Line, def.id.Col, doc.CodeTooLarge, "", "more than %d rules", maxRules)
+			return
+		}
+		c.rule(f, def, all)
+	}
+}
+
+// unfinished is the finding that a file has no list of rules: it is empty, or its writer has not come to it yet.
+func (f *ruleFile) unfinished() doc.Diagnostic {
+	return doc.Diagnostic{
+		File: f.doc.File, Line: 1, Column: 1, Code: doc.CodeMissing, Rule: "file", Source: doc.SourceLine(f.doc.Text, 1),
+		Message: `the file has no list "rules"`, Suggestion: "write its rules, or `rules: []` when there are to be none, or remove the file",
+	}
+}
+
+func (c *compiler) rule(f *ruleFile, def *ruleDef, n expr.Names) {
+	r := &Rule{Def: def, Index: uint16(len(c.set.Compiled)), Schema: n.Schema, ErrTopic: c.set.ErrTopic, Names: &n} //nolint:gosec // at most maxRules
+	d := f.doc
+	r.When = n.Compile(d, def.When, expr.WantBool)
+	for _, o := range def.operators {
+		if op := c.operator(d, def.id.Value, o, &n); op != nil {
+			r.Operators = append(r.Operators, op)
+		}
+		n.Operators = append(n.Operators, o.op.Gives...)
+	}
+	n.Decodes, n.Gives = false, false
+	if def.Transform != nil {
+		r.Transform = n.Value(d, def.Transform)
+	}
+	env := op.Env{Names: &n, Transform: r.Transform, TransformDecodes: n.Decodes, Stored: c.opts.Stored}
+	for i, t := range def.to {
+		n.Decodes = false
+		if sender := t.target.Compile(t.args, env); sender != nil {
+			r.Targets = append(r.Targets, &Target{Target: t.target, Sender: sender, Args: t.args, Text: strconv.Itoa(i), Decodes: n.Decodes})
+		}
+	}
+	if s := def.onError; s != nil {
+		r.ErrTopic = s.Value
+		if !op.ValidTopic(s.Value) {
+			d.Fail(s.Line, s.Col, doc.CodeBadTopic, "use letters, digits, . _ and -, without ${…}", "%q is not a Kafka topic", s.Value)
+		}
+	}
+	r.UsesGiven = n.Gives
+	r.describe(f)
+	c.set.Compiled = append(c.set.Compiled, r)
+}
+
+// Operator compiles an operator and gives it its place in the state.
+func (c *compiler) operator(d *doc.Document, id string, o operatorDef, n *expr.Names) *Operator {
+	before := len(c.diags)
+	run := o.op.Compile(o.args, op.Env{Names: n})
+	if len(c.diags) > before {
+		return nil
+	}
+	key := message.Hash(fmt.Sprintf("%s\x00%s\x00%s", id, o.op.Name, run.Definition()))
+	if _, taken := c.set.OperKeys[key]; taken {
+		d.FailAt(o.args.Node, doc.CodeOperatorClash, "choose another rule id", "the operator's identity %016x is taken", key)
+		return nil
+	}
+	c.set.OperKeys[key] = struct{}{}
+	return &Operator{Operator: o.op, Runner: run, Args: o.args, Key: key}
+}
+
+func (r *Rule) describe(f *ruleFile) {
+	def := r.Def
+	r.Info = RuleInfo{
+		ID: def.id.Value, Owner: def.owner, Description: def.description, File: f.name, Line: def.id.Line,
+		Mode: def.Mode.String(), ErrorTopic: r.ErrTopic,
+	}
+	if def.When != nil {
+		r.Info.When = def.When.Value
+	}
+	for _, s := range def.from {
+		r.Info.From = append(r.Info.From, s.Value)
+	}
+	for _, o := range def.operators {
+		r.Info.Operators = append(r.Info.Operators, o.op.Name)
+	}
+	for _, t := range def.to {
+		r.Info.Targets = append(r.Info.Targets, TargetInfo{Sink: t.target.Kind, Name: t.args.Place(), Lane: t.args.Text("lane")})
+	}
+}

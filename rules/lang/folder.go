@@ -1,0 +1,131 @@
+package lang
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+
+	"cellgate/configs/settled"
+)
+
+// Errors of a folder that cannot stand for a rule set.
+var (
+	// ErrNoFiles says that a folder has no rule file.
+	ErrNoFiles = errors.New("no file ends with " + RulesSuffix)
+	// ErrAllRulesGone says that the files hold no rule while some are in force, and that none of them says newly that
+	// this is meant.
+	ErrAllRulesGone = errors.New("the files hold no rules any more")
+)
+
+// SayNone tells how one says that no rules are wanted.
+const SayNone = "put rules there, or, if none are wanted, a file none" + RulesSuffix + " with `rules: []`"
+
+// Folder is what a folder of rules held at one moment: the rules, and the tests beside them.
+type Folder struct {
+	Source *Source
+	Tests  *Source
+}
+
+// ReadFolder reads the rule and test files below root, which is a folder or a single rule file. It believes what two
+// reads in a row agree upon (package settled).
+func ReadFolder(ctx context.Context, root string) (*Folder, error) {
+	return settled.Read(ctx, func() (*Folder, string, error) {
+		f, err := LookFolder(root)
+		if err != nil {
+			return nil, "", err
+		}
+		return f, f.Hash(), nil
+	})
+}
+
+// LookFolder is ReadFolder with one read only: enough to see whether anything has changed.
+func LookFolder(root string) (*Folder, error) {
+	src, err := Load(root)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("%w; %s", err, SayNone)
+	}
+	if err != nil {
+		return nil, err
+	}
+	f := &Folder{src, NewSource(map[string][]byte{})}
+	if info, err := os.Stat(root); err != nil || !info.IsDir() {
+		return f, err
+	}
+	if f.Tests, err = loadFS(os.DirFS(root), TestSuffix, ""); err != nil {
+		return nil, fmt.Errorf("rules: %s: %w", root, err)
+	}
+	f.Tests.root = src.root
+	return f, nil
+}
+
+// Hash tells folders apart whose rules or tests differ.
+func (f *Folder) Hash() string {
+	sum := sha256.Sum256(append(f.Source.Marshal(), f.Tests.Marshal()...))
+	return hex.EncodeToString(sum[:])
+}
+
+// Compile compiles the folder's rules as they may go into force. Beyond Compile of a source it refuses a folder
+// without a rule file (ErrNoFiles) and a file without a list of rules, which is one that somebody has yet to write.
+func (f *Folder) Compile(o Options) (*Set, error) {
+	if len(f.Source.names) == 0 {
+		return nil, fmt.Errorf("rules: %s: %w; %s", f.Source.root, ErrNoFiles, SayNone)
+	}
+	set, found := Compile(f.Source, o)
+	if err := found.Err(); err != nil {
+		return nil, err
+	}
+	return set, set.Unfinished.Err()
+}
+
+// Loses returns ErrAllRulesGone when set, compiled from the folder, has no rules while the one in force has some,
+// and no file of the folder is new or changed. A file that says `rules: []` and says so newly is word enough.
+func (f *Folder) Loses(set, inForce *Set) error {
+	if inForce == nil || len(inForce.Compiled) == 0 || len(set.Compiled) > 0 {
+		return nil
+	}
+	for _, name := range f.Source.names {
+		if !bytes.Equal(f.Source.files[name], inForce.source.files[name]) {
+			return nil
+		}
+	}
+	return fmt.Errorf("rules: %s: %w; put them back, or, if none are wanted, write `rules: []` into another file or call "+
+		"`cellgate rules apply --allow-empty`", f.Source.root, ErrAllRulesGone)
+}
+
+// ByPath are the files by their names as a user would type them.
+func (s *Source) ByPath() map[string][]byte {
+	files := make(map[string][]byte, len(s.names))
+	for _, name := range s.names {
+		files[s.display(name)] = s.files[name]
+	}
+	return files
+}
+
+// loadFS reads the files of fsys whose names end with suffix, or only one.
+func loadFS(fsys fs.FS, suffix, only string) (*Source, error) {
+	if only != "" {
+		b, err := ReadFile(fsys, only)
+		if err != nil {
+			return nil, err
+		}
+		return NewSource(map[string][]byte{only: b}), nil
+	}
+	files := make(map[string][]byte)
+	err := WalkYAML(fsys, suffix, func(name string) error {
+		if len(files) == MaxFiles {
+			return fmt.Errorf("%w: more than %d", ErrTooManyFiles, MaxFiles)
+		}
+		b, err := ReadFile(fsys, name)
+		files[name] = b
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return NewSource(files), nil
+}

@@ -1,0 +1,251 @@
+package lang
+
+import (
+	"strconv"
+	"strings"
+
+	"github.com/goccy/go-yaml/ast"
+
+	"cellgate/rules/doc"
+	"cellgate/rules/expr"
+	"cellgate/rules/op"
+)
+
+// Bounds of one rule set.
+const (
+	maxRules      = 5000
+	MaxTargets    = 16
+	maxListValues = 100_000
+	MaxFilters    = 64
+)
+
+// ruleFile is one file as it is written, before any expression is looked at.
+type ruleFile struct {
+	doc    *doc.Document
+	name   string
+	lists  map[string]*expr.List
+	macros []expr.Macro
+	schema expr.Schema
+	rules  []*ruleDef
+	listed bool // there is a list of rules, empty or not
+}
+
+// ruleMode says on which vehicles a rule acts, and whether it delivers.
+type ruleMode struct {
+	Disabled, Shadow bool
+	Canary           uint64 // in hundredths of a percent; 10,000 is every vehicle
+}
+
+type ruleDef struct {
+	doc         *doc.Document
+	id          doc.Scalar
+	owner       string
+	description string
+	from        []doc.Scalar
+	When        *doc.Scalar
+	operators   []operatorDef
+	Transform   *expr.Tree
+	to          []targetDef
+	onError     *doc.Scalar // the topic
+	Mode        ruleMode
+}
+
+// operatorDef and targetDef are an operator and a target as they are written.
+type (
+	operatorDef struct {
+		op   *op.Operator
+		args *op.Args
+	}
+	targetDef struct {
+		target *op.Target
+		args   *op.Args
+	}
+)
+
+// readFile reads one file; what is wrong has been reported to report.
+func readRuleFile(display, name string, text []byte, report func(doc.Diagnostic)) *ruleFile {
+	d := doc.New(display, text, report, "a rule file", "lists", "macros", "schema", "rules")
+	f := &ruleFile{doc: d, name: name, lists: map[string]*expr.List{}}
+	o, ok := d.Root()
+	if !ok {
+		return f
+	}
+	f.readLists(o)
+	f.readMacros(o)
+	f.readSchema(o)
+	d.Rule = "file"
+	if n, ok := o.Values["rules"]; ok {
+		f.readRules(n)
+	}
+	return f
+}
+
+func (f *ruleFile) readRules(n ast.Node) {
+	if _, empty := n.(*ast.NullNode); empty {
+		return
+	}
+	nodes, ok := f.doc.List(n, `"rules"`)
+	if !ok {
+		return
+	}
+	f.listed = true
+	for _, n := range nodes {
+		f.doc.Rule = "file"
+		if r := readRule(f.doc, n); r != nil {
+			f.rules = append(f.rules, r)
+		}
+	}
+}
+
+func (f *ruleFile) readLists(o *doc.Object) {
+	n, ok := o.Values["lists"]
+	if !ok {
+		return
+	}
+	entries, _ := f.doc.Entries(n, `"lists"`)
+	for _, e := range entries {
+		f.doc.Rule = "list " + e.Key.Value
+		f.checkName(e.Key)
+		nodes, ok := f.doc.List(e.Value, strconv.Quote(e.Key.Value))
+		if !ok {
+			continue
+		}
+		if len(nodes) > maxListValues {
+			f.doc.FailAt(e.Value, doc.CodeTooLarge, "keep long lists outside of the rules", "more than %d values", maxListValues)
+			continue
+		}
+		l := &expr.List{Texts: make(map[string]struct{}, len(nodes)), OnlyStr: true}
+		for _, n := range nodes {
+			if s, ok := f.doc.Scalar(n, "a list's value"); ok {
+				l.Add(s)
+			}
+		}
+		f.lists[e.Key.Value] = l
+	}
+}
+
+// checkName reports a name that an expression could not use, or that is taken.
+func (f *ruleFile) checkName(s doc.Scalar) {
+	switch {
+	case !doc.ValidName(s.Value):
+		f.doc.Fail(s.Line, s.Col, doc.CodeBadName, "use letters, digits and _, not a digit first", "%q is not a name", s.Value)
+	case expr.IsReserved(s.Value):
+		f.doc.Fail(s.Line, s.Col, doc.CodeBadName, "choose another name", "%q already means something in expressions", s.Value)
+	case f.lists[s.Value] != nil:
+		f.doc.Fail(s.Line, s.Col, doc.CodeBadName, "choose another name", "%q is already a list", s.Value)
+	}
+}
+
+func (f *ruleFile) readMacros(o *doc.Object) {
+	n, ok := o.Values["macros"]
+	if !ok {
+		return
+	}
+	entries, _ := f.doc.Entries(n, `"macros"`)
+	for _, e := range entries {
+		f.doc.Rule = "macro " + e.Key.Value
+		f.checkName(e.Key)
+		if s, ok := f.doc.Expression(e.Value, "a macro"); ok {
+			f.macros = append(f.macros, expr.Macro{Name: e.Key, Expr: s})
+		}
+	}
+}
+
+func (f *ruleFile) readSchema(o *doc.Object) {
+	n, ok := o.Values["schema"]
+	if !ok {
+		return
+	}
+	f.doc.Rule = "schema"
+	s, ok := f.doc.Object(n, `"schema"`, "event_at", "fields", "open")
+	if !ok {
+		return
+	}
+	if n, ok := s.Values["event_at"]; ok {
+		f.readEventAt(n)
+	}
+	if v, ok := s.Text("open"); ok {
+		if v.Kind != doc.BoolScalar {
+			f.doc.Fail(v.Line, v.Col, doc.CodeWrongType, "write true or false", `"open" must be true or false`)
+		}
+		f.schema.Open = v.Value == "true"
+	}
+	if n, ok := s.Values["fields"]; ok {
+		f.schema.Fields = map[string]expr.FieldType{}
+		f.readFields("", n, 0)
+	}
+}
+
+func (f *ruleFile) readEventAt(n ast.Node) {
+	if _, isMap := n.(*ast.MappingNode); !isMap {
+		if s, ok := f.doc.Scalar(n, `"event_at"`); ok {
+			f.schema.EventAt = f.fieldPath(s)
+		}
+		return
+	}
+	o, ok := f.doc.Object(n, `"event_at"`, "field", "unit")
+	if !ok {
+		return
+	}
+	if s, ok := o.Text("field"); ok {
+		f.schema.EventAt = f.fieldPath(s)
+	} else if !o.Has("field") {
+		o.Missing("field", "name the payload field that holds the time")
+	}
+	s, ok := o.Text("unit")
+	if !ok {
+		return
+	}
+	units := map[string]expr.TimeUnit{"auto": expr.UnitAuto, "s": expr.UnitSeconds, "ms": expr.UnitMillis}
+	unit, ok := units[s.Value]
+	if !ok {
+		f.doc.Fail(s.Line, s.Col, doc.CodeWrongType, "write auto, s or ms; text is read as RFC 3339", "%q is not a unit of time", s.Value)
+	}
+	f.schema.Unit = unit
+}
+
+// fieldPath splits a payload field's name at its dots. "payload." in front is tolerated.
+func (f *ruleFile) fieldPath(s doc.Scalar) []string {
+	path := strings.Split(strings.TrimPrefix(s.Value, "payload."), ".")
+	for _, p := range path {
+		if p == "" || len(path) > expr.MaxPath {
+			f.doc.Fail(s.Line, s.Col, doc.CodeBadName, "write a field's name, for example ts or meta.ts", "%q is not a payload field", s.Value)
+			return nil
+		}
+	}
+	return path
+}
+
+var fieldTypes = map[string]expr.FieldType{
+	"any": expr.AnyField, "number": expr.NumberField, "integer": expr.IntegerField, "text": expr.TextField, "string": expr.TextField,
+	"boolean": expr.BoolField, "bool": expr.BoolField, "list": expr.ListField, "object": expr.ObjectField,
+}
+
+func (f *ruleFile) readFields(prefix string, n ast.Node, depth int) {
+	entries, ok := f.doc.Entries(n, `"fields"`)
+	if !ok || depth > expr.MaxPath {
+		return
+	}
+	for _, e := range entries {
+		path := e.Key.Value
+		if prefix != "" {
+			path = prefix + "." + path
+		}
+		switch e.Value.(type) {
+		case *ast.MappingNode, *ast.MappingValueNode:
+			f.schema.Fields[path] = expr.ObjectField
+			f.readFields(path, e.Value, depth+1)
+			continue
+		}
+		s, ok := f.doc.Scalar(e.Value, "a field's type")
+		if !ok {
+			continue
+		}
+		t, known := fieldTypes[s.Value]
+		if !known {
+			names := []string{"number", "integer", "text", "boolean", "list", "object", "any"}
+			f.doc.Fail(s.Line, s.Col, doc.CodeWrongType, doc.DidYouMean(s.Value, names), "%q is not a type", s.Value)
+		}
+		f.schema.Fields[path] = t
+	}
+}

@@ -1,0 +1,220 @@
+package lang
+
+import (
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/goccy/go-yaml/ast"
+
+	"cellgate/broker/message"
+	"cellgate/rules/doc"
+	"cellgate/rules/expr"
+	"cellgate/rules/op"
+)
+
+// RuleKeys are the keys of a rule in the order in which `rules fmt` writes them.
+func RuleKeys() []string {
+	return slices.Concat([]string{"id", "owner", "description", "from", "when"}, op.OperatorNames(), []string{"transform", "to", "on_error", "mode"})
+}
+
+// readRule reads one rule; nil when it has no usable id.
+func readRule(d *doc.Document, n ast.Node) *ruleDef {
+	d.Rule = idOf(n)
+	o, ok := d.Object(n, "a rule", RuleKeys()...)
+	if !ok {
+		return nil
+	}
+	r := &ruleDef{doc: d, Mode: ruleMode{Canary: WholeFleet}}
+	if !r.readID(o) {
+		return nil
+	}
+	if s, ok := o.Text("owner"); ok {
+		r.owner = s.Value
+	}
+	if s, ok := o.Text("description"); ok {
+		r.description = strings.TrimSpace(s.Value)
+	}
+	r.readFrom(o)
+	r.When = o.Expr("when")
+	r.readOperators(o)
+	if n, ok := o.Values["transform"]; ok {
+		r.Transform = expr.ReadValue(d, n, `"transform"`, 0)
+	}
+	r.readTargets(o)
+	if n, ok := o.Values["on_error"]; ok {
+		r.readOnError(n)
+	}
+	if n, ok := o.Values["mode"]; ok {
+		r.readMode(n)
+	}
+	return r
+}
+
+// readOperators reads the operators in the order in which they are applied.
+func (r *ruleDef) readOperators(o *doc.Object) {
+	for _, op := range op.Operators() {
+		if n, ok := o.Values[op.Name]; ok {
+			if args := op.Read(o.Doc, n); args != nil {
+				r.operators = append(r.operators, operatorDef{op, args})
+			}
+		}
+	}
+}
+
+// idOf finds the id of a rule that may have other faults, for the messages about these.
+func idOf(n ast.Node) string {
+	if m, ok := n.(*ast.MappingNode); ok {
+		for _, p := range m.Values {
+			if v, ok := p.Value.(*ast.StringNode); ok && p.Key.String() == "id" {
+				return v.Value
+			}
+		}
+	}
+	return "file"
+}
+
+func (r *ruleDef) readID(o *doc.Object) bool {
+	if !o.Has("id") {
+		o.Missing("id", "give the rule a short name that no other rule has")
+		return false
+	}
+	s, ok := o.Text("id")
+	if !ok {
+		return false
+	}
+	if !doc.ValidID(s.Value) {
+		o.Doc.Fail(s.Line, s.Col, doc.CodeBadName, `use letters and digits, inside it also "-", "_" and "."; at most 64`, "%q is not a rule id", s.Value)
+		return false
+	}
+	r.id = s
+	return true
+}
+
+func (r *ruleDef) readFrom(o *doc.Object) {
+	n, ok := o.Values["from"]
+	if !ok {
+		o.Missing("from", `for example from: ["v1/+/up/telemetry"]`)
+		return
+	}
+	nodes := []ast.Node{n}
+	if _, isList := n.(*ast.SequenceNode); isList {
+		nodes, _ = o.Doc.List(n, `"from"`)
+	}
+	if len(nodes) == 0 || len(nodes) > MaxFilters {
+		o.Doc.FailAt(n, doc.CodeBadFilter, `for example ["v1/+/up/telemetry"]`, "a rule has from 1 to %d topic filters", MaxFilters)
+	}
+	for _, n := range nodes {
+		s, ok := o.Doc.Scalar(n, "a topic filter")
+		if !ok {
+			continue
+		}
+		if err := message.ValidFilter(s.Value); err != nil {
+			o.Doc.Fail(s.Line, s.Col, doc.CodeBadFilter, "filters are MQTT filters, for example v1/+/up/telemetry or v1/+/up/#", "%q: %v", s.Value, err)
+			continue
+		}
+		if _, _, shared := message.SplitShare(s.Value); shared {
+			o.Doc.Fail(s.Line, s.Col, doc.CodeBadFilter, "leave $share/{group}/ away", "%q: rules see every message, shares have no meaning here", s.Value)
+			continue
+		}
+		if name := wordMeantAsWildcard(s.Value); name != "" {
+			o.Doc.Fail(s.Line, s.Col, doc.CodeBadFilter, "write + for one level of any name, # at the end for all that follow",
+				"%q: %s has no meaning in a topic filter, no vehicle's topic has it", s.Value, name)
+			continue
+		}
+		r.from = append(r.from, s)
+	}
+}
+
+// wordMeantAsWildcard returns the first level of a filter that is a wildcard or placeholder elsewhere, and here a plain
+// word: *, {vin}, ${vin}. "" when there is none.
+func wordMeantAsWildcard(filter string) string {
+	for level := range strings.SplitSeq(filter, "/") {
+		if level == "*" || level == "**" || strings.HasSuffix(level, "}") && strings.HasPrefix(strings.TrimPrefix(level, "$"), "{") {
+			return level
+		}
+	}
+	return ""
+}
+
+// WholeFleet is 100 % in hundredths of a percent.
+const WholeFleet = 10_000
+
+func (r *ruleDef) readMode(n ast.Node) {
+	const suggestion = "write enabled, disabled, shadow or {canary: 5%}"
+	if _, isMap := n.(*ast.MappingNode); isMap {
+		o, ok := r.doc.Object(n, `"mode"`, "canary")
+		if !ok {
+			return
+		}
+		s, ok := o.Text("canary")
+		if !ok {
+			if !o.Has("canary") {
+				o.Missing("canary", suggestion)
+			}
+			return
+		}
+		v, err := strconv.ParseFloat(strings.TrimSpace(strings.TrimSuffix(s.Value, "%")), 64)
+		if err != nil || !strings.HasSuffix(s.Value, "%") || !(v >= 0 && v <= 100) {
+			r.doc.Fail(s.Line, s.Col, doc.CodeBadMode, "write a share of the vehicles: 0.5%, 5%, 50%", "%q is not a share from 0%% to 100%%", s.Value)
+			return
+		}
+		r.Mode.Canary = uint64(v*100 + 0.5)
+		return
+	}
+	s, ok := r.doc.Scalar(n, `"mode"`)
+	if !ok {
+		return
+	}
+	switch s.Value {
+	case "enabled":
+	case "disabled":
+		r.Mode.Disabled = true
+	case "shadow":
+		r.Mode.Shadow = true
+	default:
+		r.doc.Fail(s.Line, s.Col, doc.CodeBadMode, suggestion, "%q is not a mode", s.Value)
+	}
+}
+
+func (r *ruleDef) readTargets(o *doc.Object) {
+	n, ok := o.Values["to"]
+	if !ok {
+		o.Missing("to", "for example to: [{kafka: {topic: vehicle.telemetry}}]")
+		return
+	}
+	nodes := []ast.Node{n}
+	if _, single := n.(*ast.MappingNode); !single {
+		if nodes, ok = o.Doc.List(n, `"to"`); !ok {
+			return
+		}
+	}
+	if len(nodes) == 0 || len(nodes) > MaxTargets {
+		o.Doc.FailAt(n, doc.CodeNoTarget, "", "a rule has from 1 to %d targets", MaxTargets)
+	}
+	for _, n := range nodes {
+		if t, args := op.ReadTarget(o.Doc, n); args != nil {
+			r.to = append(r.to, targetDef{t, args})
+		}
+	}
+}
+
+func (r *ruleDef) readOnError(n ast.Node) {
+	o, ok := r.doc.Object(n, `"on_error"`, "kafka")
+	if !ok {
+		return
+	}
+	if !o.Has("kafka") {
+		o.Missing("kafka", "for example on_error: {kafka: {topic: vehicle.rule-errors}}")
+		return
+	}
+	k, ok := r.doc.Object(o.Values["kafka"], `"kafka"`, "topic")
+	if !ok {
+		return
+	}
+	if !k.Has("topic") {
+		k.Missing("topic", op.TopicKey.Need)
+	} else if s, ok := k.Text("topic"); ok {
+		r.onError = &s
+	}
+}

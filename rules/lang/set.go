@@ -1,0 +1,152 @@
+package lang
+
+import (
+	"slices"
+	"strconv"
+
+	"cellgate/rules/doc"
+	"cellgate/rules/expr"
+	"cellgate/rules/op"
+)
+
+// DefaultErrorTopic is where evaluation errors go when a rule has no on_error.
+const DefaultErrorTopic = "vehicle.rule-errors"
+
+// Options of Compile.
+type Options struct {
+	// Cell is the cell's id: `cell` in expressions and ${cell} in templates.
+	Cell string
+	// ErrorTopic is the Kafka topic of evaluation errors of rules without on_error; DefaultErrorTopic when
+	// empty.
+	ErrorTopic string
+	// Stored says that the source was in force before: what a later version of this package asks of new sources does
+	// not take it out of force (CodeOpenClass).
+	Stored bool
+}
+
+// Set is a compiled rule set: immutable, safe for concurrent use.
+type Set struct {
+	hash     string
+	cell     string
+	source   *Source
+	ErrTopic string // the set's own
+	Compiled []*Rule
+	index    topicIndex
+	symbols  []expr.Symbol
+	OperKeys map[uint64]struct{} // keys of all operators, for State
+	// Unfinished are the findings of files without a list of rules. A set that was stored may have such files.
+	Unfinished doc.Diagnostics
+}
+
+// Rule is one compiled rule.
+type Rule struct {
+	Def       *ruleDef
+	Info      RuleInfo
+	Index     uint16
+	Names     *expr.Names
+	Schema    *expr.Schema
+	When      *expr.Expression
+	Operators []*Operator
+	Transform *expr.Value
+	Targets   []*Target
+	ErrTopic  string
+	UsesGiven bool // some target or the transform refers to operator.x
+}
+
+// Operator is a compiled operator.
+type Operator struct {
+	*op.Operator
+	op.Runner
+	Args *op.Args
+	Key  uint64 // of its memory: a hash of rule id, name and definition
+}
+
+// Target is one compiled element of `to`.
+type Target struct {
+	*op.Target
+	op.Sender
+	Args *op.Args
+	Text string // the index, for the header
+	// Decodes says that making the message takes a decoded payload.
+	Decodes bool
+}
+
+// RuleInfo describes a rule of a running set.
+type RuleInfo struct {
+	ID          string       `json:"id"`
+	Owner       string       `json:"owner,omitempty"`
+	Description string       `json:"description,omitempty"`
+	File        string       `json:"file"`
+	Line        int          `json:"line"`
+	From        []string     `json:"from"`
+	When        string       `json:"when,omitempty"`
+	Operators   []string     `json:"operators,omitempty"`
+	Mode        string       `json:"mode"`
+	Targets     []TargetInfo `json:"to"`
+	ErrorTopic  string       `json:"error_topic"`
+}
+
+// TargetInfo describes a target: Name is its topic or key as written.
+type TargetInfo struct {
+	Sink op.SinkKind `json:"sink"`
+	Name string      `json:"name"`
+	Lane string      `json:"lane,omitempty"`
+}
+
+// Hash is the hash of the source that the set was compiled from.
+func (s *Set) Hash() string { return s.hash }
+
+// ErrorTopic is the Kafka topic of messages that cannot be decoded, and of all errors of rules without on_error.
+func (s *Set) ErrorTopic() string { return s.ErrTopic }
+
+// Source returns what the set was compiled from.
+func (s *Set) Source() *Source { return s.source }
+
+// Rules describes the rules; a Decision's Rule is an index into it.
+func (s *Set) Rules() []RuleInfo {
+	out := make([]RuleInfo, len(s.Compiled))
+	for i, r := range s.Compiled {
+		out[i] = r.Info
+	}
+	return out
+}
+
+// SendingTo returns the ids of the rules that send to a sink; those that are disabled or in shadow send nothing.
+func (s *Set) SendingTo(kind op.SinkKind) []string {
+	var ids []string
+	for _, r := range s.Compiled {
+		if m := r.Def.Mode; m.Disabled || m.Shadow {
+			continue
+		}
+		if slices.ContainsFunc(r.Targets, func(t *Target) bool { return t.Kind == kind }) {
+			ids = append(ids, r.Info.ID)
+		}
+	}
+	return ids
+}
+
+// Match appends the rules whose filters match a topic, each once, ascending.
+func (s *Set) Match(topic string, out []uint16) []uint16 { return s.index.match(topic, out) }
+
+// NewScope makes a scope for the set's expressions.
+func (s *Set) NewScope() *expr.Scope { return expr.NewScope(s.cell, s.symbols) }
+
+// RuleID returns the id of the rule of a decision, "" when there is none of that index.
+func (s *Set) RuleID(rule uint16) string {
+	if int(rule) >= len(s.Compiled) {
+		return ""
+	}
+	return s.Compiled[rule].Info.ID
+}
+
+func (m ruleMode) String() string {
+	switch {
+	case m.Disabled:
+		return "disabled"
+	case m.Shadow:
+		return "shadow"
+	case m.Canary < WholeFleet:
+		return "canary " + strconv.FormatFloat(float64(m.Canary)/100, 'f', -1, 64) + "%"
+	}
+	return "enabled"
+}

@@ -1,0 +1,166 @@
+package lang
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"cellgate/broker/message/field"
+)
+
+// Bounds of a rule folder. They keep a mistaken path (a home directory, a data file) from being read.
+const (
+	// MaxFileBytes is the largest rule file that is read.
+	MaxFileBytes = 1 << 20
+	// MaxFiles is the largest number of rule files in one set.
+	MaxFiles = 1000
+)
+
+// How the names of rule files and of test files end.
+const (
+	RulesSuffix = ".rules.yaml"
+	TestSuffix  = "_test.yaml"
+)
+
+// Errors of Load and UnmarshalSource.
+var (
+	ErrTooManyFiles = errors.New("too many rule files")
+	ErrFileTooLarge = errors.New("rule file larger than 1 MiB")
+	ErrBadSource    = errors.New("not a stored rule set")
+)
+
+// Source is the text of a rule set: every *.rules.yaml file below one folder. It is immutable. Its hash
+// depends on names and contents only, not on where the folder lies, so that a set can be stored by its
+// hash and compiled again after a restart.
+type Source struct {
+	root  string            // where it was read from, for messages only
+	names []string          // sorted, slash-separated, relative to root
+	files map[string][]byte // by name
+}
+
+// NewSource makes a source from files by their slash-separated names. It copies nothing: the caller
+// gives the map away.
+func NewSource(files map[string][]byte) *Source {
+	s := &Source{files: files}
+	for name := range files {
+		s.names = append(s.names, name)
+	}
+	slices.Sort(s.names)
+	return s
+}
+
+// Load reads the rule files below root, which is a folder or a single file. A folder without any is a
+// valid, empty set. Hidden folders and files are passed over. The error names the path that failed.
+func Load(root string) (*Source, error) {
+	info, err := os.Stat(root)
+	if err != nil {
+		return nil, fmt.Errorf("rules: %w", err)
+	}
+	dir, only := root, ""
+	if !info.IsDir() {
+		dir, only = filepath.Dir(root), filepath.Base(root)
+	}
+	src, err := loadFS(os.DirFS(dir), RulesSuffix, only)
+	if err != nil {
+		return nil, fmt.Errorf("rules: %s: %w", root, err)
+	}
+	src.root = dir
+	return src, nil
+}
+
+// WalkYAML calls fn with every file that ends with suffix, in lexical order, hidden ones left out.
+func WalkYAML(fsys fs.FS, suffix string, fn func(name string) error) error {
+	return fs.WalkDir(fsys, ".", func(name string, d fs.DirEntry, err error) error {
+		switch {
+		case err != nil:
+			return err
+		case name != "." && strings.HasPrefix(path.Base(name), "."):
+			if d.IsDir() {
+				return fs.SkipDir
+			}
+			return nil
+		case d.IsDir() || !strings.HasSuffix(name, suffix):
+			return nil
+		}
+		return fn(name)
+	})
+}
+
+// ReadFile reads a file of at most MaxFileBytes.
+func ReadFile(fsys fs.FS, name string) ([]byte, error) {
+	f, err := fsys.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	b, err := io.ReadAll(io.LimitReader(f, MaxFileBytes+1))
+	if cerr := f.Close(); err == nil {
+		err = cerr
+	}
+	if err == nil && len(b) > MaxFileBytes {
+		err = fmt.Errorf("%s: %w", name, ErrFileTooLarge)
+	}
+	return b, err
+}
+
+// Files returns the names of the files, sorted.
+func (s *Source) Files() []string { return slices.Clone(s.names) }
+
+// Bytes returns the contents of one file, nil if there is none of that name. Do not change them.
+func (s *Source) Bytes(name string) []byte { return s.files[name] }
+
+// display is the name of a file as a user would type it.
+func (s *Source) display(name string) string {
+	if s.root == "" || s.root == "." {
+		return name
+	}
+	return filepath.ToSlash(filepath.Join(s.root, filepath.FromSlash(name)))
+}
+
+// Hash returns the SHA-256 of names and contents in hex.
+func (s *Source) Hash() string {
+	sum := sha256.Sum256(s.Marshal())
+	return hex.EncodeToString(sum[:])
+}
+
+// The stored form of a source. The first byte is the version.
+//
+//	version 1 byte, = 1
+//	count   uvarint
+//	count times, by name: name, contents; each uvarint length, bytes
+const sourceVersion = 1
+
+// Marshal returns the stored form: the same bytes for the same files, whatever their folder.
+func (s *Source) Marshal() []byte {
+	b := binary.AppendUvarint([]byte{sourceVersion}, uint64(len(s.names)))
+	for _, name := range s.names {
+		b = field.AppendBytes(b, name)
+		b = field.AppendBytes(b, s.files[name])
+	}
+	return b
+}
+
+// UnmarshalSource is the inverse of Marshal. The error wraps ErrBadSource.
+func UnmarshalSource(b []byte) (*Source, error) {
+	r := field.Reader{B: b}
+	if v := r.Byte(); v != sourceVersion {
+		return nil, fmt.Errorf("%w: version %d", ErrBadSource, v)
+	}
+	files := make(map[string][]byte)
+	for n := r.Uvarint(); n > 0 && !r.Bad; n-- {
+		name := string(r.Bytes())
+		files[name] = slices.Clone(r.Bytes())
+	}
+	if r.Bad || len(r.B) != r.Off {
+		return nil, fmt.Errorf("%w: damaged at byte %d of %d", ErrBadSource, r.Off, len(b))
+	}
+	return NewSource(files), nil
+}

@@ -1,0 +1,74 @@
+package op
+
+import (
+	"fmt"
+
+	"cellgate/broker/message"
+	"cellgate/rules/expr"
+	"cellgate/rules/state"
+)
+
+// defaultKept is how many keys are remembered per VIN.
+const defaultKept = 64
+
+var dedupe = Operator{
+	Name: "dedupe", Place: 2,
+	Keys: []Key{
+		{Name: "by", Value: expressionValue, Shown: "of"},
+		{Name: "within", Value: durationValue, Need: "for example within: 1m"},
+		{Name: "max", Value: integerValue(1, maxKept), Default: defaultKept},
+	},
+	Example: "dedupe: {by: payload.id, within: 1m, max: 64}",
+	Does: "the first of equal messages within the time; without `by` the payload is compared; a message without the key passes; " +
+		"`max` keys are remembered",
+	New: func(a *Args) Runner {
+		return &dedupeOp{by: a.expression("by"), within: a.millis("within"), keep: a.integer("max")}
+	},
+}
+
+// dedupeOp holds back a message whose key it has let pass within the window. The key is the value of by,
+// else the payload. Memory: list = digests of the keys, oldest first.
+type dedupeOp struct {
+	by     *expr.Expression
+	within int64
+	keep   int
+}
+
+// Definition implements Runner.
+func (o *dedupeOp) Definition() string { return fmt.Sprint(o.by.Digest(), o.within, o.keep) }
+
+// Run implements Runner.
+func (o *dedupeOp) Run(in *Input, out *Outputs) error {
+	hash := uint64(0)
+	if o.by == nil {
+		hash = message.Hash(in.Record.Payload)
+	} else {
+		v, err := in.Run(o.by)
+		if err != nil {
+			return err
+		}
+		if v == nil {
+			out.Pass() // no key: nothing to compare
+			return nil
+		}
+		hash = in.HashValue(v)
+	}
+	now := in.Memory.Now
+	if m := in.Memory.Peek(); m != nil {
+		for _, s := range m.List {
+			if s.Hash == hash && now-s.At < o.within {
+				return nil
+			}
+		}
+	}
+	m := in.Memory.Touch()
+	m.Expire(now - o.within)
+	m.Remember(state.Stamp{Hash: hash, At: now}, o.keep)
+	out.Pass()
+	return nil
+}
+
+// Why implements Runner.
+func (o *dedupeOp) Why(*state.Memory, int64) string {
+	return fmt.Sprintf("the same has passed within the last %s", ms(o.within))
+}

@@ -1,0 +1,23 @@
+package op
+
+// Operators are all operators, in the order in which a rule applies them, whatever the order in the file.
+func Operators() []*Operator {
+	return []*Operator{
+		&geofence,
+		&onChange,
+		&dedupe,
+		&threshold,
+		&count,
+		&sample,
+		&rateLimit,
+	}
+}
+
+// Targets are all targets.
+func Targets() []*Target {
+	return []*Target{
+		&kafka,
+		&redis,
+		&central,
+	}
+}

@@ -1,0 +1,39 @@
+package op
+
+import (
+	"fmt"
+
+	"cellgate/rules/state"
+)
+
+var sample = Operator{
+	Name: "sample", Place: 1,
+	Keys:    []Key{{Name: "every", Value: durationValue, Need: "for example every: 10s", Alone: true}},
+	Example: "sample: 10s",
+	Does:    "the first, then the first that comes at least 10 s after the one before that passed",
+	New:     func(a *Args) Runner { return &sampleOp{every: a.millis("every")} },
+}
+
+// sampleOp lets one message per VIN and time pass: the first, and then the first that comes at least
+// `every` after the last one that passed. Memory: at = when that was, num = 1.
+type sampleOp struct{ every int64 }
+
+// Definition implements Runner.
+func (o *sampleOp) Definition() string { return fmt.Sprint(o.every) }
+
+// Run implements Runner.
+func (o *sampleOp) Run(in *Input, out *Outputs) error {
+	now := in.Memory.Now
+	if m := in.Memory.Peek(); m != nil && now-m.At < o.every {
+		return nil
+	}
+	m := in.Memory.Touch()
+	m.Num, m.At = 1, now
+	out.Pass()
+	return nil
+}
+
+// Why implements Runner.
+func (o *sampleOp) Why(before *state.Memory, now int64) string {
+	return fmt.Sprintf("a message passed %s ago, and one passes every %s", ms(now-before.At), ms(o.every))
+}

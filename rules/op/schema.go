@@ -1,0 +1,52 @@
+package op
+
+// JSON is a JSON Schema or a part of one.
+type JSON = map[string]any
+
+// Ref refers to a definition.
+func Ref(name string) JSON { return JSON{"$ref": "#/$defs/" + name} }
+
+// Shape is a mapping of fixed keys.
+func Shape(properties JSON, required ...string) JSON {
+	o := JSON{"type": "object", "additionalProperties": false, "properties": properties}
+	if len(required) > 0 {
+		o["required"] = required
+	}
+	return o
+}
+
+// OneOf is one of several forms.
+func OneOf(schemas ...JSON) JSON { return JSON{"oneOf": schemas} }
+
+func whole(lo, hi int) JSON { return JSON{"type": "integer", "minimum": lo, "maximum": hi} }
+
+// TextOf is a text.
+func TextOf(description string) JSON { return JSON{"type": "string", "description": description} }
+
+// keysSchema is the schema of a mapping of keys.
+func keysSchema(keys []Key) JSON {
+	properties := JSON{}
+	var required []string
+	for i := range keys {
+		properties[keys[i].Name] = keys[i].Value.schema
+		if keys[i].Need != "" {
+			required = append(required, keys[i].Name)
+		}
+	}
+	s := Shape(properties, required...)
+	if keys[0].Alone {
+		return OneOf(keys[0].Value.schema, s)
+	}
+	return s
+}
+
+// JSONSchema is the schema of the operator's key in a rule.
+func (op *Operator) JSONSchema() JSON { return keysSchema(op.Keys) }
+
+// JSONSchema is the schema of the target's key in `to`.
+func (t *Target) JSONSchema() JSON {
+	if t.Schema != nil {
+		return t.Schema()
+	}
+	return keysSchema(t.Keys)
+}

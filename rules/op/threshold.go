@@ -1,0 +1,105 @@
+package op
+
+import (
+	"fmt"
+	"time"
+
+	"cellgate/rules/expr"
+	"cellgate/rules/state"
+)
+
+var threshold = Operator{
+	Name: "threshold", Place: 4,
+	Keys: []Key{
+		{Name: "enter", Value: expressionValue, Need: "for example enter: payload.soc < 15"},
+		{Name: "exit", Value: expressionValue},
+		{Name: "for", Value: durationValue},
+	},
+	Gives:   []string{"since"},
+	Example: "threshold: {enter: …, exit: …, for: 30s}",
+	Does: "once, when `enter` is true (and has been in every message for the time `for`); again only after `exit` was true " +
+		"(without `exit`: after `enter` was false)",
+	New: func(a *Args) Runner {
+		return &thresholdOp{enter: a.condition("enter"), exit: a.condition("exit"), hold: a.millis("for")}
+	},
+}
+
+// thresholdOp fires once when enter holds, for `hold` if given, and is rearmed when exit holds, or without
+// exit when enter does not. Memory: num = idle, waiting or active; at = since when enter has held.
+type thresholdOp struct {
+	enter, exit *expr.Expression
+	hold        int64
+}
+
+const (
+	thresholdIdle = iota
+	thresholdWaiting
+	thresholdActive
+)
+
+// Definition implements Runner.
+func (o *thresholdOp) Definition() string {
+	return fmt.Sprint(o.enter.Digest(), o.exit.Digest(), o.hold)
+}
+
+// Run implements Runner.
+func (o *thresholdOp) Run(in *Input, out *Outputs) error {
+	var num uint64
+	var at int64
+	if m := in.Memory.Peek(); m != nil {
+		num, at = m.Num, m.At
+	}
+	next, since, err := o.step(in, num, at)
+	if err != nil {
+		return err
+	}
+	if next != num || since != at {
+		m := in.Memory.Touch()
+		m.Num, m.At = next, since
+	}
+	if next == thresholdActive && num != thresholdActive {
+		out.Give("since", time.UnixMilli(since).UTC())
+		out.Pass()
+	}
+	return nil
+}
+
+// step is the state after this message.
+func (o *thresholdOp) step(in *Input, num uint64, at int64) (uint64, int64, error) {
+	if num == thresholdActive && o.exit != nil {
+		out, err := in.Test(o.exit)
+		if err != nil || !out {
+			return num, at, err
+		}
+		return thresholdIdle, 0, nil
+	}
+	holds, err := in.Test(o.enter)
+	switch {
+	case err != nil:
+		return num, at, err
+	case !holds:
+		return thresholdIdle, 0, nil
+	case num == thresholdActive:
+		return num, at, nil
+	case num == thresholdIdle:
+		at = in.Memory.Now
+	}
+	if in.Memory.Now-at >= o.hold {
+		return thresholdActive, at, nil
+	}
+	return thresholdWaiting, at, nil
+}
+
+// Why implements Runner.
+func (o *thresholdOp) Why(before *state.Memory, now int64) string {
+	switch before.Num {
+	case thresholdActive:
+		return "it has fired, and is not rearmed before exit holds"
+	case thresholdWaiting:
+		return fmt.Sprintf("enter held for %s until now; it must hold for %s", ms(now-before.At), ms(o.hold))
+	}
+	if o.hold > 0 {
+		return fmt.Sprintf("enter is false, or has held for less than %s", ms(o.hold))
+	}
+	return "enter is false"
+}

@@ -1,0 +1,193 @@
+package state
+
+import (
+	"cmp"
+	"encoding/binary"
+	"fmt"
+	"maps"
+	"math"
+	"slices"
+	"time"
+
+	"cellgate/broker/message/field"
+)
+
+// KeepRemoved is how long operators' state outlives their rules, in the time of the journal: rules that were removed by
+// mistake, or come back by a rollback, go on where they were.
+const KeepRemoved = 24 * time.Hour
+
+// maxRemoved is how many operators without rules are remembered; past it those that were removed first are forgotten.
+const maxRemoved = 1 << 16
+
+// unstamped stands for a removal that no record has given a time to yet.
+const unstamped = math.MinInt64
+
+// removedOperators are the operators that no rule has any more and whose state is kept, each with the time of its removal.
+// That and what follows from it are matters of the journal alone, so that every replay forgets the same.
+type removedOperators struct {
+	since   map[uint64]int64 // by key; by the clock as it was before all its steps
+	from    int64            // nothing is to be done from this time on,
+	until   int64            // before this one
+	version uint64           // counts changes
+}
+
+func newRemovedOperators() removedOperators {
+	r := removedOperators{since: map[uint64]int64{}}
+	r.changed()
+	return r
+}
+
+// changed works out when something is to be done next.
+func (r *removedOperators) changed() {
+	r.version++
+	r.from, r.until = math.MinInt64, math.MaxInt64
+	for _, at := range r.since {
+		if at == unstamped {
+			r.until = math.MinInt64
+			return
+		}
+		r.from, r.until = max(r.from, at), min(r.until, at+KeepRemoved.Milliseconds())
+	}
+}
+
+// Removed returns how many operators are remembered although no rule has them, and a number that rises whenever which
+// ones or since when changes.
+func (s *State) Removed() (operators int, version uint64) {
+	return len(s.removed.since), s.removed.version
+}
+
+// AppendRemoved appends the stored form of the removed operators: by key, the key in 8 bytes and since when as a varint.
+func (s *State) AppendRemoved(b []byte) []byte {
+	for _, key := range slices.Sorted(maps.Keys(s.removed.since)) {
+		b = binary.BigEndian.AppendUint64(b, key)
+		b = binary.AppendVarint(b, s.removed.since[key])
+	}
+	return b
+}
+
+// LoadRemoved puts back what AppendRemoved gave. It is called before the first engine. The error wraps ErrBadState.
+func (s *State) LoadRemoved(b []byte) error {
+	since := map[uint64]int64{}
+	for r := (field.Reader{B: b}); r.Off < len(b); {
+		key, at := r.Uint64(), r.Varint()
+		if r.Bad {
+			return fmt.Errorf("removed operators: %w at byte %d of %d", ErrBadState, r.Off, len(b))
+		}
+		since[key] = at
+	}
+	s.removed.since = since
+	s.removed.changed()
+	return nil
+}
+
+// Advance tells the time of the record that comes next: what was removed KeepRemoved ago is forgotten. Steps of the clock do
+// not count. Call it with every record, in journal order, while no worker runs; nearly always it costs a comparison.
+func (s *State) Advance(now int64) {
+	now -= s.shift
+	r := &s.removed
+	if r.from <= now && now < r.until {
+		return
+	}
+	var over map[uint64]struct{}
+	for key, at := range r.since {
+		switch {
+		case at == unstamped, at > now: // a time to come is of a journal that is lost
+			r.since[key] = now
+		case now-at >= KeepRemoved.Milliseconds():
+			if over == nil {
+				over = map[uint64]struct{}{}
+			}
+			over[key] = struct{}{}
+		}
+	}
+	s.forgetOperators(over)
+	r.changed()
+}
+
+// Adopt takes the operators of a set, by key, for those that there are: the state of all others is kept for a while.
+func (s *State) Adopt(keys map[uint64]struct{}) {
+	s.order()
+	r := &s.removed
+	before := len(r.since)
+	maps.DeleteFunc(r.since, func(key uint64, _ int64) bool {
+		_, back := keys[key]
+		return back
+	})
+	change := len(r.since) != before
+	for i := range s.shards {
+		for _, v := range s.shards[i].vins {
+			for k := range v.ops {
+				key := v.ops[k].key
+				if _, there := keys[key]; there {
+					continue
+				}
+				if _, known := r.since[key]; !known {
+					r.since[key], change = unstamped, true
+				}
+			}
+		}
+	}
+	if n := len(r.since) - maxRemoved; n > 0 {
+		s.forgetOldest(n)
+	}
+	if change {
+		r.changed()
+	}
+}
+
+// forgetOldest forgets the n operators that were removed first, by key among equals. The new ones are the last.
+func (s *State) forgetOldest(n int) {
+	when := func(key uint64) int64 {
+		if at := s.removed.since[key]; at != unstamped {
+			return at
+		}
+		return math.MaxInt64
+	}
+	keys := slices.SortedFunc(maps.Keys(s.removed.since), func(a, b uint64) int {
+		return cmp.Or(cmp.Compare(when(a), when(b)), cmp.Compare(a, b))
+	})
+	over := make(map[uint64]struct{}, n)
+	for _, key := range keys[:n] {
+		over[key] = struct{}{}
+	}
+	s.opts.Evicted("removed_rules", n)
+	s.forgetOperators(over)
+}
+
+// forgetOperators forgets operators without rules, with their state of every VIN.
+func (s *State) forgetOperators(over map[uint64]struct{}) {
+	if len(over) == 0 {
+		return
+	}
+	for key := range over {
+		delete(s.removed.since, key)
+	}
+	for i := range s.shards {
+		sh := &s.shards[i]
+		for _, v := range sh.vins {
+			before := len(v.ops)
+			v.ops = slices.DeleteFunc(v.ops, func(o Memory) bool {
+				_, gone := over[o.key]
+				return gone
+			})
+			switch {
+			case len(v.ops) == before:
+			case len(v.ops) == 0:
+				sh.forget(v)
+			default:
+				sh.mark(v)
+			}
+		}
+	}
+}
+
+// giveWay forgets what operators without rules remember of a VIN: its bytes are for those that have rules. It returns how
+// many they were.
+func (s *State) giveWay(v *vinState) int {
+	before := len(v.ops)
+	v.ops = slices.DeleteFunc(v.ops, func(o Memory) bool {
+		_, removed := s.removed.since[o.key]
+		return removed
+	})
+	return before - len(v.ops)
+}

@@ -1,0 +1,278 @@
+package workbench
+
+import (
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"cellgate/broker/message"
+	"cellgate/rules/doc"
+	"cellgate/rules/engine"
+	"cellgate/rules/expr"
+	"cellgate/rules/lang"
+	"cellgate/rules/op"
+	"cellgate/rules/state"
+)
+
+// Explanation tells what a rule set does with one message, and why.
+type Explanation struct {
+	Topic      string            `json:"topic"`
+	VIN        string            `json:"vin"`
+	ReceivedAt string            `json:"received_at"`
+	Set        string            `json:"rule_set"`
+	Rules      []RuleExplanation `json:"rules"`
+	// Others counts the rules whose topic filters do not match.
+	Others int `json:"others"`
+}
+
+// RuleExplanation tells what one rule does with the message.
+type RuleExplanation struct {
+	ID string `json:"id"`
+	// Matched says that the rule gives its targets the message.
+	Matched bool `json:"matched"`
+	// Stage is where the message stopped: mode, when, an operator's name, error; "" when it matched.
+	Stage string `json:"stage,omitempty"`
+	// Reason says why it stopped there.
+	Reason string `json:"reason,omitempty"`
+	// Values are the parts of the expressions that were looked at, with their values.
+	Values  []PartValue      `json:"values,omitempty"`
+	Outputs []map[string]any `json:"outputs,omitempty"`
+}
+
+// PartValue is a part of an expression and its value on the message, or why it has none.
+type PartValue struct {
+	Part  string `json:"part"`
+	Value any    `json:"value"`
+	Error string `json:"error,omitempty"`
+}
+
+// maxParts bounds the parts shown for one expression.
+const maxParts = 40
+
+// Explain evaluates a record as Eval would and tells how each rule whose filters match came to its answer.
+// known, what the operators remember, may be nil for a VIN without history; it is read, not changed, so no worker may run on it meanwhile.
+// The record's ReceivedAt is the time.
+func Explain(s *lang.Set, rec *message.Record, known *state.State) Explanation {
+	x := Explanation{Topic: rec.Topic, VIN: rec.VIN(), ReceivedAt: rec.Time().Format(message.TimeLayout), Set: s.Hash()}
+	own := state.NewState(state.StateOptions{})
+	if known != nil {
+		own.SetShift(known.Shift())
+		if data := known.Export(rec.VIN()); data != nil {
+			_ = own.Load(rec.VIN(), data) //nolint:errcheck // just exported
+		}
+	}
+	e := explainer{set: s, state: own, worker: engine.NewEngine(s, own).NewWorker(), rec: rec}
+	e.scope = e.worker.Begin(rec, e.watch)
+	matched := s.Match(rec.Topic, nil)
+	for _, r := range s.Compiled {
+		there := slices.Contains(matched, r.Index)
+		if r.Def.Mode.Disabled {
+			there = slices.ContainsFunc(r.Info.From, func(f string) bool { return message.Match(f, rec.Topic) })
+		}
+		if !there {
+			x.Others++
+			continue
+		}
+		x.Rules = append(x.Rules, e.rule(r))
+	}
+	return x
+}
+
+// explainer explains one record.
+type explainer struct {
+	set    *lang.Set
+	state  *state.State
+	worker *engine.Worker
+	scope  *expr.Scope
+	rec    *message.Record
+	// r and x are the rule at hand.
+	r *lang.Rule
+	x *RuleExplanation
+	// last is the operator that has run last, before its memory from before.
+	last   *lang.Operator
+	before state.Memory
+}
+
+func (e *explainer) rule(r *lang.Rule) RuleExplanation {
+	x := RuleExplanation{ID: r.Info.ID}
+	e.r, e.x = r, &x
+	mode := r.Def.Mode
+	switch share := message.Hash(e.rec.VIN()) % lang.WholeFleet; {
+	case mode.Disabled:
+		x.Stage, x.Reason = "mode", "the rule is disabled"
+		return x
+	case share >= mode.Canary:
+		x.Stage, x.Reason = "mode", fmt.Sprintf("the vehicle is not among the %s", mode)
+		return x
+	}
+	e.scope.Given = nil
+	x.Values = e.parts(r.Def.When)
+	if r.When != nil {
+		ok, err := e.scope.Test(r.When)
+		if err != nil {
+			x.Stage, x.Reason = "error", err.Error()
+			return x
+		}
+		if !ok {
+			x.Stage, x.Reason = "when", "the condition is false"
+			return x
+		}
+	}
+	matches, err := e.worker.Operate(r)
+	switch x.Matched = len(matches) > 0; {
+	case err != nil:
+		x.Stage, x.Reason = "error", err.Error()
+	case !x.Matched:
+		x.Stage, x.Reason = e.last.Name, e.last.Why(&e.before, e.rec.ReceivedAt)
+	case mode.Shadow:
+		x.Reason = "the mode is shadow: the match is counted, nothing is sent"
+		return x
+	}
+	for _, values := range matches {
+		for i := range r.Targets {
+			x.Outputs = append(x.Outputs, e.output(engine.Decision{Rule: r.Index, Target: uint16(i), Values: values})) //nolint:gosec // at most maxTargets
+		}
+	}
+	return x
+}
+
+// watch notes an operator that is about to run.
+func (e *explainer) watch(op *lang.Operator) {
+	for _, s := range op.Args.Expressions() {
+		e.x.add(e.parts(s))
+	}
+	e.last, e.before = op, state.Memory{}
+	at := state.Cell{State: e.state, VIN: e.rec.VIN(), Key: op.Key, Now: e.rec.ReceivedAt}
+	if m := at.Peek(); m != nil {
+		e.before = *m
+		e.before.List = slices.Clone(m.List)
+	}
+}
+
+func (e *explainer) output(d engine.Decision) map[string]any {
+	kind := e.r.Targets[d.Target].Kind
+	var out op.Rendered
+	if err := e.worker.Render(d, e.rec, &out); err != nil {
+		return map[string]any{"target": int(d.Target), "sink": kind, "error": err.Error()}
+	}
+	v := out.View()
+	v["target"], v["sink"] = int(d.Target), kind
+	return v
+}
+
+// add appends the values whose part is not there yet.
+func (x *RuleExplanation) add(values []PartValue) {
+	for _, v := range values {
+		if !slices.ContainsFunc(x.Values, func(o PartValue) bool { return o.Part == v.Part }) {
+			x.Values = append(x.Values, v)
+		}
+	}
+}
+
+// parts evaluates an expression and everything in it that has a name or a comparison of its own.
+func (e *explainer) parts(s *doc.Scalar) []PartValue {
+	var out []PartValue
+	for _, part := range e.r.Names.Parts(s, e.scope, maxParts) {
+		p := PartValue{Part: part.Text, Value: jsonView(part.Value)}
+		if part.Err != nil {
+			p.Error = part.Err.Error()
+		}
+		out = append(out, p)
+	}
+	return out
+}
+
+// jsonView is a value as encoding/json can write it.
+func jsonView(v any) any {
+	switch v := v.(type) {
+	case time.Time:
+		return v.Format(message.TimeLayout)
+	case time.Duration:
+		return v.String()
+	case expr.RawJSON:
+		return string(v)
+	}
+	return v
+}
+
+// Write writes the explanation as text.
+func (x *Explanation) Write(w io.Writer) error {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s received %s\n", x.Topic, x.ReceivedAt)
+	for _, r := range x.Rules {
+		r.write(&b)
+	}
+	fmt.Fprintf(&b, "%s not looked at: their topics do not match\n", counted(x.Others, "rule"))
+	_, err := io.WriteString(w, b.String())
+	return err
+}
+
+func (x *RuleExplanation) write(b *strings.Builder) {
+	mark := "no   "
+	if x.Matched {
+		mark = "match"
+	}
+	fmt.Fprintf(b, "%s  %s", mark, x.ID)
+	if x.Stage != "" {
+		fmt.Fprintf(b, ": stopped at %s", x.Stage)
+	}
+	if x.Reason != "" {
+		fmt.Fprintf(b, ": %s", x.Reason)
+	}
+	b.WriteByte('\n')
+	told := x.Reason
+	for _, v := range x.Values {
+		switch {
+		case v.Error != "" && v.Error == told: // of the payload as a whole, told already
+		case v.Error != "":
+			told = v.Error
+			fmt.Fprintf(b, "         %s: %s\n", v.Part, v.Error)
+		default:
+			fmt.Fprintf(b, "         %s = %s\n", v.Part, expr.AppendJSON(nil, v.Value))
+		}
+	}
+	for _, o := range x.Outputs {
+		fmt.Fprintf(b, "       → %s\n", outputText(o))
+	}
+}
+
+// outputText is an output for people: where it goes, and what goes there.
+func outputText(o map[string]any) string {
+	sink, name := o["sink"], o["topic"]
+	switch {
+	case o["error"] != nil:
+		return fmt.Sprintf("%s: %v", sink, o["error"])
+	case name == nil:
+		rest := maps.Clone(o)
+		delete(rest, "sink")
+		delete(rest, "target")
+		return fmt.Sprintf("%s %s", sink, expr.AppendJSON(nil, rest))
+	case o["lane"] != nil:
+		return fmt.Sprintf("%s %s, lane %s, key %s: %s", sink, name, o["lane"], o["key"], expr.AppendJSON(nil, o["value"]))
+	}
+	return fmt.Sprintf("%s %s, key %s: %s", sink, name, o["key"], expr.AppendJSON(nil, o["value"]))
+}
+
+// ExplainPaths explains a message by the rules below the paths and writes the result. ok is false when
+// the rules do not compile; their findings are written instead.
+func ExplainPaths(w io.Writer, paths []string, rec *message.Record, o ToolOptions) (ok bool, err error) {
+	ws, err := openPaths(paths)
+	if err != nil {
+		return false, err
+	}
+	set, diags := lang.Compile(lang.NewSource(ws.rules), lang.Options{Cell: o.Cell})
+	if diags.HasErrors() {
+		if o.JSON {
+			return false, writeJSON(w, CheckReport{Diagnostics: diags})
+		}
+		return false, diags.Write(w)
+	}
+	x := Explain(set, rec, nil)
+	if o.JSON {
+		return true, writeJSON(w, x)
+	}
+	return true, x.Write(w)
+}

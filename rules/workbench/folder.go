@@ -1,0 +1,87 @@
+package workbench
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+
+	"cellgate/configs/settled"
+	"cellgate/rules/doc"
+	"cellgate/rules/lang"
+)
+
+var errTestTime = errors.New("rules: the tests beside them take too long")
+
+// FailedTestsError says which tests of a folder fail.
+type FailedTestsError []TestResult
+
+// Error names the first failing test and its first failure, and how many more there are.
+func (e FailedTestsError) Error() string {
+	first := e[0]
+	text := fmt.Sprintf("rules: the test %q fails", first.Name)
+	if len(first.Failures) > 0 {
+		text += fmt.Sprintf(": %s:%d: step %d: %s", first.File, first.Failures[0].Line, first.Failures[0].Step, first.Failures[0].Message)
+	}
+	if len(e) > 1 {
+		text += fmt.Sprintf(" (and %s)", counted(len(e)-1, "more test"))
+	}
+	return text + "; `cellgate rules test` shows all"
+}
+
+// TestFolder runs a folder's tests on its rules, as `cellgate rules test` does. A folder without tests passes. The error is
+// Diagnostics when a test does not fit the rules, FailedTestsError when one fails, and ctx's when time runs out.
+func TestFolder(ctx context.Context, f *lang.Folder, o ToolOptions) error {
+	ws := &workspace{rules: f.Source.ByPath(), tests: f.Tests.ByPath()}
+	rep, err := ws.test(ctx, o)
+	switch {
+	case errors.Is(err, ErrNoTests):
+		return nil
+	case err != nil:
+		return fmt.Errorf("%w: %w", errTestTime, err)
+	case len(rep.Diagnostics) > 0:
+		return rep.Diagnostics
+	}
+	var failed FailedTestsError
+	for _, r := range rep.Results {
+		if !r.Passed {
+			failed = append(failed, r)
+		}
+	}
+	if len(failed) > 0 {
+		return failed
+	}
+	return nil
+}
+
+// Reason says in a few words, without the names of files, why files are not in force.
+func Reason(err error) string {
+	if reason := refusal(err); reason != "" {
+		return reason
+	}
+	return "the rule files are not in force"
+}
+
+// Refused reports whether an error is about the files.
+func Refused(err error) bool { return refusal(err) != "" }
+
+func refusal(err error) string {
+	var unsettled *settled.UnsettledError
+	var failed FailedTestsError
+	var found doc.Diagnostics
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return "the rules folder is not there"
+	case errors.Is(err, lang.ErrNoFiles):
+		return "the rules folder has no file of rules"
+	case errors.Is(err, lang.ErrAllRulesGone):
+		return "the rule files hold no rules any more"
+	case errors.As(err, &unsettled):
+		return "the rule files are still being written"
+	case errors.As(err, &failed), errors.Is(err, errTestTime):
+		return "a test beside the rules fails"
+	case errors.As(err, &found):
+		return "the rule files have errors"
+	}
+	return ""
+}

@@ -1,0 +1,141 @@
+package workbench
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"cellgate/configs/settled"
+	"cellgate/rules/lang"
+	"cellgate/rules/rulestest"
+)
+
+const hotTest = `tests:
+  - name: hot is told
+    steps: [{payload: {temp: 90}, expect: [{rule: hot}]}]
+`
+
+// A file that is truncated before it is written, a file that is put in the place of another one, and a folder that is
+// away for a moment are not what is read.
+func TestAFolderIsReadWhenItRests(t *testing.T) {
+	t.Parallel()
+	for name, begin := range map[string]func(t *testing.T, file string){
+		"truncated": func(t *testing.T, file string) { write(t, file, "") },
+		"half":      func(t *testing.T, file string) { write(t, file, "rules: []\n") },
+		"away": func(t *testing.T, file string) {
+			if err := os.Rename(filepath.Dir(file), filepath.Dir(file)+".old"); err != nil {
+				t.Fatal(err)
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			dir := filepath.Join(t.TempDir(), "rules")
+			file := filepath.Join(dir, "a.rules.yaml")
+			write(t, file, rulestest.OneRule)
+			begin(t, file)
+			looks := 0
+			// The end of the change comes between two looks, however slow the machine is.
+			f, err := settled.Read(t.Context(), func() (*lang.Folder, string, error) {
+				if looks++; looks == 2 {
+					write(t, file, rulestest.OneRule)
+				}
+				f, err := lang.LookFolder(dir)
+				if err != nil {
+					return nil, "", err
+				}
+				return f, f.Hash(), nil
+			})
+			if err != nil || string(f.Source.Bytes("a.rules.yaml")) != rulestest.OneRule || looks != 3 {
+				t.Errorf("%v after %d looks, %v", err, looks, f)
+			}
+		})
+	}
+}
+
+func write(t *testing.T, file, text string) {
+	t.Helper()
+	if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func readFolder(t *testing.T, files map[string]string) *lang.Folder {
+	t.Helper()
+	f, err := lang.LookFolder(rulestest.WriteFiles(t, files))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return f
+}
+
+// The tests beside the rules are part of what is compared, not of what a set is known by.
+func TestAFolderKnowsItsTests(t *testing.T) {
+	t.Parallel()
+	without := readFolder(t, map[string]string{"a.rules.yaml": rulestest.OneRule})
+	with := readFolder(t, map[string]string{"a.rules.yaml": rulestest.OneRule, "a_test.yaml": hotTest})
+	if without.Hash() == with.Hash() || without.Source.Hash() != with.Source.Hash() {
+		t.Errorf("%s %s", without.Hash(), with.Hash())
+	}
+	for text, want := range map[string]string{
+		"":                                      "",
+		hotTest:                                 "",
+		strings.Replace(hotTest, "90", "70", 1): `the test "hot is told" fails: `,
+		strings.Replace(hotTest, "rule: hot", "rule: cold", 1): `there is no rule "cold"`,
+		"tests: [": "error[R001]",
+	} {
+		files := map[string]string{"a.rules.yaml": rulestest.OneRule}
+		if text != "" {
+			files["a_test.yaml"] = text
+		}
+		f := readFolder(t, files)
+		err := TestFolder(t.Context(), f, ToolOptions{Cell: "c"})
+		if (err == nil) != (want == "") || (err != nil && !strings.Contains(err.Error(), want)) {
+			t.Errorf("%q: error %v, want %q", text, err, want)
+		}
+	}
+	ctx, cancel := context.WithDeadline(t.Context(), time.Unix(0, 0))
+	defer cancel()
+	if err := TestFolder(ctx, with, ToolOptions{}); !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "hot is told") {
+		t.Errorf("tests without end: %v", err)
+	}
+}
+
+// A set that loses all its rules needs a word that is new.
+func TestAllRulesGoneNeedsAWord(t *testing.T) {
+	t.Parallel()
+	inForce := readFolder(t, map[string]string{"a.rules.yaml": rulestest.OneRule, "b.rules.yaml": "rules: []\n"})
+	set, err := inForce.Compile(lang.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		files map[string]string
+		gone  bool
+	}{
+		{map[string]string{"b.rules.yaml": "rules: []\n"}, true},
+		{map[string]string{"b.rules.yaml": "rules: []  # none\n"}, false},
+		{map[string]string{"a.rules.yaml": "rules: []\n", "b.rules.yaml": "rules: []\n"}, false},
+		{map[string]string{"b.rules.yaml": "rules: []\n", "c.rules.yaml": "rules: []\n"}, false},
+		{map[string]string{"a.rules.yaml": rulestest.OneRule}, false},
+	} {
+		f := readFolder(t, c.files)
+		next, err := f.Compile(lang.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := f.Loses(next, set); errors.Is(err, lang.ErrAllRulesGone) != c.gone {
+			t.Errorf("%v: %v", c.files, err)
+		}
+		if err := f.Loses(next, nil); err != nil {
+			t.Errorf("%v at a first start: %v", c.files, err)
+		}
+	}
+}

@@ -1,0 +1,78 @@
+package workbench
+
+import (
+	"regexp"
+	"strings"
+	"testing"
+
+	"cellgate/rules/doc"
+	"cellgate/rules/lang"
+)
+
+// foreignFiles are files that someone might name by mistake. Everything in them that must not be printed
+// holds the canary.
+var foreignFiles = map[string]string{
+	"a private key":     "-----BEGIN EC PRIVATE KEY-----\ncanary+cANARY==\n-----END EC PRIVATE KEY-----\n",
+	"a token":           "eyJhbGciOiJFUzI1NiJ9.canary.canary\n",
+	"an environment":    "DB_PASSWORD=canary\nexport API=canary\n",
+	"a password file":   "canary:canary:0:0:root:/root:/bin/bash\nx:canary:1:\n",
+	"cut JSON":          `{"canary": "canary", "a": [1,2`,
+	"other JSON":        `{"canary": "canary"}`,
+	"prose":             "just a canary: that goes on: here\n",
+	"a list":            "- canary\n- canary\n",
+	"other YAML":        "apiVersion: v1\ndata: {canary: canary}\n",
+	"one key twice":     "canary: 1\ncanary: 2\n",
+	"an unclosed quote": "a: \"canary\nb: canary\n",
+	"anchors":           "a: *canary\nb: !canary x\n",
+	"bytes":             "\x00\x01canary\xff\xfe{[canary",
+	"deep":              strings.Repeat("[", 200) + "canary",
+	"two documents":     "a: canary\n---\nb: canary\n",
+	"a number":          "4711\n",
+}
+
+// TestForeignFiles holds that a file that is neither rules nor tests is told as one finding that names the
+// place, what was expected and what to do, and shows none of the file's contents.
+func TestForeignFiles(t *testing.T) {
+	t.Parallel()
+	for name, text := range foreignFiles {
+		_, found := lang.Compile(lang.NewSource(map[string][]byte{"f.rules.yaml": []byte(text)}), lang.Options{Cell: "cell-1"})
+		checkForeign(t, name, found, `^f\.rules\.yaml:\d+:\d+: error\[R\d+\] file: not a rule file: .*lists, macros, schema, rules`)
+		found = nil
+		readTests("f_test.yaml", []byte(text), func(d doc.Diagnostic) { found = append(found, d) })
+		checkForeign(t, name, found, `^f_test\.yaml:\d+:\d+: error\[R\d+\] file: not a test file: .*tests`)
+	}
+}
+
+func checkForeign(t *testing.T, name string, found doc.Diagnostics, shape string) {
+	t.Helper()
+	text := found.Error()
+	if len(found) != 1 || !regexp.MustCompile(shape).MatchString(text) || !strings.Contains(text, "suggestion: ") {
+		t.Errorf("%s: want one finding like %s, got:\n%s", name, shape, text)
+	}
+	if strings.Contains(text, "canary") || strings.Contains(text, "4711") || strings.Contains(text, "[[") {
+		t.Errorf("%s: the finding shows the file:\n%s", name, text)
+	}
+}
+
+// TestMistypedIsNotForeign holds that a rule file with a mistake in it is told what and where, with its line.
+func TestMistypedIsNotForeign(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]string{
+		"rule:\n  - id: a\n":             `did you mean "rules"?`,
+		"rules: [\n":                     "rules: [\n       ^",
+		"{\"rules\": [{\"id\": 1}":       "{\"rules\": [{\"id\": 1}\n",
+		"rules: []\nbogus: 1\n":          "unknown key \"bogus\" in a rule file\nbogus: 1\n^",
+		"Rules:\n- id: a\n":              `did you mean "rules"?`,
+		"\xef\xbb\xbfrules:\n  - x: y\n": `unknown key "x"`,
+	} {
+		_, found := lang.Compile(lang.NewSource(map[string][]byte{"f.rules.yaml": []byte(text)}), lang.Options{Cell: "cell-1"})
+		if !strings.Contains(found.Error(), want) {
+			t.Errorf("%q: want %q in:\n%s", text, want, found.Error())
+		}
+	}
+	for _, text := range []string{"", "# nothing yet\n", "{}\n", "---\n", "rules:\n"} {
+		if _, found := lang.Compile(lang.NewSource(map[string][]byte{"f.rules.yaml": []byte(text)}), lang.Options{Cell: "cell-1"}); found.HasErrors() {
+			t.Errorf("%q: %s", text, found.Error())
+		}
+	}
+}

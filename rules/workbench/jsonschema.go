@@ -1,0 +1,75 @@
+package workbench
+
+import (
+	"io"
+
+	"cellgate/rules/expr"
+	"cellgate/rules/lang"
+	"cellgate/rules/op"
+)
+
+// JSONSchema writes the JSON Schema (draft 2020-12) of rule files, for editors: completion, and most
+// mistakes marked while typing. Compile knows more: what expressions mean, and what files say together.
+func JSONSchema(w io.Writer) error { return writeJSON(w, jsonSchema()) }
+
+func jsonSchema() op.JSON {
+	defs := op.JSON{
+		"expression": op.JSON{"type": []string{"string", "number", "boolean"}, "description": "an expression, for example payload.soc < 15"},
+		"duration":   op.JSON{"type": "string", "pattern": `^([0-9.]+(ns|us|µs|ms|s|m|h|d))+$`, "description": "500ms, 10s, 5m, 24h, 7d"},
+		"template":   op.JSON{"type": "string", "minLength": 1, "maxLength": expr.MaxTemplate, "description": "text with ${vin}, ${cell}, ${class}, ${payload.kind in kinds}"},
+		"value":      op.JSON{"description": "an expression, or a mapping or list of such", "type": []string{"string", "number", "boolean", "null", "object", "array"}},
+		"schema":     schemaSchema(),
+		"rule":       ruleSchema(),
+		"zone":       op.ZoneSchema(),
+	}
+	var targets []op.JSON
+	for _, t := range op.Targets() {
+		name := string(t.Kind)
+		defs[name] = t.JSONSchema()
+		targets = append(targets, op.Shape(op.JSON{name: op.Ref(name)}, name))
+	}
+	defs["target"] = op.OneOf(targets...)
+	return op.JSON{
+		"$schema":     "https://json-schema.org/draft/2020-12/schema",
+		"title":       "cellgate rules",
+		"description": "A *.rules.yaml file of a cellgate gateway.",
+		"type":        "object", "additionalProperties": false,
+		"properties": op.JSON{
+			"lists":  op.JSON{"type": "object", "description": "constants by name", "additionalProperties": op.JSON{"type": "array", "items": op.JSON{"type": []string{"string", "number", "boolean"}}}},
+			"macros": op.JSON{"type": "object", "description": "expressions by name", "additionalProperties": op.Ref("expression")},
+			"schema": op.Ref("schema"),
+			"rules":  op.JSON{"type": []string{"array", "null"}, "items": op.Ref("rule")},
+		},
+		"$defs": defs,
+	}
+}
+
+func schemaSchema() op.JSON {
+	return op.Shape(op.JSON{
+		"event_at": op.OneOf(op.TextOf("the payload field with the event time"), op.Shape(op.JSON{
+			"field": op.TextOf("the payload field"), "unit": op.JSON{"enum": []string{"auto", "s", "ms"}},
+		}, "field")),
+		"fields": op.JSON{"type": "object", "description": "types by field: number, integer, text, boolean, list, object, any"},
+		"open":   op.JSON{"type": "boolean", "description": "other fields may be used too"},
+	})
+}
+
+func ruleSchema() op.JSON {
+	filter := op.JSON{"type": "string", "minLength": 1}
+	percent := op.JSON{"type": "string", "pattern": `^[0-9.]+ *%$`}
+	keys := op.JSON{
+		"id":          op.JSON{"type": "string", "pattern": "^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$", "description": "unique among all files"},
+		"owner":       op.TextOf("who answers for the rule"),
+		"description": op.TextOf("what it is for"),
+		"from":        op.OneOf(filter, op.JSON{"type": "array", "items": filter, "minItems": 1, "maxItems": lang.MaxFilters}),
+		"when":        op.Ref("expression"),
+		"transform":   op.Ref("value"),
+		"to":          op.OneOf(op.Ref("target"), op.JSON{"type": "array", "items": op.Ref("target"), "minItems": 1, "maxItems": lang.MaxTargets}),
+		"on_error":    op.Shape(op.JSON{"kafka": op.Shape(op.JSON{"topic": op.TextOf("a Kafka topic")}, "topic")}, "kafka"),
+		"mode":        op.OneOf(op.JSON{"enum": []string{"enabled", "disabled", "shadow"}}, op.Shape(op.JSON{"canary": percent}, "canary")),
+	}
+	for _, op := range op.Operators() {
+		keys[op.Name] = op.JSONSchema()
+	}
+	return op.Shape(keys, "id", "from", "to")
+}

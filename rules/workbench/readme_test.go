@@ -1,0 +1,35 @@
+package workbench
+
+import (
+	"os"
+	"regexp"
+	"strings"
+	"testing"
+)
+
+// TestReadmeExamples compiles every YAML example of README.md as one set each, and runs the test example
+// on the rule that it is about.
+func TestReadmeExamples(t *testing.T) {
+	t.Parallel()
+	text, err := os.ReadFile("../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ws := &workspace{rules: map[string][]byte{}, tests: map[string][]byte{}}
+	for _, m := range regexp.MustCompile("(?s)```yaml\n(.*?)```").FindAllStringSubmatch(string(text), -1) {
+		example := m[1]
+		if strings.HasPrefix(example, "# test") {
+			ws.tests["example_test.yaml"] = []byte(example)
+			continue
+		}
+		name := "example" + string(rune('a'+len(ws.rules))) + ".rules.yaml"
+		ws.rules[name] = []byte(example)
+	}
+	if len(ws.rules) < 4 || len(ws.tests) != 1 {
+		t.Fatalf("found %d rule examples and %d tests", len(ws.rules), len(ws.tests))
+	}
+	rep, err := ws.test(t.Context(), ToolOptions{Cell: "cell-1"})
+	if err != nil || !rep.OK {
+		t.Errorf("err %v\n%v\n%+v", err, rep.Diagnostics, rep.Results)
+	}
+}

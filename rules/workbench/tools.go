@@ -1,0 +1,299 @@
+package workbench
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"cellgate/rules/doc"
+	"cellgate/rules/lang"
+)
+
+// ErrNoTests is returned by Test when the paths hold none.
+var ErrNoTests = errors.New("no tests found: they stand in files that end with _test.yaml")
+
+// ToolOptions are common to the tools that the command line calls.
+type ToolOptions struct {
+	// JSON asks for one JSON document instead of text.
+	JSON bool
+	// Cell is the cell's id for expressions and templates.
+	Cell string
+}
+
+// workspace is what the paths of a command line hold.
+type workspace struct {
+	rules map[string][]byte // by path as a user would type it
+	tests map[string][]byte
+	// passed are YAML files whose names are neither those of rules nor of tests: a gateway does not read them.
+	passed []string
+}
+
+// openPaths reads rule and test files. A path is a folder or a file; with a test file come the rules of
+// its folder. The rules of all paths make one set, so that their ids must differ.
+func openPaths(paths []string) (*workspace, error) {
+	ws := &workspace{rules: map[string][]byte{}, tests: map[string][]byte{}}
+	for _, p := range paths {
+		info, err := os.Stat(p)
+		if err != nil {
+			return nil, fmt.Errorf("rules: %w", err)
+		}
+		switch {
+		case info.IsDir():
+			err = ws.addDir(p, true)
+		case strings.HasSuffix(p, lang.TestSuffix):
+			if err = ws.addDir(filepath.Dir(p), false); err == nil {
+				err = ws.addFile(p, ws.tests)
+			}
+		default:
+			if !strings.HasSuffix(p, lang.RulesSuffix) {
+				ws.passed = append(ws.passed, p)
+			}
+			err = ws.addFile(p, ws.rules)
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	return ws, nil
+}
+
+func (ws *workspace) addFile(p string, to map[string][]byte) error {
+	b, err := lang.ReadFile(os.DirFS(filepath.Dir(p)), filepath.Base(p))
+	if err != nil {
+		return fmt.Errorf("rules: %s: %w", p, err)
+	}
+	to[filepath.ToSlash(filepath.Clean(p))] = b
+	return nil
+}
+
+func (ws *workspace) addDir(dir string, tests bool) error {
+	add := func(to map[string][]byte) func(string) error {
+		return func(name string) error {
+			if len(to) == lang.MaxFiles {
+				return fmt.Errorf("rules: %s: %w", dir, lang.ErrTooManyFiles)
+			}
+			return ws.addFile(filepath.Join(dir, filepath.FromSlash(name)), to)
+		}
+	}
+	err := lang.WalkYAML(os.DirFS(dir), lang.RulesSuffix, add(ws.rules))
+	if err == nil && tests {
+		err = lang.WalkYAML(os.DirFS(dir), lang.TestSuffix, add(ws.tests))
+	}
+	if err == nil {
+		err = lang.WalkYAML(os.DirFS(dir), "ml", func(name string) error {
+			rule := strings.HasSuffix(name, lang.RulesSuffix) || strings.HasSuffix(name, lang.TestSuffix)
+			if ext := filepath.Ext(name); !rule && (ext == ".yaml" || ext == ".yml") && len(ws.passed) < maxPassed {
+				ws.passed = append(ws.passed, filepath.Join(dir, filepath.FromSlash(name)))
+			}
+			return nil
+		})
+	}
+	return err
+}
+
+// maxPassed bounds the names of files that are passed over.
+const maxPassed = 20
+
+// compile compiles the rules and reads the tests; the findings of both come together.
+func (ws *workspace) compile(o ToolOptions) (*lang.Set, []*testCase, doc.Diagnostics) {
+	set, diags := lang.Compile(lang.NewSource(ws.rules), lang.Options{Cell: o.Cell})
+	var tests []*testCase
+	report := func(d doc.Diagnostic) { diags = append(diags, d) }
+	names := make([]string, 0, len(ws.tests))
+	for name := range ws.tests {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	for _, name := range names {
+		tests = append(tests, readTests(name, ws.tests[name], report)...)
+	}
+	if set != nil {
+		for _, t := range tests {
+			t.checkRules(set)
+		}
+	}
+	diags.Sort()
+	return set, tests, diags
+}
+
+// checkRules reports rules that a test names and the set does not have.
+func (t *testCase) checkRules(set *lang.Set) {
+	var ids []string
+	for _, r := range set.Compiled {
+		ids = append(ids, r.Info.ID)
+	}
+	t.doc.Rule = "test " + t.name.Value
+	for _, id := range t.rules {
+		if !slices.Contains(ids, id) {
+			t.doc.Fail(t.name.Line, t.name.Col, doc.CodeTestFile, doc.DidYouMean(id, ids), "there is no rule %q", id)
+		}
+	}
+	for _, s := range t.steps {
+		for _, e := range s.expect {
+			if !slices.Contains(ids, e.rule) {
+				t.doc.Fail(e.line, e.col, doc.CodeTestFile, doc.DidYouMean(e.rule, ids), "there is no rule %q", e.rule)
+			}
+		}
+	}
+}
+
+// CheckReport is what Check prints with JSON.
+type CheckReport struct {
+	OK          bool            `json:"ok"`
+	Files       int             `json:"files"`
+	Rules       int             `json:"rules"`
+	Tests       int             `json:"tests"`
+	Hash        string          `json:"hash,omitempty"`
+	Diagnostics doc.Diagnostics `json:"diagnostics"`
+}
+
+// Check compiles the rules below the paths and writes what is wrong with them. ok is false when there is
+// anything. An error is a path that cannot be read or a writer that fails.
+func Check(w io.Writer, paths []string, o ToolOptions) (ok bool, err error) {
+	ws, err := openPaths(paths)
+	if err != nil {
+		return false, err
+	}
+	set, tests, diags := ws.compile(o)
+	switch {
+	case len(ws.rules) == 0:
+		diags = append(diags, noFiles(paths))
+	case set != nil:
+		diags = append(diags, set.Unfinished...)
+		diags.Sort()
+	}
+	rep := CheckReport{OK: len(diags) == 0, Files: len(ws.rules) + len(ws.tests), Tests: len(tests), Diagnostics: diags}
+	if set != nil {
+		rep.Rules, rep.Hash = len(set.Compiled), set.Hash()
+	}
+	switch {
+	case o.JSON:
+		rep.Diagnostics = append(doc.Diagnostics{}, diags...)
+		err = writeJSON(w, rep)
+	case rep.OK:
+		_, err = fmt.Fprintf(w, "ok: %s, %s and no findings\n", counted(rep.Rules, "rule"), counted(rep.Tests, "test"))
+	default:
+		if err = diags.Write(w); err == nil {
+			_, err = fmt.Fprintf(w, "\n%s\n", counted(len(diags), "finding"))
+		}
+	}
+	if err == nil && !o.JSON {
+		err = ws.writePassed(w)
+	}
+	return rep.OK, err
+}
+
+// writePassed names the files that a gateway does not read.
+func (ws *workspace) writePassed(w io.Writer) error {
+	if len(ws.passed) == 0 {
+		return nil
+	}
+	_, err := fmt.Fprintf(w, "a gateway reads only files that end with %s; it passes over: %s\n", lang.RulesSuffix, strings.Join(ws.passed, ", "))
+	return err
+}
+
+func counted(n int, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return fmt.Sprintf("%d %ss", n, what)
+}
+
+func writeJSON(w io.Writer, v any) error {
+	e := json.NewEncoder(w)
+	e.SetIndent("", "  ")
+	e.SetEscapeHTML(false)
+	return e.Encode(v)
+}
+
+// TestReport is what Test prints with JSON.
+type TestReport struct {
+	OK          bool            `json:"ok"`
+	Passed      int             `json:"passed"`
+	Failed      int             `json:"failed"`
+	Results     []TestResult    `json:"results"`
+	Diagnostics doc.Diagnostics `json:"diagnostics,omitempty"`
+}
+
+// Test runs the tests below the paths and writes how they went. ok is false when one fails or the rules
+// do not compile. ErrNoTests when there is none.
+func Test(w io.Writer, paths []string, o ToolOptions) (ok bool, err error) {
+	ws, err := openPaths(paths)
+	if err != nil {
+		return false, err
+	}
+	rep, err := ws.test(context.Background(), o)
+	if err != nil {
+		return false, err
+	}
+	if o.JSON {
+		return rep.OK, writeJSON(w, rep)
+	}
+	return rep.OK, rep.write(w)
+}
+
+// test runs the tests. The error is ErrNoTests, or that of ctx when it ends before the tests do.
+func (ws *workspace) test(ctx context.Context, o ToolOptions) (TestReport, error) {
+	_, tests, diags := ws.compile(o)
+	rep := TestReport{OK: true, Results: []TestResult{}, Diagnostics: diags}
+	if len(diags) > 0 {
+		rep.OK = false
+		return rep, nil
+	}
+	if len(tests) == 0 {
+		return rep, ErrNoTests
+	}
+	sets := map[string]*lang.Set{}
+	for _, t := range tests {
+		cell := cmp.Or(t.cell, o.Cell, defaultTestCell)
+		if sets[cell] == nil { // ${cell} is part of a set
+			sets[cell], _ = lang.Compile(lang.NewSource(ws.rules), lang.Options{Cell: cell})
+		}
+		res, err := t.run(ctx, sets[cell])
+		if err != nil {
+			return rep, err
+		}
+		rep.Results = append(rep.Results, res)
+		if res.Passed {
+			rep.Passed++
+		} else {
+			rep.Failed, rep.OK = rep.Failed+1, false
+		}
+	}
+	return rep, nil
+}
+
+func (rep *TestReport) write(w io.Writer) error {
+	if len(rep.Diagnostics) > 0 {
+		return rep.Diagnostics.Write(w)
+	}
+	var b strings.Builder
+	for _, r := range rep.Results {
+		if r.Passed {
+			fmt.Fprintf(&b, "ok    %s\n", r.Name)
+			continue
+		}
+		fmt.Fprintf(&b, "FAIL  %s\n", r.Name)
+		for _, f := range r.Failures {
+			fmt.Fprintf(&b, "      %s:%d: step %d: %s\n", r.File, f.Line, f.Step, f.Message)
+		}
+	}
+	fmt.Fprintf(&b, "%d passed, %d failed\n", rep.Passed, rep.Failed)
+	_, err := io.WriteString(w, b.String())
+	return err
+}
+
+// noFiles is the finding of a check that met no rule file.
+func noFiles(paths []string) doc.Diagnostic {
+	return doc.Diagnostic{
+		File: filepath.ToSlash(strings.Join(paths, ", ")), Line: 1, Column: 1, Code: doc.CodeMissing, Rule: "folder",
+		Message: lang.ErrNoFiles.Error() + ": a gateway refuses the folder", Suggestion: lang.SayNone,
+	}
+}

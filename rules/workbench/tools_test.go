@@ -1,0 +1,200 @@
+package workbench
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"cellgate/rules/doc"
+	"cellgate/rules/rulestest"
+)
+
+func TestSamplesPassTheirTests(t *testing.T) {
+	t.Parallel()
+	var b strings.Builder
+	ok, err := Test(&b, []string{"../../configs/rules"}, ToolOptions{})
+	if err != nil || !ok {
+		t.Fatalf("ok %t, err %v\n%s", ok, err, b.String())
+	}
+}
+
+// TestSampleTestsNoticeChanges changes the shipped rules one at a time, each in a way that an analyst
+// could do by mistake, and requires that the shipped tests fail.
+func TestSampleTestsNoticeChanges(t *testing.T) {
+	t.Parallel()
+	changes := []struct{ name, from, to string }{
+		{"low-battery: enter negated", "enter: payload.soc < 15", "enter: not (payload.soc < 15)"},
+		{"low-battery: exit negated", "exit: payload.soc > 20", "exit: not (payload.soc > 20)"},
+		{"low-battery: limit", "payload.soc < 15", "payload.soc <= 15"},
+		{"low-battery: rearmed too soon", "payload.soc > 20", "payload.soc >= 20"},
+		{"low-battery: without exit", ", exit: payload.soc > 20", ""},
+		{"low-battery: waits", "exit: payload.soc > 20", "exit: payload.soc > 20, for: 1s"},
+		{"low-battery: never", "threshold: {enter", "when: false\n    threshold: {enter"},
+		{"low-battery: another topic", "state of charge under 15 %, rearmed above 20 %\n    from: [\"v1/+/up/telemetry\"]", "x\n    from: [\"v1/+/up/#\"]"},
+		{"alarms: never", "every alarm that a vehicle sends", "x\n    when: false"},
+		{"alarms: another topic", "v1/+/up/alarm\"]", "v1/+/up/telemetry\"]"},
+		{"alerts: lane", "lane: p0", "lane: p1"},
+		{"alerts: central topic", "topic: fleet.alerts", "topic: fleet.alert"},
+		{"alerts: kafka topic", "topic: vehicle.alerts", "topic: vehicle.alarms"},
+		{"telemetry: never", "every telemetry message to Kafka, as it was received", "x\n    when: false"},
+		{"telemetry: topic", "topic: vehicle.telemetry", "topic: vehicle.telemetri"},
+		{"telemetry: changed on the way", "every telemetry message to Kafka, as it was received", "x\n    transform: {soc: payload.soc}"},
+		{"telemetry: everything", "as it was received\n    from: [\"v1/+/up/telemetry\"]", "x\n    from: [\"v1/+/up/#\"]"},
+		{"latest-state: never", "in one Redis hash per vehicle", "x\n    when: false"},
+		{"latest-state: key", "veh:${vin}", "vehicle:${vin}"},
+		{"latest-state: order", "newer_than: _at", "ttl: 1h"},
+		{"latest-state: event time", "event_at: ts", "event_at: time"},
+		{"latest-state: fields", "fields: payload  ", "set: {soc: payload.soc}  "},
+		{"sampled-to-centre: never", "to the central unit\n", "to the central unit\n    when: false\n"},
+		{"sampled-to-centre: always", "sample: 10s", ""},
+		{"sampled-to-centre: sooner", "sample: 10s", "sample: 9s"},
+		{"sampled-to-centre: later", "sample: 10s", "sample: 11s"},
+		{"sampled-to-centre: lane", "lane: p1", "lane: p2"},
+		{"sampled-to-centre: topic", "topic: fleet.telemetry", "topic: fleet.telemetri"},
+	}
+	for _, c := range changes {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			ws, err := openPaths([]string{"../../configs/rules"})
+			if err != nil {
+				t.Fatal(err)
+			}
+			found := false
+			for name, text := range ws.rules {
+				changed := bytes.Replace(text, []byte(c.from), []byte(c.to), 1)
+				found = found || !bytes.Equal(changed, text)
+				ws.rules[name] = changed
+			}
+			if !found {
+				t.Fatalf("no rule file contains %q", c.from)
+			}
+			rep, err := ws.test(t.Context(), ToolOptions{})
+			if err != nil || len(rep.Diagnostics) > 0 {
+				t.Fatalf("the changed rules do not run: %v %v", err, rep.Diagnostics)
+			}
+			if rep.Failed == 0 {
+				t.Errorf("all tests pass although the rules are wrong")
+			}
+		})
+	}
+}
+
+func TestCheckText(t *testing.T) {
+	t.Parallel()
+	dir := rulestest.WriteFiles(t, map[string]string{"a.rules.yaml": rulestest.OneRule})
+	var b strings.Builder
+	ok, err := Check(&b, []string{dir}, ToolOptions{})
+	if err != nil || !ok || b.String() != "ok: 1 rule, 0 tests and no findings\n" {
+		t.Errorf("ok %t err %v out %q", ok, err, b.String())
+	}
+	bad := rulestest.WriteFiles(t, map[string]string{"a.rules.yaml": strings.Replace(rulestest.OneRule, "when", "wehn", 1)})
+	b.Reset()
+	ok, err = Check(&b, []string{bad}, ToolOptions{})
+	want := filepath.Join(bad, "a.rules.yaml") + `:4:5: error[R002] hot: unknown key "wehn" in a rule
+    wehn: payload.temp > 80
+    ^
+suggestion: did you mean "when"?
+
+1 finding
+`
+	if err != nil || ok || b.String() != want {
+		t.Errorf("ok %t err %v out:\n%s\nwant:\n%s", ok, err, b.String(), want)
+	}
+}
+
+func TestCheckJSON(t *testing.T) {
+	t.Parallel()
+	dir := rulestest.WriteFiles(t, map[string]string{"a.rules.yaml": rulestest.OneRule, "b.rules.yaml": rulestest.OneRule})
+	var b bytes.Buffer
+	ok, err := Check(&b, []string{dir}, ToolOptions{JSON: true})
+	var rep CheckReport
+	if jerr := json.Unmarshal(b.Bytes(), &rep); jerr != nil || err != nil || ok {
+		t.Fatalf("ok %t err %v json %v\n%s", ok, err, jerr, b.String())
+	}
+	if len(rep.Diagnostics) != 1 || rep.Diagnostics[0].Code != doc.CodeDuplicateID || rep.Diagnostics[0].Line != 2 {
+		t.Errorf("got %+v", rep.Diagnostics)
+	}
+	if !strings.Contains(rep.Diagnostics[0].Message, "a.rules.yaml:2") {
+		t.Errorf("the message does not say where the other rule is: %s", rep.Diagnostics[0].Message)
+	}
+}
+
+// What a gateway would refuse to put into force is no good for a check either, and the check says what to do.
+func TestCheckRefusesWhatIsEmpty(t *testing.T) {
+	t.Parallel()
+	for name, files := range map[string]map[string]string{
+		"no file":        {},
+		"only a test":    {"a_test.yaml": "tests: []\n"},
+		"another ending": {"a.yaml": rulestest.OneRule},
+		"no byte":        {"a.rules.yaml": rulestest.OneRule, "b.rules.yaml": ""},
+		"comments":       {"a.rules.yaml": "# soon\n"},
+		"cut short":      {"a.rules.yaml": "rules:\n"},
+		"no rules yet":   {"a.rules.yaml": "lists: {a: [b]}\n"},
+	} {
+		var b, j strings.Builder
+		dir := rulestest.WriteFiles(t, files)
+		ok, err := Check(&b, []string{dir}, ToolOptions{})
+		if err != nil || ok || !strings.Contains(b.String(), "`rules: []`") || !strings.Contains(b.String(), "error[R003]") {
+			t.Errorf("%s: ok %t err %v out %q", name, ok, err, b.String())
+		}
+		var rep CheckReport
+		ok, err = Check(&j, []string{dir}, ToolOptions{JSON: true})
+		if jerr := json.Unmarshal([]byte(j.String()), &rep); jerr != nil || err != nil || ok || rep.OK || len(rep.Diagnostics) != 1 {
+			t.Errorf("%s: ok %t err %v out %q", name, ok, err, j.String())
+		}
+	}
+	var b strings.Builder
+	if ok, err := Check(&b, []string{rulestest.WriteFiles(t, map[string]string{"none.rules.yaml": "rules: []\n"})}, ToolOptions{}); err != nil || !ok {
+		t.Errorf("rules: []: ok %t err %v out %q", ok, err, b.String())
+	}
+	if _, err := Check(&b, []string{filepath.Join(t.TempDir(), "none")}, ToolOptions{}); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("a missing folder: %v", err)
+	}
+}
+
+func TestTestReportsFailures(t *testing.T) {
+	t.Parallel()
+	dir := rulestest.WriteFiles(t, map[string]string{"a.rules.yaml": rulestest.OneRule, "a_test.yaml": `tests:
+  - name: hot
+    steps:
+      - payload: {temp: 81}
+        expect: [{rule: hot, kafka: {topic: cold}}]
+      - payload: {temp: 80}
+        expect: [{rule: hot}]
+      - payload: {temp: 99}
+        expect: none
+`})
+	var b strings.Builder
+	ok, err := Test(&b, []string{filepath.Join(dir, "a_test.yaml")}, ToolOptions{})
+	if err != nil || ok {
+		t.Fatalf("ok %t err %v", ok, err)
+	}
+	for _, want := range []string{
+		"FAIL  hot\n", `:5: step 1: rule hot: topic is "hot", expected "cold"`,
+		":7: step 2: rule hot gave nothing that matches", ":8: step 3: not expected: rule hot target 0", "0 passed, 1 failed\n",
+	} {
+		if !strings.Contains(b.String(), want) {
+			t.Errorf("no %q in\n%s", want, b.String())
+		}
+	}
+	if _, err := Test(&b, []string{t.TempDir()}, ToolOptions{}); !errors.Is(err, ErrNoTests) {
+		t.Errorf("no tests: %v", err)
+	}
+}
+
+func TestTestNamesUnknownRule(t *testing.T) {
+	t.Parallel()
+	dir := rulestest.WriteFiles(t, map[string]string{"a.rules.yaml": rulestest.OneRule, "a_test.yaml": `tests:
+  - name: hot
+    steps: [{payload: {}, expect: [{rule: hott}]}]
+`})
+	var b strings.Builder
+	ok, err := Test(&b, []string{dir}, ToolOptions{})
+	if err != nil || ok || !strings.Contains(b.String(), `error[R060] test hot: there is no rule "hott"`) {
+		t.Errorf("ok %t err %v\n%s", ok, err, b.String())
+	}
+}

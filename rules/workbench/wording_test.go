@@ -1,0 +1,74 @@
+package workbench
+
+import (
+	"strings"
+	"testing"
+
+	"cellgate/rules/rulestest"
+)
+
+// One thing that a step gives otherwise than expected is one line.
+func TestOneFailurePerDifference(t *testing.T) {
+	t.Parallel()
+	dir := rulestest.WriteFiles(t, map[string]string{
+		"a.rules.yaml": `rules:
+  - id: hot
+    from: ["v1/+/up/telemetry"]
+    transform: {temp: payload.temp}
+    to:
+      - kafka: {topic: hot}
+      - redis: {hash: "hot:${vin}", set: {temp: payload.temp}}
+`,
+		"a_test.yaml": `tests:
+  - name: other values
+    steps:
+      - payload: {temp: 90}
+        expect:
+          - {rule: hot, kafka: {topic: hot, value: {temp: 91}}}
+          - {rule: hot, redis: {hash: cold}}
+  - name: one target too many
+    steps:
+      - payload: {temp: 90}
+        expect:
+          - {rule: hot, kafka: {topic: hot}}
+`,
+	})
+	ws, err := openPaths([]string{dir})
+	if err != nil {
+		t.Fatal(err)
+	}
+	rep, err := ws.test(t.Context(), ToolOptions{})
+	if err != nil || len(rep.Results) != 2 {
+		t.Fatalf("%+v, %v", rep, err)
+	}
+	for i, want := range [][]string{
+		{"rule hot: value.temp is 90, expected 91", `rule hot: hash is "hot:LTEST000000000001", expected "cold"`},
+		{"not expected: rule hot target 1"},
+	} {
+		got := rep.Results[i].Failures
+		if len(got) != len(want) {
+			t.Errorf("%s: %+v", rep.Results[i].Name, got)
+			continue
+		}
+		for j, w := range want {
+			if !strings.HasPrefix(got[j].Message, w) {
+				t.Errorf("%s: %q, want %q", rep.Results[i].Name, got[j].Message, w)
+			}
+		}
+	}
+}
+
+// A file that a gateway would not read is named, since its rules are checked in vain.
+func TestCheckNamesFilesThatAreNotRead(t *testing.T) {
+	t.Parallel()
+	dir := rulestest.WriteFiles(t, map[string]string{"a.rules.yaml": rulestest.OneRule, "hot.yaml": rulestest.OneRule, "x.yml": "", "a_test.yaml": "tests: []\n", "notes.txt": ""})
+	for _, c := range []struct{ path, want string }{
+		{dir, "it passes over: " + dir + "/hot.yaml, " + dir + "/x.yml\n"},
+		{dir + "/hot.yaml", "it passes over: " + dir + "/hot.yaml\n"},
+	} {
+		var b strings.Builder
+		if ok, err := Check(&b, []string{c.path}, ToolOptions{}); err != nil || !ok || !strings.HasSuffix(b.String(), c.want) {
+			t.Errorf("%s: ok %t err %v out %q", c.path, ok, err, b.String())
+		}
+	}
+}
