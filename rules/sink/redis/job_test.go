@@ -83,3 +83,13 @@ func TestMessagesDoNotAllocate(t *testing.T) {
 		t.Errorf("%v allocations per message", n)
 	}
 }
+
+// TestEveryOperationHasACommand: a kind that rules can make and the sink does not know would be refused at run time.
+func TestEveryOperationHasACommand(t *testing.T) {
+	t.Parallel()
+	for kind := op.RedisKind(1); kind < op.RedisKinds; kind++ {
+		if commands[kind].args == nil || commands[kind].name == nil {
+			t.Errorf("operation %d has no command", kind)
+		}
+	}
+}
