@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync/atomic"
 	"testing"
 
@@ -324,5 +325,32 @@ func TestRulesGovernAgainAfterAnApplicationThatWasCutShort(t *testing.T) {
 			}
 			r.Stop()
 		})
+	}
+}
+
+// TestASinkThatIsGoneFiltersNothing: what rules send to a sink that was taken out of the configuration while they were in
+// force becomes dead letters.
+func TestASinkThatIsGoneFiltersNothing(t *testing.T) {
+	t.Parallel()
+	kafka, redis := sinktest.NewMemory(op.SinkKafka), sinktest.NewMemory(op.SinkRedis)
+	sinks := []sink.Binding{{Sink: kafka}, {Sink: redis}}
+	r := sinktest.New(t, sinktest.Setup{
+		Rules: "rules: [{id: r, from: [\"v1/+/up/telemetry\"], to: [{redis: {set_add: s}}]}]",
+		Sinks: func() []sink.Binding { return sinks },
+	})
+	r.Publish(0, 10)
+	r.Settled()
+	r.Stop()
+	sinks = sinks[:1]
+	r.Open()
+	r.Publish(10, 20)
+	r.Settled()
+	if l := r.Ledger("kafka"); l.DeadLettered != 20 || l.Filtered != 10 {
+		t.Errorf("%+v", l)
+	}
+	for _, m := range kafka.Taken() {
+		if !m.Dead || !strings.Contains(m.Reason, "redis") {
+			t.Errorf("%+v", m)
+		}
 	}
 }
