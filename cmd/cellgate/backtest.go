@@ -3,7 +3,6 @@ package main
 import (
 	"fmt"
 	"io"
-	"path/filepath"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -11,9 +10,8 @@ import (
 	"cellgate/broker/journal"
 	"cellgate/broker/message"
 	"cellgate/configs"
-	"cellgate/rules/engine"
-	"cellgate/rules/lang"
 	"cellgate/rules/state"
+	"cellgate/rules/workbench"
 )
 
 // backtestFlags are what `rules backtest` is told.
@@ -55,114 +53,32 @@ With --against it does the same with another rule set and shows both.`,
 	return cmd
 }
 
-// trial is one rule set in a backtest.
-type trial struct {
-	set     *lang.Set
-	state   *state.State
-	worker  *engine.Worker
-	scratch []engine.Decision
-	Path    string      `json:"path"`
-	Hash    string      `json:"hash"`
-	Rules   []ruleCount `json:"rules"`
-}
-
-// ruleCount is what one rule did.
-type ruleCount struct {
-	Rule    string   `json:"rule"`
-	Mode    string   `json:"mode"`
-	Matched uint64   `json:"matched"`
-	Shadow  uint64   `json:"shadow,omitempty"`
-	Errors  uint64   `json:"errors"`
-	Targets []uint64 `json:"messages_per_target"`
-	Example string   `json:"first_error,omitempty"`
-}
-
-func (r *ruleCount) failed(seq uint64, err string) {
-	if r.Errors++; r.Example == "" {
-		r.Example = fmt.Sprintf("record %d: %s", seq, err)
-	}
-}
-
-func newTrial(path, cell string) (*trial, error) {
-	src, err := lang.Load(path)
-	if err != nil {
-		return nil, err
-	}
-	set, found := lang.Compile(src, lang.Options{Cell: cell})
-	if err := found.Err(); err != nil {
-		return nil, err
-	}
-	state := state.NewState(state.StateOptions{MaxVINs: configs.Default().Rules.MaxVINs, MaxVINBytes: configs.MaxVINBytes})
-	t := &trial{set: set, state: state, worker: engine.NewEngine(set, state).NewWorker(), Path: filepath.ToSlash(path), Hash: set.Hash()}
-	for _, r := range set.Rules() {
-		t.Rules = append(t.Rules, ruleCount{Rule: r.ID, Mode: r.Mode, Targets: make([]uint64, len(r.Targets))})
-	}
-	return t, nil
-}
-
-// stepClock takes a step of the gateway's clock into account.
-func (t *trial) stepClock(rec *message.Record) {
-	if step, err := rec.ClockStep(); err == nil {
-		t.state.StepClock(step)
-	}
-}
-
-// eval counts what the rules decide about one record.
-func (t *trial) eval(rec *message.Record) {
-	t.scratch = t.worker.Eval(rec, t.scratch[:0])
-	last := -1
-	for i := range t.scratch {
-		d := &t.scratch[i]
-		r := &t.Rules[d.Rule]
-		switch {
-		case d.Target == engine.TargetUndecoded:
-			for _, rule := range d.Undecoded {
-				t.Rules[rule].failed(rec.Seq, d.Err)
-			}
-			continue
-		case d.Err != "":
-			r.failed(rec.Seq, d.Err)
-			continue
-		case d.Shadow:
-			r.Shadow++
-			continue
-		case int(d.Rule) != last:
-			last = int(d.Rule)
-			r.Matched++
-		}
-		if int(d.Target) < len(r.Targets) {
-			r.Targets[d.Target]++
-		}
-	}
-}
-
 // backtestReport is what --json prints.
 type backtestReport struct {
-	Journal string   `json:"journal"`
-	Records uint64   `json:"records"`
-	First   uint64   `json:"first"`
-	Last    uint64   `json:"last"`
-	Trials  []*trial `json:"rule_sets"`
+	Journal string             `json:"journal"`
+	Records uint64             `json:"records"`
+	First   uint64             `json:"first"`
+	Last    uint64             `json:"last"`
+	Trials  []*workbench.Trial `json:"rule_sets"`
 }
 
 func (c *cli) backtest(f *backtestFlags, path string) error {
+	bounds := state.StateOptions{MaxVINs: configs.Default().Rules.MaxVINs, MaxVINBytes: configs.MaxVINBytes}
 	report := backtestReport{Journal: f.journal}
 	paths := []string{path}
 	if f.against != "" {
 		paths = append(paths, f.against)
 	}
 	for _, p := range paths {
-		t, err := newTrial(p, f.options(c).Cell)
+		t, err := workbench.NewTrial(p, f.options(c).Cell, bounds)
 		if err != nil {
 			return err
 		}
 		report.Trials = append(report.Trials, t)
 	}
 	err := journal.Dump(f.journal, f.from, func(rec *message.Record) error {
-		if rec.Kind == message.KindClockStep {
-			for _, t := range report.Trials {
-				t.stepClock(rec)
-			}
+		for _, t := range report.Trials {
+			t.Add(rec)
 		}
 		if rec.Kind != message.KindPublish {
 			return nil
@@ -171,9 +87,6 @@ func (c *cli) backtest(f *backtestFlags, path string) error {
 			report.First = rec.Seq
 		}
 		report.Last = rec.Seq
-		for _, t := range report.Trials {
-			t.eval(rec)
-		}
 		return nil
 	})
 	if err != nil {

@@ -1,0 +1,90 @@
+package workbench
+
+import (
+	"fmt"
+	"path/filepath"
+
+	"cellgate/broker/message"
+	"cellgate/rules/engine"
+	"cellgate/rules/lang"
+	"cellgate/rules/state"
+)
+
+// Trial is one rule set in a backtest.
+type Trial struct {
+	state   *state.State
+	worker  *engine.Worker
+	scratch []engine.Decision
+	Path    string      `json:"path"`
+	Hash    string      `json:"hash"`
+	Rules   []RuleCount `json:"rules"`
+}
+
+// RuleCount is what one rule did.
+type RuleCount struct {
+	Rule    string   `json:"rule"`
+	Mode    string   `json:"mode"`
+	Matched uint64   `json:"matched"`
+	Shadow  uint64   `json:"shadow,omitempty"`
+	Errors  uint64   `json:"errors"`
+	Targets []uint64 `json:"messages_per_target"`
+	Example string   `json:"first_error,omitempty"`
+}
+
+func (r *RuleCount) failed(seq uint64, err string) {
+	if r.Errors++; r.Example == "" {
+		r.Example = fmt.Sprintf("record %d: %s", seq, err)
+	}
+}
+
+// NewTrial compiles the rules below a path. bounds are those of what operators remember.
+func NewTrial(path, cell string, bounds state.StateOptions) (*Trial, error) {
+	src, err := lang.Load(path)
+	if err != nil {
+		return nil, err
+	}
+	set, found := lang.Compile(src, lang.Options{Cell: cell})
+	if err := found.Err(); err != nil {
+		return nil, err
+	}
+	st := state.NewState(bounds)
+	t := &Trial{state: st, worker: engine.NewEngine(set, st).NewWorker(), Path: filepath.ToSlash(path), Hash: set.Hash()}
+	for _, r := range set.Rules() {
+		t.Rules = append(t.Rules, RuleCount{Rule: r.ID, Mode: r.Mode, Targets: make([]uint64, len(r.Targets))})
+	}
+	return t, nil
+}
+
+// Add evaluates the next record of a journal and counts what the rules decide about it. It delivers nothing.
+func (t *Trial) Add(rec *message.Record) {
+	if rec.Kind == message.KindClockStep {
+		if step, err := rec.ClockStep(); err == nil {
+			t.state.StepClock(step)
+		}
+	}
+	t.scratch = t.worker.Eval(rec, t.scratch[:0])
+	last := -1
+	for i := range t.scratch {
+		d := &t.scratch[i]
+		r := &t.Rules[d.Rule]
+		switch {
+		case d.Target == engine.TargetUndecoded:
+			for _, rule := range d.Undecoded {
+				t.Rules[rule].failed(rec.Seq, d.Err)
+			}
+			continue
+		case d.Err != "":
+			r.failed(rec.Seq, d.Err)
+			continue
+		case d.Shadow:
+			r.Shadow++
+			continue
+		case int(d.Rule) != last:
+			last = int(d.Rule)
+			r.Matched++
+		}
+		if int(d.Target) < len(r.Targets) {
+			r.Targets[d.Target]++
+		}
+	}
+}
