@@ -81,7 +81,7 @@ power: ## simulated power loss in the journal, and in decision logs and cursors,
 
 damage: ## a bit flipped in every seventh byte of a state file, and long random runs; the tests take a sample
 	@echo "==> damage to the state file"
-	CELLGATE_STATE_FLIPS=all $(GO) test -count=1 -timeout 3h -v -run 'BitFlips|EveryCommit|Garbage' ./broker/statefile
+	CELLGATE_STATE_FLIPS=all $(GO) test -count=1 -timeout 3h -v -run 'BitFlips|EveryCommit|Garbage' ./broker/shared/statefile
 
 fuzz: ## every fuzz target for FUZZTIME each, those of the frame scanner for WIRE_FUZZTIME
 	@$(GO) run ./test/fuzz -time $(FUZZTIME) -wire $(WIRE_FUZZTIME)

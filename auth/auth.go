@@ -10,7 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"cellgate/configs/settled"
+	"cellgate/broker/shared/settled"
 )
 
 // Authority issues, verifies and revokes. All methods are safe for concurrent use.

@@ -6,7 +6,7 @@ import (
 	"slices"
 	"strings"
 
-	"cellgate/broker/message"
+	"cellgate/broker/shared/message"
 )
 
 // Bounds of a CommandLimit, whose lists are walked for every command. Longer lists of VINs have a name.

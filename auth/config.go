@@ -7,7 +7,7 @@ import (
 	"log/slog"
 	"time"
 
-	"cellgate/configs/complete"
+	"cellgate/broker/shared/complete"
 )
 
 // Config is what an Authority is made from.

@@ -4,7 +4,7 @@ import (
 	"errors"
 	"strings"
 
-	"cellgate/broker/message"
+	"cellgate/broker/shared/message"
 )
 
 // placeholder is the canonical form of {vin} and {name}: both stand for the subject.

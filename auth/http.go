@@ -9,7 +9,7 @@ import (
 	"net/http"
 	"strings"
 
-	"cellgate/auth/problem"
+	"cellgate/broker/shared/problem"
 )
 
 type identityKey struct{}

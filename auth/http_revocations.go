@@ -5,7 +5,7 @@ import (
 	"net/http"
 	"time"
 
-	"cellgate/auth/problem"
+	"cellgate/broker/shared/problem"
 )
 
 // revocationRequest is the body of POST /v1/revocations: jti, or sub with or without iss, role and issued_before, or

@@ -11,8 +11,8 @@ import (
 	"strings"
 	"time"
 
-	"cellgate/auth/problem"
-	"cellgate/broker/message/duration"
+	"cellgate/broker/shared/message/duration"
+	"cellgate/broker/shared/problem"
 )
 
 // tokenRequest is the body of POST /v1/tokens. A vehicle may leave it out.

@@ -10,7 +10,7 @@ import (
 	"unicode"
 	"unicode/utf8"
 
-	"cellgate/broker/message"
+	"cellgate/broker/shared/message"
 )
 
 // Role is the name of a role: a built-in one or one from the configuration.

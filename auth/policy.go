@@ -7,7 +7,7 @@ import (
 	"regexp"
 	"strings"
 
-	"cellgate/broker/message"
+	"cellgate/broker/shared/message"
 )
 
 // maxRoleFilters bounds each list of a role, because every PUBLISH walks it.

@@ -6,7 +6,7 @@ import (
 	"strings"
 	"testing"
 
-	"cellgate/broker/message"
+	"cellgate/broker/shared/message"
 )
 
 // The matrix: every role, every operation, every form that a topic can take, towards the own VIN and

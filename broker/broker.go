@@ -14,9 +14,9 @@ import (
 
 	"cellgate/auth"
 	"cellgate/broker/frame"
-	"cellgate/broker/message"
 	"cellgate/broker/session"
-	"cellgate/configs/complete"
+	"cellgate/broker/shared/complete"
+	"cellgate/broker/shared/message"
 )
 
 // Broker serves MQTT clients: see the package comment.

@@ -4,7 +4,7 @@ import (
 	"sync"
 
 	"cellgate/broker/frame"
-	"cellgate/broker/message"
+	"cellgate/broker/shared/message"
 )
 
 const (

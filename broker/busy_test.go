@@ -4,7 +4,7 @@ import (
 	"testing"
 
 	"cellgate/broker/journal"
-	"cellgate/broker/message"
+	"cellgate/broker/shared/message"
 	"cellgate/test/mqtt"
 )
 

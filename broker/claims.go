@@ -2,7 +2,7 @@ package broker
 
 import (
 	"cellgate/broker/frame"
-	"cellgate/broker/message"
+	"cellgate/broker/shared/message"
 )
 
 // places are records of a batch by their index.

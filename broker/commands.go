@@ -3,7 +3,7 @@ package broker
 import (
 	"cellgate/broker/command"
 	"cellgate/broker/frame"
-	"cellgate/broker/message"
+	"cellgate/broker/shared/message"
 )
 
 // ackCommand acknowledges once the command service has decided. The acknowledgement's seq is then a number of the

@@ -9,7 +9,7 @@ import (
 	"cellgate/auth"
 	"cellgate/broker/command"
 	"cellgate/broker/frame"
-	"cellgate/broker/message"
+	"cellgate/broker/shared/message"
 	"cellgate/test/mqtt"
 )
 

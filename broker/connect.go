@@ -10,8 +10,8 @@ import (
 
 	"cellgate/auth"
 	"cellgate/broker/frame"
-	"cellgate/broker/message"
 	"cellgate/broker/session"
+	"cellgate/broker/shared/message"
 
 	"github.com/mochi-mqtt/server/v2/packets"
 )

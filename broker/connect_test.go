@@ -10,7 +10,7 @@ import (
 
 	"cellgate/auth"
 	"cellgate/broker/frame"
-	"cellgate/broker/message"
+	"cellgate/broker/shared/message"
 	"cellgate/test/mqtt"
 )
 

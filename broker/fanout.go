@@ -8,8 +8,8 @@ import (
 	"time"
 
 	"cellgate/broker/journal"
-	"cellgate/broker/message"
 	"cellgate/broker/session"
+	"cellgate/broker/shared/message"
 )
 
 // FanoutOptions configure a Fanout. All are required.

@@ -12,9 +12,9 @@ import (
 	"time"
 
 	"cellgate/broker/journal"
-	"cellgate/broker/message"
 	"cellgate/broker/session"
-	"cellgate/broker/statefile"
+	"cellgate/broker/shared/message"
+	"cellgate/broker/shared/statefile"
 	"cellgate/test/parts"
 )
 

@@ -6,8 +6,8 @@ import (
 	"sync"
 	"sync/atomic"
 
-	"cellgate/broker/message"
 	"cellgate/broker/session"
+	"cellgate/broker/shared/message"
 
 	mqtt "github.com/mochi-mqtt/server/v2"
 	"github.com/mochi-mqtt/server/v2/packets"

@@ -9,8 +9,8 @@ import (
 	"sync"
 	"testing"
 
-	"cellgate/broker/message"
 	"cellgate/broker/session"
+	"cellgate/broker/shared/message"
 )
 
 func matches(x *Index, topic string) map[string]session.Matched { return matchesOf(x, topic, "") }

@@ -7,8 +7,8 @@ import (
 	"log/slog"
 	"sync"
 
-	"cellgate/broker/message"
 	"cellgate/broker/session"
+	"cellgate/broker/shared/message"
 )
 
 // IntakeCommands takes what concerns downlink commands (*command.Service; tests have one whose disk fails). Both methods

@@ -13,7 +13,7 @@ import (
 	"cellgate/auth"
 	"cellgate/broker/frame"
 	"cellgate/broker/journal"
-	"cellgate/broker/message"
+	"cellgate/broker/shared/message"
 	"cellgate/test/mqtt"
 )
 

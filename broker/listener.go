@@ -8,8 +8,8 @@ import (
 	"net/netip"
 	"time"
 
+	"cellgate/broker/shared/complete"
 	"cellgate/broker/wal"
-	"cellgate/configs/complete"
 )
 
 // listener is one bound address.

@@ -6,8 +6,8 @@ import (
 	"strings"
 	"testing"
 
-	"cellgate/broker/message"
 	"cellgate/broker/session"
+	"cellgate/broker/shared/message"
 )
 
 // BenchmarkMatch is what a message costs the index, by its subscribers.

@@ -9,8 +9,8 @@ import (
 	"cellgate/auth"
 	"cellgate/broker/command"
 	"cellgate/broker/journal"
-	"cellgate/broker/message"
 	"cellgate/broker/session"
+	"cellgate/broker/shared/message"
 )
 
 // Options are what a Broker is made of.

@@ -10,9 +10,9 @@ import (
 	"testing"
 	"time"
 
-	"cellgate/broker/message"
 	"cellgate/broker/session"
-	"cellgate/broker/statefile"
+	"cellgate/broker/shared/message"
+	"cellgate/broker/shared/statefile"
 )
 
 // longWait is what no client may wait for another's work, and allowed how long such waits may be together, on a machine that

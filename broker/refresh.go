@@ -7,7 +7,7 @@ import (
 
 	"cellgate/auth"
 	"cellgate/broker/frame"
-	"cellgate/broker/message"
+	"cellgate/broker/shared/message"
 )
 
 // authMethod is the authentication method of MQTT 5 that carries a token instead of the password.

@@ -6,7 +6,7 @@ import (
 	"sync"
 
 	"cellgate/broker/journal"
-	"cellgate/broker/message"
+	"cellgate/broker/shared/message"
 )
 
 // A client that reconnects to its session sends every QoS 1 PUBLISH again whose PUBACK it has not seen, with the

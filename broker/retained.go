@@ -4,8 +4,8 @@ import (
 	"strings"
 	"sync"
 
-	"cellgate/broker/message"
 	"cellgate/broker/session"
+	"cellgate/broker/shared/message"
 )
 
 // retainedTopics are the retained messages by the first two levels of their topic, v1/{vin}, so that a

@@ -9,8 +9,8 @@ import (
 	"time"
 
 	"cellgate/broker/journal"
-	"cellgate/broker/message"
-	"cellgate/broker/metric"
+	"cellgate/broker/shared/message"
+	"cellgate/broker/shared/metric"
 
 	"github.com/prometheus/client_golang/prometheus"
 )

@@ -8,8 +8,8 @@ import (
 	"sync/atomic"
 	"time"
 
-	"cellgate/configs/complete"
-	files "cellgate/configs/settled"
+	"cellgate/broker/shared/complete"
+	files "cellgate/broker/shared/settled"
 )
 
 // serverTLS is a listener's TLS. Every handshake takes the configuration of the moment, so that certificates

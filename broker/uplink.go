@@ -6,7 +6,7 @@ import (
 
 	"cellgate/broker/frame"
 	"cellgate/broker/journal"
-	"cellgate/broker/message"
+	"cellgate/broker/shared/message"
 )
 
 // dispatch handles one whole, scanned frame. False ends the connection.

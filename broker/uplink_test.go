@@ -4,7 +4,7 @@ import (
 	"testing"
 
 	"cellgate/broker/frame"
-	"cellgate/broker/message"
+	"cellgate/broker/shared/message"
 	"cellgate/test/mqtt"
 )
 

@@ -5,7 +5,7 @@ import (
 	"slices"
 	"strings"
 
-	"cellgate/configs/spelling"
+	"cellgate/broker/shared/spelling"
 )
 
 // maxProblems bounds how many problems one error shows.

@@ -6,7 +6,7 @@ import (
 
 	"github.com/goccy/go-yaml/ast"
 
-	"cellgate/configs/spelling"
+	"cellgate/broker/shared/spelling"
 )
 
 // foreign reports whether data cannot be meant as a configuration.

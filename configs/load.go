@@ -15,7 +15,7 @@ import (
 	"github.com/goccy/go-yaml/ast"
 	"github.com/goccy/go-yaml/parser"
 
-	"cellgate/configs/spelling"
+	"cellgate/broker/shared/spelling"
 )
 
 // MaxFileBytes bounds a configuration file.

@@ -9,7 +9,7 @@ import (
 	"strings"
 	"time"
 
-	"cellgate/broker/message/duration"
+	"cellgate/broker/shared/message/duration"
 )
 
 // Duration is a time.Duration written like 90s, 1h30m or 7d. A day is 24 hours.

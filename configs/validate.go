@@ -12,7 +12,7 @@ import (
 	"strings"
 
 	"cellgate/auth"
-	"cellgate/broker/message"
+	"cellgate/broker/shared/message"
 )
 
 // checker holds a decoded configuration against what no single key can tell.

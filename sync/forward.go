@@ -7,7 +7,7 @@ import (
 	"sync"
 	"time"
 
-	"cellgate/rules/sink/kafkaclient"
+	"cellgate/broker/shared/kafkaclient"
 )
 
 // Bounds of one partition: what is read and not yet acknowledged by the central Kafka.

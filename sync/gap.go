@@ -7,7 +7,7 @@ import (
 	"slices"
 	"time"
 
-	"cellgate/rules/sink/kafkaclient"
+	"cellgate/broker/shared/kafkaclient"
 )
 
 // gapInterval is how often a partition that has stopped looks what it holds by now.

@@ -12,7 +12,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
-	"cellgate/rules/sink/kafkaclient"
+	"cellgate/broker/shared/kafkaclient"
 	"cellgate/test/fakekafka"
 )
 

@@ -4,7 +4,7 @@ import (
 	"context"
 	"time"
 
-	"cellgate/rules/sink/kafkaclient"
+	"cellgate/broker/shared/kafkaclient"
 )
 
 // watchInterval is how often the cell's Kafka is asked what the outbox holds: a lane that waits fetches nothing, and

@@ -8,7 +8,7 @@ import (
 	"sync"
 	"time"
 
-	"cellgate/rules/sink/kafkaclient"
+	"cellgate/broker/shared/kafkaclient"
 )
 
 // lane is one priority: what this gateway has of one outbox topic. It has a producer, and so connections, of its own:

@@ -4,7 +4,7 @@ import (
 	"math"
 	"strconv"
 
-	"cellgate/broker/metric"
+	"cellgate/broker/shared/metric"
 
 	"github.com/prometheus/client_golang/prometheus"
 )

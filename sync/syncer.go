@@ -9,9 +9,9 @@ import (
 	"sync"
 	"time"
 
-	"cellgate/configs/complete"
-	"cellgate/rules/sink/kafkaclient"
-	"cellgate/rules/sink/remote"
+	"cellgate/broker/shared/complete"
+	"cellgate/broker/shared/kafkaclient"
+	"cellgate/broker/shared/remote"
 )
 
 // lanes is how many outbox topics there are.

@@ -4,6 +4,7 @@ import (
 	"go/parser"
 	"go/token"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -15,40 +16,40 @@ import (
 // The import table of ARCHITECTURE.md. A key is a folder and all below it unless a longer key says
 // otherwise; its value lists the folders of this module that it may import, itself always included.
 var mayImport = map[string][]string{
-	"cmd/cellgate":           {"cmd/cellgate", "broker", "rules", "auth", "sync", "configs"},
-	"cmd/cellgate/fleet":     {"broker/frame", "broker/message", "auth"},
-	"broker":                 {"broker", "auth", "configs/settled"},
-	"broker/clock":           {"broker/clock"},
-	"broker/message":         {},
-	"broker/metric":          {},
-	"broker/wal":             {},
-	"broker/wal/waltest":     {"broker/wal"},
-	"broker/journal":         {"broker/wal", "broker/message", "broker/clock", "broker/metric"},
-	"broker/frame":           {"broker/message"},
-	"broker/statefile":       {},
-	"broker/session":         {"broker/message", "broker/frame", "broker/statefile", "broker/metric"},
-	"broker/command":         {"broker/clock", "broker/message", "broker/statefile", "auth/problem", "broker/metric"},
-	"rules/doc":              {"broker/message", "configs/spelling"},
-	"rules/state":            {"broker/message"},
-	"rules/expr":             {"rules/doc", "broker/message", "configs/spelling"},
-	"rules/op":               {"rules/doc", "rules/expr", "rules/state", "broker/message"},
-	"rules/lang":             {"rules/doc", "rules/expr", "rules/op", "broker/message", "configs/settled"},
-	"rules/engine":           {"rules/expr", "rules/op", "rules/lang", "rules/state", "broker/message"},
-	"rules/workbench":        {"rules/doc", "rules/expr", "rules/op", "rules/lang", "rules/engine", "rules/state", "broker/message", "configs/settled"},
-	"rules/rulestest":        {"rules/lang", "broker/message"},
-	"rules/sink":             {"rules/sink", "rules/op", "rules/lang", "rules/engine", "rules/state", "broker/journal", "broker/wal", "broker/message", "broker/statefile", "broker/metric"},
-	"rules/sink/sinktest":    {"rules", "broker", "configs", "test"},
-	"rules/sink/remote":      {},
-	"rules/sink/kafkaclient": {"rules/sink/remote", "broker/metric"},
-	"auth":                   {"auth", "broker/message", "configs/settled", "broker/metric"},
-	"sync":                   {"rules/sink/kafkaclient", "rules/sink/remote", "broker/metric"},
-	"configs":                {"configs", "broker/message", "auth"},
-	"configs/settled":        {},
-	"configs/spelling":       {},
-	"test/mqtt":              {},
-	"test/fakekafka":         {},
-	"test":                   {"test", "cmd/cellgate", "broker", "rules", "auth", "sync", "configs"},
+	"cmd/cellgate":        {"cmd/cellgate", "broker", "rules", "auth", "sync", "configs"},
+	"cmd/cellgate/fleet":  {"broker/frame", "broker/shared", "auth"},
+	"broker":              {"broker", "auth"},
+	"broker/shared":       {},
+	"broker/clock":        {},
+	"broker/wal":          {},
+	"broker/journal":      {"broker/wal", "broker/clock", "broker/shared"},
+	"broker/frame":        {"broker/shared"},
+	"broker/session":      {"broker/frame", "broker/shared"},
+	"broker/command":      {"broker/clock", "broker/shared"},
+	"rules/doc":           {"broker/shared"},
+	"rules/state":         {"broker/shared"},
+	"rules/expr":          {"rules/doc", "broker/shared"},
+	"rules/op":            {"rules/doc", "rules/expr", "rules/state", "broker/shared"},
+	"rules/lang":          {"rules/doc", "rules/expr", "rules/op", "broker/shared"},
+	"rules/engine":        {"rules/expr", "rules/op", "rules/lang", "rules/state", "broker/shared"},
+	"rules/workbench":     {"rules/doc", "rules/expr", "rules/op", "rules/lang", "rules/engine", "rules/state", "broker/shared"},
+	"rules/rulestest":     {"rules/lang", "broker/shared"},
+	"rules/sink":          {"rules/op", "rules/lang", "rules/engine", "rules/state", "broker/journal", "broker/wal", "broker/shared"},
+	"rules/sink/sinktest": {"rules", "broker", "configs", "test"},
+	"auth":                {"broker/shared"},
+	"sync":                {"broker/shared"},
+	"configs":             {"broker/shared", "auth"},
+	"test/mqtt":           {},
+	"test/fakekafka":      {},
+	"test":                {"test", "cmd/cellgate", "broker", "rules", "auth", "sync", "configs"},
 }
+
+// ofSeveral lists what more than one house imports and does not lie in broker/shared: a house's own outside, and the
+// logs, which broker writes and rules/sink builds upon.
+var ofSeveral = []string{"auth", "broker/journal", "broker/wal"}
+
+// ofTests are folders whose packages only tests import.
+var ofTests = []string{"test", "rules/rulestest", "rules/sink/sinktest"}
 
 // Who may import the libraries that are kept behind one package. A folder here does not cover those
 // below it.
@@ -56,7 +57,7 @@ var libraryOwners = map[string]string{
 	"github.com/mochi-mqtt/server/v2": "broker",
 	"github.com/expr-lang/expr":       "rules/expr",
 	"github.com/golang-jwt/jwt/v5":    "auth",
-	"go.etcd.io/bbolt":                "broker/statefile",
+	"go.etcd.io/bbolt":                "broker/shared/statefile",
 }
 
 // What must never be linked into the gateway's packages but the dev command: the embedded stand-ins.
@@ -89,6 +90,38 @@ func TestImports(t *testing.T) {
 	}
 	if seen == 0 {
 		t.Fatal("no import between the module's folders was seen: the test reads the wrong folder")
+	}
+}
+
+// TestSharedPackages holds that the folder list tells what serves several houses: it lies in broker/shared, and what lies
+// there does.
+func TestSharedPackages(t *testing.T) {
+	t.Parallel()
+	houses := map[string]map[string]bool{} // by package: who imports it
+	for file, imports := range goFiles(t) {
+		folder := filepath.ToSlash(filepath.Dir(file))
+		house, _, _ := strings.Cut(folder, "/")
+		if house == "cmd" || strings.HasSuffix(file, "_test.go") || slices.ContainsFunc(ofTests, func(f string) bool { return within(folder, f) }) {
+			continue
+		}
+		for _, path := range imports {
+			if inner, ours := strings.CutPrefix(path, module); ours {
+				if houses[inner] == nil {
+					houses[inner] = map[string]bool{}
+				}
+				houses[inner][house] = true
+			}
+		}
+	}
+	for path, of := range houses {
+		if len(of) > 1 && !within(path, "broker/shared") && !slices.Contains(ofSeveral, path) {
+			t.Errorf("%s serves %v: it belongs in broker/shared", path, slices.Sorted(maps.Keys(of)))
+		}
+	}
+	for _, path := range ofSeveral {
+		if len(houses[path]) < 2 {
+			t.Errorf("%s serves one house: take it off the list", path)
+		}
 	}
 }
 
@@ -184,7 +217,7 @@ func ruleFor(folder string) string {
 
 // allowed reports whether the folder that rule speaks for may import the folder inner.
 func allowed(rule, inner string) bool {
-	if inner == "configs/complete" || ruleFor(inner) == rule { // every part checks its options with complete
+	if inner == "broker/shared/complete" || ruleFor(inner) == rule { // every part checks its options with complete
 		return true
 	}
 	return slices.ContainsFunc(mayImport[rule], func(folder string) bool { return within(inner, folder) })

@@ -9,7 +9,7 @@ import (
 	"strings"
 	"time"
 
-	"cellgate/broker/message"
+	"cellgate/broker/shared/message"
 )
 
 // Entrances by which requests come.

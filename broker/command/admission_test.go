@@ -9,8 +9,8 @@ import (
 	"time"
 	"unsafe"
 
-	"cellgate/broker/message"
-	"cellgate/broker/statefile"
+	"cellgate/broker/shared/message"
+	"cellgate/broker/shared/statefile"
 )
 
 // aliased is text that its owner will overwrite, as the buffer of a connection is.

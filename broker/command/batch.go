@@ -7,7 +7,7 @@ import (
 	"errors"
 	"fmt"
 
-	"cellgate/broker/statefile"
+	"cellgate/broker/shared/statefile"
 )
 
 // batch is one transaction's worth of changes. What it does to memory waits in after until the

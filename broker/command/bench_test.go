@@ -7,7 +7,7 @@ import (
 	"sync/atomic"
 	"testing"
 
-	"cellgate/broker/statefile"
+	"cellgate/broker/shared/statefile"
 )
 
 // BenchmarkCreate accepts commands from many callers at once, each on disk before it is answered. It

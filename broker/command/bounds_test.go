@@ -10,7 +10,7 @@ import (
 	"testing/synctest"
 	"time"
 
-	"cellgate/broker/message"
+	"cellgate/broker/shared/message"
 )
 
 // Refused commands do not fill the outbox beyond its bound.

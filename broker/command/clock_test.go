@@ -7,7 +7,7 @@ import (
 
 	"cellgate/broker/clock"
 	"cellgate/broker/clock/clocktest"
-	"cellgate/broker/statefile"
+	"cellgate/broker/shared/statefile"
 )
 
 const year = 365 * 24 * time.Hour

@@ -15,7 +15,7 @@ import (
 	"unicode"
 	"unicode/utf8"
 
-	"cellgate/broker/message/duration"
+	"cellgate/broker/shared/message/duration"
 )
 
 // Limits of names that are the same for every gateway.

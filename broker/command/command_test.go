@@ -13,8 +13,8 @@ import (
 	"time"
 
 	"cellgate/broker/clock"
-	"cellgate/broker/message"
-	"cellgate/broker/statefile"
+	"cellgate/broker/shared/message"
+	"cellgate/broker/shared/statefile"
 	"cellgate/configs"
 	"cellgate/test/options"
 

@@ -7,8 +7,8 @@ import (
 	"strings"
 	"time"
 
-	"cellgate/broker/message"
-	"cellgate/broker/statefile"
+	"cellgate/broker/shared/message"
+	"cellgate/broker/shared/statefile"
 )
 
 // pumpAll sends what can be sent to the vehicles that were marked.

@@ -12,8 +12,8 @@ import (
 	"strings"
 	"time"
 
-	"cellgate/auth/problem"
-	"cellgate/broker/message/duration"
+	"cellgate/broker/shared/message/duration"
+	"cellgate/broker/shared/problem"
 )
 
 // TTL is a duration in JSON: a string such as "60s", or a number of seconds.

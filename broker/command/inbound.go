@@ -11,7 +11,7 @@ import (
 	"unicode"
 	"unicode/utf8"
 
-	"cellgate/broker/message"
+	"cellgate/broker/shared/message"
 )
 
 // report is what a vehicle said about a command.

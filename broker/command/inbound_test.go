@@ -10,7 +10,7 @@ import (
 	"testing/synctest"
 	"time"
 
-	"cellgate/broker/message"
+	"cellgate/broker/shared/message"
 
 	"github.com/prometheus/client_golang/prometheus"
 	dto "github.com/prometheus/client_model/go"

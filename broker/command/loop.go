@@ -7,7 +7,7 @@ import (
 	"slices"
 	"time"
 
-	"cellgate/broker/statefile"
+	"cellgate/broker/shared/statefile"
 )
 
 const (

@@ -1,7 +1,7 @@
 package command
 
 import (
-	"cellgate/broker/metric"
+	"cellgate/broker/shared/metric"
 
 	"github.com/prometheus/client_golang/prometheus"
 )

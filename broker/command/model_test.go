@@ -11,8 +11,8 @@ import (
 	"testing/synctest"
 	"time"
 
-	"cellgate/broker/message"
-	"cellgate/broker/statefile"
+	"cellgate/broker/shared/message"
+	"cellgate/broker/shared/statefile"
 )
 
 // world is a vehicle, a delivery engine that fails at random, and a gateway that is killed at random.

@@ -5,7 +5,7 @@ import (
 	"math/rand/v2"
 	"time"
 
-	"cellgate/broker/statefile"
+	"cellgate/broker/shared/statefile"
 )
 
 // Event is one change of a command's state, for the Kafka topic vehicle.command-results.

@@ -6,7 +6,7 @@ import (
 	"slices"
 	"strings"
 
-	"cellgate/broker/message"
+	"cellgate/broker/shared/message"
 )
 
 // properties are what goes with a command that came by MQTT 5. They are on disk as JSON: never reuse a name.

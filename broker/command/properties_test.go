@@ -9,7 +9,7 @@ import (
 	"sync"
 	"testing"
 
-	"cellgate/broker/message"
+	"cellgate/broker/shared/message"
 
 	"github.com/prometheus/client_golang/prometheus"
 	dto "github.com/prometheus/client_model/go"

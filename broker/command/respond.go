@@ -5,7 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 
-	"cellgate/broker/statefile"
+	"cellgate/broker/shared/statefile"
 )
 
 // Response is what became of a command, for the response topic that its sender named.

@@ -10,8 +10,8 @@ import (
 	"testing/synctest"
 	"time"
 
-	"cellgate/broker/message"
-	"cellgate/broker/statefile"
+	"cellgate/broker/shared/message"
+	"cellgate/broker/shared/statefile"
 )
 
 // snapshot opens a copy of the state file as it is on disk at this moment: what a kill -9 would leave.

@@ -10,9 +10,9 @@ import (
 	"time"
 
 	"cellgate/broker/clock"
-	"cellgate/broker/message"
-	"cellgate/broker/statefile"
-	"cellgate/configs/complete"
+	"cellgate/broker/shared/complete"
+	"cellgate/broker/shared/message"
+	"cellgate/broker/shared/statefile"
 )
 
 // Deliverer is the delivery engine towards vehicles, session.Manager behind what tells which errors are final.

@@ -6,7 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 
-	"cellgate/broker/statefile"
+	"cellgate/broker/shared/statefile"
 )
 
 // The state file, below two top-level buckets. All numbers are 8 bytes, big-endian.

@@ -3,7 +3,7 @@ package frame
 import (
 	"encoding/binary"
 
-	"cellgate/broker/message"
+	"cellgate/broker/shared/message"
 )
 
 // Publish is a PUBLISH that the gateway sends. The encoder validates nothing: topic, properties and payload

@@ -6,7 +6,7 @@ import (
 	"strings"
 	"testing"
 
-	"cellgate/broker/message"
+	"cellgate/broker/shared/message"
 
 	"github.com/eclipse/paho.golang/packets"
 )

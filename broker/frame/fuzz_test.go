@@ -6,7 +6,7 @@ import (
 	"runtime/metrics"
 	"testing"
 
-	"cellgate/broker/message"
+	"cellgate/broker/shared/message"
 )
 
 // seeds are whole frames, legal and not.

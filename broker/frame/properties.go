@@ -1,6 +1,6 @@
 package frame
 
-import "cellgate/broker/message"
+import "cellgate/broker/shared/message"
 
 // Property identifiers (MQTT 5, 2.2.2.2).
 const (

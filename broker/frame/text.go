@@ -6,7 +6,7 @@ import (
 	"unicode/utf8"
 	"unsafe"
 
-	"cellgate/broker/message"
+	"cellgate/broker/shared/message"
 )
 
 // Text returns b as a string without copying. The string lives and changes with b: it may be used only

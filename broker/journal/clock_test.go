@@ -8,7 +8,7 @@ import (
 
 	"cellgate/broker/clock"
 	"cellgate/broker/clock/clocktest"
-	"cellgate/broker/message"
+	"cellgate/broker/shared/message"
 )
 
 const year = 365 * 24 * time.Hour

@@ -7,7 +7,7 @@ import (
 	"testing/synctest"
 	"time"
 
-	"cellgate/broker/message"
+	"cellgate/broker/shared/message"
 	"cellgate/broker/wal/waltest"
 )
 

@@ -9,7 +9,7 @@ import (
 	"strings"
 	"testing"
 
-	"cellgate/broker/message"
+	"cellgate/broker/shared/message"
 	"cellgate/broker/wal"
 	"cellgate/broker/wal/waltest"
 )

@@ -10,7 +10,7 @@ import (
 	"syscall"
 	"testing"
 
-	"cellgate/broker/message"
+	"cellgate/broker/shared/message"
 	"cellgate/broker/wal/waltest"
 )
 

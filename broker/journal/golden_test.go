@@ -13,7 +13,7 @@ import (
 	"time"
 
 	"cellgate/broker/clock/clocktest"
-	"cellgate/broker/message"
+	"cellgate/broker/shared/message"
 	"cellgate/broker/wal"
 	"cellgate/broker/wal/waltest"
 )

@@ -10,7 +10,7 @@ import (
 	"slices"
 	"time"
 
-	"cellgate/broker/message"
+	"cellgate/broker/shared/message"
 	"cellgate/broker/wal"
 )
 

@@ -9,7 +9,7 @@ import (
 	"sync"
 	"testing"
 
-	"cellgate/broker/message"
+	"cellgate/broker/shared/message"
 	"cellgate/broker/wal"
 )
 

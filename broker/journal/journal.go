@@ -13,7 +13,7 @@ import (
 	"time"
 
 	"cellgate/broker/clock"
-	"cellgate/broker/message"
+	"cellgate/broker/shared/message"
 	"cellgate/broker/wal"
 )
 

@@ -8,7 +8,7 @@ import (
 	"sync/atomic"
 	"testing"
 
-	"cellgate/broker/message"
+	"cellgate/broker/shared/message"
 	"cellgate/broker/wal"
 )
 

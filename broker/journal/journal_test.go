@@ -14,7 +14,7 @@ import (
 	"go.uber.org/goleak"
 
 	"cellgate/broker/clock"
-	"cellgate/broker/message"
+	"cellgate/broker/shared/message"
 	"cellgate/broker/wal"
 	"cellgate/configs"
 	"cellgate/test/options"

@@ -8,7 +8,7 @@ import (
 	"testing"
 	"time"
 
-	"cellgate/broker/message"
+	"cellgate/broker/shared/message"
 	"cellgate/broker/wal/waltest"
 )
 

@@ -9,8 +9,8 @@ import (
 	"time"
 
 	"cellgate/broker/clock"
+	"cellgate/broker/shared/complete"
 	"cellgate/broker/wal"
-	"cellgate/configs/complete"
 )
 
 // Errors of the journal. Anything else that Append, WaitDurable or a Reader returns is the sticky error

@@ -10,7 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"cellgate/broker/message"
+	"cellgate/broker/shared/message"
 	"cellgate/broker/wal"
 )
 

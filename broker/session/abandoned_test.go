@@ -6,7 +6,7 @@ import (
 	"testing"
 	"time"
 
-	"cellgate/broker/statefile"
+	"cellgate/broker/shared/statefile"
 )
 
 // A session whose CONNECT was refused because the disk was too slow is nobody's: a client that is told later that it

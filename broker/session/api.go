@@ -6,8 +6,8 @@ import (
 	"math"
 	"time"
 
-	"cellgate/broker/message"
-	"cellgate/broker/statefile"
+	"cellgate/broker/shared/message"
+	"cellgate/broker/shared/statefile"
 )
 
 // MaxExpiry as a session expiry means that the session never expires by itself (MQTT 5, 3.1.2.11.2: an

@@ -9,7 +9,7 @@ import (
 	"time"
 
 	"cellgate/broker/frame"
-	"cellgate/broker/message"
+	"cellgate/broker/shared/message"
 )
 
 // What a Presence gives as the reason of a disconnect.

@@ -5,7 +5,7 @@ import (
 	"errors"
 	"testing"
 
-	"cellgate/broker/message"
+	"cellgate/broker/shared/message"
 )
 
 func TestAwaitFanout(t *testing.T) {

@@ -9,7 +9,7 @@ import (
 	"time"
 
 	"cellgate/broker/frame"
-	"cellgate/broker/message"
+	"cellgate/broker/shared/message"
 )
 
 // TestChaos does everything at once on a few clients. It is for the race detector and for deadlocks; at the end the

@@ -8,9 +8,9 @@ import (
 	"fmt"
 	"time"
 
-	"cellgate/broker/message"
-	"cellgate/broker/message/field"
-	"cellgate/broker/statefile"
+	"cellgate/broker/shared/message"
+	"cellgate/broker/shared/message/field"
+	"cellgate/broker/shared/statefile"
 )
 
 // The state file has one bucket "mqtt" with these buckets in it. Numbers are big-endian where keys are

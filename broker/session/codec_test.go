@@ -5,7 +5,7 @@ import (
 	"testing"
 	"time"
 
-	"cellgate/broker/message"
+	"cellgate/broker/shared/message"
 )
 
 func sampleState() *state {

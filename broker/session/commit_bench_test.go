@@ -5,7 +5,7 @@ import (
 	"path/filepath"
 	"testing"
 
-	"cellgate/broker/statefile"
+	"cellgate/broker/shared/statefile"
 )
 
 // BenchmarkCommit writes batches as the writer does, into a file of 20,000 waiting messages of 300 bytes: 100 new

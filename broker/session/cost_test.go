@@ -10,8 +10,8 @@ import (
 	"time"
 	"unsafe"
 
-	"cellgate/broker/message"
-	"cellgate/broker/statefile"
+	"cellgate/broker/shared/message"
+	"cellgate/broker/shared/statefile"
 )
 
 // silent is a connection that takes everything and keeps nothing.

@@ -10,7 +10,7 @@ import (
 	"time"
 
 	"cellgate/broker/frame"
-	"cellgate/broker/message"
+	"cellgate/broker/shared/message"
 )
 
 func TestDeliveryKeepsOrderWithinReceiveMaximum(t *testing.T) {

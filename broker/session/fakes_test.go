@@ -6,7 +6,7 @@ import (
 	"sync"
 	"time"
 
-	"cellgate/broker/message"
+	"cellgate/broker/shared/message"
 )
 
 // memJournal is a journal in memory.

@@ -5,7 +5,7 @@ import (
 	"slices"
 
 	"cellgate/broker/frame"
-	"cellgate/broker/message"
+	"cellgate/broker/shared/message"
 )
 
 // target is one subscriber of the record that is being fanned out.

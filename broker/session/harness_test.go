@@ -16,8 +16,8 @@ import (
 	"time"
 
 	"cellgate/broker/frame"
-	"cellgate/broker/message"
-	"cellgate/broker/statefile"
+	"cellgate/broker/shared/message"
+	"cellgate/broker/shared/statefile"
 	"cellgate/configs"
 	"cellgate/test/options"
 

@@ -13,7 +13,7 @@ import (
 	"time"
 
 	"cellgate/broker/frame"
-	"cellgate/broker/message"
+	"cellgate/broker/shared/message"
 )
 
 func TestSubscribeCodes(t *testing.T) {

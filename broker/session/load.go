@@ -6,8 +6,8 @@ import (
 	"math"
 	"slices"
 
-	"cellgate/broker/message"
-	"cellgate/broker/statefile"
+	"cellgate/broker/shared/message"
+	"cellgate/broker/shared/statefile"
 )
 
 // load brings sessions, queues, identifiers and retained messages back from the state file. It runs before

@@ -8,8 +8,8 @@ import (
 	"time"
 
 	"cellgate/broker/frame"
-	"cellgate/broker/message"
-	"cellgate/configs/complete"
+	"cellgate/broker/shared/complete"
+	"cellgate/broker/shared/message"
 )
 
 // maxAliases bounds the topic aliases towards one client, whatever it announces.

@@ -3,8 +3,8 @@ package session
 import (
 	"bytes"
 
-	"cellgate/broker/message"
-	"cellgate/broker/statefile"
+	"cellgate/broker/shared/message"
+	"cellgate/broker/shared/statefile"
 )
 
 // roleOfServices is the role for which sessions of formatByClient are taken if they are no vehicle's.

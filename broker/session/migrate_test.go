@@ -3,8 +3,8 @@ package session
 import (
 	"testing"
 
-	"cellgate/broker/message"
-	"cellgate/broker/statefile"
+	"cellgate/broker/shared/message"
+	"cellgate/broker/shared/statefile"
 )
 
 // A session that a service left behind before sessions told issuers apart is resumed by the cell's own service of that

@@ -3,7 +3,7 @@ package session
 import (
 	"encoding/binary"
 
-	"cellgate/broker/message"
+	"cellgate/broker/shared/message"
 )
 
 // incoming are the packet identifiers of QoS 2 messages that the client has sent and not released (MQTT 5,

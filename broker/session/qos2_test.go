@@ -4,7 +4,7 @@ import (
 	"slices"
 	"testing"
 
-	"cellgate/broker/message"
+	"cellgate/broker/shared/message"
 )
 
 // take2 plays the connection's part for a QoS 2 PUBLISH: note, append, tell.

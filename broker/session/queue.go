@@ -3,7 +3,7 @@ package session
 import (
 	"slices"
 
-	"cellgate/broker/message"
+	"cellgate/broker/shared/message"
 )
 
 // body is a message as its subscribers share it; it never changes.

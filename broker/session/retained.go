@@ -5,7 +5,7 @@ import (
 	"strings"
 	"sync"
 
-	"cellgate/broker/message"
+	"cellgate/broker/shared/message"
 )
 
 // retained is the account of the retained messages, whose contents the Index holds.

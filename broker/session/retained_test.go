@@ -7,7 +7,7 @@ import (
 	"testing"
 	"time"
 
-	"cellgate/broker/message"
+	"cellgate/broker/shared/message"
 )
 
 // A retained message that has expired when it is fanned out takes the older one's place all the same.

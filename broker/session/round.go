@@ -1,6 +1,6 @@
 package session
 
-import "cellgate/broker/message"
+import "cellgate/broker/shared/message"
 
 // Bounds of one transaction of a round.
 const (

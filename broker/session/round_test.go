@@ -8,8 +8,8 @@ import (
 	"sync"
 	"testing"
 
-	"cellgate/broker/message"
-	"cellgate/broker/statefile"
+	"cellgate/broker/shared/message"
+	"cellgate/broker/shared/statefile"
 )
 
 // watchedDB tells of every transaction that writes.

@@ -6,7 +6,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"cellgate/broker/message"
+	"cellgate/broker/shared/message"
 )
 
 // Owner tells whose a session is: issuer, role and subject of the token that it was opened with, in the form of a session

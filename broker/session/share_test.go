@@ -8,7 +8,7 @@ import (
 	"strings"
 	"testing"
 
-	"cellgate/broker/message"
+	"cellgate/broker/shared/message"
 )
 
 func owned(owner string) func(*Attach) { return func(a *Attach) { a.Owner = Owner(owner) } }

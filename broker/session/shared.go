@@ -1,6 +1,6 @@
 package session
 
-import "cellgate/broker/message"
+import "cellgate/broker/shared/message"
 
 // movable reports whether another member of its shared group is to get the message when the session ends (MQTT 5,
 // 4.8.2). A QoS 2 message that has been sent is not: two members could both have it.

@@ -5,7 +5,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"cellgate/broker/message"
+	"cellgate/broker/shared/message"
 )
 
 // state is what the gateway knows of one client identifier. It exists for every session, so whatever a

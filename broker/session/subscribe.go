@@ -7,7 +7,7 @@ import (
 	"time"
 
 	"cellgate/broker/frame"
-	"cellgate/broker/message"
+	"cellgate/broker/shared/message"
 )
 
 // Session is one connection's hold on its session. Once another connection has taken the session over, or

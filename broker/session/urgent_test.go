@@ -4,7 +4,7 @@ import (
 	"fmt"
 	"testing"
 
-	"cellgate/broker/message"
+	"cellgate/broker/shared/message"
 )
 
 // An urgent message goes before what the client has not been sent, behind those that are urgent too.

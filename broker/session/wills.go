@@ -3,7 +3,7 @@ package session
 import (
 	"time"
 
-	"cellgate/broker/message"
+	"cellgate/broker/shared/message"
 )
 
 // willRetry is how long a will waits that the journal did not take.

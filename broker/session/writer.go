@@ -7,7 +7,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"cellgate/broker/statefile"
+	"cellgate/broker/shared/statefile"
 )
 
 const (

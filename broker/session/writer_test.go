@@ -9,7 +9,7 @@ import (
 	"testing/synctest"
 	"time"
 
-	"cellgate/broker/statefile"
+	"cellgate/broker/shared/statefile"
 )
 
 // fullDisk fails every update while it is on.

@@ -8,7 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"cellgate/broker/journal"
-	"cellgate/broker/message"
+	"cellgate/broker/shared/message"
 	"cellgate/configs"
 	"cellgate/rules/state"
 	"cellgate/rules/workbench"

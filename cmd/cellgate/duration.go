@@ -5,7 +5,7 @@ import (
 
 	"github.com/spf13/pflag"
 
-	"cellgate/broker/message/duration"
+	"cellgate/broker/shared/message/duration"
 )
 
 // durationFlag is a flag's duration, written as in the configuration: 90s, 1h30m, 7d.

@@ -11,7 +11,7 @@ import (
 	"time"
 
 	"cellgate/broker/journal"
-	"cellgate/broker/message"
+	"cellgate/broker/shared/message"
 	"cellgate/broker/wal"
 	"cellgate/cmd/cellgate/app"
 	"cellgate/rules/sink"

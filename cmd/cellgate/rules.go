@@ -10,7 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"cellgate/broker/journal"
-	"cellgate/broker/message"
+	"cellgate/broker/shared/message"
 	"cellgate/cmd/cellgate/app"
 	"cellgate/rules/workbench"
 )

@@ -14,7 +14,7 @@ import (
 	"github.com/goccy/go-yaml/parser"
 	"github.com/goccy/go-yaml/token"
 
-	"cellgate/configs/spelling"
+	"cellgate/broker/shared/spelling"
 )
 
 // Bounds of one YAML text, so that a hostile one cannot exhaust the parser's stack.

@@ -10,7 +10,7 @@ import (
 	"github.com/goccy/go-yaml/ast"
 	"github.com/goccy/go-yaml/token"
 
-	"cellgate/broker/message/duration"
+	"cellgate/broker/shared/message/duration"
 )
 
 // Scalar is one value of a YAML file with its place, so that a position inside the value can be told as

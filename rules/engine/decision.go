@@ -5,7 +5,7 @@ import (
 	"errors"
 	"fmt"
 
-	"cellgate/broker/message/field"
+	"cellgate/broker/shared/message/field"
 )
 
 // TargetError is the Target of a decision that is an evaluation error.

@@ -4,7 +4,7 @@ import (
 	"strings"
 	"testing"
 
-	"cellgate/broker/message"
+	"cellgate/broker/shared/message"
 	"cellgate/rules/expr"
 	"cellgate/rules/lang"
 	"cellgate/rules/op"

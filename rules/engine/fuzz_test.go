@@ -5,7 +5,7 @@ import (
 	"path/filepath"
 	"testing"
 
-	"cellgate/broker/message"
+	"cellgate/broker/shared/message"
 	"cellgate/rules/expr"
 	"cellgate/rules/lang"
 	"cellgate/rules/op"

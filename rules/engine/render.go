@@ -7,7 +7,7 @@ import (
 	"strings"
 	"sync"
 
-	"cellgate/broker/message"
+	"cellgate/broker/shared/message"
 	"cellgate/rules/expr"
 	"cellgate/rules/lang"
 	"cellgate/rules/op"

@@ -8,7 +8,7 @@ import (
 	"strings"
 	"testing"
 
-	"cellgate/broker/message"
+	"cellgate/broker/shared/message"
 	"cellgate/rules/doc"
 	"cellgate/rules/expr"
 	"cellgate/rules/lang"

@@ -8,7 +8,7 @@ import (
 	"slices"
 	"strings"
 
-	"cellgate/broker/message"
+	"cellgate/broker/shared/message"
 
 	"github.com/expr-lang/expr"
 	"github.com/expr-lang/expr/ast"

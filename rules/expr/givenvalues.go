@@ -3,7 +3,7 @@ package expr
 import (
 	"github.com/valyala/fastjson"
 
-	"cellgate/broker/message"
+	"cellgate/broker/shared/message"
 )
 
 // EncodeGiven is the stored form of operator values: a JSON object.

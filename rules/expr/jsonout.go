@@ -9,7 +9,7 @@ import (
 	"time"
 	"unicode/utf8"
 
-	"cellgate/broker/message"
+	"cellgate/broker/shared/message"
 
 	"github.com/valyala/fastjson"
 )

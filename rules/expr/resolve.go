@@ -11,7 +11,7 @@ import (
 	"github.com/expr-lang/expr/file"
 	"github.com/expr-lang/expr/parser"
 
-	"cellgate/configs/spelling"
+	"cellgate/broker/shared/spelling"
 	"cellgate/rules/doc"
 )
 

@@ -11,7 +11,7 @@ import (
 	"github.com/expr-lang/expr/vm"
 	"github.com/valyala/fastjson"
 
-	"cellgate/broker/message"
+	"cellgate/broker/shared/message"
 )
 
 // Scope holds one record for the expressions of a set: names get their values when an expression asks

@@ -8,8 +8,8 @@ import (
 	"strings"
 	"unicode/utf8"
 
-	"cellgate/broker/message"
-	"cellgate/configs/spelling"
+	"cellgate/broker/shared/message"
+	"cellgate/broker/shared/spelling"
 	"cellgate/rules/doc"
 )
 

@@ -5,7 +5,7 @@ import (
 	"fmt"
 	"strconv"
 
-	"cellgate/broker/message"
+	"cellgate/broker/shared/message"
 	"cellgate/rules/doc"
 	"cellgate/rules/expr"
 	"cellgate/rules/op"

@@ -10,7 +10,7 @@ import (
 	"io/fs"
 	"os"
 
-	"cellgate/configs/settled"
+	"cellgate/broker/shared/settled"
 )
 
 // Errors of a folder that cannot stand for a rule set.

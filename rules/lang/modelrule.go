@@ -7,7 +7,7 @@ import (
 
 	"github.com/goccy/go-yaml/ast"
 
-	"cellgate/broker/message"
+	"cellgate/broker/shared/message"
 	"cellgate/rules/doc"
 	"cellgate/rules/expr"
 	"cellgate/rules/op"

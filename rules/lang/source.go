@@ -14,7 +14,7 @@ import (
 	"slices"
 	"strings"
 
-	"cellgate/broker/message/field"
+	"cellgate/broker/shared/message/field"
 )
 
 // Bounds of a rule folder. They keep a mistaken path (a home directory, a data file) from being read.

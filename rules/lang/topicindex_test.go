@@ -4,7 +4,7 @@ import (
 	"fmt"
 	"testing"
 
-	"cellgate/broker/message"
+	"cellgate/broker/shared/message"
 )
 
 func TestTopicIndexAgreesWithMatch(t *testing.T) {

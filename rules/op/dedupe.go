@@ -3,7 +3,7 @@ package op
 import (
 	"fmt"
 
-	"cellgate/broker/message"
+	"cellgate/broker/shared/message"
 	"cellgate/rules/expr"
 	"cellgate/rules/state"
 )

@@ -7,7 +7,7 @@ import (
 	"strings"
 	"time"
 
-	"cellgate/broker/message"
+	"cellgate/broker/shared/message"
 	"cellgate/rules/doc"
 	"cellgate/rules/expr"
 )

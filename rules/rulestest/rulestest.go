@@ -6,7 +6,7 @@ import (
 	"path/filepath"
 	"testing"
 
-	"cellgate/broker/message"
+	"cellgate/broker/shared/message"
 	"cellgate/rules/lang"
 )
 

@@ -6,7 +6,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"cellgate/broker/message"
+	"cellgate/broker/shared/message"
 )
 
 // This file counts what the journal has taken and the evaluator has not come to, and tells how old what is pending is.

@@ -14,14 +14,14 @@ import (
 	goredis "github.com/redis/go-redis/v9"
 	"github.com/twmb/franz-go/pkg/kfake"
 
-	"cellgate/broker/message"
+	"cellgate/broker/shared/kafkaclient"
+	"cellgate/broker/shared/message"
+	"cellgate/broker/shared/remote"
 	"cellgate/rules/lang"
 	"cellgate/rules/op"
 	"cellgate/rules/sink"
 	"cellgate/rules/sink/kafka"
-	"cellgate/rules/sink/kafkaclient"
 	"cellgate/rules/sink/redis"
-	"cellgate/rules/sink/remote"
 	"cellgate/rules/sink/sinktest"
 	"cellgate/test/parts"
 )

@@ -7,7 +7,7 @@ import (
 	"slices"
 	"time"
 
-	"cellgate/broker/statefile"
+	"cellgate/broker/shared/statefile"
 	"cellgate/broker/wal"
 	"cellgate/rules/engine"
 	"cellgate/rules/state"

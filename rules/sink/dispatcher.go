@@ -12,12 +12,12 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"cellgate/broker/journal"
-	"cellgate/broker/message"
-	"cellgate/broker/statefile"
+	"cellgate/broker/shared/message"
+	"cellgate/broker/shared/remote"
+	"cellgate/broker/shared/statefile"
 	"cellgate/rules/engine"
 	"cellgate/rules/lang"
 	"cellgate/rules/op"
-	"cellgate/rules/sink/remote"
 	"cellgate/rules/state"
 )
 

@@ -10,7 +10,7 @@ import (
 
 	"go.uber.org/goleak"
 
-	"cellgate/broker/message"
+	"cellgate/broker/shared/message"
 	"cellgate/rules/doc"
 	"cellgate/rules/lang"
 	"cellgate/rules/op"

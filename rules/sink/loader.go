@@ -6,7 +6,7 @@ import (
 	"time"
 
 	"cellgate/broker/journal"
-	"cellgate/broker/message"
+	"cellgate/broker/shared/message"
 	"cellgate/rules/engine"
 )
 

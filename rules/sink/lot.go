@@ -12,9 +12,9 @@ import (
 	"sync"
 	"time"
 
-	"cellgate/broker/message"
+	"cellgate/broker/shared/message"
+	"cellgate/broker/shared/remote"
 	"cellgate/broker/wal"
-	"cellgate/rules/sink/remote"
 )
 
 // ParkedLimits bound what is parked.

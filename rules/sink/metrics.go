@@ -3,7 +3,7 @@ package sink
 import (
 	"time"
 
-	"cellgate/broker/metric"
+	"cellgate/broker/shared/metric"
 
 	"github.com/prometheus/client_golang/prometheus"
 )

@@ -5,7 +5,7 @@ import (
 	"fmt"
 	"math"
 
-	"cellgate/broker/message/field"
+	"cellgate/broker/shared/message/field"
 	"cellgate/broker/wal"
 	"cellgate/rules/state"
 )

@@ -8,10 +8,10 @@ import (
 	"time"
 
 	"cellgate/broker/journal"
-	"cellgate/broker/message"
-	"cellgate/broker/statefile"
+	"cellgate/broker/shared/complete"
+	"cellgate/broker/shared/message"
+	"cellgate/broker/shared/statefile"
 	"cellgate/broker/wal"
-	"cellgate/configs/complete"
 	"cellgate/rules/op"
 	"cellgate/rules/state"
 )

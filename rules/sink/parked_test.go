@@ -9,8 +9,8 @@ import (
 	"strings"
 	"testing"
 
-	"cellgate/broker/message"
-	"cellgate/broker/statefile"
+	"cellgate/broker/shared/message"
+	"cellgate/broker/shared/statefile"
 	"cellgate/broker/wal"
 	"cellgate/rules/lang"
 	"cellgate/rules/sink"

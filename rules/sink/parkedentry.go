@@ -5,8 +5,8 @@ import (
 	"errors"
 	"fmt"
 
-	"cellgate/broker/message"
-	"cellgate/broker/message/field"
+	"cellgate/broker/shared/message"
+	"cellgate/broker/shared/message/field"
 	"cellgate/rules/engine"
 )
 

@@ -3,7 +3,7 @@ package sink
 import (
 	"time"
 
-	"cellgate/broker/metric"
+	"cellgate/broker/shared/metric"
 )
 
 // readings gives what is parked to Prometheus, per sink: destinations are named by /readyz and /v1/status.

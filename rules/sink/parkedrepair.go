@@ -6,8 +6,8 @@ import (
 	"os"
 	"path/filepath"
 
-	"cellgate/broker/message"
-	"cellgate/broker/statefile"
+	"cellgate/broker/shared/message"
+	"cellgate/broker/shared/statefile"
 	"cellgate/broker/wal"
 )
 

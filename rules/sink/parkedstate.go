@@ -12,7 +12,7 @@ import (
 	"strings"
 	"time"
 
-	"cellgate/broker/statefile"
+	"cellgate/broker/shared/statefile"
 	"cellgate/broker/wal"
 )
 

@@ -7,7 +7,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"cellgate/broker/message"
+	"cellgate/broker/shared/message"
 	"cellgate/broker/wal"
 	"cellgate/rules/engine"
 	"cellgate/rules/op"

@@ -16,7 +16,7 @@ import (
 	"time"
 
 	"cellgate/broker/journal"
-	"cellgate/broker/message"
+	"cellgate/broker/shared/message"
 	"cellgate/broker/wal"
 	"cellgate/broker/wal/waltest"
 	"cellgate/rules/sink"

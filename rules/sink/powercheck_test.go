@@ -12,7 +12,7 @@ import (
 	"time"
 
 	"cellgate/broker/journal"
-	"cellgate/broker/statefile"
+	"cellgate/broker/shared/statefile"
 	"cellgate/broker/wal/waltest"
 	"cellgate/rules/lang"
 	"cellgate/rules/op"

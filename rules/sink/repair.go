@@ -7,7 +7,7 @@ import (
 	"os"
 	"path/filepath"
 
-	"cellgate/broker/statefile"
+	"cellgate/broker/shared/statefile"
 	"cellgate/broker/wal"
 )
 

@@ -6,7 +6,7 @@ import (
 	"path/filepath"
 	"testing"
 
-	"cellgate/broker/statefile"
+	"cellgate/broker/shared/statefile"
 	"cellgate/broker/wal"
 	"cellgate/rules/sink"
 )

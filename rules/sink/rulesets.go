@@ -8,8 +8,8 @@ import (
 	"slices"
 	"sync"
 
-	"cellgate/broker/message"
-	"cellgate/broker/statefile"
+	"cellgate/broker/shared/message"
+	"cellgate/broker/shared/statefile"
 	"cellgate/rules/engine"
 	"cellgate/rules/lang"
 	"cellgate/rules/op"

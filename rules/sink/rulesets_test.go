@@ -4,7 +4,7 @@ import (
 	"path/filepath"
 	"testing"
 
-	"cellgate/broker/statefile"
+	"cellgate/broker/shared/statefile"
 )
 
 // namedSet is a rule set of which only the hash matters; it is its own source.

@@ -5,10 +5,10 @@ import (
 	"errors"
 	"strconv"
 
-	"cellgate/broker/message"
+	"cellgate/broker/shared/message"
+	"cellgate/broker/shared/remote"
 	"cellgate/rules/engine"
 	"cellgate/rules/op"
-	"cellgate/rules/sink/remote"
 )
 
 // Sink delivers messages to one store. It is the contract between the dispatcher and whatever stands

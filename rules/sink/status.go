@@ -5,8 +5,8 @@ import (
 	"slices"
 	"time"
 
+	"cellgate/broker/shared/remote"
 	"cellgate/rules/lang"
-	"cellgate/rules/sink/remote"
 )
 
 // RulesHash is the hash of the rule set that ApplyRules made govern last; "" before the first.

@@ -7,7 +7,7 @@ import (
 	"testing"
 	"time"
 
-	"cellgate/broker/message"
+	"cellgate/broker/shared/message"
 	"cellgate/rules/op"
 	"cellgate/rules/sink"
 	"cellgate/rules/sink/sinktest"

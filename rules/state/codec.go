@@ -4,7 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 
-	"cellgate/broker/message/field"
+	"cellgate/broker/shared/message/field"
 )
 
 // The stored state of one VIN. The first byte is the version.

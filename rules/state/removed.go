@@ -9,7 +9,7 @@ import (
 	"slices"
 	"time"
 
-	"cellgate/broker/message/field"
+	"cellgate/broker/shared/message/field"
 )
 
 // KeepRemoved is how long operators' state outlives their rules, in the time of the journal: rules that were removed by

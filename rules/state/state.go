@@ -9,7 +9,7 @@ import (
 	"slices"
 	"strings"
 
-	"cellgate/broker/message"
+	"cellgate/broker/shared/message"
 )
 
 // Shards is the number of parts that per-VIN state falls into.

@@ -4,7 +4,7 @@ import (
 	"fmt"
 	"path/filepath"
 
-	"cellgate/broker/message"
+	"cellgate/broker/shared/message"
 	"cellgate/rules/engine"
 	"cellgate/rules/lang"
 	"cellgate/rules/state"

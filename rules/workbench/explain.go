@@ -8,7 +8,7 @@ import (
 	"strings"
 	"time"
 
-	"cellgate/broker/message"
+	"cellgate/broker/shared/message"
 	"cellgate/rules/doc"
 	"cellgate/rules/engine"
 	"cellgate/rules/expr"

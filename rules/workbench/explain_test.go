@@ -6,7 +6,7 @@ import (
 	"testing"
 	"time"
 
-	"cellgate/broker/message"
+	"cellgate/broker/shared/message"
 	"cellgate/rules/engine"
 	"cellgate/rules/lang"
 	"cellgate/rules/rulestest"

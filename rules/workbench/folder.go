@@ -6,7 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 
-	"cellgate/configs/settled"
+	"cellgate/broker/shared/settled"
 	"cellgate/rules/doc"
 	"cellgate/rules/lang"
 )

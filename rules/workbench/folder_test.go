@@ -9,7 +9,7 @@ import (
 	"testing"
 	"time"
 
-	"cellgate/configs/settled"
+	"cellgate/broker/shared/settled"
 	"cellgate/rules/lang"
 	"cellgate/rules/rulestest"
 )

@@ -8,7 +8,7 @@ import (
 	"strconv"
 	"strings"
 
-	"cellgate/broker/message"
+	"cellgate/broker/shared/message"
 	"cellgate/rules/engine"
 	"cellgate/rules/expr"
 	"cellgate/rules/lang"

@@ -10,7 +10,7 @@ import (
 
 	"cellgate/auth"
 	"cellgate/broker/journal"
-	"cellgate/broker/message"
+	"cellgate/broker/shared/message"
 	"cellgate/configs"
 	"cellgate/configs/authority"
 	"cellgate/test/harness"

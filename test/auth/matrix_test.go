@@ -8,7 +8,7 @@ import (
 	"testing"
 
 	"cellgate/auth"
-	"cellgate/broker/message"
+	"cellgate/broker/shared/message"
 	"cellgate/test/harness"
 	"cellgate/test/mqtt"
 )

@@ -19,7 +19,7 @@ import (
 	"go.etcd.io/bbolt"
 
 	"cellgate/broker/journal"
-	"cellgate/broker/message"
+	"cellgate/broker/shared/message"
 	"cellgate/test/parts"
 )
 

@@ -7,8 +7,8 @@ import (
 
 	"cellgate/broker/clock"
 	"cellgate/broker/journal"
+	"cellgate/broker/shared/kafkaclient"
 	"cellgate/configs"
-	"cellgate/rules/sink/kafkaclient"
 	"cellgate/test/options"
 )
 

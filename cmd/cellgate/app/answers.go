@@ -4,10 +4,10 @@ import (
 	"time"
 
 	"cellgate/broker/command"
+	"cellgate/broker/shared/remote"
 	"cellgate/broker/wal"
 	"cellgate/rules/lang"
 	"cellgate/rules/sink"
-	"cellgate/rules/sink/remote"
 )
 
 // What the operators' calls of the HTTP API answer. The command line reads the same types, so that a page

@@ -13,9 +13,9 @@ import (
 
 	"cellgate/auth"
 	"cellgate/broker/clock"
+	"cellgate/broker/shared/complete"
 	"cellgate/cmd/cellgate/runfile"
 	"cellgate/configs"
-	"cellgate/configs/complete"
 )
 
 // Build says which program this is.

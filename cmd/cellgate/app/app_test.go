@@ -16,9 +16,9 @@ import (
 
 	"cellgate/auth"
 	"cellgate/broker/clock"
+	"cellgate/broker/shared/remote"
 	"cellgate/cmd/cellgate/fleet"
 	"cellgate/configs"
-	"cellgate/rules/sink/remote"
 	"cellgate/test/logbuf"
 )
 

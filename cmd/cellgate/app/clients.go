@@ -4,8 +4,8 @@ import (
 	"cellgate/broker"
 	"cellgate/broker/command"
 	"cellgate/broker/journal"
-	"cellgate/broker/message"
 	"cellgate/broker/session"
+	"cellgate/broker/shared/message"
 	"cellgate/configs"
 )
 

@@ -9,10 +9,10 @@ import (
 
 	"cellgate/auth"
 	"cellgate/broker/command"
-	"cellgate/broker/message"
 	"cellgate/broker/session"
+	"cellgate/broker/shared/kafkaclient"
+	"cellgate/broker/shared/message"
 	"cellgate/configs/authority"
-	"cellgate/rules/sink/kafkaclient"
 )
 
 // Kafka topics of commands.

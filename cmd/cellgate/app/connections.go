@@ -8,9 +8,9 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"cellgate/broker/shared/kafkaclient"
+	"cellgate/broker/shared/settled"
 	"cellgate/configs"
-	"cellgate/configs/settled"
-	"cellgate/rules/sink/kafkaclient"
 )
 
 // clientTLS is the client's side of TLS towards Kafka or Redis; nil for none.

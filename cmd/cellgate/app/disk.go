@@ -8,7 +8,7 @@ import (
 	"path/filepath"
 
 	"cellgate/broker/journal"
-	"cellgate/broker/statefile"
+	"cellgate/broker/shared/statefile"
 	"cellgate/configs"
 )
 

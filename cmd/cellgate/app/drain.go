@@ -9,7 +9,7 @@ import (
 	"time"
 
 	"cellgate/auth"
-	"cellgate/auth/problem"
+	"cellgate/broker/shared/problem"
 )
 
 // drainer sends the vehicles away at a rate, and refuses new ones, so that another gateway of the cell, or

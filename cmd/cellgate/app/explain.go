@@ -5,8 +5,8 @@ import (
 	"net/http"
 	"time"
 
-	"cellgate/auth/problem"
-	"cellgate/broker/message"
+	"cellgate/broker/shared/message"
+	"cellgate/broker/shared/problem"
 	"cellgate/rules/workbench"
 )
 

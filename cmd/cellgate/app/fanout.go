@@ -10,7 +10,7 @@ import (
 
 	"cellgate/broker"
 	"cellgate/broker/session"
-	"cellgate/rules/sink/remote"
+	"cellgate/broker/shared/remote"
 )
 
 // openLoops opens the loops between the journal and MQTT clients, and between the journal and the command service: the

@@ -8,7 +8,7 @@ import (
 	"testing"
 
 	"cellgate/broker/clock"
-	"cellgate/broker/statefile"
+	"cellgate/broker/shared/statefile"
 	"cellgate/configs"
 	"cellgate/test/logbuf"
 )

@@ -13,8 +13,8 @@ import (
 	"time"
 
 	"cellgate/broker"
+	"cellgate/broker/shared/settled"
 	"cellgate/configs"
-	"cellgate/configs/settled"
 )
 
 // server is one HTTP listener.

@@ -12,9 +12,9 @@ import (
 
 	"cellgate/auth"
 	"cellgate/broker/journal"
-	"cellgate/broker/metric"
+	"cellgate/broker/shared/metric"
+	"cellgate/broker/shared/remote"
 	"cellgate/configs"
-	"cellgate/rules/sink/remote"
 )
 
 // The rungs of the disk ladder. The last one is the journal's own: at its bound, which the ladder sets, it takes

@@ -13,9 +13,9 @@ import (
 	"syscall"
 
 	"cellgate/broker"
-	"cellgate/broker/message"
+	"cellgate/broker/shared/message"
+	"cellgate/broker/shared/settled"
 	"cellgate/configs"
-	"cellgate/configs/settled"
 )
 
 // brokerOptions translates the configuration for the broker.

@@ -7,7 +7,7 @@ import (
 	"testing"
 
 	"cellgate/broker"
-	"cellgate/broker/message"
+	"cellgate/broker/shared/message"
 	"cellgate/configs"
 )
 

@@ -8,8 +8,8 @@ import (
 	"strconv"
 	"time"
 
-	"cellgate/auth/problem"
 	"cellgate/broker/session"
+	"cellgate/broker/shared/problem"
 	"cellgate/rules/doc"
 	"cellgate/rules/workbench"
 )

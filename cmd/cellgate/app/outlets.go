@@ -6,12 +6,12 @@ import (
 	"log/slog"
 	"path/filepath"
 
+	"cellgate/broker/shared/kafkaclient"
+	"cellgate/broker/shared/remote"
 	"cellgate/configs"
 	"cellgate/rules/sink"
 	"cellgate/rules/sink/kafka"
-	"cellgate/rules/sink/kafkaclient"
 	"cellgate/rules/sink/redis"
-	"cellgate/rules/sink/remote"
 	"cellgate/rules/state"
 	syncer "cellgate/sync"
 )

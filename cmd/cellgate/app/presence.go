@@ -7,9 +7,9 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
-	"cellgate/broker/metric"
 	"cellgate/broker/session"
-	"cellgate/rules/sink/kafkaclient"
+	"cellgate/broker/shared/kafkaclient"
+	"cellgate/broker/shared/metric"
 )
 
 // topicPresence carries connects and disconnects of vehicles, ordered per VIN.

@@ -7,8 +7,8 @@ import (
 
 	"cellgate/auth"
 	"cellgate/broker/command"
-	"cellgate/broker/message"
 	"cellgate/broker/session"
+	"cellgate/broker/shared/message"
 )
 
 // purges delete what waits for a vehicle whose tokens were revoked with purge: its session with the queue at once,

@@ -3,7 +3,7 @@ package app
 import (
 	"net/http"
 
-	"cellgate/rules/sink/remote"
+	"cellgate/broker/shared/remote"
 )
 
 func (a *gateway) phaseName() string {

@@ -6,8 +6,8 @@ import (
 	"log/slog"
 	"time"
 
-	"cellgate/broker/message"
 	"cellgate/broker/session"
+	"cellgate/broker/shared/message"
 )
 
 // A DISCONNECT of MQTT 5 tells a vehicle where to go; 3.1.1 has none. So a vehicle that subscribed to its

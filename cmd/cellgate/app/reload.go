@@ -12,9 +12,9 @@ import (
 	"strings"
 
 	"cellgate/auth"
+	"cellgate/broker/shared/settled"
 	"cellgate/configs"
 	"cellgate/configs/authority"
-	"cellgate/configs/settled"
 )
 
 // Reloaded tells what a reload changed.

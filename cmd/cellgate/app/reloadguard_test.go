@@ -6,8 +6,8 @@ import (
 	"strings"
 	"testing"
 
+	"cellgate/broker/shared/settled"
 	"cellgate/configs"
-	"cellgate/configs/settled"
 	"cellgate/test/harness"
 )
 

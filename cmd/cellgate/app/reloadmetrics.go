@@ -3,7 +3,7 @@ package app
 import (
 	"time"
 
-	"cellgate/broker/metric"
+	"cellgate/broker/shared/metric"
 )
 
 // reloadReadings tell what is in force and how the last reload went, of the rules and of the configuration: the same as

@@ -12,7 +12,7 @@ import (
 
 	"cellgate/auth"
 	"cellgate/broker/clock"
-	"cellgate/broker/message"
+	"cellgate/broker/shared/message"
 	"cellgate/cmd/cellgate/repair"
 	"cellgate/configs"
 	"cellgate/test/logbuf"

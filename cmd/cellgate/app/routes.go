@@ -10,9 +10,9 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"cellgate/auth"
-	"cellgate/auth/problem"
 	"cellgate/broker/command"
-	"cellgate/broker/message"
+	"cellgate/broker/shared/message"
+	"cellgate/broker/shared/problem"
 )
 
 //go:embed openapi.yaml

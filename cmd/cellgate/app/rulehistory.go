@@ -8,7 +8,7 @@ import (
 	"fmt"
 	"time"
 
-	"cellgate/broker/statefile"
+	"cellgate/broker/shared/statefile"
 	"cellgate/rules/lang"
 )
 

@@ -9,12 +9,12 @@ import (
 	"time"
 
 	"cellgate/auth"
-	"cellgate/broker/statefile"
-	"cellgate/configs/settled"
+	"cellgate/broker/shared/remote"
+	"cellgate/broker/shared/settled"
+	"cellgate/broker/shared/statefile"
 	"cellgate/rules/lang"
 	"cellgate/rules/op"
 	"cellgate/rules/sink"
-	"cellgate/rules/sink/remote"
 	"cellgate/rules/workbench"
 )
 

@@ -10,9 +10,9 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
-	"cellgate/broker/metric"
 	"cellgate/broker/session"
-	"cellgate/broker/statefile"
+	"cellgate/broker/shared/metric"
+	"cellgate/broker/shared/statefile"
 	"cellgate/broker/wal"
 	"cellgate/cmd/cellgate/repair"
 	"cellgate/cmd/cellgate/runfile"

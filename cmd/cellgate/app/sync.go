@@ -5,9 +5,9 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
-	"cellgate/broker/statefile"
+	"cellgate/broker/shared/kafkaclient"
+	"cellgate/broker/shared/statefile"
 	"cellgate/configs"
-	"cellgate/rules/sink/kafkaclient"
 	syncer "cellgate/sync"
 )
 

@@ -21,8 +21,8 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"cellgate/auth"
+	"cellgate/broker/shared/kafkaclient"
 	"cellgate/configs"
-	"cellgate/rules/sink/kafkaclient"
 	syncer "cellgate/sync"
 	"cellgate/test/fakekafka"
 )

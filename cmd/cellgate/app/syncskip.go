@@ -12,8 +12,8 @@ import (
 	"time"
 
 	"cellgate/auth"
-	"cellgate/auth/problem"
-	"cellgate/broker/statefile"
+	"cellgate/broker/shared/problem"
+	"cellgate/broker/shared/statefile"
 	syncer "cellgate/sync"
 )
 

@@ -10,8 +10,8 @@ import (
 
 	"cellgate/broker/clock"
 	"cellgate/broker/journal"
-	"cellgate/broker/statefile"
-	"cellgate/rules/sink/remote"
+	"cellgate/broker/shared/remote"
+	"cellgate/broker/shared/statefile"
 )
 
 const (

@@ -15,7 +15,7 @@ import (
 
 	"cellgate/auth"
 	"cellgate/broker/journal"
-	"cellgate/broker/statefile"
+	"cellgate/broker/shared/statefile"
 	"cellgate/broker/wal"
 )
 

@@ -10,7 +10,7 @@ import (
 	"strings"
 
 	"cellgate/broker/journal"
-	"cellgate/broker/statefile"
+	"cellgate/broker/shared/statefile"
 	"cellgate/rules/sink"
 )
 

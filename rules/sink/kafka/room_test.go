@@ -3,7 +3,7 @@ package kafka
 import (
 	"testing"
 
-	"cellgate/broker/message"
+	"cellgate/broker/shared/message"
 	"cellgate/rules/op"
 	"cellgate/rules/sink"
 )

@@ -6,11 +6,11 @@ import (
 	"fmt"
 	"sync"
 
-	"cellgate/broker/message"
+	"cellgate/broker/shared/kafkaclient"
+	"cellgate/broker/shared/message"
+	"cellgate/broker/shared/remote"
 	"cellgate/rules/op"
 	"cellgate/rules/sink"
-	"cellgate/rules/sink/kafkaclient"
-	"cellgate/rules/sink/remote"
 )
 
 // Options configure a Sink.

@@ -10,11 +10,11 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 	"go.uber.org/goleak"
 
-	"cellgate/broker/message"
+	"cellgate/broker/shared/kafkaclient"
+	"cellgate/broker/shared/message"
 	"cellgate/rules/lang"
 	"cellgate/rules/sink"
 	"cellgate/rules/sink/kafka"
-	"cellgate/rules/sink/kafkaclient"
 	"cellgate/rules/sink/sinktest"
 	"cellgate/test/fakekafka"
 	"cellgate/test/parts"

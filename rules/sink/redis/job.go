@@ -4,7 +4,7 @@ import (
 	"strconv"
 	"sync"
 
-	"cellgate/broker/message"
+	"cellgate/broker/shared/message"
 	"cellgate/rules/op"
 	"cellgate/rules/sink"
 )

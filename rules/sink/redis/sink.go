@@ -11,10 +11,10 @@ import (
 
 	goredis "github.com/redis/go-redis/v9"
 
-	"cellgate/configs/complete"
+	"cellgate/broker/shared/complete"
+	"cellgate/broker/shared/remote"
 	"cellgate/rules/op"
 	"cellgate/rules/sink"
-	"cellgate/rules/sink/remote"
 )
 
 // errOperation is the refusal of an operation that this version does not know.

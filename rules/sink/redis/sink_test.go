@@ -16,11 +16,11 @@ import (
 
 	"cellgate/broker/clock/clocktest"
 	"cellgate/broker/journal"
-	"cellgate/broker/message"
+	"cellgate/broker/shared/message"
+	"cellgate/broker/shared/remote"
 	"cellgate/rules/op"
 	"cellgate/rules/sink"
 	"cellgate/rules/sink/redis"
-	"cellgate/rules/sink/remote"
 	"cellgate/rules/sink/sinktest"
 )
 

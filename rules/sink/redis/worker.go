@@ -7,8 +7,8 @@ import (
 
 	goredis "github.com/redis/go-redis/v9"
 
+	"cellgate/broker/shared/remote"
 	"cellgate/rules/sink"
-	"cellgate/rules/sink/remote"
 )
 
 // worker runs the commands of its share of the VINs, one pipeline at a time.

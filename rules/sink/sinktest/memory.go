@@ -6,9 +6,9 @@ import (
 	"slices"
 	"sync"
 
+	"cellgate/broker/shared/remote"
 	"cellgate/rules/op"
 	"cellgate/rules/sink"
-	"cellgate/rules/sink/remote"
 )
 
 // Message is what a sink has been given.

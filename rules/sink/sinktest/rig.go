@@ -14,8 +14,8 @@ import (
 	"time"
 
 	"cellgate/broker/journal"
-	"cellgate/broker/message"
-	"cellgate/broker/statefile"
+	"cellgate/broker/shared/message"
+	"cellgate/broker/shared/statefile"
 	"cellgate/configs"
 	"cellgate/rules/lang"
 	"cellgate/rules/sink"

@@ -7,7 +7,7 @@ import (
 	"testing"
 	"time"
 
-	"cellgate/rules/sink/remote"
+	"cellgate/broker/shared/remote"
 )
 
 // TestHealthTracker holds that the whole is well only while no part fails, and that each change of the

@@ -9,8 +9,8 @@ import (
 	"strings"
 	"time"
 
-	"cellgate/configs/complete"
-	"cellgate/rules/sink/remote"
+	"cellgate/broker/shared/complete"
+	"cellgate/broker/shared/remote"
 
 	"github.com/segmentio/kafka-go"
 	"github.com/segmentio/kafka-go/sasl"

@@ -12,7 +12,7 @@ import (
 
 	"github.com/segmentio/kafka-go"
 
-	"cellgate/rules/sink/remote"
+	"cellgate/broker/shared/remote"
 )
 
 // ConsumerOptions configure a Consumer.

@@ -3,7 +3,7 @@ package kafkaclient
 import (
 	"github.com/prometheus/client_golang/prometheus"
 
-	"cellgate/broker/metric"
+	"cellgate/broker/shared/metric"
 )
 
 // Metrics count what the producers and consumers of the process do, by their names.

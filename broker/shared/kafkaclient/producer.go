@@ -10,7 +10,7 @@ import (
 
 	"github.com/segmentio/kafka-go"
 
-	"cellgate/rules/sink/remote"
+	"cellgate/broker/shared/remote"
 )
 
 // Record is one record on its way to Kafka. It belongs to the producer from Produce until Done.

@@ -5,7 +5,7 @@ import (
 	"math"
 	"testing"
 
-	"cellgate/broker/message/field"
+	"cellgate/broker/shared/message/field"
 )
 
 // form is one of each field.

@@ -6,7 +6,7 @@ import (
 	"net/http/httptest"
 	"testing"
 
-	"cellgate/auth/problem"
+	"cellgate/broker/shared/problem"
 )
 
 func TestWrite(t *testing.T) {

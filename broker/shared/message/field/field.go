@@ -1,6 +1,6 @@
 // Package field reads and appends the fields that the product's own binary forms are made of: bytes,
 // variable-length integers (encoding/binary) and byte strings with their length before them. The record of
-// broker/message, the session state of broker/session, and the stored forms of rules are such forms; each
+// broker/shared/message, the session state of broker/session, and the stored forms of rules are such forms; each
 // says in a comment which fields it has. The package imports nothing of this module.
 package field
 

@@ -5,7 +5,7 @@ import (
 	"errors"
 	"fmt"
 
-	"cellgate/broker/message/field"
+	"cellgate/broker/shared/message/field"
 )
 
 // The record on disk, after the journal's own framing:

@@ -5,7 +5,7 @@ import (
 	"testing"
 	"time"
 
-	"cellgate/configs/complete"
+	"cellgate/broker/shared/complete"
 )
 
 type bounds struct{ Max int }
