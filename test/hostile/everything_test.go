@@ -232,7 +232,11 @@ func (a *attack) report(t *testing.T, rejected map[string]float64) {
 			t.Errorf("%s never reached the gateway", name)
 		}
 	}
-	for _, reason := range []string{"violation", "handshake", "connect_timeout", "connect_rate", "descriptors", "subscribe_not_permitted"} {
+	reasons := []string{"violation", "handshake", "connect_timeout", "descriptors", "subscribe_not_permitted"}
+	if full() {
+		reasons = append(reasons, "connect_rate") // 2,000 connects a second are more than a slow machine makes
+	}
+	for _, reason := range reasons {
 		if rejected[reason] == 0 {
 			t.Errorf("nothing was refused for %s", reason)
 		}
