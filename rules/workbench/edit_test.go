@@ -174,6 +174,7 @@ func schemaKeys(part op.JSON) []string {
 // FuzzFormat: no text makes Format crash, and what it gives it leaves as it is.
 func FuzzFormat(f *testing.F) {
 	f.Add([]byte(rulestest.OneRule))
+	f.Add([]byte("0\r"))
 	f.Fuzz(func(t *testing.T, text []byte) {
 		once, err := Format(text)
 		if err != nil {

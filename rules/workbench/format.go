@@ -26,7 +26,9 @@ var ErrFormat = errors.New("cannot be formatted")
 // no blanks at the end of lines, no two empty lines in a row, one newline at the end. It changes nothing
 // that the file says, which it checks; comments stay. The file must be valid YAML.
 func Format(text []byte) ([]byte, error) {
-	text = bytes.TrimPrefix(bytes.ReplaceAll(text, []byte("\r\n"), []byte("\n")), []byte("\xef\xbb\xbf"))
+	text = bytes.ReplaceAll(text, []byte("\r\n"), []byte("\n"))
+	text = bytes.ReplaceAll(text, []byte("\r"), []byte("\n")) // a line break to YAML too (1.2, section 5.4)
+	text = bytes.TrimPrefix(text, []byte("\xef\xbb\xbf"))
 	before, root, err := meaning(text)
 	if err != nil {
 		return nil, err
