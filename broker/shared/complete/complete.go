@@ -23,7 +23,7 @@ func check(v reflect.Value, path string) error {
 		at := path + "." + f.Name
 		switch kind := value.Kind(); {
 		case !f.IsExported(), kind == reflect.Bool, kind == reflect.Slice, kind == reflect.Map:
-		case value.CanInt() && value.Int() < 0 && f.Tag.Get("negative") == "":
+		case negative(value) && f.Tag.Get("negative") == "":
 			return fmt.Errorf("%s is negative", at)
 		case f.Tag.Get("zero") != "":
 		case kind == reflect.Struct:
@@ -35,4 +35,8 @@ func check(v reflect.Value, path string) error {
 		}
 	}
 	return nil
+}
+
+func negative(v reflect.Value) bool {
+	return v.CanInt() && v.Int() < 0 || v.CanFloat() && v.Float() < 0
 }
