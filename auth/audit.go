@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"gopkg.in/natefinch/lumberjack.v2"
+
+	"cellgate/broker/shared/complete"
 )
 
 // The kinds of audit events.
@@ -125,11 +127,14 @@ type AuditOptions struct {
 }
 
 // NewAudit makes an audit log. A file is created at its first line.
-func NewAudit(o AuditOptions) *Audit {
+func NewAudit(o AuditOptions) (*Audit, error) {
+	if err := complete.Check(o); err != nil {
+		return nil, err
+	}
 	file := func(path string) io.WriteCloser {
 		return &lumberjack.Logger{Filename: path, MaxSize: o.MaxMegabytes, MaxBackups: o.MaxFiles, Compress: true}
 	}
-	return newAudit(file(o.Path), file(strings.TrimSuffix(o.Path, ".log")+"-security.log"), o)
+	return newAudit(file(o.Path), file(strings.TrimSuffix(o.Path, ".log")+"-security.log"), o), nil
 }
 
 func newAudit(all, security io.WriteCloser, o AuditOptions) *Audit {

@@ -58,10 +58,22 @@ func TestAuditSamplesRefusals(t *testing.T) {
 	}
 }
 
+// openAudit makes an audit log of files of a megabyte.
+func openAudit(t *testing.T, path string, files int) *Audit {
+	t.Helper()
+	l, err := NewAudit(AuditOptions{
+		Path: path, MaxMegabytes: 1, MaxFiles: files, Cell: testCell, Log: slog.New(slog.DiscardHandler), Metrics: NewMetrics(nil),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l
+}
+
 func TestAuditFile(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "audit.log")
-	l := NewAudit(AuditOptions{Path: path, MaxMegabytes: 1, MaxFiles: 2, Log: slog.New(slog.DiscardHandler), Metrics: NewMetrics(nil)})
+	l := openAudit(t, path, 2)
 	for range 5000 {
 		l.Write(AuditEvent{At: time.Now(), Event: AuditRefuse, Subject: strings.Repeat("v", 400)})
 	}
@@ -196,9 +208,7 @@ func TestCheckVIN(t *testing.T) {
 func TestOneVehicleCannotRotateEvidenceOut(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	l := NewAudit(AuditOptions{
-		Path: filepath.Join(dir, "audit.log"), MaxMegabytes: 1, MaxFiles: 1, Log: slog.New(slog.DiscardHandler), Metrics: NewMetrics(nil),
-	})
+	l := openAudit(t, filepath.Join(dir, "audit.log"), 1)
 	f := open(t, func(c *Config) { c.Audit = l })
 	f.revoke(t, Revocation{Subject: otherVIN, Reason: "stolen"})
 	const flood = 20_000

@@ -9,10 +9,11 @@ import (
 
 	"cellgate/broker/journal"
 	"cellgate/broker/session"
+	"cellgate/broker/shared/complete"
 	"cellgate/broker/shared/message"
 )
 
-// FanoutOptions configure a Fanout. All are required.
+// FanoutOptions configure a Fanout.
 type FanoutOptions struct {
 	Journal  Journal
 	Sessions *session.Manager
@@ -32,8 +33,11 @@ type Fanout struct {
 const fanoutName = "mqtt"
 
 // NewFanout opens the loop's cursor where the sessions' state ends, and makes the journal keep what
-// is behind. Records that the journal no longer has are counted as missing.
+// follows. Records that the journal no longer has are counted as missing.
 func NewFanout(o FanoutOptions) (*Fanout, error) {
+	if err := complete.Check(o); err != nil {
+		return nil, err
+	}
 	f := &Fanout{tail: newTail(fanoutName, o.Journal, o.Log, o.Metrics), sessions: o.Sessions}
 	return f, f.open(o.Sessions.ReplayFrom())
 }

@@ -8,6 +8,7 @@ import (
 	"sync"
 
 	"cellgate/broker/session"
+	"cellgate/broker/shared/complete"
 	"cellgate/broker/shared/message"
 )
 
@@ -24,7 +25,7 @@ type IntakeCommands interface {
 	Sync(ctx context.Context) error
 }
 
-// IntakeOptions configure an Intake. All are required.
+// IntakeOptions configure an Intake.
 type IntakeOptions struct {
 	Journal  Journal
 	Commands IntakeCommands
@@ -54,9 +55,12 @@ const intakeName = "commands"
 // intakeWants are the records that can concern commands.
 const intakeWants = message.FlagResult | message.FlagOther
 
-// NewIntake opens the loop's cursor where the command service's state ends, and makes the journal keep what is
-// behind. Records that the journal no longer has are counted as missing.
+// NewIntake opens the loop's cursor where the command service's state ends, and makes the journal keep what
+// follows. Records that the journal no longer has are counted as missing.
 func NewIntake(o IntakeOptions) (*Intake, error) {
+	if err := complete.Check(o); err != nil {
+		return nil, err
+	}
 	n := &Intake{tail: newTail(intakeName, o.Journal, o.Log, o.Metrics), o: o, synced: make(chan settled, 1)}
 	n.want = intakeWants
 	n.synced <- settled{}

@@ -93,7 +93,9 @@ func (t *target) authority() (*auth.Authority, error) {
 	}
 	ac := authority.Config(cfg)
 	ac.NoCreate = true
-	ac.Audit = authority.AuditLog(cfg, ac.Log, ac.Metrics)
+	if ac.Audit, err = authority.AuditLog(cfg, ac.Log, ac.Metrics); err != nil {
+		return nil, err
+	}
 	a, err := auth.Open(ac)
 	if errors.Is(err, auth.ErrNoKeys) {
 		return nil, fmt.Errorf("auth: no signing key in %s; the gateway makes one on its first start", ac.Dir)

@@ -39,7 +39,7 @@ func Config(c *configs.Config) auth.Config {
 }
 
 // AuditLog opens the audit log.
-func AuditLog(c *configs.Config, log *slog.Logger, m *auth.Metrics) *auth.Audit {
+func AuditLog(c *configs.Config, log *slog.Logger, m *auth.Metrics) (*auth.Audit, error) {
 	a := &c.Auth.Audit
 	return auth.NewAudit(auth.AuditOptions{
 		Path: string(a.File), MaxMegabytes: max(1, int(a.MaxBytes>>20)), MaxFiles: a.Keep,

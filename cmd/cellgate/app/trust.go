@@ -24,7 +24,10 @@ func openTrust(d *disk) (*trust, error) {
 	}
 	d.life.onStop("redis", stopShort, func(context.Context) error { return client.Close() })
 	m := auth.NewMetrics(d.reg.own)
-	audit := authority.AuditLog(d.cfg, d.log, m)
+	audit, err := authority.AuditLog(d.cfg, d.log, m)
+	if err != nil {
+		return nil, err
+	}
 	d.life.onStop("audit log", stopShort, func(context.Context) error { return audit.Close() })
 	cas, err := loadVehicleCAs(d.cfg)
 	if err != nil {
