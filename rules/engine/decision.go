@@ -25,8 +25,8 @@ type Decision struct {
 	Target uint16
 	// Undecoded are all the rules of TargetUndecoded, from Rule on.
 	Undecoded []uint16
-	// Shadow marks the match of a rule whose mode is shadow: one decision, Target 0, or TargetError with
-	// Err. It is counted and never delivered; Render refuses it.
+	// Shadow marks the match of a rule whose mode is shadow: one decision, Target 0; and an error, with TargetError and
+	// Err, of such a rule or of one that sends no errors. It is counted and never delivered; Render refuses it.
 	Shadow bool
 	// Err is not empty when the rule could not be evaluated: the reason, without payload contents. The
 	// record then goes to the rule's on_error topic, with TargetUndecoded to the set's.

@@ -106,11 +106,15 @@ func (w *Worker) rule(r *lang.Rule, out []Decision) []Decision {
 			out = append(out, Decision{Rule: r.Index, Target: uint16(i), Values: values}) //nolint:gosec // at most maxTargets
 		}
 	}
+	silent := r.Def.Mode.Shadow || r.ErrTopic == ""
+	if !whole {
+		err = w.sc.DocErr
+	}
 	switch {
-	case errors.Is(err, expr.ErrPayload) && !r.Def.Mode.Shadow, !whole:
+	case errors.Is(err, expr.ErrPayload) && !silent:
 		w.failed = append(w.failed, r.Index)
 	case err != nil:
-		out = append(out, Decision{Rule: r.Index, Target: TargetError, Err: err.Error(), Shadow: r.Def.Mode.Shadow})
+		out = append(out, Decision{Rule: r.Index, Target: TargetError, Err: err.Error(), Shadow: silent})
 	}
 	return out
 }

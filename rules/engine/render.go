@@ -18,6 +18,8 @@ import (
 var (
 	// ErrDecision is a decision that the set cannot have made, or a shadow decision.
 	ErrDecision = errors.New("not a decision of this rule set")
+	// ErrNoDeadLetter is the error of RenderDeadLetter for a rule that says on_error: none.
+	ErrNoDeadLetter = errors.New("the rule sends no errors")
 )
 
 // Renderer makes the messages of a set's decisions. It is safe for concurrent use.
@@ -52,11 +54,18 @@ func (x *Renderer) RenderDeadLetter(d Decision, reason string, rec *message.Reco
 		return fmt.Errorf("%w: rule %d of %d", ErrDecision, d.Rule, len(s.Compiled))
 	}
 	rule := s.Compiled[d.Rule]
+	undecoded := d.Target == TargetUndecoded
+	if rule.ErrTopic == "" && !undecoded {
+		return fmt.Errorf("%w: %s", ErrNoDeadLetter, rule.Info.ID)
+	}
 	r.Reset()
 	r.Sink, r.DeadLetter, r.Reason = op.SinkKafka, true, reason
 	r.Topic, r.Value = rule.ErrTopic, rec.Payload
-	if d.Target == TargetUndecoded {
+	switch {
+	case undecoded:
 		r.Topic = s.ErrTopic
+	case rule.ErrEmpty:
+		r.Value = nil
 	}
 	r.Buf = append(r.Buf, rec.VIN()...)
 	r.Key = r.Buf[:len(r.Buf):len(r.Buf)]
@@ -67,11 +76,11 @@ func (x *Renderer) RenderDeadLetter(d Decision, reason string, rec *message.Reco
 	r.Header("rule", rule.Info.ID)
 	r.Header("target", target)
 	r.Header("error", reason)
-	if d.Target == TargetUndecoded && len(d.Undecoded) > 0 {
+	if undecoded && len(d.Undecoded) > 0 {
 		r.Header("rules", ruleNames(s, d.Undecoded))
 		r.Header("rules-failed", strconv.Itoa(len(d.Undecoded)))
 	}
-	if rec.Props.ContentType != "" {
+	if rec.Props.ContentType != "" && r.Value != nil {
 		r.Header("content-type", rec.Props.ContentType)
 	}
 	return nil

@@ -258,13 +258,8 @@ func (r *resolver) field(n *ast.MemberNode, path []string) Symbol {
 	t, ok := r.names.Schema.lookup(path)
 	if !ok && !r.names.Schema.hasDeeper(path) {
 		name := strings.Join(path, ".")
-		known := make([]string, 0, len(r.names.Schema.Fields))
-		for f := range r.names.Schema.Fields {
-			known = append(known, f)
-		}
-		slices.Sort(known)
-		suggestion := "add it to schema.fields, or set open: true there"
-		if f := spelling.Nearest(name, known); f != "" {
+		suggestion := addToSchema
+		if f := r.names.Schema.nearest(name); f != "" {
 			suggestion = fmt.Sprintf("did you mean payload.%s?", f)
 		}
 		r.fail(n.Property, doc.CodeUnknownField, suggestion, "the schema has no field %q", name)

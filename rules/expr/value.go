@@ -16,6 +16,7 @@ type Tree struct {
 	Names  []string // of a mapping, beside items
 	Items  []*Tree
 	IsList bool
+	shape  *shapeTree // what stays of the payload beside the items; nil: nothing
 }
 
 // ReadValue reads an expression, or mappings and lists of expressions.
@@ -61,26 +62,23 @@ func ReadValue(d *doc.Document, n ast.Node, what string, depth int) *Tree {
 // Value is a compiled transform: an expression, or a mapping or list of values.
 type Value struct {
 	expr   *Expression
-	prefix [][]byte // of a mapping: {"name": or ,"name":
+	prefix [][]byte // of a mapping: "name":
 	names  []string
 	items  []*Value
 	isList bool
+	shape  *shape // nil: nothing stays of the payload
 }
 
 // Value compiles a transform; parts that were reported are nil.
 func (n *Names) Value(d *doc.Document, def *Tree) *Value {
-	v := &Value{isList: def.IsList, names: def.Names}
+	v := &Value{isList: def.IsList, names: def.Names, shape: n.shape(d, def)}
 	if def.Expr != nil {
 		v.expr = n.Compile(d, def.Expr, WantAny)
 		return v
 	}
 	for i, item := range def.Items {
-		sep := byte(',')
-		if i == 0 {
-			sep = '{'
-		}
 		if !def.IsList {
-			v.prefix = append(v.prefix, append(appendString([]byte{sep}, def.Names[i]), ':'))
+			v.prefix = append(v.prefix, append(appendString(nil, def.Names[i]), ':'))
 		}
 		v.items = append(v.items, n.Value(d, item))
 	}
@@ -92,30 +90,20 @@ func (v *Value) Render(sc *Scope, dst []byte) ([]byte, error) {
 	if v.expr != nil {
 		return sc.appendExpr(dst, v.expr)
 	}
-	if len(v.items) == 0 {
-		if v.isList {
-			return append(dst, "[]"...), nil
-		}
-		return append(dst, "{}"...), nil
+	if !v.isList {
+		return v.renderObject(sc, dst, false)
 	}
-	var err error
+	dst = append(dst, '[')
 	for i, item := range v.items {
-		switch {
-		case !v.isList:
-			dst = append(dst, v.prefix[i]...)
-		case i == 0:
-			dst = append(dst, '[')
-		default:
+		if i > 0 {
 			dst = append(dst, ',')
 		}
+		var err error
 		if dst, err = item.Render(sc, dst); err != nil {
 			return dst, err
 		}
 	}
-	if v.isList {
-		return append(dst, ']'), nil
-	}
-	return append(dst, '}'), nil
+	return append(dst, ']'), nil
 }
 
 // appendExpr appends what an expression gives as JSON. A plain payload field is copied as it was sent.
@@ -163,6 +151,9 @@ func (v *Tree) Describe() string {
 	if v.Expr != nil {
 		return v.Expr.Text()
 	}
+	if v.shape != nil {
+		return v.shape.written
+	}
 	items := make([]string, len(v.Items))
 	for i, item := range v.Items {
 		items[i] = item.Describe()
@@ -188,7 +179,11 @@ func (v *Value) Code() string {
 	for i, item := range v.items {
 		codes[i] = item.Code()
 	}
-	return fmt.Sprintf("%t %q %q", v.isList, v.names, codes)
+	code := fmt.Sprintf("%t %q %q", v.isList, v.names, codes)
+	if v.shape != nil {
+		code += v.shape.code
+	}
+	return code
 }
 
 // AppendValue appends a value as text: an expression's as it is, a mapping or list as JSON, nothing for nil.

@@ -1,11 +1,14 @@
 package expr
 
 import (
+	"maps"
+	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/expr-lang/expr/ast"
 
+	"cellgate/broker/shared/spelling"
 	"cellgate/rules/doc"
 )
 
@@ -107,4 +110,12 @@ func (s *Schema) hasDeeper(path []string) bool {
 		}
 	}
 	return false
+}
+
+// addToSchema is what to do about a field that a closed schema does not have.
+const addToSchema = "add it to schema.fields, or set open: true there"
+
+// nearest is the schema's field whose name is nearest to one that it does not have, "" when none is near.
+func (s *Schema) nearest(name string) string {
+	return spelling.Nearest(name, slices.Sorted(maps.Keys(s.Fields)))
 }

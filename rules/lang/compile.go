@@ -116,7 +116,11 @@ func (c *compiler) rule(f *ruleFile, def *ruleDef, n expr.Names) {
 			r.Targets = append(r.Targets, &Target{Target: t.target, Sender: sender, Args: t.args, Text: strconv.Itoa(i), Decodes: n.Decodes})
 		}
 	}
-	if s := def.onError; s != nil {
+	r.ErrEmpty = def.onError.empty
+	if def.onError.none {
+		r.ErrTopic = ""
+	}
+	if s := def.onError.topic; s != nil {
 		r.ErrTopic = s.Value
 		if !op.ValidTopic(s.Value) {
 			d.Fail(s.Line, s.Col, doc.CodeBadTopic, "use letters, digits, . _ and -, without ${…}", "%q is not a Kafka topic", s.Value)

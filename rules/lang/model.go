@@ -46,8 +46,15 @@ type ruleDef struct {
 	operators   []operatorDef
 	Transform   *expr.Tree
 	to          []targetDef
-	onError     *doc.Scalar // the topic
+	onError     errorTarget
 	Mode        ruleMode
+}
+
+// errorTarget is where the messages go that a rule cannot handle.
+type errorTarget struct {
+	topic *doc.Scalar // nil: the set's
+	empty bool        // without the payload
+	none  bool        // nowhere: they are counted
 }
 
 // operatorDef and targetDef are an operator and a target as they are written.

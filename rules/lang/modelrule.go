@@ -39,7 +39,7 @@ func readRule(d *doc.Document, n ast.Node) *ruleDef {
 	r.When = o.Expr("when")
 	r.readOperators(o)
 	if n, ok := o.Values["transform"]; ok {
-		r.Transform = expr.ReadValue(d, n, `"transform"`, 0)
+		r.Transform = expr.ReadTransform(d, n)
 	}
 	r.readTargets(o)
 	if n, ok := o.Values["on_error"]; ok {
@@ -200,21 +200,37 @@ func (r *ruleDef) readTargets(o *doc.Object) {
 }
 
 func (r *ruleDef) readOnError(n ast.Node) {
+	const suggestion = "for example on_error: {kafka: {topic: vehicle.rule-errors}}, or on_error: none"
+	switch n.(type) {
+	case *ast.MappingNode, *ast.MappingValueNode:
+	default:
+		if s, ok := r.doc.Scalar(n, `"on_error"`); ok && s.Value != "none" {
+			r.doc.Fail(s.Line, s.Col, doc.CodeWrongType, suggestion, "%q does not say what to do with messages that the rule cannot handle", s.Value)
+		}
+		r.onError.none = true
+		return
+	}
 	o, ok := r.doc.Object(n, `"on_error"`, "kafka")
 	if !ok {
 		return
 	}
 	if !o.Has("kafka") {
-		o.Missing("kafka", "for example on_error: {kafka: {topic: vehicle.rule-errors}}")
+		o.Missing("kafka", suggestion)
 		return
 	}
-	k, ok := r.doc.Object(o.Values["kafka"], `"kafka"`, "topic")
+	k, ok := r.doc.Object(o.Values["kafka"], `"kafka"`, "topic", "payload")
 	if !ok {
 		return
 	}
 	if !k.Has("topic") {
 		k.Missing("topic", op.TopicKey.Need)
 	} else if s, ok := k.Text("topic"); ok {
-		r.onError = &s
+		r.onError.topic = &s
+	}
+	if s, ok := k.Text("payload"); ok {
+		if s.Value != "none" {
+			r.doc.Fail(s.Line, s.Col, doc.CodeWrongType, "write none, or leave the key away", "%q is not something that can be left out", s.Value)
+		}
+		r.onError.empty = true
 	}
 }

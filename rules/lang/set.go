@@ -49,8 +49,9 @@ type Rule struct {
 	Operators []*Operator
 	Transform *expr.Value
 	Targets   []*Target
-	ErrTopic  string
-	UsesGiven bool // some target or the transform refers to operator.x
+	ErrTopic  string // "": what the rule cannot handle is counted alone
+	ErrEmpty  bool   // what goes to ErrTopic is without the payload
+	UsesGiven bool   // some target or the transform refers to operator.x
 }
 
 // Operator is a compiled operator.

@@ -11,14 +11,13 @@ const writeLane = "write p0 (alarms), p1 (normal) or p2 (bulk)"
 
 var central = Target{
 	Kind: SinkCentral,
-	Keys: []Key{
+	Keys: append([]Key{
 		{Name: "lane", Value: oneOfValue("a lane", doc.CodeBadLane, writeLane, "p0", "p1", "p2"), Need: "write lane: p0 (alarms), p1 (normal) or p2 (bulk)"},
 		TopicKey,
-		{Name: "key", Value: expressionValue},
-	},
+	}, recordKeys()...),
 	New:    func(a *Args) Sender { return newKafka(a, a.Text("lane")) },
 	View:   kafkaView,
 	Expect: []string{"lane", "topic", "key", "value", "headers"},
 	Reference: "`central: {lane: p0, topic: fleet.alerts}`: to the Kafka of the central unit. `p0` goes first (alarms), then " +
-		"`p1`, then `p2` (bulk).",
+		"`p1`, then `p2` (bulk). `key`, `headers: none` and `payload: none` as for `kafka`.",
 }

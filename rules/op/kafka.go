@@ -3,6 +3,7 @@ package op
 import (
 	"fmt"
 
+	"cellgate/rules/doc"
 	"cellgate/rules/expr"
 )
 
@@ -11,15 +12,25 @@ const SinkKafka SinkKind = "kafka"
 
 var kafka = Target{
 	Kind: SinkKafka,
-	Keys: []Key{TopicKey, {Name: "key", Value: expressionValue}},
+	Keys: append([]Key{TopicKey}, recordKeys()...),
 	New: func(a *Args) Sender {
 		return newKafka(a, "")
 	},
 	View:   kafkaView,
 	Expect: []string{"topic", "key", "value", "headers"},
 	Reference: "`kafka: {topic: vehicle.alerts, key: payload.battery_id}`: the key is the VIN unless given, and where the field " +
-		"is missing; order is kept per key.",
+		"is missing; order is kept per key. `headers: none` sends no header, so nothing but key and value tells of the vehicle; " +
+		"a message whose `key` is missing then goes to `on_error`. `payload: none` sends an empty value: the headers tell all.",
 }
+
+// recordKeys are what may be said of a record beside its topic.
+func recordKeys() []Key {
+	none := oneOfValue("something that can be left out", doc.CodeWrongType, "write none, or leave the key away", nothing)
+	return []Key{{Name: "key", Value: expressionValue}, {Name: "headers", Value: none}, {Name: "payload", Value: none}}
+}
+
+// nothing is what a target says of a part of its messages that it does not send.
+const nothing = "none"
 
 // kafkaTarget makes records of Kafka.
 type kafkaTarget struct {
@@ -27,12 +38,17 @@ type kafkaTarget struct {
 	key       *expr.Expression // nil: the VIN
 	transform *expr.Value      // nil: the payload
 	lane      string
+	bare      bool // without headers
+	empty     bool // without a value
 }
 
 func newKafka(a *Args, lane string) Sender {
-	t := &kafkaTarget{key: a.expression("key"), topic: a.topic(), transform: a.transform(), lane: lane}
+	t := &kafkaTarget{key: a.expression("key"), topic: a.topic(), lane: lane, bare: a.Text("headers") == nothing, empty: a.Text("payload") == nothing}
 	if t.topic == nil {
 		return nil
+	}
+	if !t.empty {
+		t.transform = a.transform()
 	}
 	return t
 }
@@ -50,7 +66,20 @@ func (t *kafkaTarget) Render(sc *expr.Scope, r *Rendered) error {
 	if err := t.renderKey(sc, r); err != nil {
 		return err
 	}
-	if t.transform == nil {
+	if !t.empty {
+		if err := r.renderBody(sc, t.transform); err != nil {
+			return err
+		}
+	}
+	if t.bare {
+		r.Bare, r.Headers = true, r.Headers[:0]
+	}
+	return nil
+}
+
+// renderBody makes the value: the transform's, else the payload as it came; and the header that tells what it is.
+func (r *Rendered) renderBody(sc *expr.Scope, transform *expr.Value) (err error) {
+	if transform == nil {
 		r.Value = sc.Record.Payload
 		if ct := sc.Record.Props.ContentType; ct != "" {
 			r.Header("content-type", ct)
@@ -58,7 +87,7 @@ func (t *kafkaTarget) Render(sc *expr.Scope, r *Rendered) error {
 		return nil
 	}
 	from := len(r.Buf)
-	if r.Buf, err = t.transform.Render(sc, r.Buf); err != nil {
+	if r.Buf, err = transform.Render(sc, r.Buf); err != nil {
 		return err
 	}
 	r.Value = r.Buf[from:len(r.Buf):len(r.Buf)]
@@ -67,13 +96,16 @@ func (t *kafkaTarget) Render(sc *expr.Scope, r *Rendered) error {
 }
 
 // renderKey gives the VIN where the rule's key is missing in the message: without a key the order of the
-// vehicle's messages would be lost.
+// vehicle's messages would be lost. A message without headers is one that is not to tell of the vehicle.
 func (t *kafkaTarget) renderKey(sc *expr.Scope, r *Rendered) (err error) {
 	ok := false
 	if t.key != nil {
 		if r.Buf, ok, err = sc.AppendPlain(r.Buf, t.key); err != nil {
 			return err
 		}
+	}
+	if !ok && t.key != nil && t.bare {
+		return fmt.Errorf("%w: its key is missing, and with `headers: none` the VIN does not take its place", expr.ErrRender)
 	}
 	if !ok {
 		r.Buf = append(r.Buf, sc.VIN...)

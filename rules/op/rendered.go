@@ -20,6 +20,8 @@ type Rendered struct {
 	// Headers are those that the rule decides: rule, target, content-type when known, and for a dead
 	// letter error. The sink adds cell, vin, topic, msg-id, received-at and mqtt-{name}.
 	Headers []Header
+	// Bare says that there are to be no headers, those that the sink adds included.
+	Bare bool
 	// Lane is p0, p1 or p2; SinkCentral only.
 	Lane string
 	// Redis is the operation; SinkRedis only.

@@ -2,11 +2,13 @@ package sink
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
 
 	"cellgate/broker/shared/message"
+	"cellgate/rules/engine"
 	"cellgate/rules/op"
 )
 
@@ -118,7 +120,12 @@ func (g *graveyard) bury(ctx context.Context, r refusal) error {
 	if err != nil {
 		return fmt.Errorf("read record %d: %w", r.t.seq, err)
 	}
-	if err := set.RenderDeadLetter(r.t.decision(), r.reason, rec, &g.out); err != nil {
+	err = set.RenderDeadLetter(r.t.decision(), r.reason, rec, &g.out)
+	if errors.Is(err, engine.ErrNoDeadLetter) {
+		r.t.Dropped(OnErrorNone)
+		return nil
+	}
+	if err != nil {
 		return fmt.Errorf("render the dead letter: %w", err)
 	}
 	m := Message{Record: rec, Out: &g.out, idPrefix: env.idPrefix}

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"cellgate/broker/wal"
+	"cellgate/rules/engine"
 )
 
 // What is on its way to a destination out of its log: little until it has taken something.
@@ -417,6 +418,10 @@ func (f *flight) hand(via *pipeline, t Ticket) {
 		err = set.RenderDeadLetter(e.decision, e.reason, &e.record, out)
 	} else {
 		err = set.Render(e.decision, &e.record, out)
+	}
+	if errors.Is(err, engine.ErrNoDeadLetter) {
+		t.Dropped(OnErrorNone)
+		return
 	}
 	if err != nil {
 		t.Refused(err)

@@ -367,7 +367,7 @@ func (d *Dispatcher) route(rec *message.Record) {
 	for i := range ds {
 		if ds[i].Target == engine.TargetUndecoded {
 			d.current.countUndecoded(&ds[i])
-		} else if int(ds[i].Rule) != last {
+		} else if ds[i].Err != "" || int(ds[i].Rule) != last {
 			last = int(ds[i].Rule)
 			d.current.count(&ds[i])
 		}

@@ -201,6 +201,35 @@ func TestRefusedMessagesGoToTheErrorTopic(t *testing.T) {
 	r.Stop()
 }
 
+// TestOnErrorNoneIsCountedAlone: what a sink refuses of such a rule is dropped and counted, from the window and from the log
+// of a parked topic, and errors of its evaluation leave the record filtered.
+func TestOnErrorNoneIsCountedAlone(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, nil)
+	r.Apply(`
+rules:
+  - {id: quiet, from: ['v1/+/up/telemetry'], when: payload.h < 2, to: [{kafka: {topic: q}}], on_error: none}
+  - {id: wrong, from: ['v1/+/up/telemetry'], when: payload.vin < 2, to: [{kafka: {topic: w}}], on_error: none}
+`)
+	r.kafka.Refuse(func(m sinktest.Message) bool { return m.Topic == "q" })
+	r.Publish(0, 30)
+	r.Settled()
+	if l := r.Ledger("kafka"); l.Dropped[sink.OnErrorNone] != 20 || l.Filtered != 10 || l.DeadLettered != 0 {
+		t.Fatalf("ledger %+v", l)
+	}
+	r.kafka.Refuse(nil)
+	r.kafka.Shut("q", true)
+	r.Publish(30, 30)
+	r.Await(func() bool { p := r.Dispatcher.Parked(); return len(p) == 1 && p[0].Messages == 20 })
+	r.kafka.Refuse(func(m sinktest.Message) bool { return m.Topic == "q" })
+	r.kafka.Shut("q", false)
+	r.Settled()
+	if l := r.Ledger("kafka"); l.Dropped[sink.OnErrorNone] != 40 || l.Filtered != 20 || len(r.kafka.Settled()) != 0 {
+		t.Fatalf("ledger %+v, delivered %v", l, r.kafka.Settled())
+	}
+	r.Stop()
+}
+
 func TestRulesGovernFromTheirPlaceInTheJournal(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, func(o *sink.Options) { o.Sinks[0].Limits.Messages = 16 })

@@ -168,6 +168,8 @@ const (
 	Corruption = "corruption"
 	// ParkedFull: its destination takes no records, what may be parked for it is used up, and so it is with the error topic.
 	ParkedFull = "parked_full"
+	// OnErrorNone: its sink has refused it, and its rule says on_error: none.
+	OnErrorNone = "on_error_none"
 	// JournalLost: the record is no longer in the journal, though a sink still needed it.
 	JournalLost = "journal_lost"
 	// DecisionsLost: what the rules had decided on the record was in a decision log that could not be read, and the

@@ -106,10 +106,21 @@ func ruleParts(r *lang.Rule) []part {
 		text := targetText(t)
 		add(fmt.Sprintf("to[%d]", i), text, text+t.Args.Code.String())
 	}
-	add("on_error", r.ErrTopic, r.ErrTopic)
+	add("on_error", errorsText(r), errorsText(r))
 	add("mode", r.Info.Mode, r.Info.Mode)
 	add("schema.event_at", strings.Join(r.Schema.EventAt, "."), fmt.Sprint(r.Schema.EventAt, r.Schema.Unit))
 	return out
+}
+
+// errorsText is where a rule's errors go.
+func errorsText(r *lang.Rule) string {
+	switch {
+	case r.ErrTopic == "":
+		return "none"
+	case r.ErrEmpty:
+		return r.ErrTopic + ", payload: none"
+	}
+	return r.ErrTopic
 }
 
 func diffParts(old, now []part) []PartChange {

@@ -18,6 +18,7 @@ func jsonSchema() op.JSON {
 		"duration":   op.JSON{"type": "string", "pattern": `^([0-9.]+(ns|us|µs|ms|s|m|h|d))+$`, "description": "500ms, 10s, 5m, 24h, 7d"},
 		"template":   op.JSON{"type": "string", "minLength": 1, "maxLength": expr.MaxTemplate, "description": "text with ${vin}, ${cell}, ${class}, ${payload.kind in kinds}"},
 		"value":      op.JSON{"description": "an expression, or a mapping or list of such", "type": []string{"string", "number", "boolean", "null", "object", "array"}},
+		"transform":  transformSchema(),
 		"schema":     schemaSchema(),
 		"rule":       ruleSchema(),
 		"zone":       op.ZoneSchema(),
@@ -44,6 +45,15 @@ func jsonSchema() op.JSON {
 	}
 }
 
+// transformSchema has both forms: an expression or a mapping of such, and what stays of the payload.
+func transformSchema() op.JSON {
+	fields := op.JSON{"type": "array", "items": op.TextOf("a payload field, for example driver or position.lat")}
+	return op.JSON{"anyOf": []op.JSON{op.Shape(op.JSON{
+		"keep": op.OneOf(op.JSON{"const": "payload"}, fields), "drop": fields, "missing": op.JSON{"enum": []string{"omit", "null"}},
+		"set": op.JSON{"type": "object", "description": "values by name", "additionalProperties": op.Ref("value")},
+	}), op.Ref("value")}}
+}
+
 func schemaSchema() op.JSON {
 	return op.Shape(op.JSON{
 		"event_at": op.OneOf(op.TextOf("the payload field with the event time"), op.Shape(op.JSON{
@@ -63,10 +73,12 @@ func ruleSchema() op.JSON {
 		"description": op.TextOf("what it is for"),
 		"from":        op.OneOf(filter, op.JSON{"type": "array", "items": filter, "minItems": 1, "maxItems": lang.MaxFilters}),
 		"when":        op.Ref("expression"),
-		"transform":   op.Ref("value"),
+		"transform":   op.Ref("transform"),
 		"to":          op.OneOf(op.Ref("target"), op.JSON{"type": "array", "items": op.Ref("target"), "minItems": 1, "maxItems": lang.MaxTargets}),
-		"on_error":    op.Shape(op.JSON{"kafka": op.Shape(op.JSON{"topic": op.TextOf("a Kafka topic")}, "topic")}, "kafka"),
-		"mode":        op.OneOf(op.JSON{"enum": []string{"enabled", "disabled", "shadow"}}, op.Shape(op.JSON{"canary": percent}, "canary")),
+		"on_error": op.OneOf(op.JSON{"const": "none"}, op.Shape(op.JSON{"kafka": op.Shape(op.JSON{
+			"topic": op.TextOf("a Kafka topic"), "payload": op.JSON{"const": "none"},
+		}, "topic")}, "kafka")),
+		"mode": op.OneOf(op.JSON{"enum": []string{"enabled", "disabled", "shadow"}}, op.Shape(op.JSON{"canary": percent}, "canary")),
 	}
 	for _, op := range op.Operators() {
 		keys[op.Name] = op.JSONSchema()

@@ -79,7 +79,7 @@ func (s *testStep) outputs(w *engine.Worker, set *lang.Set, t *testCase, seq uin
 	rec := s.record(t, seq)
 	var outs []*output
 	for _, d := range w.Eval(&rec, nil) {
-		if d.Shadow {
+		if d.Shadow && (d.Err == "" || set.Compiled[d.Rule].Def.Mode.Shadow) {
 			continue
 		}
 		for _, r := range d.Undecoded {

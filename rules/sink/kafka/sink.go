@@ -129,9 +129,16 @@ func (s *Sink) topic(out *op.Rendered) string {
 }
 
 // headers appends the record's headers: those that every record has, those of the rule, and the MQTT 5
-// user properties under a prefix, so that a vehicle cannot forge the others.
+// user properties under a prefix, so that a vehicle cannot forge the others. A message without headers has the one by which
+// the sync worker finds its way.
 func (s *Sink) headers(b []byte, m *sink.Message) ([]byte, int) {
 	rec := m.Record
+	if m.Out.Bare {
+		if !s.o.Outbox {
+			return b, 0
+		}
+		return kafkaclient.AppendHeader(b, kafkaclient.HeaderCentralTopic, m.Out.Topic), 1
+	}
 	n := 5
 	b = kafkaclient.AppendHeader(b, "cell", s.o.Cell)
 	b = kafkaclient.AppendHeader(b, "vin", rec.VIN())

@@ -110,6 +110,36 @@ func TestRecordsAreAsTheContractSays(t *testing.T) {
 	r.Stop()
 }
 
+// TestRecordsWithoutHeaders: with `headers: none` nothing is there but what the way to the centre needs, and nothing that the
+// vehicle has sent along.
+func TestRecordsWithoutHeaders(t *testing.T) {
+	t.Parallel()
+	c := cluster(t)
+	r := newRigWith(t, c, 0, `
+rules:
+  - id: anonymous
+    from: ["v1/+/up/telemetry"]
+    transform: {keep: payload, drop: [vin]}
+    to:
+      - kafka: {topic: t, key: payload.n, headers: none}
+      - central: {lane: p1, topic: fleet.t, key: payload.n, headers: none, payload: none}
+`, &kafkaclient.TopicSpec{Partitions: 2, Replication: 1})
+	rec := sinktest.Telemetry(1)
+	rec.Props.ContentType = "application/json"
+	rec.Props.User = []message.UserProperty{{Name: "owner", Value: "Li"}}
+	r.Append(rec)
+	r.Settled()
+	got := fakekafka.ReadDifferent(t, c, "t", 1)[0]
+	if len(got.Headers) != 0 || string(got.Key) != "1" {
+		t.Errorf("headers %v, key %s, value %s", got.Headers, got.Key, got.Value)
+	}
+	out := fakekafka.ReadDifferent(t, c, "central.p1", 1)[0]
+	if len(out.Headers) != 1 || header(out, "central-topic") != "fleet.t" || len(out.Value) != 0 {
+		t.Errorf("outbox record: %v, %s", out.Headers, out.Value)
+	}
+	r.Stop()
+}
+
 func TestOutageIsBoundedAndLosesNothing(t *testing.T) {
 	t.Parallel()
 	c := cluster(t)
