@@ -12,6 +12,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"cellgate/test/check"
 )
 
 func auditLines(t *testing.T, b []byte) []AuditEvent {
@@ -64,9 +66,7 @@ func openAudit(t *testing.T, path string, files int) *Audit {
 	l, err := NewAudit(AuditOptions{
 		Path: path, MaxMegabytes: 1, MaxFiles: files, Cell: testCell, Log: slog.New(slog.DiscardHandler), Metrics: NewMetrics(nil),
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	return l
 }
 
@@ -77,15 +77,13 @@ func TestAuditFile(t *testing.T) {
 	for range 5000 {
 		l.Write(AuditEvent{At: time.Now(), Event: AuditRefuse, Subject: strings.Repeat("v", 400)})
 	}
-	if err := l.Close(); err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, l.Close())
 	files, err := filepath.Glob(filepath.Join(filepath.Dir(path), "audit*"))
 	if err != nil || len(files) < 2 {
 		t.Fatalf("not rotated: %v %v", files, err)
 	}
 	// The files of before are compressed and dropped in the background: the directory is left when that is done.
-	eventually(t, "the files of before are compressed, and two are kept", func() bool {
+	check.Eventually(t, "the files of before are compressed, and two are kept", func() bool {
 		old, err := filepath.Glob(filepath.Join(filepath.Dir(path), "audit-2*"))
 		return err == nil && len(old) == 2 && !slices.ContainsFunc(old, func(f string) bool { return filepath.Ext(f) != ".gz" })
 	})
@@ -219,14 +217,10 @@ func TestOneVehicleCannotRotateEvidenceOut(t *testing.T) {
 	f.AuditRefresh(Identity{Subject: otherVIN, Role: RoleVehicle, Issuer: id.Issuer}, Peer{})
 	f.clock.Add(time.Minute)
 	f.AuditRefresh(id, Peer{})
-	if err := l.Close(); err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, l.Close())
 	read := func(name string) []AuditEvent {
 		b, err := os.ReadFile(filepath.Join(dir, name))
-		if err != nil {
-			t.Fatal(err)
-		}
+		check.OK(t, err)
 		return auditLines(t, b)
 	}
 	all := read("audit.log")

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"testing"
 	"time"
+
+	"cellgate/test/check"
 )
 
 func TestIssueAndVerify(t *testing.T) {
@@ -20,9 +22,7 @@ func TestIssueAndVerify(t *testing.T) {
 			})
 			for range 2 { // the second is from the cache
 				got, err := f.Verify([]byte(token), Peer{})
-				if err != nil {
-					t.Fatal(err)
-				}
+				check.OK(t, err)
 				if got.Subject != "dashboard" || got.Role != RoleService || got.TokenID != want.TokenID ||
 					got.Issuer != "cellgate/"+testCell || !slices.Equal(got.Scopes, want.Scopes) ||
 					!got.IssuedAt.Equal(f.clock.Now()) || !got.Expires.Equal(f.clock.Now().Add(time.Minute)) ||
@@ -49,9 +49,7 @@ func TestFilesArePrivate(t *testing.T) {
 		t.Fatalf("directory mode %v, %v", info.Mode(), err)
 	}
 	entries, err := os.ReadDir(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	if len(entries) < 3 {
 		t.Fatalf("only %d files", len(entries))
 	}
@@ -65,9 +63,7 @@ func TestFilesArePrivate(t *testing.T) {
 func TestOpenRefusesAKeyThatOthersCanRead(t *testing.T) {
 	t.Parallel()
 	f := open(t)
-	if err := os.Chmod(keyPath(f.dir, f.Keys()[0].KID), 0o640); err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, os.Chmod(keyPath(f.dir, f.Keys()[0].KID), 0o640))
 	if _, err := Open(testConfig(f.dir, time.Now)); err == nil {
 		t.Fatal("opened")
 	}

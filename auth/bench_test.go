@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"slices"
 	"testing"
+
+	"cellgate/test/check"
 )
 
 // TestVerifyAllocs holds the hot paths to what their comments promise.
@@ -11,9 +13,7 @@ func TestVerifyAllocs(t *testing.T) {
 	f := open(t)
 	token := []byte(f.vehicle(t, testVIN))
 	id, err := f.Verify(token, Peer{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	perm := f.Permissions(id)
 	topic := "v1/" + testVIN + "/up/telemetry"
 	ceilings := []struct {

@@ -6,6 +6,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"cellgate/test/check"
 )
 
 const year = 365 * 24 * time.Hour
@@ -38,9 +40,7 @@ func TestWrongClockDeletesNothing(t *testing.T) {
 		c := testConfig(f.dir, f.clock.Now)
 		c.Trusted = d.get
 		again, err := Open(c)
-		if err != nil {
-			t.Fatal(err)
-		}
+		check.OK(t, err)
 		again.prune()
 		f.clock.Add(-by) // put right
 		for name, a := range map[string]*Authority{"running": f.Authority, "started meanwhile": again} {
@@ -63,8 +63,6 @@ func TestWrongClockDeletesNothing(t *testing.T) {
 		if _, err := os.Stat(keyPath(f.dir, old)); err == nil {
 			t.Errorf("%v off: the retired key is kept for good", by)
 		}
-		if err := again.Close(t.Context()); err != nil {
-			t.Fatal(err)
-		}
+		check.OK(t, again.Close(t.Context()))
 	}
 }

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"strings"
 	"testing"
+
+	"cellgate/test/check"
 )
 
 // A token's limits, and those of its role, hold wherever commands are sent; both must allow a command.
@@ -70,9 +72,7 @@ func TestListsOfVINsAreReloaded(t *testing.T) {
 		if cfg.VINLists = map[string][]string{"pilot": c.list}; c.list == nil {
 			cfg.VINLists = nil
 		}
-		if err := f.Reconfigure(cfg); err != nil {
-			t.Fatal(err)
-		}
+		check.OK(t, f.Reconfigure(cfg))
 		for _, vin := range []string{"A", "B"} {
 			if got := f.Permissions(id).Command(vin, "x"); got != (vin == c.want) {
 				t.Errorf("list %v: %s is allowed %v", c.list, vin, got)

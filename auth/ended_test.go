@@ -5,6 +5,8 @@ import (
 	"os"
 	"testing"
 	"time"
+
+	"cellgate/test/check"
 )
 
 // TestRevocationHasTheLeewayOnTheSafeSide: a token that Verify accepts although it is dated ahead does not survive a
@@ -85,10 +87,8 @@ func TestRevocationStaysWithItsIssuer(t *testing.T) {
 		t.Error("without a role it holds for every role")
 	}
 	entry := Revocation{Subject: "billing", IssuedBefore: f.clock.Now(), Until: f.clock.Now().Add(time.Hour), At: f.clock.Now()}
-	if err := f.revLog.append([]Revocation{entry}); err != nil {
-		t.Fatal(err)
-	}
-	eventually(t, "an entry of an earlier version holds for every issuer", func() bool { return revoked(old) })
+	check.OK(t, f.revLog.append([]Revocation{entry}))
+	check.Eventually(t, "an entry of an earlier version holds for every issuer", func() bool { return revoked(old) })
 }
 
 // TestSessionsEndWithTheirKey: a rotation that does not keep the old key, its time running out, and a key file that
@@ -106,9 +106,7 @@ func TestSessionsEndWithTheirKey(t *testing.T) {
 			if _, err := f.Rotate(RotateRequest{}); err != nil {
 				t.Fatal(err)
 			}
-			if err := os.Remove(keyPath(f.dir, kid)); err != nil {
-				t.Fatal(err)
-			}
+			check.OK(t, os.Remove(keyPath(f.dir, kid)))
 		},
 	}
 	for name, act := range end {
@@ -149,18 +147,14 @@ func TestAKeyFileIsNotGoneAtOnce(t *testing.T) {
 			func() error { return os.Rename(file, file+".away") }, f.Reload,
 			func() error { return os.Rename(file+".away", file) }, f.Reload,
 		} {
-			if err := step(); err != nil {
-				t.Fatal(err)
-			}
+			check.OK(t, step())
 			if err := f.Ended(id); err != nil {
 				t.Fatalf("a session ended: %v", err)
 			}
 		}
 	}
-	if err := os.Remove(file); err != nil {
-		t.Fatal(err)
-	}
-	eventually(t, "a key that stays away is gone", func() bool { return f.Reload() == nil && errors.Is(f.Ended(id), ErrKeyRetired) })
+	check.OK(t, os.Remove(file))
+	check.Eventually(t, "a key that stays away is gone", func() bool { return f.Reload() == nil && errors.Is(f.Ended(id), ErrKeyRetired) })
 }
 
 func (f *fixture) accepted(t *testing.T, token string) Identity {
@@ -168,9 +162,7 @@ func (f *fixture) accepted(t *testing.T, token string) Identity {
 	f.clock.Add(time.Second) // Issue may date a token into the next second
 	id, err := f.Verify([]byte(token), Peer{})
 	f.clock.Add(-time.Second)
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	return id
 }
 

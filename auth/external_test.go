@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"cellgate/test/check"
 	"cellgate/test/forge"
 )
 
@@ -32,16 +33,12 @@ func keySet(t testing.TB, keys ...partnerKey) []byte {
 	set := jwks{}
 	for _, k := range keys {
 		j, err := encodePublic(k.key.Public())
-		if err != nil {
-			t.Fatal(err)
-		}
+		check.OK(t, err)
 		j.KID, j.Use = k.kid, "sig"
 		set.Keys = append(set.Keys, j)
 	}
 	b, err := json.Marshal(set)
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	return b
 }
 
@@ -65,14 +62,10 @@ func TestExternalIssuerByFile(t *testing.T) {
 	t.Parallel()
 	file := filepath.Join(t.TempDir(), "partner.jwks")
 	first, second := newPartnerKey(t, "p-1"), newPartnerKey(t, "p-2")
-	if err := os.WriteFile(file, keySet(t, first), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, os.WriteFile(file, keySet(t, first), 0o600))
 	f := open(t, withPartner(ExternalIssuer{JWKSFile: file}))
 	id, err := f.Verify([]byte(first.token(f)), Peer{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	if id.Issuer != partner || len(id.Scopes) != 1 || id.Scopes[0] != ScopeTelemetryRead {
 		t.Fatalf("%+v: only listed scopes may remain", id)
 	}
@@ -94,10 +87,8 @@ func TestExternalIssuerByFile(t *testing.T) {
 	if _, err := f.Verify([]byte(g.Token()), Peer{}); !errors.Is(err, ErrBadToken) {
 		t.Errorf("own key, foreign name: %v", err)
 	}
-	if err := os.WriteFile(file, keySet(t, second), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	eventually(t, "the new key set is followed", func() bool {
+	check.OK(t, os.WriteFile(file, keySet(t, second), 0o600))
+	check.Eventually(t, "the new key set is followed", func() bool {
 		_, err := f.Verify([]byte(second.token(f)), Peer{})
 		return err == nil
 	})
@@ -132,15 +123,15 @@ func TestExternalIssuerByURL(t *testing.T) {
 		_, err := f.Verify([]byte(k.token(f)), Peer{})
 		return err == nil
 	}
-	eventually(t, "the key set is fetched", func() bool { return accepts(f, key) })
+	check.Eventually(t, "the key set is fetched", func() bool { return accepts(f, key) })
 	answer.Store(new([]byte(`{"keys":[]}`)))
 	seen := fetches.Load()
-	eventually(t, "a useless answer was fetched", func() bool { return fetches.Load() > seen })
+	check.Eventually(t, "a useless answer was fetched", func() bool { return fetches.Load() > seen })
 	if !accepts(f, key) {
 		t.Fatal("a useless answer replaced the set")
 	}
 	answer.Store(new(keySet(t, next)))
-	eventually(t, "the next set is fetched", func() bool { return accepts(f, next) && !accepts(f, key) })
+	check.Eventually(t, "the next set is fetched", func() bool { return accepts(f, next) && !accepts(f, key) })
 	shut()
 	again := open(t, config, func(c *Config) { c.Dir = f.dir })
 	if !accepts(again, next) {
@@ -159,7 +150,7 @@ func TestUnknownKidFetchesNothing(t *testing.T) {
 	}))
 	defer srv.Close()
 	f := open(t, withPartner(ExternalIssuer{JWKSURL: srv.URL, Refresh: time.Hour}))
-	eventually(t, "first fetch", func() bool { return fetches.Load() == 1 })
+	check.Eventually(t, "first fetch", func() bool { return fetches.Load() == 1 })
 	stranger := newPartnerKey(t, "stranger")
 	for range 1000 {
 		if _, err := f.Verify([]byte(stranger.token(f)), Peer{}); err == nil {
@@ -204,9 +195,7 @@ func TestParseJWKS(t *testing.T) {
 func TestExternalIssuerValidate(t *testing.T) {
 	t.Parallel()
 	base := ExternalIssuer{Issuer: partner, JWKSURL: "https://x/jwks", Roles: []string{RoleService}, Refresh: time.Hour}
-	if err := base.Validate(); err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, base.Validate())
 	bad := map[string]func(*ExternalIssuer){
 		"no name":         func(e *ExternalIssuer) { e.Issuer = "" },
 		"no source":       func(e *ExternalIssuer) { e.JWKSURL = "" },
@@ -236,17 +225,13 @@ func TestReconfigure(t *testing.T) {
 	t.Parallel()
 	file := filepath.Join(t.TempDir(), "partner.jwks")
 	key := newPartnerKey(t, "p-1")
-	if err := os.WriteFile(file, keySet(t, key), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, os.WriteFile(file, keySet(t, key), 0o600))
 	f := open(t)
 	cfg := f.cfg
 	cfg.Roles = map[string]RolePolicy{"lab": {Publish: []string{"#"}}}
 	cfg.TTL = 5 * time.Minute
 	withPartner(ExternalIssuer{JWKSFile: file})(&cfg)
-	if err := f.Reconfigure(cfg); err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, f.Reconfigure(cfg))
 	if _, id := f.issue(t, IssueRequest{Subject: "x", Role: "lab"}); id.Expires.Sub(id.IssuedAt) != 5*time.Minute {
 		t.Errorf("TTL %s", id.Expires.Sub(id.IssuedAt))
 	}
@@ -264,9 +249,7 @@ func TestReconfigure(t *testing.T) {
 		t.Error("applied in part")
 	}
 	cfg.Roles, cfg.External = nil, nil
-	if err := f.Reconfigure(cfg); err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, f.Reconfigure(cfg))
 	if _, err := f.Verify([]byte(lab), Peer{}); !errors.Is(err, ErrRole) {
 		t.Errorf("token of a role that is gone: %v", err)
 	}

@@ -5,6 +5,8 @@ import (
 	"path/filepath"
 	"syscall"
 	"testing"
+
+	"cellgate/test/check"
 )
 
 // TestRootGivesFilesToTheOwner: what root writes into a directory of the gateway's user belongs to that user.
@@ -15,9 +17,7 @@ func TestRootGivesFilesToTheOwner(t *testing.T) {
 	}
 	const user = 54321
 	dir := t.TempDir()
-	if err := os.Chown(dir, user, user); err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, os.Chown(dir, user, user))
 	f := open(t, func(c *Config) { c.Dir = dir })
 	if _, err := f.Rotate(RotateRequest{}); err != nil {
 		t.Fatal(err)
@@ -31,9 +31,7 @@ func TestRootGivesFilesToTheOwner(t *testing.T) {
 	}
 	for _, name := range files {
 		info, err := os.Stat(name)
-		if err != nil {
-			t.Fatal(err)
-		}
+		check.OK(t, err)
 		if owner := info.Sys().(*syscall.Stat_t).Uid; owner != user {
 			t.Errorf("%s belongs to %d", name, owner)
 		}

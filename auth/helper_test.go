@@ -8,7 +8,7 @@ import (
 	"testing"
 	"time"
 
-	"cellgate/test/logbuf"
+	"cellgate/test/check"
 )
 
 // testVIN has a valid check digit.
@@ -43,7 +43,7 @@ func (c *clock) Add(d time.Duration) {
 type fixture struct {
 	*Authority
 	clock *clock
-	logs  *logbuf.Buffer // slog and audit
+	logs  *check.Log // slog and audit
 	dir   string
 }
 
@@ -67,7 +67,7 @@ func testAudit(w io.Writer) *Audit {
 
 func open(t testing.TB, change ...func(*Config)) *fixture {
 	t.Helper()
-	f := &fixture{clock: newClock(), logs: &logbuf.Buffer{}}
+	f := &fixture{clock: newClock(), logs: &check.Log{}}
 	cfg := testConfig(t.TempDir(), f.clock.Now)
 	cfg.Poll, cfg.Log = 5*time.Millisecond, slog.New(slog.NewJSONHandler(f.logs, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	cfg.Audit = testAudit(f.logs)
@@ -96,9 +96,7 @@ func (f *fixture) close(t testing.TB) func() {
 func (f *fixture) issue(t testing.TB, req IssueRequest) (string, Identity) {
 	t.Helper()
 	token, id, err := f.Issue(req)
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	return token, id
 }
 
@@ -106,18 +104,6 @@ func (f *fixture) vehicle(t testing.TB, vin string) string {
 	t.Helper()
 	token, _ := f.issue(t, IssueRequest{Subject: vin, Role: RoleVehicle})
 	return token
-}
-
-// eventually polls until ok holds.
-func eventually(t testing.TB, what string, ok func() bool) {
-	t.Helper()
-	deadline := time.Now().Add(time.Minute)
-	for !ok() {
-		if time.Now().After(deadline) {
-			t.Fatalf("not in time: %s", what)
-		}
-		time.Sleep(time.Millisecond)
-	}
 }
 
 func (c *tokenCache) len() int {

@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"cellgate/test/check"
 	"cellgate/test/forge"
 )
 
@@ -42,13 +43,9 @@ func newCA(t testing.TB, now time.Time) *authorityCA {
 func signCert(t testing.TB, tmpl, parent *x509.Certificate, public any, key *ecdsa.PrivateKey) *x509.Certificate {
 	t.Helper()
 	der, err := x509.CreateCertificate(rand.Reader, tmpl, parent, public, key)
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	cert, err := x509.ParseCertificate(der)
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	return cert
 }
 
@@ -62,9 +59,7 @@ func (ca *authorityCA) vehicle(t testing.TB, now time.Time, cn string, urns ...s
 	}
 	for _, u := range urns {
 		parsed, err := url.Parse(u)
-		if err != nil {
-			t.Fatal(err)
-		}
+		check.OK(t, err)
 		tmpl.URIs = append(tmpl.URIs, parsed)
 	}
 	cert := signCert(t, tmpl, ca.cert, key.Public(), ca.key)
@@ -104,21 +99,15 @@ func (c call) do(t testing.TB, srv *httptest.Server) (int, map[string]any, strin
 		c.path = "/v1/tokens"
 	}
 	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, srv.URL+c.path, strings.NewReader(c.body))
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	if c.bearer != "" {
 		req.Header.Set("Authorization", "Bearer "+c.bearer)
 	}
 	resp, err := (&http.Client{Transport: transport}).Do(req)
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	defer func() { _ = resp.Body.Close() }()
 	b, err := io.ReadAll(resp.Body)
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	var doc map[string]any
 	if err := json.Unmarshal(b, &doc); err != nil {
 		t.Fatalf("%d %s: %v", resp.StatusCode, b, err)

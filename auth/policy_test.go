@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"cellgate/broker/shared/message"
+	"cellgate/test/check"
 )
 
 // The matrix: every role, every operation, every form that a topic can take, towards the own VIN and
@@ -103,9 +104,7 @@ func matrixPolicy(t testing.TB) *policy {
 		},
 		"lab": {Publish: []string{"#"}, Subscribe: []string{"#"}, DenySubscribe: []string{"test/nosubscribe"}},
 	}, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	return p
 }
 
@@ -292,9 +291,7 @@ func TestWithheld(t *testing.T) {
 	p, err := newPolicy(map[string]RolePolicy{
 		"lab": {Subscribe: []string{"a/#", "test/#"}, DenySubscribe: []string{"test/nosubscribe", "a/{name}/#"}},
 	}, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	perm := newPermissions(p, &Identity{Subject: "me", Role: "lab"})
 	for filter, want := range map[string]bool{
 		"test/nosubscribe": true, "$share/g/test/nosubscribe": true, "a/me/x": true, "a/me/#": true,
@@ -324,9 +321,7 @@ func TestGrantForms(t *testing.T) {
 	}
 	for _, template := range templates {
 		g, err := compileGrant(template)
-		if err != nil {
-			t.Fatal(err)
-		}
+		check.OK(t, err)
 		g = g.expand("S")
 		plain := strings.ReplaceAll(template, "{vin}", "S")
 		for _, s := range topics {
@@ -446,9 +441,7 @@ func TestAnonymous(t *testing.T) {
 
 func BenchmarkPermissions(b *testing.B) {
 	p, err := newPolicy(nil, nil)
-	if err != nil {
-		b.Fatal(err)
-	}
+	check.OK(b, err)
 	vehicle := newPermissions(p, &Identity{Subject: testVIN, Role: RoleVehicle})
 	service := newPermissions(p, &Identity{Subject: "s", Role: RoleService, Scopes: Scopes()})
 	b.Run("publish", func(b *testing.B) {

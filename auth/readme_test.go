@@ -6,15 +6,15 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"cellgate/test/check"
 )
 
 // TestReadmeTable holds the documentation's table of scopes against EndpointScopes.
 func TestReadmeTable(t *testing.T) {
 	t.Parallel()
 	b, err := os.ReadFile("README.md")
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	var documented []Endpoint
 	row := regexp.MustCompile("(?m)^\\| ([A-Z]+) \\| `([^`]+)` \\| ([a-z:]+) \\|$")
 	for _, m := range row.FindAllStringSubmatch(string(b), -1) {

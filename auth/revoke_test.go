@@ -8,6 +8,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"cellgate/test/check"
 )
 
 func (f *fixture) refusedFor(t *testing.T, token string, want error) {
@@ -121,15 +123,11 @@ func TestRevocationSurvivesKill(t *testing.T) {
 	}
 	log := filepath.Join(f.dir, revLogName)
 	whole, err := os.ReadFile(log)
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	for cut := range len(whole) {
 		dir := t.TempDir()
 		copyKeys(t, f.dir, dir)
-		if err := os.WriteFile(filepath.Join(dir, revLogName), append(whole[:len(whole):len(whole)], whole[:cut]...), 0o600); err != nil {
-			t.Fatal(err)
-		}
+		check.OK(t, os.WriteFile(filepath.Join(dir, revLogName), append(whole[:len(whole):len(whole)], whole[:cut]...), 0o600))
 		again, err := Open(testConfig(dir, f.clock.Now))
 		if err != nil {
 			t.Fatalf("cut at %d: %v", cut, err)
@@ -151,17 +149,11 @@ func TestRevocationSurvivesKill(t *testing.T) {
 func copyKeys(t *testing.T, from, to string) {
 	t.Helper()
 	names, err := filepath.Glob(filepath.Join(from, "key-*.json"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	for _, name := range names {
 		b, err := os.ReadFile(name)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(filepath.Join(to, filepath.Base(name)), b, 0o600); err != nil {
-			t.Fatal(err)
-		}
+		check.OK(t, err)
+		check.OK(t, os.WriteFile(filepath.Join(to, filepath.Base(name)), b, 0o600))
 	}
 }
 
@@ -230,21 +222,15 @@ func TestDamagedRevocationLog(t *testing.T) {
 	l := newRevLog(dir)
 	at := newClock().Now()
 	for _, id := range []string{"a", "b"} {
-		if err := l.append([]Revocation{{TokenID: id, At: at, Until: at}}); err != nil {
-			t.Fatal(err)
-		}
+		check.OK(t, l.append([]Revocation{{TokenID: id, At: at, Until: at}}))
 	}
 	whole, err := os.ReadFile(l.path())
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	for i := range len(whole) - 1 { // without its end, the last line is a torn one
 		for _, bit := range []int{0, 5} {
 			spoiled := append([]byte(nil), whole...)
 			spoiled[i] ^= 1 << bit
-			if err := os.WriteFile(l.path(), spoiled, 0o600); err != nil {
-				t.Fatal(err)
-			}
+			check.OK(t, os.WriteFile(l.path(), spoiled, 0o600))
 			fresh := newRevLog(dir)
 			_, err := fresh.read()
 			if !errors.Is(err, ErrRevocationLog) {
@@ -254,9 +240,7 @@ func TestDamagedRevocationLog(t *testing.T) {
 				}
 				t.Errorf("byte %d bit %d: %v", i, bit, err)
 			}
-			if err := fresh.close(); err != nil {
-				t.Fatal(err)
-			}
+			check.OK(t, fresh.close())
 		}
 	}
 }
@@ -326,7 +310,7 @@ func TestWatchLeavesNoGap(t *testing.T) {
 		t.Fatal(err)
 	}
 	wg.Wait()
-	eventually(t, "all connections have ended", func() bool {
+	check.Eventually(t, "all connections have ended", func() bool {
 		mu.Lock()
 		defer mu.Unlock()
 		return len(ended) == n
@@ -383,20 +367,16 @@ func TestCompaction(t *testing.T) {
 	if got := f.revLog.superseded(f.revoked.len()); got != 20 {
 		t.Fatalf("%d superseded lines", got)
 	}
-	if err := f.compactRevocations(f.clock.Now()); err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, f.compactRevocations(f.clock.Now()))
 	b, err := os.ReadFile(f.revLog.path())
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	if n := strings.Count(string(b), "\n"); n != 1 {
 		t.Fatalf("%d lines", n)
 	}
 	if _, err := f.Revoke(Revocation{TokenID: "after"}, Caller{}); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the follower reads the new file", func() bool { return errors.Is(follower.Ended(Identity{TokenID: "after"}), ErrRevoked) })
+	check.Eventually(t, "the follower reads the new file", func() bool { return errors.Is(follower.Ended(Identity{TokenID: "after"}), ErrRevoked) })
 	if n := len(f.Revocations()); n != 2 {
 		t.Fatalf("%d entries", n)
 	}
@@ -410,15 +390,11 @@ func TestADeletedRevocationLogIsPutBack(t *testing.T) {
 	if _, err := f.Revoke(Revocation{TokenID: id.TokenID}, Caller{}); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.Remove(filepath.Join(f.dir, revLogName)); err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, os.Remove(filepath.Join(f.dir, revLogName)))
 	if err := f.Reload(); !errors.Is(err, errPutBack) {
 		t.Fatal(err)
 	}
-	if err := f.Reload(); err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, f.Reload())
 	again := open(t, func(c *Config) { c.Dir, c.NoCreate = f.dir, true })
 	again.refusedFor(t, token, ErrRevoked)
 }

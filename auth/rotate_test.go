@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"cellgate/test/check"
 	"cellgate/test/forge"
 )
 
@@ -21,9 +22,7 @@ func jwksKIDs(t *testing.T, a *Authority) []string {
 	rec := httptest.NewRecorder()
 	a.JWKS().ServeHTTP(rec, httptest.NewRequest(http.MethodGet, "/.well-known/jwks.json", nil))
 	var set jwks
-	if err := json.Unmarshal(rec.Body.Bytes(), &set); err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, json.Unmarshal(rec.Body.Bytes(), &set))
 	if strings.Contains(rec.Body.String(), `"d"`) {
 		t.Fatal("a private key is published")
 	}
@@ -43,9 +42,7 @@ func TestRotation(t *testing.T) {
 	before := f.vehicle(t, testVIN)
 	firstKey := f.ring.Load().byKID[first].verifyKey
 	info, err := f.Rotate(RotateRequest{Algorithm: EdDSA, Caller: Caller{By: "op"}})
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	if _, err := f.Verify([]byte(before), Peer{}); err != nil {
 		t.Fatal(err)
 	}
@@ -129,7 +126,7 @@ func TestRotationUnderLoad(t *testing.T) {
 		if _, err := who.Rotate(RotateRequest{}); err != nil {
 			t.Error(err)
 		}
-		eventually(t, "the other process's key is loaded and signs", func() bool {
+		check.Eventually(t, "the other process's key is loaded and signs", func() bool {
 			keys := f.Keys()
 			return t.Failed() || (len(keys) == want && keys[len(keys)-1].Signing)
 		})
@@ -198,9 +195,7 @@ func TestClockJumpKeepsKeysAndRevocations(t *testing.T) {
 	}
 	f.clock.Add(5 * time.Hour)
 	f.prune()
-	if err := f.Reload(); err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, f.Reload())
 	f.clock.Add(-5 * time.Hour)
 	if _, err := f.Verify([]byte(revoked), Peer{}); !errors.Is(err, ErrRevoked) {
 		t.Errorf("revoked token: %v", err)
@@ -216,20 +211,16 @@ func TestReload(t *testing.T) {
 	f := open(t)
 	token := f.vehicle(t, testVIN)
 	bad := keyPath(f.dir, "broken")
-	if err := os.WriteFile(bad, []byte(`{"version":1,"private_key":"`+forge.Canary+`"`), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, os.WriteFile(bad, []byte(`{"version":1,"private_key":"`+forge.Canary+`"`), 0o600))
 	if err := f.Reload(); err == nil || strings.Contains(err.Error(), forge.Canary) || !strings.Contains(err.Error(), bad) {
 		t.Fatalf("got %v", err)
 	}
-	eventually(t, "the error is logged once", func() bool { return strings.Contains(f.logs.String(), "cannot be read") })
+	check.Eventually(t, "the error is logged once", func() bool { return strings.Contains(f.logs.String(), "cannot be read") })
 	if _, err := f.Verify([]byte(token), Peer{}); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.Remove(bad); err != nil {
-		t.Fatal(err)
-	}
-	eventually(t, "recovery is logged", func() bool { return strings.Contains(f.logs.String(), "readable again") })
+	check.OK(t, os.Remove(bad))
+	check.Eventually(t, "recovery is logged", func() bool { return strings.Contains(f.logs.String(), "readable again") })
 	if n := strings.Count(f.logs.String(), "cannot be read"); n != 1 {
 		t.Errorf("logged %d times", n)
 	}
@@ -241,9 +232,7 @@ func TestLoadKeyRefuses(t *testing.T) {
 	f := open(t)
 	good := f.ring.Load().own[0].file
 	other, err := newSignKey(ES256, f.clock.Now(), f.clock.Now())
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	tests := map[string]func(*keyFile){
 		"version":        func(k *keyFile) { k.Version = 2 },
 		"kid":            func(k *keyFile) { k.KID = other.file.KID },
@@ -264,13 +253,9 @@ func TestLoadKeyRefuses(t *testing.T) {
 		} else {
 			b = b[:len(b)/2]
 		}
-		if err != nil {
-			t.Fatal(err)
-		}
+		check.OK(t, err)
 		path := keyPath(t.TempDir(), "x")
-		if err := os.WriteFile(path, b, 0o600); err != nil {
-			t.Fatal(err)
-		}
+		check.OK(t, os.WriteFile(path, b, 0o600))
 		if _, err := loadKey(path, f.own); err == nil || strings.Contains(err.Error(), "PRIVATE KEY-----") {
 			t.Errorf("%s: %v", name, err)
 		}

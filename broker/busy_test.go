@@ -5,6 +5,7 @@ import (
 
 	"cellgate/broker/journal"
 	"cellgate/broker/shared/message"
+	"cellgate/test/check"
 	"cellgate/test/mqtt"
 )
 
@@ -28,7 +29,7 @@ func TestKeepaliveWhileTheJournalIsSlow(t *testing.T) {
 	c.Send(publishFrame(5, 1, 1, "v1/"+testVIN+"/up/x", "x"))
 	served := h.b.wheel.all(nil)[0]
 	begun := h.b.wheel.clock.Load()
-	eventually(t, "the keep alive would be over", func() bool {
+	check.Eventually(t, "the keep alive would be over", func() bool {
 		return h.b.wheel.clock.Load()-begun > 2*served.keepalive
 	})
 	close(gate)

@@ -8,6 +8,7 @@ import (
 
 	"cellgate/auth"
 	"cellgate/broker/frame"
+	"cellgate/test/check"
 	"cellgate/test/mqtt"
 )
 
@@ -36,13 +37,13 @@ func clockHarness(t *testing.T) (*harness, *wallClock, *auth.Authority) {
 	c := authConfig(t.TempDir())
 	c.Now, c.Leeway = w.Now, 2*time.Second
 	a, err := auth.Open(c)
-	must(t, err)
+	check.OK(t, err)
 	h := newHarness(t, func(o *Options) { o.Auth, o.Now = a, w.Now })
 	t.Cleanup(func() {
 		h.stop()
 		ctx, cancel := context.WithTimeout(context.Background(), testPatience)
 		defer cancel()
-		must(t, a.Close(ctx))
+		check.OK(t, a.Close(ctx))
 	})
 	return h, w, a
 }
@@ -50,7 +51,7 @@ func clockHarness(t *testing.T) (*harness, *wallClock, *auth.Authority) {
 func issueVehicle(t *testing.T, a *auth.Authority, vin string, ttl time.Duration) string {
 	t.Helper()
 	token, _, err := a.Issue(auth.IssueRequest{Subject: vin, Role: auth.RoleVehicle, TTL: ttl})
-	must(t, err)
+	check.OK(t, err)
 	return token
 }
 
@@ -125,7 +126,7 @@ func TestAssignedClientID(t *testing.T) {
 	t.Parallel()
 	h := newHarness(t)
 	token, _, err := h.auth.Issue(auth.IssueRequest{Subject: "bench", Role: "lab"})
-	must(t, err)
+	check.OK(t, err)
 	for _, listener := range []string{"tokens", "lab"} {
 		h.connect(listener, "", 5, mqtt.Connect{User: "anything", Password: token})
 		c := h.dial(listener)

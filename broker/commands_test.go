@@ -10,6 +10,7 @@ import (
 	"cellgate/broker/command"
 	"cellgate/broker/frame"
 	"cellgate/broker/shared/message"
+	"cellgate/test/check"
 	"cellgate/test/mqtt"
 )
 
@@ -160,7 +161,7 @@ func TestCommandWithoutScope(t *testing.T) {
 	held := &heldCommands{}
 	h := newHarness(t, withCommands(held))
 	token, _, err := h.auth.Issue(auth.IssueRequest{Subject: "billing", Role: auth.RoleService, Scopes: []string{auth.ScopeTelemetryRead}})
-	must(t, err)
+	check.OK(t, err)
 	c := h.connect("tokens", "billing", frame.Version5, mqtt.Connect{User: "billing", Password: token})
 	c.Send(publishFrame(frame.Version5, 1, 1, commandTopic, "{}"))
 	c.ExpectFrame(0x40, append(puback(1), frame.ReasonNotAuthorized)...)

@@ -11,6 +11,7 @@ import (
 	"cellgate/auth"
 	"cellgate/broker/frame"
 	"cellgate/broker/shared/message"
+	"cellgate/test/check"
 	"cellgate/test/mqtt"
 )
 
@@ -24,7 +25,7 @@ func TestConnectRefusals(t *testing.T) {
 	other := "LTEST000000000002"
 	good := h.token(testVIN)
 	service, _, err := h.auth.Issue(auth.IssueRequest{Subject: "billing", Role: auth.RoleService, Scopes: []string{"telemetry:read"}, TTL: time.Hour})
-	must(t, err)
+	check.OK(t, err)
 	willTo := func(topic string) *mqtt.Will { return &mqtt.Will{Topic: topic, Payload: "gone"} }
 	tests := []struct {
 		name   string
@@ -101,7 +102,7 @@ func TestConnackProperties(t *testing.T) {
 	c := h.dial("lab")
 	c.Send(connectFrame("", 5, mqtt.Connect{Keepalive: 600}))
 	first, body, err := c.ReadFrame()
-	must(t, err)
+	check.OK(t, err)
 	if first != 0x20 || body[1] != 0 {
 		t.Fatalf("%#x % x", first, body)
 	}
@@ -117,7 +118,7 @@ func TestConnackProperties(t *testing.T) {
 	c = h.dial("cars")
 	c.Send(connectFrame(testVIN, 5, mqtt.Connect{Keepalive: 30, Props: [][]byte{{0x11, 0xff, 0xff, 0xff, 0xff, 0x19, 1}}}))
 	_, body, err = c.ReadFrame()
-	must(t, err)
+	check.OK(t, err)
 	props = string(body[2:])
 	if strings.Contains(props, "\x13\x00") {
 		t.Errorf("server keep alive although the client's is taken: % x", props)
@@ -232,7 +233,7 @@ func TestTokenEnd(t *testing.T) {
 	versions(t, func(t *testing.T, version byte) {
 		h := newHarness(t, func(o *Options) { o.Limits.ExpiringNotice = time.Minute })
 		token, id, err := h.auth.Issue(auth.IssueRequest{Subject: testVIN, Role: auth.RoleVehicle, TTL: 4 * time.Second})
-		must(t, err)
+		check.OK(t, err)
 		c := h.connect("tokens", testVIN, version, mqtt.Connect{User: testVIN, Password: token})
 		if end := time.UnixMilli(h.b.wheel.all(nil)[0].shared.endAt.Load()); end.After(id.Expires.Add(-wheelTick)) {
 			t.Errorf("the connection ends at %v: looked at once a tick, it outlives its token, which ends at %v", end, id.Expires)
@@ -258,7 +259,7 @@ func TestRevoked(t *testing.T) {
 	h := newHarness(t)
 	c := vehicle(h, 5)
 	_, err := h.auth.Revoke(auth.Revocation{Subject: testVIN}, auth.Caller{})
-	must(t, err)
+	check.OK(t, err)
 	if reason := c.Ended().Reason; reason != frame.ReasonNotAuthorized {
 		t.Errorf("reason %#x", reason)
 	}
@@ -303,12 +304,12 @@ func TestReceiveMaximum(t *testing.T) {
 	}
 	c = h.connect("cars", testVIN, 4, mqtt.Connect{})
 	c.Send(burst(4), []byte{0xC0, 0})
-	eventually(t, "8 records of the 3.1.1 client", func() bool { return h.journal.Last() == 16 })
+	check.Eventually(t, "8 records of the 3.1.1 client", func() bool { return h.journal.Last() == 16 })
 	close(gate)
 	for id := uint16(1); id <= 9; id++ {
 		for {
 			first, body, err := c.ReadFrame()
-			must(t, err)
+			check.OK(t, err)
 			if first == 0x40 {
 				if got := binary.BigEndian.Uint16(body); got != id {
 					t.Fatalf("PUBACK %d, want %d", got, id)

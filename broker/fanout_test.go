@@ -15,6 +15,7 @@ import (
 	"cellgate/broker/session"
 	"cellgate/broker/shared/message"
 	"cellgate/broker/shared/statefile"
+	"cellgate/test/check"
 	"cellgate/test/parts"
 )
 
@@ -45,27 +46,27 @@ func (f *fanEnv) open() {
 	jo := parts.Journal(filepath.Join(f.dir, "journal"))
 	jo.SegmentBytes, jo.BufferBytes = 1<<20, 1<<20
 	j, _, err := journal.Open(jo)
-	f.must(err)
+	check.OK(f.t, err)
 	db, err := statefile.Open(filepath.Join(f.dir, "state.db"), statefile.Options{NoSync: true, Timeout: 10 * time.Second})
-	f.must(err)
+	check.OK(f.t, err)
 	f.db, f.journal, f.retained, f.commands = db, j, &retainSpy{Journal: j}, &fakeCommands{}
 	o := sessionOptions(db, NewIndex(), sessionJournal{j})
 	o.CommitInterval, o.MaxQueuedMessages, o.MaxRetainedMessages = 10*time.Millisecond, 1<<20, 1<<20
 	f.sessions, err = session.Open(o)
-	f.must(err)
+	check.OK(f.t, err)
 	f.fanout, err = NewFanout(FanoutOptions{Journal: f.retained, Sessions: f.sessions, Log: o.Log, Metrics: NewTailMetrics(nil, "fanout")})
-	f.must(err)
+	check.OK(f.t, err)
 	f.intake, err = NewIntake(IntakeOptions{
 		Journal: f.retained, Commands: f.commands, Sessions: f.sessions, Log: o.Log, Metrics: NewTailMetrics(nil, "intake"),
 	})
-	f.must(err)
+	check.OK(f.t, err)
 }
 
 // run replays and then lets the loop run.
 func (f *fanEnv) run() {
 	f.t.Helper()
-	f.must(f.fanout.Replay(f.t.Context()))
-	f.must(f.intake.Replay(f.t.Context()))
+	check.OK(f.t, f.fanout.Replay(f.t.Context()))
+	check.OK(f.t, f.intake.Replay(f.t.Context()))
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
 	for _, loop := range []func(context.Context) error{f.fanout.Run, f.intake.Run} {
@@ -90,19 +91,12 @@ func (f *fanEnv) close(save bool) {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
 	if save {
-		f.must(f.intake.Close(ctx))
-		f.must(f.fanout.Close(context.Background()))
+		check.OK(f.t, f.intake.Close(ctx))
+		check.OK(f.t, f.fanout.Close(context.Background()))
 	}
-	f.must(f.sessions.Close(ctx))
-	f.must(f.journal.Close(ctx))
-	f.must(f.db.Close())
-}
-
-func (f *fanEnv) must(err error) {
-	f.t.Helper()
-	if err != nil {
-		f.t.Fatal(err)
-	}
+	check.OK(f.t, f.sessions.Close(ctx))
+	check.OK(f.t, f.journal.Close(ctx))
+	check.OK(f.t, f.db.Close())
 }
 
 // append journals a message and waits until it is durable.
@@ -110,8 +104,8 @@ func (f *fanEnv) append(rec message.Record) uint64 {
 	f.t.Helper()
 	rec.Kind = message.KindPublish
 	seq, err := f.journal.Append([]message.Record{rec}, nil)
-	f.must(err)
-	f.must(f.journal.WaitDurable(f.t.Context(), seq))
+	check.OK(f.t, err)
+	check.OK(f.t, f.journal.WaitDurable(f.t.Context(), seq))
 	return seq
 }
 
@@ -121,22 +115,13 @@ func (f *fanEnv) attach(id string) *sub {
 	s, _, err := f.sessions.Attach(f.t.Context(), session.Attach{
 		Key: id, Version: 4, Expiry: time.Hour, Perm: anything{}, Conn: c,
 	})
-	f.must(err)
+	check.OK(f.t, err)
 	c.s = s
 	s.Start()
 	return c
 }
 
 // until waits for a condition.
-func (f *fanEnv) until(what string, cond func() bool) {
-	f.t.Helper()
-	for deadline := time.Now().Add(time.Minute); !cond(); time.Sleep(time.Millisecond) {
-		if time.Now().After(deadline) {
-			f.t.Fatalf("%s does not happen", what)
-		}
-	}
-}
-
 type anything struct{}
 
 func (anything) Publish(string) bool   { return true }
@@ -271,7 +256,7 @@ func TestFanoutRoutes(t *testing.T) {
 		}
 	}
 	const want = "[v1/V/res/7/accepted] [v1/V/cmd/7/lock]"
-	f.until("the command service gets "+want, func() bool { return f.commands.given() == want })
+	check.Eventually(f.t, "the command service gets "+want, func() bool { return f.commands.given() == want })
 }
 
 // TestFanoutPassesOverTelemetry: while nobody subscribes the loop decodes only what it must.
@@ -283,8 +268,8 @@ func TestFanoutPassesOverTelemetry(t *testing.T) {
 		f.append(message.Record{Client: "V", Topic: "v1/V/up/telemetry"})
 	}
 	last := f.append(message.Record{Client: "V", Topic: "v1/V/res/7/accepted"})
-	f.until("the position", func() bool { return f.sessions.Position() == last })
-	f.until("the release of the journal", func() bool { return f.retained.kept() == last+1 })
+	check.Eventually(f.t, "the position", func() bool { return f.sessions.Position() == last })
+	check.Eventually(f.t, "the release of the journal", func() bool { return f.retained.kept() == last+1 })
 	if n := valueOf(t, f.fanout.metrics.records) + valueOf(t, f.intake.metrics.records); n > 10 {
 		t.Errorf("%v records were decoded", n)
 	}
@@ -316,7 +301,7 @@ func TestFanoutBeginsWithTheSubscription(t *testing.T) {
 		_, err := f.journal.Append([]message.Record{{
 			Kind: message.KindPublish, Client: "V", Topic: "v1/V/up/marker", Payload: []byte(strconv.Itoa(round)),
 		}}, nil)
-		f.must(err)
+		check.OK(f.t, err)
 		for deadline := time.Now().Add(5 * time.Second); c.next(t) != marker; {
 			if time.Now().After(deadline) {
 				close(stop)
@@ -336,12 +321,12 @@ func TestFanoutResumes(t *testing.T) {
 	c := f.attach("svc")
 	c.s.Subscribe([]session.Subscription{{Filter: "v1/+/up/#", QoS: 1}}, 0, func([]byte) {})
 	v := f.attach("V")
-	f.until("the subscription", func() bool { return f.sessions.ReplayFrom() == 1 })
+	check.Eventually(f.t, "the subscription", func() bool { return f.sessions.ReplayFrom() == 1 })
 	v.s.ReceiveQoS2(1)
 	seq := f.append(message.Record{Client: "V", Topic: "v1/V/up/a", QoS: 2, PacketID: 1, Payload: []byte("1")})
 	v.s.JournaledQoS2(1, seq)
 	f.append(message.Record{Client: "V", Topic: "v1/V/res/1/accepted"})
-	f.until("the position", func() bool { return f.sessions.ReplayFrom() > 2 && f.sessions.SettledFrom() > 2 })
+	check.Eventually(f.t, "the position", func() bool { return f.sessions.ReplayFrom() > 2 && f.sessions.SettledFrom() > 2 })
 	c.s.Detach(false, nil)
 	close(c.drained)
 	f.close(true)
@@ -377,7 +362,7 @@ func TestFanoutWaitsForTheCommandService(t *testing.T) {
 	f.commands.setFail(errors.New("no disk"))
 	f.run()
 	f.append(message.Record{Client: "V", Topic: "v1/V/res/1/accepted"})
-	f.until("a Sync that fails", func() bool {
+	check.Eventually(f.t, "a Sync that fails", func() bool {
 		f.commands.mu.Lock()
 		defer f.commands.mu.Unlock()
 		return f.commands.syncs >= 2
@@ -385,9 +370,9 @@ func TestFanoutWaitsForTheCommandService(t *testing.T) {
 	if f.sessions.SettledFrom() != 1 || f.retained.kept() != 1 {
 		t.Errorf("the journal is kept from %d", f.retained.kept())
 	}
-	f.until("the sessions' position, which does not wait for the command service", func() bool { return f.sessions.Position() == 1 })
+	check.Eventually(f.t, "the sessions' position, which does not wait for the command service", func() bool { return f.sessions.Position() == 1 })
 	f.commands.setFail(nil)
-	f.until("the release", func() bool { return f.retained.kept() == 2 })
+	check.Eventually(f.t, "the release", func() bool { return f.retained.kept() == 2 })
 }
 
 func TestFanoutReportsWhatTheJournalTrimmed(t *testing.T) {
@@ -395,11 +380,11 @@ func TestFanoutReportsWhatTheJournalTrimmed(t *testing.T) {
 	f := newFanEnv(t)
 	c := f.attach("svc")
 	c.subscribe("#")
-	f.must(f.fanout.reader.Close())
+	check.OK(f.t, f.fanout.reader.Close())
 	r, err := NewFanout(FanoutOptions{
 		Journal: trimmed{f.retained}, Sessions: f.sessions, Log: f.fanout.log, Metrics: NewTailMetrics(nil, "fanout"),
 	})
-	f.must(err)
+	check.OK(f.t, err)
 	f.fanout = r
 	if n := valueOf(t, r.metrics.missing); n != 4 {
 		t.Errorf("%v records counted as missing", n)
@@ -428,17 +413,17 @@ func TestIntakeStopsWithinABatch(t *testing.T) {
 	last, err := f.journal.Append([]message.Record{
 		publish("v1/V/up/a"), publish("v1/V/res/1/accepted"), publish("v1/V/res/2/accepted"), publish("v1/V/up/b"),
 	}, nil)
-	f.must(err)
-	f.must(f.journal.WaitDurable(t.Context(), last))
+	check.OK(f.t, err)
+	check.OK(f.t, f.journal.WaitDurable(t.Context(), last))
 	ctx, cancel := context.WithCancel(t.Context())
 	f.intake.o.Commands = &stoppingCommands{fakeCommands: f.commands, stop: cancel}
-	f.must(f.intake.Run(ctx))
+	check.OK(f.t, f.intake.Run(ctx))
 	f.close(true)
 
 	f.open()
 	f.run()
-	f.until("the second result", func() bool { return strings.Contains(f.commands.given(), "v1/V/res/2/accepted") })
-	f.until("the position", func() bool { return f.sessions.SettledFrom() == last+1 })
+	check.Eventually(f.t, "the second result", func() bool { return strings.Contains(f.commands.given(), "v1/V/res/2/accepted") })
+	check.Eventually(f.t, "the position", func() bool { return f.sessions.SettledFrom() == last+1 })
 }
 
 // TestIntakeDoesNotWaitForTheFanout: results and commands reach the command service while the fan-out to subscribers
@@ -450,11 +435,11 @@ func TestIntakeDoesNotWaitForTheFanout(t *testing.T) {
 	c.subscribe("v1/+/up/#")
 	ctx, cancel := context.WithCancel(t.Context())
 	var wg sync.WaitGroup
-	wg.Go(func() { f.must(f.intake.Run(ctx)) }) // and nobody runs the fan-out
+	wg.Go(func() { check.OK(f.t, f.intake.Run(ctx)) }) // and nobody runs the fan-out
 	f.append(message.Record{Client: "V", Topic: "v1/V/up/a"})
 	last := f.append(message.Record{Client: "V", Topic: "v1/V/res/1/accepted"})
-	f.until("the result", func() bool { return f.commands.given() == "[v1/V/res/1/accepted] []" })
-	f.until("the position", func() bool { return f.sessions.SettledFrom() == last+1 })
+	check.Eventually(f.t, "the result", func() bool { return f.commands.given() == "[v1/V/res/1/accepted] []" })
+	check.Eventually(f.t, "the position", func() bool { return f.sessions.SettledFrom() == last+1 })
 	if n, _ := f.fanout.Lag(); n != last {
 		t.Errorf("the fan-out lags by %d messages, want %d", n, last)
 	}
@@ -467,7 +452,7 @@ func TestIntakeDoesNotWaitForTheFanout(t *testing.T) {
 
 	f.open()
 	f.run()
-	f.until("the fan-out", func() bool { return f.sessions.Position() == last })
+	check.Eventually(f.t, "the fan-out", func() bool { return f.sessions.Position() == last })
 	if got := f.commands.given(); got != "[] []" {
 		t.Errorf("the command service got %s again", got)
 	}

@@ -20,6 +20,7 @@ import (
 	"cellgate/broker/shared/message"
 	"cellgate/broker/shared/statefile"
 	"cellgate/broker/wal/waltest"
+	"cellgate/test/check"
 	"cellgate/test/mqtt"
 	"cellgate/test/parts"
 )
@@ -31,8 +32,8 @@ import (
 func TestFaultAtEveryCallSite(t *testing.T) {
 	t.Parallel()
 	authority, err := auth.Open(authConfig(t.TempDir()))
-	must(t, err)
-	t.Cleanup(func() { must(t, authority.Close(context.Background())) })
+	check.OK(t, err)
+	t.Cleanup(func() { check.OK(t, authority.Close(context.Background())) })
 	clean := newFaultCase(t, authority, 0, 0, nil)
 	clean.run(testPatience)
 	if acked := len(clean.acked); acked != 2*faultMessages {
@@ -71,8 +72,8 @@ func TestFaultAtEveryCallSite(t *testing.T) {
 func TestFalseAcknowledgementsAreNoticed(t *testing.T) {
 	t.Parallel()
 	authority, err := auth.Open(authConfig(t.TempDir()))
-	must(t, err)
-	t.Cleanup(func() { must(t, authority.Close(context.Background())) })
+	check.OK(t, err)
+	t.Cleanup(func() { check.OK(t, authority.Close(context.Background())) })
 	acked := 0
 	for from := 15; from < 45; from++ { // what was acknowledged when a disk fails may all be on it by chance
 		c := newFaultCase(t, authority, from, 1<<30, syscall.EIO)
@@ -161,21 +162,21 @@ func (c *faultCase) run(patience time.Duration) {
 func (c *faultCase) serve() (stop func()) {
 	c.t.Helper()
 	db, err := statefile.Open(filepath.Join(c.t.TempDir(), "state.db"), statefile.Options{NoSync: true})
-	must(c.t, err)
+	check.OK(c.t, err)
 	sessions, err := session.Open(sessionOptions(db, NewIndex(), sessionJournal{c.journal}))
-	must(c.t, err)
+	check.OK(c.t, err)
 	c.b, err = New(completed(Options{
 		Journal: c.journal, Sessions: sessions, Auth: c.authority, Ack: c.ack,
 		Listeners: []Listener{{Name: "cars", Address: "127.0.0.1:0", AnonymousRole: auth.RoleVehicle}},
 	}))
-	must(c.t, err)
-	must(c.t, c.b.Start(c.t.Context()))
+	check.OK(c.t, err)
+	check.OK(c.t, c.b.Start(c.t.Context()))
 	return func() {
 		ctx, cancel := context.WithTimeout(context.Background(), testPatience)
 		defer cancel()
-		must(c.t, c.b.Stop(ctx, 0, ""))
+		check.OK(c.t, c.b.Stop(ctx, 0, ""))
 		_ = sessions.Close(ctx)
-		must(c.t, db.Close())
+		check.OK(c.t, db.Close())
 	}
 }
 

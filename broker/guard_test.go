@@ -6,6 +6,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"cellgate/test/check"
 )
 
 // accepted accepts everything and gives the sockets out.
@@ -34,18 +36,14 @@ func accepted(t *testing.T, ln net.Listener) <-chan *Socket {
 func listen(t *testing.T) net.Listener {
 	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	return ln
 }
 
 func dial(t *testing.T, ln net.Listener) net.Conn {
 	t.Helper()
 	c, err := net.Dial("tcp", ln.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	t.Cleanup(func() { _ = c.Close() })
 	_ = c.SetDeadline(time.Now().Add(20 * time.Second))
 	return c
@@ -114,9 +112,7 @@ func TestSocketsOfAllListenersShareABound(t *testing.T) {
 		open = append(open, dial(t, ln))
 		for _, addr := range h.b.Addrs() {
 			c, err := net.Dial("tcp", addr.String())
-			if err != nil {
-				t.Fatal(err)
-			}
+			check.OK(t, err)
 			t.Cleanup(func() { _ = c.Close() })
 			_ = c.SetDeadline(time.Now().Add(20 * time.Second))
 			open = append(open, c)

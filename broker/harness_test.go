@@ -18,7 +18,7 @@ import (
 	"cellgate/broker/shared/statefile"
 	"cellgate/configs"
 	"cellgate/configs/authority"
-	"cellgate/test/logbuf"
+	"cellgate/test/check"
 	"cellgate/test/mqtt"
 	"cellgate/test/options"
 	"cellgate/test/parts"
@@ -39,7 +39,7 @@ type harness struct {
 	auth     *auth.Authority
 	metrics  *Metrics
 	index    *Index
-	logs     *logbuf.Buffer
+	logs     *check.Log
 	stop     func() // idempotent; the test's end calls it too
 }
 
@@ -116,25 +116,25 @@ func authConfig(dir string) auth.Config {
 // stops it with the test.
 func openHarness(t testing.TB, dir string, setups ...setup) *harness {
 	t.Helper()
-	h := &harness{t: t, dir: dir, metrics: NewMetrics(prometheus.NewRegistry()), index: NewIndex(), logs: &logbuf.Buffer{}}
+	h := &harness{t: t, dir: dir, metrics: NewMetrics(prometheus.NewRegistry()), index: NewIndex(), logs: &check.Log{}}
 	log := slog.New(slog.NewTextHandler(h.logs, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	jo := parts.Journal(filepath.Join(dir, "journal"))
 	jo.SegmentBytes, jo.BufferBytes, jo.Log = 4<<20, 4<<20, log
 	j, _, err := journal.Open(jo)
-	must(t, err)
+	check.OK(t, err)
 	h.journal = j
 	j.Retain("test", 1)
 	db, err := statefile.Open(filepath.Join(dir, "state.db"), statefile.Options{Timeout: time.Second, NoSync: true})
-	must(t, err)
+	check.OK(t, err)
 	so := sessionOptions(db, h.index, sessionJournal{j})
 	so.Log = log
 	h.sessions, err = session.Open(so)
-	must(t, err)
+	check.OK(t, err)
 	h.index.PreferConnected(h.sessions.Connected)
 	ao := authConfig(filepath.Join(dir, "auth"))
 	ao.Roles = map[string]auth.RolePolicy{"lab": {Publish: []string{"#"}, Subscribe: []string{"#"}, AssignedClientID: true}}
 	h.auth, err = auth.Open(ao)
-	must(t, err)
+	check.OK(t, err)
 	o := Options{
 		Journal: j, Sessions: h.sessions, Auth: h.auth, Log: log, Metrics: h.metrics,
 		Listeners: []Listener{
@@ -147,14 +147,14 @@ func openHarness(t testing.TB, dir string, setups ...setup) *harness {
 		s(&o)
 	}
 	fan, err := NewFanout(FanoutOptions{Journal: j, Sessions: h.sessions, Log: log, Metrics: NewTailMetrics(nil, "fanout")})
-	must(t, err)
-	must(t, fan.Replay(t.Context()))
+	check.OK(t, err)
+	check.OK(t, fan.Replay(t.Context()))
 	fanCtx, stopFan := context.WithCancel(context.Background())
 	var fanning sync.WaitGroup
 	fanning.Go(func() { _ = fan.Run(fanCtx) })
 	h.b, err = New(completed(o))
-	must(t, err)
-	must(t, h.b.Start(t.Context()))
+	check.OK(t, err)
+	check.OK(t, h.b.Start(t.Context()))
 	h.stop = sync.OnceFunc(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), testPatience)
 		defer cancel()
@@ -163,26 +163,19 @@ func openHarness(t testing.TB, dir string, setups ...setup) *harness {
 		}
 		stopFan()
 		fanning.Wait()
-		must(t, h.sessions.Close(ctx))
-		must(t, j.Close(ctx))
-		must(t, db.Close())
-		must(t, h.auth.Close(ctx))
+		check.OK(t, h.sessions.Close(ctx))
+		check.OK(t, j.Close(ctx))
+		check.OK(t, db.Close())
+		check.OK(t, h.auth.Close(ctx))
 	})
 	t.Cleanup(h.stop)
 	return h
 }
 
-func must(t testing.TB, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-}
-
 func (h *harness) token(vin string) string {
 	h.t.Helper()
 	token, _, err := h.auth.Issue(auth.IssueRequest{Subject: vin, Role: auth.RoleVehicle, TTL: time.Hour})
-	must(h.t, err)
+	check.OK(h.t, err)
 	return token
 }
 
@@ -195,7 +188,7 @@ func (h *harness) rejected(reason string) float64 {
 func valueOf(t testing.TB, m prometheus.Metric) float64 {
 	t.Helper()
 	var out dto.Metric
-	must(t, m.Write(&out))
+	check.OK(t, m.Write(&out))
 	return out.GetCounter().GetValue() + out.GetGauge().GetValue()
 }
 
@@ -203,8 +196,8 @@ func valueOf(t testing.TB, m prometheus.Metric) float64 {
 func (h *harness) records(n int) []message.Record {
 	h.t.Helper()
 	r, err := h.journal.NewReader(1)
-	must(h.t, err)
-	defer func() { must(h.t, r.Close()) }()
+	check.OK(h.t, err)
+	defer func() { check.OK(h.t, r.Close()) }()
 	ctx, cancel := context.WithTimeout(h.t.Context(), 10*time.Second)
 	defer cancel()
 	var out []message.Record
@@ -290,15 +283,4 @@ func versions(t *testing.T, fn func(t *testing.T, version byte)) {
 			fn(t, v)
 		})
 	}
-}
-
-// eventually polls until the condition holds.
-func eventually(t testing.TB, what string, holds func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(testPatience); time.Now().Before(deadline); time.Sleep(2 * time.Millisecond) {
-		if holds() {
-			return
-		}
-	}
-	t.Fatalf("never: %s", what)
 }

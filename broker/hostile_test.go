@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"cellgate/broker/frame"
+	"cellgate/test/check"
 	"cellgate/test/mqtt"
 )
 
@@ -228,7 +229,7 @@ func TestAcceptSurvivesEMFILE(t *testing.T) {
 	t.Parallel()
 	h := newHarness(t)
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	must(t, err)
+	check.OK(t, err)
 	broken := &exhausted{Listener: ln}
 	broken.failures.Store(3)
 	l := &listener{name: "x", ln: broken, protocol: ProtocolMQTT}
@@ -241,13 +242,13 @@ func TestAcceptSurvivesEMFILE(t *testing.T) {
 		}
 	}()
 	c, err := net.Dial("tcp", ln.Addr().String())
-	must(t, err)
+	check.OK(t, err)
 	defer func() { _ = c.Close() }()
-	must(t, (<-taken).Close())
+	check.OK(t, (<-taken).Close())
 	if n := valueOf(t, h.metrics.acceptErrors); n != 3 {
 		t.Errorf("%v errors counted", n)
 	}
-	must(t, ln.Close())
+	check.OK(t, ln.Close())
 	<-done
 }
 

@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"cellgate/test/check"
 	"cellgate/test/mqtt"
 )
 
@@ -34,7 +35,7 @@ func TestIdleClients(t *testing.T) {
 		t.Skip("the client process of BenchmarkIdle")
 	}
 	n, err := strconv.Atoi(os.Getenv(idleCount))
-	must(t, err)
+	check.OK(t, err)
 	conns := make([]net.Conn, n)
 	for i := range conns {
 		conns[i] = idleClient(t, address, i)
@@ -44,9 +45,9 @@ func TestIdleClients(t *testing.T) {
 	_, _ = in.ReadString('\n')
 	for i, c := range conns {
 		_, err := c.Write(publishFrame(4, 1, 1, "v1/"+idleVIN(i)+"/up/telemetry", strings.Repeat("x", 1000)))
-		must(t, err)
+		check.OK(t, err)
 		_, err = io.ReadFull(c, make([]byte, 4))
-		must(t, err)
+		check.OK(t, err)
 	}
 	fmt.Println("published")
 	_, _ = in.ReadString('\n')
@@ -60,8 +61,8 @@ func idleClient(t *testing.T, address string, i int) net.Conn {
 		config = &tls.Config{InsecureSkipVerify: true}
 	}
 	c, err := mqtt.Open(address, mqtt.Connect{ID: idleVIN(i), Keep: true, Keepalive: 1200}, config)
-	must(t, err)
-	must(t, c.Conn.SetDeadline(time.Time{}))
+	check.OK(t, err)
+	check.OK(t, c.Conn.SetDeadline(time.Time{}))
 	return c.Conn
 }
 
@@ -92,11 +93,11 @@ func benchmarkIdle(b *testing.B, secure bool) {
 		cmd.Env = append(cmd.Env, idleTLS+"=1")
 	}
 	in, err := cmd.StdinPipe()
-	must(b, err)
+	check.OK(b, err)
 	out, err := cmd.StdoutPipe()
-	must(b, err)
+	check.OK(b, err)
 	cmd.Stderr = os.Stderr
-	must(b, cmd.Start())
+	check.OK(b, cmd.Start())
 	lines := bufio.NewReader(out)
 	step := func(want string) float64 {
 		line, err := lines.ReadString('\n')
@@ -108,7 +109,7 @@ func benchmarkIdle(b *testing.B, secure bool) {
 	}
 	b.ReportMetric(step("connected"), "B/conn")
 	_, err = in.Write([]byte("\n"))
-	must(b, err)
+	check.OK(b, err)
 	b.ReportMetric(step("published"), "B/conn-published")
 	if got := h.b.Connections(); got != n {
 		b.Errorf("%d connections are left of %d", got, n)
@@ -117,8 +118,8 @@ func benchmarkIdle(b *testing.B, secure bool) {
 	runtime.ReadMemStats(&m)
 	b.ReportMetric(float64(m.StackInuse)/float64(n), "stack-B/conn")
 	b.ReportMetric(float64(m.HeapInuse)/float64(n), "heap-B/conn")
-	must(b, in.Close())
-	must(b, cmd.Wait())
+	check.OK(b, in.Close())
+	check.OK(b, cmd.Wait())
 }
 
 // resident is the process's resident memory in bytes, after the collector has given back what it can.
@@ -127,8 +128,8 @@ func resident(b *testing.B) int64 {
 	runtime.GC()
 	debug.FreeOSMemory()
 	statm, err := os.ReadFile("/proc/self/statm")
-	must(b, err)
+	check.OK(b, err)
 	pages, err := strconv.ParseInt(strings.Fields(string(statm))[1], 10, 64)
-	must(b, err)
+	check.OK(b, err)
 	return pages * int64(os.Getpagesize())
 }

@@ -9,6 +9,7 @@ import (
 
 	"cellgate/broker/frame"
 	"cellgate/broker/session"
+	"cellgate/test/check"
 	"cellgate/test/mqtt"
 )
 
@@ -31,11 +32,11 @@ func TestKickedBeforeConnack(t *testing.T) {
 	ended := make(chan struct{})
 	h.kickAtConnect(func() { close(ended) })
 	kicked, err := h.dialTLS(&tls.Config{})
-	must(t, err)
+	check.OK(t, err)
 	kicked.Send(connectFrame(testVIN, 4, mqtt.Connect{}))
 	<-ended
 	fresh, err := h.dialTLS(&tls.Config{})
-	must(t, err)
+	check.OK(t, err)
 	fresh.Send(connectFrame(testVIN, 4, mqtt.Connect{}))
 	if code := fresh.Connack(); code != 0 {
 		t.Errorf("CONNACK %#x: the kicked connection still holds the session", code)
@@ -52,12 +53,12 @@ func TestKickedWebSocketIsForgotten(t *testing.T) {
 	closed := make(chan struct{})
 	h.kickAtConnect(func() { <-closed })
 	c, err := h.dialWebSocket(nil, nil)
-	must(t, err)
+	check.OK(t, err)
 	c.Send(connectFrame(testVIN, 4, mqtt.Connect{}))
 	if _, _, err := c.ReadFrame(); err == nil {
 		t.Error("answered")
 	}
 	close(closed)
-	eventually(t, "the session is free", func() bool { return !h.sessions.Connected(testVIN) })
-	eventually(t, "nobody is connected", func() bool { return h.b.Connections() == 0 })
+	check.Eventually(t, "the session is free", func() bool { return !h.sessions.Connected(testVIN) })
+	check.Eventually(t, "nobody is connected", func() bool { return h.b.Connections() == 0 })
 }

@@ -14,6 +14,7 @@ import (
 	"cellgate/broker/frame"
 	"cellgate/broker/journal"
 	"cellgate/broker/shared/message"
+	"cellgate/test/check"
 	"cellgate/test/mqtt"
 )
 
@@ -47,7 +48,7 @@ func stall(h *harness, keepalive uint16) {
 	h.t.Helper()
 	c := h.connect("cars", testVIN, 4, mqtt.Connect{Keepalive: keepalive})
 	for _, served := range h.b.wheel.all(nil) {
-		must(h.t, served.t.Conn.(*net.TCPConn).SetWriteBuffer(4<<10))
+		check.OK(h.t, served.t.Conn.(*net.TCPConn).SetWriteBuffer(4<<10))
 	}
 	go func() {
 		ping := slices.Repeat([]byte{0xC0, 0}, 32<<10)
@@ -57,7 +58,7 @@ func stall(h *harness, keepalive uint16) {
 			}
 		}
 	}()
-	eventually(h.t, "the server cannot write any more", func() bool {
+	check.Eventually(h.t, "the server cannot write any more", func() bool {
 		for _, c := range h.b.wheel.all(nil) {
 			c.mu.Lock()
 			stuck := c.writer.since != 0 && c.writer.out != nil && len(c.writer.out.b) > h.b.limits.Load().OutboundBytes
@@ -107,7 +108,7 @@ func TestSlowReaderIsHeldToItsLimits(t *testing.T) {
 			t.Error("the connection goes on")
 		}
 		c.close(false)
-		eventually(t, "it is gone", func() bool { return h.b.Connections() == 0 && !h.sessions.Connected(testVIN) })
+		check.Eventually(t, "it is gone", func() bool { return h.b.Connections() == 0 && !h.sessions.Connected(testVIN) })
 	}
 }
 
@@ -117,7 +118,7 @@ func TestStalledClientIsClosed(t *testing.T) {
 		o.Limits.WriteTimeout, o.Limits.OutboundBytes = 300*time.Millisecond, 64<<10
 	})
 	stall(h, 1)
-	eventually(t, "the connection is closed", func() bool { return h.b.Connections() == 0 })
+	check.Eventually(t, "the connection is closed", func() bool { return h.b.Connections() == 0 })
 	if h.rejected("slow_reader") != 1 {
 		t.Error("not counted")
 	}
@@ -134,7 +135,7 @@ func TestStop(t *testing.T) {
 			burst = append(burst, publishFrame(version, 1, id, "v1/"+testVIN+"/up/telemetry", "x")...)
 		}
 		c.Send(burst)
-		eventually(t, "50 records", func() bool { return h.journal.Last() == 50 })
+		check.Eventually(t, "50 records", func() bool { return h.journal.Last() == 50 })
 		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 		defer cancel()
 		done := make(chan error, 1)
@@ -147,7 +148,7 @@ func TestStop(t *testing.T) {
 		}
 		c.Ended()
 		silent.Ended()
-		must(t, <-done)
+		check.OK(t, <-done)
 		if _, err := net.DialTimeout("tcp", h.b.Addrs()["cars"].String(), time.Second); err == nil {
 			t.Error("the port is still open")
 		}
@@ -197,7 +198,7 @@ func TestCaps(t *testing.T) {
 		_, err = c.Read(make([]byte, 4))
 		return err == nil
 	}
-	eventually(t, "the address is free again", connects)
+	check.Eventually(t, "the address is free again", connects)
 	if connects() {
 		t.Error("a second connection of the address")
 	}
@@ -208,7 +209,7 @@ func TestCaps(t *testing.T) {
 	for range 10 {
 		_, _ = net.Dial("tcp", h.b.Addrs()["cars"].String())
 	}
-	eventually(t, "connections over the rate are refused", func() bool { return h.rejected("connect_rate") >= 7 })
+	check.Eventually(t, "connections over the rate are refused", func() bool { return h.rejected("connect_rate") >= 7 })
 }
 
 // Silent sockets make room for those that come, and never hold more than the limit.
@@ -310,7 +311,7 @@ func TestFullJournal(t *testing.T) {
 		c := h.connect("cars", testVIN, version, mqtt.Connect{Keepalive: 1})
 		c.Send(publishFrame(version, 0, 0, topic, "a"), publishFrame(version, 1, 1, topic, "b"), publishFrame(version, 0, 0, topic, "c"),
 			publishFrame(version, 2, 2, topic, "d"), publishFrame(version, 1, 3, "v1/other/up/x", "e"))
-		eventually(t, "QoS 0 is dropped", func() bool { return h.rejected("journal_full_qos0") == 2 })
+		check.Eventually(t, "QoS 0 is dropped", func() bool { return h.rejected("journal_full_qos0") == 2 })
 		c.Quiet(2500 * time.Millisecond) // beyond the keep alive
 		close(open)
 		c.ExpectFrame(0x40, puback(1)...)
@@ -400,7 +401,7 @@ func TestPanicCostsOneConnection(t *testing.T) {
 	if n := valueOf(t, h.metrics.panics); n != 1 {
 		t.Errorf("%v panics counted", n)
 	}
-	eventually(t, "one connection is left", func() bool { return h.b.Connections() == 1 })
+	check.Eventually(t, "one connection is left", func() bool { return h.b.Connections() == 1 })
 	h.connect("cars", testVIN, 5, mqtt.Connect{})
 }
 
@@ -478,7 +479,7 @@ func TestRepeatWaitsForKafka(t *testing.T) {
 	c.Send(publishFrame(4, 2, 7, topic, "x"))
 	<-kafka.asked
 	_ = c.Conn.Close()
-	eventually(t, "the connection is gone", func() bool { return h.b.Connections() == 0 })
+	check.Eventually(t, "the connection is gone", func() bool { return h.b.Connections() == 0 })
 	other := h.connect("cars", "LTEST000000000002", 4, mqtt.Connect{})
 	other.Send(publishFrame(4, 1, 1, "v1/LTEST000000000002/up/x", "x"))
 	other.ExpectFrame(0x40, puback(1)...)

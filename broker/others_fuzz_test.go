@@ -13,6 +13,7 @@ import (
 	"cellgate/broker/session"
 	"cellgate/broker/shared/message"
 	"cellgate/broker/shared/statefile"
+	"cellgate/test/check"
 )
 
 // longWait is what no client may wait for another's work, and allowed how long such waits may be together, on a machine that
@@ -73,17 +74,17 @@ func (numbers) Epoch() uint64                           { return 1 }
 func newOthers(t *testing.T) *others {
 	t.Helper()
 	db, err := statefile.Open(filepath.Join(t.TempDir(), "state.db"), statefile.Options{NoSync: true})
-	must(t, err)
+	check.OK(t, err)
 	e := &others{}
 	o := sessionOptions(db, NewIndex(), numbers{})
 	o.CommitInterval = time.Hour
 	e.m, err = session.Open(o)
-	must(t, err)
+	check.OK(t, err)
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), testPatience)
 		defer cancel()
-		must(t, e.m.Close(ctx))
-		must(t, db.Close())
+		check.OK(t, e.m.Close(ctx))
+		check.OK(t, db.Close())
 	})
 	e.evil, e.good = e.attach(t, "evil"), e.attach(t, "good")
 	return e
@@ -93,7 +94,7 @@ func (e *others) attach(t *testing.T, id string) *sub {
 	t.Helper()
 	c := &sub{drained: make(chan struct{}), got: make(chan string, 1<<16)}
 	s, _, err := e.m.Attach(t.Context(), session.Attach{Key: id, Version: 4, Perm: anything{}, Conn: swallow{c}})
-	must(t, err)
+	check.OK(t, err)
 	c.s = s
 	s.Start()
 	return c

@@ -9,6 +9,7 @@ import (
 
 	"cellgate/auth"
 	"cellgate/broker/frame"
+	"cellgate/test/check"
 	"cellgate/test/mqtt"
 )
 
@@ -37,7 +38,7 @@ func TestRolesChangeDuringConnect(t *testing.T) {
 	slow.then = func() {
 		c := authConfig(filepath.Join(h.dir, "auth"))
 		c.Roles = map[string]auth.RolePolicy{"lab": {Publish: []string{"new/#"}, AssignedClientID: true}}
-		must(t, h.auth.Reconfigure(c))
+		check.OK(t, h.auth.Reconfigure(c))
 		h.b.RefreshPermissions()
 	}
 	c := h.connect("lab", "x", frame.Version5, mqtt.Connect{})
@@ -52,7 +53,7 @@ func TestRolesChangeDuringRefresh(t *testing.T) {
 	h := newHarness(t, func(o *Options) { slow.Authenticator, o.Auth = o.Auth, slow })
 	token := func(scope string) string {
 		text, _, err := h.auth.Issue(auth.IssueRequest{Subject: "billing", Role: auth.RoleService, Scopes: []string{scope}, TTL: time.Hour})
-		must(t, err)
+		check.OK(t, err)
 		return text
 	}
 	c := h.connect("tokens", "billing/1", frame.Version5, mqtt.Connect{Props: authProps("CELL-JWT", token(auth.ScopeCommandSend))})

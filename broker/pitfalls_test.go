@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"cellgate/broker/frame"
+	"cellgate/test/check"
 	testclient "cellgate/test/mqtt"
 
 	mqtt "github.com/mochi-mqtt/server/v2"
@@ -108,7 +109,7 @@ func deliver(c *client) uint16 {
 	var id uint16
 	for acked := false; id == 0 || !acked; {
 		first, body, err := c.ReadFrame()
-		must(c.TB, err)
+		check.OK(c.TB, err)
 		if acked = acked || first == 0x40; first>>4 == frame.TypePublish {
 			id = uint16(body[6])<<8 | uint16(body[7])
 		}
@@ -175,9 +176,9 @@ func (mochiPolicy) OnPublish(_ *mqtt.Client, pk packets.Packet) (packets.Packet,
 func plainMochi(t *testing.T) string {
 	t.Helper()
 	server := mqtt.New(&mqtt.Options{Logger: slog.New(slog.DiscardHandler)})
-	must(t, server.AddHook(new(mochiPolicy), nil))
+	check.OK(t, server.AddHook(new(mochiPolicy), nil))
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	must(t, err)
+	check.OK(t, err)
 	t.Cleanup(func() { _ = ln.Close() })
 	go func() {
 		for {

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"cellgate/broker/frame"
+	"cellgate/test/check"
 	"cellgate/test/mqtt"
 )
 
@@ -38,8 +39,8 @@ func TestResume(t *testing.T) {
 		service := h.connect("lab", "service", version, o)
 		service.Send(subscribeFrame(version, 1, "v1/+/up/#", 1))
 		service.ExpectFrame(0x90)
-		must(t, service.Conn.Close())
-		eventually(t, "the service is gone", func() bool { return !h.sessions.Connected(labKey("service")) })
+		check.OK(t, service.Conn.Close())
+		check.Eventually(t, "the service is gone", func() bool { return !h.sessions.Connected(labKey("service")) })
 		car := h.connect("cars", testVIN, version, mqtt.Connect{})
 		for i := uint16(1); i <= 5; i++ {
 			car.Send(publishFrame(version, 1, i, "v1/"+testVIN+"/up/x", fmt.Sprint("message ", i)))

@@ -12,6 +12,7 @@ import (
 	"cellgate/broker/frame"
 	"cellgate/broker/session"
 	"cellgate/broker/shared/message"
+	"cellgate/test/check"
 	"cellgate/test/mqtt"
 	"cellgate/test/options"
 )
@@ -109,7 +110,7 @@ func TestRetainedBeyondTheShare(t *testing.T) {
 		var got []string
 		for range 3 {
 			_, body, err := lab.ReadFrame()
-			must(t, err)
+			check.OK(t, err)
 			n := int(body[1])
 			got = append(got, string(body[2:2+n]))
 		}
@@ -126,7 +127,7 @@ func publishRel(id uint16) []byte { return []byte{0x62, 2, byte(id >> 8), byte(i
 func setBounds(t *testing.T, m *session.Manager, b session.Bounds) {
 	t.Helper()
 	options.Fill(&b, sessionOptions(nil, nil, nil).Bounds)
-	must(t, m.SetBounds(b))
+	check.OK(t, m.SetBounds(b))
 }
 
 func TestSubjectsSessions(t *testing.T) {
@@ -134,7 +135,7 @@ func TestSubjectsSessions(t *testing.T) {
 	h := newHarness(t)
 	setBounds(t, h.sessions, session.Bounds{MaxPerSubject: 1, MaxSubscriptionsPerSubject: 1})
 	token, _, err := h.auth.Issue(auth.IssueRequest{Subject: "billing", Role: auth.RoleService, Scopes: []string{"telemetry:read"}})
-	must(t, err)
+	check.OK(t, err)
 	o := mqtt.Connect{User: "billing", Password: token}
 	first := h.connect("tokens", "billing/1", 5, o)
 	for version, want := range map[byte]byte{4: 3, 5: frame.ReasonQuotaExceeded} {
@@ -162,15 +163,15 @@ func TestSubscribeWhileRetainedChange(t *testing.T) {
 			Kind: message.KindPublish, Client: "V", Topic: "t/" + strconv.Itoa(n%37) + "/" + strconv.Itoa(n), Retain: true,
 			Payload: []byte(strconv.Itoa(version)),
 		}}, nil)
-		f.must(err)
+		check.OK(f.t, err)
 		return last
 	}
 	var last uint64
 	for n := range topics {
 		last = publish(n, 1)
 	}
-	f.must(f.journal.WaitDurable(t.Context(), last))
-	f.until("the fan-out", func() bool { return f.sessions.Position() == last })
+	check.OK(f.t, f.journal.WaitDurable(t.Context(), last))
+	check.Eventually(f.t, "the fan-out", func() bool { return f.sessions.Position() == last })
 	c := f.attach("svc")
 	var wg sync.WaitGroup
 	wg.Go(func() {
@@ -186,7 +187,7 @@ func TestSubscribeWhileRetainedChange(t *testing.T) {
 	for done := 0; done < topics; {
 		topic, version, _ := strings.Cut(c.next(t), "=")
 		v, err := strconv.Atoi(version)
-		f.must(err)
+		check.OK(f.t, err)
 		if v < seen[topic] {
 			t.Fatalf("%s: version %d behind %d", topic, v, seen[topic])
 		}

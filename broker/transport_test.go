@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"cellgate/broker/frame"
+	"cellgate/test/check"
 	"cellgate/test/mqtt"
 
 	"github.com/coder/websocket"
@@ -35,7 +36,7 @@ func tlsListener(ca *testCA, change ...func(*TLS)) setup {
 func (h *harness) dialTLS(cfg *tls.Config) (*client, error) {
 	h.t.Helper()
 	raw, err := net.Dial("tcp", h.b.Addrs()["cars"].String())
-	must(h.t, err)
+	check.OK(h.t, err)
 	cfg.InsecureSkipVerify = cfg.RootCAs == nil
 	c := tls.Client(raw, cfg)
 	_ = raw.SetDeadline(time.Now().Add(testPatience))
@@ -47,7 +48,7 @@ func TestTLS(t *testing.T) {
 	for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
 		h := newHarness(t, tlsListener(newTestCA(t)))
 		c, err := h.dialTLS(&tls.Config{MinVersion: version, MaxVersion: version})
-		must(t, err)
+		check.OK(t, err)
 		topic := "v1/" + testVIN + "/up/telemetry"
 		// All in one record: what comes with the CONNECT must not wait for the next byte.
 		c.Send(connectFrame(testVIN, 4, mqtt.Connect{}), publishFrame(4, 1, 1, topic, "x"))
@@ -90,7 +91,7 @@ func TestTLSResumption(t *testing.T) {
 	cfg := &tls.Config{ClientSessionCache: tls.NewLRUClientSessionCache(1), ServerName: "localhost"}
 	resumed := func() bool {
 		c, err := h.dialTLS(cfg)
-		must(t, err)
+		check.OK(t, err)
 		c.Send(connectFrame(testVIN, 4, mqtt.Connect{}))
 		c.ExpectFrame(0x20, 0, 0) // the ticket came before it
 		return c.Conn.(*tls.Conn).ConnectionState().DidResume
@@ -101,7 +102,7 @@ func TestTLSResumption(t *testing.T) {
 	if !resumed() {
 		t.Error("not resumed")
 	}
-	must(t, h.reload(Limits{}, nil)) // ticket keys outlive a reload
+	check.OK(t, h.reload(Limits{}, nil)) // ticket keys outlive a reload
 	if !resumed() {
 		t.Error("not resumed after a reload")
 	}
@@ -113,14 +114,14 @@ func TestCertificateReload(t *testing.T) {
 	h := newHarness(t, tlsListener(ca))
 	serial := func() int64 {
 		c, err := h.dialTLS(&tls.Config{})
-		must(t, err)
+		check.OK(t, err)
 		return c.Conn.(*tls.Conn).ConnectionState().PeerCertificates[0].SerialNumber.Int64()
 	}
 	ca.write(t, 2)
 	if got := serial(); got != 1 {
 		t.Errorf("serial %d before the reload", got)
 	}
-	must(t, h.reload(Limits{}, nil))
+	check.OK(t, h.reload(Limits{}, nil))
 	if got := serial(); got != 2 {
 		t.Errorf("serial %d after the reload", got)
 	}
@@ -142,11 +143,11 @@ func TestCertificatePathReload(t *testing.T) {
 	h := newHarness(t, tlsListener(ca))
 	serial := func() int64 {
 		c, err := h.dialTLS(&tls.Config{})
-		must(t, err)
+		check.OK(t, err)
 		return c.Conn.(*tls.Conn).ConnectionState().PeerCertificates[0].SerialNumber.Int64()
 	}
 	other.write(t, 7)
-	must(t, h.reload(Limits{}, map[string]TLS{"cars": {Cert: other.cert, Key: other.key}}))
+	check.OK(t, h.reload(Limits{}, map[string]TLS{"cars": {Cert: other.cert, Key: other.key}}))
 	if got := serial(); got != 7 {
 		t.Errorf("serial %d after the change of the path", got)
 	}
@@ -160,7 +161,7 @@ func TestCertificatePathReload(t *testing.T) {
 		t.Errorf("error %v", err)
 	}
 	other.write(t, 8)
-	must(t, h.reload(Limits{}, nil)) // the path of the last success is the one that is read again
+	check.OK(t, h.reload(Limits{}, nil)) // the path of the last success is the one that is read again
 	if got := serial(); got != 8 || h.b.limits.Load().MaxPacket == 1024 {
 		t.Errorf("serial %d, or half a reload", got)
 	}
@@ -171,7 +172,7 @@ func TestToldLimitsHold(t *testing.T) {
 	t.Parallel()
 	h := newHarness(t, func(o *Options) { o.Limits.Window, o.Limits.MaxPacket = 4, 2048 })
 	old := h.connect("cars", testVIN, 5, mqtt.Connect{})
-	must(t, h.reload(Limits{Window: 1, MaxPacket: 512}, nil))
+	check.OK(t, h.reload(Limits{Window: 1, MaxPacket: 512}, nil))
 	topic, big := "v1/"+testVIN+"/up/telemetry", strings.Repeat("x", 1500)
 	old.Send(publishFrame(5, 1, 1, topic, big, 0x23, 0, 3))
 	old.ExpectFrame(0x40, puback(1)...)
@@ -218,7 +219,7 @@ func TestClientCertificate(t *testing.T) {
 		t.Error("a foreign certificate connected")
 	}
 	ca.write(t, 2) // a new authority: a resumed session must not get around it
-	must(t, h.reload(Limits{}, nil))
+	check.OK(t, h.reload(Limits{}, nil))
 	if connects(cfg) {
 		t.Error("a certificate of the authority that was taken away connected")
 	}
@@ -245,7 +246,7 @@ func TestListenerOptions(t *testing.T) {
 		Listeners: []Listener{{Name: "vehicles", Address: h.b.Addrs()["cars"].String()}},
 	}
 	b, err := New(completed(taken))
-	must(t, err)
+	check.OK(t, err)
 	if err := b.Start(t.Context()); err == nil || !bytes.Contains([]byte(err.Error()), []byte("listeners: vehicles: address")) {
 		t.Errorf("a taken port: %v", err)
 	}
@@ -261,9 +262,9 @@ func TestProxyProtocol(t *testing.T) {
 	}
 	header := func(source string) []byte {
 		src, err := net.ResolveTCPAddr("tcp", source)
-		must(t, err)
+		check.OK(t, err)
 		b, err := proxyproto.HeaderProxyFromAddrs(2, src, &net.TCPAddr{IP: net.IPv4(10, 0, 0, 1), Port: 8883}).Format()
-		must(t, err)
+		check.OK(t, err)
 		return b
 	}
 	h := newHarness(t, from("127.0.0.0/8"))
@@ -330,7 +331,7 @@ func TestWebSocketTLS(t *testing.T) {
 		{Certificates: []tls.Certificate{{Certificate: [][]byte{ca.parsed.Raw}, PrivateKey: ca.private}}},
 	} {
 		c, err := h.dialWebSocket(cfg, nil)
-		must(t, err)
+		check.OK(t, err)
 		c.Send(connectFrame(testVIN, 4, mqtt.Connect{}), publishFrame(4, 1, 1, "v1/"+testVIN+"/up/telemetry", "x"))
 		c.ExpectFrame(0x20, 0, 0)
 		c.ExpectFrame(0x40, puback(1)...)
@@ -341,7 +342,7 @@ func TestWebSocketTLS(t *testing.T) {
 		}
 		c.Send([]byte{0xE0, 0})
 		c.Ended()
-		eventually(t, "gone", func() bool { return h.b.Connections() == 0 })
+		check.Eventually(t, "gone", func() bool { return h.b.Connections() == 0 })
 	}
 }
 
@@ -350,7 +351,7 @@ func TestWebSocketProxyProtocol(t *testing.T) {
 	t.Parallel()
 	header, err := proxyproto.HeaderProxyFromAddrs(2, &net.TCPAddr{IP: net.IPv4(203, 0, 113, 7), Port: 4711},
 		&net.TCPAddr{IP: net.IPv4(10, 0, 0, 1), Port: 443}).Format()
-	must(t, err)
+	check.OK(t, err)
 	for _, set := range [][]setup{{webSocketListener}, {webSocketListener, tlsListener(newTestCA(t))}} {
 		h := newHarness(t, append(set, func(o *Options) {
 			o.Listeners[2].ProxyFrom = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}
@@ -361,7 +362,7 @@ func TestWebSocketProxyProtocol(t *testing.T) {
 			cfg = &tls.Config{MinVersion: tls.VersionTLS13}
 		}
 		c, err := h.dialWebSocket(cfg, header)
-		must(t, err)
+		check.OK(t, err)
 		c.Send(connectFrame(testVIN, 4, mqtt.Connect{}))
 		c.ExpectFrame(0x20, 0, 0)
 		for _, conn := range h.b.wheel.all(nil) {
@@ -377,7 +378,7 @@ func TestWebSocketProxyProtocol(t *testing.T) {
 		}
 		c.Send([]byte{0xE0, 0})
 		c.Ended()
-		eventually(t, "place given back", func() bool {
+		check.Eventually(t, "place given back", func() bool {
 			h.b.admission.mu.Lock()
 			defer h.b.admission.mu.Unlock()
 			return len(h.b.admission.addresses) == 0
@@ -393,7 +394,7 @@ func TestWebSocket(t *testing.T) {
 	defer cancel()
 	dial := func() *client {
 		ws, resp, err := websocket.Dial(ctx, url, &websocket.DialOptions{Subprotocols: []string{"mqtt"}})
-		must(t, err)
+		check.OK(t, err)
 		if resp.Body != nil {
 			_ = resp.Body.Close()
 		}
@@ -420,7 +421,7 @@ func TestWebSocket(t *testing.T) {
 	if _, resp, err := websocket.Dial(ctx, url, nil); err == nil || resp.StatusCode != http.StatusBadRequest {
 		t.Errorf("without the subprotocol: %v", err)
 	}
-	eventually(t, "one connection", func() bool { return h.b.Connections() == 1 })
+	check.Eventually(t, "one connection", func() bool { return h.b.Connections() == 1 })
 }
 
 // TestGoodbyeIsNotReset has clients close as TLS asks, with a close_notify behind their DISCONNECT, and read on: what
@@ -430,11 +431,11 @@ func TestGoodbyeIsNotReset(t *testing.T) {
 	h := newHarness(t, tlsListener(newTestCA(t)))
 	for range 20 {
 		c, err := h.dialTLS(&tls.Config{})
-		must(t, err)
+		check.OK(t, err)
 		c.Send(connectFrame(testVIN, 4, mqtt.Connect{}))
 		c.ExpectFrame(0x20, 0, 0)
 		c.Send(publishFrame(4, 1, 1, "v1/"+testVIN+"/up/telemetry", "x"), []byte{0xE0, 0})
-		must(t, c.Conn.(*tls.Conn).CloseWrite())
+		check.OK(t, c.Conn.(*tls.Conn).CloseWrite())
 		c.ExpectFrame(0x40, puback(1)...)
 		if _, _, err := c.ReadFrame(); !errors.Is(err, io.EOF) {
 			t.Fatalf("the connection ends with %v, want EOF", err)

@@ -17,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"cellgate/test/check"
 	"cellgate/test/mqtt"
 )
 
@@ -36,14 +37,14 @@ func TestUplinkLoad(t *testing.T) {
 		t.Skip("the load process of BenchmarkUplink")
 	}
 	total, err := strconv.Atoi(os.Getenv(loadMessages))
-	must(t, err)
+	check.OK(t, err)
 	var left atomic.Int64
 	left.Store(int64(total))
 	conns := make([]net.Conn, loadClients)
 	for i := range conns {
 		c, err := mqtt.Open(address, mqtt.Connect{ID: idleVIN(i), Keepalive: 60}, nil)
-		must(t, err)
-		must(t, c.Conn.SetDeadline(time.Time{}))
+		check.OK(t, err)
+		check.OK(t, c.Conn.SetDeadline(time.Time{}))
 		conns[i] = c.Conn
 	}
 	fmt.Println("connected")
@@ -99,10 +100,10 @@ func BenchmarkUplink(b *testing.B) {
 	cmd := exec.Command(os.Args[0], "-test.run=^TestUplinkLoad$")
 	cmd.Env = append(os.Environ(), loadAddress+"="+h.b.Addrs()["cars"].String(), loadMessages+"="+strconv.Itoa(total))
 	in, err := cmd.StdinPipe()
-	must(b, err)
+	check.OK(b, err)
 	out, err := cmd.StdoutPipe()
-	must(b, err)
-	must(b, cmd.Start())
+	check.OK(b, err)
+	check.OK(b, cmd.Start())
 	lines := bufio.NewReader(out)
 	await := func(want string) {
 		if line, err := lines.ReadBytes('\n'); err != nil || !bytes.HasPrefix(line, []byte(want)) {
@@ -116,7 +117,7 @@ func BenchmarkUplink(b *testing.B) {
 	start := time.Now()
 	b.ResetTimer()
 	_, err = in.Write([]byte("\n"))
-	must(b, err)
+	check.OK(b, err)
 	await("done")
 	b.StopTimer()
 	took := time.Since(start)
@@ -124,8 +125,8 @@ func BenchmarkUplink(b *testing.B) {
 	runtime.ReadMemStats(&m1)
 	b.ReportMetric(float64(m1.Mallocs-m0.Mallocs)/float64(total), "allocs/msg")
 	b.ReportMetric(float64(total)/took.Seconds(), "msg/s")
-	must(b, in.Close())
-	must(b, cmd.Wait())
+	check.OK(b, in.Close())
+	check.OK(b, cmd.Wait())
 	if last := h.journal.Durable(); last < uint64(total) {
 		b.Errorf("%d records are durable of %d acknowledged", last, total)
 	}
@@ -134,6 +135,6 @@ func BenchmarkUplink(b *testing.B) {
 func cpuTime(b *testing.B) time.Duration {
 	b.Helper()
 	var ru syscall.Rusage
-	must(b, syscall.Getrusage(syscall.RUSAGE_SELF, &ru))
+	check.OK(b, syscall.Getrusage(syscall.RUSAGE_SELF, &ru))
 	return time.Duration(ru.Utime.Nano() + ru.Stime.Nano())
 }

@@ -5,6 +5,8 @@ import (
 	"net"
 	"testing"
 	"time"
+
+	"cellgate/test/check"
 )
 
 // What never becomes a WebSocket does not keep its socket: neither behind an answer, nor with a body that does not come.
@@ -17,10 +19,10 @@ func TestHTTPKeepsNoSocket(t *testing.T) {
 		"GET /mqtt HTTP/1.1\r\nHost: x\r\n",
 	} {
 		c, err := net.Dial("tcp", h.b.Addrs()["cars"].String())
-		must(t, err)
+		check.OK(t, err)
 		_, err = io.WriteString(c, request)
-		must(t, err)
-		must(t, c.SetReadDeadline(time.Now().Add(testPatience/3)))
+		check.OK(t, err)
+		check.OK(t, c.SetReadDeadline(time.Now().Add(testPatience/3)))
 		if _, err := io.Copy(io.Discard, c); err != nil {
 			t.Errorf("%q: still open: %v", request, err)
 		}

@@ -1,14 +1,13 @@
 package configs
 
 import (
-	"flag"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
-)
 
-var update = flag.Bool("update", false, "write testdata/bad/*.golden")
+	"cellgate/test/check"
+)
 
 // TestBadFiles holds every file of testdata/bad against the errors in the golden file beside it.
 func TestBadFiles(t *testing.T) {
@@ -21,27 +20,12 @@ func TestBadFiles(t *testing.T) {
 		t.Run(filepath.Base(file), func(t *testing.T) {
 			t.Parallel()
 			data, err := os.ReadFile(file)
-			if err != nil {
-				t.Fatal(err)
-			}
+			check.OK(t, err)
 			_, err = ParseEnv(filepath.Base(file), data, noEnv)
 			if err == nil {
 				t.Fatal("accepted")
 			}
-			got := err.Error() + "\n"
-			golden := strings.TrimSuffix(file, ".yaml") + ".golden"
-			if *update {
-				if err := os.WriteFile(golden, []byte(got), 0o600); err != nil {
-					t.Fatal(err)
-				}
-			}
-			want, err := os.ReadFile(golden)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if got != string(want) {
-				t.Errorf("got:\n%swant:\n%s", got, want)
-			}
+			check.Golden(t, strings.TrimSuffix(file, ".yaml")+".golden", err.Error()+"\n")
 		})
 	}
 }
@@ -81,9 +65,7 @@ func TestDeepNesting(t *testing.T) {
 func TestSamplesCarryTheRules(t *testing.T) {
 	t.Parallel()
 	entries, err := Samples.ReadDir("rules")
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	for _, e := range entries {
 		if strings.HasSuffix(e.Name(), ".rules.yaml") {
 			return
@@ -95,14 +77,10 @@ func TestSamplesCarryTheRules(t *testing.T) {
 func FuzzParse(f *testing.F) {
 	for _, pattern := range []string{"*.yaml", "testdata/bad/*.yaml"} {
 		files, err := filepath.Glob(pattern)
-		if err != nil {
-			f.Fatal(err)
-		}
+		check.OK(f, err)
 		for _, file := range files {
 			data, err := os.ReadFile(file)
-			if err != nil {
-				f.Fatal(err)
-			}
+			check.OK(f, err)
 			f.Add(data)
 		}
 	}
@@ -118,9 +96,7 @@ func FuzzParse(f *testing.F) {
 			return
 		}
 		var out strings.Builder
-		if err := Print(&out, c); err != nil {
-			t.Fatal(err)
-		}
+		check.OK(t, Print(&out, c))
 		again, err := ParseEnv("/x/f.yaml", []byte(out.String()), noEnv)
 		if err != nil {
 			t.Fatalf("the print of a valid file is refused: %v\n%s", err, out.String())

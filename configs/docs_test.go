@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"cellgate/rules/lang"
+	"cellgate/test/check"
 )
 
 // TestDocumentsNameTheDefaults fails for a document, a help text or a comment that gives a key another default than
@@ -87,9 +88,7 @@ func wrongDefaults(said *regexp.Regexp, text string) (seen int, wrong []string) 
 func TestCellYAMLShowsOptionalDefaults(t *testing.T) {
 	t.Parallel()
 	text, err := Samples.ReadFile("cell.yaml")
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	for _, typ := range []reflect.Type{
 		reflect.TypeFor[Listener](), reflect.TypeFor[ServerTLS](), reflect.TypeFor[Role](), reflect.TypeFor[TokenAPI](),
 		reflect.TypeFor[Issuer](), reflect.TypeFor[Central](),

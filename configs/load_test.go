@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"cellgate/test/check"
 )
 
 func noEnv(string) (string, bool) { return "", false }
@@ -55,13 +57,9 @@ func TestAConnectStormDoesNotPushOutSlowClients(t *testing.T) {
 func TestCellYAMLListsTheDefaults(t *testing.T) {
 	t.Parallel()
 	data, err := Samples.ReadFile("cell.yaml")
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	sample, err := ParseEnv("/etc/cellgate/cell.yaml", data, noEnv)
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	want := parse(t, "cell: {id: cell-sh-01, region: cn-east, node: gw-1}")
 	for _, c := range Diff(want, sample) {
 		t.Errorf("%s differs between cell.yaml and the default", c.Path)
@@ -146,9 +144,7 @@ central: {kafka: {brokers: ["central-1:9092"]}, bandwidth: 20MiB/s}
 func TestContractExample(t *testing.T) {
 	t.Parallel()
 	c, err := ParseEnv("/etc/cellgate/cell.yaml", []byte(fullFile), noEnv)
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	checks := map[string][2]any{
 		"data_dir":     {c.DataDir, Path("/etc/cellgate/data")},
 		"cert":         {c.Listeners[0].TLS.Cert, Path("/etc/cellgate/tls/a.crt")},
@@ -175,13 +171,9 @@ func TestContractExample(t *testing.T) {
 func TestDevYAML(t *testing.T) {
 	t.Parallel()
 	data, err := Samples.ReadFile("dev.yaml")
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	c, err := ParseEnv("/tmp/d/configs/dev.yaml", data, noEnv)
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	if c.DataDir != "/tmp/d" || c.Rules.Path != "/tmp/d/configs/rules" || c.Listeners[0].TLS.Key != "/tmp/d/tls/server.key" {
 		t.Errorf("paths: %q %q %q", c.DataDir, c.Rules.Path, c.Listeners[0].TLS.Key)
 	}
@@ -195,9 +187,7 @@ func TestEnvironment(t *testing.T) {
 	}
 	c, err := ParseEnv("f.yaml", []byte("cell: {id: \"${ID}\", node: n, region: \"${YAML}\"}\nuplink: {window: \"${N}\"}\n"+
 		"redis: {username: \"a${EMPTY}b$${ID}\"}"), env)
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	if c.Cell.ID != "c9" || c.Uplink.Window != 7 || c.Redis.Username != "ab${ID}" || c.Cell.Region != "x: [1" {
 		t.Errorf("expanded: %+v window %d user %q", c.Cell, c.Uplink.Window, c.Redis.Username)
 	}
@@ -217,9 +207,7 @@ func TestPrintMasksSecretsAndReadsBack(t *testing.T) {
 	text := strings.Replace(strings.Replace(fullFile, `"p$${x"`, canary, 1), "hunter2", canary, 1)
 	c := parse(t, text)
 	var out bytes.Buffer
-	if err := Print(&out, c); err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, Print(&out, c))
 	if strings.Contains(out.String(), canary) {
 		t.Fatal("the secret is printed")
 	}
@@ -266,13 +254,9 @@ func TestLoadReadsAFile(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	file := filepath.Join(dir, "c.yaml")
-	if err := os.WriteFile(file, []byte("cell: {id: c, node: n}\ndata_dir: d"), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, os.WriteFile(file, []byte("cell: {id: c, node: n}\ndata_dir: d"), 0o600))
 	c, err := Load(file)
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	if string(c.DataDir) != filepath.Join(dir, "d") || c.File != file {
 		t.Errorf("data_dir %q, file %q", c.DataDir, c.File)
 	}

@@ -18,6 +18,7 @@ import (
 	"go.uber.org/goleak"
 
 	"cellgate/broker/shared/kafkaclient"
+	"cellgate/test/check"
 	"cellgate/test/fakekafka"
 	"cellgate/test/parts"
 )
@@ -327,9 +328,5 @@ func TestBandwidthGivesUpWithItsContext(t *testing.T) {
 
 func await(t testing.TB, ok func() bool) {
 	t.Helper()
-	for end := time.Now().Add(time.Minute); !ok(); time.Sleep(2 * time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatal("condition not met within a minute")
-		}
-	}
+	check.Eventually(t, "the condition", ok)
 }

@@ -15,6 +15,8 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+
+	"cellgate/test/check"
 )
 
 // source is the module's production code with its types: what tests about the code itself look at.
@@ -74,9 +76,7 @@ func (s *source) add(t *testing.T, path string, files map[string]any) {
 	}}
 	for name, text := range files {
 		f, err := parser.ParseFile(&s.fset, name, text, parser.SkipObjectResolution)
-		if err != nil {
-			t.Fatal(err)
-		}
+		check.OK(t, err)
 		c.files = append(c.files, f)
 	}
 	var err error

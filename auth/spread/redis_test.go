@@ -15,6 +15,7 @@ import (
 	"cellgate/auth/spread"
 	"cellgate/configs"
 	"cellgate/configs/authority"
+	"cellgate/test/check"
 )
 
 var day = time.Date(2026, 3, 1, 0, 0, 0, 0, time.UTC)
@@ -54,9 +55,7 @@ func TestSince(t *testing.T) {
 	}
 	for range 2 { // adding again changes nothing
 		for part := range slices.Chunk(all, 500) {
-			if err := s.Add(ctx, part); err != nil {
-				t.Fatal(err)
-			}
+			check.OK(t, s.Add(ctx, part))
 		}
 	}
 	got, c, err = s.Since(ctx, c)
@@ -66,15 +65,11 @@ func TestSince(t *testing.T) {
 	if got, again, err := s.Since(ctx, c); err != nil || len(got) != 0 || again != c {
 		t.Fatalf("nothing new: %d %v %v", len(got), again, err)
 	}
-	if err := s.Add(ctx, []auth.Revocation{entry(9999)}); err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, s.Add(ctx, []auth.Revocation{entry(9999)}))
 	if got, _, err := s.Since(ctx, c); err != nil || len(got) != 1 || got[0] != entry(9999) {
 		t.Fatalf("%v %v", got, err)
 	}
-	if err := s.Prune(ctx, day.Add(2000*time.Second)); err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, s.Prune(ctx, day.Add(2000*time.Second)))
 	if got, _, err := s.Since(ctx, auth.StoreCursor{}); err != nil || len(got) != 501 {
 		t.Fatalf("after prune: %d %v", len(got), err)
 	}
@@ -84,9 +79,7 @@ func TestCellsAreApart(t *testing.T) {
 	t.Parallel()
 	srv := miniredis.RunT(t)
 	a, b := newStore(t, srv.Addr(), "a"), newStore(t, srv.Addr(), "b")
-	if err := a.Add(t.Context(), []auth.Revocation{entry(1)}); err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, a.Add(t.Context(), []auth.Revocation{entry(1)}))
 	if got, _, err := b.Since(t.Context(), auth.StoreCursor{}); err != nil || len(got) != 0 {
 		t.Fatalf("%v %v", got, err)
 	}
@@ -96,13 +89,9 @@ func TestLostData(t *testing.T) {
 	t.Parallel()
 	srv := miniredis.RunT(t)
 	s := newStore(t, srv.Addr(), "a")
-	if err := s.Add(t.Context(), []auth.Revocation{entry(1), entry(2)}); err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, s.Add(t.Context(), []auth.Revocation{entry(1), entry(2)}))
 	_, c, err := s.Since(t.Context(), auth.StoreCursor{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	// A failover to a replica that lacks the last write: the version is below the reader's.
 	if _, err := srv.ZRem("{cellgate:revocations:a}:log", mustMember(t, srv)); err != nil {
 		t.Fatal(err)
@@ -117,9 +106,7 @@ func TestLostData(t *testing.T) {
 		t.Fatalf("a flush is not told: %v %v", flushed, err)
 	}
 	// What is not JSON of a revocation is passed over.
-	if err := s.Add(t.Context(), []auth.Revocation{entry(3)}); err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, s.Add(t.Context(), []auth.Revocation{entry(3)}))
 	if _, err := srv.ZAdd("{cellgate:revocations:a}:log", 0.5, "{broken"); err != nil {
 		t.Fatal(err)
 	}
@@ -144,9 +131,7 @@ func gateway(t *testing.T, dir string, store auth.RevocationStore) *auth.Authori
 	c := authority.Config(configs.Default())
 	c.Dir, c.Cell, c.Issuer, c.Revocations, c.Poll = dir, "a", "cellgate/a", store, 10*time.Millisecond
 	a, err := auth.Open(c)
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	t.Cleanup(func() { closeGateway(t, a) })
 	return a
 }
@@ -156,17 +141,6 @@ func closeGateway(t *testing.T, a *auth.Authority) {
 	defer cancel()
 	if err := a.Close(ctx); err != nil {
 		t.Error(err)
-	}
-}
-
-func within(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	deadline := time.Now().Add(20 * time.Second)
-	for !ok() {
-		if time.Now().After(deadline) {
-			t.Fatalf("not in time: %s", what)
-		}
-		time.Sleep(2 * time.Millisecond)
 	}
 }
 
@@ -204,14 +178,12 @@ func TestGateways(t *testing.T) {
 	if _, err := again.Revoke(auth.Revocation{TokenID: "three"}, auth.Caller{}); err != nil {
 		t.Fatal(err)
 	}
-	if err := srv.Restart(); err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, srv.Restart())
 	srv.FlushAll()
-	within(t, "both know everything", func() bool {
+	check.Eventually(t, "both know everything", func() bool {
 		return errors.Is(again.Ended(auth.Identity{TokenID: "two"}), auth.ErrRevoked) && errors.Is(a.Ended(auth.Identity{TokenID: "three"}), auth.ErrRevoked)
 	})
-	within(t, "the store has everything again", func() bool {
+	check.Eventually(t, "the store has everything again", func() bool {
 		got, _, err := newStore(t, addr, "a").Since(t.Context(), auth.StoreCursor{})
 		return err == nil && slices.Equal(ids(got), []string{"one", "three", "two"})
 	})

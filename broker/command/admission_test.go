@@ -11,6 +11,7 @@ import (
 
 	"cellgate/broker/shared/message"
 	"cellgate/broker/shared/statefile"
+	"cellgate/test/check"
 )
 
 // aliased is text that its owner will overwrite, as the buffer of a connection is.
@@ -33,9 +34,7 @@ func submit(t *testing.T, s *Service, refusable bool, topic, payload string, cha
 		defer clear(value)
 	}
 	answers := make(chan byte, 2)
-	if err := s.Submit(t.Context(), rec, from, refusable, func(reason byte) { answers <- reason }); err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, s.Submit(t.Context(), rec, from, refusable, func(reason byte) { answers <- reason }))
 	clear(rec.Payload) // the record is its owner's again
 	clear(rec.Props.Correlation)
 	clear(packet)
@@ -140,9 +139,7 @@ func TestSubmit(t *testing.T) {
 func eventsOf(t *testing.T, s *Service, id string) string {
 	t.Helper()
 	events, err := s.oldest()
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	waiting := &kafka{events: events}
 	return strings.Trim(fmt.Sprint(waiting.states(t, id)), "[]")
 }
@@ -152,9 +149,7 @@ func TestSubmitToAFailingStore(t *testing.T) {
 	t.Parallel()
 	db, log := openDB(t), &audited{}
 	s := start(t, Options{DB: db, Deliverer: newEngine(0), Audit: log.write})
-	if err := db.Close(); err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, db.Close())
 	for _, refusable := range []bool{true, false} {
 		if reason := submit(t, s, refusable, "v1/"+vin+"/cmd/c1/lock", "{}"); reason != reasonUnspecified {
 			t.Errorf("refusable %v: reason %#x", refusable, reason)
@@ -174,9 +169,7 @@ func TestSubmitIsOnDiskBeforeTheAnswer(t *testing.T) {
 	answered := make(chan struct{})
 	rec := &message.Record{Kind: message.KindPublish, Client: "control", Topic: "v1/" + vin + "/cmd/c1/lock", Payload: []byte("{}")}
 	err := s.Submit(t.Context(), rec, Caller{By: "control"}, true, func(byte) { cp = snapshot(t, db); close(answered) })
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	<-answered
 	r := start(t, Options{DB: cp, Deliverer: newEngine(0)})
 	if got := state(t, r, "c1"); got != Queued {
@@ -193,9 +186,7 @@ func TestAuditOfEveryEntrance(t *testing.T) {
 	path := "/v1/vehicles/" + vin + "/commands"
 	kafkaValue := func(id string) string { return `{"id":"` + id + `","vin":"` + vin + `","name":"lock"}` }
 	fromKafka := func(value, by string) {
-		if err := s.fromKafka(t.Context(), &Message{Ref: "kafka-0-7", At: time.Now(), By: by, Value: []byte(value)}); err != nil {
-			t.Fatal(err)
-		}
+		check.OK(t, s.fromKafka(t.Context(), &Message{Ref: "kafka-0-7", At: time.Now(), By: by, Value: []byte(value)}))
 		flush(t, s)
 	}
 	for _, c := range []struct {

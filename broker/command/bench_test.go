@@ -8,20 +8,17 @@ import (
 	"testing"
 
 	"cellgate/broker/shared/statefile"
+	"cellgate/test/check"
 )
 
 // BenchmarkCreate accepts commands from many callers at once, each on disk before it is answered. It
 // reports how many share one transaction.
 func BenchmarkCreate(b *testing.B) {
 	db, err := statefile.Open(filepath.Join(b.TempDir(), "state.db"), statefile.Options{})
-	if err != nil {
-		b.Fatal(err)
-	}
+	check.OK(b, err)
 	defer db.Close() //nolint:errcheck // the end of the benchmark
 	s, err := Open(completed(Options{DB: db, Deliverer: newEngine(0), MaxOpen: 10_000_000, MaxQueued: 10_000_000}))
-	if err != nil {
-		b.Fatal(err)
-	}
+	check.OK(b, err)
 	defer s.Close(context.Background()) //nolint:errcheck // the end of the benchmark
 	transactions := func() (n int) {
 		_ = db.View(func(tx *statefile.Tx) error { n = tx.ID(); return nil })

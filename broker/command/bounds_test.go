@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"cellgate/broker/shared/message"
+	"cellgate/test/check"
 )
 
 // Refused commands do not fill the outbox beyond its bound.
@@ -24,9 +25,7 @@ func TestRefusalsAreBounded(t *testing.T) {
 				Kind: message.KindPublish, Client: "app", Topic: fmt.Sprintf("v1/%s/cmd/c%d/lock", vin, i),
 				ReceivedAt: time.Now().UnixMilli(),
 			})
-			if err != nil {
-				t.Fatal(err)
-			}
+			check.OK(t, err)
 		}
 		flush(t, s)
 		synctest.Wait()
@@ -62,9 +61,7 @@ func TestExpiryWithoutStore(t *testing.T) {
 		db, log := openDB(t), &lines{}
 		s := start(t, Options{DB: db, Deliverer: newEngine(0), Log: slog.New(log)})
 		create(t, s, Request{ID: "c1", TTL: time.Second})
-		if err := db.Close(); err != nil {
-			t.Fatal(err)
-		}
+		check.OK(t, db.Close())
 		time.Sleep(11 * time.Second)
 		stop(t, s)
 		if n := log.n.Load(); n < 1 || n > 20 {
@@ -79,9 +76,7 @@ func TestBacklogLeavesRoomForRequests(t *testing.T) {
 	i := newInbox() // that nobody empties
 	ctx, cancel := context.WithCancel(t.Context())
 	for range maxFollowed {
-		if err := i.put(ctx, &request{must: true}); err != nil {
-			t.Fatal(err)
-		}
+		check.OK(t, i.put(ctx, &request{must: true}))
 	}
 	if err := i.put(ctx, &request{}); err != nil {
 		t.Errorf("a request: %v", err)

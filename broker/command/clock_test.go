@@ -8,6 +8,7 @@ import (
 	"cellgate/broker/clock"
 	"cellgate/broker/clock/clocktest"
 	"cellgate/broker/shared/statefile"
+	"cellgate/test/check"
 )
 
 const year = 365 * 24 * time.Hour
@@ -34,7 +35,7 @@ func newClockRig(t *testing.T) *clockRig {
 	r.e.set(5, nil)
 	create(t, r.Service, Request{ID: "kept"})
 	r.e.next(t).Acked(0x80)
-	eventually(t, "rejected", func() bool { return state(t, r.Service, "kept") == Rejected })
+	check.Eventually(t, "rejected", func() bool { return state(t, r.Service, "kept") == Rejected })
 	r.e.set(0, nil)
 	return r
 }
@@ -42,9 +43,7 @@ func newClockRig(t *testing.T) *clockRig {
 func (r *clockRig) open(saved clock.Saved) {
 	r.t.Helper()
 	db, err := statefile.Open(r.file, statefile.Options{NoSync: true})
-	if err != nil {
-		r.t.Fatal(err)
-	}
+	check.OK(r.t, err)
 	r.db, r.e = db, newEngine(0)
 	r.c, _ = clock.New(r.machine.Source(), saved)
 	if r.Service, err = Open(completed(Options{DB: db, Deliverer: r.e, Clock: r.c})); err != nil {
@@ -118,7 +117,7 @@ func TestClockStepsEndNoCommand(t *testing.T) {
 				create(t, r.Service, Request{ID: "later", TTL: time.Hour})
 				r.machine.Pass(31 * time.Second)
 				r.look()
-				eventually(t, "expired", func() bool { return state(t, r.Service, "ends") == Expired })
+				check.Eventually(t, "expired", func() bool { return state(t, r.Service, "ends") == Expired })
 				if got := state(t, r.Service, "kept"); got != Rejected {
 					t.Errorf("the history: %s", got)
 				}
@@ -152,11 +151,11 @@ func TestAStopMakesCommandsLate(t *testing.T) {
 		if wrong {
 			r.step(-time.Hour)
 			r.e.next(t).Acked(0)
-			eventually(t, "delivered", func() bool { return state(t, r.Service, "unlock") == Delivered })
+			check.Eventually(t, "delivered", func() bool { return state(t, r.Service, "unlock") == Delivered })
 			continue
 		}
 		r.machine.Pass(61 * time.Second)
 		r.look()
-		eventually(t, "expired", func() bool { return state(t, r.Service, "unlock") == Expired })
+		check.Eventually(t, "expired", func() bool { return state(t, r.Service, "unlock") == Expired })
 	}
 }

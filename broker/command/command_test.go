@@ -16,6 +16,7 @@ import (
 	"cellgate/broker/shared/message"
 	"cellgate/broker/shared/statefile"
 	"cellgate/configs"
+	"cellgate/test/check"
 	"cellgate/test/options"
 
 	"go.uber.org/goleak"
@@ -136,9 +137,7 @@ func (k *kafka) last(t *testing.T, id string) (last eventValue) {
 func openDB(t *testing.T) *statefile.DB {
 	t.Helper()
 	db, err := statefile.Open(filepath.Join(t.TempDir(), "state.db"), statefile.Options{NoSync: true})
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	t.Cleanup(func() { _ = db.Close() })
 	return db
 }
@@ -159,9 +158,7 @@ func start(t *testing.T, o Options) *Service {
 		o.DB = openDB(t)
 	}
 	s, err := Open(completed(o))
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	t.Cleanup(func() { stop(t, s) })
 	return s
 }
@@ -190,9 +187,7 @@ func create(t *testing.T, s *Service, r Request) Command {
 
 func flush(t *testing.T, s *Service) {
 	t.Helper()
-	if err := s.Sync(context.Background()); err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, s.Sync(context.Background()))
 }
 
 func state(t *testing.T, s *Service, id string) State {
@@ -210,20 +205,8 @@ func result(t *testing.T, s *Service, id string, status State, payload string) {
 		Kind: message.KindPublish, QoS: 1, Client: vin, Topic: fmt.Sprintf("v1/%s/res/%s/%s", vin, id, status),
 		Payload: []byte(payload), ReceivedAt: time.Now().UnixMilli(),
 	}
-	if err := s.Result(context.Background(), rec); err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, s.Result(context.Background(), rec))
 	flush(t, s)
-}
-
-// eventually waits for a condition that another goroutine brings about.
-func eventually(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(time.Minute); !ok(); time.Sleep(time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatal("never: " + what)
-		}
-	}
 }
 
 func TestWholeLife(t *testing.T) {
@@ -254,14 +237,12 @@ func TestWholeLife(t *testing.T) {
 	result(t, s, "c1", Succeeded, `{"ok":true}`)
 	result(t, s, "c1", Failed, `{}`) // a contradiction changes nothing
 	done, err := s.Get(vin, "c1")
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	if done.State != Succeeded || string(done.Result) != `{"ok":true}` || done.SentAt == 0 || done.FinishedAt == 0 {
 		t.Fatalf("final %+v", done)
 	}
 	want := fmt.Sprint([]State{Queued, Sent, Delivered, Accepted, Succeeded})
-	eventually(t, "all events", func() bool { return fmt.Sprint(k.states(t, "c1")) == want && s.Stat().Waiting == 0 })
+	check.Eventually(t, "all events", func() bool { return fmt.Sprint(k.states(t, "c1")) == want && s.Stat().Waiting == 0 })
 }
 
 func TestResultOvertakesPuback(t *testing.T) {

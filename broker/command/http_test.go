@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"cellgate/test/check"
 )
 
 // api serves s. A request is let in when its header Scope is the scope asked for.
@@ -47,22 +49,16 @@ type answer struct {
 func call(t *testing.T, server *httptest.Server, method, path, body string, header ...string) answer {
 	t.Helper()
 	req, err := http.NewRequestWithContext(context.Background(), method, server.URL+path, strings.NewReader(body))
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	req.Header.Set("Scope", map[string]string{"GET": ScopeRead, "POST": ScopeSend, "DELETE": ScopeSend}[method])
 	for i := 0; i+1 < len(header); i += 2 {
 		req.Header.Set(header[i], header[i+1])
 	}
 	res, err := server.Client().Do(req)
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	defer res.Body.Close() //nolint:errcheck // read to its end
 	data, err := io.ReadAll(res.Body)
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	return answer{res.StatusCode, res.Header, string(data)}
 }
 
@@ -145,9 +141,7 @@ func TestHTTPLife(t *testing.T) {
 
 	first := call(t, server, "POST", path, body, "Idempotency-Key", "key one", "Caller", "svc")
 	var cmd Command
-	if err := json.Unmarshal([]byte(first.body), &cmd); err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, json.Unmarshal([]byte(first.body), &cmd))
 	if first.status != 202 || first.header.Get("Location") != path+"/"+cmd.ID || string(cmd.Payload) != `{"doors":[1,2]}` ||
 		cmd.TTL != "30s" || cmd.By != "svc" {
 		t.Fatalf("POST: %d %v %s", first.status, first.header, first.body)
@@ -261,9 +255,7 @@ func TestTTLInDays(t *testing.T) {
 		}
 	}
 	m := Message{Ref: "k-0-1", At: time.Now(), Value: []byte(`{"id":"k1","vin":"` + vin + `","name":"lock","ttl":"7d"}`)}
-	if err := s.fromKafka(t.Context(), &m); err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, s.fromKafka(t.Context(), &m))
 	flush(t, s)
 	if cmd, err := s.Get(vin, "k1"); err != nil || cmd.TTL != "168h" {
 		t.Errorf("by Kafka: %+v, %v", cmd, err)

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"cellgate/broker/shared/message"
+	"cellgate/test/check"
 
 	"github.com/prometheus/client_golang/prometheus"
 	dto "github.com/prometheus/client_model/go"
@@ -19,9 +20,7 @@ import (
 func counter(t *testing.T, c prometheus.Metric) float64 {
 	t.Helper()
 	var m dto.Metric
-	if err := c.Write(&m); err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, c.Write(&m))
 	return m.GetCounter().GetValue()
 }
 
@@ -43,9 +42,7 @@ func TestIgnoredResults(t *testing.T) {
 	} {
 		before := counter(t, s.metrics.ignored.WithLabelValues(c.reason))
 		rec := &message.Record{Kind: message.KindPublish, Client: c.client, Topic: c.topic}
-		if err := s.Result(context.Background(), rec); err != nil {
-			t.Fatal(err)
-		}
+		check.OK(t, s.Result(context.Background(), rec))
 		flush(t, s)
 		if counter(t, s.metrics.ignored.WithLabelValues(c.reason)) != before+1 {
 			t.Errorf("%s: not counted as %s", name, c.reason)
@@ -87,9 +84,7 @@ func TestCommandByMQTT(t *testing.T) {
 				ReceivedAt: time.Now().UnixMilli(),
 			}
 			rec.Props.Expiry, rec.Props.HasExpiry = expiry, expiry > 0
-			if err := s.Command(t.Context(), rec); err != nil {
-				t.Fatal(err)
-			}
+			check.OK(t, s.Command(t.Context(), rec))
 			flush(t, s)
 			clear(rec.Payload) // the record is its owner's again
 		}

@@ -7,6 +7,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"cellgate/test/check"
 )
 
 // A command that was to be sent at once can be cancelled when the vehicle has left before it was.
@@ -117,16 +119,14 @@ func TestUrgentOnEveryEntrance(t *testing.T) {
 	for by, want := range map[string]string{"planner": "planner", "": "kafka", "two\nlines": "kafka", strings.Repeat("x", 200): "kafka", "\xff": "kafka"} {
 		id := fmt.Sprintf("k%d", len(by))
 		m := Message{Ref: "r", At: time.Now(), By: by, Value: []byte(`{"id":"` + id + `","vin":"` + vin + `","name":"lock","urgent":true}`)}
-		if err := s.fromKafka(t.Context(), &m); err != nil {
-			t.Fatal(err)
-		}
+		check.OK(t, s.fromKafka(t.Context(), &m))
 		flush(t, s)
 		if cmd, err := s.Get(vin, id); err != nil || !cmd.Urgent || cmd.By != want {
 			t.Errorf("by Kafka with header %q: %+v, %v", by, cmd, err)
 		}
 	}
 	for id, want := range map[string]string{"h1": "svc http", "k7": "planner kafka", "k0": "kafka kafka"} {
-		eventually(t, "event of "+id, func() bool { return len(k.states(t, id)) > 0 })
+		check.Eventually(t, "event of "+id, func() bool { return len(k.states(t, id)) > 0 })
 		if got := k.last(t, id); got.By+" "+got.Origin != want {
 			t.Errorf("event of %s: by %s, origin %s, want %s", id, got.By, got.Origin, want)
 		}

@@ -13,6 +13,7 @@ import (
 
 	"cellgate/broker/shared/message"
 	"cellgate/broker/shared/statefile"
+	"cellgate/test/check"
 )
 
 // world is a vehicle, a delivery engine that fails at random, and a gateway that is killed at random.
@@ -95,9 +96,7 @@ func (w *world) arrive() {
 
 func (w *world) open() {
 	s, err := Open(completed(Options{DB: w.db, Deliverer: w, Publish: w.k.Publish, Inflight: 4}))
-	if err != nil {
-		w.t.Fatal(err)
-	}
+	check.OK(w.t, err)
 	w.s = s
 }
 
@@ -215,9 +214,7 @@ func (w *world) path(seed uint64, name string, final State) {
 	at := State("")
 	for _, e := range w.k.events {
 		var v eventValue
-		if err := json.Unmarshal(e.Value, &v); err != nil {
-			w.t.Fatal(err)
-		}
+		check.OK(w.t, json.Unmarshal(e.Value, &v))
 		if v.ID != name || e.N <= last {
 			continue
 		}

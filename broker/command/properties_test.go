@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"cellgate/broker/shared/message"
+	"cellgate/test/check"
 
 	"github.com/prometheus/client_golang/prometheus"
 	dto "github.com/prometheus/client_model/go"
@@ -152,8 +153,8 @@ func TestOutcomesOnTheResponseTopic(t *testing.T) {
 	out.err = nil
 	s = start(t, Options{DB: db, Deliverer: e, Publish: k.Publish, Respond: out.Respond})
 	const want = "mine/1 07 r1 accepted \nmine/1 07 r1 succeeded {\"locked\":true}"
-	eventually(t, "both outcomes", func() bool { return len(out.all()) >= len(want) })
-	eventually(t, "nothing waits", func() bool { return gauge(t, s.metrics.answers) == 0 })
+	check.Eventually(t, "both outcomes", func() bool { return len(out.all()) >= len(want) })
+	check.Eventually(t, "nothing waits", func() bool { return gauge(t, s.metrics.answers) == 0 })
 	stop(t, s)
 	s = start(t, Options{DB: db, Deliverer: e, Publish: k.Publish, Respond: out.Respond})
 	stop(t, s)
@@ -185,7 +186,7 @@ func TestOutcomesAreBounded(t *testing.T) {
 	out.mu.Lock()
 	out.err = nil
 	out.mu.Unlock()
-	eventually(t, "the first outcome", func() bool { return out.all() == "mine/1  r1 cancelled " })
+	check.Eventually(t, "the first outcome", func() bool { return out.all() == "mine/1  r1 cancelled " })
 }
 
 // A response topic that the sender may not read refuses the command.
@@ -208,8 +209,6 @@ func TestForeignResponseTopicIsRefused(t *testing.T) {
 func gauge(t *testing.T, g prometheus.Metric) float64 {
 	t.Helper()
 	var m dto.Metric
-	if err := g.Write(&m); err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, g.Write(&m))
 	return m.GetGauge().GetValue()
 }

@@ -12,6 +12,7 @@ import (
 
 	"cellgate/broker/shared/message"
 	"cellgate/broker/shared/statefile"
+	"cellgate/test/check"
 )
 
 // snapshot opens a copy of the state file as it is on disk at this moment: what a kill -9 would leave.
@@ -22,13 +23,9 @@ func snapshot(t *testing.T, db *statefile.DB) *statefile.DB {
 		data, err := os.ReadFile(db.Path())
 		return errors.Join(err, os.WriteFile(file, data, 0o600))
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	cp, err := statefile.Open(file, statefile.Options{NoSync: true})
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	t.Cleanup(func() { _ = cp.Close() })
 	return cp
 }
@@ -259,9 +256,7 @@ func TestStoreFailure(t *testing.T) {
 		db := openDB(t)
 		s := start(t, Options{DB: db, Deliverer: newEngine(0)})
 		create(t, s, Request{ID: "c1"})
-		if err := db.Close(); err != nil {
-			t.Fatal(err)
-		}
+		check.OK(t, db.Close())
 		if _, _, err := s.Create(t.Context(), Request{VIN: vin, Name: "x"}); !errors.Is(err, ErrStore) {
 			t.Errorf("Create without a store: %v", err)
 		}
@@ -307,7 +302,7 @@ func TestEventsOfAnotherStateFileHaveAnotherEpoch(t *testing.T) {
 		k := &kafka{}
 		s := start(t, Options{DB: db, Deliverer: newEngine(0), Publish: k.Publish})
 		create(t, s, Request{ID: id})
-		eventually(t, "published", func() bool { return len(k.states(t, id)) == 1 })
+		check.Eventually(t, "published", func() bool { return len(k.states(t, id)) == 1 })
 		stop(t, s)
 		return k.events[0]
 	}

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"cellgate/broker/shared/message"
+	"cellgate/test/check"
 
 	"github.com/eclipse/paho.golang/packets"
 )
@@ -49,9 +50,7 @@ func TestPublishDecodes(t *testing.T) {
 		t.Fatalf("Size is %d, the frame has %d bytes", n, len(b))
 	}
 	cp, err := packets.ReadPacket(bytes.NewReader(b))
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	got, ok := cp.Content.(*packets.Publish)
 	if !ok {
 		t.Fatalf("decoded as %T", cp.Content)

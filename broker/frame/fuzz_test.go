@@ -93,7 +93,7 @@ func fuzzScan(t *testing.T, b []byte, version byte) {
 		return
 	}
 	whole := b[:h.Size:h.Size]
-	if err := check(whole, version); err != nil && !errors.Is(err, errShort) && (!errors.As(err, &v) || v.Reason < 0x80) {
+	if err := parse(whole, version); err != nil && !errors.Is(err, errShort) && (!errors.As(err, &v) || v.Reason < 0x80) {
 		t.Fatalf("no reason code: %v", err)
 	}
 	if h.Type == TypePublish {

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"strings"
 	"testing"
+
+	"cellgate/test/check"
 )
 
 // raw turns "10 04 'MQTT'" style text into bytes: hex pairs, and quoted ASCII.
@@ -25,8 +27,8 @@ func raw(t testing.TB, s string) []byte {
 	return out
 }
 
-// check scans one whole inbound frame, whatever its type, as the broker does.
-func check(f []byte, version byte) error {
+// parse scans one whole inbound frame, whatever its type, as the broker does.
+func parse(f []byte, version byte) error {
 	h, ok, err := Scan(f, version)
 	if err != nil {
 		return err
@@ -174,7 +176,7 @@ func TestScan(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			err := check(raw(t, tt.frame), tt.version)
+			err := parse(raw(t, tt.frame), tt.version)
 			var v *Violation
 			switch {
 			case tt.reason == 0 && err != nil:
@@ -202,8 +204,8 @@ func TestScanTruncated(t *testing.T) {
 		for n := 2; n < len(f); n++ {
 			cut := append([]byte(nil), f[:n]...)
 			cut[1] = byte(n - 2)
-			_ = check(cut, Version5)
-			_ = check(cut, Version311)
+			_ = parse(cut, Version5)
+			_ = parse(cut, Version311)
 		}
 	}
 }
@@ -213,9 +215,7 @@ func TestScanAllocatesNothing(t *testing.T) {
 	f[1] = byte(len(f) - 2)
 	f[9] = byte(2 + 5 + 7 + 3)
 	var p Inbound
-	if err := check(f, Version5); err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, parse(f, Version5))
 	if n := testing.AllocsPerRun(100, func() {
 		h, _, _ := Scan(f, Version5)
 		if err := ScanPublish(f, h, Version5, &p); err != nil {

@@ -9,6 +9,7 @@ import (
 	"cellgate/broker/clock"
 	"cellgate/broker/clock/clocktest"
 	"cellgate/broker/shared/message"
+	"cellgate/test/check"
 )
 
 const year = 365 * 24 * time.Hour
@@ -54,16 +55,12 @@ func (s *stepping) steps() (found []time.Duration) {
 	s.t.Helper()
 	waitDurable(s.t, s.Journal, s.Last())
 	r, err := s.NewReader(0)
-	if err != nil {
-		s.t.Fatal(err)
-	}
+	check.OK(s.t, err)
 	defer func() { _ = r.Close() }()
 	var at int64
 	for seq := uint64(0); seq < s.Last(); {
 		b, err := r.Next(context.Background(), 0)
-		if err != nil {
-			s.t.Fatal(err)
-		}
+		check.OK(s.t, err)
 		for i := range b.Records {
 			rec := &b.Records[i]
 			seq = rec.Seq

@@ -9,6 +9,7 @@ import (
 
 	"cellgate/broker/shared/message"
 	"cellgate/broker/wal/waltest"
+	"cellgate/test/check"
 )
 
 // syncTime is how long a sync takes in these tests.
@@ -39,9 +40,7 @@ func timed(t *testing.T, fn func(t *testing.T, j *Journal, syncs *atomic.Int64))
 		time.Sleep(time.Second)
 		syncs.Store(0)
 		fn(t, j, &syncs)
-		if err := j.Close(context.Background()); err != nil {
-			t.Fatal(err)
-		}
+		check.OK(t, j.Close(context.Background()))
 	})
 }
 
@@ -170,9 +169,7 @@ func TestOneInLockstepAmongOthers(t *testing.T) {
 func TestAReaderIsNotWokenForWhatItDoesNotWant(t *testing.T) {
 	timed(t, func(t *testing.T, j *Journal, syncs *atomic.Int64) {
 		r, err := j.NewReader(0)
-		if err != nil {
-			t.Fatal(err)
-		}
+		check.OK(t, err)
 		ctx, cancel := context.WithCancel(t.Context())
 		var wakes, at atomic.Int64
 		followed := make(chan struct{})

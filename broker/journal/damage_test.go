@@ -12,6 +12,7 @@ import (
 	"cellgate/broker/shared/message"
 	"cellgate/broker/wal"
 	"cellgate/broker/wal/waltest"
+	"cellgate/test/check"
 )
 
 const imageDir = "/j"
@@ -52,7 +53,7 @@ func makeImage(t testing.TB) (img image, first, last uint64) {
 		if i == 120 {
 			waitDurable(t, j, last)
 			j.Retain("c", 121)
-			eventually(t, "recycled", func() bool { return j.First() > 60 })
+			check.Eventually(t, "recycled", func() bool { return j.First() > 60 })
 			j.Retain("c", j.First())
 		}
 	}
@@ -232,9 +233,7 @@ func lastBatch(t testing.TB, img image) (name string, off int) {
 	t.Helper()
 	name = img.segments()[len(img.segments())-1]
 	h, err := wal.DecodeHeader(img[name])
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	for next := wal.SegmentStart; ; {
 		bh, ok := wal.DecodeBatchHeader(img[name][next:], h.Salt)
 		if !ok {
@@ -249,9 +248,7 @@ func TestLostEndIsKnownElsewhere(t *testing.T) {
 	img, first, last := makeImage(t)
 	name, _ := lastBatch(t, img)
 	h, err := wal.DecodeHeader(img[name])
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	clear(img[name][wal.SegmentStart+wal.BatchHeaderLen:])
 	m := img.fs()
 	o := imageOptions(m)
@@ -262,9 +259,7 @@ func TestLostEndIsKnownElsewhere(t *testing.T) {
 	}
 	waitDurable(t, j, appendN(t, j, int(last)+1, 1))
 	r, err := j.NewReader(first)
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	for missing := uint64(0); ; {
 		b, ok, err := r.TryNext(0)
 		if err != nil || !ok {
@@ -337,9 +332,7 @@ func TestTornTail(t *testing.T) {
 		recs[i] = record(11 + i)
 	}
 	last, err := j.Append(recs, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	waitDurable(t, j, last)
 	after := imageOf(m)
 	name := after.segments()[0]
@@ -358,9 +351,7 @@ func TestTornTail(t *testing.T) {
 		img[name] = mixed
 		o := imageOptions(img.fs())
 		j, rec, err := Open(o)
-		if err != nil {
-			t.Fatal(err)
-		}
+		check.OK(t, err)
 		if len(rec.Corruptions) > 0 || (rec.Last != 10 && rec.Last != last) {
 			t.Fatalf("case %d: %+v", i, rec)
 		}

@@ -12,6 +12,7 @@ import (
 
 	"cellgate/broker/shared/message"
 	"cellgate/broker/wal/waltest"
+	"cellgate/test/check"
 )
 
 // TestWithoutDescriptorsTheJournalWaits takes the descriptors away while records come and a reader reads: appends are
@@ -34,15 +35,11 @@ func TestWithoutDescriptorsTheJournalWaits(t *testing.T) {
 	j, _, err := Open(completed(Options{
 		Dir: "/journal", Machine: Machine{FS: m}, SegmentBytes: 64 << 10, MaxBytes: 64 << 20, OnFatal: func(err error) { fatal <- err },
 	}))
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	t.Cleanup(func() { _ = j.Close(context.Background()) })
 	none.Store(true)
 	r, err := j.NewReader(1)
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	defer r.Close() //nolint:errcheck // a test
 	none.Store(false)
 	var appended uint64
@@ -73,17 +70,13 @@ func TestWithoutDescriptorsTheJournalWaits(t *testing.T) {
 			}
 		}
 		none.Store(false)
-		if err := j.WaitDurable(t.Context(), appended); err != nil {
-			t.Fatal(err)
-		}
+		check.OK(t, j.WaitDurable(t.Context(), appended))
 		for r.Position() < appended {
 			if _, err := r.Next(t.Context(), 0); err != nil {
 				t.Fatal(err)
 			}
 		}
-		if err := j.WaitRoom(t.Context()); err != nil {
-			t.Fatal(err)
-		}
+		check.OK(t, j.WaitRoom(t.Context()))
 	}
 	select {
 	case err := <-fatal:
@@ -108,9 +101,7 @@ func TestADeletedJournalAcknowledgesNothing(t *testing.T) {
 			dir := filepath.Join(t.TempDir(), "journal")
 			fatal := make(chan error, 1)
 			j, _, err := Open(completed(Options{Dir: dir, SegmentBytes: 64 << 10, OnFatal: func(err error) { fatal <- err }}))
-			if err != nil {
-				t.Fatal(err)
-			}
+			check.OK(t, err)
 			t.Cleanup(func() { _ = j.Close(context.Background()) })
 			record := []message.Record{{Kind: message.KindPublish, QoS: 1, Topic: "t", Payload: []byte("x")}}
 			first, err := j.Append(record, nil)

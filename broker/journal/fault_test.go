@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"cellgate/broker/wal/waltest"
+	"cellgate/test/check"
 )
 
 // promised is a Waiter that remembers the highest mark.
@@ -76,9 +77,7 @@ func TestFaultAtEveryCallSite(t *testing.T) {
 	clean := &waltest.Faults{}
 	m := waltest.New()
 	m.Before = clean.Before
-	if err := faultRun(m, &promised{}, 10*time.Second); err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, faultRun(m, &promised{}, 10*time.Second))
 	total := clean.Count()
 	for _, err := range []error{syscall.EIO, syscall.ENOSPC} {
 		for _, many := range []int{1, 3, 1 << 30} {
@@ -174,9 +173,7 @@ func TestDiskFull(t *testing.T) {
 			last := j.Last()
 			closeJournal(t, j)
 			c := crashed{mem: m.Crash(nil, 0), durable: last}
-			if err := c.check(); err != nil {
-				t.Fatal(err)
-			}
+			check.OK(t, c.check())
 		})
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"cellgate/broker/wal"
+	"cellgate/test/check"
 )
 
 // putCRC makes the segment header at the start of b check again.
@@ -50,9 +51,7 @@ func FuzzRecovery(f *testing.F) {
 		}
 		defer func() { _ = j.Close(context.Background()) }()
 		r, err := j.NewReader(0)
-		if err != nil {
-			t.Fatal(err)
-		}
+		check.OK(t, err)
 		defer func() { _ = r.Close() }()
 		for before := uint64(0); ; {
 			batch, ok, err := r.TryNext(0)
@@ -65,9 +64,7 @@ func FuzzRecovery(f *testing.F) {
 			before = batch.Last
 			for i := range batch.Records {
 				if seq := batch.Records[i].Seq; !mend && seq <= last {
-					if err := checkRecord(&batch.Records[i], int(seq)); err != nil {
-						t.Fatal(err)
-					}
+					check.OK(t, checkRecord(&batch.Records[i], int(seq)))
 				}
 			}
 		}

@@ -16,6 +16,7 @@ import (
 	"cellgate/broker/shared/message"
 	"cellgate/broker/wal"
 	"cellgate/broker/wal/waltest"
+	"cellgate/test/check"
 )
 
 // updateEnv rewrites the golden files of the present version. Those of older versions are never
@@ -81,9 +82,7 @@ func writeGolden(t *testing.T, g *golden) image {
 		machine.Pass(1500 * time.Millisecond)
 		machine.Step(g.steps[i])
 		last, err := j.Append(recs, nil)
-		if err != nil {
-			t.Fatal(err)
-		}
+		check.OK(t, err)
 		waitDurable(t, j, last)
 	}
 	closeJournal(t, j)
@@ -113,16 +112,12 @@ func compareGolden(t *testing.T, g *golden) {
 	}
 	if os.Getenv(updateEnv) != "" {
 		for name, b := range img {
-			if err := os.WriteFile(filepath.Join(dir, name), b, 0o600); err != nil {
-				t.Fatal(err)
-			}
+			check.OK(t, os.WriteFile(filepath.Join(dir, name), b, 0o600))
 		}
 	}
 	for name, b := range img {
 		want, err := os.ReadFile(filepath.Join(dir, name))
-		if err != nil {
-			t.Fatal(err)
-		}
+		check.OK(t, err)
 		if !bytes.Equal(b, want) {
 			t.Errorf("%s: what is written differs from the golden file of %s: a new format needs a new version", name, g.dir)
 		}
@@ -133,9 +128,7 @@ func readGolden(t *testing.T, g *golden) {
 	t.Helper()
 	dir := filepath.Join("testdata", "golden", g.dir)
 	files, err := os.ReadDir(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	img := image{}
 	for _, f := range files {
 		if img[f.Name()], err = os.ReadFile(filepath.Join(dir, f.Name())); err != nil {
@@ -148,9 +141,7 @@ func readGolden(t *testing.T, g *golden) {
 		t.Fatalf("%s: %+v", dir, rec)
 	}
 	r, err := j.NewReader(0)
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	defer func() { _ = r.Close() }()
 	seq, at := uint64(0), int64(1_760_000_000_000)
 	for i, want := range g.batches {

@@ -11,6 +11,7 @@ import (
 
 	"cellgate/broker/shared/message"
 	"cellgate/broker/wal"
+	"cellgate/test/check"
 )
 
 func TestInspectVerifyDump(t *testing.T) {
@@ -56,13 +57,9 @@ func TestInspectVerifyDump(t *testing.T) {
 	closeJournal(t, j)
 	name := filepath.Join(o.Dir, wal.SegmentName(2))
 	b, err := os.ReadFile(name)
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	b[wal.SegmentStart+100] ^= 1
-	if err := os.WriteFile(name, b, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, os.WriteFile(name, b, 0o600))
 	r, err := Verify(o.Dir)
 	if err != nil || len(r.Corruptions) != 1 || r.Corruptions[0].First == 0 || r.Corruptions[0].File != wal.SegmentName(2) {
 		t.Fatalf("%v %+v", err, r.Corruptions)

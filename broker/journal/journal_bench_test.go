@@ -10,6 +10,7 @@ import (
 
 	"cellgate/broker/shared/message"
 	"cellgate/broker/wal"
+	"cellgate/test/check"
 )
 
 const benchPayload = 256
@@ -27,9 +28,7 @@ func BenchmarkAppend(b *testing.B) {
 	for _, producers := range []int{1, 64, 2000} {
 		b.Run(fmt.Sprintf("producers=%d", producers), func(b *testing.B) {
 			j, _, err := Open(completed(Options{Dir: b.TempDir()}))
-			if err != nil {
-				b.Fatal(err)
-			}
+			check.OK(b, err)
 			defer func() { _ = j.Close(context.Background()) }()
 			j.Retain("none", 1<<62)
 			b.SetBytes(benchPayload)
@@ -75,9 +74,7 @@ func BenchmarkAppendCPU(b *testing.B) {
 	for _, n := range []int{1, 16, 64} {
 		b.Run(fmt.Sprintf("records=%d", n), func(b *testing.B) {
 			j, _, err := Open(completed(Options{Dir: "/null", Machine: Machine{FS: nullFS{}}}))
-			if err != nil {
-				b.Fatal(err)
-			}
+			check.OK(b, err)
 			defer func() { _ = j.Close(context.Background()) }()
 			j.Retain("none", 1<<62)
 			recs := make([]message.Record, n)
@@ -100,9 +97,7 @@ func BenchmarkAppendCPU(b *testing.B) {
 // BenchmarkRead reads back what is there, and passes over it by header.
 func BenchmarkRead(b *testing.B) {
 	j, _, err := Open(completed(Options{Dir: b.TempDir()}))
-	if err != nil {
-		b.Fatal(err)
-	}
+	check.OK(b, err)
 	defer func() { _ = j.Close(context.Background()) }()
 	recs := make([]message.Record, 64)
 	for i := range recs {
@@ -114,18 +109,14 @@ func BenchmarkRead(b *testing.B) {
 			b.Fatal(err)
 		}
 	}
-	if err := j.WaitDurable(context.Background(), last); err != nil {
-		b.Fatal(err)
-	}
+	check.OK(b, j.WaitDurable(context.Background(), last))
 	for name, want := range map[string]message.Flags{"all": 0, "none by flags": message.FlagResult} {
 		b.Run(name, func(b *testing.B) {
 			b.SetBytes(int64(last) * benchPayload)
 			b.ReportAllocs()
 			for b.Loop() {
 				r, err := j.NewReader(1)
-				if err != nil {
-					b.Fatal(err)
-				}
+				check.OK(b, err)
 				for r.Position() < last {
 					if _, _, err := r.TryNext(want); err != nil {
 						b.Fatal(err)

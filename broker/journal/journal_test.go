@@ -17,6 +17,7 @@ import (
 	"cellgate/broker/shared/message"
 	"cellgate/broker/wal"
 	"cellgate/configs"
+	"cellgate/test/check"
 	"cellgate/test/options"
 )
 
@@ -44,18 +45,14 @@ func completed(o Options) Options {
 func open(t testing.TB, o Options) (*Journal, Recovery) {
 	t.Helper()
 	j, r, err := Open(completed(o))
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	t.Cleanup(func() { _ = j.Close(context.Background()) })
 	return j, r
 }
 
 func closeJournal(t testing.TB, j *Journal) {
 	t.Helper()
-	if err := j.Close(context.Background()); err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, j.Close(context.Background()))
 }
 
 // record makes the n-th record of a test; its content tells n.
@@ -89,9 +86,7 @@ func waitDurable(t testing.TB, j *Journal, seq uint64) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
-	if err := j.WaitDurable(ctx, seq); err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, j.WaitDurable(ctx, seq))
 }
 
 // checkRecord compares a record read with the one that record made.
@@ -108,9 +103,7 @@ func checkRecord(got *message.Record, n int) error {
 func readAll(t testing.TB, j *Journal, from, to uint64) {
 	t.Helper()
 	r, err := j.NewReader(from)
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	defer func() { _ = r.Close() }()
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
@@ -123,9 +116,7 @@ func readAll(t testing.TB, j *Journal, from, to uint64) {
 			t.Fatalf("batch %d to %d with %d records, %d missing; want it from %d", b.First, b.Last, len(b.Records), b.Missing, next)
 		}
 		for i := range b.Records {
-			if err := checkRecord(&b.Records[i], int(next)); err != nil {
-				t.Fatal(err)
-			}
+			check.OK(t, checkRecord(&b.Records[i], int(next)))
 			next++
 		}
 		if r.Position() != next-1 {
@@ -219,9 +210,7 @@ func TestWaitersAreToldOncePerCommit(t *testing.T) {
 	j, _ := open(t, o)
 	w := &countingWaiter{c: make(chan struct{}, 100)}
 	first, err := j.Append([]message.Record{record(1)}, w)
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	<-w.c
 	if w.mark.Load() < first {
 		t.Fatalf("told of %d, appended %d", w.mark.Load(), first)
@@ -295,9 +284,7 @@ func TestReaderBlocksAndPassesOverByFlags(t *testing.T) {
 	o := testOptions(t.TempDir())
 	j, _ := open(t, o)
 	r, err := j.NewReader(1)
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	if _, ok, err := r.TryNext(0); ok || err != nil {
 		t.Fatalf("empty journal: %v %v", ok, err)
 	}
@@ -330,24 +317,12 @@ func TestReaderBlocksAndPassesOverByFlags(t *testing.T) {
 		_, err := r.Next(context.Background(), 0)
 		done <- err
 	}()
-	if err := r.Close(); err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, r.Close())
 	if err := <-done; !errors.Is(err, ErrClosed) {
 		t.Fatal(err)
 	}
 	if _, err := j.NewReader(208); !errors.Is(err, ErrBeyond) {
 		t.Fatalf("beyond: %v", err)
-	}
-}
-
-// eventually polls until ok.
-func eventually(t testing.TB, what string, ok func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); !ok(); time.Sleep(time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("not in time: %s", what)
-		}
 	}
 }
 
@@ -357,9 +332,7 @@ func TestRecycling(t *testing.T) {
 	j, _ := open(t, o)
 	const n = 2000
 	slow, err := j.NewReader(1)
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	waitDurable(t, j, appendN(t, j, 1, n))
 	if _, ok, err := slow.TryNext(0); !ok || err != nil {
 		t.Fatal(ok, err)
@@ -372,11 +345,9 @@ func TestRecycling(t *testing.T) {
 	if j.First() != 1 {
 		t.Fatal("recycled under a reader")
 	}
-	if err := slow.Close(); err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, slow.Close())
 	j.Retain("b", n/2)
-	eventually(t, "segments below the slower consumer are recycled", func() bool { s := j.Stat(); return s.First > n/3 && s.Bytes < before.Bytes })
+	check.Eventually(t, "segments below the slower consumer are recycled", func() bool { s := j.Stat(); return s.First > n/3 && s.Bytes < before.Bytes })
 	if first := j.First(); first > n/2 {
 		t.Fatalf("first is %d, but b needs %d", first, n/2)
 	}
@@ -385,7 +356,7 @@ func TestRecycling(t *testing.T) {
 		t.Fatalf("trimmed: %v", err)
 	}
 	j.Forget("b")
-	eventually(t, "a alone decides", func() bool { return j.First() > n/2+100 })
+	check.Eventually(t, "a alone decides", func() bool { return j.First() > n/2+100 })
 	waitDurable(t, j, appendN(t, j, n+2, n))
 	readAll(t, j, n, 2*n+1)
 	closeJournal(t, j)
@@ -421,9 +392,7 @@ func TestFullAndRoomAgain(t *testing.T) {
 		t.Fatal(err)
 	}
 	j.Retain("a", j.Durable())
-	if err := j.WaitRoom(context.Background()); err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, j.WaitRoom(context.Background()))
 	waitDurable(t, j, appendN(t, j, n, 100))
 	readAll(t, j, j.First(), uint64(n+99))
 }
@@ -459,14 +428,10 @@ func TestTooLarge(t *testing.T) {
 	}
 	recs[1].Payload = recs[1].Payload[:testSegment-wal.SegmentStart-200]
 	last, err := j.Append(recs, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	waitDurable(t, j, last)
 	r, err := j.NewReader(2)
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	b, err := r.Next(context.Background(), 0)
 	if err != nil || b.First != 2 || len(b.Records[0].Payload) != len(recs[1].Payload) {
 		t.Fatalf("%v %+v", err, b)

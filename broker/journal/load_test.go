@@ -10,6 +10,7 @@ import (
 
 	"cellgate/broker/shared/message"
 	"cellgate/broker/wal/waltest"
+	"cellgate/test/check"
 )
 
 func TestConcurrentProducersAndReaders(t *testing.T) {
@@ -44,9 +45,7 @@ func TestConcurrentProducersAndReaders(t *testing.T) {
 		})
 	}
 	r, err := j.NewReader(1)
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	defer func() { _ = r.Close() }()
 	for next := uint64(1); next <= producers*each*2; {
 		b, err := r.Next(context.Background(), 0)
@@ -89,7 +88,7 @@ func TestOldSegmentIsClosed(t *testing.T) {
 	o.SegmentAge = time.Millisecond
 	j, _ := open(t, o)
 	n := 0
-	eventually(t, "a segment is closed for its age", func() bool {
+	check.Eventually(t, "a segment is closed for its age", func() bool {
 		n++
 		waitDurable(t, j, appendN(t, j, n, 1))
 		return j.Stat().Segments >= 3
@@ -102,7 +101,7 @@ func TestIdleJournalWritesItsMark(t *testing.T) {
 	o := testOptions(t.TempDir())
 	j, _ := open(t, o)
 	waitDurable(t, j, appendN(t, j, 1, 1))
-	eventually(t, "an empty batch carries the mark", func() bool {
+	check.Eventually(t, "an empty batch carries the mark", func() bool {
 		r, err := Inspect(o.Dir)
 		return err == nil && r.Last == 1 && r.Segments[0].Batches == 2 && r.Segments[0].Records == 1
 	})
@@ -123,9 +122,7 @@ func TestReadersAtTheTailMissNothing(t *testing.T) {
 	var readers sync.WaitGroup
 	for range 2 * runtime.GOMAXPROCS(0) {
 		r, err := j.NewReader(1)
-		if err != nil {
-			t.Fatal(err)
-		}
+		check.OK(t, err)
 		readers.Go(func() {
 			defer func() { _ = r.Close() }()
 			for next := uint64(1); next <= records; {

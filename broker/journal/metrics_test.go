@@ -5,6 +5,8 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	dto "github.com/prometheus/client_model/go"
+
+	"cellgate/test/check"
 )
 
 func TestMetricsAndStat(t *testing.T) {
@@ -14,7 +16,7 @@ func TestMetricsAndStat(t *testing.T) {
 	o.Metrics = NewMetrics(reg)
 	j, _ := open(t, o)
 	waitDurable(t, j, appendN(t, j, 1, 300))
-	eventually(t, "bytes are shown", func() bool { return reg.value(t, "journal_bytes") == float64(j.Stat().Bytes) })
+	check.Eventually(t, "bytes are shown", func() bool { return reg.value(t, "journal_bytes") == float64(j.Stat().Bytes) })
 	if reg.value(t, "journal_oldest_seconds") <= 0 || reg.value(t, "journal_fsync_seconds") < 2 || reg.value(t, "journal_batch_records") < 2 || reg.value(t, "journal_full") != 0 {
 		t.Fatal("metrics do not follow the journal")
 	}
@@ -32,9 +34,7 @@ func newRegistry() registry { return registry{prometheus.NewPedanticRegistry()} 
 func (r registry) value(t testing.TB, name string) float64 {
 	t.Helper()
 	families, err := r.Gather()
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	for _, f := range families {
 		if f.GetName() != name {
 			continue

@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"cellgate/broker/wal/waltest"
+	"cellgate/test/check"
 )
 
 const powerSegment = 16 << 10
@@ -278,9 +279,7 @@ func TestPowerLoss(t *testing.T) {
 		t.Run(fmt.Sprint("seed", seed), func(t *testing.T) {
 			t.Parallel()
 			p := newPower(seed, n)
-			if err := p.workload(); err != nil {
-				t.Fatal(err)
-			}
+			check.OK(t, p.workload())
 			t.Logf("%d crash states before %v", p.states, p.seen)
 			for _, o := range []waltest.Op{waltest.Write, waltest.Sync, waltest.Create, waltest.Allocate, waltest.Rename, waltest.SyncDir} {
 				if n >= perRun && p.seen[o] == 0 {

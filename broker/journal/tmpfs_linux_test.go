@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"cellgate/test/check"
 )
 
 // TestSmallFileSystem fills a real file system of 2 MiB again and again: appends are withheld, nothing is
@@ -47,9 +49,7 @@ func TestSmallFileSystem(t *testing.T) {
 				break
 			}
 		}
-		if err := os.Remove(hog); err != nil {
-			t.Fatal(err)
-		}
+		check.OK(t, os.Remove(hog))
 		keep := j.Durable() + 1
 		j.Retain("c", keep)
 		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
@@ -68,9 +68,7 @@ func TestSmallFileSystem(t *testing.T) {
 	if rec.Last != durable || len(rec.Corruptions) > 0 {
 		t.Fatalf("%+v, durable was %d", rec, durable)
 	}
-	if err := checkRange(j, j.First(), durable); err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, checkRange(j, j.First(), durable))
 	closeJournal(t, j)
 }
 

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"cellgate/broker/shared/statefile"
+	"cellgate/test/check"
 )
 
 // A session whose CONNECT was refused because the disk was too slow is nobody's: a client that is told later that it
@@ -41,9 +42,7 @@ func TestSessionOfARefusedConnectIsNotPresent(t *testing.T) {
 				t.Fatalf("attached on a disk that hangs: %v", err)
 			}
 			close(goOn)
-			if err := <-ended; err != nil {
-				t.Fatal(err)
-			}
+			check.OK(t, <-ended)
 			e.checkpoint()
 			c, present := e.attach("c")
 			if present {

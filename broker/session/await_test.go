@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"cellgate/broker/shared/message"
+	"cellgate/test/check"
 )
 
 func TestAwaitFanout(t *testing.T) {
@@ -13,23 +14,17 @@ func TestAwaitFanout(t *testing.T) {
 	e := newEnv(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	at := e.m.fan.reached
-	if err := e.m.AwaitFanout(ctx, at); err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, e.m.AwaitFanout(ctx, at))
 	results := make(chan error, 3)
 	for _, seq := range []uint64{at + 2, at + 1, at + 1} {
 		go func() { results <- e.m.AwaitFanout(ctx, seq) }()
 	}
 	e.m.Fanout(&message.Record{Kind: message.KindPublish, Seq: at + 1, Topic: "a"})
 	for range 2 {
-		if err := <-results; err != nil {
-			t.Fatal(err)
-		}
+		check.OK(t, <-results)
 	}
 	e.m.Advance(at + 2)
-	if err := <-results; err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, <-results)
 	cancel()
 	if err := e.m.AwaitFanout(ctx, at+3); !errors.Is(err, context.Canceled) {
 		t.Errorf("after cancel: %v", err)

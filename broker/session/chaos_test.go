@@ -10,6 +10,7 @@ import (
 
 	"cellgate/broker/frame"
 	"cellgate/broker/shared/message"
+	"cellgate/test/check"
 )
 
 // TestChaos does everything at once on a few clients. It is for the race detector and for deadlocks; at the end the
@@ -107,20 +108,15 @@ func (e *env) live(rnd *rand.Rand, id string) {
 // settle waits until no will and no session's end is due, and nobody is in a gate.
 func (e *env) settle() {
 	e.t.Helper()
-	for deadline := time.Now().Add(patience); ; time.Sleep(time.Millisecond) {
+	check.Eventually(e.t, "no gate is taken and nothing due", func() bool {
 		e.m.timers.mu.Lock()
 		due := len(e.m.timers.heap) > 0 && e.m.timers.heap[0].timer.at < e.m.now()+patience.Milliseconds()
 		e.m.timers.mu.Unlock()
 		e.m.gates.mu.Lock()
 		gates := len(e.m.gates.busy)
 		e.m.gates.mu.Unlock()
-		if !due && gates == 0 {
-			return
-		}
-		if time.Now().After(deadline) {
-			e.t.Fatalf("%d gates are taken, something due: %v", gates, due)
-		}
-	}
+		return !due && gates == 0
+	})
 }
 
 // audit compares the accounts with what there is.

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"cellgate/broker/shared/message"
+	"cellgate/test/check"
 )
 
 func sampleState() *state {
@@ -31,9 +32,7 @@ func TestSessionRecord(t *testing.T) {
 	} {
 		got := state{id: st.id}
 		owner, err := got.decode(st.encode(), &message.Decoder{})
-		if err != nil {
-			t.Fatal(err)
-		}
+		check.OK(t, err)
 		if owner != OwnerOfClient(st.id) {
 			t.Errorf("%s: owner %q", name, owner)
 		}

@@ -6,19 +6,16 @@ import (
 	"testing"
 
 	"cellgate/broker/shared/statefile"
+	"cellgate/test/check"
 )
 
 // BenchmarkCommit writes batches as the writer does, into a file of 20,000 waiting messages of 300 bytes: 100 new
 // ones and the removal of the 100 oldest. Nothing is synced, so it is what a commit costs the processor.
 func BenchmarkCommit(b *testing.B) {
 	db, err := openDB(filepath.Join(b.TempDir(), "state.db"))
-	if err != nil {
-		b.Fatal(err)
-	}
+	check.OK(b, err)
 	defer db.Close() //nolint:errcheck // the end of the benchmark
-	if err := db.Update(func(tx *statefile.Tx) error { return createBuckets(tx, "") }); err != nil {
-		b.Fatal(err)
-	}
+	check.OK(b, db.Update(func(tx *statefile.Tx) error { return createBuckets(tx, "") }))
 	const changes, held = 100, 20_000
 	key := func(n uint64) []byte {
 		return queueKey("LTEST"+string(binary.BigEndian.AppendUint32(nil, uint32(n*2654435761)%1000)), n) //nolint:gosec // any client
@@ -31,9 +28,7 @@ func BenchmarkCommit(b *testing.B) {
 				batch.remove(bucketQueue, key(i-held))
 			}
 		}
-		if err := db.Update(func(tx *statefile.Tx) error { return batch.write(tx, 1) }); err != nil {
-			b.Fatal(err)
-		}
+		check.OK(b, db.Update(func(tx *statefile.Tx) error { return batch.write(tx, 1) }))
 	}
 	commit(0, held)
 	b.ReportAllocs()

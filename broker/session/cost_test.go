@@ -12,6 +12,7 @@ import (
 
 	"cellgate/broker/shared/message"
 	"cellgate/broker/shared/statefile"
+	"cellgate/test/check"
 )
 
 // silent is a connection that takes everything and keeps nothing.
@@ -26,9 +27,7 @@ func (e *env) attachSilent(id string, expiry time.Duration) *Session {
 	s, _, err := e.m.Attach(e.t.Context(), Attach{
 		Key: id, Version: 5, Expiry: expiry, Vehicle: true, Perm: perms{}, Conn: silent{},
 	})
-	if err != nil {
-		e.t.Fatal(err)
-	}
+	check.OK(e.t, err)
 	s.Start()
 	return s
 }
@@ -85,9 +84,7 @@ func TestSubscribeStorm(t *testing.T) {
 	e := newEnv(t)
 	e.close()
 	db, err := openDB(e.path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	disk := &slowDisk{DB: db}
 	e.db, e.o.DB = db, disk
 	if e.m, err = Open(e.o); err != nil {
@@ -174,15 +171,11 @@ func newBenchEnv(b *testing.B, subscribers int, qos byte) *benchEnv {
 	b.Helper()
 	e := &env{path: b.TempDir() + "/state.db", journal: &memJournal{}}
 	db, err := openDB(e.path)
-	if err != nil {
-		b.Fatal(err)
-	}
+	check.OK(b, err)
 	o := testOptions()
 	o.DB, o.Index, o.Journal, o.Metrics = db, &listIndex{}, e.journal, NewMetrics(nil)
 	m, err := Open(o)
-	if err != nil {
-		b.Fatal(err)
-	}
+	check.OK(b, err)
 	stop := make(chan struct{})
 	var wg sync.WaitGroup
 	b.Cleanup(func() {
@@ -194,9 +187,7 @@ func newBenchEnv(b *testing.B, subscribers int, qos byte) *benchEnv {
 	for i := range subscribers {
 		c := &acking{acks: make(chan uint16, 1024)}
 		s, _, err := m.Attach(b.Context(), Attach{Key: fmt.Sprint(i), Version: 4, Perm: perms{}, Conn: c})
-		if err != nil {
-			b.Fatal(err)
-		}
+		check.OK(b, err)
 		s.Start()
 		s.Subscribe([]Subscription{sub("#", qos)}, 0, func([]byte) {})
 		wg.Go(func() {
@@ -216,24 +207,18 @@ func newBenchEnv(b *testing.B, subscribers int, qos byte) *benchEnv {
 // BenchmarkFullQueues is what a message costs that a hundred sessions of one owner have no room for.
 func BenchmarkFullQueues(b *testing.B) {
 	db, err := openDB(b.TempDir() + "/state.db")
-	if err != nil {
-		b.Fatal(err)
-	}
+	check.OK(b, err)
 	o := testOptions()
 	o.DB, o.Index, o.Journal, o.Metrics, o.MaxQueuedBytesPerSubject = db, &listIndex{}, &memJournal{}, NewMetrics(nil), 1<<20
 	m, err := Open(o)
-	if err != nil {
-		b.Fatal(err)
-	}
+	check.OK(b, err)
 	b.Cleanup(func() {
 		_ = m.Close(b.Context())
 		_ = db.Close()
 	})
 	for i := range 100 {
 		s, _, err := m.Attach(b.Context(), Attach{Key: fmt.Sprintf("svc/%d", i), Version: 4, Expiry: time.Hour, Perm: perms{}, Conn: &silent{}})
-		if err != nil {
-			b.Fatal(err)
-		}
+		check.OK(b, err)
 		s.Start()
 		s.Subscribe([]Subscription{sub("#", 1)}, 0, func([]byte) {})
 		s.Detach(true, nil)

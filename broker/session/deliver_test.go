@@ -11,6 +11,7 @@ import (
 
 	"cellgate/broker/frame"
 	"cellgate/broker/shared/message"
+	"cellgate/test/check"
 )
 
 func TestDeliveryKeepsOrderWithinReceiveMaximum(t *testing.T) {
@@ -409,9 +410,7 @@ func TestDeliver(t *testing.T) {
 		t.Errorf("%d of a vehicle's own subscriptions are in the index", n)
 	}
 	for _, id := range []string{"c1", "c2"} {
-		if err := e.m.Deliver(vin, d(id)); err != nil {
-			t.Fatal(err)
-		}
+		check.OK(t, e.m.Deliver(vin, d(id)))
 	}
 	if err := e.m.Deliver(vin, d("c3")); !errors.Is(err, ErrQueueFull) {
 		t.Errorf("into a full queue: %v", err)
@@ -427,9 +426,7 @@ func TestDeliver(t *testing.T) {
 	if err := e.m.Deliver(vin, late); !errors.Is(err, ErrExpired) {
 		t.Errorf("expired: %v", err)
 	}
-	if err := e.m.Deliver(vin, d("c5")); err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, e.m.Deliver(vin, d("c5")))
 	c, _ = e.attach(vin, vehicle, v4)
 	c.expect("v1/"+vin+"/cmd/c2/lock=c2 q1 #2 dup", "v1/"+vin+"/cmd/c5/lock=c5 q1 #3")
 	c.s.Puback(2, 0x10)
@@ -455,9 +452,7 @@ func TestDurableDeliverySurvivesRestart(t *testing.T) {
 		{Topic: "v1/V/cmd/1/a", Payload: []byte("kept"), Durable: true, Life: time.Hour},
 		{Topic: "v1/V/cmd/2/a", Payload: []byte("lost")},
 	} {
-		if err := e.m.Deliver("V", d); err != nil {
-			t.Fatal(err)
-		}
+		check.OK(t, e.m.Deliver("V", d))
 	}
 	e.checkpoint()
 	e.kill()
@@ -476,9 +471,7 @@ func TestNothingIsSentBeforeStart(t *testing.T) {
 	e.say("t", 1, "a")
 	c = &conn{t: t, version: 5, drained: make(chan struct{}), attached: make(chan struct{}), room: -1, change: make(chan struct{})}
 	s, _, err := e.m.Attach(t.Context(), Attach{Key: "svc", Version: 5, Expiry: time.Hour, Perm: perms{}, Conn: c})
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	c.s = s
 	close(c.attached)
 	e.say("t", 1, "b")

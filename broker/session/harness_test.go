@@ -19,6 +19,7 @@ import (
 	"cellgate/broker/shared/message"
 	"cellgate/broker/shared/statefile"
 	"cellgate/configs"
+	"cellgate/test/check"
 	"cellgate/test/options"
 
 	"github.com/eclipse/paho.golang/packets"
@@ -70,9 +71,7 @@ func newEnv(t *testing.T, change ...func(*Options)) *env {
 func (e *env) open() {
 	e.t.Helper()
 	db, err := openDB(e.path)
-	if err != nil {
-		e.t.Fatal(err)
-	}
+	check.OK(e.t, err)
 	e.db, e.index = db, &testIndex{subs: map[string]map[string]Subscription{}, since: map[string]uint64{}, retained: map[string]*message.Record{}}
 	e.o.DB, e.o.Index, e.o.Journal, e.o.Metrics = db, e.index, e.journal, NewMetrics(nil)
 	if e.wrap != nil {
@@ -140,9 +139,7 @@ func (e *env) kill() {
 // checkpoint writes everything.
 func (e *env) checkpoint() {
 	e.t.Helper()
-	if err := e.m.Checkpoint(context.Background(), e.m.fan.reached); err != nil {
-		e.t.Fatal(err)
-	}
+	check.OK(e.t, e.m.Checkpoint(context.Background(), e.m.fan.reached))
 }
 
 // publish journals a message and fans it out.
@@ -278,9 +275,7 @@ func parse(t *testing.T, b []byte, version byte) sentFrame {
 	f.dup, f.qos, f.retain = b[0]&8 != 0, b[0]>>1&3, b[0]&1 != 0
 	if version == frame.Version5 {
 		cp, err := packets.ReadPacket(bytes.NewReader(b))
-		if err != nil {
-			t.Fatal(err)
-		}
+		check.OK(t, err)
 		p, ok := cp.Content.(*packets.Publish)
 		if !ok {
 			t.Fatalf("frame %x", b)
@@ -354,9 +349,7 @@ func (c *conn) quiet() {
 func (e *env) attach(id string, change ...func(*Attach)) (*conn, bool) {
 	e.t.Helper()
 	c, present, err := e.tryAttach(context.Background(), id, change...)
-	if err != nil {
-		e.t.Fatal(err)
-	}
+	check.OK(e.t, err)
 	return c, present
 }
 
@@ -428,9 +421,7 @@ func sub(filter string, qos byte) Subscription { return Subscription{Filter: fil
 func value(t *testing.T, m prometheus.Metric) float64 {
 	t.Helper()
 	var out dto.Metric
-	if err := m.Write(&out); err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, m.Write(&out))
 	return out.GetCounter().GetValue() + out.GetGauge().GetValue()
 }
 
@@ -445,9 +436,7 @@ func putRaw(t *testing.T, db *statefile.DB, b bucket, key, value string) {
 	err := db.Update(func(tx *statefile.Tx) error {
 		return tx.Bucket([]byte(rootBucket)).Bucket(b.name()).Put([]byte(key), []byte(value))
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 }
 
 // hold keeps every other transaction that writes waiting until it is released.

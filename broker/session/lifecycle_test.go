@@ -14,6 +14,7 @@ import (
 
 	"cellgate/broker/frame"
 	"cellgate/broker/shared/message"
+	"cellgate/test/check"
 )
 
 func TestSubscribeCodes(t *testing.T) {
@@ -159,9 +160,7 @@ func TestSetBounds(t *testing.T) {
 	c.subscribe(sub("a", 1), sub("b", 1))
 	less := e.o.Bounds
 	less.MaxSubscriptions, less.MaxQueuedMessages = 2, 1
-	if err := e.m.SetBounds(less); err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, e.m.SetBounds(less))
 	if codes := c.subscribe(sub("c", 1), sub("a", 0)); codes[0] != frame.ReasonQuotaExceeded || codes[1] != 0 {
 		t.Errorf("codes % x", codes)
 	}
@@ -351,9 +350,7 @@ func TestTakeover(t *testing.T) {
 	old, _ := e.attach("V", vehicle)
 	old.keep = true
 	old.subscribe(sub("v1/V/cmd/#", 1))
-	if err := e.m.Deliver("V", &message.Delivery{Topic: "v1/V/cmd/1/a"}); err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, e.m.Deliver("V", &message.Delivery{Topic: "v1/V/cmd/1/a"}))
 	old.take(1)
 
 	// As long as the old connection has not ended, nobody gets the session.

@@ -5,6 +5,7 @@ import (
 
 	"cellgate/broker/shared/message"
 	"cellgate/broker/shared/statefile"
+	"cellgate/test/check"
 )
 
 // A session that a service left behind before sessions told issuers apart is resumed by the cell's own service of that
@@ -23,9 +24,7 @@ func TestSessionsOfBeforeAreTheCellsServices(t *testing.T) {
 	err := e.db.Update(func(tx *statefile.Tx) error {
 		return tx.Bucket([]byte(rootBucket)).Bucket(bucketMeta.name()).Put([]byte("format"), []byte{formatByClient})
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	e.restart()
 	if _, present := e.attach(message.SessionKey("billing/1", "service", foreign)); present {
 		t.Error("another issuer's client resumes the session")

@@ -5,9 +5,9 @@ import (
 	"math/rand/v2"
 	"strconv"
 	"testing"
-	"time"
 
 	"cellgate/broker/frame"
+	"cellgate/test/check"
 )
 
 // modelClient is a correct MQTT client. Its session survives its connections and the gateway.
@@ -66,9 +66,7 @@ func (mc *modelClient) handle(f sentFrame) {
 		return
 	}
 	n, err := strconv.Atoi(f.payload)
-	if err != nil {
-		mc.t.Fatal(err)
-	}
+	check.OK(mc.t, err)
 	if f.qos == 0 {
 		if n <= mc.zero {
 			mc.t.Fatalf("%s: QoS 0 message %d behind %d", mc.name, n, mc.zero)
@@ -186,17 +184,12 @@ func (mc *modelClient) drain() {
 		mc.connect()
 	}
 	mc.room()
-	for deadline := time.Now().Add(patience); ; time.Sleep(time.Millisecond) {
+	check.Eventually(mc.t, "all that waits for "+mc.name+" comes", func() bool {
 		mc.read()
 		mc.answer(true)
 		info, _ := mc.e.m.Get(mc.name)
-		if info.Queued+info.Inflight == 0 {
-			return
-		}
-		if time.Now().After(deadline) {
-			mc.t.Fatalf("%s: %d waiting and %d in flight do not come", mc.name, info.Queued, info.Inflight)
-		}
-	}
+		return info.Queued+info.Inflight == 0
+	})
 }
 
 func (mc *modelClient) check(published [3][]int) {

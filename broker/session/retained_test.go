@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"cellgate/broker/shared/message"
+	"cellgate/test/check"
 )
 
 // A retained message that has expired when it is fanned out takes the older one's place all the same.
@@ -63,28 +64,22 @@ func TestRetainedShare(t *testing.T) {
 			t.Errorf("%s: %v", what, err)
 		}
 	}
-	must := func(err error) {
-		t.Helper()
-		if err != nil {
-			t.Error(err)
-		}
-	}
 	for _, topic := range []string{"v1/A/up/1", "v1/A/up/2", "v1/A/up/3"} {
-		must(e.keep("A", topic, "x"))
+		check.OK(t, e.keep("A", topic, "x"))
 	}
 	refused("a fourth topic", e.keep("A", "v1/A/up/4", "x"))
-	must(e.keep("A", "v1/A/up/1", "y"))
-	must(e.keep("A", "v1/A/up/9", "")) // nothing to remove
-	must(e.keep("A", "v1/A/up/2", ""))
-	must(e.keep("A", "v1/A/up/4", "x"))
+	check.OK(t, e.keep("A", "v1/A/up/1", "y"))
+	check.OK(t, e.keep("A", "v1/A/up/9", "")) // nothing to remove
+	check.OK(t, e.keep("A", "v1/A/up/2", ""))
+	check.OK(t, e.keep("A", "v1/A/up/4", "x"))
 	for _, client := range []string{"svc/1", "svc/2", "svc"} {
-		must(e.keep(client, "x/"+client, "x"))
+		check.OK(t, e.keep(client, "x/"+client, "x"))
 	}
 	refused("a fourth of the same subject", e.keep("svc/4", "x/4", "x"))
-	must(e.keep("B", "v1/B/up/1", "x"))
-	must(e.keep("C", "v1/C/up/1", "x"))
+	check.OK(t, e.keep("B", "v1/B/up/1", "x"))
+	check.OK(t, e.keep("C", "v1/C/up/1", "x"))
 	refused("a ninth in the cell", e.keep("D", "v1/D/up/1", "x"))
-	must(e.keep("B", "v1/B/up/1", "y")) // also in a full cell
+	check.OK(t, e.keep("B", "v1/B/up/1", "y")) // also in a full cell
 	e.checkpoint()
 	e.kill()
 	if n, _ := e.retained(); n != 8 {
@@ -95,7 +90,7 @@ func TestRetainedShare(t *testing.T) {
 		t.Errorf("%v were dropped that had been let in", n)
 	}
 	for _, topic := range []string{"v1/A/up/1", "v1/A/up/3", "v1/A/up/4"} {
-		must(e.keep("A", topic, ""))
+		check.OK(t, e.keep("A", topic, ""))
 	}
 	if len(e.m.retained.publishers) != 3 {
 		t.Errorf("%d publishers are known", len(e.m.retained.publishers))
@@ -109,9 +104,7 @@ func TestRetainedClaims(t *testing.T) {
 	e := newEnv(t, func(o *Options) { o.MaxRetainedPerSubject, o.MaxRetainedBytes = 2, 64*(2*overhead+20) })
 	claim := func(topic string, bytes int) error { return e.claim("A", topic, strings.Repeat("x", bytes)) }
 	for _, topic := range []string{"a", "b"} {
-		if err := claim(topic, 5); err != nil {
-			t.Fatal(err)
-		}
+		check.OK(t, claim(topic, 5))
 	}
 	if claim("c", 5) == nil {
 		t.Error("two are on their way, and a third has room")

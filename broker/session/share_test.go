@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"cellgate/broker/shared/message"
+	"cellgate/test/check"
 )
 
 func owned(owner string) func(*Attach) { return func(a *Attach) { a.Owner = Owner(owner) } }
@@ -44,9 +45,7 @@ func TestCommandsHaveRoomOfTheirOwn(t *testing.T) {
 				t.Errorf("copies for subscribers take %d bytes of %d", got, 400*size)
 			}
 			for id := range uint16(50) {
-				if err := e.m.Deliver("V", &message.Delivery{Topic: "v1/V/cmd/1/x", Payload: make([]byte, 100)}); err != nil {
-					t.Fatal(err)
-				}
+				check.OK(t, e.m.Deliver("V", &message.Delivery{Topic: "v1/V/cmd/1/x", Payload: make([]byte, 100)}))
 				v.take(1)
 				v.s.Puback(id+1, 0)
 			}
@@ -261,9 +260,7 @@ func TestLevels(t *testing.T) {
 	c.subscribe(sub("a/b/c/d/e", 1))
 	less := e.o.Bounds
 	less.MaxTopicLevels = 4
-	if err := e.m.SetBounds(less); err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, e.m.SetBounds(less))
 	c.detach(false)
 	if _, present := e.attach("svc"); !present || e.index.Count() != 1 {
 		t.Errorf("%d subscriptions after the bound was lowered", e.index.Count())

@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"cellgate/broker/shared/message"
+	"cellgate/test/check"
 )
 
 // An urgent message goes before what the client has not been sent, behind those that are urgent too.
@@ -15,9 +16,7 @@ func TestUrgentGoesBeforeWhatWaits(t *testing.T) {
 	c.subscribe(sub("v1/V1/cmd/#", 1))
 	for _, text := range []string{"a", "b", "c", "U1", "U2", "d"} {
 		d := &message.Delivery{Topic: "v1/V1/cmd/x", Payload: []byte(text), Urgent: text[0] == 'U'}
-		if err := e.m.Deliver("V1", d); err != nil {
-			t.Fatal(err)
-		}
+		check.OK(t, e.m.Deliver("V1", d))
 	}
 	for i, text := range []string{"a", "U1", "U2", "b", "c", "d"} {
 		id := uint16(i + 1)

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"cellgate/broker/shared/statefile"
+	"cellgate/test/check"
 )
 
 // fullDisk fails every update while it is on.
@@ -31,9 +32,7 @@ func newFullDiskEnv(t *testing.T) (*env, *fullDisk) {
 	e := newEnv(t)
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
-	if err := e.m.Close(ctx); err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, e.m.Close(ctx))
 	disk := &fullDisk{DB: e.db}
 	e.o.DB = disk
 	var err error

@@ -8,6 +8,7 @@ import (
 
 	"cellgate/broker/wal"
 	"cellgate/broker/wal/waltest"
+	"cellgate/test/check"
 )
 
 func TestMkdirAllIsDurableAlsoBehindAStartThatWasKilled(t *testing.T) {
@@ -39,9 +40,7 @@ func TestMkdirAllIsDurableAlsoBehindAStartThatWasKilled(t *testing.T) {
 		t.Fatal(err)
 	}
 	syncErr = os.ErrPermission // of a parent that belongs to somebody else
-	if err := m.MkdirAll("/data"); err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, m.MkdirAll("/data"))
 	if err := m.MkdirAll("/data/c"); !errors.Is(err, os.ErrPermission) {
 		t.Fatalf("made but not synced: %v", err)
 	}
@@ -52,14 +51,10 @@ func TestMkdirAll(t *testing.T) {
 	var system wal.OS
 	dir := filepath.Join(t.TempDir(), "a", "b")
 	for range 2 {
-		if err := system.MkdirAll(dir); err != nil {
-			t.Fatal(err)
-		}
+		check.OK(t, system.MkdirAll(dir))
 	}
 	file := filepath.Join(dir, "file")
-	if err := os.WriteFile(file, nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, os.WriteFile(file, nil, 0o600))
 	if err := system.MkdirAll(filepath.Join(file, "c")); err == nil {
 		t.Fatal("made a directory below a file")
 	}

@@ -6,6 +6,8 @@ import (
 	"path/filepath"
 	"syscall"
 	"testing"
+
+	"cellgate/test/check"
 )
 
 // A child that is being forked has the lock's file for a moment. It does not keep the lock.
@@ -13,22 +15,14 @@ func TestLockIsFreeAfterCloseWhoeverHasTheFile(t *testing.T) {
 	t.Parallel()
 	name, fs := filepath.Join(t.TempDir(), "lock"), OS{Perm: 0o600}
 	held, err := fs.Lock(name)
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	child, err := syscall.Dup(int(held.(lock).Fd())) //nolint:gosec,forcetypeassert // as Lock makes it
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	defer func() { _ = syscall.Close(child) }()
-	if err := held.Close(); err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, held.Close())
 	again, err := fs.Lock(name)
 	if err != nil {
 		t.Fatalf("closed, and still locked: %v", err)
 	}
-	if err := again.Close(); err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, again.Close())
 }

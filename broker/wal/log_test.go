@@ -10,6 +10,7 @@ import (
 
 	"cellgate/broker/wal"
 	"cellgate/broker/wal/waltest"
+	"cellgate/test/check"
 )
 
 // own is the identity of the tests' log.
@@ -18,9 +19,7 @@ var own = wal.Identity{Name: "decisions/kafka", Epoch: 7}
 func openLog(t *testing.T, dir string, start, end wal.Position) *wal.Log {
 	t.Helper()
 	l, err := wal.OpenLog(wal.OS{Perm: 0o600}, dir, own, start, end, 4<<10)
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	t.Cleanup(l.Close)
 	return l
 }
@@ -44,9 +43,7 @@ func readAll(t *testing.T, l *wal.Log, pos wal.Position) [][]byte {
 	var out [][]byte
 	for {
 		data, next, ok, err := l.Read(pos)
-		if err != nil {
-			t.Fatal(err)
-		}
+		check.OK(t, err)
 		if !ok {
 			return out
 		}
@@ -82,14 +79,10 @@ func TestLogKeepsWhatACheckpointNames(t *testing.T) {
 	dir := t.TempDir()
 	l := openLog(t, dir, wal.Position{}, wal.Position{})
 	want := fill(t, l, 1, 200)
-	if err := l.Sync(); err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, l.Sync())
 	start, end := l.Start(), l.End()
 	fill(t, l, 201, 300) // behind the checkpoint: gone after a crash
-	if err := l.Sync(); err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, l.Sync())
 	l.Close()
 	l = openLog(t, dir, start, end)
 	same(t, readAll(t, l, l.Start()), want)
@@ -102,9 +95,7 @@ func TestLogTrims(t *testing.T) {
 	dir := t.TempDir()
 	l := openLog(t, dir, wal.Position{}, wal.Position{})
 	all := fill(t, l, 1, 500)
-	if err := l.Trim(100, l.End()); err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, l.Trim(100, l.End()))
 	left := readAll(t, l, l.Start())
 	if len(left) < 400 || len(left) == 500 {
 		t.Fatalf("%d chunks left", len(left))
@@ -114,9 +105,7 @@ func TestLogTrims(t *testing.T) {
 		t.Fatal(err)
 	}
 	same(t, readAll(t, l, l.Start()), left)
-	if err := l.Trim(1<<40, l.End()); err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, l.Trim(1<<40, l.End()))
 	if files, _ := os.ReadDir(dir); len(files) != 1 {
 		t.Fatalf("%d segments left", len(files))
 	}
@@ -128,17 +117,13 @@ func TestLogBeginsBehindATrimThatWasUndone(t *testing.T) {
 	dir := t.TempDir()
 	l := openLog(t, dir, wal.Position{}, wal.Position{})
 	fill(t, l, 1, 200)
-	if err := l.Sync(); err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, l.Sync())
 	start, end := l.Start(), l.End()
 	files, err := os.ReadDir(dir)
 	if err != nil || len(files) < 4 {
 		t.Fatalf("%d segments: %v", len(files), err)
 	}
-	if err := os.Remove(filepath.Join(dir, files[1].Name())); err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, os.Remove(filepath.Join(dir, files[1].Name())))
 	want := readAll(t, l, wal.Position{Segment: start.Segment + 2, Offset: start.Offset})
 	l.Close()
 	l = openLog(t, dir, start, end)
@@ -151,17 +136,13 @@ func TestLogTriesAFullDiskAgain(t *testing.T) {
 	disk := waltest.New()
 	disk.Before = full.Before
 	l, err := wal.OpenLog(disk, "/log", own, wal.Position{}, wal.Position{}, 4<<10)
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	want := fill(t, l, 1, 3)
 	full.Fail(1)
 	if err := l.Sync(); err == nil {
 		t.Fatal("a full disk took the chunks")
 	}
-	if err := l.Sync(); err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, l.Sync())
 	want = append(want, fill(t, l, 4, 3)...)
 	same(t, readAll(t, l, l.Start()), want)
 }
@@ -172,9 +153,7 @@ func TestLogWaitsForDescriptors(t *testing.T) {
 	t.Parallel()
 	disk := waltest.New()
 	l, err := wal.OpenLog(disk, "/log", own, wal.Position{}, wal.Position{}, 4<<10)
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	want := fill(t, l, 1, 3)
 	disk.Opening = func(name string) error { return &os.PathError{Op: "open", Path: name, Err: syscall.EMFILE} }
 	if err := l.Sync(); !errors.Is(err, syscall.EMFILE) || l.Failed() {
@@ -190,9 +169,7 @@ func TestLogWaitsForDescriptors(t *testing.T) {
 		t.Fatalf("%v, final: %t", err, l.Failed())
 	}
 	disk.Opening = nil
-	if err := l.Sync(); err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, l.Sync())
 	want = append(want, fill(t, l, 200, 3)...)
 	same(t, readAll(t, l, l.Start()), want)
 }

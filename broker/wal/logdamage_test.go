@@ -10,6 +10,7 @@ import (
 
 	"cellgate/broker/wal"
 	"cellgate/broker/wal/waltest"
+	"cellgate/test/check"
 )
 
 // damagedLog is a decision log as a checkpoint left it: several segments, the last one with chunks behind the
@@ -24,18 +25,12 @@ func newDamagedLog(t *testing.T) *damagedLog {
 	t.Helper()
 	m := waltest.New()
 	l, err := wal.OpenLog(m, "/log", own, wal.Position{}, wal.Position{}, 4<<10)
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	d := &damagedLog{want: fill(t, l, 1, 120)}
-	if err := l.Sync(); err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, l.Sync())
 	d.start, d.end = l.Start(), l.End()
 	fill(t, l, 121, 10)
-	if err := l.Sync(); err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, l.Sync())
 	l.Close()
 	if d.files = m.Files("/log"); len(d.files) < 3 {
 		t.Fatalf("%d segments", len(d.files))

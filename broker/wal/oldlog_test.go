@@ -9,6 +9,7 @@ import (
 
 	"cellgate/broker/wal"
 	"cellgate/broker/wal/waltest"
+	"cellgate/test/check"
 )
 
 // oldLog is a log of the format before, 40 records in four segments, and the end that was known of it. Nobody writes such files
@@ -17,9 +18,7 @@ func oldLog(t testing.TB, name string) (files map[string][]byte, want [][]byte, 
 	t.Helper()
 	dir := filepath.Join("testdata", "old", name)
 	entries, err := os.ReadDir(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	files = map[string][]byte{}
 	for _, e := range entries {
 		if files[e.Name()], err = os.ReadFile(filepath.Join(dir, e.Name())); err != nil {
@@ -55,9 +54,7 @@ func TestOldLogs(t *testing.T) {
 			same(t, readAll(t, l, l.Start()), want)
 			same(t, readAll(t, l, start), want) // which a checkpoint of before has
 			want = append(want, fill(t, l, len(want)+1, 50)...)
-			if err := l.Sync(); err != nil {
-				t.Fatal(err)
-			}
+			check.OK(t, l.Sync())
 			start, end = l.Start(), l.End()
 			l.Close()
 		}
@@ -102,13 +99,9 @@ func TestNothingOfAnotherLogIsRead(t *testing.T) {
 	} {
 		m := waltest.New()
 		l, err := wal.OpenLog(m, "/log", other, wal.Position{}, wal.Position{}, 4<<10)
-		if err != nil {
-			t.Fatal(err)
-		}
+		check.OK(t, err)
 		fill(t, l, 1, 120)
-		if err := l.Sync(); err != nil {
-			t.Fatal(err)
-		}
+		check.OK(t, l.Sync())
 		for name, strange := range m.Files("/log") {
 			if _, err := d.open(name, strange); !errors.Is(err, wal.ErrDamaged) {
 				t.Fatalf("%s: %s: %v", what, name, err)
@@ -122,9 +115,7 @@ func TestNothingOfAnotherLogIsRead(t *testing.T) {
 			t.Fatalf("%s positions are taken: %v", what, err)
 		}
 		mine, err := wal.OpenLog(waltest.New(), "/log", own, wal.Position{}, wal.Position{}, 4<<10)
-		if err != nil {
-			t.Fatal(err)
-		}
+		check.OK(t, err)
 		if _, _, _, err := mine.Read(l.Start()); !errors.Is(err, wal.ErrDamaged) {
 			t.Fatalf("%s position is read at: %v", what, err)
 		}

@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"cellgate/test/check"
 )
 
 // A refusal says what was called, why not, and what to do.
@@ -40,9 +42,7 @@ func TestRefusalsSayWhatToDo(t *testing.T) {
 			}))
 			defer s.Close()
 			client, err := newAPIClient(s.URL, tc.token, nil)
-			if err != nil {
-				t.Fatal(err)
-			}
+			check.OK(t, err)
 			err = client.do(t.Context(), "GET", "/v1/x", nil, nil)
 			if err == nil || !strings.Contains(err.Error(), tc.want) {
 				t.Errorf("got %v\nwant %s", err, tc.want)
@@ -59,9 +59,7 @@ func TestUnknownAuthorityNamesTheFlag(t *testing.T) {
 	s.StartTLS()
 	defer s.Close()
 	client, err := newAPIClient(s.URL, "t", nil)
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	if err := client.do(t.Context(), "GET", "/v1/x", nil, nil); err == nil || !strings.HasSuffix(err.Error(), "; name its authority with --ca") {
 		t.Errorf("got %v", err)
 	}

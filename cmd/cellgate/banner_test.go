@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"cellgate/cmd/cellgate/runfile"
+	"cellgate/test/check"
 )
 
 // devProcess is `cellgate dev` as a process of its own.
@@ -28,23 +29,19 @@ type devProcess struct {
 func startDev(t *testing.T, dir string) *devProcess {
 	t.Helper()
 	out, err := os.Create(filepath.Join(dir, "banner")) //nolint:gosec // a test's file
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	defer out.Close() //nolint:errcheck // the child has its own
 	d := &devProcess{t: t, dir: dir}
 	d.cmd = exec.Command("cellgate", "dev", "--data", "data", "--vehicles", "2", "--free-ports")
 	d.cmd.Dir, d.cmd.Stdout, d.cmd.Stderr = dir, out, &d.log
-	if err := d.cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, d.cmd.Start())
 	t.Cleanup(func() {
 		d.end(syscall.SIGKILL)
 		if t.Failed() {
 			t.Logf("the gateway's log:\n%s", d.log.String())
 		}
 	})
-	d.await("banner", func() error {
+	check.Within(d.t, check.Patience, "banner", func() error {
 		banner, err := os.ReadFile(out.Name())
 		if err == nil && !strings.Contains(string(banner), " status --data ") {
 			err = errors.New("not complete")
@@ -62,26 +59,11 @@ func (d *devProcess) end(sig syscall.Signal) {
 	}
 }
 
-func (d *devProcess) await(what string, check func() error) {
-	d.t.Helper()
-	for deadline := time.Now().Add(40 * time.Second); ; time.Sleep(50 * time.Millisecond) {
-		err := check()
-		if err == nil {
-			return
-		}
-		if time.Now().After(deadline) {
-			d.t.Fatalf("%s: %v", what, err)
-		}
-	}
-}
-
 // commands are the banner's, by what they do.
 func (d *devProcess) commands() (does, lines []string) {
 	d.t.Helper()
 	banner, err := os.ReadFile(filepath.Join(d.dir, "banner"))
-	if err != nil {
-		d.t.Fatal(err)
-	}
+	check.OK(d.t, err)
 	all := strings.Split(string(banner), "\n")
 	for i, line := range all {
 		if text, ok := strings.CutPrefix(line, "# "); ok && i+1 < len(all) {
@@ -130,7 +112,7 @@ func (d *devProcess) runAll() {
 			d.t.Logf("not tried, %s is not installed: %s", program, does[i])
 			continue
 		}
-		d.await(does[i], func() error {
+		check.Within(d.t, check.Patience, does[i], func() error {
 			_, err := d.shell(line)
 			return err
 		})

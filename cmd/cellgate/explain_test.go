@@ -7,6 +7,7 @@ import (
 
 	"cellgate/broker/journal"
 	"cellgate/broker/shared/message"
+	"cellgate/test/check"
 	"cellgate/test/parts"
 )
 
@@ -17,9 +18,7 @@ func TestExplainOfAConsumedRecord(t *testing.T) {
 	o := parts.Journal(dir)
 	o.SegmentBytes, o.BufferBytes = 16<<10, 16<<10
 	j, _, err := journal.Open(o)
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	defer j.Close(t.Context()) //nolint:errcheck // a test
 	deadline := time.Now().Add(30 * time.Second)
 	for j.First() == 1 && time.Now().Before(deadline) {
@@ -27,9 +26,7 @@ func TestExplainOfAConsumedRecord(t *testing.T) {
 		if err == nil {
 			err = j.WaitDurable(t.Context(), last)
 		}
-		if err != nil {
-			t.Fatal(err)
-		}
+		check.OK(t, err)
 		j.Retain("test", last)
 	}
 	if j.First() == 1 {

@@ -3,9 +3,7 @@ package main
 import (
 	"bytes"
 	"encoding/json"
-	"flag"
 	"io"
-	"os"
 	"path/filepath"
 	"testing"
 	"time"
@@ -15,15 +13,12 @@ import (
 	"cellgate/broker/wal"
 	"cellgate/cmd/cellgate/app"
 	"cellgate/rules/sink"
+	"cellgate/test/check"
 )
-
-var update = flag.Bool("update", false, "write the golden files")
 
 func unmarshal(t *testing.T, text string, v any) {
 	t.Helper()
-	if err := json.Unmarshal([]byte(text), v); err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, json.Unmarshal([]byte(text), v))
 }
 
 const healthyStatus = `{"cell":"cell-dev","region":"local","node":"gw-1","build":{"version":"1.2.0","commit":"0f3a"},
@@ -112,29 +107,9 @@ func TestPages(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			var got bytes.Buffer
-			if err := print(t, &got, now); err != nil {
-				t.Fatal(err)
-			}
-			golden(t, name, got.Bytes())
+			check.OK(t, print(t, &got, now))
+			check.Golden(t, filepath.Join("testdata", "golden", name+".txt"), got.String())
 		})
-	}
-}
-
-func golden(t *testing.T, name string, got []byte) {
-	t.Helper()
-	file := filepath.Join("testdata", "golden", name+".txt")
-	if *update {
-		if err := os.WriteFile(file, got, 0o644); err != nil { //nolint:gosec // a file of the repository
-			t.Fatal(err)
-		}
-		return
-	}
-	want, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if !bytes.Equal(got, want) {
-		t.Errorf("%s: got\n%s\nwant\n%s", file, got, want)
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"cellgate/cmd/cellgate/repair"
+	"cellgate/test/check"
 )
 
 // repair shows and changes nothing, does it with --yes, and then has nothing to do.
@@ -16,9 +17,7 @@ func TestRepair(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	state := filepath.Join(dir, "state.db")
-	if err := os.WriteFile(state, []byte("no database"), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, os.WriteFile(state, []byte("no database"), 0o600))
 	cellgate := func(want int, args ...string) string {
 		t.Helper()
 		var out, errOut bytes.Buffer

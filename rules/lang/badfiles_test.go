@@ -1,16 +1,13 @@
 package lang_test
 
 import (
-	"flag"
-	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
 	"cellgate/rules/lang"
+	"cellgate/test/check"
 )
-
-var update = flag.Bool("update", false, "write the golden files anew")
 
 // TestBadFiles holds the findings of each bad file in testdata against its golden file.
 func TestBadFiles(t *testing.T) {
@@ -31,22 +28,8 @@ func TestBadFiles(t *testing.T) {
 				t.Fatal("the file compiles")
 			}
 			var b strings.Builder
-			if err := diags.Write(&b); err != nil {
-				t.Fatal(err)
-			}
-			golden := strings.TrimSuffix(f, ".rules.yaml") + ".golden"
-			if *update {
-				if err := os.WriteFile(golden, []byte(b.String()), 0o600); err != nil {
-					t.Fatal(err)
-				}
-			}
-			want, err := os.ReadFile(golden)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if b.String() != string(want) {
-				t.Errorf("got:\n%s\nwant:\n%s", b.String(), want)
-			}
+			check.OK(t, diags.Write(&b))
+			check.Golden(t, strings.TrimSuffix(f, ".rules.yaml")+".golden", b.String())
 		})
 	}
 }

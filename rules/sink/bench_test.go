@@ -23,6 +23,7 @@ import (
 	"cellgate/rules/sink/kafka"
 	"cellgate/rules/sink/redis"
 	"cellgate/rules/sink/sinktest"
+	"cellgate/test/check"
 	"cellgate/test/parts"
 )
 
@@ -47,9 +48,7 @@ func discards(kinds ...op.SinkKind) (out []sink.Binding) {
 func sampleRules(b *testing.B) string {
 	b.Helper()
 	src, err := lang.Load("../../configs/rules")
-	if err != nil {
-		b.Fatal(err)
-	}
+	check.OK(b, err)
 	var text strings.Builder
 	for _, name := range src.Files() {
 		if !strings.HasSuffix(name, ".rules.yaml") {
@@ -131,9 +130,7 @@ func BenchmarkToKafka(b *testing.B) {
 	for _, size := range []int{256, 1024} {
 		b.Run(fmt.Sprintf("%dB", size), func(b *testing.B) {
 			c, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.BlackholeProduce())
-			if err != nil {
-				b.Fatal(err)
-			}
+			check.OK(b, err)
 			defer c.Close()
 			run(b, size, func() []sink.Binding { return append(kafkas(b, c), discards(op.SinkRedis)...) })
 		})
@@ -147,9 +144,7 @@ func kafkas(b *testing.B, c *kfake.Cluster) []sink.Binding {
 		o := parts.Producer(c.ListenAddrs())
 		o.AutoCreate, o.Linger = &kafkaclient.TopicSpec{Partitions: 6, Replication: 1}, 5*time.Millisecond
 		p, err := kafkaclient.NewProducer(o)
-		if err != nil {
-			b.Fatal(err)
-		}
+		check.OK(b, err)
 		out = append(out, sink.Binding{Sink: kafka.New(kafka.Options{Producer: p, Cell: "cell-1", Outbox: outbox})})
 	}
 	return out
@@ -165,9 +160,7 @@ func BenchmarkToRedis(b *testing.B) {
 	run(b, 256, func() []sink.Binding {
 		client := goredis.NewClient(&goredis.Options{Addr: addr, MaxRetries: -1, ContextTimeoutEnabled: true, DisableIdentity: true})
 		s, err := redis.New(redis.Options{Client: client, Pace: remote.NormalPace(), Log: slog.New(slog.DiscardHandler)})
-		if err != nil {
-			b.Fatal(err)
-		}
+		check.OK(b, err)
 		return append(discards(op.SinkKafka, op.SinkCentral), sink.Binding{Sink: s})
 	})
 }

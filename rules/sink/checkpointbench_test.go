@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"cellgate/rules/sink"
+	"cellgate/test/check"
 )
 
 // BenchmarkCheckpoint is one checkpoint after so many VINs were seen for the first time, and how long another part of the
@@ -33,9 +34,7 @@ func BenchmarkCheckpoint(b *testing.B) {
 					}
 				}()
 				b.StartTimer()
-				if err := r.Dispatcher.Checkpoint(); err != nil {
-					b.Fatal(err)
-				}
+				check.OK(b, r.Dispatcher.Checkpoint())
 				b.StopTimer()
 				close(stop)
 				<-done

@@ -8,6 +8,7 @@ import (
 
 	"cellgate/rules/sink"
 	"cellgate/rules/sink/sinktest"
+	"cellgate/test/check"
 )
 
 // TestCrashesLoseNothing kills the dispatcher at random moments, with sinks that settle at random and out
@@ -44,9 +45,7 @@ func crashes(t *testing.T, rnd *rand.Rand, rounds int) {
 			r.redis.Settle(rnd.IntN(100), rnd.IntN(50))
 			r.Balanced()
 			if rnd.IntN(8) == 0 {
-				if err := r.Dispatcher.Checkpoint(); err != nil {
-					t.Fatal(err)
-				}
+				check.OK(t, r.Dispatcher.Checkpoint())
 			}
 		}
 		r.Kill()
@@ -71,14 +70,10 @@ func TestAnIdleDispatcherLeavesItsDiskAlone(t *testing.T) {
 	r := newRig(t, nil)
 	r.Publish(0, 10)
 	r.Settled()
-	if err := r.Dispatcher.Checkpoint(); err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, r.Dispatcher.Checkpoint())
 	before := r.Writes()
 	for range 20 {
-		if err := r.Dispatcher.Checkpoint(); err != nil {
-			t.Fatal(err)
-		}
+		check.OK(t, r.Dispatcher.Checkpoint())
 	}
 	if after := r.Writes(); after != before {
 		t.Fatalf("%d transactions of 20 idle checkpoints", after-before)
@@ -147,9 +142,7 @@ func TestAnotherJournalIsAccountedFor(t *testing.T) {
 	r.kafka.Hold(true)
 	r.Publish(0, 500)
 	r.Evaluated("kafka", 500)
-	if err := r.Dispatcher.Checkpoint(); err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, r.Dispatcher.Checkpoint())
 	r.Kill()
 	r.kafka.Forget()
 	r.kafka.Hold(false)
@@ -181,9 +174,7 @@ func TestTheLogOfAnotherJournalDoesNotStopTheStart(t *testing.T) {
 	})
 	checkpoint := func() {
 		t.Helper()
-		if err := r.Dispatcher.Checkpoint(); err != nil {
-			t.Fatal(err)
-		}
+		check.OK(t, r.Dispatcher.Checkpoint())
 	}
 	r.kafka.Hold(true)
 	r.Publish(0, 500)
@@ -216,9 +207,7 @@ func TestWithoutAStateFileTheJournalIsDelivered(t *testing.T) {
 	r.kafka.Hold(true)
 	r.Publish(0, 300)
 	r.Evaluated("kafka", 300)
-	if err := r.Dispatcher.Checkpoint(); err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, r.Dispatcher.Checkpoint())
 	r.Kill()
 	r.kafka.Forget()
 	r.kafka.Hold(false)
@@ -243,9 +232,7 @@ func TestWhatTheDiskLosesIsInTheLedger(t *testing.T) {
 	for _, end := range []func(){r.Kill, r.Stop, r.Stop} {
 		r.Open()
 		r.Settled()
-		if err := r.Dispatcher.Checkpoint(); err != nil {
-			t.Fatal(err)
-		}
+		check.OK(t, r.Dispatcher.Checkpoint())
 		if l := r.Ledger("kafka"); l.Received != 350 || l.Delivered != 300 || l.Dropped[sink.Corruption] != 50 || len(l.Dropped) != 1 {
 			t.Fatalf("kafka: %+v", l)
 		}

@@ -1,6 +1,10 @@
 package sink
 
-import "testing"
+import (
+	"testing"
+
+	"cellgate/test/check"
+)
 
 func TestALostRecordShowsAsMismatch(t *testing.T) {
 	t.Parallel()
@@ -14,16 +18,12 @@ func TestALostRecordShowsAsMismatch(t *testing.T) {
 	p.eval.received++
 	p.eval.filtered++
 	p.settle(Ticket{slot: slot, seq: 1}, delivered, "")
-	if err := p.endBatch(2); err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, p.endBatch(2))
 	if l := p.ledger(); !l.Balanced || l.Received != 3 || l.Unevaluated != 1 || l.Delivered != 1 || l.Filtered != 1 {
 		t.Fatalf("settled: %+v", l)
 	}
 	p.eval.received++ // a record that was read, and then forgotten
-	if err := p.endBatch(3); err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, p.endBatch(3))
 	if p.ledger().Balanced {
 		t.Fatal("a forgotten record does not show")
 	}

@@ -17,6 +17,7 @@ import (
 	"cellgate/rules/op"
 	"cellgate/rules/sink"
 	"cellgate/rules/sink/sinktest"
+	"cellgate/test/check"
 )
 
 // changed lets a message of a VIN pass when n is another than before.
@@ -67,18 +68,14 @@ func scattered(i int) string { return fmt.Sprintf("L%016X", uint64(i+1)*0x9E3779
 
 func (r *stateRig) checkpoint(t testing.TB) {
 	t.Helper()
-	if err := r.Dispatcher.Checkpoint(); err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, r.Dispatcher.Checkpoint())
 }
 
 // metric returns the sum of a metric.
 func (r *stateRig) metric(t testing.TB, name string) (sum float64) {
 	t.Helper()
 	families, err := r.reg.Gather()
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	for _, f := range families {
 		for _, m := range f.Metric {
 			if f.GetName() == name {
@@ -162,9 +159,7 @@ func TestDamagedOperatorState(t *testing.T) {
 			r.send(0, 100, 0)
 			r.checkpoint(t)
 			r.Kill()
-			if err := damage(filepath.Join(r.Dir(), "operators")); err != nil {
-				t.Fatal(err)
-			}
+			check.OK(t, damage(filepath.Join(r.Dir(), "operators")))
 			r.Open()
 			if n := r.metric(t, "rule_state_lost_total"); n != 1 {
 				t.Errorf("counted %v times", n)

@@ -15,6 +15,7 @@ import (
 	"cellgate/rules/lang"
 	"cellgate/rules/sink"
 	"cellgate/rules/sink/sinktest"
+	"cellgate/test/check"
 )
 
 const twoTopics = `
@@ -242,9 +243,7 @@ rules:
 	r.Await(func() bool { return r.Dispatcher.Position() == r.Journal.Last() && r.Ledger("kafka").Pending == 300 })
 	restart := func() {
 		r.Await(func() bool { return r.Journal.Stat().Needed["rules"] > r.Journal.Last() })
-		if err := r.Dispatcher.Checkpoint(); err != nil {
-			t.Fatal(err)
-		}
+		check.OK(t, r.Dispatcher.Checkpoint())
 		r.Kill()
 		r.kafka.Forget()
 		r.Open()
@@ -297,9 +296,7 @@ func crashesParked(t *testing.T, rnd *rand.Rand, rounds int) {
 			r.kafka.Settle(0, rnd.IntN(50)) // in order, as a partition does
 			r.Balanced()
 			if rnd.IntN(8) == 0 {
-				if err := r.Dispatcher.Checkpoint(); err != nil {
-					t.Fatal(err)
-				}
+				check.OK(t, r.Dispatcher.Checkpoint())
 			}
 		}
 		r.Kill()
@@ -323,14 +320,14 @@ func crashesParked(t *testing.T, rnd *rand.Rand, rounds int) {
 func TestDamagedLogsOfParkedDestinationsAreRepaired(t *testing.T) {
 	t.Parallel()
 	for name, harm := range map[string]func(t *testing.T, dir string){
-		"folder missing": func(t *testing.T, dir string) { check(t, os.RemoveAll(dir)) },
-		"a log missing":  func(t *testing.T, dir string) { check(t, os.RemoveAll(oneOf(t, dir, "*"))) },
+		"folder missing": func(t *testing.T, dir string) { check.OK(t, os.RemoveAll(dir)) },
+		"a log missing":  func(t *testing.T, dir string) { check.OK(t, os.RemoveAll(oneOf(t, dir, "*"))) },
 		"segment damaged": func(t *testing.T, dir string) {
 			file := oneOf(t, dir, "*/*.log")
 			data, err := os.ReadFile(file) //nolint:gosec // a test's
-			check(t, err)
+			check.OK(t, err)
 			data[len(data)/2] ^= 1
-			check(t, os.WriteFile(file, data, 0o600)) //nolint:gosec // a test's
+			check.OK(t, os.WriteFile(file, data, 0o600)) //nolint:gosec // a test's
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -396,13 +393,6 @@ func TestAParkedDeadLetterNamesItsRules(t *testing.T) {
 	}
 }
 
-func check(t *testing.T, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-}
-
 func oneOf(t *testing.T, dir, pattern string) string {
 	t.Helper()
 	all, err := filepath.Glob(filepath.Join(dir, pattern))
@@ -415,7 +405,7 @@ func oneOf(t *testing.T, dir, pattern string) string {
 func repairParked(t *testing.T, dir string, epoch uint64) (lost uint64) {
 	t.Helper()
 	db, err := statefile.Open(filepath.Join(dir, "state.db"), statefile.Options{NoSync: true})
-	check(t, err)
+	check.OK(t, err)
 	defer db.Close() //nolint:errcheck // a test
 	decisions := filepath.Join(dir, "decisions")
 	found, err := sink.CheckLogs(db, decisions, epoch)

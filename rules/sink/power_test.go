@@ -21,6 +21,7 @@ import (
 	"cellgate/broker/wal/waltest"
 	"cellgate/rules/sink"
 	"cellgate/rules/sink/sinktest"
+	"cellgate/test/check"
 )
 
 // power is a run of the workload on a machine that is looked at as a power loss would leave it, before every change
@@ -51,14 +52,10 @@ const (
 func newPower(t *testing.T, seed uint64, limit int, forget func(o waltest.Op, name string) bool) *power {
 	p := &power{dir: t.TempDir(), limit: limit, rng: rand.New(rand.NewPCG(seed, 1)), seen: map[waltest.Op]int{}} //nolint:gosec // a test's choices
 	p.m = machine{mem: waltest.New(), settled: [2]map[want]bool{{}, {}}}
-	if err := p.m.mem.MkdirAll("/data/journal"); err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, p.m.mem.MkdirAll("/data/journal"))
 	if seed%2 == 1 { // by a start that was killed before it had synced
 		p.m.mem.Forget = func(waltest.Op, string) bool { return true }
-		if err := p.m.mem.MkdirAll(powerDir); err != nil {
-			t.Fatal(err)
-		}
+		check.OK(t, p.m.mem.MkdirAll(powerDir))
 	}
 	p.m.mem.Forget = forget
 	return p
@@ -325,9 +322,7 @@ func TestPowerLoss(t *testing.T) {
 		t.Run(fmt.Sprint("seed", seed), func(t *testing.T) {
 			t.Parallel()
 			p := newPower(t, seed, n, nil)
-			if err := p.workload(); err != nil {
-				t.Fatal(err)
-			}
+			check.OK(t, p.workload())
 			t.Logf("%d crash states before %v", p.states, p.seen)
 			for _, o := range []waltest.Op{waltest.Mkdir, waltest.Create, waltest.Write, waltest.Truncate, waltest.Sync, waltest.Remove, waltest.SyncDir, opCommit, opCommitted, "operators' " + waltest.Remove} {
 				if n >= perRun && p.seen[o] == 0 {

@@ -10,6 +10,7 @@ import (
 	"cellgate/rules/op"
 	"cellgate/rules/sink"
 	"cellgate/rules/sink/sinktest"
+	"cellgate/test/check"
 )
 
 const oncePerVIN = `
@@ -41,9 +42,7 @@ func TestRemovedRulesDoNotFireAgain(t *testing.T) {
 			case 0:
 				publish()
 			case 1:
-				if err := r.Dispatcher.Checkpoint(); err != nil {
-					t.Fatal(err)
-				}
+				check.OK(t, r.Dispatcher.Checkpoint())
 			case 2:
 				r.Settled()
 			}
@@ -96,9 +95,7 @@ func TestRemovedRulesAreForgottenAfterADay(t *testing.T) {
 			r.Publish(hour+7, 1)
 		}
 		r.Settled()
-		if err := r.Dispatcher.Checkpoint(); err != nil {
-			t.Fatal(err)
-		}
+		check.OK(t, r.Dispatcher.Checkpoint())
 		r.Kill()
 		r.Open()
 	}
@@ -113,9 +110,7 @@ func TestRemovedRulesAreForgottenAfterADay(t *testing.T) {
 	r.Apply("rules: []\n")
 	r.Publish(200, 7)
 	r.Settled()
-	if err := r.Dispatcher.Checkpoint(); err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, r.Dispatcher.Checkpoint())
 	r.Kill()
 	machine.Pass(23 * time.Hour)
 	r.Open()

@@ -9,6 +9,7 @@ import (
 	"cellgate/broker/shared/statefile"
 	"cellgate/broker/wal"
 	"cellgate/rules/sink"
+	"cellgate/test/check"
 )
 
 // TestRepairKeepsWhatCanBeRead damages a decision log in the middle of one of its segments, and takes another one away:
@@ -22,9 +23,7 @@ func TestRepairKeepsWhatCanBeRead(t *testing.T) {
 	r.kafka.Hold(true)
 	r.Publish(0, sent)
 	r.Await(func() bool { return r.Ledger("kafka").Pending == sent })
-	if err := r.Dispatcher.Checkpoint(); err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, r.Dispatcher.Checkpoint())
 	epoch := r.Journal.Epoch()
 	r.Kill()
 	r.kafka.Forget()
@@ -34,16 +33,12 @@ func TestRepairKeepsWhatCanBeRead(t *testing.T) {
 		t.Fatal(logs, err)
 	}
 	data, err := os.ReadFile(logs[1])
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	data[len(data)/2] ^= 1
 	if err := os.WriteFile(logs[1], data, 0o600); err != nil { //nolint:gosec // a test's
 		t.Fatal(err)
 	}
-	if err := os.Remove(logs[2]); err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, os.Remove(logs[2]))
 	lost := repairLog(t, r.Dir(), epoch)
 	if lost == 0 || lost > sent/2 {
 		t.Fatalf("%d of %d lost", lost, sent)
@@ -60,9 +55,7 @@ func TestRepairKeepsWhatCanBeRead(t *testing.T) {
 func repairLog(t *testing.T, dir string, epoch uint64) (lost uint64) {
 	t.Helper()
 	db, err := statefile.Open(filepath.Join(dir, "state.db"), statefile.Options{NoSync: true})
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	defer db.Close() //nolint:errcheck // a test
 	decisions := filepath.Join(dir, "decisions")
 	found, err := sink.CheckLogs(db, decisions, epoch)
@@ -88,14 +81,10 @@ func TestADeletedDecisionLogTakesNoCheckpoint(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, func(o *sink.Options) { o.Sinks[0].Limits.Messages, o.CheckpointInterval = 16, 0 })
 	r.Settled()
-	if err := r.Dispatcher.Checkpoint(); err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, r.Dispatcher.Checkpoint())
 	r.kafka.Hold(true)
 	decisions := filepath.Join(r.Dir(), "decisions")
-	if err := os.Rename(decisions, decisions+".old"); err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, os.Rename(decisions, decisions+".old"))
 	r.Publish(0, 500)
 	r.Await(func() bool { return r.Ledger("kafka").Pending == 500 })
 	for range 2 {

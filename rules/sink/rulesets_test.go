@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"cellgate/broker/shared/statefile"
+	"cellgate/test/check"
 )
 
 // namedSet is a rule set of which only the hash matters; it is its own source.
@@ -25,9 +26,7 @@ type setsRig struct {
 func newSetsRig(t *testing.T) *setsRig {
 	t.Helper()
 	db, err := statefile.Open(filepath.Join(t.TempDir(), "state.db"), statefile.Options{NoSync: true})
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	t.Cleanup(func() { _ = db.Close() })
 	r := &setsRig{t: t, db: db}
 	r.update(func(tx *statefile.Tx) error {
@@ -43,14 +42,7 @@ func newSetsRig(t *testing.T) *setsRig {
 
 func (r *setsRig) update(f func(*statefile.Tx) error) {
 	r.t.Helper()
-	r.must(r.db.Update(f))
-}
-
-func (r *setsRig) must(err error) {
-	r.t.Helper()
-	if err != nil {
-		r.t.Fatal(err)
-	}
+	check.OK(r.t, r.db.Update(f))
 }
 
 func (r *setsRig) restart() {
@@ -63,13 +55,13 @@ func (r *setsRig) restart() {
 
 func (r *setsRig) announce(hash string) {
 	r.t.Helper()
-	r.must(r.sets.announce(namedSet{name: hash}, []byte(hash)))
+	check.OK(r.t, r.sets.announce(namedSet{name: hash}, []byte(hash)))
 }
 
 func (r *setsRig) enter(hash string, seq uint64) {
 	r.t.Helper()
 	_, _, err := r.sets.enter(hash, seq)
-	r.must(err)
+	check.OK(r.t, err)
 }
 
 // capture is the first half of a checkpoint; what it returns is the second.

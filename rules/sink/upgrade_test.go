@@ -12,37 +12,30 @@ import (
 
 	"cellgate/rules/sink"
 	"cellgate/rules/sink/sinktest"
+	"cellgate/test/check"
 )
 
 // unpack puts what a version before has left into dir.
 func unpack(t *testing.T, archive, dir string) {
 	t.Helper()
 	f, err := os.Open(archive)
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	defer f.Close() //nolint:errcheck // only read
 	z, err := gzip.NewReader(f)
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	for files := tar.NewReader(z); ; {
 		h, err := files.Next()
 		if errors.Is(err, io.EOF) {
 			return
 		}
-		if err != nil {
-			t.Fatal(err)
-		}
+		check.OK(t, err)
 		name := filepath.Join(dir, filepath.FromSlash(h.Name))
 		if h.FileInfo().IsDir() {
 			err = os.MkdirAll(name, 0o750)
 		} else if data, rerr := io.ReadAll(files); rerr == nil {
 			err = os.WriteFile(name, data, 0o600)
 		}
-		if err != nil {
-			t.Fatal(err)
-		}
+		check.OK(t, err)
 	}
 }
 
@@ -55,9 +48,7 @@ func TestUpgradeFromTheLogsOfBefore(t *testing.T) {
 		o.Sinks[0].Limits.Messages, o.Sinks[1].Limits.Messages, o.CheckpointInterval, o.SegmentBytes = 16, 16, 0, 2<<10
 	})
 	r.Kill()
-	if err := os.RemoveAll(r.Dir()); err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, os.RemoveAll(r.Dir()))
 	unpack(t, filepath.Join("testdata", "upgrade", "cgdecs3.tgz"), r.Dir())
 	r.kafka.Hold(true)
 	r.redis.Hold(true)
@@ -70,9 +61,7 @@ func TestUpgradeFromTheLogsOfBefore(t *testing.T) {
 	}
 	r.Publish(400, 100)
 	r.Await(func() bool { return r.Ledger("kafka").Pending > 440 })
-	if err := r.Dispatcher.Checkpoint(); err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, r.Dispatcher.Checkpoint())
 	r.Kill()
 	r.kafka.Forget()
 	r.redis.Forget()

@@ -7,6 +7,7 @@ import (
 	"syscall"
 	"testing"
 
+	"cellgate/test/check"
 	"cellgate/test/harness"
 )
 
@@ -34,9 +35,7 @@ func TestOperatorsAreAudited(t *testing.T) {
 	if err == nil {
 		err = os.WriteFile(g.Config, append(config, "limits: {messages_per_second: 77}\n"...), 0o600)
 	}
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	g.Signal(syscall.SIGHUP)
 	who := `"by":"operator tester","by_role":"operator","by_iss":"cellgate/cell-test-01"`
 	for _, want := range [][]string{
@@ -46,7 +45,7 @@ func TestOperatorsAreAudited(t *testing.T) {
 		{`"rules"`, `POST /v1/rules/reload`, who},
 		{`"configuration"`, "SIGHUP", "limits.messages_per_second"},
 	} {
-		eventually(t, "security event with "+strings.Join(want, " "), func() bool {
+		check.Eventually(t, "security event with "+strings.Join(want, " "), func() bool {
 			b, err := os.ReadFile(filepath.Join(g.Dir, "data", "audit-security.log"))
 			return err == nil && anyLineHas(string(b), want)
 		})

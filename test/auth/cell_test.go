@@ -6,13 +6,13 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"cellgate/auth"
 	"cellgate/broker/journal"
 	"cellgate/broker/shared/message"
 	"cellgate/configs"
 	"cellgate/configs/authority"
+	"cellgate/test/check"
 	"cellgate/test/harness"
 )
 
@@ -35,15 +35,11 @@ type issuer struct {
 func issuerOf(t testing.TB, g *harness.Gateway) issuer {
 	t.Helper()
 	cfg, err := configs.Load(g.Config)
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	c := authority.Config(cfg)
 	c.NoCreate = true
 	a, err := auth.Open(c)
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), patience)
 		defer cancel()
@@ -55,13 +51,9 @@ func issuerOf(t testing.TB, g *harness.Gateway) issuer {
 func (i issuer) issue(req auth.IssueRequest) (string, auth.Identity) {
 	i.t.Helper()
 	err := i.Reload() // what the gateway has revoked or rotated a moment ago
-	if err != nil {
-		i.t.Fatal(err)
-	}
+	check.OK(i.t, err)
 	token, id, err := i.Issue(req)
-	if err != nil {
-		i.t.Fatal(err)
-	}
+	check.OK(i.t, err)
 	return token, id
 }
 
@@ -90,9 +82,7 @@ func records(t testing.TB, g *harness.Gateway) []message.Record {
 		}
 		return nil
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	return out
 }
 
@@ -100,9 +90,7 @@ func records(t testing.TB, g *harness.Gateway) []message.Record {
 func auditLog(t testing.TB, g *harness.Gateway) string {
 	t.Helper()
 	b, err := os.ReadFile(filepath.Join(g.Dir, "data", "audit.log"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	return string(b)
 }
 
@@ -110,24 +98,12 @@ func auditLog(t testing.TB, g *harness.Gateway) string {
 func logs(t testing.TB, g *harness.Gateway) string {
 	t.Helper()
 	b, err := os.ReadFile(g.Log)
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	return string(b) + auditLog(t, g)
 }
 
 // awaitAudit waits for a line of the audit log that holds all the parts.
 func awaitAudit(t testing.TB, g *harness.Gateway, parts ...string) {
 	t.Helper()
-	eventually(t, "audit line with "+strings.Join(parts, " "), func() bool { return anyLineHas(auditLog(t, g), parts) })
-}
-
-func eventually(t testing.TB, what string, holds func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
-		if holds() {
-			return
-		}
-	}
-	t.Fatalf("never: %s", what)
+	check.Eventually(t, "audit line with "+strings.Join(parts, " "), func() bool { return anyLineHas(auditLog(t, g), parts) })
 }

@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"cellgate/test/check"
 	"cellgate/test/forge"
 	"cellgate/test/harness"
 	"cellgate/test/mqtt"
@@ -26,22 +27,16 @@ func forgeOf(t testing.TB, g *harness.Gateway) *forge.Forge {
 		t.Fatalf("key files %v, %v", files, err)
 	}
 	b, err := os.ReadFile(files[0])
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	var file struct {
 		KID        string `json:"kid"`
 		Alg        string `json:"alg"`
 		PrivateKey string `json:"private_key"`
 	}
-	if err := json.Unmarshal(b, &file); err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, json.Unmarshal(b, &file))
 	block, _ := pem.Decode([]byte(file.PrivateKey))
 	key, err := x509.ParsePKCS8PrivateKey(block.Bytes)
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	f := &forge.Forge{
 		Key: key.(crypto.Signer), KID: file.KID, Alg: file.Alg, KeyPath: files[0],
 		Cell: cellID, OtherCell: "cell-test-02", VIN: vinA, OtherVIN: vinB, Now: time.Now(),

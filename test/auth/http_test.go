@@ -13,6 +13,7 @@ import (
 	"github.com/goccy/go-yaml"
 
 	"cellgate/auth"
+	"cellgate/test/check"
 	"cellgate/test/harness"
 )
 
@@ -36,9 +37,7 @@ func TestEndpointScopes(t *testing.T) {
 		}
 		for name, token := range all {
 			status, body, err := g.Do(e.Method, path, token, content)
-			if err != nil {
-				t.Fatal(err)
-			}
+			check.OK(t, err)
 			calls++
 			if want := expected(e, name); !fits(status, want) {
 				t.Errorf("%s %s with %q: %d %.80s, want %d", e.Method, e.Path, name, status, body, want)
@@ -87,9 +86,7 @@ func TestRoutesAreInTheTable(t *testing.T) {
 			}
 			return err
 		})
-		if err != nil {
-			t.Fatal(err)
-		}
+		check.OK(t, err)
 	}
 	if served := len(auth.EndpointScopes()); found < served {
 		t.Errorf("%d routes found in the code, %d in the table", found, served)
@@ -101,15 +98,11 @@ func TestOpenAPIScopes(t *testing.T) {
 	t.Parallel()
 	g := harness.StartGateway(t, harness.Options{NoRules: true})
 	_, body, err := g.Get("/v1/openapi.yaml", "")
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	var doc struct {
 		Paths map[string]map[string]any `yaml:"paths"`
 	}
-	if err := yaml.Unmarshal(body, &doc); err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, yaml.Unmarshal(body, &doc))
 	documented := map[string]bool{}
 	for path, methods := range doc.Paths {
 		for method, call := range methods {

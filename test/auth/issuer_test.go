@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"cellgate/auth"
+	"cellgate/test/check"
 	"cellgate/test/forge"
 	"cellgate/test/harness"
 	"cellgate/test/mqtt"
@@ -24,15 +25,11 @@ func partnerForge(t *testing.T, issuer, kid string) (*forge.Forge, []byte) {
 	t.Helper()
 	key := forge.AttackerKey(t)
 	point, err := key.PublicKey.Bytes() // 0x04, X, Y
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	set, err := json.Marshal(map[string]any{"keys": []map[string]string{{
 		"kty": "EC", "crv": "P-256", "use": "sig", "kid": kid, "x": forge.B64(point[1:33]), "y": forge.B64(point[33:]),
 	}}})
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	f := (&forge.Forge{Key: key, KID: kid, Alg: "ES256", Cell: cellID, VIN: "analytics", Now: time.Now()}).Init()
 	f.Claims = f.Claims.With("iss", issuer).With("role", "service").With("scope", "telemetry:read command:send vehicle:admin")
 	return f, set
@@ -47,18 +44,14 @@ func TestExternalIssuers(t *testing.T) {
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(urlSet) }))
 	t.Cleanup(server.Close)
 	file := filepath.Join(t.TempDir(), "partner.jwks")
-	if err := os.WriteFile(file, fileSet, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, os.WriteFile(file, fileSet, 0o600))
 	g := harness.StartGateway(t, harness.Options{NoRules: true, Auth: fmt.Sprintf(`issuers: [
     {issuer: %q, jwks_file: %q, roles: [service], scopes: ["telemetry:read"]},
     {issuer: "https://login.example", jwks_url: %q, roles: [service], refresh: 10s}]`, partner, file, server.URL+"/jwks")})
 	status := func(path, token string) int {
 		t.Helper()
 		status, _, err := g.Get(path, token)
-		if err != nil {
-			t.Fatal(err)
-		}
+		check.OK(t, err)
 		return status
 	}
 	m := mustOpen(t, g.MQTT, connect{id: "analytics", password: byFile.Token(), version: 5})
@@ -80,7 +73,7 @@ func TestExternalIssuers(t *testing.T) {
 		}
 	}
 	// By URL, without any scope.
-	eventually(t, "the key set is fetched", func() bool { return status("/v1/status", byURL.Token()) == 200 })
+	check.Eventually(t, "the key set is fetched", func() bool { return status("/v1/status", byURL.Token()) == 200 })
 	if m := mustOpen(t, g.MQTT, connect{id: "analytics/url", password: byURL.Token(), version: 5}); subscribe(m, "v1/+/up/#") < 0x80 {
 		t.Error("an issuer without scopes grants one")
 	}
@@ -92,10 +85,8 @@ func TestExternalIssuers(t *testing.T) {
 	}
 	// A key set that changes on disk is followed.
 	next, nextSet := partnerForge(t, partner, "p-2")
-	if err := os.WriteFile(file, nextSet, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	eventually(t, "the new key set is followed", func() bool {
+	check.OK(t, os.WriteFile(file, nextSet, 0o600))
+	check.Eventually(t, "the new key set is followed", func() bool {
 		return status("/v1/status", next.Token()) == 200 && status("/v1/status", byFile.Token()) == 401
 	})
 }
@@ -123,9 +114,7 @@ func TestCommandLine(t *testing.T) {
 		mustOpen(t, g.MQTT, connect{password: lab, version: 5})
 	}
 	file := filepath.Join(g.Dir, "vins")
-	if err := os.WriteFile(file, []byte(vinA+"\n"+vinB+"\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, os.WriteFile(file, []byte(vinA+"\n"+vinB+"\n"), 0o600))
 	many := strings.Fields(g.Cellgate("token", "issue", "--config", g.Config, "--vins", file, "--ttl", "10m"))
 	if len(many) != 2 {
 		t.Fatalf("%d tokens for two VINs", len(many))
@@ -133,7 +122,7 @@ func TestCommandLine(t *testing.T) {
 	mustOpen(t, g.MQTT, connect{id: vinB, password: many[1], version: 5})
 
 	g.Cellgate("token", "revoke", "--config", g.Config, "--jti", shown.TokenID)
-	eventually(t, "the gateway refuses the token", func() bool {
+	check.Eventually(t, "the gateway refuses the token", func() bool {
 		m, code := open(t, g.MQTT, connect{id: vinA, password: token, version: 5})
 		leave(m)
 		return code == reasonBadCredentials
@@ -146,7 +135,7 @@ func TestCommandLine(t *testing.T) {
 	if out := g.Cellgate("token", "rotate", "--config", g.Config, "--alg", "EdDSA", "--json"); json.Unmarshal([]byte(out), &keys) != nil || len(keys) != 2 {
 		t.Fatalf("rotate: %s", out)
 	}
-	eventually(t, "both keys are published", func() bool {
+	check.Eventually(t, "both keys are published", func() bool {
 		_, body, err := g.Get("/.well-known/jwks.json", "")
 		return err == nil && strings.Contains(string(body), keys[0].KID) && strings.Contains(string(body), keys[1].KID) && !strings.Contains(string(body), `"d"`)
 	})

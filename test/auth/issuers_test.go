@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"cellgate/auth"
+	"cellgate/test/check"
 	"cellgate/test/harness"
 	"cellgate/test/mqtt"
 )
@@ -21,9 +22,7 @@ func TestIssuersAndRolesAreApart(t *testing.T) {
 	t.Parallel()
 	foreign, set := partnerForge(t, partner, "p-1")
 	file := filepath.Join(t.TempDir(), "partner.jwks")
-	if err := os.WriteFile(file, set, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, os.WriteFile(file, set, 0o600))
 	g := harness.StartGateway(t, harness.Options{NoRules: true, Auth: fmt.Sprintf(
 		`issuers: [{issuer: %q, jwks_file: %q, roles: [service], scopes: ["telemetry:read"]}]`, partner, file)})
 	i := issuerOf(t, g)

@@ -13,6 +13,7 @@ import (
 
 	"cellgate/auth"
 	"cellgate/cmd/cellgate/fleet"
+	"cellgate/test/check"
 	"cellgate/test/harness"
 	"cellgate/test/mqtt"
 )
@@ -50,7 +51,7 @@ func TestRotationUnderLoad(t *testing.T) {
 	driving.Go(func() {
 		r, err = drive(t, g, "--vehicles", fmt.Sprint(vehicles), "--connect-rate", "2000", "--duration", "13s")
 	})
-	harness.Eventually(t, patience, "the fleet is connected", func() error { return connected(g, operator, vehicles) })
+	check.Within(t, patience, "the fleet is connected", func() error { return connected(g, operator, vehicles) })
 	for range rounds {
 		g.Cellgate("token", "rotate", "--config", g.Config)
 		for n := range vehicles {
@@ -60,7 +61,7 @@ func TestRotationUnderLoad(t *testing.T) {
 		}
 	}
 	// The newest key signs 10 s after its rotation; vehicles that get their tokens then meet the same gateway.
-	harness.Eventually(t, patience, "the newest key signs", func() error { return signing(g) })
+	check.Within(t, patience, "the newest key signs", func() error { return signing(g) })
 	late, lateErr := drive(t, g, "--vehicles", "50", "--first", "1000", "--wait-connected", "--duration", "1s")
 	driving.Wait()
 	if err = errors.Join(err, lateErr); err != nil {
@@ -133,7 +134,7 @@ func TestEverythingAway(t *testing.T) {
 			t.Errorf("round %d: %+v, %v", round, r, err)
 		}
 		for _, name := range []string{"kafka", "redis", "central"} {
-			eventually(t, name+" is known to be away", func() bool {
+			check.Eventually(t, name+" is known to be away", func() bool {
 				_, ready, err := g.Get("/readyz", "")
 				return err == nil && strings.Contains(string(ready), strconv.Quote(name))
 			})
@@ -151,7 +152,7 @@ func TestDevPrintsNoToken(t *testing.T) {
 	dir := t.TempDir()
 	p := harness.StartProcess(t, "dev", dir, nil, harness.Binary(t), "dev", "--data", filepath.Join(dir, "data"), "--vehicles", "1", "--free-ports")
 	command := regexp.MustCompile(`token issue .*--operator \w+`)
-	eventually(t, "banner", func() bool { return command.MatchString(p.Tail(1000)) })
+	check.Eventually(t, "banner", func() bool { return command.MatchString(p.Tail(1000)) })
 	token, err := harness.RunCellgate(t, dir, strings.Fields(strings.TrimSuffix(command.FindString(p.Tail(1000)), ")"))...)
 	if err != nil || !strings.HasPrefix(token, "eyJ") {
 		t.Fatalf("the banner's command printed %q, %v", token, err)

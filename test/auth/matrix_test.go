@@ -9,6 +9,7 @@ import (
 
 	"cellgate/auth"
 	"cellgate/broker/shared/message"
+	"cellgate/test/check"
 	"cellgate/test/harness"
 	"cellgate/test/mqtt"
 )
@@ -133,9 +134,7 @@ func TestMatrixPublish(t *testing.T) {
 	}
 	for _, a := range all {
 		status, _, err := g.Get("/v1/vehicles/"+vinB+"/commands/"+a.letter, operator)
-		if err != nil {
-			t.Fatal(err)
-		}
+		check.OK(t, err)
 		granted[a.letter+commandRow] = status == http.StatusOK
 	}
 	for _, a := range all {

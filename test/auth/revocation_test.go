@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"cellgate/auth"
+	"cellgate/test/check"
 	"cellgate/test/harness"
 	"cellgate/test/mqtt"
 )
@@ -31,17 +32,13 @@ func shareKeys(t *testing.T, from, to *harness.Gateway) {
 		t.Fatalf("key files %v, %v", files, err)
 	}
 	dir := filepath.Join(to.Dir, "data", "auth")
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, os.MkdirAll(dir, 0o700))
 	for _, file := range files {
 		b, err := os.ReadFile(file)
 		if err == nil {
 			err = os.WriteFile(filepath.Join(dir, filepath.Base(file)), b, 0o600)
 		}
-		if err != nil {
-			t.Fatal(err)
-		}
+		check.OK(t, err)
 	}
 }
 
@@ -95,7 +92,7 @@ func TestRevocation(t *testing.T) {
 
 	// A gateway that starts later learns of it by the version in Redis.
 	second.Start()
-	eventually(t, "the second gateway refuses the token", func() bool { return refused(second, 1, byID) })
+	check.Eventually(t, "the second gateway refuses the token", func() bool { return refused(second, 1, byID) })
 
 	// Every token of a subject, by the command line on the first; live on the second.
 	bySub := i.vehicle(vin(2))
@@ -175,7 +172,7 @@ func TestRevocationPurges(t *testing.T) {
 			return err == nil && status == 200
 		}
 		if purge {
-			eventually(t, "the session is gone", func() bool { return !present() })
+			check.Eventually(t, "the session is gone", func() bool { return !present() })
 		}
 		again, ack := tryOpen(t, g.MQTT, connect{id: vin, password: i.vehicle(vin), version: 5, keep: true})
 		if ack.Type == 0 || ack.Reason != 0 || (ack.Present == 1) == purge {
@@ -185,7 +182,7 @@ func TestRevocationPurges(t *testing.T) {
 			again.AwaitTopic("v1/" + vin + "/cmd/") // it waited: the test can fail
 			continue
 		}
-		eventually(t, "the command is cancelled", func() bool {
+		check.Eventually(t, "the command is cancelled", func() bool {
 			_, body, err := g.Get("/v1/commands?state=cancelled", operator)
 			return err == nil && strings.Contains(string(body), vin)
 		})
@@ -202,7 +199,7 @@ func TestRevocationPurges(t *testing.T) {
 
 func awaitOffline(t *testing.T, g *harness.Gateway, operator, vin string) {
 	t.Helper()
-	eventually(t, vin+" is offline", func() bool {
+	check.Eventually(t, vin+" is offline", func() bool {
 		_, body, err := g.Get("/v1/vehicles/"+vin, operator)
 		var v struct {
 			Connected bool `json:"connected"`

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"cellgate/auth"
+	"cellgate/test/check"
 	"cellgate/test/harness"
 	"cellgate/test/mqtt"
 )
@@ -136,7 +137,7 @@ func TestMatrixNarrowedInSession(t *testing.T) {
 	subscribe(lab, "#")
 	g.Change(`subscribe: ["#"], deny_subscribe: ["test/nosubscribe"]`, `subscribe: ["#"], deny_subscribe: ["v1/+/up/#"]`)
 	g.Signal(syscall.SIGHUP)
-	eventually(t, "reload", func() bool { return strings.Contains(logs(t, g), `"msg":"reloaded"`) })
+	check.Eventually(t, "reload", func() bool { return strings.Contains(logs(t, g), `"msg":"reloaded"`) })
 	car.Publish(mqtt.Publish{Topic: up, Payload: "crossing", QoS: 1})
 	car.Publish(mqtt.Publish{Topic: res, QoS: 1})
 	lab.AwaitTopic(res)

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"cellgate/auth"
+	"cellgate/test/check"
 	"cellgate/test/harness"
 	"cellgate/test/mqtt"
 )
@@ -39,9 +40,7 @@ func call(t *testing.T, g *harness.Gateway, cert *tls.Certificate, version uint1
 	}
 	client := http.Client{Timeout: patience, Transport: &http.Transport{TLSClientConfig: config, DisableKeepAlives: true}}
 	req, err := http.NewRequestWithContext(t.Context(), method, "https://"+g.TokenAPI+path, bytes.NewReader([]byte(body)))
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	resp, err := client.Do(req)
 	if err != nil {
 		return answer{}, err
@@ -67,9 +66,7 @@ func TestTokenAPI(t *testing.T) {
 	post := func(cert *tls.Certificate, body string) answer {
 		t.Helper()
 		a, err := call(t, g, cert, 0, "POST", "/v1/tokens", body)
-		if err != nil {
-			t.Fatal(err)
-		}
+		check.OK(t, err)
 		return a
 	}
 	got := post(&cert, "")
@@ -105,9 +102,7 @@ func TestTokenAPI(t *testing.T) {
 func inspectBound(t *testing.T, g *harness.Gateway, cert tls.Certificate, token string) {
 	t.Helper()
 	file := filepath.Join(g.Dir, "vehicle.crt")
-	if err := os.WriteFile(file, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert.Certificate[0]}), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, os.WriteFile(file, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert.Certificate[0]}), 0o600))
 	if out, err := harness.RunCellgate(t, g.Dir, "token", "inspect", "--config", g.Config, "--cert", file, token); err != nil || !strings.Contains(out, vinA) {
 		t.Errorf("inspect with the certificate: %s, %v", out, err)
 	}
@@ -202,7 +197,7 @@ func TestTokenAPICommonName(t *testing.T) {
 	}
 	// A locked-out vehicle gets none.
 	revoke(t, g, issuerOf(t, g).operator(), map[string]any{"sub": vinA, "issued_before": time.Now().Add(time.Hour)})
-	eventually(t, "403 once a second has passed", func() bool {
+	check.Eventually(t, "403 once a second has passed", func() bool {
 		got, err := call(t, g, &cert, 0, "POST", "/v1/tokens", "")
 		return err == nil && got.status == 403
 	})

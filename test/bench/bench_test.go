@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"cellgate/test/check"
 	"cellgate/test/harness"
 )
 
@@ -104,9 +105,7 @@ func measure(t *testing.T, s server) sample {
 func cpu(t *testing.T, p *harness.Process) time.Duration {
 	t.Helper()
 	d, err := p.CPU()
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	return d
 }
 
@@ -147,7 +146,7 @@ func withRules(t *testing.T, load Load) server {
 	load.Addr = g.Lab
 	operator := g.OperatorToken()
 	return server{name: "cellgate, sample rules on", load: load, proc: g.Process, gateway: g, span: *brief, settle: func() {
-		harness.Eventually(t, 5*time.Minute, "delivery of everything", func() error { return g.Settled(operator) })
+		check.Within(t, 5*time.Minute, "delivery of everything", func() error { return g.Settled(operator) })
 	}}
 }
 
@@ -188,9 +187,7 @@ func startMosquitto(t *testing.T, dir, listeners string) *harness.Process {
 		"allow_anonymous true", "persistence false", "max_inflight_messages 0",
 		"max_queued_messages 0", "log_type error", "set_tcp_nodelay true", "user root", listeners,
 	}, "\n")
-	if err := os.WriteFile(conf, []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, os.WriteFile(conf, []byte(text), 0o600))
 	return harness.StartProcess(t, "mosquitto", dir, nil, bin, "-c", conf)
 }
 
@@ -198,9 +195,7 @@ func startMosquitto(t *testing.T, dir, listeners string) *harness.Process {
 func clientTLS(t *testing.T, authority string) *tls.Config {
 	t.Helper()
 	pem, err := os.ReadFile(authority)
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	pool := x509.NewCertPool()
 	pool.AppendCertsFromPEM(pem)
 	return &tls.Config{
@@ -237,9 +232,7 @@ func idleMemory(t *testing.T, g *harness.Gateway, load Load) (connected, publish
 	t.Helper()
 	empty := rss(t, g.Process)
 	conns, _, err := Crowd{Load: load, Count: *idle, AtOnce: connecting}.Connect(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	defer hangUp(conns)
 	connected = perConnection(t, g, empty)
 	// One message each, all acknowledged: every connection is alive.
@@ -275,8 +268,6 @@ func perConnection(t *testing.T, g *harness.Gateway, empty int64) float64 {
 func rss(t *testing.T, p *harness.Process) int64 {
 	t.Helper()
 	b, err := p.RSS()
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	return b
 }

@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"cellgate/test/check"
 	"cellgate/test/harness"
 )
 
@@ -58,9 +59,7 @@ func tokensFrom(t *testing.T, g *harness.Gateway, first, n int) func(string) str
 	for i := range vins {
 		vins[i] = VIN(first + i)
 	}
-	if err := os.WriteFile(file, []byte(strings.Join(vins, "\n")), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, os.WriteFile(file, []byte(strings.Join(vins, "\n")), 0o600))
 	list := strings.Fields(g.Cellgate("token", "issue", "--config", g.Config, "--vins", file))
 	byVIN := make(map[string]string, n)
 	for i, token := range list {

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"cellgate/test/check"
 	"cellgate/test/harness"
 )
 
@@ -41,9 +42,7 @@ func profileTo(t *testing.T, g *harness.Gateway, file string, d time.Duration) (
 		done <- fetchProfile(g, operator, fmt.Sprintf("profile?seconds=%d", max(1, int(d.Seconds()))), file)
 	}()
 	return func() {
-		if err := <-done; err != nil {
-			t.Fatal(err)
-		}
+		check.OK(t, <-done)
 	}
 }
 
@@ -53,9 +52,7 @@ func heapOf(t *testing.T, g *harness.Gateway, name string) {
 	if *profiles == "" {
 		return
 	}
-	if err := fetchProfile(g, g.OperatorToken(), "heap?gc=1", profileFile(name)); err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, fetchProfile(g, g.OperatorToken(), "heap?gc=1", profileFile(name)))
 }
 
 func profileFile(name string) string {

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"cellgate/test/check"
 	"cellgate/test/harness"
 )
 
@@ -111,9 +112,7 @@ func reportStorm(waves []wave, got [][]gust) {
 func attend(t *testing.T, load Load, first int) Pace {
 	t.Helper()
 	conns, _, err := Crowd{Load: load, First: first, Count: *bystanders, AtOnce: connecting}.Connect(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	t.Cleanup(func() { hangUp(conns) })
 	return Pace{Conns: conns, First: first, Period: time.Second, Payload: load.Payload}
 }
@@ -198,9 +197,7 @@ func tlsShape(t *testing.T, conns []net.Conn, resumed bool) string {
 func descriptors(t *testing.T, p *harness.Process) int {
 	t.Helper()
 	list, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", p.PID()))
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	return len(list)
 }
 
@@ -208,7 +205,7 @@ func descriptors(t *testing.T, p *harness.Process) int {
 // have opened for itself.
 func awaitDescriptors(t *testing.T, p *harness.Process, before int) {
 	t.Helper()
-	harness.Eventually(t, time.Minute, "the end of the connections", func() error {
+	check.Within(t, time.Minute, "the end of the connections", func() error {
 		if now := descriptors(t, p); now > before+20 {
 			return fmt.Errorf("%d descriptors, before %d", now, before)
 		}

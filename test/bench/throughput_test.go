@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"cellgate/test/check"
 	"cellgate/test/harness"
 )
 
@@ -106,9 +107,7 @@ func rulesOff(t *testing.T, load Load) server {
 func kafkaOnly(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()
-	if err := os.WriteFile(filepath.Join(dir, "telemetry.rules.yaml"), []byte(kafkaRules), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, os.WriteFile(filepath.Join(dir, "telemetry.rules.yaml"), []byte(kafkaRules), 0o600))
 	return dir
 }
 
@@ -123,7 +122,7 @@ func delivering(t *testing.T, name string, load Load, rules string) server {
 	load.Addr = g.Lab
 	operator := g.OperatorToken()
 	return server{name: name, load: load, proc: g.Process, gateway: g, span: *shareSpan, settle: func() {
-		harness.Eventually(t, 5*time.Minute, "delivery of everything", func() error { return g.Settled(operator) })
+		check.Within(t, 5*time.Minute, "delivery of everything", func() error { return g.Settled(operator) })
 	}}
 }
 
@@ -140,8 +139,6 @@ func printProfile(t *testing.T, s server, size int) {
 	cmd := exec.Command("go", "tool", "pprof", "-top", "-nodecount=30", harness.Binary(t), file) //nolint:gosec // our own paths
 	cmd.Stderr = os.Stderr
 	top, err := cmd.Output()
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	fmt.Printf("where the processor time goes with %s, %d B; more: go tool pprof -http : %s %s\n\n%s\n", s.name, size, harness.Binary(t), file, top)
 }

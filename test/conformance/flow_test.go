@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"cellgate/test/check"
 	"cellgate/test/mqtt"
 )
 
@@ -177,9 +178,7 @@ func testAnswersFit(t *testing.T, e *env, v byte) {
 		mqtt.Ack(mqtt.PUBREC, 6, 0), mqtt.Pingreq())
 	for range 7 {
 		p, err := c.Read()
-		if err != nil {
-			t.Fatal(err)
-		}
+		check.OK(t, err)
 		if p.Size > limit {
 			t.Errorf("a packet of type %d and %d bytes", p.Type, p.Size)
 		}

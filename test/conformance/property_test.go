@@ -3,6 +3,7 @@ package conformance
 import (
 	"testing"
 
+	"cellgate/test/check"
 	"cellgate/test/mqtt"
 )
 
@@ -157,9 +158,7 @@ func testProblemInformation(t *testing.T, e *env, v byte) {
 		mqtt.Ack(mqtt.PUBREC, 6, 0))
 	for range 6 {
 		p, err := c.Read()
-		if err != nil {
-			t.Fatal(err)
-		}
+		check.OK(t, err)
 		equal(t, "properties", len(p.Props), 0)
 	}
 	topic := "props/" + e.unique()

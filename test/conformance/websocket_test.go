@@ -9,6 +9,7 @@ import (
 
 	"github.com/coder/websocket"
 
+	"cellgate/test/check"
 	"cellgate/test/mqtt"
 )
 
@@ -37,9 +38,7 @@ func (e *env) websocket(t *testing.T, protocols ...string) (*websocket.Conn, *ht
 // testWebSocketFrames sends packets in pieces and several at once: messages and packets are not aligned.
 func testWebSocketFrames(t *testing.T, e *env, v byte) {
 	ws, _, err := e.websocket(t, "mqtt")
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	topic := "websocket/" + e.unique()
@@ -47,9 +46,7 @@ func testWebSocketFrames(t *testing.T, e *env, v byte) {
 		mqtt.Subscribe(v, 1, nil, mqtt.Filter(topic, 1)),
 		mqtt.Publish{Topic: topic, Payload: "x", QoS: 1, ID: 2}.Encode(v), mqtt.Pingreq())
 	for _, part := range [][]byte{stream[:1], stream[1:5], stream[5 : len(stream)-3], stream[len(stream)-3:]} {
-		if err := ws.Write(ctx, websocket.MessageBinary, part); err != nil {
-			t.Fatal(err)
-		}
+		check.OK(t, ws.Write(ctx, websocket.MessageBinary, part))
 	}
 	c := mqtt.Over(t, v, websocket.NetConn(ctx, ws, websocket.MessageBinary)) // fails on any other type of message
 	c.Expect(mqtt.CONNACK)
@@ -62,9 +59,7 @@ func testWebSocketFrames(t *testing.T, e *env, v byte) {
 func testWebSocketText(t *testing.T, e *env, v byte) {
 	for _, first := range []bool{true, false} {
 		ws, _, err := e.websocket(t, "mqtt")
-		if err != nil {
-			t.Fatal(err)
-		}
+		check.OK(t, err)
 		ctx, cancel := context.WithTimeout(t.Context(), mqtt.Patience)
 		defer cancel()
 		if !first {
@@ -76,9 +71,7 @@ func testWebSocketText(t *testing.T, e *env, v byte) {
 				t.Fatal(err)
 			}
 		}
-		if err := ws.Write(ctx, websocket.MessageText, mqtt.Pingreq()); err != nil {
-			t.Fatal(err)
-		}
+		check.OK(t, ws.Write(ctx, websocket.MessageText, mqtt.Pingreq()))
 		for err == nil { // a DISCONNECT may come
 			_, _, err = ws.Read(ctx)
 		}
@@ -91,9 +84,7 @@ func testWebSocketText(t *testing.T, e *env, v byte) {
 func testWebSocketSubprotocol(t *testing.T, e *env, _ byte) {
 	for _, offered := range [][]string{{"mqtt"}, {"mqttv3.1", "mqtt"}, {"mqtt", "other"}} {
 		ws, _, err := e.websocket(t, offered...)
-		if err != nil {
-			t.Fatal(err)
-		}
+		check.OK(t, err)
 		equal(t, "subprotocol", ws.Subprotocol(), "mqtt")
 	}
 	if _, resp, err := e.websocket(t, "other"); err == nil || resp == nil || resp.StatusCode != http.StatusBadRequest {

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"cellgate/test/check"
 	"cellgate/test/harness"
 )
 
@@ -66,9 +67,7 @@ func TestKillUnderLoad(t *testing.T) {
 	for round := 1; round <= rounds; round++ {
 		k.round(round, rounds)
 		if round%auditEvery == 0 && round < rounds {
-			if err := audit.audit(t.Context(), time.Minute); err != nil {
-				t.Fatal(err)
-			}
+			check.OK(t, audit.audit(t.Context(), time.Minute))
 			fmt.Printf("audit after %d kills in %v: %v\n", round, time.Since(began).Round(time.Second), audit)
 		}
 	}
@@ -79,10 +78,8 @@ func TestKillUnderLoad(t *testing.T) {
 		t.Fatal("the fleet did not end within 30 s of SIGINT")
 	}
 	operator := k.OperatorToken()
-	harness.Eventually(t, 5*time.Minute, "everything delivered", func() error { return k.Settled(operator) })
-	if err := audit.audit(t.Context(), time.Minute); err != nil {
-		t.Fatal(err)
-	}
+	check.Within(t, 5*time.Minute, "everything delivered", func() error { return k.Settled(operator) })
+	check.OK(t, audit.audit(t.Context(), time.Minute))
 	if audit.acked < rounds*vehicles/4 {
 		t.Fatalf("only %v", audit)
 	}
@@ -123,9 +120,7 @@ const bytesPerLine = 20
 func size(t *testing.T, file string) int64 {
 	t.Helper()
 	info, err := os.Stat(file)
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	return info.Size()
 }
 
@@ -133,7 +128,7 @@ func size(t *testing.T, file string) int64 {
 func (k *killed) acknowledged(before int64, lines int64) {
 	k.t.Helper()
 	want := before + lines*bytesPerLine
-	harness.Eventually(k.t, time.Minute, "growth of the ledger", func() error {
+	check.Within(k.t, time.Minute, "growth of the ledger", func() error {
 		info, err := os.Stat(k.ledger)
 		if err != nil {
 			return err

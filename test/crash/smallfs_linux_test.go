@@ -16,6 +16,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 	"golang.org/x/sys/unix"
 
+	"cellgate/test/check"
 	"cellgate/test/harness"
 )
 
@@ -71,9 +72,7 @@ func newSmallDisk(t *testing.T) *smallDisk {
 	t.Helper()
 	d := &smallDisk{t: t, away: new(atomic.Bool)}
 	cluster, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.AllowAutoTopicCreation(), kfake.DefaultNumPartitions(4))
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	t.Cleanup(cluster.Close)
 	cluster.ControlKey(int16(kmsg.Produce), func(kmsg.Request) (kmsg.Response, error, bool) {
 		cluster.KeepControl()
@@ -88,9 +87,7 @@ func newSmallDisk(t *testing.T) *smallDisk {
 		Extra: "log: {level: warn}\nuplink: {journal: {segment_bytes: 1MiB, max_bytes: 1GiB, reserve_bytes: 8MiB}}\n",
 	})
 	d.data = filepath.Join(d.Dir, "data")
-	if err := os.Mkdir(d.data, 0o750); err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, os.Mkdir(d.data, 0o750))
 	if err := unix.Mount("tmpfs", d.data, "tmpfs", 0, fmt.Sprintf("size=%d", fsBytes)); err != nil {
 		t.Skipf("mounting a tmpfs: %v", err)
 	}
@@ -129,7 +126,7 @@ func (d *smallDisk) grow(lines int64) {
 			from[i] = info.Size()
 		}
 	}
-	harness.Eventually(d.t, recovery, "acknowledgements of both versions", func() error {
+	check.Within(d.t, recovery, "acknowledgements of both versions", func() error {
 		for i, name := range d.ledgers {
 			info, err := os.Stat(name)
 			if err != nil {
@@ -170,9 +167,7 @@ func (d *smallDisk) hogAll() {
 	if errors.Is(err, unix.ENOSPC) {
 		return
 	}
-	if err != nil {
-		d.t.Fatal(err)
-	}
+	check.OK(d.t, err)
 	chunk := make([]byte, 1<<20)
 	for len(chunk) >= 512 {
 		if _, err := f.Write(chunk); err != nil {
@@ -186,12 +181,10 @@ func (d *smallDisk) hogAll() {
 // new connection is let in.
 func (d *smallDisk) release() time.Duration {
 	d.t.Helper()
-	if err := os.Remove(d.hog()); err != nil {
-		d.t.Fatal(err)
-	}
+	check.OK(d.t, os.Remove(d.hog()))
 	began := time.Now()
 	d.grow(50)
-	harness.Eventually(d.t, recovery-time.Since(began), "a new connection", func() error { return publishOnce(d.Lab) })
+	check.Within(d.t, recovery-time.Since(began), "a new connection", func() error { return publishOnce(d.Lab) })
 	took := time.Since(began)
 	select {
 	case <-d.Done():
@@ -203,9 +196,7 @@ func (d *smallDisk) release() time.Duration {
 
 func (d *smallDisk) audit() {
 	d.t.Helper()
-	if err := d.auditor.audit(d.t.Context(), time.Minute); err != nil {
-		d.t.Fatal(err)
-	}
+	check.OK(d.t, d.auditor.audit(d.t.Context(), time.Minute))
 	fmt.Println("audit:", d.auditor)
 }
 
@@ -227,6 +218,6 @@ func (d *smallDisk) end() {
 		}
 	}
 	operator := d.OperatorToken()
-	harness.Eventually(d.t, 5*time.Minute, "everything delivered", func() error { return d.Settled(operator) })
+	check.Within(d.t, 5*time.Minute, "everything delivered", func() error { return d.Settled(operator) })
 	d.audit()
 }

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"cellgate/test/check"
 	"cellgate/test/harness"
 	"cellgate/test/mqtt"
 )
@@ -28,7 +29,7 @@ func TestFirstPuback(t *testing.T) {
 	fleet := g.Fleet("fleet",
 		"--vehicles", "50", "--saturate", "--payload-bytes", "300", "--reconnect-max", "200ms")
 	began, last := time.Now(), uint64(0)
-	harness.Eventually(t, 10*time.Minute, "filling the journal", func() error {
+	check.Within(t, 10*time.Minute, "filling the journal", func() error {
 		used, records, err := written(g)
 		if err != nil {
 			return err
@@ -54,9 +55,7 @@ func TestFirstPuback(t *testing.T) {
 			t.Fatalf("%v\n%s", err, g.Tail(40))
 		}
 		cpu, err := g.CPU()
-		if err != nil {
-			t.Fatal(err)
-		}
+		check.OK(t, err)
 		fmt.Printf("start %d: first PUBACK after %v (processor time %v)\n", round+1, took.Round(time.Millisecond), cpu)
 		if took > firstPuback && want >= 1<<30 {
 			t.Errorf("start %d: the first PUBACK came %v after the start of the process", round+1, took)

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"cellgate/test/check"
 	"cellgate/test/harness"
 	"cellgate/test/scenario"
 )
@@ -24,7 +25,7 @@ func TestServesAlone(t *testing.T) {
 			t.Errorf("PUBACK 0x%02x with everything away", code)
 		}
 	}
-	harness.Eventually(t, 20*time.Second, "readyz naming what is away", func() error {
+	check.Within(t, 20*time.Second, "readyz naming what is away", func() error {
 		status, body, err := g.Get("/readyz", "")
 		if err != nil || status != http.StatusOK {
 			return fmt.Errorf("%d %s %w", status, body, err)

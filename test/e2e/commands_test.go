@@ -13,6 +13,7 @@ import (
 
 	"github.com/eclipse/paho.golang/paho"
 
+	"cellgate/test/check"
 	"cellgate/test/harness"
 	"cellgate/test/scenario"
 )
@@ -82,9 +83,7 @@ func TestRefusedCommandsOverMQTT311(t *testing.T) {
 	g, cell := commandGateway(t, 3)
 	vin, token := scenario.NewVIN(), serviceToken(g, "control")
 	c, _, err := scenario.DialV3(t, g, "control", token)
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	for _, m := range [][2]string{
 		{"b1", "{}"}, {"b1", `{"doors":"all"}`}, {"b2", `"` + strings.Repeat("x", 64) + `"`}, {"b3", "{}"}, {"b4", "{}"}, {"b5", "{}"},
 	} {
@@ -117,9 +116,7 @@ func TestRefusedCommandsOverMQTT311(t *testing.T) {
 		t.Errorf("audited of b1: %q", got)
 	}
 	c, lost, err := scenario.DialV3(t, g, "control", token)
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	c.Publish(commandTopic(vin, "b 6"), 1, false, "{}")
 	select {
 	case <-lost:
@@ -135,9 +132,7 @@ func TestInflightCommands(t *testing.T) {
 	g, _ := commandGateway(t, 10)
 	vin := scenario.NewVIN()
 	v, err := scenario.DialV5(t, g, vin, g.VehicleToken(vin), func(c *paho.ClientConfig) { c.EnableManualAcknowledgment = true })
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	subscribe(t, v, "v1/"+vin+"/cmd/#")
 	for _, args := range [][]string{{"c1"}, {"c2"}, {"c3"}} {
 		g.Cellgate("command", "send", "--config", g.Config, "--vin", vin, "--name", "unlock", "--id", args[0], "--ttl", "1d")
@@ -145,9 +140,7 @@ func TestInflightCommands(t *testing.T) {
 	first := receive(t, v, commandTopic(vin, "c1"))
 	receive(t, v, commandTopic(vin, "c2"))
 	g.Cellgate("command", "send", "--config", g.Config, "--vin", vin, "--name", "unlock", "--id", "u1", "--urgent")
-	if err := v.Ack(first); err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, v.Ack(first))
 	receive(t, v, commandTopic(vin, "u1"))
 }
 
@@ -251,16 +244,12 @@ func TestLimitedSender(t *testing.T) {
 	}
 	post := func(token, vin, id, name string) int {
 		status, _, err := g.Do("POST", "/v1/vehicles/"+vin+"/commands", token, map[string]any{"id": id, "name": name})
-		if err != nil {
-			t.Fatal(err)
-		}
+		check.OK(t, err)
 		return status
 	}
 	cancel := func(vin, id string) int {
 		status, _, err := g.Do("DELETE", "/v1/vehicles/"+vin+"/commands/"+id, token, nil)
-		if err != nil {
-			t.Fatal(err)
-		}
+		check.OK(t, err)
 		return status
 	}
 	operator := g.OperatorToken()
@@ -297,7 +286,7 @@ func TestLimitedSender(t *testing.T) {
 		"f3": "command mqtt service loader refused not_permitted", "k1": "command kafka kafka accepted",
 		"k2": "command kafka kafka refused not_permitted", "k3": "command kafka kafka refused not_permitted",
 	}
-	harness.Eventually(t, 30*time.Second, "every request audited", func() error {
+	check.Within(t, 30*time.Second, "every request audited", func() error {
 		for id, line := range want {
 			if got := audits(g, id); len(got) != 1 || got[0] != line {
 				return fmt.Errorf("%s: %q, want %q", id, got, line)
@@ -327,9 +316,7 @@ func TestManyCommandsOverOneConnection(t *testing.T) {
 	}
 	sent.Wait()
 	_, body, err := g.Get("/v1/commands?limit=1000", g.OperatorToken())
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	var page struct {
 		Commands []struct{ ID, VIN, Name, Payload string }
 	}

@@ -16,6 +16,7 @@ import (
 	"github.com/eclipse/paho.mqtt.golang/packets"
 	"github.com/twmb/franz-go/pkg/kfake"
 
+	"cellgate/test/check"
 	"cellgate/test/harness"
 	"cellgate/test/scenario"
 )
@@ -110,17 +111,13 @@ func (l *ladderTest) climb(rung float64) {
 func (l *ladderTest) metric(pattern string) float64 {
 	l.t.Helper()
 	_, body, err := l.Get("/metrics", "")
-	if err != nil {
-		l.t.Fatal(err)
-	}
+	check.OK(l.t, err)
 	found := regexp.MustCompile(`(?m)^` + pattern + `[^}]*\} (\S+)$`).FindSubmatch(body)
 	if found == nil {
 		return 0
 	}
 	v, err := strconv.ParseFloat(string(found[1]), 64)
-	if err != nil {
-		l.t.Fatal(err)
-	}
+	check.OK(l.t, err)
 	return v
 }
 
@@ -220,9 +217,7 @@ func (l *ladderTest) hold(port int) {
 	}
 
 	c, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.AllowAutoTopicCreation(), kfake.DefaultNumPartitions(4), kfake.Ports(port))
-	if err != nil {
-		l.t.Fatal(err)
-	}
+	check.OK(l.t, err)
 	l.t.Cleanup(c.Close)
 	back := time.Now()
 	if !token.WaitTimeout(time.Minute) || token.Error() != nil {
@@ -232,7 +227,7 @@ func (l *ladderTest) hold(port int) {
 		l.t.Fatalf("MQTT 5: %v", err)
 	}
 	l.acked += 2 + stop()
-	harness.Eventually(l.t, time.Minute-time.Since(back), "the foot of the ladder", func() error {
+	check.Within(l.t, time.Minute-time.Since(back), "the foot of the ladder", func() error {
 		if at := l.metric(`cellgate_journal_pressure\{.*what="rung"`); at != 0 {
 			return fmt.Errorf("rung %v", at)
 		}
@@ -248,12 +243,10 @@ func (l *ladderTest) hold(port int) {
 		l.t.Errorf("the MQTT 5 connection was lost: %+v", d)
 	default:
 	}
-	harness.Eventually(l.t, time.Minute, "everything delivered", func() error { return l.Settled(l.operator) })
+	check.Within(l.t, time.Minute, "everything delivered", func() error { return l.Settled(l.operator) })
 	kafka := &harness.Kafka{Brokers: c.ListenAddrs()}
 	records, err := harness.ReadTopic(l.t.Context(), kafka.Brokers, "vehicle.telemetry")
-	if err != nil {
-		l.t.Fatal(err)
-	}
+	check.OK(l.t, err)
 	ids := map[string]bool{}
 	for _, r := range records {
 		ids[r.Headers["msg-id"]] = true
@@ -288,7 +281,7 @@ func (l *ladderTest) fillUp() (stop func() int) {
 			n++
 		}
 	}()
-	harness.Eventually(l.t, time.Minute, "the last rung", func() error {
+	check.Within(l.t, time.Minute, "the last rung", func() error {
 		if at := l.metric(`cellgate_journal_pressure\{.*what="rung"`); at != rungHold {
 			return fmt.Errorf("rung %v", at)
 		}

@@ -10,6 +10,7 @@ import (
 
 	mqtt3 "github.com/eclipse/paho.mqtt.golang"
 
+	"cellgate/test/check"
 	"cellgate/test/harness"
 	"cellgate/test/scenario"
 )
@@ -52,9 +53,7 @@ func listen(t *testing.T, g *harness.Gateway) listener {
 	t.Helper()
 	l := listener{vin: scenario.NewVIN(), notice: make(chan []byte, 8)}
 	c, lost, err := scenario.DialV3(t, g, l.vin, g.VehicleToken(l.vin))
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	l.lost = lost
 	take := func(_ mqtt3.Client, m mqtt3.Message) { l.notice <- m.Payload() }
 	if token := c.Subscribe("v1/"+l.vin+"/sys/#", 1, take); !token.WaitTimeout(10*time.Second) || token.Error() != nil {

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"cellgate/test/check"
 	"cellgate/test/harness"
 )
 
@@ -21,28 +22,22 @@ func TestReloadTakesChangedCertificatePaths(t *testing.T) {
 	harness.WriteCertificates(t, filepath.Join(g.Dir, "other"))
 	shown := func(addr string) string {
 		c, err := tls.Dial("tcp", addr, &tls.Config{InsecureSkipVerify: true}) //nolint:gosec // the certificate is what is looked at
-		if err != nil {
-			t.Fatal(err)
-		}
+		check.OK(t, err)
 		defer func() { _ = c.Close() }()
 		return c.ConnectionState().PeerCertificates[0].SerialNumber.String()
 	}
 	before := shown(g.MQTTS)
 	edit := func(old, text string) {
 		b, err := os.ReadFile(g.Config)
-		if err != nil {
-			t.Fatal(err)
-		}
+		check.OK(t, err)
 		if !strings.Contains(string(b), old) {
 			t.Fatalf("no %q in the configuration", old)
 		}
-		if err := os.WriteFile(g.Config, []byte(strings.ReplaceAll(string(b), old, text)), 0o600); err != nil {
-			t.Fatal(err)
-		}
+		check.OK(t, os.WriteFile(g.Config, []byte(strings.ReplaceAll(string(b), old, text)), 0o600))
 		g.Signal(syscall.SIGHUP)
 	}
 	edit("cert: tls/server.crt, key: tls/server.key", "cert: other/server.crt, key: other/server.key")
-	harness.Eventually(t, 10*time.Second, "the other certificate", func() error {
+	check.Within(t, 10*time.Second, "the other certificate", func() error {
 		for name, addr := range map[string]string{"vehicles": g.MQTTS, "token_api": g.TokenAPI} {
 			if shown(addr) == before {
 				return fmt.Errorf("%s shows the old one", name)
@@ -52,7 +47,7 @@ func TestReloadTakesChangedCertificatePaths(t *testing.T) {
 	})
 	after := shown(g.MQTTS)
 	edit("client_ca: tls/vehicles-ca.crt", "client_ca: gone/ca.crt")
-	harness.Eventually(t, 10*time.Second, "the refusal in the log", func() error {
+	check.Within(t, 10*time.Second, "the refusal in the log", func() error {
 		log, err := os.ReadFile(g.Log)
 		if err != nil || !strings.Contains(string(log), "gone/ca.crt") {
 			return fmt.Errorf("not there: %w", err)

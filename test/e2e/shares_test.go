@@ -9,6 +9,7 @@ import (
 
 	"github.com/eclipse/paho.golang/paho"
 
+	"cellgate/test/check"
 	"cellgate/test/harness"
 	"cellgate/test/scenario"
 )
@@ -64,7 +65,7 @@ limits: {max_topic_levels: 8}
 	hold("a large one that nobody has room for", v.Send(t, "v1/"+vin+"/up/a", strings.Repeat("x", 4<<10)), 0)
 
 	names := []string{"subject_sessions", "subject_subscriptions", "subject_bytes", "retained_share"}
-	harness.Eventually(t, 10*time.Second, "what /readyz names", func() error {
+	check.Within(t, 10*time.Second, "what /readyz names", func() error {
 		_, body, err := g.Get("/readyz", "")
 		for _, name := range names {
 			if err == nil && !strings.Contains(string(body), name) {
@@ -75,14 +76,10 @@ limits: {max_topic_levels: 8}
 		return err
 	})
 	b, err := os.ReadFile(g.Config)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(g.Config, []byte(strings.ReplaceAll(string(b), settings, "")), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
+	check.OK(t, os.WriteFile(g.Config, []byte(strings.ReplaceAll(string(b), settings, "")), 0o600))
 	g.Signal(syscall.SIGHUP)
-	harness.Eventually(t, 10*time.Second, "a third session after the reload", func() error {
+	check.Within(t, 10*time.Second, "a third session after the reload", func() error {
 		_, err := scenario.DialV5(t, g, "billing/3", token)
 		return err
 	})

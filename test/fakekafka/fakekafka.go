@@ -13,15 +13,15 @@ import (
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"cellgate/test/check"
 )
 
 // Cluster starts a cluster of one broker unless the options say otherwise.
 func Cluster(t testing.TB, opts ...kfake.Opt) *kfake.Cluster {
 	t.Helper()
 	c, err := kfake.NewCluster(append([]kfake.Opt{kfake.NumBrokers(1)}, opts...)...)
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	t.Cleanup(c.Close)
 	return c
 }
@@ -30,9 +30,7 @@ func Cluster(t testing.TB, opts ...kfake.Opt) *kfake.Cluster {
 func Client(t testing.TB, c *kfake.Cluster, opts ...kgo.Opt) *kgo.Client {
 	t.Helper()
 	cl, err := kgo.NewClient(append([]kgo.Opt{kgo.SeedBrokers(c.ListenAddrs()...)}, opts...)...)
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	t.Cleanup(cl.Close)
 	return cl
 }
@@ -94,9 +92,7 @@ func Expire(t testing.TB, c *kfake.Cluster, topic string, before int64) (left in
 	if err == nil {
 		err = res.Error()
 	}
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	return left
 }
 
@@ -105,9 +101,7 @@ func ends(t testing.TB, c *kfake.Cluster, topic string) (list []kadm.ListedOffse
 	cl := Client(t, c)
 	defer cl.Close()
 	all, err := kadm.NewClient(cl).ListEndOffsets(t.Context(), topic)
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	all.Each(func(o kadm.ListedOffset) { list = append(list, o) })
 	return list
 }

@@ -15,20 +15,18 @@ import (
 	"path/filepath"
 	"testing"
 	"time"
+
+	"cellgate/test/check"
 )
 
 // WriteCertificates puts ca.crt, server.crt and server.key (ECDSA P-256, for localhost) into dir.
 func WriteCertificates(t testing.TB, dir string) {
 	t.Helper()
-	if err := os.MkdirAll(dir, 0o750); err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, os.MkdirAll(dir, 0o750))
 	caKey, ca := certificate(t, "cellgate test CA", nil, nil)
 	key, leaf := certificate(t, "localhost", ca, caKey)
 	keyDER, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	writePEM(t, filepath.Join(dir, "ca.crt"), "CERTIFICATE", ca.Raw)
 	writePEM(t, filepath.Join(dir, "server.crt"), "CERTIFICATE", leaf.Raw)
 	writePEM(t, filepath.Join(dir, "server.key"), "PRIVATE KEY", keyDER)
@@ -56,9 +54,7 @@ func (a *Authority) write(t testing.TB, path string) {
 func (a *Authority) Vehicle(t testing.TB, vin string, san bool) tls.Certificate {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: vin},
 		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour),
@@ -68,9 +64,7 @@ func (a *Authority) Vehicle(t testing.TB, vin string, san bool) tls.Certificate 
 		template.URIs = []*url.URL{{Scheme: "urn", Opaque: "vin:" + vin}}
 	}
 	der, err := x509.CreateCertificate(rand.Reader, template, a.cert, &key.PublicKey, a.key)
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
 }
 
@@ -78,13 +72,9 @@ func (a *Authority) Vehicle(t testing.TB, vin string, san bool) tls.Certificate 
 func certificate(t testing.TB, name string, parent *x509.Certificate, parentKey *ecdsa.PrivateKey) (*ecdsa.PrivateKey, *x509.Certificate) {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	serial, err := rand.Int(rand.Reader, big.NewInt(1<<62))
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	template := &x509.Certificate{
 		SerialNumber: serial, Subject: pkix.Name{CommonName: name},
 		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour),
@@ -97,19 +87,13 @@ func certificate(t testing.TB, name string, parent *x509.Certificate, parentKey 
 		parent, parentKey = template, key
 	}
 	der, err := x509.CreateCertificate(rand.Reader, template, parent, &key.PublicKey, parentKey)
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	cert, err := x509.ParseCertificate(der)
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	return key, cert
 }
 
 func writePEM(t testing.TB, path, kind string, der []byte) {
 	t.Helper()
-	if err := os.WriteFile(path, pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, os.WriteFile(path, pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}), 0o600))
 }

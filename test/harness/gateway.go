@@ -18,6 +18,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"cellgate/test/check"
 )
 
 // Binary returns the path of the cellgate binary under test: $CELLGATE_BIN when set (the Makefile does
@@ -34,18 +36,16 @@ func Binary(t testing.TB) string {
 	return bin
 }
 
+// build builds into the repository's bin, where every test process replaces what the one before has left.
 var build = sync.OnceValues(func() (string, error) {
-	dir, err := os.MkdirTemp("", "cellgate-bin-")
-	if err != nil {
-		return "", err
-	}
-	bin := filepath.Join(dir, "cellgate")
-	cmd := exec.Command("go", "build", "-o", bin, "./cmd/cellgate")
+	bin := filepath.Join(Root(), "bin", "cellgate-test")
+	own := fmt.Sprintf("%s-%d", bin, os.Getpid())
+	cmd := exec.Command("go", "build", "-o", own, "./cmd/cellgate") //nolint:gosec // a name of our own
 	cmd.Dir = Root()
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("%w\n%s", err, out)
 	}
-	return bin, nil
+	return bin, os.Rename(own, bin)
 })
 
 // Root is the repository's folder.
@@ -127,25 +127,17 @@ func PrepareGateway(t testing.TB, o Options) *Gateway {
 		g.TokenAPI = FreeAddr(t)
 	}
 	rules := filepath.Join(dir, "rules")
-	if err := os.MkdirAll(rules, 0o750); err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, os.MkdirAll(rules, 0o750))
 	if o.NoRules {
-		if err := os.WriteFile(filepath.Join(rules, "none.rules.yaml"), []byte("rules: []\n"), 0o600); err != nil {
-			t.Fatal(err)
-		}
+		check.OK(t, os.WriteFile(filepath.Join(rules, "none.rules.yaml"), []byte("rules: []\n"), 0o600))
 	} else {
 		from := o.Rules
 		if from == "" {
 			from = filepath.Join(Root(), "configs", "rules")
 		}
-		if err := os.CopyFS(rules, os.DirFS(from)); err != nil {
-			t.Fatal(err)
-		}
+		check.OK(t, os.CopyFS(rules, os.DirFS(from)))
 	}
-	if err := os.WriteFile(g.Config, []byte(g.yaml(o)), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, os.WriteFile(g.Config, []byte(g.yaml(o)), 0o600))
 	return g
 }
 
@@ -197,15 +189,11 @@ rules: {path: rules, %s}
 func (g *Gateway) Change(piece, text string) {
 	g.t.Helper()
 	config, err := os.ReadFile(g.Config)
-	if err != nil {
-		g.t.Fatal(err)
-	}
+	check.OK(g.t, err)
 	if !strings.Contains(string(config), piece) {
 		g.t.Fatalf("no %q in %s", piece, config)
 	}
-	if err := os.WriteFile(g.Config, []byte(strings.Replace(string(config), piece, text, 1)), 0o600); err != nil {
-		g.t.Fatal(err)
-	}
+	check.OK(g.t, os.WriteFile(g.Config, []byte(strings.Replace(string(config), piece, text, 1)), 0o600))
 }
 
 // Launch runs the gateway, also again after Kill or Stop, without waiting for anything.
@@ -222,7 +210,7 @@ func (g *Gateway) Launch() {
 func (g *Gateway) Start() {
 	g.t.Helper()
 	g.Launch()
-	Eventually(g.t, 30*time.Second, "gateway ready", func() error {
+	check.Within(g.t, 30*time.Second, "gateway ready", func() error {
 		select {
 		case <-g.Done():
 			g.t.Fatalf("the gateway ended while starting:\n%s", g.Tail(40))
@@ -325,9 +313,7 @@ func (g *Gateway) CAFile() string { return filepath.Join(g.Dir, "tls", "ca.crt")
 func (g *Gateway) ClientTLS() *tls.Config {
 	g.t.Helper()
 	pem, err := os.ReadFile(g.CAFile())
-	if err != nil {
-		g.t.Fatal(err)
-	}
+	check.OK(g.t, err)
 	pool := x509.NewCertPool()
 	pool.AppendCertsFromPEM(pem)
 	return &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12, ServerName: "localhost"}

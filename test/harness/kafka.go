@@ -18,6 +18,8 @@ import (
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
+
+	"cellgate/test/check"
 )
 
 // Kafka is a running Kafka, of whichever kind.
@@ -124,7 +126,7 @@ const readyTopic = "harness.ready"
 // AwaitReady waits until the cluster answers for its metadata and can take a record.
 func (k *Kafka) AwaitReady(limit time.Duration) {
 	k.t.Helper()
-	Eventually(k.t, limit, "kafka ready", func() error {
+	check.Within(k.t, limit, "kafka ready", func() error {
 		cl, err := kgo.NewClient(kgo.SeedBrokers(k.Direct()...), kgo.RecordDeliveryTimeout(5*time.Second))
 		if err != nil {
 			return err
@@ -192,13 +194,9 @@ func (n *kafkaNode) classpath() string { return filepath.Join(n.jars, "*") }
 // format writes the configuration and prepares the data folder, which a KRaft broker asks for.
 func (n *kafkaNode) format(t testing.TB) {
 	t.Helper()
-	if err := os.MkdirAll(n.dir, 0o750); err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, os.MkdirAll(n.dir, 0o750))
 	file := filepath.Join(n.dir, "server.properties")
-	if err := os.WriteFile(file, []byte(n.properties()), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, os.WriteFile(file, []byte(n.properties()), 0o600))
 	const cluster = "Y2VsbGdhdGUtdGVzdC0wMQ"                                                                                                     // any base64 of 16 bytes
 	cmd := exec.Command("java", "-XX:TieredStopAtLevel=1", "-cp", n.classpath(), "kafka.tools.StorageTool", "format", "-t", cluster, "-c", file) //nolint:gosec // our own paths
 	if out, err := cmd.CombinedOutput(); err != nil {
@@ -229,9 +227,7 @@ func kafkaJars(t testing.TB, version string) string {
 	fetching.Lock()
 	defer fetching.Unlock()
 	cache, err := os.UserCacheDir()
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	dir := filepath.Join(cache, "cellgate", "kafka-"+version)
 	if _, err := os.Stat(filepath.Join(dir, "complete")); err == nil {
 		return dir
@@ -243,9 +239,7 @@ func kafkaJars(t testing.TB, version string) string {
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("fetch Apache Kafka %s with Maven: %v\n%s", version, err, out)
 	}
-	if err := os.WriteFile(filepath.Join(dir, "complete"), nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, os.WriteFile(filepath.Join(dir, "complete"), nil, 0o600))
 	return dir
 }
 
@@ -287,7 +281,7 @@ func (k *Kafka) Each(topic string, take func(Record)) {
 func (k *Kafka) Await(topic string, limit time.Duration, enough func([]Record) error) []Record {
 	k.t.Helper()
 	var got []Record
-	Eventually(k.t, limit, "records in "+topic, func() error {
+	check.Within(k.t, limit, "records in "+topic, func() error {
 		got = k.Read(topic)
 		return enough(got)
 	})

@@ -9,6 +9,8 @@ import (
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
+
+	"cellgate/test/check"
 )
 
 // admin runs do with a client that passes no Link, within 15 s.
@@ -34,9 +36,7 @@ func (k *Kafka) tryAdmin(do func(context.Context, *kadm.Client) error) error {
 func (k *Kafka) Write(topic, key, value string) {
 	k.t.Helper()
 	cl, err := kgo.NewClient(kgo.SeedBrokers(k.Direct()...))
-	if err != nil {
-		k.t.Fatal(err)
-	}
+	check.OK(k.t, err)
 	defer cl.Close()
 	ctx, cancel := context.WithTimeout(k.t.Context(), 30*time.Second)
 	defer cancel()
@@ -113,7 +113,7 @@ func (k *Kafka) MoveLeaders(topic string) {
 		want, err = reorder(ctx, c, topic)
 		return err
 	})
-	Eventually(k.t, 20*time.Second, "other leaders of "+topic, func() error {
+	check.Within(k.t, 20*time.Second, "other leaders of "+topic, func() error {
 		return k.tryAdmin(func(ctx context.Context, c *kadm.Client) error {
 			// The election is asked for again until the new order of replicas has reached the controller.
 			if _, err := c.ElectLeaders(ctx, kadm.ElectPreferredReplica, nil); err != nil {
@@ -159,7 +159,7 @@ func reorder(ctx context.Context, c *kadm.Client, topic string) (map[int32]int32
 // AwaitInSync waits until every replica of every partition of the topics is in sync.
 func (k *Kafka) AwaitInSync(limit time.Duration, topics ...string) {
 	k.t.Helper()
-	Eventually(k.t, limit, "replicas in sync", func() error {
+	check.Within(k.t, limit, "replicas in sync", func() error {
 		return k.tryAdmin(func(ctx context.Context, c *kadm.Client) error {
 			details, err := c.ListTopics(ctx, topics...)
 			if err != nil {

@@ -5,6 +5,8 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+
+	"cellgate/test/check"
 )
 
 func telemetryRecord(vin string, seq int, id string) Record {
@@ -39,16 +41,12 @@ func TestAuditFindsEveryFault(t *testing.T) {
 func TestReadFleetLedger(t *testing.T) {
 	t.Parallel()
 	file := filepath.Join(t.TempDir(), "ledger")
-	if err := os.WriteFile(file, []byte("A 1\nA 2\nB 1\nB 2"), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, os.WriteFile(file, []byte("A 1\nA 2\nB 1\nB 2"), 0o600))
 	acked, err := ReadFleetLedger(file)
 	if err != nil || acked.Len() != 3 || acked["B"][2] {
 		t.Errorf("%v, %v: want the three whole lines", acked, err)
 	}
-	if err := os.WriteFile(file, []byte("A one\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, os.WriteFile(file, []byte("A one\n"), 0o600))
 	if _, err := ReadFleetLedger(file); err == nil {
 		t.Error("a line that is no VIN and sequence was taken")
 	}

@@ -9,6 +9,8 @@ import (
 
 	"github.com/Shopify/toxiproxy/v2"
 	"github.com/rs/zerolog"
+
+	"cellgate/test/check"
 )
 
 // Link is a TCP path to one server that a test can cut, slow down or black-hole. It is up from its making
@@ -51,9 +53,7 @@ func (l *Link) Afflict(toxics ...Toxic) {
 	for _, x := range toxics {
 		x.Stream = cmp.Or(x.Stream, "upstream")
 		b, err := json.Marshal(x)
-		if err != nil {
-			l.t.Fatal(err)
-		}
+		check.OK(l.t, err)
 		if _, err := l.proxy.Toxics.AddToxicJson(bytes.NewReader(b)); err != nil {
 			l.t.Fatalf("%s on the link at %s: %v", x.Type, l.Addr, err)
 		}

@@ -5,6 +5,8 @@ import (
 	"net"
 	"testing"
 	"time"
+
+	"cellgate/test/check"
 )
 
 // What became of a word that was sent to an echo over a link.
@@ -34,9 +36,7 @@ func echo(t *testing.T, l *Link, word string) string {
 func TestLink(t *testing.T) {
 	t.Parallel()
 	server, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	t.Cleanup(func() { _ = server.Close() })
 	go func() {
 		for {

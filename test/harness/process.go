@@ -2,7 +2,6 @@ package harness
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -19,6 +18,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"cellgate/test/check"
 )
 
 // Process is a program that a test runs; its output goes to a file that a failing test shows.
@@ -118,9 +119,7 @@ func (p *Process) Tail(n int) string {
 func OwnCPU(t testing.TB) time.Duration {
 	t.Helper()
 	var u syscall.Rusage
-	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, syscall.Getrusage(syscall.RUSAGE_SELF, &u))
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
@@ -159,13 +158,9 @@ func (p *Process) RSS() (int64, error) {
 func (p *Process) LimitDescriptors(n uint64) (before uint64) {
 	p.t.Helper()
 	var old unix.Rlimit
-	if err := unix.Prlimit(p.PID(), unix.RLIMIT_NOFILE, nil, &old); err != nil {
-		p.t.Fatal(err)
-	}
+	check.OK(p.t, unix.Prlimit(p.PID(), unix.RLIMIT_NOFILE, nil, &old))
 	limit := unix.Rlimit{Cur: n, Max: old.Max}
-	if err := unix.Prlimit(p.PID(), unix.RLIMIT_NOFILE, &limit, nil); err != nil {
-		p.t.Fatal(err)
-	}
+	check.OK(p.t, unix.Prlimit(p.PID(), unix.RLIMIT_NOFILE, &limit, nil))
 	return old.Cur
 }
 
@@ -214,30 +209,10 @@ func FreeAddr(t testing.TB) string {
 	return net.JoinHostPort("127.0.0.1", strconv.Itoa(FreePort(t)))
 }
 
-// Eventually waits until check returns nil and fails the test with its last error after limit.
-func Eventually(t testing.TB, limit time.Duration, what string, check func() error) {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), limit)
-	defer cancel()
-	tick := time.NewTicker(20 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		err := check()
-		if err == nil {
-			return
-		}
-		select {
-		case <-ctx.Done():
-			t.Fatalf("%s: not within %v: %v", what, limit, err)
-		case <-tick.C:
-		}
-	}
-}
-
 // AwaitTCP waits until something accepts connections at the address.
 func AwaitTCP(t testing.TB, addr string, limit time.Duration, p *Process) {
 	t.Helper()
-	Eventually(t, limit, "listening at "+addr, func() error {
+	check.Within(t, limit, "listening at "+addr, func() error {
 		select {
 		case <-p.Done():
 			t.Fatalf("%s ended before it listened at %s:\n%s", p.Name, addr, p.Tail(30))

@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"cellgate/test/check"
 )
 
 // RedisSentinel is a primary, a replica, and a sentinel that promotes the replica when the primary is gone
@@ -28,7 +30,7 @@ func StartRedisSentinel(t testing.TB) *RedisSentinel {
 	host, port, _ := net.SplitHostPort(g.Primary.Addr)
 	g.Replica = newRedisNode(t, "--save", "", "--appendonly", "yes", "--replicaof", host+" "+port, "--repl-diskless-sync-delay", "0")
 	g.Replica.Restart()
-	Eventually(t, 20*time.Second, "replica follows", func() error {
+	check.Within(t, 20*time.Second, "replica follows", func() error {
 		return redisSays(t, g.Replica.Addr, "master_link_status:up", "INFO", "replication")
 	})
 	watcher := newRedisNode(t)
@@ -36,17 +38,13 @@ func StartRedisSentinel(t testing.TB) *RedisSentinel {
 	conf := filepath.Join(watcher.dir, "sentinel.conf")
 	text := fmt.Sprintf("port %s\nbind 127.0.0.1\ndir %s\nsentinel monitor %s %s %s 1\nsentinel down-after-milliseconds %s 1000\nsentinel failover-timeout %s 5000\n",
 		own, watcher.dir, g.Master, host, port, g.Master, g.Master)
-	if err := os.WriteFile(conf, []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, os.WriteFile(conf, []byte(text), 0o600))
 	bin, err := exec.LookPath("redis-server")
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	p := StartProcess(t, "sentinel", watcher.dir, nil, bin, conf, "--sentinel")
 	AwaitTCP(t, watcher.Addr, 10*time.Second, p)
 	g.Sentinel = watcher.Addr
-	Eventually(t, 30*time.Second, "sentinel knows the replica", func() error {
+	check.Within(t, 30*time.Second, "sentinel knows the replica", func() error {
 		return redisSays(t, g.Sentinel, "slaves=1", "INFO", "sentinel")
 	})
 	return g
@@ -75,7 +73,7 @@ func StartRedisCluster(t testing.TB) *RedisCluster {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	c.AwaitServed(30 * time.Second)
-	Eventually(t, 30*time.Second, "replicas follow", func() error {
+	check.Within(t, 30*time.Second, "replicas follow", func() error {
 		for _, n := range c.Nodes[3:] {
 			if err := redisSays(t, n.Addr, "master_link_status:up", "INFO", "replication"); err != nil {
 				return err
@@ -98,7 +96,7 @@ func (c *RedisCluster) Addrs() []string {
 // AwaitServed waits until every running node says that all slots are served.
 func (c *RedisCluster) AwaitServed(limit time.Duration) {
 	c.t.Helper()
-	Eventually(c.t, limit, "cluster served", func() error {
+	check.Within(c.t, limit, "cluster served", func() error {
 		for _, n := range c.Nodes {
 			select {
 			case <-n.Done():

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"cellgate/test/check"
 	"cellgate/test/harness"
 	"cellgate/test/mqtt"
 )
@@ -21,7 +22,7 @@ func TestOnlyTheParkedMessageWaitsForItsAcknowledgement(t *testing.T) {
 		Extra: "uplink: {ack: kafka}\nlog: {level: warn}\n",
 	}
 	g := harness.PrepareGateway(t, o)
-	check(t, os.WriteFile(filepath.Join(g.Dir, "rules", "none.rules.yaml"), []byte(`
+	check.OK(t, os.WriteFile(filepath.Join(g.Dir, "rules", "none.rules.yaml"), []byte(`
 rules:
   - {id: every, from: ["v1/+/up/telemetry"], to: [{kafka: {topic: vehicle.telemetry}}]}
   - {id: away, from: ["v1/+/up/away"], to: [{kafka: {topic: vehicle.telemetry}}, {kafka: {topic: away}}]}
@@ -73,7 +74,7 @@ func (c *cell) dialKept(t *testing.T, vin string) *kept {
 	o := login(vin, "")
 	o.Keep = true
 	var client *mqtt.Client
-	harness.Eventually(t, time.Minute, "a connection of "+vin, func() (err error) {
+	check.Within(t, time.Minute, "a connection of "+vin, func() (err error) {
 		client, err = mqtt.Open(c.Lab, o, nil)
 		return err
 	})
@@ -105,7 +106,7 @@ func (k *kept) waits() {
 func (c *cell) parked(t *testing.T, n int) {
 	t.Helper()
 	want := fmt.Sprintf("cellgate_parked_messages{cell=%q,sink=%q} %d\n", "cell-test-01", "kafka", n)
-	harness.Eventually(t, time.Minute, "parked messages", func() error {
+	check.Within(t, time.Minute, "parked messages", func() error {
 		_, body, err := c.Get("/metrics", "")
 		if err == nil && !strings.Contains(string(body), want) {
 			err = fmt.Errorf("no %s", want)

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"cellgate/test/check"
 	"cellgate/test/harness"
 )
 
@@ -55,11 +56,9 @@ func steppedBinary(t *testing.T) string {
 	dir := t.TempDir()
 	source := filepath.Join(harness.Root(), "broker", "clock", "system.go")
 	overlay, err := json.Marshal(map[string]any{"Replace": map[string]string{source: filepath.Join(dir, "system.go")}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	check(t, os.WriteFile(filepath.Join(dir, "system.go"), []byte(clockSource), 0o600))
-	check(t, os.WriteFile(filepath.Join(dir, "overlay.json"), overlay, 0o600))
+	check.OK(t, err)
+	check.OK(t, os.WriteFile(filepath.Join(dir, "system.go"), []byte(clockSource), 0o600))
+	check.OK(t, os.WriteFile(filepath.Join(dir, "overlay.json"), overlay, 0o600))
 	bin := filepath.Join(dir, "cellgate")
 	cmd := exec.CommandContext(t.Context(), "go", "build", "-overlay", filepath.Join(dir, "overlay.json"), "-o", bin, "./cmd/cellgate") //nolint:gosec // of this test
 	cmd.Dir = harness.Root()
@@ -91,8 +90,8 @@ type steppedClock struct{ file string }
 
 func (k *steppedClock) set(t *testing.T, off time.Duration) {
 	t.Helper()
-	check(t, os.WriteFile(k.file+".new", fmt.Append(nil, int64(off)), 0o600))
-	check(t, os.Rename(k.file+".new", k.file))
+	check.OK(t, os.WriteFile(k.file+".new", fmt.Append(nil, int64(off)), 0o600))
+	check.OK(t, os.Rename(k.file+".new", k.file))
 }
 
 // attack steps the clock by what tokens survive, so that the honest vehicles stay connected: to the end of a token the wall
@@ -102,10 +101,10 @@ func (k *steppedClock) attack(ctx context.Context, t *testing.T, c *cell) {
 		for _, by := range []time.Duration{time.Second, -time.Second, time.Hour, 240 * time.Hour} {
 			before := k.steps(t, c)
 			k.set(t, by)
-			k.await(t, func() bool { return k.steps(t, c) > before })
+			check.Eventually(t, "the step is counted", func() bool { return k.steps(t, c) > before })
 			before = k.steps(t, c)
 			k.set(t, 0)
-			k.await(t, func() bool { return k.steps(t, c) > before })
+			check.Eventually(t, "the step is counted", func() bool { return k.steps(t, c) > before })
 		}
 	}
 	if _, body, err := c.Get("/readyz", ""); err != nil || !strings.Contains(string(body), `"clock"`) {
@@ -119,16 +118,6 @@ func (k *steppedClock) steps(t *testing.T, c *cell) (n float64) {
 		n += v
 	}
 	return n
-}
-
-func (k *steppedClock) await(t *testing.T, ok func() bool) {
-	t.Helper()
-	for end := time.Now().Add(20 * time.Second); !ok(); time.Sleep(20 * time.Millisecond) {
-		if time.Now().After(end) {
-			t.Error("the step was not counted")
-			return
-		}
-	}
 }
 
 // afterwards sends the clock away by ten years, while the gateway runs and over a kill. A
@@ -176,7 +165,7 @@ func (k *steppedClock) afterwards(t *testing.T, c *cell) {
 func (k *steppedClock) get(t *testing.T, c *cell, path string) string {
 	t.Helper()
 	_, body, err := c.Get(path, c.operator)
-	check(t, err)
+	check.OK(t, err)
 	return string(body)
 }
 

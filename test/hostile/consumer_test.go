@@ -12,6 +12,7 @@ import (
 	"github.com/HdrHistogram/hdrhistogram-go"
 	"github.com/twmb/franz-go/pkg/kgo"
 
+	"cellgate/test/check"
 	"cellgate/test/harness"
 )
 
@@ -32,9 +33,7 @@ func consume(t *testing.T, kafka *harness.Kafka, topic string) *consumer {
 	cl, err := kgo.NewClient(kgo.SeedBrokers(kafka.Direct()...), kgo.ConsumeTopics(topic),
 		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()), kgo.MetadataMinAge(100*time.Millisecond),
 		kgo.MetadataMaxAge(time.Second), kgo.FetchMaxWait(100*time.Millisecond))
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	k := &consumer{last: map[string]int64{}, delay: newLatencies()}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})

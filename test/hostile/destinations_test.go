@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"cellgate/test/check"
 	"cellgate/test/harness"
 	"cellgate/test/mqtt"
 )
@@ -57,9 +58,9 @@ func ofTopics(t *testing.T, ack string, topics []string, s siege) siege {
 	}
 	s.prepare = func(t *testing.T, g *harness.Gateway, _ *harness.Kafka) {
 		only := filepath.Join(g.Dir, "rules")
-		check(t, os.RemoveAll(only))
-		check(t, os.Mkdir(only, 0o750))
-		check(t, os.WriteFile(filepath.Join(only, "a.rules.yaml"), []byte(destinationRules(ack)), 0o600))
+		check.OK(t, os.RemoveAll(only))
+		check.OK(t, os.Mkdir(only, 0o750))
+		check.OK(t, os.WriteFile(filepath.Join(only, "a.rules.yaml"), []byte(destinationRules(ack)), 0o600))
 	}
 	return s
 }
@@ -122,7 +123,7 @@ func pendingAfter(named string, missing ...string) func(t *testing.T, c *cell) {
 			t.Errorf("/readyz does not name %s: %s, %v", named, body, err)
 		}
 		c.kafka.MakeTopics(2, missing...)
-		harness.Eventually(t, time.Minute, "everything settled", func() error {
+		check.Within(t, time.Minute, "everything settled", func() error {
 			if err := c.Settled(c.operator); err != nil {
 				_, body, _ := c.Get("/v1/status", c.operator)
 				return fmt.Errorf("%w; %s", err, body)

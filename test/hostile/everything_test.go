@@ -17,6 +17,7 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"cellgate/test/check"
 	"cellgate/test/harness"
 )
 
@@ -119,7 +120,7 @@ func exceedConnectRate(t *testing.T, g *harness.Gateway, s hostileScale) {
 	before := rejected(t, g)["connect_rate"]
 	g.Change(s.limits, strings.Replace(s.limits, "{", "{connect_rate: 1, ", 1))
 	g.Signal(syscall.SIGHUP)
-	harness.Eventually(t, time.Minute, "connects above the rate are refused", func() error {
+	check.Within(t, time.Minute, "connects above the rate are refused", func() error {
 		if c, err := net.Dial("tcp", g.MQTT); err == nil {
 			_ = c.Close()
 		}
@@ -134,9 +135,7 @@ func exceedConnectRate(t *testing.T, g *harness.Gateway, s hostileScale) {
 func exhaustDescriptors(t *testing.T, g *harness.Gateway) {
 	t.Helper()
 	open, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", g.PID()))
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	// Descriptors are the lowest free numbers: so few are free below the limit that the flood has them at once.
 	var used []int
 	for _, entry := range open {
@@ -159,18 +158,14 @@ func exhaustDescriptors(t *testing.T, g *harness.Gateway) {
 func rss(t *testing.T, g *harness.Gateway) int64 {
 	t.Helper()
 	n, err := g.RSS()
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	return n
 }
 
 func cpuOf(t *testing.T, g *harness.Gateway) time.Duration {
 	t.Helper()
 	d, err := g.CPU()
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	return d
 }
 
@@ -192,9 +187,7 @@ func vehicleTokens(t *testing.T, g *harness.Gateway, n int) map[string]string {
 		vins[i] = fmt.Sprintf("LTESTGKD%dXA%06d", i%10, i)
 	}
 	file := g.Dir + "/vins"
-	if err := os.WriteFile(file, []byte(strings.Join(vins, "\n")), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, os.WriteFile(file, []byte(strings.Join(vins, "\n")), 0o600))
 	lines := strings.Fields(g.Cellgate("token", "issue", "--config", g.Config, "--vins", file))
 	if len(lines) != n {
 		t.Fatalf("%d tokens for %d vehicles", len(lines), n)

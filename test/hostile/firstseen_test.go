@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"cellgate/test/check"
 	"cellgate/test/harness"
 )
 
@@ -38,9 +39,7 @@ func TestVehiclesSeenForTheFirstTime(t *testing.T) {
 				lasts:    time.Minute,
 				commands: true,
 				prepare: func(t *testing.T, g *harness.Gateway, _ *harness.Kafka) {
-					if err := os.WriteFile(filepath.Join(g.Dir, "rules", "counting.rules.yaml"), []byte(counting), 0o600); err != nil {
-						t.Fatal(err)
-					}
+					check.OK(t, os.WriteFile(filepath.Join(g.Dir, "rules", "counting.rules.yaml"), []byte(counting), 0o600))
 				},
 				attack:       func(ctx context.Context, t *testing.T, c *cell) { firstSeen(ctx, t, c, vins) },
 				worstCommand: 50 * time.Millisecond,

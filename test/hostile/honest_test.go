@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"cellgate/test/check"
 	"cellgate/test/harness"
 	"cellgate/test/mqtt"
 )
@@ -179,7 +180,7 @@ func (f *honestFleet) awaitDelivery(t *testing.T, k *consumer) {
 		}
 	}
 	f.mu.Unlock()
-	harness.Eventually(t, 30*time.Second, "honest telemetry in Kafka", func() error {
+	check.Within(t, 30*time.Second, "honest telemetry in Kafka", func() error {
 		for vin, seq := range last {
 			if !k.has(vin, seq) {
 				return fmt.Errorf("message %d of %s is missing", seq, vin)

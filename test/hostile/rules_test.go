@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"cellgate/test/check"
 	"cellgate/test/harness"
 )
 
@@ -22,9 +23,9 @@ func TestRulesFolder(t *testing.T) {
 		options: harness.Options{Extra: "log: {level: warn}\n"},
 		prepare: func(t *testing.T, g *harness.Gateway, _ *harness.Kafka) {
 			only := filepath.Join(g.Dir, "rules")
-			check(t, os.RemoveAll(only))
-			check(t, os.Mkdir(only, 0o750))
-			check(t, os.WriteFile(filepath.Join(only, "a.rules.yaml"), []byte(everyTelemetry), 0o600))
+			check.OK(t, os.RemoveAll(only))
+			check.OK(t, os.Mkdir(only, 0o750))
+			check.OK(t, os.WriteFile(filepath.Join(only, "a.rules.yaml"), []byte(everyTelemetry), 0o600))
 		},
 		attack:     func(ctx context.Context, t *testing.T, c *cell) { (&folder{c.Gateway, c.Gateway.Dir}).attack(ctx, t) },
 		afterwards: func(t *testing.T, c *cell) { (&folder{c.Gateway, c.Gateway.Dir}).afterwards(t, c) },
@@ -42,16 +43,9 @@ type folder struct {
 func (f *folder) path() string { return filepath.Join(f.dir, "rules") }
 func (f *folder) file() string { return filepath.Join(f.path(), "a.rules.yaml") }
 
-func check(t *testing.T, err error) {
-	t.Helper()
-	if err != nil {
-		t.Error(err)
-	}
-}
-
 func (f *folder) write(t *testing.T, text string) {
 	t.Helper()
-	check(t, os.WriteFile(f.file(), []byte(text), 0o600))
+	check.OK(t, os.WriteFile(f.file(), []byte(text), 0o600))
 }
 
 // attack ends with the folder as it was.
@@ -68,8 +62,8 @@ func (f *folder) attack(ctx context.Context, t *testing.T) {
 			if !f.await(t, false) {
 				t.Errorf("%s: /readyz does not name the rules", name)
 			}
-			check(t, os.RemoveAll(f.path()+".old"))
-			check(t, os.MkdirAll(f.path(), 0o750))
+			check.OK(t, os.RemoveAll(f.path()+".old"))
+			check.OK(t, os.MkdirAll(f.path(), 0o750))
 			f.write(t, everyTelemetry)
 			if !f.await(t, true) {
 				t.Errorf("%s: /readyz names the rules still", name)
@@ -83,12 +77,12 @@ func (f *folder) harms(t *testing.T) map[string]func() {
 		"truncated": func() { f.write(t, "") },
 		"cut":       func() { f.write(t, everyTelemetry[:len("rules:\n")]) },
 		"half":      func() { f.write(t, everyTelemetry[:len(everyTelemetry)/2]) },
-		"emptied":   func() { check(t, os.Remove(f.file())) },
-		"removed":   func() { check(t, os.RemoveAll(f.path())) },
+		"emptied":   func() { check.OK(t, os.Remove(f.file())) },
+		"removed":   func() { check.OK(t, os.RemoveAll(f.path())) },
 		"renamed over": func() {
-			check(t, os.Mkdir(f.path()+".new", 0o750))
-			check(t, os.Rename(f.path(), f.path()+".old"))
-			check(t, os.Rename(f.path()+".new", f.path()))
+			check.OK(t, os.Mkdir(f.path()+".new", 0o750))
+			check.OK(t, os.Rename(f.path(), f.path()+".old"))
+			check.OK(t, os.Rename(f.path()+".new", f.path()))
 		},
 	}
 }
@@ -112,7 +106,7 @@ func (f *folder) afterwards(t *testing.T, c *cell) {
 		t.Errorf("filtered %d, %v", ledger["kafka"].Filtered, err)
 	}
 	c.Kill()
-	check(t, os.RemoveAll(f.path()))
+	check.OK(t, os.RemoveAll(f.path()))
 	c.Start()
 	if _, err := os.Stat(f.path()); err == nil {
 		t.Error("the gateway made the folder")
@@ -130,7 +124,7 @@ func (f *folder) afterwards(t *testing.T, c *cell) {
 	}
 	fleet, consumer := newHonestFleet(c.Gateway, vehicleTokens(t, c.Gateway, 2)), consume(t, c.kafka, "vehicle.telemetry")
 	fleet.start(t)
-	harness.Eventually(t, 20*time.Second, "acknowledged messages", func() error {
+	check.Within(t, 20*time.Second, "acknowledged messages", func() error {
 		if acked, _ := fleet.takeFigures(); acked == 0 {
 			return fmt.Errorf("%d", acked)
 		}

@@ -10,6 +10,7 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"cellgate/test/check"
 	"cellgate/test/harness"
 )
 
@@ -76,7 +77,7 @@ func besiege(t *testing.T, s siege) {
 	begin := time.Now()
 	peak := watch(t, c, length, "under attack")
 	if s.until != nil {
-		harness.Eventually(t, 2*time.Minute, "the attack", s.until)
+		check.Within(t, 2*time.Minute, "the attack", s.until)
 	}
 	fleet.awaitDelivery(t, consumer) // the attack still goes on
 	during := collect(time.Since(begin), fleet, consumer, orders)

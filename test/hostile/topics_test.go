@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"cellgate/test/check"
 	"cellgate/test/mqtt"
 )
 
@@ -103,13 +104,9 @@ func startSubscriber(ctx context.Context, t *testing.T, c *cell) *subscriber {
 	o := &subscriber{stop: cancel, done: make(chan struct{}), took: newLatencies()}
 	token := c.Cellgate("token", "issue", "--config", c.Config, "--service", "honest", "--scope", "telemetry:read")
 	service, err := mqtt.Open(c.MQTT, login("honest", token), nil)
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	vehicle, err := mqtt.Open(c.Lab, login("HONEST", ""), nil)
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	go func() {
 		defer close(o.done)
 		defer service.Drop()

@@ -14,7 +14,7 @@ import (
 
 	"github.com/eclipse/paho.golang/paho"
 
-	"cellgate/test/harness"
+	"cellgate/test/check"
 	"cellgate/test/scenario"
 )
 
@@ -54,7 +54,7 @@ func connects(t *testing.T, c *caller) {
 		t.Errorf("the gateway says %d %+v, want it connected on %s", status, v, c.speaks())
 	}
 	r.done(t)
-	harness.Eventually(t, patience, "gone", func() error {
+	check.Within(t, patience, "gone", func() error {
 		if _, v := c.presence(t, j.ClientID); v.Connected {
 			return fmt.Errorf("still %+v", v)
 		}
@@ -71,9 +71,7 @@ type presence struct {
 func (c *cell) presence(t *testing.T, vin string) (status int, p presence) {
 	t.Helper()
 	status, body, err := c.a.Get("/v1/vehicles/"+vin, c.operator)
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	_ = json.Unmarshal(body, &p) // a problem has neither field
 	return status, p
 }

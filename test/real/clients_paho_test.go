@@ -18,14 +18,14 @@ import (
 	"github.com/eclipse/paho.golang/packets"
 	"github.com/eclipse/paho.golang/paho"
 	mqtt3 "github.com/eclipse/paho.mqtt.golang"
+
+	"cellgate/test/check"
 )
 
 func clientTLS(t *testing.T, file string) *tls.Config {
 	t.Helper()
 	pem, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	pool := x509.NewCertPool()
 	pool.AppendCertsFromPEM(pem)
 	return &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}
@@ -124,9 +124,7 @@ func (a *auto) start(t *testing.T, config autopaho.ClientConfig) *running {
 		cancel() // autopaho disconnects then
 	}
 	manager, err := autopaho.NewConnection(ctx, config)
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	go func() {
 		<-manager.Done()
 		if a.leaving.Load() {

@@ -17,15 +17,15 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+
+	"cellgate/test/check"
 )
 
 // installed is a path below the folder where clients/install.sh puts what it installs.
 func installed(t *testing.T, path ...string) string {
 	t.Helper()
 	cache, err := os.UserCacheDir()
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	file := filepath.Join(append([]string{cache, "cellgate", "clients"}, path...)...)
 	if _, err := os.Stat(file); err != nil {
 		t.Fatalf("%v (make test-real installs it)", err)
@@ -124,9 +124,7 @@ func startScript(t *testing.T, j job, interpreter, file string, env ...string) *
 	t.Helper()
 	j.Subscribe, j.Publish = append([]subscription{}, j.Subscribe...), append([]letter{}, j.Publish...) // never null
 	line, err := json.Marshal(j)
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	p := &programs{r: newRunning(file), env: env}
 	p.r.leave = p.closeInput
 	return p.begin(t, func() { p.run(nil, parseJSON, interpreter, filepath.Join("clients", file), string(line)) })

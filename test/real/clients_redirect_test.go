@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"cellgate/test/check"
 	"cellgate/test/harness"
 )
 
@@ -47,7 +48,7 @@ func redirect(t *testing.T, c *cell) {
 	}
 	c.each(t, "sent away", "redirect", func(t *testing.T, k *caller) { goesOn(t, k, vehicles[k.String()], vins[k.String()]) })
 	c.each(t, "newcomer", "redirect", turnedAway)
-	harness.Eventually(t, patience, "everything delivered", func() error { return c.a.Settled(c.operator) })
+	check.Within(t, patience, "everything delivered", func() error { return c.a.Settled(c.operator) })
 	if err := c.a.Stop(time.Minute); err != nil {
 		t.Errorf("gateway a: %v", err)
 	}

@@ -15,6 +15,7 @@ import (
 	"testing"
 	"text/tabwriter"
 
+	"cellgate/test/check"
 	"cellgate/test/harness"
 	"cellgate/test/scenario"
 )
@@ -119,12 +120,8 @@ func startCell(t *testing.T) *cell {
 	web := fmt.Sprintf("{name: web, address: %q, protocol: ws, tls: {cert: tls/server.crt, key: tls/server.key}}", c.web)
 	c.a = harness.PrepareGateway(t, harness.Options{Kafka: c.kafka, Redis: redis, Auth: keys, Node: "gw-a", Listeners: []string{web}})
 	c.b = harness.PrepareGateway(t, harness.Options{Kafka: c.kafka, Redis: redis, Auth: keys, Node: "gw-b"})
-	if err := os.RemoveAll(filepath.Join(c.b.Dir, "tls")); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.CopyFS(filepath.Join(c.b.Dir, "tls"), os.DirFS(filepath.Join(c.a.Dir, "tls"))); err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, os.RemoveAll(filepath.Join(c.b.Dir, "tls")))
+	check.OK(t, os.CopyFS(filepath.Join(c.b.Dir, "tls"), os.DirFS(filepath.Join(c.a.Dir, "tls"))))
 	c.a.Start()
 	c.b.Start()
 	c.operator = c.a.OperatorToken()
@@ -201,7 +198,7 @@ func (c *cell) table() string {
 
 // audit reads back what the clients sent: each message is in Kafka once, a vehicle's in order.
 func (c *cell) audit(t *testing.T) {
-	harness.Eventually(t, patience, "everything delivered", func() error { return c.b.Settled(c.operator) })
+	check.Within(t, patience, "everything delivered", func() error { return c.b.Settled(c.operator) })
 	records := map[delivery][]harness.Record{}
 	for _, topic := range []string{"vehicle.telemetry", "vehicle.alerts"} {
 		for _, r := range c.kafka.Read(topic) {
@@ -278,7 +275,7 @@ func (c *cell) command(t *testing.T, g *harness.Gateway, vin, name string) strin
 // delivered waits until the client has acknowledged the command.
 func (c *cell) delivered(t *testing.T, g *harness.Gateway, vin, id string) {
 	t.Helper()
-	harness.Eventually(t, patience, "command delivered", func() error {
+	check.Within(t, patience, "command delivered", func() error {
 		_, body, err := g.Get("/v1/vehicles/"+vin+"/commands/"+id, c.operator)
 		var now scenario.Command
 		if err = cmp.Or(err, json.Unmarshal(body, &now)); err != nil || now.State != "delivered" {

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"cellgate/test/check"
 	"cellgate/test/harness"
 	"cellgate/test/scenario"
 )
@@ -24,9 +25,7 @@ func TestCommandsWithCommonTools(t *testing.T) {
 	g := harness.StartGateway(t, harness.Options{Kafka: cell, Extra: "commands: {max_queued: 2, max_payload: 64B}\n"})
 	vin := scenario.NewVIN()
 	host, port, err := net.SplitHostPort(g.MQTT)
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	login := func(name, token string) []string {
 		return []string{"-h", host, "-p", port, "-V", "5", "-i", name, "-u", name, "-P", token, "-q", "1"}
 	}
@@ -76,7 +75,7 @@ func requestResponse(t *testing.T, g *harness.Gateway, vin string, vehicle, serv
 	t.Helper()
 	sub := harness.StartProcess(t, "mosquitto_sub", g.Dir, nil, append([]string{"mosquitto_sub"}, append(vehicle,
 		"-t", "v1/"+vin+"/cmd/#", "-C", "1", "-W", "30", "-F", "%t %p %D [%R] %P")...)...)
-	harness.Eventually(t, 20*time.Second, "the vehicle subscribed", func() error {
+	check.Within(t, 20*time.Second, "the vehicle subscribed", func() error {
 		_, body, err := g.Get("/v1/vehicles/"+vin, g.OperatorToken())
 		if err == nil && !strings.Contains(string(body), `"ready":true`) {
 			err = fmt.Errorf("%s", body)

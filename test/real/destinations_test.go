@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"cellgate/test/check"
 	"cellgate/test/harness"
 )
 
@@ -28,15 +29,13 @@ func destinations(t *testing.T, cell *harness.Kafka) {
   - {id: every, from: ["v1/+/up/telemetry"], to: [{kafka: {topic: vehicle.telemetry}}]}
   - {id: second, from: ["v1/+/up/telemetry"], to: [{kafka: {topic: vehicle.second}}]}
 `
-	if err := os.WriteFile(filepath.Join(rules, "a.rules.yaml"), []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, os.WriteFile(filepath.Join(rules, "a.rules.yaml"), []byte(text), 0o600))
 	cell.MakeTopics(6, "vehicle.telemetry", "vehicle.second", "vehicle.presence", "vehicle.commands", "vehicle.command-results")
 	g := harness.StartGateway(t, harness.Options{Kafka: cell, Redis: harness.EmbeddedRedis(t), KeepTopics: true, Rules: rules})
 	operator := g.OperatorToken()
 	ledger := filepath.Join(g.Dir, "ledger.txt")
 	runFleet(t, g, ledger, 3*time.Second, 50, "10")
-	harness.Eventually(t, time.Minute, "everything delivered", func() error { return g.Settled(operator) })
+	check.Within(t, time.Minute, "everything delivered", func() error { return g.Settled(operator) })
 	deleted := readLedger(t, ledger)
 
 	cell.DeleteTopics("vehicle.second")
@@ -49,7 +48,7 @@ func destinations(t *testing.T, cell *harness.Kafka) {
 
 	cell.MakeTopics(2, "vehicle.second")
 	runFleet(t, g, ledger, 3*time.Second, 50, "10")
-	harness.Eventually(t, time.Minute, "everything delivered", func() error { return g.Settled(operator) })
+	check.Within(t, time.Minute, "everything delivered", func() error { return g.Settled(operator) })
 	for _, topic := range []string{"vehicle.telemetry", "vehicle.second"} {
 		acked := readLedger(t, ledger)
 		for vin, seqs := range deleted {
@@ -71,7 +70,7 @@ func destinations(t *testing.T, cell *harness.Kafka) {
 	if err != nil || l["kafka"].DeadLettered > 0 || len(l["kafka"].Dropped) > 0 {
 		t.Errorf("ledger %+v, %v", l, err)
 	}
-	harness.Eventually(t, 20*time.Second, "nothing parked", func() error {
+	check.Within(t, 20*time.Second, "nothing parked", func() error {
 		_, body, err := g.Get("/v1/status", operator)
 		if err == nil && strings.Contains(string(body), `"destination"`) {
 			return fmt.Errorf("parked: %s", body)
@@ -83,9 +82,7 @@ func destinations(t *testing.T, cell *harness.Kafka) {
 func readLedger(t *testing.T, file string) harness.Acked {
 	t.Helper()
 	acked, err := harness.ReadFleetLedger(file)
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	return acked
 }
 
@@ -93,7 +90,7 @@ func readLedger(t *testing.T, file string) harness.Acked {
 func awaitOnly(t *testing.T, g *harness.Gateway, operator string, cell *harness.Kafka, ledger string) {
 	t.Helper()
 	acked := readLedger(t, ledger)
-	harness.Eventually(t, time.Minute, "the other topic goes on", func() error {
+	check.Within(t, time.Minute, "the other topic goes on", func() error {
 		auditor := harness.NewAuditor(acked)
 		cell.Each("vehicle.telemetry", auditor.Add)
 		audit, err := auditor.Audit()

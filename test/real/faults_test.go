@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"cellgate/test/check"
 	"cellgate/test/harness"
 )
 
@@ -147,14 +148,14 @@ func TestFaults(t *testing.T) {
 	r := newFaultRig(t, seed)
 	ledger := filepath.Join(r.Dir, "ledger.txt")
 	fleet := startFleet(t, r.Gateway, "fleet", ledger, faultVehicles, faultRate)
-	harness.Eventually(t, 30*time.Second, "telemetry in Kafka and Redis", func() error { return r.delivered(5 * faultVehicles * faultRate) })
+	check.Within(t, 30*time.Second, "telemetry in Kafka and Redis", func() error { return r.delivered(5 * faultVehicles * faultRate) })
 	memory := watchRSS(t, r.Gateway)
 	before := memory.max()
 	for i, f := range sequence(r.rng, n) {
 		r.strike(i+1, n, f)
 	}
 	report := endFleet(t, fleet)
-	harness.Eventually(t, 2*time.Minute, "everything delivered", func() error { return r.Settled(r.operator) })
+	check.Within(t, 2*time.Minute, "everything delivered", func() error { return r.Settled(r.operator) })
 	grown := memory.max() - before
 	fmt.Printf("RSS %d MiB before the faults, at most %d MiB more, bound %d\n", before>>20, grown>>20, faultGrowth>>20)
 	if grown > faultGrowth {
@@ -225,7 +226,7 @@ func (r *faultRig) strike(i, n int, f fault) {
 // awaitCaughtUp waits until no sink has more than a second's messages before it.
 func (r *faultRig) awaitCaughtUp(after string) (lines map[string]harness.SinkLedger) {
 	r.t.Helper()
-	harness.Eventually(r.t, 2*time.Minute, "caught up after "+after, func() (err error) {
+	check.Within(r.t, 2*time.Minute, "caught up after "+after, func() (err error) {
 		if lines, err = r.Ledger(r.operator); err != nil {
 			return err
 		}
@@ -246,9 +247,7 @@ func (r *faultRig) lookUntil(end <-chan time.Time) (most int64) {
 	defer tick.Stop()
 	for {
 		lines, err := r.Ledger(r.operator)
-		if err != nil {
-			r.t.Fatal(err)
-		}
+		check.OK(r.t, err)
 		for name, s := range lines {
 			most = max(most, s.Pending)
 			if !s.Balanced {
@@ -267,9 +266,7 @@ func (r *faultRig) lookUntil(end <-chan time.Time) (most int64) {
 func (r *faultRig) retries() map[string]int {
 	r.t.Helper()
 	_, body, err := r.Get("/metrics", "")
-	if err != nil {
-		r.t.Fatal(err)
-	}
+	check.OK(r.t, err)
 	sums := map[string]int{}
 	for line := range strings.Lines(string(body)) {
 		if !strings.HasPrefix(line, "cellgate_kafka_retries_total") {
@@ -298,9 +295,7 @@ func more(now, before map[string]int) map[string]int {
 func (r *faultRig) nothingGivenUp() {
 	r.t.Helper()
 	lines, err := r.Ledger(r.operator)
-	if err != nil {
-		r.t.Fatal(err)
-	}
+	check.OK(r.t, err)
 	for name, s := range lines {
 		if s.DeadLettered != 0 || len(s.Dropped) != 0 || !s.Balanced {
 			r.t.Errorf("ledger of %s: %+v", name, s)

@@ -14,6 +14,7 @@ import (
 
 	goredis "github.com/redis/go-redis/v9"
 
+	"cellgate/test/check"
 	"cellgate/test/harness"
 )
 
@@ -30,9 +31,7 @@ func endFleet(t *testing.T, fleet *harness.Process) fleetReport {
 		t.Fatalf("fleet: %v\n%s", err, fleet.Tail(20))
 	}
 	b, err := os.ReadFile(fleet.Log)
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	var r fleetReport
 	if err := json.Unmarshal([]byte(string(b)[strings.Index("\n"+string(b), "\n{"):]), &r); err != nil {
 		t.Fatalf("fleet report: %v\n%s", err, fleet.Tail(20))

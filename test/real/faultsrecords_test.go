@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"cellgate/test/check"
 	"cellgate/test/harness"
 	"cellgate/test/scenario"
 )
@@ -40,9 +41,7 @@ func refusals(t *testing.T, kafka *harness.Kafka, redis string) {
 	kafka.CreateTopic("small.topic", map[string]string{"max.message.bytes": "2000"})
 	kafka.CreateTopic("refused.messages", nil)
 	rules := t.TempDir()
-	if err := os.WriteFile(filepath.Join(rules, "refusals.rules.yaml"), []byte(refusalRules), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, os.WriteFile(filepath.Join(rules, "refusals.rules.yaml"), []byte(refusalRules), 0o600))
 	g := harness.StartGateway(t, harness.Options{
 		Kafka: kafka, Redis: redis, Rules: rules, KeepTopics: true, Node: "gw-2",
 		KafkaSettings: "missing_topic_grace: " + missingGrace.String(),
@@ -60,7 +59,7 @@ func refusals(t *testing.T, kafka *harness.Kafka, redis string) {
 	send("late", "")
 	send("never", "")
 	t.Run("topic missing, then created", func(t *testing.T) {
-		harness.Eventually(t, 20*time.Second, "all pending", func() error { return counts(g, operator, 0, 0, 2*count) })
+		check.Within(t, 20*time.Second, "all pending", func() error { return counts(g, operator, 0, 0, 2*count) })
 		kafka.CreateTopic("late.topic", nil)
 		kafka.Await("late.topic", 20*time.Second, inOrder(count, "late", ""))
 	})
@@ -74,7 +73,7 @@ func refusals(t *testing.T, kafka *harness.Kafka, redis string) {
 	t.Run("topic missing for good", func(t *testing.T) {
 		kafka.Await("refused.messages", 2*missingGrace, inOrder(count, "never", "topic does not exist"))
 	})
-	harness.Eventually(t, 10*time.Second, "the ledger to settle", func() error { return counts(g, operator, 3*count, 2*count, 0) })
+	check.Within(t, 10*time.Second, "the ledger to settle", func() error { return counts(g, operator, 3*count, 2*count, 0) })
 }
 
 // noise is text that does not compress to a fifth of its size.

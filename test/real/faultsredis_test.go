@@ -12,6 +12,7 @@ import (
 
 	goredis "github.com/redis/go-redis/v9"
 
+	"cellgate/test/check"
 	"cellgate/test/harness"
 	"cellgate/test/scenario"
 )
@@ -45,17 +46,15 @@ func TestRedisFailover(t *testing.T) {
 					return err
 				}
 			}
-			harness.Eventually(t, 30*time.Second, "messages in Redis", delivered(1500))
+			check.Within(t, 30*time.Second, "messages in Redis", delivered(1500))
 			everyKind(t, g, f.client)
 			f.fail()
 			began := time.Now()
-			harness.Eventually(t, 60*time.Second, "a replica to take over", f.promoted)
+			check.Within(t, 60*time.Second, "a replica to take over", f.promoted)
 			promoted := time.Since(began)
 			lines, err := g.Ledger(operator)
-			if err != nil {
-				t.Fatal(err)
-			}
-			harness.Eventually(t, 20*time.Second, "the gateway to find the new primary", func() error {
+			check.OK(t, err)
+			check.Within(t, 20*time.Second, "the gateway to find the new primary", func() error {
 				now, err := g.Ledger(operator)
 				if err == nil && now["redis"].Pending > 500 {
 					err = fmt.Errorf("%+v", now["redis"])
@@ -64,17 +63,15 @@ func TestRedisFailover(t *testing.T) {
 			})
 			fmt.Printf("%s: promoted after %.1fs with %d pending, caught up %.1fs later\n", name, promoted.Seconds(),
 				lines["redis"].Pending, (time.Since(began) - promoted).Seconds())
-			harness.Eventually(t, 20*time.Second, "writes to go on", delivered(lines["redis"].Received+1500))
+			check.Within(t, 20*time.Second, "writes to go on", delivered(lines["redis"].Received+1500))
 			everyKind(t, g, f.client)
 			endFleet(t, fleet)
-			harness.Eventually(t, time.Minute, "everything delivered", func() error { return g.Settled(operator) })
+			check.Within(t, time.Minute, "everything delivered", func() error { return g.Settled(operator) })
 			if lines, err = g.Ledger(operator); err != nil || lines["redis"].DeadLettered != 0 || len(lines["redis"].Dropped) != 0 {
 				t.Errorf("given up: %+v %v", lines["redis"], err)
 			}
 			acked, err := harness.ReadFleetLedger(ledger)
-			if err != nil {
-				t.Fatal(err)
-			}
+			check.OK(t, err)
 			auditNewestIn(t, f.client, acked)
 		})
 	}
@@ -129,12 +126,8 @@ rules:
 func withRule(t *testing.T, text string) string {
 	t.Helper()
 	dir := t.TempDir()
-	if err := os.CopyFS(dir, os.DirFS(filepath.Join(harness.Root(), "configs", "rules"))); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(filepath.Join(dir, "more.rules.yaml"), []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, os.CopyFS(dir, os.DirFS(filepath.Join(harness.Root(), "configs", "rules"))))
+	check.OK(t, os.WriteFile(filepath.Join(dir, "more.rules.yaml"), []byte(text), 0o600))
 	return dir
 }
 
@@ -150,7 +143,7 @@ func everyKind(t *testing.T, g *harness.Gateway, c goredis.UniversalClient) {
 			t.Fatalf("PUBACK 0x%02x", code)
 		}
 		n := fmt.Sprint(i)
-		harness.Eventually(t, 20*time.Second, "every kind of key of "+vin, func() error {
+		check.Within(t, 20*time.Second, "every kind of key of "+vin, func() error {
 			for what, got := range map[string]bool{
 				"hash": c.HGet(ctx, "hash:"+vin, "n").Val() == n, "string": c.Get(ctx, "string:"+vin).Val() == n,
 				"stream": c.XLen(ctx, "stream:"+vin).Val() == 1, "set": c.SIsMember(ctx, "set:"+vin, n).Val(),

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"cellgate/test/check"
 	"cellgate/test/harness"
 )
 
@@ -30,9 +31,7 @@ const (
 // Kafka is back the backlog drains while the vehicles go on. Afterwards nothing is missing.
 func TestOutage(t *testing.T) {
 	outage, err := time.ParseDuration(cmp.Or(os.Getenv("OUTAGE"), "60s"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	versions := harness.KafkaVersions()
 	cell := harness.ApacheKafka(t, versions[len(versions)-1], 1)
 	redis, _ := harness.Redis(t)
@@ -50,7 +49,7 @@ func TestOutage(t *testing.T) {
 	}
 	drain := drainUnderLoad(t, g, cell, ledger)
 	operator := g.OperatorToken()
-	harness.Eventually(t, 2*time.Minute, "everything delivered", func() error { return g.Settled(operator) })
+	check.Within(t, 2*time.Minute, "everything delivered", func() error { return g.Settled(operator) })
 	grown := memory.max() - base
 
 	floor := ""
@@ -103,14 +102,12 @@ func drainUnderLoad(t *testing.T, g *harness.Gateway, cell *harness.Kafka, ledge
 	operator := g.OperatorToken()
 	look := func() harness.SinkLedger {
 		lines, err := g.Ledger(operator)
-		if err != nil {
-			t.Fatal(err)
-		}
+		check.OK(t, err)
 		return lines["kafka"]
 	}
 	away := look()
 	fleet := startFleet(t, g, "fleet", ledger, outageVehicles, outageRate)
-	harness.Eventually(t, time.Minute, "the fleet to send", func() error {
+	check.Within(t, time.Minute, "the fleet to send", func() error {
 		if now := look(); now.Received < away.Received+outageVehicles*outageRate {
 			return fmt.Errorf("%d received since it began", now.Received-away.Received)
 		}
@@ -118,7 +115,7 @@ func drainUnderLoad(t *testing.T, g *harness.Gateway, cell *harness.Kafka, ledge
 	})
 	cell.Restart(0)
 	var first harness.SinkLedger
-	harness.Eventually(t, 2*time.Minute, "Kafka to take messages again", func() error {
+	check.Within(t, 2*time.Minute, "Kafka to take messages again", func() error {
 		if first = look(); first.Delivered == away.Delivered {
 			return fmt.Errorf("%d pending", first.Pending)
 		}
@@ -126,7 +123,7 @@ func drainUnderLoad(t *testing.T, g *harness.Gateway, cell *harness.Kafka, ledge
 	})
 	start := time.Now()
 	last := first
-	harness.Eventually(t, 30*time.Minute, "the backlog to drain", func() error {
+	check.Within(t, 30*time.Minute, "the backlog to drain", func() error {
 		if last = look(); last.Pending > outageVehicles*outageRate {
 			return fmt.Errorf("%d pending", last.Pending)
 		}

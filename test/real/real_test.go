@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"cellgate/test/check"
 	"cellgate/test/harness"
 	"cellgate/test/scenario"
 )
@@ -46,10 +47,10 @@ func foreignClients(t *testing.T, e *scenario.Env) {
 			return nil
 		}
 	}
-	harness.Eventually(t, 20*time.Second, "telemetry in kcat", kcat("vehicle.telemetry"))
-	harness.Eventually(t, 20*time.Second, "alert in kcat", kcat("vehicle.alerts"))
+	check.Within(t, 20*time.Second, "telemetry in kcat", kcat("vehicle.telemetry"))
+	check.Within(t, 20*time.Second, "alert in kcat", kcat("vehicle.alerts"))
 	redisHost, redisPort, _ := strings.Cut(e.RedisAddr, ":")
-	harness.Eventually(t, 20*time.Second, "hash in redis-cli", func() error {
+	check.Within(t, 20*time.Second, "hash in redis-cli", func() error {
 		if out := run(t, "redis-cli", "-h", redisHost, "-p", redisPort, "HGET", "veh:"+vin, "soc"); strings.TrimSpace(out) != "8" {
 			return fmt.Errorf("soc is %q, want 8", out)
 		}
@@ -108,15 +109,11 @@ func runFleet(t *testing.T, g *harness.Gateway, ledger string, d time.Duration, 
 func auditTelemetry(t *testing.T, cell *harness.Kafka, ledger string) harness.Acked {
 	t.Helper()
 	acked, err := harness.ReadFleetLedger(ledger)
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	auditor := harness.NewAuditor(acked)
 	cell.Each("vehicle.telemetry", auditor.Add)
 	audit, err := auditor.Audit()
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	fmt.Println(audit)
 	if audit.Err() != nil || audit.Acked == 0 {
 		t.Error(audit.Err())

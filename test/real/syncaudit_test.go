@@ -16,6 +16,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
 
+	"cellgate/test/check"
 	"cellgate/test/harness"
 )
 
@@ -44,11 +45,9 @@ func (r repeat) has(at place) bool {
 func (r *syncRig) withAdmin(k *harness.Kafka, what string, do func(context.Context, *kadm.Client) error) {
 	r.t.Helper()
 	cl, err := kgo.NewClient(kgo.SeedBrokers(k.Direct()...))
-	if err != nil {
-		r.t.Fatal(err)
-	}
+	check.OK(r.t, err)
 	defer cl.Close()
-	harness.Eventually(r.t, time.Minute, what, func() error {
+	check.Within(r.t, time.Minute, what, func() error {
 		ctx, cancel := context.WithTimeout(r.t.Context(), 10*time.Second)
 		defer cancel()
 		return do(ctx, kadm.NewClient(cl))
@@ -103,7 +102,7 @@ func (r *syncRig) committed() offsets {
 // awaitForwarded waits until the group has committed the outbox up to there.
 func (r *syncRig) awaitForwarded(limit time.Duration, ends offsets) {
 	r.t.Helper()
-	harness.Eventually(r.t, limit, "the outbox forwarded", func() error {
+	check.Within(r.t, limit, "the outbox forwarded", func() error {
 		committed := r.committed()
 		for p, end := range ends {
 			if end > 0 && committed[p] < end {
@@ -135,9 +134,7 @@ func (r *syncRig) committedIsThere() {
 	for _, topic := range syncTopics {
 		r.central.Each(topic.central, func(rec harness.Record) {
 			from, err := source(rec)
-			if err != nil {
-				r.t.Fatal(err)
-			}
+			check.OK(r.t, err)
 			there[from] = true
 		})
 	}
@@ -155,9 +152,7 @@ func (r *syncRig) committedIsThere() {
 func (r *syncRig) audit(ledger string) {
 	r.t.Helper()
 	acked, err := harness.ReadFleetLedger(ledger)
-	if err != nil {
-		r.t.Fatal(err)
-	}
+	check.OK(r.t, err)
 	for _, topic := range syncTopics {
 		a := &syncAudit{t: r.t, repeats: r.repeats, outbox: map[place]harness.Record{}, seen: map[place]bool{}, last: map[string]int64{}}
 		r.cell.Each(topic.outbox, func(rec harness.Record) { a.outbox[place{rec.Topic, rec.Partition, rec.Offset}] = rec })
@@ -255,17 +250,11 @@ const (
 // bound for one topic: the centre's partition shows in which order it was forwarded.
 func (r *syncRig) priorities() {
 	r.t.Helper()
-	if err := r.Stop(10 * time.Second); err != nil {
-		r.t.Fatal(err)
-	}
+	check.OK(r.t, r.Stop(10*time.Second))
 	b, err := os.ReadFile(r.Config)
-	if err != nil {
-		r.t.Fatal(err)
-	}
+	check.OK(r.t, err)
 	limited := strings.Replace(string(b), "central: {", "central: {bandwidth: "+waitingRate+", ", 1)
-	if err := os.WriteFile(r.Config, []byte(limited), 0o600); err != nil {
-		r.t.Fatal(err)
-	}
+	check.OK(r.t, os.WriteFile(r.Config, []byte(limited), 0o600))
 	r.fillOutbox("fleet.priorities")
 	r.Start()
 	r.awaitForwarded(time.Minute, r.outboxEnds())
@@ -293,9 +282,7 @@ func (r *syncRig) priorities() {
 func (r *syncRig) fillOutbox(bound string) {
 	r.t.Helper()
 	cl, err := kgo.NewClient(kgo.SeedBrokers(r.cell.Direct()...))
-	if err != nil {
-		r.t.Fatal(err)
-	}
+	check.OK(r.t, err)
 	defer cl.Close()
 	var all []*kgo.Record
 	for _, topic := range syncTopics {
@@ -306,7 +293,5 @@ func (r *syncRig) fillOutbox(bound string) {
 			})
 		}
 	}
-	if err := cl.ProduceSync(r.t.Context(), all...).FirstErr(); err != nil {
-		r.t.Fatal(err)
-	}
+	check.OK(r.t, cl.ProduceSync(r.t.Context(), all...).FirstErr())
 }

@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"cellgate/test/check"
 	"cellgate/test/harness"
 )
 
@@ -125,9 +126,9 @@ func TestSyncFaults(t *testing.T) {
 		t.Errorf("vehicles noticed: %+v", report)
 	}
 	operator := r.OperatorToken()
-	harness.Eventually(t, time.Minute, "everything in the outbox", func() error { return r.Settled(operator) })
+	check.Within(t, time.Minute, "everything in the outbox", func() error { return r.Settled(operator) })
 	r.awaitForwarded(time.Minute, r.outboxEnds())
-	harness.Eventually(t, 10*time.Second, "no lag, and all well", func() error {
+	check.Within(t, 10*time.Second, "no lag, and all well", func() error {
 		if lag := r.lag(); lag != 0 {
 			return fmt.Errorf("a lag of %v", lag)
 		}
@@ -144,9 +145,7 @@ func newSyncRig(t *testing.T, seed uint64) *syncRig {
 	r.cell = harness.LinkedKafka(t, versions[len(versions)-1], 1)
 	r.central = harness.LinkedKafka(t, versions[0], 1)
 	rules := t.TempDir()
-	if err := os.WriteFile(filepath.Join(rules, "all.rules.yaml"), []byte(syncRules), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, os.WriteFile(filepath.Join(rules, "all.rules.yaml"), []byte(syncRules), 0o600))
 	redis, _ := harness.Redis(t)
 	r.Gateway = harness.StartGateway(t, harness.Options{
 		Kafka: r.cell, Central: r.central, Redis: redis, Rules: rules, Extra: "commands: {from_kafka: false}\n", // no other group in the cell
@@ -162,7 +161,7 @@ func (r *syncRig) strike(i, n int, f syncFault) {
 	end := f.begin(r)
 	over := time.After(2*time.Second + time.Duration(r.rng.Int64N(int64(time.Second))))
 	if f.named != "" {
-		harness.Eventually(r.t, 15*time.Second, f.name+" in /readyz", func() error { return r.degraded(f.named) })
+		check.Within(r.t, 15*time.Second, f.name+" in /readyz", func() error { return r.degraded(f.named) })
 	}
 	<-over
 	end()
@@ -198,9 +197,7 @@ func (r *syncRig) degraded(name string) error {
 func (r *syncRig) lag() (sum float64) {
 	r.t.Helper()
 	_, body, err := r.Get("/metrics", "")
-	if err != nil {
-		r.t.Fatal(err)
-	}
+	check.OK(r.t, err)
 	for line := range strings.Lines(string(body)) {
 		if strings.HasPrefix(line, "cellgate_sync_lag_messages{") {
 			var v float64

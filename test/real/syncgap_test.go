@@ -14,6 +14,7 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kadm"
 
+	"cellgate/test/check"
 	"cellgate/test/harness"
 )
 
@@ -28,7 +29,7 @@ func TestSyncGap(t *testing.T) {
 	r.central.Await("fleet.third", 30*time.Second, harness.AtLeast(2*syncVehicles*syncRate))
 	r.central.Links[0].Cut()
 	before := r.ends(r.cell, "central.p0")
-	harness.Eventually(t, 30*time.Second, "a backlog", func() error {
+	check.Within(t, 30*time.Second, "a backlog", func() error {
 		if n := r.outboxEnds().sum("central.p0") - before.sum("central.p0"); n < 500 {
 			return fmt.Errorf("%d records", n)
 		}
@@ -37,7 +38,7 @@ func TestSyncGap(t *testing.T) {
 	if report := endFleet(t, fleet); report.Refused != 0 || report.Acknowledged == 0 {
 		t.Errorf("vehicles noticed: %+v", report)
 	}
-	harness.Eventually(t, time.Minute, "everything in the outbox", func() error { return r.Settled(operator) })
+	check.Within(t, time.Minute, "everything in the outbox", func() error { return r.Settled(operator) })
 	r.Kill()
 	ends, committed := r.outboxEnds(), r.committed()
 	kept := r.expire("central.p0", ends, 10)
@@ -79,7 +80,7 @@ func TestSyncGap(t *testing.T) {
 	r.Kill() // what was answered holds
 	r.Start()
 	r.awaitForwarded(time.Minute, r.outboxEnds()) // a killed gateway has written some of it once more
-	harness.Eventually(t, 10*time.Second, "no lag, and all well", func() error {
+	check.Within(t, 10*time.Second, "no lag, and all well", func() error {
 		if lag := r.lag(); lag != 0 {
 			return fmt.Errorf("a lag of %v", lag)
 		}
@@ -113,7 +114,7 @@ func (r *syncRig) expire(topic string, ends offsets, keep int64) (left int64) {
 func (r *syncRig) lagUntil(name string) {
 	r.t.Helper()
 	least := r.waiting("central.p0") // the others may be forwarded meanwhile
-	harness.Eventually(r.t, time.Minute, name+" in /readyz", func() error {
+	check.Within(r.t, time.Minute, name+" in /readyz", func() error {
 		if lag := r.lag(); !math.IsNaN(lag) && lag < least {
 			r.t.Fatalf("a lag of %v with %v records waiting", lag, least)
 		}
@@ -123,7 +124,7 @@ func (r *syncRig) lagUntil(name string) {
 		}
 		return err
 	})
-	harness.Eventually(r.t, 30*time.Second, "the lag", func() error {
+	check.Within(r.t, 30*time.Second, "the lag", func() error {
 		if lag, want := r.lag(), r.waiting("central.p0", "central.p1", "central.p2"); lag != want {
 			return fmt.Errorf("%v, want %v", lag, want)
 		}

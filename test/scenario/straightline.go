@@ -15,6 +15,7 @@ import (
 	"github.com/eclipse/paho.golang/paho"
 	mqtt3 "github.com/eclipse/paho.mqtt.golang"
 
+	"cellgate/test/check"
 	"cellgate/test/harness"
 )
 
@@ -105,7 +106,7 @@ func telemetry(t *testing.T, e *Env) {
 // latestState expects the sample rule's hash: scalar fields only, and _at.
 func latestState(t *testing.T, e *Env, vin string) {
 	t.Helper()
-	harness.Eventually(t, 10*time.Second, "hash of the vehicle", func() error {
+	check.Within(t, 10*time.Second, "hash of the vehicle", func() error {
 		hash, err := e.Redis.HGetAll(t.Context(), "veh:"+vin).Result()
 		if err != nil {
 			return err
@@ -172,9 +173,7 @@ func properties(t *testing.T, e *Env) {
 			User:        paho.UserProperties{{Key: "trace", Value: "abc"}, {Key: "msg-id", Value: "forged"}},
 		},
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	got := await(t, e.Cell, "vehicle.telemetry", vin, 1)[0].Headers
 	if got["content-type"] != "application/json" || got["mqtt-trace"] != "abc" || got["mqtt-msg-id"] != "forged" || got["msg-id"] == "forged" {
 		t.Errorf("headers %v", got)
@@ -184,9 +183,7 @@ func properties(t *testing.T, e *Env) {
 func v3Publishes(t *testing.T, e *Env) {
 	vin := NewVIN()
 	c, _, err := DialV3(t, e.Gateway, vin, e.VehicleToken(vin))
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	for qos := range 3 {
 		token := c.Publish("v1/"+vin+"/up/telemetry", byte(qos), false, fmt.Sprintf(`{"seq": %d}`, qos))
 		if !token.WaitTimeout(10*time.Second) || token.Error() != nil {
@@ -250,7 +247,7 @@ func listener(t *testing.T, e *Env) (vin string, v *V5) {
 func succeeds(t *testing.T, e *Env, vin string, v *V5, id string) {
 	t.Helper()
 	answerCommand(t, vin, v, id)
-	harness.Eventually(t, 10*time.Second, "command succeeded", func() error {
+	check.Within(t, 10*time.Second, "command succeeded", func() error {
 		_, body, err := e.Get("/v1/vehicles/"+vin+"/commands/"+id, e.Operator)
 		if err != nil {
 			return err
@@ -360,7 +357,7 @@ func expiredToken(t *testing.T, e *Env, vin string) string {
 	if _, err := DialV5(t, e.Gateway, vin, token); err != nil {
 		t.Fatalf("a fresh token of 2 s: %v", err)
 	}
-	harness.Eventually(t, 20*time.Second, "the token to expire", func() error {
+	check.Within(t, 20*time.Second, "the token to expire", func() error {
 		if v, err := DialV5(t, e.Gateway, vin, token); err == nil {
 			_ = v.Disconnect(&paho.Disconnect{})
 			return errors.New("still let in")
@@ -385,9 +382,7 @@ func ownTopics(t *testing.T, e *Env) {
 		}
 	}
 	old, lost, err := DialV3(t, e.Gateway, vin, e.VehicleToken(vin))
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	ownTopicsV3(t, old, lost, other)
 	if got := of(other, e.Cell.Read("vehicle.telemetry")); len(got) != 0 {
 		t.Errorf("%d records of %s, which never published", len(got), other)
@@ -422,12 +417,10 @@ func brokenRules(t *testing.T, e *Env) {
       - kafka: {topic: vehicle.scenario}
 `
 	write := func(text string) {
-		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
-			t.Fatal(err)
-		}
+		check.OK(t, os.WriteFile(file, []byte(text), 0o600))
 	}
 	write(strings.Replace(good, "payload.n > 1", "payload.n >", 1))
-	harness.Eventually(t, 10*time.Second, "the error in the log", func() error {
+	check.Within(t, 10*time.Second, "the error in the log", func() error {
 		if log := e.Tail(200); !strings.Contains(log, "scenario.rules.yaml:4:") {
 			return errors.New("no line names scenario.rules.yaml:4")
 		}
@@ -437,7 +430,7 @@ func brokenRules(t *testing.T, e *Env) {
 	v.Send(t, "v1/"+vin+"/up/telemetry", `{"soc": 50}`)
 	await(t, e.Cell, "vehicle.telemetry", vin, 1)
 	write(good)
-	harness.Eventually(t, 10*time.Second, "the mended rule at work", func() error {
+	check.Within(t, 10*time.Second, "the mended rule at work", func() error {
 		v.Send(t, "v1/"+vin+"/up/scenario", `{"n": 2}`)
 		if len(of(vin, e.Cell.Read("vehicle.scenario"))) == 0 {
 			return errors.New("nothing in vehicle.scenario")
@@ -447,11 +440,9 @@ func brokenRules(t *testing.T, e *Env) {
 }
 
 func ledger(t *testing.T, e *Env) {
-	harness.Eventually(t, 30*time.Second, "a settled ledger", func() error { return e.Settled(e.Operator) })
+	check.Within(t, 30*time.Second, "a settled ledger", func() error { return e.Settled(e.Operator) })
 	lines, err := e.Ledger(e.Operator)
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	for _, sink := range []string{"kafka", "redis", "central"} {
 		if line, ok := lines[sink]; !ok || line.Received == 0 || line.Delivered == 0 || !line.Balanced {
 			t.Errorf("ledger of %s: %+v", sink, line)

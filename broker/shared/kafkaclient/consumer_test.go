@@ -12,6 +12,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"cellgate/test/check"
 	"cellgate/test/fakekafka"
 )
 
@@ -29,14 +30,10 @@ func TestConsumerWaitsForATopicThatIsNotThere(t *testing.T) {
 	o := consumerOptions(c.ListenAddrs(), "here", "nowhere")
 	o.RejoinBackoff = 200 * time.Millisecond
 	m, err := NewConsumer(o)
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
 	defer cancel()
-	if err := m.Run(ctx, func(ctx context.Context, _ *Assignment) { <-ctx.Done() }); err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, m.Run(ctx, func(ctx context.Context, _ *Assignment) { <-ctx.Done() }))
 	if n := joins.Load(); n < 2 || n > 20 { // two a generation at the most, which lasts for 200 ms at the least
 		t.Errorf("joined %d times in two seconds", n)
 	}
@@ -56,9 +53,7 @@ func TestFetchIsBounded(t *testing.T) {
 	}
 	allWritten(t, out.wait(t), count)
 	m, err := NewConsumer(consumerOptions(c.ListenAddrs(), "a"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	read := int64(0)
@@ -91,15 +86,11 @@ func TestFetchIsBounded(t *testing.T) {
 func TestDecodeStopsAtACutBatch(t *testing.T) {
 	t.Parallel()
 	z, err := newCodec("zstd")
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	batch := func(base int64) []byte {
 		recs := []*Record{{Key: []byte("k"), Value: []byte("first")}, {Value: []byte("second")}}
 		b, err := (&encoder{codec: z}).encode(nil, recs, producerState{id: -1, epoch: -1, seq: -1})
-		if err != nil {
-			t.Fatal(err)
-		}
+		check.OK(t, err)
 		binary.BigEndian.PutUint64(b[sizePrefix:], uint64(base)) //nolint:gosec // positive
 		return b[sizePrefix:]
 	}

@@ -6,6 +6,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"cellgate/test/check"
 )
 
 // link carries requests one after the other at a rate, each answered half a round trip later, as a slow line does.
@@ -124,9 +126,7 @@ func TestFlowDoesNotWaitForADeadBroker(t *testing.T) {
 		for range 3 {
 			n := dead.batchBytes(900 << 10)
 			ticket, err := dead.enter(ctx, n, n)
-			if err != nil {
-				t.Fatal(err)
-			}
+			check.OK(t, err)
 			tickets = append(tickets, ticket)
 		}
 		sent := flood(ctx, l, f, 1, 3)
@@ -151,9 +151,7 @@ func TestFlowGivesUpWithItsContext(t *testing.T) {
 	f := NewFlow()
 	l := f.Lane(1)
 	first, err := l.enter(t.Context(), flowFloor, flowFloor)
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	if _, err := l.enter(ctx, flowFloor, flowFloor); err == nil {

@@ -12,6 +12,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kfake"
 
+	"cellgate/test/check"
 	"cellgate/test/fakekafka"
 )
 
@@ -25,13 +26,9 @@ func TestDecodeStopsAtAHole(t *testing.T) {
 			recs = append(recs, &Record{Value: []byte(v)})
 		}
 		none, err := newCodec("none")
-		if err != nil {
-			t.Fatal(err)
-		}
+		check.OK(t, err)
 		b, err := (&encoder{codec: none}).encode(nil, recs, producerState{id: -1, epoch: -1, seq: -1})
-		if err != nil {
-			t.Fatal(err)
-		}
+		check.OK(t, err)
 		b = bytes.Clone(b[sizePrefix:])
 		binary.BigEndian.PutUint64(b, uint64(base)) //nolint:gosec // positive
 		binary.BigEndian.PutUint32(b[23:], uint32(last-int(base)))
@@ -104,9 +101,7 @@ func TestBeyondTheEndIsLookedAtTwice(t *testing.T) {
 	t.Parallel()
 	c := fakekafka.Cluster(t, kfake.SeedTopics(1, "a"))
 	m, err := NewConsumer(consumerOptions(c.ListenAddrs(), "a"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
 	err = m.Run(ctx, func(ctx context.Context, a *Assignment) {
@@ -127,7 +122,5 @@ func TestBeyondTheEndIsLookedAtTwice(t *testing.T) {
 			t.Errorf("second skip %+v, %v", done, err)
 		}
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"cellgate/test/check"
 	"cellgate/test/fakekafka"
 )
 
@@ -26,7 +27,7 @@ func TestRefusedBatchLeavesTheClusterWell(t *testing.T) {
 	if errs := out.wait(t); !errors.Is(errs[0], ErrRefused) {
 		t.Fatalf("outcome %v", errs[0])
 	}
-	await(t, func() bool { return p.Health().OK })
+	check.Eventually(t, "health", func() bool { return p.Health().OK })
 }
 
 // givenUp is a Completion and a Parker that loses interest when told to.
@@ -48,11 +49,11 @@ func TestAbandonedBatchLeavesTheClusterWell(t *testing.T) {
 	h := c.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Err: kerr.NotEnoughReplicas, Count: -1})
 	g := &givenUp{outcome: make(chan error, 1)}
 	p.Produce(&Record{Topic: "a", Key: []byte("k"), Value: []byte("v"), Done: g, Parker: g})
-	await(t, func() bool { return !p.Health().OK })
+	check.Eventually(t, "the failure is told", func() bool { return !p.Health().OK })
 	g.now.Store(true)
 	if err := <-g.outcome; !errors.Is(err, ErrAbandoned) {
 		t.Fatalf("outcome %v", err)
 	}
 	h.Remove()
-	await(t, func() bool { return p.Health().OK })
+	check.Eventually(t, "health", func() bool { return p.Health().OK })
 }

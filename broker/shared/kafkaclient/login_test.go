@@ -11,6 +11,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/sasl/plain"
 
+	"cellgate/test/check"
 	"cellgate/test/fakekafka"
 )
 
@@ -31,9 +32,7 @@ func TestLogin(t *testing.T) {
 			allWritten(t, out.wait(t), 5)
 			cl, err := kgo.NewClient(kgo.SeedBrokers(c.ListenAddrs()...), kgo.ConsumeTopics("a"),
 				kgo.SASL(plain.Auth{User: "look", Pass: "look"}.AsMechanism()), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))
-			if err != nil {
-				t.Fatal(err)
-			}
+			check.OK(t, err)
 			defer cl.Close()
 			if f := cl.PollFetches(t.Context()); f.NumRecords() == 0 {
 				t.Fatal("nothing was written")
@@ -42,7 +41,7 @@ func TestLogin(t *testing.T) {
 				o.SASL = &SASL{Mechanism: mechanism, User: "gate", Password: "wrong"}
 				o.PingInterval = 10 * time.Millisecond
 			})
-			await(t, func() bool { return !wrong.Health().OK })
+			check.Eventually(t, "the refusal is told", func() bool { return !wrong.Health().OK })
 		})
 	}
 }
@@ -62,5 +61,5 @@ func TestTLS(t *testing.T) {
 	stranger := producer(t, c, func(o *ProducerOptions) {
 		o.TLS, o.PingInterval = &tls.Config{MinVersion: tls.VersionTLS12}, 10*time.Millisecond
 	})
-	await(t, func() bool { return !stranger.Health().OK })
+	check.Eventually(t, "the refusal is told", func() bool { return !stranger.Health().OK })
 }

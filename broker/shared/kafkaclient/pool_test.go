@@ -7,6 +7,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"cellgate/test/check"
 	"cellgate/test/fakekafka"
 )
 
@@ -20,16 +21,10 @@ func TestReplacedClientIsClosedByItsLastRequest(t *testing.T) { //nolint:paralle
 	p := producer(t, c)
 	early, late := p.client.take(), p.client.take()
 	p.client.replace(p.o.client([]string{"other"}))
-	if err := ping(ctx, early.Client); err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, ping(ctx, early.Client))
 	early.release()
-	if err := ping(ctx, late.Client); err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, ping(ctx, late.Client))
 	late.release()
-	if err := p.Close(ctx); err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, p.Close(ctx))
 	goleak.VerifyNone(t, before)
 }

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"cellgate/configs"
+	"cellgate/test/check"
 	"cellgate/test/fakekafka"
 	"cellgate/test/options"
 
@@ -50,9 +51,7 @@ func producer(t *testing.T, c *kfake.Cluster, change ...func(*ProducerOptions)) 
 		f(&o)
 	}
 	p, err := NewProducer(o)
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 		defer cancel()
@@ -127,9 +126,7 @@ func allWritten(t *testing.T, errs []error, n int) {
 		t.Fatalf("%d outcomes, want %d", len(errs), n)
 	}
 	for _, err := range errs {
-		if err != nil {
-			t.Fatal(err)
-		}
+		check.OK(t, err)
 	}
 }
 
@@ -276,7 +273,7 @@ func TestProducerKeepsKeysInOrderWhilePartitionsAreAdded(t *testing.T) {
 	if _, err := req.RequestWith(context.Background(), cl); err != nil {
 		t.Fatal(err)
 	}
-	await(t, func() bool {
+	check.Eventually(t, "five lanes", func() bool {
 		tp := p.topic("a")
 		tp.mu.Lock()
 		defer tp.mu.Unlock()
@@ -300,11 +297,11 @@ func TestProducerWaitsForAClusterThatIsAway(t *testing.T) {
 	p := producer(t, c, func(o *ProducerOptions) { o.PingInterval = 20 * time.Millisecond })
 	out := &collector{}
 	send(p, out, "a", 2, 10)
-	await(t, func() bool { return !p.Health().OK })
+	check.Eventually(t, "the outage is told", func() bool { return !p.Health().OK })
 	away.Store(false)
 	allWritten(t, out.wait(t), 10)
 	inOrder(t, fakekafka.Read(t, c, "a", 10), 2, 10)
-	await(t, func() bool { return p.Health().OK })
+	check.Eventually(t, "its end is told", func() bool { return p.Health().OK })
 }
 
 func TestProducerFollowsTheLeader(t *testing.T) {
@@ -336,7 +333,7 @@ func TestProducerCloseReportsWhatIsUnknown(t *testing.T) {
 	defer h.Remove()
 	stuck := &collector{}
 	send(p, stuck, "a", 1, 5)
-	await(t, func() bool { return h.Hits() > 0 })
+	check.Eventually(t, "a request is made", func() bool { return h.Hits() > 0 })
 	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
 	defer cancel()
 	if err := p.Close(ctx); !errors.Is(err, context.DeadlineExceeded) {
@@ -361,15 +358,6 @@ func TestConfigErrors(t *testing.T) {
 		spoil(&o)
 		if _, err := NewProducer(o); !errors.Is(err, ErrConfig) {
 			t.Errorf("%s: %v", name, err)
-		}
-	}
-}
-
-func await(t *testing.T, ok func() bool) {
-	t.Helper()
-	for end := time.Now().Add(time.Minute); !ok(); time.Sleep(2 * time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatal("condition not met within a minute")
 		}
 	}
 }

@@ -6,6 +6,8 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+
+	"cellgate/test/check"
 )
 
 const base = int64(1_700_000_000_000)
@@ -117,9 +119,7 @@ func TestCodecDoesNotAllocate(t *testing.T) {
 	var got Record
 	if n := testing.AllocsPerRun(100, func() {
 		buf = r.Append(buf[:0], base)
-		if err := dec.Decode(buf, base, &got); err != nil {
-			t.Fatal(err)
-		}
+		check.OK(t, dec.Decode(buf, base, &got))
 	}); n > 0 {
 		t.Fatalf("%v allocations", n)
 	}

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"cellgate/broker/shared/problem"
+	"cellgate/test/check"
 )
 
 func TestWrite(t *testing.T) {
@@ -46,9 +47,7 @@ func TestWrite(t *testing.T) {
 				t.Fatalf("cache control %q", got)
 			}
 			var got map[string]any
-			if err := json.Unmarshal(rec.Body.Bytes(), &got); err != nil {
-				t.Fatal(err)
-			}
+			check.OK(t, json.Unmarshal(rec.Body.Bytes(), &got))
 			if len(got) != len(tt.want) {
 				t.Fatalf("got %v, want %v", got, tt.want)
 			}

@@ -11,24 +11,20 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+
+	"cellgate/test/check"
 )
 
 // pair makes the PEM of a certificate and its key.
 func pair(t *testing.T, serial int64) (cert, key []byte) {
 	t.Helper()
 	k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	c := &x509.Certificate{SerialNumber: big.NewInt(serial), IsCA: true}
 	der, err := x509.CreateCertificate(rand.Reader, c, c, &k.PublicKey, k)
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	private, err := x509.MarshalPKCS8PrivateKey(k)
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private})
 }
 
@@ -42,9 +38,7 @@ func TestFilesThatAreCutShortAreRefused(t *testing.T) {
 	chain := append(append([]byte("# the leaf\n"), leaf...), issuer...)
 	certFile, keyFile := filepath.Join(dir, "c.crt"), filepath.Join(dir, "c.key")
 	write := func(file string, b []byte) {
-		if err := os.WriteFile(file, b, 0o600); err != nil {
-			t.Fatal(err)
-		}
+		check.OK(t, os.WriteFile(file, b, 0o600))
 	}
 	write(keyFile, key)
 	write(certFile, chain)

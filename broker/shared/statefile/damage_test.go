@@ -11,6 +11,8 @@ import (
 	"path/filepath"
 	"strconv"
 	"testing"
+
+	"cellgate/test/check"
 )
 
 // content is everything in a file: by path and key the value, by path the sequence.
@@ -41,9 +43,7 @@ func dump(t *testing.T, db *DB) content {
 			return walk(tx.Bucket(name))
 		})
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	return all
 }
 
@@ -87,9 +87,7 @@ func fill(t testing.TB, db *DB, keys, rounds int) {
 			}
 			return d.Put([]byte("evaluated"), binary.BigEndian.AppendUint64(nil, uint64(round)))
 		})
-		if err != nil {
-			t.Fatal(err)
-		}
+		check.OK(t, err)
 	}
 }
 
@@ -145,13 +143,9 @@ func sample(t *testing.T, keys, rounds int) (data []byte, want holds) {
 	db := open(t, filepath.Join(dir, "state.db"))
 	fill(t, db, keys, rounds)
 	data, err := os.ReadFile(filepath.Join(dir, "state.db")) //nolint:gosec // a test's
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	m, _, err := readMeta(data)
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	data = data[:(m.pages+2)*pageSize] // most of what bbolt has allocated ahead is left out
 	want.now = dump(t, db)
 	want.then = further(t, db)
@@ -161,9 +155,7 @@ func sample(t *testing.T, keys, rounds int) (data []byte, want holds) {
 func open(t *testing.T, file string) *DB {
 	t.Helper()
 	db, err := Open(file, Options{NoSync: true})
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	t.Cleanup(func() { _ = db.Close() })
 	return db
 }
@@ -178,9 +170,7 @@ func further(t *testing.T, db *DB) content {
 	err := db.Update(func(tx *Tx) error {
 		return tx.Bucket([]byte("rules")).Put([]byte("large"), bytes.Repeat([]byte("outgrow"), 300))
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	return dump(t, db)
 }
 
@@ -242,13 +232,9 @@ func region(at int, live map[int]uint16, inline map[int]bool) string {
 func pagesInUse(t *testing.T, data []byte) map[int]uint16 {
 	t.Helper()
 	m, _, err := readMeta(data)
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	s := newScan(data, m)
-	if err := s.outermost(m.root); err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, s.outermost(m.root))
 	live := map[int]uint16{}
 	for id := firstPage; id < int(m.pages); id++ {
 		if s.seen[id/64]&(1<<(id%64)) != 0 {
@@ -352,9 +338,7 @@ func TestTruncations(t *testing.T) {
 	t.Parallel()
 	data, want := sample(t, 20, 4)
 	m, _, err := readMeta(data)
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	file := filepath.Join(t.TempDir(), "state.db")
 	inUse := int(m.pages) * pageSize
 	for page := 0; page*pageSize <= len(data); page++ {
@@ -450,12 +434,8 @@ func TestDigests(t *testing.T) {
 			file := filepath.Join(t.TempDir(), "state.db")
 			db := open(t, file)
 			fill(t, db, 20, 3)
-			if err := db.Update(change); err != nil {
-				t.Fatal(err)
-			}
-			if err := db.Close(); err != nil {
-				t.Fatal(err)
-			}
+			check.OK(t, db.Update(change))
+			check.OK(t, db.Close())
 			_, err := Open(file, Options{NoSync: true})
 			if !errors.Is(err, ErrDamaged) && (name != "checksums" || !errors.Is(err, ErrFormat)) {
 				t.Errorf("error %v", err)

@@ -12,6 +12,8 @@ import (
 	"testing"
 
 	"go.etcd.io/bbolt"
+
+	"cellgate/test/check"
 )
 
 type boltBucket = bbolt.Bucket
@@ -35,13 +37,11 @@ func TestEveryCommitVerifies(t *testing.T) {
 				mixed(t, db, r, model)
 				verified(t, file)
 				if step%40 == 39 {
-					if err := db.Close(); err != nil {
-						t.Fatal(err)
-					}
+					check.OK(t, db.Close())
 					db = open(t, file)
 				}
 			}
-			check(t, db, model)
+			hasAll(t, db, model)
 		})
 	}
 }
@@ -93,16 +93,14 @@ func mixed(t *testing.T, db *DB, r *rand.Rand, model map[string]string) {
 func verified(t *testing.T, file string) {
 	t.Helper()
 	f, err := os.Open(file) //nolint:gosec // a test's
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	defer f.Close() //nolint:errcheck // only read
 	if fellBack, err := verify(f, file); err != nil || fellBack {
 		t.Fatalf("fell back %v: %v", fellBack, err)
 	}
 }
 
-func check(t *testing.T, db *DB, model map[string]string) {
+func hasAll(t *testing.T, db *DB, model map[string]string) {
 	t.Helper()
 	err := db.View(func(tx *Tx) error {
 		b := tx.Bucket([]byte("a")).Bucket([]byte("b"))
@@ -158,9 +156,7 @@ func TestCursor(t *testing.T) {
 		}
 		return err
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 }
 
 // TestDamageWhileOpen: a value that is read wrong ends the transaction, and nothing of it is seen.
@@ -172,9 +168,7 @@ func TestDamageWhileOpen(t *testing.T) {
 		b := tx.Bucket([]byte("mqtt"))
 		return errors.Join(b.Put([]byte("good"), []byte("1")), b.bolt.Put([]byte("bad"), []byte("no checksum")))
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	bad := []byte("bad")
 	for name, read := range map[string]func(b *Bucket) error{
 		"get":    func(b *Bucket) error { b.Get(bad); return nil },
@@ -205,9 +199,7 @@ func TestPanics(t *testing.T) {
 	t.Parallel()
 	var fatal []error
 	db, err := Open(filepath.Join(t.TempDir(), "state.db"), Options{NoSync: true, OnFatal: func(err error) { fatal = append(fatal, err) }})
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	fill(t, db, 10, 1)
 	func() {
 		defer func() {
@@ -243,9 +235,7 @@ func TestFault(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "state.db")
 	db := open(t, file)
 	fill(t, db, 300, 2)
-	if err := os.Truncate(file, 2*pageSize); err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, os.Truncate(file, 2*pageSize))
 	err := db.View(func(tx *Tx) error {
 		tx.Bucket([]byte("mqtt")).Bucket([]byte("queue")).Get([]byte("LTEST1"))
 		return nil
@@ -260,18 +250,12 @@ func TestCutWhileVerified(t *testing.T) {
 	t.Parallel()
 	data, _ := sample(t, 10, 3)
 	m, _, err := readMeta(data)
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	file := filepath.Join(t.TempDir(), "state.db")
 	for page := range int64(m.pages) { //nolint:gosec // a few
-		if err := os.WriteFile(file, data, 0o600); err != nil {
-			t.Fatal(err)
-		}
+		check.OK(t, os.WriteFile(file, data, 0o600))
 		f, err := os.OpenFile(file, os.O_RDWR, 0) //nolint:gosec // a test's
-		if err != nil {
-			t.Fatal(err)
-		}
+		check.OK(t, err)
 		scanned := false
 		err = mapped(f, func(data []byte) {
 			if err := f.Truncate(page * pageSize); err != nil {
@@ -294,9 +278,7 @@ func TestOpenRefuses(t *testing.T) {
 	dir := t.TempDir()
 	old := filepath.Join(dir, "old.db")
 	b, err := bbolt.Open(old, 0o600, options(nil, Options{NoSync: true}))
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	for range 2 {
 		err = errors.Join(err, b.Update(func(tx *bbolt.Tx) error { _, err := tx.CreateBucketIfNotExists([]byte("mqtt")); return err }))
 	}
@@ -308,9 +290,7 @@ func TestOpenRefuses(t *testing.T) {
 	}
 	for name, data := range map[string][]byte{"empty": {}, "text": bytes.Repeat([]byte("no state file "), 1000)} {
 		file := filepath.Join(dir, name)
-		if err := os.WriteFile(file, data, 0o600); err != nil {
-			t.Fatal(err)
-		}
+		check.OK(t, os.WriteFile(file, data, 0o600))
 		if _, err := Open(file, Options{}); !errors.Is(err, ErrDamaged) || !strings.Contains(err.Error(), file) {
 			t.Errorf("%s: %v", name, err)
 		}
@@ -353,9 +333,7 @@ func TestFirstOpen(t *testing.T) {
 func BenchmarkOpen(b *testing.B) {
 	file := filepath.Join(b.TempDir(), "state.db")
 	db, err := Open(file, Options{NoSync: true})
-	if err != nil {
-		b.Fatal(err)
-	}
+	check.OK(b, err)
 	err = db.Update(func(tx *Tx) error {
 		q, err := tx.CreateBucketIfNotExists([]byte("queue"))
 		for i := 0; err == nil && i < 50_000; i++ {
@@ -369,9 +347,7 @@ func BenchmarkOpen(b *testing.B) {
 	b.Run("scanned", func(b *testing.B) {
 		for range b.N {
 			db, err := Open(file, Options{NoSync: true})
-			if err != nil {
-				b.Fatal(err)
-			}
+			check.OK(b, err)
 			b.StopTimer()
 			_ = db.Close()
 			b.StartTimer()
@@ -380,9 +356,7 @@ func BenchmarkOpen(b *testing.B) {
 	b.Run("bbolt", func(b *testing.B) {
 		for range b.N {
 			db, err := bbolt.Open(file, 0o600, options(nil, Options{NoSync: true}))
-			if err != nil {
-				b.Fatal(err)
-			}
+			check.OK(b, err)
 			b.StopTimer()
 			_ = db.Close()
 			b.StartTimer()

@@ -7,6 +7,8 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+
+	"cellgate/test/check"
 )
 
 // TestMetaPages: one that is damaged by more than a bit is what a torn write leaves. The file falls back and says
@@ -25,14 +27,10 @@ func TestMetaPages(t *testing.T) {
 				after := dump(t, db)
 				newest := lastCommit(t, db) % 2
 				if stop == "clean" {
-					if err := db.Close(); err != nil {
-						t.Fatal(err)
-					}
+					check.OK(t, db.Close())
 				}
 				data, err := os.ReadFile(file) //nolint:gosec // a test's
-				if err != nil {
-					t.Fatal(err)
-				}
+				check.OK(t, err)
 				copy(data[slot*pageSize+pageHeader+48:], "torn")
 				if err := os.WriteFile(file+".2", data, 0o600); err != nil { //nolint:gosec // a test's
 					t.Fatal(err)
@@ -67,16 +65,12 @@ func TestTornMetaWrite(t *testing.T) {
 	fill(t, db, 10, 3)
 	before := dump(t, db)
 	old, err := os.ReadFile(file) //nolint:gosec // a test's
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	fill(t, db, 10, 1)
 	after := dump(t, db)
 	slot := lastCommit(t, db) % 2
 	data, err := os.ReadFile(file) //nolint:gosec // a test's
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	for n := range metaSize + 1 {
 		at := slot*pageSize + pageHeader
 		torn := bytes.Clone(data)

@@ -6,6 +6,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"cellgate/test/check"
 )
 
 // A file that is deleted or replaced takes no more transactions, and nothing that was committed is lost with it.
@@ -23,18 +25,12 @@ func TestAFileThatIsGone(t *testing.T) {
 			file := filepath.Join(t.TempDir(), "state.db")
 			fatal := make(chan error, 2)
 			db, err := Open(file, Options{OnFatal: func(err error) { fatal <- err }})
-			if err != nil {
-				t.Fatal(err)
-			}
+			check.OK(t, err)
 			t.Cleanup(func() { _ = db.bolt.Close() })
 			fill(t, db, 40, 5)
-			if err := db.CheckPlace(); err != nil {
-				t.Fatal(err)
-			}
+			check.OK(t, db.CheckPlace())
 			want := dump(t, db)
-			if err := take(file); err != nil {
-				t.Fatal(err)
-			}
+			check.OK(t, take(file))
 			put := func(tx *Tx) error { return tx.Bucket([]byte("rules")).Put([]byte("late"), []byte("x")) }
 			err = db.Update(put)
 			if !errors.Is(err, ErrGone) || !errors.Is(<-fatal, ErrGone) || !errors.Is(db.Update(put), ErrGone) || !errors.Is(db.View(func(*Tx) error { return nil }), ErrGone) {
@@ -48,9 +44,7 @@ func TestAFileThatIsGone(t *testing.T) {
 				_, kept, _ = strings.Cut(err.Error(), "what it held is in ")
 			}
 			again, err := Open(kept, Options{})
-			if err != nil {
-				t.Fatal(err)
-			}
+			check.OK(t, err)
 			defer again.Close() //nolint:errcheck // a test
 			got := dump(t, again)
 			for k, v := range want {

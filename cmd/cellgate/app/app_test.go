@@ -19,16 +19,14 @@ import (
 	"cellgate/broker/shared/remote"
 	"cellgate/cmd/cellgate/fleet"
 	"cellgate/configs"
-	"cellgate/test/logbuf"
+	"cellgate/test/check"
 )
 
 // away is an address where nothing listens.
 func away(t *testing.T) string {
 	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	defer ln.Close() //nolint:errcheck // a test
 	return ln.Addr().String()
 }
@@ -50,9 +48,7 @@ rules: {path: rules, watch: false}
 		overwrite(t, filepath.Join(dir, "rules", "none.rules.yaml"), "rules: []\n")
 	}
 	file := filepath.Join(dir, "cell.yaml")
-	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, os.WriteFile(file, []byte(text), 0o600))
 	return file
 }
 
@@ -60,37 +56,27 @@ rules: {path: rules, watch: false}
 func replace(t *testing.T, file, old, text string) {
 	t.Helper()
 	body, err := os.ReadFile(file) //nolint:gosec // a test's file
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	if !strings.Contains(string(body), old) {
 		t.Fatalf("no %q in %s", old, body)
 	}
-	if err := os.WriteFile(file, []byte(strings.Replace(string(body), old, text, 1)), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, os.WriteFile(file, []byte(strings.Replace(string(body), old, text, 1)), 0o600))
 }
 
-func boot(t *testing.T, file string) (*App, *logbuf.Buffer) {
+func boot(t *testing.T, file string) (*App, *check.Log) {
 	t.Helper()
 	return bootAt(t, file, clock.System())
 }
 
 // bootAt is boot on a clock that a test sets.
-func bootAt(t *testing.T, file string, source clock.Source) (*App, *logbuf.Buffer) {
+func bootAt(t *testing.T, file string, source clock.Source) (*App, *check.Log) {
 	t.Helper()
 	cfg, err := configs.Load(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	log := &logbuf.Buffer{}
+	check.OK(t, err)
+	log := &check.Log{}
 	a, err := New(t.Context(), Options{Config: cfg, Log: log, Clock: source})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := a.Start(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
+	check.OK(t, a.Start(t.Context()))
 	t.Cleanup(func() { halt(t, a) })
 	return a, log
 }
@@ -107,18 +93,12 @@ func halt(t *testing.T, a *App) {
 func get(t *testing.T, a *App, path, token string, out any) int {
 	t.Helper()
 	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, a.HTTPURL()+path, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	req.Header.Set("Authorization", "Bearer "+token)
 	resp, err := http.DefaultClient.Do(req)
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	defer resp.Body.Close() //nolint:errcheck // decoded below
-	if err := json.NewDecoder(resp.Body).Decode(out); err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, json.NewDecoder(resp.Body).Decode(out))
 	return resp.StatusCode
 }
 
@@ -144,9 +124,7 @@ func TestServesWithEverythingAway(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	file := write(t, dir, "")
-	if err := os.CopyFS(filepath.Join(dir, "rules"), os.DirFS("../../../configs/rules")); err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, os.CopyFS(filepath.Join(dir, "rules"), os.DirFS("../../../configs/rules")))
 	a, log := boot(t, file)
 	acked := drive(t, a, 0)
 	awaitDegraded(t, a, "kafka", "redis", "central-kafka")
@@ -158,9 +136,7 @@ func TestServesWithEverythingAway(t *testing.T) {
 	b, _ := boot(t, file)
 	acked += drive(t, b, 5)
 	token, _, err := b.Authority().Issue(auth.IssueRequest{Subject: "tester", Role: auth.RoleOperator})
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	awaitPending(t, b, token, acked)
 }
 
@@ -173,22 +149,20 @@ func awaitPending(t *testing.T, a *App, token string, n uint64) {
 		Pending  uint64
 		Balanced bool
 	}
-	var page struct{ Sinks []line }
-	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+	check.Within(t, check.Patience, fmt.Sprintf("%d acknowledged", n), func() error {
+		var page struct{ Sinks []line }
 		get(t, a, "/v1/ledger", token, &page)
 		i := slices.IndexFunc(page.Sinks, func(s line) bool { return s.Sink == sinkKafka })
-		if i >= 0 && page.Sinks[i].Pending >= n && page.Sinks[i].Balanced {
-			return
+		if i < 0 || page.Sinks[i].Pending < n || !page.Sinks[i].Balanced {
+			return fmt.Errorf("ledger %+v", page)
 		}
-		if time.Now().After(deadline) {
-			t.Fatalf("%d acknowledged, ledger %+v", n, page)
-		}
-	}
+		return nil
+	})
 }
 
 func awaitDegraded(t *testing.T, a *App, names ...string) {
 	t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+	check.Within(t, check.Patience, fmt.Sprintf("readyz names %v", names), func() error {
 		var r readiness
 		code := get(t, a, "/readyz", "", &r)
 		missing := slices.DeleteFunc(slices.Clone(names), func(name string) bool {
@@ -197,13 +171,11 @@ func awaitDegraded(t *testing.T, a *App, names ...string) {
 		if code != http.StatusOK {
 			t.Fatalf("readyz %d while vehicles are served: %+v", code, r)
 		}
-		if len(missing) == 0 && r.Status == "degraded" {
-			return
+		if len(missing) > 0 || r.Status != "degraded" {
+			return fmt.Errorf("%v missing in %+v", missing, r)
 		}
-		if time.Now().After(deadline) {
-			t.Fatalf("readyz does not name %v: %+v", missing, r)
-		}
-	}
+		return nil
+	})
 }
 
 func TestReloadIsWholeOrNotAtAll(t *testing.T) {
@@ -217,9 +189,7 @@ func TestReloadIsWholeOrNotAtAll(t *testing.T) {
 	replace(t, file, "node: gw-1", "node: gw-2")
 	replace(t, file, "central: {", "central: {bandwidth: 3MiB/s, ")
 	r, err := a.Reload(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	if !slices.Contains(r.Applied, "log.level") || !slices.Contains(r.Restart, "cell.node") {
 		t.Errorf("%+v", r)
 	}
@@ -237,18 +207,14 @@ func TestReloadIsWholeOrNotAtAll(t *testing.T) {
 	}
 	replace(t, file, "level: loud", "level: debug")
 	rule := filepath.Join(dir, "rules", "x.rules.yaml")
-	if err := os.WriteFile(rule, []byte("rules:\n  - id: x\n    when: payload.a >\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, os.WriteFile(rule, []byte("rules:\n  - id: x\n    when: payload.a >\n"), 0o600))
 	if _, err := a.Reload(t.Context()); err == nil || !strings.Contains(err.Error(), "x.rules.yaml:") {
 		t.Errorf("error %v", err)
 	}
 	if a.level.Level() != slog.LevelError || a.Config().Log.Level != "error" {
 		t.Errorf("half a reload: level %v, configuration %s", a.level.Level(), a.Config().Log.Level)
 	}
-	if err := os.Remove(rule); err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, os.Remove(rule))
 	if _, err := a.Reload(t.Context()); err != nil || a.level.Level() != slog.LevelDebug {
 		t.Errorf("%v, level %v", err, a.level.Level())
 	}
@@ -258,20 +224,14 @@ func TestAFailedStartLeavesNothingBehind(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	defer ln.Close() //nolint:errcheck // a test
 	file := write(t, dir, "")
 	replace(t, file, `name: local, address: "127.0.0.1:0"`, `name: local, address: "`+ln.Addr().String()+`"`)
 	cfg, err := configs.Load(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	a, err := New(t.Context(), Options{Config: cfg, Log: &logbuf.Buffer{}, Clock: clock.System()})
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
+	a, err := New(t.Context(), Options{Config: cfg, Log: &check.Log{}, Clock: clock.System()})
+	check.OK(t, err)
 	if err := a.Start(t.Context()); err == nil || !strings.Contains(err.Error(), ln.Addr().String()) {
 		t.Fatalf("start on a taken port: %v", err)
 	}
@@ -285,34 +245,22 @@ func TestBrokenRulesAtTheFirstStartAreAnError(t *testing.T) {
 	dir := t.TempDir()
 	file := write(t, dir, "")
 	rule := filepath.Join(dir, "rules", "x.rules.yaml")
-	if err := os.MkdirAll(filepath.Dir(rule), 0o750); err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, os.MkdirAll(filepath.Dir(rule), 0o750))
 	broken := []byte("rules:\n  - id: x\n    when: payload.a >\n")
-	if err := os.WriteFile(rule, broken, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, os.WriteFile(rule, broken, 0o600))
 	cfg, err := configs.Load(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	a, err := New(t.Context(), Options{Config: cfg, Log: &logbuf.Buffer{}, Clock: clock.System()})
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
+	a, err := New(t.Context(), Options{Config: cfg, Log: &check.Log{}, Clock: clock.System()})
+	check.OK(t, err)
 	if err := a.Start(t.Context()); err == nil || !strings.Contains(err.Error(), "x.rules.yaml:3:") {
 		t.Fatalf("error %v", err)
 	}
 	// A gateway that had good rules goes on with them after a restart, and says so.
-	if err := os.Remove(rule); err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, os.Remove(rule))
 	good, _ := boot(t, file)
 	hash := good.rules.state().Hash
 	halt(t, good)
-	if err := os.WriteFile(rule, broken, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, os.WriteFile(rule, broken, 0o600))
 	again, log := boot(t, file)
 	if s := again.rules.state(); s.Hash != hash || !s.Broken || !strings.Contains(log.String(), "x.rules.yaml:3:") {
 		t.Errorf("%+v", s)

@@ -8,15 +8,14 @@ import (
 	"time"
 
 	"cellgate/broker/command"
+	"cellgate/test/check"
 )
 
 // silent takes connections and answers nothing. asked is closed with the first of them.
 func silent(t *testing.T) (addr string, asked <-chan struct{}) {
 	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	came := make(chan struct{})
 	var once sync.Once
 	var taken sync.WaitGroup

@@ -10,25 +10,25 @@ import (
 	"cellgate/broker/clock"
 	"cellgate/broker/shared/statefile"
 	"cellgate/configs"
-	"cellgate/test/logbuf"
+	"cellgate/test/check"
 )
 
 // With state.db deleted under it, a gateway promises nothing more, and ends; what it had promised is there when it starts again.
 func TestADeletedStateFile(t *testing.T) {
 	t.Parallel()
 	file := write(t, t.TempDir(), "")
-	must(t, os.CopyFS(filepath.Join(filepath.Dir(file), "rules"), os.DirFS("../../../configs/rules")))
+	check.OK(t, os.CopyFS(filepath.Join(filepath.Dir(file), "rules"), os.DirFS("../../../configs/rules")))
 	cfg, err := configs.Load(file)
-	must(t, err)
-	a, err := New(t.Context(), Options{Config: cfg, Log: &logbuf.Buffer{}, Clock: clock.System()})
-	must(t, err)
-	must(t, a.Start(t.Context()))
+	check.OK(t, err)
+	a, err := New(t.Context(), Options{Config: cfg, Log: &check.Log{}, Clock: clock.System()})
+	check.OK(t, err)
+	check.OK(t, a.Start(t.Context()))
 	defer end(a)
 	const commands = "/v1/vehicles/LTEST000000000001/commands"
 	if status := post(t, a, commands, `{"id":"before","name":"horn","payload":{},"ttl":"1h"}`); status != http.StatusAccepted {
 		t.Fatalf("status %d", status)
 	}
-	must(t, os.Remove(filepath.Join(string(cfg.DataDir), "state.db")))
+	check.OK(t, os.Remove(filepath.Join(string(cfg.DataDir), "state.db")))
 	for range 3 {
 		if status := post(t, a, commands, `{"name":"horn","payload":{},"ttl":"1h"}`); status != http.StatusServiceUnavailable {
 			t.Fatalf("status %d without a state file", status)
@@ -40,7 +40,7 @@ func TestADeletedStateFile(t *testing.T) {
 	// A copy, as another process would find it: the locks are this one's.
 	again := t.TempDir()
 	new(dataFolder).copyTo(t, filepath.Join(again, "state"), string(cfg.DataDir))
-	must(t, os.CopyFS(filepath.Join(again, "rules"), os.DirFS("../../../configs/rules")))
+	check.OK(t, os.CopyFS(filepath.Join(again, "rules"), os.DirFS("../../../configs/rules")))
 	b, _ := boot(t, write(t, again, ""))
 	if c, err := b.commands.Get("LTEST000000000001", "before"); err != nil || c.State == "" {
 		t.Errorf("%+v, %v", c, err)

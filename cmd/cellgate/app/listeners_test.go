@@ -9,6 +9,7 @@ import (
 	"cellgate/broker"
 	"cellgate/broker/shared/message"
 	"cellgate/configs"
+	"cellgate/test/check"
 )
 
 func TestAckModesByClass(t *testing.T) {
@@ -38,9 +39,7 @@ func TestAckModesByClass(t *testing.T) {
 func TestListenerFilesAreToldByTheirKeys(t *testing.T) {
 	t.Parallel()
 	junk := filepath.Join(t.TempDir(), "junk.pem")
-	if err := os.WriteFile(junk, []byte("junk"), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, os.WriteFile(junk, []byte("junk"), 0o600))
 	for _, c := range []struct{ cert, key, want string }{
 		{"/nonexistent.crt", junk, "listeners[0].tls.cert: /nonexistent.crt: no such file or directory; name a PEM file"},
 		{junk, "/nonexistent.key", "listeners[0].tls.key: /nonexistent.key: no such file or directory; name a PEM file"},

@@ -8,6 +8,7 @@ import (
 
 	"cellgate/broker/shared/settled"
 	"cellgate/configs"
+	"cellgate/test/check"
 	"cellgate/test/harness"
 )
 
@@ -20,16 +21,16 @@ func TestAReloadWaitsForWhoeverWrites(t *testing.T) {
 	file := write(t, dir, "auth: {roles: {lab: {publish: [\"#\"]}}}\n")
 	replace(t, file, `"127.0.0.1:0"}]`, `"127.0.0.1:0", tls: {cert: tls/server.crt, key: tls/server.key}}]`)
 	whole, err := os.ReadFile(file) //nolint:gosec // a test's file
-	must(t, err)
+	check.OK(t, err)
 	half := whole[:strings.Index(string(whole), "auth:")]
 	cert := filepath.Join(dir, "tls", "server.crt")
 	other, err := os.ReadFile(filepath.Join(dir, "tls", "ca.crt")) //nolint:gosec // a test's file
-	must(t, err)
+	check.OK(t, err)
 	for name, writer := range map[string][]func(){ // what happens behind each look
 		"nobody":                 {nil, nil},
 		"the configuration":      {func() { overwrite(t, file, string(whole)) }, nil, nil},
 		"a file that it names":   {func() { overwrite(t, cert, string(other)) }, nil, nil},
-		"that file, and it once": {func() { must(t, os.Remove(cert)) }, func() { overwrite(t, cert, string(other)) }, nil, nil},
+		"that file, and it once": {func() { check.OK(t, os.Remove(cert)) }, func() { overwrite(t, cert, string(other)) }, nil, nil},
 	} {
 		overwrite(t, file, string(whole))
 		if name == "the configuration" {

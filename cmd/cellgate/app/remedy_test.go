@@ -15,7 +15,7 @@ import (
 	"cellgate/broker/shared/message"
 	"cellgate/cmd/cellgate/repair"
 	"cellgate/configs"
-	"cellgate/test/logbuf"
+	"cellgate/test/check"
 )
 
 // owed is how many messages wait for Kafka in the folder of TestEveryLoss.
@@ -31,17 +31,11 @@ func killedFolder(t *testing.T) *dataFolder {
 	t.Helper()
 	home := t.TempDir()
 	d := &dataFolder{dir: filepath.Join(home, "state"), rules: filepath.Join(home, "rules")}
-	if err := os.CopyFS(d.rules, os.DirFS("../../../configs/rules")); err != nil {
-		t.Fatal(err)
-	}
-	a, err := New(t.Context(), Options{Config: smallSegments(t, write(t, home, "")), Log: &logbuf.Buffer{}, Clock: clock.System()})
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, os.CopyFS(d.rules, os.DirFS("../../../configs/rules")))
+	a, err := New(t.Context(), Options{Config: smallSegments(t, write(t, home, "")), Log: &check.Log{}, Clock: clock.System()})
+	check.OK(t, err)
 	defer end(a)
-	if err := a.Start(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, a.Start(t.Context()))
 	for i := range owed - 1 {
 		journalTelemetry(t, a, i)
 	}
@@ -49,9 +43,7 @@ func killedFolder(t *testing.T) *dataFolder {
 		t.Fatal(err)
 	}
 	accounted(t, a, false)
-	if err := a.dispatch.Checkpoint(); err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, a.dispatch.Checkpoint())
 	kept := &dataFolder{dir: filepath.Join(t.TempDir(), "state"), rules: d.rules}
 	kept.copyTo(t, kept.dir, d.dir)
 	return kept
@@ -68,9 +60,7 @@ func journalTelemetry(t *testing.T, a *App, i int) (seq uint64) {
 	if err == nil {
 		err = a.journal.WaitDurable(t.Context(), seq)
 	}
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	return seq
 }
 
@@ -78,18 +68,14 @@ func journalTelemetry(t *testing.T, a *App, i int) (seq uint64) {
 func smallSegments(t *testing.T, file string) *configs.Config {
 	t.Helper()
 	cfg, err := configs.Load(file)
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	cfg.Uplink.Journal.SegmentBytes, cfg.Uplink.Journal.MaxBytes, cfg.Uplink.Journal.ReserveBytes = 64<<10, 16<<20, 0
 	return cfg
 }
 
 func (d *dataFolder) copyTo(t *testing.T, to, from string) {
 	t.Helper()
-	if err := os.CopyFS(to, os.DirFS(from)); err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, os.CopyFS(to, os.DirFS(from)))
 	err := filepath.WalkDir(to, func(path string, e fs.DirEntry, err error) error {
 		if err != nil {
 			return err
@@ -99,9 +85,7 @@ func (d *dataFolder) copyTo(t *testing.T, to, from string) {
 		}
 		return os.Chmod(path, 0o600)
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 }
 
 // harm is something done to a file or folder.
@@ -131,9 +115,7 @@ func (d *dataFolder) harms(t *testing.T) (all []harm) {
 			harm{rel, "cut", cutInHalf}, harm{rel, "garble", garble}, harm{rel, "a folder for", asFolder})
 		return nil
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	return all
 }
 
@@ -181,7 +163,7 @@ func (d *dataFolder) start(t *testing.T, home string) *App {
 	t.Helper()
 	cfg := smallSegments(t, filepath.Join(home, "cell.yaml"))
 	for repaired := false; ; repaired = true {
-		a, err := New(t.Context(), Options{Config: cfg, Log: &logbuf.Buffer{}, Clock: clock.System()})
+		a, err := New(t.Context(), Options{Config: cfg, Log: &check.Log{}, Clock: clock.System()})
 		if err == nil {
 			err = a.Start(t.Context())
 		}
@@ -213,7 +195,7 @@ func end(a *App) {
 func accounted(t *testing.T, a *App, all bool) {
 	t.Helper()
 	seq := journalTelemetry(t, a, owed)
-	await(t, func() error {
+	check.Within(t, check.Patience, "all is evaluated", func() error {
 		if at := a.dispatch.Position(); at < seq {
 			return fmt.Errorf("evaluated up to %d of %d", at, seq)
 		}
@@ -235,9 +217,7 @@ func (d *dataFolder) prepare(t *testing.T) (home string) {
 	t.Helper()
 	home = t.TempDir()
 	write(t, home, "")
-	if err := os.CopyFS(filepath.Join(home, "rules"), os.DirFS(d.rules)); err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, os.CopyFS(filepath.Join(home, "rules"), os.DirFS(d.rules)))
 	d.copyTo(t, filepath.Join(home, "state"), d.dir)
 	return home
 }
@@ -251,9 +231,7 @@ func TestEveryLoss(t *testing.T) {
 		t.Run(h.String(), func(t *testing.T) {
 			t.Parallel()
 			home := d.prepare(t)
-			if err := h.do(filepath.Join(home, "state", h.path)); err != nil {
-				t.Fatal(err)
-			}
+			check.OK(t, h.do(filepath.Join(home, "state", h.path)))
 			a := d.start(t, home)
 			defer end(a)
 			accounted(t, a, true)
@@ -284,24 +262,16 @@ func TestEveryTwoLosses(t *testing.T) {
 			t.Parallel()
 			home := d.prepare(t)
 			data := filepath.Join(home, "state")
-			if err := p.first.do(filepath.Join(data, p.first.path)); err != nil {
-				t.Fatal(err)
-			}
+			check.OK(t, p.first.do(filepath.Join(data, p.first.path)))
 			a := d.start(t, home)
 			killed := filepath.Join(t.TempDir(), "state")
 			d.copyTo(t, killed, data)
 			end(a)
-			if err := os.RemoveAll(data); err != nil {
-				t.Fatal(err)
-			}
-			if err := os.Rename(killed, data); err != nil {
-				t.Fatal(err)
-			}
+			check.OK(t, os.RemoveAll(data))
+			check.OK(t, os.Rename(killed, data))
 			path := filepath.Join(data, p.then.path)
 			if _, err := os.Stat(path); err == nil {
-				if err := p.then.do(path); err != nil {
-					t.Fatal(err)
-				}
+				check.OK(t, p.then.do(path))
 			}
 			a = d.start(t, home)
 			defer end(a)

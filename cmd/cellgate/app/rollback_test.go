@@ -4,19 +4,17 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+
+	"cellgate/test/check"
 )
 
 // writeRules replaces the only rule file of the gateway whose configuration is in dir.
 func writeRules(t *testing.T, dir, id string) {
 	t.Helper()
 	folder := filepath.Join(dir, "rules")
-	if err := os.MkdirAll(folder, 0o700); err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, os.MkdirAll(folder, 0o700))
 	text := "rules:\n  - {id: " + id + ", from: [\"v1/+/up/telemetry\"], to: [{kafka: {topic: t}}]}\n"
-	if err := os.WriteFile(filepath.Join(folder, "a.rules.yaml"), []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, os.WriteFile(filepath.Join(folder, "a.rules.yaml"), []byte(text), 0o600))
 }
 
 // rulesAre holds that the rule of that id is in force, and whether that is what the files say.
@@ -51,13 +49,9 @@ func TestRollbackLasts(t *testing.T) {
 	t.Parallel()
 	a, dir, file := withRules(t)
 	writeRules(t, dir, "bad")
-	if err := a.rules.applyFiles(t.Context(), false); err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, a.rules.applyFiles(t.Context(), false))
 	rulesAre(t, a, "bad", true)
-	if err := a.rules.rollback(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, a.rules.rollback(t.Context()))
 	rulesAre(t, a, "good", false)
 	lookAt(t, a, "good", false)
 	halt(t, a)
@@ -70,9 +64,7 @@ func TestRollbackLasts(t *testing.T) {
 	writeRules(t, dir, "better") // while the gateway is down
 	a, _ = boot(t, file)
 	rulesAre(t, a, "better", true)
-	if err := a.rules.rollback(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, a.rules.rollback(t.Context()))
 	rulesAre(t, a, "good", false)
 	if _, err := a.Reload(t.Context()); err != nil {
 		t.Fatal(err)

@@ -13,7 +13,7 @@ import (
 	"cellgate/auth"
 	"cellgate/broker/clock"
 	"cellgate/configs"
-	"cellgate/test/logbuf"
+	"cellgate/test/check"
 )
 
 // ruleFile is the file of writeRules.
@@ -21,19 +21,8 @@ func ruleFile(dir string) string { return filepath.Join(dir, "rules", "a.rules.y
 
 func overwrite(t *testing.T, file, text string) {
 	t.Helper()
-	if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
-}
-
-func must(t *testing.T, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, os.MkdirAll(filepath.Dir(file), 0o700))
+	check.OK(t, os.WriteFile(file, []byte(text), 0o600))
 }
 
 // mishaps are what happens to a folder of rules without anybody wanting its rules gone. Each has what /readyz says.
@@ -46,12 +35,12 @@ var mishaps = map[string]struct {
 	"a file cut short":      {func(t *testing.T, dir string) { overwrite(t, ruleFile(dir), "rules:\n") }, "errors"},
 	"a file without rules":  {func(t *testing.T, dir string) { overwrite(t, ruleFile(dir), "lists: {a: [b]}\n") }, "errors"},
 	"a new file, empty":     {func(t *testing.T, dir string) { overwrite(t, filepath.Join(dir, "rules", "b.rules.yaml"), "") }, "errors"},
-	"the file is gone":      {func(t *testing.T, dir string) { must(t, os.Remove(ruleFile(dir))) }, "no file"},
-	"the file is elsewhere": {func(t *testing.T, dir string) { must(t, os.Rename(ruleFile(dir), ruleFile(dir)+".bak")) }, "no file"},
-	"the folder is gone":    {func(t *testing.T, dir string) { must(t, os.RemoveAll(filepath.Join(dir, "rules"))) }, "not there"},
+	"the file is gone":      {func(t *testing.T, dir string) { check.OK(t, os.Remove(ruleFile(dir))) }, "no file"},
+	"the file is elsewhere": {func(t *testing.T, dir string) { check.OK(t, os.Rename(ruleFile(dir), ruleFile(dir)+".bak")) }, "no file"},
+	"the folder is gone":    {func(t *testing.T, dir string) { check.OK(t, os.RemoveAll(filepath.Join(dir, "rules"))) }, "not there"},
 	"the folder is another": {func(t *testing.T, dir string) {
-		must(t, os.Rename(filepath.Join(dir, "rules"), filepath.Join(dir, "rules.old")))
-		must(t, os.Mkdir(filepath.Join(dir, "rules"), 0o700))
+		check.OK(t, os.Rename(filepath.Join(dir, "rules"), filepath.Join(dir, "rules.old")))
+		check.OK(t, os.Mkdir(filepath.Join(dir, "rules"), 0o700))
 	}, "no file"},
 }
 
@@ -79,7 +68,7 @@ func TestRulesOutliveTheirFolder(t *testing.T) {
 			a, _ = boot(t, file)
 			rulesAre(t, a, "good", false)
 			degradedRules(t, a, m.told)
-			must(t, os.RemoveAll(filepath.Join(dir, "rules")))
+			check.OK(t, os.RemoveAll(filepath.Join(dir, "rules")))
 			writeRules(t, dir, "good")
 			lookAt(t, a, "good", true)
 		})
@@ -113,8 +102,8 @@ func TestAFirstStartNeedsRules(t *testing.T) {
 func failToStart(t *testing.T, file string) error {
 	t.Helper()
 	cfg, err := configs.Load(file)
-	must(t, err)
-	a, err := New(t.Context(), Options{Config: cfg, Log: &logbuf.Buffer{}, Clock: clock.System()})
+	check.OK(t, err)
+	a, err := New(t.Context(), Options{Config: cfg, Log: &check.Log{}, Clock: clock.System()})
 	if err == nil {
 		err = a.Start(t.Context())
 		halt(t, a)
@@ -126,13 +115,13 @@ func failToStart(t *testing.T, file string) error {
 func post(t *testing.T, a *App, path, body string) int {
 	t.Helper()
 	token, _, err := a.Authority().Issue(auth.IssueRequest{Subject: "olga", Role: auth.RoleOperator, Scopes: auth.Scopes()})
-	must(t, err)
+	check.OK(t, err)
 	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, a.HTTPURL()+path, strings.NewReader(body))
-	must(t, err)
+	check.OK(t, err)
 	req.Header.Set("Authorization", "Bearer "+token)
 	resp, err := http.DefaultClient.Do(req)
-	must(t, err)
-	must(t, resp.Body.Close())
+	check.OK(t, err)
+	check.OK(t, resp.Body.Close())
 	return resp.StatusCode
 }
 
@@ -198,12 +187,10 @@ func TestOneFileOfTwoIsNoRequest(t *testing.T) {
 	writeRules(t, dir, "good")
 	overwrite(t, filepath.Join(dir, "rules", "b.rules.yaml"), "rules: []\n")
 	a, _ := boot(t, write(t, dir, ""))
-	must(t, os.Remove(ruleFile(dir)))
+	check.OK(t, os.Remove(ruleFile(dir)))
 	lookAt(t, a, "good", false)
 	degradedRules(t, a, "no rules any more")
-	if err := a.rules.applyFiles(t.Context(), true); err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, a.rules.applyFiles(t.Context(), true))
 	rulesEmpty(t, a)
 }
 
@@ -216,7 +203,7 @@ func TestChangesOfRulesAreAudited(t *testing.T) {
 	post(t, a, "/v1/rules/reload", `{"allow_empty": true}`)
 	post(t, a, "/v1/rules/rollback", "")
 	text, err := os.ReadFile(filepath.Join(dir, "state", "audit.log")) //nolint:gosec // a test's file
-	must(t, err)
+	check.OK(t, err)
 	var lines []string
 	for line := range strings.Lines(string(text)) {
 		if strings.Contains(line, `"event":"rules"`) {
@@ -294,8 +281,8 @@ func TestARollbackOutlivesAMishap(t *testing.T) {
 			file := write(t, dir, "")
 			a, _ := boot(t, file)
 			writeRules(t, dir, "bad")
-			must(t, a.rules.applyFiles(t.Context(), false))
-			must(t, a.rules.rollback(t.Context()))
+			check.OK(t, a.rules.applyFiles(t.Context(), false))
+			check.OK(t, a.rules.rollback(t.Context()))
 			for _, restart := range []bool{false, true} {
 				m.does(t, dir)
 				lookAt(t, a, "good", false)
@@ -304,8 +291,8 @@ func TestARollbackOutlivesAMishap(t *testing.T) {
 					a, _ = boot(t, file)
 					rulesAre(t, a, "good", false)
 				}
-				must(t, os.RemoveAll(filepath.Join(dir, "rules")))
-				must(t, os.RemoveAll(filepath.Join(dir, "rules.old")))
+				check.OK(t, os.RemoveAll(filepath.Join(dir, "rules")))
+				check.OK(t, os.RemoveAll(filepath.Join(dir, "rules.old")))
 				writeRules(t, dir, "bad")
 				lookAt(t, a, "good", false)
 			}
@@ -319,7 +306,7 @@ func TestRulesOutliveTheJournal(t *testing.T) {
 	a, dir, file := withRules(t)
 	halt(t, a)
 	mishaps["the folder is gone"].does(t, dir)
-	must(t, os.RemoveAll(filepath.Join(dir, "state", "journal")))
+	check.OK(t, os.RemoveAll(filepath.Join(dir, "state", "journal")))
 	a, _ = boot(t, file)
 	rulesAre(t, a, "good", false)
 	if hash := a.dispatch.RulesHash(); hash != a.rules.state().Hash {
@@ -331,7 +318,7 @@ func TestRulesOutliveTheJournal(t *testing.T) {
 func TestACentreThatIsNotThere(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	must(t, os.CopyFS(filepath.Join(dir, "rules"), os.DirFS("../../../configs/rules")))
+	check.OK(t, os.CopyFS(filepath.Join(dir, "rules"), os.DirFS("../../../configs/rules")))
 	file := write(t, dir, "")
 	with, log := boot(t, file)
 	for _, d := range with.dependencies() {
@@ -345,7 +332,7 @@ func TestACentreThatIsNotThere(t *testing.T) {
 	halt(t, with)
 
 	text, err := os.ReadFile(file) //nolint:gosec // a test's file
-	must(t, err)
+	check.OK(t, err)
 	i := strings.Index(string(text), "central:")
 	j := i + strings.Index(string(text)[i:], "\n")
 	overwrite(t, file, string(text)[:i]+string(text)[j+1:])
@@ -358,10 +345,10 @@ func TestACentreThatIsNotThere(t *testing.T) {
 		t.Errorf("status: %+v", deps)
 	}
 	overwrite(t, filepath.Join(dir, "rules", "alerts.rules.yaml"), "rules: []\n")
-	must(t, os.Remove(filepath.Join(dir, "rules", "alerts_test.yaml")))
-	must(t, os.Remove(filepath.Join(dir, "rules", "telemetry_test.yaml")))
+	check.OK(t, os.Remove(filepath.Join(dir, "rules", "alerts_test.yaml")))
+	check.OK(t, os.Remove(filepath.Join(dir, "rules", "telemetry_test.yaml")))
 	overwrite(t, filepath.Join(dir, "rules", "telemetry.rules.yaml"), "rules: []\n")
-	must(t, a.rules.applyFiles(t.Context(), false))
+	check.OK(t, a.rules.applyFiles(t.Context(), false))
 	for _, d := range a.dependencies() {
 		if d.Name == "sync" {
 			t.Errorf("no rule sends there any more: %+v", d)
@@ -422,7 +409,7 @@ func TestReloadsAreMeasured(t *testing.T) {
 func gauges(t *testing.T, a *App) map[string]float64 {
 	t.Helper()
 	all, err := a.reg.all.Gather()
-	must(t, err)
+	check.OK(t, err)
 	found := map[string]float64{}
 	for _, f := range all {
 		name, ours := strings.CutPrefix(f.GetName(), "cellgate_")

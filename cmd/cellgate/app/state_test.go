@@ -9,7 +9,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"cellgate/broker/clock"
 	"cellgate/broker/session"
@@ -17,7 +16,7 @@ import (
 	"cellgate/broker/shared/statefile"
 	"cellgate/configs"
 	"cellgate/rules/sink"
-	"cellgate/test/logbuf"
+	"cellgate/test/check"
 )
 
 // journalOne puts a message into the journal as the uplink does.
@@ -29,9 +28,7 @@ func journalOne(t *testing.T, a *App, payload string) (seq uint64) {
 	if err == nil {
 		err = a.journal.WaitDurable(t.Context(), seq)
 	}
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	return seq
 }
 
@@ -39,22 +36,16 @@ func journalOne(t *testing.T, a *App, payload string) (seq uint64) {
 func cutJournal(t *testing.T, dir, from string) {
 	t.Helper()
 	files, err := filepath.Glob(filepath.Join(dir, "*"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	for _, file := range files {
 		data, err := os.ReadFile(file) //nolint:gosec // a test's file
-		if err != nil {
-			t.Fatal(err)
-		}
+		check.OK(t, err)
 		at := bytes.Index(data, []byte(from))
 		if at < 0 {
 			continue
 		}
 		clear(data[at:])
-		if err := os.WriteFile(file, data, 0o600); err != nil {
-			t.Fatal(err)
-		}
+		check.OK(t, os.WriteFile(file, data, 0o600))
 		return
 	}
 	t.Fatalf("no %q in %s", from, dir)
@@ -69,7 +60,7 @@ func TestALostJournalEndIsNoticed(t *testing.T) {
 	journalOne(t, a, "kept")
 	journalOne(t, a, "lost-1")
 	last := journalOne(t, a, "lost-2")
-	await(t, func() error {
+	check.Within(t, check.Patience, "all is read", func() error {
 		if at := a.dispatch.Position(); at < last {
 			return fmt.Errorf("evaluated up to %d", at)
 		}
@@ -96,9 +87,7 @@ func TestALostJournalEndIsNoticed(t *testing.T) {
 func known(t *testing.T, a *App, last uint64) {
 	t.Helper()
 	db, err := openState(string(a.cfg.DataDir), nil)
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	defer db.Close() //nolint:errcheck // only read
 	for name, read := range map[string]func(*statefile.DB) (uint64, uint64, error){
 		"rules": sink.JournalKnown, "sessions": session.JournalKnown, "both": journalKnown,
@@ -109,27 +98,12 @@ func known(t *testing.T, a *App, last uint64) {
 	}
 }
 
-func await(t *testing.T, check func() error) {
-	t.Helper()
-	for end := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) {
-		err := check()
-		if err == nil {
-			return
-		}
-		if time.Now().After(end) {
-			t.Fatal(err)
-		}
-	}
-}
-
 // Nothing of the journal may go before all its consumers have said where they are: they come one by one, and
 // the one behind would lose what the first one is past.
 func TestJournalIsHeldUntilItsConsumersAreThere(t *testing.T) {
 	t.Parallel()
 	cfg, err := configs.Load(write(t, t.TempDir(), ""))
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	p := newProcess(Options{Config: cfg, Log: io.Discard, Clock: clock.System()}, descriptors{clients: 1000, api: 100})
 	t.Cleanup(func() {
 		if err := p.life.stop(context.Background()); err != nil {
@@ -137,9 +111,7 @@ func TestJournalIsHeldUntilItsConsumersAreThere(t *testing.T) {
 		}
 	})
 	d, err := openDisk(p)
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	if at, held := d.journal.Stat().Needed[opening]; !held || at != d.journal.First() {
 		t.Errorf("held from %d (%v), want from the first record, %d", at, held, d.journal.First())
 	}
@@ -158,7 +130,7 @@ func TestADamagedStateFileIsRefused(t *testing.T) {
 	file := write(t, t.TempDir(), "")
 	a, _ := boot(t, file)
 	last := journalOne(t, a, "kept")
-	await(t, func() error {
+	check.Within(t, check.Patience, "all is read", func() error {
 		if at := a.sessions.Position(); at < last {
 			return fmt.Errorf("fanned out up to %d", at)
 		}
@@ -167,9 +139,7 @@ func TestADamagedStateFileIsRefused(t *testing.T) {
 	halt(t, a)
 	state := filepath.Join(string(a.cfg.DataDir), "state.db")
 	sound, err := os.ReadFile(state) //nolint:gosec // a test's file
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	at := bytes.LastIndex(sound, []byte("position"))
 	if at < 0 {
 		t.Fatal("no position in state.db")
@@ -186,10 +156,8 @@ func TestADamagedStateFileIsRefused(t *testing.T) {
 		flipped[at+8] ^= 4
 	}
 	for name, data := range map[string][]byte{"bit": flipped, "cut": sound[:len(sound)/2-100], "empty": nil} {
-		if err := os.WriteFile(state, data, 0o600); err != nil {
-			t.Fatal(err)
-		}
-		b, err := New(t.Context(), Options{Config: a.cfg, Log: &logbuf.Buffer{}, Clock: clock.System()})
+		check.OK(t, os.WriteFile(state, data, 0o600))
+		b, err := New(t.Context(), Options{Config: a.cfg, Log: &check.Log{}, Clock: clock.System()})
 		if err == nil {
 			halt(t, b)
 			t.Fatalf("%s: the gateway starts", name)
@@ -201,9 +169,7 @@ func TestADamagedStateFileIsRefused(t *testing.T) {
 		}
 	}
 	// An unreadable header loses nothing after a clean stop, and is reported.
-	if err := os.WriteFile(state, header, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, os.WriteFile(state, header, 0o600))
 	b, log := boot(t, file)
 	if b.sessions.Position() < last || !strings.Contains(log.String(), "a header of state.db is unreadable") {
 		t.Errorf("position %d, want %d; log %s", b.sessions.Position(), last, log.String())

@@ -24,6 +24,7 @@ import (
 	"cellgate/broker/shared/kafkaclient"
 	"cellgate/configs"
 	syncer "cellgate/sync"
+	"cellgate/test/check"
 	"cellgate/test/fakekafka"
 )
 
@@ -36,9 +37,7 @@ func put(t *testing.T, cl *kgo.Client, topic string, at time.Time, values ...str
 			Topic: topic, Value: []byte(v), Timestamp: at, Headers: []kgo.RecordHeader{{Key: kafkaclient.HeaderCentralTopic, Value: []byte("fleet.a")}},
 		})
 	}
-	if err := cl.ProduceSync(t.Context(), recs...).FirstErr(); err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, cl.ProduceSync(t.Context(), recs...).FirstErr())
 }
 
 // writeCentre makes a configuration with a cell's Kafka and a central one.
@@ -62,19 +61,8 @@ central: {kafka: {brokers: [%q], timeout: 2s%s}}
 func operator(t *testing.T, a *App) string {
 	t.Helper()
 	token, _, err := a.Authority().Issue(auth.IssueRequest{Subject: "olga", Role: auth.RoleOperator, Scopes: auth.Scopes()})
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	return token
-}
-
-func awaitTrue(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	for end := time.Now().Add(20 * time.Second); !ok(); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatalf("%s: not within 20 s", what)
-		}
-	}
 }
 
 func metrics(t *testing.T, a *App) string {
@@ -82,14 +70,10 @@ func metrics(t *testing.T, a *App) string {
 	// A connection that the pool has dialled and not used would hold up the gateway's stop.
 	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
 	resp, err := client.Get(a.HTTPURL() + "/metrics")
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	defer resp.Body.Close() //nolint:errcheck // read whole
 	b, err := io.ReadAll(resp.Body)
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	return string(b)
 }
 
@@ -134,7 +118,7 @@ func TestSyncSkip(t *testing.T) {
 	if status := post(t, a, "/v1/sync/skip", `{"lane":"p0"}`); status != 200 {
 		t.Errorf("skip: %d", status)
 	}
-	awaitTrue(t, "what is behind the gap", func() bool { return fakekafka.Count(t, central, "fleet.a") == 20 })
+	check.Eventually(t, "what is behind the gap", func() bool { return fakekafka.Count(t, central, "fleet.a") == 20 })
 	awaitDegraded(t, a, "redis")
 	if m := metrics(t, a); !strings.Contains(m, `cellgate_sync_skipped_records_total{cell="cell-1",lane="p0"} 80`+"\n") {
 		t.Error("the skip is not counted")
@@ -149,7 +133,7 @@ func TestSyncSkip(t *testing.T) {
 	if get(t, a, "/v1/sync", operator(t, a), &s) != 200 || len(s.Skipped) != 1 || !s.Skipped[0].Done || s.Skipped[0].By != "operator olga" || s.Skipped[0].Next != 80 || *s.Skipped[0].Records != 80 {
 		t.Errorf("after a restart: %+v", s)
 	}
-	awaitTrue(t, "the lag", func() bool { get(t, a, "/v1/sync", operator(t, a), &s); return s.Lanes[0].Known })
+	check.Eventually(t, "the lag", func() bool { get(t, a, "/v1/sync", operator(t, a), &s); return s.Lanes[0].Known })
 	if *s.Lanes[0].LagRecords != 0 || len(s.Lanes[0].Gaps) != 0 {
 		t.Errorf("after a restart: %+v", s)
 	}
@@ -200,13 +184,11 @@ func TestCommandsThatAreGone(t *testing.T) {
 			put(t, cl, topicCommands, c.at, values...)
 			committed := kadm.Offsets{}
 			committed.AddOffset(topicCommands, 0, 3, -1)
-			if err := kadm.NewClient(cl).CommitAllOffsets(t.Context(), group, committed); err != nil {
-				t.Fatal(err)
-			}
+			check.OK(t, kadm.NewClient(cl).CommitAllOffsets(t.Context(), group, committed))
 			fakekafka.Expire(t, cell, topicCommands, 10)
 			dir := t.TempDir()
 			a, log := boot(t, writeCentre(t, dir, cell, central, ""))
-			awaitTrue(t, "the report", func() bool { return strings.Contains(log.String(), "records 3 to 9 are gone") })
+			check.Eventually(t, "the report", func() bool { return strings.Contains(log.String(), "records 3 to 9 are gone") })
 			for metric, n := range map[string]int{"gaps_total": 1, "records_gone_total": c.gone} {
 				want := fmt.Sprintf("cellgate_command_%s{age=%q,cell=\"cell-1\"} %d\n", metric, c.age, n)
 				if !strings.Contains(metrics(t, a), want) {
@@ -224,7 +206,7 @@ func TestCommandsThatAreGone(t *testing.T) {
 			halt(t, a)
 			_, log = boot(t, filepath.Join(dir, "cell.yaml")) // told once
 			put(t, cl, topicCommands, time.Now(), "last")
-			awaitTrue(t, "the last record", func() bool { return strings.Contains(log.String(), "is not a command") })
+			check.Eventually(t, "the last record", func() bool { return strings.Contains(log.String(), "is not a command") })
 			if strings.Contains(log.String(), "are gone") {
 				t.Error("told again after a restart")
 			}
@@ -266,18 +248,12 @@ func (b *batches) seen() (counts []int, codecs []byte) {
 func forwarding(t *testing.T, cell, central *kfake.Cluster, extra string, change func(*configs.Kafka)) *syncer.Syncer {
 	t.Helper()
 	cfg, err := configs.Load(writeCentre(t, t.TempDir(), cell, central, extra))
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	change(&cfg.Central.Kafka)
 	o, err := syncOptions(cfg, slog.New(slog.DiscardHandler), nil, kafkaclient.NewMetrics(nil))
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	s, err := syncer.New(o)
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	s.Start()
 	t.Cleanup(func() { _ = s.Stop(t.Context()) })
 	return s
@@ -298,7 +274,7 @@ func TestKeysOfCentralKafka(t *testing.T) {
 			t.Parallel()
 			cl, b, _ := start(t, ", compression: "+codec, nothing)
 			put(t, cl, "central.p0", time.Now(), strings.Repeat("v", 1000))
-			awaitTrue(t, "a batch", func() bool { _, all := b.seen(); return len(all) == 1 })
+			check.Eventually(t, "a batch", func() bool { _, all := b.seen(); return len(all) == 1 })
 			if _, all := b.seen(); all[0] != want {
 				t.Errorf("compression %d, want %d", all[0], want)
 			}
@@ -309,7 +285,7 @@ func TestKeysOfCentralKafka(t *testing.T) {
 		cl, b, _ := start(t, ", batch_bytes: 1KiB", func(k *configs.Kafka) { k.Linger = configs.Duration(time.Hour) })
 		values := strings.Split(strings.Repeat(strings.Repeat("v", 300)+",", 19)+"v", ",")
 		put(t, cl, "central.p0", time.Now(), values...)
-		awaitTrue(t, "batches", func() bool { all, _ := b.seen(); return len(all) >= 6 })
+		check.Eventually(t, "batches", func() bool { all, _ := b.seen(); return len(all) >= 6 })
 		if all, _ := b.seen(); all[0] > 3 {
 			t.Errorf("batches of %v records of 300 bytes", all)
 		}
@@ -318,12 +294,12 @@ func TestKeysOfCentralKafka(t *testing.T) {
 		t.Parallel()
 		cl, b, s := start(t, ", batch_bytes: 1KiB", func(k *configs.Kafka) { k.Linger = configs.Duration(time.Hour) })
 		put(t, cl, "central.p0", time.Now(), "v")
-		awaitTrue(t, "the first record leaves at once", func() bool { all, _ := b.seen(); return len(all) == 1 })
-		awaitTrue(t, "it is written", func() bool { l := s.Lag()[0]; return l.Known && l.Messages == 0 })
+		check.Eventually(t, "the first record leaves at once", func() bool { all, _ := b.seen(); return len(all) == 1 })
+		check.Eventually(t, "it is written", func() bool { l := s.Lag()[0]; return l.Known && l.Messages == 0 })
 		put(t, cl, "central.p0", time.Now(), "v")
-		awaitTrue(t, "the next is read", func() bool { l := s.Lag()[0]; return l.Known && l.Messages == 1 })
+		check.Eventually(t, "the next is read", func() bool { l := s.Lag()[0]; return l.Known && l.Messages == 1 })
 		put(t, cl, "central.p0", time.Now(), strings.Repeat("v", 400), strings.Repeat("v", 800)) // the last is more than a batch holds
-		awaitTrue(t, "another batch", func() bool { all, _ := b.seen(); return len(all) > 1 })
+		check.Eventually(t, "another batch", func() bool { all, _ := b.seen(); return len(all) > 1 })
 		if all, _ := b.seen(); all[1] != 2 {
 			t.Errorf("batches of %v records", all)
 		}
@@ -335,6 +311,6 @@ func TestKeysOfCentralKafka(t *testing.T) {
 		central := fakekafka.Cluster(t)
 		forwarding(t, cell, central, ", missing_topic_grace: 1s", nothing)
 		put(t, cl, "central.p0", time.Now(), "v")
-		awaitTrue(t, "the record in the error topic", func() bool { return fakekafka.Count(t, cell, syncer.ErrorTopic) == 1 })
+		check.Eventually(t, "the record in the error topic", func() bool { return fakekafka.Count(t, cell, syncer.ErrorTopic) == 1 })
 	})
 }

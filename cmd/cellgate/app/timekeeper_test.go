@@ -1,11 +1,15 @@
 package app
 
 import (
+	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"cellgate/broker/clock/clocktest"
+	"cellgate/broker/shared/remote"
+	"cellgate/test/check"
 )
 
 const year = 365 * 24 * time.Hour
@@ -15,22 +19,16 @@ var clockSteps = []time.Duration{time.Second, -time.Second, time.Hour, -time.Hou
 // clockIsDegraded waits until /readyz names the clock, or names it no more, and the gateway serves all the same.
 func clockIsDegraded(t *testing.T, a *App, want bool) {
 	t.Helper()
-	var r readiness
-	for end := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+	check.Within(t, check.Patience, fmt.Sprintf("the clock's step is named: %v", want), func() error {
+		var r readiness
 		if code := get(t, a, "/readyz", "", &r); code != 200 {
 			t.Fatalf("readyz %d %+v", code, r)
 		}
-		is := false
-		for _, d := range r.Degraded {
-			is = is || d.Name == "clock"
+		if slices.ContainsFunc(r.Degraded, func(d remote.Health) bool { return d.Name == "clock" }) != want {
+			return fmt.Errorf("readyz %+v", r)
 		}
-		if is == want {
-			return
-		}
-		if time.Now().After(end) {
-			t.Fatalf("readyz %+v, the clock's step is named: %v", r, is)
-		}
-	}
+		return nil
+	})
 }
 
 // TestClockStepsWhileRunning: a step is noticed although nothing is received, told of in log, metric and /readyz, and
@@ -69,7 +67,7 @@ func TestClockStepsWhileRunning(t *testing.T) {
 func stepsOf(t *testing.T, a *App, direction string) float64 {
 	t.Helper()
 	all, err := a.reg.all.Gather()
-	must(t, err)
+	check.OK(t, err)
 	for _, f := range all {
 		for _, m := range f.GetMetric() {
 			for _, l := range m.GetLabel() {
@@ -86,7 +84,7 @@ func stepsOf(t *testing.T, a *App, direction string) float64 {
 func presenceEpochOf(t *testing.T, a *App) int64 {
 	t.Helper()
 	epoch, err := a.clock.presenceEpoch()
-	must(t, err)
+	check.OK(t, err)
 	return epoch
 }
 

@@ -11,6 +11,7 @@ import (
 	"github.com/goccy/go-yaml"
 
 	"cellgate/auth"
+	"cellgate/test/check"
 )
 
 // operation is one call of the OpenAPI document.
@@ -23,20 +24,14 @@ type operation struct {
 func (g *gateway) document() map[string]operation {
 	g.t.Helper()
 	resp, err := http.Get(g.App.HTTPURL() + "/v1/openapi.yaml")
-	if err != nil {
-		g.t.Fatal(err)
-	}
+	check.OK(g.t, err)
 	defer resp.Body.Close() //nolint:errcheck // read below
 	body, err := io.ReadAll(resp.Body)
-	if err != nil {
-		g.t.Fatal(err)
-	}
+	check.OK(g.t, err)
 	var doc struct {
 		Paths map[string]map[string]operation `yaml:"paths"`
 	}
-	if err := yaml.Unmarshal(body, &doc); err != nil {
-		g.t.Fatal(err)
-	}
+	check.OK(g.t, yaml.Unmarshal(body, &doc))
 	all := make(map[string]operation)
 	for path, methods := range doc.Paths {
 		for method, op := range methods {
@@ -100,14 +95,10 @@ func TestErrorsAreProblemDocuments(t *testing.T) {
 	} {
 		method, path, _ := strings.Cut(call, " ")
 		req, err := http.NewRequestWithContext(t.Context(), method, g.App.HTTPURL()+path, nil)
-		if err != nil {
-			t.Fatal(err)
-		}
+		check.OK(t, err)
 		req.Header.Set("Authorization", "Bearer "+g.operator)
 		resp, err := http.DefaultClient.Do(req)
-		if err != nil {
-			t.Fatal(err)
-		}
+		check.OK(t, err)
 		_ = resp.Body.Close()
 		kind := resp.Header.Get("Content-Type")
 		if resp.StatusCode != want || (want >= 400 && kind != "application/problem+json") {
@@ -115,9 +106,7 @@ func TestErrorsAreProblemDocuments(t *testing.T) {
 		}
 	}
 	resp, err := http.Get(g.App.HTTPURL() + "/debug/pprof/")
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	_ = resp.Body.Close()
 	if resp.StatusCode != http.StatusUnauthorized {
 		t.Errorf("the profiler answers strangers: %d", resp.StatusCode)

@@ -13,7 +13,7 @@ import (
 
 	"cellgate/auth"
 	"cellgate/cmd/cellgate/fleet"
-	"cellgate/test/logbuf"
+	"cellgate/test/check"
 	"cellgate/test/mqtt"
 )
 
@@ -37,7 +37,7 @@ func TestATelemetryMessageReachesEverything(t *testing.T) {
 	}
 	g.awaitRecords(g.Central.Addr(), "fleet.telemetry", vin, 1)
 	redis := g.redis()
-	eventually(t, "hash in redis", func() error {
+	check.Within(t, check.Patience, "hash in redis", func() error {
 		hash, err := redis.HGetAll(t.Context(), "veh:"+vin).Result()
 		if err == nil && (hash["soc"] != "9" || hash["_at"] == "") {
 			err = fmt.Errorf("%v", hash)
@@ -50,7 +50,7 @@ func TestATelemetryMessageReachesEverything(t *testing.T) {
 // assertLedger waits until nothing is pending and every line adds up.
 func (g *gateway) assertLedger() {
 	g.t.Helper()
-	eventually(g.t, "ledger", func() error {
+	check.Within(g.t, check.Patience, "ledger", func() error {
 		var page struct {
 			Sinks []struct {
 				Sink      string
@@ -91,7 +91,7 @@ func TestACommandGoesThereAndBack(t *testing.T) {
 	}
 	send(c, "v1/"+vin+"/res/"+sent.ID+"/accepted", `{}`)
 	send(c, "v1/"+vin+"/res/"+sent.ID+"/succeeded", `{"ok":true}`)
-	eventually(t, "final state", func() error {
+	check.Within(t, check.Patience, "final state", func() error {
 		if g.call("GET", "/v1/vehicles/"+vin+"/commands/"+sent.ID, g.operator, nil, &sent); sent.State != "succeeded" {
 			return errors.New(sent.State)
 		}
@@ -111,12 +111,10 @@ func TestBrokenRulesChangeNothingAndGoodOnesTakeOver(t *testing.T) {
 	file := filepath.Join(g.Data, "configs", "rules", "extra.rules.yaml")
 	good := "rules:\n  - id: extra\n    from: [\"v1/+/up/event\"]\n    when: payload.n > 1\n    to:\n      - kafka: {topic: vehicle.extra}\n"
 	write := func(text string) {
-		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
-			t.Fatal(err)
-		}
+		check.OK(t, os.WriteFile(file, []byte(text), 0o600))
 	}
 	write(strings.Replace(good, "n > 1", "n >", 1))
-	eventually(t, "error in the log", func() error {
+	check.Within(t, check.Patience, "error in the log", func() error {
 		if !strings.Contains(g.log.String(), "extra.rules.yaml:4:") {
 			return errors.New("no line names extra.rules.yaml:4")
 		}
@@ -141,7 +139,7 @@ func TestBrokenRulesChangeNothingAndGoodOnesTakeOver(t *testing.T) {
 		Hash  string
 		Rules []struct{ ID string }
 	}
-	eventually(t, "the good rules in force", func() error {
+	check.Within(t, check.Patience, "the good rules in force", func() error {
 		if g.call("GET", "/v1/rules", g.operator, nil, &running); len(running.Rules) != 6 {
 			return fmt.Errorf("%+v", running)
 		}
@@ -185,26 +183,18 @@ func TestTheFleetDrivesAndAnswers(t *testing.T) {
 	g := start(t, t.TempDir())
 	file := filepath.Join(t.TempDir(), "ledger")
 	ledger, err := fleet.OpenLedger(file)
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	report, err := fleet.Run(t.Context(), fleet.Options{
 		Broker: g.App.Addrs()["local"].String(), Vehicles: 20, Rate: 20, QoS: 1, Duration: time.Second, WaitConnected: true, Ledger: ledger,
 		Token: func(vin string) (string, error) { return g.vehicleToken(vin), nil },
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := ledger.Close(); err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
+	check.OK(t, ledger.Close())
 	if report.Connects != 20 || report.Acknowledged == 0 || report.Acknowledged != report.Published || report.Refused != 0 {
 		t.Fatalf("%+v", report)
 	}
 	entries, err := fleet.ReadLedger(file)
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	want := make(map[string]int)
 	for _, e := range entries {
 		want[e.VIN]++
@@ -218,9 +208,7 @@ func TestTheFleetDrivesAndAnswers(t *testing.T) {
 func TestTakenPortsNameTheirSettings(t *testing.T) {
 	t.Parallel()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	defer ln.Close() //nolint:errcheck // a test
 	taken := ln.Addr().String()
 	for setting, line := range map[string]string{
@@ -230,9 +218,7 @@ func TestTakenPortsNameTheirSettings(t *testing.T) {
 		"redis":     `redis: {addresses: ["` + taken + `"]}`,
 	} {
 		data := t.TempDir()
-		if err := Prepare(data); err != nil {
-			t.Fatal(err)
-		}
+		check.OK(t, Prepare(data))
 		_, err := startWith(t, data, line)
 		if err == nil || !strings.Contains(err.Error(), setting) || !strings.Contains(err.Error(), taken) {
 			t.Errorf("%s: %v", setting, err)
@@ -245,9 +231,7 @@ func startWith(t *testing.T, data, line string) (*Dev, error) {
 	t.Helper()
 	free := func() string {
 		ln, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
+		check.OK(t, err)
 		defer ln.Close() //nolint:errcheck // a test
 		return ln.Addr().String()
 	}
@@ -263,10 +247,8 @@ func startWith(t *testing.T, data, line string) (*Dev, error) {
 	for _, s := range sections {
 		text += s + "\n"
 	}
-	if err := os.WriteFile(ConfigFile(data), []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	d, err := Start(t.Context(), Options{Data: data, Log: &logbuf.Buffer{}})
+	check.OK(t, os.WriteFile(ConfigFile(data), []byte(text), 0o600))
+	d, err := Start(t.Context(), Options{Data: data, Log: &check.Log{}})
 	if err == nil {
 		_ = d.Stop(t.Context())
 	}
@@ -276,7 +258,7 @@ func startWith(t *testing.T, data, line string) (*Dev, error) {
 func TestADataFolderServesOneGateway(t *testing.T) {
 	t.Parallel()
 	g := start(t, t.TempDir())
-	_, err := Start(t.Context(), Options{Data: g.Data, FreePorts: true, Log: &logbuf.Buffer{}})
+	_, err := Start(t.Context(), Options{Data: g.Data, FreePorts: true, Log: &check.Log{}})
 	if err == nil || !strings.Contains(err.Error(), "in use by the gateway with process id "+fmt.Sprint(os.Getpid())) {
 		t.Errorf("a second gateway on the same folder: %v", err)
 	}

@@ -18,8 +18,8 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"cellgate/auth"
+	"cellgate/test/check"
 	"cellgate/test/harness"
-	"cellgate/test/logbuf"
 	"cellgate/test/mqtt"
 )
 
@@ -27,17 +27,15 @@ import (
 type gateway struct {
 	*Dev
 	t        *testing.T
-	log      *logbuf.Buffer
+	log      *check.Log
 	operator string
 }
 
 func start(t *testing.T, data string) *gateway {
 	t.Helper()
-	g := &gateway{t: t, log: &logbuf.Buffer{}}
+	g := &gateway{t: t, log: &check.Log{}}
 	d, err := Start(t.Context(), Options{Data: data, FreePorts: true, Log: g.log})
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	g.Dev = d
 	t.Cleanup(func() {
 		g.stop()
@@ -61,9 +59,7 @@ func (g *gateway) stop() {
 func (g *gateway) issue(r auth.IssueRequest) string {
 	g.t.Helper()
 	token, _, err := g.App.Authority().Issue(r)
-	if err != nil {
-		g.t.Fatal(err)
-	}
+	check.OK(g.t, err)
 	return token
 }
 
@@ -75,9 +71,7 @@ func (g *gateway) vehicleToken(vin string) string {
 func (g *gateway) connect(vin, token string) *mqtt.T {
 	g.t.Helper()
 	pem, err := os.ReadFile(filepath.Join(g.Data, "tls", "ca.crt"))
-	if err != nil {
-		g.t.Fatal(err)
-	}
+	check.OK(g.t, err)
 	pool := x509.NewCertPool()
 	pool.AppendCertsFromPEM(pem)
 	config := &tls.Config{RootCAs: pool, ServerName: "localhost", MinVersion: tls.VersionTLS12}
@@ -100,7 +94,7 @@ func (g *gateway) redis() *redis.Client {
 // awaitRecords waits for n records with the key.
 func (g *gateway) awaitRecords(addr, topic, key string, n int) (found []harness.Record) {
 	g.t.Helper()
-	eventually(g.t, fmt.Sprintf("%d records of %s in %s", n, key, topic), func() error {
+	check.Within(g.t, check.Patience, fmt.Sprintf("%d records of %s in %s", n, key, topic), func() error {
 		all, err := harness.ReadTopic(g.t.Context(), []string{addr}, topic)
 		found = slices.DeleteFunc(all, func(r harness.Record) bool { return r.Key != key })
 		if err == nil && len(found) < n {
@@ -111,38 +105,25 @@ func (g *gateway) awaitRecords(addr, topic, key string, n int) (found []harness.
 	return found
 }
 
-func eventually(t *testing.T, what string, check func() error) {
-	t.Helper()
-	harness.Eventually(t, 20*time.Second, what, check)
-}
-
 // call calls the HTTP API and decodes a JSON answer into out unless nil.
 func (g *gateway) call(method, path, token string, body, out any) int {
 	g.t.Helper()
 	var in io.Reader
 	if body != nil {
 		b, err := json.Marshal(body)
-		if err != nil {
-			g.t.Fatal(err)
-		}
+		check.OK(g.t, err)
 		in = bytes.NewReader(b)
 	}
 	req, err := http.NewRequestWithContext(g.t.Context(), method, g.App.HTTPURL()+path, in)
-	if err != nil {
-		g.t.Fatal(err)
-	}
+	check.OK(g.t, err)
 	if token != "" {
 		req.Header.Set("Authorization", "Bearer "+token)
 	}
 	resp, err := http.DefaultClient.Do(req)
-	if err != nil {
-		g.t.Fatal(err)
-	}
+	check.OK(g.t, err)
 	defer resp.Body.Close() //nolint:errcheck // read below
 	answer, err := io.ReadAll(resp.Body)
-	if err != nil {
-		g.t.Fatal(err)
-	}
+	check.OK(g.t, err)
 	if out != nil {
 		if err := json.Unmarshal(answer, out); err != nil {
 			g.t.Fatalf("%s %s: %d %s: %v", method, path, resp.StatusCode, answer, err)

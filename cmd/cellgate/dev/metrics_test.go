@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"cellgate/cmd/cellgate/fleet"
+	"cellgate/test/check"
 	"cellgate/test/mqtt"
 )
 
@@ -15,9 +16,7 @@ import (
 func (g *gateway) families() map[string]bool {
 	g.t.Helper()
 	resp, err := http.Get(g.App.HTTPURL() + "/metrics")
-	if err != nil {
-		g.t.Fatal(err)
-	}
+	check.OK(g.t, err)
 	defer resp.Body.Close() //nolint:errcheck // read below
 	names := make(map[string]bool)
 	for lines := bufio.NewScanner(resp.Body); lines.Scan(); {
@@ -48,7 +47,7 @@ func TestMetricsAreAsPromised(t *testing.T) {
 	if code := g.call("POST", "/v1/vehicles/"+vin+"/commands", g.operator, map[string]any{"name": "honk", "ttl": "1s", "id": "m1"}, nil); code != http.StatusAccepted {
 		t.Fatalf("command answered %d", code)
 	}
-	eventually(t, "the command to expire", func() error {
+	check.Within(t, check.Patience, "the command to expire", func() error {
 		var s struct{ State string }
 		if g.call("GET", "/v1/vehicles/"+vin+"/commands/m1", g.operator, nil, &s); s.State != "expired" {
 			return errors.New(s.State)

@@ -13,14 +13,14 @@ import (
 
 	"github.com/redis/go-redis/v9"
 	"github.com/segmentio/kafka-go"
+
+	"cellgate/test/check"
 )
 
 func startKafka(t *testing.T, dir string) *Kafka {
 	t.Helper()
 	k, err := StartKafka(t.Context(), "kafka.brokers", "127.0.0.1:0", dir, []string{"vehicle.telemetry"})
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	t.Cleanup(k.Close)
 	return k
 }
@@ -68,9 +68,7 @@ func TestKafkaSurvivesKill(t *testing.T) {
 		t.Fatalf("read %v", got)
 	}
 	image := t.TempDir()
-	if err := os.CopyFS(image, os.DirFS(dir)); err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, os.CopyFS(image, os.DirFS(dir)))
 	again := startKafka(t, image)
 	produce(t, again.Addr(), "vehicle.telemetry", "three")
 	if got := consume(t, again.Addr(), "vehicle.telemetry", "g", 2); strings.Join(got, " ") != "two three" {
@@ -81,9 +79,7 @@ func TestKafkaSurvivesKill(t *testing.T) {
 func TestTakenPortNamesTheSetting(t *testing.T) {
 	t.Parallel()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	defer ln.Close() //nolint:errcheck // a test
 	addr := ln.Addr().String()
 	_, err = StartKafka(t.Context(), "central.kafka.brokers", addr, t.TempDir(), nil)
@@ -106,9 +102,7 @@ func TestRedisKeepsItsContents(t *testing.T) {
 	ctx := t.Context()
 	start := func() (*Redis, *redis.Client) {
 		r, err := StartRedis("redis.addresses", "127.0.0.1:0", file)
-		if err != nil {
-			t.Fatal(err)
-		}
+		check.OK(t, err)
 		c := redis.NewClient(&redis.Options{Addr: r.Addr()})
 		t.Cleanup(func() { _ = c.Close() })
 		return r, c
@@ -123,13 +117,9 @@ func TestRedisKeepsItsContents(t *testing.T) {
 		c.XAdd(ctx, &redis.XAddArgs{Stream: "x", ID: "5-1", Values: []string{"k", "v"}}).Err(),
 		c.Set(ctx, "gone", "v", time.Millisecond).Err(),
 	} {
-		if err != nil {
-			t.Fatal(err)
-		}
+		check.OK(t, err)
 	}
-	if err := r.Close(); err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, r.Close())
 	r, c = start()
 	defer r.Close() //nolint:errcheck // a test
 	if got := c.HGetAll(ctx, "h").Val(); got["soc"] != "9" || got["_at"] != "1" {
@@ -161,21 +151,15 @@ func TestRedisKeepsItsContents(t *testing.T) {
 func TestCertificatesAreMadeOnceAndVerify(t *testing.T) {
 	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "tls")
-	if err := certificates(dir); err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, certificates(dir))
 	read := func(name string) string {
 		b, err := os.ReadFile(filepath.Join(dir, name)) //nolint:gosec // a test's file
-		if err != nil {
-			t.Fatal(err)
-		}
+		check.OK(t, err)
 		return string(b)
 	}
 	ca, cert := read("ca.crt"), read("server.crt")
 	pair, err := tls.LoadX509KeyPair(filepath.Join(dir, "server.crt"), filepath.Join(dir, "server.key"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	pool := x509.NewCertPool()
 	pool.AppendCertsFromPEM([]byte(ca))
 	for _, name := range []string{"localhost", "127.0.0.1", "::1"} {
@@ -183,9 +167,7 @@ func TestCertificatesAreMadeOnceAndVerify(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	if err := certificates(dir); err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, certificates(dir))
 	if read("ca.crt") != ca || read("server.crt") != cert {
 		t.Error("the second start made new certificates")
 	}
@@ -195,9 +177,7 @@ func TestCertificatesAreMadeOnceAndVerify(t *testing.T) {
 			t.Errorf("%s: %v, %v", name, info.Mode(), err)
 		}
 	}
-	if err := os.Remove(filepath.Join(dir, "server.crt")); err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, os.Remove(filepath.Join(dir, "server.crt")))
 	if err := certificates(dir); err != nil || read("ca.crt") != ca {
 		t.Errorf("a missing server certificate was not replaced under the same authority: %v", err)
 	}

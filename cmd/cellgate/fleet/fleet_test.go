@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+
+	"cellgate/test/check"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -27,9 +29,7 @@ func run(t *testing.T, o Options, done func() bool) Report {
 	}()
 	o.ConnectRate = 1e6
 	r, err := Run(ctx, o)
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	if !done() {
 		t.Fatalf("gave up: %+v", r)
 	}
@@ -41,19 +41,13 @@ func TestAcknowledgedMessagesAreInTheLedgerInOrder(t *testing.T) {
 	g := newGateway(t)
 	file := filepath.Join(t.TempDir(), "ledger")
 	l, err := OpenLedger(file)
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	var out bytes.Buffer
 	r := run(t, Options{Broker: g.start(), Vehicles: 5, QoS: 1, Rate: 200, Ledger: l, Progress: &out, Every: 5 * time.Millisecond},
 		func() bool { return len(g.messages()) >= 100 })
-	if err := l.Close(); err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, l.Close())
 	entries, err := ReadLedger(file)
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	if uint64(len(entries)) != r.Acknowledged || r.Unacknowledged != 0 || r.Published != r.Acknowledged {
 		t.Errorf("%d ledger lines for %+v", len(entries), r)
 	}
@@ -98,9 +92,7 @@ func assertResends(t *testing.T, all []published) {
 		var p struct {
 			Seq int `json:"seq"`
 		}
-		if err := json.Unmarshal([]byte(m.payload), &p); err != nil {
-			t.Fatal(err)
-		}
+		check.OK(t, json.Unmarshal([]byte(m.payload), &p))
 		if m.dup {
 			dups++
 		}
@@ -186,16 +178,12 @@ func TestLedgerCutsATornLineAndContinues(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "ledger")
 	for i := range 2 {
 		l, err := OpenLedger(file)
-		if err != nil {
-			t.Fatal(err)
-		}
+		check.OK(t, err)
 		if want := uint64(i * 41); l.Last("V") != want { //nolint:gosec // positive
 			t.Errorf("last %d, want %d", l.Last("V"), want)
 		}
 		l.Append([]Entry{{"V", uint64(40*i) + 41}}) //nolint:gosec // positive
-		if err := l.Close(); err != nil {
-			t.Fatal(err)
-		}
+		check.OK(t, l.Close())
 		tear(t, file)
 	}
 	entries, err := ReadLedger(file)
@@ -242,9 +230,7 @@ func TestReportPrints(t *testing.T) {
 	s.reason("timeout")
 	r := s.report(500, 3)
 	var b bytes.Buffer
-	if err := r.Print(&b); err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, r.Print(&b))
 	for _, want := range []string{"fleet of 500", "1,234,567", "3 still open", "p50 1.5", "timeout: 1"} {
 		if !strings.Contains(b.String(), want) {
 			t.Errorf("no %q in\n%s", want, b.String())

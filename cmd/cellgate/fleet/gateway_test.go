@@ -4,6 +4,8 @@ import (
 	"net"
 	"sync"
 	"testing"
+
+	"cellgate/test/check"
 )
 
 // gateway is the least of a gateway: it accepts, acknowledges, and does on purpose what a test asks for.
@@ -32,9 +34,7 @@ type published struct {
 func newGateway(t *testing.T) *gateway {
 	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	return &gateway{t: t, ln: ln, conn: make(map[net.Conn]bool), clients: make(map[string]bool)}
 }
 

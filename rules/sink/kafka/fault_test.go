@@ -10,6 +10,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"cellgate/test/check"
 	"cellgate/test/fakekafka"
 )
 
@@ -42,9 +43,7 @@ func TestFaultsInARow(t *testing.T) {
 			defer h.Remove()
 		case 1:
 			p, node := rnd.Int32N(3), rnd.Int32N(3)
-			if err := c.MoveTopicPartition("t", p, node); err != nil {
-				t.Fatal(err)
-			}
+			check.OK(t, c.MoveTopicPartition("t", p, node))
 		case 2:
 			cuts.Store(1 + rnd.Int64N(8))
 		case 3:

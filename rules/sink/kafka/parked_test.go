@@ -13,6 +13,7 @@ import (
 	"cellgate/broker/shared/message"
 	"cellgate/rules/lang"
 	"cellgate/rules/sink/sinktest"
+	"cellgate/test/check"
 	"cellgate/test/fakekafka"
 )
 
@@ -76,9 +77,7 @@ func TestAMissingTopicHoldsUpNoOther(t *testing.T) {
 	if l := r.Ledger("kafka"); l.Pending != 1000 {
 		t.Fatalf("ledger %+v", l)
 	}
-	if err := c.CreateTopic("other", 2, nil); err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, c.CreateTopic("other", 2, nil))
 	r.Settled()
 	r.Await(func() bool { return parked(r) == "" })
 	r.Publish(3000, 30)
@@ -92,9 +91,7 @@ func TestAMissingTopicHoldsUpNoOther(t *testing.T) {
 func TestAMissingErrorTopicHoldsUpNothing(t *testing.T) {
 	t.Parallel()
 	c := cluster(t)
-	if err := c.CreateTopic("other", 2, nil); err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, c.CreateTopic("other", 2, nil))
 	r := newRigWith(t, c, 64, parkedRules, nil)
 	for i := range 10 {
 		var recs []message.Record
@@ -108,9 +105,7 @@ func TestAMissingErrorTopicHoldsUpNothing(t *testing.T) {
 	}
 	r.Await(func() bool { r.Balanced(); return r.Ledger("kafka").Delivered == 1000 })
 	r.Await(func() bool { return parked(r) == lang.DefaultErrorTopic })
-	if err := c.CreateTopic(lang.DefaultErrorTopic, 1, nil); err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, c.CreateTopic(lang.DefaultErrorTopic, 1, nil))
 	r.Settled()
 	if l := r.Ledger("kafka"); l.DeadLettered != 500 {
 		t.Fatalf("ledger %+v", l)
@@ -123,9 +118,7 @@ func TestAMissingErrorTopicHoldsUpNothing(t *testing.T) {
 func TestAPartitionThatTakesNothingHoldsUpNoOther(t *testing.T) {
 	t.Parallel()
 	c := cluster(t)
-	if err := c.CreateTopic("other", 1, nil); err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, c.CreateTopic("other", 1, nil))
 	h := c.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Topic: "t", Partitions: []int32{1}, Err: kerr.NotEnoughReplicas, Count: -1})
 	defer h.Remove()
 	r := newRigWith(t, c, 64, parkedRules, nil)
@@ -154,20 +147,14 @@ func TestATopicMadeAnewTakesMessagesAgain(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			c := cluster(t)
-			if err := c.CreateTopic("other", 2, nil); err != nil {
-				t.Fatal(err)
-			}
+			check.OK(t, c.CreateTopic("other", 2, nil))
 			r := newRigWith(t, c, 64, parkedRules, nil)
 			r.Publish(0, 300)
 			r.Settled()
-			if err := c.DeleteTopic("t"); err != nil {
-				t.Fatal(err)
-			}
+			check.OK(t, c.DeleteTopic("t"))
 			r.Publish(300, 900)
 			r.Await(func() bool { r.Balanced(); return parked(r) == "t" && r.Ledger("kafka").Pending == 900 })
-			if err := c.CreateTopic("t", partitions, nil); err != nil {
-				t.Fatal(err)
-			}
+			check.OK(t, c.CreateTopic("t", partitions, nil))
 			r.Publish(1200, 300)
 			r.Settled()
 			inOrderByKey(t, fakekafka.ReadDifferent(t, c, "t", 1200))
@@ -188,16 +175,10 @@ func TestATopicMadeAnewAtOnceTakesMessagesAgain(t *testing.T) {
 	r := newRigWith(t, c, 64, parkedRules, nil)
 	for _, partitions := range []int32{1, 4, 2} {
 		r.Publish(0, 300)
-		if err := c.DeleteTopic("t"); err != nil {
-			t.Fatal(err)
-		}
-		if err := c.CreateTopic("t", partitions, nil); err != nil {
-			t.Fatal(err)
-		}
+		check.OK(t, c.DeleteTopic("t"))
+		check.OK(t, c.CreateTopic("t", partitions, nil))
 	}
-	if err := c.CreateTopic("other", 2, nil); err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, c.CreateTopic("other", 2, nil))
 	r.Publish(300, 300)
 	r.Settled()
 	if l := r.Ledger("kafka"); l.Delivered != 1200 {

@@ -16,6 +16,7 @@ import (
 	"cellgate/rules/sink"
 	"cellgate/rules/sink/kafka"
 	"cellgate/rules/sink/sinktest"
+	"cellgate/test/check"
 	"cellgate/test/fakekafka"
 	"cellgate/test/parts"
 )
@@ -54,9 +55,7 @@ func newRigWith(t *testing.T, c *kfake.Cluster, limit int, text string, create *
 			o := parts.Producer(c.ListenAddrs())
 			o.AutoCreate, o.BatchRecords, o.RequestTimeout, o.PingInterval = create, 64, time.Second, 20*time.Millisecond
 			p, err := kafkaclient.NewProducer(o)
-			if err != nil {
-				t.Fatal(err)
-			}
+			check.OK(t, err)
 			out = append(out, sink.Binding{
 				Sink:   kafka.New(kafka.Options{Producer: p, Cell: "cell-1", Outbox: outbox}),
 				Limits: sink.Limits{Messages: limit},
@@ -207,9 +206,7 @@ func TestTooLargeGoesToTheErrorTopic(t *testing.T) {
 	t.Parallel()
 	// The topic takes little, the error topic what the broker takes.
 	c := cluster(t)
-	if err := c.CreateTopic("small", 1, map[string]string{"max.message.bytes": "500"}); err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, c.CreateTopic("small", 1, map[string]string{"max.message.bytes": "500"}))
 	r := newRig(t, c, 0)
 	r.Apply(`
 rules:

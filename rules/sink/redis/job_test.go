@@ -7,6 +7,7 @@ import (
 
 	"cellgate/rules/expr"
 	"cellgate/rules/op"
+	"cellgate/test/check"
 )
 
 func state(i int) *op.RedisOp {
@@ -58,9 +59,7 @@ func argument(t *testing.T, arg any) string {
 		return *v
 	case *text:
 		b, err := v.MarshalBinary()
-		if err != nil {
-			t.Fatal(err)
-		}
+		check.OK(t, err)
 		return string(b)
 	}
 	t.Fatalf("argument of type %T", arg)

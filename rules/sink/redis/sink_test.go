@@ -22,6 +22,7 @@ import (
 	"cellgate/rules/sink"
 	"cellgate/rules/sink/redis"
 	"cellgate/rules/sink/sinktest"
+	"cellgate/test/check"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -56,27 +57,19 @@ func servers(t *testing.T, f func(t *testing.T, addr string)) {
 func realRedis(t *testing.T, path string) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	addr := l.Addr().String()
 	_ = l.Close()
 	_, port, _ := net.SplitHostPort(addr)
 	cmd := exec.Command(path, "--port", port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", t.TempDir()) //nolint:gosec // a test's server
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, cmd.Start())
 	t.Cleanup(func() {
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
 	})
 	c := goredis.NewClient(&goredis.Options{Addr: addr, DisableIdentity: true})
 	defer func() { _ = c.Close() }()
-	for end := time.Now().Add(time.Minute); c.Ping(context.Background()).Err() != nil; time.Sleep(10 * time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatal("redis-server does not answer")
-		}
-	}
+	check.Within(t, check.Patience, "redis-server answers", func() error { return c.Ping(context.Background()).Err() })
 	return addr
 }
 
@@ -103,9 +96,7 @@ func newRig(t *testing.T, addr, text string, change ...func(*sink.Options)) *rig
 		})
 		pace := remote.Pace{BackoffMin: 2 * time.Millisecond, BackoffMax: 20 * time.Millisecond, PingInterval: 10 * time.Millisecond}
 		s, err := redis.New(redis.Options{Client: client, Pace: pace, Log: slog.New(slog.DiscardHandler)})
-		if err != nil {
-			t.Fatal(err)
-		}
+		check.OK(t, err)
 		return []sink.Binding{{Sink: r.kafka}, {Sink: s}}
 	}})
 	return r
@@ -247,9 +238,7 @@ func TestWrongTypeIsADeadLetterAndHoldsNothingUp(t *testing.T) {
 	servers(t, func(t *testing.T, addr string) {
 		r := newRig(t, addr, stateRules)
 		ctx := context.Background()
-		if err := r.look.Set(ctx, "veh:"+sinktest.VIN(3), "a string", 0).Err(); err != nil {
-			t.Fatal(err)
-		}
+		check.OK(t, r.look.Set(ctx, "veh:"+sinktest.VIN(3), "a string", 0).Err())
 		r.Publish(0, 70)
 		r.Settled()
 		if l := r.Ledger("redis"); l.DeadLettered != 10 || l.Delivered != 60 {
@@ -282,9 +271,7 @@ rules:
 	if l := r.Ledger("redis"); l.Pending < 400 {
 		t.Fatalf("ledger during the outage %+v", l)
 	}
-	if err := mini.Restart(); err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, mini.Restart())
 	r.Settled()
 	r.Await(func() bool { return healthy(r) })
 	for v := range 7 {
