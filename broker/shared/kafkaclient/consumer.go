@@ -51,7 +51,7 @@ func NewConsumer(o ConsumerOptions) (*Consumer, error) {
 		return nil, fmt.Errorf("%w: a consumer needs a topic", ErrConfig)
 	}
 	o.Log = o.Log.With("kafka", o.Name)
-	c := &Consumer{o: o, client: o.client(slices.Clone(o.Topics)), health: remote.NewHealthTracker()}
+	c := &Consumer{o: o, client: o.client(slices.Clone(o.Topics)), health: remote.NewHealthTracker(o.Log, "kafka", "reading goes on when it is back")}
 	c.end, c.cut = context.WithCancel(context.Background())
 	return c, nil
 }
@@ -62,18 +62,6 @@ func (c *Consumer) CutOff() { c.cut() }
 
 // Health reports whether the member is in its group and can read.
 func (c *Consumer) Health() remote.Health { return c.health.Get() }
-
-// note records the state of one part of the consumer and logs when the whole changes.
-func (c *Consumer) note(who any, err error) {
-	if !c.health.Set(who, err) {
-		return
-	}
-	if err != nil {
-		c.o.Log.Warn("kafka degraded; reading goes on when it is back", "err", err)
-	} else {
-		c.o.Log.Info("kafka well again")
-	}
-}
 
 // Run takes part in the group until ctx ends, and calls handle for each partition that is assigned, in a
 // goroutine of its own. When the group rebalances, or ctx ends, handle's context ends and handle must return
@@ -99,7 +87,7 @@ func (c *Consumer) Run(ctx context.Context, handle func(ctx context.Context, p *
 		if errors.Is(err, kafka.RebalanceInProgress) {
 			continue
 		}
-		c.note("group", err)
+		c.health.Set("group", err)
 		if err != nil {
 			continue // the group itself pauses before it tries again
 		}
@@ -113,7 +101,7 @@ func (c *Consumer) Run(ctx context.Context, handle func(ctx context.Context, p *
 						return
 					}
 					handle(ctx, p)
-					c.note(p, nil)
+					c.health.Set(p, nil)
 					<-ctx.Done() // a function that returned would end the generation
 				})
 			}
@@ -197,10 +185,10 @@ func (p *Assignment) Fetch(ctx context.Context, maxBytes int, wait time.Duration
 		}
 		var gap *GapError
 		if errors.As(err, &gap) {
-			p.c.note(p, nil)
+			p.c.health.Set(p, nil)
 			return nil, gap.End, gap
 		}
-		p.c.note(p, err)
+		p.c.health.Set(p, err)
 		if err == nil {
 			p.short = false
 			return recs, high, nil

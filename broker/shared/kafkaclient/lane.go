@@ -131,7 +131,7 @@ func (l *lane) next(batch []*Record) []*Record {
 		case <-linger:
 			return l.cut(batch)
 		case <-l.gone:
-			p.note(l, nil)
+			p.health.Set(l, nil)
 			return nil
 		case <-p.closing:
 			closing = true
@@ -221,7 +221,7 @@ func (l *lane) deliver(recs []*Record) error {
 			return nil
 		case refuse:
 			l.own.buf = nil
-			l.t.p.note(l, nil) // that was an answer, and the batch waits no more
+			l.t.p.health.Set(l, nil) // that was an answer, and the batch waits no more
 			return fmt.Errorf("%w: %w", ErrRefused, err)
 		case newIdentity:
 			l.own.identified, l.own.buf = false, nil
@@ -273,7 +273,7 @@ func (l *lane) pause(try int, err error) bool {
 	if p.ctx.Err() != nil {
 		return false
 	}
-	p.note(l, fmt.Errorf("%s/%d: %w", l.t.name, l.partition, err))
+	p.health.Set(l, fmt.Errorf("%s/%d: %w", l.t.name, l.partition, err))
 	p.o.Metrics.Retries.WithLabelValues(p.o.Name, retryReason(err)).Inc()
 	timer := time.After(p.o.backoff(try))
 	for {
@@ -310,7 +310,7 @@ func (l *lane) taken(n int) {
 		l.own.state.advance(n)
 	}
 	p.lastTaken.Store(time.Now().UnixNano())
-	p.note(l, nil)
+	p.health.Set(l, nil)
 	p.o.Metrics.Batches.WithLabelValues(p.o.Name).Inc()
 	p.o.Metrics.Bytes.WithLabelValues(p.o.Name).Add(float64(len(l.own.buf)))
 }
@@ -318,7 +318,7 @@ func (l *lane) taken(n int) {
 // giveUp tells why deliver ended without an answer.
 func (l *lane) giveUp(recs []*Record) error {
 	if abandoned(recs) {
-		l.t.p.note(l, nil) // nothing waits that fails here; the next batch will tell
+		l.t.p.health.Set(l, nil) // nothing waits that fails here; the next batch will tell
 		return l.burn(ErrAbandoned)
 	}
 	return l.burn(ErrClosed)

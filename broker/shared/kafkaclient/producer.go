@@ -113,7 +113,7 @@ func NewProducer(o ProducerOptions) (*Producer, error) {
 		return nil, err
 	}
 	p := &Producer{
-		o: o, codec: c, encoders: newEncoders(c), health: remote.NewHealthTracker(),
+		o: o, codec: c, encoders: newEncoders(c), health: remote.NewHealthTracker(o.Log, "kafka", "records are kept and sent again"),
 		client:  newPool(o.client([]string{})),
 		closing: make(chan struct{}),
 		wake:    make(chan struct{}, 1),

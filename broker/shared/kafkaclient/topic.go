@@ -210,7 +210,7 @@ func (p *Producer) refresh(topics []*topic) bool {
 	if p.ctx.Err() != nil {
 		return false
 	}
-	p.note("metadata", err)
+	p.health.Set("metadata", err)
 	if err != nil {
 		return false
 	}
@@ -219,7 +219,7 @@ func (p *Producer) refresh(topics []*topic) bool {
 		switch {
 		case mt.Error == nil && len(mt.Partitions) > 0:
 			settled = topics[i].setPartitions(len(mt.Partitions)) && settled
-			p.note(topics[i], nil)
+			p.health.Set(topics[i], nil)
 		case errors.Is(mt.Error, kafka.UnknownTopicOrPartition):
 			settled = p.missing(ctx, topics[i]) && settled
 		case errors.Is(mt.Error, kafka.InvalidTopic):
@@ -227,7 +227,7 @@ func (p *Producer) refresh(topics []*topic) bool {
 		default:
 			topics[i].unavailable(mt.Error)
 			if mt.Error != nil {
-				p.note(topics[i], fmt.Errorf("topic %s: %w", topics[i].name, mt.Error))
+				p.health.Set(topics[i], fmt.Errorf("topic %s: %w", topics[i].name, mt.Error))
 			}
 			settled = false
 		}
@@ -246,7 +246,7 @@ func (p *Producer) missing(ctx context.Context, t *topic) bool {
 	}
 	if p.o.AutoCreate == nil {
 		t.markMissing(p.o.MissingTopicGrace)
-		p.note(t, fmt.Errorf("topic %s: %w", t.name, ErrMissingTopic))
+		p.health.Set(t, fmt.Errorf("topic %s: %w", t.name, ErrMissingTopic))
 		return false
 	}
 	err := p.create(ctx, c, t.name)
@@ -257,7 +257,7 @@ func (p *Producer) missing(ctx context.Context, t *topic) bool {
 	case err != nil:
 		t.markMissing(p.o.MissingTopicGrace)
 	}
-	p.note(t, err)
+	p.health.Set(t, err)
 	return false
 }
 
@@ -284,37 +284,14 @@ func (p *Producer) create(ctx context.Context, c *kafka.Client, name string) err
 	return nil
 }
 
-// watchHealth pings the cluster, so that an idle producer knows too.
+// watchHealth pings the cluster.
 func (p *Producer) watchHealth() {
 	defer p.wg.Done()
-	tick := time.NewTicker(p.o.PingInterval)
-	defer tick.Stop()
-	for {
-		ctx, cancel := context.WithTimeout(p.ctx, p.o.DialTimeout)
+	p.health.Watch(p.ctx, p.closing, p.o.PingInterval, func(ctx context.Context) error {
+		ctx, cancel := context.WithTimeout(ctx, p.o.DialTimeout)
+		defer cancel()
 		c := p.client.take()
-		err := ping(ctx, c.Client)
-		c.release()
-		cancel()
-		if p.ctx.Err() != nil {
-			return
-		}
-		p.note("ping", err)
-		select {
-		case <-tick.C:
-		case <-p.closing:
-			return
-		}
-	}
-}
-
-// note records the state of one part of the producer and logs when the whole changes.
-func (p *Producer) note(who any, err error) {
-	if !p.health.Set(who, err) {
-		return
-	}
-	if err != nil {
-		p.o.Log.Warn("kafka degraded; records are kept and sent again", "err", err)
-	} else {
-		p.o.Log.Info("kafka well again")
-	}
+		defer c.release()
+		return ping(ctx, c.Client)
+	})
 }

@@ -1,6 +1,8 @@
 package remote
 
 import (
+	"context"
+	"log/slog"
 	"sync"
 	"time"
 )
@@ -12,26 +14,29 @@ type Health struct {
 	OK   bool   `json:"ok"`
 	// Since is when the present state began.
 	Since time.Time `json:"since,omitzero"`
-	// Reason says what is wrong when OK is false, without addresses' secrets.
+	// Reason says what is wrong when OK is false, without the secrets in addresses.
 	Reason string `json:"reason,omitempty"`
 }
 
 // HealthTracker collects what the parts of a client see: a ping, a partition, a worker. The store is well
 // while none of them fails.
 type HealthTracker struct {
+	log              *slog.Logger
+	store, meanwhile string
+
 	mu      sync.Mutex
 	failing map[any]string // who, why
 	since   time.Time
 }
 
-// NewHealthTracker returns a tracker of a store that is well until a part says otherwise.
-func NewHealthTracker() *HealthTracker {
-	return &HealthTracker{failing: make(map[any]string), since: time.Now()}
+// NewHealthTracker returns a tracker of a store that is well until a part says otherwise. The log gets a line when the whole
+// changes; meanwhile says there what becomes of the store's work.
+func NewHealthTracker(log *slog.Logger, store, meanwhile string) *HealthTracker {
+	return &HealthTracker{log: log, store: store, meanwhile: meanwhile, failing: make(map[any]string), since: time.Now()}
 }
 
-// Set reports the state of one part; err nil is well. It returns whether the whole changed, which is when
-// a log line is due.
-func (h *HealthTracker) Set(who any, err error) (changed bool) {
+// Set reports the state of one part; err nil is well.
+func (h *HealthTracker) Set(who any, err error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	was := len(h.failing) == 0
@@ -40,11 +45,33 @@ func (h *HealthTracker) Set(who any, err error) (changed bool) {
 	} else {
 		h.failing[who] = err.Error()
 	}
-	changed = was != (len(h.failing) == 0)
-	if changed {
-		h.since = time.Now()
+	if was == (len(h.failing) == 0) {
+		return
 	}
-	return changed
+	h.since = time.Now()
+	if was {
+		h.log.Warn("store degraded", "store", h.store, "meanwhile", h.meanwhile, "err", err)
+	} else {
+		h.log.Info("store well again", "store", h.store)
+	}
+}
+
+// Watch pings the store until closing is closed or ctx ends, so that an idle client knows too.
+func (h *HealthTracker) Watch(ctx context.Context, closing <-chan struct{}, every time.Duration, ping func(context.Context) error) {
+	tick := time.NewTicker(every)
+	defer tick.Stop()
+	for {
+		err := ping(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		h.Set("ping", err)
+		select {
+		case <-tick.C:
+		case <-closing:
+			return
+		}
+	}
 }
 
 // Get returns the state of the whole. When several parts fail, the reason is the first in alphabetical

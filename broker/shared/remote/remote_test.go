@@ -3,18 +3,21 @@ package remote_test
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"sync"
 	"testing"
 	"time"
 
 	"cellgate/broker/shared/remote"
+	"cellgate/test/check"
 )
 
 // TestHealthTracker holds that the whole is well only while no part fails, and that each change of the
 // whole is told once.
 func TestHealthTracker(t *testing.T) {
 	t.Parallel()
-	h := remote.NewHealthTracker()
+	log := &check.Log{}
+	h := remote.NewHealthTracker(slog.New(slog.NewTextHandler(log, nil)), "kafka", "records are kept")
 	began := h.Get()
 	if !began.OK || began.Reason != "" || began.Since.IsZero() {
 		t.Fatalf("at first %+v, want well", began)
@@ -34,8 +37,10 @@ func TestHealthTracker(t *testing.T) {
 		{"a", nil, true, ""},
 	}
 	for i, s := range steps {
-		if got := h.Set(s.who, s.err); got != s.changed {
-			t.Errorf("step %d: changed %t, want %t", i, got, s.changed)
+		before := log.String()
+		h.Set(s.who, s.err)
+		if told := log.String() != before; told != s.changed {
+			t.Errorf("step %d: told %t, want %t: %s", i, told, s.changed, log.String())
 		}
 		if got := h.Get(); got.Reason != s.reason || got.OK != (s.reason == "") {
 			t.Errorf("step %d: %+v, want the reason %q", i, got, s.reason)

@@ -13,7 +13,7 @@ import (
 	"go.etcd.io/bbolt"
 )
 
-// ErrGone is wrapped by every transaction behind the moment at which another file, or none, was found in the file's place: what is
+// ErrGone is wrapped by every transaction after another file, or none, was found in the file's place: what is
 // committed then is on a disk where no start finds it.
 var ErrGone = errors.New("state file deleted or replaced under the running gateway")
 

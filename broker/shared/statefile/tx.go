@@ -313,35 +313,32 @@ func (b *Bucket) Cursor() *Cursor { return &Cursor{bucket: b, bolt: b.bolt.Curso
 
 // First goes to the first key.
 func (c *Cursor) First() (key, value []byte) {
-	c.bucket.tx.inBolt = true
-	return c.at(c.bolt.First())
+	return c.at(c.bolt.First)
 }
 
 // Last goes to the last key.
 func (c *Cursor) Last() (key, value []byte) {
-	c.bucket.tx.inBolt = true
-	return c.at(c.bolt.Last())
+	return c.at(c.bolt.Last)
 }
 
 // Next goes to the key behind.
 func (c *Cursor) Next() (key, value []byte) {
-	c.bucket.tx.inBolt = true
-	return c.at(c.bolt.Next())
+	return c.at(c.bolt.Next)
 }
 
 // Prev goes to the key before.
 func (c *Cursor) Prev() (key, value []byte) {
-	c.bucket.tx.inBolt = true
-	return c.at(c.bolt.Prev())
+	return c.at(c.bolt.Prev)
 }
 
 // Seek goes to the key, or the first one behind it.
-func (c *Cursor) Seek(key []byte) (found, value []byte) {
-	c.bucket.tx.inBolt = true
-	return c.at(c.bolt.Seek(key))
+func (c *Cursor) Seek(sought []byte) (key, value []byte) {
+	return c.at(func() (key, value []byte) { return c.bolt.Seek(sought) })
 }
 
-func (c *Cursor) at(key, sealed []byte) (k, v []byte) {
+func (c *Cursor) at(move func() (key, sealed []byte)) (k, v []byte) {
+	c.bucket.tx.inBolt = true
+	key, sealed := move()
 	c.bucket.tx.inBolt = false
 	c.key = key
 	if key == nil || sealed == nil {

@@ -7,7 +7,6 @@ import (
 	"hash/maphash"
 	"log/slog"
 	"sync"
-	"time"
 
 	goredis "github.com/redis/go-redis/v9"
 
@@ -58,7 +57,7 @@ func New(o Options) (*Sink, error) {
 	}
 	s := &Sink{
 		o: o, seed: maphash.MakeSeed(),
-		closing: make(chan struct{}), health: remote.NewHealthTracker(),
+		closing: make(chan struct{}), health: remote.NewHealthTracker(o.Log, "redis", "messages are kept and sent again"),
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background()) //nolint:gosec // Close calls it
 	sha := goredis.NewScript(newerScript).Hash()
@@ -68,8 +67,9 @@ func New(o Options) (*Sink, error) {
 		s.wg.Add(1)
 		go w.run()
 	}
-	s.wg.Add(1)
-	go s.watch()
+	s.wg.Go(func() {
+		s.health.Watch(s.ctx, s.closing, o.PingInterval, func(ctx context.Context) error { return o.Client.Ping(ctx).Err() })
+	})
 	return s, nil
 }
 
@@ -100,37 +100,6 @@ func (s *Sink) Announce([]string) {}
 
 // Parker implements sink.Sink: Redis takes all or nothing.
 func (s *Sink) Parker() sink.Parker { return nil }
-
-// note records the state of one part of the sink and logs when the whole changes.
-func (s *Sink) note(who any, err error) {
-	if !s.health.Set(who, err) {
-		return
-	}
-	if err != nil {
-		s.o.Log.Warn("redis degraded; messages are kept and sent again", "err", err)
-	} else {
-		s.o.Log.Info("redis well again")
-	}
-}
-
-// watch pings Redis, so that an idle sink knows too.
-func (s *Sink) watch() {
-	defer s.wg.Done()
-	tick := time.NewTicker(s.o.PingInterval)
-	defer tick.Stop()
-	for {
-		err := s.o.Client.Ping(s.ctx).Err()
-		if s.ctx.Err() != nil {
-			return
-		}
-		s.note("ping", err)
-		select {
-		case <-tick.C:
-		case <-s.closing:
-			return
-		}
-	}
-}
 
 // Close implements sink.Sink.
 func (s *Sink) Close(ctx context.Context) error {

@@ -50,7 +50,7 @@ func (w *worker) run() {
 		}
 		var err error
 		batch, err = w.exec(batch)
-		w.s.note(w, err)
+		w.s.health.Set(w, err)
 		if err == nil {
 			tries = 0
 			continue
@@ -60,7 +60,7 @@ func (w *worker) run() {
 			return // what is left stays pending
 		}
 		if batch = w.drop(batch); len(batch) == 0 {
-			w.s.note(w, nil) // nothing is left that fails here; the next message will tell
+			w.s.health.Set(w, nil) // nothing is left that fails here; the next message will tell
 		}
 	}
 }
