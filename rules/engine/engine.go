@@ -7,6 +7,7 @@ import (
 
 	"cellgate/broker/shared/message"
 	"cellgate/rules/expr"
+	"cellgate/rules/index"
 	"cellgate/rules/lang"
 	"cellgate/rules/op"
 	"cellgate/rules/state"
@@ -37,7 +38,9 @@ type Worker struct {
 	outputs []op.Outputs // of the operators of the rule at hand, by their place in it
 	given   []expr.Given // by the operators that the message has passed
 	matches [][]byte
-	matched []uint16
+	finder  *index.Finder
+	lists   []int
+	found   []index.Found
 	failed  []uint16 // rules that need the payload of this record, which cannot be decoded
 	seq     uint64   // the record that sc holds; 0 for none that can be told
 	watch   func(op *lang.Operator)
@@ -46,7 +49,8 @@ type Worker struct {
 // NewWorker makes a worker. Several may run at the same time as long as records of one shard (ShardOf)
 // go to one worker at a time.
 func (e *Engine) NewWorker() *Worker {
-	return &Worker{engine: e, sc: e.set.NewScope()}
+	sc := e.set.NewScope()
+	return &Worker{engine: e, sc: sc, finder: e.set.Index().NewFinder(sc)}
 }
 
 // Eval appends the decisions about a record to out. It is a function of the record, the set, and what the
@@ -60,21 +64,25 @@ func (w *Worker) Eval(rec *message.Record, out []Decision) []Decision {
 		return out
 	}
 	set := w.engine.set
-	w.matched = set.Match(rec.Topic, w.matched[:0])
-	if len(w.matched) == 0 || isToken(rec.Topic) {
+	w.lists = set.Lists(rec.Topic, w.lists[:0])
+	if len(w.lists) == 0 || isToken(rec.Topic) {
 		return out
 	}
 	w.sc.Begin(rec)
 	w.seq, w.failed = rec.Seq, w.failed[:0]
-	for _, i := range w.matched {
-		out = w.rule(set.Compiled[i], out)
+	w.found = w.finder.Find(w.lists, w.found[:0])
+	for _, f := range w.found {
+		out = w.rule(set.Compiled[f.Rule], f.Sure, out)
 	}
 	if len(w.failed) > 0 {
-		out = append(out, Decision{
-			Rule: w.failed[0], Target: TargetUndecoded, Undecoded: slices.Clone(w.failed), Err: w.sc.DocErr.Error(),
-		})
+		out = append(out, w.undecoded())
 	}
 	return out
+}
+
+// undecoded is the decision about a record that some rules need decoded, and that cannot be.
+func (w *Worker) undecoded() Decision {
+	return Decision{Rule: w.failed[0], Target: TargetUndecoded, Undecoded: slices.Clone(w.failed), Err: w.sc.DocErr.Error()}
 }
 
 // isToken reports whether a topic is v1/{vin}/token. Such messages are not journaled, and should one be,
@@ -84,12 +92,12 @@ func isToken(topic string) bool {
 	return branch == "token" && rest == ""
 }
 
-// rule appends the decisions of one rule.
-func (w *Worker) rule(r *lang.Rule, out []Decision) []Decision {
+// rule appends the decisions of one rule; sure says that its condition holds.
+func (w *Worker) rule(r *lang.Rule, sure bool, out []Decision) []Decision {
 	if c := r.Def.Mode.Canary; c < lang.WholeFleet && message.Hash(w.sc.VIN)%lang.WholeFleet >= c {
 		return out
 	}
-	matches, err := w.passes(r)
+	matches, err := w.passes(r, sure)
 	whole := true
 	for _, values := range matches {
 		if r.Def.Mode.Shadow {
@@ -120,14 +128,14 @@ func (w *Worker) rule(r *lang.Rule, out []Decision) []Decision {
 }
 
 // passes applies the rule's condition and operators. A panic costs this rule's evaluation only.
-func (w *Worker) passes(r *lang.Rule) (matches [][]byte, err error) {
+func (w *Worker) passes(r *lang.Rule, sure bool) (matches [][]byte, err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			matches, err = nil, fmt.Errorf("%w: %v", expr.ErrEvaluation, p)
 		}
 	}()
 	w.sc.Given = nil
-	if r.When != nil {
+	if !sure {
 		if ok, err := w.sc.Test(r.When); err != nil || !ok {
 			return nil, err
 		}

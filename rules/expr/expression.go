@@ -28,6 +28,8 @@ type Expression struct {
 	// Field is the symbol when the whole expression is one payload field, which is then copied as it was
 	// sent; -1 otherwise.
 	Field int
+	// Condition is nil when nothing can be told of it without evaluating it.
+	Condition *Condition
 }
 
 var errExprTooLarge = fmt.Errorf("the expression is larger than %d bytes", maxExprBytes)
@@ -84,6 +86,9 @@ func (n *Names) Compile(d *doc.Document, s *doc.Scalar, w Want) *Expression {
 		e.symbols = append(e.symbols, i)
 		n.Gives = n.Gives || sym.kind == symOperator
 		n.Decodes = n.Decodes || sym.decodes()
+	}
+	if w == WantBool {
+		e.Condition = n.condition(tree.Node, r, used)
 	}
 	if id, ok := tree.Node.(*ast.IdentifierNode); ok && r.flat[id].kind == symField {
 		e.Field = int(n.Symbols.ByKey[r.flat[id].key])

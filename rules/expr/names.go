@@ -44,7 +44,8 @@ type Symbol struct {
 	key   string
 	kind  symbolKind
 	Path  []string // symField: the way through the payload; symProperty, symOperator: the name
-	index int      // symLevel
+	level int      // symLevel
+	index uint16   // in Symbols
 	field FieldType
 	unit  TimeUnit
 	when  []string // symEventAt, symLateMS: the path of the event time, nil when the schema names none
@@ -59,6 +60,7 @@ func (s *Symbol) decodes() bool {
 type Symbols struct {
 	List  []Symbol
 	ByKey map[string]uint16
+	lists map[*any]Test // of values with a name, sorted for tests
 }
 
 // maxSymbols bounds the different names in one set.
@@ -72,6 +74,7 @@ func (t *Symbols) add(s Symbol) (uint16, bool) {
 		return 0, false
 	}
 	i := uint16(len(t.List)) //nolint:gosec // bounded above
+	s.index = i
 	t.List = append(t.List, s)
 	t.ByKey[s.key] = i
 	return i, true

@@ -55,7 +55,7 @@ func (sc *Scope) value(s *Symbol) (any, error) {
 	case symLevels:
 		return sc.levels(), nil
 	case symLevel:
-		return sc.level(s.index), nil
+		return sc.level(s.level), nil
 	case symQoS:
 		return int(sc.Record.QoS), nil
 	case symRetain:
@@ -73,7 +73,7 @@ func (sc *Scope) value(s *Symbol) (any, error) {
 	case symEventAt, symLateMS:
 		return sc.lateness(s)
 	}
-	v, err := sc.field(s.Path)
+	v, err := sc.item(s)
 	if err != nil || v == nil {
 		return nil, err
 	}

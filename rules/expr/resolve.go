@@ -233,7 +233,7 @@ func (r *resolver) member(node *ast.Node, n *ast.MemberNode) {
 		if err != nil || i < 0 {
 			return
 		}
-		s = Symbol{kind: symLevel, index: i, key: "levels[" + step + "]"}
+		s = Symbol{kind: symLevel, level: i, key: "levels[" + step + "]"}
 	default:
 		return
 	}

@@ -35,6 +35,11 @@ type Scope struct {
 	parsed  uint64 // the gen for which doc or docErr is valid
 	DocErr  error
 	boxes   boxes
+	looked  []uint64 // by symbol: the gen for which seen has its value
+	seen    []Seen
+	walked  uint64   // the gen for which Spot has gone through the payload
+	spotted []uint64 // by symbol: the gen for which items has its field
+	items   []*fastjson.Value
 	names   map[string]string // payload field names that have become strings
 	order   []string          // those of the last object whose fields were taken, in its order
 	scratch []byte

@@ -8,6 +8,7 @@ import (
 	"cellgate/broker/shared/message"
 	"cellgate/rules/doc"
 	"cellgate/rules/expr"
+	"cellgate/rules/index"
 	"cellgate/rules/op"
 )
 
@@ -34,13 +35,16 @@ func Compile(src *Source, opts Options) (*Set, doc.Diagnostics) {
 	}
 	s := c.set
 	s.symbols = c.symbols.List
-	for _, r := range s.Compiled {
+	whens := make([]*expr.Expression, len(s.Compiled))
+	for i, r := range s.Compiled {
+		whens[i] = r.When
 		if !r.Def.Mode.Disabled {
 			for _, f := range r.Info.From {
-				s.index.add(f, r.Index)
+				s.topics.add(f, r.Index)
 			}
 		}
 	}
+	s.index = index.New(s.symbols, whens, s.topics.lists)
 	return s, nil
 }
 

@@ -6,6 +6,7 @@ import (
 
 	"cellgate/rules/doc"
 	"cellgate/rules/expr"
+	"cellgate/rules/index"
 	"cellgate/rules/op"
 )
 
@@ -31,7 +32,8 @@ type Set struct {
 	source   *Source
 	ErrTopic string // the set's own
 	Compiled []*Rule
-	index    topicIndex
+	topics   topicIndex
+	index    *index.Index
 	symbols  []expr.Symbol
 	OperKeys map[uint64]struct{} // keys of all operators, for State
 	// Unfinished are the findings of files without a list of rules. A set that was stored may have such files.
@@ -126,8 +128,14 @@ func (s *Set) SendingTo(kind op.SinkKind) []string {
 	return ids
 }
 
-// Match appends the rules whose filters match a topic, each once, ascending.
-func (s *Set) Match(topic string, out []uint16) []uint16 { return s.index.match(topic, out) }
+// Match returns the rules whose filters match a topic, each once, ascending.
+func (s *Set) Match(topic string) []uint16 { return s.topics.rules(topic, nil) }
+
+// Lists appends the lists of rules whose filters match a topic: what Index knows them by.
+func (s *Set) Lists(topic string, out []int) []int { return s.topics.match(topic, out) }
+
+// Index finds the rules of lists whose conditions a message may fulfil.
+func (s *Set) Index() *index.Index { return s.index }
 
 // NewScope makes a scope for the set's expressions.
 func (s *Set) NewScope() *expr.Scope { return expr.NewScope(s.cell, s.symbols) }

@@ -8,29 +8,41 @@ import (
 // topicIndex finds the rules whose filters match a topic. It is a tree of topic levels, so the cost of a
 // look-up depends on the topic's levels and on the rules that match, not on those that do not.
 type topicIndex struct {
-	root topicNode
+	root  topicNode
+	lists [][]uint16 // the rules whose filters end at one place, ascending
 }
 
 type topicNode struct {
 	levels map[string]*topicNode
 	plus   *topicNode
-	rules  []uint16 // whose filters end here
-	below  []uint16 // whose filters end here with '#'
+	rules  int // the list of those whose filters end here, counted from 1; 0 for none
+	below  int // of those that end here with '#'
 }
 
-// add enters a valid filter.
+// add enters a valid filter. Rules are entered in their order.
 func (x *topicIndex) add(filter string, rule uint16) {
 	n := &x.root
 	for rest, more := filter, true; more; {
 		var level string
 		level, rest, more = strings.Cut(rest, "/")
 		if level == "#" {
-			n.below = append(n.below, rule)
+			x.enter(&n.below, rule)
 			return
 		}
 		n = n.child(level)
 	}
-	n.rules = append(n.rules, rule)
+	x.enter(&n.rules, rule)
+}
+
+func (x *topicIndex) enter(list *int, rule uint16) {
+	if *list == 0 {
+		x.lists = append(x.lists, nil)
+		*list = len(x.lists)
+	}
+	l := &x.lists[*list-1]
+	if n := len(*l); n == 0 || (*l)[n-1] != rule {
+		*l = append(*l, rule)
+	}
 }
 
 func (n *topicNode) child(level string) *topicNode {
@@ -51,29 +63,38 @@ func (n *topicNode) child(level string) *topicNode {
 	return c
 }
 
-// match appends the rules whose filters match the topic, each once, ascending. Wildcards in the first
-// level do not match topics that begin with '$' (MQTT 5, 4.7.2). It allocates only to grow out.
-func (x *topicIndex) match(topic string, out []uint16) []uint16 {
-	from := len(out)
+// match appends the lists of the rules whose filters match the topic. Wildcards in the first level do not match topics
+// that begin with '$' (MQTT 5, 4.7.2). It allocates only to grow out.
+func (x *topicIndex) match(topic string, out []int) []int {
 	if strings.HasPrefix(topic, "$") {
 		level, rest, more := strings.Cut(topic, "/")
 		if c := x.root.levels[level]; c != nil {
-			out = c.match(rest, more, out)
+			return c.match(rest, more, out)
 		}
-	} else {
-		out = x.root.match(topic, true, out)
+		return out
 	}
-	if found := out[from:]; len(found) > 1 {
-		slices.Sort(found)
-		out = out[:from+len(slices.Compact(found))]
-	}
-	return out
+	return x.root.match(topic, true, out)
 }
 
-func (n *topicNode) match(topic string, more bool, out []uint16) []uint16 {
-	out = append(out, n.below...)
+// rules appends the rules whose filters match the topic, each once, ascending.
+func (x *topicIndex) rules(topic string, out []uint16) []uint16 {
+	from := len(out)
+	for _, list := range x.match(topic, nil) {
+		out = append(out, x.lists[list]...)
+	}
+	slices.Sort(out[from:])
+	return out[:from+len(slices.Compact(out[from:]))]
+}
+
+func (n *topicNode) match(topic string, more bool, out []int) []int {
+	if n.below > 0 {
+		out = append(out, n.below-1)
+	}
 	if !more {
-		return append(out, n.rules...)
+		if n.rules > 0 {
+			out = append(out, n.rules-1)
+		}
+		return out
 	}
 	level, rest, more := strings.Cut(topic, "/")
 	if c := n.levels[level]; c != nil {

@@ -22,7 +22,7 @@ func TestTopicIndexAgreesWithMatch(t *testing.T) {
 				want = append(want, uint16(i))
 			}
 		}
-		if got := x.match(topic, nil); fmt.Sprint(got) != fmt.Sprint(want) {
+		if got := x.rules(topic, nil); fmt.Sprint(got) != fmt.Sprint(want) {
 			t.Errorf("%q: got %v, want %v", topic, got, want)
 		}
 	}

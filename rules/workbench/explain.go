@@ -66,7 +66,7 @@ func Explain(s *lang.Set, rec *message.Record, known *state.State) Explanation {
 	}
 	e := explainer{set: s, state: own, worker: engine.NewEngine(s, own).NewWorker(), rec: rec}
 	e.scope = e.worker.Begin(rec, e.watch)
-	matched := s.Match(rec.Topic, nil)
+	matched := s.Match(rec.Topic)
 	for _, r := range s.Compiled {
 		there := slices.Contains(matched, r.Index)
 		if r.Def.Mode.Disabled {

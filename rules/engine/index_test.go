@@ -1,0 +1,208 @@
+package engine
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"reflect"
+	"strings"
+	"testing"
+
+	"cellgate/broker/shared/message"
+	"cellgate/rules/lang"
+	"cellgate/rules/rulestest"
+	"cellgate/rules/state"
+)
+
+// evalEach is Eval without the index: every rule on the topic is evaluated.
+func evalEach(w *Worker, rec *message.Record) []Decision {
+	var out []Decision
+	w.sc.Begin(rec)
+	w.seq, w.failed = rec.Seq, w.failed[:0]
+	for _, i := range w.engine.set.Match(rec.Topic) {
+		r := w.engine.set.Compiled[i]
+		out = w.rule(r, r.When == nil, out)
+	}
+	if len(w.failed) > 0 {
+		out = append(out, w.undecoded())
+	}
+	return out
+}
+
+// source makes rules and messages of a sequence of choices.
+type source struct{ next func(n int) int }
+
+func (s source) of(texts ...string) string { return texts[s.next(len(texts))] }
+
+func (s source) field() string {
+	return s.of("payload.a", "payload.b", "payload.c", "payload.n", "payload.o.a", "payload.o.b", "payload.l[1]", `payload["x y"]`,
+		"payload.gear", "payload.o", "payload.flag", "vin", "class", "topic", "levels[2]", "levels[9]", "qos", "retain", "late_ms", "event_at", "properties.p", "payload.d")
+}
+
+func (s source) constant() string {
+	return s.of("0", "1", "2", "-1", "1.5", "2 * 3", "9007199254740993", "9007199254740991", "1e300", `"D"`, `"P"`, `"up"`, `""`, "true", "false", "nil", `"telemetry"`)
+}
+
+// condition is one of those that people write, and of those that nobody does.
+func (s source) condition(depth int) string {
+	if depth > 0 && s.next(2) == 0 {
+		switch s.next(5) {
+		case 0, 1:
+			return s.condition(depth-1) + " and " + s.condition(depth-1)
+		case 2:
+			return "(" + s.condition(depth-1) + " or " + s.condition(depth-1) + ")"
+		case 3:
+			return "not (" + s.condition(depth-1) + ")"
+		default:
+			return "(" + s.condition(depth-1) + " and " + s.condition(depth-1) + ")"
+		}
+	}
+	switch s.next(12) {
+	case 0, 1, 2, 3:
+		return s.field() + s.of(" < ", " <= ", " > ", " >= ", " == ", " != ", " == ") + s.constant()
+	case 4:
+		return s.constant() + s.of(" < ", " <= ", " > ", " >= ", " == ", " != ") + s.field()
+	case 5:
+		return s.field() + s.of(" in ", " not in ") + s.of("words", "numbers", "mixed", `["D", "P"]`, "[1, 2, 2.5]", `["D", 1]`, "long", "1..3")
+	case 6:
+		return s.field() + s.of(" != nil", " == nil")
+	case 7:
+		return s.of("payload.flag", "not payload.flag", "retain", "moving", "not moving") + s.of("", " == true", " == false")
+	case 8:
+		return s.field() + " + " + s.field() + s.of(" > 2", ` == "DD"`)
+	case 9:
+		return s.of(`payload.gear contains "D"`, `payload.gear matches "^D"`, "len(raw) > 40", "len(payload.gear) == 1", "payload.a / payload.b > 1", `payload.gear startsWith "P"`)
+	case 10:
+		return s.field() + s.of(" < ", " == ", " >= ") + s.field()
+	default:
+		v := s.next(4)
+		return fmt.Sprintf("payload.%s %s %d and payload.%[1]s %s %d", s.of("a", "b", "n"), s.of(">=", ">"), v, s.of("<", "<="), v+s.next(3))
+	}
+}
+
+// set compiles a rule set; rules that do not compile are left out.
+func (s source) set(t testing.TB, rules int) *lang.Set {
+	head := `
+lists: {words: [D, P, "1"], numbers: [1, 2, 2.5, 9007199254740993], mixed: [D, 1, 2.5], long: [` + strings.Join(longList, ", ") + `]}
+macros: {moving: payload.a > 1 and payload.gear != "P"}
+schema: {event_at: t, open: true, fields: {d: integer, n: number}}
+rules:
+`
+	compile := func(rules []string) (*lang.Set, bool) {
+		text := head + strings.Join(rules, "")
+		set, diags := lang.Compile(lang.NewSource(map[string][]byte{"f.rules.yaml": []byte(text)}), lang.Options{Cell: "c"})
+		return set, !diags.HasErrors()
+	}
+	var texts []string
+	for i := range rules {
+		when := strings.ReplaceAll(s.condition(3), "'", "''")
+		rule := fmt.Sprintf("  - {id: r%d, from: [%s], when: '%s', %s to: [{kafka: {topic: t}}]}\n", i,
+			s.of(`"v1/+/up/telemetry"`, `"v1/+/up/telemetry"`, `"v1/+/up/#"`, `"v1/+/up/#", "v1/+/up/telemetry"`, `"#"`), when,
+			s.of("", "", "", "mode: shadow,", "mode: {canary: 50%},", "on_change: payload.a,", "count: {every: 2},"))
+		if _, ok := compile([]string{rule}); ok {
+			texts = append(texts, rule)
+		}
+	}
+	if len(texts) == 0 {
+		texts = []string{"  []\n"}
+	}
+	set, ok := compile(texts)
+	if !ok {
+		t.Fatalf("rules that compile alone do not together:\n%s", strings.Join(texts, ""))
+	}
+	return set
+}
+
+// longList is longer than what the index enters one by one.
+var longList = func() (out []string) {
+	for i := range 300 {
+		out = append(out, fmt.Sprint(i), fmt.Sprintf("%q", fmt.Sprint("w", i)))
+	}
+	return append(out, "D")
+}()
+
+func (s source) value(depth int) string {
+	if depth > 0 && s.next(6) == 0 {
+		return s.of("["+s.value(0)+","+s.value(0)+"]", "[]", "{}", `{"a":`+s.value(0)+`,"b":`+s.value(0)+`}`)
+	}
+	return s.of("0", "1", "2", "2.5", "3", "-1", "1.5", "6", "-0", "1e2", "9007199254740991", "9007199254740993", "1e400", "1e-400", "null", "true", "false", `"D"`, `"P"`, `"DD"`, `""`, `"1"`, `"w17"`, "17", `"\u0044"`, "1", "2", `"D"`)
+}
+
+func (s source) payload() string {
+	if s.next(40) == 0 {
+		return s.of("", "{", "[1]", `{"a":1-2}`, "7", `"D"`, "null", `{"a":nan}`)
+	}
+	var fields []string
+	for _, name := range []string{"a", "b", "c", "n", "o", "l", "x y", "gear", "flag", "t", "d", "other"} {
+		if s.next(4) != 0 {
+			fields = append(fields, fmt.Sprintf("%q:%s", name, s.value(1)))
+		}
+	}
+	return "{" + strings.Join(fields, ",") + "}"
+}
+
+func (s source) record(seq uint64) message.Record {
+	rec := rulestest.Telemetry(seq, rulestest.Epoch+int64(seq)*100, s.payload())
+	vin := s.of("LTEST000000000001", "LTEST000000000002", "LTEST000000000003")
+	rec.Topic, rec.Client = "v1/"+vin+s.of("/up/telemetry", "/up/telemetry", "/up/alarm", "/res/1/failed"), vin
+	rec.QoS, rec.Retain = byte(s.next(3)), s.next(2) == 0
+	if s.next(2) == 0 {
+		rec.Props.User = []message.UserProperty{{Name: "p", Value: s.of("D", "1", "")}}
+	}
+	return rec
+}
+
+// compare evaluates messages with the index and without, and compares what comes of it.
+func (s source) compare(t testing.TB, set *lang.Set, messages int) {
+	t.Helper()
+	with := NewEngine(set, state.NewState(state.StateOptions{})).NewWorker()
+	each := NewEngine(set, state.NewState(state.StateOptions{})).NewWorker()
+	for i := range messages {
+		rec := s.record(uint64(i + 1))
+		got, want := with.Eval(&rec, nil), evalEach(each, &rec)
+		if len(got) == 0 && len(want) == 0 || reflect.DeepEqual(got, want) {
+			continue
+		}
+		t.Fatalf("message %s %s:\nwith the index    %s\nwith every rule   %s", rec.Topic, rec.Payload, named(set, got), named(set, want))
+	}
+}
+
+func named(set *lang.Set, ds []Decision) string {
+	var b strings.Builder
+	for _, d := range ds {
+		fmt.Fprintf(&b, "\n  %s %s: %+v", set.RuleID(d.Rule), set.Compiled[d.Rule].Info.When, d)
+	}
+	return b.String()
+}
+
+// TestIndexAgreesWithEveryRule holds the index to what evaluating every rule gives, over generated rules and messages.
+func TestIndexAgreesWithEveryRule(t *testing.T) {
+	t.Parallel()
+	for seed := range uint64(10) {
+		r := rand.New(rand.NewPCG(seed, 1))
+		s := source{r.IntN}
+		s.compare(t, s.set(t, 60), 150)
+	}
+}
+
+// FuzzIndex lets the fuzzer choose rules and messages.
+func FuzzIndex(f *testing.F) {
+	for seed := range uint64(8) {
+		r := rand.New(rand.NewPCG(seed, 2))
+		b := make([]byte, 600)
+		for i := range b {
+			b[i] = byte(r.Uint32())
+		}
+		f.Add(b)
+	}
+	f.Fuzz(func(t *testing.T, choices []byte) {
+		s := source{func(n int) int {
+			if len(choices) == 0 {
+				return 0
+			}
+			c := int(choices[0])
+			choices = choices[1:]
+			return c % n
+		}}
+		s.compare(t, s.set(t, 12), 12)
+	})
+}

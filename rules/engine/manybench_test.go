@@ -1,0 +1,84 @@
+package engine
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"cellgate/broker/shared/message"
+	"cellgate/rules/rulestest"
+	"cellgate/rules/state"
+)
+
+// manyRules are n rules on one topic with different conditions; three of them match every message of benchRecords.
+func manyRules(n int) string {
+	var text strings.Builder
+	text.WriteString("macros: {moving: payload.speed > 5 and payload.gear != \"P\"}\nrules:\n")
+	conditions := []string{
+		`payload.soc < -%d`,
+		`payload.odometer == 100000 + %d`,
+		`payload.gear == "X%d"`,
+		`payload.speed > 300 + %d and payload.gear == "D"`,
+		`payload.battery_temp >= 100 + %d and payload.battery_temp < 101 + %[1]d`,
+		`payload.gear in ["A%d", "B%[1]d"]`,
+		`vin == "LX%d" and payload.soc < 15`,
+		`payload.fault%d != nil and payload.soc < 50`,
+		`payload.cabin_temp > 60 + %d or payload.range < -%[1]d`,
+		`moving and payload.power > 500 + %d`,
+	}
+	for i := range n {
+		when := fmt.Sprintf(conditions[i%len(conditions)], i)
+		switch i {
+		case n / 4:
+			when = `payload.soc > 10`
+		case n / 2:
+			when = `payload.gear == "D"`
+		case n - 1:
+			when = `payload.speed > 50 and payload.soc >= 30 and payload.soc < 80`
+		}
+		fmt.Fprintf(&text, "  - {id: r%d, from: [\"v1/+/up/telemetry\"], when: '%s', to: [{kafka: {topic: t}}]}\n", i, when)
+	}
+	return text.String()
+}
+
+// sized pads the payloads of records.
+func sized(recs []message.Record, size int) []message.Record {
+	for i := range recs {
+		p := recs[i].Payload
+		recs[i].Payload = []byte(string(p[:len(p)-2]) + strings.Repeat("x", max(0, size-len(p))) + `"}`)
+	}
+	return recs
+}
+
+// BenchmarkOneTopic is the decision about a message by rules that are all on its topic, three of which match.
+func BenchmarkOneTopic(b *testing.B) {
+	for _, rules := range []int{10, 100, 1000, 5000} {
+		set := rulestest.Compile(b, manyRules(rules))
+		for _, size := range []int{256, 1024} {
+			b.Run(fmt.Sprintf("%drules/%dB", rules, size), func(b *testing.B) {
+				w := NewEngine(set, state.NewState(state.StateOptions{})).NewWorker()
+				recs := sized(benchRecords(), size)
+				var out []Decision
+				b.ReportAllocs()
+				for i := 0; b.Loop(); i++ {
+					if out = w.Eval(&recs[i%len(recs)], out[:0]); len(out) != 3 {
+						b.Fatalf("%d decisions", len(out))
+					}
+				}
+			})
+		}
+	}
+}
+
+// BenchmarkCompileMany is what a reload of so many rules costs.
+func BenchmarkCompileMany(b *testing.B) {
+	for _, rules := range []int{1000, 5000} {
+		text := manyRules(rules)
+		b.Run(fmt.Sprintf("%drules", rules), func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				rulestest.Compile(b, text)
+			}
+		})
+	}
+}

@@ -1,0 +1,381 @@
+package index
+
+import (
+	"cmp"
+	"encoding/binary"
+	"maps"
+	"slices"
+
+	"cellgate/rules/expr"
+)
+
+const (
+	// divideFrom is how many rules a bucket holds before it is divided further.
+	divideFrom = 8
+	// maxDepth is how often it is: by so many clauses of a condition.
+	maxDepth = 4
+	// maxListed is how many values of a list are entered one by one. A longer list is asked for each message, once for all
+	// rules that have it.
+	maxListed = 256
+)
+
+// Index finds the rules of a set. It is immutable, and used through a Finder.
+type Index struct {
+	symbols []expr.Symbol
+	paths   *expr.Paths
+	whens   []*expr.Expression // by rule
+	lists   []list
+}
+
+// list are the rules whose topic filters end at one place.
+type list struct {
+	rules   []uint16
+	root    *node
+	guards  map[uint16][]guard
+	decodes bool     // some condition needs the payload
+	plain   []uint16 // symbols beside the payload's fields that the guards and nodes have
+}
+
+// guard holds the rules that cannot be passed over when a name has a value of another kind.
+type guard struct {
+	kinds expr.Kind
+	rules []uint16
+}
+
+// node finds rules by one clause of each.
+type node struct {
+	always  []uint16 // by no clause
+	columns map[uint16]*column
+	fields  []uint16 // the columns that are payload fields
+	plain   []uint16 // the others
+	absent  []uint16 // those that ask for a name that is missing
+	buckets []bucket
+}
+
+// column is what the rules of a node ask of one name, each with the bucket of those that ask it.
+type column struct {
+	texts   map[string][]uint32
+	numbers *ranges
+	there   []uint32
+	absent  []uint32
+	truth   [2][]uint32
+	lists   []longList
+}
+
+type longList struct {
+	test   *expr.Test
+	bucket uint32
+}
+
+// bucket holds the rules that share a clause, in a node of their own when they are many.
+type bucket struct {
+	rules []uint16
+	node  *node
+}
+
+// New makes the index of rules with these conditions, nil for none, by lists of those whose filters end at one place.
+func New(symbols []expr.Symbol, whens []*expr.Expression, lists [][]uint16) *Index {
+	x := &Index{symbols: symbols, paths: expr.NewPaths(symbols), whens: whens, lists: make([]list, len(lists))}
+	same := map[string]int{}
+	for i, rules := range lists {
+		key := make([]byte, 0, 2*len(rules))
+		for _, r := range rules {
+			key = binary.BigEndian.AppendUint16(key, r)
+		}
+		if first, ok := same[string(key)]; ok {
+			x.lists[i] = x.lists[first]
+			continue
+		}
+		same[string(key)] = i
+		x.lists[i] = x.list(rules)
+	}
+	return x
+}
+
+func (x *Index) list(rules []uint16) list {
+	l := list{rules: rules, guards: map[uint16][]guard{}}
+	entries := make([]entry, len(rules))
+	for i, r := range rules {
+		entries[i].rule = r
+		when := x.whens[r]
+		if when == nil {
+			continue
+		}
+		l.decodes = l.decodes || when.Decodes(x.symbols)
+		if when.Condition == nil {
+			continue
+		}
+		entries[i].clauses = when.Condition.Clauses
+		for _, need := range when.Condition.Needs {
+			l.guard(need, r)
+		}
+	}
+	l.root = x.divide(entries, maxDepth)
+	for sym := range l.guards {
+		if !x.symbols[sym].IsField() {
+			l.plain = append(l.plain, sym)
+		}
+	}
+	slices.Sort(l.plain)
+	return l
+}
+
+func (l *list) guard(need expr.Need, rule uint16) {
+	guards := l.guards[need.Symbol]
+	i := slices.IndexFunc(guards, func(g guard) bool { return g.kinds == need.Kinds })
+	if i < 0 {
+		i = len(guards)
+		guards = append(guards, guard{kinds: need.Kinds})
+	}
+	guards[i].rules = append(guards[i].rules, rule)
+	l.guards[need.Symbol] = guards
+}
+
+// entry is a rule that is to be entered, with the clauses by which it can be.
+type entry struct {
+	rule    uint16
+	clauses []expr.Clause
+}
+
+// way is how a rule is found: any of the keys.
+type way struct {
+	cost  int
+	keys  []key
+	spent []int // the clauses that it covers
+}
+
+// key is what rules are found by: they share a bucket when it is the same.
+type key struct {
+	symbol uint16
+	op     expr.TestOp
+	not    bool
+	truth  bool
+	within interval
+	text   string
+	list   uintptr // tells long lists apart
+	test   *expr.Test
+}
+
+// comparable is the key without what is not compared.
+func (k key) comparable() key { k.test = nil; return k }
+
+// divide makes the node of some rules.
+func (x *Index) divide(entries []entry, depth int) *node {
+	n := &node{columns: map[uint16]*column{}}
+	groups := map[key]*group{}
+	var order []*group
+	for _, e := range entries {
+		w, ok := e.cheapest()
+		if !ok {
+			n.always = append(n.always, e.rule)
+			continue
+		}
+		rest := entry{rule: e.rule}
+		for i, c := range e.clauses {
+			if !slices.Contains(w.spent, i) {
+				rest.clauses = append(rest.clauses, c)
+			}
+		}
+		for _, k := range w.keys {
+			g := groups[k.comparable()]
+			if g == nil {
+				g = &group{key: k}
+				groups[k.comparable()] = g
+				order = append(order, g)
+			}
+			if len(g.entries) == 0 || g.entries[len(g.entries)-1].rule != e.rule {
+				g.entries = append(g.entries, rest)
+			}
+		}
+	}
+	for _, g := range order {
+		n.enter(g.key, x.bucket(g.entries, depth))
+	}
+	n.finish(x.symbols, order)
+	return n
+}
+
+type group struct {
+	key     key
+	entries []entry
+}
+
+func (x *Index) bucket(entries []entry, depth int) bucket {
+	var b bucket
+	if len(entries) >= divideFrom && depth > 1 {
+		b.node = x.divide(entries, depth-1)
+		if len(b.node.columns) > 0 {
+			return b
+		}
+		b.node = nil
+	}
+	for _, e := range entries {
+		b.rules = append(b.rules, e.rule)
+	}
+	return b
+}
+
+// enter adds a bucket under a key; ranges follow in finish.
+func (n *node) enter(k key, b bucket) {
+	at := uint32(len(n.buckets))
+	n.buckets = append(n.buckets, b)
+	c := n.columns[k.symbol]
+	if c == nil {
+		c = &column{texts: map[string][]uint32{}}
+		n.columns[k.symbol] = c
+	}
+	switch {
+	case k.test != nil:
+		c.lists = append(c.lists, longList{k.test, at})
+	case k.op == expr.Equals:
+		c.texts[k.text] = append(c.texts[k.text], at)
+	case k.op == expr.IsBool:
+		i := 0
+		if k.truth {
+			i = 1
+		}
+		c.truth[i] = append(c.truth[i], at)
+	case k.op == expr.IsThere && k.not:
+		c.absent = append(c.absent, at)
+	case k.op == expr.IsThere:
+		c.there = append(c.there, at)
+	}
+}
+
+// finish makes the ranges of the columns, and tells the columns apart.
+func (n *node) finish(symbols []expr.Symbol, order []*group) {
+	within, buckets := map[uint16][]interval{}, map[uint16][]uint32{}
+	for i, g := range order {
+		if g.key.op == expr.Within {
+			within[g.key.symbol] = append(within[g.key.symbol], g.key.within)
+			buckets[g.key.symbol] = append(buckets[g.key.symbol], uint32(i))
+		}
+	}
+	for _, sym := range slices.Sorted(maps.Keys(n.columns)) {
+		c := n.columns[sym]
+		if len(within[sym]) > 0 {
+			c.numbers = newRanges(within[sym], buckets[sym])
+		}
+		if len(c.absent) > 0 {
+			n.absent = append(n.absent, sym)
+		}
+		if symbols[sym].IsField() {
+			n.fields = append(n.fields, sym)
+		} else {
+			n.plain = append(n.plain, sym)
+		}
+	}
+}
+
+// cheapest chooses the way that is likely to find the fewest messages.
+func (e *entry) cheapest() (way, bool) {
+	var best way
+	found := false
+	consider := func(w way) {
+		if !found || w.cost < best.cost {
+			best, found = w, true
+		}
+	}
+	for i, c := range e.clauses {
+		w := way{spent: []int{i}}
+		usable := true
+		for k := range c {
+			keys, cost, ok := keysOf(&c[k])
+			if usable = ok; !usable {
+				break
+			}
+			w.keys, w.cost = append(w.keys, keys...), max(w.cost, cost)
+		}
+		if usable && len(w.keys) <= maxListed {
+			consider(w)
+		}
+	}
+	for _, w := range e.intervals() {
+		consider(w)
+	}
+	return best, found
+}
+
+// The likely costs of finding rules by a key.
+const (
+	costValue = iota // one value
+	costValues
+	costRange
+	costLongList
+	costThere
+	costHalfRange
+	costTruth
+	costAbsent
+)
+
+// keysOf are the keys under one of which a message is found that passes a test.
+func keysOf(t *expr.Test) (keys []key, cost int, ok bool) {
+	k := key{symbol: t.Symbol, op: t.Op}
+	switch {
+	case t.Op == expr.IsThere && t.Not:
+		k.not = true
+		return []key{k}, costAbsent, true
+	case t.Not:
+		return nil, 0, false
+	case t.Op == expr.IsThere:
+		return []key{k}, costThere, true
+	case t.Op == expr.IsBool:
+		k.truth = t.Bool
+		return []key{k}, costTruth, true
+	case t.Op == expr.Equals:
+		k.text = t.Text
+		return []key{k}, costValue, true
+	case t.Op == expr.Within:
+		k.within = interval{t.Low, t.High}
+		return []key{k}, costOf(k.within), true
+	}
+	return listKeys(t)
+}
+
+func listKeys(t *expr.Test) (keys []key, cost int, ok bool) {
+	k := key{symbol: t.Symbol, op: t.Op}
+	if len(t.Texts)+len(t.Numbers) > maxListed {
+		k.list, k.test = t.Identity(), t
+		return []key{k}, costLongList, true
+	}
+	for _, text := range slices.Sorted(maps.Keys(t.Texts)) {
+		keys = append(keys, key{symbol: t.Symbol, op: expr.Equals, text: text})
+	}
+	for _, v := range slices.SortedFunc(maps.Keys(t.Numbers), cmp.Compare[float64]) {
+		b := expr.Bound{At: v}
+		keys = append(keys, key{symbol: t.Symbol, op: expr.Within, within: interval{b, b}})
+	}
+	return keys, costValues, true
+}
+
+func costOf(i interval) int {
+	switch {
+	case i.point():
+		return costValue
+	case i.bounded():
+		return costRange
+	}
+	return costHalfRange
+}
+
+// intervals joins the clauses that bound one number from both sides.
+func (e *entry) intervals() []way {
+	var ways []way
+	at := map[uint16]int{}
+	for i, c := range e.clauses {
+		if len(c) != 1 || c[0].Op != expr.Within || c[0].Not {
+			continue
+		}
+		t := &c[0]
+		w, known := at[t.Symbol]
+		if !known {
+			w = len(ways)
+			at[t.Symbol] = w
+			ways = append(ways, way{keys: []key{{symbol: t.Symbol, op: expr.Within, within: everything}}})
+		}
+		k := &ways[w].keys[0]
+		k.within = k.within.narrow(interval{t.Low, t.High})
+		ways[w].cost, ways[w].spent = costOf(k.within), append(ways[w].spent, i)
+	}
+	return ways
+}
