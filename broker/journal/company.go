@@ -71,10 +71,10 @@ func (c *company) isFresh(w Waiter, now time.Time) bool {
 
 // every reports whether somebody comes each d, as far as the last calls tell.
 func (c *company) every(d time.Duration, now time.Time) bool {
-	if c.calls < companySeen || c.fresh < companySeen-companyBack {
+	if c.fresh < companySeen-companyBack {
 		return false
 	}
-	oldest := &c.seen[c.calls%companySeen]
+	oldest := &c.seen[c.calls%companySeen] // the zero time until as many have called
 	return now.Sub(oldest.ended) <= time.Duration(c.fresh)*d
 }
 
