@@ -116,42 +116,56 @@ const (
 	sinkCentral = "central"
 )
 
+// outlet is a sink that is to be made.
+type outlet struct {
+	whenFull string
+	open     func() (sink.Sink, error)
+}
+
 // sinks makes the sinks with their settings. The central sink writes to the cell's own Kafka: whether a
 // centre is configured decides only whether somebody empties the outbox topics.
 func (t *trust) sinks(m *kafkaclient.Metrics) ([]sink.Binding, error) {
-	limits := sink.Limits{Messages: t.cfg.Rules.QueueMessages, Bytes: int64(t.cfg.Rules.QueueBytes)}
 	full := &t.cfg.Rules.WhenFull
-	cell, err := t.sinkProducer(sinkKafka, m)
-	if err != nil {
-		return nil, err
+	return t.bind([]outlet{
+		{full.Kafka, func() (sink.Sink, error) { return t.kafkaSink(sinkKafka, kafka.Options{}, m) }},
+		{full.Redis, t.redisSink},
+		{full.Central, func() (sink.Sink, error) { return t.kafkaSink(sinkCentral, kafka.Options{Outbox: true}, m) }},
+	})
+}
+
+// bind makes all of the sinks, or none.
+func (t *trust) bind(outlets []outlet) (bindings []sink.Binding, err error) {
+	for _, o := range outlets {
+		s, err := o.open()
+		if err != nil {
+			closeSinks(bindings)
+			return nil, err
+		}
+		bindings = append(bindings, sink.Binding{
+			Sink: s, WhenFull: sink.WhenFull(o.whenFull), AgeOutBytes: t.journal.Stat().MaxBytes / configs.AgeOutShare,
+			Limits: sink.Limits{Messages: t.cfg.Rules.QueueMessages, Bytes: int64(t.cfg.Rules.QueueBytes)},
+		})
 	}
-	outbox, err := t.sinkProducer(sinkCentral, m)
-	if err != nil {
-		return nil, err
-	}
+	return bindings, nil
+}
+
+func (t *trust) redisSink() (sink.Sink, error) {
 	client, err := redisClient(&t.cfg.Redis)
 	if err != nil {
 		return nil, err
 	}
-	state, err := redis.New(redis.Options{Client: client, Pace: remote.NormalPace(), Log: t.log})
-	if err != nil {
-		return nil, err
-	}
-	bind := func(s sink.Sink, whenFull string) sink.Binding {
-		return sink.Binding{Sink: s, Limits: limits, WhenFull: sink.WhenFull(whenFull), AgeOutBytes: t.journal.Stat().MaxBytes / configs.AgeOutShare}
-	}
-	return []sink.Binding{
-		bind(kafka.New(kafka.Options{Producer: cell, Cell: t.cfg.Cell.ID}), full.Kafka),
-		bind(state, full.Redis),
-		bind(kafka.New(kafka.Options{Producer: outbox, Cell: t.cfg.Cell.ID, Outbox: true}), full.Central),
-	}, nil
+	return redis.New(redis.Options{Client: client, Pace: remote.NormalPace(), Log: t.log})
 }
 
-// sinkProducer makes a producer of a sink's own, so that one sink's backlog is not another's.
-func (t *trust) sinkProducer(name string, m *kafkaclient.Metrics) (*kafkaclient.Producer, error) {
+// kafkaSink makes a sink with a producer of its own, so that one sink's backlog is not another's.
+func (t *trust) kafkaSink(name string, k kafka.Options, m *kafkaclient.Metrics) (sink.Sink, error) {
 	o, err := producerOptions("kafka", name, &t.cfg.Kafka, t.log, m)
 	if err != nil {
 		return nil, err
 	}
-	return kafkaclient.NewProducer(o)
+	k.Cell = t.cfg.Cell.ID
+	if k.Producer, err = kafkaclient.NewProducer(o); err != nil {
+		return nil, err
+	}
+	return kafka.New(k), nil
 }
