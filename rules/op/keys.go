@@ -35,16 +35,14 @@ type Value struct {
 	schema JSON
 	// read reads the value of a key that is there. false means that it is wrong, which has been reported.
 	read func(o *doc.Object, key string) (any, bool)
-	// lenient values that are wrong do not keep the rest from being looked at.
-	lenient bool
 	// Place says that it tells where a target leads.
 	Place bool
 }
 
 var (
 	durationValue   = Value{schema: Ref("duration"), read: func(o *doc.Object, key string) (any, bool) { return o.Duration(key) }}
-	expressionValue = Value{schema: Ref("expression"), read: readExpr, lenient: true}
-	templateValue   = Value{schema: Ref("template"), read: readText, lenient: true, Place: true}
+	expressionValue = Value{schema: Ref("expression"), read: readExpr}
+	templateValue   = Value{schema: Ref("template"), read: readText, Place: true}
 )
 
 func readExpr(o *doc.Object, key string) (any, bool) {
@@ -70,7 +68,7 @@ func oneOfValue(what string, code doc.Code, suggestion string, words ...string) 
 		}
 		return s.Value, ok
 	}
-	return Value{schema: JSON{"enum": words}, read: read, lenient: true}
+	return Value{schema: JSON{"enum": words}, read: read}
 }
 
 // Args are the values of an operator's or a target's keys.
@@ -93,35 +91,21 @@ type Env struct {
 	Stored bool
 }
 
-// readArgs reads the values of an object's keys. A key that is missing is reported; it ends the reading when strict. A wrong
-// value of a key that must be there, when strict of any key but lenient ones, makes the whole unusable: nil.
-func readArgs(o *doc.Object, keys []Key, strict bool) *Args {
+// readArgs reads the values of an object's keys. What is missing or wrong is reported, and the rest is looked at all the same.
+func readArgs(o *doc.Object, keys []Key) *Args {
 	a := &Args{d: o.Doc, Node: o.Node, Keys: keys, Values: map[string]any{}}
-	usable := true
 	for i := range keys {
 		k := &keys[i]
-		if !o.Has(k.Name) {
-			if k.Default != nil {
-				a.Values[k.Name] = k.Default
+		switch {
+		case o.Has(k.Name):
+			if v, ok := k.Value.read(o, k.Name); ok {
+				a.Values[k.Name] = v
 			}
-			if k.Need == "" {
-				continue
-			}
+		case k.Default != nil:
+			a.Values[k.Name] = k.Default
+		case k.Need != "":
 			o.Missing(k.Name, k.Need)
-			if usable = false; strict {
-				return nil
-			}
-			continue
 		}
-		v, ok := k.Value.read(o, k.Name)
-		if ok {
-			a.Values[k.Name] = v
-		} else if k.Need != "" || strict && !k.Value.lenient {
-			usable = false
-		}
-	}
-	if !usable {
-		return nil
 	}
 	return a
 }
@@ -135,7 +119,7 @@ func KeyNames(keys []Key) []string {
 	return names
 }
 
-// Read reads the operator of a rule; nil when it cannot be used, which has been reported.
+// Read reads the operator of a rule; nil when it has no keys that can be looked at, which has been reported.
 func (op *Operator) Read(d *doc.Document, n ast.Node) *Args {
 	quoted := strconv.Quote(op.Name)
 	first := op.Keys[0]
@@ -151,7 +135,7 @@ func (op *Operator) Read(d *doc.Document, n ast.Node) *Args {
 	if !ok {
 		return nil
 	}
-	return readArgs(o, op.Keys, true)
+	return readArgs(o, op.Keys)
 }
 
 // Compile compiles the operator; what is wrong has been reported.

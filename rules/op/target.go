@@ -97,7 +97,7 @@ func (t *Target) read(d *doc.Document, n ast.Node) *Args {
 	if !ok || t.Check != nil && !t.Check(o) {
 		return nil
 	}
-	return readArgs(o, t.Keys, false)
+	return readArgs(o, t.Keys)
 }
 
 // Compile compiles the target; nil when something has been reported.
