@@ -407,3 +407,10 @@ func (d *Document) CutNumber(e Entry) bool {
 	d.Fail(e.Key.Line, e.Key.Col, CodeBadName, DecimalPoint, "%q is a name without a value", e.Key.Value)
 	return true
 }
+
+// Silent is the document without a reader of its findings.
+func (d *Document) Silent() *Document {
+	silent := *d
+	silent.report = func(Diagnostic) {}
+	return &silent
+}

@@ -87,7 +87,7 @@ func TestConditions(t *testing.T) {
 
 		// What is of the wrong kind is an error.
 		{`payload.gear < 15`, "error: the expression cannot be evaluated: payload.gear < 15: < does not work between a text and a whole number"},
-		{`payload.soc contains "a"`, `error: the expression cannot be evaluated: payload.soc contains "a": a number where a text is needed`},
+		{`payload.soc contains "a"`, `error: the expression cannot be evaluated: payload.soc contains "a": a whole number where a text is needed`},
 		{`payload.gear and payload.on`, "error: the expression cannot be evaluated: payload.gear and payload.on: a text where true or false is needed"},
 		{`payload.soc in ["a"]`, `error: the expression cannot be evaluated: payload.soc in ["a"]: the value is not a text, and the list holds texts`},
 	} {

@@ -96,7 +96,7 @@ rules:
 	for _, f := range out[2].Redis.Fields {
 		fields = append(fields, f.Name+"="+string(f.Value))
 	}
-	if got := strings.Join(fields, " "); got != `a=door at=2025-11-20T00:53:20.000Z o=["door"] n=` {
+	if got := strings.Join(fields, " "); got != `a=door at=2025-11-20T00:53:20.000Z o=["door"]` {
 		t.Errorf("fields %s", got)
 	}
 	rec.Payload = []byte(`{"kind":7}`)
@@ -146,7 +146,7 @@ rules:
 		`{"fields":{"payload":"{\"s\":12.50}"},"stream":"st"}`,
 		`{"fields":{"lat":"x","lon":"121.4","soc":"12.50"},"stream":"st","ttl":"24h0m0s"}`,
 		`{"member":"LTEST000000000001","set_add":"sa"}`,
-		`{"member":"12.5","set_remove":"sr"}`,
+		`{"member":"12.50","set_remove":"sr"}`,
 		`{"geo":"g","lat":31.2,"lon":121.4,"member":"cell-1"}`,
 		`{"publish":"p","value":{"pos":{"deep":{},"lat":31.2,"lon":121.4},"soc":12.5}}`,
 		`{"expire":"e","ttl":"5s"}`,

@@ -310,11 +310,12 @@ func (t *Test) sort(values []any) bool {
 		switch v := v.(type) {
 		case string:
 			t.Texts[v] = struct{}{}
-		case float64:
-			if !exact(v) {
+		case int, float64:
+			f, _ := float(v)
+			if !exact(f) {
 				return false
 			}
-			t.Numbers[v] = struct{}{}
+			t.Numbers[f] = struct{}{}
 		default:
 			return false
 		}

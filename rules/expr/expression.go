@@ -30,6 +30,10 @@ type Expression struct {
 	Field int
 	// Condition is nil when nothing can be told of it without evaluating it.
 	Condition *Condition
+	// whole is the symbol when the whole expression is a field, the payload or operator.x; -1 otherwise.
+	whole int
+	// passed says what of the expression is passed on as it was sent; nil for nothing, or a field alone.
+	passed *passed
 }
 
 var errExprTooLarge = fmt.Errorf("the expression is larger than %d bytes", maxExprBytes)
@@ -41,12 +45,25 @@ type Want uint8
 const (
 	WantAny Want = iota
 	WantBool
+	// WantKnown is a condition that gives nil when a missing field keeps it from being told.
+	WantKnown
 )
 
 // Compile makes an expression of a scalar. It is compiled twice: with the types that are known, for what
 // can be told before any message arrives; and for execution, with every payload field of any type and
 // nil-safe. What is wrong is reported and gives nil.
 func (n *Names) Compile(d *doc.Document, s *doc.Scalar, w Want) *Expression {
+	e := n.compile(d, s, w)
+	if e == nil || w != WantAny || e.whole >= 0 && e.Field >= 0 {
+		return e
+	}
+	if tree, err := parseExpr(s.Value); err == nil {
+		e.passed = n.passing(d, tree.Node)
+	}
+	return e
+}
+
+func (n *Names) compile(d *doc.Document, s *doc.Scalar, w Want) *Expression {
 	if s == nil {
 		return nil
 	}
@@ -57,7 +74,7 @@ func (n *Names) Compile(d *doc.Document, s *doc.Scalar, w Want) *Expression {
 	}
 	r := newResolver(n)
 	r.resolve(&tree.Node)
-	e := &Expression{Text: s.Value, Field: -1}
+	e := &Expression{Text: s.Value, Field: -1, whole: -1}
 	used := r.collect(tree.Node)
 	if len(r.problems) > 0 {
 		for _, p := range r.problems {
@@ -73,7 +90,7 @@ func (n *Names) Compile(d *doc.Document, s *doc.Scalar, w Want) *Expression {
 	if !n.check(d, s, used, w) {
 		return nil
 	}
-	if e.program, err = n.program(s.Value, used); err != nil {
+	if e.program, err = n.program(s.Value, used, w); err != nil {
 		n.exprError(d, s, err, doc.CodeExprType)
 		return nil
 	}
@@ -90,8 +107,16 @@ func (n *Names) Compile(d *doc.Document, s *doc.Scalar, w Want) *Expression {
 	if w == WantBool {
 		e.Condition = n.condition(tree.Node, r, used)
 	}
-	if id, ok := tree.Node.(*ast.IdentifierNode); ok && r.flat[id].kind == symField {
-		e.Field = int(n.Symbols.ByKey[r.flat[id].key])
+	if id, ok := tree.Node.(*ast.IdentifierNode); ok {
+		switch kind := r.flat[id].kind; {
+		case kind == symField:
+			e.Field = int(n.Symbols.ByKey[r.flat[id].key])
+			e.whole = e.Field
+		case kind == symOperator:
+			e.whole = int(n.Symbols.ByKey[r.flat[id].key])
+		case baseNames[id.Value] == symPayload && !r.locals[id.Value]:
+			e.whole = int(n.Symbols.ByKey[id.Value])
+		}
 	}
 	return e
 }
@@ -152,8 +177,8 @@ func (n *Names) check(d *doc.Document, s *doc.Scalar, used []Symbol, w Want) boo
 	for i := range used {
 		env[used[i].key] = used[i].exprType()
 	}
-	opts := []expr.Option{expr.Env(env), n.patch(s.Value)}
-	if w == WantBool {
+	opts := append(signatures(), expr.Env(env), n.patch(s.Value, false))
+	if w != WantAny {
 		opts = append(opts, expr.AsBool(), expr.WarnOnAny())
 	}
 	_, err := safeCompile(s.Value, opts)
@@ -164,22 +189,20 @@ func (n *Names) check(d *doc.Document, s *doc.Scalar, used []Symbol, w Want) boo
 	return false
 }
 
-// program compiles for execution. A condition may still give nil there, which counts as false.
-func (n *Names) program(src string, used []Symbol) (*vm.Program, error) {
+// program compiles for execution, where every name may be anything and missing.
+func (n *Names) program(src string, used []Symbol, w Want) (*vm.Program, error) {
 	env := types.Map{}
 	for i := range used {
 		env[used[i].key] = types.Any
-		if k := used[i].kind; k != symField && k != symProperty && k != symOperator && k != symLevel {
-			env[used[i].key] = used[i].exprType()
-		}
 	}
-	opts := []expr.Option{expr.Env(env), n.patch(src), expr.Patch(&nilSafe{})}
+	opts := []expr.Option{expr.Env(env), n.patch(src, true), expr.Patch(newExecutable(w == WantKnown, nil))}
 	return safeCompile(src, opts)
 }
 
 // patch is the resolver for one more compilation of an expression that has passed it before.
-func (n *Names) patch(src string) expr.Option {
+func (n *Names) patch(src string, execute bool) expr.Option {
 	r := newResolver(n)
+	r.execute = execute
 	if tree, err := parseExpr(src); err == nil {
 		ast.Walk(&tree.Node, localNames(r.locals))
 	}
@@ -245,6 +268,9 @@ func plainWords(message, src string) (text, suggestion string) {
 			suggestion = "a text stands between quotes, a number does not; check the field's type in schema.fields"
 		}
 		return text, suggestion
+	}
+	if strings.HasPrefix(message, "type string[") {
+		return "a text has no elements", "x[0:1] is its first character, byte(x, 0) its first byte"
 	}
 	if message == "unexpected token EOF" {
 		if strings.Count(src, "(") > strings.Count(src, ")") {
@@ -327,7 +353,7 @@ func typeWord(t string) string {
 	words := map[string]string{
 		"string": "a text", "float64": "a number", "int": "a whole number", "bool": "true or false",
 		"time.Time": "a time", "time.Duration": "a duration", "unknown": "anything", "nil": "nothing (nil)",
-		"[]interface {}": "a list", "map[string]interface {}": "an object",
+		"[]interface {}": "a list", "map[string]interface {}": "an object", "*expr.List": "a list",
 	}
 	if w, ok := words[t]; ok {
 		return w

@@ -19,22 +19,27 @@ type Field struct {
 }
 
 // AppendFields takes the scalar fields of an object of the payload: text, numbers, true and false. Null,
-// lists and objects are left out, and so are names that begin with "_", which the gateway uses itself. The values are appended to buf.
+// lists and objects are left out, and so are names that begin with "_", which the gateway uses itself. Of several fields of one
+// name the last counts. The values are appended to buf.
 func (sc *Scope) AppendFields(path []string, buf []byte, fields []Field) ([]byte, []Field, error) {
-	v, err := sc.field(path)
+	v, err := sc.Document()
 	if err != nil {
 		return buf, fields, err
 	}
-	if v == nil || v.Type() != fastjson.TypeObject {
+	if v = fieldBelow(v, path); v == nil || v.Type() != fastjson.TypeObject {
 		return buf, fields, fmt.Errorf("%w: %s is not an object", ErrRender, FieldKey("payload", path))
 	}
 	o, err := v.Object()
 	if err != nil {
 		return buf, fields, err
 	}
-	place := -1
+	counts, place := sc.lastOnes(o), -1
 	o.Visit(func(key []byte, item *fastjson.Value) {
 		place++
+		name := sc.nameAt(place, key)
+		if counts != nil && !counts[place] {
+			return
+		}
 		switch item.Type() {
 		case fastjson.TypeString, fastjson.TypeNumber, fastjson.TypeTrue, fastjson.TypeFalse:
 		default:
@@ -49,7 +54,7 @@ func (sc *Scope) AppendFields(path []string, buf []byte, fields []Field) ([]byte
 		}
 		from := len(buf)
 		buf = appendScalar(buf, item)
-		fields = append(fields, Field{Name: sc.nameAt(place, key), Value: buf[from:len(buf):len(buf)]})
+		fields = append(fields, Field{Name: name, Value: buf[from:len(buf):len(buf)]})
 	})
 	return buf, fields, err
 }

@@ -6,7 +6,8 @@ import (
 	"cellgate/broker/shared/message"
 )
 
-// EncodeGiven is the stored form of operator values: a JSON object.
+// EncodeGiven is the stored form of operator values: a JSON object. A time is {"ms": …}, and an object {"is": …}, so that it is
+// not taken for one.
 func EncodeGiven(values []Given) []byte {
 	dst := []byte{'{'}
 	for i, v := range values {
@@ -19,12 +20,16 @@ func EncodeGiven(values []Given) []byte {
 			dst = append(AppendJSON(dst, int(t.UnixMilli())), '}')
 			continue
 		}
-		dst = AppendJSON(dst, v.Value)
+		from := len(dst)
+		if dst = AppendJSON(dst, v.Value); dst[from] == '{' {
+			object := string(dst[from:])
+			dst = append(append(append(dst[:from], `{"is":`...), object...), '}')
+		}
 	}
 	return append(dst, '}')
 }
 
-// DecodeGiven is the inverse; times come back as times.
+// DecodeGiven is the inverse; times come back as times, all else as the JSON that it was.
 func DecodeGiven(b []byte) ([]Given, error) {
 	if len(b) == 0 {
 		return nil, nil
@@ -38,16 +43,17 @@ func DecodeGiven(b []byte) ([]Given, error) {
 		return nil, err
 	}
 	var out []Given
-	sc := Scope{}
 	o.Visit(func(key []byte, item *fastjson.Value) {
-		value, verr := sc.native(item)
-		if ms := item.GetInt64("ms"); item.Type() == fastjson.TypeObject && item.Exists("ms") {
-			value = (&message.Record{ReceivedAt: ms}).Time()
+		given := Given{Name: string(key)}
+		switch {
+		case item.Type() == fastjson.TypeObject && item.Exists("ms"):
+			given.Value = (&message.Record{ReceivedAt: item.GetInt64("ms")}).Time()
+		case item.Type() == fastjson.TypeObject && item.Exists("is"):
+			given.Value = RawJSON(appendField(nil, item.Get("is")))
+		default:
+			given.Value = RawJSON(appendField(nil, item))
 		}
-		if verr != nil {
-			err = verr
-		}
-		out = append(out, Given{string(key), value})
+		out = append(out, given)
 	})
-	return out, err
+	return out, nil
 }

@@ -1,8 +1,6 @@
 package expr
 
 import (
-	"encoding/json"
-	"fmt"
 	"math"
 	"slices"
 	"strconv"
@@ -36,6 +34,8 @@ func AppendJSON(dst []byte, v any) []byte {
 			return append(dst, "null"...)
 		}
 		return append(dst, v...)
+	case *fastjson.Value:
+		return appendField(dst, v)
 	case time.Time:
 		return append(v.UTC().AppendFormat(append(dst, '"'), message.TimeLayout), '"')
 	case time.Duration:
@@ -45,11 +45,7 @@ func AppendJSON(dst []byte, v any) []byte {
 	case map[string]any:
 		return appendObject(dst, v)
 	}
-	b, err := json.Marshal(v) // what expr's functions give beside these: []string, []int …
-	if err != nil {
-		return append(dst, "null"...)
-	}
-	return append(dst, b...)
+	return append(dst, "null"...) // nothing else comes out of expressions
 }
 
 func appendList(dst []byte, list []any) []byte {
@@ -177,9 +173,13 @@ func AppendText(dst []byte, v any) []byte {
 		return append(dst, v...)
 	case time.Time:
 		return v.UTC().AppendFormat(dst, message.TimeLayout)
-	case []byte:
-		return append(dst, v...)
-	case fmt.Stringer:
+	case *fastjson.Value:
+		return appendScalar(dst, v)
+	case RawJSON:
+		if item, err := fastjson.ParseBytes(v); err == nil {
+			return appendScalar(dst, item)
+		}
+	case time.Duration:
 		return append(dst, v.String()...)
 	}
 	return AppendJSON(dst, v)

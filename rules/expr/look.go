@@ -1,10 +1,6 @@
 package expr
 
-import (
-	"math"
-
-	"github.com/valyala/fastjson"
-)
+import "github.com/valyala/fastjson"
 
 // Kind is a set of kinds of value.
 type Kind uint8
@@ -60,14 +56,18 @@ func (sc *Scope) look(s *Symbol, v *Seen) {
 
 // lookField looks at a payload field. Numbers are read without being put into an interface, which would take memory.
 func (sc *Scope) lookField(s *Symbol, v *Seen) {
-	item, err := sc.item(s)
+	item, err := sc.field(s.index)
 	switch {
 	case err == nil && item == nil:
 		*v = Seen{Kind: Missing}
 	case err == nil && item.Type() == fastjson.TypeNumber:
-		f, err := item.Float64()
+		sc.digits = item.MarshalTo(sc.digits[:0])
+		i, f, whole, ok := readNumber(sc.digits)
+		if whole {
+			f = float64(i)
+		}
 		*v = Seen{Kind: NumberKind, Number: f}
-		if err != nil || !(math.Abs(f) < maxExact) || s.field == IntegerField && f != math.Trunc(f) {
+		if !ok || !exact(f) || s.field == IntegerField && !whole {
 			v.Kind = OtherKind
 		}
 	case err == nil && (item.Type() == fastjson.TypeObject || item.Type() == fastjson.TypeArray):
@@ -95,38 +95,10 @@ func (v *Seen) set(value any, err error) {
 	case bool:
 		v.Kind, v.Bool = BoolKind, value
 	case int:
-		if f := float64(value); math.Abs(f) < maxExact {
+		if f := float64(value); exact(f) {
 			v.Kind, v.Number = NumberKind, f
 		}
 	}
-}
-
-// Paths finds the fields that expressions name in a payload, going once through it.
-type Paths struct {
-	symbols []uint16 // of the field itself
-	next    map[string]*Paths
-}
-
-// NewPaths makes the paths of all payload fields among the symbols.
-func NewPaths(symbols []Symbol) *Paths {
-	root := &Paths{}
-	for i := range symbols {
-		if symbols[i].kind != symField {
-			continue
-		}
-		at := root
-		for _, step := range symbols[i].Path {
-			if at.next == nil {
-				at.next = map[string]*Paths{}
-			}
-			if at.next[step] == nil {
-				at.next[step] = &Paths{}
-			}
-			at = at.next[step]
-		}
-		at.symbols = append(at.symbols, uint16(i))
-	}
-	return root
 }
 
 // IsField reports whether a symbol is a payload field.
@@ -140,58 +112,4 @@ func (e *Expression) Decodes(symbols []Symbol) bool {
 		}
 	}
 	return false
-}
-
-// Spot goes through the payload and appends the symbols of the fields that it has. They are those of value and Look from
-// then on, those of other fields are missing.
-func (sc *Scope) Spot(p *Paths, out []uint16) ([]uint16, error) {
-	doc, err := sc.Document()
-	if err != nil {
-		return out, err
-	}
-	if sc.spotted == nil {
-		sc.spotted, sc.items = make([]uint64, len(sc.symbols)), make([]*fastjson.Value, len(sc.symbols))
-	}
-	sc.walked = sc.gen
-	return sc.spot(p, doc, out), nil
-}
-
-func (sc *Scope) spot(p *Paths, v *fastjson.Value, out []uint16) []uint16 {
-	for _, s := range p.symbols {
-		if sc.spotted[s] == sc.gen {
-			return out // a name that is there twice: the first counts
-		}
-		sc.spotted[s], sc.items[s] = sc.gen, v
-		out = append(out, s)
-	}
-	if len(p.next) == 0 {
-		return out
-	}
-	switch v.Type() {
-	case fastjson.TypeObject:
-		o, _ := v.Object() //nolint:errcheck // it is one
-		o.Visit(func(key []byte, item *fastjson.Value) {
-			if next := p.next[string(key)]; next != nil {
-				out = sc.spot(next, item, out)
-			}
-		})
-	case fastjson.TypeArray:
-		for step, next := range p.next {
-			if item := v.Get(step); item != nil {
-				out = sc.spot(next, item, out)
-			}
-		}
-	}
-	return out
-}
-
-// item is the field of the payload that a symbol names, the payload itself for payload.
-func (sc *Scope) item(s *Symbol) (*fastjson.Value, error) {
-	if sc.walked != sc.gen || s.kind != symField {
-		return sc.field(s.Path)
-	}
-	if sc.spotted[s.index] != sc.gen {
-		return nil, nil //nolint:nilnil // missing
-	}
-	return sc.items[s.index], nil
 }

@@ -104,19 +104,11 @@ var keywords = []string{
 
 // IsReserved reports whether a name already means something in expressions.
 func IsReserved(name string) bool {
-	return baseNames[name] != 0 || slices.Contains(keywords, name) || allowedFunctions[name] || deniedFunctions[name] != ""
+	return baseNames[name] != 0 || slices.Contains(keywords, name) || isFunction(name) || deniedFunctions[name] != ""
 }
 
-// allowedFunctions are those of expr's functions that are bounded by their input and give the same on
-// every machine.
-var allowedFunctions = map[string]bool{
-	"len": true, "abs": true, "ceil": true, "floor": true, "round": true, "int": true, "float": true,
-	"string": true, "trim": true, "trimPrefix": true, "trimSuffix": true, "upper": true, "lower": true,
-	"split": true, "indexOf": true, "lastIndexOf": true, "hasPrefix": true, "hasSuffix": true, "min": true,
-	"max": true, "mean": true, "median": true, "sum": true, "duration": true, "first": true, "last": true,
-	"get": true, "toJSON": true, "toBase64": true, "type": true, "bitand": true, "bitor": true, "bitxor": true,
-	"bitnand": true, "bitnot": true, "bitshl": true, "bitshr": true, "bitushr": true,
-}
+// boundFunctions are those that are bound to a file or the configuration.
+var boundFunctions = map[string]bool{}
 
 const (
 	whyLoop    = "it loops over a list of any length"
@@ -136,9 +128,6 @@ var deniedFunctions = map[string]string{
 	"keys": whyOrder, "values": whyOrder, "toPairs": whyOrder, "fromPairs": whyOrder, "take": whyLoop,
 	"fromJSON": whyGrows, "fromBase64": whyGrows,
 }
-
-// allowedMethods are the methods of times that expressions may call.
-var allowedMethods = []string{"Year", "YearDay", "Day", "Hour", "Minute", "Second", "Unix", "UnixMilli", "UTC"}
 
 // FieldKey is the flat name of a payload field.
 func FieldKey(base string, path []string) string {

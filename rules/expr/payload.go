@@ -15,30 +15,18 @@ import (
 var ErrPayload = errors.New("the payload cannot be decoded as JSON")
 
 // Document returns the parsed payload. It is parsed once per record, and only if some rule asks. fastjson
-// accepts a little more than RFC 8259 (numbers such as 1-2, bare nan), so it is validated too.
+// accepts a little more than RFC 8259, so its tokens are looked at too.
 func (sc *Scope) Document() (*fastjson.Value, error) {
 	if sc.parsed == sc.gen {
 		return sc.doc, sc.DocErr
 	}
 	sc.parsed, sc.DocErr = sc.gen, nil
 	doc, err := sc.parser.ParseBytes(sc.Record.Payload)
-	if err == nil {
-		err = fastjson.ValidateBytes(sc.Record.Payload)
-	}
-	if err != nil {
+	if err != nil || !strict(sc.Record.Payload) {
 		doc, sc.DocErr = nil, fmt.Errorf("%w (%d bytes)", ErrPayload, len(sc.Record.Payload))
 	}
 	sc.doc = doc
 	return doc, sc.DocErr
-}
-
-// field returns a field of the payload, nil when there is none.
-func (sc *Scope) field(path []string) (*fastjson.Value, error) {
-	doc, err := sc.Document()
-	if err != nil {
-		return nil, err
-	}
-	return doc.Get(path...), nil
 }
 
 // value is the value of a name for the record at hand.
@@ -69,11 +57,11 @@ func (sc *Scope) value(s *Symbol) (any, error) {
 	case symProperty:
 		return sc.property(s.Path[0]), nil
 	case symOperator:
-		return sc.operValue(s.Path[0]), nil
+		return sc.operValue(s.Path[0])
 	case symEventAt, symLateMS:
 		return sc.lateness(s)
 	}
-	v, err := sc.item(s)
+	v, err := sc.field(s.index)
 	if err != nil || v == nil {
 		return nil, err
 	}
@@ -117,7 +105,8 @@ func (sc *Scope) property(name string) any {
 	return nil
 }
 
-func (sc *Scope) operValue(name string) any {
+// given is the value of an operator as it gave it, nil when it gave none.
+func (sc *Scope) given(name string) any {
 	for _, v := range sc.Given {
 		if v.Name == name {
 			return v.Value
@@ -126,21 +115,38 @@ func (sc *Scope) operValue(name string) any {
 	return nil
 }
 
-// typed converts a payload value, checking what the schema says of it.
-func (sc *Scope) typed(s *Symbol, v *fastjson.Value) (any, error) {
-	if s.field == IntegerField && v.Type() == fastjson.TypeNumber {
-		f, err := v.Float64()
-		if err != nil || f != math.Trunc(f) || math.Abs(f) > 1<<53 {
-			return nil, fmt.Errorf("%w: %s is not a whole number", ErrEvaluation, FieldKey("payload", s.Path))
+// operValue is the value of an operator in expressions: what it has kept as JSON is of the kind that the field was.
+func (sc *Scope) operValue(name string) (any, error) {
+	v := sc.given(name)
+	raw, ok := v.(RawJSON)
+	if !ok || len(raw) == 0 {
+		if ok {
+			v = nil
 		}
-		return int(f), nil
+		return v, nil
 	}
-	return sc.native(v)
+	item, err := sc.own.ParseBytes(raw)
+	if err != nil {
+		return nil, err
+	}
+	return sc.native(item, false)
 }
 
-// native converts a payload value into what expressions work on. Numbers become float64, so whole
-// numbers above 2^53 lose digits; those that overflow are an error.
-func (sc *Scope) native(v *fastjson.Value) (any, error) {
+// typed converts a payload value, checking what the schema says of it.
+func (sc *Scope) typed(s *Symbol, v *fastjson.Value) (any, error) {
+	n, err := sc.native(v, false)
+	if err != nil {
+		return nil, err
+	}
+	if _, fraction := n.(float64); fraction && s.field == IntegerField {
+		return nil, fmt.Errorf("%w: %s is not a whole number", ErrEvaluation, FieldKey("payload", s.Path))
+	}
+	return n, nil
+}
+
+// native converts a payload value into what expressions work on. exact says that it is to be told apart from all others: what no
+// number of ours holds keeps its digits then. Numbers that overflow are an error.
+func (sc *Scope) native(v *fastjson.Value, exact bool) (any, error) {
 	switch v.Type() {
 	case fastjson.TypeNull:
 		return nil, nil //nolint:nilnil // JSON null is nil
@@ -149,47 +155,48 @@ func (sc *Scope) native(v *fastjson.Value) (any, error) {
 	case fastjson.TypeFalse:
 		return false, nil
 	case fastjson.TypeNumber:
-		f, err := v.Float64()
-		if err != nil || math.IsInf(f, 0) {
+		number := sc.number
+		if exact {
+			number = sc.exactNumber
+		}
+		n, ok := number(v)
+		if !ok {
 			return nil, fmt.Errorf("%w: a number of the payload is out of range", ErrEvaluation)
 		}
-		return sc.boxes.number(f), nil
+		return n, nil
 	case fastjson.TypeString:
 		b, err := v.StringBytes()
 		return sc.boxes.text(b), err
 	case fastjson.TypeArray:
-		return sc.array(v)
+		return sc.array(v, exact)
 	default:
-		return sc.object(v)
+		return sc.object(v, exact)
 	}
 }
 
-func (sc *Scope) array(v *fastjson.Value) (any, error) {
+func (sc *Scope) array(v *fastjson.Value, exact bool) (any, error) {
 	items, err := v.Array()
 	if err != nil {
 		return nil, err
 	}
 	out := make([]any, len(items))
 	for i, item := range items {
-		if out[i], err = sc.native(item); err != nil {
+		if out[i], err = sc.native(item, exact); err != nil {
 			return nil, err
 		}
 	}
 	return out, nil
 }
 
-func (sc *Scope) object(v *fastjson.Value) (any, error) {
+func (sc *Scope) object(v *fastjson.Value, exact bool) (any, error) {
 	o, err := v.Object()
 	if err != nil {
 		return nil, err
 	}
 	out := make(map[string]any, o.Len())
 	o.Visit(func(key []byte, item *fastjson.Value) {
-		if err != nil {
-			return
-		}
-		if _, repeated := out[string(key)]; !repeated { // the first counts, as for a single field
-			out[string(key)], err = sc.native(item)
+		if err == nil { // of one name the last counts, as for a single field
+			out[string(key)], err = sc.native(item, exact)
 		}
 	})
 	return out, err
@@ -217,9 +224,12 @@ func (sc *Scope) EventTime(path []string, unit TimeUnit) (at int64, ok bool, err
 	if path == nil {
 		return 0, false, nil
 	}
-	v, err := sc.field(path)
-	if err != nil || v == nil {
+	v, err := sc.Document()
+	if err != nil {
 		return 0, false, err
+	}
+	if v = fieldBelow(v, path); v == nil {
+		return 0, false, nil
 	}
 	switch v.Type() {
 	case fastjson.TypeNumber:

@@ -2,7 +2,6 @@ package expr
 
 import (
 	"fmt"
-	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -51,6 +50,7 @@ type resolver struct {
 	flat     map[*ast.IdentifierNode]Symbol
 	problems []problem
 	nodes    int
+	execute  bool // lists stand in the tree as they are looked up
 }
 
 func newResolver(n *Names) *resolver {
@@ -103,7 +103,7 @@ func (r *resolver) Visit(node *ast.Node) {
 	case *ast.BuiltinNode:
 		r.function(n, n.Name)
 	case *ast.CallNode:
-		r.call(n)
+		r.call(node, n)
 	case *ast.BinaryNode:
 		r.binary(n)
 	case *ast.VariableDeclaratorNode:
@@ -129,11 +129,19 @@ func (r *resolver) identifier(node *ast.Node, n *ast.IdentifierNode) {
 		return
 	}
 	if l := r.names.Lists[n.Value]; l != nil {
-		r.replace(node, l.node())
+		if r.execute {
+			r.replace(node, &ast.ConstantNode{Value: l})
+		} else {
+			r.replace(node, l.node())
+		}
 		return
 	}
 	if m := r.macro(n.Value); m != nil {
 		r.expand(node, m)
+		return
+	}
+	if isFunction(n.Value) { // call takes the finding back
+		r.fail(n, doc.CodeUnknownName, fmt.Sprintf("write %s(…)", n.Value), "%q is a function", n.Value)
 		return
 	}
 	if why := deniedFunctions[n.Value]; why != "" {
@@ -183,7 +191,7 @@ func (r *resolver) expand(node *ast.Node, m *Macro) {
 		Lists: r.names.Lists, Schema: r.names.Schema, Operators: r.names.Operators,
 		Macros: r.names.Macros[:slices.IndexFunc(r.names.Macros, func(o Macro) bool { return o.Name.Value == m.Name.Value })],
 	})
-	inner.nodes = r.nodes
+	inner.nodes, inner.execute = r.nodes, r.execute
 	ast.Walk(&tree.Node, localNames(inner.locals))
 	ast.Walk(&tree.Node, inner)
 	r.nodes = inner.nodes
@@ -284,7 +292,7 @@ func (r *resolver) function(n ast.Node, name string) {
 			}
 		}
 	}
-	if allowedFunctions[name] {
+	if isFunction(name) {
 		return
 	}
 	why := deniedFunctions[name]
@@ -294,23 +302,39 @@ func (r *resolver) function(n ast.Node, name string) {
 	r.fail(n, doc.CodeUnbounded, "", "%s cannot be used in rules: %s", name, why)
 }
 
-func (r *resolver) call(n *ast.CallNode) {
-	if m, ok := n.Callee.(*ast.MemberNode); ok {
-		if s, ok := m.Property.(*ast.StringNode); ok && slices.Contains(allowedMethods, s.Value) && len(n.Arguments) == 0 {
+// call checks a call of a method of a time, or of a function that is none of the library's.
+func (r *resolver) call(node *ast.Node, n *ast.CallNode) {
+	switch callee := n.Callee.(type) {
+	case *ast.MemberNode:
+		if name, ok := callee.Property.(*ast.StringNode); ok {
+			r.method(node, n, callee, name.Value)
 			return
 		}
-		if s, ok := m.Property.(*ast.StringNode); ok {
-			r.fail(m.Property, doc.CodeUnbounded, "times have: "+strings.Join(allowedMethods, ", "), "the method %s cannot be used in rules", s.Value)
+	case *ast.IdentifierNode:
+		if s, flat := r.flat[callee]; flat {
+			r.fail(callee, doc.CodeExprType, "name the field in schema.event_at, and write event_at.Hour()", "a field of the message is no time: %s() does not work on it",
+				s.Path[len(s.Path)-1])
 			return
 		}
-	}
-	if id, ok := n.Callee.(*ast.IdentifierNode); ok {
-		known := slices.Sorted(maps.Keys(allowedFunctions))
-		r.problems = slices.DeleteFunc(r.problems, func(p problem) bool { return p.from == id.Location().From })
-		r.fail(id, doc.CodeUnknownName, doc.DidYouMean(id.Value, known), "unknown function %q", id.Value)
+		r.problems = slices.DeleteFunc(r.problems, func(p problem) bool { return p.from == callee.Location().From })
+		if !isFunction(callee.Value) {
+			r.fail(callee, doc.CodeUnknownName, doc.DidYouMean(callee.Value, functionNames()), "unknown function %q", callee.Value)
+		}
 		return
 	}
 	r.fail(n, doc.CodeUnbounded, "", "this cannot be called")
+}
+
+// method checks a call of a method of a time.
+func (r *resolver) method(node *ast.Node, n *ast.CallNode, callee *ast.MemberNode, name string) {
+	if !isMethod(name) || len(n.Arguments) > 0 {
+		r.fail(callee.Property, doc.CodeUnbounded, "times have: "+strings.Join(methodNames(), ", "), "the method %s cannot be used in rules", name)
+		return
+	}
+	if !r.execute && methods[name] != nil { // a whole number, where the library has types of its own
+		id := at(callee.Property, &ast.IdentifierNode{Value: methodPrefix + name})
+		r.replace(node, &ast.CallNode{Callee: id, Arguments: []ast.Node{callee.Node}})
+	}
 }
 
 func (r *resolver) binary(n *ast.BinaryNode) {

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"regexp"
 	"strings"
 
 	"github.com/expr-lang/expr/file"
@@ -30,24 +29,27 @@ type Scope struct {
 	env    map[string]any
 	vm     vm.VM
 
-	parser  fastjson.Parser
-	doc     *fastjson.Value
-	parsed  uint64 // the gen for which doc or docErr is valid
-	DocErr  error
-	boxes   boxes
-	looked  []uint64 // by symbol: the gen for which seen has its value
-	seen    []Seen
-	walked  uint64   // the gen for which Spot has gone through the payload
-	spotted []uint64 // by symbol: the gen for which items has its field
-	items   []*fastjson.Value
-	names   map[string]string // payload field names that have become strings
-	order   []string          // those of the last object whose fields were taken, in its order
-	scratch []byte
+	parser   fastjson.Parser
+	doc      *fastjson.Value
+	parsed   uint64 // the gen for which doc or docErr is valid
+	DocErr   error
+	fields   *fieldIndex
+	looked   []uint64 // by symbol: the gen for which seen has its value
+	seen     []Seen
+	own      fastjson.Parser // of values that operators have kept
+	boxes    boxes
+	names    map[string]string // payload field names that have become strings
+	order    []string          // those of the last object whose fields were taken, in its order
+	distinct int               // so many of them, from the first on, are different
+	scratch  []byte
+	digits   []byte
 }
 
 // NewScope makes a scope for expressions that were compiled with the symbols.
 func NewScope(cell string, symbols []Symbol) *Scope {
-	sc := &Scope{cell: cell, symbols: symbols, filled: make([]uint64, len(symbols)), env: make(map[string]any, len(symbols))}
+	sc := &Scope{
+		cell: cell, symbols: symbols, filled: make([]uint64, len(symbols)), env: make(map[string]any, len(symbols)), fields: newFieldIndex(symbols),
+	}
 	for i := range symbols {
 		sc.env[symbols[i].key] = nil
 	}
@@ -73,14 +75,21 @@ var errNotBool = errors.New("a condition must give true or false")
 
 // Test evaluates a condition: nil is false.
 func (sc *Scope) Test(e *Expression) (bool, error) {
+	holds, _, err := sc.Tell(e)
+	return holds, err
+}
+
+// Tell evaluates a condition. known is false when it gives nil: one compiled with WantKnown does when a missing field keeps it
+// from being told.
+func (sc *Scope) Tell(e *Expression) (holds, known bool, err error) {
 	v, err := sc.Run(e)
 	switch v := v.(type) {
 	case bool:
-		return v, err
+		return v, true, err
 	case nil:
-		return false, err
+		return false, false, err
 	}
-	return false, fmt.Errorf("%w, this gives %s: %s", errNotBool, typeOf(v), e.Text)
+	return false, false, fmt.Errorf("%w, this gives %s: %s", errNotBool, typeOf(v), e.Text)
 }
 
 // Number evaluates an expression that is to give a number; ok is false for nil.
@@ -89,15 +98,10 @@ func (sc *Scope) Number(e *Expression) (v float64, ok bool, err error) {
 	if err != nil || got == nil {
 		return 0, false, err
 	}
-	switch n := got.(type) {
-	case float64:
-		v = n
-	case int:
-		v = float64(n)
-	default:
+	if v, ok = float(got); !ok {
 		return 0, false, fmt.Errorf("%s gives %s where a number is needed", e.Text, typeOf(got))
 	}
-	return v, !math.IsNaN(v) && !math.IsInf(v, 0), nil
+	return v, true, nil
 }
 
 // Run evaluates an expression. Values that it gives may be kept; they alias nothing.
@@ -142,27 +146,14 @@ func shorten(s string) string {
 	return s
 }
 
-// operandTypes is how expr says at run time that an operation does not fit its operands.
-var operandTypes = regexp.MustCompile(`^invalid operation: ([][{}.a-zA-Z0-9 ]+) ([^a-zA-Z0-9 ]+) ([][{}.a-zA-Z0-9 ]+)$`)
-
 // safeMessage puts expr's messages into words and blots out quoted values.
 func safeMessage(m string) string {
 	var from, to string
-	if p := operandTypes.FindStringSubmatch(m); p != nil {
-		return fmt.Sprintf("%s does not work between %s and %s", p[2], typeWord(p[1]), typeWord(p[3]))
-	}
-	switch {
-	case strings.HasPrefix(m, "interface conversion:"):
+	if strings.HasPrefix(m, "interface conversion:") {
 		if n, _ := fmt.Sscanf(m[strings.LastIndex(m, "is ")+3:], "%s not %s", &from, &to); n == 2 {
 			from = strings.TrimSuffix(from, ",")
 			return fmt.Sprintf("%s where %s is needed", typeWord(from), typeWord(to))
 		}
-	case strings.HasPrefix(m, "reflect.Value.MapIndex"):
-		return "the value is not a text, and the list holds texts"
-	case strings.HasPrefix(m, "invalid operation: int("), strings.HasPrefix(m, "invalid operation: float("):
-		return "the text is not a number"
-	case strings.HasPrefix(m, "cannot fetch "):
-		return "there is no such field or element"
 	}
 	if i := strings.IndexByte(m, '"'); i >= 0 {
 		if j := strings.LastIndexByte(m, '"'); j > i {
@@ -182,6 +173,10 @@ type boxes struct {
 		bits uint64
 		box  any
 	}
+	ints [512]struct {
+		n   int
+		box any
+	}
 	texts [512]struct {
 		text string
 		box  any
@@ -196,6 +191,14 @@ func (b *boxes) number(f float64) any {
 	slot := &b.numbers[(bits*0x9E3779B97F4A7C15)>>55]
 	if slot.box == nil || slot.bits != bits {
 		slot.bits, slot.box = bits, f
+	}
+	return slot.box
+}
+
+func (b *boxes) int(n int) any {
+	slot := &b.ints[(uint64(n)*0x9E3779B97F4A7C15)>>55] //nolint:gosec // a hash
+	if slot.box == nil || slot.n != n {
+		slot.n, slot.box = n, n
 	}
 	return slot.box
 }
@@ -222,8 +225,44 @@ type Given struct {
 // ErrRender is wrapped by errors of messages that cannot be made of this record.
 var ErrRender = errors.New("the message cannot be made")
 
-// HashValue is the digest of a value's JSON.
-func (sc *Scope) HashValue(v any) uint64 {
+// HashValue is the digest of a value that PassOn gave: equal values have equal digests, however they are written.
+func (sc *Scope) HashValue(v any) (uint64, error) {
+	v, err := sc.exact(v)
 	sc.scratch = AppendJSON(sc.scratch[:0], v)
-	return message.Hash(sc.scratch)
+	return message.Hash(sc.scratch), err
+}
+
+// exact replaces what a value has of the payload by what it means, digit for digit.
+func (sc *Scope) exact(v any) (any, error) {
+	var err error
+	switch v := v.(type) {
+	case *fastjson.Value:
+		return sc.native(v, true)
+	case RawJSON:
+		if len(v) == 0 {
+			return nil, nil //nolint:nilnil // nothing
+		}
+		item, err := sc.own.ParseBytes(v)
+		if err != nil {
+			return nil, err
+		}
+		return sc.native(item, true)
+	case []any:
+		out := make([]any, len(v))
+		for i := range v {
+			if out[i], err = sc.exact(v[i]); err != nil {
+				return nil, err
+			}
+		}
+		return out, nil
+	case map[string]any:
+		out := make(map[string]any, len(v))
+		for name := range v {
+			if out[name], err = sc.exact(v[name]); err != nil {
+				return nil, err
+			}
+		}
+		return out, nil
+	}
+	return v, nil
 }

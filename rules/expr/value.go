@@ -106,16 +106,9 @@ func (v *Value) Render(sc *Scope, dst []byte) ([]byte, error) {
 	return append(dst, ']'), nil
 }
 
-// appendExpr appends what an expression gives as JSON. A plain payload field is copied as it was sent.
+// appendExpr appends what an expression gives as JSON.
 func (sc *Scope) appendExpr(dst []byte, e *Expression) ([]byte, error) {
-	if e.Field >= 0 {
-		f, err := sc.field(sc.symbols[e.Field].Path)
-		if err != nil {
-			return dst, err
-		}
-		return appendField(dst, f), nil
-	}
-	v, err := sc.Run(e)
+	v, err := sc.PassOn(e)
 	if err != nil {
 		return dst, err
 	}
@@ -124,7 +117,7 @@ func (sc *Scope) appendExpr(dst []byte, e *Expression) ([]byte, error) {
 
 // AppendPlain appends what an expression gives as text; ok is false for nil.
 func (sc *Scope) AppendPlain(dst []byte, e *Expression) (out []byte, ok bool, err error) {
-	v, err := sc.Run(e)
+	v, err := sc.PassOn(e)
 	if err != nil || v == nil {
 		return dst, false, err
 	}
@@ -186,18 +179,11 @@ func (v *Value) Code() string {
 	return code
 }
 
-// AppendValue appends a value as text: an expression's as it is, a mapping or list as JSON, nothing for nil.
-func (sc *Scope) AppendValue(dst []byte, v *Value) ([]byte, error) {
+// AppendValue appends a value as text: an expression's as it is, a mapping or list as JSON; ok is false for nil.
+func (sc *Scope) AppendValue(dst []byte, v *Value) (out []byte, ok bool, err error) {
 	if v.expr == nil {
-		return v.Render(sc, dst)
+		out, err = v.Render(sc, dst)
+		return out, err == nil, err
 	}
-	if v.expr.Field >= 0 {
-		f, err := sc.field(sc.symbols[v.expr.Field].Path)
-		if err != nil {
-			return dst, err
-		}
-		return appendScalar(dst, f), nil
-	}
-	dst, _, err := sc.AppendPlain(dst, v.expr)
-	return dst, err
+	return sc.AppendPlain(dst, v.expr)
 }

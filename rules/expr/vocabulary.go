@@ -3,7 +3,6 @@ package expr
 import (
 	"maps"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/expr-lang/expr/ast"
@@ -12,11 +11,66 @@ import (
 	"cellgate/rules/doc"
 )
 
-// List is a list of constants: texts and numbers.
+// List is a list of constants.
 type List struct {
-	Texts   map[string]struct{} // the texts, and numbers as they are written
+	Texts   map[string]struct{} // all values as they are written, for templates
 	values  []any
+	texts   map[string]struct{}
+	ints    map[int]struct{}
+	floats  map[float64]struct{}
+	bools   map[bool]struct{}
 	OnlyStr bool
+}
+
+// NewList makes an empty list.
+func NewList() *List { return newList() }
+
+func newList() *List { return &List{Texts: map[string]struct{}{}, OnlyStr: true} }
+
+// contains reports whether a value is one of the constants.
+func (l *List) contains(v any) bool {
+	ok := false
+	switch v := v.(type) {
+	case nil:
+		return false
+	case string:
+		_, ok = l.texts[v]
+		return ok
+	case int:
+		_, ok = l.ints[v]
+	case float64:
+		_, ok = l.floats[v]
+	case bool:
+		_, ok = l.bools[v]
+	}
+	if l.OnlyStr && len(l.values) > 0 {
+		fail("the value is not a text, and the list holds texts")
+	}
+	return ok
+}
+
+// add adds a constant of an expression.
+func (l *List) add(v any) {
+	l.values = append(l.values, v)
+	switch v := v.(type) {
+	case string:
+		put(&l.texts, v)
+		return
+	case int:
+		put(&l.ints, v)
+	case float64:
+		put(&l.floats, v)
+	case bool:
+		put(&l.bools, v)
+	}
+	l.OnlyStr = false
+}
+
+func put[K comparable](m *map[K]struct{}, k K) {
+	if *m == nil {
+		*m = map[K]struct{}{}
+	}
+	(*m)[k] = struct{}{}
 }
 
 // Macro is an expression with a name.
@@ -63,16 +117,20 @@ func (l *List) has(text string) bool {
 	return ok
 }
 
-// Add adds a constant.
+// Add adds a constant of a file.
 func (l *List) Add(s doc.Scalar) {
 	l.Texts[s.Value] = struct{}{}
-	if s.Kind == doc.NumberScalar {
-		if v, err := strconv.ParseFloat(strings.ReplaceAll(s.Value, "_", ""), 64); err == nil {
-			l.values, l.OnlyStr = append(l.values, v), false
+	switch s.Kind {
+	case doc.NumberScalar:
+		if v, ok := literal(s.Value); ok {
+			l.add(v)
 			return
 		}
+	case doc.BoolScalar:
+		l.add(strings.EqualFold(s.Value, "true"))
+		return
 	}
-	l.values = append(l.values, s.Value)
+	l.add(s.Value)
 }
 
 // node is the list as a constant.

@@ -22,7 +22,6 @@ const (
 // Index finds the rules of a set. It is immutable, and used through a Finder.
 type Index struct {
 	symbols []expr.Symbol
-	paths   *expr.Paths
 	whens   []*expr.Expression // by rule
 	lists   []list
 }
@@ -75,7 +74,7 @@ type bucket struct {
 
 // New makes the index of rules with these conditions, nil for none, by lists of those whose filters end at one place.
 func New(symbols []expr.Symbol, whens []*expr.Expression, lists [][]uint16) *Index {
-	x := &Index{symbols: symbols, paths: expr.NewPaths(symbols), whens: whens, lists: make([]list, len(lists))}
+	x := &Index{symbols: symbols, whens: whens, lists: make([]list, len(lists))}
 	same := map[string]int{}
 	for i, rules := range lists {
 		key := make([]byte, 0, 2*len(rules))

@@ -72,7 +72,7 @@ func (f *Finder) spot(lists []int) (failed bool) {
 	for _, n := range lists {
 		if f.index.lists[n].decodes {
 			var err error
-			f.present, err = f.scope.Spot(f.index.paths, f.present)
+			f.present, err = f.scope.Spot(f.present)
 			return err != nil
 		}
 	}

@@ -121,7 +121,7 @@ func (f *ruleFile) readLists(o *doc.Object) {
 			f.doc.FailAt(e.Value, doc.CodeTooLarge, "keep long lists outside of the rules", "more than %d values", maxListValues)
 			continue
 		}
-		l := &expr.List{Texts: make(map[string]struct{}, len(nodes)), OnlyStr: true}
+		l := expr.NewList()
 		for _, n := range nodes {
 			if s, ok := f.doc.Scalar(n, "a list's value"); ok {
 				l.Add(s)

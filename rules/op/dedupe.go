@@ -43,7 +43,7 @@ func (o *dedupeOp) Run(in *Input, out *Outputs) error {
 	if o.by == nil {
 		hash = message.Hash(in.Record.Payload)
 	} else {
-		v, err := in.Run(o.by)
+		v, err := in.PassOn(o.by)
 		if err != nil {
 			return err
 		}
@@ -51,7 +51,9 @@ func (o *dedupeOp) Run(in *Input, out *Outputs) error {
 			out.Pass() // no key: nothing to compare
 			return nil
 		}
-		hash = in.HashValue(v)
+		if hash, err = in.HashValue(v); err != nil {
+			return err
+		}
 	}
 	now := in.Memory.Now
 	if m := in.Memory.Peek(); m != nil {

@@ -154,7 +154,8 @@ func (a *Args) compiled(code any) { fmt.Fprint(&a.Code, code, " ") }
 
 func (a *Args) expression(key string) *expr.Expression { return a.compile(key, expr.WantAny) }
 
-func (a *Args) condition(key string) *expr.Expression { return a.compile(key, expr.WantBool) }
+// known is a condition that tells false from what a missing field keeps from being told.
+func (a *Args) known(key string) *expr.Expression { return a.compile(key, expr.WantKnown) }
 
 func (a *Args) compile(key string, w expr.Want) *expr.Expression {
 	e := a.env.Compile(a.d, a.scalar(key), w)

@@ -29,11 +29,14 @@ func (o *onChangeOp) Definition() string { return fmt.Sprint(o.of.Digest()) }
 
 // Run implements Runner.
 func (o *onChangeOp) Run(in *Input, out *Outputs) error {
-	v, err := in.Run(o.of)
+	v, err := in.PassOn(o.of)
 	if err != nil || v == nil {
 		return err
 	}
-	hash := in.HashValue(v)
+	hash, err := in.HashValue(v)
+	if err != nil {
+		return err
+	}
 	if m := in.Memory.Peek(); m != nil && m.At == state.Timeless {
 		if m.Num == hash {
 			return nil

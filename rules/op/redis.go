@@ -47,6 +47,8 @@ const (
 type RedisOp struct {
 	Kind RedisKind
 	Key  string
+	// Nothing says that the message lacks all that was to be written: what is in Redis stays as it is.
+	Nothing bool
 	// Fields of RedisHash and RedisStream, in the rule's order; names are unique.
 	Fields []expr.Field
 	// Member of RedisSetAdd, RedisSetRemove and RedisGeo.
@@ -321,11 +323,17 @@ func (t *redisTarget) renderFields(sc *expr.Scope, r *Rendered) (err error) {
 		}
 	}
 	for i, v := range t.values {
-		from := len(r.Buf)
-		if r.Buf, err = sc.AppendValue(r.Buf, v); err != nil {
+		from, there := len(r.Buf), false
+		if r.Buf, there, err = sc.AppendValue(r.Buf, v); err != nil {
 			return err
 		}
-		r.setField(t.names[i], r.Buf[from:len(r.Buf):len(r.Buf)])
+		if there {
+			r.setField(t.names[i], r.Buf[from:len(r.Buf):len(r.Buf)])
+		}
+	}
+	if t.fields == nil && t.values != nil && len(r.Redis.Fields) == 0 {
+		r.Redis.Nothing = true
+		return nil
 	}
 	if t.fields == nil && t.values == nil { // a stream entry of the whole message
 		if err := t.renderValue(sc, r); err != nil {
@@ -404,7 +412,11 @@ func (t *redisTarget) renderValue(sc *expr.Scope, r *Rendered) error {
 	var err error
 	switch {
 	case t.value != nil:
-		r.Buf, _, err = sc.AppendPlain(r.Buf, t.value)
+		there := false
+		if r.Buf, there, err = sc.AppendPlain(r.Buf, t.value); err == nil && !there {
+			r.Redis.Nothing = true
+			return nil
+		}
 	case t.transform != nil:
 		r.Buf, err = t.transform.Render(sc, r.Buf)
 	default:
@@ -419,6 +431,10 @@ func redisView(r *Rendered) map[string]any {
 	o := &r.Redis
 	operation := &redisOperations[o.Kind]
 	v := map[string]any{operation.key: o.Key}
+	if o.Nothing {
+		v["nothing"] = "the message lacks what was to be written"
+		return v
+	}
 	if len(o.Fields) > 0 {
 		fields := map[string]any{}
 		for _, f := range o.Fields {

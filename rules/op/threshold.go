@@ -18,14 +18,14 @@ var threshold = Operator{
 	Gives:   []string{"since"},
 	Example: "threshold: {enter: …, exit: …, for: 30s}",
 	Does: "once, when `enter` is true (and has been in every message for the time `for`); again only after `exit` was true " +
-		"(without `exit`: after `enter` was false)",
+		"(without `exit`: after `enter` was false). A message that lacks a field on which the answer depends changes nothing",
 	New: func(a *Args) Runner {
-		return &thresholdOp{enter: a.condition("enter"), exit: a.condition("exit"), hold: a.millis("for")}
+		return &thresholdOp{enter: a.known("enter"), exit: a.known("exit"), hold: a.millis("for")}
 	},
 }
 
 // thresholdOp fires once when enter holds, for `hold` if given, and is rearmed when exit holds, or without
-// exit when enter does not. Memory: num = idle, waiting or active; at = since when enter has held.
+// exit when enter does not. What a missing field keeps from being told changes nothing. Memory: num = idle, waiting or active; at = since when enter has held.
 type thresholdOp struct {
 	enter, exit *expr.Expression
 	hold        int64
@@ -67,15 +67,15 @@ func (o *thresholdOp) Run(in *Input, out *Outputs) error {
 // step is the state after this message.
 func (o *thresholdOp) step(in *Input, num uint64, at int64) (uint64, int64, error) {
 	if num == thresholdActive && o.exit != nil {
-		out, err := in.Test(o.exit)
+		out, _, err := in.Tell(o.exit)
 		if err != nil || !out {
 			return num, at, err
 		}
 		return thresholdIdle, 0, nil
 	}
-	holds, err := in.Test(o.enter)
+	holds, known, err := in.Tell(o.enter)
 	switch {
-	case err != nil:
+	case err != nil || !known:
 		return num, at, err
 	case !holds:
 		return thresholdIdle, 0, nil

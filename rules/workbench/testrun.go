@@ -94,6 +94,8 @@ func (s *testStep) outputs(w *engine.Worker, set *lang.Set, t *testCase, seq uin
 			o.target, o.err = -1, d.Err
 		} else if err := w.Render(d, &rec, &r); err != nil {
 			o.err = err.Error()
+		} else if r.Redis.Nothing {
+			continue
 		} else {
 			o.sink, o.got = r.Sink, r.View()
 		}

@@ -81,6 +81,10 @@ func (s *Sink) Kind() op.SinkKind { return op.SinkRedis }
 
 // Deliver implements sink.Sink.
 func (s *Sink) Deliver(m *sink.Message, t sink.Ticket) {
+	if m.Out.Redis.Nothing {
+		t.Delivered()
+		return
+	}
 	j := s.jobs.get()
 	j.vin, j.ticket = m.Record.VIN(), t
 	if !j.build(&m.Out.Redis) {

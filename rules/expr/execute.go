@@ -1,0 +1,407 @@
+package expr
+
+import (
+	"regexp"
+	"strconv"
+
+	"github.com/expr-lang/expr/ast"
+)
+
+// executable rewrites a resolved tree for execution: operators and functions become calls of ours (compute.go, functions.go), so
+// that what they do is said in one place, whatever the library does. The calls take any values: a missing field is no error, but
+// makes comparisons false (== and != ask for it) and calculations and functions missing. What is not missing but of the wrong
+// kind stays an error. Left to the library are names, constants, and, or, not, ?? and ?:.
+//
+// known says that the expression is to tell false from what cannot be told because a field is missing: nil (S. C. Kleene's
+// logic of three values).
+type executable struct {
+	known   bool
+	vars    int
+	bools   map[ast.Node]bool                 // calls that give true or false
+	members map[*ast.CallNode]*ast.MemberNode // what a call of fetch was: the callee of a method
+	bound   func(name string) any             // a function that is bound to a file or the configuration
+}
+
+func newExecutable(known bool, bound func(name string) any) *executable {
+	return &executable{known: known, bound: bound, bools: map[ast.Node]bool{}, members: map[*ast.CallNode]*ast.MemberNode{}}
+}
+
+// Visit is called with every node, children first.
+func (p *executable) Visit(node *ast.Node) {
+	switch n := (*node).(type) {
+	case *ast.BinaryNode:
+		p.binary(node, n)
+	case *ast.UnaryNode:
+		p.unary(node, n)
+	case *ast.ConditionalNode:
+		if !p.known {
+			n.Cond = p.truth(n.Cond)
+			return
+		}
+		v := p.variable(n.Cond)
+		n.Cond = at(n, &ast.BinaryNode{Operator: "??", Left: v.name(), Right: at(n, &ast.BoolNode{})})
+		missing := at(n, &ast.BinaryNode{Operator: "==", Left: v.name(), Right: at(n, &ast.NilNode{})})
+		*node = v.in(at(n, &ast.ConditionalNode{Ternary: true, Cond: missing, Exp1: at(n, &ast.NilNode{}), Exp2: n}))
+	case *ast.MemberNode:
+		c := p.call(node, fetch, n.Node, n.Property)
+		p.members[c] = n
+	case *ast.ChainNode:
+		*node = n.Node
+	case *ast.SliceNode:
+		p.call(node, part, n.Node, orNil(n.From, n), orNil(n.To, n))
+	case *ast.CallNode:
+		p.method(node, n)
+	case *ast.BuiltinNode:
+		p.function(node, n.Name, n.Arguments)
+	}
+}
+
+// orNil stands for a bound of [a:b] that may be left out.
+func orNil(n, beside ast.Node) ast.Node {
+	if n == nil {
+		return at(beside, &ast.NilNode{})
+	}
+	return n
+}
+
+// call puts a call in place of a node.
+func (p *executable) call(node *ast.Node, fn any, args ...ast.Node) *ast.CallNode {
+	for i := range args {
+		if c, ok := args[i].(*ast.ConstantNode); ok {
+			if l, ok := c.Value.(*List); ok {
+				args[i] = at(c, &ast.ConstantNode{Value: l.values})
+			}
+		}
+	}
+	c := &ast.CallNode{Callee: at(*node, &ast.ConstantNode{Value: fn}), Arguments: args}
+	*node = at(*node, c)
+	return c
+}
+
+// tells puts a call that gives true or false in place of a node; nil for a missing operand when that is to be known.
+func (p *executable) tells(node *ast.Node, fn func(a, b any) bool, a, b ast.Node) {
+	if !p.known {
+		p.bools[p.call(node, fn, a, b)] = true
+		return
+	}
+	p.call(node, func(a, b any) any {
+		if a == nil || b == nil {
+			return nil
+		}
+		return fn(a, b)
+	}, a, b)
+}
+
+var comparisons = map[string]func(a, b any) bool{
+	"<": less, "<=": lessOrEqual, ">": greater, ">=": greaterOrEqual,
+	"contains": contains, "startsWith": startsWith, "endsWith": endsWith,
+}
+
+var calculations = map[string]func(a, b any) any{
+	"+": add, "-": subtract, "*": multiply, "/": divide, "%": remainder, "**": power, "^": power,
+}
+
+func (p *executable) binary(node *ast.Node, n *ast.BinaryNode) {
+	if fn := comparisons[n.Operator]; fn != nil {
+		p.tells(node, fn, n.Left, n.Right)
+		return
+	}
+	if fn := calculations[n.Operator]; fn != nil {
+		if !fold(node, fn, n.Left, n.Right) {
+			p.call(node, fn, n.Left, n.Right)
+		}
+		return
+	}
+	switch n.Operator {
+	case "==", "!=":
+		p.equality(node, n)
+	case "in":
+		p.in(node, n)
+	case "matches":
+		p.matches(node, n)
+	case "and", "&&", "or", "||":
+		p.junction(node, n, n.Operator == "or" || n.Operator == "||")
+	}
+}
+
+// equality asks for a missing field only when it is compared with nil itself.
+func (p *executable) equality(node *ast.Node, n *ast.BinaryNode) {
+	fn := equal
+	if n.Operator == "!=" {
+		fn = unequal
+	}
+	_, left := n.Left.(*ast.NilNode)
+	_, right := n.Right.(*ast.NilNode)
+	if left || right {
+		p.bools[p.call(node, fn, n.Left, n.Right)] = true
+		return
+	}
+	p.tells(node, fn, n.Left, n.Right)
+}
+
+func (p *executable) in(node *ast.Node, n *ast.BinaryNode) {
+	fn := membership(n.Right)
+	if fn == nil {
+		p.tells(node, element, n.Left, n.Right)
+		return
+	}
+	if p.known {
+		p.call(node, func(v any) any {
+			if v == nil {
+				return nil
+			}
+			return fn(v)
+		}, n.Left)
+		return
+	}
+	p.bools[p.call(node, fn, n.Left)] = true
+}
+
+// membership looks a value up in what is constant; nil when it is not.
+func membership(of ast.Node) func(v any) bool {
+	l := newList()
+	switch of := of.(type) {
+	case *ast.ConstantNode:
+		if list, ok := of.Value.(*List); ok {
+			return list.contains
+		}
+		return nil
+	case *ast.ArrayNode:
+		for _, n := range of.Nodes {
+			v, ok := constant(n)
+			if !ok {
+				return nil
+			}
+			l.add(v)
+		}
+		return l.contains
+	case *ast.BinaryNode:
+		lo, okLo := of.Left.(*ast.IntegerNode)
+		hi, okHi := of.Right.(*ast.IntegerNode)
+		if of.Operator == ".." && okLo && okHi {
+			return func(v any) bool {
+				i, ok := v.(int)
+				return ok && i >= lo.Value && i <= hi.Value
+			}
+		}
+	}
+	return nil
+}
+
+func (p *executable) matches(node *ast.Node, n *ast.BinaryNode) {
+	pattern, ok := n.Right.(*ast.StringNode)
+	if !ok {
+		return // reported
+	}
+	re, err := regexp.Compile(pattern.Value)
+	if err != nil {
+		return // the same
+	}
+	p.tells(node, func(v, _ any) bool { return v != nil && re.MatchString(text(v)) }, n.Left, at(n, &ast.BoolNode{Value: true}))
+}
+
+// junction is and, or. The right side is evaluated only when the left one does not decide.
+func (p *executable) junction(node *ast.Node, n *ast.BinaryNode, or bool) {
+	if !p.known {
+		n.Left, n.Right = p.truth(n.Left), p.truth(n.Right)
+		return
+	}
+	v := p.variable(n.Left)
+	decided := at(n, &ast.BinaryNode{Operator: "??", Left: v.name(), Right: at(n, &ast.BoolNode{Value: !or})})
+	rest := ast.Node(n)
+	p.call(&rest, func(a, b any) any {
+		switch b := truth(b).(type) {
+		case bool:
+			if b == or {
+				return or
+			}
+			return truth(a)
+		}
+		return nil
+	}, v.name(), n.Right)
+	yes, no := at(n, &ast.BoolNode{Value: true}), rest
+	if !or {
+		yes, no = rest, at(n, &ast.BoolNode{})
+	}
+	*node = v.in(at(n, &ast.ConditionalNode{Ternary: true, Cond: decided, Exp1: yes, Exp2: no}))
+}
+
+// truth is true, false or nil; what is none of them is an error.
+func truth(v any) any {
+	if _, ok := v.(bool); !ok && v != nil {
+		fail("%s where true or false is needed", typeOf(v))
+	}
+	return v
+}
+
+func (p *executable) unary(node *ast.Node, n *ast.UnaryNode) {
+	switch n.Operator {
+	case "not", "!":
+		if p.known {
+			p.call(node, func(v any) any {
+				if b, ok := truth(v).(bool); ok {
+					return !b
+				}
+				return nil
+			}, n.Node)
+			return
+		}
+		n.Node = p.truth(n.Node)
+	case "-":
+		if !fold(node, func(_, v any) any { return negate(v) }, n.Node, n.Node) {
+			p.call(node, negate, n.Node)
+		}
+	default:
+		p.call(node, func(v any) any { return add(v, 0) }, n.Node)
+	}
+}
+
+// fold calculates what is constant.
+func fold(node *ast.Node, fn func(a, b any) any, left, right ast.Node) bool {
+	a, okA := number(left)
+	b, okB := number(right)
+	if !okA || !okB {
+		return false
+	}
+	switch v := fn(a, b).(type) {
+	case int:
+		*node = at(*node, &ast.IntegerNode{Value: v})
+	case float64:
+		*node = at(*node, &ast.FloatNode{Value: v})
+	default:
+		return false
+	}
+	return true
+}
+
+// number is a constant number.
+func number(n ast.Node) (any, bool) {
+	switch n := n.(type) {
+	case *ast.IntegerNode:
+		return n.Value, true
+	case *ast.FloatNode:
+		return n.Value, true
+	}
+	return nil, false
+}
+
+// constant is a constant number, text, true or false.
+func constant(n ast.Node) (any, bool) {
+	switch n := n.(type) {
+	case *ast.StringNode:
+		return n.Value, true
+	case *ast.BoolNode:
+		return n.Value, true
+	case *ast.UnaryNode:
+		if v, ok := number(n.Node); ok && n.Operator == "-" {
+			return negate(v), true
+		}
+	}
+	return number(n)
+}
+
+// method puts ours in place of a method of a time, and of a function that is none of the library's.
+func (p *executable) method(node *ast.Node, n *ast.CallNode) {
+	switch callee := n.Callee.(type) {
+	case *ast.IdentifierNode:
+		p.function(node, callee.Value, n.Arguments)
+	case *ast.CallNode:
+		if m := p.members[callee]; m != nil {
+			if name, ok := m.Property.(*ast.StringNode); ok {
+				p.call(node, method(name.Value), m.Node)
+			}
+		}
+	}
+}
+
+func (p *executable) function(node *ast.Node, name string, args []ast.Node) {
+	if p.bound != nil {
+		if fn := p.bound(name); fn != nil {
+			p.call(node, fn, args...)
+			return
+		}
+	}
+	f := functions[name]
+	switch {
+	case len(args) == 1 && f.one != nil && f.nilToo:
+		p.call(node, f.one, args...)
+	case len(args) == 1 && f.one != nil:
+		p.call(node, func(v any) any {
+			if v == nil {
+				return nil
+			}
+			return f.one(v)
+		}, args...)
+	case len(args) == 2 && f.two != nil:
+		p.call(node, func(a, b any) any {
+			if a == nil || b == nil {
+				return nil
+			}
+			return f.two(a, b)
+		}, args...)
+	case f.many != nil:
+		p.call(node, func(args ...any) any {
+			for _, a := range args {
+				if a == nil {
+					return nil
+				}
+			}
+			return f.many(args...)
+		}, args...)
+	}
+}
+
+// variable is an operand that is evaluated once, into a variable whose name no source can have.
+type variable struct{ *ast.VariableDeclaratorNode }
+
+func (p *executable) variable(value ast.Node) variable {
+	p.vars++
+	return variable{&ast.VariableDeclaratorNode{Name: "$" + strconv.Itoa(p.vars), Value: value}}
+}
+
+func (v variable) name() ast.Node { return at(v.Value, &ast.IdentifierNode{Value: v.Name}) }
+
+func (v variable) in(n ast.Node) ast.Node {
+	v.Expr = n
+	return at(n, v.VariableDeclaratorNode)
+}
+
+// truth makes nil false.
+func (p *executable) truth(n ast.Node) ast.Node {
+	if !p.mayBeNil(n) {
+		return n
+	}
+	return at(n, &ast.BinaryNode{Operator: "??", Left: n, Right: at(n, &ast.BoolNode{})})
+}
+
+// at gives a new node the place of an old one.
+func at(old, n ast.Node) ast.Node {
+	n.SetLocation(old.Location())
+	return n
+}
+
+// mayBeNil reports whether a node's value can be nil. It errs towards true.
+func (p *executable) mayBeNil(n ast.Node) bool {
+	switch n := n.(type) {
+	case *ast.BoolNode:
+		return false
+	case *ast.IdentifierNode:
+		return baseNames[n.Value] != symRetain
+	case *ast.CallNode:
+		return !p.bools[n]
+	case *ast.UnaryNode:
+		return n.Operator != "not" && n.Operator != "!"
+	case *ast.BinaryNode:
+		switch n.Operator {
+		case "and", "&&", "or", "||":
+			return false
+		case "??":
+			return p.mayBeNil(n.Right)
+		}
+	case *ast.ConditionalNode:
+		return p.mayBeNil(n.Exp1) || p.mayBeNil(n.Exp2)
+	case *ast.VariableDeclaratorNode:
+		return p.mayBeNil(n.Expr)
+	}
+	return true
+}

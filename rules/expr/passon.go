@@ -1,0 +1,192 @@
+package expr
+
+import (
+	"github.com/expr-lang/expr/ast"
+	"github.com/valyala/fastjson"
+
+	"cellgate/rules/doc"
+)
+
+// passed is an expression that passes on payload values, or chooses between some. What is passed on stays as it was sent, decimals
+// and whole numbers of any length with all their digits; what is computed goes through expressions' numbers.
+type passed struct {
+	kind   passedKind
+	symbol uint16 // of passedField and passedGiven
+	expr   *Expression
+	items  []*passed
+	names  []string
+}
+
+type passedKind uint8
+
+const (
+	passedComputed passedKind = iota // expr
+	passedField                      // a field of the payload, or all of it
+	passedGiven                      // operator.x
+	passedEither                     // items[0] ?? items[1]
+	passedChoice                     // expr ? items[0] : items[1]
+	passedList
+	passedObject
+)
+
+// passing takes an expression's tree, as it is written, apart; nil when it passes nothing on.
+func (n *Names) passing(d *doc.Document, tree ast.Node) *passed {
+	p := &passed{}
+	if !n.part(d, tree, p) || !p.passes() {
+		return nil
+	}
+	return p
+}
+
+// passes reports whether anything is passed on.
+func (p *passed) passes() bool {
+	if p.kind == passedField || p.kind == passedGiven {
+		return true
+	}
+	for _, item := range p.items {
+		if item.passes() {
+			return true
+		}
+	}
+	return false
+}
+
+// part takes a part of a tree apart; false when it cannot.
+func (n *Names) part(d *doc.Document, tree ast.Node, p *passed) bool {
+	switch t := tree.(type) {
+	case *ast.IdentifierNode:
+		for i := range n.Macros {
+			if n.Macros[i].Name.Value != t.Value {
+				continue
+			}
+			inner := *n
+			inner.Macros = n.Macros[:i]
+			tree, err := parseExpr(n.Macros[i].Expr.Value)
+			return err == nil && inner.part(d, tree.Node, p)
+		}
+	case *ast.BinaryNode:
+		if t.Operator == "??" {
+			return n.parts(d, p, passedEither, t.Left, t.Right)
+		}
+	case *ast.ConditionalNode:
+		p.expr = n.leaf(d, t.Cond)
+		return p.expr != nil && n.parts(d, p, passedChoice, t.Exp1, t.Exp2)
+	case *ast.ArrayNode:
+		return n.parts(d, p, passedList, t.Nodes...)
+	case *ast.MapNode:
+		var values []ast.Node
+		for _, node := range t.Pairs {
+			pair, _ := node.(*ast.PairNode)
+			if pair == nil {
+				return false
+			}
+			name, ok := pair.Key.(*ast.StringNode)
+			if !ok {
+				return false
+			}
+			p.names, values = append(p.names, name.Value), append(values, pair.Value)
+		}
+		return n.parts(d, p, passedObject, values...)
+	}
+	p.expr = n.leaf(d, tree)
+	if p.expr == nil {
+		return false
+	}
+	if p.expr.whole >= 0 {
+		p.kind, p.symbol = passedField, uint16(p.expr.whole) //nolint:gosec // a symbol
+		if n.Symbols.List[p.symbol].kind == symOperator {
+			p.kind = passedGiven
+		}
+	}
+	return true
+}
+
+func (n *Names) parts(d *doc.Document, p *passed, kind passedKind, trees ...ast.Node) bool {
+	p.kind = kind
+	for _, t := range trees {
+		item := &passed{}
+		if !n.part(d, t, item) {
+			return false
+		}
+		p.items = append(p.items, item)
+	}
+	return true
+}
+
+// leaf compiles a part by itself.
+func (n *Names) leaf(d *doc.Document, tree ast.Node) *Expression {
+	text := tree.String()
+	return n.compile(d.Silent(), &doc.Scalar{Value: text, Lines: []string{text}}, WantAny)
+}
+
+// PassOn evaluates an expression whose value goes on as it is: a *fastjson.Value of the payload, RawJSON of an operator, lists and
+// objects of such, and what Run gives. It holds until the next record.
+func (sc *Scope) PassOn(e *Expression) (any, error) {
+	switch {
+	case e.Field >= 0:
+		return sc.passField(uint16(e.Field)) //nolint:gosec // a symbol
+	case e.passed != nil:
+		return sc.pass(e.passed)
+	}
+	return sc.Run(e)
+}
+
+// passField is a field as it was sent, nil when it is missing.
+func (sc *Scope) passField(symbol uint16) (any, error) {
+	v, err := sc.field(symbol)
+	if err != nil || v == nil || v.Type() == fastjson.TypeNull {
+		return nil, err
+	}
+	return v, nil
+}
+
+func (sc *Scope) pass(p *passed) (any, error) {
+	switch p.kind {
+	case passedField:
+		return sc.passField(p.symbol)
+	case passedGiven:
+		v := sc.given(sc.symbols[p.symbol].Path[0])
+		if raw, ok := v.(RawJSON); ok && (len(raw) == 0 || string(raw) == "null") {
+			return nil, nil //nolint:nilnil // nothing
+		}
+		return v, nil
+	case passedEither:
+		v, err := sc.pass(p.items[0])
+		if err != nil || v != nil {
+			return v, err
+		}
+		return sc.pass(p.items[1])
+	case passedChoice:
+		holds, err := sc.Test(p.expr)
+		if err != nil {
+			return nil, err
+		}
+		if holds {
+			return sc.pass(p.items[0])
+		}
+		return sc.pass(p.items[1])
+	case passedList, passedObject:
+		return sc.passAll(p)
+	}
+	return sc.Run(p.expr)
+}
+
+// passAll is a list or an object of what is passed on.
+func (sc *Scope) passAll(p *passed) (any, error) {
+	list := make([]any, len(p.items))
+	for i, item := range p.items {
+		v, err := sc.pass(item)
+		if err != nil {
+			return nil, err
+		}
+		list[i] = v
+	}
+	if p.kind == passedList {
+		return list, nil
+	}
+	object := make(map[string]any, len(list))
+	for i, name := range p.names {
+		object[name] = list[i]
+	}
+	return object, nil
+}

@@ -1,0 +1,27 @@
+package expr
+
+import (
+	"time"
+
+	"github.com/expr-lang/expr"
+)
+
+// methodPrefix stands in front of a time's method where it is checked as a function.
+const methodPrefix = "."
+
+// signatures are the types under which functions are checked that the library does not have, or has otherwise. What they do
+// is in functions.go.
+func signatures() []expr.Option {
+	never := func(...any) (any, error) { return nil, nil }
+	opts := []expr.Option{
+		expr.Function("byte", never, new(func(string, int) int)),
+		expr.Function("bits", never, new(func(int, int) int), new(func(int, int, int) int)),
+		expr.Function("ceil", never, new(func(float64) int), new(func(int) int)),
+		expr.Function("floor", never, new(func(float64) int), new(func(int) int)),
+		expr.Function("round", never, new(func(float64) int), new(func(int) int), new(func(float64, int) float64), new(func(int, int) int)),
+	}
+	for name := range methods {
+		opts = append(opts, expr.Function(methodPrefix+name, never, new(func(time.Time) int)))
+	}
+	return opts
+}

@@ -1,0 +1,27 @@
+package expr
+
+import (
+	"encoding/json"
+	"testing"
+
+	"github.com/valyala/fastjson"
+)
+
+// FuzzStrict: of what fastjson's parser takes, strict takes what encoding/json does.
+func FuzzStrict(f *testing.F) {
+	for _, s := range []string{
+		`{"a":[1,-2.5e+3,true,false,null,"x\u00e9\n"],"b":{}}`, `1-2`, `nan`, `-inf`, `NaN`, `01`, `1.`, `.5`, `+1`, `1e`, `-`, `"\x"`, "\"\t\"",
+		`"\u12g4"`, `[1 2]`, `{"a":1-}`, ` 0 `, `-0.0E-0`, `"a\\"`, `[nul]`, `{"n":nan}`, `"\ud800"`, "\"\xff\"",
+	} {
+		f.Add([]byte(s))
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		var p fastjson.Parser
+		if _, err := p.ParseBytes(b); err != nil {
+			return
+		}
+		if want := json.Valid(b); strict(b) != want {
+			t.Fatalf("%q: %t, want %t", b, !want, want)
+		}
+	})
+}
