@@ -3,7 +3,7 @@ package broker
 import "cellgate/broker/frame"
 
 // ack is an acknowledgement that waits for its turn: they leave in the order of the PUBLISHes, each when
-// its record is behind the mark of its mode.
+// its record is not beyond the mark of its mode.
 type ack struct {
 	seq    uint64 // of the record, or of the command in the connection; 0: ready as soon as those before it are
 	id     uint16
@@ -60,7 +60,7 @@ func (c *conn) ackReadyLocked() bool {
 	}
 }
 
-// inKafkaLocked reports whether Kafka has a record. If not, the connection is told when to ask again: those behind it
+// inKafkaLocked reports whether Kafka has a record. If not, the connection is told when to ask again: those that follow
 // have to wait for it, so one at a time is enough.
 func (c *conn) inKafkaLocked(seq uint64) bool {
 	if c.writer.unsettled == seq {
@@ -73,7 +73,7 @@ func (c *conn) inKafkaLocked(seq uint64) bool {
 	return false
 }
 
-// encodeAcksLocked encodes every acknowledgement that may leave behind dst. Some of them end an exchange of MQTT 5's
+// encodeAcksLocked encodes every acknowledgement that may leave after dst. Some of them end an exchange of MQTT 5's
 // Receive Maximum (4.9): PUBACK, PUBCOMP and a refusing PUBREC.
 func (c *conn) encodeAcksLocked(dst []byte) []byte {
 	a, ended := &c.writer.acks, 0

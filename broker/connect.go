@@ -267,9 +267,9 @@ func (r *request) expiry() time.Duration {
 	}
 }
 
-// attach gives the connection its session and answers CONNACK 0. behind is what the client has sent behind its
+// attach gives the connection its session and answers CONNACK 0. rest is what the client has sent after its
 // CONNECT; none of it is looked at before the CONNACK is queued.
-func (r *request) attach(behind []byte) *conn {
+func (r *request) attach(rest []byte) *conn {
 	b := r.b
 	roles := b.roleChanges.Load()
 	c := r.newConn()
@@ -290,7 +290,7 @@ func (r *request) attach(behind []byte) *conn {
 	}
 	c.session = sess
 	c.reader.recent = b.resends.back(c.key, present)
-	c.reader.carry = append([]byte(nil), behind...)
+	c.reader.carry = append([]byte(nil), rest...)
 	if err := r.t.Conn.SetDeadline(time.Time{}); err != nil {
 		b.log.Debug("connection lost at CONNECT", "client", c.id, "error", err)
 	}

@@ -171,7 +171,7 @@ func TestConnectViolations(t *testing.T) {
 	}
 }
 
-func TestBehindDisconnect(t *testing.T) {
+func TestNothingAfterDisconnect(t *testing.T) {
 	t.Parallel()
 	h := newHarness(t)
 	c := h.connect("cars", testVIN, 4, mqtt.Connect{})

@@ -133,7 +133,7 @@ func entries(name, plain string) map[string]string {
 	return all
 }
 
-// parentMark is behind the name of a filter's second entry. No filter has a null character.
+// parentMark follows the name of a filter's second entry. No filter has a null character.
 const parentMark = "\x00"
 
 // shallow cuts a topic behind one level more than the deepest filter has. The same filters match it: one that ends in a

@@ -453,7 +453,7 @@ func TestAckModes(t *testing.T) {
 	c := h.connect("cars", testVIN, 4, mqtt.Connect{})
 	c.Send(publishFrame(4, 1, 1, topic, "2")) // memory
 	c.ExpectFrame(0x40, puback(1)...)
-	c.Send(publishFrame(4, 1, 2, topic, "1"), publishFrame(4, 1, 3, topic, "2")) // kafka, memory behind it
+	c.Send(publishFrame(4, 1, 2, topic, "1"), publishFrame(4, 1, 3, topic, "2")) // acknowledged by Kafka, then by memory
 	waits(c)
 	close(gate)
 	w := <-kafka.asked

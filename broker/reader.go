@@ -97,7 +97,7 @@ func (c *conn) borrow() *scratch {
 	}
 	s := c.b.pools.getScratch()
 	if len(c.reader.carry) > 0 {
-		if len(c.reader.carry) >= len(s.buf) { // else there is room for more behind it
+		if len(c.reader.carry) >= len(s.buf) { // else there is room for more
 			s.room(2 * len(c.reader.carry))
 		}
 		s.n = copy(s.buf, c.reader.carry)

@@ -25,7 +25,7 @@ func TestDelivery(t *testing.T) {
 		if got := service.Messages(3); !slices.Equal(got, []string{"0", "1", "2"}) {
 			t.Errorf("received %q", got)
 		}
-		service.Ping() // behind the last acknowledgement
+		service.Ping() // after the last acknowledgement
 	})
 }
 

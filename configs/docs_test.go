@@ -61,7 +61,7 @@ func TestErrorTopic(t *testing.T) {
 	}
 }
 
-// wrongDefaults finds what a text says of the defaults of keys: a key with its sections, and behind it a value.
+// wrongDefaults finds what a text says of the defaults of keys: a key with its sections, and after it a value.
 func wrongDefaults(said *regexp.Regexp, text string) (seen int, wrong []string) {
 	if !strings.ContainsAny(text, "0123456789") || !strings.Contains(text, ".") {
 		return 0, nil // most lines, quickly

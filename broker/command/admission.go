@@ -63,7 +63,7 @@ type Audited struct {
 
 // verdict is what whoever asked is told of an error.
 type verdict struct {
-	label  string // in the audit log, and in rejected_total behind "command_"
+	label  string // in the audit log, and in rejected_total after "command_"
 	code   byte   // of PUBACK and PUBREC
 	status int    // of HTTP
 	title  string // of the problem

@@ -30,9 +30,9 @@ func snapshot(t *testing.T, db *statefile.DB) *statefile.DB {
 	return cp
 }
 
-// TestKilledBehindHandOver takes the disk's state at the very moment at which the command is given to the
+// TestKilledAfterHandOver takes the disk's state at the very moment at which the command is given to the
 // delivery engine: after a restart it may not be cancelled, and it is sent again.
-func TestKilledBehindHandOver(t *testing.T) {
+func TestKilledAfterHandOver(t *testing.T) {
 	t.Parallel()
 	for _, how := range []string{"created while ready", "ready later"} {
 		t.Run(how, func(t *testing.T) {

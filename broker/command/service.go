@@ -15,7 +15,7 @@ import (
 	"cellgate/broker/shared/statefile"
 )
 
-// Deliverer is the delivery engine towards vehicles, session.Manager behind what tells which errors are final.
+// Deliverer is the delivery engine towards vehicles, session.Manager wrapped by what tells which errors are final.
 type Deliverer interface {
 	// Ready reports whether the vehicle is connected and has a subscription for its commands, and the
 	// MQTT version it speaks (4 for 3.1.1, or 5). It must be cheap and must not call the service.
@@ -89,7 +89,7 @@ type Service struct {
 	kept    int                 // final commands
 	pending map[string]struct{} // vehicles whose lane may have something to send
 	retry   map[string]struct{} // vehicles to try again in a moment
-	grace   time.Time           // nothing expires before: StartGrace, or a pause behind a failure of the store
+	grace   time.Time           // nothing expires before: StartGrace, or a pause after a failure of the store
 
 	stat     atomic.Pointer[Stat]
 	gaps     gapLog

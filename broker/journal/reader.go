@@ -57,7 +57,7 @@ type Reader struct {
 }
 
 // NewReader returns a Reader whose first record is from; 0 means the oldest there is. It returns
-// ErrTrimmed when from is no longer kept, and ErrBeyond when it is behind the next record to come.
+// ErrTrimmed when from is no longer kept, and ErrBeyond when it is after the next record to come.
 func (j *Journal) NewReader(from uint64) (*Reader, error) {
 	if from == 0 {
 		from = j.First()

@@ -17,7 +17,7 @@ type segment struct {
 	// damaged says that neither header copy could be read, so the batches cannot be found.
 	damaged bool
 
-	// end is the offset behind the last durable batch. Only the committer moves it, and only until the
+	// end is the offset after the last durable batch. Only the committer moves it, and only until the
 	// next segment is in the table.
 	end atomic.Int64
 
@@ -35,7 +35,7 @@ type table struct {
 	needed map[string]uint64 // by consumer: the lowest sequence that it has not passed
 }
 
-// seal ends s, whose highest sequence is last, and puts next behind it. s is nil for the first segment.
+// seal ends s, whose highest sequence is last, and puts next after it. s is nil for the first segment.
 func (t *table) seal(s *segment, last uint64, next *segment) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -88,9 +88,9 @@ func (t *table) pin(seq, last uint64) (*segment, error) {
 	return nil, nil
 }
 
-// following returns the segment behind s, pinned in its place; nil while there is none. last is then the highest
+// following returns the segment after s, pinned in its place; nil while there is none. last is then the highest
 // sequence of s if nothing is appended to it any more, else 0: both are read at once, because s may be filled and sealed
-// right behind a look that found nothing behind it.
+// right after a look that found nothing following it.
 func (t *table) following(s *segment) (next *segment, last uint64) {
 	t.mu.RLock()
 	next, last = t.followingLocked(s)
@@ -121,7 +121,7 @@ func (t *table) unpin(s *segment) {
 	s.readers--
 }
 
-// retain records that a consumer needs seq and everything behind it, and reports whether a segment may
+// retain records that a consumer needs seq and everything after it, and reports whether a segment may
 // be recycled now.
 func (t *table) retain(name string, seq uint64) bool {
 	t.mu.Lock()

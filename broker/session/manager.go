@@ -70,7 +70,7 @@ type fanLoop struct {
 // storedMarks are the marks that the state file has; the writer sets them.
 type storedMarks struct {
 	fanned  atomic.Uint64
-	replay  atomic.Uint64 // a start-up reads the journal behind it
+	replay  atomic.Uint64 // a start reads the journal from here on
 	settled atomic.Uint64
 }
 

@@ -149,7 +149,7 @@ func (in *incoming) encode(dst []byte) (out []byte, behind uint64, pending bool)
 	return dst, behind, pending
 }
 
-// decodeIncoming reads what encode wrote. last is the journal's end: what is behind it is lost.
+// decodeIncoming reads what encode wrote. last is the journal's end: what is after it is lost.
 func decodeIncoming(b []byte, last uint64) (*incoming, bool) {
 	in := &incoming{ids: make(map[uint16]receipt)}
 	for len(b) > 0 {

@@ -95,7 +95,7 @@ func (st *state) unlock() {
 	}
 }
 
-// runAfter runs the callbacks that are due, without mu. What is behind one that panics stays due.
+// runAfter runs the callbacks that are due, without mu. What is after one that panics stays due.
 func (st *state) runAfter() {
 	due := st.after
 	st.after = nil

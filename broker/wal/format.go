@@ -47,7 +47,7 @@ import (
 // Batch: a header of 48 bytes, the records, zeros up to the next multiple of 16:
 //
 //	 0  crc        4   of bytes 4 to 47, seeded with the salt
-//	 4  body crc   4   of the records and the zeros behind them, seeded with the salt
+//	 4  body crc   4   of the records and the zeros after them, seeded with the salt
 //	 8  length     4   bytes of the records
 //	12  count      4   number of records; 0 for a batch that only carries the mark
 //	16  first      8   sequence of the first record, or of the next one if there is none
@@ -213,13 +213,13 @@ func DecodeBatchHeader(b []byte, salt uint32) (BatchHeader, bool) {
 // Size is what the batch takes in the file.
 func (h *BatchHeader) Size() int64 { return BatchSize(int64(h.Length)) }
 
-// Next is the sequence behind the batch.
+// Next is the sequence after the batch.
 func (h *BatchHeader) Next() uint64 { return h.First + uint64(h.Count) }
 
 // LastTime is the time of the last record.
 func (h *BatchHeader) LastTime() int64 { return h.Time + int64(h.Span) }
 
-// bodyOK checks the records and their padding: everything behind the header up to size.
+// bodyOK checks the records and their padding: everything after the header up to size.
 func (h *BatchHeader) bodyOK(body []byte, salt uint32) bool {
 	return crc32.Update(salt, castagnoli, body) == h.BodyCRC
 }

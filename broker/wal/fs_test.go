@@ -11,7 +11,7 @@ import (
 	"cellgate/test/check"
 )
 
-func TestMkdirAllIsDurableAlsoBehindAStartThatWasKilled(t *testing.T) {
+func TestMkdirAllIsDurableAlsoAfterAStartThatWasKilled(t *testing.T) {
 	t.Parallel()
 	var syncErr error
 	m := waltest.New()

@@ -35,7 +35,7 @@ type Log struct {
 	file     File         // of the last segment
 	written  int64        // bytes of the last segment in the file
 	frames   uint64       // in the last segment
-	buf      []byte       // bytes behind written
+	buf      []byte       // bytes after written
 	unsynced []File       // finished segments that are not synced yet
 	dirDirty bool         // a segment was created and the directory not synced
 	dirty    bool         // something was appended since the last sync
@@ -53,7 +53,7 @@ type logSegment struct {
 	old   bool   // of the format before: see oldlog.go
 }
 
-// OpenLog opens the log in dir, removes the segments before start's, and cuts off everything behind end. An end at offset 0
+// OpenLog opens the log in dir, removes the segments before start's, and cuts off everything after end. An end at offset 0
 // empties it. Segments at its beginning may be missing, as after a trim: whoever knows what is in it tells whether they were needed.
 func OpenLog(fsys FS, dir string, id Identity, start, end Position, segmentBytes int64) (*Log, error) {
 	l := &Log{fs: fsys, dir: dir, id: id, code: id.code(), segmentBytes: segmentBytes}
@@ -120,7 +120,7 @@ func (l *Log) list() (all []uint64, err error) {
 }
 
 // adopt takes an existing segment over, cut at end if it is the last, and holds it against the one in front of it, whose end
-// it knows. A crash in the middle of a trim may have undone any of its removals: the log begins behind the last gap.
+// it knows. A crash in the middle of a trim may have undone any of its removals: the log begins after the last gap.
 func (l *Log) adopt(n uint64, end Position) error {
 	h, s, err := l.load(n)
 	if err != nil {
@@ -271,7 +271,7 @@ func (l *Log) flushLocked() error {
 	return nil
 }
 
-// End is the position behind everything appended.
+// End is the position after everything appended.
 func (l *Log) End() Position {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -346,7 +346,7 @@ func (l *Log) inPlace() error {
 		"the gateway, which tells what is lost", ErrDamaged, tail)
 }
 
-// Read returns the record at pos and the position behind it; false when there is none yet. The record is
+// Read returns the record at pos and the position after it; false when there is none yet. The record is
 // valid until the next read.
 func (l *Log) Read(pos Position) (data []byte, next Position, ok bool, err error) {
 	if pos.Log != 0 && pos.Log != l.code {

@@ -81,7 +81,7 @@ func TestLogKeepsWhatACheckpointNames(t *testing.T) {
 	want := fill(t, l, 1, 200)
 	check.OK(t, l.Sync())
 	start, end := l.Start(), l.End()
-	fill(t, l, 201, 300) // behind the checkpoint: gone after a crash
+	fill(t, l, 201, 300) // after the checkpoint: gone after a crash
 	check.OK(t, l.Sync())
 	l.Close()
 	l = openLog(t, dir, start, end)
@@ -112,7 +112,7 @@ func TestLogTrims(t *testing.T) {
 }
 
 // A power loss may keep some removals of a trim and undo others.
-func TestLogBeginsBehindATrimThatWasUndone(t *testing.T) {
+func TestLogBeginsAfterATrimThatWasUndone(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	l := openLog(t, dir, wal.Position{}, wal.Position{})

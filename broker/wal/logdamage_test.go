@@ -13,7 +13,7 @@ import (
 	"cellgate/test/check"
 )
 
-// damagedLog is a decision log as a checkpoint left it: several segments, the last one with chunks behind the
+// damagedLog is a decision log as a checkpoint left it: several segments, the last one with chunks after the
 // checkpoint that a crash did not take back.
 type damagedLog struct {
 	start, end wal.Position
@@ -100,12 +100,12 @@ func (d *damagedLog) check(t *testing.T, what string, harmless bool, got [][]byt
 	case !errors.Is(err, wal.ErrDamaged):
 		t.Fatalf("%s: %v", what, err)
 	case harmless:
-		t.Fatalf("%s: behind the checkpoint, and yet %v", what, err)
+		t.Fatalf("%s: after the checkpoint, and yet %v", what, err)
 	}
 }
 
 // TestLogBitFlips flips a bit all over every file: magic, header, lengths, checksums and chunks. Every one in
-// front of the checkpoint is found; behind it nothing counts.
+// front of the checkpoint is found; after it nothing counts.
 func TestLogBitFlips(t *testing.T) {
 	t.Parallel()
 	d := newDamagedLog(t)

@@ -33,7 +33,7 @@ func oldLog(t testing.TB, name string) (files map[string][]byte, want [][]byte, 
 
 var oldLogs = map[string]wal.Identity{"v2": own, "v3": own, "v3-operators": {Name: "operators"}}
 
-// TestOldLogs opens what versions before wrote, with an end that does not tell its log, and goes on behind it.
+// TestOldLogs opens what versions before wrote, with an end that does not tell its log, and goes on after it.
 func TestOldLogs(t *testing.T) {
 	t.Parallel()
 	for name, id := range oldLogs {

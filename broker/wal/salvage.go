@@ -28,7 +28,7 @@ func Salvage(fsys FS, dir string, id Identity, fn func(data []byte) error) error
 }
 
 // salvage reads a segment whose header need not be there: what checks at one of the two places where records may begin is one.
-// In the format before a frame whose content is damaged is passed over by its length, and behind a length that cannot be
+// In the format before a frame whose content is damaged is passed over by its length, and after a length that cannot be
 // nothing is found any more.
 func (l *Log) salvage(w *Window, n uint64, fn func(data []byte) error) error {
 	var stop error

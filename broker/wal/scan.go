@@ -73,7 +73,7 @@ func (w *Window) Header(off int64, salt uint32) (BatchHeader, bool, error) {
 	return h, ok && off+h.Size() <= w.Limit, nil
 }
 
-// Body reads what is behind the header of a batch at off and reports whether it checks.
+// Body reads what is after the header of a batch at off and reports whether it checks.
 func (w *Window) Body(off int64, h *BatchHeader, salt uint32) ([]byte, bool, error) {
 	b, err := w.at(off, int(h.Size()))
 	if err != nil {
@@ -86,7 +86,7 @@ func (w *Window) Body(off int64, h *BatchHeader, salt uint32) ([]byte, bool, err
 	return b, h.bodyOK(b, salt), nil
 }
 
-// Find looks for the first batch at or behind off that checks as a whole and says that everything before
+// Find looks for the first batch at or after off that checks as a whole and says that everything before
 // it was durable. ok is false when there is none up to the limit.
 func (w *Window) Find(off int64, salt uint32) (at int64, h BatchHeader, ok bool, err error) {
 	for off = (off + BatchAlign - 1) &^ (BatchAlign - 1); off+BatchHeaderLen <= w.Limit; off += BatchAlign {
@@ -107,8 +107,8 @@ func (w *Window) Find(off int64, salt uint32) (at int64, h BatchHeader, ok bool,
 
 // Scanned is what scan found in one segment.
 type Scanned struct {
-	End      int64  // offset behind the last good batch
-	Next     uint64 // sequence behind the last good batch
+	End      int64  // offset after the last good batch
+	Next     uint64 // sequence after the last good batch
 	Mark     uint64 // highest mark seen
 	LastTime int64  // of the last record
 	TailOff  int64  // offset and size of the last good batch with records

@@ -293,7 +293,7 @@ type Object struct {
 	Keys   map[string]Scalar
 	Odd    bool            // some key was unknown
 	Meant  map[string]bool // known keys that an unknown one is the misspelling of
-	tagged bool            // a value is a YAML tag, which swallows the keys behind it
+	tagged bool            // a value is a YAML tag, which swallows the keys after it
 }
 
 // Object reads a mapping with fixed keys and reports all others.
@@ -398,7 +398,7 @@ func kindName(n ast.Node) string {
 	}
 }
 
-// CutNumber reports a decimal comma that has cut a number in two: what stands behind it is a name without a value then.
+// CutNumber reports a decimal comma that has cut a number in two: what stands after it is a name without a value then.
 func (d *Document) CutNumber(e Entry) bool {
 	_, empty := e.Value.(*ast.NullNode)
 	if !empty || e.Key.Kind != NumberScalar {

@@ -20,7 +20,7 @@ func (twice) Run(_ *op.Input, out *op.Outputs) error {
 	return nil
 }
 
-// TestAnOperatorGivesAnyNumberOfOutputs: each goes on through the operators behind, with the values given on its way.
+// TestAnOperatorGivesAnyNumberOfOutputs: each goes on through the operators that follow, with the values given on its way.
 func TestAnOperatorGivesAnyNumberOfOutputs(t *testing.T) {
 	t.Parallel()
 	set := rulestest.Compile(t, `rules: [{id: r, from: ["#"], on_change: payload.x, count: {at_least: 3, window: 1h}, transform: operator.count, to: [{kafka: {topic: t}}]}]`)

@@ -165,7 +165,7 @@ func (d *Dispatcher) capture() (*snapshot, error) {
 	}
 	s := &snapshot{evaluated: d.evaluated, sinks: make([]sinkState, len(d.pipelines))}
 	for i, p := range d.pipelines {
-		// The log's end is taken here: what the evaluator appends from now on is behind E.
+		// The log's end is taken here: what the evaluator appends from now on is after E.
 		s.sinks[i].LogStart, s.sinks[i].LogEnd = p.dlog.Start(), p.dlog.End()
 	}
 	s.table, s.entered = d.sets.snapshot()

@@ -49,7 +49,7 @@ func TestChunkRoundTrip(t *testing.T) {
 		}
 	}
 	if _, _, ok, err := r.next(nil); ok || err != nil {
-		t.Fatalf("behind the end: %t %v", ok, err)
+		t.Fatalf("after the end: %t %v", ok, err)
 	}
 }
 

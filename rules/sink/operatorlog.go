@@ -10,10 +10,10 @@ import (
 	"cellgate/rules/state"
 )
 
-// operatorLog keeps what the rules' operators remember: what has changed from one checkpoint to the next, block behind
+// operatorLog keeps what the rules' operators remember: what has changed from one checkpoint to the next, block after
 // block, in segments as those of a decision log. A block is, for each VIN, its length and name and the length and bytes of
 // its state, no bytes when it has none any more; what comes later holds. Nothing counts before a checkpoint names a position
-// behind it, so a checkpoint costs state.db, which has one writer, no more than that position.
+// after it, so a checkpoint costs state.db, which has one writer, no more than that position.
 //
 // So that the log does not grow for ever, checkpoints write all state anew by turns, shard by shard, each about as many VINs as
 // have changed anyway. Where such a round began is where the log begins when the round is done.
@@ -22,7 +22,7 @@ import (
 type operatorLog struct {
 	log          *wal.Log
 	segmentBytes int64
-	begin        wal.Position // the last state of every VIN is behind it
+	begin        wal.Position // the last state of every VIN is after it
 	// The round at hand: where it began, and the shard that comes next.
 	rewriting bool
 	round     wal.Position

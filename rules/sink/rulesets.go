@@ -212,7 +212,7 @@ func (s *ruleSets) stored(n int) {
 }
 
 // save writes the table as of a checkpoint and removes the sources that nothing refers to. What was entered when the
-// checkpoint was captured is in the table and announced no more. What has been entered or announced since is behind the
+// checkpoint was captured is in the table and announced no more. What has been entered or announced since is after the
 // checkpoint's position and stays.
 func (s *ruleSets) save(b *statefile.Bucket, table []setEntry, entered []string, applied string) error {
 	var announced []string

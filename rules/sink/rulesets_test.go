@@ -94,7 +94,7 @@ func TestARuleSetThatIsMetAgainIsStillThere(t *testing.T) {
 	}
 }
 
-// A rule set that was announced and met between the two halves of a checkpoint is behind that checkpoint.
+// A rule set that was announced and met between the two halves of a checkpoint is after that checkpoint.
 func TestARuleSetMetDuringACheckpointIsKept(t *testing.T) {
 	t.Parallel()
 	r := newSetsRig(t)

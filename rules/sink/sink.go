@@ -50,7 +50,7 @@ type Parker interface {
 	// does not take have been parked and are sent now: the sink sends them, in order, as soon as it can.
 	Park(dest string)
 	// Open lets messages for a destination through again if the sink can send them and empty returns true. While empty is
-	// called the sink parks none for the destination, and what it gets afterwards is behind all it has got before.
+	// called the sink parks none for the destination, and what it gets afterwards is after all it has got before.
 	Open(dest string, empty func() bool)
 }
 

@@ -105,7 +105,7 @@ func testConnectFields(t *testing.T, e *env, v byte) {
 		"will without its flag":     flip(mqtt.Connect{Version: v, ID: "x", Will: &mqtt.Will{Topic: "a"}}, 0x04),
 		"user without its flag":     flip(mqtt.Connect{Version: v, ID: "x", User: "u"}, 0x80),
 		"password without its flag": flip(mqtt.Connect{Version: v, ID: "x", User: "u", Password: "p"}, 0x40),
-		"bytes behind the payload":  trailing(o, []byte{0}),
+		"bytes after the payload":   trailing(o, []byte{0}),
 		"no client identifier": mqtt.Frame(mqtt.CONNECT<<4, mqtt.Text("MQTT"), []byte{v, 2}, mqtt.Uint16(0),
 			mqtt.On5(v)),
 		"client identifier cut": mqtt.Frame(mqtt.CONNECT<<4, mqtt.Text("MQTT"), []byte{v, 2}, mqtt.Uint16(0),

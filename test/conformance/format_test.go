@@ -183,17 +183,17 @@ func testIdentifierZero(t *testing.T, e *env, v byte) {
 // testTruncated cuts packets short: the length says where they end, their contents want more.
 func testTruncated(t *testing.T, e *env, v byte) {
 	each(t, map[string][]byte{
-		"PUBLISH in its topic":         mqtt.Frame(mqtt.PUBLISH<<4, []byte{0, 9, 'a'}),
-		"PUBLISH in its identifier":    mqtt.Frame(mqtt.PUBLISH<<4|2, mqtt.Text("a"), []byte{0}),
-		"PUBACK":                       mqtt.Frame(mqtt.PUBACK<<4, []byte{1}),
-		"PUBREL":                       mqtt.Frame(mqtt.PUBREL<<4|2, []byte{1}),
-		"SUBSCRIBE in its identifier":  mqtt.Frame(mqtt.SUBSCRIBE<<4|2, []byte{1}),
-		"SUBSCRIBE without options":    mqtt.Frame(mqtt.SUBSCRIBE<<4|2, mqtt.Uint16(1), mqtt.On5(v), mqtt.Text("a")),
-		"SUBSCRIBE in its filter":      mqtt.Frame(mqtt.SUBSCRIBE<<4|2, mqtt.Uint16(1), mqtt.On5(v), []byte{0, 9, 'a', 0}),
-		"UNSUBSCRIBE in its filter":    mqtt.Frame(mqtt.UNSUBSCRIBE<<4|2, mqtt.Uint16(1), mqtt.On5(v), []byte{0, 9, 'a'}),
-		"PINGREQ with a body":          mqtt.Frame(mqtt.PINGREQ<<4, []byte{0}),
-		"PUBACK with bytes behind it":  mqtt.Frame(mqtt.PUBACK<<4, mqtt.Uint16(1), []byte{0, 0, 0}),
-		"PUBCOMP with bytes behind it": mqtt.Frame(mqtt.PUBCOMP<<4, mqtt.Uint16(1), []byte{0, 0, 0}),
+		"PUBLISH in its topic":        mqtt.Frame(mqtt.PUBLISH<<4, []byte{0, 9, 'a'}),
+		"PUBLISH in its identifier":   mqtt.Frame(mqtt.PUBLISH<<4|2, mqtt.Text("a"), []byte{0}),
+		"PUBACK":                      mqtt.Frame(mqtt.PUBACK<<4, []byte{1}),
+		"PUBREL":                      mqtt.Frame(mqtt.PUBREL<<4|2, []byte{1}),
+		"SUBSCRIBE in its identifier": mqtt.Frame(mqtt.SUBSCRIBE<<4|2, []byte{1}),
+		"SUBSCRIBE without options":   mqtt.Frame(mqtt.SUBSCRIBE<<4|2, mqtt.Uint16(1), mqtt.On5(v), mqtt.Text("a")),
+		"SUBSCRIBE in its filter":     mqtt.Frame(mqtt.SUBSCRIBE<<4|2, mqtt.Uint16(1), mqtt.On5(v), []byte{0, 9, 'a', 0}),
+		"UNSUBSCRIBE in its filter":   mqtt.Frame(mqtt.UNSUBSCRIBE<<4|2, mqtt.Uint16(1), mqtt.On5(v), []byte{0, 9, 'a'}),
+		"PINGREQ with a body":         mqtt.Frame(mqtt.PINGREQ<<4, []byte{0}),
+		"PUBACK with bytes after it":  mqtt.Frame(mqtt.PUBACK<<4, mqtt.Uint16(1), []byte{0, 0, 0}),
+		"PUBCOMP with bytes after it": mqtt.Frame(mqtt.PUBCOMP<<4, mqtt.Uint16(1), []byte{0, 0, 0}),
 	}, func(t *testing.T, p []byte) { e.violates(t, v, p, 0x81) })
 }
 

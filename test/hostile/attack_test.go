@@ -174,7 +174,7 @@ func (a *attack) flood(name string, attempt func(a *attack, n int)) {
 
 // hostileFloods are what clients do in a loop, by name.
 func hostileFloods() map[string]func(a *attack, n int) {
-	behind := func(frames ...[]byte) func(*attack, int) {
+	then := func(frames ...[]byte) func(*attack, int) {
 		return func(a *attack, n int) {
 			id := fmt.Sprintf("EVIL%d", n%100)
 			say(a.lab, slices.Concat(login(id, "").Encode(), slices.Concat(frames...)))
@@ -185,15 +185,15 @@ func hostileFloods() map[string]func(a *attack, n int) {
 	}
 	return map[string]func(a *attack, n int){
 		"frames before CONNECT":        first(publishFrame(1, 1, "v1/X/up/x", "early"), login("X", "").Encode()),
-		"frames before CONNACK":        behind(publishFrame(1, 1, "v1/OTHER/up/x", "early"), subscribeFrame(2, "#")),
-		"frames behind DISCONNECT":     behind([]byte{0xE0, 0}, publishFrame(1, 1, "v1/EVIL/up/x", "late")),
-		"second CONNECT":               behind(login("again", "").Encode()),
-		"larger than the maximum":      behind(mqtt.Frame(0x30, make([]byte, 300<<10))),
-		"a large length alone":         behind([]byte{0x32, 0xff, 0xff, 0x3f}),
-		"SUBSCRIBE flood":              behind(slices.Repeat(subscribeFrame(1, "v1/+/cmd/#"), 500)),
-		"wildcards on others' topics":  behind(subscribeFrame(1, "#"), subscribeFrame(2, "v1/+/up/#"), subscribeFrame(3, "+/+/token")),
-		"$share on others' topics":     behind(subscribeFrame(1, "$share/g/v1/+/up/#"), subscribeFrame(2, "$share/g/$share/g/#")),
-		"PUBREL flood":                 behind(slices.Repeat([]byte{0x62, 2, 0, 1}, 2000)),
+		"frames before CONNACK":        then(publishFrame(1, 1, "v1/OTHER/up/x", "early"), subscribeFrame(2, "#")),
+		"frames after DISCONNECT":      then([]byte{0xE0, 0}, publishFrame(1, 1, "v1/EVIL/up/x", "late")),
+		"second CONNECT":               then(login("again", "").Encode()),
+		"larger than the maximum":      then(mqtt.Frame(0x30, make([]byte, 300<<10))),
+		"a large length alone":         then([]byte{0x32, 0xff, 0xff, 0x3f}),
+		"SUBSCRIBE flood":              then(slices.Repeat(subscribeFrame(1, "v1/+/cmd/#"), 500)),
+		"wildcards on others' topics":  then(subscribeFrame(1, "#"), subscribeFrame(2, "v1/+/up/#"), subscribeFrame(3, "+/+/token")),
+		"$share on others' topics":     then(subscribeFrame(1, "$share/g/v1/+/up/#"), subscribeFrame(2, "$share/g/$share/g/#")),
+		"PUBREL flood":                 then(slices.Repeat([]byte{0x62, 2, 0, 1}, 2000)),
 		"connect flood":                func(a *attack, _ int) { knock(a.mqtt) },
 		"TLS handshakes given up":      func(a *attack, _ int) { giveUp(a.tls) },
 		"takeovers of one client":      func(a *attack, _ int) { say(a.lab, login("TAKEN", "").Encode()) },

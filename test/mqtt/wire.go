@@ -169,7 +169,7 @@ type Connect struct {
 	Name     *string // another protocol name than MQTT
 	Level    *byte   // another level than version, the form staying version's
 	Flip     byte    // connect flags to flip, the payload staying as it is
-	Trailing []byte  // bytes behind the payload
+	Trailing []byte  // bytes after the payload
 }
 
 func (c Connect) flags() byte {

@@ -13,7 +13,7 @@ import (
 type Position struct {
 	Topic      string
 	ID         int
-	First, End int64 // of what the partition holds; End is behind the last record
+	First, End int64 // of what the partition holds; End is after the last record
 	Committed  int64 // by the group; negative: nothing
 }
 

@@ -16,7 +16,7 @@ type Delivery struct {
 	// Durable keeps the message in the state file, so that it survives a restart (without its callbacks) when
 	// the session does.
 	Durable bool
-	// Urgent puts the message before those of its session that have not been sent, behind other urgent ones. It is not
+	// Urgent puts the message before those of its session that have not been sent, after other urgent ones. It is not
 	// for one that is Durable: what is read back from the state file is in the order in which it was given.
 	Urgent bool
 	// Life is how long from now the message may be sent; 0 for ever. The client is told the rest

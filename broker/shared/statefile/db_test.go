@@ -143,7 +143,7 @@ func TestCursor(t *testing.T) {
 		err = errors.Join(err, cerr, c.Delete())
 		note(c.First())
 		if k := note(c.Seek([]byte("d"))); k != nil {
-			t.Errorf("key %q behind the last", k)
+			t.Errorf("key %q after the last", k)
 		}
 		if got, want := strings.Join(seen, " "), "a=va b=vb bb= c=vc bb= b=vb a=va ="; got != want {
 			t.Errorf("%s, want %s", got, want)
@@ -265,7 +265,7 @@ func TestCutWhileVerified(t *testing.T) {
 			scanned = err == nil // the rest of the file is free pages
 		})
 		if !scanned && !errors.Is(err, errUnread) {
-			t.Errorf("cut behind %d pages of %d: %v", page, m.pages, err)
+			t.Errorf("cut after %d pages of %d: %v", page, m.pages, err)
 		}
 		if err := f.Close(); err != nil {
 			t.Error(err)

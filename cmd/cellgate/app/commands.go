@@ -183,7 +183,7 @@ func (i *inbox) pass(ctx context.Context) error {
 	return nil
 }
 
-// report tells of the gap that was passed over, now that the time of what is behind it is known; zero: there is nothing.
+// report tells of the gap that was passed over, now that the time of what is after it is known; zero: there is nothing.
 func (i *inbox) report(next time.Time) {
 	if i.gap == nil {
 		return

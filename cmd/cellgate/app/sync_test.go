@@ -118,7 +118,7 @@ func TestSyncSkip(t *testing.T) {
 	if status := post(t, a, "/v1/sync/skip", `{"lane":"p0"}`); status != 200 {
 		t.Errorf("skip: %d", status)
 	}
-	check.Eventually(t, "what is behind the gap", func() bool { return fakekafka.Count(t, central, "fleet.a") == 20 })
+	check.Eventually(t, "what is after the gap", func() bool { return fakekafka.Count(t, central, "fleet.a") == 20 })
 	awaitDegraded(t, a, "redis")
 	if m := metrics(t, a); !strings.Contains(m, `cellgate_sync_skipped_records_total{cell="cell-1",lane="p0"} 80`+"\n") {
 		t.Error("the skip is not counted")
