@@ -20,7 +20,10 @@ import (
 	"cellgate/test/harness"
 )
 
-var latencySpan = flag.Duration("latency-span", 10*time.Second, "length of one measurement from vehicle to Kafka")
+var (
+	latencySpan   = flag.Duration("latency-span", 10*time.Second, "length of one measurement from vehicle to Kafka")
+	latencyRounds = flag.Int("latency-rounds", 1, "measurements of each server at each rate, in turns")
+)
 
 const (
 	latencyConns = 200
@@ -40,46 +43,77 @@ func stamped() []byte {
 
 // TestLatencyToKafka states how long a message takes from the moment at which the vehicle was to publish it until a
 // Kafka consumer has it, with the sample rules on and Redis there: Apache Kafka and Redis are processes of their own,
-// publisher and consumer this one.
+// publisher and consumer this one. A bridge that keeps nothing runs in turns with the gateway.
 func TestLatencyToKafka(t *testing.T) {
 	kafka := harness.ApacheKafka(t, kafkaVersion, 1)
 	redis, _ := harness.Redis(t)
 	g := harness.StartGateway(t, harness.Options{Kafka: kafka, Redis: redis, Extra: unlimited})
-	load := Load{Addr: g.Lab}
+	addr, p := startBridge(t, kafka, redis)
+	subjects := []*latencySubject{
+		{name: "cellgate", process: g.Process, conns: latencyConnections(t, g.Lab), gateway: g},
+		{name: "bridge, nothing durable", process: p, conns: latencyConnections(t, addr)},
+	}
+	out := table{
+		Title: fmt.Sprintf("vehicle to Kafka consumer, sample rules, 256 B, %d vehicles, Apache Kafka %s, %v each, from when a message was due",
+			latencyConns, kafkaVersion, *latencySpan),
+		Columns: []string{
+			"messages/s", "server", "consumed", "consumer p50 ms", "p99 ms", "max ms", "PUBACK p50 ms", "p99 ms", "server CPU µs/message",
+		},
+	}
+	for _, rate := range []int{1000, 2000, 10000} {
+		for range *latencyRounds {
+			for _, s := range subjects {
+				s.measure(t, &out, kafka, rate)
+			}
+		}
+	}
+	summary.add(out)
+}
+
+// latencySubject is a server that takes part in TestLatencyToKafka.
+type latencySubject struct {
+	name    string
+	process *harness.Process
+	conns   []net.Conn
+	gateway *harness.Gateway // nil for the bridge
+}
+
+// latencyConnections connects the vehicles to a server.
+func latencyConnections(t *testing.T, addr string) []net.Conn {
+	t.Helper()
+	load := Load{Addr: addr}
 	conns := make([]net.Conn, latencyConns)
 	for i := range conns {
 		var err error
 		if conns[i], err = load.connect(t.Context(), VIN(i)); err != nil {
 			t.Fatal(err)
 		}
-		defer func() { _ = conns[i].Close() }()
+		t.Cleanup(func() { _ = conns[i].Close() })
 	}
-	out := table{
-		Title: fmt.Sprintf("vehicle to Kafka consumer, sample rules, 256 B, %d vehicles, Apache Kafka %s, %v each, from when a message was due",
-			latencyConns, kafkaVersion, *latencySpan),
-		Columns: []string{"messages/s", "consumed", "consumer p50 ms", "p99 ms", "max ms", "PUBACK p50 ms", "p99 ms", "gateway CPU µs/message"},
+	return conns
+}
+
+// measure adds a row for one rate.
+func (s *latencySubject) measure(t *testing.T, out *table, k *harness.Kafka, rate int) {
+	t.Helper()
+	pace := Pace{
+		Conns: s.conns, Period: latencyConns * time.Second / time.Duration(rate), Payload: stamped(), StampAt: stampedAt,
 	}
-	for _, rate := range []int{1000, 2000, 10000} {
-		pace := Pace{
-			Conns: conns, Period: latencyConns * time.Second / time.Duration(rate), Payload: stamped(), StampAt: stampedAt,
-		}
-		if _, err := pace.Run(latencyWarm, nil); err != nil {
-			t.Fatal(err)
-		}
-		c := consume(t, kafka, time.Now())
-		used := cpu(t, g.Process)
-		written := profileOf(t, g, fmt.Sprintf("latency %d", rate), *latencySpan)
-		p, err := pace.Run(*latencySpan, nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		took := c.await(t, p.Sent)
-		used = cpu(t, g.Process) - used
-		written()
-		at := func(q float64) string { return ms(took[int(q*float64(len(took)-1))]) }
-		out.row(rate, len(took), at(0.50), at(0.99), at(1), ms(p.P50), ms(p.P99), fmt.Sprintf("%.0f", float64(used.Microseconds())/float64(p.Sent)))
+	if _, err := pace.Run(latencyWarm, nil); err != nil {
+		t.Fatal(err)
 	}
-	summary.add(out)
+	c := consume(t, k, time.Now())
+	used := cpu(t, s.process)
+	written := profileOf(t, s.gateway, fmt.Sprintf("latency %d", rate), *latencySpan)
+	p, err := pace.Run(*latencySpan, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	took := c.await(t, p.Sent)
+	used = cpu(t, s.process) - used
+	written()
+	at := func(q float64) string { return ms(took[int(q*float64(len(took)-1))]) }
+	out.row(rate, s.name, len(took), at(0.50), at(0.99), at(1), ms(p.P50), ms(p.P99), fmt.Sprintf("%.0f", float64(used.Microseconds())/float64(p.Sent)))
 }
 
 func ms(d time.Duration) string { return fmt.Sprintf("%.2f", float64(d)/float64(time.Millisecond)) }

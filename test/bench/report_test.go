@@ -22,6 +22,10 @@ var summary report
 
 // TestMain prints all tables once more behind the progress, with the bounds that were missed.
 func TestMain(m *testing.M) {
+	if spec := os.Getenv(bridgeEnv); spec != "" {
+		_, _ = fmt.Fprintln(os.Stderr, "bridge:", bridge(spec))
+		os.Exit(1)
+	}
 	flag.Parse()
 	code := m.Run()
 	summary.print(os.Stdout)
