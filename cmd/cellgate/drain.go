@@ -1,7 +1,9 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -15,13 +17,15 @@ import (
 
 func drainCommand(c *cli) *cobra.Command {
 	t := &target{}
-	rate, endpoint, stop, show := 0.0, "", false, false
+	rate, endpoint, stop, show, wait := 0.0, "", false, false, time.Duration(0)
 	cmd := &cobra.Command{
 		Use:   "drain",
 		Short: "move the vehicles to another gateway",
 		Long: `drain makes a gateway take no new vehicles and send away those that it has, at a rate, with an
-endpoint to go to. --stop ends a drain, --status shows it.`,
+endpoint to go to. --stop ends a drain, --status shows it. With --wait the command ends when no vehicle is
+connected any more, or with exit code 1 when the time is over.`,
 		Example: `  cellgate drain --rate 50 --endpoint gw-2.example.com:8883
+  cellgate drain --rate 200 --wait 5m
   cellgate drain --stop`,
 		Args: takes(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -47,6 +51,11 @@ endpoint to go to. --stop ends a drain, --status shows it.`,
 			if err := client.do(cmd.Context(), method, "/v1/drain", body, &raw); err != nil {
 				return err
 			}
+			if wait > 0 {
+				if raw, err = awaitDrain(cmd.Context(), client, wait, cmd.ErrOrStderr()); err != nil {
+					return err
+				}
+			}
 			if len(raw) == 0 {
 				raw = json.RawMessage(`{"draining":false}`)
 			}
@@ -58,9 +67,44 @@ endpoint to go to. --stop ends a drain, --status shows it.`,
 	cmd.Flags().StringVar(&endpoint, "endpoint", "", "host:port that vehicles are sent to; empty: their router decides")
 	cmd.Flags().BoolVar(&stop, "stop", false, "end the drain")
 	cmd.Flags().BoolVar(&show, "status", false, "show the drain")
+	durationVar(cmd.Flags(), &wait, "wait", 0, "wait at most so long until no vehicle is connected")
 	cmd.MarkFlagsMutuallyExclusive("stop", "status")
+	cmd.MarkFlagsMutuallyExclusive("stop", "wait")
 	c.jsonFlag(cmd)
 	return cmd
+}
+
+// awaitDrain waits until the drain has left no vehicle connected, and tells how far it is.
+func awaitDrain(parent context.Context, client *apiClient, limit time.Duration, progress io.Writer) (json.RawMessage, error) {
+	ctx, cancel := context.WithTimeout(parent, limit)
+	defer cancel()
+	for told := time.Now(); ; {
+		var raw json.RawMessage
+		err := client.do(ctx, "GET", "/v1/drain", nil, &raw)
+		var d app.DrainStatus
+		if err == nil {
+			err = json.Unmarshal(raw, &d)
+		}
+		switch {
+		case parent.Err() != nil:
+			return nil, parent.Err()
+		case ctx.Err() != nil:
+			return nil, fmt.Errorf("vehicles are still connected after %v: raise --rate, or wait longer", limit)
+		case err != nil:
+			return nil, err
+		case !d.Draining:
+			return nil, errors.New("no drain is under way: somebody has ended it, or nobody has begun one")
+		case d.Empty:
+			return raw, nil
+		case time.Since(told) >= 5*time.Second:
+			told = time.Now()
+			_, _ = fmt.Fprintf(progress, "%s sent away, %s connected\n", many(d.SentAway, "vehicle", "vehicles"), many(d.Connected, "client", "clients"))
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(250 * time.Millisecond):
+		}
+	}
 }
 
 // hostPort checks that an address can be dialled.

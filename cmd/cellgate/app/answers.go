@@ -131,6 +131,7 @@ type DrainStatus struct {
 	Since     time.Time `json:"since,omitzero"`
 	SentAway  int       `json:"sent_away"`
 	Connected int       `json:"connected"` // clients of any role
+	Empty     bool      `json:"empty"`     // of a drain under way: no vehicle is connected any more
 }
 
 // VehiclePage is GET /v1/vehicles.

@@ -20,7 +20,8 @@ type drainer struct {
 	rate     float64
 	endpoint string
 	since    time.Time
-	sent     int // vehicles sent away
+	sent     int  // vehicles sent away
+	empty    bool // the last pass over the sessions found no vehicle connected
 	cancel   context.CancelFunc
 	changed  chan struct{} // the rate or the endpoint is another
 	done     chan struct{} // closed when the drain's goroutine has ended
@@ -37,7 +38,7 @@ func (d *drainer) state(connected int) DrainStatus {
 	defer d.mu.Unlock()
 	s := DrainStatus{Draining: d.on, Since: d.since, SentAway: d.sent, Connected: connected}
 	if d.on {
-		s.Rate, s.Endpoint = d.rate, d.endpoint
+		s.Rate, s.Endpoint, s.Empty = d.rate, d.endpoint, d.empty
 	}
 	return s
 }
@@ -75,7 +76,7 @@ func (d *drainer) begin(rate float64, endpoint string, run func(context.Context)
 		}
 		return
 	}
-	d.on, d.since, d.sent = true, time.Now().UTC(), 0
+	d.on, d.since, d.sent, d.empty = true, time.Now().UTC(), 0, false
 	d.changed, d.done = make(chan struct{}, 1), make(chan struct{})
 	ctx, cancel := context.WithCancel(context.Background())
 	d.cancel = cancel
@@ -120,6 +121,13 @@ func (d *drainer) count() {
 	d.sent++
 }
 
+// passed is told after each pass over all sessions how many vehicles it found connected.
+func (d *drainer) passed(vehicles int) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.empty = vehicles == 0
+}
+
 // maxDrainRate bounds the rate: what a gateway can accept elsewhere is less.
 const maxDrainRate = 10_000
 
@@ -156,10 +164,11 @@ func (a *gateway) stopDrain(w http.ResponseWriter, _ *http.Request) {
 // evict sends the vehicles away one by one, in the order of their VINs, until none is connected or ctx
 // ends.
 func (a *gateway) evict(ctx context.Context) {
-	for after := ""; ; {
+	for after, vehicles := "", 0; ; {
 		found := a.sessions.List(after, maxPage)
 		if len(found) == 0 {
-			if after = ""; !pause(ctx, time.Second) {
+			a.drain.passed(vehicles)
+			if after, vehicles = "", 0; !pause(ctx, time.Second) {
 				return
 			}
 			continue
@@ -169,6 +178,7 @@ func (a *gateway) evict(ctx context.Context) {
 			if !found[i].Vehicle || !found[i].Connected {
 				continue
 			}
+			vehicles++
 			endpoint, ok := a.drain.turn(ctx)
 			if !ok {
 				return

@@ -20,6 +20,13 @@ func TestDrainStopped(t *testing.T) {
 		t.Errorf("a stop during the drain tells 0x%02x and %q", reason, endpoint)
 	}
 	d.count()
+	d.passed(1)
+	if d.state(3).Empty {
+		t.Error("empty while a vehicle is connected")
+	}
+	if d.passed(0); !d.state(2).Empty {
+		t.Error("not empty after a pass that found no vehicle")
+	}
 	d.end()
 	if reason, endpoint := d.farewell(); reason != 0 || endpoint != "" {
 		t.Errorf("a stop after the drain tells 0x%02x and %q", reason, endpoint)
@@ -30,7 +37,7 @@ func TestDrainStopped(t *testing.T) {
 	d.end()
 	d.begin(1, "", func(ctx context.Context) { <-ctx.Done() })
 	defer d.end()
-	if got := d.state(0); got.SentAway != 0 || got.Endpoint != "" {
+	if got := d.state(0); got.SentAway != 0 || got.Endpoint != "" || got.Empty {
 		t.Errorf("a new drain begins with %+v", got)
 	}
 }
