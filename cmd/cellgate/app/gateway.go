@@ -29,7 +29,8 @@ func openGateway(c *clients) (*gateway, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &gateway{clients: c, drain: drain, broker: b, fanout: fanout, intake: intake}, nil
+	g := &gateway{clients: c, drain: drain, broker: b, fanout: fanout, intake: intake}
+	return g, c.reg.own.Register(g.readyReadings())
 }
 
 // startDispatch puts the rules in force before anything can be published, and begins to deliver.

@@ -3,6 +3,7 @@ package app
 import (
 	"net/http"
 
+	"cellgate/broker/shared/metric"
 	"cellgate/broker/shared/remote"
 )
 
@@ -57,7 +58,12 @@ type readiness struct {
 
 // readyz is 200 while vehicles can be served, and names what is degraded.
 func (a *gateway) readyz(w http.ResponseWriter, _ *http.Request) {
-	r, code := readiness{Status: "ready", Degraded: []remote.Health{}}, http.StatusOK
+	r, code := a.readiness()
+	writeJSON(w, code, r)
+}
+
+func (a *gateway) readiness() (r readiness, code int) {
+	r, code = readiness{Status: "ready", Degraded: []remote.Health{}}, http.StatusOK
 	for _, d := range a.dependencies() {
 		if !d.OK {
 			r.Status = "degraded"
@@ -74,5 +80,24 @@ func (a *gateway) readyz(w http.ResponseWriter, _ *http.Request) {
 	if err != nil {
 		r.Status, r.Reason, code = "unable to journal", err.Error(), http.StatusServiceUnavailable
 	}
-	writeJSON(w, code, r)
+	return r, code
+}
+
+// readyReadings tell the same as /readyz.
+func (a *gateway) readyReadings() *metric.Readings {
+	r := &metric.Readings{}
+	ready := r.Add("ready", "1 while vehicles can be served, as /readyz.")
+	degraded := r.Add("degraded", "1 for each dependency or part that /readyz names as degraded.", "what")
+	r.Read = func(to metric.Sample) {
+		now, code := a.readiness()
+		to.Flag(ready, code == http.StatusOK)
+		told := make(map[string]bool)
+		for _, d := range now.Degraded {
+			if !told[d.Name] {
+				told[d.Name] = true
+				to.Gauge(degraded, 1, d.Name)
+			}
+		}
+	}
+	return r
 }
