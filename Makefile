@@ -29,7 +29,7 @@ FLEET        ?= 10
 DATA         ?= ./data
 
 .DEFAULT_GOAL := help
-.PHONY: help build run test test-race test-real bench bench-micro crash faults power damage fuzz hostile lint vet check soak clean
+.PHONY: help build image deploy-check run test test-race test-real bench bench-micro crash faults power damage fuzz hostile lint vet check soak clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -74,6 +74,20 @@ faults: build tools-real ## FAULTS faults of three brokers and Redis, SYNC_FAULT
 		-run 'TestFaults|TestSyncFaults|TestOutage|TestRedisFailover' \
 		./test/real | $(GO) run ./test/progress
 
+IMAGE_TOOL   ?= buildah
+IMAGE        ?= cellgate:0.1.0
+
+image: build ## the container image, with IMAGE_TOOL (buildah, podman, docker) as IMAGE
+	@echo "==> image $(IMAGE)"
+	@dir=$$(mktemp -d) && trap 'rm -rf $$dir' EXIT && mkdir $$dir/data && cp $(BIN) $$dir/ && \
+	  $(IMAGE_TOOL) build -q -t $(IMAGE) -f deploy/container/Containerfile $$dir
+
+deploy-check: build ## what is in deploy/, held against the tools that read it
+	@test/real/install.sh promtool:prometheus systemd-analyze:systemd buildah:buildah
+	@echo "==> deploy"
+	@promtool check rules deploy/prometheus/alerts.yaml && promtool test rules deploy/prometheus/alerts_test.yaml
+	@cd test/deploy && $(GO) test -count=1 ./...
+
 power: ## simulated power loss in the journal, and in decision logs and cursors, POWER_STATES crash states each
 	@echo "==> power loss: $(POWER_STATES) states"
 	POWER_STATES=$(POWER_STATES) $(GO) test -count=1 -timeout 12h -run 'Power|Crash' ./broker/journal
@@ -94,7 +108,7 @@ vet:
 	@echo "==> go vet"
 	$(GO) vet -tags 'real bench soak' ./...
 
-check: lint vet test-race fuzz crash power test-real ## what CI runs
+check: lint vet test-race fuzz crash power deploy-check test-real ## what CI runs
 	@echo "==> check: all passed"
 
 hostile: build ## every attack at full length (HOSTILE_LASTS=2m shortens those of single causes), with the figures of honest clients
