@@ -24,6 +24,8 @@ const (
 	CheckpointInterval   = time.Second
 	DecisionSegmentBytes = 8 * mib
 	SinkLagAlarm         = 30 * time.Second
+	// TickInterval is how late a rule may be that sends something although no message comes.
+	TickInterval = time.Second
 	// AgeOutShare: a sink that passes over the oldest may hold back one part in so many of the journal.
 	AgeOutShare = 4
 	// ParkedShare: the logs of parked destinations together have one part in so many of the journal's bytes, each one part

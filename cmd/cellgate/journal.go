@@ -237,6 +237,8 @@ func kindName(k message.Kind) string {
 		return "rule-set"
 	case message.KindClockStep:
 		return "clock-step"
+	case message.KindTick:
+		return "tick"
 	}
 	return fmt.Sprintf("kind-%d", k)
 }

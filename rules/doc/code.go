@@ -38,6 +38,8 @@ const (
 	CodeOperatorName  Code = "R047" // operator.x of an operator that the rule does not have
 	CodeBadGeofence   Code = "R048" // a zone that is not a circle or polygon on Earth
 	CodeOpenClass     Code = "R049" // ${class} in a topic without a list of the classes
+	CodeNoMessage     Code = "R050" // something of a message behind an operator that sends when there is none
+	CodeTwoWindows    Code = "R051" // two operators that send at the end of a time
 	CodeTestFile      Code = "R060" // a test file that does not fit its rules
 	CodeOperatorClash Code = "R061" // two operators share one identity in the state
 )

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 
+	"cellgate/broker/shared/message"
 	"cellgate/broker/shared/message/field"
 )
 
@@ -17,12 +18,15 @@ const TargetUndecoded = 0xFFFE
 
 // Decision says that one rule sends one record to one of its targets, or that the rule could not be
 // evaluated on it. The decisions of one record stand in the order of the set's rules, those of one rule
-// in the order of its targets, so a rule's match is counted when Rule changes. One with TargetUndecoded comes last.
+// in the order of its targets; OfMatch tells where a match begins. One with TargetUndecoded comes last. What ticks send stands
+// in the order of the times at which it was due.
 type Decision struct {
 	// Rule is the rule's index in Set.Rules.
 	Rule uint16
 	// Target is the index in the rule's `to`, TargetError or TargetUndecoded.
 	Target uint16
+	// Item is the place of the list's element that the rule looked at, from 1; 0 for a rule without each.
+	Item uint16
 	// Undecoded are all the rules of TargetUndecoded, from Rule on.
 	Undecoded []uint16
 	// Shadow marks the match of a rule whose mode is shadow: one decision, Target 0; and an error, with TargetError and
@@ -34,6 +38,28 @@ type Decision struct {
 	// Values are the operators' values that a template or expression of the target refers to, as a JSON
 	// object; nil when it refers to none.
 	Values []byte
+	// Window is not nil when the rule sends something at the end of a time, for which there is no message: what is made is
+	// made of the decision alone.
+	Window *Window
+}
+
+// Window is what a decision without a message has instead of one.
+type Window struct {
+	VIN string
+	End int64 // ms since the Unix epoch: now in the rule
+}
+
+// Record is what a decision about a record is made of: the record, or for the end of a time one without topic and payload.
+func (d *Decision) Record(rec *message.Record) *message.Record {
+	if d.Window == nil {
+		return rec
+	}
+	return &message.Record{Seq: rec.Seq, Kind: message.KindTick, ReceivedAt: d.Window.End, Client: d.Window.VIN}
+}
+
+// OfMatch reports whether the decision is for another target of the same match as the one before it.
+func (d *Decision) OfMatch(before *Decision) bool {
+	return d.Rule == before.Rule && d.Target > before.Target && d.Err == ""
 }
 
 // ErrBadDecision is wrapped by every error of DecodeDecision.
@@ -44,16 +70,20 @@ const (
 	decisionErr
 	decisionValues
 	decisionUndecoded
+	decisionItem
+	decisionWindow
 )
 
 // Append encodes d behind dst:
 //
-//	bits    1 byte   1 shadow, 2 an error follows, 4 values follow, 8 rules follow
+//	bits    1 byte   1 shadow, 2 an error follows, 4 values follow, 8 rules follow, 16 an item follows, 32 a window follows
 //	rule    uvarint
 //	target  uvarint
 //	err     uvarint length, bytes; only with bit 2
 //	values  uvarint length, bytes; only with bit 4
 //	rules   uvarint count, uvarints; only with bit 8
+//	item    uvarint; only with bit 16
+//	window  varint end, uvarint length, VIN; only with bit 32
 func (d *Decision) Append(dst []byte) []byte {
 	var bits byte
 	if d.Shadow {
@@ -67,6 +97,12 @@ func (d *Decision) Append(dst []byte) []byte {
 	}
 	if len(d.Undecoded) > 0 {
 		bits |= decisionUndecoded
+	}
+	if d.Item != 0 {
+		bits |= decisionItem
+	}
+	if d.Window != nil {
+		bits |= decisionWindow
 	}
 	dst = append(dst, bits)
 	dst = binary.AppendUvarint(dst, uint64(d.Rule))
@@ -82,6 +118,12 @@ func (d *Decision) Append(dst []byte) []byte {
 		for _, r := range d.Undecoded {
 			dst = binary.AppendUvarint(dst, uint64(r))
 		}
+	}
+	if d.Item != 0 {
+		dst = binary.AppendUvarint(dst, uint64(d.Item))
+	}
+	if d.Window != nil {
+		dst = field.AppendBytes(binary.AppendVarint(dst, d.Window.End), d.Window.VIN)
 	}
 	return dst
 }
@@ -105,7 +147,16 @@ func DecodeDecision(b []byte) (Decision, int, error) {
 			d.Undecoded = append(d.Undecoded, uint16(next)) //nolint:gosec // checked
 		}
 	}
-	if r.Bad || rule > 0xFFFF || target > 0xFFFF || bits >= decisionUndecoded<<1 {
+	item := uint64(0)
+	if bits&decisionItem != 0 {
+		item = r.Uvarint()
+		d.Item = uint16(item) //nolint:gosec // checked below
+	}
+	if bits&decisionWindow != 0 {
+		end := r.Varint()
+		d.Window = &Window{VIN: string(r.Bytes()), End: end}
+	}
+	if r.Bad || rule > 0xFFFF || target > 0xFFFF || item > 0xFFFF || bits >= decisionWindow<<1 {
 		return Decision{}, 0, fmt.Errorf("%w at byte %d of %d", ErrBadDecision, r.Off, len(b))
 	}
 	return d, r.Off, nil

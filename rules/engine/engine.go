@@ -2,7 +2,6 @@ package engine
 
 import (
 	"errors"
-	"fmt"
 	"slices"
 
 	"cellgate/broker/shared/message"
@@ -17,14 +16,29 @@ import (
 type Engine struct {
 	*Renderer
 	state *state.State
+	wakes map[uint64]place // operators that run without a message, by the key of their memory
 }
 
 // NewEngine joins a set and a state. State of operators that the set does not have is kept for KeepRemoved; an
 // operator whose rule id and definition are as before, or as they were not longer ago, goes on where it was. Call it while no worker of
 // another engine on the same state runs.
 func NewEngine(set *lang.Set, state *state.State) *Engine {
-	state.Adopt(set.OperKeys)
-	return &Engine{Renderer: NewRenderer(set), state: state}
+	state.Adopt(set.OperKeys, set.WakeKeys)
+	e := &Engine{Renderer: NewRenderer(set), state: state, wakes: map[uint64]place{}}
+	for _, r := range set.Compiled {
+		for i, o := range r.Operators {
+			if _, ok := set.WakeKeys[o.Key]; ok {
+				e.wakes[o.Key] = place{r, i}
+			}
+		}
+	}
+	return e
+}
+
+// place is where an operator stands.
+type place struct {
+	rule *lang.Rule
+	at   int
 }
 
 // Set returns the engine's set.
@@ -37,13 +51,16 @@ type Worker struct {
 	in      op.Input
 	outputs []op.Outputs // of the operators of the rule at hand, by their place in it
 	given   []expr.Given // by the operators that the message has passed
-	matches [][]byte
+	matches []Match
 	finder  *index.Finder
 	lists   []int
 	found   []index.Found
 	failed  []uint16 // rules that need the payload of this record, which cannot be decoded
 	seq     uint64   // the record that sc holds; 0 for none that can be told
 	watch   func(op *lang.Operator)
+	window  *Window        // of the output at hand, nil for a message
+	ticks   *expr.Scope    // where there is no message; nil until it is needed
+	tick    message.Record // that it holds
 }
 
 // NewWorker makes a worker. Several may run at the same time as long as records of one shard (ShardOf)
@@ -55,12 +72,19 @@ func (e *Engine) NewWorker() *Worker {
 
 // Eval appends the decisions about a record to out. It is a function of the record, the set, and what the
 // VIN's earlier records left in the state; it reads no clock. Records of one VIN are given in journal
-// order, each once. Records that are not a PUBLISH give no decisions.
+// order, each once. Records that are neither a PUBLISH nor a tick give no decisions.
 //
 // It does not keep rec. For a record that matches no rule, and for rules without operator values in their
 // targets, it does not allocate once its memory has grown.
 func (w *Worker) Eval(rec *message.Record, out []Decision) []Decision {
-	if rec.Kind != message.KindPublish {
+	switch rec.Kind {
+	case message.KindPublish:
+	case message.KindTick:
+		for shard := range state.Shards {
+			out = w.Tick(rec, shard, out)
+		}
+		return out
+	default:
 		return out
 	}
 	set := w.engine.set
@@ -92,26 +116,40 @@ func isToken(topic string) bool {
 	return branch == "token" && rest == ""
 }
 
+// takesPart reports whether a rule acts on a vehicle.
+func takesPart(r *lang.Rule, vin string) bool {
+	c := r.Def.Mode.Canary
+	return c >= lang.WholeFleet || message.Hash(vin)%lang.WholeFleet < c
+}
+
 // rule appends the decisions of one rule; sure says that its condition holds.
 func (w *Worker) rule(r *lang.Rule, sure bool, out []Decision) []Decision {
-	if c := r.Def.Mode.Canary; c < lang.WholeFleet && message.Hash(w.sc.VIN)%lang.WholeFleet >= c {
+	if !takesPart(r, w.sc.VIN) {
 		return out
 	}
 	matches, err := w.passes(r, sure)
+	return w.decide(r, matches, err, out)
+}
+
+// decide appends the decisions that follow from what has come through a rule.
+func (w *Worker) decide(r *lang.Rule, matches []Match, err error, out []Decision) []Decision {
 	whole := true
-	for _, values := range matches {
-		if r.Def.Mode.Shadow {
-			out = append(out, Decision{Rule: r.Index, Shadow: true})
+	for _, m := range matches {
+		d := Decision{Rule: r.Index, Item: m.Item, Values: m.Values, Window: m.Window}
+		if d.Shadow = r.Def.Mode.Shadow; d.Shadow {
+			d.Values = nil
+			out = append(out, d)
 			continue
 		}
 		for i, t := range r.Targets {
-			if t.Decodes {
+			if t.Decodes && m.Window == nil {
 				if _, err := w.sc.Document(); err != nil {
 					whole = false
 					continue
 				}
 			}
-			out = append(out, Decision{Rule: r.Index, Target: uint16(i), Values: values}) //nolint:gosec // at most maxTargets
+			d.Target = uint16(i) //nolint:gosec // at most maxTargets
+			out = append(out, d)
 		}
 	}
 	silent := r.Def.Mode.Shadow || r.ErrTopic == ""
@@ -122,25 +160,9 @@ func (w *Worker) rule(r *lang.Rule, sure bool, out []Decision) []Decision {
 	case errors.Is(err, expr.ErrPayload) && !silent:
 		w.failed = append(w.failed, r.Index)
 	case err != nil:
-		out = append(out, Decision{Rule: r.Index, Target: TargetError, Err: err.Error(), Shadow: silent})
+		out = append(out, Decision{Rule: r.Index, Target: TargetError, Err: err.Error(), Shadow: silent, Window: w.window})
 	}
 	return out
-}
-
-// passes applies the rule's condition and operators. A panic costs this rule's evaluation only.
-func (w *Worker) passes(r *lang.Rule, sure bool) (matches [][]byte, err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			matches, err = nil, fmt.Errorf("%w: %v", expr.ErrEvaluation, p)
-		}
-	}()
-	w.sc.Given = nil
-	if !sure {
-		if ok, err := w.sc.Test(r.When); err != nil || !ok {
-			return nil, err
-		}
-	}
-	return w.Operate(r)
 }
 
 // Begin turns to a record and returns the scope in which its expressions are evaluated, for tools that look at single rules.
@@ -151,51 +173,11 @@ func (w *Worker) Begin(rec *message.Record, watch func(op *lang.Operator)) *expr
 	return w.sc
 }
 
-// Operate applies a rule's operators. It returns an element for each time that the message comes through: the operators'
-// values if a target refers to them.
-func (w *Worker) Operate(r *lang.Rule) ([][]byte, error) {
-	for len(w.outputs) < len(r.Operators) {
-		w.outputs = append(w.outputs, op.Outputs{})
-	}
-	w.in = op.Input{Scope: w.sc, Memory: state.Cell{State: w.engine.state, VIN: w.sc.VIN, Now: w.sc.Record.ReceivedAt}}
-	w.sc.Given, w.given, w.matches = nil, w.given[:0], w.matches[:0]
-	err := w.from(r, 0)
-	return w.matches, err
-}
-
-// from gives the message to an operator of the rule, and each of its outputs to the next one. Behind the last is a match.
-func (w *Worker) from(r *lang.Rule, at int) error {
-	if at == len(r.Operators) {
-		var values []byte
-		if r.UsesGiven {
-			values = expr.EncodeGiven(w.given)
-		}
-		w.matches = append(w.matches, values)
-		return nil
-	}
-	op, out := r.Operators[at], &w.outputs[at]
-	if w.watch != nil {
-		w.watch(op)
-	}
-	out.Reset()
-	w.in.Memory.Key = op.Key
-	if err := op.Run(&w.in, out); err != nil {
-		return err
-	}
-	given := len(w.given)
-	for i := range out.Len() {
-		w.given = append(w.given[:given], out.Values(i)...)
-		w.sc.Given = w.given
-		if err := w.from(r, at+1); err != nil {
-			return err
-		}
-	}
-	w.given = w.given[:given]
-	return nil
-}
-
 // Render is Renderer.Render; for the record of the last Eval it uses what that has parsed already.
 func (w *Worker) Render(d Decision, rec *message.Record, r *op.Rendered) error {
+	if d.Window != nil {
+		return w.engine.Render(d, rec, r)
+	}
 	if rec.Seq == 0 || rec.Seq != w.seq {
 		w.sc.Begin(rec)
 		w.seq = rec.Seq

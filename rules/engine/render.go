@@ -40,7 +40,7 @@ func NewRenderer(set *lang.Set) *Renderer {
 func (x *Renderer) Render(d Decision, rec *message.Record, r *op.Rendered) error {
 	sc := x.scopes.Get().(*expr.Scope) //nolint:errcheck,forcetypeassert // the pool holds nothing else
 	defer x.scopes.Put(sc)
-	sc.Begin(rec)
+	sc.Begin(d.Record(rec))
 	return x.render(sc, d, r)
 }
 
@@ -58,6 +58,7 @@ func (x *Renderer) RenderDeadLetter(d Decision, reason string, rec *message.Reco
 	if rule.ErrTopic == "" && !undecoded {
 		return fmt.Errorf("%w: %s", ErrNoDeadLetter, rule.Info.ID)
 	}
+	rec = d.Record(rec)
 	r.Reset()
 	r.Sink, r.DeadLetter, r.Reason = op.SinkKafka, true, reason
 	r.Topic, r.Value = rule.ErrTopic, rec.Payload

@@ -141,6 +141,11 @@ func (r *resolver) collect(root ast.Node) []Symbol {
 		default:
 			return
 		}
+		if r.names.Timed && !s.withoutMessage() {
+			r.fail(n, doc.CodeNoMessage, "take it from operator.x, or from vin, cell and received_at, the end of the time",
+				"at the end of a time there is no message, and no %s", s.name())
+			return
+		}
 		found[s.key] = s
 	}))
 	out := make([]Symbol, 0, len(found))

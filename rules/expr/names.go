@@ -56,6 +56,38 @@ func (s *Symbol) decodes() bool {
 	return s.kind == symPayload || s.kind == symField || s.when != nil
 }
 
+// withoutMessage reports whether there is such a value at the end of a time too.
+func (s *Symbol) withoutMessage() bool {
+	switch s.kind {
+	case symVIN, symCell, symReceivedAt, symOperator:
+		return true
+	}
+	return false
+}
+
+// name is how an analyst writes it.
+func (s *Symbol) name() string {
+	name, _, _ := strings.Cut(s.key, " ")
+	return name
+}
+
+// WhatOperatorsGive is the transform of a rule that has none and sends at the end of a time: there is no payload to go on.
+func (n *Names) WhatOperatorsGive() *Tree {
+	t := &Tree{}
+	add := func(name, expr string) {
+		t.Names = append(t.Names, name)
+		t.Items = append(t.Items, &Tree{Expr: &doc.Scalar{Value: expr, Lines: []string{expr}}})
+	}
+	add("vin", "vin")
+	for _, name := range n.Operators {
+		add(name, "operator."+name)
+	}
+	if !slices.Contains(n.Operators, "end") {
+		add("at", "received_at")
+	}
+	return t
+}
+
 // Symbols are the names that a set's expressions use, each once.
 type Symbols struct {
 	List  []Symbol

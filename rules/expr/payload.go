@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/valyala/fastjson"
+
+	"cellgate/broker/shared/message"
 )
 
 // ErrPayload is wrapped by the error of a rule that needs fields of a payload that is not JSON.
@@ -21,6 +23,10 @@ func (sc *Scope) Document() (*fastjson.Value, error) {
 		return sc.doc, sc.DocErr
 	}
 	sc.parsed, sc.DocErr = sc.gen, nil
+	if sc.Record.Kind == message.KindTick { // there is no message: everything is missing
+		sc.doc = nil
+		return nil, nil //nolint:nilnil // fastjson finds no field in nil
+	}
 	doc, err := sc.parser.ParseBytes(sc.Record.Payload)
 	if err != nil || !strict(sc.Record.Payload) {
 		doc, sc.DocErr = nil, fmt.Errorf("%w (%d bytes)", ErrPayload, len(sc.Record.Payload))

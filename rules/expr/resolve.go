@@ -29,6 +29,7 @@ type Names struct {
 	Schema    *Schema
 	Operators []string // the values that the rule's operators give
 	Symbols   *Symbols
+	Timed     bool // there is no message: what is compiled is about the end of a time
 	Decodes   bool // an expression compiled since this was false reads the payload
 	Gives     bool // one refers to operator.x
 }

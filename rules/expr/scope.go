@@ -62,6 +62,9 @@ func (sc *Scope) Begin(rec *message.Record) {
 	sc.Record, sc.Given = rec, nil
 	vin, branch, rest := message.SplitTopic(rec.Topic)
 	sc.VIN, sc.class = vin, ""
+	if rec.Kind == message.KindTick {
+		sc.VIN = rec.VIN()
+	}
 	if branch == "up" {
 		sc.class = rest
 	}

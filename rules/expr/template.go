@@ -81,6 +81,10 @@ func (n *Names) hole(d *doc.Document, s doc.Scalar, inner string, offset int) (t
 	switch part.inner {
 	case "vin", "cell", "class":
 		part.kind = baseNames[part.inner]
+		if n.Timed && part.kind == symClass {
+			d.Fail(line, col, doc.CodeNoMessage, "write ${vin} or ${cell}", "at the end of a time there is no message, and no class")
+			return part, false
+		}
 		return part, true
 	}
 	value, list, ok := strings.Cut(part.inner, " in ")

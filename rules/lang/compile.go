@@ -19,6 +19,7 @@ func Compile(src *Source, opts Options) (*Set, doc.Diagnostics) {
 		opts: opts, ids: map[string]*ruleDef{},
 		set: &Set{
 			hash: src.Hash(), cell: opts.Cell, source: src, ErrTopic: cmp.Or(opts.ErrorTopic, DefaultErrorTopic), OperKeys: map[uint64]struct{}{},
+			WakeKeys: map[uint64]struct{}{},
 		},
 		symbols: &expr.Symbols{ByKey: map[string]uint16{}},
 	}
@@ -104,10 +105,16 @@ func (c *compiler) rule(f *ruleFile, def *ruleDef, n expr.Names) {
 	d := f.doc
 	r.When = n.Compile(d, def.When, expr.WantBool)
 	for _, o := range def.operators {
-		if op := c.operator(d, def.id.Value, o, &n); op != nil {
-			r.Operators = append(r.Operators, op)
+		if compiled := c.operator(d, def.id.Value, o, &n); compiled != nil {
+			r.Operators = append(r.Operators, compiled)
+			if op.Wakes(compiled.Runner) {
+				c.wakes(d, r, compiled, &n)
+			}
 		}
 		n.Operators = append(n.Operators, o.op.Gives...)
+	}
+	if n.Timed && def.Transform == nil {
+		def.Transform = n.WhatOperatorsGive()
 	}
 	n.Decodes, n.Gives = false, false
 	if def.Transform != nil {
@@ -133,6 +140,18 @@ func (c *compiler) rule(f *ruleFile, def *ruleDef, n expr.Names) {
 	r.UsesGiven = n.Gives
 	r.describe(f)
 	c.set.Compiled = append(c.set.Compiled, r)
+}
+
+// wakes takes note of an operator that sends at the end of a time: from here on there is no message.
+func (c *compiler) wakes(d *doc.Document, r *Rule, o *Operator, n *expr.Names) {
+	if n.Timed {
+		d.FailAt(o.Args.Node, doc.CodeTwoWindows, "write two rules, or aggregate: {window: 5m, average: …, max: …} for several values of one window",
+			"%q stands behind an operator that sends at the end of a time, and gets no messages", o.Name)
+	}
+	n.Timed = true
+	if !r.Def.Mode.Disabled {
+		c.set.WakeKeys[o.Key] = struct{}{}
+	}
 }
 
 // Operator compiles an operator and gives it its place in the state.

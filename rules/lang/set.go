@@ -36,6 +36,7 @@ type Set struct {
 	index    *index.Index
 	symbols  []expr.Symbol
 	OperKeys map[uint64]struct{} // keys of all operators, for State
+	WakeKeys map[uint64]struct{} // of those that run although no message comes
 	// Unfinished are the findings of files without a list of rules. A set that was stored may have such files.
 	Unfinished doc.Diagnostics
 }

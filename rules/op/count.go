@@ -49,10 +49,10 @@ func (o *countOp) Run(in *Input, out *Outputs) error {
 }
 
 // Why implements Runner.
-func (o *countOp) Why(before *state.Memory, now int64) string {
+func (o *countOp) Why(in *Input) string {
 	n := 1
-	for _, s := range before.List {
-		if now-s.At < o.window {
+	for _, s := range in.before().List {
+		if in.Memory.Now-s.At < o.window {
 			n++
 		}
 	}

@@ -71,6 +71,6 @@ func (o *dedupeOp) Run(in *Input, out *Outputs) error {
 }
 
 // Why implements Runner.
-func (o *dedupeOp) Why(*state.Memory, int64) string {
+func (o *dedupeOp) Why(*Input) string {
 	return fmt.Sprintf("the same has passed within the last %s", ms(o.within))
 }

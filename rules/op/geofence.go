@@ -10,7 +10,6 @@ import (
 
 	"cellgate/rules/doc"
 	"cellgate/rules/expr"
-	"cellgate/rules/state"
 )
 
 // Bounds of a geofence.
@@ -218,8 +217,8 @@ func (o *geofenceOp) named(bits uint64) []any {
 }
 
 // Why implements Runner.
-func (o *geofenceOp) Why(before *state.Memory, _ int64) string {
-	return fmt.Sprintf("no border was crossed in the direction asked (inside before: %s), or there is no position", expr.AppendJSON(nil, o.named(before.Num)))
+func (o *geofenceOp) Why(in *Input) string {
+	return fmt.Sprintf("no border was crossed in the direction asked (inside before: %s), or there is no position", expr.AppendJSON(nil, o.named(in.before().Num)))
 }
 
 // contains reports whether a point lies in the zone: within the radius by great circle, or inside the

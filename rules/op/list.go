@@ -6,6 +6,7 @@ func Operators() []*Operator {
 		&geofence,
 		&onChange,
 		&dedupe,
+		&silent,
 		&threshold,
 		&count,
 		&sample,

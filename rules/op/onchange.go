@@ -53,8 +53,8 @@ func (o *onChangeOp) Run(in *Input, out *Outputs) error {
 }
 
 // Why implements Runner.
-func (o *onChangeOp) Why(before *state.Memory, _ int64) string {
-	if before.At == state.Timeless {
+func (o *onChangeOp) Why(in *Input) string {
+	if in.before().At == state.Timeless {
 		return "the value is missing or as before"
 	}
 	return "the value is missing"

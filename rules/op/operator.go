@@ -1,6 +1,7 @@
 package op
 
 import (
+	"fmt"
 	"slices"
 	"time"
 
@@ -30,8 +31,21 @@ type Runner interface {
 	Run(in *Input, out *Outputs) error
 	// Definition is the text whose change makes the operator another one, with a new memory.
 	Definition() string
-	// Why says why nothing came out: from the memory as it was before, and the time of the input.
-	Why(before *state.Memory, now int64) string
+	// Why says why nothing came out of an input. Its memory is as it was before.
+	Why(in *Input) string
+}
+
+// Waker is a Runner that sends something although no message comes: its Run is given a tick when that is due.
+type Waker interface {
+	Runner
+	// Wakes marks it. Its outputs have no message.
+	Wakes()
+}
+
+// Wakes reports whether a runner sends something although no message comes.
+func Wakes(r Runner) bool {
+	_, ok := r.(Waker)
+	return ok
 }
 
 // Input is what an operator is given: a message, or the time alone.
@@ -40,10 +54,31 @@ type Input struct {
 	Memory      state.Cell
 }
 
+// before is what is remembered, for Why.
+func (in *Input) before() state.Memory {
+	if m := in.Memory.Peek(); m != nil {
+		return *m
+	}
+	return state.Memory{}
+}
+
+// since is a time and how long ago that is.
+func (in *Input) since(at int64) string {
+	return fmt.Sprintf("%s, %s", clockTime(at), ms(in.Memory.Now-at))
+}
+
+func clockTime(at int64) string { return time.UnixMilli(at).UTC().Format("15:04:05") }
+
 // Outputs are what an operator lets out of one input: any number, each with the values that it gives.
 type Outputs struct {
 	values []expr.Given
-	ends   []int // of each output's values
+	outs   []output
+}
+
+// output is one of them.
+type output struct {
+	until int   // where its values end
+	end   int64 // of the time that it is about; 0: it is the message
 }
 
 // Give adds a value to the output that Pass ends.
@@ -52,21 +87,24 @@ func (o *Outputs) Give(name string, value any) {
 }
 
 // Pass ends an output: it goes on through the rule.
-func (o *Outputs) Pass() { o.ends = append(o.ends, len(o.values)) }
+func (o *Outputs) Pass() { o.PassAt(0) }
+
+// PassAt ends an output that is no message: it is about a time that ended then, in ms since the Unix epoch.
+func (o *Outputs) PassAt(end int64) { o.outs = append(o.outs, output{len(o.values), end}) }
 
 // Reset forgets all outputs.
-func (o *Outputs) Reset() { o.values, o.ends = o.values[:0], o.ends[:0] }
+func (o *Outputs) Reset() { o.values, o.outs = o.values[:0], o.outs[:0] }
 
 // Len is the number of outputs.
-func (o *Outputs) Len() int { return len(o.ends) }
+func (o *Outputs) Len() int { return len(o.outs) }
 
-// Values are those of output i.
-func (o *Outputs) Values(i int) []expr.Given {
+// Values are those of output i, and the end of the time that it is about, 0 for a message.
+func (o *Outputs) Values(i int) (values []expr.Given, end int64) {
 	from := 0
 	if i > 0 {
-		from = o.ends[i-1]
+		from = o.outs[i-1].until
 	}
-	return o.values[from:o.ends[i]]
+	return o.values[from:o.outs[i].until], o.outs[i].end
 }
 
 // OperatorNames are the keys of operators in the order in which `rules fmt` writes them.

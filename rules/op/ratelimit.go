@@ -49,6 +49,6 @@ func (o *rateLimitOp) Run(in *Input, out *Outputs) error {
 }
 
 // Why implements Runner.
-func (o *rateLimitOp) Why(*state.Memory, int64) string {
+func (o *rateLimitOp) Why(*Input) string {
 	return fmt.Sprintf("%d messages have passed within the last %s", o.count, ms(o.per))
 }

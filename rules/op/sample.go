@@ -1,10 +1,6 @@
 package op
 
-import (
-	"fmt"
-
-	"cellgate/rules/state"
-)
+import "fmt"
 
 var sample = Operator{
 	Name: "sample", Place: 1,
@@ -34,6 +30,6 @@ func (o *sampleOp) Run(in *Input, out *Outputs) error {
 }
 
 // Why implements Runner.
-func (o *sampleOp) Why(before *state.Memory, now int64) string {
-	return fmt.Sprintf("a message passed %s ago, and one passes every %s", ms(now-before.At), ms(o.every))
+func (o *sampleOp) Why(in *Input) string {
+	return fmt.Sprintf("a message passed %s ago, and one passes every %s", ms(in.Memory.Now-in.before().At), ms(o.every))
 }

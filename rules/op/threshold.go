@@ -5,7 +5,6 @@ import (
 	"time"
 
 	"cellgate/rules/expr"
-	"cellgate/rules/state"
 )
 
 var threshold = Operator{
@@ -91,15 +90,18 @@ func (o *thresholdOp) step(in *Input, num uint64, at int64) (uint64, int64, erro
 }
 
 // Why implements Runner.
-func (o *thresholdOp) Why(before *state.Memory, now int64) string {
-	switch before.Num {
-	case thresholdActive:
-		return "it has fired, and is not rearmed before exit holds"
-	case thresholdWaiting:
-		return fmt.Sprintf("enter held for %s until now; it must hold for %s", ms(now-before.At), ms(o.hold))
+func (o *thresholdOp) Why(in *Input) string {
+	before := in.before()
+	holds, known, err := in.Tell(o.enter)
+	switch {
+	case before.Num == thresholdActive:
+		return fmt.Sprintf("enter true since %s; it has fired, and is not rearmed before exit is true", in.since(before.At))
+	case err != nil || !known:
+		return "a field is missing, so enter cannot be told"
+	case !holds:
+		return "enter is false"
+	case before.Num != thresholdWaiting:
+		return fmt.Sprintf("enter true since now, 0s of %s", ms(o.hold))
 	}
-	if o.hold > 0 {
-		return fmt.Sprintf("enter is false, or has held for less than %s", ms(o.hold))
-	}
-	return "enter is false"
+	return fmt.Sprintf("enter true since %s of %s", in.since(before.At), ms(o.hold))
 }

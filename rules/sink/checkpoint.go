@@ -359,6 +359,7 @@ func (d *Dispatcher) restoreSink(b *statefile.Bucket, name string, s *sinkState)
 // what could be read, and forget the rest.
 func (d *Dispatcher) openOperators(r operatorRange) (err error) {
 	d.state.SetShift(r.Shift)
+	d.state.SetListening(r.Listening)
 	d.operators, err = openOperatorLog(d.o.FS, d.o.OperatorDir, r, d.o.SegmentBytes, d.state)
 	if !errors.Is(err, wal.ErrDamaged) {
 		return err

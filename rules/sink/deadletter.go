@@ -128,7 +128,8 @@ func (g *graveyard) bury(ctx context.Context, r refusal) error {
 	if err != nil {
 		return fmt.Errorf("render the dead letter: %w", err)
 	}
-	m := Message{Record: rec, Out: &g.out, idPrefix: env.idPrefix}
+	d := r.t.decision()
+	m := Message{Record: d.Record(rec), Out: &g.out, idPrefix: env.idPrefix}
 	t := r.t
 	t.to, t.dead = &burial{g: g, r: r}, true
 	env.deadLetters.Deliver(&m, t)

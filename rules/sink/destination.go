@@ -428,7 +428,7 @@ func (f *flight) hand(via *pipeline, t Ticket) {
 		return
 	}
 	f.topic = out.Topic
-	l.form.message = Message{Record: &e.record, Out: out, idPrefix: l.env.idPrefix}
+	l.form.message = Message{Record: e.decision.Record(&e.record), Out: out, idPrefix: l.env.idPrefix}
 	via.sink.Deliver(&l.form.message, t)
 }
 

@@ -47,6 +47,7 @@ type Dispatcher struct {
 	last      *snapshot // as stored
 
 	unevaluated unevaluated
+	ticker      *ticker
 
 	applyMu sync.Mutex
 	applied string // hash of the last rule set appended to the journal
@@ -89,6 +90,7 @@ func New(o Options) (*Dispatcher, error) {
 		journal:  o.Journal, sets: d.sets, metrics: o.Metrics, errorTopic: o.ErrorTopic, appended: o.Journal.Appended,
 		byName: map[string]*pipeline{},
 	}
+	d.ticker = newTicker(&o)
 	for i := range o.Sinks {
 		d.addPipeline(&o.Sinks[i])
 	}
@@ -124,6 +126,10 @@ func (d *Dispatcher) Start() error {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	d.cancel, d.started = cancel, true
+	due, waits := d.state.NextDue()
+	d.ticker.begin(ctx, waits || d.evaluated < d.o.Journal.Last())
+	d.ticker.note(due, waits, d.evaluated)
+	d.spawn(func() { d.ticker.run(ctx) })
 	d.env.lot.start()
 	d.spawn(func() { d.env.lot.run(ctx) })
 	d.spawn(func() { d.evaluate(ctx, reader) })
@@ -271,6 +277,8 @@ func (d *Dispatcher) batch(ctx context.Context, b *journal.Batch) {
 			d.state.Advance(rec.ReceivedAt) // the time of what the set has removed
 		case message.KindClockStep:
 			d.stepClock(rec)
+		case message.KindTick:
+			d.tick(rec)
 		case message.KindRelease, message.KindSessionReset:
 			// Matters of sessions.
 		}
@@ -329,6 +337,8 @@ func (d *Dispatcher) lost(n uint64, reason string) {
 // endBatch closes the pipelines' chunks. When a disk does not take a decision log, it waits: the journal
 // keeps what comes.
 func (d *Dispatcher) endBatch(ctx context.Context, seq uint64) {
+	due, waits := d.state.NextDue()
+	d.ticker.note(due, waits, seq)
 	for _, p := range d.pipelines {
 		err := p.endBatch(seq)
 		if err == nil {
@@ -350,11 +360,39 @@ func (d *Dispatcher) endBatch(ctx context.Context, seq uint64) {
 	d.removed.Store(int64(removed))
 }
 
+// tick evaluates what is due without a message.
+func (d *Dispatcher) tick(rec *message.Record) {
+	if rec.TickBegins() {
+		d.state.Begin(rec.ReceivedAt)
+	}
+	d.state.Advance(rec.ReceivedAt)
+	if d.current.worker == nil {
+		return
+	}
+	d.decide(rec)
+	for _, p := range d.pipelines {
+		if len(p.eval.decisions) > 0 { // it is received as far as it gives the sink something
+			p.eval.received++
+			p.eval.ticks++
+		}
+	}
+	d.offer(rec)
+}
+
 // route evaluates one PUBLISH and offers every pipeline its messages.
 func (d *Dispatcher) route(rec *message.Record) {
+	d.decide(rec)
 	for _, p := range d.pipelines {
 		p.eval.received++
+		if len(p.eval.decisions) == 0 {
+			p.eval.filtered++
+		}
 	}
+	d.offer(rec)
+}
+
+// decide evaluates a record, and gives every pipeline its decisions.
+func (d *Dispatcher) decide(rec *message.Record) {
 	ds := d.scratch[:0]
 	if d.current.worker != nil {
 		ds = d.current.worker.Eval(rec, ds)
@@ -363,12 +401,10 @@ func (d *Dispatcher) route(rec *message.Record) {
 	for _, p := range d.pipelines {
 		p.eval.decisions = p.eval.decisions[:0]
 	}
-	last := -1
 	for i := range ds {
 		if ds[i].Target == engine.TargetUndecoded {
 			d.current.countUndecoded(&ds[i])
-		} else if ds[i].Err != "" || int(ds[i].Rule) != last {
-			last = int(ds[i].Rule)
+		} else if i == 0 || !ds[i].OfMatch(&ds[i-1]) {
 			d.current.count(&ds[i])
 		}
 		if !ds[i].Shadow {
@@ -376,9 +412,12 @@ func (d *Dispatcher) route(rec *message.Record) {
 			p.eval.decisions = append(p.eval.decisions, ds[i])
 		}
 	}
+}
+
+// offer gives every pipeline the messages that were decided on.
+func (d *Dispatcher) offer(rec *message.Record) {
 	for _, p := range d.pipelines {
 		if len(p.eval.decisions) == 0 {
-			p.eval.filtered++
 			continue
 		}
 		p.eval.chunk.add(d.current.index, rec.Seq, p.eval.decisions)

@@ -6,7 +6,7 @@ import "maps"
 // happens, none is derived from the others; Balanced compares them.
 type SinkLedger struct {
 	Sink string `json:"sink"`
-	// Received counts the PUBLISH records that the journal has taken, and all records that the evaluator could not read:
+	// Received counts the PUBLISH records that the journal has taken, the ticks at which a rule sent the sink something, and all records that the evaluator could not read:
 	// those are dropped too, by reason Corruption or JournalLost.
 	Received uint64 `json:"received"`
 	// Delivered counts records all of whose messages for the sink it has.

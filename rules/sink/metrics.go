@@ -19,6 +19,7 @@ type Metrics struct {
 	missing     prometheus.Counter     // dispatch_missing_records_total
 	checkpoint  prometheus.Histogram   // dispatch_checkpoint_seconds
 	evicted     *prometheus.CounterVec // rule_state_evicted_total{reason}
+	ticks       prometheus.Counter     // rule_ticks_total
 	// operatorsLost is rule_state_lost_total.
 	operatorsLost prometheus.Counter
 	reg           prometheus.Registerer
@@ -37,11 +38,12 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		checkpoint: to.Histogram("dispatch_checkpoint_seconds", "Time of one checkpoint, fsyncs included.",
 			prometheus.ExponentialBuckets(0.001, 2, 14)...),
 		evicted: to.Counters("rule_state_evicted_total", "What rules' operators forgot because of a bound: VINs beyond rules.max_vins (vins), "+
-			"entries of a list (rule_entries, vin_bytes), what removed rules remembered (removed_rules).", "reason"),
+			"entries of a list (rule_entries, vin_bytes), values of by (rule_keys, vin_bytes), what removed rules remembered (removed_rules).", "reason"),
+		ticks:         to.Counter("rule_ticks_total", "Ticks that were put into the journal because a rule may send something without a message."),
 		operatorsLost: to.Counter("rule_state_lost_total", "Starts that found what rules' operators remember damaged and went on without a part of it."),
 		reg:           reg,
 	}
-	for _, reason := range []string{"vins", "rule_entries", "vin_bytes", "removed_rules"} {
+	for _, reason := range []string{"vins", "rule_entries", "rule_keys", "vin_bytes", "removed_rules"} {
 		m.evicted.WithLabelValues(reason)
 	}
 	return m
@@ -63,7 +65,9 @@ func (d *Dispatcher) readings() *metric.Readings {
 	removed := r.Add("rule_state_removed_operators",
 		"Operators of rules that were removed within a day, whose memory is kept in case they come back.")
 	stateBytes := r.Add("rule_state_log_bytes", "Size of the log that keeps what the operators remember.")
+	overdue := r.Add("rule_ticks_overdue_seconds", "For how long rules could have sent something without a message that they have not.")
 	r.Read = func(to metric.Sample) {
+		to.Gauge(overdue, d.Overdue().Seconds())
 		for _, l := range d.Ledger() {
 			to.Counter(total, float64(l.Received), l.Sink, "received")
 			to.Counter(total, float64(l.Delivered), l.Sink, "delivered")

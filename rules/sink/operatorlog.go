@@ -37,13 +37,16 @@ type operatorRange struct {
 	End   wal.Position `json:"end"`
 	// Shift is state.State.Shift.
 	Shift int64 `json:"shift,omitempty"`
+	// Listening is state.State.Listening.
+	Listening state.Listening `json:"listening"`
 }
 
 // operatorState is what a checkpoint adds to the operator log.
 type operatorState struct {
-	blocks [][]byte     // what is not appended yet
-	start  wal.Position // where the log begins once they are durable
-	shift  int64
+	blocks    [][]byte     // what is not appended yet
+	start     wal.Position // where the log begins once they are durable
+	shift     int64
+	listening state.Listening
 }
 
 // blockBytes is the size of a block, but for the last VIN's state.
@@ -113,7 +116,7 @@ func (o *operatorLog) block(data []byte, of *state.State) error {
 // take takes what has changed since the last time. The evaluator stands still, and what was taken before is appended.
 func (o *operatorLog) take(of *state.State) operatorState {
 	o.turn(of)
-	s := operatorState{start: o.begin, shift: of.Shift()}
+	s := operatorState{start: o.begin, shift: of.Shift(), listening: of.Listening()}
 	if o.rewriting && o.next == state.Shards {
 		s.start = o.round
 	}
@@ -162,7 +165,7 @@ func (o *operatorLog) save(s *operatorState, seq uint64) (operatorRange, error) 
 		}
 		s.blocks = s.blocks[1:]
 	}
-	return operatorRange{s.start, o.log.End(), s.shift}, o.log.Sync()
+	return operatorRange{s.start, o.log.End(), s.shift, s.listening}, o.log.Sync()
 }
 
 // stored is told that a checkpoint names the range that save has returned.

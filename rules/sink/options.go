@@ -29,6 +29,7 @@ type Journal interface {
 	Appended() (last, messages uint64)
 	Append(recs []message.Record, w journal.Waiter) (uint64, error)
 	WaitDurable(ctx context.Context, seq uint64) error
+	WaitRoom(ctx context.Context) error
 	Retain(name string, seq uint64)
 	Stat() journal.Stat
 }
@@ -82,6 +83,10 @@ type Options struct {
 	State state.StateOptions
 	// CheckpointInterval is how much is done again after a crash.
 	CheckpointInterval time.Duration `zero:"there are only the checkpoints that Checkpoint and Stop write"`
+	// Now is what the wall clock shows. TickInterval is how often rules are asked whether they send something although no message
+	// comes.
+	Now          func() time.Time
+	TickInterval time.Duration
 	// SegmentBytes of a decision log.
 	SegmentBytes int64
 	// OnFatal is called once when the dispatcher cannot go on: the journal failed, or an fsync.

@@ -3,6 +3,8 @@ package sink
 import (
 	"encoding/binary"
 	"fmt"
+
+	"cellgate/rules/engine"
 )
 
 // parkedRecords are the records of a sink that its cursor has passed and that still have messages parked. They are pending.
@@ -27,8 +29,17 @@ type joint struct {
 
 // messageKey names a message of a sink.
 type messageKey struct {
-	seq          uint64
-	rule, target uint16
+	seq                uint64
+	rule, target, item uint16
+	window             engine.Window
+}
+
+func keyOf(seq uint64, d engine.Decision) messageKey {
+	k := messageKey{seq: seq, rule: d.Rule, target: d.Target, item: d.Item}
+	if d.Window != nil {
+		k.window = *d.Window
+	}
+	return k
 }
 
 func (p *parkedRecords) note(seq uint64) {
@@ -134,7 +145,7 @@ func (p *pipeline) parkedBefore(t Ticket) bool {
 		return false
 	}
 	p.mu.Lock()
-	k := messageKey{t.seq, t.rule, t.target}
+	k := keyOf(t.seq, t.decision())
 	was := p.parked.before[k]
 	delete(p.parked.before, k)
 	p.window.again.Store(int64(len(p.parked.before)))

@@ -258,7 +258,7 @@ func (d *destination) recount() error {
 			if p.parked.before == nil {
 				p.parked.before = map[messageKey]bool{}
 			}
-			p.parked.before[messageKey{e.seq, e.decision.Rule, e.decision.Target}] = true
+			p.parked.before[keyOf(e.seq, e.decision)] = true
 		}
 	}
 }

@@ -2,7 +2,6 @@ package sink
 
 import (
 	"log/slog"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -100,6 +99,7 @@ type window struct {
 // evaluating is what the evaluator's goroutine alone uses.
 type evaluating struct {
 	chunk     chunkWriter
+	ticks     uint64 // of received
 	received  uint64 // counted, not yet published under the pipeline's lock
 	filtered  uint64
 	form      form
@@ -193,7 +193,8 @@ func (p *pipeline) settleLocked(slot uint64, o outcome, reason string) {
 func (p *pipeline) publishLocked() {
 	p.now.Received += p.eval.received
 	p.now.Filtered += p.eval.filtered
-	p.eval.received, p.eval.filtered = 0, 0
+	p.base += p.eval.ticks // they are no messages of the journal
+	p.eval.received, p.eval.filtered, p.eval.ticks = 0, 0, 0
 }
 
 // lost counts n records that the journal has lost before they were evaluated: received, since they were
@@ -220,16 +221,17 @@ func (p *pipeline) ampleLocked() bool {
 
 // handOver renders the messages of one record and gives them to the sink.
 func (p *pipeline) handOver(r renderer, set uint32, slot uint64, rec *message.Record, ds []engine.Decision, f *form) {
-	f.message = Message{Record: rec, Out: &f.out, idPrefix: p.env.idPrefix}
+	f.message = Message{Out: &f.out, idPrefix: p.env.idPrefix}
 	for i := range ds {
 		d := &ds[i]
 		t := Ticket{to: p, slot: slot, set: set, rule: d.Rule, target: d.Target, seq: rec.Seq, many: len(ds) > 1}
+		if p.parker != nil || d.Item != 0 || d.Window != nil {
+			t.more = moreOf(d)
+		}
 		if p.parkedBefore(t) {
 			continue
 		}
-		if p.parker != nil && (d.Err != "" || d.Values != nil) {
-			t.more = &decisionRest{err: d.Err, values: slices.Clone(d.Values), undecoded: d.Undecoded}
-		}
+		f.message.Record = d.Record(rec)
 		if err := r.Render(*d, rec, &f.out); err != nil {
 			t.Refused(err)
 			continue

@@ -3,6 +3,7 @@ package sink
 import (
 	"context"
 	"errors"
+	"slices"
 	"strconv"
 
 	"cellgate/broker/shared/message"
@@ -56,7 +57,8 @@ type Parker interface {
 
 // Message is one message for a sink, valid only during Deliver.
 type Message struct {
-	// Record is what the vehicle or service sent.
+	// Record is what the vehicle or service sent; for what a rule sends at the end of a time a KindTick, with the VIN in Client and
+	// the end in ReceivedAt.
 	Record *message.Record
 	// Out is what the rule made of it.
 	Out *op.Rendered
@@ -65,8 +67,11 @@ type Message struct {
 }
 
 // AppendMsgID appends the message's id, the same on every try and after every restart, and the same for a
-// message that the vehicle sent again as for the first.
+// message that the vehicle sent again as for the first. What a rule sends at the end of a time has VIN and end.
 func (m *Message) AppendMsgID(dst []byte) []byte {
+	if m.Record.Kind == message.KindTick {
+		return strconv.AppendInt(append(append(dst, m.Record.VIN()...), '-'), m.Record.ReceivedAt, 10)
+	}
 	return strconv.AppendUint(append(dst, m.idPrefix...), m.Record.Origin(), 10)
 }
 
@@ -99,6 +104,16 @@ type decisionRest struct {
 	err       string
 	values    []byte
 	undecoded []uint16
+	item      uint16
+	window    *engine.Window
+}
+
+// moreOf is what a decision is beside rule and target, nil for nothing.
+func moreOf(d *engine.Decision) *decisionRest {
+	if d.Err == "" && d.Values == nil && d.Item == 0 && d.Window == nil {
+		return nil
+	}
+	return &decisionRest{err: d.Err, values: slices.Clone(d.Values), undecoded: d.Undecoded, item: d.Item, window: d.Window}
 }
 
 // decision is what the message is made of.
@@ -106,6 +121,7 @@ func (t Ticket) decision() engine.Decision {
 	d := engine.Decision{Rule: t.rule, Target: t.target}
 	if t.more != nil {
 		d.Err, d.Values, d.Undecoded = t.more.err, t.more.values, t.more.undecoded
+		d.Item, d.Window = t.more.item, t.more.window
 	}
 	return d
 }

@@ -32,6 +32,9 @@ func (d *Dispatcher) Position() uint64 {
 	return d.evaluated
 }
 
+// Overdue is for how long rules could have sent something without a message that they have not.
+func (d *Dispatcher) Overdue() time.Duration { return d.ticker.overdue() }
+
 // Ledger is the account of every sink, each exact at one moment.
 func (d *Dispatcher) Ledger() []SinkLedger {
 	out := make([]SinkLedger, len(d.pipelines))

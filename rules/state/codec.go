@@ -9,18 +9,41 @@ import (
 
 // The stored state of one VIN. The first byte is the version.
 //
-//	version  1 byte, = 2
+//	version  1 byte, = 3
 //	touched  uvarint  counts the changes to VINs of the shard
 //	changed  varint   ms
 //	shift    varint   ms; see vinState
 //	count    uvarint
-//	count times, by key:
-//	  key    8 bytes, big-endian
-//	  num    uvarint
-//	  at     varint   ms
-//	  list   uvarint count; each 8 bytes hash, varint ms after the entry before it
-//	  text   uvarint length, bytes
-const stateVersion = 2
+//	count times, by key: a memory
+//
+// A memory. Times are varints in ms after changed, list entries' after the entry before them.
+//
+//	key    8 bytes, big-endian; among the values of by: of the value
+//	bits   1 byte   what follows: 1 num, 2 at, 4 list, 8 text, 16 due, 32 seen, 64 values of by; 128 list entries have a hash
+//	num    uvarint
+//	at     varint
+//	list   uvarint count; each 8 bytes hash with bit 128, varint
+//	text   uvarint length, bytes
+//	due    varint
+//	seen   varint
+//	keyed  uvarint count; memories, the one that was changed last at the end
+//
+// Version 2 has of a memory key, num, at, list with hashes and text, always all; at and the list's first time are of the epoch.
+const (
+	stateVersion = 3
+	allMemories  = 2 // the version before
+)
+
+const (
+	hasNum = 1 << iota
+	hasAt
+	hasList
+	hasText
+	hasDue
+	hasSeen
+	hasKeyed
+	hasHashes
+)
 
 func (v *vinState) append(b []byte) []byte {
 	b = binary.AppendUvarint(append(b, stateVersion), v.touched)
@@ -28,38 +51,84 @@ func (v *vinState) append(b []byte) []byte {
 	b = binary.AppendVarint(b, v.shift)
 	b = binary.AppendUvarint(b, uint64(len(v.ops)))
 	for i := range v.ops {
-		o := &v.ops[i]
-		b = binary.BigEndian.AppendUint64(b, o.key)
-		b = binary.AppendUvarint(b, o.Num)
-		b = binary.AppendVarint(b, o.At)
-		b = binary.AppendUvarint(b, uint64(len(o.List)))
-		var last int64
-		for _, s := range o.List {
-			b = binary.BigEndian.AppendUint64(b, s.Hash)
-			b = binary.AppendVarint(b, s.At-last)
-			last = s.At
-		}
-		b = field.AppendBytes(b, o.Text)
+		b = v.ops[i].append(b, v.changed)
 	}
 	return b
 }
 
+func (o *Memory) bits() (bits byte) {
+	set := func(bit byte, has bool) {
+		if has {
+			bits |= bit
+		}
+	}
+	set(hasNum, o.Num != 0)
+	set(hasAt, o.At != 0)
+	set(hasList, len(o.List) > 0)
+	set(hasText, len(o.Text) > 0)
+	set(hasDue, o.Due != 0)
+	set(hasSeen, o.Seen != 0)
+	set(hasKeyed, len(o.keyed) > 0)
+	for i := range o.List {
+		set(hasHashes, o.List[i].Hash != 0)
+	}
+	return bits
+}
+
+func (o *Memory) append(b []byte, changed int64) []byte {
+	bits := o.bits()
+	b = append(binary.BigEndian.AppendUint64(b, o.key), bits)
+	if bits&hasNum != 0 {
+		b = binary.AppendUvarint(b, o.Num)
+	}
+	if bits&hasAt != 0 {
+		b = binary.AppendVarint(b, o.At-changed)
+	}
+	if bits&hasList != 0 {
+		b = binary.AppendUvarint(b, uint64(len(o.List)))
+		last := changed
+		for _, s := range o.List {
+			if bits&hasHashes != 0 {
+				b = binary.BigEndian.AppendUint64(b, s.Hash)
+			}
+			b = binary.AppendVarint(b, s.At-last)
+			last = s.At
+		}
+	}
+	if bits&hasText != 0 {
+		b = field.AppendBytes(b, o.Text)
+	}
+	if bits&hasDue != 0 {
+		b = binary.AppendVarint(b, o.Due-changed)
+	}
+	if bits&hasSeen != 0 {
+		b = binary.AppendVarint(b, o.Seen-changed)
+	}
+	if bits&hasKeyed != 0 {
+		b = binary.AppendUvarint(b, uint64(len(o.keyed)))
+		for i := range o.keyed {
+			b = o.keyed[i].append(b, changed)
+		}
+	}
+	return b
+}
+
+// memoryReader reads memories of one version.
+type memoryReader struct {
+	field.Reader
+	version byte
+	changed int64
+}
+
 func unmarshalVIN(b []byte) (*vinState, error) {
-	r := field.Reader{B: b}
-	if ver := r.Byte(); ver != stateVersion {
-		return nil, fmt.Errorf("%w: version %d", ErrBadState, ver)
+	r := memoryReader{Reader: field.Reader{B: b}}
+	if r.version = r.Byte(); r.version != stateVersion && r.version != allMemories {
+		return nil, fmt.Errorf("%w: version %d", ErrBadState, r.version)
 	}
 	v := &vinState{touched: r.Uvarint(), changed: r.Varint(), shift: r.Varint()}
+	r.changed = v.changed
 	for n := r.Uvarint(); n > 0 && !r.Bad; n-- {
-		o := Memory{key: r.Uint64(), Num: r.Uvarint(), At: r.Varint()}
-		var last int64
-		for m := r.Uvarint(); m > 0 && !r.Bad; m-- {
-			s := Stamp{Hash: r.Uint64(), At: last + r.Varint()}
-			o.List, last = append(o.List, s), s.At
-		}
-		if text := r.Bytes(); len(text) > 0 {
-			o.Text = append([]byte(nil), text...)
-		}
+		o := r.memory(true)
 		if i := len(v.ops); i > 0 && v.ops[i-1].key >= o.key {
 			r.Bad = true
 		}
@@ -69,4 +138,52 @@ func unmarshalVIN(b []byte) (*vinState, error) {
 		return nil, fmt.Errorf("%w at byte %d of %d", ErrBadState, r.Off, len(b))
 	}
 	return v, nil
+}
+
+// memory reads one; those of values of by have none of their own.
+func (r *memoryReader) memory(top bool) (o Memory) {
+	o.key = r.Uint64()
+	bits, base := byte(hasNum|hasAt|hasList|hasText|hasHashes), int64(0)
+	if r.version == stateVersion {
+		bits, base = r.Byte(), r.changed
+	}
+	if bits&hasNum != 0 {
+		o.Num = r.Uvarint()
+	}
+	if bits&hasAt != 0 {
+		o.At = base + r.Varint()
+	}
+	if bits&hasList != 0 {
+		o.List = r.list(bits&hasHashes != 0, base)
+	}
+	if bits&hasText != 0 {
+		if text := r.Bytes(); len(text) > 0 {
+			o.Text = append([]byte(nil), text...)
+		}
+	}
+	if bits&hasDue != 0 {
+		o.Due = base + r.Varint()
+	}
+	if bits&hasSeen != 0 {
+		o.Seen = base + r.Varint()
+	}
+	if bits&hasKeyed != 0 {
+		r.Bad = r.Bad || !top
+		for n := r.Uvarint(); n > 0 && !r.Bad; n-- {
+			o.keyed = append(o.keyed, r.memory(false))
+		}
+	}
+	return o
+}
+
+func (r *memoryReader) list(hashes bool, last int64) (list []Stamp) {
+	for n := r.Uvarint(); n > 0 && !r.Bad; n-- {
+		var s Stamp
+		if hashes {
+			s.Hash = r.Uint64()
+		}
+		s.At = last + r.Varint()
+		list, last = append(list, s), s.At
+	}
+	return list
 }

@@ -84,6 +84,11 @@ func (s *State) LoadRemoved(b []byte) error {
 // not count. Call it with every record, in journal order, while no worker runs; nearly always it costs a comparison.
 func (s *State) Advance(now int64) {
 	now -= s.shift
+	if s.back { // it has not listened, whatever others have
+		s.pause(math.MinInt64, now)
+		s.back = false
+	}
+	s.listening.Last = now
 	r := &s.removed
 	if r.from <= now && now < r.until {
 		return
@@ -104,8 +109,10 @@ func (s *State) Advance(now int64) {
 	r.changed()
 }
 
-// Adopt takes the operators of a set, by key, for those that there are: the state of all others is kept for a while.
-func (s *State) Adopt(keys map[uint64]struct{}) {
+// Adopt takes the operators of a set, by key, for those that there are: the state of all others is kept for a while. wakes
+// are those that may be due without a message. One of them that comes back has not listened meanwhile: what it would have
+// missed is nothing that a vehicle did not send.
+func (s *State) Adopt(keys, wakes map[uint64]struct{}) {
 	s.order()
 	r := &s.removed
 	before := len(r.since)
@@ -113,12 +120,15 @@ func (s *State) Adopt(keys map[uint64]struct{}) {
 		_, back := keys[key]
 		return back
 	})
+	fresh := s.schedule(wakes)
 	change := len(r.since) != before
 	for i := range s.shards {
 		for _, v := range s.shards[i].vins {
 			for k := range v.ops {
 				key := v.ops[k].key
 				if _, there := keys[key]; there {
+					_, listens := fresh[key]
+					s.back = s.back || listens
 					continue
 				}
 				if _, known := r.since[key]; !known {

@@ -26,8 +26,8 @@ type StateOptions struct {
 	// MaxVINBytes bounds the stored state of one VIN. Past it, operators that keep lists (dedupe, count,
 	// on_change) forget their oldest entries.
 	MaxVINBytes int `zero:"no bound"`
-	// Evicted is told how many VINs ("vins"), list entries ("vin_bytes", "rule_entries") or operators without rules
-	// ("removed_rules") were forgotten because of a bound. Workers call it, so it must be safe for concurrent use and must not block.
+	// Evicted is told how many VINs ("vins"), list entries and values of by ("vin_bytes", "rule_entries", "rule_keys") or
+	// operators without rules ("removed_rules") were forgotten because of a bound. Workers call it, so it must be safe for concurrent use and must not block.
 	Evicted func(reason string, n int)
 }
 
@@ -44,6 +44,11 @@ type State struct {
 	// shift is how far the wall clock has stepped in all, in ms: what it showed before a step is as long ago as
 	// that, and the step, by the clock of now.
 	shift int64
+	// wakes are the operators of the rules in force that may be due without a message.
+	wakes map[uint64]struct{}
+	// back says that such an operator has come back with its rule, and that no record has said when.
+	back      bool
+	listening Listening
 }
 
 // stateShard keeps its VINs in a map, and in a ring in the order in which messages changed them.
@@ -54,7 +59,8 @@ type stateShard struct {
 	changed []*vinState // since TakeChanged; forgotten ones may be among them
 	gone    []string    // forgotten since TakeChanged, of those that it had given out
 	limit   int
-	mixed   bool // loaded, and not yet in order
+	mixed   bool    // loaded, and not yet in order
+	due     dueHeap // VINs with an operator that is to be run without a message
 }
 
 // vinState is the state of all operators on one VIN, sorted by key.
@@ -65,21 +71,35 @@ type vinState struct {
 	changed    int64  // ReceivedAt of that message: no time in ops is later
 	shift      int64  // of the State, when the times were written
 	prev, next *vinState
-	dirty      bool // in stateShard.changed
-	stored     bool // TakeChanged has given it out, or it was loaded
+	due        int64 // no operator is due before this time, by the clock as it was before all its steps
+	place      int32 // in the shard's due, 1 more than the index; 0: it is not there
+	dirty      bool  // in stateShard.changed
+	stored     bool  // TakeChanged has given it out, or it was loaded
 }
 
 // move makes all times later.
 func (v *vinState) move(by int64) {
 	v.changed += by
 	for i := range v.ops {
-		o := &v.ops[i]
-		if o.At != 0 && o.At != Timeless {
-			o.At += by
-		}
-		for k := range o.List {
-			o.List[k].At += by
-		}
+		v.ops[i].move(by)
+	}
+}
+
+func (o *Memory) move(by int64) {
+	if o.Due != 0 {
+		o.Due += by
+	}
+	for i := range o.keyed {
+		o.keyed[i].move(by)
+	}
+	if o.Seen != 0 { // the vehicle's clock has not stepped
+		return
+	}
+	if o.At != 0 && o.At != Timeless {
+		o.At += by
+	}
+	for k := range o.List {
+		o.List[k].At += by
 	}
 }
 
@@ -106,6 +126,12 @@ type Memory struct {
 	At   int64
 	List []Stamp // oldest first
 	Text []byte
+	// Due is when the operator is to be run although no message comes, 0 for never, always by the gateway's clock. Change it
+	// with Touched.Wake.
+	Due int64
+	// Seen is 0 for a memory whose times are the gateway's; else they are the vehicle's, and it is the latest.
+	Seen  int64
+	keyed []Memory // of an operator with by: one for each value, the one that was changed last at the end
 }
 
 // Timeless stands in a memory's at for an operator that only marks that it has seen something.
@@ -118,7 +144,13 @@ type Stamp struct {
 }
 
 // size is an upper bound of the stored form's size.
-func (o *Memory) size() int { return 8 + 10 + 10 + 5 + len(o.List)*18 + 5 + len(o.Text) }
+func (o *Memory) size() int {
+	n := 8 + 1 + 10 + 10 + 5 + len(o.List)*18 + 5 + len(o.Text) + 10 + 10
+	for i := range o.keyed {
+		n += o.keyed[i].size()
+	}
+	return n
+}
 
 // ErrBadState is wrapped by every error of State.Load.
 var ErrBadState = errors.New("damaged operator state")
@@ -215,6 +247,7 @@ func (s *State) Load(vin string, data []byte) error {
 	}
 	sh.add(vin, v)
 	v.stored, sh.clock, sh.mixed = true, max(sh.clock, v.touched), true
+	sh.wake(v, s.dueOf(v))
 	return nil
 }
 
@@ -251,48 +284,57 @@ func (s *State) Shift() int64 { return s.shift }
 // SetShift puts back what Shift gave.
 func (s *State) SetShift(shift int64) { s.shift = shift }
 
-// peek returns an operator's state on a VIN, at the time of a message, nil if there is none. It holds until the next
+// peek returns an operator's state on a VIN, at the time of a message or tick, nil if there is none. It holds until the next
 // touch of the VIN.
-func (s *State) peek(vin string, key uint64, now int64) *Memory {
-	sh := &s.shards[ShardOf(vin)]
-	v := sh.vins[vin]
+func (s *State) peek(c *Cell) *Memory {
+	sh := &s.shards[ShardOf(c.VIN)]
+	v := sh.vins[c.VIN]
 	if v == nil {
 		return nil
 	}
-	if v.at(now, s.shift) {
-		sh.mark(v)
-	}
-	i, ok := v.find(key)
+	s.at(sh, v, c)
+	i, ok := v.find(c.Key)
 	if !ok {
 		return nil
 	}
 	return &v.ops[i]
 }
 
+// at brings a VIN to the time of a message or tick.
+func (s *State) at(sh *stateShard, v *vinState, c *Cell) {
+	if v.at(c.Received, s.shift) {
+		sh.mark(v)
+		sh.wake(v, s.dueOf(v))
+	}
+}
+
 // touch returns an operator's state on a VIN for changing, made when there is none. The caller changes
-// it at once: the VIN counts as changed at the time of the message.
-func (s *State) touch(vin string, key uint64, now int64) (*Memory, *vinState) {
-	sh := &s.shards[ShardOf(vin)]
-	v := sh.vins[vin]
+// it at once: the VIN counts as changed at the time of the message. A tick leaves the VIN its place among those that are
+// forgotten, so that when ticks come does not matter.
+func (s *State) touch(c *Cell) (*Memory, *vinState) {
+	sh := &s.shards[ShardOf(c.VIN)]
+	v := sh.vins[c.VIN]
 	if v == nil {
 		for len(sh.vins) >= sh.limit {
 			sh.evict()
 			s.opts.Evicted("vins", 1)
 		}
-		v = &vinState{changed: now, shift: s.shift}
-		sh.add(strings.Clone(vin), v) // it is part of a topic
-	} else {
+		v = &vinState{changed: c.Received, shift: s.shift}
+		sh.add(strings.Clone(c.VIN), v) // it is part of a topic
+	} else if !c.Tick {
 		v.unlink()
 		sh.link(v)
 	}
-	sh.clock++
-	v.touched = sh.clock
-	v.at(now, s.shift)
-	v.changed = now
+	if !c.Tick {
+		sh.clock++
+		v.touched = sh.clock
+	}
+	s.at(sh, v, c)
+	v.changed = max(v.changed, c.Received)
 	sh.mark(v)
-	i, ok := v.find(key)
+	i, ok := v.find(c.Key)
 	if !ok {
-		v.ops = slices.Insert(v.ops, i, Memory{key: key})
+		v.ops = slices.Insert(v.ops, i, Memory{key: c.Key})
 	}
 	return &v.ops[i], v
 }
@@ -306,15 +348,13 @@ func (v *vinState) find(key uint64) (int, bool) {
 	return len(v.ops), false
 }
 
-// room returns how many bytes an operator's state may take on this VIN.
-func (s *State) room(v *vinState, o *Memory) int {
-	left := s.opts.MaxVINBytes
+// over returns by how many bytes a VIN's state is too large, 0 or less when it is not.
+func (s *State) over(v *vinState) int {
+	n := -s.opts.MaxVINBytes
 	for i := range v.ops {
-		if &v.ops[i] != o {
-			left -= v.ops[i].size()
-		}
+		n += v.ops[i].size()
 	}
-	return left
+	return n
 }
 
 // mark counts a VIN as changed.
@@ -350,6 +390,7 @@ func (sh *stateShard) add(vin string, v *vinState) {
 func (sh *stateShard) remove(v *vinState) {
 	delete(sh.vins, v.vin)
 	v.unlink()
+	sh.sleep(v)
 	v.dirty = false
 }
 
@@ -371,15 +412,16 @@ func (s *State) remember(v *vinState, o *Memory, e Stamp, keep int) {
 		o.List = o.List[:copy(o.List, o.List[n:])]
 		s.opts.Evicted("rule_entries", n)
 	}
-	if key := o.key; o.size() > s.room(v, o) {
-		if gone := s.giveWay(v); gone > 0 {
-			s.opts.Evicted("removed_rules", gone)
-			at, _ := v.find(key)
-			o = &v.ops[at]
-		}
+	key, own := o.key, slices.IndexFunc(v.ops, func(m Memory) bool { return m.key == o.key })
+	if own >= 0 && &v.ops[own] != o {
+		own = -1 // a value of by: it stays where it is
+	}
+	if s.over(v) > 0 && s.makeRoom(v) && own >= 0 {
+		at, _ := v.find(key)
+		o = &v.ops[at]
 	}
 	n := 0
-	for room := s.room(v, o); o.size() > room && len(o.List) > 1; n++ {
+	for over := s.over(v); over > 18*n && len(o.List) > 1; n++ {
 		o.List = o.List[:copy(o.List, o.List[1:])]
 	}
 	if n > 0 {
@@ -387,21 +429,84 @@ func (s *State) remember(v *vinState, o *Memory, e Stamp, keep int) {
 	}
 }
 
+// makeRoom forgets what operators without rules remember of a VIN. It reports whether there was any.
+func (s *State) makeRoom(v *vinState) bool {
+	gone := s.giveWay(v)
+	if gone > 0 {
+		s.opts.Evicted("removed_rules", gone)
+	}
+	return gone > 0
+}
+
 // Cell is the place of one operator's memory of one VIN, at the time of a message or tick.
 type Cell struct {
 	State *State
 	VIN   string
 	Key   uint64
-	Now   int64
+	// Received is when the message or tick was received. Now is the operator's time: the same, unless it goes by the
+	// vehicle's clock, or for a tick by when it was due.
+	Received, Now int64
+	// Tick says that no message has come.
+	Tick bool
+	// By is the value that an operator with by remembers this under, none when Values is 0. Values is how many it may remember.
+	By     uint64
+	Values int
 }
 
 // Peek returns the memory, nil when there is none. It holds until the next Touch of the VIN.
-func (c *Cell) Peek() *Memory { return c.State.peek(c.VIN, c.Key, c.Now) }
+func (c *Cell) Peek() *Memory {
+	m := c.State.peek(c)
+	if m == nil || c.Values == 0 {
+		return m
+	}
+	if i := m.keyOf(c.By); i >= 0 {
+		return &m.keyed[i]
+	}
+	return nil
+}
 
 // Touch returns the memory for changing, made when there is none. The caller changes it at once: the VIN counts as changed.
 func (c *Cell) Touch() Touched {
-	m, v := c.State.touch(c.VIN, c.Key, c.Now)
+	m, v := c.State.touch(c)
+	if c.Values > 0 {
+		m = c.State.touchKey(v, m, c)
+	}
 	return Touched{m, v, c.State}
+}
+
+func (o *Memory) keyOf(by uint64) int {
+	for i := range o.keyed {
+		if o.keyed[i].key == by {
+			return i
+		}
+	}
+	return -1
+}
+
+// touchKey returns the memory of a value of by, made when there is none: the value that was changed longest ago makes room.
+func (s *State) touchKey(v *vinState, o *Memory, c *Cell) *Memory {
+	if i := o.keyOf(c.By); i >= 0 {
+		m := o.keyed[i]
+		o.keyed = append(slices.Delete(o.keyed, i, i+1), m)
+		return &o.keyed[len(o.keyed)-1]
+	}
+	o.keyed = append(o.keyed, Memory{key: c.By})
+	if n := len(o.keyed) - c.Values; n > 0 {
+		o.keyed = slices.Delete(o.keyed, 0, n)
+		s.opts.Evicted("rule_keys", n)
+	}
+	if s.over(v) > 0 && s.makeRoom(v) {
+		at, _ := v.find(c.Key)
+		o = &v.ops[at]
+	}
+	n := 0
+	for len(o.keyed) > 1 && s.over(v) > 0 {
+		o.keyed, n = slices.Delete(o.keyed, 0, 1), n+1
+	}
+	if n > 0 {
+		s.opts.Evicted("vin_bytes", n)
+	}
+	return &o.keyed[len(o.keyed)-1]
 }
 
 // Touched is a memory that is being changed.

@@ -57,13 +57,20 @@ func NewTrial(path, cell string, bounds state.StateOptions) (*Trial, error) {
 
 // Add evaluates the next record of a journal and counts what the rules decide about it. It delivers nothing.
 func (t *Trial) Add(rec *message.Record) {
-	if rec.Kind == message.KindClockStep {
+	switch rec.Kind {
+	case message.KindClockStep:
 		if step, err := rec.ClockStep(); err == nil {
 			t.state.StepClock(step)
 		}
+		return
+	case message.KindTick:
+		if rec.TickBegins() {
+			t.state.Begin(rec.ReceivedAt)
+		}
 	}
-	t.scratch = t.worker.Eval(rec, t.scratch[:0])
-	last := -1
+	t.state.Advance(rec.ReceivedAt)
+	t.scratch = t.worker.Until(rec.ReceivedAt, t.scratch[:0]) // the rules that ran may have needed no ticks
+	t.scratch = t.worker.Eval(rec, t.scratch)
 	for i := range t.scratch {
 		d := &t.scratch[i]
 		r := &t.Rules[d.Rule]
@@ -79,8 +86,7 @@ func (t *Trial) Add(rec *message.Record) {
 		case d.Shadow:
 			r.Shadow++
 			continue
-		case int(d.Rule) != last:
-			last = int(d.Rule)
+		case i == 0 || !d.OfMatch(&t.scratch[i-1]):
 			r.Matched++
 		}
 		if int(d.Target) < len(r.Targets) {

@@ -57,14 +57,8 @@ const maxParts = 40
 // The record's ReceivedAt is the time.
 func Explain(s *lang.Set, rec *message.Record, known *state.State) Explanation {
 	x := Explanation{Topic: rec.Topic, VIN: rec.VIN(), ReceivedAt: rec.Time().Format(message.TimeLayout), Set: s.Hash()}
-	own := state.NewState(state.StateOptions{})
-	if known != nil {
-		own.SetShift(known.Shift())
-		if data := known.Export(rec.VIN()); data != nil {
-			_ = own.Load(rec.VIN(), data) //nolint:errcheck // just exported
-		}
-	}
-	e := explainer{set: s, state: own, worker: engine.NewEngine(s, own).NewWorker(), rec: rec}
+	own := copyOf(known, rec.VIN())
+	e := explainer{set: s, was: copyOf(known, rec.VIN()), worker: engine.NewEngine(s, own).NewWorker(), rec: rec}
 	e.scope = e.worker.Begin(rec, e.watch)
 	matched := s.Match(rec.Topic)
 	for _, r := range s.Compiled {
@@ -81,19 +75,31 @@ func Explain(s *lang.Set, rec *message.Record, known *state.State) Explanation {
 	return x
 }
 
+// copyOf is a state with what another one knows of a VIN.
+func copyOf(known *state.State, vin string) *state.State {
+	own := state.NewState(state.StateOptions{})
+	if known != nil {
+		own.SetShift(known.Shift())
+		own.SetListening(known.Listening())
+		if data := known.Export(vin); data != nil {
+			_ = own.Load(vin, data) //nolint:errcheck // just exported
+		}
+	}
+	return own
+}
+
 // explainer explains one record.
 type explainer struct {
 	set    *lang.Set
-	state  *state.State
+	was    *state.State // what was known before the record
 	worker *engine.Worker
 	scope  *expr.Scope
 	rec    *message.Record
 	// r and x are the rule at hand.
 	r *lang.Rule
 	x *RuleExplanation
-	// last is the operator that has run last, before its memory from before.
-	last   *lang.Operator
-	before state.Memory
+	// last is the operator that has run last.
+	last *lang.Operator
 }
 
 func (e *explainer) rule(r *lang.Rule) RuleExplanation {
@@ -126,17 +132,24 @@ func (e *explainer) rule(r *lang.Rule) RuleExplanation {
 	case err != nil:
 		x.Stage, x.Reason = "error", err.Error()
 	case !x.Matched:
-		x.Stage, x.Reason = e.last.Name, e.last.Why(&e.before, e.rec.ReceivedAt)
+		x.Stage, x.Reason = e.last.Name, e.last.Why(e.input())
 	case mode.Shadow:
 		x.Reason = "the mode is shadow: the match is counted, nothing is sent"
 		return x
 	}
-	for _, values := range matches {
+	for _, m := range matches {
 		for i := range r.Targets {
-			x.Outputs = append(x.Outputs, e.output(engine.Decision{Rule: r.Index, Target: uint16(i), Values: values})) //nolint:gosec // at most maxTargets
+			d := engine.Decision{Rule: r.Index, Target: uint16(i), Values: m.Values, Item: m.Item, Window: m.Window} //nolint:gosec // at most maxTargets
+			x.Outputs = append(x.Outputs, e.output(d))
 		}
 	}
 	return x
+}
+
+// input is what the last operator was given.
+func (e *explainer) input() *op.Input {
+	now := e.rec.ReceivedAt
+	return &op.Input{Scope: e.scope, Memory: state.Cell{State: e.was, VIN: e.rec.VIN(), Key: e.last.Key, Received: now, Now: now}}
 }
 
 // watch notes an operator that is about to run.
@@ -144,12 +157,7 @@ func (e *explainer) watch(op *lang.Operator) {
 	for _, s := range op.Args.Expressions() {
 		e.x.add(e.parts(s))
 	}
-	e.last, e.before = op, state.Memory{}
-	at := state.Cell{State: e.state, VIN: e.rec.VIN(), Key: op.Key, Now: e.rec.ReceivedAt}
-	if m := at.Peek(); m != nil {
-		e.before = *m
-		e.before.List = slices.Clone(m.List)
-	}
+	e.last = op
 }
 
 func (e *explainer) output(d engine.Decision) map[string]any {

@@ -33,6 +33,7 @@ type testStep struct {
 	payload []byte
 	qos     byte
 	retain  bool
+	waits   bool // time passes, and no message comes
 	props   map[string]any
 	expects bool // there is an expect key
 	expect  []*expectation
@@ -125,7 +126,7 @@ func readTest(d *doc.Document, n ast.Node) *testCase {
 
 func (t *testCase) readStep(n ast.Node, now *time.Duration) *testStep {
 	d := t.doc
-	o, ok := d.Object(n, "a step", "at", "after", "vin", "topic", "payload", "qos", "retain", "properties", "expect")
+	o, ok := d.Object(n, "a step", "at", "after", "wait", "vin", "topic", "payload", "qos", "retain", "properties", "expect")
 	if !ok {
 		return nil
 	}
@@ -140,6 +141,13 @@ func (t *testCase) readStep(n ast.Node, now *time.Duration) *testStep {
 		return nil
 	}
 	s.at = *now
+	if s.waits = o.Has("wait"); s.waits {
+		for _, key := range []string{"vin", "topic", "payload", "qos", "retain", "properties"} {
+			if at, ok := o.Keys[key]; ok {
+				d.Fail(at.Line, at.Col, doc.CodeTestFile, "write after instead of wait for a message that comes then", "a step that waits has no message, and no %q", key)
+			}
+		}
+	}
 	if o.Has("qos") {
 		q, _ := o.Integer("qos", 0, 2)
 		s.qos = byte(q) //nolint:gosec // at most 2
@@ -166,15 +174,15 @@ func (t *testCase) readStep(n ast.Node, now *time.Duration) *testStep {
 	return s
 }
 
-// readTime moves the test's clock: at counts from the test's start, after from the step before.
+// readTime moves the test's clock: at counts from the test's start, after and wait from the step before.
 func (t *testCase) readTime(o *doc.Object, now *time.Duration) bool {
-	for _, key := range []string{"at", "after"} {
+	for _, key := range []string{"at", "after", "wait"} {
 		s, ok := o.Text(key)
 		if !ok {
 			continue
 		}
 		v, ok := doc.ParseDuration(s.Value)
-		if key == "after" {
+		if key != "at" {
 			v += *now
 		}
 		if !ok || v < *now || v-*now > doc.MaxDuration {

@@ -77,8 +77,12 @@ func (s *testStep) record(t *testCase, seq uint64) message.Record {
 
 func (s *testStep) outputs(w *engine.Worker, set *lang.Set, t *testCase, seq uint64) []*output {
 	rec := s.record(t, seq)
+	ds := w.Until(rec.ReceivedAt, nil)
+	if !s.waits {
+		ds = w.Eval(&rec, ds)
+	}
 	var outs []*output
-	for _, d := range w.Eval(&rec, nil) {
+	for _, d := range ds {
 		if d.Shadow && (d.Err == "" || set.Compiled[d.Rule].Def.Mode.Shadow) {
 			continue
 		}

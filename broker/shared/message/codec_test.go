@@ -31,6 +31,8 @@ func samples() []Record {
 		{Kind: KindRelease, Client: "c", PacketID: 7},
 		{Kind: KindSessionReset, Client: "c"},
 		{Kind: KindRuleSet, Payload: []byte("hash")},
+		Tick(false),
+		Tick(true),
 	}
 }
 

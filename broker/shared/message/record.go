@@ -23,6 +23,8 @@ const (
 	// KindClockStep says that the wall clock has stepped: the ReceivedAt of the records before it and that of
 	// the records from it on are not of one clock. See ClockStep.
 	KindClockStep Kind = 5
+	// KindTick says that time has passed, for rules that send something although no message comes. See Tick.
+	KindTick Kind = 6
 )
 
 // Flags describe a record, and or-ed together a whole batch, so that a reader that wants only some
@@ -117,8 +119,12 @@ func (r *Record) Flags() Flags {
 	return f
 }
 
-// VIN returns the vehicle that the record is about: the second level of a v1 topic, else "".
+// VIN returns the vehicle that the record is about: the second level of a v1 topic, else "". A KindTick that is about one has it
+// in Client.
 func (r *Record) VIN() string {
+	if r.Kind == KindTick {
+		return r.Client
+	}
 	vin, _, _ := SplitTopic(r.Topic)
 	return vin
 }

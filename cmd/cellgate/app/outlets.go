@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
+	"time"
 
 	"cellgate/broker/shared/kafkaclient"
 	"cellgate/broker/shared/remote"
@@ -86,7 +87,7 @@ func (t *trust) openDispatch(m *kafkaclient.Metrics) (*sink.Dispatcher, *settlem
 		Journal: t.journal, DB: t.db, Dir: filepath.Join(data, "decisions"), OperatorDir: filepath.Join(data, "operators"),
 		Cell: t.cfg.Cell.ID, Node: t.cfg.Cell.Node, State: state.StateOptions{MaxVINs: t.cfg.Rules.MaxVINs, MaxVINBytes: configs.MaxVINBytes},
 		CheckpointInterval: configs.CheckpointInterval, SegmentBytes: configs.DecisionSegmentBytes, LagAlarm: configs.SinkLagAlarm,
-		FS: sink.Files(),
+		FS: sink.Files(), Now: time.Now, TickInterval: configs.TickInterval,
 		Parked: sink.ParkedLimits{
 			Bytes: bound / configs.ParkedShare, DestinationBytes: bound / configs.ParkedShare / configs.ParkedShare,
 			Destinations: configs.ParkedDestinations,

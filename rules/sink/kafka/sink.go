@@ -142,7 +142,11 @@ func (s *Sink) headers(b []byte, m *sink.Message) ([]byte, int) {
 	n := 5
 	b = kafkaclient.AppendHeader(b, "cell", s.o.Cell)
 	b = kafkaclient.AppendHeader(b, "vin", rec.VIN())
-	b = kafkaclient.AppendHeader(b, "topic", rec.Topic)
+	if rec.Kind == message.KindPublish {
+		b = kafkaclient.AppendHeader(b, "topic", rec.Topic)
+	} else {
+		n--
+	}
 	var text [96]byte
 	b = kafkaclient.AppendHeader(b, "msg-id", m.AppendMsgID(text[:0]))
 	b = kafkaclient.AppendHeader(b, "received-at", message.AppendTime(text[:0], rec.ReceivedAt))

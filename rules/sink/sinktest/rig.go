@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"cellgate/broker/clock"
 	"cellgate/broker/journal"
 	"cellgate/broker/shared/message"
 	"cellgate/broker/shared/statefile"
@@ -33,6 +34,7 @@ type Rig struct {
 	Journal    *journal.Journal
 	Dispatcher *sink.Dispatcher
 	db         *statefile.DB
+	clock      clock.Source // the journal's
 }
 
 // Setup says how a Rig is made.
@@ -84,6 +86,7 @@ func (r *Rig) TryOpen() error {
 	o := sink.Options{
 		Journal: r.Journal, DB: r.db, Dir: filepath.Join(r.dir, "decisions"), OperatorDir: filepath.Join(r.dir, "operators"), Cell: "cell-1", Node: "gw-1",
 		Sinks: r.setup.Sinks(), CheckpointInterval: 10 * time.Millisecond, SegmentBytes: 8 << 10,
+		Now: func() time.Time { wall, _ := r.clock(); return wall }, TickInterval: time.Millisecond,
 	}
 	if r.setup.Change != nil {
 		r.setup.Change(&o)
@@ -104,7 +107,7 @@ func Completed(o sink.Options) sink.Options {
 			Destinations: configs.ParkedDestinations,
 		},
 		ErrorTopic: c.ErrorTopic, OnFatal: func(error) {}, Log: slog.New(slog.DiscardHandler), Metrics: sink.NewMetrics(nil),
-		LagAlarm: configs.SinkLagAlarm, FS: sink.Files(),
+		LagAlarm: configs.SinkLagAlarm, FS: sink.Files(), Now: time.Now, TickInterval: configs.TickInterval,
 	})
 	for i := range o.Sinks {
 		options.Fill(&o.Sinks[i], sink.Binding{
@@ -122,6 +125,7 @@ func (r *Rig) openJournal() {
 	if r.setup.Journal != nil {
 		r.setup.Journal(&o)
 	}
+	r.clock = o.Clock
 	var err error
 	r.Journal, _, err = journal.Open(o)
 	r.must(err)

@@ -1,0 +1,169 @@
+package engine
+
+import (
+	"fmt"
+
+	"cellgate/broker/shared/message"
+	"cellgate/rules/expr"
+	"cellgate/rules/lang"
+	"cellgate/rules/op"
+	"cellgate/rules/state"
+)
+
+// What one tick does for a shard at most, so that a tick at which many vehicles are due is no long pause for messages: what is
+// left waits for the next one.
+const (
+	maxTickDecisions = 16
+	maxTickRuns      = 64
+)
+
+// Match is something that has come through a rule.
+type Match struct {
+	// Values are the operators' values if a target refers to them.
+	Values []byte
+	Item   uint16  // as in Decision
+	Window *Window // as in Decision
+}
+
+// Tick appends the decisions that are due in a shard without a message. What they are does not depend on when ticks come, nor
+// on what other shards have done.
+func (w *Worker) Tick(rec *message.Record, shard int, out []Decision) []Decision {
+	from := len(out)
+	for runs := 0; runs < maxTickRuns && len(out)-from < maxTickDecisions; runs++ {
+		d, ok := w.engine.state.TakeDue(shard, rec.ReceivedAt)
+		if !ok {
+			break
+		}
+		at, known := w.engine.wakes[d.Key]
+		if !known || !takesPart(at.rule, d.VIN) {
+			continue
+		}
+		matches, err := w.wake(rec, d, at)
+		w.window = &Window{VIN: d.VIN, End: d.At}
+		out = w.decide(at.rule, matches, err, out)
+	}
+	w.window = nil
+	return out
+}
+
+// Until appends everything that is due up to a time, for tools that have no ticks, or other ones than they would need.
+func (w *Worker) Until(now int64, out []Decision) []Decision {
+	rec := message.Record{Kind: message.KindTick, ReceivedAt: now}
+	for {
+		if due, waits := w.engine.state.NextDue(); !waits || due > now {
+			return out
+		}
+		out = w.Eval(&rec, out)
+	}
+}
+
+// wake runs an operator that is due. A panic costs this one's evaluation only.
+func (w *Worker) wake(rec *message.Record, d state.Due, at place) (matches []Match, err error) {
+	defer guard(&matches, &err)
+	w.seq = 0
+	w.begin(at.rule)
+	w.in = op.Input{Memory: state.Cell{State: w.engine.state, VIN: d.VIN, Received: rec.ReceivedAt, Now: d.At, Tick: true}}
+	err = w.from(at.rule, at.at)
+	return w.matches, err
+}
+
+// guard makes an error of a panic.
+func guard(matches *[]Match, err *error) {
+	if p := recover(); p != nil {
+		*matches, *err = nil, fmt.Errorf("%w: %v", expr.ErrEvaluation, p)
+	}
+}
+
+// passes applies the rule's condition and operators. A panic costs this rule's evaluation only.
+func (w *Worker) passes(r *lang.Rule, sure bool) (matches []Match, err error) {
+	defer guard(&matches, &err)
+	w.sc.Given = nil
+	if !sure {
+		if ok, err := w.sc.Test(r.When); err != nil || !ok {
+			return nil, err
+		}
+	}
+	return w.Operate(r)
+}
+
+// Operate applies a rule's operators. It returns an element for each time that something comes through.
+func (w *Worker) Operate(r *lang.Rule) ([]Match, error) {
+	w.begin(r)
+	now := w.sc.Record.ReceivedAt
+	w.in = op.Input{Scope: w.sc, Memory: state.Cell{State: w.engine.state, VIN: w.sc.VIN, Received: now, Now: now}}
+	err := w.from(r, 0)
+	return w.matches, err
+}
+
+// begin makes ready for a rule.
+func (w *Worker) begin(r *lang.Rule) {
+	for len(w.outputs) < len(r.Operators) {
+		w.outputs = append(w.outputs, op.Outputs{})
+	}
+	w.window, w.sc.Given, w.given, w.matches = nil, nil, w.given[:0], w.matches[:0]
+}
+
+// from gives an input to an operator of the rule, and each of its outputs to the next one. Behind the last is a match.
+func (w *Worker) from(r *lang.Rule, at int) error {
+	if at == len(r.Operators) {
+		return w.match(r)
+	}
+	o, out := r.Operators[at], &w.outputs[at]
+	if w.watch != nil {
+		w.watch(o)
+	}
+	out.Reset()
+	w.in.Memory.Key = o.Key
+	if err := o.Run(&w.in, out); err != nil {
+		return err
+	}
+	given := len(w.given)
+	for i := range out.Len() {
+		values, end := out.Values(i)
+		w.given = append(w.given[:given], values...)
+		var err error
+		if end == 0 {
+			err = w.pass(r, at+1)
+		} else {
+			err = w.passWindow(r, at+1, end)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	w.given = w.given[:given]
+	return nil
+}
+
+// pass gives an output to the operator behind.
+func (w *Worker) pass(r *lang.Rule, at int) error {
+	w.in.Given = w.given
+	return w.from(r, at)
+}
+
+// passWindow gives an output that is about the end of a time to the operator behind: there is no message.
+func (w *Worker) passWindow(r *lang.Rule, at int, end int64) error {
+	in, window := w.in, w.window
+	w.window = &Window{VIN: in.Memory.VIN, End: end}
+	w.tick = message.Record{Kind: message.KindTick, ReceivedAt: end, Client: in.Memory.VIN}
+	if w.ticks == nil {
+		w.ticks = w.engine.set.NewScope()
+	}
+	w.ticks.Begin(&w.tick)
+	w.in.Scope, w.in.Memory.Now = w.ticks, end
+	err := w.pass(r, at)
+	if err == nil {
+		w.in, w.window = in, window
+	}
+	return err
+}
+
+// match is what has passed all operators.
+func (w *Worker) match(r *lang.Rule) error {
+	m := Match{Window: w.window}
+	if r.UsesGiven {
+		m.Values = expr.EncodeGiven(w.given)
+	}
+	w.matches = append(w.matches, m)
+	return nil
+}

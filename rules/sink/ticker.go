@@ -1,0 +1,116 @@
+package sink
+
+import (
+	"context"
+	"sync/atomic"
+	"time"
+
+	"cellgate/broker/shared/message"
+)
+
+// ticker puts ticks into the journal, so that rules can send something although no message comes, and every replay sends the
+// same. It does so only while an operator waits for its time: no more than one each interval, and none before the one before it
+// is evaluated; what that has left undone is followed up at once.
+type ticker struct {
+	journal  Journal
+	now      func() time.Time
+	interval time.Duration
+	metrics  *Metrics
+	wake     chan struct{}
+
+	due       atomic.Int64  // when an operator is due first, in ms since the Unix epoch; 0: none is
+	evaluated atomic.Uint64 // the evaluator's position
+
+	// run's own.
+	begins bool   // the first tick of this process is not in the journal yet
+	last   uint64 // sequence of the last tick
+	lastAt int64  // and about its time
+}
+
+func newTicker(o *Options) *ticker {
+	return &ticker{journal: o.Journal, now: o.Now, interval: o.TickInterval, metrics: o.Metrics, wake: make(chan struct{}, 1)}
+}
+
+// note is told what is due after everything up to seq.
+func (t *ticker) note(due int64, waits bool, seq uint64) {
+	if !waits {
+		due = 0
+	}
+	t.evaluated.Store(seq)
+	if t.due.Swap(due) == 0 && due == 0 {
+		return
+	}
+	select {
+	case t.wake <- struct{}{}:
+	default:
+	}
+}
+
+// overdue is for how long something could have been sent without a message that has not been.
+func (t *ticker) overdue() time.Duration {
+	due := t.due.Load()
+	if due == 0 {
+		return 0
+	}
+	return max(0, time.Duration(t.now().UnixMilli()-due+1)*time.Millisecond)
+}
+
+// begin tells before the first message of this process that the gateway begins to listen. waits says that an operator may be
+// waiting: else nobody needs to know.
+func (t *ticker) begin(ctx context.Context, waits bool) {
+	if t.begins = waits; waits {
+		t.append(ctx)
+	}
+}
+
+// run appends ticks until ctx ends.
+func (t *ticker) run(ctx context.Context) {
+	for ctx.Err() == nil {
+		wait, tick := t.next()
+		if tick && t.append(ctx) {
+			continue
+		}
+		var timer <-chan time.Time
+		if wait > 0 {
+			timer = time.After(wait)
+		}
+		select {
+		case <-t.wake:
+		case <-timer:
+		case <-ctx.Done():
+		}
+	}
+}
+
+// next says whether a tick is to be appended now, else how long to wait, 0 for until there is news. A clock that is set is seen
+// within an interval.
+func (t *ticker) next() (wait time.Duration, now bool) {
+	due, at := t.due.Load(), t.now().UnixMilli()
+	switch {
+	case t.begins:
+		return t.interval, true
+	case due == 0 || t.evaluated.Load() < t.last:
+		return 0, false
+	case due > t.lastAt && due <= at: // nothing that the last one has left
+		if left := time.Duration(t.lastAt-at)*time.Millisecond + t.interval; left > 0 && left <= t.interval {
+			return left, false
+		}
+	}
+	left := time.Duration(due-at) * time.Millisecond
+	return min(max(left, time.Millisecond), t.interval), left <= 0
+}
+
+// append reports whether a tick has been appended. What the journal does not take now is tried again.
+func (t *ticker) append(ctx context.Context) bool {
+	if t.journal.WaitRoom(ctx) != nil {
+		return false
+	}
+	recs := []message.Record{message.Tick(t.begins)}
+	seq, err := t.journal.Append(recs, nil)
+	if err != nil {
+		return false
+	}
+	t.begins, t.last, t.lastAt = false, seq, recs[0].ReceivedAt
+	t.metrics.ticks.Inc()
+	return true
+}

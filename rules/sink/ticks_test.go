@@ -1,0 +1,311 @@
+package sink_test
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"cellgate/broker/clock/clocktest"
+	"cellgate/broker/journal"
+	"cellgate/broker/shared/message"
+	"cellgate/rules/engine"
+	"cellgate/rules/op"
+	"cellgate/rules/rulestest"
+	"cellgate/rules/sink"
+	"cellgate/rules/sink/sinktest"
+	"cellgate/rules/state"
+	"cellgate/rules/workbench"
+)
+
+// timeRules have every construct that depends on time, or sends without a message.
+const timeRules = `
+rules:
+  - {id: quiet, from: ["v1/+/up/telemetry"], silent: 9s, to: [{kafka: {topic: quiet}}, {redis: {string: "quiet:${vin}", value: operator.last}}]}
+  - {id: quiet-even, from: ["v1/+/up/telemetry"], when: payload.k > 4, silent: {for: 15s}, to: [{kafka: {topic: quiet-even}}]}
+`
+
+// timeRig is a dispatcher with such rules on a clock that the test moves.
+type timeRig struct {
+	*sinktest.Rig
+	machine      *clocktest.Clock
+	kafka, redis *sinktest.Memory
+}
+
+// wholeJournal keeps everything.
+type wholeJournal struct{ sink.Journal }
+
+func (wholeJournal) Retain(string, uint64) {}
+
+func newTimeRig(t *testing.T, rules string, change func(*sink.Options)) *timeRig {
+	t.Helper()
+	r := &timeRig{
+		machine: clocktest.Still(time.UnixMilli(1_760_000_000_000)), kafka: sinktest.NewMemory(op.SinkKafka), redis: sinktest.NewMemory(op.SinkRedis),
+	}
+	r.Rig = sinktest.New(t, sinktest.Setup{
+		Rules: rules,
+		Change: func(o *sink.Options) {
+			o.Journal = wholeJournal{o.Journal}
+			if change != nil {
+				change(o)
+			}
+		},
+		Sinks:   func() []sink.Binding { return []sink.Binding{{Sink: r.kafka}, {Sink: r.redis}} },
+		Journal: func(o *journal.Options) { o.Clock = r.machine.Source() },
+	})
+	return r
+}
+
+// drive publishes the same messages in every run, with more time between some of them.
+func (r *timeRig) drive(during func(i int)) {
+	rnd := rand.New(rand.NewPCG(3, 5)) //nolint:gosec // a test's choices
+	for i := range 300 {
+		r.machine.Pass(time.Duration(rnd.IntN(1500)) * time.Millisecond)
+		if rnd.IntN(40) == 0 {
+			r.machine.Pass(time.Duration(rnd.IntN(20)) * time.Second)
+		}
+		during(i)
+		r.Publish(i, 1)
+	}
+	r.machine.Pass(time.Minute)
+	r.Settled()
+	r.caughtUp()
+}
+
+// caughtUp waits until everything is sent that is due.
+func (r *timeRig) caughtUp() {
+	r.Await(func() bool { return r.Dispatcher.Overdue() == 0 })
+	r.Settled()
+}
+
+// outputs tells what the sinks have, each message once.
+func (r *timeRig) outputs(t *testing.T) []string {
+	t.Helper()
+	var out []string
+	ids := map[string]string{}
+	for _, m := range append(r.kafka.Taken(), r.redis.Taken()...) {
+		text := fmt.Sprintf("%s %s %s %s", m.VIN, m.Rule, m.Topic, m.Value)
+		key := strings.Join([]string{m.ID, m.Rule, m.Topic}, " ")
+		if other, known := ids[key]; known && other != text {
+			t.Fatalf("one id %s for %s and %s", key, other, text)
+		} else if known {
+			continue
+		}
+		ids[key] = text
+		out = append(out, text)
+	}
+	slices.Sort(out)
+	return out
+}
+
+func difference(a, b []string) []string {
+	return slices.DeleteFunc(slices.Clone(a), func(s string) bool { return slices.Contains(b, s) })
+}
+
+// TestTimeIsReplayed: what rules that know time send is a matter of the journal alone: live, with kills anywhere, by way of the
+// decision logs of sinks that lag over a reload, and in a backtest.
+func TestTimeIsReplayed(t *testing.T) {
+	t.Parallel()
+	for name, run := range map[string]func(*testing.T) *timeRig{
+		"live": func(t *testing.T) *timeRig {
+			t.Helper()
+			r := newTimeRig(t, timeRules, nil)
+			r.drive(func(int) {})
+			return r
+		},
+		"kill": killed, "lag over a reload": lagging,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := run(t)
+			got, want := r.outputs(t), r.replay(t)
+			if len(got) < 100 || !slices.Equal(got, want) {
+				t.Fatalf("%d messages, want %d\nmore:\n%s\nfewer:\n%s", len(got), len(want),
+					strings.Join(difference(got, want), "\n"), strings.Join(difference(want, got), "\n"))
+			}
+			r.Balanced()
+			r.Stop()
+		})
+	}
+}
+
+func killed(t *testing.T) *timeRig {
+	t.Helper()
+	rnd := rand.New(rand.NewPCG(9, 9)) //nolint:gosec // a test's choices
+	r := newTimeRig(t, timeRules, nil)
+	r.drive(func(i int) {
+		if i < 290 && rnd.IntN(25) == 0 {
+			if rnd.IntN(2) == 0 {
+				r.Settled()
+			}
+			r.Kill()
+			r.Open()
+		}
+	})
+	return r
+}
+
+func lagging(t *testing.T) *timeRig {
+	t.Helper()
+	r := newTimeRig(t, timeRules, func(o *sink.Options) {
+		for i := range o.Sinks {
+			o.Sinks[i].Limits.Messages = 2
+		}
+	})
+	r.kafka.Hold(true)
+	r.redis.Hold(true)
+	r.drive(func(i int) {
+		switch i {
+		case 100:
+			r.Apply(timeRules + "\n# the same rules, in another set\n")
+		case 200:
+			r.Apply(timeRules)
+		case 250:
+			r.kafka.Hold(false)
+		case 299:
+			r.redis.Hold(false)
+		}
+	})
+	return r
+}
+
+// replay is what a backtest of the rig's journal counts, and each message that the rules make of it.
+func (r *timeRig) replay(t *testing.T) (out []string) {
+	t.Helper()
+	dir := rulestest.WriteFiles(t, map[string]string{"t.rules.yaml": timeRules})
+	trial, err := workbench.NewTrial(dir, "cell-1", state.StateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	set := rulestest.Compile(t, timeRules)
+	st := state.NewState(state.StateOptions{})
+	w := engine.NewEngine(set, st).NewWorker()
+	var made op.Rendered
+	r.records(t, func(rec *message.Record) {
+		trial.Add(rec)
+		if rec.TickBegins() {
+			st.Begin(rec.ReceivedAt)
+		}
+		st.Advance(rec.ReceivedAt)
+		for _, d := range w.Eval(rec, nil) {
+			if err := w.Render(d, rec, &made); err != nil {
+				t.Fatal(err)
+			}
+			where, what := made.Topic, made.Value
+			if made.Sink == op.SinkRedis {
+				where, what = made.Redis.Key, made.Redis.Value
+			}
+			out = append(out, fmt.Sprintf("%s %s %s %s", d.Record(rec).VIN(), set.RuleID(d.Rule), where, what))
+		}
+	})
+	sent := 0
+	for _, c := range trial.Rules {
+		for _, n := range c.Targets {
+			sent += int(n) //nolint:gosec // few
+		}
+	}
+	if sent != len(out) {
+		t.Fatalf("a backtest sends %d messages, a replay %d: %+v", sent, len(out), trial.Rules)
+	}
+	slices.Sort(out)
+	return out
+}
+
+// records gives all of the journal.
+func (r *timeRig) records(t *testing.T, f func(rec *message.Record)) {
+	t.Helper()
+	if err := r.Journal.WaitDurable(context.Background(), r.Journal.Last()); err != nil {
+		t.Fatal(err)
+	}
+	reader, err := r.Journal.NewReader(1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = reader.Close() }()
+	for {
+		b, ok, err := reader.TryNext(0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !ok {
+			return
+		}
+		for i := range b.Records {
+			f(&b.Records[i])
+		}
+	}
+}
+
+// TestTicksComeOnlyWhenSomethingWaits: rules that send nothing by themselves have no ticks, those that do have few.
+func TestTicksComeOnlyWhenSomethingWaits(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		rules       string
+		least, most int
+	}{
+		{intervalRules, 0, 0},
+		{`rules: [{id: quiet, from: ["v1/+/up/telemetry"], silent: 9s, to: [{kafka: {topic: quiet}}]}]`, 1, 8},
+	} {
+		r := newTimeRig(t, c.rules, nil)
+		for i := range 7 { // each vehicle once
+			r.machine.Pass(time.Second)
+			r.Publish(i, 1)
+		}
+		r.machine.Pass(time.Minute)
+		r.Settled()
+		r.caughtUp()
+		ticks := r.ticks(t)
+		if ticks < c.least || ticks > c.most {
+			t.Errorf("%d ticks, from %d to %d are right", ticks, c.least, c.most)
+		}
+		r.Stop()
+		r.Open()
+		r.Settled()
+		if again := r.ticks(t) - ticks; again != 0 {
+			t.Errorf("%d ticks after a restart although nothing waits", again)
+		}
+		r.Stop()
+	}
+}
+
+func (r *timeRig) ticks(t *testing.T) (n int) {
+	t.Helper()
+	r.records(t, func(rec *message.Record) {
+		if rec.Kind == message.KindTick {
+			n++
+		}
+	})
+	return n
+}
+
+// TestNobodyIsSilentToAGatewayThatStoodStill: silence counts from the start of a process on, and not before its rule is there.
+func TestNobodyIsSilentToAGatewayThatStoodStill(t *testing.T) {
+	t.Parallel()
+	const rules = `rules: [{id: quiet, from: ["v1/+/up/telemetry"], silent: 10s, to: [{kafka: {topic: quiet}}]}]`
+	for name, away := range map[string]func(r *timeRig){
+		"stop":    func(r *timeRig) { r.Stop(); r.machine.Pass(time.Hour); r.Open() },
+		"kill":    func(r *timeRig) { r.Kill(); r.machine.Pass(time.Hour); r.Open() },
+		"no rule": func(r *timeRig) { r.Apply(intervalRules); r.machine.Pass(time.Hour); r.Apply(rules) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := newTimeRig(t, rules, nil)
+			r.Publish(0, 1)
+			r.Settled()
+			r.machine.Pass(5 * time.Second)
+			away(r)
+			r.machine.Pass(9 * time.Second)
+			r.Publish(1, 1) // another vehicle
+			r.Settled()
+			if got := r.kafka.Taken(); len(got) != 0 {
+				t.Fatalf("silent: %+v", got)
+			}
+			r.machine.Pass(time.Second)
+			r.Await(func() bool { return len(r.kafka.Taken()) == 1 })
+			r.Stop()
+		})
+	}
+}
