@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -154,14 +155,9 @@ func (l *lot) run(ctx context.Context) {
 func (l *lot) inOrder() []*destination {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	all := make([]*destination, 0, len(l.dests))
-	for _, d := range l.dests {
-		all = append(all, d)
-	}
-	slices.SortFunc(all, func(a, b *destination) int {
+	return slices.SortedFunc(maps.Values(l.dests), func(a, b *destination) int {
 		return cmp.Or(cmp.Compare(len(b.key.name), len(a.key.name)), cmp.Compare(a.key.String(), b.key.String()))
 	})
-	return all
 }
 
 // reopen has sinks look whether destinations without a log take messages again.

@@ -10,7 +10,6 @@ import (
 	"testing"
 
 	"cellgate/broker/shared/message"
-	"cellgate/broker/shared/statefile"
 	"cellgate/broker/wal"
 	"cellgate/rules/lang"
 	"cellgate/rules/sink"
@@ -344,7 +343,7 @@ func TestDamagedLogsOfParkedDestinationsAreRepaired(t *testing.T) {
 			if err := r.TryOpen(); !errors.Is(err, wal.ErrDamaged) {
 				t.Fatal(err)
 			}
-			lost := repairParked(t, r.Dir(), epoch)
+			lost := repairLog(t, r.Dir(), "parked", epoch)
 			if lost == 0 {
 				t.Fatal("nothing is lost")
 			}
@@ -400,24 +399,4 @@ func oneOf(t *testing.T, dir, pattern string) string {
 		t.Fatal(all, err)
 	}
 	return all[0]
-}
-
-func repairParked(t *testing.T, dir string, epoch uint64) (lost uint64) {
-	t.Helper()
-	db, err := statefile.Open(filepath.Join(dir, "state.db"), statefile.Options{NoSync: true})
-	check.OK(t, err)
-	defer db.Close() //nolint:errcheck // a test
-	decisions := filepath.Join(dir, "decisions")
-	found, err := sink.CheckLogs(db, decisions, epoch)
-	if err != nil || len(found) != 1 || found[0].Sink != "parked" {
-		t.Fatalf("%+v, %v", found, err)
-	}
-	lost, err = sink.RepairLog(db, decisions, filepath.Join(dir, "kept", "parked"), "parked", epoch)
-	if err != nil || lost != found[0].Lost {
-		t.Fatalf("%d lost, %v; found %+v", lost, err, found[0])
-	}
-	if found, err = sink.CheckLogs(db, decisions, epoch); err != nil || len(found) > 0 {
-		t.Fatalf("after the repair: %+v, %v", found, err)
-	}
-	return lost
 }

@@ -39,7 +39,7 @@ func TestRepairKeepsWhatCanBeRead(t *testing.T) {
 		t.Fatal(err)
 	}
 	check.OK(t, os.Remove(logs[2]))
-	lost := repairLog(t, r.Dir(), epoch)
+	lost := repairLog(t, r.Dir(), "kafka", epoch)
 	if lost == 0 || lost > sent/2 {
 		t.Fatalf("%d of %d lost", lost, sent)
 	}
@@ -52,21 +52,21 @@ func TestRepairKeepsWhatCanBeRead(t *testing.T) {
 }
 
 // repairLog repairs what CheckLogs finds, twice, as after an interruption, and returns how many decisions are lost.
-func repairLog(t *testing.T, dir string, epoch uint64) (lost uint64) {
+func repairLog(t *testing.T, dir, log string, epoch uint64) (lost uint64) {
 	t.Helper()
 	db, err := statefile.Open(filepath.Join(dir, "state.db"), statefile.Options{NoSync: true})
 	check.OK(t, err)
 	defer db.Close() //nolint:errcheck // a test
 	decisions := filepath.Join(dir, "decisions")
 	found, err := sink.CheckLogs(db, decisions, epoch)
-	if err != nil || len(found) != 1 || found[0].Sink != "kafka" || found[0].Err == nil {
+	if err != nil || len(found) != 1 || found[0].Sink != log || found[0].Err == nil {
 		t.Fatalf("%+v, %v", found, err)
 	}
-	lost, err = sink.RepairLog(db, decisions, filepath.Join(dir, "kept"), "kafka", epoch)
+	lost, err = sink.RepairLog(db, decisions, filepath.Join(dir, "kept", log), log, epoch)
 	if err != nil || lost != found[0].Lost {
 		t.Fatalf("%d lost, found were %d: %v", lost, found[0].Lost, err)
 	}
-	if again, err := sink.RepairLog(db, decisions, filepath.Join(dir, "kept-2"), "kafka", epoch); err != nil || again != 0 {
+	if again, err := sink.RepairLog(db, decisions, filepath.Join(dir, "kept-2", log), log, epoch); err != nil || again != 0 {
 		t.Fatalf("the second repair loses %d: %v", again, err)
 	}
 	if found, err := sink.CheckLogs(db, decisions, epoch); err != nil || len(found) > 0 {

@@ -7,34 +7,14 @@ import (
 
 	"cellgate/rules/doc"
 	"cellgate/rules/lang"
+	"cellgate/test/check"
 )
-
-// foreignFiles are files that someone might name by mistake. Everything in them that must not be printed
-// holds the canary.
-var foreignFiles = map[string]string{
-	"a private key":     "-----BEGIN EC PRIVATE KEY-----\ncanary+cANARY==\n-----END EC PRIVATE KEY-----\n",
-	"a token":           "eyJhbGciOiJFUzI1NiJ9.canary.canary\n",
-	"an environment":    "DB_PASSWORD=canary\nexport API=canary\n",
-	"a password file":   "canary:canary:0:0:root:/root:/bin/bash\nx:canary:1:\n",
-	"cut JSON":          `{"canary": "canary", "a": [1,2`,
-	"other JSON":        `{"canary": "canary"}`,
-	"prose":             "just a canary: that goes on: here\n",
-	"a list":            "- canary\n- canary\n",
-	"other YAML":        "apiVersion: v1\ndata: {canary: canary}\n",
-	"one key twice":     "canary: 1\ncanary: 2\n",
-	"an unclosed quote": "a: \"canary\nb: canary\n",
-	"anchors":           "a: *canary\nb: !canary x\n",
-	"bytes":             "\x00\x01canary\xff\xfe{[canary",
-	"deep":              strings.Repeat("[", 200) + "canary",
-	"two documents":     "a: canary\n---\nb: canary\n",
-	"a number":          "4711\n",
-}
 
 // TestForeignFiles holds that a file that is neither rules nor tests is told as one finding that names the
 // place, what was expected and what to do, and shows none of the file's contents.
 func TestForeignFiles(t *testing.T) {
 	t.Parallel()
-	for name, text := range foreignFiles {
+	for name, text := range check.ForeignFiles() {
 		_, found := lang.Compile(lang.NewSource(map[string][]byte{"f.rules.yaml": []byte(text)}), lang.Options{Cell: "cell-1"})
 		checkForeign(t, name, found, `^f\.rules\.yaml:\d+:\d+: error\[R\d+\] file: not a rule file: .*lists, macros, schema, rules`)
 		found = nil

@@ -35,6 +35,14 @@ func testQoS1Again(t *testing.T, e *env, v byte) {
 	equalList(t, "messages", w.Messages(4), "one", "two", "two", "three")
 }
 
+// exchange sends a message of QoS 2 and ends its exchange.
+func exchange(c *mqtt.T, v byte, p mqtt.Publish) {
+	c.Send(p.Encode(v))
+	c.ExpectAck(mqtt.PUBREC, p.ID, 0)
+	c.Send(mqtt.Ack(mqtt.PUBREL, p.ID, 0))
+	c.ExpectAck(mqtt.PUBCOMP, p.ID, 0)
+}
+
 func testExactlyOnce(t *testing.T, e *env, v byte) {
 	w, topic := e.watched(t, v, "qos2")
 	c := e.client(t, v)
@@ -49,10 +57,7 @@ func testExactlyOnce(t *testing.T, e *env, v byte) {
 	c.Send(mqtt.Ack(mqtt.PUBREL, 3, 0))
 	c.ExpectAck(mqtt.PUBCOMP, 3, 0)
 	p.Payload, p.Dup = "new", false
-	c.Send(p.Encode(v))
-	c.ExpectAck(mqtt.PUBREC, 3, 0)
-	c.Send(mqtt.Ack(mqtt.PUBREL, 3, 0))
-	c.ExpectAck(mqtt.PUBCOMP, 3, 0)
+	exchange(c, v, p)
 	equalList(t, "messages", w.Messages(2), "once", "new")
 	nothingBut(t, w, e, topic)
 }
@@ -77,10 +82,7 @@ func testExactlyOnceReconnect(t *testing.T, e *env, v byte) {
 	c.Drop()
 	c, _ = e.open(t, o)
 	p.Payload = "new"
-	c.Send(p.Encode(v))
-	c.ExpectAck(mqtt.PUBREC, 3, 0)
-	c.Send(mqtt.Ack(mqtt.PUBREL, 3, 0))
-	c.ExpectAck(mqtt.PUBCOMP, 3, 0)
+	exchange(c, v, p)
 	equalList(t, "messages", w.Messages(2), "once", "new")
 	nothingBut(t, w, e, topic)
 }

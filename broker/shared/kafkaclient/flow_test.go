@@ -65,6 +65,18 @@ func flood(ctx context.Context, l *link, f *Flow, lane, partitions int) func() i
 	}
 }
 
+// flowing runs fn where time passes as soon as all wait. end ends its context and waits until all have noticed.
+func flowing(t *testing.T, fn func(t *testing.T, ctx context.Context, end func())) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		fn(t, ctx, func() {
+			cancel()
+			time.Sleep(time.Minute)
+		})
+	})
+}
+
 // Whatever a link carries, the first lane never finds more before it than that carries in a few times flowDelay, and
 // the others still use the link.
 func TestFlowBoundsWhatIsBeforeTheFirstLane(t *testing.T) {
@@ -77,8 +89,7 @@ func TestFlowBoundsWhatIsBeforeTheFirstLane(t *testing.T) {
 		"200 KiB/s, 5 ms": {rate: 200 << 10, trip: 5 * time.Millisecond},
 	} {
 		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				ctx, cancel := context.WithCancel(t.Context())
+			flowing(t, func(t *testing.T, ctx context.Context, end func()) {
 				f := NewFlow()
 				sent := flood(ctx, l, f, 1, 12)
 				time.Sleep(5 * time.Second)
@@ -92,8 +103,7 @@ func TestFlowBoundsWhatIsBeforeTheFirstLane(t *testing.T) {
 				if most := max(l.rate/3, 4*flowFloor); float64(worst) > most || used < 0.7 {
 					t.Errorf("%d bytes before the first lane, want at most %.0f; %.0f %% of the link used", worst, most, 100*used)
 				}
-				cancel()
-				time.Sleep(time.Minute) // until all have noticed
+				end()
 			})
 		})
 	}
@@ -102,24 +112,21 @@ func TestFlowBoundsWhatIsBeforeTheFirstLane(t *testing.T) {
 // The third lane has its turn while the second has always something, and both go behind the first.
 func TestFlowTurns(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		ctx, cancel := context.WithCancel(t.Context())
+	flowing(t, func(t *testing.T, ctx context.Context, end func()) {
 		l, f := &link{rate: 1 << 20, trip: time.Millisecond}, NewFlow()
 		second, third := flood(ctx, l, f, 1, 6), flood(ctx, l, f, 2, 6)
 		time.Sleep(time.Minute)
 		if ratio := float64(second()) / float64(third()); ratio < 6 || ratio > 12 {
 			t.Errorf("the second lane sent %.1f times what the third did", ratio)
 		}
-		cancel()
-		time.Sleep(time.Minute) // until all have noticed
+		end()
 	})
 }
 
 // A broker that does not answer holds no room that others need for longer than flowLost.
 func TestFlowDoesNotWaitForADeadBroker(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		ctx, cancel := context.WithCancel(t.Context())
+	flowing(t, func(t *testing.T, ctx context.Context, end func()) {
 		l, f := &link{rate: 10 << 20, trip: time.Millisecond}, NewFlow()
 		dead := f.Lane(1)
 		var tickets []*flowTicket
@@ -137,8 +144,7 @@ func TestFlowDoesNotWaitForADeadBroker(t *testing.T) {
 		if sent() < 50<<20 {
 			t.Errorf("%d bytes sent in 10 s beside a broker that does not answer", sent())
 		}
-		cancel()
-		time.Sleep(time.Minute) // until all have noticed
+		end()
 		if _, used := f.Limit(); used != 0 {
 			t.Errorf("%d bytes are said to be on their way", used)
 		}

@@ -3,7 +3,9 @@ package kafkaclient
 import (
 	"context"
 	"log/slog"
+	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -188,17 +190,7 @@ func (p *Producer) failWaiting() {
 func (p *Producer) snapshot() []*topic {
 	p.mu.RLock()
 	defer p.mu.RUnlock()
-	all := make([]*topic, 0, len(p.topics))
-	for _, t := range p.topics {
-		all = append(all, t)
-	}
-	slices.SortFunc(all, func(a, b *topic) int {
-		if a.name < b.name {
-			return -1
-		}
-		return 1
-	})
-	return all
+	return slices.SortedFunc(maps.Values(p.topics), func(a, b *topic) int { return strings.Compare(a.name, b.name) })
 }
 
 func closeIdle(c *kafka.Client) {
