@@ -20,7 +20,7 @@ func commandCommand(c *cli) *cobra.Command {
 		Short:   "send commands to vehicles and follow them",
 		Example: `  cellgate command send --vin LTEST000000000001 --name unlock --payload '{"doors":"all"}' --wait`,
 	}
-	cmd.AddCommand(commandSendCommand(c), commandStatusCommand(c))
+	cmd.AddCommand(commandSendCommand(c), commandStatusCommand(c), commandListCommand(c), commandCancelCommand(c), commandWatchCommand(c))
 	return cmd
 }
 
@@ -222,35 +222,55 @@ func commandCall(ctx context.Context, client *apiClient, method, path string, bo
 	return raw, s, nil
 }
 
+// commandFlags name one command.
+type commandFlags struct {
+	target
+	vin string
+}
+
+func (f *commandFlags) flags(c *cli, cmd *cobra.Command) {
+	f.target.flags(cmd)
+	cmd.Flags().StringVar(&f.vin, "vin", "", "the vehicle; looked up when not given")
+	c.jsonFlag(cmd)
+}
+
+// path is that of the command's document.
+func (f *commandFlags) path(cmd *cobra.Command, id string) (client *apiClient, path string, err error) {
+	if client, err = f.client(); err != nil {
+		return nil, "", err
+	}
+	if f.vin == "" {
+		if f.vin, err = findCommand(cmd, client, id); err != nil {
+			return nil, "", err
+		}
+	}
+	return client, "/v1/vehicles/" + url.PathEscape(f.vin) + "/commands/" + url.PathEscape(id), nil
+}
+
 func commandStatusCommand(c *cli) *cobra.Command {
-	t := &target{}
-	vin := ""
+	f := &commandFlags{}
 	cmd := &cobra.Command{
 		Use:     "status ID",
 		Short:   "show a command's state and history",
 		Example: "  cellgate command status 01J9ZC3V6Q --json",
 		Args:    takes("ID"),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			client, err := t.client()
-			if err != nil {
-				return err
-			}
-			if vin == "" {
-				if vin, err = findCommand(cmd, client, args[0]); err != nil {
-					return err
-				}
-			}
-			raw, s, err := commandCall(cmd.Context(), client, "GET", "/v1/vehicles/"+url.PathEscape(vin)+"/commands/"+url.PathEscape(args[0]), nil)
-			if err != nil {
-				return err
-			}
-			return c.print(raw, func(w io.Writer) error { return s.print(w, time.Now()) })
-		},
+		RunE:    func(cmd *cobra.Command, args []string) error { return c.one(cmd, f, "GET", args[0]) },
 	}
-	t.flags(cmd)
-	cmd.Flags().StringVar(&vin, "vin", "", "the vehicle; looked up when not given")
-	c.jsonFlag(cmd)
+	f.flags(c, cmd)
 	return cmd
+}
+
+// one makes a call about a command, and prints what the command then is.
+func (c *cli) one(cmd *cobra.Command, f *commandFlags, method, id string) error {
+	client, path, err := f.path(cmd, id)
+	if err != nil {
+		return err
+	}
+	raw, s, err := commandCall(cmd.Context(), client, method, path, nil)
+	if err != nil {
+		return err
+	}
+	return c.print(raw, func(w io.Writer) error { return s.print(w, time.Now()) })
 }
 
 // findCommand looks for the vehicle of a command among all of them.

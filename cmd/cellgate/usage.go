@@ -14,7 +14,7 @@ import (
 // asUsage makes every complaint about commands, flags and arguments a usage error, for the whole tree.
 func asUsage(cmd *cobra.Command) {
 	cmd.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return wrong(cmd, flagComplaint(err)) })
-	if cmd.HasSubCommands() {
+	if cmd.HasSubCommands() && cmd.RunE == nil {
 		cmd.Args = cobra.ArbitraryArgs
 		cmd.RunE = func(cmd *cobra.Command, args []string) error {
 			if len(args) == 0 {

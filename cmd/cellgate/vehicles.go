@@ -55,6 +55,45 @@ func vehiclesCommand(c *cli) *cobra.Command {
 	cmd.Flags().IntVar(&limit, "limit", 100, "at most so many, 1 to 1000")
 	cmd.Flags().StringVar(&cursor, "cursor", "", "go on where the list before ended")
 	c.jsonFlag(cmd)
+	cmd.AddCommand(vehiclesDisconnectCommand(c))
+	return cmd
+}
+
+func vehiclesDisconnectCommand(c *cli) *cobra.Command {
+	t := &target{}
+	endpoint := ""
+	cmd := &cobra.Command{
+		Use:   "disconnect VIN",
+		Short: "end a vehicle's connection, with where to go if you like",
+		Long: `disconnect ends the connection of one vehicle. Its session stays; it may come back at once. To keep it out, revoke its
+tokens.`,
+		Example: `  cellgate vehicles disconnect LTEST000000000001
+  cellgate vehicles disconnect LTEST000000000001 --endpoint gw-2.example.com:8883`,
+		Args: takes("VIN"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			query := ""
+			if endpoint != "" {
+				if err := hostPort(endpoint); err != nil {
+					return usagef("endpoint: %w", err)
+				}
+				query = "?endpoint=" + url.QueryEscape(endpoint)
+			}
+			client, err := t.client()
+			if err != nil {
+				return err
+			}
+			if err := client.do(cmd.Context(), "DELETE", "/v1/vehicles/"+url.PathEscape(args[0])+"/connection"+query, nil, nil); err != nil {
+				return err
+			}
+			return c.print(map[string]string{"vin": args[0]}, func(w io.Writer) error {
+				_, err := fmt.Fprintf(w, "%s is being disconnected\n", args[0])
+				return err
+			})
+		},
+	}
+	t.flags(cmd)
+	cmd.Flags().StringVar(&endpoint, "endpoint", "", "host:port that an MQTT 5 vehicle is told to go to")
+	c.jsonFlag(cmd)
 	return cmd
 }
 

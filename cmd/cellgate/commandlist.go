@@ -1,0 +1,160 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/url"
+	"strconv"
+	"time"
+
+	"github.com/spf13/cobra"
+)
+
+// watchEvery is how often the state of a command that is watched is asked for.
+const watchEvery = 250 * time.Millisecond
+
+func commandCancelCommand(c *cli) *cobra.Command {
+	f := &commandFlags{}
+	cmd := &cobra.Command{
+		Use:   "cancel ID",
+		Short: "cancel a command that has not been sent",
+		Long: `cancel ends a command that is still queued. One that was sent may have been executed: it is refused, and the exit
+code is 1.`,
+		Example: "  cellgate command cancel 01J9ZC3V6Q",
+		Args:    takes("ID"),
+		RunE:    func(cmd *cobra.Command, args []string) error { return c.one(cmd, f, "DELETE", args[0]) },
+	}
+	f.flags(c, cmd)
+	return cmd
+}
+
+func commandWatchCommand(c *cli) *cobra.Command {
+	f := &commandFlags{}
+	cmd := &cobra.Command{
+		Use:   "watch ID",
+		Short: "follow a command until its final state",
+		Long: `watch prints a line for each state that a command comes into, and ends with the final one. The exit code is 1 when that
+is not "succeeded". With --json each line is the command's document.`,
+		Example: "  cellgate command watch 01J9ZC3V6Q",
+		Args:    takes("ID"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			client, path, err := f.path(cmd, args[0])
+			if err != nil {
+				return err
+			}
+			last, err := watchCommand(cmd.Context(), client, path, func(raw json.RawMessage, s *commandState) error {
+				return c.print(raw, func(w io.Writer) error { return s.line(w, time.Now()) })
+			})
+			if err == nil && last.failed() {
+				return silentError{}
+			}
+			return err
+		},
+	}
+	f.flags(c, cmd)
+	return cmd
+}
+
+// watchCommand calls tell for each state that a command is seen in, and returns the final one.
+func watchCommand(ctx context.Context, client *apiClient, path string, tell func(json.RawMessage, *commandState) error) (*commandState, error) {
+	for seen := ""; ; {
+		raw, s, err := commandCall(ctx, client, "GET", path, nil)
+		if err != nil {
+			return nil, err
+		}
+		if s.State != seen {
+			seen = s.State
+			if err := tell(raw, s); err != nil {
+				return nil, err
+			}
+		}
+		if s.final() {
+			return s, nil
+		}
+		select {
+		case <-ctx.Done():
+			return nil, fmt.Errorf("command: %s: %s when the watching was stopped; it goes on", s.ID, s.State)
+		case <-time.After(watchEvery):
+		}
+	}
+}
+
+// line prints the state that the command is in, and why.
+func (s *commandState) line(w io.Writer, now time.Time) error {
+	text := now.UTC().Format(time.TimeOnly) + "  " + s.State
+	for _, more := range []string{s.Cause, string(s.Result)} {
+		if more != "" {
+			text += "  " + more
+		}
+	}
+	_, err := fmt.Fprintln(w, text)
+	return err
+}
+
+// commandPage is GET /v1/commands.
+type commandPage struct {
+	Commands []commandState `json:"commands"`
+	Cursor   string         `json:"cursor"` // where the list goes on; absent at its end
+}
+
+func commandListCommand(c *cli) *cobra.Command {
+	t := &target{}
+	vin, state, cursor, limit := "", "", "", 0
+	cmd := &cobra.Command{
+		Use:   "list",
+		Short: "list commands, of all vehicles or of one",
+		Example: `  cellgate command list --state queued
+  cellgate command list --vin LTEST000000000001 --limit 10 --json`,
+		Args: takes(),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if limit < 1 || limit > maxVehicles {
+				return usagef("limit: %d: want 1 to %d; --cursor goes on where a list ended", limit, maxVehicles)
+			}
+			client, err := t.client()
+			if err != nil {
+				return err
+			}
+			query := url.Values{"limit": {strconv.Itoa(limit)}}
+			for name, value := range map[string]string{"vin": vin, "state": state, "cursor": cursor} {
+				if value != "" {
+					query.Set(name, value)
+				}
+			}
+			var raw json.RawMessage
+			if err := client.do(cmd.Context(), "GET", "/v1/commands?"+query.Encode(), nil, &raw); err != nil {
+				return err
+			}
+			return c.print(raw, func(w io.Writer) error { return printCommands(w, raw, time.Now()) })
+		},
+	}
+	t.flags(cmd)
+	cmd.Flags().StringVar(&vin, "vin", "", "of this vehicle")
+	cmd.Flags().StringVar(&state, "state", "", "in this state, such as queued, sent, succeeded or expired")
+	cmd.Flags().IntVar(&limit, "limit", 100, "at most so many, 1 to 1000")
+	cmd.Flags().StringVar(&cursor, "cursor", "", "go on where the list before ended")
+	c.jsonFlag(cmd)
+	return cmd
+}
+
+func printCommands(w io.Writer, raw json.RawMessage, now time.Time) error {
+	var page commandPage
+	if err := json.Unmarshal(raw, &page); err != nil {
+		return fmt.Errorf("answer: %w", err)
+	}
+	if len(page.Commands) == 0 {
+		_, err := fmt.Fprintln(w, "none")
+		return err
+	}
+	t := table{}
+	t.row("ID", "VIN", "NAME", "STATE", "CREATED")
+	for _, s := range page.Commands {
+		t.row(s.ID, s.VIN, s.Name, s.State, whenText(s.Created, now))
+	}
+	err := t.write(w)
+	if err == nil && page.Cursor != "" {
+		_, err = fmt.Fprintf(w, "more with --cursor %s\n", page.Cursor)
+	}
+	return err
+}
