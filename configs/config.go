@@ -15,9 +15,11 @@ type Config struct {
 	Kafka     Kafka      `yaml:"kafka"`
 	Redis     Redis      `yaml:"redis"`
 	Rules     Rules      `yaml:"rules"`
-	Central   *Central   `yaml:"central"` // nil: the sync worker is off
-	Metrics   Metrics    `yaml:"metrics"`
-	Log       Log        `yaml:"log"`
+	// Webhooks are the endpoints that rules may post to, by name.
+	Webhooks map[string]Webhook `yaml:"webhooks"`
+	Central  *Central           `yaml:"central"` // nil: the sync worker is off
+	Metrics  Metrics            `yaml:"metrics"`
+	Log      Log                `yaml:"log"`
 
 	// File is where the configuration was read from; relative paths were resolved from its folder.
 	File string `yaml:"-"`
@@ -330,6 +332,20 @@ type WhenFull struct {
 	Kafka   string `yaml:"kafka" oneof:"hold|age_out"`
 	Redis   string `yaml:"redis" oneof:"hold|age_out"`
 	Central string `yaml:"central" oneof:"hold|age_out"`
+	Webhook string `yaml:"webhook" oneof:"hold|age_out"`
+}
+
+// Webhook is an HTTP endpoint that rules may post to.
+type Webhook struct {
+	URL string `yaml:"url"` // https; http only into PrivateNetworks
+	// Keys sign each request (HMAC-SHA256), the newest first: a text, or whsec_ and base64.
+	Keys []Secret `yaml:"keys"`
+	// Timeout bounds one request, Requests how many are under way at a time.
+	Timeout  Duration `yaml:"timeout" range:"100ms..1m"`
+	Requests int      `yaml:"requests" range:"1..64"`
+	// PrivateNetworks are those of the networks that are not the Internet that the endpoint may be in.
+	PrivateNetworks []string   `yaml:"private_networks"`
+	TLS             *ClientTLS `yaml:"tls"`
 }
 
 // Central is the central unit, to which the sync worker forwards the outbox topics.

@@ -50,7 +50,7 @@ func Default() *Config {
 	c.Redis = Redis{Addresses: []string{"127.0.0.1:6379"}, PoolSize: 8, Timeout: Duration(5 * time.Second)}
 	c.Rules = Rules{
 		Path: "rules", Watch: true, RunTests: true, ErrorTopic: "vehicle.rule-errors", QueueMessages: 4096, MaxVINs: 200_000,
-		QueueBytes: 32 * mib, WhenFull: WhenFull{Kafka: "hold", Redis: "age_out", Central: "hold"},
+		QueueBytes: 32 * mib, WhenFull: WhenFull{Kafka: "hold", Redis: "age_out", Central: "hold", Webhook: "age_out"},
 	}
 	c.Metrics.Classes = []string{"telemetry", "alarm", "event", "backfill", "gbt32960"}
 	c.Log = Log{Level: "info", Format: "json"}
@@ -73,6 +73,8 @@ func (l *Listener) setDefaults()  { l.Protocol, l.Path = "mqtt", "/mqtt" }
 func (t *ServerTLS) setDefaults() { t.ClientAuth, t.MinVersion = "none", "1.2" }
 func (r *Role) setDefaults()      { r.AssignedClientID = true }
 func (t *TokenAPI) setDefaults()  { t.Address = ":8443" }
+
+func (w *Webhook) setDefaults() { w.Timeout, w.Requests = Duration(10*time.Second), 8 }
 
 func (i *Issuer) setDefaults() {
 	i.Refresh, i.Algorithms = Duration(10*time.Minute), []string{"ES256", "EdDSA"}

@@ -62,6 +62,7 @@ func (k *checker) all() {
 	k.commands()
 	k.kafka("kafka", &k.cfg.Kafka)
 	k.redis()
+	k.webhooks()
 	k.topic("rules.error_topic", k.cfg.Rules.ErrorTopic)
 	if c := k.cfg.Central; c != nil {
 		k.kafka("central.kafka", &c.Kafka)

@@ -58,14 +58,14 @@ func (f *ruleFlags) paths(args []string) ([]string, error) {
 }
 
 func (f *ruleFlags) options(c *cli) workbench.ToolOptions {
-	cell := f.cell
-	if cell == "" {
-		cell = testCell
-		if cfg, _, err := f.load(); err == nil {
-			cell = cfg.Cell.ID
-		}
+	o := workbench.ToolOptions{JSON: c.json, Cell: testCell}
+	if cfg, _, err := f.load(); err == nil {
+		o.Cell, o.Webhooks = cfg.Cell.ID, cfg.WebhookNames()
 	}
-	return workbench.ToolOptions{JSON: c.json, Cell: cell}
+	if f.cell != "" {
+		o.Cell = f.cell
+	}
+	return o
 }
 
 // answer turns a tool's ok into the exit code.

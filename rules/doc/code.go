@@ -42,4 +42,6 @@ const (
 	CodeTwoWindows    Code = "R051" // two operators that send at the end of a time
 	CodeTestFile      Code = "R060" // a test file that does not fit its rules
 	CodeOperatorClash Code = "R061" // two operators share one identity in the state
+	CodeEndpoint      Code = "R070" // a webhook that the configuration does not have
+	CodeMQTTTopic     Code = "R071" // not a topic that a rule may publish to
 )

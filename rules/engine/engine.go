@@ -72,7 +72,8 @@ func (e *Engine) NewWorker() *Worker {
 
 // Eval appends the decisions about a record to out. It is a function of the record, the set, and what the
 // VIN's earlier records left in the state; it reads no clock. Records of one VIN are given in journal
-// order, each once. Records that are neither a PUBLISH nor a tick give no decisions.
+// order, each once. Records that are neither a PUBLISH nor a tick give no decisions, nor does what rules publish, which would come
+// back to them.
 //
 // It does not keep rec. For a record that matches no rule, and for rules without operator values in their
 // targets, it does not allocate once its memory has grown.
@@ -85,6 +86,9 @@ func (w *Worker) Eval(rec *message.Record, out []Decision) []Decision {
 		}
 		return out
 	default:
+		return out
+	}
+	if rec.IsByRules() {
 		return out
 	}
 	set := w.engine.set

@@ -192,6 +192,17 @@ func (t *Template) Text(sc *Scope) (string, error) {
 	return string(b), err
 }
 
+// Sample is a text such as the template gives, with "x" in each hole.
+func (t *Template) Sample() string {
+	text := t.Static
+	for i := range t.Parts {
+		if text += t.Parts[i].Text; i < len(t.Parts)-1 {
+			text += "x"
+		}
+	}
+	return text
+}
+
 // classList is the list of a file that says which classes its topics may be made of.
 const classList = "classes"
 

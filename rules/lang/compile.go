@@ -120,7 +120,7 @@ func (c *compiler) rule(f *ruleFile, def *ruleDef, n expr.Names) {
 	if def.Transform != nil {
 		r.Transform = n.Value(d, def.Transform)
 	}
-	env := op.Env{Names: &n, Transform: r.Transform, TransformDecodes: n.Decodes, Stored: c.opts.Stored}
+	env := op.Env{Names: &n, Transform: r.Transform, TransformDecodes: n.Decodes, Stored: c.opts.Stored, Webhooks: c.opts.Webhooks}
 	for i, t := range def.to {
 		n.Decodes = false
 		if sender := t.target.Compile(t.args, env); sender != nil {

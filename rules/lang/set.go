@@ -20,6 +20,8 @@ type Options struct {
 	// ErrorTopic is the Kafka topic of evaluation errors of rules without on_error; DefaultErrorTopic when
 	// empty.
 	ErrorTopic string
+	// Webhooks are the names of the gateway's endpoints; nil when they are not known, and any may be named.
+	Webhooks []string
 	// Stored says that the source was in force before: what a later version of this package asks of new sources does
 	// not take it out of force (CodeOpenClass).
 	Stored bool

@@ -25,8 +25,12 @@ var kafka = Target{
 
 // recordKeys are what may be said of a record beside its topic.
 func recordKeys() []Key {
-	none := oneOfValue("something that can be left out", doc.CodeWrongType, "write none, or leave the key away", nothing)
-	return []Key{{Name: "key", Value: expressionValue}, {Name: "headers", Value: none}, {Name: "payload", Value: none}}
+	return []Key{{Name: "key", Value: expressionValue}, {Name: "headers", Value: noneValue()}, {Name: "payload", Value: noneValue()}}
+}
+
+// noneValue is of a key that leaves a part of a message out.
+func noneValue() Value {
+	return oneOfValue("something that can be left out", doc.CodeWrongType, "write none, or leave the key away", nothing)
 }
 
 // nothing is what a target says of a part of its messages that it does not send.
@@ -119,10 +123,14 @@ func kafkaView(r *Rendered) map[string]any {
 	if r.Lane != "" {
 		v["lane"] = r.Lane
 	}
+	v["headers"] = headersView(r)
+	return v
+}
+
+func headersView(r *Rendered) map[string]any {
 	headers := map[string]any{}
 	for _, h := range r.Headers {
 		headers[h.Name] = h.Value
 	}
-	v["headers"] = headers
-	return v
+	return headers
 }

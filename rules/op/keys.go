@@ -89,6 +89,8 @@ type Env struct {
 	TransformDecodes bool
 	// Stored says that the source was in force before this version.
 	Stored bool
+	// Webhooks are the endpoints of the gateway, nil when they are not known.
+	Webhooks []string
 }
 
 // readArgs reads the values of an object's keys. What is missing or wrong is reported, and the rest is looked at all the same.

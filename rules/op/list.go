@@ -20,5 +20,7 @@ func Targets() []*Target {
 		&kafka,
 		&redis,
 		&central,
+		&webhook,
+		&mqtt,
 	}
 }

@@ -1,5 +1,7 @@
 package op
 
+import "time"
+
 // SinkKind names where a target leads: the target's name, in rules, metrics and ledger.
 type SinkKind string
 
@@ -11,7 +13,8 @@ type Header struct{ Name, Value string }
 // of the Rendered itself; they hold until the next Render into it, and as long as the record's payload.
 type Rendered struct {
 	Sink SinkKind
-	// Topic is the Kafka topic; for SinkCentral the topic of the central unit's Kafka.
+	// Topic is the Kafka topic; for SinkCentral the topic of the central unit's Kafka, for SinkMQTT an MQTT topic, for
+	// SinkWebhook the endpoint's name.
 	Topic string
 	// Key is the Kafka key: the VIN unless the rule says otherwise.
 	Key []byte
@@ -22,6 +25,8 @@ type Rendered struct {
 	Headers []Header
 	// Bare says that there are to be no headers, those that the sink adds included.
 	Bare bool
+	// TTL is how long the message is good for, 0 for ever; SinkMQTT only.
+	TTL time.Duration
 	// Lane is p0, p1 or p2; SinkCentral only.
 	Lane string
 	// Redis is the operation; SinkRedis only.

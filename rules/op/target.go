@@ -160,11 +160,7 @@ func (a *Args) topic() *expr.Template {
 	}
 	t.Topic = true
 	a.env.BoundClasses(a.d, *s, t, a.env.Stored)
-	check := t.Static
-	for _, p := range t.Parts {
-		check += p.Text + "x"
-	}
-	if !ValidTopic(check) {
+	if !ValidTopic(t.Sample()) {
 		a.d.Fail(s.Line, s.Col, doc.CodeBadTopic, "use letters, digits, . _ and -, for example vehicle.telemetry", "%q is not a Kafka topic", s.Value)
 	}
 	return t

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"syscall"
 
 	"cellgate/broker/shared/statefile"
 	"cellgate/broker/wal"
@@ -191,13 +192,20 @@ func ignoreMissing(err error) error {
 type lookOnly struct{ wal.FS }
 
 func (lookOnly) MkdirAll(string) error              { return nil }
-func (lookOnly) Remove(string) error                { return nil }
 func (lookOnly) OpenDir(string) (wal.Dir, error)    { return nowhere{}, nil }
 func (lookOnly) Create(string) (wal.File, error)    { return nowhere{}, nil }
 func (lookOnly) OpenWrite(string) (wal.File, error) { return nowhere{}, nil }
 func (l lookOnly) List(dir string) ([]string, error) {
 	names, err := l.FS.List(dir)
 	return names, ignoreMissing(err)
+}
+
+// Remove fails where it would: a folder that stands in a log's place, with something in it.
+func (lookOnly) Remove(name string) error {
+	if inside, err := os.ReadDir(name); err == nil && len(inside) > 0 {
+		return &fs.PathError{Op: "remove", Path: name, Err: syscall.ENOTEMPTY}
+	}
+	return nil
 }
 
 // nowhere is an empty file that takes everything.

@@ -219,7 +219,7 @@ func DiffPaths(w io.Writer, before, after string, o ToolOptions) (rep DiffReport
 		if err != nil {
 			return rep, false, err
 		}
-		set, diags := lang.Compile(src, lang.Options{Cell: o.Cell})
+		set, diags := lang.Compile(src, o.lang())
 		if diags.HasErrors() {
 			if o.JSON {
 				return rep, false, writeJSON(w, CheckReport{Diagnostics: diags})

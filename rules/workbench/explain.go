@@ -271,7 +271,7 @@ func ExplainPaths(w io.Writer, paths []string, rec *message.Record, o ToolOption
 	if err != nil {
 		return false, err
 	}
-	set, diags := lang.Compile(lang.NewSource(ws.rules), lang.Options{Cell: o.Cell})
+	set, diags := lang.Compile(lang.NewSource(ws.rules), o.lang())
 	if diags.HasErrors() {
 		if o.JSON {
 			return false, writeJSON(w, CheckReport{Diagnostics: diags})

@@ -25,7 +25,12 @@ type ToolOptions struct {
 	JSON bool
 	// Cell is the cell's id for expressions and templates.
 	Cell string
+	// Webhooks are the names of the gateway's endpoints, nil when no gateway is named.
+	Webhooks []string
 }
+
+// lang are the options of a compilation.
+func (o *ToolOptions) lang() lang.Options { return lang.Options{Cell: o.Cell, Webhooks: o.Webhooks} }
 
 // workspace is what the paths of a command line hold.
 type workspace struct {
@@ -103,7 +108,7 @@ const maxPassed = 20
 
 // compile compiles the rules and reads the tests; the findings of both come together.
 func (ws *workspace) compile(o ToolOptions) (*lang.Set, []*testCase, doc.Diagnostics) {
-	set, diags := lang.Compile(lang.NewSource(ws.rules), lang.Options{Cell: o.Cell})
+	set, diags := lang.Compile(lang.NewSource(ws.rules), o.lang())
 	var tests []*testCase
 	report := func(d doc.Diagnostic) { diags = append(diags, d) }
 	names := make([]string, 0, len(ws.tests))

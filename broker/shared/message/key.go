@@ -17,3 +17,12 @@ func SplitSessionKey(key string) (clientID, role, issuer string) {
 	role, issuer, _ = strings.Cut(rest, keySeparator)
 	return clientID, role, issuer
 }
+
+// clientRules is the session key of what the rules publish. No client has it: an identifier is not empty.
+const clientRules = keySeparator + "rules" + keySeparator
+
+// ByRules makes a record one that the rules publish: subscribers get it, and no rule does.
+func (r *Record) ByRules() { r.Client = clientRules }
+
+// IsByRules reports whether the rules have published the record.
+func (r *Record) IsByRules() bool { return r.Client == clientRules }

@@ -42,6 +42,11 @@ func (m Maker) Histogram(name, help string, buckets ...float64) prometheus.Histo
 	return m.auto.NewHistogram(prometheus.HistogramOpts{Name: name, Help: help, Buckets: buckets})
 }
 
+// Histograms makes a histogram for each combination of the labels' values.
+func (m Maker) Histograms(name, help string, buckets []float64, labels ...string) *prometheus.HistogramVec {
+	return m.auto.NewHistogramVec(prometheus.HistogramOpts{Name: name, Help: help, Buckets: buckets}, labels)
+}
+
 // Readings are metrics that are read when they are asked for, so that they cannot differ from what else is told of the
 // same figures. They are a prometheus.Collector; Set Read before they are registered.
 type Readings struct {

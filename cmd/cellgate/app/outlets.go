@@ -4,7 +4,10 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"maps"
+	"net/netip"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"cellgate/broker/shared/kafkaclient"
@@ -12,7 +15,9 @@ import (
 	"cellgate/configs"
 	"cellgate/rules/sink"
 	"cellgate/rules/sink/kafka"
+	"cellgate/rules/sink/mqtt"
 	"cellgate/rules/sink/redis"
+	"cellgate/rules/sink/webhook"
 	"cellgate/rules/state"
 	syncer "cellgate/sync"
 )
@@ -131,6 +136,9 @@ func (t *trust) sinks(m *kafkaclient.Metrics) ([]sink.Binding, error) {
 		{full.Kafka, func() (sink.Sink, error) { return t.kafkaSink(sinkKafka, kafka.Options{}, m) }},
 		{full.Redis, t.redisSink},
 		{full.Central, func() (sink.Sink, error) { return t.kafkaSink(sinkCentral, kafka.Options{Outbox: true}, m) }},
+		{full.Webhook, t.webhookSink},
+		// What it writes to must never be full of what waits for it: no more than its share is held back.
+		{string(sink.AgeOut), t.mqttSink},
 	})
 }
 
@@ -156,6 +164,38 @@ func (t *trust) redisSink() (sink.Sink, error) {
 		return nil, err
 	}
 	return redis.New(redis.Options{Client: client, Pace: remote.NormalPace(), Log: t.log})
+}
+
+func (t *trust) mqttSink() (sink.Sink, error) {
+	return mqtt.New(mqtt.Options{Journal: t.journal, Pace: remote.NormalPace(), Log: t.log})
+}
+
+func (t *trust) webhookSink() (sink.Sink, error) {
+	o := webhook.Options{Cell: t.cfg.Cell.ID, Pace: remote.NormalPace(), Log: t.log, Metrics: webhook.NewMetrics(t.reg.own)}
+	for _, name := range slices.Sorted(maps.Keys(t.cfg.Webhooks)) {
+		w := t.cfg.Webhooks[name]
+		e := webhook.Endpoint{Name: name, URL: w.URL, Timeout: w.Timeout.Std(), Requests: w.Requests}
+		var err error
+		if e.TLS, err = clientTLS("webhooks."+name+".tls", w.TLS); err != nil {
+			return nil, err
+		}
+		for _, s := range w.Keys {
+			key, err := configs.SigningKey(s)
+			if err != nil {
+				return nil, fmt.Errorf("webhooks.%s.keys: %w", name, err)
+			}
+			e.Keys = append(e.Keys, key)
+		}
+		for _, network := range w.PrivateNetworks {
+			prefix, err := netip.ParsePrefix(network)
+			if err != nil {
+				return nil, fmt.Errorf("webhooks.%s.private_networks: %w", name, err)
+			}
+			e.PrivateNetworks = append(e.PrivateNetworks, prefix)
+		}
+		o.Endpoints = append(o.Endpoints, e)
+	}
+	return webhook.New(o)
 }
 
 // kafkaSink makes a sink with a producer of its own, so that one sink's backlog is not another's.

@@ -48,7 +48,7 @@ type ruleKeeper struct {
 func newRuleKeeper(t *trust, dispatch *sink.Dispatcher) (*ruleKeeper, error) {
 	c := t.cfg
 	k := &ruleKeeper{
-		path: string(c.Rules.Path), options: lang.Options{Cell: c.Cell.ID, ErrorTopic: c.Rules.ErrorTopic},
+		path: string(c.Rules.Path), options: lang.Options{Cell: c.Cell.ID, ErrorTopic: c.Rules.ErrorTopic, Webhooks: c.WebhookNames()},
 		runTests: func() bool { return t.Config().Rules.RunTests }, centre: c.Central != nil,
 		dispatch: dispatch, db: t.db, log: t.log,
 		audit: func(what string) { t.auditChange(auth.AuditRules, "files", what) },
@@ -140,7 +140,7 @@ func (k *ruleKeeper) prepare(ctx context.Context, o prepareOptions) (*candidate,
 	if o.tests {
 		limit, cancel := context.WithTimeout(ctx, testTime)
 		defer cancel()
-		if err := workbench.TestFolder(limit, f, workbench.ToolOptions{Cell: k.options.Cell}); err != nil {
+		if err := workbench.TestFolder(limit, f, workbench.ToolOptions{Cell: k.options.Cell, Webhooks: k.options.Webhooks}); err != nil {
 			return nil, err
 		}
 	}

@@ -1,0 +1,135 @@
+package op
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"cellgate/broker/shared/message"
+	"cellgate/rules/doc"
+	"cellgate/rules/expr"
+)
+
+// SinkMQTT are the gateway's own MQTT clients.
+const SinkMQTT SinkKind = "mqtt"
+
+// maxLevels bounds the levels of a topic that a rule publishes to: any client of any gateway may subscribe to so many.
+const maxLevels = 8
+
+var mqtt = Target{
+	Kind:   SinkMQTT,
+	Keys:   mqttKeys(),
+	Check:  mqttCheck,
+	Schema: mqttSchema,
+	New:    newMQTT,
+	View:   mqttView,
+	Expect: []string{"topic", "value", "ttl", "headers"},
+	Reference: "`mqtt: {class: advice}`: to the message's own vehicle, on `v1/{vin}/sys/advice`, which it may read; `mqtt: {topic: \"fleet/${class}\"}`: " +
+		"to the MQTT clients that may read the topic. QoS 1, kept for sessions that are away, for `ttl` if there is one. See [MQTT](#mqtt).",
+}
+
+func mqttKeys() []Key {
+	return []Key{
+		{Name: "class", Value: Value{schema: TextOf("the last level of v1/{vin}/sys/{class}"), read: readText, Place: true}},
+		{Name: "topic", Value: templateValue},
+		{Name: "ttl", Value: durationValue},
+		{Name: "headers", Value: noneValue()},
+	}
+}
+
+// mqttTarget makes messages to MQTT clients.
+type mqttTarget struct {
+	class     string         // "": topic
+	topic     *expr.Template // nil: class
+	transform *expr.Value    // nil: the payload
+	ttl       time.Duration
+	bare      bool
+}
+
+func mqttCheck(o *doc.Object) bool {
+	if o.Has("class") == o.Has("topic") && !o.Odd {
+		o.Doc.FailAt(o.Node, doc.CodeMQTTTopic, "write class: advice for the vehicle itself, or topic: fleet/advice for others", `"mqtt" needs either "class" or "topic"`)
+		return false
+	}
+	return !o.Odd
+}
+
+func mqttSchema() JSON {
+	s := keysSchema(mqttKeys())
+	s["oneOf"] = []JSON{{"required": []string{"class"}}, {"required": []string{"topic"}}}
+	return s
+}
+
+// ownNotices are the notices of v1/{vin}/sys that are the gateway's.
+func ownNotices() []string { return []string{"reconnect", "token-expiring"} }
+
+func newMQTT(a *Args) Sender {
+	t := &mqttTarget{ttl: a.duration("ttl"), bare: a.Text("headers") == nothing, transform: a.transform()}
+	if s := a.scalar("class"); s != nil {
+		t.class = s.Value
+		switch {
+		case slices.Contains(ownNotices(), s.Value):
+			a.d.Fail(s.Line, s.Col, doc.CodeMQTTTopic, "choose another name", "%q is a notice of the gateway's own", s.Value)
+		case !doc.ValidID(s.Value):
+			a.d.Fail(s.Line, s.Col, doc.CodeMQTTTopic, `use letters and digits, inside it also "-", "_" and "."`, "%q is not one level of a topic", s.Value)
+		}
+		return t
+	}
+	if t.topic = a.template("topic"); t.topic == nil {
+		return nil
+	}
+	s := a.scalar("topic")
+	a.env.BoundClasses(a.d, *s, t.topic, a.env.Stored)
+	if why := refusedTopic(t.topic.Sample()); why != "" {
+		a.d.Fail(s.Line, s.Col, doc.CodeMQTTTopic, "for example fleet/${class}, or cell/${vin}/advice", "%q %s", s.Value, why)
+	}
+	return t
+}
+
+// refusedTopic says why a rule may not publish to a topic; "" when it may. Below v1 are vehicles' messages and commands, which
+// a rule must not forge.
+func refusedTopic(topic string) string {
+	first, _, _ := strings.Cut(topic, "/")
+	switch levels := strings.Count(topic, "/") + 1; {
+	case message.ValidTopic(topic) != nil:
+		return "is not an MQTT topic"
+	case first == "v1":
+		return "begins with v1: those topics are the vehicles' own; write class: advice for a message to the vehicle"
+	case first == "", strings.HasPrefix(first, "$"):
+		return "begins with a level that no client may read"
+	case levels > maxLevels:
+		return fmt.Sprintf("has %d levels, and %d are the most", levels, maxLevels)
+	}
+	return ""
+}
+
+// Render implements Sender.
+func (t *mqttTarget) Render(sc *expr.Scope, r *Rendered) (err error) {
+	r.TTL, r.Bare = t.ttl, t.bare
+	switch {
+	case t.topic == nil && sc.VIN == "":
+		return fmt.Errorf("%w: the message is no vehicle's", expr.ErrRender)
+	case t.topic == nil:
+		r.Topic = "v1/" + sc.VIN + "/sys/" + t.class
+	default:
+		if r.Topic, err = t.topic.Text(sc); err != nil {
+			return err
+		}
+		if why := refusedTopic(r.Topic); t.topic.Parts != nil && why != "" {
+			return fmt.Errorf("%w: the topic that the template gives %s", expr.ErrRender, why)
+		}
+	}
+	return r.renderBody(sc, t.transform)
+}
+
+func mqttView(r *Rendered) map[string]any {
+	v := map[string]any{"topic": r.Topic, "value": jsonOrText(r.Value)}
+	if r.TTL > 0 {
+		v["ttl"] = r.TTL.String()
+	}
+	if !r.Bare {
+		v["headers"] = headersView(r)
+	}
+	return v
+}
