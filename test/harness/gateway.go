@@ -7,7 +7,6 @@ import (
 	"crypto/x509"
 	"encoding/json"
 	"fmt"
-	"io"
 	"net/http"
 	"os"
 	"os/exec"
@@ -278,32 +277,8 @@ func (g *Gateway) Get(path, token string) (status int, body []byte, err error) {
 
 // Do calls the HTTP API with a JSON body, none when nil.
 func (g *Gateway) Do(method, path, token string, body any) (status int, answer []byte, err error) {
-	var content io.Reader
-	if body != nil {
-		b, err := json.Marshal(body)
-		if err != nil {
-			return 0, nil, err
-		}
-		content = bytes.NewReader(b)
-	}
-	req, err := http.NewRequestWithContext(g.t.Context(), method, "http://"+g.HTTP+path, content)
-	if err != nil {
-		return 0, nil, err
-	}
-	if token != "" {
-		req.Header.Set("Authorization", "Bearer "+token)
-	}
-	if body != nil {
-		req.Header.Set("Content-Type", "application/json")
-	}
-	client := http.Client{Timeout: 30 * time.Second}
-	resp, err := client.Do(req)
-	if err != nil {
-		return 0, nil, err
-	}
-	defer func() { _ = resp.Body.Close() }()
-	answer, err = io.ReadAll(resp.Body)
-	return resp.StatusCode, answer, err
+	status, _, answer, err = Call(g.t.Context(), method, "http://"+g.HTTP+path, token, body)
+	return status, answer, err
 }
 
 // CAFile is the certificate authority that signed the gateway's server certificate.

@@ -20,16 +20,8 @@ import (
 	"cellgate/cmd/cellgate/fleet"
 	"cellgate/configs"
 	"cellgate/test/check"
+	"cellgate/test/harness"
 )
-
-// away is an address where nothing listens.
-func away(t *testing.T) string {
-	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	check.OK(t, err)
-	defer ln.Close() //nolint:errcheck // a test
-	return ln.Addr().String()
-}
 
 // write makes a configuration whose Kafka, Redis and centre are all away, and returns its path. Without a folder of
 // rules it makes one that says that there are none.
@@ -43,7 +35,7 @@ kafka: {brokers: [%q], timeout: 1s}
 redis: {addresses: [%q], timeout: 1s}
 central: {kafka: {brokers: [%q], timeout: 1s}}
 rules: {path: rules, watch: false}
-%s`, away(t), away(t), away(t), extra)
+%s`, harness.FreeAddr(t), harness.FreeAddr(t), harness.FreeAddr(t), extra)
 	if _, err := os.Stat(filepath.Join(dir, "rules")); err != nil {
 		overwrite(t, filepath.Join(dir, "rules", "none.rules.yaml"), "rules: []\n")
 	}
@@ -92,14 +84,10 @@ func halt(t *testing.T, a *App) {
 
 func get(t *testing.T, a *App, path, token string, out any) int {
 	t.Helper()
-	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, a.HTTPURL()+path, nil)
+	status, _, answer, err := harness.Call(t.Context(), http.MethodGet, a.HTTPURL()+path, token, nil)
 	check.OK(t, err)
-	req.Header.Set("Authorization", "Bearer "+token)
-	resp, err := http.DefaultClient.Do(req)
-	check.OK(t, err)
-	defer resp.Body.Close() //nolint:errcheck // decoded below
-	check.OK(t, json.NewDecoder(resp.Body).Decode(out))
-	return resp.StatusCode
+	check.OK(t, json.Unmarshal(answer, out))
+	return status
 }
 
 // drive publishes with a small fleet and returns how many messages were acknowledged.

@@ -2,6 +2,7 @@ package app
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"net/http"
 	"os"
@@ -10,10 +11,10 @@ import (
 	"testing"
 	"time"
 
-	"cellgate/auth"
 	"cellgate/broker/clock"
 	"cellgate/configs"
 	"cellgate/test/check"
+	"cellgate/test/harness"
 )
 
 // ruleFile is the file of writeRules.
@@ -114,15 +115,13 @@ func failToStart(t *testing.T, file string) error {
 // post calls the API as an operator and returns the status.
 func post(t *testing.T, a *App, path, body string) int {
 	t.Helper()
-	token, _, err := a.Authority().Issue(auth.IssueRequest{Subject: "olga", Role: auth.RoleOperator, Scopes: auth.Scopes()})
+	var content any
+	if body != "" {
+		content = json.RawMessage(body)
+	}
+	status, _, _, err := harness.Call(t.Context(), http.MethodPost, a.HTTPURL()+path, operator(t, a), content)
 	check.OK(t, err)
-	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, a.HTTPURL()+path, strings.NewReader(body))
-	check.OK(t, err)
-	req.Header.Set("Authorization", "Bearer "+token)
-	resp, err := http.DefaultClient.Do(req)
-	check.OK(t, err)
-	check.OK(t, resp.Body.Close())
-	return resp.StatusCode
+	return status
 }
 
 // degradedRules holds that /readyz names the rules with a reason that contains text, and serves.

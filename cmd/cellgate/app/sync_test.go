@@ -5,7 +5,6 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
-	"io"
 	"log/slog"
 	"net/http"
 	"os"
@@ -26,6 +25,7 @@ import (
 	syncer "cellgate/sync"
 	"cellgate/test/check"
 	"cellgate/test/fakekafka"
+	"cellgate/test/harness"
 )
 
 // put writes values to a topic, as bound for fleet.a at the centre.
@@ -51,7 +51,7 @@ kafka: {brokers: [%q], timeout: 2s, auto_create_topics: true}
 redis: {addresses: [%q], timeout: 1s}
 rules: {path: rules, watch: false}
 central: {kafka: {brokers: [%q], timeout: 2s%s}}
-`, cell.ListenAddrs()[0], away(t), central.ListenAddrs()[0], extra)
+`, cell.ListenAddrs()[0], harness.FreeAddr(t), central.ListenAddrs()[0], extra)
 	writeRules(t, dir, "a")
 	file := filepath.Join(dir, "cell.yaml")
 	overwrite(t, file, text)
@@ -67,14 +67,9 @@ func operator(t *testing.T, a *App) string {
 
 func metrics(t *testing.T, a *App) string {
 	t.Helper()
-	// A connection that the pool has dialled and not used would hold up the gateway's stop.
-	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
-	resp, err := client.Get(a.HTTPURL() + "/metrics")
+	_, _, text, err := harness.Call(t.Context(), http.MethodGet, a.HTTPURL()+"/metrics", "", nil)
 	check.OK(t, err)
-	defer resp.Body.Close() //nolint:errcheck // read whole
-	b, err := io.ReadAll(resp.Body)
-	check.OK(t, err)
-	return string(b)
+	return string(text)
 }
 
 // A gap in the outbox is told everywhere, and an operator's skip is recorded and audited with the operator's name.

@@ -12,6 +12,7 @@ import (
 
 	"cellgate/auth"
 	"cellgate/test/check"
+	"cellgate/test/harness"
 )
 
 // operation is one call of the OpenAPI document.
@@ -94,21 +95,14 @@ func TestErrorsAreProblemDocuments(t *testing.T) {
 		"GET /v1/openapi.yml": http.StatusNotFound,
 	} {
 		method, path, _ := strings.Cut(call, " ")
-		req, err := http.NewRequestWithContext(t.Context(), method, g.App.HTTPURL()+path, nil)
+		status, head, _, err := harness.Call(t.Context(), method, g.App.HTTPURL()+path, g.operator, nil)
 		check.OK(t, err)
-		req.Header.Set("Authorization", "Bearer "+g.operator)
-		resp, err := http.DefaultClient.Do(req)
-		check.OK(t, err)
-		_ = resp.Body.Close()
-		kind := resp.Header.Get("Content-Type")
-		if resp.StatusCode != want || (want >= 400 && kind != "application/problem+json") {
-			t.Errorf("%s: %d %s, want %d", call, resp.StatusCode, kind, want)
+		kind := head.Get("Content-Type")
+		if status != want || (want >= 400 && kind != "application/problem+json") {
+			t.Errorf("%s: %d %s, want %d", call, status, kind, want)
 		}
 	}
-	resp, err := http.Get(g.App.HTTPURL() + "/debug/pprof/")
-	check.OK(t, err)
-	_ = resp.Body.Close()
-	if resp.StatusCode != http.StatusUnauthorized {
-		t.Errorf("the profiler answers strangers: %d", resp.StatusCode)
+	if status := g.call(http.MethodGet, "/debug/pprof/", "", nil, nil); status != http.StatusUnauthorized {
+		t.Errorf("the profiler answers strangers: %d", status)
 	}
 }

@@ -14,6 +14,7 @@ import (
 	"cellgate/auth"
 	"cellgate/cmd/cellgate/fleet"
 	"cellgate/test/check"
+	"cellgate/test/harness"
 	"cellgate/test/mqtt"
 )
 
@@ -230,17 +231,11 @@ func TestTakenPortsNameTheirSettings(t *testing.T) {
 // startWith starts on a configuration with one address as given and all others free.
 func startWith(t *testing.T, data, line string) (*Dev, error) {
 	t.Helper()
-	free := func() string {
-		ln, err := net.Listen("tcp", "127.0.0.1:0")
-		check.OK(t, err)
-		defer ln.Close() //nolint:errcheck // a test
-		return ln.Addr().String()
-	}
 	sections := map[string]string{
-		"listeners": `listeners: [{name: local, address: "` + free() + `"}]`,
-		"http":      `http: {address: "` + free() + `"}`,
-		"kafka":     `kafka: {brokers: ["` + free() + `"]}`,
-		"redis":     `redis: {addresses: ["` + free() + `"]}`,
+		"listeners": `listeners: [{name: local, address: "` + harness.FreeAddr(t) + `"}]`,
+		"http":      `http: {address: "` + harness.FreeAddr(t) + `"}`,
+		"kafka":     `kafka: {brokers: ["` + harness.FreeAddr(t) + `"]}`,
+		"redis":     `redis: {addresses: ["` + harness.FreeAddr(t) + `"]}`,
 	}
 	name, _, _ := strings.Cut(line, ":")
 	sections[name] = line

@@ -1,14 +1,11 @@
 package dev
 
 import (
-	"bytes"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
 	"fmt"
-	"io"
-	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -108,26 +105,12 @@ func (g *gateway) awaitRecords(addr, topic, key string, n int) (found []harness.
 // call calls the HTTP API and decodes a JSON answer into out unless nil.
 func (g *gateway) call(method, path, token string, body, out any) int {
 	g.t.Helper()
-	var in io.Reader
-	if body != nil {
-		b, err := json.Marshal(body)
-		check.OK(g.t, err)
-		in = bytes.NewReader(b)
-	}
-	req, err := http.NewRequestWithContext(g.t.Context(), method, g.App.HTTPURL()+path, in)
-	check.OK(g.t, err)
-	if token != "" {
-		req.Header.Set("Authorization", "Bearer "+token)
-	}
-	resp, err := http.DefaultClient.Do(req)
-	check.OK(g.t, err)
-	defer resp.Body.Close() //nolint:errcheck // read below
-	answer, err := io.ReadAll(resp.Body)
+	status, _, answer, err := harness.Call(g.t.Context(), method, g.App.HTTPURL()+path, token, body)
 	check.OK(g.t, err)
 	if out != nil {
 		if err := json.Unmarshal(answer, out); err != nil {
-			g.t.Fatalf("%s %s: %d %s: %v", method, path, resp.StatusCode, answer, err)
+			g.t.Fatalf("%s %s: %d %s: %v", method, path, status, answer, err)
 		}
 	}
-	return resp.StatusCode
+	return status
 }

@@ -23,6 +23,7 @@ import (
 	"cellgate/rules/sink/redis"
 	"cellgate/rules/sink/sinktest"
 	"cellgate/test/check"
+	"cellgate/test/harness"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -56,11 +57,8 @@ func servers(t *testing.T, f func(t *testing.T, addr string)) {
 // realRedis starts a server on a free port and returns its address.
 func realRedis(t *testing.T, path string) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	check.OK(t, err)
-	addr := l.Addr().String()
-	_ = l.Close()
-	_, port, _ := net.SplitHostPort(addr)
+	port := strconv.Itoa(harness.FreePort(t))
+	addr := net.JoinHostPort("127.0.0.1", port)
 	cmd := exec.Command(path, "--port", port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", t.TempDir()) //nolint:gosec // a test's server
 	check.OK(t, cmd.Start())
 	t.Cleanup(func() {
