@@ -120,15 +120,9 @@ func isToken(topic string) bool {
 	return branch == "token" && rest == ""
 }
 
-// takesPart reports whether a rule acts on a vehicle.
-func takesPart(r *lang.Rule, vin string) bool {
-	c := r.Def.Mode.Canary
-	return c >= lang.WholeFleet || message.Hash(vin)%lang.WholeFleet < c
-}
-
 // rule appends the decisions of one rule; sure says that its condition holds.
 func (w *Worker) rule(r *lang.Rule, sure bool, out []Decision) []Decision {
-	if !takesPart(r, w.sc.VIN) {
+	if !r.Def.Mode.TakesPart(w.sc.VIN) {
 		return out
 	}
 	matches, err := w.passes(r, sure)

@@ -35,7 +35,7 @@ func (w *Worker) Tick(rec *message.Record, shard int, out []Decision) []Decision
 			break
 		}
 		at, known := w.engine.wakes[d.Key]
-		if !known || !takesPart(at.rule, d.VIN) {
+		if !known || !at.rule.Def.Mode.TakesPart(d.VIN) {
 			continue
 		}
 		matches, err := w.wake(rec, d, at)

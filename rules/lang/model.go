@@ -34,6 +34,8 @@ type ruleFile struct {
 type ruleMode struct {
 	Disabled, Shadow bool
 	Canary           uint64 // in hundredths of a percent; 10,000 is every vehicle
+	Salt             string // draws the vehicles of the share anew
+	Control          bool   // it acts on as many others, none of which is in the canary of the same share and salt
 }
 
 type ruleDef struct {

@@ -143,23 +143,9 @@ const WholeFleet = 10_000
 func (r *ruleDef) readMode(n ast.Node) {
 	const suggestion = "write enabled, disabled, shadow or {canary: 5%}"
 	if _, isMap := n.(*ast.MappingNode); isMap {
-		o, ok := r.doc.Object(n, `"mode"`, "canary")
-		if !ok {
-			return
+		if o, ok := r.doc.Object(n, `"mode"`, "canary", "salt", "arm"); ok {
+			r.readCanary(o, suggestion)
 		}
-		s, ok := o.Text("canary")
-		if !ok {
-			if !o.Has("canary") {
-				o.Missing("canary", suggestion)
-			}
-			return
-		}
-		v, err := strconv.ParseFloat(strings.TrimSpace(strings.TrimSuffix(s.Value, "%")), 64)
-		if err != nil || !strings.HasSuffix(s.Value, "%") || !(v >= 0 && v <= 100) {
-			r.doc.Fail(s.Line, s.Col, doc.CodeBadMode, "write a share of the vehicles: 0.5%, 5%, 50%", "%q is not a share from 0%% to 100%%", s.Value)
-			return
-		}
-		r.Mode.Canary = uint64(v*100 + 0.5)
 		return
 	}
 	s, ok := r.doc.Scalar(n, `"mode"`)
@@ -174,6 +160,36 @@ func (r *ruleDef) readMode(n ast.Node) {
 		r.Mode.Shadow = true
 	default:
 		r.doc.Fail(s.Line, s.Col, doc.CodeBadMode, suggestion, "%q is not a mode", s.Value)
+	}
+}
+
+// readCanary reads the share of the vehicles on which a rule acts.
+func (r *ruleDef) readCanary(o *doc.Object, suggestion string) {
+	s, ok := o.Text("canary")
+	if !ok {
+		if !o.Has("canary") {
+			o.Missing("canary", suggestion)
+		}
+		return
+	}
+	v, err := strconv.ParseFloat(strings.TrimSpace(strings.TrimSuffix(s.Value, "%")), 64)
+	if err != nil || !strings.HasSuffix(s.Value, "%") || !(v >= 0 && v <= 100) {
+		r.doc.Fail(s.Line, s.Col, doc.CodeBadMode, "write a share of the vehicles: 0.5%, 5%, 50%", "%q is not a share from 0%% to 100%%", s.Value)
+		return
+	}
+	r.Mode.Canary = uint64(v*100 + 0.5)
+	if salt, ok := o.Text("salt"); ok {
+		if r.Mode.Salt = salt.Value; !doc.ValidID(salt.Value) {
+			r.doc.Fail(salt.Line, salt.Col, doc.CodeBadMode, "use a word for the experiment: exp7", "%q is not a salt", salt.Value)
+		}
+	}
+	arm, ok := o.Text("arm")
+	switch r.Mode.Control = arm.Value == "control"; {
+	case !ok:
+	case arm.Value != "canary" && arm.Value != "control":
+		r.doc.Fail(arm.Line, arm.Col, doc.CodeBadMode, "write canary, or control for as many of the others", "%q is not an arm of an experiment", arm.Value)
+	case r.Mode.Control && v > 50:
+		r.doc.Fail(s.Line, s.Col, doc.CodeBadMode, "write 50% or less", "beside %s there are not as many others for arm: control", s.Value)
 	}
 }
 

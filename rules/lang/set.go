@@ -4,6 +4,7 @@ import (
 	"slices"
 	"strconv"
 
+	"cellgate/broker/shared/message"
 	"cellgate/rules/doc"
 	"cellgate/rules/expr"
 	"cellgate/rules/index"
@@ -158,7 +159,32 @@ func (m ruleMode) String() string {
 	case m.Shadow:
 		return "shadow"
 	case m.Canary < WholeFleet:
-		return "canary " + strconv.FormatFloat(float64(m.Canary)/100, 'f', -1, 64) + "%"
+		text := "canary " + strconv.FormatFloat(float64(m.Canary)/100, 'f', -1, 64) + "%"
+		if m.Salt != "" {
+			text += ", salt " + m.Salt
+		}
+		if m.Control {
+			text += ", arm control"
+		}
+		return text
 	}
 	return "enabled"
+}
+
+// TakesPart reports whether the rule acts on a vehicle: always the same ones, by the hash of salt and VIN. The control arm is at the
+// other end of the hashes, so that it has no vehicle of the canary.
+func (m *ruleMode) TakesPart(vin string) bool {
+	if m.Canary >= WholeFleet {
+		return true
+	}
+	place := uint64(0)
+	if m.Salt == "" {
+		place = message.Hash(vin) % WholeFleet
+	} else {
+		place = message.Hash(m.Salt+"/"+vin) % WholeFleet
+	}
+	if m.Control {
+		return place >= WholeFleet-m.Canary
+	}
+	return place < m.Canary
 }

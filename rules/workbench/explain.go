@@ -106,11 +106,11 @@ func (e *explainer) rule(r *lang.Rule) RuleExplanation {
 	x := RuleExplanation{ID: r.Info.ID}
 	e.r, e.x = r, &x
 	mode := r.Def.Mode
-	switch share := message.Hash(e.rec.VIN()) % lang.WholeFleet; {
+	switch {
 	case mode.Disabled:
 		x.Stage, x.Reason = "mode", "the rule is disabled"
 		return x
-	case share >= mode.Canary:
+	case !mode.TakesPart(e.rec.VIN()):
 		x.Stage, x.Reason = "mode", fmt.Sprintf("the vehicle is not among the %s", mode)
 		return x
 	}

@@ -78,7 +78,9 @@ func ruleSchema() op.JSON {
 		"on_error": op.OneOf(op.JSON{"const": "none"}, op.Shape(op.JSON{"kafka": op.Shape(op.JSON{
 			"topic": op.TextOf("a Kafka topic"), "payload": op.JSON{"const": "none"},
 		}, "topic")}, "kafka")),
-		"mode": op.OneOf(op.JSON{"enum": []string{"enabled", "disabled", "shadow"}}, op.Shape(op.JSON{"canary": percent}, "canary")),
+		"mode": op.OneOf(op.JSON{"enum": []string{"enabled", "disabled", "shadow"}}, op.Shape(op.JSON{
+			"canary": percent, "salt": op.TextOf("a word that draws the vehicles anew"), "arm": op.JSON{"enum": []string{"canary", "control"}},
+		}, "canary")),
 	}
 	for _, op := range op.Operators() {
 		keys[op.Name] = op.JSONSchema()
