@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"cellgate/broker/shared/message"
+	"cellgate/configs"
 	"cellgate/rules/lang"
 	"cellgate/rules/rulestest"
 	"cellgate/rules/state"
@@ -304,5 +305,32 @@ func TestLoadRefusesDamage(t *testing.T) {
 	s := state.NewState(state.StateOptions{})
 	if err := s.Load("V", good); err != nil || !bytes.Equal(s.Export("V"), good) {
 		t.Errorf("a stored state does not come back as it was: %v", err)
+	}
+}
+
+// TestDedupeRemembersAllItsKeys sends as many keys as a rule may ask for, twice, within what a gateway keeps of a vehicle; and
+// then more, of which each that is forgotten is counted.
+func TestDedupeRemembersAllItsKeys(t *testing.T) {
+	t.Parallel()
+	evicted := map[string]int{}
+	w := NewEngine(rulestest.Compile(t, ruleWith("dedupe: {by: payload.id, within: 3650d, max: 1000}", "")), state.NewState(state.StateOptions{
+		MaxVINBytes: configs.MaxVINBytes, Evicted: func(reason string, n int) { evicted[reason] += n },
+	})).NewWorker()
+	seq, passed := uint64(0), 0
+	send := func(from, to int) {
+		for id := from; id < to; id++ {
+			seq++
+			rec := rulestest.Telemetry(seq, rulestest.Epoch+int64(seq)*86_400_000, fmt.Sprintf(`{"id":%d}`, id)) //nolint:gosec // small
+			passed += len(w.Eval(&rec, nil))
+		}
+	}
+	send(0, 1000)
+	send(0, 1000)
+	if passed != 1000 || len(evicted) != 0 {
+		t.Errorf("%d of 2,000 messages with 1,000 keys passed, forgotten: %v", passed, evicted)
+	}
+	send(1000, 1100)
+	if passed != 1100 || evicted["rule_entries"] != 100 {
+		t.Errorf("%d passed, forgotten: %v", passed, evicted)
 	}
 }

@@ -143,9 +143,13 @@ type Stamp struct {
 	At   int64
 }
 
+// maxStamp is the size of a list's entry when it is stored: its hash, and the time since the entry before it, which is less than
+// 2^41 ms, 69 years. The time of the first one may take 4 bytes more.
+const maxStamp = 8 + 6
+
 // size is an upper bound of the stored form's size.
 func (o *Memory) size() int {
-	n := 8 + 1 + 10 + 10 + 5 + len(o.List)*18 + 5 + len(o.Text) + 10 + 10
+	n := 8 + 1 + 10 + 10 + 5 + len(o.List)*maxStamp + 4 + 5 + len(o.Text) + 10 + 10
 	for i := range o.keyed {
 		n += o.keyed[i].size()
 	}
