@@ -78,6 +78,7 @@ func answer(ok bool, err error) error {
 
 func rulesToolCommand(c *cli, name, short string, tool func(io.Writer, []string, workbench.ToolOptions) (bool, error)) *cobra.Command {
 	f := &ruleFlags{}
+	strict := false
 	cmd := &cobra.Command{
 		Use:     name + " [PATH...]",
 		Short:   short,
@@ -87,17 +88,20 @@ func rulesToolCommand(c *cli, name, short string, tool func(io.Writer, []string,
 			if err != nil {
 				return err
 			}
-			return answer(tool(c.out, paths, f.options(c)))
+			o := f.options(c)
+			o.Strict = strict
+			return answer(tool(c.out, paths, o))
 		},
 	}
 	f.add(cmd)
+	cmd.Flags().BoolVar(&strict, "strict", false, "fail on warnings too")
 	c.jsonFlag(cmd)
 	return cmd
 }
 
 func rulesApplyCommand(c *cli) *cobra.Command {
 	t := &target{}
-	allowEmpty := false
+	allowEmpty, strict := false, false
 	cmd := &cobra.Command{
 		Use:   "apply",
 		Short: "put the rule files of a running gateway in force",
@@ -115,16 +119,20 @@ wanted, put ` + "`rules: []`" + ` into a file, or say --allow-empty.`,
 				return err
 			}
 			var s app.RuleSet
-			if err := client.do(cmd.Context(), "POST", "/v1/rules/reload", map[string]bool{"allow_empty": allowEmpty}, &s); err != nil {
+			if err := client.do(cmd.Context(), "POST", "/v1/rules/reload", map[string]bool{"allow_empty": allowEmpty, "strict": strict}, &s); err != nil {
 				return err
 			}
 			return c.print(s, func(w io.Writer) error {
+				if err := s.Warnings.Write(w); err != nil {
+					return err
+				}
 				_, err := fmt.Fprintf(w, "%s in force, set %.12s, from %s\n", many(len(s.Rules), "rule", "rules"), s.Hash, s.Path)
 				return err
 			})
 		},
 	}
 	t.flags(cmd)
+	cmd.Flags().BoolVar(&strict, "strict", false, "not when there is a warning about the rules")
 	cmd.Flags().BoolVar(&allowEmpty, "allow-empty", false, "also when that leaves no rule: every message is then filtered")
 	c.jsonFlag(cmd)
 	return cmd

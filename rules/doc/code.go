@@ -40,8 +40,20 @@ const (
 	CodeOpenClass     Code = "R049" // ${class} in a topic without a list of the classes
 	CodeNoMessage     Code = "R050" // something of a message behind an operator that sends when there is none
 	CodeTwoWindows    Code = "R051" // two operators that send at the end of a time
+	CodeBadTable      Code = "R055" // a table, or its file, that cannot be used
+	CodeHashKey       Code = "R056" // hash, and the configuration has no key for it
 	CodeTestFile      Code = "R060" // a test file that does not fit its rules
 	CodeOperatorClash Code = "R061" // two operators share one identity in the state
 	CodeEndpoint      Code = "R070" // a webhook that the configuration does not have
 	CodeMQTTTopic     Code = "R071" // not a topic that a rule may publish to
+
+	// Warnings: the rules work, and are likely to be meant otherwise.
+	CodeConstant    Code = "R080" // a condition, or a part of one, that is always true or always false
+	CodeQuotedName  Code = "R081" // a field's name as a text
+	CodeSequence    Code = "R082" // a; b: only the last counts
+	CodeNoEventTime Code = "R083" // late_ms without schema.event_at
+	CodeDeadFilter  Code = "R084" // a topic filter that no vehicle's topic matches
+	CodeOverlap     Code = "R085" // exit holds while enter does
+	CodeUnused      Code = "R086" // a list, macro, zone or table that nothing uses
+	CodeTopicPerVIN Code = "R087" // ${vin} in the name of a Kafka topic
 )

@@ -9,13 +9,23 @@ import (
 	"unicode/utf8"
 )
 
+// Level is how bad a finding is.
+type Level string
+
+// The levels. A set with an error is not applied; a warning is about what is likely to be meant otherwise.
+const (
+	Error   Level = "error"
+	Warning Level = "warning"
+)
+
 // Diagnostic is one finding in a rule file. Its code is in the table of README.md and never changes its
 // meaning.
 type Diagnostic struct {
 	File string `json:"file"`
 	// Line and Column count from 1; Column counts characters, not bytes.
-	Line   int `json:"line"`
-	Column int `json:"column"`
+	Line   int   `json:"line"`
+	Column int   `json:"column"`
+	Level  Level `json:"level"`
 	// Code is R and three digits.
 	Code Code `json:"code"`
 	// Rule is the id of the rule, or what the finding is about when no rule is known: "macro NAME",
@@ -30,13 +40,13 @@ type Diagnostic struct {
 
 // String gives the form that editors and people read, without a newline at its end:
 //
-//	file:line:col: error[Rnnn] rule-id: message
+//	file:line:col: error[Rnnn] rule-id: message (or warning[Rnnn])
 //	the source line
 //	   ^
 //	suggestion: what to write instead
 func (d Diagnostic) String() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s:%d:%d: error[%s] %s: %s", d.File, d.Line, d.Column, d.Code, d.Rule, d.Message)
+	fmt.Fprintf(&b, "%s:%d:%d: %s[%s] %s: %s", d.File, d.Line, d.Column, cmp.Or(d.Level, Error), d.Code, d.Rule, d.Message)
 	if d.Source != "" {
 		b.WriteString("\n" + d.Source + "\n" + indentTo(d.Source, d.Column) + "^")
 	}
@@ -65,12 +75,22 @@ func indentTo(line string, column int) string {
 	return b.String()
 }
 
-// Diagnostics are findings in the order of file, line and column. Every one is an error: a set with any
-// is not applied.
+// Diagnostics are findings in the order of file, line and column. A set with an error among them is not applied.
 type Diagnostics []Diagnostic
 
 // HasErrors reports whether the set must not be used.
-func (ds Diagnostics) HasErrors() bool { return len(ds) > 0 }
+func (ds Diagnostics) HasErrors() bool { return ds.Count(Error) > 0 }
+
+// Count is how many findings are of a level.
+func (ds Diagnostics) Count(l Level) int {
+	n := 0
+	for i := range ds {
+		if ds[i].Level == l {
+			n++
+		}
+	}
+	return n
+}
 
 // Error makes Diagnostics an error: all findings, one after another.
 func (ds Diagnostics) Error() string {
@@ -81,9 +101,9 @@ func (ds Diagnostics) Error() string {
 	return strings.Join(texts, "\n")
 }
 
-// Err returns ds as an error, nil when there is none.
+// Err returns ds as an error, nil when there is none among them.
 func (ds Diagnostics) Err() error {
-	if len(ds) == 0 {
+	if !ds.HasErrors() {
 		return nil
 	}
 	return ds

@@ -60,10 +60,19 @@ func (d *Document) Root() (*Object, bool) {
 	return d.Object(n, d.what, d.keys...)
 }
 
-// Fail reports a finding at a place.
+// Fail reports an error at a place.
 func (d *Document) Fail(line, col int, code Code, suggestion, format string, args ...any) {
+	d.tell(Error, line, col, code, suggestion, format, args...)
+}
+
+// Warn reports at a place what is likely to be meant otherwise.
+func (d *Document) Warn(line, col int, code Code, suggestion, format string, args ...any) {
+	d.tell(Warning, line, col, code, suggestion, format, args...)
+}
+
+func (d *Document) tell(level Level, line, col int, code Code, suggestion, format string, args ...any) {
 	d.report(Diagnostic{
-		File: d.File, Line: max(line, 1), Column: max(col, 1), Code: code, Rule: cmp.Or(d.Rule, "file"),
+		File: d.File, Line: max(line, 1), Column: max(col, 1), Level: level, Code: code, Rule: cmp.Or(d.Rule, "file"),
 		Message: fmt.Sprintf(format, args...), Source: SourceLine(d.Text, line), Suggestion: suggestion,
 	})
 }
@@ -72,7 +81,7 @@ func (d *Document) Fail(line, col int, code Code, suggestion, format string, arg
 func (d *Document) failForeign(line, col int, code Code) {
 	suggestion := "name another file; `cellgate rules schema` prints what a rule file holds, and configs/rules has samples"
 	d.report(Diagnostic{
-		File: d.File, Line: max(line, 1), Column: max(col, 1), Code: code, Rule: "file", Suggestion: suggestion,
+		File: d.File, Line: max(line, 1), Column: max(col, 1), Level: Error, Code: code, Rule: "file", Suggestion: suggestion,
 		Message: fmt.Sprintf("not %s: a mapping with some of %s is wanted, and none of them is here", d.what, strings.Join(d.keys, ", ")),
 	})
 }
@@ -113,7 +122,7 @@ func (d *Document) Parse() (root ast.Node) {
 		return nil
 	}
 	if bytes.HasPrefix(d.Text, []byte("\xff\xfe")) || bytes.HasPrefix(d.Text, []byte("\xfe\xff")) {
-		d.report(Diagnostic{File: d.File, Line: 1, Column: 1, Code: CodeSyntax, Rule: "file", Message: "this file is UTF-16", Suggestion: "save it as UTF-8"})
+		d.report(Diagnostic{File: d.File, Line: 1, Column: 1, Level: Error, Code: CodeSyntax, Rule: "file", Message: "this file is UTF-16", Suggestion: "save it as UTF-8"})
 		return nil
 	}
 	if line := notUTF8(d.Lines); line > 0 && !d.foreign {

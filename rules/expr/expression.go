@@ -54,7 +54,11 @@ const (
 // nil-safe. What is wrong is reported and gives nil.
 func (n *Names) Compile(d *doc.Document, s *doc.Scalar, w Want) *Expression {
 	e := n.compile(d, s, w)
-	if e == nil || w != WantAny || e.whole >= 0 && e.Field >= 0 {
+	if e == nil {
+		return nil
+	}
+	n.lint(d, s, e, w)
+	if w != WantAny || e.Field >= 0 {
 		return e
 	}
 	if tree, err := parseExpr(s.Value); err == nil {
@@ -104,7 +108,7 @@ func (n *Names) compile(d *doc.Document, s *doc.Scalar, w Want) *Expression {
 		n.Gives = n.Gives || sym.kind == symOperator
 		n.Decodes = n.Decodes || sym.decodes()
 	}
-	if w == WantBool {
+	if w != WantAny {
 		e.Condition = n.condition(tree.Node, r, used)
 	}
 	if id, ok := tree.Node.(*ast.IdentifierNode); ok {

@@ -32,6 +32,15 @@ type Names struct {
 	Timed     bool // there is no message: what is compiled is about the end of a time
 	Decodes   bool // an expression compiled since this was false reads the payload
 	Gives     bool // one refers to operator.x
+	// Used are the names of the file's lists and macros that some expression or template uses.
+	Used map[string]bool
+}
+
+// use notes that a name of the file is used.
+func (n *Names) use(name string) {
+	if n.Used != nil {
+		n.Used[name] = true
+	}
 }
 
 // problem is something wrong inside an expression, at a character of it.
@@ -130,6 +139,7 @@ func (r *resolver) identifier(node *ast.Node, n *ast.IdentifierNode) {
 		return
 	}
 	if l := r.names.Lists[n.Value]; l != nil {
+		r.names.use(n.Value)
 		if r.execute {
 			r.replace(node, &ast.ConstantNode{Value: l})
 		} else {
@@ -138,6 +148,7 @@ func (r *resolver) identifier(node *ast.Node, n *ast.IdentifierNode) {
 		return
 	}
 	if m := r.macro(n.Value); m != nil {
+		r.names.use(n.Value)
 		r.expand(node, m)
 		return
 	}
@@ -189,7 +200,7 @@ func (r *resolver) expand(node *ast.Node, m *Macro) {
 		return
 	}
 	inner := newResolver(&Names{
-		Lists: r.names.Lists, Schema: r.names.Schema, Operators: r.names.Operators,
+		Lists: r.names.Lists, Schema: r.names.Schema, Used: r.names.Used, Operators: r.names.Operators,
 		Macros: r.names.Macros[:slices.IndexFunc(r.names.Macros, func(o Macro) bool { return o.Name.Value == m.Name.Value })],
 	})
 	inner.nodes, inner.execute = r.nodes, r.execute

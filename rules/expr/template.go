@@ -102,6 +102,7 @@ func (n *Names) hole(d *doc.Document, s doc.Scalar, inner string, offset int) (t
 		return part, false
 	}
 	expr := doc.Scalar{Value: value, Line: line, Col: col, Lines: s.Lines}
+	n.use(list)
 	part.list = n.Lists[list]
 	part.expr = n.Compile(d, &expr, WantAny)
 	return part, part.expr != nil
@@ -203,6 +204,16 @@ func (t *Template) Sample() string {
 	return text
 }
 
+// PerVehicle warns of a Kafka topic for each vehicle.
+func (n *Names) PerVehicle(d *doc.Document, s doc.Scalar, t *Template) {
+	for i := range t.Parts {
+		if t.Parts[i].kind == symVIN {
+			line, col := s.At(t.Parts[i].offset)
+			d.Warn(line, col, doc.CodeTopicPerVIN, "leave it away: the VIN is the key and a header of every record", "this makes a Kafka topic for each vehicle")
+		}
+	}
+}
+
 // classList is the list of a file that says which classes its topics may be made of.
 const classList = "classes"
 
@@ -214,6 +225,7 @@ func (n *Names) BoundClasses(d *doc.Document, s doc.Scalar, t *Template, stored 
 		if p.kind != symClass {
 			continue
 		}
+		n.use(classList)
 		if p.list = n.Lists[classList]; p.list != nil || stored {
 			continue
 		}

@@ -12,8 +12,8 @@ import (
 	"cellgate/rules/op"
 )
 
-// Compile compiles a source. When it finds anything wrong it returns all that it finds and no set: a rule
-// set is applied whole or not at all.
+// Compile compiles a source. When it finds an error it returns all that it finds and no set: a rule set is applied whole or not
+// at all. Warnings come with the set, and are its Warnings too.
 func Compile(src *Source, opts Options) (*Set, doc.Diagnostics) {
 	c := &compiler{
 		opts: opts, ids: map[string]*ruleDef{},
@@ -24,16 +24,22 @@ func Compile(src *Source, opts Options) (*Set, doc.Diagnostics) {
 		symbols: &expr.Symbols{ByKey: map[string]uint16{}},
 	}
 	for _, name := range src.names {
+		before := len(c.diags)
 		f := readRuleFile(src.display(name), name, src.files[name], c.report)
 		c.file(f)
+		if len(c.diags) == before && len(f.rules) > 0 { // else what is wrong or yet to come may be what uses them
+			f.unused()
+		}
 		if !f.listed {
 			c.set.Unfinished = append(c.set.Unfinished, f.unfinished())
 		}
 	}
-	if len(c.diags) > 0 {
-		c.diags.Sort()
+	c.diags = append(c.diags, c.warnings...)
+	c.diags.Sort()
+	if c.diags.HasErrors() {
 		return nil, c.diags
 	}
+	c.set.Warnings = c.diags
 	s := c.set
 	s.symbols = c.symbols.List
 	whens := make([]*expr.Expression, len(s.Compiled))
@@ -46,7 +52,7 @@ func Compile(src *Source, opts Options) (*Set, doc.Diagnostics) {
 		}
 	}
 	s.index = index.New(s.symbols, whens, s.topics.lists)
-	return s, nil
+	return s, c.diags
 }
 
 type compiler struct {
@@ -55,17 +61,23 @@ type compiler struct {
 	symbols *expr.Symbols
 	ids     map[string]*ruleDef
 	diags   doc.Diagnostics
+	// warnings are kept apart, so that they take no room from errors.
+	warnings doc.Diagnostics
 }
 
 func (c *compiler) report(d doc.Diagnostic) {
-	if len(c.diags) < doc.MaxDiagnostics {
-		c.diags = append(c.diags, d)
+	to := &c.diags
+	if d.Level == doc.Warning {
+		to = &c.warnings
+	}
+	if len(*to) < doc.MaxDiagnostics {
+		*to = append(*to, d)
 	}
 }
 
 // file compiles the rules of one file.
 func (c *compiler) file(f *ruleFile) {
-	all := expr.Names{Lists: f.lists, Macros: f.macros, Schema: &f.schema, Symbols: c.symbols}
+	all := expr.Names{Lists: f.lists, Macros: f.macros, Schema: &f.schema, Symbols: c.symbols, Used: f.used}
 	for i, m := range f.macros {
 		f.doc.Rule = "macro " + m.Name.Value
 		n := all
@@ -92,10 +104,26 @@ func (c *compiler) file(f *ruleFile) {
 	}
 }
 
+// unused warns of names that nothing uses.
+func (f *ruleFile) unused() {
+	f.doc.Rule = "file"
+	warn := func(what string, name doc.Scalar) {
+		if !f.used[name.Value] {
+			f.doc.Warn(name.Line, name.Col, doc.CodeUnused, "remove it, or use it", "nothing uses the %s %q", what, name.Value)
+		}
+	}
+	for _, name := range f.listNames {
+		warn("list", name)
+	}
+	for i := range f.macros {
+		warn("macro", f.macros[i].Name)
+	}
+}
+
 // unfinished is the finding that a file has no list of rules: it is empty, or its writer has not come to it yet.
 func (f *ruleFile) unfinished() doc.Diagnostic {
 	return doc.Diagnostic{
-		File: f.doc.File, Line: 1, Column: 1, Code: doc.CodeMissing, Rule: "file", Source: doc.SourceLine(f.doc.Text, 1),
+		File: f.doc.File, Line: 1, Column: 1, Level: doc.Error, Code: doc.CodeMissing, Rule: "file", Source: doc.SourceLine(f.doc.Text, 1),
 		Message: `the file has no list "rules"`, Suggestion: "write its rules, or `rules: []` when there are to be none, or remove the file",
 	}
 }

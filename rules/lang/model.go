@@ -21,13 +21,16 @@ const (
 
 // ruleFile is one file as it is written, before any expression is looked at.
 type ruleFile struct {
-	doc    *doc.Document
-	name   string
-	lists  map[string]*expr.List
-	macros []expr.Macro
-	schema expr.Schema
-	rules  []*ruleDef
-	listed bool // there is a list of rules, empty or not
+	doc   *doc.Document
+	name  string
+	lists map[string]*expr.List
+	// listNames are their names where they are written.
+	listNames []doc.Scalar
+	used      map[string]bool // lists and macros that something uses
+	macros    []expr.Macro
+	schema    expr.Schema
+	rules     []*ruleDef
+	listed    bool // there is a list of rules, empty or not
 }
 
 // ruleMode says on which vehicles a rule acts, and whether it delivers.
@@ -74,7 +77,7 @@ type (
 // readFile reads one file; what is wrong has been reported to report.
 func readRuleFile(display, name string, text []byte, report func(doc.Diagnostic)) *ruleFile {
 	d := doc.New(display, text, report, "a rule file", "lists", "macros", "schema", "rules")
-	f := &ruleFile{doc: d, name: name, lists: map[string]*expr.List{}}
+	f := &ruleFile{doc: d, name: name, lists: map[string]*expr.List{}, used: map[string]bool{}}
 	o, ok := d.Root()
 	if !ok {
 		return f
@@ -130,6 +133,7 @@ func (f *ruleFile) readLists(o *doc.Object) {
 			}
 		}
 		f.lists[e.Key.Value] = l
+		f.listNames = append(f.listNames, e.Key)
 	}
 }
 

@@ -122,8 +122,36 @@ func (r *ruleDef) readFrom(o *doc.Object) {
 				"%q: %s has no meaning in a topic filter, no vehicle's topic has it", s.Value, name)
 			continue
 		}
+		if !vehiclePublishes(s.Value) {
+			o.Doc.Warn(s.Line, s.Col, doc.CodeDeadFilter, "vehicles publish to v1/{vin}/up/{class} and v1/{vin}/res/{id}/{status}: write v1/+/up/telemetry",
+				"no vehicle publishes to a topic that %q matches", s.Value)
+		}
 		r.from = append(r.from, s)
 	}
+}
+
+// vehiclePublishes reports whether a filter matches a topic to which a vehicle publishes, and which rules see.
+func vehiclePublishes(filter string) bool {
+	levels := strings.Split(filter, "/")
+	for _, topic := range [][]string{{"v1", "+", "up", "+"}, {"v1", "+", "res", "+", "+"}} {
+		open := topic[2] == "up" // a class may have several levels
+		for i, level := range levels {
+			if level == "#" {
+				return true
+			}
+			if i >= len(topic) {
+				if !open {
+					break
+				}
+			} else if level != "+" && topic[i] != "+" && level != topic[i] {
+				break
+			}
+			if i == len(levels)-1 && i >= len(topic)-1 {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // wordMeantAsWildcard returns the first level of a filter that is a wildcard or placeholder elsewhere, and here a plain

@@ -42,6 +42,8 @@ type Set struct {
 	WakeKeys map[uint64]struct{} // of those that run although no message comes
 	// Unfinished are the findings of files without a list of rules. A set that was stored may have such files.
 	Unfinished doc.Diagnostics
+	// Warnings are what was found and does not keep the set from being applied.
+	Warnings doc.Diagnostics
 }
 
 // Rule is one compiled rule.

@@ -160,6 +160,7 @@ func (a *Args) topic() *expr.Template {
 	}
 	t.Topic = true
 	a.env.BoundClasses(a.d, *s, t, a.env.Stored)
+	a.env.PerVehicle(a.d, *s, t)
 	if !ValidTopic(t.Sample()) {
 		a.d.Fail(s.Line, s.Col, doc.CodeBadTopic, "use letters, digits, . _ and -, for example vehicle.telemetry", "%q is not a Kafka topic", s.Value)
 	}

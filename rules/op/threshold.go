@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"time"
 
+	"cellgate/rules/doc"
 	"cellgate/rules/expr"
 )
 
@@ -19,7 +20,12 @@ var threshold = Operator{
 	Does: "once, when `enter` is true (and has been in every message for the time `for`); again only after `exit` was true " +
 		"(without `exit`: after `enter` was false). A message that lacks a field on which the answer depends changes nothing",
 	New: func(a *Args) Runner {
-		return &thresholdOp{enter: a.known("enter"), exit: a.known("exit"), hold: a.millis("for")}
+		o := &thresholdOp{enter: a.known("enter"), exit: a.known("exit"), hold: a.millis("for")}
+		if s := a.scalar("exit"); expr.Overlaps(o.enter, o.exit) {
+			a.d.Warn(s.Line, s.Col, doc.CodeOverlap, "leave a gap, for example enter: payload.soc < 15, exit: payload.soc > 20",
+				"exit can hold while enter does: the rule then fires with every second message")
+		}
+		return o
 	},
 }
 

@@ -39,7 +39,7 @@ func TestFolder(ctx context.Context, f *lang.Folder, o ToolOptions) error {
 		return nil
 	case err != nil:
 		return fmt.Errorf("%w: %w", errTestTime, err)
-	case len(rep.Diagnostics) > 0:
+	case rep.Diagnostics.HasErrors():
 		return rep.Diagnostics
 	}
 	var failed FailedTestsError

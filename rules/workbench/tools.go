@@ -27,6 +27,8 @@ type ToolOptions struct {
 	Cell string
 	// Webhooks are the names of the gateway's endpoints, nil when no gateway is named.
 	Webhooks []string
+	// Strict has warnings fail as errors do.
+	Strict bool
 }
 
 // lang are the options of a compilation.
@@ -174,7 +176,7 @@ func Check(w io.Writer, paths []string, o ToolOptions) (ok bool, err error) {
 		diags = append(diags, set.Unfinished...)
 		diags.Sort()
 	}
-	rep := CheckReport{OK: len(diags) == 0, Files: len(ws.rules) + len(ws.tests), Tests: len(tests), Diagnostics: diags}
+	rep := CheckReport{OK: !diags.HasErrors() && !(o.Strict && len(diags) > 0), Files: len(ws.rules) + len(ws.tests), Tests: len(tests), Diagnostics: diags}
 	if set != nil {
 		rep.Rules, rep.Hash = len(set.Compiled), set.Hash()
 	}
@@ -182,17 +184,31 @@ func Check(w io.Writer, paths []string, o ToolOptions) (ok bool, err error) {
 	case o.JSON:
 		rep.Diagnostics = append(doc.Diagnostics{}, diags...)
 		err = writeJSON(w, rep)
-	case rep.OK:
+	case len(diags) == 0:
 		_, err = fmt.Fprintf(w, "ok: %s, %s and no findings\n", counted(rep.Rules, "rule"), counted(rep.Tests, "test"))
 	default:
 		if err = diags.Write(w); err == nil {
-			_, err = fmt.Fprintf(w, "\n%s\n", counted(len(diags), "finding"))
+			_, err = fmt.Fprintf(w, "\n%s\n", rep.verdict())
 		}
 	}
 	if err == nil && !o.JSON {
 		err = ws.writePassed(w)
 	}
 	return rep.OK, err
+}
+
+// verdict is what the findings come to.
+func (rep *CheckReport) verdict() string {
+	errors, warnings := rep.Diagnostics.Count(doc.Error), rep.Diagnostics.Count(doc.Warning)
+	switch {
+	case warnings == 0:
+		return counted(errors, "finding")
+	case errors > 0:
+		return counted(errors, "error") + ", " + counted(warnings, "warning")
+	case rep.OK:
+		return fmt.Sprintf("ok: %s, %s and %s", counted(rep.Rules, "rule"), counted(rep.Tests, "test"), counted(warnings, "warning"))
+	}
+	return counted(warnings, "warning") + ", which --strict counts as errors"
 }
 
 // writePassed names the files that a gateway does not read.
@@ -248,7 +264,7 @@ func Test(w io.Writer, paths []string, o ToolOptions) (ok bool, err error) {
 func (ws *workspace) test(ctx context.Context, o ToolOptions) (TestReport, error) {
 	_, tests, diags := ws.compile(o)
 	rep := TestReport{OK: true, Results: []TestResult{}, Diagnostics: diags}
-	if len(diags) > 0 {
+	if diags.HasErrors() || o.Strict && len(diags) > 0 {
 		rep.OK = false
 		return rep, nil
 	}
@@ -276,7 +292,7 @@ func (ws *workspace) test(ctx context.Context, o ToolOptions) (TestReport, error
 }
 
 func (rep *TestReport) write(w io.Writer) error {
-	if len(rep.Diagnostics) > 0 {
+	if len(rep.Results) == 0 {
 		return rep.Diagnostics.Write(w)
 	}
 	var b strings.Builder
@@ -298,7 +314,7 @@ func (rep *TestReport) write(w io.Writer) error {
 // noFiles is the finding of a check that met no rule file.
 func noFiles(paths []string) doc.Diagnostic {
 	return doc.Diagnostic{
-		File: filepath.ToSlash(strings.Join(paths, ", ")), Line: 1, Column: 1, Code: doc.CodeMissing, Rule: "folder",
+		File: filepath.ToSlash(strings.Join(paths, ", ")), Line: 1, Column: 1, Level: doc.Error, Code: doc.CodeMissing, Rule: "folder",
 		Message: lang.ErrNoFiles.Error() + ": a gateway refuses the folder", Suggestion: lang.SayNone,
 	}
 }

@@ -73,7 +73,7 @@ func TestSampleTestsNoticeChanges(t *testing.T) {
 				t.Fatalf("no rule file contains %q", c.from)
 			}
 			rep, err := ws.test(t.Context(), ToolOptions{})
-			if err != nil || len(rep.Diagnostics) > 0 {
+			if err != nil || rep.Diagnostics.HasErrors() {
 				t.Fatalf("the changed rules do not run: %v %v", err, rep.Diagnostics)
 			}
 			if rep.Failed == 0 {
@@ -196,5 +196,21 @@ func TestTestNamesUnknownRule(t *testing.T) {
 	ok, err := Test(&b, []string{dir}, ToolOptions{})
 	if err != nil || ok || !strings.Contains(b.String(), `error[R060] test hot: there is no rule "hott"`) {
 		t.Errorf("ok %t err %v\n%s", ok, err, b.String())
+	}
+}
+
+// TestStrict: a warning is told, and fails only when that is asked for.
+func TestStrict(t *testing.T) {
+	t.Parallel()
+	dir := rulestest.WriteFiles(t, map[string]string{"a.rules.yaml": strings.Replace(rulestest.OneRule, "> 80", "> 80 and true", 1)})
+	for _, strict := range []bool{false, true} {
+		var b, j strings.Builder
+		ok, err := Check(&b, []string{dir}, ToolOptions{Strict: strict})
+		if err != nil || ok == strict || !strings.Contains(b.String(), "a.rules.yaml:4:33: warning[R080] hot: true is always true") {
+			t.Errorf("strict %t: ok %t %v\n%s", strict, ok, err, b.String())
+		}
+		if ok, err := Check(&j, []string{dir}, ToolOptions{Strict: strict, JSON: true}); err != nil || ok == strict || !strings.Contains(j.String(), `"level": "warning"`) {
+			t.Errorf("strict %t: ok %t %v\n%s", strict, ok, err, j.String())
+		}
 	}
 }

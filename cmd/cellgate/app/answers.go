@@ -6,6 +6,7 @@ import (
 	"cellgate/broker/command"
 	"cellgate/broker/shared/remote"
 	"cellgate/broker/wal"
+	"cellgate/rules/doc"
 	"cellgate/rules/lang"
 	"cellgate/rules/sink"
 )
@@ -68,6 +69,8 @@ type RuleSet struct {
 	Rules  []lang.RuleInfo `json:"rules"`
 	Error  string          `json:"error,omitempty"` // why the files are not what runs
 	Broken bool            `json:"files_not_in_force"`
+	// Warnings are what was found in the rules in force.
+	Warnings doc.Diagnostics `json:"warnings"`
 }
 
 // SinkLoad is how far a sink is behind the journal.

@@ -115,11 +115,12 @@ func (a *gateway) getRules(w http.ResponseWriter, _ *http.Request) {
 func (a *gateway) applyRules(w http.ResponseWriter, r *http.Request) {
 	var body struct {
 		AllowEmpty bool `json:"allow_empty"`
+		Strict     bool `json:"strict"`
 	}
 	if !readJSON(w, r, &body) {
 		return
 	}
-	a.changeRules(w, r, func(ctx context.Context) error { return a.rules.applyFiles(ctx, body.AllowEmpty) })
+	a.changeRules(w, r, func(ctx context.Context) error { return a.rules.applyFiles(ctx, body.AllowEmpty, body.Strict) })
 }
 
 func (a *gateway) rollbackRules(w http.ResponseWriter, r *http.Request) {

@@ -49,7 +49,7 @@ func TestRollbackLasts(t *testing.T) {
 	t.Parallel()
 	a, dir, file := withRules(t)
 	writeRules(t, dir, "bad")
-	check.OK(t, a.rules.applyFiles(t.Context(), false))
+	check.OK(t, a.rules.applyFiles(t.Context(), false, false))
 	rulesAre(t, a, "bad", true)
 	check.OK(t, a.rules.rollback(t.Context()))
 	rulesAre(t, a, "good", false)

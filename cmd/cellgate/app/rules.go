@@ -12,6 +12,7 @@ import (
 	"cellgate/broker/shared/remote"
 	"cellgate/broker/shared/settled"
 	"cellgate/broker/shared/statefile"
+	"cellgate/rules/doc"
 	"cellgate/rules/lang"
 	"cellgate/rules/op"
 	"cellgate/rules/sink"
@@ -104,6 +105,7 @@ type candidate struct {
 type prepareOptions struct {
 	tests      bool // the tests beside them pass
 	allowEmpty bool // they may be missing, or without rules: an operator has said so
+	strict     bool // there is no warning about them
 }
 
 // testTime bounds the tests of one rule set.
@@ -131,6 +133,9 @@ func (k *ruleKeeper) prepare(ctx context.Context, o prepareOptions) (*candidate,
 		return k.none(running, o.allowEmpty, err)
 	case err != nil && (set == nil || !o.allowEmpty):
 		return nil, err
+	}
+	if o.strict && len(set.Warnings) > 0 {
+		return nil, set.Warnings
 	}
 	if !o.allowEmpty {
 		if err := f.Loses(set, running); err != nil {
@@ -192,7 +197,8 @@ func (k *ruleKeeper) put(ctx context.Context, c *candidate, passed string) error
 			slog.Any("rules", lost))
 	}
 	if !same {
-		k.log.Info("rules in force", slog.String("hash", c.set.Hash()), slog.Int("rules", len(c.set.Rules())), slog.String("path", k.path))
+		k.log.Info("rules in force", slog.String("hash", c.set.Hash()), slog.Int("rules", len(c.set.Rules())), slog.String("path", k.path),
+			slog.Int("warnings", len(c.set.Warnings)))
 	}
 	return nil
 }
@@ -245,10 +251,10 @@ func (k *ruleKeeper) reloaded() (*lang.Set, outcome) {
 }
 
 // applyFiles reads the folder and puts it in force, also after a rollback.
-func (k *ruleKeeper) applyFiles(ctx context.Context, allowEmpty bool) error {
+func (k *ruleKeeper) applyFiles(ctx context.Context, allowEmpty, strict bool) error {
 	k.applying.Lock()
 	defer k.applying.Unlock()
-	c, err := k.prepare(ctx, prepareOptions{k.runTests(), allowEmpty})
+	c, err := k.prepare(ctx, prepareOptions{k.runTests(), allowEmpty, strict})
 	if err == nil {
 		err = k.put(ctx, c, "")
 	}
@@ -259,9 +265,10 @@ func (k *ruleKeeper) applyFiles(ctx context.Context, allowEmpty bool) error {
 func (k *ruleKeeper) state() RuleSet {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	s := RuleSet{Path: k.path, Since: k.since, Rules: []lang.RuleInfo{}, Files: []string{}}
+	s := RuleSet{Path: k.path, Since: k.since, Rules: []lang.RuleInfo{}, Files: []string{}, Warnings: doc.Diagnostics{}}
 	if k.set != nil {
 		s.Hash, s.Rules, s.Files = k.set.Hash(), k.set.Rules(), append(s.Files, k.set.Source().Files()...)
+		s.Warnings = append(s.Warnings, k.set.Warnings...)
 	}
 	if k.broken != nil {
 		s.Error, s.Broken = k.broken.Error(), true

@@ -189,7 +189,7 @@ func TestOneFileOfTwoIsNoRequest(t *testing.T) {
 	check.OK(t, os.Remove(ruleFile(dir)))
 	lookAt(t, a, "good", false)
 	degradedRules(t, a, "no rules any more")
-	check.OK(t, a.rules.applyFiles(t.Context(), true))
+	check.OK(t, a.rules.applyFiles(t.Context(), true, false))
 	rulesEmpty(t, a)
 }
 
@@ -280,7 +280,7 @@ func TestARollbackOutlivesAMishap(t *testing.T) {
 			file := write(t, dir, "")
 			a, _ := boot(t, file)
 			writeRules(t, dir, "bad")
-			check.OK(t, a.rules.applyFiles(t.Context(), false))
+			check.OK(t, a.rules.applyFiles(t.Context(), false, false))
 			check.OK(t, a.rules.rollback(t.Context()))
 			for _, restart := range []bool{false, true} {
 				m.does(t, dir)
@@ -347,7 +347,7 @@ func TestACentreThatIsNotThere(t *testing.T) {
 	check.OK(t, os.Remove(filepath.Join(dir, "rules", "alerts_test.yaml")))
 	check.OK(t, os.Remove(filepath.Join(dir, "rules", "telemetry_test.yaml")))
 	overwrite(t, filepath.Join(dir, "rules", "telemetry.rules.yaml"), "rules: []\n")
-	check.OK(t, a.rules.applyFiles(t.Context(), false))
+	check.OK(t, a.rules.applyFiles(t.Context(), false, false))
 	for _, d := range a.dependencies() {
 		if d.Name == "sync" {
 			t.Errorf("no rule sends there any more: %+v", d)
@@ -445,7 +445,7 @@ func TestACallerWhoGivesUpDegradesNothing(t *testing.T) {
 	writeRules(t, dir, "better")
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if err := a.rules.applyFiles(ctx, false); !errors.Is(err, context.Canceled) {
+	if err := a.rules.applyFiles(ctx, false, false); !errors.Is(err, context.Canceled) {
 		t.Fatalf("error %v", err)
 	}
 	rulesAre(t, a, "good", true)
