@@ -317,6 +317,8 @@ type Rules struct {
 	RunTests bool `yaml:"run_tests" reload:"yes"`
 	// ErrorTopic takes what a rule without on_error cannot evaluate or deliver.
 	ErrorTopic string `yaml:"error_topic"`
+	// Workers is on how many goroutines messages are evaluated when there are many; 0 means one for each processor.
+	Workers int `yaml:"workers" range:"0..64"`
 	// QueueMessages and QueueBytes bound each sink's queue in memory; beyond it decisions go to disk.
 	QueueMessages int   `yaml:"queue_messages" range:"16..10000000"`
 	QueueBytes    Bytes `yaml:"queue_bytes" range:"64KiB..16GiB"`

@@ -21,12 +21,7 @@ type decoder struct {
 	anchors  map[string]ast.Node
 	places   map[string]place
 	problems Problems
-	removed  []string // keys that the file has and this version has not
 }
-
-// removed reports whether a key has been one until the last release. It has no effect, and is accepted with a warning for
-// one release, so that an upgrade needs no new configuration.
-func removed(path string) bool { return path == "rules.workers" }
 
 type place struct{ line, col int }
 
@@ -189,15 +184,11 @@ func (d *decoder) structure(n ast.Node, v reflect.Value, path string) {
 			d.add(pair.Key, path, "has a word without a value, which may be part of a secret", "quote the secret; remove the word if it is none")
 			continue
 		}
-		if !known && !removed(at) {
+		if !known {
 			d.add(pair.Key, at, "unknown key", suggest(name, names(fields)))
 			continue
 		}
 		d.places[at] = placeOf(pair.Key)
-		if !known {
-			d.removed = append(d.removed, at)
-			continue
-		}
 		d.decode(pair.Value, v.Field(f.index), at, f.tag)
 	}
 }

@@ -276,7 +276,6 @@ func TestWarnings(t *testing.T) {
 		"http: {address: \":1\", allow_insecure: true}":                                       "http.allow_insecure",
 
 		"uplink: {ack: memory}": "uplink.ack",
-		"rules: {workers: 4}":   "rules.workers",
 		"listeners: [{name: a, address: \"127.0.0.1:1\", anonymous_role: vehicle}]": "listeners",
 	} {
 		c := parse(t, "cell: {id: c, node: n}\n"+text)

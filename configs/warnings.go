@@ -8,9 +8,6 @@ import (
 // warnings notes what is valid but gives something up: secrets in clear, or a weaker promise.
 func (k *checker) warnings() {
 	c := k.cfg
-	for _, path := range k.d.removed {
-		k.warn(path, "has no effect, and the next release does not accept it", "remove it")
-	}
 	if h, _, _ := net.SplitHostPort(c.HTTP.Address); c.HTTP.AllowInsecure && c.HTTP.TLS == nil && !IsLoopback(h) {
 		k.warn("http.allow_insecure", "tokens cross the network in clear", "see that a proxy in front terminates TLS")
 	}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -73,11 +74,16 @@ func benchPayload(i, size int) []byte {
 // per message, which other processes do not disturb much.
 func run(b *testing.B, size int, sinks func() []sink.Binding) {
 	b.Helper()
+	measure(b, size, sampleRules(b), runtime.GOMAXPROCS(0), sinks)
+}
+
+func measure(b *testing.B, size int, rules string, workers int, sinks func() []sink.Binding) {
+	b.Helper()
 	var bindings []sink.Binding
 	r := sinktest.New(b, sinktest.Setup{
-		Rules:  sampleRules(b),
+		Rules:  rules,
 		Sinks:  func() []sink.Binding { bindings = sinks(); return bindings },
-		Change: func(o *sink.Options) { o.CheckpointInterval, o.SegmentBytes = time.Second, 8<<20 },
+		Change: func(o *sink.Options) { o.Workers, o.CheckpointInterval, o.SegmentBytes = workers, time.Second, 8<<20 },
 	})
 	var recs []message.Record
 	for i := range 64 {
@@ -163,4 +169,28 @@ func BenchmarkToRedis(b *testing.B) {
 		check.OK(b, err)
 		return append(discards(op.SinkKafka, op.SinkCentral), sink.Binding{Sink: s})
 	})
+}
+
+// BenchmarkWorkers is the way from the journal through rules to sinks that throw all away, by how many goroutines evaluate: the
+// sample rules; 5,000 rules on the topic, three of which match; and 200 that no index helps.
+func BenchmarkWorkers(b *testing.B) {
+	heavy := "rules:\n"
+	for i := range 200 {
+		heavy += fmt.Sprintf("  - {id: h%d, from: [\"v1/+/up/telemetry\"], when: payload.speed * 2 + payload.soc > 5000 + %d, to: [{kafka: {topic: t}}]}\n", i, i)
+	}
+	many := "rules:\n"
+	for i := range 5000 {
+		when := fmt.Sprintf("payload.soc < -%d and payload.state == \"driving\"", i)
+		if i%2000 == 0 {
+			when = "payload.speed >= 0"
+		}
+		many += fmt.Sprintf("  - {id: m%d, from: [\"v1/+/up/telemetry\"], when: '%s', to: [{kafka: {topic: t}}]}\n", i, when)
+	}
+	for _, set := range []struct{ name, rules string }{{"samples", sampleRules(b)}, {"5000indexed", many}, {"200unindexed", heavy}} {
+		for _, workers := range []int{1, 2, 4} {
+			b.Run(fmt.Sprintf("%s/%dworkers", set.name, workers), func(b *testing.B) {
+				measure(b, 256, set.rules, workers, func() []sink.Binding { return discards(op.SinkKafka, op.SinkRedis, op.SinkCentral) })
+			})
+		}
+	}
 }

@@ -78,8 +78,12 @@ func (c compiled) topics(kind op.SinkKind) []string {
 	return slices.Compact(out)
 }
 
-func (c compiled) worker(state *state.State) evaluator {
-	return engine.NewEngine(c.set, state).NewWorker()
+func (c compiled) workers(state *state.State, n int) []evaluator {
+	e, workers := engine.NewEngine(c.set, state), make([]evaluator, n)
+	for i := range workers {
+		workers[i] = e.NewWorker()
+	}
+	return workers
 }
 
 // count counts a rule's match or error.

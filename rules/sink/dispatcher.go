@@ -38,6 +38,7 @@ type Dispatcher struct {
 	removed   atomic.Int64 // operators in state that no rule has any more
 	current   setInUse
 	scratch   []engine.Decision
+	rounds    rounds
 
 	// checkpoint's own.
 	saveMu    sync.Mutex
@@ -261,7 +262,7 @@ func (d *Dispatcher) batch(ctx context.Context, b *journal.Batch) {
 		d.o.Log.Error("journal records could not be read and are not evaluated", "count", b.Missing, "before", b.First)
 		d.lost(b.Missing, Corruption)
 	}
-	for i := range b.Records {
+	for i := 0; i < len(b.Records); i++ {
 		rec := &b.Records[i]
 		switch rec.Kind {
 		case message.KindPublish:
@@ -269,7 +270,9 @@ func (d *Dispatcher) batch(ctx context.Context, b *journal.Batch) {
 			if d.current.worker == nil && !d.awaitRules(ctx, rec.Seq) {
 				return
 			}
-			d.route(rec)
+			n := d.stretch(b.Records[i:])
+			d.publish(b.Records[i : i+n])
+			i += n - 1
 		case message.KindRuleSet:
 			d.endBatch(ctx, rec.Seq-1)
 			d.state.Advance(rec.ReceivedAt)
@@ -289,6 +292,16 @@ func (d *Dispatcher) batch(ctx context.Context, b *journal.Batch) {
 	} else if n := len(b.Records); n > 0 {
 		d.unevaluated.at.Store(b.Records[n-1].ReceivedAt)
 	}
+}
+
+// stretch returns how many messages follow one another from the first on, between which nothing else is to be done.
+func (d *Dispatcher) stretch(recs []message.Record) int {
+	n := 1
+	for n < len(recs) && recs[n].Kind == message.KindPublish && d.state.Steady(recs[n].ReceivedAt) {
+		d.state.Advance(recs[n].ReceivedAt)
+		n++
+	}
+	return n
 }
 
 // awaitRules waits until there is a rule set to evaluate a record with that none governs: the state file was lost, or the
@@ -369,7 +382,8 @@ func (d *Dispatcher) tick(rec *message.Record) {
 	if d.current.worker == nil {
 		return
 	}
-	d.decide(rec)
+	d.scratch = d.current.worker.Eval(rec, d.scratch[:0])
+	d.divide(d.scratch, nil)
 	for _, p := range d.pipelines {
 		if len(p.eval.decisions) > 0 { // it is received as far as it gives the sink something
 			p.eval.received++
@@ -381,7 +395,14 @@ func (d *Dispatcher) tick(rec *message.Record) {
 
 // route evaluates one PUBLISH and offers every pipeline its messages.
 func (d *Dispatcher) route(rec *message.Record) {
-	d.decide(rec)
+	d.scratch = d.current.worker.Eval(rec, d.scratch[:0])
+	d.settleOn(rec, d.scratch, nil)
+}
+
+// settleOn counts the decisions about a message and offers every pipeline its own. ready has the messages that were made of
+// them beforehand, if any was.
+func (d *Dispatcher) settleOn(rec *message.Record, ds []engine.Decision, ready []*rendered) {
+	d.divide(ds, ready)
 	for _, p := range d.pipelines {
 		p.eval.received++
 		if len(p.eval.decisions) == 0 {
@@ -391,15 +412,10 @@ func (d *Dispatcher) route(rec *message.Record) {
 	d.offer(rec)
 }
 
-// decide evaluates a record, and gives every pipeline its decisions.
-func (d *Dispatcher) decide(rec *message.Record) {
-	ds := d.scratch[:0]
-	if d.current.worker != nil {
-		ds = d.current.worker.Eval(rec, ds)
-	}
-	d.scratch = ds
+// divide gives every pipeline its decisions about a record.
+func (d *Dispatcher) divide(ds []engine.Decision, ready []*rendered) {
 	for _, p := range d.pipelines {
-		p.eval.decisions = p.eval.decisions[:0]
+		p.eval.decisions, p.eval.ready = p.eval.decisions[:0], p.eval.ready[:0]
 	}
 	for i := range ds {
 		if ds[i].Target == engine.TargetUndecoded {
@@ -410,6 +426,9 @@ func (d *Dispatcher) decide(rec *message.Record) {
 		if !ds[i].Shadow {
 			p := d.pipelineFor(&ds[i])
 			p.eval.decisions = append(p.eval.decisions, ds[i])
+			if ready != nil {
+				p.eval.ready = append(p.eval.ready, ready[i])
+			}
 		}
 	}
 }
@@ -422,7 +441,7 @@ func (d *Dispatcher) offer(rec *message.Record) {
 		}
 		p.eval.chunk.add(d.current.index, rec.Seq, p.eval.decisions)
 		if slot, isLive := p.offer(rec.Seq, rec.ReceivedAt, len(p.eval.decisions)); isLive {
-			p.handOver(d.current.worker, d.current.index, slot, rec, p.eval.decisions, &p.eval.form)
+			p.handOver(d.current.worker, d.current.index, slot, rec, p.eval.decisions, p.eval.ready, &p.eval.form)
 		}
 	}
 }
@@ -463,7 +482,9 @@ func (d *Dispatcher) enter(hash string, seq uint64) {
 
 func (d *Dispatcher) use(set ruleSet, index uint32) {
 	ids := set.ruleIDs()
-	s := setInUse{set: set, index: index, hash: set.hash(), worker: set.worker(d.state)}
+	workers := set.workers(d.state, d.o.Workers)
+	s := setInUse{set: set, index: index, hash: set.hash(), worker: workers[0]}
+	d.rounds.use(workers)
 	for _, id := range ids {
 		s.matched = append(s.matched, d.o.Metrics.ruleMatched.WithLabelValues(id))
 		s.failed = append(s.failed, d.o.Metrics.ruleErrors.WithLabelValues(id))

@@ -167,7 +167,7 @@ func (l *loader) record(ctx context.Context, set ruleSet, index uint32, seq uint
 		}
 		return nil
 	}
-	p.handOver(set, index, slot, rec, l.decisions, &l.form)
+	p.handOver(set, index, slot, rec, l.decisions, nil, &l.form)
 	return nil
 }
 

@@ -17,6 +17,7 @@ type Metrics struct {
 	refused     *prometheus.CounterVec // sink_refused_total{sink}
 	parked      *prometheus.CounterVec // parked_total{sink}
 	missing     prometheus.Counter     // dispatch_missing_records_total
+	parallel    prometheus.Counter     // dispatch_parallel_messages_total
 	checkpoint  prometheus.Histogram   // dispatch_checkpoint_seconds
 	evicted     *prometheus.CounterVec // rule_state_evicted_total{reason}
 	ticks       prometheus.Counter     // rule_ticks_total
@@ -35,6 +36,7 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		refused:     to.Counters("sink_refused_total", "Messages that a sink will never take; they go to the error topic.", "sink"),
 		parked:      to.Counters("parked_total", "Messages that were put into the log of a destination that takes none.", "sink"),
 		missing:     to.Counter("dispatch_missing_records_total", "Records that the evaluator could not read in the journal."),
+		parallel:    to.Counter("dispatch_parallel_messages_total", "Messages that were evaluated on several goroutines at a time (rules.workers)."),
 		checkpoint: to.Histogram("dispatch_checkpoint_seconds", "Time of one checkpoint, fsyncs included.",
 			prometheus.ExponentialBuckets(0.001, 2, 14)...),
 		evicted: to.Counters("rule_state_evicted_total", "What rules' operators forgot because of a bound: VINs beyond rules.max_vins (vins), "+

@@ -79,6 +79,8 @@ type Options struct {
 	ErrorTopic string
 	// Parked bounds what waits for destinations of a sink that take nothing.
 	Parked ParkedLimits
+	// Workers is on how many goroutines messages are evaluated when there are many.
+	Workers int
 	// State bounds the operators' state; its Evicted is the dispatcher's.
 	State state.StateOptions
 	// CheckpointInterval is how much is done again after a crash.

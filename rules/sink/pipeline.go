@@ -104,6 +104,7 @@ type evaluating struct {
 	filtered  uint64
 	form      form
 	decisions []engine.Decision // of the record at hand
+	ready     []*rendered       // what was made of them beforehand; empty when nothing was
 }
 
 // told is the mark that watch was told last.
@@ -219,9 +220,8 @@ func (p *pipeline) ampleLocked() bool {
 		p.tracker.len() < maxTracked/2
 }
 
-// handOver renders the messages of one record and gives them to the sink.
-func (p *pipeline) handOver(r renderer, set uint32, slot uint64, rec *message.Record, ds []engine.Decision, f *form) {
-	f.message = Message{Out: &f.out, idPrefix: p.env.idPrefix}
+// handOver renders the messages of one record, but for those that are ready, and gives them to the sink.
+func (p *pipeline) handOver(r renderer, set uint32, slot uint64, rec *message.Record, ds []engine.Decision, ready []*rendered, f *form) {
 	for i := range ds {
 		d := &ds[i]
 		t := Ticket{to: p, slot: slot, set: set, rule: d.Rule, target: d.Target, seq: rec.Seq, many: len(ds) > 1}
@@ -231,12 +231,19 @@ func (p *pipeline) handOver(r renderer, set uint32, slot uint64, rec *message.Re
 		if p.parkedBefore(t) {
 			continue
 		}
-		f.message.Record = d.Record(rec)
-		if err := r.Render(*d, rec, &f.out); err != nil {
+		var out *op.Rendered
+		var err error
+		if i < len(ready) && ready[i] != nil {
+			out, err = &ready[i].out, ready[i].err
+		} else {
+			out, err = &f.out, r.Render(*d, rec, &f.out)
+		}
+		if err != nil {
 			t.Refused(err)
 			continue
 		}
-		t.dead = f.out.DeadLetter
+		f.message = Message{Record: d.Record(rec), Out: out, idPrefix: p.env.idPrefix}
+		t.dead = out.DeadLetter
 		t.size = int32(f.message.Size()) //nolint:gosec // bounded by the largest packet
 		p.window.bytes.Add(int64(t.size))
 		p.sink.Deliver(&f.message, t)

@@ -30,11 +30,11 @@ type ruleSet interface {
 	sinkOf(d *engine.Decision) op.SinkKind
 	// topics are the topics of a kind of sink that can be known beforehand.
 	topics(kind op.SinkKind) []string
-	// worker evaluates under the set. Making it adapts state to the set.
-	worker(state *state.State) evaluator
+	// workers evaluate under the set, each on one goroutine at a time. Making them adapts state to the set.
+	workers(state *state.State, n int) []evaluator
 }
 
-// evaluator decides. Calls are made in journal order, by one goroutine.
+// evaluator decides. Records of a VIN are given in journal order, those of a shard to one at a time.
 type evaluator interface {
 	renderer
 	Eval(rec *message.Record, out []engine.Decision) []engine.Decision

@@ -83,16 +83,16 @@ func (s *State) LoadRemoved(b []byte) error {
 // Advance tells the time of the record that comes next: what was removed KeepRemoved ago is forgotten. Steps of the clock do
 // not count. Call it with every record, in journal order, while no worker runs; nearly always it costs a comparison.
 func (s *State) Advance(now int64) {
-	now -= s.shift
 	if s.back { // it has not listened, whatever others have
-		s.pause(math.MinInt64, now)
+		s.pause(math.MinInt64, now-s.shift)
 		s.back = false
 	}
-	s.listening.Last = now
-	r := &s.removed
-	if r.from <= now && now < r.until {
+	s.listening.Last = now - s.shift
+	if s.Steady(now) {
 		return
 	}
+	now -= s.shift
+	r := &s.removed
 	var over map[uint64]struct{}
 	for key, at := range r.since {
 		switch {
@@ -107,6 +107,12 @@ func (s *State) Advance(now int64) {
 	}
 	s.forgetOperators(over)
 	r.changed()
+}
+
+// Steady reports whether a record of that time changes nothing when Advance is told of it, but the time itself.
+func (s *State) Steady(now int64) bool {
+	now -= s.shift
+	return !s.back && s.removed.from <= now && now < s.removed.until
 }
 
 // Adopt takes the operators of a set, by key, for those that there are: the state of all others is kept for a while. wakes

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"net/netip"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"time"
 
@@ -90,7 +91,7 @@ func (t *trust) openDispatch(m *kafkaclient.Metrics) (*sink.Dispatcher, *settlem
 	data, bound := string(t.cfg.DataDir), t.journal.Stat().MaxBytes
 	dispatch, err := sink.New(sink.Options{
 		Journal: t.journal, DB: t.db, Dir: filepath.Join(data, "decisions"), OperatorDir: filepath.Join(data, "operators"),
-		Cell: t.cfg.Cell.ID, Node: t.cfg.Cell.Node, State: state.StateOptions{MaxVINs: t.cfg.Rules.MaxVINs, MaxVINBytes: configs.MaxVINBytes},
+		Cell: t.cfg.Cell.ID, Node: t.cfg.Cell.Node, Workers: evaluators(t.cfg.Rules.Workers), State: state.StateOptions{MaxVINs: t.cfg.Rules.MaxVINs, MaxVINBytes: configs.MaxVINBytes},
 		CheckpointInterval: configs.CheckpointInterval, SegmentBytes: configs.DecisionSegmentBytes, LagAlarm: configs.SinkLagAlarm,
 		FS: sink.Files(), Now: time.Now, TickInterval: configs.TickInterval,
 		Parked: sink.ParkedLimits{
@@ -105,6 +106,14 @@ func (t *trust) openDispatch(m *kafkaclient.Metrics) (*sink.Dispatcher, *settlem
 	}
 	t.life.onStop("dispatch", stopDispatch, t.life.patient("what the sinks have not taken", dispatch.Stop))
 	return dispatch, settled, nil
+}
+
+// evaluators is on how many goroutines rules are evaluated.
+func evaluators(configured int) int {
+	if configured > 0 {
+		return configured
+	}
+	return min(runtime.GOMAXPROCS(0), state.Shards)
 }
 
 // closeSinks ends sinks that no dispatcher has taken over.

@@ -101,7 +101,8 @@ func (r *Rig) TryOpen() error {
 func Completed(o sink.Options) sink.Options {
 	c, journal := configs.Default().Rules, o.Journal.Stat().MaxBytes
 	options.Fill(&o, sink.Options{
-		State: state.StateOptions{MaxVINs: c.MaxVINs, MaxVINBytes: configs.MaxVINBytes},
+		Workers: 3,
+		State:   state.StateOptions{MaxVINs: c.MaxVINs, MaxVINBytes: configs.MaxVINBytes},
 		Parked: sink.ParkedLimits{
 			Bytes: journal / configs.ParkedShare, DestinationBytes: journal / configs.ParkedShare / configs.ParkedShare,
 			Destinations: configs.ParkedDestinations,

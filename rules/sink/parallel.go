@@ -1,0 +1,216 @@
+package sink
+
+import (
+	"cmp"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"cellgate/broker/shared/message"
+	"cellgate/rules/engine"
+	"cellgate/rules/op"
+	"cellgate/rules/state"
+)
+
+// This file evaluates messages on several goroutines. A round is a stretch of messages with nothing else between them; each
+// shard of VINs is taken by one goroutine, which evaluates its messages in order and renders what goes to a sink that keeps
+// up. Then, on one goroutine and in journal order, all that one goroutine would have done: counting, chunks, windows and
+// handing over. So a round is part of a batch as a single message is, and what comes of it does not depend on who evaluated.
+// A vehicle whose messages take long occupies one goroutine, and the others take the rest of the shards.
+
+const (
+	// worthSplitting is how long messages take on one goroutine that are evaluated on several: what it costs to begin and end
+	// a round is a few percent of it.
+	worthSplitting = 500 * time.Microsecond
+	// maxRound bounds the messages of a round, and with them the memory that holds what it has made.
+	maxRound = 1024
+	// maxReady and maxReadyBytes bound what one goroutine renders in a round; what is beyond is rendered when it is handed over.
+	maxReady      = 4096
+	maxReadyBytes = 2 << 20
+	// keepReady is the largest memory of one rendered message that is kept for the next.
+	keepReady = 64 << 10
+)
+
+// rounds is what evaluating on several goroutines takes. It belongs to the evaluator.
+type rounds struct {
+	lanes  []lane
+	shards [state.Shards][]int32 // messages of the round at hand
+	busy   []int32               // shards that have some, those with most first
+	next   atomic.Int32          // in busy
+	taken  []decided             // by message
+	live   []bool                // by pipeline
+	each   time.Duration         // that a message took lately, on one goroutine
+}
+
+// lane is what one goroutine makes in a round.
+type lane struct {
+	worker    evaluator
+	decisions []engine.Decision
+	ready     []*rendered // by decision; nil when it has not been rendered
+	spare     []*rendered
+	used      int
+	bytes     int
+	_         [64]byte // its counters share no cache line with the next lane's
+}
+
+// rendered is a message that was made beforehand.
+type rendered struct {
+	out op.Rendered
+	err error
+}
+
+// decided says where the decisions about a message are.
+type decided struct {
+	lane     *lane
+	from, to int
+}
+
+func (d *decided) decisions() []engine.Decision { return d.lane.decisions[d.from:d.to] }
+func (d *decided) ready() []*rendered           { return d.lane.ready[d.from:d.to] }
+
+// use has the lanes evaluate with the workers of a rule set.
+func (r *rounds) use(workers []evaluator) {
+	r.lanes, r.each = make([]lane, len(workers)), 0
+	for i := range workers {
+		r.lanes[i].worker = workers[i]
+	}
+}
+
+// publish evaluates messages of one stretch.
+func (d *Dispatcher) publish(recs []message.Record) {
+	for len(recs) > 0 {
+		n := min(len(recs), maxRound)
+		d.round(recs[:n])
+		recs = recs[n:]
+	}
+}
+
+func (d *Dispatcher) round(recs []message.Record) {
+	r := &d.rounds
+	goroutines := min(len(r.lanes), len(recs))
+	began := time.Now()
+	if goroutines < 2 || time.Duration(len(recs))*r.each < worthSplitting {
+		for i := range recs {
+			d.route(&recs[i])
+		}
+		r.took(time.Since(began), len(recs))
+		return
+	}
+	d.deal(recs)
+	var wg sync.WaitGroup
+	var spent atomic.Int64
+	for i := range goroutines {
+		work := func() {
+			from := time.Now()
+			d.evaluateShards(&r.lanes[i], recs)
+			spent.Add(int64(time.Since(from)))
+		}
+		if i == goroutines-1 {
+			work()
+			break
+		}
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			work()
+		}()
+	}
+	wg.Wait()
+	r.took(time.Duration(spent.Load()), len(recs))
+	d.o.Metrics.parallel.Add(float64(len(recs)))
+	for i := range recs {
+		t := &r.taken[i]
+		d.settleOn(&recs[i], t.decisions(), t.ready())
+	}
+}
+
+// took remembers how long messages take.
+func (r *rounds) took(t time.Duration, n int) {
+	each := t / time.Duration(n)
+	r.each += (each - r.each) / 8
+}
+
+// deal begins a round.
+func (d *Dispatcher) deal(recs []message.Record) {
+	r := &d.rounds
+	for _, s := range r.busy {
+		r.shards[s] = r.shards[s][:0]
+	}
+	r.busy = r.busy[:0]
+	for i := range recs {
+		s := int32(state.ShardOf(recs[i].VIN()))
+		if len(r.shards[s]) == 0 {
+			r.busy = append(r.busy, s)
+		}
+		r.shards[s] = append(r.shards[s], int32(i))
+	}
+	slices.SortFunc(r.busy, func(a, b int32) int { return cmp.Compare(len(r.shards[b]), len(r.shards[a])) })
+	r.next.Store(0)
+	if len(r.taken) < len(recs) {
+		r.taken = make([]decided, maxRound)
+	}
+	r.live = r.live[:0]
+	for _, p := range d.pipelines {
+		p.mu.Lock()
+		r.live = append(r.live, p.mode == live)
+		p.mu.Unlock()
+	}
+	for i := range r.lanes {
+		r.lanes[i].reset()
+	}
+}
+
+// evaluateShards evaluates one shard after the other, until none is left.
+func (d *Dispatcher) evaluateShards(l *lane, recs []message.Record) {
+	r := &d.rounds
+	for {
+		k := int(r.next.Add(1)) - 1
+		if k >= len(r.busy) {
+			return
+		}
+		for _, i := range r.shards[r.busy[k]] {
+			from := len(l.decisions)
+			l.decisions = l.worker.Eval(&recs[i], l.decisions)
+			for j := from; j < len(l.decisions); j++ {
+				l.ready = append(l.ready, d.render(l, &recs[i], &l.decisions[j]))
+			}
+			r.taken[i] = decided{l, from, len(l.decisions)}
+		}
+	}
+}
+
+// render makes a message beforehand, nil when it is not going to be handed over in this round, or there is no room for it.
+func (d *Dispatcher) render(l *lane, rec *message.Record, dec *engine.Decision) *rendered {
+	if dec.Shadow || l.used >= maxReady || l.bytes >= maxReadyBytes {
+		return nil
+	}
+	kind := d.current.set.sinkOf(dec)
+	i := slices.IndexFunc(d.pipelines, func(p *pipeline) bool { return p.kind == kind })
+	if i < 0 || !d.rounds.live[i] {
+		return nil
+	}
+	m := l.take()
+	m.err = l.worker.Render(*dec, rec, &m.out)
+	l.bytes += len(m.out.Buf)
+	return m
+}
+
+func (l *lane) take() *rendered {
+	if l.used == len(l.spare) {
+		l.spare = append(l.spare, &rendered{})
+	}
+	m := l.spare[l.used]
+	l.used++
+	return m
+}
+
+func (l *lane) reset() {
+	for _, m := range l.spare[:l.used] {
+		if cap(m.out.Buf) > keepReady {
+			*m = rendered{}
+		}
+	}
+	clear(l.decisions)
+	l.decisions, l.ready, l.used, l.bytes = l.decisions[:0], l.ready[:0], 0, 0
+}
