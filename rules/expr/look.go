@@ -60,7 +60,7 @@ func (sc *Scope) lookField(s *Symbol, v *Seen) {
 	switch {
 	case err == nil && item == nil:
 		*v = Seen{Kind: Missing}
-	case err == nil && item.Type() == fastjson.TypeNumber:
+	case err == nil && item.Type() == fastjson.TypeNumber && s.bounds == nil:
 		sc.digits = item.MarshalTo(sc.digits[:0])
 		i, f, whole, ok := readNumber(sc.digits)
 		if whole {
@@ -94,8 +94,8 @@ func (v *Seen) set(value any, err error) {
 		v.Kind, v.Text = TextKind, value
 	case bool:
 		v.Kind, v.Bool = BoolKind, value
-	case int:
-		if f := float64(value); exact(f) {
+	case int, float64:
+		if f, _ := float(value); exact(f) {
 			v.Kind, v.Number = NumberKind, f
 		}
 	}

@@ -47,8 +47,10 @@ type Symbol struct {
 	level int      // symLevel
 	index uint16   // in Symbols
 	field FieldType
-	unit  TimeUnit
-	when  []string // symEventAt, symLateMS: the path of the event time, nil when the schema names none
+	// bounds are what the schema says of a number; nil for nothing.
+	bounds *Bounds
+	unit   TimeUnit
+	when   []string // symEventAt, symLateMS: the path of the event time, nil when the schema names none
 }
 
 // decodes reports whether the symbol's value is in the payload.

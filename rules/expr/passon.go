@@ -137,6 +137,11 @@ func (sc *Scope) passField(symbol uint16) (any, error) {
 	if err != nil || v == nil || v.Type() == fastjson.TypeNull {
 		return nil, err
 	}
+	if s := &sc.symbols[symbol]; s.bounds != nil {
+		if n, err := sc.typed(s, v); n == nil || err != nil {
+			return nil, err
+		}
+	}
 	return v, nil
 }
 

@@ -147,6 +147,11 @@ func (sc *Scope) typed(s *Symbol, v *fastjson.Value) (any, error) {
 	if _, fraction := n.(float64); fraction && s.field == IntegerField {
 		return nil, fmt.Errorf("%w: %s is not a whole number", ErrEvaluation, FieldKey("payload", s.Path))
 	}
+	if s.bounds != nil {
+		if within, err := s.bounds.check(s, n); !within {
+			return nil, err
+		}
+	}
 	return n, nil
 }
 

@@ -291,6 +291,9 @@ func (r *resolver) field(n *ast.MemberNode, path []string) Symbol {
 	if t != AnyField && t != NumberField {
 		s.key += fmt.Sprintf(" as %d", t) // one field, two schemas: two names
 	}
+	if s.bounds = r.names.Schema.Bounds[strings.Join(path, ".")]; s.bounds != nil {
+		s.key += fmt.Sprintf(" of %g to %g %t", s.bounds.Low, s.bounds.High, s.bounds.Missing)
+	}
 	return s
 }
 

@@ -1,6 +1,7 @@
 package expr
 
 import (
+	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -84,7 +85,27 @@ type Schema struct {
 	EventAt []string // path of the event time; nil when not named
 	Unit    TimeUnit
 	Fields  map[string]FieldType // by path; nil when the schema names none
+	Bounds  map[string]*Bounds   // of some of them
 	Open    bool                 // other fields may be used too
+}
+
+// Bounds are what a number may be.
+type Bounds struct {
+	Low, High float64
+	// Missing says that a number outside counts as missing; else it is an error.
+	Missing bool
+}
+
+// check reports whether a value is a number within; outside it is missing or an error.
+func (b *Bounds) check(s *Symbol, v any) (within bool, err error) {
+	f, isNumber := float(v)
+	switch {
+	case !isNumber || f >= b.Low && f <= b.High:
+		return true, nil
+	case b.Missing:
+		return false, nil
+	}
+	return false, fmt.Errorf("%w: %s is outside of what the schema says", ErrEvaluation, FieldKey("payload", s.Path))
 }
 
 // FieldType is what a schema says of a payload field.

@@ -1,6 +1,7 @@
 package lang
 
 import (
+	"math"
 	"strconv"
 	"strings"
 
@@ -184,7 +185,7 @@ func (f *ruleFile) readSchema(o *doc.Object) {
 		f.schema.Open = v.Value == "true"
 	}
 	if n, ok := s.Values["fields"]; ok {
-		f.schema.Fields = map[string]expr.FieldType{}
+		f.schema.Fields, f.schema.Bounds = map[string]expr.FieldType{}, map[string]*expr.Bounds{}
 		f.readFields("", n, 0)
 	}
 }
@@ -229,6 +230,58 @@ func (f *ruleFile) fieldPath(s doc.Scalar) []string {
 	return path
 }
 
+// readBounds reads {number: [0, 100]}; false for an object with fields.
+func (f *ruleFile) readBounds(path string, n ast.Node) bool {
+	const example = "write {number: [0, 100]}, or {integer: [0, 100], outside: missing}"
+	var of ast.Node
+	entries, _ := f.doc.Silent().Entries(n, "a field")
+	for _, e := range entries {
+		if _, isList := e.Value.(*ast.SequenceNode); isList && (e.Key.Value == "number" || e.Key.Value == "integer") {
+			of = e.Value
+			f.schema.Fields[path] = fieldTypes[e.Key.Value]
+		}
+	}
+	if of == nil {
+		return false
+	}
+	o, ok := f.doc.Object(n, "a field with bounds", "number", "integer", "outside")
+	if !ok || o.Odd {
+		return true
+	}
+	if o.Has("number") && o.Has("integer") {
+		f.doc.FailAt(n, doc.CodeWrongType, example, "a field is a number or an integer, not both")
+	}
+	b := &expr.Bounds{}
+	items, _ := f.doc.List(of, "the bounds")
+	if len(items) != 2 {
+		f.doc.FailAt(of, doc.CodeBadNumber, example, "bounds are two numbers: the least and the greatest")
+		return true
+	}
+	for i, to := range []*float64{&b.Low, &b.High} {
+		s, ok := f.doc.Scalar(items[i], "a bound")
+		if !ok {
+			return true
+		}
+		v, err := strconv.ParseFloat(strings.ReplaceAll(s.Value, "_", ""), 64)
+		if err != nil || math.IsNaN(v) || math.IsInf(v, 0) {
+			f.doc.Fail(s.Line, s.Col, doc.CodeBadNumber, example, "%q is not a number", s.Value)
+			return true
+		}
+		*to = v
+	}
+	if b.Low > b.High {
+		f.doc.FailAt(of, doc.CodeBadNumber, "write the least number first", "no number lies between %g and %g", b.Low, b.High)
+	}
+	if s, ok := o.Text("outside"); ok {
+		if s.Value != "error" && s.Value != "missing" {
+			f.doc.Fail(s.Line, s.Col, doc.CodeWrongType, "write error (as without it), or missing", "%q does not say what a number outside of the bounds is", s.Value)
+		}
+		b.Missing = s.Value == "missing"
+	}
+	f.schema.Bounds[path] = b
+	return true
+}
+
 var fieldTypes = map[string]expr.FieldType{
 	"any": expr.AnyField, "number": expr.NumberField, "integer": expr.IntegerField, "text": expr.TextField, "string": expr.TextField,
 	"boolean": expr.BoolField, "bool": expr.BoolField, "list": expr.ListField, "object": expr.ObjectField,
@@ -246,6 +299,9 @@ func (f *ruleFile) readFields(prefix string, n ast.Node, depth int) {
 		}
 		switch e.Value.(type) {
 		case *ast.MappingNode, *ast.MappingValueNode:
+			if f.readBounds(path, e.Value) {
+				continue
+			}
 			f.schema.Fields[path] = expr.ObjectField
 			f.readFields(path, e.Value, depth+1)
 			continue

@@ -20,6 +20,7 @@ func jsonSchema() op.JSON {
 		"value":      op.JSON{"description": "an expression, or a mapping or list of such", "type": []string{"string", "number", "boolean", "null", "object", "array"}},
 		"transform":  transformSchema(),
 		"schema":     schemaSchema(),
+		"field":      fieldSchema(),
 		"rule":       ruleSchema(),
 		"zone":       op.ZoneSchema(),
 	}
@@ -59,9 +60,21 @@ func schemaSchema() op.JSON {
 		"event_at": op.OneOf(op.TextOf("the payload field with the event time"), op.Shape(op.JSON{
 			"field": op.TextOf("the payload field"), "unit": op.JSON{"enum": []string{"auto", "s", "ms"}},
 		}, "field")),
-		"fields": op.JSON{"type": "object", "description": "types by field: number, integer, text, boolean, list, object, any"},
+		"fields": op.JSON{"type": "object", "description": "types by field", "additionalProperties": op.Ref("field")},
 		"open":   op.JSON{"type": "boolean", "description": "other fields may be used too"},
 	})
+}
+
+// fieldSchema is a field's type: a word, a number with bounds, or an object's fields.
+func fieldSchema() op.JSON {
+	bounds := op.JSON{"type": "array", "items": op.JSON{"type": "number"}, "minItems": 2, "maxItems": 2, "description": "the least and the greatest"}
+	outside := op.JSON{"enum": []string{"error", "missing"}, "description": "what a number outside is"}
+	return op.JSON{"anyOf": []op.JSON{
+		{"enum": []string{"number", "integer", "text", "string", "boolean", "bool", "list", "object", "any"}},
+		op.Shape(op.JSON{"number": bounds, "outside": outside}, "number"),
+		op.Shape(op.JSON{"integer": bounds, "outside": outside}, "integer"),
+		{"type": "object", "additionalProperties": op.Ref("field")},
+	}}
 }
 
 func ruleSchema() op.JSON {
