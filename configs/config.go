@@ -326,6 +326,15 @@ type Rules struct {
 	// longest ago is forgotten.
 	MaxVINs  int      `yaml:"max_vins" range:"64..100000000"`
 	WhenFull WhenFull `yaml:"when_full"`
+	// HashKeys are the keys of the rules' function hash.
+	HashKeys []HashKey `yaml:"hash_keys"`
+}
+
+// HashKey is a key of the rules' function hash, for messages that are received from a time on.
+type HashKey struct {
+	ID   string `yaml:"id"`   // stands in front of each hash
+	From string `yaml:"from"` // RFC 3339; empty: from ever on
+	Key  Secret `yaml:"key"`
 }
 
 // WhenFull says per sink what happens when its backlog has used the journal up: hold (the disk ladder

@@ -64,6 +64,7 @@ func (k *checker) all() {
 	k.redis()
 	k.webhooks()
 	k.topic("rules.error_topic", k.cfg.Rules.ErrorTopic)
+	k.hashKeys()
 	if c := k.cfg.Central; c != nil {
 		k.kafka("central.kafka", &c.Kafka)
 		k.word("central.group", c.Group)

@@ -80,7 +80,8 @@ func TestNumbers(t *testing.T) {
 		{`byte("A", 0) == 65 and byte("A", 1) == nil and byte(raw, 0) == 123`, "true"},
 		{`indexOf("grün!", "!") == 4 and len("grün") == 4`, "true"},
 		// Time.
-		{`received_at.Month() == 11 and received_at.Weekday() == 4`, "true"},
+		{`received_at.Month() == 11 and received_at.Weekday() == 4 and received_at.at_zone("Asia/Shanghai").Hour() == 8`, "true"},
+		{`at_zone("Asia/Shanghai").Day() == received_at.Day() and at_zone("Asia/Shanghai") == received_at`, "true"},
 		{`event_at.Weekday() == 1`, "false"},
 		{`duration("1m") * 2 == duration("2m")`, "true"},
 		{`received_at - duration("1m") < received_at`, "true"},

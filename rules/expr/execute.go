@@ -19,11 +19,11 @@ type executable struct {
 	vars    int
 	bools   map[ast.Node]bool                 // calls that give true or false
 	members map[*ast.CallNode]*ast.MemberNode // what a call of fetch was: the callee of a method
-	bound   func(name string) any             // a function that is bound to a file or the configuration
+	names   *Names
 }
 
-func newExecutable(known bool, bound func(name string) any) *executable {
-	return &executable{known: known, bound: bound, bools: map[ast.Node]bool{}, members: map[*ast.CallNode]*ast.MemberNode{}}
+func newExecutable(known bool, names *Names) *executable {
+	return &executable{known: known, names: names, bools: map[ast.Node]bool{}, members: map[*ast.CallNode]*ast.MemberNode{}}
 }
 
 // Visit is called with every node, children first.
@@ -315,14 +315,18 @@ func (p *executable) method(node *ast.Node, n *ast.CallNode) {
 }
 
 func (p *executable) function(node *ast.Node, name string, args []ast.Node) {
-	if p.bound != nil {
-		if fn := p.bound(name); fn != nil {
-			p.call(node, fn, args...)
-			return
-		}
-	}
 	f := functions[name]
 	switch {
+	case name == "hash" && len(args) == 2:
+		keys := testKey()
+		if p.names.HashKeys != nil {
+			keys = *p.names.HashKeys
+		}
+		p.call(node, keys.hash, args...)
+	case name == "at_zone":
+		if zone := zoneOf(args); zone != nil {
+			p.call(node, inZone(zone), args[0])
+		}
 	case len(args) == 1 && f.one != nil && f.nilToo:
 		p.call(node, f.one, args...)
 	case len(args) == 1 && f.one != nil:

@@ -204,7 +204,7 @@ func (n *Names) program(src string, used []Symbol, w Want) (*vm.Program, error) 
 	for i := range used {
 		env[used[i].key] = types.Any
 	}
-	opts := []expr.Option{expr.Env(env), n.patch(src, true), expr.Patch(newExecutable(w == WantKnown, nil))}
+	opts := []expr.Option{expr.Env(env), n.patch(src, true), expr.Patch(newExecutable(w == WantKnown, n))}
 	return safeCompile(src, opts)
 }
 

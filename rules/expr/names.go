@@ -142,7 +142,7 @@ func IsReserved(name string) bool {
 }
 
 // boundFunctions are those that are bound to a file or the configuration.
-var boundFunctions = map[string]bool{}
+var boundFunctions = map[string]bool{"hash": true, "at_zone": true}
 
 const (
 	whyLoop    = "it loops over a list of any length"

@@ -32,6 +32,9 @@ type Names struct {
 	Timed     bool // there is no message: what is compiled is about the end of a time
 	Decodes   bool // an expression compiled since this was false reads the payload
 	Gives     bool // one refers to operator.x
+	// HashKeys are those of the gateway, nil when none is known. Stored says that the source was in force before.
+	HashKeys *HashKeys
+	Stored   bool
 	// Used are the names of the file's lists and macros that some expression or template uses.
 	Used map[string]bool
 }
@@ -200,7 +203,7 @@ func (r *resolver) expand(node *ast.Node, m *Macro) {
 		return
 	}
 	inner := newResolver(&Names{
-		Lists: r.names.Lists, Schema: r.names.Schema, Used: r.names.Used, Operators: r.names.Operators,
+		Lists: r.names.Lists, Schema: r.names.Schema, Used: r.names.Used, HashKeys: r.names.HashKeys, Stored: r.names.Stored, Operators: r.names.Operators,
 		Macros: r.names.Macros[:slices.IndexFunc(r.names.Macros, func(o Macro) bool { return o.Name.Value == m.Name.Value })],
 	})
 	inner.nodes, inner.execute = r.nodes, r.execute
@@ -332,6 +335,12 @@ func (r *resolver) call(node *ast.Node, n *ast.CallNode) {
 			return
 		}
 		r.problems = slices.DeleteFunc(r.problems, func(p problem) bool { return p.from == callee.Location().From })
+		switch callee.Value {
+		case "at_zone":
+			r.atZone(n)
+		case "hash":
+			r.hash(n)
+		}
 		if !isFunction(callee.Value) {
 			r.fail(callee, doc.CodeUnknownName, doc.DidYouMean(callee.Value, functionNames()), "unknown function %q", callee.Value)
 		}
@@ -340,10 +349,28 @@ func (r *resolver) call(node *ast.Node, n *ast.CallNode) {
 	r.fail(n, doc.CodeUnbounded, "", "this cannot be called")
 }
 
+// hash checks a call of hash, which takes the message's time beside the value.
+func (r *resolver) hash(n *ast.CallNode) {
+	if len(n.Arguments) != 1 {
+		r.fail(n, doc.CodeExprType, "for example hash(vin)", "hash takes one value")
+		return
+	}
+	if k := r.names.HashKeys; k != nil && len(*k) == 0 && !r.names.Stored {
+		r.fail(n, doc.CodeHashKey, "add a key to the configuration: rules: {hash_keys: [{id: k1, key: ${RULES_HASH_KEY}}]}", "hash has no key: the configuration of this gateway names none")
+	}
+	n.Arguments = append(n.Arguments, at(n, &ast.IdentifierNode{Value: "received_at"}))
+}
+
 // method checks a call of a method of a time.
 func (r *resolver) method(node *ast.Node, n *ast.CallNode, callee *ast.MemberNode, name string) {
+	if name == "at_zone" && len(n.Arguments) == 1 {
+		c := &ast.CallNode{Callee: at(callee.Property, &ast.IdentifierNode{Value: name}), Arguments: []ast.Node{callee.Node, n.Arguments[0]}}
+		r.replace(node, c)
+		r.atZone(c)
+		return
+	}
 	if !isMethod(name) || len(n.Arguments) > 0 {
-		r.fail(callee.Property, doc.CodeUnbounded, "times have: "+strings.Join(methodNames(), ", "), "the method %s cannot be used in rules", name)
+		r.fail(callee.Property, doc.CodeUnbounded, "times have: at_zone, "+strings.Join(methodNames(), ", "), "the method %s cannot be used in rules", name)
 		return
 	}
 	if !r.execute && methods[name] != nil { // a whole number, where the library has types of its own

@@ -14,6 +14,8 @@ const methodPrefix = "."
 func signatures() []expr.Option {
 	never := func(...any) (any, error) { return nil, nil }
 	opts := []expr.Option{
+		expr.Function("hash", never, new(func(any, time.Time) string)),
+		expr.Function("at_zone", never, new(func(time.Time, string) time.Time)),
 		expr.Function("byte", never, new(func(string, int) int)),
 		expr.Function("bits", never, new(func(int, int) int), new(func(int, int, int) int)),
 		expr.Function("ceil", never, new(func(float64) int), new(func(int) int)),

@@ -46,7 +46,7 @@ func textEnd(b []byte) int {
 			switch b[i] {
 			case '"', '\\', '/', 'b', 'f', 'n', 'r', 't':
 			case 'u':
-				if i+4 >= len(b) || !hex(b[i+1]) || !hex(b[i+2]) || !hex(b[i+3]) || !hex(b[i+4]) {
+				if i+4 >= len(b) || !hexDigit(b[i+1]) || !hexDigit(b[i+2]) || !hexDigit(b[i+3]) || !hexDigit(b[i+4]) {
 					return -1
 				}
 				i += 4
@@ -58,7 +58,7 @@ func textEnd(b []byte) int {
 	return -1
 }
 
-func hex(c byte) bool { return c >= '0' && c <= '9' || c|0x20 >= 'a' && c|0x20 <= 'f' }
+func hexDigit(c byte) bool { return c >= '0' && c <= '9' || c|0x20 >= 'a' && c|0x20 <= 'f' }
 
 // numberEnd is behind a number; -1 when it is none (RFC 8259, 6).
 func numberEnd(b []byte) int {

@@ -77,7 +77,7 @@ func (c *compiler) report(d doc.Diagnostic) {
 
 // file compiles the rules of one file.
 func (c *compiler) file(f *ruleFile) {
-	all := expr.Names{Lists: f.lists, Macros: f.macros, Schema: &f.schema, Symbols: c.symbols, Used: f.used}
+	all := expr.Names{Lists: f.lists, Macros: f.macros, Schema: &f.schema, Symbols: c.symbols, Used: f.used, HashKeys: c.opts.HashKeys, Stored: c.opts.Stored}
 	for i, m := range f.macros {
 		f.doc.Rule = "macro " + m.Name.Value
 		n := all

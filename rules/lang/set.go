@@ -14,6 +14,12 @@ import (
 // DefaultErrorTopic is where evaluation errors go when a rule has no on_error.
 const DefaultErrorTopic = "vehicle.rule-errors"
 
+// HashKeys are the keys of the function hash.
+type (
+	HashKeys = expr.HashKeys
+	HashKey  = expr.HashKey
+)
+
 // Options of Compile.
 type Options struct {
 	// Cell is the cell's id: `cell` in expressions and ${cell} in templates.
@@ -23,6 +29,8 @@ type Options struct {
 	ErrorTopic string
 	// Webhooks are the names of the gateway's endpoints; nil when they are not known, and any may be named.
 	Webhooks []string
+	// HashKeys are the gateway's keys of the function hash; nil when no gateway is known, and a key of tests stands for them.
+	HashKeys *HashKeys
 	// Stored says that the source was in force before: what a later version of this package asks of new sources does
 	// not take it out of force (CodeOpenClass).
 	Stored bool

@@ -79,7 +79,7 @@ func New(o Options) (*Dispatcher, error) {
 	if err := o.check(); err != nil {
 		return nil, fmt.Errorf("dispatch: %w", err)
 	}
-	compile := rulesCompiler(lang.Options{Cell: o.Cell, ErrorTopic: o.ErrorTopic, Stored: true})
+	compile := rulesCompiler(lang.Options{Cell: o.Cell, ErrorTopic: o.ErrorTopic, HashKeys: &o.HashKeys, Stored: true})
 	d := &Dispatcher{
 		o:       o,
 		sets:    &ruleSets{db: o.DB, compile: compile, compiled: map[string]ruleSet{}},

@@ -12,6 +12,7 @@ import (
 	"cellgate/broker/shared/message"
 	"cellgate/broker/shared/statefile"
 	"cellgate/broker/wal"
+	"cellgate/rules/lang"
 	"cellgate/rules/op"
 	"cellgate/rules/state"
 )
@@ -77,6 +78,8 @@ type Options struct {
 	Sinks []Binding
 	// ErrorTopic is the Kafka topic of errors of rules that name none.
 	ErrorTopic string
+	// HashKeys are those of the function hash.
+	HashKeys lang.HashKeys `zero:"no rule hashes"`
 	// Parked bounds what waits for destinations of a sink that take nothing.
 	Parked ParkedLimits
 	// Workers is on how many goroutines messages are evaluated when there are many.

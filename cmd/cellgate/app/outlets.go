@@ -90,7 +90,8 @@ func (t *trust) openDispatch(m *kafkaclient.Metrics) (*sink.Dispatcher, *settlem
 	}
 	data, bound := string(t.cfg.DataDir), t.journal.Stat().MaxBytes
 	dispatch, err := sink.New(sink.Options{
-		Journal: t.journal, DB: t.db, Dir: filepath.Join(data, "decisions"), OperatorDir: filepath.Join(data, "operators"),
+		HashKeys: hashKeys(&t.cfg.Rules),
+		Journal:  t.journal, DB: t.db, Dir: filepath.Join(data, "decisions"), OperatorDir: filepath.Join(data, "operators"),
 		Cell: t.cfg.Cell.ID, Node: t.cfg.Cell.Node, Workers: evaluators(t.cfg.Rules.Workers), State: state.StateOptions{MaxVINs: t.cfg.Rules.MaxVINs, MaxVINBytes: configs.MaxVINBytes},
 		CheckpointInterval: configs.CheckpointInterval, SegmentBytes: configs.DecisionSegmentBytes, LagAlarm: configs.SinkLagAlarm,
 		FS: sink.Files(), Now: time.Now, TickInterval: configs.TickInterval,

@@ -12,6 +12,7 @@ import (
 	"cellgate/broker/shared/remote"
 	"cellgate/broker/shared/settled"
 	"cellgate/broker/shared/statefile"
+	"cellgate/configs"
 	"cellgate/rules/doc"
 	"cellgate/rules/lang"
 	"cellgate/rules/op"
@@ -46,10 +47,22 @@ type ruleKeeper struct {
 	reload      outcome   // of the last attempt to put the files in force
 }
 
+// hashKeys are the keys of the rules' function hash.
+func hashKeys(c *configs.Rules) lang.HashKeys {
+	keys := make(lang.HashKeys, len(c.HashKeys))
+	for i := range c.HashKeys {
+		h := &c.HashKeys[i]
+		from, _ := time.Parse(time.RFC3339, h.From) //nolint:errcheck // empty, or checked with the configuration
+		keys[i] = lang.HashKey{ID: h.ID, From: from, Secret: []byte(h.Key.Reveal())}
+	}
+	return keys
+}
+
 func newRuleKeeper(t *trust, dispatch *sink.Dispatcher) (*ruleKeeper, error) {
-	c := t.cfg
+	c, keys := t.cfg, hashKeys(&t.cfg.Rules)
 	k := &ruleKeeper{
-		path: string(c.Rules.Path), options: lang.Options{Cell: c.Cell.ID, ErrorTopic: c.Rules.ErrorTopic, Webhooks: c.WebhookNames()},
+		path:     string(c.Rules.Path),
+		options:  lang.Options{Cell: c.Cell.ID, ErrorTopic: c.Rules.ErrorTopic, Webhooks: c.WebhookNames(), HashKeys: &keys},
 		runTests: func() bool { return t.Config().Rules.RunTests }, centre: c.Central != nil,
 		dispatch: dispatch, db: t.db, log: t.log,
 		audit: func(what string) { t.auditChange(auth.AuditRules, "files", what) },
