@@ -58,6 +58,7 @@ type Worker struct {
 	failed  []uint16 // rules that need the payload of this record, which cannot be decoded
 	seq     uint64   // the record that sc holds; 0 for none that can be told
 	watch   func(op *lang.Operator)
+	item    uint16         // the element at hand, from 1
 	window  *Window        // of the output at hand, nil for a message
 	ticks   *expr.Scope    // where there is no message; nil until it is needed
 	tick    message.Record // that it holds
@@ -164,12 +165,15 @@ func (w *Worker) decide(r *lang.Rule, matches []Match, err error, out []Decision
 }
 
 // Begin turns to a record and returns the scope in which its expressions are evaluated, for tools that look at single rules.
-// watch is told of each operator before it runs.
+// watch is told of each operator before it runs, and nil before the condition behind them.
 func (w *Worker) Begin(rec *message.Record, watch func(op *lang.Operator)) *expr.Scope {
 	w.sc.Begin(rec)
 	w.seq, w.watch = rec.Seq, watch
 	return w.sc
 }
+
+// Input is what the operator that has run last was given.
+func (w *Worker) Input() op.Input { return w.in }
 
 // Render is Renderer.Render; for the record of the last Eval it uses what that has parsed already.
 func (w *Worker) Render(d Decision, rec *message.Record, r *op.Rendered) error {

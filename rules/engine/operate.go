@@ -62,7 +62,9 @@ func (w *Worker) wake(rec *message.Record, d state.Due, at place) (matches []Mat
 	defer guard(&matches, &err)
 	w.seq = 0
 	w.begin(at.rule)
-	w.in = op.Input{Memory: state.Cell{State: w.engine.state, VIN: d.VIN, Received: rec.ReceivedAt, Now: d.At, Tick: true}}
+	w.in = op.Input{Memory: state.Cell{
+		State: w.engine.state, VIN: d.VIN, Received: rec.ReceivedAt, Now: d.At, Tick: true, Event: at.rule.Event,
+	}}
 	err = w.from(at.rule, at.at)
 	return w.matches, err
 }
@@ -83,16 +85,76 @@ func (w *Worker) passes(r *lang.Rule, sure bool) (matches []Match, err error) {
 			return nil, err
 		}
 	}
-	return w.Operate(r)
+	return w.Apply(r)
 }
 
-// Operate applies a rule's operators. It returns an element for each time that something comes through.
-func (w *Worker) Operate(r *lang.Rule) ([]Match, error) {
+// Apply applies a rule to the message behind its condition when; for a rule with each that is behind the list, and applied too.
+// It returns an element for each time that something comes through.
+func (w *Worker) Apply(r *lang.Rule) (matches []Match, err error) {
 	w.begin(r)
-	now := w.sc.Record.ReceivedAt
-	w.in = op.Input{Scope: w.sc, Memory: state.Cell{State: w.engine.state, VIN: w.sc.VIN, Received: now, Now: now}}
-	err := w.from(r, 0)
+	if r.Each == nil {
+		err = w.operate(r)
+	} else {
+		err = w.each(r)
+	}
 	return w.matches, err
+}
+
+// each applies the rule to every element of its list. One that cannot be evaluated does not keep the others.
+func (w *Worker) each(r *lang.Rule) error {
+	n, err := w.sc.Items(r.Each)
+	if err != nil {
+		return err
+	}
+	var first error
+	for i := range n {
+		if err := w.element(r, i); err != nil && first == nil {
+			first = err
+		}
+	}
+	w.item = 0
+	return first
+}
+
+func (w *Worker) element(r *lang.Rule, i int) error {
+	if err := w.sc.Item(r.Each, i); err != nil {
+		return err
+	}
+	w.item, w.window = uint16(i+1), nil //nolint:gosec // at most MaxItems
+	if r.ItemWhen != nil {
+		w.sc.Given = nil
+		if ok, err := w.sc.Test(r.ItemWhen); err != nil || !ok {
+			return err
+		}
+	}
+	return w.operate(r)
+}
+
+// operate applies a rule's operators to the message or element at hand.
+func (w *Worker) operate(r *lang.Rule) error {
+	now, ok, err := w.now(r)
+	if err != nil || !ok {
+		return err
+	}
+	w.in = op.Input{Scope: w.sc, Memory: state.Cell{
+		State: w.engine.state, VIN: w.sc.VIN, Received: w.sc.Record.ReceivedAt, Now: now, Event: r.Event,
+	}}
+	w.sc.Given, w.given = nil, w.given[:0]
+	return w.from(r, 0)
+}
+
+// maxAhead is how far a vehicle's clock may be ahead for operators that go by it: what is ahead of that would make them pass over
+// everything that comes until then.
+const maxAhead = 5 * 60_000
+
+// now is the time that a rule's operators go by; false when the message does not say it.
+func (w *Worker) now(r *lang.Rule) (at int64, ok bool, err error) {
+	received := w.sc.Record.ReceivedAt
+	if !r.Event {
+		return received, true, nil
+	}
+	at, ok, err = w.sc.EventTime(r.Schema.EventAt, r.Schema.Unit)
+	return min(at, received+maxAhead), ok, err
 }
 
 // begin makes ready for a rule.
@@ -100,7 +162,7 @@ func (w *Worker) begin(r *lang.Rule) {
 	for len(w.outputs) < len(r.Operators) {
 		w.outputs = append(w.outputs, op.Outputs{})
 	}
-	w.window, w.sc.Given, w.given, w.matches = nil, nil, w.given[:0], w.matches[:0]
+	w.window, w.item, w.sc.Given, w.given, w.matches = nil, 0, nil, w.given[:0], w.matches[:0]
 }
 
 // from gives an input to an operator of the rule, and each of its outputs to the next one. Behind the last is a match.
@@ -160,7 +222,15 @@ func (w *Worker) passWindow(r *lang.Rule, at int, end int64) error {
 
 // match is what has passed all operators.
 func (w *Worker) match(r *lang.Rule) error {
-	m := Match{Window: w.window}
+	if r.Having != nil {
+		if w.watch != nil {
+			w.watch(nil)
+		}
+		if ok, err := w.in.Test(r.Having); err != nil || !ok {
+			return err
+		}
+	}
+	m := Match{Window: w.window, Item: w.item}
 	if r.UsesGiven {
 		m.Values = expr.EncodeGiven(w.given)
 	}

@@ -129,6 +129,15 @@ func (x *Renderer) render(sc *expr.Scope, d Decision, r *op.Rendered) (err error
 	t := rule.Targets[d.Target]
 	r.Reset()
 	r.Sink = t.Kind
+	if d.Item > 0 {
+		if rule.Each == nil {
+			return fmt.Errorf("%w: an item of rule %s", ErrDecision, rule.Info.ID)
+		}
+		if err := sc.Item(rule.Each, int(d.Item)-1); err != nil {
+			return err
+		}
+		r.Header("item", strconv.Itoa(int(d.Item)-1))
+	}
 	r.Header("rule", rule.Info.ID)
 	r.Header("target", t.Text)
 	err = t.Render(sc, r)

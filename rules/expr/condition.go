@@ -93,7 +93,7 @@ func (b Bound) above(v float64) bool { return v < b.At || b.At == v && !b.Open }
 // condition analyses a resolved tree; nil when nothing can be told of it.
 func (n *Names) condition(root ast.Node, r *resolver, used []Symbol) *Condition {
 	for i := range used {
-		if k := used[i].kind; k == symPayload || k == symOperator {
+		if k := used[i].kind; k == symPayload || k == symOperator || k == symItem {
 			return nil
 		}
 	}

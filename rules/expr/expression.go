@@ -116,7 +116,7 @@ func (n *Names) compile(d *doc.Document, s *doc.Scalar, w Want) *Expression {
 		case kind == symField:
 			e.Field = int(n.Symbols.ByKey[r.flat[id].key])
 			e.whole = e.Field
-		case kind == symOperator:
+		case kind == symOperator, kind == symItem:
 			e.whole = int(n.Symbols.ByKey[r.flat[id].key])
 		case baseNames[id.Value] == symPayload && !r.locals[id.Value]:
 			e.whole = int(n.Symbols.ByKey[id.Value])

@@ -36,6 +36,7 @@ const (
 	symProperties // all user properties
 	symProperty   // properties.x
 	symOperator   // operator.x
+	symItem       // item, item.x
 )
 
 // Symbol is one name that some expression of a set uses. Its key is its name in the environment that
@@ -43,7 +44,7 @@ const (
 type Symbol struct {
 	key   string
 	kind  symbolKind
-	Path  []string // symField: the way through the payload; symProperty, symOperator: the name
+	Path  []string // symField: the way through the payload; symProperty, symOperator: the name; symItem: the way through the element
 	level int      // symLevel
 	index uint16   // in Symbols
 	field FieldType
@@ -55,7 +56,7 @@ type Symbol struct {
 
 // decodes reports whether the symbol's value is in the payload.
 func (s *Symbol) decodes() bool {
-	return s.kind == symPayload || s.kind == symField || s.when != nil
+	return s.kind == symPayload || s.kind == symField || s.kind == symItem || s.when != nil
 }
 
 // withoutMessage reports whether there is such a value at the end of a time too.

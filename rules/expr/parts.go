@@ -26,6 +26,7 @@ func (n *Names) Parts(s *doc.Scalar, at *Scope, limit int) []Part {
 	var found []ast.Node
 	gatherParts(tree.Node, &found)
 	own := *n
+	own.Timed = false // where nothing of a message may stand is told when the rule is compiled
 	own.Symbols = &Symbols{ByKey: map[string]uint16{}}
 	d := doc.New("", nil, func(doc.Diagnostic) {}, "a value")
 	var out []Part
@@ -42,7 +43,7 @@ func (n *Names) Parts(s *doc.Scalar, at *Scope, limit int) []Part {
 		}
 		sc := NewScope(at.cell, own.Symbols.List)
 		sc.Begin(at.Record)
-		sc.Given = at.Given
+		sc.Given, sc.item = at.Given, at.item
 		v, err := sc.Run(e)
 		out = append(out, Part{text, v, err})
 	}

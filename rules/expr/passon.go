@@ -23,6 +23,7 @@ const (
 	passedComputed passedKind = iota // expr
 	passedField                      // a field of the payload, or all of it
 	passedGiven                      // operator.x
+	passedItem                       // item, or a field of it
 	passedEither                     // items[0] ?? items[1]
 	passedChoice                     // expr ? items[0] : items[1]
 	passedList
@@ -40,7 +41,7 @@ func (n *Names) passing(d *doc.Document, tree ast.Node) *passed {
 
 // passes reports whether anything is passed on.
 func (p *passed) passes() bool {
-	if p.kind == passedField || p.kind == passedGiven {
+	if p.kind == passedField || p.kind == passedGiven || p.kind == passedItem {
 		return true
 	}
 	for _, item := range p.items {
@@ -94,8 +95,11 @@ func (n *Names) part(d *doc.Document, tree ast.Node, p *passed) bool {
 	}
 	if p.expr.whole >= 0 {
 		p.kind, p.symbol = passedField, uint16(p.expr.whole) //nolint:gosec // a symbol
-		if n.Symbols.List[p.symbol].kind == symOperator {
+		switch n.Symbols.List[p.symbol].kind {
+		case symOperator:
 			p.kind = passedGiven
+		case symItem:
+			p.kind = passedItem
 		}
 	}
 	return true
@@ -149,6 +153,11 @@ func (sc *Scope) pass(p *passed) (any, error) {
 	switch p.kind {
 	case passedField:
 		return sc.passField(p.symbol)
+	case passedItem:
+		if v := sc.item.Get(sc.symbols[p.symbol].Path...); v != nil && v.Type() != fastjson.TypeNull {
+			return v, nil
+		}
+		return nil, nil //nolint:nilnil // missing
 	case passedGiven:
 		v := sc.given(sc.symbols[p.symbol].Path[0])
 		if raw, ok := v.(RawJSON); ok && (len(raw) == 0 || string(raw) == "null") {

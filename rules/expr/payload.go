@@ -66,6 +66,12 @@ func (sc *Scope) value(s *Symbol) (any, error) {
 		return sc.operValue(s.Path[0])
 	case symEventAt, symLateMS:
 		return sc.lateness(s)
+	case symItem:
+		v := sc.item.Get(s.Path...)
+		if v == nil {
+			return nil, nil //nolint:nilnil // missing
+		}
+		return sc.native(v, false)
 	}
 	v, err := sc.field(s.index)
 	if err != nil || v == nil {

@@ -29,6 +29,7 @@ type Names struct {
 	Schema    *Schema
 	Operators []string // the values that the rule's operators give
 	Symbols   *Symbols
+	Each      bool // item is an element of a list
 	Timed     bool // there is no message: what is compiled is about the end of a time
 	Decodes   bool // an expression compiled since this was false reads the payload
 	Gives     bool // one refers to operator.x
@@ -141,6 +142,12 @@ func (r *resolver) identifier(node *ast.Node, n *ast.IdentifierNode) {
 	if r.isFlat(n) || r.locals[n.Value] || baseNames[n.Value] != 0 {
 		return
 	}
+	if n.Value == ItemName && r.names.Each {
+		id := &ast.IdentifierNode{Value: ItemName}
+		r.flat[id] = Symbol{kind: symItem, key: ItemName}
+		r.replace(node, id)
+		return
+	}
 	if l := r.names.Lists[n.Value]; l != nil {
 		r.names.use(n.Value)
 		if r.execute {
@@ -173,6 +180,9 @@ func (r *resolver) suggest(name string) string {
 			return fmt.Sprintf("did you mean payload.%s?", name)
 		}
 	}
+	if name == ItemName {
+		return "an element of a list is item in a rule with each: payload.alarms"
+	}
 	known := baseNameList()
 	for l := range r.names.Lists {
 		known = append(known, l)
@@ -203,7 +213,8 @@ func (r *resolver) expand(node *ast.Node, m *Macro) {
 		return
 	}
 	inner := newResolver(&Names{
-		Lists: r.names.Lists, Schema: r.names.Schema, Used: r.names.Used, HashKeys: r.names.HashKeys, Stored: r.names.Stored, Operators: r.names.Operators,
+		Lists: r.names.Lists, Schema: r.names.Schema, Used: r.names.Used, HashKeys: r.names.HashKeys, Stored: r.names.Stored,
+		Operators: r.names.Operators, Each: r.names.Each,
 		Macros: r.names.Macros[:slices.IndexFunc(r.names.Macros, func(o Macro) bool { return o.Name.Value == m.Name.Value })],
 	})
 	inner.nodes, inner.execute = r.nodes, r.execute
@@ -234,7 +245,7 @@ func (r *resolver) member(node *ast.Node, n *ast.MemberNode) {
 	s, seen := r.flat[base]
 	if !seen {
 		s = Symbol{kind: baseNames[base.Value]}
-	} else if s.kind != symField {
+	} else if s.kind != symField && s.kind != symItem {
 		return
 	}
 	step, ok := step(n.Property)
@@ -244,6 +255,11 @@ func (r *resolver) member(node *ast.Node, n *ast.MemberNode) {
 	switch s.kind {
 	case symPayload, symField:
 		s = r.field(n, append(slices.Clone(s.Path), step))
+	case symItem:
+		path := append(slices.Clone(s.Path), step)
+		if s = (Symbol{kind: symItem, Path: path, key: FieldKey(ItemName, path)}); len(path) > MaxPath {
+			r.fail(n, doc.CodeExprTooLarge, "", "a field deeper than %d", MaxPath)
+		}
 	case symProperties:
 		s = Symbol{kind: symProperty, Path: []string{step}, key: FieldKey("properties", []string{step})}
 	case symOperator:

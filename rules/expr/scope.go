@@ -22,7 +22,8 @@ type Scope struct {
 	Record  *message.Record
 	VIN     string
 	class   string
-	Given   []Given // the values of the operators of the rule at hand
+	item    *fastjson.Value // the element at hand, of the list of the rule at hand
+	Given   []Given         // the values of the operators of the rule at hand
 
 	gen    uint64   // counts records
 	filled []uint64 // by symbol: the gen for which env has its value
@@ -59,7 +60,7 @@ func NewScope(cell string, symbols []Symbol) *Scope {
 // Begin turns to a record. Nothing of it is kept after end.
 func (sc *Scope) Begin(rec *message.Record) {
 	sc.gen++
-	sc.Record, sc.Given = rec, nil
+	sc.Record, sc.Given, sc.item = rec, nil, nil
 	vin, branch, rest := message.SplitTopic(rec.Topic)
 	sc.VIN, sc.class = vin, ""
 	if rec.Kind == message.KindTick {
@@ -111,7 +112,7 @@ func (sc *Scope) Number(e *Expression) (v float64, ok bool, err error) {
 func (sc *Scope) Run(e *Expression) (any, error) {
 	for _, i := range e.symbols {
 		s := &sc.symbols[i]
-		if sc.filled[i] == sc.gen && s.kind != symOperator {
+		if sc.filled[i] == sc.gen && s.kind != symOperator && s.kind != symItem {
 			continue
 		}
 		v, err := sc.value(s)

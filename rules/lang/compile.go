@@ -3,6 +3,7 @@ package lang
 import (
 	"cmp"
 	"fmt"
+	"slices"
 	"strconv"
 
 	"cellgate/broker/shared/message"
@@ -131,18 +132,28 @@ func (f *ruleFile) unfinished() doc.Diagnostic {
 func (c *compiler) rule(f *ruleFile, def *ruleDef, n expr.Names) {
 	r := &Rule{Def: def, Index: uint16(len(c.set.Compiled)), Schema: n.Schema, ErrTopic: c.set.ErrTopic, Names: &n} //nolint:gosec // at most maxRules
 	d := f.doc
-	r.When = n.Compile(d, def.When, expr.WantBool)
+	c.input(r, def, &n)
 	for _, o := range def.operators {
-		if compiled := c.operator(d, def.id.Value, o, &n); compiled != nil {
+		if n.Timed && o.op.Ends {
+			d.FailAt(o.args.Node, doc.CodeTwoWindows, "write two rules, or aggregate: {window: 5m, average: …, max: …} for several values of one window",
+				"%q stands behind an operator that sends at the end of a time, and gets no messages", o.op.Name)
+			continue
+		}
+		if compiled := c.operator(d, def.id.Value, o, &n, r.Event); compiled != nil {
 			r.Operators = append(r.Operators, compiled)
 			if op.Wakes(compiled.Runner) {
-				c.wakes(d, r, compiled, &n)
+				c.wakes(r, compiled, &n)
 			}
 		}
-		n.Operators = append(n.Operators, o.op.Gives...)
+		n.Operators = append(n.Operators, o.op.Given(o.args)...)
 	}
-	if n.Timed && def.Transform == nil {
+	r.Having = n.Compile(d, def.Having, expr.WantBool)
+	switch {
+	case def.Transform != nil:
+	case n.Timed:
 		def.Transform = n.WhatOperatorsGive()
+	case n.Each:
+		def.Transform = expr.TheItem()
 	}
 	n.Decodes, n.Gives = false, false
 	if def.Transform != nil {
@@ -170,12 +181,39 @@ func (c *compiler) rule(f *ruleFile, def *ruleDef, n expr.Names) {
 	c.set.Compiled = append(c.set.Compiled, r)
 }
 
-// wakes takes note of an operator that sends at the end of a time: from here on there is no message.
-func (c *compiler) wakes(d *doc.Document, r *Rule, o *Operator, n *expr.Names) {
-	if n.Timed {
-		d.FailAt(o.Args.Node, doc.CodeTwoWindows, "write two rules, or aggregate: {window: 5m, average: …, max: …} for several values of one window",
-			"%q stands behind an operator that sends at the end of a time, and gets no messages", o.Name)
+// input compiles what decides on what the operators see.
+func (c *compiler) input(r *Rule, def *ruleDef, n *expr.Names) {
+	d := def.doc
+	if def.each == nil {
+		r.When = n.Compile(d, def.When, expr.WantBool)
+	} else {
+		c.each(r, def, n)
 	}
+	if s := def.event; s != nil {
+		if r.Event = true; n.Schema.EventAt == nil {
+			d.Fail(s.Line, s.Col, doc.CodeMissing, "write schema: {event_at: ts} at the top of the file, with the payload field that has the time",
+				"operators go by the time that the message names, and the schema does not say where that is")
+		}
+	}
+}
+
+// each compiles the list of which each element is a message.
+func (c *compiler) each(r *Rule, def *ruleDef, n *expr.Names) {
+	d, s := def.doc, def.each
+	r.Each = n.Compile(d, s, expr.WantAny)
+	if r.Each != nil && r.Each.Field < 0 {
+		d.Fail(s.Line, s.Col, doc.CodeWrongType, "write a list of the message: each: payload.alarms", "\"each\" must be a payload field")
+	}
+	_, list := n.Lists[expr.ItemName]
+	if list || slices.ContainsFunc(n.Macros, func(m expr.Macro) bool { return m.Name.Value == expr.ItemName }) {
+		d.Fail(s.Line, s.Col, doc.CodeBadName, "give the list or macro another name", "with \"each\" the name \"item\" is an element")
+	}
+	n.Each = true
+	r.ItemWhen = n.Compile(d, def.When, expr.WantBool)
+}
+
+// wakes takes note of an operator that sends at the end of a time: from here on there is no message.
+func (c *compiler) wakes(r *Rule, o *Operator, n *expr.Names) {
 	n.Timed = true
 	if !r.Def.Mode.Disabled {
 		c.set.WakeKeys[o.Key] = struct{}{}
@@ -183,9 +221,9 @@ func (c *compiler) wakes(d *doc.Document, r *Rule, o *Operator, n *expr.Names) {
 }
 
 // Operator compiles an operator and gives it its place in the state.
-func (c *compiler) operator(d *doc.Document, id string, o operatorDef, n *expr.Names) *Operator {
+func (c *compiler) operator(d *doc.Document, id string, o operatorDef, n *expr.Names, event bool) *Operator {
 	before := len(c.diags)
-	run := o.op.Compile(o.args, op.Env{Names: n})
+	run := o.op.Compile(o.args, op.Env{Names: n, Event: event})
 	if len(c.diags) > before {
 		return nil
 	}

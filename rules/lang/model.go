@@ -49,6 +49,9 @@ type ruleDef struct {
 	description string
 	from        []doc.Scalar
 	When        *doc.Scalar
+	each        *doc.Scalar
+	event       *doc.Scalar // not nil when operators go by the vehicle's clock
+	Having      *doc.Scalar
 	operators   []operatorDef
 	Transform   *expr.Tree
 	to          []targetDef

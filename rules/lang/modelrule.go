@@ -15,7 +15,7 @@ import (
 
 // RuleKeys are the keys of a rule in the order in which `rules fmt` writes them.
 func RuleKeys() []string {
-	return slices.Concat([]string{"id", "owner", "description", "from", "when"}, op.OperatorNames(), []string{"transform", "to", "on_error", "mode"})
+	return slices.Concat([]string{"id", "owner", "description", "from", "each", "when", "time"}, op.OperatorNames(), []string{"having", "transform", "to", "on_error", "mode"})
 }
 
 // readRule reads one rule; nil when it has no usable id.
@@ -36,8 +36,9 @@ func readRule(d *doc.Document, n ast.Node) *ruleDef {
 		r.description = strings.TrimSpace(s.Value)
 	}
 	r.readFrom(o)
-	r.When = o.Expr("when")
+	r.When, r.each, r.Having = o.Expr("when"), o.Expr("each"), o.Expr("having")
 	r.readOperators(o)
+	r.readTime(o)
 	if n, ok := o.Values["transform"]; ok {
 		r.Transform = expr.ReadTransform(d, n)
 	}
@@ -59,6 +60,18 @@ func (r *ruleDef) readOperators(o *doc.Object) {
 				r.operators = append(r.operators, operatorDef{op, args})
 			}
 		}
+	}
+}
+
+// readTime reads which clock the operators go by.
+func (r *ruleDef) readTime(o *doc.Object) {
+	s, ok := o.Text("time")
+	switch {
+	case !ok || s.Value == "received":
+	case s.Value == "event":
+		r.event = &s
+	default:
+		o.Doc.Fail(s.Line, s.Col, doc.CodeWrongType, "write event (when the vehicle measured) or received, which is the default", "%q is not a clock", s.Value)
 	}
 }
 

@@ -62,6 +62,10 @@ type Rule struct {
 	Names     *expr.Names
 	Schema    *expr.Schema
 	When      *expr.Expression
+	Each      *expr.Expression // the list of which each element goes through the rule by itself; nil: the message does
+	ItemWhen  *expr.Expression // the condition of a rule with Each, which has no When
+	Event     bool             // operators go by the vehicle's clock
+	Having    *expr.Expression // of what has passed the operators
 	Operators []*Operator
 	Transform *expr.Value
 	Targets   []*Target

@@ -4,19 +4,49 @@ import (
 	"fmt"
 	"time"
 
+	"cellgate/rules/doc"
 	"cellgate/rules/state"
 )
 
 var count = Operator{
 	Name: "count", Place: 7,
 	Keys: []Key{
-		{Name: "at_least", Value: integerValue(1, maxKept), Need: "for example at_least: 3"},
+		{Name: "at_least", Value: integerValue(1, maxKept)},
 		{Name: "window", Value: durationValue, Need: "for example window: 10m"},
+		{Name: "of", Value: expressionValue},
+		byKey, valuesKey,
 	},
 	Gives:   []string{"count", "first"},
+	GivesOf: givenByCount,
+	Keyed:   true,
 	Example: "count: {at_least: 3, window: 10m}",
-	Does:    "the third message within ten minutes; then counting begins anew",
-	New:     func(a *Args) Runner { return &countOp{atLeast: a.integer("at_least"), window: a.millis("window")} },
+	Does: "the third message within ten minutes; then counting begins anew. `count: {of: payload.speed, window: 5m}`, without `at_least`, " +
+		"is one of the windows above: how many values",
+	New: newCount,
+}
+
+func givenByCount(a *Args) []string {
+	if a.scalar("of") != nil {
+		return windowGives("count")
+	}
+	return []string{"count", "first"}
+}
+
+func newCount(a *Args) Runner {
+	_, atLeast := a.Values["at_least"]
+	switch of := a.scalar("of") != nil; {
+	case of && atLeast:
+		a.d.FailAt(a.Node, doc.CodeWrongType, "write at_least to pass a message on, or of to send the number of values at the end of each window",
+			"\"count\" has either at_least or of")
+	case of:
+		if d := a.duration("window"); d < minWindow || d > maxWindow {
+			a.d.FailAt(a.Node, doc.CodeBadDuration, "", "a window is from %s to 24h", minWindow)
+		}
+		return newWindow("count")(a)
+	case !atLeast && !a.odd:
+		a.d.FailAt(a.Node, doc.CodeMissing, "for example at_least: 3, or of: payload.speed", "\"count\" needs at_least or of")
+	}
+	return &countOp{atLeast: a.integer("at_least"), window: a.millis("window")}
 }
 
 // countOp lets the message pass that is the atLeast-th within the window, then counts anew. Memory: list =

@@ -78,6 +78,7 @@ type Args struct {
 	Keys   []Key
 	Values map[string]any
 	env    *Env
+	odd    bool // a value could not be read, which has been reported
 	Code   strings.Builder
 }
 
@@ -87,6 +88,8 @@ type Env struct {
 	// Transform is the rule's, nil when it has none. TransformDecodes says that it reads the payload.
 	Transform        *expr.Value
 	TransformDecodes bool
+	// Event says that operators go by the vehicle's clock.
+	Event bool
 	// Stored says that the source was in force before this version.
 	Stored bool
 	// Webhooks are the endpoints of the gateway, nil when they are not known.
@@ -102,6 +105,8 @@ func readArgs(o *doc.Object, keys []Key) *Args {
 		case o.Has(k.Name):
 			if v, ok := k.Value.read(o, k.Name); ok {
 				a.Values[k.Name] = v
+			} else {
+				a.odd = true
 			}
 		case k.Default != nil:
 			a.Values[k.Name] = k.Default
@@ -143,7 +148,15 @@ func (op *Operator) Read(d *doc.Document, n ast.Node) *Args {
 // Compile compiles the operator; what is wrong has been reported.
 func (op *Operator) Compile(a *Args, env Env) Runner {
 	a.env = &env
-	return op.New(a)
+	return op.wrap(a, op.New(a))
+}
+
+// Given are the values that the operator gives with these keys.
+func (op *Operator) Given(a *Args) []string {
+	if op.GivesOf != nil {
+		return op.GivesOf(a)
+	}
+	return op.Gives
 }
 
 func (a *Args) scalar(key string) *doc.Scalar {

@@ -95,7 +95,7 @@ func TestDescriptorsAreComplete(t *testing.T) {
 	}
 	places := map[int]string{}
 	for _, o := range Operators() {
-		complete(o.Name, o, "Gives")
+		complete(o.Name, o, "Gives", "GivesOf", "Keyed", "Ends")
 		if other := places[o.Place]; other != "" {
 			t.Errorf("%s and %s have one place", o.Name, other)
 		}

@@ -19,6 +19,12 @@ type Operator struct {
 	Keys  []Key
 	// Gives are the values that it gives with each output, operator.x in expressions.
 	Gives []string
+	// GivesOf are they for some keys, nil when they are always the same.
+	GivesOf func(a *Args) []string
+	// Ends says that it sends at the end of a time.
+	Ends bool
+	// Keyed operators may have a memory for each value of the key by.
+	Keyed bool
 	// Example and Does are its row in the table of rules/README.md.
 	Example, Does string
 	// New compiles it; what is wrong is reported through the arguments.
@@ -66,8 +72,6 @@ func (in *Input) before() state.Memory {
 func (in *Input) since(at int64) string {
 	return fmt.Sprintf("%s, %s", clockTime(at), ms(in.Memory.Now-at))
 }
-
-func clockTime(at int64) string { return time.UnixMilli(at).UTC().Format("15:04:05") }
 
 // Outputs are what an operator lets out of one input: any number, each with the values that it gives.
 type Outputs struct {

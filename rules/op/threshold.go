@@ -14,8 +14,10 @@ var threshold = Operator{
 		{Name: "enter", Value: expressionValue, Need: "for example enter: payload.soc < 15"},
 		{Name: "exit", Value: expressionValue},
 		{Name: "for", Value: durationValue},
+		byKey, valuesKey,
 	},
 	Gives:   []string{"since"},
+	Keyed:   true,
 	Example: "threshold: {enter: …, exit: …, for: 30s}",
 	Does: "once, when `enter` is true (and has been in every message for the time `for`); again only after `exit` was true " +
 		"(without `exit`: after `enter` was false). A message that lacks a field on which the answer depends changes nothing",

@@ -23,7 +23,29 @@ import (
 
 // timeRules have every construct that depends on time, or sends without a message.
 const timeRules = `
+schema: {event_at: t}
 rules:
+  - {id: mean, from: ["v1/+/up/telemetry"], average: {of: payload.n, window: 10s}, to: [{kafka: {topic: mean}}, {redis: {stream: "mean:${vin}"}}]}
+  - id: several
+    from: ["v1/+/up/telemetry"]
+    aggregate: {window: 20s, min: payload.k, max: payload.n, sum: payload.h, count: payload.n, last: payload.h}
+    threshold: {enter: operator.sum > 3}
+    to: [{kafka: {topic: several}}]
+  - id: by-vehicle
+    from: ["v1/+/up/telemetry"]
+    time: event
+    average: {of: payload.k, window: 10s}
+    having: operator.count > 1
+    to: [{kafka: {topic: by-vehicle}}]
+  - id: change
+    from: ["v1/+/up/telemetry"]
+    on_change: {of: payload.k, deadband: 2, at_most_every: 5s, at_least_every: 30s, first: false, by: payload.h}
+    having: operator.elapsed > 1
+    transform: {from: operator.previous, to: payload.k, after: operator.elapsed}
+    to: [{kafka: {topic: change}}]
+  - {id: thrice, from: ["v1/+/up/telemetry"], count: {at_least: 3, window: 60s, by: payload.h}, to: [{kafka: {topic: thrice}}]}
+  - {id: late, from: ["v1/+/up/telemetry"], time: event, sample: 7s, to: [{kafka: {topic: late}}]}
+  - {id: one-by-one, from: ["v1/+/up/telemetry"], each: payload.list, when: item.x > 1, dedupe: {by: item.x, within: 5s}, to: [{kafka: {topic: items, key: item.x}}, {redis: {publish: "items-${vin}"}}]}
   - {id: quiet, from: ["v1/+/up/telemetry"], silent: 9s, to: [{kafka: {topic: quiet}}, {redis: {string: "quiet:${vin}", value: operator.last}}]}
   - {id: quiet-even, from: ["v1/+/up/telemetry"], when: payload.k > 4, silent: {for: 15s}, to: [{kafka: {topic: quiet-even}}]}
 `
@@ -62,13 +84,16 @@ func newTimeRig(t *testing.T, rules string, change func(*sink.Options)) *timeRig
 // drive publishes the same messages in every run, with more time between some of them.
 func (r *timeRig) drive(during func(i int)) {
 	rnd := rand.New(rand.NewPCG(3, 5)) //nolint:gosec // a test's choices
-	for i := range 300 {
+	for i := range 160 {
 		r.machine.Pass(time.Duration(rnd.IntN(1500)) * time.Millisecond)
+		measured := r.machine.Wall().UnixMilli() - int64(rnd.IntN(4)/3)*8000
 		if rnd.IntN(40) == 0 {
 			r.machine.Pass(time.Duration(rnd.IntN(20)) * time.Second)
 		}
 		during(i)
-		r.Publish(i, 1)
+		rec := sinktest.Telemetry(i)
+		rec.Payload = fmt.Appendf(nil, `{"t":%d,"list":[{"x":1},{"x":%d},{"x":%d.50}],%s`, measured, i%4, i%3, rec.Payload[1:])
+		r.Append(rec)
 	}
 	r.machine.Pass(time.Minute)
 	r.Settled()
@@ -88,7 +113,7 @@ func (r *timeRig) outputs(t *testing.T) []string {
 	ids := map[string]string{}
 	for _, m := range append(r.kafka.Taken(), r.redis.Taken()...) {
 		text := fmt.Sprintf("%s %s %s %s", m.VIN, m.Rule, m.Topic, m.Value)
-		key := strings.Join([]string{m.ID, m.Rule, m.Topic}, " ")
+		key := strings.Join([]string{m.ID, m.Rule, m.Item, m.Topic}, " ")
 		if other, known := ids[key]; known && other != text {
 			t.Fatalf("one id %s for %s and %s", key, other, text)
 		} else if known {
@@ -137,7 +162,7 @@ func killed(t *testing.T) *timeRig {
 	rnd := rand.New(rand.NewPCG(9, 9)) //nolint:gosec // a test's choices
 	r := newTimeRig(t, timeRules, nil)
 	r.drive(func(i int) {
-		if i < 290 && rnd.IntN(25) == 0 {
+		if i < 150 && rnd.IntN(20) == 0 {
 			if rnd.IntN(2) == 0 {
 				r.Settled()
 			}
@@ -159,13 +184,13 @@ func lagging(t *testing.T) *timeRig {
 	r.redis.Hold(true)
 	r.drive(func(i int) {
 		switch i {
-		case 100:
+		case 50:
 			r.Apply(timeRules + "\n# the same rules, in another set\n")
-		case 200:
+		case 100:
 			r.Apply(timeRules)
-		case 250:
+		case 130:
 			r.kafka.Hold(false)
-		case 299:
+		case 159:
 			r.redis.Hold(false)
 		}
 	})

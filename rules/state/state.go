@@ -450,8 +450,8 @@ type Cell struct {
 	// Received is when the message or tick was received. Now is the operator's time: the same, unless it goes by the
 	// vehicle's clock, or for a tick by when it was due.
 	Received, Now int64
-	// Tick says that no message has come.
-	Tick bool
+	// Tick says that no message has come, Event that Now is the vehicle's clock.
+	Tick, Event bool
 	// By is the value that an operator with by remembers this under, none when Values is 0. Values is how many it may remember.
 	By     uint64
 	Values int

@@ -98,13 +98,14 @@ type explainer struct {
 	// r and x are the rule at hand.
 	r *lang.Rule
 	x *RuleExplanation
-	// last is the operator that has run last.
-	last *lang.Operator
+	// last is the operator that has run last, behind says that something has passed all of them.
+	last   *lang.Operator
+	behind bool
 }
 
 func (e *explainer) rule(r *lang.Rule) RuleExplanation {
 	x := RuleExplanation{ID: r.Info.ID}
-	e.r, e.x = r, &x
+	e.r, e.x, e.last, e.behind = r, &x, nil, false
 	mode := r.Def.Mode
 	switch {
 	case mode.Disabled:
@@ -127,12 +128,12 @@ func (e *explainer) rule(r *lang.Rule) RuleExplanation {
 			return x
 		}
 	}
-	matches, err := e.worker.Operate(r)
+	matches, err := e.worker.Apply(r)
 	switch x.Matched = len(matches) > 0; {
 	case err != nil:
 		x.Stage, x.Reason = "error", err.Error()
 	case !x.Matched:
-		x.Stage, x.Reason = e.last.Name, e.last.Why(e.input())
+		x.Stage, x.Reason = e.stop()
 	case mode.Shadow:
 		x.Reason = "the mode is shadow: the match is counted, nothing is sent"
 		return x
@@ -146,18 +147,38 @@ func (e *explainer) rule(r *lang.Rule) RuleExplanation {
 	return x
 }
 
+// stop says where the message stopped behind the condition, and why.
+func (e *explainer) stop() (stage, reason string) {
+	switch {
+	case e.behind:
+		return "having", "the condition is false"
+	case e.last != nil:
+		return e.last.Name, e.last.Why(e.input())
+	case e.r.Event && e.r.Each == nil:
+		return "time", "the message does not say when it was measured"
+	}
+	return "each", "the list is missing or empty, or the condition is false for all its elements"
+}
+
 // input is what the last operator was given.
 func (e *explainer) input() *op.Input {
-	now := e.rec.ReceivedAt
-	return &op.Input{Scope: e.scope, Memory: state.Cell{State: e.was, VIN: e.rec.VIN(), Key: e.last.Key, Received: now, Now: now}}
+	in := e.worker.Input()
+	in.Scope, in.Memory.State, in.Memory.Key = e.scope, e.was, e.last.Key
+	return &in
 }
 
 // watch notes an operator that is about to run.
 func (e *explainer) watch(op *lang.Operator) {
+	if op == nil {
+		e.behind = true
+		e.x.add(e.parts(e.r.Def.Having))
+		return
+	}
 	for _, s := range op.Args.Expressions() {
 		e.x.add(e.parts(s))
 	}
 	e.last = op
+	e.behind = false
 }
 
 func (e *explainer) output(d engine.Decision) map[string]any {

@@ -86,6 +86,9 @@ func ruleSchema() op.JSON {
 		"description": op.TextOf("what it is for"),
 		"from":        op.OneOf(filter, op.JSON{"type": "array", "items": filter, "minItems": 1, "maxItems": lang.MaxFilters}),
 		"when":        op.Ref("expression"),
+		"each":        op.TextOf("a list of the message of which each element is a message of its own, for example payload.alarms"),
+		"time":        op.JSON{"enum": []string{"received", "event"}},
+		"having":      op.Ref("expression"),
 		"transform":   op.Ref("transform"),
 		"to":          op.OneOf(op.Ref("target"), op.JSON{"type": "array", "items": op.Ref("target"), "minItems": 1, "maxItems": lang.MaxTargets}),
 		"on_error": op.OneOf(op.JSON{"const": "none"}, op.Shape(op.JSON{"kafka": op.Shape(op.JSON{

@@ -19,6 +19,7 @@ type Message struct {
 	Topic string // of Kafka, or the key in Redis
 	Value string
 	Rule  string
+	Item  string // of a rule with each
 	// Rules are those of a dead letter that could not be decoded.
 	Rules string
 	// Dead says that it is a dead letter, for the reason Reason.
@@ -146,6 +147,9 @@ func describe(d *sink.Message) Message {
 	for _, h := range d.Out.Headers {
 		if h.Name == "rules" {
 			m.Rules = h.Value
+		}
+		if h.Name == "item" {
+			m.Item = h.Value
 		}
 		if h.Name == "rule" {
 			m.Rule = h.Value
