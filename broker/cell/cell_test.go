@@ -1,0 +1,273 @@
+package cell
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/alicebob/miniredis/v2"
+	"github.com/redis/go-redis/v9"
+
+	"cellgate/test/check"
+)
+
+func embedded(t *testing.T) (*Store, *miniredis.Miniredis) {
+	t.Helper()
+	server := miniredis.RunT(t)
+	c := redis.NewClient(&redis.Options{Addr: server.Addr(), MaxRetries: -1, DisableIdentity: true})
+	t.Cleanup(func() { _ = c.Close() })
+	s, err := NewStore(c, Confirmation{Wait: time.Second}, time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s, server
+}
+
+// TestSlots compares slots with those that the Redis documentation names, and has a tag for every one.
+func TestSlots(t *testing.T) {
+	t.Parallel()
+	for key, want := range map[string]int{"123456789": 0x31C3 % slots, "foo": 12182, "{foo}.bar": 12182, "x{}y": slotOf("x{}y"), "a{}{foo}": slotOf("a{}{foo}")} {
+		if got := slotOf(key); got != want {
+			t.Errorf("slot of %q is %d, want %d", key, got, want)
+		}
+	}
+	for slot, tag := range tagsBySlot() {
+		if slotOf("cellgate:{"+tag+"}:mark") != slot {
+			t.Fatalf("tag %q is not of slot %d", tag, slot)
+		}
+	}
+	k := keys{tags: tagsBySlot()}
+	for _, vin := range []string{"V", "}", "{", "a}b", "%7D", "{}", "a b"} {
+		slot := slotOf(k.vehicle(vin))
+		for _, key := range []string{k.opened(vin), k.command(vin, "c"), k.slotted("mark", k.vehicle(vin))} {
+			if slotOf(key) != slot {
+				t.Errorf("vin %q: %q is in slot %d, its vehicle in %d", vin, key, slotOf(key), slot)
+			}
+		}
+	}
+}
+
+// TestDocumented holds that each script tells its keys and answers.
+func TestDocumented(t *testing.T) {
+	t.Parallel()
+	names, err := scriptNames()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range names {
+		text, err := sources.ReadFile("lua/" + name + ".lua")
+		if err != nil {
+			t.Fatal(err)
+		}
+		head, _, _ := strings.Cut(string(text), "\n\n")
+		if !strings.HasPrefix(head, "-- "+name+": ") || !strings.Contains(head, "KEYS: mark") || !strings.Contains(head, "Answer: ") {
+			t.Errorf("%s.lua does not tell what it is, its keys and its answers", name)
+		}
+	}
+}
+
+func begun(t *testing.T) *Store {
+	t.Helper()
+	s, _ := embedded(t)
+	if j, err := s.Join(t.Context(), 0, "gw-1", Memory{}, "", true); err != nil || j.Verdict != OK || j.Gen == 0 {
+		t.Fatalf("%+v %v", j, err)
+	}
+	return s
+}
+
+// life is a command's, of one vehicle.
+type life struct {
+	*testing.T
+	s *Store
+}
+
+func (l life) accept(id string, ttl time.Duration) Answer {
+	l.Helper()
+	a, err := l.s.Accept(l.Context(), Offered{VIN: "V", ID: id, Digest: "d", TTL: ttl, MaxOpen: 2, Fields: map[string]string{"name": "unlock"}})
+	if err != nil {
+		l.Fatal(err)
+	}
+	return a
+}
+
+// reports has the vehicle say each first word; the second is verdict, state, outcome and result behind it.
+func (l life) reports(id string, steps ...[2]string) {
+	l.Helper()
+	for _, step := range steps {
+		a, err := l.s.Report(l.Context(), "V", id, step[0], time.UnixMilli(5), []byte(step[0]))
+		if err != nil {
+			l.Fatal(err)
+		}
+		if got := string(a.Verdict) + " " + a.Record.State + " " + a.Record.Outcome + " " + a.Record.Result; got != step[1] {
+			l.Errorf("%s: %q, want %q", step[0], got, step[1])
+		}
+	}
+}
+
+// TestStates walks what the model does not have: PUBACK and accepted, late words, full queues.
+func TestStates(t *testing.T) {
+	t.Parallel()
+	l := life{t, begun(t)}
+	claimed, err := l.s.Claim(t.Context(), "V", Connection{Node: "gw-1", Boot: "b", Number: 7}, 0, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if a := l.accept("c1", time.Minute); a.Verdict != OK || a.Record.Number != 1 || a.Record.Fields["name"] != "unlock" {
+		t.Errorf("%+v", a)
+	}
+	owner := Connection{Node: "gw-1", Boot: "b", Number: 7, Epoch: claimed.Epoch}
+	if a, err := l.s.Send(t.Context(), "V", "c1", owner); err != nil || a.Verdict != OK || a.Record.State != "sent" || a.Record.Sent == 0 {
+		t.Errorf("%+v %v", a, err)
+	}
+	l.reports("c1", [2]string{"delivered", "ok delivered  "}, [2]string{"accepted", "ok accepted  accepted"},
+		[2]string{"delivered", "already accepted  accepted"}, [2]string{"failed", "ok failed  failed"}, [2]string{"succeeded", "already failed  failed"})
+	l.accept("c2", time.Minute)
+	l.accept("c3", time.Millisecond)
+	if a := l.accept("c4", time.Minute); a.Verdict != Full {
+		t.Errorf("a third open command of two: %+v", a)
+	}
+	check.Eventually(t, "c3 to expire", func() bool {
+		a, err := l.s.Expire(t.Context(), "V", "c3")
+		return err == nil && a.Verdict == OK && a.Record.Cause == "not_sent"
+	})
+	l.reports("c3", [2]string{"delivered", "already expired  "}, [2]string{"accepted", "ok late accepted accepted"},
+		[2]string{"succeeded", "ok late succeeded succeeded"}, [2]string{"failed", "already late succeeded succeeded"})
+	if a := l.accept("c4", time.Minute); a.Verdict != OK {
+		t.Errorf("a command in the place of one that ended: %+v", a)
+	}
+}
+
+// TestReserve holds that an id is one command's.
+func TestReserve(t *testing.T) {
+	t.Parallel()
+	s := begun(t)
+	for _, step := range []struct {
+		vin, digest string
+		want        Verdict
+	}{{"V", "d", OK}, {"V", "d", OK}, {"V", "other", Conflict}, {"W", "d", Conflict}} {
+		if a, err := s.Reserve(t.Context(), step.vin, "id", step.digest, time.Minute); err != nil || a.Verdict != step.want {
+			t.Errorf("reserving: %+v %v, want %s", a, err, step.want)
+		}
+	}
+}
+
+// TestRecordSurvivesOffers holds that a command that is offered to an empty Redis is what it was.
+func TestRecordSurvivesOffers(t *testing.T) {
+	t.Parallel()
+	s := begun(t)
+	a, err := s.Accept(t.Context(), Offered{VIN: "V", ID: "c", Digest: "0", TTL: time.Minute, MaxOpen: 9, Fields: map[string]string{"name": "n", "payload": "\x00\xff"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	other := begun(t)
+	b, err := other.Offer(t.Context(), a.Record)
+	if err != nil || fmt.Sprint(a.Record) != fmt.Sprint(b.Record) {
+		t.Errorf("%+v\n%+v %v", a.Record, b.Record, err)
+	}
+}
+
+// TestPresence holds that a session ends once, whoever says so, and that a connect wins.
+func TestPresence(t *testing.T) {
+	t.Parallel()
+	s, _ := embedded(t)
+	ctx := t.Context()
+	claim := func(node string, n uint64, age time.Duration) Connection {
+		got, err := s.Claim(ctx, "V", Connection{Node: node, Boot: "b", Number: n}, age, true)
+		if err != nil || got.Verdict != OK {
+			t.Fatalf("%+v %v", got, err)
+		}
+		return Connection{Node: node, Boot: "b", Number: n, Epoch: got.Epoch, Since: got.Since}
+	}
+	tell := func(c Connection, event string) string {
+		seq, verdict, err := s.Presence(ctx, "V", c, event, "why", time.UnixMilli(9))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return fmt.Sprint(verdict, seq)
+	}
+	a := claim("gw-1", 1, time.Minute)
+	for _, step := range []struct {
+		c           Connection
+		event, want string
+	}{{a, "connected", "ok1"}, {a, "ready", "ok2"}, {claim("gw-2", 1, 0), "connected", "ok3"}, {a, "disconnected", "ok4"}, {a, "disconnected", "already0"}} {
+		if got := tell(step.c, step.event); got != step.want {
+			t.Errorf("%s of %s: %s, want %s", step.event, step.c.Node, got, step.want)
+		}
+	}
+	v, verdict, err := s.Vehicle(ctx, "V")
+	if err != nil || verdict != OK || v.Event != "connected" || v.Owner.Node != "gw-2" || v.Owner.Epoch <= a.Epoch {
+		t.Errorf("%+v %v %v", v, verdict, err)
+	}
+	if got, err := s.Claim(ctx, "V", a, 0, true); err != nil || got.Verdict != Older || got.Former.Node != "gw-2" {
+		t.Errorf("the claim of the older connection: %+v %v", got, err)
+	}
+	if verdict, err := s.StoreSession(ctx, "V", a, []byte("s")); err != nil || verdict != NotOwner {
+		t.Errorf("the session of the older connection: %v %v", verdict, err)
+	}
+}
+
+// TestAlive holds who may run beside whom.
+func TestAlive(t *testing.T) {
+	t.Parallel()
+	s, _ := embedded(t)
+	began := time.Now()
+	gw := func(node, boot, dir, mode string, after time.Duration) Gateway {
+		return Gateway{Node: node, Boot: boot, Dir: dir, Mode: mode, Start: began.Add(after), Runs: `{"address":"10.0.0.1:8080"}`}
+	}
+	for _, step := range []struct {
+		what string
+		g    Gateway
+		want Verdict
+	}{
+		{"the first", gw("gw-1", "b1", "d1", "several", 0), OK},
+		{"the first again", gw("gw-1", "b1", "d1", "several", 0), OK},
+		{"a second", gw("gw-2", "b2", "d2", "several", 0), OK},
+		{"of the first one's name", gw("gw-1", "b3", "d3", "several", time.Second), Taken},
+		{"a later boot of the first", gw("gw-1", "b4", "d1", "several", time.Second), OK},
+		{"its earlier boot", gw("gw-1", "b1", "d1", "several", 0), Replaced},
+		{"for itself", gw("gw-3", "b5", "d5", "single", 0), Second},
+	} {
+		all, err := s.Alive(t.Context(), step.g, 10*time.Second)
+		var refused *RefusedError
+		switch errors.As(err, &refused) {
+		case true:
+			if refused.Verdict != step.want || !strings.Contains(err.Error(), "10.0.0.1:8080") || refused.Other.Node == "" {
+				t.Errorf("%s: %v, want %s", step.what, err, step.want)
+			}
+		case false:
+			if err != nil || step.want != OK || len(all) == 0 {
+				t.Errorf("%s: %v %v, want %s", step.what, all, err, step.want)
+			}
+		}
+	}
+	if err := s.Leave(t.Context(), gw("gw-2", "b2", "d2", "several", 0)); err != nil {
+		t.Fatal(err)
+	}
+	if all, err := s.Alive(t.Context(), gw("gw-1", "b4", "d1", "several", time.Second), time.Millisecond); err != nil || len(all) != 1 {
+		t.Errorf("after the second left: %v %v", all, err)
+	}
+}
+
+// TestAway holds that an answer that does not come is ErrAway.
+func TestAway(t *testing.T) {
+	t.Parallel()
+	s, server := embedded(t)
+	server.Close()
+	if _, err := s.Look(t.Context(), "V", "c"); !errors.Is(err, ErrAway) {
+		t.Errorf("%v", err)
+	}
+}
+
+// TestForgottenScripts holds that a server that does not know the scripts learns them.
+func TestForgottenScripts(t *testing.T) {
+	t.Parallel()
+	s := begun(t)
+	if err := s.client.ScriptFlush(t.Context()).Err(); err != nil {
+		t.Fatal(err)
+	}
+	if a, err := s.Look(t.Context(), "V", "c"); err != nil || a.Verdict != Missing {
+		t.Errorf("%+v %v", a, err)
+	}
+}

@@ -1,0 +1,69 @@
+package cell
+
+import "strings"
+
+// keys names what is in Redis. Rules cannot write keys that begin with the prefix.
+type keys struct {
+	tags []string // by slot; nil without a cluster
+}
+
+// Prefix begins every key.
+const Prefix = "cellgate:"
+
+// gatewaysKey is the hash of gateways that live.
+const gatewaysKey = Prefix + "gateways"
+
+// escaped makes a VIN fit for a hash tag, which ends at the first brace.
+func escaped(vin string) string {
+	if !strings.ContainsAny(vin, "}%") {
+		return vin
+	}
+	return strings.NewReplacer("%", "%25", "}", "%7D").Replace(vin)
+}
+
+func (k *keys) vehicle(vin string) string { return Prefix + "{" + escaped(vin) + "}:vehicle" }
+
+// opened orders a vehicle's open commands by acceptance.
+func (k *keys) opened(vin string) string { return Prefix + "{" + escaped(vin) + "}:open" }
+
+func (k *keys) command(vin, id string) string {
+	return Prefix + "{" + escaped(vin) + "}:command:" + id
+}
+
+// reservation is the place of an id, whatever vehicle it is for.
+func (k *keys) reservation(id string) string { return Prefix + "{" + id + "}:id" }
+
+// slotted is a key that each slot has one of: mark, due (open commands by their end) and sessions (those that have not
+// ended), in the slot of another key.
+func (k *keys) slotted(name, of string) string {
+	if k.tags == nil {
+		return Prefix + name
+	}
+	return k.inSlot(name, slotOf(of))
+}
+
+func (k *keys) inSlot(name string, slot int) string {
+	if k.tags == nil {
+		return Prefix + name
+	}
+	return Prefix + "{" + k.tags[slot] + "}:" + name
+}
+
+// count is how many marks there are.
+func (k *keys) count() int { return max(1, len(k.tags)) }
+
+// Slot is the number of a vehicle's mark.
+func (s *Store) Slot(vin string) int { return s.keys.number(s.keys.vehicle(vin)) }
+
+// IDSlot is the number of an id's mark.
+func (s *Store) IDSlot(id string) int { return s.keys.number(s.keys.reservation(id)) }
+
+// Slots is how many marks there are: one, or as many as a Redis cluster has slots.
+func (s *Store) Slots() int { return s.keys.count() }
+
+func (k *keys) number(key string) int {
+	if k.tags == nil {
+		return 0
+	}
+	return slotOf(key)
+}

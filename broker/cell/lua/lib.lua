@@ -1,0 +1,57 @@
+-- Begins every script. KEYS[1] is the mark of the slot that the other keys are in:
+--   salt    made with the mark: a Redis that was flushed is another server
+--   n       counts scripts: each one writes, so that WAIT covers what it has read
+--   open    the server for which the commands of this slot are decided
+--   gen     the generation; floor, doubt: see join.lua; fresh: a member without memory has come since the last opening
+--   m:NODE  a member, and the server that it has offered to
+-- Every script answers {verdict, server, time in ms, …}.
+if redis.replicate_commands then redis.replicate_commands() end -- before Redis 7: TIME before a write
+
+local function milliseconds()
+  local t = redis.call('TIME')
+  return tonumber(t[1]) * 1000 + math.floor(tonumber(t[2]) / 1000)
+end
+
+local now = milliseconds()
+local got = redis.call('HMGET', mark, 'salt', 'open', 'gen', 'doubt')
+local salt = got[1]
+if not salt then
+  local t = redis.call('TIME')
+  salt = t[1] .. '.' .. t[2]
+  redis.call('HSET', mark, 'salt', salt)
+end
+redis.call('HINCRBY', mark, 'n', 1)
+local server = identity(salt)
+local open = got[2] == server
+local gen = tonumber(got[3] or '0')
+local doubt = tonumber(got[4] or '0')
+
+-- text writes a number without an exponent.
+local function text(n) return string.format('%.0f', n) end
+
+local function answer(verdict, ...)
+  return {verdict, server, text(now), ...}
+end
+
+-- What merging prefers. What the vehicle said is behind everything.
+local ranks = {
+  queued = 1, sent = 2, delivered = 3, accepted = 4, cancelled = 5, expired = 6,
+  late = 9, rejected = 10, failed = 11, succeeded = 12,
+}
+
+local function rank(state, cause)
+  local r = ranks[state] or 0
+  if state == 'expired' and cause ~= 'not_sent' then
+    r = r + (cause == 'unknown' and 1 or 2)
+  end
+  return r
+end
+
+local function final(state) return ranks[state] >= ranks.cancelled end
+
+-- finish ends a command: it is no longer open, and its record stays for keep ms.
+local function finish(record, opened, due, id, vin, keep)
+  redis.call('ZREM', opened, id)
+  redis.call('ZREM', due, vin .. '/' .. id)
+  redis.call('PEXPIRE', record, keep)
+end

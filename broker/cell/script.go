@@ -1,0 +1,276 @@
+package cell
+
+import (
+	"context"
+	"crypto/sha1" // #nosec G505 -- Redis names scripts by it
+	"embed"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+//go:embed lua/*.lua
+var sources embed.FS
+
+// Errors of every call.
+var (
+	// ErrUnconfirmed: the script may have run, but the replicas do not have what it did or read. Whoever asked hears
+	// "unknown, repeat with this id"; nothing may be told or put on the wire.
+	ErrUnconfirmed = errors.New("redis: not confirmed by the replicas")
+	// ErrAway: Redis did not answer, or not as it should. The script may have run all the same.
+	ErrAway = errors.New("redis: no answer")
+)
+
+// script is one of the folder lua behind what begins every one.
+type script struct {
+	name, text, sum string
+}
+
+// loadScript puts a script together: all begin with identity.lua, and all that decide with lib.lua.
+func loadScript(name string) (script, error) {
+	parts := []string{"identity", "lib", name}
+	if name == "server" {
+		parts = []string{"identity", name}
+	}
+	var text strings.Builder
+	for _, part := range parts {
+		source, err := sources.ReadFile("lua/" + part + ".lua")
+		if err != nil {
+			return script{}, fmt.Errorf("script %s: %w", name, err)
+		}
+		text.Write(source)
+	}
+	sum := sha1.Sum([]byte(text.String())) // #nosec G401 -- see the import
+	return script{name: name, text: text.String(), sum: hex.EncodeToString(sum[:])}, nil
+}
+
+// reply is what a script answers.
+type reply struct {
+	verdict Verdict
+	server  string
+	now     int64
+	rest    []string
+}
+
+// Verdict is what a script decided. Each script says which it answers.
+type Verdict string
+
+// The verdicts.
+const (
+	OK       Verdict = "ok"
+	Already  Verdict = "already"
+	Closed   Verdict = "closed"
+	Missing  Verdict = "missing"
+	Older    Verdict = "older"
+	NotOwner Verdict = "not-owner"
+	Doubt    Verdict = "doubt"
+	Early    Verdict = "early"
+	Expired  Verdict = "expired"
+	Conflict Verdict = "conflict"
+	Full     Verdict = "full"
+	Moved    Verdict = "moved"
+	Waiting  Verdict = "waiting"
+	Empty    Verdict = "empty"
+	Taken    Verdict = "taken"
+	Replaced Verdict = "replaced"
+	Second   Verdict = "second"
+)
+
+// call is one run of a script.
+type call struct {
+	script string
+	keys   []string // the first is the mark
+	args   []any
+	// confirm: the answer counts only when the replicas have what it did and read.
+	confirm bool
+}
+
+// do runs a script where its keys are. A server that does not know the script, or no longer has the keys, did not run it:
+// then it is run once more.
+func (s *Store) do(ctx context.Context, c call) (reply, error) {
+	for again := false; ; again = true {
+		client, err := s.at(ctx, c.keys[0])
+		if err != nil {
+			return reply{}, fmt.Errorf("%w: %s: %w", ErrAway, c.script, err)
+		}
+		r, err := s.pipeline(ctx, client, c, again)
+		switch {
+		case err == nil:
+			return r, nil
+		case again || !notRun(err):
+			return reply{}, fmt.Errorf("%s: %w", c.script, err)
+		}
+		if cluster, ok := s.client.(*redis.ClusterClient); ok && !redis.HasErrorPrefix(err, "NOSCRIPT") {
+			cluster.ReloadState(ctx)
+		}
+	}
+}
+
+// notRun reports whether the server has refused to run the script, for a reason that may be gone when it is asked again.
+func notRun(err error) bool {
+	return redis.HasErrorPrefix(err, "NOSCRIPT") || redis.HasErrorPrefix(err, "MOVED")
+}
+
+// at is the client of the server that has a key.
+func (s *Store) at(ctx context.Context, key string) (*redis.Client, error) {
+	switch c := s.client.(type) {
+	case *redis.Client:
+		return c, nil
+	case *redis.ClusterClient:
+		client, err := c.MasterForKey(ctx, key)
+		if err != nil {
+			return nil, fmt.Errorf("finding the server of %s: %w", key, err)
+		}
+		return client, nil
+	}
+	return nil, fmt.Errorf("a client of type %T cannot run scripts", s.client)
+}
+
+// pipeline sends script, WAIT, and the question what the server is called now, on one connection.
+func (s *Store) pipeline(ctx context.Context, client *redis.Client, c call, whole bool) (reply, error) {
+	var ran, waited, server *redis.Cmd
+	_, err := client.Pipelined(ctx, func(p redis.Pipeliner) error {
+		if sc := s.scripts[c.script]; whole {
+			ran = p.Eval(ctx, sc.text, c.keys, c.args...)
+		} else {
+			ran = p.EvalSha(ctx, sc.sum, c.keys, c.args...)
+		}
+		if c.confirm && s.confirm.Replicas > 0 {
+			waited = p.Do(ctx, "WAIT", s.confirm.Replicas, s.confirm.Wait.Milliseconds())
+			server = p.Eval(ctx, s.scripts["server"].text, c.keys[:1])
+		}
+		return nil
+	})
+	if ran.Err() != nil {
+		return reply{}, failed(ran.Err())
+	}
+	r, bad := parse(ran.Val())
+	if bad != nil || !c.confirm || s.confirm.Replicas == 0 {
+		return r, bad
+	}
+	if err != nil {
+		return reply{}, fmt.Errorf("%w: %w", ErrUnconfirmed, err)
+	}
+	return r, s.confirmed(r, waited, server)
+}
+
+// confirmed holds that the replicas have what the script did, and that they were replicas of the server where it ran.
+func (s *Store) confirmed(r reply, waited, server *redis.Cmd) error {
+	if n, err := waited.Int(); err != nil || n < s.confirm.Replicas {
+		return fmt.Errorf("%w: %d of %d have it after %v", ErrUnconfirmed, n, s.confirm.Replicas, s.confirm.Wait)
+	}
+	if now, err := server.Text(); err != nil || now != r.server {
+		return fmt.Errorf("%w: the server was another one meanwhile", ErrUnconfirmed)
+	}
+	return nil
+}
+
+// failed tells errors of Redis' answer, which are kept, from those of the way to it.
+func failed(err error) error {
+	if notRun(err) {
+		return err
+	}
+	return fmt.Errorf("%w: %w", ErrAway, err)
+}
+
+func parse(v any) (reply, error) {
+	list, ok := v.([]any)
+	if !ok || len(list) < 3 {
+		return reply{}, fmt.Errorf("%w: a script answered %v", ErrAway, v)
+	}
+	text := make([]string, len(list))
+	for i, e := range list {
+		if text[i], ok = e.(string); !ok {
+			return reply{}, fmt.Errorf("%w: a script answered %v at place %d", ErrAway, e, i)
+		}
+	}
+	now, err := strconv.ParseInt(text[2], 10, 64)
+	if err != nil {
+		return reply{}, fmt.Errorf("%w: a script answered the time %q", ErrAway, text[2])
+	}
+	return reply{verdict: Verdict(text[0]), server: text[1], now: now, rest: text[3:]}, nil
+}
+
+// at is a place of the answer, "" behind its end.
+func (r *reply) at(i int) string {
+	if i < len(r.rest) {
+		return r.rest[i]
+	}
+	return ""
+}
+
+func (r *reply) number(i int) int64 {
+	n, _ := strconv.ParseInt(r.at(i), 10, 64)
+	return n
+}
+
+// Confirmation is what it takes for an answer to be told.
+type Confirmation struct {
+	// Replicas is how many have to have it: every one that may be promoted. Zero only where a server's own disk is all
+	// there is (Check holds it to appendfsync always).
+	Replicas int
+	// Wait is for how long they are waited for.
+	Wait time.Duration
+}
+
+// Store runs the scripts. It is safe for use by several goroutines, and has none of its own.
+type Store struct {
+	client  redis.UniversalClient
+	confirm Confirmation
+	keep    int64 // ms for which final commands are remembered
+	keys    keys
+	scripts map[string]script
+}
+
+// scriptNames are the scripts of the folder lua, but for what they begin with.
+func scriptNames() ([]string, error) {
+	entries, err := sources.ReadDir("lua")
+	if err != nil {
+		return nil, fmt.Errorf("scripts: %w", err)
+	}
+	var names []string
+	for _, e := range entries {
+		if name := strings.TrimSuffix(e.Name(), ".lua"); name != "lib" && name != "identity" {
+			names = append(names, name)
+		}
+	}
+	return names, nil
+}
+
+// NewStore reads the scripts. It does not call Redis. client is a *redis.Client (a server, or a master that sentinels name) or
+// a *redis.ClusterClient; final commands are remembered for keep.
+func NewStore(client redis.UniversalClient, c Confirmation, keep time.Duration) (*Store, error) {
+	s := &Store{client: client, confirm: c, keep: keep.Milliseconds(), scripts: map[string]script{}}
+	if c.Wait <= 0 || s.keep <= 0 || c.Replicas < 0 {
+		return nil, fmt.Errorf("cell: to wait %v for %d replicas, and to keep commands for %v, cannot be", c.Wait, c.Replicas, keep)
+	}
+	var retries int
+	var read time.Duration
+	switch c := client.(type) {
+	case *redis.Client:
+		retries, read = c.Options().MaxRetries, c.Options().ReadTimeout
+	case *redis.ClusterClient:
+		retries, read = c.Options().MaxRetries, c.Options().ReadTimeout
+		s.keys.tags = tagsBySlot()
+	default:
+		return nil, fmt.Errorf("cell: a client of type %T cannot run scripts", client)
+	}
+	if retries > 0 || read <= c.Wait {
+		return nil, fmt.Errorf("cell: the Redis client must repeat nothing (MaxRetries -1), and read for longer than %v", c.Wait)
+	}
+	names, err := scriptNames()
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range names {
+		if s.scripts[name], err = loadScript(name); err != nil {
+			return nil, err
+		}
+	}
+	return s, nil
+}
