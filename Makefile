@@ -21,6 +21,7 @@ CRASH_ROUNDS ?= 20
 START_BYTES  ?= 67108864
 DISK_ROUNDS  ?= 3
 POWER_STATES ?= 1000
+MODEL_STATES ?= 1000000
 BENCH_RUN    ?= .
 FAULTS       ?= 20
 SYNC_FAULTS  ?= 4
@@ -29,7 +30,7 @@ FLEET        ?= 10
 DATA         ?= ./data
 
 .DEFAULT_GOAL := help
-.PHONY: help build image deploy-check run test test-race test-real bench bench-micro crash faults power damage fuzz hostile lint vet check soak clean
+.PHONY: help build image deploy-check run test test-race test-real bench bench-micro crash faults power damage model fuzz hostile lint vet check soak clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -98,6 +99,10 @@ damage: ## a bit flipped in every seventh byte of a state file, and long random 
 	@echo "==> damage to the state file"
 	CELLGATE_STATE_FLIPS=all $(GO) test -count=1 -timeout 3h -v -run 'BitFlips|EveryCommit|Garbage' ./broker/shared/statefile
 
+model: ## histories of several gateways, MODEL_STATES states for each case; the tests take fewer
+	@echo "==> model: $(MODEL_STATES) states a case"
+	MODEL_STATES=$(MODEL_STATES) $(GO) test -count=1 -timeout 12h -v -run PromisesHold ./test/model | $(GO) run ./test/progress
+
 fuzz: ## every fuzz target for FUZZTIME each, those of the frame scanner for WIRE_FUZZTIME
 	@$(GO) run ./test/fuzz -time $(FUZZTIME) -wire $(WIRE_FUZZTIME)
 
@@ -121,6 +126,7 @@ soak: ## the full figures: hours
 	@$(MAKE) --no-print-directory hostile
 	@$(MAKE) --no-print-directory power POWER_STATES=10000
 	@$(MAKE) --no-print-directory damage
+	@$(MAKE) --no-print-directory model MODEL_STATES=20000000
 	@$(MAKE) --no-print-directory crash CRASH_ROUNDS=1000 START_BYTES=1073741824 DISK_ROUNDS=50
 	@$(MAKE) --no-print-directory faults FAULTS=200 SYNC_FAULTS=90 OUTAGE=10m
 

@@ -1,0 +1,346 @@
+package model
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"cellgate/broker/cell"
+)
+
+// Transition is one run of a script: what was in Redis before, what after, and what it answered.
+type Transition struct {
+	before, after data
+	called        uint8
+	call          call
+	answer        answer
+}
+
+// Decided names the script and its verdict.
+func (t Transition) Decided() string {
+	return t.call.Script.String() + ": " + t.answer.Verdict.String()
+}
+
+// String tells what ran on what.
+func (t Transition) String() string {
+	return fmt.Sprintf("%v at server %d, %+v,\nwith    %+v", t.call.Script, t.called, t.call, t.before)
+}
+
+// Transitions are the different ones that some searches meet, in the order in which they do.
+func Transitions(cases []Case) ([]Transition, error) {
+	var all []Transition
+	seen := map[Transition]bool{}
+	for _, c := range cases {
+		res, err := Search(c, All(), func(t Transition) {
+			t = t.plain()
+			if !seen[t] {
+				seen[t] = true
+				all = append(all, t)
+			}
+		})
+		if err != nil || res.Broken != "" {
+			return nil, fmt.Errorf("%v %w", res, err)
+		}
+	}
+	return all, nil
+}
+
+// plain is the transition as every Redis shows it. Its clock is not the model's: an epoch is the next one.
+func (t Transition) plain() Transition {
+	t.call.Time = 0
+	t.after = t.before
+	t.answer = All().apply(&t.after, t.called, t.call)
+	return t
+}
+
+// Bridge runs transitions against the scripts of a real Redis.
+type Bridge struct {
+	client *redis.Client
+	store  *cell.Store
+	server string // what it is called
+}
+
+// The vehicle, and what stands for the model's small numbers. Epochs lie far ahead, so that the clock does not matter.
+const (
+	vin      = "LMODEL00000000001"
+	vehicle  = cell.Prefix + "{" + vin + "}:"
+	far      = 4_000_000_000_000
+	salt     = "model"
+	sessions = cell.Prefix + "sessions"
+	mark     = cell.Prefix + "mark"
+	due      = cell.Prefix + "due"
+)
+
+// NewBridge takes a Redis that it may write to: one server without slots.
+func NewBridge(ctx context.Context, client *redis.Client) (*Bridge, error) {
+	store, err := cell.NewStore(client, cell.Confirmation{Wait: time.Second}, time.Hour)
+	if err != nil {
+		return nil, err
+	}
+	b := &Bridge{client: client, store: store}
+	if err := client.HSet(ctx, mark, "salt", salt).Err(); err != nil {
+		return nil, err
+	}
+	a, err := store.Look(ctx, vin, "none")
+	b.server = a.Server
+	return b, err
+}
+
+// Replay puts into Redis what was there before, runs the script, and compares its answer and what is there behind it.
+func (b *Bridge) Replay(ctx context.Context, t Transition) error {
+	if err := b.load(ctx, t); err != nil {
+		return fmt.Errorf("loading %v: %w", t, err)
+	}
+	got, err := b.run(ctx, t)
+	if err != nil {
+		return fmt.Errorf("%v: %w", t, err)
+	}
+	if got != t.answer {
+		return fmt.Errorf("%v\nanswers %+v,\nwant    %+v", t, got, t.answer)
+	}
+	after, err := b.read(ctx, t)
+	if err == nil && after != t.after {
+		err = fmt.Errorf("%v\nleaves %+v,\nwant   %+v", t, after, t.after)
+	}
+	return err
+}
+
+func node(g uint8) string { return string('A' + rune(g)) }
+
+// named is what a server of the model is called: the real one, or others that are not there.
+func (b *Bridge) named(t Transition, called uint8) string {
+	switch called {
+	case 0:
+		return ""
+	case t.called:
+		return b.server
+	}
+	return "other:" + strconv.Itoa(int(called))
+}
+
+func id(c uint8) string { return "command-" + strconv.Itoa(int(c)) }
+
+// states are a command's in Redis, by state of the model.
+var states = map[status][3]string{ // state, cause, outcome
+	queued: {"queued"}, sent: {"sent"}, cancelled: {"cancelled"}, unsent: {"expired", "not_sent"}, unclear: {"expired", "unknown"},
+	unanswered: {"expired", "not_acknowledged"}, late: {"late", "", "succeeded"}, done: {"succeeded"},
+}
+
+func statusOf(r cell.Record) (status, error) {
+	for s, names := range states {
+		if names[0] == r.State && (r.State != "expired" || names[1] == r.Cause) {
+			return s, nil
+		}
+	}
+	return none, fmt.Errorf("state %q, cause %q", r.State, r.Cause)
+}
+
+func endOf(t Transition) int64 {
+	if t.call.Expired {
+		return 1
+	}
+	return far
+}
+
+// recordOf is a command of the model as Redis has it.
+func recordOf(t Transition, c uint8, r record) cell.Record {
+	names := states[r.State]
+	return cell.Record{
+		ID: id(c), VIN: vin, State: names[0], Cause: names[1], Outcome: names[2], Digest: strconv.Itoa(int(r.Content)), Gen: uint64(r.Gen),
+		Number: uint64(c) + 1, Created: 1, Expires: endOf(t),
+	}
+}
+
+func (b *Bridge) load(ctx context.Context, t Transition) error {
+	d := &t.before
+	_, err := b.client.Pipelined(ctx, func(p redis.Pipeliner) error {
+		p.Del(ctx, mark, due, sessions, vehicle+"vehicle", vehicle+"open", vehicle+"command:"+id(0), vehicle+"command:"+id(1))
+		p.HSet(ctx, mark, "salt", salt, "gen", d.Gen, "floor", d.Floor, "doubt", d.Doubt, "open", b.named(t, d.Open))
+		if d.Fresh {
+			p.HSet(ctx, mark, "fresh", "1")
+		}
+		for g := range uint8(maxGateways) {
+			if d.Members&bit(g) != 0 {
+				p.HSet(ctx, mark, "m:"+node(g), b.named(t, d.Offered[g]))
+			}
+		}
+		if d.Node != 0 {
+			p.HSet(ctx, vehicle+"vehicle", "node", node(d.Node-1), "boot", "boot", "conn", d.Since, "epoch", far+int64(d.Epoch), "since", far+int64(d.Since))
+		}
+		for c, r := range d.Commands {
+			if r.State != none {
+				full := recordOf(t, uint8(c), r)
+				p.HSet(ctx, vehicle+"command:"+id(uint8(c)), full.List()...)
+			}
+		}
+		return nil
+	})
+	return err
+}
+
+func epochOf(e uint8) int64 {
+	if e == 0 {
+		return 0
+	}
+	return far + int64(e)
+}
+
+// small is an epoch of the model. The first of a vehicle is the time.
+func small(epoch int64) uint8 {
+	switch {
+	case epoch == 0:
+		return 0
+	case epoch < far:
+		return 1
+	}
+	return uint8(epoch - far)
+}
+
+// run calls what the transition calls.
+func (b *Bridge) run(ctx context.Context, t Transition) (answer, error) {
+	c := t.call
+	conn := cell.Connection{Node: node(c.Gateway), Boot: "boot", Number: uint64(c.Since), Epoch: epochOf(c.Epoch), Since: far + int64(c.Since)}
+	memory := cell.Memory{Remembers: c.Remembers, Gen: uint64(c.Gen), Floor: uint64(c.Floor)}
+	for g := range uint8(maxGateways) {
+		if c.Members&bit(g) != 0 {
+			memory.Members = append(memory.Members, node(g))
+		}
+	}
+	switch c.Script {
+	case claim:
+		got, err := b.store.Claim(ctx, vin, conn, 0, true)
+		return answer{Verdict: verdictOf(got.Verdict), Epoch: small(got.Epoch)}, err
+	case join:
+		got, err := b.store.Join(ctx, 0, node(c.Gateway), memory, b.named(t, c.Server), false)
+		return answer{Verdict: verdictOf(got.Verdict), Gen: uint8(got.Gen), Floor: uint8(got.Floor)}, err
+	case forget:
+		got, err := b.store.Forget(ctx, 0, node(c.Gateway), memory)
+		return answer{Verdict: verdictOf(got.Verdict), Gen: uint8(got.Gen), Floor: uint8(got.Floor)}, err
+	}
+	got, err := b.command(ctx, t, conn)
+	if err != nil {
+		return answer{}, err
+	}
+	a := answer{Verdict: verdictOf(got.Verdict)}
+	if got.Record.State != "" {
+		a.Record, err = smallRecord(got.Record)
+	} else if c.Script != accept && a.Verdict != closed && a.Verdict != missing {
+		a.Record = t.before.Commands[c.Command] // it refuses without showing the record
+	}
+	return a, err
+}
+
+func (b *Bridge) command(ctx context.Context, t Transition, conn cell.Connection) (cell.Answer, error) {
+	c := t.call
+	switch c.Script {
+	case accept:
+		o := cell.Offered{VIN: vin, ID: id(c.Command), Digest: strconv.Itoa(int(c.Content)), TTL: far * time.Millisecond, MaxOpen: 100}
+		if c.Expired {
+			o.Created, o.TTL = 1, time.Minute
+		}
+		return b.store.Accept(ctx, o)
+	case send:
+		return b.store.Send(ctx, vin, id(c.Command), conn)
+	case report:
+		return b.store.Report(ctx, vin, id(c.Command), "succeeded", time.UnixMilli(far), nil)
+	case cancel:
+		return b.store.Cancel(ctx, vin, id(c.Command))
+	case expire:
+		return b.store.Expire(ctx, vin, id(c.Command))
+	case look:
+		return b.store.Look(ctx, vin, id(c.Command))
+	case offer:
+		return b.store.Offer(ctx, recordOf(t, c.Command, c.Record))
+	}
+	return cell.Answer{}, fmt.Errorf("no such script")
+}
+
+func verdictOf(v cell.Verdict) verdict {
+	for i, name := range verdictNames {
+		if string(v) == name {
+			return verdict(i)
+		}
+	}
+	return 0xff
+}
+
+func smallRecord(r cell.Record) (record, error) {
+	s, err := statusOf(r)
+	content, _ := strconv.Atoi(r.Digest)
+	return record{State: s, Gen: uint8(r.Gen), Content: uint8(content)}, err
+}
+
+// read is what is in Redis now.
+func (b *Bridge) read(ctx context.Context, t Transition) (data, error) {
+	var d data
+	var marked, vehicles *redis.MapStringStringCmd
+	var commands [maxCommands]*redis.MapStringStringCmd
+	if _, err := b.client.Pipelined(ctx, func(p redis.Pipeliner) error {
+		marked, vehicles = p.HGetAll(ctx, mark), p.HGetAll(ctx, vehicle+"vehicle")
+		for c := range commands {
+			commands[c] = p.HGetAll(ctx, vehicle+"command:"+id(uint8(c)))
+		}
+		return nil
+	}); err != nil {
+		return d, err
+	}
+	b.readMark(&d, t, marked.Val())
+	if v := vehicles.Val(); v["node"] != "" {
+		epoch, _ := strconv.ParseInt(v["epoch"], 10, 64)
+		d.Node, d.Since, d.Epoch = v["node"][0]-'A'+1, uint8(number(v["conn"])), small(epoch)
+	}
+	for c, cmd := range commands {
+		if f := cmd.Val(); len(f) > 0 {
+			r, err := smallRecord(cell.Record{State: f["state"], Cause: f["cause"], Digest: f["digest"], Gen: uint64(number(f["gen"]))})
+			if err != nil {
+				return d, err
+			}
+			d.Commands[c] = r
+		}
+	}
+	return d, nil
+}
+
+func (b *Bridge) readMark(d *data, t Transition, m map[string]string) {
+	called := func(name string) uint8 {
+		switch other, ok := strings.CutPrefix(name, "other:"); {
+		case ok:
+			return uint8(number(other))
+		case name == "":
+			return 0
+		}
+		return t.called
+	}
+	d.Open, d.Gen, d.Floor, d.Doubt = called(m["open"]), uint8(number(m["gen"])), uint8(number(m["floor"])), uint8(number(m["doubt"]))
+	d.Fresh = m["fresh"] == "1"
+	for g := range uint8(maxGateways) {
+		if offered, ok := m["m:"+node(g)]; ok {
+			d.Members |= bit(g)
+			d.Offered[g] = called(offered)
+		}
+	}
+}
+
+func number(s string) int {
+	n, _ := strconv.Atoi(s)
+	return n
+}
+
+// Replayed are the cases whose transitions are run against the scripts: together they meet every verdict of each.
+func Replayed() []Case {
+	return []Case{
+		{Gateways: 2, Servers: 2, Connects: 2, Promotions: 1, Late: true, Depth: 9, States: 1e6},
+		{Gateways: 2, Commands: 1, Servers: 2, Connects: 1, Promotions: 1, Expiry: true, Looks: true, Removal: true, Late: true, Depth: 10, States: 1e6},
+		{Gateways: 1, Commands: 1, Servers: 1, Connects: 1, Expiry: true, Removal: true, States: 1e6},
+		{Gateways: 1, Commands: 1, Servers: 1, Connects: 1, Losses: 1, Depth: 17, States: 1e6},
+		{Gateways: 1, Commands: 1, Servers: 1, Connects: 1, Expiry: true, InDoubt: true, States: 1e6},
+		{Gateways: 2, Commands: 1, Servers: 1, Connects: 1, Losses: 1, Disks: 1, Expiry: true, Depth: 10, States: 1e6},
+		{Gateways: 2, Commands: 1, Servers: 1, Connects: 1, Losses: 1, Contents: true, Kills: 1, Forgets: 1, Depth: 11, States: 1e6},
+		{Gateways: 2, Commands: 2, Servers: 1, Connects: 1, Losses: 1, Depth: 10, States: 1e6},
+		{Gateways: 3, Commands: 1, Servers: 1, Connects: 1, Losses: 1, Depth: 10, States: 1e6},
+	}
+}

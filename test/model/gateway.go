@@ -1,0 +1,343 @@
+package model
+
+// eachOfRequest is what a living gateway may ask of Redis, and what may become of what it has asked.
+func (m *search) eachOfRequest(s *state, g uint8, try try) {
+	r := &s.Gateways[g].Request
+	switch r.Stage {
+	case nothing:
+		m.eachAsk(s, g, try)
+	case asked:
+		for i := range uint8(m.Servers) {
+			if s.Servers[i].Primary {
+				try(step{Kind: lands, Who: g, At: i}, func(t *state) { m.land(t, g, i) })
+			}
+		}
+		if m.Late && s.Gateways[g].Late.Script == idle {
+			try(step{Kind: givesUp, Who: g}, func(t *state) {
+				t.Gateways[g].Late = t.Gateways[g].Request.Call
+				t.Gateways[g].Request = request{}
+			})
+		}
+	case landed:
+		if m.confirmed(s, r) {
+			try(step{Kind: confirms, Who: g}, func(t *state) { m.confirm(t, g) })
+		}
+		try(step{Kind: givesUp, Who: g}, func(t *state) { t.Gateways[g].Request = request{} })
+	case stored:
+		try(step{Kind: acts, Who: g}, func(t *state) { m.act(t, g) })
+	}
+}
+
+// eachAsk is what an idle gateway may ask: only what can make a difference.
+func (m *search) eachAsk(s *state, g uint8, try try) {
+	w := &s.Gateways[g]
+	ask := func(sc script, c uint8) {
+		try(step{Kind: asks, Who: g, At: c, Call: sc}, func(t *state) { m.ask(t, g, sc, c) })
+	}
+	if w.Conn != 0 && w.Epoch == 0 {
+		ask(claim, 0)
+	}
+	if m.mustJoin(s, g) {
+		if m.Offers && w.Remembers && w.Offered != s.Servers[s.Current].Called {
+			ask(offer, 0)
+		} else {
+			ask(join, 0)
+		}
+	}
+	if !w.Remembers && m.FreshWaits || s.Gone&bit(g) != 0 {
+		return
+	}
+	for c := range uint8(m.Commands) {
+		ask(accept, c)
+		if m.Contents {
+			try(step{Kind: asks, Who: g, At: c, Call: accept}, func(t *state) {
+				m.ask(t, g, accept, c)
+				t.Gateways[g].Request.Call.Content = 1
+			})
+		}
+		if w.Conn != 0 && w.Epoch != 0 {
+			ask(send, c)
+		}
+		if w.Results&bit(c) != 0 {
+			ask(report, c)
+		}
+		if s.anywhere(c) {
+			ask(cancel, c)
+			if m.Looks {
+				ask(look, c)
+			}
+			if s.Expired&bit(c) != 0 {
+				ask(expire, c)
+			}
+		}
+	}
+}
+
+// anywhere reports whether anybody can know the command.
+func (s *state) anywhere(c uint8) bool {
+	for i := range s.Servers {
+		if s.Servers[i].Data.Commands[c].State != none {
+			return true
+		}
+	}
+	return false
+}
+
+// mustJoin reports whether the gateway learns from Redis that it has to offer or to register.
+func (m *search) mustJoin(s *state, g uint8) bool {
+	w, v := &s.Gateways[g], &s.Servers[s.Current]
+	return !w.Remembers || s.Gone&bit(g) != 0 || v.Data.Open != v.Called && v.Data.Offered[g] != v.Called
+}
+
+// everybody is the members that a gateway remembers.
+func (m *search) everybody(s *state) uint8 { return (bit(uint8(m.Gateways)) - 1) &^ s.Gone }
+
+func (m *search) ask(s *state, g uint8, sc script, c uint8) {
+	s.Gateways[g].Request = request{Stage: asked, Call: m.callOf(s, g, sc, c)}
+}
+
+// callOf fills a script's arguments from what the gateway knows.
+func (m *search) callOf(s *state, g uint8, sc script, c uint8) call {
+	w := &s.Gateways[g]
+	k := call{Script: sc, Gateway: g, Command: c}
+	switch sc {
+	case claim, send:
+		k.Since, k.Epoch = w.Conn, w.Epoch
+	case join:
+		k.Remembers, k.Gen, k.Floor, k.Server, k.Members = w.Remembers, w.Gen, w.Floor, w.Offered, bit(g)
+		if w.Remembers {
+			k.Members |= m.everybody(s)
+		}
+		if !m.Offers {
+			k.Server = s.Servers[s.Current].Called
+		}
+	}
+	return k
+}
+
+// run runs a script at a server. Time is the server's: it is asked when the script runs.
+func (m *search) run(s *state, i uint8, c call) answer {
+	v := &s.Servers[i]
+	if c.Script == offer {
+		return m.offerAll(s, i, c)
+	}
+	c.Expired = s.Expired&bit(c.Command) != 0
+	if c.Script != claim {
+		return m.script(&v.Data, v.Called, c)
+	}
+	s.Clock++ // no two epochs are given at one time
+	c.Time = s.Clock
+	before := v.Data.Epoch
+	a := m.script(&v.Data, v.Called, c)
+	if v.Data.Epoch == before {
+		s.Clock--
+	}
+	return a
+}
+
+func (m *search) script(d *data, called uint8, c call) answer {
+	before := *d
+	a := m.apply(d, called, c)
+	if m.transition != nil {
+		m.transition(Transition{before: before, after: *d, called: called, call: c, answer: a})
+	}
+	return a
+}
+
+// offerAll offers what the gateway remembers of all commands: it is one request in the model.
+func (m *search) offerAll(s *state, i uint8, c call) answer {
+	for n, r := range s.Gateways[c.Gateway].Known {
+		if r.State != none {
+			c.Command, c.Record = uint8(n), r
+			m.script(&s.Servers[i].Data, s.Servers[i].Called, c)
+		}
+	}
+	return answer{}
+}
+
+// land runs what a gateway has asked, and has it hear the answer. What is not to be told needs no confirmation.
+func (m *search) land(s *state, g, i uint8) {
+	w, v := &s.Gateways[g], &s.Servers[i]
+	c := w.Request.Call
+	before := v.Data
+	a := m.run(s, i, c)
+	s.SentLate = s.SentLate || c.Script == send && a.Verdict == ok && s.Expired&bit(c.Command) != 0 && before.Commands[c.Command].State == queued
+	w.Request = request{}
+	switch c.Script {
+	case claim:
+		if m.claimed(s, g, c, a) {
+			w.Request = request{Stage: landed, Call: c, Answer: a, At: i, Called: v.Called}
+		}
+		return
+	case offer:
+		w.Offered = v.Called
+		return
+	case join:
+		m.joined(s, g, a)
+		return
+	}
+	if a.Verdict != ok && (a.Verdict != already || c.Script == send) {
+		if c.Script == report && a.Verdict == missing {
+			w.Results &^= bit(c.Command)
+		}
+		return
+	}
+	w.Request = request{Stage: landed, Call: c, Answer: a, At: i, Called: v.Called}
+	if c.Script == accept && a.Verdict == ok && s.RedisLost && s.DiskLost != 0 && s.memoryless(c.Command) {
+		s.Anew |= bit(c.Command)
+	}
+	if before == v.Data && !m.ReadsWrite {
+		w.Request.Acks = 0xff
+	}
+}
+
+// claimed has a gateway hear that a vehicle is its own. It sends from now on; it tells of the connection when that is
+// confirmed.
+func (m *search) claimed(s *state, g uint8, c call, a answer) bool {
+	w := &s.Gateways[g]
+	switch {
+	case w.Conn != c.Since: // it has ended
+		return false
+	case a.Verdict == older:
+		m.end(s, g)
+		return false
+	}
+	w.Epoch = a.Epoch
+	return true
+}
+
+// memoryless reports whether a command was told or executed and no gateway remembers it.
+func (s *state) memoryless(c uint8) bool {
+	for g := range s.Gateways {
+		if s.Gateways[g].Known[c].State != none {
+			return false
+		}
+	}
+	return s.Told[c] != 0 || s.Accepted[c] != 0 || s.Executed&bit(c) != 0
+}
+
+// announce tells of a connection, in its epoch.
+func (s *state) announce(g uint8, c call, a answer) {
+	if s.At == g && s.Conn == c.Since {
+		s.Ours = a.Epoch
+	} else {
+		s.Earlier = max(s.Earlier, a.Epoch)
+	}
+}
+
+// end ends a connection with 0x8E.
+func (m *search) end(s *state, g uint8) {
+	w := &s.Gateways[g]
+	s.WrongEnd = s.WrongEnd || s.At == g && s.Conn == w.Conn
+	w.Conn, w.Epoch = 0, 0
+}
+
+func (m *search) joined(s *state, g uint8, a answer) {
+	w := &s.Gateways[g]
+	switch a.Verdict {
+	case moved:
+		w.Offered = 0
+		return
+	case empty:
+		return
+	case ok:
+		w.Remembers = true
+		s.Gone &^= bit(g)
+	}
+	if w.Remembers {
+		w.Gen, w.Floor = max(w.Gen, a.Gen), max(w.Floor, a.Floor)
+	}
+}
+
+// sweepFinds reports whether comparing claims shows the gateway something.
+func (m *search) sweepFinds(s *state, g, i uint8) bool {
+	w, d := &s.Gateways[g], &s.Servers[i].Data
+	if w.Conn == 0 || w.Epoch == 0 || w.Request.Stage != nothing {
+		return false
+	}
+	return m.laterClaim(d, w) || m.Reclaim && !ours(d, g, w)
+}
+
+// ours reports whether Redis has the gateway's claim.
+func ours(d *data, g uint8, w *gateway) bool {
+	return d.Node == g+1 && d.Since == w.Conn && d.Epoch == w.Epoch
+}
+
+func (m *search) laterClaim(d *data, w *gateway) bool {
+	if !m.YoungerConnection {
+		return d.Epoch > w.Epoch && d.Since != w.Conn
+	}
+	return d.Since > w.Conn
+}
+
+// sweep compares the gateway's claim with Redis'.
+func (m *search) sweep(s *state, g, i uint8) {
+	if m.laterClaim(&s.Servers[i].Data, &s.Gateways[g]) {
+		m.end(s, g)
+		return
+	}
+	m.ask(s, g, claim, 0)
+}
+
+// confirmed reports whether enough replicas have what the script did.
+func (m *search) confirmed(s *state, r *request) bool {
+	wait := m.WaitBeforeTelling
+	switch r.Call.Script {
+	case send:
+		wait = m.WaitBeforeWire
+	case claim:
+		wait = m.ConfirmEpoch
+	}
+	if !wait {
+		return true
+	}
+	if m.SameServerBehindWait && s.Servers[r.At].Called != r.Called {
+		return false
+	}
+	all := (bit(uint8(m.Servers)) - 1) &^ bit(r.At)
+	if !m.WaitForAll && all != 0 {
+		return r.Acks&all != 0
+	}
+	return r.Acks&all == all
+}
+
+// confirm writes what is confirmed to the disk.
+func (m *search) confirm(s *state, g uint8) {
+	w := &s.Gateways[g]
+	w.Request.Stage = stored
+	if w.Request.Call.Script == claim {
+		return
+	}
+	if k := &w.Known[w.Request.Call.Command]; m.Store && w.Request.Answer.Record.State >= k.State {
+		*k = w.Request.Answer.Record
+	}
+}
+
+// act tells what is confirmed, or puts it on the wire. The vehicle executes a command once.
+func (m *search) act(s *state, g uint8) {
+	w := &s.Gateways[g]
+	c, a := w.Request.Call, w.Request.Answer
+	w.Request = request{}
+	if s.Forgotten&bit(c.Command) != 0 && c.Script != claim && c.Script != accept && c.Script != send {
+		return
+	}
+	switch c.Script {
+	case send:
+		if w.Conn == c.Since && s.At == g && s.Conn == w.Conn && s.Executed&bit(c.Command) == 0 {
+			s.Executed |= bit(c.Command)
+			s.Results |= bit(c.Command)
+		}
+		return
+	case claim:
+		s.announce(g, c, a)
+		return
+	case accept:
+		s.Accepted[c.Command] |= bit(g)
+		s.Contents[c.Command] |= bit(c.Content)
+	case report:
+		w.Results &^= bit(c.Command)
+	}
+	if a.Record.State.final() {
+		s.tell(c.Command, a.Record.State)
+	}
+}

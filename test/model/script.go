@@ -1,0 +1,325 @@
+package model
+
+// Bounds of the model. A gateway is 0 to 2; what names a gateway in Redis is one more, so that 0 is nobody.
+const (
+	maxGateways = 3
+	maxCommands = 2
+	maxServers  = 3
+)
+
+// status is where a command is in Redis, in a gateway's memory, or in an answer.
+type status uint8
+
+const (
+	none status = iota
+	queued
+	sent
+	cancelled
+	unsent     // expired, and was never sent
+	unclear    // expired, and nobody knows whether it was sent
+	unanswered // expired after it was sent
+	late       // expired, and the vehicle spoke afterwards
+	done
+)
+
+// final reports whether nothing but the word of the vehicle changes it. States are in the order in which merging prefers them.
+func (s status) final() bool { return s >= cancelled }
+
+// record is a command in Redis or in a gateway's memory: its state, the generation in which it was accepted, and which of
+// two contents it has.
+type record struct {
+	State   status
+	Gen     uint8
+	Content uint8
+}
+
+// data is what a copy of Redis holds: the mark of its generation, the vehicle's claim, its commands.
+type data struct {
+	// The mark. Open is the server for which it is open: commands are decided only there. Members offered what they
+	// remember to server Offered. Gen counts generations. A command accepted before generation Doubt may have been
+	// sent by somebody whose memory is gone. Floor is Doubt of the next opening; Fresh: somebody without memory has come.
+	Open    uint8
+	Gen     uint8
+	Floor   uint8
+	Doubt   uint8
+	Members uint8
+	Fresh   bool
+	Offered [maxGateways]uint8
+	// The claim: who has the vehicle, by which of its connections, in which epoch.
+	Node, Since, Epoch uint8
+
+	Commands [maxCommands]record
+}
+
+// Script names what is called.
+type script uint8
+
+const (
+	idle script = iota
+	claim
+	accept
+	send
+	report
+	cancel
+	expire
+	look
+	offer
+	join
+	forget
+)
+
+var scriptNames = [...]string{"nothing", "claim", "accept", "send", "report", "cancel", "expire", "look", "offer", "join", "forget"}
+
+func (s script) String() string { return scriptNames[s] }
+
+// call is a script with its arguments.
+type call struct {
+	Script  script
+	Gateway uint8
+	Command uint8
+	// Since and Epoch: of the caller's connection. Expired: the command's time is over.
+	Since, Epoch uint8
+	Expired      bool
+	// Time is the server's when the script runs.
+	Time uint8
+	// Content is what accept asks for.
+	Content uint8
+	// Of an offer, what the caller remembers; of join, its memory, and the server that its offers landed at.
+	Record     record
+	Remembers  bool
+	Gen, Floor uint8
+	Members    uint8
+	Server     uint8
+}
+
+// verdict is what a script answers.
+type verdict uint8
+
+const (
+	ok verdict = iota
+	closed
+	missing
+	older    // the claim of a younger connection stands
+	notOwner // the caller is not, or not in this epoch
+	doubtful
+	early   // not expired yet
+	tooLate // expired
+	already // in a state that the call does not change
+	moved   // the offers landed at another server
+	waiting // for other members
+	empty   // nobody is registered, and the caller remembers nothing
+	conflict
+)
+
+var verdictNames = [...]string{"ok", "closed", "missing", "older", "not-owner", "doubt", "early", "expired", "already", "moved", "waiting", "empty", "conflict"}
+
+func (v verdict) String() string { return verdictNames[v] }
+
+// answer is a script's.
+type answer struct {
+	Verdict    verdict
+	Record     record
+	Epoch      uint8
+	Gen, Floor uint8
+}
+
+// apply runs a script on a server's data. server is what the server is called now: another one after every promotion and restart.
+func (r Rules) apply(d *data, server uint8, c call) answer {
+	switch c.Script {
+	case claim:
+		return r.claim(d, c)
+	case offer:
+		return r.offer(d, c)
+	case join:
+		return r.join(d, server, c)
+	case forget:
+		return r.forget(d, server, c)
+	}
+	if d.Open != server && r.Closed && (c.Script != accept || r.AcceptOpen) {
+		return answer{Verdict: closed}
+	}
+	cmd := &d.Commands[c.Command]
+	if c.Script == accept {
+		return r.accept(d, cmd, c)
+	}
+	if cmd.State == none {
+		return answer{Verdict: missing}
+	}
+	v := r.change(d, cmd, c)
+	return answer{Verdict: v, Record: *cmd}
+}
+
+// change carries out what is done to a command that is there.
+func (r Rules) change(d *data, cmd *record, c call) verdict {
+	lost := cmd.Gen < d.Doubt // somebody whose memory is gone may know more
+	switch c.Script {
+	case send:
+		return r.send(d, cmd, c, lost)
+	case report:
+		switch {
+		case cmd.State == unsent, cmd.State == unclear, cmd.State == unanswered, !cmd.State.final() && lost && c.Expired:
+			cmd.State = late
+		case !cmd.State.final():
+			cmd.State = done
+		default:
+			return already
+		}
+	case cancel:
+		switch {
+		case lost && cmd.State == queued:
+			return doubtful
+		case cmd.State == queued, cmd.State == sent && !r.CancelUnsent:
+			cmd.State = cancelled
+		default:
+			return already
+		}
+	case expire:
+		return end(cmd, c, lost)
+	}
+	return ok
+}
+
+func (r Rules) send(d *data, cmd *record, c call, lost bool) verdict {
+	switch {
+	case cmd.State.final():
+		return already
+	case lost && cmd.State == queued:
+		return doubtful
+	case r.OwnerSends && (d.Node != c.Gateway+1 || d.Epoch != c.Epoch):
+		return notOwner
+	case c.Expired && r.ExpiredNotSent:
+		return tooLate
+	}
+	cmd.State = sent
+	return ok
+}
+
+// end expires a command.
+func end(cmd *record, c call, lost bool) verdict {
+	switch {
+	case cmd.State.final():
+		return already
+	case !c.Expired:
+		return early
+	case lost:
+		cmd.State = unclear
+	case cmd.State == queued:
+		cmd.State = unsent
+	default:
+		cmd.State = unanswered
+	}
+	return ok
+}
+
+func (r Rules) accept(d *data, cmd *record, c call) answer {
+	switch {
+	case cmd.State != none && cmd.Content != c.Content:
+		return answer{Verdict: conflict}
+	case cmd.State != none:
+		return answer{Verdict: already, Record: *cmd}
+	case c.Expired && r.ExpiredNotAccepted:
+		return answer{Verdict: tooLate}
+	}
+	*cmd = record{State: queued, Gen: d.Gen, Content: c.Content}
+	return answer{Record: *cmd}
+}
+
+// claim gives the vehicle to the younger connection, in an epoch later than every one that the caller or Redis knows.
+func (r Rules) claim(d *data, c call) answer {
+	mine := d.Node == c.Gateway+1 && d.Since == c.Since
+	loses := d.Node != 0 && !mine && c.Since < d.Since
+	if !r.YoungerConnection {
+		loses = d.Node != 0 && !mine && c.Epoch != 0 && c.Epoch <= d.Epoch
+	}
+	switch {
+	case loses:
+		return answer{Verdict: older, Epoch: d.Epoch}
+	case mine:
+		return answer{Epoch: d.Epoch}
+	}
+	epoch := max(c.Epoch, d.Epoch) + 1
+	if r.Clock {
+		epoch = max(epoch, c.Time)
+	}
+	d.Node, d.Since, d.Epoch = c.Gateway+1, c.Since, epoch
+	return answer{Epoch: epoch}
+}
+
+// offer merges a command that the caller remembers.
+func (r Rules) offer(d *data, c call) answer {
+	cmd := &d.Commands[c.Command]
+	switch {
+	case cmd.State == none || !r.MergeLater:
+		*cmd = c.Record
+	default:
+		cmd.State = max(cmd.State, c.Record.State)
+		cmd.Gen = min(cmd.Gen, c.Record.Gen)
+	}
+	return answer{Record: *cmd}
+}
+
+// join registers a member, and opens the mark for this server when every member has offered.
+func (r Rules) join(d *data, server uint8, c call) answer {
+	if d.Members == 0 && !c.Remembers && r.FreshWaits {
+		return answer{Verdict: empty}
+	}
+	d.Gen, d.Floor = max(d.Gen, c.Gen), max(d.Floor, c.Floor)
+	open, member := d.Open == server, d.Members&bit(c.Gateway) != 0
+	elsewhere := c.Remembers && c.Server != server && r.OffersLanded
+	if open && !member && elsewhere {
+		return answer{Verdict: moved, Gen: d.Gen, Floor: d.Floor}
+	}
+	d.Members |= c.Members | bit(c.Gateway) // before its offers are in, too: nobody opens without them
+	switch {
+	case !open && elsewhere:
+		return answer{Verdict: moved, Gen: d.Gen, Floor: d.Floor}
+	case open && !c.Remembers:
+		d.Gen++
+		d.Floor = d.Gen
+		return answer{Gen: d.Gen, Floor: d.Floor}
+	case open:
+		return answer{Gen: d.Gen, Floor: d.Floor}
+	}
+	d.Fresh = d.Fresh || !c.Remembers
+	d.Offered[c.Gateway] = server
+	v := r.openFor(d, server)
+	return answer{Verdict: v, Gen: d.Gen, Floor: d.Floor}
+}
+
+// openFor opens the mark if nobody's offers are missing.
+func (r Rules) openFor(d *data, server uint8) verdict {
+	if r.AllOffer {
+		for g := range uint8(maxGateways) {
+			if d.Members&bit(g) != 0 && d.Offered[g] != server {
+				return waiting
+			}
+		}
+	}
+	d.Gen++
+	if d.Fresh {
+		d.Floor = d.Gen
+	}
+	if r.Doubt {
+		d.Doubt = max(d.Doubt, d.Floor)
+	}
+	d.Fresh, d.Open = false, server
+	return ok
+}
+
+// forget removes a member that will not come back, for an operator and through another member. What it remembered is gone.
+func (r Rules) forget(d *data, server uint8, c call) answer {
+	if !r.FreshWaits || c.Remembers {
+		d.Members |= c.Members
+	}
+	d.Members &^= bit(c.Gateway)
+	d.Offered[c.Gateway] = 0
+	v := ok
+	if d.Open == server {
+		d.Gen++
+		d.Floor = d.Gen
+	} else {
+		d.Fresh = true
+		v = r.openFor(d, server)
+	}
+	return answer{Verdict: v, Gen: d.Gen, Floor: d.Floor}
+}

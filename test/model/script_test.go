@@ -1,0 +1,59 @@
+package model
+
+import (
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/alicebob/miniredis/v2"
+	"github.com/redis/go-redis/v9"
+)
+
+// TestScriptsDecideAsTheModel runs transitions of every kind against the scripts in an embedded Redis. All of them run
+// against a real one in test/real.
+func TestScriptsDecideAsTheModel(t *testing.T) {
+	t.Parallel()
+	all, err := Transitions(Replayed())
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := miniredis.RunT(t)
+	client := redis.NewClient(&redis.Options{Addr: server.Addr(), MaxRetries: -1, DisableIdentity: true})
+	t.Cleanup(func() { _ = client.Close() })
+	b, err := NewBridge(t.Context(), client)
+	if err != nil {
+		t.Fatal(err)
+	}
+	met := map[string]int{}
+	for _, one := range all {
+		if met[one.Decided()]++; met[one.Decided()] > 20 {
+			continue
+		}
+		if err := b.Replay(t.Context(), one); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(met)) {
+		t.Logf("%5d %s", met[name], name)
+	}
+	for _, must := range decided() {
+		if met[must] == 0 {
+			t.Errorf("no transition is %q: the cases are too small", must)
+		}
+	}
+}
+
+// decided is what each script can decide, but for what lies outside of the model (full queues, ids).
+func decided() (all []string) {
+	for script, verdicts := range map[string]string{
+		"claim": "ok older", "accept": "ok already conflict expired closed", "send": "ok already doubt not-owner expired missing closed",
+		"report": "ok already missing closed", "cancel": "ok already doubt missing closed", "expire": "ok already missing closed",
+		"look": "ok missing closed", "offer": "ok", "join": "ok waiting moved empty", "forget": "ok waiting",
+	} {
+		for v := range strings.FieldsSeq(verdicts) {
+			all = append(all, script+": "+v)
+		}
+	}
+	return all
+}

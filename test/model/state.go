@@ -1,0 +1,246 @@
+package model
+
+// stage is how far a request has come.
+type stage uint8
+
+const (
+	nothing stage = iota
+	asked         // on its way to Redis
+	landed        // the script has run; its caller waits for the replicas
+	stored        // confirmed, and on the disk: told or put on the wire next
+)
+
+// request is a script that a gateway has called.
+type request struct {
+	Stage  stage
+	Call   call
+	Answer answer
+	// At is the server where it landed, Called what that was called then, Acks the replicas that have what it did.
+	At, Called, Acks uint8
+}
+
+// gateway is a gateway's memory and disk.
+type gateway struct {
+	Up bool
+	// Conn is the connection that it believes to have, 0 for none; Epoch of its claim, 0 before it has one.
+	Conn, Epoch uint8
+	// Offered is the server that its offers landed at.
+	Offered uint8
+	// On the disk: what it remembers of the commands, whether it remembers at all, and results that the journal has.
+	Remembers  bool
+	Gen, Floor uint8
+	Known      [maxCommands]record
+	Results    uint8
+
+	Request request
+	Late    call // given up, and not landed
+}
+
+// server is a Redis.
+type server struct {
+	Primary bool  // it takes itself for one
+	Called  uint8 // its name: another one after every promotion and restart
+	Follows uint8
+	Data    data
+}
+
+// state is one moment of a history.
+type state struct {
+	Gateways [maxGateways]gateway
+	Servers  [maxServers]server
+	Backup   data
+	Current  uint8 // the server that was promoted last
+	Named    uint8 // names given to servers
+
+	// The vehicle: its connection and the gateway that it is to; what it has executed, and results that it has not
+	// published.
+	At, Conn, Connects uint8
+	Executed, Results  uint8
+
+	Clock     uint8 // the servers' time, in steps that are longer than what one connection needs
+	Expired   uint8 // commands whose time is over
+	Forgotten uint8 // commands that keep_for has removed
+	Told      [maxCommands]uint16
+	Accepted  [maxCommands]uint8 // gateways that told so
+	// Earlier is the highest epoch in which something was told of a connection before the vehicle's present one, Ours the
+	// present one's.
+	Earlier, Ours uint8
+	// WrongEnd: a connection was ended for an older one. SentLate: a command was sent for the first time when it had expired.
+	WrongEnd, SentLate bool
+	// Contents of accepted commands, as bits.
+	Contents [maxCommands]uint8
+	// Anew: commands of which every memory was lost before their id was accepted anew: another command.
+	Anew uint8
+
+	DiskLost  uint8 // gateways
+	Gone      uint8 // gateways that an operator has forgotten
+	RedisLost bool
+	Backed    bool
+
+	Promotions, Losses, Kills, Disks, Forgets uint8 // used up
+}
+
+func bit(n uint8) uint8 { return 1 << n }
+
+// first is the cell at rest: everybody registered, the first server open.
+func first(c Case) state {
+	var s state
+	for g := range c.Gateways {
+		s.Gateways[g] = gateway{Up: true, Remembers: true, Gen: 1}
+		s.Servers[0].Data.Members |= bit(uint8(g))
+	}
+	s.Named = 1
+	s.Servers[0].Primary, s.Servers[0].Called = true, 1
+	s.Servers[0].Data.Open, s.Servers[0].Data.Gen = 1, 1
+	if d := &s.Servers[0].Data; c.InDoubt {
+		d.Gen, d.Floor, d.Doubt, d.Commands[0] = 2, 2, 2, record{State: queued, Gen: 1}
+	}
+	for i := range c.Servers {
+		s.Servers[i].Data = s.Servers[0].Data
+	}
+	return s
+}
+
+// tell notes what the outside learns of a command.
+func (s *state) tell(c uint8, st status) { s.Told[c] |= 1 << st }
+
+func (s *state) told(c uint8, st status) bool { return s.Told[c]&(1<<st) != 0 }
+
+// broken says which promise the state breaks, "" for none.
+func (s *state) broken() string {
+	if s.WrongEnd {
+		return "a connection is ended for one that is older"
+	}
+	if s.SentLate {
+		return "a command is sent after it has expired"
+	}
+	for c := range uint8(maxCommands) {
+		executed := s.Executed&bit(c) != 0
+		switch {
+		case s.Anew&bit(c) != 0:
+		case executed && s.told(c, cancelled):
+			return "a command is cancelled and executed"
+		case executed && s.told(c, unsent):
+			return "a command is expired unsent and executed"
+		case s.Contents[c] == 3:
+			return "two commands are accepted under one id"
+		case s.finals(c) > 1:
+			return "a command has two final states"
+		}
+	}
+	return ""
+}
+
+// finals counts the final states that a command was told to have. Nobody knows what became of an unclear one, and a late one
+// was expired before.
+func (s *state) finals(c uint8) int {
+	n := 0
+	for _, st := range []status{cancelled, unsent, unanswered, done} {
+		if s.told(c, st) {
+			n++
+		}
+	}
+	if s.told(c, late) && !s.told(c, unanswered) && !s.told(c, unclear) {
+		n++
+	}
+	return n
+}
+
+// key tells states apart: like gateways may be swapped, and like commands. Gateways differ in nothing but their number, which
+// decides nothing, because no two connections are of the same age.
+func (m *search) key(s *state) [2]uint64 {
+	best := [2]uint64{^uint64(0), ^uint64(0)}
+	for _, order := range m.orders {
+		for swapped := range max(1, m.Commands) {
+			t := s.permuted(order)
+			if swapped == 1 {
+				t.swapCommands()
+			}
+			if k := m.hash(&t); k[0] < best[0] || k[0] == best[0] && k[1] < best[1] {
+				best = k
+			}
+		}
+	}
+	return best
+}
+
+// order gives each gateway another number.
+type order [maxGateways]uint8
+
+func (o order) mask(m uint8) (out uint8) {
+	for g, n := range o {
+		if m&bit(uint8(g)) != 0 {
+			out |= bit(n)
+		}
+	}
+	return out
+}
+
+func (o order) call(c *call) {
+	if c.Script != idle {
+		c.Gateway, c.Members = o[c.Gateway], o.mask(c.Members)
+	}
+}
+
+func (o order) data(d *data) {
+	offered := d.Offered
+	for g, n := range o {
+		d.Offered[n] = offered[g]
+	}
+	d.Members = o.mask(d.Members)
+	if d.Node != 0 {
+		d.Node = o[d.Node-1] + 1
+	}
+}
+
+func (s *state) permuted(o order) state {
+	if o == (order{0, 1, 2}) {
+		return *s
+	}
+	t := *s
+	for g, n := range o {
+		t.Gateways[n] = s.Gateways[g]
+		o.call(&t.Gateways[n].Request.Call)
+		o.call(&t.Gateways[n].Late)
+	}
+	for i := range t.Servers {
+		o.data(&t.Servers[i].Data)
+	}
+	o.data(&t.Backup)
+	if t.Conn != 0 {
+		t.At = o[t.At]
+	}
+	for c := range t.Accepted {
+		t.Accepted[c] = o.mask(t.Accepted[c])
+	}
+	t.DiskLost, t.Gone = o.mask(t.DiskLost), o.mask(t.Gone)
+	return t
+}
+
+func (s *state) swapCommands() {
+	mask := func(m *uint8) { *m = *m&1<<1 | *m>>1&1 }
+	one := func(c *call) {
+		switch c.Script {
+		case accept, send, report, cancel, expire, look:
+			c.Command = 1 - c.Command
+		}
+	}
+	for g := range s.Gateways {
+		w := &s.Gateways[g]
+		w.Known[0], w.Known[1] = w.Known[1], w.Known[0]
+		mask(&w.Results)
+		one(&w.Request.Call)
+		one(&w.Late)
+	}
+	for i := range s.Servers {
+		d := &s.Servers[i].Data
+		d.Commands[0], d.Commands[1] = d.Commands[1], d.Commands[0]
+	}
+	s.Backup.Commands[0], s.Backup.Commands[1] = s.Backup.Commands[1], s.Backup.Commands[0]
+	for _, m := range []*uint8{&s.Executed, &s.Results, &s.Expired, &s.Forgotten, &s.Anew} {
+		mask(m)
+	}
+	s.Told[0], s.Told[1] = s.Told[1], s.Told[0]
+	s.Accepted[0], s.Accepted[1] = s.Accepted[1], s.Accepted[0]
+	s.Contents[0], s.Contents[1] = s.Contents[1], s.Contents[0]
+}

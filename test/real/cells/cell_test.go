@@ -1,0 +1,242 @@
+//go:build real
+
+package cells
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	goredis "github.com/redis/go-redis/v9"
+
+	"cellgate/broker/cell"
+	"cellgate/test/check"
+	"cellgate/test/harness"
+	"cellgate/test/model"
+)
+
+// TestCellScripts runs every transition that the model of several gateways meets against the scripts in a real Redis.
+func TestCellScripts(t *testing.T) {
+	all, err := model.Transitions(model.Replayed())
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr, _ := harness.Redis(t)
+	client := cellClient(t, addr)
+	b, err := model.NewBridge(t.Context(), client)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, one := range all {
+		if err := b.Replay(t.Context(), one); err != nil {
+			t.Fatal(err)
+		}
+	}
+	fmt.Printf("%d transitions\n", len(all))
+}
+
+func cellClient(t *testing.T, addr string) *goredis.Client {
+	c := goredis.NewClient(&goredis.Options{Addr: addr, MaxRetries: -1, DisableIdentity: true})
+	t.Cleanup(func() { _ = c.Close() })
+	return c
+}
+
+// store is a store on one server.
+func store(t *testing.T, c goredis.UniversalClient, replicas int) *cell.Store {
+	t.Helper()
+	s, err := cell.NewStore(c, cell.Confirmation{Replicas: replicas, Wait: 300 * time.Millisecond}, time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// begin has gw-1, which remembers nothing, begin the cell.
+func begin(t *testing.T, s *cell.Store, slot int) {
+	t.Helper()
+	if j, err := s.Join(t.Context(), slot, "gw-1", cell.Memory{}, "", true); err != nil || j.Verdict != cell.OK {
+		t.Fatalf("beginning the cell: %+v %v", j, err)
+	}
+}
+
+func offered(vin, id string) cell.Offered {
+	return cell.Offered{VIN: vin, ID: id, Digest: "d", TTL: time.Minute, MaxOpen: 10, Fields: map[string]string{"name": "unlock", "payload": "{}"}}
+}
+
+// redisSay runs a command that has to succeed.
+func redisSay(t *testing.T, c *goredis.Client, args ...any) {
+	t.Helper()
+	if err := c.Do(t.Context(), args...).Err(); err != nil {
+		t.Fatalf("%v: %v", args, err)
+	}
+}
+
+// pair is a primary with a replica, both at the test's command.
+func pair(t *testing.T) (primary, replica *goredis.Client) {
+	t.Helper()
+	a, _ := harness.Redis(t)
+	b, _ := harness.Redis(t)
+	primary, replica = cellClient(t, a), cellClient(t, b)
+	redisSay(t, primary, "CONFIG", "SET", "repl-diskless-sync-delay", "0")
+	redisSay(t, replica, "CONFIG", "SET", "repl-diskless-sync-delay", "0")
+	follow(t, replica, primary)
+	return primary, replica
+}
+
+func follow(t *testing.T, replica, primary *goredis.Client) {
+	t.Helper()
+	host, port, _ := strings.Cut(primary.Options().Addr, ":")
+	redisSay(t, replica, "REPLICAOF", host, port)
+	check.Within(t, check.Patience, "the replica to follow", func() error {
+		if info := replica.Info(t.Context(), "replication").Val(); !strings.Contains(info, "master_link_status:up") {
+			return errors.New("not yet")
+		}
+		return nil
+	})
+}
+
+// TestCellConfirmation holds that nothing is confirmed which the replica does not have: what scripts wrote, what they only read,
+// and what a server wrote before it was demoted and promoted again.
+func TestCellConfirmation(t *testing.T) {
+	primary, replica := pair(t)
+	s := store(t, primary, 1)
+	begin(t, s, 0)
+	if a, err := s.Accept(t.Context(), offered("V1", "c1")); err != nil || a.Verdict != cell.OK {
+		t.Fatalf("%+v %v", a, err)
+	}
+	redisSay(t, replica, "REPLICAOF", "NO", "ONE") // promoted, the primary not told: split brain
+	if a, err := s.Cancel(t.Context(), "V1", "c1"); !errors.Is(err, cell.ErrUnconfirmed) {
+		t.Errorf("a cancel at a primary without its replica: %+v %v", a, err)
+	}
+	if a, err := s.Look(t.Context(), "V1", "c1"); !errors.Is(err, cell.ErrUnconfirmed) {
+		t.Errorf("a look at what nobody has confirmed: %+v %v", a, err)
+	}
+	if a, err := s.Cancel(t.Context(), "V1", "c1"); !errors.Is(err, cell.ErrUnconfirmed) {
+		t.Errorf("a refusal that tells what nobody has confirmed: %+v %v", a, err)
+	}
+	other := store(t, replica, 0)
+	if a, err := other.Look(t.Context(), "V1", "c1"); err != nil || a.Verdict != cell.Closed {
+		t.Errorf("at a server that was promoted: %+v %v", a, err)
+	}
+	follow(t, primary, replica)
+	redisSay(t, primary, "REPLICAOF", "NO", "ONE")
+	follow(t, replica, primary)
+	if a, err := s.Look(t.Context(), "V1", "c1"); err != nil || a.Verdict != cell.Closed {
+		t.Errorf("at a server that was demoted and promoted: %+v %v", a, err)
+	}
+	reopen(t, s, 0)
+	if a, err := s.Look(t.Context(), "V1", "c1"); err != nil || a.Record.State != "queued" {
+		t.Errorf("the cancel of the time when it was alone: %+v %v", a, err)
+	}
+}
+
+// reopen has the one member offer nothing, and join.
+func reopen(t *testing.T, s *cell.Store, slot int) {
+	t.Helper()
+	m := cell.Memory{Remembers: true, Gen: 1, Members: []string{"gw-1"}}
+	j, err := s.Join(t.Context(), slot, "gw-1", m, "", false)
+	if err != nil || j.Verdict != cell.Moved {
+		t.Fatalf("a join without offers: %+v %v", j, err)
+	}
+	if j, err = s.Join(t.Context(), slot, "gw-1", m, j.Server, false); err != nil || j.Verdict != cell.OK {
+		t.Fatalf("a join: %+v %v", j, err)
+	}
+}
+
+// TestCellFlushed holds that a Redis that was flushed, or started again, is another one.
+func TestCellFlushed(t *testing.T) {
+	node := harness.DurableRedis(t)
+	c := cellClient(t, node.Addr)
+	s := store(t, c, 0)
+	begin(t, s, 0)
+	accepted, err := s.Accept(t.Context(), offered("V1", "c1"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	redisSay(t, c, "FLUSHALL")
+	if a, err := s.Cancel(t.Context(), "V1", "c1"); err != nil || a.Verdict != cell.Closed {
+		t.Errorf("after a flush: %+v %v", a, err)
+	}
+	if _, err := s.Offer(t.Context(), accepted.Record); err != nil {
+		t.Fatal(err)
+	}
+	reopen(t, s, 0)
+	if a, err := s.Look(t.Context(), "V1", "c1"); err != nil || a.Record.State != "queued" || a.Record.Fields["name"] != "unlock" {
+		t.Errorf("offered: %+v %v", a, err)
+	}
+	node.Kill()
+	if _, err := s.Look(t.Context(), "V1", "c1"); !errors.Is(err, cell.ErrAway) {
+		t.Errorf("while Redis is away: %v", err)
+	}
+	node.Restart()
+	check.Within(t, check.Patience, "Redis", func() error { return c.Ping(context.Background()).Err() })
+	if a, err := s.Look(t.Context(), "V1", "c1"); err != nil || a.Verdict != cell.Closed {
+		t.Errorf("after a restart: %+v %v", a, err)
+	}
+}
+
+// TestCellInCluster runs the scripts on vehicles all over a Redis cluster.
+func TestCellInCluster(t *testing.T) {
+	group := harness.StartRedisCluster(t)
+	c := goredis.NewClusterClient(&goredis.ClusterOptions{Addrs: group.Addrs(), MaxRetries: -1, DisableIdentity: true})
+	t.Cleanup(func() { _ = c.Close() })
+	s := store(t, c, 1)
+	for i := range 20 {
+		vin, id := fmt.Sprintf("V}%d", i), fmt.Sprintf("c%d", i)
+		if a, err := s.Accept(t.Context(), offered(vin, id)); err != nil || a.Verdict != cell.Closed {
+			t.Fatalf("before the cell began: %+v %v", a, err)
+		}
+		for _, slot := range []int{s.Slot(vin), s.IDSlot(id)} {
+			begin(t, s, slot)
+		}
+		conn := cell.Connection{Node: "gw-1", Boot: "b", Number: 1}
+		got, err := s.Claim(t.Context(), vin, conn, time.Second, true)
+		if err != nil || got.Verdict != cell.OK {
+			t.Fatalf("claim: %+v %v", got, err)
+		}
+		conn.Epoch = got.Epoch
+		for _, step := range []func() (cell.Answer, error){
+			func() (cell.Answer, error) { return s.Reserve(t.Context(), vin, id, "d", time.Minute) },
+			func() (cell.Answer, error) { return s.Accept(t.Context(), offered(vin, id)) },
+			func() (cell.Answer, error) { return s.Send(t.Context(), vin, id, conn) },
+			func() (cell.Answer, error) {
+				return s.Report(t.Context(), vin, id, "succeeded", time.Now(), []byte("{}"))
+			},
+		} {
+			if a, err := step(); err != nil || a.Verdict != cell.OK {
+				t.Fatalf("%+v %v", a, err)
+			}
+		}
+	}
+}
+
+// TestCellCheck holds that a Redis which may lose what it has answered is refused, with the remedy.
+func TestCellCheck(t *testing.T) {
+	addr, _ := harness.Redis(t)
+	c := cellClient(t, addr)
+	s := store(t, c, 0)
+	refused := func(want string) {
+		t.Helper()
+		if err := s.Check(t.Context()); !errors.Is(err, cell.ErrUnfit) || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v, want %q", err, want)
+		}
+	}
+	refused("set appendonly yes and appendfsync always")
+	redisSay(t, c, "CONFIG", "SET", "appendonly", "yes")
+	refused("appendfsync everysec")
+	redisSay(t, c, "CONFIG", "SET", "appendfsync", "always")
+	if err := s.Check(t.Context()); err != nil {
+		t.Error(err)
+	}
+	redisSay(t, c, "CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
+	refused("set it to noeviction")
+	primary, _ := pair(t)
+	s = store(t, primary, 0)
+	refused("any of them may be promoted, so make it 1")
+	if err := store(t, primary, 1).Check(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
