@@ -166,11 +166,15 @@ func (w witness) Retain(name string, seq uint64) {
 	w.Journal.Retain(name, seq)
 }
 
-// Append is how rules are announced, which are stored before.
+// Append is how rules are announced, which are stored before, and ticks.
 func (w witness) Append(recs []message.Record, wait journal.Waiter) (uint64, error) {
 	w.p.mu.Lock()
-	w.p.committed()
-	w.p.m.entries = append(slices.Clip(w.p.m.entries), entry{isRules: true, set: w.p.applied})
+	e := entry{isTick: true}
+	if recs[0].Kind == message.KindRuleSet {
+		w.p.committed()
+		e = entry{isRules: true, set: w.p.applied}
+	}
+	w.p.m.entries = append(slices.Clip(w.p.m.entries), e)
 	w.p.mu.Unlock()
 	return w.Journal.Append(recs, wait)
 }
