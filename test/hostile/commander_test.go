@@ -68,12 +68,17 @@ func (o *commander) drive(v *scenario.V5) {
 
 var errNotCarriedOut = errors.New("not carried out")
 
-// commandEvery is the pause between commands.
+// commandEvery is the time from one command to the next, whatever the first takes unless it is longer.
 const commandEvery = 100 * time.Millisecond
 
+// send sends the commands when they are due, and takes their time from then.
 func (o *commander) send() {
-	for !stopped(o.stop) {
-		begin := time.Now()
+	for begin := time.Now(); !stopped(o.stop); begin = begin.Add(commandEvery) {
+		select {
+		case <-o.stop:
+			return
+		case <-time.After(time.Until(begin)):
+		}
 		status, body, err := o.c.Do(http.MethodPost, "/v1/vehicles/"+o.vin+"/commands?wait=20s", o.c.operator,
 			map[string]any{"name": "unlock", "payload": map[string]any{}, "ttl": "30s"})
 		var answer struct{ State string }
@@ -91,10 +96,6 @@ func (o *commander) send() {
 		o.done++
 		o.took.add(time.Since(begin))
 		o.mu.Unlock()
-		select {
-		case <-o.stop:
-		case <-time.After(commandEvery):
-		}
 	}
 }
 
