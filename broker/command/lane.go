@@ -1,9 +1,10 @@
 package command
 
 import (
-	"container/heap"
 	"slices"
 	"sync/atomic"
+
+	"cellgate/broker/shared/heap"
 )
 
 // entry is an open command in memory. Only the service's goroutine touches it.
@@ -16,7 +17,7 @@ type entry struct {
 	attempt int
 	// handedHere: handed was set by this process, so a failure before Sent proves that it was not sent.
 	handedHere bool
-	index      int // in the expiry heap
+	place      int32 // in the expiry heap
 }
 
 // lane holds the open commands of one vehicle in the order in which they are to be sent: urgent ones first, and each kind
@@ -71,38 +72,18 @@ func (l *lane) room(window, staged int, urgent bool) bool {
 	return l.outstanding()+staged < window
 }
 
-// expiryHeap has the open command that expires first on top.
-type expiryHeap []*entry
+// Before implements heap.Item: the command that expires first.
+func (e *entry) Before(other *entry) bool { return e.rec.until() < other.rec.until() }
 
-func (h expiryHeap) Len() int           { return len(h) }
-func (h expiryHeap) Less(i, j int) bool { return h[i].rec.until() < h[j].rec.until() }
-func (h expiryHeap) Swap(i, j int) {
-	h[i], h[j] = h[j], h[i]
-	h[i].index, h[j].index = i, j
-}
-
-// Push is for package heap.
-func (h *expiryHeap) Push(x any) {
-	e := x.(*entry) //nolint:errcheck,forcetypeassert // only entries are pushed
-	e.index = len(*h)
-	*h = append(*h, e)
-}
-
-// Pop is for package heap.
-func (h *expiryHeap) Pop() any {
-	last := len(*h) - 1
-	e := (*h)[last]
-	(*h)[last] = nil
-	*h = (*h)[:last]
-	return e
-}
+// Place implements heap.Item.
+func (e *entry) Place() *int32 { return &e.place }
 
 // openSet is every open command, by sequence, by vehicle and by expiry.
 type openSet struct {
 	bySeq    map[uint64]*entry
 	lanes    map[string]*lane
 	bySender map[string]int // how many each has, by sender
-	heap     expiryHeap
+	heap     heap.Heap[*entry]
 }
 
 // sender is whose share of the open commands a command takes. Kafka is one sender: its records say by themselves who
@@ -122,7 +103,7 @@ func (o *openSet) add(r *record, handedHere bool) {
 	e := &entry{rec: r, handedHere: handedHere}
 	o.bySeq[r.Seq] = e
 	o.bySender[r.sender()]++
-	heap.Push(&o.heap, e)
+	o.heap.Put(e)
 	l := o.lanes[r.VIN]
 	if l == nil {
 		l = &lane{}
@@ -138,7 +119,7 @@ func (o *openSet) remove(e *entry) {
 	} else {
 		delete(o.bySender, sender)
 	}
-	heap.Remove(&o.heap, e.index)
+	o.heap.Remove(e)
 	l := o.lanes[e.rec.VIN]
 	l.remove(e)
 	if len(l.entries) == 0 {

@@ -1,10 +1,10 @@
 package session
 
 import (
-	"container/heap"
 	"strings"
 	"sync"
 
+	"cellgate/broker/shared/heap"
 	"cellgate/broker/shared/message"
 )
 
@@ -21,7 +21,7 @@ type retained struct {
 	publishers map[Owner]*published
 	count      int // topics with a message
 	bytes      int64
-	expiring   expiryHeap
+	expiring   heap.Heap[*kept]
 }
 
 // kept is the account of one topic.
@@ -34,7 +34,7 @@ type kept struct {
 	last    uint64 // the last claim's place in the journal
 	fanned  uint64 // the last record that the fan-out has taken
 	expires int64  // ms; 0 never
-	pos     int    // in the heap plus one; 0 not in it
+	place   int32  // in the heap
 }
 
 // charge is what the topic's message takes when all that is on its way has come.
@@ -296,45 +296,18 @@ func (m *Manager) dropExpiredRetained(most int) {
 
 // expire says when a topic's message expires; 0 never.
 func (r *retained) expire(k *kept, at int64) {
-	k.expires = at
-	switch {
-	case at == 0 && k.pos > 0:
-		heap.Remove(&r.expiring, k.pos-1)
-	case at == 0:
-	case k.pos > 0:
-		heap.Fix(&r.expiring, k.pos-1)
-	default:
-		heap.Push(&r.expiring, k)
+	if k.expires = at; at == 0 {
+		r.expiring.Remove(k)
+	} else {
+		r.expiring.Put(k)
 	}
 }
 
-// expiryHeap orders by expires; every element knows its place.
-type expiryHeap []*kept
+// Before implements heap.Item.
+func (k *kept) Before(other *kept) bool { return k.expires < other.expires }
 
-func (h expiryHeap) Len() int           { return len(h) }
-func (h expiryHeap) Less(i, j int) bool { return h[i].expires < h[j].expires }
-
-func (h expiryHeap) Swap(i, j int) {
-	h[i], h[j] = h[j], h[i]
-	h[i].pos, h[j].pos = i+1, j+1
-}
-
-// Push implements heap.Interface.
-func (h *expiryHeap) Push(x any) {
-	k, _ := x.(*kept)
-	*h = append(*h, k)
-	k.pos = len(*h)
-}
-
-// Pop implements heap.Interface.
-func (h *expiryHeap) Pop() any {
-	last := len(*h) - 1
-	k := (*h)[last]
-	(*h)[last] = nil
-	*h = (*h)[:last]
-	k.pos = 0
-	return k
-}
+// Place implements heap.Item.
+func (k *kept) Place() *int32 { return &k.place }
 
 // retainedChunk is how many topics are looked at, and at most how many messages queued, while other clients wait.
 const retainedChunk = 256

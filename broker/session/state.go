@@ -74,8 +74,8 @@ type inFile struct {
 
 // timerPlace is a session's place among the timers. Their lock guards it.
 type timerPlace struct {
-	at  int64 // ms
-	pos int32 // index in the heap plus one; 0 not in it
+	at    int64 // ms
+	place int32 // in the heap
 }
 
 // unlock releases mu and runs the callbacks that became due under it: one after another, in the order

@@ -1,9 +1,10 @@
 package session
 
 import (
-	"container/heap"
 	"sync"
 	"time"
+
+	"cellgate/broker/shared/heap"
 )
 
 // timers wake the manager for the sessions whose will or end is due: one heap and one goroutine for
@@ -12,7 +13,7 @@ type timers struct {
 	wake chan struct{} // holds one element when the earliest time may have changed
 
 	mu   sync.Mutex
-	heap timerHeap
+	heap heap.Heap[*state]
 }
 
 func newTimers() *timers { return &timers{wake: make(chan struct{}, 1)} }
@@ -21,19 +22,12 @@ func newTimers() *timers { return &timers{wake: make(chan struct{}, 1)} }
 func (t *timers) set(st *state, at int64) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	switch {
-	case st.timer.pos == 0 && at == 0:
+	st.timer.at = at
+	if at == 0 {
+		t.heap.Remove(st)
 		return
-	case at == 0:
-		heap.Remove(&t.heap, int(st.timer.pos)-1)
-		return
-	case st.timer.pos == 0:
-		st.timer.at = at
-		heap.Push(&t.heap, st)
-	default:
-		st.timer.at = at
-		heap.Fix(&t.heap, int(st.timer.pos)-1)
 	}
+	t.heap.Put(st)
 	if t.heap[0] == st {
 		select {
 		case t.wake <- struct{}{}:
@@ -52,37 +46,14 @@ func (t *timers) due(now int64) (st *state, next int64) {
 	if at := t.heap[0].timer.at; at > now {
 		return nil, at
 	}
-	st, _ = heap.Pop(&t.heap).(*state)
-	return st, 0
+	return t.heap.Pop(), 0
 }
 
-// timerHeap orders by timerAt; every element knows its place.
-type timerHeap []*state
+// Before implements heap.Item.
+func (st *state) Before(other *state) bool { return st.timer.at < other.timer.at }
 
-func (h timerHeap) Len() int           { return len(h) }
-func (h timerHeap) Less(i, j int) bool { return h[i].timer.at < h[j].timer.at }
-
-func (h timerHeap) Swap(i, j int) {
-	h[i], h[j] = h[j], h[i]
-	h[i].timer.pos, h[j].timer.pos = int32(i)+1, int32(j)+1 //nolint:gosec // as many as sessions
-}
-
-// Push implements heap.Interface.
-func (h *timerHeap) Push(x any) {
-	st, _ := x.(*state)
-	*h = append(*h, st)
-	st.timer.pos = int32(len(*h)) //nolint:gosec // as many as sessions
-}
-
-// Pop implements heap.Interface.
-func (h *timerHeap) Pop() any {
-	last := len(*h) - 1
-	st := (*h)[last]
-	(*h)[last] = nil
-	*h = (*h)[:last]
-	st.timer.pos = 0
-	return st
-}
+// Place implements heap.Item.
+func (st *state) Place() *int32 { return &st.timer.place }
 
 // maxSleep bounds one sleep, so that a wall clock that is set forward is noticed.
 const maxSleep = time.Minute

@@ -8,74 +8,21 @@ import (
 // never is later than every time.
 const never = math.MaxInt64
 
-// dueHeap has the VINs of a shard with an operator that is to be run without a message, the one that is due first at the
-// front, by VIN among equals. A VIN's time may be too early, as that of an operator which each message puts off; it is put
-// right when it comes to the front, so that a message costs nothing here.
-type dueHeap []*vinState
-
-func (h dueHeap) less(i, j int) bool {
-	return h[i].due < h[j].due || h[i].due == h[j].due && h[i].vin < h[j].vin
+// Before implements heap.Item: of the VINs with an operator that is to be run without a message the one that is due first, by
+// VIN among equals. A VIN's time may be too early, as that of an operator which each message puts off; it is put right when it
+// comes to the front, so that a message costs nothing here.
+func (v *vinState) Before(other *vinState) bool {
+	return v.due < other.due || v.due == other.due && v.vin < other.vin
 }
 
-func (h dueHeap) put(i int, v *vinState) {
-	h[i], v.place = v, int32(i+1) //nolint:gosec // VINs of a shard
-}
-
-func (h dueHeap) swap(i, j int) {
-	v, w := h[i], h[j]
-	h.put(i, w)
-	h.put(j, v)
-}
-
-func (h dueHeap) up(i int) {
-	for parent := (i - 1) / 2; i > 0 && h.less(i, parent); parent = (i - 1) / 2 {
-		h.swap(i, parent)
-		i = parent
-	}
-}
-
-func (h dueHeap) down(i int) {
-	for {
-		first := 2*i + 1
-		if first+1 < len(h) && h.less(first+1, first) {
-			first++
-		}
-		if first >= len(h) || !h.less(first, i) {
-			return
-		}
-		h.swap(i, first)
-		i = first
-	}
-}
+// Place implements heap.Item.
+func (v *vinState) Place() *int32 { return &v.place }
 
 // wake sees to it that a VIN is looked at when it is due, by the clock as it was before all its steps.
 func (sh *stateShard) wake(v *vinState, due int64) {
-	switch {
-	case due == never || v.place > 0 && v.due <= due:
-	case v.place == 0:
+	if due != never && (v.place == 0 || due < v.due) {
 		v.due = due
-		sh.due = append(sh.due, v)
-		sh.due.put(len(sh.due)-1, v)
-		sh.due.up(len(sh.due) - 1)
-	default:
-		v.due = due
-		sh.due.up(int(v.place) - 1)
-	}
-}
-
-// sleep takes a VIN off the heap.
-func (sh *stateShard) sleep(v *vinState) {
-	if v.place == 0 {
-		return
-	}
-	i, last := int(v.place)-1, len(sh.due)-1
-	sh.due.swap(i, last)
-	sh.due[last], v.place = nil, 0
-	sh.due = sh.due[:last]
-	if i < last {
-		moved := sh.due[i]
-		sh.due.up(i)
-		sh.due.down(int(moved.place) - 1)
+		sh.due.Put(v)
 	}
 }
 
@@ -126,10 +73,10 @@ func (s *State) first(sh *stateShard) *vinState {
 		case v.due:
 			return v
 		case never:
-			sh.sleep(v)
+			sh.due.Remove(v)
 		default:
 			v.due = due
-			sh.due.down(0)
+			sh.due.Put(v)
 		}
 	}
 	return nil

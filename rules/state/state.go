@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 
+	"cellgate/broker/shared/heap"
 	"cellgate/broker/shared/message"
 )
 
@@ -59,8 +60,8 @@ type stateShard struct {
 	changed []*vinState // since TakeChanged; forgotten ones may be among them
 	gone    []string    // forgotten since TakeChanged, of those that it had given out
 	limit   int
-	mixed   bool    // loaded, and not yet in order
-	due     dueHeap // VINs with an operator that is to be run without a message
+	mixed   bool                 // loaded, and not yet in order
+	due     heap.Heap[*vinState] // VINs with an operator that is to be run without a message
 }
 
 // vinState is the state of all operators on one VIN, sorted by key.
@@ -394,7 +395,7 @@ func (sh *stateShard) add(vin string, v *vinState) {
 func (sh *stateShard) remove(v *vinState) {
 	delete(sh.vins, v.vin)
 	v.unlink()
-	sh.sleep(v)
+	sh.due.Remove(v)
 	v.dirty = false
 }
 
