@@ -99,6 +99,7 @@ type connWaits struct {
 // connClosing is how far the end of the connection is, and why it ends; under the connection's lock.
 type connClosing struct {
 	ref, why   string
+	label      string // as disconnects_total has it
 	drained    chan struct{}
 	since      int64
 	reason     byte // of the DISCONNECT
@@ -230,7 +231,7 @@ func (c *conn) endSilently(label string) {
 // endLocked unlocks.
 func (c *conn) endLocked(label string) {
 	c.shared.stopping.Store(true)
-	c.closing.since = c.b.wheel.clock.Load()
+	c.closing.since, c.closing.label = c.b.wheel.clock.Load(), label
 	c.signalLocked()
 	if c.waits.cancel != nil {
 		c.waits.cancel()
@@ -262,7 +263,7 @@ func (c *conn) finish() {
 	c.reader.carry, c.reader.aliases = nil, nil
 	// Whoever takes over waits for drained, and then finds what this connection leaves behind: the session
 	// detached, so that a clean DISCONNECT stays one, and the messages that may come again.
-	c.session.Detach(c.reader.normal, c.reader.newExpiry)
+	c.session.Detach(c.reader.normal, c.presenceReason(), c.reader.newExpiry)
 	c.b.resends.leave(c.key, c.reader.recent)
 	c.reader.recent = recentSent{}
 	c.mu.Lock()
@@ -275,6 +276,24 @@ func (c *conn) finish() {
 	c.mu.Lock()
 	c.startWriterLocked()
 	c.mu.Unlock()
+}
+
+// presenceReason is why the connection ended, as its presence tells.
+func (c *conn) presenceReason() session.Reason {
+	c.mu.Lock()
+	label := c.closing.label
+	c.mu.Unlock()
+	switch label {
+	case "client", "keepalive", "shutdown", "lost":
+		return session.Reason(label)
+	case "taken_over":
+		return session.ReasonTakeover
+	case "write_failed", "slow_reader":
+		return session.ReasonLost
+	case "admin", "journal_failed", "panic":
+		return session.ReasonAdmin
+	}
+	return session.ReasonRefused
 }
 
 // close closes the socket at once.

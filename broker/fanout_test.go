@@ -327,7 +327,7 @@ func TestFanoutResumes(t *testing.T) {
 	v.s.JournaledQoS2(1, seq)
 	f.append(message.Record{Client: "V", Topic: "v1/V/res/1/accepted"})
 	check.Eventually(f.t, "the position", func() bool { return f.sessions.ReplayFrom() > 2 && f.sessions.SettledFrom() > 2 })
-	c.s.Detach(false, nil)
+	c.s.Detach(false, session.ReasonLost, nil)
 	close(c.drained)
 	f.close(true)
 

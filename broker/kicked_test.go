@@ -19,7 +19,7 @@ func (h *harness) kickAtConnect(ended func()) {
 	h.sessions.OnPresence(func(p session.Presence) {
 		if first && p.Connected {
 			first = false
-			h.sessions.Disconnect(p.Key, frame.ReasonTakenOver, "")
+			h.sessions.Disconnect(p.Key, frame.ReasonTakenOver, "", session.ReasonTakeover)
 			ended()
 		}
 	})

@@ -11,6 +11,7 @@ type Config struct {
 	Uplink    Uplink     `yaml:"uplink"`
 	Sessions  Sessions   `yaml:"sessions" reload:"yes"`
 	Commands  Commands   `yaml:"commands"`
+	Presence  Presence   `yaml:"presence"`
 	Limits    Limits     `yaml:"limits" reload:"yes"`
 	Kafka     Kafka      `yaml:"kafka"`
 	Redis     Redis      `yaml:"redis"`
@@ -228,7 +229,7 @@ type Commands struct {
 	// commands or drop (and count) the oldest event.
 	MaxEvents      int    `yaml:"max_events" range:"1..100000000"`
 	WhenEventsFull string `yaml:"when_events_full" oneof:"refuse|drop_old"`
-	// FromKafka consumes vehicle.commands, in the consumer group FromKafkaGroup.
+	// FromKafka takes commands from vehicle.commands. FromKafkaGroup shows tools how far that is.
 	FromKafka      bool   `yaml:"from_kafka"`
 	FromKafkaGroup string `yaml:"from_kafka_group"`
 	// FromKafkaNames and FromKafkaVINs limit what may come that way, where no token does; empty: all.
@@ -292,6 +293,15 @@ type SASL struct {
 	Mechanism string `yaml:"mechanism" oneof:"plain|scram-sha-256|scram-sha-512"`
 	User      string `yaml:"user"`
 	Password  Secret `yaml:"password"`
+}
+
+// Presence tells which vehicles are connected.
+type Presence struct {
+	// Grace is how long vehicles that were connected when the gateway was killed have to return before they are told to be
+	// disconnected.
+	Grace Duration `yaml:"grace" range:"0s..24h"`
+	// Redis keeps the hashes presence:{VIN}, beside the topic vehicle.presence.
+	Redis bool `yaml:"redis"`
 }
 
 // Redis is the cell's Redis: one server, a cluster, or sentinels with a master's name.
@@ -363,7 +373,7 @@ type Webhook struct {
 type Central struct {
 	Kafka     Kafka    `yaml:"kafka"`
 	Bandwidth ByteRate `yaml:"bandwidth" range:"0B/s..100GiB/s" reload:"yes"` // 0B/s: unlimited
-	Group     string   `yaml:"group"`                                         // consumer group on the cell's Kafka
+	Group     string   `yaml:"group"`                                         // offsets are committed to it on the cell's Kafka
 }
 
 // Metrics bounds label values.

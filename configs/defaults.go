@@ -39,6 +39,7 @@ func Default() *Config {
 		MaxPayload: 128 * kib, KeepFor: Duration(7 * 24 * time.Hour), KeepMax: 1_000_000,
 		MaxEvents: 1_000_000, WhenEventsFull: "refuse", FromKafka: true, FromKafkaGroup: "cellgate-commands",
 	}
+	c.Presence = Presence{Grace: Duration(2 * time.Minute), Redis: true}
 	c.Limits = Limits{
 		MaxConnections: 100_000, ConnectRate: 2000, MaxPacket: 256 * kib, MaxConnectPacket: 16 * kib,
 		MessagesPerSecond: 200, BytesPerSecond: 4 * mib, MaxKeepalive: Duration(20 * time.Minute), MaxTopicLevels: 32,

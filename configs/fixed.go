@@ -14,6 +14,11 @@ const (
 	MaxRevocations = 100_000
 	// MaxOpenCommands bounds the open commands of all vehicles, about 500 B of memory each; a sender has half of them.
 	MaxOpenCommands = 1_000_000
+	// MaxPresenceWaiting bounds the presence events that wait in memory, about 200 B each, MaxPresenceVehicles the vehicles whose
+	// presence is in the state file, about 100 B each. PresenceKeep is how long Redis keeps that a vehicle is not connected.
+	MaxPresenceWaiting  = 20_000
+	MaxPresenceVehicles = 1_000_000
+	PresenceKeep        = 30 * 24 * time.Hour
 	// CommandStartGrace is how long after the start no command expires, so that results that the journal has are told first.
 	CommandStartGrace = 2 * time.Second
 	// JournalSegmentAge is the age at which a segment is closed although it is not full, also without

@@ -29,6 +29,7 @@ var mayImport = map[string][]string{
 	"broker/session":      {"broker/frame", "broker/shared"},
 	"broker/command":      {"broker/clock", "broker/shared"},
 	"broker/cell":         {"broker/shared"},
+	"broker/presence":     {"broker/shared"},
 	"rules/doc":           {"broker/shared"},
 	"rules/state":         {"broker/shared"},
 	"rules/expr":          {"rules/doc", "broker/shared"},

@@ -268,17 +268,35 @@ type Attach struct {
 }
 
 // Presence is one change of a client's connection. Of one client they come in order, Epoch rising with
-// every connection.
+// every connection: connected, ready at most once, and the end.
 type Presence struct {
 	Key       string
 	Vehicle   bool
 	Connected bool
+	// Ready tells that the client, which was connected before, can be sent commands.
+	Ready bool
 	// Epoch numbers the client's connections within this process, beginning at 1.
 	Epoch uint32
 	At    time.Time
-	// Reason of a disconnect: "disconnect", "lost", "taken over" or "admin".
-	Reason string
+	// Reason of a disconnect.
+	Reason Reason
 }
+
+// Reason is why a connection ended.
+type Reason string
+
+// The reasons. A client's own DISCONNECT is ReasonClient, whatever its code.
+const (
+	ReasonClient    Reason = "client"
+	ReasonLost      Reason = "lost" // the connection broke, or the client closed it without a word
+	ReasonKeepalive Reason = "keepalive"
+	ReasonTakeover  Reason = "takeover"
+	ReasonAdmin     Reason = "admin"
+	ReasonDrain     Reason = "drain"
+	ReasonMoved     Reason = "moved" // an operator sent it elsewhere
+	ReasonShutdown  Reason = "shutdown"
+	ReasonRefused   Reason = "refused" // what it sent, or its token's end
+)
 
 // Info describes a session for the HTTP API.
 type Info struct {

@@ -12,14 +12,6 @@ import (
 	"cellgate/broker/shared/message"
 )
 
-// What a Presence gives as the reason of a disconnect.
-const (
-	reasonDisconnect = "disconnect"
-	reasonLost       = "lost"
-	reasonTakenOver  = "taken over"
-	reasonAdmin      = "admin"
-)
-
 // Attach gives the connection its session. An older connection of the client identifier is kicked and
 // awaited first; attaches of one client identifier are serialised. present tells that an existing session
 // was resumed. It returns after everything that must survive the CONNACK is durable: a new session that
@@ -82,6 +74,7 @@ func (m *Manager) evict(ctx context.Context, id string) error {
 	st.mu.Lock()
 	conn, gen := st.link.conn, st.gen
 	if conn != nil {
+		st.link.kick(ReasonTakeover)
 		conn.Kick(frame.ReasonTakenOver, "")
 		m.metrics.takeovers.Inc()
 	}
@@ -98,7 +91,7 @@ func (m *Manager) evict(ctx context.Context, id string) error {
 	}
 	st.mu.Lock()
 	if st.gen == gen && st.link.conn != nil {
-		st.disconnect(reasonTakenOver, nil)
+		st.disconnect(false, ReasonTakeover, nil)
 	}
 	st.unlock()
 	return nil
@@ -209,7 +202,7 @@ func (st *state) connect(a *Attach, resumed bool) (*Session, error) {
 		st.resume(a)
 	}
 	st.changed(resumed)
-	st.tellPresence("")
+	st.tellPresence(Presence{Connected: true})
 	st.m.metrics.connected.Inc()
 	return &Session{st: st, gen: st.gen}, nil
 }
@@ -243,11 +236,11 @@ func (st *state) dropRefused() {
 }
 
 // disconnect ends the connection's hold: what was in flight waits to be sent again, the will and the
-// session's end are due from now. expiry, when not nil, replaces the session's.
-func (st *state) disconnect(reason string, expiry *time.Duration) {
+// session's end are due from now. normal: the will is discarded. expiry, when not nil, replaces the session's.
+func (st *state) disconnect(normal bool, reason Reason, expiry *time.Duration) {
 	perm := st.link.perm
-	if reason == reasonLost && st.link.kicked {
-		reason = reasonAdmin
+	if st.link.kicked != "" && reason != ReasonClient {
+		reason = st.link.kicked
 	}
 	st.link = link{}
 	st.online.Store(false)
@@ -261,8 +254,8 @@ func (st *state) disconnect(reason string, expiry *time.Duration) {
 		st.incoming.dropPending()
 	}
 	st.rewind()
-	st.armWill(reason, perm, now)
-	st.tellPresence(reason)
+	st.armWill(normal, perm, now)
+	st.tellPresence(Presence{Reason: reason})
 	switch {
 	case st.ended:
 		if st.willAt == 0 {
@@ -277,14 +270,14 @@ func (st *state) disconnect(reason string, expiry *time.Duration) {
 	st.schedule()
 }
 
-func (st *state) tellPresence(reason string) {
+func (st *state) tellPresence(p Presence) {
 	fn := st.m.onPresence
 	if fn == nil {
 		return
 	}
-	p := Presence{
-		Key: st.id, Vehicle: st.vehicle, Connected: reason == "", Epoch: st.gen,
-		At: time.UnixMilli(st.since), Reason: reason,
+	p.Key, p.Vehicle, p.Epoch, p.At = st.id, st.vehicle, st.gen, time.UnixMilli(st.since)
+	if p.Ready {
+		p.At = time.UnixMilli(st.m.wall())
 	}
 	st.after = append(st.after, func() { fn(p) })
 }

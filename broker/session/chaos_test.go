@@ -92,7 +92,7 @@ func (e *env) live(rnd *rand.Rand, id string) {
 			if rnd.IntN(20) == 0 {
 				e.m.Purge(id)
 			} else {
-				e.m.Disconnect(id, frame.ReasonAdministrative, "")
+				e.m.Disconnect(id, frame.ReasonAdministrative, "", ReasonAdmin)
 			}
 		case 7:
 			c.s.Pubrec(n, 0)

@@ -221,7 +221,7 @@ func BenchmarkFullQueues(b *testing.B) {
 		check.OK(b, err)
 		s.Start()
 		s.Subscribe([]Subscription{sub("#", 1)}, 0, func([]byte) {})
-		s.Detach(true, nil)
+		s.Detach(true, ReasonClient, nil)
 	}
 	rec := message.Record{Kind: message.KindPublish, Client: "p", Topic: "v1/V/up/t", QoS: 1, Payload: make([]byte, 256)}
 	for range 100 {

@@ -217,7 +217,11 @@ func (c *conn) Drained() <-chan struct{} { return c.drained }
 func (c *conn) detach(normal bool) {
 	<-c.attached
 	c.end.Do(func() {
-		c.s.Detach(normal, nil)
+		reason := ReasonLost
+		if normal {
+			reason = ReasonClient
+		}
+		c.s.Detach(normal, reason, nil)
 		close(c.drained)
 	})
 }

@@ -330,13 +330,13 @@ func TestDisconnectChangesExpiry(t *testing.T) {
 	}
 	c.subscribe(sub("t", 1))
 	hour := time.Hour
-	c.s.Detach(true, &hour)
+	c.s.Detach(true, ReasonClient, &hour)
 	if info, _ := e.m.Get("svc"); info.Expiry != time.Hour || info.EndsAt.Sub(info.Since) != time.Hour {
 		t.Errorf("%+v", info)
 	}
 	c, _ = e.attach("svc")
 	none := time.Duration(0)
-	c.s.Detach(true, &none)
+	c.s.Detach(true, ReasonClient, &none)
 	e.checkpoint()
 	e.kill()
 	if _, ok := e.m.Get("svc"); ok {
@@ -377,7 +377,7 @@ func TestTakeover(t *testing.T) {
 	}
 	// The old handle is void.
 	old.s.Puback(1, 0)
-	old.s.Detach(false, nil)
+	old.s.Detach(false, ReasonLost, nil)
 	old.s.Subscribe([]Subscription{sub("x", 1)}, 0, func([]byte) { t.Error("subscribed by the old connection") })
 	if info, _ := e.m.Get("V"); !info.Connected || info.Inflight != 1 {
 		t.Errorf("%+v", info)
@@ -428,10 +428,10 @@ func TestPresence(t *testing.T) {
 	e.attach("V", vehicle)
 	c, _ = e.attach("V", vehicle) // takes over
 	c.keep = true
-	e.m.Disconnect("V", 0x98, "")
+	e.m.Disconnect("V", 0x98, "", ReasonMoved)
 	c.detach(false)
 	want := []string{
-		"true 1 ", "false 1 disconnect", "true 2 ", "false 2 lost", "true 3 ", "false 3 admin",
+		"true 1 ", "false 1 client", "true 2 ", "false 2 takeover", "true 3 ", "false 3 moved",
 	}
 	if !slices.Equal(log, want) {
 		t.Errorf("presence %q, want %q", log, want)

@@ -125,7 +125,7 @@ func (m *Manager) Close(ctx context.Context) error {
 // that matches its v1/{id}/cmd topics. Set it before the first Attach. It must not block.
 func (m *Manager) OnReady(fn func(clientID string)) { m.onReady = fn }
 
-// OnPresence sets a function that is called for every connect and disconnect. Set it before the first
+// OnPresence sets a function that is called for every connect and disconnect, and when a client becomes ready. Set it before the first
 // Attach. It must not block.
 func (m *Manager) OnPresence(fn func(Presence)) { m.onPresence = fn }
 
@@ -168,8 +168,8 @@ func (m *Manager) Connected(clientID string) bool {
 }
 
 // Disconnect ends a client's connection with a reason code, and a server reference if there is one. It
-// reports whether the client was connected.
-func (m *Manager) Disconnect(clientID string, reason byte, serverRef string) bool {
+// reports whether the client was connected. why is what presence tells.
+func (m *Manager) Disconnect(clientID string, reason byte, serverRef string, why Reason) bool {
 	st := m.lookup(clientID)
 	if st == nil {
 		return false
@@ -179,7 +179,7 @@ func (m *Manager) Disconnect(clientID string, reason byte, serverRef string) boo
 	if st.link.conn == nil {
 		return false
 	}
-	st.link.kicked = true
+	st.link.kick(why)
 	st.link.conn.Kick(reason, serverRef)
 	return true
 }
@@ -211,7 +211,7 @@ func (m *Manager) Purge(clientID string) bool {
 	known := !st.ended
 	st.will, st.willAt = nil, 0
 	if st.link.conn != nil {
-		st.link.kicked = true
+		st.link.kick(ReasonAdmin)
 		st.link.conn.Kick(frame.ReasonAdministrative, "")
 	}
 	st.end(ErrSessionEnded)

@@ -1,6 +1,7 @@
 package session
 
 import (
+	"fmt"
 	"slices"
 	"sync"
 	"testing"
@@ -18,7 +19,9 @@ func TestPresenceOrderOverCleanStart(t *testing.T) {
 	e.m.OnPresence(func(p Presence) {
 		mu.Lock()
 		defer mu.Unlock()
-		log = append(log, p.Connected)
+		if !p.Ready {
+			log = append(log, p.Connected)
+		}
 	})
 	wait := sync.OnceFunc(func() {
 		close(running)
@@ -37,5 +40,38 @@ func TestPresenceOrderOverCleanStart(t *testing.T) {
 	defer mu.Unlock()
 	if !slices.Equal(log, []bool{true, false, true}) {
 		t.Errorf("connected: %v", log)
+	}
+}
+
+// A client is told ready once on each connection, when its commands can be sent: after a SUBSCRIBE, or at once when its
+// session has the subscription.
+func TestReadyIsToldOnce(t *testing.T) {
+	t.Parallel()
+	e := newEnv(t)
+	var mu sync.Mutex
+	var log []string
+	e.m.OnPresence(func(p Presence) {
+		mu.Lock()
+		defer mu.Unlock()
+		switch {
+		case p.Ready:
+			log = append(log, fmt.Sprint("ready ", p.Epoch))
+		case p.Connected:
+			log = append(log, fmt.Sprint("connected ", p.Epoch))
+		default:
+			log = append(log, fmt.Sprint("disconnected ", p.Epoch))
+		}
+	})
+	c, _ := e.attach("V", vehicle)
+	for range 2 {
+		c.subscribe(sub("v1/V/cmd/#", 1))
+	}
+	c.detach(false)
+	e.attach("V", vehicle)
+	mu.Lock()
+	defer mu.Unlock()
+	want := []string{"connected 1", "ready 1", "disconnected 1", "connected 2", "ready 2"}
+	if !slices.Equal(log, want) {
+		t.Errorf("%q, want %q", log, want)
 	}
 }

@@ -59,7 +59,15 @@ type link struct {
 	holds      uint16 // subscribe calls that wait for the disk: nothing is sent meanwhile
 	started    bool   // the CONNACK is queued
 	blocked    bool   // Enqueue has returned false since the last Writable
-	kicked     bool   // an operator ends the connection
+	told       bool   // that the client is ready
+	kicked     Reason // why the gateway ends the connection, "" while it does not
+}
+
+// kick notes why the gateway ends the connection. The first reason is the one.
+func (l *link) kick(why Reason) {
+	if l.kicked == "" {
+		l.kicked = why
+	}
 }
 
 // inFile is what the writer is to write of a session, and has written. The session's lock guards it.

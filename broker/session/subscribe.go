@@ -54,25 +54,28 @@ func (s *Session) SetPermissions(p Permissions, notAfter time.Time) {
 }
 
 // Detach ends the connection's hold on the session, after its last journal append. normal means that the client
-// sent DISCONNECT 0x00: the will is discarded. expiry, when not nil, replaces the session's expiry
+// sent DISCONNECT 0x00: the will is discarded. reason is why the connection ended, unless the manager ended it. expiry, when not nil, replaces the session's expiry
 // (MQTT 5, 3.14.2.2.2), but for a session that was to have none. When it returns, everybody has been told: what a later
 // connection of the client has told comes behind.
-func (s *Session) Detach(normal bool, expiry *time.Duration) {
+func (s *Session) Detach(normal bool, reason Reason, expiry *time.Duration) {
 	s.st.mu.Lock()
 	defer s.st.unlockTold()
 	if s.st.gen != s.gen || s.st.link.conn == nil {
 		return
 	}
-	reason := reasonLost
-	if normal {
-		reason = reasonDisconnect
-	}
-	s.st.disconnect(reason, expiry)
+	s.st.disconnect(normal, reason, expiry)
 }
 
-// tellReady has OnReady called if the client can be sent commands.
+// tellReady has OnReady called if the client can be sent commands, and OnPresence the first time.
 func (st *state) tellReady() {
-	if fn := st.m.onReady; fn != nil && st.ready() {
+	if !st.ready() {
+		return
+	}
+	if !st.link.told {
+		st.link.told = true
+		st.tellPresence(Presence{Connected: true, Ready: true})
+	}
+	if fn := st.m.onReady; fn != nil {
 		st.after = append(st.after, func() { fn(st.id) })
 	}
 }

@@ -29,11 +29,11 @@ func cloneWill(w *Will) *Will {
 
 // armWill decides at the end of a connection whether its will is to be sent, and when. perm are
 // the connection's last permissions: a refreshed token may allow less than the CONNECT's did.
-func (st *state) armWill(reason string, perm Permissions, now int64) {
+func (st *state) armWill(normal bool, perm Permissions, now int64) {
 	if st.will == nil {
 		return
 	}
-	if reason == reasonDisconnect || st.ended || !willPermitted(perm, st.will.Topic) {
+	if normal || st.ended || !willPermitted(perm, st.will.Topic) {
 		st.will, st.willAt = nil, 0
 		return
 	}

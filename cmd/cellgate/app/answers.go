@@ -159,6 +159,17 @@ type Vehicle struct {
 	QueuedBytes   int64          `json:"queued_bytes"`
 	Subscriptions []Subscription `json:"subscriptions,omitempty"`
 	Will          bool           `json:"will,omitempty"`
+	Presence      *PresenceTold  `json:"presence,omitempty"`
+}
+
+// PresenceTold is what vehicle.presence says of a vehicle last, or is about to. Of one that was connected when the gateway
+// was killed that is connected, or ready, until it returns or presence.grace has passed.
+type PresenceTold struct {
+	Event  string `json:"event"`
+	Epoch  int64  `json:"epoch,omitempty"` // none of a vehicle whose end was told some time ago
+	Seq    uint64 `json:"seq,omitempty"`
+	At     string `json:"at,omitempty"`
+	Reason string `json:"reason,omitempty"`
 }
 
 // Subscription is one subscription of a vehicle.

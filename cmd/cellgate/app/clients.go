@@ -4,6 +4,7 @@ import (
 	"cellgate/broker"
 	"cellgate/broker/command"
 	"cellgate/broker/journal"
+	"cellgate/broker/presence"
 	"cellgate/broker/session"
 	"cellgate/broker/shared/message"
 	"cellgate/configs"
@@ -14,6 +15,7 @@ type clients struct {
 	*outlets
 	sessions *session.Manager
 	commands *command.Service
+	presence *presence.Outbox
 }
 
 func openClients(o *outlets) (*clients, error) {
@@ -25,7 +27,11 @@ func openClients(o *outlets) (*clients, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &clients{outlets: o, sessions: sessions, commands: commands}, nil
+	outbox, err := o.openPresence(sessions)
+	if err != nil {
+		return nil, err
+	}
+	return &clients{outlets: o, sessions: sessions, commands: commands, presence: outbox}, nil
 }
 
 func (o *outlets) openSessions() (*session.Manager, error) {
@@ -83,10 +89,5 @@ func (o *outlets) openCommands(sessions *session.Manager) (*command.Service, err
 	}
 	o.life.onStop("commands", stopShort, commands.Close)
 	sessions.OnReady(commands.OnReady)
-	epoch, err := o.clock.presenceEpoch()
-	if err != nil {
-		return nil, err
-	}
-	sessions.OnPresence(newPresence(o.cfg.Cell.ID, o.cfg.Cell.Node, epoch, o.producer, o.reg.own, o.log).on)
 	return commands, nil
 }

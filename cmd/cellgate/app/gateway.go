@@ -58,6 +58,7 @@ func (a *gateway) startBroker(ctx context.Context) error {
 // watch on the rules.
 func (a *gateway) startBackground() error {
 	a.background("state file watch", a.db.Watch)
+	a.background("presence of before", a.presence.Expire)
 	a.background("clock", func(ctx context.Context) { a.clock.run(ctx, a.journal) })
 	a.background("disk ladder", func(ctx context.Context) { a.ladder.run(ctx, a.Config) })
 	if a.cfg.Commands.FromKafka {

@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"time"
 
+	"cellgate/broker/presence"
 	"cellgate/broker/session"
 	"cellgate/broker/shared/problem"
 	"cellgate/rules/doc"
@@ -86,7 +87,12 @@ func (a *gateway) getVehicle(w http.ResponseWriter, r *http.Request) {
 		problem.Write(w, http.StatusNotFound, "", "this gateway has no session of the vehicle", nil)
 		return
 	}
-	writeJSON(w, http.StatusOK, vehicleOf(&info, true))
+	v := vehicleOf(&info, true)
+	v.Presence = &PresenceTold{Event: presence.Disconnected.String()}
+	if e, known := a.presence.Last(info.Key); known {
+		v.Presence = &PresenceTold{e.Kind.String(), e.Epoch, e.Seq, e.Time(), e.Reason}
+	}
+	writeJSON(w, http.StatusOK, v)
 }
 
 func (a *gateway) disconnectVehicle(w http.ResponseWriter, r *http.Request) {

@@ -71,7 +71,7 @@ func (t *trust) openProducer(m *kafkaclient.Metrics) (*kafkaclient.Producer, err
 	producer.Prepare(topicPresence, topicResults)
 	t.life.onStop("kafka producer", stopShort, func(ctx context.Context) error {
 		if err := producer.Close(ctx); err != nil {
-			t.log.Warn("presence events were given up", slog.Any("error", err)) // results are kept in the outbox
+			t.log.Debug("what Kafka has not taken is kept", slog.Any("error", err)) // in the outboxes of presence and results
 		}
 		return nil
 	})

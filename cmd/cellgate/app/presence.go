@@ -1,86 +1,141 @@
 package app
 
 import (
-	"encoding/json"
+	"context"
+	"errors"
 	"log/slog"
-	"sync/atomic"
+	"strconv"
 
-	"github.com/prometheus/client_golang/prometheus"
+	"github.com/redis/go-redis/v9"
 
+	"cellgate/broker/presence"
 	"cellgate/broker/session"
 	"cellgate/broker/shared/kafkaclient"
-	"cellgate/broker/shared/metric"
+	"cellgate/configs"
 )
 
 // topicPresence carries connects and disconnects of vehicles, ordered per VIN.
 const topicPresence = "vehicle.presence"
 
-// maxPresence bounds the events that wait for Kafka: about 300 bytes each. Beyond it they are dropped and
-// counted: presence is a hint, and the API tells the truth.
-const maxPresence = 20_000
+// openPresence makes the outbox of what the sessions report.
+func (o *outlets) openPresence(sessions *session.Manager) (*presence.Outbox, error) {
+	epoch, err := o.clock.presenceEpoch()
+	if err != nil {
+		return nil, err
+	}
+	t := &presenceTopic{cell: o.cfg.Cell.ID, node: o.cfg.Cell.Node, producer: o.producer, log: o.log}
+	options := presence.Options{
+		DB: o.db, Epoch: epoch, Grace: o.cfg.Presence.Grace.Std(), Publish: t.publish, Wall: o.clock.Wall,
+		MaxWaiting: configs.MaxPresenceWaiting, MaxVehicles: configs.MaxPresenceVehicles, Log: o.log, Metrics: presence.NewMetrics(o.reg.own),
+	}
+	if o.cfg.Presence.Redis {
+		client, err := redisClient(&o.cfg.Redis)
+		if err != nil {
+			return nil, err
+		}
+		o.life.onStop("redis of presence", stopShort, func(context.Context) error { return client.Close() })
+		options.Mirror = (&presenceKeys{client, t.cell, t.node}).write
+	}
+	outbox, err := presence.Open(options)
+	if err != nil {
+		return nil, err
+	}
+	outbox.Start()
+	o.life.onStop("presence", stopShort, o.life.patient("presence that Kafka has not taken", outbox.Close))
+	sessions.OnPresence(func(p session.Presence) { report(outbox, &p) })
+	return outbox, nil
+}
 
-// presence publishes presence events. It never blocks who reports them.
-type presence struct {
+// report is called by the session manager, in order per client.
+func report(outbox *presence.Outbox, p *session.Presence) {
+	kind := presence.Disconnected
+	switch {
+	case !p.Vehicle:
+		return
+	case p.Ready:
+		kind = presence.Ready
+	case p.Connected:
+		kind = presence.Connected
+	}
+	outbox.Report(p.Key, kind, p.At, string(p.Reason))
+}
+
+// presenceTopic takes presence to Kafka.
+type presenceTopic struct {
 	cell, node string
-	epoch      int64 // together with seq it orders a VIN's events over restarts
-	seq        atomic.Uint64
-	waiting    atomic.Int64
 	producer   *kafkaclient.Producer
-	published  *prometheus.CounterVec
 	log        *slog.Logger
 }
 
-func newPresence(cell, node string, epoch int64, producer *kafkaclient.Producer, reg prometheus.Registerer, log *slog.Logger) *presence {
-	p := &presence{cell: cell, node: node, epoch: epoch, producer: producer, log: log}
-	p.published = metric.For(reg).Counters("presence_events_total",
-		"Presence events by result: published, dropped (too many wait for Kafka), failed.", "result")
-	return p
+// publish is presence.Options.Publish. An event that Kafka will never take is given up.
+func (p *presenceTopic) publish(ctx context.Context, events []presence.Event) error {
+	records := make([]kafkaclient.Record, len(events))
+	for i := range events {
+		e := &events[i]
+		value, err := e.Value(p.cell, p.node)
+		if err != nil {
+			return err
+		}
+		headers := kafkaclient.AppendHeader(nil, "cell", p.cell)
+		headers = kafkaclient.AppendHeader(headers, "vin", e.VIN)
+		records[i] = kafkaclient.Record{Topic: topicPresence, Key: []byte(e.VIN), Value: value, Headers: headers, HeaderCount: 2, Time: e.At}
+	}
+	err := produceAll(ctx, p.producer, records)
+	if errors.Is(err, kafkaclient.ErrRefused) {
+		p.log.Error("Kafka refuses presence, which is given up", slog.Any("error", err))
+		return nil
+	}
+	return err
 }
 
-// presenceEvent is the value on vehicle.presence.
-type presenceEvent struct {
-	VIN    string `json:"vin"`
-	Cell   string `json:"cell"`
-	Epoch  int64  `json:"epoch"` // rises with every start of the gateway
-	Seq    uint64 `json:"seq"`   // rises with every event of one epoch
-	Event  string `json:"event"` // connected, disconnected
-	At     string `json:"at"`
-	Reason string `json:"reason,omitempty"`
+// produceAll returns nil once Kafka has all records.
+func produceAll(ctx context.Context, producer *kafkaclient.Producer, records []kafkaclient.Record) error {
+	done := make(chan error, len(records))
+	for i := range records {
+		records[i].Done = kafkaclient.CompletionFunc(func(_ *kafkaclient.Record, err error) { done <- err })
+		producer.Produce(&records[i])
+	}
+	var failed error
+	for range records {
+		select {
+		case err := <-done:
+			failed = errors.Join(failed, err)
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	return failed
 }
 
-// on is called by the session manager, in order per client.
-func (p *presence) on(e session.Presence) {
-	if !e.Vehicle {
-		return
-	}
-	if p.waiting.Load() >= maxPresence {
-		p.published.WithLabelValues("dropped").Inc()
-		return
-	}
-	name := "disconnected"
-	if e.Connected {
-		name = "connected"
-	}
-	at := e.At.UTC().Format("2006-01-02T15:04:05.000Z07:00")
-	value, err := json.Marshal(presenceEvent{e.Key, p.cell, p.epoch, p.seq.Add(1), name, at, e.Reason})
-	if err != nil {
-		p.log.Error("presence event", slog.Any("error", err))
-		return
-	}
-	headers := kafkaclient.AppendHeader(nil, "cell", p.cell)
-	headers = kafkaclient.AppendHeader(headers, "vin", e.Key)
-	p.waiting.Add(1)
-	p.producer.Produce(&kafkaclient.Record{
-		Topic: topicPresence, Key: []byte(e.Key), Value: value, Headers: headers, HeaderCount: 2, Time: e.At.UnixMilli(),
-		Done: kafkaclient.CompletionFunc(p.done),
-	})
+// presenceKeys keeps the hashes presence:{VIN} in Redis, as veh:{VIN} is one: presence:LTEST000000000001.
+type presenceKeys struct {
+	client     redis.UniversalClient
+	cell, node string
 }
 
-func (p *presence) done(_ *kafkaclient.Record, err error) {
-	p.waiting.Add(-1)
-	result := "published"
-	if err != nil {
-		result = "failed"
+// presenceScript writes an event unless a later one is there. ARGV: epoch, seq, milliseconds to keep it (0 for ever), and
+// the other fields with their values.
+const presenceScript = `
+local epoch = tonumber(redis.call('HGET', KEYS[1], 'epoch') or -1)
+if epoch > tonumber(ARGV[1]) then return 0 end
+if epoch == tonumber(ARGV[1]) and tonumber(redis.call('HGET', KEYS[1], 'seq') or -1) >= tonumber(ARGV[2]) then return 0 end
+redis.call('HSET', KEYS[1], 'epoch', ARGV[1], 'seq', ARGV[2], unpack(ARGV, 4))
+if ARGV[3] == '0' then redis.call('PERSIST', KEYS[1]) else redis.call('PEXPIRE', KEYS[1], ARGV[3]) end
+return 1`
+
+// write is presence.Options.Mirror.
+func (k *presenceKeys) write(ctx context.Context, events []presence.Event) error {
+	pipe := k.client.Pipeline()
+	for i := range events {
+		e := &events[i]
+		keep := int64(0)
+		if e.Kind == presence.Disconnected {
+			keep = configs.PresenceKeep.Milliseconds()
+		}
+		pipe.Eval(ctx, presenceScript, []string{"presence:" + e.VIN},
+			strconv.FormatInt(e.Epoch, 10), strconv.FormatUint(e.Seq, 10), strconv.FormatInt(keep, 10),
+			"vin", e.VIN, "cell", k.cell, "node", k.node, "event", e.Kind.String(), "at", e.Time(), "reason", e.Reason)
 	}
-	p.published.WithLabelValues(result).Inc()
+	_, err := pipe.Exec(ctx)
+	return err
 }

@@ -29,7 +29,14 @@ func (a *gateway) sendAway(client string, code byte, endpoint, reason string) bo
 	if endpoint != "" {
 		a.point(client, endpoint, reason)
 	}
-	return a.sessions.Disconnect(client, code, endpoint)
+	why := session.ReasonAdmin
+	switch {
+	case reason == "drain":
+		why = session.ReasonDrain
+	case endpoint != "":
+		why = session.ReasonMoved
+	}
+	return a.sessions.Disconnect(client, code, endpoint, why)
 }
 
 // point publishes the notice to one vehicle, if it listens.

@@ -1,0 +1,185 @@
+package presence
+
+import (
+	"encoding/binary"
+	"encoding/json"
+	"fmt"
+	"time"
+)
+
+// Kind is what happened.
+type Kind uint8
+
+// The kinds, as they are stored.
+const (
+	Connected Kind = iota + 1
+	Ready          // commands can be sent
+	Disconnected
+)
+
+// String is the kind as it is told.
+func (k Kind) String() string {
+	switch k {
+	case Connected:
+		return "connected"
+	case Ready:
+		return "ready"
+	case Disconnected:
+		return "disconnected"
+	}
+	return "unknown"
+}
+
+// GatewayLost is the reason of a disconnected for a vehicle that was connected when its gateway ended without a word.
+const GatewayLost = "gateway_lost"
+
+// Mark is an event's place: later events of a VIN have higher ones.
+type Mark struct {
+	Epoch int64  // rises with every start of the gateway
+	Seq   uint64 // rises with every event of one epoch
+}
+
+func (m Mark) after(o Mark) bool { return m.Epoch > o.Epoch || m.Epoch == o.Epoch && m.Seq > o.Seq }
+
+// Event is one change.
+type Event struct {
+	VIN string
+	Mark
+	Kind   Kind
+	At     int64 // ms since the Unix epoch
+	Reason string
+}
+
+// Value is the event as it is told: {vin, cell, node, epoch, seq, event, at, reason}.
+func (e *Event) Value(cell, node string) ([]byte, error) {
+	return json.Marshal(struct {
+		VIN    string `json:"vin"`
+		Cell   string `json:"cell"`
+		Node   string `json:"node"`
+		Epoch  int64  `json:"epoch"`
+		Seq    uint64 `json:"seq"`
+		Event  string `json:"event"`
+		At     string `json:"at"`
+		Reason string `json:"reason,omitempty"`
+	}{e.VIN, cell, node, e.Epoch, e.Seq, e.Kind.String(), e.Time(), e.Reason})
+}
+
+// Time is when it happened: RFC 3339 with milliseconds, in UTC.
+func (e *Event) Time() string {
+	return time.UnixMilli(e.At).UTC().Format("2006-01-02T15:04:05.000Z07:00")
+}
+
+// entry is what the state file has of a VIN: its last event, and those before it that are not published.
+type entry struct {
+	published Mark // of its own; those up to Outbox.published are too
+	events    []Event
+}
+
+// add appends an event. Of those that nobody was told of, the end of the last session and what is behind it are kept.
+func (e *entry) add(v Event, told Mark) {
+	waiting := e.events[:0]
+	for _, w := range e.events {
+		if w.after(told) && w.after(e.published) {
+			waiting = append(waiting, w)
+		}
+	}
+	if v.Kind == Disconnected {
+		waiting = waiting[:0]
+	}
+	e.events = append(waiting, v)
+}
+
+// waiting are the events that are not published.
+func (e *entry) waiting(told Mark) []Event {
+	for i := range e.events {
+		if e.events[i].after(told) && e.events[i].after(e.published) {
+			return e.events[i:]
+		}
+	}
+	return nil
+}
+
+func (e *entry) last() *Event { return &e.events[len(e.events)-1] }
+
+func appendMark(b []byte, m Mark) []byte {
+	return binary.AppendUvarint(binary.AppendVarint(b, m.Epoch), m.Seq)
+}
+
+// encode writes the published mark and the events: mark, kind 1, time, length of the reason, reason.
+func (e *entry) encode() []byte {
+	b := appendMark(make([]byte, 0, 48), e.published)
+	for i := range e.events {
+		v := &e.events[i]
+		b = append(appendMark(b, v.Mark), byte(v.Kind))
+		b = binary.AppendVarint(b, v.At)
+		b = binary.AppendUvarint(b, uint64(len(v.Reason)))
+		b = append(b, v.Reason...)
+	}
+	return b
+}
+
+// reader reads what encode writes. Beyond the end it reads nothing, and is short.
+type reader struct {
+	b     []byte
+	short bool
+}
+
+func (r *reader) advance(n int) {
+	if r.short = r.short || n <= 0 || n > len(r.b); r.short {
+		r.b = nil
+		return
+	}
+	r.b = r.b[n:]
+}
+
+func (r *reader) varint() int64 {
+	v, n := binary.Varint(r.b)
+	r.advance(n)
+	return v
+}
+
+func (r *reader) uvarint() uint64 {
+	v, n := binary.Uvarint(r.b)
+	r.advance(n)
+	return v
+}
+
+func (r *reader) mark() Mark { return Mark{r.varint(), r.uvarint()} }
+
+func (r *reader) kind() Kind {
+	if len(r.b) == 0 {
+		r.short = true
+		return 0
+	}
+	k := Kind(r.b[0])
+	r.advance(1)
+	return k
+}
+
+func (r *reader) text() string {
+	n := r.uvarint()
+	if n == 0 {
+		return ""
+	}
+	if n > uint64(len(r.b)) {
+		r.short = true
+		return ""
+	}
+	s := string(r.b[:n])
+	r.advance(int(n)) //nolint:gosec // within b
+	return s
+}
+
+func decode(vin string, data []byte) (entry, error) {
+	r := &reader{b: data}
+	e := entry{published: r.mark()}
+	for len(r.b) > 0 && !r.short {
+		v := Event{VIN: vin, Mark: r.mark(), Kind: r.kind(), At: r.varint()}
+		v.Reason = r.text()
+		e.events = append(e.events, v)
+	}
+	if r.short || len(e.events) == 0 {
+		return entry{}, fmt.Errorf("the presence of %s is not readable: %d bytes", vin, len(data))
+	}
+	return e, nil
+}

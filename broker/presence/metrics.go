@@ -1,0 +1,51 @@
+package presence
+
+import (
+	"cellgate/broker/shared/metric"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// Metrics are what the outbox counts.
+type Metrics struct {
+	events   *prometheus.CounterVec
+	mirrored *prometheus.CounterVec
+	reg      prometheus.Registerer
+}
+
+// NewMetrics registers the metrics; reg may be nil.
+func NewMetrics(reg prometheus.Registerer) *Metrics {
+	to := metric.For(reg)
+	m := &Metrics{
+		events: to.Counters("presence_events_total",
+			"Presence events by result: published, merged (a later one of the VIN replaced it while Kafka was away), dropped (a bound was reached).", "result"),
+		mirrored: to.Counters("presence_mirrored_total", "Vehicles whose presence was written to Redis, or dropped: too many waited for it.", "result"),
+		reg:      reg,
+	}
+	for _, result := range []string{"published", "merged", "dropped"} {
+		m.events.WithLabelValues(result)
+	}
+	return m
+}
+
+// readings gives what the outbox holds to Prometheus.
+func (b *Outbox) readings() *metric.Readings {
+	r := &metric.Readings{}
+	waiting := r.Add("presence_waiting", "Presence events in memory that are not published.")
+	most := r.Add("presence_max_waiting", "Their bound; what is beyond it waits on the disk, merged by VIN.")
+	spilled := r.Add("presence_on_disk", "1 while events wait on the disk alone, else 0.")
+	vehicles := r.Add("presence_vehicles", "VINs on the disk: connected, or not published yet.")
+	bound := r.Add("presence_max_vehicles", "Their bound.")
+	lost := r.Add("presence_lost", "Vehicles that were connected when the gateway was killed, and have not returned within presence.grace yet.")
+	r.Read = func(out metric.Sample) {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		out.Gauge(waiting, float64(len(b.pending)+len(b.queue)))
+		out.Gauge(most, float64(b.o.MaxWaiting))
+		out.Flag(spilled, b.spilled)
+		out.Gauge(vehicles, float64(b.kept))
+		out.Gauge(bound, float64(b.o.MaxVehicles))
+		out.Gauge(lost, float64(len(b.lost)))
+	}
+	return r
+}

@@ -1,0 +1,96 @@
+package presence
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"cellgate/broker/shared/remote"
+)
+
+// mirror writes the last event of each VIN elsewhere. While that is away it keeps the last one of each, within a bound.
+type mirror struct {
+	o    *Options
+	more chan struct{}
+
+	mu     sync.Mutex
+	events map[string]Event
+}
+
+func newMirror(o *Options) *mirror {
+	return &mirror{o: o, more: make(chan struct{}, 1), events: map[string]Event{}}
+}
+
+func (m *mirror) add(events []Event) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for i := range events {
+		m.keepLocked(&events[i])
+	}
+	signal(m.more)
+}
+
+func (m *mirror) keepLocked(e *Event) {
+	was, known := m.events[e.VIN]
+	switch {
+	case known && was.after(e.Mark):
+	case known || len(m.events) < m.o.MaxWaiting:
+		m.events[e.VIN] = *e
+	default:
+		m.o.Metrics.mirrored.WithLabelValues("dropped").Inc()
+	}
+}
+
+func (m *mirror) take() []Event {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var some []Event
+	for vin, e := range m.events {
+		if len(some) == publishBatch {
+			break
+		}
+		some = append(some, e)
+		delete(m.events, vin)
+	}
+	return some
+}
+
+// run writes until ctx ends; behind ending until nothing is left, or a write fails.
+func (m *mirror) run(ctx context.Context, ending <-chan struct{}) {
+	for failed := 0; ctx.Err() == nil; {
+		some := m.take()
+		if len(some) == 0 {
+			select {
+			case <-m.more:
+				continue
+			case <-ctx.Done():
+			case <-ending:
+				select {
+				case <-m.more: // the last transaction
+					continue
+				case <-time.After(2 * gather):
+				}
+			}
+			return
+		}
+		err := m.o.Mirror(ctx, some)
+		if err == nil {
+			failed = 0
+			m.o.Metrics.mirrored.WithLabelValues("written").Add(float64(len(some)))
+			continue
+		}
+		m.add(some)
+		select {
+		case <-ending:
+			return
+		default:
+		}
+		if failed++; failed == 1 && ctx.Err() == nil {
+			m.o.Log.Warn("presence is not written to Redis; it is tried again", "error", err)
+		}
+		select {
+		case <-time.After(remote.Backoff(failed, 100*time.Millisecond, 5*time.Second)):
+		case <-ctx.Done():
+		}
+	}
+}

@@ -1,0 +1,257 @@
+package presence
+
+import (
+	"bytes"
+	"context"
+
+	"cellgate/broker/shared/statefile"
+)
+
+// The state file:
+//
+//	presence/
+//	  vehicles  VIN → entry: vehicles that are connected, and others of which something is not published
+//	  told      (a key) the mark up to which all is published, but for what a sweep has published beyond it
+var (
+	bucketPresence = []byte("presence")
+	bucketVehicles = []byte("vehicles")
+	keyTold        = []byte("told")
+)
+
+func vehiclesOf(tx *statefile.Tx) *statefile.Bucket {
+	return tx.Bucket(bucketPresence).Bucket(bucketVehicles)
+}
+
+// load makes the buckets, and finds who was connected and what is not published.
+func (b *Outbox) load() error {
+	err := b.o.DB.Update(func(tx *statefile.Tx) error {
+		p, err := tx.CreateBucketIfNotExists(bucketPresence)
+		if err != nil {
+			return err
+		}
+		_, err = p.CreateBucketIfNotExists(bucketVehicles)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	return b.o.DB.View(func(tx *statefile.Tx) error {
+		if v := tx.Bucket(bucketPresence).Get(keyTold); v != nil {
+			b.told = (&reader{b: v}).mark()
+		}
+		b.stored, b.written = b.told, b.told
+		vehicles := vehiclesOf(tx)
+		b.kept = vehicles.Keys()
+		return vehicles.ForEach(func(k, v []byte) error {
+			e, err := decode(string(k), v)
+			if err != nil {
+				return err
+			}
+			last := e.last()
+			if last.Kind != Disconnected {
+				b.lost[last.VIN] = struct{}{}
+			}
+			if last.after(b.written) {
+				b.written = last.Mark
+			}
+			if waiting := e.waiting(b.told); len(waiting) > 0 {
+				b.spilled = true
+				if b.mirror != nil {
+					b.mirror.add(waiting)
+				}
+			}
+			return nil
+		})
+	})
+}
+
+// wrote is what a transaction did.
+type wrote struct{ kept, merged, refused int }
+
+// commit writes a batch, and forgets the ends that are published.
+func (b *Outbox) commit(batch, settled []Event, told Mark) (w wrote, err error) {
+	err = b.o.DB.Update(func(tx *statefile.Tx) error {
+		w = wrote{}
+		p, vehicles := tx.Bucket(bucketPresence), vehiclesOf(tx)
+		for i := range settled {
+			if err := forget(vehicles, &settled[i]); err != nil {
+				return err
+			}
+		}
+		for i := range batch {
+			if err := b.append(vehicles, &batch[i], told, &w); err != nil {
+				return err
+			}
+		}
+		w.kept = vehicles.Keys()
+		return p.Put(keyTold, appendMark(nil, told))
+	})
+	return w, err
+}
+
+func (b *Outbox) append(vehicles *statefile.Bucket, v *Event, told Mark, w *wrote) error {
+	var e entry
+	if data := vehicles.Get([]byte(v.VIN)); data != nil {
+		var err error
+		if e, err = decode(v.VIN, data); err != nil {
+			return err
+		}
+	} else if vehicles.Keys() >= b.o.MaxVehicles {
+		w.refused++
+		return nil
+	}
+	had := len(e.waiting(told))
+	e.add(*v, told)
+	w.merged += had + 1 - len(e.events)
+	return vehicles.Put([]byte(v.VIN), e.encode())
+}
+
+// forget removes a vehicle whose end is published, unless it has come back.
+func forget(vehicles *statefile.Bucket, end *Event) error {
+	data := vehicles.Get([]byte(end.VIN))
+	if data == nil {
+		return nil
+	}
+	e, err := decode(end.VIN, data)
+	if err != nil || e.last().Mark != end.Mark {
+		return err
+	}
+	return vehicles.Delete([]byte(end.VIN))
+}
+
+// pass is one walk through all vehicles, behind which the queue has everything again.
+type pass struct {
+	at    string          // the VIN that was looked at last
+	start Mark            // what was on the disk when it began
+	sent  map[string]Mark // what it has published that came later
+}
+
+// sweep publishes some of what only the disk has. When it has been through all vehicles, what was written meanwhile is
+// put into the queue.
+func (b *Outbox) sweep(ctx context.Context, p *pass) error {
+	b.mu.Lock()
+	told := b.told
+	if p.at == "" {
+		*p = pass{start: b.written, sent: map[string]Mark{}}
+		b.late, b.missed = nil, false
+	}
+	b.mu.Unlock()
+	batch, next, err := b.find(p.at, told)
+	if err != nil {
+		return err
+	}
+	if len(batch) > 0 {
+		if err := b.o.Publish(ctx, batch); err != nil {
+			return err
+		}
+		b.o.Metrics.events.WithLabelValues("published").Add(float64(len(batch)))
+		if err := b.mark(batch); err != nil {
+			return err
+		}
+		for i := range batch {
+			if batch[i].after(p.start) {
+				p.sent[batch[i].VIN] = batch[i].Mark
+			}
+		}
+	}
+	if p.at = next; next == "" {
+		b.swept(p)
+	}
+	return nil
+}
+
+// swept ends a walk. One that too much came during is followed by another.
+func (b *Outbox) swept(p *pass) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.missed {
+		return
+	}
+	for _, e := range b.late {
+		if sent, is := p.sent[e.VIN]; !is || e.after(sent) {
+			b.queue = append(b.queue, e)
+		}
+	}
+	b.spilled, b.told, b.late = false, p.start, nil
+}
+
+// maxLook bounds the vehicles that one transaction looks at.
+const maxLook = 5000
+
+// find returns events that are not published, of vehicles behind at, and where to go on; "" is the beginning.
+func (b *Outbox) find(at string, told Mark) (batch []Event, next string, err error) {
+	err = b.o.DB.View(func(tx *statefile.Tx) error {
+		c := vehiclesOf(tx).Cursor()
+		k, v := c.First()
+		if at != "" {
+			if k, v = c.Seek([]byte(at)); bytes.Equal(k, []byte(at)) {
+				k, v = c.Next()
+			}
+		}
+		for looked := 0; k != nil; k, v = c.Next() {
+			e, err := decode(string(k), v)
+			if err != nil {
+				return err
+			}
+			batch = append(batch, e.waiting(told)...)
+			if looked++; looked >= maxLook || len(batch) >= publishBatch {
+				next = string(k)
+				return nil
+			}
+		}
+		return nil
+	})
+	return batch, next, err
+}
+
+// mark notes what a sweep has published.
+func (b *Outbox) mark(batch []Event) error {
+	return b.o.DB.Update(func(tx *statefile.Tx) error {
+		vehicles := vehiclesOf(tx)
+		for i := range batch {
+			v := &batch[i]
+			data := vehicles.Get([]byte(v.VIN))
+			if data == nil {
+				continue
+			}
+			e, err := decode(v.VIN, data)
+			if err != nil {
+				return err
+			}
+			if e.published = v.Mark; v.Kind == Disconnected && e.last().Mark == v.Mark {
+				err = vehicles.Delete([]byte(v.VIN))
+			} else {
+				err = vehicles.Put([]byte(v.VIN), e.encode())
+			}
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// Last is what was told of a VIN last, or is about to be; false: nothing, or its end.
+func (b *Outbox) Last(vin string) (Event, bool) {
+	b.mu.Lock()
+	for i := len(b.pending) - 1; i >= 0; i-- {
+		if b.pending[i].VIN == vin {
+			defer b.mu.Unlock()
+			return b.pending[i], true
+		}
+	}
+	b.mu.Unlock()
+	var last Event
+	err := b.o.DB.View(func(tx *statefile.Tx) error {
+		data := vehiclesOf(tx).Get([]byte(vin))
+		if data == nil {
+			return nil
+		}
+		e, err := decode(vin, data)
+		if err == nil {
+			last = *e.last()
+		}
+		return err
+	})
+	return last, err == nil && last.VIN != ""
+}
