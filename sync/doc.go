@@ -1,5 +1,5 @@
 // Package syncer forwards selected data from the cell to the central unit: it reads the outbox topics of
-// the cell's Kafka as a member of a consumer group and writes each record to the topic of the central
+// the cell's Kafka, all partitions that are its own, and writes each record to the topic of the central
 // Kafka that its header central-topic names.
 //
 // It promises: at least once (an offset is committed only when the central Kafka has the record on all

@@ -17,31 +17,33 @@ const (
 	maxBytes       = 4 << 20
 	fetchWait      = 500 * time.Millisecond
 	// settleGrace is how long a partition that is taken away waits for acknowledgements that are still
-	// under way, so that the next member need not send them again.
+	// under way, so that its next reader need not send them again.
 	settleGrace = 3 * time.Second
 )
 
-// forwarder forwards one partition while it is assigned. It outlives the group's generations: what it has sent stays
-// under way when the group rebalances, and is not read and sent again when the partition comes back.
+// forwarder forwards one partition while it is assigned. What it has sent stays under way when the partition goes to
+// another gateway, and is not read and sent again when it comes back.
 type forwarder struct {
 	s *Syncer
 	partition
 	lane  *lane
-	part  *kafkaclient.Assignment // of the present generation; belongs to run
+	part  *kafkaclient.Assignment // the present one; belongs to run
 	skips chan *skip
 
 	committing sync.Mutex // held while the group is told of a new position
 
 	mu       sync.Mutex
-	assigned bool          // in the group's present generation, or the last one
+	assigned bool
 	room     chan struct{} // a record was settled
 	slots    []slot        // records under way, in the order in which they were read
 	base     uint64        // number of the first slot, counted from the first record ever read
 	bytes    int
-	read     int64                 // behind the last record that was read; what the group assigns begins here or before
+	read     int64                 // behind the last record that was read; where reading begins before the first fetch
 	next     int64                 // everything before it is settled; negative before the first fetch
 	high     int64                 // behind the partition's last record
 	commit   int64                 // committed
+	renew    time.Time             // when it is committed again though nothing has changed
+	claim    kafkaclient.Claim     // committed with it
 	inHand   time.Time             // of the record that waits to be sent; zero when none does
 	gone     *kafkaclient.GapError // where it stands
 }
@@ -55,9 +57,13 @@ type slot struct {
 
 // run forwards until ctx ends.
 func (f *forwarder) run(ctx context.Context, p *kafkaclient.Assignment) {
+	at, err := p.Committed(ctx)
+	if err != nil {
+		return
+	}
 	before := f.part
 	f.part = p
-	if !f.resume(ctx, before) {
+	if !f.resume(ctx, before, at) {
 		return
 	}
 	done := make(chan struct{})
@@ -117,21 +123,22 @@ func (f *forwarder) isAssigned() bool {
 }
 
 // resume decides where to go on: behind the last record read, as what came before is settled or under way. Only
-// when another member has committed beyond what is settled here, or somebody has set the group back, the group's
-// offset may count; then what is under way is waited for, so that no more than one partition's bound is. It returns
-// false when ctx ends. before is the partition in the last generation, nil in the first.
-func (f *forwarder) resume(ctx context.Context, before *kafkaclient.Assignment) bool {
+// when another gateway has committed beyond what is settled here, the group's offset counts; then what is under way is
+// waited for, so that no more than one partition's bound is. It returns false when ctx ends. before is the partition as
+// it was here before, nil at first; at is what the group has committed.
+func (f *forwarder) resume(ctx context.Context, before *kafkaclient.Assignment, at kafkaclient.Mark) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	committed := f.part.Next()
+	f.renew, f.claim = time.Time{}, f.part.Claim() // which is not committed yet
 	if f.next < 0 {
-		if f.commit = committed; committed < 0 {
-			f.part.Resume(0) // nobody has read anything: what is gone by now is missing
+		if f.commit = at.Next; at.Next < 0 {
+			at.Next = 0 // nobody has read anything: what is gone by now is missing
 		}
+		f.read = at.Next
+		f.part.Resume(at)
 		return true
 	}
-	setBack := committed >= 0 && committed < f.commit
-	for (committed > f.next || setBack) && len(f.slots) > 0 {
+	for at.Next > f.next && len(f.slots) > 0 {
 		f.mu.Unlock()
 		select {
 		case <-f.room:
@@ -142,15 +149,13 @@ func (f *forwarder) resume(ctx context.Context, before *kafkaclient.Assignment) 
 			return false
 		}
 	}
-	if committed > f.next || setBack {
-		f.next, f.read = committed, committed
+	if at.Next > f.next {
+		f.next, f.read, f.commit = at.Next, at.Next, at.Next
 	} else {
-		f.part.Inherit(before) // the group forgets what it knew of a topic that is deleted
+		at = before.Mark() // the group forgets what it knew of a topic that is deleted
 	}
-	if committed >= 0 {
-		f.commit = committed
-	}
-	f.part.Resume(f.read)
+	at.Next = f.read
+	f.part.Resume(at)
 	return true
 }
 
@@ -285,10 +290,11 @@ func (f *forwarder) settle(number uint64, outcome string) {
 	}
 }
 
-// commits commits what is settled, every second and at the end.
+// commits commits what is settled, every second and at the end, but for a partition that another gateway has claimed.
 func (f *forwarder) commits(ctx context.Context) {
 	tick := time.NewTicker(f.s.o.CommitInterval)
 	defer tick.Stop()
+	f.commitNow() // the claim
 	for {
 		select {
 		case <-tick.C:
@@ -324,13 +330,19 @@ func (f *forwarder) drain() {
 	}
 }
 
+// renewCommit is how often an offset is committed that has not changed: a group without members forgets it else.
+const renewCommit = time.Hour
+
 func (f *forwarder) commitNow() {
 	f.committing.Lock()
 	defer f.committing.Unlock()
 	f.mu.Lock()
-	next, was := f.next, f.commit
+	next, due := f.next, f.next != f.commit || time.Now().After(f.renew)
+	if next < 0 {
+		next = f.read
+	}
 	f.mu.Unlock()
-	if next < 0 || next == was {
+	if !due || f.s.isSuperseded() {
 		return
 	}
 	if err := f.part.Commit(next); err != nil {
@@ -338,6 +350,6 @@ func (f *forwarder) commitNow() {
 		return
 	}
 	f.mu.Lock()
-	f.commit = next
+	f.commit, f.renew = next, time.Now().Add(renewCommit)
 	f.mu.Unlock()
 }

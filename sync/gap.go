@@ -49,7 +49,7 @@ func (s *Syncer) Skip(ctx context.Context, g *Gap) (Gap, error) {
 		return Gap{}, fmt.Errorf("%s/%d: %w", g.Topic, g.Partition, ErrNoGap)
 	}
 	r := f.ask(ctx)
-	for errors.Is(r.err, context.Canceled) && ctx.Err() == nil { // the group's generation ended meanwhile
+	for errors.Is(r.err, context.Canceled) && ctx.Err() == nil { // the partition has gone and come back meanwhile
 		r = f.ask(ctx)
 	}
 	switch {
@@ -96,7 +96,7 @@ func (f *forwarder) stopAt(ctx context.Context, g *kafkaclient.GapError) {
 	select {
 	case r := <-f.skips:
 		rctx, cancel := context.WithCancel(r.ctx)
-		defer context.AfterFunc(ctx, cancel)() // the others of the group do not wait for an operator
+		defer context.AfterFunc(ctx, cancel)() // other gateways do not wait for an operator
 		gap, err := f.skip(rctx)
 		cancel()
 		r.done <- skipped{gap, err}

@@ -7,6 +7,7 @@ import (
 	"math"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -181,17 +182,20 @@ func TestSkipIsCommittedWhenItIsAnswered(t *testing.T) {
 }
 
 // The gap goes with the partition: whoever has it stops there, and who has lost it does not tell of it any more.
-func TestGapAfterARebalance(t *testing.T) {
+func TestGapGoesWithItsPartition(t *testing.T) {
 	t.Parallel()
 	p := newPair(t)
 	p.put("central.p0", 0, 400)
 	fakekafka.Expire(p.t, p.cell, "central.p0", 100)
-	a := p.start()
+	var first, second atomic.Bool // which has partition 1
+	first.Store(true)
+	a := p.dividing(func(_ string, id int) bool { return id == 0 || first.Load() })
 	a.awaitGaps(t, "p0", 2)
-	b := p.start()
-	await(t, func() bool { return len(a.Gaps("p0"))+len(b.Gaps("p0")) == 2 && len(b.Gaps("p0")) > 0 })
-	p.stop(a)
-	b.awaitGaps(t, "p0", 2)
+	b := p.dividing(func(_ string, id int) bool { return id == 1 && second.Load() })
+	first.Store(false)
+	a.awaitGaps(t, "p0", 1)
+	second.Store(true)
+	b.awaitGaps(t, "p0", 1)
 	if n := fakekafka.Count(p.t, p.central, "fleet.central.p0"); n != 0 {
 		t.Errorf("%d records are at the centre", n)
 	}
@@ -203,8 +207,8 @@ func TestSkipWaitsForWhatIsUnderWay(t *testing.T) {
 	p := newPair(t)
 	centre := fakekafka.Away(p.central, kmsg.Produce)
 	centre.Store(true)
-	count := generations(p.cell)
-	s := p.start(longSession)
+	d := &division{}
+	s := p.dividing(d.of)
 	p.put("central.p0", 0, 100)
 	await(t, func() bool { return s.underWay() == 100 }) // read, not only known of: what is not read yet is about to be gone
 	resume := p.stopFetching("central.p0", 2)
@@ -217,7 +221,7 @@ func TestSkipWaitsForWhatIsUnderWay(t *testing.T) {
 	if _, err := s.Skip(ctx, &gaps[0]); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("skipped before what was under way: %v", err)
 	}
-	p.nextGeneration(count)
+	d.hand(t, s)
 	s.awaitGaps(t, "p0", 2)
 	centre.Store(false)
 	s.skipAll(t, "p0")
@@ -284,9 +288,8 @@ func (s *Syncer) committed() (n int64) {
 	return n
 }
 
-// Before the group has come together, which takes a dead member's session after a crash, the lag is what the group has
-// not committed; and before anything is known it is not 0.
-func TestLagIsKnownBeforeTheGroupIs(t *testing.T) {
+// Before anything is known the lag is not 0; then it is what the group has not committed.
+func TestLagIsUnknownBeforeItIsKnown(t *testing.T) {
 	t.Parallel()
 	p := newPair(t)
 	s := p.start()
@@ -294,9 +297,9 @@ func TestLagIsKnownBeforeTheGroupIs(t *testing.T) {
 	got(t, p.central, "fleet.central.p0", 100)
 	p.stop(s)
 	p.put("central.p0", 20, 500)
-	all, join := fakekafka.Away(p.cell), fakekafka.Away(p.cell, kmsg.JoinGroup)
+	all, centre := fakekafka.Away(p.cell), fakekafka.Away(p.central, kmsg.Produce)
 	all.Store(true)
-	join.Store(true)
+	centre.Store(true)
 	reg := prometheus.NewRegistry()
 	s = p.start(func(o *Options) { o.Metrics = NewMetrics(reg) })
 	for _, l := range s.Lag() {
@@ -318,7 +321,7 @@ func TestLagIsKnownBeforeTheGroupIs(t *testing.T) {
 	if v := gauges(t, reg, "sync_lag_messages"); len(v) != lanes || v[0] != 500 {
 		t.Errorf("lag %v", v)
 	}
-	join.Store(false)
+	centre.Store(false)
 	got(t, p.central, "fleet.central.p0", 600)
 	await(t, func() bool { return s.lagging() == 0 })
 }

@@ -7,8 +7,8 @@ import (
 	"cellgate/broker/shared/kafkaclient"
 )
 
-// watchInterval is how often the cell's Kafka is asked what the outbox holds: a lane that waits fetches nothing, and
-// before the group has come together none does.
+// watchInterval is how often the cell's Kafka is asked what the outbox holds, as a lane that waits fetches nothing, and
+// who has claimed its partitions.
 const watchInterval = time.Second
 
 // sight is what the cell's Kafka said of a partition of the outbox.
@@ -25,6 +25,7 @@ func (s *Syncer) watch(ctx context.Context) {
 	defer tick.Stop()
 	for {
 		if all, err := s.consumer.Positions(ctx); err == nil {
+			s.compareClaims(all)
 			s.see(ctx, all)
 		} else if ctx.Err() == nil {
 			s.o.Log.Debug("what the outbox holds is not known", "err", err)
@@ -88,8 +89,7 @@ func (s *Syncer) waits(p *kafkaclient.Position) int64 {
 	return next
 }
 
-// LaneLag is how far a lane is behind, over the partitions that this gateway has. Before the group has come together
-// it is over all of them: they may be its own.
+// LaneLag is how far a lane is behind, over the partitions that this gateway has.
 type LaneLag struct {
 	Lane string
 	// Messages are the records in the outbox that are not forwarded, Age is how long the oldest waits. Both are
@@ -105,7 +105,7 @@ func (s *Syncer) Lag() []LaneLag {
 	defer s.mu.Unlock()
 	out := make([]LaneLag, lanes)
 	for i, name := range LaneNames() {
-		out[i] = LaneLag{Lane: name, Known: s.member || s.seen != nil}
+		out[i] = LaneLag{Lane: name, Known: s.found && s.seen != nil}
 	}
 	add := func(l *LaneLag, w waiting) {
 		l.Messages += w.records
@@ -113,16 +113,6 @@ func (s *Syncer) Lag() []LaneLag {
 		if w.records > 0 && !w.oldest.IsZero() {
 			l.Age = max(l.Age, time.Since(w.oldest))
 		}
-	}
-	if !s.member {
-		for name, v := range s.seen {
-			for i, topic := range kafkaclient.OutboxTopics() {
-				if topic == name.topic {
-					add(&out[i], v.waiting())
-				}
-			}
-		}
-		return out
 	}
 	for name, f := range s.parts {
 		if v, seen := s.seen[name]; f.isAssigned() {

@@ -20,7 +20,7 @@ const lanes = 3
 // laterPause is the pause before a record that the error topic refused is tried again.
 const laterPause = 10 * time.Second
 
-// cutOffGrace is how long a Stop that is out of time waits for a last commit and the leaving of the group.
+// cutOffGrace is how long a Stop that is out of time waits for a last commit.
 const cutOffGrace = 500 * time.Millisecond
 
 // ErrorTopic is the topic of the cell's Kafka for records that the central Kafka will never take.
@@ -32,8 +32,10 @@ type Options struct {
 	CellID string
 	// Cell is the Kafka to read from, and how to write to its error topic; Central the one to write to.
 	Cell, Central kafkaclient.ProducerOptions
-	// Group is the consumer group that the gateways of the cell share.
+	// Group is the consumer group that the gateways of the cell commit offsets to. None is a member of it.
 	Group string
+	// Owner names this worker: no other one has the name, nor the next one at this gateway.
+	Owner string
 	// Bandwidth limits the records' bytes per second, before compression. SetBandwidth changes it.
 	Bandwidth int64 `zero:"no limit"`
 	// CommitInterval is how much is sent again after a crash.
@@ -52,20 +54,27 @@ type Syncer struct {
 	consumer  *kafkaclient.Consumer
 	cell      *kafkaclient.Producer // for the error topic
 
+	// divide tells which partitions are this gateway's, when several have the outbox; it may change. nil: all.
+	divide func(topic string, id int) bool
 	cancel context.CancelFunc
+	halt   context.CancelFunc // of the forwarding alone
 	wg     sync.WaitGroup
 	hurry  chan struct{} // closed when Stop has no more time
 	ending sync.Once     // closes hurry
 
 	mu sync.Mutex
-	// parts has also those that have gone to other members: what they sent may be under way.
+	// parts has also those that have gone to other gateways: what they sent may be under way.
 	parts   map[partition]*forwarder
 	retries map[*time.Timer]struct{}
 	stopped bool
-	// member says that the group has told once which partitions are this gateway's. seen is what the cell's Kafka
-	// last said of each; nil before it has.
-	member bool
-	seen   map[partition]sight
+	// found says that it is known which partitions there are, and which are this gateway's. seen is what the cell's
+	// Kafka last said of each; nil before it has.
+	found bool
+	seen  map[partition]sight
+	// superseded is the claim of who has taken over what is this worker's, and when that was noticed: it forwards
+	// nothing from then on.
+	superseded kafkaclient.Claim
+	since      time.Time
 }
 
 // New makes a syncer. It does not connect: neither Kafka needs to be there.
@@ -86,12 +95,12 @@ func New(o Options) (*Syncer, error) {
 }
 
 func (s *Syncer) open() error {
-	member := kafkaclient.ConsumerOptions{
-		Config: s.o.Cell.Config, Name: "sync", Group: s.o.Group, Topics: kafkaclient.OutboxTopics(), Log: s.o.Log, Metrics: s.o.Cell.Metrics,
-		Assigned: s.assigned,
-	}
 	var err error
-	if s.consumer, err = kafkaclient.NewConsumer(member); err != nil {
+	s.consumer, err = kafkaclient.NewConsumer(kafkaclient.ConsumerOptions{
+		Config: s.o.Cell.Config, Name: "sync", Group: s.o.Group, Owner: s.o.Owner, Topics: kafkaclient.OutboxTopics(),
+		Mine: s.isMine, Assigned: s.assigned, Log: s.o.Log, Metrics: s.o.Cell.Metrics,
+	})
+	if err != nil {
 		return fmt.Errorf("cell: %w", err)
 	}
 	for i := range s.lanes {
@@ -111,14 +120,12 @@ func (s *Syncer) open() error {
 // Start begins to forward.
 func (s *Syncer) Start() {
 	ctx, cancel := context.WithCancel(context.Background())
-	s.cancel = cancel
+	forwarding, halt := context.WithCancel(ctx)
+	s.cancel, s.halt = cancel, halt
 	s.wg.Add(2)
 	go func() {
 		defer s.wg.Done()
-		err := s.consumer.Run(ctx, func(ctx context.Context, p *kafkaclient.Assignment) { s.forwarder(p).run(ctx, p) })
-		if err != nil {
-			s.o.Log.Error("sync stopped", "err", err)
-		}
+		s.consumer.Run(forwarding, func(ctx context.Context, p *kafkaclient.Assignment) { s.forwarder(p).run(ctx, p) })
 	}()
 	go func() {
 		defer s.wg.Done()
@@ -138,12 +145,11 @@ type partition struct {
 	id    int
 }
 
-// assigned takes the partitions of a generation. They stay this gateway's until the next one, also while the cell's
-// Kafka is away.
+// assigned takes the partitions that are this gateway's from now on.
 func (s *Syncer) assigned(parts map[string][]int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.member = true
+	s.found = true
 	for name, f := range s.parts {
 		f.setAssigned(slices.Contains(parts[name.topic], name.id))
 	}
@@ -194,7 +200,7 @@ func (s *Syncer) stopping() bool {
 	return s.stopped
 }
 
-// Stop leaves the group, giving what is under way until ctx ends, and commits what is settled. It outlasts ctx by no
+// Stop gives what is under way until ctx ends, and commits what is settled. It outlasts ctx by no
 // more than a second.
 func (s *Syncer) Stop(ctx context.Context) error {
 	s.mu.Lock()
@@ -215,12 +221,12 @@ func (s *Syncer) Stop(ctx context.Context) error {
 	case <-done:
 	case <-ctx.Done():
 		s.ending.Do(func() { close(s.hurry) })
-		cut := time.AfterFunc(cutOffGrace, s.consumer.CutOff)
+		cut := time.AfterFunc(cutOffGrace, s.consumer.Close)
 		<-done
 		cut.Stop()
 	}
 	if s.consumer != nil {
-		s.consumer.CutOff()
+		s.consumer.Close()
 	}
 	return s.closeProducers(ctx)
 }
@@ -244,11 +250,17 @@ func (s *Syncer) closeProducers(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// Health is the state of the cell's Kafka, as the group member sees it, of the central one, and of each lane that has
-// stopped at a gap.
+// Health is the state of the cell's Kafka, as the reader of the outbox sees it, of the central one, and of each lane that
+// has stopped at a gap.
 func (s *Syncer) Health() []remote.Health {
 	cell := s.consumer.Health()
 	cell.Name = "sync"
+	s.mu.Lock()
+	if by := s.superseded.Owner; by != "" {
+		cell.OK, cell.Since = false, s.since
+		cell.Reason = fmt.Sprintf("%s has taken over the outbox, and this gateway forwards nothing: stop one of the two, or restart this one to have it back", by)
+	}
+	s.mu.Unlock()
 	all := []remote.Health{cell, s.centralHealth()}
 	for _, l := range s.lanes {
 		if gaps := l.gapsNow(); len(gaps) > 0 {

@@ -2,11 +2,14 @@ package syncer
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"log/slog"
 	"strconv"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -33,11 +36,10 @@ type pair struct {
 
 func newPair(t testing.TB) *pair {
 	t.Helper()
-	quickly := kfake.GroupMinSessionTimeout(100 * time.Millisecond)
 	return &pair{
 		t:       t,
-		cell:    fakekafka.Cluster(t, quickly, kfake.SeedTopics(2, kafkaclient.OutboxTopics()...)),
-		central: fakekafka.Cluster(t, quickly),
+		cell:    fakekafka.Cluster(t, kfake.SeedTopics(2, kafkaclient.OutboxTopics()...)),
+		central: fakekafka.Cluster(t),
 	}
 }
 
@@ -45,18 +47,14 @@ func newPair(t testing.TB) *pair {
 func quick(c *kfake.Cluster) kafkaclient.ProducerOptions {
 	o := parts.Producer(c.ListenAddrs())
 	o.AutoCreate = &kafkaclient.TopicSpec{Partitions: 3, Replication: 1}
-	o.HeartbeatInterval, o.RejoinBackoff, o.PartitionWatchInterval = 50*time.Millisecond, 50*time.Millisecond, 100*time.Millisecond
-	o.SessionTimeout = 3 * time.Second
+	o.PartitionWatchInterval = 100 * time.Millisecond
 	return o
 }
 
 // start starts a syncer, which is stopped with the test unless it was before.
 func (p *pair) start(change ...func(*Options)) *Syncer {
 	p.t.Helper()
-	o := Options{
-		CellID: "cell-1", Cell: quick(p.cell), Central: quick(p.central), Group: "cellgate-sync", CommitInterval: 20 * time.Millisecond,
-		Log: slog.New(slog.DiscardHandler), Metrics: NewMetrics(nil),
-	}
+	o := p.options()
 	for _, f := range change {
 		f(&o)
 	}
@@ -67,6 +65,26 @@ func (p *pair) start(change ...func(*Options)) *Syncer {
 	s.Start()
 	p.t.Cleanup(func() { p.cut(s) })
 	return s
+}
+
+// dividing starts a syncer that has some partitions.
+func (p *pair) dividing(divide func(topic string, id int) bool) *Syncer {
+	p.t.Helper()
+	s, err := New(p.options())
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	s.divide = divide
+	s.Start()
+	p.t.Cleanup(func() { p.cut(s) })
+	return s
+}
+
+func (p *pair) options() Options {
+	return Options{
+		CellID: "cell-1", Cell: quick(p.cell), Central: quick(p.central), Group: "cellgate-sync", Owner: rand.Text(), CommitInterval: 20 * time.Millisecond,
+		Log: slog.New(slog.DiscardHandler), Metrics: NewMetrics(nil),
+	}
 }
 
 // stop gives a worker the time to commit, also on a machine that is busy otherwise.
@@ -168,16 +186,50 @@ func TestResumesWhereItWas(t *testing.T) {
 	p.startsClean("central.p1", 20, 100, 200)
 }
 
-func TestTwoGatewaysShareTheWork(t *testing.T) {
+// A worker that starts takes over at once. The one before it, which was taken for dead, forwards nothing any more, says
+// so, and does not set the group's offsets back.
+func TestTheLaterWorkerTakesOver(t *testing.T) {
 	t.Parallel()
 	p := newPair(t)
-	a, b := p.start(), p.start()
+	a := p.start()
 	p.put("central.p0", 0, 500)
 	got(t, p.central, "fleet.central.p0", 500)
-	p.stop(a)
+	await(t, func() bool { return a.committed() == 500 })
+	b := p.start()
+	await(t, func() bool { return strings.Contains(a.degraded("sync"), b.o.Owner) && a.has() == 0 })
+	before := fakekafka.Count(t, p.central, "fleet.central.p0")
 	p.put("central.p0", 100, 500)
-	got(t, p.central, "fleet.central.p0", 1000)
-	_ = b
+	await(t, func() bool { return b.lagging() == 0 && b.committed() == 1000 })
+	if n := fakekafka.Count(t, p.central, "fleet.central.p0"); before != 500 || n != 1000 {
+		t.Errorf("%d records at the centre, then %d", before, n)
+	}
+	p.stop(a)
+	p.stop(b)
+	p.startsClean("central.p0", 200, 50, 1050)
+}
+
+// A worker that was killed is followed at once: nobody's session has to end.
+func TestNobodyWaitsForAKilledWorker(t *testing.T) {
+	t.Parallel()
+	p := newPair(t)
+	killed := p.start(func(o *Options) { o.CommitInterval = time.Hour })
+	p.put("central.p1", 0, 100)
+	got(t, p.central, "fleet.central.p1", 100)
+	var groups atomic.Int64
+	for _, k := range []kmsg.Key{kmsg.JoinGroup, kmsg.SyncGroup, kmsg.Heartbeat, kmsg.LeaveGroup} {
+		p.cell.ControlKey(k.Int16(), func(kmsg.Request) (kmsg.Response, error, bool) {
+			p.cell.KeepControl()
+			groups.Add(1)
+			return nil, nil, false
+		})
+	}
+	next := p.start() // while the other one is there, as the broker sees it
+	p.put("central.p1", 20, 100)
+	got(t, p.central, "fleet.central.p1", 200)
+	await(t, func() bool { return killed.degraded("sync") != "" && next.lagging() == 0 })
+	if n := groups.Load(); n > 0 {
+		t.Errorf("%d requests of a member of a group", n)
+	}
 }
 
 func TestEitherKafkaMayBeAway(t *testing.T) {

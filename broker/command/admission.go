@@ -84,6 +84,7 @@ func verdictOn(err error) verdict {
 		{ErrQueueFull, verdict{"queue_full", reasonQuota, http.StatusTooManyRequests, "Queue full", "1"}},
 		{ErrBusy, verdict{"busy", reasonQuota, http.StatusServiceUnavailable, "", "5"}},
 		{ErrConflict, verdict{"conflict", reasonImplementation, http.StatusConflict, "Idempotency conflict", ""}},
+		{ErrExpired, verdict{"expired", reasonImplementation, http.StatusConflict, "Expired", ""}},
 		{ErrNotFound, verdict{"not_found", reasonImplementation, http.StatusNotFound, "", ""}},
 		{ErrNotCancellable, verdict{"not_cancellable", reasonImplementation, http.StatusConflict, "Not cancellable", ""}},
 		{ErrStore, verdict{"store", reasonUnspecified, http.StatusServiceUnavailable, "", "5"}},

@@ -186,7 +186,7 @@ func TestAuditOfEveryEntrance(t *testing.T) {
 	path := "/v1/vehicles/" + vin + "/commands"
 	kafkaValue := func(id string) string { return `{"id":"` + id + `","vin":"` + vin + `","name":"lock"}` }
 	fromKafka := func(value, by string) {
-		check.OK(t, s.fromKafka(t.Context(), &Message{Ref: "kafka-0-7", At: time.Now(), By: by, Value: []byte(value)}))
+		check.OK(t, s.accept(t.Context(), []Message{{Ref: "kafka-0-7", At: time.Now(), By: by, Value: []byte(value)}}, "vehicle.commands/0", []byte("1")))
 		flush(t, s)
 	}
 	for _, c := range []struct {

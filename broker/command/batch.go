@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"time"
 
 	"cellgate/broker/shared/statefile"
 )
@@ -58,6 +59,9 @@ func (b *batch) create(r *Request) (Command, bool, error) {
 			return Command{}, false, fmt.Errorf("%w: %s", ErrConflict, known.ID)
 		}
 		return b.t.view(known), false, nil
+	}
+	if !r.At.IsZero() && r.At.Add(r.TTL).UnixMilli() <= b.now {
+		return Command{}, false, ErrExpired
 	}
 	rec := b.newRecord(r, digest)
 	if err := b.admit(rec); err != nil {
@@ -191,13 +195,16 @@ func (b *batch) step(seq uint64, to State, cause string) error {
 	return err
 }
 
+// causeNotSent is why a command expired that never left.
+const causeNotSent = "not_sent"
+
 // expire ends a command whose time has passed, and says how far it came.
 func (b *batch) expire(seq uint64) error {
 	rec, err := b.t.bySeq(seq)
 	if b.broken(err) != nil || rec == nil {
 		return err
 	}
-	cause := "not_sent"
+	cause := causeNotSent
 	switch {
 	case rec.State == Accepted, rec.State == Delivered:
 		cause = "no_result"
@@ -394,16 +401,30 @@ const maxForget = 1000
 
 var errMore = errors.New("more to forget")
 
+// replayWindow is how long a command's id is remembered behind the end of its time to live, whatever KeepFor says: nobody
+// sends a record again that late.
+const replayWindow = 10 * time.Minute
+
 // retain forgets final commands beyond the bounds of age and count, the ones that ended first going
-// first. It returns errMore when it stopped at its own bound.
+// first. One that could still be asked for again under its id goes by count alone, and is counted. It returns errMore
+// when it stopped at its own bound.
 func (b *batch) retain() error {
 	keepFrom := b.passed - b.s.o.KeepFor.Milliseconds()
 	over := b.s.kept + b.done - b.s.o.KeepMax
 	var gone [][]byte
+	early := 0
 	c := b.t.done.Cursor()
 	for k, _ := c.First(); k != nil && len(gone) < maxForget; k, _ = c.Next() {
-		if int64(number(k)) >= keepFrom && len(gone) >= over {
+		rec, err := b.t.bySeq(number(k[8:]))
+		if b.broken(err) != nil {
+			return err
+		}
+		asked := rec != nil && rec.until()+replayWindow.Milliseconds() > b.passed
+		if (int64(number(k)) >= keepFrom || asked) && len(gone) >= over {
 			break
+		}
+		if asked {
+			early++
 		}
 		gone = append(gone, bytes.Clone(k)) // a write may move the pages below k
 	}
@@ -422,6 +443,7 @@ func (b *batch) retain() error {
 		}
 		b.done--
 	}
+	b.after = append(b.after, func() { b.s.metrics.early.Add(float64(early)) })
 	if len(gone) == maxForget {
 		return errMore
 	}

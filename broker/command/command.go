@@ -38,6 +38,8 @@ var (
 	ErrNotPermitted = errors.New("the caller may not send this command to this vehicle")
 	// ErrResponseTopic: outcomes may not be published on the response topic. It is ErrNotPermitted too.
 	ErrResponseTopic = fmt.Errorf("%w: the response topic is not one that the caller may read, or is a vehicle's own", ErrNotPermitted)
+	// ErrExpired: its time to live had passed before the gateway learned of it.
+	ErrExpired = errors.New("the command's time had passed before it came")
 	// ErrConflict: the id or idempotency key belongs to a command of other content.
 	ErrConflict = errors.New("the same id or key was used for another command")
 	// ErrQueueFull: the vehicle has as many open commands as it may have.

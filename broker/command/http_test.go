@@ -255,7 +255,7 @@ func TestTTLInDays(t *testing.T) {
 		}
 	}
 	m := Message{Ref: "k-0-1", At: time.Now(), Value: []byte(`{"id":"k1","vin":"` + vin + `","name":"lock","ttl":"7d"}`)}
-	check.OK(t, s.fromKafka(t.Context(), &m))
+	check.OK(t, s.accept(t.Context(), []Message{m}, "vehicle.commands/0", []byte("1")))
 	flush(t, s)
 	if cmd, err := s.Get(vin, "k1"); err != nil || cmd.TTL != "168h" {
 		t.Errorf("by Kafka: %+v, %v", cmd, err)

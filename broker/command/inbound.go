@@ -12,6 +12,7 @@ import (
 	"unicode/utf8"
 
 	"cellgate/broker/shared/message"
+	"cellgate/broker/shared/statefile"
 )
 
 // report is what a vehicle said about a command.
@@ -50,11 +51,6 @@ func (s *Service) Result(ctx context.Context, rec *message.Record) error {
 func (s *Service) Command(ctx context.Context, rec *message.Record) error {
 	r, found := s.fromMQTT(rec, Caller{By: rec.Client})
 	r.At = rec.Time()
-	return s.inbound(ctx, r, found)
-}
-
-// inbound accepts a command whose sender hears of a refusal through Kafka only.
-func (s *Service) inbound(ctx context.Context, r Request, found error) error {
 	return s.inbox.put(ctx, &request{must: true, run: func(b *batch) error {
 		_, _, err := b.take(&r, found, true)
 		return err
@@ -64,7 +60,12 @@ func (s *Service) inbound(ctx context.Context, r Request, found error) error {
 // refuse tells the sender by an event alone. A conflict is not told: its id is another command's, whose
 // state the event would seem to be. Nor is anything beyond the bound of events; that is counted.
 func (b *batch) refuse(r *Request, cause error) error {
-	b.s.o.Log.Warn("command refused", "vin", r.VIN, "id", r.ID, "origin", r.Origin, "by", r.By, "error", cause)
+	state, why := Rejected, cause.Error()
+	if errors.Is(cause, ErrExpired) {
+		state, why = Expired, causeNotSent // as of one that was accepted in time and could not be sent
+	} else {
+		b.s.o.Log.Warn("command refused", "vin", r.VIN, "id", r.ID, "origin", r.Origin, "by", r.By, "error", cause)
+	}
 	if errors.Is(cause, ErrConflict) || !ValidID(r.ID) || !validLevel(r.VIN, MaxVINBytes) {
 		return nil
 	}
@@ -80,7 +81,7 @@ func (b *batch) refuse(r *Request, cause error) error {
 		name = ""
 	}
 	return b.emit(r.VIN, eventValue{
-		ID: r.ID, VIN: r.VIN, Name: name, State: Rejected, At: Stamp(b.now).String(), Cause: cause.Error(),
+		ID: r.ID, VIN: r.VIN, Name: name, State: state, At: Stamp(b.now).String(), Cause: why,
 		By: r.By, Origin: r.Origin,
 	})
 }
@@ -107,12 +108,17 @@ func (m *Message) by() string {
 	return m.By
 }
 
-// Consumer reads vehicle.commands: a partition of it, by a client of Kafka that this package does not import.
+// Consumer reads a partition of vehicle.commands, by a client of Kafka that this package does not import.
 type Consumer interface {
-	// Fetch waits for records and returns them in the order of their partitions.
-	Fetch(ctx context.Context) ([]Message, error)
-	// Commit says that all that Fetch has returned is accepted; they need not come again.
-	Commit(ctx context.Context) error
+	// Partition names it for ever: its position is kept under the name.
+	Partition() string
+	// Resume has Fetch go on at a position that it gave; nil: there is none yet.
+	Resume(ctx context.Context, position []byte) error
+	// Fetch waits for records and returns them in their order, a few hundred at most, and the position behind them. There
+	// may be no record when only the position has changed.
+	Fetch(ctx context.Context) (messages []Message, position []byte, err error)
+	// Accepted tells that what Fetch returned last is on disk, and its position.
+	Accepted()
 }
 
 // kafkaCommand is a value on vehicle.commands.
@@ -121,20 +127,26 @@ type kafkaCommand struct {
 	body
 }
 
-// Consume accepts commands from Kafka until ctx ends or the service is closed. Records are committed when
-// their commands are on disk, so each is accepted at least once; ids make that once. Errors of the consumer
-// are logged and tried again.
+// Consume accepts commands from Kafka until ctx ends or the service is closed. The position is written in the
+// transaction of the commands before it: none is lost, and none comes again. Errors of the consumer are logged and tried
+// again.
 func (s *Service) Consume(ctx context.Context, c Consumer) error {
-	wait := newBackoff()
+	wait, resumed := newBackoff(), false
 	for {
-		err := s.consumeOnce(ctx, c)
-		switch {
+		var err error
+		if !resumed {
+			err = s.resume(ctx, c)
+		}
+		if err == nil {
+			err = s.consumeOnce(ctx, c)
+		}
+		switch resumed = err == nil; {
 		case ctx.Err() != nil:
 			return ctx.Err()
 		case errors.Is(err, ErrClosed):
 			return err
 		case err != nil:
-			s.o.Log.Warn("reading vehicle.commands failed, trying again", "error", err)
+			s.o.Log.Warn("reading vehicle.commands failed, trying again", "partition", c.Partition(), "error", err)
 			if !wait.sleep(ctx) {
 				return ctx.Err()
 			}
@@ -144,32 +156,62 @@ func (s *Service) Consume(ctx context.Context, c Consumer) error {
 	}
 }
 
-func (s *Service) consumeOnce(ctx context.Context, c Consumer) error {
-	messages, err := c.Fetch(ctx)
+// resume has the consumer go on where the state file says.
+func (s *Service) resume(ctx context.Context, c Consumer) error {
+	var position []byte
+	err := s.o.DB.View(func(tx *statefile.Tx) error {
+		position = bytes.Clone(tx.Bucket(bucketPositions).Get([]byte(c.Partition())))
+		return nil
+	})
 	if err != nil {
 		return err
 	}
-	for i := range messages {
-		if err := s.fromKafka(ctx, &messages[i]); err != nil {
-			return err
-		}
-	}
-	if err := s.Sync(ctx); err != nil {
-		return err
-	}
-	return c.Commit(ctx)
+	return c.Resume(ctx, position)
 }
 
-func (s *Service) fromKafka(ctx context.Context, m *Message) error {
+func (s *Service) consumeOnce(ctx context.Context, c Consumer) error {
+	messages, position, err := c.Fetch(ctx)
+	if err == nil {
+		err = s.accept(ctx, messages, c.Partition(), position)
+	}
+	if err == nil {
+		c.Accepted()
+	}
+	return err
+}
+
+// accept decides on the messages and writes the position behind them, in one transaction.
+func (s *Service) accept(ctx context.Context, messages []Message, partition string, position []byte) error {
+	type asked struct {
+		Request
+		found error
+	}
+	all := make([]asked, 0, len(messages))
+	for i := range messages {
+		if r, ok := s.fromKafka(&messages[i]); ok {
+			found := s.check(&r)
+			all = append(all, asked{r, found})
+		}
+	}
+	return s.submit(ctx, true, func(b *batch) error {
+		for i := range all {
+			if _, _, _ = b.take(&all[i].Request, all[i].found, true); b.fail != nil {
+				return b.fail
+			}
+		}
+		return b.broken(b.t.positions.Put([]byte(partition), position))
+	})
+}
+
+func (s *Service) fromKafka(m *Message) (Request, bool) {
 	var k kafkaCommand
 	from := Caller{By: m.by(), Origin: OriginKafka, May: s.o.KafkaMay}
 	if err := json.Unmarshal(m.Value, &k); err != nil {
 		s.told(&Request{ID: m.Ref, Caller: from}, false, ErrInvalid)
 		s.o.Log.Warn("a record of vehicle.commands is not a command", "ref", m.Ref, "error", err)
-		return nil
+		return Request{}, false
 	}
 	r := k.request()
 	r.ID, r.VIN, r.At, r.Caller = cmp.Or(r.ID, m.Ref), k.VIN, m.At, from
-	found := s.check(&r)
-	return s.inbound(ctx, r, found)
+	return r, true
 }

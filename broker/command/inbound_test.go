@@ -5,12 +5,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path/filepath"
+	"strconv"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"cellgate/broker/shared/message"
+	"cellgate/broker/shared/statefile"
 	"cellgate/test/check"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -120,33 +123,43 @@ func TestCommandByMQTT(t *testing.T) {
 
 // topic stands in for a consumer of vehicle.commands.
 type topic struct {
-	mu        sync.Mutex
-	batches   [][]Message
-	failures  int
-	committed int
+	mu       sync.Mutex
+	batches  [][]Message
+	failures int
+	next     int
+	accepted int
 }
 
-func (c *topic) Fetch(ctx context.Context) ([]Message, error) {
+func (c *topic) Partition() string { return "vehicle.commands/0" }
+
+func (c *topic) Resume(_ context.Context, position []byte) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.next, _ = strconv.Atoi(string(position)) // none is the first
+	return nil
+}
+
+func (c *topic) Fetch(ctx context.Context) ([]Message, []byte, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.failures > 0 {
 		c.failures--
-		return nil, errors.New("away")
+		return nil, nil, errors.New("away")
 	}
-	if c.committed < len(c.batches) {
-		return c.batches[c.committed], nil
+	if c.next < len(c.batches) {
+		c.next++
+		return c.batches[c.next-1], []byte(strconv.Itoa(c.next)), nil
 	}
 	c.mu.Unlock()
 	<-ctx.Done()
 	c.mu.Lock()
-	return nil, ctx.Err()
+	return nil, nil, ctx.Err()
 }
 
-func (c *topic) Commit(context.Context) error {
+func (c *topic) Accepted() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.committed++
-	return nil
+	c.accepted = c.next
 }
 
 func TestCommandsByKafka(t *testing.T) {
@@ -176,9 +189,89 @@ func TestCommandsByKafka(t *testing.T) {
 		if page[2].ID != "a" || string(page[2].Payload) != `{"x":[1,2]}` || page[2].TTL != "30s" || page[1].ID != "k-0-3" || page[0].TTL != "1m" {
 			t.Errorf("accepted %+v", page)
 		}
+		if c.accepted != 3 {
+			t.Errorf("%d batches accepted", c.accepted)
+		}
 		cancel()
 		if err := <-ended; !errors.Is(err, context.Canceled) {
 			t.Errorf("Consume ended with %v", err)
+		}
+		stop(t, s)
+	})
+}
+
+// consume has the service take what the topic holds, from where it is.
+func consume(t *testing.T, s *Service, c *topic) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- s.Consume(ctx, c) }()
+	synctest.Wait()
+	cancel()
+	if err := <-ended; !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+}
+
+// The position is in the transaction of the commands: after a restart nothing of the topic comes again, though the
+// commands have been forgotten meanwhile.
+func TestKafkaGoesOnAtItsPosition(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		file := filepath.Join(t.TempDir(), "state.db")
+		c := &topic{batches: [][]Message{{{Ref: "k-0-1", At: time.Now(), Value: []byte(`{"vin":"` + vin + `","name":"lock","ttl":"1h"}`)}}}}
+		for run := range 2 {
+			db, err := statefile.Open(file, statefile.Options{NoSync: true})
+			check.OK(t, err)
+			s := start(t, Options{DB: db, Deliverer: newEngine(0)})
+			consume(t, s, c)
+			page, _, err := s.List(Filter{})
+			if err != nil || len(page) != 1-run {
+				t.Fatalf("run %d: %+v, %v", run, page, err)
+			}
+			if run == 0 {
+				if _, err := s.Cancel(t.Context(), Caller{}, vin, "k-0-1"); err != nil {
+					t.Fatal(err)
+				}
+				err := s.submit(t.Context(), true, func(b *batch) error {
+					rec, err := b.t.byID("k-0-1")
+					if err != nil {
+						return err
+					}
+					return errors.Join(b.t.forget(rec), b.t.done.Delete(doneKey(rec.done(), rec.Seq)))
+				})
+				check.OK(t, err)
+			}
+			stop(t, s)
+			if err := db.Close(); err != nil {
+				t.Fatal(err)
+			}
+		}
+	})
+}
+
+// A record that is read when its time has passed makes no command. It is counted, and its sender is told that it has
+// expired; one that was accepted before is only repeated.
+func TestStaleRecordsAreSkipped(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		k := &kafka{}
+		var refused []string
+		e := newEngine(5)
+		s := start(t, Options{Deliverer: e, Publish: k.Publish, Refused: func(reason string) { refused = append(refused, reason) }})
+		value := []byte(`{"id":"a","vin":"` + vin + `","name":"lock","ttl":"2s"}`)
+		late := []byte(`{"id":"b","vin":"` + vin + `","name":"lock","ttl":"2s"}`)
+		at := time.Now()
+		consume(t, s, &topic{batches: [][]Message{{{Ref: "k-0-1", At: at, Value: value}}}})
+		e.next(t)
+		time.Sleep(3 * time.Second)
+		consume(t, s, &topic{batches: [][]Message{nil, {{Ref: "k-0-1", At: at, Value: value}, {Ref: "k-0-2", At: at, Value: late}}}})
+		if _, err := s.Get(vin, "b"); !errors.Is(err, ErrNotFound) || len(e.arrived) > 0 {
+			t.Errorf("the stale command: %v, %d delivered", err, len(e.arrived))
+		}
+		synctest.Wait()
+		if got := fmt.Sprint(k.states(t, "b"), refused); got != "[expired] [command_expired]" {
+			t.Errorf("told and counted: %s", got)
 		}
 		stop(t, s)
 	})

@@ -119,7 +119,7 @@ func TestUrgentOnEveryEntrance(t *testing.T) {
 	for by, want := range map[string]string{"planner": "planner", "": "kafka", "two\nlines": "kafka", strings.Repeat("x", 200): "kafka", "\xff": "kafka"} {
 		id := fmt.Sprintf("k%d", len(by))
 		m := Message{Ref: "r", At: time.Now(), By: by, Value: []byte(`{"id":"` + id + `","vin":"` + vin + `","name":"lock","urgent":true}`)}
-		check.OK(t, s.fromKafka(t.Context(), &m))
+		check.OK(t, s.accept(t.Context(), []Message{m}, "vehicle.commands/0", []byte("1")))
 		flush(t, s)
 		if cmd, err := s.Get(vin, id); err != nil || !cmd.Urgent || cmd.By != want {
 			t.Errorf("by Kafka with header %q: %+v, %v", by, cmd, err)

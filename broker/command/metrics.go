@@ -18,6 +18,7 @@ type Metrics struct {
 	ignored *prometheus.CounterVec
 	gaps    *prometheus.CounterVec
 	gone    *prometheus.CounterVec
+	early   prometheus.Counter
 }
 
 // NewMetrics registers the metrics.
@@ -38,6 +39,8 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		gone: to.Counters("command_records_gone_total",
 			"Records of vehicle.commands that were gone before they were read, by age as command_gaps_total.", "age"),
 	}
+	m.early = to.Counter("commands_forgotten_early_total",
+		"Final commands that were forgotten for commands.keep_max before their id could not be asked for again.")
 	for _, age := range []string{"expired", "unknown"} {
 		m.gaps.WithLabelValues(age)
 		m.gone.WithLabelValues(age)

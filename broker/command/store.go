@@ -23,6 +23,8 @@ import (
 //	  epoch    random               (a key) made with the file, so that numbers of events are not taken for those of another
 //	command-responses/
 //	  n → outcome (JSON)            waiting to be published on its response topic
+//	command-positions/
+//	  partition of vehicle.commands → where to go on there, as its consumer writes it
 //	command-events/
 //	  n → event                     waiting for Kafka; n rises for ever
 //
@@ -33,20 +35,22 @@ var (
 	bucketCommands = []byte("commands")
 	bucketEvents   = []byte("command-events")
 	bucketAnswers  = []byte("command-responses")
-	bucketProps    = []byte("props")
-	bucketMeta     = []byte("meta")
-	bucketPayload  = []byte("payload")
-	bucketResult   = []byte("result")
-	bucketIDs      = []byte("ids")
-	bucketOpen     = []byte("open")
-	bucketDone     = []byte("done")
-	keyFormat      = []byte("format")
-	keyEpoch       = []byte("epoch")
+	// bucketPositions changes in the transactions of the commands that were read.
+	bucketPositions = []byte("command-positions")
+	bucketProps     = []byte("props")
+	bucketMeta      = []byte("meta")
+	bucketPayload   = []byte("payload")
+	bucketResult    = []byte("result")
+	bucketIDs       = []byte("ids")
+	bucketOpen      = []byte("open")
+	bucketDone      = []byte("done")
+	keyFormat       = []byte("format")
+	keyEpoch        = []byte("epoch")
 )
 
 // tables are the buckets of one transaction.
 type tables struct {
-	meta, payload, props, result, ids, open, done, events, answers *statefile.Bucket
+	meta, payload, props, result, ids, open, done, events, answers, positions *statefile.Bucket
 }
 
 func tablesOf(tx *statefile.Tx) tables {
@@ -54,7 +58,7 @@ func tablesOf(tx *statefile.Tx) tables {
 	return tables{
 		meta: c.Bucket(bucketMeta), payload: c.Bucket(bucketPayload), result: c.Bucket(bucketResult),
 		ids: c.Bucket(bucketIDs), open: c.Bucket(bucketOpen), done: c.Bucket(bucketDone),
-		props: c.Bucket(bucketProps), events: tx.Bucket(bucketEvents), answers: tx.Bucket(bucketAnswers),
+		props: c.Bucket(bucketProps), events: tx.Bucket(bucketEvents), answers: tx.Bucket(bucketAnswers), positions: tx.Bucket(bucketPositions),
 	}
 }
 
@@ -84,7 +88,7 @@ func createTables(tx *statefile.Tx) error {
 			return fmt.Errorf("creating the command store: %w", err)
 		}
 	}
-	for _, name := range [][]byte{bucketEvents, bucketAnswers} {
+	for _, name := range [][]byte{bucketEvents, bucketAnswers, bucketPositions} {
 		if _, err := tx.CreateBucketIfNotExists(name); err != nil {
 			return fmt.Errorf("creating the command store: %w", err)
 		}

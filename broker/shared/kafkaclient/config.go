@@ -41,10 +41,7 @@ type Timing struct {
 	DialTimeout time.Duration
 	// MetadataTTL is how stale the known leaders may be, and so how long a moved partition goes unnoticed.
 	MetadataTTL time.Duration
-	// SessionTimeout is how long a member of a group may be silent before its partitions go to others. RejoinBackoff is
-	// the least time from one joining to the next.
-	SessionTimeout, HeartbeatInterval, RejoinBackoff time.Duration
-	// PartitionWatchInterval is how often a member looks for new topics and partitions.
+	// PartitionWatchInterval is how often a consumer looks for new topics and partitions.
 	PartitionWatchInterval time.Duration
 }
 
@@ -52,8 +49,7 @@ type Timing struct {
 func NormalTiming() Timing {
 	return Timing{
 		Pace: remote.NormalPace(), DialTimeout: 5 * time.Second, MetadataTTL: time.Second,
-		SessionTimeout: 10 * time.Second, HeartbeatInterval: 3 * time.Second, RejoinBackoff: 2 * time.Second,
-		PartitionWatchInterval: 5 * time.Second,
+		PartitionWatchInterval: time.Second,
 	}
 }
 
@@ -121,41 +117,6 @@ func (c Config) transport(topics []string) *kafka.Transport {
 
 func (c Config) client(topics []string) *kafka.Client {
 	return &kafka.Client{Addr: kafka.TCP(c.Brokers...), Transport: c.transport(topics)}
-}
-
-// dialer is the same settings for the parts of kafka-go that predate its Client. They wait without a context,
-// so their connections are closed, and no more are made, once end has ended.
-func (c Config) dialer(end context.Context) *kafka.Dialer {
-	m, _ := c.mechanism()
-	d := &net.Dialer{Timeout: c.DialTimeout, KeepAlive: 15 * time.Second}
-	return &kafka.Dialer{
-		ClientID:      c.ClientID,
-		Timeout:       c.DialTimeout,
-		TLS:           c.TLS,
-		SASLMechanism: m,
-		DialFunc: func(ctx context.Context, network, address string) (net.Conn, error) {
-			ctx, cancel := context.WithCancel(ctx)
-			defer cancel()
-			defer context.AfterFunc(end, cancel)()
-			conn, err := d.DialContext(ctx, network, address)
-			if err != nil {
-				return nil, err
-			}
-			return &boundConn{conn, context.AfterFunc(end, func() { _ = conn.Close() })}, nil
-		},
-	}
-}
-
-// boundConn is a connection that a context closes, unless it was closed before.
-type boundConn struct {
-	net.Conn
-	unbind func() bool
-}
-
-// Close implements net.Conn.
-func (c *boundConn) Close() error {
-	c.unbind()
-	return c.Conn.Close()
 }
 
 // ping asks any bootstrap broker for its API versions, which it answers without touching a topic.

@@ -20,25 +20,31 @@ type ConsumerOptions struct {
 	Config
 	// Name tells consumers apart in logs and metrics.
 	Name string
-	// Group is the consumer group.
-	Group  string
+	// Group is the consumer group that offsets are committed to, where the usual tools show how far the reading is. Nobody
+	// is a member of it: a dead one would hold its partitions for as long as its session lasts.
+	Group string
+	// Owner names who reads, in what it commits: no other process has it, nor the same one after a restart.
+	Owner  string
 	Topics []string
-	// Assigned is told which partitions of which topics each generation has for this member, before they are handled.
+	// Mine tells which partitions this consumer reads. It is asked each PartitionWatchInterval.
+	Mine func(topic string, id int) bool `zero:"all"`
+	// Assigned is told which partitions of which topics this consumer reads from now on, before they are handled.
 	Assigned func(partitions map[string][]int) `zero:"nobody is"`
 	Log      *slog.Logger
 	Metrics  *Metrics
 }
 
-// Consumer is a member of a consumer group. Unlike kafka-go's Reader it hands out whole partitions: a
-// function reads, and commits when what it made of the records is safe.
+// Consumer reads partitions by itself. Unlike kafka-go's Reader it hands out whole partitions: a function reads, and
+// commits when what it made of the records is safe.
 type Consumer struct {
 	o      ConsumerOptions
 	client *kafka.Client
 	health *remote.HealthTracker
 
-	ids topicIDs
+	ids  topicIDs
+	told bool // Assigned was called; Run's
 
-	end context.Context // of the group's connections
+	end context.Context // of commits
 	cut context.CancelFunc
 }
 
@@ -56,102 +62,143 @@ func NewConsumer(o ConsumerOptions) (*Consumer, error) {
 	return c, nil
 }
 
-// CutOff closes the connections to the group's coordinator and lets no new ones be made: Run, whose context has
-// ended, returns at once instead of waiting for answers, without leaving the group.
-func (c *Consumer) CutOff() { c.cut() }
+// Close ends commits that are under way, lets no new ones begin, and closes the connections. Before Run, whose context has
+// ended, has returned it cuts Run short; call it after that in any case.
+func (c *Consumer) Close() {
+	c.cut()
+	closeIdle(c.client)
+}
 
-// Health reports whether the member is in its group and can read.
+// Health reports whether the consumer knows its partitions and can read.
 func (c *Consumer) Health() remote.Health { return c.health.Get() }
 
-// Run takes part in the group until ctx ends, and calls handle for each partition that is assigned, in a
-// goroutine of its own. When the group rebalances, or ctx ends, handle's context ends and handle must return
-// soon; the others wait for that, and so does the next call for the same partition. Run keeps trying while
-// Kafka is away.
-func (c *Consumer) Run(ctx context.Context, handle func(ctx context.Context, p *Assignment)) error {
-	defer closeIdle(c.client)
-	group, err := kafka.NewConsumerGroup(kafka.ConsumerGroupConfig{
-		ID: c.o.Group, Brokers: c.o.Brokers, Dialer: c.o.dialer(c.end), Topics: c.o.Topics,
-		WatchPartitionChanges: true, PartitionWatchInterval: c.o.PartitionWatchInterval,
-		SessionTimeout: c.o.SessionTimeout, HeartbeatInterval: c.o.HeartbeatInterval,
-		JoinGroupBackoff: c.o.RejoinBackoff, StartOffset: kafka.FirstOffset, Timeout: c.o.RequestTimeout,
-	})
-	if err != nil {
-		return fmt.Errorf("%w: %w", ErrConfig, err)
-	}
-	defer func() { _ = group.Close() }()
-	for {
-		gen, err := group.Next(ctx)
+// place names a partition.
+type place struct {
+	topic string
+	id    int
+}
+
+// handled is a partition that some goroutine handles.
+type handled struct {
+	cancel context.CancelFunc
+	done   chan struct{}
+}
+
+// Run calls handle for each partition that is this consumer's, in a goroutine of its own, until ctx ends. When a
+// partition is not its own any more, or ctx ends, handle's context ends and handle must return soon; Run, and the next
+// call for the same partition, wait for that. Run keeps trying while Kafka is away.
+func (c *Consumer) Run(ctx context.Context, handle func(ctx context.Context, p *Assignment)) {
+	parts := map[place]*handled{}
+	defer func() {
+		for _, h := range parts {
+			h.cancel()
+			<-h.done
+		}
+	}()
+	for failed := 0; ; {
+		counts, err := c.count(ctx)
 		if ctx.Err() != nil {
-			return nil
+			return
 		}
-		if errors.Is(err, kafka.RebalanceInProgress) {
-			continue
-		}
-		c.health.Set("group", err)
+		c.health.Set("partitions", err)
+		wait := c.o.PartitionWatchInterval
 		if err != nil {
-			continue // the group itself pauses before it tries again
+			failed++
+			wait = min(wait, remote.Backoff(failed, 50*time.Millisecond, 2*time.Second))
+		} else {
+			failed = 0
+			c.follow(ctx, parts, counts, handle)
 		}
-		c.holdOpen(ctx, gen)
-		c.tell(gen)
-		for topic, parts := range gen.Assignments {
-			for _, a := range parts {
-				p := &Assignment{Topic: topic, ID: a.ID, c: c, gen: gen, next: a.Offset}
-				gen.Start(func(ctx context.Context) {
-					if ctx.Err() != nil { // the generation was over before: nobody waits for this goroutine
-						return
-					}
-					handle(ctx, p)
-					c.health.Set(p, nil)
-					<-ctx.Done() // a function that returned would end the generation
-				})
+		select {
+		case <-time.After(wait):
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// count tells how many partitions the topics have. One that cannot be told of now is left out.
+func (c *Consumer) count(ctx context.Context) (map[string]int, error) {
+	ctx, cancel := context.WithTimeout(ctx, c.o.RequestTimeout)
+	defer cancel()
+	m, err := c.client.Metadata(ctx, &kafka.MetadataRequest{Topics: c.o.Topics})
+	if err != nil {
+		return nil, fmt.Errorf("partitions: %w", err)
+	}
+	counts := map[string]int{}
+	for _, t := range m.Topics {
+		if t.Error == nil && len(t.Partitions) > 0 {
+			counts[t.Name] = len(t.Partitions)
+		}
+	}
+	return counts, nil
+}
+
+// follow begins what is new among the consumer's partitions and ends what is not its own any more. A topic that is not
+// counted stays as it is: it may be missing for a moment only.
+func (c *Consumer) follow(ctx context.Context, parts map[place]*handled, counts map[string]int, handle func(context.Context, *Assignment)) {
+	var begin []place
+	changed := !c.told
+	for at, h := range parts {
+		if n, known := counts[at.topic]; (known && at.id >= n) || !c.mine(at) {
+			h.cancel()
+			delete(parts, at)
+			changed = true
+			<-h.done
+		}
+	}
+	for topic, n := range counts {
+		for id := range n {
+			if at := (place{topic, id}); parts[at] == nil && c.mine(at) {
+				begin = append(begin, at)
+				parts[at] = &handled{done: make(chan struct{})}
 			}
 		}
 	}
+	if changed || len(begin) > 0 {
+		c.tell(parts)
+	}
+	for _, at := range begin {
+		h, p := parts[at], &Assignment{Topic: at.topic, ID: at.id, c: c}
+		pctx, cancel := context.WithCancel(ctx)
+		h.cancel = cancel
+		go func() {
+			defer close(h.done)
+			handle(pctx, p)
+			c.health.Set(p, nil)
+		}()
+	}
 }
 
-// holdOpen keeps a generation that ends from making way for the next one before RejoinBackoff has passed since its
-// beginning. While a topic is missing kafka-go ends each at once, and would join thousands of times a second.
-func (c *Consumer) holdOpen(ctx context.Context, gen *kafka.Generation) {
-	began := time.Now()
-	gen.Start(func(over context.Context) {
-		<-over.Done()
-		select {
-		case <-time.After(c.o.RejoinBackoff - time.Since(began)):
-		case <-ctx.Done():
-		}
-	})
-}
+func (c *Consumer) mine(at place) bool { return c.o.Mine == nil || c.o.Mine(at.topic, at.id) }
 
-func (c *Consumer) tell(gen *kafka.Generation) {
+func (c *Consumer) tell(parts map[place]*handled) {
+	c.told = true
 	if c.o.Assigned == nil {
 		return
 	}
-	all := make(map[string][]int, len(gen.Assignments))
-	for topic, parts := range gen.Assignments {
-		for _, a := range parts {
-			all[topic] = append(all[topic], a.ID)
-		}
+	all := map[string][]int{}
+	for at := range parts {
+		all[at.topic] = append(all[at.topic], at.id)
 	}
 	c.o.Assigned(all)
 }
 
-// Assignment is one assigned partition, for one goroutine; another may call Commit.
+// Assignment is one partition of the consumer's, for one goroutine; another may call Commit.
 type Assignment struct {
 	Topic string
 	ID    int
 
 	c    *Consumer
-	gen  *kafka.Generation
 	next int64 // offset of the next record; negative until the first fetch
 	// batches were fetched and not yet decoded; high is where the partition ended then.
 	batches []byte
 	high    int64
 
-	mu       sync.Mutex // guards memo: commits come from another goroutine than fetches
-	memo     memo
-	recalled bool
-	hole     *GapError // in the middle of batches
-	short    bool      // the partition ended before next when it was last looked at
+	mu    sync.Mutex // guards memo: commits come from another goroutine than fetches
+	memo  memo
+	hole  *GapError // in the middle of batches
+	short bool      // the partition ended before next when it was last looked at
 }
 
 // Fetched is a record that was read. Its bytes are the receiver's.
@@ -209,11 +256,9 @@ func (p *Assignment) fetch(ctx context.Context, maxBytes int, wait time.Duration
 		if err != nil {
 			return nil, 0, err
 		}
-		p.next, p.recalled = first, true
+		p.next = first
 	}
-	if err := p.identify(rctx); err != nil {
-		return nil, 0, err
-	}
+	p.identify(rctx)
 	if p.known().Gap {
 		return nil, 0, p.look(rctx)
 	}
@@ -240,12 +285,31 @@ func (p *Assignment) fetch(ctx context.Context, maxBytes int, wait time.Duration
 	return recs, p.high, err
 }
 
-// Next is the offset of the next record that Fetch will look for: at first what the group has committed,
-// negative if that is nothing.
+// Next is the offset of the next record that Fetch will look for: negative before Resume and the first fetch.
 func (p *Assignment) Next() int64 { return p.next }
 
-// Resume has Fetch go on at next.
-func (p *Assignment) Resume(next int64) { p.next, p.batches, p.hole = next, nil, nil }
+// Mark is a position in a partition, and the log that it counts in.
+type Mark struct {
+	Next int64 `json:"next"` // the next record; negative: the first that there is
+	// Topic is the id of the topic; empty: whichever it is. Gap says that the log is another one, and that nobody has
+	// decided where to go on.
+	Topic string `json:"topic,omitempty"`
+	Gap   bool   `json:"gap,omitempty"`
+}
+
+// Mark is where Fetch goes on.
+func (p *Assignment) Mark() Mark {
+	m := p.known()
+	return Mark{p.next, m.Topic, m.Gap}
+}
+
+// Resume has Fetch go on there.
+func (p *Assignment) Resume(m Mark) {
+	was := p.known()
+	was.Topic, was.Gap = m.Topic, m.Gap
+	p.remember(was)
+	p.next, p.batches, p.hole, p.short = m.Next, nil, nil, false
+}
 
 // Commit tells the group that everything before next is done with. It also works shortly after handle's
 // context has ended, which is when it matters most.
@@ -257,7 +321,7 @@ func (p *Assignment) Commit(next int64) error {
 		return err
 	}
 	res, err := p.c.client.OffsetCommit(ctx, &kafka.OffsetCommitRequest{
-		GroupID: p.gen.GroupID, GenerationID: int(p.gen.ID), MemberID: p.gen.MemberID,
+		GroupID: p.c.o.Group, GenerationID: -1, // of who is no member
 		Topics: map[string][]kafka.OffsetCommit{p.Topic: {{Partition: p.ID, Offset: next, Metadata: string(metadata)}}},
 	})
 	if err == nil {

@@ -3,7 +3,7 @@
 //
 // The Producer keeps one lane per partition with one batch in flight, acks=all and an idempotent
 // producer id, and sends the same bytes again until the broker has taken or refused them. The
-// Consumer is a group member that runs one function per assigned partition, so that whoever forwards
+// Consumer runs one function per partition, as a member of no group, so that whoever forwards
 // records decides what is committed and when.
 //
 // The package is a leaf: it imports nothing of the gateway. The sinks for the cell's Kafka, the sync

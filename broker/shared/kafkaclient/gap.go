@@ -2,7 +2,6 @@ package kafkaclient
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 
@@ -42,10 +41,11 @@ func (g *GapError) holds() string {
 func (g *GapError) Lost() (int64, bool) { return max(0, g.To-g.From), !g.Anew }
 
 // memo is kept beside a partition's committed offset, so that every later reader of the partition knows what log the
-// offset counts in.
+// offset counts in, and who reads it.
 type memo struct {
 	Topic string `json:"topic,omitempty"` // its id
 	Gap   bool   `json:"gap,omitempty"`   // the log is another; nobody has decided where to go on
+	Claim
 }
 
 func (p *Assignment) known() memo {
@@ -60,43 +60,8 @@ func (p *Assignment) remember(m memo) {
 	p.memo = m
 }
 
-// recall reads the memo of the offset that the group has committed.
-func (p *Assignment) recall(ctx context.Context) error {
-	if p.recalled || p.next < 0 {
-		return nil
-	}
-	res, err := p.c.client.OffsetFetch(ctx, &kafka.OffsetFetchRequest{GroupID: p.c.o.Group, Topics: map[string][]int{p.Topic: {p.ID}}})
-	if err == nil {
-		err = res.Error
-	}
-	if err != nil {
-		return fmt.Errorf("committed offset of %s/%d: %w", p.Topic, p.ID, err)
-	}
-	var m memo
-	for _, o := range res.Topics[p.Topic] {
-		if o.Error != nil {
-			return fmt.Errorf("committed offset of %s/%d: %w", p.Topic, p.ID, o.Error)
-		}
-		if json.Unmarshal([]byte(o.Metadata), &m) != nil {
-			m = memo{} // somebody else committed
-		}
-	}
-	p.remember(m)
-	p.recalled = true
-	return nil
-}
-
-// Inherit has the partition be in the log that it was in for an earlier generation, whatever the group knows of it.
-func (p *Assignment) Inherit(before *Assignment) {
-	p.remember(before.known())
-	p.recalled = true
-}
-
 // identify compares the log with the one that p.next counts in. Brokers without topic ids are believed.
-func (p *Assignment) identify(ctx context.Context) error {
-	if err := p.recall(ctx); err != nil {
-		return err
-	}
+func (p *Assignment) identify(ctx context.Context) {
 	m, id := p.known(), p.c.topicID(ctx, p.Topic)
 	if m.Topic == "" {
 		m.Topic = id
@@ -106,7 +71,6 @@ func (p *Assignment) identify(ctx context.Context) error {
 		p.batches, p.hole = nil, nil
 	}
 	p.remember(m)
-	return nil
 }
 
 // look finds out what the partition holds, and returns a GapError unless what is to be read next is, or will be, there.
@@ -151,6 +115,15 @@ func (p *Assignment) ends(ctx context.Context) (first, end int64, err error) {
 // Skip goes on behind the gap that Fetch has reported, as it is now, once the group has it in its committed offset. It
 // returns nil when nothing is missing any more.
 func (p *Assignment) Skip(ctx context.Context) (*GapError, error) {
+	return p.skip(ctx, func(g *GapError) error { return p.Commit(g.To) })
+}
+
+// Pass is Skip of a reader whose position the group only shows: it does not tell the group.
+func (p *Assignment) Pass(ctx context.Context) (*GapError, error) {
+	return p.skip(ctx, func(*GapError) error { return nil })
+}
+
+func (p *Assignment) skip(ctx context.Context, tell func(*GapError) error) (*GapError, error) {
 	rctx, cancel := context.WithTimeout(ctx, p.c.o.RequestTimeout)
 	defer cancel()
 	g := p.hole
@@ -160,18 +133,14 @@ func (p *Assignment) Skip(ctx context.Context) (*GapError, error) {
 		}
 	}
 	was := p.known()
-	p.remember(memo{Topic: p.c.topicID(rctx, p.Topic)})
-	if err := p.Commit(g.To); err != nil {
+	p.remember(memo{Topic: p.c.topicID(rctx, p.Topic), Claim: was.Claim})
+	if err := tell(g); err != nil {
 		p.remember(was)
 		return nil, err
 	}
-	p.pass(g)
-	return g, nil
-}
-
-func (p *Assignment) pass(g *GapError) {
 	p.next, p.hole, p.short = g.To, nil, false
 	if n, known := g.Lost(); known {
 		p.c.o.Metrics.Skipped.WithLabelValues(p.c.o.Name).Add(float64(n))
 	}
+	return g, nil
 }

@@ -15,10 +15,10 @@ type Position struct {
 	ID         int
 	First, End int64 // of what the partition holds; End is after the last record
 	Committed  int64 // by the group; negative: nothing
+	Claim      Claim // of who committed that
 }
 
-// Positions tells them for every partition of the consumer's topics, assigned or not, also before the group has come
-// together. A partition that cannot be asked now is left out.
+// Positions tells them for every partition of the consumer's topics, its own or not. A partition that cannot be asked now is left out.
 func (c *Consumer) Positions(ctx context.Context) ([]Position, error) {
 	ctx, cancel := context.WithTimeout(ctx, c.o.RequestTimeout)
 	defer cancel()
@@ -40,23 +40,20 @@ func (c *Consumer) Positions(ctx context.Context) ([]Position, error) {
 	if err != nil {
 		return nil, fmt.Errorf("offsets: %w", err)
 	}
-	group, err := c.client.OffsetFetch(ctx, &kafka.OffsetFetchRequest{GroupID: c.o.Group, Topics: ids})
-	if err == nil {
-		err = group.Error
-	}
+	group, err := c.offsets(ctx, ids)
 	if err != nil {
 		return nil, fmt.Errorf("committed offsets: %w", err)
 	}
 	return joinPositions(offsets, group), nil
 }
 
-func joinPositions(offsets *kafka.ListOffsetsResponse, group *kafka.OffsetFetchResponse) []Position {
+func joinPositions(offsets *kafka.ListOffsetsResponse, group map[string][]kafka.OffsetFetchPartition) []Position {
 	var all []Position
-	for topic, parts := range group.Topics {
+	for topic, parts := range group {
 		for _, g := range parts {
 			for _, o := range offsets.Topics[topic] {
 				if o.Partition == g.Partition && o.Error == nil && g.Error == nil {
-					all = append(all, Position{topic, o.Partition, o.FirstOffset, o.LastOffset, g.CommittedOffset})
+					all = append(all, Position{topic, o.Partition, o.FirstOffset, o.LastOffset, g.CommittedOffset, memoOf(g.Metadata).Claim})
 				}
 			}
 		}

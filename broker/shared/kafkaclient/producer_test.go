@@ -41,7 +41,8 @@ func testOptions(brokers ...string) ProducerOptions {
 func consumerOptions(brokers []string, topics ...string) ConsumerOptions {
 	o := testOptions(brokers...)
 	o.Timing = NormalTiming()
-	return ConsumerOptions{Config: o.Config, Name: "test", Group: "g", Topics: topics, Log: o.Log, Metrics: o.Metrics}
+	o.PartitionWatchInterval = 100 * time.Millisecond
+	return ConsumerOptions{Config: o.Config, Name: "test", Group: "g", Owner: "me", Topics: topics, Log: o.Log, Metrics: o.Metrics}
 }
 
 func producer(t *testing.T, c *kfake.Cluster, change ...func(*ProducerOptions)) *Producer {

@@ -2,6 +2,7 @@ package app
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"sync/atomic"
 	"time"
@@ -62,6 +63,11 @@ func (p *process) die(err error) {
 	case p.fatal <- err:
 	default:
 	}
+}
+
+// owner names this run of the gateway in what it commits to Kafka.
+func (p *process) owner() string {
+	return fmt.Sprintf("%s, started %s", p.cfg.Cell.Node, p.started.UTC().Format(time.RFC3339Nano))
 }
 
 // Config is the configuration in force.

@@ -24,7 +24,7 @@ func (t *trust) openSync(m *kafkaclient.Metrics) (*syncer.Syncer, error) {
 	if err != nil {
 		return nil, err
 	}
-	o, err := syncOptions(t.cfg, t.log, t.reg.own, m)
+	o, err := syncOptions(t.cfg, t.owner(), t.log, t.reg.own, m)
 	if err != nil {
 		return nil, err
 	}
@@ -37,14 +37,14 @@ func (t *trust) openSync(m *kafkaclient.Metrics) (*syncer.Syncer, error) {
 }
 
 // syncOptions are the worker's, from the configuration's central and kafka.
-func syncOptions(c *configs.Config, log *slog.Logger, reg prometheus.Registerer, m *kafkaclient.Metrics) (syncer.Options, error) {
+func syncOptions(c *configs.Config, owner string, log *slog.Logger, reg prometheus.Registerer, m *kafkaclient.Metrics) (syncer.Options, error) {
 	cell, err := producerOptions("kafka", "sync-errors", &c.Kafka, log, m)
 	if err != nil {
 		return syncer.Options{}, err
 	}
 	central, err := producerOptions("central.kafka", "central", &c.Central.Kafka, log, m)
 	return syncer.Options{
-		CellID: c.Cell.ID, Cell: cell, Central: central, Group: c.Central.Group, Bandwidth: int64(c.Central.Bandwidth),
+		CellID: c.Cell.ID, Cell: cell, Central: central, Group: c.Central.Group, Owner: owner, Bandwidth: int64(c.Central.Bandwidth),
 		CommitInterval: configs.SyncCommitInterval, Log: log, Metrics: syncer.NewMetrics(reg),
 	}, err
 }

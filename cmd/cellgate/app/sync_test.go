@@ -245,7 +245,7 @@ func forwarding(t *testing.T, cell, central *kfake.Cluster, extra string, change
 	cfg, err := configs.Load(writeCentre(t, t.TempDir(), cell, central, extra))
 	check.OK(t, err)
 	change(&cfg.Central.Kafka)
-	o, err := syncOptions(cfg, slog.New(slog.DiscardHandler), nil, kafkaclient.NewMetrics(nil))
+	o, err := syncOptions(cfg, "me", slog.New(slog.DiscardHandler), nil, kafkaclient.NewMetrics(nil))
 	check.OK(t, err)
 	s, err := syncer.New(o)
 	check.OK(t, err)

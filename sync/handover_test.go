@@ -3,41 +3,42 @@ package syncer
 import (
 	"context"
 	"net"
-	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
 
-	"github.com/twmb/franz-go/pkg/kerr"
-	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"cellgate/broker/shared/kafkaclient"
 	"cellgate/test/fakekafka"
 )
 
-// generations counts those that the group of the cell has had.
-func generations(c *kfake.Cluster) *atomic.Int64 {
-	var n atomic.Int64
-	c.ControlKey(kmsg.SyncGroup.Int16(), func(kmsg.Request) (kmsg.Response, error, bool) {
-		c.KeepControl()
-		n.Add(1)
-		return nil, nil, false
-	})
-	return &n
+// division is which partitions a worker has: all or none.
+type division struct{ none atomic.Bool }
+
+func (d *division) of(string, int) bool { return !d.none.Load() }
+
+// hand takes all partitions away from the worker and gives them back.
+func (d *division) hand(t *testing.T, s *Syncer) {
+	t.Helper()
+	had := s.has()
+	d.none.Store(true)
+	await(t, func() bool { return s.has() == 0 })
+	d.none.Store(false)
+	await(t, func() bool { return s.has() == had })
 }
 
-// nextGeneration ends the group's generation and waits for the next one.
-func (p *pair) nextGeneration(count *atomic.Int64) {
-	p.t.Helper()
-	was := count.Load()
-	f := p.cell.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Heartbeat}, Err: kerr.RebalanceInProgress, Count: -1})
-	await(p.t, func() bool { return count.Load() > was })
-	f.Remove()
+// has is how many partitions the worker has.
+func (s *Syncer) has() (n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, f := range s.parts {
+		if f.isAssigned() {
+			n++
+		}
+	}
+	return n
 }
-
-// longSession keeps a member that waits for settleGrace in its group, as the defaults do.
-func longSession(o *Options) { o.Cell.SessionTimeout = 30 * time.Second }
 
 // lagging is the lag of all lanes; negative while it is not known.
 func (s *Syncer) lagging() (n int64) {
@@ -62,19 +63,19 @@ func (s *Syncer) underWay() (n int) {
 	return n
 }
 
-// What is under way to the centre stays under way when the group rebalances and the partition comes back: it is
-// neither read nor sent again, however often that happens while the centre is away.
-func TestNothingIsSentAgainInTheNextGeneration(t *testing.T) {
+// What is under way to the centre stays under way when the partition goes and comes back: it is neither read nor sent
+// again, however often that happens while the centre is away.
+func TestNothingIsSentAgainWhenAPartitionComesBack(t *testing.T) {
 	t.Parallel()
 	p := newPair(t)
 	centre := fakekafka.Away(p.central, kmsg.Produce)
 	centre.Store(true)
-	count := generations(p.cell)
-	s := p.start(longSession) // or it is out of the group for a moment, and what it commits then does not count
+	d := &division{}
+	s := p.dividing(d.of)
 	p.put("central.p1", 0, 200)
 	await(t, func() bool { return s.lagging() == 200 })
 	for range 2 {
-		p.nextGeneration(count)
+		d.hand(t, s)
 		await(t, func() bool { return s.lagging() == 200 })
 	}
 	p.put("central.p1", 40, 100)
@@ -88,7 +89,7 @@ func TestNothingIsSentAgainInTheNextGeneration(t *testing.T) {
 	p.startsClean("central.p1", 60, 50, 350)
 }
 
-// While the cell's Kafka is away nobody has the partitions; the lanes are as far behind as they were.
+// While the cell's Kafka is away the lanes are as far behind as they were.
 func TestLagStaysWhileTheCellIsAway(t *testing.T) {
 	t.Parallel()
 	p := newPair(t)
@@ -98,10 +99,7 @@ func TestLagStaysWhileTheCellIsAway(t *testing.T) {
 	p.put("central.p1", 0, 100)
 	await(t, func() bool { return s.lagging() == 100 })
 	cell.Store(true)
-	await(t, func() bool { // until the generation has ended: what fails then is joining, not fetching
-		reason := s.consumer.Health().Reason
-		return reason != "" && !strings.HasPrefix(reason, "fetch")
-	})
+	await(t, func() bool { return !s.consumer.Health().OK })
 	if n := s.lagging(); n != 100 {
 		t.Errorf("a lag of %d, want 100", n)
 	}
@@ -111,18 +109,20 @@ func TestLagStaysWhileTheCellIsAway(t *testing.T) {
 	await(t, func() bool { return s.lagging() == 0 })
 }
 
-// What a member has lost to another is not its lag any more.
-func TestLagGoesToTheMemberThatHasThePartition(t *testing.T) {
+// What a gateway has lost to another is not its lag any more.
+func TestLagGoesToWhoHasThePartition(t *testing.T) {
 	t.Parallel()
 	p := newPair(t)
 	centre := fakekafka.Away(p.central, kmsg.Produce)
 	centre.Store(true)
-	s := p.start(longSession)
+	var halved atomic.Bool
+	s := p.dividing(func(_ string, id int) bool { return id == 0 || !halved.Load() })
 	for _, topic := range kafkaclient.OutboxTopics() {
 		p.put(topic, 0, 100)
 	}
 	await(t, func() bool { return s.lagging() == 300 })
-	other := p.start(longSession)
+	halved.Store(true)
+	other := p.dividing(func(_ string, id int) bool { return id == 1 })
 	await(t, func() bool { return other.lagging() > 0 && s.lagging() >= 0 && other.lagging()+s.lagging() == 300 })
 	centre.Store(false)
 	await(t, func() bool { return other.lagging() == 0 && s.lagging() == 0 })
@@ -134,11 +134,11 @@ func TestALostCommitRepeatsNothing(t *testing.T) {
 	p := newPair(t)
 	lost := fakekafka.Away(p.cell, kmsg.OffsetCommit)
 	lost.Store(true)
-	count := generations(p.cell)
-	s := p.start(longSession)
+	d := &division{}
+	s := p.dividing(d.of)
 	p.put("central.p0", 0, 200)
 	got(t, p.central, "fleet.central.p0", 200)
-	p.nextGeneration(count)
+	d.hand(t, s)
 	lost.Store(false)
 	p.put("central.p0", 40, 100)
 	if n := len(got(t, p.central, "fleet.central.p0", 300)); n != 300 {
@@ -154,7 +154,7 @@ func TestTopicMadeAnewWhileItsRecordsAreUnderWay(t *testing.T) {
 	t.Parallel()
 	p := newPair(t)
 	centre := fakekafka.Away(p.central, kmsg.Produce)
-	s := p.start(longSession)
+	s := p.start()
 	p.put("central.p2", 0, 100)
 	got(t, p.central, "fleet.central.p2", 100)
 	centre.Store(true)
@@ -178,7 +178,7 @@ func TestStopCommitsWhatItWaitedFor(t *testing.T) {
 	p := newPair(t)
 	centre := fakekafka.Away(p.central, kmsg.Produce)
 	centre.Store(true)
-	s := p.start(longSession)
+	s := p.start()
 	p.put("central.p0", 0, 100)
 	await(t, func() bool { return s.lagging() == 100 })
 	time.AfterFunc(settleGrace+500*time.Millisecond, func() { centre.Store(false) })

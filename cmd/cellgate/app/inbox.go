@@ -1,0 +1,202 @@
+package app
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strconv"
+	"sync/atomic"
+	"time"
+
+	"cellgate/broker/command"
+	"cellgate/broker/shared/kafkaclient"
+)
+
+const (
+	// inboxBytes is how much of vehicle.commands is taken at a time, inboxRecords how many of its records go into one
+	// transaction, which requests over HTTP wait for.
+	inboxBytes   = 256 << 10
+	inboxRecords = 128
+	// inboxWait is how long the broker may wait for a command before it answers that there is none.
+	inboxWait = 500 * time.Millisecond
+	// inboxShow is how often the group is told how far the reading is.
+	inboxShow = time.Second
+)
+
+// inbox is a partition of vehicle.commands. Its position is in the state file; the group only shows it.
+type inbox struct {
+	part     *kafkaclient.Assignment
+	commands *command.Service
+	log      *slog.Logger
+	oldest   func() time.Time      // what is older has no time left
+	rest     []kafkaclient.Fetched // fetched, and not given yet
+	given    int64                 // behind the last record that was given
+	accepted atomic.Int64
+	gap      *kafkaclient.GapError // was passed over, and not reported: the next record tells how old it was
+}
+
+// Partition implements command.Consumer.
+func (i *inbox) Partition() string { return i.part.Topic + "/" + strconv.Itoa(i.part.ID) }
+
+// Resume implements command.Consumer. Without a position it goes on where the gateway was while it was a member of the
+// group, else at the first record whose command may have time left.
+func (i *inbox) Resume(ctx context.Context, position []byte) error {
+	i.rest = nil
+	if position != nil {
+		var at kafkaclient.Mark
+		if err := json.Unmarshal(position, &at); err != nil {
+			return fmt.Errorf("data_dir: state.db: the position in %s: %w", i.Partition(), err)
+		}
+		i.part.Resume(at)
+		return nil
+	}
+	at, err := i.part.Committed(ctx)
+	if err == nil && at.Next < 0 {
+		at.Next, err = i.part.OffsetAt(ctx, i.oldest())
+	}
+	if err == nil {
+		i.part.Resume(at)
+	}
+	return err
+}
+
+// Fetch implements command.Consumer. A gap is passed over and reported: commands that come late are worth less than
+// those behind them.
+func (i *inbox) Fetch(ctx context.Context) ([]command.Message, []byte, error) {
+	if len(i.rest) == 0 {
+		if err := i.fill(ctx); err != nil {
+			return nil, nil, err
+		}
+	}
+	now := i.rest[:min(len(i.rest), inboxRecords)]
+	i.rest = i.rest[len(now):]
+	at := i.part.Mark()
+	if len(i.rest) > 0 {
+		at.Next = now[len(now)-1].Offset + 1
+	}
+	i.given = at.Next
+	position, err := json.Marshal(at)
+	out := make([]command.Message, len(now))
+	for n := range now {
+		r := &now[n]
+		out[n] = command.Message{Ref: recordRef(i.part.ID, r.Offset, r.Time), At: r.Time, Value: r.Value, By: string(r.Header("by"))}
+	}
+	return out, position, err
+}
+
+// fill fetches until there is something, or a gap has been passed over.
+func (i *inbox) fill(ctx context.Context) error {
+	for len(i.rest) == 0 {
+		recs, _, err := i.part.Fetch(ctx, inboxBytes, inboxWait)
+		var gap *kafkaclient.GapError
+		if errors.As(err, &gap) {
+			err = i.pass(ctx)
+			recs = nil
+		}
+		if err != nil {
+			return err
+		}
+		passed := gap != nil
+		switch i.rest = recs; {
+		case len(recs) > 0:
+			i.report(recs[0].Time)
+		case i.gap != nil && !passed: // nothing is behind it yet
+			i.report(time.Time{})
+			return nil
+		}
+	}
+	return nil
+}
+
+// pass goes on behind a gap.
+func (i *inbox) pass(ctx context.Context) error {
+	gap, err := i.part.Pass(ctx)
+	if err == nil && gap != nil {
+		i.report(time.Time{}) // one before it that is not reported
+		i.gap = gap
+	}
+	return err
+}
+
+// report tells of the gap that was passed over, now that the time of what is behind it is known; zero: there is nothing.
+func (i *inbox) report(next time.Time) {
+	if i.gap == nil {
+		return
+	}
+	g := command.Gap{What: i.gap.Error(), Records: -1, Next: next}
+	if n, known := i.gap.Lost(); known {
+		g.Records = n
+	}
+	i.commands.Gone(g)
+	i.gap = nil
+}
+
+// Accepted implements command.Consumer.
+func (i *inbox) Accepted() { i.accepted.Store(i.given) }
+
+// show tells the group how far the reading is, until ctx ends. Nothing depends on it.
+func (i *inbox) show(ctx context.Context) {
+	tick := time.NewTicker(inboxShow)
+	defer tick.Stop()
+	shown := int64(0)
+	for ctx.Err() == nil {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+		}
+		next := i.accepted.Load()
+		if next == shown {
+			continue
+		}
+		if err := i.part.Commit(next); err != nil {
+			i.log.Debug("how far vehicle.commands is read is not shown", slog.Any("error", err))
+			continue
+		}
+		shown = next
+	}
+}
+
+// recordRef names a record for ever: offsets begin at 0 again when the topic is made anew, and its time tells it from the
+// one that had the offset before.
+func recordRef(partition int, offset int64, at time.Time) string {
+	return fmt.Sprintf("kafka-%d-%d-%s", partition, offset, strconv.FormatInt(at.UnixMilli(), 36))
+}
+
+// startInbox begins to take commands from Kafka: all partitions, as soon as they are known.
+func (a *gateway) startInbox() error {
+	config, err := kafkaConfig("kafka", &a.cfg.Kafka)
+	if err != nil {
+		return err
+	}
+	reader, err := kafkaclient.NewConsumer(kafkaclient.ConsumerOptions{
+		Config: config, Name: "commands", Group: a.cfg.Commands.FromKafkaGroup, Owner: a.owner(), Topics: []string{topicCommands},
+		Log: a.log, Metrics: a.kafka,
+	})
+	if err != nil {
+		return err
+	}
+	a.producer.Prepare(topicCommands) // creates it where that is configured
+	oldest := func() time.Time { return a.clock.Wall().Add(-a.cfg.Commands.MaxTTL.Std()) }
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		reader.Run(ctx, func(ctx context.Context, p *kafkaclient.Assignment) {
+			i := &inbox{part: p, commands: a.commands, log: a.log, oldest: oldest}
+			shown := make(chan struct{})
+			go func() { defer close(shown); i.show(ctx) }()
+			_ = a.commands.Consume(ctx, i) // ends with ctx, or with the service
+			<-shown
+		})
+	}()
+	a.life.onStop("commands from kafka", stopShort, func(limit context.Context) error {
+		cancel()
+		defer context.AfterFunc(limit, reader.Close)()
+		<-done
+		reader.Close()
+		return nil
+	})
+	return nil
+}

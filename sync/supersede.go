@@ -1,0 +1,55 @@
+package syncer
+
+import (
+	"time"
+
+	"cellgate/broker/shared/kafkaclient"
+)
+
+func (s *Syncer) isMine(topic string, id int) bool { return s.divide == nil || s.divide(topic, id) }
+
+func (s *Syncer) isSuperseded() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.superseded.Owner != ""
+}
+
+// compareClaims looks who reads the partitions that are this worker's. Somebody with a later claim has begun after this
+// worker, which stops then: it was taken for dead. Until it notices, records come to the centre twice, with the same src-*
+// headers. An earlier claim is that of such a worker, which has committed once more; it is replaced.
+func (s *Syncer) compareClaims(all []kafkaclient.Position) {
+	for i := range all {
+		seen := all[i].Claim
+		s.mu.Lock()
+		f := s.parts[partition{all[i].Topic, all[i].ID}]
+		s.mu.Unlock()
+		if f == nil || seen.Owner == "" || seen.Owner == s.o.Owner {
+			continue
+		}
+		f.mu.Lock()
+		mine := f.claim
+		if f.assigned && mine.After(seen) {
+			f.renew = time.Time{}
+		}
+		over := f.assigned && mine.Owner != "" && seen.After(mine)
+		f.mu.Unlock()
+		if over && s.divide == nil { // otherwise that says whose it is
+			s.supersede(seen)
+			return
+		}
+	}
+}
+
+func (s *Syncer) supersede(by kafkaclient.Claim) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.superseded.Owner != "" {
+		return
+	}
+	s.superseded, s.since = by, time.Now()
+	s.halt()
+	for _, f := range s.parts {
+		f.setAssigned(false) // how far it is, is the other's to tell
+	}
+	s.o.Log.Error("another gateway has taken over the outbox; this one forwards nothing until it is restarted", "owner", by.Owner)
+}
