@@ -46,29 +46,31 @@ func (e *Engine) Set() *lang.Set { return e.set }
 
 // Worker evaluates and renders records on one goroutine, reusing all its memory.
 type Worker struct {
-	engine  *Engine
-	sc      *expr.Scope
-	in      op.Input
-	outputs []op.Outputs // of the operators of the rule at hand, by their place in it
-	given   []expr.Given // by the operators that the message has passed
-	matches []Match
-	finder  *index.Finder
-	lists   []int
-	found   []index.Found
-	failed  []uint16 // rules that need the payload of this record, which cannot be decoded
-	seq     uint64   // the record that sc holds; 0 for none that can be told
-	watch   func(op *lang.Operator)
-	item    uint16         // the element at hand, from 1
-	window  *Window        // of the output at hand, nil for a message
-	ticks   *expr.Scope    // where there is no message; nil until it is needed
-	tick    message.Record // that it holds
+	engine   *Engine
+	sc       *expr.Scope
+	in       op.Input
+	outputs  []op.Outputs // of the operators of the rule at hand, by their place in it
+	given    []expr.Given // by the operators that the message has passed
+	matches  []Match
+	finder   *index.Finder
+	lists    []int
+	found    []index.Found
+	messages uint64
+	counts   []ruleCounter // by rule
+	failed   []uint16      // rules that need the payload of this record, which cannot be decoded
+	seq      uint64        // the record that sc holds; 0 for none that can be told
+	watch    func(op *lang.Operator)
+	item     uint16         // the element at hand, from 1
+	window   *Window        // of the output at hand, nil for a message
+	ticks    *expr.Scope    // where there is no message; nil until it is needed
+	tick     message.Record // that it holds
 }
 
 // NewWorker makes a worker. Several may run at the same time as long as records of one shard (ShardOf)
 // go to one worker at a time.
 func (e *Engine) NewWorker() *Worker {
 	sc := e.set.NewScope()
-	return &Worker{engine: e, sc: sc, finder: e.set.Index().NewFinder(sc)}
+	return &Worker{engine: e, sc: sc, finder: e.set.Index().NewFinder(sc), counts: make([]ruleCounter, len(e.set.Compiled))}
 }
 
 // Eval appends the decisions about a record to out. It is a function of the record, the set, and what the
@@ -101,8 +103,9 @@ func (w *Worker) Eval(rec *message.Record, out []Decision) []Decision {
 	w.seq, w.failed = rec.Seq, w.failed[:0]
 	w.found = w.finder.Find(w.lists, w.found[:0])
 	for _, f := range w.found {
-		out = w.rule(set.Compiled[f.Rule], f.Sure, out)
+		out = w.measured(set.Compiled[f.Rule], f.Sure, out)
 	}
+	w.messages++
 	if len(w.failed) > 0 {
 		out = append(out, w.undecoded())
 	}
@@ -127,7 +130,10 @@ func (w *Worker) rule(r *lang.Rule, sure bool, out []Decision) []Decision {
 		return out
 	}
 	matches, err := w.passes(r, sure)
-	return w.decide(r, matches, err, out)
+	failed := len(w.failed)
+	out = w.decide(r, matches, err, out)
+	w.count(r, len(matches) > 0 && len(w.failed) == failed, err != nil || len(w.failed) > failed)
+	return out
 }
 
 // decide appends the decisions that follow from what has come through a rule.

@@ -36,7 +36,7 @@ func (s source) of(texts ...string) string { return texts[s.next(len(texts))] }
 
 func (s source) field() string {
 	return s.of("payload.a", "payload.b", "payload.c", "payload.n", "payload.o.a", "payload.o.b", "payload.l[1]", `payload["x y"]`,
-		"payload.gear", "payload.o", "payload.flag", "vin", "class", "topic", "levels[2]", "levels[9]", "qos", "retain", "late_ms", "event_at", "properties.p", "payload.d")
+		"payload.gear", "payload.o", "payload.flag", "vin", "class", "topic", "levels[2]", "levels[9]", "qos", "retain", "late_ms", "event_at", "properties.p", "payload.d", "payload.m", "item")
 }
 
 func (s source) constant() string {
@@ -85,7 +85,7 @@ func (s source) set(t testing.TB, rules int) *lang.Set {
 	head := `
 lists: {words: [D, P, "1"], numbers: [1, 2, 2.5, 9007199254740993], mixed: [D, 1, 2.5], long: [` + strings.Join(longList, ", ") + `]}
 macros: {moving: payload.a > 1 and payload.gear != "P"}
-schema: {event_at: t, open: true, fields: {d: integer, n: number}}
+schema: {event_at: t, open: true, fields: {d: integer, n: number, m: {number: [0, 5]}}}
 rules:
 `
 	texts := make([]string, rules)
@@ -93,7 +93,7 @@ rules:
 		texts[i] = fmt.Sprintf("  - {id: r%d, from: [%s], when: '%s', %s to: [{kafka: {topic: t}}]}\n", i,
 			s.of(`"v1/+/up/telemetry"`, `"v1/+/up/telemetry"`, `"v1/+/up/#"`, `"v1/+/up/#", "v1/+/up/telemetry"`, `"#"`),
 			strings.ReplaceAll(s.condition(3), "'", "''"),
-			s.of("", "", "", "mode: shadow,", "mode: {canary: 50%},", "on_change: payload.a,", "count: {at_least: 2, window: 10s},"))
+			s.of("", "", "", "mode: shadow,", "mode: {canary: 50%},", "on_change: payload.a,", "count: {at_least: 2, window: 10s},", "each: payload.l,"))
 	}
 	for {
 		if len(texts) == 0 {
@@ -138,7 +138,7 @@ func (s source) payload() string {
 		return s.of("", "{", "[1]", `{"a":1-2}`, "7", `"D"`, "null", `{"a":nan}`)
 	}
 	var fields []string
-	for _, name := range []string{"a", "b", "c", "n", "o", "l", "x y", "gear", "flag", "t", "d", "other"} {
+	for _, name := range []string{"a", "b", "c", "n", "o", "l", "x y", "gear", "flag", "t", "d", "m", "other"} {
 		if s.next(4) != 0 {
 			fields = append(fields, fmt.Sprintf("%q:%s", name, s.value(1)))
 		}
@@ -160,19 +160,50 @@ func (s source) record(seq uint64) message.Record {
 	return rec
 }
 
-// compare evaluates messages with the index and without, and compares what comes of it.
+// compare evaluates messages with the index and without, and compares what comes of it and what is counted.
 func (s source) compare(t testing.TB, set *lang.Set, messages int) {
 	t.Helper()
 	with := NewEngine(set, state.NewState(state.StateOptions{})).NewWorker()
 	each := NewEngine(set, state.NewState(state.StateOptions{})).NewWorker()
+	want := make([]RuleCounts, len(set.Compiled))
 	for i := range messages {
 		rec := s.record(uint64(i + 1))
-		got, want := with.Eval(&rec, nil), evalEach(each, &rec)
-		if len(got) == 0 && len(want) == 0 || reflect.DeepEqual(got, want) {
-			continue
+		got, all := with.Eval(&rec, nil), evalEach(each, &rec)
+		if (len(got) > 0 || len(all) > 0) && !reflect.DeepEqual(got, all) {
+			t.Fatalf("message %s %s:\nwith the index    %s\nwith every rule   %s", rec.Topic, rec.Payload, named(set, got), named(set, all))
 		}
-		t.Fatalf("message %s %s:\nwith the index    %s\nwith every rule   %s", rec.Topic, rec.Payload, named(set, got), named(set, want))
+		for _, r := range set.Match(rec.Topic) {
+			want[r].Add(countOf(each, r, all))
+		}
 	}
+	got := make([]RuleCounts, len(set.Compiled))
+	with.Counts(got)
+	for r := range got {
+		if got[r].Evaluated, got[r].Time = 0, 0; got[r] != want[r] {
+			t.Fatalf("rule %+v:\ncounted %+v\nwant    %+v", set.Compiled[r].Info, got[r], want[r])
+		}
+	}
+}
+
+// countOf is what a message counts for a rule, of the decisions about it.
+func countOf(w *Worker, rule uint16, ds []Decision) *RuleCounts {
+	c := &RuleCounts{Considered: 1}
+	for i := range ds {
+		switch d := &ds[i]; {
+		case d.Target == TargetUndecoded:
+			if slices.Contains(d.Undecoded, rule) {
+				c.Matched, c.Errors = 0, 1
+			}
+		case d.Rule == rule && d.Err == "":
+			c.Matched, c.Errors = 1, 0
+		case d.Rule == rule && c.Matched == 0:
+			c.Errors = 1
+		}
+	}
+	if c.Matched+c.Errors == 0 && w.finder.Lacks(rule) {
+		c.Missing = 1
+	}
+	return c
 }
 
 func named(set *lang.Set, ds []Decision) string {

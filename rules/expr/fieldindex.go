@@ -23,6 +23,7 @@ type fieldNode struct {
 	symbols  []uint16      // of the field
 	value    *fastjson.Value
 	gen      uint64  // the record that value is of
+	listed   uint64  // the record in whose found the node is
 	order    []place // of the last object's names
 }
 
@@ -126,7 +127,8 @@ func (sc *Scope) find(at int32, v *fastjson.Value) {
 	if n.gen == sc.gen {
 		sc.fields.forget(n) // the name was there before
 	}
-	if n.value, n.gen = v, sc.gen; n.symbols != nil {
+	if n.value, n.gen = v, sc.gen; n.symbols != nil && n.listed != sc.gen {
+		n.listed = sc.gen
 		sc.fields.found = append(sc.fields.found, at)
 	}
 	switch {

@@ -104,6 +104,16 @@ func (v *Seen) set(value any, err error) {
 // IsField reports whether a symbol is a payload field.
 func (s *Symbol) IsField() bool { return s.kind == symField }
 
+// Fields are the payload fields that the expression names.
+func (e *Expression) Fields(symbols []Symbol) (out []uint16) {
+	for _, i := range e.symbols {
+		if symbols[i].IsField() {
+			out = append(out, i)
+		}
+	}
+	return out
+}
+
 // Decodes reports whether the expression needs the payload decoded.
 func (e *Expression) Decodes(symbols []Symbol) bool {
 	for _, i := range e.symbols {

@@ -23,16 +23,38 @@ const (
 type Index struct {
 	symbols []expr.Symbol
 	whens   []*expr.Expression // by rule
+	fields  [][]uint16         // by rule: the payload fields that its condition names
 	lists   []list
+	// distinct are the lists that have other rules than those before them.
+	distinct []int
+	listsOf  [][]int // by rule
+	counters int
 }
 
 // list are the rules whose topic filters end at one place.
 type list struct {
 	rules   []uint16
 	root    *node
-	guards  map[uint16][]guard
+	names   map[uint16]*name
+	sets    fieldSets
+	several []uint16 // the rules that other lists have too
 	decodes bool     // some condition needs the payload
-	plain   []uint16 // symbols beside the payload's fields that the guards and nodes have
+	plain   []uint16 // symbols beside the payload's fields that names and nodes have
+}
+
+// name is what the conditions of a list have to do with one name, beside what they are found by.
+type name struct {
+	guards []guard
+	sets   []int
+}
+
+func (l *list) name(symbol uint16) *name {
+	n := l.names[symbol]
+	if n == nil {
+		n = &name{}
+		l.names[symbol] = n
+	}
+	return n
 }
 
 // guard holds the rules that cannot be passed over when a name has a value of another kind.
@@ -74,28 +96,46 @@ type bucket struct {
 
 // New makes the index of rules with these conditions, nil for none, by lists of those whose filters end at one place.
 func New(symbols []expr.Symbol, whens []*expr.Expression, lists [][]uint16) *Index {
-	x := &Index{symbols: symbols, whens: whens, lists: make([]list, len(lists))}
+	x := &Index{
+		symbols: symbols, whens: whens, lists: make([]list, len(lists)), fields: make([][]uint16, len(whens)), listsOf: make([][]int, len(whens)),
+	}
+	for r, when := range whens {
+		x.fields[r] = x.fieldsOf(when)
+	}
+	for i, rules := range lists {
+		for _, r := range rules {
+			x.listsOf[r] = append(x.listsOf[r], i)
+		}
+	}
 	same := map[string]int{}
 	for i, rules := range lists {
-		key := make([]byte, 0, 2*len(rules))
-		for _, r := range rules {
-			key = binary.BigEndian.AppendUint16(key, r)
-		}
-		if first, ok := same[string(key)]; ok {
+		if first, ok := same[keyOf(rules)]; ok {
 			x.lists[i] = x.lists[first]
 			continue
 		}
-		same[string(key)] = i
-		x.lists[i] = x.list(rules)
+		same[keyOf(rules)] = i
+		x.lists[i], x.distinct = x.list(rules), append(x.distinct, i)
 	}
 	return x
 }
 
+// keyOf makes a list comparable.
+func keyOf(list []uint16) string {
+	key := make([]byte, 0, 2*len(list))
+	for _, n := range list {
+		key = binary.BigEndian.AppendUint16(key, n)
+	}
+	return string(key)
+}
+
 func (x *Index) list(rules []uint16) list {
-	l := list{rules: rules, guards: map[uint16][]guard{}}
+	l := list{rules: rules, names: map[uint16]*name{}}
 	entries := make([]entry, len(rules))
 	for i, r := range rules {
 		entries[i].rule = r
+		if len(x.listsOf[r]) > 1 {
+			l.several = append(l.several, r)
+		}
 		when := x.whens[r]
 		if when == nil {
 			continue
@@ -110,7 +150,8 @@ func (x *Index) list(rules []uint16) list {
 		}
 	}
 	l.root = x.divide(entries, maxDepth)
-	for sym := range l.guards {
+	x.count(&l)
+	for sym := range l.names {
 		if !x.symbols[sym].IsField() {
 			l.plain = append(l.plain, sym)
 		}
@@ -120,14 +161,13 @@ func (x *Index) list(rules []uint16) list {
 }
 
 func (l *list) guard(need expr.Need, rule uint16) {
-	guards := l.guards[need.Symbol]
-	i := slices.IndexFunc(guards, func(g guard) bool { return g.kinds == need.Kinds })
+	n := l.name(need.Symbol)
+	i := slices.IndexFunc(n.guards, func(g guard) bool { return g.kinds == need.Kinds })
 	if i < 0 {
-		i = len(guards)
-		guards = append(guards, guard{kinds: need.Kinds})
+		i = len(n.guards)
+		n.guards = append(n.guards, guard{kinds: need.Kinds})
 	}
-	guards[i].rules = append(guards[i].rules, rule)
-	l.guards[need.Symbol] = guards
+	n.guards[i].rules = append(n.guards[i].rules, rule)
 }
 
 // entry is a rule that is to be entered, with the clauses by which it can be.

@@ -23,11 +23,14 @@ type Finder struct {
 	rules   []uint16
 	emit    func(bucket uint32)
 	node    *node // that emit adds of
+	counts  []uint64
+	seen    []uint32  // by rule: the turn in which again was told of it
+	again   []counted // by rule: what counts has too often
 }
 
 // NewFinder makes a finder that looks at the records of a scope.
 func (x *Index) NewFinder(sc *expr.Scope) *Finder {
-	f := &Finder{index: x, scope: sc, stamps: make([]uint32, len(x.whens))}
+	f := &Finder{index: x, scope: sc, stamps: make([]uint32, len(x.whens)), seen: make([]uint32, len(x.whens)), counts: make([]uint64, x.counters), again: make([]counted, len(x.whens))}
 	f.emit = f.bucket
 	return f
 }
@@ -36,18 +39,24 @@ func (x *Index) NewFinder(sc *expr.Scope) *Finder {
 func (f *Finder) Find(lists []int, out []Found) []Found {
 	if f.turn++; f.turn == 0 {
 		clear(f.stamps)
+		clear(f.seen)
 		f.turn = 1
 	}
 	f.rules = f.rules[:0]
 	all := f.spot(lists)
 	for _, n := range lists {
 		l := &f.index.lists[n]
+		f.counts[l.sets.at]++
 		if all {
+			f.counts[l.sets.at+1]++
 			f.add(l.rules)
 			continue
 		}
 		f.visit(l.root)
-		f.guards(l)
+		f.names(l)
+	}
+	if len(lists) > 1 {
+		f.twice(lists)
 	}
 	slices.Sort(f.rules)
 	for _, r := range f.rules {
@@ -88,19 +97,22 @@ func (f *Finder) add(rules []uint16) {
 	}
 }
 
-// guards adds the rules that may give an error.
-func (f *Finder) guards(l *list) {
+// names adds the rules that may give an error, and counts those that have their fields.
+func (f *Finder) names(l *list) {
 	for _, symbols := range [2][]uint16{f.present, l.plain} {
 		for _, sym := range symbols {
-			guards := l.guards[sym]
-			if len(guards) == 0 {
+			n := l.names[sym]
+			if n == nil {
 				continue
 			}
 			kind := f.scope.Look(sym).Kind
-			for i := range guards {
-				if guards[i].kinds&kind == 0 {
-					f.add(guards[i].rules)
+			for i := range n.guards {
+				if n.guards[i].kinds&kind == 0 {
+					f.add(n.guards[i].rules)
 				}
+			}
+			if kind != expr.Missing {
+				f.has(l, n.sets)
 			}
 		}
 	}

@@ -39,6 +39,8 @@ type Dispatcher struct {
 	current   setInUse
 	scratch   []engine.Decision
 	rounds    rounds
+	countsMu  sync.Mutex // guards counts.last
+	counts    ruleCounts
 
 	// checkpoint's own.
 	saveMu    sync.Mutex
@@ -482,6 +484,7 @@ func (d *Dispatcher) enter(hash string, seq uint64) {
 
 func (d *Dispatcher) use(set ruleSet, index uint32) {
 	ids := set.ruleIDs()
+	d.counts.before = d.countRules()
 	workers := set.workers(d.state, d.o.Workers)
 	s := setInUse{set: set, index: index, hash: set.hash(), worker: workers[0]}
 	d.rounds.use(workers)

@@ -2,6 +2,7 @@ package sink_test
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"testing"
@@ -9,6 +10,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"cellgate/broker/shared/message"
+	"cellgate/rules/engine"
 	"cellgate/rules/op"
 	"cellgate/rules/sink"
 	"cellgate/rules/sink/sinktest"
@@ -30,7 +32,7 @@ func slowRules(extra string) string {
 }
 
 // evaluated is what the sinks were given, in their order, by a dispatcher with so many workers.
-func evaluatedBy(t *testing.T, workers int) (out []string, parallel float64) {
+func evaluatedBy(t *testing.T, workers int) (out []string, counts map[string]engine.RuleCounts, parallel float64) {
 	t.Helper()
 	reg := prometheus.NewRegistry()
 	sinks := []*sinktest.Memory{sinktest.NewMemory(op.SinkKafka), sinktest.NewMemory(op.SinkRedis), sinktest.NewMemory(op.SinkCentral)}
@@ -68,8 +70,13 @@ func evaluatedBy(t *testing.T, workers int) (out []string, parallel float64) {
 			out = append(out, fmt.Sprintf("%s %+v", s.Name(), m))
 		}
 	}
+	counts = r.Dispatcher.RuleCounts()
+	for id, c := range counts {
+		c.Evaluated, c.Time = 0, 0
+		counts[id] = c
+	}
 	r.Stop()
-	return out, valueOf(t, reg, "dispatch_parallel_messages_total")
+	return out, counts, valueOf(t, reg, "dispatch_parallel_messages_total")
 }
 
 func valueOf(t *testing.T, reg *prometheus.Registry, name string) float64 {
@@ -90,8 +97,11 @@ func valueOf(t *testing.T, reg *prometheus.Registry, name string) float64 {
 // TestWorkersChangeNothing: each sink is given the same in the same order, however many goroutines evaluate, over a reload.
 func TestWorkersChangeNothing(t *testing.T) {
 	t.Parallel()
-	want, none := evaluatedBy(t, 1)
-	got, some := evaluatedBy(t, 4)
+	want, wantCounts, none := evaluatedBy(t, 1)
+	got, counts, some := evaluatedBy(t, 4)
+	if wrong := counts["wrong"]; !maps.Equal(counts, wantCounts) || wrong.Considered != 6*203 || wrong.Missing == 0 || wrong.Filtered()+wrong.Missing != 6*203 {
+		t.Errorf("counted by four %+v,\nby one %+v", counts, wantCounts)
+	}
 	if none != 0 || some == 0 {
 		t.Errorf("%v messages were evaluated in parallel by one worker, %v by four", none, some)
 	}

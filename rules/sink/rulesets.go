@@ -38,6 +38,8 @@ type ruleSet interface {
 type evaluator interface {
 	renderer
 	Eval(rec *message.Record, out []engine.Decision) []engine.Decision
+	// Counts adds what became of messages so far to counts, by rule.
+	Counts(counts []engine.RuleCounts)
 }
 
 // compiler makes a rule set of its stored source.

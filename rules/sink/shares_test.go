@@ -32,6 +32,8 @@ func (s stalling) Eval(rec *message.Record, out []engine.Decision) []engine.Deci
 	return out
 }
 
+func (stalling) Counts([]engine.RuleCounts) {}
+
 // TestASlowVehicleHoldsUpNobody: while the messages of one vehicle are evaluated, those of all other shards are, in their order.
 func TestASlowVehicleHoldsUpNobody(t *testing.T) {
 	t.Parallel()

@@ -1,0 +1,52 @@
+package sink
+
+import (
+	"time"
+
+	"cellgate/rules/engine"
+)
+
+// ruleCounts adds up what became of messages at each rule, by id, over rule sets. It belongs to whoever holds evalMu.
+type ruleCounts struct {
+	before map[string]engine.RuleCounts // under the sets before, of the rules that the one in use has
+	last   map[string]engine.RuleCounts // as told last
+}
+
+// RuleCounts tells what became of the messages that this process has evaluated, by rule. While a batch is evaluated, or a disk takes
+// nothing, it is what it was before.
+func (d *Dispatcher) RuleCounts() map[string]engine.RuleCounts {
+	const patience = 100 * time.Millisecond
+	for waited := time.Duration(0); waited < patience; waited += time.Millisecond {
+		if d.evalMu.TryLock() {
+			defer d.evalMu.Unlock()
+			counts := d.countRules()
+			d.countsMu.Lock()
+			defer d.countsMu.Unlock()
+			d.counts.last = counts
+			return counts
+		}
+		time.Sleep(time.Millisecond)
+	}
+	d.countsMu.Lock()
+	defer d.countsMu.Unlock()
+	return d.counts.last
+}
+
+// countRules adds up the counts of the workers in use and those before.
+func (d *Dispatcher) countRules() map[string]engine.RuleCounts {
+	out := map[string]engine.RuleCounts{}
+	if d.current.set == nil {
+		return out
+	}
+	ids := d.current.set.ruleIDs()
+	counts := make([]engine.RuleCounts, len(ids))
+	for i := range d.rounds.lanes {
+		d.rounds.lanes[i].worker.Counts(counts)
+	}
+	for i, id := range ids {
+		before := d.counts.before[id]
+		counts[i].Add(&before)
+		out[id] = counts[i]
+	}
+	return out
+}
