@@ -3,6 +3,8 @@ package configs
 import (
 	"strings"
 	"testing"
+
+	"cellgate/test/check"
 )
 
 func TestWebhooks(t *testing.T) {
@@ -11,9 +13,7 @@ func TestWebhooks(t *testing.T) {
 		return Parse("cell.yaml", []byte("cell: {id: c}\nwebhooks:\n  crm: "+section+"\n"))
 	}
 	c, err := parse(`{url: "https://crm.example.com/x", keys: [0123456789abcdef, whsec_MDEyMzQ1Njc4OWFiY2RlZg==]}`)
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	w := c.Webhooks["crm"]
 	if w.Requests != 8 || w.Timeout.Std().Seconds() != 10 || len(c.WebhookNames()) != 1 {
 		t.Errorf("%+v", w)

@@ -10,6 +10,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"cellgate/broker/shared/kafkaclient"
+	"cellgate/test/check"
 	"cellgate/test/fakekafka"
 )
 
@@ -182,9 +183,7 @@ func TestStopCommitsWhatItWaitedFor(t *testing.T) {
 	p.put("central.p0", 0, 100)
 	await(t, func() bool { return s.lagging() == 100 })
 	time.AfterFunc(settleGrace+500*time.Millisecond, func() { centre.Store(false) })
-	if err := s.Stop(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, s.Stop(t.Context()))
 	p.startsClean("central.p0", 20, 50, 150)
 }
 
@@ -193,9 +192,7 @@ func TestStopDoesNotWaitForASilentCell(t *testing.T) {
 	t.Parallel()
 	p := newPair(t)
 	l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	defer func() { _ = l.Close() }()
 	asked := make(chan net.Conn, 100)
 	go func() {

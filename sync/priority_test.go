@@ -16,6 +16,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"cellgate/test/check"
 	"cellgate/test/fakekafka"
 )
 
@@ -142,9 +143,7 @@ func (p *pair) narrow(rate float64) *line {
 		under, err := (&net.ListenConfig{}).Listen(ctx, network, address)
 		return &lineListener{under, l}, err
 	}))
-	if err != nil {
-		p.t.Fatal(err)
-	}
+	check.OK(p.t, err)
 	p.central = c
 	p.t.Cleanup(func() {
 		c.Close()
@@ -167,9 +166,7 @@ func (p *pair) flood(topic string, n, size int) {
 			Headers: []kgo.RecordHeader{{Key: "central-topic", Value: []byte("fleet." + topic)}},
 		}, nil)
 	}
-	if err := cl.Flush(p.t.Context()); err != nil {
-		p.t.Fatal(err)
-	}
+	check.OK(p.t, cl.Flush(p.t.Context()))
 }
 
 // ahead has an alarm forwarded, n times, while the line is full of lower lanes, and returns the most bytes that were on

@@ -5,19 +5,17 @@ import (
 	"regexp"
 	"slices"
 	"testing"
+
+	"cellgate/test/check"
 )
 
 // TestCodesAreDocumented holds code.go and the table of README.md together.
 func TestCodesAreDocumented(t *testing.T) {
 	t.Parallel()
 	text, err := os.ReadFile("code.go")
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	readme, err := os.ReadFile("../README.md")
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	codes := regexp.MustCompile(`"(R\d{3})"`).FindAllStringSubmatch(string(text), -1)
 	rows := regexp.MustCompile(`(?m)^\| (R\d{3}) \|`).FindAllStringSubmatch(string(readme), -1)
 	var want, got []string

@@ -9,6 +9,7 @@ import (
 	"cellgate/rules/op"
 	"cellgate/rules/rulestest"
 	"cellgate/rules/state"
+	"cellgate/test/check"
 )
 
 // payload256 is a telemetry message of 256 bytes.
@@ -51,9 +52,7 @@ func BenchmarkRender(b *testing.B) {
 		rec := &recs[i%len(recs)]
 		out = w.Eval(rec, out[:0])
 		for _, d := range out {
-			if err := w.Render(d, rec, &r); err != nil {
-				b.Fatal(err)
-			}
+			check.OK(b, w.Render(d, rec, &r))
 		}
 	}
 }
@@ -109,9 +108,7 @@ func TestRenderAllocatesOnlyTheKey(t *testing.T) {
 			rec := &recs[i%len(recs)]
 			out = w.Eval(rec, out[:0])
 			for _, d := range out {
-				if err := w.Render(d, rec, &r); err != nil {
-					t.Fatal(err)
-				}
+				check.OK(t, w.Render(d, rec, &r))
 			}
 			i++
 		}

@@ -8,6 +8,7 @@ import (
 	"cellgate/broker/shared/message"
 	"cellgate/rules/rulestest"
 	"cellgate/rules/state"
+	"cellgate/test/check"
 )
 
 const year = 365 * 24 * time.Hour
@@ -121,9 +122,7 @@ func TestStepsSurviveRestart(t *testing.T) {
 		parts.state = state.NewState(state.StateOptions{})
 		parts.state.SetShift(shift)
 		for vin, data := range stored {
-			if err := parts.state.Load(vin, data); err != nil {
-				t.Fatal(err)
-			}
+			check.OK(t, parts.state.Load(vin, data))
 		}
 		partsWorker = NewEngine(set, parts.state).NewWorker()
 	}

@@ -11,6 +11,7 @@ import (
 	"cellgate/rules/op"
 	"cellgate/rules/rulestest"
 	"cellgate/rules/state"
+	"cellgate/test/check"
 )
 
 // FuzzCompile: no text makes Compile crash, hang or give a set together with findings; what compiles can
@@ -18,14 +19,10 @@ import (
 func FuzzCompile(f *testing.F) {
 	for _, pattern := range []string{"../lang/testdata/bad/*.rules.yaml", "../../configs/rules/*.yaml"} {
 		files, err := filepath.Glob(pattern)
-		if err != nil {
-			f.Fatal(err)
-		}
+		check.OK(f, err)
 		for _, name := range files {
 			text, err := os.ReadFile(name)
-			if err != nil {
-				f.Fatal(err)
-			}
+			check.OK(f, err)
 			f.Add(text)
 		}
 	}
@@ -60,9 +57,7 @@ func evaluate(t *testing.T, set *lang.Set, payload string) {
 		rec := message.Record{Seq: uint64(i + 1), ReceivedAt: rulestest.Epoch, Kind: message.KindPublish, Topic: topic, Payload: []byte(payload)}
 		for _, d := range w.Eval(&rec, nil) {
 			back, _, err := DecodeDecision(d.Append(nil))
-			if err != nil {
-				t.Fatal(err)
-			}
+			check.OK(t, err)
 			var one, two op.Rendered
 			err1, err2 := w.Render(d, &rec, &one), NewRenderer(set).Render(back, &rec, &two)
 			if (err1 == nil) != (err2 == nil) || (err1 == nil && string(expr.AppendJSON(nil, one.View())) != string(expr.AppendJSON(nil, two.View()))) {

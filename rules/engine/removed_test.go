@@ -14,6 +14,7 @@ import (
 	"cellgate/rules/lang"
 	"cellgate/rules/rulestest"
 	"cellgate/rules/state"
+	"cellgate/test/check"
 )
 
 const (
@@ -126,13 +127,9 @@ func TestRemovedRulesAreDeterministic(t *testing.T) {
 			maps.Copy(stored, taken(parts.state))
 			removed := parts.state.AppendRemoved(nil)
 			parts.state = state.NewState(state.StateOptions{})
-			if err := parts.state.LoadRemoved(removed); err != nil {
-				t.Fatal(err)
-			}
+			check.OK(t, parts.state.LoadRemoved(removed))
 			for vin, data := range stored {
-				if err := parts.state.Load(vin, data); err != nil {
-					t.Fatal(err)
-				}
+				check.OK(t, parts.state.Load(vin, data))
 			}
 			parts.w = NewEngine(set, parts.state).NewWorker()
 		default:
@@ -187,9 +184,7 @@ func TestRemovedRulesAreBounded(t *testing.T) {
 	for i := range maxRemoved {
 		b = binary.AppendVarint(binary.BigEndian.AppendUint64(b, uint64(i+1)), rulestest.Epoch+int64(i)) //nolint:gosec // small
 	}
-	if err := s.LoadRemoved(b); err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, s.LoadRemoved(b))
 	set := setOf(t, lowRule)
 	rec := message.Record{Kind: message.KindPublish, Topic: "v1/V/up/telemetry", Payload: []byte(`{"a":9}`), ReceivedAt: rulestest.Epoch + maxRemoved}
 	NewEngine(set, s).NewWorker().Eval(&rec, nil)

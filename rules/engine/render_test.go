@@ -15,6 +15,7 @@ import (
 	"cellgate/rules/op"
 	"cellgate/rules/rulestest"
 	"cellgate/rules/state"
+	"cellgate/test/check"
 )
 
 // renderOne evaluates a message on the first rule and renders each of its targets with Set.Render.
@@ -209,9 +210,7 @@ rules:
 	}
 	for i, topic := range []string{"my.errors", lang.DefaultErrorTopic} {
 		var r op.Rendered
-		if err := NewRenderer(set).Render(ds[i], &rec, &r); err != nil {
-			t.Fatal(err)
-		}
+		check.OK(t, NewRenderer(set).Render(ds[i], &rec, &r))
 		if NewRenderer(set).Sink(ds[i]) != op.SinkKafka || r.Topic != topic || !r.DeadLetter || r.Reason == "" || string(r.Value) != `{"x":"text"}` || string(r.Key) != rulestest.VIN {
 			t.Errorf("%+v", r)
 		}
@@ -315,9 +314,7 @@ func TestTheNamesInADeadLetterAreBounded(t *testing.T) {
 	if len(ds) != 1 {
 		t.Fatalf("%d decisions", len(ds))
 	}
-	if err := NewRenderer(set).Render(ds[0], &rec, &r); err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, NewRenderer(set).Render(ds[0], &rec, &r))
 	names := r.Headers[3].Value
 	if len(names) > maxRuleNames || len(names) < maxRuleNames-10 || !strings.HasSuffix(names, "rule-0101") || r.Headers[4].Value != "1000" {
 		t.Errorf("%d bytes of names, %v", len(names), r.Headers[4])

@@ -14,6 +14,7 @@ import (
 	"cellgate/rules/lang"
 	"cellgate/rules/rulestest"
 	"cellgate/rules/state"
+	"cellgate/test/check"
 )
 
 const allOperators = `rules:
@@ -81,9 +82,7 @@ func TestStateSurvivesRestart(t *testing.T) {
 		}
 		st = state.NewState(state.StateOptions{})
 		for vin, data := range stored {
-			if err := st.Load(vin, data); err != nil {
-				t.Fatal(err)
-			}
+			check.OK(t, st.Load(vin, data))
 		}
 		w = NewEngine(rulestest.Compile(t, allOperators), st).NewWorker()
 	}
@@ -246,9 +245,7 @@ func TestForgettingGoesOnOverARestart(t *testing.T) {
 		}
 		st = state.NewState(state.StateOptions{MaxVINs: bound})
 		for vin, data := range stored {
-			if err := st.Load(vin, data); err != nil {
-				t.Fatal(err)
-			}
+			check.OK(t, st.Load(vin, data))
 		}
 		w = NewEngine(set, st).NewWorker()
 	}

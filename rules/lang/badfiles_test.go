@@ -20,9 +20,7 @@ func TestBadFiles(t *testing.T) {
 		t.Run(filepath.Base(f), func(t *testing.T) {
 			t.Parallel()
 			src, err := lang.Load(f)
-			if err != nil {
-				t.Fatal(err)
-			}
+			check.OK(t, err)
 			set, diags := lang.Compile(src, lang.Options{Cell: "cell-1"})
 			if set != nil || !diags.HasErrors() {
 				t.Fatal("the file compiles")

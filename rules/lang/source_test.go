@@ -12,15 +12,14 @@ import (
 	"cellgate/rules/doc"
 	"cellgate/rules/lang"
 	"cellgate/rules/rulestest"
+	"cellgate/test/check"
 )
 
 func TestSourceHashFollowsContents(t *testing.T) {
 	t.Parallel()
 	dir := rulestest.WriteFiles(t, map[string]string{"a.rules.yaml": rulestest.OneRule, "a_test.yaml": "x", ".hidden.rules.yaml": "x", "notes.txt": "x"})
 	src, err := lang.Load(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	if got := src.Files(); !slices.Equal(got, []string{"a.rules.yaml"}) {
 		t.Errorf("files %v", got)
 	}

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"cellgate/broker/shared/message"
+	"cellgate/test/check"
 )
 
 // TestDueIsInOrder compares what is due with a list that is searched from end to end, over changes, restarts, steps of the clock and
@@ -38,16 +39,12 @@ func TestDueIsInOrder(t *testing.T) {
 				s.MarkChanged(i)
 			}
 			s.TakeChanged(func(vin string, data []byte) {
-				if err := again.Load(vin, bytes.Clone(data)); err != nil {
-					t.Fatal(err)
-				}
+				check.OK(t, again.Load(vin, bytes.Clone(data)))
 			})
 			again.Adopt(wakes, wakes)
 			s = again
 		case 2:
-			if err := s.Load(vin, nil); err != nil {
-				t.Fatal(err)
-			}
+			check.OK(t, s.Load(vin, nil))
 			delete(due, vin)
 		case 3, 4, 5, 6:
 			var want, got []waiting
@@ -104,9 +101,7 @@ func TestStoredForms(t *testing.T) {
 		"8efd8f83ecd3660100000000000000099f9c0103224422000000000000000470c0a907ff887a020000000000000008010100000000000000050200"
 	got := v.append(nil)
 	back, err := unmarshalVIN(got)
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	if again := back.append(nil); hex.EncodeToString(got) != want || !bytes.Equal(again, got) {
 		t.Fatalf("stored\n%x, then\n%x, want\n%s", got, again, want)
 	}

@@ -14,6 +14,7 @@ import (
 	"cellgate/rules/lang"
 	"cellgate/rules/op"
 	"cellgate/rules/rulestest"
+	"cellgate/test/check"
 )
 
 func TestFormatOrdersKeys(t *testing.T) {
@@ -62,9 +63,7 @@ func TestFormatPathsRewrites(t *testing.T) {
 	t.Parallel()
 	dir := rulestest.WriteFiles(t, map[string]string{"a.rules.yaml": rulestest.OneRule + "\n\n", "b.rules.yaml": "rules: [", "c.rules.yaml": rulestest.OneRule})
 	name := filepath.Join(dir, "a.rules.yaml")
-	if err := os.Chmod(name, 0o640); err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, os.Chmod(name, 0o640))
 	var b strings.Builder
 	ok, err := FormatPaths(&b, []string{dir}, false, ToolOptions{})
 	if ok || !errors.Is(err, ErrFormat) || b.String() != filepath.ToSlash(name)+"\n" {
@@ -87,13 +86,9 @@ func TestFormatPathsRewrites(t *testing.T) {
 func TestSchemaKnowsTheKeys(t *testing.T) {
 	t.Parallel()
 	var b bytes.Buffer
-	if err := JSONSchema(&b); err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, JSONSchema(&b))
 	var s op.JSON
-	if err := json.Unmarshal(b.Bytes(), &s); err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, json.Unmarshal(b.Bytes(), &s))
 	defs, _ := s["$defs"].(op.JSON)
 	rule, _ := defs["rule"].(op.JSON)
 	if want := slices.Sorted(slices.Values(lang.RuleKeys())); !slices.Equal(schemaKeys(rule), want) {

@@ -11,6 +11,7 @@ import (
 	"cellgate/rules/lang"
 	"cellgate/rules/rulestest"
 	"cellgate/rules/state"
+	"cellgate/test/check"
 )
 
 // TestExplainKnowsTheSteps: what the operators remember is as old as it is.
@@ -70,9 +71,7 @@ rules:
 	values := map[string]string{}
 	for _, v := range low.Values {
 		b, err := json.Marshal(v.Value)
-		if err != nil {
-			t.Fatal(err)
-		}
+		check.OK(t, err)
 		values[v.Part] = string(b)
 	}
 	for part, want := range map[string]string{"low": "true", "payload.speed > 0": "false", "payload.speed": "null"} {
@@ -114,9 +113,7 @@ func TestExplanationIsForPeople(t *testing.T) {
 	explain := func(payload string) string {
 		var b strings.Builder
 		x := Explain(set, &message.Record{Kind: message.KindPublish, Client: "V", Topic: "v1/V/up/telemetry", Payload: []byte(payload)}, nil)
-		if err := x.Write(&b); err != nil {
-			t.Fatal(err)
-		}
+		check.OK(t, x.Write(&b))
 		return b.String()
 	}
 	text := explain(`{"temp": 90, "speed": 1}`)

@@ -12,6 +12,7 @@ import (
 	"cellgate/broker/shared/settled"
 	"cellgate/rules/lang"
 	"cellgate/rules/rulestest"
+	"cellgate/test/check"
 )
 
 const hotTest = `tests:
@@ -27,9 +28,7 @@ func TestAFolderIsReadWhenItRests(t *testing.T) {
 		"truncated": func(t *testing.T, file string) { write(t, file, "") },
 		"half":      func(t *testing.T, file string) { write(t, file, "rules: []\n") },
 		"away": func(t *testing.T, file string) {
-			if err := os.Rename(filepath.Dir(file), filepath.Dir(file)+".old"); err != nil {
-				t.Fatal(err)
-			}
+			check.OK(t, os.Rename(filepath.Dir(file), filepath.Dir(file)+".old"))
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -59,20 +58,14 @@ func TestAFolderIsReadWhenItRests(t *testing.T) {
 
 func write(t *testing.T, file, text string) {
 	t.Helper()
-	if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, os.MkdirAll(filepath.Dir(file), 0o700))
+	check.OK(t, os.WriteFile(file, []byte(text), 0o600))
 }
 
 func readFolder(t *testing.T, files map[string]string) *lang.Folder {
 	t.Helper()
 	f, err := lang.LookFolder(rulestest.WriteFiles(t, files))
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	return f
 }
 
@@ -113,9 +106,7 @@ func TestAllRulesGoneNeedsAWord(t *testing.T) {
 	t.Parallel()
 	inForce := readFolder(t, map[string]string{"a.rules.yaml": rulestest.OneRule, "b.rules.yaml": "rules: []\n"})
 	set, err := inForce.Compile(lang.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	for _, c := range []struct {
 		files map[string]string
 		gone  bool
@@ -128,9 +119,7 @@ func TestAllRulesGoneNeedsAWord(t *testing.T) {
 	} {
 		f := readFolder(t, c.files)
 		next, err := f.Compile(lang.Options{})
-		if err != nil {
-			t.Fatal(err)
-		}
+		check.OK(t, err)
 		if err := f.Loses(next, set); errors.Is(err, lang.ErrAllRulesGone) != c.gone {
 			t.Errorf("%v: %v", c.files, err)
 		}

@@ -5,6 +5,8 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+
+	"cellgate/test/check"
 )
 
 // TestReadmeExamples compiles every YAML example of README.md as one set each, and runs the test example
@@ -12,9 +14,7 @@ import (
 func TestReadmeExamples(t *testing.T) {
 	t.Parallel()
 	text, err := os.ReadFile("../README.md")
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	ws := &workspace{rules: map[string][]byte{}, tests: map[string][]byte{}}
 	for _, m := range regexp.MustCompile("(?s)```yaml\n(.*?)```").FindAllStringSubmatch(string(text), -1) {
 		example := m[1]

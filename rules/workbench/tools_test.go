@@ -11,6 +11,7 @@ import (
 
 	"cellgate/rules/doc"
 	"cellgate/rules/rulestest"
+	"cellgate/test/check"
 )
 
 func TestSamplesPassTheirTests(t *testing.T) {
@@ -60,9 +61,7 @@ func TestSampleTestsNoticeChanges(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			ws, err := openPaths([]string{"../../configs/rules"})
-			if err != nil {
-				t.Fatal(err)
-			}
+			check.OK(t, err)
 			found := false
 			for name, text := range ws.rules {
 				changed := bytes.Replace(text, []byte(c.from), []byte(c.to), 1)

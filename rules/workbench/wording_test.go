@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"cellgate/rules/rulestest"
+	"cellgate/test/check"
 )
 
 // One thing that a step gives otherwise than expected is one line.
@@ -34,9 +35,7 @@ func TestOneFailurePerDifference(t *testing.T) {
 `,
 	})
 	ws, err := openPaths([]string{dir})
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	rep, err := ws.test(t.Context(), ToolOptions{})
 	if err != nil || len(rep.Results) != 2 {
 		t.Fatalf("%+v, %v", rep, err)

@@ -15,6 +15,7 @@ import (
 	goredis "github.com/redis/go-redis/v9"
 	"github.com/segmentio/kafka-go"
 
+	"cellgate/test/check"
 	"cellgate/test/harness"
 	"cellgate/test/mqtt"
 )
@@ -33,9 +34,7 @@ const (
 func startBridge(t *testing.T, k *harness.Kafka, redis string) (addr string, p *harness.Process) {
 	t.Helper()
 	exe, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	addr = harness.FreeAddr(t)
 	p = harness.StartProcess(t, "bridge", t.TempDir(), []string{bridgeEnv + "=" + strings.Join([]string{addr, strings.Join(k.Brokers, ","), redis}, " ")}, exe)
 	harness.AwaitTCP(t, addr, 10*time.Second, p)

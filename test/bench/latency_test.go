@@ -17,6 +17,7 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kgo"
 
+	"cellgate/test/check"
 	"cellgate/test/harness"
 )
 
@@ -106,9 +107,7 @@ func (s *latencySubject) measure(t *testing.T, out *table, k *harness.Kafka, rat
 	used := cpu(t, s.process)
 	written := profileOf(t, s.gateway, fmt.Sprintf("latency %d", rate), *latencySpan)
 	p, err := pace.Run(*latencySpan, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	took := c.await(t, p.Sent)
 	used = cpu(t, s.process) - used
 	written()
@@ -135,9 +134,7 @@ type consumer struct {
 func consume(t *testing.T, k *harness.Kafka, since time.Time) *consumer {
 	t.Helper()
 	client, err := kgo.NewClient(kgo.SeedBrokers(k.Brokers...), kgo.ConsumeTopics("vehicle.telemetry"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	ctx, cancel := context.WithCancel(t.Context())
 	c := &consumer{client: client, since: since, cancel: cancel, done: make(chan struct{}), more: make(chan struct{}, 1)}
 	go c.run(ctx)
@@ -188,9 +185,7 @@ func (c *consumer) await(t *testing.T, n int) []time.Duration {
 		have = len(c.took)
 		err := c.err
 		c.mu.Unlock()
-		if err != nil {
-			t.Fatal(err)
-		}
+		check.OK(t, err)
 		if have >= n {
 			break
 		}

@@ -18,6 +18,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"cellgate/test/check"
 )
 
 // Canary is in every hostile token, wherever the attacker can put text.
@@ -154,9 +156,7 @@ func hs256(key, input []byte) []byte {
 func AttackerKey(t testing.TB) *ecdsa.PrivateKey {
 	t.Helper()
 	k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	return k
 }
 
@@ -164,9 +164,7 @@ func AttackerKey(t testing.TB) *ecdsa.PrivateKey {
 func publicBytes(t testing.TB, public crypto.PublicKey) []byte {
 	t.Helper()
 	der, err := x509.MarshalPKIXPublicKey(public)
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	return pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der})
 }
 
@@ -174,9 +172,7 @@ func publicBytes(t testing.TB, public crypto.PublicKey) []byte {
 func publicJWK(t testing.TB, key *ecdsa.PrivateKey) Obj {
 	t.Helper()
 	point, err := key.PublicKey.Bytes() // 0x04, X, Y
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	return Obj{{"kty", "EC"}, {"crv", "P-256"}, {"x", B64(point[1:33])}, {"y", B64(point[33:])}}
 }
 

@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"cellgate/test/check"
 )
 
 // Hostile returns tokens that must be refused, by name. The canary is in each, wherever an attacker can put text.
@@ -108,9 +110,7 @@ func hostileSignatures(t testing.TB, g *Forge) map[string]string {
 	head, claims, sig := segments(good)
 	input := []byte(head + "." + claims)
 	der, err := ecdsa.SignASN1(rand.Reader, g.Key.(*ecdsa.PrivateKey), Digest(input))
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	flipped, _ := base64.RawURLEncoding.DecodeString(sig)
 	flipped[10] ^= 1
 	swapped := SignBytes(g.Key, input)
@@ -118,9 +118,7 @@ func hostileSignatures(t testing.TB, g *Forge) map[string]string {
 	other := g.Sign(g.Header.JSON(), g.Claims.With("jti", "another").JSON())
 	_, _, otherSig := segments(other)
 	rsaKey, err := rsa.GenerateKey(rand.Reader, 2048)
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	with := func(s []byte) string { return string(input) + "." + B64(s) }
 	return map[string]string{
 		"signature empty":               string(input) + ".",

@@ -10,6 +10,8 @@ import (
 	"testing"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"cellgate/test/check"
 )
 
 // TestDeployNamesMetricsThatExist holds that alarms and dashboards ask for nothing but what a gateway measures.
@@ -73,9 +75,7 @@ func TestReadinessIsMeasured(t *testing.T) {
 func readings(t *testing.T, a *App) (ready float64, degraded map[string]bool) {
 	t.Helper()
 	families, err := a.reg.all.Gather()
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	degraded = make(map[string]bool)
 	for _, f := range families {
 		for _, m := range f.GetMetric() {

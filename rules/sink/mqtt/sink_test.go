@@ -17,6 +17,7 @@ import (
 	"cellgate/rules/sink"
 	"cellgate/rules/sink/mqtt"
 	"cellgate/rules/sink/sinktest"
+	"cellgate/test/check"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -57,9 +58,7 @@ func newRig(t *testing.T) (*sinktest.Rig, *atomic.Bool) {
 				Journal: fullJournal{o.Journal, full}, Log: slog.New(slog.DiscardHandler),
 				Pace: remote.Pace{BackoffMin: time.Millisecond, BackoffMax: 5 * time.Millisecond, PingInterval: time.Second},
 			})
-			if err != nil {
-				t.Fatal(err)
-			}
+			check.OK(t, err)
 			o.Sinks = append(o.Sinks, sink.Binding{Sink: s})
 		},
 	}), full
@@ -69,16 +68,12 @@ func newRig(t *testing.T) (*sinktest.Rig, *atomic.Bool) {
 func published(t *testing.T, r *sinktest.Rig) []message.Record {
 	t.Helper()
 	reader, err := r.Journal.NewReader(1)
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	defer func() { _ = reader.Close() }()
 	var all []message.Record
 	for {
 		b, ok, err := reader.TryNext(0)
-		if err != nil {
-			t.Fatal(err)
-		}
+		check.OK(t, err)
 		if !ok {
 			return all
 		}

@@ -24,6 +24,7 @@ import (
 	"cellgate/rules/sink"
 	"cellgate/rules/sink/sinktest"
 	"cellgate/rules/sink/webhook"
+	"cellgate/test/check"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -99,9 +100,7 @@ func (r *receiver) inOrder(t *testing.T, want int) {
 		}
 		seen[id] = true
 		var fields struct{ N int }
-		if err := json.Unmarshal([]byte(body), &fields); err != nil {
-			t.Fatal(err)
-		}
+		check.OK(t, json.Unmarshal([]byte(body), &fields))
 		if before, ok := last[fields.N%7]; ok && before > fields.N {
 			t.Fatalf("message %d behind %d", fields.N, before)
 		}
@@ -137,9 +136,7 @@ func newRig(t *testing.T, change func(*webhook.Endpoint)) *rig {
 			o.Endpoints = append(o.Endpoints, e)
 		}
 		s, err := webhook.New(o)
-		if err != nil {
-			t.Fatal(err)
-		}
+		check.OK(t, err)
 		return []sink.Binding{{Sink: r.kafka}, {Sink: s}}
 	}})
 	return r
@@ -244,9 +241,7 @@ func TestAnEndpointThatTakesNothingIsParked(t *testing.T) {
 	})
 	r.Await(func() bool { p := r.Dispatcher.Parked(); return len(p) == 1 && p[0].Messages == 600 })
 	r.Balanced()
-	if err := r.Dispatcher.Checkpoint(); err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, r.Dispatcher.Checkpoint())
 	r.Kill()
 	r.Open()
 	r.Publish(600, 300)
