@@ -15,10 +15,10 @@ import (
 const DefaultErrorTopic = "vehicle.rule-errors"
 
 // HashKeys are the keys of the function hash.
-type (
-	HashKeys = expr.HashKeys
-	HashKey  = expr.HashKey
-)
+type HashKeys = expr.HashKeys
+
+// HashKey is one of them.
+type HashKey = expr.HashKey
 
 // Options of Compile.
 type Options struct {

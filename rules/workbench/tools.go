@@ -176,7 +176,7 @@ func Check(w io.Writer, paths []string, o ToolOptions) (ok bool, err error) {
 		diags = append(diags, set.Unfinished...)
 		diags.Sort()
 	}
-	rep := CheckReport{OK: !diags.HasErrors() && !(o.Strict && len(diags) > 0), Files: len(ws.rules) + len(ws.tests), Tests: len(tests), Diagnostics: diags}
+	rep := CheckReport{OK: !diags.HasErrors() && (!o.Strict || len(diags) == 0), Files: len(ws.rules) + len(ws.tests), Tests: len(tests), Diagnostics: diags}
 	if set != nil {
 		rep.Rules, rep.Hash = len(set.Compiled), set.Hash()
 	}
