@@ -75,6 +75,7 @@ func EndpointScopes() []Endpoint {
 		{"GET", "/v1/commands", ScopeCommandRead},
 
 		{"GET", "/v1/rules", ScopeRulesAdmin},
+		{"PUT", "/v1/rules", ScopeRulesAdmin},
 		{"POST", "/v1/rules/explain", ScopeRulesAdmin},
 		{"POST", "/v1/rules/reload", ScopeRulesAdmin},
 		{"POST", "/v1/rules/rollback", ScopeRulesAdmin},

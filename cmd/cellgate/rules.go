@@ -11,14 +11,13 @@ import (
 
 	"cellgate/broker/journal"
 	"cellgate/broker/shared/message"
-	"cellgate/cmd/cellgate/app"
 	"cellgate/rules/workbench"
 )
 
 func rulesCommand(c *cli) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "rules",
-		Short: "check, test, apply, explain and compare rules",
+		Short: "write, check, test, apply, explain and compare rules",
 		Long: `rules is the analyst's set of tools. A PATH is a folder or a file; without one, the tools work on
 the rules of the gateway that --data or --config names.`,
 		Example: "  cellgate rules check configs/rules\n  cellgate rules test configs/rules",
@@ -26,7 +25,7 @@ the rules of the gateway that --data or --config names.`,
 	cmd.AddCommand(
 		rulesToolCommand(c, "check", "are the rules right? errors with file, line and column", workbench.Check),
 		rulesToolCommand(c, "test", "run the rules' tests: the *_test.yaml beside them", workbench.Test),
-		rulesApplyCommand(c), rulesExplainCommand(c), rulesDiffCommand(c), rulesBacktestCommand(c), rulesFormatCommand(c), rulesSchemaCommand(c),
+		rulesApplyCommand(c), rulesReloadCommand(c), rulesRollbackCommand(c), rulesStatusCommand(c), rulesNewCommand(c), rulesExplainCommand(c), rulesDiffCommand(c), rulesBacktestCommand(c), rulesFormatCommand(c), rulesSchemaCommand(c),
 	)
 	return cmd
 }
@@ -39,8 +38,10 @@ type ruleFlags struct {
 
 func (f *ruleFlags) add(cmd *cobra.Command) {
 	f.localFlags(cmd)
-	cmd.Flags().StringVar(&f.cell, "cell", "", "cell id for ${cell} (default that of --data or --config, else cell-test)")
+	cmd.Flags().StringVar(&f.cell, "cell", "", cellUsage)
 }
+
+const cellUsage = "cell id for ${cell} (default that of --data or --config, else cell-test)"
 
 // testCell is the cell id when no gateway is named.
 const testCell = "cell-test"
@@ -99,63 +100,33 @@ func rulesToolCommand(c *cli, name, short string, tool func(io.Writer, []string,
 	return cmd
 }
 
-func rulesApplyCommand(c *cli) *cobra.Command {
-	t := &target{}
-	allowEmpty, strict := false, false
-	cmd := &cobra.Command{
-		Use:   "apply",
-		Short: "put the rule files of a running gateway in force",
-		Long: `apply has a running gateway read its rules folder and put the rules in force, whole or not at all. The
-gateway does so by itself when files change, unless rules.watch is off; apply also ends a rollback, and says
-at once what is wrong.
-
-A folder that is missing, or has lost all its rules, never takes the place of rules that run. When none are
-wanted, put ` + "`rules: []`" + ` into a file, or say --allow-empty.`,
-		Example: "  cellgate rules apply\n  cellgate rules apply --allow-empty",
-		Args:    takes(),
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			client, err := t.client()
-			if err != nil {
-				return err
-			}
-			var s app.RuleSet
-			if err := client.do(cmd.Context(), "POST", "/v1/rules/reload", map[string]bool{"allow_empty": allowEmpty, "strict": strict}, &s); err != nil {
-				return err
-			}
-			return c.print(s, func(w io.Writer) error {
-				if err := s.Warnings.Write(w); err != nil {
-					return err
-				}
-				_, err := fmt.Fprintf(w, "%s in force, set %.12s, from %s\n", many(len(s.Rules), "rule", "rules"), s.Hash, s.Path)
-				return err
-			})
-		},
-	}
-	t.flags(cmd)
-	cmd.Flags().BoolVar(&strict, "strict", false, "not when there is a warning about the rules")
-	cmd.Flags().BoolVar(&allowEmpty, "allow-empty", false, "also when that leaves no rule: every message is then filtered")
-	c.jsonFlag(cmd)
-	return cmd
-}
-
 // explainFlags are what `rules explain` is told.
 type explainFlags struct {
 	ruleFlags
 	topic, vin, class, payload, at, journal string
 	seq                                     uint64
+	live                                    bool
 }
 
 func rulesExplainCommand(c *cli) *cobra.Command {
 	f := &explainFlags{}
 	cmd := &cobra.Command{
 		Use:   "explain [PATH...]",
-		Short: "tell what the rules do with one message, and why",
+		Short: "tell what the rules do with one message, and why not",
 		Long: `explain shows which rules look at a message, which match, and why the others do not. The message is
 given by topic and payload, or taken from a journal. The vehicle has no history: an operator such as
-threshold sees its first message.`,
+threshold sees its first message.
+
+With --live, or --api URL, the rules in force on a running gateway are asked, and what their operators
+remember of the vehicle now. Without a payload it is the vehicle's last message.`,
 		Example: `  cellgate rules explain configs/rules --vin LTEST000000000001 --payload '{"soc": 9}'
-  cellgate rules explain --journal data/journal --seq 1234`,
-		RunE: func(_ *cobra.Command, args []string) error {
+  cellgate rules explain --journal data/journal --seq 1234
+  cellgate rules explain --live --vin LTEST000000000001
+  cellgate rules explain --api https://gw-1:8080 --vin LTEST000000000001 --payload '{"soc": 9}'`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if f.live || f.api != "" {
+				return c.explainLive(cmd.Context(), f, args)
+			}
 			paths, err := f.paths(args)
 			if err != nil {
 				return err
@@ -167,7 +138,9 @@ threshold sees its first message.`,
 			return answer(workbench.ExplainPaths(c.out, paths, rec, f.options(c)))
 		},
 	}
-	f.add(cmd)
+	f.flags(cmd)
+	cmd.Flags().StringVar(&f.cell, "cell", "", cellUsage)
+	cmd.Flags().BoolVar(&f.live, "live", false, "ask the running gateway of --data or --config")
 	cmd.Flags().StringVar(&f.topic, "topic", "", "topic of the message (default v1/{vin}/up/{class})")
 	cmd.Flags().StringVar(&f.vin, "vin", "LTEST000000000001", "the vehicle")
 	cmd.Flags().StringVar(&f.class, "class", "telemetry", "class of the message")

@@ -7,6 +7,7 @@ import (
 
 	"cellgate/broker/shared/remote"
 	"cellgate/rules/lang"
+	"cellgate/rules/state"
 )
 
 // RulesHash is the hash of the rule set that ApplyRules made govern last; "" before the first.
@@ -124,4 +125,16 @@ func (d *Dispatcher) lagging(h remote.Health, l SinkLag) remote.Health {
 	}
 	h.Reason = text
 	return h
+}
+
+// Known is what the rules' operators remember of a VIN at this moment, by itself.
+func (d *Dispatcher) Known(vin string) *state.State {
+	d.evalMu.Lock()
+	defer d.evalMu.Unlock()
+	own := state.NewState(state.StateOptions{})
+	own.SetShift(d.state.Shift())
+	if data := d.state.Export(vin); data != nil {
+		_ = own.Load(vin, data) //nolint:errcheck // just exported
+	}
+	return own
 }

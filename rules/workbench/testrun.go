@@ -43,14 +43,15 @@ type output struct {
 }
 
 // run runs one test on a set. The error is that of ctx when it ends before the test.
-func (t *testCase) run(ctx context.Context, set *lang.Set) (TestResult, error) {
+func (t *testCase) run(ctx context.Context, set *lang.Set, covered covering) (TestResult, error) {
 	res := TestResult{File: t.doc.File, Line: t.name.Line, Name: t.name.Value}
 	w := engine.NewEngine(set, state.NewState(state.StateOptions{})).NewWorker()
+	seen := covered.observer(set, t.rules)
 	for i, s := range t.steps {
 		if err := ctx.Err(); err != nil {
 			return res, fmt.Errorf("test %q: %w", t.name.Value, err)
 		}
-		outs := s.outputs(w, set, t, uint64(i+1)) //nolint:gosec // an index
+		outs := s.outputs(w, seen, t, uint64(i+1)) //nolint:gosec // an index
 		if !s.expects {
 			continue
 		}
@@ -75,11 +76,15 @@ func (s *testStep) record(t *testCase, seq uint64) message.Record {
 	return rec
 }
 
-func (s *testStep) outputs(w *engine.Worker, set *lang.Set, t *testCase, seq uint64) []*output {
-	rec := s.record(t, seq)
+func (s *testStep) outputs(w *engine.Worker, seen *observer, t *testCase, seq uint64) []*output {
+	rec, set := s.record(t, seq), seen.set
+	seen.begin(w, &rec)
 	ds := w.Until(rec.ReceivedAt, nil)
 	if !s.waits {
 		ds = w.Eval(&rec, ds)
+	}
+	if s.expects {
+		seen.end(&rec, !s.waits, ds)
 	}
 	var outs []*output
 	for _, d := range ds {

@@ -71,6 +71,36 @@ func openPaths(paths []string) (*workspace, error) {
 	return ws, nil
 }
 
+// Files are the rules and tests below paths, by their names in the folders that the paths name.
+func Files(paths []string) (map[string]string, error) {
+	ws, err := openPaths(paths)
+	if err != nil {
+		return nil, err
+	}
+	files := map[string]string{}
+	for _, all := range []map[string][]byte{ws.rules, ws.tests} {
+		for name, text := range all {
+			short := name
+			for _, p := range paths {
+				if rest, below := strings.CutPrefix(name, filepath.ToSlash(filepath.Clean(p))+"/"); below {
+					short = rest
+				}
+			}
+			if short == name {
+				short = filepath.Base(name)
+			}
+			if _, twice := files[short]; twice {
+				return nil, fmt.Errorf("rules: %s: another path has a file %s; give one of them another name", name, short)
+			}
+			files[short] = string(text)
+		}
+	}
+	if len(files) == 0 {
+		return nil, fmt.Errorf("rules: %s: %w", strings.Join(paths, ", "), lang.ErrNoFiles)
+	}
+	return files, nil
+}
+
 func (ws *workspace) addFile(p string, to map[string][]byte) error {
 	b, err := lang.ReadFile(os.DirFS(filepath.Dir(p)), filepath.Base(p))
 	if err != nil {
@@ -240,6 +270,7 @@ type TestReport struct {
 	Passed      int             `json:"passed"`
 	Failed      int             `json:"failed"`
 	Results     []TestResult    `json:"results"`
+	Coverage    *Coverage       `json:"coverage,omitempty"`
 	Diagnostics doc.Diagnostics `json:"diagnostics,omitempty"`
 }
 
@@ -262,7 +293,7 @@ func Test(w io.Writer, paths []string, o ToolOptions) (ok bool, err error) {
 
 // test runs the tests. The error is ErrNoTests, or that of ctx when it ends before the tests do.
 func (ws *workspace) test(ctx context.Context, o ToolOptions) (TestReport, error) {
-	_, tests, diags := ws.compile(o)
+	set, tests, diags := ws.compile(o)
 	rep := TestReport{OK: true, Results: []TestResult{}, Diagnostics: diags}
 	if diags.HasErrors() || o.Strict && len(diags) > 0 {
 		rep.OK = false
@@ -271,13 +302,13 @@ func (ws *workspace) test(ctx context.Context, o ToolOptions) (TestReport, error
 	if len(tests) == 0 {
 		return rep, ErrNoTests
 	}
-	sets := map[string]*lang.Set{}
+	sets, covered := map[string]*lang.Set{}, covering{}
 	for _, t := range tests {
 		cell := cmp.Or(t.cell, o.Cell, defaultTestCell)
 		if sets[cell] == nil { // ${cell} is part of a set
 			sets[cell], _ = lang.Compile(lang.NewSource(ws.rules), lang.Options{Cell: cell})
 		}
-		res, err := t.run(ctx, sets[cell])
+		res, err := t.run(ctx, sets[cell], covered)
 		if err != nil {
 			return rep, err
 		}
@@ -288,6 +319,7 @@ func (ws *workspace) test(ctx context.Context, o ToolOptions) (TestReport, error
 			rep.Failed, rep.OK = rep.Failed+1, false
 		}
 	}
+	rep.Coverage = covered.of(set)
 	return rep, nil
 }
 
@@ -307,6 +339,12 @@ func (rep *TestReport) write(w io.Writer) error {
 		}
 	}
 	fmt.Fprintf(&b, "%d passed, %d failed\n", rep.Passed, rep.Failed)
+	if c := rep.Coverage; c != nil {
+		fmt.Fprintf(&b, "covered: %s rules, %s branches, %s targets\n", c.Rules, c.Branches, c.Targets)
+		for _, missing := range c.Missing {
+			fmt.Fprintf(&b, "      not covered: %s\n", missing)
+		}
+	}
 	_, err := io.WriteString(w, b.String())
 	return err
 }

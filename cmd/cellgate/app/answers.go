@@ -71,6 +71,8 @@ type RuleSet struct {
 	Broken bool            `json:"files_not_in_force"`
 	// Warnings are what was found in the rules in force.
 	Warnings doc.Diagnostics `json:"warnings"`
+	// Applied says that what runs came over the API, in place of the files.
+	Applied bool `json:"applied"`
 }
 
 // SinkLoad is how far a sink is behind the journal.

@@ -10,9 +10,11 @@ import (
 	"cellgate/rules/workbench"
 )
 
-// explainRules tells what the rules in force would do with a message of a vehicle without history.
+// explainRules tells what the rules in force would do with a message, or do with a vehicle's last one; operators see what they
+// remember of the vehicle now.
 func (a *gateway) explainRules(w http.ResponseWriter, r *http.Request) {
 	var body struct {
+		VIN           string          `json:"vin"`
 		Topic         string          `json:"topic"`
 		Payload       json.RawMessage `json:"payload"`
 		PayloadBase64 []byte          `json:"payload_base64"`
@@ -23,25 +25,77 @@ func (a *gateway) explainRules(w http.ResponseWriter, r *http.Request) {
 	if !readJSON(w, r, &body) {
 		return
 	}
-	if err := message.ValidTopic(body.Topic); err != nil {
-		problem.Write(w, http.StatusBadRequest, "", "topic: "+err.Error(), nil)
-		return
-	}
-	if body.ReceivedAt.IsZero() {
-		body.ReceivedAt = time.Now()
-	}
-	rec := &message.Record{
-		Kind: message.KindPublish, Seq: 1, Topic: body.Topic, Payload: body.Payload, ReceivedAt: body.ReceivedAt.UnixMilli(),
-		QoS: body.QoS, Retain: body.Retain,
-	}
-	rec.Client = rec.VIN()
-	if len(body.Payload) == 0 {
-		rec.Payload = body.PayloadBase64
+	rec := &message.Record{Kind: message.KindPublish, Seq: 1, Topic: body.Topic, Payload: body.Payload, QoS: body.QoS, Retain: body.Retain}
+	if body.VIN != "" && body.Topic == "" {
+		var ok bool
+		if rec, ok = a.lastOf(w, body.VIN); !ok {
+			return
+		}
+	} else {
+		if err := message.ValidTopic(body.Topic); err != nil {
+			problem.Write(w, http.StatusBadRequest, "", "topic: "+err.Error(), nil)
+			return
+		}
+		if body.ReceivedAt.IsZero() {
+			body.ReceivedAt = time.Now()
+		}
+		rec.ReceivedAt, rec.Client = body.ReceivedAt.UnixMilli(), rec.VIN()
+		if len(body.Payload) == 0 {
+			rec.Payload = body.PayloadBase64
+		}
 	}
 	set := a.rules.current()
 	if set == nil {
 		problem.Write(w, http.StatusServiceUnavailable, "", "no rules are in force yet", nil)
 		return
 	}
-	writeJSON(w, http.StatusOK, workbench.Explain(set, rec, nil))
+	writeJSON(w, http.StatusOK, workbench.Explain(set, rec, a.dispatch.Known(rec.VIN())))
+}
+
+// lastRecords is how far back in the journal a vehicle's last message is looked for.
+const lastRecords = 100_000
+
+// lastOf is the vehicle's last message, or answers and returns false.
+func (a *gateway) lastOf(w http.ResponseWriter, vin string) (*message.Record, bool) {
+	end := a.journal.Durable()
+	from := a.journal.First()
+	if end > lastRecords {
+		from = max(from, end-lastRecords+1)
+	}
+	var last *message.Record
+	err := a.records(from, end, func(rec *message.Record) {
+		if rec.Kind == message.KindPublish && !rec.IsByRules() && rec.VIN() == vin {
+			found := rec.Clone()
+			last = &found
+		}
+	})
+	switch {
+	case err != nil:
+		problem.Write(w, http.StatusInternalServerError, "the journal cannot be read", err.Error(), nil)
+	case last == nil:
+		problem.Write(w, http.StatusNotFound, "", "no message of the vehicle is among the newest of the journal; give a topic and a payload", nil)
+	}
+	return last, err == nil && last != nil
+}
+
+// records calls fn with the records of the journal from one sequence to another.
+func (a *gateway) records(from, to uint64, fn func(*message.Record)) error {
+	if to < from {
+		return nil
+	}
+	reader, err := a.journal.NewReader(from)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = reader.Close() }()
+	for reader.Position() < to {
+		b, ok, err := reader.TryNext(0)
+		if err != nil || !ok {
+			return err
+		}
+		for i := range b.Records {
+			fn(&b.Records[i])
+		}
+	}
+	return nil
 }

@@ -104,7 +104,7 @@ func (a *App) apply(ctx context.Context, next *configs.Config, c *candidate) err
 	if err := a.broker.Reload(a.limits(next), filesByListener(next)); err != nil {
 		return err
 	}
-	err := a.rules.put(ctx, c, "")
+	err := a.rules.put(ctx, c, over{})
 	a.rules.conclude(err)
 	if err != nil {
 		running := a.Config()

@@ -37,6 +37,7 @@ func (a *gateway) table() []route {
 		{"GET", "/v1/vehicles/{vin}", a.getVehicle},
 		{"DELETE", "/v1/vehicles/{vin}/connection", a.audited(auth.AuditDisconnect, a.disconnectVehicle)},
 		{"GET", "/v1/rules", a.getRules},
+		{"PUT", "/v1/rules", a.audited(auth.AuditRules, a.putRules)},
 		{"POST", "/v1/rules/explain", a.explainRules},
 		{"POST", "/v1/rules/reload", a.audited(auth.AuditRules, a.applyRules)},
 		{"POST", "/v1/rules/rollback", a.audited(auth.AuditRules, a.rollbackRules)},

@@ -23,12 +23,14 @@ type appliedSet struct {
 	Hash   string    `json:"hash"`
 	At     time.Time `json:"at"`
 	Source []byte    `json:"source"`
-	// Ignored is set by a rollback: the hash of the files that were there and are passed over.
-	Ignored string `json:"ignored,omitempty"`
+	over
 }
 
 // ErrNoEarlierRules is returned by a rollback when nothing else ran before.
 var ErrNoEarlierRules = errors.New("no earlier rule set")
+
+// errApplied is why the files are not in force after an application over the API.
+var errApplied = errors.New("applied over the API: that is in force until the files change or a reload is asked for")
 
 // errRolledBack is why the files are not in force after a rollback.
 var errRolledBack = errors.New("rolled back: what ran before is in force until the files change or a reload is asked for")
@@ -39,7 +41,7 @@ func (k *ruleKeeper) remember(s appliedSet) error {
 	if err != nil {
 		return err
 	}
-	if len(history) > 0 && history[0].Hash == s.Hash && history[0].Ignored == s.Ignored {
+	if len(history) > 0 && history[0].Hash == s.Hash && history[0].over == s.over {
 		return nil
 	}
 	value, err := json.Marshal(s)
@@ -138,9 +140,9 @@ func (k *ruleKeeper) rollback(ctx context.Context) error {
 			return err
 		}
 		k.mu.Lock()
-		passed := k.files
+		instead := over{Ignored: k.files}
 		k.mu.Unlock()
-		if err := k.put(ctx, c, passed); err != nil {
+		if err := k.put(ctx, c, instead); err != nil {
 			return err
 		}
 		k.conclude(errRolledBack)

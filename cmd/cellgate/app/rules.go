@@ -38,10 +38,10 @@ type ruleKeeper struct {
 	mu          sync.Mutex // guards below
 	set         *lang.Set  // in force
 	since       time.Time
-	unforwarded []string  // rules in force that send to a centre which the configuration does not have
-	files       string    // hash of the rule files when they were read last
-	judged      string    // digest of the folder of which broken speaks
-	passed      string    // hash of the rule files that a rollback passes over
+	unforwarded []string // rules in force that send to a centre which the configuration does not have
+	files       string   // hash of the rule files when they were read last
+	judged      string   // digest of the folder of which broken speaks
+	over        over
 	broken      error     // why the files are not what runs; nil when they are
 	changed     time.Time // when broken began or ended
 	reload      outcome   // of the last attempt to put the files in force
@@ -85,23 +85,23 @@ func (k *ruleKeeper) begin(ctx context.Context) error {
 	}
 	if before != nil {
 		k.mu.Lock()
-		k.set, k.since, k.passed = before.set, was.At, was.Ignored
+		k.set, k.since, k.over = before.set, was.At, was.over
 		k.mu.Unlock()
 	}
 	c, err := k.prepare(ctx, prepareOptions{tests: k.runTests()})
-	passed := ""
-	if err == nil && k.passedOver(c) {
-		err = errRolledBack
+	instead := over{}
+	if err == nil {
+		err = k.passedOver(c)
 	}
 	if err != nil {
 		if before == nil {
 			return err
 		}
-		c, passed = before, was.Ignored
+		c, instead = before, was.over
 		k.log.Error("the rule files are not in force: the rules of before go on",
 			slog.String("running", c.set.Hash()), slog.Any("error", err))
 	}
-	if failed := k.put(ctx, c, passed); failed != nil {
+	if failed := k.put(ctx, c, instead); failed != nil {
 		return failed
 	}
 	k.conclude(err)
@@ -156,13 +156,18 @@ func (k *ruleKeeper) prepare(ctx context.Context, o prepareOptions) (*candidate,
 		}
 	}
 	if o.tests {
-		limit, cancel := context.WithTimeout(ctx, testTime)
-		defer cancel()
-		if err := workbench.TestFolder(limit, f, workbench.ToolOptions{Cell: k.options.Cell, Webhooks: k.options.Webhooks}); err != nil {
+		if err := k.test(ctx, f); err != nil {
 			return nil, err
 		}
 	}
 	return &candidate{f.Source, set}, nil
+}
+
+// test runs the tests beside rules.
+func (k *ruleKeeper) test(ctx context.Context, f *lang.Folder) error {
+	limit, cancel := context.WithTimeout(ctx, testTime)
+	defer cancel()
+	return workbench.TestFolder(limit, f, workbench.ToolOptions{Cell: k.options.Cell, Webhooks: k.options.Webhooks})
 }
 
 // none is what a folder without rule files stands for: no rules, if that is what runs or what an operator asks for.
@@ -178,16 +183,37 @@ func (k *ruleKeeper) none(running *lang.Set, allowed bool, why error) (*candidat
 	return &candidate{src, set}, found.Err()
 }
 
-// passedOver reports whether a candidate is what a rollback has put aside.
-func (k *ruleKeeper) passedOver(c *candidate) bool {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	return k.passed != "" && c.set.Hash() == k.passed
+// over is why something else than the files is in force.
+type over struct {
+	// Ignored is the hash of the files that were there and are passed over.
+	Ignored string `json:"ignored,omitempty"`
+	// Applied says that what is in force came over the API; else it is what ran before.
+	Applied bool `json:"applied,omitempty"`
 }
 
-// put puts a candidate in force; passed is the hash of the files that it is put in force instead of, when it is not
-// theirs. The caller holds applying.
-func (k *ruleKeeper) put(ctx context.Context, c *candidate, passed string) error {
+// reason is the error that says so, nil when the files are in force.
+func (o over) reason() error {
+	switch {
+	case o.Applied:
+		return errApplied
+	case o.Ignored != "":
+		return errRolledBack
+	}
+	return nil
+}
+
+// passedOver says why a candidate is not to go into force: it is what a rollback or an application over the API has put aside.
+func (k *ruleKeeper) passedOver(c *candidate) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.over.Ignored == "" || c.set.Hash() != k.over.Ignored {
+		return nil
+	}
+	return k.over.reason()
+}
+
+// put puts a candidate in force; instead says of which files, when it is not theirs. The caller holds applying.
+func (k *ruleKeeper) put(ctx context.Context, c *candidate, instead over) error {
 	if err := k.dispatch.ApplyRules(ctx, c.src); err != nil {
 		k.lookAgain()
 		return err
@@ -199,10 +225,10 @@ func (k *ruleKeeper) put(ctx context.Context, c *candidate, passed string) error
 		k.since = now
 	}
 	told := k.unforwarded
-	k.set, k.passed, k.unforwarded = c.set, passed, k.bound(c.set)
+	k.set, k.over, k.unforwarded = c.set, instead, k.bound(c.set)
 	lost := k.unforwarded
 	k.mu.Unlock()
-	if err := k.remember(appliedSet{c.set.Hash(), now, c.src.Marshal(), passed}); err != nil {
+	if err := k.remember(appliedSet{c.set.Hash(), now, c.src.Marshal(), instead}); err != nil {
 		k.log.Warn("a rollback to this rule set will not be possible, nor will one last over a restart", slog.Any("error", err))
 	}
 	if len(lost) > 0 && (!same || len(told) == 0) {
@@ -249,7 +275,7 @@ func (k *ruleKeeper) conclude(err error) bool {
 	}
 	fresh := err != nil && (k.broken == nil || k.broken.Error() != err.Error())
 	k.broken = err
-	if errors.Is(err, errRolledBack) {
+	if errors.Is(err, errRolledBack) || errors.Is(err, errApplied) {
 		err = nil // as asked for
 	}
 	k.reload = k.reload.note(err)
@@ -269,7 +295,7 @@ func (k *ruleKeeper) applyFiles(ctx context.Context, allowEmpty, strict bool) er
 	defer k.applying.Unlock()
 	c, err := k.prepare(ctx, prepareOptions{k.runTests(), allowEmpty, strict})
 	if err == nil {
-		err = k.put(ctx, c, "")
+		err = k.put(ctx, c, over{})
 	}
 	k.conclude(err)
 	return err
@@ -286,6 +312,7 @@ func (k *ruleKeeper) state() RuleSet {
 	if k.broken != nil {
 		s.Error, s.Broken = k.broken.Error(), true
 	}
+	s.Applied = k.over.Applied
 	return s
 }
 
@@ -295,7 +322,7 @@ func (k *ruleKeeper) dependencies() []remote.Health {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	var all []remote.Health
-	if k.broken != nil {
+	if k.broken != nil && !errors.Is(k.broken, errApplied) {
 		all = append(all, remote.Health{
 			Name: "rules", Since: k.changed.UTC(), Reason: reasonOf(k.broken) + ": what ran before goes on; GET /v1/rules tells more",
 		})

@@ -56,11 +56,12 @@ func (k *ruleKeeper) look(ctx context.Context) {
 	k.applying.Lock()
 	defer k.applying.Unlock()
 	c, err := k.prepare(ctx, prepareOptions{tests: k.runTests()})
-	if err == nil && k.passedOver(c) {
-		err = errRolledBack
-	} else if err == nil {
+	if err == nil {
+		err = k.passedOver(c)
+	}
+	if err == nil {
 		was := k.current()
-		if err = k.put(ctx, c, ""); err == nil && was.Hash() != c.set.Hash() {
+		if err = k.put(ctx, c, over{}); err == nil && was.Hash() != c.set.Hash() {
 			k.audit("rule set " + c.set.Hash())
 		}
 	}

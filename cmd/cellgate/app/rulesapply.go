@@ -1,0 +1,101 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"path"
+	"strings"
+
+	"cellgate/broker/shared/problem"
+	"cellgate/rules/doc"
+	"cellgate/rules/lang"
+)
+
+// RuleFiles are rules and the tests beside them, as an operator sends them: files by their names.
+type RuleFiles struct {
+	Files map[string]string `json:"files"`
+	// AllowEmpty permits rules that leave nothing.
+	AllowEmpty bool `json:"allow_empty,omitempty"`
+	// Strict refuses rules with warnings.
+	Strict bool `json:"strict,omitempty"`
+}
+
+// errFileName is a name that is neither that of a rule file nor that of a test file.
+var errFileName = errors.New("is no file of rules or tests")
+
+// folder divides the files into rules and tests.
+func (f *RuleFiles) folder() (*lang.Folder, error) {
+	rules, tests := map[string][]byte{}, map[string][]byte{}
+	for name, text := range f.Files {
+		clean := path.Clean(name) == name && !path.IsAbs(name) && !strings.HasPrefix(name, "..")
+		switch {
+		case clean && strings.HasSuffix(name, lang.RulesSuffix):
+			rules[name] = []byte(text)
+		case clean && strings.HasSuffix(name, lang.TestSuffix):
+			tests[name] = []byte(text)
+		default:
+			return nil, fmt.Errorf("%q %w: names end with %s or %s", name, errFileName, lang.RulesSuffix, lang.TestSuffix)
+		}
+	}
+	if max(len(rules), len(tests)) > lang.MaxFiles {
+		return nil, fmt.Errorf("%w: more than %d", lang.ErrTooManyFiles, lang.MaxFiles)
+	}
+	return &lang.Folder{Source: lang.NewSource(rules), Tests: lang.NewSource(tests)}, nil
+}
+
+// applyGiven checks and tests rules that came over the API, and puts them in force in place of the files: until these change, or a
+// reload is asked for. So whoever has spoken last is who is heard, and the files, which are what a reader looks at, never go into force
+// by themselves over what an operator has just done.
+func (k *ruleKeeper) applyGiven(ctx context.Context, f *lang.Folder, o prepareOptions) error {
+	k.applying.Lock()
+	defer k.applying.Unlock()
+	set, err := f.Compile(k.options)
+	if errors.Is(err, lang.ErrNoFiles) && o.allowEmpty {
+		var found doc.Diagnostics
+		set, found = lang.Compile(f.Source, k.options)
+		err = found.Err()
+	}
+	if err != nil {
+		return err
+	}
+	if running := k.current(); len(set.Compiled) == 0 && !o.allowEmpty && running != nil && len(running.Compiled) > 0 {
+		return fmt.Errorf("%w; if none are wanted, say so: --allow-empty", lang.ErrAllRulesGone)
+	}
+	if o.strict && len(set.Warnings) > 0 {
+		return set.Warnings
+	}
+	if o.tests {
+		if err := k.test(ctx, f); err != nil {
+			return err
+		}
+	}
+	k.mu.Lock()
+	instead := over{Ignored: k.files, Applied: true}
+	if k.files == set.Hash() {
+		instead = over{}
+	}
+	k.mu.Unlock()
+	err = k.put(ctx, &candidate{f.Source, set}, instead)
+	if err == nil {
+		k.conclude(instead.reason())
+	}
+	return err
+}
+
+// putRules puts the rules of the request in force.
+func (a *gateway) putRules(w http.ResponseWriter, r *http.Request) {
+	var body RuleFiles
+	if !readJSON(w, r, &body) {
+		return
+	}
+	f, err := body.folder()
+	if err != nil {
+		problem.Write(w, http.StatusBadRequest, "", err.Error(), nil)
+		return
+	}
+	a.changeRules(w, r, func(ctx context.Context) error {
+		return a.rules.applyGiven(ctx, f, prepareOptions{a.rules.runTests(), body.AllowEmpty, body.Strict})
+	})
+}

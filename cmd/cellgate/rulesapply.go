@@ -1,0 +1,170 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"cellgate/cmd/cellgate/app"
+	"cellgate/rules/workbench"
+)
+
+func rulesApplyCommand(c *cli) *cobra.Command {
+	t := &target{}
+	var body app.RuleFiles
+	cmd := &cobra.Command{
+		Use:   "apply [PATH...]",
+		Short: "put rules in force on a running gateway",
+		Long: `apply sends the rules and tests of the paths to a running gateway, which checks and tests them and puts them
+in force, whole or not at all. They are in force in place of the gateway's own rule files, also after a restart,
+until these change or reload is called: whoever has spoken last is heard. rollback goes back to what ran before.
+
+Without a PATH it is reload: the gateway's own rule files. Rules that are missing, or all gone, never take the
+place of rules that run. When none are wanted, put ` + "`rules: []`" + ` into a file, or say --allow-empty.`,
+		Example: "  cellgate rules apply configs/rules\n  cellgate rules apply --api https://gw-1:8080 configs/rules\n  cellgate rules apply --allow-empty",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return c.changeRules(cmd.Context(), t, "POST", "/v1/rules/reload", map[string]bool{"allow_empty": body.AllowEmpty, "strict": body.Strict})
+			}
+			files, err := workbench.Files(args)
+			if err != nil {
+				return err
+			}
+			body.Files = files
+			return c.changeRules(cmd.Context(), t, "PUT", "/v1/rules", &body)
+		},
+	}
+	t.flags(cmd)
+	cmd.Flags().BoolVar(&body.Strict, "strict", false, "not when there are warnings")
+	cmd.Flags().BoolVar(&body.AllowEmpty, "allow-empty", false, "also when that leaves no rule: every message is then filtered")
+	c.jsonFlag(cmd)
+	return cmd
+}
+
+func rulesReloadCommand(c *cli) *cobra.Command {
+	t := &target{}
+	cmd := &cobra.Command{
+		Use:   "reload",
+		Short: "put the rule files of a running gateway in force",
+		Long: `reload has a running gateway read its rules folder and put the rules in force, whole or not at all. The
+gateway does so by itself when files change, unless rules.watch is off; reload also ends what apply and
+rollback have put in force, and says at once what is wrong.`,
+		Example: "  cellgate rules reload",
+		Args:    takes(),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return c.changeRules(cmd.Context(), t, "POST", "/v1/rules/reload", nil)
+		},
+	}
+	t.flags(cmd)
+	c.jsonFlag(cmd)
+	return cmd
+}
+
+func rulesRollbackCommand(c *cli) *cobra.Command {
+	t := &target{}
+	cmd := &cobra.Command{
+		Use:     "rollback",
+		Short:   "go back to the rules that ran before",
+		Long:    "rollback puts the rule set in force that ran before, whatever the files say, until they change or reload is called. Twice goes back and forth.",
+		Example: "  cellgate rules rollback",
+		Args:    takes(),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return c.changeRules(cmd.Context(), t, "POST", "/v1/rules/rollback", nil)
+		},
+	}
+	t.flags(cmd)
+	c.jsonFlag(cmd)
+	return cmd
+}
+
+func rulesStatusCommand(c *cli) *cobra.Command {
+	t := &target{}
+	cmd := &cobra.Command{
+		Use:     "status",
+		Short:   "which rules are in force, since when, and why not the files",
+		Example: "  cellgate rules status\n  cellgate rules status --json",
+		Args:    takes(),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return c.changeRules(cmd.Context(), t, "GET", "/v1/rules", nil)
+		},
+	}
+	t.flags(cmd)
+	c.jsonFlag(cmd)
+	return cmd
+}
+
+// changeRules makes a call that answers with the rules in force, and prints them.
+func (c *cli) changeRules(ctx context.Context, t *target, method, path string, body any) error {
+	client, err := t.client()
+	if err != nil {
+		return err
+	}
+	var s app.RuleSet
+	if err := client.do(ctx, method, path, body, &s); err != nil {
+		return err
+	}
+	return c.print(s, func(w io.Writer) error {
+		if err := s.Warnings.Write(w); err != nil {
+			return err
+		}
+		from := "from " + s.Path
+		switch {
+		case s.Applied:
+			from = "applied over the API, in place of " + s.Path
+		case s.Broken:
+			from = "not from " + s.Path
+		}
+		_, err := fmt.Fprintf(w, "%s in force, set %.12s, since %s, %s\n", many(len(s.Rules), "rule", "rules"), s.Hash, whenText(s.Since, time.Now()), from)
+		if err == nil && s.Error != "" && !s.Applied {
+			_, err = fmt.Fprintf(w, "the files are not in force: %s\n", s.Error)
+		}
+		if err != nil || method != "GET" {
+			return err
+		}
+		out := table{}
+		out.row("RULE", "MODE", "FROM", "TO")
+		for i := range s.Rules {
+			r := &s.Rules[i]
+			var to []string
+			for _, x := range r.Targets {
+				to = append(to, string(x.Sink)+" "+x.Name)
+			}
+			out.row(r.ID, r.Mode, strings.Join(r.From, ", "), strings.Join(to, ", "))
+		}
+		return out.write(w)
+	})
+}
+
+// explainLive asks a running gateway.
+func (c *cli) explainLive(ctx context.Context, f *explainFlags, args []string) error {
+	if len(args) > 0 || f.journal != "" {
+		return usagef("explain: a running gateway explains by the rules in force: give neither PATH nor --journal with --live or --api")
+	}
+	client, err := f.client()
+	if err != nil {
+		return err
+	}
+	body := map[string]any{"vin": f.vin}
+	if f.payload != "" || f.topic != "" {
+		rec, err := f.record(c.in)
+		if err != nil {
+			return err
+		}
+		body["topic"], body["received_at"] = rec.Topic, rec.Time()
+		if json.Valid(rec.Payload) {
+			body["payload"] = json.RawMessage(rec.Payload)
+		} else {
+			body["payload_base64"] = rec.Payload
+		}
+	}
+	var x workbench.Explanation
+	if err := client.do(ctx, "POST", "/v1/rules/explain", body, &x); err != nil {
+		return err
+	}
+	return c.print(x, x.Write)
+}
