@@ -3,6 +3,7 @@ package cell
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -120,6 +121,11 @@ func TestStates(t *testing.T) {
 	owner := Connection{Node: "gw-1", Boot: "b", Number: 7, Epoch: claimed.Epoch}
 	if a, err := l.s.Send(t.Context(), "V", "c1", owner); err != nil || a.Verdict != OK || a.Record.State != "sent" || a.Record.Sent == 0 {
 		t.Errorf("%+v %v", a, err)
+	}
+	for _, other := range []Connection{{Node: "gw-2", Boot: "b", Epoch: owner.Epoch}, {Node: "gw-1", Boot: "c", Epoch: owner.Epoch}, {Node: "gw-1", Boot: "b", Epoch: 1}} {
+		if a, err := l.s.Send(t.Context(), "V", "c1", other); err != nil || a.Verdict != NotOwner {
+			t.Errorf("%+v sends: %+v %v", other, a, err)
+		}
 	}
 	l.reports("c1", [2]string{"delivered", "ok delivered  "}, [2]string{"accepted", "ok accepted  accepted"},
 		[2]string{"delivered", "already accepted  accepted"}, [2]string{"failed", "ok failed  failed"}, [2]string{"succeeded", "already failed  failed"})
@@ -269,5 +275,86 @@ func TestForgottenScripts(t *testing.T) {
 	}
 	if a, err := s.Look(t.Context(), "V", "c"); err != nil || a.Verdict != Missing {
 		t.Errorf("%+v %v", a, err)
+	}
+}
+
+// TestRejoin loses everything in Redis, and has two gateways offer what they remember. Until both have, nothing is decided.
+func TestRejoin(t *testing.T) {
+	t.Parallel()
+	s, server := embedded(t)
+	ctx := t.Context()
+	if j, err := s.Rejoin(ctx, 0, "gw-1", Memory{}, nil, false); err != nil || j.Verdict != Empty {
+		t.Fatalf("nobody has begun the cell: %+v %v", j, err)
+	}
+	memory := map[string]Memory{"gw-1": {}, "gw-2": {}}
+	rejoin := func(node string, begins bool, records ...Record) Verdict {
+		t.Helper()
+		j, err := s.Rejoin(ctx, 0, node, memory[node], slices.Values(records), begins)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if j.Verdict == OK {
+			memory[node] = j.Memory()
+		}
+		return j.Verdict
+	}
+	if v := rejoin("gw-1", true); v != OK {
+		t.Fatal(v)
+	}
+	if v := rejoin("gw-2", false); v != OK {
+		t.Fatal(v)
+	}
+	rejoin("gw-1", false) // it learns of the other
+	a, err := s.Accept(ctx, Offered{VIN: "V", ID: "c", Digest: "d", TTL: time.Hour, MaxOpen: 9})
+	if err != nil || a.Verdict != OK {
+		t.Fatalf("%+v %v", a, err)
+	}
+	b, err := s.Cancel(ctx, "V", "c")
+	if err != nil || b.Verdict != OK {
+		t.Fatalf("%+v %v", b, err)
+	}
+	server.FlushAll()
+	if v := rejoin("gw-1", false, a.Record); v != Waiting {
+		t.Errorf("one of two has offered: %v", v)
+	}
+	if a, err := s.Look(ctx, "V", "c"); err != nil || a.Verdict != Closed {
+		t.Errorf("one of two has offered: %+v %v", a, err)
+	}
+	if v := rejoin("gw-2", false, b.Record); v != OK {
+		t.Errorf("both have offered: %v", v)
+	}
+	if a, err := s.Look(ctx, "V", "c"); err != nil || a.Record.State != "cancelled" {
+		t.Errorf("queued and cancelled were offered: %+v %v", a, err)
+	}
+}
+
+// TestLists holds what sweeps read: commands whose time is over, sessions that have not ended.
+func TestLists(t *testing.T) {
+	t.Parallel()
+	s := begun(t)
+	ctx := t.Context()
+	for id, ttl := range map[string]time.Duration{"short": time.Millisecond, "long": time.Hour} {
+		if a, err := s.Accept(ctx, Offered{VIN: "V", ID: id, Digest: "d", TTL: ttl, MaxOpen: 9}); err != nil || a.Verdict != OK {
+			t.Fatalf("%+v %v", a, err)
+		}
+	}
+	check.Eventually(t, "the short one to be due", func() bool {
+		due, err := s.Due(ctx, 0, 10)
+		return err == nil && slices.Equal(due, []Name{{VIN: "V", ID: "short"}})
+	})
+	for n := range 300 {
+		if _, err := s.Claim(ctx, fmt.Sprintf("V%d", n), Connection{Node: "gw-1", Boot: "b", Number: uint64(n)}, 0, false); err != nil {
+			t.Fatal(err)
+		}
+	}
+	seen := map[string]bool{}
+	for session, err := range s.Sessions(ctx, 0) {
+		if err != nil || session.Node != "gw-1" || session.Boot != "b" || session.Epoch == 0 {
+			t.Fatalf("%+v %v", session, err)
+		}
+		seen[session.VIN] = true
+	}
+	if len(seen) != 300 {
+		t.Errorf("%d sessions of 300", len(seen))
 	}
 }

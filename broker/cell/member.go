@@ -1,6 +1,11 @@
 package cell
 
-import "context"
+import (
+	"context"
+	"iter"
+	"maps"
+	"slices"
+)
 
 // Memory is what a gateway remembers of the cell, for one slot.
 type Memory struct {
@@ -52,6 +57,54 @@ func joined(r reply, err error) (Joined, error) {
 		out.Members[r.rest[i]] = r.rest[i+1] == "1"
 	}
 	return out, nil
+}
+
+// Memory is what the caller is to remember after it has joined.
+func (j *Joined) Memory() Memory {
+	return Memory{Remembers: true, Gen: j.Gen, Floor: j.Floor, Members: slices.Sorted(maps.Keys(j.Members))}
+}
+
+// offerings is how often Rejoin begins anew when Redis is another server behind its offers. The caller tries again later.
+const offerings = 3
+
+// Rejoin offers what the gateway remembers of a slot, and registers it: at its start, and whenever an answer was Closed. Its answers
+// are those of Join; before it is OK nothing else of this package may be called for that slot but Claim. A gateway that remembers
+// something offers every command that it has on its disk, and keeps the Memory of the answer there before it goes on.
+func (s *Store) Rejoin(ctx context.Context, slot int, node string, m Memory, remembered iter.Seq[Record], begins bool) (Joined, error) {
+	var j Joined
+	var landed string
+	for range offerings {
+		var err error
+		if m.Remembers {
+			if landed, err = s.offerAll(ctx, landed, remembered); err != nil {
+				return Joined{}, err
+			}
+		}
+		if j, err = s.Join(ctx, slot, node, m, landed, begins); err != nil || j.Verdict != Moved {
+			return j, err
+		}
+		landed = j.Server // all is offered again, and has to land there
+	}
+	return j, nil
+}
+
+// offerAll answers which server all offers have landed at, "" when they have landed at several. With nothing to offer it is the
+// one that is expected.
+func (s *Store) offerAll(ctx context.Context, expected string, remembered iter.Seq[Record]) (string, error) {
+	landed := expected
+	for r := range remembered {
+		a, err := s.Offer(ctx, r)
+		if err != nil {
+			return "", err
+		}
+		if landed == "" {
+			landed = a.Server
+		}
+		if a.Server != landed {
+			return "", nil
+		}
+	}
+	return landed, nil
 }
 
 func flag(b bool) string {

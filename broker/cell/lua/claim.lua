@@ -21,6 +21,6 @@ if mine then
 else
   epoch = math.max(math.max(tonumber(known), stored) + 1, now)
   redis.call('HSET', KEYS[2], 'node', node, 'boot', boot, 'conn', conn, 'epoch', text(epoch), 'since', text(since))
-  redis.call('HSET', KEYS[3], vin .. '/' .. text(epoch), node .. ' ' .. boot)
+  redis.call('HSET', KEYS[3], vin .. '/' .. text(epoch), boot .. ' ' .. node)
 end
 return answer('ok', text(epoch), text(since), former[1], former[2], former[3], former[4], c[6] or '')

@@ -6,7 +6,7 @@
 -- the session of its last claim only, so that a connect wins over the end of the session before.
 local vin, node, boot, epoch, event, at, reason = unpack(ARGV)
 local field = vin .. '/' .. epoch
-if redis.call('HGET', KEYS[3], field) ~= node .. ' ' .. boot then return answer('already') end
+if redis.call('HGET', KEYS[3], field) ~= boot .. ' ' .. node then return answer('already') end
 local seq = redis.call('HINCRBY', KEYS[2], 'seq', 1)
 if redis.call('HGET', KEYS[2], 'epoch') == epoch then
   redis.call('HSET', KEYS[2], 'event', event, 'at', at, 'reason', reason)

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -47,7 +48,7 @@ func cellClient(t *testing.T, addr string) *goredis.Client {
 // store is a store on one server.
 func store(t *testing.T, c goredis.UniversalClient, replicas int) *cell.Store {
 	t.Helper()
-	s, err := cell.NewStore(c, cell.Confirmation{Replicas: replicas, Wait: 300 * time.Millisecond}, time.Hour)
+	s, err := cell.NewStore(c, cell.Confirmation{Replicas: replicas, Wait: time.Second}, time.Hour)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -88,11 +89,13 @@ func pair(t *testing.T) (primary, replica *goredis.Client) {
 
 func follow(t *testing.T, replica, primary *goredis.Client) {
 	t.Helper()
-	host, port, _ := strings.Cut(primary.Options().Addr, ":")
-	redisSay(t, replica, "REPLICAOF", host, port)
+	host, primaryPort, _ := strings.Cut(primary.Options().Addr, ":")
+	_, port, _ := strings.Cut(replica.Options().Addr, ":")
+	redisSay(t, replica, "REPLICAOF", host, primaryPort)
 	check.Within(t, check.Patience, "the replica to follow", func() error {
-		if info := replica.Info(t.Context(), "replication").Val(); !strings.Contains(info, "master_link_status:up") {
-			return errors.New("not yet")
+		// The primary streams, and counts acknowledgements, once it has heard from the replica.
+		if info := primary.Info(t.Context(), "replication").Val(); !strings.Contains(info, "port="+port) || !strings.Contains(info, "state=online") {
+			return errors.New(info)
 		}
 		return nil
 	})
@@ -133,16 +136,12 @@ func TestCellConfirmation(t *testing.T) {
 	}
 }
 
-// reopen has the one member offer nothing, and join.
-func reopen(t *testing.T, s *cell.Store, slot int) {
+// reopen has the one member come back, with what it remembers.
+func reopen(t *testing.T, s *cell.Store, slot int, remembered ...cell.Record) {
 	t.Helper()
 	m := cell.Memory{Remembers: true, Gen: 1, Members: []string{"gw-1"}}
-	j, err := s.Join(t.Context(), slot, "gw-1", m, "", false)
-	if err != nil || j.Verdict != cell.Moved {
-		t.Fatalf("a join without offers: %+v %v", j, err)
-	}
-	if j, err = s.Join(t.Context(), slot, "gw-1", m, j.Server, false); err != nil || j.Verdict != cell.OK {
-		t.Fatalf("a join: %+v %v", j, err)
+	if j, err := s.Rejoin(t.Context(), slot, "gw-1", m, slices.Values(remembered), false); err != nil || j.Verdict != cell.OK {
+		t.Fatalf("joining again: %+v %v", j, err)
 	}
 }
 
@@ -160,10 +159,7 @@ func TestCellFlushed(t *testing.T) {
 	if a, err := s.Cancel(t.Context(), "V1", "c1"); err != nil || a.Verdict != cell.Closed {
 		t.Errorf("after a flush: %+v %v", a, err)
 	}
-	if _, err := s.Offer(t.Context(), accepted.Record); err != nil {
-		t.Fatal(err)
-	}
-	reopen(t, s, 0)
+	reopen(t, s, 0, accepted.Record)
 	if a, err := s.Look(t.Context(), "V1", "c1"); err != nil || a.Record.State != "queued" || a.Record.Fields["name"] != "unlock" {
 		t.Errorf("offered: %+v %v", a, err)
 	}
