@@ -99,7 +99,7 @@ func (m *search) checkRest(s *state) string {
 		return "nothing is decided, though everybody is there"
 	case d.Node != s.At+1 || d.Since != s.Conn:
 		return "the owner at rest is not the gateway that has the connection"
-	case s.Gateways[s.At].Epoch < s.Earlier:
+	case s.Gateways[s.At].Epoch < s.Earlier && !s.Restored:
 		return "the owner's epoch is earlier than that of a connection before"
 	}
 	for c := range uint8(m.Commands) {

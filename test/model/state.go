@@ -75,7 +75,9 @@ type state struct {
 	DiskLost  uint8 // gateways
 	Gone      uint8 // gateways that an operator has forgotten
 	RedisLost bool
-	Backed    bool
+	// Restored: a backup may have a claim that was given up since, and keeps its epoch (DECISIONS.md of broker/cell).
+	Restored bool
+	Backed   bool
 
 	Promotions, Losses, Kills, Disks, Forgets uint8 // used up
 }

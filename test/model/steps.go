@@ -252,7 +252,7 @@ func (s *state) follow(i uint8) {
 func (s *state) restore(servers int) {
 	s.Losses++
 	s.RedisLost = true
-	s.Earlier = 0 // a backup may have a claim that was given up since, and keeps its epoch: see DECISIONS.md of broker/cell
+	s.Restored = true
 	s.Servers[s.Current].Data = s.Backup
 	s.promote(s.Current)
 	for i := range uint8(servers) {
