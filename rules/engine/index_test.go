@@ -84,7 +84,7 @@ func (s source) condition(depth int) string {
 func (s source) set(t testing.TB, rules int) *lang.Set {
 	head := `
 lists: {words: [D, P, "1"], numbers: [1, 2, 2.5, 9007199254740993], mixed: [D, 1, 2.5], long: [` + strings.Join(longList, ", ") + `]}
-macros: {moving: payload.a > 1 and payload.gear != "P"}
+macros: {moving: payload.a > 1 and payload.gear != "P", far: payload.o.a * 2 > payload.c}
 schema: {event_at: t, open: true, fields: {d: integer, n: number, m: {number: [0, 5]}}}
 rules:
 `
@@ -92,7 +92,7 @@ rules:
 	for i := range texts {
 		texts[i] = fmt.Sprintf("  - {id: r%d, from: [%s], when: '%s', %s to: [{kafka: {topic: t}}]}\n", i,
 			s.of(`"v1/+/up/telemetry"`, `"v1/+/up/telemetry"`, `"v1/+/up/#"`, `"v1/+/up/#", "v1/+/up/telemetry"`, `"#"`),
-			strings.ReplaceAll(s.condition(3), "'", "''"),
+			strings.ReplaceAll(s.of("", "", "len(raw) > 60 and ", "payload.a + payload.b > 3 and ", "far and ", "payload.flag and far and ")+s.condition(3), "'", "''"),
 			s.of("", "", "", "mode: shadow,", "mode: {canary: 50%},", "on_change: payload.a,", "count: {at_least: 2, window: 10s},", "each: payload.l,"))
 	}
 	for {

@@ -95,3 +95,22 @@ func BenchmarkCompileMany(b *testing.B) {
 		})
 	}
 }
+
+// BenchmarkCommonClause is the decision about a message by rules that have a calculation in common, which does not hold, and a
+// comparison behind it.
+func BenchmarkCommonClause(b *testing.B) {
+	var text strings.Builder
+	text.WriteString("rules:\n")
+	for i := range 1000 {
+		fmt.Fprintf(&text, "  - {id: r%d, from: [\"v1/+/up/telemetry\"], when: payload.speed * 3.6 > 1000 and payload.soc > %d, to: [{kafka: {topic: t}}]}\n", i, i)
+	}
+	w := NewEngine(rulestest.Compile(b, text.String()), state.NewState(state.StateOptions{})).NewWorker()
+	recs := benchRecords()
+	var out []Decision
+	b.ReportAllocs()
+	before := cpu()
+	for i := 0; b.Loop(); i++ {
+		out = w.Eval(&recs[i%len(recs)], out[:0])
+	}
+	b.ReportMetric(float64((cpu()-before).Nanoseconds())/float64(b.N)/1000, "cpu-µs/msg")
+}

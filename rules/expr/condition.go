@@ -5,6 +5,9 @@ import (
 	"reflect"
 
 	"github.com/expr-lang/expr/ast"
+
+	"cellgate/broker/shared/message"
+	"cellgate/rules/doc"
 )
 
 // Condition is what can be told of a condition without the virtual machine. A condition is a conjunction of clauses. The
@@ -16,6 +19,11 @@ type Condition struct {
 	Needs   []Need
 	// Whole says that the clauses are all that there is.
 	Whole bool
+	// Common is the first clause behind them, when other conditions have it there too: one evaluation a message serves all.
+	// Where it is false, so is the condition. Names.Share sets it.
+	Common *Expression
+	rest   string // that clause as it is written, "" when it is not known
+	code   uint64 // equal for those of equal meaning
 }
 
 // Clause holds when one of its tests does.
@@ -91,7 +99,7 @@ func (b Bound) below(v float64) bool { return b.At < v || b.At == v && !b.Open }
 func (b Bound) above(v float64) bool { return v < b.At || b.At == v && !b.Open }
 
 // condition analyses a resolved tree; nil when nothing can be told of it.
-func (n *Names) condition(root ast.Node, r *resolver, used []Symbol) *Condition {
+func (n *Names) condition(src string, root ast.Node, r *resolver, used []Symbol) *Condition {
 	for i := range used {
 		if k := used[i].kind; k == symPayload || k == symOperator || k == symItem {
 			return nil
@@ -99,8 +107,9 @@ func (n *Names) condition(root ast.Node, r *resolver, used []Symbol) *Condition 
 	}
 	a := analysis{names: n, resolver: r, needs: map[uint16]Kind{}}
 	c := &Condition{Whole: a.conjunction(root)}
-	if c.Clauses = a.clauses; len(c.Clauses) == 0 {
-		return nil
+	c.Clauses = a.clauses
+	if !c.Whole {
+		c.behind(src, root)
 	}
 	for i := range used {
 		sym := n.Symbols.ByKey[used[i].key]
@@ -116,6 +125,54 @@ func (n *Names) condition(root ast.Node, r *resolver, used []Symbol) *Condition 
 		}
 	}
 	return c
+}
+
+// behind finds the clause behind those that are known. A macro of several clauses hides it.
+func (c *Condition) behind(src string, root ast.Node) {
+	tree, err := parseExpr(src)
+	if err != nil {
+		return
+	}
+	written, meant := conjuncts(tree.Node, nil), conjuncts(root, nil)
+	if at := len(c.Clauses); len(written) == len(meant) && at < len(meant) {
+		c.rest, c.code = written[at].String(), message.Hash(meant[at].String())
+	}
+}
+
+// conjuncts appends the clauses of a conjunction.
+func conjuncts(n ast.Node, out []ast.Node) []ast.Node {
+	if b, ok := n.(*ast.BinaryNode); ok && (b.Operator == "and" || b.Operator == "&&") {
+		return conjuncts(b.Right, conjuncts(b.Left, out))
+	}
+	return append(out, n)
+}
+
+// Share finds what several conditions of rules with these names have in common, so that it is evaluated once a message.
+// Conditions of which nothing is known then are nil.
+func (n *Names) Share(whens []*Expression) {
+	groups := map[uint64][]*Condition{}
+	for _, e := range whens {
+		if c := e.Condition; c != nil && c.rest != "" {
+			groups[c.code] = append(groups[c.code], c)
+		}
+	}
+	own := *n
+	d := doc.New("", nil, func(doc.Diagnostic) {}, "a clause")
+	for _, e := range whens {
+		c := e.Condition
+		if c == nil {
+			continue
+		}
+		if group := groups[c.code]; c.rest != "" && len(group) > 1 && c == group[0] {
+			common := own.compile(d, &doc.Scalar{Value: c.rest, Lines: []string{c.rest}}, WantBool)
+			for _, other := range group {
+				other.Common = common
+			}
+		}
+		if len(c.Clauses) == 0 && c.Common == nil {
+			e.Condition = nil
+		}
+	}
 }
 
 // analysis takes a condition apart.

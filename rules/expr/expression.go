@@ -109,7 +109,7 @@ func (n *Names) compile(d *doc.Document, s *doc.Scalar, w Want) *Expression {
 		n.Decodes = n.Decodes || sym.decodes()
 	}
 	if w != WantAny {
-		e.Condition = n.condition(tree.Node, r, used)
+		e.Condition = n.condition(s.Value, tree.Node, r, used)
 	}
 	if id, ok := tree.Node.(*ast.IdentifierNode); ok {
 		switch kind := r.flat[id].kind; {

@@ -29,6 +29,8 @@ type Index struct {
 	distinct []int
 	listsOf  [][]int // by rule
 	counters int
+	common   []int // by rule: the number of what its condition has in common with others
+	commons  int
 }
 
 // list are the rules whose topic filters end at one place.
@@ -102,6 +104,7 @@ func New(symbols []expr.Symbol, whens []*expr.Expression, lists [][]uint16) *Ind
 	for r, when := range whens {
 		x.fields[r] = x.fieldsOf(when)
 	}
+	x.numberCommon()
 	for i, rules := range lists {
 		for _, r := range rules {
 			x.listsOf[r] = append(x.listsOf[r], i)
@@ -117,6 +120,23 @@ func New(symbols []expr.Symbol, whens []*expr.Expression, lists [][]uint16) *Ind
 		x.lists[i], x.distinct = x.list(rules), append(x.distinct, i)
 	}
 	return x
+}
+
+// numberCommon numbers the expressions that conditions have in common.
+func (x *Index) numberCommon() {
+	numbers := map[*expr.Expression]int{}
+	x.common = make([]int, len(x.whens))
+	for r, when := range x.whens {
+		if when == nil || when.Condition == nil || when.Condition.Common == nil {
+			continue
+		}
+		e := when.Condition.Common
+		if _, known := numbers[e]; !known {
+			numbers[e] = len(numbers)
+		}
+		x.common[r] = numbers[e]
+	}
+	x.commons = len(numbers)
 }
 
 // keyOf makes a list comparable.

@@ -23,14 +23,21 @@ type Finder struct {
 	rules   []uint16
 	emit    func(bucket uint32)
 	node    *node // that emit adds of
+	shared  []sharedResult
 	counts  []uint64
 	seen    []uint32  // by rule: the turn in which again was told of it
 	again   []counted // by rule: what counts has too often
 }
 
+// sharedResult is what an expression gave that several conditions have in common.
+type sharedResult struct {
+	turn uint32
+	may  bool
+}
+
 // NewFinder makes a finder that looks at the records of a scope.
 func (x *Index) NewFinder(sc *expr.Scope) *Finder {
-	f := &Finder{index: x, scope: sc, stamps: make([]uint32, len(x.whens)), seen: make([]uint32, len(x.whens)), counts: make([]uint64, x.counters), again: make([]counted, len(x.whens))}
+	f := &Finder{index: x, scope: sc, stamps: make([]uint32, len(x.whens)), shared: make([]sharedResult, x.commons), seen: make([]uint32, len(x.whens)), counts: make([]uint64, x.counters), again: make([]counted, len(x.whens))}
 	f.emit = f.bucket
 	return f
 }
@@ -40,6 +47,7 @@ func (f *Finder) Find(lists []int, out []Found) []Found {
 	if f.turn++; f.turn == 0 {
 		clear(f.stamps)
 		clear(f.seen)
+		clear(f.shared)
 		f.turn = 1
 	}
 	f.rules = f.rules[:0]
@@ -67,7 +75,7 @@ func (f *Finder) Find(lists []int, out []Found) []Found {
 		case all || when.Condition == nil:
 			out = append(out, Found{r, false})
 		default:
-			if may, sure := f.check(when.Condition); may {
+			if may, sure := f.check(r, when.Condition); may {
 				out = append(out, Found{r, sure})
 			}
 		}
@@ -188,7 +196,7 @@ func (f *Finder) enter(n *node, b uint32) {
 }
 
 // check decides a condition's clauses. may is false when the condition is; sure tells that it is true.
-func (f *Finder) check(c *expr.Condition) (may, sure bool) {
+func (f *Finder) check(rule uint16, c *expr.Condition) (may, sure bool) {
 	for _, need := range c.Needs {
 		if f.scope.Look(need.Symbol).Kind&need.Kinds == 0 {
 			return true, false
@@ -199,7 +207,17 @@ func (f *Finder) check(c *expr.Condition) (may, sure bool) {
 			return false, false
 		}
 	}
-	return true, c.Whole
+	return c.Common == nil || f.common(f.index.common[rule], c.Common), c.Whole
+}
+
+// common reports whether what several conditions have in common may hold. An error is told by each of them.
+func (f *Finder) common(n int, e *expr.Expression) bool {
+	c := &f.shared[n]
+	if c.turn != f.turn {
+		is, known, err := f.scope.Tell(e)
+		*c = sharedResult{f.turn, is || !known || err != nil}
+	}
+	return c.may
 }
 
 func (f *Finder) holds(clause expr.Clause) bool {

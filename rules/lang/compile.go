@@ -89,6 +89,7 @@ func (c *compiler) file(f *ruleFile) {
 		}
 		n.Compile(f.doc, &m.Expr, expr.WantAny)
 	}
+	before := len(c.set.Compiled)
 	for _, def := range f.rules {
 		f.doc.Rule = def.id.Value
 		if first := c.ids[def.id.Value]; first != nil {
@@ -103,6 +104,13 @@ func (c *compiler) file(f *ruleFile) {
 		}
 		c.rule(f, def, all)
 	}
+	var whens []*expr.Expression
+	for _, r := range c.set.Compiled[before:] {
+		if r.When != nil {
+			whens = append(whens, r.When)
+		}
+	}
+	all.Share(whens)
 }
 
 // unused warns of names that nothing uses.
