@@ -104,6 +104,7 @@ func (d *Dispatcher) Checkpoint() error {
 			return err
 		}
 	}
+	d.takeEarly()
 	s, err := d.capture()
 	if err != nil || s == nil || (len(s.operators.blocks) == 0 && s.equal(d.last)) {
 		return err
@@ -148,6 +149,19 @@ func (d *Dispatcher) saveFailed(l *wal.Log, err error) error {
 		d.die(err)
 	}
 	return err
+}
+
+// takeEarly takes the operators' state bit by bit, but for what changes meanwhile. It ends when everything that had changed at the
+// beginning has been taken, however fast more does.
+func (d *Dispatcher) takeEarly() {
+	for n := d.vins.Load() / takeAtOnce; n >= 0; n-- {
+		d.evalMu.Lock()
+		more := d.operators.early(d.state)
+		d.evalMu.Unlock()
+		if !more {
+			return
+		}
+	}
 }
 
 // capture copies the state at a boundary and sees to it that every decision between a sink's cursor and

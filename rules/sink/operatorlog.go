@@ -27,6 +27,10 @@ type operatorLog struct {
 	rewriting bool
 	round     wal.Position
 	next      int
+	// What is taken and not given out by take, and whether turn has been called for it.
+	blocks  [][]byte
+	filling []byte
+	turned  bool
 	// All that was read or taken, for the size of what is in state.
 	vins, bytes int64
 }
@@ -51,6 +55,9 @@ type operatorState struct {
 
 // blockBytes is the size of a block, but for the last VIN's state.
 const blockBytes = 64 << 10
+
+// takeAtOnce is how many VINs' state is taken while the evaluator stands still: less than a millisecond.
+const takeAtOnce = 1000
 
 // openOperatorLog opens the log and puts what it holds into state. An error that wraps wal.ErrDamaged is about damage; what
 // could be read before it is in state.
@@ -113,29 +120,50 @@ func (o *operatorLog) block(data []byte, of *state.State) error {
 	return nil
 }
 
+// early takes some of what has changed before take does, so that the evaluator never stands still for long. What changes again
+// is taken again, and holds. It reports whether there is more than take should be left with. The evaluator stands still.
+func (o *operatorLog) early(of *state.State) (more bool) {
+	if of.Changed() <= takeAtOnce {
+		return false
+	}
+	if !o.turned {
+		o.turn(of)
+		o.turned = true
+	}
+	of.TakeSome(takeAtOnce, o.put)
+	return of.Changed() > takeAtOnce
+}
+
 // take takes what has changed since the last time. The evaluator stands still, and what was taken before is appended.
 func (o *operatorLog) take(of *state.State) operatorState {
-	o.turn(of)
+	if !o.turned {
+		o.turn(of)
+	}
 	s := operatorState{start: o.begin, shift: of.Shift(), listening: of.Listening()}
 	if o.rewriting && o.next == state.Shards {
 		s.start = o.round
 	}
-	var block []byte
-	end := func() {
-		if len(block) > 0 {
-			s.blocks, o.bytes = append(s.blocks, block), o.bytes+int64(len(block))
-		}
-	}
-	of.TakeChanged(func(vin string, data []byte) {
-		if len(block) >= blockBytes {
-			end()
-			block = make([]byte, 0, blockBytes+blockBytes/8)
-		}
-		block = field.AppendBytes(field.AppendBytes(block, vin), data)
-		o.vins++
-	})
-	end()
+	of.TakeChanged(o.put)
+	o.endBlock()
+	s.blocks, o.blocks, o.turned = o.blocks, nil, false
 	return s
+}
+
+// put adds a VIN's state to what is taken.
+func (o *operatorLog) put(vin string, data []byte) {
+	if len(o.filling) >= blockBytes {
+		o.endBlock()
+		o.filling = make([]byte, 0, blockBytes+blockBytes/8)
+	}
+	o.filling = field.AppendBytes(field.AppendBytes(o.filling, vin), data)
+	o.vins++
+}
+
+func (o *operatorLog) endBlock() {
+	if len(o.filling) > 0 {
+		o.blocks, o.bytes = append(o.blocks, o.filling), o.bytes+int64(len(o.filling))
+	}
+	o.filling = nil
 }
 
 // turn has the round write the shards that it comes to. It begins a round when no more than half of the log is still needed.

@@ -210,3 +210,42 @@ func TestAFailedCheckpointIsRepeated(t *testing.T) {
 		t.Errorf("%d of 20 new vehicles passed", n)
 	}
 }
+
+// TestStateIsTakenBitByBit has so many vehicles change that a checkpoint takes them bit by bit, while they go on changing: after a kill
+// everything is as it was at the checkpoint, or evaluated again.
+func TestStateIsTakenBitByBit(t *testing.T) {
+	t.Parallel()
+	const vins = 5_000
+	r := newStateRig(t, nil)
+	r.send(0, vins, 0)
+	done := make(chan error)
+	go func() {
+		var err error
+		for range 5 {
+			err = errors.Join(err, r.Dispatcher.Checkpoint())
+		}
+		done <- err
+	}()
+	for n := range 4 {
+		r.send(n*500, 2_000, n+1)
+	}
+	check.OK(t, <-done)
+	for range 2 {
+		r.Kill()
+		r.Open()
+		r.Settled()
+		for n := range 4 { // what is as it was last does not pass again
+			last := n*500 + 2_000
+			if n < 3 {
+				last = (n + 1) * 500
+			}
+			if passed := r.send(n*500, last-n*500, n+1); passed != 0 {
+				t.Fatalf("%d of the vehicles from %d on passed again", passed, n*500)
+			}
+		}
+		if passed := r.send(3_500, vins-3_500, 0); passed != 0 {
+			t.Fatalf("%d passed again that changed once", passed)
+		}
+		r.checkpoint(t)
+	}
+}

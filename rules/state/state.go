@@ -204,23 +204,32 @@ func (s *State) MarkChanged(shard int) {
 // TakeChanged gives put the state of every VIN that has changed since the last call, in a form that Load takes. Nil data
 // means that the VIN has no state any more. A VIN that was forgotten and has come back is given twice, the second time as
 // it is. The data is valid until put returns.
-func (s *State) TakeChanged(put func(vin string, data []byte)) {
+func (s *State) TakeChanged(put func(vin string, data []byte)) { s.TakeSome(math.MaxInt, put) }
+
+// TakeSome is TakeChanged for about so many VINs; the others have still changed.
+func (s *State) TakeSome(limit int, put func(vin string, data []byte)) {
 	var buf []byte
 	for i := range s.shards {
 		sh := &s.shards[i]
 		for _, vin := range sh.gone {
 			put(vin, nil)
 		}
-		for _, v := range sh.changed {
+		limit -= len(sh.gone)
+		clear(sh.gone)
+		sh.gone = sh.gone[:0]
+		for ; limit > 0 && len(sh.changed) > 0; limit-- {
+			last := len(sh.changed) - 1
+			v := sh.changed[last]
+			sh.changed[last], sh.changed = nil, sh.changed[:last]
 			if v.dirty {
 				buf = v.append(buf[:0])
 				put(v.vin, buf)
 				v.dirty, v.stored = false, true
 			}
 		}
-		clear(sh.changed)
-		clear(sh.gone)
-		sh.changed, sh.gone = sh.changed[:0], sh.gone[:0]
+		if limit <= 0 {
+			return
+		}
 	}
 }
 
