@@ -45,9 +45,6 @@ type Endpoint struct {
 	Scope string // a scope of this package, ScopePublic or ScopeAny
 }
 
-// Pattern is the endpoint's pattern for net/http.ServeMux.
-func (e Endpoint) Pattern() string { return e.Method + " " + e.Path }
-
 // EndpointScopes is the whole HTTP API with the scope of each call: the routes are mounted from it, and a
 // test holds the documentation against it. POST /v1/tokens also accepts a vehicle's client certificate
 // in place of a token.

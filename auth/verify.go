@@ -124,21 +124,8 @@ func (a *Authority) check(c *claims, key heldKey, peer Peer, now time.Time) erro
 	return nil
 }
 
-// Recheck asks for an identity that Verify has returned whether its token would still be accepted: for a
-// connection whose timer fires, and, behind a takeover, for a session that was handed over.
-func (a *Authority) Recheck(id Identity, peer Peer) error {
-	if id.Anonymous {
-		return nil
-	}
-	key, found := a.ring.Load().byKID[id.KeyID]
-	if !found {
-		return ErrKeyRetired
-	}
-	return a.check(&claims{id: id}, key, peer, a.cfg.Now())
-}
-
 // Deadline is when a connection with this identity must have ended or shown a new token; zero for never.
-// It is the token's exp; for a token that was accepted within the leeway behind its exp it is the end of
+// It is the token's exp; for a token that was accepted within the leeway after its exp it is the end of
 // the leeway. Keep any jitter before it.
 func (a *Authority) Deadline(id Identity) time.Time {
 	if id.Anonymous || id.Expires.IsZero() {
@@ -190,10 +177,4 @@ func (a *Authority) Anonymous(role, clientID string) (Identity, error) {
 // Permissions returns what an identity may do under the roles in force now.
 func (a *Authority) Permissions(id Identity) *Permissions {
 	return newPermissions(a.policy.Load(), &id)
-}
-
-// ValidateAnonymousRole checks the anonymous_role of a listener.
-func (a *Authority) ValidateAnonymousRole(role string) error {
-	_, err := a.Anonymous(role, "x")
-	return err
 }
