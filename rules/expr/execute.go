@@ -315,8 +315,12 @@ func (p *executable) method(node *ast.Node, n *ast.CallNode) {
 }
 
 func (p *executable) function(node *ast.Node, name string, args []ast.Node) {
-	f := functions[name]
+	f, b := functions[name], p.names.Calls[name]
 	switch {
+	case b.inside != nil && len(args) == 2:
+		p.tells(node, b.inside, args[0], args[1])
+	case b.lookup != nil && len(args) == 1:
+		p.call(node, b.lookup, args...)
 	case name == "hash" && len(args) == 2:
 		keys := testKey()
 		if p.names.HashKeys != nil {

@@ -186,7 +186,7 @@ func (n *Names) check(d *doc.Document, s *doc.Scalar, used []Symbol, w Want) boo
 	for i := range used {
 		env[used[i].key] = used[i].exprType()
 	}
-	opts := append(signatures(), expr.Env(env), n.patch(s.Value, false))
+	opts := append(n.signatures(), expr.Env(env), n.patch(s.Value, false))
 	if w != WantAny {
 		opts = append(opts, expr.AsBool(), expr.WarnOnAny())
 	}

@@ -143,7 +143,7 @@ func IsReserved(name string) bool {
 }
 
 // boundFunctions are those that are bound to a file or the configuration.
-var boundFunctions = map[string]bool{"hash": true, "at_zone": true}
+var boundFunctions = map[string]bool{"hash": true, "at_zone": true, "inside": true}
 
 const (
 	whyLoop    = "it loops over a list of any length"

@@ -26,6 +26,9 @@ const (
 type Names struct {
 	Lists     map[string]*List
 	Macros    []Macro // those that may be used
+	Places    map[string]*Place
+	Tables    map[string]*Table
+	Calls     Calls
 	Schema    *Schema
 	Operators []string // the values that the rule's operators give
 	Symbols   *Symbols
@@ -162,6 +165,14 @@ func (r *resolver) identifier(node *ast.Node, n *ast.IdentifierNode) {
 		r.expand(node, m)
 		return
 	}
+	if r.names.Tables[n.Value] != nil { // tableColumn takes the finding back
+		r.fail(n, doc.CodeBadTable, fmt.Sprintf("write %s[vin].tank, with the key and the column", n.Value), "%q is a table", n.Value)
+		return
+	}
+	if r.names.Places[n.Value] != nil { // inside takes the finding back
+		r.fail(n, doc.CodeExprType, fmt.Sprintf("write inside(payload.lat, payload.lon, %s)", n.Value), "%q is a zone", n.Value)
+		return
+	}
 	if isFunction(n.Value) { // call takes the finding back
 		r.fail(n, doc.CodeUnknownName, fmt.Sprintf("write %s(…)", n.Value), "%q is a function", n.Value)
 		return
@@ -214,7 +225,7 @@ func (r *resolver) expand(node *ast.Node, m *Macro) {
 	}
 	inner := newResolver(&Names{
 		Lists: r.names.Lists, Schema: r.names.Schema, Used: r.names.Used, HashKeys: r.names.HashKeys, Stored: r.names.Stored,
-		Operators: r.names.Operators, Each: r.names.Each,
+		Operators: r.names.Operators, Each: r.names.Each, Places: r.names.Places, Tables: r.names.Tables, Calls: r.names.Calls,
 		Macros: r.names.Macros[:slices.IndexFunc(r.names.Macros, func(o Macro) bool { return o.Name.Value == m.Name.Value })],
 	})
 	inner.nodes, inner.execute = r.nodes, r.execute
@@ -238,6 +249,9 @@ func (l relocate) Visit(node *ast.Node) { (*node).SetLocation(file.Location(l)) 
 
 // member turns payload.a.b and its like into one name.
 func (r *resolver) member(node *ast.Node, n *ast.MemberNode) {
+	if r.tableColumn(node, n) {
+		return
+	}
 	base, ok := n.Node.(*ast.IdentifierNode)
 	if !ok || r.locals[base.Value] {
 		return
@@ -350,12 +364,15 @@ func (r *resolver) call(node *ast.Node, n *ast.CallNode) {
 				s.Path[len(s.Path)-1])
 			return
 		}
-		r.problems = slices.DeleteFunc(r.problems, func(p problem) bool { return p.from == callee.Location().From })
+		r.forgive(callee)
 		switch callee.Value {
 		case "at_zone":
 			r.atZone(n)
 		case "hash":
 			r.hash(n)
+		case "inside":
+			r.inside(n)
+			return
 		}
 		if !isFunction(callee.Value) {
 			r.fail(callee, doc.CodeUnknownName, doc.DidYouMean(callee.Value, functionNames()), "unknown function %q", callee.Value)

@@ -11,7 +11,7 @@ const methodPrefix = "."
 
 // signatures are the types under which functions are checked that the library does not have, or has otherwise. What they do
 // is in functions.go.
-func signatures() []expr.Option {
+func (n *Names) signatures() []expr.Option {
 	never := func(...any) (any, error) { return nil, nil }
 	opts := []expr.Option{
 		expr.Function("hash", never, new(func(any, time.Time) string)),
@@ -24,6 +24,9 @@ func signatures() []expr.Option {
 	}
 	for name := range methods {
 		opts = append(opts, expr.Function(methodPrefix+name, never, new(func(time.Time) int)))
+	}
+	for name, b := range n.Calls {
+		opts = append(opts, expr.Function(name, never, b.signatures...))
 	}
 	return opts
 }

@@ -3,6 +3,7 @@ package lang
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 
@@ -25,8 +26,11 @@ func Compile(src *Source, opts Options) (*Set, doc.Diagnostics) {
 		symbols: &expr.Symbols{ByKey: map[string]uint16{}},
 	}
 	for _, name := range src.names {
+		if IsData(name) {
+			continue
+		}
 		before := len(c.diags)
-		f := readRuleFile(src.display(name), name, src.files[name], c.report)
+		f := readRuleFile(src.display(name), name, src.files, c.report)
 		c.file(f)
 		if len(c.diags) == before && len(f.rules) > 0 { // else what is wrong or yet to come may be what uses them
 			f.unused()
@@ -78,7 +82,10 @@ func (c *compiler) report(d doc.Diagnostic) {
 
 // file compiles the rules of one file.
 func (c *compiler) file(f *ruleFile) {
-	all := expr.Names{Lists: f.lists, Macros: f.macros, Schema: &f.schema, Symbols: c.symbols, Used: f.used, HashKeys: c.opts.HashKeys, Stored: c.opts.Stored}
+	all := expr.Names{
+		Lists: f.lists, Macros: f.macros, Schema: &f.schema, Symbols: c.symbols, Used: f.used, HashKeys: c.opts.HashKeys, Stored: c.opts.Stored,
+		Places: f.places, Tables: f.tables, Calls: expr.Calls{},
+	}
 	for i, m := range f.macros {
 		f.doc.Rule = "macro " + m.Name.Value
 		n := all
@@ -123,6 +130,12 @@ func (f *ruleFile) unused() {
 	}
 	for _, name := range f.listNames {
 		warn("list", name)
+	}
+	for _, name := range slices.Sorted(maps.Keys(f.places)) {
+		warn("zone", f.places[name].Name)
+	}
+	for _, name := range slices.Sorted(maps.Keys(f.tables)) {
+		warn("table", f.tables[name].Name)
 	}
 	for i := range f.macros {
 		warn("macro", f.macros[i].Name)

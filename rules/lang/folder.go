@@ -89,7 +89,7 @@ func (f *Folder) Loses(set, inForce *Set) error {
 		return nil
 	}
 	for _, name := range f.Source.names {
-		if !bytes.Equal(f.Source.files[name], inForce.source.files[name]) {
+		if !IsData(name) && !bytes.Equal(f.Source.files[name], inForce.source.files[name]) {
 			return nil
 		}
 	}
@@ -110,10 +110,11 @@ func (s *Source) ByPath() map[string][]byte {
 func loadFS(fsys fs.FS, suffix, only string) (*Source, error) {
 	if only != "" {
 		b, err := ReadFile(fsys, only)
-		if err != nil {
-			return nil, err
+		files := map[string][]byte{only: b}
+		if err == nil {
+			err = addData(fsys, files)
 		}
-		return NewSource(map[string][]byte{only: b}), nil
+		return NewSource(files), err
 	}
 	files := make(map[string][]byte)
 	err := WalkYAML(fsys, suffix, func(name string) error {
@@ -124,8 +125,12 @@ func loadFS(fsys fs.FS, suffix, only string) (*Source, error) {
 		files[name] = b
 		return err
 	})
-	if err != nil {
-		return nil, err
+	if err == nil && suffix == RulesSuffix {
+		err = addData(fsys, files)
 	}
-	return NewSource(files), nil
+	return NewSource(files), err
+}
+
+func addData(fsys fs.FS, files map[string][]byte) error {
+	return AddData(files, func(name string, limit int64) ([]byte, error) { return readFile(fsys, name, limit) })
 }

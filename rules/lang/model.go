@@ -27,12 +27,18 @@ type ruleFile struct {
 	lists map[string]*expr.List
 	// listNames are their names where they are written.
 	listNames []doc.Scalar
+	places    map[string]*expr.Place
+	tables    map[string]*expr.Table
+	report    func(doc.Diagnostic)
 	used      map[string]bool // lists and macros that something uses
 	macros    []expr.Macro
 	schema    expr.Schema
 	rules     []*ruleDef
 	listed    bool // there is a list of rules, empty or not
 }
+
+// fileKeys are the keys at the top of a rule file.
+func fileKeys() []string { return []string{"zones", "tables", "lists", "macros", "schema", "rules"} }
 
 // ruleMode says on which vehicles a rule acts, and whether it delivers.
 type ruleMode struct {
@@ -79,14 +85,19 @@ type (
 )
 
 // readFile reads one file; what is wrong has been reported to report.
-func readRuleFile(display, name string, text []byte, report func(doc.Diagnostic)) *ruleFile {
-	d := doc.New(display, text, report, "a rule file", "lists", "macros", "schema", "rules")
-	f := &ruleFile{doc: d, name: name, lists: map[string]*expr.List{}, used: map[string]bool{}}
+func readRuleFile(display, name string, files map[string][]byte, report func(doc.Diagnostic)) *ruleFile {
+	d := doc.New(display, files[name], report, "a rule file", fileKeys()...)
+	f := &ruleFile{
+		doc: d, name: name, lists: map[string]*expr.List{}, used: map[string]bool{}, report: report,
+		places: map[string]*expr.Place{}, tables: map[string]*expr.Table{},
+	}
 	o, ok := d.Root()
 	if !ok {
 		return f
 	}
 	f.readLists(o)
+	f.readZones(o, files)
+	f.readTables(o, files)
 	f.readMacros(o)
 	f.readSchema(o)
 	d.Rule = "file"
@@ -150,6 +161,10 @@ func (f *ruleFile) checkName(s doc.Scalar) {
 		f.doc.Fail(s.Line, s.Col, doc.CodeBadName, "choose another name", "%q already means something in expressions", s.Value)
 	case f.lists[s.Value] != nil:
 		f.doc.Fail(s.Line, s.Col, doc.CodeBadName, "choose another name", "%q is already a list", s.Value)
+	case f.places[s.Value] != nil:
+		f.doc.Fail(s.Line, s.Col, doc.CodeBadName, "choose another name", "%q is already a zone", s.Value)
+	case f.tables[s.Value] != nil:
+		f.doc.Fail(s.Line, s.Col, doc.CodeBadName, "choose another name", "%q is already a table", s.Value)
 	}
 }
 

@@ -38,7 +38,7 @@ var (
 	ErrBadSource    = errors.New("not a stored rule set")
 )
 
-// Source is the text of a rule set: every *.rules.yaml file below one folder. It is immutable. Its hash
+// Source is the text of a rule set: every *.rules.yaml file below one folder, and the files of their zones and tables. It is immutable. Its hash
 // depends on names and contents only, not on where the folder lies, so that a set can be stored by its
 // hash and compiled again after a restart.
 type Source struct {
@@ -97,16 +97,22 @@ func WalkYAML(fsys fs.FS, suffix string, fn func(name string) error) error {
 
 // ReadFile reads a file of at most MaxFileBytes.
 func ReadFile(fsys fs.FS, name string) ([]byte, error) {
+	b, err := readFile(fsys, name, MaxFileBytes)
+	if err == nil && len(b) > MaxFileBytes {
+		err = fmt.Errorf("%s: %w", name, ErrFileTooLarge)
+	}
+	return b, err
+}
+
+// readFile reads a file, and not more than a byte beyond a limit of it.
+func readFile(fsys fs.FS, name string, limit int64) ([]byte, error) {
 	f, err := fsys.Open(name)
 	if err != nil {
 		return nil, err
 	}
-	b, err := io.ReadAll(io.LimitReader(f, MaxFileBytes+1))
+	b, err := io.ReadAll(io.LimitReader(f, limit+1))
 	if cerr := f.Close(); err == nil {
 		err = cerr
-	}
-	if err == nil && len(b) > MaxFileBytes {
-		err = fmt.Errorf("%s: %w", name, ErrFileTooLarge)
 	}
 	return b, err
 }

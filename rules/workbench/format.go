@@ -48,7 +48,7 @@ func Format(text []byte) ([]byte, error) {
 // meaning is what a file says, without its comments and order.
 func meaning(text []byte) (v any, root ast.Node, err error) {
 	var diags doc.Diagnostics
-	d := doc.New("", text, func(f doc.Diagnostic) { diags = append(diags, f) }, "a rule or test file", "lists", "macros", "schema", "rules", "tests")
+	d := doc.New("", text, func(f doc.Diagnostic) { diags = append(diags, f) }, "a rule or test file", "lists", "zones", "tables", "macros", "schema", "rules", "tests")
 	if root = d.Parse(); root != nil {
 		v, _ = d.Any(root, "the file", 0)
 	}
@@ -176,6 +176,9 @@ func FormatPaths(w io.Writer, paths []string, check bool, o ToolOptions) (ok boo
 	changed, ok := []string{}, true
 	var errs []error
 	for _, name := range slices.Sorted(maps.Keys(files)) {
+		if lang.IsData(name) {
+			continue
+		}
 		out, err := Format(files[name])
 		switch {
 		case err != nil:

@@ -40,7 +40,12 @@ func jsonSchema() op.JSON {
 		"description": "A *.rules.yaml file of a cellgate gateway.",
 		"type":        "object", "additionalProperties": false,
 		"properties": op.JSON{
-			"lists":  op.JSON{"type": "object", "description": "constants by name", "additionalProperties": op.JSON{"type": "array", "items": op.JSON{"type": []string{"string", "number", "boolean"}}}},
+			"lists": op.JSON{"type": "object", "description": "constants by name", "additionalProperties": op.JSON{"type": "array", "items": op.JSON{"type": []string{"string", "number", "boolean"}}}},
+			"zones": op.JSON{"type": "object", "description": "zones by name, for inside(lat, lon, name)", "additionalProperties": op.OneOf(op.Ref("zone"),
+				op.Shape(op.JSON{"file": op.TextOf("a GeoJSON file beside this one")}, "file"))},
+			"tables": op.JSON{"type": "object", "description": "CSV files by name, for name[key].column", "additionalProperties": op.Shape(op.JSON{
+				"file": op.TextOf("a CSV file beside this one"), "key": op.TextOf("the column by which rows are found"),
+			}, "file", "key")},
 			"macros": op.JSON{"type": "object", "description": "expressions by name", "additionalProperties": op.Ref("expression")},
 			"schema": op.Ref("schema"),
 			"rules":  op.JSON{"type": []string{"array", "null"}, "items": op.Ref("rule")},

@@ -68,7 +68,15 @@ func openPaths(paths []string) (*workspace, error) {
 			return nil, err
 		}
 	}
-	return ws, nil
+	err := lang.AddData(ws.rules, func(name string, limit int64) ([]byte, error) {
+		f, err := os.Open(name) //nolint:gosec // beside the rules that the user names
+		if err != nil {
+			return nil, err
+		}
+		defer f.Close() //nolint:errcheck // read only
+		return io.ReadAll(io.LimitReader(f, limit+1))
+	})
+	return ws, err
 }
 
 // Files are the rules and tests below paths, by their names in the folders that the paths name.

@@ -1,0 +1,112 @@
+package expr
+
+import (
+	"fmt"
+	"slices"
+
+	"github.com/expr-lang/expr/ast"
+
+	"cellgate/broker/shared/spelling"
+	"cellgate/rules/doc"
+)
+
+// Calls are the functions that a file's zones and tables are, by names that tell their contents apart: what an operator
+// remembers, and what a diff shows, depends on them.
+type Calls map[string]boundFunction
+
+type boundFunction struct {
+	inside     func(lat, lon any) bool
+	lookup     func(key any) any
+	signatures []any // pointers to functions, for the check of types
+}
+
+// tableColumn turns models[vin].tank into a call; false when it is none.
+func (r *resolver) tableColumn(node *ast.Node, n *ast.MemberNode) bool {
+	row, ok := n.Node.(*ast.MemberNode)
+	if !ok {
+		return false
+	}
+	id, ok := row.Node.(*ast.IdentifierNode)
+	if !ok || r.locals[id.Value] || r.names.Tables[id.Value] == nil {
+		return false
+	}
+	t := r.names.Tables[id.Value]
+	r.forgive(id)
+	r.names.use(id.Value)
+	name, ok := n.Property.(*ast.StringNode)
+	if !ok {
+		r.fail(n.Property, doc.CodeBadTable, "for example "+id.Value+"[vin].tank", "the column of a table must be written out")
+		return true
+	}
+	c, ok := t.columns[name.Value]
+	if !ok && t.columns != nil {
+		suggestion := "the first line of the file names the columns"
+		names := make([]string, 0, len(t.columns))
+		for name := range t.columns {
+			names = append(names, name)
+		}
+		slices.Sort(names)
+		if near := spelling.Nearest(name.Value, names); near != "" {
+			suggestion = fmt.Sprintf("did you mean %s[…].%s?", id.Value, near)
+		}
+		r.fail(n.Property, doc.CodeBadTable, suggestion, "the table %q has no column %q", id.Value, name.Value)
+		return true
+	}
+	call := fmt.Sprintf("%s[].%s %x", id.Value, name.Value, t.digest)
+	r.names.Calls[call] = boundFunction{lookup: t.lookup(c), signatures: c.signatures()}
+	r.replace(node, &ast.CallNode{Callee: at(n, &ast.IdentifierNode{Value: call}), Arguments: []ast.Node{row.Property}})
+	return true
+}
+
+// signatures are those of a look-up in the column.
+func (c column) signatures() []any {
+	switch c.kind {
+	case AnyField: // of a table that cannot be used
+		return []any{new(func(any) any)}
+	case NumberField:
+		return []any{new(func(any) float64)}
+	case IntegerField:
+		return []any{new(func(any) int)}
+	case BoolField:
+		return []any{new(func(any) bool)}
+	}
+	return []any{new(func(any) string)}
+}
+
+// inside turns inside(lat, lon, harbour) into a call that is bound to the zone.
+func (r *resolver) inside(n *ast.CallNode) {
+	if len(n.Arguments) != 3 {
+		r.fail(n, doc.CodeExprType, "for example inside(payload.lat, payload.lon, harbour)", "inside takes a latitude, a longitude and a zone")
+		return
+	}
+	id, ok := n.Arguments[2].(*ast.IdentifierNode)
+	if !ok || r.names.Places[id.Value] == nil {
+		if ok {
+			r.forgive(id)
+		}
+		names := make([]string, 0, len(r.names.Places))
+		for name := range r.names.Places {
+			names = append(names, name)
+		}
+		slices.Sort(names)
+		suggestion := "write zones: {harbour: {lat: 31.2, lon: 121.4, radius: 500}} at the top of the file"
+		if ok && len(names) > 0 {
+			suggestion = doc.DidYouMean(id.Value, names)
+		}
+		r.fail(n.Arguments[2], doc.CodeUnknownName, suggestion, "inside needs the name of a zone")
+		return
+	}
+	p := r.names.Places[id.Value]
+	r.forgive(id)
+	r.names.use(id.Value)
+	call := fmt.Sprintf("inside %s %x", id.Value, p.digest)
+	r.names.Calls[call] = boundFunction{inside: p.contains, signatures: []any{
+		new(func(float64, float64) bool), new(func(int, int) bool), new(func(int, float64) bool), new(func(float64, int) bool),
+	}}
+	n.Callee, n.Arguments = at(n.Callee, &ast.IdentifierNode{Value: call}), n.Arguments[:2]
+}
+
+// forgive takes back what was found about a name before it was known where it stands.
+func (r *resolver) forgive(id *ast.IdentifierNode) {
+	r.problems = slices.DeleteFunc(r.problems, func(p problem) bool { return p.from == id.Location().From })
+}

@@ -1,0 +1,122 @@
+package expr
+
+import (
+	"math"
+	"strconv"
+
+	"github.com/goccy/go-yaml/ast"
+
+	"cellgate/rules/doc"
+)
+
+// MaxZonePoints bounds a polygon that stands in a rule file.
+const MaxZonePoints = 1000
+
+// earthRadiusM is the mean radius (IUGG).
+const earthRadiusM = 6_371_008.8
+
+// Zone is a circle or a polygon on the Earth, in degrees (WGS 84).
+type Zone struct {
+	Name     string
+	lat, lon float64 // centre of a circle
+	radius   float64 // metres; 0 for a polygon
+	points   [][2]float64
+}
+
+// ReadZone reads a zone; what is wrong has been reported.
+func ReadZone(d *doc.Document, e doc.Entry) (Zone, bool) {
+	z := Zone{Name: e.Key.Value}
+	o, ok := d.Object(e.Value, "a zone", "lat", "lon", "radius", "polygon")
+	if !ok {
+		return z, false
+	}
+	if n, ok := o.Values["polygon"]; ok {
+		return z.readPolygon(d, n)
+	}
+	for _, f := range []struct {
+		key string
+		to  *float64
+		max float64
+	}{{"lat", &z.lat, 90}, {"lon", &z.lon, 180}, {"radius", &z.radius, 1_000_000}} {
+		if !o.Has(f.key) {
+			o.Missing(f.key, "a circle is {lat: 31.2, lon: 121.4, radius: 500} (metres), else write polygon: [[lat, lon], …]")
+			return z, false
+		}
+		s, ok := o.Text(f.key)
+		if !ok || !degrees(d, s, f.max, f.to) {
+			return z, false
+		}
+	}
+	if z.radius <= 0 {
+		d.FailAt(o.Values["radius"], doc.CodeBadGeofence, "metres, from above 0 to 1,000,000", "a radius must be above 0")
+		return z, false
+	}
+	return z, true
+}
+
+// degrees reads a number from -bound to bound.
+func degrees(d *doc.Document, s doc.Scalar, bound float64, to *float64) bool {
+	v, err := strconv.ParseFloat(s.Value, 64)
+	if err != nil || math.Abs(v) > bound || math.IsNaN(v) {
+		d.Fail(s.Line, s.Col, doc.CodeBadNumber, "", "must be a number from %g to %g", -bound, bound)
+		return false
+	}
+	*to = v
+	return true
+}
+
+func (z Zone) readPolygon(d *doc.Document, n ast.Node) (Zone, bool) {
+	points, ok := d.List(n, `"polygon"`)
+	if !ok {
+		return z, false
+	}
+	if len(points) < 3 || len(points) > MaxZonePoints {
+		d.FailAt(n, doc.CodeBadGeofence, "", "a polygon has from 3 to %d points", MaxZonePoints)
+		return z, false
+	}
+	for _, p := range points {
+		pair, ok := d.List(p, "a point")
+		if !ok || len(pair) != 2 {
+			d.FailAt(p, doc.CodeBadGeofence, "write [latitude, longitude]", "a point is two numbers")
+			return z, false
+		}
+		var pt [2]float64
+		for i, bound := range []float64{90, 180} {
+			s, ok := d.Scalar(pair[i], "a coordinate")
+			if !ok || !degrees(d, s, bound, &pt[i]) {
+				return z, false
+			}
+		}
+		z.points = append(z.points, pt)
+	}
+	return z, true
+}
+
+// Contains reports whether a point lies in the zone: within the radius by great circle, or inside the
+// polygon by the even-odd rule on plain degrees, which does not hold across the 180th meridian.
+func (z *Zone) Contains(lat, lon float64) bool {
+	if z.points == nil {
+		return distance(z.lat, z.lon, lat, lon) <= z.radius
+	}
+	return crosses(z.points, lat, lon)
+}
+
+// crosses reports whether a line from a point goes through a ring an odd number of times: then the point is inside.
+func crosses(ring [][2]float64, lat, lon float64) bool {
+	in := false
+	for i, j := 0, len(ring)-1; i < len(ring); j, i = i, i+1 {
+		a, b := ring[i], ring[j]
+		if (a[0] > lat) != (b[0] > lat) && lon < (b[1]-a[1])*(lat-a[0])/(b[0]-a[0])+a[1] {
+			in = !in
+		}
+	}
+	return in
+}
+
+// distance is the great-circle distance in metres (haversine).
+func distance(lat1, lon1, lat2, lon2 float64) float64 {
+	const rad = math.Pi / 180
+	sin2 := func(x float64) float64 { s := math.Sin(x / 2); return s * s }
+	h := sin2((lat2-lat1)*rad) + math.Cos(lat1*rad)*math.Cos(lat2*rad)*sin2((lon2-lon1)*rad)
+	return 2 * earthRadiusM * math.Asin(math.Sqrt(min(1, h)))
+}
