@@ -130,3 +130,31 @@ func TestExplanationIsForPeople(t *testing.T) {
 		t.Errorf("told more than once:\n%s", text)
 	}
 }
+
+// TestExplainTellsOfMemory: what an operator remembers is told in an analyst's words.
+func TestExplainTellsOfMemory(t *testing.T) {
+	t.Parallel()
+	for rule, want := range map[string]string{
+		"threshold: {enter: payload.a > 1, for: 30s}":                "threshold: enter true since 00:53:20, 18s of 30s",
+		"threshold: {enter: payload.a > 1, for: 30s, by: payload.b}": "threshold: for this value of payload.b: enter true since 00:53:20, 18s of 30s",
+		"threshold: {enter: payload.a > 5, for: 30s}":                "threshold: enter is false",
+		"threshold: {enter: payload.c > 5}":                          "threshold: a field is missing, so enter cannot be told",
+		"count: {at_least: 3, window: 1m}":                           "count: this is message 2 of 3 within 1m0s",
+		"on_change: {of: payload.a, deadband: 5}":                    "on_change: the value differs by less than 5 from the one that passed, 2",
+		"on_change: payload.d":                                       "on_change: the value is missing",
+		"silent: 1m":                                                 "silent: a message has come: 1m0s of silence begin now",
+		"average: {of: payload.a, window: 5m}":                       "average: the window that began at 00:50:00 ends at 00:55:00; what is in it is sent then",
+		"sample: 1s\n    having: payload.a > 9":                      "having: the condition is false",
+		"each: payload.list":                                         "each: the list is missing or empty, or the condition is false for all its elements",
+		"time: event\n    count: {at_least: 3, window: 1m}":          "count: the message is late: one of 00:53:20 has been seen, this is of 00:53:19",
+	} {
+		set := rulestest.Compile(t, "schema: {event_at: ts}\nrules:\n  - id: r\n    from: [\"v1/+/up/telemetry\"]\n    "+rule+"\n    to: [{kafka: {topic: t}}]\n")
+		state := state.NewState(state.StateOptions{})
+		first := rulestest.Telemetry(1, rulestest.Epoch, `{"a":2,"b":1,"ts":1763600000}`)
+		engine.NewEngine(set, state).NewWorker().Eval(&first, nil)
+		rec := rulestest.Telemetry(2, rulestest.Epoch+18_000, `{"a":3,"b":1,"ts":1763599999}`)
+		if x := Explain(set, &rec, state).Rules[0]; x.Stage+": "+x.Reason != want {
+			t.Errorf("%s\n%s: %s, want\n%s", rule, x.Stage, x.Reason, want)
+		}
+	}
+}
