@@ -13,8 +13,10 @@ import (
 )
 
 const (
-	// gather is how long the first event of a transaction waits for others: a storm of connects shares a few.
-	gather = 50 * time.Millisecond
+	// gather is how long the first event of a transaction waits for others, gatherMany how long when the transaction before
+	// had manyEvents: a storm of connects shares a few.
+	gather, gatherMany = 50 * time.Millisecond, 250 * time.Millisecond
+	manyEvents         = 64
 	// maxBatch bounds the events of a transaction, publishBatch those that are published at a time.
 	maxBatch     = 1024
 	publishBatch = 500
@@ -151,19 +153,23 @@ func (b *Outbox) Expire(ctx context.Context) {
 
 // writeAll writes what is reported until Close, and then what is left.
 func (b *Outbox) writeAll() {
-	for {
+	for wait := gather; ; {
 		ended := false
 		select {
 		case <-b.write:
 			select {
-			case <-time.After(gather):
+			case <-time.After(wait):
 			case <-b.ending:
 			}
 		case <-time.After(tellDisk):
 		case <-b.ending:
 			ended = true
 		}
-		for b.writeSome() {
+		wait = gather
+		for n, more := 0, true; more; {
+			if n, more = b.writeSome(); n >= manyEvents {
+				wait = gatherMany
+			}
 		}
 		if ended {
 			return
@@ -171,20 +177,20 @@ func (b *Outbox) writeAll() {
 	}
 }
 
-// writeSome writes a batch, and reports whether there may be more.
-func (b *Outbox) writeSome() bool {
+// writeSome writes a batch. It returns how many events that were, and whether there may be more.
+func (b *Outbox) writeSome() (n int, more bool) {
 	b.mu.Lock()
 	batch := b.pending[:min(len(b.pending), maxBatch)]
 	settled, told, spilled := b.settled, b.told, b.spilled
 	if len(batch) == 0 && len(settled) == 0 && told == b.stored {
 		b.mu.Unlock()
-		return false
+		return 0, false
 	}
 	b.mu.Unlock()
 	w, err := b.commit(batch, settled, told)
 	if err != nil { // a state file that fails ends the gateway; until then it is tried again
 		b.o.Log.Error("presence cannot be written", "error", err)
-		return false
+		return 0, false
 	}
 	b.mu.Lock()
 	b.pending = append(b.pending[:0:0], b.pending[len(batch):]...)
@@ -194,7 +200,7 @@ func (b *Outbox) writeSome() bool {
 		b.written = batch[len(batch)-1].Mark
 	}
 	b.enqueueLocked(batch)
-	more := len(b.pending) > 0
+	more = len(b.pending) > 0
 	b.mu.Unlock()
 	if spilled {
 		b.o.Metrics.events.WithLabelValues("merged").Add(float64(w.merged))
@@ -204,7 +210,7 @@ func (b *Outbox) writeSome() bool {
 		b.mirror.add(batch)
 	}
 	signal(b.ready)
-	return more
+	return len(batch), more
 }
 
 // enqueueLocked has what is on the disk published.

@@ -19,3 +19,9 @@ func TestCommandsThroughAKill(t *testing.T) {
 	t.Parallel()
 	scenario.CommandsThroughAKill(t, harness.EmbeddedKafka(t), harness.EmbeddedRedis(t), 3*time.Second)
 }
+
+// TestSyncThroughAKill: what is bound for the centre goes on as soon as the gateway is back.
+func TestSyncThroughAKill(t *testing.T) {
+	t.Parallel()
+	scenario.SyncThroughAKill(t, harness.EmbeddedKafka(t), harness.EmbeddedKafka(t), harness.EmbeddedRedis(t))
+}

@@ -169,3 +169,36 @@ func comes(c *mqtt.T, topic string) bool {
 		}
 	}
 }
+
+// SyncThroughAKill kills the gateway while it forwards: what is bound for the centre goes on as soon as the gateway is back,
+// without waiting for the session of the one before, and the group shows that nothing is left.
+func SyncThroughAKill(t *testing.T, cell, central *harness.Kafka, redis string) {
+	e := Start(t, cell, central, redis)
+	vin := NewVIN()
+	for round := range 3 {
+		if round > 0 {
+			e.Kill()
+			e.Gateway.Start()
+		}
+		began := time.Now()
+		c := mqtt.DialT(t, e.Lab, 5, nil)
+		c.Open(mqtt.Connect{Version: 5, ID: vin})
+		for n := range 20 {
+			_, err := c.Client.Publish(mqtt.Publish{Topic: "v1/" + vin + "/up/alarm", QoS: 1, Payload: fmt.Sprintf(`{"code":"%d-%d"}`, round, n)})
+			check.OK(t, err)
+		}
+		central.Await("fleet.alerts", time.Minute, func(all []harness.Record) error {
+			different := map[string]bool{}
+			for _, r := range all {
+				if r.Key == vin {
+					different[r.Headers["msg-id"]] = true
+				}
+			}
+			if len(different) != 20*(round+1) {
+				return fmt.Errorf("%d alarms of %d are at the centre", len(different), 20*(round+1))
+			}
+			return nil
+		})
+		t.Logf("%v after the gateway served, its alarms were at the centre", time.Since(began).Round(time.Millisecond))
+	}
+}

@@ -1,0 +1,41 @@
+package presence
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"cellgate/broker/shared/statefile"
+	"cellgate/test/check"
+)
+
+// BenchmarkConnect is the work behind one vehicle's connect, from the report of its two events until Kafka would have them:
+// transactions with their syncs included, beside 50,000 vehicles that are connected.
+func BenchmarkConnect(b *testing.B) {
+	db, err := statefile.Open(filepath.Join(b.TempDir(), "state.db"), statefile.Options{})
+	check.OK(b, err)
+	o, err := Open(Options{
+		DB: db, Epoch: 1, MaxWaiting: 1 << 30, MaxVehicles: 1 << 30, Wall: time.Now, Log: slog.New(slog.DiscardHandler), Metrics: NewMetrics(nil),
+		Publish: func(context.Context, []Event) error { return nil },
+	})
+	check.OK(b, err)
+	o.Start()
+	report := func(n int) {
+		vin := fmt.Sprintf("LTEST%012d", n*7919%1_000_003)
+		o.Report(vin, Connected, time.UnixMilli(1), "")
+		o.Report(vin, Ready, time.UnixMilli(1), "")
+	}
+	for n := range 50_000 {
+		report(n)
+	}
+	check.Eventually(b, "all is published", func() bool { return o.Waiting() == 0 })
+	for n := 50_000; b.Loop(); n++ {
+		report(n)
+	}
+	check.Eventually(b, "all is published", func() bool { return o.Waiting() == 0 })
+	check.OK(b, o.Close(b.Context()))
+	check.OK(b, db.Close())
+}
