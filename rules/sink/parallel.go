@@ -20,9 +20,8 @@ import (
 // A vehicle whose messages take long occupies one goroutine, and the others take the rest of the shards.
 
 const (
-	// worthSplitting is how long messages take on one goroutine that are evaluated on several: what it costs to begin and end
-	// a round is a few percent of it.
-	worthSplitting = 500 * time.Microsecond
+	// worthGoing is how much work there must be for each goroutine: what it costs to begin and end a round is a few percent of it.
+	worthGoing = 300 * time.Microsecond
 	// maxRound bounds the messages of a round, and with them the memory that holds what it has made.
 	maxRound = 1024
 	// maxReady and maxReadyBytes bound what one goroutine renders in a round; what is beyond is rendered when it is handed over.
@@ -88,9 +87,9 @@ func (d *Dispatcher) publish(recs []message.Record) {
 
 func (d *Dispatcher) round(recs []message.Record) {
 	r := &d.rounds
-	goroutines := min(len(r.lanes), len(recs))
+	goroutines := min(len(r.lanes), len(recs), int(time.Duration(len(recs))*r.each/worthGoing))
 	began := time.Now()
-	if goroutines < 2 || time.Duration(len(recs))*r.each < worthSplitting {
+	if goroutines < 2 {
 		for i := range recs {
 			d.route(&recs[i])
 		}
