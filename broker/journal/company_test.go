@@ -83,6 +83,7 @@ func fleet(t *testing.T, j *Journal, n, messages int, gaps ...time.Duration) (sl
 	}
 	time.Sleep(time.Second)
 	for _, v := range vehicles[:min(n, messages)] {
+		<-v.acked
 		slowest = max(slowest, v.took)
 	}
 	return slowest
