@@ -20,6 +20,8 @@ rules:
   - {id: limited, from: ["v1/+/up/telemetry"], rate_limit: {count: 2, per: 60s}, to: [{kafka: {topic: limited}}]}
   - {id: held, from: ["v1/+/up/telemetry"], threshold: {enter: payload.k > 2, for: 15s}, to: [{kafka: {topic: held}}]}
   - {id: counted, from: ["v1/+/up/telemetry"], count: {at_least: 3, window: 40s}, to: [{kafka: {topic: counted}}]}
+  - {id: paced, from: ["v1/+/up/telemetry"], on_change: {of: payload.k, at_most_every: 25s, at_least_every: 60s}, to: [{kafka: {topic: paced}}]}
+  - {id: of-each, from: ["v1/+/up/telemetry"], count: {at_least: 2, window: 40s, by: payload.h}, to: [{kafka: {topic: of-each}}]}
   - {id: once, from: ["v1/+/up/telemetry"], dedupe: {by: payload.h, within: 90s}, to: [{kafka: {topic: once}}]}
 `
 

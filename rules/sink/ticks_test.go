@@ -3,6 +3,7 @@ package sink_test
 import (
 	"context"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -332,5 +333,30 @@ func TestNobodyIsSilentToAGatewayThatStoodStill(t *testing.T) {
 			r.Await(func() bool { return len(r.kafka.Taken()) == 1 })
 			r.Stop()
 		})
+	}
+}
+
+// TestSilenceGoesOnOverClockSteps: a step of the clock is no time that has passed, nor one that has to pass again.
+func TestSilenceGoesOnOverClockSteps(t *testing.T) {
+	t.Parallel()
+	const rules = `rules: [{id: quiet, from: ["v1/+/up/telemetry"], silent: 9s, to: [{kafka: {topic: quiet}}]}]`
+	silences := func(steps bool) map[string]int {
+		r := newTimeRig(t, rules, nil)
+		r.drive(func(i int) {
+			if steps && i%10 == 5 {
+				r.caughtUp()
+				r.machine.Step(time.Duration(i-80) * time.Hour)
+				r.Journal.LookAtClock()
+			}
+		})
+		found := map[string]int{}
+		for _, m := range r.kafka.Taken() {
+			found[m.VIN]++
+		}
+		r.Stop()
+		return found
+	}
+	if got, want := silences(true), silences(false); len(want) < 7 || !maps.Equal(got, want) {
+		t.Fatalf("with a clock that steps %v, with one that does not %v", got, want)
 	}
 }
