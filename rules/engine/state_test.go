@@ -23,6 +23,8 @@ const allOperators = `rules:
   - {id: dedupe, from: ["v1/+/up/#"], dedupe: {by: payload.a, within: 9s}, to: [{kafka: {topic: t}}]}
   - {id: change, from: ["v1/+/up/#"], on_change: payload.b, transform: operator.previous, to: [{kafka: {topic: t}}]}
   - {id: count, from: ["v1/+/up/#"], count: {at_least: 4, window: 20s}, to: [{kafka: {topic: t}}]}
+  - {id: quiet, from: ["v1/+/up/#"], silent: 5s, to: [{kafka: {topic: t}}]}
+  - {id: keyed, from: ["v1/+/up/#"], on_change: {of: payload.a, deadband: 3, by: payload.b}, to: [{kafka: {topic: t}}]}
   - {id: limit, from: ["v1/+/up/#"], rate_limit: {count: 3, per: 10s}, to: [{kafka: {topic: t}}]}
   - {id: fence, from: ["v1/+/up/#"], geofence: {lat: payload.a, lon: payload.b, zones: {z: {polygon: [[0, 0], [0, 2], [18, 2], [18, 0]]}}}, to: [{kafka: {topic: t}}]}
 `
@@ -86,7 +88,7 @@ func TestStateSurvivesRestart(t *testing.T) {
 		}
 		w = NewEngine(rulestest.Compile(t, allOperators), st).NewWorker()
 	}
-	if len(fired) != 7 {
+	if len(fired) != 9 {
 		t.Errorf("the traffic made only %v fire", fired)
 	}
 }
