@@ -115,3 +115,38 @@ func FuzzState(f *testing.F) {
 		}
 	})
 }
+
+// FuzzLoad: no files of rules, zones and tables make the loader crash, hang or give a set together with errors, and what compiles
+// is stored, compiles again to the same, and evaluates.
+func FuzzLoad(f *testing.F) {
+	files := dataFiles()
+	f.Add(files["sub/a.rules.yaml"], files["sub/data/depots.geojson"], files["sub/models.csv"])
+	f.Add([]byte("schema: {fields: {a: {number: [0, 5], outside: missing}}}\nrules: []"), []byte(`{"type":"Polygon"}`), []byte("a\n"))
+	f.Fuzz(func(t *testing.T, rules, zones, table []byte) {
+		if len(rules)+len(zones)+len(table) > 64<<10 {
+			t.Skip("larger texts only take longer")
+		}
+		src := lang.NewSource(map[string][]byte{"sub/a.rules.yaml": rules, "sub/data/depots.geojson": zones, "sub/models.csv": table})
+		set, found := lang.Compile(src, lang.Options{Cell: "c"})
+		if (set == nil) != found.HasErrors() {
+			t.Fatalf("set %t, findings %d", set != nil, len(found))
+		}
+		for _, d := range found {
+			if d.Line < 1 || d.Column < 1 || d.Level == "" || d.Code == "" || d.Rule == "" || d.Message == "" {
+				t.Fatalf("incomplete finding: %+v", d)
+			}
+		}
+		if set == nil {
+			return
+		}
+		back, err := lang.UnmarshalSource(src.Marshal())
+		if err != nil {
+			t.Fatal(err)
+		}
+		again, found := lang.Compile(back, lang.Options{Cell: "c", Stored: true})
+		if again == nil || again.Hash() != set.Hash() {
+			t.Fatalf("what was stored does not compile: %v", found)
+		}
+		evaluate(t, set, `{"a":1,"lat":5,"lon":5,"fuel":1e3,"speed":9007199254740993}`)
+	})
+}

@@ -267,11 +267,56 @@ func (n *Names) notBool(d *doc.Document, line, col int, src, got string) {
 	d.Fail(line, col, doc.CodeNotBool, "compare it with something: <, >, ==, in …", "a condition must be true or false, this is %s", typeWord(got))
 }
 
+// wordings are messages of the library that name its own things, and what they come to.
+var wordings = []struct {
+	message    *regexp.Regexp
+	text       func(m []string) string
+	suggestion string
+}{
+	{
+		regexp.MustCompile(`^cannot use (.+) as argument \(type (.+)\) to call (\S+)`),
+		func(m []string) string {
+			return fmt.Sprintf("%s takes %s here, this is %s", strings.TrimPrefix(m[3], methodPrefix), typeWord(m[2]), typeWord(m[1]))
+		},
+		"check the field's type in schema.fields",
+	},
+	{
+		regexp.MustCompile(`^invalid operation: (\S+) \(mismatched type (.+)\)$`),
+		func(m []string) string { return fmt.Sprintf("%s does not work on %s", m[1], typeWord(m[2])) }, "",
+	},
+	{
+		regexp.MustCompile(`^invalid argument for (\S+) \(type (.+)\)$`),
+		func(m []string) string { return fmt.Sprintf("%s does not work on %s", m[1], typeWord(m[2])) }, "",
+	},
+	{
+		regexp.MustCompile(`^error parsing regexp: (.+)$`),
+		func(m []string) string { return "the pattern cannot be read: " + m[1] }, `[, ( and * have a meaning in a pattern; to look for the sign itself write \\[`,
+	},
+	{
+		regexp.MustCompile(`^invalid number of arguments \(expected (\d+), got (\d+)\)$`),
+		func(m []string) string { return fmt.Sprintf("this function takes %s values, here are %s", m[1], m[2]) }, "",
+	},
+	{
+		regexp.MustCompile(`^(too many|not enough) arguments to call (\S+)$`),
+		func(m []string) string {
+			return fmt.Sprintf("%s values for %s", m[1], strings.TrimPrefix(m[2], methodPrefix))
+		}, "",
+	},
+}
+
 var mismatch = regexp.MustCompile(`^invalid operation: (\S+) \(mismatched types (.+) and (.+)\)$`)
 
 // plainWords turns expr's messages about types and syntax into ones without Go's type names.
 func plainWords(message, src string) (text, suggestion string) {
+	for i := range wordings {
+		if m := wordings[i].message.FindStringSubmatch(strings.TrimSpace(message)); m != nil {
+			return wordings[i].text(m), wordings[i].suggestion
+		}
+	}
 	if m := mismatch.FindStringSubmatch(message); m != nil {
+		if typeWord(m[2]) == typeWord(m[3]) && m[2] == "unknown" {
+			return m[1] + " does not work with nil", "ask whether a field is there with payload.soc != nil"
+		}
 		text = fmt.Sprintf("%s does not work between %s and %s", m[1], typeWord(m[2]), typeWord(m[3]))
 		if m[2] == "string" || m[3] == "string" {
 			suggestion = "a text stands between quotes, a number does not; check the field's type in schema.fields"
@@ -318,13 +363,29 @@ func meantOperator(token, src string) string {
 			return `"is not equal" is written !=`
 		}
 	case "and", "or", "not":
-		return "and, or, not are written in small letters"
+		if token != strings.ToLower(token) {
+			return "and, or, not are written in small letters"
+		}
+		return "a condition is missing in front of it"
+	case "between":
+		return "write x >= 5 and x <= 15"
+	case "then":
+		return "write condition ? a : b"
+	case ")":
+		return "there is a ) without a ("
+	case "<", "<=", ">=":
+		return "what is compared is missing in front of it"
+	case "%", "km", "kmh", "c", "v", "kw", "s", "ms", "min":
+		return "a number has no unit"
 	case "und", "oder", "nicht":
 		return "write and, or, not"
 	case "is":
 		return "a field that is missing: == nil; one that is there: != nil"
 	case "like":
 		return `write startsWith, endsWith or contains, or matches "pattern"`
+	}
+	if strings.HasPrefix(token, ".") && strings.Trim(token, ".0123456789") == "" {
+		return "a number has one point at most; digits may be grouped as 100_000"
 	}
 	return ""
 }

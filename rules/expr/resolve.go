@@ -360,6 +360,7 @@ func (r *resolver) call(node *ast.Node, n *ast.CallNode) {
 		}
 	case *ast.IdentifierNode:
 		if s, flat := r.flat[callee]; flat {
+			r.forgive(callee)
 			r.fail(callee, doc.CodeExprType, "name the field in schema.event_at, and write event_at.Hour()", "a field of the message is no time: %s() does not work on it",
 				s.Path[len(s.Path)-1])
 			return
