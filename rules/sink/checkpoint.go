@@ -151,19 +151,6 @@ func (d *Dispatcher) saveFailed(l *wal.Log, err error) error {
 	return err
 }
 
-// takeEarly takes the operators' state bit by bit, but for what changes meanwhile. It ends when everything that had changed at the
-// beginning has been taken, however fast more does.
-func (d *Dispatcher) takeEarly() {
-	for n := d.vins.Load() / takeAtOnce; n >= 0; n-- {
-		d.evalMu.Lock()
-		more := d.operators.early(d.state)
-		d.evalMu.Unlock()
-		if !more {
-			return
-		}
-	}
-}
-
 // capture copies the state at a boundary and sees to it that every decision between a sink's cursor and
 // E is in its log. It returns nil when there is no boundary any more.
 func (d *Dispatcher) capture() (*snapshot, error) {

@@ -375,26 +375,6 @@ func (d *Dispatcher) endBatch(ctx context.Context, seq uint64) {
 	d.removed.Store(int64(removed))
 }
 
-// tick evaluates what is due without a message.
-func (d *Dispatcher) tick(rec *message.Record) {
-	if rec.TickBegins() {
-		d.state.Begin(rec.ReceivedAt)
-	}
-	d.state.Advance(rec.ReceivedAt)
-	if d.current.worker == nil {
-		return
-	}
-	d.scratch = d.current.worker.Eval(rec, d.scratch[:0])
-	d.divide(d.scratch, nil)
-	for _, p := range d.pipelines {
-		if len(p.eval.decisions) > 0 { // it is received as far as it gives the sink something
-			p.eval.received++
-			p.eval.ticks++
-		}
-	}
-	d.offer(rec)
-}
-
 // route evaluates one PUBLISH and offers every pipeline its messages.
 func (d *Dispatcher) route(rec *message.Record) {
 	d.scratch = d.current.worker.Eval(rec, d.scratch[:0])

@@ -203,3 +203,16 @@ func (o *operatorLog) stored(r operatorRange) error {
 	}
 	return o.log.Trim(math.MaxUint64, o.begin)
 }
+
+// takeEarly takes the operators' state bit by bit, but for what changes meanwhile. It ends when everything that had changed at the
+// beginning has been taken, however fast more does.
+func (d *Dispatcher) takeEarly() {
+	for n := d.vins.Load() / takeAtOnce; n >= 0; n-- {
+		d.evalMu.Lock()
+		more := d.operators.early(d.state)
+		d.evalMu.Unlock()
+		if !more {
+			return
+		}
+	}
+}

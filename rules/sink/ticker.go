@@ -114,3 +114,23 @@ func (t *ticker) append(ctx context.Context) bool {
 	t.metrics.ticks.Inc()
 	return true
 }
+
+// tick evaluates what is due without a message.
+func (d *Dispatcher) tick(rec *message.Record) {
+	if rec.TickBegins() {
+		d.state.Begin(rec.ReceivedAt)
+	}
+	d.state.Advance(rec.ReceivedAt)
+	if d.current.worker == nil {
+		return
+	}
+	d.scratch = d.current.worker.Eval(rec, d.scratch[:0])
+	d.divide(d.scratch, nil)
+	for _, p := range d.pipelines {
+		if len(p.eval.decisions) > 0 { // it is received as far as it gives the sink something
+			p.eval.received++
+			p.eval.ticks++
+		}
+	}
+	d.offer(rec)
+}
