@@ -75,8 +75,8 @@ func (f *Fanout) Run(ctx context.Context) error {
 	return f.follow(ctx, f.step, func(context.Context) {})
 }
 
-// step reads what is durable and hands it on. While no subscription is in the index it reads retained messages alone:
-// batches of plain telemetry are passed over by their headers.
+// step reads what is durable and hands it on. While no subscription is in the index it reads retained messages and those on topics
+// beside the vehicles' uplink, among which are the rules' messages to vehicles: batches of plain telemetry are passed over by their headers.
 func (f *Fanout) step(context.Context) (bool, error) {
 	var (
 		b   *journal.Batch
@@ -84,7 +84,7 @@ func (f *Fanout) step(context.Context) (bool, error) {
 		err error
 	)
 	f.sessions.Wanted(func(subscribed bool) {
-		f.want = message.FlagRetain
+		f.want = message.FlagRetain | message.FlagOther
 		if subscribed {
 			f.want = 0
 		}
@@ -109,6 +109,7 @@ func (f *Fanout) batch(b *journal.Batch) error {
 	err := f.each(b, func(rec *message.Record) error {
 		if rec.Kind == message.KindPublish && !rec.IsCommand() {
 			f.sessions.Fanout(rec)
+			f.notice(rec)
 		}
 		return nil
 	})
@@ -116,6 +117,24 @@ func (f *Fanout) batch(b *journal.Batch) error {
 		f.reached()
 	}
 	return err
+}
+
+// notice delivers what a rule publishes to a vehicle: its subscriptions to topics of its own are not in the index. A vehicle that has
+// not subscribed, or whose queue is full, does not get it; the session counts the latter.
+func (f *Fanout) notice(rec *message.Record) {
+	vin, branch, _ := message.SplitTopic(rec.Topic)
+	if !rec.IsByRules() || branch != "sys" {
+		return
+	}
+	d := message.Delivery{Topic: rec.Topic, Payload: rec.Payload, Props: rec.Props, Durable: true}
+	if at, expires := rec.ExpiresAt(); expires {
+		if d.Life, d.Props.HasExpiry = time.Until(at), false; d.Life < time.Millisecond {
+			return
+		}
+	}
+	if err := f.sessions.Deliver(vin, &d); err != nil {
+		f.log.Debug("a rule's message to a vehicle is not delivered", "vin", vin, "topic", rec.Topic, "err", err)
+	}
 }
 
 // reached tells the sessions how far the loop is, and the journal what it need not keep.

@@ -107,6 +107,25 @@ func TestACommandGoesThereAndBack(t *testing.T) {
 	g.awaitRecords(g.Cell.Addr(), "vehicle.presence", vin, 1)
 }
 
+// TestAdviceReachesTheVehicle: what a rule publishes to the vehicle comes on a topic that it may read, after rules came over the API.
+func TestAdviceReachesTheVehicle(t *testing.T) {
+	t.Parallel()
+	g := start(t, t.TempDir())
+	vin := fleet.VIN(9)
+	c := g.connect(vin, g.vehicleToken(vin))
+	c.Subscribe(mqtt.Filter("v1/"+vin+"/sys/#", 1))
+	rules := map[string]string{"advice.rules.yaml": "rules:\n  - id: advice\n    from: [\"#\"]\n    transform: {soc: payload.soc}\n    to: [{mqtt: {class: advice, ttl: 1h}}]\n"}
+	if code := g.call("PUT", "/v1/rules", g.operator, map[string]any{"files": rules}, nil); code != http.StatusOK {
+		t.Fatal(code)
+	}
+	for _, soc := range []string{"9", "8"} {
+		send(c, "v1/"+vin+"/up/telemetry", `{"soc":`+soc+`}`)
+		if m := c.Message(); m.Topic != "v1/"+vin+"/sys/advice" || m.Payload != `{"soc":`+soc+`}` {
+			t.Errorf("the vehicle got %s on %s", m.Payload, m.Topic)
+		}
+	}
+}
+
 func TestBrokenRulesChangeNothingAndGoodOnesTakeOver(t *testing.T) {
 	t.Parallel()
 	g := start(t, t.TempDir())
