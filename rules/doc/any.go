@@ -1,6 +1,7 @@
 package doc
 
 import (
+	"encoding/json"
 	"math"
 	"strconv"
 	"strings"
@@ -8,7 +9,7 @@ import (
 	"github.com/goccy/go-yaml/ast"
 )
 
-// Any converts a YAML value into what JSON has: nil, bool, float64, string, []any, map[string]any.
+// Any converts a YAML value into what JSON has: nil, bool, json.Number (float64 where JSON writes it otherwise), string, []any, map[string]any.
 func (d *Document) Any(n ast.Node, what string, depth int) (any, bool) {
 	if depth > maxYAMLDepth {
 		d.FailAt(n, CodeTooLarge, "write it flatter", "nested deeper than %d", maxYAMLDepth)
@@ -50,6 +51,9 @@ func (s *Scalar) native() any {
 		return strings.EqualFold(s.Value, "true")
 	case NumberScalar:
 		text := strings.ReplaceAll(s.Value, "_", "")
+		if json.Valid([]byte(text)) {
+			return json.Number(text) // digit for digit
+		}
 		if f, err := strconv.ParseFloat(text, 64); err == nil && !math.IsInf(f, 0) && !math.IsNaN(f) {
 			return f
 		}

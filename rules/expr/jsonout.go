@@ -1,6 +1,7 @@
 package expr
 
 import (
+	"encoding/json"
 	"math"
 	"slices"
 	"strconv"
@@ -36,6 +37,8 @@ func AppendJSON(dst []byte, v any) []byte {
 		return append(dst, v...)
 	case *fastjson.Value:
 		return appendField(dst, v)
+	case json.Number:
+		return append(dst, v...)
 	case time.Time:
 		return append(v.UTC().AppendFormat(append(dst, '"'), message.TimeLayout), '"')
 	case time.Duration:
@@ -183,4 +186,20 @@ func AppendText(dst []byte, v any) []byte {
 		return append(dst, v.String()...)
 	}
 	return AppendJSON(dst, v)
+}
+
+// SameText reports whether two values have one text, as Redis would have it, or are one number, however it is written.
+func SameText(a, b any) bool {
+	s, t := string(AppendText(nil, a)), string(AppendText(nil, b))
+	if s == t {
+		return true
+	}
+	_, _, _, okS := textNumber(s)
+	_, _, _, okT := textNumber(t)
+	if !okS || !okT {
+		return false
+	}
+	d, _ := takeApart([]byte(s), nil)
+	e, _ := takeApart([]byte(t), nil)
+	return d.normal() == e.normal()
 }

@@ -1,6 +1,7 @@
 package op
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"slices"
@@ -140,10 +141,12 @@ func (a *Args) eventTime() ([]string, expr.TimeUnit) {
 	return a.env.Schema.EventAt, a.env.Schema.Unit
 }
 
-// jsonOrText is JSON decoded, anything else as text.
+// jsonOrText is JSON decoded, with numbers as they are written; anything else as text.
 func jsonOrText(b []byte) any {
 	var v any
-	if json.Unmarshal(b, &v) == nil {
+	d := json.NewDecoder(bytes.NewReader(b))
+	d.UseNumber()
+	if json.Valid(b) && d.Decode(&v) == nil {
 		return v
 	}
 	return string(b)

@@ -241,7 +241,7 @@ func differs(path string, want, got any) string {
 		}
 		return ""
 	}
-	if want == got || (want != nil && got != nil && string(expr.AppendText(nil, want)) == string(expr.AppendText(nil, got))) {
+	if want == got || (want != nil && got != nil && expr.SameText(want, got)) {
 		return ""
 	}
 	return fmt.Sprintf("%s is %s, expected %s", orRoot(path), expr.AppendJSON(nil, got), expr.AppendJSON(nil, want))

@@ -213,3 +213,18 @@ func TestStrict(t *testing.T) {
 		}
 	}
 }
+
+// TestToolsShowEveryDigit: what explain and test show is what is sent.
+func TestToolsShowEveryDigit(t *testing.T) {
+	t.Parallel()
+	files := map[string]string{
+		"a.rules.yaml": "rules:\n  - {id: r, from: [\"#\"], transform: {id: payload.id, d: payload.d}, to: [{kafka: {topic: t, key: payload.id}}]}\n",
+		"a_test.yaml": "tests:\n  - name: n\n    steps:\n      - payload: {id: 9007199254740993, d: 1.10}\n        expect: [{rule: r, kafka: {key: 9007199254740993, value: {id: 9007199254740993, d: 1.1}}}]\n" +
+			"  - name: off by one\n    steps:\n      - payload: {id: 9007199254740993}\n        expect: [{rule: r, kafka: {value: {id: 9007199254740992}}}]\n",
+	}
+	var b strings.Builder
+	_, err := Test(&b, []string{rulestest.WriteFiles(t, files)}, ToolOptions{})
+	if err != nil || !strings.Contains(b.String(), "ok    n\n") || !strings.Contains(b.String(), "value.id is 9007199254740993, expected 9007199254740992") {
+		t.Errorf("%v\n%s", err, b.String())
+	}
+}
