@@ -104,7 +104,8 @@ func New(o Options) (*Dispatcher, error) {
 		return nil, err
 	}
 	if o.Metrics.reg != nil {
-		err := errors.Join(o.Metrics.reg.Register(d.readings()), o.Metrics.reg.Register(d.env.lot.readings()))
+		reg := o.Metrics.reg
+		err := errors.Join(reg.Register(d.readings()), reg.Register(d.ruleReadings()), reg.Register(d.env.lot.readings()))
 		if err != nil {
 			d.closeLogs()
 			return nil, fmt.Errorf("dispatch: %w", err)

@@ -14,6 +14,7 @@ import (
 	"cellgate/rules/op"
 	"cellgate/rules/sink"
 	"cellgate/rules/sink/sinktest"
+	"cellgate/test/check"
 )
 
 // slowRules are rules with memory behind many that take long and match nothing.
@@ -72,6 +73,10 @@ func evaluatedBy(t *testing.T, workers int) (out []string, counts map[string]eng
 	}
 	counts = r.Dispatcher.RuleCounts()
 	for id, c := range counts {
+		of := prometheus.Labels{"rule": id, "outcome": "missing"}
+		if got := seriesOf(t, reg, "rule_messages_total", of); got != float64(c.Missing) {
+			t.Errorf("%v of rule_messages_total%v, want %d", got, of, c.Missing)
+		}
 		c.Evaluated, c.Time = 0, 0
 		counts[id] = c
 	}
@@ -91,6 +96,28 @@ func valueOf(t *testing.T, reg *prometheus.Registry, name string) float64 {
 		}
 	}
 	t.Fatalf("no metric %s", name)
+	return 0
+}
+
+// seriesOf is the value of the counter with these labels.
+func seriesOf(t *testing.T, reg *prometheus.Registry, name string, labels prometheus.Labels) float64 {
+	t.Helper()
+	families, err := reg.Gather()
+	check.OK(t, err)
+	for _, f := range families {
+		for _, m := range f.GetMetric() {
+			has := 0
+			for _, l := range m.GetLabel() {
+				if labels[l.GetName()] == l.GetValue() {
+					has++
+				}
+			}
+			if strings.HasSuffix(f.GetName(), name) && has == len(labels) {
+				return m.GetCounter().GetValue()
+			}
+		}
+	}
+	t.Fatalf("no %s%v", name, labels)
 	return 0
 }
 

@@ -3,6 +3,7 @@ package sink
 import (
 	"time"
 
+	"cellgate/broker/shared/metric"
 	"cellgate/rules/engine"
 )
 
@@ -49,4 +50,23 @@ func (d *Dispatcher) countRules() map[string]engine.RuleCounts {
 		out[id] = counts[i]
 	}
 	return out
+}
+
+// ruleReadings gives the counts of the rules in force to Prometheus.
+func (d *Dispatcher) ruleReadings() *metric.Readings {
+	r := &metric.Readings{}
+	messages := r.Add("rule_messages_total", "Messages on a rule's topics by outcome: matched, filtered, missing (a field that the condition names), error.", "rule", "outcome")
+	evaluations := r.Add("rule_evaluations_measured_total", "Evaluations of a rule that were measured, those of one message in 64.", "rule")
+	seconds := r.Add("rule_evaluation_seconds_total", "Time of the evaluations that were measured.", "rule")
+	r.Read = func(to metric.Sample) {
+		for id, c := range d.RuleCounts() {
+			to.Counter(messages, float64(c.Matched), id, "matched")
+			to.Counter(messages, float64(c.Filtered()), id, "filtered")
+			to.Counter(messages, float64(c.Missing), id, "missing")
+			to.Counter(messages, float64(c.Errors), id, "error")
+			to.Counter(evaluations, float64(c.Evaluated), id)
+			to.Counter(seconds, c.Time.Seconds(), id)
+		}
+	}
+	return r
 }
