@@ -178,6 +178,9 @@ func places(name string, b []byte, rng *rand.Rand) []int {
 		off += int(bh.Size())
 		at = append(at, off-1)
 	}
+	if off == len(b) { // batches fill the segment
+		return at
+	}
 	for range 20 {
 		at = append(at, off+rng.IntN(len(b)-off))
 	}
