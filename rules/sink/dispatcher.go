@@ -14,7 +14,6 @@ import (
 	"cellgate/broker/journal"
 	"cellgate/broker/shared/message"
 	"cellgate/broker/shared/remote"
-	"cellgate/broker/shared/statefile"
 	"cellgate/rules/engine"
 	"cellgate/rules/lang"
 	"cellgate/rules/op"
@@ -448,78 +447,4 @@ func (d *Dispatcher) pipelineOf(kind op.SinkKind) *pipeline {
 		}
 	}
 	return nil
-}
-
-// enter makes another rule set govern. When its source is gone or does not compile any more, the old one
-// goes on governing and the dispatcher says so.
-func (d *Dispatcher) enter(hash string, seq uint64) {
-	set, index, err := d.sets.enter(hash, seq)
-	if err != nil {
-		d.o.Log.Error("rule set cannot be used; the one before goes on", "hash", hash, "seq", seq, "err", err)
-		d.setTrouble(err)
-		return
-	}
-	d.use(set, index)
-	d.o.Log.Info("rule set in use", "hash", hash, "seq", seq, "rules", len(set.ruleIDs()))
-}
-
-func (d *Dispatcher) use(set ruleSet, index uint32) {
-	ids := set.ruleIDs()
-	d.counts.before = d.countRules()
-	workers := set.workers(d.state, d.o.Workers)
-	s := setInUse{set: set, index: index, hash: set.hash(), worker: workers[0]}
-	d.rounds.use(workers)
-	for _, id := range ids {
-		s.matched = append(s.matched, d.o.Metrics.ruleMatched.WithLabelValues(id))
-		s.failed = append(s.failed, d.o.Metrics.ruleErrors.WithLabelValues(id))
-	}
-	d.current = s
-	d.announce(set)
-}
-
-// announce tells the sinks what topics to expect.
-func (d *Dispatcher) announce(set ruleSet) {
-	for _, p := range d.pipelines {
-		p.sink.Announce(set.topics(p.sink.Kind()))
-	}
-}
-
-// ApplyRules compiles a source and makes it govern everything that the journal takes from now on. It
-// returns when the change is durable. The same source again is nothing. An error means that nothing has changed, a
-// doc.Diagnostics error names the places; but when the journal cannot tell whether it has taken the change, what
-// governs is known only after rules have been applied again.
-func (d *Dispatcher) ApplyRules(ctx context.Context, src *lang.Source) error {
-	d.applyMu.Lock()
-	defer d.applyMu.Unlock()
-	source := src.Marshal()
-	set, err := d.sets.compile(source)
-	if err != nil {
-		return err
-	}
-	if set.hash() == d.applied && !d.unsure {
-		return nil
-	}
-	for _, k := range set.kinds() {
-		if d.pipelineOf(k) == nil {
-			return fmt.Errorf("%w: %s; configure it, or take the targets out", ErrNoSink, k)
-		}
-	}
-	d.unsure = true
-	if err := d.sets.announce(set, source); err != nil {
-		return err
-	}
-	recs := []message.Record{{Kind: message.KindRuleSet, Payload: []byte(set.hash())}}
-	seq, err := d.o.Journal.Append(recs, nil)
-	if err != nil {
-		return fmt.Errorf("apply rules: %w", err)
-	}
-	if err := d.o.Journal.WaitDurable(ctx, seq); err != nil {
-		return fmt.Errorf("apply rules: %w", err)
-	}
-	d.announce(set)
-	d.applied, d.unsure = set.hash(), false
-	return d.o.DB.Update(func(tx *statefile.Tx) error {
-		b := tx.Bucket(bucketDispatch)
-		return errors.Join(b.Put(keyApplied, []byte(d.applied)), b.Delete(keyApplying))
-	})
 }
