@@ -72,7 +72,7 @@ func (s *Memory) Deliver(d *sink.Message, t sink.Ticket) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.refuse != nil && s.refuse(m) {
-		go t.Refused(errors.New("poison"))
+		go t.Refused(errPoison)
 		return
 	}
 	s.gates[m.Topic] = s.gates[m.Topic] || s.shut[m.Topic]
@@ -87,7 +87,10 @@ func (s *Memory) Deliver(d *sink.Message, t sink.Ticket) {
 	}
 }
 
-var errShut = errors.New("shut")
+var (
+	errShut   = errors.New("shut")
+	errPoison = errors.New("poison")
+)
 
 // Shut has a topic take nothing, or take messages again. What it has not settled of the topic it gives back.
 func (s *Memory) Shut(topic string, on bool) {
@@ -160,10 +163,14 @@ func describe(d *sink.Message) Message {
 
 func (s *Memory) flushLocked() {
 	s.waiting = slices.DeleteFunc(s.waiting, func(g given) bool {
-		if s.shut[g.m.Topic] {
+		switch {
+		case s.shut[g.m.Topic]:
 			return false
+		case s.refuse != nil && s.refuse(g.m):
+			go g.t.Refused(errPoison)
+		default:
+			s.settleLocked(g)
 		}
-		s.settleLocked(g)
 		return true
 	})
 }
