@@ -86,7 +86,7 @@ func TestADeletedDecisionLogTakesNoCheckpoint(t *testing.T) {
 	decisions := filepath.Join(r.Dir(), "decisions")
 	check.OK(t, os.Rename(decisions, decisions+".old"))
 	r.Publish(0, 500)
-	r.Await(func() bool { return r.Ledger("kafka").Pending == 500 })
+	r.Await(func() bool { l := r.Ledger("kafka"); return l.Pending == 500 && l.Unevaluated == 0 })
 	for range 2 {
 		if err := r.Dispatcher.Checkpoint(); !errors.Is(err, wal.ErrDamaged) {
 			t.Fatal(err)
