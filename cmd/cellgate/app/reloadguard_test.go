@@ -24,6 +24,8 @@ func TestAReloadWaitsForWhoeverWrites(t *testing.T) {
 	check.OK(t, err)
 	half := whole[:strings.Index(string(whole), "auth:")]
 	cert := filepath.Join(dir, "tls", "server.crt")
+	own, err := os.ReadFile(cert) //nolint:gosec // a test's file
+	check.OK(t, err)
 	other, err := os.ReadFile(filepath.Join(dir, "tls", "ca.crt")) //nolint:gosec // a test's file
 	check.OK(t, err)
 	for name, writer := range map[string][]func(){ // what happens behind each look
@@ -33,6 +35,7 @@ func TestAReloadWaitsForWhoeverWrites(t *testing.T) {
 		"that file, and it once": {func() { check.OK(t, os.Remove(cert)) }, func() { overwrite(t, cert, string(other)) }, nil, nil},
 	} {
 		overwrite(t, file, string(whole))
+		overwrite(t, cert, string(own))
 		if name == "the configuration" {
 			overwrite(t, file, string(half))
 		}
