@@ -5,8 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"net/url"
-	"strconv"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -100,8 +98,8 @@ type commandPage struct {
 }
 
 func commandListCommand(c *cli) *cobra.Command {
-	t := &target{}
-	vin, state, cursor, limit := "", "", "", 0
+	t, page := &target{}, &pageFlags{}
+	vin, state := "", ""
 	cmd := &cobra.Command{
 		Use:   "list",
 		Short: "list commands, of all vehicles or of one",
@@ -109,15 +107,15 @@ func commandListCommand(c *cli) *cobra.Command {
   cellgate command list --vin LTEST000000000001 --limit 10 --json`,
 		Args: takes(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if limit < 1 || limit > maxVehicles {
-				return usagef("limit: %d: want 1 to %d; --cursor goes on where a list ended", limit, maxVehicles)
+			query, err := page.query()
+			if err != nil {
+				return err
 			}
 			client, err := t.client()
 			if err != nil {
 				return err
 			}
-			query := url.Values{"limit": {strconv.Itoa(limit)}}
-			for name, value := range map[string]string{"vin": vin, "state": state, "cursor": cursor} {
+			for name, value := range map[string]string{"vin": vin, "state": state} {
 				if value != "" {
 					query.Set(name, value)
 				}
@@ -132,8 +130,7 @@ func commandListCommand(c *cli) *cobra.Command {
 	t.flags(cmd)
 	cmd.Flags().StringVar(&vin, "vin", "", "of this vehicle")
 	cmd.Flags().StringVar(&state, "state", "", "in this state, such as queued, sent, succeeded or expired")
-	cmd.Flags().IntVar(&limit, "limit", 100, "at most so many, 1 to 1000")
-	cmd.Flags().StringVar(&cursor, "cursor", "", "go on where the list before ended")
+	page.flags(cmd)
 	c.jsonFlag(cmd)
 	return cmd
 }

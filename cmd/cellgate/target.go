@@ -8,9 +8,11 @@ import (
 	"fmt"
 	"io/fs"
 	"net"
+	"net/url"
 	"os"
 	"os/user"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -222,4 +224,30 @@ func (t *target) ownCA() string {
 		}
 	}
 	return ""
+}
+
+// maxPage is the longest page of the API's lists.
+const maxPage = 1000
+
+// pageFlags say which part of a list is wanted.
+type pageFlags struct {
+	limit  int
+	cursor string
+}
+
+func (p *pageFlags) flags(cmd *cobra.Command) {
+	cmd.Flags().IntVar(&p.limit, "limit", 100, "at most so many, 1 to 1000")
+	cmd.Flags().StringVar(&p.cursor, "cursor", "", "go on where the list before ended")
+}
+
+// query is what the API is asked.
+func (p *pageFlags) query() (url.Values, error) {
+	if p.limit < 1 || p.limit > maxPage {
+		return nil, usagef("limit: %d: want 1 to %d; --cursor goes on where a list ended", p.limit, maxPage)
+	}
+	query := url.Values{"limit": {strconv.Itoa(p.limit)}}
+	if p.cursor != "" {
+		query.Set("cursor", p.cursor)
+	}
+	return query, nil
 }

@@ -7,7 +7,6 @@ import (
 	"io"
 	"net/http"
 	"net/url"
-	"strconv"
 	"strings"
 	"time"
 
@@ -16,12 +15,8 @@ import (
 	"cellgate/cmd/cellgate/app"
 )
 
-// maxVehicles is the longest page of the API.
-const maxVehicles = 1000
-
 func vehiclesCommand(c *cli) *cobra.Command {
-	t := &target{}
-	limit, cursor := 0, ""
+	t, page := &target{}, &pageFlags{}
 	cmd := &cobra.Command{
 		Use:   "vehicles [VIN]",
 		Short: "list vehicles, or show one",
@@ -30,8 +25,9 @@ func vehiclesCommand(c *cli) *cobra.Command {
   cellgate vehicles LTEST000000000001 --json`,
 		Args: mayTake("VIN"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if limit < 1 || limit > maxVehicles {
-				return usagef("limit: %d: want 1 to %d; --cursor goes on where a list ended", limit, maxVehicles)
+			query, err := page.query()
+			if err != nil {
+				return err
 			}
 			client, err := t.client()
 			if err != nil {
@@ -40,20 +36,15 @@ func vehiclesCommand(c *cli) *cobra.Command {
 			if len(args) == 1 {
 				return c.showVehicle(cmd, client, args[0])
 			}
-			query := url.Values{"limit": {strconv.Itoa(limit)}}
-			if cursor != "" {
-				query.Set("cursor", cursor)
-			}
-			var page app.VehiclePage
-			if err := client.do(cmd.Context(), "GET", "/v1/vehicles?"+query.Encode(), nil, &page); err != nil {
+			var found app.VehiclePage
+			if err := client.do(cmd.Context(), "GET", "/v1/vehicles?"+query.Encode(), nil, &found); err != nil {
 				return err
 			}
-			return c.print(page, func(w io.Writer) error { return printVehicles(w, &page, cursor, time.Now()) })
+			return c.print(found, func(w io.Writer) error { return printVehicles(w, &found, page.cursor, time.Now()) })
 		},
 	}
 	t.flags(cmd)
-	cmd.Flags().IntVar(&limit, "limit", 100, "at most so many, 1 to 1000")
-	cmd.Flags().StringVar(&cursor, "cursor", "", "go on where the list before ended")
+	page.flags(cmd)
 	c.jsonFlag(cmd)
 	cmd.AddCommand(vehiclesDisconnectCommand(c))
 	return cmd
