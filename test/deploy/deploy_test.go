@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -119,6 +120,28 @@ func TestCompose(t *testing.T) {
 		}
 	}
 	check(t, filepath.Join(root, "compose", "cell.yaml"))
+}
+
+// TestVersion holds that the image that is deployed is the one that `make image` makes.
+func TestVersion(t *testing.T) {
+	t.Parallel()
+	text, err := os.ReadFile("../../Makefile")
+	if err != nil {
+		t.Fatal(err)
+	}
+	made := regexp.MustCompile(`(?m)^IMAGE +\?= (\S+)$`).FindSubmatch(text)
+	if made == nil {
+		t.Fatal("the Makefile names no image")
+	}
+	for _, o := range decode(t) {
+		if set, ok := o.(*appsv1.StatefulSet); ok && set.Spec.Template.Spec.Containers[0].Image != string(made[1]) {
+			t.Errorf("Kubernetes takes %s, make image makes %s", set.Spec.Template.Spec.Containers[0].Image, made[1])
+		}
+	}
+	compose, err := os.ReadFile(filepath.Join(root, "compose", "compose.yaml"))
+	if err != nil || !bytes.Contains(compose, append([]byte("image: "), made[1]...)) {
+		t.Errorf("compose.yaml does not take %s, which make image makes: %v", made[1], err)
+	}
 }
 
 // TestUnit holds that systemd takes the unit, and calls it as well protected as it can.
