@@ -93,7 +93,7 @@ func (l life) accept(id string, ttl time.Duration) Answer {
 	return a
 }
 
-// reports has the vehicle say each first word; the second is verdict, state, outcome and result behind it.
+// reports has the vehicle report the first of each step, and compares verdict, state, outcome and result with the second.
 func (l life) reports(id string, steps ...[2]string) {
 	l.Helper()
 	for _, step := range steps {

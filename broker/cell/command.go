@@ -88,7 +88,7 @@ func (r *Record) List() []any {
 	return out
 }
 
-// Answer is what a script decided about a command. Record is the command behind it, where there is one.
+// Answer is what a script decided about a command. Record is the command as it is after that, if there is one.
 type Answer struct {
 	Verdict Verdict
 	Record  Record

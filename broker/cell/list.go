@@ -36,7 +36,7 @@ func (s *Store) Due(ctx context.Context, slot, most int) ([]Name, error) {
 	return out, nil
 }
 
-// Session is one that has not ended: nobody has told that it is disconnected.
+// Session is a vehicle's connection that no gateway has reported as disconnected.
 type Session struct {
 	VIN string
 	Connection

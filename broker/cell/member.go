@@ -64,7 +64,7 @@ func (j *Joined) Memory() Memory {
 	return Memory{Remembers: true, Gen: j.Gen, Floor: j.Floor, Members: slices.Sorted(maps.Keys(j.Members))}
 }
 
-// offerings is how often Rejoin begins anew when Redis is another server behind its offers. The caller tries again later.
+// offerings is how often Rejoin begins anew when Redis is another server after its offers than before. The caller tries again later.
 const offerings = 3
 
 // Rejoin offers what the gateway remembers of a slot, and registers it: at its start, and whenever an answer was Closed. Its answers

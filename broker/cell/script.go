@@ -22,11 +22,11 @@ var (
 	// ErrUnconfirmed: the script may have run, but the replicas do not have what it did or read. Whoever asked hears
 	// "unknown, repeat with this id"; nothing may be told or put on the wire.
 	ErrUnconfirmed = errors.New("redis: not confirmed by the replicas")
-	// ErrAway: Redis did not answer, or not as it should. The script may have run all the same.
+	// ErrAway: Redis gave no answer, an error, or an answer that no script gives. The script may have run nevertheless.
 	ErrAway = errors.New("redis: no answer")
 )
 
-// script is one of the folder lua behind what begins every one.
+// script is one of the folder lua, after the files that it begins with.
 type script struct {
 	name, text, sum string
 }
@@ -196,7 +196,7 @@ func parse(v any) (reply, error) {
 	return reply{verdict: Verdict(text[0]), server: text[1], now: now, rest: text[3:]}, nil
 }
 
-// at is a place of the answer, "" behind its end.
+// at is a place of the answer, "" after its end.
 func (r *reply) at(i int) string {
 	if i < len(r.rest) {
 		return r.rest[i]

@@ -10,8 +10,8 @@ const slots = 16384
 
 // slotOf is a key's slot in a Redis cluster: CRC16 (XMODEM) of its hash tag, or of all of it.
 func slotOf(key string) int {
-	if _, behind, ok := strings.Cut(key, "{"); ok {
-		if tag, _, ok := strings.Cut(behind, "}"); ok && tag != "" {
+	if _, rest, ok := strings.Cut(key, "{"); ok {
+		if tag, _, ok := strings.Cut(rest, "}"); ok && tag != "" {
 			key = tag
 		}
 	}

@@ -401,8 +401,8 @@ const maxForget = 1000
 
 var errMore = errors.New("more to forget")
 
-// replayWindow is how long a command's id is remembered behind the end of its time to live, whatever KeepFor says: nobody
-// sends a record again that late.
+// replayWindow is how long a command's id is remembered after its time to live has ended, also when KeepFor is shorter:
+// a producer may send its record again.
 const replayWindow = 10 * time.Minute
 
 // retain forgets final commands beyond the bounds of age and count, the ones that ended first going

@@ -114,7 +114,7 @@ type Consumer interface {
 	Partition() string
 	// Resume has Fetch go on at a position that it gave; nil: there is none yet.
 	Resume(ctx context.Context, position []byte) error
-	// Fetch waits for records and returns them in their order, a few hundred at most, and the position behind them. There
+	// Fetch waits for records and returns them in their order, a few hundred at most, and the position after them. There
 	// may be no record when only the position has changed.
 	Fetch(ctx context.Context) (messages []Message, position []byte, err error)
 	// Accepted tells that what Fetch returned last is on disk, and its position.
@@ -180,7 +180,7 @@ func (s *Service) consumeOnce(ctx context.Context, c Consumer) error {
 	return err
 }
 
-// accept decides on the messages and writes the position behind them, in one transaction.
+// accept decides on the messages and writes the position after them, in one transaction.
 func (s *Service) accept(ctx context.Context, messages []Message, partition string, position []byte) error {
 	type asked struct {
 		Request

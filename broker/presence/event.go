@@ -75,7 +75,7 @@ type entry struct {
 	events    []Event
 }
 
-// add appends an event. Of those that nobody was told of, the end of the last session and what is behind it are kept.
+// add appends an event. Of those that nobody was told of, the last disconnected and the events after it are kept.
 func (e *entry) add(v Event, told Mark) {
 	waiting := e.events[:0]
 	for _, w := range e.events {

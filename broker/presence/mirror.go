@@ -55,7 +55,7 @@ func (m *mirror) take() []Event {
 	return some
 }
 
-// run writes until ctx ends; behind ending until nothing is left, or a write fails.
+// run writes until ctx ends; once ending is closed, until nothing is left or a write fails.
 func (m *mirror) run(ctx context.Context, ending <-chan struct{}) {
 	for failed := 0; ctx.Err() == nil; {
 		some := m.take()

@@ -198,8 +198,8 @@ func TestKilledGateway(t *testing.T) {
 	}
 }
 
-// While Kafka is away longer than the bound of events, each vehicle's end and what came behind it are kept, also over a
-// kill; then everything goes the straight way again.
+// When Kafka is away for more events than the bound, each vehicle's last end and the events after it are kept, also over
+// a kill; then events are published from memory again.
 func TestBoundKeepsTheLastOfEach(t *testing.T) {
 	t.Parallel()
 	for _, killed := range []bool{false, true} {

@@ -119,7 +119,7 @@ func forget(vehicles *statefile.Bucket, end *Event) error {
 	return vehicles.Delete([]byte(end.VIN))
 }
 
-// pass is one walk through all vehicles, behind which the queue has everything again.
+// pass is one walk through all vehicles, after which the queue has everything again.
 type pass struct {
 	at    string          // the VIN that was looked at last
 	start Mark            // what was on the disk when it began
@@ -178,7 +178,7 @@ func (b *Outbox) swept(p *pass) {
 // maxLook bounds the vehicles that one transaction looks at.
 const maxLook = 5000
 
-// find returns events that are not published, of vehicles behind at, and where to go on; "" is the beginning.
+// find returns events that are not published, of vehicles after at, and where to go on; "" is the beginning.
 func (b *Outbox) find(at string, told Mark) (batch []Event, next string, err error) {
 	err = b.o.DB.View(func(tx *statefile.Tx) error {
 		c := vehiclesOf(tx).Cursor()

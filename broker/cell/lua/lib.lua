@@ -33,7 +33,7 @@ local function answer(verdict, ...)
   return {verdict, server, text(now), ...}
 end
 
--- What merging prefers. What the vehicle said is behind everything.
+-- Merging prefers the state of higher rank. A result that the vehicle reported has the highest.
 local ranks = {
   queued = 1, sent = 2, delivered = 3, accepted = 4, cancelled = 5, expired = 6,
   late = 9, rejected = 10, failed = 11, succeeded = 12,
