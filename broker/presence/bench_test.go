@@ -19,7 +19,7 @@ func BenchmarkConnect(b *testing.B) {
 	check.OK(b, err)
 	o, err := Open(Options{
 		DB: db, Epoch: 1, MaxWaiting: 1 << 30, MaxVehicles: 1 << 30, Wall: time.Now, Log: slog.New(slog.DiscardHandler), Metrics: NewMetrics(nil),
-		Publish: func(context.Context, []Event) error { return nil },
+		Publish: func(context.Context, []Event) (int, error) { return 0, nil },
 	})
 	check.OK(b, err)
 	o.Start()

@@ -18,11 +18,11 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 	to := metric.For(reg)
 	m := &Metrics{
 		events: to.Counters("presence_events_total",
-			"Presence events by result: published, merged (a later one of the VIN replaced it while Kafka was away), dropped (a bound was reached).", "result"),
+			"Presence events by result: published, refused (by Kafka, for good), merged (a later one of the VIN replaced it while Kafka was away), dropped (a bound was reached).", "result"),
 		mirrored: to.Counters("presence_mirrored_total", "Vehicles whose presence was written to Redis, or dropped: too many waited for it.", "result"),
 		reg:      reg,
 	}
-	for _, result := range []string{"published", "merged", "dropped"} {
+	for _, result := range []string{"published", "refused", "merged", "dropped"} {
 		m.events.WithLabelValues(result)
 	}
 	return m

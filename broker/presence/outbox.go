@@ -32,9 +32,9 @@ type Options struct {
 	Epoch int64
 	// Grace is how long a vehicle that was connected when the gateway was killed has to return before it is told of.
 	Grace time.Duration `zero:"none"`
-	// Publish returns nil once Kafka has all events (acks=all), in their order per VIN. After an error all of them come
-	// again. It gives up when ctx ends.
-	Publish func(ctx context.Context, events []Event) error
+	// Publish returns no error once Kafka has all events (acks=all), in their order per VIN, but for those that it refused for
+	// good. After an error all of them come again. It gives up when ctx ends.
+	Publish func(ctx context.Context, events []Event) (refused int, err error)
 	// Mirror writes the last event of each VIN somewhere else, as far as that works.
 	Mirror func(ctx context.Context, events []Event) error `zero:"nowhere"`
 	// MaxWaiting bounds the events in memory; what is beyond it is on the disk alone. MaxVehicles bounds the VINs there.
@@ -264,7 +264,7 @@ func (b *Outbox) publishAll(ctx context.Context) {
 		var err error
 		switch {
 		case len(batch) > 0:
-			if err = b.o.Publish(ctx, batch); err == nil {
+			if err = b.publish(ctx, batch); err == nil {
 				b.published(batch)
 			}
 		case spilled:
@@ -309,9 +309,18 @@ func (b *Outbox) idle(ctx context.Context) bool {
 	return false
 }
 
+// publish publishes events, and counts what became of them.
+func (b *Outbox) publish(ctx context.Context, events []Event) error {
+	refused, err := b.o.Publish(ctx, events)
+	if err == nil {
+		b.o.Metrics.events.WithLabelValues("published").Add(float64(len(events) - refused))
+		b.o.Metrics.events.WithLabelValues("refused").Add(float64(refused))
+	}
+	return err
+}
+
 // published takes a batch off the queue.
 func (b *Outbox) published(batch []Event) {
-	b.o.Metrics.events.WithLabelValues("published").Add(float64(len(batch)))
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.told = batch[len(batch)-1].Mark

@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	dto "github.com/prometheus/client_model/go"
 	"go.uber.org/goleak"
 
 	"cellgate/broker/shared/statefile"
@@ -20,6 +21,9 @@ import (
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// refusedVIN is one whose events Kafka refuses for good.
+const refusedVIN = "REFUSED"
 
 // topic stands in for vehicle.presence.
 type topic struct {
@@ -29,22 +33,26 @@ type topic struct {
 	seen   map[string][]Mark
 }
 
-func (r *run) publish(_ context.Context, events []Event) error {
+func (r *run) publish(_ context.Context, events []Event) (refused int, err error) {
 	k := r.k
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.away || r.dead {
-		return errors.New("away")
+		return 0, errors.New("away")
 	}
 	for i := range events {
 		e := &events[i]
+		if e.VIN == refusedVIN {
+			refused++
+			continue
+		}
 		if seen := k.seen[e.VIN]; len(seen) > 0 && !e.after(seen[len(seen)-1]) && !slices.Contains(seen, e.Mark) {
 			r.t.Errorf("%s: %+v behind %+v", e.VIN, *e, seen[len(seen)-1])
 		}
 		k.seen[e.VIN] = append(k.seen[e.VIN], e.Mark)
 	}
 	k.events = append(k.events, events...)
-	return nil
+	return refused, nil
 }
 
 func (k *topic) set(away bool) {
@@ -352,6 +360,25 @@ func (w *world) check(vin string) {
 	if is != w.connected[vin] {
 		w.t.Errorf("%s: told %v, it is %v: %s", vin, is, w.connected[vin], w.k.told(vin))
 	}
+}
+
+// What Kafka refuses for good does not count as published, and does not come again.
+func TestRefusedEventsAreCounted(t *testing.T) {
+	t.Parallel()
+	k := newTopic()
+	r := k.begin(t, filepath.Join(t.TempDir(), "state.db"), 1, nothing)
+	r.Report(refusedVIN, Connected, time.Now(), "")
+	r.Report("a", Connected, time.Now(), "")
+	r.Report("a", Ready, time.Now(), "")
+	check.Eventually(t, "published", r.flushed)
+	for result, want := range map[string]float64{"published": 2, "refused": 1} {
+		var m dto.Metric
+		check.OK(t, r.o.Metrics.events.WithLabelValues(result).Write(&m))
+		if n := m.GetCounter().GetValue(); n != want {
+			t.Errorf("%s: %v, want %v", result, n, want)
+		}
+	}
+	r.end()
 }
 
 // The mirror gets the last event of each vehicle when it is back, and no older one behind it.

@@ -141,10 +141,9 @@ func (b *Outbox) sweep(ctx context.Context, p *pass) error {
 		return err
 	}
 	if len(batch) > 0 {
-		if err := b.o.Publish(ctx, batch); err != nil {
+		if err := b.publish(ctx, batch); err != nil {
 			return err
 		}
-		b.o.Metrics.events.WithLabelValues("published").Add(float64(len(batch)))
 		if err := b.mark(batch); err != nil {
 			return err
 		}

@@ -81,7 +81,8 @@ func (r *results) publish(ctx context.Context, events []command.Event) error {
 		headers = kafkaclient.AppendHeader(headers, "content-type", "application/json")
 		records[i] = kafkaclient.Record{Topic: topicResults, Key: []byte(e.VIN), Value: e.Value, Headers: headers, HeaderCount: 4, Time: now}
 	}
-	return produceAll(ctx, r.producer, records)
+	refused, err := produceAll(ctx, r.producer, records)
+	return errors.Join(append(refused, err)...)
 }
 
 // respond publishes what became of commands on the response topics of their senders: by the journal, so that sessions

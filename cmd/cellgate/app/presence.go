@@ -68,43 +68,45 @@ type presenceTopic struct {
 }
 
 // publish is presence.Options.Publish. An event that Kafka will never take is given up.
-func (p *presenceTopic) publish(ctx context.Context, events []presence.Event) error {
+func (p *presenceTopic) publish(ctx context.Context, events []presence.Event) (refused int, err error) {
 	records := make([]kafkaclient.Record, len(events))
 	for i := range events {
 		e := &events[i]
 		value, err := e.Value(p.cell, p.node)
 		if err != nil {
-			return err
+			return 0, err
 		}
 		headers := kafkaclient.AppendHeader(nil, "cell", p.cell)
 		headers = kafkaclient.AppendHeader(headers, "vin", e.VIN)
 		records[i] = kafkaclient.Record{Topic: topicPresence, Key: []byte(e.VIN), Value: value, Headers: headers, HeaderCount: 2, Time: e.At}
 	}
-	err := produceAll(ctx, p.producer, records)
-	if errors.Is(err, kafkaclient.ErrRefused) {
-		p.log.Error("Kafka refuses presence, which is given up", slog.Any("error", err))
-		return nil
+	never, err := produceAll(ctx, p.producer, records)
+	if err == nil && len(never) > 0 {
+		p.log.Error("Kafka refuses presence, which is given up", slog.Int("events", len(never)), slog.Any("error", never[0]))
 	}
-	return err
+	return len(never), err
 }
 
-// produceAll returns nil once Kafka has all records.
-func produceAll(ctx context.Context, producer *kafkaclient.Producer, records []kafkaclient.Record) error {
+// produceAll returns once Kafka has taken or, as refused tells, refused for good each record. After an error others may be missing.
+func produceAll(ctx context.Context, producer *kafkaclient.Producer, records []kafkaclient.Record) (refused []error, err error) {
 	done := make(chan error, len(records))
 	for i := range records {
 		records[i].Done = kafkaclient.CompletionFunc(func(_ *kafkaclient.Record, err error) { done <- err })
 		producer.Produce(&records[i])
 	}
-	var failed error
 	for range records {
 		select {
-		case err := <-done:
-			failed = errors.Join(failed, err)
+		case failed := <-done:
+			if errors.Is(failed, kafkaclient.ErrRefused) {
+				refused = append(refused, failed)
+			} else {
+				err = errors.Join(err, failed)
+			}
 		case <-ctx.Done():
-			return ctx.Err()
+			return nil, ctx.Err()
 		}
 	}
-	return failed
+	return refused, err
 }
 
 // presenceKeys keeps the hashes presence:{VIN} in Redis, as veh:{VIN} is one: presence:LTEST000000000001.
