@@ -22,6 +22,7 @@ func TestEachElementIsAMessage(t *testing.T) {
 		`{"list":[]}`:   "",
 		`{"list":[{"level":1},{"level":3,"code":9007199254740993},{"level":4,"x":1.50}]}`: "1 9007199254740993 {\"level\":3,\"code\":9007199254740993}\n2 V {\"level\":4,\"x\":1.50}\n",
 		`{"list":[{"level":3,"code":"a"},{"level":"high"},{"level":5,"code":"b"}]}`:       "0 a {\"level\":3,\"code\":\"a\"}\n2 b {\"level\":5,\"code\":\"b\"}\nerror\n",
+		`{"list":[{"level":3,"level":1},{"level":1,"code":"a","level":3,"code":"b"}]}`:    "1 b {\"level\":1,\"code\":\"a\",\"level\":3,\"code\":\"b\"}\n",
 		`{"list":7}`: "error\n",
 		long:         "error\n",
 	} {

@@ -154,7 +154,7 @@ func (sc *Scope) pass(p *passed) (any, error) {
 	case passedField:
 		return sc.passField(p.symbol)
 	case passedItem:
-		if v := sc.item.Get(sc.symbols[p.symbol].Path...); v != nil && v.Type() != fastjson.TypeNull {
+		if v := fieldBelow(sc.item, sc.symbols[p.symbol].Path); v != nil && v.Type() != fastjson.TypeNull {
 			return v, nil
 		}
 		return nil, nil //nolint:nilnil // missing

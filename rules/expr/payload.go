@@ -67,7 +67,7 @@ func (sc *Scope) value(s *Symbol) (any, error) {
 	case symEventAt, symLateMS:
 		return sc.lateness(s)
 	case symItem:
-		v := sc.item.Get(s.Path...)
+		v := fieldBelow(sc.item, s.Path)
 		if v == nil {
 			return nil, nil //nolint:nilnil // missing
 		}
