@@ -375,3 +375,27 @@ rules:
 		t.Errorf("what ran before does not run any more: %v", found)
 	}
 }
+
+// TestNewerThanAtTheEndOfATime: where there is no message there is no event time either, and the time's end counts.
+func TestNewerThanAtTheEndOfATime(t *testing.T) {
+	t.Parallel()
+	set := rulestest.Compile(t, `
+schema: {event_at: ts}
+rules:
+  - id: r
+    from: ["#"]
+    average: {of: payload.a, window: 5m}
+    to: [{redis: {hash: h, set: {a: operator.average}, newer_than: _at}}]
+`)
+	w := NewEngine(set, state.NewState(state.StateOptions{})).NewWorker()
+	rec := rulestest.Telemetry(1, rulestest.Epoch, `{"a":1,"ts":1763600000}`)
+	w.Eval(&rec, nil)
+	out := w.Until(rulestest.Epoch+600_000, nil)
+	if len(out) != 1 {
+		t.Fatalf("%d decisions", len(out))
+	}
+	var r op.Rendered
+	if err := w.Render(out[0], &rec, &r); err != nil || r.Redis.At != out[0].Window.End || r.Redis.OwnTime {
+		t.Errorf("%v, at %d, own time %t", err, r.Redis.At, r.Redis.OwnTime)
+	}
+}

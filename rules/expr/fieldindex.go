@@ -181,9 +181,12 @@ func (sc *Scope) childAt(n *fieldNode, i int, key []byte) int32 {
 	return child
 }
 
-// fieldBelow is the field of a payload at a path.
+// fieldBelow is the field of a payload at a path; nil when there is none, or no payload.
 func fieldBelow(v *fastjson.Value, path []string) *fastjson.Value {
 	for _, step := range path {
+		if v == nil {
+			return nil
+		}
 		var next *fastjson.Value
 		switch v.Type() {
 		case fastjson.TypeObject:
@@ -199,9 +202,7 @@ func fieldBelow(v *fastjson.Value, path []string) *fastjson.Value {
 				next = items[i]
 			}
 		}
-		if v = next; v == nil {
-			return nil
-		}
+		v = next
 	}
 	return v
 }
