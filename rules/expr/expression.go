@@ -289,6 +289,50 @@ var wordings = []struct {
 		func(m []string) string { return fmt.Sprintf("%s does not work on %s", m[1], typeWord(m[2])) }, "",
 	},
 	{
+		regexp.MustCompile(`^cannot use (.+) to get an element from (.+)$`),
+		func(m []string) string {
+			return fmt.Sprintf("%s has no element that %s finds", typeWord(m[2]), typeWord(m[1]))
+		}, "",
+	},
+	{
+		regexp.MustCompile(`^array elements can only be selected using an integer \(got (.+)\)$`),
+		func(m []string) string { return fmt.Sprintf("a list has no element that %s finds", typeWord(m[1])) }, "elements are counted from 0: payload.cells[0]",
+	},
+	{
+		regexp.MustCompile(`^type (.+) has no (field|method) (\S+)$`),
+		func(m []string) string { return fmt.Sprintf("%s has no %s %s", typeWord(m[1]), m[2], m[3]) }, "",
+	},
+	{
+		regexp.MustCompile(`^type string\[`),
+		func([]string) string { return "a text has no elements" }, "x[0:1] is its first character, byte(x, 0) its first byte",
+	},
+	{
+		regexp.MustCompile(`^type (.+)\[.+\] is undefined$`),
+		func(m []string) string { return typeWord(m[1]) + " has no elements" }, "",
+	},
+	{
+		regexp.MustCompile(`^type (.+) does not support indexing$`),
+		func(m []string) string { return typeWord(m[1]) + " has no elements" }, "",
+	},
+	{
+		regexp.MustCompile(`^cannot get (?:first|last) element from (.+)$`),
+		func(m []string) string { return typeWord(m[1]) + " has no elements" }, "",
+	},
+	{
+		regexp.MustCompile(`^cannot slice (.+)$`),
+		func(m []string) string { return typeWord(m[1]) + " has no parts [a:b]" }, "",
+	},
+	{
+		regexp.MustCompile(`^non-integer slice index (.+)$`),
+		func(m []string) string { return fmt.Sprintf("[a:b] takes whole numbers, this is %s", typeWord(m[1])) }, "",
+	},
+	{
+		regexp.MustCompile(`^non-bool expression \(type (.+)\) used as condition$`),
+		func(m []string) string {
+			return fmt.Sprintf("what stands in front of ? must be true or false, this is %s", typeWord(m[1]))
+		}, "",
+	},
+	{
 		regexp.MustCompile(`^error parsing regexp: (.+)$`),
 		func(m []string) string { return "the pattern cannot be read: " + m[1] }, `[, ( and * have a meaning in a pattern; to look for the sign itself write \\[`,
 	},
@@ -322,9 +366,6 @@ func plainWords(message, src string) (text, suggestion string) {
 			suggestion = "a text stands between quotes, a number does not; check the field's type in schema.fields"
 		}
 		return text, suggestion
-	}
-	if strings.HasPrefix(message, "type string[") {
-		return "a text has no elements", "x[0:1] is its first character, byte(x, 0) its first byte"
 	}
 	if message == "unexpected token EOF" {
 		if strings.Count(src, "(") > strings.Count(src, ")") {
@@ -424,6 +465,7 @@ func typeWord(t string) string {
 		"string": "a text", "float64": "a number", "int": "a whole number", "bool": "true or false",
 		"time.Time": "a time", "time.Duration": "a duration", "unknown": "anything", "nil": "nothing (nil)",
 		"[]interface {}": "a list", "map[string]interface {}": "an object", "*expr.List": "a list",
+		"map[string]struct {}": "a list",
 	}
 	if w, ok := words[t]; ok {
 		return w

@@ -45,6 +45,8 @@ func AppendJSON(dst []byte, v any) []byte {
 		return appendNumber(dst, v.Seconds())
 	case []any:
 		return appendList(dst, v)
+	case *List:
+		return appendList(dst, v.values)
 	case map[string]any:
 		return appendObject(dst, v)
 	}

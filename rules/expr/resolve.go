@@ -252,6 +252,12 @@ func (r *resolver) member(node *ast.Node, n *ast.MemberNode) {
 	if r.tableColumn(node, n) {
 		return
 	}
+	if c, ok := n.Node.(*ast.ConstantNode); ok { // a list of the file
+		if name, ok := n.Property.(*ast.StringNode); ok && c.Value != nil {
+			r.fail(n.Property, doc.CodeExprType, "ask whether it holds a value: vin in pilots", "a list has no field %s", name.Value)
+			return
+		}
+	}
 	base, ok := n.Node.(*ast.IdentifierNode)
 	if !ok || r.locals[base.Value] {
 		return

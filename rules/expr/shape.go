@@ -24,6 +24,7 @@ const (
 // shapeTree is such a transform as it is written; `set` is the tree that it belongs to.
 type shapeTree struct {
 	keep    bool // of the payload
+	at      ast.Node
 	only    []fieldName
 	drop    []fieldName
 	omit    bool
@@ -113,7 +114,7 @@ func (s *shapeTree) readKeep(o *doc.Object) {
 	if !ok {
 		return
 	}
-	s.keep = true
+	s.keep, s.at = true, n
 	if _, isList := n.(*ast.SequenceNode); isList {
 		s.only = readFieldNames(o.Doc, n, `"keep"`)
 		return
@@ -204,6 +205,9 @@ func (n *Names) shape(d *doc.Document, t *Tree) *shape {
 	out := &shape{keep: s.keep, omit: s.omit, set: map[string]bool{}, code: s.written}
 	if s.keep {
 		n.Decodes = true
+		if n.Timed {
+			d.FailAt(s.at, doc.CodeNoMessage, "write set: {name: operator.x} without keep", "at the end of a time there is no message, and no payload to keep")
+		}
 	}
 	if s.only != nil {
 		out.only = n.fieldTree(d, s.only)
