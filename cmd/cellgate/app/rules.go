@@ -58,6 +58,16 @@ func hashKeys(c *configs.Rules) lang.HashKeys {
 	return keys
 }
 
+// hash is that of the rules in force, "" before there are any.
+func (k *ruleKeeper) hash() string {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.set == nil {
+		return ""
+	}
+	return k.set.Hash()
+}
+
 func newRuleKeeper(t *trust, dispatch *sink.Dispatcher) (*ruleKeeper, error) {
 	c, keys := t.cfg, hashKeys(&t.cfg.Rules)
 	k := &ruleKeeper{
