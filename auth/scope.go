@@ -75,6 +75,7 @@ func EndpointScopes() []Endpoint {
 		{"PUT", "/v1/rules", ScopeRulesAdmin},
 		{"POST", "/v1/rules/explain", ScopeRulesAdmin},
 		{"POST", "/v1/rules/reload", ScopeRulesAdmin},
+		{"POST", "/v1/rules/lift", ScopeRulesAdmin},
 		{"POST", "/v1/rules/rollback", ScopeRulesAdmin},
 
 		{"POST", "/v1/sync/skip", ScopeRulesAdmin},
