@@ -76,6 +76,7 @@ func EndpointScopes() []Endpoint {
 		{"POST", "/v1/rules/explain", ScopeRulesAdmin},
 		{"GET", "/v1/trace", ScopeRulesAdmin},
 		{"POST", "/v1/rules/reload", ScopeRulesAdmin},
+		{"POST", "/v1/rules/lift", ScopeRulesAdmin},
 		{"POST", "/v1/rules/rollback", ScopeRulesAdmin},
 
 		{"POST", "/v1/sync/skip", ScopeRulesAdmin},

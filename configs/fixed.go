@@ -19,6 +19,14 @@ const (
 	MaxPresenceWaiting  = 20_000
 	MaxPresenceVehicles = 1_000_000
 	PresenceKeep        = 30 * 24 * time.Hour
+	// CellTTL is for how long Redis tells of a gateway that has said that it lives, CellBeat how often it says so. CellTimeout
+	// bounds a call of what the gateways share, beside redis.confirm_timeout, CellPool is how many are under way at least.
+	// CellBeginsAfter is how long a gateway without memory waits for others that remember the cell before it begins a new one.
+	CellTTL         = 10 * time.Second
+	CellBeat        = 3 * time.Second
+	CellTimeout     = time.Second
+	CellPool        = 32
+	CellBeginsAfter = 5 * time.Second
 	// CommandStartGrace is how long after the start no command expires, so that results that the journal has are told first.
 	CommandStartGrace = 2 * time.Second
 	// JournalSegmentAge is the age at which a segment is closed although it is not full, also without

@@ -45,6 +45,8 @@ func (c compiled) ruleIDs() []string {
 	return ids
 }
 
+func (c compiled) rules() []*lang.Rule { return c.set.Compiled }
+
 func (c compiled) sinkOf(d *engine.Decision) op.SinkKind { return c.Sink(*d) }
 
 func (c compiled) kinds() []op.SinkKind {

@@ -40,6 +40,7 @@ func (a *gateway) table() []route {
 		{"PUT", "/v1/rules", a.audited(auth.AuditRules, a.putRules)},
 		{"POST", "/v1/rules/explain", a.explainRules},
 		{"POST", "/v1/rules/reload", a.audited(auth.AuditRules, a.applyRules)},
+		{"POST", "/v1/rules/lift", a.audited(auth.AuditRules, a.liftRule)},
 		{"POST", "/v1/rules/rollback", a.audited(auth.AuditRules, a.rollbackRules)},
 		{"GET", "/v1/trace", a.getTrace},
 		{"GET", "/v1/ledger", a.getLedger},
