@@ -171,36 +171,43 @@ const firstPort, lastPort = 10_000, 32_767
 // reserved are the ports that this process has given out.
 var reserved sync.Map
 
-// FreePort returns a loopback TCP port that nothing listens on, and that no other test of this machine is given while this
-// process lives.
+// FreePort returns a loopback TCP port that nothing listens on, and that no other test of this machine is given before this one
+// has ended.
 func FreePort(t testing.TB) int {
 	t.Helper()
 	for range 1000 {
 		port := firstPort + rand.IntN(lastPort-firstPort+1)
-		if !reserve(port) {
+		release, ok := reserve(port)
+		if !ok {
 			continue
 		}
 		if l, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port))); err == nil {
 			_ = l.Close()
+			t.Cleanup(release)
 			return port
 		}
+		release()
 	}
 	t.Fatal("no free port")
 	return 0
 }
 
-// reserve takes a port for this process. Among processes, a socket with an abstract name holds it, which needs no file and
-// ends with its process; only Linux has those.
-func reserve(port int) bool {
-	if _, given := reserved.LoadOrStore(port, true); given || runtime.GOOS != "linux" {
-		return !given
+// reserve takes a port. Among processes, a socket with an abstract name holds it, which needs no file and ends with its process;
+// only Linux has those.
+func reserve(port int) (release func(), ok bool) {
+	if _, given := reserved.LoadOrStore(port, true); given {
+		return nil, false
+	}
+	free := func() { reserved.Delete(port) }
+	if runtime.GOOS != "linux" {
+		return free, true
 	}
 	l, err := net.Listen("unix", fmt.Sprintf("@cellgate-test-port-%d", port))
 	if err != nil {
-		return false
+		free()
+		return nil, false
 	}
-	reserved.Store(port, l) // never collected: that would close it
-	return true
+	return func() { _ = l.Close(); free() }, true
 }
 
 // FreeAddr returns 127.0.0.1 with a free port.

@@ -1,12 +1,14 @@
 package app
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io/fs"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -239,7 +241,20 @@ func TestEveryLoss(t *testing.T) {
 	}
 }
 
-// TestEveryTwoLosses is TestEveryLoss with two, and a start and a kill in between. REPAIR_PAIRS=all takes all of them.
+// number is an environment variable's, 0 without one.
+func number(t *testing.T, name string) uint64 {
+	t.Helper()
+	text := os.Getenv(name)
+	if text == "" {
+		return 0
+	}
+	n, err := strconv.ParseUint(text, 10, 64)
+	check.OK(t, err)
+	return n
+}
+
+// TestEveryTwoLosses is TestEveryLoss with two, and a start and a kill in between. REPAIR_PAIRS is how many of some ten thousand
+// pairs it takes, and REPAIR_SEED chooses them.
 func TestEveryTwoLosses(t *testing.T) {
 	t.Parallel()
 	d := killedFolder(t)
@@ -253,10 +268,11 @@ func TestEveryTwoLosses(t *testing.T) {
 			}
 		}
 	}
-	if os.Getenv("REPAIR_PAIRS") != "all" {
-		rand.Shuffle(len(pairs), func(i, j int) { pairs[i], pairs[j] = pairs[j], pairs[i] })
-		pairs = pairs[:12]
-	}
+	seed := cmp.Or(number(t, "REPAIR_SEED"), rand.Uint64()) //nolint:gosec // a test's choice
+	t.Logf("REPAIR_SEED=%d, %d pairs", seed, len(pairs))
+	rnd := rand.New(rand.NewPCG(seed, 0)) //nolint:gosec // a test's choice
+	rnd.Shuffle(len(pairs), func(i, j int) { pairs[i], pairs[j] = pairs[j], pairs[i] })
+	pairs = pairs[:min(uint64(len(pairs)), cmp.Or(number(t, "REPAIR_PAIRS"), 12))]
 	for _, p := range pairs {
 		t.Run(p.first.String()+", "+p.then.String(), func(t *testing.T) {
 			t.Parallel()
