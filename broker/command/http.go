@@ -184,8 +184,7 @@ func (h *Handler) cancel(w http.ResponseWriter, r *http.Request) {
 // page is the answer to a list.
 type page struct {
 	Commands []Command `json:"commands"`
-	Next     string    `json:"next,omitempty"`   // the cursor of the next page
-	Cursor   string    `json:"cursor,omitempty"` // the same, by its old name
+	Cursor   string    `json:"cursor,omitempty"`
 }
 
 func (h *Handler) list(w http.ResponseWriter, r *http.Request) {
@@ -204,8 +203,7 @@ func (h *Handler) list(w http.ResponseWriter, r *http.Request) {
 		p.Commands = []Command{}
 	}
 	if cursor > 0 {
-		p.Next = strconv.FormatUint(cursor, 36)
-		p.Cursor = p.Next
+		p.Cursor = strconv.FormatUint(cursor, 36)
 	}
 	problem.WriteJSON(w, http.StatusOK, p)
 }

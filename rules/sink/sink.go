@@ -20,7 +20,7 @@ import (
 //   - What the Message points to belongs to the caller and changes after Deliver returns: the sink
 //     copies what it needs.
 //   - Deliver is called by one goroutine at a time, in journal order. The sink keeps the order of
-//     messages with the same key (Kafka) or VIN (Redis), over its own retries too.
+//     messages with the same key (Kafka) or VIN (Redis; in a cluster VIN and slot), over its own retries too.
 //   - Every Ticket is settled exactly once, from any goroutine, with Delivered, Refused or Dropped; or
 //     never, when the sink is closed first. Delivered means that the store has it durably, in the
 //     store's own terms.
@@ -43,7 +43,7 @@ type Sink interface {
 	Parker() Parker
 }
 
-// Parker has a sink give back messages for a destination of its own (a topic, a partition) that takes none while others
+// Parker has a sink give back messages for a destination of its own (a topic, a partition, slots of a cluster) that takes none while others
 // do: with Ticket.Park, in the order in which it got them. They then wait on disk, in a log of the destination's, and hold no
 // place that others need.
 type Parker interface {

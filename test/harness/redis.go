@@ -61,6 +61,14 @@ func (n *RedisNode) Restart() {
 	AwaitTCP(n.t, n.Addr, 10*time.Second, n.Process)
 }
 
+// Configure sets a value in the running server.
+func (n *RedisNode) Configure(name, value string) {
+	n.t.Helper()
+	if out, err := redisCLI(n.t, n.Addr, "CONFIG", "SET", name, value); err != nil {
+		n.t.Fatalf("%v\n%s", err, out)
+	}
+}
+
 // redisCLI runs redis-cli against addr.
 func redisCLI(t testing.TB, addr string, args ...string) (string, error) {
 	host, port, _ := net.SplitHostPort(addr)

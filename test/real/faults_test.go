@@ -167,7 +167,7 @@ func TestFaults(t *testing.T) {
 	r.nothingGivenUp()
 	acked := auditTelemetry(t, r.kafka, ledger)
 	auditNewest(t, r.redis.Addr, acked)
-	refusals(t, r.kafka)
+	refusals(t, r.kafka, r.redisLink.Addr)
 }
 
 func fromEnv(t *testing.T, name string, otherwise int) int {

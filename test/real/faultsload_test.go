@@ -5,6 +5,7 @@ package real
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -84,7 +85,15 @@ func auditNewest(t *testing.T, addr string, acked harness.Acked) {
 
 func auditNewestIn(t *testing.T, c goredis.UniversalClient, acked harness.Acked) {
 	t.Helper()
-	old := 0
+	if err := newestIn(t, c, acked); err != nil {
+		t.Error(err)
+	}
+}
+
+// newestIn fails unless the hash of every vehicle is of its last acknowledged message, or a later one.
+func newestIn(t *testing.T, c goredis.UniversalClient, acked harness.Acked) error {
+	t.Helper()
+	var old []error
 	for vin, seqs := range acked {
 		var last int64
 		for seq := range seqs {
@@ -92,10 +101,9 @@ func auditNewestIn(t *testing.T, c goredis.UniversalClient, acked harness.Acked)
 		}
 		got, err := c.HGet(t.Context(), "veh:"+vin, "seq").Int64()
 		if err != nil || got < last {
-			if old++; old <= 5 {
-				t.Errorf("veh:%s has seq %d (%v), acknowledged was %d", vin, got, err, last)
-			}
+			old = append(old, fmt.Errorf("veh:%s has seq %d (%w), acknowledged was %d", vin, got, err, last))
 		}
 	}
-	fmt.Printf("%d vehicles in Redis, %d older than acknowledged\n", len(acked), old)
+	fmt.Printf("%d vehicles in Redis, %d older than acknowledged\n", len(acked), len(old))
+	return errors.Join(old[:min(len(old), 5)]...)
 }

@@ -12,6 +12,7 @@ import (
 
 	goredis "github.com/redis/go-redis/v9"
 
+	"cellgate/broker/shared/remote"
 	"cellgate/test/check"
 	"cellgate/test/harness"
 	"cellgate/test/scenario"
@@ -75,6 +76,59 @@ func TestRedisFailover(t *testing.T) {
 			auditNewestIn(t, f.client, acked)
 		})
 	}
+}
+
+// TestRedisShardAway takes one shard of a Redis cluster away, with its replicas: what is for the others is there as before,
+// what is for it waits, also over a restart of the gateway, and is in it when it is back.
+func TestRedisShardAway(t *testing.T) {
+	s := harness.StartRedisCluster(t)
+	for _, n := range s.Nodes { // the others go on: as an operator sets it who would rather have a part than nothing
+		n.Configure("cluster-require-full-coverage", "no")
+	}
+	c := goredis.NewClusterClient(&goredis.ClusterOptions{Addrs: s.Addrs(), DisableIdentity: true, ClusterStateReloadInterval: time.Second})
+	t.Cleanup(func() { _ = c.Close() })
+	g := harness.StartGateway(t, harness.Options{
+		Kafka: harness.EmbeddedKafka(t), RedisSettings: `cluster: true, addresses: ["` + strings.Join(s.Addrs(), `", "`) + `"]`,
+	})
+	operator, ledger := g.OperatorToken(), filepath.Join(g.Dir, "ledger.txt")
+	runFleet(t, g, ledger, 3*time.Second, 100, "10")
+	check.Within(t, time.Minute, "everything delivered", func() error { return g.Settled(operator) })
+	acked := readLedger(t, ledger)
+	there := harness.Acked{} // vehicles of the other shards
+	for vin, seqs := range acked {
+		if remote.RedisSlot("veh:"+vin) > remote.RedisSlots/3 {
+			there[vin] = seqs
+		}
+	}
+	for _, n := range append(s.Nodes[3:], s.Nodes[0]) {
+		n.Kill()
+	}
+	for range 2 {
+		runFleet(t, g, ledger, 10*time.Second, 100, "50")
+		for vin, seqs := range readLedger(t, ledger) {
+			if there[vin] != nil {
+				there[vin] = seqs
+			}
+		}
+		check.Within(t, 20*time.Second, "the other shards go on", func() error { return newestIn(t, c, there) })
+		lines, err := g.Ledger(operator)
+		if err != nil || !lines["redis"].Balanced || lines["redis"].Pending == 0 {
+			t.Errorf("ledger %+v, %v", lines["redis"], err)
+		}
+		if _, body, err := g.Get("/readyz", ""); err != nil || !strings.Contains(string(body), "redis slots/0-1023") {
+			t.Errorf("/readyz does not name the slots: %s, %v", body, err)
+		}
+		g.Kill()
+		g.Start()
+	}
+	for _, n := range append(s.Nodes[:1:1], s.Nodes[3:]...) {
+		n.Restart()
+	}
+	check.Within(t, 2*time.Minute, "everything delivered", func() error { return g.Settled(operator) })
+	if lines, err := g.Ledger(operator); err != nil || lines["redis"].DeadLettered != 0 || len(lines["redis"].Dropped) != 0 {
+		t.Errorf("given up: %+v %v", lines["redis"], err)
+	}
+	auditNewestIn(t, c, readLedger(t, ledger))
 }
 
 func withSentinel(t *testing.T) failover {

@@ -9,7 +9,6 @@ import (
 
 	"cellgate/broker/journal"
 	"cellgate/broker/shared/statefile"
-	"cellgate/broker/shared/trace"
 	"cellgate/configs"
 )
 
@@ -21,7 +20,6 @@ type disk struct {
 	clock   *timekeeper
 	journal *journal.Journal
 	ladder  *ladder
-	traces  *trace.Traces
 }
 
 func openDisk(p *process) (*disk, error) {
@@ -41,12 +39,8 @@ func openDisk(p *process) (*disk, error) {
 	if err != nil {
 		return nil, err
 	}
-	traces := newTraces(opened)
-	if err := p.reg.own.Register(traceReadings(traces)); err != nil {
-		return nil, err
-	}
 	return &disk{
-		process: p, fresh: fresh, db: db, clock: keeper, journal: opened, traces: traces,
+		process: p, fresh: fresh, db: db, clock: keeper, journal: opened,
 		ladder: newLadder(&p.cfg.Uplink.Journal, string(p.cfg.DataDir), opened, p.reg.own, p.log),
 	}, nil
 }

@@ -90,13 +90,15 @@ func judge(err error) verdict {
 	return refuse
 }
 
-// loadScript makes the script known to every master.
-func loadScript(ctx context.Context, c goredis.UniversalClient) (string, error) {
+// loadScript makes the script known to the master that has a key.
+func loadScript(ctx context.Context, c goredis.UniversalClient, key string) error {
+	var master goredis.Scripter = c
 	if cluster, ok := c.(*goredis.ClusterClient); ok {
-		err := cluster.ForEachMaster(ctx, func(ctx context.Context, m *goredis.Client) error {
-			return m.ScriptLoad(ctx, newerScript).Err()
-		})
-		return goredis.NewScript(newerScript).Hash(), err
+		m, err := cluster.MasterForKey(ctx, key)
+		if err != nil {
+			return err
+		}
+		master = m
 	}
-	return c.ScriptLoad(ctx, newerScript).Result()
+	return master.ScriptLoad(ctx, newerScript).Err()
 }

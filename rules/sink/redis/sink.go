@@ -39,6 +39,7 @@ type Sink struct {
 	o       Options
 	seed    maphash.Seed
 	workers []*worker
+	cluster bool
 	jobs    jobs
 
 	ctx       context.Context // ends when Close gives up waiting
@@ -61,11 +62,19 @@ func New(o Options) (*Sink, error) {
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background()) //nolint:gosec // Close calls it
 	sha := goredis.NewScript(newerScript).Hash()
-	for range workers {
+	n := workers
+	if _, s.cluster = o.Client.(*goredis.ClusterClient); s.cluster {
+		n = clusterParts
+	}
+	for i := range n {
 		w := &worker{s: s, wake: make(chan struct{}, 1), args: arguments{sha: sha}}
+		if s.cluster {
+			w.slots = slotsOf(i)
+		}
 		s.workers = append(s.workers, w)
-		s.wg.Add(1)
-		go w.run()
+	}
+	for _, w := range s.workers {
+		s.wg.Go(w.run)
 	}
 	s.wg.Go(func() {
 		s.health.Watch(s.ctx, s.closing, o.PingInterval, func(ctx context.Context) error { return o.Client.Ping(ctx).Err() })
@@ -92,8 +101,11 @@ func (s *Sink) Deliver(m *sink.Message, t sink.Ticket) {
 		t.Refused(fmt.Errorf("%w: %d", errOperation, m.Out.Redis.Kind))
 		return
 	}
-	i := maphash.String(s.seed, j.vin) % uint64(len(s.workers))
-	s.workers[i].add(j)
+	if s.cluster {
+		s.workers[partOf(j.key)].add(j)
+		return
+	}
+	s.workers[maphash.String(s.seed, j.vin)%uint64(len(s.workers))].add(j)
 }
 
 // Health implements sink.Sink.
@@ -102,8 +114,13 @@ func (s *Sink) Health() remote.Health { return s.health.Get() }
 // Announce implements sink.Sink: it has no topics.
 func (s *Sink) Announce([]string) {}
 
-// Parker implements sink.Sink: Redis takes all or nothing.
-func (s *Sink) Parker() sink.Parker { return nil }
+// Parker implements sink.Sink: a Redis that is no cluster takes all or nothing.
+func (s *Sink) Parker() sink.Parker {
+	if !s.cluster {
+		return nil
+	}
+	return s
+}
 
 // Close implements sink.Sink.
 func (s *Sink) Close(ctx context.Context) error {

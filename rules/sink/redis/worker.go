@@ -11,13 +11,15 @@ import (
 	"cellgate/rules/sink"
 )
 
-// worker runs the commands of its share of the VINs, one pipeline at a time.
+// worker runs the commands of its share of the VINs, or of a cluster's slots, one pipeline at a time.
 type worker struct {
-	s    *Sink
-	wake chan struct{}
+	s     *Sink
+	wake  chan struct{}
+	slots string // of a cluster: the destination that is parked when its shard takes nothing
 
-	mu    sync.Mutex
+	mu    sync.Mutex // guards queue and park; Ticket.Park and empty are called under it
 	queue []*job
+	park  parking
 
 	// run's own, used again for every pipeline.
 	began time.Time // of the last one
@@ -29,28 +31,40 @@ type worker struct {
 
 func (w *worker) add(j *job) {
 	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.park.given && j.ticket.Park(w.slots, w.park.reason()) {
+		w.s.jobs.put(j)
+		return
+	}
 	w.queue = append(w.queue, j)
-	signal := len(w.queue) == 1 || len(w.queue) == maxBatch
-	w.mu.Unlock()
-	if signal {
-		select {
-		case w.wake <- struct{}{}:
-		default:
-		}
+	w.park.waiting++
+	if n := len(w.queue); n == 1 || n == maxBatch {
+		w.signal()
+	}
+	if w.park.waiting >= parkWaiting && w.stuckLocked() {
+		w.park.close()
+		w.signal()
+	}
+}
+
+func (w *worker) signal() {
+	select {
+	case w.wake <- struct{}{}:
+	default:
 	}
 }
 
 func (w *worker) run() {
-	defer w.s.wg.Done()
 	var batch []*job
 	tries := 0
 	for {
-		if batch = w.fill(batch); len(batch) == 0 {
+		if batch = w.fill(w.give(batch)); len(batch) == 0 {
 			return
 		}
 		var err error
 		batch, err = w.exec(batch)
 		w.s.health.Set(w, err)
+		w.tried(err)
 		if err == nil {
 			tries = 0
 			continue
@@ -59,7 +73,7 @@ func (w *worker) run() {
 		if !w.pause(tries) {
 			return // what is left stays pending
 		}
-		if batch = w.drop(batch); len(batch) == 0 {
+		if batch = w.give(w.drop(batch)); len(batch) == 0 {
 			w.s.health.Set(w, nil) // nothing is left that fails here; the next message will tell
 		}
 	}
@@ -109,17 +123,25 @@ func (w *worker) top(batch []*job) []*job {
 	return batch
 }
 
+// settled is told that so many messages are not the worker's any more.
+func (w *worker) settled(n int) {
+	w.mu.Lock()
+	w.park.waiting -= n
+	w.mu.Unlock()
+}
+
 // exec runs the batch and settles what has an answer. It returns what must be run again, in order, and
 // why: the messages that failed for the moment, and behind each the later ones of the same VIN, even if
 // they went well, because running the failed one alone would put old over new.
 func (w *worker) exec(batch []*job) ([]*job, error) {
 	ctx, cancel := context.WithTimeout(w.s.ctx, time.Minute)
 	defer cancel()
+	w.tries(cancel)
 	w.pipeline(ctx, batch)
 	var (
-		held     map[string]bool // VINs with a message to be run again
-		cause    error
-		noScript bool
+		held    map[string]bool // VINs with a message to be run again
+		cause   error
+		unknown *job // its script
 	)
 	w.rest = w.rest[:0]
 	for i, j := range batch {
@@ -136,7 +158,7 @@ func (w *worker) exec(batch []*job) ([]*job, error) {
 			w.release(j).Refused(err)
 			continue
 		case v == script:
-			noScript = true
+			unknown = j
 		default:
 			cause = err
 		}
@@ -146,10 +168,11 @@ func (w *worker) exec(batch []*job) ([]*job, error) {
 		held[j.vin] = true
 		w.rest = append(w.rest, j)
 	}
-	if cause == nil && noScript {
-		_, cause = loadScript(ctx, w.s.o.Client)
+	if cause == nil && unknown != nil {
+		cause = loadScript(ctx, w.s.o.Client, unknown.key)
 	}
 	n := copy(batch, w.rest)
+	w.settled(len(batch) - n)
 	clear(batch[n:])
 	clear(w.rest)
 	return batch[:n], cause
@@ -200,18 +223,24 @@ func (w *worker) drop(batch []*job) []*job {
 		}
 		kept = append(kept, j)
 	}
+	w.settled(len(batch) - len(kept))
 	clear(batch[len(kept):])
 	return kept
 }
 
-// pause waits before the next try; false when the sink is closed.
+// pause waits before the next try, or until the worker is parked; false when the sink is closed.
 func (w *worker) pause(tries int) bool {
-	t := time.NewTimer(remote.Backoff(tries, w.s.o.BackoffMin, w.s.o.BackoffMax))
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return true
-	case <-w.s.ctx.Done():
-		return false
+	over := time.After(remote.Backoff(tries, w.s.o.BackoffMin, w.s.o.BackoffMax))
+	for {
+		select {
+		case <-over:
+			return true
+		case <-w.wake:
+			if w.toGive() {
+				return true
+			}
+		case <-w.s.ctx.Done():
+			return false
+		}
 	}
 }
