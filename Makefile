@@ -30,7 +30,7 @@ FLEET        ?= 10
 DATA         ?= ./data
 
 .DEFAULT_GOAL := help
-.PHONY: help build image deploy-check run test test-race test-real bench bench-micro crash faults power damage model fuzz hostile lint vet check soak clean
+.PHONY: help build image deploy-check contract run test test-race test-real bench bench-micro crash faults power damage model fuzz hostile lint vet check soak clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -90,6 +90,10 @@ deploy-check: build ## what is in deploy/, held against the tools that read it
 	@promtool check rules deploy/prometheus/alerts.yaml && promtool test rules deploy/prometheus/alerts_test.yaml
 	@cd test/deploy && $(GO) test -count=1 ./...
 
+contract: build ## every answer of the HTTP API, held against the OpenAPI document
+	@echo "==> contract"
+	@cd test/contract && $(GO) test -count=1 ./...
+
 power: ## simulated power loss in the journal, and in decision logs and cursors, POWER_STATES crash states each
 	@echo "==> power loss: $(POWER_STATES) states"
 	POWER_STATES=$(POWER_STATES) $(GO) test -count=1 -timeout 12h -run 'Power|Crash' ./broker/journal
@@ -114,7 +118,7 @@ vet:
 	@echo "==> go vet"
 	$(GO) vet -tags 'real bench soak' ./...
 
-check: lint vet test-race fuzz crash power deploy-check test-real ## what CI runs
+check: lint vet test-race fuzz crash power deploy-check contract test-real ## what CI runs
 	@echo "==> check: all passed"
 
 hostile: build ## every attack at full length (HOSTILE_LASTS=2m shortens those of single causes), with the figures of honest clients

@@ -27,6 +27,7 @@ const (
 	AuditDrain         = "drain"
 	AuditRules         = "rules" // a rule set went into force, or was asked for
 	AuditConfiguration = "configuration"
+	AuditTrace         = "trace"     // somebody looks on what happens to messages
 	AuditSkip          = "sync-skip" // an operator had the sync worker go on behind records that are gone
 )
 

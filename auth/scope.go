@@ -74,7 +74,9 @@ func EndpointScopes() []Endpoint {
 		{"GET", "/v1/rules", ScopeRulesAdmin},
 		{"PUT", "/v1/rules", ScopeRulesAdmin},
 		{"POST", "/v1/rules/explain", ScopeRulesAdmin},
+		{"GET", "/v1/trace", ScopeRulesAdmin},
 		{"POST", "/v1/rules/reload", ScopeRulesAdmin},
+		{"POST", "/v1/rules/lift", ScopeRulesAdmin},
 		{"POST", "/v1/rules/rollback", ScopeRulesAdmin},
 
 		{"POST", "/v1/sync/skip", ScopeRulesAdmin},

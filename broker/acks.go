@@ -76,12 +76,14 @@ func (c *conn) inKafkaLocked(seq uint64) bool {
 // encodeAcksLocked encodes every acknowledgement that may leave after dst. Some of them end an exchange of MQTT 5's
 // Receive Maximum (4.9): PUBACK, PUBCOMP and a refusing PUBREC.
 func (c *conn) encodeAcksLocked(dst []byte) []byte {
-	a, ended := &c.writer.acks, 0
+	a, ended, traced := &c.writer.acks, 0, c.b.trace.On()
 	for c.ackReadyLocked() {
 		e := &a.q[a.head]
 		if e.mode == ackCommand {
 			e.reason = a.decisions[e.seq]
 			delete(a.decisions, e.seq)
+		} else if traced && e.seq != 0 && e.typ != frame.TypePubcomp {
+			c.b.trace.Acknowledged(e.seq, e.reason)
 		}
 		dst = frame.AppendAck(dst, e.typ, e.id, e.reason, c.version)
 		if e.typ != frame.TypePubrec || e.reason >= 0x80 {

@@ -23,7 +23,8 @@ func (c *conn) claimRetained(in *frame.Inbound, topic string) bool {
 
 // unretainable answers a PUBLISH that there is no room to retain: nothing of it is journaled. The session manager
 // has counted it.
-func (c *conn) unretainable(in *frame.Inbound) bool {
+func (c *conn) unretainable(in *frame.Inbound, topic string) bool {
+	c.traceRefusal(in, topic, frame.ReasonQuotaExceeded, "retained")
 	if c.version != frame.Version5 {
 		return c.flush() && c.endNow(frame.ReasonQuotaExceeded, "quota")
 	}

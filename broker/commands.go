@@ -89,5 +89,5 @@ func (c *conn) refuseCommand(in *frame.Inbound, topic string) bool {
 		return c.command(in, topic)
 	}
 	c.b.auth.AuditRefuse("command", *c.shared.identity.Load(), c.peer())
-	return c.refuse(in, frame.ReasonNotAuthorized, "publish_not_authorized")
+	return c.refuse(in, topic, frame.ReasonNotAuthorized, "publish_not_authorized")
 }

@@ -11,6 +11,7 @@ import (
 	"cellgate/broker/journal"
 	"cellgate/broker/session"
 	"cellgate/broker/shared/message"
+	"cellgate/broker/shared/trace"
 )
 
 // Options are what a Broker is made of.
@@ -37,6 +38,8 @@ type Options struct {
 	Shed func() bool
 	// Command takes the commands that services publish: command.Service.Submit.
 	Command Command `zero:"commands are journaled like any other PUBLISH"`
+	// Trace is told what happens to messages while somebody looks on.
+	Trace *trace.Traces `zero:"nobody does"`
 	// Classes are the topic classes that get a label of their own in metrics.
 	Classes []string
 	// CommandSubscribe subscribes every vehicle to its commands on connect, at QoS 1.

@@ -36,7 +36,7 @@ func (c *conn) reauthenticate(f []byte, h frame.Header) bool {
 // journal, nor anything behind it.
 func (c *conn) publishToken(in *frame.Inbound) bool {
 	if !c.refresh(in.Payload) {
-		return !c.shared.stopping.Load() && c.refuse(in, frame.ReasonNotAuthorized, "publish_not_authorized")
+		return !c.shared.stopping.Load() && c.refuse(in, "", frame.ReasonNotAuthorized, "publish_not_authorized")
 	}
 	if in.QoS == 2 {
 		c.session.ReceiveQoS2(in.PacketID)

@@ -3,6 +3,7 @@ package broker
 import (
 	"errors"
 	"strings"
+	"time"
 
 	"cellgate/broker/frame"
 	"cellgate/broker/journal"
@@ -48,14 +49,14 @@ func (c *conn) publish(f []byte, h frame.Header) bool {
 		return c.flush() && c.violation(err)
 	}
 	if message.Levels(topic) > c.b.limits.Load().MaxTopicLevels {
-		return c.refuse(in, frame.ReasonTopicInvalid, "topic_levels")
+		return c.refuse(in, topic, frame.ReasonTopicInvalid, "topic_levels")
 	}
 	class, allowed := c.allowed(topic)
 	switch {
 	case !allowed && c.isCommand(topic):
 		return c.refuseCommand(in, topic)
 	case !allowed:
-		return c.refuse(in, frame.ReasonNotAuthorized, "publish_not_authorized")
+		return c.refuse(in, topic, frame.ReasonNotAuthorized, "publish_not_authorized")
 	case class == tokenClass:
 		return c.flush() && c.publishToken(in)
 	case c.isCommand(topic):
@@ -153,8 +154,9 @@ func (c *conn) allowed(topic string) (class int, ok bool) {
 
 // refuse answers a PUBLISH that is not taken: on MQTT 5 with the reason in its turn, QoS 0
 // is dropped; on 3.1.1, which cannot say no, the connection is closed.
-func (c *conn) refuse(in *frame.Inbound, reason byte, counted string) bool {
+func (c *conn) refuse(in *frame.Inbound, topic string, reason byte, counted string) bool {
 	c.b.reject(counted)
+	c.traceRefusal(in, topic, reason, counted)
 	if c.version != frame.Version5 {
 		return c.flush() && c.endNow(reason, disconnectLabel(reason))
 	}
@@ -178,6 +180,7 @@ func (c *conn) reply(in *frame.Inbound, reason byte) {
 func (c *conn) take(in *frame.Inbound, topic string, class int) bool {
 	if in.QoS == 0 && c.b.shed() {
 		c.b.dropQoS0()
+		c.traceRefusal(in, topic, frame.ReasonQuotaExceeded, "journal_full")
 		return true
 	}
 	a := ack{id: in.PacketID, typ: frame.TypePuback}
@@ -192,7 +195,7 @@ func (c *conn) take(in *frame.Inbound, topic string, class int) bool {
 		if in.QoS == 2 {
 			c.session.CancelQoS2(in.PacketID)
 		}
-		return c.unretainable(in)
+		return c.unretainable(in, topic)
 	}
 	s.qos2 = s.qos2 || in.QoS == 2
 	c.b.counters.received[class][in.QoS].Inc()
@@ -308,6 +311,10 @@ func (c *conn) ackRoomLocked() bool { return c.writer.acks.len() <= 2*int(c.told
 // other error ends the connection, and nothing of the batch is acknowledged.
 func (c *conn) append() bool {
 	s := c.reader.scratch
+	traced, began := c.b.trace.On(), time.Time{}
+	if traced {
+		began = time.Now()
+	}
 	var w journal.Waiter
 	if len(s.acks) > 0 {
 		w = c
@@ -325,6 +332,9 @@ func (c *conn) append() bool {
 			c.settleQoS2()
 			c.settleClaims()
 			c.rememberSent()
+			if traced {
+				c.b.trace.Received(s.records, began)
+			}
 			return true
 		case errors.Is(err, journal.ErrFull):
 			if c.dropUnacknowledged(); len(s.records) == 0 {

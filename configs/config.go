@@ -36,7 +36,14 @@ type Cell struct {
 	Region string `yaml:"region"`
 	// Node is this gateway's name, unique in the cell: it is part of every msg-id. Default: host name.
 	Node string `yaml:"node"`
+	// Gateways is single, or several: then the vehicles' connections, sessions and commands are in Redis, for all of them.
+	Gateways string `yaml:"gateways" oneof:"single|several"`
+	// JoinKey is the file with the secret that the gateways of the cell share: they know each other's signing keys by it.
+	JoinKey Path `yaml:"join_key"`
 }
+
+// Several tells that the cell has more gateways than this one.
+func (c *Cell) Several() bool { return c.Gateways == "several" }
 
 // Listener is one MQTT address.
 type Listener struct {
@@ -317,6 +324,10 @@ type Redis struct {
 	TLS              *ClientTLS `yaml:"tls"`
 	PoolSize         int        `yaml:"pool_size" range:"1..10000"`
 	Timeout          Duration   `yaml:"timeout" range:"10ms..5m"` // of one pipeline
+	// Replicas is how many replicas of each primary have to have what cell.gateways: several keeps there before it is told;
+	// ConfirmTimeout is for how long they are waited for.
+	Replicas       int      `yaml:"replicas" range:"0..16"`
+	ConfirmTimeout Duration `yaml:"confirm_timeout" range:"10ms..10s"`
 }
 
 // Rules says where the rules are and what becomes of what they choose when a sink is away.

@@ -18,6 +18,7 @@ const (
 func Default() *Config {
 	c := &Config{DataDir: "/var/lib/cellgate"}
 	c.Cell.Node, _ = os.Hostname()
+	c.Cell.Gateways = "single"
 	c.Listeners = defaultListeners()
 	c.HTTP = HTTP{
 		Address: "127.0.0.1:8080", MaxBody: mib,
@@ -48,7 +49,7 @@ func Default() *Config {
 	}
 	c.Kafka.setDefaults()
 	c.Kafka.Brokers = []string{"127.0.0.1:9092"}
-	c.Redis = Redis{Addresses: []string{"127.0.0.1:6379"}, PoolSize: 8, Timeout: Duration(5 * time.Second)}
+	c.Redis = Redis{Addresses: []string{"127.0.0.1:6379"}, PoolSize: 8, Timeout: Duration(5 * time.Second), ConfirmTimeout: Duration(500 * time.Millisecond)}
 	c.Rules = Rules{
 		Path: "rules", Watch: true, RunTests: true, ErrorTopic: "vehicle.rule-errors", QueueMessages: 4096, MaxVINs: 200_000,
 		QueueBytes: 32 * mib, WhenFull: WhenFull{Kafka: "hold", Redis: "age_out", Central: "hold", Webhook: "age_out"},

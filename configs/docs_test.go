@@ -97,7 +97,7 @@ func TestCellYAMLShowsOptionalDefaults(t *testing.T) {
 		for _, f := range fieldsOf(typ) {
 			var line strings.Builder
 			if printed := v.Field(f.index); !printed.IsZero() && printed.Kind() != reflect.Struct {
-				p := printer{bufio.NewWriter(&line)}
+				p := printer{bufio.NewWriter(&line), true}
 				p.entry(f.name, printed, 0)
 				_ = p.w.Flush()
 				if want := strings.TrimSpace(line.String()); !strings.Contains(strings.ReplaceAll(string(text), `"`, ""), strings.ReplaceAll(want, `"`, "")) {

@@ -19,6 +19,14 @@ const (
 	MaxPresenceWaiting  = 20_000
 	MaxPresenceVehicles = 1_000_000
 	PresenceKeep        = 30 * 24 * time.Hour
+	// CellTTL is for how long Redis tells of a gateway that has said that it lives, CellBeat how often it says so. CellTimeout
+	// bounds a call of what the gateways share, beside redis.confirm_timeout, CellPool is how many are under way at least.
+	// CellBeginsAfter is how long a gateway without memory waits for others that remember the cell before it begins a new one.
+	CellTTL         = 10 * time.Second
+	CellBeat        = 3 * time.Second
+	CellTimeout     = time.Second
+	CellPool        = 32
+	CellBeginsAfter = 5 * time.Second
 	// CommandStartGrace is how long after the start no command expires, so that results that the journal has are told first.
 	CommandStartGrace = 2 * time.Second
 	// JournalSegmentAge is the age at which a segment is closed although it is not full, also without
@@ -41,6 +49,13 @@ const (
 	MaxVINBytes = 16 * kib
 	// KafkaBatchRecords bounds a batch to Kafka beside kafka.batch_bytes.
 	KafkaBatchRecords = 4096
+	// MaxTracers is how many may look on what happens to messages at once; each is told at most TraceStepsPerSecond, follows at
+	// most TraceMessages messages, and has a buffer of TraceBufferSteps steps and TraceBufferBytes.
+	MaxTracers          = 8
+	TraceStepsPerSecond = 2000
+	TraceMessages       = 1024
+	TraceBufferSteps    = 2048
+	TraceBufferBytes    = 4 * mib
 	// SyncCommitInterval is how much of the outbox topics is sent to the centre again after a crash.
 	SyncCommitInterval = time.Second
 )

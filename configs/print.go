@@ -16,7 +16,7 @@ import (
 // reads it back to the same configuration.
 func Print(w io.Writer, c *Config) error {
 	b := bufio.NewWriter(w)
-	p := printer{w: b}
+	p := printer{w: b, paths: true}
 	p.structure(reflect.ValueOf(c).Elem(), 0)
 	if err := b.Flush(); err != nil {
 		return fmt.Errorf("printing the configuration: %w", err)
@@ -24,7 +24,10 @@ func Print(w io.Writer, c *Config) error {
 	return nil
 }
 
-type printer struct{ w *bufio.Writer }
+type printer struct {
+	w     *bufio.Writer
+	paths bool // print them too
+}
 
 func (p printer) line(indent int, text string) {
 	_, _ = p.w.WriteString(strings.Repeat("  ", indent) + text + "\n")
@@ -39,6 +42,9 @@ func (p printer) structure(v reflect.Value, indent int) {
 // entry writes one key and its value. Only a section that is off has no line: absence is its value.
 func (p printer) entry(name string, v reflect.Value, indent int) {
 	name = quote(name)
+	if v.Type() == reflect.TypeFor[Path]() && !p.paths {
+		return
+	}
 	switch v.Kind() {
 	case reflect.Pointer:
 		if !v.IsNil() {

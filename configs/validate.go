@@ -89,6 +89,14 @@ func (k *checker) cell() {
 	if !k.failed("cell.node") && !nameRE().MatchString(c.Node) {
 		k.problem("cell.node", fmt.Sprintf("%q is not a name", c.Node), "use letters, digits, '.', '_' and '-', at most 64, such as gw-1")
 	}
+	switch {
+	case !k.sound("cell.gateways", "cell.join_key"):
+	case c.Several() && c.JoinKey == "":
+		k.problem("cell.join_key", "is missing although cell.gateways is several",
+			"name a file with the same secret at every gateway, for example of openssl rand -hex 32")
+	case !c.Several() && c.JoinKey != "":
+		k.problem("cell.join_key", "is set although cell.gateways is single", "remove it, or write cell.gateways: several at every gateway")
+	}
 	if k.cfg.DataDir == "" {
 		k.problem("data_dir", "is empty", "name a folder, such as /var/lib/cellgate")
 	}

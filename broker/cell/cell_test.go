@@ -19,13 +19,18 @@ import (
 func embedded(t *testing.T) (*Store, *miniredis.Miniredis) {
 	t.Helper()
 	server := miniredis.RunT(t)
+	return storeOf(t, server, "cell-1"), server
+}
+
+func storeOf(t *testing.T, server *miniredis.Miniredis, name string) *Store {
+	t.Helper()
 	c := redis.NewClient(&redis.Options{Addr: server.Addr(), MaxRetries: -1, DisableIdentity: true})
 	t.Cleanup(func() { _ = c.Close() })
-	s, err := NewStore(c, Confirmation{Wait: time.Second}, time.Hour)
+	s, err := NewStore(c, name, Confirmation{Wait: time.Second}, time.Hour)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return s, server
+	return s
 }
 
 // TestSlots compares slots with those that the Redis documentation names, and has a tag for every one.
@@ -41,7 +46,7 @@ func TestSlots(t *testing.T) {
 			t.Fatalf("tag %q is not of slot %d", tag, slot)
 		}
 	}
-	k := keys{tags: tagsBySlot()}
+	k := keys{cell: "c", tags: tagsBySlot()}
 	for _, vin := range []string{"V", "}", "{", "a}b", "%7D", "{}", "a b"} {
 		slot := remote.RedisSlot(k.vehicle(vin))
 		for _, key := range []string{k.opened(vin), k.command(vin, "c"), k.slotted("mark", k.vehicle(vin))} {
@@ -219,7 +224,7 @@ func TestPresence(t *testing.T) {
 // TestAlive holds who may run beside whom.
 func TestAlive(t *testing.T) {
 	t.Parallel()
-	s, _ := embedded(t)
+	s, server := embedded(t)
 	began := time.Now()
 	gw := func(node, boot, dir, mode string, after time.Duration) Gateway {
 		return Gateway{Node: node, Boot: boot, Dir: dir, Mode: mode, Start: began.Add(after), Runs: `{"address":"10.0.0.1:8080"}`}
@@ -245,7 +250,7 @@ func TestAlive(t *testing.T) {
 				t.Errorf("%s: %v, want %s", step.what, err, step.want)
 			}
 		case false:
-			if err != nil || step.want != OK || len(all) == 0 {
+			if err != nil || step.want != OK || len(all.Gateways) == 0 {
 				t.Errorf("%s: %v %v, want %s", step.what, all, err, step.want)
 			}
 		}
@@ -253,8 +258,33 @@ func TestAlive(t *testing.T) {
 	if err := s.Leave(t.Context(), gw("gw-2", "b2", "d2", "several", 0)); err != nil {
 		t.Fatal(err)
 	}
-	if all, err := s.Alive(t.Context(), gw("gw-1", "b4", "d1", "several", time.Second), time.Millisecond); err != nil || len(all) != 1 {
+	if all, err := s.Alive(t.Context(), gw("gw-1", "b4", "d1", "several", time.Second), time.Millisecond); err != nil || len(all.Gateways) != 1 || all.Server == "" {
 		t.Errorf("after the second left: %v %v", all, err)
+	}
+	other := storeOf(t, server, "cell-2")
+	if all, err := other.Alive(t.Context(), gw("gw-1", "b9", "d9", "single", 0), time.Second); err != nil || len(all.Gateways) != 1 {
+		t.Errorf("in another cell of the same Redis: %v %v", all, err)
+	}
+}
+
+// TestLaterBoot holds that of two starts of a data_dir the later one runs, whatever the clocks show.
+func TestLaterBoot(t *testing.T) {
+	t.Parallel()
+	s, _ := embedded(t)
+	now := time.Now()
+	ahead := Gateway{Node: "gw-1", Boot: "b1", Dir: "d", Mode: "single", Boots: 9, Start: now.Add(24 * time.Hour)} // its clock was wrong
+	after := Gateway{Node: "gw-1", Boot: "b2", Dir: "d", Mode: "single", Boots: 10, Start: now}
+	copied := Gateway{Node: "gw-1", Boot: "b3", Dir: "d", Mode: "single", Boots: 10, Start: now.Add(time.Second)}
+	for _, g := range []Gateway{ahead, after, copied} {
+		if _, err := s.Alive(t.Context(), g, time.Minute); err != nil {
+			t.Errorf("%s: %v", g.Boot, err)
+		}
+	}
+	for _, g := range []Gateway{ahead, after} {
+		var refused *RefusedError
+		if _, err := s.Alive(t.Context(), g, time.Minute); !errors.As(err, &refused) || refused.Verdict != Replaced {
+			t.Errorf("%s, which was replaced: %v", g.Boot, err)
+		}
 	}
 }
 

@@ -8,14 +8,15 @@ import (
 
 // keys names what is in Redis. Rules cannot write keys that begin with the prefix.
 type keys struct {
+	cell string
 	tags []string // by slot; nil without a cluster
 }
 
 // Prefix begins every key.
 const Prefix = "cellgate:"
 
-// gatewaysKey is the hash of gateways that live.
-const gatewaysKey = Prefix + "gateways"
+// gateways is the hash of the cell's gateways that live.
+func (k *keys) gateways() string { return Prefix + k.cell + ":gateways" }
 
 // escaped makes a VIN fit for a hash tag, which ends at the first brace.
 func escaped(vin string) string {
@@ -37,20 +38,20 @@ func (k *keys) command(vin, id string) string {
 // reservation is the place of an id, whatever vehicle it is for.
 func (k *keys) reservation(id string) string { return Prefix + "{" + id + "}:id" }
 
-// slotted is a key that each slot has one of: mark, due (open commands by their end) and sessions (those that have not
-// ended), in the slot of another key.
+// slotted is a key that the cell has one of in each slot: mark, due (open commands by their end) and sessions (those that have
+// not ended), in the slot of another key.
 func (k *keys) slotted(name, of string) string {
 	if k.tags == nil {
-		return Prefix + name
+		return k.inSlot(name, 0)
 	}
 	return k.inSlot(name, remote.RedisSlot(of))
 }
 
 func (k *keys) inSlot(name string, slot int) string {
 	if k.tags == nil {
-		return Prefix + name
+		return Prefix + k.cell + ":" + name
 	}
-	return Prefix + "{" + k.tags[slot] + "}:" + name
+	return Prefix + "{" + k.tags[slot] + "}:" + k.cell + ":" + name
 }
 
 // count is how many marks there are.

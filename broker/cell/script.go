@@ -243,9 +243,9 @@ func scriptNames() ([]string, error) {
 }
 
 // NewStore reads the scripts. It does not call Redis. client is a *redis.Client (a server, or a master that sentinels name) or
-// a *redis.ClusterClient; final commands are remembered for keep.
-func NewStore(client redis.UniversalClient, c Confirmation, keep time.Duration) (*Store, error) {
-	s := &Store{client: client, confirm: c, keep: keep.Milliseconds(), scripts: map[string]script{}}
+// a *redis.ClusterClient; name is the cell's; final commands are remembered for keep.
+func NewStore(client redis.UniversalClient, name string, c Confirmation, keep time.Duration) (*Store, error) {
+	s := &Store{client: client, confirm: c, keep: keep.Milliseconds(), keys: keys{cell: name}, scripts: map[string]script{}}
 	if c.Wait <= 0 || s.keep <= 0 || c.Replicas < 0 {
 		return nil, fmt.Errorf("cell: to wait %v for %d replicas, and to keep commands for %v, cannot be", c.Wait, c.Replicas, keep)
 	}

@@ -184,7 +184,8 @@ func (h *Handler) cancel(w http.ResponseWriter, r *http.Request) {
 // page is the answer to a list.
 type page struct {
 	Commands []Command `json:"commands"`
-	Cursor   string    `json:"cursor,omitempty"`
+	Next     string    `json:"next,omitempty"`   // the cursor of the next page
+	Cursor   string    `json:"cursor,omitempty"` // the same, by its old name
 }
 
 func (h *Handler) list(w http.ResponseWriter, r *http.Request) {
@@ -203,7 +204,8 @@ func (h *Handler) list(w http.ResponseWriter, r *http.Request) {
 		p.Commands = []Command{}
 	}
 	if cursor > 0 {
-		p.Cursor = strconv.FormatUint(cursor, 36)
+		p.Next = strconv.FormatUint(cursor, 36)
+		p.Cursor = p.Next
 	}
 	problem.WriteJSON(w, http.StatusOK, p)
 }

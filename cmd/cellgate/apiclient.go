@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"crypto/tls"
@@ -52,6 +53,48 @@ func (e *apiError) Error() string {
 
 // maxAnswer bounds what a call reads.
 const maxAnswer = 64 << 20
+
+// stream makes a call whose answer is server-sent events, and gives their data to tell one after the other, until ctx or the
+// gateway ends it, or tell answers an error.
+func (a *apiClient) stream(ctx context.Context, path string, tell func(data []byte) error) error {
+	req, err := http.NewRequestWithContext(ctx, "GET", a.base+path, nil)
+	if err != nil {
+		return fmt.Errorf("GET %s: %w", path, err)
+	}
+	req.Header.Set("Authorization", "Bearer "+a.token)
+	req.Header.Set("Accept", "text/event-stream")
+	endless := &http.Client{Transport: a.http.Transport}
+	resp, err := endless.Do(req)
+	if err != nil {
+		return a.unreachable(err)
+	}
+	defer resp.Body.Close() //nolint:errcheck // nothing is left to do with it
+	if resp.StatusCode != http.StatusOK {
+		body, _ := io.ReadAll(io.LimitReader(resp.Body, maxAnswer)) //nolint:errcheck // the status says it
+		no := problemOf("GET "+path, resp.StatusCode, body)
+		no.hint = a.hint(no, resp.Header.Get("Retry-After"))
+		return no
+	}
+	lines := bufio.NewScanner(resp.Body)
+	lines.Buffer(nil, maxEvent)
+	for lines.Scan() {
+		if data, ok := bytes.CutPrefix(lines.Bytes(), []byte("data: ")); ok {
+			if err := tell(data); err != nil {
+				return err
+			}
+		}
+	}
+	if ctx.Err() != nil {
+		return nil
+	}
+	if err := lines.Err(); err != nil {
+		return fmt.Errorf("GET %s: %w", path, err)
+	}
+	return fmt.Errorf("GET %s: the gateway has ended it", path)
+}
+
+// maxEvent bounds one event of a stream.
+const maxEvent = 4 << 20
 
 // do makes one call; in is sent as JSON unless nil, and the answer decoded into out unless nil.
 func (a *apiClient) do(ctx context.Context, method, path string, in, out any) error {

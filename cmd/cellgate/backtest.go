@@ -95,6 +95,22 @@ func (c *cli) backtest(f *backtestFlags, path string) error {
 	return c.print(report, func(w io.Writer) error { return printBacktest(w, &report) })
 }
 
+// printFindings tells what a reader of the table is to know about a rule.
+func printFindings(w io.Writer, n *workbench.RuleCount) error {
+	var text string
+	if n.Example != "" {
+		text = fmt.Sprintf("  %s, first error: %s\n", n.Rule, n.Example)
+	}
+	if n.Exceeded > 0 {
+		text += fmt.Sprintf("  %s, more errors than its limit allows: at record %d\n", n.Rule, n.Exceeded)
+	}
+	if n.Held {
+		text += fmt.Sprintf("  %s, held by its limit at the end of the journal: %d matches were counted and not sent\n", n.Rule, n.Shadow)
+	}
+	_, err := io.WriteString(w, text)
+	return err
+}
+
 func printBacktest(w io.Writer, r *backtestReport) error {
 	if _, err := fmt.Fprintf(w, "%d messages of %s, records %d to %d\n", r.Records, r.Journal, r.First, r.Last); err != nil {
 		return err
@@ -107,20 +123,13 @@ func printBacktest(w io.Writer, r *backtestReport) error {
 		out.row("  RULE", "MODE", "MATCHED", "ERRORS", "PER TARGET")
 		for _, n := range t.Rules {
 			per := strings.Trim(strings.ReplaceAll(fmt.Sprint(n.Targets), " ", ", "), "[]")
-			matched := n.Matched
-			if n.Shadow > 0 {
-				matched = n.Shadow
-			}
-			out.row("  "+n.Rule, n.Mode, fmt.Sprint(matched), fmt.Sprint(n.Errors), per)
+			out.row("  "+n.Rule, n.Mode, fmt.Sprint(n.Matched+n.Shadow), fmt.Sprint(n.Errors), per)
 		}
 		if err := out.write(w); err != nil {
 			return err
 		}
 		for _, n := range t.Rules {
-			if n.Example == "" {
-				continue
-			}
-			if _, err := fmt.Fprintf(w, "  %s, first error: %s\n", n.Rule, n.Example); err != nil {
+			if err := printFindings(w, &n); err != nil {
 				return err
 			}
 		}

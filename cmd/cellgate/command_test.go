@@ -80,7 +80,7 @@ func TestCommandStatusAsksForTheID(t *testing.T) {
 	const known = `{"id":"c1","vin":"LTEST000000000001","name":"x","state":"succeeded","urgent":true}`
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/commands", func(w http.ResponseWriter, r *http.Request) {
-		answer := `{"commands":[],"cursor":"zz"}`
+		answer := `{"commands":[],"next":"zz"}`
 		if r.URL.Query().Get("id") == "c1" {
 			answer = `{"commands":[` + known + `]}`
 		}

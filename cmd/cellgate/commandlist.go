@@ -94,7 +94,7 @@ func (s *commandState) line(w io.Writer, now time.Time) error {
 // commandPage is GET /v1/commands.
 type commandPage struct {
 	Commands []commandState `json:"commands"`
-	Cursor   string         `json:"cursor"` // where the list goes on; absent at its end
+	Cursor   string         `json:"next"` // where the list goes on; absent at its end
 }
 
 func commandListCommand(c *cli) *cobra.Command {

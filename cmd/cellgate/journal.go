@@ -239,6 +239,8 @@ func kindName(k message.Kind) string {
 		return "clock-step"
 	case message.KindTick:
 		return "tick"
+	case message.KindLimit:
+		return "limit"
 	}
 	return fmt.Sprintf("kind-%d", k)
 }

@@ -38,7 +38,7 @@ Start with:  cellgate dev`,
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.AddCommand(
 		devCommand(c), runCommand(c), configCommand(c), rulesCommand(c), tokenCommand(c), commandCommand(c), fleetCommand(c),
-		journalCommand(c), repairCommand(c), drainCommand(c), vehiclesCommand(c), statusCommand(c), syncCommand(c), versionCommand(c),
+		journalCommand(c), repairCommand(c), drainCommand(c), vehiclesCommand(c), statusCommand(c), syncCommand(c), traceCommand(c), versionCommand(c),
 	)
 	asUsage(root)
 	return root

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 
@@ -82,6 +83,24 @@ func rulesRollbackCommand(c *cli) *cobra.Command {
 	return cmd
 }
 
+func rulesLiftCommand(c *cli) *cobra.Command {
+	t := &target{}
+	cmd := &cobra.Command{
+		Use:   "lift RULE",
+		Short: "have a rule send again that its limits hold",
+		Long: `lift has a rule send again that sends nothing because too many of its messages were errors (limits). Errors count
+anew from then on. A rule that is mended needs no lift: a change of it, or of what stands at the top of its file, is enough.`,
+		Example: "  cellgate rules lift battery-watch",
+		Args:    takes("RULE"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return c.changeRules(cmd.Context(), t, "POST", "/v1/rules/lift", map[string]string{"rule": args[0]})
+		},
+	}
+	t.flags(cmd)
+	c.jsonFlag(cmd)
+	return cmd
+}
+
 func rulesStatusCommand(c *cli) *cobra.Command {
 	t := &target{}
 	cmd := &cobra.Command{
@@ -123,6 +142,13 @@ func (c *cli) changeRules(ctx context.Context, t *target, method, path string, b
 		if err == nil && s.Error != "" && !s.Applied {
 			_, err = fmt.Fprintf(w, "the files are not in force: %s\n", s.Error)
 		}
+		for i := range s.Held {
+			h := &s.Held[i]
+			if err == nil {
+				_, err = fmt.Fprintf(w, "rule %s sends nothing since %s: %d of %d messages were errors, its limit is %s\n",
+					h.Rule, whenText(h.Since, time.Now()), h.Errors, h.Messages, h.Limit)
+			}
+		}
 		if err != nil || method != "GET" {
 			return err
 		}
@@ -134,7 +160,11 @@ func (c *cli) changeRules(ctx context.Context, t *target, method, path string, b
 			for _, x := range r.Targets {
 				to = append(to, string(x.Sink)+" "+x.Name)
 			}
-			out.row(r.ID, r.Mode, strings.Join(r.From, ", "), strings.Join(to, ", "))
+			mode := r.Mode
+			if slices.ContainsFunc(s.Held, func(h app.HeldRule) bool { return h.Rule == r.ID }) {
+				mode = "shadow (limits)"
+			}
+			out.row(r.ID, mode, strings.Join(r.From, ", "), strings.Join(to, ", "))
 		}
 		return out.write(w)
 	})

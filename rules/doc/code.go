@@ -40,6 +40,7 @@ const (
 	CodeOpenClass     Code = "R049" // ${class} in a topic without a list of the classes
 	CodeNoMessage     Code = "R050" // something of a message behind an operator that sends when there is none
 	CodeTwoWindows    Code = "R051" // two operators that send at the end of a time
+	CodeBadLimit      Code = "R052" // not a limit for a rule's errors
 	CodeBadTable      Code = "R055" // a table, or its file, that cannot be used
 	CodeHashKey       Code = "R056" // hash, and the configuration has no key for it
 	CodeTestFile      Code = "R060" // a test file that does not fit its rules
@@ -56,4 +57,5 @@ const (
 	CodeOverlap     Code = "R085" // exit holds while enter does
 	CodeUnused      Code = "R086" // a list, macro, zone or table that nothing uses
 	CodeTopicPerVIN Code = "R087" // ${vin} in the name of a Kafka topic
+	CodeIdleLimit   Code = "R088" // a limit of a rule that sends nothing
 )

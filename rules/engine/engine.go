@@ -17,6 +17,7 @@ type Engine struct {
 	*Renderer
 	state *state.State
 	wakes map[uint64]place // operators that run without a message, by the key of their memory
+	held  []bool           // by rule: as if its mode was shadow
 }
 
 // NewEngine joins a set and a state. State of operators that the set does not have is kept for KeepRemoved; an
@@ -24,7 +25,7 @@ type Engine struct {
 // another engine on the same state runs.
 func NewEngine(set *lang.Set, state *state.State) *Engine {
 	state.Adopt(set.OperKeys, set.WakeKeys)
-	e := &Engine{Renderer: NewRenderer(set), state: state, wakes: map[uint64]place{}}
+	e := &Engine{Renderer: NewRenderer(set), state: state, wakes: map[uint64]place{}, held: make([]bool, len(set.Compiled))}
 	for _, r := range set.Compiled {
 		for i, o := range r.Operators {
 			if _, ok := set.WakeKeys[o.Key]; ok {
@@ -57,6 +58,7 @@ type Worker struct {
 	found    []index.Found
 	messages uint64
 	counts   []ruleCounter // by rule
+	faults   []Faults      // by rule
 	failed   []uint16      // rules that need the payload of this record, which cannot be decoded
 	seq      uint64        // the record that sc holds; 0 for none that can be told
 	watch    func(op *lang.Operator)
@@ -70,7 +72,7 @@ type Worker struct {
 // go to one worker at a time.
 func (e *Engine) NewWorker() *Worker {
 	sc := e.set.NewScope()
-	return &Worker{engine: e, sc: sc, finder: e.set.Index().NewFinder(sc), counts: make([]ruleCounter, len(e.set.Compiled))}
+	return &Worker{engine: e, sc: sc, finder: e.set.Index().NewFinder(sc), counts: make([]ruleCounter, len(e.set.Compiled)), faults: make([]Faults, len(e.set.Compiled))}
 }
 
 // Eval appends the decisions about a record to out. It is a function of the record, the set, and what the
@@ -130,6 +132,7 @@ func (w *Worker) rule(r *lang.Rule, sure bool, out []Decision) []Decision {
 		return out
 	}
 	matches, err := w.passes(r, sure)
+	w.fault(r.Index, w.sc.VIN, err)
 	failed := len(w.failed)
 	out = w.decide(r, matches, err, out)
 	w.count(r, len(matches) > 0 && len(w.failed) == failed, err != nil || len(w.failed) > failed)
@@ -138,10 +141,10 @@ func (w *Worker) rule(r *lang.Rule, sure bool, out []Decision) []Decision {
 
 // decide appends the decisions that follow from what has come through a rule.
 func (w *Worker) decide(r *lang.Rule, matches []Match, err error, out []Decision) []Decision {
-	whole := true
+	whole, shadow := true, r.Def.Mode.Shadow || w.engine.held[r.Index]
 	for _, m := range matches {
 		d := Decision{Rule: r.Index, Item: m.Item, Values: m.Values, Window: m.Window}
-		if d.Shadow = r.Def.Mode.Shadow; d.Shadow {
+		if d.Shadow = shadow; d.Shadow {
 			d.Values = nil
 			out = append(out, d)
 			continue
@@ -157,7 +160,7 @@ func (w *Worker) decide(r *lang.Rule, matches []Match, err error, out []Decision
 			out = append(out, d)
 		}
 	}
-	silent := r.Def.Mode.Shadow || r.ErrTopic == ""
+	silent := shadow || r.ErrTopic == ""
 	if !whole {
 		err = w.sc.DocErr
 	}

@@ -39,6 +39,7 @@ func (w *Worker) Tick(rec *message.Record, shard int, out []Decision) []Decision
 			continue
 		}
 		matches, err := w.wake(rec, d, at)
+		w.fault(at.rule.Index, d.VIN, err)
 		w.window = &Window{VIN: d.VIN, End: d.At}
 		out = w.decide(at.rule, matches, err, out)
 	}

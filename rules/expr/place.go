@@ -176,3 +176,6 @@ func position(v *fastjson.Value) (lon, lat float64, ok bool) {
 	lon, lat = pair[0].GetFloat64(), pair[1].GetFloat64()
 	return lon, lat, math.Abs(lon) <= 180 && math.Abs(lat) <= 90
 }
+
+// Digest stands for what the zone holds.
+func (p *Place) Digest() uint64 { return p.digest }

@@ -160,3 +160,6 @@ func (t *Table) lookup(c column) func(key any) any {
 		return nil
 	}
 }
+
+// Digest stands for what the table holds.
+func (t *Table) Digest() uint64 { return t.digest }

@@ -65,6 +65,7 @@ type compiler struct {
 	set     *Set
 	symbols *expr.Symbols
 	ids     map[string]*ruleDef
+	limits  int // rules with a limit
 	diags   doc.Diagnostics
 	// warnings are kept apart, so that they take no room from errors.
 	warnings doc.Diagnostics
@@ -108,6 +109,12 @@ func (c *compiler) file(f *ruleFile) {
 		if len(c.set.Compiled) >= maxRules {
 			f.doc.Fail(def.id.Line, def.id.Col, doc.CodeTooLarge, "", "more than %d rules", maxRules)
 			return
+		}
+		if def.Limit != nil {
+			if c.limits++; c.limits > maxLimits {
+				f.doc.FailAt(def.node, doc.CodeTooLarge, "keep limits for the rules that may do harm", "more than %d rules with limits", maxLimits)
+				return
+			}
 		}
 		c.rule(f, def, all)
 	}
@@ -262,6 +269,9 @@ func (r *Rule) describe(f *ruleFile) {
 	r.Info = RuleInfo{
 		ID: def.id.Value, Owner: def.owner, Description: def.description, File: f.name, Line: def.id.Line,
 		Mode: def.Mode.String(), ErrorTopic: r.ErrTopic,
+	}
+	if def.Limit != nil {
+		r.Limit, r.Version, r.Info.Limit = def.Limit, def.version, def.Limit.String()
 	}
 	if def.When != nil {
 		r.Info.When = def.When.Value

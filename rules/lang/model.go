@@ -15,6 +15,7 @@ import (
 // Bounds of one rule set.
 const (
 	maxRules      = 5000
+	maxLimits     = 1000 // rules with a limit: a checkpoint stores what each of them has counted
 	MaxTargets    = 16
 	maxListValues = 100_000
 	MaxFilters    = 64
@@ -50,6 +51,7 @@ type ruleMode struct {
 
 type ruleDef struct {
 	doc         *doc.Document
+	node        ast.Node
 	id          doc.Scalar
 	owner       string
 	description string
@@ -63,6 +65,8 @@ type ruleDef struct {
 	to          []targetDef
 	onError     errorTarget
 	Mode        ruleMode
+	Limit       *Limit // of errors, nil for none
+	version     string // of a rule with a Limit: changes with what the rule says, and with what stands at the top of its file
 }
 
 // errorTarget is where the messages go that a rule cannot handle.
@@ -103,6 +107,7 @@ func readRuleFile(display, name string, files map[string][]byte, report func(doc
 	d.Rule = "file"
 	if n, ok := o.Values["rules"]; ok {
 		f.readRules(n)
+		f.setVersions(o)
 	}
 	return f
 }
@@ -121,6 +126,20 @@ func (f *ruleFile) readRules(n ast.Node) {
 		if r := readRule(f.doc, n); r != nil {
 			f.rules = append(f.rules, r)
 		}
+	}
+}
+
+// setVersions gives the rules with a limit their versions.
+func (f *ruleFile) setVersions(o *doc.Object) {
+	var v *versions
+	for _, r := range f.rules {
+		if r.Limit == nil {
+			continue
+		}
+		if v == nil {
+			v = newVersions(f, o)
+		}
+		r.version = v.of(f.doc, r.node)
 	}
 }
 

@@ -15,7 +15,7 @@ import (
 
 // RuleKeys are the keys of a rule in the order in which `rules fmt` writes them.
 func RuleKeys() []string {
-	return slices.Concat([]string{"id", "owner", "description", "from", "each", "when", "time"}, op.OperatorNames(), []string{"having", "transform", "to", "on_error", "mode"})
+	return slices.Concat([]string{"id", "owner", "description", "from", "each", "when", "time"}, op.OperatorNames(), []string{"having", "transform", "to", "on_error", "mode", "limits"})
 }
 
 // readRule reads one rule; nil when it has no usable id.
@@ -25,7 +25,7 @@ func readRule(d *doc.Document, n ast.Node) *ruleDef {
 	if !ok {
 		return nil
 	}
-	r := &ruleDef{doc: d, Mode: ruleMode{Canary: WholeFleet}}
+	r := &ruleDef{doc: d, node: n, Mode: ruleMode{Canary: WholeFleet}}
 	if !r.readID(o) {
 		return nil
 	}
@@ -48,6 +48,9 @@ func readRule(d *doc.Document, n ast.Node) *ruleDef {
 	}
 	if n, ok := o.Values["mode"]; ok {
 		r.readMode(n)
+	}
+	if n, ok := o.Values["limits"]; ok {
+		r.readLimits(n)
 	}
 	return r
 }

@@ -72,6 +72,8 @@ type Rule struct {
 	ErrTopic  string // "": what the rule cannot handle is counted alone
 	ErrEmpty  bool   // what goes to ErrTopic is without the payload
 	UsesGiven bool   // some target or the transform refers to operator.x
+	Limit     *Limit // of the rule's errors, nil for none
+	Version   string // of a rule with a Limit: another one is not held because of this one's errors
 }
 
 // Operator is a compiled operator.
@@ -105,6 +107,7 @@ type RuleInfo struct {
 	Mode        string       `json:"mode"`
 	Targets     []TargetInfo `json:"to"`
 	ErrorTopic  string       `json:"error_topic"`
+	Limit       string       `json:"limit,omitempty"`
 }
 
 // TargetInfo describes a target: Name is its topic or key as written.

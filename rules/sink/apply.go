@@ -7,6 +7,7 @@ import (
 
 	"cellgate/broker/shared/message"
 	"cellgate/broker/shared/statefile"
+	"cellgate/rules/engine"
 	"cellgate/rules/lang"
 )
 
@@ -29,11 +30,17 @@ func (d *Dispatcher) use(set ruleSet, index uint32) {
 	workers := set.workers(d.state, d.o.Workers)
 	s := setInUse{set: set, index: index, hash: set.hash(), worker: workers[0]}
 	d.rounds.use(workers)
+	counters := make([]engine.Counter, len(workers))
+	for i, w := range workers {
+		counters[i] = w
+	}
+	d.limits.Use(set.rules(), counters)
 	for _, id := range ids {
 		s.matched = append(s.matched, d.o.Metrics.ruleMatched.WithLabelValues(id))
 		s.failed = append(s.failed, d.o.Metrics.ruleErrors.WithLabelValues(id))
 	}
 	d.current = s
+	d.noteLimits()
 	d.announce(set)
 }
 

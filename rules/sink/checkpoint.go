@@ -26,6 +26,7 @@ var (
 	keyAhead      = []byte("ahead")     // what is not evaluated
 	keyOperators  = []byte("operators") // operatorRange, as of E
 	keyRemoved    = []byte("removed")   // operators without rules, as of E
+	keyLimits     = []byte("limits")    // engine.StoredLimits, as of E
 	keyAnnounced  = []byte("announced")
 	keyApplied    = []byte("applied")
 	keyApplying   = []byte("applying") // a hash that may be in the journal behind that of applied
@@ -56,6 +57,7 @@ type snapshot struct {
 	removed   []byte // state.State.AppendRemoved
 	version   uint64 // of removed
 	ahead     ahead
+	limits    engine.StoredLimits
 	lot       lotSnapshot
 }
 
@@ -171,6 +173,7 @@ func (d *Dispatcher) capture() (*snapshot, error) {
 	}
 	s.table, s.entered = d.sets.snapshot()
 	d.captureSinks(s)
+	s.limits = d.limits.Store()
 	s.operators, s.ahead = d.operators.take(d.state), d.aheadOf()
 	_, s.version = d.state.Removed()
 	if d.last == nil || d.last.version != s.version {
@@ -211,6 +214,7 @@ func (d *Dispatcher) store(s *snapshot, operators operatorRange) error {
 			putUint(b, keyEpoch, d.o.Journal.Epoch()),
 			putJSON(b, keyOperators, operators),
 			putJSON(b, keyAhead, s.ahead),
+			putJSON(b, keyLimits, s.limits),
 			d.sets.save(b, s.table, s.entered, string(b.Get(keyApplied))),
 		)
 	})
@@ -279,6 +283,7 @@ func (d *Dispatcher) restore() error {
 	var removed []byte
 	var known ahead
 	var parked parkedStates
+	var limits engine.StoredLimits
 	err := d.o.DB.Update(func(tx *statefile.Tx) error {
 		b, err := tx.CreateBucketIfNotExists(bucketDispatch)
 		if err != nil {
@@ -297,7 +302,7 @@ func (d *Dispatcher) restore() error {
 			}
 		}
 		removed = slices.Clone(b.Get(keyRemoved))
-		return errors.Join(d.sets.load(b), getJSON(b, keyOperators, &operators), getJSON(b, keyAhead, &known), parked.load(b))
+		return errors.Join(d.sets.load(b), getJSON(b, keyLimits, &limits), getJSON(b, keyOperators, &operators), getJSON(b, keyAhead, &known), parked.load(b))
 	})
 	if err != nil {
 		return fmt.Errorf("dispatch state: %w", err)
@@ -310,6 +315,7 @@ func (d *Dispatcher) restore() error {
 	}
 	d.vins.Store(int64(d.state.VINs()))
 	foreign := epoch != d.o.Journal.Epoch()
+	d.limits.Load(&limits, foreign)
 	if foreign { // or there is no checkpoint: what this journal has given up is nothing that this account has received
 		d.evaluated = d.o.Journal.First() - 1
 	}

@@ -35,6 +35,8 @@ type compiled struct {
 
 func (c compiled) hash() string { return c.set.Hash() }
 
+func (c compiled) language() *lang.Set { return c.set }
+
 func (c compiled) ruleIDs() []string {
 	ids := make([]string, len(c.info))
 	for i := range c.info {
@@ -42,6 +44,8 @@ func (c compiled) ruleIDs() []string {
 	}
 	return ids
 }
+
+func (c compiled) rules() []*lang.Rule { return c.set.Compiled }
 
 func (c compiled) sinkOf(d *engine.Decision) op.SinkKind { return c.Sink(*d) }
 

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"cellgate/broker/shared/message"
+	"cellgate/broker/shared/trace"
 	"cellgate/rules/engine"
 	"cellgate/rules/op"
 )
@@ -38,6 +39,9 @@ type refusal struct {
 // refused implements settler.
 func (p *pipeline) refused(t Ticket, err error) {
 	p.env.metrics.refused.WithLabelValues(p.name).Inc()
+	if p.env.trace.On() {
+		p.env.trace.Settled(t.seq, t.rule, t.target, p.name, trace.RefusedBy, err.Error())
+	}
 	if t.dead {
 		p.env.parkDeadLetter(err, &parking{t: t, owner: p})
 		return

@@ -328,6 +328,9 @@ func (d *destination) land() {
 // popLocked settles the first of what is on its way.
 func (d *destination) popLocked(f *flight) {
 	if d.dropLocked(f); f.owner != nil {
+		if d.l.env.trace.On() {
+			f.owner.traceSettled(f.e.seq, f.e.decision.Rule, f.e.decision.Target, f.o, f.reason)
+		}
 		f.owner.resolve(f.e.seq, f.e.many, f.o, f.reason)
 	}
 }

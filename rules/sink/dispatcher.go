@@ -50,6 +50,8 @@ type Dispatcher struct {
 
 	unevaluated unevaluated
 	ticker      *ticker
+	limits      engine.Limits
+	limiter     *limiter
 
 	applyMu sync.Mutex
 	applied string // hash of the last rule set appended to the journal
@@ -88,11 +90,12 @@ func New(o Options) (*Dispatcher, error) {
 		trouble: remote.Health{Name: "dispatch", OK: true, Since: time.Now()},
 	}
 	d.env = &environment{
-		idPrefix: msgIDPrefix(o.Node, o.Journal.Epoch()),
-		journal:  o.Journal, sets: d.sets, metrics: o.Metrics, errorTopic: o.ErrorTopic, appended: o.Journal.Appended,
+		idPrefix: msgIDPrefix(o.Node, o.Journal.Epoch()), trace: o.Trace,
+		journal: o.Journal, sets: d.sets, metrics: o.Metrics, errorTopic: o.ErrorTopic, appended: o.Journal.Appended,
 		byName: map[string]*pipeline{},
 	}
-	d.ticker = newTicker(&o)
+	d.ticker, d.limiter = newTicker(&o), newLimiter(&o)
+	d.limits.Exceeded = d.limiter.ask
 	for i := range o.Sinks {
 		d.addPipeline(&o.Sinks[i])
 	}
@@ -133,6 +136,7 @@ func (d *Dispatcher) Start() error {
 	d.ticker.begin(ctx, waits || d.evaluated < d.o.Journal.Last())
 	d.ticker.note(due, waits, d.evaluated)
 	d.spawn(func() { d.ticker.run(ctx) })
+	d.spawn(func() { d.limiter.run(ctx) })
 	d.env.lot.start()
 	d.spawn(func() { d.env.lot.run(ctx) })
 	d.spawn(func() { d.evaluate(ctx, reader) })
@@ -272,8 +276,9 @@ func (d *Dispatcher) batch(ctx context.Context, b *journal.Batch) {
 			if d.current.worker == nil && !d.awaitRules(ctx, rec.Seq) {
 				return
 			}
+			d.limits.Reach(rec.ReceivedAt, rec.Seq)
 			n := d.stretch(b.Records[i:])
-			d.publish(b.Records[i : i+n])
+			d.publishTraced(b.Records[i : i+n])
 			i += n - 1
 		case message.KindRuleSet:
 			d.endBatch(ctx, rec.Seq-1)
@@ -284,6 +289,8 @@ func (d *Dispatcher) batch(ctx context.Context, b *journal.Batch) {
 			d.stepClock(rec)
 		case message.KindTick:
 			d.tick(rec)
+		case message.KindLimit:
+			d.limit(rec)
 		case message.KindRelease, message.KindSessionReset:
 			// Matters of sessions.
 		}
@@ -299,7 +306,7 @@ func (d *Dispatcher) batch(ctx context.Context, b *journal.Batch) {
 // stretch returns how many messages follow one another from the first on, between which nothing else is to be done.
 func (d *Dispatcher) stretch(recs []message.Record) int {
 	n := 1
-	for n < len(recs) && recs[n].Kind == message.KindPublish && d.state.Steady(recs[n].ReceivedAt) {
+	for n < len(recs) && recs[n].Kind == message.KindPublish && d.state.Steady(recs[n].ReceivedAt) && d.limits.Within(recs[n].ReceivedAt) {
 		d.state.Advance(recs[n].ReceivedAt)
 		n++
 	}

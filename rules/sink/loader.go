@@ -125,6 +125,11 @@ func (l *loader) passed(seq uint64) bool {
 	if !p.abandoned(seq) {
 		return false
 	}
+	if p.env.trace.On() {
+		for i := range l.decisions {
+			p.traceSettled(seq, l.decisions[i].Rule, l.decisions[i].Target, dropped, Retention)
+		}
+	}
 	slot := p.takeLocked(seq, 0, 1)
 	p.settleLocked(slot, dropped, Retention)
 	p.advanceLocked()
@@ -162,8 +167,8 @@ func (l *loader) record(ctx context.Context, set ruleSet, index uint32, seq uint
 	p.mu.Unlock()
 	if rec == nil {
 		p.log.Error("record is no longer readable in the journal", "seq", seq)
-		for range n {
-			p.settle(Ticket{slot: slot}, dropped, JournalLost)
+		for i := range n {
+			p.settle(Ticket{slot: slot, seq: seq, rule: l.decisions[i].Rule, target: l.decisions[i].Target}, dropped, JournalLost)
 		}
 		return nil
 	}

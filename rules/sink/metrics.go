@@ -19,6 +19,7 @@ type Metrics struct {
 	missing     prometheus.Counter     // dispatch_missing_records_total
 	parallel    prometheus.Counter     // dispatch_parallel_messages_total
 	checkpoint  prometheus.Histogram   // dispatch_checkpoint_seconds
+	limited     prometheus.Counter     // rule_limited_total
 	evicted     *prometheus.CounterVec // rule_state_evicted_total{reason}
 	ticks       prometheus.Counter     // rule_ticks_total
 	// operatorsLost is rule_state_lost_total.
@@ -39,6 +40,7 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		parallel:    to.Counter("dispatch_parallel_messages_total", "Messages that were evaluated on several goroutines at a time (rules.workers)."),
 		checkpoint: to.Histogram("dispatch_checkpoint_seconds", "Time of one checkpoint, fsyncs included.",
 			prometheus.ExponentialBuckets(0.001, 2, 14)...),
+		limited: to.Counter("rule_limited_total", "Rules that were held because too many of their messages were errors."),
 		evicted: to.Counters("rule_state_evicted_total", "What rules' operators forgot because of a bound: VINs beyond rules.max_vins (vins), "+
 			"entries of a list (rule_entries, vin_bytes), values of by (rule_keys, vin_bytes), what removed rules remembered (removed_rules).", "reason"),
 		ticks:         to.Counter("rule_ticks_total", "Ticks that were put into the journal because a rule may send something without a message."),

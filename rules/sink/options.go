@@ -11,6 +11,7 @@ import (
 	"cellgate/broker/shared/complete"
 	"cellgate/broker/shared/message"
 	"cellgate/broker/shared/statefile"
+	"cellgate/broker/shared/trace"
 	"cellgate/broker/wal"
 	"cellgate/rules/lang"
 	"cellgate/rules/op"
@@ -34,6 +35,9 @@ type Journal interface {
 	Retain(name string, seq uint64)
 	Stat() journal.Stat
 }
+
+// Explain tells what each rule of a set does with a message, and why. known is what the operators remember of its VIN.
+type Explain func(set *lang.Set, rec *message.Record, known *state.State) []trace.Step
 
 // Limits bound what is under way to one sink, in its own queues and in flight.
 type Limits struct {
@@ -98,6 +102,9 @@ type Options struct {
 	OnFatal func(error)
 	Log     *slog.Logger
 	Metrics *Metrics
+	// Trace is told what happens to messages while somebody looks on; Explain makes the steps of the rules for it.
+	Trace   *trace.Traces `zero:"nobody does"`
+	Explain Explain       `zero:"nobody does"`
 	// LagAlarm is how old a pending record is when its sink is reported.
 	LagAlarm time.Duration
 	// FS is where the decision logs are.

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 
+	"cellgate/broker/shared/trace"
 	"cellgate/rules/engine"
 )
 
@@ -122,6 +123,9 @@ func (p *pipeline) resolve(seq uint64, many bool, o outcome, reason string) {
 
 // park implements settler.
 func (p *pipeline) park(t Ticket, dest string, why error) bool {
+	if p.env.trace.On() {
+		p.env.trace.Settled(t.seq, t.rule, t.target, p.name, trace.Parked, dest+": "+why.Error())
+	}
 	p.env.lot.add(p, dest, why, &parking{t: t, owner: p})
 	return true
 }

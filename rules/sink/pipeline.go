@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"cellgate/broker/shared/message"
+	"cellgate/broker/shared/trace"
 	"cellgate/broker/wal"
 	"cellgate/rules/engine"
 	"cellgate/rules/op"
@@ -129,6 +130,7 @@ func (d *Dispatcher) addPipeline(b *Binding) {
 // environment is what the pipelines share.
 type environment struct {
 	idPrefix string
+	trace    *trace.Traces
 	journal  Journal
 	sets     *ruleSets
 	metrics  *Metrics
@@ -158,6 +160,9 @@ func (p *pipeline) offer(seq uint64, at int64, n int) (slot uint64, isLive bool)
 			p.waitingAt = at
 		}
 		p.backlog++
+		if p.env.trace.On() {
+			p.traceWaits(seq)
+		}
 		return 0, false
 	}
 	p.window.messages.Add(int64(n))
@@ -351,6 +356,9 @@ func (p *pipeline) cursor() uint64 {
 
 // settle implements settler.
 func (p *pipeline) settle(t Ticket, o outcome, reason string) {
+	if p.env.trace.On() {
+		p.traceSettled(t.seq, t.rule, t.target, o, reason)
+	}
 	p.window.messages.Add(-1)
 	p.window.bytes.Add(-int64(t.size))
 	p.mu.Lock()

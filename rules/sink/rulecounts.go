@@ -58,7 +58,11 @@ func (d *Dispatcher) ruleReadings() *metric.Readings {
 	messages := r.Add("rule_messages_total", "Messages on a rule's topics by outcome: matched, filtered, missing (a field that the condition names), error.", "rule", "outcome")
 	evaluations := r.Add("rule_evaluations_measured_total", "Evaluations of a rule that were measured, those of one message in 64.", "rule")
 	seconds := r.Add("rule_evaluation_seconds_total", "Time of the evaluations that were measured.", "rule")
+	held := r.Add("rule_held", "1 while a rule with limits sends nothing because too many of its messages were errors.", "rule")
 	r.Read = func(to metric.Sample) {
+		for _, l := range d.Limited() {
+			to.Flag(held, l.Held != nil, l.Rule)
+		}
 		for id, c := range d.RuleCounts() {
 			to.Counter(messages, float64(c.Matched), id, "matched")
 			to.Counter(messages, float64(c.Filtered()), id, "filtered")

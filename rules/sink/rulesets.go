@@ -20,8 +20,12 @@ import (
 type ruleSet interface {
 	renderer
 	hash() string
+	// language is the set as package lang has compiled it.
+	language() *lang.Set
 	// ruleIDs are the rules' ids by their index.
 	ruleIDs() []string
+	// rules are the rules by their index.
+	rules() []*lang.Rule
 	// RenderDeadLetter makes the message for the rule's error topic when a target cannot take the record.
 	RenderDeadLetter(d engine.Decision, reason string, rec *message.Record, out *op.Rendered) error
 	// kinds are the sinks that some target needs.
@@ -38,8 +42,7 @@ type ruleSet interface {
 type evaluator interface {
 	renderer
 	Eval(rec *message.Record, out []engine.Decision) []engine.Decision
-	// Counts adds what became of messages so far to counts, by rule.
-	Counts(counts []engine.RuleCounts)
+	engine.Counter
 }
 
 // compiler makes a rule set of its stored source.

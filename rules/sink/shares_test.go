@@ -33,6 +33,8 @@ func (s stalling) Eval(rec *message.Record, out []engine.Decision) []engine.Deci
 }
 
 func (stalling) Counts([]engine.RuleCounts) {}
+func (stalling) TakeFaults([]engine.Faults) {}
+func (stalling) Hold(uint16, bool)          {}
 
 // TestASlowVehicleHoldsUpNobody: while the messages of one vehicle are evaluated, those of all other shards are, in their order.
 func TestASlowVehicleHoldsUpNobody(t *testing.T) {

@@ -131,6 +131,11 @@ func (d *Dispatcher) lagging(h remote.Health, l SinkLag) remote.Health {
 func (d *Dispatcher) Known(vin string) *state.State {
 	d.evalMu.Lock()
 	defer d.evalMu.Unlock()
+	return d.known(vin)
+}
+
+// known is Known at a boundary of the evaluator's.
+func (d *Dispatcher) known(vin string) *state.State {
 	own := state.NewState(state.StateOptions{})
 	own.SetShift(d.state.Shift())
 	if data := d.state.Export(vin); data != nil {

@@ -124,6 +124,7 @@ func (d *Dispatcher) tick(rec *message.Record) {
 	if d.current.worker == nil {
 		return
 	}
+	d.limits.Reach(rec.ReceivedAt, rec.Seq)
 	d.scratch = d.current.worker.Eval(rec, d.scratch[:0])
 	d.divide(d.scratch, nil)
 	for _, p := range d.pipelines {

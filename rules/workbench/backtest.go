@@ -3,6 +3,7 @@ package workbench
 import (
 	"fmt"
 	"path/filepath"
+	"slices"
 
 	"cellgate/broker/shared/message"
 	"cellgate/rules/engine"
@@ -14,6 +15,7 @@ import (
 type Trial struct {
 	state   *state.State
 	worker  *engine.Worker
+	limits  engine.Limits
 	scratch []engine.Decision
 	Path    string      `json:"path"`
 	Hash    string      `json:"hash"`
@@ -29,6 +31,10 @@ type RuleCount struct {
 	Errors  uint64   `json:"errors"`
 	Targets []uint64 `json:"messages_per_target"`
 	Example string   `json:"first_error,omitempty"`
+	// Exceeded is the record before which the rule's limit was exceeded first. The rule goes on: it is held where the journal says that
+	// it was, if it is the rule that ran.
+	Exceeded uint64 `json:"limit_exceeded_at,omitempty"`
+	Held     bool   `json:"held_at_end,omitempty"`
 }
 
 func (r *RuleCount) failed(seq uint64, err string) {
@@ -49,10 +55,29 @@ func NewTrial(path, cell string, bounds state.StateOptions) (*Trial, error) {
 	}
 	st := state.NewState(bounds)
 	t := &Trial{state: st, worker: engine.NewEngine(set, st).NewWorker(), Path: filepath.ToSlash(path), Hash: set.Hash()}
+	t.limits.Exceeded = t.exceeded
+	t.limits.Use(set.Compiled, []engine.Counter{t.worker})
 	for _, r := range set.Rules() {
 		t.Rules = append(t.Rules, RuleCount{Rule: r.ID, Mode: r.Mode, Targets: make([]uint64, len(r.Targets))})
 	}
 	return t, nil
+}
+
+// exceeded notes where a rule had too many errors.
+func (t *Trial) exceeded(is message.Limit) {
+	i := slices.IndexFunc(t.Rules, func(r RuleCount) bool { return r.Rule == is.Rule })
+	if r := &t.Rules[i]; r.Exceeded == 0 {
+		r.Exceeded = is.Decided
+	}
+}
+
+// limit holds or lifts a rule where the journal does, if it is the rule that ran.
+func (t *Trial) limit(rec *message.Record) {
+	is, changed, err := t.limits.Apply(rec)
+	if err == nil && changed {
+		i := slices.IndexFunc(t.Rules, func(r RuleCount) bool { return r.Rule == is.Rule })
+		t.Rules[i].Held = !is.Lifted
+	}
 }
 
 // Add evaluates the next record of a journal and counts what the rules decide about it. It delivers nothing.
@@ -63,12 +88,18 @@ func (t *Trial) Add(rec *message.Record) {
 			t.state.StepClock(step)
 		}
 		return
+	case message.KindLimit:
+		t.limit(rec)
+		return
 	case message.KindTick:
 		if rec.TickBegins() {
 			t.state.Begin(rec.ReceivedAt)
 		}
 	}
 	t.state.Advance(rec.ReceivedAt)
+	if rec.Kind == message.KindPublish || rec.Kind == message.KindTick {
+		t.limits.Reach(rec.ReceivedAt, rec.Seq)
+	}
 	t.scratch = t.worker.Until(rec.ReceivedAt, t.scratch[:0]) // the rules that ran may have needed no ticks
 	t.scratch = t.worker.Eval(rec, t.scratch)
 	for i := range t.scratch {

@@ -108,6 +108,7 @@ func ruleParts(r *lang.Rule) []part {
 	}
 	add("on_error", errorsText(r), errorsText(r))
 	add("mode", r.Info.Mode, r.Info.Mode)
+	add("limits", r.Info.Limit, r.Info.Limit)
 	add("schema.event_at", strings.Join(r.Schema.EventAt, "."), fmt.Sprint(r.Schema.EventAt, r.Schema.Unit))
 	return out
 }

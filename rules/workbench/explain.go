@@ -75,6 +75,15 @@ func Explain(s *lang.Set, rec *message.Record, known *state.State) Explanation {
 	return x
 }
 
+// Hold tells of a rule that its limit holds: what matches is counted and not sent.
+func (x *Explanation) Hold(rule, limit string) {
+	for i := range x.Rules {
+		if r := &x.Rules[i]; r.ID == rule && r.Matched {
+			r.Reason, r.Outputs = "too many of its messages were errors, the limit is "+limit+": the match is counted, nothing is sent", nil
+		}
+	}
+}
+
 // copyOf is a state with what another one knows of a VIN.
 func copyOf(known *state.State, vin string) *state.State {
 	own := state.NewState(state.StateOptions{})

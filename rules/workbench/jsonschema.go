@@ -106,6 +106,7 @@ func ruleSchema() op.JSON {
 			"canary": percent, "salt": op.TextOf("a word that draws the vehicles anew"), "arm": op.JSON{"enum": []string{"canary", "control"}},
 		}, "canary")),
 	}
+	keys["limits"] = op.Shape(op.JSON{"errors": op.JSON{"type": "string", "pattern": `^[0-9.]+% per [0-9.]+(s|m|h) then shadow$`}}, "errors")
 	for _, op := range op.Operators() {
 		keys[op.Name] = op.JSONSchema()
 	}

@@ -19,8 +19,8 @@ import (
 func cell(t *testing.T) (first, second *harness.Gateway, i issuer) {
 	t.Helper()
 	redis := harness.EmbeddedRedis(t)
-	first = harness.StartGateway(t, harness.Options{NoRules: true, Redis: redis})
-	second = harness.PrepareGateway(t, harness.Options{NoRules: true, Redis: redis, Node: "gw-2"})
+	first = harness.StartGateway(t, harness.Options{NoRules: true, Redis: redis, Several: true})
+	second = harness.PrepareGateway(t, harness.Options{NoRules: true, Redis: redis, Node: "gw-2", Several: true})
 	shareKeys(t, first, second)
 	return first, second, issuerOf(t, first)
 }

@@ -84,6 +84,8 @@ type Options struct {
 	NoRules bool
 	// Node is the gateway's name in its cell; gw-1 if empty.
 	Node string
+	// Several makes it one of several gateways of its cell, those that have the same Redis.
+	Several bool
 	// LabRole is the role of the listener without tokens; vehicle if empty.
 	LabRole string
 	// Listeners are further entries of the configuration's listeners, each a line in YAML's flow style.
@@ -160,8 +162,13 @@ func (g *Gateway) yaml(o Options) string {
 	for _, l := range o.Listeners {
 		listeners += "  - " + l + "\n"
 	}
+	several := ""
+	if o.Several {
+		check.OK(g.t, os.WriteFile(filepath.Join(g.Dir, "join.key"), []byte("0123456789abcdef"), 0o600))
+		several = ", gateways: several, join_key: join.key"
+	}
 	var b strings.Builder
-	fmt.Fprintf(&b, `cell: {id: cell-test-01, region: test, node: %s}
+	fmt.Fprintf(&b, `cell: {id: cell-test-01, region: test, node: %s%s}
 data_dir: data
 listeners:
   - {name: vehicles, address: "%s", tls: {cert: tls/server.crt, key: tls/server.key%s}}
@@ -172,7 +179,7 @@ kafka: {brokers: [%s], auto_create_topics: %t, %s}
 redis: {%s}
 auth: {leeway: 1s, %s}
 rules: {path: rules, %s}
-`, cmp.Or(o.Node, "gw-1"), g.MQTTS, clients, g.MQTT, g.Lab, cmp.Or(o.LabRole, "vehicle"), listeners, g.HTTP,
+`, cmp.Or(o.Node, "gw-1"), several, g.MQTTS, clients, g.MQTT, g.Lab, cmp.Or(o.LabRole, "vehicle"), listeners, g.HTTP,
 		addr(o.Kafka), !o.KeepTopics, o.KafkaSettings, redis, o.Auth, o.RuleSettings)
 	if o.VehicleCA != nil {
 		fmt.Fprintf(&b, "token_api: {address: \"%s\", tls: {cert: tls/server.crt, key: tls/server.key%s}}\n", g.TokenAPI, clients)

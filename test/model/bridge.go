@@ -70,14 +70,14 @@ const (
 	vehicle  = cell.Prefix + "{" + vin + "}:"
 	far      = 4_000_000_000_000
 	salt     = "model"
-	sessions = cell.Prefix + "sessions"
-	mark     = cell.Prefix + "mark"
-	due      = cell.Prefix + "due"
+	sessions = cell.Prefix + "model:sessions"
+	mark     = cell.Prefix + "model:mark"
+	due      = cell.Prefix + "model:due"
 )
 
 // NewBridge takes a Redis that it may write to: one server without slots.
 func NewBridge(ctx context.Context, client *redis.Client) (*Bridge, error) {
-	store, err := cell.NewStore(client, cell.Confirmation{Wait: time.Second}, time.Hour)
+	store, err := cell.NewStore(client, "model", cell.Confirmation{Wait: time.Second}, time.Hour)
 	if err != nil {
 		return nil, err
 	}

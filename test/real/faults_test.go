@@ -167,7 +167,7 @@ func TestFaults(t *testing.T) {
 	r.nothingGivenUp()
 	acked := auditTelemetry(t, r.kafka, ledger)
 	auditNewest(t, r.redis.Addr, acked)
-	refusals(t, r.kafka, r.redisLink.Addr)
+	refusals(t, r.kafka)
 }
 
 func fromEnv(t *testing.T, name string, otherwise int) int {

@@ -37,13 +37,13 @@ const missingGrace = 30 * time.Second
 
 // refusals runs a gateway that may not create topics, against topics that are missing and one that takes
 // no message above 2,000 bytes. Every message has the outcome that the configuration says.
-func refusals(t *testing.T, kafka *harness.Kafka, redis string) {
+func refusals(t *testing.T, kafka *harness.Kafka) {
 	kafka.CreateTopic("small.topic", map[string]string{"max.message.bytes": "2000"})
 	kafka.CreateTopic("refused.messages", nil)
 	rules := t.TempDir()
 	check.OK(t, os.WriteFile(filepath.Join(rules, "refusals.rules.yaml"), []byte(refusalRules), 0o600))
 	g := harness.StartGateway(t, harness.Options{
-		Kafka: kafka, Redis: redis, Rules: rules, KeepTopics: true, Node: "gw-2",
+		Kafka: kafka, Redis: harness.EmbeddedRedis(t), Rules: rules, KeepTopics: true, Node: "gw-2",
 		KafkaSettings: "missing_topic_grace: " + missingGrace.String(),
 	})
 	operator, vin := g.OperatorToken(), scenario.NewVIN()

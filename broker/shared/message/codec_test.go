@@ -33,6 +33,7 @@ func samples() []Record {
 		{Kind: KindRuleSet, Payload: []byte("hash")},
 		Tick(false),
 		Tick(true),
+		Limit{Rule: "r", Version: "1"}.Record(),
 	}
 }
 

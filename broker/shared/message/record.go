@@ -25,6 +25,8 @@ const (
 	KindClockStep Kind = 5
 	// KindTick says that time has passed, for rules that send something although no message comes. See Tick.
 	KindTick Kind = 6
+	// KindLimit says that a rule sends nothing from here on, because of its errors, or sends again. See Limit.
+	KindLimit Kind = 7
 )
 
 // Flags describe a record, and or-ed together a whole batch, so that a reader that wants only some

@@ -73,6 +73,17 @@ type RuleSet struct {
 	Warnings doc.Diagnostics `json:"warnings"`
 	// Applied says that what runs came over the API, in place of the files.
 	Applied bool `json:"applied"`
+	// Held are the rules that send nothing because too many of their messages were errors.
+	Held []HeldRule `json:"held"`
+}
+
+// HeldRule is a rule that its limit holds.
+type HeldRule struct {
+	Rule     string    `json:"rule"`
+	Limit    string    `json:"limit"`
+	Since    time.Time `json:"since"`
+	Errors   uint64    `json:"errors"`
+	Messages uint64    `json:"messages"`
 }
 
 // SinkLoad is how far a sink is behind the journal.

@@ -79,7 +79,11 @@ func open(p *process) (*App, error) {
 
 // openParts makes what stands on the disk.
 func openParts(d *disk) (*App, error) {
-	t, err := openTrust(d)
+	p, err := openPeers(d)
+	if err != nil {
+		return nil, err
+	}
+	t, err := openTrust(p)
 	if err != nil {
 		return nil, err
 	}
@@ -115,6 +119,9 @@ func (a *App) Start(ctx context.Context) error {
 }
 
 func (a *App) start(ctx context.Context) error {
+	if err := a.startPeers(ctx); err != nil {
+		return err
+	}
 	if err := a.startHTTP(ctx); err != nil {
 		return err
 	}

@@ -9,6 +9,7 @@ import (
 
 	"cellgate/broker/journal"
 	"cellgate/broker/shared/statefile"
+	"cellgate/broker/shared/trace"
 	"cellgate/configs"
 )
 
@@ -20,6 +21,7 @@ type disk struct {
 	clock   *timekeeper
 	journal *journal.Journal
 	ladder  *ladder
+	traces  *trace.Traces
 }
 
 func openDisk(p *process) (*disk, error) {
@@ -39,8 +41,12 @@ func openDisk(p *process) (*disk, error) {
 	if err != nil {
 		return nil, err
 	}
+	traces := newTraces(opened)
+	if err := p.reg.own.Register(traceReadings(traces)); err != nil {
+		return nil, err
+	}
 	return &disk{
-		process: p, fresh: fresh, db: db, clock: keeper, journal: opened,
+		process: p, fresh: fresh, db: db, clock: keeper, journal: opened, traces: traces,
 		ladder: newLadder(&p.cfg.Uplink.Journal, string(p.cfg.DataDir), opened, p.reg.own, p.log),
 	}, nil
 }

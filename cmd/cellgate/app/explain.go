@@ -49,7 +49,11 @@ func (a *gateway) explainRules(w http.ResponseWriter, r *http.Request) {
 		problem.Write(w, http.StatusServiceUnavailable, "", "no rules are in force yet", nil)
 		return
 	}
-	writeJSON(w, http.StatusOK, workbench.Explain(set, rec, a.dispatch.Known(rec.VIN())))
+	x := workbench.Explain(set, rec, a.dispatch.Known(rec.VIN()))
+	for _, h := range a.rules.held() {
+		x.Hold(h.Rule, h.Limit)
+	}
+	writeJSON(w, http.StatusOK, x)
 }
 
 // lastRecords is how far back in the journal a vehicle's last message is looked for.

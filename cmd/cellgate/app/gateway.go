@@ -13,6 +13,7 @@ type gateway struct {
 	broker *broker.Broker
 	fanout *broker.Fanout
 	intake *broker.Intake
+	events eventStreams
 }
 
 func openGateway(c *clients) (*gateway, error) {
@@ -29,7 +30,7 @@ func openGateway(c *clients) (*gateway, error) {
 	if err != nil {
 		return nil, err
 	}
-	g := &gateway{clients: c, drain: drain, broker: b, fanout: fanout, intake: intake}
+	g := &gateway{clients: c, drain: drain, broker: b, fanout: fanout, intake: intake, events: newEventStreams()}
 	return g, c.reg.own.Register(g.readyReadings())
 }
 

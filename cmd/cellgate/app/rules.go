@@ -3,6 +3,7 @@ package app
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"log/slog"
 	"sync"
@@ -56,6 +57,16 @@ func hashKeys(c *configs.Rules) lang.HashKeys {
 		keys[i] = lang.HashKey{ID: h.ID, From: from, Secret: []byte(h.Key.Reveal())}
 	}
 	return keys
+}
+
+// hash is that of the rules in force, "" before there are any.
+func (k *ruleKeeper) hash() string {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.set == nil {
+		return ""
+	}
+	return k.set.Hash()
 }
 
 func newRuleKeeper(t *trust, dispatch *sink.Dispatcher) (*ruleKeeper, error) {
@@ -312,7 +323,7 @@ func (k *ruleKeeper) state() RuleSet {
 	if k.broken != nil {
 		s.Error, s.Broken = k.broken.Error(), true
 	}
-	s.Applied = k.over.Applied
+	s.Applied, s.Held = k.over.Applied, k.held()
 	return s
 }
 
@@ -333,7 +344,22 @@ func (k *ruleKeeper) dependencies() []remote.Health {
 				"nobody forwards it from the outbox topics; add the section, or take the targets out",
 		})
 	}
+	for _, h := range k.held() {
+		all = append(all, remote.Health{Name: "rule " + h.Rule, Since: h.Since, Reason: fmt.Sprintf(
+			"it sends nothing: %d of %d messages were errors, its limit is %s; mend it, or call cellgate rules lift %s", h.Errors, h.Messages, h.Limit, h.Rule)})
+	}
 	return all
+}
+
+// held are the rules that their limits hold.
+func (k *ruleKeeper) held() []HeldRule {
+	held := []HeldRule{}
+	for _, l := range k.dispatch.Limited() {
+		if h := l.Held; h != nil {
+			held = append(held, HeldRule{Rule: l.Rule, Limit: l.Limit, Since: time.UnixMilli(h.At).UTC(), Errors: h.Errors, Messages: h.Messages})
+		}
+	}
+	return held
 }
 
 func reasonOf(err error) string {

@@ -11,6 +11,7 @@ import (
 	"cellgate/broker/shared/problem"
 	"cellgate/rules/doc"
 	"cellgate/rules/lang"
+	"cellgate/rules/sink"
 )
 
 // RuleFiles are rules and the tests beside them, as an operator sends them: files by their names.
@@ -82,6 +83,24 @@ func (k *ruleKeeper) applyGiven(ctx context.Context, f *lang.Folder, o prepareOp
 		k.conclude(instead.reason())
 	}
 	return err
+}
+
+// liftRule has a rule that its limit holds send again.
+func (a *gateway) liftRule(w http.ResponseWriter, r *http.Request) {
+	var body struct {
+		Rule string `json:"rule"`
+	}
+	if !readJSON(w, r, &body) {
+		return
+	}
+	switch err := a.dispatch.Lift(r.Context(), body.Rule); {
+	case errors.Is(err, sink.ErrNotHeld):
+		problem.Write(w, http.StatusConflict, "", fmt.Sprintf("rule %q is not held by a limit", body.Rule), nil)
+	case err != nil:
+		problem.Write(w, http.StatusServiceUnavailable, "the limit was not lifted", err.Error(), nil)
+	default:
+		writeJSON(w, http.StatusOK, a.rules.state())
+	}
 }
 
 // putRules puts the rules of the request in force.

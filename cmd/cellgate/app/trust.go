@@ -11,13 +11,13 @@ import (
 
 // trust is who the gateway believes, and the log of what they did.
 type trust struct {
-	*disk
+	*peers
 	audit      *auth.Audit
 	auth       *auth.Authority
 	vehicleCAs *pool
 }
 
-func openTrust(d *disk) (*trust, error) {
+func openTrust(d *peers) (*trust, error) {
 	client, err := redisClient(&d.cfg.Redis)
 	if err != nil {
 		return nil, err
@@ -49,5 +49,5 @@ func openTrust(d *disk) (*trust, error) {
 		return nil, err
 	}
 	d.life.onStop("auth", stopShort, opened.Close)
-	return &trust{disk: d, audit: audit, auth: opened, vehicleCAs: &vehicleCAs}, nil
+	return &trust{peers: d, audit: audit, auth: opened, vehicleCAs: &vehicleCAs}, nil
 }

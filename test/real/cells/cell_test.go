@@ -48,7 +48,7 @@ func cellClient(t *testing.T, addr string) *goredis.Client {
 // store is a store on one server.
 func store(t *testing.T, c goredis.UniversalClient, replicas int) *cell.Store {
 	t.Helper()
-	s, err := cell.NewStore(c, cell.Confirmation{Replicas: replicas, Wait: time.Second}, time.Hour)
+	s, err := cell.NewStore(c, "cell-1", cell.Confirmation{Replicas: replicas, Wait: time.Second}, time.Hour)
 	if err != nil {
 		t.Fatal(err)
 	}

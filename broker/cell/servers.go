@@ -1,0 +1,62 @@
+package cell
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// Servers tells what the servers are called now, by a slot that each has: one, or the primaries of a cluster. One that has another
+// name than before has been restarted, promoted or flushed, or has other slots: what is remembered has to be offered again. Those that
+// do not answer are left out, and the error is theirs.
+func (s *Store) Servers(ctx context.Context) (map[int]string, error) {
+	switch c := s.client.(type) {
+	case *redis.Client:
+		name, err := s.called(ctx, c, 0)
+		if err != nil {
+			return nil, err
+		}
+		return map[int]string{0: name}, nil
+	case *redis.ClusterClient:
+		return s.primaries(ctx, c)
+	}
+	return nil, nil
+}
+
+// called asks a server for its name, as the mark of a slot that it has knows it.
+func (s *Store) called(ctx context.Context, c *redis.Client, slot int) (string, error) {
+	name, err := c.Eval(ctx, s.scripts["server"].text, []string{s.keys.inSlot("mark", slot)}).Text()
+	if err != nil {
+		return "", fmt.Errorf("%w: asking for the server's name: %w", ErrAway, err)
+	}
+	return name, nil
+}
+
+func (s *Store) primaries(ctx context.Context, c *redis.ClusterClient) (map[int]string, error) {
+	ranges, err := c.ClusterSlots(ctx).Result() //nolint:staticcheck // Redis 6 has no CLUSTER SHARDS
+	if err != nil {
+		return nil, fmt.Errorf("%w: asking for the cluster's slots: %w", ErrAway, err)
+	}
+	var mu sync.Mutex
+	var all sync.WaitGroup
+	names, errs := map[int]string{}, []error(nil)
+	for _, r := range ranges {
+		all.Go(func() {
+			one, err := c.MasterForKey(ctx, s.keys.inSlot("mark", r.Start))
+			var name string
+			if err == nil {
+				name, err = s.called(ctx, one, r.Start)
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			if errs = append(errs, err); err == nil {
+				names[r.Start] = fmt.Sprintf("%s %d", name, r.End)
+			}
+		})
+	}
+	all.Wait()
+	return names, errors.Join(errs...)
+}

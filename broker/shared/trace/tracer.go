@@ -1,0 +1,327 @@
+package trace
+
+import (
+	"cmp"
+	"context"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"cellgate/broker/shared/message"
+)
+
+// Filter says which messages are wanted. What is zero does not matter.
+type Filter struct {
+	VIN string
+	// Topic is a topic filter.
+	Topic string
+	// Rule is the id of a rule; From tells its topic filters as they are at the moment. Of other rules nothing is told.
+	Rule string
+	From func() []string
+}
+
+func (f *Filter) wants(vin, topic string) bool {
+	if f.VIN != "" && vin != f.VIN || f.Topic != "" && !message.Match(f.Topic, topic) {
+		return false
+	}
+	return f.Rule == "" || slices.ContainsFunc(f.From(), func(from string) bool { return message.Match(from, topic) })
+}
+
+// Bounds of one tracer.
+type Bounds struct {
+	// PerSecond is how many steps a second are told, with a burst of as many.
+	PerSecond int
+	// Steps and Bytes bound what waits to be taken by whoever looks on.
+	Steps int
+	Bytes int
+	// Messages is how many messages are followed at once: the oldest gives way to another.
+	Messages int
+}
+
+// openMessage is one whose steps are followed.
+type openMessage struct {
+	journaled bool
+	evaluated bool
+	acked     bool // or there is nothing to acknowledge
+	rules     []string
+	left      int // messages at targets that have not settled
+}
+
+// waiting is what the buffer holds: steps, or an evaluation whose steps are made when it is taken.
+type waiting struct {
+	step Step
+	eval *Evaluation
+	size int
+}
+
+// Tracer looks on.
+type Tracer struct {
+	of     *Traces
+	filter Filter
+
+	mu      sync.Mutex
+	open    map[uint64]*openMessage
+	order   []uint64 // of open, oldest first; some are no longer in it
+	buffer  []waiting
+	bytes   int
+	wake    chan struct{}
+	tokens  float64
+	filled  time.Time
+	dropped uint64
+	seen    uint64 // by the rules: the sequence of the last evaluation
+}
+
+func newTracer(of *Traces, f Filter) *Tracer {
+	return &Tracer{
+		of: of, filter: f, open: map[uint64]*openMessage{}, wake: make(chan struct{}, 1),
+		tokens: float64(of.o.Bounds.PerSecond), filled: time.Now(),
+	}
+}
+
+// End ends the looking on.
+func (n *Tracer) End() { n.of.end(n) }
+
+// Next waits for steps. It returns at least one, or nil when ctx has ended.
+func (n *Tracer) Next(ctx context.Context) []Step {
+	for {
+		items, dropped := n.take()
+		var out []Step
+		for i := range items {
+			if e := items[i].eval; e != nil {
+				out = append(out, n.explain(e)...)
+			} else {
+				out = append(out, items[i].step)
+			}
+		}
+		if dropped > 0 {
+			out = append(out, Step{Step: Dropped, At: now(), Count: dropped})
+		}
+		if len(out) > 0 {
+			return out
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-n.wake:
+		}
+	}
+}
+
+func (n *Tracer) take() ([]waiting, uint64) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	items, dropped := n.buffer, n.dropped
+	n.buffer, n.bytes, n.dropped = nil, 0, 0
+	return items, dropped
+}
+
+// explain makes the steps of the rules. Each counts against the rate as any other step does.
+func (n *Tracer) explain(e *Evaluation) []Step {
+	var out []Step
+	for _, s := range e.Explain() {
+		if n.filter.Rule != "" && s.Rule != n.filter.Rule {
+			continue
+		}
+		n.mu.Lock()
+		ok := n.payLocked()
+		n.mu.Unlock()
+		if !ok {
+			continue
+		}
+		s.Step, s.At, s.Seq, s.VIN, s.Topic = Rule, e.At, e.Record.Seq, e.Record.VIN(), e.Record.Topic
+		out = append(out, s)
+	}
+	return out
+}
+
+// payLocked takes one step's share of the rate; false counts it as dropped.
+func (n *Tracer) payLocked() bool {
+	rate, at := float64(n.of.o.Bounds.PerSecond), time.Now()
+	n.tokens = min(rate, n.tokens+at.Sub(n.filled).Seconds()*rate)
+	n.filled = at
+	if n.tokens < 1 {
+		n.dropLocked()
+		return false
+	}
+	n.tokens--
+	return true
+}
+
+func (n *Tracer) dropLocked() {
+	n.dropped++
+	n.of.dropped.Add(1)
+}
+
+// overhead is about what a step takes beside its texts.
+const overhead = 256
+
+// tellLocked puts a step into the buffer, or counts it as dropped.
+func (n *Tracer) tellLocked(w waiting) bool {
+	w.size += overhead + len(w.step.Topic) + len(w.step.Client) + len(w.step.Reason)
+	if b := &n.of.o.Bounds; len(n.buffer) >= b.Steps || n.bytes+w.size > b.Bytes {
+		n.dropLocked()
+		n.signal()
+		return false
+	}
+	if !n.payLocked() {
+		n.signal()
+		return false
+	}
+	n.buffer = append(n.buffer, w)
+	n.bytes += w.size
+	n.signal()
+	return true
+}
+
+func (n *Tracer) signal() {
+	select {
+	case n.wake <- struct{}{}:
+	default:
+	}
+}
+
+// beginLocked follows another message.
+func (n *Tracer) beginLocked(seq uint64, acked bool) *openMessage {
+	for len(n.order) > 0 && (n.open[n.order[0]] == nil || len(n.open) >= n.of.o.Bounds.Messages) {
+		delete(n.open, n.order[0])
+		n.order = n.order[1:]
+	}
+	m := &openMessage{acked: acked}
+	n.open[seq] = m
+	n.order = append(n.order, seq)
+	return m
+}
+
+// endLocked forgets a message of which nothing more is to come.
+func (n *Tracer) endLocked(seq uint64, m *openMessage) {
+	if m.journaled && m.evaluated && m.acked && m.left <= 0 {
+		delete(n.open, seq)
+	}
+	if len(n.order) > 2*n.of.o.Bounds.Messages {
+		n.order = slices.DeleteFunc(n.order, func(seq uint64) bool { return n.open[seq] == nil })
+	}
+}
+
+func (n *Tracer) wants(rec *message.Record) bool { return n.filter.wants(rec.VIN(), rec.Topic) }
+
+// received may come behind evaluated: the journal gives a record to the rules before its connection goes on.
+func (n *Tracer) received(rec *message.Record, at time.Time) {
+	if !n.wants(rec) {
+		return
+	}
+	s := stepOf(Received, rec)
+	s.At = at
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.tellLocked(waiting{step: s}) && n.open[rec.Seq] == nil && rec.Seq > n.seen {
+		n.beginLocked(rec.Seq, rec.QoS == 0)
+	}
+}
+
+// stepOf describes a record as its connection sees it. Its texts live as long as the step.
+func stepOf(name string, rec *message.Record) Step {
+	qos, size := rec.QoS, len(rec.Payload)
+	topic := strings.Clone(rec.Topic)
+	vin, _, _ := message.SplitTopic(topic)
+	return Step{
+		Step: name, At: now(), Seq: rec.Seq, VIN: vin, Topic: topic, Client: strings.Clone(rec.Client), QoS: &qos, Bytes: &size, Repeats: rec.Original,
+	}
+}
+
+func (n *Tracer) refused(rec *message.Record, code byte, reason string) {
+	if !n.wants(rec) {
+		return
+	}
+	s := stepOf(Refused, rec)
+	s.Code, s.Reason = &code, reason
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.tellLocked(waiting{step: s})
+}
+
+// durable tells which messages the journal has, in their order.
+func (n *Tracer) durable(mark uint64) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	var there []uint64
+	for seq, m := range n.open {
+		if seq <= mark && !m.journaled {
+			there = append(there, seq)
+		}
+	}
+	slices.SortFunc(there, cmp.Compare)
+	for _, seq := range there {
+		n.journaledLocked(seq, n.open[seq])
+	}
+}
+
+func (n *Tracer) journaledLocked(seq uint64, m *openMessage) {
+	if m.journaled {
+		return
+	}
+	m.journaled = true
+	n.tellLocked(waiting{step: Step{Step: Journaled, At: now(), Seq: seq}})
+	n.endLocked(seq, m)
+}
+
+func (n *Tracer) acknowledged(seq uint64, code byte, durable uint64) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	m := n.open[seq]
+	if m == nil || m.acked {
+		return
+	}
+	if seq <= durable {
+		n.journaledLocked(seq, m)
+	}
+	m.acked = true
+	n.tellLocked(waiting{step: Step{Step: Acknowledged, At: now(), Seq: seq, Code: &code}})
+	n.endLocked(seq, m)
+}
+
+func (n *Tracer) evaluated(e *Evaluation) {
+	seq := e.Record.Seq
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	m := n.open[seq]
+	if m == nil { // no connection has brought it just now: a will, or what has waited for the rules
+		if !n.tellLocked(waiting{step: stepOf(Journaled, e.Record)}) {
+			return
+		}
+		m = n.beginLocked(seq, e.Record.QoS == 0)
+		m.journaled = true
+	}
+	n.journaledLocked(seq, m)
+	n.seen, m.evaluated, m.rules, m.left = seq, true, e.Rules, e.Messages
+	n.tellLocked(waiting{eval: e, size: len(e.Record.Payload)})
+	n.endLocked(seq, m)
+}
+
+func (n *Tracer) settled(seq uint64, rule, target uint16, s Step) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	m := n.open[seq]
+	if m == nil || !m.evaluated {
+		return
+	}
+	if int(rule) < len(m.rules) {
+		s.Rule = m.rules[rule]
+	}
+	switch s.Outcome {
+	case Delivered, DeadLettered, GivenUp:
+		m.left--
+	}
+	if n.filter.Rule == "" || s.Rule == n.filter.Rule {
+		if target < firstSpecialTarget {
+			at := int(target)
+			s.Target = &at
+		}
+		s.Step, s.At, s.Seq = Target, now(), seq
+		n.tellLocked(waiting{step: s})
+	}
+	n.endLocked(seq, m)
+}
+
+// firstSpecialTarget and those from it on are no targets of the rule's `to`: they stand for errors.
+const firstSpecialTarget = 0xFFFE

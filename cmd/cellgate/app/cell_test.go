@@ -1,0 +1,222 @@
+package app
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/alicebob/miniredis/v2"
+	"github.com/redis/go-redis/v9"
+
+	"cellgate/broker/cell"
+	"cellgate/broker/clock"
+	"cellgate/configs"
+	"cellgate/test/check"
+)
+
+// place is a data folder with a configuration whose gateway has that name and that Redis.
+func place(t *testing.T, node, mode, redis string) string {
+	t.Helper()
+	dir := t.TempDir()
+	file := write(t, dir, "")
+	settings := "cell: {id: cell-1, node: " + node + "}"
+	if mode == "several" {
+		settings = "cell: {id: cell-1, node: " + node + ", gateways: several, join_key: join.key}"
+		check.OK(t, os.WriteFile(filepath.Join(dir, "join.key"), []byte("0123456789abcdef\n"), 0o600))
+	}
+	replace(t, file, "cell: {id: cell-1, node: gw-1}", settings)
+	text, err := os.ReadFile(file) //nolint:gosec // a test's file
+	check.OK(t, err)
+	_, rest, _ := strings.Cut(string(text), "redis: {addresses: [")
+	old, _, _ := strings.Cut(rest, "]")
+	replace(t, file, "redis: {addresses: ["+old+"]", `redis: {addresses: ["`+redis+`"]`)
+	return file
+}
+
+// refusedStart starts a gateway, which has to be refused.
+func refusedStart(t *testing.T, file string) error {
+	t.Helper()
+	cfg, err := configs.Load(file)
+	check.OK(t, err)
+	a, err := New(t.Context(), Options{Config: cfg, Log: &check.Log{}, Clock: clock.System()})
+	check.OK(t, err)
+	err = a.Start(t.Context())
+	if err == nil {
+		halt(t, a)
+	}
+	return err
+}
+
+// TestRefusal: a cell of single has one gateway, and a name one; who comes second is told of the one that is there.
+func TestRefusal(t *testing.T) {
+	t.Parallel()
+	for _, one := range []struct{ what, first, second, node, want string }{
+		{"a second one of single", "single", "single", "gw-2", "cell.gateways is single"},
+		{"several beside single", "single", "several", "gw-2", "cell.gateways is single"},
+		{"single beside several", "several", "single", "gw-2", "cell.gateways is single"},
+		{"the same name", "several", "several", "gw-1", "another gateway has this name"},
+	} {
+		t.Run(one.what, func(t *testing.T) {
+			t.Parallel()
+			addr := miniredis.RunT(t).Addr()
+			a, _ := boot(t, place(t, "gw-1", one.first, addr))
+			err := refusedStart(t, place(t, one.node, one.second, addr))
+			if err == nil || !strings.Contains(err.Error(), one.want) || !strings.Contains(err.Error(), "gw-1 at "+a.HTTPURL()) ||
+				!strings.Contains(err.Error(), a.started.UTC().Format(time.RFC3339)) {
+				t.Errorf("%v", err)
+			}
+		})
+	}
+}
+
+// TestTwoOfSeveral run beside each other, and know each other.
+func TestTwoOfSeveral(t *testing.T) {
+	t.Parallel()
+	addr := miniredis.RunT(t).Addr()
+	a, _ := boot(t, place(t, "gw-1", "several", addr))
+	b, _ := boot(t, place(t, "gw-2", "several", addr))
+	for _, one := range []*App{a, b} {
+		check.Within(t, 10*time.Second, "both are known", func() error { return knows(one, "gw-1", "gw-2") })
+	}
+	halt(t, b)
+	check.OK(t, a.liveness.beat(t.Context(), time.Second))
+	check.OK(t, knows(a, "gw-1"))
+}
+
+// knows reports whether a gateway knows that these live, and no others.
+func knows(a *App, nodes ...string) error {
+	var names []string
+	all, _ := a.liveness.gateways()
+	for _, g := range all {
+		if g.Lives {
+			names = append(names, g.Node)
+		}
+	}
+	if slices.Sort(names); !slices.Equal(names, nodes) {
+		return fmt.Errorf("%s knows %v", a.cfg.Cell.Node, names)
+	}
+	return nil
+}
+
+// TestDeadGateway: what Redis tells of a gateway that was killed stops nobody for longer than its time, and one with the same data_dir not at
+// all.
+func TestDeadGateway(t *testing.T) {
+	t.Parallel()
+	server := miniredis.RunT(t)
+	file := place(t, "gw-1", "single", server.Addr())
+	client := redis.NewClient(&redis.Options{Addr: server.Addr(), MaxRetries: -1, DisableIdentity: true})
+	defer client.Close() //nolint:errcheck // only read
+	store, err := cell.NewStore(client, "cell-1", cell.Confirmation{Wait: time.Second}, time.Hour)
+	check.OK(t, err)
+	a, _ := boot(t, file)
+	gone := a.liveness.self
+	halt(t, a)
+	_, err = store.Alive(t.Context(), gone, 3*time.Second) // it was killed a moment ago
+	check.OK(t, err)
+	b, _ := boot(t, file)
+	if b.liveness.self.Boots != gone.Boots+1 || b.liveness.self.Dir != gone.Dir {
+		t.Errorf("%+v after %+v", b.liveness.self, gone)
+	}
+	halt(t, b)
+	_, err = store.Alive(t.Context(), gone, 3*time.Second)
+	check.OK(t, err)
+	boot(t, place(t, "gw-1", "single", server.Addr())) // its disk is lost
+}
+
+// TestReplaced: a gateway that finds a later boot of its data_dir in its place ends.
+func TestReplaced(t *testing.T) {
+	t.Parallel()
+	server := miniredis.RunT(t)
+	a, _ := boot(t, place(t, "gw-1", "single", server.Addr()))
+	later := a.liveness.self
+	later.Boot, later.Boots = "later", later.Boots+1
+	_, err := a.liveness.store.Alive(t.Context(), later, time.Minute)
+	check.OK(t, err)
+	select {
+	case err := <-a.Fatal():
+		if !strings.Contains(err.Error(), "a later start of this data_dir has taken over") {
+			t.Error(err)
+		}
+	case <-time.After(20 * time.Second):
+		t.Error("it goes on")
+	}
+}
+
+// TestAwayAtTheStart: without Redis a gateway starts; one that should not have ends when Redis shows it.
+func TestAwayAtTheStart(t *testing.T) {
+	t.Parallel()
+	server := miniredis.RunT(t)
+	a, _ := boot(t, place(t, "gw-1", "single", server.Addr()))
+	server.SetError("LOADING")
+	b, _ := boot(t, place(t, "gw-2", "single", server.Addr()))
+	server.SetError("")
+	select {
+	case err := <-b.Fatal():
+		if !strings.Contains(err.Error(), "gw-1 at "+a.HTTPURL()) {
+			t.Error(err)
+		}
+	case err := <-a.Fatal():
+		t.Errorf("the first one ends: %v", err)
+	case <-time.After(30 * time.Second):
+		t.Error("both go on")
+	}
+}
+
+// TestOpening: a new cell is begun after a while, its memory outlives a stop, and a Redis that was flushed is offered to again.
+func TestOpening(t *testing.T) {
+	t.Parallel()
+	server := miniredis.RunT(t)
+	file := place(t, "gw-1", "several", server.Addr())
+	a, _ := boot(t, file)
+	isOpen := func(a *App) func() error { return func() error { return a.member.ready(0) } }
+	check.Within(t, 20*time.Second, "the cell begins", isOpen(a))
+	server.FlushAll()
+	check.Within(t, 10*time.Second, "after the flush", func() error {
+		answer, err := a.member.store.Look(t.Context(), "V", "c")
+		if err == nil && answer.Verdict == cell.Closed {
+			a.member.closed(0)
+			return errCellClosed
+		}
+		return err
+	})
+	server.SetError("LOADING")
+	check.Within(t, 10*time.Second, "Redis is away", func() error {
+		if err := a.member.ready(0); err != errCellAway { //nolint:errorlint // it is this one
+			return fmt.Errorf("it says %w", errors.Join(errCellClosed, err))
+		}
+		return nil
+	})
+	server.SetError("")
+	check.Within(t, 10*time.Second, "Redis is back", isOpen(a))
+	halt(t, a)
+	b, _ := boot(t, file)
+	if !b.member.memory[0].Remembers {
+		t.Error("it remembers nothing")
+	}
+}
+
+// TestJoinKey: the secret has a length, and errors name the key.
+func TestJoinKey(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "cell.yaml")
+	key := filepath.Join(filepath.Dir(file), "join.key")
+	check.OK(t, os.WriteFile(file, []byte("cell: {id: c, node: n, gateways: several, join_key: join.key}\n"), 0o600))
+	c, err := configs.Load(file)
+	check.OK(t, err)
+	for text, want := range map[string]string{"": "16 or more", "short\n": "16 or more", "  0123456789abcdef \n": ""} {
+		check.OK(t, os.WriteFile(key, []byte(text), 0o600))
+		got, err := joinKey(c)
+		if want == "" && (err != nil || string(got) != "0123456789abcdef") || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
+			t.Errorf("%q: %q, %v", text, got, err)
+		}
+	}
+	check.OK(t, os.Remove(key))
+	if _, err := joinKey(c); err == nil || !strings.Contains(err.Error(), "cell.join_key") {
+		t.Errorf("without the file: %v", err)
+	}
+}

@@ -1,0 +1,308 @@
+package app
+
+import (
+	"context"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"iter"
+	"log/slog"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"cellgate/broker/cell"
+	"cellgate/broker/shared/statefile"
+	"cellgate/configs"
+)
+
+// member is this gateway as one of several: it has the scripts, remembers for each slot what it takes to go on after Redis has
+// lost something, and offers that when Redis is another server than before.
+type member struct {
+	store *cell.Store
+	self  cell.Gateway
+	db    *statefile.DB
+	log   *slog.Logger
+	// remembered are the commands of a slot that this gateway has on its disk; set before run.
+	remembered func(slot int) iter.Seq[cell.Record]
+
+	away  atomic.Bool   // the last call had no answer
+	slots []atomic.Bool // which are open, as far as this gateway knows
+	wake  chan struct{} // capacity 1
+
+	// Of run and what it calls alone.
+	memory map[int]cell.Memory // as in the state file
+	alone  time.Time           // since when nobody has been found that remembers anything
+
+	mu      sync.Mutex
+	pending map[int]struct{}    // slots to offer to
+	waiting map[string]struct{} // members whose offers were missing when last looked
+	servers map[int]string      // what they were called when last looked
+}
+
+// Errors of a command that Redis cannot decide now.
+var (
+	errCellAway   = errors.New("redis does not answer")
+	errCellClosed = errors.New("redis is another server than before, and not every gateway has told it what it remembers")
+)
+
+func openMember(store *cell.Store, self cell.Gateway, db *statefile.DB, log *slog.Logger) (*member, error) {
+	m := &member{
+		store: store, self: self, db: db, log: log, slots: make([]atomic.Bool, store.Slots()), wake: make(chan struct{}, 1),
+		pending: map[int]struct{}{}, waiting: map[string]struct{}{}, memory: map[int]cell.Memory{}, servers: map[int]string{},
+		remembered: func(int) iter.Seq[cell.Record] { return func(func(cell.Record) bool) {} },
+	}
+	m.away.Store(true) // until it has answered
+	for slot := range m.slots {
+		m.pending[slot] = struct{}{}
+	}
+	err := db.Update(func(tx *statefile.Tx) error {
+		b, err := tx.CreateBucketIfNotExists(bucketCell)
+		if err != nil {
+			return err
+		}
+		if b, err = b.CreateBucketIfNotExists(bucketSlots); err != nil {
+			return err
+		}
+		return b.ForEach(func(k, v []byte) error {
+			var one cell.Memory
+			if err := json.Unmarshal(v, &one); err != nil || len(k) != 2 {
+				return fmt.Errorf("slot %x: %w", k, errors.Join(err, errSlotKey))
+			}
+			m.memory[int(binary.BigEndian.Uint16(k))] = one
+			return nil
+		})
+	})
+	if err != nil {
+		return nil, fmt.Errorf("data_dir: state.db: what is remembered of the cell: %w", err)
+	}
+	return m, nil
+}
+
+var errSlotKey = errors.New("the key is not a slot's")
+
+// ready reports whether commands of a slot can be decided: nil, errCellAway, or errCellClosed with whom that waits for.
+func (m *member) ready(slot int) error {
+	switch {
+	case m.away.Load():
+		return errCellAway
+	case m.slots[slot].Load():
+		return nil
+	}
+	if names := m.missing(); len(names) > 0 {
+		return fmt.Errorf("%w: waiting for %s (`cellgate gateways forget NODE` for one that is gone for good)", errCellClosed, strings.Join(names, ", "))
+	}
+	return errCellClosed
+}
+
+// missing are the members that were waited for when last looked.
+func (m *member) missing() []string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return slices.Sorted(maps.Keys(m.waiting))
+}
+
+// note tells what a call has come to. It returns the error.
+func (m *member) note(err error) error {
+	switch {
+	case err == nil, errors.Is(err, cell.ErrUnconfirmed):
+		if m.away.CompareAndSwap(true, false) {
+			m.log.Info("Redis answers")
+			m.rouse()
+		}
+	case errors.Is(err, cell.ErrAway) && !errors.Is(err, context.Canceled):
+		if m.away.CompareAndSwap(false, true) {
+			m.log.Warn("Redis does not answer: vehicles are served on what this gateway knows, commands are refused", slog.Any("error", err))
+		}
+	}
+	return err
+}
+
+// closed says that an answer was cell.Closed: the slot has to be offered to again.
+func (m *member) closed(slot int) {
+	m.slots[slot].Store(false)
+	m.mu.Lock()
+	m.pending[slot] = struct{}{}
+	m.mu.Unlock()
+	m.rouse()
+}
+
+func (m *member) rouse() {
+	select {
+	case m.wake <- struct{}{}:
+	default:
+	}
+}
+
+// check refuses a Redis that would lose commands.
+func (m *member) check(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, configs.CellTimeout)
+	defer cancel()
+	err := m.store.Check(ctx)
+	if errors.Is(err, cell.ErrUnfit) {
+		return fmt.Errorf("redis: %w", err)
+	}
+	if err != nil {
+		m.log.Warn("Redis does not tell how it is set up: see that it evicts nothing, and has the replicas that redis.replicas says", slog.Any("error", err))
+	}
+	return nil
+}
+
+// run looks every so often whether Redis is there and another server than before, and offers what is to be offered.
+func (m *member) run(ctx context.Context, every time.Duration) {
+	tick := time.NewTicker(every)
+	defer tick.Stop()
+	for {
+		m.look(ctx)
+		if !m.away.Load() {
+			m.offerPending(ctx)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		case <-m.wake:
+		}
+	}
+}
+
+// look asks what the servers are called. One that is called otherwise than before has to be offered everything again.
+func (m *member) look(ctx context.Context) {
+	limit, cancel := context.WithTimeout(ctx, configs.CellTimeout)
+	defer cancel()
+	names, err := m.store.Servers(limit)
+	if ctx.Err() != nil {
+		return
+	}
+	_ = m.note(err)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	changed := false
+	for slot, name := range names {
+		changed = changed || m.servers[slot] != name
+		m.servers[slot] = name
+	}
+	if changed {
+		for slot := range m.slots {
+			m.pending[slot] = struct{}{}
+		}
+	}
+}
+
+// offering is how many slots are offered to at a time, offeringSaved how many are written to the state file in one transaction.
+const (
+	offering      = 16
+	offeringSaved = 1024
+)
+
+func (m *member) offerPending(ctx context.Context) {
+	m.mu.Lock()
+	slots := slices.Sorted(maps.Keys(m.pending))
+	clear(m.waiting)
+	m.mu.Unlock()
+	for some := range slices.Chunk(slots, offeringSaved) {
+		joined := m.rejoin(ctx, some)
+		if err := m.keep(joined); err != nil {
+			m.log.Error("what is remembered of the cell cannot be written: commands wait", slog.Any("error", err))
+			return
+		}
+		m.open(joined)
+	}
+}
+
+// rejoin offers what is remembered of the slots, several at a time.
+func (m *member) rejoin(ctx context.Context, slots []int) map[int]cell.Joined {
+	var mu sync.Mutex
+	var all sync.WaitGroup
+	out := make(map[int]cell.Joined, len(slots))
+	places := make(chan struct{}, offering)
+	for _, slot := range slots {
+		places <- struct{}{}
+		all.Go(func() {
+			defer func() { <-places }()
+			if m.away.Load() || ctx.Err() != nil {
+				return
+			}
+			j, err := m.store.Rejoin(ctx, slot, m.self.Node, m.memory[slot], m.remembered(slot), m.begins())
+			if m.note(err) != nil {
+				m.log.Debug("offering to Redis", slog.Int("slot", slot), slog.Any("error", err))
+				return
+			}
+			mu.Lock()
+			out[slot] = j
+			mu.Unlock()
+		})
+	}
+	all.Wait()
+	return out
+}
+
+// begins reports whether nobody has been found for so long that this gateway begins the cell: those who remember something would
+// have come.
+func (m *member) begins() bool {
+	return !m.alone.IsZero() && time.Since(m.alone) > configs.CellBeginsAfter
+}
+
+// keep writes down what is to be remembered, before anything of it counts. Who remembers nothing begins to with its first OK.
+func (m *member) keep(joined map[int]cell.Joined) error {
+	kept := map[int]cell.Memory{}
+	for slot, j := range joined {
+		before, now := m.memory[slot], j.Memory()
+		if j.Verdict != cell.OK && (j.Verdict != cell.Waiting || !before.Remembers) {
+			continue
+		}
+		now.Gen, now.Floor = max(now.Gen, before.Gen), max(now.Floor, before.Floor)
+		if !before.Remembers || now.Gen != before.Gen || now.Floor != before.Floor || !slices.Equal(now.Members, before.Members) {
+			kept[slot] = now
+		}
+	}
+	if len(kept) == 0 {
+		return nil
+	}
+	err := m.db.Update(func(tx *statefile.Tx) error {
+		b := tx.Bucket(bucketCell).Bucket(bucketSlots)
+		for slot, now := range kept {
+			data, err := json.Marshal(now)
+			if err == nil {
+				err = b.Put(binary.BigEndian.AppendUint16(nil, uint16(slot)), data) //nolint:gosec // at most 16,383
+			}
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err == nil {
+		maps.Copy(m.memory, kept)
+	}
+	return err
+}
+
+// open notes which slots are.
+func (m *member) open(joined map[int]cell.Joined) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	empty := false
+	for slot, j := range joined {
+		for name, offered := range j.Members {
+			if !offered && j.Verdict == cell.Waiting {
+				m.waiting[name] = struct{}{}
+			}
+		}
+		empty = empty || j.Verdict == cell.Empty
+		if j.Verdict == cell.OK {
+			delete(m.pending, slot)
+			m.slots[slot].Store(true)
+		}
+	}
+	switch { // of the last chunk: all are alike when the cell is new
+	case !empty:
+		m.alone = time.Time{}
+	case m.alone.IsZero():
+		m.alone = time.Now()
+	}
+}

@@ -1,0 +1,70 @@
+package app
+
+import (
+	"context"
+	"encoding/json"
+	"net/http"
+	"time"
+)
+
+// eventStreams are the answers that go on until the client ends them: server-sent events (HTML, 9.2).
+type eventStreams struct {
+	ending context.Context //nolint:containedctx // the gateway's own life, not a call's
+	end    context.CancelFunc
+}
+
+func newEventStreams() eventStreams {
+	ending, end := context.WithCancel(context.Background())
+	return eventStreams{ending, end}
+}
+
+// stop ends all of them.
+func (e *eventStreams) stop(context.Context) error {
+	e.end()
+	return nil
+}
+
+const (
+	// eventsIdle is how often a stream without news says that it is there, for proxies and for noticing that the client is gone.
+	eventsIdle = 15 * time.Second
+	// eventsPatience is how long a client may take nothing before the stream ends.
+	eventsPatience = 10 * time.Second
+)
+
+// eventStream is one of them.
+type eventStream struct {
+	w  http.ResponseWriter
+	rc *http.ResponseController
+}
+
+// begin answers with a stream. The context ends with the request and with the gateway.
+func (e *eventStreams) begin(w http.ResponseWriter, r *http.Request) (*eventStream, context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(r.Context())
+	release := context.AfterFunc(e.ending, cancel)
+	w.Header().Set("Content-Type", "text/event-stream")
+	w.Header().Set("Cache-Control", "no-store")
+	w.Header().Set("X-Accel-Buffering", "no") // of proxies that collect answers
+	s := &eventStream{w, http.NewResponseController(w)}
+	_ = s.rc.SetReadDeadline(time.Time{}) //nolint:errcheck // without one the stream ends with the read timeout, and the client begins another
+	return s, ctx, func() { release(); cancel() }
+}
+
+// send sends events, each as JSON; none is a comment that keeps the stream open. An error says that the client is gone.
+func send[T any](s *eventStream, events ...T) error {
+	out := []byte(nil)
+	for i := range events {
+		b, err := json.Marshal(events[i])
+		if err != nil {
+			return err
+		}
+		out = append(append(append(out, "data: "...), b...), "\n\n"...)
+	}
+	if len(events) == 0 {
+		out = []byte(":\n\n")
+	}
+	_ = s.rc.SetWriteDeadline(time.Now().Add(eventsPatience)) //nolint:errcheck // what cannot have one has its own
+	if _, err := s.w.Write(out); err != nil {
+		return err
+	}
+	return s.rc.Flush()
+}

@@ -1,0 +1,120 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/url"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"cellgate/broker/shared/trace"
+)
+
+func traceCommand(c *cli) *cobra.Command {
+	t := &target{}
+	var vin, topic, rule string
+	cmd := &cobra.Command{
+		Use:   "trace",
+		Short: "follow what happens to messages, step by step",
+		Long: `trace shows, while it runs, what happens to the messages of a vehicle, on a topic or of a rule: that a connection has taken
+them, their sequence in the journal, each rule with its reason, what has become of what the rules send, and the
+acknowledgement. Of what is given all must hold. Ctrl-C ends it. The time of a step is the gateway's; steps of different parts may
+come a moment out of order. A vehicle that sends more than 2,000 steps a second is told in part, with how many are left out.
+With --json each line is one step, as GET /v1/trace gives it.`,
+		Example: `  cellgate trace --vin LTEST000000000001
+  cellgate trace --topic 'v1/+/up/alarm'
+  cellgate trace --rule low-battery --json`,
+		Args: takes(),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			query := url.Values{}
+			for name, value := range map[string]string{"vin": vin, "topic": topic, "rule": rule} {
+				if value != "" {
+					query.Set(name, value)
+				}
+			}
+			client, err := t.client()
+			if err != nil {
+				return err
+			}
+			return client.stream(cmd.Context(), "/v1/trace?"+query.Encode(), func(data []byte) error { return c.step(data) })
+		},
+	}
+	t.flags(cmd)
+	cmd.Flags().StringVar(&vin, "vin", "", "messages of this vehicle")
+	cmd.Flags().StringVar(&topic, "topic", "", "messages on topics that match this filter")
+	cmd.Flags().StringVar(&rule, "rule", "", "messages that this rule looks at, without the steps of other rules")
+	cmd.MarkFlagsOneRequired("vin", "topic", "rule")
+	c.jsonFlag(cmd)
+	return cmd
+}
+
+// step prints one step.
+func (c *cli) step(data []byte) error {
+	line := string(data)
+	if !c.json {
+		var s trace.Step
+		if err := json.Unmarshal(data, &s); err != nil {
+			return fmt.Errorf("answer: %w", err)
+		}
+		line = stepText(&s)
+	}
+	if _, err := io.WriteString(c.out, line+"\n"); err != nil {
+		return fmt.Errorf("output: %w", err)
+	}
+	return nil
+}
+
+// stepText is a step as a line: when, which message, what.
+func stepText(s *trace.Step) string {
+	seq := "-"
+	if s.Seq > 0 {
+		seq = fmt.Sprintf("#%d", s.Seq)
+	}
+	if s.Step == trace.Dropped {
+		return fmt.Sprintf("%s  %-8s  %d steps left out: more came than are told", s.At.Format("15:04:05.000"), seq, s.Count)
+	}
+	return fmt.Sprintf("%s  %-8s  %-12s  %s", s.At.Format("15:04:05.000"), seq, s.Step, stepDetail(s))
+}
+
+func stepDetail(s *trace.Step) string {
+	switch s.Step {
+	case trace.Received, trace.Refused:
+		text := s.Topic
+		if s.QoS != nil && s.Bytes != nil {
+			text += fmt.Sprintf("  QoS %d, %d B", *s.QoS, *s.Bytes)
+		}
+		if s.Repeats > 0 {
+			text += fmt.Sprintf(", repeats #%d", s.Repeats)
+		}
+		if s.Reason != "" {
+			text += ": " + s.Reason
+		}
+		return text
+	case trace.Rule:
+		text := s.Rule + " " + s.Outcome
+		if s.Stage != "" {
+			text += " at " + s.Stage
+		}
+		return withReason(text, s.Reason)
+	case trace.Target:
+		to := s.Rule
+		if s.Target != nil {
+			to += fmt.Sprintf("[%d]", *s.Target)
+		}
+		return withReason(fmt.Sprintf("%s to %s: %s", to, s.Sink, s.Outcome), s.Reason)
+	case trace.Acknowledged:
+		if s.Code != nil && *s.Code != 0 {
+			return fmt.Sprintf("reason code 0x%02X", *s.Code)
+		}
+	}
+	return ""
+}
+
+func withReason(text, reason string) string {
+	if reason == "" {
+		return text
+	}
+	return text + ": " + strings.ReplaceAll(reason, "\n", " ")
+}
