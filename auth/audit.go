@@ -28,7 +28,7 @@ const (
 	AuditRules         = "rules" // a rule set went into force, or was asked for
 	AuditConfiguration = "configuration"
 	AuditTrace         = "trace"     // somebody looks on what happens to messages
-	AuditSkip          = "sync-skip" // an operator had the sync worker go on behind records that are gone
+	AuditSkip          = "sync-skip" // an operator had the sync worker go on after records that are gone
 )
 
 // Caller is who asked for something, for the audit log.

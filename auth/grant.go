@@ -13,7 +13,7 @@ const placeholder = "{vin}"
 // grant is one topic filter of a role, compiled. It has one of three forms:
 //
 //   - literal: filter holds it, no placeholder;
-//   - by subject: exactly one placeholder, which fills a whole level behind a prefix without wildcards; the
+//   - by subject: exactly one placeholder, which fills a whole level after a prefix without wildcards; the
 //     subject is compared in place, so that a hundred thousand vehicles share one compiled role;
 //   - template: any other use of the placeholder; it is substituted once per Permissions.
 type grant struct {

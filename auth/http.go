@@ -70,7 +70,7 @@ func (a *Authority) authenticate(w http.ResponseWriter, r *http.Request) (Identi
 	return id, true
 }
 
-// bearer returns the request's bearer token, behind exactly one space. Two Authorization headers are none.
+// bearer returns the request's bearer token, after exactly one space. Two Authorization headers are none.
 func bearer(r *http.Request) (string, bool) {
 	values := r.Header.Values("Authorization")
 	if len(values) != 1 {

@@ -40,7 +40,7 @@ type keyFile struct {
 	KID     string    `json:"kid"` // RFC 7638 thumbprint of the public key
 	Alg     string    `json:"alg"`
 	Created time.Time `json:"created"`
-	// SignFrom is when signing with the key begins. It lies a little behind Created, so that every process
+	// SignFrom is when signing with the key begins. It lies a little after Created, so that every process
 	// on the directory has read the key before it meets a token signed with it.
 	SignFrom time.Time `json:"sign_from"`
 	// VerifyUntil is when the key is retired; absent for the newest key.

@@ -152,7 +152,7 @@ func TestMatrix(t *testing.T) {
 	t.Logf("%d combinations", checked)
 }
 
-// TestNoCrossing is the property behind the matrix: whatever a vehicle may subscribe to, publish or receive
+// TestNoCrossing is the property that the matrix shows: whatever a vehicle may subscribe to, publish or receive
 // matches no topic of another.
 func TestNoCrossing(t *testing.T) {
 	t.Parallel()

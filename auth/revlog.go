@@ -81,7 +81,7 @@ func appendLine(buf *bytes.Buffer, r *Revocation) error {
 	return nil
 }
 
-// appendDurably cuts off a torn last line and writes behind it.
+// appendDurably cuts off a torn last line and writes after it.
 func (l *revLog) appendDurably(f *os.File, b []byte) error {
 	end, err := endOfLines(f)
 	if err != nil {
@@ -96,7 +96,7 @@ func (l *revLog) appendDurably(f *os.File, b []byte) error {
 	return l.sync(f)
 }
 
-// endOfLines returns the offset behind the last '\n'.
+// endOfLines returns the offset after the last '\n'.
 func endOfLines(f *os.File) (int64, error) {
 	end, err := f.Seek(0, io.SeekEnd)
 	if err != nil {

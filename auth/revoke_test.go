@@ -134,7 +134,7 @@ func TestRevocationSurvivesKill(t *testing.T) {
 		}
 		again2 := &fixture{Authority: again, clock: f.clock}
 		again2.refusedFor(t, token, ErrRevoked)
-		if cut%16 == 0 { // and it can be written on, behind the torn line
+		if cut%16 == 0 { // and it can be written on, after the torn line
 			if _, err := again.Revoke(Revocation{TokenID: "next"}, Caller{}); err != nil {
 				t.Fatal(err)
 			}

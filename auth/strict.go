@@ -21,7 +21,7 @@ var (
 )
 
 // parseObject decodes one JSON object strictly: no duplicate member at any depth (RFC 8725 leaves it to
-// the library which one wins; we refuse), nothing behind it, valid UTF-8, exact member names. encoding/json
+// the library which one wins; we refuse), nothing after it, valid UTF-8, exact member names. encoding/json
 // into a struct would match names without regard to case and let the last duplicate win.
 func parseObject(b []byte) (map[string]any, error) {
 	if !utf8.Valid(b) {
@@ -43,7 +43,7 @@ func parseObject(b []byte) (map[string]any, error) {
 	return obj, nil
 }
 
-// parseMembers reads an object's members behind its '{'.
+// parseMembers reads an object's members after its '{'.
 func parseMembers(dec *json.Decoder, depth int) (map[string]any, error) {
 	obj := make(map[string]any)
 	for dec.More() {

@@ -160,7 +160,7 @@ func (a *admission) enter(c net.Conn, limit int) (g, evicted *guest) {
 	return g, evicted
 }
 
-// linkLocked puts a guest behind all others.
+// linkLocked puts a guest after all others.
 func (a *admission) linkLocked(g *guest) {
 	if g.prev = a.newest; a.newest != nil {
 		a.newest.next = g

@@ -277,7 +277,7 @@ func TestSchedule(t *testing.T) {
 				t.Fatalf("token with %v left ends in %v", left, time.UnixMilli(end).Sub(now))
 			}
 			if notice > end && left > time.Second {
-				t.Fatalf("notice behind the end for %v", left)
+				t.Fatalf("notice after the end for %v", left)
 			}
 		}
 	}

@@ -154,7 +154,7 @@ func (c *conn) unsubscribe(f []byte, h frame.Header) bool {
 	return true
 }
 
-// disconnect handles the client's DISCONNECT: nothing behind it is looked at.
+// disconnect handles the client's DISCONNECT: nothing after it is looked at.
 func (c *conn) disconnect(f []byte, h frame.Header) bool {
 	d, err := frame.ScanDisconnect(f, h, c.version)
 	if err != nil {

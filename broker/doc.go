@@ -8,7 +8,7 @@
 //
 //   - No acknowledgement of QoS 1 or 2 leaves before the record is durable (Options.Ack can weaken or
 //     strengthen that), and none leaves on an error path. They leave in the order of the PUBLISHes.
-//   - Nothing a client sends is handled before its CONNACK 0 is queued, nothing behind its DISCONNECT, and
+//   - Nothing a client sends is handled before its CONNACK 0 is queued, nothing after its DISCONNECT, and
 //     nothing at all before the frame scanner has accepted it.
 //   - Nobody writes to a socket but that connection's writer, and nobody else waits for it: a client that
 //     does not read costs itself alone.

@@ -305,7 +305,7 @@ func TestFanoutBeginsWithTheSubscription(t *testing.T) {
 		for deadline := time.Now().Add(5 * time.Second); c.next(t) != marker; {
 			if time.Now().After(deadline) {
 				close(stop)
-				t.Fatalf("round %d: what was published behind the SUBACK does not arrive", round)
+				t.Fatalf("round %d: what was published after the SUBACK does not arrive", round)
 			}
 		}
 		c.unsubscribe("v1/V/up/#")

@@ -26,7 +26,7 @@ import (
 )
 
 // TestFaultAtEveryCallSite lets each write, sync, allocation, creation and renaming of the journal's files fail, in
-// turn: once, and that one with all behind it. A client of each protocol version publishes with QoS 1 and 2
+// turn: once, and that one with all after it. A client of each protocol version publishes with QoS 1 and 2
 // meanwhile. What has been acknowledged to it is read back from what the disk holds afterwards, both after a power
 // loss and after a kill.
 func TestFaultAtEveryCallSite(t *testing.T) {

@@ -193,7 +193,7 @@ func (t *transport) certificate() *x509.Certificate {
 // errNotConnect says that the first packet is no CONNECT: such a peer gets no answer.
 var errNotConnect = errors.New("first packet is not a CONNECT")
 
-// readConnect reads the CONNECT into in, and what the client has sent behind it. Nothing larger than
+// readConnect reads the CONNECT into in, and what the client has sent after it. Nothing larger than
 // Limits.MaxConnectPacket is read, and the buffer grows as the bytes come: a client that is silent, or slow,
 // holds next to nothing.
 func (b *Broker) readConnect(t *transport, in *outBuffer) (frame.Header, error) {

@@ -116,9 +116,9 @@ func attacks(h *harness, n int) []func(stop <-chan struct{}) {
 		hold(secure, []byte{22, 3, 1}, nil),                      // half a TLS handshake
 		hold(address, []byte{0x10, 0xff, 0xff, 0xff, 0x7f}, nil), // 256 MiB announced
 		evil(mqtt.Frame(0x30, make([]byte, 300<<10))),            // larger than the maximum
-		evil([]byte{0x32, 0xff, 0xff, 0x3f}),                     // a large length and nothing behind it
+		evil([]byte{0x32, 0xff, 0xff, 0x3f}),                     // a large length and nothing after it
 		evil(connectFrame("again", 5, mqtt.Connect{})),
-		evil([]byte{0xE0, 0}, publishFrame(5, 1, 1, "v1/EVIL/up/x", "behind DISCONNECT")),
+		evil([]byte{0xE0, 0}, publishFrame(5, 1, 1, "v1/EVIL/up/x", "after DISCONNECT")),
 		evil(slices.Repeat(subscribeFrame(5, 1, "$share/g/v1/+/up/#", 1), 200)),
 		evil(slices.Repeat(subscribeFrame(5, 1, "v1/+/cmd/#", 1), 200)),
 		evil(slices.Repeat([]byte{0x62, 2, 0, 1}, 2000)), // PUBRELs of nothing

@@ -38,7 +38,7 @@ type filter struct {
 	turn    int            // of a shared one: whose turn it is
 }
 
-// member is one client's subscription to a filter, and the record behind which it begins.
+// member is one client's subscription to a filter, and the record after which it begins.
 type member struct {
 	client string
 	sub    session.Subscription
@@ -136,7 +136,7 @@ func entries(name, plain string) map[string]string {
 // parentMark follows the name of a filter's second entry. No filter has a null character.
 const parentMark = "\x00"
 
-// shallow cuts a topic behind one level more than the deepest filter has. The same filters match it: one that ends in a
+// shallow cuts a topic after one level more than the deepest filter has. The same filters match it: one that ends in a
 // level of its own does not match more levels, and one that ends in # matches them all. mochi's search is quadratic
 // in the levels of a topic.
 func (x *Index) shallow(topic string) string {

@@ -13,7 +13,7 @@ import (
 	"cellgate/test/mqtt"
 )
 
-// slowAuth calls then behind the nth answer of Permissions, before it is given.
+// slowAuth calls then after the nth answer of Permissions, before it is given.
 type slowAuth struct {
 	Authenticator
 	nth   int32

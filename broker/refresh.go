@@ -33,7 +33,7 @@ func (c *conn) reauthenticate(f []byte, h frame.Header) bool {
 }
 
 // publishToken handles a PUBLISH on v1/{id}/token: the payload is the fresh token. It never reaches the
-// journal, nor anything behind it.
+// journal, nor anything after it.
 func (c *conn) publishToken(in *frame.Inbound) bool {
 	if !c.refresh(in.Payload) {
 		return !c.shared.stopping.Load() && c.refuse(in, "", frame.ReasonNotAuthorized, "publish_not_authorized")

@@ -7,7 +7,7 @@ import (
 	"cellgate/test/mqtt"
 )
 
-// Clients that stay behind the refusal of their CONNECT take none of the places in which handshakes compute.
+// Clients that stay after the refusal of their CONNECT take none of the places in which handshakes compute.
 func TestRefusedClientsHoldNoPlace(t *testing.T) {
 	t.Parallel()
 	h := newHarness(t)

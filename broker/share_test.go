@@ -152,7 +152,7 @@ func TestSubjectsSessions(t *testing.T) {
 }
 
 // Whatever is retained anew while a client subscribes, it ends with the last message of every topic, and never
-// gets an older one behind a newer one.
+// gets an older one after a newer one.
 func TestSubscribeWhileRetainedChange(t *testing.T) {
 	t.Parallel()
 	f := newFanEnv(t)
@@ -189,7 +189,7 @@ func TestSubscribeWhileRetainedChange(t *testing.T) {
 		v, err := strconv.Atoi(version)
 		check.OK(f.t, err)
 		if v < seen[topic] {
-			t.Fatalf("%s: version %d behind %d", topic, v, seen[topic])
+			t.Fatalf("%s: version %d after %d", topic, v, seen[topic])
 		}
 		if v == 4 && seen[topic] != 4 {
 			done++
@@ -254,7 +254,7 @@ func TestDeepTopicsInTheIndex(t *testing.T) {
 		})
 	}
 	if got != 2 {
-		t.Errorf("a subscription that begins behind record 5 gets %d of the records 4 to 7", got)
+		t.Errorf("a subscription that begins after record 5 gets %d of the records 4 to 7", got)
 	}
 }
 

@@ -424,7 +424,7 @@ func TestWebSocket(t *testing.T) {
 	check.Eventually(t, "one connection", func() bool { return h.b.Connections() == 1 })
 }
 
-// TestGoodbyeIsNotReset has clients close as TLS asks, with a close_notify behind their DISCONNECT, and read on: what
+// TestGoodbyeIsNotReset has clients close as TLS asks, with a close_notify after their DISCONNECT, and read on: what
 // they published is acknowledged and the connection ends, it is not reset over the input that nobody wants.
 func TestGoodbyeIsNotReset(t *testing.T) {
 	t.Parallel()

@@ -164,7 +164,7 @@ func (c *conn) refuse(in *frame.Inbound, topic string, reason byte, counted stri
 	return true
 }
 
-// reply acknowledges a PUBLISH that has no record, behind those before it.
+// reply acknowledges a PUBLISH that has no record, after those before it.
 func (c *conn) reply(in *frame.Inbound, reason byte) {
 	typ := frame.TypePuback
 	switch in.QoS {

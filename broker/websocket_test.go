@@ -9,7 +9,7 @@ import (
 	"cellgate/test/check"
 )
 
-// What never becomes a WebSocket does not keep its socket: neither behind an answer, nor with a body that does not come.
+// What never becomes a WebSocket does not keep its socket: neither after an answer, nor with a body that does not come.
 func TestHTTPKeepsNoSocket(t *testing.T) {
 	t.Parallel()
 	h := newHarness(t, webSocketListener, func(o *Options) { o.Limits.HandshakeTimeout = 200 * time.Millisecond })

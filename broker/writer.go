@@ -52,7 +52,7 @@ func (c *conn) guardWriter() {
 // round is what the writer writes at once.
 type round struct {
 	out       *outBuffer
-	last      bool // close behind it
+	last      bool // close after it
 	writable  bool // tell the session that there is room
 	sampledAt int64
 }

@@ -209,7 +209,7 @@ type Sessions struct {
 	WhenFull            string `yaml:"when_full" oneof:"drop_new|drop_old"`
 	MaxRetainedMessages int    `yaml:"max_retained_messages" range:"0..10000000"`
 	MaxRetainedBytes    Bytes  `yaml:"max_retained_bytes" range:"0B..64GiB"`
-	// MaxPerSubject and those behind it bound what the clients of one token subject have together: sessions, connected
+	// MaxPerSubject and those after it bound what the clients of one token subject have together: sessions, connected
 	// or not, their subscriptions, their queued bytes, and the retained messages that they have published.
 	MaxPerSubject              int   `yaml:"max_per_subject" range:"1..1000000"`
 	MaxSubscriptionsPerSubject int   `yaml:"max_subscriptions_per_subject" range:"1..1000000"`

@@ -51,7 +51,7 @@ func (k *checker) commands() {
 // class checks a topic class: one level of a topic.
 func (k *checker) class(path, class string) {
 	if class == "" || strings.ContainsAny(class, "/+#") {
-		k.problem(path, fmt.Sprintf("%q is not a topic class", class), "write the level behind v1/{vin}/up/, such as telemetry")
+		k.problem(path, fmt.Sprintf("%q is not a topic class", class), "write the level after v1/{vin}/up/, such as telemetry")
 	}
 }
 

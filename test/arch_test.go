@@ -57,7 +57,7 @@ var ofSeveral = []string{"auth", "broker/journal", "broker/wal"}
 // ofTests are folders whose packages only tests import.
 var ofTests = []string{"test", "rules/rulestest", "rules/sink/sinktest"}
 
-// Who may import the libraries that are kept behind one package. A folder here does not cover those
+// Who may import the libraries that are held by one package. A folder here does not cover those
 // below it.
 var libraryOwners = map[string]string{
 	"github.com/mochi-mqtt/server/v2": "broker",
@@ -131,7 +131,7 @@ func TestSharedPackages(t *testing.T) {
 	}
 }
 
-// TestLibraryOwners keeps mochi, expr, jwt and bbolt each behind the one package that knows their pitfalls, and
+// TestLibraryOwners keeps mochi, expr, jwt and bbolt each in the one package that knows their pitfalls, and
 // the embedded Kafka and Redis out of everything but `cellgate dev`.
 func TestLibraryOwners(t *testing.T) {
 	t.Parallel()

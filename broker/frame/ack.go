@@ -42,7 +42,7 @@ func ackProperties(b []byte, typ byte) error {
 		return err
 	}
 	if c.left() > 0 {
-		return malformed("bytes behind the properties")
+		return malformed("bytes after the properties")
 	}
 	return nil
 }

@@ -94,7 +94,7 @@ func checkConnectPayload(c *cursor, flags, version byte) error {
 	case c.short:
 		return malformed("CONNECT ends within its payload")
 	case c.left() > 0:
-		return malformed("bytes behind the CONNECT payload")
+		return malformed("bytes after the CONNECT payload")
 	}
 	return nil
 }

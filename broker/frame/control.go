@@ -122,7 +122,7 @@ func ScanDisconnect(f []byte, h Header, version byte) (Disconnect, error) {
 		return d, err
 	}
 	if c.left() > 0 {
-		return d, malformed("bytes behind the properties")
+		return d, malformed("bytes after the properties")
 	}
 	d.Expiry, d.HasExpiry = p.SessionExpiry, p.HasSessionExpiry()
 	return d, nil
@@ -148,7 +148,7 @@ func ScanAuth(f []byte, h Header) (Auth, error) {
 	}
 	switch {
 	case c.left() > 0:
-		return a, malformed("bytes behind the properties")
+		return a, malformed("bytes after the properties")
 	case a.Reason != ReasonContinueAuth && a.Reason != ReasonReauthenticate:
 		return a, protocolError("reason code not allowed in this packet")
 	case !p.HasAuthMethod():

@@ -137,7 +137,7 @@ func allowed(typ byte) uint64 {
 	}
 }
 
-// scan reads the property length and the section behind it from c. It allocates nothing.
+// scan reads the property length and the section after it from c. It allocates nothing.
 func (p *Properties) scan(c *cursor, typ byte) error {
 	*p = Properties{}
 	length, err := c.varint()

@@ -36,7 +36,7 @@ func (b *batch) reset(first uint64, now int64) {
 	*b = batch{buf: append(b.buf[:0], make([]byte, wal.BatchHeaderLen)...), waiters: b.waiters[:0], first: first, time: now, lastTime: now}
 }
 
-// add encodes r behind the records that are there: one copy, straight to its place on disk.
+// add encodes r after the records that are there: one copy, straight to its place on disk.
 func (b *batch) add(r *message.Record) {
 	at := len(b.buf)
 	b.buf = r.Append(append(b.buf, 0, 0, 0, 0), b.time)
@@ -105,7 +105,7 @@ func newBuffer(o *Options, last uint64, lastTime int64) *buffer {
 	return b
 }
 
-// append stamps and encodes recs, behind a record of the clock's step if it has stepped. All of them are accepted
+// append stamps and encodes recs, after a record of the clock's step if it has stepped. All of them are accepted
 // or none.
 func (b *buffer) append(recs []message.Record, w Waiter) (last uint64, step clock.Step, err error) {
 	for i := range recs {

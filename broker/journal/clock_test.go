@@ -67,7 +67,7 @@ func (s *stepping) steps() (found []time.Duration) {
 			if rec.Kind == message.KindClockStep {
 				step, err := rec.ClockStep()
 				if err != nil || step.To != rec.ReceivedAt || step.From < at {
-					s.t.Fatalf("record %d at %d behind %d: %+v %v", seq, rec.ReceivedAt, at, step, err)
+					s.t.Fatalf("record %d at %d after %d: %+v %v", seq, rec.ReceivedAt, at, step, err)
 				}
 				found = append(found, time.Duration(step.By())*time.Millisecond)
 			} else if rec.ReceivedAt < at {

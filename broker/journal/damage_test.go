@@ -105,7 +105,7 @@ func examine(t testing.TB, img image, last uint64) (outcome, error) {
 		for i := range b.Records {
 			seq := b.Records[i].Seq
 			if err := checkRecord(&b.Records[i], int(seq)); err != nil || seq <= before || seq > last {
-				return out, fmt.Errorf("record %d behind %d: %w", seq, before, err)
+				return out, fmt.Errorf("record %d after %d: %w", seq, before, err)
 			}
 			out.read[seq], before = true, seq
 		}

@@ -71,7 +71,7 @@ func faultRun(m *waltest.FS, p *promised, patience time.Duration) error {
 }
 
 // TestFaultAtEveryCallSite lets each operation of a run fail once, in turn, and then that one and all
-// behind it. After the failure the power goes: whatever was promised must be on the disk.
+// after it. After the failure the power goes: whatever was promised must be on the disk.
 func TestFaultAtEveryCallSite(t *testing.T) {
 	t.Parallel()
 	clean := &waltest.Faults{}

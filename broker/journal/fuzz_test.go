@@ -59,7 +59,7 @@ func FuzzRecovery(f *testing.F) {
 				return
 			}
 			if batch.First <= before || batch.Last < batch.First {
-				t.Fatalf("batch %d to %d behind %d", batch.First, batch.Last, before)
+				t.Fatalf("batch %d to %d after %d", batch.First, batch.Last, before)
 			}
 			before = batch.Last
 			for i := range batch.Records {

@@ -170,7 +170,7 @@ func (j *Journal) setRoom(lack error) {
 // created, and is part of every message's identity.
 func (j *Journal) Epoch() uint64 { return j.epoch }
 
-// Append puts recs behind what is there, all or none, and sets their Seq and ReceivedAt. Everything that
+// Append puts recs after what is there, all or none, and sets their Seq and ReceivedAt. Everything that
 // they refer to is copied before it returns. It does not wait for the disk: the records count only once
 // Durable has reached last, of which w, unless nil, is told.
 //

@@ -25,7 +25,7 @@ var (
 	ErrTooLarge = errors.New("record does not fit into a journal segment")
 	// ErrTrimmed says that a reader asked for records that are no longer kept.
 	ErrTrimmed = errors.New("journal no longer has these records")
-	// ErrBeyond says that a reader asked for records behind the next one to be appended.
+	// ErrBeyond says that a reader asked for records after the next one to be appended.
 	ErrBeyond = errors.New("journal does not reach that far")
 )
 
@@ -63,7 +63,7 @@ type Options struct {
 	Metrics *Metrics
 	// KnownEpoch and KnownLast are what consumers have written down elsewhere: that the journal of this
 	// epoch had reached at least this sequence. A journal that was recovered to less has lost its end,
-	// marks and all; it reports that and goes on behind KnownLast, so that no sequence is used twice.
+	// marks and all; it reports that and goes on after KnownLast, so that no sequence is used twice.
 	KnownEpoch uint64 `zero:"none is known"`
 	KnownLast  uint64 `zero:"none is known"`
 }

@@ -14,7 +14,7 @@ import (
 	"cellgate/broker/wal"
 )
 
-// Read-ahead of a Reader: little behind a batch that was passed over, since its successor's header is
+// Read-ahead of a Reader: little after a batch that was passed over, since its successor's header is
 // all that may be wanted.
 const (
 	readAhead = 64 << 10
@@ -113,7 +113,7 @@ func (r *Reader) open(seg *segment) error {
 }
 
 // bad reports the stretch that began at badFrom, if any: it ends at to, and next is the first sequence
-// behind it.
+// after it.
 func (r *Reader) bad(to int64, next uint64) {
 	if r.badFrom != 0 {
 		r.j.corrupt(wal.LostBetween(filepath.Base(r.seg.name), r.badFrom, to, r.next, next))

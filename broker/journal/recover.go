@@ -19,7 +19,7 @@ type Recovery struct {
 	Created  bool
 	Epoch    uint64
 	First    uint64 // oldest sequence kept
-	Last     uint64 // highest sequence recovered; the next record gets the one behind it
+	Last     uint64 // highest sequence recovered; the next record gets the one after it
 	Segments int
 	// TornBytes is the length of a batch that was being written when the process or the machine
 	// stopped. It was never durable, and nobody was told that it was.

@@ -12,7 +12,7 @@ import (
 	"cellgate/test/check"
 )
 
-// BenchmarkConnect is the work behind one vehicle's connect, from the report of its two events until Kafka would have them:
+// BenchmarkConnect is the work of one vehicle's connect, from the report of its two events until Kafka would have them:
 // transactions with their syncs included, beside 50,000 vehicles that are connected.
 func BenchmarkConnect(b *testing.B) {
 	db, err := statefile.Open(filepath.Join(b.TempDir(), "state.db"), statefile.Options{})

@@ -47,7 +47,7 @@ func (r *run) publish(_ context.Context, events []Event) (refused int, err error
 			continue
 		}
 		if seen := k.seen[e.VIN]; len(seen) > 0 && !e.after(seen[len(seen)-1]) && !slices.Contains(seen, e.Mark) {
-			r.t.Errorf("%s: %+v behind %+v", e.VIN, *e, seen[len(seen)-1])
+			r.t.Errorf("%s: %+v after %+v", e.VIN, *e, seen[len(seen)-1])
 		}
 		k.seen[e.VIN] = append(k.seen[e.VIN], e.Mark)
 	}
@@ -381,7 +381,7 @@ func TestRefusedEventsAreCounted(t *testing.T) {
 	r.end()
 }
 
-// The mirror gets the last event of each vehicle when it is back, and no older one behind it.
+// The mirror gets the last event of each vehicle when it is back, and no older one after it.
 func TestMirrorGetsTheLast(t *testing.T) {
 	t.Parallel()
 	var mu sync.Mutex
@@ -395,7 +395,7 @@ func TestMirrorGetsTheLast(t *testing.T) {
 			}
 			for _, e := range events {
 				if was, known := got[e.VIN]; known && was.after(e.Mark) {
-					t.Errorf("%+v behind %+v", e, was)
+					t.Errorf("%+v after %+v", e, was)
 				}
 				got[e.VIN] = e
 			}

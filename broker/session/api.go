@@ -154,7 +154,7 @@ type Journal interface {
 // when it opens, so the index persists nothing. It must be safe for concurrent use; it must not call the
 // manager from within its methods but for Manager.Connected.
 type Index interface {
-	// Subscribe adds or replaces a subscription; $share/{group}/{filter} filters are shared. It begins behind the
+	// Subscribe adds or replaces a subscription; $share/{group}/{filter} filters are shared. It begins after the
 	// record since; one that is replaced goes on.
 	Subscribe(client string, sub Subscription, since uint64)
 	// Unsubscribe removes one.
@@ -162,7 +162,7 @@ type Index interface {
 	// Match calls fn once for every client that is to get the message: a shared group is
 	// resolved to one of its members (Manager.Connected tells which are connected: prefer these), and
 	// a client's overlapping subscriptions are merged into one, but for those with no local when the client is
-	// the publisher (rec.Client), and those that begin behind it. fn does not keep its arguments' slices.
+	// the publisher (rec.Client), and those that begin after it. fn does not keep its arguments' slices.
 	Match(rec *message.Record, fn func(client string, m Matched))
 	// Member picks a member of the group of a shared filter, as Match does; false when it has none. The topic is one
 	// that the filter matches.
@@ -224,7 +224,7 @@ type Outbound interface {
 	// (MQTT 5, 3.14.2.2.5); on 3.1.1 it is closed. It may be called more than once.
 	Kick(reason byte, serverRef string)
 	// Drained is closed once the connection has made its last journal append, will make no more, and has
-	// called Session.Detach: a new connection of the client begins behind that.
+	// called Session.Detach: a new connection of the client begins after that.
 	Drained() <-chan struct{}
 }
 

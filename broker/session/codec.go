@@ -265,7 +265,7 @@ func (b *batch) retained(topic string, rec *message.Record) {
 	b.put(bucketRetained, retainedKey(topic), rec.Append(nil, 0))
 }
 
-// retainedKey is the topic. Of one that is longer than a key can be it is the hash, behind a null character, which no
+// retainedKey is the topic. Of one that is longer than a key can be it is the hash, after a null character, which no
 // topic has.
 func retainedKey(topic string) []byte {
 	if len(topic) <= statefile.MaxKeySize {

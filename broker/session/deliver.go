@@ -37,7 +37,7 @@ func (st *state) pump() {
 	st.rest()
 }
 
-// sendReleases sends the PUBRELs that became due behind flow.next.
+// sendReleases sends the PUBRELs that became due after flow.next.
 func (st *state) sendReleases(f *flow) progress {
 	for i := 0; i < f.next && f.releases > 0; i++ {
 		if e := f.inflight[i]; e.relDue {
@@ -294,7 +294,7 @@ func (st *state) finish(f *flow, i int, code byte) {
 }
 
 // Pubrec is the client's PUBREC. The session answers with a PUBREL by itself, for a session that outlives its
-// connection once the state file has it: a PUBLISH repeated behind a PUBREL would be a second message.
+// connection once the state file has it: a PUBLISH repeated after a PUBREL would be a second message.
 func (s *Session) Pubrec(id uint16, code byte) {
 	st := s.st
 	st.mu.Lock()

@@ -81,7 +81,7 @@ func TestKillLosesNothingAndRepeatsNothingUnsent(t *testing.T) {
 	c.subscribe(sub("t", 1))
 	e.say("t", 1, "a", "b")
 	e.checkpoint()
-	e.say("t", 1, "c") // behind the position: only in the journal
+	e.say("t", 1, "c") // after the position: only in the journal
 	c.expect("t=a q1 #1")
 	e.kill()
 	c, _ = e.attach("svc")

@@ -50,11 +50,11 @@ func (j *memJournal) from(seq uint64) []message.Record {
 	return slices.Clone(j.recs[seq-1:])
 }
 
-// lose takes away the journal's tail behind a sequence, as a crash does with what was not durable.
-func (j *memJournal) lose(behind uint64) {
+// lose takes away the journal's tail after a sequence, as a crash does with what was not durable.
+func (j *memJournal) lose(after uint64) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	j.recs = j.recs[:behind]
+	j.recs = j.recs[:after]
 }
 
 func (j *memJournal) setFail(err error) {

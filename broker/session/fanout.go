@@ -82,7 +82,7 @@ func (m *Manager) Advance(seq uint64) {
 	m.fan.mu.Unlock()
 }
 
-// AwaitFanout returns when every record up to seq has been fanned out. Only then does a SUBSCRIBE that comes behind
+// AwaitFanout returns when every record up to seq has been fanned out. Only then does a SUBSCRIBE that comes after
 // a message find it retained, or removed, and not live. The error is the context's, or ErrClosed.
 func (m *Manager) AwaitFanout(ctx context.Context, seq uint64) error {
 	for {
@@ -151,7 +151,7 @@ func (m *Manager) Wanted(read func(any bool)) {
 	read(false)
 }
 
-// Position is the durable fan-out position: after a restart the fan-out resumes behind it. 0 is the
+// Position is the durable fan-out position: after a restart the fan-out resumes after it. 0 is the
 // beginning of the journal.
 func (m *Manager) Position() uint64 { return m.stored.fanned.Load() }
 

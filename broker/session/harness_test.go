@@ -122,7 +122,7 @@ func (e *env) copyState(to string) {
 }
 
 // kill starts again from what is in the state file now: what the process has in memory alone is lost. Records
-// behind the position are fanned out again, as the fan-out loop does.
+// after the position are fanned out again, as the fan-out loop does.
 func (e *env) kill() {
 	e.t.Helper()
 	crashed := filepath.Join(e.t.TempDir(), "crashed.db")

@@ -15,7 +15,7 @@ func (m *Manager) Get(clientID string) (Info, bool) {
 	return st.info()
 }
 
-// List describes up to limit sessions with identifiers behind after, in order.
+// List describes up to limit sessions with identifiers greater than after, in order.
 func (m *Manager) List(after string, limit int) []Info {
 	all := m.sessions.all(after)
 	slices.SortFunc(all, func(a, b *state) int { return strings.Compare(a.id, b.id) })

@@ -69,7 +69,7 @@ func (mc *modelClient) handle(f sentFrame) {
 	check.OK(mc.t, err)
 	if f.qos == 0 {
 		if n <= mc.zero {
-			mc.t.Fatalf("%s: QoS 0 message %d behind %d", mc.name, n, mc.zero)
+			mc.t.Fatalf("%s: QoS 0 message %d after %d", mc.name, n, mc.zero)
 		}
 		mc.zero = n
 		return

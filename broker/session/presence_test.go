@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// A clean start begins a new session, and the presence of its client goes on in order: behind what some goroutine
+// A clean start begins a new session, and the presence of its client goes on in order: after what some goroutine
 // still has to tell of the old one.
 func TestPresenceOrderOverCleanStart(t *testing.T) {
 	t.Parallel()

@@ -11,7 +11,7 @@ import (
 //
 // They are not written when they change, but with the fan-out position; what happened since is
 // in the journal and is replayed. An identifier is written only together with the sequence of
-// its message: at the next start it counts only if the journal still ends behind that. Without this an
+// its message: at the next start it counts only if the journal still ends after that. Without this an
 // identifier whose message was lost with the journal's tail would make the client's repeat, by which that
 // message would come again, look like a duplicate.
 type incoming struct {
@@ -22,7 +22,7 @@ type incoming struct {
 // receipt tells where a message is in the journal.
 type receipt struct {
 	seq uint64
-	// pending: the message is on its way to the journal; it will come behind seq.
+	// pending: the message is on its way to the journal; it will come after seq.
 	pending bool
 }
 
@@ -133,20 +133,20 @@ func (m *Manager) Replay(rec *message.Record) {
 	st.incomingChanged()
 }
 
-// encode appends the identifiers that are in the journal; behind is the lowest place behind which one that
+// encode appends the identifiers that are in the journal; after is the lowest place after which one that
 // is not yet there will come, if there is any.
-func (in *incoming) encode(dst []byte) (out []byte, behind uint64, pending bool) {
+func (in *incoming) encode(dst []byte) (out []byte, after uint64, pending bool) {
 	for id, r := range in.ids {
 		if r.pending {
-			if !pending || r.seq < behind {
-				behind, pending = r.seq, true
+			if !pending || r.seq < after {
+				after, pending = r.seq, true
 			}
 			continue
 		}
 		dst = binary.BigEndian.AppendUint16(dst, id)
 		dst = binary.AppendUvarint(dst, r.seq)
 	}
-	return dst, behind, pending
+	return dst, after, pending
 }
 
 // decodeIncoming reads what encode wrote. last is the journal's end: what is after it is lost.

@@ -65,7 +65,7 @@ type entry struct {
 
 	sent    bool // a PUBLISH has been sent, on whichever connection
 	counted bool // it was sent on this connection, so it takes of the client's Receive Maximum
-	relDue  bool // a PUBREL is to be sent although the entry is behind flow.next
+	relDue  bool // a PUBREL is to be sent although the entry is after flow.next
 
 	durable   bool // to be kept in the state file
 	persisted bool // in the state file, or will be before any later batch is written
@@ -115,7 +115,7 @@ func (q *fifo) len() int      { return len(q.list) - q.head }
 func (q *fifo) front() *entry { return q.list[q.head] }
 func (q *fifo) push(e *entry) { q.list = append(q.list, e) }
 
-// pushUrgent puts an entry before all that are not urgent, and behind those that are.
+// pushUrgent puts an entry before all that are not urgent, and after those that are.
 func (q *fifo) pushUrgent(e *entry) {
 	at := q.head
 	for at < len(q.list) && q.list[at].urgent() {
@@ -146,7 +146,7 @@ func (q *fifo) remove(fn func(*entry) bool) {
 	q.head = 0
 }
 
-// enqueue puts a message behind the others, or fails with ErrQueueFull.
+// enqueue puts a message after the others, or fails with ErrQueueFull.
 func (st *state) enqueue(e *entry) error {
 	size := e.body.size()
 	if st.admit(letter{directed: e.d != nil, durable: e.durable, size: size}) != "" {
@@ -175,7 +175,7 @@ func (st *state) admit(l letter) (reason string) {
 	return reason
 }
 
-// push puts a message that has been admitted behind the others.
+// push puts a message that has been admitted after the others.
 func (st *state) push(e *entry, size int64) {
 	f := st.flow
 	f.order++

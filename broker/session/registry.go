@@ -55,7 +55,7 @@ func (r *registry) remove(st *state) {
 	}
 }
 
-// all are the sessions with identifiers behind after, in no order.
+// all are the sessions with identifiers greater than after, in no order.
 func (r *registry) all(after string) []*state {
 	var all []*state
 	for i := range r.parts {

@@ -313,7 +313,7 @@ func (k *kept) Place() *int32 { return &k.place }
 const retainedChunk = 256
 
 // sendRetained queues the retained messages that a new subscription asks for: those of records up to upTo. What comes
-// behind is fanned out to the subscription, so that nothing comes both ways or neither. The fan-out goes on meanwhile, and
+// after is fanned out to the subscription, so that nothing comes both ways or neither. The fan-out goes on meanwhile, and
 // stands still only while messages are queued; once a bound is reached there is nothing to queue, and the rest is
 // counted.
 func (s *Session) sendRetained(sub *Subscription, upTo uint64) {

@@ -84,7 +84,7 @@ func (b *batch) add(o op, n int) {
 
 func (b *batch) full() bool { return b.size >= batchOps || b.bytes >= batchBytes }
 
-// cut begins a round. A message behind the cut is in no queue, or stays out of this round: see gatherFlow.
+// cut begins a round. A message after the cut is in no queue, or stays out of this round: see gatherFlow.
 func (w *writer) cut() *round {
 	m := w.m
 	r := &round{w: w}
@@ -143,10 +143,10 @@ func (r *round) records(b *batch) bool {
 		p.list = p.list[1:]
 		st.mu.Lock()
 		st.file.listed = false
-		behind, pending := st.gatherRecord(b)
+		after, pending := st.gatherRecord(b)
 		st.mu.Unlock()
 		if pending {
-			r.mark.replay = min(r.mark.replay, behind)
+			r.mark.replay = min(r.mark.replay, after)
 			r.again = append(r.again, st)
 		}
 	}
@@ -186,9 +186,9 @@ func (r *round) queues(b *batch) bool {
 }
 
 // gatherRecord adds the session's own record, the QoS 2 identifiers of its client, and how far the messages have come
-// that are in the state file. behind is the lowest place behind which an identifier will come that is not there yet, if
+// that are in the state file. after is the lowest place after which an identifier will come that is not there yet, if
 // one is pending.
-func (st *state) gatherRecord(b *batch) (behind uint64, pending bool) {
+func (st *state) gatherRecord(b *batch) (after uint64, pending bool) {
 	id := []byte(st.id)
 	if st.file.wipe {
 		b.remove(bucketSessions, id)
@@ -215,12 +215,12 @@ func (st *state) gatherRecord(b *batch) (behind uint64, pending bool) {
 	return st.gatherIncoming(b, id)
 }
 
-func (st *state) gatherIncoming(b *batch, id []byte) (behind uint64, pending bool) {
+func (st *state) gatherIncoming(b *batch, id []byte) (after uint64, pending bool) {
 	in := st.incoming
 	if in == nil || !in.dirty {
 		return 0, false
 	}
-	value, behind, pending := in.encode(nil)
+	value, after, pending := in.encode(nil)
 	if len(value) == 0 {
 		b.remove(bucketIncoming, id)
 	} else {
@@ -229,7 +229,7 @@ func (st *state) gatherIncoming(b *batch, id []byte) (behind uint64, pending boo
 	if in.dirty = pending; !pending && len(in.ids) == 0 {
 		st.incoming = nil
 	}
-	return behind, pending
+	return after, pending
 }
 
 func (st *state) putInflight(b *batch, e *entry, key []byte) {
@@ -252,7 +252,7 @@ func (st *state) putEntry(b *batch, e *entry) {
 type found struct {
 	left   bool // the batch is full
 	last   bool // messages of QoS 2, which go with the position
-	later  bool // messages behind the cut
+	later  bool // messages after the cut
 	urgent bool // of QoS 2 among these: they are not sent before they are written
 }
 

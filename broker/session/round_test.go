@@ -24,7 +24,7 @@ func (w watchedDB) Update(fn func(*statefile.Tx) error) error {
 	return err
 }
 
-// watch has fn called behind every transaction from now on.
+// watch has fn called after every transaction from now on.
 func (e *env) watch(fn func()) {
 	e.t.Helper()
 	var once sync.Mutex

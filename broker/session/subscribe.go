@@ -56,7 +56,7 @@ func (s *Session) SetPermissions(p Permissions, notAfter time.Time) {
 // Detach ends the connection's hold on the session, after its last journal append. normal means that the client
 // sent DISCONNECT 0x00: the will is discarded. reason is why the connection ended, unless the manager ended it. expiry, when not nil, replaces the session's expiry
 // (MQTT 5, 3.14.2.2.2), but for a session that was to have none. When it returns, everybody has been told: what a later
-// connection of the client has told comes behind.
+// connection of the client has told comes after.
 func (s *Session) Detach(normal bool, reason Reason, expiry *time.Duration) {
 	s.st.mu.Lock()
 	defer s.st.unlockTold()
@@ -162,7 +162,7 @@ func (s *Session) subscribe(sub Subscription) byte {
 	return code
 }
 
-// enter puts a subscription among the session's and into the index. It begins behind the record since.
+// enter puts a subscription among the session's and into the index. It begins after the record since.
 func (s *Session) enter(sub *Subscription) (code byte, wantsRetained bool, since uint64) {
 	st := s.st
 	_, plain, isShared := message.SplitShare(sub.Filter)

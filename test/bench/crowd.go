@@ -14,7 +14,7 @@ import (
 // Crowd is clients that connect, some at a time, and stay.
 type Crowd struct {
 	Load
-	First, Count int // VIN(First) and those behind it
+	First, Count int // VIN(First) and those after it
 	AtOnce       int
 	// Configs are the clients' own TLS configurations, with their session tickets; Load.TLS for all when nil.
 	Configs []*tls.Config

@@ -20,7 +20,7 @@ var jsonFile = flag.String("json", "", "write tables and figures to this file, f
 // summary collects what the benchmarks of this process found, for TestMain to print at the end.
 var summary report
 
-// TestMain prints all tables once more behind the progress, with the bounds that were missed.
+// TestMain prints all tables once more after the progress, with the bounds that were missed.
 func TestMain(m *testing.M) {
 	if spec := os.Getenv(bridgeEnv); spec != "" {
 		_, _ = fmt.Fprintln(os.Stderr, "bridge:", bridge(spec))

@@ -27,10 +27,10 @@ func testDisconnect(t *testing.T, e *env, v byte) {
 }
 
 func testBehindDisconnect(t *testing.T, e *env, v byte) {
-	w, topic := e.watched(t, v, "behind")
+	w, topic := e.watched(t, v, "after")
 	c := e.client(t, v)
 	c.Send(mqtt.Publish{Topic: topic, Payload: "before"}.Encode(v), mqtt.Disconnect(),
-		mqtt.Publish{Topic: topic, Payload: "behind", QoS: 1, ID: 1}.Encode(v), mqtt.Pingreq())
+		mqtt.Publish{Topic: topic, Payload: "after", QoS: 1, ID: 1}.Encode(v), mqtt.Pingreq())
 	c.ExpectClosed()
 	equal(t, "payload", w.Message().Payload, "before")
 	nothingBut(t, w, e, topic)
@@ -58,7 +58,7 @@ func testDisconnectMalformed(t *testing.T, e *env, v byte) {
 	e.violates(t, v, mqtt.Frame(mqtt.DISCONNECT<<4, []byte{0}, mqtt.Properties(), []byte{0}), 0x81)
 }
 
-// testServerDisconnect has the gateway end connections: nothing comes behind its DISCONNECT but the end, what was
+// testServerDisconnect has the gateway end connections: nothing comes after its DISCONNECT but the end, what was
 // taken before the violation is acknowledged, and no DISCONNECT comes before CONNACK.
 func testServerDisconnect(t *testing.T, e *env, v byte) {
 	topic := "server/" + e.unique()

@@ -19,7 +19,7 @@ func table5Behaviour() []statement {
 		{"MQTT-4.3.3-3", "and keeps the message as unacknowledged until PUBREC", "qos2/to_client"},
 		{"MQTT-4.3.3-4", "and sends PUBREL with the identifier after a PUBREC below 0x80", "qos2/to_client"},
 		{"MQTT-4.3.3-5", "and keeps the PUBREL as unacknowledged until PUBCOMP", "qos2/to_client"},
-		{"MQTT-4.3.3-6", "and does not repeat the PUBLISH behind its PUBREL", "qos2/to_client"},
+		{"MQTT-4.3.3-6", "and does not repeat the PUBLISH after its PUBREL", "qos2/to_client"},
 		{"MQTT-4.3.3-7", "and lets nothing expire that has been sent (but for commands, which end with their time)", "resend/though_expired"},
 		{"MQTT-4.3.3-8", "a receiver of QoS 2 sends PUBREC with the identifier", "publish/responses"},
 		{"MQTT-4.3.3-9", "after a PUBREC of 0x80 or more the identifier means a new message", "qos2/refused_is_forgotten"},

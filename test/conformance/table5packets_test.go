@@ -66,7 +66,7 @@ func table5Packets() []statement {
 		{"MQTT-3.1.4-3", "the older connection of the same identifier gets 0x8E and is closed", "connect/takeover"},
 		{"MQTT-3.1.4-4", "clean start is processed", "session/clean"},
 		{"MQTT-3.1.4-5", "a valid CONNECT is answered with 0x00", "connect/accepted"},
-		{"MQTT-3.1.4-6", "nothing behind a rejected CONNECT is processed but AUTH", "connect/behind_a_rejected_one"},
+		{"MQTT-3.1.4-6", "nothing after a rejected CONNECT is processed but AUTH", "connect/behind_a_rejected_one"},
 		{"MQTT-3.2.0-1", "CONNACK 0x00 comes before every other packet but AUTH", "connect/pipelined"},
 		{"MQTT-3.2.0-2", "there is one CONNACK per connection", "connect/accepted"},
 		{"MQTT-3.2.2-1", "bits 7 to 1 of the acknowledge flags are 0", "connect/accepted"},

@@ -184,7 +184,7 @@ func (a *auditor) take(r *kgo.Record) {
 	case before != "":
 		a.wrong = append(a.wrong, fmt.Sprintf("%s is there as %s and as %s", name(vin, seq), before, id))
 	case seq < v.last:
-		a.wrong = append(a.wrong, fmt.Sprintf("%s behind %d", name(vin, seq), v.last))
+		a.wrong = append(a.wrong, fmt.Sprintf("%s after %d", name(vin, seq), v.last))
 	default:
 		v.ids[seq], v.last = id, seq
 	}

@@ -82,7 +82,7 @@ func written(g *harness.Gateway) (bytes int64, last uint64, err error) {
 		return 0, 0, errors.New("no messages_received_total")
 	}
 	records, err := strconv.ParseFloat(string(found[1]), 64)
-	const spare = 2 * 64 << 20 // the active segment and the one ready behind it
+	const spare = 2 * 64 << 20 // the active segment and the one ready after it
 	return int64(size) - spare, uint64(records), err
 }
 

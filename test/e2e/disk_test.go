@@ -134,7 +134,7 @@ func (l *ladderTest) ready(want int, text string) {
 	}
 }
 
-// qos0 sends a message of QoS 0 and one of QoS 1 behind it in each protocol version. Those of QoS 1 are
+// qos0 sends a message of QoS 0 and one of QoS 1 after it in each protocol version. Those of QoS 1 are
 // acknowledged, and so many of the others are dropped and counted.
 func (l *ladderTest) qos0(dropped float64, when string) {
 	l.t.Helper()

@@ -117,7 +117,7 @@ func alive(c net.Conn) bool {
 	return err == nil && open
 }
 
-// hangUp leaves no TIME_WAIT behind: there are not ports enough for that.
+// hangUp leaves no TIME_WAIT: there are not ports enough for that.
 func hangUp(c net.Conn) {
 	if c != nil {
 		mqtt.HangUp(c)

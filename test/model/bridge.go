@@ -90,7 +90,7 @@ func NewBridge(ctx context.Context, client *redis.Client) (*Bridge, error) {
 	return b, err
 }
 
-// Replay puts into Redis what was there before, runs the script, and compares its answer and what is there behind it.
+// Replay puts into Redis what was there before, runs the script, and compares its answer and what is there after it.
 func (b *Bridge) Replay(ctx context.Context, t Transition) error {
 	if err := b.load(ctx, t); err != nil {
 		return fmt.Errorf("loading %v: %w", t, err)

@@ -29,7 +29,7 @@ const (
 	faultGrowth = 64 << 20
 )
 
-// faultRig is a three-broker cluster and a Redis, each behind a link, and a gateway under steady load.
+// faultRig is a three-broker cluster and a Redis, each reached over a link, and a gateway under steady load.
 type faultRig struct {
 	*harness.Gateway
 	t         *testing.T

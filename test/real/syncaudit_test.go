@@ -226,7 +226,7 @@ func (a *syncAudit) add(rec harness.Record) {
 	}
 	a.seen[from] = true
 	if last, ok := a.last[rec.Key]; ok && from.offset < last {
-		a.complain("%v brings %v behind %d of the same key", at, from, last)
+		a.complain("%v brings %v after %d of the same key", at, from, last)
 	}
 	a.last[rec.Key] = from.offset
 }

@@ -40,7 +40,7 @@ var syncTopics = []struct{ outbox, central string }{
 	{"central.p0", "fleet.first"}, {"central.p1", "fleet.second"}, {"central.p2", "fleet.third"},
 }
 
-// syncRig is a cell's Kafka and a central one, each of one broker behind a link, and a gateway under steady load.
+// syncRig is a cell's Kafka and a central one, each of one broker reached over a link, and a gateway under steady load.
 type syncRig struct {
 	*harness.Gateway
 	t             *testing.T

@@ -20,7 +20,7 @@ import (
 
 // TestSyncGap has retention remove records that are bound for the centre while both are away, the centre and the
 // gateway. The lane stands there from the next start on, over a kill, the others go on, the lag is never 0 for not
-// being known, and an operator's skip goes on behind the gap with nothing else missing.
+// being known, and an operator's skip goes on after the gap with nothing else missing.
 func TestSyncGap(t *testing.T) {
 	r := newSyncRig(t, 1)
 	ledger := filepath.Join(r.Dir, "ledger.txt")
@@ -86,7 +86,7 @@ func TestSyncGap(t *testing.T) {
 		}
 		return r.degraded("")
 	})
-	fmt.Printf("sync gap: %d records gone, %d kept behind them\n", gone, kept)
+	fmt.Printf("sync gap: %d records gone, %d kept after them\n", gone, kept)
 }
 
 // expire removes records from each partition of a topic, as retention does, but the last keep of it, and returns how

@@ -44,7 +44,7 @@ func told(t *testing.T, cell *harness.Kafka, vin string) (text string, last Pres
 			continue
 		} else if seen[m] = true; e.VIN != vin || e.Node == "" || e.Cell == "" || e.At == "" ||
 			cmp.Or(cmp.Compare(e.Epoch, last.Epoch), cmp.Compare(e.Seq, last.Seq)) < 0 {
-			t.Fatalf("%+v behind %+v", e, last)
+			t.Fatalf("%+v after %+v", e, last)
 		}
 		text += fmt.Sprint(e.Event, " ", e.Reason, ",")
 		last = e

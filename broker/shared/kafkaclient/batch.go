@@ -14,7 +14,7 @@ import (
 // big-endian:
 //
 //	 0  base offset            8   0, the broker assigns it
-//	 8  batch length           4   bytes behind this field
+//	 8  batch length           4   bytes after this field
 //	12  partition leader epoch 4   -1
 //	16  magic                  1   2
 //	17  CRC-32C                4   of everything from offset 21
@@ -47,7 +47,7 @@ type producerState struct {
 	seq   int32 // of the next record
 }
 
-// advance moves on by n records. Sequences wrap to 0 behind the largest int32 (KIP-98).
+// advance moves on by n records. Sequences wrap to 0 after the largest int32 (KIP-98).
 func (p *producerState) advance(n int) {
 	p.seq = int32((int64(p.seq) + int64(n)) & 0x7fffffff) //nolint:gosec // masked to 31 bits
 }

@@ -220,7 +220,7 @@ func (f *Fetched) Header(name string) []byte {
 	return nil
 }
 
-// Fetch returns the next records, waiting up to wait for some, and the offset behind the partition's last
+// Fetch returns the next records, waiting up to wait for some, and the offset after the partition's last
 // record. Their keys and values are maxBytes, or what takes them beyond it: one batch. As much again is kept as
 // it is stored. None and no error: nothing new. It tries again by itself while Kafka is away; the only errors are
 // that of ctx and a GapError, which comes again at each call until Skip.

@@ -128,7 +128,7 @@ func (p *Assignment) decode(maxBytes int) ([]Fetched, error) {
 	was, size := p.next, 0
 	for size < maxBytes && p.hole == nil {
 		rest := p.batches
-		batch, base, behind, control := p.cutBatch()
+		batch, base, after, control := p.cutBatch()
 		if batch == nil { // the end, or a batch that was cut off, which the next answer begins with
 			p.batches = nil
 			if len(rest) > 0 && p.next == was {
@@ -157,13 +157,13 @@ func (p *Assignment) decode(maxBytes int) ([]Fetched, error) {
 			size += len(f.Key) + len(f.Value)
 		}
 		if !control {
-			p.missing(behind)
+			p.missing(after)
 		}
 		if p.hole != nil {
-			p.batches = rest // to be read again from behind the hole
+			p.batches = rest // to be read again from after the hole
 			break
 		}
-		p.next = max(p.next, behind)
+		p.next = max(p.next, after)
 	}
 	return out, nil
 }
@@ -175,9 +175,9 @@ func (p *Assignment) missing(next int64) {
 	}
 }
 
-// cutBatch takes the first batch off p.batches: its bytes, its first offset and the one behind it, both 0 when it does
+// cutBatch takes the first batch off p.batches: its bytes, its first offset and the one after it, both 0 when it does
 // not say, and whether it holds control records. It returns nil when there is no whole one. Offsets: see batch.go.
-func (p *Assignment) cutBatch() (batch []byte, base, behind int64, control bool) {
+func (p *Assignment) cutBatch() (batch []byte, base, after int64, control bool) {
 	be, b := binary.BigEndian, p.batches
 	const magic, attributes, lastDelta = 16, 21, 23
 	if len(b) <= magic {
@@ -190,10 +190,10 @@ func (p *Assignment) cutBatch() (batch []byte, base, behind int64, control bool)
 	p.batches = b[size:]
 	if b[magic] >= 2 {
 		base = int64(be.Uint64(b)) //nolint:gosec // two's complement on the wire
-		behind = base + int64(be.Uint32(b[lastDelta:])) + 1
+		after = base + int64(be.Uint32(b[lastDelta:])) + 1
 		control = be.Uint16(b[attributes:])&0x20 != 0
 	}
-	return b[:size], base, behind, control
+	return b[:size], base, after, control
 }
 
 func decodeBatch(b []byte) ([]Fetched, error) {

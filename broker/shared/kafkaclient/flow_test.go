@@ -29,8 +29,8 @@ func (l *link) carry(size int) {
 	time.Sleep(time.Until(arrival))
 }
 
-// behind is how many bytes the link has yet to carry.
-func (l *link) behind() int {
+// after is how many bytes the link has yet to carry.
+func (l *link) after() int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return int(max(0, time.Until(l.free).Seconds()*l.rate))
@@ -97,7 +97,7 @@ func TestFlowBoundsWhatIsBeforeTheFirstLane(t *testing.T) {
 				worst := 0
 				for range 100 {
 					time.Sleep(time.Second)
-					worst = max(worst, l.behind())
+					worst = max(worst, l.after())
 				}
 				used := float64(sent()-was) / time.Since(began).Seconds() / l.rate
 				if most := max(l.rate/3, 4*flowFloor); float64(worst) > most || used < 0.7 {
@@ -109,7 +109,7 @@ func TestFlowBoundsWhatIsBeforeTheFirstLane(t *testing.T) {
 	}
 }
 
-// The third lane has its turn while the second has always something, and both go behind the first.
+// The third lane has its turn while the second has always something, and both go after the first.
 func TestFlowTurns(t *testing.T) {
 	t.Parallel()
 	flowing(t, func(t *testing.T, ctx context.Context, end func()) {
@@ -151,7 +151,7 @@ func TestFlowDoesNotWaitForADeadBroker(t *testing.T) {
 	})
 }
 
-// Who gives up waiting leaves nothing behind.
+// Who gives up waiting leaves no place taken.
 func TestFlowGivesUpWithItsContext(t *testing.T) {
 	t.Parallel()
 	f := NewFlow()

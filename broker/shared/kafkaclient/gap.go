@@ -16,7 +16,7 @@ type GapError struct {
 	ID    int   // of the partition
 	From  int64 // the record that was to be read next
 	To    int64 // the first that there is from there on; of another log, its first one
-	End   int64 // behind the last that there is
+	End   int64 // after the last that there is
 	// Anew is set when the log is not the one that was read: the topic was made anew, or its end was cut off. What
 	// was lost is unknown then, and To may be before From.
 	Anew bool
@@ -96,7 +96,7 @@ func (p *Assignment) look(ctx context.Context) error {
 	return g
 }
 
-// ends returns the partition's first offset, and the one behind its last.
+// ends returns the partition's first offset, and the one after its last.
 func (p *Assignment) ends(ctx context.Context) (first, end int64, err error) {
 	res, err := p.c.client.ListOffsets(ctx, &kafka.ListOffsetsRequest{
 		Topics: map[string][]kafka.OffsetRequest{p.Topic: {kafka.FirstOffsetOf(p.ID), kafka.LastOffsetOf(p.ID)}},
@@ -112,7 +112,7 @@ func (p *Assignment) ends(ctx context.Context) (first, end int64, err error) {
 	return 0, 0, fmt.Errorf("offsets of %s/%d: %w", p.Topic, p.ID, protocol.ErrNoPartition)
 }
 
-// Skip goes on behind the gap that Fetch has reported, as it is now, once the group has it in its committed offset. It
+// Skip goes on after the gap that Fetch has reported, as it is now, once the group has it in its committed offset. It
 // returns nil when nothing is missing any more.
 func (p *Assignment) Skip(ctx context.Context) (*GapError, error) {
 	return p.skip(ctx, func(g *GapError) error { return p.Commit(g.To) })

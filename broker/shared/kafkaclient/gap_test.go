@@ -48,7 +48,7 @@ func TestDecodeStopsAtAHole(t *testing.T) {
 		}
 		p.next, p.hole = p.hole.To, nil
 		if recs, err := p.decode(1 << 20); err != nil || len(recs) != 2 || recs[0].Offset != 14 || p.next != 16 || p.hole != nil {
-			t.Errorf("%s: behind it %d records, next %d, %v", name, len(recs), p.next, err)
+			t.Errorf("%s: after it %d records, next %d, %v", name, len(recs), p.next, err)
 		}
 	}
 	control := batch(12, 13, "x", "y")

@@ -125,7 +125,7 @@ func (t *topic) parkWaitingLocked(why error) {
 	t.waiting = t.parkAllLocked(wholeTopic, why, t.waiting)
 }
 
-// parkLane parks a partition: what a lane could not deliver, and what waits behind it.
+// parkLane parks a partition: what a lane could not deliver, and what waits after it.
 func (t *topic) parkLane(l *lane, recs []*Record, why error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()

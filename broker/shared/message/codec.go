@@ -43,7 +43,7 @@ const (
 // ErrMalformed is wrapped by every error of Decode.
 var ErrMalformed = errors.New("malformed record")
 
-// Append encodes r behind dst, all but Seq, with the time relative to base (milliseconds, not after
+// Append encodes r after dst, all but Seq, with the time relative to base (milliseconds, not after
 // r.ReceivedAt). It allocates only to grow dst.
 func (r *Record) Append(dst []byte, base int64) []byte {
 	bits := r.QoS & 3

@@ -164,7 +164,7 @@ func startsWild(a, b string, aDollar bool) bool {
 	return strings.HasPrefix(other, "+") || strings.HasPrefix(other, "#")
 }
 
-// Levels is how many levels a topic has, or a filter behind $share/{group}.
+// Levels is how many levels a topic has, or a filter after $share/{group}.
 func Levels(topicOrFilter string) int {
 	_, plain, _ := SplitShare(topicOrFilter)
 	return 1 + strings.Count(plain, "/")

@@ -30,7 +30,7 @@ const (
 	noFreelist     = ^uint64(0)
 	flagBranch     = 0x01
 	flagLeaf       = 0x02
-	firstPage      = 2 // behind the meta pages
+	firstPage      = 2 // after the meta pages
 	leafBucketFlag = 1
 )
 

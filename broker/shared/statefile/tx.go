@@ -321,7 +321,7 @@ func (c *Cursor) Last() (key, value []byte) {
 	return c.at(c.bolt.Last)
 }
 
-// Next goes to the key behind.
+// Next goes to the key after.
 func (c *Cursor) Next() (key, value []byte) {
 	return c.at(c.bolt.Next)
 }
@@ -331,7 +331,7 @@ func (c *Cursor) Prev() (key, value []byte) {
 	return c.at(c.bolt.Prev)
 }
 
-// Seek goes to the key, or the first one behind it.
+// Seek goes to the key, or the first one after it.
 func (c *Cursor) Seek(sought []byte) (key, value []byte) {
 	return c.at(func() (key, value []byte) { return c.bolt.Seek(sought) })
 }

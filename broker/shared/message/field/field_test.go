@@ -44,7 +44,7 @@ func TestReader(t *testing.T) {
 	}
 }
 
-// TestReaderCutShort holds that an input cut at any byte is told, and that nothing is read behind the cut.
+// TestReaderCutShort holds that an input cut at any byte is told, and that nothing is read after the cut.
 func TestReaderCutShort(t *testing.T) {
 	t.Parallel()
 	whole := form()
@@ -54,7 +54,7 @@ func TestReaderCutShort(t *testing.T) {
 			t.Errorf("cut to %d of %d bytes: not noticed", n, len(whole))
 		}
 		if r.Off > n || r.Rest() != nil || r.Byte() != 0 || r.Uint64() != 0 || r.Bytes() != nil {
-			t.Errorf("cut to %d bytes: something was read behind the cut: %+v", n, r)
+			t.Errorf("cut to %d bytes: something was read after the cut: %+v", n, r)
 		}
 	}
 }
