@@ -15,6 +15,7 @@ import (
 	"cellgate/test/fakekafka"
 	"cellgate/test/options"
 
+	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -90,15 +91,19 @@ func (c *collector) wait(t *testing.T) []error {
 // send produces n records round-robin over keys; the value is the number within the key.
 func send(p *Producer, c *collector, topic string, keys, n int) {
 	for i := range n {
-		c.wg.Add(1)
-		r := &Record{
-			Topic: topic, Key: []byte(fmt.Sprintf("key-%d", i%keys)), Value: []byte(strconv.Itoa(i / keys)),
-			Time: 1_700_000_000_000 + int64(i), Done: c,
-		}
-		r.Headers = AppendHeader(r.Headers, "n", strconv.Itoa(i))
-		r.HeaderCount = 1
-		p.Produce(r)
+		sendOne(p, c, topic, keys, i)
 	}
+}
+
+func sendOne(p *Producer, c *collector, topic string, keys, i int) {
+	c.wg.Add(1)
+	r := &Record{
+		Topic: topic, Key: []byte(fmt.Sprintf("key-%d", i%keys)), Value: []byte(strconv.Itoa(i / keys)),
+		Time: 1_700_000_000_000 + int64(i), Done: c,
+	}
+	r.Headers = AppendHeader(r.Headers, "n", strconv.Itoa(i))
+	r.HeaderCount = 1
+	p.Produce(r)
 }
 
 // inOrder checks that every key counts 0, 1, 2 … without a gap, a repetition or a step back.
@@ -287,6 +292,56 @@ func TestProducerKeepsKeysInOrderWhilePartitionsAreAdded(t *testing.T) {
 		if r.Timestamp.UnixMilli() < 1_700_000_000_000 {
 			t.Fatal("time")
 		}
+	}
+}
+
+// TestProducerFindsATopicThatWasMadeAnew: under the same name, at once, with whatever partitions. What the old one had is gone
+// with it; from the first record in the new one on, each key has all of its records there, in order.
+func TestProducerFindsATopicThatWasMadeAnew(t *testing.T) {
+	t.Parallel()
+	for _, partitions := range []int32{2, 4, 9} {
+		t.Run(fmt.Sprint("4, then ", partitions), func(t *testing.T) {
+			t.Parallel()
+			const keys, records = 8, 800
+			c := fakekafka.Cluster(t, kfake.NumBrokers(3), kfake.SeedTopics(4, "a"))
+			p := producer(t, c, func(o *ProducerOptions) { o.BatchRecords = 8 })
+			admin := kadm.NewClient(fakekafka.Client(t, c))
+			out := &collector{}
+			send(p, out, "a", keys, records/2)
+			_, err := admin.DeleteTopic(t.Context(), "a")
+			check.OK(t, err)
+			_, err = admin.CreateTopic(t.Context(), partitions, 1, nil, "a")
+			check.OK(t, err)
+			for i := records / 2; i < records; i++ {
+				sendOne(p, out, "a", keys, i)
+				if i%50 == 0 {
+					time.Sleep(10 * time.Millisecond) // the topic is found to be another while records come
+				}
+			}
+			allWritten(t, out.wait(t), records)
+			first, next := map[string]int{}, map[string]map[int32]int{}
+			seen := map[string]map[int]bool{}
+			for _, r := range fakekafka.Read(t, c, "a", int(fakekafka.Count(t, c, "a"))) {
+				k := string(r.Key)
+				n, err := strconv.Atoi(string(r.Value))
+				check.OK(t, err)
+				if next[k] == nil {
+					first[k], next[k], seen[k] = n, map[int32]int{}, map[int]bool{}
+				}
+				if n < next[k][r.Partition] || seen[k][n] {
+					t.Errorf("%s: %d after %d in partition %d", k, n, next[k][r.Partition]-1, r.Partition)
+				}
+				first[k], next[k][r.Partition], seen[k][n] = min(first[k], n), n+1, true
+			}
+			for k, all := range seen {
+				if want := records/keys - first[k]; len(all) != want || first[k] > records/keys/2 {
+					t.Errorf("%s: %d records from %d on, want %d", k, len(all), first[k], want)
+				}
+			}
+			if len(seen) != keys {
+				t.Errorf("%d keys", len(seen))
+			}
+		})
 	}
 }
 
