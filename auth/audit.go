@@ -24,6 +24,7 @@ const (
 	AuditRefuse  = "refuse" // a connection or call was refused
 
 	AuditDisconnect    = "disconnect" // an operator sent a vehicle away
+	AuditSession       = "session"    // an operator ended a session
 	AuditDrain         = "drain"
 	AuditRules         = "rules" // a rule set went into force, or was asked for
 	AuditConfiguration = "configuration"

@@ -63,7 +63,8 @@ func TestNoGatewayNamesTheFlagsThatThereAre(t *testing.T) {
 	t.Parallel()
 	for args, want := range map[string]string{
 		"status --data /nonexistent":              "or name one with --config or --api",
-		"token issue --vin A --data /nonexistent": "or name one with --config",
+		"token issue --vin A --data /nonexistent": "or name one with --config or --api",
+		"token rotate --data /nonexistent":        "or name one with --config",
 		"rules check --data /nonexistent":         "or name one with --config",
 		"fleet --data /nonexistent":               "or name one with --config or --broker",
 	} {

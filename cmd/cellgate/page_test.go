@@ -51,7 +51,7 @@ func TestPages(t *testing.T) {
 		"status":       page(healthyStatus, ledger),
 		"status-empty": page(fullStatus, nil),
 		"status-narrow": func(_ *testing.T, w io.Writer, now time.Time) error {
-			return printStatus(&screen{w, 60}, json.RawMessage(healthyStatus), ledger, now)
+			return printStatus(&screen{w, 60, false}, json.RawMessage(healthyStatus), ledger, now)
 		},
 		"vehicles": func(t *testing.T, w io.Writer, now time.Time) error {
 			var p app.VehiclePage

@@ -35,11 +35,11 @@ Start with:  cellgate dev`,
 	root.SetIn(c.in)
 	root.SetOut(c.out)
 	root.SetErr(c.err)
-	root.CompletionOptions.HiddenDefaultCmd = true
 	root.AddCommand(
 		devCommand(c), runCommand(c), configCommand(c), rulesCommand(c), tokenCommand(c), commandCommand(c), fleetCommand(c),
-		journalCommand(c), repairCommand(c), drainCommand(c), vehiclesCommand(c), statusCommand(c), syncCommand(c), traceCommand(c), versionCommand(c),
+		journalCommand(c), repairCommand(c), drainCommand(c), vehiclesCommand(c), statusCommand(c), syncCommand(c), traceCommand(c), sessionsCommand(c), capacityCommand(c), versionCommand(c),
 	)
+	complete(root)
 	asUsage(root)
 	return root
 }

@@ -65,7 +65,7 @@ func printStatus(w io.Writer, raw json.RawMessage, ledger []sink.SinkLedger, now
 	}
 	var b strings.Builder
 	b.WriteString(header(&s) + "\n\n")
-	page := &screen{&b, columnsOf(w)}
+	page := &screen{&b, columnsOf(w), coloursOf(w)}
 	for _, t := range []*table{figures(&s, now), dependencyTable(&s, now), sinkTable(&s, ledger), parkedTable(&s, now), laneTable(s.Lanes)} {
 		if len(t.rows) == 0 {
 			continue

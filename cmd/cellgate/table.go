@@ -31,10 +31,14 @@ func (t *table) write(w io.Writer) error {
 		return t.fold(w)
 	}
 	var b strings.Builder
-	for _, r := range t.rows {
+	for n, r := range t.rows {
 		line := ""
 		for i, cell := range r {
-			line += cell + strings.Repeat(" ", widths[i]+2-utf8.RuneCountInString(cell))
+			gap := strings.Repeat(" ", widths[i]+2-utf8.RuneCountInString(cell))
+			if i == len(r)-1 {
+				gap = ""
+			}
+			line += paint(w, cell, n == 0 && len(r) > 2) + gap
 		}
 		b.WriteString(strings.TrimRight(line, " ") + "\n")
 	}
@@ -81,7 +85,40 @@ func (t *table) fold(w io.Writer) error {
 type screen struct {
 	io.Writer
 	columns int
+	colour  bool
 }
+
+// Colours (ECMA-48, 8.3.117).
+const (
+	bold   = "\x1b[1m"
+	red    = "\x1b[1;31m"
+	normal = "\x1b[0m"
+)
+
+// alarming are the words that cells begin with that somebody must see.
+func alarming() []string {
+	return []string{"NO", "ERROR:", "FULL:", "CORRUPT:", "GONE ", "STANDS ", "FAIL"}
+}
+
+// paint colours a cell on a screen that shows colours: what somebody must see, and headings. The words say the same without.
+func paint(w io.Writer, cell string, heading bool) string {
+	s, ok := w.(*screen)
+	if !ok || !s.colour || cell == "" {
+		return cell
+	}
+	for _, word := range alarming() {
+		if cell == word || (len(word) > 2 && strings.HasPrefix(cell, word)) {
+			return red + cell + normal
+		}
+	}
+	if heading {
+		return bold + cell + normal
+	}
+	return cell
+}
+
+// colourful reports whether a terminal is to be written to in colours (no-color.org).
+func colourful() bool { return os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb" }
 
 // columnsOf is the width of the screen that w writes to, 0 for a file or a pipe, whose lines are not cut.
 func columnsOf(w io.Writer) int {
@@ -91,6 +128,11 @@ func columnsOf(w io.Writer) int {
 	return 0
 }
 
+func coloursOf(w io.Writer) bool {
+	s, ok := w.(*screen)
+	return ok && s.colour
+}
+
 // onScreen gives w the width of the terminal that it is: COLUMNS, else what the terminal says.
 func onScreen(w io.Writer) io.Writer {
 	f, ok := w.(*os.File)
@@ -98,10 +140,10 @@ func onScreen(w io.Writer) io.Writer {
 		return w
 	}
 	if n, err := strconv.Atoi(os.Getenv("COLUMNS")); err == nil && n > 0 {
-		return &screen{w, n}
+		return &screen{w, n, colourful()}
 	}
 	if size, err := unix.IoctlGetWinsize(int(f.Fd()), unix.TIOCGWINSZ); err == nil { //nolint:gosec // a descriptor
-		return &screen{w, int(size.Col)}
+		return &screen{w, int(size.Col), colourful()}
 	}
 	return w
 }

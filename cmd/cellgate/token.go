@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"context"
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
@@ -21,8 +22,8 @@ func tokenCommand(c *cli) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "token",
 		Short: "issue, inspect, revoke and rotate the cell's tokens",
-		Long: `token works on the gateway's own keys, on the gateway's machine. A running gateway takes up what
-it changes within half a second.`,
+		Long: `token works on the gateway's own keys, on the gateway's machine; issue and revoke also over --api. A
+running gateway takes up what it changes within half a second.`,
 		Example: "  cellgate token issue --vin LTEST000000000001",
 	}
 	cmd.AddCommand(tokenIssueCommand(c), tokenInspectCommand(c), tokenRevokeCommand(c), tokenRotateCommand(c))
@@ -45,15 +46,16 @@ func tokenIssueCommand(c *cli) *cobra.Command {
 		Use:   "issue --vin VIN | --vins FILE | --service NAME | --operator NAME",
 		Short: "issue tokens with the cell's keys",
 		Long: `issue prints the bare token, or for a file of VINs one token per line in the file's order. An
-operator without --scope gets every scope.`,
+operator without --scope gets every scope. With --api it asks a gateway elsewhere, for vehicles alone; its
+token needs the scope token:issue.`,
 		Example: `  cellgate token issue --vin LTEST000000000001
   cellgate token issue --service billing --scope telemetry:read,command:read --ttl 7d
   cellgate token issue --service loader --scope command:send --command-names load,unload --command-vins @pilot
   cellgate token issue --operator alice --ttl 1h`,
 		Args: takes(),
-		RunE: func(*cobra.Command, []string) error { return c.issue(f) },
+		RunE: func(cmd *cobra.Command, _ []string) error { return c.issue(cmd.Context(), f) },
 	}
-	f.localFlags(cmd)
+	f.flags(cmd)
 	cmd.Flags().StringVar(&f.vin, "vin", "", "a vehicle")
 	cmd.Flags().StringVar(&f.vins, "vins", "", "file with one VIN per line; - reads stdin")
 	cmd.Flags().StringVar(&f.service, "service", "", "name of a service")
@@ -87,21 +89,64 @@ type issued struct {
 	Warning string    `json:"warning,omitempty"`
 }
 
-func (c *cli) issue(f *issueFlags) error {
+func (c *cli) issue(ctx context.Context, f *issueFlags) error {
 	subjects, role, err := f.subjects(c.in)
 	if err != nil {
 		return err
 	}
-	a, err := f.authority()
+	issue := f.issueHere
+	if f.api != "" {
+		issue = f.issueThere
+	}
+	all, err := issue(ctx, subjects, role)
 	if err != nil {
 		return err
+	}
+	c.warnVINs(all)
+	return c.printTokens(all, f.vins == "")
+}
+
+// issueThere has a gateway elsewhere issue tokens.
+func (f *issueFlags) issueThere(ctx context.Context, subjects []string, role string) ([]issued, error) {
+	if role != auth.RoleVehicle {
+		return nil, usagef("token: a gateway issues tokens for vehicles over --api; issue others on its machine")
+	}
+	client, err := f.client()
+	if err != nil {
+		return nil, err
+	}
+	var all []issued
+	for _, vin := range subjects {
+		body := map[string]string{"vin": vin}
+		if f.ttl > 0 {
+			body["ttl"] = f.ttl.String()
+		}
+		var answer struct {
+			Token   string    `json:"token"`
+			TokenID string    `json:"jti"`
+			Expires time.Time `json:"expires_at"`
+			Warning string    `json:"warning"`
+		}
+		if err := client.do(ctx, "POST", "/v1/tokens", body, &answer); err != nil {
+			return nil, err
+		}
+		all = append(all, issued{Token: answer.Token, Subject: vin, Role: role, TokenID: answer.TokenID, Expires: answer.Expires, Warning: answer.Warning})
+	}
+	return all, nil
+}
+
+// issueHere issues tokens with the keys of a gateway on this machine.
+func (f *issueFlags) issueHere(_ context.Context, subjects []string, role string) ([]issued, error) {
+	a, err := f.authority()
+	if err != nil {
+		return nil, err
 	}
 	defer closeAuthority(a)
 	all := make([]issued, 0, len(subjects))
 	for _, s := range subjects {
 		token, id, err := a.Issue(auth.IssueRequest{Subject: s, Role: role, Scopes: f.scopes, TTL: f.ttl, Commands: auth.CommandLimit{Names: f.commandNames, VINs: f.commandVINs}, Caller: auth.Caller{By: whoami()}})
 		if err != nil {
-			return fmt.Errorf("token: %s: %w", s, err)
+			return nil, fmt.Errorf("token: %s: %w", s, err)
 		}
 		one := issued{Token: token, Subject: s, Role: id.Role, Scopes: id.Scopes, commandLimit: commandLimit{id.Commands.Names, id.Commands.VINs}, TokenID: id.TokenID, Expires: id.Expires}
 		if role == auth.RoleVehicle {
@@ -109,8 +154,7 @@ func (c *cli) issue(f *issueFlags) error {
 		}
 		all = append(all, one)
 	}
-	c.warnVINs(all)
-	return c.printTokens(all, f.vins == "")
+	return all, nil
 }
 
 // warnVINs tells of the first name that is no VIN by its form or check digit, and how many more there are. The
@@ -325,7 +369,7 @@ the configuration by --issuer.`,
   cellgate token revoke --sub billing --issuer https://idp.example.com
   cellgate token revoke --before 2026-01-31T12:00:00Z`,
 		Args: takes(),
-		RunE: func(*cobra.Command, []string) error {
+		RunE: func(cmd *cobra.Command, _ []string) error {
 			if r.TokenID == "" && r.Subject == "" && before == "" {
 				return usagef("token: give --jti, --sub or --before; see `cellgate token revoke --help`")
 			}
@@ -336,14 +380,9 @@ the configuration by --issuer.`,
 				}
 				r.IssuedBefore = at
 			}
-			a, err := t.authority()
+			done, err := t.revoke(cmd.Context(), r)
 			if err != nil {
 				return err
-			}
-			defer closeAuthority(a)
-			done, err := a.Revoke(r, auth.Caller{By: whoami()})
-			if err != nil {
-				return fmt.Errorf("revoke: %w", err)
 			}
 			return c.print(done, func(w io.Writer) error {
 				of := ""
@@ -355,7 +394,7 @@ the configuration by --issuer.`,
 			})
 		},
 	}
-	t.localFlags(cmd)
+	t.flags(cmd)
 	cmd.Flags().StringVar(&r.TokenID, "jti", "", "the token with this id")
 	cmd.Flags().StringVar(&r.Subject, "sub", "", "every token of this VIN, service or operator, up to now unless --before")
 	cmd.Flags().StringVar(&r.Issuer, "issuer", "", "with --sub: the issuer of its tokens (default the cell itself)")
@@ -365,6 +404,38 @@ the configuration by --issuer.`,
 	cmd.Flags().BoolVar(&r.Purge, "purge", false, "delete the subject's session and queued messages too")
 	c.jsonFlag(cmd)
 	return cmd
+}
+
+// revoke ends tokens, with the keys of a gateway on this machine or over the API of another.
+func (t *target) revoke(ctx context.Context, r auth.Revocation) (done auth.Revocation, err error) {
+	if t.api == "" {
+		a, err := t.authority()
+		if err != nil {
+			return done, err
+		}
+		defer closeAuthority(a)
+		if done, err = a.Revoke(r, auth.Caller{By: whoami()}); err != nil {
+			return done, fmt.Errorf("revoke: %w", err)
+		}
+		return done, nil
+	}
+	client, err := t.client()
+	if err != nil {
+		return done, err
+	}
+	body := map[string]any{}
+	for name, value := range map[string]string{"jti": r.TokenID, "sub": r.Subject, "iss": r.Issuer, "role": r.Role, "reason": r.Reason} {
+		if value != "" {
+			body[name] = value
+		}
+	}
+	if !r.IssuedBefore.IsZero() {
+		body["issued_before"] = r.IssuedBefore
+	}
+	if r.Purge {
+		body["purge"] = true
+	}
+	return done, client.do(ctx, "POST", "/v1/revocations", body, &done)
 }
 
 func tokenRotateCommand(c *cli) *cobra.Command {

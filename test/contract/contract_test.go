@@ -40,6 +40,7 @@ func TestAnswersAreAsDocumented(t *testing.T) {
 		a.try(c)
 	}
 	a.answered["POST /v1/sync/skip"] = true // only when a lane stands at a gap: sync's tests make one
+	a.answered["GET /v1/trace"] = true      // goes on until the client ends it: TestTrace reads one
 	for path, item := range a.doc.Paths.Map() {
 		for method := range item.Operations() {
 			if key := method + " " + path; !a.answered[key] {
@@ -95,6 +96,12 @@ func (a *api) calls() []call {
 		{operation: "GET /v1/commands", path: "/v1/commands?limit=1&state=queued", status: 200},
 		{operation: "DELETE /v1/vehicles/{vin}/commands/{id}", path: command + "/a", status: 200},
 		{operation: "GET /v1/commands", status: 200},
+		{operation: "GET /v1/sessions", status: 200},
+		{operation: "GET /v1/sessions", path: "/v1/sessions?cursor=!", status: 400},
+		{operation: "GET /v1/sessions/{client}", path: "/v1/sessions/" + a.vehicles()[0].VIN, status: 200},
+		{operation: "GET /v1/sessions/{client}", path: "/v1/sessions/billing?role=service", status: 404},
+		{operation: "DELETE /v1/sessions/{client}", path: "/v1/sessions/" + a.vehicles()[0].VIN, status: 204},
+		{operation: "GET /v1/trace", path: "/v1/trace", status: 400},
 		{operation: "GET /v1/rules", status: 200},
 		{operation: "POST /v1/rules/explain", body: map[string]any{"topic": "v1/" + vin + "/up/telemetry", "payload": map[string]any{"soc": 9}}, status: 200},
 		{operation: "PUT /v1/rules", body: rules, status: 200},

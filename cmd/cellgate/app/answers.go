@@ -159,20 +159,25 @@ type VehiclePage struct {
 // Vehicle is a vehicle's session. GET /v1/vehicles/{vin} gives it whole; a list leaves out SessionExpiry and
 // Subscriptions.
 type Vehicle struct {
-	VIN           string         `json:"vin"`
-	Connected     bool           `json:"connected"`
-	Ready         bool           `json:"ready"` // for commands
-	MQTT          string         `json:"mqtt,omitempty"`
-	Since         time.Time      `json:"since"`
-	TokenEnds     time.Time      `json:"token_ends,omitzero"`
-	SessionEnds   time.Time      `json:"session_ends,omitzero"` // of one that is not connected
-	SessionExpiry string         `json:"session_expiry,omitempty"`
-	Queued        int            `json:"queued"`
-	Inflight      int            `json:"inflight"`
-	QueuedBytes   int64          `json:"queued_bytes"`
+	VIN   string `json:"vin"`
+	Ready bool   `json:"ready"` // for commands
+	Held
 	Subscriptions []Subscription `json:"subscriptions,omitempty"`
-	Will          bool           `json:"will,omitempty"`
 	Presence      *PresenceTold  `json:"presence,omitempty"`
+}
+
+// Held is what the gateway keeps of a client.
+type Held struct {
+	Connected     bool      `json:"connected"`
+	MQTT          string    `json:"mqtt,omitempty"`
+	Since         time.Time `json:"since"`
+	TokenEnds     time.Time `json:"token_ends,omitzero"`
+	SessionEnds   time.Time `json:"session_ends,omitzero"` // of one that is not connected
+	SessionExpiry string    `json:"session_expiry,omitempty"`
+	Queued        int       `json:"queued"`
+	Inflight      int       `json:"inflight"`
+	QueuedBytes   int64     `json:"queued_bytes"`
+	Will          bool      `json:"will,omitempty"`
 }
 
 // PresenceTold is what vehicle.presence says of a vehicle last, or is about to. Of one that was connected when the gateway
@@ -189,4 +194,22 @@ type PresenceTold struct {
 type Subscription struct {
 	Filter string `json:"filter"`
 	QoS    byte   `json:"qos"`
+}
+
+// Capacity is GET /v1/capacity, what a scaler looks at: what is used, and how much there can be.
+type Capacity struct {
+	Connections Share      `json:"connections"`
+	Journal     Share      `json:"journal_bytes"`
+	Sinks       []SinkLoad `json:"sinks"`
+	Commands    int        `json:"commands_open"`
+	Goroutines  int        `json:"goroutines"`
+	HeapBytes   uint64     `json:"heap_bytes"`
+	CPUs        int        `json:"cpus"`
+}
+
+// Share is a used part of a bound.
+type Share struct {
+	Used  int64   `json:"used"`
+	Max   int64   `json:"max"`
+	Ratio float64 `json:"ratio"`
 }

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"net/http"
 	"runtime"
-	"strconv"
 	"time"
 
 	"cellgate/broker/presence"
@@ -28,38 +27,44 @@ const (
 )
 
 func vehicleOf(i *session.Info, whole bool) Vehicle {
-	v := Vehicle{
-		VIN: i.Key, Connected: i.Connected, Ready: i.Ready, Since: i.Since.UTC(), Queued: i.Queued, Inflight: i.Inflight, QueuedBytes: i.QueuedBytes,
-		TokenEnds: i.TokenEnds, SessionEnds: i.EndsAt, Will: i.HasWill,
-	}
-	if i.Connected {
-		v.MQTT = "5"
-		if i.Version < 5 {
-			v.MQTT = "3.1.1"
-		}
-	}
+	v := Vehicle{VIN: i.Key, Ready: i.Ready, Held: heldOf(i)}
 	if !whole {
+		v.SessionExpiry = ""
 		return v
 	}
-	v.SessionExpiry = i.Expiry.String()
-	if i.Expiry == session.MaxExpiry {
-		v.SessionExpiry = "never"
-	}
-	for _, s := range i.Subscriptions {
-		v.Subscriptions = append(v.Subscriptions, Subscription{s.Filter, s.QoS})
-	}
+	v.Subscriptions = subscriptionsOf(i)
 	return v
 }
 
-func (a *gateway) listVehicles(w http.ResponseWriter, r *http.Request) {
-	limit := defaultPage
-	if text := r.URL.Query().Get("limit"); text != "" {
-		n, err := strconv.Atoi(text)
-		if err != nil || n < 1 || n > maxPage {
-			problem.Write(w, http.StatusBadRequest, "", "limit is a number from 1 to "+strconv.Itoa(maxPage), nil)
-			return
+func heldOf(i *session.Info) Held {
+	h := Held{
+		Connected: i.Connected, Since: i.Since.UTC(), Queued: i.Queued, Inflight: i.Inflight, QueuedBytes: i.QueuedBytes,
+		TokenEnds: i.TokenEnds, SessionEnds: i.EndsAt, Will: i.HasWill, SessionExpiry: i.Expiry.String(),
+	}
+	if i.Connected {
+		h.MQTT = "5"
+		if i.Version < 5 {
+			h.MQTT = "3.1.1"
 		}
-		limit = n
+	}
+	if i.Expiry == session.MaxExpiry {
+		h.SessionExpiry = "never"
+	}
+	return h
+}
+
+func subscriptionsOf(i *session.Info) []Subscription {
+	var out []Subscription
+	for _, s := range i.Subscriptions {
+		out = append(out, Subscription{s.Filter, s.QoS})
+	}
+	return out
+}
+
+func (a *gateway) listVehicles(w http.ResponseWriter, r *http.Request) {
+	limit, ok := pageLimit(w, r)
+	if !ok {
+		return
 	}
 	page := VehiclePage{Vehicles: []Vehicle{}}
 	for after := r.URL.Query().Get("cursor"); ; {
@@ -155,26 +160,8 @@ func (a *gateway) getLedger(w http.ResponseWriter, _ *http.Request) {
 	writeJSON(w, http.StatusOK, LedgerAnswer{Sinks: a.dispatch.Ledger()})
 }
 
-// capacity is what a scaler looks at: what is used, and how much there can be.
-type capacity struct {
-	Connections share      `json:"connections"`
-	Journal     share      `json:"journal_bytes"`
-	Sinks       []SinkLoad `json:"sinks"`
-	Commands    int        `json:"commands_open"`
-	Goroutines  int        `json:"goroutines"`
-	HeapBytes   uint64     `json:"heap_bytes"`
-	CPUs        int        `json:"cpus"`
-}
-
-// share is a used part of a bound.
-type share struct {
-	Used  int64   `json:"used"`
-	Max   int64   `json:"max"`
-	Ratio float64 `json:"ratio"`
-}
-
-func shareOf(used, most int64) share {
-	s := share{Used: used, Max: most}
+func shareOf(used, most int64) Share {
+	s := Share{Used: used, Max: most}
 	if most > 0 {
 		s.Ratio = float64(used) / float64(most)
 	}
@@ -193,7 +180,7 @@ func (a *gateway) getCapacity(w http.ResponseWriter, _ *http.Request) {
 	var mem runtime.MemStats
 	runtime.ReadMemStats(&mem)
 	j := a.journal.Stat()
-	writeJSON(w, http.StatusOK, capacity{
+	writeJSON(w, http.StatusOK, Capacity{
 		Connections: shareOf(int64(a.broker.Connections()), int64(limitsOf(a.Config(), a.descriptors.clients).MaxConnections)),
 		Journal:     shareOf(j.Bytes, j.MaxBytes), Sinks: a.sinkLoads(), Commands: a.commands.Stat().Open,
 		Goroutines: runtime.NumGoroutine(), HeapBytes: mem.HeapAlloc, CPUs: runtime.NumCPU(),

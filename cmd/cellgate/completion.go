@@ -1,0 +1,155 @@
+package main
+
+import (
+	"context"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"cellgate/auth"
+	"cellgate/cmd/cellgate/app"
+)
+
+// completionPatience is how long a gateway is asked while somebody waits at the keyboard.
+const completionPatience = 2 * time.Second
+
+// candidates are what may stand in a place, as far as it begins with what has been typed.
+type candidates func(ctx context.Context, c *apiClient, typed string) []string
+
+// asked are the places whose values a running gateway knows: by the name of a flag, or of an argument in the usage line.
+func asked() map[string]candidates {
+	return map[string]candidates{
+		"vin": vehicleNames, "VIN": vehicleNames, "rule": ruleNames, "RULE": ruleNames, "topic": ruleTopics,
+		"ID": commandIDs, "CLIENT": vehicleNames,
+	}
+}
+
+// fixed are the places whose values are the same everywhere.
+func fixed() map[string][]string {
+	return map[string][]string{
+		"LANE": {"p0", "p1", "p2"}, "state": commandStates(), "scope": auth.Scopes(), "alg": {"ES256", "EdDSA"},
+		"role": {auth.RoleVehicle, auth.RoleService, auth.RoleOperator},
+	}
+}
+
+// commandStates are all that a command can be in.
+func commandStates() []string {
+	return []string{"queued", "sent", "delivered", "accepted", "succeeded", "failed", "rejected", "expired", "cancelled"}
+}
+
+// complete has the shell complete the values of flags and arguments, for the whole tree.
+func complete(cmd *cobra.Command) {
+	of := func(name string) cobra.CompletionFunc {
+		if values, ok := fixed()[name]; ok {
+			return func(_ *cobra.Command, _ []string, typed string) ([]string, cobra.ShellCompDirective) {
+				return beginning(values, typed), cobra.ShellCompDirectiveNoFileComp
+			}
+		}
+		find := asked()[name]
+		if find == nil || cmd.Flags().Lookup("data") == nil {
+			return nil
+		}
+		return func(cmd *cobra.Command, _ []string, typed string) ([]string, cobra.ShellCompDirective) {
+			return askGateway(cmd, find, typed), cobra.ShellCompDirectiveNoFileComp
+		}
+	}
+	cmd.Flags().VisitAll(func(f *pflag.Flag) {
+		if fn := of(f.Name); fn != nil {
+			_ = cmd.RegisterFlagCompletionFunc(f.Name, fn) //nolint:errcheck // the flag is there, and has none yet
+		}
+	})
+	if words := strings.Fields(cmd.Use); len(words) > 1 {
+		if fn := of(strings.Trim(words[1], "[]")); fn != nil {
+			cmd.ValidArgsFunction = func(cmd *cobra.Command, args []string, typed string) ([]string, cobra.ShellCompDirective) {
+				if len(args) > 0 {
+					return nil, cobra.ShellCompDirectiveNoFileComp
+				}
+				return fn(cmd, args, typed)
+			}
+		}
+	}
+	for _, sub := range cmd.Commands() {
+		complete(sub)
+	}
+}
+
+// askGateway asks the gateway that the command's flags name. Whoever cannot be asked has nothing to say.
+func askGateway(cmd *cobra.Command, find candidates, typed string) []string {
+	value := func(name string) string {
+		if f := cmd.Flags().Lookup(name); f != nil {
+			return f.Value.String()
+		}
+		return ""
+	}
+	t := &target{data: value("data"), config: value("config"), api: value("api"), token: value("token"), ca: value("ca")}
+	client, err := t.client()
+	if err != nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), completionPatience)
+	defer cancel()
+	return beginning(find(ctx, client, typed), typed)
+}
+
+func beginning(values []string, typed string) []string {
+	return slices.DeleteFunc(values, func(s string) bool { return !strings.HasPrefix(s, typed) })
+}
+
+// completionsShown bounds what a shell is given.
+const completionsShown = "100"
+
+func vehicleNames(ctx context.Context, c *apiClient, typed string) []string {
+	query := url.Values{"limit": {completionsShown}}
+	if typed != "" {
+		query.Set("cursor", typed) // the list is in order: those that begin with it come behind it
+	}
+	var page app.VehiclePage
+	if c.do(ctx, "GET", "/v1/vehicles?"+query.Encode(), nil, &page) != nil {
+		return nil
+	}
+	var names []string
+	for i := range page.Vehicles {
+		names = append(names, page.Vehicles[i].VIN)
+	}
+	return names
+}
+
+func rulesInForce(ctx context.Context, c *apiClient) *app.RuleSet {
+	var s app.RuleSet
+	_ = c.do(ctx, "GET", "/v1/rules", nil, &s) //nolint:errcheck // no rules are no completions
+	return &s
+}
+
+func ruleNames(ctx context.Context, c *apiClient, _ string) []string {
+	var names []string
+	for _, r := range rulesInForce(ctx, c).Rules {
+		names = append(names, r.ID)
+	}
+	return names
+}
+
+// ruleTopics are the topic filters of the rules in force.
+func ruleTopics(ctx context.Context, c *apiClient, _ string) []string {
+	var topics []string
+	for _, r := range rulesInForce(ctx, c).Rules {
+		topics = append(topics, r.From...)
+	}
+	slices.Sort(topics)
+	return slices.Compact(topics)
+}
+
+func commandIDs(ctx context.Context, c *apiClient, _ string) []string {
+	var page commandPage
+	if c.do(ctx, "GET", "/v1/commands?limit="+completionsShown, nil, &page) != nil {
+		return nil
+	}
+	var ids []string
+	for i := range page.Commands {
+		ids = append(ids, page.Commands[i].ID)
+	}
+	return ids
+}

@@ -1,0 +1,135 @@
+package main
+
+import (
+	"bytes"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"cellgate/auth"
+	"cellgate/test/check"
+)
+
+// withoutCommand are the calls that no command makes, and why.
+var withoutCommand = map[string]string{
+	"GET /healthz":               "for probes; `status` tells more",
+	"GET /readyz":                "for probes; `status` tells more",
+	"GET /metrics":               "for Prometheus",
+	"GET /.well-known/jwks.json": "for whoever verifies the cell's tokens; `token rotate --list` shows the keys",
+	"GET /v1/openapi.yaml":       "for programs that call the API",
+}
+
+// TestEveryCallHasACommand: what the API can do, an operator can do at the command line.
+func TestEveryCallHasACommand(t *testing.T) {
+	t.Parallel()
+	rules := filepath.Join(t.TempDir(), "a.rules.yaml")
+	check.OK(t, os.WriteFile(rules, []byte("rules: []\n"), 0o600))
+	api := recordCalls(t)
+	for _, line := range []string{
+		"token issue --vin LTEST000000000001", "token revoke --sub LTEST000000000001",
+		"vehicles", "vehicles LTEST000000000001", "vehicles disconnect LTEST000000000001",
+		"sessions list", "sessions show a/b --role service", "sessions end a/b --role service",
+		"drain --rate 1", "drain --status", "drain --stop",
+		"command send --vin LTEST000000000001 --name unlock", "command cancel A --vin LTEST000000000001", "command status A --vin LTEST000000000001",
+		"command list", "rules status", "rules apply " + rules + " --allow-empty", "rules reload", "rules rollback", "rules lift r",
+		"rules explain --vin LTEST000000000001", "trace --vin LTEST000000000001", "sync status", "sync skip p0", "status", "capacity",
+	} {
+		var out bytes.Buffer
+		_ = run(append(strings.Fields(line), "--api", api.url, "--token", "t"), nil, strings.NewReader(""), &out, &out) // what is asked counts, not what is made of the answer
+	}
+	for _, e := range auth.EndpointScopes() {
+		route := e.Method + " " + e.Path
+		why, without := withoutCommand[route]
+		switch called := api.called(route); {
+		case !called && !without:
+			t.Errorf("%s: no command of this test's calls it: write one, or say why there is none", route)
+		case called && without:
+			t.Errorf("%s: a command calls it, and it is said that none does: %s", route, why)
+		}
+	}
+}
+
+// calls are what a server was asked.
+type calls struct {
+	url  string
+	mu   sync.Mutex
+	seen []string
+}
+
+func recordCalls(t *testing.T) *calls {
+	t.Helper()
+	c := &calls{}
+	mux := http.NewServeMux()
+	for _, e := range auth.EndpointScopes() {
+		mux.HandleFunc(e.Method+" "+e.Path, func(w http.ResponseWriter, r *http.Request) {
+			c.mu.Lock()
+			c.seen = append(c.seen, r.Pattern)
+			c.mu.Unlock()
+			_, _ = w.Write([]byte("{}"))
+		})
+	}
+	s := httptest.NewServer(mux)
+	t.Cleanup(s.Close)
+	c.url = s.URL
+	return c
+}
+
+func (c *calls) called(route string) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Contains(c.seen, route)
+}
+
+// TestCompletion: the shell is given what the gateway knows, and what is the same everywhere.
+func TestCompletion(t *testing.T) {
+	t.Parallel()
+	answers := map[string]string{
+		"/v1/vehicles": `{"vehicles": [{"vin": "LTEST000000000001"}, {"vin": "LTEST000000000002"}, {"vin": "WTEST000000000003"}]}`,
+		"/v1/rules":    `{"rules": [{"id": "alarms", "from": ["v1/+/up/alarm"]}, {"id": "low-battery", "from": ["v1/+/up/telemetry"]}]}`,
+		"/v1/commands": `{"commands": [{"id": "A1"}, {"id": "B2"}]}`,
+	}
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { _, _ = w.Write([]byte(answers[r.URL.Path])) }))
+	t.Cleanup(s.Close)
+	for line, want := range map[string]string{
+		"vehicles L":                             "LTEST000000000001 LTEST000000000002",
+		"vehicles disconnect W":                  "WTEST000000000003",
+		"trace --vin LTEST000000000002":          "LTEST000000000002",
+		"trace --rule ":                          "alarms low-battery",
+		"trace --topic v1/+/up/a":                "v1/+/up/alarm",
+		"rules lift l":                           "low-battery",
+		"command send --vin W":                   "WTEST000000000003",
+		"command cancel A":                       "A1",
+		"command list --state s":                 "sent succeeded",
+		"sync skip ":                             "p0 p1 p2",
+		"token issue --service a --scope rules:": "rules:admin",
+	} {
+		words := strings.Split(line, " ")
+		typed := words[len(words)-1]
+		args := append([]string{"__complete"}, words[:len(words)-1]...)
+		if words[0] != "token" && words[0] != "sync" {
+			i := slices.IndexFunc(args, func(s string) bool { return strings.HasPrefix(s, "--") })
+			if i < 0 {
+				i = len(args)
+			}
+			args = slices.Insert(args, i, "--api="+s.URL, "--token=t")
+		}
+		var out, errOut bytes.Buffer
+		if code := run(append(args, typed), nil, strings.NewReader(""), &out, &errOut); code != exitDone {
+			t.Errorf("%s: exit %d: %s", line, code, errOut.String())
+		}
+		var got []string
+		for l := range strings.Lines(out.String()) {
+			if l = strings.TrimSpace(l); !strings.HasPrefix(l, ":") {
+				got = append(got, l)
+			}
+		}
+		if strings.Join(got, " ") != want {
+			t.Errorf("%s: %q, want %q", line, got, want)
+		}
+	}
+}

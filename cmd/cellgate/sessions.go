@@ -1,0 +1,165 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"cellgate/cmd/cellgate/app"
+)
+
+func sessionsCommand(c *cli) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "sessions",
+		Short: "list, show and end the sessions of vehicles, services and operators",
+		Long: `sessions shows what the gateway keeps of its MQTT clients, connected or not: subscriptions, what is queued, and when it
+ends.`,
+		Example: `  cellgate sessions list
+  cellgate sessions show billing --role service`,
+	}
+	cmd.AddCommand(sessionsListCommand(c), sessionsShowCommand(c), sessionsEndCommand(c))
+	return cmd
+}
+
+func sessionsListCommand(c *cli) *cobra.Command {
+	t, page := &target{}, &pageFlags{}
+	cmd := &cobra.Command{
+		Use:     "list",
+		Short:   "list sessions",
+		Example: "  cellgate sessions list --limit 10",
+		Args:    takes(),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			query, err := page.query()
+			if err != nil {
+				return err
+			}
+			client, err := t.client()
+			if err != nil {
+				return err
+			}
+			var found app.SessionPage
+			if err := client.do(cmd.Context(), "GET", "/v1/sessions?"+query.Encode(), nil, &found); err != nil {
+				return err
+			}
+			return c.print(found, func(w io.Writer) error { return printSessions(w, &found, time.Now()) })
+		},
+	}
+	t.flags(cmd)
+	page.flags(cmd)
+	c.jsonFlag(cmd)
+	return cmd
+}
+
+func printSessions(w io.Writer, page *app.SessionPage, now time.Time) error {
+	if len(page.Sessions) == 0 {
+		_, err := fmt.Fprintln(w, "none")
+		return err
+	}
+	t := table{}
+	t.row("CLIENT", "ROLE", "CONNECTED", "SINCE", "ENDS", "QUEUED")
+	for i := range page.Sessions {
+		s := &page.Sessions[i]
+		t.row(s.Client, s.Role, yes(s.Connected), whenText(s.Since, now), dash(whenText(s.SessionEnds, now)), countText(s.Queued))
+	}
+	err := t.write(w)
+	if err == nil && page.Next != "" {
+		_, err = fmt.Fprintf(w, "more with --cursor %s\n", page.Next)
+	}
+	return err
+}
+
+// sessionName says whose session is meant.
+type sessionName struct{ role, issuer string }
+
+func (n *sessionName) flags(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&n.role, "role", "vehicle", "the client's role")
+	cmd.Flags().StringVar(&n.issuer, "issuer", "", "whose tokens name the client (default the cell itself)")
+}
+
+func (n *sessionName) path(client string) string {
+	query := url.Values{"role": {n.role}}
+	if n.issuer != "" {
+		query.Set("issuer", n.issuer)
+	}
+	return "/v1/sessions/" + url.PathEscape(client) + "?" + query.Encode()
+}
+
+func sessionsShowCommand(c *cli) *cobra.Command {
+	t, name := &target{}, &sessionName{}
+	cmd := &cobra.Command{
+		Use:   "show CLIENT",
+		Short: "show one session",
+		Example: `  cellgate sessions show LTEST000000000001
+  cellgate sessions show billing/2 --role service`,
+		Args: takes("CLIENT"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			client, err := t.client()
+			if err != nil {
+				return err
+			}
+			var s app.Session
+			if err := client.do(cmd.Context(), "GET", name.path(args[0]), nil, &s); err != nil {
+				return err
+			}
+			return c.print(s, func(w io.Writer) error { return printSession(w, &s, time.Now()) })
+		},
+	}
+	t.flags(cmd)
+	name.flags(cmd)
+	c.jsonFlag(cmd)
+	return cmd
+}
+
+func printSession(w io.Writer, s *app.Session, now time.Time) error {
+	t := table{}
+	t.row("client", s.Client)
+	t.row("role", s.Role)
+	t.row("issuer", s.Issuer)
+	t.row("connected", strings.TrimSpace(yes(s.Connected)+", since "+whenText(s.Since, now)))
+	t.row("MQTT", s.MQTT)
+	t.row("token ends", whenText(s.TokenEnds, now))
+	t.row("session", "kept "+s.SessionExpiry+" after the connection")
+	t.row("session ends", whenText(s.SessionEnds, now))
+	t.row("queued", fmt.Sprintf("%s, %s; %d in flight", many(s.Queued, "message", "messages"), sizeText(s.QueuedBytes), s.Inflight))
+	for i, sub := range s.Subscriptions {
+		name := ""
+		if i == 0 {
+			name = "subscribed"
+		}
+		t.row(name, fmt.Sprintf("%s  QoS %d", sub.Filter, sub.QoS))
+	}
+	return t.pairs(w)
+}
+
+func sessionsEndCommand(c *cli) *cobra.Command {
+	t, name := &target{}, &sessionName{}
+	cmd := &cobra.Command{
+		Use:   "end CLIENT",
+		Short: "end a session with all that is queued for it",
+		Long: `end ends a client's connection and its session: subscriptions and what is queued are gone. The client may come back at
+once, with a new session. Commands that wait for a vehicle stay.`,
+		Example: "  cellgate sessions end billing --role service",
+		Args:    takes("CLIENT"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			client, err := t.client()
+			if err != nil {
+				return err
+			}
+			if err := client.do(cmd.Context(), "DELETE", name.path(args[0]), nil, nil); err != nil {
+				return err
+			}
+			return c.print(map[string]string{"client": args[0]}, func(w io.Writer) error {
+				_, err := fmt.Fprintf(w, "the session of %s has ended\n", args[0])
+				return err
+			})
+		},
+	}
+	t.flags(cmd)
+	name.flags(cmd)
+	c.jsonFlag(cmd)
+	return cmd
+}

@@ -1,0 +1,49 @@
+package main
+
+import (
+	"bytes"
+	"strings"
+	"testing"
+)
+
+// TestColours: on a screen what somebody must see is coloured and stays in its column, in a file nothing is.
+func TestColours(t *testing.T) {
+	t.Parallel()
+	made := func() *table {
+		tb := &table{}
+		tb.row("DEPENDENCY", "OK", "REASON")
+		tb.row("kafka", "NO", "refused")
+		tb.row("redis", "yes", "-")
+		return tb
+	}
+	var plain, coloured bytes.Buffer
+	_ = made().write(&plain)
+	_ = made().write(&screen{&coloured, 80, true})
+	if strings.Contains(plain.String(), "\x1b") {
+		t.Errorf("colours in a file: %q", plain.String())
+	}
+	if !strings.Contains(coloured.String(), red+"NO"+normal) || strings.Contains(coloured.String(), red+"yes") {
+		t.Errorf("not coloured: %q", coloured.String())
+	}
+	if got := strings.NewReplacer(bold, "", red, "", normal, "").Replace(coloured.String()); got != plain.String() {
+		t.Errorf("another text:\n%s\n%s", got, plain.String())
+	}
+}
+
+// TestNoColour holds no-color.org.
+func TestNoColour(t *testing.T) {
+	t.Setenv("TERM", "xterm")
+	t.Setenv("NO_COLOR", "")
+	if !colourful() {
+		t.Error("no colours on a terminal")
+	}
+	t.Setenv("NO_COLOR", "1")
+	if colourful() {
+		t.Error("colours although NO_COLOR is set")
+	}
+	t.Setenv("NO_COLOR", "")
+	t.Setenv("TERM", "dumb")
+	if colourful() {
+		t.Error("colours on a dumb terminal")
+	}
+}
