@@ -26,7 +26,7 @@ type Index struct {
 	deepest   atomic.Int64 // levels of the deepest filter there was
 
 	mu      sync.RWMutex
-	filters map[string]*filter // by the filter as clients know it, $share/{group} included
+	filters map[string]*filter // by the name that nameFor gives
 }
 
 // filter is what is subscribed to under one filter.
@@ -66,10 +66,11 @@ func (x *Index) Subscribe(client string, sub session.Subscription, since uint64)
 	}
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	f := x.filters[sub.Filter]
+	name := nameFor(client, sub.Filter, shared)
+	f := x.filters[name]
 	if f == nil {
 		f = &filter{shared: shared, at: make(map[string]int, 1)}
-		name := strings.Clone(sub.Filter)
+		name = strings.Clone(name)
 		x.filters[name] = f
 		for held, entry := range entries(name, plain) {
 			x.topics.Subscribe(held, packets.Subscription{Filter: entry})
@@ -86,8 +87,19 @@ func (x *Index) Subscribe(client string, sub session.Subscription, since uint64)
 	x.count.Add(1)
 }
 
+// nameFor is the filter as clients know it, $share/{group} included; a shared one's also has role and issuer of the client, so
+// that those of another issuer or role are another group, whatever they call it.
+func nameFor(client, filter string, shared bool) string {
+	if id, _, _ := message.SplitSessionKey(client); shared {
+		return filter + client[len(id):]
+	}
+	return filter
+}
+
 // Unsubscribe implements session.Index.
-func (x *Index) Unsubscribe(client, name string) {
+func (x *Index) Unsubscribe(client, topicFilter string) {
+	_, plain, shared := message.SplitShare(topicFilter)
+	name := nameFor(client, topicFilter, shared)
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	f := x.filters[name]
@@ -103,7 +115,6 @@ func (x *Index) Unsubscribe(client, name string) {
 		return
 	}
 	delete(x.filters, name)
-	_, plain, _ := message.SplitShare(name)
 	for held, entry := range entries(name, plain) {
 		x.topics.Unsubscribe(entry, held)
 	}
@@ -218,8 +229,8 @@ func (x *Index) chosen(name string) []member {
 }
 
 // Member implements session.Index.
-func (x *Index) Member(name, _ string) (client string, sub session.Subscription, ok bool) {
-	for _, m := range x.chosen(name) {
+func (x *Index) Member(filter, of string) (client string, sub session.Subscription, ok bool) {
+	for _, m := range x.chosen(nameFor(of, filter, true)) {
 		return m.client, m.sub, true
 	}
 	return "", session.Subscription{}, false

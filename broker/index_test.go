@@ -127,6 +127,42 @@ func TestIndexShared(t *testing.T) {
 	}
 }
 
+// TestIndexSharesAmongItsOwn: clients of two issuers, or of two roles, that name their groups alike are not members of one
+// group: each group gets every message.
+func TestIndexSharesAmongItsOwn(t *testing.T) {
+	t.Parallel()
+	x := NewIndex()
+	key := message.SessionKey
+	one, two := key("one", "service", "cell"), key("two", "service", "cell")
+	other, operator := key("one", "service", "https://idp"), key("one", "operator", "cell")
+	for _, c := range []string{one, two, other, operator} {
+		x.Subscribe(c, session.Subscription{Filter: "$share/g/t/+/#", QoS: 1}, 0)
+	}
+	count := map[string]int{}
+	for _, topic := range []string{"t/y", "t/y/z"} {
+		for range 10 {
+			for _, c := range clients(x, topic) {
+				count[c]++
+			}
+		}
+	}
+	if want := map[string]int{one: 10, two: 10, other: 20, operator: 20}; !maps.Equal(count, want) {
+		t.Errorf("members in turn: %v", count)
+	}
+	x.Unsubscribe(two, "$share/g/t/+/#")
+	for range 3 {
+		if client, _, ok := x.Member("$share/g/t/+/#", two); client != one || !ok {
+			t.Errorf("%q takes over from %q", client, two)
+		}
+	}
+	for _, c := range []string{one, other, operator} {
+		x.Unsubscribe(c, "$share/g/t/+/#")
+	}
+	if _, _, ok := x.Member("$share/g/t/+/#", two); ok || len(x.filters) != 0 || len(clients(x, "t/y")) != 0 {
+		t.Errorf("%d filters are left", len(x.filters))
+	}
+}
+
 func TestIndexSharedWildcardParent(t *testing.T) {
 	t.Parallel()
 	x := NewIndex()
@@ -198,10 +234,10 @@ func TestIndexWildcardParentIsNotAnother(t *testing.T) {
 			t.Errorf("shared: %q, want a member of each", got)
 		}
 	}
-	if client, _, _ := x.Member("$share/g/a/+/#", "a/b"); client != "d" {
+	if client, _, _ := x.Member("$share/g/a/+/#", "c"); client != "d" {
 		t.Errorf("member %q", client)
 	}
-	if client, _, _ := x.Member("$share/g/a/+", "a/b"); client != "c" {
+	if client, _, _ := x.Member("$share/g/a/+", "d"); client != "c" {
 		t.Errorf("member %q", client)
 	}
 }

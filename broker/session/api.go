@@ -154,8 +154,8 @@ type Journal interface {
 // when it opens, so the index persists nothing. It must be safe for concurrent use; it must not call the
 // manager from within its methods but for Manager.Connected.
 type Index interface {
-	// Subscribe adds or replaces a subscription; $share/{group}/{filter} filters are shared. It begins after the
-	// record since; one that is replaced goes on.
+	// Subscribe adds or replaces a subscription; $share/{group}/{filter} filters are shared among the clients of one role and
+	// issuer. It begins after the record since; one that is replaced goes on.
 	Subscribe(client string, sub Subscription, since uint64)
 	// Unsubscribe removes one.
 	Unsubscribe(client, filter string)
@@ -164,9 +164,8 @@ type Index interface {
 	// a client's overlapping subscriptions are merged into one, but for those with no local when the client is
 	// the publisher (rec.Client), and those that begin after it. fn does not keep its arguments' slices.
 	Match(rec *message.Record, fn func(client string, m Matched))
-	// Member picks a member of the group of a shared filter, as Match does; false when it has none. The topic is one
-	// that the filter matches.
-	Member(filter, topic string) (client string, sub Subscription, ok bool)
+	// Member picks a member of the group to which a client's shared filter belongs, as Match does; false when it has none.
+	Member(filter, of string) (client string, sub Subscription, ok bool)
 	// Count is the number of subscriptions.
 	Count() int
 	// Retain stores a retained message under its topic, or removes it when the payload is empty. The index may

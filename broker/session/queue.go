@@ -329,7 +329,7 @@ func (st *state) failAll(err error) {
 	}
 	st.flow = nil
 	if len(moved) > 0 {
-		st.after = append(st.after, func() { st.m.reassign(moved) })
+		st.after = append(st.after, func() { st.m.reassign(st.id, moved) })
 	}
 }
 

@@ -8,23 +8,23 @@ func (e *entry) movable() bool {
 	return len(e.shared) > 0 && e.d == nil && e.qos > 0 && (e.qos == 1 || !e.sent)
 }
 
-// reassign gives the messages of a session that has ended to another member of each shared group they came for. What
+// reassign gives the messages of a client's session that has ended to another member of each shared group they came for. What
 // no group has a member for is dropped, and counted.
-func (m *Manager) reassign(moved []*entry) {
-	for _, st := range m.offerToOthers(moved) {
+func (m *Manager) reassign(client string, moved []*entry) {
+	for _, st := range m.offerToOthers(client, moved) {
 		st.mu.Lock()
 		st.unlock()
 	}
 }
 
 // offerToOthers returns the sessions whose callbacks are due.
-func (m *Manager) offerToOthers(moved []*entry) (late []*state) {
+func (m *Manager) offerToOthers(from string, moved []*entry) (late []*state) {
 	for _, e := range moved {
 		rec := e.body.record(m)
 		rec.QoS, rec.Retain = max(rec.QoS, e.qos), rec.Retain || e.retain
 		given := false
 		for _, filter := range e.shared {
-			client, sub, ok := m.index.Member(filter, rec.Topic)
+			client, sub, ok := m.index.Member(filter, from)
 			st := m.lookup(client)
 			if !ok || st == nil {
 				continue
