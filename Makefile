@@ -30,7 +30,7 @@ FLEET        ?= 10
 DATA         ?= ./data
 
 .DEFAULT_GOAL := help
-.PHONY: help build image deploy-check contract run test test-race test-real bench bench-micro crash faults power damage model fuzz hostile lint vet check soak clean
+.PHONY: help build image deploy-check contract run test test-race test-real bench bench-micro cells crash faults power damage model fuzz hostile lint vet check soak clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -59,6 +59,8 @@ test-real: build tools-real ## the end-to-end scenarios on Apache Kafka 3.9 and 
 bench: build tools-bench ## the whole gateway against Mosquitto, then the packages' benchmarks
 	@echo "==> bench: whole process, alternating with Mosquitto"
 	$(GO) test -tags bench -count=1 -timeout 60m -v -run '$(BENCH_RUN)' ./test/bench -args $(BENCH_ARGS)
+	@echo "==> bench: one gateway alone, and one of several, in turns"
+	$(GO) test -tags bench -count=1 -timeout 60m -v -run '$(BENCH_RUN)' ./test/cells
 	@$(MAKE) --no-print-directory bench-micro
 
 bench-micro: ## the packages' benchmarks
@@ -75,6 +77,16 @@ faults: build tools-real ## FAULTS faults of three brokers and Redis, SYNC_FAULT
 	FAULTS=$(FAULTS) SYNC_FAULTS=$(SYNC_FAULTS) OUTAGE=$(OUTAGE) $(GO) test -tags real -count=1 -timeout 12h -v \
 		-run 'TestFaults|TestSyncFaults|TestOutage|TestRedisFailover' \
 		./test/real | $(GO) run ./test/progress
+
+# What befalls the cells of `make cells` besides is in test/cells: 50 kills, 20 stops, 20 failovers of Redis, 60 cuts of links.
+CELLS_PERCENT ?= 100
+CELLS_AWAY    ?= 600
+CELLS_KILLS   ?= 30
+
+cells: build tools-real ## several gateways under faults, at full length: CELLS_PERCENT of the storm's figures, Redis away for CELLS_AWAY seconds, CELLS_KILLS kills
+	@echo "==> cells"
+	CELLS=full CELLS_PERCENT=$(CELLS_PERCENT) CELLS_AWAY=$(CELLS_AWAY) CELLS_KILLS=$(CELLS_KILLS) $(GO) test -tags real -count=1 -timeout 12h -v \
+		./test/cells | $(GO) run ./test/progress
 
 IMAGE_TOOL   ?= buildah
 IMAGE        ?= cellgate:0.1.0
@@ -132,6 +144,7 @@ soak: ## the full figures: hours
 	@$(MAKE) --no-print-directory damage
 	@$(MAKE) --no-print-directory model MODEL_STATES=20000000
 	@$(MAKE) --no-print-directory crash CRASH_ROUNDS=1000 START_BYTES=1073741824 DISK_ROUNDS=50
+	@$(MAKE) --no-print-directory cells
 	@$(MAKE) --no-print-directory faults FAULTS=200 SYNC_FAULTS=90 OUTAGE=10m
 
 clean: ## remove what was built, and the data of `make run`

@@ -48,6 +48,9 @@ func newRedisNode(t testing.TB, args ...string) *RedisNode {
 	return &RedisNode{Addr: FreeAddr(t), t: t, dir: t.TempDir(), args: args}
 }
 
+// Dir is where the server keeps its data.
+func (n *RedisNode) Dir() string { return n.dir }
+
 // Restart starts the server, also again after Kill or Stop, and waits until it listens.
 func (n *RedisNode) Restart() {
 	n.t.Helper()
@@ -67,6 +70,11 @@ func (n *RedisNode) Configure(name, value string) {
 	if out, err := redisCLI(n.t, n.Addr, "CONFIG", "SET", name, value); err != nil {
 		n.t.Fatalf("%v\n%s", err, out)
 	}
+}
+
+// AskRedis runs redis-cli against a server at an address.
+func AskRedis(t testing.TB, addr string, args ...string) (string, error) {
+	return redisCLI(t, addr, args...)
 }
 
 // redisCLI runs redis-cli against addr.

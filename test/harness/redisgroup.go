@@ -14,25 +14,24 @@ import (
 	"cellgate/test/check"
 )
 
-// RedisSentinel is a primary, a replica, and a sentinel that promotes the replica when the primary is gone
-// for a second.
+// RedisSentinel is a primary, replicas, and a sentinel that promotes a replica when the primary is gone for a second.
 type RedisSentinel struct {
-	Master   string // the group's name
-	Sentinel string // the sentinel's address
-	Primary  *RedisNode
-	Replica  *RedisNode
+	Master   string       // the group's name
+	Sentinel string       // the sentinel's address
+	Servers  []*RedisNode // the first was made the primary
 }
 
-// StartRedisSentinel starts the three and waits until the replica follows the primary.
-func StartRedisSentinel(t testing.TB) *RedisSentinel {
+// StartRedisSentinel starts them and waits until the replicas follow the primary.
+func StartRedisSentinel(t testing.TB, replicas int) *RedisSentinel {
 	t.Helper()
-	g := &RedisSentinel{Master: "cell", Primary: DurableRedis(t)}
-	host, port, _ := net.SplitHostPort(g.Primary.Addr)
-	g.Replica = newRedisNode(t, "--save", "", "--appendonly", "yes", "--replicaof", host+" "+port, "--repl-diskless-sync-delay", "0")
-	g.Replica.Restart()
-	check.Within(t, 20*time.Second, "replica follows", func() error {
-		return redisSays(t, g.Replica.Addr, "master_link_status:up", "INFO", "replication")
-	})
+	g := &RedisSentinel{Master: "cell", Servers: []*RedisNode{DurableRedis(t)}}
+	host, port, _ := net.SplitHostPort(g.Servers[0].Addr)
+	for range replicas {
+		n := newRedisNode(t, "--save", "", "--appendonly", "yes", "--replicaof", host+" "+port, "--repl-diskless-sync-delay", "0")
+		n.Restart()
+		g.Servers = append(g.Servers, n)
+		check.Within(t, 20*time.Second, "replica follows", n.Follows)
+	}
 	watcher := newRedisNode(t)
 	_, own, _ := net.SplitHostPort(watcher.Addr)
 	conf := filepath.Join(watcher.dir, "sentinel.conf")
@@ -44,8 +43,8 @@ func StartRedisSentinel(t testing.TB) *RedisSentinel {
 	p := StartProcess(t, "sentinel", watcher.dir, nil, bin, conf, "--sentinel")
 	AwaitTCP(t, watcher.Addr, 10*time.Second, p)
 	g.Sentinel = watcher.Addr
-	check.Within(t, 30*time.Second, "sentinel knows the replica", func() error {
-		return redisSays(t, g.Sentinel, "slaves=1", "INFO", "sentinel")
+	check.Within(t, 30*time.Second, "sentinel knows the replicas", func() error {
+		return redisSays(t, g.Sentinel, fmt.Sprintf("slaves=%d", replicas), "INFO", "sentinel")
 	})
 	return g
 }
@@ -73,14 +72,9 @@ func StartRedisCluster(t testing.TB) *RedisCluster {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	c.AwaitServed(30 * time.Second)
-	check.Within(t, 30*time.Second, "replicas follow", func() error {
-		for _, n := range c.Nodes[3:] {
-			if err := redisSays(t, n.Addr, "master_link_status:up", "INFO", "replication"); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
+	for _, n := range c.Nodes[3:] {
+		check.Within(t, 30*time.Second, "replica follows", n.Follows)
+	}
 	return c
 }
 
@@ -115,6 +109,14 @@ func (c *RedisCluster) AwaitServed(limit time.Duration) {
 func (n *RedisNode) Promoted() error {
 	return redisSays(n.t, n.Addr, "role:master", "INFO", "replication")
 }
+
+// Follows returns nil when the node is a replica that its primary feeds.
+func (n *RedisNode) Follows() error {
+	return redisSays(n.t, n.Addr, "master_link_status:up", "INFO", "replication")
+}
+
+// CLI runs redis-cli against the node.
+func (n *RedisNode) CLI(args ...string) (string, error) { return redisCLI(n.t, n.Addr, args...) }
 
 var errNotYet = errors.New("not yet")
 

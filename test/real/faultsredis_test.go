@@ -132,12 +132,12 @@ func TestRedisShardAway(t *testing.T) {
 }
 
 func withSentinel(t *testing.T) failover {
-	s := harness.StartRedisSentinel(t)
+	s := harness.StartRedisSentinel(t, 1)
 	c := goredis.NewUniversalClient(&goredis.UniversalOptions{MasterName: s.Master, Addrs: []string{s.Sentinel}, DisableIdentity: true})
 	t.Cleanup(func() { _ = c.Close() })
 	return failover{
 		settings: fmt.Sprintf(`addresses: ["%s"], master: %s`, s.Sentinel, s.Master),
-		client:   c, fail: s.Primary.Kill, promoted: s.Replica.Promoted,
+		client:   c, fail: s.Servers[0].Kill, promoted: s.Servers[1].Promoted,
 	}
 }
 

@@ -1,0 +1,353 @@
+//go:build real || bench
+
+package cells
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"cellgate/test/mqtt"
+)
+
+const (
+	carKeepalive = 20 // seconds
+	// carPatience is for how long a vehicle waits for an acknowledgement before it tries another connection.
+	carPatience = 8 * time.Second
+	// carHolds is for how long a connection may be open that nothing comes over any more: longer than the judge allows.
+	carHolds = 90 * time.Second
+)
+
+// Habits are how vehicles behave.
+type Habits struct {
+	Telemetry  time.Duration // between two messages; 0: none, and the connection is kept alive by pings
+	StayAtMost time.Duration // at one gateway
+	SleepMost  time.Duration
+	// Settled vehicles stay where they are.
+	Settled bool
+}
+
+// car is a vehicle that roams between the gateways of a cell.
+type car struct {
+	*Vehicle
+	cell *Cell
+	rng  *rand.Rand // of the goroutine that lives its life
+
+	habits  atomic.Pointer[Habits]
+	asleep  atomic.Bool // it is to sleep at the end
+	at      atomic.Pointer[wire]
+	seq     int64 // of the last telemetry that was acknowledged
+	wires   int
+	mu      sync.Mutex
+	did     map[string]string // results by id
+	reports []report          // that are not acknowledged, the oldest first
+}
+
+// report is what a vehicle says of a command.
+type report struct{ id, status string }
+
+// wire is one connection of a vehicle.
+type wire struct {
+	*mqtt.Client
+	number  int
+	gateway *Node
+	ended   chan struct{}
+
+	mu    sync.Mutex
+	acked map[uint16]chan byte
+}
+
+func newCar(c *Cell, vin string, seed uint64, h Habits) *car {
+	v := &car{Vehicle: &Vehicle{VIN: vin}, cell: c, rng: rand.New(rand.NewPCG(seed, 1)), did: map[string]string{}} //nolint:gosec // a simulation
+	v.habits.Store(&h)
+	return v
+}
+
+// live roams until ctx ends; then the vehicle is asleep.
+func (v *car) live(ctx context.Context) {
+	var w *wire
+	for ctx.Err() == nil {
+		if w == nil {
+			if w = v.connect(ctx, v.cell.pick(v.rng)); w == nil {
+				pause(ctx, time.Duration(100+v.rng.IntN(400))*time.Millisecond)
+				continue
+			}
+		}
+		if !v.stay(ctx, w) {
+			v.hangUp(w)
+			w = nil
+			continue
+		}
+		w = v.move(ctx, w)
+	}
+	if w != nil {
+		v.sleep(w)
+	}
+}
+
+// move ends a stay: by roaming without a word, by a takeover, or by sleeping.
+func (v *car) move(ctx context.Context, w *wire) *wire {
+	h := v.habits.Load()
+	switch n := v.rng.IntN(10); {
+	case ctx.Err() != nil || h.Settled && !v.asleep.Load():
+		return w
+	case h.Settled, n < 3:
+		v.sleep(w)
+		for v.asleep.Load() && ctx.Err() == nil {
+			pause(ctx, 100*time.Millisecond)
+		}
+		if !h.Settled {
+			pause(ctx, time.Duration(v.rng.Int64N(int64(h.SleepMost))))
+		}
+		return nil
+	case n < 7: // the earlier connection is left to the gateway to end
+		if young := v.connect(ctx, v.cell.pick(v.rng)); young != nil {
+			return young
+		}
+		return w
+	default:
+		v.hangUp(w)
+		return nil
+	}
+}
+
+// connect enters a gateway, and subscribes to commands; nil: it did not work.
+func (v *car) connect(ctx context.Context, n *Node) *wire {
+	began := time.Now()
+	c, err := mqtt.Dial(n.Door, mqtt.V5, nil)
+	if err != nil {
+		v.cell.failed.Add(1)
+		return nil
+	}
+	c.Patience = carPatience
+	err = c.Enter(mqtt.Connect{
+		Version: mqtt.V5, ID: v.VIN, Keep: true, Keepalive: carKeepalive, Props: [][]byte{mqtt.Number(mqtt.SessionExpiry, 3600)},
+	})
+	if err != nil {
+		v.cell.failed.Add(1)
+		c.Drop()
+		return nil
+	}
+	v.wires++
+	w := &wire{Client: c, number: v.wires, gateway: n, ended: make(chan struct{}), acked: map[uint16]chan byte{}}
+	v.note(Line{What: Entered, Took: time.Since(began), Connection: w.number, Gateway: n.Name})
+	c.Patience = carHolds
+	v.cell.work.Add(1)
+	go v.read(w)
+	v.at.Store(w)
+	if c.Ack.Present&1 == 0 { // no session
+		if code, ok := v.exchange(w, func(id uint16) []byte {
+			return mqtt.Subscribe(mqtt.V5, id, nil, mqtt.Filter("v1/"+v.VIN+"/cmd/#", 1))
+		}); !ok || code >= 0x80 {
+			v.hangUp(w)
+			return nil
+		}
+	}
+	return w
+}
+
+// stay publishes and reports until the stay is over; false: the connection is.
+func (v *car) stay(ctx context.Context, w *wire) bool {
+	h := v.habits.Load()
+	until := time.Now().Add(time.Second + time.Duration(v.rng.Int64N(int64(h.StayAtMost))))
+	every := cmp.Or(h.Telemetry, carKeepalive*time.Second/4)
+	next := time.Now().Add(time.Duration(v.rng.Int64N(int64(every))))
+	for ctx.Err() == nil && (h.Settled || time.Now().Before(until)) {
+		switch {
+		case !v.reportOne(w) || time.Now().After(next) && !v.speak(w, h.Telemetry > 0):
+			return false
+		case time.Now().After(next):
+			next = time.Now().Add(every)
+		}
+		select {
+		case <-w.ended:
+			return false
+		case <-ctx.Done():
+		case <-time.After(20 * time.Millisecond):
+		}
+		if now := v.habits.Load(); now != h || v.asleep.Load() {
+			return true
+		}
+	}
+	return true
+}
+
+// speak publishes telemetry, or says only that the vehicle is there.
+func (v *car) speak(w *wire, telemetry bool) bool {
+	if !telemetry {
+		return w.Send(mqtt.Pingreq()) == nil
+	}
+	payload := fmt.Sprintf(`{"seq":%d,"soc":%d,"ts":%d}`, v.seq+1, v.cell.charge.Load(), time.Now().UnixMilli())
+	began := time.Now()
+	code, ok := v.publish(w, "v1/"+v.VIN+"/up/telemetry", payload)
+	if !ok || code >= 0x80 {
+		return false
+	}
+	v.seq++
+	v.acked(began, v.seq, w.gateway.Name)
+	return true
+}
+
+// reportOne publishes the oldest report, if there is one.
+func (v *car) reportOne(w *wire) bool {
+	v.mu.Lock()
+	if len(v.reports) == 0 {
+		v.mu.Unlock()
+		return true
+	}
+	r := v.reports[0]
+	v.mu.Unlock()
+	code, ok := v.publish(w, "v1/"+v.VIN+"/res/"+r.id+"/"+r.status, `{}`)
+	if !ok || code >= 0x80 {
+		return false
+	}
+	v.mu.Lock()
+	v.reports = v.reports[1:]
+	v.mu.Unlock()
+	if r.status != "accepted" {
+		v.note(Line{What: Reported, Connection: w.number, Gateway: w.gateway.Name, ID: r.id, Result: r.status})
+	}
+	return true
+}
+
+func (v *car) publish(w *wire, topic, payload string) (code byte, ok bool) {
+	return v.exchange(w, func(id uint16) []byte {
+		return mqtt.Publish{Topic: topic, Payload: payload, QoS: 1, ID: id}.Encode(mqtt.V5)
+	})
+}
+
+// exchange sends what has an identifier, and waits for its acknowledgement.
+func (v *car) exchange(w *wire, frame func(id uint16) []byte) (code byte, ok bool) {
+	answer := make(chan byte, 1)
+	w.mu.Lock()
+	id := w.PacketID()
+	w.acked[id] = answer
+	w.mu.Unlock()
+	if err := w.Send(frame(id)); err != nil {
+		return 0, false
+	}
+	select {
+	case code = <-answer:
+		return code, true
+	case <-w.ended:
+	case <-time.After(carPatience):
+	}
+	return 0, false
+}
+
+// read takes what the gateway sends until the connection ends.
+func (v *car) read(w *wire) {
+	defer v.cell.work.Done()
+	defer close(w.ended)
+	for {
+		p, err := w.Read()
+		if err != nil || p.Type == mqtt.DISCONNECT {
+			break
+		}
+		switch p.Type {
+		case mqtt.PUBACK, mqtt.SUBACK:
+			if len(p.Codes) > 0 {
+				p.Reason = p.Codes[0]
+			}
+			w.mu.Lock()
+			answer := w.acked[p.ID]
+			delete(w.acked, p.ID)
+			w.mu.Unlock()
+			if answer != nil {
+				answer <- p.Reason
+			}
+		case mqtt.PUBLISH:
+			v.receive(w, p)
+			if p.QoS() == 1 {
+				_ = w.Send(mqtt.Ack(mqtt.PUBACK, p.ID, 0))
+			}
+		}
+	}
+	w.Drop()
+	v.note(Line{What: Left, Connection: w.number, Gateway: w.gateway.Name})
+	v.at.CompareAndSwap(w, nil)
+}
+
+// receive executes a command that is new and whose time is not over.
+func (v *car) receive(w *wire, p mqtt.Packet) {
+	parts := strings.SplitN(p.Topic, "/", 5)
+	if len(parts) != 5 || parts[2] != "cmd" {
+		return
+	}
+	var content struct{ Meaning string }
+	_ = json.Unmarshal([]byte(p.Payload), &content)
+	l := Line{What: Received, Connection: w.number, Gateway: w.gateway.Name, ID: parts[3], Meaning: content.Meaning}
+	for _, u := range p.All(mqtt.UserProperty) {
+		if u.Name == "expires-at" {
+			l.Expires, _ = time.Parse(time.RFC3339, u.Value)
+		}
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	result, again := v.did[l.ID]
+	switch {
+	case again:
+		l.What = Repeated
+	case !l.Expires.IsZero() && time.Now().UnixMilli() > l.Expires.UnixMilli():
+		l.What = TooOld
+	}
+	v.note(l)
+	if l.What == Received {
+		if result = "succeeded"; len(l.Meaning) > 0 && l.Meaning[len(l.Meaning)-1] == '7' {
+			result = "failed"
+		}
+		v.did[l.ID] = result
+		l.What, l.Result = Executed, result
+		v.note(l)
+		v.reports = append(v.reports, report{l.ID, "accepted"})
+	}
+	if l.What != TooOld {
+		v.reports = append(v.reports, report{l.ID, result})
+	}
+}
+
+// sleep says goodbye.
+func (v *car) sleep(w *wire) {
+	_ = w.Send(mqtt.Disconnect())
+	select {
+	case <-w.ended:
+	case <-time.After(carPatience):
+		v.hangUp(w)
+	}
+}
+
+// hangUp ends a connection as a broken network does.
+func (v *car) hangUp(w *wire) {
+	w.Drop()
+	<-w.ended
+}
+
+// quiet returns nil when the vehicle has nothing more to say, and is where it is to be.
+func (v *car) quiet() error {
+	v.mu.Lock()
+	left := len(v.reports)
+	v.mu.Unlock()
+	switch w := v.at.Load(); {
+	case v.asleep.Load() && w != nil:
+		return errors.New(v.VIN + " is not asleep")
+	case !v.asleep.Load() && w == nil:
+		return errors.New(v.VIN + " is not connected")
+	case left > 0 && !v.asleep.Load():
+		return fmt.Errorf("%s has %d results that are not acknowledged", v.VIN, left)
+	}
+	return nil
+}
+
+func pause(ctx context.Context, d time.Duration) {
+	select {
+	case <-ctx.Done():
+	case <-time.After(d):
+	}
+}

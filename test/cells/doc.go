@@ -1,0 +1,7 @@
+// Package cells runs cells of several gateways under faults: gateways killed, stopped and bereft of their disks, Redis failing over
+// and losing writes, links cut. Vehicles roam between the gateways, services send them commands; both write down what they saw. A
+// judge compares it line by line with what the gateways and Kafka say at the end.
+//
+// The judge and its own test need nothing but Go. The cells run with the tag real, as part of `make test-real`; CELLS_* in the
+// environment make them longer (`make cells`, `make soak`).
+package cells

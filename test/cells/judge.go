@@ -1,0 +1,224 @@
+package cells
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Violation is a promise that was broken.
+type Violation struct {
+	Rule, What string
+}
+
+// rules are the promises. The test of the judge breaks each.
+func rules() map[string]func(*court) {
+	return map[string]func(*court){
+		"executed once":           (*court).once,
+		"executed as asked":       (*court).asAsked,
+		"not after expiry":        (*court).notLate,
+		"cancelled is not sent":   (*court).notSent,
+		"refused is not sent":     (*court).refused,
+		"results are as told":     (*court).results,
+		"one end":                 (*court).oneEnd,
+		"nothing stuck":           (*court).stuck,
+		"nothing accepted lost":   (*court).lost,
+		"one command for an id":   (*court).oneCommand,
+		"connected once":          (*court).connectedOnce,
+		"telemetry kept":          (*court).telemetry,
+		"order by epoch":          (*court).order,
+		"presence is true":        (*court).presence,
+		"every session has ended": (*court).sessions,
+	}
+}
+
+// Judge holds the evidence against every promise.
+func Judge(e *Evidence) []Violation {
+	c := newCourt(e)
+	all := rules()
+	for _, name := range slices.Sorted(func(yield func(string) bool) {
+		for name := range all {
+			if !yield(name) {
+				return
+			}
+		}
+	}) {
+		c.rule = name
+		all[name](c)
+	}
+	return c.found
+}
+
+// court is the evidence, sorted by what it is about.
+type court struct {
+	*Evidence
+	rule  string
+	found []Violation
+	cases map[string]*matter // by id
+}
+
+// matter is all that is known about one id.
+type matter struct {
+	id       string
+	commands []*Command
+	lines    []lineOf // of every vehicle that saw it
+	events   []Event
+	ends     []End
+}
+
+type lineOf struct {
+	vin string
+	Line
+}
+
+func newCourt(e *Evidence) *court {
+	c := &court{Evidence: e, cases: map[string]*matter{}}
+	for _, cmd := range e.Commands {
+		if cmd.ID != "" {
+			m := c.matter(cmd.ID)
+			m.commands = append(m.commands, cmd)
+		}
+	}
+	for _, v := range e.Vehicles {
+		for _, l := range v.Lines {
+			if l.ID != "" {
+				m := c.matter(l.ID)
+				m.lines = append(m.lines, lineOf{v.VIN, l})
+			}
+		}
+	}
+	for _, ev := range e.Events {
+		m := c.matter(ev.ID)
+		m.events = append(m.events, ev)
+	}
+	for id, ends := range e.Ends {
+		c.matter(id).ends = ends
+	}
+	return c
+}
+
+func (c *court) matter(id string) *matter {
+	m := c.cases[id]
+	if m == nil {
+		m = &matter{id: id}
+		c.cases[id] = m
+	}
+	return m
+}
+
+func (c *court) violated(format string, args ...any) {
+	c.found = append(c.found, Violation{c.rule, fmt.Sprintf(format, args...)})
+}
+
+// on is violated with the whole story of an id.
+func (c *court) on(m *matter, format string, args ...any) {
+	c.violated("%s: %s\n%s", m.id, fmt.Sprintf(format, args...), m.story())
+}
+
+// wiped reports whether a gateway's disk was lost after a time; "" is any gateway.
+func (c *court) wiped(gateway string, after time.Time) bool {
+	return slices.ContainsFunc(c.Faults, func(f Fault) bool {
+		return f.Kind == FaultWiped && (gateway == "" || f.On == gateway) && f.To.After(after)
+	})
+}
+
+func (c *court) faultIn(from, to time.Time) bool {
+	return slices.ContainsFunc(c.Faults, func(f Fault) bool { return f.overlaps(from, to) })
+}
+
+// saw returns the first line of a kind.
+func (m *matter) saw(what ...What) *lineOf {
+	for i := range m.lines {
+		if slices.Contains(what, m.lines[i].What) {
+			return &m.lines[i]
+		}
+	}
+	return nil
+}
+
+// reached reports whether a vehicle was sent it.
+func (m *matter) reached() *lineOf { return m.saw(Received, Repeated, TooOld, Executed) }
+
+// accepted returns the first answer that accepted it, and whose it was.
+func (m *matter) accepted() (*Command, *Answer) {
+	for _, cmd := range m.commands {
+		for i := range cmd.Answers {
+			if cmd.Answers[i].Said == SaidAccepted {
+				return cmd, &cmd.Answers[i]
+			}
+		}
+	}
+	return nil, nil
+}
+
+// expires is the end of its time, as every answer tells it; zero if none does.
+func (m *matter) expires() time.Time {
+	for _, e := range m.ends {
+		if !e.Expires.IsZero() {
+			return e.Expires
+		}
+	}
+	for _, cmd := range m.commands {
+		for _, a := range cmd.Answers {
+			if !a.Expires.IsZero() {
+				return a.Expires
+			}
+		}
+	}
+	return time.Time{}
+}
+
+// told are all states that somebody was told: state, cause or outcome, by whom.
+func (m *matter) told() []told {
+	var all []told
+	for _, cmd := range m.commands {
+		for _, a := range cmd.Answers {
+			if a.State != "" {
+				all = append(all, told{a.State, a.Cause, fmt.Sprintf("%s %s at %s", a.Call, a.Gateway, clock(a.At))})
+			}
+		}
+	}
+	for _, e := range m.events {
+		all = append(all, told{e.State, e.Cause, "event"})
+	}
+	for _, e := range m.ends {
+		if !e.Missing {
+			all = append(all, told{e.State, e.Cause, "the end at " + e.Gateway})
+		}
+	}
+	return all
+}
+
+type told struct{ state, cause, by string }
+
+// story is everything about an id, for who has to find out why.
+func (m *matter) story() string {
+	type entry struct {
+		at   time.Time
+		text string
+	}
+	var all []entry
+	for _, cmd := range m.commands {
+		all = append(all, entry{cmd.Began, fmt.Sprintf("asked by %s for %s, %v, meaning %s", cmd.Via, cmd.VIN, cmd.TTL, cmd.Meaning)})
+		for _, a := range cmd.Answers {
+			all = append(all, entry{a.At, fmt.Sprintf("%s at %s: %s %s %s %s", a.Call, a.Gateway, a.Said, a.State, a.Cause, a.Detail)})
+		}
+	}
+	for _, l := range m.lines {
+		all = append(all, entry{l.At, fmt.Sprintf("%s %s over its connection %d at %s %s", l.vin, l.What, l.Connection, l.Gateway, l.Result)})
+	}
+	slices.SortStableFunc(all, func(a, b entry) int { return a.at.Compare(b.at) })
+	var b strings.Builder
+	for _, e := range all {
+		fmt.Fprintf(&b, "    %s %s\n", clock(e.at), e.text)
+	}
+	fmt.Fprintf(&b, "    expires %s; events", clock(m.expires()))
+	for _, e := range m.events {
+		fmt.Fprintf(&b, " %s %s,", e.State, e.Cause)
+	}
+	fmt.Fprintf(&b, " at the end %+v", m.ends)
+	return b.String()
+}
+
+func clock(t time.Time) string { return t.UTC().Format("15:04:05.000") }

@@ -1,0 +1,188 @@
+package cells
+
+import (
+	"cmp"
+	"slices"
+	"time"
+
+	"cellgate/test/scenario"
+)
+
+// faultyOverlap is for how long a vehicle may be connected twice while something is wrong.
+const faultyOverlap = 35 * time.Second
+
+// connection is one of a vehicle's.
+type connection struct {
+	gateway  string
+	from, to time.Time
+}
+
+// connections are a vehicle's, by their beginning.
+func (v *Vehicle) connections() []connection {
+	byNumber := map[int]*connection{}
+	var all []*connection
+	for _, l := range v.Lines {
+		switch l.What {
+		case Entered:
+			byNumber[l.Connection] = &connection{gateway: l.Gateway, from: l.At}
+			all = append(all, byNumber[l.Connection])
+		case Left:
+			byNumber[l.Connection].to = l.At
+		}
+	}
+	out := make([]connection, len(all))
+	for i, one := range all {
+		out[i] = *one
+	}
+	return out
+}
+
+// connectedOnce holds that an earlier connection ends when a vehicle has a later one. A stopped gateway ends nothing: that time
+// does not count.
+func (c *court) connectedOnce() {
+	for _, v := range c.Vehicles {
+		all := v.connections()
+		for i, old := range all {
+			for _, young := range all[i+1:] {
+				if old.to.IsZero() {
+					c.violated("%s: connected to %s from %s, and to %s from %s, for good", v.VIN, old.gateway, clock(old.from), young.gateway, clock(young.from))
+					break
+				}
+				if !old.to.After(young.from) {
+					continue
+				}
+				both, limit := old.to.Sub(young.from)-c.stopped(old.gateway, young.from, old.to), c.Overlap
+				if c.faultIn(young.from.Add(-time.Second), old.to) {
+					limit = faultyOverlap
+				}
+				if both > limit {
+					c.violated("%s: connected to %s until %s, and to %s from %s: %v, limit %v", v.VIN, old.gateway, clock(old.to), young.gateway, clock(young.from), both, limit)
+				}
+			}
+		}
+	}
+}
+
+// stopped is for how long a gateway was stopped within a time.
+func (c *court) stopped(gateway string, from, to time.Time) (sum time.Duration) {
+	for _, f := range c.Faults {
+		if f.Kind == FaultStopped && f.On == gateway && f.overlaps(from, to) {
+			begin, end := f.From, f.To
+			if begin.Before(from) {
+				begin = from
+			}
+			if end.After(to) {
+				end = to
+			}
+			sum += end.Sub(begin)
+		}
+	}
+	return sum
+}
+
+// telemetry holds that what a gateway acknowledged is in Kafka, if its disk lives.
+func (c *court) telemetry() {
+	there := map[string]map[int64]bool{}
+	for _, r := range c.Telemetry {
+		if there[r.VIN] == nil {
+			there[r.VIN] = map[int64]bool{}
+		}
+		there[r.VIN][r.Seq] = true
+	}
+	for _, v := range c.Vehicles {
+		for _, a := range v.Acked {
+			if !there[v.VIN][a.Seq] && !c.wiped(a.Gateway, a.At) {
+				c.violated("%s: message %d, acknowledged by %s at %s, is not in Kafka", v.VIN, a.Seq, a.Gateway, clock(a.At))
+			}
+		}
+	}
+}
+
+// order holds that a vehicle's messages, in the order of (epoch, journal), appear for the first time in the order in which it sent
+// them, and that an epoch is one gateway's.
+func (c *court) order() {
+	by := map[string][]Telemetered{}
+	for _, r := range c.Telemetry {
+		by[r.VIN] = append(by[r.VIN], r)
+	}
+	for vin, all := range by {
+		slices.SortFunc(all, func(a, b Telemetered) int {
+			return cmp.Or(cmp.Compare(a.Epoch, b.Epoch), cmp.Compare(a.Journal, b.Journal), cmp.Compare(a.Number, b.Number))
+		})
+		seen, last := map[int64]bool{}, int64(0)
+		for i, r := range all {
+			if i > 0 && all[i-1].Epoch == r.Epoch && all[i-1].Node != r.Node {
+				c.violated("%s: epoch %d is of %s and of %s", vin, r.Epoch, all[i-1].Node, r.Node)
+			}
+			if !seen[r.Seq] && r.Seq < last {
+				c.violated("%s: message %d (epoch %d, %s, %d-%d) comes behind %d", vin, r.Seq, r.Epoch, r.Node, r.Journal, r.Number, last)
+			}
+			seen[r.Seq], last = true, max(last, r.Seq)
+		}
+	}
+}
+
+// told are a vehicle's events on vehicle.presence in the order of (epoch, seq), each once.
+func (c *court) toldPresence() map[string][]scenario.PresenceEvent {
+	by := map[string][]scenario.PresenceEvent{}
+	for _, e := range c.Presence {
+		by[e.VIN] = append(by[e.VIN], e)
+	}
+	for vin, all := range by {
+		slices.SortStableFunc(all, func(a, b scenario.PresenceEvent) int {
+			return cmp.Or(cmp.Compare(a.Epoch, b.Epoch), cmp.Compare(a.Seq, b.Seq))
+		})
+		by[vin] = slices.CompactFunc(all, func(a, b scenario.PresenceEvent) bool {
+			if a.Epoch != b.Epoch || a.Seq != b.Seq {
+				return false
+			}
+			if a != b {
+				c.violated("%s: two events in one place: %+v and %+v", vin, a, b)
+			}
+			return true
+		})
+	}
+	return by
+}
+
+// presence holds that the last event of a vehicle is true at the end.
+func (c *court) presence() {
+	all := c.toldPresence()
+	for vin, at := range c.Truth {
+		events := all[vin]
+		if len(events) == 0 {
+			c.violated("%s: nothing was told of it", vin)
+			continue
+		}
+		switch last := events[len(events)-1]; {
+		case at == "" && last.Event != "disconnected":
+			c.violated("%s: the last told is %+v, but it is not connected", vin, last)
+		case at != "" && (last.Event == "disconnected" || last.Node != at):
+			c.violated("%s: the last told is %+v, but it is connected to %s", vin, last, at)
+		}
+	}
+}
+
+// sessions holds that every session but the living one ends with a disconnected that has a reason, once.
+func (c *court) sessions() {
+	for vin, events := range c.toldPresence() {
+		ends := map[int64]int{}
+		for _, e := range events {
+			if e.Event == "disconnected" {
+				ends[e.Epoch]++
+				if e.Reason == "" {
+					c.violated("%s: no reason in %+v", vin, e)
+				}
+			} else if ends[e.Epoch] > 0 {
+				c.violated("%s: %+v behind the session's end", vin, e)
+			}
+		}
+		living := c.Truth[vin] != ""
+		for i, e := range events {
+			last := i+1 == len(events) || events[i+1].Epoch != e.Epoch
+			if n := ends[e.Epoch]; last && n != 1 && (n != 0 || !living || i+1 != len(events)) {
+				c.violated("%s: the session of epoch %d at %s has %d ends", vin, e.Epoch, e.Node, n)
+			}
+		}
+	}
+}

@@ -1,0 +1,184 @@
+//go:build real
+
+package cells
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"os"
+	"slices"
+	"testing"
+	"time"
+
+	"cellgate/test/check"
+	"cellgate/test/harness"
+)
+
+// restartScale is the load under which gateways are killed and restarted.
+func restartScale(t *testing.T) (size scale, rounds int) {
+	size = scale{
+		vehicles: 150, commands: 1 << 20, rate: 50, calm: 3 * time.Second,
+		habits: Habits{Telemetry: 300 * time.Millisecond, Settled: true, StayAtMost: time.Hour, SleepMost: time.Second},
+	}
+	rounds = 2
+	if os.Getenv("CELLS") == "full" {
+		size.vehicles, size.habits.Telemetry, size.calm, rounds = 2000, time.Second, 10*time.Second, fromEnv(t, "CELLS_KILLS", 30)
+	}
+	return size, rounds
+}
+
+// TestGatewayKilledUnderLoad kills one of three gateways again and again. Its vehicles go on at the others, and their commands with
+// them; then it restarts all three, one after the other. Nothing is lost, and what the rules remember of a vehicle goes with it.
+func TestGatewayKilledUnderLoad(t *testing.T) {
+	size, rounds := restartScale(t)
+	kafka := harness.EmbeddedKafka(t)
+	kafka.CreateTopic("vehicle.commands", nil)
+	c := startCell(t, cellOptions{gateways: 3, redis: withSentinel(t, 1), kafka: kafka, seed: seed(t)})
+	stop := c.addCars(size.vehicles, size.habits)
+	c.await(time.Minute, "vehicles connected", (*car).quiet)
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	all := startSenders(ctx, c, 8, size.rate, size.commands)
+	pause(ctx, size.calm)
+	var gaps, flows []time.Duration
+	for round := range rounds {
+		g, f := c.killOne(ctx, c.Nodes[round%len(c.Nodes)])
+		gaps, flows = append(gaps, g...), append(flows, f...)
+	}
+	fmt.Printf("%d vehicles of killed gateways: gap p50 %v, p99 %v; from the return to the first command p50 %v, p99 %v\n", len(gaps),
+		percentile(gaps, 50), percentile(gaps, 99), percentile(flows, 50), percentile(flows, 99))
+	c.charge.Store(10) // every vehicle's first alarm
+	pause(ctx, size.calm)
+	c.rollingRestart(ctx)
+	c.charge.Store(50)
+	pause(ctx, size.calm)
+	cancel()
+	all.group.Wait()
+	c.settle(time.Minute, size.habits)
+	e := c.gather(all)
+	c.pronounce(e)
+	c.useful(e)
+	c.oneAlarmEach()
+	stop()
+}
+
+// killOne kills a gateway, and tells for each of its vehicles for how long none of its messages was acknowledged, and for how long
+// after its return the first command took.
+func (c *Cell) killOne(ctx context.Context, n *Node) (gaps, flows []time.Duration) {
+	c.t.Helper()
+	var victims []*car
+	for _, v := range c.Cars {
+		if w := v.at.Load(); w != nil && w.gateway == n {
+			victims = append(victims, v)
+		}
+	}
+	if len(victims) == 0 {
+		c.t.Fatalf("%s has no vehicle", n.Name)
+	}
+	killed := time.Now()
+	c.during(FaultOther, n.Name, "kill -9 "+n.Name, func() {
+		n.down(n.Kill)
+		for _, v := range victims {
+			check.Within(c.t, time.Minute, v.VIN+" goes on", func() error { return v.goesOn(killed) })
+			gaps = append(gaps, v.gap(killed))
+			flows = append(flows, c.firstCommand(ctx, v, n))
+		}
+		check.OK(c.t, n.start())
+		pause(ctx, time.Second)
+	})
+	return gaps, flows
+}
+
+// goesOn returns nil when a message that was sent after a time has been acknowledged.
+func (v *car) goesOn(after time.Time) error {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if n := len(v.Acked); n == 0 || v.Acked[n-1].At.Before(after) {
+		return fmt.Errorf("%s: nothing acknowledged since", v.VIN)
+	}
+	return nil
+}
+
+// gap is the time without an acknowledgement around a moment.
+func (v *car) gap(around time.Time) time.Duration {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	i, _ := slices.BinarySearchFunc(v.Acked, around, func(a Ack, t time.Time) int { return a.At.Compare(t) })
+	if i == 0 || i == len(v.Acked) {
+		return 0
+	}
+	return v.Acked[i].At.Sub(v.Acked[i-1].At)
+}
+
+// firstCommand sends a vehicle a command by any gateway that runs, and tells for how long after the vehicle's return it took.
+func (c *Cell) firstCommand(ctx context.Context, v *car, killed *Node) time.Duration {
+	c.t.Helper()
+	others := slices.DeleteFunc(slices.Clone(c.Nodes), func(n *Node) bool { return n == killed })
+	n := others[len(v.VIN)%len(others)]
+	began := time.Now()
+	status, body, err := n.Do(http.MethodPost, "/v1/vehicles/"+v.VIN+"/commands?wait=20s", c.Token(), map[string]any{"name": "ping", "ttl": "20s"})
+	if err != nil || status != http.StatusOK {
+		c.t.Errorf("%s: a command after its return: %d %s %v", v.VIN, status, body, err)
+	}
+	return time.Since(began)
+}
+
+// rollingRestart drains every gateway, restarts it, and goes on with the next.
+func (c *Cell) rollingRestart(ctx context.Context) {
+	c.t.Helper()
+	for _, n := range c.Nodes {
+		c.during(FaultOther, n.Name, "restart of "+n.Name, func() {
+			if status, body, err := n.Do(http.MethodPost, "/v1/drain", c.Token(), map[string]any{"rate": 500}); err != nil || status >= 300 {
+				c.t.Errorf("drain of %s: %d %s %v", n.Name, status, body, err)
+			}
+			n.up.Store(false)
+			check.Within(c.t, time.Minute, n.Name+" drained", func() error { return c.none(n) })
+			n.down(func() {
+				if err := n.Stop(30 * time.Second); err != nil {
+					c.t.Errorf("stop of %s: %v", n.Name, err)
+				}
+			})
+			check.OK(c.t, n.start())
+		})
+		pause(ctx, 2*time.Second)
+	}
+}
+
+// none returns nil when no vehicle is at the gateway.
+func (c *Cell) none(n *Node) error {
+	for _, v := range c.Cars {
+		if w := v.at.Load(); w != nil && w.gateway == n {
+			return fmt.Errorf("%s is still there", v.VIN)
+		}
+	}
+	return nil
+}
+
+// oneAlarmEach holds that each vehicle's one fall under 15 % is one alarm, though it went from gateway to gateway.
+func (c *Cell) oneAlarmEach() {
+	c.t.Helper()
+	alarms := map[string]map[string]bool{}
+	c.Kafka.Each("vehicle.alerts", func(r harness.Record) {
+		if r.Headers["rule"] != "low-battery" {
+			return
+		}
+		if alarms[r.Key] == nil {
+			alarms[r.Key] = map[string]bool{}
+		}
+		alarms[r.Key][r.Headers["msg-id"]] = true
+	})
+	none, more := 0, 0
+	for _, v := range c.Cars {
+		switch n := len(alarms[v.VIN]); {
+		case n == 0:
+			none++
+		case n > 1:
+			more++
+		}
+	}
+	fmt.Printf("alarms: %d vehicles without, %d with more than one\n", none, more)
+	if none+more > 0 {
+		c.t.Errorf("of %d vehicles %d have no alarm, %d have more than one", len(c.Cars), none, more)
+	}
+}

@@ -1,0 +1,130 @@
+//go:build real
+
+package cells
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"os"
+	"strconv"
+	"testing"
+	"time"
+
+	"cellgate/test/harness"
+)
+
+// fromEnv is a number from the environment, else byDefault.
+func fromEnv(t *testing.T, name string, byDefault int) int {
+	t.Helper()
+	n, err := strconv.Atoi(cmp.Or(os.Getenv(name), strconv.Itoa(byDefault)))
+	if err != nil || n < 0 {
+		t.Fatalf("%s=%q: want a number", name, os.Getenv(name))
+	}
+	return n
+}
+
+// seed is $CELLS_SEED, else another one each time; a failing run prints it.
+func seed(t *testing.T) uint64 {
+	s := fromEnv(t, "CELLS_SEED", int(time.Now().Unix()))
+	fmt.Printf("%s: CELLS_SEED=%d\n", t.Name(), s)
+	return uint64(s) //nolint:gosec // not negative
+}
+
+// scale is how large and long a storm is.
+type scale struct {
+	vehicles, commands int
+	rate               float64 // commands per second
+	habits             Habits
+	calm               time.Duration // before the faults begin
+	storm              Storm
+}
+
+// short is for every submission, full ($CELLS=full) for soaks.
+func short() scale {
+	return scale{
+		vehicles: 100, commands: 3000, rate: 40, calm: 6 * time.Second,
+		habits: Habits{Telemetry: 500 * time.Millisecond, StayAtMost: 5 * time.Second, SleepMost: 2 * time.Second},
+		storm:  Storm{Kills: 4, Wipes: 1, Stops: 2, Failovers: 2, Cuts: 4, StopMost: 7 * time.Second, DownMost: 3 * time.Second, CutMost: 4 * time.Second},
+	}
+}
+
+func full(t *testing.T) scale {
+	times := func(n int) int { return max(1, n*fromEnv(t, "CELLS_PERCENT", 100)/100) }
+	return scale{
+		vehicles: times(2000), commands: times(50_000), rate: 45, calm: 30 * time.Second,
+		habits: Habits{Telemetry: 5 * time.Second, StayAtMost: 40 * time.Second, SleepMost: 30 * time.Second},
+		storm: Storm{
+			Kills: times(50), Wipes: times(12), Stops: times(20), Failovers: times(20), Cuts: times(60),
+			StopMost: time.Minute, DownMost: 15 * time.Second, CutMost: 15 * time.Second,
+		},
+	}
+}
+
+// TestStorm has vehicles roam between three gateways and take commands, while gateways are killed and stopped, lose their disks,
+// Redis fails over and forgets what it had not confirmed, and links are cut. The judge then finds nothing.
+func TestStorm(t *testing.T) {
+	for name, start := range map[string]func(*testing.T) *Redis{
+		"sentinel": func(t *testing.T) *Redis { return withSentinel(t, 1) }, "cluster": withCluster,
+	} {
+		t.Run(name, func(t *testing.T) {
+			size, kafka := short(), (*harness.Kafka)(nil)
+			if os.Getenv("CELLS") == "full" {
+				size, kafka = full(t), harness.ApacheKafka(t, harness.KafkaVersions()[1], 1)
+			} else {
+				kafka = harness.EmbeddedKafka(t)
+			}
+			kafka.CreateTopic("vehicle.commands", nil)
+			c := startCell(t, cellOptions{gateways: 3, redis: start(t), kafka: kafka, seed: seed(t)})
+			c.storm(size)
+		})
+	}
+}
+
+// storm runs a whole storm of that size, and judges.
+func (c *Cell) storm(size scale) {
+	c.t.Helper()
+	stop := c.addCars(size.vehicles, size.habits)
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	all := startSenders(ctx, c, 8, size.rate, size.commands)
+	pause(ctx, size.calm)
+	c.blow(ctx, size.storm)
+	pause(ctx, size.calm)
+	cancel()
+	all.group.Wait()
+	c.settle(time.Minute, size.habits)
+	e := c.gather(all)
+	c.pronounce(e)
+	c.useful(e)
+	stop()
+}
+
+// useful holds that the storm tested something: most commands were accepted and executed.
+func (c *Cell) useful(e *Evidence) {
+	c.t.Helper()
+	accepted, executed := map[string]int{}, 0
+	for _, cmd := range e.Commands {
+		for _, a := range cmd.Answers {
+			if a.Said == SaidAccepted {
+				accepted[cmd.Via]++
+				break
+			}
+		}
+	}
+	for _, v := range e.Vehicles {
+		for _, l := range v.Lines {
+			if l.What == Executed {
+				executed++
+			}
+		}
+	}
+	for _, via := range []string{"http", "mqtt", "kafka"} {
+		if accepted[via]*20 < len(e.Commands) {
+			c.t.Errorf("only %d of %d commands were accepted over %s", accepted[via], len(e.Commands), via)
+		}
+	}
+	if executed*4 < len(e.Commands) {
+		c.t.Errorf("only %d of %d commands were executed", executed, len(e.Commands))
+	}
+}
