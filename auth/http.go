@@ -39,8 +39,9 @@ func (a *Authority) Require(scope string, h http.Handler) http.Handler {
 		if !ok {
 			return
 		}
-		if scope != ScopeAny && !id.HasScope(scope) {
+		if !admits(scope, &id) {
 			a.AuditRefuse("scope", id, PeerOf(r))
+			scope, _, _ := strings.Cut(scope, " or ")
 			w.Header().Set("WWW-Authenticate", `Bearer error="insufficient_scope", scope="`+scope+`"`)
 			problem.Write(w, http.StatusForbidden, "insufficient scope", "this call needs the scope "+scope, map[string]any{"scope": scope})
 			return

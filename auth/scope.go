@@ -1,6 +1,9 @@
 package auth
 
-import "slices"
+import (
+	"slices"
+	"strings"
+)
 
 // The scopes that a service or operator token can carry.
 const (
@@ -42,7 +45,22 @@ type Endpoint struct {
 	Method string
 	// Path is a pattern of net/http.ServeMux without the method.
 	Path  string
-	Scope string // a scope of this package, ScopePublic or ScopeAny
+	Scope string // a scope of this package, ScopePublic, ScopeAny, or ScopeReading with another scope in front
+}
+
+// ScopeReading behind a scope opens a call that only reads to those too who may read what vehicles send: what it tells of
+// vehicles and rules is no more than that tells.
+const ScopeReading = " or " + ScopeTelemetryRead
+
+// Admits reports whether an identity may make the call. It must be a service's or an operator's.
+func (e *Endpoint) Admits(id *Identity) bool { return admits(e.Scope, id) }
+
+func admits(scope string, id *Identity) bool {
+	if scope == ScopeAny || scope == ScopePublic {
+		return true
+	}
+	either, also, _ := strings.Cut(scope, " or ")
+	return id.HasScope(either) || also != "" && id.HasScope(also)
 }
 
 // EndpointScopes is the whole HTTP API with the scope of each call: the routes are mounted from it, and a
@@ -59,12 +77,13 @@ func EndpointScopes() []Endpoint {
 		{"POST", "/v1/tokens", ScopeTokenIssue},
 		{"POST", "/v1/revocations", ScopeTokenIssue},
 
-		{"GET", "/v1/vehicles", ScopeVehicleAdmin},
-		{"GET", "/v1/vehicles/{vin}", ScopeVehicleAdmin},
+		{"GET", "/v1/vehicles", ScopeVehicleAdmin + ScopeReading},
+		{"GET", "/v1/vehicles/{vin}", ScopeVehicleAdmin + ScopeReading},
 		{"DELETE", "/v1/vehicles/{vin}/connection", ScopeVehicleAdmin},
 		{"GET", "/v1/sessions", ScopeVehicleAdmin},
 		{"GET", "/v1/sessions/{client}", ScopeVehicleAdmin},
 		{"DELETE", "/v1/sessions/{client}", ScopeVehicleAdmin},
+		{"GET", "/v1/vehicles/{vin}/events", ScopeTelemetryRead},
 		{"POST", "/v1/drain", ScopeVehicleAdmin},
 		{"GET", "/v1/drain", ScopeVehicleAdmin},
 		{"DELETE", "/v1/drain", ScopeVehicleAdmin},
@@ -73,8 +92,12 @@ func EndpointScopes() []Endpoint {
 		{"DELETE", "/v1/vehicles/{vin}/commands/{id}", ScopeCommandSend},
 		{"GET", "/v1/vehicles/{vin}/commands/{id}", ScopeCommandRead},
 		{"GET", "/v1/commands", ScopeCommandRead},
+		{"GET", "/v1/vehicles/{vin}/commands/{id}/events", ScopeCommandRead},
+		{"GET", "/v1/events/commands", ScopeCommandRead},
+		{"GET", "/v1/events/presence", ScopeVehicleAdmin + ScopeReading},
+		{"GET", "/v1/events/ledger", ScopeAny},
 
-		{"GET", "/v1/rules", ScopeRulesAdmin},
+		{"GET", "/v1/rules", ScopeRulesAdmin + ScopeReading},
 		{"PUT", "/v1/rules", ScopeRulesAdmin},
 		{"POST", "/v1/rules/explain", ScopeRulesAdmin},
 		{"GET", "/v1/trace", ScopeRulesAdmin},

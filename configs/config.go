@@ -78,6 +78,7 @@ type HTTP struct {
 	AllowInsecure bool     `yaml:"allow_insecure"`
 	MaxBody       Bytes    `yaml:"max_body" range:"1KiB..64MiB"`
 	ReadTimeout   Duration `yaml:"read_timeout" range:"1s..10m"`
+	Console       bool     `yaml:"console"` // whether the console is served beside the API
 	// MaxWait bounds ?wait= of a command.
 	MaxWait Duration `yaml:"max_wait" range:"1s..10m"`
 }

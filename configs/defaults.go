@@ -22,7 +22,7 @@ func Default() *Config {
 	c.Listeners = defaultListeners()
 	c.HTTP = HTTP{
 		Address: "127.0.0.1:8080", MaxBody: mib,
-		ReadTimeout: Duration(15 * time.Second), MaxWait: Duration(time.Minute),
+		ReadTimeout: Duration(15 * time.Second), MaxWait: Duration(time.Minute), Console: true,
 	}
 	c.Auth.setDefaults()
 	c.Uplink = Uplink{Ack: "journal", Window: 64, Journal: Journal{

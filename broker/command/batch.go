@@ -348,12 +348,19 @@ func (b *batch) event(rec *record, result []byte) error {
 }
 
 func (b *batch) emit(vin string, v eventValue) error {
-	if b.s.o.Publish == nil {
+	o := &b.s.o
+	if o.Publish == nil && o.Watch == nil {
 		return nil
 	}
 	value, err := json.Marshal(v)
 	if b.broken(err) != nil {
 		return err
+	}
+	if o.Watch != nil {
+		b.after = append(b.after, func() { o.Watch(vin, v.ID, v.State, value) })
+	}
+	if o.Publish == nil {
+		return nil
 	}
 	if b.s.o.DropOldEvents && b.s.waiting+b.events >= b.s.o.MaxEvents {
 		if err := b.dropOldest(); err != nil {

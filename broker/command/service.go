@@ -42,6 +42,9 @@ type Options struct {
 	// Respond returns nil once all outcomes are certain to reach those who subscribe to their response topics, in order.
 	// After an error all of them come again. It gives up when ctx ends.
 	Respond func(ctx context.Context, responses []Response) error `zero:"nobody does"`
+	// Watch is told every change of a command's state, once it is on disk: the same as Publish, at once and without promise. It
+	// must not block.
+	Watch   func(vin, id string, state State, value []byte) `zero:"nobody does"`
 	Log     *slog.Logger
 	Metrics *Metrics
 	// Refused is told the reason of every refusal that counts in rejected_total.

@@ -102,6 +102,12 @@ func (a *api) calls() []call {
 		{operation: "GET /v1/sessions/{client}", path: "/v1/sessions/billing?role=service", status: 404},
 		{operation: "DELETE /v1/sessions/{client}", path: "/v1/sessions/" + a.vehicles()[0].VIN, status: 204},
 		{operation: "GET /v1/trace", path: "/v1/trace", status: 400},
+		{operation: "GET /v1/vehicles/{vin}/events", path: "/v1/vehicles/" + vin + "/events", status: 200},
+		{operation: "GET /v1/vehicles/{vin}/commands/{id}/events", path: command + "/a/events", status: 200},
+		{operation: "GET /v1/vehicles/{vin}/commands/{id}/events", path: command + "/b/events", status: 404},
+		{operation: "GET /v1/events/commands", status: 200},
+		{operation: "GET /v1/events/presence", status: 200},
+		{operation: "GET /v1/events/ledger", status: 200},
 		{operation: "GET /v1/rules", status: 200},
 		{operation: "POST /v1/rules/explain", body: map[string]any{"topic": "v1/" + vin + "/up/telemetry", "payload": map[string]any{"soc": 9}}, status: 200},
 		{operation: "PUT /v1/rules", body: rules, status: 200},
@@ -152,7 +158,7 @@ func (a *api) try(c call) {
 	}
 	resp, err := http.DefaultClient.Do(r)
 	check.OK(a.t, err)
-	text, err := io.ReadAll(resp.Body)
+	text, err := harness.ReadAnswer(resp)
 	check.OK(a.t, err)
 	check.OK(a.t, resp.Body.Close())
 	if resp.StatusCode != c.status {

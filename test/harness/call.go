@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"io"
 	"net/http"
+	"strings"
 	"time"
 )
 
@@ -36,6 +37,16 @@ func Call(ctx context.Context, method, url, token string, body any) (status int,
 		return 0, nil, nil, err
 	}
 	defer func() { _ = resp.Body.Close() }()
-	answer, err = io.ReadAll(resp.Body)
+	answer, err = ReadAnswer(resp)
 	return resp.StatusCode, resp.Header, answer, err
+}
+
+// ReadAnswer reads the body of an answer; of a stream of events its beginning, because it has no end.
+func ReadAnswer(resp *http.Response) ([]byte, error) {
+	if !strings.HasPrefix(resp.Header.Get("Content-Type"), "text/event-stream") {
+		return io.ReadAll(resp.Body)
+	}
+	begin := make([]byte, 512)
+	n, err := io.ReadAtLeast(resp.Body, begin, 1)
+	return begin[:n], err
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 
 	"cellgate/broker"
+	"cellgate/cmd/cellgate/console"
 )
 
 // gateway serves clients, and answers the calls of the API.
@@ -13,7 +14,10 @@ type gateway struct {
 	broker *broker.Broker
 	fanout *broker.Fanout
 	intake *broker.Intake
-	events eventStreams
+	events eventStreams // of GET /v1/trace
+
+	messages *messageTail
+	console  *console.Console // nil when off
 }
 
 func openGateway(c *clients) (*gateway, error) {
@@ -30,7 +34,10 @@ func openGateway(c *clients) (*gateway, error) {
 	if err != nil {
 		return nil, err
 	}
-	g := &gateway{clients: c, drain: drain, broker: b, fanout: fanout, intake: intake, events: newEventStreams()}
+	g := &gateway{
+		clients: c, drain: drain, broker: b, fanout: fanout, intake: intake, events: newEventStreams(),
+		messages: &messageTail{journal: c.journal, hub: c.hub, log: c.log},
+	}
 	return g, c.reg.own.Register(g.readyReadings())
 }
 
@@ -76,5 +83,9 @@ func (a *gateway) startBackground() error {
 	purges := newPurges(a.sessions.PurgeOwned, a.commands, a.log)
 	a.auth.WatchPurges(purges.add)
 	a.background("purges", purges.run)
+	a.auth.WatchEnded(a.gate.Ended)
+	if a.console != nil {
+		a.background("console", a.console.Sample)
+	}
 	return nil
 }

@@ -159,10 +159,15 @@ func openServers(g *gateway) (*App, error) {
 	operators := func(ln net.Listener) net.Listener {
 		return broker.Bound(ln, g.descriptors.api, func() { g.rejected("http_connections") })
 	}
-	api, err := newServer("http", h.Address, h.TLS, h.ReadTimeout.Std(), busy(g.routes()), operators, g.log)
+	routes, err := g.routes()
 	if err != nil {
 		return nil, err
 	}
+	api, err := newServer("http", h.Address, h.TLS, h.ReadTimeout.Std(), busy(routes), operators, g.log)
+	if err != nil {
+		return nil, err
+	}
+	api.http.RegisterOnShutdown(g.gate.Close)
 	t := g.cfg.TokenAPI
 	if t == nil {
 		return &App{gateway: g, http: api}, nil

@@ -42,22 +42,28 @@ func (o *outlets) openPresence(sessions *session.Manager) (*presence.Outbox, err
 	}
 	outbox.Start()
 	o.life.onStop("presence", stopShort, o.life.patient("presence that Kafka has not taken", outbox.Close))
-	sessions.OnPresence(func(p session.Presence) { report(outbox, &p) })
+	sessions.OnPresence(func(p session.Presence) {
+		report(outbox, &p)
+		o.watchPresence(&p)
+	})
 	return outbox, nil
 }
 
 // report is called by the session manager, in order per client.
 func report(outbox *presence.Outbox, p *session.Presence) {
-	kind := presence.Disconnected
-	switch {
-	case !p.Vehicle:
-		return
-	case p.Ready:
-		kind = presence.Ready
-	case p.Connected:
-		kind = presence.Connected
+	if p.Vehicle {
+		outbox.Report(p.Key, kindOf(p), p.At, string(p.Reason))
 	}
-	outbox.Report(p.Key, kind, p.At, string(p.Reason))
+}
+
+func kindOf(p *session.Presence) presence.Kind {
+	switch {
+	case p.Ready:
+		return presence.Ready
+	case p.Connected:
+		return presence.Connected
+	}
+	return presence.Disconnected
 }
 
 // presenceTopic takes presence to Kafka.

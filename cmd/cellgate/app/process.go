@@ -11,6 +11,7 @@ import (
 
 	"cellgate/broker"
 	"cellgate/broker/clock"
+	"cellgate/cmd/cellgate/stream"
 	"cellgate/configs"
 )
 
@@ -23,6 +24,8 @@ type process struct {
 	stats  *broker.Metrics
 	source clock.Source // the machine's clocks
 	life   *lifecycle
+	hub    *stream.Hub  // what streams of events follow
+	gate   *stream.Gate // who may
 
 	descriptors descriptors
 	missing     *prometheus.CounterVec // of the start, by part of data_dir
@@ -41,7 +44,7 @@ func newProcess(o Options, fds descriptors) *process {
 	reg := newRegistry(o.Config, o.Build)
 	p := &process{
 		cfg: o.Config, log: log, level: level, reg: reg, stats: broker.NewMetrics(reg.own), source: o.Clock,
-		life: &lifecycle{log: log}, descriptors: fds, missing: newMissing(reg.own),
+		life: &lifecycle{log: log}, hub: stream.NewHub(), gate: stream.NewGate(fds.api/2, reg.own), descriptors: fds, missing: newMissing(reg.own),
 		build: o.Build, started: time.Now(), fatal: make(chan error, 1), serving: make(chan struct{}),
 	}
 	p.running.Store(o.Config)

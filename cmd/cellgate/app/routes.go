@@ -39,6 +39,11 @@ func (a *gateway) table() []route {
 		{"GET", "/v1/sessions", a.listSessions},
 		{"GET", "/v1/sessions/{client}", a.getSession},
 		{"DELETE", "/v1/sessions/{client}", a.audited(auth.AuditSession, a.deleteSession)},
+		{"GET", "/v1/vehicles/{vin}/events", a.vehicleEvents},
+		{"GET", "/v1/vehicles/{vin}/commands/{id}/events", a.commandEvents},
+		{"GET", "/v1/events/commands", a.allCommandEvents},
+		{"GET", "/v1/events/presence", a.presenceEvents},
+		{"GET", "/v1/events/ledger", a.ledgerEvents},
 		{"GET", "/v1/rules", a.getRules},
 		{"PUT", "/v1/rules", a.audited(auth.AuditRules, a.putRules)},
 		{"POST", "/v1/rules/explain", a.explainRules},
@@ -58,7 +63,7 @@ func (a *gateway) table() []route {
 }
 
 // routes is the API, each call behind its scope.
-func (a *gateway) routes() http.Handler {
+func (a *gateway) routes() (http.Handler, error) {
 	mux := http.NewServeMux()
 	for _, r := range a.table() {
 		mux.Handle(r.method+" "+r.path, a.guard(r))
@@ -70,7 +75,10 @@ func (a *gateway) routes() http.Handler {
 	}
 	commands.Register(mux)
 	a.profiles(mux)
-	return a.recovered(problems(a.bounded(mux), mux))
+	if err := a.mountConsole(mux); err != nil {
+		return nil, err
+	}
+	return a.recovered(problems(a.bounded(mux), mux)), nil
 }
 
 // tokenRoutes is what the vehicles' own listener serves.

@@ -1,0 +1,271 @@
+package app
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"log/slog"
+	"net/http"
+	"sync"
+	"time"
+	"unicode/utf8"
+
+	"cellgate/auth"
+	"cellgate/broker/command"
+	"cellgate/broker/journal"
+	"cellgate/broker/presence"
+	"cellgate/broker/session"
+	"cellgate/broker/shared/message"
+	"cellgate/broker/shared/problem"
+	"cellgate/cmd/cellgate/stream"
+)
+
+// The API's streams of events tell what this gateway sees: the state at the beginning, and what changes. What is told is what
+// Kafka is told, at once and without promise: who must not miss anything reads Kafka.
+
+// Keys of the hub.
+const (
+	keyAllPresence = "presence"
+	keyAllCommands = "commands"
+)
+
+func keyVehicle(vin string) string    { return "vehicle " + vin } // all but its commands
+func keyCommandsOf(vin string) string { return "commands of " + vin }
+func keyCommand(id string) string     { return "command " + id }
+
+// PresenceSeen is the event presence.
+type PresenceSeen struct {
+	VIN    string `json:"vin"`
+	Event  string `json:"event"`
+	At     string `json:"at,omitempty"`
+	Reason string `json:"reason,omitempty"`
+}
+
+// MessageSeen is the event message: one that a vehicle, or a rule, has published.
+type MessageSeen struct {
+	Seq        uint64 `json:"seq"`
+	VIN        string `json:"vin"`
+	Topic      string `json:"topic"`
+	QoS        byte   `json:"qos"`
+	Retain     bool   `json:"retain,omitempty"`
+	ReceivedAt string `json:"received_at"`
+	Bytes      int    `json:"bytes"`
+	// Payload is a JSON value; PayloadText and PayloadBase64 are the beginning of what is none, or is too long.
+	Payload       json.RawMessage `json:"payload,omitempty"`
+	PayloadText   string          `json:"payload_text,omitempty"`
+	PayloadBase64 []byte          `json:"payload_base64,omitempty"`
+	Cut           bool            `json:"cut,omitempty"`
+}
+
+// maxSeenPayload bounds what of a payload is told.
+const maxSeenPayload = 4 << 10
+
+func messageSeen(rec *message.Record) MessageSeen {
+	m := MessageSeen{
+		Seq: rec.Seq, VIN: rec.VIN(), Topic: rec.Topic, QoS: rec.QoS, Retain: rec.Retain,
+		ReceivedAt: rec.Time().Format(message.TimeLayout), Bytes: len(rec.Payload),
+	}
+	if len(rec.Payload) <= maxSeenPayload && json.Valid(rec.Payload) {
+		var compact bytes.Buffer // an event's data is one line
+		_ = json.Compact(&compact, rec.Payload)
+		m.Payload = compact.Bytes()
+		return m
+	}
+	part := rec.Payload[:min(len(rec.Payload), maxSeenPayload)]
+	m.Cut = len(part) < len(rec.Payload)
+	for cut := 0; m.Cut && cut < utf8.UTFMax && !utf8.Valid(part); cut++ {
+		part = part[:len(part)-1]
+	}
+	if utf8.Valid(part) {
+		m.PayloadText = string(part)
+	} else {
+		m.PayloadBase64 = part
+	}
+	return m
+}
+
+func event(name string, v any) stream.Event {
+	data, err := json.Marshal(v)
+	if err != nil { // of values of our own: never
+		data = []byte("null")
+	}
+	return stream.Event{Name: name, Data: data}
+}
+
+// watchPresence tells streams of a vehicle's presence.
+func (p *process) watchPresence(s *session.Presence) {
+	if !s.Vehicle {
+		return
+	}
+	p.hub.Publish(func() stream.Event {
+		e := presence.Event{VIN: s.Key, Kind: kindOf(s), At: s.At.UnixMilli(), Reason: string(s.Reason)}
+		return event("presence", presenceSeen(&e))
+	}, keyAllPresence, keyVehicle(s.Key))
+}
+
+func presenceSeen(e *presence.Event) PresenceSeen {
+	return PresenceSeen{e.VIN, e.Kind.String(), e.Time(), e.Reason}
+}
+
+// watchCommand is command.Options.Watch.
+func (p *process) watchCommand(vin, id string, state command.State, value []byte) {
+	p.hub.Publish(func() stream.Event { return stream.Event{Name: "command", Data: value} }, keyAllCommands, keyCommandsOf(vin), keyCommand(id))
+	if state.Final() {
+		p.hub.End(stream.EndFinal, keyCommand(id))
+	}
+}
+
+// follow opens a stream: begin adds what it begins with, once it follows the keys. It returns when the stream has ended.
+func (a *gateway) follow(w http.ResponseWriter, r *http.Request, begin func(f *stream.Feed), keys ...string) {
+	id, _ := auth.IdentityFrom(r.Context())
+	f, err := a.gate.Enter(id)
+	if err != nil {
+		a.rejected("streams")
+		w.Header().Set("Retry-After", "10")
+		problem.Write(w, http.StatusTooManyRequests, "", err.Error()+": close some, or wait", nil)
+		return
+	}
+	defer a.gate.Leave(f)
+	if a.auth.Ended(id) != nil { // between the check of the token and Enter
+		f.End(stream.EndToken)
+	}
+	defer a.hub.Follow(f, keys...)()
+	begin(f)
+	f.Serve(w, r, a.auth.Deadline(id))
+}
+
+// vehicleEvents tells of one vehicle: its presence, its messages, and, to who may read commands, its commands.
+func (a *gateway) vehicleEvents(w http.ResponseWriter, r *http.Request) {
+	vin := r.PathValue("vin")
+	keys := []string{keyVehicle(vin)}
+	if id, _ := auth.IdentityFrom(r.Context()); id.HasScope(auth.ScopeCommandRead) {
+		keys = append(keys, keyCommandsOf(vin))
+	}
+	a.messages.enter()
+	defer a.messages.leave()
+	a.follow(w, r, func(f *stream.Feed) {
+		last := presence.Event{VIN: vin, Kind: presence.Disconnected}
+		if e, known := a.presence.Last(vin); known {
+			last = e
+		}
+		f.Tell("presence", presenceSeen(&last))
+	}, keys...)
+}
+
+// commandEvents tells of one command until it is done.
+func (a *gateway) commandEvents(w http.ResponseWriter, r *http.Request) {
+	vin, id := r.PathValue("vin"), r.PathValue("id")
+	cmd, err := a.commands.Get(vin, id)
+	if err != nil {
+		status := http.StatusInternalServerError
+		if errors.Is(err, command.ErrNotFound) {
+			status = http.StatusNotFound
+		}
+		problem.Write(w, status, "", err.Error(), nil)
+		return
+	}
+	a.follow(w, r, func(f *stream.Feed) {
+		if now, err := a.commands.Get(vin, id); err == nil {
+			cmd = now
+		}
+		f.Tell("state", cmd)
+		if cmd.State.Final() {
+			f.End(stream.EndFinal)
+		}
+	}, keyCommand(id))
+}
+
+// allCommandEvents tells of all commands.
+func (a *gateway) allCommandEvents(w http.ResponseWriter, r *http.Request) {
+	a.follow(w, r, func(*stream.Feed) {}, keyAllCommands)
+}
+
+// presenceEvents tells of all vehicles' presence.
+func (a *gateway) presenceEvents(w http.ResponseWriter, r *http.Request) {
+	a.follow(w, r, func(*stream.Feed) {}, keyAllPresence)
+}
+
+// ledgerEvery is how often a stream looks whether the ledger has changed.
+const ledgerEvery = time.Second
+
+// ledgerEvents tells the ledger, and again when it has changed.
+func (a *gateway) ledgerEvents(w http.ResponseWriter, r *http.Request) {
+	a.follow(w, r, func(f *stream.Feed) {
+		var last []byte
+		tell := func() {
+			if e := event("ledger", LedgerAnswer{Sinks: a.dispatch.Ledger()}); !bytes.Equal(e.Data, last) {
+				last = e.Data
+				f.Offer(e)
+			}
+		}
+		tell()
+		go func() {
+			tick := time.NewTicker(ledgerEvery)
+			defer tick.Stop()
+			for {
+				select {
+				case <-tick.C:
+					tell()
+				case <-r.Context().Done():
+					return
+				}
+			}
+		}()
+	})
+}
+
+// messageTail reads the journal for the streams of vehicles, while there are some. One reader serves them all.
+type messageTail struct {
+	journal *journal.Journal
+	hub     *stream.Hub
+	log     *slog.Logger
+
+	mu     sync.Mutex // guards below
+	users  int
+	reader *journal.Reader // nil while nobody follows
+}
+
+// enter has the journal read from now on.
+func (t *messageTail) enter() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.users++; t.users > 1 && t.reader != nil {
+		return
+	}
+	reader, err := t.journal.NewReader(t.journal.Durable() + 1)
+	if err != nil {
+		t.log.Warn("streams of vehicles have no messages", slog.Any("error", err))
+		return
+	}
+	t.reader = reader
+	go t.run(reader)
+}
+
+// leave ends the reading with the last stream.
+func (t *messageTail) leave() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.users--; t.users == 0 && t.reader != nil {
+		_ = t.reader.Close() //nolint:errcheck // it was only read
+		t.reader = nil
+	}
+}
+
+func (t *messageTail) run(reader *journal.Reader) {
+	for {
+		b, err := reader.Next(context.Background(), message.FlagUplink|message.FlagResult|message.FlagOther|message.FlagRetain)
+		if err != nil {
+			if !errors.Is(err, journal.ErrClosed) {
+				t.log.Warn("streams of vehicles have no messages any more", slog.Any("error", err))
+			}
+			return
+		}
+		for i := range b.Records {
+			rec := &b.Records[i]
+			if vin := rec.VIN(); vin != "" && rec.Kind == message.KindPublish {
+				t.hub.Publish(func() stream.Event { return event("message", messageSeen(rec)) }, keyVehicle(vin))
+			}
+		}
+	}
+}

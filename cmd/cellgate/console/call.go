@@ -1,0 +1,109 @@
+package console
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+)
+
+// apiError is an answer of the API that says no.
+type apiError struct {
+	Status int    `json:"status"`
+	Title  string `json:"title"`
+	Detail string `json:"detail"`
+	// Findings are those of rules.
+	Findings json.RawMessage `json:"diagnostics"`
+}
+
+func (e *apiError) Error() string {
+	if e.Detail != "" {
+		return e.Detail
+	}
+	return e.Title
+}
+
+// answer takes what the API answers.
+type answer struct {
+	header http.Header
+	status int
+	body   bytes.Buffer
+}
+
+func (a *answer) Header() http.Header         { return a.header }
+func (a *answer) WriteHeader(status int)      { a.status = status }
+func (a *answer) Write(b []byte) (int, error) { return a.body.Write(b) }
+
+// call makes one call of the API in the user's name; in is sent as JSON unless nil, the answer decoded into out unless nil.
+func (v *visit) call(method, path string, in, out any) error {
+	var body io.Reader
+	if in != nil {
+		text, err := json.Marshal(in)
+		if err != nil {
+			return fmt.Errorf("%s %s: %w", method, path, err)
+		}
+		body = bytes.NewReader(text)
+	}
+	r, err := v.request(v.r.Context(), method, path, body)
+	if err != nil {
+		return err
+	}
+	a := &answer{header: http.Header{}, status: http.StatusOK}
+	v.c.o.API.ServeHTTP(a, r)
+	if a.status >= http.StatusMultipleChoices {
+		no := &apiError{}
+		if err := json.Unmarshal(a.body.Bytes(), no); err != nil || no.Title == "" {
+			no.Title = http.StatusText(a.status)
+		}
+		no.Status = a.status
+		return no
+	}
+	if out == nil || a.body.Len() == 0 {
+		return nil
+	}
+	if err := json.Unmarshal(a.body.Bytes(), out); err != nil {
+		return fmt.Errorf("%s %s: answer: %w", method, path, err)
+	}
+	return nil
+}
+
+// request is a call of the API from where the user is: address and certificate are those of the browser's connection.
+func (v *visit) request(ctx context.Context, method, path string, body io.Reader) (*http.Request, error) {
+	r, err := http.NewRequestWithContext(ctx, method, path, body) //nolint:gosec // it is handed to the API in this process and never sent
+	if err != nil {
+		return nil, fmt.Errorf("%s %s: %w", method, path, err)
+	}
+	r.RemoteAddr, r.TLS, r.RequestURI = v.r.RemoteAddr, v.r.TLS, path
+	r.Header.Set("Authorization", "Bearer "+v.s.token)
+	if body != nil {
+		r.Header.Set("Content-Type", "application/json")
+	}
+	return r, nil
+}
+
+// streams are the API's streams of events that pages may open, by the beginning of their paths.
+var streams = []string{"events/", "vehicles/", "trace"}
+
+// stream gives the browser one of the API's streams, which its EventSource cannot ask for itself: it sends no token.
+func (v *visit) stream(w http.ResponseWriter) {
+	path := v.r.PathValue("path")
+	known := false
+	for _, s := range streams {
+		known = known || strings.HasPrefix(path, s)
+	}
+	if !known || strings.HasPrefix(path, "vehicles/") && !strings.HasSuffix(path, "/events") {
+		http.NotFound(w, v.r)
+		return
+	}
+	target := *v.r.URL
+	target.Path, target.RawPath = "/v1/"+path, ""
+	r, err := v.request(v.r.Context(), http.MethodGet, target.RequestURI(), nil)
+	if err != nil {
+		http.NotFound(w, v.r)
+		return
+	}
+	v.c.o.API.ServeHTTP(w, r)
+}

@@ -1,0 +1,68 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/url"
+
+	"github.com/spf13/cobra"
+)
+
+func eventsCommand(c *cli) *cobra.Command {
+	t := &target{}
+	var vin, id string
+	var commands, presence, ledger bool
+	cmd := &cobra.Command{
+		Use:   "events",
+		Short: "follow what happens at a gateway, as it happens",
+		Long: `events prints a line of JSON for each event of a stream: of one vehicle (its presence, its messages and its commands), of one
+command, of all commands, of all vehicles' presence, or the ledger whenever it has changed. They tell what this gateway sees from now on;
+what must not be missed is in Kafka. A line with "reason" and "detail" says why the gateway has ended the stream. Ctrl-C ends it.`,
+		Example: `  cellgate events --vin LTEST000000000001
+  cellgate events --vin LTEST000000000001 --command 01J9ZC3V6Q
+  cellgate events --presence`,
+		Args: takes(),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			path := "/v1/vehicles/" + url.PathEscape(vin) + "/events"
+			switch {
+			case id != "" && vin == "":
+				return usagef("events: --command needs --vin")
+			case id != "":
+				path = "/v1/vehicles/" + url.PathEscape(vin) + "/commands/" + url.PathEscape(id) + "/events"
+			case commands:
+				path = "/v1/events/commands"
+			case presence:
+				path = "/v1/events/presence"
+			case ledger:
+				path = "/v1/events/ledger"
+			}
+			client, err := t.client()
+			if err != nil {
+				return err
+			}
+			var end struct{ Reason, Detail string }
+			err = client.stream(cmd.Context(), path, func(data []byte) error {
+				end.Reason = ""
+				_ = json.Unmarshal(data, &end) //nolint:errcheck // that of other events is not looked at
+				if _, err := io.WriteString(c.out, string(data)+"\n"); err != nil {
+					return fmt.Errorf("output: %w", err)
+				}
+				return nil
+			})
+			if id != "" && end.Reason == "final" && end.Detail != "" {
+				return nil // the command is done
+			}
+			return err
+		},
+	}
+	t.flags(cmd)
+	cmd.Flags().StringVar(&vin, "vin", "", "of this vehicle")
+	cmd.Flags().StringVar(&id, "command", "", "of this command of the vehicle, until it is done")
+	cmd.Flags().BoolVar(&commands, "commands", false, "of all commands")
+	cmd.Flags().BoolVar(&presence, "presence", false, "the presence of all vehicles")
+	cmd.Flags().BoolVar(&ledger, "ledger", false, "the ledger")
+	cmd.MarkFlagsOneRequired("vin", "commands", "presence", "ledger")
+	cmd.MarkFlagsMutuallyExclusive("vin", "commands", "presence", "ledger")
+	return cmd
+}

@@ -1,0 +1,152 @@
+package stream
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"sync"
+	"time"
+)
+
+const (
+	// queued bounds the events that wait for a reader, queuedBytes their size.
+	queued      = 256
+	queuedBytes = 1 << 20
+	// heartbeat is how often a reader hears something; what a write may take is less than two of them.
+	heartbeat    = 15 * time.Second
+	writeTimeout = 10 * time.Second
+	// retry is when a browser opens a stream again that has broken, in milliseconds.
+	retry = 3000
+)
+
+// Event is one event: its name, and its data as one line of JSON.
+type Event struct {
+	Name string
+	Data []byte
+}
+
+// Feed is the queue of one stream.
+type Feed struct {
+	wake chan struct{} // capacity 1
+
+	mu    sync.Mutex // guards below
+	queue []Event
+	bytes int
+	end   string
+}
+
+func newFeed() *Feed { return &Feed{wake: make(chan struct{}, 1)} }
+
+// Offer adds an event. It does not block: a reader that is too far back is given up.
+func (f *Feed) Offer(e Event) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.end != "" {
+		return
+	}
+	if len(f.queue) >= queued || f.bytes+len(e.Data) > queuedBytes {
+		f.end, f.queue, f.bytes = EndSlow, nil, 0
+	} else {
+		f.queue = append(f.queue, e)
+		f.bytes += len(e.Data)
+	}
+	f.signal()
+}
+
+// Tell is Offer of a value.
+func (f *Feed) Tell(name string, v any) {
+	data, err := json.Marshal(v)
+	if err != nil {
+		data, _ = json.Marshal(map[string]string{"error": err.Error()})
+		name = "error"
+	}
+	f.Offer(Event{name, data})
+}
+
+// End ends the stream behind what is queued, for a reason, and returns it; the first reason stays.
+func (f *Feed) End(why string) string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.end == "" {
+		f.end = why
+		f.signal()
+	}
+	return f.end
+}
+
+func (f *Feed) signal() {
+	select {
+	case f.wake <- struct{}{}:
+	default:
+	}
+}
+
+func (f *Feed) take() (events []Event, end string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	events, f.queue, f.bytes = f.queue, nil, 0
+	return events, f.end
+}
+
+// explanations are what the last event says beside the reason.
+var explanations = map[string]string{
+	EndSlow:     "events came faster than they were read, and some were dropped: open the stream again and begin with the present state",
+	EndToken:    "the token has expired or was revoked",
+	EndShutdown: "the gateway stops",
+	EndFinal:    "nothing more is to come",
+}
+
+// Serve writes the feed's events until it ends, the reader goes away, or expires (if not zero) comes.
+func (f *Feed) Serve(w http.ResponseWriter, r *http.Request, expires time.Time) {
+	ctx := r.Context()
+	if !expires.IsZero() {
+		defer time.AfterFunc(time.Until(expires), func() { f.End(EndToken) }).Stop()
+	}
+	to := http.NewResponseController(w)
+	_ = to.SetReadDeadline(time.Time{}) //nolint:errcheck // that of a request is not for a stream; HTTP/2 has none
+	h := w.Header()
+	h.Set("Content-Type", "text/event-stream")
+	h.Set("Cache-Control", "no-store")
+	h.Set("X-Accel-Buffering", "no")
+	w.WriteHeader(http.StatusOK)
+	var b bytes.Buffer
+	fmt.Fprintf(&b, "retry: %d\n\n", retry)
+	for write(to, w, &b) == nil && f.wait(ctx) {
+		events, end := f.take()
+		for _, e := range events {
+			fmt.Fprintf(&b, "event: %s\ndata: %s\n\n", e.Name, e.Data)
+		}
+		if end != "" {
+			last, _ := json.Marshal(map[string]string{"reason": end, "detail": explanations[end]}) //nolint:errcheck // strings
+			fmt.Fprintf(&b, "event: end\ndata: %s\n\n", last)
+			_ = write(to, w, &b) //nolint:errcheck // it was the last
+			return
+		}
+		if len(events) == 0 {
+			b.WriteString(": \n\n") // a comment, so that both ends and those between see that the other is there
+		}
+	}
+}
+
+// wait returns when there is something to write, or a heartbeat is due; false when the reader has gone.
+func (f *Feed) wait(ctx context.Context) bool {
+	beat := time.NewTimer(heartbeat)
+	defer beat.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-f.wake:
+	case <-beat.C:
+	}
+	return true
+}
+
+func write(to *http.ResponseController, w http.ResponseWriter, b *bytes.Buffer) error {
+	_ = to.SetWriteDeadline(time.Now().Add(writeTimeout)) //nolint:errcheck // tests' recorders have none
+	if _, err := b.WriteTo(w); err != nil {
+		return err
+	}
+	return to.Flush()
+}

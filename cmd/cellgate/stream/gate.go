@@ -1,0 +1,110 @@
+package stream
+
+import (
+	"errors"
+	"sync"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"cellgate/auth"
+	"cellgate/broker/shared/metric"
+)
+
+// Bounds of streams.
+const (
+	MostStreams    = 64
+	MostPerSubject = 8
+)
+
+// ErrTooMany is returned to who would open a stream beyond the bounds.
+var ErrTooMany = errors.New("too many streams are open")
+
+// Why a stream ends, as its last event and the metric tell.
+const (
+	EndGone     = "gone"     // the reader went away; nobody is told
+	EndSlow     = "slow"     // the reader did not keep up
+	EndToken    = "token"    // expired, revoked, or its key retired
+	EndShutdown = "shutdown" // the gateway stops
+	EndFinal    = "final"    // there is nothing more to come
+)
+
+// Gate lets streams in, and ends those whose tokens have ended.
+type Gate struct {
+	most  int
+	ended *prometheus.CounterVec
+
+	mu     sync.Mutex // guards below
+	open   map[*Feed]auth.Identity
+	owned  map[string]int
+	closed bool
+}
+
+// NewGate makes a gate for at most so many streams.
+func NewGate(most int, reg prometheus.Registerer) *Gate {
+	g := &Gate{most: max(1, min(most, MostStreams)), open: make(map[*Feed]auth.Identity), owned: make(map[string]int)}
+	to := metric.For(reg)
+	to.GaugeFunc("streams", "Streams of server-sent events that are open.", func() float64 { return float64(g.count()) })
+	to.GaugeFunc("streams_max", "How many can be open.", func() float64 { return float64(g.most) })
+	g.ended = to.Counters("streams_ended_total", "Streams that have ended, by reason: gone (the reader), slow, token, shutdown, final.", "reason")
+	return g
+}
+
+func (g *Gate) count() int {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return len(g.open)
+}
+
+func ownerOf(id *auth.Identity) string { return id.Issuer + "\x00" + id.Role + "\x00" + id.Subject }
+
+// Enter makes a stream's feed. The caller calls Leave.
+func (g *Gate) Enter(id auth.Identity) (*Feed, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	owner := ownerOf(&id)
+	if g.closed || len(g.open) >= g.most || g.owned[owner] >= MostPerSubject {
+		return nil, ErrTooMany
+	}
+	f := newFeed()
+	g.open[f] = id
+	g.owned[owner]++
+	return f, nil
+}
+
+// Leave gives the place of a stream up.
+func (g *Gate) Leave(f *Feed) {
+	g.mu.Lock()
+	id, known := g.open[f]
+	if known {
+		delete(g.open, f)
+		owner := ownerOf(&id)
+		if g.owned[owner]--; g.owned[owner] == 0 {
+			delete(g.owned, owner)
+		}
+	}
+	g.mu.Unlock()
+	if known {
+		g.ended.WithLabelValues(f.End(EndGone)).Inc()
+	}
+}
+
+// Ended ends the streams of tokens that are no longer good: see (*auth.Authority).WatchEnded.
+func (g *Gate) Ended(ended func(auth.Identity) error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for f, id := range g.open {
+		if ended(id) != nil {
+			f.End(EndToken)
+		}
+	}
+}
+
+// Close ends all streams and lets none in.
+func (g *Gate) Close() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.closed = true
+	for f := range g.open {
+		f.End(EndShutdown)
+	}
+}
