@@ -1,7 +1,10 @@
 package engine
 
 import (
+	"fmt"
 	"maps"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -128,5 +131,68 @@ func TestStepsSurviveRestart(t *testing.T) {
 	}
 	if shift == 0 {
 		t.Fatal("no step is in the stored state")
+	}
+}
+
+// TestStepsAreNoSilenceAndEndNoWindow: what is due without a message is due when that much time has passed, whatever the clock
+// shows. A window that is open at a step keeps its length; those after it begin by the clock as it is then.
+func TestStepsAreNoSilenceAndEndNoWindow(t *testing.T) {
+	t.Parallel()
+	set := rulestest.Compile(t, `rules:
+  - {id: quiet, from: ["v1/+/up/#"], when: payload.n == 0, silent: 20s, to: [{kafka: {topic: t}}]}
+  - {id: total, from: ["v1/+/up/#"], sum: {of: payload.a, window: 10s}, to: [{kafka: {topic: t}}]}
+  - {id: paced, from: ["v1/+/up/#"], on_change: {of: payload.n, at_most_every: 4s}, to: [{kafka: {topic: t}}]}
+  - {id: beat, from: ["v1/+/up/#"], on_change: {of: payload.a, at_least_every: 7s}, to: [{kafka: {topic: t}}]}
+`)
+	for _, by := range clockSteps {
+		for at := int64(1); at < 60; at += 3 {
+			s := stepped{state: state.NewState(state.StateOptions{})}
+			w := NewEngine(set, s.state).NewWorker()
+			sent := map[string][]int64{}
+			eval := func(now int64, rec message.Record) {
+				s.state.Advance(rec.ReceivedAt)
+				for _, d := range w.Eval(&rec, nil) {
+					if d.Err != "" {
+						t.Fatal(d.Err)
+					}
+					id, _, _ := strings.Cut(decisionName(set, d), "/")
+					sent[id] = append(sent[id], now)
+				}
+			}
+			for now := range int64(120) {
+				if now == at || now == at+40 {
+					s.step(rulestest.Epoch+now*1000, by)
+				}
+				received := rulestest.Epoch + now*1000 + s.off
+				if now < 60 {
+					eval(now, rulestest.Telemetry(uint64(now+1), received, fmt.Sprintf(`{"a":1,"n":%d}`, now)))
+				}
+				tick := message.Tick(now == 0)
+				tick.ReceivedAt = received
+				if tick.TickBegins() {
+					s.state.Begin(received)
+				}
+				eval(now, tick)
+			}
+			if want := []int64{20}; !slices.Equal(sent["quiet"], want) {
+				t.Errorf("%v at %d: silent sent at %v, want %v", by, at, sent["quiet"], want)
+			}
+			for id, every := range map[string]int64{"paced": 4, "beat": 7} {
+				for i, at := range sent[id] {
+					if at != int64(i)*every {
+						t.Errorf("%v at %d: %s sent at %v, want every %d s", by, at, id, sent[id], every)
+						break
+					}
+				}
+			}
+			for i, end := range sent["total"] {
+				if before := append([]int64{0}, sent["total"]...)[i]; end-before > 20 || end == before {
+					t.Errorf("%v at %d: windows were sent at %v", by, at, sent["total"])
+				}
+			}
+			if n := len(sent["total"]); n < 6 || n > 8 {
+				t.Errorf("%v at %d: %d windows in a minute", by, at, n)
+			}
+		}
 	}
 }
