@@ -84,6 +84,7 @@ func TestNumbers(t *testing.T) {
 		{`at_zone("Asia/Shanghai").Day() == received_at.Day() and at_zone("Asia/Shanghai") == received_at`, "true"},
 		{`event_at.Weekday() == 1`, "false"},
 		{`duration("1m") * 2 == duration("2m")`, "true"},
+		{`duration("7d") == duration("168h") && duration("-1d12h") == duration("-36h")`, "true"},
 		{`received_at - duration("1m") < received_at`, "true"},
 	} {
 		got := evalWhen(t, c.when, p)

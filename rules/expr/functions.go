@@ -10,6 +10,8 @@ import (
 	"strings"
 	"time"
 	"unicode/utf8"
+
+	spans "cellgate/broker/shared/message/duration"
 )
 
 // function is a function of rules by how many arguments it takes: the machine calls those of one and two without allocating.
@@ -270,9 +272,13 @@ func runesBefore(s string, at int) any {
 }
 
 func duration(v any) any {
-	d, err := time.ParseDuration(text(v))
+	length, below := strings.CutPrefix(text(v), "-")
+	d, err := spans.Parse(length)
 	if err != nil {
 		fail("the text is not a duration")
+	}
+	if below {
+		return -d
 	}
 	return d
 }

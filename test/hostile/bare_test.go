@@ -18,7 +18,7 @@ import (
 // through.
 func TestBareSockets(t *testing.T) {
 	t.Parallel()
-	web, descriptors, sockets := harness.FreeAddr(t), 600, 300
+	web, descriptors, sockets := harness.FreeAddr(t), 300, 150
 	if full() {
 		descriptors, sockets = 8000, 3500
 	}
