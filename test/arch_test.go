@@ -27,7 +27,7 @@ var mayImport = map[string][]string{
 	"broker/journal":      {"broker/wal", "broker/clock", "broker/shared"},
 	"broker/frame":        {"broker/shared"},
 	"broker/session":      {"broker/frame", "broker/shared"},
-	"broker/command":      {"broker/clock", "broker/shared"},
+	"broker/command":      {"broker/clock", "broker/cell", "broker/shared"},
 	"broker/cell":         {"broker/shared"},
 	"broker/presence":     {"broker/shared"},
 	"rules/doc":           {"broker/shared"},

@@ -1,8 +1,10 @@
 package cell
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"slices"
 	"strings"
 	"testing"
@@ -104,7 +106,7 @@ func (l life) accept(id string, ttl time.Duration) Answer {
 func (l life) reports(id string, steps ...[2]string) {
 	l.Helper()
 	for _, step := range steps {
-		a, err := l.s.Report(l.Context(), "V", id, step[0], time.UnixMilli(5), []byte(step[0]))
+		a, err := l.s.Report(l.Context(), "V", id, Said{Status: step[0], At: time.UnixMilli(5), Payload: []byte(step[0])})
 		if err != nil {
 			l.Fatal(err)
 		}
@@ -310,6 +312,17 @@ func TestForgottenScripts(t *testing.T) {
 	}
 }
 
+// offers are commands as a gateway reads them from its disk.
+func offers(all ...Record) iter.Seq2[Record, error] {
+	return func(yield func(Record, error) bool) {
+		for _, r := range all {
+			if !yield(r, nil) {
+				return
+			}
+		}
+	}
+}
+
 // TestRejoin loses everything in Redis, and has two gateways offer what they remember. Until both have, nothing is decided.
 func TestRejoin(t *testing.T) {
 	t.Parallel()
@@ -321,7 +334,7 @@ func TestRejoin(t *testing.T) {
 	memory := map[string]Memory{"gw-1": {}, "gw-2": {}}
 	rejoin := func(node string, begins bool, records ...Record) Verdict {
 		t.Helper()
-		j, err := s.Rejoin(ctx, 0, node, memory[node], slices.Values(records), begins)
+		j, err := s.Rejoin(ctx, 0, node, memory[node], offers(records...), begins)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -371,7 +384,7 @@ func TestLists(t *testing.T) {
 		}
 	}
 	check.Eventually(t, "the short one to be due", func() bool {
-		due, err := s.Due(ctx, 0, 10)
+		due, err := s.Due(ctx, 0, 10, 0)
 		return err == nil && slices.Equal(due, []Name{{VIN: "V", ID: "short"}})
 	})
 	for n := range 300 {
@@ -389,4 +402,73 @@ func TestLists(t *testing.T) {
 	if len(seen) != 300 {
 		t.Errorf("%d sessions of 300", len(seen))
 	}
+}
+
+// TestRank merges every pair of states, and holds that the scripts order them as Rank does.
+func TestRank(t *testing.T) {
+	t.Parallel()
+	s := begun(t)
+	var all []Record
+	for _, state := range []string{"queued", "sent", "delivered", "accepted", "cancelled", "late", "rejected", "failed", "succeeded"} {
+		all = append(all, Record{State: state})
+	}
+	for _, cause := range []string{"not_sent", "unknown", "not_acknowledged", "no_result"} {
+		all = append(all, Record{State: "expired", Cause: cause})
+	}
+	for i, a := range all {
+		for k, b := range all {
+			a.VIN, a.ID, a.Expires = "V", fmt.Sprintf("c%d-%d", i, k), 4_000_000_000_000
+			b.VIN, b.ID, b.Expires = a.VIN, a.ID, a.Expires
+			_, err := s.Offer(t.Context(), a)
+			check.OK(t, err)
+			got, err := s.Offer(t.Context(), b)
+			check.OK(t, err)
+			want := a
+			if Rank(b.State, b.Cause) > Rank(a.State, a.Cause) {
+				want = b
+			}
+			if got.Record.State != want.State || got.Record.Cause != want.Cause {
+				t.Errorf("%s %s and %s %s become %s %s", a.State, a.Cause, b.State, b.Cause, got.Record.State, got.Record.Cause)
+			}
+		}
+	}
+}
+
+// TestRefuse holds that what is refused is refused once, and not accepted afterwards.
+func TestRefuse(t *testing.T) {
+	t.Parallel()
+	s := begun(t)
+	o := Offered{VIN: "V", ID: "c", Digest: "d", TTL: time.Minute, MaxOpen: 9, Fields: map[string]string{"name": "n"}}
+	for _, want := range []Verdict{OK, Already} {
+		if a, err := s.Refuse(t.Context(), o, "rejected", "too large"); err != nil || a.Verdict != want {
+			t.Errorf("%+v %v, want %s", a, err, want)
+		}
+	}
+	if a, err := s.Accept(t.Context(), o); err != nil || a.Verdict != Already || a.Record.State != "rejected" || a.Record.Cause != "too large" {
+		t.Errorf("%+v %v", a, err)
+	}
+}
+
+// TestNotices holds that what one gateway tells another hears.
+func TestNotices(t *testing.T) {
+	t.Parallel()
+	s, _ := embedded(t)
+	heard := make(chan Notice, 2)
+	began := make(chan struct{}, 1)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		s.ListenCommands(ctx, func() { began <- struct{}{} }, func(n Notice) { heard <- n }, func(error) bool { return true })
+	}()
+	<-began
+	want := []Notice{{What: Queued, VIN: "a vehicle", ID: "c1"}, {What: Ended, VIN: "V", ID: "c2"}}
+	check.OK(t, s.TellCommands(t.Context(), want))
+	for _, w := range want {
+		if n := <-heard; n != w {
+			t.Errorf("%+v, want %+v", n, w)
+		}
+	}
+	cancel()
+	<-done
 }

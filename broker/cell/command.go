@@ -39,6 +39,10 @@ func recordOf(list []string) (Record, error) {
 	if err != nil {
 		return Record{}, err
 	}
+	return recordOfFields(f), nil
+}
+
+func recordOfFields(f fields) Record {
 	var r Record
 	texts, unsigned, times := r.named()
 	for name, value := range f {
@@ -56,7 +60,7 @@ func recordOf(list []string) (Record, error) {
 			r.Fields[name] = value
 		}
 	}
-	return r, nil
+	return r
 }
 
 // List is r as fields and values, in the order of their names. What is empty is left out.
@@ -110,8 +114,12 @@ func (s *Store) command(ctx context.Context, name string, keys []string, args ..
 
 // Reserve takes an id for one command: OK, Conflict or Closed. It is kept for ttl and what final commands are kept for.
 func (s *Store) Reserve(ctx context.Context, vin, id, digest string, ttl time.Duration) (Answer, error) {
+	return s.reserve(ctx, vin, id, digest, ttl.Milliseconds(), false)
+}
+
+func (s *Store) reserve(ctx context.Context, vin, id, digest string, ttl int64, offered bool) (Answer, error) {
 	key := s.keys.reservation(id)
-	return s.command(ctx, "reserve", []string{s.keys.slotted("mark", key), key}, vin+" "+digest, ttl.Milliseconds()+2*s.keep)
+	return s.command(ctx, "reserve", []string{s.keys.slotted("mark", key), key}, vin+" "+digest, ttl+2*s.keep, flag(offered))
 }
 
 // Offered is a command that is to be accepted.
@@ -137,6 +145,17 @@ func (s *Store) Accept(ctx context.Context, o Offered) (Answer, error) {
 	}, args...)
 }
 
+// Refuse notes that a command ended before it was accepted: OK, Already when there is one of that id, or Closed. Several
+// gateways that refuse the same request tell of it once, and none of them accepts it any more.
+func (s *Store) Refuse(ctx context.Context, o Offered, state, cause string) (Answer, error) {
+	vehicle := s.keys.vehicle(o.VIN)
+	args := []any{o.VIN, o.ID, o.Digest, state, cause, s.keep}
+	for _, name := range slices.Sorted(maps.Keys(o.Fields)) {
+		args = append(args, name, o.Fields[name])
+	}
+	return s.command(ctx, "refuse", []string{s.keys.slotted("mark", vehicle), s.keys.command(o.VIN, o.ID), s.keys.slotted("ended", vehicle)}, args...)
+}
+
 // Send asks whether c may put a command on the wire: OK, Already, Doubt, NotOwner, Expired, Missing or Closed.
 func (s *Store) Send(ctx context.Context, vin, id string, c Connection) (Answer, error) {
 	vehicle := s.keys.vehicle(vin)
@@ -145,12 +164,23 @@ func (s *Store) Send(ctx context.Context, vin, id string, c Connection) (Answer,
 
 // of are the keys of a script that may end a command.
 func (s *Store) of(vin, id string) []string {
-	return []string{s.keys.slotted("mark", s.keys.vehicle(vin)), s.keys.command(vin, id), s.keys.opened(vin), s.keys.slotted("due", s.keys.vehicle(vin))}
+	vehicle := s.keys.vehicle(vin)
+	return []string{
+		s.keys.slotted("mark", vehicle), s.keys.command(vin, id), s.keys.opened(vin), s.keys.slotted("due", vehicle), s.keys.slotted("ended", vehicle),
+	}
 }
 
-// Report notes what the vehicle says (delivered, accepted, succeeded, failed, rejected): OK, Already, Missing or Closed.
-func (s *Store) Report(ctx context.Context, vin, id, status string, at time.Time, payload []byte) (Answer, error) {
-	return s.command(ctx, "report", s.of(vin, id), vin, id, status, at.UnixMilli(), payload, s.keep)
+// Said is what the vehicle says of a command.
+type Said struct {
+	// Status is delivered, accepted, succeeded, failed or rejected; Cause says why, where it is not the vehicle that says so.
+	Status, Cause string
+	At            time.Time
+	Payload       []byte
+}
+
+// Report notes what the vehicle says: OK, Already, Missing or Closed.
+func (s *Store) Report(ctx context.Context, vin, id string, said Said) (Answer, error) {
+	return s.command(ctx, "report", s.of(vin, id), vin, id, said.Status, said.At.UnixMilli(), said.Payload, s.keep, said.Cause)
 }
 
 // Cancel ends what was never sent: OK, Already, Doubt, Missing or Closed.
@@ -168,9 +198,12 @@ func (s *Store) Look(ctx context.Context, vin, id string) (Answer, error) {
 	return s.command(ctx, "look", []string{s.keys.slotted("mark", s.keys.vehicle(vin)), s.keys.command(vin, id)})
 }
 
-// Offer merges a command that the caller remembers.
+// Offer merges a command that the caller remembers, and takes its id.
 func (s *Store) Offer(ctx context.Context, r Record) (Answer, error) {
+	if _, err := s.reserve(ctx, r.VIN, r.ID, r.Digest, max(0, r.Expires-r.Created), true); err != nil {
+		return Answer{}, err
+	}
 	vehicle := s.keys.vehicle(r.VIN)
-	keys := []string{s.keys.slotted("mark", vehicle), vehicle, s.keys.command(r.VIN, r.ID), s.keys.opened(r.VIN), s.keys.slotted("due", vehicle)}
+	keys := []string{s.keys.slotted("mark", vehicle), vehicle, s.keys.command(r.VIN, r.ID), s.keys.opened(r.VIN), s.keys.slotted("due", vehicle), s.keys.slotted("ended", vehicle)}
 	return s.command(ctx, "offer", keys, append([]any{r.VIN, r.ID, s.keep}, r.List()...)...)
 }

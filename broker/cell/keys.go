@@ -18,6 +18,9 @@ const Prefix = "cellgate:"
 // gateways is the hash of the cell's gateways that live.
 func (k *keys) gateways() string { return Prefix + k.cell + ":gateways" }
 
+// commands is the channel on which gateways tell each other of commands.
+func (k *keys) commands() string { return Prefix + k.cell + ":commands" }
+
 // escaped makes a VIN fit for a hash tag, which ends at the first brace.
 func escaped(vin string) string {
 	if !strings.ContainsAny(vin, "}%") {

@@ -2,6 +2,7 @@ package cell
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"iter"
 	"strconv"
@@ -14,16 +15,16 @@ import (
 // Name is a command's.
 type Name struct{ VIN, ID string }
 
-// Due lists open commands of a slot whose time is over by this gateway's clock, at most so many, the longest over first. Expire
-// decides by Redis' own clock.
-func (s *Store) Due(ctx context.Context, slot, most int) ([]Name, error) {
+// Due lists open commands of a slot whose time has been over for some time by this gateway's clock, at most so many, the longest over
+// first. Expire decides by Redis' own clock.
+func (s *Store) Due(ctx context.Context, slot, most int, since time.Duration) ([]Name, error) {
 	key := s.keys.inSlot("due", slot)
 	client, err := s.at(ctx, key)
 	if err != nil {
 		return nil, fmt.Errorf("%w: listing due commands: %w", ErrAway, err)
 	}
 	list, err := client.ZRangeArgs(ctx, redis.ZRangeArgs{
-		Key: key, Start: "-inf", Stop: strconv.FormatInt(time.Now().UnixMilli(), 10), ByScore: true, Count: int64(most),
+		Key: key, Start: "-inf", Stop: strconv.FormatInt(time.Now().Add(-since).UnixMilli(), 10), ByScore: true, Count: int64(most),
 	}).Result()
 	if err != nil {
 		return nil, fmt.Errorf("%w: listing due commands: %w", ErrAway, err)
@@ -76,4 +77,176 @@ func sessionOf(field, value string) Session {
 	out := Session{VIN: vin, Connection: Connection{Node: node, Boot: boot}}
 	out.Epoch, _ = strconv.ParseInt(epoch, 10, 64)
 	return out
+}
+
+// scan reads a part of a sorted set of names, and where the next part begins; 0 after the last.
+func (s *Store) scan(ctx context.Context, key string, cursor uint64) (names []Name, next uint64, err error) {
+	client, err := s.at(ctx, key)
+	if err != nil {
+		return nil, 0, fmt.Errorf("%w: listing commands: %w", ErrAway, err)
+	}
+	list, next, err := client.ZScan(ctx, key, cursor, "", scanned).Result()
+	if err != nil {
+		return nil, 0, fmt.Errorf("%w: listing commands: %w", ErrAway, err)
+	}
+	for i := 0; i+1 < len(list); i += 2 { // member and score
+		vin, id, _ := strings.Cut(list[i], "/")
+		names = append(names, Name{VIN: vin, ID: id})
+	}
+	return names, next, nil
+}
+
+// OpenCommands walks over a slot's open commands, in no order. One may come twice.
+func (s *Store) OpenCommands(ctx context.Context, slot int, cursor uint64) (names []Name, next uint64, err error) {
+	return s.scan(ctx, s.keys.inSlot("due", slot), cursor)
+}
+
+// OpenOf lists the ids of a vehicle's open commands below a number in their order, at most so many.
+func (s *Store) OpenOf(ctx context.Context, vin string, below uint64, most int) ([]string, error) {
+	key := s.keys.opened(vin)
+	client, err := s.at(ctx, key)
+	if err != nil {
+		return nil, fmt.Errorf("%w: listing a vehicle's commands: %w", ErrAway, err)
+	}
+	ids, err := client.ZRangeArgs(ctx, redis.ZRangeArgs{
+		Key: key, Start: "-inf", Stop: "(" + strconv.FormatUint(below, 10), ByScore: true, Count: int64(most),
+	}).Result()
+	if err != nil {
+		return nil, fmt.Errorf("%w: listing a vehicle's commands: %w", ErrAway, err)
+	}
+	return ids, nil
+}
+
+// VehicleOf reads for which vehicle an id is reserved, "" for none. What is then read of the command is confirmed, this is not.
+func (s *Store) VehicleOf(ctx context.Context, id string) (string, error) {
+	key := s.keys.reservation(id)
+	client, err := s.at(ctx, key)
+	if err != nil {
+		return "", fmt.Errorf("%w: reading whose an id is: %w", ErrAway, err)
+	}
+	owner, err := client.Get(ctx, key).Result()
+	if err != nil && !errors.Is(err, redis.Nil) {
+		return "", fmt.Errorf("%w: reading whose an id is: %w", ErrAway, err)
+	}
+	end := max(strings.LastIndexByte(owner, ' '), 0) // a VIN may hold spaces, a digest none
+	return owner[:end], nil
+}
+
+// Place is where a list of a cell's commands goes on: the open ones first, then those that ended, each slot's latest first.
+type Place struct {
+	Ended bool
+	Slot  int
+	// Score and Member of what was listed last; Member is empty at a slot's beginning.
+	Score  int64
+	Member string
+}
+
+// probed is how many slots one pipeline asks for whether there is anything in them.
+const probed = 1024
+
+// Page lists some commands from a place on, and the place behind them; nil after the last. It is not confirmed: a failover may
+// still take back what it shows.
+func (s *Store) Page(ctx context.Context, from Place, most int) ([]Name, *Place, error) {
+	for {
+		found, err := s.nextSlot(ctx, from)
+		switch {
+		case err != nil:
+			return nil, nil, err
+		case found == nil && from.Ended:
+			return nil, nil, nil
+		case found == nil:
+			from = Place{Ended: true}
+			continue
+		}
+		names, behind, err := s.pageOf(ctx, *found, most)
+		if err != nil || len(names) > 0 {
+			return names, &behind, err
+		}
+		from = Place{Ended: found.Ended, Slot: found.Slot + 1}
+	}
+}
+
+func (s *Store) listKey(p Place) string {
+	if p.Ended {
+		return s.keys.inSlot("ended", p.Slot)
+	}
+	return s.keys.inSlot("due", p.Slot)
+}
+
+// nextSlot finds the first slot from a place on that has something.
+func (s *Store) nextSlot(ctx context.Context, p Place) (*Place, error) {
+	for p.Slot < s.Slots() {
+		if p.Member != "" || s.Slots() == 1 {
+			return &p, nil
+		}
+		end := min(p.Slot+probed, s.Slots())
+		counts := make([]*redis.IntCmd, 0, end-p.Slot)
+		if _, err := s.client.Pipelined(ctx, func(pipe redis.Pipeliner) error {
+			for slot := p.Slot; slot < end; slot++ {
+				counts = append(counts, pipe.ZCard(ctx, s.listKey(Place{Ended: p.Ended, Slot: slot})))
+			}
+			return nil
+		}); err != nil {
+			return nil, fmt.Errorf("%w: listing commands: %w", ErrAway, err)
+		}
+		for i, n := range counts {
+			if n.Val() > 0 {
+				return &Place{Ended: p.Ended, Slot: p.Slot + i}, nil
+			}
+		}
+		p.Slot = end
+	}
+	return nil, nil
+}
+
+// pageOf lists a part of a slot.
+func (s *Store) pageOf(ctx context.Context, p Place, most int) ([]Name, Place, error) {
+	key, latest := s.listKey(p), "+inf"
+	if p.Member != "" {
+		latest = strconv.FormatInt(p.Score, 10)
+	}
+	client, err := s.at(ctx, key)
+	if err != nil {
+		return nil, p, fmt.Errorf("%w: listing commands: %w", ErrAway, err)
+	}
+	for skip := int64(0); ; skip += int64(most) {
+		list, err := client.ZRangeArgsWithScores(ctx, redis.ZRangeArgs{
+			Key: key, Start: latest, Stop: "-inf", ByScore: true, Rev: true, Offset: skip, Count: int64(most),
+		}).Result()
+		if err != nil {
+			return nil, p, fmt.Errorf("%w: listing commands: %w", ErrAway, err)
+		}
+		var names []Name
+		for _, z := range list {
+			member, _ := z.Member.(string)
+			if score := int64(z.Score); p.Member == "" || score < p.Score || score == p.Score && member < p.Member {
+				vin, id, _ := strings.Cut(member, "/")
+				names = append(names, Name{VIN: vin, ID: id})
+				p.Score, p.Member = score, member
+			}
+		}
+		if len(names) > 0 || len(list) < most {
+			return names, p, nil
+		}
+	}
+}
+
+// Records reads commands as they are, without what is gone meanwhile. It is not confirmed.
+func (s *Store) Records(ctx context.Context, names []Name) ([]Record, error) {
+	got := make([]*redis.MapStringStringCmd, 0, len(names))
+	if _, err := s.client.Pipelined(ctx, func(p redis.Pipeliner) error {
+		for _, n := range names {
+			got = append(got, p.HGetAll(ctx, s.keys.command(n.VIN, n.ID)))
+		}
+		return nil
+	}); err != nil {
+		return nil, fmt.Errorf("%w: reading commands: %w", ErrAway, err)
+	}
+	var out []Record
+	for _, g := range got {
+		if f := g.Val(); f["state"] != "" {
+			out = append(out, recordOfFields(f))
+		}
+	}
+	return out, nil
 }

@@ -2,6 +2,7 @@ package cell
 
 import (
 	"context"
+	"fmt"
 	"iter"
 	"maps"
 	"slices"
@@ -70,7 +71,7 @@ const offerings = 3
 // Rejoin offers what the gateway remembers of a slot, and registers it: at its start, and whenever an answer was Closed. Its answers
 // are those of Join; before it is OK nothing else of this package may be called for that slot but Claim. A gateway that remembers
 // something offers every command that it has on its disk, and keeps the Memory of the answer there before it goes on.
-func (s *Store) Rejoin(ctx context.Context, slot int, node string, m Memory, remembered iter.Seq[Record], begins bool) (Joined, error) {
+func (s *Store) Rejoin(ctx context.Context, slot int, node string, m Memory, remembered iter.Seq2[Record, error], begins bool) (Joined, error) {
 	var j Joined
 	var landed string
 	for range offerings {
@@ -90,9 +91,12 @@ func (s *Store) Rejoin(ctx context.Context, slot int, node string, m Memory, rem
 
 // offerAll answers which server all offers have landed at, "" when they have landed at several. With nothing to offer it is the
 // one that is expected.
-func (s *Store) offerAll(ctx context.Context, expected string, remembered iter.Seq[Record]) (string, error) {
+func (s *Store) offerAll(ctx context.Context, expected string, remembered iter.Seq2[Record, error]) (string, error) {
 	landed := expected
-	for r := range remembered {
+	for r, err := range remembered {
+		if err != nil {
+			return "", fmt.Errorf("reading what is to be offered: %w", err)
+		}
 		a, err := s.Offer(ctx, r)
 		if err != nil {
 			return "", err

@@ -85,9 +85,11 @@ func verdictOn(err error) verdict {
 		{ErrBusy, verdict{"busy", reasonQuota, http.StatusServiceUnavailable, "", "5"}},
 		{ErrConflict, verdict{"conflict", reasonImplementation, http.StatusConflict, "Idempotency conflict", ""}},
 		{ErrExpired, verdict{"expired", reasonImplementation, http.StatusConflict, "Expired", ""}},
+		{ErrCursor, verdict{"cursor", reasonImplementation, http.StatusBadRequest, "", ""}},
 		{ErrNotFound, verdict{"not_found", reasonImplementation, http.StatusNotFound, "", ""}},
 		{ErrNotCancellable, verdict{"not_cancellable", reasonImplementation, http.StatusConflict, "Not cancellable", ""}},
 		{ErrStore, verdict{"store", reasonUnspecified, http.StatusServiceUnavailable, "", "5"}},
+		{ErrUnknown, verdict{"unknown", reasonUnspecified, http.StatusServiceUnavailable, "Unknown, repeat with this id", "1"}},
 		{ErrClosed, verdict{"closed", reasonUnspecified, http.StatusServiceUnavailable, "", "5"}},
 	} {
 		if errors.Is(err, a.is) {
@@ -117,7 +119,17 @@ func (s *Service) told(r *Request, created bool, err error) {
 }
 
 // undecided reports whether the store has not taken the decision, so that nothing in a batch tells of it.
-func undecided(err error) bool { return errors.Is(err, ErrStore) || errors.Is(err, ErrClosed) }
+func undecided(err error) bool {
+	return errors.Is(err, ErrStore) || errors.Is(err, ErrClosed) || errors.Is(err, ErrUnknown)
+}
+
+// unknown is err if nothing is decided by it.
+func unknown(err error) error {
+	if errors.Is(err, ErrUnknown) {
+		return err
+	}
+	return nil
+}
 
 // check completes a request and holds it against all that needs no look at other commands.
 func (s *Service) check(r *Request) error {
@@ -161,10 +173,18 @@ func (s *Service) Create(ctx context.Context, r Request) (cmd Command, created b
 		cmd     Command
 		created bool
 	}
-	err = s.submit(ctx, false, func(b *batch) (err error) {
-		out.cmd, out.created, err = b.take(&r, nil, false)
+	var found error
+	done := make(chan error, 1)
+	err = s.enter(ctx, r.VIN, &request{done: done, run: func(b *batch) (err error) {
+		out.cmd, out.created, err = b.take(&r, found, false)
 		return err
+	}}, func(ctx context.Context) error {
+		found = s.decide(ctx, &r)
+		return unknown(found)
 	})
+	if err == nil {
+		err = wait(ctx, done)
+	}
 	if undecided(err) {
 		s.told(&r, false, err)
 	}
@@ -177,6 +197,9 @@ func (s *Service) Create(ctx context.Context, r Request) (cmd Command, created b
 // Cancel ends a command that has not been sent. To cancel a cancelled one again is no error. With
 // ErrNotCancellable the command as it is comes along.
 func (s *Service) Cancel(ctx context.Context, c Caller, vin, id string) (cmd Command, err error) {
+	if s.o.Cell != nil {
+		return s.cancelTogether(ctx, c, vin, id)
+	}
 	var out Command
 	asked := Audited{Action: ActionCancel, Caller: c, VIN: vin, ID: id, Outcome: OutcomeCancelled}
 	err = s.submit(ctx, false, func(b *batch) (err error) {
@@ -233,7 +256,7 @@ func (s *Service) Submit(ctx context.Context, rec *message.Record, c Caller, ref
 		answer(reasonCode(found))
 		return nil
 	}
-	err := s.inbox.put(ctx, &request{
+	err := s.enter(ctx, r.VIN, &request{
 		run: func(b *batch) error {
 			_, _, err := b.take(&r, found, !refusable)
 			return err
@@ -246,6 +269,11 @@ func (s *Service) Submit(ctx context.Context, rec *message.Record, c Caller, ref
 			}
 			answer(reasonCode(err))
 		},
+	}, func(ctx context.Context) error {
+		if found == nil {
+			found = s.decide(ctx, &r)
+		}
+		return unknown(found)
 	})
 	return err
 }

@@ -49,6 +49,9 @@ func (b *batch) broken(err error) error {
 
 // create accepts a command. An id that is known with the same content gives that command.
 func (b *batch) create(r *Request) (Command, bool, error) {
+	if r.decided != nil {
+		return b.accepted(r)
+	}
 	known, err := b.t.byID(r.ID)
 	if b.broken(err) != nil {
 		return Command{}, false, err
@@ -85,9 +88,9 @@ func (b *batch) create(r *Request) (Command, bool, error) {
 func (b *batch) admit(rec *record) error {
 	s, sender := b.s, rec.sender()
 	switch {
-	case s.open.count(rec.VIN)+b.added[rec.VIN] >= s.o.MaxQueued:
+	case s.open.ofVehicle(rec.VIN)+b.added[rec.VIN] >= s.o.MaxQueued:
 		return fmt.Errorf("%w: %d are open", ErrQueueFull, s.o.MaxQueued)
-	case s.open.bySender[sender]+b.bySender[sender] >= max(1, s.o.MaxOpen/2):
+	case s.open.ofSender(sender)+b.bySender[sender] >= max(1, s.o.MaxOpen/2):
 		return fmt.Errorf("%w: %d of this sender are open", ErrBusy, s.o.MaxOpen/2)
 	case len(s.open.bySeq)+b.total >= s.o.MaxOpen:
 		return fmt.Errorf("%w: %d are open in the cell", ErrBusy, s.o.MaxOpen)

@@ -1,6 +1,7 @@
 package command
 
 import (
+	"context"
 	"path/filepath"
 	"testing"
 	"time"
@@ -124,7 +125,7 @@ func TestClockStepsEndNoCommand(t *testing.T) {
 				set(r, by)
 				r.machine.Pass(7*24*time.Hour + time.Minute)
 				r.look()
-				if _, err := r.Get(vin, "kept"); err == nil {
+				if _, err := r.Get(context.Background(), vin, "kept"); err == nil {
 					t.Error("the history is kept for good")
 				}
 			})

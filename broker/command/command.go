@@ -15,6 +15,7 @@ import (
 	"unicode"
 	"unicode/utf8"
 
+	"cellgate/broker/cell"
 	"cellgate/broker/shared/message/duration"
 )
 
@@ -52,6 +53,8 @@ var (
 	ErrNotCancellable = errors.New("the command can no longer be cancelled")
 	// ErrStore: the state file could not be written.
 	ErrStore = errors.New("the command store failed")
+	// ErrUnknown: the cell's Redis is away, or its replicas have not confirmed what it has decided: it may be so or not.
+	ErrUnknown = errors.New("unknown")
 	// ErrClosed: the service is closed.
 	ErrClosed = errors.New("the command service is closed")
 )
@@ -79,6 +82,10 @@ type Request struct {
 	// named: the id stands in a topic, and none is made up for it.
 	named bool
 	props properties
+	// decided is what the cell has decided about it, nil where one gateway serves the cell.
+	decided *cell.Answer
+	// ours: this gateway had it accepted, and tells of it.
+	ours bool
 	// ready: the vehicle could be sent to when the request was made. It is asked for outside the
 	// transaction, because the delivery engine has locks of its own.
 	ready bool
@@ -250,6 +257,11 @@ type record struct {
 	// delivery engine gets the command, and taken back only when that is known not to have sent it.
 	Handed  bool  `json:"handed,omitempty"`
 	Outcome State `json:"outcome,omitempty"`
+	// Number orders the vehicle's commands, and Gen is the generation in which it was accepted, where several gateways serve the
+	// cell; Node is the one that accepted it.
+	Number uint64 `json:"number,omitempty"`
+	Gen    uint64 `json:"gen,omitempty"`
+	Node   string `json:"node,omitempty"`
 }
 
 func (r *record) until() int64 { return cmp.Or(r.Until, r.Expires) }

@@ -192,7 +192,7 @@ func flush(t *testing.T, s *Service) {
 
 func state(t *testing.T, s *Service, id string) State {
 	t.Helper()
-	cmd, err := s.Get(vin, id)
+	cmd, err := s.Get(context.Background(), vin, id)
 	if err != nil {
 		t.Fatalf("Get %s: %v", id, err)
 	}
@@ -236,7 +236,7 @@ func TestWholeLife(t *testing.T) {
 	result(t, s, "c1", Accepted, "")
 	result(t, s, "c1", Succeeded, `{"ok":true}`)
 	result(t, s, "c1", Failed, `{}`) // a contradiction changes nothing
-	done, err := s.Get(vin, "c1")
+	done, err := s.Get(context.Background(), vin, "c1")
 	check.OK(t, err)
 	if done.State != Succeeded || string(done.Result) != `{"ok":true}` || done.SentAt == 0 || done.FinishedAt == 0 {
 		t.Fatalf("final %+v", done)
@@ -376,13 +376,13 @@ func TestFailedDelivery(t *testing.T) {
 		synctest.Wait()
 		e.next(t).Failed(fmt.Errorf("%w: too large", ErrUndeliverable))
 		synctest.Wait()
-		if cmd, _ := s.Get(vin, "c2"); cmd.State != Rejected || cmd.Cause != "too large" {
+		if cmd, _ := s.Get(context.Background(), vin, "c2"); cmd.State != Rejected || cmd.Cause != "too large" {
 			t.Errorf("undeliverable: %+v", cmd)
 		}
 		create(t, s, Request{ID: "c3"})
 		e.next(t).Acked(0x87)
 		synctest.Wait()
-		if cmd, _ := s.Get(vin, "c3"); cmd.State != Rejected || cmd.Cause != "puback_0x87" {
+		if cmd, _ := s.Get(context.Background(), vin, "c3"); cmd.State != Rejected || cmd.Cause != "puback_0x87" {
 			t.Errorf("refused by PUBACK: %+v", cmd)
 		}
 		stop(t, s)
@@ -413,13 +413,13 @@ func TestExpiry(t *testing.T) {
 		d.Acked(0)
 		time.Sleep(10 * time.Second)
 		synctest.Wait()
-		if cmd, _ := s.Get(vin, "c1"); cmd.State != Expired || cmd.Cause != "no_result" {
+		if cmd, _ := s.Get(context.Background(), vin, "c1"); cmd.State != Expired || cmd.Cause != "no_result" {
 			t.Errorf("c1 %+v", cmd)
 		}
 		result(t, s, "c1", Accepted, "")
 		result(t, s, "c1", Succeeded, `"done"`)
 		result(t, s, "c1", Failed, "")
-		cmd, _ := s.Get(vin, "c1")
+		cmd, _ := s.Get(context.Background(), vin, "c1")
 		if cmd.State != Late || cmd.Outcome != Succeeded || string(cmd.Result) != `"done"` {
 			t.Errorf("late: %+v", cmd)
 		}

@@ -1,12 +1,14 @@
 package command
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
 	"time"
 
+	"cellgate/broker/cell"
 	"cellgate/broker/shared/message"
 	"cellgate/broker/shared/statefile"
 )
@@ -32,10 +34,16 @@ func (s *Service) pump(vin string) {
 		s.takeBack(l)
 		return
 	}
+	var by cell.Connection
+	if s.o.Cell != nil {
+		if by, ready = s.o.Cell.Owner(vin); !ready {
+			return
+		}
+	}
 	now, outstanding := s.o.Clock.Now().UnixMilli(), l.outstanding()
 	var hand []uint64
 	for _, e := range l.entries {
-		if e.outstanding || (e.rec.State != Queued && e.rec.State != Sent) || e.rec.until() <= now {
+		if e.outstanding || e.doubt || (e.rec.State != Queued && e.rec.State != Sent) || e.rec.until() <= now {
 			continue
 		}
 		if s.life(e.rec) <= 0 {
@@ -45,7 +53,7 @@ func (s *Service) pump(vin string) {
 		if outstanding+len(hand) >= s.o.Inflight {
 			break
 		}
-		if !e.rec.Handed || len(hand) > 0 {
+		if len(hand) > 0 || !s.mayLeave(e, by) {
 			hand = append(hand, e.rec.Seq)
 			continue
 		}
@@ -60,9 +68,21 @@ func (s *Service) pump(vin string) {
 		}
 		outstanding++
 	}
-	if len(hand) > 0 {
+	switch {
+	case len(hand) == 0:
+	case s.o.Cell != nil:
+		s.permit(vin, hand, by)
+	default:
 		s.post(func(b *batch) error { return b.hand(hand, true) })
 	}
+}
+
+// mayLeave reports whether it is certain, and on disk, that the command may be put on the wire now.
+func (s *Service) mayLeave(e *entry, by cell.Connection) bool {
+	if s.o.Cell != nil {
+		return e.permit == by.Epoch
+	}
+	return e.rec.Handed
 }
 
 // takeBack unmarks the commands that were marked as handed over by this process and were not, because the vehicle
@@ -104,10 +124,8 @@ func (s *Service) send(l *lane, e *entry, version byte) error {
 			{Name: userIssuedAt, Value: Stamp(r.Created).String()},
 			{Name: userExpiresAt, Value: Stamp(r.Expires).String()},
 		}},
-		Sent: func() { s.post(func(b *batch) error { return b.step(seq, Sent, "") }) },
-		Acked: func(code byte) {
-			s.post(func(b *batch) error { return b.acked(seq, attempt, code) })
-		},
+		Sent:  func() { s.left(seq) },
+		Acked: func(code byte) { s.acknowledged(r, attempt, code) },
 		Failed: func(err error) {
 			l.failures.Add(1)
 			s.undelivered(l, seq, attempt, err)
@@ -167,11 +185,34 @@ func (r *record) envelope(data []byte) ([]byte, error) {
 	return wrapped, nil
 }
 
+// left notes that a command is on the wire. Several gateways have noted that before.
+func (s *Service) left(seq uint64) {
+	if s.o.Cell == nil {
+		s.post(func(b *batch) error { return b.step(seq, Sent, "") })
+	}
+}
+
+// acknowledged takes a PUBACK.
+func (s *Service) acknowledged(r *record, attempt int, code byte) {
+	if s.o.Cell == nil {
+		s.post(func(b *batch) error { return b.acked(r.Seq, attempt, code) })
+		return
+	}
+	p := &report{vin: r.VIN, id: r.ID, status: Delivered, at: s.o.Clock.Wall().UnixMilli()}
+	if code >= 0x80 {
+		p.status, p.cause = Rejected, refusedBy(code)
+	}
+	s.turns.run(r.VIN, func(ctx context.Context) { s.reportNow(ctx, p, func() { s.released(r.Seq, attempt) }) })
+}
+
+// refusedBy is the cause of what the vehicle's PUBACK rejects.
+func refusedBy(code byte) string { return fmt.Sprintf("puback_0x%02x", code) }
+
 // acked applies a PUBACK. A reason code of 0x80 and above is a refusal (MQTT 5, 3.4.2.1).
 func (b *batch) acked(seq uint64, attempt int, code byte) error {
 	b.after = append(b.after, func() { b.s.released(seq, attempt) })
 	if code >= 0x80 {
-		return b.step(seq, Rejected, fmt.Sprintf("puback_0x%02x", code))
+		return b.step(seq, Rejected, refusedBy(code))
 	}
 	return b.step(seq, Delivered, "")
 }
@@ -192,6 +233,10 @@ func (s *Service) undelivered(l *lane, seq uint64, attempt int, cause error) {
 		b.after = append(b.after, func() { b.s.heard(l, e, stale) })
 		switch {
 		case stale:
+			return nil
+		case errors.Is(cause, ErrUndeliverable) && b.s.o.Cell != nil:
+			p := &report{vin: e.rec.VIN, id: e.rec.ID, status: Rejected, cause: reason(cause), at: b.now}
+			b.s.turns.run(p.vin, func(ctx context.Context) { b.s.reportNow(ctx, p, func() {}) })
 			return nil
 		case errors.Is(cause, ErrUndeliverable):
 			return b.step(seq, Rejected, reason(cause))

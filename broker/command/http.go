@@ -164,7 +164,7 @@ func (h *Handler) wait(text string) (time.Duration, error) {
 }
 
 func (h *Handler) get(w http.ResponseWriter, r *http.Request) {
-	cmd, err := h.Service.Get(r.PathValue("vin"), r.PathValue("id"))
+	cmd, err := h.Service.Get(r.Context(), r.PathValue("vin"), r.PathValue("id"))
 	if err != nil {
 		fail(w, err, nil)
 		return
@@ -194,7 +194,7 @@ func (h *Handler) list(w http.ResponseWriter, r *http.Request) {
 		problem.Write(w, http.StatusBadRequest, "", err.Error(), nil)
 		return
 	}
-	commands, cursor, err := h.Service.List(f)
+	commands, cursor, err := h.Service.List(r.Context(), f)
 	if err != nil {
 		fail(w, err, nil)
 		return
@@ -203,10 +203,7 @@ func (h *Handler) list(w http.ResponseWriter, r *http.Request) {
 	if p.Commands == nil {
 		p.Commands = []Command{}
 	}
-	if cursor > 0 {
-		p.Next = strconv.FormatUint(cursor, 36)
-		p.Cursor = p.Next
-	}
+	p.Next, p.Cursor = cursor, cursor
 	problem.WriteJSON(w, http.StatusOK, p)
 }
 
@@ -223,13 +220,7 @@ func filter(q url.Values) (Filter, error) {
 		}
 		f.Limit = n
 	}
-	if text := q.Get("cursor"); text != "" {
-		n, err := strconv.ParseUint(text, 36, 64)
-		if err != nil || n == 0 {
-			return f, fmt.Errorf("cursor=%s did not come from a list", text)
-		}
-		f.Before = n
-	}
+	f.Cursor = q.Get("cursor")
 	return f, nil
 }
 
@@ -241,6 +232,9 @@ func fail(w http.ResponseWriter, err error, ext map[string]any) {
 	}
 	if !errors.Is(err, ErrNotCancellable) {
 		ext = nil
+	}
+	if u, ok := errors.AsType[*UnknownError](err); ok {
+		ext = map[string]any{"id": u.ID}
 	}
 	if a.retry != "" {
 		w.Header().Set("Retry-After", a.retry)

@@ -238,7 +238,7 @@ func TestHTTPIDBesideIdempotencyKeyIsRefused(t *testing.T) {
 	if a.status != 400 || !strings.Contains(a.body, "id and Idempotency-Key exclude each other") {
 		t.Errorf("both: %d %s", a.status, a.body)
 	}
-	if page, _, err := s.List(Filter{}); err != nil || len(page) != 0 {
+	if page, _, err := s.List(context.Background(), Filter{}); err != nil || len(page) != 0 {
 		t.Errorf("accepted %+v, %v", page, err)
 	}
 }
@@ -257,7 +257,7 @@ func TestTTLInDays(t *testing.T) {
 	m := Message{Ref: "k-0-1", At: time.Now(), Value: []byte(`{"id":"k1","vin":"` + vin + `","name":"lock","ttl":"7d"}`)}
 	check.OK(t, s.accept(t.Context(), []Message{m}, "vehicle.commands/0", []byte("1")))
 	flush(t, s)
-	if cmd, err := s.Get(vin, "k1"); err != nil || cmd.TTL != "168h" {
+	if cmd, err := s.Get(context.Background(), vin, "k1"); err != nil || cmd.TTL != "168h" {
 		t.Errorf("by Kafka: %+v, %v", cmd, err)
 	}
 	for _, ttl := range []string{`"9d"`, `"-1d"`, `"7 d"`, `"1week"`} {

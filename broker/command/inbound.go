@@ -11,6 +11,7 @@ import (
 	"unicode"
 	"unicode/utf8"
 
+	"cellgate/broker/cell"
 	"cellgate/broker/shared/message"
 	"cellgate/broker/shared/statefile"
 )
@@ -43,7 +44,14 @@ func (s *Service) Result(ctx context.Context, rec *message.Record) error {
 	default:
 		p.payload = bytes.Clone(rec.Payload)
 	}
-	return s.inbox.put(ctx, &request{must: true, run: func(b *batch) error { return b.report(p) }})
+	if s.o.Cell == nil {
+		return s.inbox.put(ctx, &request{must: true, run: func(b *batch) error { return b.report(p) }})
+	}
+	var a cell.Answer
+	return s.enter(ctx, vin, &request{must: true, run: func(b *batch) error { return b.reported(p, &a) }}, func(ctx context.Context) (err error) {
+		a, err = s.reportTogether(ctx, p)
+		return err
+	})
 }
 
 // Command takes a record of v1/{vin}/cmd/{id}/{name} from the journal: a will, which nobody waits for an answer of. Call
@@ -51,22 +59,33 @@ func (s *Service) Result(ctx context.Context, rec *message.Record) error {
 func (s *Service) Command(ctx context.Context, rec *message.Record) error {
 	r, found := s.fromMQTT(rec, Caller{By: rec.Client})
 	r.At = rec.Time()
-	return s.inbox.put(ctx, &request{must: true, run: func(b *batch) error {
+	return s.enter(ctx, r.VIN, &request{must: true, run: func(b *batch) error {
 		_, _, err := b.take(&r, found, true)
 		return err
-	}})
+	}}, func(ctx context.Context) error { return s.decideFor(ctx, &r, &found) })
 }
 
-// refuse tells the sender by an event alone. A conflict is not told: its id is another command's, whose
-// state the event would seem to be. Nor is anything beyond the bound of events; that is counted.
+// refusal is what is told of a request that is refused: the state, and the cause.
+func refusal(err error) (State, string) {
+	if errors.Is(err, ErrExpired) {
+		return Expired, causeNotSent // as of one that was accepted in time and could not be sent
+	}
+	return Rejected, err.Error()
+}
+
+// tellable reports whether a refusal can be told. A conflict is not: its id is another command's, whose state the event would
+// seem to be.
+func tellable(r *Request, cause error) bool {
+	return !errors.Is(cause, ErrConflict) && ValidID(r.ID) && validLevel(r.VIN, MaxVINBytes)
+}
+
+// refuse tells the sender by an event alone. What is beyond the bound of events is counted instead.
 func (b *batch) refuse(r *Request, cause error) error {
-	state, why := Rejected, cause.Error()
-	if errors.Is(cause, ErrExpired) {
-		state, why = Expired, causeNotSent // as of one that was accepted in time and could not be sent
-	} else {
+	state, why := refusal(cause)
+	if state != Expired {
 		b.s.o.Log.Warn("command refused", "vin", r.VIN, "id", r.ID, "origin", r.Origin, "by", r.By, "error", cause)
 	}
-	if errors.Is(cause, ErrConflict) || !ValidID(r.ID) || !validLevel(r.VIN, MaxVINBytes) {
+	if !tellable(r, cause) {
 		return nil
 	}
 	if known, err := b.t.byID(r.ID); b.broken(err) != nil || known != nil {
@@ -180,21 +199,31 @@ func (s *Service) consumeOnce(ctx context.Context, c Consumer) error {
 	return err
 }
 
+// asked is a request from Kafka. found is why it is refused; elsewhere: another gateway has read it before, and keeps and tells
+// what came of it.
+type asked struct {
+	Request
+	found     error
+	elsewhere bool
+}
+
 // accept decides on the messages and writes the position after them, in one transaction.
 func (s *Service) accept(ctx context.Context, messages []Message, partition string, position []byte) error {
-	type asked struct {
-		Request
-		found error
-	}
 	all := make([]asked, 0, len(messages))
 	for i := range messages {
 		if r, ok := s.fromKafka(&messages[i]); ok {
 			found := s.check(&r)
-			all = append(all, asked{r, found})
+			all = append(all, asked{Request: r, found: found})
 		}
+	}
+	if err := s.decideAll(ctx, all); err != nil {
+		return err
 	}
 	return s.submit(ctx, true, func(b *batch) error {
 		for i := range all {
+			if all[i].elsewhere {
+				continue
+			}
 			if _, _, _ = b.take(&all[i].Request, all[i].found, true); b.fail != nil {
 				return b.fail
 			}

@@ -66,10 +66,10 @@ func TestLargeAndBinaryResults(t *testing.T) {
 	}
 	result(t, s, "large", Succeeded, `"0123456789"`)
 	result(t, s, "binary", Succeeded, "\x00\xff")
-	if cmd, _ := s.Get(vin, "large"); cmd.State != Succeeded || cmd.Cause != "result_too_large" || cmd.Result != nil {
+	if cmd, _ := s.Get(context.Background(), vin, "large"); cmd.State != Succeeded || cmd.Cause != "result_too_large" || cmd.Result != nil {
 		t.Errorf("large: %+v", cmd)
 	}
-	if cmd, _ := s.Get(vin, "binary"); !bytes.Equal(cmd.ResultBase64, []byte{0, 0xff}) || cmd.Result != nil {
+	if cmd, _ := s.Get(context.Background(), vin, "binary"); !bytes.Equal(cmd.ResultBase64, []byte{0, 0xff}) || cmd.Result != nil {
 		t.Errorf("binary: %+v", cmd)
 	}
 }
@@ -104,7 +104,7 @@ func TestCommandByMQTT(t *testing.T) {
 		if d := e.next(t); string(d.Payload) != "\xff\xfe" || d.Props.ContentType != "" {
 			t.Errorf("m2 delivered %q", d.Payload)
 		}
-		m2, err := s.Get(vin, "m2")
+		m2, err := s.Get(context.Background(), vin, "m2")
 		if err != nil || m2.ExpiresAt-m2.CreatedAt != 5000 || m2.Origin != "mqtt" || m2.By != "control/1" {
 			t.Errorf("m2: %+v, %v", m2, err)
 		}
@@ -182,7 +182,7 @@ func TestCommandsByKafka(t *testing.T) {
 		go func() { ended <- s.Consume(ctx, c) }()
 		time.Sleep(time.Minute / 2)
 		synctest.Wait()
-		page, _, err := s.List(Filter{})
+		page, _, err := s.List(context.Background(), Filter{})
 		if err != nil || len(page) != 3 {
 			t.Fatalf("accepted %+v, %v", page, err)
 		}
@@ -225,7 +225,7 @@ func TestKafkaGoesOnAtItsPosition(t *testing.T) {
 			check.OK(t, err)
 			s := start(t, Options{DB: db, Deliverer: newEngine(0)})
 			consume(t, s, c)
-			page, _, err := s.List(Filter{})
+			page, _, err := s.List(context.Background(), Filter{})
 			if err != nil || len(page) != 1-run {
 				t.Fatalf("run %d: %+v, %v", run, page, err)
 			}
@@ -266,7 +266,7 @@ func TestStaleRecordsAreSkipped(t *testing.T) {
 		e.next(t)
 		time.Sleep(3 * time.Second)
 		consume(t, s, &topic{batches: [][]Message{nil, {{Ref: "k-0-1", At: at, Value: value}, {Ref: "k-0-2", At: at, Value: late}}}})
-		if _, err := s.Get(vin, "b"); !errors.Is(err, ErrNotFound) || len(e.arrived) > 0 {
+		if _, err := s.Get(context.Background(), vin, "b"); !errors.Is(err, ErrNotFound) || len(e.arrived) > 0 {
 			t.Errorf("the stale command: %v, %d delivered", err, len(e.arrived))
 		}
 		synctest.Wait()

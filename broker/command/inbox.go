@@ -16,16 +16,22 @@ const (
 type request struct {
 	must  bool // try again when the store fails
 	run   func(*batch) error
+	note  func()      // changes memory alone, after the transaction; instead of run
 	done  chan error  // capacity 1, or nil
 	then  func(error) // called with what came of it, or nil; it must not block
 	err   error
 	slots chan struct{} // where the submitter's slot goes back to, or nil
 }
 
-func (r *request) finish(err error) {
+// release gives its place back.
+func (r *request) release() {
 	if r.slots != nil {
 		<-r.slots
 	}
+}
+
+func (r *request) finish(err error) {
+	r.release()
 	if r.done != nil {
 		r.done <- err
 	}
@@ -56,6 +62,18 @@ func newInbox() *inbox {
 
 // put waits for room.
 func (i *inbox) put(ctx context.Context, r *request) error {
+	if err := i.reserve(ctx, r); err != nil {
+		return err
+	}
+	if !i.add(r) {
+		r.release()
+		return ErrClosed
+	}
+	return nil
+}
+
+// reserve waits for room, which r then has until it is finished.
+func (i *inbox) reserve(ctx context.Context, r *request) error {
 	r.slots = i.slots
 	if r.must {
 		r.slots = i.followed
@@ -63,11 +81,8 @@ func (i *inbox) put(ctx context.Context, r *request) error {
 	select {
 	case r.slots <- struct{}{}:
 	case <-ctx.Done():
+		r.slots = nil
 		return ctx.Err()
-	}
-	if !i.add(r) {
-		<-r.slots
-		return ErrClosed
 	}
 	return nil
 }

@@ -2,6 +2,7 @@ package command
 
 import (
 	"slices"
+	"sync"
 	"sync/atomic"
 
 	"cellgate/broker/shared/heap"
@@ -18,6 +19,11 @@ type entry struct {
 	// handedHere: handed was set by this process, so a failure before Sent proves that it was not sent.
 	handedHere bool
 	place      int32 // in the expiry heap
+	// Where several gateways serve the cell: permit is the epoch of the connection that may send it, asking says that the cell is
+	// being asked for that, asked that it was and the answer is not known, ending that it is being asked to end it, and doubt that
+	// somebody whose memory is gone may have sent it.
+	permit                       int64
+	asking, asked, ending, doubt bool
 }
 
 // lane holds the open commands of one vehicle in the order in which they are to be sent: urgent ones first, and each kind
@@ -34,13 +40,18 @@ type lane struct {
 
 func (l *lane) insert(e *entry) {
 	at := len(l.entries)
-	if e.rec.Urgent {
-		at = slices.IndexFunc(l.entries, func(o *entry) bool { return !o.rec.Urgent })
-		if at < 0 {
-			at = len(l.entries)
-		}
+	for at > 0 && e.goesBefore(l.entries[at-1]) {
+		at--
 	}
 	l.entries = slices.Insert(l.entries, at, e)
+}
+
+// goesBefore tells the order of sending. Numbers are those of the cell; without one it is that of insertion.
+func (e *entry) goesBefore(o *entry) bool {
+	if e.rec.Urgent != o.rec.Urgent {
+		return e.rec.Urgent
+	}
+	return e.rec.Number < o.rec.Number
 }
 
 // outstanding is how many of the commands the delivery engine has.
@@ -80,10 +91,12 @@ func (e *entry) Place() *int32 { return &e.place }
 
 // openSet is every open command, by sequence, by vehicle and by expiry.
 type openSet struct {
-	bySeq    map[uint64]*entry
-	lanes    map[string]*lane
+	bySeq map[uint64]*entry
+	lanes map[string]*lane
+	heap  heap.Heap[*entry]
+
+	mu       sync.Mutex
 	bySender map[string]int // how many each has, by sender
-	heap     heap.Heap[*entry]
 }
 
 // sender is whose share of the open commands a command takes. Kafka is one sender: its records say by themselves who
@@ -95,14 +108,14 @@ func (r *record) sender() string {
 	return r.By
 }
 
-func newOpenSet() openSet {
-	return openSet{bySeq: map[uint64]*entry{}, lanes: map[string]*lane{}, bySender: map[string]int{}}
+func newOpenSet() *openSet {
+	return &openSet{bySeq: map[uint64]*entry{}, lanes: map[string]*lane{}, bySender: map[string]int{}}
 }
 
 func (o *openSet) add(r *record, handedHere bool) {
 	e := &entry{rec: r, handedHere: handedHere}
 	o.bySeq[r.Seq] = e
-	o.bySender[r.sender()]++
+	o.count(r.sender(), 1)
 	o.heap.Put(e)
 	l := o.lanes[r.VIN]
 	if l == nil {
@@ -114,11 +127,7 @@ func (o *openSet) add(r *record, handedHere bool) {
 
 func (o *openSet) remove(e *entry) {
 	delete(o.bySeq, e.rec.Seq)
-	if sender := e.rec.sender(); o.bySender[sender] > 1 {
-		o.bySender[sender]--
-	} else {
-		delete(o.bySender, sender)
-	}
+	o.count(e.rec.sender(), -1)
 	o.heap.Remove(e)
 	l := o.lanes[e.rec.VIN]
 	l.remove(e)
@@ -127,8 +136,23 @@ func (o *openSet) remove(e *entry) {
 	}
 }
 
-// count is the number of open commands of a vehicle.
-func (o *openSet) count(vin string) int {
+func (o *openSet) count(sender string, by int) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.bySender[sender] += by; o.bySender[sender] <= 0 {
+		delete(o.bySender, sender)
+	}
+}
+
+// ofSender is the number of open commands of a sender, for any goroutine.
+func (o *openSet) ofSender(sender string) int {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.bySender[sender]
+}
+
+// ofVehicle is the number of open commands of a vehicle.
+func (o *openSet) ofVehicle(vin string) int {
 	if l := o.lanes[vin]; l != nil {
 		return len(l.entries)
 	}

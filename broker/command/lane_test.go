@@ -1,6 +1,7 @@
 package command
 
 import (
+	"context"
 	"fmt"
 	"strings"
 	"sync/atomic"
@@ -121,7 +122,7 @@ func TestUrgentOnEveryEntrance(t *testing.T) {
 		m := Message{Ref: "r", At: time.Now(), By: by, Value: []byte(`{"id":"` + id + `","vin":"` + vin + `","name":"lock","urgent":true}`)}
 		check.OK(t, s.accept(t.Context(), []Message{m}, "vehicle.commands/0", []byte("1")))
 		flush(t, s)
-		if cmd, err := s.Get(vin, id); err != nil || !cmd.Urgent || cmd.By != want {
+		if cmd, err := s.Get(context.Background(), vin, id); err != nil || !cmd.Urgent || cmd.By != want {
 			t.Errorf("by Kafka with header %q: %+v, %v", by, cmd, err)
 		}
 	}

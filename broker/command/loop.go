@@ -51,6 +51,11 @@ func (s *Service) loop() {
 			requests = append(requests, &request{run: (*batch).retain})
 		}
 		s.commit(requests)
+		for _, r := range requests {
+			if r.note != nil {
+				r.note()
+			}
+		}
 		if closed {
 			return // nothing was added behind the mark
 		}
@@ -96,6 +101,10 @@ func (s *Service) expiring(now time.Time) []*request {
 	}
 	visit(0)
 	if due == nil {
+		return nil
+	}
+	if s.o.Cell != nil {
+		s.expireTogether(due)
 		return nil
 	}
 	slices.SortFunc(due, func(a, b *entry) int {
@@ -221,6 +230,11 @@ func (s *Service) entered(r *record) {
 // moved takes a committed change of state over into memory.
 func (s *Service) moved(r *record) {
 	s.entered(r)
+	s.know(r)
+}
+
+// know takes over what is on disk of a command.
+func (s *Service) know(r *record) {
 	if !r.State.Final() {
 		if e := s.open.bySeq[r.Seq]; e != nil {
 			e.rec = r

@@ -185,7 +185,7 @@ func (w *world) verify(seed uint64) {
 	t := w.t
 	order := make([]string, 0, len(w.created))
 	for _, name := range w.created {
-		cmd, err := w.s.Get(vin, name)
+		cmd, err := w.s.Get(context.Background(), vin, name)
 		if err != nil || !cmd.State.Final() {
 			t.Fatalf("seed %d: %s is %s, %v", seed, name, cmd.State, err)
 		}

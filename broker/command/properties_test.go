@@ -90,7 +90,7 @@ func TestPropertiesAreBoundedAndTellUrgency(t *testing.T) {
 		if code := submit(t, s, true, "v1/"+vin+"/cmd/"+id+"/lock", "{}", c.change); code != c.want {
 			t.Errorf("%s: reason %#x, want %#x", id, code, c.want)
 		}
-		if cmd, err := s.Get(vin, id); (err == nil) != (c.want == 0) || cmd.Urgent != c.urgent {
+		if cmd, err := s.Get(context.Background(), vin, id); (err == nil) != (c.want == 0) || cmd.Urgent != c.urgent {
 			t.Errorf("%s: %+v, %v", id, cmd, err)
 		}
 	}
@@ -201,7 +201,7 @@ func TestForeignResponseTopicIsRefused(t *testing.T) {
 	if got := log.take(); len(got) != 1 || !strings.HasSuffix(got[0], ": refused response_topic") {
 		t.Errorf("audited %q", got)
 	}
-	if _, err := s.Get(vin, "r1"); !errors.Is(err, ErrNotFound) {
+	if _, err := s.Get(context.Background(), vin, "r1"); !errors.Is(err, ErrNotFound) {
 		t.Errorf("Get: %v", err)
 	}
 }

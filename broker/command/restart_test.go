@@ -234,7 +234,7 @@ func TestRetention(t *testing.T) {
 		time.Sleep(2 * time.Minute)
 		synctest.Wait()
 		for i := range 6 {
-			if _, err := s.Get(vin, fmt.Sprintf("c%d", i)); (err == nil) != (i >= 3) {
+			if _, err := s.Get(context.Background(), vin, fmt.Sprintf("c%d", i)); (err == nil) != (i >= 3) {
 				t.Errorf("c%d: %v", i, err)
 			}
 		}
@@ -243,7 +243,7 @@ func TestRetention(t *testing.T) {
 		if st := s.Stat(); st.Kept != 0 || st.Open != 1 {
 			t.Errorf("kept %d, open %d", st.Kept, st.Open)
 		}
-		if page, _, _ := s.List(Filter{}); len(page) != 1 || page[0].ID != "open" {
+		if page, _, _ := s.List(context.Background(), Filter{}); len(page) != 1 || page[0].ID != "open" {
 			t.Errorf("left: %+v", page)
 		}
 		stop(t, s)
@@ -260,7 +260,7 @@ func TestStoreFailure(t *testing.T) {
 		if _, _, err := s.Create(t.Context(), Request{VIN: vin, Name: "x"}); !errors.Is(err, ErrStore) {
 			t.Errorf("Create without a store: %v", err)
 		}
-		if _, _, err := s.List(Filter{}); !errors.Is(err, ErrStore) {
+		if _, _, err := s.List(context.Background(), Filter{}); !errors.Is(err, ErrStore) {
 			t.Errorf("List without a store: %v", err)
 		}
 		synced := make(chan error, 1)

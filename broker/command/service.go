@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"cellgate/broker/cell"
 	"cellgate/broker/clock"
 	"cellgate/broker/shared/complete"
 	"cellgate/broker/shared/message"
@@ -72,6 +73,8 @@ type Options struct {
 	DropOldEvents bool
 	// Clock counts the time by which commands expire and are forgotten, whatever the wall clock does.
 	Clock *clock.Clock
+	// Cell decides about commands where several gateways serve the cell.
+	Cell *Cell `zero:"one gateway"`
 	// StartGrace is how long after Open nothing expires yet, so that results that the journal had before
 	// the restart are told first.
 	StartGrace time.Duration `zero:"none"`
@@ -82,11 +85,14 @@ type Service struct {
 	o       Options
 	metrics *Metrics
 	inbox   *inbox
+	turns   *turns // where several gateways serve the cell
+	notices chan cell.Notice
+	slots   slotIndex
 	waiters waiters
 	epoch   uint64 // of the numbers of events
 
 	// Owned by the goroutine that runs loop, and by Open before it starts.
-	open    openSet
+	open    *openSet
 	waiting int                 // events in the outbox
 	answers int                 // outcomes in theirs
 	kept    int                 // final commands
@@ -110,7 +116,10 @@ func Open(o Options) (*Service, error) {
 	s := &Service{
 		o: o, metrics: o.Metrics, inbox: newInbox(), open: newOpenSet(),
 		pending: map[string]struct{}{}, retry: map[string]struct{}{},
-		eventsC: make(chan struct{}, 1), answersC: make(chan struct{}, 1), grace: time.Now().Add(o.StartGrace),
+		notices: make(chan cell.Notice, maxNotices), eventsC: make(chan struct{}, 1), answersC: make(chan struct{}, 1), grace: time.Now().Add(o.StartGrace),
+	}
+	if o.Cell != nil {
+		s.turns = newTurns()
 	}
 	s.waiters.byID = map[string]*waiter{}
 	if err := o.DB.Update(createTables); err != nil {
@@ -123,6 +132,9 @@ func Open(o Options) (*Service, error) {
 	ctx, cancel := context.WithCancel(context.Background())
 	s.stop = cancel
 	s.wg.Go(s.loop)
+	if o.Cell != nil {
+		s.startTogether(ctx)
+	}
 	if o.Publish != nil {
 		s.wg.Go(func() { s.deliverAll(ctx, "changes of state for Kafka", s.eventsC, s.publishSome) })
 	}
@@ -171,9 +183,15 @@ func (s *Service) Stat() Stat {
 // outbox. After it the callbacks of deliveries do nothing. Call it before the state file is closed.
 func (s *Service) Close(ctx context.Context) error {
 	s.stop()
-	s.inbox.close()
 	done := make(chan struct{})
-	go func() { s.wg.Wait(); close(done) }()
+	go func() {
+		if s.turns != nil {
+			s.turns.close()
+		}
+		s.inbox.close()
+		s.wg.Wait()
+		close(done)
+	}()
 	select {
 	case <-done:
 		return nil
@@ -183,7 +201,15 @@ func (s *Service) Close(ctx context.Context) error {
 }
 
 // Get returns a command of a vehicle. An empty vin stands for any.
-func (s *Service) Get(vin, id string) (Command, error) {
+func (s *Service) Get(ctx context.Context, vin, id string) (Command, error) {
+	if s.o.Cell != nil {
+		return s.getTogether(ctx, vin, id)
+	}
+	return s.localView(vin, id)
+}
+
+// localView is a command as the state file has it.
+func (s *Service) localView(vin, id string) (Command, error) {
 	var cmd Command
 	err := s.o.DB.View(func(tx *statefile.Tx) error {
 		t := tablesOf(tx)
@@ -200,41 +226,56 @@ func (s *Service) Get(vin, id string) (Command, error) {
 	return cmd, err
 }
 
-// List returns the commands that a filter selects, the newest first, and the cursor of the next page, 0
+// List returns the commands that a filter selects, the newest first, and the cursor of the next page, empty
 // when there is none.
-func (s *Service) List(f Filter) (page []Command, cursor uint64, err error) {
+func (s *Service) List(ctx context.Context, f Filter) (page []Command, cursor string, err error) {
 	if f.Limit <= 0 {
 		f.Limit = DefaultPage
 	}
 	f.Limit = min(f.Limit, MaxPage)
 	if f.ID != "" {
-		cmd, err := s.Get(f.VIN, f.ID)
+		cmd, err := s.Get(ctx, f.VIN, f.ID)
 		switch {
 		case errors.Is(err, ErrNotFound) || (err == nil && f.State != "" && cmd.State != f.State):
-			return nil, 0, nil
+			return nil, "", nil
 		case err != nil:
-			return nil, 0, err
+			return nil, "", err
 		}
-		return []Command{cmd}, 0, nil
+		return []Command{cmd}, "", nil
+	}
+	if s.o.Cell != nil {
+		return s.listTogether(ctx, f)
 	}
 	err = s.o.DB.View(func(tx *statefile.Tx) error {
 		t := tablesOf(tx)
 		page, cursor, err = t.list(f)
 		return err
 	})
-	if err != nil {
-		return nil, 0, fmt.Errorf("%w: %w", ErrStore, err)
+	if err != nil && !errors.Is(err, ErrCursor) {
+		err = fmt.Errorf("%w: %w", ErrStore, err)
 	}
-	return page, cursor, nil
+	return page, cursor, err
 }
 
 // OnReady tells that a vehicle is connected and subscribed to its commands. It does not block; give it to
 // the delivery engine.
-func (s *Service) OnReady(vin string) { s.inbox.ready(vin) }
+func (s *Service) OnReady(vin string) {
+	s.inbox.ready(vin)
+	if s.turns != nil {
+		s.readVehicle(vin)
+	}
+}
 
 // Sync returns once everything submitted before is on disk. The fan-out loop calls it before it saves
 // the position that it will resume from.
-func (s *Service) Sync(ctx context.Context) error { return s.submit(ctx, true, nil) }
+func (s *Service) Sync(ctx context.Context) error {
+	if s.turns != nil {
+		if err := s.turns.settled(ctx); err != nil {
+			return err
+		}
+	}
+	return s.submit(ctx, true, nil)
+}
 
 // submit hands a change to the loop and waits until it is on disk. must: a failing store is tried again
 // instead of being the caller's error.
@@ -243,6 +284,10 @@ func (s *Service) submit(ctx context.Context, must bool, run func(*batch) error)
 	if err := s.inbox.put(ctx, &request{must: must, run: run, done: done}); err != nil {
 		return err
 	}
+	return wait(ctx, done)
+}
+
+func wait(ctx context.Context, done <-chan error) error {
 	select {
 	case err := <-done:
 		return err
@@ -254,3 +299,6 @@ func (s *Service) submit(ctx context.Context, must bool, run func(*batch) error)
 
 // post hands a change to the loop from a callback: it neither blocks nor fails.
 func (s *Service) post(run func(*batch) error) { s.inbox.post(&request{must: true, run: run}) }
+
+// note changes memory in the loop.
+func (s *Service) note(change func()) { s.inbox.post(&request{note: change}) }

@@ -4,7 +4,9 @@ import (
 	"crypto/rand"
 	"encoding/binary"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"strconv"
 
 	"cellgate/broker/shared/statefile"
 )
@@ -183,9 +185,12 @@ type Filter struct {
 	ID    string
 	// Limit is the length of a page, 1 to MaxPage; 0 is DefaultPage.
 	Limit int
-	// Before is the cursor of the page before, 0 for the first page.
-	Before uint64
+	// Cursor is that of the page before, empty for the first page.
+	Cursor string
 }
+
+// ErrCursor is that of a list with a cursor that did not come from one.
+var ErrCursor = errors.New("it did not come from a list")
 
 // Bounds of a page, and of the commands looked at for one.
 const (
@@ -194,36 +199,45 @@ const (
 	maxScan     = 50_000
 )
 
-// list returns the commands that match, the newest first, and the cursor of the next page, 0 when
+// cursorBase writes cursors short.
+const cursorBase = 36
+
+// list returns the commands that match, the newest first, and the cursor of the next page, empty when
 // this was the last. A page may be short, even empty, and have a next one: it looks at no more than maxScan.
-func (t *tables) list(f Filter) (page []Command, cursor uint64, err error) {
+func (t *tables) list(f Filter) (page []Command, cursor string, err error) {
+	before := uint64(0)
+	if f.Cursor != "" {
+		if before, err = strconv.ParseUint(f.Cursor, cursorBase, 64); err != nil || before == 0 {
+			return nil, "", fmt.Errorf("cursor=%s: %w", f.Cursor, ErrCursor)
+		}
+	}
 	from := t.meta
 	if f.State != "" && !f.State.Final() {
 		from = t.open
 	}
 	c := from.Cursor()
 	k, _ := c.Last()
-	if f.Before > 0 {
-		if k, _ = c.Seek(key(f.Before)); k == nil {
+	if before > 0 {
+		if k, _ = c.Seek(key(before)); k == nil {
 			k, _ = c.Last()
 		}
-		for k != nil && number(k) >= f.Before {
+		for k != nil && number(k) >= before {
 			k, _ = c.Prev()
 		}
 	}
 	for scanned := 0; k != nil; k, _ = c.Prev() {
 		if len(page) == f.Limit || scanned == maxScan {
-			return page, number(k) + 1, nil
+			return page, strconv.FormatUint(number(k)+1, cursorBase), nil
 		}
 		scanned++
 		r, err := t.bySeq(number(k))
 		if err != nil {
-			return nil, 0, err
+			return nil, "", err
 		}
 		if r == nil || (f.State != "" && r.State != f.State) || (f.VIN != "" && r.VIN != f.VIN) {
 			continue
 		}
 		page = append(page, t.view(r))
 	}
-	return page, 0, nil
+	return page, "", nil
 }

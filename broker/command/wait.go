@@ -3,6 +3,7 @@ package command
 import (
 	"context"
 	"sync"
+	"time"
 )
 
 // maxWaiters bounds the commands that are waited for; beyond it Wait returns at once.
@@ -58,16 +59,43 @@ func (w *waiters) notify(id string) {
 func (s *Service) Wait(ctx context.Context, vin, id string) (Command, error) {
 	done := s.waiters.join(id)
 	if done == nil {
-		return s.Get(vin, id)
+		return s.Get(ctx, vin, id)
 	}
 	defer s.waiters.leave(id, done)
-	cmd, err := s.Get(vin, id)
+	cmd, err := s.Get(ctx, vin, id)
 	if err != nil || cmd.State.Final() {
 		return cmd, err
+	}
+	if s.o.Cell != nil {
+		return s.waitTogether(ctx, done, cmd)
 	}
 	select {
 	case <-done:
 	case <-ctx.Done():
 	}
-	return s.Get(vin, id)
+	return s.Get(ctx, vin, id)
+}
+
+// lookEvery is how often a command is read that is waited for: that its end is told by another gateway may be missed.
+const lookEvery = 2 * time.Second
+
+// waitTogether is Wait where several gateways serve the cell. While Redis is away the command stays as it was last seen.
+func (s *Service) waitTogether(ctx context.Context, done <-chan struct{}, cmd Command) (Command, error) {
+	tick := time.NewTicker(lookEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-done:
+			return s.localView(cmd.VIN, cmd.ID)
+		case <-ctx.Done():
+			return cmd, nil
+		case <-tick.C:
+		}
+		if now, err := s.Get(ctx, cmd.VIN, cmd.ID); err == nil {
+			cmd = now
+		}
+		if cmd.State.Final() {
+			return cmd, nil
+		}
+	}
 }

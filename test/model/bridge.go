@@ -246,7 +246,7 @@ func (b *Bridge) command(ctx context.Context, t Transition, conn cell.Connection
 	case send:
 		return b.store.Send(ctx, vin, id(c.Command), conn)
 	case report:
-		return b.store.Report(ctx, vin, id(c.Command), "succeeded", time.UnixMilli(far), nil)
+		return b.store.Report(ctx, vin, id(c.Command), cell.Said{Status: "succeeded", At: time.UnixMilli(far)})
 	case cancel:
 		return b.store.Cancel(ctx, vin, id(c.Command))
 	case expire:

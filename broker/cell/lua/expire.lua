@@ -1,6 +1,6 @@
 -- expire: ends a command whose time is over. Its cause tells how far it had come: not_sent, unknown (somebody
 -- whose memory is gone may know more), not_acknowledged, no_result.
--- KEYS: mark, command, open commands of the vehicle, open commands of the slot. ARGV: vin, id, keep in ms
+-- KEYS: mark, command, open commands of the vehicle, open commands of the slot, those that ended. ARGV: vin, id, keep in ms
 -- Answer: ok and the record | already and the record: it is final | early | missing | closed
 if not open then return answer('closed') end
 local vin, id, keep = unpack(ARGV)
@@ -17,5 +17,5 @@ elseif c[1] == 'sent' then
   cause = 'not_acknowledged'
 end
 redis.call('HSET', KEYS[2], 'state', 'expired', 'cause', cause, 'finished', text(now))
-finish(KEYS[2], KEYS[3], KEYS[4], id, vin, keep)
+finish(KEYS[2], KEYS[3], KEYS[4], KEYS[5], id, vin, keep)
 return answer('ok', unpack(redis.call('HGETALL', KEYS[2])))

@@ -49,9 +49,11 @@ end
 
 local function final(state) return ranks[state] >= ranks.cancelled end
 
--- finish ends a command: it is no longer open, and its record stays for keep ms.
-local function finish(record, opened, due, id, vin, keep)
+-- finish ends a command: it is no longer open. Its record, and its place among those that ended, stay for keep ms.
+local function finish(record, opened, due, ended, id, vin, keep)
   redis.call('ZREM', opened, id)
   redis.call('ZREM', due, vin .. '/' .. id)
   redis.call('PEXPIRE', record, keep)
+  redis.call('ZADD', ended, text(now), vin .. '/' .. id)
+  redis.call('ZREMRANGEBYSCORE', ended, '-inf', text(now - tonumber(keep)))
 end

@@ -1,5 +1,5 @@
 -- offer: a command as the caller remembers it. The later state stands; the earlier generation too.
--- KEYS: mark, vehicle, command, open commands of the vehicle, open commands of the slot
+-- KEYS: mark, vehicle, command, open commands of the vehicle, open commands of the slot, those that ended
 -- ARGV: vin, id, keep in ms, then fields and values of the record
 -- Answer: ok and the record
 local vin, id, keep = unpack(ARGV, 1, 3)
@@ -18,7 +18,7 @@ if number > tonumber(redis.call('HGET', KEYS[2], 'number') or '0') then
 end
 local r = redis.call('HMGET', KEYS[3], 'state', 'number', 'expires')
 if final(r[1]) then
-  finish(KEYS[3], KEYS[4], KEYS[5], id, vin, keep)
+  finish(KEYS[3], KEYS[4], KEYS[5], KEYS[6], id, vin, keep)
 else
   redis.call('ZADD', KEYS[4], r[2] or 0, id)
   redis.call('ZADD', KEYS[5], r[3], vin .. '/' .. id)

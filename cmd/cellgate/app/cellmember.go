@@ -28,7 +28,9 @@ type member struct {
 	db    *statefile.DB
 	log   *slog.Logger
 	// remembered are the commands of a slot that this gateway has on its disk; set before run.
-	remembered func(slot int) iter.Seq[cell.Record]
+	remembered func(slot int) iter.Seq2[cell.Record, error]
+	// owner is the connection that this gateway has of a vehicle.
+	owner func(vin string) (cell.Connection, bool)
 
 	away  atomic.Bool   // the last call had no answer
 	slots []atomic.Bool // which are open, as far as this gateway knows
@@ -54,7 +56,8 @@ func openMember(store *cell.Store, self cell.Gateway, db *statefile.DB, log *slo
 	m := &member{
 		store: store, self: self, db: db, log: log, slots: make([]atomic.Bool, store.Slots()), wake: make(chan struct{}, 1),
 		pending: map[int]struct{}{}, waiting: map[string]struct{}{}, memory: map[int]cell.Memory{}, servers: map[int]string{},
-		remembered: func(int) iter.Seq[cell.Record] { return func(func(cell.Record) bool) {} },
+		remembered: func(int) iter.Seq2[cell.Record, error] { return func(func(cell.Record, error) bool) {} },
+		owner:      func(string) (cell.Connection, bool) { return cell.Connection{}, false },
 	}
 	m.away.Store(true) // until it has answered
 	for slot := range m.slots {

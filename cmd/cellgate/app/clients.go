@@ -82,10 +82,13 @@ func (o *outlets) openCommands(sessions *session.Manager) (*command.Service, err
 		Refused: o.rejected, Audit: o.auditCommand, KafkaMay: o.kafkaMay(), Envelope: c.EnvelopeFor311,
 		DefaultTTL: c.DefaultTTL.Std(), MaxTTL: c.MaxTTL.Std(), MaxQueued: c.MaxQueued, Inflight: c.Inflight, MaxPayload: int(c.MaxPayload),
 		KeepFor: c.KeepFor.Std(), KeepMax: c.KeepMax, MaxEvents: c.MaxEvents, DropOldEvents: c.WhenEventsFull == "drop_old",
-		MaxOpen: configs.MaxOpenCommands, StartGrace: configs.CommandStartGrace,
+		MaxOpen: configs.MaxOpenCommands, StartGrace: configs.CommandStartGrace, Cell: o.member.commands(),
 	})
 	if err != nil {
 		return nil, err
+	}
+	if o.member != nil {
+		o.member.remembered = commands.Remembered
 	}
 	o.life.onStop("commands", stopShort, commands.Close)
 	sessions.OnReady(commands.OnReady)

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"cellgate/auth"
+	"cellgate/broker/cell"
 	"cellgate/broker/command"
 	"cellgate/broker/session"
 	"cellgate/broker/shared/kafkaclient"
@@ -34,6 +35,17 @@ func (d deliverer) Deliver(vin string, m *message.Delivery) error {
 	failed := m.Failed
 	m.Failed = func(err error) { failed(undeliverable(err)) }
 	return undeliverable(d.sessions.Deliver(vin, m))
+}
+
+// commands is how the command service has the cell decide, nil in a cell with one gateway.
+func (m *member) commands() *command.Cell {
+	if m == nil {
+		return nil
+	}
+	return &command.Cell{
+		Store: m.store, Node: m.self.Node, Owner: func(vin string) (cell.Connection, bool) { return m.owner(vin) },
+		Usable: m.ready, Heard: func(err error) { _ = m.note(err) }, Closed: m.closed,
+	}
 }
 
 // kafkaMay holds commands from Kafka to what the configuration leaves them.

@@ -156,7 +156,7 @@ func (a *gateway) vehicleEvents(w http.ResponseWriter, r *http.Request) {
 // commandEvents tells of one command until it is done.
 func (a *gateway) commandEvents(w http.ResponseWriter, r *http.Request) {
 	vin, id := r.PathValue("vin"), r.PathValue("id")
-	cmd, err := a.commands.Get(vin, id)
+	cmd, err := a.commands.Get(r.Context(), vin, id)
 	if err != nil {
 		status := http.StatusInternalServerError
 		if errors.Is(err, command.ErrNotFound) {
@@ -166,7 +166,7 @@ func (a *gateway) commandEvents(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	a.follow(w, r, func(f *stream.Feed) {
-		if now, err := a.commands.Get(vin, id); err == nil {
+		if now, err := a.commands.Get(r.Context(), vin, id); err == nil {
 			cmd = now
 		}
 		f.Tell("state", cmd)

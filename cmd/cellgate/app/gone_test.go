@@ -42,7 +42,7 @@ func TestADeletedStateFile(t *testing.T) {
 	new(dataFolder).copyTo(t, filepath.Join(again, "state"), string(cfg.DataDir))
 	check.OK(t, os.CopyFS(filepath.Join(again, "rules"), os.DirFS("../../../configs/rules")))
 	b, _ := boot(t, write(t, again, ""))
-	if c, err := b.commands.Get("LTEST000000000001", "before"); err != nil || c.State == "" {
+	if c, err := b.commands.Get(t.Context(), "LTEST000000000001", "before"); err != nil || c.State == "" {
 		t.Errorf("%+v, %v", c, err)
 	}
 }

@@ -36,7 +36,7 @@ func (o *orders) give(id string, partition int32, ago time.Duration) {
 func (o *orders) accepted(a *App, id string) {
 	o.t.Helper()
 	check.Within(o.t, time.Minute, id, func() error {
-		_, err := a.commands.Get("", id)
+		_, err := a.commands.Get(o.t.Context(), "", id)
 		return err
 	})
 }
@@ -44,7 +44,7 @@ func (o *orders) accepted(a *App, id string) {
 // has are the ids of the accepted commands.
 func (o *orders) has(a *App) string {
 	o.t.Helper()
-	page, _, err := a.commands.List(command.Filter{})
+	page, _, err := a.commands.List(o.t.Context(), command.Filter{})
 	check.OK(o.t, err)
 	ids := ""
 	for i := range page {

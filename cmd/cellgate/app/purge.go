@@ -68,7 +68,7 @@ func (p *purges) cancelCommands(ctx context.Context, vin string) error {
 	by := command.Caller{By: "purge", Origin: command.OriginGateway}
 	filter := command.Filter{VIN: vin, State: command.Queued, Limit: command.MaxPage}
 	for {
-		page, next, err := p.commands.List(filter)
+		page, next, err := p.commands.List(ctx, filter)
 		if err != nil {
 			return err
 		}
@@ -78,7 +78,7 @@ func (p *purges) cancelCommands(ctx context.Context, vin string) error {
 				return err
 			}
 		}
-		if filter.Before = next; next == 0 {
+		if filter.Cursor = next; next == "" {
 			return nil
 		}
 	}

@@ -6,7 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
+	"iter"
 	"strings"
 	"testing"
 	"time"
@@ -136,11 +136,22 @@ func TestCellConfirmation(t *testing.T) {
 	}
 }
 
+// offers are commands as a gateway reads them from its disk.
+func offers(all []cell.Record) iter.Seq2[cell.Record, error] {
+	return func(yield func(cell.Record, error) bool) {
+		for _, r := range all {
+			if !yield(r, nil) {
+				return
+			}
+		}
+	}
+}
+
 // reopen has the one member come back, with what it remembers.
 func reopen(t *testing.T, s *cell.Store, slot int, remembered ...cell.Record) {
 	t.Helper()
 	m := cell.Memory{Remembers: true, Gen: 1, Members: []string{"gw-1"}}
-	if j, err := s.Rejoin(t.Context(), slot, "gw-1", m, slices.Values(remembered), false); err != nil || j.Verdict != cell.OK {
+	if j, err := s.Rejoin(t.Context(), slot, "gw-1", m, offers(remembered), false); err != nil || j.Verdict != cell.OK {
 		t.Fatalf("joining again: %+v %v", j, err)
 	}
 }
@@ -199,7 +210,7 @@ func TestCellInCluster(t *testing.T) {
 			func() (cell.Answer, error) { return s.Accept(t.Context(), offered(vin, id)) },
 			func() (cell.Answer, error) { return s.Send(t.Context(), vin, id, conn) },
 			func() (cell.Answer, error) {
-				return s.Report(t.Context(), vin, id, "succeeded", time.Now(), []byte("{}"))
+				return s.Report(t.Context(), vin, id, cell.Said{Status: "succeeded", At: time.Now(), Payload: []byte("{}")})
 			},
 		} {
 			if a, err := step(); err != nil || a.Verdict != cell.OK {

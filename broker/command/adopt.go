@@ -1,0 +1,126 @@
+package command
+
+import (
+	"encoding/base64"
+	"encoding/json"
+	"strconv"
+
+	"cellgate/broker/cell"
+)
+
+// adopt writes what the cell has decided about a command, or what was read of it, to the state file, unless that knows more.
+// It returns the command as it is there. decided: this gateway had it decided, and tells of it; word is what the vehicle said with
+// that.
+func (b *batch) adopt(a *cell.Answer, decided bool, word []byte) (*record, error) {
+	known, err := b.t.byID(a.Record.ID)
+	if b.broken(err) != nil {
+		return nil, err
+	}
+	rec := b.recordOf(&a.Record, a.Now, known)
+	if known != nil && !news(known, &a.Record) {
+		if !decided {
+			return known, nil
+		}
+		b.after = append(b.after, func() { b.s.entered(rec) }) // what followed was read in between
+		return known, b.event(rec, word)
+	}
+	if err := b.broken(b.keep(rec, &a.Record, known == nil)); err != nil {
+		return nil, err
+	}
+	if rec.State.Final() && (known == nil || !known.State.Final()) {
+		b.done++
+	}
+	b.after = append(b.after, func() {
+		if decided {
+			b.s.entered(rec)
+		}
+		if known == nil && !rec.State.Final() {
+			b.s.open.add(rec, false)
+			b.s.dirty(rec.VIN)
+			return
+		}
+		b.s.know(rec)
+	})
+	if !decided {
+		return rec, nil
+	}
+	b.s.tellEnd(rec)
+	return rec, b.event(rec, word)
+}
+
+// news reports whether r is later than what is known.
+func news(known *record, r *cell.Record) bool {
+	was, is := cell.Rank(string(known.State), known.Cause), cell.Rank(r.State, r.Cause)
+	return is > was || is == was && (known.Outcome == Accepted && r.Outcome != string(Accepted) || known.Number != r.Number || known.Gen > r.Gen)
+}
+
+// recordOf is a command as the state file keeps it. now is Redis' time of the answer: only how long something is to last is
+// taken over into this gateway's clock.
+func (b *batch) recordOf(r *cell.Record, now int64, known *record) *record {
+	ttl, _ := strconv.ParseInt(r.Fields[fieldTTL], 10, 64)
+	digest, _ := base64.RawURLEncoding.DecodeString(r.Digest)
+	props := r.Fields[fieldProps]
+	rec := &record{
+		ID: r.ID, VIN: r.VIN, Name: r.Fields[fieldName], State: State(r.State), Cause: r.Cause, Origin: r.Fields[fieldOrigin], By: r.Fields[fieldBy],
+		Digest: digest, JSON: r.Fields[fieldJSON] != "", Urgent: r.Fields[fieldUrgent] != "", Props: props != "", TTL: ttl,
+		Created: r.Created, Expires: r.Expires, Sent: r.Sent, Delivered: r.Delivered, Accepted: r.Accepted, Finished: r.Done,
+		Outcome: State(r.Outcome), Number: r.Number, Gen: r.Gen, Node: r.Fields[fieldNode],
+	}
+	if props != "" {
+		var p properties
+		rec.Respond = json.Unmarshal([]byte(props), &p) == nil && p.ResponseTopic != ""
+	}
+	left := r.Expires - now
+	rec.Until, rec.Latest = b.passed+left, b.latest+left
+	if known != nil {
+		rec.Seq, rec.Until, rec.Latest, rec.Done = known.Seq, known.until(), known.latest(), known.Done
+	}
+	if rec.State.Final() && rec.Done == 0 {
+		rec.Done = b.passed
+	}
+	return rec
+}
+
+// keep writes a record with what goes with it.
+func (b *batch) keep(rec *record, r *cell.Record, anew bool) error {
+	if anew {
+		seq, err := b.t.meta.NextSequence()
+		if err != nil {
+			return err
+		}
+		rec.Seq = seq
+	}
+	k := key(rec.Seq)
+	if err := b.t.put(rec); err != nil {
+		return err
+	}
+	if r.Result != "" {
+		if err := b.t.result.Put(k, []byte(r.Result)); err != nil {
+			return err
+		}
+	}
+	if !anew {
+		return nil
+	}
+	if err := b.t.payload.Put(k, []byte(r.Fields[fieldPayload])); err != nil {
+		return err
+	}
+	if rec.Props {
+		if err := b.t.props.Put(k, []byte(r.Fields[fieldProps])); err != nil {
+			return err
+		}
+	}
+	return b.t.ids.Put([]byte(rec.ID), k)
+}
+
+// accepted takes over a command that the cell has accepted, now or before.
+func (b *batch) accepted(r *Request) (Command, bool, error) {
+	rec, err := b.adopt(r.decided, r.ours, nil)
+	if err != nil {
+		return Command{}, false, err
+	}
+	if r.ours {
+		b.s.tellQueued(rec)
+	}
+	return b.t.view(rec), r.ours, nil
+}

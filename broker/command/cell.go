@@ -1,0 +1,337 @@
+package command
+
+import (
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strconv"
+	"time"
+
+	"cellgate/broker/cell"
+)
+
+// Cell is what decides about commands where several gateways serve a cell: Redis, by the scripts of package cell. What it has
+// decided, and its replicas have, is written to the state file, and told or sent after that.
+type Cell struct {
+	Store *cell.Store
+	// Node is this gateway.
+	Node string
+	// Owner is the connection by which this gateway has a vehicle; false when it has none, or has not claimed it yet.
+	Owner func(vin string) (cell.Connection, bool)
+	// Usable is nil while Redis answers, as far as is known, and commands of the slot are decided there.
+	Usable func(slot int) error
+	// Heard is told what each call of Redis has come to, nil for an answer; Closed of a slot that a script has found closed.
+	Heard  func(error)
+	Closed func(slot int)
+}
+
+// UnknownError says that what has become of a request is not known. Its Err is ErrUnknown.
+type UnknownError struct {
+	ID  string
+	Why error
+}
+
+// Error names the id under which to ask again.
+func (e *UnknownError) Error() string {
+	if e.ID == "" {
+		return fmt.Sprintf("%v: %v", ErrUnknown, e.Why)
+	}
+	return fmt.Sprintf("%v, repeat with this id: %s (%v)", ErrUnknown, e.ID, e.Why)
+}
+
+// Unwrap makes it ErrUnknown.
+func (e *UnknownError) Unwrap() error { return ErrUnknown }
+
+// errSlotClosed is why commands are not decided for a while.
+var errSlotClosed = errors.New("not every gateway of the cell has told Redis what it remembers")
+
+// usable tells whether Redis can be asked about a vehicle's commands.
+func (c *Cell) usable(vin, id string) error {
+	err := c.Usable(c.Store.Slot(vin))
+	if err == nil && c.Store.Slots() > 1 {
+		err = c.Usable(c.Store.IDSlot(id))
+	}
+	if err != nil {
+		return &UnknownError{ID: id, Why: err}
+	}
+	return nil
+}
+
+// answered turns an answer that decides nothing into an error.
+func (c *Cell) answered(slot int, id string, a cell.Answer, err error) (cell.Answer, error) {
+	c.Heard(err)
+	switch {
+	case err != nil:
+		return a, &UnknownError{ID: id, Why: err}
+	case a.Verdict == cell.Closed:
+		c.Closed(slot)
+		return a, &UnknownError{ID: id, Why: errSlotClosed}
+	}
+	return a, nil
+}
+
+// ask asks about a command, when it is known that there will be an answer.
+func (s *Service) ask(vin, id string, question func(st *cell.Store) (cell.Answer, error)) (cell.Answer, error) {
+	c := s.o.Cell
+	if err := c.usable(vin, id); err != nil {
+		return cell.Answer{}, err
+	}
+	var a cell.Answer
+	var err error
+	s.turns.at(func() { a, err = question(c.Store) })
+	return c.answered(c.Store.Slot(vin), id, a, err)
+}
+
+// insist asks until there is an answer or the service closes, which is ErrClosed.
+func (s *Service) insist(ctx context.Context, try func() error) error {
+	pause := newBackoff()
+	for {
+		err := try()
+		if !errors.Is(err, ErrUnknown) {
+			return err
+		}
+		if !pause.sleep(ctx) {
+			return ErrClosed
+		}
+	}
+}
+
+// decide has the cell decide on a request that check found right: r.decided is its answer, or the error says why not.
+func (s *Service) decide(ctx context.Context, r *Request) error {
+	if err := s.admitHere(r); err != nil {
+		return err
+	}
+	c, digest := s.o.Cell, digestText(r.digest())
+	if err := c.usable(r.VIN, r.ID); err != nil {
+		return err
+	}
+	var a cell.Answer
+	var err error
+	s.turns.at(func() { a, err = c.Store.Reserve(ctx, r.VIN, r.ID, digest, r.TTL) })
+	if a, err = c.answered(c.Store.IDSlot(r.ID), r.ID, a, err); err != nil {
+		return err
+	}
+	if a.Verdict == cell.Conflict {
+		return fmt.Errorf("%w: %s", ErrConflict, r.ID)
+	}
+	a, err = s.ask(r.VIN, r.ID, func(st *cell.Store) (cell.Answer, error) { return st.Accept(ctx, s.offered(r, digest)) })
+	if err != nil {
+		return err
+	}
+	switch a.Verdict {
+	case cell.OK, cell.Already:
+		r.decided, r.ours = &a, s.ours(&a)
+		return nil
+	case cell.Conflict:
+		return fmt.Errorf("%w: %s", ErrConflict, r.ID)
+	case cell.Expired:
+		return ErrExpired
+	case cell.Full:
+		return fmt.Errorf("%w: %d are open", ErrQueueFull, s.o.MaxQueued)
+	}
+	return &UnknownError{ID: r.ID, Why: fmt.Errorf("redis answered %q", a.Verdict)}
+}
+
+// offered is a request as Redis keeps it.
+func (s *Service) offered(r *Request, digest string) cell.Offered {
+	o := cell.Offered{VIN: r.VIN, ID: r.ID, Digest: digest, TTL: r.TTL, MaxOpen: s.o.MaxQueued, Fields: s.fieldsOf(r)}
+	if !r.At.IsZero() {
+		o.Created = r.At.UnixMilli()
+	}
+	return o
+}
+
+// Fields of a command that no script looks at.
+const (
+	fieldName    = "name"
+	fieldPayload = "payload"
+	fieldProps   = "props" // JSON
+	fieldOrigin  = "origin"
+	fieldBy      = "by"
+	fieldTTL     = "ttl" // ms
+	fieldJSON    = "json"
+	fieldUrgent  = "urgent"
+	fieldNode    = "node" // the gateway that accepted it
+	set          = "1"
+)
+
+func (s *Service) fieldsOf(r *Request) map[string]string {
+	f := map[string]string{
+		fieldName: r.Name, fieldOrigin: r.Origin, fieldBy: r.By, fieldNode: s.o.Cell.Node,
+		fieldTTL: strconv.FormatInt(r.TTL.Milliseconds(), 10), fieldPayload: string(r.Payload),
+	}
+	if r.JSON {
+		f[fieldJSON] = set
+	}
+	if r.Urgent {
+		f[fieldUrgent] = set
+	}
+	if !r.props.empty() {
+		props, _ := json.Marshal(r.props) // strings and bytes
+		f[fieldProps] = string(props)
+	}
+	return f
+}
+
+func digestText(d []byte) string { return base64.RawURLEncoding.EncodeToString(d) }
+
+// decideFor has the cell decide on a request of which the sender hears by events alone. It insists; why it is refused is found.
+func (s *Service) decideFor(ctx context.Context, r *Request, found *error) error {
+	if *found == nil {
+		*found = s.insist(ctx, func() error { return s.decide(ctx, r) })
+	}
+	if errors.Is(*found, ErrClosed) {
+		return ErrClosed
+	}
+	return nil
+}
+
+// decideAll has the cell decide on requests that every gateway reads: of one vehicle in their order. It insists, also where this
+// gateway's own bounds are reached: another one may accept the request.
+func (s *Service) decideAll(ctx context.Context, all []asked) error {
+	if s.o.Cell == nil {
+		return nil
+	}
+	done := make(chan error, len(all))
+	for i := range all {
+		a := &all[i]
+		if !s.turns.run(a.VIN, func(ctx context.Context) { done <- s.decideOne(ctx, a) }) {
+			return ErrClosed
+		}
+	}
+	var failed error
+	for range all {
+		if err := wait(ctx, done); err != nil && failed == nil {
+			failed = err
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+	}
+	return failed
+}
+
+func (s *Service) decideOne(ctx context.Context, a *asked) error {
+	r := &a.Request
+	if a.found == nil {
+		a.found = s.insist(ctx, func() error {
+			err := s.decide(ctx, r)
+			if errors.Is(err, ErrBusy) {
+				return &UnknownError{ID: r.ID, Why: err}
+			}
+			return err
+		})
+	}
+	switch {
+	case errors.Is(a.found, ErrClosed):
+		return ErrClosed
+	case a.found == nil:
+		a.elsewhere = !r.ours
+		return nil
+	case !tellable(r, a.found):
+		return nil
+	}
+	return s.insist(ctx, func() error { return s.refuseOnce(ctx, a) })
+}
+
+// refuseOnce notes that a request is refused, so that no gateway accepts it and one tells of it.
+func (s *Service) refuseOnce(ctx context.Context, a *asked) error {
+	r := &a.Request
+	state, why := refusal(a.found)
+	if state == Expired && s.o.Clock.Wall().Sub(r.At) > s.o.KeepFor {
+		a.elsewhere = true // what became of it may be forgotten by now
+		return nil
+	}
+	got, err := s.ask(r.VIN, r.ID, func(st *cell.Store) (cell.Answer, error) {
+		return st.Refuse(ctx, s.offered(r, digestText(r.digest())), string(state), why)
+	})
+	a.elsewhere = got.Verdict != cell.OK
+	return err
+}
+
+// ours reports whether a command was accepted now, or before by this gateway, which has not heard so, or not lived to write it.
+func (s *Service) ours(a *cell.Answer) bool {
+	return a.Verdict == cell.OK || a.Record.State == string(Queued) && a.Record.Fields[fieldNode] == s.o.Cell.Node && s.local(a.Record.ID) == nil
+}
+
+// admitHere holds a request against this gateway's own bounds: those of one vehicle are the cell's.
+func (s *Service) admitHere(r *Request) error {
+	st := s.stat.Load()
+	sender := (&record{Origin: r.Origin, By: r.By}).sender()
+	switch {
+	case s.open.ofSender(sender) >= max(1, s.o.MaxOpen/2):
+		return fmt.Errorf("%w: %d of this sender are open", ErrBusy, s.o.MaxOpen/2)
+	case st.Open >= s.o.MaxOpen:
+		return fmt.Errorf("%w: %d are open at this gateway", ErrBusy, s.o.MaxOpen)
+	case s.o.Publish != nil && !s.o.DropOldEvents && st.Waiting >= s.o.MaxEvents:
+		return fmt.Errorf("%w: %d changes of state wait for Kafka", ErrBusy, s.o.MaxEvents)
+	}
+	return nil
+}
+
+// enter has a request decided in its vehicle's turn where several gateways are, and then hands it to the loop. decide may be nil.
+func (s *Service) enter(ctx context.Context, vin string, r *request, decide func(context.Context) error) error {
+	if s.o.Cell == nil || decide == nil {
+		return s.inbox.put(ctx, r)
+	}
+	if err := s.inbox.reserve(ctx, r); err != nil {
+		return err
+	}
+	run := s.turns.run
+	if r.must {
+		run = s.turns.must
+	}
+	ok := run(vin, func(ctx context.Context) {
+		if err := decide(ctx); err != nil {
+			r.finish(err)
+			return
+		}
+		if !s.inbox.add(r) {
+			r.finish(ErrClosed)
+		}
+	})
+	if !ok {
+		r.release()
+		return ErrClosed
+	}
+	return nil
+}
+
+// reportNow has the cell decide what a vehicle's word changes, and writes it down. after is called with that.
+func (s *Service) reportNow(ctx context.Context, p *report, after func()) {
+	if a, err := s.reportTogether(ctx, p); err == nil {
+		s.post(func(b *batch) error {
+			err := b.reported(p, &a)
+			b.after = append(b.after, after)
+			return err
+		})
+	}
+}
+
+// reportTogether has the cell decide what a vehicle's word changes. It insists.
+func (s *Service) reportTogether(ctx context.Context, p *report) (cell.Answer, error) {
+	said := cell.Said{Status: string(p.status), Cause: p.cause, At: time.UnixMilli(p.at), Payload: p.payload}
+	var a cell.Answer
+	err := s.insist(ctx, func() (err error) {
+		a, err = s.ask(p.vin, p.id, func(st *cell.Store) (cell.Answer, error) { return st.Report(ctx, p.vin, p.id, said) })
+		return err
+	})
+	return a, err
+}
+
+// reported writes down what a vehicle's word has changed.
+func (b *batch) reported(p *report, a *cell.Answer) error {
+	switch a.Verdict {
+	case cell.Missing:
+		return b.ignore("unknown")
+	case cell.Already:
+		if _, err := b.adopt(a, false, nil); err != nil {
+			return err
+		}
+		return b.ignore("repeated")
+	}
+	_, err := b.adopt(a, true, p.payload)
+	return err
+}

@@ -1,0 +1,338 @@
+package command
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/alicebob/miniredis/v2"
+	"github.com/redis/go-redis/v9"
+
+	"cellgate/broker/cell"
+	"cellgate/broker/shared/message"
+	"cellgate/test/check"
+)
+
+// together is a cell of several gateways on one Redis.
+type together struct {
+	*testing.T
+	redis *miniredis.Miniredis
+	all   []*member
+	conns uint64
+}
+
+// member is a gateway: its command service, vehicles, and what it has told.
+type member struct {
+	*Service
+	t      *together
+	name   string
+	store  *cell.Store
+	engine *roads
+	told   *kafka
+
+	mu     sync.Mutex
+	claims map[string]cell.Connection
+	away   error
+}
+
+// roads is the delivery engine of a gateway: it has the vehicles that it claims.
+type roads struct {
+	m *member
+	engine
+}
+
+func (r *roads) Ready(vin string) (byte, bool) {
+	_, ok := r.m.owner(vin)
+	return 5, ok
+}
+
+func (m *member) owner(vin string) (cell.Connection, bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	c, ok := m.claims[vin]
+	return c, ok
+}
+
+func (m *member) usable(int) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.away
+}
+
+func (m *member) set(away error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.away = away
+}
+
+func newTogether(t *testing.T, n int) *together {
+	t.Helper()
+	c := &together{T: t, redis: miniredis.RunT(t)}
+	for i := range n {
+		c.add(fmt.Sprintf("gw-%d", i+1))
+	}
+	return c
+}
+
+func (c *together) add(name string) *member {
+	c.Helper()
+	client := redis.NewClient(&redis.Options{Addr: c.redis.Addr(), MaxRetries: -1, DisableIdentity: true, PoolSize: maxTurns})
+	c.Cleanup(func() { _ = client.Close() })
+	store, err := cell.NewStore(client, "cell-1", cell.Confirmation{Wait: time.Second}, time.Hour)
+	check.OK(c.T, err)
+	j, err := store.Join(c.Context(), 0, name, cell.Memory{}, "", true)
+	if check.OK(c.T, err); j.Verdict != cell.OK {
+		c.Fatal(j)
+	}
+	m := &member{t: c, name: name, store: store, told: &kafka{}, claims: map[string]cell.Connection{}}
+	m.engine = &roads{m: m, engine: engine{version: 5, arrived: make(chan *message.Delivery, 10_000)}}
+	m.Service = start(c.T, Options{
+		Deliverer: m.engine, Publish: m.told.Publish,
+		Cell: &Cell{Store: store, Node: name, Owner: m.owner, Usable: m.usable, Heard: func(error) {}, Closed: func(int) {}},
+	})
+	c.all = append(c.all, m)
+	return m
+}
+
+// connects moves a vehicle to a gateway.
+func (c *together) connects(m *member, vin string) {
+	c.Helper()
+	c.conns++
+	conn := cell.Connection{Node: m.name, Boot: "b", Number: c.conns}
+	got, err := m.store.Claim(c.Context(), vin, conn, 0, true)
+	if check.OK(c.T, err); got.Verdict != cell.OK {
+		c.Fatal(got)
+	}
+	conn.Epoch, conn.Since = got.Epoch, got.Since
+	for _, other := range c.all {
+		other.mu.Lock()
+		delete(other.claims, vin)
+		other.mu.Unlock()
+	}
+	m.mu.Lock()
+	m.claims[vin] = conn
+	m.mu.Unlock()
+	m.OnReady(vin)
+}
+
+// acts has the vehicle acknowledge a delivery and report its end.
+func (m *member) acts(d *message.Delivery, status State) {
+	m.t.Helper()
+	d.Acked(0)
+	m.says(d.Topic, status)
+}
+
+func (m *member) says(topic string, status State) {
+	m.t.Helper()
+	vin, _, rest := message.SplitTopic(topic)
+	id, _, _ := strings.Cut(rest, "/")
+	check.OK(m.t.T, m.Result(m.t.Context(), &message.Record{
+		Kind: message.KindPublish, Topic: "v1/" + vin + "/res/" + id + "/" + string(status), Client: vin, Payload: []byte(`{"done":true}`),
+		ReceivedAt: time.Now().UnixMilli(),
+	}))
+	check.OK(m.t.T, m.Sync(m.t.Context()))
+}
+
+// at waits until a gateway shows a command in a state.
+func (c *together) at(m *member, id string, want State) {
+	c.Helper()
+	check.Within(c.T, time.Minute, id+" to be "+string(want), func() error {
+		cmd, err := m.Get(c.Context(), "", id)
+		if err == nil && cmd.State != want {
+			err = fmt.Errorf("it is %s", cmd.State)
+		}
+		return err
+	})
+}
+
+// told are the states that all gateways have told of a command, each as often as it was told.
+func (c *together) told(id string, want ...State) {
+	c.Helper()
+	check.Within(c.T, time.Minute, "what is told of "+id, func() error {
+		var all []State
+		for _, m := range c.all {
+			all = append(all, m.told.states(c.T, id)...)
+		}
+		order := States()
+		slices.SortFunc(all, func(a, b State) int { return slices.Index(order, a) - slices.Index(order, b) })
+		if !slices.Equal(all, want) {
+			return fmt.Errorf("%v, want %v", all, want)
+		}
+		return nil
+	})
+}
+
+// TestWrongGateway holds that a command that is given to the gateway that has not got the vehicle reaches it, that its end is known
+// at both, and that each state is told once.
+func TestWrongGateway(t *testing.T) {
+	t.Parallel()
+	c := newTogether(t, 2)
+	a, b := c.all[0], c.all[1]
+	c.connects(b, vin)
+	if cmd := create(t, a.Service, Request{ID: "c1", Payload: []byte(`{"n":1}`), JSON: true}); cmd.State != Queued || cmd.Name != "lock" {
+		t.Errorf("%+v", cmd)
+	}
+	d := b.engine.next(t)
+	if d.Topic != "v1/"+vin+"/cmd/c1/lock" || string(d.Payload) != `{"n":1}` {
+		t.Errorf("%+v", d)
+	}
+	c.at(a, "c1", Sent)
+	b.acts(d, Succeeded)
+	c.at(a, "c1", Succeeded)
+	c.at(b, "c1", Succeeded)
+	c.told("c1", Queued, Sent, Delivered, Succeeded)
+	check.Eventually(t, "the gateway that accepted it to keep it as open no longer", func() bool { return a.Stat().Open == 0 })
+}
+
+// TestWaitElsewhere holds that whoever waits at one gateway hears of an end at another.
+func TestWaitElsewhere(t *testing.T) {
+	t.Parallel()
+	c := newTogether(t, 2)
+	a, b := c.all[0], c.all[1]
+	c.connects(b, vin)
+	create(t, a.Service, Request{ID: "c1"})
+	go func() { b.acts(b.engine.next(t), Failed) }()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	if cmd, err := a.Wait(ctx, vin, "c1"); err != nil || cmd.State != Failed || string(cmd.Result) != `{"done":true}` {
+		t.Errorf("%+v %v", cmd, err)
+	}
+}
+
+// TestCancelElsewhere holds that what was never sent can be cancelled at any gateway, and what was sent at none.
+func TestCancelElsewhere(t *testing.T) {
+	t.Parallel()
+	c := newTogether(t, 2)
+	a, b := c.all[0], c.all[1]
+	create(t, a.Service, Request{ID: "c1"})
+	if cmd, err := b.Cancel(t.Context(), Caller{By: "x"}, vin, "c1"); err != nil || cmd.State != Cancelled {
+		t.Errorf("%+v %v", cmd, err)
+	}
+	c.told("c1", Queued, Cancelled)
+	c.connects(a, vin)
+	create(t, a.Service, Request{ID: "c2"})
+	a.engine.next(t)
+	for _, m := range c.all {
+		if cmd, err := m.Cancel(t.Context(), Caller{}, vin, "c2"); !errors.Is(err, ErrNotCancellable) || cmd.State != Sent {
+			t.Errorf("%+v %v", cmd, err)
+		}
+	}
+	forbids := Caller{May: func(string, string) bool { return false }}
+	if _, err := b.Cancel(t.Context(), forbids, vin, "c2"); !errors.Is(err, ErrNotPermitted) {
+		t.Error(err)
+	}
+	if _, err := b.Cancel(t.Context(), Caller{}, vin, "c3"); !errors.Is(err, ErrNotFound) {
+		t.Error(err)
+	}
+}
+
+// TestMoves holds that the next gateway of a vehicle sends what was sent and not acknowledged, then what is queued, in order.
+func TestMoves(t *testing.T) {
+	t.Parallel()
+	c := newTogether(t, 2)
+	a, b := c.all[0], c.all[1]
+	c.connects(a, vin)
+	create(t, a.Service, Request{ID: "c1"})
+	first := a.engine.next(t)
+	c.at(b, "c1", Sent)
+	a.mu.Lock()
+	delete(a.claims, vin)
+	a.mu.Unlock()
+	first.Failed(errors.New("the connection is gone"))
+	for i := range 5 {
+		create(t, c.all[i%2].Service, Request{ID: fmt.Sprintf("c%d", i+2), Urgent: i == 4})
+	}
+	c.connects(b, vin)
+	var order []string
+	for range 6 {
+		d := b.engine.next(t)
+		order = append(order, strings.Split(d.Topic, "/")[3])
+		b.acts(d, Succeeded)
+	}
+	want := []string{"c6", "c1", "c2", "c3", "c4", "c5"}
+	if !slices.Equal(order, want) && !slices.Equal(order[1:], want[1:]) {
+		t.Errorf("sent as %v, want %v", order, want)
+	}
+	c.told("c1", Queued, Sent, Delivered, Succeeded)
+	c.told("c5", Queued, Sent, Delivered, Succeeded)
+}
+
+// TestExpiresTogether holds that a command expires once, by whichever gateway, with and without the one that accepted it.
+func TestExpiresTogether(t *testing.T) {
+	t.Parallel()
+	c := newTogether(t, 3)
+	create(t, c.all[0].Service, Request{ID: "c1", TTL: time.Second})
+	create(t, c.all[1].Service, Request{ID: "c2", TTL: time.Second})
+	stop(t, c.all[1].Service)
+	c.at(c.all[2], "c1", Expired)
+	c.at(c.all[2], "c2", Expired)
+	c.told("c1", Queued, Expired)
+	c.told("c2", Queued, Expired)
+}
+
+// TestIdsInTheCell holds that an id is one command's in the cell.
+func TestIdsInTheCell(t *testing.T) {
+	t.Parallel()
+	c := newTogether(t, 2)
+	create(t, c.all[0].Service, Request{ID: "c1"})
+	if cmd, created, err := c.all[1].Create(t.Context(), Request{ID: "c1", VIN: vin, Name: "lock"}); err != nil || created || cmd.ID != "c1" {
+		t.Errorf("%+v %v %v", cmd, created, err)
+	}
+	for _, r := range []Request{{ID: "c1", VIN: vin, Name: "unlock"}, {ID: "c1", VIN: "OTHER", Name: "lock"}} {
+		if _, _, err := c.all[1].Create(t.Context(), r); !errors.Is(err, ErrConflict) {
+			t.Error(err)
+		}
+	}
+	if cmd, err := c.all[1].Get(t.Context(), "", "c1"); err != nil || cmd.VIN != vin {
+		t.Errorf("by its id alone: %+v %v", cmd, err)
+	}
+	if _, err := c.all[1].Get(t.Context(), "", "c9"); !errors.Is(err, ErrNotFound) {
+		t.Error(err)
+	}
+	c.told("c1", Queued)
+}
+
+// TestRedisAway holds that nothing is accepted, cancelled or shown that is not certain, that the answer names the id, and that what the
+// vehicle says meanwhile is not lost.
+func TestRedisAway(t *testing.T) {
+	t.Parallel()
+	c := newTogether(t, 2)
+	a, b := c.all[0], c.all[1]
+	c.connects(b, vin)
+	create(t, a.Service, Request{ID: "c1"})
+	d := b.engine.next(t)
+	a.set(errors.New("no answer for 2 s"))
+	_, _, err := a.Create(t.Context(), Request{VIN: vin, Name: "lock"})
+	var unknown *UnknownError
+	if !errors.As(err, &unknown) || unknown.ID == "" || !strings.Contains(err.Error(), "repeat with this id: "+unknown.ID) {
+		t.Errorf("%v", err)
+	}
+	if _, err := a.Cancel(t.Context(), Caller{}, vin, "c1"); !errors.Is(err, ErrUnknown) {
+		t.Error(err)
+	}
+	if _, err := a.Get(t.Context(), vin, "c1"); !errors.Is(err, ErrUnknown) {
+		t.Error(err)
+	}
+	b.set(errors.New("no answer for 2 s"))
+	d.Acked(0)
+	check.OK(t, b.Result(t.Context(), &message.Record{Topic: "v1/" + vin + "/res/c1/succeeded", Client: vin, ReceivedAt: 1}))
+	short, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if err := b.Sync(short); err == nil {
+		t.Error("what is not decided counts as being on disk")
+	}
+	a.set(nil)
+	b.set(nil)
+	check.OK(t, b.Sync(t.Context()))
+	c.at(a, "c1", Succeeded)
+	c.told("c1", Queued, Sent, Delivered, Succeeded)
+	a.set(errors.New("no answer for 2 s"))
+	if cmd, err := a.Get(t.Context(), vin, "c1"); err != nil || cmd.State != Succeeded {
+		t.Errorf("what is final and known: %+v %v", cmd, err)
+	}
+}

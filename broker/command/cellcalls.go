@@ -1,0 +1,242 @@
+package command
+
+import (
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"math"
+	"slices"
+
+	"cellgate/broker/cell"
+)
+
+// cancelTogether is Cancel where several gateways serve the cell.
+func (s *Service) cancelTogether(ctx context.Context, c Caller, vin, id string) (Command, error) {
+	asked := Audited{Action: ActionCancel, Caller: c, VIN: vin, ID: id, Outcome: OutcomeCancelled}
+	var out Command
+	var a cell.Answer
+	done := make(chan error, 1)
+	err := s.cell().usable(vin, id)
+	if err == nil {
+		err = s.enter(ctx, vin, &request{done: done, run: func(b *batch) (err error) {
+			out, err = b.cancelled(&a)
+			if b.fail != nil {
+				return b.fail
+			}
+			asked.Name = out.Name
+			b.after = append(b.after, func() { b.s.audit(asked, err) })
+			return err
+		}}, func(ctx context.Context) (err error) {
+			a, err = s.askCancel(ctx, c, vin, id)
+			return err
+		})
+	}
+	if err == nil {
+		err = wait(ctx, done)
+	}
+	if undecided(err) {
+		s.audit(asked, err)
+	}
+	if err != nil && ctx.Err() != nil { // out may still be written to
+		return Command{}, err
+	}
+	return out, err
+}
+
+// askCancel asks to cancel a command that the caller may cancel. A verdict that is none of cancel's, Refused, says that it may not.
+func (s *Service) askCancel(ctx context.Context, c Caller, vin, id string) (cell.Answer, error) {
+	if c.May != nil {
+		a, err := s.ask(vin, id, func(st *cell.Store) (cell.Answer, error) { return st.Look(ctx, vin, id) })
+		if err != nil || a.Verdict != cell.OK {
+			return a, err
+		}
+		if !c.May(vin, a.Record.Fields[fieldName]) {
+			a.Verdict = notPermitted
+			return a, nil
+		}
+	}
+	return s.ask(vin, id, func(st *cell.Store) (cell.Answer, error) { return st.Cancel(ctx, vin, id) })
+}
+
+// notPermitted is no verdict of a script: the caller may not cancel what it asks about.
+const notPermitted cell.Verdict = "not-permitted"
+
+// cancelled writes down what has become of a cancellation.
+func (b *batch) cancelled(a *cell.Answer) (Command, error) {
+	switch a.Verdict {
+	case cell.Missing:
+		return Command{}, ErrNotFound
+	case notPermitted:
+		return Command{Name: a.Record.Fields[fieldName]}, ErrNotPermitted
+	case cell.Doubt:
+		return Command{}, fmt.Errorf("%w: a gateway that has lost its memory may have sent it", ErrNotCancellable)
+	}
+	rec, err := b.adopt(a, a.Verdict == cell.OK, nil)
+	if err != nil {
+		return Command{}, err
+	}
+	if rec.State != Cancelled {
+		err = fmt.Errorf("%w: it is %s", ErrNotCancellable, rec.State)
+	}
+	return b.t.view(rec), err
+}
+
+// getTogether reads a command as the cell has it. What is final here is so everywhere.
+func (s *Service) getTogether(ctx context.Context, vin, id string) (Command, error) {
+	c := s.cell()
+	if err := c.usable(vin, id); err != nil {
+		return s.getLocal(vin, id, err)
+	}
+	if vin == "" {
+		var err error
+		s.turns.at(func() { vin, err = c.Store.VehicleOf(ctx, id) })
+		c.Heard(err)
+		switch {
+		case err != nil:
+			return s.getLocal("", id, &UnknownError{ID: id, Why: err})
+		case vin == "" && s.local(id) == nil:
+			return Command{}, ErrNotFound
+		case vin == "": // Redis has lost whose it is
+			vin = s.local(id).VIN
+		}
+	}
+	a, err := s.ask(vin, id, func(st *cell.Store) (cell.Answer, error) { return st.Look(ctx, vin, id) })
+	switch {
+	case err != nil:
+		return s.getLocal(vin, id, err)
+	case a.Verdict == cell.Missing:
+		return Command{}, ErrNotFound
+	}
+	var out Command
+	keeps := State(a.Record.State).Final() || s.local(id) != nil
+	if !keeps {
+		return s.shownOf(&a.Record), nil
+	}
+	// What is told of an end is on disk before.
+	err = s.submit(ctx, false, func(b *batch) error {
+		rec, err := b.adopt(&a, false, nil)
+		if err == nil {
+			out = b.t.view(rec)
+		}
+		return err
+	})
+	if err != nil {
+		return Command{}, err
+	}
+	return out, nil
+}
+
+// getLocal answers from the state file while Redis cannot be asked: what is final there is certain, anything else is not known.
+func (s *Service) getLocal(vin, id string, unknown error) (Command, error) {
+	cmd, err := s.localView(vin, id)
+	if err == nil && cmd.State.Final() {
+		return cmd, nil
+	}
+	return Command{}, unknown
+}
+
+func (s *Service) cell() *Cell { return s.o.Cell }
+
+// maxLooked bounds the commands that are read in Redis for one page.
+const maxLooked = 4096
+
+// listTogether is List where several gateways serve the cell: the open ones first, then those that ended, the latest first.
+func (s *Service) listTogether(ctx context.Context, f Filter) (page []Command, cursor string, err error) {
+	at, err := placeOf(f)
+	if err != nil {
+		return nil, "", err
+	}
+	st := s.o.Cell.Store
+	if f.VIN != "" && !at.Ended {
+		more := false
+		if page, at, more, err = s.listOpenOf(ctx, f, at); err != nil || more {
+			return page, cursorOf(at), err
+		}
+	}
+	for looked := 0; looked < maxLooked && len(page) < f.Limit; {
+		if f.State != "" && !f.State.Final() && at.Ended {
+			return page, "", nil
+		}
+		names, next, err := st.Page(ctx, at, f.Limit-len(page))
+		if err != nil {
+			return nil, "", &UnknownError{Why: err}
+		}
+		if next == nil {
+			return page, "", nil
+		}
+		at, looked = *next, looked+len(names)
+		if f.VIN != "" {
+			names = slices.DeleteFunc(names, func(n cell.Name) bool { return n.VIN != f.VIN })
+		}
+		records, err := st.Records(ctx, names)
+		if err != nil {
+			return nil, "", &UnknownError{Why: err}
+		}
+		for i := range records {
+			if r := &records[i]; f.State == "" || r.State == string(f.State) {
+				page = append(page, s.shownOf(r))
+			}
+		}
+	}
+	return page, cursorOf(at), nil
+}
+
+// listOpenOf lists a vehicle's open commands, and says whether there are more, and where the list goes on.
+func (s *Service) listOpenOf(ctx context.Context, f Filter, at cell.Place) (page []Command, next cell.Place, more bool, err error) {
+	below := uint64(math.MaxInt64)
+	if at.Score > 0 {
+		below = uint64(at.Score)
+	}
+	st := s.o.Cell.Store
+	ids, err := st.OpenOf(ctx, f.VIN, below, s.o.MaxQueued)
+	more = len(ids) > f.Limit
+	var names []cell.Name
+	for _, id := range slices.Backward(ids[max(0, len(ids)-f.Limit):]) {
+		names = append(names, cell.Name{VIN: f.VIN, ID: id})
+	}
+	var records []cell.Record
+	if err == nil {
+		records, err = st.Records(ctx, names)
+	}
+	if err != nil {
+		return nil, at, false, &UnknownError{Why: err}
+	}
+	next = cell.Place{Ended: true}
+	for i := range records {
+		r := &records[i]
+		if f.State == "" || r.State == string(f.State) {
+			page = append(page, s.shownOf(r))
+		}
+		if more {
+			next = cell.Place{Score: int64(r.Number), Member: f.VIN} //nolint:gosec // counted from 1
+		}
+	}
+	return page, next, more, nil
+}
+
+// shownOf is a command of the cell as the API shows it.
+func (s *Service) shownOf(r *cell.Record) Command {
+	rec := (&batch{s: s}).recordOf(r, r.Expires, nil)
+	return rec.view([]byte(r.Fields[fieldPayload]), []byte(r.Result))
+}
+
+func cursorOf(p cell.Place) string {
+	text, _ := json.Marshal(p) // strings and numbers
+	return base64.RawURLEncoding.EncodeToString(text)
+}
+
+// placeOf is where a list begins.
+func placeOf(f Filter) (p cell.Place, err error) {
+	if f.Cursor == "" {
+		return cell.Place{Ended: f.State.Final()}, nil
+	}
+	text, err := base64.RawURLEncoding.DecodeString(f.Cursor)
+	if err == nil {
+		err = json.Unmarshal(text, &p)
+	}
+	if err != nil || p.Slot < 0 {
+		return p, fmt.Errorf("cursor=%s: %w", f.Cursor, ErrCursor)
+	}
+	return p, nil
+}
