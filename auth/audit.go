@@ -29,6 +29,7 @@ const (
 	AuditRules         = "rules" // a rule set went into force, or was asked for
 	AuditConfiguration = "configuration"
 	AuditTrace         = "trace"     // somebody looks on what happens to messages
+	AuditSync          = "sync"      // an operator paused lanes to the centre, or had them go on
 	AuditSkip          = "sync-skip" // an operator had the sync worker go on after records that are gone
 )
 
@@ -86,7 +87,7 @@ func (e *AuditEvent) security() bool {
 	switch e.Event {
 	case AuditIssue:
 		return e.Role != RoleVehicle
-	case AuditRevoke, AuditRotate, AuditDisconnect, AuditDrain, AuditRules, AuditConfiguration, AuditSkip:
+	case AuditRevoke, AuditRotate, AuditDisconnect, AuditDrain, AuditRules, AuditConfiguration, AuditSkip, AuditSync:
 		return true
 	}
 	return false

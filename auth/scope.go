@@ -106,6 +106,8 @@ func EndpointScopes() []Endpoint {
 		{"POST", "/v1/rules/rollback", ScopeRulesAdmin},
 
 		{"POST", "/v1/sync/skip", ScopeRulesAdmin},
+		{"POST", "/v1/sync/pause", ScopeRulesAdmin},
+		{"POST", "/v1/sync/resume", ScopeRulesAdmin},
 
 		{"GET", "/v1/sync", ScopeAny},
 		{"GET", "/v1/ledger", ScopeAny},

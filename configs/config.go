@@ -18,7 +18,7 @@ type Config struct {
 	Rules     Rules      `yaml:"rules"`
 	// Webhooks are the endpoints that rules may post to, by name.
 	Webhooks map[string]Webhook `yaml:"webhooks"`
-	Central  *Central           `yaml:"central"` // nil: the sync worker is off
+	Central  []Central          `yaml:"central" single:"yes"` // none: the sync worker is off
 	Metrics  Metrics            `yaml:"metrics"`
 	Log      Log                `yaml:"log"`
 
@@ -381,11 +381,37 @@ type Webhook struct {
 	TLS             *ClientTLS `yaml:"tls"`
 }
 
-// Central is the central unit, to which the sync worker forwards the outbox topics.
+// Central is a central unit, to which a sync worker forwards the outbox topics.
 type Central struct {
-	Kafka     Kafka    `yaml:"kafka"`
-	Bandwidth ByteRate `yaml:"bandwidth" range:"0B/s..100GiB/s" reload:"yes"` // 0B/s: unlimited
-	Group     string   `yaml:"group"`                                         // offsets are committed to it on the cell's Kafka
+	// Name tells several centres apart, in the API and in metrics.
+	Name  string `yaml:"name"`
+	Kafka Kafka  `yaml:"kafka" reload:"yes"`
+	// Bandwidth is of all lanes together, LaneBandwidth of each, on the wire; 0B/s: unlimited.
+	Bandwidth     ByteRate      `yaml:"bandwidth" range:"0B/s..100GiB/s" reload:"yes"`
+	LaneBandwidth LaneBandwidth `yaml:"lane_bandwidth" reload:"yes"`
+	// Hours replace both at times of the day, the first that has the time.
+	Hours []CentralHours `yaml:"hours" reload:"yes"`
+	// P2Percent is what p2 has of what p1 and p2 send together while both have something.
+	P2Percent int `yaml:"p2_percent" range:"1..99" reload:"yes"`
+	// Memory bounds the records that are read and that the centre does not have yet.
+	Memory Bytes  `yaml:"memory" range:"4MiB..16GiB"`
+	Group  string `yaml:"group"` // offsets are committed to it on the cell's Kafka; default cellgate-sync, of others with -{name}
+}
+
+// LaneBandwidth is a limit for each lane; 0B/s: none of its own.
+type LaneBandwidth struct {
+	P0 ByteRate `yaml:"p0" range:"0B/s..100GiB/s"`
+	P1 ByteRate `yaml:"p1" range:"0B/s..100GiB/s"`
+	P2 ByteRate `yaml:"p2" range:"0B/s..100GiB/s"`
+}
+
+// CentralHours are the limits at times of the day: from From until before To, over midnight when To is not later. The
+// times are those of the gateway's time zone.
+type CentralHours struct {
+	From          TimeOfDay     `yaml:"from"`
+	To            TimeOfDay     `yaml:"to"`
+	Bandwidth     ByteRate      `yaml:"bandwidth" range:"0B/s..100GiB/s"`
+	LaneBandwidth LaneBandwidth `yaml:"lane_bandwidth"`
 }
 
 // Metrics bounds label values.

@@ -208,6 +208,12 @@ func (d *decoder) key(pair *ast.MappingValueNode, path string) (string, bool) {
 
 func (d *decoder) list(n ast.Node, v reflect.Value, path string, tag reflect.StructTag) {
 	seq, ok := n.(*ast.SequenceNode)
+	if !ok && tag.Get("single") == "yes" { // one element may stand for the list
+		e := fresh(v.Type().Elem())
+		d.decode(n, e, path, tag)
+		v.Set(reflect.Append(reflect.MakeSlice(v.Type(), 0, 1), e))
+		return
+	}
 	if !ok {
 		d.add(n, path, "is "+describe(n)+", but a list is wanted", "write [a, b], or one `- item` per line")
 		return

@@ -102,7 +102,7 @@ func (k *Kafka) setDefaults() {
 
 func (c *Central) setDefaults() {
 	c.Kafka.setDefaults()
-	c.Bandwidth, c.Group = 20*mib, "cellgate-sync"
+	c.Name, c.Bandwidth, c.P2Percent, c.Memory = "central", 20*mib, 10, 48*mib
 }
 
 // derive fills in what follows from other keys, and makes paths absolute from base ("" leaves them).
@@ -120,6 +120,13 @@ func (c *Config) derive(base string) {
 		if t.Cert == "" && t.Key == "" {
 			under(&t.Cert, "tls", "server.crt")
 			under(&t.Key, "tls", "server.key")
+		}
+	}
+	for i := range c.Central {
+		if centre := &c.Central[i]; centre.Group == "" {
+			if centre.Group = "cellgate-sync"; i > 0 {
+				centre.Group += "-" + centre.Name
+			}
 		}
 	}
 	if c.Auth.Issuer == "" {

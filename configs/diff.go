@@ -29,14 +29,17 @@ func diff(a, b reflect.Value, path string, reload bool, out *[]Change) {
 		switch {
 		case a.IsNil() && b.IsNil():
 		case a.IsNil() || b.IsNil():
-			// A section that comes or goes opens or closes something, whatever its keys allow.
-			*out = append(*out, Change{Path: path, Restart: true})
+			changed() // it opens or closes something, unless all that it is in can be reloaded
 		default:
 			diff(a.Elem(), b.Elem(), path, reload, out)
 		}
 	case reflect.Struct:
 		for _, f := range fieldsOf(a.Type()) {
-			diff(a.Field(f.index), b.Field(f.index), join(path, f.name), reload || f.tag.Get("reload") == "yes", out)
+			x, y := a.Field(f.index), b.Field(f.index)
+			if f.tag.Get("single") == "yes" && x.Len() == 1 && y.Len() == 1 {
+				x, y = x.Index(0), y.Index(0)
+			}
+			diff(x, y, join(path, f.name), reload || f.tag.Get("reload") == "yes", out)
 		}
 	case reflect.Slice:
 		if a.Len() != b.Len() {

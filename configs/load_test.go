@@ -154,8 +154,8 @@ func TestContractExample(t *testing.T) {
 		"keepalive":    {c.Limits.MaxKeepalive.Std(), 20 * time.Minute},
 		"connections":  {c.Limits.MaxConnections, 100000},
 		"ack alarm":    {c.Uplink.AckByClass["alarm"], "kafka"},
-		"bandwidth":    {c.Central.Bandwidth, ByteRate(20 << 20)},
-		"group":        {c.Central.Group, "cellgate-sync"},
+		"bandwidth":    {c.Central[0].Bandwidth, ByteRate(20 << 20)},
+		"group":        {c.Central[0].Group, "cellgate-sync"},
 		"password":     {c.Kafka.SASL.Password.Reveal(), "p${x"},
 		"issuer aud":   {c.Auth.Issuers[0].Audience, "cell-sh-01"},
 		"token_api":    {c.TokenAPI.Address, ":8443"},
@@ -196,8 +196,8 @@ func TestEnvironment(t *testing.T) {
 func TestAnchors(t *testing.T) {
 	t.Parallel()
 	c := parse(t, "cell: {id: c, node: n}\nkafka: &k {brokers: [\"a:1\"], compression: lz4}\ncentral: {kafka: *k}\n")
-	if c.Central.Kafka.Brokers[0] != "a:1" || c.Central.Kafka.Compression != "lz4" {
-		t.Errorf("central.kafka = %+v", c.Central.Kafka)
+	if c.Central[0].Kafka.Brokers[0] != "a:1" || c.Central[0].Kafka.Compression != "lz4" {
+		t.Errorf("central.kafka = %+v", c.Central[0].Kafka)
 	}
 }
 

@@ -119,6 +119,25 @@ func (r *ByteRate) setText(text string) error {
 
 func (*ByteRate) hint() string { return "write a size per second, such as 20MiB/s" }
 
+// TimeOfDay is a time of the day, in minutes from midnight.
+type TimeOfDay int
+
+// String writes it like 22:00.
+func (t TimeOfDay) String() string { return fmt.Sprintf("%02d:%02d", int(t)/60, int(t)%60) }
+
+var errTimeOfDay = errors.New("is not a time of the day")
+
+func (t *TimeOfDay) setText(text string) error {
+	at, err := time.Parse("15:04", text)
+	if err != nil {
+		return errTimeOfDay
+	}
+	*t = TimeOfDay(at.Hour()*60 + at.Minute())
+	return nil
+}
+
+func (*TimeOfDay) hint() string { return "write it like \"22:00\", in quotes" }
+
 // Path is a file or folder. In a loaded configuration it is absolute, unless the configuration was
 // parsed without a file, and empty when it is not set.
 type Path string

@@ -65,10 +65,7 @@ func (k *checker) all() {
 	k.webhooks()
 	k.topic("rules.error_topic", k.cfg.Rules.ErrorTopic)
 	k.hashKeys()
-	if c := k.cfg.Central; c != nil {
-		k.kafka("central.kafka", &c.Kafka)
-		k.word("central.group", c.Group)
-	}
+	k.central()
 	for i, class := range k.cfg.Metrics.Classes {
 		k.class(fmt.Sprintf("metrics.classes[%d]", i), class)
 	}

@@ -15,8 +15,8 @@ func (k *checker) warnings() {
 		k.warn("token_api", "vehicles cannot prove themselves: no client certificate is asked for", "add tls: {client_ca: …, client_auth: required}")
 	}
 	k.kafkaWarnings("kafka", &c.Kafka)
-	if c.Central != nil {
-		k.kafkaWarnings("central.kafka", &c.Central.Kafka)
+	for i := range c.Central {
+		k.kafkaWarnings(k.centralPath(i)+".kafka", &c.Central[i].Kafka)
 	}
 	if c.Redis.TLS == nil && c.Redis.Password != "" && !local(c.Redis.Addresses) {
 		k.warn("redis.password", "crosses the network in clear", "add redis.tls")

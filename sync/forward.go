@@ -10,12 +10,12 @@ import (
 	"cellgate/broker/shared/kafkaclient"
 )
 
-// Bounds of one partition: what is read and not yet acknowledged by the central Kafka.
 const (
-	fetchBytes     = 1 << 20
-	maxOutstanding = 4096
-	maxBytes       = 4 << 20
-	fetchWait      = 500 * time.Millisecond
+	// minFetch and maxFetch bound what a partition reads at a time: a quarter of its share of the memory.
+	minFetch, maxFetch = 64 << 10, 1 << 20
+	fetchWait          = 500 * time.Millisecond
+	// recordCost is what a record under way takes beside its bytes.
+	recordCost = 256
 	// settleGrace is how long a partition that is taken away waits for acknowledgements that are still
 	// under way, so that its next reader need not send them again.
 	settleGrace = 3 * time.Second
@@ -32,27 +32,21 @@ type forwarder struct {
 
 	committing sync.Mutex // held while the group is told of a new position
 
-	mu       sync.Mutex
-	assigned bool
-	room     chan struct{} // a record was settled
-	slots    []slot        // records under way, in the order in which they were read
-	base     uint64        // number of the first slot, counted from the first record ever read
-	bytes    int
-	read     int64                 // behind the last record that was read; where reading begins before the first fetch
-	next     int64                 // everything before it is settled; negative before the first fetch
-	high     int64                 // behind the partition's last record
-	commit   int64                 // committed
-	renew    time.Time             // when it is committed again though nothing has changed
-	claim    kafkaclient.Claim     // committed with it
-	inHand   time.Time             // of the record that waits to be sent; zero when none does
-	gone     *kafkaclient.GapError // where it stands
-}
-
-type slot struct {
-	offset  int64
-	time    time.Time
-	size    int
-	settled bool
+	mu          sync.Mutex
+	assigned    bool
+	room        chan struct{} // a record was settled
+	first, last *delivery     // those under way, in the order in which they were read
+	count       int           // of them
+	bytes       int
+	waitingFor  map[string]int        // the bytes among them by topic
+	read        int64                 // behind the last record that was read; where reading begins before the first fetch
+	next        int64                 // everything before it is settled; negative before the first fetch
+	high        int64                 // behind the partition's last record
+	commit      int64                 // committed
+	renew       time.Time             // when it is committed again though nothing has changed
+	claim       kafkaclient.Claim     // committed with it
+	inHand      time.Time             // of the record that waits to be sent; zero when none does
+	gone        *kafkaclient.GapError // where it stands
 }
 
 // run forwards until ctx ends.
@@ -78,7 +72,7 @@ func (f *forwarder) run(ctx context.Context, p *kafkaclient.Assignment) {
 // forward reads and sends until ctx ends.
 func (f *forwarder) forward(ctx context.Context) {
 	for ctx.Err() == nil {
-		recs, high, err := f.part.Fetch(ctx, fetchBytes, fetchWait)
+		recs, high, err := f.part.Fetch(ctx, min(max(f.lane.shareOf()/4, minFetch), maxFetch), fetchWait)
 		var gap *kafkaclient.GapError
 		if errors.As(err, &gap) {
 			f.stopAt(ctx, gap)
@@ -91,7 +85,7 @@ func (f *forwarder) forward(ctx context.Context) {
 		f.note(recs, high)
 		for i := range recs {
 			f.holds(recs[i].Time)
-			if !f.wait(ctx) || f.lane.admit(ctx) != nil || f.s.bandwidth.take(ctx, f.lane.priority, size(&recs[i])) != nil {
+			if !f.wait(ctx) || f.lane.admit(ctx) != nil {
 				break
 			}
 			f.send(&recs[i])
@@ -138,7 +132,7 @@ func (f *forwarder) resume(ctx context.Context, before *kafkaclient.Assignment, 
 		f.part.Resume(at)
 		return true
 	}
-	for at.Next > f.next && len(f.slots) > 0 {
+	for at.Next > f.next && f.count > 0 {
 		f.mu.Unlock()
 		select {
 		case <-f.room:
@@ -185,7 +179,7 @@ func (f *forwarder) note(recs []kafkaclient.Fetched, high int64) {
 func (f *forwarder) wait(ctx context.Context) bool {
 	for {
 		f.mu.Lock()
-		full := len(f.slots) >= maxOutstanding || f.bytes >= maxBytes
+		full := f.bytes >= f.lane.shareOf()
 		f.mu.Unlock()
 		if !full {
 			return ctx.Err() == nil
@@ -201,44 +195,87 @@ func (f *forwarder) wait(ctx context.Context) bool {
 // send gives a record to the central producer, or, when it does not say where it is bound for, to the
 // error topic.
 func (f *forwarder) send(r *kafkaclient.Fetched) {
-	n := size(r)
-	f.mu.Lock()
-	if len(f.slots) == 0 {
-		f.next = r.Offset // what compaction or retention took out in between is settled
-	}
-	f.slots = append(f.slots, slot{offset: r.Offset, time: r.Time, size: n})
-	f.bytes += n
-	f.read = r.Offset + 1
-	d := &delivery{f: f, number: f.base + uint64(len(f.slots)) - 1, offset: r.Offset}
-	f.mu.Unlock()
-
+	d := &delivery{f: f, offset: r.Offset}
 	d.record = kafkaclient.Record{
 		Topic: string(r.Header(kafkaclient.HeaderCentralTopic)), Key: r.Key, Value: r.Value,
-		Time: r.Time.UnixMilli(), Done: d,
+		Time: r.Time.UnixMilli(), Headers: f.headers(r), HeaderCount: len(r.Headers) + srcHeaders, Done: d,
 	}
-	b := make([]byte, 0, n+128)
+	crowded := f.begin(d)
+	switch {
+	case d.record.Topic == "":
+		d.bury("no header " + kafkaclient.HeaderCentralTopic)
+	case crowded:
+		d.bury("the centre does not give its topic, and too much waits for it already")
+	default:
+		f.lane.produce(&d.record)
+	}
+}
+
+// srcHeaders is how many headers tell where a record comes from.
+const srcHeaders = 4
+
+func (f *forwarder) headers(r *kafkaclient.Fetched) []byte {
+	b := make([]byte, 0, size(r)-len(r.Key)-len(r.Value)+64)
 	for i := range r.Headers {
 		b = kafkaclient.AppendHeader(b, r.Headers[i].Key, r.Headers[i].Value)
 	}
-	b = kafkaclient.AppendHeader(b, "src-cell", f.s.o.CellID)
-	b = kafkaclient.AppendHeader(b, "src-topic", f.topic)
-	b = kafkaclient.AppendHeader(b, "src-partition", strconv.Itoa(f.id))
-	d.record.Headers = kafkaclient.AppendHeader(b, "src-offset", strconv.FormatInt(r.Offset, 10))
-	d.record.HeaderCount = len(r.Headers) + 4
-	if d.record.Topic == "" {
-		d.bury("no header " + kafkaclient.HeaderCentralTopic)
-		return
+	b = kafkaclient.AppendHeader(b, headerSrcCell, f.s.o.CellID)
+	b = kafkaclient.AppendHeader(b, headerSrcTopic, f.topic)
+	b = kafkaclient.AppendHeader(b, headerSrcPartition, strconv.Itoa(f.id))
+	return kafkaclient.AppendHeader(b, headerSrcOffset, strconv.FormatInt(r.Offset, 10))
+}
+
+// The headers that tell where a record comes from.
+const (
+	headerSrcCell      = "src-cell"
+	headerSrcTopic     = "src-topic"
+	headerSrcPartition = "src-partition"
+	headerSrcOffset    = "src-offset"
+)
+
+// begin notes that a record is under way. It reports whether half of the partition's share waits already for topics that
+// the centre does not have: whatever else is bound for them would hold up the others.
+func (f *forwarder) begin(d *delivery) (crowded bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	topic := d.record.Topic
+	if f.lane.central.Unknown(topic) {
+		n := 0
+		for name, bytes := range f.waitingFor {
+			if f.lane.central.Unknown(name) {
+				n += bytes
+			}
+		}
+		crowded = n >= f.lane.shareOf()/2
 	}
-	f.lane.produce(&d.record)
+	if d.before = f.last; f.last == nil {
+		f.next = d.offset // what compaction or retention took out in between is settled
+		f.first = d
+	} else {
+		f.last.behind = d
+	}
+	f.last, f.read = d, d.offset+1
+	f.count++
+	d.bound, d.taken = topic, d.cost()
+	f.bytes += d.taken
+	f.waitingFor[topic] += d.taken
+	return crowded
 }
 
 // delivery is one record on its way.
 type delivery struct {
-	f      *forwarder
-	number uint64 // of its slot
-	offset int64
-	record kafkaclient.Record
-	buried bool
+	f              *forwarder
+	before, behind *delivery // in the forwarder's list
+	offset         int64
+	record         kafkaclient.Record
+	bound          string // the topic at the centre
+	taken          int    // of the memory
+	buried         bool
+}
+
+// cost is what it takes of the memory until it is settled.
+func (d *delivery) cost() int {
+	return len(d.record.Key) + len(d.record.Value) + cap(d.record.Headers) + recordCost
 }
 
 // Produced implements kafkaclient.Completion.
@@ -248,9 +285,9 @@ func (d *delivery) Produced(_ *kafkaclient.Record, err error) {
 	}
 	switch {
 	case err == nil && d.buried:
-		d.f.settle(d.number, "dead_lettered")
+		d.f.settle(d, "dead_lettered")
 	case err == nil:
-		d.f.settle(d.number, "forwarded")
+		d.f.settle(d, "forwarded")
 	case refused(err) && !d.buried:
 		d.bury(err.Error())
 	case refused(err):
@@ -272,17 +309,30 @@ func (d *delivery) bury(reason string) {
 }
 
 // settle notes that a record needs nothing more.
-func (f *forwarder) settle(number uint64, outcome string) {
-	f.s.o.Metrics.records.WithLabelValues(f.lane.name, outcome).Inc()
+func (f *forwarder) settle(d *delivery, outcome string) {
+	f.s.o.Metrics.records.WithLabelValues(f.s.o.Metrics.labels(f.s.o.Centre, f.lane.name, outcome)...).Inc()
+	f.lane.passed.add(d.taken - recordCost)
 	f.mu.Lock()
-	f.slots[number-f.base].settled = true
-	n := 0
-	for n < len(f.slots) && f.slots[n].settled {
-		f.next = f.slots[n].offset + 1
-		f.bytes -= f.slots[n].size
-		n++
+	if d.before == nil {
+		f.first = d.behind
+	} else {
+		d.before.behind = d.behind
 	}
-	f.slots, f.base = f.slots[n:], f.base+uint64(n)
+	if d.behind == nil {
+		f.last = d.before
+	} else {
+		d.behind.before = d.before
+	}
+	if f.first == nil {
+		f.next = f.read
+	} else {
+		f.next = f.first.offset
+	}
+	f.count--
+	f.bytes -= d.taken
+	if f.waitingFor[d.bound] -= d.taken; f.waitingFor[d.bound] <= 0 {
+		delete(f.waitingFor, d.bound)
+	}
 	f.mu.Unlock()
 	select {
 	case f.room <- struct{}{}:
@@ -309,11 +359,14 @@ func (f *forwarder) commits(ctx context.Context) {
 
 // drain gives what is under way a short time, and before the end of all all the time there is.
 func (f *forwarder) drain() {
+	if f.lane.isPaused() {
+		return // nothing will be settled
+	}
 	end := time.NewTimer(settleGrace)
 	defer end.Stop()
 	for {
 		f.mu.Lock()
-		left := len(f.slots)
+		left := f.count
 		f.mu.Unlock()
 		if left == 0 {
 			return

@@ -74,7 +74,7 @@ func (f *forwarder) ask(ctx context.Context) skipped {
 
 func (f *forwarder) gap(g *kafkaclient.GapError) Gap {
 	return Gap{
-		Lane: f.lane.name, Topic: g.Topic, Partition: g.ID, From: g.From, To: g.To, Anew: g.Anew, Since: time.Now(), Reason: g.Error(),
+		Centre: f.s.o.Centre, Lane: f.lane.name, Topic: g.Topic, Partition: g.ID, From: g.From, To: g.To, Anew: g.Anew, Since: time.Now(), Reason: g.Error(),
 	}
 }
 
@@ -146,7 +146,7 @@ func (f *forwarder) skip(ctx context.Context) (*kafkaclient.GapError, error) {
 	f.mu.Unlock()
 	f.goOn()
 	if n, known := g.Lost(); known {
-		f.s.o.Metrics.skipped.WithLabelValues(f.lane.name).Add(float64(n))
+		f.s.o.Metrics.skipped.WithLabelValues(f.s.o.Metrics.labels(f.s.o.Centre, f.lane.name)...).Add(float64(n))
 	}
 	f.s.o.Log.Warn("gap skipped by an operator", "lane", f.lane.name, "topic", g.Topic, "partition", g.ID, "from", g.From, "to", g.To-1, "anew", g.Anew)
 	return g, nil
@@ -156,7 +156,7 @@ func (f *forwarder) skip(ctx context.Context) (*kafkaclient.GapError, error) {
 func (f *forwarder) settled(ctx context.Context) error {
 	for {
 		f.mu.Lock()
-		left := len(f.slots)
+		left := f.count
 		f.mu.Unlock()
 		if left == 0 {
 			return nil

@@ -124,7 +124,7 @@ func TestGapStopsItsLaneUntilAnOperatorSkipsIt(t *testing.T) {
 				t.Errorf("gap %+v, reason %q without %q", g, why, want)
 			}
 		}
-		await(t, func() bool { l := s.Lag(); return l[0].Known && l[0].Messages == int64(left) && l[0].Age > time.Hour })
+		await(t, func() bool { l := s.Lanes(); return l[0].Known && l[0].Messages == int64(left) && l[0].Age > time.Hour })
 		if s.degraded("sync-p1") != "" || len(s.Gaps("")) != 2 {
 			t.Errorf("gaps %+v", s.Gaps(""))
 		}
@@ -301,8 +301,8 @@ func TestLagIsUnknownBeforeItIsKnown(t *testing.T) {
 	all.Store(true)
 	centre.Store(true)
 	reg := prometheus.NewRegistry()
-	s = p.start(func(o *Options) { o.Metrics = NewMetrics(reg) })
-	for _, l := range s.Lag() {
+	s = p.start(func(o *Options) { o.Metrics = NewMetrics(reg, false) })
+	for _, l := range s.Lanes() {
 		if l.Known {
 			t.Errorf("%+v before anything is known", l)
 		}
@@ -314,8 +314,8 @@ func TestLagIsUnknownBeforeItIsKnown(t *testing.T) {
 		t.Errorf("known %v", v)
 	}
 	all.Store(false)
-	await(t, func() bool { l := s.Lag(); return l[0].Known && l[1].Known })
-	if l := s.Lag(); l[0].Messages != 500 || l[0].Age < time.Hour || l[1].Messages != 0 {
+	await(t, func() bool { l := s.Lanes(); return l[0].Known && l[1].Known })
+	if l := s.Lanes(); l[0].Messages != 500 || l[0].Age < time.Hour || l[1].Messages != 0 {
 		t.Errorf("lag %+v, want 500", l)
 	}
 	if v := gauges(t, reg, "sync_lag_messages"); len(v) != lanes || v[0] != 500 {
@@ -333,10 +333,11 @@ func TestLagGrowsWhileTheCentreIsAway(t *testing.T) {
 	centre := fakekafka.Away(p.central, kmsg.Produce)
 	centre.Store(true)
 	s := p.start()
-	p.put("central.p2", 0, 3*maxOutstanding)
-	await(t, func() bool { return s.lagging() == 3*maxOutstanding })
-	p.put("central.p2", 3*maxOutstanding/5, 1000)
-	await(t, func() bool { return s.lagging() == 3*maxOutstanding+1000 })
+	const many = 4000
+	p.put("central.p2", 0, 3*many)
+	await(t, func() bool { return s.lagging() == 3*many })
+	p.put("central.p2", 3*many/5, 1000)
+	await(t, func() bool { return s.lagging() == 3*many+1000 })
 }
 
 // gauges are the values of a metric by lane.

@@ -43,7 +43,7 @@ func (s *Syncer) has() (n int) {
 
 // lagging is the lag of all lanes; negative while it is not known.
 func (s *Syncer) lagging() (n int64) {
-	for _, l := range s.Lag() {
+	for _, l := range s.Lanes() {
 		if !l.Known {
 			return -1
 		}
@@ -58,7 +58,7 @@ func (s *Syncer) underWay() (n int) {
 	defer s.mu.Unlock()
 	for _, f := range s.parts {
 		f.mu.Lock()
-		n += len(f.slots)
+		n += f.count
 		f.mu.Unlock()
 	}
 	return n

@@ -24,9 +24,11 @@ func (s *Syncer) watch(ctx context.Context) {
 	tick := time.NewTicker(watchInterval)
 	defer tick.Stop()
 	for {
+		s.applyLimits(time.Now())
 		if all, err := s.consumer.Positions(ctx); err == nil {
 			s.compareClaims(all)
 			s.see(ctx, all)
+			s.pace(ctx, all, time.Now())
 		} else if ctx.Err() == nil {
 			s.o.Log.Debug("what the outbox holds is not known", "err", err)
 		}
@@ -75,7 +77,7 @@ func (s *Syncer) waits(p *kafkaclient.Position) int64 {
 	if f != nil {
 		f.mu.Lock()
 		defer f.mu.Unlock()
-		if f.assigned && (len(f.slots) > 0 || !f.inHand.IsZero()) {
+		if f.assigned && (f.count > 0 || !f.inHand.IsZero()) {
 			return -1
 		}
 		next = max(next, f.next)
@@ -87,39 +89,6 @@ func (s *Syncer) waits(p *kafkaclient.Position) int64 {
 		return -1
 	}
 	return next
-}
-
-// LaneLag is how far a lane is behind, over the partitions that this gateway has.
-type LaneLag struct {
-	Lane string
-	// Messages are the records in the outbox that are not forwarded, Age is how long the oldest waits. Both are
-	// meaningless unless Known, since 0 would say that nothing waits.
-	Messages int64
-	Age      time.Duration
-	Known    bool
-}
-
-// Lag tells how far each lane is behind.
-func (s *Syncer) Lag() []LaneLag {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	out := make([]LaneLag, lanes)
-	for i, name := range LaneNames() {
-		out[i] = LaneLag{Lane: name, Known: s.found && s.seen != nil}
-	}
-	add := func(l *LaneLag, w waiting) {
-		l.Messages += w.records
-		l.Known = l.Known && w.known
-		if w.records > 0 && !w.oldest.IsZero() {
-			l.Age = max(l.Age, time.Since(w.oldest))
-		}
-	}
-	for name, f := range s.parts {
-		if v, seen := s.seen[name]; f.isAssigned() {
-			add(&out[f.lane.priority], f.waiting(v, seen))
-		}
-	}
-	return out
 }
 
 // waiting is what a partition holds that is not forwarded.
@@ -152,8 +121,8 @@ func (f *forwarder) waiting(v sight, seen bool) waiting {
 	}
 	w := waiting{records: max(0, high-from), oldest: v.at}
 	switch {
-	case len(f.slots) > 0:
-		w.oldest = f.slots[0].time
+	case f.first != nil:
+		w.oldest = time.UnixMilli(f.first.record.Time)
 	case !f.inHand.IsZero():
 		w.oldest = f.inHand
 	}

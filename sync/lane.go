@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"cellgate/broker/shared/kafkaclient"
@@ -18,14 +19,21 @@ type lane struct {
 	priority int
 	central  *kafkaclient.Producer
 	flow     *kafkaclient.Flow
+	memory   int          // of all its partitions here
+	share    atomic.Int64 // of one of them
 
 	mu   sync.Mutex
 	gaps map[partition]Gap // while there is one, nothing of the lane is sent
-	open chan struct{}     // closed while there is none
+	// paused has nothing of it sent either.
+	paused bool
+	open   chan struct{} // closed while it may send
+	// passed counts what has been read and forwarded.
+	passed passed
 }
 
 // Gap is where a lane has stopped: a partition does not have what was to be forwarded next.
 type Gap struct {
+	Centre    string
 	Lane      string
 	Topic     string
 	Partition int
@@ -43,16 +51,32 @@ func (g *Gap) Records() (n int64, known bool) { return max(0, g.To-g.From), !g.A
 // LaneNames are the lanes by priority.
 func LaneNames() [lanes]string { return [lanes]string{"p0", "p1", "p2"} }
 
+// memoryShares are the lanes' parts of the memory. What one does not use, another does not get: each goes at its own pace.
+func memoryShares() [lanes]float64 { return [lanes]float64{0.25, 0.5, 0.25} }
+
+// minShare is the least that a partition may have under way: with very many partitions they exceed the memory.
+const minShare = 64 << 10
+
+// setPartitions divides the lane's memory among n partitions.
+func (l *lane) setPartitions(n int) { l.share.Store(int64(max(minShare, l.memory/max(1, n)))) }
+
+func (l *lane) shareOf() int { return int(l.share.Load()) }
+
 func (s *Syncer) openLane(priority int) (*lane, error) {
 	name := LaneNames()[priority]
 	o := s.o.Central
-	o.Log, o.Flow = s.o.Log.With("lane", name), s.flow.Lane(priority)
+	o.Log, o.Flow, o.InFlight = s.o.Log.With("lane", name), s.flow.Lane(priority), kafkaclient.MaxInFlight
 	p, err := kafkaclient.NewProducer(o)
 	if err != nil {
 		return nil, err
 	}
-	l := &lane{name: name, priority: priority, central: p, flow: s.flow, gaps: map[partition]Gap{}, open: make(chan struct{})}
+	l := &lane{
+		name: name, priority: priority, central: p, flow: s.flow, gaps: map[partition]Gap{}, open: make(chan struct{}),
+		memory: int(float64(s.o.Memory) * memoryShares()[priority]),
+	}
+	l.setPartitions(1)
 	close(l.open)
+	l.pause(s.o.Paused[priority])
 	return l, nil
 }
 
@@ -74,7 +98,7 @@ func (l *lane) produced() {
 func (l *lane) admit(ctx context.Context) error {
 	for {
 		l.mu.Lock()
-		stopped, open := len(l.gaps) > 0, l.open
+		stopped, open := l.stoppedLocked(), l.open
 		l.mu.Unlock()
 		if !stopped {
 			return ctx.Err()
@@ -95,11 +119,32 @@ func (l *lane) stop(p partition, g Gap) bool {
 	if known {
 		g.Since = was.Since
 	}
-	if len(l.gaps) == 0 {
+	if !l.stoppedLocked() {
 		l.open = make(chan struct{})
 	}
 	l.gaps[p] = g
 	return !known
+}
+
+func (l *lane) stoppedLocked() bool { return len(l.gaps) > 0 || l.paused }
+
+func (l *lane) isPaused() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.paused
+}
+
+func (l *lane) pause(is bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	was := l.stoppedLocked()
+	l.paused = is
+	switch now := l.stoppedLocked(); {
+	case now && !was:
+		l.open = make(chan struct{})
+	case was && !now:
+		close(l.open)
+	}
 }
 
 // pass takes a partition's gap away, if there is one.
@@ -109,7 +154,7 @@ func (l *lane) pass(p partition) {
 	if _, known := l.gaps[p]; !known {
 		return
 	}
-	if delete(l.gaps, p); len(l.gaps) == 0 {
+	if delete(l.gaps, p); !l.stoppedLocked() {
 		close(l.open)
 	}
 }

@@ -2,73 +2,151 @@ package syncer
 
 import (
 	"math"
+	"slices"
 	"strconv"
+	"strings"
+	"sync"
 
 	"cellgate/broker/shared/metric"
 
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// Metrics of the sync worker.
+// Metrics of the sync workers of one process.
 type Metrics struct {
 	records *prometheus.CounterVec // sync_records_total{lane,outcome}
 	skipped *prometheus.CounterVec // sync_skipped_records_total{lane}
-	reg     prometheus.Registerer
+	several bool                   // centres, so that everything has the label centre too
+
+	mu  sync.Mutex
+	all []*Syncer // whose figures are read
 }
 
-// NewMetrics registers the metrics; reg may be nil.
-func NewMetrics(reg prometheus.Registerer) *Metrics {
+// NewMetrics registers the metrics; reg may be nil. With several centres all of them have the label centre.
+func NewMetrics(reg prometheus.Registerer, several bool) *Metrics {
 	to := metric.For(reg)
-	m := &Metrics{
-		records: to.Counters("sync_records_total", "Records by outcome: forwarded or dead_lettered.", "lane", "outcome"),
-		skipped: to.Counters("sync_skipped_records_total",
-			"Records that were gone from the outbox before they were read, and that an operator has skipped.", "lane"),
-		reg: reg,
-	}
-	for _, lane := range LaneNames() {
-		m.skipped.WithLabelValues(lane)
+	m := &Metrics{several: several}
+	m.records, m.skipped =
+		to.Counters("sync_records_total", "Records by outcome: forwarded, dead_lettered, or recognised as forwarded before.", m.labels("centre", "lane", "outcome")...),
+		to.Counters("sync_skipped_records_total",
+			"Records that were gone from the outbox before they were read, and that an operator has skipped.", m.labels("centre", "lane")...)
+	if reg != nil {
+		reg.MustRegister(m.readings())
 	}
 	return m
 }
 
-// readings gives the lanes' figures to Prometheus. What is unknown is NaN, never 0: it adds up to NaN, and no
-// comparison holds. sync_lag_known is there to alert on.
-func (s *Syncer) readings() *metric.Readings {
+// labels are values, or names, of labels, with that of the centre when there are several.
+func (m *Metrics) labels(centre string, others ...string) []string {
+	if m.several {
+		return append(others, centre)
+	}
+	return others
+}
+
+func (m *Metrics) add(s *Syncer) {
+	m.mu.Lock()
+	m.all = append(m.all, s)
+	m.mu.Unlock()
+	for _, lane := range LaneNames() {
+		m.skipped.WithLabelValues(m.labels(s.o.Centre, lane)...)
+	}
+}
+
+func (m *Metrics) remove(s *Syncer) {
+	m.mu.Lock()
+	m.all = slices.DeleteFunc(slices.Clone(m.all), func(x *Syncer) bool { return x == s })
+	m.mu.Unlock()
+}
+
+// orNaN is v if it is known. What is unknown is NaN, never 0: it adds up to NaN, and no comparison holds.
+func orNaN(v float64, known bool) float64 {
+	if known {
+		return v
+	}
+	return math.NaN()
+}
+
+// laneReadings are the figures of lanes.
+type laneReadings []laneReading
+
+type laneReading struct {
+	desc    *prometheus.Desc
+	counter bool
+	value   func(l *LaneStat) float64
+}
+
+func (m *Metrics) readingsOfLanes(r *metric.Readings) laneReadings {
+	truth := func(is bool) float64 {
+		if is {
+			return 1
+		}
+		return 0
+	}
+	var all laneReadings
+	add := func(name, help string, value func(l *LaneStat) float64) {
+		all = append(all, laneReading{r.Add(name, help, m.labels("centre", "lane")...), strings.HasSuffix(name, "_total"), value})
+	}
+	add("sync_lag_messages", "Records in the outbox that are not forwarded; NaN while unknown.",
+		func(l *LaneStat) float64 { return orNaN(float64(l.Messages), l.Known) })
+	add("sync_lag_bytes", "About how many bytes these are, before compression; NaN while unknown.",
+		func(l *LaneStat) float64 { return orNaN(float64(l.Bytes), l.Known) })
+	add("sync_lag_seconds", "Age of the oldest record in the outbox that is not forwarded; NaN while unknown.",
+		func(l *LaneStat) float64 { return orNaN(l.Age.Seconds(), l.Known) })
+	add("sync_lag_known", "1 while sync_lag_messages and sync_lag_seconds are known, else 0.",
+		func(l *LaneStat) float64 { return truth(l.Known) })
+	add("sync_retention_headroom_seconds", "How long until retention removes what waits longest; NaN while unknown, or when the outbox keeps it for ever.",
+		func(l *LaneStat) float64 { return orNaN(l.Headroom.Seconds(), l.Kept) })
+	add("sync_drain_seconds", "How long until nothing waits, as things go now; NaN when more comes than goes, and while unknown.",
+		func(l *LaneStat) float64 { return orNaN(l.Drain.Seconds(), l.Drains) })
+	add("sync_inflight_records", "Records that were read and that the centre does not have yet.",
+		func(l *LaneStat) float64 { return float64(l.InFlight) })
+	add("sync_memory_bytes", "Memory of the records in flight.", func(l *LaneStat) float64 { return float64(l.Memory) })
+	add("sync_memory_max_bytes", "The most that the records in flight may take.", func(l *LaneStat) float64 { return float64(l.MaxMemory) })
+	add("sync_raw_bytes_total", "Bytes of the records forwarded, before compression.", func(l *LaneStat) float64 { return float64(l.Raw) })
+	add("sync_wire_bytes_total", "Bytes sent to the centre in requests, compressed, those that were sent again too.",
+		func(l *LaneStat) float64 { return float64(l.Wire) })
+	add("sync_lane_paused", "1 while an operator has paused the lane.", func(l *LaneStat) float64 { return truth(l.Paused) })
+	return all
+}
+
+// readings gives the workers' figures to Prometheus.
+func (m *Metrics) readings() *metric.Readings {
 	r := &metric.Readings{}
-	messages := r.Add("sync_lag_messages", "Records in the outbox that are not forwarded; NaN while unknown.", "lane")
-	age := r.Add("sync_lag_seconds", "Age of the oldest record in the outbox that is not forwarded; NaN while unknown.", "lane")
-	known := r.Add("sync_lag_known", "1 while sync_lag_messages and sync_lag_seconds are known, else 0.", "lane")
+	figures := m.readingsOfLanes(r)
 	stopped := r.Add("sync_lane_stopped",
-		"1 while the lane waits for an operator's cellgate sync skip, since records are gone before they were read.", "lane")
-	from := r.Add("sync_gap_first_offset", "The first record that is gone, of each partition at which a lane waits.", "lane", "topic", "partition")
-	to := r.Add("sync_gap_last_offset", "The last record that is gone; NaN when it is unknown what is gone.", "lane", "topic", "partition")
-	window := r.Add("sync_window_bytes", "What the lanes below p0 may have on its way to the centre, as bytes on the wire.")
-	windowUsed := r.Add("sync_window_used_bytes", "What the lanes below p0 have on its way to the centre, as bytes on the wire.")
+		"1 while the lane waits for an operator's cellgate sync skip, since records are gone before they were read.", m.labels("centre", "lane")...)
+	from := r.Add("sync_gap_first_offset", "The first record that is gone, of each partition at which a lane waits.", m.labels("centre", "lane", "topic", "partition")...)
+	to := r.Add("sync_gap_last_offset", "The last record that is gone; NaN when it is unknown what is gone.", m.labels("centre", "lane", "topic", "partition")...)
+	window := r.Add("sync_window_bytes", "What the lanes below p0 may have on its way to the centre, as bytes on the wire.", m.labels("centre")...)
+	windowUsed := r.Add("sync_window_used_bytes", "What the lanes below p0 have on its way to the centre, as bytes on the wire.", m.labels("centre")...)
 	r.Read = func(out metric.Sample) {
-		for _, l := range s.Lag() {
-			n, seconds := float64(l.Messages), l.Age.Seconds()
-			if !l.Known {
-				n, seconds = math.NaN(), math.NaN()
-			}
-			out.Gauge(messages, n, l.Lane)
-			out.Gauge(age, seconds, l.Lane)
-			out.Flag(known, l.Known, l.Lane)
-		}
-		for _, l := range s.lanes {
-			gaps := l.gapsNow()
-			out.Flag(stopped, len(gaps) > 0, l.name)
-			for _, g := range gaps {
-				last := float64(g.To - 1)
-				if g.Anew {
-					last = math.NaN()
+		m.mu.Lock()
+		all := m.all
+		m.mu.Unlock()
+		for _, s := range all {
+			centre := s.o.Centre
+			for _, l := range s.Lanes() {
+				for _, f := range figures {
+					if f.counter {
+						out.Counter(f.desc, f.value(&l), m.labels(centre, l.Lane)...)
+					} else {
+						out.Gauge(f.desc, f.value(&l), m.labels(centre, l.Lane)...)
+					}
 				}
-				out.Gauge(from, float64(g.From), l.name, g.Topic, strconv.Itoa(g.Partition))
-				out.Gauge(to, last, l.name, g.Topic, strconv.Itoa(g.Partition))
 			}
+			for _, l := range s.lanes {
+				gaps := l.gapsNow()
+				out.Flag(stopped, len(gaps) > 0, m.labels(centre, l.name)...)
+				for _, g := range gaps {
+					out.Gauge(from, float64(g.From), m.labels(centre, l.name, g.Topic, strconv.Itoa(g.Partition))...)
+					out.Gauge(to, orNaN(float64(g.To-1), !g.Anew), m.labels(centre, l.name, g.Topic, strconv.Itoa(g.Partition))...)
+				}
+			}
+			limit, used := s.flow.Limit()
+			out.Gauge(window, float64(limit), m.labels(centre)...)
+			out.Gauge(windowUsed, float64(used), m.labels(centre)...)
 		}
-		limit, used := s.flow.Limit()
-		out.Gauge(window, float64(limit))
-		out.Gauge(windowUsed, float64(used))
 	}
 	return r
 }

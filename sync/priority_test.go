@@ -206,7 +206,7 @@ func TestAlarmsGoFirstOnANarrowLine(t *testing.T) {
 	p := newPair(t)
 	const rate = 2 << 20
 	l := p.narrow(rate)
-	p.start(func(o *Options) { o.Bandwidth = 20 << 20 })
+	p.start(func(o *Options) { o.Limits = limited(20 << 20) })
 	if worst := p.ahead(l, 10); worst > rate/4 {
 		t.Errorf("%d KiB on the line before an alarm, at %d KiB/s", worst>>10, rate>>10)
 	} else {
@@ -227,7 +227,7 @@ func BenchmarkAlarmOnANarrowLine(b *testing.B) {
 		}
 		return nil, nil, false
 	})
-	p.start(func(o *Options) { o.Bandwidth = 20 << 20 })
+	p.start(func(o *Options) { o.Limits = limited(20 << 20) })
 	p.put("central.p0", 0, 1)
 	<-came
 	p.flood("central.p1", 4000, 8<<10)

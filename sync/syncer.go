@@ -30,14 +30,20 @@ const ErrorTopic = "central.errors"
 type Options struct {
 	// CellID is the value of the header src-cell.
 	CellID string
+	// Centre is the name of where it forwards to, in metrics and in Health.
+	Centre string
 	// Cell is the Kafka to read from, and how to write to its error topic; Central the one to write to.
 	Cell, Central kafkaclient.ProducerOptions
 	// Group is the consumer group that the gateways of the cell commit offsets to. None is a member of it.
 	Group string
 	// Owner names this worker: no other one has the name, nor the next one at this gateway.
 	Owner string
-	// Bandwidth limits the records' bytes per second, before compression. SetBandwidth changes it.
-	Bandwidth int64 `zero:"no limit"`
+	// Limits are what the way to the centre may be used for at a time. SetLimits changes them.
+	Limits func(now time.Time) kafkaclient.FlowLimits
+	// Paused are the lanes that do not go until Resume.
+	Paused [lanes]bool `zero:"none"`
+	// Memory bounds the records that were read and not acknowledged by the centre, with what each costs here.
+	Memory int64
 	// CommitInterval is how much is sent again after a crash.
 	CommitInterval time.Duration
 
@@ -47,12 +53,11 @@ type Options struct {
 
 // Syncer is the sync worker of one gateway.
 type Syncer struct {
-	o         Options
-	bandwidth *bandwidth
-	flow      *kafkaclient.Flow
-	lanes     [lanes]*lane // by priority
-	consumer  *kafkaclient.Consumer
-	cell      *kafkaclient.Producer // for the error topic
+	o        Options
+	flow     *kafkaclient.Flow
+	lanes    [lanes]*lane // by priority
+	consumer *kafkaclient.Consumer
+	cell     *kafkaclient.Producer // for the error topic
 
 	// divide tells which partitions are this gateway's, when several have the outbox; it may change. nil: all.
 	divide func(topic string, id int) bool
@@ -71,6 +76,9 @@ type Syncer struct {
 	// Kafka last said of each; nil before it has.
 	found bool
 	seen  map[partition]sight
+	// kept is how long each outbox topic keeps records, asked when that was looked up.
+	kept  map[string]time.Duration
+	asked time.Time
 	// superseded is the claim of who has taken over what is this worker's, and when that was noticed: it forwards
 	// nothing from then on.
 	superseded kafkaclient.Claim
@@ -83,7 +91,7 @@ func New(o Options) (*Syncer, error) {
 		return nil, err
 	}
 	s := &Syncer{
-		o: o, bandwidth: newBandwidth(o.Bandwidth), flow: kafkaclient.NewFlow(), hurry: make(chan struct{}),
+		o: o, flow: kafkaclient.NewFlow(o.Limits(time.Now())), hurry: make(chan struct{}),
 		parts: map[partition]*forwarder{}, retries: map[*time.Timer]struct{}{},
 	}
 	if err := s.open(); err != nil {
@@ -108,17 +116,16 @@ func (s *Syncer) open() error {
 			return fmt.Errorf("central: %w", err)
 		}
 	}
+	s.applyLimits(time.Now())
 	if s.cell, err = kafkaclient.NewProducer(s.o.Cell); err != nil {
 		return fmt.Errorf("cell: %w", err)
-	}
-	if s.o.Metrics.reg != nil {
-		return s.o.Metrics.reg.Register(s.readings())
 	}
 	return nil
 }
 
 // Start begins to forward.
 func (s *Syncer) Start() {
+	s.o.Metrics.add(s)
 	ctx, cancel := context.WithCancel(context.Background())
 	forwarding, halt := context.WithCancel(ctx)
 	s.cancel, s.halt = cancel, halt
@@ -133,11 +140,45 @@ func (s *Syncer) Start() {
 	}()
 }
 
-// SetBandwidth changes Options.Bandwidth from now on, also for what waits for it.
-func (s *Syncer) SetBandwidth(bytesPerSecond int64) { s.bandwidth.set(bytesPerSecond) }
+// SetLimits changes Options.Limits from now on, also for what waits.
+func (s *Syncer) SetLimits(limits func(time.Time) kafkaclient.FlowLimits) {
+	s.mu.Lock()
+	s.o.Limits = limits
+	s.mu.Unlock()
+	s.applyLimits(time.Now())
+}
 
-// Bandwidth is the limit in force, in bytes per second; 0 is none.
-func (s *Syncer) Bandwidth() int64 { return s.bandwidth.get() }
+// applyLimits puts in force what holds at a time.
+func (s *Syncer) applyLimits(now time.Time) {
+	s.mu.Lock()
+	limits := s.o.Limits
+	s.mu.Unlock()
+	next := limits(now)
+	next.Held = s.paused()
+	if next != s.flow.Limits() {
+		s.flow.SetLimits(next)
+	}
+}
+
+func (s *Syncer) paused() (held [lanes]bool) {
+	for i, l := range s.lanes {
+		held[i] = l.isPaused()
+	}
+	return held
+}
+
+// Limits are those in force.
+func (s *Syncer) Limits() kafkaclient.FlowLimits { return s.flow.Limits() }
+
+// Pause has a lane stand, or go on: nothing more of it is sent. What is on its way arrives.
+func (s *Syncer) Pause(lane string, is bool) {
+	for _, l := range s.lanes {
+		if l.name == lane {
+			l.pause(is)
+		}
+	}
+	s.applyLimits(time.Now())
+}
 
 // partition names one of an outbox topic.
 type partition struct {
@@ -154,12 +195,13 @@ func (s *Syncer) assigned(parts map[string][]int) {
 		f.setAssigned(slices.Contains(parts[name.topic], name.id))
 	}
 	for topic, ids := range parts {
+		s.lanes[max(0, slices.Index(kafkaclient.OutboxTopics(), topic))].setPartitions(len(ids))
 		for _, id := range ids {
 			name := partition{topic, id}
 			if s.parts[name] == nil {
 				s.parts[name] = &forwarder{
 					s: s, partition: name, lane: s.lanes[max(0, slices.Index(kafkaclient.OutboxTopics(), topic))],
-					room: make(chan struct{}, 1), skips: make(chan *skip), next: -1, assigned: true,
+					room: make(chan struct{}, 1), skips: make(chan *skip), next: -1, assigned: true, waitingFor: map[string]int{},
 				}
 			}
 		}
@@ -203,6 +245,7 @@ func (s *Syncer) stopping() bool {
 // Stop gives what is under way until ctx ends, and commits what is settled. It outlasts ctx by no
 // more than a second.
 func (s *Syncer) Stop(ctx context.Context) error {
+	s.o.Metrics.remove(s)
 	s.mu.Lock()
 	s.stopped = true
 	for t := range s.retries {
@@ -233,18 +276,21 @@ func (s *Syncer) Stop(ctx context.Context) error {
 
 // closeProducers closes those that there are, all at the same time.
 func (s *Syncer) closeProducers(ctx context.Context) error {
-	all := []*kafkaclient.Producer{s.cell}
-	for _, l := range s.lanes {
-		if l != nil {
-			all = append(all, l.central)
+	now, cancel := context.WithCancel(ctx)
+	cancel()
+	var wg sync.WaitGroup
+	errs := make([]error, 1+lanes)
+	for i, l := range s.lanes {
+		switch {
+		case l == nil:
+		case l.isPaused(): // what it holds will not go, and is not committed
+			wg.Go(func() { _ = l.central.Close(now) })
+		default:
+			wg.Go(func() { errs[i] = l.central.Close(ctx) })
 		}
 	}
-	errs := make([]error, len(all))
-	var wg sync.WaitGroup
-	for i, p := range all {
-		if p != nil {
-			wg.Go(func() { errs[i] = p.Close(ctx) })
-		}
+	if s.cell != nil {
+		wg.Go(func() { errs[lanes] = s.cell.Close(ctx) })
 	}
 	wg.Wait()
 	return errors.Join(errs...)
@@ -254,7 +300,7 @@ func (s *Syncer) closeProducers(ctx context.Context) error {
 // has stopped at a gap.
 func (s *Syncer) Health() []remote.Health {
 	cell := s.consumer.Health()
-	cell.Name = "sync"
+	cell.Name = s.health("sync")
 	s.mu.Lock()
 	if by := s.superseded.Owner; by != "" {
 		cell.OK, cell.Since = false, s.since
@@ -264,15 +310,26 @@ func (s *Syncer) Health() []remote.Health {
 	all := []remote.Health{cell, s.centralHealth()}
 	for _, l := range s.lanes {
 		if gaps := l.gapsNow(); len(gaps) > 0 {
-			all = append(all, remote.Health{Name: "sync-" + l.name, Since: gaps[0].Since, Reason: l.complaint(gaps)})
+			all = append(all, remote.Health{Name: s.health("sync") + "-" + l.name, Since: gaps[0].Since, Reason: l.complaint(gaps)})
 		}
 	}
 	return all
 }
 
+// DefaultCentre is the name of a centre that is the only one.
+const DefaultCentre = "central"
+
+// health is the name of a dependency, with the centre's when there are others.
+func (s *Syncer) health(name string) string {
+	if s.o.Centre == DefaultCentre {
+		return name
+	}
+	return name + "-" + s.o.Centre
+}
+
 // centralHealth is well when every lane's producer is.
 func (s *Syncer) centralHealth() remote.Health {
-	h := remote.Health{Name: "central-kafka", OK: true}
+	h := remote.Health{Name: s.health("central-kafka"), OK: true}
 	for _, l := range s.lanes {
 		p := l.central.Health()
 		switch {

@@ -3,15 +3,12 @@ package syncer
 import (
 	"context"
 	"crypto/rand"
-	"errors"
 	"fmt"
 	"log/slog"
 	"strconv"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
@@ -82,9 +79,16 @@ func (p *pair) dividing(divide func(topic string, id int) bool) *Syncer {
 
 func (p *pair) options() Options {
 	return Options{
-		CellID: "cell-1", Cell: quick(p.cell), Central: quick(p.central), Group: "cellgate-sync", Owner: rand.Text(), CommitInterval: 20 * time.Millisecond,
-		Log: slog.New(slog.DiscardHandler), Metrics: NewMetrics(nil),
+		CellID: "cell-1", Centre: DefaultCentre, Limits: unlimited, Memory: 32 << 20, Cell: quick(p.cell), Central: quick(p.central), Group: "cellgate-sync", Owner: rand.Text(), CommitInterval: 20 * time.Millisecond,
+		Log: slog.New(slog.DiscardHandler), Metrics: NewMetrics(nil, false),
 	}
+}
+
+func unlimited(time.Time) kafkaclient.FlowLimits { return kafkaclient.FlowLimits{Share: 0.1} }
+
+// limited is a limit of all lanes together.
+func limited(rate int64) func(time.Time) kafkaclient.FlowLimits {
+	return func(time.Time) kafkaclient.FlowLimits { return kafkaclient.FlowLimits{Rate: rate, Share: 0.1} }
 }
 
 // stop gives a worker the time to commit, also on a machine that is busy otherwise.
@@ -242,7 +246,7 @@ func TestEitherKafkaMayBeAway(t *testing.T) {
 	s := p.start()
 	await(t, func() bool { h := s.Health(); return !h[0].OK && !h[1].OK })
 	cellAway.Store(false)
-	await(t, func() bool { l := s.Lag()[2]; return l.Known && l.Messages == 50 })
+	await(t, func() bool { l := s.Lanes()[2]; return l.Known && l.Messages == 50 })
 	centralAway.Store(false)
 	got(t, p.central, "fleet.central.p2", 50)
 	await(t, func() bool { h := s.Health(); return h[0].OK && h[1].OK })
@@ -291,91 +295,6 @@ func TestWhatTheCentreRefusesGoesToTheErrorTopic(t *testing.T) {
 	}
 	p.put("central.p0", 0, 50)
 	got(t, p.central, "fleet.central.p0", 50)
-}
-
-func TestBandwidthGoesToTheHigherLaneFirst(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		b := newBandwidth(1000)
-		ctx := t.Context()
-		if err := b.take(ctx, 2, 1000); err != nil { // overdraws: nothing left for a second
-			t.Fatal(err)
-		}
-		var mu sync.Mutex
-		var order []int
-		var wg sync.WaitGroup
-		for lane := lanes - 1; lane >= 0; lane-- {
-			wg.Add(1)
-			go func() {
-				defer wg.Done()
-				for range 3 {
-					if b.take(ctx, lane, 500) != nil {
-						return
-					}
-					mu.Lock()
-					order = append(order, lane)
-					mu.Unlock()
-				}
-			}()
-			synctest.Wait()
-		}
-		began := time.Now()
-		wg.Wait()
-		mu.Lock()
-		defer mu.Unlock()
-		if order[0] != 0 {
-			t.Fatalf("order %v", order)
-		}
-		if d := time.Since(began); d < 3*time.Second || d > 6*time.Second {
-			t.Fatalf("9 × 500 bytes at 1000 a second took %v", d)
-		}
-	})
-}
-
-func TestBandwidthChangesForThoseWhoWait(t *testing.T) {
-	t.Parallel()
-	for _, next := range []int64{1_000_000, 0} {
-		synctest.Test(t, func(t *testing.T) {
-			b := newBandwidth(1)
-			if err := b.take(t.Context(), 0, 1000); err != nil { // nothing left for a quarter of an hour
-				t.Fatal(err)
-			}
-			began, done := time.Now(), make(chan error)
-			for lane := range lanes {
-				go func() { done <- b.take(t.Context(), lane, 1000) }()
-			}
-			synctest.Wait()
-			b.set(next)
-			for range lanes {
-				if err := <-done; err != nil {
-					t.Fatal(err)
-				}
-			}
-			if d := time.Since(began); d > time.Second || b.get() != next {
-				t.Errorf("at %d bytes a second from now on, 3 × 1000 bytes took %v", next, d)
-			}
-			// And back: what was unlimited is limited again.
-			b.set(1000)
-			_ = b.take(t.Context(), 0, 2000)
-			began = time.Now()
-			if err := b.take(t.Context(), 0, 1); err != nil || time.Since(began) < time.Second {
-				t.Errorf("%v, limited again after %v only", err, time.Since(began))
-			}
-		})
-	}
-}
-
-func TestBandwidthGivesUpWithItsContext(t *testing.T) {
-	t.Parallel()
-	b := newBandwidth(1)
-	ctx, cancel := context.WithCancel(context.Background())
-	if err := b.take(ctx, 0, 1000); err != nil {
-		_ = err // the first may overdraw or wait; what counts is the end
-	}
-	cancel()
-	if err := b.take(ctx, 0, 1); !errors.Is(err, context.Canceled) {
-		t.Fatalf("error %v", err)
-	}
 }
 
 func await(t testing.TB, ok func() bool) {

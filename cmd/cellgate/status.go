@@ -235,9 +235,22 @@ func laneTable(lanes []app.LaneLoad) *table {
 		if n := len(l.Gaps); n > 0 {
 			state = "STANDS at " + many(n, "gap", "gaps")
 		}
-		t.row(l.Lane, lag, behind, state)
+		if l.Paused {
+			state = "PAUSED"
+		}
+		t.row(laneName(lanes, &l), lag, behind, state)
 	}
 	return t
+}
+
+// laneName is a lane's, with its centre's when there are several.
+func laneName(lanes []app.LaneLoad, l *app.LaneLoad) string {
+	for i := range lanes {
+		if lanes[i].Centre != l.Centre {
+			return l.Lane + " to " + l.Centre
+		}
+	}
+	return l.Lane
 }
 
 // countText is fleet.Count of what cannot be negative but is counted with a sign.

@@ -14,11 +14,16 @@ import (
 func syncCommand(c *cli) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "sync",
-		Short: "show the lanes to the centre, and go on where they stand",
+		Short: "show the lanes to the centre, pause them, and go on where they stand",
 		Example: `  cellgate sync status
+  cellgate sync pause p2
   cellgate sync skip p0`,
 	}
-	cmd.AddCommand(syncStatusCommand(c), syncSkipCommand(c))
+	cmd.AddCommand(syncStatusCommand(c), syncPauseCommand(c, "pause", "have lanes to the centre stand",
+		`pause has a lane (p0, p1, p2; without one: every lane) stand: nothing more of it is sent to the centre by this
+gateway. What is on its way arrives; the rest waits in the outbox. It holds over restarts, until cellgate sync resume.`),
+		syncPauseCommand(c, "resume", "have paused lanes go on", `resume has a lane (p0, p1, p2; without one: every lane) go on that cellgate sync pause has stopped.`),
+		syncSkipCommand(c))
 	return cmd
 }
 
@@ -48,8 +53,46 @@ have skipped.`,
 	return cmd
 }
 
+// lanesOf is the body of a call about a lane, or all of them, to a centre, or all of them.
+func lanesOf(args []string, centre string) map[string]string {
+	body := map[string]string{}
+	if len(args) == 1 {
+		body["lane"] = args[0]
+	}
+	if centre != "" {
+		body["centre"] = centre
+	}
+	return body
+}
+
+func centreFlag(cmd *cobra.Command, centre *string) {
+	cmd.Flags().StringVar(centre, "centre", "", "the lanes to the centre of that name alone, where there are several")
+}
+
+func syncPauseCommand(c *cli, verb, short, long string) *cobra.Command {
+	t, centre := &target{}, ""
+	cmd := &cobra.Command{
+		Use: verb + " [LANE]", Short: short, Long: long, Example: "  cellgate sync " + verb + " p2", Args: mayTake("LANE"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			client, err := t.client()
+			if err != nil {
+				return err
+			}
+			var s app.SyncAnswer
+			if err := client.do(cmd.Context(), "POST", "/v1/sync/"+verb, lanesOf(args, centre), &s); err != nil {
+				return err
+			}
+			return c.print(s, func(w io.Writer) error { return laneTable(s.Lanes).write(w) })
+		},
+	}
+	t.flags(cmd)
+	centreFlag(cmd, &centre)
+	c.jsonFlag(cmd)
+	return cmd
+}
+
 func syncSkipCommand(c *cli) *cobra.Command {
-	t := &target{}
+	t, centre := &target{}, ""
 	cmd := &cobra.Command{
 		Use:   "skip [LANE]",
 		Short: "go on behind records that are gone",
@@ -61,24 +104,42 @@ and audited with the operator's name; it holds over restarts and for every gatew
   cellgate sync skip`,
 		Args: mayTake("LANE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			body := map[string]string{}
-			if len(args) == 1 {
-				body["lane"] = args[0]
-			}
 			client, err := t.client()
 			if err != nil {
 				return err
 			}
 			var s app.SkipAnswer
-			if err := client.do(cmd.Context(), "POST", "/v1/sync/skip", body, &s); err != nil {
+			if err := client.do(cmd.Context(), "POST", "/v1/sync/skip", lanesOf(args, centre), &s); err != nil {
 				return err
 			}
 			return c.print(s, func(w io.Writer) error { return printSkipped(w, s.Skipped, time.Now()) })
 		},
 	}
 	t.flags(cmd)
+	centreFlag(cmd, &centre)
 	c.jsonFlag(cmd)
 	return cmd
+}
+
+// flowTable tells how the lanes go, and how long what waits may wait.
+func flowTable(lanes []app.LaneLoad) *table {
+	t := &table{}
+	t.row("LANE", "RECORDS/S", "WAITING", "DRAINED IN", "RETENTION IN", "IN FLIGHT", "SENT", "OF")
+	span := func(s *float64) string {
+		if s == nil {
+			return "-"
+		}
+		return secondsText(*s)
+	}
+	for _, l := range lanes {
+		waiting := "unknown"
+		if l.LagBytes != nil {
+			waiting = sizeText(*l.LagBytes)
+		}
+		t.row(laneName(lanes, &l), fmt.Sprintf("%.0f", l.Rate), waiting, span(l.DrainSeconds), span(l.HeadroomSeconds), countText(l.InFlight),
+			sizeText(int64(l.WireBytes)), sizeText(int64(l.RawBytes)))
+	}
+	return t
 }
 
 // shownSkips is how many of the last skips a page shows.
@@ -86,6 +147,12 @@ const shownSkips = 20
 
 func printSync(w io.Writer, s *app.SyncAnswer, now time.Time) error {
 	if err := laneTable(s.Lanes).write(w); err != nil {
+		return err
+	}
+	if _, err := fmt.Fprintln(w); err != nil {
+		return err
+	}
+	if err := flowTable(s.Lanes).write(w); err != nil {
 		return err
 	}
 	gaps := &table{}

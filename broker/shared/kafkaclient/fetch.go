@@ -21,7 +21,7 @@ import (
 const fetchVersion = 4
 
 // errAnswer is wrapped by the errors about an answer that is not as the protocol says.
-var errAnswer = errors.New("malformed fetch answer")
+var errAnswer = errors.New("malformed answer")
 
 // rawFetch is a Fetch request for one partition whose answer keeps the batches as they came. kafka-go's own
 // decompresses all of them at once: a MiB of what compresses well may be gigabytes.

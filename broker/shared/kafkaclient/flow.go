@@ -17,9 +17,10 @@ const (
 	flowDelay, flowUrgentDelay = 100 * time.Millisecond, 25 * time.Millisecond
 	// flowRenew is how long the time of a request on an idle link is believed.
 	flowRenew = 30 * time.Second
-	// flowTurn is how many requests of the second lane go before one of the third that waits.
-	flowTurn  = 8
-	flowLanes = 3
+	// flowBatch bounds a batch before compression that is larger than it may be on the wire.
+	flowBatch = 2 << 20
+	// FlowLanes is how many lanes a Flow has.
+	FlowLanes = 3
 	// flowLost is how long a request holds room that others need: it may wait for a broker that is dead.
 	flowLost = time.Second
 )
@@ -37,8 +38,25 @@ type Flow struct {
 	out     int           // bytes of the lower lanes on their way
 	ratio   float64       // of records to what they are on the wire
 	urgent  int           // records of the first lane that are not written
-	waiting [flowLanes][]*flowTicket
-	passed  int // requests of the second lane since one of the third
+	waiting [FlowLanes][]*flowTicket
+	credit  float64 // bytes that the third lane may send before the second, since that has sent its share
+	limits  FlowLimits
+	rate    bucket // of all lanes
+	rates   [FlowLanes]bucket
+	sent    [FlowLanes]uint64 // bytes
+	later   *time.Timer       // admits when there are tokens again; nil when nothing waits for them
+}
+
+// FlowLimits are what the way to the cluster may be used for, counted on the wire: batches as they are compressed, with
+// the requests that they are in.
+type FlowLimits struct {
+	// Rate is of all lanes together, Rates of each, in bytes per second; 0 is no limit.
+	Rate  int64
+	Rates [FlowLanes]int64
+	// Held are lanes of which nothing is sent.
+	Held [FlowLanes]bool
+	// Share is what the third lane has of what the lower two send together while both have something, 0 to 1.
+	Share float64
 }
 
 // flowTicket is a request that waits to be sent, or is on its way.
@@ -52,7 +70,38 @@ type flowTicket struct {
 }
 
 // NewFlow returns the flow of a link of unknown speed.
-func NewFlow() *Flow { return &Flow{limit: flowFloor, ratio: 1} }
+func NewFlow(limits FlowLimits) *Flow {
+	f := &Flow{limit: flowFloor, ratio: 1}
+	f.SetLimits(limits)
+	return f
+}
+
+// SetLimits changes the limits from now on, also for what waits already.
+func (f *Flow) SetLimits(limits FlowLimits) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	now := time.Now()
+	f.limits = limits
+	f.rate.set(limits.Rate, now)
+	for i := range f.rates {
+		f.rates[i].set(limits.Rates[i], now)
+	}
+	f.admitLocked()
+}
+
+// Limits are those in force.
+func (f *Flow) Limits() FlowLimits {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.limits
+}
+
+// Sent is how many bytes each lane has sent in requests, those that were sent again too.
+func (f *Flow) Sent() [FlowLanes]uint64 {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.sent
+}
 
 // Lane returns what a producer of priority n, from 0, is given as ProducerOptions.Flow.
 func (f *Flow) Lane(n int) *FlowLane { return &FlowLane{f, n} }
@@ -77,15 +126,16 @@ func (f *Flow) Limit() (limit, used int) {
 	return int(f.limit), f.out
 }
 
-// batchBytes is how large a batch may be, before compression: a quarter of the limit, so that the first lane need not
-// wait for a single large one.
+// batchBytes is how large a batch may be before compression that is to be no more than most on the wire, as records
+// compress now: a quarter of the limit, so that the first lane need not wait for a single large one.
 func (l *FlowLane) batchBytes(most int) int {
 	if l == nil || l.lane == 0 {
 		return most
 	}
 	l.flow.mu.Lock()
 	defer l.flow.mu.Unlock()
-	return min(most, max(flowFloor, int(l.flow.limit/4*l.flow.ratio)))
+	raw := max(most, min(int(float64(most)*l.flow.ratio), flowBatch))
+	return min(raw, max(flowFloor, int(l.flow.limit/4*l.flow.ratio)))
 }
 
 // enter waits until a request of size bytes, which hold records of raw bytes, may be sent. leave must be called with
@@ -122,20 +172,21 @@ func (l *FlowLane) enter(ctx context.Context, size, raw int) (*flowTicket, error
 // admitLocked lets those in whose turn it is.
 func (f *Flow) admitLocked() {
 	for {
-		lane := f.nextLocked()
+		lane, wait := f.nextLocked(time.Now())
 		if lane < 0 {
+			f.lookAgainLocked(wait)
 			return
 		}
 		t := f.waiting[lane][0]
 		if lane > 0 {
-			if f.out > 0 && float64(f.out+t.size) > f.limit {
-				return
-			}
 			f.out += t.size
 			t.full = float64(f.out+t.size) > f.limit
-			f.turnLocked(lane)
+			f.turnLocked(lane, t.size)
 		}
 		f.waiting[lane] = f.waiting[lane][1:]
+		f.rate.take(t.size)
+		f.rates[lane].take(t.size)
+		f.sent[lane] += uint64(t.size)
 		t.sent = time.Now()
 		if lane > 0 {
 			t.lost = time.AfterFunc(flowLost+2*f.base, func() { f.leave(t, true) })
@@ -144,30 +195,81 @@ func (f *Flow) admitLocked() {
 	}
 }
 
-// nextLocked is the lane whose turn it is; negative when none waits.
-func (f *Flow) nextLocked() int {
-	if len(f.waiting[2]) > 0 && f.passed >= flowTurn && len(f.waiting[0]) == 0 {
-		return 2
+// lookAgainLocked has admitLocked called after a time, if that is not to happen before anyway; 0: when something ends.
+func (f *Flow) lookAgainLocked(wait time.Duration) {
+	if f.later != nil {
+		f.later.Stop()
+		f.later = nil
 	}
-	for lane := range f.waiting {
-		if len(f.waiting[lane]) > 0 {
-			return lane
+	if wait == 0 {
+		return
+	}
+	var t *time.Timer
+	t = time.AfterFunc(wait, func() {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		if f.later == t {
+			f.later = nil
+			f.admitLocked()
 		}
-	}
-	return -1
+	})
+	f.later = t
 }
 
-func (f *Flow) turnLocked(lane int) {
-	if lane == 2 || len(f.waiting[2]) == 0 {
-		f.passed = 0
-	} else {
-		f.passed++
+// nextLocked is the lane whose turn it is; negative when there is none, with how long none will be for want of tokens, if
+// that is it. The first lane may take a second's tokens in advance; the lower ones pay for it.
+func (f *Flow) nextLocked(now time.Time) (lane int, wait time.Duration) {
+	later := func(d time.Duration) {
+		if wait == 0 || d < wait {
+			wait = d
+		}
+	}
+	for _, lane := range f.orderLocked() {
+		if len(f.waiting[lane]) == 0 || f.limits.Held[lane] {
+			continue
+		}
+		if d := f.rates[lane].wait(now, 0); d > 0 {
+			later(d)
+			continue // another lane's turn is not held up by this one's limit
+		}
+		ahead := 0.0
+		if lane == 0 {
+			ahead = 1
+		}
+		if d := f.rate.wait(now, ahead); d > 0 {
+			later(d)
+			return -1, wait
+		}
+		if lane > 0 && f.out > 0 && float64(f.out+f.waiting[lane][0].size) > f.limit {
+			return -1, wait
+		}
+		return lane, 0
+	}
+	return -1, wait
+}
+
+func (f *Flow) orderLocked() [FlowLanes]int {
+	if third := f.waiting[2]; len(third) > 0 && f.credit >= float64(third[0].size) {
+		return [FlowLanes]int{0, 2, 1}
+	}
+	return [FlowLanes]int{0, 1, 2}
+}
+
+// turnLocked counts what a lower lane sends.
+func (f *Flow) turnLocked(lane, size int) {
+	switch {
+	case len(f.waiting[2]) == 0:
+		f.credit = 0
+	case lane == 1:
+		f.credit += float64(size) * f.limits.Share / (1 - min(f.limits.Share, 0.99))
+	case f.credit > 0:
+		f.credit = max(0, f.credit-float64(size))
 	}
 }
 
 // leave says that a request has ended.
 func (l *FlowLane) leave(t *flowTicket, failed bool) {
-	if l == nil {
+	if l == nil || t == nil {
 		return
 	}
 	if t.lost != nil {

@@ -90,7 +90,7 @@ func TestFlowBoundsWhatIsBeforeTheFirstLane(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			flowing(t, func(t *testing.T, ctx context.Context, end func()) {
-				f := NewFlow()
+				f := NewFlow(FlowLimits{Share: 1.0 / 9})
 				sent := flood(ctx, l, f, 1, 12)
 				time.Sleep(5 * time.Second)
 				was, began := sent(), time.Now()
@@ -113,7 +113,7 @@ func TestFlowBoundsWhatIsBeforeTheFirstLane(t *testing.T) {
 func TestFlowTurns(t *testing.T) {
 	t.Parallel()
 	flowing(t, func(t *testing.T, ctx context.Context, end func()) {
-		l, f := &link{rate: 1 << 20, trip: time.Millisecond}, NewFlow()
+		l, f := &link{rate: 1 << 20, trip: time.Millisecond}, NewFlow(FlowLimits{Share: 1.0 / 9})
 		second, third := flood(ctx, l, f, 1, 6), flood(ctx, l, f, 2, 6)
 		time.Sleep(time.Minute)
 		if ratio := float64(second()) / float64(third()); ratio < 6 || ratio > 12 {
@@ -123,11 +123,63 @@ func TestFlowTurns(t *testing.T) {
 	})
 }
 
+// What the lanes send keeps to the limit of all and to that of each, and the rest of the one is the others'.
+func TestFlowKeepsToItsLimits(t *testing.T) {
+	t.Parallel()
+	flowing(t, func(t *testing.T, ctx context.Context, end func()) {
+		l, f := &link{rate: 100e6, trip: 20 * time.Millisecond}, NewFlow(FlowLimits{Rate: 3e6, Rates: [FlowLanes]int64{0, 1e6, 0}, Share: 0.1})
+		_, second, third := flood(ctx, l, f, 0, 0), flood(ctx, l, f, 1, 6), flood(ctx, l, f, 2, 6)
+		near := func(what string, have int, want float64) {
+			if float64(have) < 0.95*want || float64(have) > 1.05*want {
+				t.Errorf("%s: %d bytes, want %.0f", what, have, want)
+			}
+		}
+		time.Sleep(time.Minute)
+		near("second", second(), 60e6)
+		near("third", third(), 120e6)
+		f.SetLimits(FlowLimits{Rate: 1e6, Share: 0.1})
+		was, other := second(), third()
+		time.Sleep(time.Minute)
+		near("both, at another rate", second()-was+third()-other, 60e6)
+		near("the third's share", third()-other, 6e6)
+		end()
+	})
+}
+
+// The first lane goes at once although the lower ones have used the limit up, and they wait for what it took. It has no
+// more than the limit itself in the long run.
+func TestFlowLimitsTheFirstLaneLast(t *testing.T) {
+	t.Parallel()
+	flowing(t, func(t *testing.T, ctx context.Context, end func()) {
+		l, f := &link{rate: 100e6, trip: time.Millisecond}, NewFlow(FlowLimits{Rate: 1e6})
+		second := flood(ctx, l, f, 1, 6)
+		time.Sleep(10 * time.Second)
+		first := f.Lane(0)
+		for range 20 {
+			began := time.Now()
+			ticket, err := first.enter(ctx, 10_000, 10_000)
+			check.OK(t, err)
+			if waited := time.Since(began); waited > 0 {
+				t.Errorf("the first lane waited %s", waited)
+			}
+			first.leave(ticket, false)
+			time.Sleep(100 * time.Millisecond)
+		}
+		was := second()
+		all := flood(ctx, l, f, 0, 3)
+		time.Sleep(time.Minute)
+		if n := all(); float64(n) > 62e6 || second()-was > 3e6 {
+			t.Errorf("the first lane sent %d bytes at 1 MB/s in a minute, the second %d beside it", n, second()-was)
+		}
+		end()
+	})
+}
+
 // A broker that does not answer holds no room that others need for longer than flowLost.
 func TestFlowDoesNotWaitForADeadBroker(t *testing.T) {
 	t.Parallel()
 	flowing(t, func(t *testing.T, ctx context.Context, end func()) {
-		l, f := &link{rate: 10 << 20, trip: time.Millisecond}, NewFlow()
+		l, f := &link{rate: 10 << 20, trip: time.Millisecond}, NewFlow(FlowLimits{Share: 1.0 / 9})
 		dead := f.Lane(1)
 		var tickets []*flowTicket
 		for range 3 {
@@ -154,7 +206,7 @@ func TestFlowDoesNotWaitForADeadBroker(t *testing.T) {
 // Who gives up waiting leaves no place taken.
 func TestFlowGivesUpWithItsContext(t *testing.T) {
 	t.Parallel()
-	f := NewFlow()
+	f := NewFlow(FlowLimits{Share: 1.0 / 9})
 	l := f.Lane(1)
 	first, err := l.enter(t.Context(), flowFloor, flowFloor)
 	check.OK(t, err)

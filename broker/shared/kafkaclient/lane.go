@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"slices"
 	"sync"
 	"time"
@@ -20,15 +21,16 @@ const corruptTries = 4
 
 // lane writes one partition: one batch in flight, the same bytes until it is taken or refused, only then
 // the next. That, and the sequence numbers of its producer id, are what keeps order and keeps a resent
-// batch from being written twice.
+// batch from being written twice. While all is well a lane may have more of them in flight: see window.
 type lane struct {
 	t         *topic
 	partition int
 	wake      chan struct{} // a record came to an empty queue, or filled a batch
 	gone      chan struct{} // closed when the partition is gone and the lane empty
 
-	queue laneQueue
-	own   laneOwn
+	queue  laneQueue
+	window window
+	own    laneOwn
 }
 
 // laneQueue is what the lane has: whoever adds to it, and run.
@@ -46,6 +48,10 @@ type laneOwn struct {
 	identified bool // state came from the cluster, or the cluster gives out none
 	plain      bool // the cluster gives out no producer ids
 	buf        []byte
+	// proven says that the leader has taken a batch under this id. Before that it takes any first one, whatever its number.
+	proven bool
+	pipe   *pipe
+	conn   net.Conn // the pipe's
 }
 
 func newLane(t *topic, partition int) *lane {
@@ -88,33 +94,51 @@ func (l *lane) fullLocked(o *ProducerOptions) bool {
 func (l *lane) busy() bool { return l.waiting() > 0 }
 
 func (l *lane) run() {
-	p := l.t.p
-	defer p.wg.Done()
+	defer l.t.p.wg.Done()
+	defer l.closePipe()
 	var batch []*Record
 	for {
 		batch = l.next(batch[:0])
-		if len(batch) == 0 {
+		switch {
+		case len(batch) > 0 && l.pipelines():
+			l.post(batch)
+		case len(batch) > 0:
+			l.empty()
+			l.send(batch)
+			l.landed(len(batch))
+		case l.window.failed() != nil:
+			l.sendAgain()
+		default: // the producer closes, or the partition is gone
+			l.empty()
 			return
 		}
-		l.send(batch)
 		clear(batch)
-		l.queue.mu.Lock()
-		l.queue.flying = 0
-		l.queue.mu.Unlock()
 	}
 }
 
+// landed notes that n records that were cut off the queue are not on their way any more.
+func (l *lane) landed(n int) {
+	l.queue.mu.Lock()
+	l.queue.flying -= n
+	l.queue.mu.Unlock()
+}
+
 // next waits for a batch: full, or the linger after the one before it. A record that comes later than that leaves at
-// once: nothing waits for company that is not coming. It returns none when the producer closes and nothing is left.
+// once: nothing waits for company that is not coming. It returns none when the producer closes and nothing is left, and
+// when a flight has failed.
 func (l *lane) next(batch []*Record) []*Record {
 	p := l.t.p
 	var linger <-chan time.Time
-	closing := false
+	closes, closing := p.closing, false
 	for {
 		l.queue.mu.Lock()
 		n, full := len(l.queue.records), l.fullLocked(&p.o)
 		l.queue.mu.Unlock()
-		switch {
+		switch room := l.hasRoom(); {
+		case l.window.failed() != nil:
+			return nil
+		case !room:
+			linger = nil // whatever comes, it goes with the next batch
 		case full || (n > 0 && closing):
 			return l.cut(batch)
 		case n == 0 && closing:
@@ -133,8 +157,8 @@ func (l *lane) next(batch []*Record) []*Record {
 		case <-l.gone:
 			p.health.Set(l, nil)
 			return nil
-		case <-p.closing:
-			closing = true
+		case <-closes:
+			closes, closing = nil, true
 		}
 	}
 }
@@ -160,19 +184,26 @@ func (l *lane) cut(batch []*Record) []*Record {
 	clear(l.queue.records[rest:])
 	l.queue.records = l.queue.records[:rest]
 	l.queue.bytes -= size
-	l.queue.flying = n
+	l.queue.flying += n
 	return batch
 }
 
-// send delivers recs, in halves when the broker will not take some record among them.
-func (l *lane) send(recs []*Record) {
-	err := l.deliver(recs)
+// send delivers recs.
+func (l *lane) send(recs []*Record) { l.settle(recs, l.deliver(recs)) }
+
+// settle ends a batch's delivery, or goes on with its halves when the broker will not take some record among them.
+func (l *lane) settle(recs []*Record, err error) {
 	if errors.Is(err, ErrRefused) && len(recs) > 1 {
 		mid := len(recs) / 2
 		l.send(recs[:mid])
 		l.send(recs[mid:])
 		return
 	}
+	l.conclude(recs, err)
+}
+
+// conclude tells what became of recs.
+func (l *lane) conclude(recs []*Record, err error) {
 	m := l.t.p.o.Metrics
 	switch {
 	case errors.Is(err, errLeft):
@@ -192,7 +223,12 @@ func (l *lane) send(recs []*Record) {
 // deliver sends one batch until it is taken (nil), refused, abandoned, the producer is closed, or the records are to go
 // elsewhere.
 func (l *lane) deliver(recs []*Record) error {
-	encoded, corrupted, beside := false, 0, 0
+	return l.redeliver(recs, false)
+}
+
+// redeliver is deliver of a batch that is encoded already, or is not.
+func (l *lane) redeliver(recs []*Record, encoded bool) error {
+	corrupted, beside := 0, 0
 	began := time.Now()
 	for try := 1; ; try++ {
 		tried := time.Now()
@@ -214,7 +250,11 @@ func (l *lane) deliver(recs []*Record) error {
 		}
 		switch v {
 		case taken:
-			l.taken(len(recs))
+			l.taken(len(recs), len(l.own.buf))
+			if !l.own.plain {
+				l.own.state.advance(len(recs))
+				l.own.proven = true
+			}
 			if try > 1 {
 				l.own.buf = nil // a request that timed out may still be reading it
 			}
@@ -304,15 +344,13 @@ func retryReason(err error) string {
 	return "connection"
 }
 
-func (l *lane) taken(n int) {
+// taken counts a batch of n records that the leader has.
+func (l *lane) taken(n, size int) {
 	p := l.t.p
-	if !l.own.plain {
-		l.own.state.advance(n)
-	}
 	p.lastTaken.Store(time.Now().UnixNano())
 	p.health.Set(l, nil)
 	p.o.Metrics.Batches.WithLabelValues(p.o.Name).Inc()
-	p.o.Metrics.Bytes.WithLabelValues(p.o.Name).Add(float64(len(l.own.buf)))
+	p.o.Metrics.Bytes.WithLabelValues(p.o.Name).Add(float64(size))
 }
 
 // giveUp tells why deliver ended without an answer.
@@ -351,24 +389,27 @@ func (l *lane) identify() error {
 	default:
 		return err
 	}
-	l.own.identified = true
+	l.own.identified, l.own.proven = true, false
 	return nil
 }
 
 // request sends the encoded batch once.
 func (l *lane) request(recs []*Record) error {
 	p := l.t.p
-	raw := 0
-	for _, r := range recs {
-		raw += r.size()
-	}
-	ticket, err := p.o.Flow.enter(p.ctx, len(l.own.buf), raw)
+	ticket, err := p.o.Flow.enter(p.ctx, l.wireSize(len(l.own.buf)), rawSize(recs))
 	if err != nil {
 		return err
 	}
 	err = l.exchange()
 	p.o.Flow.leave(ticket, err != nil)
 	return err
+}
+
+func rawSize(recs []*Record) (n int) {
+	for _, r := range recs {
+		n += r.size()
+	}
+	return n
 }
 
 func (l *lane) exchange() error {

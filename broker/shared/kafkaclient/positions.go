@@ -4,6 +4,8 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
+	"math"
+	"strconv"
 	"time"
 
 	"github.com/segmentio/kafka-go"
@@ -82,4 +84,30 @@ func (c *Consumer) TimeAt(ctx context.Context, topic string, partition int, offs
 		at = last
 	}
 	return time.UnixMilli(int64(binary.BigEndian.Uint64(res.batches[at:]))), nil
+}
+
+// Retention is how long the consumer's topics keep records. A topic that keeps them for ever, or of which it is not known,
+// is left out.
+func (c *Consumer) Retention(ctx context.Context) (map[string]time.Duration, error) {
+	ctx, cancel := context.WithTimeout(ctx, c.o.RequestTimeout)
+	defer cancel()
+	req := &kafka.DescribeConfigsRequest{}
+	for _, topic := range c.o.Topics {
+		req.Resources = append(req.Resources, kafka.DescribeConfigRequestResource{
+			ResourceType: kafka.ResourceTypeTopic, ResourceName: topic, ConfigNames: []string{"retention.ms"},
+		})
+	}
+	res, err := c.client.DescribeConfigs(ctx, req)
+	if err != nil {
+		return nil, fmt.Errorf("retention: %w", err)
+	}
+	all := map[string]time.Duration{}
+	for _, r := range res.Resources {
+		for _, e := range r.ConfigEntries {
+			if ms, err := strconv.ParseInt(e.ConfigValue, 10, 64); err == nil && ms >= 0 && e.ConfigName == "retention.ms" {
+				all[r.ResourceName] = time.Duration(min(ms, math.MaxInt64/int64(time.Millisecond))) * time.Millisecond
+			}
+		}
+	}
+	return all, nil
 }

@@ -64,6 +64,8 @@ type ProducerOptions struct {
 	// compressed bytes.
 	BatchBytes   int
 	BatchRecords int
+	// InFlight is how many batches of a partition may be on their way, at most MaxInFlight.
+	InFlight int `zero:"one"`
 	// AutoCreate creates missing topics.
 	AutoCreate *TopicSpec `zero:"that is left to the operators"`
 	// MissingTopicGrace is how long records wait for a topic that a reachable cluster says it does not

@@ -49,6 +49,7 @@ func consumerOptions(brokers []string, topics ...string) ConsumerOptions {
 func producer(t *testing.T, c *kfake.Cluster, change ...func(*ProducerOptions)) *Producer {
 	t.Helper()
 	o := testOptions(c.ListenAddrs()...)
+	o.InFlight = 5
 	for _, f := range change {
 		f(&o)
 	}

@@ -126,6 +126,19 @@ func (t *topic) unavailable(err error) {
 	}
 }
 
+// Unknown reports whether the cluster does not have a topic, or does not give it: what is bound for it waits.
+func (p *Producer) Unknown(topic string) bool {
+	p.mu.RLock()
+	t := p.topics[topic]
+	p.mu.RUnlock()
+	if t == nil {
+		return false
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return len(t.lanes) == 0 && !t.lost && (!t.missingSince.IsZero() || !t.failingSince.IsZero())
+}
+
 // fail reports everything that waits here as lost to err.
 func (t *topic) fail(err error) {
 	t.mu.Lock()

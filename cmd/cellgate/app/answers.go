@@ -97,15 +97,28 @@ type SinkLoad struct {
 
 // LaneLoad is how far a lane to the centre is behind. The lag is null while it is not known.
 type LaneLoad struct {
-	Lane       string    `json:"lane"`
-	Known      bool      `json:"known"` // the lag is
-	LagRecords *int64    `json:"lag_records"`
-	LagSeconds *float64  `json:"lag_seconds"`
-	Gaps       []LaneGap `json:"gaps,omitempty"` // where it has stopped, until an operator skips them
+	Centre     string   `json:"centre"`
+	Lane       string   `json:"lane"`
+	Known      bool     `json:"known"` // the lag is
+	LagRecords *int64   `json:"lag_records"`
+	LagBytes   *int64   `json:"lag_bytes"` // about, before compression
+	LagSeconds *float64 `json:"lag_seconds"`
+	// HeadroomSeconds is how long until retention removes what waits longest, DrainSeconds how long until nothing waits as
+	// things go; null when that is not known, or never.
+	HeadroomSeconds *float64  `json:"headroom_seconds"`
+	DrainSeconds    *float64  `json:"drain_seconds"`
+	Rate            float64   `json:"records_per_second"` // forwarded
+	InFlight        int       `json:"in_flight"`          // records that were read and that the centre does not have yet
+	MemoryBytes     int       `json:"memory_bytes"`       // that they take
+	RawBytes        uint64    `json:"raw_bytes"`          // forwarded since the worker began, before compression
+	WireBytes       uint64    `json:"wire_bytes"`         // sent for it
+	Paused          bool      `json:"paused"`             // by an operator
+	Gaps            []LaneGap `json:"gaps,omitempty"`     // where it has stopped, until an operator skips them
 }
 
 // LaneGap is a partition of the outbox that does not have what was to be forwarded next.
 type LaneGap struct {
+	Centre    string    `json:"centre"`
 	Lane      string    `json:"lane"`
 	Topic     string    `json:"topic"`
 	Partition int       `json:"partition"`
@@ -127,9 +140,18 @@ type SkippedGap struct {
 	Done bool `json:"done"`
 }
 
-// SyncAnswer is GET /v1/sync.
+// PausedLane is a lane that an operator has paused.
+type PausedLane struct {
+	Centre string    `json:"centre"`
+	Lane   string    `json:"lane"`
+	At     time.Time `json:"at"`
+	By     string    `json:"by"` // role and name
+}
+
+// SyncAnswer is GET /v1/sync, and what pausing and resuming answer.
 type SyncAnswer struct {
 	Lanes   []LaneLoad   `json:"lanes"`
+	Paused  []PausedLane `json:"paused,omitempty"`
 	Skipped []SkippedGap `json:"skipped"` // the newest first
 }
 

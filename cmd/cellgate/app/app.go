@@ -208,8 +208,8 @@ func (a *App) runFile() *runfile.File {
 		PID: os.Getpid(), Version: a.build.Version, Started: a.started, Cell: a.cfg.Cell.ID, Config: a.cfg.File,
 		HTTP: a.HTTPURL(), Kafka: a.cfg.Kafka.Brokers, Redis: a.cfg.Redis.Addresses,
 	}
-	if a.cfg.Central != nil {
-		f.Central = a.cfg.Central.Kafka.Brokers
+	for i := range a.cfg.Central {
+		f.Central = append(f.Central, a.cfg.Central[i].Kafka.Brokers...)
 	}
 	addrs := a.Addrs()
 	for _, l := range a.cfg.Listeners {

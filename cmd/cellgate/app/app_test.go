@@ -184,7 +184,7 @@ func TestReloadIsWholeOrNotAtAll(t *testing.T) {
 	if a.level.Level() != slog.LevelError {
 		t.Errorf("log level %v", a.level.Level())
 	}
-	if n := a.sync.Bandwidth(); n != 3<<20 || !slices.Contains(r.Applied, "central.bandwidth") {
+	if n := a.sync.all[0].get().Limits().Rate; n != 3<<20 || !slices.Contains(r.Applied, "central.bandwidth") {
 		t.Errorf("bandwidth %d, %+v", n, r)
 	}
 

@@ -14,7 +14,7 @@ import (
 const maxAuditedBody = 512
 
 // audited writes a call of the API to the audit log, when it has been answered: who, what, and the status.
-func (a *gateway) audited(event string, h http.HandlerFunc) http.HandlerFunc {
+func (t *trust) audited(event string, h http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		body := &prefix{left: maxAuditedBody}
 		r.Body = struct {
@@ -23,7 +23,7 @@ func (a *gateway) audited(event string, h http.HandlerFunc) http.HandlerFunc {
 		}{io.TeeReader(r.Body, body), r.Body}
 		answer := &answered{ResponseWriter: w, status: http.StatusOK}
 		defer func() {
-			a.audit.Write(auth.AuditEvent{
+			t.audit.Write(auth.AuditEvent{
 				At: time.Now(), Event: event, Subject: r.PathValue("vin"), Caller: auth.CallerOf(r),
 				What: strings.TrimSpace(r.Method + " " + r.URL.RequestURI() + " " + body.text.String()), Outcome: strconv.Itoa(answer.status),
 			})

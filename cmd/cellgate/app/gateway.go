@@ -74,9 +74,7 @@ func (a *gateway) startBackground() error {
 			return err
 		}
 	}
-	if a.sync != nil {
-		a.sync.Start()
-	}
+	a.sync.start()
 	if a.cfg.Rules.Watch {
 		a.background("rules watch", a.rules.watch)
 	}

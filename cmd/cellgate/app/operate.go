@@ -197,7 +197,7 @@ func (a *gateway) getStatus(w http.ResponseWriter, _ *http.Request) {
 			Needed: j.Needed, Corruptions: j.Corruptions, DroppedQoS0: a.broker.DroppedQoS0(),
 		},
 		Rules: RulesStatus{rs.Hash, len(rs.Rules), rs.Since, rs.Error}, Sinks: a.sinkLoads(),
-		Parked: a.dispatch.Parked(), Dependencies: a.dependencies(), Commands: a.commands.Stat(), Lanes: a.lanes(),
+		Parked: a.dispatch.Parked(), Dependencies: a.dependencies(), Commands: a.commands.Stat(), Lanes: a.sync.lanes(),
 	}
 	if j.Full != nil {
 		s.Journal.Full = j.Full.Error()

@@ -20,7 +20,6 @@ import (
 	"cellgate/rules/sink/redis"
 	"cellgate/rules/sink/webhook"
 	"cellgate/rules/state"
-	syncer "cellgate/sync"
 )
 
 // outlets are the ways out: to the cell's Kafka and Redis, and to the centre.
@@ -28,8 +27,8 @@ type outlets struct {
 	*trust
 	kafka    *kafkaclient.Metrics
 	producer *kafkaclient.Producer // of presence and command results
-	sync     *syncer.Syncer        // nil without a centre
-	settled  *settlement           // nil unless PUBACKs wait for Kafka
+	sync     *centres
+	settled  *settlement // nil unless PUBACKs wait for Kafka
 	dispatch *sink.Dispatcher
 	rules    *ruleKeeper
 }
@@ -40,7 +39,7 @@ func openOutlets(t *trust) (*outlets, error) {
 	if err != nil {
 		return nil, err
 	}
-	worker, err := t.openSync(m)
+	workers, err := t.openSync(m)
 	if err != nil {
 		return nil, err
 	}
@@ -55,7 +54,7 @@ func openOutlets(t *trust) (*outlets, error) {
 	if err := t.reg.own.Register(t.reloadReadings(keeper)); err != nil {
 		return nil, err
 	}
-	return &outlets{trust: t, kafka: m, producer: producer, sync: worker, settled: settled, dispatch: dispatch, rules: keeper}, nil
+	return &outlets{trust: t, kafka: m, producer: producer, sync: workers, settled: settled, dispatch: dispatch, rules: keeper}, nil
 }
 
 func (t *trust) openProducer(m *kafkaclient.Metrics) (*kafkaclient.Producer, error) {

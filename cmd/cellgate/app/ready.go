@@ -26,9 +26,7 @@ func (a *gateway) dependencies() []remote.Health {
 	if d, stepped := a.clock.dependency(); stepped {
 		all = append(all, d)
 	}
-	if a.sync != nil {
-		all = append(all, a.sync.Health()...)
-	}
+	all = append(all, a.sync.health()...)
 	all = append(all, a.delivery()...)
 	if d, short := a.ladder.dependency(); short {
 		all = append(all, d)

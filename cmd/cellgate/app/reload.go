@@ -94,7 +94,7 @@ func (a *App) check(ctx context.Context, next *configs.Config) (*candidate, erro
 		a.rules.conclude(bad)
 	}
 	_, err := loadVehicleCAs(next)
-	return c, errors.Join(bad, err, a.auth.CheckReconfigure(authority.Config(next)),
+	return c, errors.Join(bad, err, a.sync.checkReload(next), a.auth.CheckReconfigure(authority.Config(next)),
 		a.http.checkTLS(next.HTTP.TLS), a.tokenAPI.checkTLS(tokenAPIFiles(next)))
 }
 
@@ -120,8 +120,8 @@ func (a *App) apply(ctx context.Context, next *configs.Config, c *candidate) err
 	}
 	a.vehicleCAs.pool.Store(cas)
 	a.broker.RefreshPermissions()
-	if a.sync != nil && next.Central != nil {
-		a.sync.SetBandwidth(int64(next.Central.Bandwidth))
+	if err := a.sync.reload(ctx, next); err != nil {
+		return err
 	}
 	a.level.Set(levelOf(next.Log.Level))
 	return nil

@@ -26,7 +26,7 @@ type route struct {
 
 // table is the API but for commands, which mount themselves.
 func (a *gateway) table() []route {
-	return []route{
+	return append(a.sync.routes(a.audited), []route{
 		{"GET", "/healthz", a.healthz},
 		{"GET", "/readyz", a.readyz},
 		{"GET", "/metrics", promhttp.HandlerFor(a.reg.all, promhttp.HandlerOpts{}).ServeHTTP},
@@ -54,12 +54,10 @@ func (a *gateway) table() []route {
 		{"GET", "/v1/ledger", a.getLedger},
 		{"GET", "/v1/capacity", a.getCapacity},
 		{"GET", "/v1/status", a.getStatus},
-		{"GET", "/v1/sync", a.getSync},
-		{"POST", "/v1/sync/skip", a.audited(auth.AuditSkip, a.skipSync)},
 		{"POST", "/v1/drain", a.audited(auth.AuditDrain, a.startDrain)},
 		{"GET", "/v1/drain", a.getDrain},
 		{"DELETE", "/v1/drain", a.audited(auth.AuditDrain, a.stopDrain)},
-	}
+	}...)
 }
 
 // routes is the API, each call behind its scope.

@@ -1,67 +1,262 @@
 package app
 
 import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
 	"log/slog"
-
-	"github.com/prometheus/client_golang/prometheus"
+	"os"
+	"reflect"
+	"sync"
+	"time"
 
 	"cellgate/broker/shared/kafkaclient"
+	"cellgate/broker/shared/remote"
 	"cellgate/broker/shared/statefile"
 	"cellgate/configs"
 	syncer "cellgate/sync"
 )
 
-// openSync makes the worker that forwards the outbox topics to the central unit. Without a centre there is
-// none.
-func (t *trust) openSync(m *kafkaclient.Metrics) (*syncer.Syncer, error) {
-	if t.cfg.Central == nil {
-		return nil, nil
-	}
+// centres are the central units, and what operators have done with the lanes to them.
+type centres struct {
+	*trust
+	kafka   *kafkaclient.Metrics
+	metrics *syncer.Metrics
+	all     []*centre
+}
+
+// centre is a central unit, and the worker that forwards the outbox topics to it.
+type centre struct {
+	name string
+
+	mu      sync.Mutex
+	worker  *syncer.Syncer
+	config  configs.Central // that the worker has
+	files   string          // digest of those that it names
+	runs    int             // workers so far
+	started bool
+}
+
+// openSync makes the workers that forward the outbox topics. Without a centre there are none.
+func (t *trust) openSync(m *kafkaclient.Metrics) (*centres, error) {
 	err := t.db.Update(func(tx *statefile.Tx) error {
 		_, err := tx.CreateBucketIfNotExists(bucketSkips())
+		if err == nil {
+			_, err = tx.CreateBucketIfNotExists(bucketPauses())
+		}
 		return err
 	})
 	if err != nil {
 		return nil, err
 	}
-	o, err := syncOptions(t.cfg, t.owner(), t.log, t.reg.own, m)
+	c := &centres{trust: t, kafka: m, metrics: syncer.NewMetrics(t.reg.own, len(t.cfg.Central) > 1)}
+	for i := range t.cfg.Central {
+		one := &centre{name: t.cfg.Central[i].Name}
+		t.life.onStop("sync", stopShort, t.life.patient("what is bound for the centre", one.stop))
+		if err := c.open(one, t.cfg, i); err != nil {
+			return nil, err
+		}
+		c.all = append(c.all, one)
+	}
+	return c, nil
+}
+
+// open makes a centre's worker. The caller has its lock, or nobody else has the centre yet.
+func (c *centres) open(one *centre, cfg *configs.Config, i int) error {
+	o, err := c.options(one, cfg, i)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	worker, err := syncer.New(o)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	t.life.onStop("sync", stopShort, t.life.patient("what is bound for the centre", worker.Stop))
-	return worker, nil
+	one.worker, one.config, one.files = worker, cfg.Central[i], filesOf(cfg.Central[i].Kafka.TLS)
+	one.runs++
+	return nil
 }
 
-// syncOptions are the worker's, from the configuration's central and kafka.
-func syncOptions(c *configs.Config, owner string, log *slog.Logger, reg prometheus.Registerer, m *kafkaclient.Metrics) (syncer.Options, error) {
-	cell, err := producerOptions("kafka", "sync-errors", &c.Kafka, log, m)
+// options are those of the centre's next worker.
+func (c *centres) options(one *centre, cfg *configs.Config, i int) (o syncer.Options, err error) {
+	if o, err = syncOptions(cfg, i, c.log, c.kafka); err != nil {
+		return o, err
+	}
+	if o.Owner = c.owner(); one.runs > 0 {
+		o.Owner += fmt.Sprintf(", reloaded %d times", one.runs)
+	}
+	o.Metrics = c.metrics
+	o.Paused, err = c.paused(one.name)
+	return o, err
+}
+
+// syncOptions are a worker's, from the configuration's central and kafka.
+func syncOptions(cfg *configs.Config, i int, log *slog.Logger, m *kafkaclient.Metrics) (syncer.Options, error) {
+	to := &cfg.Central[i]
+	cell, err := producerOptions("kafka", "sync-errors", &cfg.Kafka, log, m)
 	if err != nil {
 		return syncer.Options{}, err
 	}
-	central, err := producerOptions("central.kafka", "central", &c.Central.Kafka, log, m)
+	central, err := producerOptions(centralSetting(cfg, i)+".kafka", to.Name, &to.Kafka, log, m)
 	return syncer.Options{
-		CellID: c.Cell.ID, Cell: cell, Central: central, Group: c.Central.Group, Owner: owner, Bandwidth: int64(c.Central.Bandwidth),
-		CommitInterval: configs.SyncCommitInterval, Log: log, Metrics: syncer.NewMetrics(reg),
+		CellID: cfg.Cell.ID, Centre: to.Name, Cell: cell, Central: central, Group: to.Group, Limits: limitsTo(to),
+		Memory: int64(to.Memory), CommitInterval: configs.SyncCommitInterval, Log: log,
 	}, err
 }
 
-// lanes lists them; none without a centre.
-func (a *gateway) lanes() []LaneLoad {
-	if a.sync == nil {
+// centralSetting is where the configuration has a centre.
+func centralSetting(cfg *configs.Config, i int) string {
+	if len(cfg.Central) == 1 {
+		return "central"
+	}
+	return fmt.Sprintf("central[%d]", i)
+}
+
+// limitsTo are a centre's limits at a time: of the first hours that have it, else those of the whole day.
+func limitsTo(c *configs.Central) func(time.Time) kafkaclient.FlowLimits {
+	limits := func(all configs.ByteRate, lane configs.LaneBandwidth) kafkaclient.FlowLimits {
+		return kafkaclient.FlowLimits{
+			Rate: int64(all), Rates: [kafkaclient.FlowLanes]int64{int64(lane.P0), int64(lane.P1), int64(lane.P2)},
+			Share: float64(c.P2Percent) / 100,
+		}
+	}
+	return func(now time.Time) kafkaclient.FlowLimits {
+		at := configs.TimeOfDay(now.Hour()*60 + now.Minute())
+		for _, h := range c.Hours {
+			overnight := h.To <= h.From
+			if from, before := at >= h.From, at < h.To; (from && before) || (overnight && (from || before)) {
+				return limits(h.Bandwidth, h.LaneBandwidth)
+			}
+		}
+		return limits(c.Bandwidth, c.LaneBandwidth)
+	}
+}
+
+// filesOf is a digest of the files of a client's TLS.
+func filesOf(t *configs.ClientTLS) string {
+	h := sha256.New()
+	if t != nil {
+		for _, name := range []configs.Path{t.CA, t.Cert, t.Key} {
+			if name != "" {
+				b, err := os.ReadFile(string(name))
+				_, _ = fmt.Fprintln(h, name, len(b), err)
+				_, _ = h.Write(b)
+			}
+		}
+	}
+	return string(h.Sum(nil))
+}
+
+func (c *centres) start() {
+	for _, one := range c.all {
+		one.mu.Lock()
+		one.started = true
+		one.worker.Start()
+		one.mu.Unlock()
+	}
+}
+
+func (c *centre) get() *syncer.Syncer {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.worker
+}
+
+func (c *centre) stop(ctx context.Context) error {
+	if w := c.get(); w != nil {
+		return w.Stop(ctx)
+	}
+	return nil
+}
+
+// checkReload does what can fail in reload, and changes nothing.
+func (c *centres) checkReload(next *configs.Config) error {
+	var errs []error
+	for i := range next.Central {
+		_, err := kafkaConfig(centralSetting(next, i)+".kafka", &next.Central[i].Kafka)
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+// reload puts new limits in force, and has a worker with new settings follow one whose settings have changed. Which
+// centres there are takes a restart.
+func (c *centres) reload(ctx context.Context, next *configs.Config) error {
+	if len(next.Central) != len(c.all) {
 		return nil
 	}
-	var all []LaneLoad
-	for _, l := range a.sync.Lag() {
-		load := LaneLoad{Lane: l.Lane, Known: l.Known, Gaps: gapsOf(a.sync.Gaps(l.Lane))}
-		if l.Known {
-			seconds := l.Age.Seconds()
-			load.LagRecords, load.LagSeconds = &l.Messages, &seconds
+	var errs []error
+	for i, one := range c.all {
+		if next.Central[i].Name == one.name {
+			errs = append(errs, c.reloadOne(ctx, one, next, i))
 		}
-		all = append(all, load)
+	}
+	return errors.Join(errs...)
+}
+
+func (c *centres) reloadOne(ctx context.Context, one *centre, next *configs.Config, i int) error {
+	one.mu.Lock()
+	defer one.mu.Unlock()
+	to := &next.Central[i]
+	same := one.config
+	same.Bandwidth, same.LaneBandwidth, same.Hours, same.P2Percent = to.Bandwidth, to.LaneBandwidth, to.Hours, to.P2Percent
+	if same.Group = to.Group; reflect.DeepEqual(same, *to) && one.files == filesOf(to.Kafka.TLS) {
+		one.config = *to
+		one.worker.SetLimits(limitsTo(to))
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, stopClients)
+	defer cancel()
+	before := one.worker
+	if err := before.Stop(ctx); err != nil {
+		c.log.Debug("what is bound for the centre goes with the new settings", slog.Any("error", err))
+	}
+	cfg := *next
+	cfg.Kafka, cfg.Cell = c.cfg.Kafka, c.cfg.Cell // these take a restart
+	if err := c.open(one, &cfg, i); err != nil {
+		return err
+	}
+	if one.started {
+		one.worker.Start()
+	}
+	c.log.Info("the way to the centre has new settings", slog.String("centre", one.name))
+	return nil
+}
+
+func (c *centres) health() (all []remote.Health) {
+	for _, one := range c.all {
+		all = append(all, one.get().Health()...)
 	}
 	return all
+}
+
+// lanes lists them; none without a centre.
+func (c *centres) lanes() []LaneLoad {
+	var all []LaneLoad
+	for _, one := range c.all {
+		w := one.get()
+		for _, l := range w.Lanes() {
+			all = append(all, laneLoad(&l, one.name, w.Gaps(l.Lane)))
+		}
+	}
+	return all
+}
+
+func laneLoad(l *syncer.LaneStat, centre string, gaps []syncer.Gap) LaneLoad {
+	load := LaneLoad{
+		Centre: centre, Lane: l.Lane, Known: l.Known, Paused: l.Paused, Rate: l.Rate, InFlight: l.InFlight, MemoryBytes: l.Memory, RawBytes: l.Raw,
+		WireBytes: l.Wire, Gaps: gapsOf(gaps),
+	}
+	seconds := func(d time.Duration, known bool) *float64 {
+		if s := d.Seconds(); known {
+			return &s
+		}
+		return nil
+	}
+	if l.Known {
+		load.LagRecords, load.LagBytes = &l.Messages, &l.Bytes
+	}
+	load.LagSeconds, load.HeadroomSeconds = seconds(l.Age, l.Known), seconds(l.Headroom, l.Kept)
+	load.DrainSeconds = seconds(l.Drain, l.Drains)
+	return load
 }

@@ -28,7 +28,7 @@ const skipTimeout = 10 * time.Second
 
 func gapOf(g *syncer.Gap) LaneGap {
 	l := LaneGap{
-		Lane: g.Lane, Topic: g.Topic, Partition: g.Partition, From: g.From, Next: g.To, Anew: g.Anew, Since: g.Since.UTC(), Reason: g.Reason,
+		Centre: g.Centre, Lane: g.Lane, Topic: g.Topic, Partition: g.Partition, From: g.From, Next: g.To, Anew: g.Anew, Since: g.Since.UTC(), Reason: g.Reason,
 	}
 	if n, known := g.Records(); known {
 		l.Records = &n
@@ -43,94 +43,71 @@ func gapsOf(gaps []syncer.Gap) (all []LaneGap) {
 	return all
 }
 
-func (a *gateway) getSync(w http.ResponseWriter, _ *http.Request) {
-	if !a.hasCentre(w) {
-		return
-	}
-	skipped, err := a.skips()
-	if err != nil {
-		problem.Write(w, http.StatusInternalServerError, "", err.Error(), nil)
-		return
-	}
-	writeJSON(w, http.StatusOK, SyncAnswer{Lanes: a.lanes(), Skipped: skipped})
-}
-
-func (a *gateway) hasCentre(w http.ResponseWriter) bool {
-	if a.sync == nil {
-		problem.Write(w, http.StatusNotFound, "", "this gateway has no sync worker: its configuration has no section central", nil)
-	}
-	return a.sync != nil
-}
-
 // skipSync goes on behind the gaps at which lanes stand here.
-func (a *gateway) skipSync(w http.ResponseWriter, r *http.Request) {
-	body := struct {
-		Lane string `json:"lane"`
-	}{}
-	if !a.hasCentre(w) || !readJSON(w, r, &body) {
-		return
-	}
-	if lanes := syncer.LaneNames(); body.Lane != "" && !slices.Contains(lanes[:], body.Lane) {
-		problem.Write(w, http.StatusBadRequest, "", fmt.Sprintf("lane %q: want p0, p1 or p2, or none for all", body.Lane), nil)
-		return
-	}
-	gaps := a.sync.Gaps(body.Lane)
-	if len(gaps) == 0 {
-		problem.Write(w, http.StatusConflict, "", "no lane stands at a gap on this gateway; /readyz of the one that has the partition names it", nil)
+func (c *centres) skipSync(w http.ResponseWriter, r *http.Request) {
+	chosen, lane, ok := c.choose(w, r)
+	if !ok {
 		return
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), skipTimeout)
 	defer cancel()
-	answer := SkipAnswer{Skipped: []SkippedGap{}}
+	answer, found := SkipAnswer{Skipped: []SkippedGap{}}, false
 	var failed error
-	for i := range gaps {
-		s, err := a.skipGap(ctx, r, &gaps[i])
-		if errors.Is(err, syncer.ErrNoGap) {
-			continue // it has gone to another gateway, or another operator was quicker
-		}
-		if failed = errors.Join(failed, err); err == nil {
-			answer.Skipped = append(answer.Skipped, s)
+	for _, one := range chosen {
+		worker := one.get()
+		for _, g := range worker.Gaps(lane) {
+			found = true
+			s, err := c.skipGap(ctx, r, worker, &g)
+			if errors.Is(err, syncer.ErrNoGap) {
+				continue // it has gone to another gateway, or another operator was quicker
+			}
+			if failed = errors.Join(failed, err); err == nil {
+				answer.Skipped = append(answer.Skipped, s)
+			}
 		}
 	}
-	if failed != nil {
+	switch {
+	case !found:
+		problem.Write(w, http.StatusConflict, "", "no lane stands at a gap on this gateway; /readyz of the one that has the partition names it", nil)
+	case failed != nil:
 		problem.Write(w, http.StatusServiceUnavailable, "not every gap was skipped", failed.Error(), map[string]any{"skipped": answer.Skipped})
-		return
+	default:
+		writeJSON(w, http.StatusOK, answer)
 	}
-	writeJSON(w, http.StatusOK, answer)
 }
 
 // skipGap records what an operator wants, does it, and records and audits that it is done: there is no skip that
 // nobody has asked for.
-func (a *gateway) skipGap(ctx context.Context, r *http.Request, g *syncer.Gap) (SkippedGap, error) {
+func (c *centres) skipGap(ctx context.Context, r *http.Request, worker *syncer.Syncer, g *syncer.Gap) (SkippedGap, error) {
 	by := auth.CallerOf(r)
 	s := SkippedGap{LaneGap: gapOf(g), At: time.Now().UTC(), By: by.By, Issuer: by.ByIssuer}
-	n, err := a.recordSkip(0, &s)
+	n, err := c.recordSkip(0, &s)
 	if err != nil {
 		return s, err
 	}
-	done, err := a.sync.Skip(ctx, g)
+	done, err := worker.Skip(ctx, g)
 	if err != nil {
-		a.log.Warn("gap not skipped", slog.String("topic", g.Topic), slog.Int("partition", g.Partition), slog.String("by", s.By), slog.Any("error", err))
+		c.log.Warn("gap not skipped", slog.String("topic", g.Topic), slog.Int("partition", g.Partition), slog.String("by", s.By), slog.Any("error", err))
 		return s, err
 	}
 	s.LaneGap, s.Done = gapOf(&done), true
 	s.Since = g.Since.UTC()
-	a.audit.Write(auth.AuditEvent{
+	c.audit.Write(auth.AuditEvent{
 		At: time.Now(), Event: auth.AuditSkip, Caller: by, Outcome: "skipped",
 		What: fmt.Sprintf("%s; goes on at record %d", s.Reason, s.Next),
 	})
-	_, err = a.recordSkip(n, &s)
+	_, err = c.recordSkip(n, &s)
 	return s, err
 }
 
 // recordSkip writes a skip to the state file, as number n or, when that is 0, as the next one, and forgets the oldest
 // beyond maxSkips.
-func (a *gateway) recordSkip(n uint64, s *SkippedGap) (uint64, error) {
+func (c *centres) recordSkip(n uint64, s *SkippedGap) (uint64, error) {
 	value, err := json.Marshal(s)
 	if err != nil {
 		return 0, err
 	}
-	err = a.db.Update(func(tx *statefile.Tx) (err error) {
+	err = c.db.Update(func(tx *statefile.Tx) (err error) {
 		b := tx.Bucket(bucketSkips())
 		if n == 0 {
 			if n, err = b.NextSequence(); err != nil {
@@ -153,9 +130,9 @@ func (a *gateway) recordSkip(n uint64, s *SkippedGap) (uint64, error) {
 }
 
 // skips are those that are remembered, the newest first.
-func (a *gateway) skips() ([]SkippedGap, error) {
+func (c *centres) skips() ([]SkippedGap, error) {
 	all := []SkippedGap{}
-	err := a.db.View(func(tx *statefile.Tx) error {
+	err := c.db.View(func(tx *statefile.Tx) error {
 		return tx.Bucket(bucketSkips()).ForEach(func(_, value []byte) error {
 			var s SkippedGap
 			if err := json.Unmarshal(value, &s); err != nil {

@@ -71,8 +71,8 @@ func freePorts(c *configs.Config) {
 	}
 	c.HTTP.Address = free
 	c.Kafka.Brokers, c.Redis.Addresses = []string{free}, []string{free}
-	if c.Central != nil {
-		c.Central.Kafka.Brokers = []string{free}
+	if len(c.Central) > 0 {
+		c.Central[0].Kafka.Brokers = []string{free}
 	}
 	if c.TokenAPI != nil {
 		c.TokenAPI.Address = free
@@ -136,12 +136,12 @@ func (d *Dev) start(ctx context.Context, o Options) (err error) {
 	}
 	d.onStop(func(context.Context) error { d.Cell.Close(); return nil })
 	c.Kafka.Brokers = []string{d.Cell.Addr()}
-	if c.Central != nil {
-		if d.Central, err = StartKafka(ctx, "central.kafka.brokers", only(c.Central.Kafka.Brokers), filepath.Join(o.Data, "kafka", "central"), centralTopics()); err != nil {
+	if len(c.Central) > 0 {
+		if d.Central, err = StartKafka(ctx, "central.kafka.brokers", only(c.Central[0].Kafka.Brokers), filepath.Join(o.Data, "kafka", "central"), centralTopics()); err != nil {
 			return err
 		}
 		d.onStop(func(context.Context) error { d.Central.Close(); return nil })
-		c.Central.Kafka.Brokers = []string{d.Central.Addr()}
+		c.Central[0].Kafka.Brokers = []string{d.Central.Addr()}
 	}
 	if d.Redis, err = StartRedis("redis.addresses", only(c.Redis.Addresses), filepath.Join(o.Data, "redis", "dump")); err != nil {
 		return err

@@ -1,0 +1,197 @@
+package kafkaclient
+
+import (
+	"context"
+	"errors"
+	"net"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"cellgate/test/check"
+	"cellgate/test/fakekafka"
+)
+
+// far is a cluster whose answers to produce requests arrive only when it says so, as if it was far away.
+type far struct {
+	mu    sync.Mutex
+	held  bool
+	freed *sync.Cond
+}
+
+// farCluster makes one with a topic a of one partition.
+func farCluster(t *testing.T) (*kfake.Cluster, *far) {
+	t.Helper()
+	f := &far{}
+	f.freed = sync.NewCond(&f.mu)
+	c := fakekafka.Cluster(t, kfake.SeedTopics(1, "a"), kfake.ListenFn(func(network, address string) (net.Listener, error) {
+		l, err := (&net.ListenConfig{}).Listen(context.Background(), network, address)
+		return &farListener{l, f}, err
+	}))
+	t.Cleanup(func() { f.hold(false) })
+	return c, f
+}
+
+func (f *far) hold(is bool) {
+	f.mu.Lock()
+	f.held = is
+	f.freed.Broadcast()
+	f.mu.Unlock()
+}
+
+type farListener struct {
+	net.Listener
+	far *far
+}
+
+// Accept implements net.Listener.
+func (l *farListener) Accept() (net.Conn, error) {
+	conn, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	return &farConn{Conn: conn, far: l.far}, nil
+}
+
+type farConn struct {
+	net.Conn
+	far *far
+}
+
+// Write implements net.Conn.
+func (c *farConn) Write(b []byte) (int, error) {
+	c.far.mu.Lock()
+	for c.far.held {
+		c.far.freed.Wait()
+	}
+	c.far.mu.Unlock()
+	return c.Conn.Write(b)
+}
+
+// produced counts the batches of the cluster's log: what came twice and was recognised is not in it.
+func batchesOf(c *kfake.Cluster) int64 { return c.PartitionInfo("a", 0).HighWatermark }
+
+// Five batches are on their way to a partition before the first is answered, and no more. All are written once, in order.
+func TestFiveBatchesAreInFlight(t *testing.T) {
+	t.Parallel()
+	c, far := farCluster(t)
+	p := producer(t, c, func(o *ProducerOptions) { o.BatchRecords = 1; o.RequestTimeout = 30 * time.Second })
+	first := &collector{}
+	send(p, first, "a", 1, 1)
+	allWritten(t, first.wait(t), 1)
+	far.hold(true)
+	out := &collector{}
+	for i := range 12 {
+		out.wg.Add(1)
+		p.Produce(&Record{Topic: "a", Key: []byte("key-0"), Value: []byte{byte('0' + (i+1)/10), byte('0' + (i+1)%10)}, Done: out})
+	}
+	check.Eventually(t, "five batches", func() bool { return p.topic("a").lanes[0].window.len() == MaxInFlight })
+	far.hold(false)
+	allWritten(t, out.wait(t), 12)
+	inOrder(t, fakekafka.Read(t, c, "a", 13), 1, 13)
+	if n := batchesOf(c); n != 13 {
+		t.Errorf("%d records, want 13", n)
+	}
+}
+
+// Whatever befalls the first, the middle or the last of the batches under way, each is written once and in order: an
+// error of the broker, an answer that is lost though the batch was written, a connection that is cut, a leader that moves.
+func TestAWindowSurvivesFaults(t *testing.T) {
+	t.Parallel()
+	for _, e := range []*kerr.Error{
+		kerr.NotLeaderForPartition, kerr.NotEnoughReplicas, kerr.RequestTimedOut, kerr.KafkaStorageError, nil,
+	} {
+		name := "cut"
+		if e != nil {
+			name = e.Message
+		}
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			c := fakekafka.Cluster(t, kfake.SeedTopics(1, "a"))
+			p := producer(t, c, func(o *ProducerOptions) { o.BatchRecords, o.Linger = 3, 0 })
+			var mu sync.Mutex
+			n := 0
+			c.ControlKey(kmsg.Produce.Int16(), func(r kmsg.Request) (kmsg.Response, error, bool) {
+				c.KeepControl()
+				mu.Lock()
+				defer mu.Unlock()
+				if n++; n%7 != 0 {
+					return nil, nil, false
+				}
+				if e == nil {
+					return nil, errors.New("cut"), true
+				}
+				req := r.(*kmsg.ProduceRequest)
+				res := req.ResponseKind().(*kmsg.ProduceResponse)
+				rt := kmsg.NewProduceResponseTopic()
+				rt.Topic = req.Topics[0].Topic
+				rp := kmsg.NewProduceResponseTopicPartition()
+				rp.ErrorCode = e.Code
+				rt.Partitions = append(rt.Partitions, rp)
+				res.Topics = append(res.Topics, rt)
+				return res, nil, true
+			})
+			out := &collector{}
+			send(p, out, "a", 1, 600)
+			allWritten(t, out.wait(t), 600)
+			inOrder(t, fakekafka.Read(t, c, "a", 600), 1, 600)
+			if n := batchesOf(c); n != 600 {
+				t.Errorf("%d records, want 600", n)
+			}
+		})
+	}
+}
+
+// A record in the middle of what is under way that the broker refuses takes nothing else with it.
+func TestAWindowLosesOnlyWhatIsRefused(t *testing.T) {
+	t.Parallel()
+	c := fakekafka.Cluster(t, kfake.BrokerConfigs(map[string]string{"message.max.bytes": "20000"}), kfake.SeedTopics(1, "a"))
+	p := producer(t, c, func(o *ProducerOptions) { o.Compression, o.BatchRecords, o.Linger = "none", 2, 0 })
+	out, big := &collector{}, &collector{}
+	send(p, out, "a", 1, 1)
+	out.wait(t)
+	for i := 1; i < 60; i++ {
+		if i%10 == 5 {
+			big.wg.Add(1)
+			p.Produce(&Record{Topic: "a", Key: []byte("key-0"), Value: make([]byte, 100_000), Done: big})
+		}
+		out.wg.Add(1)
+		value := []byte{byte('0' + i/10), byte('0' + i%10)}
+		p.Produce(&Record{Topic: "a", Key: []byte("key-0"), Value: value, Done: out})
+	}
+	allWritten(t, out.wait(t), 60)
+	for _, err := range big.wait(t) {
+		if !errors.Is(err, ErrRefused) {
+			t.Errorf("the large record: %v", err)
+		}
+	}
+	inOrder(t, fakekafka.Read(t, c, "a", 60), 1, 60)
+}
+
+// What is under way when the producer ends is reported, and nothing of it stays.
+func TestAWindowEndsWithItsProducer(t *testing.T) {
+	t.Parallel()
+	c, far := farCluster(t)
+	p := producer(t, c, func(o *ProducerOptions) { o.BatchRecords = 1; o.RequestTimeout = 30 * time.Second })
+	first := &collector{}
+	send(p, first, "a", 1, 1)
+	allWritten(t, first.wait(t), 1)
+	far.hold(true)
+	out := &collector{}
+	send(p, out, "a", 1, 8)
+	check.Eventually(t, "five batches", func() bool { return p.topic("a").lanes[0].window.len() == MaxInFlight })
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Millisecond)
+	defer cancel()
+	if err := p.Close(ctx); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("close: %v", err)
+	}
+	for _, err := range out.wait(t) {
+		if !errors.Is(err, ErrClosed) {
+			t.Errorf("outcome %v", err)
+		}
+	}
+}

@@ -1,0 +1,28 @@
+package configs
+
+import "fmt"
+
+// centralPath is where the file has a centre: there may be one without a list.
+func (k *checker) centralPath(i int) string {
+	if at := fmt.Sprintf("central[%d]", i); len(k.cfg.Central) > 1 || k.d.places[at] != (place{}) {
+		return at
+	}
+	return "central"
+}
+
+func (k *checker) central() {
+	names, groups := map[string]bool{}, map[string]bool{}
+	for i := range k.cfg.Central {
+		c, path := &k.cfg.Central[i], k.centralPath(i)
+		k.kafka(path+".kafka", &c.Kafka)
+		k.word(path+".name", c.Name)
+		k.word(path+".group", c.Group)
+		if names[c.Name] {
+			k.problem(path+".name", fmt.Sprintf("%q is the name of two centres", c.Name), "give every centre a name of its own")
+		}
+		if groups[c.Group] {
+			k.problem(path+".group", fmt.Sprintf("%q is the group of two centres", c.Group), "give every centre a group of its own, or leave it out")
+		}
+		names[c.Name], groups[c.Group] = true, true
+	}
+}

@@ -1,0 +1,157 @@
+package syncer
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"cellgate/broker/shared/kafkaclient"
+)
+
+// LaneStat is how far a lane is, over the partitions that this gateway has.
+type LaneStat struct {
+	Lane string
+	// Messages are the records in the outbox that are not forwarded, Bytes about how much that is as it is stored before
+	// compression, Age is how long the oldest waits. They are meaningless unless Known, since 0 would say that nothing waits.
+	Messages, Bytes int64
+	Age             time.Duration
+	Known           bool
+	// Headroom is how long it takes until retention removes what waits longest; meaningless unless Kept, when the topic's
+	// retention is known and by time.
+	Headroom time.Duration
+	Kept     bool
+	// Drain is how long it takes until nothing waits, as things go now; meaningless unless Drains.
+	Drain  time.Duration
+	Drains bool
+	// InFlight are the records that were read and that the centre does not have yet, Memory the bytes that they take, and
+	// MaxMemory the most that they may.
+	InFlight          int
+	Memory, MaxMemory int
+	// Raw is what was forwarded before compression, Wire what was sent for it, with the requests around it.
+	Raw, Wire uint64
+	// Rate is how many records are forwarded per second.
+	Rate   float64
+	Paused bool
+}
+
+// passed is what has been forwarded, and how quickly.
+type passed struct {
+	mu         sync.Mutex
+	records    uint64
+	bytes      uint64
+	rate, came float64 // records per second, forwarded and new in the outbox, of about the last ten seconds
+	at         time.Time
+	was        uint64 // records, at that time
+	end        int64  // of the outbox' partitions together
+}
+
+func (p *passed) add(bytes int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.records++
+	p.bytes += uint64(max(0, bytes))
+}
+
+// note takes where the lane's partitions end, together.
+func (p *passed) note(end int64, now time.Time) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	const smooth = 10 * time.Second
+	if took := now.Sub(p.at); !p.at.IsZero() && took > 0 && end >= p.end {
+		part := min(1, float64(took)/float64(smooth))
+		p.rate += part * (float64(p.records-p.was)/took.Seconds() - p.rate)
+		p.came += part * (float64(end-p.end)/took.Seconds() - p.came)
+	}
+	p.at, p.was, p.end = now, p.records, end
+}
+
+// retentionInterval is how often the outbox topics' retention is asked for.
+const retentionInterval = time.Minute
+
+// pace notes how quickly the lanes go, and from time to time how long the outbox keeps what waits.
+func (s *Syncer) pace(ctx context.Context, all []kafkaclient.Position, now time.Time) {
+	var ends [lanes]int64
+	for i := range all {
+		s.mu.Lock()
+		f := s.parts[partition{all[i].Topic, all[i].ID}]
+		s.mu.Unlock()
+		if f != nil && f.isAssigned() {
+			ends[f.lane.priority] += all[i].End
+		}
+	}
+	for i, l := range s.lanes {
+		l.passed.note(ends[i], now)
+	}
+	s.mu.Lock()
+	due := now.Sub(s.asked) >= retentionInterval
+	s.mu.Unlock()
+	if !due {
+		return
+	}
+	kept, err := s.consumer.Retention(ctx)
+	if ctx.Err() != nil {
+		return
+	}
+	if err != nil {
+		s.o.Log.Debug("how long the outbox keeps records is not known", "err", err)
+	}
+	s.mu.Lock()
+	s.asked, s.kept = now, kept
+	s.mu.Unlock()
+}
+
+// Lanes tells how far each lane is.
+func (s *Syncer) Lanes() []LaneStat {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	sent := s.flow.Sent()
+	out := make([]LaneStat, lanes)
+	for i, l := range s.lanes {
+		kept, ok := s.kept[kafkaclient.OutboxTopics()[i]]
+		out[i] = LaneStat{
+			Lane: l.name, Known: s.found && s.seen != nil, Headroom: kept, Kept: ok, Wire: sent[i], Paused: l.isPaused(), MaxMemory: l.memory,
+		}
+	}
+	for name, f := range s.parts {
+		v, seen := s.seen[name]
+		l := &out[f.lane.priority]
+		f.mu.Lock()
+		l.InFlight += f.count
+		l.Memory += f.bytes
+		f.mu.Unlock()
+		if f.isAssigned() {
+			l.add(f.waiting(v, seen))
+		}
+	}
+	for i, l := range s.lanes {
+		out[i].conclude(&l.passed)
+	}
+	return out
+}
+
+func (l *LaneStat) add(w waiting) {
+	l.Messages += w.records
+	l.Known = l.Known && w.known
+	if w.records > 0 && !w.oldest.IsZero() {
+		l.Age = max(l.Age, time.Since(w.oldest))
+	}
+}
+
+// conclude tells what follows from the lag.
+func (l *LaneStat) conclude(p *passed) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	l.Raw, l.Rate = p.bytes, p.rate
+	if p.records > 0 {
+		l.Bytes = int64(float64(l.Messages) * float64(p.bytes) / float64(p.records))
+	}
+	l.Kept = l.Kept && l.Known
+	l.Headroom -= l.Age
+	switch gain := p.rate - p.came; {
+	case !l.Known:
+	case l.Messages == 0:
+		l.Drains = true
+	case gain > 0:
+		l.Drain, l.Drains = time.Duration(float64(l.Messages)/gain*float64(time.Second)), true
+	}
+}
