@@ -27,6 +27,13 @@ const (
 	CellTimeout     = time.Second
 	CellPool        = 32
 	CellBeginsAfter = 5 * time.Second
+	// ClaimWait is how long a CONNECT, and a SUBACK, wait for Redis. CellSweep is how often all claims are compared with it, CellPause
+	// how long the process may have been stopped before they are compared at once, and no command is sent until they are.
+	ClaimWait = 50 * time.Millisecond
+	CellSweep = 30 * time.Second
+	CellPause = 5 * time.Second
+	// CellWalk is how often all sessions that Redis has are held against the gateways that live; it is also done when one ends.
+	CellWalk = 5 * time.Minute
 	// CommandStartGrace is how long after the start no command expires, so that results that the journal has are told first.
 	CommandStartGrace = 2 * time.Second
 	// JournalSegmentAge is the age at which a segment is closed although it is not full, also without

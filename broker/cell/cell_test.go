@@ -195,21 +195,55 @@ func TestPresence(t *testing.T) {
 		}
 		return Connection{Node: node, Boot: "b", Number: n, Epoch: got.Epoch, Since: got.Since}
 	}
+	at := int64(9)
 	tell := func(c Connection, event string) string {
-		seq, verdict, err := s.Presence(ctx, "V", c, event, "why", time.UnixMilli(9))
+		at++
+		n, verdict, err := s.Presence(ctx, "V", c, event, "why", time.UnixMilli(at))
 		if err != nil {
 			t.Fatal(err)
 		}
-		return fmt.Sprint(verdict, seq)
+		if event == "disconnected" && verdict == OK && (n.At.UnixMilli() != 14 && c.Node == "gw-1" || n.Reason != "why") {
+			t.Errorf("the end is told as %+v", n)
+		}
+		return fmt.Sprint(verdict, n.Seq)
 	}
 	a := claim("gw-1", 1, time.Minute)
 	for _, step := range []struct {
 		c           Connection
 		event, want string
-	}{{a, "connected", "ok1"}, {a, "ready", "ok2"}, {claim("gw-2", 1, 0), "connected", "ok3"}, {a, "disconnected", "ok4"}, {a, "disconnected", "already0"}} {
+	}{
+		{a, "connected", "ok1"},
+		{a, "ready", "ok2"},
+		{claim("gw-2", 1, 0), "connected", "ok3"},
+		{a, "ready", "ok4"},
+		{a, "disconnected", "ok5"},
+		{a, "disconnected", "ok5"},
+		{a, "ready", "already0"},
+	} {
 		if got := tell(step.c, step.event); got != step.want {
 			t.Errorf("%s of %s: %s, want %s", step.event, step.c.Node, got, step.want)
 		}
+	}
+	ended := 0
+	for one, err := range s.Sessions(ctx, 0) {
+		if one.Ended != nil {
+			ended++
+			if one.Epoch != a.Epoch || one.Node != "gw-1" || one.Ended.Seq != 5 || one.Ended.Reason != "why" || one.Ended.At.UnixMilli() != 14 || err != nil {
+				t.Errorf("what was not told: %+v %+v %v", one, one.Ended, err)
+			}
+		}
+	}
+	for range 2 {
+		if err := s.Told(ctx, "V", a.Epoch); err != nil {
+			t.Error(err)
+		}
+	}
+	if got := tell(a, "disconnected"); got != "already0" || ended != 1 {
+		t.Errorf("after it was told: %s, %d sessions were to be told", got, ended)
+	}
+	held, err := s.Held(ctx, []string{"W", "V"})
+	if err != nil || held[0].Node != "" || held[1].Node != "gw-2" || held[1].Number != 1 || held[1].Ended {
+		t.Errorf("%+v %v", held, err)
 	}
 	v, verdict, err := s.Vehicle(ctx, "V")
 	if err != nil || verdict != OK || v.Event != "connected" || v.Owner.Node != "gw-2" || v.Owner.Epoch <= a.Epoch {

@@ -21,6 +21,9 @@ func (k *keys) gateways() string { return Prefix + k.cell + ":gateways" }
 // commands is the channel on which gateways tell each other of commands.
 func (k *keys) commands() string { return Prefix + k.cell + ":commands" }
 
+// notices is the channel of a gateway.
+func (k *keys) notices(node string) string { return Prefix + k.cell + ":to:" + node }
+
 // escaped makes a VIN fit for a hash tag, which ends at the first brace.
 func escaped(vin string) string {
 	if !strings.ContainsAny(vin, "}%") {

@@ -41,6 +41,8 @@ func (s *Store) Due(ctx context.Context, slot, most int, since time.Duration) ([
 type Session struct {
 	VIN string
 	Connection
+	// Ended is what was said of its end, nil before; it is not told yet.
+	Ended *Numbered
 }
 
 // scanned is how many fields one HSCAN asks for.
@@ -70,12 +72,19 @@ func (s *Store) Sessions(ctx context.Context, slot int) iter.Seq2[Session, error
 	}
 }
 
-// sessionOf reads what claim.lua writes: VIN/epoch, and boot and node.
+// sessionOf reads what claim.lua and presence.lua write: VIN/epoch, and boot and node, after the end also seq, at and reason.
 func sessionOf(field, value string) Session {
 	vin, epoch, _ := strings.Cut(field, "/")
-	boot, node, _ := strings.Cut(value, " ") // a boot has no space
+	boot, node, _ := strings.Cut(value, " ") // neither has a space
+	node, end, ended := strings.Cut(node, " ")
 	out := Session{VIN: vin, Connection: Connection{Node: node, Boot: boot}}
 	out.Epoch, _ = strconv.ParseInt(epoch, 10, 64)
+	if ended {
+		seq, rest, _ := strings.Cut(end, " ")
+		at, reason, _ := strings.Cut(rest, " ")
+		f := fields{"seq": seq, "at": at}
+		out.Ended = &Numbered{Seq: uint64(f.number("seq")), At: time.UnixMilli(f.number("at")), Reason: reason}
+	}
 	return out
 }
 

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"strconv"
 	"time"
+
+	"github.com/redis/go-redis/v9"
 )
 
 // Connection is who has a vehicle: a connection of a boot of a gateway. Epoch is what the cell calls it; it rises with every
@@ -28,6 +30,8 @@ type Claimed struct {
 	Former Connection
 	// Session is what the vehicle's session was stored as, nil if there is none.
 	Session []byte
+	// Ended is when the connection before was said to have ended; zero when it was not.
+	Ended time.Time
 	// Now is Redis' time in ms.
 	Now int64
 	// Server is what the server is called.
@@ -53,6 +57,9 @@ func (s *Store) Claim(ctx context.Context, vin string, c Connection, age time.Du
 	out.Former.Number, _ = strconv.ParseUint(r.at(4), 10, 64)
 	if session := r.at(6); session != "" {
 		out.Session = []byte(session)
+	}
+	if at := r.number(7); at != 0 {
+		out.Ended = time.UnixMilli(at)
 	}
 	return out, nil
 }
@@ -95,15 +102,62 @@ func (s *Store) Vehicle(ctx context.Context, vin string) (Vehicle, Verdict, erro
 	return v, r.verdict, nil
 }
 
-// Presence numbers an event (connected, ready, disconnected) of the connection c: OK and its seq, or Already when the end of
-// that connection was told before.
-func (s *Store) Presence(ctx context.Context, vin string, c Connection, event, reason string, at time.Time) (uint64, Verdict, error) {
+// Numbered is an event of a connection as it is told.
+type Numbered struct {
+	Seq    uint64
+	At     time.Time
+	Reason string
+}
+
+// Presence numbers an event (connected, ready, disconnected) of the connection c: OK, or Already when the end of that connection has
+// been told. An end that was said before, and not told, is answered as it was said.
+func (s *Store) Presence(ctx context.Context, vin string, c Connection, event, reason string, at time.Time) (Numbered, Verdict, error) {
 	vehicle := s.keys.vehicle(vin)
 	r, err := s.do(ctx, call{
 		script: "presence", keys: []string{s.keys.slotted("mark", vehicle), vehicle, s.keys.slotted("sessions", vehicle)},
 		args: []any{vin, c.Node, c.Boot, c.Epoch, event, at.UnixMilli(), reason}, confirm: true,
 	})
-	return uint64(r.number(0)), r.verdict, err
+	if err != nil || r.verdict != OK {
+		return Numbered{}, r.verdict, err
+	}
+	return Numbered{Seq: uint64(r.number(0)), At: time.UnixMilli(r.number(1)), Reason: r.at(2)}, r.verdict, nil
+}
+
+// Told says that the end of a connection is in Kafka. Until then Sessions tells of it.
+func (s *Store) Told(ctx context.Context, vin string, epoch int64) error {
+	key := s.keys.slotted("sessions", s.keys.vehicle(vin))
+	_, err := s.do(ctx, call{script: "told", keys: []string{s.keys.slotted("mark", key), key}, args: []any{vin, epoch}})
+	return err
+}
+
+// Held is what a vehicle's last claim shows.
+type Held struct {
+	Connection
+	// Ended: its disconnected was said.
+	Ended bool
+}
+
+// Held reads the last claims of vehicles, in their order. It decides nothing.
+func (s *Store) Held(ctx context.Context, vins []string) ([]Held, error) {
+	cmds := make([]*redis.SliceCmd, len(vins))
+	_, err := s.client.Pipelined(ctx, func(p redis.Pipeliner) error {
+		for i, vin := range vins {
+			cmds[i] = p.HMGet(ctx, s.keys.vehicle(vin), "node", "boot", "conn", "epoch", "event")
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("%w: reading claims: %w", ErrAway, err)
+	}
+	out := make([]Held, len(vins))
+	for i, cmd := range cmds {
+		f := fields{}
+		for n, name := range []string{"node", "boot", "conn", "epoch", "event"} {
+			f[name], _ = cmd.Val()[n].(string)
+		}
+		out[i] = Held{Connection: Connection{Node: f["node"], Boot: f["boot"], Number: uint64(f.number("conn")), Epoch: f.number("epoch")}, Ended: f["event"] == "disconnected"}
+	}
+	return out, nil
 }
 
 // fields are names with values.

@@ -1,9 +1,11 @@
 package presence
 
 import (
+	"cmp"
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -48,10 +50,23 @@ type Event struct {
 	Kind   Kind
 	At     int64 // ms since the Unix epoch
 	Reason string
+	// As is the place that a cell of several gateways has given it, Node the gateway of the session when that is another one: it is
+	// told with these.
+	As   Mark
+	Node string
+}
+
+// place is what the event is told with.
+func (e *Event) place() Mark {
+	if e.As != (Mark{}) {
+		return e.As
+	}
+	return e.Mark
 }
 
 // Value is the event as it is told: {vin, cell, node, epoch, seq, event, at, reason}.
 func (e *Event) Value(cell, node string) ([]byte, error) {
+	as := e.place()
 	return json.Marshal(struct {
 		VIN    string `json:"vin"`
 		Cell   string `json:"cell"`
@@ -61,7 +76,7 @@ func (e *Event) Value(cell, node string) ([]byte, error) {
 		Event  string `json:"event"`
 		At     string `json:"at"`
 		Reason string `json:"reason,omitempty"`
-	}{e.VIN, cell, node, e.Epoch, e.Seq, e.Kind.String(), e.Time(), e.Reason})
+	}{e.VIN, cell, cmp.Or(e.Node, node), as.Epoch, as.Seq, e.Kind.String(), e.Time(), e.Reason})
 }
 
 // Time is when it happened: RFC 3339 with milliseconds, in UTC.
@@ -83,8 +98,8 @@ func (e *entry) add(v Event, told Mark) {
 			waiting = append(waiting, w)
 		}
 	}
-	if v.Kind == Disconnected {
-		waiting = waiting[:0]
+	if v.Kind == Disconnected { // of a session before the last one it may come late
+		waiting = slices.DeleteFunc(waiting, func(w Event) bool { return !w.place().after(v.place()) })
 	}
 	e.events = append(waiting, v)
 }
@@ -105,15 +120,27 @@ func appendMark(b []byte, m Mark) []byte {
 	return binary.AppendUvarint(binary.AppendVarint(b, m.Epoch), m.Seq)
 }
 
-// encode writes the published mark and the events: mark, kind 1, time, length of the reason, reason.
+// placed is set in the kind of an event that has a place of its own.
+const placed = 0x80
+
+// encode writes the published mark and the events: mark, kind 1, time, length of the reason, reason; of one that is placed also its
+// place, and its node with the length in front.
 func (e *entry) encode() []byte {
 	b := appendMark(make([]byte, 0, 48), e.published)
 	for i := range e.events {
 		v := &e.events[i]
-		b = append(appendMark(b, v.Mark), byte(v.Kind))
+		kind := byte(v.Kind)
+		if v.As != (Mark{}) {
+			kind |= placed
+		}
+		b = append(appendMark(b, v.Mark), kind)
 		b = binary.AppendVarint(b, v.At)
 		b = binary.AppendUvarint(b, uint64(len(v.Reason)))
 		b = append(b, v.Reason...)
+		if kind&placed != 0 {
+			b = binary.AppendUvarint(appendMark(b, v.As), uint64(len(v.Node)))
+			b = append(b, v.Node...)
+		}
 	}
 	return b
 }
@@ -176,6 +203,10 @@ func decode(vin string, data []byte) (entry, error) {
 	for len(r.b) > 0 && !r.short {
 		v := Event{VIN: vin, Mark: r.mark(), Kind: r.kind(), At: r.varint()}
 		v.Reason = r.text()
+		if v.Kind&placed != 0 {
+			v.Kind &^= placed
+			v.As, v.Node = r.mark(), r.text()
+		}
 		e.events = append(e.events, v)
 	}
 	if r.short || len(e.events) == 0 {

@@ -30,6 +30,8 @@ type Options struct {
 	DB *statefile.DB
 	// Epoch is above that of every run before.
 	Epoch int64
+	// Shared: what is told comes by Add, and who was connected when the gateway was killed is told by somebody else.
+	Shared bool
 	// Grace is how long a vehicle that was connected when the gateway was killed has to return before it is told of.
 	Grace time.Duration `zero:"none"`
 	// Publish returns no error once Kafka has all events (acks=all), in their order per VIN, but for those that it refused for
@@ -109,6 +111,13 @@ func (b *Outbox) Report(vin string, kind Kind, at time.Time, reason string) {
 		b.loseLocked(vin) // its session before ends before this one begins
 	}
 	b.addLocked(Event{VIN: vin, Kind: kind, At: at.UnixMilli(), Reason: reason})
+}
+
+// Add takes an event that has its place. It does not block.
+func (b *Outbox) Add(e Event) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.addLocked(e)
 }
 
 func (b *Outbox) addLocked(e Event) {

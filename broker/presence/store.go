@@ -35,6 +35,49 @@ func (b *Outbox) load() error {
 	if err != nil {
 		return err
 	}
+	if err := b.loadVehicles(); err != nil {
+		return err
+	}
+	return b.forgetTold()
+}
+
+// forgetTold removes vehicles of which everything is published, if somebody else tells who is connected.
+func (b *Outbox) forgetTold() error {
+	const some = 1024
+	for at := ""; b.o.Shared; {
+		err := b.o.DB.Update(func(tx *statefile.Tx) error {
+			vehicles := vehiclesOf(tx)
+			var gone []string
+			c, looked := vehicles.Cursor(), 0
+			k, v := c.Seek([]byte(at))
+			for ; k != nil && looked < some; k, v = c.Next() {
+				looked++
+				e, err := decode(string(k), v)
+				if err != nil {
+					return err
+				}
+				if len(e.waiting(b.told)) == 0 {
+					gone = append(gone, string(k))
+				}
+			}
+			at = string(k)
+			for _, vin := range gone {
+				if err := vehicles.Delete([]byte(vin)); err != nil {
+					return err
+				}
+			}
+			b.kept = vehicles.Keys()
+			return nil
+		})
+		if err != nil || at == "" {
+			return err
+		}
+	}
+	return nil
+}
+
+// loadVehicles finds who was connected, and what is not published.
+func (b *Outbox) loadVehicles() error {
 	return b.o.DB.View(func(tx *statefile.Tx) error {
 		if v := tx.Bucket(bucketPresence).Get(keyTold); v != nil {
 			b.told = (&reader{b: v}).mark()
@@ -48,7 +91,7 @@ func (b *Outbox) load() error {
 				return err
 			}
 			last := e.last()
-			if last.Kind != Disconnected {
+			if last.Kind != Disconnected && !b.o.Shared {
 				b.lost[last.VIN] = struct{}{}
 			}
 			if last.after(b.written) {

@@ -79,6 +79,8 @@ type Options struct {
 	DiskShort func() bool
 	// Rejected is told the reason of every refusal that counts in rejected_total.
 	Rejected func(reason string)
+	// Cell has the vehicles' sessions beside this gateway.
+	Cell Cell `zero:"this is the only gateway"`
 
 	// Bounds can be replaced while the manager runs: see Manager.SetBounds.
 	Bounds
@@ -264,6 +266,9 @@ type Attach struct {
 	Conn  Outbound
 	// NotAfter is the token's end: a will that is due later is not sent. Zero is no end.
 	NotAfter time.Time
+
+	claim    uint64 // what the cell calls the connection
+	replaces bool   // the cell has a session that this one takes the place of
 }
 
 // Presence is one change of a client's connection. Of one client they come in order, Epoch rising with

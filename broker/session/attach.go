@@ -47,6 +47,9 @@ func (m *Manager) Attach(ctx context.Context, a Attach) (s *Session, present boo
 	if err := m.settleWill(&a); err != nil {
 		return nil, false, err
 	}
+	if err := m.claim(ctx, &a); err != nil {
+		m.log.Error("a session that the cell has cannot be read: the vehicle begins a new one", "vehicle", a.Key, "error", err)
+	}
 	st, present, wait, err := m.open(&a)
 	if err != nil {
 		return nil, false, err
@@ -60,8 +63,16 @@ func (m *Manager) Attach(ctx context.Context, a Attach) (s *Session, present boo
 	if m.closed.Err() != nil {
 		return nil, false, ErrClosed
 	}
-	s, err = st.connect(&a, present)
-	return s, present, err
+	if s, err = st.connect(&a, present); err != nil {
+		return nil, false, err
+	}
+	if !present {
+		m.inCell(ctx, &a)
+	}
+	if a.claim != 0 && !m.o.Cell.Attached(a.Key, a.claim) {
+		m.Moved(a.Key, a.claim)
+	}
+	return s, present, nil
 }
 
 // evict ends an older connection of the client identifier: kicked, awaited until it appends no more to the
@@ -189,10 +200,11 @@ func (st *state) connect(a *Attach, resumed bool) (*Session, error) {
 		return nil, ErrSessionEnded
 	}
 	st.gen++
+	st.claim, st.moved = a.claim, false
 	st.version, st.vehicle = a.Version, a.Vehicle
 	st.link = link{
 		conn: a.Conn, perm: a.Perm, maxPacket: a.MaxPacket, receiveMax: cmp.Or(a.ReceiveMaximum, 65535),
-		aliasMax: min(a.AliasMaximum, maxAliases),
+		aliasMax: min(a.AliasMaximum, maxAliases), resumed: resumed,
 	}
 	st.online.Store(true)
 	st.since, st.endsAt, st.willAt = st.m.wall(), 0, 0
@@ -257,6 +269,8 @@ func (st *state) disconnect(normal bool, reason Reason, expiry *time.Duration) {
 	st.armWill(normal, perm, now)
 	st.tellPresence(Presence{Reason: reason})
 	switch {
+	case st.moved && !st.ended:
+		st.leaveMoved(now)
 	case st.ended:
 		if st.willAt == 0 {
 			st.leave()

@@ -37,6 +37,7 @@ type state struct {
 	// floor is where the journal stood when the session began: QoS 2 records up to it are another session's.
 	floor uint64
 
+	claim   uint64 // of the connection, and the last one; 0 none
 	gen     uint32 // counts the connections; a Session of another generation is void
 	nextID  uint16 // the packet identifier given last
 	version byte
@@ -44,6 +45,7 @@ type state struct {
 	vehicle bool
 	durable bool // outlives its connection, so it is in the state file
 	ended   bool // out of the manager's map, or there only until its connection is gone and its will sent
+	moved   bool // another gateway has the vehicle: the session ends with the connection
 	running bool // some goroutine is running the callbacks
 
 	online atomic.Bool // link.conn is not nil: for who does not take mu
@@ -60,6 +62,7 @@ type link struct {
 	started    bool   // the CONNACK is queued
 	blocked    bool   // Enqueue has returned false since the last Writable
 	told       bool   // that the client is ready
+	resumed    bool   // and the client was told
 	kicked     Reason // why the gateway ends the connection, "" while it does not
 }
 
@@ -168,6 +171,7 @@ func (st *state) changed(urgent bool) {
 	}
 	st.file.unsaved = true
 	st.m.writer.mark(st, urgent)
+	st.tellCell()
 }
 
 // subsChanged notes that the subscriptions must be written.
@@ -193,6 +197,7 @@ func (st *state) end(err error) {
 	}
 	st.ended = true
 	st.link.started = false
+	st.tellCell()
 	for i := range st.subs {
 		if _, plain, _ := message.SplitShare(st.subs[i].Filter); !st.own(plain) {
 			st.m.index.Unsubscribe(st.id, st.subs[i].Filter)

@@ -146,11 +146,16 @@ func (s *Session) whenDurable(fn func()) {
 		st.after = append(st.after, finish)
 		return
 	}
-	st.m.writer.after(func() {
+	later := func() {
 		st.mu.Lock()
 		st.after = append(st.after, finish)
 		st.unlock()
-	})
+	}
+	if cell := st.m.o.Cell; cell != nil && st.vehicle {
+		st.m.writer.after(func() { cell.Stored(st.id, later) })
+		return
+	}
+	st.m.writer.after(later)
 }
 
 // subscribe adds or replaces one subscription, queues what is retained for it, and returns its reason code.

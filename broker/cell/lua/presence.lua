@@ -1,15 +1,23 @@
 -- presence: an event of a session, numbered within its vehicle.
 -- KEYS: mark, vehicle, sessions of the slot
 -- ARGV: vin, node, boot and epoch of the session, event (connected | ready | disconnected), at, reason
--- Answer: ok and seq | already: the session has ended, and somebody has told that.
--- A session ends once, whoever says so: its gateway, or a survivor when that is gone. What the vehicle shows is changed by
--- the session of its last claim only, so that a connect wins over the end of the session before.
+-- Answer: ok and seq, at, reason | already: the session has ended, and that was told (see told.lua)
+-- A session ends once, whoever says so: its gateway, or a survivor when that is gone. Until that was told, who says it again is
+-- answered what was said first. What the vehicle shows is changed by the session of its last claim only, so that a connect wins over the
+-- end of the session before.
 local vin, node, boot, epoch, event, at, reason = unpack(ARGV)
 local field = vin .. '/' .. epoch
-if redis.call('HGET', KEYS[3], field) ~= boot .. ' ' .. node then return answer('already') end
-local seq = redis.call('HINCRBY', KEYS[2], 'seq', 1)
+local who, ended = string.match(redis.call('HGET', KEYS[3], field) or '', '^(%S+ [^ ]+) ?(.*)$')
+if who ~= boot .. ' ' .. node then return answer('already') end
+if ended ~= '' then
+  if event ~= 'disconnected' then return answer('already') end
+  return answer('ok', string.match(ended, '^(%d+) (%d+) (.*)$'))
+end
+local seq = text(redis.call('HINCRBY', KEYS[2], 'seq', 1))
 if redis.call('HGET', KEYS[2], 'epoch') == epoch then
   redis.call('HSET', KEYS[2], 'event', event, 'at', at, 'reason', reason)
 end
-if event == 'disconnected' then redis.call('HDEL', KEYS[3], field) end
-return answer('ok', text(seq))
+if event == 'disconnected' then
+  redis.call('HSET', KEYS[3], field, who .. ' ' .. seq .. ' ' .. at .. ' ' .. reason)
+end
+return answer('ok', seq, at, reason)

@@ -119,12 +119,13 @@ func (a *App) Start(ctx context.Context) error {
 }
 
 func (a *App) start(ctx context.Context) error {
-	if err := a.startPeers(ctx); err != nil {
+	if err := a.admitted(ctx); err != nil {
 		return err
 	}
 	if err := a.startHTTP(ctx); err != nil {
 		return err
 	}
+	a.startPeers()
 	if err := a.startDispatch(ctx); err != nil {
 		return err
 	}

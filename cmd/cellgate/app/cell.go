@@ -21,7 +21,10 @@ import (
 type peers struct {
 	*disk
 	liveness *liveness
-	member   *member // nil in a cell with one gateway: nothing that a client waits for calls Redis
+	// The rest is nil in a cell with one gateway: nothing that a client waits for calls Redis then.
+	member *member
+	claims *claims
+	told   *cellPresence
 }
 
 // What the cell keeps in the state file.
@@ -57,10 +60,16 @@ func openPeers(d *disk) (*peers, error) {
 	}
 	p := &peers{disk: d, liveness: newLiveness(store, self, d.log)}
 	d.life.onStop("place in the cell", stopShort, p.liveness.leave)
-	if d.cfg.Cell.Several() {
-		p.member, err = openMember(store, self, d.db, d.log)
+	if !d.cfg.Cell.Several() {
+		return p, nil
 	}
-	return p, err
+	if p.member, err = openMember(store, self, confirm.Wait, d.db, d.log); err != nil {
+		return nil, err
+	}
+	p.claims = newClaims(p)
+	p.told = newCellPresence(p, p.claims)
+	p.claims.presence = p.told
+	return p, nil
 }
 
 // cellClient is a client for what the gateways share: who waits for it waits briefly.
@@ -158,18 +167,24 @@ func (a *App) apiURL() string {
 	return a.cfg.HTTP.Address
 }
 
-// startPeers finds out whether this gateway may run beside those that are there, and says from then on that it lives.
-func (a *App) startPeers(ctx context.Context) error {
-	if err := a.liveness.begin(ctx, a.runs); err != nil {
+// admitted finds out whether this gateway may run beside those that are there, with the Redis that is there.
+func (a *App) admitted(ctx context.Context) error {
+	if err := a.liveness.begin(ctx, a.runs); err != nil || a.member == nil {
 		return err
 	}
+	return a.member.check(ctx)
+}
+
+// startPeers says from now on that the gateway lives, and has it take its part in the cell. The address of the API is known.
+func (a *App) startPeers() {
 	a.background("liveness", func(ctx context.Context) { a.liveness.run(ctx, a.die) })
 	if a.member == nil {
-		return nil
-	}
-	if err := a.member.check(ctx); err != nil {
-		return err
+		return
 	}
 	a.background("membership", func(ctx context.Context) { a.member.run(ctx, time.Second) })
-	return nil
+	a.background("claims", a.claims.run)
+	a.background("notices", func(ctx context.Context) { a.member.store.Listen(ctx, a.cfg.Cell.Node, a.claims.hear) })
+	a.background("ends of sessions", a.told.watch)
+	a.background("sessions of the cell", a.claims.storeAll)
+	a.background("presence of the cell", a.told.run)
 }

@@ -25,6 +25,7 @@ import (
 type member struct {
 	store *cell.Store
 	self  cell.Gateway
+	wait  time.Duration // redis.confirm_timeout
 	db    *statefile.DB
 	log   *slog.Logger
 	// remembered are the commands of a slot that this gateway has on its disk; set before run.
@@ -52,9 +53,9 @@ var (
 	errCellClosed = errors.New("redis is another server than before, and not every gateway has told it what it remembers")
 )
 
-func openMember(store *cell.Store, self cell.Gateway, db *statefile.DB, log *slog.Logger) (*member, error) {
+func openMember(store *cell.Store, self cell.Gateway, wait time.Duration, db *statefile.DB, log *slog.Logger) (*member, error) {
 	m := &member{
-		store: store, self: self, db: db, log: log, slots: make([]atomic.Bool, store.Slots()), wake: make(chan struct{}, 1),
+		store: store, self: self, wait: wait, db: db, log: log, slots: make([]atomic.Bool, store.Slots()), wake: make(chan struct{}, 1),
 		pending: map[int]struct{}{}, waiting: map[string]struct{}{}, memory: map[int]cell.Memory{}, servers: map[int]string{},
 		remembered: func(int) iter.Seq2[cell.Record, error] { return func(func(cell.Record, error) bool) {} },
 		owner:      func(string) (cell.Connection, bool) { return cell.Connection{}, false },
@@ -101,6 +102,9 @@ func (m *member) ready(slot int) error {
 	}
 	return errCellClosed
 }
+
+// limit bounds a call that waits for the replicas.
+func (m *member) limit() time.Duration { return m.wait + configs.CellTimeout }
 
 // missing are the members that were waited for when last looked.
 func (m *member) missing() []string {

@@ -36,14 +36,22 @@ func openClients(o *outlets) (*clients, error) {
 
 func (o *outlets) openSessions() (*session.Manager, error) {
 	index := broker.NewIndex()
+	var shared session.Cell
+	if o.claims != nil {
+		shared = o.claims
+	}
 	sessions, err := session.Open(session.Options{
-		DB: o.db, Index: index, Journal: sessionJournal{o.journal}, Issuer: o.cfg.Auth.Issuer,
+		Cell: shared,
+		DB:   o.db, Index: index, Journal: sessionJournal{o.journal}, Issuer: o.cfg.Auth.Issuer,
 		Now: o.clock.Now, Wall: o.clock.Wall, Log: o.log, Metrics: session.NewMetrics(o.reg.own),
 		Rejected: o.rejected, Bounds: sessionBounds(o.cfg), DiskShort: o.ladder.reserveShort,
 		CommitInterval: configs.SessionCommitInterval,
 	})
 	if err != nil {
 		return nil, err
+	}
+	if o.claims != nil {
+		o.claims.sessions = sessions
 	}
 	index.PreferConnected(sessions.Connected)
 	o.life.onStop("sessions", stopDisk, sessions.Close)

@@ -23,9 +23,9 @@ func (o *outlets) openPresence(sessions *session.Manager) (*presence.Outbox, err
 	if err != nil {
 		return nil, err
 	}
-	t := &presenceTopic{cell: o.cfg.Cell.ID, node: o.cfg.Cell.Node, producer: o.producer, log: o.log}
+	t := &presenceTopic{cell: o.cfg.Cell.ID, node: o.cfg.Cell.Node, producer: o.producer, log: o.log, told: o.told}
 	options := presence.Options{
-		DB: o.db, Epoch: epoch, Grace: o.cfg.Presence.Grace.Std(), Publish: t.publish, Wall: o.clock.Wall,
+		DB: o.db, Epoch: epoch, Shared: o.told != nil, Grace: o.cfg.Presence.Grace.Std(), Publish: t.publish, Wall: o.clock.Wall,
 		MaxWaiting: configs.MaxPresenceWaiting, MaxVehicles: configs.MaxPresenceVehicles, Log: o.log, Metrics: presence.NewMetrics(o.reg.own),
 	}
 	if o.cfg.Presence.Redis {
@@ -42,8 +42,18 @@ func (o *outlets) openPresence(sessions *session.Manager) (*presence.Outbox, err
 	}
 	outbox.Start()
 	o.life.onStop("presence", stopShort, o.life.patient("presence that Kafka has not taken", outbox.Close))
+	if o.told == nil {
+		sessions.OnPresence(func(p session.Presence) {
+			report(outbox, &p)
+			o.watchPresence(&p)
+		})
+		return outbox, nil
+	}
+	o.told.outbox = outbox
 	sessions.OnPresence(func(p session.Presence) {
-		report(outbox, &p)
+		if p.Vehicle {
+			o.claims.told(&p)
+		}
 		o.watchPresence(&p)
 	})
 	return outbox, nil
@@ -71,6 +81,7 @@ type presenceTopic struct {
 	cell, node string
 	producer   *kafkaclient.Producer
 	log        *slog.Logger
+	told       *cellPresence // nil in a cell with one gateway
 }
 
 // publish is presence.Options.Publish. An event that Kafka will never take is given up.
@@ -89,6 +100,9 @@ func (p *presenceTopic) publish(ctx context.Context, events []presence.Event) (r
 	never, err := produceAll(ctx, p.producer, records)
 	if err == nil && len(never) > 0 {
 		p.log.Error("Kafka refuses presence, which is given up", slog.Int("events", len(never)), slog.Any("error", never[0]))
+	}
+	if err == nil && p.told != nil {
+		p.told.told(ctx, events)
 	}
 	return len(never), err
 }

@@ -1,0 +1,253 @@
+package session
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+	"slices"
+	"time"
+
+	"cellgate/broker/frame"
+	"cellgate/broker/shared/message"
+	"cellgate/broker/shared/message/field"
+)
+
+// Cell tells which gateway of the cell has a vehicle, and keeps the vehicles' sessions for all of them. No method but Claim waits,
+// and none calls the manager back.
+type Cell interface {
+	// Claim says that a vehicle is connected here, and waits briefly for what the cell knows of it.
+	Claim(ctx context.Context, key string) Claim
+	// Attached says that the connection of a claim has its session. False: the cell has told meanwhile that another gateway has
+	// the vehicle.
+	Attached(key string, claim uint64) bool
+	// Changed says that Portable has something else of a vehicle than before.
+	Changed(key string)
+	// Stored calls fn when the cell has what Portable had when Stored was called, or when that takes too long.
+	Stored(key string, fn func())
+}
+
+// Claim is what the cell says of a vehicle that is connected.
+type Claim struct {
+	// Number is the claim's, not 0.
+	Number uint64
+	// Known: the cell has answered. Then Session is the vehicle's session, nil if it has none, and Ended when its connection
+	// ended, zero if nobody knows. Here: this gateway was the last that had it, so that what it has itself is at least as new.
+	Known, Here bool
+	Session     []byte
+	Ended       time.Time
+}
+
+// claim asks the cell for a vehicle, and makes the session that it has the one of this gateway.
+func (m *Manager) claim(ctx context.Context, a *Attach) error {
+	if m.o.Cell == nil || !a.Vehicle {
+		return nil
+	}
+	c := m.o.Cell.Claim(ctx, a.Key)
+	a.claim = c.Number
+	old := m.lookup(a.Key)
+	if !c.Known || c.Here && old != nil {
+		return nil
+	}
+	a.replaces = c.Session != nil
+	if old != nil {
+		old.mu.Lock()
+		old.cancelWill()
+		old.end(ErrSessionEnded)
+		old.leave()
+		old.unlock()
+	}
+	if c.Session == nil {
+		return nil
+	}
+	return m.adopt(a.Key, c.Session, c.Ended)
+}
+
+// adopt makes a session of what another gateway has made Portable.
+func (m *Manager) adopt(key string, data []byte, ended time.Time) error {
+	st := &state{m: m, id: key, vehicle: true, durable: true, since: m.wall(), floor: m.journal.Last()}
+	if err := st.decodePortable(data); err != nil {
+		return err
+	}
+	if !ended.IsZero() {
+		if st.endsAt = deadline(m.passed(millis(ended)), st.expiry); st.expired(m.now()) {
+			return nil
+		}
+	}
+	m.metrics.sessions.Inc()
+	m.sessions.put(st)
+	st.mu.Lock()
+	defer st.unlock()
+	for i := range st.subs {
+		if _, plain, _ := message.SplitShare(st.subs[i].Filter); !st.own(plain) {
+			m.index.Subscribe(key, st.subs[i], st.floor)
+		}
+	}
+	st.changed(true)
+	st.schedule()
+	return nil
+}
+
+// Merge adds the subscriptions of a session that the cell has to one that was resumed before the cell had answered: the client, which
+// was told that its session is there, takes all of them for its own.
+func (m *Manager) Merge(key string, claim uint64, data []byte) {
+	st, from := m.lookup(key), &state{m: m, id: key}
+	if data == nil || st == nil || from.decodePortable(data) != nil {
+		return
+	}
+	m.fan.mu.Lock()
+	since := m.fan.reached
+	m.fan.mu.Unlock()
+	st.mu.Lock()
+	defer st.unlock()
+	if st.claim != claim || st.ended || st.link.conn == nil || !st.link.resumed {
+		return
+	}
+	for _, sub := range from.subs {
+		if i, has := st.findSub(sub.Filter); !has && st.refuse(sub.Filter, false) == 0 {
+			st.subs = insertSub(st.subs, i, sub)
+			if _, plain, _ := message.SplitShare(sub.Filter); !st.own(plain) {
+				m.index.Subscribe(key, sub, since)
+			}
+			st.subsChanged()
+		}
+	}
+	st.tellReady()
+	st.pump()
+}
+
+// Moved drops what this gateway has of a vehicle that another gateway of the cell has. A connection is ended, if it is that of the
+// claim; 0 is a session that has had no claim in this run. Nothing is changed when the vehicle has another claim here.
+func (m *Manager) Moved(key string, claim uint64) {
+	st := m.lookup(key)
+	if st == nil {
+		return
+	}
+	st.mu.Lock()
+	defer st.unlock()
+	if st.claim != claim || st.ended {
+		return
+	}
+	if st.link.conn != nil {
+		st.link.kick(ReasonTakeover)
+		st.link.conn.Kick(frame.ReasonTakenOver, "")
+		m.metrics.takeovers.Inc()
+		st.moved = true // the session ends with the connection, whose will may be due then
+		return
+	}
+	st.cancelWill()
+	st.end(ErrSessionEnded)
+	st.leave()
+}
+
+// cancelWill takes back a will that waits: the vehicle is connected elsewhere.
+func (st *state) cancelWill() {
+	if st.willAt != 0 {
+		st.will, st.willAt = nil, 0
+		st.m.metrics.wills.WithLabelValues("cancelled").Inc()
+	}
+}
+
+// leaveMoved ends the session of a connection that another gateway has taken over. Its will is due now, or not at all: where the
+// vehicle is, nobody knows of it.
+func (st *state) leaveMoved(now int64) {
+	if st.willAt > now {
+		st.cancelWill()
+	}
+	st.end(ErrSessionEnded)
+	if st.willAt == 0 {
+		st.leave()
+	}
+}
+
+// portable1 begins what Portable makes: it is the form of it.
+const portable1 = 1
+
+// Portable is a vehicle's session as another gateway can take it over; false when there is none that outlives its connection.
+// Messages that wait, and a will, are not part of it:
+//
+//	form      1 byte    1
+//	flags     1 byte    never expires 5
+//	version   1 byte    4 or 5
+//	expiry    uvarint   ms
+//	subs      uvarint   count; each as in the state file
+//	incoming  uvarint   count; each: QoS 2 identifier (2)
+func (m *Manager) Portable(key string) ([]byte, bool) {
+	st := m.lookup(key)
+	if st == nil {
+		return nil, false
+	}
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	if st.ended || !st.durable || !st.vehicle {
+		return nil, false
+	}
+	flags, expiry := byte(0), uint64(st.expiry.Milliseconds()) //nolint:gosec // never negative
+	if st.expiry == MaxExpiry {
+		flags, expiry = flagNever, 0
+	}
+	dst := append(make([]byte, 0, 64), portable1, flags, st.version)
+	for _, v := range []uint64{expiry, uint64(len(st.subs))} {
+		dst = binary.AppendUvarint(dst, v)
+	}
+	for i := range st.subs {
+		dst = st.subs[i].append(dst)
+	}
+	var ids []uint16
+	if st.incoming != nil {
+		for id, r := range st.incoming.ids {
+			if !r.pending {
+				ids = append(ids, id)
+			}
+		}
+	}
+	slices.Sort(ids)
+	dst = binary.AppendUvarint(dst, uint64(len(ids)))
+	for _, id := range ids {
+		dst = binary.BigEndian.AppendUint16(dst, id)
+	}
+	return dst, true
+}
+
+// decodePortable fills a session with what Portable has made. Messages whose identifiers are in use are in another journal, durable.
+func (st *state) decodePortable(b []byte) error {
+	r := field.Reader{B: b}
+	if form := r.Byte(); form != portable1 {
+		return fmt.Errorf("%w: form %d of a session from the cell, this version knows %d", ErrFormat, form, portable1)
+	}
+	flags := r.Byte()
+	st.version, st.expiry = r.Byte(), time.Duration(r.Uvarint())*time.Millisecond //nolint:gosec // written from a Duration
+	if flags&flagNever != 0 {
+		st.expiry = MaxExpiry
+	}
+	for n := r.Count(3); n > 0; n-- {
+		st.subs = append(st.subs, subscription(&r))
+	}
+	if n := r.Count(2); n > 0 {
+		st.incoming = &incoming{ids: make(map[uint16]receipt, n)}
+		for ; n > 0; n-- {
+			st.incoming.ids[uint16(r.Byte())<<8|uint16(r.Byte())] = receipt{seq: st.floor}
+		}
+	}
+	return whole(&r)
+}
+
+// tellCell says that the cell is to have the session anew. The caller holds the session's lock.
+func (st *state) tellCell() {
+	if cell := st.m.o.Cell; cell != nil && st.vehicle {
+		cell.Changed(st.id)
+	}
+}
+
+// inCell waits until the cell has a new session in the place of the one that it had: it must not be found there by the vehicle's
+// next connection.
+func (m *Manager) inCell(ctx context.Context, a *Attach) {
+	if !a.replaces {
+		return
+	}
+	stored := make(chan struct{})
+	m.o.Cell.Stored(a.Key, func() { close(stored) })
+	select {
+	case <-stored:
+	case <-ctx.Done():
+	}
+}

@@ -1,0 +1,261 @@
+package app
+
+import (
+	"context"
+	"fmt"
+	"hash/maphash"
+	"log/slog"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"cellgate/broker/cell"
+	"cellgate/broker/session"
+	"cellgate/configs"
+)
+
+// claims are the vehicles that this gateway has, or had last, as the cell knows them. It implements session.Cell. What it tells
+// others of their connections leaves through cellPresence.
+type claims struct {
+	m        *member
+	live     *liveness
+	sessions *session.Manager // set before anything connects
+	presence *cellPresence
+	wait     atomic.Int64 // configs.ClaimWait; tests have more patience
+	log      *slog.Logger
+
+	number  atomic.Uint64
+	current atomic.Bool // claims have been compared since the last pause
+	seed    maphash.Seed
+
+	mu     sync.Mutex // a leaf: nothing is called with it
+	byVIN  map[string]*claim
+	dirty  map[string]*storing
+	stores chan struct{} // capacity 1: something is dirty
+}
+
+// claim is one connection of a vehicle. claims.mu guards what changes.
+type claim struct {
+	vin    string
+	number uint64    // as the session knows it
+	began  time.Time // monotonic
+
+	conn     cell.Connection // its Epoch is 0 until the cell has answered
+	asking   bool            // a script is under way
+	attached bool            // it has its session
+	ended    bool            // the connection has
+	lost     bool            // another gateway has the vehicle
+	late     bool            // it was admitted before the cell had answered
+	stored   uint64          // hash of the session that the cell has; 0 none
+}
+
+func newClaims(p *peers) *claims {
+	c := &claims{
+		m: p.member, live: p.liveness, log: p.log, seed: maphash.MakeSeed(),
+		byVIN: map[string]*claim{}, dirty: map[string]*storing{}, stores: make(chan struct{}, 1),
+	}
+	c.current.Store(true)
+	c.wait.Store(int64(configs.ClaimWait))
+	return c
+}
+
+// Claim implements session.Cell. It waits for configs.ClaimWait, and not at all while Redis is known to be away.
+func (c *claims) Claim(ctx context.Context, vin string) session.Claim {
+	one := &claim{vin: vin, number: c.number.Add(1), began: time.Now()}
+	one.conn = cell.Connection{Node: c.m.self.Node, Boot: c.m.self.Boot, Number: one.number}
+	out := session.Claim{Number: one.number}
+	away := c.m.away.Load()
+	c.mu.Lock()
+	one.asking = !away
+	if former := c.byVIN[vin]; former != nil {
+		one.stored = former.stored
+	}
+	_, unstored := c.dirty[vin]
+	c.byVIN[vin] = one
+	c.mu.Unlock()
+	if away {
+		c.admitted(one)
+		return out
+	}
+	answer := make(chan cell.Claimed, 1)
+	go func() {
+		if got, ok := c.ask(context.WithoutCancel(ctx), one); ok {
+			answer <- got
+		}
+	}()
+	limit := time.NewTimer(time.Duration(c.wait.Load()))
+	defer limit.Stop()
+	select {
+	case got := <-answer:
+		if got.Verdict != cell.OK {
+			return out
+		}
+		out.Known, out.Session, out.Ended = true, got.Session, got.Ended
+		out.Here = got.Former.Node == "" || got.Former.Node == c.m.self.Node
+		if out.Here && unstored { // what Redis has is older than what ended here
+			out.Session = nil
+		}
+	case <-limit.C:
+		c.admitted(one)
+	case <-ctx.Done():
+	}
+	return out
+}
+
+// admitted notes that a connection goes on without the cell's answer.
+func (c *claims) admitted(one *claim) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	one.late = true
+}
+
+// ask runs the script for a claim, and notes what it has come to. False: there was no answer.
+func (c *claims) ask(ctx context.Context, one *claim) (cell.Claimed, bool) {
+	ctx, cancel := context.WithTimeout(ctx, configs.CellTimeout)
+	defer cancel()
+	c.mu.Lock()
+	one.asking = true
+	conn, known := one.conn, one.conn.Epoch
+	c.mu.Unlock()
+	got, err := c.m.store.Claim(ctx, one.vin, conn, time.Since(one.began), false)
+	_ = c.m.note(err)
+	c.mu.Lock()
+	one.asking = false
+	if err != nil {
+		c.mu.Unlock()
+		return got, false
+	}
+	if got.Verdict == cell.OK {
+		one.conn.Epoch, one.conn.Since = got.Epoch, got.Since
+		one.stored = c.hash(got.Session)
+	}
+	attached, late := one.attached && !one.ended, one.late && known == 0
+	c.mu.Unlock()
+	if late && got.Verdict == cell.OK && got.Former.Node != c.m.self.Node {
+		c.sessions.Merge(one.vin, one.number, got.Session)
+	}
+	switch {
+	case got.Verdict != cell.OK:
+		c.lose(one)
+	case known != got.Epoch:
+		c.claimed(ctx, one, got, known != 0, attached)
+	}
+	c.presence.rouse()
+	return got, true
+}
+
+// claimed tells the gateway that had the vehicle. A claim that was made again has another epoch: who is connected is told anew, and
+// the session is stored again, because Redis has lost something.
+func (c *claims) claimed(ctx context.Context, one *claim, got cell.Claimed, again, attached bool) {
+	if f := got.Former; f.Node != "" && f.Node != c.m.self.Node {
+		_ = c.m.store.Tell(ctx, f.Node, fmt.Sprintf("taken %d %s", got.Epoch, one.vin)) // the sweep finds what nobody has told
+	}
+	if again || attached {
+		c.Changed(one.vin)
+	}
+	if again && attached {
+		c.presence.again(one)
+	}
+}
+
+// Attached implements session.Cell.
+func (c *claims) Attached(vin string, number uint64) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	one := c.byVIN[vin]
+	if one == nil || one.number != number || one.lost {
+		return false
+	}
+	one.attached = true
+	return true
+}
+
+// lose ends what this gateway has of a vehicle that another one has.
+func (c *claims) lose(one *claim) {
+	c.mu.Lock()
+	one.lost = true
+	act := one.attached
+	if current := c.byVIN[one.vin] == one; current && (!one.attached || one.ended) {
+		delete(c.byVIN, one.vin)
+	}
+	c.mu.Unlock()
+	if act {
+		c.sessions.Moved(one.vin, one.number)
+	}
+}
+
+// hear takes a notice of another gateway: it has a vehicle.
+func (c *claims) hear(text string) {
+	word, rest, _ := strings.Cut(text, " ")
+	epoch, vin, _ := strings.Cut(rest, " ")
+	at, err := strconv.ParseInt(epoch, 10, 64)
+	if word != "taken" || err != nil {
+		return
+	}
+	c.mu.Lock()
+	one := c.byVIN[vin]
+	later := one != nil && one.conn.Epoch != 0 && at > one.conn.Epoch
+	c.mu.Unlock()
+	switch {
+	case one == nil:
+		c.sessions.Moved(vin, 0)
+	case later:
+		c.lose(one)
+	}
+}
+
+// of is the claim of a vehicle's connection, nil if there is none, and its connection as the cell knows it.
+func (c *claims) of(vin string) (*claim, cell.Connection) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	one := c.byVIN[vin]
+	if one == nil {
+		return nil, cell.Connection{}
+	}
+	return one, one.conn
+}
+
+// connection is what the cell calls the connection that a vehicle has here. False: it has none, or the cell has not answered, or has
+// not been asked since the process was stopped for a while.
+func (c *claims) connection(vin string) (cell.Connection, bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	one := c.byVIN[vin]
+	if one == nil || one.ended || one.lost || one.conn.Epoch == 0 || !c.current.Load() {
+		return cell.Connection{}, false
+	}
+	return one.conn, true
+}
+
+// state is how far a claim is, for what waits for it.
+func (c *claims) state(one *claim) (conn cell.Connection, asking, lost, ended bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return one.conn, one.asking, one.lost, one.ended
+}
+
+// told takes what the sessions report, in order per vehicle.
+func (c *claims) told(p *session.Presence) {
+	one, _ := c.of(p.Key)
+	if one == nil {
+		return
+	}
+	if !p.Connected {
+		c.mu.Lock()
+		one.ended = true
+		if one.lost && c.byVIN[p.Key] == one {
+			delete(c.byVIN, p.Key)
+		}
+		c.mu.Unlock()
+	}
+	c.presence.report(one, p)
+}
+
+func (c *claims) hash(session []byte) uint64 {
+	if session == nil {
+		return 0
+	}
+	return maphash.Bytes(c.seed, session) | 1
+}

@@ -1,0 +1,202 @@
+package app
+
+import (
+	"context"
+	"log/slog"
+	"sync"
+	"time"
+
+	"cellgate/broker/cell"
+	"cellgate/broker/presence"
+	"cellgate/broker/session"
+	"cellgate/configs"
+)
+
+// cellPresence has the events of this gateway's vehicles numbered by the cell before they are told. Until then they are in memory: of
+// sessions whose gateway is gone another one tells the end, because Redis has them.
+type cellPresence struct {
+	m      *member
+	claims *claims
+	live   *liveness
+	outbox *presence.Outbox // set before anything connects
+	log    *slog.Logger
+	wake   chan struct{} // capacity 1
+
+	mu    sync.Mutex
+	byVIN map[string][]heard // what is not numbered, in order
+	busy  map[string]bool    // VINs that are being numbered
+	boots map[string]bool    // that lived when last looked
+	walk  time.Time          // the last one
+}
+
+// heard is an event of a connection.
+type heard struct {
+	of     *claim
+	kind   presence.Kind
+	at     time.Time
+	reason string
+}
+
+func newCellPresence(p *peers, c *claims) *cellPresence {
+	return &cellPresence{
+		m: p.member, claims: c, live: p.liveness, log: p.log, wake: make(chan struct{}, 1),
+		byVIN: map[string][]heard{}, busy: map[string]bool{}, boots: map[string]bool{},
+	}
+}
+
+// report takes what a connection has come to. It does not block. Of a connection that has ended before anything was told of it, the
+// end alone is kept, so that a vehicle takes no more than a few places however long Redis is away.
+func (c *cellPresence) report(of *claim, p *session.Presence) {
+	kind := presence.Disconnected
+	switch {
+	case p.Ready:
+		kind = presence.Ready
+	case p.Connected:
+		kind = presence.Connected
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	events := c.byVIN[p.Key]
+	if kind == presence.Disconnected && !c.busy[p.Key] {
+		for len(events) > 0 && events[len(events)-1].of == of {
+			events = events[:len(events)-1]
+		}
+	}
+	c.byVIN[p.Key] = append(events, heard{of, kind, p.At, string(p.Reason)})
+	c.rouse()
+}
+
+// again tells of a connection whose claim had to be made again.
+func (c *cellPresence) again(of *claim) {
+	info, known := c.claims.sessions.Get(of.vin)
+	if !known || !info.Connected {
+		return
+	}
+	c.report(of, &session.Presence{Key: of.vin, Connected: true, At: info.Since})
+	if info.Ready {
+		c.report(of, &session.Presence{Key: of.vin, Connected: true, Ready: true, At: time.Now()})
+	}
+}
+
+func (c *cellPresence) rouse() {
+	select {
+	case c.wake <- struct{}{}:
+	default:
+	}
+}
+
+// run numbers what is reported until ctx ends, and then what is left as far as the cell answers.
+func (c *cellPresence) run(ctx context.Context) {
+	retry := time.NewTicker(200 * time.Millisecond)
+	defer retry.Stop()
+	for ctx.Err() == nil {
+		c.numberAll()
+		select {
+		case <-ctx.Done():
+		case <-c.wake:
+		case <-retry.C:
+		}
+	}
+	for range lastTries { // others tell what is left
+		if c.numberAll(); c.m.away.Load() || c.waiting() == 0 {
+			return
+		}
+		<-retry.C
+	}
+}
+
+// lastTries is how often a gateway that stops tries to have everything numbered.
+const lastTries = 5
+
+func (c *cellPresence) waiting() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.byVIN)
+}
+
+func (c *cellPresence) numberAll() {
+	if c.m.away.Load() {
+		return
+	}
+	c.mu.Lock()
+	vins := make([]string, 0, len(c.byVIN))
+	for vin := range c.byVIN {
+		vins = append(vins, vin)
+	}
+	c.mu.Unlock()
+	places := make(chan struct{}, configs.CellPool/2)
+	var all sync.WaitGroup
+	for _, vin := range vins {
+		places <- struct{}{}
+		all.Go(func() {
+			defer func() { <-places }()
+			c.number(vin)
+		})
+	}
+	all.Wait()
+}
+
+// number numbers the events of a vehicle, in order, as far as they can be.
+func (c *cellPresence) number(vin string) {
+	for {
+		c.mu.Lock()
+		events := c.byVIN[vin]
+		if len(events) == 0 {
+			delete(c.byVIN, vin)
+			c.mu.Unlock()
+			return
+		}
+		c.busy[vin] = true
+		c.mu.Unlock()
+		done := c.numberOne(vin, &events[0])
+		c.mu.Lock()
+		delete(c.busy, vin)
+		if done {
+			c.byVIN[vin] = c.byVIN[vin][1:]
+		}
+		c.mu.Unlock()
+		if !done {
+			return
+		}
+	}
+}
+
+// numberOne is false when the event has to wait. Of a connection that the cell never knew nobody has to hear.
+func (c *cellPresence) numberOne(vin string, e *heard) (done bool) {
+	conn, asking, lost, ended := c.claims.state(e.of)
+	if conn.Epoch == 0 {
+		return !asking && (lost || ended)
+	}
+	return c.tell(vin, conn, e.kind, e.reason, e.at)
+}
+
+// tell numbers an event and hands it to the outbox.
+func (c *cellPresence) tell(vin string, conn cell.Connection, kind presence.Kind, reason string, at time.Time) bool {
+	ctx, cancel := context.WithTimeout(context.Background(), c.m.limit())
+	defer cancel()
+	n, verdict, err := c.m.store.Presence(ctx, vin, conn, kind.String(), reason, at)
+	if c.m.note(err) != nil {
+		return false
+	}
+	if verdict == cell.OK {
+		c.hand(vin, conn, kind, n)
+	}
+	return true
+}
+
+func (c *cellPresence) hand(vin string, conn cell.Connection, kind presence.Kind, n cell.Numbered) {
+	e := presence.Event{VIN: vin, Kind: kind, At: n.At.UnixMilli(), Reason: n.Reason, As: presence.Mark{Epoch: conn.Epoch, Seq: n.Seq}}
+	if conn.Node != c.m.self.Node {
+		e.Node = conn.Node
+	}
+	c.outbox.Add(e)
+}
+
+// told says that ends are in Kafka. What is not said in time is told again by a later walk.
+func (c *cellPresence) told(ctx context.Context, events []presence.Event) {
+	for i := range events {
+		if e := &events[i]; e.Kind == presence.Disconnected && e.As.Epoch != 0 && !c.m.away.Load() {
+			_ = c.m.note(c.m.store.Told(ctx, e.VIN, e.As.Epoch))
+		}
+	}
+}

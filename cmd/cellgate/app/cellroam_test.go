@@ -1,0 +1,224 @@
+package app
+
+import (
+	"cmp"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/alicebob/miniredis/v2"
+
+	"cellgate/broker/cell"
+	"cellgate/test/check"
+	"cellgate/test/harness"
+	"cellgate/test/mqtt"
+)
+
+// rig is a cell of several gateways in this process.
+type rig struct {
+	t     *testing.T
+	redis *miniredis.Miniredis
+	kafka *harness.Kafka
+	files []string
+	gw    []*App
+	logs  []*check.Log
+}
+
+func newRig(t *testing.T, n int) *rig {
+	t.Helper()
+	r := &rig{t: t, redis: miniredis.RunT(t), kafka: harness.EmbeddedKafka(t)}
+	for i := range n {
+		file := place(t, fmt.Sprintf("gw-%d", i+1), "several", r.redis.Addr())
+		replace(t, file, `{name: local, address: "127.0.0.1:0"}`, `{name: local, address: "127.0.0.1:0", anonymous_role: vehicle}`)
+		text, err := os.ReadFile(file) //nolint:gosec // a test's file
+		check.OK(t, err)
+		_, rest, _ := strings.Cut(string(text), "kafka: {brokers: [")
+		old, _, _ := strings.Cut(rest, "]")
+		replace(t, file, "kafka: {brokers: ["+old+"], timeout: 1s}\nredis", `kafka: {brokers: ["`+r.kafka.Brokers[0]+`"], auto_create_topics: true}`+"\nredis")
+		a, log := boot(t, file)
+		r.files, r.gw, r.logs = append(r.files, file), append(r.gw, a), append(r.logs, log)
+	}
+	for _, a := range r.gw {
+		a.claims.wait.Store(int64(10 * time.Second)) // whatever else the machine does
+		check.Within(t, 10*time.Second, "Redis is known to be there", func() error {
+			if a.member.away.Load() {
+				return errCellAway
+			}
+			return nil
+		})
+	}
+	return r
+}
+
+// connect opens a connection that keeps its session.
+func (r *rig) connect(gw int, vin string, version byte) *mqtt.T {
+	r.t.Helper()
+	c := mqtt.DialT(r.t, r.gw[gw].Addrs()["local"].String(), version, nil)
+	o := mqtt.Connect{Version: version, ID: vin, Keep: true, Keepalive: 600}
+	if version == mqtt.V5 {
+		o.Props = [][]byte{mqtt.Number(mqtt.SessionExpiry, 3600)}
+	}
+	c.Open(o)
+	return c
+}
+
+// events are those of vehicle.presence of a vehicle, in the order of (epoch, seq), once there are n different ones.
+func (r *rig) events(vin string, n int) []told {
+	r.t.Helper()
+	var out []told
+	check.Within(r.t, 40*time.Second, "presence", func() error {
+		out = nil
+		seen := map[told]bool{}
+		for _, rec := range r.kafka.Read(topicPresence) {
+			var e told
+			check.OK(r.t, json.Unmarshal(rec.Value, &e))
+			if e.VIN == vin && !seen[e] {
+				seen[e] = true
+				out = append(out, e)
+			}
+		}
+		slices.SortFunc(out, func(a, b told) int { return cmp.Or(cmp.Compare(a.Epoch, b.Epoch), cmp.Compare(a.Seq, b.Seq)) })
+		if len(out) < n {
+			return fmt.Errorf("%d events: %+v", len(out), out)
+		}
+		return nil
+	})
+	return out
+}
+
+// told is an event of vehicle.presence.
+type told struct {
+	VIN, Node, Event, Reason string
+	Epoch                    int64
+	Seq                      uint64
+}
+
+const roamer = "LROAM000000000001"
+
+// TestRoaming: a vehicle that connects to another gateway ends its connection with the first one, finds its session there, and presence
+// tells the truth, in order.
+func TestRoaming(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, 2)
+	first := r.connect(0, roamer, mqtt.V5)
+	first.Subscribe(mqtt.Filter("v1/"+roamer+"/cmd/#", 1))
+	second := r.connect(1, roamer, mqtt.V5)
+	if second.Ack.Present != 1 {
+		t.Errorf("the session is not present at the other gateway: %v", second.Ack)
+	}
+	first.ExpectEnd(0x8E)
+	info, known := r.gw[1].sessions.Get(roamer)
+	if !known || len(info.Subscriptions) != 1 || !info.Ready {
+		t.Errorf("its session there: %+v", info)
+	}
+	check.Within(t, 5*time.Second, "the first gateway drops what it has", func() error {
+		if info, known := r.gw[0].sessions.Get(roamer); known {
+			return fmt.Errorf("it has %+v", info)
+		}
+		return nil
+	})
+	third := r.connect(0, roamer, mqtt.V5) // and back
+	if third.Ack.Present != 1 {
+		t.Errorf("back at the first one: %v", third.Ack)
+	}
+	second.ExpectEnd(0x8E)
+	third.Disconnect()
+	var got []string
+	for _, e := range r.events(roamer, 9) {
+		got = append(got, fmt.Sprintf("%s %s %s", e.Node, e.Event, e.Reason))
+	}
+	want := []string{
+		"gw-1 connected ", "gw-1 ready ", "gw-1 disconnected takeover", "gw-2 connected ", "gw-2 ready ", "gw-2 disconnected takeover",
+		"gw-1 connected ", "gw-1 ready ", "gw-1 disconnected client",
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("presence tells\n%s", strings.Join(got, "\n"))
+	}
+	if v, verdict, err := r.gw[1].member.store.Vehicle(t.Context(), roamer); err != nil || verdict != cell.OK || v.Event != "disconnected" || v.Reason != "client" {
+		t.Errorf("Redis shows %+v %v %v", v, verdict, err)
+	}
+}
+
+// TestAwayRedis: without Redis vehicles are served on what their gateway knows; when it is back, the claims that could not be made are,
+// and the younger connection stays.
+func TestAwayRedis(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, 2)
+	first := r.connect(0, roamer, mqtt.V5)
+	first.Subscribe(mqtt.Filter("v1/"+roamer+"/cmd/#", 1))
+	r.redis.SetError("LOADING")
+	for _, a := range r.gw {
+		check.Within(t, 20*time.Second, "Redis is known to be away", func() error {
+			if !a.member.away.Load() {
+				return errCellClosed
+			}
+			return nil
+		})
+	}
+	second := r.connect(1, roamer, mqtt.V5)
+	if second.Ack.Present != 0 {
+		t.Error("a session that nobody here knows is present")
+	}
+	second.Subscribe(mqtt.Filter("v1/"+roamer+"/cmd/#", 1), mqtt.Filter("v1/"+roamer+"/sys/#", 1))
+	first.Ping()
+	r.redis.SetError("")
+	first.ExpectEnd(0x8E)
+	second.Ping()
+	if conn, held := r.gw[1].claims.connection(roamer); !held || conn.Node != "gw-2" {
+		t.Errorf("held %v %+v", held, conn)
+	}
+	check.Within(t, 20*time.Second, "the session of the younger connection is stored", func() error {
+		v, _, err := r.gw[0].member.store.Vehicle(t.Context(), roamer)
+		if err == nil && !strings.Contains(string(v.Session), "/sys/#") {
+			err = fmt.Errorf("it is %q", v.Session)
+		}
+		return err
+	})
+}
+
+// TestGatewayLost: a survivor tells of the vehicles of a gateway that lives no more, unless they have come back; what was said of an end
+// and not told is told.
+func TestGatewayLost(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, 1)
+	gone := cell.Gateway{Node: "gw-9", Boot: "b9", Dir: "d9", Mode: "several", Start: time.Now(), Runs: "{}"}
+	store := r.gw[0].member.store
+	_, err := store.Alive(t.Context(), gone, 8*time.Second)
+	check.OK(t, err)
+	dead := func(vin string) cell.Connection {
+		c := cell.Connection{Node: gone.Node, Boot: gone.Boot, Number: 1}
+		got, err := store.Claim(t.Context(), vin, c, 0, true)
+		check.OK(t, err)
+		c.Epoch = got.Epoch
+		return c
+	}
+	back, lost, said := "LBACK000000000001", "LLOST000000000001", "LSAID000000000001"
+	dead(back)
+	dead(lost)
+	_, _, err = store.Presence(t.Context(), said, dead(said), "disconnected", "keepalive", time.Now().Add(-time.Hour))
+	check.OK(t, err)
+	c := r.connect(0, back, mqtt.V5)
+	for vin, want := range map[string]string{lost: "gw-9 disconnected gateway_lost", said: "gw-9 disconnected keepalive"} {
+		if e := r.events(vin, 1)[0]; fmt.Sprintf("%s %s %s", e.Node, e.Event, e.Reason) != want {
+			t.Errorf("%+v, want %s", e, want)
+		}
+	}
+	events := r.events(back, 2)
+	if events[0].Event != "disconnected" || events[0].Reason != "gateway_lost" || events[1].Event != "connected" {
+		t.Errorf("of the one that came back: %+v", events)
+	}
+	check.Within(t, 10*time.Second, "all is told", func() error {
+		for one, err := range store.Sessions(t.Context(), 0) {
+			if err != nil || one.Node != "gw-1" {
+				return fmt.Errorf("%+v %w", one, errors.Join(err, errCellClosed))
+			}
+		}
+		return nil
+	})
+	c.Ping()
+}

@@ -1,0 +1,169 @@
+package app
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"cellgate/broker/cell"
+	"cellgate/configs"
+)
+
+// storing is a session that the cell is to have anew.
+type storing struct {
+	waiters []func()
+}
+
+// Changed implements session.Cell.
+func (c *claims) Changed(vin string) {
+	c.mu.Lock()
+	if c.dirty[vin] == nil {
+		c.dirty[vin] = &storing{}
+	}
+	c.mu.Unlock()
+	c.rouseStores()
+}
+
+// Stored implements session.Cell: it waits no longer than a CONNECT does.
+func (c *claims) Stored(vin string, fn func()) {
+	if c.m.away.Load() {
+		fn()
+		return
+	}
+	var once sync.Once
+	run := func() { once.Do(fn) }
+	time.AfterFunc(time.Duration(c.wait.Load()), run)
+	c.mu.Lock()
+	s := c.dirty[vin]
+	if s == nil {
+		s = &storing{}
+		c.dirty[vin] = s
+	}
+	s.waiters = append(s.waiters, run)
+	c.mu.Unlock()
+	c.rouseStores()
+}
+
+func (c *claims) rouseStores() {
+	select {
+	case c.stores <- struct{}{}:
+	default:
+	}
+}
+
+// storeAll stores sessions until ctx ends. While Redis is away they wait, one entry for each vehicle.
+func (c *claims) storeAll(ctx context.Context) {
+	places := make(chan struct{}, configs.CellPool/2)
+	var all sync.WaitGroup
+	defer all.Wait()
+	retry := time.NewTicker(time.Second)
+	defer retry.Stop()
+	for {
+		ended := false
+		select {
+		case <-ctx.Done():
+			ended = true // what the last connections have left
+		case <-c.stores:
+		case <-retry.C:
+		}
+		for vin, s := range c.takeDirty() {
+			places <- struct{}{}
+			all.Go(func() {
+				defer func() { <-places }()
+				c.storeOne(context.WithoutCancel(ctx), vin, s)
+			})
+		}
+		if ended {
+			return
+		}
+	}
+}
+
+func (c *claims) takeDirty() map[string]*storing {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.m.away.Load() {
+		return nil
+	}
+	all := c.dirty
+	c.dirty = make(map[string]*storing, min(len(all), 64))
+	return all
+}
+
+// storeOne stores the session that a vehicle has here, if the cell says that it is here. What could not be stored stays dirty.
+func (c *claims) storeOne(ctx context.Context, vin string, s *storing) {
+	defer func() {
+		for _, fn := range s.waiters {
+			fn()
+		}
+	}()
+	ctx, cancel := context.WithTimeout(ctx, c.m.limit())
+	defer cancel()
+	data, has := c.sessions.Portable(vin)
+	sum := c.hash(data)
+	c.mu.Lock()
+	one := c.byVIN[vin]
+	if one != nil && (one.lost || one.conn.Epoch != 0 && one.stored == sum) {
+		if !has && one.ended && !one.lost {
+			delete(c.byVIN, vin)
+		}
+		c.mu.Unlock()
+		return
+	}
+	var conn cell.Connection
+	if one != nil {
+		conn = one.conn
+	}
+	c.mu.Unlock()
+	if one == nil {
+		if has || !c.ours(ctx, vin, &conn) {
+			return // of a run before: it is stored with the next connection
+		}
+	}
+	if conn.Epoch == 0 {
+		c.stayDirty(vin)
+		return
+	}
+	verdict, err := c.m.store.StoreSession(ctx, vin, conn, data)
+	switch {
+	case c.m.note(err) != nil:
+		c.stayDirty(vin)
+	case one == nil:
+	case verdict == cell.NotOwner:
+		c.check(ctx, one)
+	default:
+		c.mu.Lock()
+		if one.stored = sum; !has && one.ended && c.byVIN[vin] == one {
+			delete(c.byVIN, vin)
+		}
+		c.mu.Unlock()
+	}
+}
+
+// ours reports whether the last claim of a vehicle is this gateway's, of a run before.
+func (c *claims) ours(ctx context.Context, vin string, conn *cell.Connection) bool {
+	v, verdict, err := c.m.store.Vehicle(ctx, vin)
+	if err != nil || verdict != cell.OK || v.Session == nil {
+		return false
+	}
+	*conn = v.Owner
+	return v.Owner.Node == c.m.self.Node
+}
+
+func (c *claims) stayDirty(vin string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.dirty[vin] == nil {
+		c.dirty[vin] = &storing{}
+	}
+}
+
+// check asks again for a claim that a script did not find. One whose connection has ended is given up.
+func (c *claims) check(ctx context.Context, one *claim) {
+	_, _, _, ended := c.state(one)
+	if ended {
+		c.lose(one)
+		return
+	}
+	c.ask(ctx, one)
+}

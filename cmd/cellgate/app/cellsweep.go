@@ -1,0 +1,127 @@
+package app
+
+import (
+	"context"
+	"log/slog"
+	"slices"
+	"sync"
+	"time"
+
+	"cellgate/broker/cell"
+	"cellgate/configs"
+)
+
+// run claims what could not be claimed when it connected, and compares all claims with Redis: every so often, when Redis was away, and when
+// the process was stopped for so long that others may have taken its vehicles.
+func (c *claims) run(ctx context.Context) {
+	const tick = 250 * time.Millisecond
+	last, swept, away := time.Now(), time.Now(), true
+	for pause(ctx, tick) {
+		now := time.Now()
+		if now.Sub(last) > configs.CellPause {
+			c.current.Store(false)
+			c.log.Warn("the process was stopped: claims are compared before a command is sent", slog.Duration("for", now.Sub(last).Round(time.Millisecond)))
+		}
+		last = now
+		if c.m.away.Load() {
+			away = true
+			continue
+		}
+		if away || !c.current.Load() || now.Sub(swept) > configs.CellSweep {
+			if err := c.live.beat(ctx, configs.CellTimeout); c.m.note(err) != nil { // others are not to take it for dead
+				continue
+			}
+			if c.compare(ctx) != nil {
+				continue
+			}
+			away, swept = false, time.Now()
+			c.current.Store(true)
+			last = time.Now()
+		}
+		c.askAll(ctx, c.unclaimed())
+	}
+}
+
+// unclaimed are the connections of which the cell does not know.
+func (c *claims) unclaimed() []*claim {
+	return c.filter(func(one *claim) bool { return one.conn.Epoch == 0 && !one.asking && one.attached })
+}
+
+// filter are the claims of live connections that match.
+func (c *claims) filter(match func(*claim) bool) []*claim {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var some []*claim
+	for _, one := range c.byVIN {
+		if !one.ended && !one.lost && match(one) {
+			some = append(some, one)
+		}
+	}
+	return some
+}
+
+// askAll runs the script for several claims, some at a time.
+func (c *claims) askAll(ctx context.Context, some []*claim) {
+	var all sync.WaitGroup
+	defer all.Wait()
+	places := make(chan struct{}, configs.CellPool/2)
+	for _, one := range some {
+		if c.m.away.Load() || ctx.Err() != nil {
+			return
+		}
+		places <- struct{}{}
+		all.Go(func() {
+			defer func() { <-places }()
+			c.ask(ctx, one)
+		})
+	}
+}
+
+// compared is how many claims are read at a time.
+const compared = 500
+
+// compare reads all claims. One that Redis has otherwise is offered again: who is younger has the vehicle. Of one whose end somebody
+// has told, because this gateway was taken for dead, another connection begins for the others.
+func (c *claims) compare(ctx context.Context) error {
+	claims := c.filter(func(one *claim) bool { return one.conn.Epoch != 0 })
+	for some := range slices.Chunk(claims, compared) {
+		vins := make([]string, len(some))
+		for i, one := range some {
+			vins[i] = one.vin
+		}
+		limit, cancel := context.WithTimeout(ctx, configs.CellTimeout)
+		held, err := c.m.store.Held(limit, vins)
+		cancel()
+		if c.m.note(err) != nil {
+			return err
+		}
+		var differ []*claim
+		for i, one := range some {
+			conn, asking, lost, ended := c.state(one)
+			if asking || lost || ended {
+				continue
+			}
+			if held[i].Ended && held[i].Epoch == conn.Epoch {
+				c.renew(one)
+			} else if same(held[i].Connection, conn) {
+				continue
+			}
+			differ = append(differ, one)
+		}
+		c.askAll(ctx, differ)
+	}
+	return nil
+}
+
+// same reports whether two are one connection. Since is not compared: it follows from the others.
+func same(a, b cell.Connection) bool {
+	return a.Node == b.Node && a.Boot == b.Boot && a.Number == b.Number && a.Epoch == b.Epoch
+}
+
+// renew has a connection begin anew for the cell.
+func (c *claims) renew(one *claim) {
+	n := c.number.Add(1)
+	c.mu.Lock()
+	one.conn.Number = n
+	c.mu.Unlock()
+}
