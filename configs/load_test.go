@@ -193,6 +193,33 @@ func TestEnvironment(t *testing.T) {
 	}
 }
 
+// TestValuesFromFiles: a secret that Kubernetes or systemd puts into a file is read from there, and is never shown.
+func TestValuesFromFiles(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	check.OK(t, os.WriteFile(filepath.Join(dir, "redis"), []byte("hunter2\n"), 0o600))
+	check.OK(t, os.WriteFile(filepath.Join(dir, "huge"), make([]byte, maxValueFile+1), 0o600))
+	write := func(value string) (*Config, error) {
+		file := filepath.Join(dir, "cell.yaml")
+		check.OK(t, os.WriteFile(file, []byte("cell: {id: c}\nredis: {password: \""+value+"\"}\n"), 0o600))
+		return Load(file)
+	}
+	for _, value := range []string{"${file:redis}", "${file:" + filepath.Join(dir, "redis") + "}"} {
+		c, err := write(value)
+		check.OK(t, err)
+		if got := c.Redis.Password.Reveal(); got != "hunter2" {
+			t.Errorf("%s: %q", value, got)
+		}
+	}
+	for value, want := range map[string]string{
+		"${file:none}": "no such file or directory; name a file", "${file:huge}": "longer than 64 KiB", "${file:}": "without a variable's name", "${file:redis": "without a variable's name",
+	} {
+		if _, err := write(value); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want %q", value, err, want)
+		}
+	}
+}
+
 func TestAnchors(t *testing.T) {
 	t.Parallel()
 	c := parse(t, "cell: {id: c, node: n}\nkafka: &k {brokers: [\"a:1\"], compression: lz4}\ncentral: {kafka: *k}\n")

@@ -3,6 +3,9 @@ package configs
 import (
 	"errors"
 	"fmt"
+	"io"
+	"os"
+	"path/filepath"
 	"reflect"
 	"strconv"
 	"strings"
@@ -17,7 +20,7 @@ func (d *decoder) scalar(n ast.Node, v reflect.Value, path string, tag reflect.S
 		d.add(n, path, "is "+describe(n)+", but a single value is wanted", "write `key: value`")
 		return
 	}
-	expanded, err := expand(text, d.env)
+	expanded, err := expand(text, d.env, filepath.Dir(d.file))
 	if err != nil {
 		d.add(n, path, err.Error(), envFix(err))
 		return
@@ -117,11 +120,15 @@ func envFix(err error) string {
 	if errors.As(err, &missing) {
 		return "export " + missing.name + " before starting, or write the value here"
 	}
-	return "write ${NAME}, or $${ for a literal ${"
+	var file *fileError
+	if errors.As(err, &file) {
+		return "name a file that the gateway's user may read, with nothing but the value in it"
+	}
+	return "write ${NAME} or ${file:PATH}, or $${ for a literal ${"
 }
 
-// expand replaces ${NAME} by the environment's value and $${ by ${.
-func expand(text string, env func(string) (string, bool)) (string, error) {
+// expand replaces ${NAME} by the environment's value, ${file:PATH} by a file's, with relative paths from dir, and $${ by ${.
+func expand(text string, env func(string) (string, bool), dir string) (string, error) {
 	if !strings.Contains(text, "${") {
 		return text, nil
 	}
@@ -139,16 +146,60 @@ func expand(text string, env func(string) (string, bool)) (string, error) {
 		}
 		b.WriteString(text[:i])
 		name, rest, ok := strings.Cut(text[i+2:], "}")
-		if !ok || !validEnvName(name) {
+		if !ok {
 			return "", errEnvSyntax
 		}
-		value, ok := env(name)
-		if !ok {
-			return "", &missingEnvError{name: name}
+		value, err := lookUp(name, env, dir)
+		if err != nil {
+			return "", err
 		}
 		b.WriteString(value)
 		text = rest
 	}
+}
+
+// maxValueFile bounds a file whose contents are a value.
+const maxValueFile = 64 << 10
+
+// fileError says why a file that a value is in cannot be used. It shows none of the value.
+type fileError struct{ err error }
+
+func (e *fileError) Error() string { return e.err.Error() }
+
+// lookUp is what stands for a name between ${ and }.
+func lookUp(name string, env func(string) (string, bool), dir string) (string, error) {
+	path, isFile := strings.CutPrefix(name, "file:")
+	switch {
+	case isFile && path != "":
+		return readValue(path, dir)
+	case isFile || !validEnvName(name):
+		return "", errEnvSyntax
+	}
+	value, ok := env(name)
+	if !ok {
+		return "", &missingEnvError{name: name}
+	}
+	return value, nil
+}
+
+// readValue is a file's contents without the line end that editors and echo put behind it.
+func readValue(path, dir string) (string, error) {
+	if !filepath.IsAbs(path) {
+		path = filepath.Join(dir, path)
+	}
+	f, err := os.Open(path) //nolint:gosec // the operator names the file
+	if err != nil {
+		return "", &fileError{err}
+	}
+	defer func() { _ = f.Close() }() // it was only read
+	body, err := io.ReadAll(io.LimitReader(f, maxValueFile+1))
+	switch {
+	case err != nil:
+		return "", &fileError{err}
+	case len(body) > maxValueFile:
+		return "", &fileError{fmt.Errorf("%s: longer than 64 KiB", path)}
+	}
+	return strings.TrimSuffix(strings.TrimSuffix(string(body), "\n"), "\r"), nil
 }
 
 func validEnvName(name string) bool {

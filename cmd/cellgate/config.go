@@ -1,13 +1,16 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
+	"strings"
 
 	"github.com/spf13/cobra"
 
+	"cellgate/cmd/cellgate/preflight"
 	"cellgate/configs"
 )
 
@@ -22,17 +25,25 @@ func configCommand(c *cli) *cobra.Command {
 }
 
 func configCheckCommand(c *cli) *cobra.Command {
+	deep := false
 	cmd := &cobra.Command{
 		Use:   "check FILE",
 		Short: "validate a configuration",
 		Long: `check validates a configuration and names every problem with file, line and column. It opens
-nothing that the configuration points to.`,
-		Example: "  cellgate config check configs/cell.yaml",
-		Args:    takes("FILE"),
-		RunE: func(_ *cobra.Command, args []string) error {
+nothing that the configuration points to. With --deep it does, as the user and on the machine of the gateway:
+certificates, Kafka and its topics with the rights to them, Redis, the rules, the disk's space and speed,
+descriptors, and this machine's clock beside those of others. It changes nothing. The exit code is 1 when there
+is an error, not for warnings.`,
+		Example: `  cellgate config check configs/cell.yaml
+  cellgate config check --deep configs/cell.yaml --json`,
+		Args: takes("FILE"),
+		RunE: func(cmd *cobra.Command, args []string) error {
 			cfg, err := loadConfig(args[0])
 			if err != nil {
 				return c.invalid(args[0], err)
+			}
+			if deep {
+				return c.checkDeep(cmd.Context(), cfg)
 			}
 			result := map[string]any{"valid": true, "file": args[0], "cell": cfg.Cell.ID, "warnings": append(configs.Problems{}, cfg.Warnings...)}
 			return c.print(result, func(w io.Writer) error {
@@ -44,8 +55,35 @@ nothing that the configuration points to.`,
 			})
 		},
 	}
+	cmd.Flags().BoolVar(&deep, "deep", false, "look at all that it points to, too")
 	c.jsonFlag(cmd)
 	return cmd
+}
+
+// checkDeep prints what a look at everything has found.
+func (c *cli) checkDeep(ctx context.Context, cfg *configs.Config) error {
+	found := preflight.Run(ctx, cfg)
+	bad := preflight.Worst(found) == preflight.Bad
+	result := map[string]any{"valid": !bad, "file": cfg.File, "cell": cfg.Cell.ID, "warnings": append(configs.Problems{}, cfg.Warnings...), "findings": found}
+	err := c.print(result, func(w io.Writer) error { return printChecks(w, found) })
+	if err == nil && bad {
+		return silentError{}
+	}
+	return err
+}
+
+func printChecks(w io.Writer, found []preflight.Finding) error {
+	for _, f := range found {
+		mark := map[string]string{preflight.Good: "ok", preflight.Warning: "warn", preflight.Bad: "FAIL"}[f.Level]
+		text := fmt.Sprintf("%s%s %s: %s: %s\n", paint(w, mark, false), strings.Repeat(" ", 4-len(mark)), f.Check, f.Where, f.What)
+		if f.Do != "" {
+			text += "       " + f.Do + "\n"
+		}
+		if _, err := io.WriteString(w, text); err != nil {
+			return fmt.Errorf("output: %w", err)
+		}
+	}
+	return nil
 }
 
 func configPrintCommand(c *cli) *cobra.Command {

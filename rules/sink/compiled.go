@@ -61,14 +61,17 @@ func (c compiled) kinds() []op.SinkKind {
 	return out
 }
 
-// topics are the topic names that are no templates, and for Kafka the error topics.
-func (c compiled) topics(kind op.SinkKind) []string {
+func (c compiled) topics(kind op.SinkKind) []string { return Topics(c.set, kind) }
+
+// Topics are the topic names of a set's targets that are no templates, and for Kafka the error topics.
+func Topics(set *lang.Set, kind op.SinkKind) []string {
 	var out []string
-	if kind == op.SinkKafka && len(c.info) > 0 {
-		out = append(out, c.set.ErrorTopic())
+	info := set.Rules()
+	if kind == op.SinkKafka && len(info) > 0 {
+		out = append(out, set.ErrorTopic())
 	}
-	for i := range c.info {
-		r := &c.info[i]
+	for i := range info {
+		r := &info[i]
 		if kind == op.SinkKafka && r.ErrorTopic != "" {
 			out = append(out, r.ErrorTopic)
 		}

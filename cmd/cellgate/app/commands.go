@@ -14,7 +14,7 @@ import (
 	"cellgate/configs/authority"
 )
 
-// Kafka topics of commands.
+// Kafka topics of commands: those of cell.yaml's commands.from_kafka, and their states.
 const (
 	topicCommands = "vehicle.commands"
 	topicResults  = "vehicle.command-results"

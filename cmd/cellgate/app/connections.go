@@ -1,6 +1,7 @@
 package app
 
 import (
+	"context"
 	"crypto/tls"
 	"fmt"
 	"log/slog"
@@ -11,6 +12,7 @@ import (
 	"cellgate/broker/shared/kafkaclient"
 	"cellgate/broker/shared/settled"
 	"cellgate/configs"
+	"cellgate/rules/lang"
 )
 
 // clientTLS is the client's side of TLS towards Kafka or Redis; nil for none.
@@ -49,6 +51,38 @@ func kafkaConfig(setting string, c *configs.Kafka) (kafkaclient.Config, error) {
 		k.SASL = &kafkaclient.SASL{Mechanism: c.SASL.Mechanism, User: c.SASL.User, Password: c.SASL.Password.Reveal()}
 	}
 	return k, nil
+}
+
+// KafkaAdmin asks the cluster of a section of the configuration, for tools.
+func KafkaAdmin(setting string, c *configs.Kafka) (*kafkaclient.Admin, error) {
+	config, err := kafkaConfig(setting, c)
+	if err != nil {
+		return nil, err
+	}
+	return kafkaclient.NewAdmin(config)
+}
+
+// RedisClient connects as the gateway does, for tools. It dials nothing yet.
+func RedisClient(c *configs.Redis) (redis.UniversalClient, error) { return redisClient(c) }
+
+// OwnTopics are the topics of the cell's Kafka that the gateway uses whatever the rules say, for tools.
+func OwnTopics() (presence, results, commands string) {
+	return topicPresence, topicResults, topicCommands
+}
+
+// Rules reads and compiles the rule files of a configuration as a start does, for tools.
+func Rules(ctx context.Context, c *configs.Config) (*lang.Set, error) {
+	f, err := lang.ReadFolder(ctx, string(c.Rules.Path))
+	if err != nil {
+		return nil, err
+	}
+	keys := hashKeys(&c.Rules)
+	return f.Compile(ruleOptions(c, &keys))
+}
+
+// ConnectionLimit is how many clients the process may have under a limit of descriptors.
+func ConnectionLimit(c *configs.Config, descriptors uint64) int {
+	return limitsOf(c, divide(descriptors).clients).MaxConnections
 }
 
 // topicSpec is how missing topics are created; nil: they are not.

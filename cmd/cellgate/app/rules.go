@@ -69,11 +69,15 @@ func (k *ruleKeeper) hash() string {
 	return k.set.Hash()
 }
 
+func ruleOptions(c *configs.Config, keys *lang.HashKeys) lang.Options {
+	return lang.Options{Cell: c.Cell.ID, ErrorTopic: c.Rules.ErrorTopic, Webhooks: c.WebhookNames(), HashKeys: keys}
+}
+
 func newRuleKeeper(t *trust, dispatch *sink.Dispatcher) (*ruleKeeper, error) {
 	c, keys := t.cfg, hashKeys(&t.cfg.Rules)
 	k := &ruleKeeper{
 		path:     string(c.Rules.Path),
-		options:  lang.Options{Cell: c.Cell.ID, ErrorTopic: c.Rules.ErrorTopic, Webhooks: c.WebhookNames(), HashKeys: &keys},
+		options:  ruleOptions(c, &keys),
 		runTests: func() bool { return t.Config().Rules.RunTests }, centre: c.Central != nil,
 		dispatch: dispatch, db: t.db, log: t.log,
 		audit: func(what string) { t.auditChange(auth.AuditRules, "files", what) },

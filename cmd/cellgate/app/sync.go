@@ -97,15 +97,15 @@ func syncOptions(cfg *configs.Config, i int, log *slog.Logger, m *kafkaclient.Me
 	if err != nil {
 		return syncer.Options{}, err
 	}
-	central, err := producerOptions(centralSetting(cfg, i)+".kafka", to.Name, &to.Kafka, log, m)
+	central, err := producerOptions(CentralSetting(cfg, i)+".kafka", to.Name, &to.Kafka, log, m)
 	return syncer.Options{
 		CellID: cfg.Cell.ID, Centre: to.Name, Cell: cell, Central: central, Group: to.Group, Limits: limitsTo(to),
 		Memory: int64(to.Memory), CommitInterval: configs.SyncCommitInterval, Log: log,
 	}, err
 }
 
-// centralSetting is where the configuration has a centre.
-func centralSetting(cfg *configs.Config, i int) string {
+// CentralSetting is where the configuration has a centre.
+func CentralSetting(cfg *configs.Config, i int) string {
 	if len(cfg.Central) == 1 {
 		return "central"
 	}
@@ -173,7 +173,7 @@ func (c *centre) stop(ctx context.Context) error {
 func (c *centres) checkReload(next *configs.Config) error {
 	var errs []error
 	for i := range next.Central {
-		_, err := kafkaConfig(centralSetting(next, i)+".kafka", &next.Central[i].Kafka)
+		_, err := kafkaConfig(CentralSetting(next, i)+".kafka", &next.Central[i].Kafka)
 		errs = append(errs, err)
 	}
 	return errors.Join(errs...)

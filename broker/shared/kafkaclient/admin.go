@@ -1,0 +1,224 @@
+package kafkaclient
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"time"
+
+	"github.com/segmentio/kafka-go"
+	"github.com/segmentio/kafka-go/protocol"
+	"github.com/segmentio/kafka-go/protocol/metadata"
+	"github.com/segmentio/kafka-go/protocol/saslauthenticate"
+	"github.com/segmentio/kafka-go/protocol/saslhandshake"
+)
+
+// Admin asks a cluster about its topics and makes some, for tools. It keeps no connection.
+type Admin struct{ config Config }
+
+// NewAdmin checks the settings and connects to nothing yet.
+func NewAdmin(c Config) (*Admin, error) {
+	if err := c.check(c); err != nil {
+		return nil, err
+	}
+	return &Admin{c}, nil
+}
+
+// TopicState is what a cluster says of a topic.
+type TopicState struct {
+	Name       string
+	Missing    bool
+	Err        error // why nothing more is known
+	Partitions int
+	// Replicas and InSync are the least of any partition.
+	Replicas, InSync int
+	// MayWrite and MayRead are true too when the cluster does not say what the user may do.
+	MayWrite, MayRead bool
+}
+
+// Why a connection is of no use, for errors.Is.
+var (
+	ErrConnect = errors.New("no connection")
+	ErrTLS     = errors.New("TLS is refused")
+	ErrLogin   = errors.New("the login is refused")
+)
+
+// Reach connects to one of the brokers and logs in. The error wraps ErrConnect, ErrTLS or ErrLogin and names the cause in one line.
+func (a *Admin) Reach(ctx context.Context, broker string) error {
+	c, err := a.dial(ctx, broker)
+	if err != nil {
+		return err
+	}
+	return c.Close()
+}
+
+// Versions of the requests: brokers from 2.3 up to 4.x have them.
+const (
+	adminMetadata       = 8
+	saslVersion         = 1
+	operationsUnknown   = -2147483648
+	bitRead, bitWrite   = 1 << 3, 1 << 4 // of AclOperation
+	authenticationError = 58
+)
+
+func (a *Admin) dial(ctx context.Context, broker string) (*protocol.Conn, error) {
+	d := &net.Dialer{Timeout: a.config.DialTimeout}
+	conn, err := d.DialContext(ctx, "tcp", broker)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrConnect, err)
+	}
+	limit := time.Now().Add(a.config.DialTimeout + a.config.RequestTimeout)
+	if at, ok := ctx.Deadline(); ok && at.Before(limit) {
+		limit = at
+	}
+	_ = conn.SetDeadline(limit) //nolint:errcheck // a connection that has just been made takes one
+	if a.config.TLS != nil {
+		settings := a.config.TLS.Clone()
+		if settings.ServerName == "" {
+			settings.ServerName, _, _ = net.SplitHostPort(broker) //nolint:errcheck // dialled before
+		}
+		secure := tls.Client(conn, settings)
+		if err := secure.HandshakeContext(ctx); err != nil {
+			return nil, errors.Join(fmt.Errorf("%w: %w", ErrTLS, err), quietly(conn.Close()))
+		}
+		conn = secure
+	}
+	c := protocol.NewConn(conn, a.config.ClientID)
+	c.SetVersions(map[protocol.ApiKey]int16{
+		protocol.Metadata: adminMetadata, protocol.SaslHandshake: saslVersion, protocol.SaslAuthenticate: saslVersion,
+	})
+	if err := a.login(ctx, c); err != nil {
+		return nil, errors.Join(fmt.Errorf("%w: %w", ErrLogin, err), quietly(c.Close()))
+	}
+	return c, nil
+}
+
+// quietly is nil: what closing says of a connection that has failed is of no use.
+func quietly(error) error { return nil }
+
+func (a *Admin) login(ctx context.Context, c *protocol.Conn) error {
+	m, err := a.config.mechanism()
+	if err != nil || m == nil {
+		return err
+	}
+	msg, err := c.RoundTrip(&saslhandshake.Request{Mechanism: m.Name()})
+	if err != nil {
+		return closedBy(err)
+	}
+	if r, ok := msg.(*saslhandshake.Response); ok && r.ErrorCode != 0 {
+		return fmt.Errorf("the cluster does not take %s, only %v", m.Name(), r.Mechanisms)
+	}
+	session, state, err := m.Start(ctx)
+	for done := false; err == nil && !done; {
+		var msg protocol.Message
+		if msg, err = c.RoundTrip(&saslauthenticate.Request{AuthBytes: state}); err != nil {
+			return closedBy(err)
+		}
+		r, ok := msg.(*saslauthenticate.Response)
+		if !ok || r.ErrorCode != 0 {
+			return refusedLogin(r)
+		}
+		done, state, err = session.Next(ctx, r.AuthBytes)
+	}
+	return err
+}
+
+func refusedLogin(r *saslauthenticate.Response) error {
+	switch {
+	case r == nil:
+		return errors.New("the answer is not that of a Kafka broker")
+	case r.ErrorMessage != "":
+		return errors.New(r.ErrorMessage)
+	case r.ErrorCode == authenticationError:
+		return errors.New("user or password are not accepted")
+	}
+	return kafka.Error(r.ErrorCode)
+}
+
+// closedBy explains the end of a connection during the login.
+func closedBy(err error) error {
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+		return errors.New("the broker has closed the connection: its listener may want TLS, or no login")
+	}
+	return err
+}
+
+// Topics asks for topics, in the order of their names given. An error says that no broker could be asked.
+func (a *Admin) Topics(ctx context.Context, names []string) ([]TopicState, error) {
+	var errs []error
+	for _, broker := range a.config.Brokers {
+		c, err := a.dial(ctx, broker)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", broker, err))
+			continue
+		}
+		msg, err := c.RoundTrip(&metadata.Request{TopicNames: names, IncludeTopicAuthorizedOperations: true})
+		_ = c.Close() //nolint:errcheck // the answer is there, or an error that tells more
+		if err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", broker, closedBy(err)))
+			continue
+		}
+		r, ok := msg.(*metadata.Response)
+		if !ok {
+			errs = append(errs, fmt.Errorf("%s: no answer of a Kafka broker", broker))
+			continue
+		}
+		return states(names, r), nil
+	}
+	return nil, errors.Join(errs...)
+}
+
+func states(names []string, r *metadata.Response) []TopicState {
+	by := make(map[string]*metadata.ResponseTopic, len(r.Topics))
+	for i := range r.Topics {
+		by[r.Topics[i].Name] = &r.Topics[i]
+	}
+	out := make([]TopicState, len(names))
+	for i, name := range names {
+		out[i] = stateOf(name, by[name])
+	}
+	return out
+}
+
+func stateOf(name string, t *metadata.ResponseTopic) TopicState {
+	s := TopicState{Name: name}
+	switch {
+	case t == nil, kafka.Error(t.ErrorCode) == kafka.UnknownTopicOrPartition:
+		s.Missing = true
+		return s
+	case t.ErrorCode != 0:
+		s.Err = kafka.Error(t.ErrorCode)
+		return s
+	}
+	s.Partitions = len(t.Partitions)
+	for i := range t.Partitions {
+		p := &t.Partitions[i]
+		if i == 0 {
+			s.Replicas, s.InSync = len(p.ReplicaNodes), len(p.IsrNodes)
+		}
+		s.Replicas, s.InSync = min(s.Replicas, len(p.ReplicaNodes)), min(s.InSync, len(p.IsrNodes))
+	}
+	ops := t.TopicAuthorizedOperations
+	s.MayRead = ops == operationsUnknown || ops == 0 || ops&bitRead != 0
+	s.MayWrite = ops == operationsUnknown || ops == 0 || ops&bitWrite != 0
+	return s
+}
+
+// Create makes a topic; -1 leaves partitions or replication to the brokers. With dry the cluster only says whether it would.
+func (a *Admin) Create(ctx context.Context, name string, partitions, replication int, dry bool) error {
+	c := a.config.client(nil)
+	defer closeIdle(c)
+	r, err := c.CreateTopics(ctx, &kafka.CreateTopicsRequest{ValidateOnly: dry, Topics: []kafka.TopicConfig{
+		{Topic: name, NumPartitions: partitions, ReplicationFactor: replication},
+	}})
+	if err == nil {
+		err = r.Errors[name]
+	}
+	if err != nil && !errors.Is(err, kafka.TopicAlreadyExists) {
+		return fmt.Errorf("create topic %s: %w", name, err)
+	}
+	return nil
+}

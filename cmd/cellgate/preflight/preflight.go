@@ -1,0 +1,95 @@
+// Package preflight looks, before the gateway starts, at all that its configuration points to: certificates, Kafka and its
+// topics, Redis, rules, the disk, descriptors and the clock. It changes nothing but a file of its own beside the journal, which
+// it removes.
+package preflight
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"cellgate/cmd/cellgate/app"
+	"cellgate/configs"
+	"cellgate/rules/lang"
+)
+
+// Levels of findings.
+const (
+	Good    = "ok"
+	Warning = "warning" // it works, and is likely not what is wanted
+	Bad     = "error"   // the gateway would not start, or would not deliver
+)
+
+// Finding is one line of the answer.
+type Finding struct {
+	// Check names what was looked at: certificate, kafka, topic, redis, rules, disk, descriptors, clock.
+	Check string `json:"check"`
+	Level string `json:"level"`
+	// Where is the configuration's key, or the topic or file.
+	Where string `json:"where"`
+	What  string `json:"what"`
+	// Do says what to do; empty when there is nothing.
+	Do string `json:"do,omitempty"`
+}
+
+// checks collects findings.
+type checks struct {
+	cfg   *configs.Config
+	set   *lang.Set // nil when the rules cannot be read
+	now   time.Time
+	found []Finding
+}
+
+// timeLimit bounds each look at something outside.
+const timeLimit = 15 * time.Second
+
+// Run looks at everything and returns a finding for each.
+func Run(ctx context.Context, cfg *configs.Config) []Finding {
+	c := &checks{cfg: cfg, now: time.Now()}
+	c.certificates()
+	c.rules(ctx)
+	c.kafka(ctx)
+	clocks := c.redis(ctx)
+	c.disk()
+	c.descriptors()
+	c.clock(ctx, clocks)
+	return c.found
+}
+
+// Worst is the highest level among findings.
+func Worst(found []Finding) string {
+	worst := Good
+	for _, f := range found {
+		switch f.Level {
+		case Bad:
+			return Bad
+		case Warning:
+			worst = Warning
+		}
+	}
+	return worst
+}
+
+func (c *checks) good(check, where, format string, args ...any) {
+	c.found = append(c.found, Finding{Check: check, Level: Good, Where: where, What: fmt.Sprintf(format, args...)})
+}
+
+func (c *checks) warn(check, where, what, do string) {
+	c.found = append(c.found, Finding{Check: check, Level: Warning, Where: where, What: what, Do: do})
+}
+
+func (c *checks) bad(check, where, what, do string) {
+	c.found = append(c.found, Finding{Check: check, Level: Bad, Where: where, What: what, Do: do})
+}
+
+func (c *checks) rules(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, timeLimit)
+	defer cancel()
+	set, err := app.Rules(ctx, c.cfg)
+	if err != nil {
+		c.bad("rules", "rules.path", err.Error(), "`cellgate rules check "+string(c.cfg.Rules.Path)+"` shows each place")
+		return
+	}
+	c.set = set
+	c.good("rules", "rules.path", "%d rules in %s", len(set.Rules()), c.cfg.Rules.Path)
+}
