@@ -1,7 +1,6 @@
 package auth
 
 import (
-	"context"
 	"io"
 	"log/slog"
 	"sync"
@@ -79,18 +78,8 @@ func open(t testing.TB, change ...func(*Config)) *fixture {
 	if f.Authority, err = Open(cfg); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(f.close(t))
+	t.Cleanup(func() { check.Ended(t, f.Close) })
 	return f
-}
-
-func (f *fixture) close(t testing.TB) func() {
-	return func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
-		defer cancel()
-		if err := f.Close(ctx); err != nil {
-			t.Error(err)
-		}
-	}
 }
 
 func (f *fixture) issue(t testing.TB, req IssueRequest) (string, Identity) {

@@ -142,7 +142,7 @@ func TestRevocationSurvivesKill(t *testing.T) {
 				t.Fatalf("cut at %d: %d entries", cut, n)
 			}
 		}
-		again2.close(t)()
+		check.Ended(t, again2.Close)
 	}
 }
 

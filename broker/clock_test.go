@@ -1,7 +1,6 @@
 package broker
 
 import (
-	"context"
 	"sync"
 	"testing"
 	"time"
@@ -41,9 +40,7 @@ func clockHarness(t *testing.T) (*harness, *wallClock, *auth.Authority) {
 	h := newHarness(t, func(o *Options) { o.Auth, o.Now = a, w.Now })
 	t.Cleanup(func() {
 		h.stop()
-		ctx, cancel := context.WithTimeout(context.Background(), testPatience)
-		defer cancel()
-		check.OK(t, a.Close(ctx))
+		check.Ended(t, a.Close)
 	})
 	return h, w, a
 }

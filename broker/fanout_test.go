@@ -88,14 +88,12 @@ func (f *fanEnv) close(save bool) {
 		f.stop()
 		f.stop = nil
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
-	defer cancel()
 	if save {
-		check.OK(f.t, f.intake.Close(ctx))
+		check.Ended(f.t, f.intake.Close)
 		check.OK(f.t, f.fanout.Close(context.Background()))
 	}
-	check.OK(f.t, f.sessions.Close(ctx))
-	check.OK(f.t, f.journal.Close(ctx))
+	check.Ended(f.t, f.sessions.Close)
+	check.Ended(f.t, f.journal.Close)
 	check.OK(f.t, f.db.Close())
 }
 

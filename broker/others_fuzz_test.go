@@ -1,7 +1,6 @@
 package broker
 
 import (
-	"context"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -81,9 +80,7 @@ func newOthers(t *testing.T) *others {
 	e.m, err = session.Open(o)
 	check.OK(t, err)
 	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), testPatience)
-		defer cancel()
-		check.OK(t, e.m.Close(ctx))
+		check.Ended(t, e.m.Close)
 		check.OK(t, db.Close())
 	})
 	e.evil, e.good = e.attach(t, "evil"), e.attach(t, "good")

@@ -105,6 +105,12 @@ func (c *Central) setDefaults() {
 	c.Name, c.Bandwidth, c.P2Percent, c.Memory = "central", 20*mib, 10, 48*mib
 }
 
+// Folders of data_dir, unless the configuration says otherwise.
+const (
+	JournalFolder = "journal"
+	KeysFolder    = "auth"
+)
+
 // derive fills in what follows from other keys, and makes paths absolute from base ("" leaves them).
 func (c *Config) derive(base string) {
 	resolvePaths(c, base)
@@ -113,9 +119,9 @@ func (c *Config) derive(base string) {
 			*p = Path(filepath.Join(append([]string{string(c.DataDir)}, elem...)...))
 		}
 	}
-	under(&c.Auth.KeysDir, "auth")
+	under(&c.Auth.KeysDir, KeysFolder)
 	under(&c.Auth.Audit.File, "audit.log")
-	under(&c.Uplink.Journal.Dir, "journal")
+	under(&c.Uplink.Journal.Dir, JournalFolder)
 	for _, t := range c.serverTLS() {
 		if t.Cert == "" && t.Key == "" {
 			under(&t.Cert, "tls", "server.crt")

@@ -1,7 +1,6 @@
 package spread_test
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -132,16 +131,8 @@ func gateway(t *testing.T, dir string, store auth.RevocationStore) *auth.Authori
 	c.Dir, c.Cell, c.Issuer, c.Revocations, c.Poll = dir, "a", "cellgate/a", store, 10*time.Millisecond
 	a, err := auth.Open(c)
 	check.OK(t, err)
-	t.Cleanup(func() { closeGateway(t, a) })
+	t.Cleanup(func() { check.Ended(t, a.Close) })
 	return a
-}
-
-func closeGateway(t *testing.T, a *auth.Authority) {
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
-	defer cancel()
-	if err := a.Close(ctx); err != nil {
-		t.Error(err)
-	}
 }
 
 // TestGateways: a revocation reaches the other gateway, its watchers and its disk; with Redis down both go on,
@@ -170,7 +161,7 @@ func TestGateways(t *testing.T) {
 	if !errors.Is(a.Ended(auth.Identity{TokenID: "two"}), auth.ErrRevoked) {
 		t.Fatal("not in force")
 	}
-	closeGateway(t, b)
+	check.Ended(t, b.Close)
 	again := gateway(t, dirB, newStore(t, addr, "a"))
 	if !errors.Is(again.Ended(auth.Identity{TokenID: "one"}), auth.ErrRevoked) {
 		t.Fatal("a restart with Redis down forgot what was learned")

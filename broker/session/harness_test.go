@@ -91,11 +91,7 @@ func (e *env) close() {
 	if e.m == nil {
 		return
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
-	defer cancel()
-	if err := e.m.Close(ctx); err != nil {
-		e.t.Errorf("close: %v", err)
-	}
+	check.Ended(e.t, e.m.Close)
 	e.m = nil
 	if err := e.db.Close(); err != nil {
 		e.t.Errorf("close state file: %v", err)

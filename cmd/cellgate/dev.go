@@ -110,10 +110,10 @@ func (c *cli) attend(ctx context.Context, d *dev.Dev, f *devFlags) error {
 }
 
 func (c *cli) drive(ctx context.Context, d *dev.Dev, f *devFlags) {
-	o := fleet.Options{
-		Vehicles: f.vehicles, Rate: f.rate, QoS: 1, AlarmEvery: 10 * time.Minute, Drain: 500 * time.Millisecond,
-		Progress: &progressLog{d.App.Log()}, Every: 30 * time.Second, Token: newIssuer(d.App.Authority()).token, Log: d.App.Log(), Seed: 1,
-	}
+	o := fleet.Normal()
+	o.Vehicles, o.Rate, o.QoS, o.AlarmEvery, o.Seed = f.vehicles, f.rate, 1, 10*time.Minute, 1
+	o.Drain, o.Every, o.Progress, o.Log = 500*time.Millisecond, 30*time.Second, &progressLog{d.App.Log()}, d.App.Log()
+	o.Token = newIssuer(d.App.Authority()).token
 	t := &target{data: d.Data}
 	l, ok := vehicleListener(d.Config, nil)
 	if addr := d.App.Addrs()[l.Name]; ok && addr != nil {

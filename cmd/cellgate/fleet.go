@@ -29,7 +29,7 @@ type fleetFlags struct {
 }
 
 func fleetCommand(c *cli) *cobra.Command {
-	f := &fleetFlags{}
+	f := &fleetFlags{o: fleet.Normal()}
 	cmd := &cobra.Command{
 		Use:   "fleet",
 		Short: "simulate vehicles against a gateway",
@@ -65,9 +65,9 @@ func (f *fleetFlags) whereFlags(cmd *cobra.Command) {
 	p.StringVar(&f.mqtt, "mqtt", "5", "protocol version: 5 or 3.1.1")
 	p.BoolVar(&f.o.Clean, "clean", false, "a new session with every connection")
 	p.BoolVar(&f.o.Resume, "tls-resume", false, "resume the TLS session on reconnect")
-	p.Float64Var(&f.o.ConnectRate, "connect-rate", 500, "new connections per second at most")
-	durationVar(p, &f.o.Keepalive, "keepalive", time.Minute, "MQTT keep alive")
-	durationVar(p, &f.o.ReconnectMax, "reconnect-max", 10*time.Second, "longest back-off between attempts")
+	p.Float64Var(&f.o.ConnectRate, "connect-rate", f.o.ConnectRate, "new connections per second at most")
+	durationVar(p, &f.o.Keepalive, "keepalive", f.o.Keepalive, "MQTT keep alive")
+	durationVar(p, &f.o.ReconnectMax, "reconnect-max", f.o.ReconnectMax, "longest back-off between attempts")
 	cmd.MarkFlagsMutuallyExclusive("tokens", "token-dir", "no-tokens")
 }
 
@@ -79,7 +79,7 @@ func (f *fleetFlags) loadFlags(cmd *cobra.Command) {
 	p.BoolVar(&f.o.Saturate, "saturate", false, "publish as fast as the window admits, instead of --rate")
 	p.Uint8Var(&f.o.QoS, "qos", 1, "0 or 1")
 	p.IntVar(&f.o.PayloadBytes, "payload-bytes", 0, "pad telemetry to this size")
-	p.IntVar(&f.o.Window, "window", 16, "unacknowledged messages per vehicle at most")
+	p.IntVar(&f.o.Window, "window", f.o.Window, "unacknowledged messages per vehicle at most")
 	durationVar(p, &f.alarms, "alarm-every", 30*time.Minute, "mean time between a vehicle's alarms; 0s for none (the default with --ledger)")
 	durationVar(p, &f.o.Duration, "duration", 0, "end after so long; 0s runs until Ctrl-C")
 	p.BoolVar(&f.o.WaitConnected, "wait-connected", false, "publish once all are connected, and count from then")

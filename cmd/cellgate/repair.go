@@ -1,14 +1,17 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
+	"path/filepath"
 	"strings"
 
 	"github.com/spf13/cobra"
 
 	"cellgate/cmd/cellgate/repair"
+	"cellgate/configs"
 )
 
 func repairCommand(c *cli) *cobra.Command {
@@ -28,6 +31,8 @@ The exit code is 1 when something was found and nothing was done.`,
 		Args: takes("DIR"),
 		RunE: func(_ *cobra.Command, args []string) error {
 			o.Dir = args[0]
+			o.Journal = cmp.Or(o.Journal, filepath.Join(o.Dir, configs.JournalFolder))
+			o.Keys = cmp.Or(o.Keys, filepath.Join(o.Dir, configs.KeysFolder))
 			work := repair.Examine
 			if yes {
 				work = repair.Repair

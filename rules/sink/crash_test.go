@@ -138,14 +138,7 @@ func heap() int64 {
 // new journal is served from its beginning.
 func TestAnotherJournalIsAccountedFor(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, func(o *sink.Options) { o.Sinks[0].Limits.Messages = 16 })
-	r.kafka.Hold(true)
-	r.Publish(0, 500)
-	r.Evaluated("kafka", 500)
-	check.OK(t, r.Dispatcher.Checkpoint())
-	r.Kill()
-	r.kafka.Forget()
-	r.kafka.Hold(false)
+	r := newKilledRig(t, 500)
 	r.LoseJournal()
 	for range 2 {
 		r.Open()
@@ -203,14 +196,7 @@ func TestTheLogOfAnotherJournalDoesNotStopTheStart(t *testing.T) {
 // journal still has waits for the rules that are applied, and is not counted as filtered for want of any.
 func TestWithoutAStateFileTheJournalIsDelivered(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, func(o *sink.Options) { o.Sinks[0].Limits.Messages = 16 })
-	r.kafka.Hold(true)
-	r.Publish(0, 300)
-	r.Evaluated("kafka", 300)
-	check.OK(t, r.Dispatcher.Checkpoint())
-	r.Kill()
-	r.kafka.Forget()
-	r.kafka.Hold(false)
+	r := newKilledRig(t, 300)
 	r.LoseState()
 	r.Open()
 	r.Publish(300, 100)
@@ -219,16 +205,37 @@ func TestWithoutAStateFileTheJournalIsDelivered(t *testing.T) {
 	r.Stop()
 }
 
-// TestWhatTheDiskLosesIsInTheLedger damages messages that nothing has evaluated yet: every sink counts the batch
-// as received and dropped, once, over restarts too, and gets all the others.
-func TestWhatTheDiskLosesIsInTheLedger(t *testing.T) {
-	t.Parallel()
+// newDamagedRig returns a rig that is stopped, behind 250 messages that nothing has evaluated; the batch with 210 is damaged.
+func newDamagedRig(t *testing.T) *memRig {
+	t.Helper()
 	r := newRig(t, nil)
 	r.Publish(0, 100)
 	r.Settled()
 	r.Stop()
 	r.PublishUnseen(100, 250)
 	r.Damage(210)
+	return r
+}
+
+// newKilledRig returns a rig that was killed while the first n messages waited for Kafka.
+func newKilledRig(t *testing.T, n int) *memRig {
+	t.Helper()
+	r := newRig(t, func(o *sink.Options) { o.Sinks[0].Limits.Messages = 16 })
+	r.kafka.Hold(true)
+	r.Publish(0, n)
+	r.Evaluated("kafka", uint64(n)) //nolint:gosec // small
+	check.OK(t, r.Dispatcher.Checkpoint())
+	r.Kill()
+	r.kafka.Forget()
+	r.kafka.Hold(false)
+	return r
+}
+
+// TestWhatTheDiskLosesIsInTheLedger damages messages that nothing has evaluated yet: every sink counts the batch
+// as received and dropped, once, over restarts too, and gets all the others.
+func TestWhatTheDiskLosesIsInTheLedger(t *testing.T) {
+	t.Parallel()
+	r := newDamagedRig(t)
 	for _, end := range []func(){r.Kill, r.Stop, r.Stop} {
 		r.Open()
 		r.Settled()

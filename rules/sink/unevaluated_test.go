@@ -159,12 +159,7 @@ func TestABacklogHasItsAgeAfterARestart(t *testing.T) {
 // TestLossesDoNotUpsetWhatIsReceived damages messages that are not evaluated, with records that are no messages among them.
 func TestLossesDoNotUpsetWhatIsReceived(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, nil)
-	r.Publish(0, 100)
-	r.Settled()
-	r.Stop()
-	r.PublishUnseen(100, 250)
-	r.Damage(210)
+	r := newDamagedRig(t)
 	r.Open()
 	r.Settled()
 	r.Publish(350, 10)

@@ -1,7 +1,6 @@
 package authtest
 
 import (
-	"context"
 	"os"
 	"path/filepath"
 	"strings"
@@ -40,11 +39,7 @@ func issuerOf(t testing.TB, g *harness.Gateway) issuer {
 	c.NoCreate = true
 	a, err := auth.Open(c)
 	check.OK(t, err)
-	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), patience)
-		defer cancel()
-		_ = a.Close(ctx)
-	})
+	t.Cleanup(func() { check.Ended(t, a.Close) })
 	return issuer{t, a}
 }
 

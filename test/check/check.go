@@ -4,6 +4,7 @@ package check
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"flag"
 	"os"
@@ -54,6 +55,16 @@ func pause(waited time.Duration) time.Duration {
 }
 
 var update = flag.Bool("update", false, "write the golden files anew")
+
+// Ended ends a part, which is given some time for it.
+func Ended(t testing.TB, end func(context.Context) error) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), Patience)
+	defer cancel()
+	if err := end(ctx); err != nil {
+		t.Errorf("end: %v", err)
+	}
+}
 
 // Golden compares with a golden file, which `go test PACKAGE -update` writes anew.
 func Golden(t testing.TB, file, got string) {

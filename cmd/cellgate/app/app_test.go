@@ -1,7 +1,6 @@
 package app
 
 import (
-	"context"
 	"encoding/json"
 	"fmt"
 	"log/slog"
@@ -21,6 +20,7 @@ import (
 	"cellgate/configs"
 	"cellgate/test/check"
 	"cellgate/test/harness"
+	"cellgate/test/options"
 )
 
 // write makes a configuration whose Kafka, Redis and centre are all away, and returns its path. Without a folder of
@@ -75,11 +75,7 @@ func bootAt(t *testing.T, file string, source clock.Source) (*App, *check.Log) {
 
 func halt(t *testing.T, a *App) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
-	defer cancel()
-	if err := a.Stop(ctx); err != nil {
-		t.Errorf("stop: %v", err)
-	}
+	check.Ended(t, a.Stop)
 }
 
 func get(t *testing.T, a *App, path, token string, out any) int {
@@ -93,13 +89,15 @@ func get(t *testing.T, a *App, path, token string, out any) int {
 // drive publishes with a small fleet and returns how many messages were acknowledged.
 func drive(t *testing.T, a *App, first int) uint64 {
 	t.Helper()
-	r, err := fleet.Run(t.Context(), fleet.Options{
+	o := fleet.Options{
 		Broker: a.Addrs()["local"].String(), Vehicles: 5, First: first, Rate: 20, QoS: 1, Duration: 500 * time.Millisecond, WaitConnected: true,
 		Token: func(vin string) (string, error) {
 			token, _, err := a.Authority().Issue(auth.IssueRequest{Subject: vin, Role: auth.RoleVehicle})
 			return token, err
 		},
-	})
+	}
+	options.Fill(&o, fleet.Normal())
+	r, err := fleet.Run(t.Context(), o)
 	if err != nil || r.Acknowledged == 0 || r.Acknowledged != r.Published || r.Refused+r.ConnectRefused != 0 {
 		t.Fatalf("%+v, %v", r, err)
 	}

@@ -175,7 +175,7 @@ func (d *dataFolder) start(t *testing.T, home string) *App {
 		if !strings.Contains(err.Error(), "cellgate repair "+string(cfg.DataDir)) || repaired {
 			t.Fatalf("repaired before: %t; no remedy: %v", repaired, err)
 		}
-		r, err := repair.Repair(repair.Options{Dir: string(cfg.DataDir)})
+		r, err := repair.Repair(repair.Options{Dir: string(cfg.DataDir), Journal: string(cfg.Uplink.Journal.Dir), Keys: string(cfg.Auth.KeysDir)})
 		if err != nil || !r.Repaired {
 			t.Fatalf("repair: %v, %+v", err, r)
 		}

@@ -16,6 +16,7 @@ import (
 	"cellgate/test/check"
 	"cellgate/test/harness"
 	"cellgate/test/mqtt"
+	"cellgate/test/options"
 )
 
 func TestATelemetryMessageReachesEverything(t *testing.T) {
@@ -205,10 +206,12 @@ func TestTheFleetDrivesAndAnswers(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "ledger")
 	ledger, err := fleet.OpenLedger(file)
 	check.OK(t, err)
-	report, err := fleet.Run(t.Context(), fleet.Options{
+	o := fleet.Options{
 		Broker: g.App.Addrs()["local"].String(), Vehicles: 20, Rate: 20, QoS: 1, Duration: time.Second, WaitConnected: true, Ledger: ledger,
 		Token: func(vin string) (string, error) { return g.vehicleToken(vin), nil },
-	})
+	}
+	options.Fill(&o, fleet.Normal())
+	report, err := fleet.Run(t.Context(), o)
 	check.OK(t, err)
 	check.OK(t, ledger.Close())
 	if report.Connects != 20 || report.Acknowledged == 0 || report.Acknowledged != report.Published || report.Refused != 0 {

@@ -1,7 +1,6 @@
 package dev
 
 import (
-	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
@@ -10,7 +9,6 @@ import (
 	"path/filepath"
 	"slices"
 	"testing"
-	"time"
 
 	"github.com/redis/go-redis/v9"
 
@@ -46,11 +44,7 @@ func start(t *testing.T, data string) *gateway {
 
 func (g *gateway) stop() {
 	g.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
-	defer cancel()
-	if err := g.Stop(ctx); err != nil {
-		g.t.Errorf("stop: %v", err)
-	}
+	check.Ended(g.t, g.Stop)
 }
 
 func (g *gateway) issue(r auth.IssueRequest) string {

@@ -40,7 +40,7 @@ const maxHandshakes = 64
 // Run drives a fleet until the options' duration or ctx ends, and reports. An error means that it could
 // not begin or that the ledger failed; what the gateway refuses is in the report.
 func Run(ctx context.Context, o Options) (Report, error) {
-	if err := o.defaults(); err != nil {
+	if err := o.check(); err != nil {
 		return Report{}, err
 	}
 	f := newFleet(o)

@@ -13,6 +13,7 @@ import (
 	"go.uber.org/goleak"
 
 	"cellgate/test/check"
+	"cellgate/test/options"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -28,6 +29,7 @@ func run(t *testing.T, o Options, done func() bool) Report {
 		cancel()
 	}()
 	o.ConnectRate = 1e6
+	options.Fill(&o, Normal())
 	r, err := Run(ctx, o)
 	check.OK(t, err)
 	if !done() {

@@ -8,73 +8,83 @@ import (
 	"log/slog"
 	"net"
 	"time"
+
+	"cellgate/broker/shared/complete"
 )
 
-// Options describe a fleet. Zero values take the defaults named with each field.
+// Options describe a fleet: Normal, and what differs.
 type Options struct {
-	// Broker is host:port of the gateway's MQTT listener. Required.
+	// Broker is host:port of the gateway's MQTT listener.
 	Broker string
 	// TLS is the client's configuration; nil connects in the clear. ServerName is taken from Broker
 	// when empty.
-	TLS *tls.Config
+	TLS *tls.Config `zero:"in the clear"`
 	// Resume lets each vehicle resume its TLS session when it reconnects.
 	Resume bool
-	// Version is MQTT5 (default) or MQTT311.
+	// Version is MQTT5 or MQTT311.
 	Version byte
 	// Clean asks for a new session with each connection. By default sessions are kept for an hour.
 	Clean bool
 
 	// VINs are the vehicles; none means Vehicles VINs from VIN(First).
 	VINs     []string
-	Vehicles int
-	First    int
+	Vehicles int `zero:"all of VINs"`
+	First    int `zero:"from the first on"`
 	// Token returns a valid token for a vehicle; "" connects without user name and password, and so does nil. It is called
 	// for each connection attempt, from many goroutines.
-	Token func(vin string) (string, error)
+	Token func(vin string) (string, error) `zero:"no credentials"`
 
 	// Rate is telemetry messages per second and vehicle; 0 connects and stays idle. Saturate publishes
 	// as fast as the window admits instead.
-	Rate     float64
+	Rate     float64 `zero:"idle"`
 	Saturate bool
 	// QoS is 0 or 1.
-	QoS byte
+	QoS byte `zero:"0"`
 	// PayloadBytes pads telemetry to this size; below the natural size (about 300 bytes) it has no effect.
-	PayloadBytes int
+	PayloadBytes int `zero:"as it is"`
 	// Window is how many unacknowledged messages a vehicle may have; the gateway's Receive Maximum
-	// lowers it. Default 16, at most 4,096.
+	// lowers it. At most 4,096.
 	Window int
 	// AlarmEvery is the mean time between a vehicle's alarms; 0 sends none.
-	AlarmEvery time.Duration
+	AlarmEvery time.Duration `zero:"none"`
 
 	// Duration ends the run; 0 runs until the context ends.
-	Duration time.Duration
+	Duration time.Duration `zero:"until the context ends"`
 	// WaitConnected publishes nothing, and does not start the clock, before every vehicle is connected.
 	WaitConnected bool
-	// Drain is how long the end waits for open acknowledgements. Default 5 s.
+	// Drain is how long the end waits for open acknowledgements.
 	Drain time.Duration
-	// ConnectRate bounds new connections per second. Default 500.
+	// ConnectRate bounds new connections per second.
 	ConnectRate float64
-	// Keepalive is announced in CONNECT. Default 60 s.
+	// Keepalive is announced in CONNECT.
 	Keepalive time.Duration
 	// ReconnectMax bounds the back-off, which starts at 250 ms, doubles, and is fully jittered.
-	// Default 10 s.
 	ReconnectMax time.Duration
 
 	// Ledger gets every acknowledged telemetry and alarm message; nil keeps none. The caller closes it.
-	Ledger *Ledger
+	Ledger *Ledger `zero:"none"`
 	// Progress gets a summary line each second, rewritten in place when Rewrite is set. nil shows none.
-	Progress io.Writer
+	Progress io.Writer `zero:"none"`
 	Rewrite  bool
-	// Every is the time between summary lines. Default 1 s.
+	// Every is the time between summary lines.
 	Every time.Duration
 	Log   *slog.Logger
 	// Seed makes the vehicles' places, charge and alarms repeatable.
-	Seed uint64
+	Seed uint64 `zero:"the first"`
 }
 
 const maxWindow = 4096
 
-func (o *Options) defaults() error {
+// Normal is a fleet of vehicles as they come, which does not yet know where to and how many.
+func Normal() Options {
+	return Options{
+		Version: MQTT5, Window: 16, Drain: 5 * time.Second, ConnectRate: 500, Keepalive: time.Minute, ReconnectMax: 10 * time.Second,
+		Every: time.Second, Log: slog.New(slog.DiscardHandler),
+	}
+}
+
+// check refuses what cannot be driven, and names the vehicles.
+func (o *Options) check() error {
 	if o.Broker == "" {
 		return errors.New("no broker address")
 	}
@@ -93,16 +103,9 @@ func (o *Options) defaults() error {
 	if o.Rate < 0 {
 		return fmt.Errorf("rate %g: want 0 or more messages per second and vehicle", o.Rate)
 	}
-	if o.Window > maxWindow || o.Window < 0 {
+	if o.Window > maxWindow || o.Window < 1 {
 		return fmt.Errorf("window %d: want 1 to %d", o.Window, maxWindow)
 	}
-	o.Window = orDefault(o.Window, 16)
-	o.Version = orDefault(o.Version, MQTT5)
-	o.Drain = orDefault(o.Drain, 5*time.Second)
-	o.ConnectRate = orDefault(o.ConnectRate, 500)
-	o.Keepalive = orDefault(o.Keepalive, time.Minute)
-	o.ReconnectMax = orDefault(o.ReconnectMax, 10*time.Second)
-	o.Every = orDefault(o.Every, time.Second)
 	if o.TLS != nil && o.TLS.ServerName == "" {
 		o.TLS = o.TLS.Clone()
 		o.TLS.ServerName, _, _ = net.SplitHostPort(o.Broker)
@@ -110,16 +113,5 @@ func (o *Options) defaults() error {
 	if o.Token == nil {
 		o.Token = func(string) (string, error) { return "", nil }
 	}
-	if o.Log == nil {
-		o.Log = slog.New(slog.DiscardHandler)
-	}
-	return nil
-}
-
-func orDefault[T comparable](v, def T) T {
-	var zero T
-	if v == zero {
-		return def
-	}
-	return v
+	return complete.Check(*o)
 }

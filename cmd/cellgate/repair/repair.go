@@ -15,6 +15,7 @@ import (
 
 	"cellgate/auth"
 	"cellgate/broker/journal"
+	"cellgate/broker/shared/complete"
 	"cellgate/broker/shared/statefile"
 	"cellgate/broker/wal"
 )
@@ -23,7 +24,7 @@ import (
 type Options struct {
 	// Dir is its data_dir.
 	Dir string
-	// Journal and Keys are elsewhere only if the configuration says so.
+	// Journal and Keys are its folders, elsewhere if the configuration says so.
 	Journal, Keys string
 
 	at time.Time // of the first look
@@ -102,11 +103,8 @@ type data struct {
 }
 
 func open(o *Options) (*data, error) {
-	if o.Journal == "" {
-		o.Journal = filepath.Join(o.Dir, "journal")
-	}
-	if o.Keys == "" {
-		o.Keys = filepath.Join(o.Dir, "auth")
+	if err := complete.Check(*o); err != nil {
+		return nil, err
 	}
 	info, err := os.Stat(o.Dir)
 	switch {
