@@ -30,6 +30,7 @@ type Broker struct {
 	admitHook        func(id *auth.Identity, clientID string) (byte, string)
 	shed             func() bool
 	decide           Command
+	epoch            func(vin string) uint64
 	trace            *trace.Traces
 	commandSubscribe bool
 	log              *slog.Logger
@@ -76,7 +77,7 @@ func New(o Options) (*Broker, error) {
 	}
 	b := &Broker{
 		journal: o.Journal, sessions: o.Sessions, auth: o.Auth, ackMode: o.Ack, settlement: o.Settlement,
-		admitHook: o.Admit, shed: o.Shed, decide: o.Command, trace: o.Trace, commandSubscribe: o.CommandSubscribe,
+		admitHook: o.Admit, shed: o.Shed, decide: o.Command, epoch: o.Epoch, trace: o.Trace, commandSubscribe: o.CommandSubscribe,
 		log: o.Log, metrics: o.Metrics, now: o.Now, begun: time.Now().Add(-time.Second),
 		gate: newGate(runtime.GOMAXPROCS(0)), pools: newPools(),
 		stopTick: make(chan struct{}),

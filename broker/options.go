@@ -38,6 +38,8 @@ type Options struct {
 	Shed func() bool
 	// Command takes the commands that services publish: command.Service.Submit.
 	Command Command `zero:"commands are journaled like any other PUBLISH"`
+	// Epoch is that of the connection that the gateway has of a vehicle, 0 while none is known. It must be quick.
+	Epoch func(vin string) uint64
 	// Trace is told what happens to messages while somebody looks on.
 	Trace *trace.Traces `zero:"nobody does"`
 	// Classes are the topic classes that get a label of their own in metrics.

@@ -315,6 +315,12 @@ func (c *conn) append() bool {
 	if traced {
 		began = time.Now()
 	}
+	if c.vehicle {
+		epoch := c.b.epoch(c.key)
+		for i := range s.records {
+			s.records[i].Epoch = epoch
+		}
+	}
 	var w journal.Waiter
 	if len(s.acks) > 0 {
 		w = c

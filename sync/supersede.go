@@ -6,7 +6,7 @@ import (
 	"cellgate/broker/shared/kafkaclient"
 )
 
-func (s *Syncer) isMine(topic string, id int) bool { return s.divide == nil || s.divide(topic, id) }
+func (s *Syncer) isMine(topic string, id int) bool { return s.o.Mine == nil || s.o.Mine(topic, id) }
 
 func (s *Syncer) isSuperseded() bool {
 	s.mu.Lock()
@@ -33,7 +33,7 @@ func (s *Syncer) compareClaims(all []kafkaclient.Position) {
 		}
 		over := f.assigned && mine.Owner != "" && seen.After(mine)
 		f.mu.Unlock()
-		if over && s.divide == nil { // otherwise that says whose it is
+		if over && s.o.Mine == nil { // otherwise that says whose it is
 			s.supersede(seen)
 			return
 		}

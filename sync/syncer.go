@@ -44,6 +44,8 @@ type Options struct {
 	Paused [lanes]bool `zero:"none"`
 	// Memory bounds the records that were read and not acknowledged by the centre, with what each costs here.
 	Memory int64
+	// Mine tells which partitions are this gateway's, when several have the outbox; it may change.
+	Mine func(topic string, id int) bool `zero:"all"`
 	// CommitInterval is how much is sent again after a crash.
 	CommitInterval time.Duration
 
@@ -59,8 +61,6 @@ type Syncer struct {
 	consumer *kafkaclient.Consumer
 	cell     *kafkaclient.Producer // for the error topic
 
-	// divide tells which partitions are this gateway's, when several have the outbox; it may change. nil: all.
-	divide func(topic string, id int) bool
 	cancel context.CancelFunc
 	halt   context.CancelFunc // of the forwarding alone
 	wg     sync.WaitGroup

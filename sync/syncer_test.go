@@ -65,13 +65,14 @@ func (p *pair) start(change ...func(*Options)) *Syncer {
 }
 
 // dividing starts a syncer that has some partitions.
-func (p *pair) dividing(divide func(topic string, id int) bool) *Syncer {
+func (p *pair) dividing(mine func(topic string, id int) bool) *Syncer {
 	p.t.Helper()
-	s, err := New(p.options())
+	o := p.options()
+	o.Mine = mine
+	s, err := New(o)
 	if err != nil {
 		p.t.Fatal(err)
 	}
-	s.divide = divide
 	s.Start()
 	p.t.Cleanup(func() { p.cut(s) })
 	return s

@@ -21,7 +21,8 @@ import (
 //
 // Property values: 1 content type, 2 response topic, 3 correlation data: length and bytes; 4 user
 // property: name and value, each with a length; 5 expiry: uvarint seconds; 6 UTF-8 payload: nothing; 7 the
-// record that this one repeats: uvarint sequence; 8 payload format indicator 0: nothing. A content type of length 0
+// record that this one repeats: uvarint sequence; 8 payload format indicator 0: nothing; 9 the epoch of the vehicle's
+// connection: uvarint. A content type of length 0
 // is one that is there and empty.
 const (
 	bitRetain = 1 << 2
@@ -38,6 +39,7 @@ const (
 	propUTF8        = 6
 	propOriginal    = 7
 	propBytes       = 8
+	propEpoch       = 9
 )
 
 // ErrMalformed is wrapped by every error of Decode.
@@ -53,7 +55,7 @@ func (r *Record) Append(dst []byte, base int64) []byte {
 	if r.Dup {
 		bits |= bitDup
 	}
-	props := r.Original != 0 || !r.Props.IsZero()
+	props := r.Original != 0 || r.Epoch != 0 || !r.Props.IsZero()
 	if props {
 		bits |= bitProps
 	}
@@ -72,6 +74,9 @@ func (r *Record) appendProps(dst []byte) []byte {
 	p := &r.Props
 	if r.Original != 0 {
 		dst = binary.AppendUvarint(append(dst, propOriginal), r.Original)
+	}
+	if r.Epoch != 0 {
+		dst = binary.AppendUvarint(append(dst, propEpoch), r.Epoch)
 	}
 	if p.ContentType != "" || p.EmptyContentType {
 		dst = field.AppendBytes(append(dst, propContentType), p.ContentType)
@@ -170,6 +175,8 @@ func properties(c *field.Reader, r *Record) {
 			p.BytesPayload = true
 		case propOriginal:
 			r.Original = c.Uvarint()
+		case propEpoch:
+			r.Epoch = c.Uvarint()
 		default:
 			c.Bad = true
 		}

@@ -1,6 +1,7 @@
 package message
 
 import (
+	"encoding/hex"
 	"errors"
 	"math"
 	"reflect"
@@ -28,6 +29,7 @@ func samples() []Record {
 		{Kind: KindPublish, Topic: "t", Props: Properties{BytesPayload: true}},
 		{Kind: KindPublish, Topic: "t", Props: Properties{EmptyContentType: true}},
 		{Kind: KindPublish, QoS: 1, Dup: true, PacketID: 3, Topic: "t", Original: math.MaxUint64, Payload: []byte("again")},
+		{Kind: KindPublish, QoS: 1, Topic: "t", Epoch: math.MaxUint64, Original: 1, Payload: []byte("later")},
 		{Kind: KindRelease, Client: "c", PacketID: 7},
 		{Kind: KindSessionReset, Client: "c"},
 		{Kind: KindRuleSet, Payload: []byte("hash")},
@@ -71,6 +73,16 @@ func TestRoundTrip(t *testing.T) {
 				t.Fatalf("sample %d: %+v, want %+v", i, got, want)
 			}
 		}
+	}
+}
+
+// TestEpochOnDisk holds how the epoch of a connection is written.
+func TestEpochOnDisk(t *testing.T) {
+	t.Parallel()
+	r := Record{Kind: KindPublish, QoS: 1, PacketID: 2, Client: "V", Topic: "t", Epoch: 1_700_000_000_000, Payload: []byte("p"), ReceivedAt: base + 3}
+	const want = "01 11 03 02 0156 0174 09 80d095ffbc31 00 70"
+	if got := hex.EncodeToString(r.Append(nil, base)); got != strings.ReplaceAll(want, " ", "") {
+		t.Errorf("%s, want %s", got, want)
 	}
 }
 

@@ -60,6 +60,9 @@ type Record struct {
 	// Original is the sequence of the record that this one repeats: a vehicle sent the message again because it
 	// had seen no acknowledgement. 0: it repeats none that is known.
 	Original uint64
+	// Epoch is that of the vehicle's connection, as presence tells it: of two connections of a vehicle, to whichever gateways, the
+	// later one has the higher. 0: none is known.
+	Epoch uint64
 
 	Kind     Kind
 	QoS      byte // 0 to 2

@@ -59,6 +59,18 @@ func (o *outlets) openPresence(sessions *session.Manager) (*presence.Outbox, err
 	return outbox, nil
 }
 
+// epochs tells the epochs of the vehicles' connections, by which their records are ordered over a move.
+func (c *clients) epochs() func(vin string) uint64 {
+	if c.member == nil {
+		run := uint64(max(0, c.clock.epoch))
+		return func(string) uint64 { return run }
+	}
+	return func(vin string) uint64 {
+		conn, _ := c.member.owner(vin)
+		return uint64(max(0, conn.Epoch))
+	}
+}
+
 // report is called by the session manager, in order per client.
 func report(outbox *presence.Outbox, p *session.Presence) {
 	if p.Vehicle {

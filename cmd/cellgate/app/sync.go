@@ -85,7 +85,10 @@ func (c *centres) options(one *centre, cfg *configs.Config, i int) (o syncer.Opt
 	if o.Owner = c.owner(); one.runs > 0 {
 		o.Owner += fmt.Sprintf(", reloaded %d times", one.runs)
 	}
-	o.Metrics = c.metrics
+	o.Metrics, o.Limits = c.metrics, c.part(o.Limits)
+	if c.member != nil {
+		o.Mine = c.liveness.first
+	}
 	o.Paused, err = c.paused(one.name)
 	return o, err
 }
@@ -202,7 +205,7 @@ func (c *centres) reloadOne(ctx context.Context, one *centre, next *configs.Conf
 	same.Bandwidth, same.LaneBandwidth, same.Hours, same.P2Percent = to.Bandwidth, to.LaneBandwidth, to.Hours, to.P2Percent
 	if same.Group = to.Group; reflect.DeepEqual(same, *to) && one.files == filesOf(to.Kafka.TLS) {
 		one.config = *to
-		one.worker.SetLimits(limitsTo(to))
+		one.worker.SetLimits(c.part(limitsTo(to)))
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, stopClients)

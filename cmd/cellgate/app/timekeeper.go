@@ -38,6 +38,8 @@ type timekeeper struct {
 	jump time.Duration // at the start, as clock.New tells it
 	save chan struct{} // capacity 1: at once
 
+	epoch int64 // of presence, and of the vehicles' connections in a cell with one gateway
+
 	mu   sync.Mutex
 	step time.Duration // the last one; 0 for none
 	at   time.Time     // of it, by Now
@@ -131,9 +133,9 @@ func (t *timekeeper) run(ctx context.Context, j *journal.Journal) {
 
 // presenceEpoch is above that of every start before it, whatever the clock shows. Only the first is what it shows:
 // consumers may know events of a gateway whose state file is lost.
-func (t *timekeeper) presenceEpoch() (epoch int64, err error) {
-	epoch = t.Wall().UnixMilli()
-	err = t.db.Update(func(tx *statefile.Tx) error {
+func (t *timekeeper) presenceEpoch() (int64, error) {
+	epoch := t.Wall().UnixMilli()
+	err := t.db.Update(func(tx *statefile.Tx) error {
 		b := tx.Bucket(bucketClock)
 		if v := b.Get(keyPresence); v != nil {
 			var last int64
@@ -151,5 +153,6 @@ func (t *timekeeper) presenceEpoch() (epoch int64, err error) {
 	if err != nil {
 		return 0, fmt.Errorf("data_dir: state.db: the epoch of presence: %w", err)
 	}
+	t.epoch = epoch
 	return epoch, nil
 }

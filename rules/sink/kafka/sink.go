@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"sync"
 
 	"cellgate/broker/shared/kafkaclient"
@@ -106,9 +107,9 @@ func (s *Sink) job(m *sink.Message, t sink.Ticket) *job {
 	return j
 }
 
-// room is about what the message takes: the fixed headers are 128 bytes besides their values.
+// room is about what the message takes: the fixed headers are 160 bytes besides their values.
 func (s *Sink) room(m *sink.Message) int {
-	n := 128 + len(m.Out.Key) + len(m.Out.Value) + len(s.o.Cell) + len(m.Record.VIN()) + len(m.Record.Topic) + 64
+	n := 160 + len(m.Out.Key) + len(m.Out.Value) + len(s.o.Cell) + len(m.Record.VIN()) + len(m.Record.Topic) + 64
 	for _, h := range m.Out.Headers {
 		n += 4 + len(h.Name) + len(h.Value)
 	}
@@ -150,6 +151,10 @@ func (s *Sink) headers(b []byte, m *sink.Message) ([]byte, int) {
 	var text [96]byte
 	b = kafkaclient.AppendHeader(b, "msg-id", m.AppendMsgID(text[:0]))
 	b = kafkaclient.AppendHeader(b, "received-at", message.AppendTime(text[:0], rec.ReceivedAt))
+	if rec.Epoch != 0 {
+		b = kafkaclient.AppendHeader(b, "epoch", strconv.AppendUint(text[:0], rec.Epoch, 10))
+		n++
+	}
 	for _, h := range m.Out.Headers {
 		b = kafkaclient.AppendHeader(b, h.Name, h.Value)
 		n++

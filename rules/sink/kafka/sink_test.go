@@ -79,14 +79,14 @@ func TestRecordsAreAsTheContractSays(t *testing.T) {
 	c := cluster(t)
 	r := newRig(t, c, 0)
 	rec := sinktest.Telemetry(1)
-	rec.Props.ContentType = "application/json"
+	rec.Props.ContentType, rec.Epoch = "application/json", 1_700_000_000_000
 	rec.Props.User = []message.UserProperty{{Name: "cell", Value: "forged"}, {Name: "trace", Value: "x"}}
 	r.Append(rec)
 	r.Settled()
 	got := fakekafka.ReadDifferent(t, c, "t", 1)[0]
 	want := map[string]string{
 		"cell": "cell-1", "vin": sinktest.VIN(1), "topic": rec.Topic, "rule": "all", "target": "0",
-		"content-type": "application/json", "mqtt-cell": "forged", "mqtt-trace": "x",
+		"content-type": "application/json", "epoch": "1700000000000", "mqtt-cell": "forged", "mqtt-trace": "x",
 		"msg-id":      message.ID("gw-1", r.Journal.Epoch(), r.Journal.Last()),
 		"received-at": got.Timestamp.UTC().Format("2006-01-02T15:04:05.000Z07:00"),
 	}
