@@ -15,6 +15,7 @@ import (
 	"cellgate/auth"
 	"cellgate/broker/clock"
 	"cellgate/broker/shared/message"
+	"cellgate/broker/shared/statefile"
 	"cellgate/cmd/cellgate/repair"
 	"cellgate/configs"
 	"cellgate/test/check"
@@ -241,6 +242,30 @@ func TestEveryLoss(t *testing.T) {
 	}
 }
 
+// TestEveryLossWithoutState is TestEveryLoss of the decision logs while state.db, which tells what is in them, is gone too, or
+// damaged.
+func TestEveryLossWithoutState(t *testing.T) {
+	t.Parallel()
+	d := killedFolder(t)
+	for _, h := range d.harms(t) {
+		sink, _, _ := strings.Cut(strings.TrimPrefix(h.path, "decisions/"), "/")
+		if sink != sinkKafka && sink != "mqtt" {
+			continue
+		}
+		for what, do := range map[string]func(string) error{"lose": os.Remove, "garble": garble} {
+			t.Run(h.String()+", "+what+" state.db", func(t *testing.T) {
+				t.Parallel()
+				home := d.prepare(t)
+				check.OK(t, h.do(filepath.Join(home, "state", h.path)))
+				check.OK(t, do(filepath.Join(home, "state", "state.db")))
+				a := d.start(t, home)
+				defer end(a)
+				accounted(t, a, true)
+			})
+		}
+	}
+}
+
 // number is an environment variable's, 0 without one.
 func number(t *testing.T, name string) uint64 {
 	t.Helper()
@@ -281,7 +306,8 @@ func TestEveryTwoLosses(t *testing.T) {
 			check.OK(t, p.first.do(filepath.Join(data, p.first.path)))
 			a := d.start(t, home)
 			killed := filepath.Join(t.TempDir(), "state")
-			d.copyTo(t, killed, data)
+			// A kill leaves no half of a transaction, as a copy under way would.
+			check.OK(t, a.db.Update(func(*statefile.Tx) error { d.copyTo(t, killed, data); return nil }))
 			end(a)
 			check.OK(t, os.RemoveAll(data))
 			check.OK(t, os.Rename(killed, data))

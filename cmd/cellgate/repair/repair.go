@@ -165,14 +165,19 @@ func (d *data) examine() error {
 
 // kinds finds folders where files must be, and the other way round.
 func (d *data) kinds() error {
-	for _, dir := range []string{d.Journal, d.Keys, filepath.Join(d.Dir, "decisions"), filepath.Join(d.Dir, "operators")} {
+	decisions := filepath.Join(d.Dir, "decisions")
+	logs, err := filepath.Glob(filepath.Join(decisions, "*"))
+	if err != nil {
+		return err
+	}
+	for _, dir := range append(logs, d.Journal, d.Keys, decisions, filepath.Join(d.Dir, "operators")) {
 		if info, err := os.Lstat(dir); err == nil && info.Mode().IsRegular() {
 			d.move(dir, "a file stands where a folder must be")
 		}
 	}
 	files := []string{filepath.Join(d.Dir, "state.db"), filepath.Join(d.Dir, "run.json"), filepath.Join(d.Dir, "run.json.new"), filepath.Join(d.Dir, "audit.log")}
 	for _, pattern := range []string{
-		filepath.Join(d.Journal, "*.log"), filepath.Join(d.Dir, "operators", "*.log"), filepath.Join(d.Journal, "LOCK"), filepath.Join(d.Keys, "key-*.json"),
+		filepath.Join(d.Journal, "*.log"), filepath.Join(d.Dir, "operators", "*.log"), filepath.Join(decisions, "*", "*.log"), filepath.Join(d.Journal, "LOCK"), filepath.Join(d.Keys, "key-*.json"),
 		filepath.Join(d.Keys, "lock"), filepath.Join(d.Keys, "revocations.log"),
 	} {
 		found, err := filepath.Glob(pattern)
