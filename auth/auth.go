@@ -35,6 +35,7 @@ type Authority struct {
 
 	mu       sync.Mutex // guards below and the making of a new ring
 	ownKeys  []*signKey
+	peers    []heldKey // of the cell's other gateways
 	keyStamp string
 	// goneSince is when a key in force was first not there; zero while all are.
 	goneSince time.Time
@@ -290,6 +291,11 @@ func (a *Authority) rebuildLocked() {
 	r := &keyring{own: a.ownKeys, byKID: make(map[string]heldKey)}
 	for _, k := range a.ownKeys {
 		r.byKID[k.file.KID] = k.held()
+	}
+	for _, k := range a.peers {
+		if _, own := r.byKID[k.kid]; !own {
+			r.byKID[k.kid] = k
+		}
 	}
 	for _, e := range *a.external.Load() {
 		for _, k := range e.keys() {

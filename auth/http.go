@@ -6,7 +6,9 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"errors"
+	"maps"
 	"net/http"
+	"slices"
 	"strings"
 
 	"cellgate/broker/shared/problem"
@@ -115,15 +117,26 @@ func (a *Authority) JWKS() http.Handler {
 func (a *Authority) jwksBody() ([]byte, error) {
 	now := a.cfg.Now()
 	set := jwks{Keys: []jwk{}}
-	for _, k := range a.ring.Load().own {
-		if k.held().retired(now) {
+	ring := a.ring.Load()
+	kids := make([]string, 0, len(ring.byKID))
+	for _, k := range ring.own {
+		kids = append(kids, k.file.KID)
+	}
+	for _, kid := range slices.Sorted(maps.Keys(ring.byKID)) { // of the cell's other gateways
+		if ring.byKID[kid].issuer == a.own && !slices.Contains(kids, kid) {
+			kids = append(kids, kid)
+		}
+	}
+	for _, kid := range kids {
+		k := ring.byKID[kid]
+		if k.retired(now) {
 			continue
 		}
-		j, err := encodePublic(k.verify.public)
+		j, err := encodePublic(k.public)
 		if err != nil {
 			return nil, err
 		}
-		j.KID, j.Alg, j.Use = k.file.KID, k.file.Alg, "sig"
+		j.KID, j.Alg, j.Use = kid, k.alg, "sig"
 		set.Keys = append(set.Keys, j)
 	}
 	return json.Marshal(set)

@@ -21,6 +21,9 @@ func (k *keys) gateways() string { return Prefix + k.cell + ":gateways" }
 // commands is the channel on which gateways tell each other of commands.
 func (k *keys) commands() string { return Prefix + k.cell + ":commands" }
 
+// public is the hash of the gateways' public keys.
+func (k *keys) public() string { return Prefix + k.cell + ":keys" }
+
 // notices is the channel of a gateway.
 func (k *keys) notices(node string) string { return Prefix + k.cell + ":to:" + node }
 

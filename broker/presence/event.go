@@ -56,8 +56,8 @@ type Event struct {
 	Node string
 }
 
-// place is what the event is told with.
-func (e *Event) place() Mark {
+// Place is what the event is told with.
+func (e *Event) Place() Mark {
 	if e.As != (Mark{}) {
 		return e.As
 	}
@@ -66,7 +66,7 @@ func (e *Event) place() Mark {
 
 // Value is the event as it is told: {vin, cell, node, epoch, seq, event, at, reason}.
 func (e *Event) Value(cell, node string) ([]byte, error) {
-	as := e.place()
+	as := e.Place()
 	return json.Marshal(struct {
 		VIN    string `json:"vin"`
 		Cell   string `json:"cell"`
@@ -99,7 +99,7 @@ func (e *entry) add(v Event, told Mark) {
 		}
 	}
 	if v.Kind == Disconnected { // of a session before the last one it may come late
-		waiting = slices.DeleteFunc(waiting, func(w Event) bool { return !w.place().after(v.place()) })
+		waiting = slices.DeleteFunc(waiting, func(w Event) bool { return !w.Place().after(v.Place()) })
 	}
 	e.events = append(waiting, v)
 }

@@ -33,7 +33,7 @@ func (m *mirror) add(events []Event) {
 func (m *mirror) keepLocked(e *Event) {
 	was, known := m.events[e.VIN]
 	switch {
-	case known && was.place().after(e.place()):
+	case known && was.Place().after(e.Place()):
 	case known || len(m.events) < m.o.MaxWaiting:
 		m.events[e.VIN] = *e
 	default:

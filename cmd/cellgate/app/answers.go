@@ -35,7 +35,8 @@ type Status struct {
 	Parked       []sink.Parked   `json:"parked,omitempty"` // destinations of sinks that take nothing, and what waits for them
 	Dependencies []remote.Health `json:"dependencies"`
 	Commands     command.Stat    `json:"commands"`
-	Lanes        []LaneLoad      `json:"lanes,omitempty"` // to the centre
+	Lanes        []LaneLoad      `json:"lanes,omitempty"`    // to the centre
+	Gateways     []GatewayStatus `json:"gateways,omitempty"` // of a cell of several
 }
 
 // JournalStatus is what the journal holds, and for whom.
@@ -176,13 +177,16 @@ type DrainStatus struct {
 type VehiclePage struct {
 	Vehicles []Vehicle `json:"vehicles"`
 	Next     string    `json:"next,omitempty"` // the cursor of the next page
+	// Missing are gateways of the cell that did not answer in time: what they alone know is not in the page.
+	Missing []string `json:"missing,omitempty"`
 }
 
 // Vehicle is a vehicle's session. GET /v1/vehicles/{vin} gives it whole; a list leaves out SessionExpiry and
 // Subscriptions.
 type Vehicle struct {
 	VIN   string `json:"vin"`
-	Ready bool   `json:"ready"` // for commands
+	Node  string `json:"node,omitempty"` // the gateway that has it, or had it last, in a cell of several
+	Ready bool   `json:"ready"`          // for commands
 	Held
 	Subscriptions []Subscription `json:"subscriptions,omitempty"`
 	Presence      *PresenceTold  `json:"presence,omitempty"`

@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -25,6 +26,7 @@ type peers struct {
 	member *member
 	claims *claims
 	told   *cellPresence
+	asks   *asks
 }
 
 // What the cell keeps in the state file.
@@ -67,8 +69,10 @@ func openPeers(d *disk) (*peers, error) {
 		return nil, err
 	}
 	p.claims = newClaims(p)
+	p.member.owner = p.claims.connection
 	p.told = newCellPresence(p, p.claims)
 	p.claims.presence = p.told
+	p.asks = &asks{m: p.member, live: p.liveness, waiting: map[string]chan json.RawMessage{}}
 	return p, nil
 }
 
@@ -159,6 +163,16 @@ func (a *App) runs() string {
 	return string(data)
 }
 
+// hear takes a notice of another gateway.
+func (a *App) hear(text string) {
+	switch word, rest, _ := strings.Cut(text, " "); word {
+	case "taken":
+		a.claims.hear(rest)
+	case "ask", "answer":
+		a.asks.hear(word, rest)
+	}
+}
+
 // apiURL is the address of the API as others are told it, before it is bound too.
 func (a *App) apiURL() string {
 	if a.http.addr != nil {
@@ -182,8 +196,10 @@ func (a *App) startPeers() {
 		return
 	}
 	a.background("membership", func(ctx context.Context) { a.member.run(ctx, time.Second) })
+	a.asks.answer = a.answer
+	a.background("keys of the cell", a.keys.run)
 	a.background("claims", a.claims.run)
-	a.background("notices", func(ctx context.Context) { a.member.store.Listen(ctx, a.cfg.Cell.Node, a.claims.hear) })
+	a.background("notices", func(ctx context.Context) { a.member.store.Listen(ctx, a.cfg.Cell.Node, a.hear) })
 	a.background("ends of sessions", a.told.watch)
 	a.background("sessions of the cell", a.claims.storeAll)
 	a.background("presence of the cell", a.told.run)

@@ -23,8 +23,10 @@ type claims struct {
 	live     *liveness
 	sessions *session.Manager // set before anything connects
 	presence *cellPresence
-	wait     atomic.Int64 // configs.ClaimWait; tests have more patience
-	log      *slog.Logger
+	// onClaimed is told of a vehicle that was connected and ready before the cell had answered; set before anything connects.
+	onClaimed func(vin string)
+	wait      atomic.Int64 // configs.ClaimWait; tests have more patience
+	log       *slog.Logger
 
 	number  atomic.Uint64
 	current atomic.Bool // claims have been compared since the last pause
@@ -158,6 +160,9 @@ func (c *claims) claimed(ctx context.Context, one *claim, got cell.Claimed, agai
 	if again && attached {
 		c.presence.again(one)
 	}
+	if info, known := c.sessions.Get(one.vin); attached && known && info.Ready {
+		c.onClaimed(one.vin)
+	}
 }
 
 // Attached implements session.Cell.
@@ -188,10 +193,9 @@ func (c *claims) lose(one *claim) {
 
 // hear takes a notice of another gateway: it has a vehicle.
 func (c *claims) hear(text string) {
-	word, rest, _ := strings.Cut(text, " ")
-	epoch, vin, _ := strings.Cut(rest, " ")
+	epoch, vin, _ := strings.Cut(text, " ")
 	at, err := strconv.ParseInt(epoch, 10, 64)
-	if word != "taken" || err != nil {
+	if err != nil {
 		return
 	}
 	c.mu.Lock()

@@ -33,9 +33,10 @@ type member struct {
 	// owner is the connection that this gateway has of a vehicle.
 	owner func(vin string) (cell.Connection, bool)
 
-	away  atomic.Bool   // the last call had no answer
-	slots []atomic.Bool // which are open, as far as this gateway knows
-	wake  chan struct{} // capacity 1
+	away    atomic.Bool   // the last call had no answer
+	changed atomic.Int64  // when that changed last, ns
+	slots   []atomic.Bool // which are open, as far as this gateway knows
+	wake    chan struct{} // capacity 1
 
 	// Of run and what it calls alone.
 	memory map[int]cell.Memory // as in the state file
@@ -61,6 +62,7 @@ func openMember(store *cell.Store, self cell.Gateway, wait time.Duration, db *st
 		owner:      func(string) (cell.Connection, bool) { return cell.Connection{}, false },
 	}
 	m.away.Store(true) // until it has answered
+	m.changed.Store(time.Now().UnixNano())
 	for slot := range m.slots {
 		m.pending[slot] = struct{}{}
 	}
@@ -103,6 +105,22 @@ func (m *member) ready(slot int) error {
 	return errCellClosed
 }
 
+// unusable is why commands of some slots are not decided, nil if all are, or Redis is away.
+func (m *member) unusable() error {
+	if m.away.Load() {
+		return nil
+	}
+	for slot := range m.slots {
+		if err := m.ready(slot); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// since is when Redis was last found to be away, or there again.
+func (m *member) since() time.Time { return time.Unix(0, m.changed.Load()).UTC() }
+
 // limit bounds a call that waits for the replicas.
 func (m *member) limit() time.Duration { return m.wait + configs.CellTimeout }
 
@@ -118,11 +136,13 @@ func (m *member) note(err error) error {
 	switch {
 	case err == nil, errors.Is(err, cell.ErrUnconfirmed):
 		if m.away.CompareAndSwap(true, false) {
+			m.changed.Store(time.Now().UnixNano())
 			m.log.Info("Redis answers")
 			m.rouse()
 		}
 	case errors.Is(err, cell.ErrAway) && !errors.Is(err, context.Canceled):
 		if m.away.CompareAndSwap(false, true) {
+			m.changed.Store(time.Now().UnixNano())
 			m.log.Warn("Redis does not answer: vehicles are served on what this gateway knows, commands are refused", slog.Any("error", err))
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"slices"
 	"strings"
@@ -13,7 +14,9 @@ import (
 
 	"github.com/alicebob/miniredis/v2"
 
+	"cellgate/auth"
 	"cellgate/broker/cell"
+	"cellgate/configs/authority"
 	"cellgate/test/check"
 	"cellgate/test/harness"
 	"cellgate/test/mqtt"
@@ -40,6 +43,9 @@ func newRig(t *testing.T, n int) *rig {
 		_, rest, _ := strings.Cut(string(text), "kafka: {brokers: [")
 		old, _, _ := strings.Cut(rest, "]")
 		replace(t, file, "kafka: {brokers: ["+old+"], timeout: 1s}\nredis", `kafka: {brokers: ["`+r.kafka.Brokers[0]+`"], auto_create_topics: true}`+"\nredis")
+		_, rest, _ = strings.Cut(string(text), "\ncentral:")
+		central, _, _ := strings.Cut(rest, "\n")
+		replace(t, file, "\ncentral:"+central, "")
 		a, log := boot(t, file)
 		r.files, r.gw, r.logs = append(r.files, file), append(r.gw, a), append(r.logs, log)
 	}
@@ -221,4 +227,106 @@ func TestGatewayLost(t *testing.T) {
 		return nil
 	})
 	c.Ping()
+}
+
+// TestPeerKeys: each gateway signs with its own key, and all accept what one of them has signed; who can only write to Redis makes no key.
+// What was learnt outlives Redis and a restart.
+func TestPeerKeys(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, 2)
+	issue := func(a *App) []byte {
+		token, _, err := a.Authority().Issue(auth.IssueRequest{Subject: roamer, Role: auth.RoleVehicle})
+		check.OK(t, err)
+		return []byte(token)
+	}
+	accepts := func(a *App, token []byte) error {
+		_, err := a.Authority().Verify(token, auth.Peer{})
+		return err
+	}
+	for i := range r.gw {
+		check.Within(t, 20*time.Second, "the other's token is accepted", func() error { return accepts(r.gw[i], issue(r.gw[1-i])) })
+	}
+	forger, err := auth.Open(r.gw[0].forgery(t))
+	check.OK(t, err)
+	defer forger.Close(t.Context()) //nolint:errcheck // a test's
+	forged, _, err := forger.Issue(auth.IssueRequest{Subject: roamer, Role: auth.RoleVehicle})
+	check.OK(t, err)
+	keys, err := forger.PublicKeys()
+	check.OK(t, err)
+	body, err := json.Marshal(heldKeys{Version: 1 << 60, Node: "gw-2", Keys: keys})
+	check.OK(t, err)
+	text, err := json.Marshal(signed{Body: body, Sum: strings.Repeat("0", 64)})
+	check.OK(t, err)
+	check.OK(t, r.gw[0].member.store.Publish(t.Context(), "forged", text))
+	check.OK(t, r.gw[0].member.store.Publish(t.Context(), r.gw[1].member.self.Dir, text))
+	check.OK(t, r.gw[0].keys.exchange(t.Context()))
+	if accepts(r.gw[0], []byte(forged)) == nil {
+		t.Error("a key without the join key's signature is believed")
+	}
+	theirs := issue(r.gw[1])
+	halt(t, r.gw[1])
+	halt(t, r.gw[0])
+	r.redis.FlushAll()
+	again, _ := boot(t, r.files[0])
+	check.OK(t, accepts(again, theirs))
+}
+
+// forgery is a configuration of another authority that calls itself the cell's.
+func (a *App) forgery(t *testing.T) auth.Config {
+	t.Helper()
+	c := authority.Config(a.cfg)
+	c.Dir, c.Log, c.Metrics, c.Now = t.TempDir(), slog.New(slog.DiscardHandler), auth.NewMetrics(nil), time.Now
+	return c
+}
+
+// TestAnyGateway: what is asked of a vehicle is answered at every gateway, wherever the vehicle is, and what differs between gateways is named.
+func TestAnyGateway(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, 2)
+	c := r.connect(0, roamer, mqtt.V5)
+	other := r.connect(1, "LROAM000000000002", mqtt.V5)
+	for _, a := range r.gw {
+		check.OK(t, a.liveness.beat(t.Context(), time.Second))
+	}
+	for _, a := range r.gw {
+		check.OK(t, a.liveness.beat(t.Context(), time.Second))
+		token := operator(t, a)
+		var page VehiclePage
+		if status := get(t, a, "/v1/vehicles?limit=1", token, &page); status != 200 || len(page.Vehicles) != 1 || page.Vehicles[0].VIN != roamer || page.Next != roamer {
+			t.Errorf("%s: %d %+v", a.cfg.Cell.Node, status, page)
+		}
+		page = VehiclePage{}
+		get(t, a, "/v1/vehicles?cursor="+roamer, token, &page)
+		if len(page.Vehicles) != 1 || page.Vehicles[0].Node != "gw-2" || page.Next != "" || page.Missing != nil {
+			t.Errorf("%s: the next page: %+v", a.cfg.Cell.Node, page)
+		}
+		var v Vehicle
+		if status := get(t, a, "/v1/vehicles/"+roamer, token, &v); status != 200 || v.Node != "gw-1" || !v.Connected {
+			t.Errorf("%s: %d %+v", a.cfg.Cell.Node, status, v)
+		}
+		var s Status
+		get(t, a, "/v1/status", token, &s)
+		if len(s.Gateways) != 2 || s.Gateways[0].Differs != nil || s.Gateways[1].Differs != nil || s.Gateways[0].Address == "" {
+			t.Errorf("%s: %+v", a.cfg.Cell.Node, s.Gateways)
+		}
+	}
+	status, _, answer, err := harness.Call(t.Context(), "DELETE", r.gw[1].HTTPURL()+"/v1/vehicles/"+roamer+"/connection", operator(t, r.gw[1]), nil)
+	if err != nil || status != 204 {
+		t.Errorf("DELETE at the other gateway: %d %s %v", status, answer, err)
+	}
+	c.ExpectEnd(0x98)
+	other.Ping()
+	halt(t, r.gw[1])
+	replace(t, r.files[1], "rules: {path: rules, watch: false}", "rules: {path: rules, watch: false}\nsessions: {max_inflight: 5}")
+	again, _ := boot(t, r.files[1])
+	check.Within(t, 20*time.Second, "the difference is named", func() error {
+		var ready readiness
+		get(t, r.gw[0], "/readyz", "", &ready)
+		for _, d := range ready.Degraded {
+			if d.Name == "gateway gw-2" && strings.Contains(d.Reason, "configuration: sessions") {
+				return nil
+			}
+		}
+		return fmt.Errorf("%+v, %v", ready, again.gateways())
+	})
 }

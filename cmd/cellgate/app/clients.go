@@ -96,7 +96,7 @@ func (o *outlets) openCommands(sessions *session.Manager) (*command.Service, err
 		return nil, err
 	}
 	if o.member != nil {
-		o.member.remembered = commands.Remembered
+		o.member.remembered, o.claims.onClaimed = commands.Remembered, commands.OnReady
 	}
 	o.life.onStop("commands", stopShort, commands.Close)
 	sessions.OnReady(commands.OnReady)

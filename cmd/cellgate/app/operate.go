@@ -7,6 +7,7 @@ import (
 	"runtime"
 	"time"
 
+	"cellgate/broker/cell"
 	"cellgate/broker/presence"
 	"cellgate/broker/session"
 	"cellgate/broker/shared/problem"
@@ -26,8 +27,11 @@ const (
 	maxPage     = 1000
 )
 
-func vehicleOf(i *session.Info, whole bool) Vehicle {
+func (a *gateway) vehicleOf(i *session.Info, whole bool) Vehicle {
 	v := Vehicle{VIN: i.Key, Ready: i.Ready, Held: heldOf(i)}
+	if a.member != nil {
+		v.Node = a.cfg.Cell.Node
+	}
 	if !whole {
 		v.SessionExpiry = ""
 		return v
@@ -66,38 +70,42 @@ func (a *gateway) listVehicles(w http.ResponseWriter, r *http.Request) {
 	if !ok {
 		return
 	}
-	page := VehiclePage{Vehicles: []Vehicle{}}
-	for after := r.URL.Query().Get("cursor"); ; {
-		found := a.sessions.List(after, maxPage) // a listing costs by the sessions there are, not by its length
-		for i := range found {
-			if found[i].Vehicle && len(page.Vehicles) < limit {
-				page.Vehicles = append(page.Vehicles, vehicleOf(&found[i], false))
-			}
-			after = found[i].Key
-			if len(page.Vehicles) == limit {
-				page.Next = after
-				break
-			}
-		}
-		if len(found) < maxPage || page.Next != "" {
-			break
-		}
-	}
+	after := r.URL.Query().Get("cursor")
+	page := a.localVehicles(after, limit)
+	a.cellVehicles(r.Context(), &page, after, limit)
 	writeJSON(w, http.StatusOK, page)
 }
 
 func (a *gateway) getVehicle(w http.ResponseWriter, r *http.Request) {
-	info, ok := a.sessions.Get(r.PathValue("vin"))
-	if !ok || !info.Vehicle {
-		problem.Write(w, http.StatusNotFound, "", "this gateway has no session of the vehicle", nil)
+	v, known := a.cellVehicle(r.Context(), r.PathValue("vin"))
+	if !known {
+		problem.Write(w, http.StatusNotFound, "", "there is no session of the vehicle", nil)
 		return
 	}
-	v := vehicleOf(&info, true)
+	writeJSON(w, http.StatusOK, v)
+}
+
+// localVehicle is a vehicle that this gateway has, whole.
+func (a *gateway) localVehicle(vin string) (Vehicle, bool) {
+	info, ok := a.sessions.Get(vin)
+	if !ok || !info.Vehicle {
+		return Vehicle{}, false
+	}
+	v := a.vehicleOf(&info, true)
 	v.Presence = &PresenceTold{Event: presence.Disconnected.String()}
 	if e, known := a.presence.Last(info.Key); known {
-		v.Presence = &PresenceTold{e.Kind.String(), e.Epoch, e.Seq, e.Time(), e.Reason}
+		at := e.Place()
+		v.Presence = &PresenceTold{e.Kind.String(), at.Epoch, at.Seq, e.Time(), e.Reason}
 	}
-	writeJSON(w, http.StatusOK, v)
+	return v, true
+}
+
+// presenceShown is what Redis shows of a vehicle.
+func presenceShown(v *cell.Vehicle) *PresenceTold {
+	if v.Event == "" {
+		return nil
+	}
+	return &PresenceTold{Event: v.Event, Epoch: v.Owner.Epoch, At: (&presence.Event{At: v.At}).Time(), Reason: v.Reason}
 }
 
 func (a *gateway) disconnectVehicle(w http.ResponseWriter, r *http.Request) {
@@ -107,15 +115,20 @@ func (a *gateway) disconnectVehicle(w http.ResponseWriter, r *http.Request) {
 	if !readJSON(w, r, &body) {
 		return
 	}
-	reason := reasonAdministrative
-	if body.Endpoint != "" {
-		reason = reasonUseAnother
-	}
-	if !a.sendAway(r.PathValue("vin"), reason, body.Endpoint, "administrative") {
-		problem.Write(w, http.StatusNotFound, "", "the vehicle is not connected here", nil)
+	if !a.disconnectAnywhere(r.Context(), r.PathValue("vin"), body.Endpoint) {
+		problem.Write(w, http.StatusNotFound, "", "the vehicle is not connected", nil)
 		return
 	}
 	w.WriteHeader(http.StatusNoContent)
+}
+
+// disconnect ends the connection that a vehicle has here.
+func (a *gateway) disconnect(vin, endpoint string) bool {
+	reason := reasonAdministrative
+	if endpoint != "" {
+		reason = reasonUseAnother
+	}
+	return a.sendAway(vin, reason, endpoint, "administrative")
 }
 
 func (a *gateway) getRules(w http.ResponseWriter, _ *http.Request) {
@@ -197,7 +210,7 @@ func (a *gateway) getStatus(w http.ResponseWriter, _ *http.Request) {
 			Needed: j.Needed, Corruptions: j.Corruptions, DroppedQoS0: a.broker.DroppedQoS0(),
 		},
 		Rules: RulesStatus{rs.Hash, len(rs.Rules), rs.Since, rs.Error}, Sinks: a.sinkLoads(),
-		Parked: a.dispatch.Parked(), Dependencies: a.dependencies(), Commands: a.commands.Stat(), Lanes: a.sync.lanes(),
+		Parked: a.dispatch.Parked(), Dependencies: a.dependencies(), Commands: a.commands.Stat(), Lanes: a.sync.lanes(), Gateways: a.gateways(),
 	}
 	if j.Full != nil {
 		s.Journal.Full = j.Full.Error()

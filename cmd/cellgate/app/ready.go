@@ -32,6 +32,7 @@ func (a *gateway) dependencies() []remote.Health {
 		all = append(all, d)
 	}
 	all = append(all, a.rules.dependencies()...)
+	all = append(all, a.cellHealth()...)
 	for i := range all {
 		all[i].Since = all[i].Since.UTC()
 	}

@@ -15,6 +15,7 @@ type trust struct {
 	audit      *auth.Audit
 	auth       *auth.Authority
 	vehicleCAs *pool
+	keys       *peerKeys // nil in a cell with one gateway
 }
 
 func openTrust(d *peers) (*trust, error) {
@@ -49,5 +50,9 @@ func openTrust(d *peers) (*trust, error) {
 		return nil, err
 	}
 	d.life.onStop("auth", stopShort, opened.Close)
-	return &trust{peers: d, audit: audit, auth: opened, vehicleCAs: &vehicleCAs}, nil
+	t := &trust{peers: d, audit: audit, auth: opened, vehicleCAs: &vehicleCAs}
+	if d.member != nil {
+		t.keys, err = openPeerKeys(t)
+	}
+	return t, err
 }

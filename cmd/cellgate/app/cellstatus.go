@@ -1,0 +1,95 @@
+package app
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"cellgate/broker/cell"
+	"cellgate/broker/shared/remote"
+)
+
+// GatewayStatus is a gateway of the cell, as it told last.
+type GatewayStatus struct {
+	Node        string    `json:"node"`
+	Address     string    `json:"address"`
+	Version     string    `json:"version"`
+	Phase       string    `json:"phase"`
+	Started     time.Time `json:"started"`
+	Lives       bool      `json:"lives"` // it has said so within its time
+	Connections int       `json:"connections"`
+	// Differs is what it runs otherwise than the gateway that is asked: version, rules, or sections of the configuration.
+	Differs []string `json:"differs,omitempty"`
+}
+
+// gateways are those of the cell, nil in a cell with one.
+func (a *gateway) gateways() []GatewayStatus {
+	if a.member == nil {
+		return nil
+	}
+	all, _ := a.liveness.gateways()
+	mine := Runs{Version: a.build.Version, Rules: a.rules.hash(), Config: a.Config().Alike()}
+	out := make([]GatewayStatus, 0, len(all))
+	for i := range all {
+		g := &all[i]
+		runs := runsOf(g)
+		s := GatewayStatus{
+			Node: g.Node, Address: runs.Address, Version: runs.Version, Phase: runs.Phase, Started: g.Start.UTC(), Lives: g.Lives,
+			Connections: runs.Connections,
+		}
+		if g.Node != a.cfg.Cell.Node {
+			s.Differs = differs(&mine, &runs)
+		}
+		out = append(out, s)
+	}
+	slices.SortFunc(out, func(x, y GatewayStatus) int { return strings.Compare(x.Node, y.Node) })
+	return out
+}
+
+// runsOf is what a gateway says that it runs. One of another version may say less.
+func runsOf(g *cell.Gateway) (r Runs) {
+	_ = json.Unmarshal([]byte(g.Runs), &r)
+	return r
+}
+
+func differs(a, b *Runs) (what []string) {
+	if a.Version != b.Version {
+		what = append(what, "version")
+	}
+	if a.Rules != b.Rules && b.Rules != "" { // it is just starting
+		what = append(what, "rules")
+	}
+	for _, section := range slices.Sorted(maps.Keys(a.Config)) {
+		if theirs, there := b.Config[section]; there && theirs != a.Config[section] {
+			what = append(what, "configuration: "+section)
+		}
+	}
+	return what
+}
+
+// cellHealth is what is degraded of the cell.
+func (a *gateway) cellHealth() []remote.Health {
+	if a.member == nil {
+		return nil
+	}
+	var all []remote.Health
+	degraded := func(name, reason string) {
+		all = append(all, remote.Health{Name: name, Since: a.member.since(), Reason: reason})
+	}
+	switch err := a.member.unusable(); {
+	case err != nil:
+		degraded("cell", fmt.Sprintf("commands are refused: %v", err))
+	case a.member.away.Load():
+		degraded("cell", "commands are refused: Redis does not answer")
+	}
+	for _, g := range a.gateways() {
+		// During an upgrade versions differ, which is no fault.
+		if what := slices.DeleteFunc(g.Differs, func(s string) bool { return s == "version" }); g.Lives && len(what) > 0 {
+			degraded("gateway "+g.Node, "it runs otherwise than this one: "+strings.Join(what, ", "))
+		}
+	}
+	return all
+}
