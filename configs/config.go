@@ -394,8 +394,10 @@ type Central struct {
 	// P2Percent is what p2 has of what p1 and p2 send together while both have something.
 	P2Percent int `yaml:"p2_percent" range:"1..99" reload:"yes"`
 	// Memory bounds the records that are read and that the centre does not have yet.
-	Memory Bytes  `yaml:"memory" range:"4MiB..16GiB"`
-	Group  string `yaml:"group"` // offsets are committed to it on the cell's Kafka; default cellgate-sync, of others with -{name}
+	Memory Bytes `yaml:"memory" range:"4MiB..16GiB"`
+	// Mode is what a crash may do: have records sent again, or nothing twice.
+	Mode  string `yaml:"mode" oneof:"at_least_once|exactly_once"`
+	Group string `yaml:"group"` // offsets are committed to it on the cell's Kafka; default cellgate-sync, of others with -{name}
 }
 
 // LaneBandwidth is a limit for each lane; 0B/s: none of its own.

@@ -102,7 +102,7 @@ func (k *Kafka) setDefaults() {
 
 func (c *Central) setDefaults() {
 	c.Kafka.setDefaults()
-	c.Name, c.Bandwidth, c.P2Percent, c.Memory = "central", 20*mib, 10, 48*mib
+	c.Name, c.Bandwidth, c.P2Percent, c.Memory, c.Mode = "central", 20*mib, 10, 48*mib, "at_least_once"
 }
 
 // Folders of data_dir, unless the configuration says otherwise.

@@ -23,6 +23,9 @@ func (k *checker) central() {
 		if groups[c.Group] {
 			k.problem(path+".group", fmt.Sprintf("%q is the group of two centres", c.Group), "give every centre a group of its own, or leave it out")
 		}
+		if c.Mode == "exactly_once" && k.cfg.Cell.Several() {
+			k.problem(path+".mode", "exactly_once is for a worker that has the whole outbox", "use cellgate sync with a configuration of its own, or mode: at_least_once")
+		}
 		names[c.Name], groups[c.Group] = true, true
 	}
 }

@@ -3,7 +3,9 @@ package syncer
 import (
 	"context"
 	"errors"
+	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -40,6 +42,7 @@ type forwarder struct {
 	bytes       int
 	waitingFor  map[string]int        // the bytes among them by topic
 	read        int64                 // behind the last record that was read; where reading begins before the first fetch
+	began       int64                 // where the first reading began; negative before
 	next        int64                 // everything before it is settled; negative before the first fetch
 	high        int64                 // behind the partition's last record
 	commit      int64                 // committed
@@ -85,10 +88,9 @@ func (f *forwarder) forward(ctx context.Context) {
 		f.note(recs, high)
 		for i := range recs {
 			f.holds(recs[i].Time)
-			if !f.wait(ctx) || f.lane.admit(ctx) != nil {
+			if !f.wait(ctx) || f.lane.admit(ctx) != nil || f.send(ctx, &recs[i]) != nil {
 				break
 			}
-			f.send(&recs[i])
 		}
 		f.holds(time.Time{})
 	}
@@ -128,7 +130,7 @@ func (f *forwarder) resume(ctx context.Context, before *kafkaclient.Assignment, 
 		if f.commit = at.Next; at.Next < 0 {
 			at.Next = 0 // nobody has read anything: what is gone by now is missing
 		}
-		f.read = at.Next
+		f.read, f.began = at.Next, at.Next
 		f.part.Resume(at)
 		return true
 	}
@@ -192,37 +194,66 @@ func (f *forwarder) wait(ctx context.Context) bool {
 	}
 }
 
-// send gives a record to the central producer, or, when it does not say where it is bound for, to the
-// error topic.
-func (f *forwarder) send(r *kafkaclient.Fetched) {
+// send gives a record to the central producer, or, when it may not go there, to the error topic. The error is ctx's.
+func (f *forwarder) send(ctx context.Context, r *kafkaclient.Fetched) error {
 	d := &delivery{f: f, offset: r.Offset}
+	via, looped := f.via(r)
 	d.record = kafkaclient.Record{
 		Topic: string(r.Header(kafkaclient.HeaderCentralTopic)), Key: r.Key, Value: r.Value,
-		Time: r.Time.UnixMilli(), Headers: f.headers(r), HeaderCount: len(r.Headers) + srcHeaders, Done: d,
+		Time: r.Time.UnixMilli(), Done: d, Near: f.id + 1,
+	}
+	d.record.Headers, d.record.HeaderCount = f.headers(r, via)
+	known := false
+	if f.s.o.ExactlyOnce && d.record.Topic != "" {
+		var err error
+		if known, err = f.wasForwarded(ctx, d.record.Topic, r.Offset); err != nil {
+			return err
+		}
 	}
 	crowded := f.begin(d)
 	switch {
+	case known:
+		f.settle(d, "recognised")
 	case d.record.Topic == "":
 		d.bury("no header " + kafkaclient.HeaderCentralTopic)
+	case looped:
+		d.bury("it has been through this cell before: " + via)
 	case crowded:
 		d.bury("the centre does not give its topic, and too much waits for it already")
 	default:
 		f.lane.produce(&d.record)
 	}
+	return nil
 }
 
-// srcHeaders is how many headers tell where a record comes from.
-const srcHeaders = 4
-
-func (f *forwarder) headers(r *kafkaclient.Fetched) []byte {
-	b := make([]byte, 0, size(r)-len(r.Key)-len(r.Value)+64)
-	for i := range r.Headers {
-		b = kafkaclient.AppendHeader(b, r.Headers[i].Key, r.Headers[i].Value)
+// via is through which cells the record has come, with this one, and whether that has been among them before.
+func (f *forwarder) via(r *kafkaclient.Fetched) (via string, looped bool) {
+	before := string(r.Header(headerVia))
+	if before == "" {
+		return f.s.o.CellID, false
 	}
-	b = kafkaclient.AppendHeader(b, headerSrcCell, f.s.o.CellID)
-	b = kafkaclient.AppendHeader(b, headerSrcTopic, f.topic)
-	b = kafkaclient.AppendHeader(b, headerSrcPartition, strconv.Itoa(f.id))
-	return kafkaclient.AppendHeader(b, headerSrcOffset, strconv.FormatInt(r.Offset, 10))
+	return before + "," + f.s.o.CellID, slices.Contains(strings.Split(before, ","), f.s.o.CellID)
+}
+
+// headers are the record's, with those that tell where it comes from. via replaces the one that it had.
+func (f *forwarder) headers(r *kafkaclient.Fetched, via string) (b []byte, n int) {
+	b = make([]byte, 0, size(r)-len(r.Key)-len(r.Value)+96)
+	add := func(name, value string) {
+		b = kafkaclient.AppendHeader(b, name, value)
+		n++
+	}
+	for i := range r.Headers {
+		if h := &r.Headers[i]; h.Key != headerVia {
+			b = kafkaclient.AppendHeader(b, h.Key, h.Value)
+			n++
+		}
+	}
+	add(headerVia, via)
+	add(headerSrcCell, f.s.o.CellID)
+	add(headerSrcTopic, f.topic)
+	add(headerSrcPartition, strconv.Itoa(f.id))
+	add(headerSrcOffset, strconv.FormatInt(r.Offset, 10))
+	return b, n
 }
 
 // The headers that tell where a record comes from.
@@ -231,6 +262,7 @@ const (
 	headerSrcTopic     = "src-topic"
 	headerSrcPartition = "src-partition"
 	headerSrcOffset    = "src-offset"
+	headerVia          = "via" // the cells that it has come through, with commas
 )
 
 // begin notes that a record is under way. It reports whether half of the partition's share waits already for topics that

@@ -21,6 +21,7 @@ type lane struct {
 	flow     *kafkaclient.Flow
 	memory   int          // of all its partitions here
 	share    atomic.Int64 // of one of them
+	once     once
 
 	mu   sync.Mutex
 	gaps map[partition]Gap // while there is one, nothing of the lane is sent
@@ -66,13 +67,16 @@ func (s *Syncer) openLane(priority int) (*lane, error) {
 	name := LaneNames()[priority]
 	o := s.o.Central
 	o.Log, o.Flow, o.InFlight = s.o.Log.With("lane", name), s.flow.Lane(priority), kafkaclient.MaxInFlight
+	if s.o.ExactlyOnce {
+		o.TransactionalID = fmt.Sprintf("%s-%s-%s", s.o.Group, s.o.CellID, name)
+	}
 	p, err := kafkaclient.NewProducer(o)
 	if err != nil {
 		return nil, err
 	}
 	l := &lane{
 		name: name, priority: priority, central: p, flow: s.flow, gaps: map[partition]Gap{}, open: make(chan struct{}),
-		memory: int(float64(s.o.Memory) * memoryShares()[priority]),
+		once: once{topics: map[string]*there{}}, memory: int(float64(s.o.Memory) * memoryShares()[priority]),
 	}
 	l.setPartitions(1)
 	close(l.open)

@@ -46,6 +46,8 @@ type Options struct {
 	Memory int64
 	// Mine tells which partitions are this gateway's, when several have the outbox; it may change.
 	Mine func(topic string, id int) bool `zero:"all"`
+	// ExactlyOnce has it write nothing twice to the centre, of which it is the only one to write for this cell.
+	ExactlyOnce bool
 	// CommitInterval is how much is sent again after a crash.
 	CommitInterval time.Duration
 
@@ -201,7 +203,7 @@ func (s *Syncer) assigned(parts map[string][]int) {
 			if s.parts[name] == nil {
 				s.parts[name] = &forwarder{
 					s: s, partition: name, lane: s.lanes[max(0, slices.Index(kafkaclient.OutboxTopics(), topic))],
-					room: make(chan struct{}, 1), skips: make(chan *skip), next: -1, assigned: true, waitingFor: map[string]int{},
+					room: make(chan struct{}, 1), skips: make(chan *skip), next: -1, began: -1, assigned: true, waitingFor: map[string]int{},
 				}
 			}
 		}
@@ -309,6 +311,9 @@ func (s *Syncer) Health() []remote.Health {
 	s.mu.Unlock()
 	all := []remote.Health{cell, s.centralHealth()}
 	for _, l := range s.lanes {
+		if since, err := l.once.trouble(); err != nil {
+			all = append(all, remote.Health{Name: s.health("sync") + "-" + l.name, Since: since, Reason: "nothing is forwarded before it is known what the centre has: " + err.Error()})
+		}
 		if gaps := l.gapsNow(); len(gaps) > 0 {
 			all = append(all, remote.Health{Name: s.health("sync") + "-" + l.name, Since: gaps[0].Since, Reason: l.complaint(gaps)})
 		}

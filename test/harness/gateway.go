@@ -71,6 +71,7 @@ type Gateway struct {
 // Options say what a gateway is started with.
 type Options struct {
 	Kafka, Central *Kafka
+	CentralMode    string // at_least_once unless set
 	Redis          string // address; empty: one where nothing listens
 	// RedisSettings replace the whole of the configuration's redis, in YAML's flow style.
 	RedisSettings string
@@ -185,7 +186,7 @@ rules: {path: rules, %s}
 		fmt.Fprintf(&b, "token_api: {address: \"%s\", tls: {cert: tls/server.crt, key: tls/server.key%s}}\n", g.TokenAPI, clients)
 	}
 	if o.Central != nil {
-		fmt.Fprintf(&b, "central: {kafka: {brokers: [%s], auto_create_topics: true}}\n", addr(o.Central))
+		fmt.Fprintf(&b, "central: {mode: %s, kafka: {brokers: [%s], auto_create_topics: true}}\n", cmp.Or(o.CentralMode, "at_least_once"), addr(o.Central))
 	}
 	b.WriteString(o.Extra)
 	return b.String()

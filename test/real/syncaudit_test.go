@@ -207,7 +207,7 @@ func (a *syncAudit) add(rec harness.Record) {
 		return
 	}
 	headers := maps.Clone(rec.Headers)
-	for _, name := range []string{"src-cell", "src-topic", "src-partition", "src-offset"} {
+	for _, name := range []string{"src-cell", "src-topic", "src-partition", "src-offset", "via"} {
 		delete(headers, name)
 	}
 	if rec.Key != want.Key || !bytes.Equal(rec.Value, want.Value) || !maps.Equal(headers, want.Headers) || rec.Headers["src-cell"] == "" {
@@ -269,13 +269,23 @@ func (r *syncRig) priorities() {
 	if n != 3*waitingRecords {
 		r.t.Errorf("%d records, want %d", n, 3*waitingRecords)
 	}
-	// Whichever lane is read first has the bandwidth for itself until the higher ones are read too: here for half a second.
+	// Whichever lane is read first has the bandwidth for itself until the higher ones are read too: here for half a second. p2
+	// has its share beside p1.
 	const least = waitingRecords * 3 / 4
 	for _, topic := range syncTopics {
 		if inTurn[topic.outbox] < least {
 			r.t.Errorf("%d of %d records of %s went in its turn, want %d", inTurn[topic.outbox], waitingRecords, topic.outbox, least)
 		}
 	}
+}
+
+// noise is what does not compress.
+func (r *syncRig) noise(n int) []byte {
+	b := make([]byte, n)
+	for i := range b {
+		b[i] = byte(r.rng.Uint32())
+	}
+	return b
 }
 
 // fillOutbox writes records of one key into every lane.
@@ -288,7 +298,7 @@ func (r *syncRig) fillOutbox(bound string) {
 	for _, topic := range syncTopics {
 		for range waitingRecords {
 			all = append(all, &kgo.Record{
-				Topic: topic.outbox, Key: []byte("one"), Value: bytes.Repeat([]byte("x"), waitingBytes),
+				Topic: topic.outbox, Key: []byte("one"), Value: r.noise(waitingBytes),
 				Headers: []kgo.RecordHeader{{Key: "central-topic", Value: []byte(bound)}},
 			})
 		}

@@ -22,7 +22,7 @@ import (
 // gateway. The lane stands there from the next start on, over a kill, the others go on, the lag is never 0 for not
 // being known, and an operator's skip goes on after the gap with nothing else missing.
 func TestSyncGap(t *testing.T) {
-	r := newSyncRig(t, 1)
+	r := newSyncRig(t, 1, "at_least_once")
 	ledger := filepath.Join(r.Dir, "ledger.txt")
 	operator := r.OperatorToken()
 	fleet := startFleet(t, r.Gateway, "fleet", ledger, syncVehicles, 4*syncRate)

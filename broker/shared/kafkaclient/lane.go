@@ -48,6 +48,7 @@ type laneOwn struct {
 	identified bool // state came from the cluster, or the cluster gives out none
 	plain      bool // the cluster gives out no producer ids
 	buf        []byte
+	had        bool // an id that may have been refused since
 	// proven says that the leader has taken a batch under this id. Before that it takes any first one, whatever its number.
 	proven bool
 	pipe   *pipe
@@ -264,6 +265,7 @@ func (l *lane) redeliver(recs []*Record, encoded bool) error {
 			l.t.p.health.Set(l, nil) // that was an answer, and the batch waits no more
 			return fmt.Errorf("%w: %w", ErrRefused, err)
 		case newIdentity:
+			l.t.p.superseded(&l.own.state, err)
 			l.own.identified, l.own.buf = false, nil
 		}
 		if beside++; !l.othersTake(tried) {
@@ -376,13 +378,11 @@ func (l *lane) identify() error {
 	p := l.t.p
 	ctx, cancel := context.WithTimeout(p.ctx, p.o.RequestTimeout)
 	defer cancel()
-	c := p.client.take()
-	state, err := initProducerID(ctx, c.Client)
-	c.release()
+	state, err := l.producerID(ctx)
 	switch {
 	case err == nil:
 		l.own.state, l.own.plain = state, false
-	case noIdempotence(err):
+	case noIdempotence(err) && p.o.TransactionalID == "":
 		p.o.Log.Warn("kafka gives out no producer ids; a batch that is sent again may be written twice",
 			"topic", l.t.name, "err", err)
 		l.own.state, l.own.plain = producerState{id: -1, epoch: -1, seq: -1}, true
@@ -391,6 +391,23 @@ func (l *lane) identify() error {
 	}
 	l.own.identified, l.own.proven = true, false
 	return nil
+}
+
+// producerID asks for an id of the lane's own, or for the one that the producer's lanes have together.
+func (l *lane) producerID(ctx context.Context) (producerState, error) {
+	p := l.t.p
+	if p.o.TransactionalID == "" {
+		c := p.client.take()
+		defer c.release()
+		return initProducerID(ctx, c.Client)
+	}
+	var refused *producerState
+	if l.own.had {
+		refused = &l.own.state
+	}
+	state, err := p.shared(ctx, refused)
+	l.own.had = l.own.had || err == nil
+	return state, err
 }
 
 // request sends the encoded batch once.

@@ -20,6 +20,8 @@ type Record struct {
 	Topic string
 	// Key chooses the partition and so the order; nil spreads over all partitions.
 	Key []byte
+	// Near chooses the partition of a record without a key, beginning with 1; 0 spreads them.
+	Near int
 	// Value is nil for a tombstone.
 	Value []byte
 	// Headers are HeaderCount headers made with AppendHeader.
@@ -66,6 +68,8 @@ type ProducerOptions struct {
 	BatchRecords int
 	// InFlight is how many batches of a partition may be on their way, at most MaxInFlight.
 	InFlight int `zero:"one"`
+	// TransactionalID is what the cluster gives one producer at a time, and fences the one before by.
+	TransactionalID string `zero:"each lane has an id of its own"`
 	// AutoCreate creates missing topics.
 	AutoCreate *TopicSpec `zero:"that is left to the operators"`
 	// MissingTopicGrace is how long records wait for a topic that a reachable cluster says it does not
@@ -97,6 +101,7 @@ type Producer struct {
 	closing   chan struct{}
 	closeOnce sync.Once
 
+	identity  identity     // with TransactionalID
 	lastTaken atomic.Int64 // when any lane was last successful, in ns since the Unix epoch
 
 	client *pool         // its client covers all topics known so far

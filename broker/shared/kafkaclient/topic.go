@@ -59,11 +59,14 @@ func patient(r *Record) bool { return r.Parker != nil && r.Parker.Patient() }
 func (t *topic) routeLocked(r *Record) {
 	n := len(t.lanes)
 	i := 0
-	if r.Key == nil {
+	switch {
+	case r.Key != nil:
+		i = Partition(r.Key, n)
+	case r.Near > 0:
+		i = (r.Near - 1) % n
+	default:
 		i = t.spread % n
 		t.spread++
-	} else {
-		i = Partition(r.Key, n)
 	}
 	if !t.parkLocked(i, r) {
 		t.lanes[i].add(r)

@@ -103,7 +103,7 @@ func syncOptions(cfg *configs.Config, i int, log *slog.Logger, m *kafkaclient.Me
 	central, err := producerOptions(CentralSetting(cfg, i)+".kafka", to.Name, &to.Kafka, log, m)
 	return syncer.Options{
 		CellID: cfg.Cell.ID, Centre: to.Name, Cell: cell, Central: central, Group: to.Group, Limits: limitsTo(to),
-		Memory: int64(to.Memory), CommitInterval: configs.SyncCommitInterval, Log: log,
+		Memory: int64(to.Memory), ExactlyOnce: to.Mode == "exactly_once", CommitInterval: configs.SyncCommitInterval, Log: log,
 	}, err
 }
 

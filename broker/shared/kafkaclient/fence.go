@@ -1,0 +1,149 @@
+package kafkaclient
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/segmentio/kafka-go"
+)
+
+// identity is the producer id that the lanes of a producer with a transactional id have together. No transaction is ever
+// committed under it: it is there because the cluster gives it to one producer at a time, and fences the one before.
+type identity struct {
+	mu    sync.Mutex
+	state producerState
+	known bool
+	lost  error // another producer has it
+}
+
+// markerPause is how long is waited between two looks whether a cluster has ended a transaction.
+const markerPause = 20 * time.Millisecond
+
+// shared returns the producer's id; another than refused, under which a lane was refused.
+func (p *Producer) shared(ctx context.Context, refused *producerState) (producerState, error) {
+	p.identity.mu.Lock()
+	defer p.identity.mu.Unlock()
+	now := p.identity.state
+	if p.identity.lost != nil {
+		return producerState{}, p.identity.lost
+	}
+	if p.identity.known && (refused == nil || now.id != refused.id || now.epoch != refused.epoch) {
+		return producerState{id: now.id, epoch: now.epoch}, nil
+	}
+	err := p.renewLocked(ctx)
+	now = p.identity.state
+	return producerState{id: now.id, epoch: now.epoch}, err
+}
+
+// superseded notes that a leader knows a later epoch than the producer's last: another producer has taken over. Nothing is
+// written any more, nor is the id asked for again, which would fence the other.
+func (p *Producer) superseded(state *producerState, err error) {
+	if p.o.TransactionalID == "" || (!errors.Is(err, kafka.InvalidProducerEpoch) && !errors.Is(err, kafka.ProducerFenced)) {
+		return
+	}
+	p.identity.mu.Lock()
+	defer p.identity.mu.Unlock()
+	if p.identity.known && p.identity.state.epoch <= state.epoch {
+		p.identity.lost = fmt.Errorf("another producer has taken over the transactional id %s: %w", p.o.TransactionalID, err)
+	}
+}
+
+// renewLocked asks for the id, or for its next epoch. Whoever has another producer's epoch since is refused: that one has
+// taken over.
+func (p *Producer) renewLocked(ctx context.Context) error {
+	c := p.client.take()
+	defer c.release()
+	req := &kafka.InitProducerIDRequest{TransactionalID: p.o.TransactionalID, TransactionTimeoutMs: 60_000, ProducerID: -1, ProducerEpoch: -1}
+	if p.identity.known {
+		req.ProducerID, req.ProducerEpoch = int(p.identity.state.id), int(p.identity.state.epoch)
+	}
+	for {
+		res, err := c.InitProducerID(ctx, req)
+		if err == nil {
+			err = res.Error
+		}
+		if errors.Is(err, kafka.ConcurrentTransactions) && wait(ctx, markerPause) {
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("ask for the producer id of %s: %w", p.o.TransactionalID, err)
+		}
+		p.identity.state, p.identity.known = producerState{id: int64(res.Producer.ProducerID), epoch: int16(res.Producer.ProducerEpoch)}, true
+		return nil
+	}
+}
+
+// wait waits; false when ctx has ended.
+func wait(ctx context.Context, d time.Duration) bool {
+	select {
+	case <-time.After(d):
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// Fence sees to it that nobody who had the transactional id before this producer can write to a topic any more: the
+// leaders of its partitions learn of this one's epoch from the marks of an empty transaction. partitions is how many there
+// are; a topic that is not there has none.
+func (p *Producer) Fence(ctx context.Context, topic string) (partitions int, err error) {
+	c := p.o.client([]string{topic})
+	defer closeIdle(c)
+	m, err := c.Metadata(ctx, &kafka.MetadataRequest{Topics: []string{topic}})
+	if err != nil {
+		return 0, fmt.Errorf("fence %s: %w", topic, err)
+	}
+	var all []kafka.AddPartitionToTxn
+	for _, t := range m.Topics {
+		if t.Error != nil && !errors.Is(t.Error, kafka.UnknownTopicOrPartition) {
+			return 0, fmt.Errorf("fence %s: %w", topic, t.Error)
+		}
+		for _, part := range t.Partitions {
+			all = append(all, kafka.AddPartitionToTxn{Partition: part.ID})
+		}
+	}
+	if len(all) == 0 {
+		return 0, nil
+	}
+	p.identity.mu.Lock()
+	defer p.identity.mu.Unlock()
+	if !p.identity.known {
+		if err := p.renewLocked(ctx); err != nil {
+			return 0, err
+		}
+	}
+	if err := p.markLocked(ctx, c, topic, all); err != nil {
+		return 0, fmt.Errorf("fence %s: %w", topic, err)
+	}
+	return len(all), p.renewLocked(ctx) // which waits until the marks are written
+}
+
+// markLocked begins a transaction with the partitions, and aborts it.
+func (p *Producer) markLocked(ctx context.Context, c *kafka.Client, topic string, all []kafka.AddPartitionToTxn) error {
+	id, epoch := int(p.identity.state.id), int(p.identity.state.epoch)
+	for {
+		res, err := c.AddPartitionsToTxn(ctx, &kafka.AddPartitionsToTxnRequest{
+			TransactionalID: p.o.TransactionalID, ProducerID: id, ProducerEpoch: epoch, Topics: map[string][]kafka.AddPartitionToTxn{topic: all},
+		})
+		if err == nil {
+			for _, part := range res.Topics[topic] {
+				err = errors.Join(err, part.Error)
+			}
+		}
+		if errors.Is(err, kafka.ConcurrentTransactions) && wait(ctx, markerPause) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		break
+	}
+	res, err := c.EndTxn(ctx, &kafka.EndTxnRequest{TransactionalID: p.o.TransactionalID, ProducerID: id, ProducerEpoch: epoch})
+	if err == nil {
+		err = res.Error
+	}
+	return err
+}
