@@ -99,6 +99,8 @@ func EndpointScopes() []Endpoint {
 
 		{"GET", "/v1/rules", ScopeRulesAdmin + ScopeReading},
 		{"PUT", "/v1/rules", ScopeRulesAdmin},
+		{"GET", "/v1/rules/history", ScopeRulesAdmin + ScopeReading},
+		{"GET", "/v1/rules/history/{hash}", ScopeRulesAdmin + ScopeReading},
 		{"POST", "/v1/rules/explain", ScopeRulesAdmin},
 		{"GET", "/v1/trace", ScopeRulesAdmin},
 		{"POST", "/v1/rules/reload", ScopeRulesAdmin},
@@ -110,6 +112,9 @@ func EndpointScopes() []Endpoint {
 		{"POST", "/v1/sync/resume", ScopeRulesAdmin},
 
 		{"GET", "/v1/sync", ScopeAny},
+		{"GET", "/v1/dev/parts", ScopeVehicleAdmin},
+		{"POST", "/v1/dev/parts/{part}", ScopeVehicleAdmin},
+
 		{"GET", "/v1/ledger", ScopeAny},
 		{"GET", "/v1/capacity", ScopeAny},
 		{"GET", "/v1/status", ScopeAny},

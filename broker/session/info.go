@@ -2,7 +2,6 @@ package session
 
 import (
 	"slices"
-	"strings"
 	"time"
 )
 
@@ -15,15 +14,14 @@ func (m *Manager) Get(clientID string) (Info, bool) {
 	return st.info()
 }
 
-// List describes up to limit sessions with identifiers greater than after, in order.
-func (m *Manager) List(after string, limit int) []Info {
-	all := m.sessions.all(after)
-	slices.SortFunc(all, func(a, b *state) int { return strings.Compare(a.id, b.id) })
-	infos := make([]Info, 0, min(limit, len(all)))
-	for _, st := range all {
-		if len(infos) >= limit {
-			break
-		}
+// List describes up to limit sessions with identifiers behind after, in order.
+func (m *Manager) List(after string, limit int) []Info { return m.Find("", after, limit) }
+
+// Find is List of those whose identifiers begin with a prefix.
+func (m *Manager) Find(prefix, after string, limit int) []Info {
+	found := m.sessions.first(prefix, after, limit)
+	infos := make([]Info, 0, len(found))
+	for _, st := range found {
 		if info, ok := st.info(); ok {
 			infos = append(infos, info)
 		}

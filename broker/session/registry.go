@@ -1,7 +1,10 @@
 package session
 
 import (
+	"container/heap"
 	"hash/maphash"
+	"slices"
+	"strings"
 	"sync"
 )
 
@@ -53,6 +56,44 @@ func (r *registry) remove(st *state) {
 	if p.byID[st.id] == st {
 		delete(p.byID, st.id)
 	}
+}
+
+// first are the sessions with identifiers that begin with prefix and are behind after: the first in order, limit at most. It
+// costs a look at each session, and room for those that it returns.
+func (r *registry) first(prefix, after string, limit int) []*state {
+	most := make(largest, 0, min(limit, 1024))
+	for i := range r.parts {
+		p := &r.parts[i]
+		p.mu.RLock()
+		for id, st := range p.byID {
+			switch {
+			case id <= after || !strings.HasPrefix(id, prefix):
+			case len(most) < limit:
+				heap.Push(&most, st)
+			case limit > 0 && id < most[0].id:
+				most[0] = st
+				heap.Fix(&most, 0)
+			}
+		}
+		p.mu.RUnlock()
+	}
+	slices.SortFunc(most, func(a, b *state) int { return strings.Compare(a.id, b.id) })
+	return most
+}
+
+// largest is a heap with the largest identifier in front.
+type largest []*state
+
+func (l largest) Len() int           { return len(l) }
+func (l largest) Less(a, b int) bool { return l[a].id > l[b].id }
+func (l largest) Swap(a, b int)      { l[a], l[b] = l[b], l[a] }
+func (l *largest) Push(st any)       { *l = append(*l, st.(*state)) }
+
+// Pop is for heap.Interface: nobody pops.
+func (l *largest) Pop() any {
+	last := (*l)[len(*l)-1]
+	*l = (*l)[:len(*l)-1]
+	return last
 }
 
 // all are the sessions with identifiers greater than after, in no order.

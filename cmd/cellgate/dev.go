@@ -43,6 +43,7 @@ The embedded Kafka and Redis are for development: production runs ` + "`cellgate
 		Args: takes(),
 		RunE: func(cmd *cobra.Command, _ []string) error { return c.dev(cmd.Context(), f) },
 	}
+	cmd.AddCommand(devPartCommands(c)...)
 	cmd.Flags().StringVar(&f.data, "data", data, "folder that everything is kept in; also CELLGATE_DATA")
 	cmd.Flags().IntVar(&f.vehicles, "vehicles", 10, "simulated vehicles; 0 for none")
 	cmd.Flags().Float64Var(&f.rate, "rate", 0.5, "telemetry messages per second and vehicle")

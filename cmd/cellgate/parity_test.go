@@ -38,6 +38,7 @@ func TestEveryCallHasACommand(t *testing.T) {
 		"command send --vin LTEST000000000001 --name unlock", "command cancel A --vin LTEST000000000001", "command status A --vin LTEST000000000001",
 		"command list", "rules status", "rules apply " + rules + " --allow-empty", "rules reload", "rules rollback", "rules lift r",
 		"rules explain --vin LTEST000000000001", "trace --vin LTEST000000000001", "sync status", "sync skip p0", "sync pause p1", "sync resume p1",
+		"rules history", "rules history a", "dev parts", "dev stop kafka",
 		"events --vin V", "events --vin V --command A", "events --commands", "events --presence", "events --ledger", "status", "capacity",
 	} {
 		var out bytes.Buffer

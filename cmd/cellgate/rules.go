@@ -25,7 +25,7 @@ the rules of the gateway that --data or --config names.`,
 	cmd.AddCommand(
 		rulesToolCommand(c, "check", "are the rules right? errors with file, line and column", workbench.Check),
 		rulesToolCommand(c, "test", "run the rules' tests: the *_test.yaml beside them", workbench.Test),
-		rulesApplyCommand(c), rulesReloadCommand(c), rulesRollbackCommand(c), rulesLiftCommand(c), rulesStatusCommand(c), rulesNewCommand(c), rulesExplainCommand(c), rulesDiffCommand(c), rulesBacktestCommand(c), rulesFormatCommand(c), rulesSchemaCommand(c),
+		rulesApplyCommand(c), rulesReloadCommand(c), rulesRollbackCommand(c), rulesHistoryCommand(c), rulesLiftCommand(c), rulesStatusCommand(c), rulesNewCommand(c), rulesExplainCommand(c), rulesDiffCommand(c), rulesBacktestCommand(c), rulesFormatCommand(c), rulesSchemaCommand(c),
 	)
 	return cmd
 }

@@ -69,13 +69,17 @@ rollback have put in force, and says at once what is wrong.`,
 func rulesRollbackCommand(c *cli) *cobra.Command {
 	t := &target{}
 	cmd := &cobra.Command{
-		Use:     "rollback",
+		Use:     "rollback [HASH]",
 		Short:   "go back to the rules that ran before",
-		Long:    "rollback puts the rule set in force that ran before, whatever the files say, until they change or reload is called. Twice goes back and forth.",
+		Long:    "rollback puts the rule set in force that ran before, or that of a HASH from history, whatever the files say, until they change or reload is called. Twice goes back and forth.",
 		Example: "  cellgate rules rollback",
-		Args:    takes(),
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			return c.changeRules(cmd.Context(), t, "POST", "/v1/rules/rollback", nil)
+		Args:    cobra.MaximumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			var body any
+			if len(args) > 0 {
+				body = map[string]string{"hash": args[0]}
+			}
+			return c.changeRules(cmd.Context(), t, "POST", "/v1/rules/rollback", body)
 		},
 	}
 	t.flags(cmd)

@@ -42,7 +42,8 @@ func TestAnswersAreAsDocumented(t *testing.T) {
 	for _, asked := range []string{"POST /v1/sync/skip", "POST /v1/rules/lift"} { // what they end is not there: a gap, a held rule
 		a.answered[asked] = true
 	}
-	a.answered["GET /v1/trace"] = true // goes on until the client ends it: TestTrace reads one
+	a.answered["GET /v1/trace"] = true                                                    // goes on until the client ends it: TestTrace reads one
+	a.answered["GET /v1/dev/parts"], a.answered["POST /v1/dev/parts/{part}"] = true, true // of cellgate dev alone, whose tests call them
 	for path, item := range a.doc.Paths.Map() {
 		for method := range item.Operations() {
 			if key := method + " " + path; !a.answered[key] {
@@ -111,6 +112,11 @@ func (a *api) calls() []call {
 		{operation: "GET /v1/events/presence", status: 200},
 		{operation: "GET /v1/events/ledger", status: 200},
 		{operation: "GET /v1/rules", status: 200},
+		{operation: "GET /v1/rules/history", status: 200},
+		{operation: "GET /v1/rules/history/{hash}", path: "/v1/rules/history/none", status: 404},
+		{operation: "GET /v1/rules/history/{hash}", path: "/v1/rules/history/" + a.rules(), status: 200},
+		{operation: "GET /v1/dev/parts", status: 404},
+		{operation: "POST /v1/dev/parts/{part}", path: "/v1/dev/parts/kafka", body: map[string]any{"running": false}, status: 404},
 		{operation: "POST /v1/rules/explain", body: map[string]any{"topic": "v1/" + vin + "/up/telemetry", "payload": map[string]any{"soc": 9}}, status: 200},
 		{operation: "PUT /v1/rules", body: rules, status: 200},
 		{operation: "PUT /v1/rules", body: map[string]any{"files": map[string]string{"a.rules.yaml": "rules: [{}]\n"}}, status: 422},
@@ -128,6 +134,15 @@ func (a *api) calls() []call {
 		{operation: "DELETE /v1/vehicles/{vin}/connection", path: "/v1/vehicles/" + vin + "/connection", status: 404},
 		{operation: "DELETE /v1/vehicles/{vin}/connection", path: "/v1/vehicles/" + a.vehicles()[0].VIN + "/connection", status: 204},
 	}
+}
+
+// rules is the hash of the rule set in force.
+func (a *api) rules() string {
+	_, body, err := a.g.Get("/v1/rules", a.operator)
+	check.OK(a.t, err)
+	var set struct{ Hash string }
+	check.OK(a.t, json.Unmarshal(body, &set))
+	return set.Hash
 }
 
 // vehicles are those of the fleet.

@@ -9,6 +9,7 @@ import (
 	"cellgate/rules/doc"
 	"cellgate/rules/lang"
 	"cellgate/rules/sink"
+	"cellgate/rules/workbench"
 )
 
 // What the operators' calls of the HTTP API answer. The command line reads the same types, so that a page
@@ -76,6 +77,38 @@ type RuleSet struct {
 	Applied bool `json:"applied"`
 	// Held are the rules that send nothing because too many of their messages were errors.
 	Held []HeldRule `json:"held"`
+	// Counts tell by rule what became of the messages on its topics since the start of the gateway.
+	Counts map[string]RuleCount `json:"counts"`
+}
+
+// RuleCount are the messages on a rule's topics, by what became of them.
+type RuleCount struct {
+	Matched  uint64 `json:"matched"`
+	Filtered uint64 `json:"filtered"`
+	Missing  uint64 `json:"missing"` // lack a field that the condition names
+	Errors   uint64 `json:"errors"`
+}
+
+// RuleHistory is GET /v1/rules/history: what ran, the newest first.
+type RuleHistory struct {
+	Sets []RanSet `json:"sets"`
+}
+
+// RanSet is a rule set that was put in force.
+type RanSet struct {
+	Hash    string    `json:"hash"`
+	At      time.Time `json:"at"`
+	Applied bool      `json:"applied"` // over the API, in place of the files
+	InForce bool      `json:"in_force"`
+}
+
+// RanRules is GET /v1/rules/history/{hash}: a rule set that ran, and what would change if it came back.
+type RanRules struct {
+	RanSet
+	Files map[string]string `json:"files"`
+	// Diff goes from the set in force to this one; Error says why it cannot come back.
+	Diff  *workbench.DiffReport `json:"diff,omitempty"`
+	Error string                `json:"error,omitempty"`
 }
 
 // HeldRule is a rule that its limit holds.
@@ -190,6 +223,9 @@ type Vehicle struct {
 	Held
 	Subscriptions []Subscription `json:"subscriptions,omitempty"`
 	Presence      *PresenceTold  `json:"presence,omitempty"`
+	// State is the hash veh:{VIN} in Redis, with ?state=true; StateError says why it is not known.
+	State      map[string]string `json:"state,omitempty"`
+	StateError string            `json:"state_error,omitempty"`
 }
 
 // Held is what the gateway keeps of a client.

@@ -32,6 +32,8 @@ type Options struct {
 	// Log takes the gateway's own log.
 	Log   io.Writer
 	Clock clock.Source
+	// Parts are those that the process embeds beside the gateway.
+	Parts Parts `zero:"none"`
 }
 
 // Phases of a gateway's life, as /readyz tells them.

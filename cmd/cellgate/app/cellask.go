@@ -26,10 +26,11 @@ type asks struct {
 type question struct {
 	ID   string `json:"id"`
 	From string `json:"from"`
-	// What is vehicles (behind After, at most Limit), vehicle, or disconnect (with an Endpoint, if it is to go there).
+	// What is vehicles (whose VINs begin with Prefix, behind After, at most Limit), vehicle, or disconnect (with an Endpoint, if it is to go there).
 	What     string `json:"what"`
 	VIN      string `json:"vin,omitempty"`
 	Endpoint string `json:"endpoint,omitempty"`
+	Prefix   string `json:"prefix,omitempty"`
 	After    string `json:"after,omitempty"`
 	Limit    int    `json:"limit,omitempty"`
 }

@@ -11,10 +11,10 @@ import (
 )
 
 // localVehicles are up to limit vehicles of this gateway behind a VIN, and whether there are more.
-func (a *gateway) localVehicles(after string, limit int) (page VehiclePage) {
+func (a *gateway) localVehicles(prefix, after string, limit int) (page VehiclePage) {
 	page.Vehicles = []Vehicle{}
 	for {
-		found := a.sessions.List(after, maxPage) // a listing costs by the sessions there are, not by its length
+		found := a.sessions.Find(prefix, after, maxPage) // a listing costs by the sessions there are, not by its length
 		for i := range found {
 			if found[i].Vehicle && len(page.Vehicles) < limit {
 				page.Vehicles = append(page.Vehicles, a.vehicleOf(&found[i], false))
@@ -35,7 +35,7 @@ func (a *gateway) localVehicles(after string, limit int) (page VehiclePage) {
 func (a *gateway) answer(q *question) any {
 	switch q.What {
 	case "vehicles":
-		return a.localVehicles(q.After, min(max(q.Limit, 1), maxPage))
+		return a.localVehicles(q.Prefix, q.After, min(max(q.Limit, 1), maxPage))
 	case "vehicle":
 		if v, known := a.localVehicle(q.VIN); known {
 			return v
@@ -48,7 +48,7 @@ func (a *gateway) answer(q *question) any {
 
 // cellVehicles adds what the other gateways have to a page. Of a vehicle that two of them know, it is the one where it is connected, or was
 // last.
-func (a *gateway) cellVehicles(ctx context.Context, page *VehiclePage, after string, limit int) {
+func (a *gateway) cellVehicles(ctx context.Context, page *VehiclePage, prefix, after string, limit int) {
 	if a.member == nil {
 		return
 	}
@@ -58,7 +58,7 @@ func (a *gateway) cellVehicles(ctx context.Context, page *VehiclePage, after str
 	for _, g := range a.asks.others() {
 		all.Go(func() {
 			var theirs VehiclePage
-			err := a.asks.ask(ctx, g.Node, question{What: "vehicles", After: after, Limit: limit}, &theirs)
+			err := a.asks.ask(ctx, g.Node, question{What: "vehicles", Prefix: prefix, After: after, Limit: limit}, &theirs)
 			mu.Lock()
 			defer mu.Unlock()
 			if err != nil {

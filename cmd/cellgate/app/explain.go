@@ -7,6 +7,7 @@ import (
 
 	"cellgate/broker/shared/message"
 	"cellgate/broker/shared/problem"
+	"cellgate/rules/lang"
 	"cellgate/rules/workbench"
 )
 
@@ -21,6 +22,8 @@ func (a *gateway) explainRules(w http.ResponseWriter, r *http.Request) {
 		ReceivedAt    time.Time       `json:"received_at"`
 		QoS           byte            `json:"qos"`
 		Retain        bool            `json:"retain"`
+		// Files are rules to explain by in place of those in force.
+		Files map[string]string `json:"files"`
 	}
 	if !readJSON(w, r, &body) {
 		return
@@ -44,9 +47,8 @@ func (a *gateway) explainRules(w http.ResponseWriter, r *http.Request) {
 			rec.Payload = body.PayloadBase64
 		}
 	}
-	set := a.rules.current()
-	if set == nil {
-		problem.Write(w, http.StatusServiceUnavailable, "", "no rules are in force yet", nil)
+	set, ok := a.setFor(w, r, body.Files)
+	if !ok {
 		return
 	}
 	x := workbench.Explain(set, rec, a.dispatch.Known(rec.VIN()))
@@ -55,6 +57,37 @@ func (a *gateway) explainRules(w http.ResponseWriter, r *http.Request) {
 	}
 	writeJSON(w, http.StatusOK, x)
 }
+
+// setFor is the rule set of the files, without any the one in force; or it answers and returns false.
+func (a *gateway) setFor(w http.ResponseWriter, r *http.Request, files map[string]string) (*lang.Set, bool) {
+	if files == nil {
+		set := a.rules.current()
+		if set == nil {
+			problem.Write(w, http.StatusServiceUnavailable, "", "no rules are in force yet", nil)
+		}
+		return set, set != nil
+	}
+	select {
+	case a.drafts <- struct{}{}:
+		defer func() { <-a.drafts }()
+	case <-r.Context().Done():
+		return nil, false
+	}
+	f, err := (&RuleFiles{Files: files}).folder()
+	if err != nil {
+		problem.Write(w, http.StatusBadRequest, "", err.Error(), nil)
+		return nil, false
+	}
+	set, found := lang.Compile(f.Source, a.rules.options)
+	if err := found.Err(); err != nil {
+		problem.Write(w, http.StatusUnprocessableEntity, "the rules are not valid", err.Error(), map[string]any{"diagnostics": found})
+		return nil, false
+	}
+	return set, true
+}
+
+// maxDrafts bounds the rule sets of callers that are compiled at once, for explanations.
+const maxDrafts = 2
 
 // lastRecords is how far back in the journal a vehicle's last message is looked for.
 const lastRecords = 100_000

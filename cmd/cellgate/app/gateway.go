@@ -3,6 +3,8 @@ package app
 import (
 	"context"
 
+	"github.com/redis/go-redis/v9"
+
 	"cellgate/broker"
 	"cellgate/cmd/cellgate/console"
 )
@@ -17,7 +19,9 @@ type gateway struct {
 	events eventStreams // of GET /v1/trace
 
 	messages *messageTail
-	console  *console.Console // nil when off
+	drafts   chan struct{}         // places for rule sets that callers bring
+	reading  redis.UniversalClient // of what rules have written
+	console  *console.Console      // nil when off
 }
 
 func openGateway(c *clients) (*gateway, error) {
@@ -34,9 +38,15 @@ func openGateway(c *clients) (*gateway, error) {
 	if err != nil {
 		return nil, err
 	}
+	reading, err := redisClient(&c.cfg.Redis)
+	if err != nil {
+		return nil, err
+	}
+	c.life.onStop("redis of the API", stopShort, func(context.Context) error { return reading.Close() })
 	g := &gateway{
 		clients: c, drain: drain, broker: b, fanout: fanout, intake: intake, events: newEventStreams(),
-		messages: &messageTail{journal: c.journal, hub: c.hub, log: c.log},
+		messages: &messageTail{journal: c.journal, hub: c.hub, log: c.log}, reading: reading,
+		drafts: make(chan struct{}, maxDrafts),
 	}
 	return g, c.reg.own.Register(g.readyReadings())
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/http"
 	"runtime"
+	"strconv"
 	"time"
 
 	"cellgate/broker/cell"
@@ -70,9 +71,9 @@ func (a *gateway) listVehicles(w http.ResponseWriter, r *http.Request) {
 	if !ok {
 		return
 	}
-	after := r.URL.Query().Get("cursor")
-	page := a.localVehicles(after, limit)
-	a.cellVehicles(r.Context(), &page, after, limit)
+	prefix, after := r.URL.Query().Get("prefix"), r.URL.Query().Get("cursor")
+	page := a.localVehicles(prefix, after, limit)
+	a.cellVehicles(r.Context(), &page, prefix, after, limit)
 	writeJSON(w, http.StatusOK, page)
 }
 
@@ -81,6 +82,9 @@ func (a *gateway) getVehicle(w http.ResponseWriter, r *http.Request) {
 	if !known {
 		problem.Write(w, http.StatusNotFound, "", "there is no session of the vehicle", nil)
 		return
+	}
+	if r.URL.Query().Get("state") == "true" {
+		v.State, v.StateError = a.lastState(r.Context(), v.VIN)
 	}
 	writeJSON(w, http.StatusOK, v)
 }
@@ -106,6 +110,20 @@ func presenceShown(v *cell.Vehicle) *PresenceTold {
 		return nil
 	}
 	return &PresenceTold{Event: v.Event, Epoch: v.Owner.Epoch, At: (&presence.Event{At: v.At}).Time(), Reason: v.Reason}
+}
+
+// statePatience is how long a vehicle's last state is waited for.
+const statePatience = 150 * time.Millisecond
+
+// lastState is what the sample rule latest-state has written of a vehicle.
+func (a *gateway) lastState(ctx context.Context, vin string) (state map[string]string, why string) {
+	ctx, cancel := context.WithTimeout(ctx, statePatience)
+	defer cancel()
+	state, err := a.reading.HGetAll(ctx, "veh:"+vin).Result()
+	if err != nil {
+		return nil, "Redis does not answer"
+	}
+	return state, ""
 }
 
 func (a *gateway) disconnectVehicle(w http.ResponseWriter, r *http.Request) {
@@ -148,7 +166,35 @@ func (a *gateway) applyRules(w http.ResponseWriter, r *http.Request) {
 }
 
 func (a *gateway) rollbackRules(w http.ResponseWriter, r *http.Request) {
-	a.changeRules(w, r, a.rules.rollback)
+	var body struct {
+		Hash string `json:"hash"`
+	}
+	if readJSON(w, r, &body) {
+		a.changeRules(w, r, func(ctx context.Context) error { return a.rules.rollback(ctx, body.Hash) })
+	}
+}
+
+// ruleHistory lists the rule sets that ran.
+func (a *gateway) ruleHistory(w http.ResponseWriter, _ *http.Request) {
+	sets, _, err := a.rules.ranSets()
+	if err != nil {
+		problem.Write(w, http.StatusInternalServerError, "the history cannot be read", err.Error(), nil)
+		return
+	}
+	writeJSON(w, http.StatusOK, RuleHistory{sets})
+}
+
+// ranRules shows one of them.
+func (a *gateway) ranRules(w http.ResponseWriter, r *http.Request) {
+	ran, err := a.rules.ranRules(r.PathValue("hash"))
+	switch {
+	case err != nil:
+		problem.Write(w, http.StatusInternalServerError, "the history cannot be read", err.Error(), nil)
+	case ran == nil:
+		problem.Write(w, http.StatusNotFound, "", "no rule set with this hash is kept: the history has the last "+strconv.Itoa(maxHistory), nil)
+	default:
+		writeJSON(w, http.StatusOK, ran)
+	}
 }
 
 // changeRules answers with the rules in force, or with why nothing has changed.

@@ -27,6 +27,7 @@ type process struct {
 	hub    *stream.Hub  // what streams of events follow
 	gate   *stream.Gate // who may
 
+	parts       Parts // nil but in dev
 	descriptors descriptors
 	missing     *prometheus.CounterVec // of the start, by part of data_dir
 	build       Build
@@ -44,7 +45,7 @@ func newProcess(o Options, fds descriptors) *process {
 	reg := newRegistry(o.Config, o.Build)
 	p := &process{
 		cfg: o.Config, log: log, level: level, reg: reg, stats: broker.NewMetrics(reg.own), source: o.Clock,
-		life: &lifecycle{log: log}, hub: stream.NewHub(), gate: stream.NewGate(fds.api/2, reg.own), descriptors: fds, missing: newMissing(reg.own),
+		life: &lifecycle{log: log}, hub: stream.NewHub(), gate: stream.NewGate(fds.api/2, reg.own), parts: o.Parts, descriptors: fds, missing: newMissing(reg.own),
 		build: o.Build, started: time.Now(), fatal: make(chan error, 1), serving: make(chan struct{}),
 	}
 	p.running.Store(o.Config)

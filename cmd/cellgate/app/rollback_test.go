@@ -51,7 +51,7 @@ func TestRollbackLasts(t *testing.T) {
 	writeRules(t, dir, "bad")
 	check.OK(t, a.rules.applyFiles(t.Context(), false, false))
 	rulesAre(t, a, "bad", true)
-	check.OK(t, a.rules.rollback(t.Context()))
+	check.OK(t, a.rules.rollback(t.Context(), ""))
 	rulesAre(t, a, "good", false)
 	lookAt(t, a, "good", false)
 	halt(t, a)
@@ -64,7 +64,7 @@ func TestRollbackLasts(t *testing.T) {
 	writeRules(t, dir, "better") // while the gateway is down
 	a, _ = boot(t, file)
 	rulesAre(t, a, "better", true)
-	check.OK(t, a.rules.rollback(t.Context()))
+	check.OK(t, a.rules.rollback(t.Context(), ""))
 	rulesAre(t, a, "good", false)
 	if _, err := a.Reload(t.Context()); err != nil {
 		t.Fatal(err)

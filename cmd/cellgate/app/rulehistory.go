@@ -10,6 +10,7 @@ import (
 
 	"cellgate/broker/shared/statefile"
 	"cellgate/rules/lang"
+	"cellgate/rules/workbench"
 )
 
 // bucketRules holds the rule sets that ran, by number: JSON of appliedSet.
@@ -117,9 +118,9 @@ func (k *ruleKeeper) ran(src *lang.Source) (*candidate, error) {
 	return &candidate{src, set}, nil
 }
 
-// rollback puts the newest other rule set in force: the one that ran before. It stays, over restarts too,
-// until the files change again or a reload is asked for.
-func (k *ruleKeeper) rollback(ctx context.Context) error {
+// rollback puts the rule set of a hash in force, without one the newest other: the one that ran before. It stays, over
+// restarts too, until the files change again or a reload is asked for.
+func (k *ruleKeeper) rollback(ctx context.Context, hash string) error {
 	k.applying.Lock()
 	defer k.applying.Unlock()
 	history, err := k.history()
@@ -128,7 +129,7 @@ func (k *ruleKeeper) rollback(ctx context.Context) error {
 	}
 	running := k.dispatch.RulesHash()
 	for _, h := range history {
-		if h.Hash == running {
+		if h.Hash == running || hash != "" && h.Hash != hash {
 			continue
 		}
 		src, err := lang.UnmarshalSource(h.Source)
@@ -148,5 +149,56 @@ func (k *ruleKeeper) rollback(ctx context.Context) error {
 		k.conclude(errRolledBack)
 		return nil
 	}
+	if hash != "" && hash != running {
+		return fmt.Errorf("%w with the hash %q: the last %d are kept", ErrNoEarlierRules, hash, maxHistory)
+	}
 	return ErrNoEarlierRules
+}
+
+// ranSets lists what ran, each set once, when it was last put in force.
+func (k *ruleKeeper) ranSets() ([]RanSet, []appliedSet, error) {
+	history, err := k.history()
+	if err != nil {
+		return nil, nil, err
+	}
+	running, seen := k.dispatch.RulesHash(), map[string]bool{}
+	sets, kept := []RanSet{}, history[:0:0]
+	for _, h := range history {
+		if !seen[h.Hash] {
+			seen[h.Hash] = true
+			sets = append(sets, RanSet{h.Hash, h.At.UTC(), h.Applied, h.Hash == running})
+			kept = append(kept, h)
+		}
+	}
+	return sets, kept, nil
+}
+
+// ranRules is one of them with its files, nil when there is none.
+func (k *ruleKeeper) ranRules(hash string) (*RanRules, error) {
+	sets, kept, err := k.ranSets()
+	if err != nil {
+		return nil, err
+	}
+	for i := range sets {
+		if sets[i].Hash != hash {
+			continue
+		}
+		src, err := lang.UnmarshalSource(kept[i].Source)
+		if err != nil {
+			return nil, err
+		}
+		r := &RanRules{RanSet: sets[i], Files: map[string]string{}}
+		for _, name := range src.Files() {
+			r.Files[name] = string(src.Bytes(name))
+		}
+		c, err := k.ran(src)
+		if err != nil {
+			r.Error = err.Error()
+		} else if now := k.current(); now != nil {
+			d := workbench.Diff(now, c.set)
+			r.Diff = &d
+		}
+		return r, nil
+	}
+	return nil, nil
 }

@@ -317,6 +317,7 @@ func (k *ruleKeeper) applyFiles(ctx context.Context, allowEmpty, strict bool) er
 }
 
 func (k *ruleKeeper) state() RuleSet {
+	counts := k.dispatch.RuleCounts() // which may take a while
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	s := RuleSet{Path: k.path, Since: k.since, Rules: []lang.RuleInfo{}, Files: []string{}, Warnings: doc.Diagnostics{}}
@@ -327,7 +328,10 @@ func (k *ruleKeeper) state() RuleSet {
 	if k.broken != nil {
 		s.Error, s.Broken = k.broken.Error(), true
 	}
-	s.Applied, s.Held = k.over.Applied, k.held()
+	s.Applied, s.Held, s.Counts = k.over.Applied, k.held(), map[string]RuleCount{}
+	for id, c := range counts {
+		s.Counts[id] = RuleCount{c.Matched, c.Filtered(), c.Missing, c.Errors}
+	}
 	return s
 }
 

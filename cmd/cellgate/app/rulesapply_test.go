@@ -57,7 +57,7 @@ func TestApplicationLasts(t *testing.T) {
 	check.OK(t, a.rules.applyFiles(t.Context(), false, false))
 	rulesAre(t, a, "newer", true)
 	check.OK(t, a.rules.applyGiven(t.Context(), sent, checked))
-	check.OK(t, a.rules.rollback(t.Context()))
+	check.OK(t, a.rules.rollback(t.Context(), ""))
 	rulesAre(t, a, "newer", false)
 	check.OK(t, a.rules.applyGiven(t.Context(), given(t, nil), prepareOptions{tests: true, allowEmpty: true}))
 	if s := a.rules.state(); len(s.Rules) != 0 || !s.Applied {

@@ -281,7 +281,7 @@ func TestARollbackOutlivesAMishap(t *testing.T) {
 			a, _ := boot(t, file)
 			writeRules(t, dir, "bad")
 			check.OK(t, a.rules.applyFiles(t.Context(), false, false))
-			check.OK(t, a.rules.rollback(t.Context()))
+			check.OK(t, a.rules.rollback(t.Context(), ""))
 			for _, restart := range []bool{false, true} {
 				m.does(t, dir)
 				lookAt(t, a, "good", false)

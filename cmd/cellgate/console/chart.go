@@ -52,6 +52,7 @@ type chart struct {
 	Title string
 	Unit  func(float64) string
 	Most  float64 // of the scale; 0: by the values
+	Least float64 // of the scale by the values
 	Lines []line
 	Times []time.Time
 }
@@ -97,7 +98,7 @@ func (c *chart) span() time.Duration {
 const leastSpan = 5 * time.Minute
 
 // Begin says where the chart begins.
-func (c *chart) Begin() string { return human.Span(c.span()) + " ago" }
+func (c *chart) Begin() string { return fmt.Sprintf("%d min ago", int(c.span().Minutes())) }
 
 // Summary is the chart in words, for who cannot see it.
 func (c *chart) Summary() string {
@@ -120,7 +121,7 @@ func (c *chart) top() float64 {
 	if c.Most > 0 {
 		return c.Most
 	}
-	most := 0.0
+	most := c.Least
 	for i := range c.Lines {
 		for _, v := range c.Lines[i].Values {
 			if !math.IsNaN(v) && !math.IsInf(v, 0) {
@@ -217,7 +218,7 @@ func charts(all []sample) []*chart {
 			of("median", func(s *sample) float64 { return s.p50 * 1000 }), of("99 %", func(s *sample) float64 { return s.p99 * 1000 }),
 		}},
 		{Title: "Journal's room", Unit: percentUnit, Most: 100, Times: times, Lines: []line{of("used", func(s *sample) float64 { return s.used * 100 })}},
-		{Title: "Lag of sinks", Unit: secondsUnit, Times: times, Lines: named(func(s *sample) map[string]float64 { return s.sinkLag })},
-		{Title: "Lag to the centre", Unit: secondsUnit, Times: times, Lines: named(func(s *sample) map[string]float64 { return s.laneLag })},
+		{Title: "Lag of sinks", Unit: secondsUnit, Least: 1, Times: times, Lines: named(func(s *sample) map[string]float64 { return s.sinkLag })},
+		{Title: "Lag to the centre", Unit: secondsUnit, Least: 1, Times: times, Lines: named(func(s *sample) map[string]float64 { return s.laneLag })},
 	}
 }

@@ -47,7 +47,7 @@ func TestAChartIsXMLWithAScaleThatHoldsIt(t *testing.T) {
 		}
 		check.OK(t, err)
 	}
-	if c.Top() != "40 s" || c.Middle() != "20 s" || c.Begin() != "5m0s ago" {
+	if c.Top() != "40 s" || c.Middle() != "20 s" || c.Begin() != "5 min ago" {
 		t.Errorf("scale %s %s from %s", c.Top(), c.Middle(), c.Begin())
 	}
 	for v, want := range map[float64]float64{0: 1, 0.3: 0.4, 1: 1, 1.1: 2, 4.5: 5, 99: 100, 100000: 100000} {

@@ -49,7 +49,6 @@ type Console struct {
 	sessions *sessions
 	attempts *attempts
 	history  *history
-	drafts   chan struct{} // a place for each rule set of the playground that is being compiled
 	logins   *prometheus.CounterVec
 	pages    map[string]*template.Template
 	assets   fs.FS
@@ -68,7 +67,7 @@ func New(o Options) (*Console, error) {
 	}
 	c := &Console{
 		o: o, sessions: newSessions(o.Now), attempts: newAttempts(o.Now), history: newHistory(o.Gather), assets: assets,
-		drafts: make(chan struct{}, maxDrafts), origins: http.NewCrossOriginProtection(),
+		origins: http.NewCrossOriginProtection(),
 	}
 	if c.version, err = versionOf(assets); err != nil {
 		return nil, err
@@ -289,18 +288,13 @@ func (v *visit) page(of view) *page {
 	}
 	for _, l := range navigation {
 		entry := link{Name: l.name, Path: l.path, Current: l.name == of.nav}
-		if e, ok := auth.EndpointFor(http.MethodGet, l.needs); ok && !e.Admits(&v.id) {
+		method, path, _ := strings.Cut(l.needs, " ")
+		if e, ok := auth.EndpointFor(method, path); ok && !e.Admits(&v.id) {
 			entry.Barred = e.Scope
 		}
 		p.Links = append(p.Links, entry)
 	}
 	return p
-}
-
-// navigation are the pages, each with the call of the API that it stands on.
-var navigation = []struct{ name, path, needs string }{
-	{"Cell", "/", "/v1/status"},
-	{"Ledger", "/ledger", "/v1/ledger"},
 }
 
 // act does what a form asks for, and shows the page that it names.

@@ -36,6 +36,7 @@ type Dev struct {
 	Central *Kafka
 	Redis   *Redis
 
+	parts parts
 	stops []func(context.Context) error
 	once  sync.Once
 	err   error
@@ -129,30 +130,59 @@ func cellTopics() []string {
 // centralTopics are those of the centre's.
 func centralTopics() []string { return []string{"fleet.alerts", "fleet.telemetry"} }
 
-func (d *Dev) start(ctx context.Context, o Options) (err error) {
+func (d *Dev) start(ctx context.Context, o Options) error {
 	c := d.Config
-	if d.Cell, err = StartKafka(ctx, "kafka.brokers", only(c.Kafka.Brokers), filepath.Join(o.Data, "kafka", "cell"), cellTopics()); err != nil {
+	d.onStop(d.parts.close)
+	if err := d.embed(o.Data); err != nil {
 		return err
 	}
-	d.onStop(func(context.Context) error { d.Cell.Close(); return nil })
-	c.Kafka.Brokers = []string{d.Cell.Addr()}
-	if len(c.Central) > 0 {
-		if d.Central, err = StartKafka(ctx, "central.kafka.brokers", only(c.Central[0].Kafka.Brokers), filepath.Join(o.Data, "kafka", "central"), centralTopics()); err != nil {
-			return err
-		}
-		d.onStop(func(context.Context) error { d.Central.Close(); return nil })
-		c.Central[0].Kafka.Brokers = []string{d.Central.Addr()}
-	}
-	if d.Redis, err = StartRedis("redis.addresses", only(c.Redis.Addresses), filepath.Join(o.Data, "redis", "dump")); err != nil {
-		return err
-	}
-	d.onStop(func(context.Context) error { return d.Redis.Close() })
-	c.Redis.Addresses = []string{d.Redis.Addr()}
-	if d.App, err = app.New(ctx, app.Options{Config: c, Build: o.Build, Log: o.Log, Clock: clock.System()}); err != nil {
+	var err error
+	if d.App, err = app.New(ctx, app.Options{Config: c, Build: o.Build, Log: o.Log, Clock: clock.System(), Parts: &d.parts}); err != nil {
 		return err
 	}
 	d.onStop(d.App.Stop)
 	return d.App.Start(ctx)
+}
+
+// embed starts Kafka, the centre's Kafka and Redis, and puts their addresses into the configuration.
+func (d *Dev) embed(data string) error {
+	c := d.Config
+	kafka := func(to **Kafka, setting, dir string, topics []string) func(addr string) (string, func() error, error) {
+		return func(addr string) (string, func() error, error) {
+			k, err := StartKafka(context.Background(), setting, addr, filepath.Join(data, "kafka", dir), topics)
+			if err != nil {
+				return "", nil, err
+			}
+			if *to == nil {
+				*to = k
+			}
+			return k.Addr(), func() error { k.Close(); return nil }, nil
+		}
+	}
+	addr, err := d.parts.add("kafka", only(c.Kafka.Brokers), kafka(&d.Cell, "kafka.brokers", "cell", cellTopics()))
+	if err != nil {
+		return err
+	}
+	c.Kafka.Brokers = []string{addr}
+	if len(c.Central) > 0 {
+		addr, err := d.parts.add("centre", only(c.Central[0].Kafka.Brokers), kafka(&d.Central, "central.kafka.brokers", "central", centralTopics()))
+		if err != nil {
+			return err
+		}
+		c.Central[0].Kafka.Brokers = []string{addr}
+	}
+	addr, err = d.parts.add("redis", only(c.Redis.Addresses), func(addr string) (string, func() error, error) {
+		r, err := StartRedis("redis.addresses", addr, filepath.Join(data, "redis", "dump"))
+		if err != nil {
+			return "", nil, err
+		}
+		if d.Redis == nil {
+			d.Redis = r
+		}
+		return r.Addr(), r.Close, nil
+	})
+	c.Redis.Addresses = []string{addr}
+	return err
 }
 
 // only is the first of the addresses: the embedded parts are one server each.

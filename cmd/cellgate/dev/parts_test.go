@@ -4,7 +4,9 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"fmt"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -14,6 +16,7 @@ import (
 	"github.com/redis/go-redis/v9"
 	"github.com/segmentio/kafka-go"
 
+	"cellgate/cmd/cellgate/fleet"
 	"cellgate/test/check"
 )
 
@@ -180,5 +183,50 @@ func TestCertificatesAreMadeOnceAndVerify(t *testing.T) {
 	check.OK(t, os.Remove(filepath.Join(dir, "server.crt")))
 	if err := certificates(dir); err != nil || read("ca.crt") != ca {
 		t.Errorf("a missing server certificate was not replaced under the same authority: %v", err)
+	}
+}
+
+// TestPartsStopAndStart: a part that is stopped is degraded, what was for it waits, and it is delivered when the part is back.
+func TestPartsStopAndStart(t *testing.T) {
+	t.Parallel()
+	g := start(t, t.TempDir())
+	var list struct {
+		Parts []struct {
+			Name    string
+			Running bool
+		}
+	}
+	set := func(part string, running bool) {
+		t.Helper()
+		if code := g.call("POST", "/v1/dev/parts/"+part, g.operator, map[string]bool{"running": running}, &list); code != http.StatusOK {
+			t.Fatalf("%s: %d", part, code)
+		}
+	}
+	for _, part := range []string{"kafka", "redis", "centre"} {
+		set(part, false)
+		set(part, false) // it stays so
+		for _, p := range list.Parts {
+			if p.Name == part && p.Running {
+				t.Errorf("%s still runs", part)
+			}
+		}
+	}
+	vin := fleet.VIN(12)
+	send(g.connect(vin, g.vehicleToken(vin)), "v1/"+vin+"/up/telemetry", `{"soc": 9}`)
+	check.Within(t, check.Patience, "degraded", func() error {
+		var ready struct{ Degraded []struct{ Name string } }
+		if g.call("GET", "/readyz", "", nil, &ready); len(ready.Degraded) < 3 {
+			return fmt.Errorf("%+v", ready)
+		}
+		return nil
+	})
+	for _, part := range []string{"redis", "centre", "kafka"} {
+		set(part, true)
+	}
+	g.awaitRecords(g.Cell.Addr(), "vehicle.telemetry", vin, 1)
+	g.awaitRecords(g.Central.Addr(), "fleet.alerts", vin, 1)
+	g.assertLedger()
+	if code := g.call("POST", "/v1/dev/parts/journal", g.operator, map[string]bool{"running": false}, nil); code != http.StatusNotFound {
+		t.Errorf("a part that is none: %d", code)
 	}
 }

@@ -1,0 +1,57 @@
+package main
+
+import (
+	"io"
+	"net/url"
+
+	"github.com/spf13/cobra"
+
+	"cellgate/cmd/cellgate/app"
+)
+
+// devPartCommands stop and start what a running `cellgate dev` embeds.
+func devPartCommands(c *cli) []*cobra.Command {
+	part := func(use, short string, running bool) *cobra.Command {
+		t := &target{}
+		cmd := &cobra.Command{
+			Use: use + " kafka|redis|centre", Short: short, Example: "  cellgate dev " + use + " kafka", Args: takes("PART"),
+			ValidArgs: []string{"kafka", "redis", "centre"},
+			RunE: func(cmd *cobra.Command, args []string) error {
+				return c.devParts(cmd, t, "POST", "/v1/dev/parts/"+url.PathEscape(args[0]), map[string]bool{"running": running})
+			},
+		}
+		t.flags(cmd)
+		c.jsonFlag(cmd)
+		return cmd
+	}
+	t := &target{}
+	list := &cobra.Command{
+		Use: "parts", Short: "which of the embedded parts run", Example: "  cellgate dev parts", Args: takes(),
+		RunE: func(cmd *cobra.Command, _ []string) error { return c.devParts(cmd, t, "GET", "/v1/dev/parts", nil) },
+	}
+	t.flags(list)
+	c.jsonFlag(list)
+	return []*cobra.Command{
+		part("stop", "stop an embedded part of a running dev, to see what the gateway does without it", false),
+		part("start", "start an embedded part again", true), list,
+	}
+}
+
+func (c *cli) devParts(cmd *cobra.Command, t *target, method, path string, body any) error {
+	client, err := t.client()
+	if err != nil {
+		return err
+	}
+	var answer app.PartList
+	if err := client.do(cmd.Context(), method, path, body, &answer); err != nil {
+		return err
+	}
+	return c.print(answer, func(w io.Writer) error {
+		out := &table{}
+		out.row("PART", "ADDRESS", "RUNS")
+		for _, p := range answer.Parts {
+			out.row(p.Name, p.Address, yes(p.Running))
+		}
+		return out.write(w)
+	})
+}
