@@ -35,6 +35,8 @@ func (d *Dispatcher) use(set ruleSet, index uint32) {
 		counters[i] = w
 	}
 	d.limits.Use(set.rules(), counters)
+	d.env.deliveries.use(ids)
+	d.o.Metrics.forget(d.current.set, ids)
 	for _, id := range ids {
 		s.matched = append(s.matched, d.o.Metrics.ruleMatched.WithLabelValues(id))
 		s.failed = append(s.failed, d.o.Metrics.ruleErrors.WithLabelValues(id))

@@ -436,7 +436,13 @@ func (f *flight) hand(via *pipeline, t Ticket) {
 }
 
 // settle implements settler.
-func (f *flight) settle(_ Ticket, o outcome, reason string) {
+func (f *flight) settle(t Ticket, o outcome, reason string) {
+	if o == delivered {
+		f.d.l.env.deliveries.delivered(t.set, t.rule)
+	}
+	if o == delivered {
+		f.d.l.env.deliveries.delivered(f.e.set, f.e.decision.Rule)
+	}
 	f.d.l.mu.Lock()
 	f.done, f.o, f.reason = true, o, reason
 	f.d.l.mu.Unlock()

@@ -92,7 +92,7 @@ func New(o Options) (*Dispatcher, error) {
 	d.env = &environment{
 		idPrefix: msgIDPrefix(o.Node, o.Journal.Epoch()), trace: o.Trace,
 		journal: o.Journal, sets: d.sets, metrics: o.Metrics, errorTopic: o.ErrorTopic, appended: o.Journal.Appended,
-		byName: map[string]*pipeline{},
+		byName: map[string]*pipeline{}, deliveries: deliveries{sets: d.sets},
 	}
 	d.ticker, d.limiter = newTicker(&o), newLimiter(&o)
 	d.limits.Exceeded = d.limiter.ask

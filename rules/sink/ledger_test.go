@@ -8,7 +8,7 @@ import (
 
 func TestALostRecordShowsAsMismatch(t *testing.T) {
 	t.Parallel()
-	env := &environment{appended: func() (uint64, uint64) { return 3, 3 }}
+	env := &environment{deliveries: deliveries{sets: &ruleSets{}}, appended: func() (uint64, uint64) { return 3, 3 }}
 	p := &pipeline{limits: Limits{Messages: 10, Bytes: 1 << 20}, wake: make(chan struct{}, 1), env: env}
 	p.eval.received++
 	slot, isLive := p.offer(1, 1, 1)

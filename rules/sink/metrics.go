@@ -53,6 +53,23 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 	return m
 }
 
+// forget takes the metrics away of rules that a set had and its successor has not.
+func (m *Metrics) forget(before ruleSet, ids []string) {
+	if before == nil {
+		return
+	}
+	stay := make(map[string]bool, len(ids))
+	for _, id := range ids {
+		stay[id] = true
+	}
+	for _, id := range before.ruleIDs() {
+		if !stay[id] {
+			m.ruleMatched.DeleteLabelValues(id)
+			m.ruleErrors.DeleteLabelValues(id)
+		}
+	}
+}
+
 // readings gives the ledger's figures to Prometheus.
 func (d *Dispatcher) readings() *metric.Readings {
 	r := &metric.Readings{}

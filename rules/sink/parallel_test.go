@@ -65,8 +65,12 @@ func evaluatedBy(t *testing.T, workers int) (out []string, counts map[string]eng
 	}
 	r.Settled()
 	r.Balanced()
+	sent := map[string]float64{}
 	for _, s := range sinks {
 		for _, m := range s.Taken() {
+			if !m.Dead {
+				sent[m.Rule]++
+			}
 			m.ID = "" // names the journal
 			out = append(out, fmt.Sprintf("%s %+v", s.Name(), m))
 		}
@@ -76,6 +80,13 @@ func evaluatedBy(t *testing.T, workers int) (out []string, counts map[string]eng
 		of := prometheus.Labels{"rule": id, "outcome": "missing"}
 		if got := seriesOf(t, reg, "rule_messages_total", of); got != float64(c.Missing) {
 			t.Errorf("%v of rule_messages_total%v, want %d", got, of, c.Missing)
+		}
+		rule := prometheus.Labels{"rule": id}
+		if got := seriesOf(t, reg, "rule_delivered_total", rule); got != sent[id] {
+			t.Errorf("%v of rule_delivered_total%v, the sinks have %v", got, rule, sent[id])
+		}
+		if got := seriesOf(t, reg, "rule_considered_total", rule); got != float64(c.Considered) {
+			t.Errorf("%v of rule_considered_total%v, want %d", got, rule, c.Considered)
 		}
 		c.Evaluated, c.Time = 0, 0
 		counts[id] = c

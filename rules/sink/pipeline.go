@@ -134,6 +134,8 @@ type environment struct {
 	journal  Journal
 	sets     *ruleSets
 	metrics  *Metrics
+	// deliveries counts what rules have sent.
+	deliveries deliveries
 	// errorTopic takes the errors of rules that name none.
 	errorTopic string
 	// appended is the journal's: its last sequence, and the messages up to it since it was opened.
@@ -368,6 +370,9 @@ func (p *pipeline) settle(t Ticket, o outcome, reason string) {
 	}
 	p.advanceLocked()
 	p.mu.Unlock()
+	if o == delivered {
+		p.env.deliveries.delivered(t.set, t.rule)
+	}
 	if p.window.starved.Load() {
 		p.signal()
 	}

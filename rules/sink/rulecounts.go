@@ -56,6 +56,8 @@ func (d *Dispatcher) countRules() map[string]engine.RuleCounts {
 func (d *Dispatcher) ruleReadings() *metric.Readings {
 	r := &metric.Readings{}
 	messages := r.Add("rule_messages_total", "Messages on a rule's topics by outcome: matched, filtered, missing (a field that the condition names), error.", "rule", "outcome")
+	considered := r.Add("rule_considered_total", "Messages on a rule's topics.", "rule")
+	delivered := r.Add("rule_delivered_total", "Messages of a rule that its sinks have taken, dead letters not counted; of rules that are gone together, as _gone.", "rule")
 	evaluations := r.Add("rule_evaluations_measured_total", "Evaluations of a rule that were measured, those of one message in 64.", "rule")
 	seconds := r.Add("rule_evaluation_seconds_total", "Time of the evaluations that were measured.", "rule")
 	held := r.Add("rule_held", "1 while a rule with limits sends nothing because too many of its messages were errors.", "rule")
@@ -63,7 +65,13 @@ func (d *Dispatcher) ruleReadings() *metric.Readings {
 		for _, l := range d.Limited() {
 			to.Flag(held, l.Held != nil, l.Rule)
 		}
+		sent, gone := d.env.deliveries.counts()
+		for id, n := range sent {
+			to.Counter(delivered, float64(n), id)
+		}
+		to.Counter(delivered, float64(gone), "_gone")
 		for id, c := range d.RuleCounts() {
+			to.Counter(considered, float64(c.Considered), id)
 			to.Counter(messages, float64(c.Matched), id, "matched")
 			to.Counter(messages, float64(c.Filtered()), id, "filtered")
 			to.Counter(messages, float64(c.Missing), id, "missing")

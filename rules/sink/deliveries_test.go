@@ -1,0 +1,54 @@
+package sink_test
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"cellgate/rules/op"
+	"cellgate/rules/sink"
+	"cellgate/rules/sink/sinktest"
+	"cellgate/test/check"
+)
+
+// TestMetricsOfRulesThatAreGone: there are metrics of the rules in force alone; what a sink takes of another one is counted too.
+func TestMetricsOfRulesThatAreGone(t *testing.T) {
+	t.Parallel()
+	reg := prometheus.NewRegistry()
+	kafka := sinktest.NewMemory(op.SinkKafka)
+	const rules = "rules:\n  - {id: old, from: [\"v1/+/up/telemetry\"], to: [{kafka: {topic: t}}]}\n"
+	r := sinktest.New(t, sinktest.Setup{
+		Rules: rules, Sinks: func() []sink.Binding { return []sink.Binding{{Sink: kafka}} },
+		Change: func(o *sink.Options) { o.Metrics = sink.NewMetrics(reg) },
+	})
+	r.Publish(0, 5)
+	r.Settled()
+	kafka.Hold(true)
+	r.Publish(5, 3)
+	r.Await(func() bool { return r.Dispatcher.RuleCounts()["old"].Matched == 8 })
+	r.Apply(strings.Replace(rules, "old", "new", 1))
+	r.Publish(8, 2)
+	r.Await(func() bool { return r.Dispatcher.RuleCounts()["new"].Matched == 2 })
+	kafka.Hold(false)
+	r.Settled()
+	families, err := reg.Gather()
+	check.OK(t, err)
+	got := map[string]float64{}
+	for _, f := range families {
+		for _, m := range f.GetMetric() {
+			for _, l := range m.GetLabel() {
+				if l.GetName() == "rule" && l.GetValue() == "old" {
+					t.Errorf("%s still has the rule that is gone", f.GetName())
+				}
+				if strings.HasSuffix(f.GetName(), "rule_delivered_total") {
+					got[l.GetValue()] = m.GetCounter().GetValue()
+				}
+			}
+		}
+	}
+	if got["new"] != 2 || got["_gone"] != 8 || len(got) != 2 {
+		t.Errorf("delivered %v", got)
+	}
+	r.Stop()
+}
