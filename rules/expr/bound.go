@@ -2,6 +2,7 @@ package expr
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 
 	"github.com/expr-lang/expr/ast"
@@ -109,4 +110,19 @@ func (r *resolver) inside(n *ast.CallNode) {
 // forgive takes back what was found about a name before it was known where it stands.
 func (r *resolver) forgive(id *ast.IdentifierNode) {
 	r.problems = slices.DeleteFunc(r.problems, func(p problem) bool { return p.from == id.Location().From })
+}
+
+// Place is the zone of a name at the top of the file; nil when there is none, which has been reported.
+func (n *Names) Place(d *doc.Document, name *doc.Scalar) *Place {
+	p := n.Places[name.Value]
+	if p == nil {
+		suggestion := "write zones: {" + name.Value + ": …} at the top of the file"
+		if near := spelling.Nearest(name.Value, slices.Collect(maps.Keys(n.Places))); near != "" {
+			suggestion = fmt.Sprintf("did you mean %s?", near)
+		}
+		d.Fail(name.Line, name.Col, doc.CodeUnknownName, suggestion, "there is no zone %q at the top of the file", name.Value)
+		return nil
+	}
+	n.Used[name.Value] = true
+	return p
 }

@@ -369,7 +369,7 @@ func plainWords(message, src string) (text, suggestion string) {
 	}
 	if message == "unexpected token EOF" {
 		if strings.Count(src, "(") > strings.Count(src, ")") {
-			suggestion = "a ( is not closed"
+			suggestion = "a ( is not closed; inside {…} and […] a comma ends the expression, unless that stands between single quotes"
 		} else if strings.HasSuffix(strings.TrimSpace(src), "%") {
 			suggestion = "leave the % away: it is the rest of a division here"
 		}

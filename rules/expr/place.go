@@ -49,6 +49,11 @@ func (p *Place) contains(a, b any) bool {
 	if !okLat || !okLon {
 		fail("inside needs a latitude and a longitude, these are %s and %s", typeOf(a), typeOf(b))
 	}
+	return p.Holds(lat, lon)
+}
+
+// Holds reports whether a point lies in the place.
+func (p *Place) Holds(lat, lon float64) bool {
 	if p.polygons == nil {
 		return p.zone.Contains(lat, lon)
 	}

@@ -6,6 +6,8 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/goccy/go-yaml/ast"
+
 	"cellgate/rules/doc"
 	"cellgate/rules/expr"
 )
@@ -26,15 +28,28 @@ var geofence = Operator{
 	},
 	Gives:   []string{"entered", "left"},
 	Example: "geofence: {lat: payload.lat, lon: payload.lon, on: enter, zones: {depot: {lat: 31.2, lon: 121.4, radius: 500}}}",
-	Does:    "crossing the border of a zone: `on: enter`, `exit` or `both`; a zone is a circle in metres or `{polygon: [[lat, lon], …]}`",
+	Does:    "crossing the border of a zone: `on: enter`, `exit` or `both`; a zone is a circle in metres, `{polygon: [[lat, lon], …]}`, or the name of one of `zones` at the top of the file",
 	New: func(a *Args) Runner {
+		o := &geofenceOp{lat: a.expression("lat"), lon: a.expression("lon"), on: a.Text("on"), places: map[int]*expr.Place{}}
 		zones, _ := a.Values["zones"].(zoneList)
-		return &geofenceOp{lat: a.expression("lat"), lon: a.expression("lon"), zones: zones, on: a.Text("on")}
+		for i, z := range zones {
+			o.zones = append(o.zones, z.Zone)
+			if z.ref != nil {
+				o.places[i] = a.env.Place(a.d, z.ref)
+			}
+		}
+		return o
 	},
 }
 
 // zoneList is the value of the key zones.
-type zoneList []expr.Zone
+type zoneList []fencedZone
+
+// fencedZone is one of its zones: written here, or at the top of the file under the name ref.
+type fencedZone struct {
+	expr.Zone
+	ref *doc.Scalar
+}
 
 // Shown is the text in a diff.
 func (l zoneList) Shown() string {
@@ -46,7 +61,7 @@ func (l zoneList) Shown() string {
 }
 
 func zonesValue() Value {
-	schema := JSON{"type": "object", "additionalProperties": Ref("zone"), "minProperties": 1, "maxProperties": maxZones}
+	schema := JSON{"type": "object", "additionalProperties": OneOf(Ref("zone"), TextOf("a zone at the top of the file")), "minProperties": 1, "maxProperties": maxZones}
 	return Value{schema: schema, read: readZones}
 }
 
@@ -61,8 +76,13 @@ func readZones(o *doc.Object, key string) (any, bool) {
 	}
 	var zones zoneList
 	for _, e := range entries {
+		if _, named := e.Value.(*ast.StringNode); named {
+			s, sok := o.Doc.Scalar(e.Value, "a zone")
+			zones, ok = append(zones, fencedZone{expr.Zone{Name: e.Key.Value}, &s}), ok && sok
+			continue
+		}
 		z, zok := expr.ReadZone(o.Doc, e)
-		zones, ok = append(zones, z), ok && zok
+		zones, ok = append(zones, fencedZone{Zone: z}), ok && zok
 	}
 	return zones, ok
 }
@@ -83,12 +103,19 @@ func ZoneSchema() JSON {
 type geofenceOp struct {
 	lat, lon *expr.Expression
 	zones    []expr.Zone
+	places   map[int]*expr.Place // those of zones that stand at the top of the file
 	on       string
 }
 
 // Definition implements Runner.
 func (o *geofenceOp) Definition() string {
-	return fmt.Sprint(o.lat.Digest(), o.lon.Digest(), o.on, o.zones)
+	text := fmt.Sprint(o.lat.Digest(), o.lon.Digest(), o.on, o.zones)
+	for i := range o.zones {
+		if p := o.places[i]; p != nil {
+			text += fmt.Sprint(" ", p.Digest())
+		}
+	}
+	return text
 }
 
 // Run implements Runner.
@@ -106,7 +133,7 @@ func (o *geofenceOp) Run(in *Input, out *Outputs) error {
 		before = m.Num
 	}
 	for i := range o.zones {
-		if o.zones[i].Contains(lat, lon) {
+		if p := o.places[i]; p != nil && p.Holds(lat, lon) || p == nil && o.zones[i].Contains(lat, lon) {
 			inside |= 1 << i
 		}
 	}
