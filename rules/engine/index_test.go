@@ -60,7 +60,15 @@ func (s source) condition(depth int) string {
 			return "(" + s.condition(depth-1) + " and " + s.condition(depth-1) + ")"
 		}
 	}
-	switch s.next(12) {
+	switch s.next(15) {
+	case 12:
+		return s.of("", "", "not ") + "inside(" + s.field() + ", " + s.field() + ", " + s.of("near", "square", "pole", "far_off") + ")"
+	case 13:
+		return s.of("", "not ") + "inside(" + s.of("payload.a", "payload.n") + ", " + s.of("payload.b", "payload.m") + ", " + s.of("near", "square") + ")"
+	case 14:
+		return "models[" + s.of("vin", "vin", "payload.gear", "payload.a", "payload.o.a", "class") + "]." + s.of(
+			`kind == "D"`, `kind != "D"`, `kind in ["D", "P"]`, `kind in words`, "kind == nil", "kind != nil", "n > 1", "n <= 2", "n == 2", "n != 2", "big > 1", "flag", "flag == false", "n in numbers", "n + 1 > 2", "other == 1",
+		)
 	case 0, 1, 2, 3:
 		return s.field() + s.of(" < ", " <= ", " > ", " >= ", " == ", " != ", " == ") + s.constant()
 	case 4:
@@ -89,8 +97,16 @@ func (s source) set(t testing.TB, rules int) *lang.Set {
 lists: {words: [D, P, "1"], numbers: [1, 2, 2.5, 9007199254740993], mixed: [D, 1, 2.5], long: [` + strings.Join(s.long, ", ") + `]}
 macros: {moving: payload.a > 1 and payload.gear != "P", far: payload.o.a * 2 > payload.c}
 schema: {event_at: t, open: true, fields: {d: integer, n: number, m: {number: [0, 5]}}}
+zones:
+  near: {lat: 1, lon: 1, radius: 170000}
+  square: {polygon: [[0, 0], [2.5, 0], [2.5, 3], [0, 3]]}
+  pole: {lat: 89, lon: 10, radius: 400000}
+  far_off: {file: far.geojson}
+tables: {models: {file: models.csv, key: key}}
 rules:
 `
+	table := "key,kind,n,big,flag,empty\nLTEST000000000001,D,1,1,true,\nLTEST000000000002,P,2.5,9007199254740993,false,\nD,1,,2,,\nP,D,2,3,true,\n1,D,3,,false,\n2.5,P,-1,,,\nup,D,1,1,,\n"
+	far := `{"type":"MultiPolygon","coordinates":[[[[0,0],[3,0],[3,3],[0,3],[0,0]],[[1,1],[2,1],[2,2],[1,2],[1,1]]],[[[5,5],[7,5],[7,7],[5,5]]]]}`
 	texts := make([]string, rules)
 	for i := range texts {
 		texts[i] = fmt.Sprintf("  - {id: r%d, from: [%s], when: '%s', %s to: [{kafka: {topic: t}}]}\n", i,
@@ -102,7 +118,9 @@ rules:
 		if len(texts) == 0 {
 			texts = []string{"  - {id: any, from: [a], to: [{kafka: {topic: t}}]}\n"}
 		}
-		set, diags := lang.Compile(lang.NewSource(map[string][]byte{"f.rules.yaml": []byte(head + strings.Join(texts, ""))}), lang.Options{Cell: "c"})
+		set, diags := lang.Compile(lang.NewSource(map[string][]byte{
+			"f.rules.yaml": []byte(head + strings.Join(texts, "")), "models.csv": []byte(table), "far.geojson": []byte(far),
+		}), lang.Options{Cell: "c"})
 		if !diags.HasErrors() {
 			return set
 		}

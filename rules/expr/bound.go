@@ -19,6 +19,10 @@ type boundFunction struct {
 	inside     func(lat, lon any) bool
 	lookup     func(key any) any
 	signatures []any // pointers to functions, for the check of types
+	place      *Place
+	table      *Table
+	cells      column // of table
+	id         string // of table and column
 }
 
 // tableColumn turns models[vin].tank into a call; false when it is none.
@@ -54,7 +58,7 @@ func (r *resolver) tableColumn(node *ast.Node, n *ast.MemberNode) bool {
 		return true
 	}
 	call := fmt.Sprintf("%s[].%s %x", id.Value, name.Value, t.digest)
-	r.names.Calls[call] = boundFunction{lookup: t.lookup(c), signatures: c.signatures()}
+	r.names.Calls[call] = boundFunction{lookup: t.lookup(c), table: t, cells: c, id: call, signatures: c.signatures()}
 	r.replace(node, &ast.CallNode{Callee: at(n, &ast.IdentifierNode{Value: call}), Arguments: []ast.Node{row.Property}})
 	return true
 }
@@ -101,7 +105,7 @@ func (r *resolver) inside(n *ast.CallNode) {
 	r.forgive(id)
 	r.names.use(id.Value)
 	call := fmt.Sprintf("inside %s %x", id.Value, p.digest)
-	r.names.Calls[call] = boundFunction{inside: p.contains, signatures: []any{
+	r.names.Calls[call] = boundFunction{inside: p.contains, place: p, signatures: []any{
 		new(func(float64, float64) bool), new(func(int, int) bool), new(func(int, float64) bool), new(func(float64, int) bool),
 	}}
 	n.Callee, n.Arguments = at(n.Callee, &ast.IdentifierNode{Value: call}), n.Arguments[:2]

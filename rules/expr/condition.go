@@ -13,14 +13,14 @@ import (
 // Condition is what can be told of a condition without the virtual machine. A condition is a conjunction of clauses. The
 // leading ones that compare a name with constants are Clauses; they are decided from what Scope.Look gives, and as long as
 // the names are of the kinds that Needs tells, neither they nor the names that the rest uses can give an error. So a
-// message for which one of them does not hold need not be evaluated.
+// message for which one of them does not hold need not be evaluated. Of a zone its box is a clause, of a table's column the keys.
 type Condition struct {
 	Clauses []Clause
 	Needs   []Need
 	// Whole says that the clauses are all that there is.
 	Whole bool
-	// Common is the first clause behind them, when other conditions have it there too: one evaluation a message serves all.
-	// Where it is false, so is the condition. Names.Share sets it.
+	// Common is the first clause that they do not decide, when other conditions have it there too: one evaluation a message
+	// serves all. Where it is false, so is the condition. Names.Share sets it.
 	Common *Expression
 	rest   string // that clause as it is written, "" when it is not known
 	code   uint64 // equal for those of equal meaning
@@ -106,10 +106,10 @@ func (n *Names) condition(src string, root ast.Node, r *resolver, used []Symbol)
 		}
 	}
 	a := analysis{names: n, resolver: r, needs: map[uint16]Kind{}}
-	c := &Condition{Whole: a.conjunction(root)}
-	c.Clauses = a.clauses
-	if !c.Whole {
-		c.behind(src, root)
+	a.conjunction(root)
+	c := &Condition{Whole: !a.open, Clauses: a.clauses}
+	if a.open {
+		c.behind(src, root, a.first)
 	}
 	for i := range used {
 		sym := n.Symbols.ByKey[used[i].key]
@@ -127,14 +127,14 @@ func (n *Names) condition(src string, root ast.Node, r *resolver, used []Symbol)
 	return c
 }
 
-// behind finds the clause behind those that are known. A macro of several clauses hides it.
-func (c *Condition) behind(src string, root ast.Node) {
+// behind finds the first clause that is not known. A macro of several clauses hides it.
+func (c *Condition) behind(src string, root ast.Node, at int) {
 	tree, err := parseExpr(src)
 	if err != nil {
 		return
 	}
 	written, meant := conjuncts(tree.Node, nil), conjuncts(root, nil)
-	if at := len(c.Clauses); len(written) == len(meant) && at < len(meant) {
+	if len(written) == len(meant) && at < len(meant) {
 		c.rest, c.code = written[at].String(), message.Hash(meant[at].String())
 	}
 }
@@ -181,6 +181,9 @@ type analysis struct {
 	resolver *resolver
 	clauses  []Clause
 	needs    map[uint16]Kind
+	seen     int  // conjuncts that are decided, or narrowed, by the clauses
+	open     bool // some conjunct is not decided by them
+	first    int  // the first such
 }
 
 // conjunction collects the leading clauses; it reports whether they are all.
@@ -188,10 +191,27 @@ func (a *analysis) conjunction(n ast.Node) bool {
 	if b, ok := n.(*ast.BinaryNode); ok && (b.Operator == "and" || b.Operator == "&&") {
 		return a.conjunction(b.Left) && a.conjunction(b.Right)
 	}
+	if a.inside(n) {
+		if !a.open {
+			a.open, a.first = true, a.seen
+		}
+		a.seen++
+		return true
+	}
 	clause, ok := a.disjunction(n, nil)
 	if !ok {
+		if !a.open {
+			a.open, a.first = true, a.seen
+		}
 		return false
 	}
+	a.seen++
+	a.add(clause)
+	return true
+}
+
+// add adds a clause, and the kinds of value with which it gives no error.
+func (a *analysis) add(clause Clause) {
 	a.clauses = append(a.clauses, clause)
 	for i := range clause {
 		sym := clause[i].Symbol
@@ -200,7 +220,6 @@ func (a *analysis) conjunction(n ast.Node) bool {
 		}
 		a.needs[sym] &= clause[i].kinds()
 	}
-	return true
 }
 
 // kinds are those with which a test cannot give an error. They are those that it is meant for: what else a comparison makes
@@ -252,6 +271,9 @@ func (a *analysis) test(n ast.Node) (Test, bool) {
 	case *ast.BinaryNode:
 		if sym, ok := a.symbol(n.Left); ok {
 			return a.comparison(sym, n.Operator, n.Right)
+		}
+		if t, ok := a.column(n.Left, n.Operator, n.Right); ok {
+			return t, true
 		}
 		if sym, ok := a.symbol(n.Right); ok {
 			return a.comparison(sym, turned[n.Operator], n.Left)

@@ -96,6 +96,9 @@ type Symbols struct {
 	List  []Symbol
 	ByKey map[string]uint16
 	lists map[*any]Test // of values with a name, sorted for tests
+	// columns are keys of tables, by what is asked of the rows; tableKeys is their number.
+	columns   map[string]map[string]struct{}
+	tableKeys int
 }
 
 // maxSymbols bounds the different names in one set.

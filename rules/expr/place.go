@@ -18,13 +18,14 @@ type Place struct {
 	Name     doc.Scalar
 	zone     Zone // inline
 	polygons []polygon
+	box      box
 	digest   uint64
 }
 
 // polygon is an outer ring with holes, and the box around it.
 type polygon struct {
-	rings    [][][2]float64 // latitude, longitude
-	min, max [2]float64
+	rings [][][2]float64 // latitude, longitude
+	box   box
 }
 
 // maxPlacePoints bounds the points of one GeoJSON file: each message inside of the box is held against all of a polygon's.
@@ -36,7 +37,7 @@ func ReadPlace(d *doc.Document, e doc.Entry) *Place {
 	if !ok {
 		return nil
 	}
-	return &Place{Name: e.Key, zone: z, digest: message.Hash(fmt.Sprint(z))}
+	return &Place{Name: e.Key, zone: z, box: z.box(), digest: message.Hash(fmt.Sprint(z))}
 }
 
 // contains reports whether a point lies in the place.
@@ -54,14 +55,17 @@ func (p *Place) contains(a, b any) bool {
 
 // Holds reports whether a point lies in the place.
 func (p *Place) Holds(lat, lon float64) bool {
-	if p.polygons == nil {
+	switch {
+	case !p.box.holds(lat, lon):
+		return false
+	case p.polygons == nil:
 		return p.zone.Contains(lat, lon)
 	}
 	return slices.ContainsFunc(p.polygons, func(g polygon) bool { return g.contains(lat, lon) })
 }
 
 func (g *polygon) contains(lat, lon float64) bool {
-	if lat < g.min[0] || lat > g.max[0] || lon < g.min[1] || lon > g.max[1] {
+	if !g.box.holds(lat, lon) {
 		return false
 	}
 	in := false
@@ -82,7 +86,7 @@ func ParsePlace(name doc.Scalar, data []byte) (p *Place, line int, err error) {
 		}
 		return nil, max(line, 1), errors.New("this is not JSON")
 	}
-	p = &Place{Name: name, digest: message.Hash(data)}
+	p = &Place{Name: name, box: emptyBox(), digest: message.Hash(data)}
 	points := 0
 	if err := p.add(v, &points, 0); err != nil {
 		return nil, 1, err
@@ -148,7 +152,7 @@ func (p *Place) rings(list []*fastjson.Value, points *int) error {
 	if len(list) == 0 {
 		return errors.New("a polygon without coordinates")
 	}
-	g := polygon{min: [2]float64{90, 180}, max: [2]float64{-90, -180}}
+	g := polygon{box: emptyBox()}
 	for i, r := range list {
 		positions := r.GetArray()
 		if *points += len(positions); *points > maxPlacePoints {
@@ -164,8 +168,8 @@ func (p *Place) rings(list []*fastjson.Value, points *int) error {
 				return fmt.Errorf("ring %d, position %d is not [longitude, latitude] on the Earth", i+1, k+1)
 			}
 			ring = append(ring, [2]float64{lat, lon})
-			g.min = [2]float64{min(g.min[0], lat), min(g.min[1], lon)}
-			g.max = [2]float64{max(g.max[0], lat), max(g.max[1], lon)}
+			g.box.add(lat, lon)
+			p.box.add(lat, lon)
 		}
 		g.rings = append(g.rings, ring)
 	}
