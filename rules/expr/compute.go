@@ -206,10 +206,16 @@ func arithmetic(op string, a, b any, whole func(a, b int) (int, bool), decimal f
 	return toNumber(decimal(f, g))
 }
 
+// maxJoined bounds a text that is joined of others: 128 of the largest message would be 32 MiB, made 128 times.
+const maxJoined = 1 << 20
+
 func add(a, b any) any {
 	switch a := a.(type) {
 	case string:
 		if b, ok := b.(string); ok {
+			if len(a)+len(b) > maxJoined {
+				fail("texts joined by + have at most %d bytes, these have %d", maxJoined, len(a)+len(b))
+			}
 			return a + b
 		}
 	case time.Time:

@@ -2,6 +2,7 @@ package expr
 
 import (
 	"regexp"
+	"regexp/syntax"
 	"strconv"
 
 	"github.com/expr-lang/expr/ast"
@@ -197,7 +198,34 @@ func (p *executable) matches(node *ast.Node, n *ast.BinaryNode) {
 	if err != nil {
 		return // the same
 	}
-	p.tells(node, func(v, _ any) bool { return v != nil && re.MatchString(text(v)) }, n.Left, at(n, &ast.BoolNode{Value: true}))
+	longest := maxMatching / max(1, steps(pattern.Value))
+	p.tells(node, func(v, _ any) bool {
+		if v == nil {
+			return false
+		}
+		s := text(v)
+		if len(s) > longest {
+			fail("the pattern takes texts of at most %d bytes, this one has %d", longest, len(s))
+		}
+		return re.MatchString(s)
+	}, n.Left, at(n, &ast.BoolNode{Value: true}))
+}
+
+// maxMatching bounds what holding a text against a pattern takes, in steps of the pattern times bytes of the text: RE2 takes time in
+// proportion to both. 1<<24 steps are half a second at worst; a pattern of 60 steps takes the largest message.
+const maxMatching = 1 << 24
+
+// steps is the number of instructions that a pattern is compiled to.
+func steps(pattern string) int {
+	re, err := syntax.Parse(pattern, syntax.Perl)
+	if err != nil {
+		return maxMatching
+	}
+	prog, err := syntax.Compile(re.Simplify())
+	if err != nil {
+		return maxMatching
+	}
+	return len(prog.Inst)
 }
 
 // junction is and, or. The right side is evaluated only when the left one does not decide.

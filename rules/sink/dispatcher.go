@@ -430,7 +430,7 @@ func (d *Dispatcher) offer(rec *message.Record) {
 		}
 		p.eval.chunk.add(d.current.index, rec.Seq, p.eval.decisions)
 		if slot, isLive := p.offer(rec.Seq, rec.ReceivedAt, len(p.eval.decisions)); isLive {
-			p.handOver(d.current.worker, d.current.index, slot, rec, p.eval.decisions, p.eval.ready, &p.eval.form)
+			p.handOver(d.current.worker, d.current.index, slot, rec, p.eval.decisions, len(p.eval.decisions) > 1, p.eval.ready, &p.eval.form)
 		}
 	}
 }

@@ -146,7 +146,7 @@ func (p *pipeline) takeLocked(seq uint64, at int64, n int) uint64 {
 	return p.beginLocked(seq, at, n)
 }
 
-// record waits for room and hands over the messages of one record.
+// record waits for room and hands over the messages of one record, a burst of them at a time.
 func (l *loader) record(ctx context.Context, set ruleSet, index uint32, seq uint64) error {
 	p := l.p
 	if err := l.room(ctx); err != nil {
@@ -163,17 +163,26 @@ func (l *loader) record(ctx context.Context, set ruleSet, index uint32, seq uint
 	n := len(l.decisions)
 	p.mu.Lock()
 	slot := p.takeLocked(seq, at, n)
-	p.window.messages.Add(int64(n))
 	p.mu.Unlock()
 	if rec == nil {
+		p.window.messages.Add(int64(n))
 		p.log.Error("record is no longer readable in the journal", "seq", seq)
 		for i := range n {
 			p.settle(Ticket{slot: slot, seq: seq, rule: l.decisions[i].Rule, target: l.decisions[i].Target}, dropped, JournalLost)
 		}
 		return nil
 	}
-	p.handOver(set, index, slot, rec, l.decisions, nil, &l.form)
-	return nil
+	for rest := l.decisions; ; {
+		part := rest[:min(burst, len(rest))]
+		p.window.messages.Add(int64(len(part)))
+		p.handOver(set, index, slot, rec, part, n > 1, nil, &l.form)
+		if rest = rest[len(part):]; len(rest) == 0 {
+			return nil
+		}
+		if err := l.room(ctx); err != nil {
+			return err
+		}
+	}
 }
 
 // room waits until the window has room.

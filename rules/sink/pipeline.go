@@ -147,13 +147,17 @@ type environment struct {
 	byName      map[string]*pipeline
 }
 
+// burst is how many messages of one record are handed over at once, whatever the room. A record with more goes through the
+// decision log, from which they come as the sink has room: a vehicle could else fill the memory by one message with a long list.
+const burst = 256
+
 // offer asks for room for a record with n ≥ 1 messages. When it says live, the caller delivers them
 // under the slot at once; else they wait in the log.
 func (p *pipeline) offer(seq uint64, at int64, n int) (slot uint64, isLive bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.publishLocked()
-	if p.mode == live && !p.roomLocked() {
+	if p.mode == live && (n > burst || !p.roomLocked()) {
 		p.mode, p.readable, p.loaded = logging, false, seq-1
 		p.env.metrics.modeChanges.WithLabelValues(p.name, "log").Inc()
 	}
@@ -227,11 +231,12 @@ func (p *pipeline) ampleLocked() bool {
 		p.tracker.len() < maxTracked/2
 }
 
-// handOver renders the messages of one record, but for those that are ready, and gives them to the sink.
-func (p *pipeline) handOver(r renderer, set uint32, slot uint64, rec *message.Record, ds []engine.Decision, ready []*rendered, f *form) {
+// handOver renders messages of one record, but for those that are ready, and gives them to the sink. many says that the record
+// has several.
+func (p *pipeline) handOver(r renderer, set uint32, slot uint64, rec *message.Record, ds []engine.Decision, many bool, ready []*rendered, f *form) {
 	for i := range ds {
 		d := &ds[i]
-		t := Ticket{to: p, slot: slot, set: set, rule: d.Rule, target: d.Target, seq: rec.Seq, many: len(ds) > 1}
+		t := Ticket{to: p, slot: slot, set: set, rule: d.Rule, target: d.Target, seq: rec.Seq, many: many}
 		if p.parker != nil || d.Item != 0 || d.Window != nil {
 			t.more = moreOf(d)
 		}
