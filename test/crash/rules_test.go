@@ -344,8 +344,10 @@ func (d *decided) replay() (out map[string]string, matched map[string]uint64) {
 		check.OK(d.t, found.Err())
 		sets[src.Hash()] = set
 	}
-	r := &replayed{t: d.t, sets: sets, out: map[string]string{}, matched: map[string]uint64{}, epoch: d.epoch(),
-		state: state.NewState(state.StateOptions{MaxVINs: configs.Default().Rules.MaxVINs, MaxVINBytes: configs.MaxVINBytes})}
+	r := &replayed{
+		t: d.t, sets: sets, out: map[string]string{}, matched: map[string]uint64{}, epoch: d.epoch(),
+		state: state.NewState(state.StateOptions{MaxVINs: configs.Default().Rules.MaxVINs, MaxVINBytes: configs.MaxVINBytes}),
+	}
 	r.limits.Exceeded = func(message.Limit) {}
 	d.keep()
 	for _, dir := range d.journals {
