@@ -53,8 +53,15 @@ func (c *cli) serve(ctx context.Context, cfg *configs.Config) error {
 	return nil
 }
 
+// reloader is a process that takes over a changed configuration.
+type reloader interface {
+	Serving() <-chan struct{}
+	Reload(ctx context.Context) (app.Reloaded, error)
+	Log() *slog.Logger
+}
+
 // onHangup reloads at each SIGHUP, once the gateway serves. The log has the outcome. What comes while it stops is let pass.
-func (c *cli) onHangup(a *app.App) (stop func()) {
+func (c *cli) onHangup(a reloader) (stop func()) {
 	done, ended := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(ended)

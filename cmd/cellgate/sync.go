@@ -1,30 +1,66 @@
 package main
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"io"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"cellgate/broker/clock"
 	"cellgate/cmd/cellgate/app"
 	"cellgate/cmd/cellgate/fleet"
+	"cellgate/configs"
 )
 
 func syncCommand(c *cli) *cobra.Command {
+	file := ""
 	cmd := &cobra.Command{
 		Use:   "sync",
-		Short: "show the lanes to the centre, pause them, and go on where they stand",
-		Example: `  cellgate sync status
+		Short: "show the lanes to the centre, pause them, go on where they stand; or forward as a process of its own",
+		Long: `sync --config FILE is the sync worker as a process of its own: it forwards the outbox topics of the cell's Kafka to the
+centres of the configuration, and serves /metrics, /readyz and /v1/sync at http.address. It has the whole outbox, so the
+gateways' configuration has no section central then. It needs a data_dir of its own; auth.keys_dir may be the gateway's,
+whose tokens it takes then. SIGHUP reloads the section central; SIGTERM and Ctrl-C stop.`,
+		Example: `  cellgate sync --config configs/sync.yaml
+  cellgate sync status
   cellgate sync pause p2
   cellgate sync skip p0`,
+		Args: takes(),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if file == "" {
+				return cmd.Help()
+			}
+			cfg, err := loadConfig(file)
+			if err != nil {
+				return err
+			}
+			return c.forward(cmd.Context(), cfg)
+		},
 	}
+	cmd.Flags().StringVar(&file, "config", "", "configuration file")
 	cmd.AddCommand(syncStatusCommand(c), syncPauseCommand(c, "pause", "have lanes to the centre stand",
 		`pause has a lane (p0, p1, p2; without one: every lane) stand: nothing more of it is sent to the centre by this
 gateway. What is on its way arrives; the rest waits in the outbox. It holds over restarts, until cellgate sync resume.`),
 		syncPauseCommand(c, "resume", "have paused lanes go on", `resume has a lane (p0, p1, p2; without one: every lane) go on that cellgate sync pause has stopped.`),
 		syncSkipCommand(c))
 	return cmd
+}
+
+// forward runs the sync worker alone.
+func (c *cli) forward(ctx context.Context, cfg *configs.Config) error {
+	w, err := app.NewSyncWorker(ctx, app.Options{Config: cfg, Build: app.Build{Version: version, Commit: commit}, Log: c.err, Clock: clock.System()})
+	if err != nil {
+		return err
+	}
+	stop := c.onHangup(w)
+	defer stop()
+	if err := w.Run(ctx, stopLimit); err != nil && !errors.Is(err, context.Canceled) {
+		return fmt.Errorf("sync: %w", err)
+	}
+	return nil
 }
 
 func syncStatusCommand(c *cli) *cobra.Command {
