@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/http"
+	"os"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -25,9 +26,11 @@ type Cell struct {
 	Kafka *harness.Kafka
 	Cars  []*car
 
-	t     *testing.T
-	seed  uint64
-	token func() string
+	t    *testing.T
+	seed uint64
+	// overlap is for how long a vehicle may be connected twice without a fault: a second, and more where other tests take the processor.
+	overlap time.Duration
+	token   func() string
 	// service is a token that may send commands.
 	service func() string
 	work    sync.WaitGroup // what the cars have running
@@ -68,7 +71,10 @@ const cellExtra = "log: {level: info}\npresence: {grace: 5s}\nlimits: {connect_r
 // startCell starts the gateways of a cell, one after the other.
 func startCell(t *testing.T, o cellOptions) *Cell {
 	t.Helper()
-	c := &Cell{t: t, Redis: o.redis, Kafka: o.kafka, seed: o.seed}
+	c := &Cell{t: t, Redis: o.redis, Kafka: o.kafka, seed: o.seed, overlap: 5 * time.Second}
+	if os.Getenv("CELLS") == "full" {
+		c.overlap = time.Second
+	}
 	c.charge.Store(50)
 	for i := range o.gateways {
 		n := &Node{Name: fmt.Sprintf("gw-%d", i+1)}

@@ -24,7 +24,7 @@ import (
 // gather collects the evidence once the cell is at rest.
 func (c *Cell) gather(s *senders) *Evidence {
 	c.t.Helper()
-	e := &Evidence{Commands: s.Commands, Truth: c.truth(), Faults: c.faults, Overlap: time.Second}
+	e := &Evidence{Commands: s.Commands, Truth: c.truth(), Faults: c.faults, Overlap: c.overlap}
 	for _, v := range c.Cars {
 		e.Vehicles = append(e.Vehicles, v.Vehicle)
 	}
@@ -72,8 +72,16 @@ func (c *Cell) awaitEnds(e *Evidence, limit time.Duration) map[string][]End {
 		}
 	}
 	ends := map[string][]End{}
+	var failed map[string]error
+	defer func() {
+		for node, err := range failed {
+			c.t.Errorf("%s does not tell the ends of commands: %v", node, err)
+		}
+	}()
 	for began := time.Now(); ; time.Sleep(500 * time.Millisecond) {
-		for id, all := range c.askAll(a, open) {
+		var got map[string][]End
+		got, failed = c.askAll(a, open)
+		for id, all := range got {
 			ends[id] = all
 			if len(all) == len(c.Nodes) && !slices.ContainsFunc(all, func(one End) bool { return !one.Missing && (!final(one.State) || one.State != all[0].State) }) {
 				delete(open, id)
@@ -85,11 +93,11 @@ func (c *Cell) awaitEnds(e *Evidence, limit time.Duration) map[string][]End {
 	}
 }
 
-// askAll asks every gateway for commands; one that does not answer is left out.
-func (c *Cell) askAll(a *api, ids map[string]string) map[string][]End {
+// askAll asks every gateway for commands; one that does not answer is left out, and told of.
+func (c *Cell) askAll(a *api, ids map[string]string) (out map[string][]End, failed map[string]error) {
 	var mu sync.Mutex
 	var group sync.WaitGroup
-	out := map[string][]End{}
+	out, failed = map[string][]End{}, map[string]error{}
 	list := slices.Sorted(maps.Keys(ids))
 	for _, n := range c.Nodes {
 		group.Add(1)
@@ -101,24 +109,25 @@ func (c *Cell) askAll(a *api, ids map[string]string) map[string][]End {
 					ExpiresAt             time.Time `json:"expires_at"`
 				}
 				status, err := a.get(n, "/v1/vehicles/"+ids[id]+"/commands/"+id, &cmd)
+				mu.Lock()
 				if err != nil {
-					c.t.Logf("the end of %s and those behind it: %v", id, err)
+					failed[n.Name] = err
+					mu.Unlock()
 					return
 				}
-				mu.Lock()
 				out[id] = append(out[id], End{n.Name, status == http.StatusNotFound, cmd.State, cmd.Cause, cmd.Outcome, cmd.ExpiresAt})
 				mu.Unlock()
 			}
 		}()
 	}
 	group.Wait()
-	return out
+	return out, failed
 }
 
 // awaitTold reads the topics until the judge finds nothing more there, or limit is over: what gateways have to tell takes its time.
 func (c *Cell) awaitTold(e *Evidence, limit time.Duration) {
 	c.t.Helper()
-	for began := time.Now(); ; time.Sleep(time.Second) {
+	for began := time.Now(); ; time.Sleep(2 * time.Second) {
 		e.Events, e.Telemetry, e.Presence = nil, nil, nil
 		c.Kafka.Each("vehicle.command-results", func(r harness.Record) {
 			var ev Event

@@ -8,8 +8,12 @@ import (
 	"cellgate/test/scenario"
 )
 
-// faultyOverlap is for how long a vehicle may be connected twice while something is wrong.
-const faultyOverlap = 35 * time.Second
+const (
+	// faultyOverlap is for how long a vehicle may be connected twice while something is wrong.
+	faultyOverlap = 35 * time.Second
+	// recovery is how long gateways take to find to each other after a fault: as long as one that is silent counts as alive.
+	recovery = 10 * time.Second
+)
 
 // connection is one of a vehicle's.
 type connection struct {
@@ -52,7 +56,7 @@ func (c *court) connectedOnce() {
 					continue
 				}
 				both, limit := old.to.Sub(young.from)-c.stopped(old.gateway, young.from, old.to), c.Overlap
-				if c.faultIn(young.from.Add(-time.Second), old.to) {
+				if c.faultIn(young.from.Add(-recovery), old.to) {
 					limit = faultyOverlap
 				}
 				if both > limit {
