@@ -43,9 +43,9 @@ type scale struct {
 // short is for every submission, full ($CELLS=full) for soaks.
 func short() scale {
 	return scale{
-		vehicles: 100, commands: 3000, rate: 40, calm: 6 * time.Second,
-		habits: Habits{Telemetry: 500 * time.Millisecond, StayAtMost: 5 * time.Second, SleepMost: 2 * time.Second},
-		storm:  Storm{Kills: 4, Wipes: 1, Stops: 2, Failovers: 2, Cuts: 4, StopMost: 7 * time.Second, DownMost: 3 * time.Second, CutMost: 4 * time.Second},
+		vehicles: 100, commands: 3000, rate: 30, calm: 6 * time.Second,
+		habits: Habits{Telemetry: time.Second, StayAtMost: 5 * time.Second, SleepMost: 2 * time.Second},
+		storm:  Storm{Kills: 3, Wipes: 1, Stops: 1, Failovers: 2, Cuts: 4, StopMost: 7 * time.Second, DownMost: 3 * time.Second, CutMost: 4 * time.Second},
 	}
 }
 

@@ -14,7 +14,8 @@ import (
 	"cellgate/test/check"
 )
 
-// RedisSentinel is a primary, replicas, and a sentinel that promotes a replica when the primary is gone for a second.
+// RedisSentinel is a primary, replicas, and a sentinel that promotes a replica when the primary is gone for two seconds: less,
+// and a busy machine fails over by itself.
 type RedisSentinel struct {
 	Master   string       // the group's name
 	Sentinel string       // the sentinel's address
@@ -35,7 +36,7 @@ func StartRedisSentinel(t testing.TB, replicas int) *RedisSentinel {
 	watcher := newRedisNode(t)
 	_, own, _ := net.SplitHostPort(watcher.Addr)
 	conf := filepath.Join(watcher.dir, "sentinel.conf")
-	text := fmt.Sprintf("port %s\nbind 127.0.0.1\ndir %s\nsentinel monitor %s %s %s 1\nsentinel down-after-milliseconds %s 1000\nsentinel failover-timeout %s 5000\n",
+	text := fmt.Sprintf("port %s\nbind 127.0.0.1\ndir %s\nsentinel monitor %s %s %s 1\nsentinel down-after-milliseconds %s 2000\nsentinel failover-timeout %s 5000\n",
 		own, watcher.dir, g.Master, host, port, g.Master, g.Master)
 	check.OK(t, os.WriteFile(conf, []byte(text), 0o600))
 	bin, err := exec.LookPath("redis-server")
