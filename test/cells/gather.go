@@ -73,11 +73,6 @@ func (c *Cell) awaitEnds(e *Evidence, limit time.Duration) map[string][]End {
 	}
 	ends := map[string][]End{}
 	var failed map[string]error
-	defer func() {
-		for node, err := range failed {
-			c.t.Errorf("%s does not tell the ends of commands: %v", node, err)
-		}
-	}()
 	for began := time.Now(); ; time.Sleep(500 * time.Millisecond) {
 		var got map[string][]End
 		got, failed = c.askAll(a, open)
@@ -88,9 +83,20 @@ func (c *Cell) awaitEnds(e *Evidence, limit time.Duration) map[string][]End {
 			}
 		}
 		if len(open) == 0 || time.Since(began) > limit {
-			return ends
+			break
 		}
 	}
+	for node, err := range failed {
+		c.t.Errorf("%s does not tell the ends of commands: %v", node, err)
+	}
+	for _, cmd := range e.Commands { // what nobody knew when it was asked for may have come since
+		if all := ends[cmd.ID]; slices.ContainsFunc(all, func(one End) bool { return one.Missing }) {
+			open[cmd.ID] = cmd.VIN
+		}
+	}
+	again, _ := c.askAll(a, open)
+	maps.Copy(ends, again)
+	return ends
 }
 
 // askAll asks every gateway for commands; one that does not answer is left out, and told of.

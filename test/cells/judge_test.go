@@ -108,6 +108,7 @@ func planted() map[string][]func(*Evidence) {
 		"not after expiry": {
 			later(did("done", "m-done", 60.1)), later(Line{At: at(64), What: TooOld, ID: "done"}),
 			func(e *Evidence) { e.Vehicles[0].Lines[2].At = at(60.001) },
+			later(did("unknown", "m-unknown", 62.1)), // a minute after the request was given up
 		},
 		"cancelled is not sent": {later(had("cancelled")), later(had("unsent")), answered(0, Answer{Call: "cancel", State: "cancelled", Said: SaidState})},
 		"refused is not sent":   {later(had("refused"))},
@@ -208,6 +209,10 @@ func TestJudgeForgives(t *testing.T) {
 		"connected to a stopped gateway": func(e *Evidence) {
 			e.Vehicles[0].Lines[8].At = at(130)
 			e.Faults = []Fault{{Kind: FaultStopped, On: "gw-1", From: at(70), To: at(120)}}
+		},
+		"what Kafka had too late": func(e *Evidence) {
+			e.Commands[2].Via = "kafka"
+			e.Ends["unsent"] = e.Ends["unknown"]
 		},
 		"a command under way": func(e *Evidence) {
 			e.Vehicles[0].Lines = append(e.Vehicles[0].Lines, Line{At: at(64), What: TooOld, ID: "unknown"})

@@ -45,12 +45,15 @@ func (c *court) asAsked() {
 	}
 }
 
-// notLate holds that nothing is executed after its time, and that nothing is sent after it unless a fault kept it on its way.
+// notLate holds that nothing is executed after its time, and that nothing is sent after it unless a fault kept it on its way. The time
+// of what nobody has told the end of begins with the last answer to a request for it.
 func (c *court) notLate() {
 	for _, m := range c.cases {
 		end := m.expires()
 		if end.IsZero() {
-			continue
+			if end = m.latestExpiry(); end.IsZero() {
+				continue
+			}
 		}
 		for _, l := range m.lines {
 			switch {
@@ -61,6 +64,18 @@ func (c *court) notLate() {
 			}
 		}
 	}
+}
+
+// latestExpiry is when the time of a command ends at the latest, as its senders know it.
+func (m *matter) latestExpiry() (end time.Time) {
+	for _, cmd := range m.commands {
+		for _, a := range cmd.Answers {
+			if at := a.At.Add(cmd.TTL); a.Call == "send" && at.After(end) {
+				end = at
+			}
+		}
+	}
+	return end
 }
 
 // notSent holds that what was said to be cancelled, or to have expired without being sent, reached no vehicle.
@@ -179,6 +194,13 @@ func (c *court) stuck() {
 	}
 }
 
+// refusedFromKafka reports whether it came by Kafka, where there is no answer, and its sender was told that it was not taken.
+func (m *matter) refusedFromKafka() bool {
+	return len(m.commands) == 1 && m.commands[0].Via == "kafka" && slices.ContainsFunc(m.events, func(e Event) bool {
+		return e.State == "rejected" || e.State == "expired" && e.Cause == "not_sent"
+	})
+}
+
 // lost holds that what was accepted, or executed, is known to every gateway at the end, and that its end was told, unless a disk was
 // lost meanwhile, where what waits for Kafka is.
 func (c *court) lost() {
@@ -194,6 +216,7 @@ func (c *court) lost() {
 		}
 		missing := slices.IndexFunc(m.ends, func(e End) bool { return e.Missing })
 		switch {
+		case executed == nil && m.refusedFromKafka():
 		case len(m.ends) == 0:
 			c.on(m, "nobody was asked for its end")
 		case missing >= 0:
