@@ -147,6 +147,7 @@ func planted() map[string][]func(*Evidence) {
 			},
 		},
 		"order by epoch": {
+			func(e *Evidence) { e.Telemetry[4].Epoch = 0 },
 			func(e *Evidence) { e.Telemetry[0].Epoch = 21 }, func(e *Evidence) { e.Telemetry[0].Number = 3 },
 			func(e *Evidence) { e.Telemetry[2].Epoch, e.Telemetry[3].Epoch = 10, 10 },
 		},

@@ -107,6 +107,10 @@ func (c *court) telemetry() {
 func (c *court) order() {
 	by := map[string][]Telemetered{}
 	for _, r := range c.Telemetry {
+		if r.Epoch == 0 {
+			c.violated("%s: message %d (%s, %d-%d) has no epoch", r.VIN, r.Seq, r.Node, r.Journal, r.Number)
+			continue
+		}
 		by[r.VIN] = append(by[r.VIN], r)
 	}
 	for vin, all := range by {
