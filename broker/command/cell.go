@@ -98,6 +98,22 @@ func (s *Service) insist(ctx context.Context, try func() error) error {
 	}
 }
 
+// change has the cell change a command, and insists. An answer may have been lost: then the next one says that it is so already, which
+// is this gateway's doing, and is ok.
+func (s *Service) change(ctx context.Context, vin, id string, to State, question func(st *cell.Store) (cell.Answer, error)) (cell.Answer, error) {
+	var a cell.Answer
+	lost := false
+	err := s.insist(ctx, func() (err error) {
+		a, err = s.ask(vin, id, question)
+		lost = lost || err != nil
+		return err
+	})
+	if err == nil && lost && a.Verdict == cell.Already && (a.Record.State == string(to) || a.Record.State == string(Late) && a.Record.Outcome == string(to)) {
+		a.Verdict = cell.OK
+	}
+	return a, err
+}
+
 // decide has the cell decide on a request that check found right: r.decided is its answer, or the error says why not.
 func (s *Service) decide(ctx context.Context, r *Request) error {
 	if err := s.admitHere(r); err != nil {
@@ -313,12 +329,7 @@ func (s *Service) reportNow(ctx context.Context, p *report, after func()) {
 // reportTogether has the cell decide what a vehicle's word changes. It insists.
 func (s *Service) reportTogether(ctx context.Context, p *report) (cell.Answer, error) {
 	said := cell.Said{Status: string(p.status), Cause: p.cause, At: time.UnixMilli(p.at), Payload: p.payload}
-	var a cell.Answer
-	err := s.insist(ctx, func() (err error) {
-		a, err = s.ask(p.vin, p.id, func(st *cell.Store) (cell.Answer, error) { return st.Report(ctx, p.vin, p.id, said) })
-		return err
-	})
-	return a, err
+	return s.change(ctx, p.vin, p.id, p.status, func(st *cell.Store) (cell.Answer, error) { return st.Report(ctx, p.vin, p.id, said) })
 }
 
 // reported writes down what a vehicle's word has changed.

@@ -336,3 +336,33 @@ func TestRedisAway(t *testing.T) {
 		t.Errorf("what is final and known: %+v %v", cmd, err)
 	}
 }
+
+// TestLostAnswers holds that what a gateway has had decided is told, though the answer to its first try was lost.
+func TestLostAnswers(t *testing.T) {
+	t.Parallel()
+	c := newTogether(t, 1)
+	m := c.all[0]
+	c.connects(m, vin)
+	create(t, m.Service, Request{ID: "c1"})
+	d := m.engine.next(t)
+	d.Acked(0)
+	c.at(m, "c1", Delivered)
+	tries := 0
+	a, err := m.change(t.Context(), vin, "c1", Succeeded, func(st *cell.Store) (cell.Answer, error) {
+		a, err := st.Report(t.Context(), vin, "c1", cell.Said{Status: "succeeded", At: time.Now()})
+		if tries++; tries == 1 {
+			return a, errors.Join(err, cell.ErrAway) // the script has run
+		}
+		return a, err
+	})
+	if err != nil || a.Verdict != cell.OK || tries != 2 {
+		t.Errorf("%+v %v after %d tries", a, err, tries)
+	}
+	create(t, m.Service, Request{ID: "c2", VIN: "AWAY"})
+	_, err = m.store.Cancel(t.Context(), "AWAY", "c2")
+	check.OK(t, err)
+	m.lost.add("c2")
+	_, err = m.Cancel(t.Context(), Caller{}, "AWAY", "c2")
+	check.OK(t, err)
+	c.told("c2", Queued, Cancelled)
+}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"sync"
 
 	"cellgate/broker/cell"
 )
@@ -56,7 +57,41 @@ func (s *Service) askCancel(ctx context.Context, c Caller, vin, id string) (cell
 			return a, nil
 		}
 	}
-	return s.ask(vin, id, func(st *cell.Store) (cell.Answer, error) { return st.Cancel(ctx, vin, id) })
+	a, err := s.ask(vin, id, func(st *cell.Store) (cell.Answer, error) { return st.Cancel(ctx, vin, id) })
+	if err != nil {
+		s.lost.add(id)
+	} else if s.lost.take(id) && a.Verdict == cell.Already && a.Record.State == string(Cancelled) {
+		a.Verdict = cell.OK // the answer to the request before was lost
+	}
+	return a, err
+}
+
+// lostAnswers are the ids of commands of which it is not known whether they were cancelled, for who asks again.
+type lostAnswers struct {
+	mu  sync.Mutex
+	ids map[string]struct{}
+}
+
+// maxLost bounds them: beyond it the end of a command may be told by nobody.
+const maxLost = 4096
+
+func (l *lostAnswers) add(id string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.ids == nil {
+		l.ids = map[string]struct{}{}
+	}
+	if len(l.ids) < maxLost {
+		l.ids[id] = struct{}{}
+	}
+}
+
+func (l *lostAnswers) take(id string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	_, there := l.ids[id]
+	delete(l.ids, id)
+	return there
 }
 
 // notPermitted is no verdict of a script: the caller may not cancel what it asks about.

@@ -37,6 +37,7 @@ func (s *Service) pump(vin string) {
 	var by cell.Connection
 	if s.o.Cell != nil {
 		if by, ready = s.o.Cell.Owner(vin); !ready {
+			s.retry[vin] = struct{}{} // it is connected, and the cell has not answered yet
 			return
 		}
 	}

@@ -88,6 +88,7 @@ type Service struct {
 	turns   *turns // where several gateways serve the cell
 	notices chan cell.Notice
 	slots   slotIndex
+	lost    lostAnswers
 	waiters waiters
 	epoch   uint64 // of the numbers of events
 

@@ -262,7 +262,7 @@ func (s *Service) expireTogether(due []*entry) {
 
 // endTogether asks whether a command has expired.
 func (s *Service) endTogether(ctx context.Context, vin, id string) cell.Verdict {
-	a, err := s.ask(vin, id, func(st *cell.Store) (cell.Answer, error) { return st.Expire(ctx, vin, id) })
+	a, err := s.change(ctx, vin, id, Expired, func(st *cell.Store) (cell.Answer, error) { return st.Expire(ctx, vin, id) })
 	if err == nil && (a.Verdict == cell.OK || a.Verdict == cell.Already) {
 		s.post(func(b *batch) error {
 			_, err := b.adopt(&a, a.Verdict == cell.OK, nil)

@@ -66,7 +66,7 @@ func (c *clients) epochs() func(vin string) uint64 {
 		return func(string) uint64 { return run }
 	}
 	return func(vin string) uint64 {
-		conn, _ := c.member.owner(vin)
+		_, conn := c.claims.of(vin)
 		return uint64(max(0, conn.Epoch))
 	}
 }
