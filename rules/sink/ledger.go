@@ -28,6 +28,13 @@ type SinkLedger struct {
 	Balanced bool `json:"balanced"`
 }
 
+func (l *SinkLedger) sumDropped() (n uint64) {
+	for _, d := range l.Dropped {
+		n += d
+	}
+	return n
+}
+
 // counts are the terms that only ever grow.
 type counts struct {
 	Received     uint64            `json:"received"`

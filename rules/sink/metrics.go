@@ -11,17 +11,18 @@ import (
 // Metrics of the dispatcher. The ledger's own figures are read from the ledger when they are asked for,
 // so that /metrics and /v1/ledger cannot disagree.
 type Metrics struct {
-	ruleMatched *prometheus.CounterVec // rule_matched_total{rule}
-	ruleErrors  *prometheus.CounterVec // rule_errors_total{rule}
-	modeChanges *prometheus.CounterVec // sink_mode_changes_total{sink,mode}
-	refused     *prometheus.CounterVec // sink_refused_total{sink}
-	parked      *prometheus.CounterVec // parked_total{sink}
-	missing     prometheus.Counter     // dispatch_missing_records_total
-	parallel    prometheus.Counter     // dispatch_parallel_messages_total
-	checkpoint  prometheus.Histogram   // dispatch_checkpoint_seconds
-	limited     prometheus.Counter     // rule_limited_total
-	evicted     *prometheus.CounterVec // rule_state_evicted_total{reason}
-	ticks       prometheus.Counter     // rule_ticks_total
+	ruleMatched *prometheus.CounterVec   // rule_matched_total{rule}
+	ruleErrors  *prometheus.CounterVec   // rule_errors_total{rule}
+	modeChanges *prometheus.CounterVec   // sink_mode_changes_total{sink,mode}
+	refused     *prometheus.CounterVec   // sink_refused_total{sink}
+	parked      *prometheus.CounterVec   // parked_total{sink}
+	missing     prometheus.Counter       // dispatch_missing_records_total
+	parallel    prometheus.Counter       // dispatch_parallel_messages_total
+	checkpoint  prometheus.Histogram     // dispatch_checkpoint_seconds
+	delivery    *prometheus.HistogramVec // sink_delivery_seconds{sink}
+	limited     prometheus.Counter       // rule_limited_total
+	evicted     *prometheus.CounterVec   // rule_state_evicted_total{reason}
+	ticks       prometheus.Counter       // rule_ticks_total
 	// operatorsLost is rule_state_lost_total.
 	operatorsLost prometheus.Counter
 	reg           prometheus.Registerer
@@ -40,7 +41,8 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		parallel:    to.Counter("dispatch_parallel_messages_total", "Messages that were evaluated on several goroutines at a time (rules.workers)."),
 		checkpoint: to.Histogram("dispatch_checkpoint_seconds", "Time of one checkpoint, fsyncs included.",
 			prometheus.ExponentialBuckets(0.001, 2, 14)...),
-		limited: to.Counter("rule_limited_total", "Rules that were held because too many of their messages were errors."),
+		delivery: to.Latencies("sink_delivery_seconds", "From a record's received-at until the sink has all its messages, of one record in 16.", "sink"),
+		limited:  to.Counter("rule_limited_total", "Rules that were held because too many of their messages were errors."),
 		evicted: to.Counters("rule_state_evicted_total", "What rules' operators forgot because of a bound: VINs beyond rules.max_vins (vins), "+
 			"entries of a list (rule_entries, vin_bytes), values of by (rule_keys, vin_bytes), what removed rules remembered (removed_rules).", "reason"),
 		ticks:         to.Counter("rule_ticks_total", "Ticks that were put into the journal because a rule may send something without a message."),
@@ -73,7 +75,15 @@ func (m *Metrics) forget(before ruleSet, ids []string) {
 // readings gives the ledger's figures to Prometheus.
 func (d *Dispatcher) readings() *metric.Readings {
 	r := &metric.Readings{}
-	total := r.Add("ledger_total", "Records by sink and outcome: received, delivered, filtered, dead_lettered, "+
+	received := r.Add("ledger_received_total", "Records that the journal has taken, of which each sink has an account.", "sink")
+	settled := r.Add("ledger_settled_total", "Records by sink and outcome: delivered, filtered, dead_lettered, dropped. "+
+		"With ledger_pending they are ledger_received_total.", "sink", "outcome")
+	dropped := r.Add("ledger_dropped_total", "Records that were dropped, by sink and reason.", "sink", "reason")
+	window := r.Add("sink_window_messages", "Messages under way to a sink.", "sink")
+	windowLimit := r.Add("sink_window_messages_limit", "The bound of sink_window_messages, rules.queue_messages.", "sink")
+	windowBytes := r.Add("sink_window_bytes", "About what messages under way to a sink take.", "sink")
+	windowBytesLimit := r.Add("sink_window_bytes_limit", "The bound of sink_window_bytes, rules.queue_bytes.", "sink")
+	total := r.Add("ledger_total", "Goes after 0.1.0: ledger_received_total, ledger_settled_total, ledger_dropped_total. Records by sink and outcome: received, delivered, filtered, dead_lettered, "+
 		"dropped_{reason}.", "sink", "outcome")
 	pending := r.Add("ledger_pending", "Records with messages that are not settled at a sink.", "sink")
 	unevaluated := r.Add("ledger_unevaluated", "Records of ledger_pending that the rules have not seen.", "sink")
@@ -90,16 +100,28 @@ func (d *Dispatcher) readings() *metric.Readings {
 	r.Read = func(to metric.Sample) {
 		to.Gauge(overdue, d.Overdue().Seconds())
 		for _, l := range d.Ledger() {
+			to.Counter(received, float64(l.Received), l.Sink)
+			to.Counter(settled, float64(l.Delivered), l.Sink, "delivered")
+			to.Counter(settled, float64(l.Filtered), l.Sink, "filtered")
+			to.Counter(settled, float64(l.DeadLettered), l.Sink, "dead_lettered")
+			to.Counter(settled, float64(l.sumDropped()), l.Sink, "dropped")
 			to.Counter(total, float64(l.Received), l.Sink, "received")
 			to.Counter(total, float64(l.Delivered), l.Sink, "delivered")
 			to.Counter(total, float64(l.Filtered), l.Sink, "filtered")
 			to.Counter(total, float64(l.DeadLettered), l.Sink, "dead_lettered")
 			for reason, n := range l.Dropped {
+				to.Counter(dropped, float64(n), l.Sink, reason)
 				to.Counter(total, float64(n), l.Sink, "dropped_"+reason)
 			}
 			to.Gauge(pending, float64(l.Pending), l.Sink)
 			to.Gauge(unevaluated, float64(l.Unevaluated), l.Sink)
 			to.Flag(balanced, l.Balanced, l.Sink)
+		}
+		for _, p := range d.pipelines {
+			to.Gauge(window, float64(p.window.messages.Load()), p.name)
+			to.Gauge(windowLimit, float64(p.limits.Messages), p.name)
+			to.Gauge(windowBytes, float64(p.window.bytes.Load()), p.name)
+			to.Gauge(windowBytesLimit, float64(p.limits.Bytes), p.name)
 		}
 		to.Gauge(vins, float64(d.vins.Load()))
 		to.Gauge(maxVINs, float64(d.o.State.MaxVINs))

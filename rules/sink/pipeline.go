@@ -6,6 +6,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"cellgate/broker/shared/message"
 	"cellgate/broker/shared/trace"
 	"cellgate/broker/wal"
@@ -16,6 +18,9 @@ import (
 // maxTracked bounds the records between a sink's cursor and the newest one under way to it, and so the
 // memory that one message which does not settle can tie up.
 const maxTracked = 1 << 16
+
+// sampleDelivery is of how many records one has the time of its delivery measured.
+const sampleDelivery = 16
 
 // mode is how a pipeline gets its messages.
 type mode uint8
@@ -63,6 +68,8 @@ type pipeline struct {
 	window window
 	eval   evaluating
 	told   told
+
+	delivery prometheus.Observer
 
 	mu        sync.Mutex // guards the rest
 	mode      mode
@@ -121,6 +128,7 @@ func (d *Dispatcher) addPipeline(b *Binding) {
 		ageOutBytes: b.AgeOutBytes, watch: b.Watch, env: d.env,
 		log: d.o.Log.With("sink", name), wake: make(chan struct{}, 1),
 	}
+	p.delivery = d.o.Metrics.delivery.WithLabelValues(name)
 	p.graves.p, p.graves.wake = p, make(chan struct{}, 1)
 	d.env.byName[name] = p
 	d.env.pipelines = append(d.env.pipelines, p)
@@ -197,6 +205,9 @@ func (p *pipeline) watchDone(seq uint64) {
 func (p *pipeline) settleLocked(slot uint64, o outcome, reason string) {
 	if e := p.tracker.settle(slot, o, reason); e != nil {
 		p.now.settled(e.outcome, e.reason)
+		if e.outcome == delivered && e.seq%sampleDelivery == 0 {
+			p.delivery.Observe(max(0, time.Since(time.UnixMilli(e.at)).Seconds())) // the wall clock may step
+		}
 		p.watchDone(e.seq)
 	}
 }

@@ -2,6 +2,8 @@
 package metric
 
 import (
+	"time"
+
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promauto"
 )
@@ -45,6 +47,15 @@ func (m Maker) Histogram(name, help string, buckets ...float64) prometheus.Histo
 // Histograms makes a histogram for each combination of the labels' values.
 func (m Maker) Histograms(name, help string, buckets []float64, labels ...string) *prometheus.HistogramVec {
 	return m.auto.NewHistogramVec(prometheus.HistogramOpts{Name: name, Help: help, Buckets: buckets}, labels)
+}
+
+// Latencies makes histograms of times from a vehicle to somewhere, 1 ms to an hour. A scraper that takes native histograms gets
+// them with finer buckets, at most 64 of each.
+func (m Maker) Latencies(name, help string, labels ...string) *prometheus.HistogramVec {
+	return m.auto.NewHistogramVec(prometheus.HistogramOpts{
+		Name: name, Help: help, Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 10, 60, 600, 3600},
+		NativeHistogramBucketFactor: 1.2, NativeHistogramMaxBucketNumber: 64, NativeHistogramMinResetDuration: time.Hour,
+	}, labels)
 }
 
 // Readings are metrics that are read when they are asked for, so that they cannot differ from what else is told of the

@@ -51,6 +51,9 @@ type answered struct {
 	status int
 }
 
+// Unwrap lets http.ResponseController find what it controls.
+func (w *answered) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
 func (w *answered) WriteHeader(status int) {
 	w.status = status
 	w.ResponseWriter.WriteHeader(status)

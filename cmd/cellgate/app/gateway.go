@@ -2,6 +2,7 @@ package app
 
 import (
 	"context"
+	"errors"
 
 	"github.com/redis/go-redis/v9"
 
@@ -22,6 +23,7 @@ type gateway struct {
 	drafts   chan struct{}         // places for rule sets that callers bring
 	reading  redis.UniversalClient // of what rules have written
 	console  *console.Console      // nil when off
+	measured *httpMetrics
 }
 
 func openGateway(c *clients) (*gateway, error) {
@@ -46,9 +48,9 @@ func openGateway(c *clients) (*gateway, error) {
 	g := &gateway{
 		clients: c, drain: drain, broker: b, fanout: fanout, intake: intake, events: newEventStreams(),
 		messages: &messageTail{journal: c.journal, hub: c.hub, log: c.log}, reading: reading,
-		drafts: make(chan struct{}, maxDrafts),
+		drafts: make(chan struct{}, maxDrafts), measured: newHTTPMetrics(c.reg.own),
 	}
-	return g, c.reg.own.Register(g.readyReadings())
+	return g, errors.Join(c.reg.own.Register(g.readyReadings()), c.reg.own.Register(g.limitReadings()))
 }
 
 // startDispatch puts the rules in force before anything can be published, and begins to deliver.

@@ -43,7 +43,9 @@ type ladder struct {
 	dir     string
 	segment int64
 	log     *slog.Logger
-	gauge   *prometheus.GaugeVec
+	ratio   prometheus.Gauge
+	rungs   prometheus.Gauge
+	gauge   *prometheus.GaugeVec // as it was named before 0.1.0
 	rung    atomic.Int32
 	used    atomic.Uint64 // per mille
 	state   string        // folder of the state file
@@ -52,7 +54,10 @@ type ladder struct {
 
 func newLadder(c *configs.Journal, state string, j *journal.Journal, reg prometheus.Registerer, log *slog.Logger) *ladder {
 	l := &ladder{journal: j, dir: string(c.Dir), state: state, segment: int64(c.SegmentBytes), log: log}
-	l.gauge = metric.For(reg).Gauges("journal_pressure", "used: the share of the journal's room that is used; "+
+	to := metric.For(reg)
+	l.ratio = to.Gauge("journal_used_ratio", "The share of the journal's room that is used, by its bound or by the disk.")
+	l.rungs = to.Gauge("journal_rung", "0 normal, 1 alarm, 2 QoS 0 dropped, 3 new connections refused, 4 reading stopped.")
+	l.gauge = to.Gauges("journal_pressure", "Goes after 0.1.0: journal_used_ratio and journal_rung. used: the share of the journal's room that is used; "+
 		"rung: 0 normal, 1 alarm, 2 QoS 0 dropped, 3 new connections refused, 4 reading stopped.", "what")
 	l.look(c)
 	return l
@@ -80,6 +85,8 @@ func (l *ladder) look(c *configs.Journal) {
 		now = rungHold
 	}
 	l.used.Store(uint64(used * 1000))
+	l.ratio.Set(used)
+	l.rungs.Set(float64(now))
 	l.gauge.WithLabelValues("used").Set(used)
 	l.gauge.WithLabelValues("rung").Set(float64(now))
 	if l.rung.Store(now); now == before {

@@ -80,7 +80,7 @@ func (a *gateway) routes() (http.Handler, error) {
 	if err := a.mountConsole(mux); err != nil {
 		return nil, err
 	}
-	return a.recovered(problems(a.bounded(mux), mux)), nil
+	return a.measured.measured(a.recovered(problems(a.bounded(mux), mux))), nil
 }
 
 // tokenRoutes is what the vehicles' own listener serves.
@@ -88,7 +88,7 @@ func (a *gateway) tokenRoutes() http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("POST /v1/tokens", a.auth.Tokens())
 	mux.Handle("GET /.well-known/jwks.json", a.auth.JWKS())
-	return a.recovered(problems(a.bounded(mux), mux))
+	return a.measured.measured(a.recovered(problems(a.bounded(mux), mux)))
 }
 
 // guard puts a call behind its scope. A call that the table of scopes does not know is open to nobody.

@@ -1,0 +1,46 @@
+package app
+
+import (
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"cellgate/broker/shared/metric"
+)
+
+// httpMetrics are of the requests to one listener. Routes are patterns, so that no client can make labels.
+type httpMetrics struct {
+	requests *prometheus.CounterVec
+	seconds  *prometheus.HistogramVec
+}
+
+func newHTTPMetrics(reg prometheus.Registerer) *httpMetrics {
+	to := metric.For(reg)
+	return &httpMetrics{
+		requests: to.Counters("http_requests_total", "Requests to the HTTP listeners, by the route's pattern (other: there is none) and the class of the status.", "route", "code"),
+		seconds: to.Histograms("http_request_seconds", "Time of requests to the HTTP listeners, streams and ?wait= included.",
+			[]float64{.001, .005, .025, .1, .5, 2.5, 10, 60}, "route"),
+	}
+}
+
+// measured counts what h answers. The mux below it notes the pattern in the request.
+func (m *httpMetrics) measured(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		began, answer := time.Now(), &answered{ResponseWriter: w, status: http.StatusOK}
+		defer func() {
+			route := r.Pattern
+			if route == "" {
+				route = "other"
+			}
+			if _, path, found := strings.Cut(route, " "); found {
+				route = r.Method + " " + path // of GET patterns, HEAD too
+			}
+			m.requests.WithLabelValues(route, strconv.Itoa(answer.status/100)+"xx").Inc()
+			m.seconds.WithLabelValues(route).Observe(time.Since(began).Seconds())
+		}()
+		h.ServeHTTP(answer, r)
+	})
+}

@@ -1,0 +1,44 @@
+package app
+
+import (
+	"os"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"cellgate/test/check"
+)
+
+// families are those that docs/metrics.md puts every metric into.
+var families = []string{"resources", "state", "load", "capacity", "quality", "comparison"}
+
+// TestMetricsAreDocumented holds docs/metrics.md against what a gateway measures: each metric has one row, in one of the six
+// families, and no row is of a metric that is not there. Metrics of sections that are off are in the list of rows alone.
+func TestMetricsAreDocumented(t *testing.T) {
+	t.Parallel()
+	a, _ := boot(t, write(t, t.TempDir(), "token_api: {address: \"127.0.0.1:0\"}\nwebhooks: {crm: {url: \"https://example.com/\", keys: [\"0123456789abcdef0123456789abcdef\"]}}\n"))
+	text, err := os.ReadFile("../../../docs/metrics.md")
+	check.OK(t, err)
+	rows := map[string]string{}
+	for _, m := range regexp.MustCompile("(?m)^\\| `(cellgate_[a-z0-9_]+)`[^|]*\\| ([a-z]+) \\|").FindAllStringSubmatch(string(text), -1) {
+		if rows[m[1]] != "" {
+			t.Errorf("%s has two rows", m[1])
+		}
+		rows[m[1]] = m[2]
+		if !slices.Contains(families, m[2]) {
+			t.Errorf("%s: there is no family %s", m[1], m[2])
+		}
+	}
+	known := metricNames(a.reg.all)
+	for name := range known {
+		if strings.HasPrefix(name, "cellgate_") && rows[name] == "" {
+			t.Errorf("%s has no row in docs/metrics.md: write | `%s` {labels} | family | what it says |", name, name)
+		}
+	}
+	for name := range rows {
+		if !known[name] {
+			t.Errorf("%s: no gateway measures it", name)
+		}
+	}
+}
