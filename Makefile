@@ -6,7 +6,7 @@ TOOLS       := $(CACHE)/bin
 LINT_VERSION := v2.15.0
 LINT        := $(TOOLS)/golangci-lint-$(LINT_VERSION)
 
-VERSION     := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+VERSION     ?= 0.1.0
 COMMIT      := $(shell git rev-parse --short HEAD 2>/dev/null || echo unknown)
 BUILT       := $(shell date -u +%Y-%m-%dT%H:%M:%SZ)
 LDFLAGS     := -s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT) -X main.built=$(BUILT)
@@ -30,7 +30,7 @@ FLEET        ?= 10
 DATA         ?= ./data
 
 .DEFAULT_GOAL := help
-.PHONY: help build image deploy-check contract run test test-race test-real bench bench-micro cells crash faults power damage model fuzz hostile lint vet check soak clean
+.PHONY: help build image deploy-check contract upgrade run test test-race test-real bench bench-micro cells crash faults power damage model fuzz hostile lint vet check soak clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -106,6 +106,13 @@ contract: build ## every answer of the HTTP API, held against the OpenAPI docume
 	@echo "==> contract"
 	@cd test/contract && $(GO) test -count=1 ./...
 
+# UPGRADE_FROM is the build that `make upgrade` upgrades from and goes back to: the last release, or what stands for it.
+UPGRADE_FROM ?= bb9f1a3673e2ec5f7593664e6e74c1eed4d5fc1c
+
+upgrade: build ## the build UPGRADE_FROM and this one by turns on one data_dir, killed midway
+	@echo "==> upgrade from $(UPGRADE_FROM) and back"
+	UPGRADE_FROM=$(UPGRADE_FROM) $(GO) test -count=1 -timeout 10m -v ./test/upgrade
+
 power: ## simulated power loss in the journal, and in decision logs and cursors, POWER_STATES crash states each
 	@echo "==> power loss: $(POWER_STATES) states"
 	POWER_STATES=$(POWER_STATES) $(GO) test -count=1 -timeout 12h -run 'Power|Crash' ./broker/journal
@@ -130,7 +137,7 @@ vet:
 	@echo "==> go vet"
 	$(GO) vet -tags 'real bench soak' ./...
 
-check: lint vet test-race fuzz crash power deploy-check contract test-real ## what CI runs
+check: lint vet test-race fuzz crash upgrade power deploy-check contract test-real ## what CI runs
 	@echo "==> check: all passed"
 
 hostile: build ## every attack at full length (HOSTILE_LASTS=2m shortens those of single causes), with the figures of honest clients

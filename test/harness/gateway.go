@@ -203,6 +203,9 @@ func (g *Gateway) Change(piece, text string) {
 	check.OK(g.t, os.WriteFile(g.Config, []byte(strings.Replace(string(config), piece, text, 1)), 0o600))
 }
 
+// Use has the next Start run another program on the same data.
+func (g *Gateway) Use(binary string) { g.binary = binary }
+
 // Launch runs the gateway, also again after Kill or Stop, without waiting for anything.
 func (g *Gateway) Launch() {
 	g.t.Helper()
