@@ -27,6 +27,7 @@ FAULTS       ?= 20
 SYNC_FAULTS  ?= 4
 OUTAGE       ?= 60s
 FLEET        ?= 10
+GATEWAYS     ?= 1
 DATA         ?= ./data
 
 .DEFAULT_GOAL := help
@@ -40,7 +41,7 @@ build: ## build bin/cellgate
 	@CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN) ./cmd/cellgate
 
 run: build ## the whole job on embedded parts, with a simulated fleet; Ctrl-C stops
-	@$(BIN) dev --data $(DATA) --vehicles $(FLEET)
+	@$(BIN) dev --data $(DATA) --vehicles $(FLEET) --gateways $(GATEWAYS)
 
 test: build ## all tests that need nothing but Go
 	@echo "==> go test"

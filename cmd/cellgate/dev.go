@@ -20,6 +20,7 @@ import (
 type devFlags struct {
 	data      string
 	vehicles  int
+	gateways  int
 	rate      float64
 	freePorts bool
 }
@@ -39,13 +40,15 @@ on with it. The configuration is DIR/configs/dev.yaml: change a port there when 
 
 The embedded Kafka and Redis are for development: production runs ` + "`cellgate run`" + `.`,
 		Example: `  cellgate dev
-  cellgate dev --data /tmp/cell --vehicles 100`,
+  cellgate dev --data /tmp/cell --vehicles 100
+  cellgate dev --gateways 2`,
 		Args: takes(),
 		RunE: func(cmd *cobra.Command, _ []string) error { return c.dev(cmd.Context(), f) },
 	}
 	cmd.AddCommand(devPartCommands(c)...)
 	cmd.Flags().StringVar(&f.data, "data", data, "folder that everything is kept in; also CELLGATE_DATA")
 	cmd.Flags().IntVar(&f.vehicles, "vehicles", 10, "simulated vehicles; 0 for none")
+	cmd.Flags().IntVar(&f.gateways, "gateways", 1, "gateways of the cell, between which the vehicles roam; the further ones are on free ports")
 	cmd.Flags().Float64Var(&f.rate, "rate", 0.5, "telemetry messages per second and vehicle")
 	cmd.Flags().BoolVar(&f.freePorts, "free-ports", false, "listen on free ports instead of the configured ones; commands with --data find them")
 	return cmd
@@ -55,8 +58,11 @@ func (c *cli) dev(ctx context.Context, f *devFlags) error {
 	if f.vehicles < 0 || f.rate < 0 {
 		return usagef("dev: --vehicles and --rate are not negative")
 	}
+	if f.gateways < 1 || f.gateways > maxDevGateways {
+		return usagef("dev: --gateways is 1 to %d", maxDevGateways)
+	}
 	d, err := dev.Start(ctx, dev.Options{
-		Data: f.data, FreePorts: f.freePorts, Build: app.Build{Version: version, Commit: commit}, Log: c.err,
+		Data: f.data, Gateways: f.gateways, FreePorts: f.freePorts, Build: app.Build{Version: version, Commit: commit}, Log: c.err,
 	})
 	if err != nil {
 		return err
@@ -71,6 +77,12 @@ func (c *cli) dev(ctx context.Context, f *devFlags) error {
 	defer cancel()
 	return errors.Join(err, d.Stop(stop))
 }
+
+// maxDevGateways bounds what one machine is to bear, roamTime is about how long a vehicle stays at one of them.
+const (
+	maxDevGateways = 8
+	roamTime       = 30 * time.Second
+)
 
 // demoVehicle is the number of the vehicle in the banner's commands: one that the fleet does not drive.
 const demoVehicle = fleet.MaxVehicles - 1
@@ -104,9 +116,25 @@ func (c *cli) attend(ctx context.Context, d *dev.Dev, f *devFlags) error {
 	select {
 	case <-ctx.Done():
 	case failed = <-d.App.Fatal():
+	case failed = <-anyOther(ctx, d.Others):
 	}
 	cancel()
 	fleets.Wait()
+	return failed
+}
+
+// anyOther delivers what the first of the further gateways that fails says.
+func anyOther(ctx context.Context, all []*app.App) <-chan error {
+	failed := make(chan error, len(all))
+	for _, a := range all {
+		go func() {
+			select {
+			case err := <-a.Fatal():
+				failed <- err
+			case <-ctx.Done():
+			}
+		}()
+	}
 	return failed
 }
 
@@ -119,6 +147,9 @@ func (c *cli) drive(ctx context.Context, d *dev.Dev, f *devFlags) {
 	l, ok := vehicleListener(d.Config, nil)
 	if addr := d.App.Addrs()[l.Name]; ok && addr != nil {
 		o.Broker = loopbackFor(addr.String())
+	}
+	for _, a := range d.Others {
+		o.Others, o.Roam = append(o.Others, a.Addrs()[l.Name].String()), roamTime
 	}
 	if l.TLS {
 		config, err := t.clientTLS()

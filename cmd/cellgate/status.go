@@ -66,7 +66,7 @@ func printStatus(w io.Writer, raw json.RawMessage, ledger []sink.SinkLedger, now
 	var b strings.Builder
 	b.WriteString(header(&s) + "\n\n")
 	page := &screen{&b, columnsOf(w), coloursOf(w)}
-	for _, t := range []*table{figures(&s, now), dependencyTable(&s, now), sinkTable(&s, ledger), parkedTable(&s, now), laneTable(s.Lanes)} {
+	for _, t := range []*table{figures(&s, now), gatewayTable(&s, now), dependencyTable(&s, now), sinkTable(&s, ledger), parkedTable(&s, now), laneTable(s.Lanes)} {
 		if len(t.rows) == 0 {
 			continue
 		}
@@ -168,6 +168,18 @@ func dependencyTable(s *app.Status, now time.Time) *table {
 			t.row("DEPENDENCY", "OK", "SINCE", "REASON")
 		}
 		t.row(d.Name, yesNO(d.OK), whenText(d.Since, now), d.Reason)
+	}
+	return t
+}
+
+// gatewayTable has a line for each gateway of a cell of several.
+func gatewayTable(s *app.Status, now time.Time) *table {
+	t := &table{}
+	for _, g := range s.Gateways {
+		if len(t.rows) == 0 {
+			t.row("GATEWAY", "LIVES", "PHASE", "CONNECTIONS", "VERSION", "STARTED", "ADDRESS", "DIFFERS IN")
+		}
+		t.row(g.Node, yesNO(g.Lives), g.Phase, fmt.Sprint(g.Connections), g.Version, whenText(g.Started, now), g.Address, strings.Join(g.Differs, ", "))
 	}
 	return t
 }

@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"log/slog"
 	"os"
 	"strings"
 	"time"
@@ -186,7 +187,15 @@ func (a *App) admitted(ctx context.Context) error {
 	if err := a.liveness.begin(ctx, a.runs); err != nil || a.member == nil {
 		return err
 	}
-	return a.member.check(ctx)
+	if err := a.member.check(ctx); err != nil {
+		return err
+	}
+	limit, cancel := context.WithTimeout(ctx, configs.CellTimeout)
+	defer cancel()
+	if err := a.keys.exchange(limit); err != nil { // what the others sign is accepted from the first CONNECT on
+		a.log.Warn("the keys of the other gateways are those of before", slog.Any("error", err))
+	}
+	return nil
 }
 
 // startPeers says from now on that the gateway lives, and has it take its part in the cell. The address of the API is known.

@@ -34,6 +34,9 @@ func Banner(w io.Writer, d *Dev, o BannerOptions) error {
 		fmt.Fprintf(&b, "  %-16s %s\n", how, address(d, &l))
 	}
 	fmt.Fprintf(&b, "  %-16s %s\n", "HTTP API", d.App.HTTPURL())
+	for i, a := range d.Others {
+		fmt.Fprintf(&b, "  %-16s MQTT over TLS %s, HTTP API %s\n", fmt.Sprintf("gateway gw-%d", i+2), a.Addrs()["vehicles"], a.HTTPURL())
+	}
 	fmt.Fprintf(&b, "  %-16s %s\n", "cell Kafka", d.Cell.Addr())
 	if d.Central != nil {
 		fmt.Fprintf(&b, "  %-16s %s\n", "central Kafka", d.Central.Addr())

@@ -2,12 +2,14 @@ package dev
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -21,6 +23,9 @@ type Options struct {
 	// Data is the folder that everything is kept in.
 	Data  string
 	Build app.Build
+	// Gateways is how many serve the cell. The first has the configured addresses, the others free ports on loopback, and folders
+	// of their own below Data.
+	Gateways int
 	// FreePorts listens on free ports instead of the configured ones, so that several can run.
 	FreePorts bool
 	// Log takes the gateway's log.
@@ -30,6 +35,7 @@ type Options struct {
 // Dev is a running gateway with the parts embedded that it needs.
 type Dev struct {
 	App     *app.App
+	Others  []*app.App // further gateways of the cell
 	Config  *configs.Config
 	Data    string
 	Cell    *Kafka
@@ -136,12 +142,56 @@ func (d *Dev) start(ctx context.Context, o Options) error {
 	if err := d.embed(o.Data); err != nil {
 		return err
 	}
+	if err := several(c, o); err != nil {
+		return err
+	}
 	var err error
 	if d.App, err = app.New(ctx, app.Options{Config: c, Build: o.Build, Log: o.Log, Clock: clock.System(), Parts: &d.parts}); err != nil {
 		return err
 	}
 	d.onStop(d.App.Stop)
-	return d.App.Start(ctx)
+	if err := d.App.Start(ctx); err != nil {
+		return err
+	}
+	for n := 2; n <= o.Gateways; n++ {
+		if err := d.startOther(ctx, o, n); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// several makes the configuration that of one gateway of several, with a key that they share.
+func several(c *configs.Config, o Options) error {
+	if o.Gateways < 2 {
+		return nil
+	}
+	c.Cell.Gateways, c.Cell.JoinKey = "several", configs.Path(filepath.Join(o.Data, "join.key"))
+	if _, err := os.Stat(string(c.Cell.JoinKey)); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return writeFile(string(c.Cell.JoinKey), []byte(rand.Text()+"\n"), 0o600)
+}
+
+// startOther starts a further gateway.
+func (d *Dev) startOther(ctx context.Context, o Options, n int) error {
+	c := *d.Config
+	c.Cell.Node = fmt.Sprintf("gw-%d", n)
+	dir := filepath.Join(o.Data, c.Cell.Node)
+	c.DataDir, c.Auth.KeysDir = configs.Path(dir), configs.Path(filepath.Join(dir, "auth"))
+	c.Auth.Audit.File, c.Uplink.Journal.Dir = configs.Path(filepath.Join(dir, "audit.log")), configs.Path(filepath.Join(dir, "journal"))
+	c.Listeners = slices.Clone(c.Listeners)
+	for i := range c.Listeners {
+		c.Listeners[i].Address = "127.0.0.1:0"
+	}
+	c.HTTP.Address, c.TokenAPI = "127.0.0.1:0", nil
+	a, err := app.New(ctx, app.Options{Config: &c, Build: o.Build, Log: o.Log, Clock: clock.System()})
+	if err != nil {
+		return fmt.Errorf("%s: %w", c.Cell.Node, err)
+	}
+	d.onStop(a.Stop)
+	d.Others = append(d.Others, a)
+	return a.Start(ctx)
 }
 
 // embed starts Kafka, the centre's Kafka and Redis, and puts their addresses into the configuration.

@@ -9,6 +9,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"net"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -91,13 +92,21 @@ func (v *vehicle) once(ctx context.Context) (connected bool, err error) {
 	defer conn.Close() //nolint:errcheck // it ends here whatever happens
 	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
 	defer stop()
+	var roamed atomic.Bool
+	if v.f.o.Roam > 0 {
+		leave := time.AfterFunc(v.f.o.Roam/2+rand.N(v.f.o.Roam), func() { //nolint:gosec // a vehicle's way
+			roamed.Store(true)
+			_ = conn.Close()
+		})
+		defer leave.Stop()
+	}
 	v.f.stats.connected.Add(1)
 	err = v.read(conn)
 	v.f.stats.connected.Add(-1)
 	v.in.Lock()
 	v.conn = nil
 	v.in.Unlock()
-	if ctx.Err() == nil {
+	if ctx.Err() == nil && !roamed.Load() {
 		v.f.stats.lost.Add(1)
 	}
 	return true, err
@@ -140,7 +149,13 @@ func (v *vehicle) connect(ctx context.Context) (net.Conn, error) {
 }
 
 func (v *vehicle) dial(ctx context.Context) (net.Conn, error) {
-	addr := v.f.o.Broker
+	addr, here := v.f.o.Broker, v.f.o.Broker
+	if n := len(v.f.o.Others); n > 0 {
+		if v.turn++; v.turn%(n+1) != 0 {
+			addr = v.f.o.Others[v.turn%(n+1)-1]
+		}
+		here = addr // all have one certificate
+	}
 	if t := v.target.Load(); t != nil {
 		addr = *t
 	}
@@ -149,11 +164,11 @@ func (v *vehicle) dial(ctx context.Context) (net.Conn, error) {
 		return raw, err
 	}
 	config := v.f.o.TLS
-	if v.cache != nil || addr != v.f.o.Broker {
+	if v.cache != nil || addr != here {
 		config = config.Clone()
 		config.ClientSessionCache = v.cache
 	}
-	if addr != v.f.o.Broker {
+	if addr != here {
 		config.ServerName, _, _ = net.SplitHostPort(addr)
 	}
 	conn := tls.Client(raw, config)

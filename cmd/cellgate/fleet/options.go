@@ -16,6 +16,10 @@ import (
 type Options struct {
 	// Broker is host:port of the gateway's MQTT listener.
 	Broker string
+	// Others are listeners of the cell's other gateways: a vehicle goes to the next one with each connection, and after about Roam
+	// by itself.
+	Others []string
+	Roam   time.Duration `zero:"when it loses its connection"`
 	// TLS is the client's configuration; nil connects in the clear. ServerName is taken from Broker
 	// when empty.
 	TLS *tls.Config `zero:"in the clear"`

@@ -23,6 +23,7 @@ type vehicle struct {
 	cache   tls.ClientSessionCache
 	backoff time.Duration
 	ever    bool          // was connected before
+	turn    int           // of the gateways, which was dialled last
 	due     time.Duration // of the next telemetry; owned by the scheduler
 
 	out       sync.Mutex
@@ -47,7 +48,7 @@ type vehicle struct {
 func newVehicle(f *fleet, index int, vin string) *vehicle {
 	rnd := rand.New(rand.NewPCG(f.o.Seed, uint64(index))) //nolint:gosec // a simulation, and repeatable
 	v := &vehicle{
-		f: f, vin: vin, index: index, rnd: rnd,
+		f: f, vin: vin, index: index, turn: index, rnd: rnd,
 		topics: [2]string{"v1/" + vin + "/up/telemetry", "v1/" + vin + "/up/alarm"},
 		model:  NewModel(f.cycle, f.route, rnd),
 		limit:  f.o.Window,
