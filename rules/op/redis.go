@@ -271,7 +271,19 @@ func newRedis(a *Args) Sender {
 	if t.key == nil {
 		return nil
 	}
+	if name := redisOperations[kind].key; reservedKey(t.key.Sample()) {
+		s := a.scalar(name)
+		a.d.Fail(s.Line, s.Col, doc.CodeRedisOption, "choose another beginning", "keys that begin with %q are the gateways' own", reservedPrefix)
+		return nil
+	}
 	return t
+}
+
+// reservedPrefix begins the keys and channels by which gateways share what is a vehicle's: no rule may write them.
+const reservedPrefix = "cellgate:"
+
+func reservedKey(key string) bool {
+	return strings.HasPrefix(strings.TrimPrefix(key, "{"), reservedPrefix)
 }
 
 // redisKind is the operation that the keys name.
@@ -305,6 +317,9 @@ func (t *redisTarget) Render(sc *expr.Scope, r *Rendered) error {
 	var err error
 	if op.Key, err = t.key.Text(sc); err != nil {
 		return err
+	}
+	if reservedKey(op.Key) {
+		return fmt.Errorf("%w: keys that begin with %q are the gateways' own", expr.ErrRender, reservedPrefix)
 	}
 	if render := redisOperations[t.kind].render; render != nil {
 		return render(t, sc, r)
