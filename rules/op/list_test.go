@@ -1,6 +1,7 @@
 package op
 
 import (
+	"flag"
 	"fmt"
 	"go/ast"
 	"go/parser"
@@ -111,23 +112,43 @@ func TestDescriptorsAreComplete(t *testing.T) {
 	}
 }
 
-// TestReadmeSaysTheSame holds the reference for analysts to the descriptors.
-func TestReadmeSaysTheSame(t *testing.T) {
-	t.Parallel()
-	b, err := os.ReadFile("../README.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	readme := string(b)
+// update has the reference for analysts written anew.
+var update = flag.Bool("update", false, "write the table of operators in rules/README.md")
+
+// operatorTable is what the descriptors say about operators.
+func operatorTable() string {
+	var rows strings.Builder
 	for _, o := range Operators() {
 		var gives []string
 		for _, g := range o.Gives {
 			gives = append(gives, "`operator."+g+"`")
 		}
-		row := strings.TrimRight(fmt.Sprintf("\n| `%s` | %s | %s", o.Example, o.Does, strings.Join(gives, ", ")), " ")
-		if !strings.Contains(readme, row) {
-			t.Errorf("README.md has no row%s", row)
+		fmt.Fprintf(&rows, "| `%s` | %s |%s |\n", o.Example, o.Does, strings.TrimSuffix(" "+strings.Join(gives, ", "), " "))
+	}
+	return rows.String()
+}
+
+// TestReadmeSaysTheSame holds the reference for analysts to the descriptors. With -update it writes the table of operators, which is
+// theirs.
+func TestReadmeSaysTheSame(t *testing.T) {
+	t.Parallel()
+	const file, head = "../README.md", "| operator | lets pass | gives |\n|---|---|---|\n"
+	b, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	before, rest, ok := strings.Cut(string(b), head)
+	table, behind, end := strings.Cut(rest, "\n\n")
+	if !ok || !end {
+		t.Fatal("README.md has no table of operators")
+	}
+	readme := before + head + operatorTable() + "\n" + behind
+	if *update {
+		if err := os.WriteFile(file, []byte(readme), 0o600); err != nil {
+			t.Fatal(err)
 		}
+	} else if table+"\n" != operatorTable() {
+		t.Error("the table of operators in README.md is not that of the descriptors; write it with go test ./rules/op -run Readme -update")
 	}
 	words := strings.Join(strings.Fields(readme), " ")
 	for _, target := range Targets() {
