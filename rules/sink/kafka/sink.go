@@ -167,11 +167,35 @@ func (s *Sink) headers(b []byte, m *sink.Message) ([]byte, int) {
 	return b, n + users
 }
 
+// userHeaders appends the user properties with a prefix, so that none passes for one of ours; and the first traceparent that is
+// one (W3C Trace Context, 3.2) under its own name too, which those who trace look for.
 func userHeaders(b []byte, user []message.UserProperty) ([]byte, int) {
+	n, traced := len(user), false
 	for _, u := range user {
 		b = kafkaclient.AppendHeader(b, "mqtt-"+u.Name, u.Value)
+		if !traced && u.Name == traceParent && isTraceParent(u.Value) {
+			b, n, traced = kafkaclient.AppendHeader(b, traceParent, u.Value), n+1, true
+		}
 	}
-	return b, len(user)
+	return b, n
+}
+
+const traceParent = "traceparent"
+
+// isTraceParent reports whether a text is version, trace, parent and flags in lower hexadecimal, none of the ids zero. Later
+// versions may have more behind.
+func isTraceParent(s string) bool {
+	const zeros = "00000000000000000000000000000000"
+	if len(s) < 55 || s[:2] == "ff" || s[3:35] == zeros || s[36:52] == zeros[:16] || len(s) > 55 && (s[:2] == "00" || s[55] != '-') {
+		return false
+	}
+	for i := range 55 {
+		dash := i == 2 || i == 35 || i == 52
+		if dash != (s[i] == '-') || !dash && (s[i] < '0' || s[i] > '9') && (s[i] < 'a' || s[i] > 'f') {
+			return false
+		}
+	}
+	return true
 }
 
 // Produced implements kafkaclient.Completion.
