@@ -262,7 +262,8 @@ func (p *Assignment) fetch(ctx context.Context, maxBytes int, wait time.Duration
 	if p.known().Gap {
 		return nil, 0, p.look(rctx)
 	}
-	if len(p.batches) == 0 {
+	fresh := len(p.batches) == 0
+	if fresh {
 		res, err := p.ask(rctx, maxBytes, wait)
 		if err == nil && res.code != 0 {
 			err = res.code
@@ -278,7 +279,7 @@ func (p *Assignment) fetch(ctx context.Context, maxBytes int, wait time.Duration
 		}
 		p.batches, p.high = res.batches, res.high
 	}
-	recs, err := p.decode(maxBytes)
+	recs, err := p.decode(maxBytes, fresh)
 	if len(recs) == 0 && err == nil && p.hole != nil {
 		return nil, 0, p.hole
 	}

@@ -158,12 +158,12 @@ func TestDecodeStopsAtACutBatch(t *testing.T) {
 	one, two := batch(10), batch(12)
 	for cut := range len(two) {
 		p := &Assignment{Topic: "a", next: 11, batches: append(bytes.Clone(one), two[:cut]...)}
-		recs, err := p.decode(1 << 20)
+		recs, err := p.decode(1<<20, true)
 		if err != nil || len(recs) != 1 || recs[0].Offset != 11 || string(recs[0].Value) != "second" || p.next != 12 || len(p.batches) != 0 {
 			t.Fatalf("cut at %d: %d records, next %d, %d bytes left, %v", cut, len(recs), p.next, len(p.batches), err)
 		}
 		p = &Assignment{Topic: "a", next: 12, batches: bytes.Clone(two[:cut])}
-		if recs, err := p.decode(1 << 20); len(recs) != 0 || (err != nil) != (cut > 0) {
+		if recs, err := p.decode(1<<20, true); len(recs) != 0 || (err != nil) != (cut > 0) {
 			t.Fatalf("cut at %d: %d records, %v", cut, len(recs), err)
 		}
 	}
@@ -171,7 +171,7 @@ func TestDecodeStopsAtACutBatch(t *testing.T) {
 	control[22] |= 0x20
 	binary.BigEndian.PutUint32(control[17:], crc32.Checksum(control[21:], castagnoli))
 	p := &Assignment{Topic: "a", next: 10, batches: append(append(bytes.Clone(one), control...), batch(14)...)}
-	if recs, err := p.decode(1 << 20); err != nil || len(recs) != 4 || recs[2].Offset != 14 || p.next != 16 {
+	if recs, err := p.decode(1<<20, true); err != nil || len(recs) != 4 || recs[2].Offset != 14 || p.next != 16 {
 		t.Errorf("around a control batch: %d records, next %d, %v", len(recs), p.next, err)
 	}
 }

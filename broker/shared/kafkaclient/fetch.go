@@ -122,8 +122,8 @@ func (p *Assignment) ask(ctx context.Context, maxBytes int, wait time.Duration) 
 
 // decode takes batches off p.batches until the records behind those already seen are maxBytes or more. It passes
 // over what only transactions need, and stops where records are missing in between, at p.hole: a log that is not
-// compacted has none.
-func (p *Assignment) decode(maxBytes int) ([]Fetched, error) {
+// compacted has none. fresh says that they were just fetched: then the first of them is whole.
+func (p *Assignment) decode(maxBytes int, fresh bool) ([]Fetched, error) {
 	var out []Fetched
 	was, size := p.next, 0
 	for size < maxBytes && p.hole == nil {
@@ -131,7 +131,7 @@ func (p *Assignment) decode(maxBytes int) ([]Fetched, error) {
 		batch, base, after, control := p.cutBatch()
 		if batch == nil { // the end, or a batch that was cut off, which the next answer begins with
 			p.batches = nil
-			if len(rest) > 0 && p.next == was {
+			if fresh && len(rest) > 0 && p.next == was {
 				return nil, fmt.Errorf("read %s/%d at %d: %w: no whole batch", p.Topic, p.ID, p.next, errAnswer)
 			}
 			break

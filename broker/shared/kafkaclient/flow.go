@@ -17,6 +17,8 @@ const (
 	flowDelay, flowUrgentDelay = 100 * time.Millisecond, 25 * time.Millisecond
 	// flowRenew is how long the time of a request on an idle link is believed.
 	flowRenew = 30 * time.Second
+	// flowBest is how long it is remembered what the link has carried.
+	flowBest = 3 * time.Second
 	// flowBatch bounds a batch before compression that is larger than it may be on the wire.
 	flowBatch = 2 << 20
 	// FlowLanes is how many lanes a Flow has.
@@ -40,6 +42,11 @@ type Flow struct {
 	urgent  int           // records of the first lane that are not written
 	waiting [FlowLanes][]*flowTicket
 	credit  float64 // bytes that the third lane may send before the second, since that has sent its share
+	// carried is how many bytes of the lower lanes have been answered; best is the most that the link has carried per second
+	// in this span of flowBest and in the one before, which began at bestAt.
+	carried float64
+	best    [2]float64
+	bestAt  time.Time
 	limits  FlowLimits
 	rate    bucket // of all lanes
 	rates   [FlowLanes]bucket
@@ -63,7 +70,8 @@ type FlowLimits struct {
 type flowTicket struct {
 	lane, size int
 	sent       time.Time
-	full       bool // it used up the limit
+	carried    float64 // of the flow, when it was sent
+	full       bool    // it used up the limit
 	admitted   chan struct{}
 	lost       *time.Timer // gives its room back, when it is one of the lower lanes
 	left       bool        // its room was given back
@@ -187,7 +195,7 @@ func (f *Flow) admitLocked() {
 		f.rate.take(t.size)
 		f.rates[lane].take(t.size)
 		f.sent[lane] += uint64(t.size)
-		t.sent = time.Now()
+		t.sent, t.carried = time.Now(), f.carried
 		if lane > 0 {
 			t.lost = time.AfterFunc(flowLost+2*f.base, func() { f.leave(t, true) })
 		}
@@ -320,5 +328,18 @@ func (f *Flow) learnLocked(t *flowTicket, failed bool) {
 	case queue < delay/2 && t.full && !failed:
 		f.limit += float64(t.size) / 2 // half as much again each round trip
 	}
-	f.limit = min(max(f.limit, flowFloor), flowCeiling)
+	f.limit = min(max(f.limit, flowFloor, f.pipeLocked(t, now, failed)), flowCeiling)
+}
+
+// pipeLocked is what is on its way when the link is just full: what it carries, for as long as a request takes on an idle
+// one. Less would leave it idle and spare nobody a wait; a broker that is slow for a moment is no reason for less.
+func (f *Flow) pipeLocked(t *flowTicket, now time.Time, failed bool) float64 {
+	if now.Sub(f.bestAt) > flowBest {
+		f.best, f.bestAt = [2]float64{0, f.best[0]}, now
+	}
+	if took := now.Sub(t.sent); t.lane > 0 && !failed && took > 0 {
+		f.carried += float64(t.size)
+		f.best[0] = max(f.best[0], (f.carried-t.carried)/max(took, f.base).Seconds())
+	}
+	return max(f.best[0], f.best[1]) * f.base.Seconds()
 }

@@ -14,7 +14,10 @@ import (
 type link struct {
 	rate float64 // bytes per second
 	trip time.Duration
+	// late is how much longer than that the server may take.
+	late time.Duration
 	mu   sync.Mutex
+	n    int
 	free time.Time // when it has carried all that it was given
 }
 
@@ -25,6 +28,10 @@ func (l *link) carry(size int) {
 	}
 	l.free = l.free.Add(time.Duration(float64(size) / l.rate * float64(time.Second)))
 	arrival := l.free.Add(l.trip)
+	if l.late > 0 {
+		l.n++
+		arrival = arrival.Add(l.late * time.Duration(l.n%4) / 3)
+	}
 	l.mu.Unlock()
 	time.Sleep(time.Until(arrival))
 }
@@ -118,6 +125,24 @@ func TestFlowTurns(t *testing.T) {
 		time.Sleep(time.Minute)
 		if ratio := float64(second()) / float64(third()); ratio < 6 || ratio > 12 {
 			t.Errorf("the second lane sent %.1f times what the third did", ratio)
+		}
+		end()
+	})
+}
+
+// A server that takes its time now and then, also more of it than the first lane would wait for, is no full link: the others
+// go on while there is something of the first lane.
+func TestFlowUsesTheLinkToASlowServer(t *testing.T) {
+	t.Parallel()
+	flowing(t, func(t *testing.T, ctx context.Context, end func()) {
+		l, f := &link{rate: 10e6, trip: 50 * time.Millisecond, late: 120 * time.Millisecond}, NewFlow(FlowLimits{})
+		sent := flood(ctx, l, f, 1, 12)
+		time.Sleep(10 * time.Second)
+		f.Urgent(1)
+		was := sent()
+		time.Sleep(20 * time.Second)
+		if used := float64(sent()-was) / (20 * l.rate); used < 0.1 {
+			t.Errorf("%.0f %% of the link used", 100*used)
 		}
 		end()
 	})

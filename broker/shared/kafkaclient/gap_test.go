@@ -38,23 +38,23 @@ func TestDecodeStopsAtAHole(t *testing.T) {
 	end := append(batch(10, 13, "a", "b"), batch(14, 15, "c", "d")...)
 	for name, batches := range map[string][]byte{"between": between, "at the end": end} {
 		p := &Assignment{Topic: "a", next: 10, batches: bytes.Clone(batches), high: 16}
-		recs, err := p.decode(1 << 20)
+		recs, err := p.decode(1<<20, true)
 		if err != nil || len(recs) != 2 || p.next != 12 || p.hole == nil || p.hole.From != 12 || p.hole.To != 14 {
 			t.Errorf("%s: %d records, next %d, hole %+v, %v", name, len(recs), p.next, p.hole, err)
 			continue
 		}
-		if recs, err := p.decode(1 << 20); len(recs) != 0 || err != nil {
+		if recs, err := p.decode(1<<20, true); len(recs) != 0 || err != nil {
 			t.Errorf("%s: %d records from a hole, %v", name, len(recs), err)
 		}
 		p.next, p.hole = p.hole.To, nil
-		if recs, err := p.decode(1 << 20); err != nil || len(recs) != 2 || recs[0].Offset != 14 || p.next != 16 || p.hole != nil {
+		if recs, err := p.decode(1<<20, true); err != nil || len(recs) != 2 || recs[0].Offset != 14 || p.next != 16 || p.hole != nil {
 			t.Errorf("%s: after it %d records, next %d, %v", name, len(recs), p.next, err)
 		}
 	}
 	control := batch(12, 13, "x", "y")
 	control[22] |= 0x20
 	p := &Assignment{Topic: "a", next: 10, batches: append(append(batch(10, 11, "a", "b"), seal(control)...), batch(14, 15, "c", "d")...)}
-	if recs, err := p.decode(1 << 20); err != nil || len(recs) != 4 || p.hole != nil {
+	if recs, err := p.decode(1<<20, true); err != nil || len(recs) != 4 || p.hole != nil {
 		t.Errorf("around a control batch: %d records, hole %+v, %v", len(recs), p.hole, err)
 	}
 }
