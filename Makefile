@@ -167,8 +167,9 @@ $(LINT):
 .PHONY: tools-real tools-bench
 tools-real:
 	@test/real/install.sh java:openjdk-17-jre-headless mvn:maven redis-server:redis-server kcat:kcat mosquitto_pub:mosquitto-clients redis-cli:redis-tools \
-	  python3:python3 python3.venv:python3-venv python3.ensurepip:python3-venv node:nodejs npm:npm
+	  python3:python3 python3.venv:python3-venv python3.ensurepip:python3-venv node:nodejs npm:npm chromium:chromium
 	@test/real/clients/install.sh $(CACHE)/clients
+	@test/real/console/install.sh $(CACHE)/console
 
 tools-bench:
 	@test/real/install.sh mosquitto:mosquitto java:openjdk-17-jre-headless mvn:maven redis-server:redis-server

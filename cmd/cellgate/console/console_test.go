@@ -41,10 +41,7 @@ var people = map[string]auth.Identity{
 func newSite(t *testing.T) *site {
 	t.Helper()
 	s := &site{t: t, now: time.Now(), refused: map[string]error{}}
-	c, err := New(Options{
-		API: http.HandlerFunc(s.api), Verify: s.verify, Gather: prometheus.NewRegistry(), Cell: "cell-1", Node: "gw-1",
-		Metrics: prometheus.NewRegistry(), Log: slog.New(slog.DiscardHandler), Now: func() time.Time { return s.now },
-	})
+	c, err := New(options(s))
 	check.OK(t, err)
 	mux := http.NewServeMux()
 	c.Register(mux)
@@ -52,6 +49,13 @@ func newSite(t *testing.T) *site {
 	t.Cleanup(s.server.Close)
 	s.client = s.browser()
 	return s
+}
+
+func options(s *site) Options {
+	return Options{
+		API: http.HandlerFunc(s.api), Verify: s.verify, Gather: prometheus.NewRegistry(), Cell: "cell-1", Node: "gw-1",
+		Metrics: prometheus.NewRegistry(), Log: slog.New(slog.DiscardHandler), Now: func() time.Time { return s.now },
+	}
 }
 
 // browser is one that keeps cookies and follows no redirect.

@@ -37,6 +37,10 @@ func Banner(w io.Writer, d *Dev, o BannerOptions) error {
 	for i, a := range d.Others {
 		fmt.Fprintf(&b, "  %-16s MQTT over TLS %s, HTTP API %s\n", fmt.Sprintf("gateway gw-%d", i+2), a.Addrs()["vehicles"], a.HTTPURL())
 	}
+	if d.Config.HTTP.Console {
+		fmt.Fprintf(&b, "  %-16s %s/\n  %-16s log in with the token of: %s token issue --data %s --operator me\n", "console", d.App.HTTPURL(), "",
+			quote(o.Program), quote(d.Data))
+	}
 	fmt.Fprintf(&b, "  %-16s %s\n", "cell Kafka", d.Cell.Addr())
 	if d.Central != nil {
 		fmt.Fprintf(&b, "  %-16s %s\n", "central Kafka", d.Central.Addr())

@@ -24,7 +24,15 @@ export async function refresh() {
   }
 }
 
-const busy = (el) => el.contains(document.activeElement) && /^(INPUT|TEXTAREA|SELECT)$/.test(document.activeElement.tagName);
+// A button that is pressed must not be replaced before it is let go, nor a field that somebody types in.
+let pressed = false;
+for (const [kind, is] of [["pointerdown", true], ["pointerup", false], ["pointercancel", false]]) {
+  document.addEventListener(kind, () => (pressed = is), { capture: true });
+}
+document.addEventListener("submit", () => (leaving = true));
+let leaving = false;
+
+const busy = (el) => pressed || leaving || (el.contains(document.activeElement) && /^(INPUT|TEXTAREA|SELECT)$/.test(document.activeElement.tagName));
 
 // swap keeps what has the focus, and how far tables are scrolled.
 function swap(old, now) {
@@ -80,5 +88,8 @@ if (stream) follow(stream, ["ledger", "presence", "command"], calmly(refresh, 50
 
 document.addEventListener("submit", (e) => {
   const question = e.submitter?.dataset.confirm;
-  if (question && !confirm(question)) e.preventDefault();
+  if (question && !confirm(question)) {
+    e.preventDefault();
+    leaving = false;
+  }
 });
