@@ -107,9 +107,12 @@ func (s *Sink) job(m *sink.Message, t sink.Ticket) *job {
 	return j
 }
 
-// room is about what the message takes: the fixed headers are 160 bytes besides their values.
+// room is about what the message takes: the fixed headers are 128 bytes besides their values, and 32 with an epoch.
 func (s *Sink) room(m *sink.Message) int {
-	n := 160 + len(m.Out.Key) + len(m.Out.Value) + len(s.o.Cell) + len(m.Record.VIN()) + len(m.Record.Topic) + 64
+	n := 128 + len(m.Out.Key) + len(m.Out.Value) + len(s.o.Cell) + len(m.Record.VIN()) + len(m.Record.Topic) + 64
+	if m.Record.Epoch != 0 {
+		n += 32
+	}
 	for _, h := range m.Out.Headers {
 		n += 4 + len(h.Name) + len(h.Value)
 	}
