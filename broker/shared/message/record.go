@@ -61,7 +61,7 @@ type Record struct {
 	// had seen no acknowledgement. 0: it repeats none that is known.
 	Original uint64
 	// Epoch is that of the vehicle's connection, as presence tells it: of two connections of a vehicle, to whichever gateways, the
-	// later one has the higher. 0: none is known.
+	// later one has the higher. Before the cell has answered it is one between the connection before and its own. 0: none is known.
 	Epoch uint64
 
 	Kind     Kind

@@ -29,8 +29,10 @@ type claims struct {
 	log       *slog.Logger
 
 	number  atomic.Uint64
-	current atomic.Bool // claims have been compared since the last pause
+	ahead   atomic.Int64 // ms by which Redis' clock is ahead of this process' beginning, as last heard; 0 never
+	current atomic.Bool  // claims have been compared since the last pause
 	seed    maphash.Seed
+	began   time.Time // monotonic
 
 	mu     sync.Mutex // a leaf: nothing is called with it
 	byVIN  map[string]*claim
@@ -45,6 +47,7 @@ type claim struct {
 	began  time.Time // monotonic
 
 	conn     cell.Connection // its Epoch is 0 until the cell has answered
+	until    int64           // the epoch of its records until then: later than those before it, earlier than its own
 	asking   bool            // a script is under way
 	attached bool            // it has its session
 	ended    bool            // the connection has
@@ -55,7 +58,7 @@ type claim struct {
 
 func newClaims(p *peers) *claims {
 	c := &claims{
-		m: p.member, live: p.liveness, log: p.log, seed: maphash.MakeSeed(),
+		m: p.member, live: p.liveness, log: p.log, seed: maphash.MakeSeed(), began: time.Now(),
 		byVIN: map[string]*claim{}, dirty: map[string]*storing{}, stores: make(chan struct{}, 1),
 	}
 	c.current.Store(true)
@@ -71,8 +74,10 @@ func (c *claims) Claim(ctx context.Context, vin string) session.Claim {
 	away := c.m.away.Load()
 	c.mu.Lock()
 	one.asking = !away
+	one.until = c.time()
 	if former := c.byVIN[vin]; former != nil {
 		one.stored = former.stored
+		one.until = max(one.until, former.conn.Epoch+1, former.until+1)
 	}
 	_, unstored := c.dirty[vin]
 	c.byVIN[vin] = one
@@ -120,6 +125,7 @@ func (c *claims) ask(ctx context.Context, one *claim) (cell.Claimed, bool) {
 	c.mu.Lock()
 	one.asking = true
 	conn, known := one.conn, one.conn.Epoch
+	conn.Epoch = max(conn.Epoch, one.until) // the cell's is later
 	c.mu.Unlock()
 	got, err := c.m.store.Claim(ctx, one.vin, conn, time.Since(one.began), false)
 	_ = c.m.note(err)
@@ -131,6 +137,7 @@ func (c *claims) ask(ctx context.Context, one *claim) (cell.Claimed, bool) {
 	}
 	if got.Verdict == cell.OK {
 		one.conn.Epoch, one.conn.Since = got.Epoch, got.Since
+		c.ahead.Store(got.Since + time.Since(one.began).Milliseconds() - time.Since(c.began).Milliseconds())
 		one.stored = c.hash(got.Session)
 	}
 	attached, late := one.attached && !one.ended, one.late && known == 0
@@ -219,6 +226,28 @@ func (c *claims) of(vin string) (*claim, cell.Connection) {
 		return nil, cell.Connection{}
 	}
 	return one, one.conn
+}
+
+// time is Redis' clock as last heard, in ms, since the one of this machine may be wrong; and that one until Redis has answered.
+func (c *claims) time() int64 {
+	if ahead := c.ahead.Load(); ahead != 0 {
+		return ahead + time.Since(c.began).Milliseconds()
+	}
+	return time.Now().UnixMilli()
+}
+
+// epoch is the one of the records that a vehicle's connection brings.
+func (c *claims) epoch(vin string) uint64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	one := c.byVIN[vin]
+	switch {
+	case one == nil: // it has ended
+		return uint64(max(0, c.time()))
+	case one.conn.Epoch != 0:
+		return uint64(max(0, one.conn.Epoch))
+	}
+	return uint64(max(0, one.until))
 }
 
 // connection is what the cell calls the connection that a vehicle has here. False: it has none, or the cell has not answered, or has

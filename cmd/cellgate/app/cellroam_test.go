@@ -330,3 +330,32 @@ func TestAnyGateway(t *testing.T) {
 		return fmt.Errorf("%+v, %v", ready, again.gateways())
 	})
 }
+
+// TestRecordsBeforeTheClaim holds that what a vehicle sends before the cell has answered is ordered too: after its connection
+// before, and before what it sends then.
+func TestRecordsBeforeTheClaim(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, 1)
+	a, vin := r.gw[0], "LTEST0000000EPOCH"
+	claimed := func() error {
+		if _, known := a.claims.connection(vin); !known {
+			return errors.New("not claimed")
+		}
+		return nil
+	}
+	r.connect(0, vin, mqtt.V5)
+	check.Within(t, time.Minute, "the claim", claimed)
+	first := a.claims.epoch(vin)
+	r.redis.SetError("LOADING")
+	check.Eventually(t, "Redis away", a.member.away.Load)
+	r.connect(0, vin, mqtt.V5)
+	second := a.claims.epoch(vin)
+	if claimed() == nil {
+		t.Fatal("claimed while Redis was away")
+	}
+	r.redis.SetError("")
+	check.Within(t, time.Minute, "the claim", claimed)
+	if third := a.claims.epoch(vin); first == 0 || second <= first || third <= second {
+		t.Errorf("epochs %d, %d, %d", first, second, third)
+	}
+}
