@@ -131,6 +131,9 @@ func (v *visit) source() (hash string, files map[string]string, err error) {
 }
 
 func (v *visit) playground() (any, error) {
+	if !v.id.HasScope("rules:admin") {
+		return nil, &apiError{Status: http.StatusForbidden, Title: "the playground needs the scope rules:admin"}
+	}
 	hash, files, err := v.source()
 	if err != nil {
 		return nil, err
