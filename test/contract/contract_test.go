@@ -127,6 +127,8 @@ func (a *api) calls() []call {
 		{operation: "GET /v1/status", status: 200},
 		{operation: "GET /v1/sync", status: 200},
 		{operation: "POST /v1/sync/skip", status: 409},
+		{operation: "POST /v1/sync/pause", body: map[string]any{"lane": "p1"}, status: 200},
+		{operation: "POST /v1/sync/resume", body: map[string]any{"lane": "p1"}, status: 200},
 		{operation: "POST /v1/rules/lift", body: map[string]any{"rule": "telemetry"}, status: 409},
 		{operation: "POST /v1/drain", body: map[string]any{"rate": 1}, status: 202},
 		{operation: "GET /v1/drain", status: 200},
