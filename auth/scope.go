@@ -48,8 +48,8 @@ type Endpoint struct {
 	Scope string // a scope of this package, ScopePublic, ScopeAny, or ScopeReading with another scope in front
 }
 
-// ScopeReading behind a scope opens a call that only reads to those too who may read what vehicles send: what it tells of
-// vehicles and rules is no more than that tells.
+// ScopeReading after a scope opens a call that only reads to operators too who may read what vehicles send. Services, a partner's
+// among them, need the scope itself: presence, sessions and rules are more than messages tell.
 const ScopeReading = " or " + ScopeTelemetryRead
 
 // Admits reports whether an identity may make the call. It must be a service's or an operator's.
@@ -60,7 +60,7 @@ func admits(scope string, id *Identity) bool {
 		return true
 	}
 	either, also, _ := strings.Cut(scope, " or ")
-	return id.HasScope(either) || also != "" && id.HasScope(also)
+	return id.HasScope(either) || also != "" && id.Role == RoleOperator && id.HasScope(also)
 }
 
 // EndpointScopes is the whole HTTP API with the scope of each call: the routes are mounted from it, and a

@@ -59,7 +59,7 @@ func TestConsoleInABrowser(t *testing.T) {
 	}
 	film := exec.CommandContext(t.Context(), "node", filepath.Join("console", "film.mjs"))
 	film.Env = append(os.Environ(), "MODULES="+modules, "URL="+url, "SHOTS="+os.Getenv("CONSOLE_SHOTS"),
-		"TOKEN="+token("--operator", "ada"), "READER="+token("--service", "bob", "--scope", "telemetry:read,command:read"))
+		"TOKEN="+token("--operator", "ada"), "READER="+token("--operator", "bob", "--scope", "telemetry:read,command:read"))
 	if out, err := film.CombinedOutput(); err != nil {
 		t.Errorf("%v\n%s", err, out)
 	}
