@@ -14,6 +14,7 @@ import (
 	"sync"
 	"testing"
 	"text/tabwriter"
+	"time"
 
 	"cellgate/test/check"
 	"cellgate/test/harness"
@@ -125,6 +126,13 @@ func startCell(t *testing.T) *cell {
 	c.a.Start()
 	c.b.Start()
 	c.operator = c.a.OperatorToken()
+	check.Within(t, time.Minute, "the new cell takes commands", func() error {
+		status, answer, err := c.a.Do(http.MethodPost, "/v1/vehicles/LTESTEV1XTA009999/commands", c.operator, map[string]any{"id": "first", "name": "wake"})
+		if err == nil && status != http.StatusAccepted {
+			err = fmt.Errorf("%d %s", status, answer) //nolint:err113 // a test's
+		}
+		return err
+	})
 	c.service = c.a.Cellgate("token", "issue", "--config", c.a.Config, "--service", "watch", "--scope", "telemetry:read")
 	return c
 }

@@ -18,9 +18,10 @@ func TestKills(t *testing.T) {
 		t.Run("Kafka "+version, func(t *testing.T) {
 			kafka := harness.ApacheKafka(t, version, 1)
 			redis, _ := harness.Redis(t)
-			scenario.CommandsThroughAKill(t, kafka, redis, 2*time.Second)
-			scenario.PresenceThroughAKill(t, kafka, redis)
-			scenario.SyncThroughAKill(t, kafka, harness.EmbeddedKafka(t), redis)
+			// One after the other has ended: they are gateways of one cell, which has one.
+			t.Run("commands", func(t *testing.T) { scenario.CommandsThroughAKill(t, kafka, redis, 2*time.Second) })
+			t.Run("presence", func(t *testing.T) { scenario.PresenceThroughAKill(t, kafka, redis) })
+			t.Run("sync", func(t *testing.T) { scenario.SyncThroughAKill(t, kafka, harness.EmbeddedKafka(t), redis) })
 		})
 	}
 }
