@@ -110,7 +110,8 @@ type Numbered struct {
 }
 
 // Presence numbers an event (connected, ready, disconnected) of the connection c: OK, or Already when the end of that connection has
-// been told. An end that was said before, and not told, is answered as it was said.
+// been told; Missing when Redis has lost it; NotOwner when the
+// epoch is another boot's. An end that was said before, and not told, is answered as it was said.
 func (s *Store) Presence(ctx context.Context, vin string, c Connection, event, reason string, at time.Time) (Numbered, Verdict, error) {
 	vehicle := s.keys.vehicle(vin)
 	r, err := s.do(ctx, call{

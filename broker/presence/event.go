@@ -92,9 +92,15 @@ type entry struct {
 
 // add appends an event. Of those that nobody was told of, the last disconnected and the events after it are kept.
 func (e *entry) add(v Event, told Mark) {
+	var now Mark
+	if len(e.events) > 0 {
+		now = e.latest().Mark
+	}
 	waiting := e.events[:0]
 	for _, w := range e.events {
-		if w.after(told) && w.after(e.published) {
+		// A session that began later than the one that now ends is still open.
+		open := v.Kind == Disconnected && w.Kind != Disconnected && w.Mark == now && w.Place().after(v.Place())
+		if open || w.after(told) && w.after(e.published) {
 			waiting = append(waiting, w)
 		}
 	}
@@ -114,7 +120,24 @@ func (e *entry) waiting(told Mark) []Event {
 	return nil
 }
 
+// last is the event that came last, latest the one of the latest place: the end of a session before may come late.
 func (e *entry) last() *Event { return &e.events[len(e.events)-1] }
+
+func (e *entry) latest() *Event {
+	latest := &e.events[0]
+	for i := range e.events {
+		if e.events[i].Place().after(latest.Place()) {
+			latest = &e.events[i]
+		}
+	}
+	return latest
+}
+
+// open reports whether a cell of several gateways was told that a session of this one began, and not that it ended.
+func (e *entry) open() bool {
+	v := e.latest()
+	return v.Kind != Disconnected && v.As.Epoch != 0 && v.Node == ""
+}
 
 func appendMark(b []byte, m Mark) []byte {
 	return binary.AppendUvarint(binary.AppendVarint(b, m.Epoch), m.Seq)

@@ -66,6 +66,7 @@ type Outbox struct {
 	late    []Event // written since the present sweep began; missed: there were too many
 	missed  bool
 	lost    map[string]struct{} // were connected when the gateway was killed, and have not returned
+	left    []Event             // the last of each session that was open then, if Shared
 	written Mark                // the last one on the disk
 	told    Mark                // all up to it are published
 	stored  Mark                // told, as the disk has it
@@ -118,6 +119,23 @@ func (b *Outbox) Add(e Event) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.addLocked(e)
+}
+
+// Left are the last events of the sessions that were open when the gateway ended without a word; the first call has them. Each is to be
+// followed by its end (Add), or by Forget.
+func (b *Outbox) Left() []Event {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	left := b.left
+	b.left = nil
+	return left
+}
+
+// Forget takes a session off the disk whose end somebody else has told, unless the vehicle has come back. last is its last event.
+func (b *Outbox) Forget(last *Event) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.settled = append(b.settled, *last)
 }
 
 func (b *Outbox) addLocked(e Event) {

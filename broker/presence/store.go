@@ -41,7 +41,7 @@ func (b *Outbox) load() error {
 	return b.forgetTold()
 }
 
-// forgetTold removes vehicles of which everything is published, if somebody else tells who is connected.
+// forgetTold removes vehicles of which everything is published, if somebody else tells who is connected, but for those in left.
 func (b *Outbox) forgetTold() error {
 	const some = 1024
 	for at := ""; b.o.Shared; {
@@ -56,7 +56,7 @@ func (b *Outbox) forgetTold() error {
 				if err != nil {
 					return err
 				}
-				if len(e.waiting(b.told)) == 0 {
+				if len(e.waiting(b.told)) == 0 && !e.open() {
 					gone = append(gone, string(k))
 				}
 			}
@@ -93,6 +93,9 @@ func (b *Outbox) loadVehicles() error {
 			last := e.last()
 			if last.Kind != Disconnected && !b.o.Shared {
 				b.lost[last.VIN] = struct{}{}
+			}
+			if b.o.Shared && e.open() {
+				b.left = append(b.left, *e.latest())
 			}
 			if last.after(b.written) {
 				b.written = last.Mark
@@ -156,7 +159,7 @@ func forget(vehicles *statefile.Bucket, end *Event) error {
 		return nil
 	}
 	e, err := decode(end.VIN, data)
-	if err != nil || e.last().Mark != end.Mark {
+	if err != nil || e.latest().Mark != end.Mark {
 		return err
 	}
 	return vehicles.Delete([]byte(end.VIN))
@@ -260,7 +263,7 @@ func (b *Outbox) mark(batch []Event) error {
 			if err != nil {
 				return err
 			}
-			if e.published = v.Mark; v.Kind == Disconnected && e.last().Mark == v.Mark {
+			if e.published = v.Mark; v.Kind == Disconnected && e.latest().Mark == v.Mark {
 				err = vehicles.Delete([]byte(v.VIN))
 			} else {
 				err = vehicles.Put([]byte(v.VIN), e.encode())
@@ -275,25 +278,27 @@ func (b *Outbox) mark(batch []Event) error {
 
 // Last is what was told of a VIN last, or is about to be; false: nothing, or its end.
 func (b *Outbox) Last(vin string) (Event, bool) {
+	var last Event
 	b.mu.Lock()
-	for i := len(b.pending) - 1; i >= 0; i-- {
-		if b.pending[i].VIN == vin {
-			defer b.mu.Unlock()
-			return b.pending[i], true
+	for i := range b.pending {
+		if e := &b.pending[i]; e.VIN == vin && (last.VIN == "" || e.Place().after(last.Place())) {
+			last = *e
 		}
 	}
 	b.mu.Unlock()
-	var last Event
 	err := b.o.DB.View(func(tx *statefile.Tx) error {
 		data := vehiclesOf(tx).Get([]byte(vin))
 		if data == nil {
 			return nil
 		}
 		e, err := decode(vin, data)
-		if err == nil {
-			last = *e.last()
+		if err != nil {
+			return err
 		}
-		return err
+		if v := e.latest(); last.VIN == "" || v.Place().after(last.Place()) {
+			last = *v
+		}
+		return nil
 	})
 	return last, err == nil && last.VIN != ""
 }

@@ -53,6 +53,7 @@ type claim struct {
 	ended    bool            // the connection has
 	lost     bool            // another gateway has the vehicle
 	late     bool            // it was admitted before the cell had answered
+	forgot   bool            // Redis was seen to know earlier connections of the vehicle only
 	stored   uint64          // hash of the session that the cell has; 0 none
 }
 
@@ -149,7 +150,7 @@ func (c *claims) ask(ctx context.Context, one *claim) (cell.Claimed, bool) {
 	case got.Verdict != cell.OK:
 		c.lose(one)
 	case known != got.Epoch:
-		c.claimed(ctx, one, got, known != 0, attached)
+		c.claimed(ctx, one, got, known, attached)
 	}
 	c.presence.rouse()
 	return got, true
@@ -157,7 +158,12 @@ func (c *claims) ask(ctx context.Context, one *claim) (cell.Claimed, bool) {
 
 // claimed tells the gateway that had the vehicle. A claim that was made again has another epoch: who is connected is told anew, and
 // the session is stored again, because Redis has lost something.
-func (c *claims) claimed(ctx context.Context, one *claim, got cell.Claimed, again, attached bool) {
+func (c *claims) claimed(ctx context.Context, one *claim, got cell.Claimed, before int64, attached bool) {
+	again := before != 0
+	c.mu.Lock()
+	forgot := one.forgot
+	one.forgot = false
+	c.mu.Unlock()
 	if f := got.Former; f.Node != "" && f.Node != c.m.self.Node {
 		_ = c.m.store.Tell(ctx, f.Node, fmt.Sprintf("taken %d %s", got.Epoch, one.vin)) // the sweep finds what nobody has told
 	}
@@ -165,7 +171,7 @@ func (c *claims) claimed(ctx context.Context, one *claim, got cell.Claimed, agai
 		c.Changed(one.vin)
 	}
 	if again && attached {
-		c.presence.again(one)
+		c.presence.again(one, before, forgot)
 	}
 	if info, known := c.sessions.Get(one.vin); attached && known && info.Ready {
 		c.onClaimed(one.vin)

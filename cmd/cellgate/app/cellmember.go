@@ -9,11 +9,14 @@ import (
 	"iter"
 	"log/slog"
 	"maps"
+	"net"
 	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/redis/go-redis/v9"
 
 	"cellgate/broker/cell"
 	"cellgate/broker/shared/statefile"
@@ -33,7 +36,8 @@ type member struct {
 	// owner is the connection that this gateway has of a vehicle.
 	owner func(vin string) (cell.Connection, bool)
 
-	away    atomic.Bool   // the last call had no answer
+	away    atomic.Bool   // no answer, as far as note knows
+	late    atomic.Int32  // calls in a row whose time was over
 	changed atomic.Int64  // when that changed last, ns
 	slots   []atomic.Bool // which are open, as far as this gateway knows
 	wake    chan struct{} // capacity 1
@@ -131,16 +135,33 @@ func (m *member) missing() []string {
 	return slices.Sorted(maps.Keys(m.waiting))
 }
 
+// lateCalls in a row whose time is over say that Redis is away. One may be this machine's, or its own, moment of much work.
+const lateCalls = 2
+
+// timeOver reports whether a call had no answer in its time, on a connection that there is.
+func timeOver(err error) bool {
+	var way *net.OpError
+	if errors.As(err, &way) && way.Op == "dial" {
+		return false
+	}
+	var timed net.Error
+	return errors.Is(err, redis.ErrPoolTimeout) || errors.As(err, &timed) && timed.Timeout()
+}
+
 // note tells what a call has come to. It returns the error.
 func (m *member) note(err error) error {
 	switch {
 	case err == nil, errors.Is(err, cell.ErrUnconfirmed):
+		m.late.Store(0)
 		if m.away.CompareAndSwap(true, false) {
 			m.changed.Store(time.Now().UnixNano())
 			m.log.Info("Redis answers")
 			m.rouse()
 		}
 	case errors.Is(err, cell.ErrAway) && !errors.Is(err, context.Canceled):
+		if timeOver(err) && m.late.Add(1) < lateCalls {
+			return err
+		}
 		if m.away.CompareAndSwap(false, true) {
 			m.changed.Store(time.Now().UnixNano())
 			m.log.Warn("Redis does not answer: vehicles are served on what this gateway knows, commands are refused", slog.Any("error", err))

@@ -3,6 +3,7 @@ package app
 import (
 	"context"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -13,7 +14,8 @@ import (
 )
 
 // cellPresence has the events of this gateway's vehicles numbered by the cell before they are told. Until then they are in memory: of
-// sessions whose gateway is gone another one tells the end, because Redis has them.
+// sessions whose gateway is gone another one tells the end, because Redis has them. Of a session that was told to be connected, and that
+// Redis has lost, the next boot tells the end, because the outbox has it on the disk.
 type cellPresence struct {
 	m      *member
 	claims *claims
@@ -25,8 +27,18 @@ type cellPresence struct {
 	mu    sync.Mutex
 	byVIN map[string][]heard // what is not numbered, in order
 	busy  map[string]bool    // VINs that are being numbered
-	boots map[string]bool    // that lived when last looked
-	walk  time.Time          // the last one
+
+	// Of watch and what it calls alone.
+	boots  map[string]bool      // that lived when last looked
+	walk   time.Time            // the last one
+	left   []cell.Session       // of it: their ends are not told yet
+	handed map[ending]time.Time // ends that were, for a while
+}
+
+// ending is the end of a session.
+type ending struct {
+	vin   string
+	epoch int64
 }
 
 // heard is an event of a connection.
@@ -35,13 +47,34 @@ type heard struct {
 	kind   presence.Kind
 	at     time.Time
 	reason string
+	// forgotten: Redis was seen to know earlier sessions of the vehicle only.
+	forgotten bool
 }
 
 func newCellPresence(p *peers, c *claims) *cellPresence {
 	return &cellPresence{
 		m: p.member, claims: c, live: p.liveness, log: p.log, wake: make(chan struct{}, 1),
-		byVIN: map[string][]heard{}, busy: map[string]bool{}, boots: map[string]bool{},
+		byVIN: map[string][]heard{}, busy: map[string]bool{}, boots: map[string]bool{}, handed: map[ending]time.Time{},
 	}
+}
+
+// begin takes the sessions that were open when the gateway was killed. Those that Redis has are told by a walk.
+func (c *cellPresence) begin(open []presence.Event) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for i := range open {
+		c.endLocked(open[i].VIN, open[i].As.Epoch, presence.GatewayLost, false)
+	}
+}
+
+// endLocked queues the end of a session that this gateway has not any more, before what is to be told of those after it.
+func (c *cellPresence) endLocked(vin string, epoch int64, reason string, forgotten bool) {
+	of := &claim{vin: vin, ended: true, conn: cell.Connection{Node: c.m.self.Node, Boot: c.m.self.Boot, Epoch: epoch}}
+	at := 0
+	if c.busy[vin] {
+		at = 1
+	}
+	c.byVIN[vin] = slices.Insert(c.byVIN[vin], at, heard{of, presence.Disconnected, time.Now(), reason, forgotten})
 }
 
 // report takes what a connection has come to. It does not block. Of a connection that has ended before anything was told of it, the
@@ -62,12 +95,15 @@ func (c *cellPresence) report(of *claim, p *session.Presence) {
 			events = events[:len(events)-1]
 		}
 	}
-	c.byVIN[p.Key] = append(events, heard{of, kind, p.At, string(p.Reason)})
+	c.byVIN[p.Key] = append(events, heard{of, kind, p.At, string(p.Reason), false})
 	c.rouse()
 }
 
-// again tells of a connection whose claim had to be made again.
-func (c *cellPresence) again(of *claim) {
+// again tells of a connection whose claim had to be made again. The session that it was before ends.
+func (c *cellPresence) again(of *claim, before int64, forgotten bool) {
+	c.mu.Lock()
+	c.endLocked(of.vin, before, string(session.ReasonLost), forgotten)
+	c.mu.Unlock()
 	info, known := c.claims.sessions.Get(of.vin)
 	if !known || !info.Connected {
 		return
@@ -167,20 +203,33 @@ func (c *cellPresence) numberOne(vin string, e *heard) (done bool) {
 	if conn.Epoch == 0 {
 		return !asking && (lost || ended)
 	}
-	return c.tell(vin, conn, e.kind, e.reason, e.at)
+	return c.tell(vin, conn, e)
 }
 
 // tell numbers an event and hands it to the outbox.
-func (c *cellPresence) tell(vin string, conn cell.Connection, kind presence.Kind, reason string, at time.Time) bool {
+func (c *cellPresence) tell(vin string, conn cell.Connection, e *heard) bool {
 	ctx, cancel := context.WithTimeout(context.Background(), c.m.limit())
 	defer cancel()
-	n, verdict, err := c.m.store.Presence(ctx, vin, conn, kind.String(), reason, at)
+	n, verdict, err := c.m.store.Presence(ctx, vin, conn, e.kind.String(), e.reason, e.at)
 	if c.m.note(err) != nil {
 		return false
 	}
-	if verdict == cell.OK {
-		c.hand(vin, conn, kind, n)
+	switch verdict {
+	case cell.OK:
+		c.hand(vin, conn, e.kind, n)
+		return true
+	case cell.NotOwner: // of a boot before, and Redis has it
+		return true
 	}
+	last, open := c.outbox.Last(vin)
+	if !open || last.Kind == presence.Disconnected || e.kind != presence.Disconnected || last.As.Epoch != conn.Epoch {
+		return true
+	}
+	if verdict == cell.Missing || e.forgotten { // nobody else knows the session
+		c.hand(vin, conn, e.kind, cell.Numbered{Seq: last.As.Seq + 1, At: e.at, Reason: e.reason})
+		return true
+	}
+	c.outbox.Forget(&last)
 	return true
 }
 

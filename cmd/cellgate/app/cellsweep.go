@@ -106,6 +106,9 @@ func (c *claims) compare(ctx context.Context) error {
 			} else if same(held[i].Connection, conn) {
 				continue
 			}
+			c.mu.Lock()
+			one.forgot = held[i].Epoch < conn.Epoch
+			c.mu.Unlock()
 			differ = append(differ, one)
 		}
 		c.askAll(ctx, differ)

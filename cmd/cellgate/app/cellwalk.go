@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"maps"
+	"sync"
 	"time"
 
 	"cellgate/broker/cell"
@@ -27,12 +28,14 @@ func (c *cellPresence) watch(ctx context.Context) {
 		}
 		if !gone && time.Since(c.walk) < configs.CellWalk {
 			c.boots = boots
+			_ = c.m.note(c.endLeft(ctx))
 			continue
 		}
 		if err := c.walkAll(ctx, first); c.m.note(err) != nil {
 			continue
 		}
 		c.boots, c.walk = boots, time.Now()
+		_ = c.m.note(c.endLeft(ctx))
 	}
 }
 
@@ -48,22 +51,27 @@ func living(all []cell.Gateway, self string) (boots map[string]bool, first bool)
 	return boots, first
 }
 
+// walkAll finds the sessions whose ends are to be told.
 func (c *cellPresence) walkAll(ctx context.Context, first bool) error {
-	var orphans []cell.Session
+	var left []cell.Session
 	for slot := range c.m.store.Slots() {
 		for one, err := range c.m.store.Sessions(ctx, slot) {
-			if err != nil {
-				return err
-			}
 			switch {
-			case one.Boot == c.m.self.Boot:
-				c.own(&one)
-			case first:
-				orphans = append(orphans, one)
+			case err != nil:
+				return err
+			case one.Boot == c.m.self.Boot && c.over(&one), one.Boot != c.m.self.Boot && first:
+				left = append(left, one)
 			}
 		}
 	}
-	if len(orphans) == 0 {
+	c.left = left
+	maps.DeleteFunc(c.handed, func(_ ending, at time.Time) bool { return time.Since(at) > untold })
+	return nil
+}
+
+// endLeft tells the ends of the sessions that a walk has found. Those that cannot be told now stay.
+func (c *cellPresence) endLeft(ctx context.Context) error {
+	if len(c.left) == 0 {
 		return nil
 	}
 	if err := c.live.beat(ctx, configs.CellTimeout); err != nil { // who has connected a vehicle meanwhile lives
@@ -71,47 +79,68 @@ func (c *cellPresence) walkAll(ctx context.Context, first bool) error {
 	}
 	all, _ := c.live.gateways()
 	boots, _ := living(all, c.m.self.Node)
+	var mu sync.Mutex
+	var ends sync.WaitGroup
+	var left []cell.Session
 	lost := map[string]int{}
-	for i := range orphans {
-		if one := &orphans[i]; !boots[one.Boot] && ctx.Err() == nil && c.end(one, presence.GatewayLost) {
-			lost[one.Node]++
+	places := make(chan struct{}, configs.CellPool/2)
+	for _, one := range c.left {
+		own := one.Boot == c.m.self.Boot
+		if own && !c.over(&one) || !own && boots[one.Boot] || time.Since(c.handed[ending{one.VIN, one.Epoch}]) < untold {
+			continue
 		}
+		places <- struct{}{}
+		ends.Go(func() {
+			defer func() { <-places }()
+			done := c.end(ctx, &one, own)
+			mu.Lock()
+			defer mu.Unlock()
+			switch {
+			case !done:
+				left = append(left, one)
+			case !own:
+				lost[one.Node]++
+				fallthrough
+			default:
+				c.handed[ending{one.VIN, one.Epoch}] = time.Now()
+			}
+		})
 	}
-	for node := range maps.Keys(lost) {
-		c.log.Warn("a gateway lives no more: its vehicles are told to be disconnected", slog.String("node", node), slog.Int("vehicles", lost[node]))
+	ends.Wait()
+	c.left = left
+	for node, n := range lost {
+		c.log.Warn("a gateway lives no more: its vehicles are told to be disconnected", slog.String("node", node), slog.Int("vehicles", n))
 	}
 	return nil
 }
 
-// own ends what Redis has as a session of this gateway when there is no such connection.
-func (c *cellPresence) own(one *cell.Session) {
+// over reports whether what Redis has as a session of this gateway is none, and nobody is about to tell so.
+func (c *cellPresence) over(one *cell.Session) bool {
 	of, conn := c.claims.of(one.VIN)
 	c.mu.Lock()
 	_, waiting := c.byVIN[one.VIN]
 	c.mu.Unlock()
-	if waiting {
-		return
+	if waiting || one.Ended != nil && time.Since(one.Ended.At) < untold {
+		return false
 	}
-	if of != nil {
-		_, asking, _, ended := c.claims.state(of)
-		if asking || conn.Epoch == one.Epoch && !ended {
-			return
-		}
+	if of == nil {
+		return true
 	}
-	c.end(one, string(session.ReasonLost))
+	_, asking, _, ended := c.claims.state(of)
+	return !asking && (conn.Epoch != one.Epoch || ended)
 }
 
 // untold is how long an end may be on its way to Kafka before it is told once more.
 const untold = time.Minute
 
-// end tells the end of a session, if it is not on its way.
-func (c *cellPresence) end(one *cell.Session, reason string) bool {
-	if one.Ended == nil {
-		return c.tell(one.VIN, one.Connection, presence.Disconnected, reason, time.Now())
-	}
-	if time.Since(one.Ended.At) < untold {
+// end tells the end of a session. One that was numbered before, but that no gateway has any more, is told as it was numbered.
+func (c *cellPresence) end(ctx context.Context, one *cell.Session, own bool) bool {
+	if c.m.away.Load() || ctx.Err() != nil {
 		return false
 	}
-	c.hand(one.VIN, one.Connection, presence.Disconnected, *one.Ended)
-	return true
+	e := heard{kind: presence.Disconnected, at: time.Now(), reason: presence.GatewayLost}
+	if own {
+		e.reason = string(session.ReasonLost)
+	}
+	return c.tell(one.VIN, one.Connection, &e)
 }

@@ -50,6 +50,7 @@ func (o *outlets) openPresence(sessions *session.Manager) (*presence.Outbox, err
 		return outbox, nil
 	}
 	o.told.outbox = outbox
+	o.told.begin(outbox.Left())
 	sessions.OnPresence(func(p session.Presence) {
 		if p.Vehicle {
 			o.claims.told(&p)

@@ -1,0 +1,159 @@
+package app
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	wire "github.com/alicebob/miniredis/v2/server"
+
+	"cellgate/broker/cell"
+	"cellgate/test/check"
+	"cellgate/test/mqtt"
+)
+
+// ends are the disconnected of a vehicle by epoch, once there are n.
+func (r *rig) ends(vin string, n int) map[int64][]told {
+	r.t.Helper()
+	var all map[int64][]told
+	check.Within(r.t, 40*time.Second, "ends", func() error {
+		all = map[int64][]told{}
+		for _, e := range r.events(vin, n) {
+			if e.Event == "disconnected" {
+				all[e.Epoch] = append(all[e.Epoch], e)
+			}
+		}
+		if len(all) < n {
+			return fmt.Errorf("%+v", all)
+		}
+		return nil
+	})
+	return all
+}
+
+// lost is a session of a gateway that lives no longer than ttl from now on.
+func (r *rig) lost(vin string, ttl time.Duration) cell.Connection {
+	r.t.Helper()
+	gone := cell.Gateway{Node: "gw-9", Boot: "b9", Dir: "d9", Mode: "several", Start: time.Now(), Runs: "{}"}
+	store := r.gw[0].member.store
+	_, err := store.Alive(r.t.Context(), gone, ttl)
+	check.OK(r.t, err)
+	c := cell.Connection{Node: gone.Node, Boot: gone.Boot, Number: 1}
+	got, err := store.Claim(r.t.Context(), vin, c, 0, true)
+	check.OK(r.t, err)
+	c.Epoch = got.Epoch
+	return c
+}
+
+// TestEndNumberedByTheDead: of an end that was numbered, and not told, by a gateway that is then killed a survivor tells at once.
+func TestEndNumberedByTheDead(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, 1)
+	c := r.lost(roamer, 4*time.Second)
+	_, _, err := r.gw[0].member.store.Presence(t.Context(), roamer, c, "disconnected", "keepalive", time.Now())
+	check.OK(t, err)
+	if e := r.ends(roamer, 1)[c.Epoch]; len(e) != 1 || e[0].Reason != "keepalive" || e[0].Node != "gw-9" {
+		t.Errorf("%+v", e)
+	}
+}
+
+// TestEndUnconfirmed: an end that a survivor could not have confirmed is tried again.
+func TestEndUnconfirmed(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, 1)
+	var refused atomic.Int32
+	r.redis.Server().SetPreHook(func(c *wire.Peer, cmd string, args ...string) bool {
+		if !strings.HasPrefix(cmd, "EVAL") || !strings.Contains(strings.Join(args, " "), "gateway_lost") || refused.Add(1) > 3 {
+			return false
+		}
+		c.WriteError("ERR not now")
+		return true
+	})
+	c := r.lost(roamer, 4*time.Second)
+	if e := r.ends(roamer, 1)[c.Epoch]; len(e) != 1 || e[0].Reason != "gateway_lost" {
+		t.Errorf("%+v", e)
+	}
+	if refused.Load() <= 3 {
+		t.Errorf("%d calls", refused.Load())
+	}
+}
+
+// TestEndForgottenByRedis: a session that ended while Redis was away, and whose gateway was then stopped, has its end told by the next boot,
+// though Redis has lost it, and another gateway has the vehicle.
+func TestEndForgottenByRedis(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, 2)
+	c := r.connect(0, roamer, mqtt.V5)
+	c.Subscribe(mqtt.Filter("v1/"+roamer+"/cmd/#", 1))
+	epoch := r.events(roamer, 2)[0].Epoch
+	r.redis.SetError("LOADING")
+	check.Eventually(t, "Redis away", r.gw[0].member.away.Load)
+	c.Disconnect()
+	halt(t, r.gw[0])
+	r.redis.FlushAll()
+	r.redis.SetError("")
+	r.connect(1, roamer, mqtt.V5)
+	again, _ := boot(t, r.files[0])
+	e := r.ends(roamer, 1)[epoch]
+	if len(e) != 1 || e[0].Reason != "gateway_lost" || e[0].Node != "gw-1" || e[0].Seq != 3 {
+		t.Errorf("%+v", e)
+	}
+	check.Within(t, 10*time.Second, "nothing is left", func() error {
+		if last, known := again.presence.Last(roamer); known {
+			return fmt.Errorf("%+v", last)
+		}
+		return nil
+	})
+}
+
+// TestEndOfAForgottenClaim: a connection whose claim Redis has lost begins anew for the cell, and the session that was told before ends.
+func TestEndOfAForgottenClaim(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, 1)
+	c := r.connect(0, roamer, mqtt.V5)
+	c.Subscribe(mqtt.Filter("v1/"+roamer+"/cmd/#", 1))
+	epoch := r.events(roamer, 2)[0].Epoch
+	r.redis.SetError("LOADING")
+	check.Eventually(t, "Redis away", r.gw[0].member.away.Load)
+	r.redis.FlushAll()
+	r.redis.SetError("")
+	if e := r.ends(roamer, 1)[epoch]; len(e) != 1 || e[0].Reason != "lost" || e[0].Seq != 3 {
+		t.Errorf("%+v", e)
+	}
+	events := r.events(roamer, 5)
+	if last := events[len(events)-1]; last.Epoch <= epoch || last.Event != "ready" {
+		t.Errorf("%+v", events)
+	}
+	c.Ping()
+}
+
+// TestAwayAfterTwo: one call whose time is over does not say that Redis is away, two in a row do, and so does a broken connection.
+func TestAwayAfterTwo(t *testing.T) {
+	t.Parallel()
+	m := &member{log: slog.New(slog.DiscardHandler), wake: make(chan struct{}, 1)}
+	late := fmt.Errorf("claim: %w: %w", cell.ErrAway, os.ErrDeadlineExceeded)
+	for i, step := range []struct {
+		err  error
+		away bool
+	}{
+		{late, false},
+		{nil, false},
+		{late, false},
+		{cell.ErrUnconfirmed, false},
+		{late, false},
+		{late, true},
+		{nil, false},
+		{late, false},
+		{fmt.Errorf("claim: %w: %w", cell.ErrAway, errors.New("EOF")), true},
+		{nil, false},
+	} {
+		if _ = m.note(step.err); m.away.Load() != step.away {
+			t.Errorf("step %d, %v: away %v", i, step.err, m.away.Load())
+		}
+	}
+}
