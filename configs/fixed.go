@@ -34,6 +34,8 @@ const (
 	CellPause = 5 * time.Second
 	// CellWalk is how often all sessions that Redis has are held against the gateways that live; it is also done when one ends.
 	CellWalk = 5 * time.Minute
+	// CommandGrace is how long a request waits for several gateways' decision beside redis.confirm_timeout.
+	CommandGrace = 250 * time.Millisecond
 	// CommandStartGrace is how long after the start no command expires, so that results that the journal has are told first.
 	CommandStartGrace = 2 * time.Second
 	// JournalSegmentAge is the age at which a segment is closed although it is not full, also without

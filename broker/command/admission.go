@@ -173,13 +173,16 @@ func (s *Service) Create(ctx context.Context, r Request) (cmd Command, created b
 		cmd     Command
 		created bool
 	}
+	if r.came.IsZero() {
+		r.came = time.Now()
+	}
 	var found error
 	done := make(chan error, 1)
-	err = s.enter(ctx, r.VIN, &request{done: done, run: func(b *batch) (err error) {
+	err = s.enter(ctx, r.VIN, &request{id: r.ID, done: done, run: func(b *batch) (err error) {
 		out.cmd, out.created, err = b.take(&r, found, false)
 		return err
-	}}, func(ctx context.Context) error {
-		found = s.decide(ctx, &r)
+	}}, func(ctx, waits context.Context) error {
+		found = s.decide(ctx, waits, &r)
 		return unknown(found)
 	})
 	if err == nil {
@@ -251,13 +254,14 @@ func (s *Service) fromMQTT(rec *message.Record, c Caller) (Request, error) {
 // room, never for the disk. The record is not kept.
 func (s *Service) Submit(ctx context.Context, rec *message.Record, c Caller, refusable bool, answer func(reason byte)) error {
 	r, found := s.fromMQTT(rec, c)
+	r.came = time.Now()
 	if found != nil && (refusable || ofTopic(found)) {
 		s.told(&r, false, found)
 		answer(reasonCode(found))
 		return nil
 	}
 	err := s.enter(ctx, r.VIN, &request{
-		run: func(b *batch) error {
+		id: r.ID, run: func(b *batch) error {
 			_, _, err := b.take(&r, found, !refusable)
 			return err
 		},
@@ -269,9 +273,9 @@ func (s *Service) Submit(ctx context.Context, rec *message.Record, c Caller, ref
 			}
 			answer(reasonCode(err))
 		},
-	}, func(ctx context.Context) error {
+	}, func(ctx, waits context.Context) error {
 		if found == nil {
-			found = s.decide(ctx, &r)
+			found = s.decide(ctx, waits, &r)
 		}
 		return unknown(found)
 	})

@@ -25,6 +25,9 @@ type Cell struct {
 	// Heard is told what each call of Redis has come to, nil for an answer; Closed of a slot that a script has found closed.
 	Heard  func(error)
 	Closed func(slot int)
+	// Patience is for how long a request waits to be decided on. After it nothing more is asked for it, and it is answered
+	// "unknown, repeat".
+	Patience time.Duration
 }
 
 // UnknownError says that what has become of a request is not known. Its Err is ErrUnknown.
@@ -43,6 +46,9 @@ func (e *UnknownError) Error() string {
 
 // Unwrap makes it ErrUnknown.
 func (e *UnknownError) Unwrap() error { return ErrUnknown }
+
+// errWaited is why nothing is known of a request that was not decided on in time.
+var errWaited = errors.New("redis has not decided on it in time")
 
 // errSlotClosed is why commands are not decided for a while.
 var errSlotClosed = errors.New("not every gateway of the cell has told Redis what it remembers")
@@ -72,15 +78,17 @@ func (c *Cell) answered(slot int, id string, a cell.Answer, err error) (cell.Ans
 	return a, nil
 }
 
-// ask asks about a command, when it is known that there will be an answer.
-func (s *Service) ask(vin, id string, question func(st *cell.Store) (cell.Answer, error)) (cell.Answer, error) {
+// ask asks about a command, when it is known that there will be an answer, and as long as waits has not ended.
+func (s *Service) ask(waits context.Context, vin, id string, question func(st *cell.Store) (cell.Answer, error)) (cell.Answer, error) {
 	c := s.o.Cell
 	if err := c.usable(vin, id); err != nil {
 		return cell.Answer{}, err
 	}
 	var a cell.Answer
 	var err error
-	s.turns.at(func() { a, err = question(c.Store) })
+	if !s.turns.at(waits, func() { a, err = question(c.Store) }) {
+		return a, &UnknownError{ID: id, Why: errWaited}
+	}
 	return c.answered(c.Store.Slot(vin), id, a, err)
 }
 
@@ -104,7 +112,7 @@ func (s *Service) change(ctx context.Context, vin, id string, to State, question
 	var a cell.Answer
 	lost := false
 	err := s.insist(ctx, func() (err error) {
-		a, err = s.ask(vin, id, question)
+		a, err = s.ask(ctx, vin, id, question)
 		lost = lost || err != nil
 		return err
 	})
@@ -114,8 +122,9 @@ func (s *Service) change(ctx context.Context, vin, id string, to State, question
 	return a, err
 }
 
-// decide has the cell decide on a request that check found right: r.decided is its answer, or the error says why not.
-func (s *Service) decide(ctx context.Context, r *Request) error {
+// decide has the cell decide on a request that check found right: r.decided is its answer, or the error says why not. When waits
+// has ended nothing more is asked: who gave up must not find a command accepted later.
+func (s *Service) decide(ctx, waits context.Context, r *Request) error {
 	if err := s.admitHere(r); err != nil {
 		return err
 	}
@@ -125,14 +134,20 @@ func (s *Service) decide(ctx context.Context, r *Request) error {
 	}
 	var a cell.Answer
 	var err error
-	s.turns.at(func() { a, err = c.Store.Reserve(ctx, r.VIN, r.ID, digest, r.TTL) })
+	if !s.turns.at(waits, func() { a, err = c.Store.Reserve(ctx, r.VIN, r.ID, digest, r.TTL) }) {
+		return &UnknownError{ID: r.ID, Why: errWaited}
+	}
 	if a, err = c.answered(c.Store.IDSlot(r.ID), r.ID, a, err); err != nil {
 		return err
 	}
 	if a.Verdict == cell.Conflict {
 		return fmt.Errorf("%w: %s", ErrConflict, r.ID)
 	}
-	a, err = s.ask(r.VIN, r.ID, func(st *cell.Store) (cell.Answer, error) { return st.Accept(ctx, s.offered(r, digest)) })
+	o := s.offered(r, digest)
+	if o.Created == 0 && !r.came.IsZero() {
+		o.Created = a.Now - time.Since(r.came).Milliseconds() // Redis may run the script long after it was sent
+	}
+	a, err = s.ask(waits, r.VIN, r.ID, func(st *cell.Store) (cell.Answer, error) { return st.Accept(ctx, o) })
 	if err != nil {
 		return err
 	}
@@ -196,7 +211,7 @@ func digestText(d []byte) string { return base64.RawURLEncoding.EncodeToString(d
 // decideFor has the cell decide on a request of which the sender hears by events alone. It insists; why it is refused is found.
 func (s *Service) decideFor(ctx context.Context, r *Request, found *error) error {
 	if *found == nil {
-		*found = s.insist(ctx, func() error { return s.decide(ctx, r) })
+		*found = s.insist(ctx, func() error { return s.decide(ctx, ctx, r) })
 	}
 	if errors.Is(*found, ErrClosed) {
 		return ErrClosed
@@ -233,7 +248,7 @@ func (s *Service) decideOne(ctx context.Context, a *asked) error {
 	r := &a.Request
 	if a.found == nil {
 		a.found = s.insist(ctx, func() error {
-			err := s.decide(ctx, r)
+			err := s.decide(ctx, ctx, r)
 			if errors.Is(err, ErrBusy) {
 				return &UnknownError{ID: r.ID, Why: err}
 			}
@@ -260,7 +275,7 @@ func (s *Service) refuseOnce(ctx context.Context, a *asked) error {
 		a.elsewhere = true // what became of it may be forgotten by now
 		return nil
 	}
-	got, err := s.ask(r.VIN, r.ID, func(st *cell.Store) (cell.Answer, error) {
+	got, err := s.ask(ctx, r.VIN, r.ID, func(st *cell.Store) (cell.Answer, error) {
 		return st.Refuse(ctx, s.offered(r, digestText(r.digest())), string(state), why)
 	})
 	a.elsewhere = got.Verdict != cell.OK
@@ -283,34 +298,6 @@ func (s *Service) admitHere(r *Request) error {
 		return fmt.Errorf("%w: %d are open at this gateway", ErrBusy, s.o.MaxOpen)
 	case s.o.Publish != nil && !s.o.DropOldEvents && st.Waiting >= s.o.MaxEvents:
 		return fmt.Errorf("%w: %d changes of state wait for Kafka", ErrBusy, s.o.MaxEvents)
-	}
-	return nil
-}
-
-// enter has a request decided in its vehicle's turn where several gateways are, and then hands it to the loop. decide may be nil.
-func (s *Service) enter(ctx context.Context, vin string, r *request, decide func(context.Context) error) error {
-	if s.o.Cell == nil || decide == nil {
-		return s.inbox.put(ctx, r)
-	}
-	if err := s.inbox.reserve(ctx, r); err != nil {
-		return err
-	}
-	run := s.turns.run
-	if r.must {
-		run = s.turns.must
-	}
-	ok := run(vin, func(ctx context.Context) {
-		if err := decide(ctx); err != nil {
-			r.finish(err)
-			return
-		}
-		if !s.inbox.add(r) {
-			r.finish(ErrClosed)
-		}
-	})
-	if !ok {
-		r.release()
-		return ErrClosed
 	}
 	return nil
 }

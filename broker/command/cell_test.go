@@ -93,7 +93,7 @@ func (c *together) add(name string) *member {
 	m.engine = &roads{m: m, engine: engine{version: 5, arrived: make(chan *message.Delivery, 10_000)}}
 	m.Service = start(c.T, Options{
 		Deliverer: m.engine, Publish: m.told.Publish,
-		Cell: &Cell{Store: store, Node: name, Owner: m.owner, Usable: m.usable, Heard: func(error) {}, Closed: func(int) {}},
+		Cell: &Cell{Store: store, Node: name, Owner: m.owner, Usable: m.usable, Heard: func(error) {}, Closed: func(int) {}, Patience: time.Minute},
 	})
 	c.all = append(c.all, m)
 	return m

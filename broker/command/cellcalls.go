@@ -18,37 +18,35 @@ func (s *Service) cancelTogether(ctx context.Context, c Caller, vin, id string) 
 	var out Command
 	var a cell.Answer
 	done := make(chan error, 1)
-	err := s.cell().usable(vin, id)
-	if err == nil {
-		err = s.enter(ctx, vin, &request{done: done, run: func(b *batch) (err error) {
-			out, err = b.cancelled(&a)
-			if b.fail != nil {
-				return b.fail
-			}
-			asked.Name = out.Name
-			b.after = append(b.after, func() { b.s.audit(asked, err) })
-			return err
-		}}, func(ctx context.Context) (err error) {
-			a, err = s.askCancel(ctx, c, vin, id)
-			return err
-		})
-	}
+	err := s.enter(ctx, vin, &request{id: id, done: done, run: func(b *batch) (err error) {
+		out, err = b.cancelled(&a)
+		if b.fail != nil {
+			return b.fail
+		}
+		asked.Name = out.Name
+		b.after = append(b.after, func() { b.s.audit(asked, err) })
+		return err
+	}}, func(ctx, waits context.Context) (err error) {
+		a, err = s.askCancel(ctx, waits, c, vin, id)
+		return err
+	})
 	if err == nil {
 		err = wait(ctx, done)
 	}
-	if undecided(err) {
-		s.audit(asked, err)
+	if undecided(err) { // asked and out may still be written to
+		s.audit(Audited{Action: ActionCancel, Caller: c, VIN: vin, ID: id}, err)
+		return Command{}, err
 	}
-	if err != nil && ctx.Err() != nil { // out may still be written to
+	if err != nil && ctx.Err() != nil {
 		return Command{}, err
 	}
 	return out, err
 }
 
 // askCancel asks to cancel a command that the caller may cancel. A verdict that is none of cancel's, Refused, says that it may not.
-func (s *Service) askCancel(ctx context.Context, c Caller, vin, id string) (cell.Answer, error) {
+func (s *Service) askCancel(ctx, waits context.Context, c Caller, vin, id string) (cell.Answer, error) {
 	if c.May != nil {
-		a, err := s.ask(vin, id, func(st *cell.Store) (cell.Answer, error) { return st.Look(ctx, vin, id) })
+		a, err := s.ask(waits, vin, id, func(st *cell.Store) (cell.Answer, error) { return st.Look(ctx, vin, id) })
 		if err != nil || a.Verdict != cell.OK {
 			return a, err
 		}
@@ -57,7 +55,7 @@ func (s *Service) askCancel(ctx context.Context, c Caller, vin, id string) (cell
 			return a, nil
 		}
 	}
-	a, err := s.ask(vin, id, func(st *cell.Store) (cell.Answer, error) { return st.Cancel(ctx, vin, id) })
+	a, err := s.ask(waits, vin, id, func(st *cell.Store) (cell.Answer, error) { return st.Cancel(ctx, vin, id) })
 	if err != nil {
 		s.lost.add(id)
 	} else if s.lost.take(id) && a.Verdict == cell.Already && a.Record.State == string(Cancelled) {
@@ -123,10 +121,15 @@ func (s *Service) getTogether(ctx context.Context, vin, id string) (Command, err
 	if err := c.usable(vin, id); err != nil {
 		return s.getLocal(vin, id, err)
 	}
+	waits, cancel := context.WithTimeout(ctx, c.Patience)
+	defer cancel()
 	if vin == "" {
 		var err error
-		s.turns.at(func() { vin, err = c.Store.VehicleOf(ctx, id) })
-		c.Heard(err)
+		if s.turns.at(waits, func() { vin, err = c.Store.VehicleOf(ctx, id) }) {
+			c.Heard(err)
+		} else {
+			err = errWaited
+		}
 		switch {
 		case err != nil:
 			return s.getLocal("", id, &UnknownError{ID: id, Why: err})
@@ -136,7 +139,7 @@ func (s *Service) getTogether(ctx context.Context, vin, id string) (Command, err
 			vin = s.local(id).VIN
 		}
 	}
-	a, err := s.ask(vin, id, func(st *cell.Store) (cell.Answer, error) { return st.Look(ctx, vin, id) })
+	a, err := s.ask(waits, vin, id, func(st *cell.Store) (cell.Answer, error) { return st.Look(ctx, vin, id) })
 	switch {
 	case err != nil:
 		return s.getLocal(vin, id, err)

@@ -79,6 +79,8 @@ type Request struct {
 	// At is when the command was given, from which TTL counts; zero is now. A later time counts as now.
 	At time.Time
 
+	// came is when it arrived: its time to live counts from then, however long it waits.
+	came time.Time
 	// named: the id stands in a topic, and none is made up for it.
 	named bool
 	props properties

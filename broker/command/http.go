@@ -91,7 +91,9 @@ func (h *Handler) create(w http.ResponseWriter, r *http.Request) {
 		problem.Write(w, http.StatusBadRequest, "", err.Error(), nil)
 		return
 	}
+	came := time.Now()
 	req, status, err := h.request(w, r)
+	req.came = came
 	if err != nil {
 		problem.Write(w, status, "", err.Error(), nil)
 		return

@@ -48,7 +48,7 @@ func (s *Service) Result(ctx context.Context, rec *message.Record) error {
 		return s.inbox.put(ctx, &request{must: true, run: func(b *batch) error { return b.report(p) }})
 	}
 	var a cell.Answer
-	return s.enter(ctx, vin, &request{must: true, run: func(b *batch) error { return b.reported(p, &a) }}, func(ctx context.Context) (err error) {
+	return s.enter(ctx, vin, &request{must: true, run: func(b *batch) error { return b.reported(p, &a) }}, func(ctx, _ context.Context) (err error) {
 		a, err = s.reportTogether(ctx, p)
 		return err
 	})
@@ -62,7 +62,7 @@ func (s *Service) Command(ctx context.Context, rec *message.Record) error {
 	return s.enter(ctx, r.VIN, &request{must: true, run: func(b *batch) error {
 		_, _, err := b.take(&r, found, true)
 		return err
-	}}, func(ctx context.Context) error { return s.decideFor(ctx, &r, &found) })
+	}}, func(ctx, _ context.Context) error { return s.decideFor(ctx, &r, &found) })
 }
 
 // refusal is what is told of a request that is refused: the state, and the cause.

@@ -20,6 +20,8 @@ type request struct {
 	done  chan error  // capacity 1, or nil
 	then  func(error) // called with what came of it, or nil; it must not block
 	err   error
+	id    string // of the command, for who hears that nothing is known of it
+	over  sync.Once
 	slots chan struct{} // where the submitter's slot goes back to, or nil
 }
 
@@ -30,14 +32,17 @@ func (r *request) release() {
 	}
 }
 
+// finish tells what came of it. Who gave up before hears nothing more.
 func (r *request) finish(err error) {
-	r.release()
-	if r.done != nil {
-		r.done <- err
-	}
-	if r.then != nil {
-		r.then(err)
-	}
+	r.over.Do(func() {
+		r.release()
+		if r.done != nil {
+			r.done <- err
+		}
+		if r.then != nil {
+			r.then(err)
+		}
+	})
 }
 
 // inbox is what the loop has to do. Callbacks never wait for it: what they may add is bounded by the

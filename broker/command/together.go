@@ -106,7 +106,7 @@ func (s *Service) local(id string) (rec *record) {
 
 // read takes over a command as the cell has it, and reports whether it has it.
 func (s *Service) read(ctx context.Context, vin, id string) bool {
-	a, err := s.ask(vin, id, func(st *cell.Store) (cell.Answer, error) { return st.Look(ctx, vin, id) })
+	a, err := s.ask(ctx, vin, id, func(st *cell.Store) (cell.Answer, error) { return st.Look(ctx, vin, id) })
 	if err != nil || a.Verdict != cell.OK {
 		return false
 	}
@@ -144,7 +144,7 @@ func (s *Service) permit(vin string, hand []uint64, by cell.Connection) {
 				s.note(func() { s.askAgain(seq) })
 				return
 			}
-			a, err := s.ask(vin, id, func(st *cell.Store) (cell.Answer, error) { return st.Send(ctx, vin, id, by) })
+			a, err := s.ask(ctx, vin, id, func(st *cell.Store) (cell.Answer, error) { return st.Send(ctx, vin, id, by) })
 			s.permitted(seq, by.Epoch, a, err)
 		})
 	}
@@ -166,7 +166,9 @@ func (s *Service) readBefore(ctx context.Context, vin string, number uint64) boo
 	}
 	var ids []string
 	var err error
-	s.turns.at(func() { ids, err = c.Store.OpenOf(ctx, vin, number, s.o.MaxQueued) })
+	if !s.turns.at(ctx, func() { ids, err = c.Store.OpenOf(ctx, vin, number, s.o.MaxQueued) }) {
+		return false
+	}
 	found := false
 	for _, id := range ids {
 		if err == nil && s.local(id) == nil {

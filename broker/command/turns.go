@@ -2,6 +2,7 @@ package command
 
 import (
 	"context"
+	"slices"
 	"sync"
 )
 
@@ -16,7 +17,7 @@ type turns struct {
 	wg     sync.WaitGroup
 
 	mu     sync.Mutex
-	queues map[string][]func(context.Context) // of vehicles with a goroutine at work
+	queues map[string][]*turn // of vehicles with a goroutine at work
 	closed bool
 	// What must be done is counted by the round in which it came, for settled.
 	round   uint64
@@ -26,25 +27,39 @@ type turns struct {
 
 func newTurns() *turns {
 	return &turns{
-		places: make(chan struct{}, maxTurns), queues: map[string][]func(context.Context){}, rounds: map[uint64]int{},
+		places: make(chan struct{}, maxTurns), queues: map[string][]*turn{}, rounds: map[uint64]int{},
 		changed: make(chan struct{}),
 	}
 }
 
+// turn is what waits for a vehicle's turn.
+type turn struct{ run func(context.Context) }
+
 // run has f called when it is the vehicle's turn, on another goroutine. It reports false when the service is closed: f is not
 // called then.
-func (t *turns) run(vin string, f func(context.Context)) bool {
+func (t *turns) run(vin string, f func(context.Context)) bool { return t.add(vin, &turn{f}) }
+
+func (t *turns) add(vin string, one *turn) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.closed {
 		return false
 	}
 	waiting, busy := t.queues[vin]
-	t.queues[vin] = append(waiting, f)
+	t.queues[vin] = append(waiting, one)
 	if !busy {
 		t.wg.Go(func() { t.work(vin) })
 	}
 	return true
+}
+
+// drop takes back what has not begun.
+func (t *turns) drop(vin string, one *turn) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if i := slices.Index(t.queues[vin], one); i >= 0 {
+		t.queues[vin] = slices.Delete(t.queues[vin], i, i+1)
+	}
 }
 
 // must is run for what settled waits for.
@@ -107,18 +122,26 @@ func (t *turns) work(vin string) {
 			t.mu.Unlock()
 			return
 		}
-		f := queue[0]
+		one := queue[0]
 		t.queues[vin] = queue[1:]
 		t.mu.Unlock()
-		f(t.ctx)
+		one.run(t.ctx)
 	}
 }
 
-// at has a place at Redis while ask runs.
-func (t *turns) at(ask func()) {
-	t.places <- struct{}{}
+// at has a place at Redis while ask runs. It reports false when who waits for that does so no longer: ask is not called then.
+func (t *turns) at(waits context.Context, ask func()) bool {
+	select {
+	case t.places <- struct{}{}:
+	case <-waits.Done():
+		return false
+	}
 	defer func() { <-t.places }()
+	if waits.Err() != nil {
+		return false
+	}
 	ask()
+	return true
 }
 
 // close waits for what was begun. The context has ended by then: nothing waits for Redis any longer.

@@ -11,6 +11,7 @@ import (
 	"cellgate/broker/session"
 	"cellgate/broker/shared/kafkaclient"
 	"cellgate/broker/shared/message"
+	"cellgate/configs"
 	"cellgate/configs/authority"
 )
 
@@ -44,7 +45,7 @@ func (m *member) commands() *command.Cell {
 	}
 	return &command.Cell{
 		Store: m.store, Node: m.self.Node, Owner: func(vin string) (cell.Connection, bool) { return m.owner(vin) },
-		Usable: m.ready, Heard: func(err error) { _ = m.note(err) }, Closed: m.closed,
+		Usable: m.ready, Heard: func(err error) { _ = m.note(err) }, Closed: m.closed, Patience: m.wait + configs.CommandGrace,
 	}
 }
 

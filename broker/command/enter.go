@@ -1,0 +1,79 @@
+package command
+
+import "context"
+
+// decider has the cell decide on a request. ctx ends with the service; waits ends when nobody waits for the decision any more.
+type decider func(ctx, waits context.Context) error
+
+// enter has a request decided in its vehicle's turn where several gateways are, and then hands it to the loop. decide may be nil.
+func (s *Service) enter(ctx context.Context, vin string, r *request, decide decider) error {
+	switch {
+	case s.o.Cell == nil || decide == nil:
+		return s.inbox.put(ctx, r)
+	case !r.must:
+		return s.enterBriefly(ctx, vin, r, decide)
+	}
+	if err := s.inbox.reserve(ctx, r); err != nil {
+		return err
+	}
+	if !s.turns.must(vin, func(ctx context.Context) { s.handIn(r, decide(ctx, ctx)) }) {
+		r.release()
+		return ErrClosed
+	}
+	return nil
+}
+
+// handIn hands what is decided to the loop.
+func (s *Service) handIn(r *request, err error) {
+	switch {
+	case err != nil:
+		r.finish(err)
+	case !s.inbox.add(r):
+		r.finish(ErrClosed)
+	}
+}
+
+// enterBriefly is enter for a request that somebody waits for: it is answered at once while Redis is known to decide nothing, and
+// within Cell.Patience though what is before it in its vehicle's turn waits for long. It is not begun after that. What is
+// decided in time is waited for until it is on disk; what is decided later is written down, and told as an event.
+func (s *Service) enterBriefly(ctx context.Context, vin string, r *request, decide decider) error {
+	if err := s.cell().usable(vin, r.id); err != nil {
+		r.finish(err)
+		return nil
+	}
+	room := ctx
+	if r.done == nil { // of a connection: what it has published is decided on though it ends
+		ctx = context.WithoutCancel(ctx)
+	}
+	waits, cancel := context.WithTimeout(ctx, s.cell().Patience)
+	if r.done != nil {
+		room = waits
+	}
+	if err := s.inbox.reserve(room, r); err != nil {
+		cancel()
+		if r.done == nil {
+			return err
+		}
+		r.finish(&UnknownError{ID: r.id, Why: errWaited})
+		return nil
+	}
+	one := &turn{}
+	stop := context.AfterFunc(waits, func() {
+		s.turns.drop(vin, one)
+		r.finish(&UnknownError{ID: r.id, Why: errWaited})
+		cancel()
+	})
+	one.run = func(ctx context.Context) {
+		err := decide(ctx, waits)
+		stop()
+		cancel()
+		s.handIn(r, err)
+	}
+	if !s.turns.add(vin, one) {
+		stop()
+		cancel()
+		r.release()
+		return ErrClosed
+	}
+	return nil
+}
