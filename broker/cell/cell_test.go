@@ -357,18 +357,27 @@ func offers(all ...Record) iter.Seq2[Record, error] {
 	}
 }
 
+// rejoinOne is Rejoin of slot 0.
+func rejoinOne(ctx context.Context, s *Store, node string, m Memory, remembered iter.Seq2[Record, error], begins bool) (j Joined, err error) {
+	s.Rejoin(ctx, node, []Offering{{Memory: m, Remembered: remembered}}, begins, func(joined map[int]Joined, failed error) bool {
+		j, err = joined[0], failed
+		return true
+	})
+	return j, err
+}
+
 // TestRejoin loses everything in Redis, and has two gateways offer what they remember. Until both have, nothing is decided.
 func TestRejoin(t *testing.T) {
 	t.Parallel()
 	s, server := embedded(t)
 	ctx := t.Context()
-	if j, err := s.Rejoin(ctx, 0, "gw-1", Memory{}, nil, false); err != nil || j.Verdict != Empty {
+	if j, err := rejoinOne(ctx, s, "gw-1", Memory{}, nil, false); err != nil || j.Verdict != Empty {
 		t.Fatalf("nobody has begun the cell: %+v %v", j, err)
 	}
 	memory := map[string]Memory{"gw-1": {}, "gw-2": {}}
 	rejoin := func(node string, begins bool, records ...Record) Verdict {
 		t.Helper()
-		j, err := s.Rejoin(ctx, 0, node, memory[node], offers(records...), begins)
+		j, err := rejoinOne(ctx, s, node, memory[node], offers(records...), begins)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -134,6 +134,7 @@ func (s *Store) at(ctx context.Context, key string) (*redis.Client, error) {
 // pipeline sends script, WAIT, and the question what the server is called now, on one connection.
 func (s *Store) pipeline(ctx context.Context, client *redis.Client, c call, whole bool) (reply, error) {
 	var ran, waited, server *redis.Cmd
+	wait := s.doubts.wait(client, s.confirm.Wait)
 	_, err := client.Pipelined(ctx, func(p redis.Pipeliner) error {
 		if sc := s.scripts[c.script]; whole {
 			ran = p.Eval(ctx, sc.text, c.keys, c.args...)
@@ -141,7 +142,7 @@ func (s *Store) pipeline(ctx context.Context, client *redis.Client, c call, whol
 			ran = p.EvalSha(ctx, sc.sum, c.keys, c.args...)
 		}
 		if c.confirm && s.confirm.Replicas > 0 {
-			waited = p.Do(ctx, "WAIT", s.confirm.Replicas, s.confirm.Wait.Milliseconds())
+			waited = p.Do(ctx, "WAIT", s.confirm.Replicas, wait.Milliseconds())
 			server = p.Eval(ctx, s.scripts["server"].text, c.keys[:1])
 		}
 		return nil
@@ -156,14 +157,26 @@ func (s *Store) pipeline(ctx context.Context, client *redis.Client, c call, whol
 	if err != nil {
 		return reply{}, fmt.Errorf("%w: %w", ErrUnconfirmed, err)
 	}
-	return r, s.confirmed(r, waited, server)
+	if err := s.confirmed(client, waited, wait); err != nil {
+		return r, err
+	}
+	return r, sameServer(r, server)
 }
 
-// confirmed holds that the replicas have what the script did, and that they were replicas of the server where it ran.
-func (s *Store) confirmed(r reply, waited, server *redis.Cmd) error {
-	if n, err := waited.Int(); err != nil || n < s.confirm.Replicas {
-		return fmt.Errorf("%w: %d of %d have it after %v", ErrUnconfirmed, n, s.confirm.Replicas, s.confirm.Wait)
+// confirmed holds that the replicas have what was done on the connection.
+func (s *Store) confirmed(client *redis.Client, waited *redis.Cmd, wait time.Duration) error {
+	n, err := waited.Int()
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrUnconfirmed, err)
 	}
+	if s.doubts.note(client, n >= s.confirm.Replicas); n < s.confirm.Replicas {
+		return fmt.Errorf("%w: %d of %d have it after %v", ErrUnconfirmed, n, s.confirm.Replicas, wait)
+	}
+	return nil
+}
+
+// sameServer holds that they were replicas of the server where it was done.
+func sameServer(r reply, server *redis.Cmd) error {
 	if now, err := server.Text(); err != nil || now != r.server {
 		return fmt.Errorf("%w: the server was another one meanwhile", ErrUnconfirmed)
 	}
@@ -225,6 +238,7 @@ type Store struct {
 	keep    int64 // ms for which final commands are remembered
 	keys    keys
 	scripts map[string]script
+	doubts  doubts
 }
 
 // scriptNames are the scripts of the folder lua, but for what they begin with.

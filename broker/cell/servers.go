@@ -9,17 +9,23 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// Servers tells what the servers are called now, by a slot that each has: one, or the primaries of a cluster. One that has another
+// Server is one that has slots, up to Last.
+type Server struct {
+	Name string
+	Last int
+}
+
+// Servers tells what the servers are called now, by the first of the slots that each has: one, or the primaries of a cluster. One that has another
 // name than before has been restarted, promoted or flushed, or has other slots: what is remembered has to be offered again. Those that
 // do not answer are left out, and the error is theirs.
-func (s *Store) Servers(ctx context.Context) (map[int]string, error) {
+func (s *Store) Servers(ctx context.Context) (map[int]Server, error) {
 	switch c := s.client.(type) {
 	case *redis.Client:
 		name, err := s.called(ctx, c, 0)
 		if err != nil {
 			return nil, err
 		}
-		return map[int]string{0: name}, nil
+		return map[int]Server{0: {Name: name}}, nil
 	case *redis.ClusterClient:
 		return s.primaries(ctx, c)
 	}
@@ -35,14 +41,14 @@ func (s *Store) called(ctx context.Context, c *redis.Client, slot int) (string, 
 	return name, nil
 }
 
-func (s *Store) primaries(ctx context.Context, c *redis.ClusterClient) (map[int]string, error) {
+func (s *Store) primaries(ctx context.Context, c *redis.ClusterClient) (map[int]Server, error) {
 	ranges, err := c.ClusterSlots(ctx).Result() //nolint:staticcheck // Redis 6 has no CLUSTER SHARDS
 	if err != nil {
 		return nil, fmt.Errorf("%w: asking for the cluster's slots: %w", ErrAway, err)
 	}
 	var mu sync.Mutex
 	var all sync.WaitGroup
-	names, errs := map[int]string{}, []error(nil)
+	names, errs := map[int]Server{}, []error(nil)
 	for _, r := range ranges {
 		all.Go(func() {
 			one, err := c.MasterForKey(ctx, s.keys.inSlot("mark", r.Start))
@@ -53,7 +59,7 @@ func (s *Store) primaries(ctx context.Context, c *redis.ClusterClient) (map[int]
 			mu.Lock()
 			defer mu.Unlock()
 			if errs = append(errs, err); err == nil {
-				names[r.Start] = fmt.Sprintf("%s %d", name, r.End)
+				names[r.Start] = Server{Name: name, Last: r.End}
 			}
 		})
 	}

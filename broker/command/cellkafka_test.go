@@ -192,8 +192,10 @@ func TestRedisForgets(t *testing.T) {
 	}
 	memory := cell.Memory{Remembers: true, Gen: 1, Members: []string{"gw-1", "gw-2"}}
 	for _, m := range c.all {
-		_, err := m.store.Rejoin(t.Context(), 0, m.name, memory, m.Remembered(0), false)
-		check.OK(t, err)
+		m.store.Rejoin(t.Context(), m.name, []cell.Offering{{Memory: memory, Remembered: m.Remembered(0)}}, false, func(_ map[int]cell.Joined, err error) bool {
+			check.OK(t, err)
+			return true
+		})
 	}
 	c.connects(b, vin)
 	c.at(a, "c2", Cancelled)

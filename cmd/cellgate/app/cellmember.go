@@ -49,7 +49,8 @@ type member struct {
 	mu      sync.Mutex
 	pending map[int]struct{}    // slots to offer to
 	waiting map[string]struct{} // members whose offers were missing when last looked
-	servers map[int]string      // what they were called when last looked
+	offered map[int]bool        // those of pending that wait for other members alone
+	servers map[int]cell.Server // by their first slots, as they were when last looked
 }
 
 // Errors of a command that Redis cannot decide now.
@@ -61,7 +62,7 @@ var (
 func openMember(store *cell.Store, self cell.Gateway, wait time.Duration, db *statefile.DB, log *slog.Logger) (*member, error) {
 	m := &member{
 		store: store, self: self, wait: wait, db: db, log: log, slots: make([]atomic.Bool, store.Slots()), wake: make(chan struct{}, 1),
-		pending: map[int]struct{}{}, waiting: map[string]struct{}{}, memory: map[int]cell.Memory{}, servers: map[int]string{},
+		pending: map[int]struct{}{}, waiting: map[string]struct{}{}, memory: map[int]cell.Memory{}, servers: map[int]cell.Server{}, offered: map[int]bool{},
 		remembered: func(int) iter.Seq2[cell.Record, error] { return func(func(cell.Record, error) bool) {} },
 		owner:      func(string) (cell.Connection, bool) { return cell.Connection{}, false },
 	}
@@ -218,7 +219,7 @@ func (m *member) run(ctx context.Context, every time.Duration) {
 	}
 }
 
-// look asks what the servers are called. One that is called otherwise than before has to be offered everything again.
+// look asks what the servers are called. One that is called otherwise than before has to be offered everything again that is there.
 func (m *member) look(ctx context.Context) {
 	limit, cancel := context.WithTimeout(ctx, configs.CellTimeout)
 	defer cancel()
@@ -229,64 +230,59 @@ func (m *member) look(ctx context.Context) {
 	_ = m.note(err)
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	changed := false
-	for slot, name := range names {
-		changed = changed || m.servers[slot] != name
-		m.servers[slot] = name
-	}
-	if changed {
-		for slot := range m.slots {
+	for first, one := range names {
+		if m.servers[first] == one {
+			continue
+		}
+		m.servers[first] = one
+		for slot := first; slot <= one.Last; slot++ {
 			m.pending[slot] = struct{}{}
+			delete(m.offered, slot)
 		}
 	}
 }
 
-// offering is how many slots are offered to at a time, offeringSaved how many are written to the state file in one transaction.
-const (
-	offering      = 16
-	offeringSaved = 1024
-)
-
+// offerPending offers what is remembered of the slots that are not open: first those that have not been offered to, and of the
+// others as many as show whether those who were waited for have come.
 func (m *member) offerPending(ctx context.Context) {
 	m.mu.Lock()
-	slots := slices.Sorted(maps.Keys(m.pending))
+	slots := slices.SortedFunc(maps.Keys(m.pending), func(a, b int) int {
+		if m.offered[a] != m.offered[b] {
+			if m.offered[a] {
+				return 1
+			}
+			return -1
+		}
+		return a - b
+	})
 	clear(m.waiting)
 	m.mu.Unlock()
-	for some := range slices.Chunk(slots, offeringSaved) {
-		joined := m.rejoin(ctx, some)
+	all := make([]cell.Offering, len(slots))
+	for i, slot := range slots {
+		all[i] = cell.Offering{Slot: slot, Memory: m.memory[slot], Remembered: m.remembered(slot)}
+	}
+	answers, empty := 0, 0
+	m.store.Rejoin(ctx, m.self.Node, all, m.begins(), func(joined map[int]cell.Joined, err error) bool {
+		if m.note(err) != nil {
+			m.log.Debug("offering to Redis", slog.Any("error", err))
+		}
 		if err := m.keep(joined); err != nil {
 			m.log.Error("what is remembered of the cell cannot be written: commands wait", slog.Any("error", err))
-			return
+			return false
 		}
-		m.open(joined)
-	}
-}
-
-// rejoin offers what is remembered of the slots, several at a time.
-func (m *member) rejoin(ctx context.Context, slots []int) map[int]cell.Joined {
-	var mu sync.Mutex
-	var all sync.WaitGroup
-	out := make(map[int]cell.Joined, len(slots))
-	places := make(chan struct{}, offering)
-	for _, slot := range slots {
-		places <- struct{}{}
-		all.Go(func() {
-			defer func() { <-places }()
-			if m.away.Load() || ctx.Err() != nil {
-				return
+		for _, j := range joined {
+			if answers++; j.Verdict == cell.Empty {
+				empty++
 			}
-			j, err := m.store.Rejoin(ctx, slot, m.self.Node, m.memory[slot], m.remembered(slot), m.begins())
-			if m.note(err) != nil {
-				m.log.Debug("offering to Redis", slog.Int("slot", slot), slog.Any("error", err))
-				return
-			}
-			mu.Lock()
-			out[slot] = j
-			mu.Unlock()
-		})
+		}
+		return m.open(joined) || err != nil
+	})
+	switch { // all are alike when the cell is new
+	case answers > empty:
+		m.alone = time.Time{}
+	case empty > 0 && m.alone.IsZero():
+		m.alone = time.Now()
 	}
-	all.Wait()
-	return out
 }
 
 // begins reports whether nobody has been found for so long that this gateway begins the cell: those who remember something would
@@ -330,27 +326,25 @@ func (m *member) keep(joined map[int]cell.Joined) error {
 	return err
 }
 
-// open notes which slots are.
-func (m *member) open(joined map[int]cell.Joined) {
+// open notes which slots are, and reports whether there is more than before: that all still wait says so of the rest.
+func (m *member) open(joined map[int]cell.Joined) (more bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	empty := false
 	for slot, j := range joined {
 		for name, offered := range j.Members {
 			if !offered && j.Verdict == cell.Waiting {
 				m.waiting[name] = struct{}{}
 			}
 		}
-		empty = empty || j.Verdict == cell.Empty
-		if j.Verdict == cell.OK {
+		more = more || j.Verdict != cell.Waiting || !m.offered[slot]
+		switch j.Verdict {
+		case cell.Waiting:
+			m.offered[slot] = true
+		case cell.OK:
 			delete(m.pending, slot)
+			delete(m.offered, slot)
 			m.slots[slot].Store(true)
 		}
 	}
-	switch { // of the last chunk: all are alike when the cell is new
-	case !empty:
-		m.alone = time.Time{}
-	case m.alone.IsZero():
-		m.alone = time.Now()
-	}
+	return more
 }

@@ -1,0 +1,50 @@
+package cell
+
+import (
+	"sync"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// doubts are the servers whose replicas did not confirm the last call. Who asks there waits briefly: one call at a time, once per
+// confirmation time, finds out whether they would with patience.
+type doubts struct {
+	mu    sync.Mutex
+	since map[string]time.Time // by the server's address: the cell's servers
+}
+
+// briefly is the share of the confirmation time that calls wait where replicas do not confirm.
+const briefly = 10
+
+// wait is for how long a call waits for the replicas.
+func (d *doubts) wait(c *redis.Client, patience time.Duration) time.Duration {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	at := c.Options().Addr
+	since, doubted := d.since[at]
+	if !doubted {
+		return patience
+	}
+	if now := time.Now(); now.Sub(since) >= patience {
+		d.since[at] = now
+		return patience
+	}
+	return max(patience/briefly, time.Millisecond) // WAIT 0 waits for ever
+}
+
+func (d *doubts) note(c *redis.Client, confirmed bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	at := c.Options().Addr
+	_, doubted := d.since[at]
+	switch {
+	case confirmed:
+		delete(d.since, at)
+	case !doubted:
+		if d.since == nil {
+			d.since = map[string]time.Time{}
+		}
+		d.since[at] = time.Now()
+	}
+}

@@ -1,0 +1,203 @@
+package cell
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"sync"
+
+	"github.com/redis/go-redis/v9"
+)
+
+const (
+	// offerings is how often it is offered anew when Redis is another server after the offers than before. The caller tries again later.
+	offerings = 3
+	// joinsAtOnce are in one pipeline, which one WAIT confirms.
+	joinsAtOnce = 512
+	// offersAtOnce bounds the slots of a server whose commands are offered at once.
+	offersAtOnce = 8
+)
+
+// Offering is what a gateway has for a slot: what it remembers of the cell, and every command of the slot on its disk.
+type Offering struct {
+	Slot       int
+	Memory     Memory
+	Remembered iter.Seq2[Record, error]
+
+	joined Joined
+	err    error
+}
+
+// Rejoin offers what the gateway remembers of slots, and registers it: at its start, and whenever an answer was Closed. The
+// answers are those of Join; before a slot's is OK nothing else of this package may be called for it but Claim. A gateway that
+// remembers something offers every command that it has on its disk, and keeps the Memory of the answer there before it goes on.
+//
+// Slots are joined by their servers, in pipelines in the order given: a cluster has 16,384. done is told of each pipeline, of one
+// at a time; with false the rest of that server is left out.
+func (s *Store) Rejoin(ctx context.Context, node string, all []Offering, begins bool, done func(map[int]Joined, error) bool) {
+	byServer := map[*redis.Client][]*Offering{}
+	for i := range all {
+		o := &all[i]
+		client, err := s.at(ctx, s.keys.inSlot("mark", o.Slot))
+		if err != nil {
+			done(nil, fmt.Errorf("%w: joining: %w", ErrAway, err))
+			return
+		}
+		byServer[client] = append(byServer[client], o)
+	}
+	var mu sync.Mutex
+	var servers sync.WaitGroup
+	for client, some := range byServer {
+		servers.Go(func() {
+			for more := true; more && len(some) > 0 && ctx.Err() == nil; {
+				n := min(len(some), joinsAtOnce)
+				s.rejoin(ctx, client, node, some[:n], begins)
+				joined, err := landedOf(some[:n])
+				some = some[n:]
+				mu.Lock()
+				more = done(joined, err) && !errors.Is(err, ErrAway)
+				mu.Unlock()
+			}
+		})
+	}
+	servers.Wait()
+}
+
+// landedOf are the answers, and an error of those that have none.
+func landedOf(some []*Offering) (map[int]Joined, error) {
+	out := make(map[int]Joined, len(some))
+	var failed error
+	for _, o := range some {
+		if o.err != nil {
+			failed = o.err
+			continue
+		}
+		out[o.Slot] = o.joined
+	}
+	return out, failed
+}
+
+// rejoin offers for slots of one server, and joins them.
+func (s *Store) rejoin(ctx context.Context, client *redis.Client, node string, some []*Offering, begins bool) {
+	for range offerings {
+		s.offerSome(ctx, some)
+		var calls []call
+		var asked []*Offering
+		for _, o := range some {
+			if o.err == nil {
+				calls = append(calls, s.join(o.Slot, node, o.Memory, o.joined.Server, begins))
+				asked = append(asked, o)
+			}
+		}
+		some = some[:0:0]
+		for i, r := range s.together(ctx, client, calls) {
+			o := asked[i]
+			if o.joined, o.err = joined(r.reply, r.err); o.err == nil && o.joined.Verdict == Moved {
+				some = append(some, o) // all is offered again, and has to land there
+			}
+		}
+		if len(some) == 0 {
+			return
+		}
+	}
+}
+
+// offerSome offers what is remembered of slots. A slot's joined.Server is where that has landed.
+func (s *Store) offerSome(ctx context.Context, some []*Offering) {
+	var all sync.WaitGroup
+	places := make(chan struct{}, offersAtOnce)
+	for _, o := range some {
+		if !o.Memory.Remembers {
+			o.joined.Server = ""
+			continue
+		}
+		places <- struct{}{}
+		all.Go(func() {
+			defer func() { <-places }()
+			o.joined.Server, o.err = s.offerAll(ctx, o.joined.Server, o.Remembered)
+		})
+	}
+	all.Wait()
+}
+
+// offerAll answers which server all offers have landed at, "" when they have landed at several. With nothing to offer it is the
+// one that is expected.
+func (s *Store) offerAll(ctx context.Context, expected string, remembered iter.Seq2[Record, error]) (string, error) {
+	landed := expected
+	for r, err := range remembered {
+		if err != nil {
+			return "", fmt.Errorf("reading what is to be offered: %w", err)
+		}
+		a, err := s.Offer(ctx, r)
+		if err != nil {
+			return "", err
+		}
+		if landed == "" {
+			landed = a.Server
+		}
+		if a.Server != landed {
+			return "", nil
+		}
+	}
+	return landed, nil
+}
+
+// answered is what a call of several has come to.
+type answered struct {
+	reply
+	err error
+}
+
+// together runs calls of one script on keys of one server in one pipeline: one WAIT confirms them, and after it the server has to
+// be called as each has said. One that has moved is tried again by the caller.
+func (s *Store) together(ctx context.Context, client *redis.Client, calls []call) []answered {
+	out := make([]answered, len(calls))
+	if len(calls) == 0 {
+		return out
+	}
+	var waited *redis.Cmd
+	ran, servers := make([]*redis.Cmd, len(calls)), make([]*redis.Cmd, len(calls))
+	wait := s.doubts.wait(client, s.confirm.Wait)
+	confirm := s.confirm.Replicas > 0
+	_, _ = client.Pipelined(ctx, func(p redis.Pipeliner) error { // each command has its error
+		script, server := s.scripts[calls[0].script], s.scripts["server"]
+		p.ScriptLoad(ctx, script.text)
+		for i, c := range calls {
+			ran[i] = p.EvalSha(ctx, script.sum, c.keys, c.args...)
+		}
+		if !confirm {
+			return nil
+		}
+		waited = p.Do(ctx, "WAIT", s.confirm.Replicas, wait.Milliseconds())
+		p.ScriptLoad(ctx, server.text)
+		for i, c := range calls {
+			servers[i] = p.EvalSha(ctx, server.sum, c.keys[:1])
+		}
+		return nil
+	})
+	var unconfirmed error
+	if confirm && ran[0].Err() == nil {
+		unconfirmed = s.confirmed(client, waited, wait)
+	}
+	moved := false
+	for i := range calls {
+		a := &out[i]
+		switch err := ran[i].Err(); {
+		case err != nil:
+			moved = moved || redis.HasErrorPrefix(err, "MOVED")
+			a.err = fmt.Errorf("%s: %w", calls[i].script, failed(err))
+		default:
+			a.reply, a.err = parse(ran[i].Val())
+		}
+		if a.err == nil && confirm {
+			if a.err = unconfirmed; a.err == nil {
+				a.err = sameServer(a.reply, servers[i])
+			}
+		}
+	}
+	if cluster, ok := s.client.(*redis.ClusterClient); ok && moved {
+		cluster.ReloadState(ctx)
+	}
+	return out
+}
