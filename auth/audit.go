@@ -26,7 +26,8 @@ const (
 	AuditDisconnect    = "disconnect" // an operator sent a vehicle away
 	AuditSession       = "session"    // an operator ended a session
 	AuditDrain         = "drain"
-	AuditRules         = "rules" // a rule set went into force, or was asked for
+	AuditForget        = "gateway-forget" // an operator said that a gateway is gone for good
+	AuditRules         = "rules"          // a rule set went into force, or was asked for
 	AuditConfiguration = "configuration"
 	AuditTrace         = "trace"     // somebody looks on what happens to messages
 	AuditSync          = "sync"      // an operator paused lanes to the centre, or had them go on
@@ -87,7 +88,7 @@ func (e *AuditEvent) security() bool {
 	switch e.Event {
 	case AuditIssue:
 		return e.Role != RoleVehicle
-	case AuditRevoke, AuditRotate, AuditDisconnect, AuditDrain, AuditRules, AuditConfiguration, AuditSkip, AuditSync:
+	case AuditRevoke, AuditRotate, AuditDisconnect, AuditDrain, AuditForget, AuditRules, AuditConfiguration, AuditSkip, AuditSync:
 		return true
 	}
 	return false

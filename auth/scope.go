@@ -84,6 +84,8 @@ func EndpointScopes() []Endpoint {
 		{"GET", "/v1/sessions/{client}", ScopeVehicleAdmin},
 		{"DELETE", "/v1/sessions/{client}", ScopeVehicleAdmin},
 		{"GET", "/v1/vehicles/{vin}/events", ScopeTelemetryRead},
+		{"GET", "/v1/gateways", ScopeAny},
+		{"DELETE", "/v1/gateways/{node}", ScopeVehicleAdmin},
 		{"POST", "/v1/drain", ScopeVehicleAdmin},
 		{"GET", "/v1/drain", ScopeVehicleAdmin},
 		{"DELETE", "/v1/drain", ScopeVehicleAdmin},

@@ -2,6 +2,7 @@ package cell
 
 import (
 	"context"
+	"fmt"
 	"maps"
 	"slices"
 )
@@ -41,7 +42,23 @@ func (s *Store) join(slot int, node string, m Memory, offers string, begins bool
 	return call{script: "join", keys: []string{s.keys.inSlot("mark", slot)}, args: args, confirm: true}
 }
 
-// Forget takes a member off for good: OK or Waiting. What it remembered is gone.
+// Registration is what a slot knows of a member.
+type Registration struct {
+	// There: it is a member; Forgotten: it was, until Forget; Caller: whoever asks is one.
+	There, Forgotten, Caller bool
+}
+
+// Registered asks what a slot knows of a member.
+func (s *Store) Registered(ctx context.Context, slot int, node, caller string) (Registration, error) {
+	v, err := s.client.HMGet(ctx, s.keys.inSlot("mark", slot), "m:"+node, "x:"+node, "m:"+caller).Result()
+	if err != nil {
+		return Registration{}, fmt.Errorf("%w: asking for members: %w", ErrAway, err)
+	}
+	return Registration{There: v[0] != nil, Forgotten: v[1] != nil, Caller: v[2] != nil}, nil
+}
+
+// Forget takes a member off for good: OK or Waiting. What it remembered is gone. The caller has to be a member, and to join
+// as before: its own offers are not made by this.
 func (s *Store) Forget(ctx context.Context, slot int, gone string, m Memory) (Joined, error) {
 	args := []any{gone}
 	for _, name := range m.Members {

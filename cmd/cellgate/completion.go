@@ -24,7 +24,7 @@ type candidates func(ctx context.Context, c *apiClient, typed string) []string
 func asked() map[string]candidates {
 	return map[string]candidates{
 		"vin": vehicleNames, "VIN": vehicleNames, "rule": ruleNames, "RULE": ruleNames, "topic": ruleTopics,
-		"ID": commandIDs, "CLIENT": vehicleNames,
+		"ID": commandIDs, "CLIENT": vehicleNames, "NODE": gatewayNames,
 	}
 }
 
@@ -140,6 +140,25 @@ func ruleTopics(ctx context.Context, c *apiClient, _ string) []string {
 	}
 	slices.Sort(topics)
 	return slices.Compact(topics)
+}
+
+// gatewayNames are those that may be gone: all that do not live.
+func gatewayNames(ctx context.Context, c *apiClient, _ string) []string {
+	var list app.GatewayList
+	if c.do(ctx, "GET", "/v1/gateways", nil, &list) != nil {
+		return nil
+	}
+	var names []string
+	for i := range list.Gateways {
+		if !list.Gateways[i].Lives {
+			names = append(names, list.Gateways[i].Node)
+		}
+	}
+	for _, one := range list.Waiting {
+		names = append(names, one.Node)
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
 }
 
 func commandIDs(ctx context.Context, c *apiClient, _ string) []string {

@@ -34,6 +34,7 @@ func TestEveryCallHasACommand(t *testing.T) {
 		"token issue --vin LTEST000000000001", "token revoke --sub LTEST000000000001",
 		"vehicles", "vehicles LTEST000000000001", "vehicles disconnect LTEST000000000001",
 		"sessions list", "sessions show a/b --role service", "sessions end a/b --role service",
+		"gateways list", "gateways forget gw-2 --yes",
 		"drain --rate 1", "drain --status", "drain --stop",
 		"command send --vin LTEST000000000001 --name unlock", "command cancel A --vin LTEST000000000001", "command status A --vin LTEST000000000001",
 		"command list", "rules status", "rules apply " + rules + " --allow-empty", "rules reload", "rules rollback", "rules lift r",
@@ -91,6 +92,7 @@ func (c *calls) called(route string) bool {
 func TestCompletion(t *testing.T) {
 	t.Parallel()
 	answers := map[string]string{
+		"/v1/gateways": `{"gateways": [{"node": "gw-1", "lives": true}, {"node": "gw-2"}], "waiting": [{"node": "gw-2"}, {"node": "gw-3"}]}`,
 		"/v1/vehicles": `{"vehicles": [{"vin": "LTEST000000000001"}, {"vin": "LTEST000000000002"}, {"vin": "WTEST000000000003"}]}`,
 		"/v1/rules":    `{"rules": [{"id": "alarms", "from": ["v1/+/up/alarm"]}, {"id": "low-battery", "from": ["v1/+/up/telemetry"]}]}`,
 		"/v1/commands": `{"commands": [{"id": "A1"}, {"id": "B2"}]}`,
@@ -103,6 +105,7 @@ func TestCompletion(t *testing.T) {
 		"trace --vin LTEST000000000002":          "LTEST000000000002",
 		"trace --rule ":                          "alarms low-battery",
 		"trace --topic v1/+/up/a":                "v1/+/up/alarm",
+		"gateways forget g":                      "gw-2 gw-3",
 		"rules lift l":                           "low-battery",
 		"command send --vin W":                   "WTEST000000000003",
 		"command cancel A":                       "A1",

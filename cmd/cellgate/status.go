@@ -174,8 +174,12 @@ func dependencyTable(s *app.Status, now time.Time) *table {
 
 // gatewayTable has a line for each gateway of a cell of several.
 func gatewayTable(s *app.Status, now time.Time) *table {
+	return gatewaysTable(s.Gateways, now)
+}
+
+func gatewaysTable(gateways []app.GatewayStatus, now time.Time) *table {
 	t := &table{}
-	for _, g := range s.Gateways {
+	for _, g := range gateways {
 		if len(t.rows) == 0 {
 			t.row("GATEWAY", "LIVES", "PHASE", "CONNECTIONS", "VERSION", "STARTED", "ADDRESS", "DIFFERS IN")
 		}

@@ -39,7 +39,8 @@ func TestAnswersAreAsDocumented(t *testing.T) {
 	for _, c := range a.calls() {
 		a.try(c)
 	}
-	for _, asked := range []string{"POST /v1/sync/skip", "POST /v1/rules/lift"} { // what they end is not there: a gap, a held rule
+	// What they end is not there: a gap, a held rule, a gateway that is gone.
+	for _, asked := range []string{"POST /v1/sync/skip", "POST /v1/rules/lift", "DELETE /v1/gateways/{node}"} {
 		a.answered[asked] = true
 	}
 	a.answered["GET /v1/trace"] = true                                                    // goes on until the client ends it: TestTrace reads one
@@ -130,6 +131,9 @@ func (a *api) calls() []call {
 		{operation: "POST /v1/sync/pause", body: map[string]any{"lane": "p1"}, status: 200},
 		{operation: "POST /v1/sync/resume", body: map[string]any{"lane": "p1"}, status: 200},
 		{operation: "POST /v1/rules/lift", body: map[string]any{"rule": "telemetry"}, status: 409},
+		{operation: "GET /v1/gateways", status: 200},
+		{operation: "DELETE /v1/gateways/{node}", path: "/v1/gateways/gw-9", status: 404},
+		{operation: "DELETE /v1/gateways/{node}", path: "/v1/gateways/" + a.node(), status: 409},
 		{operation: "POST /v1/drain", body: map[string]any{"rate": 1}, status: 202},
 		{operation: "GET /v1/drain", status: 200},
 		{operation: "DELETE /v1/drain", status: 200},
@@ -145,6 +149,15 @@ func (a *api) rules() string {
 	var set struct{ Hash string }
 	check.OK(a.t, json.Unmarshal(body, &set))
 	return set.Hash
+}
+
+// node is the gateway's name.
+func (a *api) node() string {
+	_, body, err := a.g.Get("/v1/gateways", a.operator)
+	check.OK(a.t, err)
+	var list struct{ Gateways []struct{ Node string } }
+	check.OK(a.t, json.Unmarshal(body, &list))
+	return list.Gateways[0].Node
 }
 
 // vehicles are those of the fleet.

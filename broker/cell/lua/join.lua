@@ -10,17 +10,6 @@
 local node, remembers, known, low, landed, begins = unpack(ARGV, 1, 6)
 remembers = remembers == '1'
 
-local function members()
-  local all, out = redis.call('HGETALL', mark), {}
-  for i = 1, #all, 2 do
-    if string.sub(all[i], 1, 2) == 'm:' then
-      out[#out + 1] = string.sub(all[i], 3)
-      out[#out + 1] = all[i + 1] == server and '1' or '0'
-    end
-  end
-  return out
-end
-
 local registered = members()
 if #registered == 0 and not remembers and begins ~= '1' then return answer('empty', '0', '0') end
 local me = 'm:' .. node
@@ -36,7 +25,8 @@ end
 
 if open and not member and elsewhere then return done('moved') end
 redis.call('HSETNX', mark, me, '') -- before its offers are in, too: nobody opens without them
-for i = 7, #ARGV do redis.call('HSETNX', mark, 'm:' .. ARGV[i], '') end
+redis.call('HDEL', mark, 'x:' .. node)
+for i = 7, #ARGV do remember(ARGV[i]) end
 if not open and elsewhere then return done('moved') end
 if open then
   if not remembers then

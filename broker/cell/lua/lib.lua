@@ -4,6 +4,7 @@
 --   open    the server for which the commands of this slot are decided
 --   gen     the generation; floor, doubt: see join.lua; fresh: a member without memory has come since the last opening
 --   m:NODE  a member, and the server that it has offered to
+--   x:NODE  when an operator has forgotten a member: what others remember of it does not bring it back, until it joins itself
 -- Every script answers {verdict, server, time in ms, …}.
 if redis.replicate_commands then redis.replicate_commands() end -- before Redis 7: TIME before a write
 
@@ -31,6 +32,23 @@ local function text(n) return string.format('%.0f', n) end
 
 local function answer(verdict, ...)
   return {verdict, server, text(now), ...}
+end
+
+-- members are the nodes, each with 1 if its offers are in, else 0.
+local function members()
+  local all, out = redis.call('HGETALL', mark), {}
+  for i = 1, #all, 2 do
+    if string.sub(all[i], 1, 2) == 'm:' then
+      out[#out + 1] = string.sub(all[i], 3)
+      out[#out + 1] = all[i + 1] == server and '1' or '0'
+    end
+  end
+  return out
+end
+
+-- remember registers a member that somebody else remembers.
+local function remember(node)
+  if redis.call('HEXISTS', mark, 'x:' .. node) == 0 then redis.call('HSETNX', mark, 'm:' .. node, '') end
 end
 
 -- Merging prefers the state of higher rank. A result that the vehicle reported has the highest.

@@ -69,6 +69,7 @@ func openPeers(d *disk) (*peers, error) {
 	if p.member, err = openMember(store, self, confirm.Wait, d.db, d.log); err != nil {
 		return nil, err
 	}
+	p.member.living = p.liveness.alive
 	p.claims = newClaims(p)
 	p.member.owner = p.claims.connection
 	p.told = newCellPresence(p, p.claims)
@@ -165,10 +166,13 @@ func (a *App) runs() string {
 }
 
 // hear takes a notice of another gateway.
-func (a *App) hear(text string) {
+func (a *App) hear(ctx context.Context, text string) {
 	switch word, rest, _ := strings.Cut(text, " "); word {
 	case "taken":
 		a.claims.hear(rest)
+	case noticeMembers:
+		_ = a.liveness.beat(ctx, configs.CellTimeout) // who is gone is not to be learned again
+		a.member.joinAgain()
 	case "ask", "answer":
 		a.asks.hear(word, rest)
 	}
@@ -208,7 +212,9 @@ func (a *App) startPeers() {
 	a.asks.answer = a.answer
 	a.background("keys of the cell", a.keys.run)
 	a.background("claims", a.claims.run)
-	a.background("notices", func(ctx context.Context) { a.member.store.Listen(ctx, a.cfg.Cell.Node, a.hear) })
+	a.background("notices", func(ctx context.Context) {
+		a.member.store.Listen(ctx, a.cfg.Cell.Node, func(text string) { a.hear(ctx, text) })
+	})
 	a.background("ends of sessions", a.told.watch)
 	a.background("sessions of the cell", a.claims.storeAll)
 	a.background("presence of the cell", a.told.run)

@@ -33,6 +33,8 @@ type member struct {
 	log   *slog.Logger
 	// remembered are the commands of a slot that this gateway has on its disk; set before run.
 	remembered func(slot int) iter.Seq2[cell.Record, error]
+	// living are the gateways that live; set before run.
+	living func() []string
 	// owner is the connection that this gateway has of a vehicle.
 	owner func(vin string) (cell.Connection, bool)
 
@@ -42,13 +44,13 @@ type member struct {
 	slots   []atomic.Bool // which are open, as far as this gateway knows
 	wake    chan struct{} // capacity 1
 
-	// Of run and what it calls alone.
+	work   sync.Mutex          // held by whoever offers or forgets, and uses what follows
 	memory map[int]cell.Memory // as in the state file
 	alone  time.Time           // since when nobody has been found that remembers anything
 
 	mu      sync.Mutex
 	pending map[int]struct{}    // slots to offer to
-	waiting map[string]struct{} // members whose offers were missing when last looked
+	waiting map[string]int      // members whose offers were missing when last looked, in how many of the slots that were looked at
 	offered map[int]bool        // those of pending that wait for other members alone
 	servers map[int]cell.Server // by their first slots, as they were when last looked
 }
@@ -62,8 +64,9 @@ var (
 func openMember(store *cell.Store, self cell.Gateway, wait time.Duration, db *statefile.DB, log *slog.Logger) (*member, error) {
 	m := &member{
 		store: store, self: self, wait: wait, db: db, log: log, slots: make([]atomic.Bool, store.Slots()), wake: make(chan struct{}, 1),
-		pending: map[int]struct{}{}, waiting: map[string]struct{}{}, memory: map[int]cell.Memory{}, servers: map[int]cell.Server{}, offered: map[int]bool{},
+		pending: map[int]struct{}{}, waiting: map[string]int{}, memory: map[int]cell.Memory{}, servers: map[int]cell.Server{}, offered: map[int]bool{},
 		remembered: func(int) iter.Seq2[cell.Record, error] { return func(func(cell.Record, error) bool) {} },
+		living:     func() []string { return nil },
 		owner:      func(string) (cell.Connection, bool) { return cell.Connection{}, false },
 	}
 	m.away.Store(true) // until it has answered
@@ -208,7 +211,9 @@ func (m *member) run(ctx context.Context, every time.Duration) {
 	for {
 		m.look(ctx)
 		if !m.away.Load() {
+			m.work.Lock()
 			m.offerPending(ctx)
+			m.work.Unlock()
 		}
 		select {
 		case <-ctx.Done():
@@ -236,14 +241,35 @@ func (m *member) look(ctx context.Context) {
 		}
 		m.servers[first] = one
 		for slot := first; slot <= one.Last; slot++ {
-			m.pending[slot] = struct{}{}
-			delete(m.offered, slot)
+			m.offerToLocked(slot)
 		}
 	}
 }
 
+// offerToLocked has a slot offered to.
+func (m *member) offerToLocked(slot int) {
+	m.pending[slot] = struct{}{}
+	delete(m.offered, slot)
+}
+
+// joinAgain has this gateway join everywhere, and so remember the members that there are now.
+func (m *member) joinAgain() {
+	m.mu.Lock()
+	for slot := range m.slots {
+		m.offerToLocked(slot)
+	}
+	m.mu.Unlock()
+	m.rouse()
+}
+
+// offering is how many slots are asked about at a time, offeringSaved how many are written to the state file in one transaction.
+const (
+	offering      = 16
+	offeringSaved = 1024
+)
+
 // offerPending offers what is remembered of the slots that are not open: first those that have not been offered to, and of the
-// others as many as show whether those who were waited for have come.
+// others as many as show whether those who were waited for have come. It remembers who lives. work is held.
 func (m *member) offerPending(ctx context.Context) {
 	m.mu.Lock()
 	slots := slices.SortedFunc(maps.Keys(m.pending), func(a, b int) int {
@@ -255,8 +281,8 @@ func (m *member) offerPending(ctx context.Context) {
 		}
 		return a - b
 	})
-	clear(m.waiting)
 	m.mu.Unlock()
+	waiting, stored := map[string]int{}, error(nil)
 	all := make([]cell.Offering, len(slots))
 	for i, slot := range slots {
 		all[i] = cell.Offering{Slot: slot, Memory: m.memory[slot], Remembered: m.remembered(slot)}
@@ -266,8 +292,7 @@ func (m *member) offerPending(ctx context.Context) {
 		if m.note(err) != nil {
 			m.log.Debug("offering to Redis", slog.Any("error", err))
 		}
-		if err := m.keep(joined); err != nil {
-			m.log.Error("what is remembered of the cell cannot be written: commands wait", slog.Any("error", err))
+		if stored = errors.Join(stored, m.keep(joined)); stored != nil {
 			return false
 		}
 		for _, j := range joined {
@@ -275,14 +300,42 @@ func (m *member) offerPending(ctx context.Context) {
 				empty++
 			}
 		}
-		return m.open(joined) || err != nil
+		return m.open(joined, waiting) || err != nil
 	})
+	m.mu.Lock()
+	m.waiting = waiting
+	m.mu.Unlock()
+	if stored == nil {
+		stored = m.learn()
+	}
+	if stored != nil {
+		m.log.Error("what is remembered of the cell cannot be written: commands wait", slog.Any("error", stored))
+	}
 	switch { // all are alike when the cell is new
 	case answers > empty:
 		m.alone = time.Time{}
 	case empty > 0 && m.alone.IsZero():
 		m.alone = time.Now()
 	}
+}
+
+// learn remembers the gateways that live as members: one that has joined since this one did is to be waited for as well.
+func (m *member) learn() error {
+	living, kept := m.living(), map[int]cell.Memory{}
+	for slot, one := range m.memory {
+		all := one.Members
+		for _, node := range living {
+			if !slices.Contains(all, node) {
+				all = append(slices.Clone(all), node)
+			}
+		}
+		if one.Remembers && len(all) > len(one.Members) {
+			slices.Sort(all)
+			one.Members = all
+			kept[slot] = one
+		}
+	}
+	return m.save(kept)
 }
 
 // begins reports whether nobody has been found for so long that this gateway begins the cell: those who remember something would
@@ -304,6 +357,11 @@ func (m *member) keep(joined map[int]cell.Joined) error {
 			kept[slot] = now
 		}
 	}
+	return m.save(kept)
+}
+
+// save writes what is to be remembered of some slots.
+func (m *member) save(kept map[int]cell.Memory) error {
 	if len(kept) == 0 {
 		return nil
 	}
@@ -326,14 +384,15 @@ func (m *member) keep(joined map[int]cell.Joined) error {
 	return err
 }
 
-// open notes which slots are, and reports whether there is more than before: that all still wait says so of the rest.
-func (m *member) open(joined map[int]cell.Joined) (more bool) {
+// open notes which slots are, and in waiting whom the others wait for. It reports whether there is more than before: that all
+// still wait says so of the rest.
+func (m *member) open(joined map[int]cell.Joined, waiting map[string]int) (more bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for slot, j := range joined {
 		for name, offered := range j.Members {
 			if !offered && j.Verdict == cell.Waiting {
-				m.waiting[name] = struct{}{}
+				waiting[name]++
 			}
 		}
 		more = more || j.Verdict != cell.Waiting || !m.offered[slot]

@@ -30,6 +30,11 @@ func (a *gateway) gateways() []GatewayStatus {
 	if a.member == nil {
 		return nil
 	}
+	return a.gatewaysTold()
+}
+
+// gatewaysTold are those of which Redis has told.
+func (a *gateway) gatewaysTold() []GatewayStatus {
 	all, _ := a.liveness.gateways()
 	mine := Runs{Version: a.build.Version, Rules: a.rules.hash(), Config: a.Config().Alike()}
 	out := make([]GatewayStatus, 0, len(all))

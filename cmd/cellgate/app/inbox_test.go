@@ -96,7 +96,9 @@ func TestInboxBeginsAndGoesOn(t *testing.T) {
 	}
 	check.Eventually(t, "the group has the offsets", func() bool {
 		at, err := o.admin.FetchOffsets(t.Context(), "cellgate-commands")
-		check.OK(t, err)
+		if err != nil { // there is no group before its first offset
+			return false
+		}
 		first, _ := at.Lookup(topicCommands, 0)
 		second, _ := at.Lookup(topicCommands, 1)
 		return first.At == 3 && second.At == 1

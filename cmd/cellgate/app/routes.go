@@ -58,6 +58,8 @@ func (a *gateway) table() []route {
 		{"GET", "/v1/ledger", a.getLedger},
 		{"GET", "/v1/capacity", a.getCapacity},
 		{"GET", "/v1/status", a.getStatus},
+		{"GET", "/v1/gateways", a.listGateways},
+		{"DELETE", "/v1/gateways/{node}", a.audited(auth.AuditForget, a.forgetGateway)},
 		{"POST", "/v1/drain", a.audited(auth.AuditDrain, a.startDrain)},
 		{"GET", "/v1/drain", a.getDrain},
 		{"DELETE", "/v1/drain", a.audited(auth.AuditDrain, a.stopDrain)},

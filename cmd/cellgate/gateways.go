@@ -1,0 +1,154 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"cellgate/cmd/cellgate/app"
+)
+
+func gatewaysCommand(c *cli) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "gateways",
+		Short: "list the gateways of the cell, and forget one that is gone for good",
+		Long: `gateways shows the gateways of the cell: which live, what they run, and for which of them commands wait after Redis
+has lost something.`,
+		Example: `  cellgate gateways list
+  cellgate gateways forget gw-2`,
+	}
+	cmd.AddCommand(gatewaysListCommand(c), gatewaysForgetCommand(c))
+	return cmd
+}
+
+func gatewaysListCommand(c *cli) *cobra.Command {
+	t := &target{}
+	cmd := &cobra.Command{
+		Use:     "list",
+		Short:   "list the gateways of the cell",
+		Example: "  cellgate gateways list",
+		Args:    takes(),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			client, err := t.client()
+			if err != nil {
+				return err
+			}
+			var list app.GatewayList
+			if err := client.do(cmd.Context(), "GET", "/v1/gateways", nil, &list); err != nil {
+				return err
+			}
+			return c.print(list, func(w io.Writer) error { return printGateways(w, &list, time.Now()) })
+		},
+	}
+	t.flags(cmd)
+	c.jsonFlag(cmd)
+	return cmd
+}
+
+func printGateways(w io.Writer, list *app.GatewayList, now time.Time) error {
+	err := gatewaysTable(list.Gateways, now).write(w)
+	if err != nil || len(list.Waiting) == 0 {
+		return err
+	}
+	_, err = fmt.Fprintf(w, "\nCommands are refused: %s. Start it, or `cellgate gateways forget NODE` if it is gone for good, with its disk.\n", waitingText(list.Waiting))
+	return err
+}
+
+func waitingText(all []app.WaitedFor) string {
+	var names []string
+	for _, one := range all {
+		names = append(names, fmt.Sprintf("%s (in %s)", one.Node, many(one.Slots, "slot", "slots")))
+	}
+	return "waiting for what these gateways remember: " + strings.Join(names, ", ")
+}
+
+func gatewaysForgetCommand(c *cli) *cobra.Command {
+	t, yes := &target{}, false
+	cmd := &cobra.Command{
+		Use:   "forget NODE",
+		Short: "go on without a gateway that is gone for good",
+		Long: `forget says that a gateway will not come back, and that its disk is lost. After Redis has lost something the others wait
+for each gateway's memory before they accept commands again; without this they wait for that one for ever.
+
+What it alone remembered is gone. When Redis is, or becomes, another server than before, commands of until now that are still
+queued may have been sent by it: they are not sent any more, cannot be cancelled, and end as expired with cause unknown. Those
+that nobody else had are not known any more.
+
+A gateway that lives is not forgotten. It shows what it would do, with exit code 1, and does it with --yes. It may be repeated.`,
+		Example: `  cellgate gateways forget gw-2
+  cellgate gateways forget gw-2 --yes`,
+		Args: takes("NODE"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			client, err := t.client()
+			if err != nil {
+				return err
+			}
+			if !yes {
+				return c.wouldForget(cmd, client, args[0])
+			}
+			var done app.ForgottenGateway
+			if err := client.do(cmd.Context(), "DELETE", "/v1/gateways/"+url.PathEscape(args[0]), nil, &done); err != nil {
+				return err
+			}
+			return c.print(done, func(w io.Writer) error { return printForgotten(w, &done) })
+		},
+	}
+	t.flags(cmd)
+	cmd.Flags().BoolVar(&yes, "yes", false, "do what is shown")
+	c.jsonFlag(cmd)
+	return cmd
+}
+
+// wouldForget shows what is known of a gateway, and changes nothing.
+func (c *cli) wouldForget(cmd *cobra.Command, client *apiClient, node string) error {
+	var list app.GatewayList
+	if err := client.do(cmd.Context(), "GET", "/v1/gateways", nil, &list); err != nil {
+		return err
+	}
+	var found app.GatewayList
+	for i := range list.Gateways {
+		if list.Gateways[i].Node == node {
+			found.Gateways = append(found.Gateways, list.Gateways[i])
+		}
+	}
+	for _, one := range list.Waiting {
+		if one.Node == node {
+			found.Waiting = append(found.Waiting, one)
+		}
+	}
+	if err := c.print(found, func(w io.Writer) error { return printWouldForget(w, node, &found, time.Now()) }); err != nil {
+		return err
+	}
+	return silentError{}
+}
+
+func printWouldForget(w io.Writer, node string, found *app.GatewayList, now time.Time) error {
+	errs := []error{gatewaysTable(found.Gateways, now).write(w)}
+	say := func(format string, args ...any) {
+		_, err := fmt.Fprintf(w, format, args...)
+		errs = append(errs, err)
+	}
+	if len(found.Waiting) > 0 {
+		say("commands are %s\n", waitingText(found.Waiting))
+	}
+	say("would be lost: what %s alone remembers; queued commands of until now may end as unknown\n", node)
+	say("\nNothing was changed. `cellgate gateways forget %s --yes` does it; see first that it is stopped, and does not come back.\n", node)
+	return errors.Join(errs...)
+}
+
+func printForgotten(w io.Writer, done *app.ForgottenGateway) error {
+	text := fmt.Sprintf("%s is forgotten in %s; what it alone remembered is gone\n", done.Node, many(done.Slots, "slot", "slots"))
+	if done.Slots == 0 {
+		text = done.Node + " is no member of the cell any more: it was forgotten before\n"
+	}
+	if len(done.Waiting) > 0 {
+		text += "commands are still " + waitingText(done.Waiting) + "\n"
+	}
+	_, err := io.WriteString(w, text)
+	return err
+}
