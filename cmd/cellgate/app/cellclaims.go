@@ -38,6 +38,8 @@ type claims struct {
 	byVIN  map[string]*claim
 	dirty  map[string]*storing
 	stores chan struct{} // capacity 1: something is dirty
+	// underWay are the vehicles whose session is being stored.
+	underWay map[string]struct{}
 }
 
 // claim is one connection of a vehicle. claims.mu guards what changes.
@@ -60,7 +62,7 @@ type claim struct {
 func newClaims(p *peers) *claims {
 	c := &claims{
 		m: p.member, live: p.liveness, log: p.log, seed: maphash.MakeSeed(), began: time.Now(),
-		byVIN: map[string]*claim{}, dirty: map[string]*storing{}, stores: make(chan struct{}, 1),
+		byVIN: map[string]*claim{}, dirty: map[string]*storing{}, underWay: map[string]struct{}{}, stores: make(chan struct{}, 1),
 	}
 	c.current.Store(true)
 	c.wait.Store(int64(configs.ClaimWait))
@@ -81,6 +83,8 @@ func (c *claims) Claim(ctx context.Context, vin string) session.Claim {
 		one.until = max(one.until, former.conn.Epoch+1, former.until+1)
 	}
 	_, unstored := c.dirty[vin]
+	_, storing := c.underWay[vin]
+	unstored = unstored || storing
 	c.byVIN[vin] = one
 	c.mu.Unlock()
 	if away {

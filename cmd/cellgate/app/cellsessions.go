@@ -58,36 +58,56 @@ func (c *claims) storeAll(ctx context.Context) {
 	defer all.Wait()
 	retry := time.NewTicker(time.Second)
 	defer retry.Stop()
-	for {
-		ended := false
-		select {
-		case <-ctx.Done():
-			ended = true // what the last connections have left
-		case <-c.stores:
-		case <-retry.C:
-		}
+	store := func() {
 		for vin, s := range c.takeDirty() {
 			places <- struct{}{}
 			all.Go(func() {
 				defer func() { <-places }()
 				c.storeOne(context.WithoutCancel(ctx), vin, s)
+				c.storedOne(vin)
 			})
 		}
-		if ended {
+	}
+	for {
+		select {
+		case <-ctx.Done(): // what the last connections have left
+			store()
+			all.Wait()
+			store()
 			return
+		case <-c.stores:
+		case <-retry.C:
 		}
+		store()
 	}
 }
 
+// takeDirty takes the sessions that are to be stored. One that is being stored waits for that: the two could arrive the other way
+// round, and the cell would keep the older.
 func (c *claims) takeDirty() map[string]*storing {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.m.away.Load() {
 		return nil
 	}
-	all := c.dirty
-	c.dirty = make(map[string]*storing, min(len(all), 64))
+	all := make(map[string]*storing, len(c.dirty))
+	for vin, s := range c.dirty {
+		if _, busy := c.underWay[vin]; !busy {
+			all[vin], c.underWay[vin] = s, struct{}{}
+			delete(c.dirty, vin)
+		}
+	}
 	return all
+}
+
+func (c *claims) storedOne(vin string) {
+	c.mu.Lock()
+	delete(c.underWay, vin)
+	again := c.dirty[vin] != nil
+	c.mu.Unlock()
+	if again {
+		c.rouseStores()
+	}
 }
 
 // storeOne stores the session that a vehicle has here, if the cell says that it is here. What could not be stored stays dirty.
