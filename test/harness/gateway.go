@@ -186,7 +186,11 @@ rules: {path: rules, %s}
 		fmt.Fprintf(&b, "token_api: {address: \"%s\", tls: {cert: tls/server.crt, key: tls/server.key%s}}\n", g.TokenAPI, clients)
 	}
 	if o.Central != nil {
-		fmt.Fprintf(&b, "central: {mode: %s, kafka: {brokers: [%s], auto_create_topics: true}}\n", cmp.Or(o.CentralMode, "at_least_once"), addr(o.Central))
+		mode := ""
+		if o.CentralMode != "" { // builds of before do not know the key
+			mode = "mode: " + o.CentralMode + ", "
+		}
+		fmt.Fprintf(&b, "central: {%skafka: {brokers: [%s], auto_create_topics: true}}\n", mode, addr(o.Central))
 	}
 	b.WriteString(o.Extra)
 	return b.String()
