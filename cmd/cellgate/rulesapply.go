@@ -48,8 +48,7 @@ place of rules that run. When none are wanted, put ` + "`rules: []`" + ` into a 
 }
 
 func rulesReloadCommand(c *cli) *cobra.Command {
-	t := &target{}
-	cmd := &cobra.Command{
+	return c.rulesChange("/v1/rules/reload", func([]string) any { return nil }, &cobra.Command{
 		Use:   "reload",
 		Short: "put the rule files of a running gateway in force",
 		Long: `reload has a running gateway read its rules folder and put the rules in force, whole or not at all. The
@@ -57,48 +56,42 @@ gateway does so by itself when files change, unless rules.watch is off; reload a
 rollback have put in force, and says at once what is wrong.`,
 		Example: "  cellgate rules reload",
 		Args:    takes(),
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			return c.changeRules(cmd.Context(), t, "POST", "/v1/rules/reload", nil)
-		},
-	}
-	t.flags(cmd)
-	c.jsonFlag(cmd)
-	return cmd
+	})
 }
 
 func rulesRollbackCommand(c *cli) *cobra.Command {
-	t := &target{}
-	cmd := &cobra.Command{
+	body := func(args []string) any {
+		if len(args) == 0 {
+			return nil
+		}
+		return map[string]string{"hash": args[0]}
+	}
+	return c.rulesChange("/v1/rules/rollback", body, &cobra.Command{
 		Use:     "rollback [HASH]",
 		Short:   "go back to the rules that ran before",
 		Long:    "rollback puts the rule set in force that ran before, or that of a HASH from history, whatever the files say, until they change or reload is called. Twice goes back and forth.",
 		Example: "  cellgate rules rollback",
 		Args:    cobra.MaximumNArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			var body any
-			if len(args) > 0 {
-				body = map[string]string{"hash": args[0]}
-			}
-			return c.changeRules(cmd.Context(), t, "POST", "/v1/rules/rollback", body)
-		},
-	}
-	t.flags(cmd)
-	c.jsonFlag(cmd)
-	return cmd
+	})
 }
 
 func rulesLiftCommand(c *cli) *cobra.Command {
-	t := &target{}
-	cmd := &cobra.Command{
+	body := func(args []string) any { return map[string]string{"rule": args[0]} }
+	return c.rulesChange("/v1/rules/lift", body, &cobra.Command{
 		Use:   "lift RULE",
 		Short: "have a rule send again that its limits hold",
 		Long: `lift has a rule send again that sends nothing because too many of its messages were errors (limits). Errors count
 anew from then on. A rule that is mended needs no lift: a change of it, or of what stands at the top of its file, is enough.`,
 		Example: "  cellgate rules lift battery-watch",
 		Args:    takes("RULE"),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			return c.changeRules(cmd.Context(), t, "POST", "/v1/rules/lift", map[string]string{"rule": args[0]})
-		},
+	})
+}
+
+// rulesChange is a command that changes the rules in force by one call.
+func (c *cli) rulesChange(path string, body func(args []string) any, cmd *cobra.Command) *cobra.Command {
+	t := &target{}
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		return c.changeRules(cmd.Context(), t, "POST", path, body(args))
 	}
 	t.flags(cmd)
 	c.jsonFlag(cmd)
