@@ -41,7 +41,7 @@ type forwarder struct {
 	count       int           // of them
 	bytes       int
 	waitingFor  map[string]int        // the bytes among them by topic
-	read        int64                 // behind the last record that was read; where reading begins before the first fetch
+	read        int64                 // the offset after the last record that was read; where reading begins before the first fetch
 	began       int64                 // where the first reading began; negative before
 	next        int64                 // everything before it is settled; negative before the first fetch
 	high        int64                 // behind the partition's last record
@@ -118,7 +118,7 @@ func (f *forwarder) isAssigned() bool {
 	return f.assigned
 }
 
-// resume decides where to go on: behind the last record read, as what came before is settled or under way. Only
+// resume decides where to go on: after the last record read, as what came before is settled or under way. Only
 // when another gateway has committed beyond what is settled here, the group's offset counts; then what is under way is
 // waited for, so that no more than one partition's bound is. It returns false when ctx ends. before is the partition as
 // it was here before, nil at first; at is what the group has committed.

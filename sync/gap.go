@@ -16,7 +16,7 @@ const gapInterval = 2 * time.Second
 // ErrNoGap says that a lane does not stand at a gap on this gateway.
 var ErrNoGap = errors.New("no gap")
 
-// skip is an operator's word to go on behind a partition's gap.
+// skip is an operator's word to skip a partition's gap.
 type skip struct {
 	ctx  context.Context
 	done chan skipped // has room for the answer
@@ -38,7 +38,7 @@ func (s *Syncer) Gaps(lane string) []Gap {
 	return all
 }
 
-// Skip goes on behind a gap that Gaps has told of, and returns it as it was then: retention goes on meanwhile. When
+// Skip goes on after a gap that Gaps has told of, and returns it as it was then: retention goes on meanwhile. When
 // it returns, the group has the new position in its committed offsets, so that it holds over restarts and for every
 // other gateway. Without error nothing before the gap is left to forward; ErrNoGap says that there is no gap any more.
 func (s *Syncer) Skip(ctx context.Context, g *Gap) (Gap, error) {
@@ -129,8 +129,8 @@ func (f *forwarder) markGap() {
 	}
 }
 
-// skip goes on behind the gap. What is still under way was read before it, and is waited for: the group cannot be told
-// of what comes behind the gap without it.
+// skip goes on after the gap. What is still under way was read before it, and is waited for: the group cannot be told
+// of what comes after the gap without it.
 func (f *forwarder) skip(ctx context.Context) (*kafkaclient.GapError, error) {
 	if err := f.settled(ctx); err != nil {
 		return nil, err

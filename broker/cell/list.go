@@ -153,7 +153,7 @@ type Place struct {
 // probed is how many slots one pipeline asks for whether there is anything in them.
 const probed = 1024
 
-// Page lists some commands from a place on, and the place behind them; nil after the last. It is not confirmed: a failover may
+// Page lists some commands from a cursor on, and returns the next cursor, nil after the last. It is not confirmed: a failover may
 // still take back what it shows.
 func (s *Store) Page(ctx context.Context, from Place, most int) ([]Name, *Place, error) {
 	for {

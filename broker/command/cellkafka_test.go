@@ -116,7 +116,7 @@ func TestKafkaWhileRedisIsAway(t *testing.T) {
 	m.set(nil)
 	c.told("k1", Expired)
 	c.told("k2", Queued)
-	check.Eventually(t, "it to go on behind both", func() bool { return r.accepted.Load() == 2 })
+	check.Eventually(t, "it to go on after both", func() bool { return r.accepted.Load() == 2 })
 	cancel()
 	<-done
 }

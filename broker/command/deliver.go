@@ -23,7 +23,7 @@ func (s *Service) pumpAll() {
 
 // pump gives the lane's commands, in order, to the delivery engine: those that were never acknowledged and
 // that the engine does not have. Those that are not yet marked on disk as handed over are marked first, and
-// everything behind them waits for that.
+// everything after them waits for that.
 func (s *Service) pump(vin string) {
 	l := s.open.lanes[vin]
 	if l == nil {

@@ -274,7 +274,7 @@ func (s *Service) endTogether(ctx context.Context, vin, id string) cell.Verdict 
 	return a.Verdict
 }
 
-// sweep looks for what nobody has told this gateway: commands that have ended at gateways that are gone, and those for vehicles that
+// sweep looks for what this gateway was not notified of: commands that have ended at gateways that are gone, and those for vehicles that
 // it has.
 func (s *Service) sweep(ctx context.Context) {
 	slots := s.o.Cell.Store.Slots()

@@ -131,7 +131,7 @@ func syncSkipCommand(c *cli) *cobra.Command {
 	t, centre := &target{}, ""
 	cmd := &cobra.Command{
 		Use:   "skip [LANE]",
-		Short: "go on behind records that are gone",
+		Short: "go on after records that are gone",
 		Long: `skip has a lane (p0, p1, p2; without one: every lane) go on that stands at a gap: records of its outbox
 topic are gone before they were forwarded, since retention removed them, or the topic was made anew or cut off.
 What is gone stays gone. A topic that was made anew is forwarded from its first record. The skip is recorded

@@ -202,7 +202,7 @@ func (l *lane) sendAgain() {
 	l.window.mu.Unlock()
 }
 
-// resend delivers a flight's records. When the leader refuses some of them, the flights behind it have numbers that are
+// resend delivers a flight's records. When the leader refuses some of them, the flights after it have numbers that are
 // not the next any more: they get others, under another id, so that what is still on its way of the old ones comes to
 // nothing.
 func (l *lane) resend(recs []*Record, encoded bool) {

@@ -169,7 +169,7 @@ func (c *claims) claimed(ctx context.Context, one *claim, got cell.Claimed, befo
 	one.forgot = false
 	c.mu.Unlock()
 	if f := got.Former; f.Node != "" && f.Node != c.m.self.Node {
-		_ = c.m.store.Tell(ctx, f.Node, fmt.Sprintf("taken %d %s", got.Epoch, one.vin)) // the sweep finds what nobody has told
+		_ = c.m.store.Tell(ctx, f.Node, fmt.Sprintf("taken %d %s", got.Epoch, one.vin)) // a lost notice is made up for by the sweep
 	}
 	if again || attached {
 		c.Changed(one.vin)

@@ -124,7 +124,7 @@ func (m *member) waitedFor() []WaitedFor {
 	return all
 }
 
-// forget takes a member off in every slot that knows it, and answers how many those were, and whether some slot has forgotten it before.
+// forget removes a member from every slot. It returns from how many, and whether a slot had forgotten it before.
 // What is not confirmed is an error: then it is to be repeated. When it returns, what waited for that member alone is open here.
 func (m *member) forget(ctx context.Context, node string) (count int, before bool, err error) {
 	m.work.Lock()
@@ -155,8 +155,8 @@ func (m *member) forget(ctx context.Context, node string) (count int, before boo
 	return count, before, nil
 }
 
-// forgetIn does so in some slots, several at a time, and answers what those have come to that knew it, and whether some slot had
-// forgotten it before.
+// forgetIn removes it from some slots, several at a time. It returns the answers of those that had it, and whether a slot had forgotten
+// it before.
 func (m *member) forgetIn(ctx context.Context, slots []int, node string) (map[int]cell.Joined, bool, error) {
 	var mu sync.Mutex
 	var all sync.WaitGroup

@@ -32,7 +32,7 @@ type inbox struct {
 	log      *slog.Logger
 	oldest   func() time.Time      // what is older has no time left
 	rest     []kafkaclient.Fetched // fetched, and not given yet
-	given    int64                 // behind the last record that was given
+	given    int64                 // the offset after the last record that was given
 	accepted atomic.Int64
 	gap      *kafkaclient.GapError // was passed over, and not reported: the next record tells how old it was
 }
@@ -63,7 +63,7 @@ func (i *inbox) Resume(ctx context.Context, position []byte) error {
 }
 
 // Fetch implements command.Consumer. A gap is passed over and reported: commands that come late are worth less than
-// those behind them.
+// those after them.
 func (i *inbox) Fetch(ctx context.Context) ([]command.Message, []byte, error) {
 	if len(i.rest) == 0 {
 		if err := i.fill(ctx); err != nil {
@@ -110,7 +110,7 @@ func (i *inbox) fill(ctx context.Context) error {
 	return nil
 }
 
-// pass goes on behind a gap.
+// pass goes on after a gap.
 func (i *inbox) pass(ctx context.Context) error {
 	gap, err := i.part.Pass(ctx)
 	if err == nil && gap != nil {

@@ -43,7 +43,7 @@ func gapsOf(gaps []syncer.Gap) (all []LaneGap) {
 	return all
 }
 
-// skipSync goes on behind the gaps at which lanes stand here.
+// skipSync skips the gaps at which lanes have stopped here.
 func (c *centres) skipSync(w http.ResponseWriter, r *http.Request) {
 	chosen, lane, ok := c.choose(w, r)
 	if !ok {
