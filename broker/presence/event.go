@@ -223,16 +223,18 @@ func (r *reader) text() string {
 func decode(vin string, data []byte) (entry, error) {
 	r := &reader{b: data}
 	e := entry{published: r.mark()}
+	unplaced := false // an event said to be placed has no place: encode never writes one
 	for len(r.b) > 0 && !r.short {
 		v := Event{VIN: vin, Mark: r.mark(), Kind: r.kind(), At: r.varint()}
 		v.Reason = r.text()
 		if v.Kind&placed != 0 {
 			v.Kind &^= placed
 			v.As, v.Node = r.mark(), r.text()
+			unplaced = unplaced || v.As == (Mark{})
 		}
 		e.events = append(e.events, v)
 	}
-	if r.short || len(e.events) == 0 {
+	if r.short || unplaced || len(e.events) == 0 {
 		return entry{}, fmt.Errorf("the presence of %s is not readable: %d bytes", vin, len(data))
 	}
 	return e, nil

@@ -421,6 +421,7 @@ func TestMirrorGetsTheLast(t *testing.T) {
 func FuzzEntry(f *testing.F) {
 	e := entry{published: Mark{1, 2}, events: []Event{{VIN: "v", Mark: Mark{-3, 4}, Kind: Ready, At: -5, Reason: "lost"}, {VIN: "v", Kind: Connected}}}
 	f.Add(e.encode())
+	f.Add([]byte("\x02\x01\x02\x01\x81\x02\x00\x00\x00\x01n")) // placed, with a node and without a place
 	f.Fuzz(func(t *testing.T, b []byte) {
 		e, err := decode("v", b)
 		if err != nil {
