@@ -292,7 +292,7 @@ func (r *request) attach(rest []byte) *conn {
 	c.reader.recent = b.resends.back(c.key, present)
 	c.reader.carry = append([]byte(nil), rest...)
 	if err := r.t.Conn.SetDeadline(time.Time{}); err != nil {
-		b.log.Debug("connection lost at CONNECT", "client", c.id, "error", err)
+		b.log.Debug("connection lost at CONNECT", "client", c.id, "err", err)
 	}
 	if c.shared.stopping.Load() { // end's deadline may have been the one just taken away
 		_ = r.t.Conn.SetReadDeadline(past())

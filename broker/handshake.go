@@ -78,7 +78,7 @@ func (b *Broker) connectFailed(l *listener, t *transport, result string, err err
 	}
 	b.metrics.connects.WithLabelValues(result).Inc()
 	b.reject(result)
-	b.log.Debug("connection refused", "listener", l.name, "peer", t.peer, "result", result, "error", err)
+	b.log.Debug("connection refused", "listener", l.name, "peer", t.peer, "result", result, "err", err)
 }
 
 // handshake does what comes before MQTT, within Limits.HandshakeTimeout.

@@ -144,7 +144,7 @@ func (b *Broker) acceptNext(l *listener) net.Conn {
 			time.Sleep(minBackoff)
 			continue
 		}
-		b.log.Warn("accept failed", "listener", l.name, "error", err, "retry_in", backoff)
+		b.log.Warn("accept failed", "listener", l.name, "err", err, "retry_in", backoff)
 		time.Sleep(backoff)
 		backoff = min(2*backoff, maxBackoff)
 	}

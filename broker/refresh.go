@@ -128,6 +128,6 @@ func (b *Broker) noticeExpiring(c *conn) {
 		Props: message.Properties{ContentType: "application/json"},
 	})
 	if err != nil {
-		b.log.Debug("token-expiring notice not delivered", "client", c.id, "error", err)
+		b.log.Debug("token-expiring notice not delivered", "client", c.id, "err", err)
 	}
 }

@@ -350,7 +350,7 @@ func (c *conn) append() bool {
 				continue
 			}
 		default:
-			c.b.log.Error("journal refused a batch", "client", c.id, "error", err)
+			c.b.log.Error("journal refused a batch", "client", c.id, "err", err)
 			c.b.reject("journal_failed")
 			c.end(frame.ReasonServerUnavailable, "", "journal_failed")
 		}
@@ -447,7 +447,7 @@ func (c *conn) violation(err error) bool {
 		reason = v.Reason
 	}
 	c.b.reject("violation")
-	c.b.log.Debug("protocol violation", "client", c.id, "error", err)
+	c.b.log.Debug("protocol violation", "client", c.id, "err", err)
 	return c.endNow(reason, disconnectLabel(reason))
 }
 

@@ -83,7 +83,7 @@ func tellable(r *Request, cause error) bool {
 func (b *batch) refuse(r *Request, cause error) error {
 	state, why := refusal(cause)
 	if state != Expired {
-		b.s.o.Log.Warn("command refused", "vin", r.VIN, "id", r.ID, "origin", r.Origin, "by", r.By, "error", cause)
+		b.s.o.Log.Warn("command refused", "vin", r.VIN, "id", r.ID, "origin", r.Origin, "by", r.By, "err", cause)
 	}
 	if !tellable(r, cause) {
 		return nil
@@ -165,7 +165,7 @@ func (s *Service) Consume(ctx context.Context, c Consumer) error {
 		case errors.Is(err, ErrClosed):
 			return err
 		case err != nil:
-			s.o.Log.Warn("reading vehicle.commands failed, trying again", "partition", c.Partition(), "error", err)
+			s.o.Log.Warn("reading vehicle.commands failed, trying again", "partition", c.Partition(), "err", err)
 			if !wait.sleep(ctx) {
 				return ctx.Err()
 			}
@@ -237,7 +237,7 @@ func (s *Service) fromKafka(m *Message) (Request, bool) {
 	from := Caller{By: m.by(), Origin: OriginKafka, May: s.o.KafkaMay}
 	if err := json.Unmarshal(m.Value, &k); err != nil {
 		s.told(&Request{ID: m.Ref, Caller: from}, false, ErrInvalid)
-		s.o.Log.Warn("a record of vehicle.commands is not a command", "ref", m.Ref, "error", err)
+		s.o.Log.Warn("a record of vehicle.commands is not a command", "ref", m.Ref, "err", err)
 		return Request{}, false
 	}
 	r := k.request()

@@ -37,7 +37,7 @@ func (s *Service) deliverAll(ctx context.Context, what string, more <-chan struc
 			return
 		case err != nil:
 			if !failing {
-				s.o.Log.Warn("not all is published about commands, trying again", "what", what, "error", err)
+				s.o.Log.Warn("not all is published about commands, trying again", "what", what, "err", err)
 			}
 			failing = true
 			if !wait.sleep(ctx) {

@@ -144,7 +144,7 @@ func (j *Journal) fail(err error) {
 	if !j.fatal.CompareAndSwap(nil, &err) {
 		return
 	}
-	j.log.Error("journal: failed; nothing is acknowledged any more", slog.Any("error", err))
+	j.log.Error("journal: failed; nothing is acknowledged any more", slog.Any("err", err))
 	j.buffer.close(err)
 	j.notify.end(err)
 	if j.onFatal != nil {

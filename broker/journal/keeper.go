@@ -151,7 +151,7 @@ func (k *keeper) settled(s *spare) {
 func (k *keeper) discard(s *spare, why error) {
 	err := errors.Join(s.file.Close(), k.fs.Remove(s.name))
 	if err != nil {
-		k.log.Warn("journal: cannot remove an unused segment", slog.String("file", s.name), slog.Any("error", err))
+		k.log.Warn("journal: cannot remove an unused segment", slog.String("file", s.name), slog.Any("err", err))
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -193,7 +193,7 @@ func (k *keeper) round() bool {
 	ok := true
 	for s := k.table.recycle(); s != nil; s = k.table.recycle() {
 		if err := k.recycle(s); err != nil {
-			k.log.Error("journal: cannot recycle a segment; trying again", slog.String("file", s.name), slog.Any("error", err))
+			k.log.Error("journal: cannot recycle a segment; trying again", slog.String("file", s.name), slog.Any("err", err))
 			ok = false
 			break
 		}

@@ -216,7 +216,7 @@ func (b *Outbox) writeSome() (n int, more bool) {
 	b.mu.Unlock()
 	w, err := b.commit(batch, settled, told)
 	if err != nil { // a state file that fails ends the gateway; until then it is tried again
-		b.o.Log.Error("presence cannot be written", "error", err)
+		b.o.Log.Error("presence cannot be written", "err", err)
 		return 0, false
 	}
 	b.mu.Lock()
@@ -307,7 +307,7 @@ func (b *Outbox) publishAll(ctx context.Context) {
 			continue
 		}
 		if failed++; failed == 1 && ctx.Err() == nil {
-			b.o.Log.Warn("presence is not published; it waits, and is tried again", "error", err)
+			b.o.Log.Warn("presence is not published; it waits, and is tried again", "err", err)
 		}
 		select {
 		case <-time.After(remote.Backoff(failed, 100*time.Millisecond, 5*time.Second)):

@@ -100,7 +100,7 @@ func (m *Manager) publishWill(st *state, rec *message.Record) error {
 	}
 	if err != nil {
 		m.metrics.wills.WithLabelValues("failed").Inc()
-		m.log.Warn("will not appended, trying again", "client", st.id, "error", err)
+		m.log.Warn("will not appended, trying again", "client", st.id, "err", err)
 		st.mu.Lock()
 		st.will = &will
 		st.willAt = m.now() + willRetry.Milliseconds()

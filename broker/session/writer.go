@@ -137,7 +137,7 @@ func (w *writer) run() {
 func (w *writer) store(b *batch) bool {
 	for err := w.commit(b); err != nil; err = w.commit(b) {
 		w.m.metrics.commitErrors.Inc()
-		w.m.log.Error("session state not written, trying again", "error", err, "retry_in", commitRetry)
+		w.m.log.Error("session state not written, trying again", "err", err, "retry_in", commitRetry)
 		select {
 		case <-time.After(commitRetry):
 		case <-w.m.closed.Done():

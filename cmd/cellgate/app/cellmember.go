@@ -168,7 +168,7 @@ func (m *member) note(err error) error {
 		}
 		if m.away.CompareAndSwap(false, true) {
 			m.changed.Store(time.Now().UnixNano())
-			m.log.Warn("Redis does not answer: vehicles are served on what this gateway knows, commands are refused", slog.Any("error", err))
+			m.log.Warn("Redis does not answer: vehicles are served on what this gateway knows, commands are refused", slog.Any("err", err))
 		}
 	}
 	return err
@@ -199,7 +199,7 @@ func (m *member) check(ctx context.Context) error {
 		return fmt.Errorf("redis: %w", err)
 	}
 	if err != nil {
-		m.log.Warn("Redis does not tell how it is set up: see that it evicts nothing, and has the replicas that redis.replicas says", slog.Any("error", err))
+		m.log.Warn("Redis does not tell how it is set up: see that it evicts nothing, and has the replicas that redis.replicas says", slog.Any("err", err))
 	}
 	return nil
 }
@@ -290,7 +290,7 @@ func (m *member) offerPending(ctx context.Context) {
 	answers, empty := 0, 0
 	m.store.Rejoin(ctx, m.self.Node, all, m.begins(), func(joined map[int]cell.Joined, err error) bool {
 		if m.note(err) != nil {
-			m.log.Debug("offering to Redis", slog.Any("error", err))
+			m.log.Debug("offering to Redis", slog.Any("err", err))
 		}
 		if stored = errors.Join(stored, m.keep(joined)); stored != nil {
 			return false
@@ -309,7 +309,7 @@ func (m *member) offerPending(ctx context.Context) {
 		stored = m.learn()
 	}
 	if stored != nil {
-		m.log.Error("what is remembered of the cell cannot be written: commands wait", slog.Any("error", stored))
+		m.log.Error("what is remembered of the cell cannot be written: commands wait", slog.Any("err", stored))
 	}
 	switch { // all are alike when the cell is new
 	case answers > empty:

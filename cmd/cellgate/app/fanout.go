@@ -49,7 +49,7 @@ func (a *gateway) runLoop(ctx context.Context, name string, run, end func(contex
 	go func() {
 		defer close(done)
 		if err := run(ctx); err != nil {
-			a.log.Error("reading the journal failed", slog.String("loop", name), slog.Any("error", err))
+			a.log.Error("reading the journal failed", slog.String("loop", name), slog.Any("err", err))
 			a.die(err)
 		}
 	}()

@@ -116,7 +116,7 @@ func (s *server) start(ctx context.Context) error {
 	}
 	go func() {
 		if err := s.http.Serve(ln); err != nil && !errors.Is(err, http.ErrServerClosed) {
-			s.log.Error("http server ended", slog.String("setting", s.setting), slog.Any("error", err))
+			s.log.Error("http server ended", slog.String("setting", s.setting), slog.Any("err", err))
 		}
 	}()
 	return nil

@@ -81,7 +81,7 @@ func (l *lifecycle) one(ctx context.Context, s step) error {
 	ctx, cancel := context.WithTimeout(ctx, s.limit)
 	defer cancel()
 	err := s.stop(ctx)
-	l.log.Debug("stopped", slog.String("part", s.name), slog.Duration("took", time.Since(begin)), slog.Any("error", err))
+	l.log.Debug("stopped", slog.String("part", s.name), slog.Duration("took", time.Since(begin)), slog.Any("err", err))
 	return err
 }
 

@@ -96,7 +96,7 @@ func (k *ruleKeeper) begin(ctx context.Context) error {
 	defer k.applying.Unlock()
 	was, before, err := k.stored()
 	if err != nil {
-		k.log.Error("the rules that ran before cannot go on", slog.Any("error", err))
+		k.log.Error("the rules that ran before cannot go on", slog.Any("err", err))
 	}
 	if before != nil {
 		k.mu.Lock()
@@ -114,7 +114,7 @@ func (k *ruleKeeper) begin(ctx context.Context) error {
 		}
 		c, instead = before, was.over
 		k.log.Error("the rule files are not in force: the rules of before go on",
-			slog.String("running", c.set.Hash()), slog.Any("error", err))
+			slog.String("running", c.set.Hash()), slog.Any("err", err))
 	}
 	if failed := k.put(ctx, c, instead); failed != nil {
 		return failed
@@ -244,7 +244,7 @@ func (k *ruleKeeper) put(ctx context.Context, c *candidate, instead over) error 
 	lost := k.unforwarded
 	k.mu.Unlock()
 	if err := k.remember(appliedSet{c.set.Hash(), now, c.src.Marshal(), instead}); err != nil {
-		k.log.Warn("a rollback to this rule set will not be possible, nor will one last over a restart", slog.Any("error", err))
+		k.log.Warn("a rollback to this rule set will not be possible, nor will one last over a restart", slog.Any("err", err))
 	}
 	if len(lost) > 0 && (!same || len(told) == 0) {
 		k.log.Warn("rules send to the centre, and the configuration has no section central: nobody forwards it from the outbox topics",

@@ -212,7 +212,7 @@ func (c *centres) reloadOne(ctx context.Context, one *centre, next *configs.Conf
 	defer cancel()
 	before := one.worker
 	if err := before.Stop(ctx); err != nil {
-		c.log.Debug("what is bound for the centre goes with the new settings", slog.Any("error", err))
+		c.log.Debug("what is bound for the centre goes with the new settings", slog.Any("err", err))
 	}
 	cfg := *next
 	cfg.Kafka, cfg.Cell = c.cfg.Kafka, c.cfg.Cell // these take a restart

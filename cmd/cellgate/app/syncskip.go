@@ -87,7 +87,7 @@ func (c *centres) skipGap(ctx context.Context, r *http.Request, worker *syncer.S
 	}
 	done, err := worker.Skip(ctx, g)
 	if err != nil {
-		c.log.Warn("gap not skipped", slog.String("topic", g.Topic), slog.Int("partition", g.Partition), slog.String("by", s.By), slog.Any("error", err))
+		c.log.Warn("gap not skipped", slog.String("topic", g.Topic), slog.Int("partition", g.Partition), slog.String("by", s.By), slog.Any("err", err))
 		return s, err
 	}
 	s.LaneGap, s.Done = gapOf(&done), true

@@ -123,7 +123,7 @@ func (t *timekeeper) run(ctx context.Context, j *journal.Journal) {
 		case <-ctx.Done():
 		}
 		if err := t.store(); err != nil {
-			t.log.Error("the time cannot be written down; after a restart what it ends lasts longer", slog.Any("error", err))
+			t.log.Error("the time cannot be written down; after a restart what it ends lasts longer", slog.Any("err", err))
 		}
 		if ctx.Err() != nil {
 			return

@@ -69,7 +69,7 @@ func (v *vehicle) execute(id, name string) {
 func (v *vehicle) answer(id, status string, r result) {
 	payload, err := json.Marshal(r)
 	if err != nil {
-		v.f.o.Log.Error("encode a command's result", "error", err)
+		v.f.o.Log.Error("encode a command's result", "err", err)
 		return
 	}
 	v.send("v1/"+v.vin+"/res/"+id+"/"+status, payload)
