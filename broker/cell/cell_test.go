@@ -26,7 +26,7 @@ func embedded(t *testing.T) (*Store, *miniredis.Miniredis) {
 
 func storeOf(t *testing.T, server *miniredis.Miniredis, name string) *Store {
 	t.Helper()
-	c := redis.NewClient(&redis.Options{Addr: server.Addr(), MaxRetries: -1, DisableIdentity: true})
+	c := redis.NewClient(&redis.Options{Addr: server.Addr(), MaxRetries: -1, DisableIdentity: true, ReadTimeout: time.Minute})
 	t.Cleanup(func() { _ = c.Close() })
 	s, err := NewStore(c, name, Confirmation{Wait: time.Second}, time.Hour)
 	if err != nil {

@@ -18,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	"cellgate/cmd/cellgate/fleet"
 	"cellgate/test/check"
 )
 
@@ -246,6 +247,27 @@ func (g *Gateway) Fleet(name string, args ...string) *Process {
 	g.t.Helper()
 	argv := append([]string{Binary(g.t), "fleet", "--config", g.Config}, args...)
 	return StartProcess(g.t, name, g.Dir, nil, argv...)
+}
+
+// EndFleet stops a fleet that was started with --json as Ctrl-C does, and returns its report.
+func EndFleet(t testing.TB, p *Process) fleet.Report {
+	t.Helper()
+	if err := p.Stop(time.Minute); err != nil {
+		t.Fatalf("fleet: %v\n%s", err, p.Tail(20))
+	}
+	b, err := os.ReadFile(p.Log)
+	check.OK(t, err)
+	return FleetReport(t, string(b))
+}
+
+// FleetReport is the report at the end of what `cellgate fleet --json` has printed.
+func FleetReport(t testing.TB, printed string) (r fleet.Report) {
+	t.Helper()
+	_, last, found := strings.Cut("\n"+printed, "\n{")
+	if err := json.Unmarshal([]byte("{"+last), &r); err != nil || !found {
+		t.Fatalf("the report of a fleet: %v\n%s", err, printed)
+	}
+	return r
 }
 
 // Cellgate runs a subcommand to its end and returns its standard output, trimmed; it fails the test when

@@ -99,7 +99,7 @@ func madeAnew(t *testing.T, g *harness.Gateway, operator string, cell *harness.K
 	cell.MakeTopics(partitions, "vehicle.second")
 	before = readLedger(t, ledger).Len()
 	check.Within(t, 30*time.Second, "messages", arrived)
-	endFleet(t, fleet)
+	harness.EndFleet(t, fleet)
 	check.Within(t, time.Minute, "everything delivered", func() error { return g.Settled(operator) })
 	first := map[string]int64{}
 	cell.Each("vehicle.second", func(r harness.Record) {

@@ -154,7 +154,7 @@ func TestFaults(t *testing.T) {
 	for i, f := range sequence(r.rng, n) {
 		r.strike(i+1, n, f)
 	}
-	report := endFleet(t, fleet)
+	report := harness.EndFleet(t, fleet)
 	check.Within(t, 2*time.Minute, "everything delivered", func() error { return r.Settled(r.operator) })
 	grown := memory.max() - before
 	fmt.Printf("RSS %d MiB before the faults, at most %d MiB more, bound %d\n", before>>20, grown>>20, faultGrowth>>20)

@@ -4,40 +4,21 @@ package real
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"os"
-	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	goredis "github.com/redis/go-redis/v9"
 
-	"cellgate/test/check"
 	"cellgate/test/harness"
 )
 
-// startFleet runs the simulator until endFleet, appending to the ledger.
+// startFleet runs the simulator until harness.EndFleet, appending to the ledger.
 func startFleet(t *testing.T, g *harness.Gateway, name, ledger string, vehicles, rate int) *harness.Process {
 	t.Helper()
 	return g.Fleet(name, "--vehicles", fmt.Sprint(vehicles), "--rate", fmt.Sprint(rate), "--ledger", ledger, "--json")
-}
-
-// endFleet stops the simulator as Ctrl-C does and returns its report.
-func endFleet(t *testing.T, fleet *harness.Process) fleetReport {
-	t.Helper()
-	if err := fleet.Stop(time.Minute); err != nil {
-		t.Fatalf("fleet: %v\n%s", err, fleet.Tail(20))
-	}
-	b, err := os.ReadFile(fleet.Log)
-	check.OK(t, err)
-	var r fleetReport
-	if err := json.Unmarshal([]byte(string(b)[strings.Index("\n"+string(b), "\n{"):]), &r); err != nil {
-		t.Fatalf("fleet report: %v\n%s", err, fleet.Tail(20))
-	}
-	return r
 }
 
 // rss follows a process's resident memory.

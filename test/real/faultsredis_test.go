@@ -66,7 +66,7 @@ func TestRedisFailover(t *testing.T) {
 				lines["redis"].Pending, (time.Since(began) - promoted).Seconds())
 			check.Within(t, 20*time.Second, "writes to go on", delivered(lines["redis"].Received+1500))
 			everyKind(t, g, f.client)
-			endFleet(t, fleet)
+			harness.EndFleet(t, fleet)
 			check.Within(t, time.Minute, "everything delivered", func() error { return g.Settled(operator) })
 			if lines, err = g.Ledger(operator); err != nil || lines["redis"].DeadLettered != 0 || len(lines["redis"].Dropped) != 0 {
 				t.Errorf("given up: %+v %v", lines["redis"], err)

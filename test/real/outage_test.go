@@ -53,23 +53,23 @@ func TestOutage(t *testing.T) {
 	grown := memory.max() - base
 
 	floor := ""
-	limit := outageP99 * before.Puback.P99
+	limit := outageP99 * before.Latency.P99
 	if limit < outageFloor {
 		limit, floor = outageFloor, ", the noise floor"
 	}
 	fmt.Printf("Kafka away for %v at %d messages/s: %d acknowledged meanwhile\n", outage, outageVehicles*outageRate, during.Acknowledged)
-	fmt.Printf("  PUBACK p50/p99  before %.2f/%.2f ms, away %.2f/%.2f ms (bound %.2f%s)\n", before.Puback.P50, before.Puback.P99,
-		during.Puback.P50, during.Puback.P99, limit, floor)
+	fmt.Printf("  PUBACK p50/p99  before %.2f/%.2f ms, away %.2f/%.2f ms (bound %.2f%s)\n", before.Latency.P50, before.Latency.P99,
+		during.Latency.P50, during.Latency.P99, limit, floor)
 	fmt.Printf("  RSS             before at most %d MiB, grew by %d MiB (bound %d)\n", base>>20, grown>>20, outageGrowth>>20)
 	fmt.Printf("  drain           %s (bound %.1f×)\n", drain, outageDrain)
 
 	// Three quarters of the rate of before: a fleet needs its time to connect.
-	enough := int64(0.75 * float64(before.Acknowledged) * outage.Seconds() / outageBefore.Seconds())
+	enough := uint64(0.75 * float64(before.Acknowledged) * outage.Seconds() / outageBefore.Seconds())
 	if during.Reconnects != 0 || during.Refused != 0 || during.Acknowledged < enough {
 		t.Errorf("vehicles noticed: %+v against %+v in %v", during, before, outageBefore)
 	}
-	if during.Puback.P99 > limit {
-		t.Errorf("PUBACK p99 %.2f ms with Kafka away, want at most %.2f", during.Puback.P99, limit)
+	if during.Latency.P99 > limit {
+		t.Errorf("PUBACK p99 %.2f ms with Kafka away, want at most %.2f", during.Latency.P99, limit)
 	}
 	if grown > outageGrowth {
 		t.Errorf("RSS grew by %d MiB, want at most %d", grown>>20, outageGrowth>>20)
@@ -130,7 +130,7 @@ func drainUnderLoad(t *testing.T, g *harness.Gateway, cell *harness.Kafka, ledge
 		return nil
 	})
 	d := drained{first.Pending, last.Received - first.Received, last.Delivered - first.Delivered, time.Since(start)}
-	if report := endFleet(t, fleet); report.Refused != 0 {
+	if report := harness.EndFleet(t, fleet); report.Refused != 0 {
 		t.Errorf("vehicles noticed the drain: %+v", report)
 	}
 	return d

@@ -3,13 +3,13 @@
 package real
 
 import (
-	"encoding/json"
 	"fmt"
 	"os/exec"
 	"strings"
 	"testing"
 	"time"
 
+	"cellgate/cmd/cellgate/fleet"
 	"cellgate/test/check"
 	"cellgate/test/harness"
 	"cellgate/test/scenario"
@@ -84,26 +84,11 @@ func run(t *testing.T, name string, args ...string) string {
 	return string(out)
 }
 
-// fleetReport is the part of `cellgate fleet --json` that the tests look at.
-type fleetReport struct {
-	Acknowledged int64 `json:"acknowledged"`
-	Reconnects   int64 `json:"reconnects"`
-	Refused      int64 `json:"refused"`
-	Puback       struct {
-		P50, P99 float64
-	} `json:"puback_ms"`
-}
-
 // runFleet runs the simulator to its end, appending to the ledger, and returns its report.
-func runFleet(t *testing.T, g *harness.Gateway, ledger string, d time.Duration, vehicles int, rate string) fleetReport {
+func runFleet(t *testing.T, g *harness.Gateway, ledger string, d time.Duration, vehicles int, rate string) fleet.Report {
 	t.Helper()
-	out := g.Cellgate("fleet", "--config", g.Config, "--vehicles", fmt.Sprint(vehicles), "--rate", rate,
-		"--duration", d.String(), "--ledger", ledger, "--json")
-	var r fleetReport
-	if err := json.Unmarshal([]byte(out[strings.Index(out, "{"):]), &r); err != nil {
-		t.Fatalf("fleet report: %v\n%s", err, out)
-	}
-	return r
+	return harness.FleetReport(t, g.Cellgate("fleet", "--config", g.Config, "--vehicles", fmt.Sprint(vehicles), "--rate", rate,
+		"--duration", d.String(), "--ledger", ledger, "--json"))
 }
 
 func auditTelemetry(t *testing.T, cell *harness.Kafka, ledger string) harness.Acked {

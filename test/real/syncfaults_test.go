@@ -129,7 +129,7 @@ func syncFaultsIn(t *testing.T, mode string) {
 		all := syncFaults()
 		r.strike(i+1, n, all[i%len(all)])
 	}
-	if report := endFleet(t, fleet); report.Refused != 0 || report.Acknowledged == 0 {
+	if report := harness.EndFleet(t, fleet); report.Refused != 0 || report.Acknowledged == 0 {
 		t.Errorf("vehicles noticed: %+v", report)
 	}
 	operator := r.OperatorToken()

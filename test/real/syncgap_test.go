@@ -35,7 +35,7 @@ func TestSyncGap(t *testing.T) {
 		}
 		return nil
 	})
-	if report := endFleet(t, fleet); report.Refused != 0 || report.Acknowledged == 0 {
+	if report := harness.EndFleet(t, fleet); report.Refused != 0 || report.Acknowledged == 0 {
 		t.Errorf("vehicles noticed: %+v", report)
 	}
 	check.Within(t, time.Minute, "everything in the outbox", func() error { return r.Settled(operator) })

@@ -40,7 +40,7 @@ func TestCellScripts(t *testing.T) {
 }
 
 func cellClient(t *testing.T, addr string) *goredis.Client {
-	c := goredis.NewClient(&goredis.Options{Addr: addr, MaxRetries: -1, DisableIdentity: true})
+	c := goredis.NewClient(&goredis.Options{Addr: addr, MaxRetries: -1, DisableIdentity: true, ReadTimeout: time.Minute})
 	t.Cleanup(func() { _ = c.Close() })
 	return c
 }
