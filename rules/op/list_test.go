@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"unicode/utf8"
 )
 
 // described returns the names of the descriptors of a type that the package's files hold, sorted.
@@ -106,59 +107,94 @@ func TestDescriptorsAreComplete(t *testing.T) {
 		complete(string(target.Kind), target, "Check", "Schema")
 	}
 	for kind := range RedisKinds {
-		if kind > 0 && redisOperations[kind].key == "" {
+		if kind > 0 && (redisOperations[kind].key == "" || redisOperations[kind].does == "") {
 			t.Errorf("Redis operation %d is not described", kind)
 		}
 	}
 }
 
 // update has the reference for analysts written anew.
-var update = flag.Bool("update", false, "write the table of operators in rules/README.md")
+var update = flag.Bool("update", false, "write the operators and targets in rules/README.md")
 
-// operatorTable is what the descriptors say about operators.
-func operatorTable() string {
-	var rows strings.Builder
+// operatorRows, targetList and redisRows are what the descriptors say for the reference.
+func operatorRows(b *strings.Builder) {
 	for _, o := range Operators() {
-		var gives []string
-		for _, g := range o.Gives {
-			gives = append(gives, "`operator."+g+"`")
-		}
-		fmt.Fprintf(&rows, "| `%s` | %s |%s |\n", o.Example, o.Does, strings.TrimSuffix(" "+strings.Join(gives, ", "), " "))
+		row(b, o.Example, o.Does, prefixed("operator.", o.Gives))
 	}
-	return rows.String()
 }
 
-// TestReadmeSaysTheSame holds the reference for analysts to the descriptors. With -update it writes the table of operators, which is
-// theirs.
+func targetList(b *strings.Builder) {
+	for _, t := range Targets() {
+		width := 0
+		for i, word := range strings.Fields("- " + t.Reference) {
+			switch length := utf8.RuneCountInString(word); {
+			case i == 0:
+			case width+1+length > 120:
+				b.WriteString("\n  ")
+				width = 2
+			default:
+				b.WriteByte(' ')
+				width++
+			}
+			b.WriteString(word)
+			width += utf8.RuneCountInString(word)
+		}
+		b.WriteByte('\n')
+	}
+}
+
+func redisRows(b *strings.Builder) {
+	for _, o := range redisOperations[1:] {
+		row(b, o.key+": "+o.written, prefixed("", o.options), o.does)
+	}
+}
+
+// row is a row of a table whose first cell is code.
+func row(b *strings.Builder, code string, cells ...string) {
+	fmt.Fprintf(b, "| `%s` |", code)
+	for _, c := range cells {
+		b.WriteString(strings.TrimSuffix(" "+c, " ") + " |")
+	}
+	b.WriteByte('\n')
+}
+
+// prefixed is names as code, each behind a prefix.
+func prefixed(prefix string, names []string) string {
+	var code []string
+	for _, name := range names {
+		code = append(code, "`"+prefix+name+"`")
+	}
+	return strings.Join(code, ", ")
+}
+
+// TestReadmeSaysTheSame holds the reference for analysts to the descriptors. With -update it writes what is theirs.
 func TestReadmeSaysTheSame(t *testing.T) {
 	t.Parallel()
-	const file, head = "../README.md", "| operator | lets pass | gives |\n|---|---|---|\n"
-	b, err := os.ReadFile(file)
+	const file = "../README.md"
+	was, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)
 	}
-	before, rest, ok := strings.Cut(string(b), head)
-	table, behind, end := strings.Cut(rest, "\n\n")
-	if !ok || !end {
-		t.Fatal("README.md has no table of operators")
+	readme := string(was)
+	for head, write := range map[string]func(*strings.Builder){
+		"| operator | lets pass | gives |\n|---|---|---|\n": operatorRows,
+		"\n## Targets\n\n": targetList,
+		"| operation of `redis` | with | does |\n|---|---|---|\n": redisRows,
+	} {
+		before, rest, ok := strings.Cut(readme, head)
+		_, behind, end := strings.Cut(rest, "\n\n")
+		if !ok || !end {
+			t.Fatalf("README.md has no %q", head)
+		}
+		var b strings.Builder
+		write(&b)
+		readme = before + head + b.String() + "\n" + behind
 	}
-	readme := before + head + operatorTable() + "\n" + behind
 	if *update {
 		if err := os.WriteFile(file, []byte(readme), 0o600); err != nil {
 			t.Fatal(err)
 		}
-	} else if table+"\n" != operatorTable() {
-		t.Error("the table of operators in README.md is not that of the descriptors; write it with go test ./rules/op -run Readme -update")
-	}
-	words := strings.Join(strings.Fields(readme), " ")
-	for _, target := range Targets() {
-		if !strings.Contains(words, "- "+target.Reference) {
-			t.Errorf("README.md does not say %s", target.Reference)
-		}
-	}
-	for _, key := range KeyNames(redisOperationKeys()) {
-		if !strings.Contains(readme, "`"+key+": ") {
-			t.Errorf("README.md has no Redis operation %s", key)
-		}
+	} else if readme != string(was) {
+		t.Error("README.md does not say of operators and targets what their descriptors do; write it with go test ./rules/op -run Readme -update")
 	}
 }

@@ -23,7 +23,7 @@ var redis = Target{
 	New:       newRedis,
 	View:      redisView,
 	Expect:    append(KeyNames(redisOperationKeys()), "fields", "value", "member", "lon", "lat", "ttl", "at"),
-	Reference: "`redis: {…}`: one operation on one key:",
+	Reference: "`redis: {…}`: one operation on one key, a row of the table below.",
 }
 
 // RedisKind names a Redis operation: a row of redisOperations.
@@ -99,6 +99,8 @@ func RedisKeys() []Key {
 // redisOperation describes an operation: a key of the target beside which others may stand.
 type redisOperation struct {
 	key     string
+	written string // after the key, in its row of the table in rules/README.md
+	does    string // the rest of that row
 	options []string
 	needs   []string // at least one of these
 	example string   // of what it needs
@@ -113,18 +115,43 @@ var redisOperations = [RedisKinds]redisOperation{
 	RedisHash: {
 		key: "hash", options: []string{"set", "fields", "newer_than", "ttl"}, needs: []string{"set", "fields"},
 		example: "for example fields: payload, or set: {soc: payload.soc}", render: (*redisTarget).renderFields,
+		written: `"veh:${vin}"`,
+		does: "sets fields of a hash: those of `set: {name: value, …}`, and with `fields: payload` (or an object in it: `payload.position`) " +
+			"every text, number, true and false of it under its own name; null, lists, objects and names that begin with `_` are left out. " +
+			"With `newer_than: _at` the field `_at` keeps the message's event time (else its received time), and an older message changes nothing. " +
+			"A time more than 5 minutes ahead of a message's receipt is a wrong clock's and does not hold that message up; " +
+			"a message without an event time is never older than what came before it",
 	},
-	RedisString:    {key: "string", options: []string{"value", "ttl"}, render: (*redisTarget).renderValue},
-	RedisStream:    {key: "stream", options: []string{"set", "fields", "max_len", "ttl"}, render: (*redisTarget).renderFields},
-	RedisSetAdd:    {key: "set_add", options: []string{"member", "ttl"}, render: (*redisTarget).renderMember},
-	RedisSetRemove: {key: "set_remove", options: []string{"member"}, render: (*redisTarget).renderMember},
+	RedisString: {
+		key: "string", options: []string{"value", "ttl"}, render: (*redisTarget).renderValue,
+		written: `"soc:${vin}"`, does: "sets a value",
+	},
+	RedisStream: {
+		key: "stream", options: []string{"set", "fields", "max_len", "ttl"}, render: (*redisTarget).renderFields,
+		written: `"alerts:${class}"`, does: "appends an entry; without `set` and `fields` one field `payload`",
+	},
+	RedisSetAdd: {
+		key: "set_add", options: []string{"member", "ttl"}, render: (*redisTarget).renderMember,
+		written: "online", does: "adds `member`, the VIN unless given, to a set",
+	},
+	RedisSetRemove: {
+		key: "set_remove", options: []string{"member"}, render: (*redisTarget).renderMember,
+		written: "online", does: "removes `member`, the VIN unless given, from a set",
+	},
 	RedisGeo: {
 		key: "geo", options: []string{"lon", "lat", "member", "ttl"}, needs: []string{"lon"}, position: true,
 		example: "for example lon: payload.lon, lat: payload.lat", render: (*redisTarget).renderPosition,
+		written: "fleet", does: "puts the vehicle on a map",
 	},
-	RedisPublish: {key: "publish", options: []string{"value"}, render: (*redisTarget).renderValue},
-	RedisExpire:  {key: "expire", options: []string{"ttl"}, needs: []string{"ttl"}, example: "for example ttl: 1h"},
-	RedisDelete:  {key: "delete"},
+	RedisPublish: {
+		key: "publish", options: []string{"value"}, render: (*redisTarget).renderValue,
+		written: `"alerts:${vin}"`, does: "tells whoever listens now",
+	},
+	RedisExpire: {
+		key: "expire", options: []string{"ttl"}, needs: []string{"ttl"}, example: "for example ttl: 1h",
+		written: `"veh:${vin}"`, does: "lets a key end later",
+	},
+	RedisDelete: {key: "delete", written: `"veh:${vin}"`, does: "removes a key"},
 }
 
 func redisOperationKeys() []Key {
