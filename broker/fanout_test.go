@@ -47,7 +47,7 @@ func (f *fanEnv) open() {
 	jo.SegmentBytes, jo.BufferBytes = 1<<20, 1<<20
 	j, _, err := journal.Open(jo)
 	check.OK(f.t, err)
-	db, err := statefile.Open(filepath.Join(f.dir, "state.db"), statefile.Options{NoSync: true, Timeout: 10 * time.Second})
+	db, err := statefile.Open(filepath.Join(f.dir, "state.db"), statefile.Options{Sync: statefile.SyncNever, Timeout: 10 * time.Second})
 	check.OK(f.t, err)
 	f.db, f.journal, f.retained, f.commands = db, j, &retainSpy{Journal: j}, &fakeCommands{}
 	o := sessionOptions(db, NewIndex(), sessionJournal{j})

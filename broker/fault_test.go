@@ -161,7 +161,7 @@ func (c *faultCase) run(patience time.Duration) {
 
 func (c *faultCase) serve() (stop func()) {
 	c.t.Helper()
-	db, err := statefile.Open(filepath.Join(c.t.TempDir(), "state.db"), statefile.Options{NoSync: true})
+	db, err := statefile.Open(filepath.Join(c.t.TempDir(), "state.db"), statefile.Options{Sync: statefile.SyncNever})
 	check.OK(c.t, err)
 	sessions, err := session.Open(sessionOptions(db, NewIndex(), sessionJournal{c.journal}))
 	check.OK(c.t, err)

@@ -125,7 +125,7 @@ func openHarness(t testing.TB, dir string, setups ...setup) *harness {
 	check.OK(t, err)
 	h.journal = j
 	j.Retain("test", 1)
-	db, err := statefile.Open(filepath.Join(dir, "state.db"), statefile.Options{Timeout: time.Second, NoSync: true})
+	db, err := statefile.Open(filepath.Join(dir, "state.db"), statefile.Options{Timeout: time.Second, Sync: statefile.SyncNever})
 	check.OK(t, err)
 	so := sessionOptions(db, h.index, sessionJournal{j})
 	so.Log = log

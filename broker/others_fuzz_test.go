@@ -72,7 +72,7 @@ func (numbers) Epoch() uint64                           { return 1 }
 
 func newOthers(t *testing.T) *others {
 	t.Helper()
-	db, err := statefile.Open(filepath.Join(t.TempDir(), "state.db"), statefile.Options{NoSync: true})
+	db, err := statefile.Open(filepath.Join(t.TempDir(), "state.db"), statefile.Options{Sync: statefile.SyncNever})
 	check.OK(t, err)
 	e := &others{}
 	o := sessionOptions(db, NewIndex(), numbers{})

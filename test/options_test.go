@@ -19,9 +19,6 @@ func TestConfiguration(t *testing.T) {
 		}
 	}
 	for _, name := range s.unsetOptions() {
-		if name == "broker/shared/statefile.Options.NoSync" { // stands for a file system that does not sync: bbolt takes no other
-			continue
-		}
 		t.Errorf("no production code sets %s: delete it, or make it a constant", name)
 	}
 }

@@ -43,7 +43,7 @@ func newClockRig(t *testing.T) *clockRig {
 
 func (r *clockRig) open(saved clock.Saved) {
 	r.t.Helper()
-	db, err := statefile.Open(r.file, statefile.Options{NoSync: true})
+	db, err := statefile.Open(r.file, statefile.Options{Sync: statefile.SyncNever})
 	check.OK(r.t, err)
 	r.db, r.e = db, newEngine(0)
 	r.c, _ = clock.New(r.machine.Source(), saved)

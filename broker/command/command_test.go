@@ -136,7 +136,7 @@ func (k *kafka) last(t *testing.T, id string) (last eventValue) {
 
 func openDB(t *testing.T) *statefile.DB {
 	t.Helper()
-	db, err := statefile.Open(filepath.Join(t.TempDir(), "state.db"), statefile.Options{NoSync: true})
+	db, err := statefile.Open(filepath.Join(t.TempDir(), "state.db"), statefile.Options{Sync: statefile.SyncNever})
 	check.OK(t, err)
 	t.Cleanup(func() { _ = db.Close() })
 	return db

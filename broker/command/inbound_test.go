@@ -221,7 +221,7 @@ func TestKafkaGoesOnAtItsPosition(t *testing.T) {
 		file := filepath.Join(t.TempDir(), "state.db")
 		c := &topic{batches: [][]Message{{{Ref: "k-0-1", At: time.Now(), Value: []byte(`{"vin":"` + vin + `","name":"lock","ttl":"1h"}`)}}}}
 		for run := range 2 {
-			db, err := statefile.Open(file, statefile.Options{NoSync: true})
+			db, err := statefile.Open(file, statefile.Options{Sync: statefile.SyncNever})
 			check.OK(t, err)
 			s := start(t, Options{DB: db, Deliverer: newEngine(0)})
 			consume(t, s, c)

@@ -24,7 +24,7 @@ func snapshot(t *testing.T, db *statefile.DB) *statefile.DB {
 		return errors.Join(err, os.WriteFile(file, data, 0o600))
 	})
 	check.OK(t, err)
-	cp, err := statefile.Open(file, statefile.Options{NoSync: true})
+	cp, err := statefile.Open(file, statefile.Options{Sync: statefile.SyncNever})
 	check.OK(t, err)
 	t.Cleanup(func() { _ = cp.Close() })
 	return cp

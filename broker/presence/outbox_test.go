@@ -96,7 +96,7 @@ type run struct {
 // begin starts a gateway on a state file.
 func (k *topic) begin(t *testing.T, file string, epoch int64, change func(*Options)) *run {
 	t.Helper()
-	db, err := statefile.Open(file, statefile.Options{NoSync: true})
+	db, err := statefile.Open(file, statefile.Options{Sync: statefile.SyncNever})
 	check.OK(t, err)
 	o := Options{
 		DB: db, Epoch: epoch, MaxWaiting: 20_000, MaxVehicles: 1000, Wall: time.Now, Log: slog.New(slog.DiscardHandler), Metrics: NewMetrics(nil),

@@ -84,7 +84,7 @@ func (e *env) open() {
 
 // openDB opens a state file that is not synced: what a killed process has written is there without.
 func openDB(path string) (*statefile.DB, error) {
-	return statefile.Open(path, statefile.Options{NoSync: true, Timeout: patience})
+	return statefile.Open(path, statefile.Options{Sync: statefile.SyncNever, Timeout: patience})
 }
 
 func (e *env) close() {

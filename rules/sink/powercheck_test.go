@@ -116,7 +116,7 @@ const (
 func boot(mem *waltest.FS, file string, limit int, wrap func(*process) sink.Journal) (*process, error) {
 	p := &process{file: file, sinks: [2]*sinktest.Memory{sinktest.NewMemory(op.SinkKafka), sinktest.NewMemory(op.SinkRedis)}}
 	var err error
-	if p.db, err = statefile.Open(file, statefile.Options{NoSync: true}); err != nil {
+	if p.db, err = statefile.Open(file, statefile.Options{Sync: statefile.SyncNever}); err != nil {
 		return nil, err
 	}
 	epoch, last, err := sink.JournalKnown(p.db)

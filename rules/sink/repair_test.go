@@ -54,7 +54,7 @@ func TestRepairKeepsWhatCanBeRead(t *testing.T) {
 // repairLog repairs what CheckLogs finds, twice, as after an interruption, and returns how many decisions are lost.
 func repairLog(t *testing.T, dir, log string, epoch uint64) (lost uint64) {
 	t.Helper()
-	db, err := statefile.Open(filepath.Join(dir, "state.db"), statefile.Options{NoSync: true})
+	db, err := statefile.Open(filepath.Join(dir, "state.db"), statefile.Options{Sync: statefile.SyncNever})
 	check.OK(t, err)
 	defer db.Close() //nolint:errcheck // a test
 	decisions := filepath.Join(dir, "decisions")

@@ -25,7 +25,7 @@ type setsRig struct {
 
 func newSetsRig(t *testing.T) *setsRig {
 	t.Helper()
-	db, err := statefile.Open(filepath.Join(t.TempDir(), "state.db"), statefile.Options{NoSync: true})
+	db, err := statefile.Open(filepath.Join(t.TempDir(), "state.db"), statefile.Options{Sync: statefile.SyncNever})
 	check.OK(t, err)
 	t.Cleanup(func() { _ = db.Close() })
 	r := &setsRig{t: t, db: db}

@@ -154,7 +154,7 @@ func sample(t *testing.T, keys, rounds int) (data []byte, want holds) {
 
 func open(t *testing.T, file string) *DB {
 	t.Helper()
-	db, err := Open(file, Options{NoSync: true})
+	db, err := Open(file, Options{Sync: SyncNever})
 	check.OK(t, err)
 	t.Cleanup(func() { _ = db.Close() })
 	return db
@@ -181,7 +181,7 @@ func outcome(t *testing.T, file string, data []byte, want holds) (refused error)
 	if err := os.WriteFile(file, data, 0o600); err != nil { //nolint:gosec // a test's
 		t.Fatal(err)
 	}
-	db, err := Open(file, Options{NoSync: true})
+	db, err := Open(file, Options{Sync: SyncNever})
 	if err != nil {
 		if !errors.Is(err, ErrDamaged) && !errors.Is(err, ErrFormat) {
 			t.Errorf("neither damaged nor unknown: %v", err)
@@ -436,7 +436,7 @@ func TestDigests(t *testing.T) {
 			fill(t, db, 20, 3)
 			check.OK(t, db.Update(change))
 			check.OK(t, db.Close())
-			_, err := Open(file, Options{NoSync: true})
+			_, err := Open(file, Options{Sync: SyncNever})
 			if !errors.Is(err, ErrDamaged) && (name != "checksums" || !errors.Is(err, ErrFormat)) {
 				t.Errorf("error %v", err)
 			}

@@ -14,6 +14,8 @@ import (
 
 	"go.etcd.io/bbolt"
 	bbolterrors "go.etcd.io/bbolt/errors"
+
+	"cellgate/broker/shared/complete"
 )
 
 // MaxKeySize is the longest key, in bytes.
@@ -28,13 +30,22 @@ var ErrFormat = errors.New("state file not understood")
 // Options say how a file is opened.
 type Options struct {
 	// Timeout is how long Open waits for another process to let go of the file; 0 tries once.
-	Timeout time.Duration
-	// NoSync leaves out every fsync: what was committed survives the process, not a power loss. For tests.
-	NoSync bool
+	Timeout time.Duration `zero:"tries once"`
+	// Sync says what a commit waits for.
+	Sync Sync
 	// OnFatal is called once, when the DB takes no more transactions because bbolt has panicked. It does not wait
 	// for the DB.
-	OnFatal func(error)
+	OnFatal func(error) `zero:"nobody is told"`
 }
+
+// Sync says what a commit waits for. It stands for the file system, which bbolt does not let a test choose.
+type Sync int
+
+// What a commit waits for.
+const (
+	SyncAlways Sync = iota + 1 // the disk: what was committed survives a power loss
+	SyncNever                  // nothing: what was committed survives the process alone
+)
 
 // DB is an open state file. Its methods may be called from any goroutine.
 type DB struct {
@@ -51,6 +62,9 @@ type DB struct {
 // Open opens the file, which it makes when there is none, and reads it once from end to end. An error wraps
 // ErrDamaged, ErrFormat or ErrLocked, or is the file system's.
 func Open(file string, o Options) (*DB, error) {
+	if err := complete.Check(o); err != nil {
+		return nil, err
+	}
 	f, err := openLocked(file, o.Timeout)
 	if errors.Is(err, fs.ErrNotExist) {
 		if err := create(file, o); err != nil {
@@ -121,7 +135,7 @@ func openBolt(file string, f *os.File, o Options) (b *bbolt.DB, err error) {
 // options are those of every file: the free pages are not stored but found by reading, so there is no page of
 // them to be damaged, and the page size is the same on all machines. With f bbolt takes it instead of opening.
 func options(f *os.File, o Options) *bbolt.Options {
-	bo := &bbolt.Options{FreelistType: bbolt.FreelistMapType, NoFreelistSync: true, PageSize: pageSize, NoSync: o.NoSync}
+	bo := &bbolt.Options{FreelistType: bbolt.FreelistMapType, NoFreelistSync: true, PageSize: pageSize, NoSync: o.Sync == SyncNever}
 	bo.OpenFile = func(name string, flag int, mode os.FileMode) (*os.File, error) {
 		if first := f; first != nil {
 			f = nil

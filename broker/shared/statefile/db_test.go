@@ -198,7 +198,7 @@ func TestDamageWhileOpen(t *testing.T) {
 func TestPanics(t *testing.T) {
 	t.Parallel()
 	var fatal []error
-	db, err := Open(filepath.Join(t.TempDir(), "state.db"), Options{NoSync: true, OnFatal: func(err error) { fatal = append(fatal, err) }})
+	db, err := Open(filepath.Join(t.TempDir(), "state.db"), Options{Sync: SyncNever, OnFatal: func(err error) { fatal = append(fatal, err) }})
 	check.OK(t, err)
 	fill(t, db, 10, 1)
 	func() {
@@ -277,7 +277,7 @@ func TestOpenRefuses(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	old := filepath.Join(dir, "old.db")
-	b, err := bbolt.Open(old, 0o600, options(nil, Options{NoSync: true}))
+	b, err := bbolt.Open(old, 0o600, options(nil, Options{Sync: SyncNever}))
 	check.OK(t, err)
 	for range 2 {
 		err = errors.Join(err, b.Update(func(tx *bbolt.Tx) error { _, err := tx.CreateBucketIfNotExists([]byte("mqtt")); return err }))
@@ -285,18 +285,18 @@ func TestOpenRefuses(t *testing.T) {
 	if err = errors.Join(err, b.Close()); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Open(old, Options{}); !errors.Is(err, ErrFormat) || !strings.Contains(err.Error(), old) {
+	if _, err := Open(old, Options{Sync: SyncAlways}); !errors.Is(err, ErrFormat) || !strings.Contains(err.Error(), old) {
 		t.Errorf("without checksums: %v", err)
 	}
 	for name, data := range map[string][]byte{"empty": {}, "text": bytes.Repeat([]byte("no state file "), 1000)} {
 		file := filepath.Join(dir, name)
 		check.OK(t, os.WriteFile(file, data, 0o600))
-		if _, err := Open(file, Options{}); !errors.Is(err, ErrDamaged) || !strings.Contains(err.Error(), file) {
+		if _, err := Open(file, Options{Sync: SyncAlways}); !errors.Is(err, ErrDamaged) || !strings.Contains(err.Error(), file) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
 	db := open(t, filepath.Join(dir, "state.db"))
-	if _, err := Open(db.Path(), Options{}); !errors.Is(err, ErrLocked) {
+	if _, err := Open(db.Path(), Options{Sync: SyncAlways}); !errors.Is(err, ErrLocked) {
 		t.Errorf("locked: %v", err)
 	}
 }
@@ -309,7 +309,7 @@ func TestFirstOpen(t *testing.T) {
 	opened := make(chan *DB, 8)
 	for range cap(opened) {
 		wg.Go(func() {
-			db, err := Open(filepath.Join(dir, "state.db"), Options{NoSync: true})
+			db, err := Open(filepath.Join(dir, "state.db"), Options{Sync: SyncNever})
 			if err == nil {
 				opened <- db
 			} else if !errors.Is(err, ErrLocked) {
@@ -332,7 +332,7 @@ func TestFirstOpen(t *testing.T) {
 // BenchmarkOpen opens a file of 50,000 values of 300 bytes: with the scan, and what bbolt needs without.
 func BenchmarkOpen(b *testing.B) {
 	file := filepath.Join(b.TempDir(), "state.db")
-	db, err := Open(file, Options{NoSync: true})
+	db, err := Open(file, Options{Sync: SyncNever})
 	check.OK(b, err)
 	err = db.Update(func(tx *Tx) error {
 		q, err := tx.CreateBucketIfNotExists([]byte("queue"))
@@ -346,7 +346,7 @@ func BenchmarkOpen(b *testing.B) {
 	}
 	b.Run("scanned", func(b *testing.B) {
 		for range b.N {
-			db, err := Open(file, Options{NoSync: true})
+			db, err := Open(file, Options{Sync: SyncNever})
 			check.OK(b, err)
 			b.StopTimer()
 			_ = db.Close()
@@ -355,7 +355,7 @@ func BenchmarkOpen(b *testing.B) {
 	})
 	b.Run("bbolt", func(b *testing.B) {
 		for range b.N {
-			db, err := bbolt.Open(file, 0o600, options(nil, Options{NoSync: true}))
+			db, err := bbolt.Open(file, 0o600, options(nil, Options{Sync: SyncNever}))
 			check.OK(b, err)
 			b.StopTimer()
 			_ = db.Close()

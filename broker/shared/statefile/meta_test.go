@@ -78,7 +78,7 @@ func TestTornMetaWrite(t *testing.T) {
 		if err := os.WriteFile(file+".2", torn, 0o600); err != nil { //nolint:gosec // a test's
 			t.Fatal(err)
 		}
-		db, err := Open(file+".2", Options{NoSync: true})
+		db, err := Open(file+".2", Options{Sync: SyncNever})
 		if err != nil {
 			t.Fatalf("%d bytes written: %v", n, err)
 		}

@@ -24,7 +24,7 @@ func TestAFileThatIsGone(t *testing.T) {
 			t.Parallel()
 			file := filepath.Join(t.TempDir(), "state.db")
 			fatal := make(chan error, 2)
-			db, err := Open(file, Options{OnFatal: func(err error) { fatal <- err }})
+			db, err := Open(file, Options{Sync: SyncAlways, OnFatal: func(err error) { fatal <- err }})
 			check.OK(t, err)
 			t.Cleanup(func() { _ = db.bolt.Close() })
 			fill(t, db, 40, 5)
@@ -43,7 +43,7 @@ func TestAFileThatIsGone(t *testing.T) {
 				}
 				_, kept, _ = strings.Cut(err.Error(), "what it held is in ")
 			}
-			again, err := Open(kept, Options{})
+			again, err := Open(kept, Options{Sync: SyncAlways})
 			check.OK(t, err)
 			defer again.Close() //nolint:errcheck // a test
 			got := dump(t, again)

@@ -29,7 +29,7 @@ func openState(dir string, onFatal func(error)) (*statefile.DB, error) {
 		return nil, fmt.Errorf("data_dir: %w", err)
 	}
 	file := filepath.Join(dir, "state.db")
-	db, err := statefile.Open(file, statefile.Options{Timeout: stateLock, OnFatal: onFatal})
+	db, err := statefile.Open(file, statefile.Options{Timeout: stateLock, Sync: statefile.SyncAlways, OnFatal: onFatal})
 	if errors.Is(err, statefile.ErrLocked) {
 		return nil, inUse(dir)
 	}

@@ -20,7 +20,7 @@ func (d *data) state() error {
 	if info, _ := os.Stat(file); info == nil || info.IsDir() {
 		return nil // the start makes one; a folder is among the kinds
 	}
-	db, err := statefile.Open(file, statefile.Options{Timeout: patient})
+	db, err := statefile.Open(file, statefile.Options{Timeout: patient, Sync: statefile.SyncAlways})
 	switch {
 	case err == nil:
 		d.db = db

@@ -81,7 +81,7 @@ func (r *Rig) TryOpen() error {
 	r.openJournal()
 	var err error
 	// The kill of a process does not need the database to be on disk.
-	r.db, err = statefile.Open(filepath.Join(r.dir, "state.db"), statefile.Options{NoSync: true})
+	r.db, err = statefile.Open(filepath.Join(r.dir, "state.db"), statefile.Options{Sync: statefile.SyncNever})
 	r.must(err)
 	o := sink.Options{
 		Journal: r.Journal, DB: r.db, Dir: filepath.Join(r.dir, "decisions"), OperatorDir: filepath.Join(r.dir, "operators"), Cell: "cell-1", Node: "gw-1",
