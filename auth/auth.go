@@ -179,9 +179,9 @@ func (a *Authority) follow(ctx context.Context) {
 		err := a.Reload()
 		switch {
 		case err == nil && failing:
-			a.cfg.Log.Info("auth directory is readable again", "dir", a.cfg.Dir)
+			a.cfg.Log.Info("auth directory can be read again", "dir", a.cfg.Dir)
 		case err != nil && !failing:
-			a.cfg.Log.Error("auth directory cannot be read: what was read before stays in force", "dir", a.cfg.Dir, "err", err)
+			a.cfg.Log.Error("auth directory cannot be read; the keys and revocations read last stay in force", "dir", a.cfg.Dir, "err", err)
 		}
 		failing = err != nil
 		if n := a.retiredKeys(); n != retired { // time has ended one, or a clock that was set back has revived it
@@ -269,7 +269,7 @@ func (a *Authority) believed(keys []*signKey) bool {
 		}
 		if a.goneSince.IsZero() {
 			a.goneSince = time.Now()
-			a.cfg.Log.Warn("signing key file is not there: if it does not come back, the sessions of its tokens end", "kid", old.file.KID)
+			a.cfg.Log.Warn("signing key file is missing; if it does not come back, sessions with its tokens end", "kid", old.file.KID)
 		}
 		if time.Since(a.goneSince) < settled.Gap {
 			return false
@@ -300,7 +300,7 @@ func (a *Authority) rebuildLocked() {
 	for _, e := range *a.external.Load() {
 		for _, k := range e.keys() {
 			if _, taken := r.byKID[k.kid]; taken {
-				a.cfg.Log.Warn("external key left out: its kid is taken", "issuer", e.issuer.name)
+				a.cfg.Log.Warn("external key ignored: another key has its kid", "issuer", e.issuer.name)
 				continue
 			}
 			r.byKID[k.kid] = heldKey{verifyKey: k}

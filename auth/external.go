@@ -66,7 +66,7 @@ func newExternalKeys(e *ExternalIssuer, cfg *Config) *externalKeys {
 	}
 	if e.JWKSFile != "" {
 		if _, err := x.reloadFile(); err != nil {
-			x.log.Warn("external key set cannot be read: its tokens are refused until it can", "issuer", e.Issuer, "err", err)
+			x.log.Warn("external key set cannot be read; its tokens are refused until then", "issuer", e.Issuer, "err", err)
 		}
 	}
 	return x
@@ -104,7 +104,7 @@ func (x *externalKeys) loadCopy() {
 		_, err = x.install(b)
 	}
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		x.log.Warn("copy of an external key set cannot be used", "issuer", x.cfg.Issuer, "err", err)
+		x.log.Warn("cached external key set cannot be used", "issuer", x.cfg.Issuer, "err", err)
 	}
 }
 
@@ -152,7 +152,7 @@ func (x *externalKeys) run(ctx context.Context, changed func()) {
 			return
 		case err != nil:
 			x.metrics.jwks.WithLabelValues("error").Inc()
-			x.log.Warn("external key set not refreshed: the last one stays in force", "issuer", x.cfg.Issuer, "err", err)
+			x.log.Warn("external key set not refreshed; the last one stays in force", "issuer", x.cfg.Issuer, "err", err)
 			wait = min(retry, wait)
 			retry *= 2
 			retry = min(retry, x.cfg.Refresh)

@@ -117,9 +117,9 @@ func (s *spreader) report(err error, failing bool) {
 	s.a.cfg.Metrics.spread.WithLabelValues(result).Inc()
 	switch {
 	case err != nil && !failing:
-		s.a.cfg.Log.Warn("revocations are not exchanged with other gateways; this one's own stay in force", "err", err)
+		s.a.cfg.Log.Warn("revocations are not exchanged with the other gateways; this gateway's own stay in force", "err", err)
 	case err == nil && failing:
-		s.a.cfg.Log.Info("revocations are exchanged with other gateways again")
+		s.a.cfg.Log.Info("revocations are exchanged with the other gateways again")
 	}
 }
 

@@ -133,7 +133,7 @@ func (f *Fanout) notice(rec *message.Record) {
 		}
 	}
 	if err := f.sessions.Deliver(vin, &d); err != nil {
-		f.log.Debug("a rule's message to a vehicle is not delivered", "vin", vin, "topic", rec.Topic, "err", err)
+		f.log.Debug("message of a rule to a vehicle not delivered", "vin", vin, "topic", rec.Topic, "err", err)
 	}
 }
 

@@ -124,7 +124,7 @@ func (n *Intake) settle(ctx context.Context) {
 	case last := <-n.synced:
 		if last.err != nil {
 			n.given = true
-			n.log.Error("command service not durable, trying again", "err", last.err)
+			n.log.Error("commands not written, trying again", "err", last.err)
 		}
 		n.reached(last.at)
 	default:

@@ -54,7 +54,7 @@ func (t *tail) open(from uint64) error {
 	r, err := t.journal.NewReader(from)
 	if errors.Is(err, journal.ErrTrimmed) {
 		first := t.journal.First()
-		t.log.Error("the journal no longer has records that were not handed on", "loop", t.name, "from", from, "first", first)
+		t.log.Error("journal records removed before they were read", "loop", t.name, "from", from, "first", first)
 		t.metrics.missing.Add(float64(first - from))
 		r, err = t.journal.NewReader(first)
 	}
@@ -78,7 +78,7 @@ func (t *tail) advance() uint64 {
 // each hands a batch on, record by record. When fn fails the batch is not handed on.
 func (t *tail) each(b *journal.Batch, fn func(rec *message.Record) error) error {
 	if b.Missing > 0 {
-		t.log.Error("journal records lost before they were handed on", "loop", t.name, "count", b.Missing, "before", b.First)
+		t.log.Error("journal records lost before they were read", "loop", t.name, "count", b.Missing, "before", b.First)
 		t.metrics.missing.Add(float64(b.Missing))
 	}
 	for i := range b.Records {

@@ -431,7 +431,7 @@ func (f *forwarder) commitNow() {
 		return
 	}
 	if err := f.part.Commit(next); err != nil {
-		f.s.o.Log.Warn("offset not committed; it is tried again", "err", err)
+		f.s.o.Log.Warn("offset not committed, trying again", "err", err)
 		return
 	}
 	f.mu.Lock()

@@ -82,7 +82,7 @@ func (f *forwarder) gap(g *kafkaclient.GapError) Gap {
 // looking again.
 func (f *forwarder) stopAt(ctx context.Context, g *kafkaclient.GapError) {
 	if f.lane.stop(f.partition, f.gap(g)) {
-		f.s.o.Log.Error("records bound for the centre are gone before they were read; the lane waits for an operator's cellgate sync skip",
+		f.s.o.Log.Error("records for the centre were deleted before they were read; the lane waits for `cellgate sync skip`",
 			"lane", f.lane.name, "topic", g.Topic, "partition", g.ID, "from", g.From, "to", g.To-1, "anew", g.Anew)
 	}
 	f.mu.Lock()
@@ -125,7 +125,7 @@ func (f *forwarder) markGap() {
 	}
 	f.mu.Unlock()
 	if err := f.part.Commit(next); err != nil {
-		f.s.o.Log.Warn("offset not committed; it is tried again", "err", err)
+		f.s.o.Log.Warn("offset not committed, trying again", "err", err)
 	}
 }
 

@@ -30,7 +30,7 @@ func (s *Syncer) watch(ctx context.Context) {
 			s.see(ctx, all)
 			s.pace(ctx, all, time.Now())
 		} else if ctx.Err() == nil {
-			s.o.Log.Debug("what the outbox holds is not known", "err", err)
+			s.o.Log.Debug("size of the outbox is unknown", "err", err)
 		}
 		select {
 		case <-tick.C:

@@ -93,7 +93,7 @@ func (s *Syncer) pace(ctx context.Context, all []kafkaclient.Position, now time.
 		return
 	}
 	if err != nil {
-		s.o.Log.Debug("how long the outbox keeps records is not known", "err", err)
+		s.o.Log.Debug("retention of the outbox is unknown", "err", err)
 	}
 	s.mu.Lock()
 	s.asked, s.kept = now, kept

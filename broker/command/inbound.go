@@ -237,7 +237,7 @@ func (s *Service) fromKafka(m *Message) (Request, bool) {
 	from := Caller{By: m.by(), Origin: OriginKafka, May: s.o.KafkaMay}
 	if err := json.Unmarshal(m.Value, &k); err != nil {
 		s.told(&Request{ID: m.Ref, Caller: from}, false, ErrInvalid)
-		s.o.Log.Warn("a record of vehicle.commands is not a command", "ref", m.Ref, "err", err)
+		s.o.Log.Warn("vehicle.commands has a record that is not a command", "ref", m.Ref, "err", err)
 		return Request{}, false
 	}
 	r := k.request()

@@ -135,7 +135,7 @@ func (s *Service) commit(requests []*request) {
 			}
 			return
 		}
-		s.o.Log.Error("commands cannot be written", "err", err)
+		s.o.Log.Error("commands not written", "err", err)
 		if pause := time.Now().Add(retryEvery); pause.After(s.grace) {
 			s.grace = pause // what is due stays so, and is not tried without end
 		}

@@ -37,7 +37,7 @@ func (s *Service) deliverAll(ctx context.Context, what string, more <-chan struc
 			return
 		case err != nil:
 			if !failing {
-				s.o.Log.Warn("not all is published about commands, trying again", "what", what, "err", err)
+				s.o.Log.Warn("command events not published, trying again", "what", what, "err", err)
 			}
 			failing = true
 			if !wait.sleep(ctx) {
@@ -45,7 +45,7 @@ func (s *Service) deliverAll(ctx context.Context, what string, more <-chan struc
 			}
 			continue
 		case failing:
-			s.o.Log.Info("all is published about commands again", "what", what)
+			s.o.Log.Info("command events published again", "what", what)
 			failing = false
 		}
 		wait.reset()

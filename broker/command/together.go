@@ -67,7 +67,7 @@ func (s *Service) tellAll(ctx context.Context) {
 			some = append(some, <-s.notices)
 		}
 		if err := s.o.Cell.Store.TellCommands(ctx, some); err != nil {
-			s.o.Log.Debug("the other gateways were not told of commands, they find them by looking", "err", err)
+			s.o.Log.Debug("other gateways not notified of commands; they find them at their next sweep", "err", err)
 		}
 	}
 }
@@ -76,7 +76,7 @@ func (s *Service) tellAll(ctx context.Context) {
 func (s *Service) listen(ctx context.Context) {
 	pause := newBackoff()
 	s.o.Cell.Store.ListenCommands(ctx, func() { pause.reset() }, s.heardOf, func(err error) bool {
-		s.o.Log.Debug("notices of other gateways are not heard", "err", err)
+		s.o.Log.Debug("notices from other gateways not received", "err", err)
 		return pause.sleep(ctx)
 	})
 }

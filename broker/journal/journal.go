@@ -159,11 +159,11 @@ func (j *Journal) setRoom(lack error) {
 	}
 	if lack != nil {
 		j.metrics.full.Set(1)
-		j.log.Error("journal: no room; acknowledgements are withheld until there is", slog.Any("reason", lack))
+		j.log.Error("journal: disk full; acknowledgements wait for room", slog.Any("reason", lack))
 		return
 	}
 	j.metrics.full.Set(0)
-	j.log.Info("journal: room again")
+	j.log.Info("journal: room again, acknowledgements go on")
 }
 
 // Epoch identifies this journal among all that the node ever had; it is chosen when the directory is

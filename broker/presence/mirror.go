@@ -86,7 +86,7 @@ func (m *mirror) run(ctx context.Context, ending <-chan struct{}) {
 		default:
 		}
 		if failed++; failed == 1 && ctx.Err() == nil {
-			m.o.Log.Warn("presence is not written to Redis; it is tried again", "err", err)
+			m.o.Log.Warn("presence not written to Redis, trying again", "err", err)
 		}
 		select {
 		case <-time.After(remote.Backoff(failed, 100*time.Millisecond, 5*time.Second)):

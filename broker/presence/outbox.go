@@ -216,7 +216,7 @@ func (b *Outbox) writeSome() (n int, more bool) {
 	b.mu.Unlock()
 	w, err := b.commit(batch, settled, told)
 	if err != nil { // a state file that fails ends the gateway; until then it is tried again
-		b.o.Log.Error("presence cannot be written", "err", err)
+		b.o.Log.Error("presence not written, trying again", "err", err)
 		return 0, false
 	}
 	b.mu.Lock()
@@ -301,13 +301,13 @@ func (b *Outbox) publishAll(ctx context.Context) {
 		}
 		if err == nil {
 			if failed > 0 {
-				b.o.Log.Info("presence is published again")
+				b.o.Log.Info("presence published again")
 			}
 			failed = 0
 			continue
 		}
 		if failed++; failed == 1 && ctx.Err() == nil {
-			b.o.Log.Warn("presence is not published; it waits, and is tried again", "err", err)
+			b.o.Log.Warn("presence not published, trying again", "err", err)
 		}
 		select {
 		case <-time.After(remote.Backoff(failed, 100*time.Millisecond, 5*time.Second)):

@@ -48,7 +48,7 @@ func (m *Manager) Attach(ctx context.Context, a Attach) (s *Session, present boo
 		return nil, false, err
 	}
 	if err := m.claim(ctx, &a); err != nil {
-		m.log.Error("a session that the cell has cannot be read: the vehicle begins a new one", "vin", a.Key, "err", err)
+		m.log.Error("session of another gateway cannot be read; the vehicle starts a new one", "vin", a.Key, "err", err)
 	}
 	st, present, wait, err := m.open(&a)
 	if err != nil {

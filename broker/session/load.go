@@ -121,7 +121,7 @@ func (l *loader) position() error {
 		return err
 	}
 	if epoch != m.journal.Epoch() {
-		m.log.Warn("the journal is not the one that the sessions were kept with: fan-out begins at its start",
+		m.log.Warn("the journal is not the one that the sessions belong to; fan-out starts at its beginning",
 			"epoch", m.journal.Epoch(), "expected", epoch)
 		return nil
 	}
@@ -286,5 +286,5 @@ func (l *loader) dropDeep(st *state) {
 	for range gone {
 		l.m.o.Rejected(rejectLevels)
 	}
-	l.m.log.Warn("stored subscriptions have too many levels and are dropped", "client", st.id, "subscriptions", gone, "max_levels", levels)
+	l.m.log.Warn("stored subscriptions with too many levels dropped", "client", st.id, "subscriptions", gone, "max_levels", levels)
 }

@@ -195,7 +195,7 @@ func (m *Manager) Shortages() []Shortage {
 // meet counts a bound that a client has met, and tells the operator when that is news.
 func (m *Manager) meet(bound string, owner Owner) {
 	if m.shortages.note(bound, owner, m.o.Now()) {
-		m.log.Warn("a bound of the sessions is reached", "bound", bound, "subject", owner.Subject())
+		m.log.Warn("session limit reached", "bound", bound, "subject", owner.Subject())
 	}
 }
 

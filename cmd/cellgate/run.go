@@ -77,7 +77,7 @@ func (c *cli) onHangup(a reloader) (stop func()) {
 				return
 			}
 			if _, err := a.Reload(context.Background()); err != nil {
-				a.Log().Error("not reloaded: what ran goes on", slog.Any("err", err))
+				a.Log().Error("not reloaded; the previous configuration stays in force", slog.Any("err", err))
 			}
 		}
 	}()

@@ -16,7 +16,7 @@ import (
 func (d *Dispatcher) enter(hash string, seq uint64) {
 	set, index, err := d.sets.enter(hash, seq)
 	if err != nil {
-		d.o.Log.Error("rule set cannot be used; the one before goes on", "hash", hash, "seq", seq, "err", err)
+		d.o.Log.Error("rule set cannot be used; the previous one stays in force", "hash", hash, "seq", seq, "err", err)
 		d.setTrouble(err)
 		return
 	}

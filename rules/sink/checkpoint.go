@@ -87,7 +87,7 @@ func (d *Dispatcher) checkpoints(ctx context.Context) {
 		}
 		err := d.Checkpoint()
 		if err != nil {
-			d.o.Log.Error("checkpoint failed; it is tried again", "err", err)
+			d.o.Log.Error("checkpoint failed, trying again", "err", err)
 			d.setTrouble(err)
 		} else if failing {
 			d.setTrouble(nil)
@@ -257,7 +257,7 @@ func (d *Dispatcher) ageOut(p *pipeline, cursor uint64) {
 	if held := st.Last - cursor; held > allowed {
 		floor := st.Last - allowed
 		p.window.floor.Store(floor)
-		p.log.Warn("sink holds back too much of the journal; its oldest records are passed over",
+		p.log.Warn("sink holds too much of the journal; its oldest records are dropped",
 			"up_to", floor, "held", held)
 		p.signal()
 	}
@@ -308,7 +308,7 @@ func (d *Dispatcher) restore() error {
 		return fmt.Errorf("dispatch state: %w", err)
 	}
 	if err := d.state.LoadRemoved(removed); err != nil {
-		d.o.Log.Error("since when rules are gone cannot be read: what they remember is kept for a day from now", "err", err)
+		d.o.Log.Error("removal times of rules cannot be read; their operator state is kept for a day from now", "err", err)
 	}
 	if err := d.openOperators(operators); err != nil {
 		return err
@@ -339,7 +339,7 @@ func (d *Dispatcher) restore() error {
 		}
 	}
 	if foreign && epoch != 0 {
-		d.o.Log.Error("the journal is another one than at the last checkpoint; its pending records are lost",
+		d.o.Log.Error("the journal is not the one of the last checkpoint; its pending records are lost",
 			"was", epoch, "is", d.o.Journal.Epoch())
 		d.applied = ""
 		if err := d.Checkpoint(); err != nil {
@@ -371,7 +371,7 @@ func (d *Dispatcher) openOperators(r operatorRange) (err error) {
 	if !errors.Is(err, wal.ErrDamaged) {
 		return err
 	}
-	d.o.Log.Error("what the rules' operators remember of vehicles is damaged; what cannot be read is forgotten, so thresholds, "+
+	d.o.Log.Error("operator state of vehicles is damaged; what cannot be read is lost, so thresholds, "+
 		"dedupe, sample and the like may let a message pass once more", "err", err, "vins_read", d.state.VINs())
 	d.o.Metrics.operatorsLost.Inc()
 	if d.operators, err = openOperatorLog(d.o.FS, d.o.OperatorDir, operatorRange{}, d.o.SegmentBytes, d.state); err != nil {
@@ -391,7 +391,7 @@ func (d *Dispatcher) resume() error {
 			"the state belongs to, or it has lost its end", d.evaluated, last)
 	}
 	if first := j.First(); d.evaluated+1 < first {
-		d.o.Log.Error("journal records are gone before they were evaluated", "from", d.evaluated+1, "to", first-1)
+		d.o.Log.Error("journal records lost before they were evaluated", "from", d.evaluated+1, "to", first-1)
 		d.lost(first-1-d.evaluated, JournalLost)
 		d.evaluated = first - 1
 	}

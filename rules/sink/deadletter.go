@@ -103,7 +103,7 @@ func (g *graveyard) run(ctx context.Context) {
 
 // later puts a refusal back: nothing is given up.
 func (g *graveyard) later(r refusal, err error) {
-	g.p.log.Error("a dead letter cannot be made; the message waits",
+	g.p.log.Error("dead letter cannot be built; the message waits",
 		"seq", r.t.seq, "rule", r.t.rule, "target", r.t.target, "refused", r.reason, "err", err)
 	r.due = time.Now().Add(buryAgain)
 	g.add(r)

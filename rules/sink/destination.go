@@ -412,7 +412,7 @@ func (f *flight) hand(via *pipeline, t Ticket) {
 	l, e := f.d.l, &f.e
 	set, err := l.env.sets.get(e.set)
 	if err != nil {
-		l.log.Error("a parked message cannot be made any more", "seq", e.seq, "sink", e.sink, "err", err)
+		l.log.Error("parked message can no longer be rendered", "seq", e.seq, "sink", e.sink, "err", err)
 		t.Dropped(Corruption)
 		return
 	}

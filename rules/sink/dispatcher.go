@@ -342,7 +342,7 @@ var errNoneGoverns = errors.New("no rule set governs what the journal has: evalu
 func (d *Dispatcher) stepClock(rec *message.Record) {
 	step, err := rec.ClockStep()
 	if err != nil {
-		d.o.Log.Error("a step of the clock cannot be read; the rules' intervals may be off by it", "seq", rec.Seq, "err", err)
+		d.o.Log.Error("clock step cannot be read; the rules' intervals may be off by it", "seq", rec.Seq, "err", err)
 		return
 	}
 	d.state.StepClock(step)

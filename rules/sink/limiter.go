@@ -92,13 +92,13 @@ func (d *Dispatcher) limit(rec *message.Record) {
 	is, changed, err := d.limits.Apply(rec)
 	switch {
 	case err != nil:
-		d.o.Log.Error("a limit of a rule cannot be read and is passed over", "seq", rec.Seq, "err", err)
+		d.o.Log.Error("limit of a rule cannot be read and is ignored", "seq", rec.Seq, "err", err)
 	case !changed:
 	case is.Lifted:
 		d.o.Log.Info("rule sends again: its limit was lifted", "rule", is.Rule, "seq", rec.Seq)
 	default:
 		d.o.Metrics.limited.Inc()
-		d.o.Log.Warn("rule sends nothing from here on: too many of its messages are errors; mend it, or lift the limit",
+		d.o.Log.Warn("rule stopped sending: too many of its messages are errors; fix it, or lift the limit",
 			"rule", is.Rule, "errors", is.Errors, "messages", is.Messages, "seq", rec.Seq)
 	}
 	d.noteLimits()

@@ -45,7 +45,7 @@ func (p *pipeline) trouble(err error) {
 	p.damage = err
 	p.mu.Unlock()
 	if first {
-		p.log.Error("backlog cannot be loaded and waits", "err", err)
+		p.log.Error("backlog cannot be loaded, trying again", "err", err)
 	}
 }
 

@@ -115,7 +115,7 @@ func (l *lot) destLocked(via *pipeline, dest string, why error) *destination {
 func (l *lot) trouble(d *destination, err error) {
 	if d.trouble != err.Error() {
 		d.trouble = err.Error()
-		l.log.Error("the log of a parked destination fails; its messages wait", "destination", d.key.String(), "err", err)
+		l.log.Error("log of a parked destination failed; its messages wait", "destination", d.key.String(), "err", err)
 	}
 }
 

@@ -211,7 +211,7 @@ func (l *lot) restoreLog(s *parkedState) error {
 		cursor: s.Cursor, read: s.Cursor, written: s.Cursor, lowSet: ^uint32(0),
 	}
 	if d.adoptLocked(s.ID, dlog); d.via == nil || d.via.parker == nil {
-		l.log.Error("a sink is gone from the configuration, and with it what was parked for it", "destination", k.String())
+		l.log.Error("sink removed from the configuration; its parked messages are dropped", "destination", k.String())
 		l.ended = append(l.ended, d)
 		return nil
 	}

@@ -52,7 +52,7 @@ func (h *HealthTracker) Set(who any, err error) {
 	if was {
 		h.log.Warn("store degraded", "store", h.store, "meanwhile", h.meanwhile, "err", err)
 	} else {
-		h.log.Info("store well again", "store", h.store)
+		h.log.Info("store recovered", "store", h.store)
 	}
 }
 

@@ -154,7 +154,7 @@ func (a *App) Stop(ctx context.Context) error {
 	err := a.life.stop(ctx)
 	took := slog.Duration("took", time.Since(begin))
 	if err != nil {
-		a.log.Error("stopped, but not cleanly", took, slog.Any("err", err))
+		a.log.Error("stopped with errors", took, slog.Any("err", err))
 		return err
 	}
 	a.log.Info("stopped", took)
@@ -177,7 +177,7 @@ func (a *App) Run(ctx context.Context, limit time.Duration) error {
 	select {
 	case <-ctx.Done():
 	case failed = <-a.fatal:
-		a.log.Error("the gateway cannot go on", slog.Any("err", failed))
+		a.log.Error("the gateway stops: it cannot continue", slog.Any("err", failed))
 	}
 	stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), limit)
 	defer cancel()

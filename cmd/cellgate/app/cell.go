@@ -197,7 +197,7 @@ func (a *App) admitted(ctx context.Context) error {
 	limit, cancel := context.WithTimeout(ctx, configs.CellTimeout)
 	defer cancel()
 	if err := a.keys.exchange(limit); err != nil { // what the others sign is accepted from the first CONNECT on
-		a.log.Warn("the keys of the other gateways are those of before", slog.Any("err", err))
+		a.log.Warn("keys of the other gateways not reloaded; the previous ones stay in force", slog.Any("err", err))
 	}
 	return nil
 }

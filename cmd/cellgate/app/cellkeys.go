@@ -83,7 +83,7 @@ func (k *peerKeys) run(ctx context.Context) {
 			err := k.exchange(limit)
 			cancel()
 			if err != nil && !told && ctx.Err() == nil {
-				k.log.Warn("keys are not exchanged with the other gateways", slog.Any("err", err))
+				k.log.Warn("keys not exchanged with the other gateways", slog.Any("err", err))
 			}
 			told = err != nil
 		}

@@ -44,12 +44,12 @@ func (l *liveness) begin(ctx context.Context, tell func() string) error {
 		case err == nil:
 			return nil
 		case !errors.As(err, &refused):
-			l.log.Warn("Redis does not tell whether another gateway runs: starting all the same", slog.Any("err", err))
+			l.log.Warn("Redis does not say whether another gateway runs; starting anyway", slog.Any("err", err))
 			return nil
 		case l.final(refused):
 			return refusal(refused)
 		case !waiting:
-			l.log.Warn("another gateway may be running: waiting whether it says so again", slog.Any("other", refusal(refused)))
+			l.log.Warn("another gateway may be running; waiting for its next heartbeat", slog.Any("other", refusal(refused)))
 		}
 		if !pause(limit, configs.CellBeat/3) {
 			return refusal(refused)
@@ -115,7 +115,7 @@ func (l *liveness) leave(ctx context.Context) error {
 		return nil
 	}
 	if err := l.store.Leave(ctx, l.self); err != nil {
-		l.log.Debug("the others learn of this stop when the gateway's time is over", slog.Any("err", err))
+		l.log.Debug("the other gateways notice this stop only when its lease ends", slog.Any("err", err))
 	}
 	return nil
 }

@@ -199,7 +199,7 @@ func (m *member) check(ctx context.Context) error {
 		return fmt.Errorf("redis: %w", err)
 	}
 	if err != nil {
-		m.log.Warn("Redis does not tell how it is set up: see that it evicts nothing, and has the replicas that redis.replicas says", slog.Any("err", err))
+		m.log.Warn("Redis does not show its settings; make sure that it evicts nothing and has the replicas of redis.replicas", slog.Any("err", err))
 	}
 	return nil
 }
@@ -309,7 +309,7 @@ func (m *member) offerPending(ctx context.Context) {
 		stored = m.learn()
 	}
 	if stored != nil {
-		m.log.Error("what is remembered of the cell cannot be written: commands wait", slog.Any("err", stored))
+		m.log.Error("state of the cell not written; commands wait", slog.Any("err", stored))
 	}
 	switch { // all are alike when the cell is new
 	case answers > empty:

@@ -20,7 +20,7 @@ func (c *claims) run(ctx context.Context) {
 		now := time.Now()
 		if now.Sub(last) > configs.CellPause {
 			c.current.Store(false)
-			c.log.Warn("the process was stopped: claims are compared before a command is sent", slog.Duration("for", now.Sub(last).Round(time.Millisecond)))
+			c.log.Warn("the process was suspended; claims are checked before commands are sent", slog.Duration("for", now.Sub(last).Round(time.Millisecond)))
 		}
 		last = now
 		if c.m.away.Load() {

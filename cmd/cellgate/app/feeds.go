@@ -235,7 +235,7 @@ func (t *messageTail) enter() {
 	}
 	reader, err := t.journal.NewReader(t.journal.Durable() + 1)
 	if err != nil {
-		t.log.Warn("streams of vehicles have no messages", slog.Any("err", err))
+		t.log.Warn("event streams get no messages of vehicles", slog.Any("err", err))
 		return
 	}
 	t.reader = reader
@@ -257,7 +257,7 @@ func (t *messageTail) run(reader *journal.Reader) {
 		b, err := reader.Next(context.Background(), message.FlagUplink|message.FlagResult|message.FlagOther|message.FlagRetain)
 		if err != nil {
 			if !errors.Is(err, journal.ErrClosed) {
-				t.log.Warn("streams of vehicles have no messages any more", slog.Any("err", err))
+				t.log.Warn("event streams get no more messages of vehicles", slog.Any("err", err))
 			}
 			return
 		}

@@ -151,7 +151,7 @@ func (i *inbox) show(ctx context.Context) {
 			continue
 		}
 		if err := i.part.Commit(next); err != nil {
-			i.log.Debug("how far vehicle.commands is read is not shown", slog.Any("err", err))
+			i.log.Debug("read position of vehicle.commands not committed", slog.Any("err", err))
 			continue
 		}
 		shown = next

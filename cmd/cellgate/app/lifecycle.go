@@ -54,7 +54,7 @@ func (l *lifecycle) patient(keeps string, stop func(context.Context) error) func
 		err := stop(ctx)
 		rest := withoutDeadline(err)
 		if err != nil && rest == nil {
-			l.log.Warn("stopped before all was done: it is kept", slog.String("kept", keeps))
+			l.log.Warn("stopped before everything was sent; the rest is kept", slog.String("kept", keeps))
 		}
 		return rest
 	}

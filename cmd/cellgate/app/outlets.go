@@ -70,7 +70,7 @@ func (t *trust) openProducer(m *kafkaclient.Metrics) (*kafkaclient.Producer, err
 	producer.Prepare(topicPresence, topicResults)
 	t.life.onStop("kafka producer", stopShort, func(ctx context.Context) error {
 		if err := producer.Close(ctx); err != nil {
-			t.log.Debug("what Kafka has not taken is kept", slog.Any("err", err)) // in the outboxes of presence and results
+			t.log.Debug("records that Kafka has not taken are kept", slog.Any("err", err)) // in the outboxes of presence and results
 		}
 		return nil
 	})

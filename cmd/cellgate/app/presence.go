@@ -109,7 +109,7 @@ func (p *presenceTopic) publish(ctx context.Context, events []presence.Event) (r
 	}
 	never, err := produceAll(ctx, p.producer, records)
 	if err == nil && len(never) > 0 {
-		p.log.Error("Kafka refuses presence, which is given up", slog.Int("events", len(never)), slog.Any("err", never[0]))
+		p.log.Error("Kafka refuses presence events; they are dropped", slog.Int("events", len(never)), slog.Any("err", never[0]))
 	}
 	if err == nil && p.told != nil {
 		p.told.told(ctx, events)

@@ -54,7 +54,7 @@ func (p *purges) run(ctx context.Context) {
 			return
 		case vin := <-p.waiting:
 			if err := p.cancelCommands(ctx, vin); err != nil && ctx.Err() == nil {
-				p.log.Error("commands of a purged vehicle are not all cancelled", slog.String("vin", vin), slog.Any("err", err))
+				p.log.Error("not all commands of a purged vehicle are cancelled", slog.String("vin", vin), slog.Any("err", err))
 			}
 		}
 	}

@@ -96,7 +96,7 @@ func (k *ruleKeeper) begin(ctx context.Context) error {
 	defer k.applying.Unlock()
 	was, before, err := k.stored()
 	if err != nil {
-		k.log.Error("the rules that ran before cannot go on", slog.Any("err", err))
+		k.log.Error("the previous rules cannot be restored", slog.Any("err", err))
 	}
 	if before != nil {
 		k.mu.Lock()
@@ -113,7 +113,7 @@ func (k *ruleKeeper) begin(ctx context.Context) error {
 			return err
 		}
 		c, instead = before, was.over
-		k.log.Error("the rule files are not in force: the rules of before go on",
+		k.log.Error("rule files not in force; the previous rules stay in force",
 			slog.String("running", c.set.Hash()), slog.Any("err", err))
 	}
 	if failed := k.put(ctx, c, instead); failed != nil {
@@ -244,10 +244,10 @@ func (k *ruleKeeper) put(ctx context.Context, c *candidate, instead over) error 
 	lost := k.unforwarded
 	k.mu.Unlock()
 	if err := k.remember(appliedSet{c.set.Hash(), now, c.src.Marshal(), instead}); err != nil {
-		k.log.Warn("a rollback to this rule set will not be possible, nor will one last over a restart", slog.Any("err", err))
+		k.log.Warn("rule set not saved; a rollback to it is not possible, and a restart loses a rollback", slog.Any("err", err))
 	}
 	if len(lost) > 0 && (!same || len(told) == 0) {
-		k.log.Warn("rules send to the centre, and the configuration has no section central: nobody forwards it from the outbox topics",
+		k.log.Warn("rules have central targets, but the configuration has no central section; nothing forwards the outbox topics",
 			slog.Any("rules", lost))
 	}
 	if !same {

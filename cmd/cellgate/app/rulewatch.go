@@ -40,7 +40,7 @@ func (k *ruleKeeper) events() (<-chan fsnotify.Event, func()) {
 		}
 		_ = w.Close()
 	}
-	k.log.Warn("changed rules are noticed by looking every second only", slog.Any("err", err))
+	k.log.Warn("file watch failed; rule changes are found by reading every second", slog.Any("err", err))
 	return nil, func() {}
 }
 
@@ -66,7 +66,7 @@ func (k *ruleKeeper) look(ctx context.Context) {
 		}
 	}
 	if ctx.Err() == nil && k.conclude(err) {
-		k.log.Error("the rule files are not in force: the old rules go on", slog.Any("err", err))
+		k.log.Error("rule files not in force; the previous rules stay in force", slog.Any("err", err))
 	}
 }
 

@@ -53,7 +53,7 @@ func reportFallBack(fellBack bool, reg prometheus.Registerer, log *slog.Logger) 
 // reportMissing counts and logs a start that has made anew what was there before.
 func (p *process) reportMissing(what, lost string) {
 	p.missing.WithLabelValues(what).Inc()
-	p.log.Error("a part of data_dir is missing and is made anew", slog.String("part", what), slog.String("lost", lost),
+	p.log.Error("part of data_dir is missing and is created", slog.String("part", what), slog.String("lost", lost),
 		slog.String("data_dir", string(p.cfg.DataDir)))
 }
 

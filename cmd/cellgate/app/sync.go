@@ -212,7 +212,7 @@ func (c *centres) reloadOne(ctx context.Context, one *centre, next *configs.Conf
 	defer cancel()
 	before := one.worker
 	if err := before.Stop(ctx); err != nil {
-		c.log.Debug("what is bound for the centre goes with the new settings", slog.Any("err", err))
+		c.log.Debug("records for the centre use the new settings", slog.Any("err", err))
 	}
 	cfg := *next
 	cfg.Kafka, cfg.Cell = c.cfg.Kafka, c.cfg.Cell // these take a restart
@@ -222,7 +222,7 @@ func (c *centres) reloadOne(ctx context.Context, one *centre, next *configs.Conf
 	if one.started {
 		one.worker.Start()
 	}
-	c.log.Info("the way to the centre has new settings", slog.String("centre", one.name))
+	c.log.Info("connection to the centre has new settings", slog.String("centre", one.name))
 	return nil
 }
 

@@ -147,7 +147,7 @@ func (w *SyncWorker) Run(ctx context.Context, limit time.Duration) error {
 func (w *SyncWorker) keepClock(ctx context.Context) {
 	for again := true; again; again = pause(ctx, saveClock) {
 		if err := w.clock.store(); err != nil {
-			w.log.Error("the time cannot be written down", slog.Any("err", err))
+			w.log.Error("time not saved", slog.Any("err", err))
 		}
 	}
 }

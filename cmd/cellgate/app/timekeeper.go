@@ -64,7 +64,7 @@ func openTimekeeper(db *statefile.DB, source clock.Source, log *slog.Logger) (*t
 	t.Clock, t.jump = clock.New(source, saved)
 	if t.jump != 0 {
 		t.note(t.jump)
-		log.Warn("the wall clock has moved since the last run in a way that no stop explains; nothing is deleted by it",
+		log.Warn("the wall clock moved since the last run by more than the stop explains; nothing is deleted by calendar time",
 			slog.Duration("by", t.jump), slog.Time("was", time.UnixMilli(saved.Wall).UTC()), slog.Time("is", t.Wall().UTC()))
 	}
 	return t, t.store()
@@ -123,7 +123,7 @@ func (t *timekeeper) run(ctx context.Context, j *journal.Journal) {
 		case <-ctx.Done():
 		}
 		if err := t.store(); err != nil {
-			t.log.Error("the time cannot be written down; after a restart what it ends lasts longer", slog.Any("err", err))
+			t.log.Error("time not saved; after a restart, expiries are late", slog.Any("err", err))
 		}
 		if ctx.Err() != nil {
 			return

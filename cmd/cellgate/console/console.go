@@ -265,7 +265,7 @@ type refusedBody struct {
 func (c *Console) render(w http.ResponseWriter, status int, name string, p *page) {
 	var b bytes.Buffer
 	if err := c.pages[name].ExecuteTemplate(&b, "layout", p); err != nil {
-		c.o.Log.Error("a page of the console cannot be made", slog.String("page", name), slog.Any("err", err))
+		c.o.Log.Error("console page failed", slog.String("page", name), slog.Any("err", err))
 		http.Error(w, "the page cannot be made; the gateway's log says why", http.StatusInternalServerError)
 		return
 	}
