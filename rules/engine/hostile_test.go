@@ -5,10 +5,10 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"cellgate/rules/doc"
 	"cellgate/rules/lang"
+	"cellgate/rules/op"
 	"cellgate/rules/rulestest"
 	"cellgate/rules/state"
 )
@@ -31,28 +31,124 @@ func hostileConditions() map[string]string {
 	}
 }
 
-// TestHostileRulesEnd: no condition takes for ever, whatever the message. What would take too long is an error. The bound is far
-// above what each of them takes, since this is no measurement.
+// largest is about the largest message that there is.
+func largest() string {
+	return `{"n":1,"a":"` + strings.Repeat("a", 250<<10) + `","l":[` + strings.TrimSuffix(strings.Repeat("[1,[2,[3]]],", 100), ",") + `]}`
+}
+
+// decide has a rule on every topic, with these keys, look at a message.
+func decide(t testing.TB, keys, payload string) []Decision {
+	t.Helper()
+	set := rulestest.Compile(t, "rules:\n  - {id: r, from: [\"#\"], "+keys+", to: [{kafka: {topic: t}}]}\n")
+	rec := rulestest.Telemetry(1, rulestest.Epoch, payload)
+	return NewEngine(set, state.NewState(state.StateOptions{})).NewWorker().Eval(&rec, nil)
+}
+
+// TestHostileRulesEnd: every condition ends, whatever the message. What would take too long is an error. BenchmarkHostileRules
+// tells what each of them takes.
 func TestHostileRulesEnd(t *testing.T) {
 	t.Parallel()
-	const most = 20 * time.Second
-	big := `{"n":1,"a":"` + strings.Repeat("a", 250<<10) + `","l":[` + strings.TrimSuffix(strings.Repeat("[1,[2,[3]]],", 100), ",") + `]}`
 	for name, condition := range hostileConditions() {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			text := "rules:\n  - {id: r, from: [\"#\"], when: '" + condition + "', to: [{kafka: {topic: t}}]}\n"
-			began := time.Now()
-			w := NewEngine(rulestest.Compile(t, text), state.NewState(state.StateOptions{})).NewWorker()
-			rec := rulestest.Telemetry(1, rulestest.Epoch, big)
-			ds := w.Eval(&rec, nil)
-			took := time.Since(began)
-			if took > most {
-				t.Errorf("took %v", took)
-			}
+			ds := decide(t, "when: '"+condition+"'", largest())
 			if tooLong := strings.HasPrefix(name, "a pattern") || strings.HasPrefix(name, "texts"); tooLong != (len(ds) == 1 && strings.Contains(ds[0].Err, " at most ")) {
-				t.Errorf("in %v: %+v", took, ds)
+				t.Errorf("%+v", ds)
 			}
 		})
+	}
+}
+
+func BenchmarkHostileRules(b *testing.B) {
+	for name, condition := range hostileConditions() {
+		b.Run(name, func(b *testing.B) {
+			for b.Loop() {
+				decide(b, "when: '"+condition+"'", largest())
+			}
+		})
+	}
+}
+
+// TestAllOfARuleIsBounded: what bounds one pattern bounds a rule for one message too, and not each pattern of a condition, nor each
+// element of a list anew.
+func TestAllOfARuleIsBounded(t *testing.T) {
+	t.Parallel()
+	const (
+		pattern = `payload.a matches "(a|b)*(a|b)*(a|b)*(a|b)*c"`
+		upper   = `upper(payload.a) == "x"`
+		element = `upper(string(item)) == "x"`
+		median  = `median(payload.m) > 1`
+	)
+	times := func(n int, s, with string) string { return strings.TrimSuffix(strings.Repeat(s+with, n), with) }
+	message := func(text, list int) string {
+		return `{"a":"` + strings.Repeat("b", text) + `","l":[` + times(100, "1", ",") + `],"m":[` + times(list, "1", ",") + `]}`
+	}
+	short, long := message(1000, 1000), message(240_000, 1)
+	for name, c := range map[string]struct {
+		keys, payload string
+		refused       bool
+	}{
+		"one pattern":                    {`when: '` + pattern + `'`, long, false},
+		"patterns":                       {`when: '` + times(20, pattern, " or ") + `'`, long, true},
+		"patterns, of a short text":      {`when: '` + times(20, pattern, " or ") + `'`, short, false},
+		"a pattern for each element":     {`each: payload.l, when: '` + pattern + ` and item == 1'`, long, true},
+		"the same, of a short text":      {`each: payload.l, when: 'item == 1 and ` + pattern + `'`, short, false},
+		"functions for each element":     {`each: payload.l, when: 'item == 1 and (` + times(100, upper, " or ") + `)'`, long, true},
+		"functions of the element":       {`each: payload.l, when: '` + times(100, element, " or ") + `'`, long, false},
+		"lists for each element":         {`each: payload.l, when: 'item == 1 and (` + times(100, median, " or ") + `)'`, message(1, 100_000), true},
+		"a pattern behind the condition": {`when: '` + pattern + ` or true', count: {at_least: 1, window: 1h, by: 'string(` + times(5, pattern, ` or `) + `)'}`, long, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			refused := false
+			for _, d := range decide(t, c.keys, c.payload) {
+				refused = refused || strings.Contains(d.Err, "together take too long")
+			}
+			if refused != c.refused {
+				t.Errorf("refused %t, want %t", refused, c.refused)
+			}
+		})
+	}
+}
+
+// TestAMessageThatIsMadeIsBounded: so is what is made of each element of a list, whichever of them are made together.
+func TestAMessageThatIsMadeIsBounded(t *testing.T) {
+	t.Parallel()
+	set := rulestest.Compile(t, `
+rules:
+  - id: r
+    from: ["#"]
+    each: payload.l
+    transform: {held: 'payload.a matches "(a|b)*(a|b)*(a|b)*(a|b)*c"'}
+    to: [{kafka: {topic: t}}]
+`)
+	for text, refused := range map[int]bool{1000: false, 240_000: true} {
+		e := NewEngine(set, state.NewState(state.StateOptions{}))
+		rec := rulestest.Telemetry(1, rulestest.Epoch, `{"l":[1,2],"a":"`+strings.Repeat("b", text)+`"}`)
+		ds := e.NewWorker().Eval(&rec, nil)
+		if len(ds) != 2 {
+			t.Fatalf("%+v", ds)
+		}
+		for _, d := range ds {
+			var r op.Rendered
+			if err := e.Render(d, &rec, &r); (err != nil) != refused {
+				t.Errorf("a text of %d bytes: %v", text, err)
+			}
+		}
+	}
+}
+
+// TestOneRuleLeavesTheOthersTheirWork: what one rule has taken is not missing for another.
+func TestOneRuleLeavesTheOthersTheirWork(t *testing.T) {
+	t.Parallel()
+	text := "rules:\n"
+	for i := range 4 {
+		text += fmt.Sprintf("  - {id: r%d, from: [\"#\"], when: 'payload.a matches \"(a|b)*(a|b)*(a|b)*(a|b)*c\" or payload.n < %d', to: [{kafka: {topic: t}}]}\n", i, i+2)
+	}
+	rec := rulestest.Telemetry(1, rulestest.Epoch, `{"n":1,"a":"`+strings.Repeat("b", 240_000)+`"}`)
+	ds := NewEngine(rulestest.Compile(t, text), state.NewState(state.StateOptions{})).NewWorker().Eval(&rec, nil)
+	if len(ds) != 4 || slices.ContainsFunc(ds, func(d Decision) bool { return d.Err != "" }) {
+		t.Errorf("%+v", ds)
 	}
 }
 

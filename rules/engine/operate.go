@@ -80,7 +80,7 @@ func guard(matches *[]Match, err *error) {
 // passes applies the rule's condition and operators. A panic costs this rule's evaluation only.
 func (w *Worker) passes(r *lang.Rule, sure bool) (matches []Match, err error) {
 	defer guard(&matches, &err)
-	w.sc.Given = nil
+	w.sc.BeginRule()
 	if !sure {
 		if ok, err := w.sc.Test(r.When); err != nil || !ok {
 			return nil, err

@@ -123,9 +123,11 @@ func (x *Renderer) render(sc *expr.Scope, d Decision, r *op.Rendered) (err error
 		return fmt.Errorf("%w: target %d of rule %s", ErrDecision, d.Target, s.Compiled[d.Rule].Info.ID)
 	}
 	rule := s.Compiled[d.Rule]
-	if sc.Given, err = expr.DecodeGiven(d.Values); err != nil {
+	given, err := expr.DecodeGiven(d.Values)
+	if err != nil {
 		return fmt.Errorf("%w: its values: %w", ErrDecision, err)
 	}
+	sc.BeginMessage(given, d.Item > 0)
 	t := rule.Targets[d.Target]
 	r.Reset()
 	r.Sink = t.Kind

@@ -198,8 +198,9 @@ func (p *executable) matches(node *ast.Node, n *ast.BinaryNode) {
 	if err != nil {
 		return // the same
 	}
-	longest := maxMatching / max(1, steps(pattern.Value))
-	p.tells(node, func(v, _ any) bool {
+	each := max(1, steps(pattern.Value))
+	longest := maxMatching / each
+	p.tells(node, func(v, left any) bool {
 		if v == nil {
 			return false
 		}
@@ -207,8 +208,11 @@ func (p *executable) matches(node *ast.Node, n *ast.BinaryNode) {
 		if len(s) > longest {
 			fail("the pattern takes texts of at most %d bytes, this one has %d", longest, len(s))
 		}
+		if w, ok := left.(*work); ok && !w.spend(len(s)*each*workOfStep) {
+			fail("all patterns of the rule together take too long for this message")
+		}
 		return re.MatchString(s)
-	}, n.Left, at(n, &ast.BoolNode{Value: true}))
+	}, n.Left, at(n, &ast.IdentifierNode{Value: workName}))
 }
 
 // maxMatching bounds what holding a text against a pattern takes, in steps of the pattern times bytes of the text: RE2 takes time in

@@ -29,6 +29,8 @@ type Expression struct {
 	Field int
 	// Condition is nil when nothing can be told of it without evaluating it.
 	Condition *Condition
+	// calls counts what may go through a text or a list in it.
+	calls int
 	// whole is the symbol when the whole expression is a field, the payload or operator.x; -1 otherwise.
 	whole int
 	// passed says what of the expression is passed on as it was sent; nil for nothing, or a field alone.
@@ -89,7 +91,7 @@ func (n *Names) compile(d *doc.Document, s *doc.Scalar, w Want) *Expression {
 		}
 		return nil
 	}
-	e.code = message.Hash(tree.Node.String())
+	e.code, e.calls = message.Hash(tree.Node.String()), calls(tree.Node)
 	if !n.check(d, s, used, w) {
 		return nil
 	}
@@ -199,7 +201,7 @@ func (n *Names) check(d *doc.Document, s *doc.Scalar, used []Symbol, w Want) boo
 
 // program compiles for execution, where every name may be anything and missing.
 func (n *Names) program(src string, used []Symbol, w Want) (*vm.Program, error) {
-	env := types.Map{}
+	env := types.Map{workName: types.Any}
 	for i := range used {
 		env[used[i].key] = types.Any
 	}

@@ -27,6 +27,8 @@ type Scope struct {
 
 	gen    uint64   // counts records
 	filled []uint64 // by symbol: the gen for which env has its value
+	sizes  []int    // by symbol: sizeOf its value in env
+	left   work     // of the rule, or the message, at hand
 	env    map[string]any
 	vm     vm.VM
 
@@ -49,8 +51,10 @@ type Scope struct {
 // NewScope makes a scope for expressions that were compiled with the symbols.
 func NewScope(cell string, symbols []Symbol) *Scope {
 	sc := &Scope{
-		cell: cell, symbols: symbols, filled: make([]uint64, len(symbols)), env: make(map[string]any, len(symbols)), fields: newFieldIndex(symbols),
+		cell: cell, symbols: symbols, filled: make([]uint64, len(symbols)), sizes: make([]int, len(symbols)),
+		env: make(map[string]any, len(symbols)+1), fields: newFieldIndex(symbols),
 	}
+	sc.env[workName], sc.left = &sc.left, maxWork
 	for i := range symbols {
 		sc.env[symbols[i].key] = nil
 	}
@@ -60,7 +64,8 @@ func NewScope(cell string, symbols []Symbol) *Scope {
 // Begin turns to a record. Nothing of it is kept after end.
 func (sc *Scope) Begin(rec *message.Record) {
 	sc.gen++
-	sc.Record, sc.Given, sc.item = rec, nil, nil
+	sc.Record, sc.item = rec, nil
+	sc.BeginRule()
 	vin, branch, rest := message.SplitTopic(rec.Topic)
 	sc.VIN, sc.class = vin, ""
 	if rec.Kind == message.KindTick {
@@ -110,21 +115,29 @@ func (sc *Scope) Number(e *Expression) (v float64, ok bool, err error) {
 
 // Run evaluates an expression. Values that it gives may be kept; they alias nothing.
 func (sc *Scope) Run(e *Expression) (any, error) {
+	if sc.left < 0 {
+		return nil, errWork
+	}
+	size := 0
 	for _, i := range e.symbols {
 		s := &sc.symbols[i]
-		if sc.filled[i] == sc.gen && s.kind != symOperator && s.kind != symItem {
-			continue
+		if sc.filled[i] != sc.gen || s.kind == symOperator || s.kind == symItem {
+			v, err := sc.value(s)
+			if err != nil {
+				return nil, err
+			}
+			sc.env[s.key], sc.filled[i], sc.sizes[i] = v, sc.gen, sizeOf(v)
+			if s.kind == symPayload {
+				sc.sizes[i] += len(sc.Record.Payload)
+			}
 		}
-		v, err := sc.value(s)
-		if err != nil {
-			return nil, err
-		}
-		sc.env[s.key], sc.filled[i] = v, sc.gen
+		size += sc.sizes[i]
 	}
 	v, err := sc.vm.Run(e.program, sc.env)
 	if err != nil {
 		return nil, evalError(e, err)
 	}
+	sc.left.spend(e.calls * size) // one expression alone is never too much, so that it matters nothing how often it is evaluated
 	return v, nil
 }
 

@@ -214,6 +214,7 @@ func (f *Finder) check(rule uint16, c *expr.Condition) (may, sure bool) {
 func (f *Finder) common(n int, e *expr.Expression) bool {
 	c := &f.shared[n]
 	if c.turn != f.turn {
+		f.scope.BeginRule()
 		is, known, err := f.scope.Tell(e)
 		*c = sharedResult{f.turn, is || !known || err != nil}
 	}

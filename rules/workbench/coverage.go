@@ -102,6 +102,7 @@ func (o *observer) counts(rule uint16) bool {
 // rule notes where a message has come to in a rule.
 func (o *observer) rule(r *lang.Rule, matched bool) {
 	id := r.Info.ID
+	o.scope.BeginRule()
 	if r.When != nil {
 		ok, err := o.scope.Test(r.When)
 		switch {

@@ -124,7 +124,7 @@ func (e *explainer) rule(r *lang.Rule) RuleExplanation {
 		x.Stage, x.Reason = "mode", fmt.Sprintf("the vehicle is not among the %s", mode)
 		return x
 	}
-	e.scope.Given = nil
+	e.scope.BeginRule()
 	x.Values = e.parts(r.Def.When)
 	if r.When != nil {
 		ok, err := e.scope.Test(r.When)
