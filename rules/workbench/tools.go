@@ -79,7 +79,8 @@ func openPaths(paths []string) (*workspace, error) {
 	return ws, err
 }
 
-// Files are the rules and tests below paths, by their names in the folders that the paths name.
+// Files are the rules and tests below paths, and the files of their zones and tables, by their names in the folders that the paths
+// name, or in which the files lie that they name.
 func Files(paths []string) (map[string]string, error) {
 	ws, err := openPaths(paths)
 	if err != nil {
@@ -88,15 +89,7 @@ func Files(paths []string) (map[string]string, error) {
 	files := map[string]string{}
 	for _, all := range []map[string][]byte{ws.rules, ws.tests} {
 		for name, text := range all {
-			short := name
-			for _, p := range paths {
-				if rest, below := strings.CutPrefix(name, filepath.ToSlash(filepath.Clean(p))+"/"); below {
-					short = rest
-				}
-			}
-			if short == name {
-				short = filepath.Base(name)
-			}
+			short := below(paths, name)
 			if _, twice := files[short]; twice {
 				return nil, fmt.Errorf("rules: %s: another path has a file %s; give one of them another name", name, short)
 			}
@@ -107,6 +100,19 @@ func Files(paths []string) (map[string]string, error) {
 		return nil, fmt.Errorf("rules: %s: %w", strings.Join(paths, ", "), lang.ErrNoFiles)
 	}
 	return files, nil
+}
+
+// below is the name of a file from the folder of the first path that it lies in.
+func below(paths []string, name string) string {
+	for _, p := range paths {
+		if info, err := os.Stat(p); err != nil || !info.IsDir() {
+			p = filepath.Dir(p)
+		}
+		if rest, err := filepath.Rel(p, filepath.FromSlash(name)); err == nil && filepath.IsLocal(rest) {
+			return filepath.ToSlash(rest)
+		}
+	}
+	return filepath.Base(name)
 }
 
 func (ws *workspace) addFile(p string, to map[string][]byte) error {

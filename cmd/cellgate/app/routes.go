@@ -3,6 +3,8 @@ package app
 import (
 	"embed"
 	"encoding/json"
+	"errors"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"net/http/pprof"
@@ -193,9 +195,13 @@ func readJSON(w http.ResponseWriter, r *http.Request, v any) bool {
 	if r.ContentLength == 0 {
 		return true
 	}
-	if err := d.Decode(v); err != nil {
+	err := d.Decode(v)
+	var large *http.MaxBytesError
+	switch {
+	case errors.As(err, &large):
+		problem.Write(w, http.StatusRequestEntityTooLarge, "", fmt.Sprintf("the body is longer than %d bytes (http.max_body)", large.Limit), nil)
+	case err != nil:
 		problem.Write(w, http.StatusBadRequest, "", "the body is not what this call takes: "+err.Error(), nil)
-		return false
 	}
-	return true
+	return err == nil
 }

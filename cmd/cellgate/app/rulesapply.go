@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/http"
 	"path"
 	"strings"
@@ -14,7 +15,7 @@ import (
 	"cellgate/rules/sink"
 )
 
-// RuleFiles are rules and the tests beside them, as an operator sends them: files by their names.
+// RuleFiles are rules, the files of their zones and tables, and the tests beside them, as an operator sends them: files by their names.
 type RuleFiles struct {
 	Files map[string]string `json:"files"`
 	// AllowEmpty permits rules that leave nothing.
@@ -23,12 +24,15 @@ type RuleFiles struct {
 	Strict bool `json:"strict,omitempty"`
 }
 
-// errFileName is a name that is neither that of a rule file nor that of a test file.
-var errFileName = errors.New("is no file of rules or tests")
+// Errors of the files that an operator sends.
+var (
+	errFileName   = errors.New("is no file of rules, tests, zones or tables")
+	errUnusedData = errors.New("is the file of no zone or table")
+)
 
-// folder divides the files into rules and tests.
+// folder divides the files into rules, with what their zones and tables name, and tests.
 func (f *RuleFiles) folder() (*lang.Folder, error) {
-	rules, tests := map[string][]byte{}, map[string][]byte{}
+	rules, tests, data := map[string][]byte{}, map[string][]byte{}, map[string][]byte{}
 	for name, text := range f.Files {
 		clean := path.Clean(name) == name && !path.IsAbs(name) && !strings.HasPrefix(name, "..")
 		switch {
@@ -36,12 +40,28 @@ func (f *RuleFiles) folder() (*lang.Folder, error) {
 			rules[name] = []byte(text)
 		case clean && strings.HasSuffix(name, lang.TestSuffix):
 			tests[name] = []byte(text)
+		case clean && lang.IsData(name):
+			data[name] = []byte(text)
 		default:
-			return nil, fmt.Errorf("%q %w: names end with %s or %s", name, errFileName, lang.RulesSuffix, lang.TestSuffix)
+			return nil, fmt.Errorf("%q %w: names end with %s or %s, those of data with .csv, .geojson or .json", name, errFileName, lang.RulesSuffix, lang.TestSuffix)
 		}
 	}
 	if max(len(rules), len(tests)) > lang.MaxFiles {
 		return nil, fmt.Errorf("%w: more than %d", lang.ErrTooManyFiles, lang.MaxFiles)
+	}
+	err := lang.AddData(rules, func(name string, _ int64) ([]byte, error) {
+		if text, ok := data[name]; ok {
+			return text, nil
+		}
+		return nil, fs.ErrNotExist
+	})
+	if err != nil {
+		return nil, err
+	}
+	for name := range data {
+		if _, used := rules[name]; !used {
+			return nil, fmt.Errorf("%q %w", name, errUnusedData)
+		}
 	}
 	return &lang.Folder{Source: lang.NewSource(rules), Tests: lang.NewSource(tests)}, nil
 }

@@ -1,10 +1,17 @@
 package app
 
 import (
+	"maps"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
 	"cellgate/rules/lang"
+	"cellgate/rules/workbench"
 	"cellgate/test/check"
 )
 
@@ -67,9 +74,54 @@ func TestApplicationLasts(t *testing.T) {
 
 func TestNamesOfSentFiles(t *testing.T) {
 	t.Parallel()
-	for _, name := range []string{"a.yaml", "/a.rules.yaml", "../a.rules.yaml", "a/../../b.rules.yaml", "", "a//b_test.yaml"} {
+	for _, name := range []string{"a.yaml", "/a.rules.yaml", "../a.rules.yaml", "a/../../b.rules.yaml", "", "a//b_test.yaml", "../m.csv", "unused.csv"} {
 		if _, err := (&RuleFiles{Files: map[string]string{name: ""}}).folder(); err == nil {
 			t.Errorf("%q is taken", name)
 		}
+	}
+}
+
+// TestSentRulesHaveTheirData: rules over the API come with the files that their zones and tables name, and are what the same folder on the gateway
+// would be.
+func TestSentRulesHaveTheirData(t *testing.T) {
+	t.Parallel()
+	a, dir, _ := withRules(t)
+	files := map[string]string{
+		"r/x.rules.yaml": "tables: {models: {file: data/models.csv, key: vin}}\nrules:\n" +
+			"  - {id: sent, from: [\"v1/+/up/telemetry\"], when: 'models[vin].tank > 40', to: [{kafka: {topic: t}}]}\n",
+		"r/x_test.yaml": "tests:\n  - name: a\n    steps:\n      - {payload: {}, expect: [{rule: sent}]}\n" +
+			"      - {vin: LTEST000000000002, payload: {}, expect: none}\n",
+		"r/data/models.csv": "vin,tank\nLTEST000000000001,50\nLTEST000000000002,30\n",
+	}
+	check.OK(t, a.rules.applyGiven(t.Context(), given(t, files), prepareOptions{tests: true}))
+	rulesAre(t, a, "sent", false)
+	root := filepath.Join(dir, "same")
+	for name, text := range files {
+		at := filepath.Join(root, name)
+		check.OK(t, os.MkdirAll(filepath.Dir(at), 0o700))
+		check.OK(t, os.WriteFile(at, []byte(text), 0o600))
+	}
+	for _, paths := range [][]string{{root}, {filepath.Join(root, "r")}, {filepath.Join(root, "r", "x.rules.yaml"), filepath.Join(root, "r", "x_test.yaml")}} {
+		sent, err := workbench.Files(paths)
+		check.OK(t, err)
+		if set, err := given(t, sent).Compile(a.rules.options); err != nil || len(set.Compiled) != 1 {
+			t.Errorf("%v is sent as %v: %v", paths, slices.Sorted(maps.Keys(sent)), err)
+		}
+	}
+	same, err := lang.LookFolder(root)
+	check.OK(t, err)
+	if set := a.rules.current(); set.Hash() != same.Source.Hash() {
+		t.Errorf("sent rules have the hash %s, the same folder %s", set.Hash(), same.Source.Hash())
+	}
+}
+
+// TestTooMuchIsSent: a body that is larger than http.max_body is told so, with the key that bounds it.
+func TestTooMuchIsSent(t *testing.T) {
+	t.Parallel()
+	answer := httptest.NewRecorder()
+	r := httptest.NewRequest(http.MethodPut, "/v1/rules", strings.NewReader(`{"files":{"a.rules.yaml":"`+strings.Repeat("#", 2000)+`"}}`))
+	r.Body = http.MaxBytesReader(answer, r.Body, 1000)
+	if readJSON(answer, r, &RuleFiles{}) || answer.Code != http.StatusRequestEntityTooLarge || !strings.Contains(answer.Body.String(), "longer than 1000 bytes (http.max_body)") {
+		t.Errorf("%d %s", answer.Code, answer.Body)
 	}
 }
