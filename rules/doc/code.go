@@ -58,4 +58,5 @@ const (
 	CodeUnused      Code = "R086" // a list, macro, zone or table that nothing uses
 	CodeTopicPerVIN Code = "R087" // ${vin} in the name of a Kafka topic
 	CodeIdleLimit   Code = "R088" // a limit of a rule that sends nothing
+	CodeNoValue     Code = "R089" // a name without a value
 )

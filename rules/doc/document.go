@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 	"unicode/utf8"
@@ -178,20 +179,46 @@ func (d *Document) syntaxError(err error) {
 		d.Fail(f.Line, f.Column, CodeSyntax, f.Fix, "%s", f.Why)
 		return
 	}
-	suggestion := ""
-	switch msg := y.GetMessage(); {
-	case strings.Contains(msg, "mapping value is not allowed"), strings.Contains(msg, "value is not allowed"):
-		suggestion = `in YAML ": " and " #" have a meaning, and a value that begins with a quote ends with it; ` +
-			`put the whole expression between single quotes, or below "|" on a line of its own`
-	case strings.Contains(msg, "non-map value"):
-		suggestion = "behind a key stand a colon and a blank, as in mode: enabled"
-	case strings.Contains(msg, "must be specified"):
-		suggestion = quoteInFlow
-	case strings.Contains(msg, "already defined"):
-		suggestion = "remove one of the two, or merge them"
-	}
-	d.Fail(line, col, CodeSyntax, suggestion, "%s", y.GetMessage())
+	text, suggestion := yamlWords(y.GetMessage())
+	d.Fail(line, col, CodeSyntax, suggestion, "%s", text)
 }
+
+// yamlWords says a message of the parser in the words of who writes the file, and what to do.
+func yamlWords(message string) (text, suggestion string) {
+	if m := definedTwice.FindStringSubmatch(message); m != nil {
+		return fmt.Sprintf("%s stands here twice, first in line %s", m[1], m[2]), "remove one of the two, or merge them"
+	}
+	switch {
+	case strings.Contains(message, "reserved character"):
+		return "for YAML a value cannot begin with this sign", "put the whole expression between single quotes"
+	case strings.Contains(message, "escape character"):
+		return `a \ in a text between " stands in front of a sign that it has no meaning for`, "put the whole expression between single quotes, within which a backslash means itself"
+	case strings.Contains(message, "header option"):
+		return "for YAML > and | at the beginning of a value say that the text begins on the next line", "put the whole expression between single quotes, or below |"
+	case strings.Contains(message, "sequence entries are not allowed"):
+		return `for YAML "- " begins an element of a list here`, "put the whole expression between single quotes"
+	case strings.Contains(message, "mapping value is not allowed"), strings.Contains(message, "value is not allowed"):
+		return "for YAML the value ends before this line does", `in YAML ": " and " #" have a meaning, and a value that begins with a quote ends with it; ` +
+			`put the whole expression between single quotes, or below "|" on a line of its own`
+	case strings.Contains(message, "non-map value"):
+		return "this is no key with a value", "behind a key stand a colon and a blank, as in mode: enabled"
+	case strings.Contains(message, "must be specified"), strings.Contains(message, "found an invalid key for this map"):
+		return "for YAML the value inside {…} or […] ends here, and no comma follows", quoteInFlow + "; or one of those above is not closed"
+	case strings.Contains(message, "sequence end token"), strings.Contains(message, "flow mapping end token"), strings.Contains(message, "could not find flow map content"):
+		return "a { or [ is not closed", "close it with } or ]"
+	case strings.Contains(message, "could not find '"):
+		return "there is a } or ] without its { or [", "remove it, or put the expression between single quotes"
+	case strings.Contains(message, "end character of double-quoted"), strings.Contains(message, "end character of single-quoted"):
+		return "a quote that is opened here is not closed", "close it; a quote within single quotes is written twice"
+	case strings.Contains(message, "unexpected key name"), strings.Contains(message, "unexpected map key"), strings.Contains(message, "implicit line break"),
+		strings.Contains(message, "could not find value for mapping key"):
+		return "a key with a value is wanted here", "behind a key stand a colon and a blank, as in mode: enabled; a text with a colon stands between quotes"
+	}
+	return "this is not YAML that can be read", "check indentation, quotes and brackets here"
+}
+
+// definedTwice is what the parser says of a key that a mapping has twice.
+var definedTwice = regexp.MustCompile(`^mapping key (".*") already defined at \[(\d+):`)
 
 // quoteInFlow is what to do about an expression that a mapping or list on one line has cut up.
 const quoteInFlow = "inside {…} and […] an expression with a comma, bracket or brace in it stands between single quotes"
@@ -344,7 +371,7 @@ func DidYouMean(name string, known []string) string {
 	if strings.ContainsAny(name, "()[]<>=! ") {
 		return quoteInFlow
 	}
-	if strings.Trim(name, "0123456789") == "" && name != "" {
+	if strings.Trim(strings.TrimSuffix(name, "%"), "0123456789") == "" && name != "" {
 		return DecimalPoint
 	}
 	if n := spelling.Nearest(name, known); n != "" {
@@ -422,4 +449,23 @@ func (d *Document) Silent() *Document {
 	silent := *d
 	silent.report = func(Diagnostic) {}
 	return &silent
+}
+
+// NoValue warns of a name that stands without a value, which is read as null: {soc, speed} is likely to be meant as the fields themselves.
+func (d *Document) NoValue(e Entry) {
+	if _, empty := e.Value.(*ast.NullNode); !empty {
+		return
+	}
+	line, col := Place(e.Value)
+	if rest := []rune(SourceLine(d.Text, line)); (line != e.Key.Line || col != e.Key.Col) && col <= len(rest) {
+		switch text := strings.ToLower(string(rest[col-1:])); {
+		case strings.HasPrefix(text, "null"), strings.HasPrefix(text, "~"):
+			return // said
+		}
+	}
+	suggestion := quoteInFlow
+	if ValidName(e.Key.Value) {
+		suggestion = fmt.Sprintf("for the field of that name write %s: payload.%s; where null is meant, write %s: null", e.Key.Value, e.Key.Value, e.Key.Value)
+	}
+	d.Warn(e.Key.Line, e.Key.Col, CodeNoValue, suggestion, "%q has no value: it will be null", e.Key.Value)
 }

@@ -142,10 +142,10 @@ rules:
 		got = append(got, string(expr.AppendJSON(nil, r.View())))
 	}
 	want := []string{
-		`{"string":"s:LTEST000000000001","ttl":"1h0m0s","value":12.50}`,
+		`{"string":"s:LTEST000000000001","ttl":"1h","value":12.50}`,
 		`{"string":"t:LTEST000000000001","value":{"s":12.50}}`,
 		`{"fields":{"payload":"{\"s\":12.50}"},"stream":"st"}`,
-		`{"fields":{"lat":"x","lon":"121.4","soc":"12.50"},"stream":"st","ttl":"24h0m0s"}`,
+		`{"fields":{"lat":"x","lon":"121.4","soc":"12.50"},"stream":"st","ttl":"24h"}`,
 		`{"member":"LTEST000000000001","set_add":"sa"}`,
 		`{"member":"12.50","set_remove":"sr"}`,
 		`{"geo":"g","lat":31.2,"lon":121.4,"member":"cell-1"}`,

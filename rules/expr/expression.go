@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -253,11 +254,17 @@ func (n *Names) exprError(d *doc.Document, s *doc.Scalar, err error, code doc.Co
 		return
 	}
 	text, suggestion := plainWords(message, s.Value)
-	if decimalComma(s.Value, from) {
+	if suggestion == "" && decimalComma(s.Value, from) {
 		suggestion = doc.DecimalPoint
+	}
+	if suggestion == "" && s.Quoted() && words.MatchString(s.Value) {
+		suggestion = fmt.Sprintf("YAML takes the quotes away: a constant text has two pairs, '\"%s\"'", s.Value)
 	}
 	d.Fail(line, col, code, suggestion, "%s", text)
 }
+
+// words is a text that is no expression.
+var words = regexp.MustCompile(`^[\pL\pN]+(?:[ ,!?]+[\pL\pN]+)+[.!?]?$`)
 
 func (n *Names) notBool(d *doc.Document, line, col int, src, got string) {
 	if got == "unknown" || got == "interface {}" || got == "any" {

@@ -1,6 +1,7 @@
 package expr
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strconv"
@@ -10,7 +11,6 @@ import (
 	"github.com/expr-lang/expr/file"
 	"github.com/expr-lang/expr/parser"
 
-	"cellgate/broker/shared/spelling"
 	"cellgate/rules/doc"
 )
 
@@ -184,33 +184,6 @@ func (r *resolver) identifier(node *ast.Node, n *ast.IdentifierNode) {
 	r.fail(n, doc.CodeUnknownName, r.suggest(n.Value), "unknown name %q", n.Value)
 }
 
-// suggest looks for what an unknown name was meant to be.
-func (r *resolver) suggest(name string) string {
-	if r.names.Schema.Fields != nil {
-		if _, ok := r.names.Schema.Fields[name]; ok {
-			return fmt.Sprintf("did you mean payload.%s?", name)
-		}
-	}
-	if name == ItemName {
-		return "an element of a list is item in a rule with each: payload.alarms"
-	}
-	known := baseNameList()
-	for l := range r.names.Lists {
-		known = append(known, l)
-	}
-	for _, m := range r.names.Macros {
-		known = append(known, m.Name.Value)
-	}
-	slices.Sort(known)
-	if n := spelling.Nearest(name, known); n != "" {
-		return fmt.Sprintf("did you mean %q?", n)
-	}
-	if !doc.ValidName(name) {
-		return ""
-	}
-	return fmt.Sprintf("a field of the message is payload.%s, a text is %s", name, strconv.Quote(name))
-}
-
 func (r *resolver) replace(node *ast.Node, with ast.Node) {
 	with.SetLocation((*node).Location())
 	*node = with
@@ -353,7 +326,7 @@ func (r *resolver) function(n ast.Node, name string) {
 	if why == "" {
 		why = "it is not one of the functions of rules"
 	}
-	r.fail(n, doc.CodeUnbounded, "", "%s cannot be used in rules: %s", name, why)
+	r.fail(n, doc.CodeUnbounded, meantFunction(name), "%s cannot be used in rules: %s", name, why)
 }
 
 // call checks a call of a method of a time, or of a function that is none of the library's.
@@ -367,8 +340,7 @@ func (r *resolver) call(node *ast.Node, n *ast.CallNode) {
 	case *ast.IdentifierNode:
 		if s, flat := r.flat[callee]; flat {
 			r.forgive(callee)
-			r.fail(callee, doc.CodeExprType, "name the field in schema.event_at, and write event_at.Hour()", "a field of the message is no time: %s() does not work on it",
-				s.Path[len(s.Path)-1])
+			r.fieldCalled(callee, s.Path[len(s.Path)-1])
 			return
 		}
 		r.forgive(callee)
@@ -382,7 +354,7 @@ func (r *resolver) call(node *ast.Node, n *ast.CallNode) {
 			return
 		}
 		if !isFunction(callee.Value) {
-			r.fail(callee, doc.CodeUnknownName, doc.DidYouMean(callee.Value, functionNames()), "unknown function %q", callee.Value)
+			r.fail(callee, doc.CodeUnknownName, cmp.Or(r.meantTable(callee.Value), meantFunction(callee.Value), doc.DidYouMean(callee.Value, functionNames())), "unknown function %q", callee.Value)
 		}
 		return
 	}
@@ -410,7 +382,7 @@ func (r *resolver) method(node *ast.Node, n *ast.CallNode, callee *ast.MemberNod
 		return
 	}
 	if !isMethod(name) || len(n.Arguments) > 0 {
-		r.fail(callee.Property, doc.CodeUnbounded, "times have: at_zone, "+strings.Join(methodNames(), ", "), "the method %s cannot be used in rules", name)
+		r.fail(callee.Property, doc.CodeUnbounded, meantMethod(name), "the method %s cannot be used in rules", name)
 		return
 	}
 	if !r.execute && methods[name] != nil { // a whole number, where the library has types of its own

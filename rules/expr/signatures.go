@@ -17,10 +17,10 @@ func (n *Names) signatures() []expr.Option {
 		expr.Function("hash", never, new(func(any, time.Time) string)),
 		expr.Function("at_zone", never, new(func(time.Time, string) time.Time)),
 		expr.Function("byte", never, new(func(string, int) int)),
-		expr.Function("bits", never, new(func(int, int) int), new(func(int, int, int) int)),
-		expr.Function("ceil", never, new(func(float64) int), new(func(int) int)),
-		expr.Function("floor", never, new(func(float64) int), new(func(int) int)),
-		expr.Function("round", never, new(func(float64) int), new(func(int) int), new(func(float64, int) float64), new(func(int, int) int)),
+		expr.Function("bits", never, new(func(int, int, int) int), new(func(int, int) int)),
+		expr.Function("ceil", never, new(func(int) int), new(func(float64) int)),
+		expr.Function("floor", never, new(func(int) int), new(func(float64) int)),
+		expr.Function("round", never, new(func(float64, int) float64), new(func(int, int) int), new(func(int) int), new(func(float64) int)),
 	}
 	for name := range methods {
 		opts = append(opts, expr.Function(methodPrefix+name, never, new(func(time.Time) int)))

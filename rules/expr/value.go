@@ -36,6 +36,7 @@ func ReadValue(d *doc.Document, n ast.Node, what string, depth int) *Tree {
 			if d.CutNumber(e) {
 				return nil
 			}
+			d.NoValue(e)
 			if item := ReadValue(d, e.Value, strconv.Quote(e.Key.Value), depth+1); item != nil {
 				v.Names, v.Items = append(v.Names, e.Key.Value), append(v.Items, item)
 			}

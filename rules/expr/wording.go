@@ -10,81 +10,135 @@ import (
 var wordings = []struct {
 	message    *regexp.Regexp
 	text       func(m []string) string
-	suggestion string
+	suggestion func(m []string) string // nil: none
 }{
 	{
 		regexp.MustCompile(`^cannot use (.+) as argument \(type (.+)\) to call (\S+)`),
 		func(m []string) string {
 			return fmt.Sprintf("%s takes %s here, this is %s", strings.TrimPrefix(m[3], methodPrefix), typeWord(m[2]), typeWord(m[1]))
 		},
-		"check the field's type in schema.fields",
+		func(m []string) string {
+			if name := strings.TrimPrefix(m[3], methodPrefix); examples[name] != "" {
+				return exampleOf(name)
+			}
+			return "check the field's type in schema.fields"
+		},
 	},
 	{
 		regexp.MustCompile(`^invalid operation: (\S+) \(mismatched type (.+)\)$`),
-		func(m []string) string { return fmt.Sprintf("%s does not work on %s", m[1], typeWord(m[2])) }, "",
+		func(m []string) string { return fmt.Sprintf("%s does not work on %s", m[1], typeWord(m[2])) },
+		func(m []string) string {
+			if m[1] == "not" || m[1] == "!" {
+				return "not stands in front of a condition: not (payload.soc > 0)"
+			}
+			return ""
+		},
 	},
 	{
 		regexp.MustCompile(`^invalid argument for (\S+) \(type (.+)\)$`),
-		func(m []string) string { return fmt.Sprintf("%s does not work on %s", m[1], typeWord(m[2])) }, "",
+		func(m []string) string { return fmt.Sprintf("%s does not work on %s", m[1], typeWord(m[2])) }, nil,
 	},
 	{
 		regexp.MustCompile(`^cannot use (.+) to get an element from (.+)$`),
 		func(m []string) string {
 			return fmt.Sprintf("%s has no element that %s finds", typeWord(m[2]), typeWord(m[1]))
-		}, "",
+		}, nil,
 	},
 	{
 		regexp.MustCompile(`^array elements can only be selected using an integer \(got (.+)\)$`),
-		func(m []string) string { return fmt.Sprintf("a list has no element that %s finds", typeWord(m[1])) }, "elements are counted from 0: payload.cells[0]",
+		func(m []string) string { return fmt.Sprintf("a list has no element that %s finds", typeWord(m[1])) }, says("elements are counted from 0: payload.cells[0]"),
 	},
 	{
 		regexp.MustCompile(`^type (.+) has no (field|method) (\S+)$`),
-		func(m []string) string { return fmt.Sprintf("%s has no %s %s", typeWord(m[1]), m[2], m[3]) }, "",
+		func(m []string) string { return fmt.Sprintf("%s has no %s %s", typeWord(m[1]), m[2], m[3]) },
+		func(m []string) string { return meantFunction(m[3]) },
 	},
 	{
 		regexp.MustCompile(`^type string\[`),
-		func([]string) string { return "a text has no elements" }, "x[0:1] is its first character, byte(x, 0) its first byte",
+		func([]string) string { return "a text has no elements" }, says("x[0:1] is its first character, byte(x, 0) its first byte"),
 	},
 	{
 		regexp.MustCompile(`^type (.+)\[.+\] is undefined$`),
-		func(m []string) string { return typeWord(m[1]) + " has no elements" }, "",
+		func(m []string) string { return typeWord(m[1]) + " has no elements" }, nil,
 	},
 	{
 		regexp.MustCompile(`^type (.+) does not support indexing$`),
-		func(m []string) string { return typeWord(m[1]) + " has no elements" }, "",
+		func(m []string) string { return typeWord(m[1]) + " has no elements" }, nil,
 	},
 	{
 		regexp.MustCompile(`^cannot get (?:first|last) element from (.+)$`),
-		func(m []string) string { return typeWord(m[1]) + " has no elements" }, "",
+		func(m []string) string { return typeWord(m[1]) + " has no elements" }, nil,
 	},
 	{
 		regexp.MustCompile(`^cannot slice (.+)$`),
-		func(m []string) string { return typeWord(m[1]) + " has no parts [a:b]" }, "",
+		func(m []string) string { return typeWord(m[1]) + " has no parts [a:b]" }, nil,
 	},
 	{
 		regexp.MustCompile(`^non-integer slice index (.+)$`),
-		func(m []string) string { return fmt.Sprintf("[a:b] takes whole numbers, this is %s", typeWord(m[1])) }, "",
+		func(m []string) string { return fmt.Sprintf("[a:b] takes whole numbers, this is %s", typeWord(m[1])) }, nil,
 	},
 	{
 		regexp.MustCompile(`^non-bool expression \(type (.+)\) used as condition$`),
 		func(m []string) string {
 			return fmt.Sprintf("what stands in front of ? must be true or false, this is %s", typeWord(m[1]))
-		}, "",
+		}, nil,
 	},
 	{
 		regexp.MustCompile(`^error parsing regexp: (.+)$`),
-		func(m []string) string { return "the pattern cannot be read: " + m[1] }, `[, ( and * have a meaning in a pattern; to look for the sign itself write \\[`,
+		func(m []string) string { return "the pattern cannot be read: " + m[1] }, says(`[, ( and * have a meaning in a pattern; to look for the sign itself write \\[`),
 	},
 	{
 		regexp.MustCompile(`^invalid number of arguments \(expected (\d+), got (\d+)\)$`),
-		func(m []string) string { return fmt.Sprintf("this function takes %s values, here are %s", m[1], m[2]) }, "",
+		func(m []string) string { return fmt.Sprintf("this function takes %s, here are %s", values(m[1]), m[2]) }, nil,
 	},
 	{
 		regexp.MustCompile(`^(too many|not enough) arguments to call (\S+)$`),
 		func(m []string) string {
 			return fmt.Sprintf("%s values for %s", m[1], strings.TrimPrefix(m[2], methodPrefix))
-		}, "",
+		},
+		func(m []string) string { return exampleOf(strings.TrimPrefix(m[2], methodPrefix)) },
 	},
+	{
+		regexp.MustCompile(`^builtin (\S+) takes only array \(got (.+)\)$`),
+		func(m []string) string { return fmt.Sprintf("%s takes a list here, this is %s", m[1], typeWord(m[2])) },
+		func(m []string) string { return exampleOf(m[1]) },
+	},
+	{
+		regexp.MustCompile(`^invalid (?:integer|float|hex|binary|octal) literal: .* parsing "(.*)": value out of range$`),
+		func(m []string) string { return m[1] + " is larger than a number can be" }, says("whole numbers have 19 digits at most, decimals are below 1e308"),
+	},
+	{
+		regexp.MustCompile(`^(?:bad number syntax|invalid (?:integer|float|hex|binary|octal) literal): .*?"(.*?)"`),
+		func(m []string) string { return m[1] + " is not a number" }, says("a number has no unit: late_ms counts milliseconds, operator.elapsed seconds"),
+	},
+	{
+		regexp.MustCompile(`^(invalid char escape|unable to unescape)`),
+		func([]string) string { return `a \ in a text stands in front of a sign that it has no meaning for` }, says(`a backslash itself is written \\`),
+	},
+	{
+		regexp.MustCompile(`^unrecognized character: U\+\w+ '([^“”„‟«»‘’‚]+)'`),
+		func(m []string) string { return m[1] + " has no meaning in an expression" },
+		func(m []string) string { return meantOperator(m[1], "") },
+	},
+	{
+		regexp.MustCompile(`^expected name$`),
+		func([]string) string { return "a name is missing behind the point" }, says("for example payload.soc"),
+	},
+	{
+		regexp.MustCompile(`^unclosed comment$`),
+		func([]string) string { return "an expression has no comments" }, says("put it on a line of its own that begins with #"),
+	},
+}
+
+// says is the same suggestion for all.
+func says(text string) func([]string) string { return func([]string) string { return text } }
+
+// values counts them.
+func values(n string) string {
+	if n == "1" {
+		return "1 value"
+	}
+	return n + " values"
 }
 
 var mismatch = regexp.MustCompile(`^invalid operation: (\S+) \(mismatched types (.+) and (.+)\)$`)
@@ -93,7 +147,10 @@ var mismatch = regexp.MustCompile(`^invalid operation: (\S+) \(mismatched types 
 func plainWords(message, src string) (text, suggestion string) {
 	for i := range wordings {
 		if m := wordings[i].message.FindStringSubmatch(strings.TrimSpace(message)); m != nil {
-			return wordings[i].text(m), wordings[i].suggestion
+			if suggest := wordings[i].suggestion; suggest != nil {
+				suggestion = suggest(m)
+			}
+			return wordings[i].text(m), suggestion
 		}
 	}
 	if m := mismatch.FindStringSubmatch(message); m != nil {
@@ -101,16 +158,17 @@ func plainWords(message, src string) (text, suggestion string) {
 			return m[1] + " does not work with nil", "ask whether a field is there with payload.soc != nil"
 		}
 		text = fmt.Sprintf("%s does not work between %s and %s", m[1], typeWord(m[2]), typeWord(m[3]))
-		if m[2] == "string" || m[3] == "string" {
-			suggestion = "a text stands between quotes, a number does not; check the field's type in schema.fields"
-		}
-		return text, suggestion
+		return text, meantTypes(m[1], typeWord(m[2]), typeWord(m[3]), src)
 	}
 	if message == "unexpected token EOF" {
 		if strings.Count(src, "(") > strings.Count(src, ")") {
 			suggestion = "a ( is not closed; inside {…} and […] a comma ends the expression, unless that stands between single quotes"
 		} else if strings.HasSuffix(strings.TrimSpace(src), "%") {
 			suggestion = "leave the % away: it is the rest of a division here"
+		} else if strings.Contains(strings.ReplaceAll(src, "??", ""), "?") || strings.HasPrefix(strings.TrimSpace(src), "if ") {
+			suggestion = "write condition ? a : b"
+		} else if strings.HasPrefix(strings.TrimSpace(src), "let ") {
+			suggestion = "behind it stands what is made of it: let x = payload.soc; x > 5"
 		}
 		return "the expression ends too soon", suggestion
 	}
@@ -129,6 +187,15 @@ func plainWords(message, src string) (text, suggestion string) {
 
 // meantOperator suggests what to write for a sign or a word that is one in another language.
 func meantOperator(token, src string) string {
+	if listInParentheses.MatchString(src) && (token == "," || token == ")") {
+		return `a list stands between [ and ]: payload.gear in ["D", "R"]`
+	}
+	if singlePipe.MatchString(src) && token == "." {
+		return meantOperator("|", src)
+	}
+	if token == "," && strings.HasPrefix(strings.TrimSpace(src), "if") {
+		return meantFunction("if")
+	}
 	switch strings.ToLower(token) {
 	case "=":
 		switch {
@@ -157,6 +224,12 @@ func meantOperator(token, src string) string {
 		return "what is compared is missing in front of it"
 	case "%", "km", "kmh", "c", "v", "kw", "s", "ms", "min":
 		return "a number has no unit"
+	case "&", "|":
+		return "write and, or; of the bits of two numbers bitand(a, b), bitor(a, b)"
+	case "~":
+		return `write matches "pattern"`
+	case "exists":
+		return "write payload.soc != nil"
 	case "und", "oder", "nicht":
 		return "write and, or, not"
 	case "is":
@@ -164,11 +237,16 @@ func meantOperator(token, src string) string {
 	case "like":
 		return `write startsWith, endsWith or contains, or matches "pattern"`
 	}
-	if strings.HasPrefix(token, ".") && strings.Trim(token, ".0123456789") == "" {
+	if len(token) > 1 && token[0] == '.' && strings.Trim(token, ".0123456789") == "" {
 		return "a number has one point at most; digits may be grouped as 100_000"
 	}
 	return ""
 }
+
+var (
+	listInParentheses = regexp.MustCompile(`\bin\s*[({]`)
+	singlePipe        = regexp.MustCompile(`[^|]\|[^|>]`)
+)
 
 var unexpected = regexp.MustCompile(`^unexpected token \w+\("(.*)"\)$`)
 
@@ -208,6 +286,9 @@ func typeWord(t string) string {
 	}
 	if w, ok := words[t]; ok {
 		return w
+	}
+	if strings.HasPrefix(t, "func(") {
+		return "a function"
 	}
 	return t
 }

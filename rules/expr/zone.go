@@ -36,29 +36,37 @@ func ReadZone(d *doc.Document, e doc.Entry) (Zone, bool) {
 	for _, f := range []struct {
 		key string
 		to  *float64
-		max float64
-	}{{"lat", &z.lat, 90}, {"lon", &z.lon, 180}, {"radius", &z.radius, 1_000_000}} {
+		is  measure
+	}{{"lat", &z.lat, latitude}, {"lon", &z.lon, longitude}, {"radius", &z.radius, metres}} {
 		if !o.Has(f.key) {
 			o.Missing(f.key, "a circle is {lat: 31.2, lon: 121.4, radius: 500} (metres), else write polygon: [[lat, lon], …]")
 			return z, false
 		}
 		s, ok := o.Text(f.key)
-		if !ok || !degrees(d, s, f.max, f.to) {
+		if !ok || !f.is.read(d, s, f.to) {
 			return z, false
 		}
-	}
-	if z.radius <= 0 {
-		d.FailAt(o.Values["radius"], doc.CodeBadGeofence, "metres, from above 0 to 1,000,000", "a radius must be above 0")
-		return z, false
 	}
 	return z, true
 }
 
-// degrees reads a number from -bound to bound.
-func degrees(d *doc.Document, s doc.Scalar, bound float64, to *float64) bool {
+// measure is what a number of a zone says.
+type measure struct {
+	what     string
+	low, top float64
+	hint     string
+}
+
+var (
+	latitude  = measure{"a latitude is a number from -90 to 90", -90, 90, "the latitude stands first in [lat, lon], the longitude behind it"}
+	longitude = measure{"a longitude is a number from -180 to 180", -180, 180, "the latitude stands first in [lat, lon], the longitude behind it"}
+	metres    = measure{"a radius is a number of metres, from above 0 to 1,000,000", math.SmallestNonzeroFloat64, 1_000_000, "a number without a unit: radius: 500"}
+)
+
+func (m measure) read(d *doc.Document, s doc.Scalar, to *float64) bool {
 	v, err := strconv.ParseFloat(s.Value, 64)
-	if err != nil || math.Abs(v) > bound || math.IsNaN(v) {
-		d.Fail(s.Line, s.Col, doc.CodeBadNumber, "", "must be a number from %g to %g", -bound, bound)
+	if err != nil || !(v >= m.low && v <= m.top) { // NaN is neither
+		d.Fail(s.Line, s.Col, doc.CodeBadNumber, m.hint, "%s", m.what)
 		return false
 	}
 	*to = v
@@ -81,9 +89,9 @@ func (z Zone) readPolygon(d *doc.Document, n ast.Node) (Zone, bool) {
 			return z, false
 		}
 		var pt [2]float64
-		for i, bound := range []float64{90, 180} {
+		for i, is := range []measure{latitude, longitude} {
 			s, ok := d.Scalar(pair[i], "a coordinate")
-			if !ok || !degrees(d, s, bound, &pt[i]) {
+			if !ok || !is.read(d, s, &pt[i]) {
 				return z, false
 			}
 		}

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"cellgate/broker/shared/message"
+	"cellgate/broker/shared/message/duration"
 	"cellgate/rules/doc"
 	"cellgate/rules/expr"
 )
@@ -126,7 +127,7 @@ func (t *mqttTarget) Render(sc *expr.Scope, r *Rendered) (err error) {
 func mqttView(r *Rendered) map[string]any {
 	v := map[string]any{"topic": r.Topic, "value": jsonOrText(r.Value)}
 	if r.TTL > 0 {
-		v["ttl"] = r.TTL.String()
+		v["ttl"] = duration.Text(r.TTL)
 	}
 	if !r.Bare {
 		v["headers"] = headersView(r)

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"time"
 
+	"cellgate/broker/shared/message/duration"
 	"cellgate/rules/expr"
 	"cellgate/rules/state"
 )
@@ -122,4 +123,5 @@ func OperatorNames() []string {
 	return names
 }
 
-func ms(v int64) time.Duration { return time.Duration(v) * time.Millisecond }
+// ms is a time in milliseconds as people write it.
+func ms(v int64) string { return duration.Text(time.Duration(v) * time.Millisecond) }

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"cellgate/broker/shared/message"
+	"cellgate/broker/shared/message/duration"
 	"cellgate/rules/doc"
 	"cellgate/rules/expr"
 )
@@ -497,7 +498,7 @@ func redisView(r *Rendered) map[string]any {
 		v["lon"], v["lat"] = o.Lon, o.Lat
 	}
 	if o.TTL > 0 {
-		v["ttl"] = o.TTL.String()
+		v["ttl"] = duration.Text(o.TTL)
 	}
 	return v
 }

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"cellgate/broker/shared/message"
+	"cellgate/broker/shared/message/duration"
 	"cellgate/rules/engine"
 	"cellgate/rules/expr"
 	"cellgate/rules/lang"
@@ -241,10 +242,22 @@ func differs(path string, want, got any) string {
 		}
 		return ""
 	}
-	if want == got || (want != nil && got != nil && expr.SameText(want, got)) {
+	if want == got || (want != nil && got != nil && expr.SameText(want, got)) || path == "ttl" && sameDuration(want, got) {
 		return ""
 	}
 	return fmt.Sprintf("%s is %s, expected %s", orRoot(path), expr.AppendJSON(nil, got), expr.AppendJSON(nil, want))
+}
+
+// sameDuration reports whether two texts are one duration, as 24h and 1d are.
+func sameDuration(want, got any) bool {
+	a, isText := want.(string)
+	b, isTextToo := got.(string)
+	if !isText || !isTextToo {
+		return false
+	}
+	wants, err := duration.Parse(a)
+	gets, errToo := duration.Parse(b)
+	return err == nil && errToo == nil && wants == gets
 }
 
 func orRoot(path string) string {

@@ -71,3 +71,17 @@ func TestCheckNamesFilesThatAreNotRead(t *testing.T) {
 		}
 	}
 }
+
+// A duration that is expected may be written in another way than the rule has it.
+func TestExpectedDurations(t *testing.T) {
+	t.Parallel()
+	for ttl, passes := range map[string]bool{"24h": true, "1d": true, "24h0m0s": true, "23h": false, "soon": false} {
+		ws := &workspace{
+			rules: map[string][]byte{"a.rules.yaml": []byte("rules:\n  - {id: a, from: [\"v1/+/up/telemetry\"], to: [{redis: {set_add: s, ttl: 24h}}]}\n")},
+			tests: map[string][]byte{"a_test.yaml": []byte("tests: [{name: a, steps: [{payload: {}, expect: [{rule: a, redis: {ttl: " + ttl + "}}]}]}]\n")},
+		}
+		if rep, err := ws.test(t.Context(), ToolOptions{}); err != nil || rep.OK != passes {
+			t.Errorf("%s: %v, %+v", ttl, err, rep.Results)
+		}
+	}
+}
