@@ -195,7 +195,7 @@ func TestPresence(t *testing.T) {
 		}
 		return Connection{Node: node, Boot: "b", Number: n, Epoch: got.Epoch, Since: got.Since}
 	}
-	at := int64(9)
+	at, seqs := int64(9), []uint64{0} // that were given, in their order
 	tell := func(c Connection, event string) string {
 		at++
 		n, verdict, err := s.Presence(ctx, "V", c, event, "why", time.UnixMilli(at))
@@ -205,7 +205,10 @@ func TestPresence(t *testing.T) {
 		if event == "disconnected" && verdict == OK && (n.At.UnixMilli() != 14 && c.Node == "gw-1" || n.Reason != "why") {
 			t.Errorf("the end is told as %+v", n)
 		}
-		return fmt.Sprint(verdict, n.Seq)
+		if n.Seq > seqs[len(seqs)-1] {
+			seqs = append(seqs, n.Seq)
+		}
+		return fmt.Sprint(verdict, slices.Index(seqs, n.Seq))
 	}
 	a := claim("gw-1", 1, time.Minute)
 	for _, step := range []struct {
@@ -228,7 +231,7 @@ func TestPresence(t *testing.T) {
 	for one, err := range s.Sessions(ctx, 0) {
 		if one.Ended != nil {
 			ended++
-			if one.Epoch != a.Epoch || one.Node != "gw-1" || one.Ended.Seq != 5 || one.Ended.Reason != "why" || one.Ended.At.UnixMilli() != 14 || err != nil {
+			if one.Epoch != a.Epoch || one.Node != "gw-1" || one.Ended.Seq != seqs[5] || one.Ended.Reason != "why" || one.Ended.At.UnixMilli() != 14 || err != nil {
 				t.Errorf("what was not told: %+v %+v %v", one, one.Ended, err)
 			}
 		}

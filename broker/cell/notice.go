@@ -3,6 +3,10 @@ package cell
 import (
 	"context"
 	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/redis/go-redis/v9"
 )
 
 // Tell sends a gateway a notice, if it listens: nothing may depend on its arrival.
@@ -13,19 +17,49 @@ func (s *Store) Tell(ctx context.Context, node, text string) error {
 	return nil
 }
 
-// Listen gives each notice for a gateway to fn, one after the other, until ctx ends. While Redis is away it tries again.
-func (s *Store) Listen(ctx context.Context, node string, fn func(text string)) {
+// Listen gives each notice for a gateway to fn, one after the other, until ctx ends. While Redis is away it tries again. Each time
+// that it listens anew listening is called first: notices may have been lost before.
+func (s *Store) Listen(ctx context.Context, node string, listening func(), fn func(text string)) {
 	sub := s.client.Subscribe(ctx, s.keys.notices(node))
 	defer sub.Close() //nolint:errcheck // it is not used any more
-	for c := sub.Channel(); ; {
+	for c := sub.ChannelWithSubscriptions(); ; {
 		select {
 		case <-ctx.Done():
 			return
-		case m, more := <-c:
+		case one, more := <-c:
 			if !more {
 				return
 			}
-			fn(m.Payload)
+			switch one := one.(type) {
+			case *redis.Subscription:
+				listening()
+			case *redis.Message:
+				fn(one.Payload)
+			}
 		}
 	}
+}
+
+// NoticeTaken begins the notice that another gateway has a vehicle.
+const NoticeTaken = "taken"
+
+// Successor is what a claim tells the gateway that had the vehicle: Epoch and Since of the connection that has it now.
+type Successor struct {
+	VIN          string
+	Epoch, Since int64
+}
+
+// ParseSuccessor reads what follows NoticeTaken.
+func ParseSuccessor(text string) (Successor, error) {
+	epoch, rest, _ := strings.Cut(text, " ")
+	since, vin, _ := strings.Cut(rest, " ")
+	t := Successor{VIN: vin}
+	var err error
+	if t.Epoch, err = strconv.ParseInt(epoch, 10, 64); err != nil {
+		return t, fmt.Errorf("notice of a claim: epoch: %w", err)
+	}
+	if t.Since, err = strconv.ParseInt(since, 10, 64); err != nil {
+		return t, fmt.Errorf("notice of a claim: since: %w", err)
+	}
+	return t, nil
 }

@@ -39,7 +39,8 @@ type Claimed struct {
 }
 
 // Claim says that the vehicle is connected to c, since age ago or, when c.Since is known, since then. c.Epoch is the epoch of
-// an earlier claim for the same connection. confirm: wait for the replicas, after which the epoch may be told.
+// an earlier claim for the same connection. confirm: wait for the replicas, after which the epoch may be told. Another gateway that had
+// the vehicle is sent a Successor.
 func (s *Store) Claim(ctx context.Context, vin string, c Connection, age time.Duration, confirm bool) (Claimed, error) {
 	vehicle, since := s.keys.vehicle(vin), ""
 	if c.Since != 0 {
@@ -47,7 +48,7 @@ func (s *Store) Claim(ctx context.Context, vin string, c Connection, age time.Du
 	}
 	r, err := s.do(ctx, call{
 		script: "claim", keys: []string{s.keys.slotted("mark", vehicle), vehicle, s.keys.slotted("sessions", vehicle)},
-		args: []any{vin, c.Node, c.Boot, c.Number, age.Milliseconds(), since, c.Epoch}, confirm: confirm,
+		args: []any{vin, c.Node, c.Boot, c.Number, age.Milliseconds(), since, c.Epoch, s.keys.notices("")}, confirm: confirm,
 	})
 	if err != nil {
 		return Claimed{}, err

@@ -92,10 +92,15 @@ func (s *Service) ask(waits context.Context, vin, id string, question func(st *c
 	return c.answered(c.Store.Slot(vin), id, a, err)
 }
 
+// longestInsisting is the longest pause before a request is tried again. While Redis is known to decide nothing a try costs nothing; when it
+// does again, commands are not to wait.
+const longestInsisting = 500 * time.Millisecond
+
 // insist asks until there is an answer or the service closes, which is ErrClosed.
 func (s *Service) insist(ctx context.Context, try func() error) error {
 	pause := newBackoff()
 	for {
+		pause.next = min(pause.next, longestInsisting)
 		err := try()
 		if !errors.Is(err, ErrUnknown) {
 			return err
@@ -278,7 +283,9 @@ func (s *Service) refuseOnce(ctx context.Context, a *asked) error {
 	got, err := s.ask(ctx, r.VIN, r.ID, func(st *cell.Store) (cell.Answer, error) {
 		return st.Refuse(ctx, s.offered(r, digestText(r.digest())), string(state), why)
 	})
-	a.elsewhere = got.Verdict != cell.OK
+	// It may be this gateway's doing, of which it has not heard, or that it has not lived to write down.
+	mine := got.Verdict == cell.Already && got.Record.State == string(state) && got.Record.Fields[fieldNode] == s.o.Cell.Node && s.local(r.ID) == nil
+	a.elsewhere = got.Verdict != cell.OK && !mine
 	return err
 }
 

@@ -97,6 +97,26 @@ func TestKafkaAtEveryGateway(t *testing.T) {
 	readers.Wait()
 }
 
+// TestLostRefusal holds that a gateway tells of what it has refused, though it has not heard Redis' answer, or was killed before it told.
+func TestLostRefusal(t *testing.T) {
+	t.Parallel()
+	c := newTogether(t, 2)
+	p := &partition{more: make(chan struct{}), all: []Message{{Ref: "r", At: time.Now(), Value: []byte(`{"id":"bad","vin":"V","name":"a/b","ttl":"60s"}`)}}}
+	by := c.all[1]
+	a, err := by.store.Refuse(t.Context(), by.offered(&Request{ID: "bad", VIN: "V", TTL: time.Minute}, "d"), string(Rejected), "why")
+	if err != nil || a.Verdict != cell.OK {
+		t.Fatal(a, err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	var readers sync.WaitGroup
+	for _, m := range c.all {
+		readers.Go(func() { _ = m.Consume(ctx, &reading{partition: p}) })
+	}
+	c.told("bad", Rejected)
+	cancel()
+	readers.Wait()
+}
+
 // TestKafkaWhileRedisIsAway holds that the entrance keeps its place, and that what has no time left afterwards is not accepted.
 func TestKafkaWhileRedisIsAway(t *testing.T) {
 	t.Parallel()

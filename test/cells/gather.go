@@ -65,10 +65,11 @@ func (c *Cell) awaitEnds(e *Evidence, limit time.Duration) map[string][]End {
 	c.t.Helper()
 	a := &api{token: c.Token(), client: http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{MaxIdleConnsPerHost: 4}}}
 	defer a.client.CloseIdleConnections()
-	open := map[string]string{} // id → VIN
+	open, taken := map[string]string{}, map[string]bool{} // id → VIN; those that were accepted: from Kafka perhaps not yet by a gateway
 	for _, cmd := range e.Commands {
 		if cmd.ID != "" {
 			open[cmd.ID] = cmd.VIN
+			taken[cmd.ID] = taken[cmd.ID] || slices.ContainsFunc(cmd.Answers, func(a Answer) bool { return a.Said == SaidAccepted })
 		}
 	}
 	ends := map[string][]End{}
@@ -78,7 +79,9 @@ func (c *Cell) awaitEnds(e *Evidence, limit time.Duration) map[string][]End {
 		got, failed = c.askAll(a, open)
 		for id, all := range got {
 			ends[id] = all
-			if len(all) == len(c.Nodes) && !slices.ContainsFunc(all, func(one End) bool { return !one.Missing && (!final(one.State) || one.State != all[0].State) }) {
+			if len(all) == len(c.Nodes) && !slices.ContainsFunc(all, func(one End) bool {
+				return one.Missing && taken[id] || !one.Missing && (!final(one.State) || one.State != all[0].State)
+			}) {
 				delete(open, id)
 			}
 		}

@@ -22,7 +22,11 @@ type Transition struct {
 
 // Decided names the script and its verdict.
 func (t Transition) Decided() string {
-	return t.call.Script.String() + ": " + t.answer.Verdict.String()
+	out := t.call.Script.String() + ": " + t.answer.Verdict.String()
+	if t.answer.Told != 0 {
+		out += ", and tells"
+	}
+	return out
 }
 
 // String tells what ran on what.
@@ -62,6 +66,8 @@ type Bridge struct {
 	client *redis.Client
 	store  *cell.Store
 	server string // what it is called
+	// notices are those of all gateways.
+	notices *redis.PubSub
 }
 
 // The vehicle, and what stands for the model's small numbers. Epochs lie far ahead, so that the clock does not matter.
@@ -73,6 +79,7 @@ const (
 	sessions = cell.Prefix + "model:sessions"
 	mark     = cell.Prefix + "model:mark"
 	due      = cell.Prefix + "model:due"
+	channels = cell.Prefix + "model:to:"
 )
 
 // NewBridge takes a Redis that it may write to: one server without slots.
@@ -81,7 +88,10 @@ func NewBridge(ctx context.Context, client *redis.Client) (*Bridge, error) {
 	if err != nil {
 		return nil, err
 	}
-	b := &Bridge{client: client, store: store}
+	b := &Bridge{client: client, store: store, notices: client.PSubscribe(ctx, channels+"*")}
+	if _, err := b.notices.Receive(ctx); err != nil {
+		return nil, err
+	}
 	if err := client.HSet(ctx, mark, "salt", salt).Err(); err != nil {
 		return nil, err
 	}
@@ -213,7 +223,11 @@ func (b *Bridge) run(ctx context.Context, t Transition) (answer, error) {
 	switch c.Script {
 	case claim:
 		got, err := b.store.Claim(ctx, vin, conn, 0, true)
-		return answer{Verdict: verdictOf(got.Verdict), Epoch: small(got.Epoch)}, err
+		if err != nil {
+			return answer{}, err
+		}
+		told, err := b.told(ctx, c, got)
+		return answer{Verdict: verdictOf(got.Verdict), Epoch: small(got.Epoch), Told: told}, err
 	case join:
 		got, err := b.store.Join(ctx, 0, node(c.Gateway), memory, b.named(t, c.Server), false)
 		return answer{Verdict: verdictOf(got.Verdict), Gen: uint8(got.Gen), Floor: uint8(got.Floor)}, err
@@ -233,6 +247,28 @@ func (b *Bridge) run(ctx context.Context, t Transition) (answer, error) {
 	}
 	return a, err
 }
+
+// told is who was told of a claim, before a notice to nobody.
+func (b *Bridge) told(ctx context.Context, c call, got cell.Claimed) (told uint8, err error) {
+	if err := b.store.Tell(ctx, "nobody", ""); err != nil {
+		return 0, err
+	}
+	for {
+		m, err := b.notices.ReceiveMessage(ctx)
+		if err != nil || m.Channel == channels+"nobody" {
+			return told, err
+		}
+		_, text, _ := strings.Cut(m.Payload, cell.NoticeTaken+" ")
+		n, err := cell.ParseSuccessor(text)
+		if err != nil || n != (cell.Successor{VIN: vin, Epoch: got.Epoch, Since: far + int64(c.Since)}) {
+			return 0, fmt.Errorf("it tells %s %q: %w", m.Channel, m.Payload, err)
+		}
+		told = strings.TrimPrefix(m.Channel, channels)[0] - 'A' + 1
+	}
+}
+
+// Close ends the bridge. The client is its owner's.
+func (b *Bridge) Close() error { return b.notices.Close() }
 
 func (b *Bridge) command(ctx context.Context, t Transition, conn cell.Connection) (cell.Answer, error) {
 	c := t.call

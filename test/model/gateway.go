@@ -132,6 +132,10 @@ func (m *search) run(s *state, i uint8, c call) answer {
 	if v.Data.Epoch == before {
 		s.Clock--
 	}
+	if m.Notices && a.Told != 0 && s.Gateways[a.Told-1].Up {
+		s.Gateways[a.Told-1].Notice = notice{c.Since, a.Epoch}
+	}
+	a.Told = 0
 	return a
 }
 
@@ -277,6 +281,21 @@ func (m *search) sweep(s *state, g, i uint8) {
 		return
 	}
 	m.ask(s, g, claim, 0)
+}
+
+// hear has a gateway learn of a later claim. One that is of an older connection, at a Redis that has lost the gateway's own, is answered
+// with that.
+func (m *search) hear(s *state, g uint8) {
+	w := &s.Gateways[g]
+	n := w.Notice
+	w.Notice = notice{}
+	switch {
+	case n.Epoch <= w.Epoch:
+	case n.Since >= w.Conn || !m.NoticeYounger:
+		m.end(s, g)
+	default:
+		m.ask(s, g, claim, 0)
+	}
 }
 
 // confirmed reports whether enough replicas have what the script did.

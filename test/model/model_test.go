@@ -30,6 +30,7 @@ var broken = []struct {
 	{"YoungerConnection", func(r *Rules) { r.YoungerConnection = false }, Case{Gateways: 2, Commands: 1, Servers: 1, Connects: 2}},
 	{"Clock", func(r *Rules) { r.Clock = false }, Case{Gateways: 2, Servers: 1, Connects: 3, Losses: 1}},
 	{"ConfirmEpoch", func(r *Rules) { r.ConfirmEpoch = false }, Case{Gateways: 2, Servers: 2, Connects: 2, Promotions: 1}},
+	{"NoticeYounger", func(r *Rules) { r.NoticeYounger = false }, Case{Gateways: 2, Servers: 2, Connects: 3, Promotions: 1, Notices: true}},
 	{"Reclaim", func(r *Rules) { r.Reclaim = false }, Case{Gateways: 2, Commands: 1, Servers: 2, Connects: 1, Promotions: 1}},
 	{"CancelUnsent", func(r *Rules) { r.CancelUnsent = false }, Case{Gateways: 2, Commands: 1, Servers: 1, Connects: 1}},
 	{"ExpiredNotSent", func(r *Rules) { r.ExpiredNotSent = false }, Case{Gateways: 2, Commands: 1, Servers: 1, Connects: 1, Expiry: true}},
@@ -81,6 +82,8 @@ func TestOwnerSendsForOrderAlone(t *testing.T) {
 var held = map[string]Case{
 	"claims, requests that land late, failovers":       {Gateways: 2, Servers: 2, Connects: 2, Promotions: 2, Late: true, Depth: 9},
 	"claims, three gateways":                           {Gateways: 3, Servers: 2, Connects: 3, Promotions: 1, Kills: 1, Late: true, Depth: 7},
+	"claims, notices, a failover":                      {Gateways: 2, Servers: 2, Connects: 3, Promotions: 1, Notices: true, Depth: 9},
+	"claims, notices that come late, lost data":        {Gateways: 2, Servers: 1, Connects: 3, Losses: 1, Late: true, Notices: true, Depth: 9},
 	"claims, lost data":                                {Gateways: 2, Servers: 2, Connects: 3, Promotions: 1, Losses: 1, Late: true, Depth: 8},
 	"failover, split brain":                            {Gateways: 2, Commands: 1, Servers: 2, Connects: 1, Promotions: 1, Depth: 13},
 	"two failovers: demoted and promoted":              {Gateways: 1, Commands: 1, Servers: 2, Connects: 1, Promotions: 2, Disks: 1, Depth: 15},

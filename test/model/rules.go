@@ -23,6 +23,8 @@ type Rules struct {
 	// YoungerConnection: the claim of an older connection is refused. Clock: an epoch is at least the time. Reclaim: whoever
 	// does not find its claim claims again. ConfirmEpoch: nothing is told in an epoch that is not confirmed.
 	YoungerConnection, Clock, Reclaim, ConfirmEpoch bool
+	// NoticeYounger: a notice ends a connection only for one that is not older.
+	NoticeYounger bool
 	// Salt: a Redis that was flushed is another server.
 	Salt bool
 	// OwnerSends: only the owner sends, in its epoch. CancelUnsent: only what was never sent is cancelled.
@@ -36,7 +38,7 @@ func All() Rules {
 	return Rules{
 		WaitBeforeTelling: true, WaitBeforeWire: true, WaitForAll: true, SameServerBehindWait: true, ReadsWrite: true, Store: true,
 		Closed: true, AcceptOpen: true, Offers: true, AllOffer: true, OffersLanded: true, MergeLater: true, Doubt: true,
-		FreshWaits: true, Clock: true, Salt: true, YoungerConnection: true, ConfirmEpoch: true, Reclaim: true, OwnerSends: true, CancelUnsent: true,
+		FreshWaits: true, Clock: true, NoticeYounger: true, Salt: true, YoungerConnection: true, ConfirmEpoch: true, Reclaim: true, OwnerSends: true, CancelUnsent: true,
 		ExpiredNotSent: true, ExpiredNotAccepted: true,
 	}
 }
@@ -53,6 +55,8 @@ type Case struct {
 	Looks, Contents bool
 	// Removal: commands are removed when keep_for is over.
 	Removal bool
+	// Notices: who had the vehicle is told of a claim, or not, and hears it at any time.
+	Notices bool
 	// InDoubt: it begins with a command that somebody whose memory is gone may have sent.
 	InDoubt bool
 	// Depth is the longest history in steps, 0 for all. States ends the search as too large.

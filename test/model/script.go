@@ -121,6 +121,8 @@ type answer struct {
 	Record     record
 	Epoch      uint8
 	Gen, Floor uint8
+	// Told is who is told that a claim has its vehicle.
+	Told uint8
 }
 
 // apply runs a script on a server's data. server is what the server is called now: another one after every promotion and restart.
@@ -241,8 +243,12 @@ func (r Rules) claim(d *data, c call) answer {
 	if r.Clock {
 		epoch = max(epoch, c.Time)
 	}
+	a := answer{Epoch: epoch}
+	if d.Node != c.Gateway+1 {
+		a.Told = d.Node
+	}
 	d.Node, d.Since, d.Epoch = c.Gateway+1, c.Since, epoch
-	return answer{Epoch: epoch}
+	return a
 }
 
 // offer merges a command that the caller remembers.

@@ -34,7 +34,12 @@ type gateway struct {
 
 	Request request
 	Late    call // given up, and not landed
+	// Notice is of the last claim that it was told of.
+	Notice notice
 }
+
+// notice says that another gateway has the vehicle.
+type notice struct{ Since, Epoch uint8 }
 
 // server is a Redis.
 type server struct {

@@ -21,6 +21,7 @@ const (
 	promotes
 	follows
 	sweeps
+	hears
 	drops
 	kills
 	loses
@@ -55,6 +56,7 @@ func (s step) String() string {
 		promotes:  "server N is promoted",
 		follows:   "server N becomes a replica of the present primary",
 		sweeps:    "gateway G compares claims at server AT",
+		hears:     "gateway G hears that another one has the vehicle",
 		drops:     "gateway G notices that its connection is dead",
 		kills:     "gateway G is killed",
 		loses:     "gateway G is killed and loses its disk",
@@ -155,6 +157,9 @@ func (m *search) eachOfLiving(s *state, g uint8, try try) {
 			try(step{Kind: sweeps, Who: g, At: i}, func(t *state) { m.sweep(t, g, i) })
 		}
 	}
+	if w.Notice.Epoch != 0 && w.Epoch != 0 && w.Request.Stage == nothing {
+		try(step{Kind: hears, Who: g}, func(t *state) { m.hear(t, g) })
+	}
 	m.eachOfRequest(s, g, try)
 }
 
@@ -173,7 +178,7 @@ func (m *search) kill(s *state, g uint8) {
 	if m.Late && w.Request.Stage == asked && w.Late.Script == idle {
 		w.Late = w.Request.Call
 	}
-	w.Up, w.Conn, w.Epoch, w.Offered, w.Request = false, 0, 0, 0, request{}
+	w.Up, w.Conn, w.Epoch, w.Offered, w.Request, w.Notice = false, 0, 0, 0, request{}, notice{}
 }
 
 func (s *state) loseDisk(g uint8) {

@@ -1,12 +1,13 @@
 -- claim: the vehicle is connected to the caller.
 -- KEYS: mark, vehicle, sessions of the slot
 -- ARGV: vin, node, boot, connection; age of the connection in ms; since (its beginning by the server's time, as an earlier
--- claim has answered, else empty); epoch that the caller has had for it, 0 for none
+-- claim has answered, else empty); epoch that the caller has had for it, 0 for none; what the channels of notices begin with
 -- Answer: ok | older; then epoch, since, and node, boot, connection, epoch of the claim that was there (empty for none),
 -- then the session (empty for none), and when the connection before ended in ms (empty while it was not said). After `older` the four are those of the claim that stands.
 -- A connection that began before that of the stored claim is refused. The same connection is answered the same again. Else the
--- epoch is later than every one that Redis or the caller knows, and not earlier than the time.
-local vin, node, boot, conn, age, since, known = unpack(ARGV)
+-- epoch is later than every one that Redis or the caller knows, and not earlier than the time. Another gateway that had the vehicle
+-- is told, whether or not the caller hears the answer.
+local vin, node, boot, conn, age, since, known, channel = unpack(ARGV)
 since = tonumber(since) or now - tonumber(age)
 local c = redis.call('HMGET', KEYS[2], 'node', 'boot', 'conn', 'epoch', 'since', 'session', 'event', 'at')
 local stored, began = tonumber(c[4] or '0'), tonumber(c[5] or '0')
@@ -23,5 +24,8 @@ else
   redis.call('HSET', KEYS[2], 'node', node, 'boot', boot, 'conn', conn, 'epoch', text(epoch), 'since', text(since))
   redis.call('HDEL', KEYS[2], 'event', 'at', 'reason') -- of the session before
   redis.call('HSET', KEYS[3], vin .. '/' .. text(epoch), boot .. ' ' .. node)
+  if c[1] and c[1] ~= node then
+    redis.call('PUBLISH', channel .. c[1], 'taken ' .. text(epoch) .. ' ' .. text(since) .. ' ' .. vin)
+  end
 end
 return answer('ok', text(epoch), text(since), former[1], former[2], former[3], former[4], c[6] or '', c[7] == 'disconnected' and c[8] or '')

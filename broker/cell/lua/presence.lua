@@ -1,4 +1,5 @@
--- presence: an event of a session, numbered within its vehicle.
+-- presence: an event of a session, numbered within its vehicle: later than the one before, and not earlier than the time, so that the
+-- numbers of a Redis that has lost some go on behind them.
 -- KEYS: mark, vehicle, sessions of the slot
 -- ARGV: vin, node, boot and epoch of the session, event (connected | ready | disconnected), at, reason
 -- Answer: ok and seq, at, reason | already: the session has ended, and that was told (see told.lua) | missing: this Redis is younger
@@ -20,7 +21,8 @@ if ended ~= '' then
   if event ~= 'disconnected' then return answer('already') end
   return answer('ok', string.match(ended, '^(%d+) (%d+) (.*)$'))
 end
-local seq = text(redis.call('HINCRBY', KEYS[2], 'seq', 1))
+local seq = text(math.max(tonumber(redis.call('HGET', KEYS[2], 'seq') or '0') + 1, now))
+redis.call('HSET', KEYS[2], 'seq', seq)
 if redis.call('HGET', KEYS[2], 'epoch') == epoch then
   redis.call('HSET', KEYS[2], 'event', event, 'at', at, 'reason', reason)
 end

@@ -168,8 +168,8 @@ func (a *App) runs() string {
 // hear takes a notice of another gateway.
 func (a *App) hear(ctx context.Context, text string) {
 	switch word, rest, _ := strings.Cut(text, " "); word {
-	case "taken":
-		a.claims.hear(rest)
+	case cell.NoticeTaken:
+		a.claims.hear(ctx, rest)
 	case noticeMembers:
 		_ = a.liveness.beat(ctx, configs.CellTimeout) // who is gone is not to be learned again
 		a.member.joinAgain()
@@ -213,7 +213,11 @@ func (a *App) startPeers() {
 	a.background("keys of the cell", a.keys.run)
 	a.background("claims", a.claims.run)
 	a.background("notices", func(ctx context.Context) {
-		a.member.store.Listen(ctx, a.cfg.Cell.Node, func(text string) { a.hear(ctx, text) })
+		for ctx.Err() == nil { // a subscription may be left at a server that nobody tells any more
+			here, cancel := a.member.untilTurned(ctx)
+			a.member.store.Listen(here, a.cfg.Cell.Node, a.claims.doubt, func(text string) { a.hear(ctx, text) })
+			cancel()
+		}
 	})
 	a.background("ends of sessions", a.told.watch)
 	a.background("sessions of the cell", a.claims.storeAll)

@@ -2,11 +2,8 @@ package app
 
 import (
 	"context"
-	"fmt"
 	"hash/maphash"
 	"log/slog"
-	"strconv"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -31,6 +28,7 @@ type claims struct {
 	number  atomic.Uint64
 	ahead   atomic.Int64 // ms by which Redis' clock is ahead of this process' beginning, as last heard; 0 never
 	current atomic.Bool  // claims have been compared since the last pause
+	doubted atomic.Bool  // notices may have been lost: claims are to be compared soon
 	seed    maphash.Seed
 	began   time.Time // monotonic
 
@@ -57,6 +55,7 @@ type claim struct {
 	late     bool            // it was admitted before the cell had answered
 	forgot   bool            // Redis was seen to know earlier connections of the vehicle only
 	stored   uint64          // hash of the session that the cell has; 0 none
+	taken    cell.Successor  // the latest notice that came while a script was under way
 }
 
 func newClaims(p *peers) *claims {
@@ -146,6 +145,7 @@ func (c *claims) ask(ctx context.Context, one *claim) (cell.Claimed, bool) {
 		one.stored = c.hash(got.Session)
 	}
 	attached, late := one.attached && !one.ended, one.late && known == 0
+	taken := one.taken
 	c.mu.Unlock()
 	if late && got.Verdict == cell.OK && got.Former.Node != c.m.self.Node {
 		c.sessions.Merge(one.vin, one.number, got.Session)
@@ -154,23 +154,23 @@ func (c *claims) ask(ctx context.Context, one *claim) (cell.Claimed, bool) {
 	case got.Verdict != cell.OK:
 		c.lose(one)
 	case known != got.Epoch:
-		c.claimed(ctx, one, got, known, attached)
+		c.claimed(one, known, attached)
+	}
+	if got.Verdict == cell.OK && taken.Epoch > got.Epoch {
+		c.takenOver(ctx, one, taken)
 	}
 	c.presence.rouse()
 	return got, true
 }
 
-// claimed tells the gateway that had the vehicle. A claim that was made again has another epoch: who is connected is told anew, and
-// the session is stored again, because Redis has lost something.
-func (c *claims) claimed(ctx context.Context, one *claim, got cell.Claimed, before int64, attached bool) {
+// claimed notes a new epoch. When the claim was made again who is connected is told anew, and the session is stored again, because Redis
+// has lost something.
+func (c *claims) claimed(one *claim, before int64, attached bool) {
 	again := before != 0
 	c.mu.Lock()
 	forgot := one.forgot
 	one.forgot = false
 	c.mu.Unlock()
-	if f := got.Former; f.Node != "" && f.Node != c.m.self.Node {
-		_ = c.m.store.Tell(ctx, f.Node, fmt.Sprintf("taken %d %s", got.Epoch, one.vin)) // a lost notice is made up for by the sweep
-	}
 	if again || attached {
 		c.Changed(one.vin)
 	}
@@ -208,24 +208,42 @@ func (c *claims) lose(one *claim) {
 	}
 }
 
-// hear takes a notice of another gateway: it has a vehicle.
-func (c *claims) hear(text string) {
-	epoch, vin, _ := strings.Cut(text, " ")
-	at, err := strconv.ParseInt(epoch, 10, 64)
+// hear takes a notice of another gateway: it has a vehicle. One that comes while a script is under way may be later than what that decides.
+func (c *claims) hear(ctx context.Context, text string) {
+	t, err := cell.ParseSuccessor(text)
 	if err != nil {
 		return
 	}
 	c.mu.Lock()
-	one := c.byVIN[vin]
-	later := one != nil && one.conn.Epoch != 0 && at > one.conn.Epoch
+	one := c.byVIN[t.VIN]
+	wait := one != nil && (one.asking || one.conn.Epoch == 0)
+	if wait && t.Epoch > one.taken.Epoch {
+		one.taken = t
+	}
 	c.mu.Unlock()
 	switch {
 	case one == nil:
-		c.sessions.Moved(vin, 0)
-	case later:
-		c.lose(one)
+		c.sessions.Moved(t.VIN, 0)
+	case !wait:
+		c.takenOver(ctx, one, t)
 	}
 }
+
+// takenOver ends what this gateway has of a vehicle that a later claim has, unless its own connection is younger: a Redis that has lost
+// that asks the older gateway first.
+func (c *claims) takenOver(ctx context.Context, one *claim, t cell.Successor) {
+	conn, asking, lost, ended := c.state(one)
+	switch {
+	case asking || lost || t.Epoch <= conn.Epoch:
+	case t.Since >= conn.Since:
+		c.lose(one)
+	case !ended:
+		go c.ask(context.WithoutCancel(ctx), one)
+	}
+}
+
+// doubt has claims compared soon.
+func (c *claims) doubt() { c.doubted.Store(true) }
 
 // of is the claim of a vehicle's connection, nil if there is none, and its connection as the cell knows it.
 func (c *claims) of(vin string) (*claim, cell.Connection) {

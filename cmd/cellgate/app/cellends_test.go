@@ -90,7 +90,8 @@ func TestEndForgottenByRedis(t *testing.T) {
 	r := newRig(t, 2)
 	c := r.connect(0, roamer, mqtt.V5)
 	c.Subscribe(mqtt.Filter("v1/"+roamer+"/cmd/#", 1))
-	epoch := r.events(roamer, 2)[0].Epoch
+	ready := r.events(roamer, 2)[1]
+	epoch := ready.Epoch
 	r.redis.SetError("LOADING")
 	check.Eventually(t, "Redis away", r.gw[0].member.away.Load)
 	c.Disconnect()
@@ -100,7 +101,7 @@ func TestEndForgottenByRedis(t *testing.T) {
 	r.connect(1, roamer, mqtt.V5)
 	again, _ := boot(t, r.files[0])
 	e := r.ends(roamer, 1)[epoch]
-	if len(e) != 1 || e[0].Reason != "gateway_lost" || e[0].Node != "gw-1" || e[0].Seq != 3 {
+	if len(e) != 1 || e[0].Reason != "gateway_lost" || e[0].Node != "gw-1" || e[0].Seq != ready.Seq+1 {
 		t.Errorf("%+v", e)
 	}
 	check.Within(t, 10*time.Second, "nothing is left", func() error {
@@ -117,12 +118,13 @@ func TestEndOfAForgottenClaim(t *testing.T) {
 	r := newRig(t, 1)
 	c := r.connect(0, roamer, mqtt.V5)
 	c.Subscribe(mqtt.Filter("v1/"+roamer+"/cmd/#", 1))
-	epoch := r.events(roamer, 2)[0].Epoch
+	ready := r.events(roamer, 2)[1]
+	epoch := ready.Epoch
 	r.redis.SetError("LOADING")
 	check.Eventually(t, "Redis away", r.gw[0].member.away.Load)
 	r.redis.FlushAll()
 	r.redis.SetError("")
-	if e := r.ends(roamer, 1)[epoch]; len(e) != 1 || e[0].Reason != "lost" || e[0].Seq != 3 {
+	if e := r.ends(roamer, 1)[epoch]; len(e) != 1 || e[0].Reason != "lost" || e[0].Seq != ready.Seq+1 {
 		t.Errorf("%+v", e)
 	}
 	events := r.events(roamer, 5)
@@ -130,6 +132,62 @@ func TestEndOfAForgottenClaim(t *testing.T) {
 		t.Errorf("%+v", events)
 	}
 	c.Ping()
+}
+
+// TestOldBackup: a Redis that is as it was earlier has sessions whose ends were told, which are told no more, and numbers of earlier, behind
+// which no event falls.
+func TestOldBackup(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, 1)
+	const other = "LROAM000000000002"
+	keys := []string{cell.Prefix + "{" + roamer + "}:vehicle", cell.Prefix + "{" + other + "}:vehicle", cell.Prefix + "cell-1:sessions"}
+	stays := r.connect(0, other, mqtt.V5)
+	r.events(other, 1)
+	c := r.connect(0, roamer, mqtt.V5)
+	r.events(roamer, 1)
+	backup := map[string][]string{}
+	for _, key := range keys {
+		fields, err := r.redis.HKeys(key)
+		check.OK(t, err)
+		for _, f := range fields {
+			backup[key] = append(backup[key], f, r.redis.HGet(key, f))
+		}
+	}
+	stays.Subscribe(mqtt.Filter("v1/"+other+"/cmd/#", 1))
+	c.Disconnect()
+	before := r.events(roamer, 2)
+	ready := r.events(other, 2)[1]
+	untold := func() (some []string) {
+		for one, err := range r.gw[0].member.store.Sessions(t.Context(), 0) {
+			check.OK(t, err)
+			some = append(some, one.VIN)
+		}
+		return some
+	}
+	check.Within(t, 20*time.Second, "the end to be told", func() error {
+		if some := untold(); len(some) != 1 {
+			return fmt.Errorf("%v", some)
+		}
+		return nil
+	})
+	for key, fields := range backup {
+		r.redis.Del(key)
+		r.redis.HSet(key, fields...)
+	}
+	r.lost("LLOST000000000001", 2*time.Second) // after which it is looked who is gone
+	check.Within(t, 20*time.Second, "Redis to have one session", func() error {
+		if some := untold(); len(some) != 1 || some[0] != other {
+			return fmt.Errorf("%v", some)
+		}
+		return nil
+	})
+	stays.Disconnect()
+	if e := r.ends(other, 1)[ready.Epoch]; len(e) != 1 || e[0].Seq <= ready.Seq {
+		t.Errorf("%+v behind %+v", e, ready)
+	}
+	if after := r.events(roamer, 2); len(after) != len(before) {
+		t.Errorf("%+v, before %+v", after, before)
+	}
 }
 
 // TestAwayAfterTwo: one call whose time is over does not say that Redis is away, two in a row do, and so does a broken connection.

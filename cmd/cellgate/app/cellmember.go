@@ -53,6 +53,7 @@ type member struct {
 	waiting map[string]int      // members whose offers were missing when last looked, in how many of the slots that were looked at
 	offered map[int]bool        // those of pending that wait for other members alone
 	servers map[int]cell.Server // by their first slots, as they were when last looked
+	turned  chan struct{}       // closed when one of them is another one than before
 }
 
 // Errors of a command that Redis cannot decide now.
@@ -64,7 +65,7 @@ var (
 func openMember(store *cell.Store, self cell.Gateway, wait time.Duration, db *statefile.DB, log *slog.Logger) (*member, error) {
 	m := &member{
 		store: store, self: self, wait: wait, db: db, log: log, slots: make([]atomic.Bool, store.Slots()), wake: make(chan struct{}, 1),
-		pending: map[int]struct{}{}, waiting: map[string]int{}, memory: map[int]cell.Memory{}, servers: map[int]cell.Server{}, offered: map[int]bool{},
+		pending: map[int]struct{}{}, waiting: map[string]int{}, memory: map[int]cell.Memory{}, servers: map[int]cell.Server{}, offered: map[int]bool{}, turned: make(chan struct{}),
 		remembered: func(int) iter.Seq2[cell.Record, error] { return func(func(cell.Record, error) bool) {} },
 		living:     func() []string { return nil },
 		owner:      func(string) (cell.Connection, bool) { return cell.Connection{}, false },
@@ -235,15 +236,37 @@ func (m *member) look(ctx context.Context) {
 	_ = m.note(err)
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	turned := false
 	for first, one := range names {
 		if m.servers[first] == one {
 			continue
 		}
+		turned = true
 		m.servers[first] = one
 		for slot := first; slot <= one.Last; slot++ {
 			m.offerToLocked(slot)
 		}
 	}
+	if turned {
+		close(m.turned)
+		m.turned = make(chan struct{})
+	}
+}
+
+// untilTurned ends when a server is another one than now.
+func (m *member) untilTurned(ctx context.Context) (context.Context, context.CancelFunc) {
+	m.mu.Lock()
+	turned := m.turned
+	m.mu.Unlock()
+	ctx, cancel := context.WithCancel(ctx)
+	go func() {
+		defer cancel()
+		select {
+		case <-turned:
+		case <-ctx.Done():
+		}
+	}()
+	return ctx, cancel
 }
 
 // offerToLocked has a slot offered to.

@@ -150,6 +150,64 @@ func TestRoaming(t *testing.T) {
 	}
 }
 
+// TestTaken: the claim of another gateway ends the connection, though that gateway has not heard the answer, and though the notice comes
+// while this one waits for the answer to its own. The claim of an older connection ends nothing: this gateway claims again.
+func TestTaken(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, 1)
+	a := r.gw[0]
+	other := cell.Connection{Node: "gw-9", Boot: "b9"}
+	take := func(age time.Duration) {
+		other.Number++
+		_, err := a.member.store.Claim(t.Context(), roamer, other, age, false)
+		check.OK(t, err)
+	}
+	claimed := func() error {
+		if _, known := a.claims.connection(roamer); !known {
+			return errors.New("not claimed")
+		}
+		return nil
+	}
+	first := r.connect(0, roamer, mqtt.V5)
+	check.Within(t, time.Minute, "the claim", claimed)
+	take(0)
+	first.ExpectEnd(0x8E)
+
+	second := r.connect(0, roamer, mqtt.V5)
+	check.Within(t, time.Minute, "the claim", claimed)
+	one, _ := a.claims.of(roamer)
+	asking := func(on bool) {
+		a.claims.mu.Lock()
+		one.asking = on
+		a.claims.mu.Unlock()
+	}
+	asking(true)
+	take(0)
+	check.Eventually(t, "the notice", func() bool {
+		a.claims.mu.Lock()
+		defer a.claims.mu.Unlock()
+		return one.taken.Epoch != 0
+	})
+	second.Ping()
+	asking(false)
+	a.claims.ask(t.Context(), one)
+	second.ExpectEnd(0x8E)
+
+	third := r.connect(0, roamer, mqtt.V5)
+	check.Within(t, time.Minute, "the claim", claimed)
+	before, _ := a.claims.connection(roamer)
+	r.redis.Del(cell.Prefix + "{" + roamer + "}:vehicle")
+	r.redis.HSet(cell.Prefix+"{"+roamer+"}:vehicle", "node", "gw-1", "boot", "b0", "conn", "1", "epoch", "1", "since", "1")
+	take(time.Hour)
+	check.Within(t, time.Minute, "the younger connection to be claimed again", func() error {
+		if now, known := a.claims.connection(roamer); !known || now.Epoch <= before.Epoch {
+			return fmt.Errorf("%+v", now)
+		}
+		return nil
+	})
+	third.Ping()
+}
+
 // TestAwayRedis: without Redis vehicles are served on what their gateway knows; when it is back, the claims that could not be made are,
 // and the younger connection stays.
 func TestAwayRedis(t *testing.T) {

@@ -11,8 +11,8 @@ import (
 	"cellgate/configs"
 )
 
-// run claims what could not be claimed when it connected, and compares all claims with Redis: every so often, when Redis was away, and when
-// the process was stopped for so long that others may have taken its vehicles.
+// run claims what could not be claimed when it connected, and compares all claims with Redis: every so often, when Redis was away or is another
+// server than before, when notices may have been lost, and when the process was stopped for so long that others may have taken its vehicles.
 func (c *claims) run(ctx context.Context) {
 	const tick = 250 * time.Millisecond
 	last, swept, away := time.Now(), time.Now(), true
@@ -27,7 +27,8 @@ func (c *claims) run(ctx context.Context) {
 			away = true
 			continue
 		}
-		if away || !c.current.Load() || now.Sub(swept) > configs.CellSweep {
+		if doubted := c.doubted.Swap(false); doubted || away || !c.current.Load() || now.Sub(swept) > configs.CellSweep {
+			away = true
 			if err := c.live.beat(ctx, configs.CellTimeout); c.m.note(err) != nil { // others are not to take it for dead
 				continue
 			}

@@ -141,6 +141,19 @@ func (c *cellPresence) end(ctx context.Context, one *cell.Session, own bool) boo
 	e := heard{kind: presence.Disconnected, at: time.Now(), reason: presence.GatewayLost}
 	if own {
 		e.reason = string(session.ReasonLost)
+		if last, open := c.outbox.Last(one.VIN); one.Ended == nil && (!open || last.Kind == presence.Disconnected || last.As.Epoch != one.Epoch) {
+			return c.remove(ctx, one, &e)
+		}
 	}
 	return c.tell(one.VIN, one.Connection, &e)
+}
+
+// remove takes a session of this gateway out of Redis whose end it has told, or of which it has told nothing: a Redis that is as it was
+// earlier has it again, or nobody heard the answer to its claim.
+func (c *cellPresence) remove(ctx context.Context, one *cell.Session, e *heard) bool {
+	_, _, err := c.m.store.Presence(ctx, one.VIN, one.Connection, e.kind.String(), e.reason, e.at)
+	if err == nil {
+		err = c.m.store.Told(ctx, one.VIN, one.Epoch)
+	}
+	return c.m.note(err) == nil
 }

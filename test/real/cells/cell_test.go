@@ -31,6 +31,7 @@ func TestCellScripts(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() { _ = b.Close() })
 	for _, one := range all {
 		if err := b.Replay(t.Context(), one); err != nil {
 			t.Fatal(err)
