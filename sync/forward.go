@@ -221,7 +221,7 @@ func (f *forwarder) send(ctx context.Context, r *kafkaclient.Fetched) error {
 	case crowded:
 		d.bury("the centre does not give its topic, and too much waits for it already")
 	default:
-		f.lane.produce(&d.record)
+		f.lane.central.Produce(&d.record)
 	}
 	return nil
 }
@@ -312,9 +312,6 @@ func (d *delivery) cost() int {
 
 // Produced implements kafkaclient.Completion.
 func (d *delivery) Produced(_ *kafkaclient.Record, err error) {
-	if !d.buried {
-		d.f.lane.produced()
-	}
 	switch {
 	case err == nil && d.buried:
 		d.f.settle(d, "dead_lettered")

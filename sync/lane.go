@@ -18,7 +18,6 @@ type lane struct {
 	name     string
 	priority int
 	central  *kafkaclient.Producer
-	flow     *kafkaclient.Flow
 	memory   int          // of all its partitions here
 	share    atomic.Int64 // of one of them
 	once     once
@@ -26,8 +25,9 @@ type lane struct {
 	mu   sync.Mutex
 	gaps map[partition]Gap // while there is one, nothing of the lane is sent
 	// paused has nothing of it sent either.
-	paused bool
-	open   chan struct{} // closed while it may send
+	paused  bool
+	open    chan struct{}     // closed while it may send
+	retries map[string]uint64 // by reason
 	// passed counts what has been read and forwarded.
 	passed passed
 }
@@ -70,32 +70,24 @@ func (s *Syncer) openLane(priority int) (*lane, error) {
 	if s.o.ExactlyOnce {
 		o.TransactionalID = fmt.Sprintf("%s-%s-%s", s.o.Group, s.o.CellID, name)
 	}
-	p, err := kafkaclient.NewProducer(o)
-	if err != nil {
-		return nil, err
-	}
 	l := &lane{
-		name: name, priority: priority, central: p, flow: s.flow, gaps: map[partition]Gap{}, open: make(chan struct{}),
+		name: name, priority: priority, gaps: map[partition]Gap{}, open: make(chan struct{}), retries: map[string]uint64{},
 		once: once{topics: map[string]*there{}}, memory: int(float64(s.o.Memory) * memoryShares()[priority]),
+	}
+	o.Retried = func(reason string) {
+		s.o.Metrics.retries.WithLabelValues(s.o.Metrics.labels(s.o.Centre, name, reason)...).Inc()
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.retries[reason]++
+	}
+	var err error
+	if l.central, err = kafkaclient.NewProducer(o); err != nil {
+		return nil, err
 	}
 	l.setPartitions(1)
 	close(l.open)
 	l.pause(s.o.Paused[priority])
 	return l, nil
-}
-
-// produce hands a record to the producer; produced follows.
-func (l *lane) produce(r *kafkaclient.Record) {
-	if l.priority == 0 {
-		l.flow.Urgent(1)
-	}
-	l.central.Produce(r)
-}
-
-func (l *lane) produced() {
-	if l.priority == 0 {
-		l.flow.Urgent(-1)
-	}
 }
 
 // admit waits while the lane stands at a gap.

@@ -15,6 +15,7 @@ import (
 // Metrics of the sync workers of one process.
 type Metrics struct {
 	records *prometheus.CounterVec // sync_records_total{lane,outcome}
+	retries *prometheus.CounterVec // sync_retries_total{lane,reason}
 	skipped *prometheus.CounterVec // sync_skipped_records_total{lane}
 	several bool                   // centres, so that everything has the label centre too
 
@@ -26,8 +27,9 @@ type Metrics struct {
 func NewMetrics(reg prometheus.Registerer, several bool) *Metrics {
 	to := metric.For(reg)
 	m := &Metrics{several: several}
-	m.records, m.skipped =
+	m.records, m.retries, m.skipped =
 		to.Counters("sync_records_total", "Records by outcome: forwarded, dead_lettered, or recognised as forwarded before.", m.labels("centre", "lane", "outcome")...),
+		to.Counters("sync_retries_total", "Requests to the centre that were sent again, by reason.", m.labels("centre", "lane", "reason")...),
 		to.Counters("sync_skipped_records_total",
 			"Records that were gone from the outbox before they were read, and that an operator has skipped.", m.labels("centre", "lane")...)
 	if reg != nil {

@@ -2,6 +2,7 @@ package syncer
 
 import (
 	"context"
+	"maps"
 	"sync"
 	"time"
 
@@ -29,6 +30,8 @@ type LaneStat struct {
 	Memory, MaxMemory int
 	// Raw is what was forwarded before compression, Wire what was sent for it, with the requests around it.
 	Raw, Wire uint64
+	// Retries are the requests that were sent again, by reason.
+	Retries map[string]uint64
 	// Rate is how many records are forwarded per second.
 	Rate   float64
 	Paused bool
@@ -109,8 +112,13 @@ func (s *Syncer) Lanes() []LaneStat {
 	for i, l := range s.lanes {
 		kept, ok := s.kept[kafkaclient.OutboxTopics()[i]]
 		out[i] = LaneStat{
-			Lane: l.name, Known: s.found && s.seen != nil, Headroom: kept, Kept: ok, Wire: sent[i], Paused: l.isPaused(), MaxMemory: l.memory,
+			Lane: l.name, Known: s.found && s.seen != nil, Headroom: kept, Kept: ok, Wire: sent[i], MaxMemory: l.memory,
 		}
+	}
+	for i, l := range s.lanes {
+		l.mu.Lock()
+		out[i].Paused, out[i].Retries = l.paused, maps.Clone(l.retries)
+		l.mu.Unlock()
 	}
 	for name, f := range s.parts {
 		v, seen := s.seen[name]

@@ -90,7 +90,7 @@ func TestPages(t *testing.T) {
 		"sync": func(t *testing.T, w io.Writer, now time.Time) error {
 			const gap = `"topic":"central.p0","partition":2,"from":1000,"next":1980,"records":980,"since":"2026-11-20T21:00:00Z","reason":"gone"`
 			var s app.SyncAnswer
-			unmarshal(t, `{"lanes":[{"lane":"p0","known":true,"lag_records":120,"lag_seconds":75,"lag_bytes":48480,"drain_seconds":65,"headroom_seconds":86400,"records_per_second":120.4,"in_flight":4100,"wire_bytes":1048576,"raw_bytes":4194304,"gaps":[{"lane":"p0",`+gap+`}]},{"lane":"p1","known":false,"lag_records":null,"lag_seconds":null,"paused":true}],
+			unmarshal(t, `{"lanes":[{"lane":"p0","known":true,"lag_records":120,"lag_seconds":75,"lag_bytes":48480,"drain_seconds":65,"headroom_seconds":86400,"records_per_second":120.4,"in_flight":4100,"wire_bytes":1048576,"retries":{"connection":2,"timeout":3},"raw_bytes":4194304,"gaps":[{"lane":"p0",`+gap+`}]},{"lane":"p1","known":false,"lag_records":null,"lag_seconds":null,"paused":true}],
 				"skipped":[{"lane":"p0",`+gap+`,"at":"2026-11-20T21:05:00Z","by":"operator ann","done":true},
 				{"lane":"p2","topic":"central.p2","partition":0,"from":70,"next":0,"records":null,"anew":true,"at":"2026-11-18T21:05:00Z","by":"operator ann","done":false}]}`, &s)
 			return printSync(w, &s, now)

@@ -1,10 +1,14 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"maps"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -160,7 +164,7 @@ and audited with the operator's name; it holds over restarts and for every gatew
 // flowTable tells how the lanes go, and how long what waits may wait.
 func flowTable(lanes []app.LaneLoad) *table {
 	t := &table{}
-	t.row("LANE", "RECORDS/S", "WAITING", "DRAINED IN", "RETENTION IN", "IN FLIGHT", "SENT", "OF")
+	t.row("LANE", "RECORDS/S", "WAITING", "DRAINED IN", "RETENTION IN", "IN FLIGHT", "SENT", "OF", "SENT AGAIN")
 	span := func(s *float64) string {
 		if s == nil {
 			return "-"
@@ -173,9 +177,20 @@ func flowTable(lanes []app.LaneLoad) *table {
 			waiting = sizeText(*l.LagBytes)
 		}
 		t.row(laneName(lanes, &l), fmt.Sprintf("%.0f", l.Rate), waiting, span(l.DrainSeconds), span(l.HeadroomSeconds), countText(l.InFlight),
-			sizeText(int64(l.WireBytes)), sizeText(int64(l.RawBytes)))
+			sizeText(int64(l.WireBytes)), sizeText(int64(l.RawBytes)), reasonsText(l.Retries))
 	}
 	return t
+}
+
+// reasonsText are counts by reason, the most frequent first.
+func reasonsText(counts map[string]uint64) string {
+	reasons := slices.SortedFunc(maps.Keys(counts), func(a, b string) int {
+		return cmp.Or(cmp.Compare(counts[b], counts[a]), cmp.Compare(a, b))
+	})
+	for i, r := range reasons {
+		reasons[i] = fmt.Sprintf("%d %s", counts[r], r)
+	}
+	return cmp.Or(strings.Join(reasons, ", "), "-")
 }
 
 // shownSkips is how many of the last skips a page shows.

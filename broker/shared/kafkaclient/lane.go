@@ -316,7 +316,7 @@ func (l *lane) pause(try int, err error) bool {
 		return false
 	}
 	p.health.Set(l, fmt.Errorf("%s/%d: %w", l.t.name, l.partition, err))
-	p.o.Metrics.Retries.WithLabelValues(p.o.Name, retryReason(err)).Inc()
+	p.retried(err)
 	timer := time.After(p.o.backoff(try))
 	for {
 		select {
@@ -329,6 +329,15 @@ func (l *lane) pause(try int, err error) bool {
 		case <-p.ctx.Done():
 			return false
 		}
+	}
+}
+
+// retried counts that something is sent again.
+func (p *Producer) retried(err error) {
+	reason := retryReason(err)
+	p.o.Metrics.Retries.WithLabelValues(p.o.Name, reason).Inc()
+	if p.o.Retried != nil {
+		p.o.Retried(reason)
 	}
 }
 

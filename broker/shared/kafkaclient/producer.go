@@ -75,6 +75,8 @@ type ProducerOptions struct {
 	// MissingTopicGrace is how long records wait for a topic that a reachable cluster says it does not
 	// have, before they are refused with ErrMissingTopic.
 	MissingTopicGrace time.Duration `zero:"for ever"`
+	// Retried is told why something is sent again, beside Metrics.
+	Retried func(reason string) `zero:"nobody else counts"`
 	// Flow shares the way to the cluster with other producers.
 	Flow    *FlowLane `zero:"it is this one's"`
 	Log     *slog.Logger

@@ -185,7 +185,7 @@ func (l *lane) sendAgain() {
 		p.o.Flow.leave(f.ticket, true)
 	}
 	if err != nil && p.ctx.Err() == nil {
-		p.o.Metrics.Retries.WithLabelValues(p.o.Name, retryReason(err)).Inc()
+		p.retried(err)
 	}
 	if len(flights) > 0 {
 		l.own.state = flights[0].state

@@ -139,15 +139,17 @@ type LaneLoad struct {
 	LagSeconds *float64 `json:"lag_seconds"`
 	// HeadroomSeconds is how long until retention removes what waits longest, DrainSeconds how long until nothing waits as
 	// things go; null when that is not known, or never.
-	HeadroomSeconds *float64  `json:"headroom_seconds"`
-	DrainSeconds    *float64  `json:"drain_seconds"`
-	Rate            float64   `json:"records_per_second"` // forwarded
-	InFlight        int       `json:"in_flight"`          // records that were read and that the centre does not have yet
-	MemoryBytes     int       `json:"memory_bytes"`       // that they take
-	RawBytes        uint64    `json:"raw_bytes"`          // forwarded since the worker began, before compression
-	WireBytes       uint64    `json:"wire_bytes"`         // sent for it
-	Paused          bool      `json:"paused"`             // by an operator
-	Gaps            []LaneGap `json:"gaps,omitempty"`     // where it has stopped, until an operator skips them
+	HeadroomSeconds *float64 `json:"headroom_seconds"`
+	DrainSeconds    *float64 `json:"drain_seconds"`
+	Rate            float64  `json:"records_per_second"` // forwarded
+	InFlight        int      `json:"in_flight"`          // records that were read and that the centre does not have yet
+	MemoryBytes     int      `json:"memory_bytes"`       // that they take
+	RawBytes        uint64   `json:"raw_bytes"`          // forwarded since the worker began, before compression
+	WireBytes       uint64   `json:"wire_bytes"`         // sent for it
+	// Retries are the requests to the centre that were sent again since the worker began, by reason.
+	Retries map[string]uint64 `json:"retries"`
+	Paused  bool              `json:"paused"`         // by an operator
+	Gaps    []LaneGap         `json:"gaps,omitempty"` // where it has stopped, until an operator skips them
 }
 
 // LaneGap is a partition of the outbox that does not have what was to be forwarded next.

@@ -248,7 +248,7 @@ func (c *centres) lanes() []LaneLoad {
 func laneLoad(l *syncer.LaneStat, centre string, gaps []syncer.Gap) LaneLoad {
 	load := LaneLoad{
 		Centre: centre, Lane: l.Lane, Known: l.Known, Paused: l.Paused, Rate: l.Rate, InFlight: l.InFlight, MemoryBytes: l.Memory, RawBytes: l.Raw,
-		WireBytes: l.Wire, Gaps: gapsOf(gaps),
+		WireBytes: l.Wire, Retries: l.Retries, Gaps: gapsOf(gaps),
 	}
 	seconds := func(d time.Duration, known bool) *float64 {
 		if s := d.Seconds(); known {
