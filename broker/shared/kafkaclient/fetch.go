@@ -16,9 +16,9 @@ import (
 	"github.com/segmentio/kafka-go/protocol/fetch"
 )
 
-// fetchVersion is the version of the Fetch request that is spoken, which every broker since Kafka 0.11 does. From
-// version 3 on a broker answers at least one whole batch, however large.
-const fetchVersion = 4
+// fetchVersion is the version of the Fetch request that is spoken, which every broker since Kafka 2.1 does: the first in which it
+// gives what a topic keeps in zstd (KIP-110). From version 3 on a broker answers at least one whole batch, however large.
+const fetchVersion = 10
 
 // errAnswer is wrapped by the errors about an answer that is not as the protocol says.
 var errAnswer = errors.New("malformed answer")
@@ -34,7 +34,7 @@ type rawFetch struct {
 func newRawFetch(clientID, topic string, partition int, offset int64, maxBytes int, wait time.Duration) *rawFetch {
 	limit := int32(min(maxBytes, 64<<20)) //nolint:gosec // bounded here
 	return &rawFetch{clientID: clientID, Request: fetch.Request{
-		ReplicaID: -1, MaxWaitTime: int32(wait.Milliseconds()), MinBytes: 1, MaxBytes: limit, //nolint:gosec // less than a second
+		ReplicaID: -1, MaxWaitTime: int32(wait.Milliseconds()), MinBytes: 1, MaxBytes: limit, SessionEpoch: -1, //nolint:gosec // less than a second
 		Topics: []fetch.RequestTopic{{Topic: topic, Partitions: []fetch.RequestPartition{{
 			Partition: int32(partition), CurrentLeaderEpoch: -1, FetchOffset: offset, PartitionMaxBytes: limit, //nolint:gosec // Kafka's own type
 		}}}},
@@ -81,23 +81,29 @@ func readAnswer(r io.Reader) ([]byte, error) {
 	return answer, err
 }
 
-// parseFetched reads an answer of version 4 with one partition:
+// parseFetched reads an answer of version 10 with one partition:
 //
-//	correlation id 4, throttle time 4, topics 4, name 2 + n,
-//	partitions 4, partition 4, error 2, high watermark 8, last stable offset 8,
+//	correlation id 4, throttle time 4, error 2, session 4, topics 4, name 2 + n,
+//	partitions 4, partition 4, error 2, high watermark 8, last stable offset 8, first offset 8,
 //	aborted transactions 4 + 16 each, length of the batches 4, batches
 func parseFetched(b []byte) (*rawFetched, error) {
 	be := binary.BigEndian
-	const head, fixed = 14, 4 + 4 + 2 + 8 + 8 + 4
-	if len(b) < head || be.Uint32(b[8:]) != 1 {
+	const head, fixed = 20, 4 + 4 + 2 + 8 + 8 + 8 + 4
+	if len(b) < head {
 		return nil, fmt.Errorf("%w: %d bytes", errAnswer, len(b))
 	}
-	b = b[min(len(b), head+int(be.Uint16(b[12:]))):]
+	if code := kafka.Error(int16(be.Uint16(b[8:]))); code != 0 { //nolint:gosec // two's complement on the wire
+		return nil, code
+	}
+	if be.Uint32(b[14:]) != 1 {
+		return nil, fmt.Errorf("%w: %d bytes without a topic", errAnswer, len(b))
+	}
+	b = b[min(len(b), head+int(be.Uint16(b[18:]))):]
 	if len(b) < fixed || be.Uint32(b) != 1 {
 		return nil, fmt.Errorf("%w: no partition", errAnswer)
 	}
 	res := &rawFetched{code: kafka.Error(int16(be.Uint16(b[8:]))), high: int64(be.Uint64(b[10:]))} //nolint:gosec // two's complement on the wire
-	aborted := max(0, int64(int32(be.Uint32(b[26:]))))                                             //nolint:gosec // as above
+	aborted := max(0, int64(int32(be.Uint32(b[34:]))))                                             //nolint:gosec // as above
 	b = b[min(int64(len(b)), fixed+16*aborted):]
 	if len(b) < 4 || max(0, int64(int32(be.Uint32(b)))) > int64(len(b)-4) { //nolint:gosec // as above
 		return nil, fmt.Errorf("%w: short batches", errAnswer)

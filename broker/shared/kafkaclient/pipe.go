@@ -20,8 +20,9 @@ import (
 // may be on their way to it (KIP-98).
 const MaxInFlight = 5
 
-// produceVersion is the version of the Produce request that pipes speak, which every broker since Kafka 0.11 does.
-const produceVersion = 3
+// produceVersion is the version of the Produce request that pipes speak, which every broker since Kafka 2.1 does: the first in
+// which it takes zstd (KIP-110). Requests are those of version 3.
+const produceVersion = 7
 
 // pipeIdle is how long a pipe is kept that nothing is sent on. Brokers close connections after ten minutes.
 const pipeIdle = 8 * time.Minute
