@@ -8,19 +8,24 @@ import (
 
 // Bounds of a Flow.
 const (
-	// flowFloor is what may always be on its way, in bytes on the wire.
+	// flowFloor is what may always be on its way, in bytes on the wire, in four batches.
 	flowFloor = 16 << 10
 	// flowCeiling is where more would not make a link faster: 10 Gbit/s times 50 ms.
 	flowCeiling = 64 << 20
-	// flowDelay is how much longer than on an idle link a request may take for what is on its way before it;
-	// flowUrgentDelay while there is something of the first lane.
-	flowDelay, flowUrgentDelay = 100 * time.Millisecond, 25 * time.Millisecond
+	// flowDelay is how much longer than on an idle link a request takes for what the lower lanes have on its way before it.
+	flowDelay = 50 * time.Millisecond
+	// A round, in which it is seen how long requests take, has at least flowAnswers to requests that were sent in it: a
+	// broker that is slow with some of them is not with all.
+	flowAnswers = 8
 	// flowRenew is how long the time of a request on an idle link is believed.
 	flowRenew = 30 * time.Second
 	// flowBest is how long it is remembered what the link has carried.
 	flowBest = 3 * time.Second
 	// flowBatch bounds a batch before compression that is larger than it may be on the wire.
 	flowBatch = 2 << 20
+	// flowBatches is how many batches use up the limit: with fewer the first lane waits for longer for one, and less is learnt
+	// in a round; with many more than MaxInFlight a lane with a single partition has less than its part.
+	flowBatches = 8
 	// FlowLanes is how many lanes a Flow has.
 	FlowLanes = 3
 	// flowLost is how long a request holds room that others need: it may wait for a broker that is dead.
@@ -30,28 +35,27 @@ const (
 // Flow shares the way to one cluster between producers by priority. Requests of the first lane go at once. Those of the
 // others wait so that, all together, they have no more on its way than the link carries in flowDelay: whatever its
 // speed, a request of the first lane finds no longer queue before it. What that is, is found out like TCP Vegas
-// does: by how much longer requests take than on an idle link.
+// does: by how much longer requests take than on an idle link. As with CoDel it is the quickest of a round that tells: a
+// queue on the link is before all of them, and what a broker takes for some is not on the link.
 type Flow struct {
 	mu      sync.Mutex
 	limit   float64       // bytes of the lower lanes that may be on their way
 	base    time.Duration // of a request on an idle link; 0 while unknown
 	renewed time.Time     // when base was last begun anew
-	cut     time.Time     // when limit was last lowered
-	out     int           // bytes of the lower lanes on their way
-	ratio   float64       // of records to what they are on the wire
-	urgent  int           // records of the first lane that are not written
+	round   flowRound
+	out     int     // bytes of the lower lanes on their way
+	ratio   float64 // of records to what they are on the wire
 	waiting [FlowLanes][]*flowTicket
 	credit  float64 // bytes that the third lane may send before the second, since that has sent its share
-	// carried is how many bytes of the lower lanes have been answered; best is the most that the link has carried per second
-	// in this span of flowBest and in the one before, which began at bestAt.
-	carried float64
-	best    [2]float64
-	bestAt  time.Time
-	limits  FlowLimits
-	rate    bucket // of all lanes
-	rates   [FlowLanes]bucket
-	sent    [FlowLanes]uint64 // bytes
-	later   *time.Timer       // admits when there are tokens again; nil when nothing waits for them
+	// best is the most that the link has carried per second in this span of flowBest, which began at bestAt, and in the
+	// one before.
+	best   [2]float64
+	bestAt time.Time
+	limits FlowLimits
+	rate   bucket // of all lanes
+	rates  [FlowLanes]bucket
+	sent   [FlowLanes]uint64 // bytes
+	later  *time.Timer       // admits when there are tokens again; nil when nothing waits for them
 }
 
 // FlowLimits are what the way to the cluster may be used for, counted on the wire: batches as they are compressed, with
@@ -70,8 +74,7 @@ type FlowLimits struct {
 type flowTicket struct {
 	lane, size int
 	sent       time.Time
-	carried    float64 // of the flow, when it was sent
-	full       bool    // it used up the limit
+	full       bool // it used up the limit
 	admitted   chan struct{}
 	lost       *time.Timer // gives its room back, when it is one of the lower lanes
 	left       bool        // its room was given back
@@ -120,13 +123,6 @@ type FlowLane struct {
 	lane int
 }
 
-// Urgent says how many more records of the first lane there are to write, or fewer.
-func (f *Flow) Urgent(n int) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.urgent += n
-}
-
 // Limit is how many bytes of the lower lanes may be on their way now, and how many are.
 func (f *Flow) Limit() (limit, used int) {
 	f.mu.Lock()
@@ -135,7 +131,7 @@ func (f *Flow) Limit() (limit, used int) {
 }
 
 // batchBytes is how large a batch may be before compression that is to be no more than most on the wire, as records
-// compress now: a quarter of the limit, so that the first lane need not wait for a single large one.
+// compress now: a part of the limit, so that the first lane need not wait for a single large one.
 func (l *FlowLane) batchBytes(most int) int {
 	if l == nil || l.lane == 0 {
 		return most
@@ -143,7 +139,7 @@ func (l *FlowLane) batchBytes(most int) int {
 	l.flow.mu.Lock()
 	defer l.flow.mu.Unlock()
 	raw := max(most, min(int(float64(most)*l.flow.ratio), flowBatch))
-	return min(raw, max(flowFloor, int(l.flow.limit/4*l.flow.ratio)))
+	return min(raw, max(flowFloor/4, int(l.flow.limit/flowBatches*l.flow.ratio)))
 }
 
 // enter waits until a request of size bytes, which hold records of raw bytes, may be sent. leave must be called with
@@ -186,6 +182,7 @@ func (f *Flow) admitLocked() {
 			return
 		}
 		t := f.waiting[lane][0]
+		t.sent = time.Now()
 		if lane > 0 {
 			f.out += t.size
 			t.full = float64(f.out+t.size) > f.limit
@@ -195,7 +192,6 @@ func (f *Flow) admitLocked() {
 		f.rate.take(t.size)
 		f.rates[lane].take(t.size)
 		f.sent[lane] += uint64(t.size)
-		t.sent, t.carried = time.Now(), f.carried
 		if lane > 0 {
 			t.lost = time.AfterFunc(flowLost+2*f.base, func() { f.leave(t, true) })
 		}
@@ -301,45 +297,68 @@ func (f *Flow) leave(t *flowTicket, failed bool) {
 	f.admitLocked()
 }
 
+// flowRound is a round of requests: those that were sent since it began.
+type flowRound struct {
+	began    time.Time
+	carried  int // bytes answered since, of those before too
+	answers  int
+	quickest time.Duration // by how much longer one took than on an idle link
+	full     bool          // one used up the limit
+}
+
 func (f *Flow) learnLocked(t *flowTicket, failed bool) {
 	now := time.Now()
 	if now.Sub(f.renewed) > flowRenew { // the way may be another: begin again with what is on its way gone
-		f.renewed, f.base, f.limit = now, 0, flowFloor
+		f.renewed, f.base, f.limit, f.round = now, 0, flowFloor, flowRound{began: now}
 		return
 	}
-	if t.sent.Before(f.renewed) {
+	if failed || t.sent.Before(f.renewed) {
 		return
 	}
 	took := now.Sub(t.sent)
-	if !failed && (f.base == 0 || took < f.base) {
+	anew := f.base == 0
+	if anew || took < f.base {
 		f.base = took
 	}
-	delay := flowDelay
-	if f.urgent > 0 {
-		delay = flowUrgentDelay
+	if anew {
+		f.boundLocked()
 	}
-	switch queue := took - f.base; {
-	case t.lane == 0:
-	case queue > delay:
-		if t.sent.After(f.cut) { // those sent before tell of the old limit
-			f.limit *= max(0.5, float64(f.base+delay)/float64(took))
-			f.cut = now
-		}
-	case queue < delay/2 && t.full && !failed:
-		f.limit += float64(t.size) / 2 // half as much again each round trip
+	if t.lane == 0 {
+		return
 	}
-	f.limit = min(max(f.limit, flowFloor, f.pipeLocked(t, now, failed)), flowCeiling)
+	r := &f.round
+	r.carried += t.size
+	if t.sent.Before(r.began) {
+		return
+	}
+	if r.answers++; r.answers == 1 || took-f.base < r.quickest {
+		r.quickest = took - f.base
+	}
+	r.full = r.full || t.full
+	if r.answers >= flowAnswers && now.Sub(r.began) >= f.base+flowDelay {
+		f.concludeLocked(now)
+	}
 }
 
-// pipeLocked is what is on its way when the link is just full: what it carries, for as long as a request takes on an idle
-// one. Less would leave it idle and spare nobody a wait; a broker that is slow for a moment is no reason for less.
-func (f *Flow) pipeLocked(t *flowTicket, now time.Time, failed bool) float64 {
+// concludeLocked ends a round: with it the limit becomes what leaves flowDelay's worth before a request.
+func (f *Flow) concludeLocked(now time.Time) {
+	r := f.round
+	f.round = flowRound{began: now}
 	if now.Sub(f.bestAt) > flowBest {
 		f.best, f.bestAt = [2]float64{0, f.best[0]}, now
 	}
-	if took := now.Sub(t.sent); t.lane > 0 && !failed && took > 0 {
-		f.carried += float64(t.size)
-		f.best[0] = max(f.best[0], (f.carried-t.carried)/max(took, f.base).Seconds())
+	f.best[0] = max(f.best[0], float64(r.carried)/now.Sub(r.began).Seconds())
+	if more := f.carries() * (flowDelay - r.quickest).Seconds(); more < 0 || r.full {
+		f.limit += more
 	}
-	return max(f.best[0], f.best[1]) * f.base.Seconds()
+	f.boundLocked()
 }
+
+// boundLocked keeps the limit to what the link carries in that time at least. Less would leave it idle and spare nobody a wait: a
+// broker that is slow for a moment is no reason for less.
+func (f *Flow) boundLocked() {
+	f.limit = min(max(f.limit, flowFloor, f.carries()*(f.base+flowDelay).Seconds()), flowCeiling)
+}
+
+// carries is how many bytes the link carries in a second, as far as that is known.
+func (f *Flow) carries() float64 { return max(f.best[0], f.best[1]) }

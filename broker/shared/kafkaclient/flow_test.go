@@ -2,6 +2,7 @@ package kafkaclient
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -84,16 +85,19 @@ func flowing(t *testing.T, fn func(t *testing.T, ctx context.Context, end func()
 	})
 }
 
-// Whatever a link carries, the first lane never finds more before it than that carries in a few times flowDelay, and
-// the others still use the link.
+// Whatever a link carries, and however long its server takes now and then, the first lane finds no more before it than that
+// carries in flowDelay and a batch, but for the moments in which the flow looks what there is; and the others use the link.
 func TestFlowBoundsWhatIsBeforeTheFirstLane(t *testing.T) {
 	t.Parallel()
 	for name, l := range map[string]*link{
-		"1 MiB/s near":    {rate: 1 << 20, trip: time.Millisecond},
-		"10 MB/s, 50 ms":  {rate: 10e6, trip: 50 * time.Millisecond},
-		"100 MB/s near":   {rate: 100e6, trip: time.Millisecond},
-		"2 MB/s, 200 ms":  {rate: 2e6, trip: 200 * time.Millisecond},
-		"200 KiB/s, 5 ms": {rate: 200 << 10, trip: 5 * time.Millisecond},
+		"1 MiB/s near":                  {rate: 1 << 20, trip: time.Millisecond},
+		"10 MB/s, 50 ms":                {rate: 10e6, trip: 50 * time.Millisecond},
+		"2 MB/s, 50 ms":                 {rate: 2e6, trip: 50 * time.Millisecond},
+		"100 MB/s near":                 {rate: 100e6, trip: time.Millisecond},
+		"2 MB/s, 200 ms":                {rate: 2e6, trip: 200 * time.Millisecond},
+		"200 KiB/s, 5 ms":               {rate: 200 << 10, trip: 5 * time.Millisecond},
+		"10 MB/s, 50 ms, a slow server": {rate: 10e6, trip: 50 * time.Millisecond, late: 120 * time.Millisecond},
+		"2 MB/s, 50 ms, a slow server":  {rate: 2e6, trip: 50 * time.Millisecond, late: 120 * time.Millisecond},
 	} {
 		t.Run(name, func(t *testing.T) {
 			flowing(t, func(t *testing.T, ctx context.Context, end func()) {
@@ -101,14 +105,18 @@ func TestFlowBoundsWhatIsBeforeTheFirstLane(t *testing.T) {
 				sent := flood(ctx, l, f, 1, 12)
 				time.Sleep(5 * time.Second)
 				was, began := sent(), time.Now()
-				worst := 0
-				for range 100 {
-					time.Sleep(time.Second)
-					worst = max(worst, l.after())
+				var waits []time.Duration
+				for range 2000 {
+					time.Sleep(50 * time.Millisecond)
+					waits = append(waits, time.Duration(float64(l.after())/l.rate*float64(time.Second)))
 				}
+				slices.Sort(waits)
 				used := float64(sent()-was) / time.Since(began).Seconds() / l.rate
-				if most := max(l.rate/3, 4*flowFloor); float64(worst) > most || used < 0.7 {
-					t.Errorf("%d bytes before the first lane, want at most %.0f; %.0f %% of the link used", worst, most, 100*used)
+				usual, worst := waits[len(waits)*99/100], waits[len(waits)-1]
+				t.Logf("the first lane waits for %s, %s, %s; %.0f %% of the link used", waits[len(waits)/2], usual, worst, 100*used)
+				floor := time.Duration(flowFloor / l.rate * float64(time.Second))
+				if usual > 150*time.Millisecond+floor || worst > 300*time.Millisecond+floor || used < 0.9 {
+					t.Errorf("the first lane waits for %s, %s at worst; %.0f %% of the link used", usual, worst, 100*used)
 				}
 				end()
 			})
@@ -121,28 +129,10 @@ func TestFlowTurns(t *testing.T) {
 	t.Parallel()
 	flowing(t, func(t *testing.T, ctx context.Context, end func()) {
 		l, f := &link{rate: 1 << 20, trip: time.Millisecond}, NewFlow(FlowLimits{Share: 1.0 / 9})
-		second, third := flood(ctx, l, f, 1, 6), flood(ctx, l, f, 2, 6)
+		second, third := flood(ctx, l, f, 1, 12), flood(ctx, l, f, 2, 12)
 		time.Sleep(time.Minute)
 		if ratio := float64(second()) / float64(third()); ratio < 6 || ratio > 12 {
 			t.Errorf("the second lane sent %.1f times what the third did", ratio)
-		}
-		end()
-	})
-}
-
-// A server that takes its time now and then, also more of it than the first lane would wait for, is no full link: the others
-// go on while there is something of the first lane.
-func TestFlowUsesTheLinkToASlowServer(t *testing.T) {
-	t.Parallel()
-	flowing(t, func(t *testing.T, ctx context.Context, end func()) {
-		l, f := &link{rate: 10e6, trip: 50 * time.Millisecond, late: 120 * time.Millisecond}, NewFlow(FlowLimits{})
-		sent := flood(ctx, l, f, 1, 12)
-		time.Sleep(10 * time.Second)
-		f.Urgent(1)
-		was := sent()
-		time.Sleep(20 * time.Second)
-		if used := float64(sent()-was) / (20 * l.rate); used < 0.1 {
-			t.Errorf("%.0f %% of the link used", 100*used)
 		}
 		end()
 	})
