@@ -76,32 +76,44 @@ func KafkaVersions() []string { return append([]string(nil), kafkaVersions...) }
 // brokers, each also a controller. Its jars are fetched from Maven Central once per machine.
 func ApacheKafka(t testing.TB, version string, brokers int) *Kafka {
 	t.Helper()
-	return startKafka(t, version, brokers, false)
+	return (&Kafka{t: t}).run(version, brokers, false, nil)
 }
 
 // LinkedKafka is ApacheKafka with a Link in front of each broker, which clients pass and which brokers and
 // controllers among themselves, and Kafka.Read, do not. It creates topics only when told to.
 func LinkedKafka(t testing.TB, version string, brokers int) *Kafka {
 	t.Helper()
-	return startKafka(t, version, brokers, true)
+	k := &Kafka{t: t}
+	return k.run(version, brokers, true, func(name, upstream string) string {
+		l := NewLink(t, name, upstream)
+		k.Links = append(k.Links, l)
+		return l.Addr
+	})
 }
 
-func startKafka(t testing.TB, version string, brokers int, linked bool) *Kafka {
+// WideKafka is ApacheKafka that clients reach over a line, and those that are given Direct do not.
+func WideKafka(t testing.TB, version string, brokers int, line *WideLink) *Kafka {
 	t.Helper()
-	jars := kafkaJars(t, version)
+	return (&Kafka{t: t}).run(version, brokers, false, func(_, upstream string) string { return line.To(upstream) })
+}
+
+// run starts the brokers. path makes the clients' path to each, if that is not the way that the brokers themselves take;
+// restless is for brokers that a test stops again and again.
+func (k *Kafka) run(version string, brokers int, restless bool, path func(name, upstream string) string) *Kafka {
+	t := k.t
+	t.Helper()
+	jars := kafkaJars(t, "kafka_2.13", version)
 	dir := t.TempDir()
-	k := &Kafka{t: t}
 	nodes := make([]*kafkaNode, brokers)
 	var voters []string
 	for i := range nodes {
 		n := &kafkaNode{
 			id: i + 1, jars: jars, dir: filepath.Join(dir, fmt.Sprint(i+1)), client: FreeAddr(t), controller: FreeAddr(t),
-			replicas: min(brokers, 3),
+			replicas: min(brokers, 3), restless: restless,
 		}
 		n.advertised = n.client
-		if linked {
-			k.Links = append(k.Links, NewLink(t, fmt.Sprintf("kafka-%d", n.id), n.client))
-			n.advertised, n.internal = k.Links[i].Addr, FreeAddr(t)
+		if path != nil {
+			n.advertised, n.internal = path(fmt.Sprintf("kafka-%d", n.id), n.client), FreeAddr(t)
 			k.direct = append(k.direct, n.internal)
 		}
 		k.Brokers = append(k.Brokers, n.advertised)
@@ -155,6 +167,7 @@ type kafkaNode struct {
 	// advertised is where clients are sent for client. internal is the other brokers' way in; empty: they
 	// use client too.
 	advertised, internal string
+	restless             bool
 }
 
 func (n *kafkaNode) properties() string {
@@ -206,7 +219,7 @@ func (n *kafkaNode) format(t testing.TB) {
 
 // tuning has brokers that a test stops again and again start quickly, for less speed later.
 func (n *kafkaNode) tuning() string {
-	if n.internal != "" {
+	if n.restless {
 		return "-XX:TieredStopAtLevel=1"
 	}
 	return "-XX:+TieredCompilation" // the default
@@ -221,23 +234,23 @@ func (n *kafkaNode) start(t testing.TB) *Process {
 // fetching keeps tests of one process from fetching the same release side by side.
 var fetching sync.Mutex
 
-// kafkaJars returns the folder with the release's jars, fetching them with Maven when missing.
-func kafkaJars(t testing.TB, version string) string {
+// kafkaJars returns the folder with the jars of an artifact of a release, fetching them with Maven when missing.
+func kafkaJars(t testing.TB, artifact, version string) string {
 	t.Helper()
 	fetching.Lock()
 	defer fetching.Unlock()
 	cache, err := os.UserCacheDir()
 	check.OK(t, err)
-	dir := filepath.Join(cache, "cellgate", "kafka-"+version)
+	dir := filepath.Join(cache, "cellgate", strings.TrimSuffix(artifact, "_2.13")+"-"+version)
 	if _, err := os.Stat(filepath.Join(dir, "complete")); err == nil {
 		return dir
 	}
 	_, here, _, _ := runtime.Caller(0)
 	pom := filepath.Join(filepath.Dir(here), "..", "real", "kafka", "pom.xml")
 	cmd := exec.Command("mvn", "-q", "-B", "-f", pom, "dependency:copy-dependencies", //nolint:gosec // our own paths
-		"-Dkafka.version="+version, "-DoutputDirectory="+dir)
+		"-Dkafka.version="+version, "-Dkafka.artifact="+artifact, "-DoutputDirectory="+dir)
 	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("fetch Apache Kafka %s with Maven: %v\n%s", version, err, out)
+		t.Fatalf("fetch %s of Apache Kafka %s with Maven: %v\n%s", artifact, version, err, out)
 	}
 	check.OK(t, os.WriteFile(filepath.Join(dir, "complete"), nil, 0o600))
 	return dir
