@@ -10,7 +10,6 @@ import (
 	"strings"
 	"testing"
 
-	"cellgate/rules/lang"
 	"cellgate/test/check"
 )
 
@@ -50,14 +49,6 @@ func TestDocumentsNameTheDefaults(t *testing.T) {
 		if _, wrong := wrongDefaults(said, text); len(wrong) != 1 {
 			t.Errorf("%s: %v", text, wrong)
 		}
-	}
-}
-
-// TestErrorTopic holds the one default that rules state themselves, for `cellgate rules`, which reads no configuration.
-func TestErrorTopic(t *testing.T) {
-	t.Parallel()
-	if topic := Default().Rules.ErrorTopic; topic != lang.DefaultErrorTopic {
-		t.Errorf("errors of rules go to %s with a configuration, to %s without", topic, lang.DefaultErrorTopic)
 	}
 }
 

@@ -14,7 +14,7 @@ import (
 // BenchmarkCreate accepts commands from many callers at once, each on disk before it is answered. It
 // reports how many share one transaction.
 func BenchmarkCreate(b *testing.B) {
-	db, err := statefile.Open(filepath.Join(b.TempDir(), "state.db"), statefile.Options{})
+	db, err := statefile.Open(filepath.Join(b.TempDir(), "state.db"), statefile.Options{Sync: statefile.SyncAlways})
 	check.OK(b, err)
 	defer db.Close() //nolint:errcheck // the end of the benchmark
 	s, err := Open(completed(Options{DB: db, Deliverer: newEngine(0), MaxOpen: 10_000_000, MaxQueued: 10_000_000}))

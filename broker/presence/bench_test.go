@@ -15,7 +15,7 @@ import (
 // BenchmarkConnect is the work of one vehicle's connect, from the report of its two events until Kafka would have them:
 // transactions with their syncs included, beside 50,000 vehicles that are connected.
 func BenchmarkConnect(b *testing.B) {
-	db, err := statefile.Open(filepath.Join(b.TempDir(), "state.db"), statefile.Options{})
+	db, err := statefile.Open(filepath.Join(b.TempDir(), "state.db"), statefile.Options{Sync: statefile.SyncAlways})
 	check.OK(b, err)
 	o, err := Open(Options{
 		DB: db, Epoch: 1, MaxWaiting: 1 << 30, MaxVehicles: 1 << 30, Wall: time.Now, Log: slog.New(slog.DiscardHandler), Metrics: NewMetrics(nil),

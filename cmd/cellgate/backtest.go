@@ -69,8 +69,10 @@ func (c *cli) backtest(f *backtestFlags, path string) error {
 	if f.against != "" {
 		paths = append(paths, f.against)
 	}
+	o := f.options(c).Options
+	o.Webhooks = nil // what is tried need not be configured
 	for _, p := range paths {
-		t, err := workbench.NewTrial(p, f.options(c).Cell, bounds)
+		t, err := workbench.NewTrial(p, o, bounds)
 		if err != nil {
 			return err
 		}

@@ -11,6 +11,8 @@ import (
 
 	"cellgate/broker/journal"
 	"cellgate/broker/shared/message"
+	"cellgate/cmd/cellgate/app"
+	"cellgate/configs"
 	"cellgate/rules/workbench"
 )
 
@@ -59,9 +61,12 @@ func (f *ruleFlags) paths(args []string) ([]string, error) {
 }
 
 func (f *ruleFlags) options(c *cli) workbench.ToolOptions {
-	o := workbench.ToolOptions{JSON: c.json, Cell: testCell}
+	none := configs.Default()
+	none.Cell.ID = testCell
+	o := workbench.ToolOptions{JSON: c.json, Options: app.RuleOptions(none)}
+	o.Webhooks = nil
 	if cfg, _, err := f.load(); err == nil {
-		o.Cell, o.Webhooks = cfg.Cell.ID, cfg.WebhookNames()
+		o.Options = app.RuleOptions(cfg)
 	}
 	if f.cell != "" {
 		o.Cell = f.cell
@@ -261,6 +266,6 @@ func rulesSchemaCommand(c *cli) *cobra.Command {
 		Short:   "print the JSON Schema of rule files, for editors",
 		Example: "  cellgate rules schema > rules.schema.json",
 		Args:    takes(),
-		RunE:    func(*cobra.Command, []string) error { return workbench.JSONSchema(c.out) },
+		RunE:    func(*cobra.Command, []string) error { return workbench.JSONSchema(c.out, app.Targets()) },
 	}
 }

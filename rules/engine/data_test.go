@@ -36,7 +36,7 @@ rules:
 
 func TestZonesAndTables(t *testing.T) {
 	t.Parallel()
-	set, found := lang.Compile(lang.NewSource(dataFiles()), lang.Options{})
+	set, found := lang.Compile(lang.NewSource(dataFiles()), rulestest.Options(""))
 	if len(found) > 0 {
 		t.Fatal(found)
 	}
@@ -70,20 +70,27 @@ func TestZonesAndTables(t *testing.T) {
 func TestDataFilesArePartOfTheSet(t *testing.T) {
 	t.Parallel()
 	src := lang.NewSource(dataFiles())
-	set, _ := lang.Compile(src, lang.Options{})
+	set, _ := lang.Compile(src, rulestest.Options(""))
 	back, err := lang.UnmarshalSource(src.Marshal())
 	if err != nil {
 		t.Fatal(err)
 	}
-	again, found := lang.Compile(back, lang.Options{Stored: true})
+	again, found := lang.Compile(back, stored(""))
 	if again == nil || again.Hash() != set.Hash() || !maps.Equal(again.OperKeys, set.OperKeys) {
 		t.Fatal(found)
 	}
 	files := dataFiles()
 	files["sub/models.csv"] = append(files["sub/models.csv"], "X,van,1,true\n"...)
 	files["sub/a.rules.yaml"] = []byte(strings.Replace(string(files["sub/a.rules.yaml"]), "radius: 500", "radius: 501", 1))
-	other, _ := lang.Compile(lang.NewSource(files), lang.Options{})
+	other, _ := lang.Compile(lang.NewSource(files), rulestest.Options(""))
 	if other.Hash() == set.Hash() || maps.Equal(other.OperKeys, set.OperKeys) {
 		t.Error("other data are the same set, or another zone the same operator")
 	}
+}
+
+// stored are the options for a set that was in force before.
+func stored(cell string) lang.Options {
+	o := rulestest.Options(cell)
+	o.Stored = true
+	return o
 }

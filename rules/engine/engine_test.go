@@ -153,7 +153,7 @@ func TestEvalIsPure(t *testing.T) {
 					b.WriteString(err.Error())
 				}
 				b.Write(d.Append(nil))
-				b.Write(expr.AppendJSON(nil, r.View()))
+				b.Write(expr.AppendJSON(nil, set.View(&r)))
 			}
 		}
 		return b.String()

@@ -193,7 +193,7 @@ func TestPositionsInQuotedAndBlockScalars(t *testing.T) {
 		{"    when: \"über\" # x\n    threshold: {enter: 'nope'}", 5, 25},
 	} {
 		text := "rules:\n  - id: r\n    from: [\"#\"]\n" + c.when + "\n    to: [{kafka: {topic: t}}]\n"
-		_, diags := lang.Compile(lang.NewSource(map[string][]byte{"a": []byte(text)}), lang.Options{})
+		_, diags := lang.Compile(lang.NewSource(map[string][]byte{"a": []byte(text)}), rulestest.Options(""))
 		found := false
 		for _, d := range diags {
 			found = found || (d.Line == c.line && d.Column == c.col && strings.Contains(d.Message, "unknown name"))

@@ -31,7 +31,7 @@ func FuzzCompile(f *testing.F) {
 		if len(text) > 64<<10 {
 			t.Skip("larger texts only take longer")
 		}
-		set, diags := lang.Compile(lang.NewSource(map[string][]byte{"f.rules.yaml": text}), lang.Options{Cell: "c"})
+		set, diags := lang.Compile(lang.NewSource(map[string][]byte{"f.rules.yaml": text}), rulestest.Options("c"))
 		if (set == nil) != diags.HasErrors() {
 			t.Fatalf("set %t, findings %d", set != nil, len(diags))
 		}
@@ -60,8 +60,8 @@ func evaluate(t *testing.T, set *lang.Set, payload string) {
 			check.OK(t, err)
 			var one, two op.Rendered
 			err1, err2 := w.Render(d, &rec, &one), NewRenderer(set).Render(back, &rec, &two)
-			if (err1 == nil) != (err2 == nil) || (err1 == nil && string(expr.AppendJSON(nil, one.View())) != string(expr.AppendJSON(nil, two.View()))) {
-				t.Fatalf("rule %s renders %v %v, then %v %v", set.RuleID(d.Rule), one.View(), err1, two.View(), err2)
+			if (err1 == nil) != (err2 == nil) || (err1 == nil && string(expr.AppendJSON(nil, set.View(&one))) != string(expr.AppendJSON(nil, set.View(&two)))) {
+				t.Fatalf("rule %s renders %v %v, then %v %v", set.RuleID(d.Rule), set.View(&one), err1, set.View(&two), err2)
 			}
 		}
 	}
@@ -127,7 +127,7 @@ func FuzzLoad(f *testing.F) {
 			t.Skip("larger texts only take longer")
 		}
 		src := lang.NewSource(map[string][]byte{"sub/a.rules.yaml": rules, "sub/data/depots.geojson": zones, "sub/models.csv": table})
-		set, found := lang.Compile(src, lang.Options{Cell: "c"})
+		set, found := lang.Compile(src, rulestest.Options("c"))
 		if (set == nil) != found.HasErrors() {
 			t.Fatalf("set %t, findings %d", set != nil, len(found))
 		}
@@ -143,7 +143,7 @@ func FuzzLoad(f *testing.F) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		again, found := lang.Compile(back, lang.Options{Cell: "c", Stored: true})
+		again, found := lang.Compile(back, stored("c"))
 		if again == nil || again.Hash() != set.Hash() {
 			t.Fatalf("what was stored does not compile: %v", found)
 		}

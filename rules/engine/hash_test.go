@@ -19,7 +19,9 @@ func TestHash(t *testing.T) {
 	text := ruleWith("sample: 1ms", "{v: hash(vin), n: hash(payload.n), no: hash(payload.no)}")
 	src := lang.NewSource(map[string][]byte{"a.rules.yaml": []byte(text)})
 	compile := func(keys *lang.HashKeys, stored bool) (*lang.Set, doc.Diagnostics) {
-		return lang.Compile(src, lang.Options{HashKeys: keys, Stored: stored})
+		o := rulestest.Options("")
+		o.HashKeys, o.Stored = keys, stored
+		return lang.Compile(src, o)
 	}
 	later := time.UnixMilli(rulestest.Epoch).Add(time.Hour)
 	keys := lang.HashKeys{{ID: "k1", Secret: []byte("one key of sixteen")}, {ID: "k2", From: later, Secret: []byte("another key of them")}}

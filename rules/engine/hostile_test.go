@@ -160,7 +160,7 @@ func TestMacrosDoNotGrow(t *testing.T) {
 		text += fmt.Sprintf("  m%d: m%d + m%d\n", i+1, i, i)
 	}
 	text += "rules:\n  - {id: r, from: [\"#\"], when: m60 > 1, to: [{kafka: {topic: t}}]}\n"
-	set, found := lang.Compile(lang.NewSource(map[string][]byte{"f.rules.yaml": []byte(text)}), lang.Options{})
+	set, found := lang.Compile(lang.NewSource(map[string][]byte{"f.rules.yaml": []byte(text)}), rulestest.Options(""))
 	if set != nil || !slices.ContainsFunc(found, func(d doc.Diagnostic) bool { return d.Code == doc.CodeExprTooLarge }) {
 		t.Errorf("%v", found)
 	}

@@ -120,7 +120,7 @@ rules:
 		}
 		set, diags := lang.Compile(lang.NewSource(map[string][]byte{
 			"f.rules.yaml": []byte(head + strings.Join(texts, "")), "models.csv": []byte(table), "far.geojson": []byte(far),
-		}), lang.Options{Cell: "c"})
+		}), rulestest.Options("c"))
 		if !diags.HasErrors() {
 			return set
 		}

@@ -246,7 +246,7 @@ rules:
 		if got := fmt.Sprintf("%s %s", out[0].Key, out[0].Value); got != `2 {"a":2,"all":"{\"y\":1}"}` {
 			t.Errorf("got %s", got)
 		}
-		if got := string(expr.AppendJSON(nil, out[1].View())); !strings.Contains(got, `"fields":{"a":"2","b":"set","ts":"1763600000"}`) {
+		if got := string(expr.AppendJSON(nil, set.View(&out[1]))); !strings.Contains(got, `"fields":{"a":"2","b":"set","ts":"1763600000"}`) {
 			t.Errorf("got %s", got)
 		}
 	}

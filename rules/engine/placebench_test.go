@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"cellgate/rules/lang"
+	"cellgate/rules/rulestest"
 	"cellgate/rules/state"
 )
 
@@ -39,7 +40,7 @@ func BenchmarkPlaces(b *testing.B) {
 
 func benchFiles(b *testing.B, files map[string][]byte) {
 	b.Helper()
-	set, found := lang.Compile(lang.NewSource(files), lang.Options{})
+	set, found := lang.Compile(lang.NewSource(files), rulestest.Options(""))
 	if set == nil {
 		b.Fatal(found)
 	}
@@ -80,7 +81,7 @@ func BenchmarkLargestZone(b *testing.B) {
 	b.Run("message", func(b *testing.B) { benchFiles(b, files) })
 	b.Run("compile", func(b *testing.B) {
 		for b.Loop() {
-			if set, found := lang.Compile(lang.NewSource(files), lang.Options{}); set == nil {
+			if set, found := lang.Compile(lang.NewSource(files), rulestest.Options("")); set == nil {
 				b.Fatal(found)
 			}
 		}

@@ -139,7 +139,7 @@ rules:
 `)
 	var got []string
 	for _, r := range renderOne(t, set, rulestest.Telemetry(1, rulestest.Epoch, `{"soc":12.50,"pos":{"lat":31.2,"lon":121.4,"deep":{}}}`)) {
-		got = append(got, string(expr.AppendJSON(nil, r.View())))
+		got = append(got, string(expr.AppendJSON(nil, set.View(&r))))
 	}
 	want := []string{
 		`{"string":"s:LTEST000000000001","ttl":"1h","value":12.50}`,
@@ -208,7 +208,7 @@ rules:
 	if len(ds) != 2 {
 		t.Fatalf("%+v", ds)
 	}
-	for i, topic := range []string{"my.errors", lang.DefaultErrorTopic} {
+	for i, topic := range []string{"my.errors", rulestest.ErrorTopic} {
 		var r op.Rendered
 		check.OK(t, NewRenderer(set).Render(ds[i], &rec, &r))
 		if NewRenderer(set).Sink(ds[i]) != op.SinkKafka || r.Topic != topic || !r.DeadLetter || r.Reason == "" || string(r.Value) != `{"x":"text"}` || string(r.Key) != rulestest.VIN {
@@ -254,7 +254,9 @@ rules:
   - {id: shadow, from: ["#"], when: payload.x < 1, to: [{kafka: {topic: t}}], mode: shadow}
   - {id: text, from: ["#"], when: raw contains "json", to: [{kafka: {topic: t}}]}
 `)})
-	set, diags := lang.Compile(src, lang.Options{ErrorTopic: "set.errors"})
+	o := rulestest.Options("")
+	o.ErrorTopic = "set.errors"
+	set, diags := lang.Compile(src, o)
 	if diags.HasErrors() {
 		t.Fatal(diags)
 	}
@@ -367,10 +369,10 @@ rules:
 		}
 	}
 	src := lang.NewSource(map[string][]byte{"a.rules.yaml": []byte(text)})
-	if _, found := lang.Compile(src, lang.Options{}); len(found) != 1 || found[0].Code != doc.CodeOpenClass {
+	if _, found := lang.Compile(src, rulestest.Options("")); len(found) != 1 || found[0].Code != doc.CodeOpenClass {
 		t.Errorf("without a list: %v", found)
 	}
-	set, found := lang.Compile(src, lang.Options{Stored: true}) // by a version that did not ask for it
+	set, found := lang.Compile(src, stored("")) // by a version that did not ask for it
 	if set == nil {
 		t.Errorf("what ran before does not run any more: %v", found)
 	}

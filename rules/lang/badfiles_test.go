@@ -3,10 +3,13 @@ package lang_test
 import (
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
 	"cellgate/rules/lang"
+	"cellgate/rules/rulestest"
+	"cellgate/rules/sink/webhook"
 	"cellgate/test/check"
 )
 
@@ -25,7 +28,7 @@ func TestBadFiles(t *testing.T) {
 			t.Parallel()
 			src, err := lang.Load(f)
 			check.OK(t, err)
-			set, diags := lang.Compile(src, lang.Options{Cell: "cell-1"})
+			set, diags := lang.Compile(src, options())
 			if set != nil || !diags.HasErrors() {
 				t.Fatal("the file compiles")
 			}
@@ -39,4 +42,11 @@ func TestBadFiles(t *testing.T) {
 			check.Golden(t, strings.TrimSuffix(f, ".rules.yaml")+".golden", b.String())
 		})
 	}
+}
+
+// options have all targets of a gateway.
+func options() lang.Options {
+	o := rulestest.Options("cell-1")
+	o.Targets = slices.Insert(o.Targets, 3, &webhook.Target)
+	return o
 }

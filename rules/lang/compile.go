@@ -1,7 +1,6 @@
 package lang
 
 import (
-	"cmp"
 	"fmt"
 	"maps"
 	"slices"
@@ -20,7 +19,7 @@ func Compile(src *Source, opts Options) (*Set, doc.Diagnostics) {
 	c := &compiler{
 		opts: opts, ids: map[string]*ruleDef{},
 		set: &Set{
-			hash: src.Hash(), cell: opts.Cell, source: src, ErrTopic: cmp.Or(opts.ErrorTopic, DefaultErrorTopic), OperKeys: map[uint64]struct{}{},
+			hash: src.Hash(), cell: opts.Cell, source: src, ErrTopic: opts.ErrorTopic, targets: opts.Targets, OperKeys: map[uint64]struct{}{},
 			WakeKeys: map[uint64]struct{}{},
 		},
 		symbols: &expr.Symbols{ByKey: map[string]uint16{}},
@@ -30,7 +29,7 @@ func Compile(src *Source, opts Options) (*Set, doc.Diagnostics) {
 			continue
 		}
 		before := len(c.diags)
-		f := readRuleFile(src.display(name), name, src.files, c.report)
+		f := readRuleFile(src.display(name), name, src.files, opts.Targets, c.report)
 		c.file(f)
 		if len(c.diags) == before && len(f.rules) > 0 { // else what is wrong or yet to come may be what uses them
 			f.unused()

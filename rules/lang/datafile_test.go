@@ -35,7 +35,7 @@ func TestLoadTakesWhatRulesName(t *testing.T) {
 		if got := src.Files(); !slices.Equal(got, []string{"a.rules.yaml", "sub/z.geojson", "t.csv"}) {
 			t.Errorf("%s: files %v", root, got)
 		}
-		if set, found := lang.Compile(src, lang.Options{}); set == nil {
+		if set, found := lang.Compile(src, rulestest.Options("")); set == nil {
 			t.Errorf("%s: %v", root, found)
 		}
 	}
@@ -80,7 +80,7 @@ func TestBadDataFiles(t *testing.T) {
 		if c.zone != "" {
 			files["sub/z.geojson"] = []byte(c.zone)
 		}
-		set, found := lang.Compile(lang.NewSource(files), lang.Options{})
+		set, found := lang.Compile(lang.NewSource(files), rulestest.Options(""))
 		if set != nil || len(found) != 1 || !strings.Contains(found.Error(), c.want) {
 			t.Errorf("want %s, got %.400s", c.want, found.Error())
 		}

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"cellgate/rules/lang"
+	"cellgate/rules/rulestest"
 )
 
 // TestHostileRulesAreBounded compiles what somebody writes to exhaust the gateway. The error names the bound, and the memory is in
@@ -43,7 +44,7 @@ func TestHostileRulesAreBounded(t *testing.T) {
 		src := lang.NewSource(files)
 		var before, after runtime.MemStats
 		runtime.ReadMemStats(&before)
-		_, found := lang.Compile(src, lang.Options{})
+		_, found := lang.Compile(src, rulestest.Options(""))
 		runtime.ReadMemStats(&after)
 		text, work := found.Error(), after.Mallocs-before.Mallocs
 		if !strings.Contains(text, c.want) || c.want == "" && strings.Contains(text, "error[") {

@@ -1,6 +1,7 @@
 package lang
 
 import (
+	"cellgate/rules/op"
 	"maps"
 	"slices"
 	"testing"
@@ -19,7 +20,7 @@ rules:
   - {id: c, from: ["#"], count: {at_least: 3, window: 10m}, to: [{kafka: {topic: t}}]}
   - {id: s, from: ["#"], sample: 10s, rate_limit: {count: 3, per: 1m}, to: [{kafka: {topic: t}}]}
 `
-	set, found := Compile(NewSource(map[string][]byte{"a.rules.yaml": []byte(text)}), Options{Cell: "c"})
+	set, found := Compile(NewSource(map[string][]byte{"a.rules.yaml": []byte(text)}), Options{Cell: "c", Targets: op.Targets{&op.Kafka}})
 	if found.HasErrors() {
 		t.Fatal(found)
 	}

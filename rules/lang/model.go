@@ -89,7 +89,7 @@ type (
 )
 
 // readFile reads one file; what is wrong has been reported to report.
-func readRuleFile(display, name string, files map[string][]byte, report func(doc.Diagnostic)) *ruleFile {
+func readRuleFile(display, name string, files map[string][]byte, targets op.Targets, report func(doc.Diagnostic)) *ruleFile {
 	d := doc.New(display, files[name], report, "a rule file", fileKeys()...)
 	f := &ruleFile{
 		doc: d, name: name, lists: map[string]*expr.List{}, used: map[string]bool{}, report: report,
@@ -106,13 +106,13 @@ func readRuleFile(display, name string, files map[string][]byte, report func(doc
 	f.readSchema(o)
 	d.Rule = "file"
 	if n, ok := o.Values["rules"]; ok {
-		f.readRules(n)
+		f.readRules(n, targets)
 		f.setVersions(o)
 	}
 	return f
 }
 
-func (f *ruleFile) readRules(n ast.Node) {
+func (f *ruleFile) readRules(n ast.Node, targets op.Targets) {
 	if _, empty := n.(*ast.NullNode); empty {
 		return
 	}
@@ -123,7 +123,7 @@ func (f *ruleFile) readRules(n ast.Node) {
 	f.listed = true
 	for _, n := range nodes {
 		f.doc.Rule = "file"
-		if r := readRule(f.doc, n); r != nil {
+		if r := readRule(f.doc, n, targets); r != nil {
 			f.rules = append(f.rules, r)
 		}
 	}

@@ -19,7 +19,7 @@ func RuleKeys() []string {
 }
 
 // readRule reads one rule; nil when it has no usable id.
-func readRule(d *doc.Document, n ast.Node) *ruleDef {
+func readRule(d *doc.Document, n ast.Node, targets op.Targets) *ruleDef {
 	d.Rule = idOf(n)
 	o, ok := d.Object(n, "a rule", RuleKeys()...)
 	if !ok {
@@ -42,7 +42,7 @@ func readRule(d *doc.Document, n ast.Node) *ruleDef {
 	if n, ok := o.Values["transform"]; ok {
 		r.Transform = expr.ReadTransform(d, n)
 	}
-	r.readTargets(o)
+	r.readTargets(o, targets)
 	if n, ok := o.Values["on_error"]; ok {
 		r.readOnError(n)
 	}
@@ -237,7 +237,7 @@ func (r *ruleDef) readCanary(o *doc.Object, suggestion string) {
 	}
 }
 
-func (r *ruleDef) readTargets(o *doc.Object) {
+func (r *ruleDef) readTargets(o *doc.Object, targets op.Targets) {
 	n, ok := o.Values["to"]
 	if !ok {
 		o.Missing("to", "for example to: [{kafka: {topic: vehicle.telemetry}}]")
@@ -253,7 +253,7 @@ func (r *ruleDef) readTargets(o *doc.Object) {
 		o.Doc.FailAt(n, doc.CodeNoTarget, "", "a rule has from 1 to %d targets", MaxTargets)
 	}
 	for _, n := range nodes {
-		if t, args := op.ReadTarget(o.Doc, n); args != nil {
+		if t, args := targets.Read(o.Doc, n); args != nil {
 			r.to = append(r.to, targetDef{t, args})
 		}
 	}

@@ -11,9 +11,6 @@ import (
 	"cellgate/rules/op"
 )
 
-// DefaultErrorTopic is where evaluation errors go when a rule has no on_error.
-const DefaultErrorTopic = "vehicle.rule-errors"
-
 // HashKeys are the keys of the function hash.
 type HashKeys = expr.HashKeys
 
@@ -24,13 +21,14 @@ type HashKey = expr.HashKey
 type Options struct {
 	// Cell is the cell's id: `cell` in expressions and ${cell} in templates.
 	Cell string
-	// ErrorTopic is the Kafka topic of evaluation errors of rules without on_error; DefaultErrorTopic when
-	// empty.
+	// ErrorTopic is the Kafka topic of evaluation errors of rules without on_error.
 	ErrorTopic string
+	// Targets are what rules may send to.
+	Targets op.Targets
 	// Webhooks are the names of the gateway's endpoints; nil when they are not known, and any may be named.
 	Webhooks []string
 	// HashKeys are the gateway's keys of the function hash; nil when no gateway is known, and a key of tests stands for them.
-	HashKeys *HashKeys
+	HashKeys *HashKeys `zero:"no gateway is known"`
 	// Stored says that the source was in force before: what a later version of this package asks of new sources does
 	// not take it out of force (CodeOpenClass).
 	Stored bool
@@ -42,6 +40,7 @@ type Set struct {
 	cell     string
 	source   *Source
 	ErrTopic string // the set's own
+	targets  op.Targets
 	Compiled []*Rule
 	topics   topicIndex
 	index    *index.Index
@@ -122,6 +121,9 @@ func (s *Set) Hash() string { return s.hash }
 
 // ErrorTopic is the Kafka topic of messages that cannot be decoded, and of all errors of rules without on_error.
 func (s *Set) ErrorTopic() string { return s.ErrTopic }
+
+// View is a message as tests and explanations show it.
+func (s *Set) View(r *op.Rendered) map[string]any { return s.targets.Of(r.Sink).View(r) }
 
 // Source returns what the set was compiled from.
 func (s *Set) Source() *Source { return s.source }

@@ -33,7 +33,7 @@ func TestSourceHashFollowsContents(t *testing.T) {
 	if err != nil || back.Hash() != src.Hash() || string(back.Bytes("a.rules.yaml")) != rulestest.OneRule {
 		t.Errorf("a stored source does not come back: %v", err)
 	}
-	set, diags := lang.Compile(back, lang.Options{})
+	set, diags := lang.Compile(back, rulestest.Options(""))
 	if diags.HasErrors() || set.Hash() != src.Hash() {
 		t.Errorf("%v", diags)
 	}
@@ -95,7 +95,7 @@ func TestHostileTexts(t *testing.T) {
 		"latin1":     {"rules: \xe9", doc.CodeSyntax},
 		"two roots":  {"\xef\xbb\xbfrules: []\nrules: []", doc.CodeSyntax},
 	} {
-		_, diags := lang.Compile(lang.NewSource(map[string][]byte{"a": []byte(c.text)}), lang.Options{})
+		_, diags := lang.Compile(lang.NewSource(map[string][]byte{"a": []byte(c.text)}), rulestest.Options(""))
 		if !diags.HasErrors() || !slices.ContainsFunc(diags, func(d doc.Diagnostic) bool { return d.Code == c.code }) {
 			t.Errorf("%s: no %s in %.300s", name, c.code, diags.Error())
 		}

@@ -7,6 +7,7 @@ import (
 
 	"cellgate/rules/doc"
 	"cellgate/rules/lang"
+	"cellgate/rules/rulestest"
 )
 
 // TestWarnings holds what is found in rules that work, and what is not.
@@ -53,7 +54,7 @@ func TestWarnings(t *testing.T) {
 		{"rules:\n  - id: r\n    from: [\"#\", \"v1/#\", \"+/+/up/event/door\", \"v1/VIN1/res/+/failed\", \"v1/+/+/#\", \"v1/+/up/#\"]\n    to: [{kafka: {topic: t}}]\n", nil},
 		{"rules:\n  - id: r\n    from: [\"#\"]\n    to: [{kafka: {topic: \"t.${vin}\"}}, {redis: {string: \"s:${vin}\"}}]\n", []string{"4:31 R087"}},
 	} {
-		set, found := lang.Compile(lang.NewSource(map[string][]byte{"a.rules.yaml": []byte(c.text)}), lang.Options{})
+		set, found := lang.Compile(lang.NewSource(map[string][]byte{"a.rules.yaml": []byte(c.text)}), rulestest.Options(""))
 		var got []string
 		for _, d := range found {
 			got = append(got, fmt.Sprintf("%d:%d %s", d.Line, d.Column, d.Code))
@@ -73,7 +74,7 @@ func TestWarnings(t *testing.T) {
 // TestErrorsComeWithWarnings: a rule set with an error is not applied, and what is likely to be meant otherwise is told with it.
 func TestErrorsComeWithWarnings(t *testing.T) {
 	t.Parallel()
-	set, found := lang.Compile(lang.NewSource(map[string][]byte{"a.rules.yaml": []byte("rules:\n  - id: r\n    from: [x]\n    when: soc < 5 and true\n    to: [{kafka: {topic: t}}]\n")}), lang.Options{})
+	set, found := lang.Compile(lang.NewSource(map[string][]byte{"a.rules.yaml": []byte("rules:\n  - id: r\n    from: [x]\n    when: soc < 5 and true\n    to: [{kafka: {topic: t}}]\n")}), rulestest.Options(""))
 	if set != nil || found.Count(doc.Error) != 1 || found.Count(doc.Warning) != 1 || found.Err() == nil {
 		t.Errorf("%v", found)
 	}

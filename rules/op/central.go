@@ -9,7 +9,8 @@ const SinkCentral SinkKind = "central"
 
 const writeLane = "write p0 (alarms), p1 (normal) or p2 (bulk)"
 
-var central = Target{
+// Central describes the target central.
+var Central = Target{
 	Kind: SinkCentral,
 	Keys: append([]Key{
 		{Name: "lane", Value: oneOfValue("a lane", doc.CodeBadLane, writeLane, "p0", "p1", "p2"), Need: "write lane: p0 (alarms), p1 (normal) or p2 (bulk)"},

@@ -26,7 +26,7 @@ var count = Operator{
 }
 
 func givenByCount(a *Args) []string {
-	if a.scalar("of") != nil {
+	if a.Scalar("of") != nil {
 		return windowGives("count")
 	}
 	return []string{"count", "first"}
@@ -34,7 +34,7 @@ func givenByCount(a *Args) []string {
 
 func newCount(a *Args) Runner {
 	_, atLeast := a.Values["at_least"]
-	switch of := a.scalar("of") != nil; {
+	switch of := a.Scalar("of") != nil; {
 	case of && atLeast:
 		a.d.FailAt(a.Node, doc.CodeWrongType, "write at_least to pass a message on, or of to send the number of values at the end of each window",
 			"\"count\" has either at_least or of")

@@ -23,7 +23,7 @@ var dedupe = Operator{
 	Does: "the first of equal messages within the time; without `by` the payload is compared; a message without the key passes; " +
 		"`max` keys are remembered",
 	New: func(a *Args) Runner {
-		if a.env.Each && a.scalar("by") == nil {
+		if a.env.Each && a.Scalar("by") == nil {
 			a.d.FailAt(a.Node, doc.CodeMissing, "write by: item, or a field of it", "the elements of a list are of one message, whose payload is compared without \"by\"")
 		}
 		return &dedupeOp{by: a.expression("by"), within: a.millis("within"), keep: a.integer("max")}

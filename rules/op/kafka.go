@@ -10,7 +10,8 @@ import (
 // SinkKafka is the cell's Kafka, where dead letters go too.
 const SinkKafka SinkKind = "kafka"
 
-var kafka = Target{
+// Kafka describes the target kafka.
+var Kafka = Target{
 	Kind: SinkKafka,
 	Keys: append([]Key{TopicKey}, recordKeys()...),
 	New: func(a *Args) Sender {
@@ -25,13 +26,16 @@ var kafka = Target{
 
 // recordKeys are what may be said of a record beside its topic.
 func recordKeys() []Key {
-	return []Key{{Name: "key", Value: expressionValue}, {Name: "headers", Value: noneValue()}, {Name: "payload", Value: noneValue()}}
+	return []Key{{Name: "key", Value: expressionValue}, {Name: "headers", Value: NoneValue()}, {Name: "payload", Value: NoneValue()}}
 }
 
-// noneValue is of a key that leaves a part of a message out.
-func noneValue() Value {
+// NoneValue is of a key that leaves a part of a message out.
+func NoneValue() Value {
 	return oneOfValue("something that can be left out", doc.CodeWrongType, "write none, or leave the key away", nothing)
 }
+
+// None reports whether a key of NoneValue leaves its part out.
+func (a *Args) None(key string) bool { return a.Text(key) == nothing }
 
 // nothing is what a target says of a part of its messages that it does not send.
 const nothing = "none"
@@ -47,12 +51,12 @@ type kafkaTarget struct {
 }
 
 func newKafka(a *Args, lane string) Sender {
-	t := &kafkaTarget{key: a.expression("key"), topic: a.topic(), lane: lane, bare: a.Text("headers") == nothing, empty: a.Text("payload") == nothing}
+	t := &kafkaTarget{key: a.expression("key"), topic: a.topic(), lane: lane, bare: a.None("headers"), empty: a.None("payload")}
 	if t.topic == nil {
 		return nil
 	}
 	if !t.empty {
-		t.transform = a.transform()
+		t.transform = a.Transform()
 	}
 	return t
 }
@@ -71,7 +75,7 @@ func (t *kafkaTarget) Render(sc *expr.Scope, r *Rendered) error {
 		return err
 	}
 	if !t.empty {
-		if err := r.renderBody(sc, t.transform); err != nil {
+		if err := r.Body(sc, t.transform); err != nil {
 			return err
 		}
 	}
@@ -81,8 +85,8 @@ func (t *kafkaTarget) Render(sc *expr.Scope, r *Rendered) error {
 	return nil
 }
 
-// renderBody makes the value: the transform's, else the payload as it came; and the header that tells what it is.
-func (r *Rendered) renderBody(sc *expr.Scope, transform *expr.Value) (err error) {
+// Body makes the value: the transform's, else the payload as it came; and the header that tells what it is.
+func (r *Rendered) Body(sc *expr.Scope, transform *expr.Value) (err error) {
 	if transform == nil {
 		r.Value = sc.Record.Payload
 		if ct := sc.Record.Props.ContentType; ct != "" {
@@ -119,15 +123,16 @@ func (t *kafkaTarget) renderKey(sc *expr.Scope, r *Rendered) (err error) {
 }
 
 func kafkaView(r *Rendered) map[string]any {
-	v := map[string]any{"topic": r.Topic, "key": string(r.Key), "value": jsonOrText(r.Value)}
+	v := map[string]any{"topic": r.Topic, "key": string(r.Key), "value": PayloadView(r.Value)}
 	if r.Lane != "" {
 		v["lane"] = r.Lane
 	}
-	v["headers"] = headersView(r)
+	v["headers"] = r.HeadersView()
 	return v
 }
 
-func headersView(r *Rendered) map[string]any {
+// HeadersView are the headers as tests and explanations show them.
+func (r *Rendered) HeadersView() map[string]any {
 	headers := map[string]any{}
 	for _, h := range r.Headers {
 		headers[h.Name] = h.Value

@@ -55,6 +55,11 @@ func readText(o *doc.Object, key string) (any, bool) {
 	return &s, ok
 }
 
+// PlaceValue is a text that tells where a target leads.
+func PlaceValue(description string) Value {
+	return Value{schema: TextOf(description), read: readText, Place: true}
+}
+
 func integerValue(lo, hi int) Value {
 	return Value{schema: whole(lo, hi), read: func(o *doc.Object, key string) (any, bool) { return o.Integer(key, lo, hi) }}
 }
@@ -159,10 +164,19 @@ func (op *Operator) Given(a *Args) []string {
 	return op.Gives
 }
 
-func (a *Args) scalar(key string) *doc.Scalar {
+// Scalar is the value of a key as it is written; nil when it is missing or wrong, which has been reported.
+func (a *Args) Scalar(key string) *doc.Scalar {
 	s, _ := a.Values[key].(*doc.Scalar)
 	return s
 }
+
+// Fail reports what is wrong with a value.
+func (a *Args) Fail(s *doc.Scalar, code doc.Code, suggestion, format string, args ...any) {
+	a.d.Fail(s.Line, s.Col, code, suggestion, format, args...)
+}
+
+// Env is what the operator or target is compiled with.
+func (a *Args) Env() *Env { return a.env }
 
 // compiled notes what an expression or template came to.
 func (a *Args) compiled(code any) { fmt.Fprint(&a.Code, code, " ") }
@@ -173,14 +187,14 @@ func (a *Args) expression(key string) *expr.Expression { return a.compile(key, e
 func (a *Args) known(key string) *expr.Expression { return a.compile(key, expr.WantKnown) }
 
 func (a *Args) compile(key string, w expr.Want) *expr.Expression {
-	e := a.env.Compile(a.d, a.scalar(key), w)
+	e := a.env.Compile(a.d, a.Scalar(key), w)
 	a.compiled(e.Digest())
 	return e
 }
 
 // template compiles a template, which names a Kafka topic or not.
 func (a *Args) template(key string) *expr.Template {
-	s := a.scalar(key)
+	s := a.Scalar(key)
 	if s == nil {
 		return nil
 	}
@@ -215,7 +229,7 @@ func (a *Args) millis(key string) int64 { return a.duration(key).Milliseconds() 
 // Place is where a target leads, as it is written.
 func (a *Args) Place() string {
 	for i := range a.Keys {
-		if s := a.scalar(a.Keys[i].Name); s != nil && a.Keys[i].Value.Place {
+		if s := a.Scalar(a.Keys[i].Name); s != nil && a.Keys[i].Value.Place {
 			return s.Value
 		}
 	}
@@ -226,7 +240,7 @@ func (a *Args) Place() string {
 func (a *Args) Expressions() []*doc.Scalar {
 	var all []*doc.Scalar
 	for i := range a.Keys {
-		if s := a.scalar(a.Keys[i].Name); s != nil {
+		if s := a.Scalar(a.Keys[i].Name); s != nil {
 			all = append(all, s)
 		}
 	}

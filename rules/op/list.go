@@ -19,14 +19,3 @@ func Operators() []*Operator {
 		&rateLimit,
 	}
 }
-
-// Targets are all targets.
-func Targets() []*Target {
-	return []*Target{
-		&kafka,
-		&redis,
-		&central,
-		&webhook,
-		&mqtt,
-	}
-}

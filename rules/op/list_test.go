@@ -13,7 +13,6 @@ import (
 	"strconv"
 	"strings"
 	"testing"
-	"unicode/utf8"
 )
 
 // described returns the names of the descriptors of a type that the package's files hold, sorted.
@@ -77,11 +76,6 @@ func TestEveryDescriptorIsListed(t *testing.T) {
 	if want := described(t, "Operator", "Name"); !slices.Equal(operators, want) {
 		t.Errorf("list.go has the operators %v, the files have %v", operators, want)
 	}
-	targets := TargetNames()
-	slices.Sort(targets)
-	if want := described(t, "Target", "Kind"); !slices.Equal(targets, want) {
-		t.Errorf("list.go has the targets %v, the files have %v", targets, want)
-	}
 }
 
 // TestDescriptorsAreComplete: nothing has a default, so nothing but what says so may be left out.
@@ -103,9 +97,6 @@ func TestDescriptorsAreComplete(t *testing.T) {
 		}
 		places[o.Place] = o.Name
 	}
-	for _, target := range Targets() {
-		complete(string(target.Kind), target, "Check", "Schema")
-	}
 	for kind := range RedisKinds {
 		if kind > 0 && (redisOperations[kind].key == "" || redisOperations[kind].does == "") {
 			t.Errorf("Redis operation %d is not described", kind)
@@ -113,33 +104,13 @@ func TestDescriptorsAreComplete(t *testing.T) {
 	}
 }
 
-// update has the reference for analysts written anew.
-var update = flag.Bool("update", false, "write the operators and targets in rules/README.md")
+// write has the reference for analysts written anew.
+var write = flag.Bool("write", false, "write the operators and the operations of Redis in rules/README.md")
 
-// operatorRows, targetList and redisRows are what the descriptors say for the reference.
+// operatorRows and redisRows are what the descriptors say for the reference.
 func operatorRows(b *strings.Builder) {
 	for _, o := range Operators() {
 		row(b, o.Example, o.Does, prefixed("operator.", o.Gives))
-	}
-}
-
-func targetList(b *strings.Builder) {
-	for _, t := range Targets() {
-		width := 0
-		for i, word := range strings.Fields("- " + t.Reference) {
-			switch length := utf8.RuneCountInString(word); {
-			case i == 0:
-			case width+1+length > 120:
-				b.WriteString("\n  ")
-				width = 2
-			default:
-				b.WriteByte(' ')
-				width++
-			}
-			b.WriteString(word)
-			width += utf8.RuneCountInString(word)
-		}
-		b.WriteByte('\n')
 	}
 }
 
@@ -167,9 +138,8 @@ func prefixed(prefix string, names []string) string {
 	return strings.Join(code, ", ")
 }
 
-// TestReadmeSaysTheSame holds the reference for analysts to the descriptors. With -update it writes what is theirs.
-func TestReadmeSaysTheSame(t *testing.T) {
-	t.Parallel()
+// TestReadmeSaysTheSame holds the reference for analysts to the descriptors. With -write it writes what is theirs.
+func TestReadmeSaysTheSame(t *testing.T) { //nolint:paralleltest // another test writes the same file
 	const file = "../README.md"
 	was, err := os.ReadFile(file)
 	if err != nil {
@@ -177,8 +147,7 @@ func TestReadmeSaysTheSame(t *testing.T) {
 	}
 	readme := string(was)
 	for head, write := range map[string]func(*strings.Builder){
-		"| operator | lets pass | gives |\n|---|---|---|\n": operatorRows,
-		"\n## Targets\n\n": targetList,
+		"| operator | lets pass | gives |\n|---|---|---|\n":       operatorRows,
 		"| operation of `redis` | with | does |\n|---|---|---|\n": redisRows,
 	} {
 		before, rest, ok := strings.Cut(readme, head)
@@ -190,11 +159,11 @@ func TestReadmeSaysTheSame(t *testing.T) {
 		write(&b)
 		readme = before + head + b.String() + "\n" + behind
 	}
-	if *update {
+	if *write {
 		if err := os.WriteFile(file, []byte(readme), 0o600); err != nil {
 			t.Fatal(err)
 		}
 	} else if readme != string(was) {
-		t.Error("README.md does not say of operators and targets what their descriptors do; write it with go test ./rules/op -run Readme -update")
+		t.Error("README.md does not say of operators what their descriptors do; write it with go test ./rules/op -run Readme -write")
 	}
 }

@@ -18,7 +18,8 @@ const SinkMQTT SinkKind = "mqtt"
 // maxLevels bounds the levels of a topic that a rule publishes to: any client of any gateway may subscribe to so many.
 const maxLevels = 8
 
-var mqtt = Target{
+// MQTT describes the target mqtt.
+var MQTT = Target{
 	Kind:   SinkMQTT,
 	Keys:   mqttKeys(),
 	Check:  mqttCheck,
@@ -32,10 +33,10 @@ var mqtt = Target{
 
 func mqttKeys() []Key {
 	return []Key{
-		{Name: "class", Value: Value{schema: TextOf("the last level of v1/{vin}/sys/{class}"), read: readText, Place: true}},
+		{Name: "class", Value: PlaceValue("the last level of v1/{vin}/sys/{class}")},
 		{Name: "topic", Value: templateValue},
 		{Name: "ttl", Value: durationValue},
-		{Name: "headers", Value: noneValue()},
+		{Name: "headers", Value: NoneValue()},
 	}
 }
 
@@ -66,24 +67,24 @@ func mqttSchema() JSON {
 func ownNotices() []string { return []string{"reconnect", "token-expiring"} }
 
 func newMQTT(a *Args) Sender {
-	t := &mqttTarget{ttl: a.duration("ttl"), bare: a.Text("headers") == nothing, transform: a.transform()}
-	if s := a.scalar("class"); s != nil {
+	t := &mqttTarget{ttl: a.duration("ttl"), bare: a.None("headers"), transform: a.Transform()}
+	if s := a.Scalar("class"); s != nil {
 		t.class = s.Value
 		switch {
 		case slices.Contains(ownNotices(), s.Value):
-			a.d.Fail(s.Line, s.Col, doc.CodeMQTTTopic, "choose another name", "%q is a notice of the gateway's own", s.Value)
+			a.Fail(s, doc.CodeMQTTTopic, "choose another name", "%q is a notice of the gateway's own", s.Value)
 		case !doc.ValidID(s.Value):
-			a.d.Fail(s.Line, s.Col, doc.CodeMQTTTopic, `use letters and digits, inside it also "-", "_" and "."`, "%q is not one level of a topic", s.Value)
+			a.Fail(s, doc.CodeMQTTTopic, `use letters and digits, inside it also "-", "_" and "."`, "%q is not one level of a topic", s.Value)
 		}
 		return t
 	}
 	if t.topic = a.template("topic"); t.topic == nil {
 		return nil
 	}
-	s := a.scalar("topic")
+	s := a.Scalar("topic")
 	a.env.BoundClasses(a.d, *s, t.topic, a.env.Stored)
 	if why := refusedTopic(t.topic.Sample()); why != "" {
-		a.d.Fail(s.Line, s.Col, doc.CodeMQTTTopic, "for example fleet/${class}, or cell/${vin}/advice", "%q %s", s.Value, why)
+		a.Fail(s, doc.CodeMQTTTopic, "for example fleet/${class}, or cell/${vin}/advice", "%q %s", s.Value, why)
 	}
 	return t
 }
@@ -121,16 +122,16 @@ func (t *mqttTarget) Render(sc *expr.Scope, r *Rendered) (err error) {
 			return fmt.Errorf("%w: the topic that the template gives %s", expr.ErrRender, why)
 		}
 	}
-	return r.renderBody(sc, t.transform)
+	return r.Body(sc, t.transform)
 }
 
 func mqttView(r *Rendered) map[string]any {
-	v := map[string]any{"topic": r.Topic, "value": jsonOrText(r.Value)}
+	v := map[string]any{"topic": r.Topic, "value": PayloadView(r.Value)}
 	if r.TTL > 0 {
 		v["ttl"] = duration.Text(r.TTL)
 	}
 	if !r.Bare {
-		v["headers"] = headersView(r)
+		v["headers"] = r.HeadersView()
 	}
 	return v
 }

@@ -16,7 +16,8 @@ import (
 // SinkRedis is the cell's Redis.
 const SinkRedis SinkKind = "redis"
 
-var redis = Target{
+// Redis describes the target redis.
+var Redis = Target{
 	Kind:      SinkRedis,
 	Keys:      RedisKeys(),
 	Check:     redisCheck,
@@ -294,14 +295,14 @@ func newRedis(a *Args) Sender {
 		}
 	}
 	if t.value == nil && t.fields == nil && t.values == nil {
-		t.transform = a.transform()
+		t.transform = a.Transform()
 	}
 	if t.key == nil {
 		return nil
 	}
 	if name := redisOperations[kind].key; reservedKey(t.key.Sample()) {
-		s := a.scalar(name)
-		a.d.Fail(s.Line, s.Col, doc.CodeRedisOption, "choose another beginning", "keys that begin with %q are the gateways' own", reservedPrefix)
+		s := a.Scalar(name)
+		a.Fail(s, doc.CodeRedisOption, "choose another beginning", "keys that begin with %q are the gateways' own", reservedPrefix)
 		return nil
 	}
 	return t
@@ -330,8 +331,8 @@ func (t *redisTarget) fieldsOf(a *Args) bool {
 	case t.fields.Field >= 0:
 		t.fieldPath = a.env.Symbols.List[t.fields.Field].Path
 	case t.fields.Text != "payload":
-		s := a.scalar("fields")
-		a.d.Fail(s.Line, s.Col, doc.CodeWrongType, "write fields: payload, or an object in it such as payload.position",
+		s := a.Scalar("fields")
+		a.Fail(s, doc.CodeWrongType, "write fields: payload, or an object in it such as payload.position",
 			`"fields" must be the payload or a field of it`)
 		return false
 	}
@@ -492,7 +493,7 @@ func redisView(r *Rendered) map[string]any {
 		v["member"] = string(o.Member)
 	}
 	if o.Value != nil {
-		v["value"] = jsonOrText(o.Value)
+		v["value"] = PayloadView(o.Value)
 	}
 	if operation.position {
 		v["lon"], v["lat"] = o.Lon, o.Lat

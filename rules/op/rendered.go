@@ -14,7 +14,7 @@ type Header struct{ Name, Value string }
 type Rendered struct {
 	Sink SinkKind
 	// Topic is the Kafka topic; for SinkCentral the topic of the central unit's Kafka, for SinkMQTT an MQTT topic, for
-	// SinkWebhook the endpoint's name.
+	// others what the target calls the place.
 	Topic string
 	// Key is the Kafka key: the VIN unless the rule says otherwise.
 	Key []byte

@@ -14,6 +14,9 @@ import (
 	"cellgate/rules/expr"
 )
 
+// Targets are what the rules of a gateway may send to, in the order in which they are named.
+type Targets []*Target
+
 // Target describes what a rule may send to. There is one for each key that may stand in `to`, and one sink for each.
 type Target struct {
 	// Kind is its key in `to`, and the kind of the sink that delivers what it makes.
@@ -38,9 +41,9 @@ type Sender interface {
 	Render(sc *expr.Scope, r *Rendered) error
 }
 
-// targetOf returns the target of a kind, nil when there is none.
-func targetOf(kind SinkKind) *Target {
-	for _, t := range Targets() {
+// Of returns the target of a kind, nil when there is none.
+func (ts Targets) Of(kind SinkKind) *Target {
+	for _, t := range ts {
 		if t.Kind == kind {
 			return t
 		}
@@ -48,21 +51,18 @@ func targetOf(kind SinkKind) *Target {
 	return nil
 }
 
-// TargetNames are the keys that may stand in `to`.
-func TargetNames() []string {
+// Names are the keys that may stand in `to`.
+func (ts Targets) Names() []string {
 	var names []string
-	for _, t := range Targets() {
+	for _, t := range ts {
 		names = append(names, string(t.Kind))
 	}
 	return names
 }
 
-// View is a message as tests and explanations show it.
-func (r *Rendered) View() map[string]any { return targetOf(r.Sink).View(r) }
-
-// ReadTarget reads an element of `to`; nil when it cannot be used, which has been reported.
-func ReadTarget(d *doc.Document, n ast.Node) (*Target, *Args) {
-	names := TargetNames()
+// Read reads an element of `to`; nil when it cannot be used, which has been reported.
+func (ts Targets) Read(d *doc.Document, n ast.Node) (*Target, *Args) {
+	names := ts.Names()
 	if besideSink(d, n, names) {
 		return nil, nil
 	}
@@ -81,7 +81,7 @@ func ReadTarget(d *doc.Document, n ast.Node) (*Target, *Args) {
 		return nil, nil
 	}
 	for name, value := range o.Values {
-		t := targetOf(SinkKind(name))
+		t := ts.Of(SinkKind(name))
 		return t, t.read(d, value)
 	}
 	return nil, nil
@@ -129,8 +129,8 @@ func besideSink(d *doc.Document, n ast.Node, sinks []string) bool {
 	return false
 }
 
-// transform is the rule's transform, which the target sends instead of the payload; nil when it has none.
-func (a *Args) transform() *expr.Value {
+// Transform is the rule's transform, which the target sends instead of the payload; nil when it has none.
+func (a *Args) Transform() *expr.Value {
 	a.env.Decodes = a.env.Decodes || a.env.TransformDecodes
 	return a.env.Transform
 }
@@ -141,8 +141,8 @@ func (a *Args) eventTime() ([]string, expr.TimeUnit) {
 	return a.env.Schema.EventAt, a.env.Schema.Unit
 }
 
-// jsonOrText is JSON decoded, with numbers as they are written; anything else as text.
-func jsonOrText(b []byte) any {
+// PayloadView is JSON decoded, with numbers as they are written; anything else as text.
+func PayloadView(b []byte) any {
 	var v any
 	d := json.NewDecoder(bytes.NewReader(b))
 	d.UseNumber()
@@ -157,7 +157,7 @@ var TopicKey = Key{Name: "topic", Value: templateValue, Need: "for example topic
 
 // topic compiles the name of a Kafka topic; nil when something has been reported.
 func (a *Args) topic() *expr.Template {
-	s, t := a.scalar("topic"), a.template("topic")
+	s, t := a.Scalar("topic"), a.template("topic")
 	if t == nil {
 		return nil
 	}
@@ -165,7 +165,7 @@ func (a *Args) topic() *expr.Template {
 	a.env.BoundClasses(a.d, *s, t, a.env.Stored)
 	a.env.PerVehicle(a.d, *s, t)
 	if !ValidTopic(t.Sample()) {
-		a.d.Fail(s.Line, s.Col, doc.CodeBadTopic, "use letters, digits, . _ and -, for example vehicle.telemetry", "%q is not a Kafka topic", s.Value)
+		a.Fail(s, doc.CodeBadTopic, "use letters, digits, . _ and -, for example vehicle.telemetry", "%q is not a Kafka topic", s.Value)
 	}
 	return t
 }

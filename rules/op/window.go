@@ -94,7 +94,7 @@ func windowGives(function string) []string {
 
 func givenByAggregate(a *Args) (names []string) {
 	for _, f := range aggregated {
-		if a.scalar(f) != nil {
+		if a.Scalar(f) != nil {
 			names = append(names, f)
 		}
 	}
@@ -116,7 +116,7 @@ func newWindow(function string) func(a *Args) Runner {
 func newAggregate(a *Args) Runner {
 	o := &windowOp{length: a.millis("window")}
 	for _, f := range aggregated {
-		if a.scalar(f) != nil {
+		if a.Scalar(f) != nil {
 			o.fields = append(o.fields, windowField{f, a.expression(f)})
 		}
 	}

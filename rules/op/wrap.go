@@ -19,7 +19,7 @@ func (op *Operator) wrap(a *Args, run Runner) Runner {
 	if a.env.Event {
 		run = byEventTime(a, run)
 	}
-	if !op.Keyed || a.scalar("by") == nil {
+	if !op.Keyed || a.Scalar("by") == nil {
 		return run
 	}
 	if Wakes(run) {

@@ -8,6 +8,7 @@ import (
 
 	"cellgate/broker/shared/message"
 	"cellgate/rules/lang"
+	"cellgate/rules/op"
 )
 
 // VIN is the vehicle of telemetry.
@@ -16,10 +17,18 @@ const VIN = "LTEST000000000001"
 // Epoch is when tests begin, in ms.
 const Epoch = int64(1_763_600_000_000)
 
+// ErrorTopic is where errors of rules go that name no topic.
+const ErrorTopic = "vehicle.rule-errors"
+
+// Options are those of a gateway of a cell, without endpoints and keys. Its targets are those that package op describes.
+func Options(cell string) lang.Options {
+	return lang.Options{Cell: cell, ErrorTopic: ErrorTopic, Targets: op.Targets{&op.Kafka, &op.Redis, &op.Central, &op.MQTT}}
+}
+
 // Compile compiles one file and fails the test when it has findings.
 func Compile(t testing.TB, text string) *lang.Set {
 	t.Helper()
-	set, diags := lang.Compile(lang.NewSource(map[string][]byte{"t.rules.yaml": []byte(text)}), lang.Options{Cell: "cell-1"})
+	set, diags := lang.Compile(lang.NewSource(map[string][]byte{"t.rules.yaml": []byte(text)}), Options("cell-1"))
 	if diags.HasErrors() {
 		t.Fatalf("compile:\n%v", diags)
 	}
@@ -33,7 +42,7 @@ func Samples(t testing.TB) *lang.Set {
 	if err != nil {
 		t.Fatal(err)
 	}
-	set, diags := lang.Compile(src, lang.Options{Cell: "cell-1"})
+	set, diags := lang.Compile(src, Options("cell-1"))
 	if diags.HasErrors() {
 		t.Fatalf("compile:\n%v", diags)
 	}

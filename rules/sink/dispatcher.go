@@ -15,7 +15,6 @@ import (
 	"cellgate/broker/shared/message"
 	"cellgate/broker/shared/remote"
 	"cellgate/rules/engine"
-	"cellgate/rules/lang"
 	"cellgate/rules/op"
 	"cellgate/rules/state"
 )
@@ -82,7 +81,9 @@ func New(o Options) (*Dispatcher, error) {
 	if err := o.check(); err != nil {
 		return nil, fmt.Errorf("dispatch: %w", err)
 	}
-	compile := rulesCompiler(lang.Options{Cell: o.Cell, ErrorTopic: o.ErrorTopic, HashKeys: &o.HashKeys, Stored: true})
+	stored := o.Rules
+	stored.Stored = true
+	compile := rulesCompiler(stored)
 	d := &Dispatcher{
 		o:       o,
 		sets:    &ruleSets{db: o.DB, compile: compile, compiled: map[string]ruleSet{}},
@@ -91,7 +92,7 @@ func New(o Options) (*Dispatcher, error) {
 	}
 	d.env = &environment{
 		idPrefix: msgIDPrefix(o.Node, o.Journal.Epoch()), trace: o.Trace,
-		journal: o.Journal, sets: d.sets, metrics: o.Metrics, errorTopic: o.ErrorTopic, appended: o.Journal.Appended,
+		journal: o.Journal, sets: d.sets, metrics: o.Metrics, errorTopic: o.Rules.ErrorTopic, appended: o.Journal.Appended,
 		byName: map[string]*pipeline{}, deliveries: deliveries{sets: d.sets},
 	}
 	d.ticker, d.limiter = newTicker(&o), newLimiter(&o)

@@ -12,8 +12,8 @@ import (
 
 	"cellgate/broker/shared/message"
 	"cellgate/rules/doc"
-	"cellgate/rules/lang"
 	"cellgate/rules/op"
+	"cellgate/rules/rulestest"
 	"cellgate/rules/sink"
 	"cellgate/rules/sink/sinktest"
 )
@@ -151,7 +151,7 @@ func TestOneDeadLetterPerMessageThatCannotBeDecoded(t *testing.T) {
 			r.Evaluated("redis", 0)
 			r.kafka.Hold(false)
 			r.Settled()
-			if all := r.kafka.Taken(); len(all) != 3 || !all[0].Dead || all[0].Topic != lang.DefaultErrorTopic {
+			if all := r.kafka.Taken(); len(all) != 3 || !all[0].Dead || all[0].Topic != rulestest.ErrorTopic {
 				t.Fatalf("%d dead letters of 3 messages: %+v", len(all), all[:min(3, len(all))])
 			}
 			if k, red := r.Ledger("kafka"), r.Ledger("redis"); k.DeadLettered != 3 || red.Filtered != 3 || red.DeadLettered != 0 {
@@ -190,7 +190,7 @@ func TestRefusedMessagesGoToTheErrorTopic(t *testing.T) {
 	for _, m := range r.kafka.Taken() {
 		if m.Dead {
 			dead++
-			if m.Rule != "hot" || m.Reason != "poison" || m.Topic != lang.DefaultErrorTopic {
+			if m.Rule != "hot" || m.Reason != "poison" || m.Topic != rulestest.ErrorTopic {
 				t.Fatalf("dead letter %+v", m)
 			}
 		}

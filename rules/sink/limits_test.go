@@ -256,7 +256,7 @@ func TestLimitsAreReplayed(t *testing.T) {
 func (r *limitRig) replayLimits(t *testing.T) (out []string) {
 	t.Helper()
 	dir := rulestest.WriteFiles(t, map[string]string{"t.rules.yaml": limitRules})
-	trial, err := workbench.NewTrial(dir, "cell-1", state.StateOptions{})
+	trial, err := workbench.NewTrial(dir, rulestest.Options("cell-1"), state.StateOptions{})
 	check.OK(t, err)
 	set := rulestest.Compile(t, limitRules)
 	w := engine.NewEngine(set, state.NewState(state.StateOptions{})).NewWorker()

@@ -76,14 +76,12 @@ type Options struct {
 	Dir string
 	// OperatorDir is where the operators' state is.
 	OperatorDir string
-	// Cell is the cell's id, known to expressions and templates; Node goes into message ids.
-	Cell, Node string
+	// Rules are what the rules in force are compiled with.
+	Rules lang.Options
+	// Node goes into message ids.
+	Node string
 	// Sinks get what the rules send; one of them is the Kafka sink, which also takes the dead letters.
 	Sinks []Binding
-	// ErrorTopic is the Kafka topic of errors of rules that name none.
-	ErrorTopic string
-	// HashKeys are those of the function hash.
-	HashKeys lang.HashKeys `zero:"no rule hashes"`
 	// Parked bounds what waits for destinations of a sink that take nothing.
 	Parked ParkedLimits
 	// Workers is on how many goroutines messages are evaluated when there are many.

@@ -11,7 +11,7 @@ import (
 
 	"cellgate/broker/shared/message"
 	"cellgate/broker/wal"
-	"cellgate/rules/lang"
+	"cellgate/rules/rulestest"
 	"cellgate/rules/sink"
 	"cellgate/rules/sink/sinktest"
 	"cellgate/test/check"
@@ -83,7 +83,7 @@ func TestAnErrorTopicThatTakesNothingHoldsUpNobody(t *testing.T) {
 	r := newRig(t, func(o *sink.Options) {
 		o.Sinks[0].Limits.Messages, o.Sinks[1].Limits.Messages = 64, 64
 	})
-	r.kafka.Shut(lang.DefaultErrorTopic, true)
+	r.kafka.Shut(rulestest.ErrorTopic, true)
 	r.redis.Refuse(func(m sinktest.Message) bool { return len(m.Value)%2 == 0 })
 	for range 300 {
 		r.Append(message.Record{
@@ -101,7 +101,7 @@ func TestAnErrorTopicThatTakesNothingHoldsUpNobody(t *testing.T) {
 	r.kafka.Forget()
 	r.Open()
 	r.Balanced()
-	r.kafka.Shut(lang.DefaultErrorTopic, false)
+	r.kafka.Shut(rulestest.ErrorTopic, false)
 	r.Settled()
 	if k, re := r.Ledger("kafka"), r.Ledger("redis"); k.DeadLettered != 300 || re.DeadLettered != refused {
 		t.Fatalf("kafka %+v, redis %+v", k, re)
@@ -113,7 +113,7 @@ func TestAnErrorTopicThatTakesNothingHoldsUpNobody(t *testing.T) {
 // Neither holds up anything else.
 func TestWhatCannotBeParkedAnyMore(t *testing.T) {
 	t.Parallel()
-	for name, away := range map[string][]string{"error topic takes it": {"away"}, "error topic away too": {"away", lang.DefaultErrorTopic}} {
+	for name, away := range map[string][]string{"error topic takes it": {"away"}, "error topic away too": {"away", rulestest.ErrorTopic}} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			r := newRig(t, func(o *sink.Options) {
@@ -155,7 +155,7 @@ func TestAnOutageIsNotADestination(t *testing.T) {
 		o.Sinks[0].Limits.Messages = 64
 		o.Parked = sink.ParkedLimits{Bytes: 64 << 10, DestinationBytes: 16 << 10}
 	})
-	topics := []string{"t", "low", lang.DefaultErrorTopic}
+	topics := []string{"t", "low", rulestest.ErrorTopic}
 	for _, topic := range topics {
 		r.kafka.Shut(topic, true)
 	}
@@ -184,7 +184,7 @@ func TestDestinationsAreBounded(t *testing.T) {
 	for i := range topics {
 		r.kafka.Shut(fmt.Sprintf("by.c%d", i), true)
 	}
-	r.kafka.Shut(lang.DefaultErrorTopic, true)
+	r.kafka.Shut(rulestest.ErrorTopic, true)
 	for i := range 40 * topics {
 		r.Append(message.Record{Kind: message.KindPublish, Client: "s", Topic: fmt.Sprintf("v1/%s/up/c%d", sinktest.VIN(1), i%topics), Payload: []byte(`{}`)})
 		if i%10 == 0 {
@@ -212,7 +212,7 @@ func TestDestinationsAreBounded(t *testing.T) {
 	for i := range topics {
 		r.kafka.Shut(fmt.Sprintf("by.c%d", i), false)
 	}
-	r.kafka.Shut(lang.DefaultErrorTopic, false)
+	r.kafka.Shut(rulestest.ErrorTopic, false)
 	r.Settled()
 	if l := r.Ledger("kafka"); l.Delivered == 0 || l.DeadLettered == 0 || l.Delivered+l.DeadLettered != uint64(40*topics+sent) { //nolint:gosec // small
 		t.Fatalf("ledger %+v", l)
@@ -367,13 +367,13 @@ func TestAParkedDeadLetterNamesItsRules(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			r := newRig(t, nil)
-			r.kafka.Shut(lang.DefaultErrorTopic, true)
+			r.kafka.Shut(rulestest.ErrorTopic, true)
 			r.Append(message.Record{Kind: message.KindPublish, Topic: "v1/" + sinktest.VIN(1) + "/up/telemetry", Payload: []byte("x")})
 			r.Await(func() bool { return len(r.Dispatcher.Parked()) == 1 })
 			end(r)
 			r.kafka.Forget()
 			r.Open()
-			r.kafka.Shut(lang.DefaultErrorTopic, false)
+			r.kafka.Shut(rulestest.ErrorTopic, false)
 			r.Settled()
 			dead := 0
 			for _, m := range r.kafka.Settled() {

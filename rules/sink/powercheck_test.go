@@ -14,8 +14,8 @@ import (
 	"cellgate/broker/journal"
 	"cellgate/broker/shared/statefile"
 	"cellgate/broker/wal/waltest"
-	"cellgate/rules/lang"
 	"cellgate/rules/op"
+	"cellgate/rules/rulestest"
 	"cellgate/rules/sink"
 	"cellgate/rules/sink/sinktest"
 	"cellgate/test/parts"
@@ -28,7 +28,7 @@ var powerRules = [2]string{
 }
 
 // powerShut are the topics that at times take nothing.
-var powerShut = []string{"t", "u", lang.DefaultErrorTopic}
+var powerShut = []string{"t", "u", rulestest.ErrorTopic}
 
 // entry is a record of the journal, as the test knows it.
 type entry struct {
@@ -67,7 +67,7 @@ func accounts(entries []entry) (out [2]account) {
 		out[0].received++
 		out[1].received++
 		if e.n < 0 {
-			add(0, seq, "broken", lang.DefaultErrorTopic)
+			add(0, seq, "broken", rulestest.ErrorTopic)
 			out[0].dead++
 			out[1].none++
 			continue
@@ -131,7 +131,7 @@ func boot(mem *waltest.FS, file string, limit int, wrap func(*process) sink.Jour
 		return nil, errors.Join(err, p.db.Close())
 	}
 	o := sink.Options{
-		Journal: p.journal, DB: p.db, Dir: powerDir, OperatorDir: operatorDir, Cell: "cell-1", Node: "gw-1", SegmentBytes: 600, FS: mem,
+		Journal: p.journal, DB: p.db, Dir: powerDir, OperatorDir: operatorDir, Rules: rulestest.Options("cell-1"), Node: "gw-1", SegmentBytes: 600, FS: mem,
 	}
 	if wrap != nil {
 		o.Journal = wrap(p)

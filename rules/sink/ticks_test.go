@@ -202,7 +202,7 @@ func lagging(t *testing.T) *timeRig {
 func (r *timeRig) replay(t *testing.T) (out []string) {
 	t.Helper()
 	dir := rulestest.WriteFiles(t, map[string]string{"t.rules.yaml": timeRules})
-	trial, err := workbench.NewTrial(dir, "cell-1", state.StateOptions{})
+	trial, err := workbench.NewTrial(dir, rulestest.Options("cell-1"), state.StateOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}

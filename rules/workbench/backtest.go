@@ -44,12 +44,12 @@ func (r *RuleCount) failed(seq uint64, err string) {
 }
 
 // NewTrial compiles the rules below a path. bounds are those of what operators remember.
-func NewTrial(path, cell string, bounds state.StateOptions) (*Trial, error) {
+func NewTrial(path string, o lang.Options, bounds state.StateOptions) (*Trial, error) {
 	src, err := lang.Load(path)
 	if err != nil {
 		return nil, err
 	}
-	set, found := lang.Compile(src, lang.Options{Cell: cell})
+	set, found := lang.Compile(src, o)
 	if err := found.Err(); err != nil {
 		return nil, err
 	}

@@ -44,7 +44,7 @@ func TestCoverage(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		rep, err := ws.test(t.Context(), ToolOptions{})
+		rep, err := ws.test(t.Context(), options(""))
 		if err != nil || !rep.OK {
 			t.Fatalf("%s: %v %+v", c.steps, err, rep)
 		}
@@ -63,18 +63,18 @@ func TestNew(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	s := &Sketch{ID: "hot", Owner: "o'neil: team", Class: "telemetry", When: `payload.name == 'x' or payload.temp > 60`, Topic: "alerts", Payload: `{"temp": 71}`}
-	names, err := New(dir, s, ToolOptions{})
+	names, err := New(dir, s, options(""))
 	if err != nil || len(names) != 2 {
 		t.Fatal(names, err)
 	}
 	var out bytes.Buffer
-	if ok, err := Check(&out, []string{dir}, ToolOptions{}); err != nil || !ok {
+	if ok, err := Check(&out, []string{dir}, options("")); err != nil || !ok {
 		t.Errorf("%v\n%s", err, out.String())
 	}
-	if ok, err := Test(&out, []string{dir}, ToolOptions{}); err != nil || !ok || !strings.Contains(out.String(), "2 of 2 branches") {
+	if ok, err := Test(&out, []string{dir}, options("")); err != nil || !ok || !strings.Contains(out.String(), "2 of 2 branches") {
 		t.Errorf("%v\n%s", err, out.String())
 	}
-	if _, err := New(dir, s, ToolOptions{}); !errors.Is(err, ErrExists) {
+	if _, err := New(dir, s, options("")); !errors.Is(err, ErrExists) {
 		t.Errorf("over what is there: %v", err)
 	}
 	for _, wrong := range []Sketch{
@@ -83,7 +83,7 @@ func TestNew(t *testing.T) {
 		{ID: "c", Class: "telemetry", When: "payload.temp > 60", Topic: "t", Payload: `temp`},
 		{ID: "d e", Class: "telemetry", Topic: "t", Payload: `{}`},
 	} {
-		if _, err := New(dir, &wrong, ToolOptions{}); !errors.Is(err, ErrSketch) {
+		if _, err := New(dir, &wrong, options("")); !errors.Is(err, ErrSketch) {
 			t.Errorf("%+v: %v", wrong, err)
 		}
 	}
@@ -97,7 +97,7 @@ func TestShippedSchema(t *testing.T) {
 	t.Parallel()
 	file := filepath.Join("../../configs/rules", SchemaFile)
 	var want bytes.Buffer
-	if err := JSONSchema(&want); err != nil {
+	if err := JSONSchema(&want, options("").Targets); err != nil {
 		t.Fatal(err)
 	}
 	check.Golden(t, file, want.String())

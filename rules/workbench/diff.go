@@ -220,7 +220,7 @@ func DiffPaths(w io.Writer, before, after string, o ToolOptions) (rep DiffReport
 		if err != nil {
 			return rep, false, err
 		}
-		set, diags := lang.Compile(src, o.lang())
+		set, diags := lang.Compile(src, o.Options)
 		if diags.HasErrors() {
 			if o.JSON {
 				return rep, false, writeJSON(w, CheckReport{Diagnostics: diags})

@@ -53,7 +53,7 @@ func TestFormatOrdersKeys(t *testing.T) {
 func TestSamplesAreFormatted(t *testing.T) {
 	t.Parallel()
 	var b strings.Builder
-	ok, err := FormatPaths(&b, []string{"../../configs/rules"}, true, ToolOptions{})
+	ok, err := FormatPaths(&b, []string{"../../configs/rules"}, true, options(""))
 	if err != nil || !ok {
 		t.Errorf("%v: not formatted: %s", err, b.String())
 	}
@@ -65,7 +65,7 @@ func TestFormatPathsRewrites(t *testing.T) {
 	name := filepath.Join(dir, "a.rules.yaml")
 	check.OK(t, os.Chmod(name, 0o640))
 	var b strings.Builder
-	ok, err := FormatPaths(&b, []string{dir}, false, ToolOptions{})
+	ok, err := FormatPaths(&b, []string{dir}, false, options(""))
 	if ok || !errors.Is(err, ErrFormat) || b.String() != filepath.ToSlash(name)+"\n" {
 		t.Errorf("ok %t err %v out %q", ok, err, b.String())
 	}
@@ -86,7 +86,7 @@ func TestFormatPathsRewrites(t *testing.T) {
 func TestSchemaKnowsTheKeys(t *testing.T) {
 	t.Parallel()
 	var b bytes.Buffer
-	check.OK(t, JSONSchema(&b))
+	check.OK(t, JSONSchema(&b, options("").Targets))
 	var s op.JSON
 	check.OK(t, json.Unmarshal(b.Bytes(), &s))
 	defs, _ := s["$defs"].(op.JSON)
@@ -155,7 +155,7 @@ rules:
 	}
 	dirs := []string{rulestest.WriteFiles(t, map[string]string{"a.rules.yaml": before}), rulestest.WriteFiles(t, map[string]string{"a.rules.yaml": after})}
 	var b strings.Builder
-	if _, ok, err := DiffPaths(&b, dirs[0], dirs[1], ToolOptions{}); !ok || err != nil || !strings.Contains(b.String(), "5 rules different, 1 the same") {
+	if _, ok, err := DiffPaths(&b, dirs[0], dirs[1], options("")); !ok || err != nil || !strings.Contains(b.String(), "5 rules different, 1 the same") {
 		t.Errorf("%t %v\n%s", ok, err, b.String())
 	}
 }

@@ -13,13 +13,13 @@ func TestExamples(t *testing.T) {
 	t.Parallel()
 	for _, path := range []string{"../../configs/examples", "../../configs/rules"} {
 		var out bytes.Buffer
-		ok, err := Check(&out, []string{path}, ToolOptions{Strict: true})
+		ok, err := Check(&out, []string{path}, ToolOptions{Options: options("").Options, Strict: true})
 		check.OK(t, err)
 		if !ok {
 			t.Errorf("check --strict %s:\n%s", path, out.String())
 		}
 		out.Reset()
-		ok, err = Test(&out, []string{path}, ToolOptions{})
+		ok, err = Test(&out, []string{path}, options(""))
 		check.OK(t, err)
 		if !ok || strings.Contains(out.String(), "not covered") {
 			t.Errorf("test %s:\n%s", path, out.String())

@@ -196,7 +196,7 @@ func (e *explainer) output(d engine.Decision) map[string]any {
 	if err := e.worker.Render(d, e.rec, &out); err != nil {
 		return map[string]any{"target": int(d.Target), "sink": kind, "error": err.Error()}
 	}
-	v := out.View()
+	v := e.set.View(&out)
 	v["target"], v["sink"] = int(d.Target), kind
 	return v
 }
@@ -301,7 +301,7 @@ func ExplainPaths(w io.Writer, paths []string, rec *message.Record, o ToolOption
 	if err != nil {
 		return false, err
 	}
-	set, diags := lang.Compile(lang.NewSource(ws.rules), o.lang())
+	set, diags := lang.Compile(lang.NewSource(ws.rules), o.Options)
 	if diags.HasErrors() {
 		if o.JSON {
 			return false, writeJSON(w, CheckReport{Diagnostics: diags})

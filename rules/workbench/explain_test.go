@@ -106,7 +106,7 @@ func TestExplanationIsForPeople(t *testing.T) {
       - kafka: {topic: hot}
       - central: {lane: p0, topic: fleet.hot}
       - redis: {hash: "hot:${vin}", set: {temp: payload.temp}}
-`)}), lang.Options{Cell: "c"})
+`)}), rulestest.Options("c"))
 	if diags.HasErrors() {
 		t.Fatal(diags)
 	}

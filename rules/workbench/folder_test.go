@@ -89,14 +89,14 @@ func TestAFolderKnowsItsTests(t *testing.T) {
 			files["a_test.yaml"] = text
 		}
 		f := readFolder(t, files)
-		err := TestFolder(t.Context(), f, ToolOptions{Cell: "c"})
+		err := TestFolder(t.Context(), f, options("c"))
 		if (err == nil) != (want == "") || (err != nil && !strings.Contains(err.Error(), want)) {
 			t.Errorf("%q: error %v, want %q", text, err, want)
 		}
 	}
 	ctx, cancel := context.WithDeadline(t.Context(), time.Unix(0, 0))
 	defer cancel()
-	if err := TestFolder(ctx, with, ToolOptions{}); !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "hot is told") {
+	if err := TestFolder(ctx, with, options("")); !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "hot is told") {
 		t.Errorf("tests without end: %v", err)
 	}
 }
@@ -105,7 +105,7 @@ func TestAFolderKnowsItsTests(t *testing.T) {
 func TestAllRulesGoneNeedsAWord(t *testing.T) {
 	t.Parallel()
 	inForce := readFolder(t, map[string]string{"a.rules.yaml": rulestest.OneRule, "b.rules.yaml": "rules: []\n"})
-	set, err := inForce.Compile(lang.Options{})
+	set, err := inForce.Compile(rulestest.Options(""))
 	check.OK(t, err)
 	for _, c := range []struct {
 		files map[string]string
@@ -118,7 +118,7 @@ func TestAllRulesGoneNeedsAWord(t *testing.T) {
 		{map[string]string{"a.rules.yaml": rulestest.OneRule}, false},
 	} {
 		f := readFolder(t, c.files)
-		next, err := f.Compile(lang.Options{})
+		next, err := f.Compile(rulestest.Options(""))
 		check.OK(t, err)
 		if err := f.Loses(next, set); errors.Is(err, lang.ErrAllRulesGone) != c.gone {
 			t.Errorf("%v: %v", c.files, err)

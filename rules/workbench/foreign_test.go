@@ -7,6 +7,7 @@ import (
 
 	"cellgate/rules/doc"
 	"cellgate/rules/lang"
+	"cellgate/rules/rulestest"
 	"cellgate/test/check"
 )
 
@@ -15,10 +16,10 @@ import (
 func TestForeignFiles(t *testing.T) {
 	t.Parallel()
 	for name, text := range check.ForeignFiles() {
-		_, found := lang.Compile(lang.NewSource(map[string][]byte{"f.rules.yaml": []byte(text)}), lang.Options{Cell: "cell-1"})
+		_, found := lang.Compile(lang.NewSource(map[string][]byte{"f.rules.yaml": []byte(text)}), rulestest.Options("cell-1"))
 		checkForeign(t, name, found, `^f\.rules\.yaml:\d+:\d+: error\[R\d+\] file: not a rule file: .*lists, macros, schema, rules`)
 		found = nil
-		readTests("f_test.yaml", []byte(text), func(d doc.Diagnostic) { found = append(found, d) })
+		readTests("f_test.yaml", []byte(text), options("").Targets, func(d doc.Diagnostic) { found = append(found, d) })
 		checkForeign(t, name, found, `^f_test\.yaml:\d+:\d+: error\[R\d+\] file: not a test file: .*tests`)
 	}
 }
@@ -45,13 +46,13 @@ func TestMistypedIsNotForeign(t *testing.T) {
 		"Rules:\n- id: a\n":              `did you mean "rules"?`,
 		"\xef\xbb\xbfrules:\n  - x: y\n": `unknown key "x"`,
 	} {
-		_, found := lang.Compile(lang.NewSource(map[string][]byte{"f.rules.yaml": []byte(text)}), lang.Options{Cell: "cell-1"})
+		_, found := lang.Compile(lang.NewSource(map[string][]byte{"f.rules.yaml": []byte(text)}), rulestest.Options("cell-1"))
 		if !strings.Contains(found.Error(), want) {
 			t.Errorf("%q: want %q in:\n%s", text, want, found.Error())
 		}
 	}
 	for _, text := range []string{"", "# nothing yet\n", "{}\n", "---\n", "rules:\n"} {
-		if _, found := lang.Compile(lang.NewSource(map[string][]byte{"f.rules.yaml": []byte(text)}), lang.Options{Cell: "cell-1"}); found.HasErrors() {
+		if _, found := lang.Compile(lang.NewSource(map[string][]byte{"f.rules.yaml": []byte(text)}), rulestest.Options("cell-1")); found.HasErrors() {
 			t.Errorf("%q: %s", text, found.Error())
 		}
 	}

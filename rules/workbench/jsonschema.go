@@ -13,9 +13,9 @@ const SchemaFile = "rules.schema.json"
 
 // JSONSchema writes the JSON Schema (draft 2020-12) of rule files, for editors: completion, and most
 // mistakes marked while typing. Compile knows more: what expressions mean, and what files say together.
-func JSONSchema(w io.Writer) error { return writeJSON(w, jsonSchema()) }
+func JSONSchema(w io.Writer, targets op.Targets) error { return writeJSON(w, jsonSchema(targets)) }
 
-func jsonSchema() op.JSON {
+func jsonSchema(all op.Targets) op.JSON {
 	defs := op.JSON{
 		"expression": op.JSON{"type": []string{"string", "number", "boolean"}, "description": "an expression, for example payload.soc < 15"},
 		"duration":   op.JSON{"type": "string", "pattern": `^([0-9.]+(ns|us|µs|ms|s|m|h|d))+$`, "description": "500ms, 10s, 5m, 24h, 7d"},
@@ -28,7 +28,7 @@ func jsonSchema() op.JSON {
 		"zone":       op.ZoneSchema(),
 	}
 	var targets []op.JSON
-	for _, t := range op.Targets() {
+	for _, t := range all {
 		name := string(t.Kind)
 		defs[name] = t.JSONSchema()
 		targets = append(targets, op.Shape(op.JSON{name: op.Ref(name)}, name))

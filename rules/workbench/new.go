@@ -34,7 +34,7 @@ var ErrSketch = errors.New("the rule is not written")
 // New writes a rule and its test into a folder, and returns the names of the files. The rule is right, and the test passes.
 func New(dir string, s *Sketch, o ToolOptions) (names []string, err error) {
 	rule := s.rule()
-	set, found := lang.Compile(lang.NewSource(map[string][]byte{s.ID + lang.RulesSuffix: []byte(rule)}), o.lang())
+	set, found := lang.Compile(lang.NewSource(map[string][]byte{s.ID + lang.RulesSuffix: []byte(rule)}), o.Options)
 	if err := found.Err(); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrSketch, err)
 	}

@@ -28,7 +28,7 @@ func TestReadmeExamples(t *testing.T) {
 	if len(ws.rules) < 4 || len(ws.tests) != 1 {
 		t.Fatalf("found %d rule examples and %d tests", len(ws.rules), len(ws.tests))
 	}
-	rep, err := ws.test(t.Context(), ToolOptions{Cell: "cell-1"})
+	rep, err := ws.test(t.Context(), options("cell-1"))
 	if err != nil || !rep.OK {
 		t.Errorf("err %v\n%v\n%+v", err, rep.Diagnostics, rep.Results)
 	}

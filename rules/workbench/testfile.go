@@ -59,7 +59,7 @@ const (
 const defaultTestStart = 1_735_689_600_000
 
 // readTests reads a test file; what is wrong has been reported.
-func readTests(display string, text []byte, report func(doc.Diagnostic)) []*testCase {
+func readTests(display string, text []byte, targets op.Targets, report func(doc.Diagnostic)) []*testCase {
 	d := doc.New(display, text, report, "a test file", "tests")
 	o, ok := d.Root()
 	if !ok || !o.Has("tests") {
@@ -72,14 +72,14 @@ func readTests(display string, text []byte, report func(doc.Diagnostic)) []*test
 	var tests []*testCase
 	for _, n := range nodes {
 		d.Rule = "test"
-		if t := readTest(d, n); t != nil {
+		if t := readTest(d, n, targets); t != nil {
 			tests = append(tests, t)
 		}
 	}
 	return tests
 }
 
-func readTest(d *doc.Document, n ast.Node) *testCase {
+func readTest(d *doc.Document, n ast.Node, targets op.Targets) *testCase {
 	o, ok := d.Object(n, "a test", "name", "vin", "topic", "rules", "start", "cell", "steps")
 	if !ok {
 		return nil
@@ -117,14 +117,14 @@ func readTest(d *doc.Document, n ast.Node) *testCase {
 	nodes, _ := d.List(o.Values["steps"], `"steps"`)
 	var now time.Duration
 	for _, n := range nodes {
-		if s := t.readStep(n, &now); s != nil {
+		if s := t.readStep(n, targets, &now); s != nil {
 			t.steps = append(t.steps, s)
 		}
 	}
 	return t
 }
 
-func (t *testCase) readStep(n ast.Node, now *time.Duration) *testStep {
+func (t *testCase) readStep(n ast.Node, targets op.Targets, now *time.Duration) *testStep {
 	d := t.doc
 	o, ok := d.Object(n, "a step", "at", "after", "wait", "vin", "topic", "payload", "qos", "retain", "properties", "expect")
 	if !ok {
@@ -169,7 +169,7 @@ func (t *testCase) readStep(n ast.Node, now *time.Duration) *testStep {
 	}
 	if n, ok := o.Values["expect"]; ok {
 		s.expects = true
-		s.expect = readExpect(d, n)
+		s.expect = readExpect(d, n, targets)
 	}
 	return s
 }
@@ -195,7 +195,7 @@ func (t *testCase) readTime(o *doc.Object, now *time.Duration) bool {
 }
 
 // readExpect reads `none` or a list of outputs.
-func readExpect(d *doc.Document, n ast.Node) []*expectation {
+func readExpect(d *doc.Document, n ast.Node, targets op.Targets) []*expectation {
 	if _, isList := n.(*ast.SequenceNode); !isList {
 		if s, ok := d.Scalar(n, `"expect"`); ok && s.Value != "none" {
 			d.Fail(s.Line, s.Col, doc.CodeTestFile, "write none, or a list of outputs", "%q is not something to expect", s.Value)
@@ -205,15 +205,15 @@ func readExpect(d *doc.Document, n ast.Node) []*expectation {
 	nodes, _ := d.List(n, `"expect"`)
 	var out []*expectation
 	for _, n := range nodes {
-		if e := readExpectation(d, n); e != nil {
+		if e := readExpectation(d, n, targets); e != nil {
 			out = append(out, e)
 		}
 	}
 	return out
 }
 
-func readExpectation(d *doc.Document, n ast.Node) *expectation {
-	o, ok := d.Object(n, "an expected output", slices.Concat([]string{"rule", "target"}, op.TargetNames(), []string{"error"})...)
+func readExpectation(d *doc.Document, n ast.Node, targets op.Targets) *expectation {
+	o, ok := d.Object(n, "an expected output", slices.Concat([]string{"rule", "target"}, targets.Names(), []string{"error"})...)
 	if !ok {
 		return nil
 	}
@@ -230,7 +230,7 @@ func readExpectation(d *doc.Document, n ast.Node) *expectation {
 	if s, ok := o.Text("error"); ok {
 		e.err = &s.Value
 	}
-	for _, t := range op.Targets() {
+	for _, t := range targets {
 		name := string(t.Kind)
 		n, ok := o.Values[name]
 		if !ok {

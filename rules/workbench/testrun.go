@@ -107,7 +107,7 @@ func (s *testStep) outputs(w *engine.Worker, seen *observer, t *testCase, seq ui
 		} else if r.Redis.Nothing {
 			continue
 		} else {
-			o.sink, o.got = r.Sink, r.View()
+			o.sink, o.got = r.Sink, set.View(&r)
 		}
 		outs = append(outs, o)
 	}

@@ -21,18 +21,12 @@ var ErrNoTests = errors.New("no tests found: they stand in files that end with _
 
 // ToolOptions are common to the tools that the command line calls.
 type ToolOptions struct {
+	lang.Options
 	// JSON asks for one JSON document instead of text.
 	JSON bool
-	// Cell is the cell's id for expressions and templates.
-	Cell string
-	// Webhooks are the names of the gateway's endpoints, nil when no gateway is named.
-	Webhooks []string
 	// Strict has warnings fail as errors do.
 	Strict bool
 }
-
-// lang are the options of a compilation.
-func (o *ToolOptions) lang() lang.Options { return lang.Options{Cell: o.Cell, Webhooks: o.Webhooks} }
 
 // workspace is what the paths of a command line hold.
 type workspace struct {
@@ -154,7 +148,7 @@ const maxPassed = 20
 
 // compile compiles the rules and reads the tests; the findings of both come together.
 func (ws *workspace) compile(o ToolOptions) (*lang.Set, []*testCase, doc.Diagnostics) {
-	set, diags := lang.Compile(lang.NewSource(ws.rules), o.lang())
+	set, diags := lang.Compile(lang.NewSource(ws.rules), o.Options)
 	var tests []*testCase
 	report := func(d doc.Diagnostic) { diags = append(diags, d) }
 	names := make([]string, 0, len(ws.tests))
@@ -163,7 +157,7 @@ func (ws *workspace) compile(o ToolOptions) (*lang.Set, []*testCase, doc.Diagnos
 	}
 	slices.Sort(names)
 	for _, name := range names {
-		tests = append(tests, readTests(name, ws.tests[name], report)...)
+		tests = append(tests, readTests(name, ws.tests[name], o.Targets, report)...)
 	}
 	if set != nil {
 		for _, t := range tests {
@@ -318,11 +312,12 @@ func (ws *workspace) test(ctx context.Context, o ToolOptions) (TestReport, error
 	}
 	sets, covered := map[string]*lang.Set{}, covering{}
 	for _, t := range tests {
-		cell := cmp.Or(t.cell, o.Cell, defaultTestCell)
-		if sets[cell] == nil { // ${cell} is part of a set
-			sets[cell], _ = lang.Compile(lang.NewSource(ws.rules), lang.Options{Cell: cell})
+		at := o.Options
+		at.Cell = cmp.Or(t.cell, o.Cell, defaultTestCell)
+		if sets[at.Cell] == nil { // ${cell} is part of a set
+			sets[at.Cell], _ = lang.Compile(lang.NewSource(ws.rules), at)
 		}
-		res, err := t.run(ctx, sets[cell], covered)
+		res, err := t.run(ctx, sets[at.Cell], covered)
 		if err != nil {
 			return rep, err
 		}

@@ -6,18 +6,20 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
 	"cellgate/rules/doc"
 	"cellgate/rules/rulestest"
+	"cellgate/rules/sink/webhook"
 	"cellgate/test/check"
 )
 
 func TestSamplesPassTheirTests(t *testing.T) {
 	t.Parallel()
 	var b strings.Builder
-	ok, err := Test(&b, []string{"../../configs/rules"}, ToolOptions{})
+	ok, err := Test(&b, []string{"../../configs/rules"}, options(""))
 	if err != nil || !ok {
 		t.Fatalf("ok %t, err %v\n%s", ok, err, b.String())
 	}
@@ -71,7 +73,7 @@ func TestSampleTestsNoticeChanges(t *testing.T) {
 			if !found {
 				t.Fatalf("no rule file contains %q", c.from)
 			}
-			rep, err := ws.test(t.Context(), ToolOptions{})
+			rep, err := ws.test(t.Context(), options(""))
 			if err != nil || rep.Diagnostics.HasErrors() {
 				t.Fatalf("the changed rules do not run: %v %v", err, rep.Diagnostics)
 			}
@@ -86,13 +88,13 @@ func TestCheckText(t *testing.T) {
 	t.Parallel()
 	dir := rulestest.WriteFiles(t, map[string]string{"a.rules.yaml": rulestest.OneRule})
 	var b strings.Builder
-	ok, err := Check(&b, []string{dir}, ToolOptions{})
+	ok, err := Check(&b, []string{dir}, options(""))
 	if err != nil || !ok || b.String() != "ok: 1 rule, 0 tests and no findings\n" {
 		t.Errorf("ok %t err %v out %q", ok, err, b.String())
 	}
 	bad := rulestest.WriteFiles(t, map[string]string{"a.rules.yaml": strings.Replace(rulestest.OneRule, "when", "wehn", 1)})
 	b.Reset()
-	ok, err = Check(&b, []string{bad}, ToolOptions{})
+	ok, err = Check(&b, []string{bad}, options(""))
 	want := filepath.Join(bad, "a.rules.yaml") + `:4:5: error[R002] hot: unknown key "wehn" in a rule
     wehn: payload.temp > 80
     ^
@@ -109,7 +111,7 @@ func TestCheckJSON(t *testing.T) {
 	t.Parallel()
 	dir := rulestest.WriteFiles(t, map[string]string{"a.rules.yaml": rulestest.OneRule, "b.rules.yaml": rulestest.OneRule})
 	var b bytes.Buffer
-	ok, err := Check(&b, []string{dir}, ToolOptions{JSON: true})
+	ok, err := Check(&b, []string{dir}, ToolOptions{Options: options("").Options, JSON: true})
 	var rep CheckReport
 	if jerr := json.Unmarshal(b.Bytes(), &rep); jerr != nil || err != nil || ok {
 		t.Fatalf("ok %t err %v json %v\n%s", ok, err, jerr, b.String())
@@ -136,21 +138,21 @@ func TestCheckRefusesWhatIsEmpty(t *testing.T) {
 	} {
 		var b, j strings.Builder
 		dir := rulestest.WriteFiles(t, files)
-		ok, err := Check(&b, []string{dir}, ToolOptions{})
+		ok, err := Check(&b, []string{dir}, options(""))
 		if err != nil || ok || !strings.Contains(b.String(), "`rules: []`") || !strings.Contains(b.String(), "error[R003]") {
 			t.Errorf("%s: ok %t err %v out %q", name, ok, err, b.String())
 		}
 		var rep CheckReport
-		ok, err = Check(&j, []string{dir}, ToolOptions{JSON: true})
+		ok, err = Check(&j, []string{dir}, ToolOptions{Options: options("").Options, JSON: true})
 		if jerr := json.Unmarshal([]byte(j.String()), &rep); jerr != nil || err != nil || ok || rep.OK || len(rep.Diagnostics) != 1 {
 			t.Errorf("%s: ok %t err %v out %q", name, ok, err, j.String())
 		}
 	}
 	var b strings.Builder
-	if ok, err := Check(&b, []string{rulestest.WriteFiles(t, map[string]string{"none.rules.yaml": "rules: []\n"})}, ToolOptions{}); err != nil || !ok {
+	if ok, err := Check(&b, []string{rulestest.WriteFiles(t, map[string]string{"none.rules.yaml": "rules: []\n"})}, options("")); err != nil || !ok {
 		t.Errorf("rules: []: ok %t err %v out %q", ok, err, b.String())
 	}
-	if _, err := Check(&b, []string{filepath.Join(t.TempDir(), "none")}, ToolOptions{}); !errors.Is(err, os.ErrNotExist) {
+	if _, err := Check(&b, []string{filepath.Join(t.TempDir(), "none")}, options("")); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("a missing folder: %v", err)
 	}
 }
@@ -168,7 +170,7 @@ func TestTestReportsFailures(t *testing.T) {
         expect: none
 `})
 	var b strings.Builder
-	ok, err := Test(&b, []string{filepath.Join(dir, "a_test.yaml")}, ToolOptions{})
+	ok, err := Test(&b, []string{filepath.Join(dir, "a_test.yaml")}, options(""))
 	if err != nil || ok {
 		t.Fatalf("ok %t err %v", ok, err)
 	}
@@ -180,7 +182,7 @@ func TestTestReportsFailures(t *testing.T) {
 			t.Errorf("no %q in\n%s", want, b.String())
 		}
 	}
-	if _, err := Test(&b, []string{t.TempDir()}, ToolOptions{}); !errors.Is(err, ErrNoTests) {
+	if _, err := Test(&b, []string{t.TempDir()}, options("")); !errors.Is(err, ErrNoTests) {
 		t.Errorf("no tests: %v", err)
 	}
 }
@@ -192,7 +194,7 @@ func TestTestNamesUnknownRule(t *testing.T) {
     steps: [{payload: {}, expect: [{rule: hott}]}]
 `})
 	var b strings.Builder
-	ok, err := Test(&b, []string{dir}, ToolOptions{})
+	ok, err := Test(&b, []string{dir}, options(""))
 	if err != nil || ok || !strings.Contains(b.String(), `error[R060] test hot: there is no rule "hott"`) {
 		t.Errorf("ok %t err %v\n%s", ok, err, b.String())
 	}
@@ -204,11 +206,11 @@ func TestStrict(t *testing.T) {
 	dir := rulestest.WriteFiles(t, map[string]string{"a.rules.yaml": strings.Replace(rulestest.OneRule, "> 80", "> 80 and true", 1)})
 	for _, strict := range []bool{false, true} {
 		var b, j strings.Builder
-		ok, err := Check(&b, []string{dir}, ToolOptions{Strict: strict})
+		ok, err := Check(&b, []string{dir}, ToolOptions{Options: options("").Options, Strict: strict})
 		if err != nil || ok == strict || !strings.Contains(b.String(), "a.rules.yaml:4:33: warning[R080] hot: true is always true") {
 			t.Errorf("strict %t: ok %t %v\n%s", strict, ok, err, b.String())
 		}
-		if ok, err := Check(&j, []string{dir}, ToolOptions{Strict: strict, JSON: true}); err != nil || ok == strict || !strings.Contains(j.String(), `"level": "warning"`) {
+		if ok, err := Check(&j, []string{dir}, ToolOptions{Options: options("").Options, Strict: strict, JSON: true}); err != nil || ok == strict || !strings.Contains(j.String(), `"level": "warning"`) {
 			t.Errorf("strict %t: ok %t %v\n%s", strict, ok, err, j.String())
 		}
 	}
@@ -223,8 +225,15 @@ func TestToolsShowEveryDigit(t *testing.T) {
 			"  - name: off by one\n    steps:\n      - payload: {id: 9007199254740993}\n        expect: [{rule: r, kafka: {value: {id: 9007199254740992}}}]\n",
 	}
 	var b strings.Builder
-	_, err := Test(&b, []string{rulestest.WriteFiles(t, files)}, ToolOptions{})
+	_, err := Test(&b, []string{rulestest.WriteFiles(t, files)}, options(""))
 	if err != nil || !strings.Contains(b.String(), "ok    n\n") || !strings.Contains(b.String(), "value.id is 9007199254740993, expected 9007199254740992") {
 		t.Errorf("%v\n%s", err, b.String())
 	}
+}
+
+// options are those of tools in a cell.
+func options(cell string) ToolOptions {
+	o := ToolOptions{Options: rulestest.Options(cell)}
+	o.Targets = slices.Insert(o.Targets, 3, &webhook.Target)
+	return o
 }

@@ -36,7 +36,7 @@ func TestOneFailurePerDifference(t *testing.T) {
 	})
 	ws, err := openPaths([]string{dir})
 	check.OK(t, err)
-	rep, err := ws.test(t.Context(), ToolOptions{})
+	rep, err := ws.test(t.Context(), options(""))
 	if err != nil || len(rep.Results) != 2 {
 		t.Fatalf("%+v, %v", rep, err)
 	}
@@ -66,7 +66,7 @@ func TestCheckNamesFilesThatAreNotRead(t *testing.T) {
 		{dir + "/hot.yaml", "it passes over: " + dir + "/hot.yaml\n"},
 	} {
 		var b strings.Builder
-		if ok, err := Check(&b, []string{c.path}, ToolOptions{}); err != nil || !ok || !strings.HasSuffix(b.String(), c.want) {
+		if ok, err := Check(&b, []string{c.path}, options("")); err != nil || !ok || !strings.HasSuffix(b.String(), c.want) {
 			t.Errorf("%s: ok %t err %v out %q", c.path, ok, err, b.String())
 		}
 	}

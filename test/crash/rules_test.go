@@ -340,7 +340,9 @@ func (d *decided) replay() (out map[string]string, matched map[string]uint64) {
 			files[name] = []byte(text)
 		}
 		src := lang.NewSource(files)
-		set, found := lang.Compile(src, lang.Options{Cell: "cell-test-01", HashKeys: &d.keys})
+		o := rulestest.Options("cell-test-01")
+		o.HashKeys = &d.keys
+		set, found := lang.Compile(src, o)
 		check.OK(d.t, found.Err())
 		sets[src.Hash()] = set
 	}

@@ -18,6 +18,7 @@ import (
 	"cellgate/broker/shared/remote"
 	"cellgate/cmd/cellgate/fleet"
 	"cellgate/configs"
+	"cellgate/rules/op"
 	"cellgate/test/check"
 	"cellgate/test/harness"
 	"cellgate/test/options"
@@ -138,7 +139,7 @@ func awaitPending(t *testing.T, a *App, token string, n uint64) {
 	check.Within(t, check.Patience, fmt.Sprintf("%d acknowledged", n), func() error {
 		var page struct{ Sinks []line }
 		get(t, a, "/v1/ledger", token, &page)
-		i := slices.IndexFunc(page.Sinks, func(s line) bool { return s.Sink == sinkKafka })
+		i := slices.IndexFunc(page.Sinks, func(s line) bool { return s.Sink == string(op.SinkKafka) })
 		if i < 0 || page.Sinks[i].Pending < n || !page.Sinks[i].Balanced {
 			return fmt.Errorf("ledger %+v", page)
 		}

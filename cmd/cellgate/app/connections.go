@@ -76,8 +76,7 @@ func Rules(ctx context.Context, c *configs.Config) (*lang.Set, error) {
 	if err != nil {
 		return nil, err
 	}
-	keys := hashKeys(&c.Rules)
-	return f.Compile(ruleOptions(c, &keys))
+	return f.Compile(ruleOptions(c))
 }
 
 // ConnectionLimit is how many clients the process may have under a limit of descriptors.

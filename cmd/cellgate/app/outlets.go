@@ -14,6 +14,7 @@ import (
 	"cellgate/broker/shared/kafkaclient"
 	"cellgate/broker/shared/remote"
 	"cellgate/configs"
+	"cellgate/rules/op"
 	"cellgate/rules/sink"
 	"cellgate/rules/sink/kafka"
 	"cellgate/rules/sink/mqtt"
@@ -78,7 +79,7 @@ func (t *trust) openProducer(m *kafkaclient.Metrics) (*kafkaclient.Producer, err
 }
 
 func (t *trust) openDispatch(m *kafkaclient.Metrics) (*sink.Dispatcher, *settlement, error) {
-	bindings, err := t.sinks(m)
+	bindings, err := t.bind(outletList(), m)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -89,16 +90,15 @@ func (t *trust) openDispatch(m *kafkaclient.Metrics) (*sink.Dispatcher, *settlem
 	}
 	data, bound := string(t.cfg.DataDir), t.journal.Stat().MaxBytes
 	dispatch, err := sink.New(sink.Options{
-		HashKeys: hashKeys(&t.cfg.Rules),
-		Journal:  t.journal, DB: t.db, Dir: filepath.Join(data, "decisions"), OperatorDir: filepath.Join(data, "operators"),
-		Cell: t.cfg.Cell.ID, Node: t.cfg.Cell.Node, Workers: evaluators(t.cfg.Rules.Workers), State: state.StateOptions{MaxVINs: t.cfg.Rules.MaxVINs, MaxVINBytes: configs.MaxVINBytes},
+		Rules: ruleOptions(t.cfg), Node: t.cfg.Cell.Node, Journal: t.journal, DB: t.db, Dir: filepath.Join(data, "decisions"), OperatorDir: filepath.Join(data, "operators"),
+		Workers: evaluators(t.cfg.Rules.Workers), State: state.StateOptions{MaxVINs: t.cfg.Rules.MaxVINs, MaxVINBytes: configs.MaxVINBytes},
 		CheckpointInterval: configs.CheckpointInterval, SegmentBytes: configs.DecisionSegmentBytes, LagAlarm: configs.SinkLagAlarm,
 		FS: sink.Files(), Now: time.Now, TickInterval: configs.TickInterval,
 		Parked: sink.ParkedLimits{
 			Bytes: bound / configs.ParkedShare, DestinationBytes: bound / configs.ParkedShare / configs.ParkedShare,
 			Destinations: configs.ParkedDestinations,
 		},
-		Sinks: bindings, ErrorTopic: t.cfg.Rules.ErrorTopic, OnFatal: t.die, Log: t.log, Trace: t.traces, Explain: explainSteps, Metrics: sink.NewMetrics(t.reg.own),
+		Sinks: bindings, OnFatal: t.die, Log: t.log, Trace: t.traces, Explain: explainSteps, Metrics: sink.NewMetrics(t.reg.own),
 	})
 	if err != nil {
 		closeSinks(bindings)
@@ -125,49 +125,54 @@ func closeSinks(bindings []sink.Binding) {
 	}
 }
 
-// Names of the sinks, in the ledger and in metrics.
-const (
-	sinkKafka   = "kafka"
-	sinkCentral = "central"
-)
-
-// outlet is a sink that is to be made.
+// outlet is what rules may send to: the target in their language, and the sink that delivers it.
 type outlet struct {
-	whenFull string
-	open     func() (sink.Sink, error)
+	target   *op.Target
+	whenFull func(w *configs.WhenFull) string
+	open     func(t *trust, m *kafkaclient.Metrics) (sink.Sink, error)
 }
 
-// sinks makes the sinks with their settings. The central sink writes to the cell's own Kafka: whether a
-// centre is configured decides only whether somebody empties the outbox topics.
-func (t *trust) sinks(m *kafkaclient.Metrics) ([]sink.Binding, error) {
-	full := &t.cfg.Rules.WhenFull
-	return t.bind([]outlet{
-		{full.Kafka, func() (sink.Sink, error) { return t.kafkaSink(sinkKafka, kafka.Options{}, m) }},
-		{full.Redis, t.redisSink},
-		{full.Central, func() (sink.Sink, error) { return t.kafkaSink(sinkCentral, kafka.Options{Outbox: true}, m) }},
-		{full.Webhook, t.webhookSink},
+// outletList are all outlets. The central sink writes to the cell's own Kafka: whether a centre is configured decides
+// only whether somebody empties the outbox topics.
+func outletList() []outlet {
+	return []outlet{
+		{&op.Kafka, func(w *configs.WhenFull) string { return w.Kafka }, kafkaSink(op.SinkKafka, kafka.Options{})},
+		{&op.Redis, func(w *configs.WhenFull) string { return w.Redis }, redisSink},
+		{&op.Central, func(w *configs.WhenFull) string { return w.Central }, kafkaSink(op.SinkCentral, kafka.Options{Outbox: true})},
+		{&webhook.Target, func(w *configs.WhenFull) string { return w.Webhook }, webhookSink},
 		// What it writes to must never be full of what waits for it: no more than its share is held back.
-		{string(sink.AgeOut), t.mqttSink},
-	})
+		{&op.MQTT, ageOut, mqttSink},
+	}
 }
 
-// bind makes all of the sinks, or none.
-func (t *trust) bind(outlets []outlet) (bindings []sink.Binding, err error) {
+// ageOut is of outlets for which the configuration says nothing.
+func ageOut(*configs.WhenFull) string { return string(sink.AgeOut) }
+
+// Targets are what rules may send to.
+func Targets() (all op.Targets) {
+	for _, o := range outletList() {
+		all = append(all, o.target)
+	}
+	return all
+}
+
+// bind makes the sinks of all outlets, or none.
+func (t *trust) bind(outlets []outlet, m *kafkaclient.Metrics) (bindings []sink.Binding, err error) {
 	for _, o := range outlets {
-		s, err := o.open()
+		s, err := o.open(t, m)
 		if err != nil {
 			closeSinks(bindings)
 			return nil, err
 		}
 		bindings = append(bindings, sink.Binding{
-			Sink: s, WhenFull: sink.WhenFull(o.whenFull), AgeOutBytes: t.journal.Stat().MaxBytes / configs.AgeOutShare,
+			Sink: s, WhenFull: sink.WhenFull(o.whenFull(&t.cfg.Rules.WhenFull)), AgeOutBytes: t.journal.Stat().MaxBytes / configs.AgeOutShare,
 			Limits: sink.Limits{Messages: t.cfg.Rules.QueueMessages, Bytes: int64(t.cfg.Rules.QueueBytes)},
 		})
 	}
 	return bindings, nil
 }
 
-func (t *trust) redisSink() (sink.Sink, error) {
+func redisSink(t *trust, _ *kafkaclient.Metrics) (sink.Sink, error) {
 	client, err := redisClient(&t.cfg.Redis)
 	if err != nil {
 		return nil, err
@@ -175,11 +180,11 @@ func (t *trust) redisSink() (sink.Sink, error) {
 	return redis.New(redis.Options{Client: client, Pace: remote.NormalPace(), Log: t.log})
 }
 
-func (t *trust) mqttSink() (sink.Sink, error) {
+func mqttSink(t *trust, _ *kafkaclient.Metrics) (sink.Sink, error) {
 	return mqtt.New(mqtt.Options{Journal: t.journal, Pace: remote.NormalPace(), Log: t.log})
 }
 
-func (t *trust) webhookSink() (sink.Sink, error) {
+func webhookSink(t *trust, _ *kafkaclient.Metrics) (sink.Sink, error) {
 	o := webhook.Options{Cell: t.cfg.Cell.ID, Pace: remote.NormalPace(), Log: t.log, Metrics: webhook.NewMetrics(t.reg.own)}
 	for _, name := range slices.Sorted(maps.Keys(t.cfg.Webhooks)) {
 		w := t.cfg.Webhooks[name]
@@ -208,14 +213,16 @@ func (t *trust) webhookSink() (sink.Sink, error) {
 }
 
 // kafkaSink makes a sink with a producer of its own, so that one sink's backlog is not another's.
-func (t *trust) kafkaSink(name string, k kafka.Options, m *kafkaclient.Metrics) (sink.Sink, error) {
-	o, err := producerOptions("kafka", name, &t.cfg.Kafka, t.log, m)
-	if err != nil {
-		return nil, err
+func kafkaSink(name op.SinkKind, k kafka.Options) func(*trust, *kafkaclient.Metrics) (sink.Sink, error) {
+	return func(t *trust, m *kafkaclient.Metrics) (sink.Sink, error) {
+		o, err := producerOptions("kafka", string(name), &t.cfg.Kafka, t.log, m)
+		if err != nil {
+			return nil, err
+		}
+		k.Cell = t.cfg.Cell.ID
+		if k.Producer, err = kafkaclient.NewProducer(o); err != nil {
+			return nil, err
+		}
+		return kafka.New(k), nil
 	}
-	k.Cell = t.cfg.Cell.ID
-	if k.Producer, err = kafkaclient.NewProducer(o); err != nil {
-		return nil, err
-	}
-	return kafka.New(k), nil
 }

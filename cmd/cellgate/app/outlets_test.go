@@ -5,21 +5,18 @@ import (
 	"errors"
 	"testing"
 
+	"cellgate/broker/shared/kafkaclient"
 	"cellgate/rules/op"
 	"cellgate/rules/sink"
 )
 
-// TestEveryTargetHasASink: what a rule can name is delivered.
-func TestEveryTargetHasASink(t *testing.T) {
+// TestEveryTargetHasItsSink: a sink takes what is for the target beside it.
+func TestEveryTargetHasItsSink(t *testing.T) {
 	t.Parallel()
 	a, _ := boot(t, write(t, t.TempDir(), ""))
-	there := map[string]bool{}
-	for _, l := range a.dispatch.Ledger() {
-		there[l.Sink] = true
-	}
-	for _, target := range op.Targets() {
-		if !there[string(target.Kind)] {
-			t.Errorf("nothing delivers to %s", target.Kind)
+	for i, l := range a.dispatch.Ledger() {
+		if kind := string(Targets()[i].Kind); l.Sink != kind {
+			t.Errorf("sink %s delivers to %s", l.Sink, kind)
 		}
 	}
 }
@@ -39,9 +36,9 @@ func TestSinksAreClosedWhenALaterOneCannotBeMade(t *testing.T) {
 	t.Parallel()
 	a, _ := boot(t, write(t, t.TempDir(), ""))
 	closed := 0
-	works := func() (sink.Sink, error) { return closingSink{closed: &closed}, nil }
-	fails := func() (sink.Sink, error) { return nil, errors.New("no such file") }
-	bindings, err := a.trust.bind([]outlet{{"hold", works}, {"hold", works}, {"hold", fails}})
+	works := func(*trust, *kafkaclient.Metrics) (sink.Sink, error) { return closingSink{closed: &closed}, nil }
+	fails := func(*trust, *kafkaclient.Metrics) (sink.Sink, error) { return nil, errors.New("no such file") }
+	bindings, err := a.trust.bind([]outlet{{&op.Kafka, ageOut, works}, {&op.Redis, ageOut, works}, {&op.MQTT, ageOut, fails}}, nil)
 	if err == nil || bindings != nil || closed != 2 {
 		t.Errorf("%d of 2 closed, %v, %v", closed, bindings, err)
 	}

@@ -18,6 +18,7 @@ import (
 	"cellgate/broker/shared/statefile"
 	"cellgate/cmd/cellgate/repair"
 	"cellgate/configs"
+	"cellgate/rules/op"
 	"cellgate/test/check"
 )
 
@@ -207,7 +208,7 @@ func accounted(t *testing.T, a *App, all bool) {
 			for _, n := range l.Dropped {
 				dropped += n
 			}
-			if !l.Balanced || l.Sink == sinkKafka && (all && l.Received < owed+1 || l.Pending == 0 || l.Pending+dropped != l.Received) {
+			if !l.Balanced || l.Sink == string(op.SinkKafka) && (all && l.Received < owed+1 || l.Pending == 0 || l.Pending+dropped != l.Received) {
 				return fmt.Errorf("%d messages, ledger %+v", owed+1, l)
 			}
 		}
@@ -249,7 +250,7 @@ func TestEveryLossWithoutState(t *testing.T) {
 	d := killedFolder(t)
 	for _, h := range d.harms(t) {
 		sink, _, _ := strings.Cut(strings.TrimPrefix(h.path, "decisions/"), "/")
-		if sink != sinkKafka && sink != "mqtt" {
+		if sink != string(op.SinkKafka) && sink != "mqtt" {
 			continue
 		}
 		for what, do := range map[string]func(string) error{"lose": os.Remove, "garble": garble} {

@@ -69,15 +69,23 @@ func (k *ruleKeeper) hash() string {
 	return k.set.Hash()
 }
 
-func ruleOptions(c *configs.Config, keys *lang.HashKeys) lang.Options {
-	return lang.Options{Cell: c.Cell.ID, ErrorTopic: c.Rules.ErrorTopic, Webhooks: c.WebhookNames(), HashKeys: keys}
+// RuleOptions are those that a configuration gives for compiling rules, without the keys of the function hash.
+func RuleOptions(c *configs.Config) lang.Options {
+	return lang.Options{Cell: c.Cell.ID, ErrorTopic: c.Rules.ErrorTopic, Targets: Targets(), Webhooks: c.WebhookNames()}
+}
+
+// ruleOptions are RuleOptions with the keys.
+func ruleOptions(c *configs.Config) lang.Options {
+	o, keys := RuleOptions(c), hashKeys(&c.Rules)
+	o.HashKeys = &keys
+	return o
 }
 
 func newRuleKeeper(t *trust, dispatch *sink.Dispatcher) (*ruleKeeper, error) {
-	c, keys := t.cfg, hashKeys(&t.cfg.Rules)
+	c := t.cfg
 	k := &ruleKeeper{
 		path:     string(c.Rules.Path),
-		options:  ruleOptions(c, &keys),
+		options:  ruleOptions(c),
 		runTests: func() bool { return t.Config().Rules.RunTests }, centre: c.Central != nil,
 		dispatch: dispatch, db: t.db, log: t.log,
 		audit: func(what string) { t.auditChange(auth.AuditRules, "files", what) },
@@ -182,7 +190,9 @@ func (k *ruleKeeper) prepare(ctx context.Context, o prepareOptions) (*candidate,
 func (k *ruleKeeper) test(ctx context.Context, f *lang.Folder) error {
 	limit, cancel := context.WithTimeout(ctx, testTime)
 	defer cancel()
-	return workbench.TestFolder(limit, f, workbench.ToolOptions{Cell: k.options.Cell, Webhooks: k.options.Webhooks})
+	o := k.options
+	o.HashKeys = nil // tests tell what a hash is, and the gateway's keys are secret
+	return workbench.TestFolder(limit, f, workbench.ToolOptions{Options: o})
 }
 
 // none is what a folder without rule files stands for: no rules, if that is what runs or what an operator asks for.

@@ -11,7 +11,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"cellgate/broker/shared/message"
-	"cellgate/rules/lang"
+	"cellgate/rules/rulestest"
 	"cellgate/rules/sink/sinktest"
 	"cellgate/test/check"
 	"cellgate/test/fakekafka"
@@ -104,8 +104,8 @@ func TestAMissingErrorTopicHoldsUpNothing(t *testing.T) {
 		r.Publish(100*i, 100)
 	}
 	r.Await(func() bool { r.Balanced(); return r.Ledger("kafka").Delivered == 1000 })
-	r.Await(func() bool { return parked(r) == lang.DefaultErrorTopic })
-	check.OK(t, c.CreateTopic(lang.DefaultErrorTopic, 1, nil))
+	r.Await(func() bool { return parked(r) == rulestest.ErrorTopic })
+	check.OK(t, c.CreateTopic(rulestest.ErrorTopic, 1, nil))
 	r.Settled()
 	if l := r.Ledger("kafka"); l.DeadLettered != 500 {
 		t.Fatalf("ledger %+v", l)

@@ -12,7 +12,7 @@ import (
 
 	"cellgate/broker/shared/kafkaclient"
 	"cellgate/broker/shared/message"
-	"cellgate/rules/lang"
+	"cellgate/rules/rulestest"
 	"cellgate/rules/sink"
 	"cellgate/rules/sink/kafka"
 	"cellgate/rules/sink/sinktest"
@@ -226,7 +226,7 @@ rules:
 	if l := r.Ledger("kafka"); l.DeadLettered != 1 || l.Delivered != 3 {
 		t.Fatalf("ledger %+v", l)
 	}
-	dead := fakekafka.ReadDifferent(t, c, lang.DefaultErrorTopic, 1)[0]
+	dead := fakekafka.ReadDifferent(t, c, rulestest.ErrorTopic, 1)[0]
 	if header(dead, "rule") != "small" || header(dead, "target") != "0" || header(dead, "error") == "" || len(dead.Value) != 4000 {
 		t.Fatalf("dead letter %v", dead.Headers)
 	}

@@ -19,6 +19,7 @@ import (
 	"cellgate/broker/shared/statefile"
 	"cellgate/configs"
 	"cellgate/rules/lang"
+	"cellgate/rules/rulestest"
 	"cellgate/rules/sink"
 	"cellgate/rules/state"
 	"cellgate/test/options"
@@ -84,7 +85,7 @@ func (r *Rig) TryOpen() error {
 	r.db, err = statefile.Open(filepath.Join(r.dir, "state.db"), statefile.Options{Sync: statefile.SyncNever})
 	r.must(err)
 	o := sink.Options{
-		Journal: r.Journal, DB: r.db, Dir: filepath.Join(r.dir, "decisions"), OperatorDir: filepath.Join(r.dir, "operators"), Cell: "cell-1", Node: "gw-1",
+		Journal: r.Journal, DB: r.db, Dir: filepath.Join(r.dir, "decisions"), OperatorDir: filepath.Join(r.dir, "operators"), Rules: rulestest.Options("cell-1"), Node: "gw-1",
 		Sinks: r.setup.Sinks(), CheckpointInterval: 10 * time.Millisecond, SegmentBytes: 8 << 10,
 		Now: func() time.Time { wall, _ := r.clock(); return wall }, TickInterval: time.Millisecond,
 	}
@@ -107,7 +108,7 @@ func Completed(o sink.Options) sink.Options {
 			Bytes: journal / configs.ParkedShare, DestinationBytes: journal / configs.ParkedShare / configs.ParkedShare,
 			Destinations: configs.ParkedDestinations,
 		},
-		ErrorTopic: c.ErrorTopic, OnFatal: func(error) {}, Log: slog.New(slog.DiscardHandler), Metrics: sink.NewMetrics(nil),
+		OnFatal: func(error) {}, Log: slog.New(slog.DiscardHandler), Metrics: sink.NewMetrics(nil),
 		LagAlarm: configs.SinkLagAlarm, FS: sink.Files(), Now: time.Now, TickInterval: configs.TickInterval,
 	})
 	for i := range o.Sinks {

@@ -104,7 +104,7 @@ func New(o Options) (*Sink, error) {
 func (s *Sink) Name() string { return string(s.Kind()) }
 
 // Kind implements sink.Sink.
-func (s *Sink) Kind() op.SinkKind { return op.SinkWebhook }
+func (s *Sink) Kind() op.SinkKind { return kind }
 
 // Announce implements sink.Sink: endpoints are the configuration's.
 func (s *Sink) Announce([]string) {}

@@ -117,10 +117,12 @@ type rig struct {
 	crm, erp *receiver
 }
 
+func knowWebhooks(o *sink.Options) { o.Rules.Targets = append(o.Rules.Targets, &webhook.Target) }
+
 func newRig(t *testing.T, change func(*webhook.Endpoint)) *rig {
 	t.Helper()
 	r := &rig{kafka: sinktest.NewMemory(op.SinkKafka), crm: newReceiver(t), erp: newReceiver(t)}
-	r.Rig = sinktest.New(t, sinktest.Setup{Rules: testRules, Sinks: func() []sink.Binding {
+	r.Rig = sinktest.New(t, sinktest.Setup{Rules: testRules, Change: knowWebhooks, Sinks: func() []sink.Binding {
 		o := webhook.Options{
 			Cell: "cell-1", Log: slog.New(slog.DiscardHandler), Metrics: webhook.NewMetrics(nil),
 			Pace: remote.Pace{BackoffMin: time.Millisecond, BackoffMax: 20 * time.Millisecond, PingInterval: time.Second},
