@@ -106,10 +106,11 @@ func publishes(qos byte) func(*testing.T, *caller) {
 		const n = 50
 		j := c.vehicle(t)
 		j.Publish = up(j.ClientID, "telemetry", qos, 0, n)
+		j.Publish[n-1].QoS = max(qos, 1) // its answer says that the gateway has read all: a client that just leaves may lose what is on its way
 		r := c.start(t, j)
 		r.next(t, "connected")
 		for i, e := range r.all(t, "published", n) {
-			if e.QoS != qos || e.Code != 0 {
+			if e.QoS != j.Publish[i].QoS || e.Code != 0 {
 				t.Errorf("message %d: %+v", i, e)
 			}
 		}
@@ -117,7 +118,7 @@ func publishes(qos byte) func(*testing.T, *caller) {
 		if more := r.rest(t, "published"); len(more) != 0 {
 			t.Errorf("%d messages too many: %+v", len(more), more)
 		}
-		c.expect("vehicle.telemetry", j.ClientID, n)
+		c.expect(t, "vehicle.telemetry", j.ClientID, n)
 	}
 }
 
@@ -253,7 +254,7 @@ func leavesWill(t *testing.T, c *caller) {
 	case <-time.After(patience):
 		t.Fatal("no will was sent")
 	}
-	c.expect("vehicle.alerts", j.ClientID, 1)
+	c.expect(t, "vehicle.alerts", j.ClientID, 1)
 }
 
 // overWebSocket publishes and receives over wss.
@@ -271,7 +272,7 @@ func overWebSocket(t *testing.T, c *caller) {
 	c.isCommand(t, r.next(t, "message"), j.ClientID, id, "honk")
 	c.delivered(t, c.a, j.ClientID, id)
 	r.done(t)
-	c.expect("vehicle.telemetry", j.ClientID, len(j.Publish))
+	c.expect(t, "vehicle.telemetry", j.ClientID, len(j.Publish))
 
 	j.Password = "not.a.token"
 	r = c.start(t, j)

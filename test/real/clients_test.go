@@ -74,6 +74,7 @@ type cell struct {
 
 	mu     sync.Mutex           // guards below
 	want   map[delivery]int     // what is to be in Kafka
+	sender map[string]string    // the test of a vehicle
 	moved  []string             // vehicles that published once at each gateway
 	result map[string][]verdict // by library
 }
@@ -114,7 +115,7 @@ func startCell(t *testing.T) *cell {
 	versions := harness.KafkaVersions()
 	c := &cell{
 		kafka: harness.ApacheKafka(t, versions[len(versions)-1], 1), web: harness.FreeAddr(t),
-		want: map[delivery]int{}, result: map[string][]verdict{},
+		want: map[delivery]int{}, sender: map[string]string{}, result: map[string][]verdict{},
 	}
 	keys := "keys_dir: " + t.TempDir()
 	redis := harness.EmbeddedRedis(t)
@@ -151,10 +152,12 @@ func (c *cell) note(l library, feature string, failed bool) {
 }
 
 // expect says that a vehicle has sent n messages more that are to be in Kafka, exactly once.
-func (c *cell) expect(topic, vin string, n int) {
+func (c *cell) expect(t *testing.T, topic, vin string, n int) {
+	t.Helper()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.want[delivery{topic, vin}] += n
+	c.sender[vin] = t.Name()
 }
 
 // token issues one for a vehicle.
@@ -222,11 +225,11 @@ func (c *cell) audit(t *testing.T) {
 			ids[r.Headers["msg-id"]] = true
 			var payload struct{ N *int }
 			if err := json.Unmarshal(r.Value, &payload); err != nil || payload.N == nil || *payload.N != i {
-				t.Errorf("%s of %s: record %d is %s (%v)", d.topic, d.vin, i, r.Value, err)
+				t.Errorf("%s of %s (%s): record %d is %s (%v)", d.topic, d.vin, c.sender[d.vin], i, r.Value, err)
 			}
 		}
 		if len(records[d]) != want || len(ids) != want {
-			t.Errorf("%s of %s: %d records with %d msg-ids, want %d", d.topic, d.vin, len(records[d]), len(ids), want)
+			t.Errorf("%s of %s (%s): %d records with %d msg-ids, want %d", d.topic, d.vin, c.sender[d.vin], len(records[d]), len(ids), want)
 		}
 	}
 	fmt.Printf("Kafka holds %d messages of foreign clients, each once and in order\n", total)
