@@ -20,6 +20,7 @@ type Config struct {
 	Webhooks map[string]Webhook `yaml:"webhooks"`
 	Central  []Central          `yaml:"central" single:"yes"` // none: the sync worker is off
 	Metrics  Metrics            `yaml:"metrics"`
+	Tracing  Tracing            `yaml:"tracing"`
 	Log      Log                `yaml:"log"`
 
 	// File is where the configuration was read from; relative paths were resolved from its folder.
@@ -420,6 +421,15 @@ type CentralHours struct {
 type Metrics struct {
 	// Classes are the topic classes with a label value of their own; all others count as other.
 	Classes []string `yaml:"classes"`
+}
+
+// Tracing sends OpenTelemetry traces of messages and commands by OTLP over HTTP.
+type Tracing struct {
+	Endpoint string `yaml:"endpoint"` // URL of the receiver of traces; empty: off
+	// OneIn is of how many messages and commands one is traced, when their sender does not say whether they are; 0: none.
+	OneIn   int               `yaml:"one_in" range:"0..1000000000"`
+	Headers map[string]Secret `yaml:"headers"` // of each request
+	TLS     *ClientTLS        `yaml:"tls"`
 }
 
 // Log is the gateway's own log, on stderr.

@@ -55,6 +55,7 @@ func Default() *Config {
 		QueueBytes: 32 * mib, WhenFull: WhenFull{Kafka: "hold", Redis: "age_out", Central: "hold", Webhook: "age_out"},
 	}
 	c.Metrics.Classes = []string{"telemetry", "alarm", "event", "backfill", "gbt32960"}
+	c.Tracing.OneIn = 1000
 	c.Log = Log{Level: "info", Format: "json"}
 	return c
 }

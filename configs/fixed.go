@@ -65,6 +65,14 @@ const (
 	TraceMessages       = 1024
 	TraceBufferSteps    = 2048
 	TraceBufferBytes    = 4 * mib
+	// SpanQueue is how many spans wait for the receiver of traces, SpanSteps, SpanBytes, SpanMessages and SpanStepsPerSecond bound what
+	// they are made of. SpanPatience is for how long a batch is sent again.
+	SpanQueue          = 4096
+	SpanSteps          = 16384
+	SpanBytes          = 16 * mib
+	SpanMessages       = 4096
+	SpanStepsPerSecond = 20_000
+	SpanPatience       = 20 * time.Second
 	// SyncCommitInterval is how much of the outbox topics is sent to the centre again after a crash.
 	SyncCommitInterval = time.Second
 )

@@ -66,6 +66,7 @@ func (k *checker) all() {
 	k.topic("rules.error_topic", k.cfg.Rules.ErrorTopic)
 	k.hashKeys()
 	k.central()
+	k.tracing()
 	for i, class := range k.cfg.Metrics.Classes {
 		k.class(fmt.Sprintf("metrics.classes[%d]", i), class)
 	}

@@ -3,6 +3,7 @@ package configs
 import (
 	"fmt"
 	"net"
+	"net/url"
 	"regexp"
 	"slices"
 	"strconv"
@@ -119,6 +120,21 @@ func withoutLogin(address string) string {
 func (k *checker) clientTLS(path string, t *ClientTLS) {
 	if t != nil && (t.Cert == "") != (t.Key == "") {
 		k.problem(path, "cert and key go together, one is missing", "write both for a client certificate, or neither")
+	}
+}
+
+func (k *checker) tracing() {
+	t := &k.cfg.Tracing
+	k.clientTLS("tracing.tls", t.TLS)
+	if u, err := url.Parse(t.Endpoint); t.Endpoint != "" && !k.failed("tracing.endpoint") &&
+		(err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http" || u.User != nil) {
+		k.problem("tracing.endpoint", fmt.Sprintf("%q is not the address of a receiver of traces", withoutLogin(t.Endpoint)),
+			"write it like https://collector:4318/v1/traces, what it asks for goes into tracing.headers")
+	}
+	for name := range t.Headers {
+		if !regexp.MustCompile(`^[A-Za-z0-9-]+$`).MatchString(name) {
+			k.problem("tracing.headers", fmt.Sprintf("%q is not the name of an HTTP header", name), "write it like Authorization")
+		}
 	}
 }
 

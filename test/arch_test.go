@@ -64,6 +64,7 @@ var libraryOwners = map[string]string{
 	"github.com/expr-lang/expr":       "rules/expr",
 	"github.com/golang-jwt/jwt/v5":    "auth",
 	"go.etcd.io/bbolt":                "broker/shared/statefile",
+	"go.opentelemetry.io/otel":        "cmd/cellgate/spans",
 }
 
 // What must never be linked into the gateway's packages but the dev command: the embedded stand-ins.

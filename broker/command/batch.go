@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"cellgate/broker/shared/statefile"
+	"cellgate/broker/shared/trace"
 )
 
 // batch is one transaction's worth of changes. What it does to memory waits in after until the
@@ -347,10 +348,14 @@ func (b *batch) event(rec *record, result []byte) error {
 	if err := b.respond(rec, &v); err != nil {
 		return err
 	}
-	return b.emit(rec.VIN, v)
+	props, err := b.t.properties(rec)
+	if b.broken(err) != nil {
+		return err
+	}
+	return b.emit(Change{Command: rec.view(nil, nil), Parent: trace.Parent(props.User)}, v)
 }
 
-func (b *batch) emit(vin string, v eventValue) error {
+func (b *batch) emit(c Change, v eventValue) error {
 	o := &b.s.o
 	if o.Publish == nil && o.Watch == nil {
 		return nil
@@ -360,7 +365,8 @@ func (b *batch) emit(vin string, v eventValue) error {
 		return err
 	}
 	if o.Watch != nil {
-		b.after = append(b.after, func() { o.Watch(vin, v.ID, v.State, value) })
+		c.Value = value
+		b.after = append(b.after, func() { o.Watch(c) })
 	}
 	if o.Publish == nil {
 		return nil
@@ -374,6 +380,7 @@ func (b *batch) emit(vin string, v eventValue) error {
 	if b.broken(err) != nil {
 		return err
 	}
+	vin := c.Command.VIN
 	data := make([]byte, 0, 1+len(vin)+len(value))
 	data = append(data, byte(len(vin)))
 	data = append(append(data, vin...), value...)

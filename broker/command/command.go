@@ -127,6 +127,9 @@ type Stamp int64
 // stampLayout is RFC 3339 with milliseconds.
 const stampLayout = "2006-01-02T15:04:05.000Z07:00"
 
+// Time is the same as a time.
+func (s Stamp) Time() time.Time { return time.UnixMilli(int64(s)).UTC() }
+
 // String formats the time in UTC.
 func (s Stamp) String() string { return time.UnixMilli(int64(s)).UTC().Format(stampLayout) }
 

@@ -5,12 +5,14 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
 	"cellgate/broker/cell"
 	"cellgate/broker/shared/message"
 	"cellgate/broker/shared/statefile"
+	"cellgate/broker/shared/trace"
 )
 
 // pumpAll sends what can be sent to the vehicles that were marked.
@@ -136,12 +138,23 @@ func (s *Service) send(l *lane, e *entry, version byte) error {
 		d.Props.ContentType, d.Props.UTF8Payload = "application/json", true
 	}
 	props.deliver(&d.Props)
+	s.traced(r, &d.Props)
 	e.outstanding = true
 	if err := s.o.Deliverer.Deliver(r.VIN, d); err != nil {
 		e.outstanding = false
 		return err
 	}
 	return nil
+}
+
+// traced tells the vehicle of the trace that the command is part of.
+func (s *Service) traced(r *record, to *message.Properties) {
+	c, sampled := s.o.Sampling.Command(r.ID, trace.Parent(to.User))
+	if !sampled {
+		return
+	}
+	to.User = slices.DeleteFunc(to.User, func(u message.UserProperty) bool { return u.Name == trace.ParentProperty })
+	to.User = append(to.User, message.UserProperty{Name: trace.ParentProperty, Value: c.CommandSpan(r.ID, string(Sent)).String()})
 }
 
 // envelope is the payload for MQTT 3.1.1 vehicles, which have no message expiry and no user properties.

@@ -12,8 +12,10 @@ import (
 	"strings"
 	"time"
 
+	"cellgate/broker/shared/message"
 	"cellgate/broker/shared/message/duration"
 	"cellgate/broker/shared/problem"
+	"cellgate/broker/shared/trace"
 )
 
 // TTL is a duration in JSON: a string such as "60s", or a number of seconds.
@@ -146,6 +148,9 @@ func (h *Handler) request(w http.ResponseWriter, r *http.Request) (Request, int,
 	}
 	req := b.request()
 	req.Key, req.VIN, req.Caller = r.Header.Get("Idempotency-Key"), r.PathValue("vin"), h.Caller(r)
+	if parent := r.Header.Get(trace.ParentProperty); trace.Parent([]message.UserProperty{{Name: trace.ParentProperty, Value: parent}}) != "" {
+		req.props.User = []message.UserProperty{{Name: trace.ParentProperty, Value: parent}}
+	}
 	return req, 0, nil
 }
 

@@ -14,6 +14,7 @@ import (
 	"cellgate/broker/cell"
 	"cellgate/broker/shared/message"
 	"cellgate/broker/shared/statefile"
+	"cellgate/broker/shared/trace"
 )
 
 // report is what a vehicle said about a command.
@@ -99,7 +100,8 @@ func (b *batch) refuse(r *Request, cause error) error {
 	if !validLevel(name, MaxNameBytes) {
 		name = ""
 	}
-	return b.emit(r.VIN, eventValue{
+	shown := Command{ID: r.ID, VIN: r.VIN, Name: name, State: state, Cause: why, CreatedAt: Stamp(b.now), FinishedAt: Stamp(b.now)}
+	return b.emit(Change{Command: shown, Parent: trace.Parent(r.props.User)}, eventValue{
 		ID: r.ID, VIN: r.VIN, Name: name, State: state, At: Stamp(b.now).String(), Cause: why,
 		By: r.By, Origin: r.Origin,
 	})

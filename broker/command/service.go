@@ -14,6 +14,7 @@ import (
 	"cellgate/broker/shared/complete"
 	"cellgate/broker/shared/message"
 	"cellgate/broker/shared/statefile"
+	"cellgate/broker/shared/trace"
 )
 
 // Deliverer is the delivery engine towards vehicles, session.Manager wrapped by what tells which errors are final.
@@ -45,9 +46,11 @@ type Options struct {
 	Respond func(ctx context.Context, responses []Response) error `zero:"nobody does"`
 	// Watch is told every change of a command's state, once it is on disk: the same as Publish, at once and without promise. It
 	// must not block.
-	Watch   func(vin, id string, state State, value []byte) `zero:"nobody does"`
-	Log     *slog.Logger
-	Metrics *Metrics
+	Watch func(Change) `zero:"nobody does"`
+	// Sampling tells which commands are traced: their vehicles are told the trace.
+	Sampling *trace.Sampling `zero:"none"`
+	Log      *slog.Logger
+	Metrics  *Metrics
 	// Refused is told the reason of every refusal that counts in rejected_total.
 	Refused func(reason string)
 	// Audit is told of every request for a command or a cancellation, once it is certain what came of it. It must be
@@ -78,6 +81,15 @@ type Options struct {
 	// StartGrace is how long after Open nothing expires yet, so that results that the journal had before
 	// the restart are told first.
 	StartGrace time.Duration `zero:"none"`
+}
+
+// Change is what Options.Watch is told.
+type Change struct {
+	Command Command // without payload and result
+	// Parent is the traceparent of the sender, "" when it gave none.
+	Parent string
+	// Value is that of the Event.
+	Value []byte
 }
 
 // Service is the command service. Its methods are safe for concurrent use.

@@ -44,6 +44,8 @@ type Step struct {
 	Bytes  *int   `json:"bytes,omitempty"`
 	// Repeats is the sequence of the message that this one repeats.
 	Repeats uint64 `json:"repeats,omitempty"`
+	// Parent is the traceparent that the sender gave it.
+	Parent string `json:"traceparent,omitempty"`
 
 	Rule    string `json:"rule,omitempty"`
 	Target  *int   `json:"target,omitempty"` // index in the rule's `to`; absent for its on_error

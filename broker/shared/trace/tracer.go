@@ -1,11 +1,11 @@
 package trace
 
 import (
-	"cmp"
 	"context"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"cellgate/broker/shared/message"
@@ -19,10 +19,17 @@ type Filter struct {
 	// Rule is the id of a rule; From tells its topic filters as they are at the moment. Of other rules nothing is told.
 	Rule string
 	From func() []string
+	// Sampled wants the messages that are sampled, and no others.
+	Sampled *Sampling
 }
 
-func (f *Filter) wants(vin, topic string) bool {
-	if f.VIN != "" && vin != f.VIN || f.Topic != "" && !message.Match(f.Topic, topic) {
+func (f *Filter) wants(rec *message.Record) bool {
+	if f.Sampled != nil {
+		_, sampled := f.Sampled.Message(rec)
+		return sampled
+	}
+	topic := rec.Topic
+	if f.VIN != "" && rec.VIN() != f.VIN || f.Topic != "" && !message.Match(f.Topic, topic) {
 		return false
 	}
 	return f.Rule == "" || slices.ContainsFunc(f.From(), func(from string) bool { return message.Match(from, topic) })
@@ -59,10 +66,14 @@ type waiting struct {
 type Tracer struct {
 	of     *Traces
 	filter Filter
+	bounds Bounds
+	// follows counts the messages in open by the end of their sequence, so that others are passed over without the lock.
+	follows [1024]atomic.Int32
 
 	mu      sync.Mutex
 	open    map[uint64]*openMessage
 	order   []uint64 // of open, oldest first; some are no longer in it
+	fresh   []uint64 // of open, those that were not durable yet
 	buffer  []waiting
 	bytes   int
 	wake    chan struct{}
@@ -72,10 +83,10 @@ type Tracer struct {
 	seen    uint64 // by the rules: the sequence of the last evaluation
 }
 
-func newTracer(of *Traces, f Filter) *Tracer {
+func newTracer(of *Traces, f Filter, b Bounds) *Tracer {
 	return &Tracer{
-		of: of, filter: f, open: map[uint64]*openMessage{}, wake: make(chan struct{}, 1),
-		tokens: float64(of.o.Bounds.PerSecond), filled: time.Now(),
+		of: of, filter: f, bounds: b, open: map[uint64]*openMessage{}, wake: make(chan struct{}, 1),
+		tokens: float64(b.PerSecond), filled: time.Now(),
 	}
 }
 
@@ -137,7 +148,7 @@ func (n *Tracer) explain(e *Evaluation) []Step {
 
 // payLocked takes one step's share of the rate; false counts it as dropped.
 func (n *Tracer) payLocked() bool {
-	rate, at := float64(n.of.o.Bounds.PerSecond), time.Now()
+	rate, at := float64(n.bounds.PerSecond), time.Now()
 	n.tokens = min(rate, n.tokens+at.Sub(n.filled).Seconds()*rate)
 	n.filled = at
 	if n.tokens < 1 {
@@ -159,7 +170,7 @@ const overhead = 256
 // tellLocked puts a step into the buffer, or counts it as dropped.
 func (n *Tracer) tellLocked(w waiting) bool {
 	w.size += overhead + len(w.step.Topic) + len(w.step.Client) + len(w.step.Reason)
-	if b := &n.of.o.Bounds; len(n.buffer) >= b.Steps || n.bytes+w.size > b.Bytes {
+	if b := &n.bounds; len(n.buffer) >= b.Steps || n.bytes+w.size > b.Bytes {
 		n.dropLocked()
 		n.signal()
 		return false
@@ -183,27 +194,38 @@ func (n *Tracer) signal() {
 
 // beginLocked follows another message.
 func (n *Tracer) beginLocked(seq uint64, acked bool) *openMessage {
-	for len(n.order) > 0 && (n.open[n.order[0]] == nil || len(n.open) >= n.of.o.Bounds.Messages) {
-		delete(n.open, n.order[0])
+	for len(n.order) > 0 && (n.open[n.order[0]] == nil || len(n.open) >= n.bounds.Messages) {
+		n.forgetLocked(n.order[0])
 		n.order = n.order[1:]
 	}
 	m := &openMessage{acked: acked}
 	n.open[seq] = m
+	n.follows[seq%uint64(len(n.follows))].Add(1)
 	n.order = append(n.order, seq)
 	return m
 }
 
+func (n *Tracer) forgetLocked(seq uint64) {
+	if n.open[seq] != nil {
+		delete(n.open, seq)
+		n.follows[seq%uint64(len(n.follows))].Add(-1)
+	}
+}
+
+// mayFollow is false of a message that is not followed. It takes no lock: every message asks while somebody looks on.
+func (n *Tracer) mayFollow(seq uint64) bool { return n.follows[seq%uint64(len(n.follows))].Load() > 0 }
+
 // endLocked forgets a message of which nothing more is to come.
 func (n *Tracer) endLocked(seq uint64, m *openMessage) {
 	if m.journaled && m.evaluated && m.acked && m.left <= 0 {
-		delete(n.open, seq)
+		n.forgetLocked(seq)
 	}
-	if len(n.order) > 2*n.of.o.Bounds.Messages {
+	if len(n.order) > 2*n.bounds.Messages {
 		n.order = slices.DeleteFunc(n.order, func(seq uint64) bool { return n.open[seq] == nil })
 	}
 }
 
-func (n *Tracer) wants(rec *message.Record) bool { return n.filter.wants(rec.VIN(), rec.Topic) }
+func (n *Tracer) wants(rec *message.Record) bool { return n.filter.wants(rec) }
 
 // received may come behind evaluated: the journal gives a record to the rules before its connection goes on.
 func (n *Tracer) received(rec *message.Record, at time.Time) {
@@ -216,6 +238,7 @@ func (n *Tracer) received(rec *message.Record, at time.Time) {
 	defer n.mu.Unlock()
 	if n.tellLocked(waiting{step: s}) && n.open[rec.Seq] == nil && rec.Seq > n.seen {
 		n.beginLocked(rec.Seq, rec.QoS == 0)
+		n.fresh = append(n.fresh, rec.Seq)
 	}
 }
 
@@ -226,6 +249,7 @@ func stepOf(name string, rec *message.Record) Step {
 	vin, _, _ := message.SplitTopic(topic)
 	return Step{
 		Step: name, At: now(), Seq: rec.Seq, VIN: vin, Topic: topic, Client: strings.Clone(rec.Client), QoS: &qos, Bytes: &size, Repeats: rec.Original,
+		Parent: strings.Clone(Parent(rec.Props.User)),
 	}
 }
 
@@ -244,16 +268,14 @@ func (n *Tracer) refused(rec *message.Record, code byte, reason string) {
 func (n *Tracer) durable(mark uint64) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	var there []uint64
-	for seq, m := range n.open {
-		if seq <= mark && !m.journaled {
-			there = append(there, seq)
+	slices.Sort(n.fresh)
+	there, _ := slices.BinarySearch(n.fresh, mark+1)
+	for _, seq := range n.fresh[:there] {
+		if m := n.open[seq]; m != nil {
+			n.journaledLocked(seq, m)
 		}
 	}
-	slices.SortFunc(there, cmp.Compare)
-	for _, seq := range there {
-		n.journaledLocked(seq, n.open[seq])
-	}
+	n.fresh = slices.Delete(n.fresh, 0, there)
 }
 
 func (n *Tracer) journaledLocked(seq uint64, m *openMessage) {
@@ -266,6 +288,9 @@ func (n *Tracer) journaledLocked(seq uint64, m *openMessage) {
 }
 
 func (n *Tracer) acknowledged(seq uint64, code byte, durable uint64) {
+	if !n.mayFollow(seq) {
+		return
+	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	m := n.open[seq]
@@ -299,6 +324,9 @@ func (n *Tracer) evaluated(e *Evaluation) {
 }
 
 func (n *Tracer) settled(seq uint64, rule, target uint16, s Step) {
+	if !n.mayFollow(seq) {
+		return
+	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	m := n.open[seq]

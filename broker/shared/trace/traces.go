@@ -42,8 +42,17 @@ func New(o Options) *Traces { return &Traces{o: o} }
 // On reports whether somebody looks on. It is all that a message costs while nobody does.
 func (t *Traces) On() bool { return t != nil && t.list.Load() != nil }
 
-// Tracers is how many look on.
-func (t *Traces) Tracers() int { return len(t.tracers()) }
+// Tracers is how many look on, whoever exports left out.
+func (t *Traces) Tracers() int { return lookers(t.tracers()) }
+
+func lookers(all []*Tracer) (n int) {
+	for _, tr := range all {
+		if tr.filter.Sampled == nil {
+			n++
+		}
+	}
+	return n
+}
 
 func (t *Traces) tracers() []*Tracer {
 	if t == nil {
@@ -62,11 +71,21 @@ func (t *Traces) Dropped() uint64 { return t.dropped.Load() }
 func (t *Traces) Begin(f Filter) (*Tracer, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	old := t.tracers()
-	if len(old) >= t.o.Max {
+	if t.Tracers() >= t.o.Max {
 		return nil, ErrFull
 	}
-	n := newTracer(t, f)
+	return t.beginLocked(newTracer(t, f, t.o.Bounds)), nil
+}
+
+// Export has an exporter look on sampled messages until Tracer.End. It takes no place of those who look on.
+func (t *Traces) Export(s *Sampling, b Bounds) *Tracer {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.beginLocked(newTracer(t, Filter{Sampled: s}, b))
+}
+
+func (t *Traces) beginLocked(n *Tracer) *Tracer {
+	old := t.tracers()
 	list := append(slices.Clone(old), n)
 	t.list.Store(&list)
 	if len(old) == 0 {
@@ -74,7 +93,7 @@ func (t *Traces) Begin(f Filter) (*Tracer, error) {
 		t.stop, t.done = stop, make(chan struct{})
 		go t.follow(ctx, t.done)
 	}
-	return n, nil
+	return n
 }
 
 func (t *Traces) end(n *Tracer) {

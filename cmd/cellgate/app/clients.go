@@ -86,7 +86,7 @@ func (o *outlets) openCommands(sessions *session.Manager) (*command.Service, err
 	c := &o.cfg.Commands
 	commands, err := command.Open(command.Options{
 		DB: o.db, Deliverer: deliverer{sessions}, Publish: (&results{o.cfg.Cell.ID, o.cfg.Cell.Node, o.producer}).publish,
-		Clock: o.clock.Clock, Respond: o.respond, Watch: o.watchCommand, Log: o.log, Metrics: command.NewMetrics(o.reg.own),
+		Clock: o.clock.Clock, Respond: o.respond, Watch: o.watchCommand, Sampling: o.sampling, Log: o.log, Metrics: command.NewMetrics(o.reg.own),
 		Refused: o.rejected, Audit: o.auditCommand, KafkaMay: o.kafkaMay(), Envelope: c.EnvelopeFor311,
 		DefaultTTL: c.DefaultTTL.Std(), MaxTTL: c.MaxTTL.Std(), MaxQueued: c.MaxQueued, Inflight: c.Inflight, MaxPayload: int(c.MaxPayload),
 		KeepFor: c.KeepFor.Std(), KeepMax: c.KeepMax, MaxEvents: c.MaxEvents, DropOldEvents: c.WhenEventsFull == "drop_old",

@@ -10,6 +10,7 @@ import (
 	"cellgate/broker/journal"
 	"cellgate/broker/shared/statefile"
 	"cellgate/broker/shared/trace"
+	"cellgate/cmd/cellgate/spans"
 	"cellgate/configs"
 )
 
@@ -22,6 +23,9 @@ type disk struct {
 	journal *journal.Journal
 	ladder  *ladder
 	traces  *trace.Traces
+	// sampling says which messages and commands are traced, spans exports their traces: nil when tracing is off.
+	sampling *trace.Sampling
+	spans    *spans.Exporter
 }
 
 func openDisk(p *process) (*disk, error) {
@@ -45,10 +49,11 @@ func openDisk(p *process) (*disk, error) {
 	if err := p.reg.own.Register(traceReadings(traces)); err != nil {
 		return nil, err
 	}
-	return &disk{
+	d := &disk{
 		process: p, fresh: fresh, db: db, clock: keeper, journal: opened, traces: traces,
 		ladder: newLadder(&p.cfg.Uplink.Journal, string(p.cfg.DataDir), opened, p.reg.own, p.log),
-	}, nil
+	}
+	return d, d.openSpans()
 }
 
 // opening holds the whole journal until all its consumers have said where they are.

@@ -109,11 +109,13 @@ func presenceSeen(e *presence.Event) PresenceSeen {
 }
 
 // watchCommand is command.Options.Watch.
-func (p *process) watchCommand(vin, id string, state command.State, value []byte) {
-	p.hub.Publish(func() stream.Event { return stream.Event{Name: "command", Data: value} }, keyAllCommands, keyCommandsOf(vin), keyCommand(id))
-	if state.Final() {
-		p.hub.End(stream.EndFinal, keyCommand(id))
+func (o *outlets) watchCommand(c command.Change) {
+	id := c.Command.ID
+	o.hub.Publish(func() stream.Event { return stream.Event{Name: "command", Data: c.Value} }, keyAllCommands, keyCommandsOf(c.Command.VIN), keyCommand(id))
+	if c.Command.State.Final() {
+		o.hub.End(stream.EndFinal, keyCommand(id))
 	}
+	o.spans.Command(c)
 }
 
 // follow opens a stream: begin adds what it begins with, once it follows the keys. It returns when the stream has ended.

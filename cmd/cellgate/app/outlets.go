@@ -219,7 +219,7 @@ func kafkaSink(name op.SinkKind, k kafka.Options) func(*trust, *kafkaclient.Metr
 		if err != nil {
 			return nil, err
 		}
-		k.Cell = t.cfg.Cell.ID
+		k.Cell, k.Sampling = t.cfg.Cell.ID, t.sampling
 		if k.Producer, err = kafkaclient.NewProducer(o); err != nil {
 			return nil, err
 		}

@@ -10,6 +10,7 @@ import (
 	"cellgate/broker/shared/kafkaclient"
 	"cellgate/broker/shared/message"
 	"cellgate/broker/shared/remote"
+	"cellgate/broker/shared/trace"
 	"cellgate/rules/op"
 	"cellgate/rules/sink"
 )
@@ -23,6 +24,8 @@ type Options struct {
 	// Outbox makes this the sink of central targets: lane p0 goes to the topic central.p0, and the
 	// header central-topic names where the record is bound for.
 	Outbox bool
+	// Sampling tells which messages are traced.
+	Sampling *trace.Sampling `zero:"none"`
 }
 
 // maxKept is the largest buffer that is kept for another message.
@@ -166,39 +169,42 @@ func (s *Sink) headers(b []byte, m *sink.Message) ([]byte, int) {
 		b = kafkaclient.AppendHeader(b, kafkaclient.HeaderCentralTopic, m.Out.Topic)
 		n++
 	}
-	b, users := userHeaders(b, rec.Props.User)
+	b, users := s.userHeaders(b, m)
 	return b, n + users
 }
 
-// userHeaders appends the user properties with a prefix, so that none passes for one of ours; and the first traceparent that is
-// one (W3C Trace Context, 3.2) under its own name too, which those who trace look for.
-func userHeaders(b []byte, user []message.UserProperty) ([]byte, int) {
-	n, traced := len(user), false
+// userHeaders appends the user properties with a prefix, so that none passes for one of ours; and, under its own name, which
+// those who trace look for, the traceparent: that of the span in which the record is sent, else the one that the vehicle gave.
+func (s *Sink) userHeaders(b []byte, m *sink.Message) ([]byte, int) {
+	user := m.Record.Props.User
+	n := len(user)
 	for _, u := range user {
 		b = kafkaclient.AppendHeader(b, "mqtt-"+u.Name, u.Value)
-		if !traced && u.Name == traceParent && isTraceParent(u.Value) {
-			b, n, traced = kafkaclient.AppendHeader(b, traceParent, u.Value), n+1, true
-		}
+	}
+	parent := ""
+	if c, sampled := s.o.Sampling.Message(m.Record); sampled {
+		rule, target := ruleOf(m.Out)
+		parent = c.MessageSpan(m.Record.Seq, trace.Target, rule, target).String()
+	} else if n > 0 {
+		parent = trace.Parent(user)
+	}
+	if parent != "" {
+		b, n = kafkaclient.AppendHeader(b, trace.ParentProperty, parent), n+1
 	}
 	return b, n
 }
 
-const traceParent = "traceparent"
-
-// isTraceParent reports whether a text is version, trace, parent and flags in lower hexadecimal, none of the ids zero. Later
-// versions may have more behind.
-func isTraceParent(s string) bool {
-	const zeros = "00000000000000000000000000000000"
-	if len(s) < 55 || s[:2] == "ff" || s[3:35] == zeros || s[36:52] == zeros[:16] || len(s) > 55 && (s[:2] == "00" || s[55] != '-') {
-		return false
-	}
-	for i := range 55 {
-		dash := i == 2 || i == 35 || i == 52
-		if dash != (s[i] == '-') || !dash && (s[i] < '0' || s[i] > '9') && (s[i] < 'a' || s[i] > 'f') {
-			return false
+// ruleOf reads the headers by which a message says where it comes from.
+func ruleOf(out *op.Rendered) (rule, target string) {
+	for _, h := range out.Headers {
+		switch h.Name {
+		case "rule":
+			rule = h.Value
+		case "target":
+			target = h.Value
 		}
 	}
-	return true
+	return rule, target
 }
 
 // Produced implements kafkaclient.Completion.

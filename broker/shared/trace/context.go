@@ -1,0 +1,141 @@
+package trace
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
+	"strconv"
+
+	"cellgate/broker/shared/message"
+)
+
+// ParentProperty is the MQTT 5 user property, the HTTP header and the Kafka header that carries a Context (W3C Trace Context, 3.2).
+const ParentProperty = "traceparent"
+
+// Context is the place of a span in a trace.
+type Context struct {
+	Trace   [16]byte
+	Span    [8]byte
+	Sampled bool
+}
+
+// ParseParent reads a traceparent: version, trace, parent and flags in lower hexadecimal, none of the ids zero. Later versions
+// may have more behind.
+func ParseParent(s string) (c Context, ok bool) {
+	if len(s) < 55 || s[:2] == "ff" || len(s) > 55 && (s[:2] == "00" || s[55] != '-') {
+		return c, false
+	}
+	for i := range 55 {
+		dash := i == 2 || i == 35 || i == 52
+		if dash != (s[i] == '-') || !dash && (s[i] < '0' || s[i] > '9') && (s[i] < 'a' || s[i] > 'f') {
+			return c, false
+		}
+	}
+	var flags [1]byte
+	_, _ = hex.Decode(c.Trace[:], []byte(s[3:35]))
+	_, _ = hex.Decode(c.Span[:], []byte(s[36:52]))
+	_, _ = hex.Decode(flags[:], []byte(s[53:55]))
+	c.Sampled = flags[0]&1 != 0
+	return c, c.Trace != [16]byte{} && c.Span != [8]byte{}
+}
+
+// String is the traceparent.
+func (c Context) String() string {
+	b := make([]byte, 0, 55)
+	b = hex.AppendEncode(append(b, "00-"...), c.Trace[:])
+	b = hex.AppendEncode(append(b, '-'), c.Span[:])
+	if c.Sampled {
+		return string(append(b, "-01"...))
+	}
+	return string(append(b, "-00"...))
+}
+
+// Child is a span of the same trace. The same parts name the same span, at whichever place and time they are put together: the
+// header of a Kafka record names the span that is exported later.
+func (c Context) Child(parts ...string) Context {
+	sum := sum(string(c.Trace[:]), parts...)
+	copy(c.Span[:], sum[:])
+	return c
+}
+
+func sum(first string, parts ...string) [sha256.Size]byte {
+	text := []byte(first)
+	for _, p := range parts {
+		text = append(append(text, 0), p...)
+	}
+	return sha256.Sum256(text)
+}
+
+// Parent is the first traceparent among a message's user properties, "" without one.
+func Parent(user []message.UserProperty) string {
+	for _, u := range user {
+		if u.Name == ParentProperty {
+			if _, ok := ParseParent(u.Value); ok {
+				return u.Value
+			}
+		}
+	}
+	return ""
+}
+
+// Sampling chooses the messages and commands that are traced: those whose sender traces them and, of those whose sender says
+// nothing, a share. It is a function of the message, so that every part of the gateway chooses the same, also after a restart. A
+// nil one chooses none.
+type Sampling struct {
+	below uint64 // of a message's number, mixed
+	all   bool
+	node  string
+	epoch uint64
+}
+
+// NewSampling chooses a share from 0 to 1 of what the gateway node receives; epoch is the journal's.
+func NewSampling(share float64, node string, epoch uint64) *Sampling {
+	return &Sampling{below: uint64(share * (1 << 32) * (1 << 31)), all: share >= 1, node: node, epoch: epoch}
+}
+
+// Message is the trace of a message, with the sender's span, which is zero when there is none.
+func (s *Sampling) Message(rec *message.Record) (Context, bool) {
+	if s == nil || rec.Kind != message.KindPublish {
+		return Context{}, false
+	}
+	return s.choose(Parent(rec.Props.User), mix(rec.Origin()), func() string { return message.ID(s.node, s.epoch, rec.Origin()) })
+}
+
+// Command is the trace of a command.
+func (s *Sampling) Command(id, parent string) (Context, bool) {
+	if s == nil {
+		return Context{}, false
+	}
+	sum := sum("command", id)
+	return s.choose(parent, binary.BigEndian.Uint64(sum[:]), func() string { return "command " + id })
+}
+
+func (s *Sampling) choose(parent string, number uint64, id func() string) (Context, bool) {
+	if c, ok := ParseParent(parent); ok {
+		return c, c.Sampled
+	}
+	if !s.all && number>>1 >= s.below {
+		return Context{}, false
+	}
+	c := Context{Sampled: true}
+	sum := sum("trace", id())
+	copy(c.Trace[:], sum[:])
+	return c, true
+}
+
+// mix spreads a sequence over all numbers (splitmix64).
+func mix(n uint64) uint64 {
+	n += 0x9e3779b97f4a7c15
+	n = (n ^ n>>30) * 0xbf58476d1ce4e5b9
+	n = (n ^ n>>27) * 0x94d049bb133111eb
+	return n ^ n>>31
+}
+
+// CommandSpan names the spans of a command: the whole, and each state that it was in.
+func (c Context) CommandSpan(id, what string) Context { return c.Child("command", id, what) }
+
+// MessageSpan names the spans of a message in its trace: publish, journal, rule, and what a rule sends, by the headers rule and
+// target of its Kafka record.
+func (c Context) MessageSpan(seq uint64, what string, of ...string) Context {
+	return c.Child(append([]string{what, strconv.FormatUint(seq, 10)}, of...)...)
+}
