@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
 	"cellgate/rules/lang"
@@ -44,6 +45,23 @@ func TestLoadTakesWhatRulesName(t *testing.T) {
 	}
 	if _, err := lang.Load(dir); !errors.Is(err, lang.ErrDataTooLarge) || !strings.Contains(err.Error(), "4 MiB") || !strings.Contains(err.Error(), "sub/z.geojson") {
 		t.Errorf("a large file: %v", err)
+	}
+}
+
+// TestPipesAreNotRead: opening a pipe waits for whoever writes to it, and a reload would wait with it.
+func TestPipesAreNotRead(t *testing.T) {
+	t.Parallel()
+	for name, pipe := range map[string]string{"rules": "b.rules.yaml", "tests": "a_test.yaml", "a table": "t.csv"} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			dir := rulestest.WriteFiles(t, map[string]string{"a.rules.yaml": strings.ReplaceAll(withData, "sub/z", "z"), "z.geojson": "{}"})
+			if err := syscall.Mkfifo(filepath.Join(dir, pipe), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := lang.LookFolder(dir); err == nil || !strings.Contains(err.Error(), pipe+" is not a regular file") {
+				t.Errorf("error %v", err)
+			}
+		})
 	}
 }
 

@@ -132,5 +132,5 @@ func loadFS(fsys fs.FS, suffix, only string) (*Source, error) {
 }
 
 func addData(fsys fs.FS, files map[string][]byte) error {
-	return AddData(files, func(name string, limit int64) ([]byte, error) { return readFile(fsys, name, limit) })
+	return AddData(files, func(name string, limit int64) ([]byte, error) { return ReadData(fsys, name, limit) })
 }

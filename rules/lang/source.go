@@ -97,15 +97,25 @@ func WalkYAML(fsys fs.FS, suffix string, fn func(name string) error) error {
 
 // ReadFile reads a file of at most MaxFileBytes.
 func ReadFile(fsys fs.FS, name string) ([]byte, error) {
-	b, err := readFile(fsys, name, MaxFileBytes)
+	b, err := ReadData(fsys, name, MaxFileBytes)
 	if err == nil && len(b) > MaxFileBytes {
 		err = fmt.Errorf("%s: %w", name, ErrFileTooLarge)
 	}
 	return b, err
 }
 
-// readFile reads a file, and not more than a byte beyond a limit of it.
-func readFile(fsys fs.FS, name string, limit int64) ([]byte, error) {
+// errNoFile is what a pipe or a device is: opening one may wait for ever, and with it every reload.
+var errNoFile = errors.New("is not a regular file")
+
+// ReadData reads a file, and not more than a byte beyond a limit of it.
+func ReadData(fsys fs.FS, name string, limit int64) ([]byte, error) {
+	info, err := fs.Stat(fsys, name)
+	if err != nil {
+		return nil, err
+	}
+	if !info.Mode().IsRegular() {
+		return nil, fmt.Errorf("%s %w", name, errNoFile)
+	}
 	f, err := fsys.Open(name)
 	if err != nil {
 		return nil, err

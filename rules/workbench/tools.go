@@ -63,12 +63,7 @@ func openPaths(paths []string) (*workspace, error) {
 		}
 	}
 	err := lang.AddData(ws.rules, func(name string, limit int64) ([]byte, error) {
-		f, err := os.Open(name) //nolint:gosec // beside the rules that the user names
-		if err != nil {
-			return nil, err
-		}
-		defer f.Close() //nolint:errcheck // read only
-		return io.ReadAll(io.LimitReader(f, limit+1))
+		return lang.ReadData(os.DirFS(filepath.Dir(name)), filepath.Base(name), limit)
 	})
 	return ws, err
 }
