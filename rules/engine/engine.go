@@ -3,6 +3,7 @@ package engine
 import (
 	"errors"
 	"slices"
+	"strings"
 
 	"cellgate/broker/shared/message"
 	"cellgate/rules/expr"
@@ -122,6 +123,9 @@ func (w *Worker) undecoded() Decision {
 // isToken reports whether a topic is v1/{vin}/token. Such messages are not journaled, and should one be,
 // no rule may send a token anywhere.
 func isToken(topic string) bool {
+	if !strings.HasSuffix(topic, "/token") {
+		return false
+	}
 	_, branch, rest := message.SplitTopic(topic)
 	return branch == "token" && rest == ""
 }

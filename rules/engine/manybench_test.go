@@ -3,11 +3,13 @@ package engine
 import (
 	"fmt"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
 
 	"cellgate/broker/shared/message"
+	"cellgate/rules/lang"
 	"cellgate/rules/rulestest"
 	"cellgate/rules/state"
 )
@@ -113,4 +115,44 @@ func BenchmarkCommonClause(b *testing.B) {
 		out = w.Eval(&recs[i%len(recs)], out[:0])
 	}
 	b.ReportMetric(float64((cpu()-before).Nanoseconds())/float64(b.N)/1000, "cpu-µs/msg")
+}
+
+// BenchmarkEvalParallel is the decision about a message by several workers at once, each with the vehicles of shards of its own: what
+// the engine alone gives, without a journal in front or sinks behind. ns/op is the time for one message of all of them together.
+func BenchmarkEvalParallel(b *testing.B) {
+	samples, many := rulestest.Samples(b), rulestest.Compile(b, manyRules(1000))
+	for _, set := range []struct {
+		name string
+		set  *lang.Set
+	}{{"samples", samples}, {"1000rules", many}} {
+		for _, workers := range []int{1, 2, 4} {
+			b.Run(fmt.Sprintf("%s/%dworkers", set.name, workers), func(b *testing.B) {
+				e := NewEngine(set.set, state.NewState(state.StateOptions{}))
+				b.ReportAllocs()
+				before := cpu()
+				var all sync.WaitGroup
+				for k := range workers {
+					w, recs := e.NewWorker(), recordsOf(k, workers)
+					all.Go(func() {
+						var out []Decision
+						for i := k; i < b.N; i += workers {
+							out = w.Eval(&recs[i/workers%len(recs)], out[:0])
+						}
+					})
+				}
+				all.Wait()
+				b.ReportMetric(float64((cpu()-before).Nanoseconds())/float64(b.N)/1000, "cpu-µs/msg")
+			})
+		}
+	}
+}
+
+// recordsOf are the messages of benchRecords whose shards belong to the k-th of n workers.
+func recordsOf(k, n int) (recs []message.Record) {
+	for _, r := range benchRecords() {
+		if state.ShardOf(r.VIN())%n == k {
+			recs = append(recs, r)
+		}
+	}
+	return recs
 }

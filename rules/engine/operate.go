@@ -133,6 +133,9 @@ func (w *Worker) element(r *lang.Rule, i int) error {
 
 // operate applies a rule's operators to the message or element at hand.
 func (w *Worker) operate(r *lang.Rule) error {
+	if len(r.Operators) == 0 && r.Having == nil && !r.Event {
+		return w.match(r)
+	}
 	now, ok, err := w.now(r)
 	if err != nil || !ok {
 		return err

@@ -2,6 +2,7 @@ package expr
 
 import (
 	"encoding/json"
+	"strings"
 	"testing"
 
 	"github.com/valyala/fastjson"
@@ -14,6 +15,11 @@ func FuzzStrict(f *testing.F) {
 		`"\u12g4"`, `[1 2]`, `{"a":1-}`, ` 0 `, `-0.0E-0`, `"a\\"`, `[nul]`, `{"n":nan}`, `"\ud800"`, "\"\xff\"",
 	} {
 		f.Add([]byte(s))
+	}
+	for n := range 20 { // texts are looked at eight bytes at a time
+		for _, c := range []string{"", "\x1f", "\x00", `\"`, `\\`, `\u00e9`, `\q`, "\x7f", "\x80", "é", " !"} {
+			f.Add([]byte(`["` + strings.Repeat("x", n) + c + strings.Repeat("y", 9-n%9) + `",0]`))
+		}
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		var p fastjson.Parser

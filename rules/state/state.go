@@ -55,6 +55,7 @@ type State struct {
 // stateShard keeps its VINs in a map, and in a ring in the order in which messages changed them.
 type stateShard struct {
 	vins    map[string]*vinState
+	last    *vinState   // that was looked up; one message asks for its VIN several times
 	ring    vinState    // its next is the VIN that was changed longest ago, its prev the one that was changed last
 	clock   uint64      // counts changes
 	changed []*vinState // since TakeChanged; forgotten ones may be among them
@@ -302,7 +303,7 @@ func (s *State) SetShift(shift int64) { s.shift = shift }
 // touch of the VIN.
 func (s *State) peek(c *Cell) *Memory {
 	sh := &s.shards[ShardOf(c.VIN)]
-	v := sh.vins[c.VIN]
+	v := sh.find(c.VIN)
 	if v == nil {
 		return nil
 	}
@@ -327,7 +328,7 @@ func (s *State) at(sh *stateShard, v *vinState, c *Cell) {
 // forgotten, so that when ticks come does not matter.
 func (s *State) touch(c *Cell) (*Memory, *vinState) {
 	sh := &s.shards[ShardOf(c.VIN)]
-	v := sh.vins[c.VIN]
+	v := sh.find(c.VIN)
 	if v == nil {
 		for len(sh.vins) >= sh.limit {
 			sh.evict()
@@ -403,9 +404,20 @@ func (sh *stateShard) add(vin string, v *vinState) {
 
 func (sh *stateShard) remove(v *vinState) {
 	delete(sh.vins, v.vin)
+	if sh.last == v {
+		sh.last = nil
+	}
 	v.unlink()
 	sh.due.Remove(v)
 	v.dirty = false
+}
+
+// find returns a VIN, nil when it has no state.
+func (sh *stateShard) find(vin string) *vinState {
+	if sh.last == nil || sh.last.vin != vin {
+		sh.last = sh.vins[vin]
+	}
+	return sh.last
 }
 
 // link makes a VIN the one that was changed last.
