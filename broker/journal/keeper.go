@@ -31,6 +31,9 @@ type spare struct {
 	name string // path
 	size int64
 	salt uint32 // of its last use, 0 when new
+	// busy is held while the keeper writes zeros to it, up to which the keeper alone knows.
+	busy   sync.Mutex
+	zeroed int64
 }
 
 // keeper makes spare files, from recycled segments when it can, so that the committer finds one ready.
@@ -54,17 +57,18 @@ type keeper struct {
 	done    chan struct{}
 	number  uint64 // of the next spare's name; the keeper's goroutine alone
 
-	mu     sync.Mutex
-	spares []*spare
-	bytes  int64 // of spares, those handed out and not yet in the table included
-	noRoom error // why there is no spare file
+	mu       sync.Mutex
+	spares   []*spare
+	bytes    int64     // of spares, those handed out and not yet in the table included
+	noRoom   error     // why there is no spare file
+	zeroFrom time.Time // when zeros may be written
 }
 
 func newKeeper(o *Options, held wal.Dir, t *table, epoch uint64) *keeper {
 	k := &keeper{
 		fs: o.FS, dir: o.Dir, held: held, log: o.Log, metrics: o.Metrics, table: t, epoch: epoch, segmentBytes: o.SegmentBytes,
 		kicks: make(chan struct{}, 1), changed: make(chan struct{}, 1),
-		stop: make(chan struct{}), done: make(chan struct{}),
+		stop: make(chan struct{}), done: make(chan struct{}), zeroFrom: time.Now().Add(zeroAtStart),
 	}
 	k.maxBytes.Store(o.MaxBytes)
 	k.reserve.Store(o.ReserveBytes)
@@ -130,19 +134,24 @@ func (k *keeper) push(s *spare) {
 // pop hands out a spare file, which stays counted until settled.
 func (k *keeper) pop() (*spare, error) {
 	k.mu.Lock()
-	defer k.mu.Unlock()
-	if n := len(k.spares); n > 0 {
-		s := k.spares[n-1]
-		k.spares = k.spares[:n-1]
-		return s, nil
+	n := len(k.spares)
+	if n == 0 {
+		defer k.mu.Unlock()
+		return nil, k.noRoom
 	}
-	return nil, k.noRoom
+	s := k.spares[n-1]
+	k.spares = k.spares[:n-1]
+	k.mu.Unlock()
+	s.busy.Lock() // from here on it is the committer's
+	defer s.busy.Unlock()
+	return s, nil
 }
 
 // settled says that a spare file that was handed out is a segment in the table now.
 func (k *keeper) settled(s *spare) {
 	k.mu.Lock()
 	k.bytes -= s.size
+	k.zeroFrom = time.Now().Add(zeroAfter)
 	k.mu.Unlock()
 	k.kick()
 }
@@ -178,11 +187,28 @@ func (k *keeper) run() {
 		case k.changed <- struct{}{}:
 		default:
 		}
+		if !k.rest(again) {
+			return
+		}
+	}
+}
+
+// rest writes zeros to spare files until there is something else to do; false says that the keeper is to end.
+func (k *keeper) rest(again <-chan time.Time) bool {
+	for {
+		var zero <-chan time.Time
+		if pause, some := k.zeroPause(); some {
+			zero = time.After(pause)
+		}
 		select {
 		case <-k.stop:
-			return
+			return false
 		case <-k.kicks:
+			return true
 		case <-again:
+			return true
+		case <-zero:
+			k.zero()
 		}
 	}
 }

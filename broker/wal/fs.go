@@ -46,6 +46,9 @@ type File interface {
 	// Preallocate gives the empty file the length size with all of its blocks allocated.
 	Preallocate(size int64) error
 	Truncate(size int64) error
+	// Zero writes zeros, durably, to a part of the file that was preallocated and never written: what is written there later needs
+	// no change of the file's metadata to be durable. It changes nothing that can be read.
+	Zero(from, to int64) error
 	// Sync makes contents and metadata durable.
 	Sync() error
 	// SyncData makes contents durable. The length does not change after Preallocate.
@@ -166,11 +169,18 @@ func (f osFile) Size() (int64, error) {
 	return st.Size(), nil
 }
 
-// writeZeros is Preallocate where the system cannot allocate without writing.
-func writeZeros(w io.WriterAt, size int64) error {
-	zeros := make([]byte, min(size, 1<<20))
-	for off := int64(0); off < size; off += int64(len(zeros)) {
-		if _, err := w.WriteAt(zeros[:min(int64(len(zeros)), size-off)], off); err != nil {
+func (f osFile) Zero(from, to int64) error {
+	if err := writeZeros(f, from, to); err != nil {
+		return err
+	}
+	return f.SyncData()
+}
+
+// writeZeros is also Preallocate where the system cannot allocate without writing.
+func writeZeros(w io.WriterAt, from, to int64) error {
+	zeros := make([]byte, min(to-from, 1<<20))
+	for off := from; off < to; off += int64(len(zeros)) {
+		if _, err := w.WriteAt(zeros[:min(int64(len(zeros)), to-off)], off); err != nil {
 			return err
 		}
 	}

@@ -9,7 +9,7 @@ import (
 func (f osFile) Preallocate(size int64) error {
 	err := retryEINTR(func() error { return unix.Fallocate(int(f.Fd()), 0, 0, size) }) //nolint:gosec // a descriptor is small
 	if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.ENOSYS) {
-		return writeZeros(f, size)
+		return writeZeros(f, 0, size)
 	}
 	return err
 }

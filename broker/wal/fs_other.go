@@ -2,6 +2,6 @@
 
 package wal
 
-func (f osFile) Preallocate(size int64) error { return writeZeros(f, size) }
+func (f osFile) Preallocate(size int64) error { return writeZeros(f, 0, size) }
 
 func (f osFile) SyncData() error { return f.Sync() }

@@ -29,6 +29,8 @@ var (
 const (
 	latencyConns = 200
 	latencyWarm  = 3 * time.Second
+	// spareWritten is what a new journal takes until the first segment has been written to, as all are of one that has run for a while.
+	spareWritten = 6 * time.Second
 	// stampDigits are those of a time in ns since 1970.
 	stampDigits = 19
 )
@@ -50,6 +52,7 @@ func TestLatencyToKafka(t *testing.T) {
 	redis, _ := harness.Redis(t)
 	g := harness.StartGateway(t, harness.Options{Kafka: kafka, Redis: redis, Extra: unlimited})
 	addr, p := startBridge(t, kafka, redis)
+	time.Sleep(spareWritten)
 	subjects := []*latencySubject{
 		{name: "cellgate", process: g.Process, conns: latencyConnections(t, g.Lab), gateway: g},
 		{name: "bridge, nothing durable", process: p, conns: latencyConnections(t, addr)},

@@ -329,6 +329,9 @@ func (f *file) Truncate(size int64) error { return f.setSize(Truncate, size, tru
 
 func (f *file) Preallocate(size int64) error { return f.setSize(Allocate, size, false) }
 
+// Zero changes nothing that can be read, so there is nothing to forget.
+func (f *file) Zero(_, _ int64) error { return nil }
+
 func (f *file) setSize(o Op, size int64, shrink bool) error {
 	if err := f.m.before(o, f.name()); err != nil {
 		return err
