@@ -39,7 +39,7 @@ type modelCase struct {
 
 func modelCases() []modelCase {
 	const change = "{p: operator.previous, e: operator.elapsed}"
-	return []modelCase{
+	return append(passCases(), []modelCase{
 		{"silent", ruleWith("silent: 9s", ""), silentModel},
 		{"average", ruleWith("average: {of: payload.v, window: 10s}", ""), averageModel},
 		{"aggregate", ruleWith("aggregate: {window: 10s, min: payload.v, max: payload.v, sum: payload.v, count: payload.v, last: payload.k}", ""), aggregateModel},
@@ -54,7 +54,7 @@ func modelCases() []modelCase {
 		{"threshold by", ruleWith("threshold: {enter: payload.v > 4, exit: payload.v < 3, for: 4s, by: payload.k}", "operator.since"), thresholdByModel},
 		{"count by event time", schemaTS + ruleWith("time: event\n    count: {at_least: 3, window: 12s}", "[operator.count, operator.first]"), eventCountModel},
 		{"having", ruleWith("on_change: payload.v\n    having: operator.previous - payload.v > 2", change), changeModel{drop: 2}.run},
-	}
+	}...)
 }
 
 const schemaTS = "schema: {event_at: ts}\n"
@@ -130,7 +130,6 @@ func aggregateModel(of []sighting, j *journalTimes) []string {
 		if in = slices.DeleteFunc(slices.Clone(in), func(s sighting) bool { return s.v == 0 }); len(in) == 0 {
 			return `"count":0,` + last
 		}
-		byV := func(a, b sighting) int { return a.v - b.v }
 		return fmt.Sprintf(`"min":%d,"max":%d,"sum":%d,"count":%d,%s`, slices.MinFunc(in, byV).v, slices.MaxFunc(in, byV).v, total(in), len(in), last)
 	})
 }

@@ -24,3 +24,25 @@ func TestStoredLimits(t *testing.T) {
 		}
 	}
 }
+
+// FuzzLimit: no payload makes the reader of limits crash, and what it takes is written and read as the same.
+func FuzzLimit(f *testing.F) {
+	for _, l := range []Limit{{Rule: "r", Version: "v"}, {Rule: "r", Version: "v", Lifted: true}, {Rule: "é", Version: "v", Decided: 1 << 63, Errors: 5, Messages: 100}} {
+		f.Add(l.Record().Payload)
+	}
+	f.Add([]byte(`{"rule":"","version":"v"}`))
+	f.Add([]byte(`{"rule":5}`))
+	f.Fuzz(func(t *testing.T, payload []byte) {
+		l, err := (&Record{Kind: KindLimit, Payload: payload}).Limit()
+		if err != nil {
+			if !errors.Is(err, ErrMalformed) {
+				t.Fatal(err)
+			}
+			return
+		}
+		again := l.Record()
+		if back, err := again.Limit(); err != nil || back != l {
+			t.Fatalf("%+v is read back as %+v, %v", l, back, err)
+		}
+	})
+}

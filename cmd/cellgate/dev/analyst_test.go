@@ -40,6 +40,10 @@ func TestAnAnalystsRules(t *testing.T) {
 	tele := func(van int, fields string) {
 		send(a.vans[van], "v1/"+a.vins[van]+"/up/telemetry", fmt.Sprintf(`{"ts":%d,%s}`, time.Now().UnixMilli(), fields))
 	}
+	hour := now - now%3_600_000 - 3_600_000 // the one before this
+	for i, energy := range []string{"1.25", "0.5"} {
+		send(a.vans[1], "v1/"+a.vins[1]+"/up/telemetry", fmt.Sprintf(`{"ts":%d,"energy":%s}`, hour+int64(i+1)*60_000, energy))
+	}
 	tele(0, `"charging":false,"ignition":false,"soc":40,"odometer":1000.5,"speed":0,"driver":"Li","position":{"lat":31.10,"lon":121.10},"energy":1.25`)
 	tele(0, `"charging":true,"ignition":true,"soc":41,"odometer":1000.5,"speed":60,"cells":[3.91,3.92,3.98],"energy":0.5`)
 	tele(0, `"ignition":true,"speed":25,"position":{"lat":31.22,"lon":121.42}`)
@@ -56,7 +60,8 @@ func TestAnAnalystsRules(t *testing.T) {
 	for _, code := range []string{"P1", "P2", "P1", "P1"} {
 		send(a.vans[1], "v1/"+a.vins[1]+"/up/event", `{"code":"`+code+`"}`)
 	}
-	a.reads()
+	a.atNight()
+	a.reads(hour)
 	a.limits()
 	a.assertLedger()
 }
@@ -90,8 +95,21 @@ func newAnalyst(t *testing.T) *analyst {
 	return a
 }
 
-// reads holds what has arrived.
-func (a *analyst) reads() {
+const byDay = "LTEST000000000003"
+
+// atNight has one vehicle drive yesterday at two in the morning in Shanghai, and one at noon.
+func (a *analyst) atNight() {
+	a.t.Helper()
+	day := time.Now().UTC().Truncate(24 * time.Hour)
+	drive := func(c *mqtt.T, vin string, at time.Time) {
+		send(c, "v1/"+vin+"/up/telemetry", fmt.Sprintf(`{"ts":%d,"speed":30}`, at.UnixMilli()))
+	}
+	drive(a.vans[0], a.vins[0], day.Add(-6*time.Hour))
+	drive(a.connect(byDay, a.vehicleToken(byDay)), byDay, day.Add(-20*time.Hour))
+}
+
+// reads holds what has arrived. hour is the one whose energy has been told.
+func (a *analyst) reads(hour int64) {
 	a.t.Helper()
 	for _, want := range []struct {
 		topic string
@@ -110,6 +128,7 @@ func (a *analyst) reads() {
 		{"a.quiet", 0, `{"vin":"LTEST000000000001"}`},
 		{"a.averages", 1, `{"max":20}`},
 		{"a.events.grocery", 1, `{"code":"P1"}`},
+		{"a.energy", 1, `{"kwh":1.75,"hour":"` + time.UnixMilli(hour).UTC().Format("2006-01-02T15:04:05.000Z") + `"}`},
 	} {
 		a.has(a.Cell.Addr(), want.topic, a.vins[want.van], want.value)
 	}
@@ -209,6 +228,9 @@ func (a *analyst) redisHas() {
 		van := r.HGetAll(a.t.Context(), "van:"+a.vins[0]).Val()
 		if van["odometer"] != "999.9" || van["soc"] != "15" || van["charging"] != "true" {
 			return fmt.Errorf("%v", van)
+		}
+		if night := r.SMembers(a.t.Context(), "night:cell-dev").Val(); !slices.Contains(night, a.vins[0]) || slices.Contains(night, byDay) {
+			return fmt.Errorf("%v drove at night", night)
 		}
 		if n := r.XLen(a.t.Context(), "doors:"+a.vins[0]).Val(); n != 1 {
 			return fmt.Errorf("%d doors", n)
