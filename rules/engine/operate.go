@@ -101,6 +101,14 @@ func (w *Worker) Apply(r *lang.Rule) (matches []Match, err error) {
 	return w.matches, err
 }
 
+// Element is Apply for one element of the rule's list, its condition included.
+func (w *Worker) Element(r *lang.Rule, i int) (matches []Match, err error) {
+	w.begin(r)
+	err = w.element(r, i)
+	w.item = 0
+	return w.matches, err
+}
+
 // each applies the rule to every element of its list. One that cannot be evaluated does not keep the others.
 func (w *Worker) each(r *lang.Rule) error {
 	n, err := w.sc.Items(r.Each)

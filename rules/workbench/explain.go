@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -110,6 +111,8 @@ type explainer struct {
 	// last is the operator that has run last, behind says that something has passed all of them.
 	last   *lang.Operator
 	behind bool
+	// of is the element that parts with item are about, as it is told.
+	of string
 }
 
 func (e *explainer) rule(r *lang.Rule) RuleExplanation {
@@ -125,6 +128,10 @@ func (e *explainer) rule(r *lang.Rule) RuleExplanation {
 		return x
 	}
 	e.scope.BeginRule()
+	if r.Each != nil {
+		e.elements(r)
+		return x
+	}
 	x.Values = e.parts(r.Def.When)
 	if r.When != nil {
 		ok, err := e.scope.Test(r.When)
@@ -144,16 +151,71 @@ func (e *explainer) rule(r *lang.Rule) RuleExplanation {
 	case !x.Matched:
 		x.Stage, x.Reason = e.stop()
 	case mode.Shadow:
-		x.Reason = "the mode is shadow: the match is counted, nothing is sent"
+		x.Reason = isShadow
 		return x
 	}
+	e.outputs(matches)
+	return x
+}
+
+const isShadow = "the mode is shadow: the match is counted, nothing is sent"
+
+// outputs tells what goes to the targets.
+func (e *explainer) outputs(matches []engine.Match) {
 	for _, m := range matches {
-		for i := range r.Targets {
-			d := engine.Decision{Rule: r.Index, Target: uint16(i), Values: m.Values, Item: m.Item, Window: m.Window} //nolint:gosec // at most maxTargets
-			x.Outputs = append(x.Outputs, e.output(d))
+		for i := range e.r.Targets {
+			d := engine.Decision{Rule: e.r.Index, Target: uint16(i), Values: m.Values, Item: m.Item, Window: m.Window} //nolint:gosec // at most maxTargets
+			e.x.Outputs = append(e.x.Outputs, e.output(d))
 		}
 	}
-	return x
+}
+
+// elements tells of each element of a rule's list.
+func (e *explainer) elements(r *lang.Rule) {
+	n, err := e.scope.Items(r.Each)
+	switch {
+	case err != nil:
+		e.x.Stage, e.x.Reason = "error", err.Error()
+		return
+	case n == 0:
+		e.x.Stage, e.x.Reason = "each", "the list is missing or empty"
+		return
+	}
+	var all []engine.Match
+	told := make([]string, n)
+	for i := range n {
+		matches, why := e.element(r, i)
+		told[i] = fmt.Sprintf("element %d %s", i, why)
+		all = append(all, matches...)
+	}
+	e.x.Reason = strings.Join(told, "; ")
+	if e.x.Matched = len(all) > 0; !e.x.Matched {
+		e.x.Stage = "each"
+	}
+	if r.Def.Mode.Shadow && e.x.Matched {
+		e.x.Reason += "; " + isShadow
+		return
+	}
+	e.outputs(all)
+}
+
+// element tells what becomes of one element.
+func (e *explainer) element(r *lang.Rule, i int) (matches []engine.Match, why string) {
+	e.last, e.behind, e.of = nil, false, fmt.Sprintf("element %d: ", i)
+	defer func() { e.of = "" }()
+	if err := e.scope.Item(r.Each, i); err != nil {
+		return nil, err.Error()
+	}
+	e.x.add(e.parts(r.Def.When))
+	found, err := e.worker.Element(r, i)
+	switch {
+	case err != nil:
+		return nil, "is an error: " + err.Error()
+	case len(found) > 0:
+		return slices.Clone(found), "matches"
+	}
+	stage, reason := e.stop()
+	return nil, "stopped at " + stage + ": " + reason
 }
 
 // stop says where the message stopped behind the condition, and why.
@@ -163,10 +225,19 @@ func (e *explainer) stop() (stage, reason string) {
 		return "having", "the condition is false"
 	case e.last != nil:
 		return e.last.Name, e.last.Why(e.input())
-	case e.r.Event && e.r.Each == nil:
+	case e.r.Event && !e.isFalse(e.r.ItemWhen):
 		return "time", "the message does not say when it was measured"
 	}
-	return "each", "the list is missing or empty, or the condition is false for all its elements"
+	return "when", "the condition is false"
+}
+
+// isFalse reports whether a condition is there and does not hold.
+func (e *explainer) isFalse(condition *expr.Expression) bool {
+	if condition == nil {
+		return false
+	}
+	holds, err := e.scope.Test(condition)
+	return err == nil && !holds
 }
 
 // input is what the last operator was given.
@@ -214,6 +285,9 @@ func (x *RuleExplanation) add(values []PartValue) {
 func (e *explainer) parts(s *doc.Scalar) []PartValue {
 	var out []PartValue
 	for _, part := range e.r.Names.Parts(s, e.scope, maxParts) {
+		if e.of != "" && itemName.MatchString(part.Text) {
+			part.Text = e.of + part.Text
+		}
 		p := PartValue{Part: part.Text, Value: jsonView(part.Value)}
 		if part.Err != nil {
 			p.Error = part.Err.Error()
@@ -222,6 +296,9 @@ func (e *explainer) parts(s *doc.Scalar) []PartValue {
 	}
 	return out
 }
+
+// itemName is the element, in an expression.
+var itemName = regexp.MustCompile(`\b` + expr.ItemName + `\b`)
 
 // jsonView is a value as encoding/json can write it.
 func jsonView(v any) any {

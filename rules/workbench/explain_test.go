@@ -145,7 +145,7 @@ func TestExplainTellsOfMemory(t *testing.T) {
 		"silent: 1m":                                                 "silent: a message has come: 1m of silence begin now",
 		"average: {of: payload.a, window: 5m}":                       "average: the window that began at 00:50:00 ends at 00:55:00; what is in it is sent then",
 		"sample: 1s\n    having: payload.a > 9":                      "having: the condition is false",
-		"each: payload.list":                                         "each: the list is missing or empty, or the condition is false for all its elements",
+		"each: payload.list":                                         "each: the list is missing or empty",
 		"time: event\n    count: {at_least: 3, window: 1m}":          "count: the message is late: one of 00:53:20 has been seen, this is of 00:53:19",
 	} {
 		set := rulestest.Compile(t, "schema: {event_at: ts}\nrules:\n  - id: r\n    from: [\"v1/+/up/telemetry\"]\n    "+rule+"\n    to: [{kafka: {topic: t}}]\n")
@@ -156,5 +156,47 @@ func TestExplainTellsOfMemory(t *testing.T) {
 		if x := Explain(set, &rec, state).Rules[0]; x.Stage+": "+x.Reason != want {
 			t.Errorf("%s\n%s: %s, want\n%s", rule, x.Stage, x.Reason, want)
 		}
+	}
+}
+
+// TestExplainTellsOfElements: of a rule with each, what becomes of every element, and because of which values.
+func TestExplainTellsOfElements(t *testing.T) {
+	t.Parallel()
+	set := rulestest.Compile(t, `
+rules:
+  - id: alarms
+    from: ["v1/+/up/telemetry"]
+    each: payload.alarms
+    when: item.level >= 3 and payload.on == true
+    dedupe: {by: item.code, within: 1h}
+    to: [{kafka: {topic: t, key: item.code}}]
+`)
+	known := state.NewState(state.StateOptions{})
+	first := rulestest.Telemetry(1, rulestest.Epoch, `{"on":true,"alarms":[{"code":"E1","level":3}]}`)
+	engine.NewEngine(set, known).NewWorker().Eval(&first, nil)
+	explain := func(payload string) (RuleExplanation, string) {
+		rec := rulestest.Telemetry(2, rulestest.Epoch+1000, payload)
+		x := Explain(set, &rec, known)
+		var b strings.Builder
+		check.OK(t, x.Write(&b))
+		return x.Rules[0], b.String()
+	}
+	x, text := explain(`{"on":true,"alarms":[{"code":"E1","level":4},{"code":"E2","level":1},{"code":"E3","level":5},{"code":"E4","level":"x"}]}`)
+	if len(x.Outputs) != 1 || x.Outputs[0]["key"] != "E3" || !x.Matched {
+		t.Errorf("outputs %v", x.Outputs)
+	}
+	for _, want := range []string{
+		"element 0 stopped at dedupe: the same has passed within the last 1h; element 1 stopped at when: the condition is false; element 2 matches; element 3 is an error:",
+		"element 0: item.level = 4\n", "element 1: item.level = 1\n", "element 2: item.code = \"E3\"\n", " payload.on = true\n",
+	} {
+		if strings.Count(text, want) != 1 {
+			t.Errorf("%q does not stand there once:\n%s", want, text)
+		}
+	}
+	if x, text = explain(`{"on":false,"alarms":[{"code":"E9","level":4}]}`); x.Matched || x.Stage != "each" || !strings.Contains(text, "element 0 stopped at when") {
+		t.Errorf("%s", text)
+	}
+	if x, _ = explain(`{"on":true,"alarms":5}`); x.Stage != "error" {
+		t.Errorf("no list: %+v", x)
 	}
 }
