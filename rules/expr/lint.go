@@ -186,40 +186,6 @@ func (c *Condition) certain(symbols *Symbols) string {
 	return ""
 }
 
-// Overlaps reports whether one value of one name can fulfil both of two conditions that each ask for nothing else.
-func Overlaps(a, b *Expression) bool {
-	if a == nil || b == nil {
-		return false
-	}
-	if a.code == b.code {
-		return true
-	}
-	s, okA := a.only()
-	t, okB := b.only()
-	if !okA || !okB || s.Symbol != t.Symbol || s.Op != t.Op {
-		return false
-	}
-	switch s.Op {
-	case Within:
-		low, high := tighter(s.Low, t.Low, 1), tighter(s.High, t.High, -1)
-		return low.At < high.At || low.At == high.At && !low.Open && !high.Open
-	case Equals:
-		return s.Text == t.Text
-	case IsBool:
-		return s.Bool == t.Bool
-	}
-	return false
-}
-
-// only is the test that is all of a condition.
-func (e *Expression) only() (*Test, bool) {
-	c := e.Condition
-	if c == nil || !c.Whole || len(c.Clauses) != 1 || len(c.Clauses[0]) != 1 || c.Clauses[0][0].Not {
-		return nil, false
-	}
-	return &c.Clauses[0][0], true
-}
-
 // shown is a symbol's name as it is written.
 func (t *Symbols) shown(symbol uint16) string {
 	s := &t.List[symbol]

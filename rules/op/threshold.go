@@ -23,7 +23,7 @@ var threshold = Operator{
 		"(without `exit`: after `enter` was false). A message that lacks a field on which the answer depends changes nothing",
 	New: func(a *Args) Runner {
 		o := &thresholdOp{enter: a.known("enter"), exit: a.known("exit"), hold: a.millis("for")}
-		if s := a.Scalar("exit"); expr.Overlaps(o.enter, o.exit) {
+		if s := a.Scalar("exit"); a.env.Overlap(o.enter, o.exit) {
 			a.d.Warn(s.Line, s.Col, doc.CodeOverlap, "leave a gap, for example enter: payload.soc < 15, exit: payload.soc > 20",
 				"exit can hold while enter does: the rule then fires with every second message")
 		}
