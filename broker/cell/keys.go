@@ -37,6 +37,9 @@ func escaped(vin string) string {
 
 func (k *keys) vehicle(vin string) string { return Prefix + "{" + escaped(vin) + "}:vehicle" }
 
+// operators has what gateways that stopped have left of a vehicle for its next one, by their names.
+func (k *keys) operators(vin string) string { return Prefix + "{" + escaped(vin) + "}:operators" }
+
 // opened orders a vehicle's open commands by acceptance.
 func (k *keys) opened(vin string) string { return Prefix + "{" + escaped(vin) + "}:open" }
 

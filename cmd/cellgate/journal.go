@@ -241,6 +241,8 @@ func kindName(k message.Kind) string {
 		return "tick"
 	case message.KindLimit:
 		return "limit"
+	case message.KindOperatorState:
+		return "operator-state"
 	}
 	return fmt.Sprintf("kind-%d", k)
 }

@@ -51,6 +51,7 @@ type Dispatcher struct {
 	ticker      *ticker
 	limits      engine.Limits
 	limiter     *limiter
+	travel      travel
 
 	applyMu sync.Mutex
 	applied string // hash of the last rule set appended to the journal
@@ -96,6 +97,7 @@ func New(o Options) (*Dispatcher, error) {
 		byName: map[string]*pipeline{}, deliveries: deliveries{sets: d.sets},
 	}
 	d.ticker, d.limiter = newTicker(&o), newLimiter(&o)
+	d.travel.waiting = map[string]*export{}
 	d.limits.Exceeded = d.limiter.ask
 	for i := range o.Sinks {
 		d.addPipeline(&o.Sinks[i])
@@ -292,6 +294,8 @@ func (d *Dispatcher) batch(ctx context.Context, b *journal.Batch) {
 			d.tick(rec)
 		case message.KindLimit:
 			d.limit(rec)
+		case message.KindOperatorState:
+			d.operatorState(rec)
 		case message.KindRelease, message.KindSessionReset:
 			// Matters of sessions.
 		}

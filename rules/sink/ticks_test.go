@@ -20,6 +20,7 @@ import (
 	"cellgate/rules/sink/sinktest"
 	"cellgate/rules/state"
 	"cellgate/rules/workbench"
+	"cellgate/test/check"
 )
 
 // timeRules have every construct that depends on time, or sends without a message.
@@ -216,6 +217,10 @@ func (r *timeRig) replay(t *testing.T) (out []string) {
 			st.Begin(rec.ReceivedAt)
 		}
 		st.Advance(rec.ReceivedAt)
+		if rec.Kind == message.KindOperatorState {
+			_, err := st.Apply(rec)
+			check.OK(t, err)
+		}
 		for _, d := range w.Eval(rec, nil) {
 			if err := w.Render(d, rec, &made); err != nil {
 				t.Fatal(err)

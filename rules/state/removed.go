@@ -120,6 +120,7 @@ func (s *State) Steady(now int64) bool {
 // missed is nothing that a vehicle did not send.
 func (s *State) Adopt(keys, wakes map[uint64]struct{}) {
 	s.order()
+	s.keys = keys
 	r := &s.removed
 	before := len(r.since)
 	maps.DeleteFunc(r.since, func(key uint64, _ int64) bool {

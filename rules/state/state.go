@@ -47,6 +47,7 @@ type State struct {
 	shift int64
 	// wakes are the operators of the rules in force that may be due without a message.
 	wakes map[uint64]struct{}
+	keys  map[uint64]struct{} // all operators of the rules in force
 	// back says that such an operator has come back with its rule, and that no record has said when.
 	back      bool
 	listening Listening

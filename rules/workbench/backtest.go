@@ -101,6 +101,9 @@ func (t *Trial) Add(rec *message.Record) {
 		t.limits.Reach(rec.ReceivedAt, rec.Seq)
 	}
 	t.scratch = t.worker.Until(rec.ReceivedAt, t.scratch[:0]) // the rules that ran may have needed no ticks
+	if rec.Kind == message.KindOperatorState {
+		_, _ = t.state.Apply(rec) // the gateway has told of what cannot be read
+	}
 	t.scratch = t.worker.Eval(rec, t.scratch)
 	for i := range t.scratch {
 		d := &t.scratch[i]

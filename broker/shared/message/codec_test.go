@@ -36,6 +36,8 @@ func samples() []Record {
 		Tick(false),
 		Tick(true),
 		Limit{Rule: "r", Version: "1"}.Record(),
+		OperatorState("VIN", nil),
+		OperatorState("VIN", []byte{3, 1, 2}),
 	}
 }
 

@@ -27,6 +27,9 @@ const (
 	KindTick Kind = 6
 	// KindLimit says that a rule sends nothing from here on, because of its errors, or sends again. See Limit.
 	KindLimit Kind = 7
+	// KindOperatorState says that what the rules' operators remember of the vehicle Client has come from another gateway, or has gone to
+	// one. See OperatorState.
+	KindOperatorState Kind = 8
 )
 
 // Flags describe a record, and or-ed together a whole batch, so that a reader that wants only some
@@ -124,10 +127,10 @@ func (r *Record) Flags() Flags {
 	return f
 }
 
-// VIN returns the vehicle that the record is about: the second level of a v1 topic, else "". A KindTick that is about one has it
-// in Client.
+// VIN returns the vehicle that the record is about: the second level of a v1 topic, else "". A KindTick that is about one, and a
+// KindOperatorState, have it in Client.
 func (r *Record) VIN() string {
-	if r.Kind == KindTick {
+	if r.Kind == KindTick || r.Kind == KindOperatorState {
 		return r.Client
 	}
 	vin, _, _ := SplitTopic(r.Topic)

@@ -28,6 +28,8 @@ type peers struct {
 	claims *claims
 	told   *cellPresence
 	asks   *asks
+
+	cellStats *cellMetrics
 }
 
 // What the cell keeps in the state file.
@@ -70,6 +72,8 @@ func openPeers(d *disk) (*peers, error) {
 		return nil, err
 	}
 	p.member.living = p.liveness.alive
+	p.cellStats = newCellMetrics(d.reg.own)
+	p.member.metrics = p.cellStats
 	p.claims = newClaims(p)
 	p.member.owner = p.claims.connection
 	p.told = newCellPresence(p, p.claims)
@@ -167,7 +171,9 @@ func (a *App) runs() string {
 
 // hear takes a notice of another gateway.
 func (a *App) hear(ctx context.Context, text string) {
-	switch word, rest, _ := strings.Cut(text, " "); word {
+	word, rest, _ := strings.Cut(text, " ")
+	a.cellStats.received(word)
+	switch word {
 	case cell.NoticeTaken:
 		a.claims.hear(ctx, rest)
 	case noticeMembers:

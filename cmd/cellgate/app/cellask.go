@@ -16,7 +16,7 @@ type asks struct {
 	m    *member
 	live *liveness
 	// answer is what this gateway says to a question; set before anything is heard.
-	answer func(q *question) any
+	answer func(ctx context.Context, q *question) any
 
 	mu      sync.Mutex
 	waiting map[string]chan json.RawMessage // by question
@@ -26,13 +26,16 @@ type asks struct {
 type question struct {
 	ID   string `json:"id"`
 	From string `json:"from"`
-	// What is vehicles (whose VINs begin with Prefix, behind After, at most Limit), vehicle, or disconnect (with an Endpoint, if it is to go there).
+	// What is vehicles (whose VINs begin with Prefix, behind After, at most Limit), vehicle, disconnect (with an Endpoint, if it is to go
+	// there), or operators (what rules remember of a vehicle that From has, by a claim of Epoch and Since).
 	What     string `json:"what"`
 	VIN      string `json:"vin,omitempty"`
 	Endpoint string `json:"endpoint,omitempty"`
 	Prefix   string `json:"prefix,omitempty"`
 	After    string `json:"after,omitempty"`
 	Limit    int    `json:"limit,omitempty"`
+	Epoch    int64  `json:"epoch,omitempty"`
+	Since    int64  `json:"since,omitempty"`
 }
 
 // askLimit is how long another gateway has to answer.
@@ -59,7 +62,7 @@ func (a *asks) ask(ctx context.Context, node string, q question, out any) error 
 	}()
 	ctx, cancel := context.WithTimeout(ctx, askLimit)
 	defer cancel()
-	if err := a.m.store.Tell(ctx, node, "ask "+string(text)); err != nil {
+	if err := a.m.tell(ctx, node, "ask", string(text)); err != nil {
 		return err
 	}
 	select {
@@ -91,9 +94,9 @@ func (a *asks) hear(word, text string) {
 	go func() {
 		ctx, cancel := context.WithTimeout(context.Background(), askLimit)
 		defer cancel()
-		body, err := json.Marshal(a.answer(&q))
+		body, err := json.Marshal(a.answer(ctx, &q))
 		if err == nil {
-			_ = a.m.store.Tell(ctx, q.From, "answer "+q.ID+" "+string(body)) // who asked waits no longer than askLimit
+			_ = a.m.tell(ctx, q.From, "answer", q.ID+" "+string(body)) // who asked waits no longer than askLimit
 		}
 	}()
 }

@@ -2,6 +2,7 @@ package app
 
 import (
 	"context"
+	"fmt"
 	"hash/maphash"
 	"log/slog"
 	"sync"
@@ -20,6 +21,8 @@ type claims struct {
 	live     *liveness
 	sessions *session.Manager // set before anything connects
 	presence *cellPresence
+	travel   *travel // set before anything connects
+	metrics  *cellMetrics
 	// onClaimed is told of a vehicle that was connected and ready before the cell had answered; set before anything connects.
 	onClaimed func(vin string)
 	wait      atomic.Int64 // configs.ClaimWait; tests have more patience
@@ -56,11 +59,12 @@ type claim struct {
 	forgot   bool            // Redis was seen to know earlier connections of the vehicle only
 	stored   uint64          // hash of the session that the cell has; 0 none
 	taken    cell.Successor  // the latest notice that came while a script was under way
+	over     chan struct{}   // closed when the connection has ended
 }
 
 func newClaims(p *peers) *claims {
 	c := &claims{
-		m: p.member, live: p.liveness, log: p.log, seed: maphash.MakeSeed(), began: time.Now(),
+		m: p.member, live: p.liveness, log: p.log, metrics: p.cellStats, seed: maphash.MakeSeed(), began: time.Now(),
 		byVIN: map[string]*claim{}, dirty: map[string]*storing{}, underWay: map[string]struct{}{}, stores: make(chan struct{}, 1),
 	}
 	c.current.Store(true)
@@ -70,7 +74,7 @@ func newClaims(p *peers) *claims {
 
 // Claim implements session.Cell. It waits for configs.ClaimWait, and not at all while Redis is known to be away.
 func (c *claims) Claim(ctx context.Context, vin string) session.Claim {
-	one := &claim{vin: vin, number: c.number.Add(1), began: time.Now()}
+	one := &claim{vin: vin, number: c.number.Add(1), began: time.Now(), over: make(chan struct{})}
 	one.conn = cell.Connection{Node: c.m.self.Node, Boot: c.m.self.Boot, Number: one.number}
 	out := session.Claim{Number: one.number}
 	away := c.m.away.Load()
@@ -108,6 +112,7 @@ func (c *claims) Claim(ctx context.Context, vin string) session.Claim {
 		if out.Here && unstored { // what Redis has is older than what ended here
 			out.Session = nil
 		}
+		c.travel.arrive(ctx, vin, &got, false)
 	case <-limit.C:
 		c.admitted(one)
 	case <-ctx.Done():
@@ -120,6 +125,7 @@ func (c *claims) admitted(one *claim) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	one.late = true
+	c.metrics.unclaimed.Inc()
 }
 
 // ask runs the script for a claim, and notes what it has come to. False: there was no answer.
@@ -131,8 +137,10 @@ func (c *claims) ask(ctx context.Context, one *claim) (cell.Claimed, bool) {
 	conn, known := one.conn, one.conn.Epoch
 	conn.Epoch = max(conn.Epoch, one.until) // the cell's is later
 	c.mu.Unlock()
+	began := time.Now()
 	got, err := c.m.store.Claim(ctx, one.vin, conn, time.Since(one.began), false)
 	_ = c.m.note(err)
+	c.metrics.claimed(&got, err, known, time.Since(began))
 	c.mu.Lock()
 	one.asking = false
 	if err != nil {
@@ -149,11 +157,16 @@ func (c *claims) ask(ctx context.Context, one *claim) (cell.Claimed, bool) {
 	c.mu.Unlock()
 	if late && got.Verdict == cell.OK && got.Former.Node != c.m.self.Node {
 		c.sessions.Merge(one.vin, one.number, got.Session)
+		c.travel.arrive(ctx, one.vin, &got, true)
 	}
 	switch {
 	case got.Verdict != cell.OK:
 		c.lose(one)
 	case known != got.Epoch:
+		if f := got.Former.Node; f != "" && f != c.m.self.Node {
+			c.metrics.taken.Inc()
+			c.metrics.sent(cell.NoticeTaken) // by the script
+		}
 		c.claimed(one, known, attached)
 	}
 	if got.Verdict == cell.OK && taken.Epoch > got.Epoch {
@@ -245,6 +258,54 @@ func (c *claims) takenOver(ctx context.Context, one *claim, t cell.Successor) {
 // doubt has claims compared soon.
 func (c *claims) doubt() { c.doubted.Store(true) }
 
+// left waits until a vehicle that another gateway has publishes nothing here any more. False: it is back, or ctx has ended.
+func (c *claims) left(ctx context.Context, t cell.Successor) bool {
+	c.hear(ctx, fmt.Sprintf("%d %d %s", t.Epoch, t.Since, t.VIN))
+	for {
+		c.mu.Lock()
+		one := c.byVIN[t.VIN]
+		var gone, asking, later bool
+		if one != nil {
+			gone, asking, later = one.lost || one.ended, one.asking, one.conn.Epoch > t.Epoch
+		}
+		c.mu.Unlock()
+		switch {
+		case one == nil:
+			return true
+		case later || !gone && !asking:
+			return false
+		case gone:
+			select {
+			case <-one.over:
+				return true
+			case <-ctx.Done():
+				return false
+			}
+		case !pause(ctx, 5*time.Millisecond): // which of the two has it is being decided
+			return false
+		}
+	}
+}
+
+// here reports whether a vehicle has a connection here, or is about to.
+func (c *claims) here(vin string) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	one := c.byVIN[vin]
+	return one != nil && !one.ended && !one.lost
+}
+
+// latest is not before the epoch of any claim of this gateway.
+func (c *claims) latest() int64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	at := c.time()
+	for _, one := range c.byVIN {
+		at = max(at, one.conn.Epoch)
+	}
+	return at
+}
+
 // of is the claim of a vehicle's connection, nil if there is none, and its connection as the cell knows it.
 func (c *claims) of(vin string) (*claim, cell.Connection) {
 	c.mu.Lock()
@@ -305,6 +366,9 @@ func (c *claims) told(p *session.Presence) {
 	}
 	if !p.Connected {
 		c.mu.Lock()
+		if !one.ended {
+			close(one.over)
+		}
 		one.ended = true
 		if one.lost && c.byVIN[p.Key] == one {
 			delete(c.byVIN, p.Key)

@@ -105,7 +105,7 @@ func (a *gateway) forget(ctx context.Context, node string) (*ForgottenGateway, e
 		return nil, errForgetNobody
 	}
 	for _, g := range a.asks.others() { // a notice may be lost: then that one remembers the name until it joins again
-		_ = a.member.store.Tell(ctx, g.Node, noticeMembers)
+		_ = a.member.tell(ctx, g.Node, noticeMembers, "")
 	}
 	return &ForgottenGateway{Node: node, Slots: slots, Waiting: a.member.waitedFor()}, nil
 }

@@ -37,6 +37,8 @@ type member struct {
 	living func() []string
 	// owner is the connection that this gateway has of a vehicle.
 	owner func(vin string) (cell.Connection, bool)
+	// metrics is set before run.
+	metrics *cellMetrics
 
 	away    atomic.Bool   // no answer, as far as note knows
 	late    atomic.Int32  // calls in a row whose time was over
@@ -189,6 +191,15 @@ func (m *member) rouse() {
 	case m.wake <- struct{}{}:
 	default:
 	}
+}
+
+// tell sends a gateway a notice. Nothing depends on its arrival.
+func (m *member) tell(ctx context.Context, node, word, rest string) error {
+	m.metrics.sent(word)
+	if rest != "" {
+		rest = " " + rest
+	}
+	return m.store.Tell(ctx, node, word+rest)
 }
 
 // check refuses a Redis that would lose commands.

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -34,9 +35,16 @@ type rig struct {
 
 func newRig(t *testing.T, n int) *rig {
 	t.Helper()
+	return newRigWith(t, n, "rules: []\n")
+}
+
+// newRigWith is newRig with rules.
+func newRigWith(t *testing.T, n int, rules string) *rig {
+	t.Helper()
 	r := &rig{t: t, redis: miniredis.RunT(t), kafka: harness.EmbeddedKafka(t)}
 	for i := range n {
 		file := place(t, fmt.Sprintf("gw-%d", i+1), "several", r.redis.Addr())
+		overwrite(t, filepath.Join(filepath.Dir(file), "rules", "none.rules.yaml"), rules)
 		replace(t, file, `{name: local, address: "127.0.0.1:0"}`, `{name: local, address: "127.0.0.1:0", anonymous_role: vehicle}`)
 		text, err := os.ReadFile(file) //nolint:gosec // a test's file
 		check.OK(t, err)
@@ -50,15 +58,29 @@ func newRig(t *testing.T, n int) *rig {
 		r.files, r.gw, r.logs = append(r.files, file), append(r.gw, a), append(r.logs, log)
 	}
 	for _, a := range r.gw {
-		a.claims.wait.Store(int64(10 * time.Second)) // whatever else the machine does
-		check.Within(t, 10*time.Second, "Redis is known to be there", func() error {
-			if a.member.away.Load() {
-				return errCellAway
-			}
-			return nil
-		})
+		r.patient(a)
 	}
 	return r
+}
+
+// patient has a gateway wait for Redis whatever else the machine does.
+func (r *rig) patient(a *App) {
+	r.t.Helper()
+	a.claims.wait.Store(int64(10 * time.Second))
+	a.travel.wait.Store(int64(2 * askLimit))
+	check.Within(r.t, 10*time.Second, "Redis is known to be there", func() error {
+		if a.member.away.Load() {
+			return errCellAway
+		}
+		return nil
+	})
+}
+
+// start starts a gateway that has stopped.
+func (r *rig) start(gw int) {
+	r.t.Helper()
+	r.gw[gw], r.logs[gw] = boot(r.t, r.files[gw])
+	r.patient(r.gw[gw])
 }
 
 // connect opens a connection that keeps its session.

@@ -32,7 +32,7 @@ func (a *gateway) localVehicles(prefix, after string, limit int) (page VehiclePa
 }
 
 // answer is what another gateway is told.
-func (a *gateway) answer(q *question) any {
+func (a *gateway) answer(ctx context.Context, q *question) any {
 	switch q.What {
 	case "vehicles":
 		return a.localVehicles(q.Prefix, q.After, min(max(q.Limit, 1), maxPage))
@@ -42,6 +42,8 @@ func (a *gateway) answer(q *question) any {
 		}
 	case "disconnect":
 		return a.disconnect(q.VIN, q.Endpoint)
+	case "operators":
+		return a.travel.give(ctx, q)
 	}
 	return nil
 }

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/alicebob/miniredis/v2"
 	"github.com/prometheus/client_golang/prometheus"
 
 	"cellgate/test/check"
@@ -17,7 +18,7 @@ import (
 // TestDeployNamesMetricsThatExist holds that alarms and dashboards ask for nothing but what a gateway measures.
 func TestDeployNamesMetricsThatExist(t *testing.T) {
 	t.Parallel()
-	a, _ := boot(t, write(t, t.TempDir(), ""))
+	a, _ := boot(t, place(t, "gw-1", "several", miniredis.RunT(t).Addr()))
 	known := metricNames(a.reg.all)
 	used := regexp.MustCompile(`\bcellgate_[a-z0-9_]+`)
 	found := 0

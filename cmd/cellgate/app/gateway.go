@@ -55,6 +55,9 @@ func openGateway(c *clients) (*gateway, error) {
 
 // startDispatch puts the rules in force before anything can be published, and begins to deliver.
 func (o *outlets) startDispatch(ctx context.Context) error {
+	if o.travel != nil {
+		o.startTravel(ctx)
+	}
 	if err := o.dispatch.Start(); err != nil {
 		return err
 	}

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/alicebob/miniredis/v2"
+
 	"cellgate/test/check"
 )
 
@@ -17,8 +19,10 @@ var families = []string{"resources", "state", "load", "capacity", "quality", "co
 // families, and no row is of a metric that is not there. Metrics of sections that are off are in the list of rows alone.
 func TestMetricsAreDocumented(t *testing.T) {
 	t.Parallel()
-	a, _ := boot(t, write(t, t.TempDir(), "token_api: {address: \"127.0.0.1:0\"}\nwebhooks: {crm: {url: \"https://example.com/\", keys: [\"0123456789abcdef0123456789abcdef\"]}}\n"+
-		"tracing: {endpoint: \"http://127.0.0.1:1/\"}\n"))
+	file := place(t, "gw-1", "several", miniredis.RunT(t).Addr())
+	replace(t, file, "rules: {", "token_api: {address: \"127.0.0.1:0\"}\nwebhooks: {crm: {url: \"https://example.com/\", keys: [\"0123456789abcdef0123456789abcdef\"]}}\n"+
+		"tracing: {endpoint: \"http://127.0.0.1:1/\"}\nrules: {")
+	a, _ := boot(t, file)
 	text, err := os.ReadFile("../../../docs/metrics.md")
 	check.OK(t, err)
 	rows := map[string]string{}

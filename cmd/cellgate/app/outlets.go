@@ -32,6 +32,7 @@ type outlets struct {
 	settled  *settlement // nil unless PUBACKs wait for Kafka
 	dispatch *sink.Dispatcher
 	rules    *ruleKeeper
+	travel   *travel // nil in a cell with one gateway
 }
 
 func openOutlets(t *trust) (*outlets, error) {
@@ -55,7 +56,12 @@ func openOutlets(t *trust) (*outlets, error) {
 	if err := t.reg.own.Register(t.reloadReadings(keeper)); err != nil {
 		return nil, err
 	}
-	return &outlets{trust: t, kafka: m, producer: producer, sync: workers, settled: settled, dispatch: dispatch, rules: keeper}, nil
+	o := &outlets{trust: t, kafka: m, producer: producer, sync: workers, settled: settled, dispatch: dispatch, rules: keeper}
+	if t.member != nil {
+		o.travel = newTravel(t.peers, dispatch)
+		t.claims.travel = o.travel
+	}
+	return o, nil
 }
 
 func (t *trust) openProducer(m *kafkaclient.Metrics) (*kafkaclient.Producer, error) {

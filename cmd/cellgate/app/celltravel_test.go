@@ -1,0 +1,176 @@
+package app
+
+import (
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"cellgate/test/check"
+	"cellgate/test/mqtt"
+)
+
+// travelRules remember: each fault tells once, the third message, and a battery that has been low for a while.
+const travelRules = `
+rules:
+  - id: once
+    from: ["v1/+/up/telemetry"]
+    dedupe: {by: payload.fault, within: 10m}
+    transform: {vin: vin, fault: payload.fault}
+    to: [{kafka: {topic: once}}]
+  - id: thrice
+    from: ["v1/+/up/telemetry"]
+    count: {at_least: 3, window: 10m}
+    transform: {vin: vin, n: payload.n}
+    to: [{kafka: {topic: thrice}}]
+  - id: low
+    from: ["v1/+/up/telemetry"]
+    threshold: {enter: payload.soc < 15, exit: payload.soc > 20, for: 500ms}
+    transform: {vin: vin}
+    to: [{kafka: {topic: low}}]
+`
+
+// travellers are vehicles that go from gateway to gateway.
+type travellers struct {
+	*rig
+	vins []string
+	on   map[string]int // by VIN: the gateway
+	conn map[string]*mqtt.T
+	n    int // rounds
+}
+
+func newTravellers(t *testing.T, gateways, vehicles int) *travellers {
+	t.Helper()
+	r := &travellers{rig: newRigWith(t, gateways, travelRules), on: map[string]int{}, conn: map[string]*mqtt.T{}}
+	for i := range vehicles {
+		vin := fmt.Sprintf("LTRAVEL%010d", i)
+		r.vins = append(r.vins, vin)
+		r.goTo(vin, i%gateways)
+	}
+	return r
+}
+
+// goTo connects a vehicle to a gateway.
+func (r *travellers) goTo(vin string, gw int) {
+	r.t.Helper()
+	r.conn[vin], r.on[vin] = r.connect(gw, vin, mqtt.V5), gw
+}
+
+// round has each vehicle send a message, 200 ms and more behind the one before.
+func (r *travellers) round() {
+	r.t.Helper()
+	time.Sleep(200 * time.Millisecond) // the rules go by the time of the messages
+	for i, vin := range r.vins {
+		r.conn[vin].Publish(mqtt.Publish{
+			Topic: "v1/" + vin + "/up/telemetry", QoS: 1, ID: 1, Payload: fmt.Sprintf(`{"n":%d,"fault":%d,"soc":%d}`, r.n, (r.n+i)%3, 10+i%2*20),
+		})
+	}
+	r.n++
+}
+
+// alarms are what the rules have sent, once there are as many as wanted and nothing is on its way.
+func (r *travellers) alarms() []string {
+	r.t.Helper()
+	for _, a := range r.gw {
+		check.OK(r.t, a.dispatch.CaughtUp(r.t.Context()))
+		check.Within(r.t, 20*time.Second, "all is delivered", func() error {
+			for _, l := range a.dispatch.Ledger() {
+				if l.Pending > 0 {
+					return fmt.Errorf("%+v", l)
+				}
+			}
+			return nil
+		})
+	}
+	var out []string
+	for _, topic := range []string{"once", "thrice", "low"} {
+		for _, rec := range r.kafka.Read(topic) {
+			out = append(out, topic+" "+string(rec.Value))
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
+// same holds alarms against those that one gateway tells of as many rounds.
+func (r *travellers) same() {
+	r.t.Helper()
+	one := newTravellers(r.t, 1, len(r.vins))
+	for range r.n {
+		one.round()
+	}
+	got, want := r.alarms(), one.alarms()
+	if len(want) == 0 || !slices.Equal(got, want) {
+		r.t.Errorf("%d alarms, with one gateway %d\nmore: %s\nfewer: %s", len(got), len(want), strings.Join(less(got, want), "\n\t"), strings.Join(less(want, got), "\n\t"))
+	}
+}
+
+// counted is a gateway's metric.
+func (r *rig) counted(a *App, name string) float64 {
+	r.t.Helper()
+	_, rest, found := strings.Cut(metrics(r.t, a), "cellgate_"+name+" ")
+	if !found {
+		r.t.Fatalf("%s is not measured", name)
+	}
+	value, _, _ := strings.Cut(rest, "\n")
+	n, err := strconv.ParseFloat(value, 64)
+	check.OK(r.t, err)
+	return n
+}
+
+// less is what a has and b has not.
+func less(a, b []string) []string {
+	b = slices.Clone(b)
+	return slices.DeleteFunc(slices.Clone(a), func(s string) bool {
+		at := slices.Index(b, s)
+		if at >= 0 {
+			b = slices.Delete(b, at, at+1)
+		}
+		return at >= 0
+	})
+}
+
+// TestOperatorStateTravels: rules go on with a vehicle where those of the gateway before have left off, whether it has left, is taken over, or
+// comes back.
+func TestOperatorStateTravels(t *testing.T) {
+	t.Parallel()
+	r := newTravellers(t, 3, 6)
+	for round := range 6 {
+		r.round()
+		for i, vin := range r.vins {
+			if i%2 == 0 {
+				r.conn[vin].Disconnect()
+			}
+			r.goTo(vin, (i+round)%3)
+		}
+	}
+	r.round()
+	r.same()
+	for _, a := range r.gw {
+		if n := r.counted(a, `cell_operator_states_in_total{cell="cell-1",result="asked"}`); n < 6 {
+			t.Errorf("%s has counted %v", a.cfg.Cell.Node, n)
+		}
+	}
+}
+
+// TestRollingRestart: each of three gateways is stopped and started; its vehicles go to the others. The alarms are those of one
+// gateway that is not.
+func TestRollingRestart(t *testing.T) {
+	t.Parallel()
+	r := newTravellers(t, 3, 9)
+	for gw := range r.gw {
+		r.round()
+		halt(t, r.gw[gw])
+		for i, vin := range r.vins {
+			if r.on[vin] == gw {
+				r.goTo(vin, (gw+1+i%2)%3)
+			}
+		}
+		r.round()
+		r.start(gw)
+	}
+	r.round()
+	r.same()
+}
