@@ -86,7 +86,10 @@ func (c *cellPresence) endLeft(ctx context.Context) error {
 	places := make(chan struct{}, configs.CellPool/2)
 	for _, one := range c.left {
 		own := one.Boot == c.m.self.Boot
-		if own && !c.over(&one) || !own && boots[one.Boot] || time.Since(c.handed[ending{one.VIN, one.Epoch}]) < untold {
+		mu.Lock()
+		handed := c.handed[ending{one.VIN, one.Epoch}]
+		mu.Unlock()
+		if own && !c.over(&one) || !own && boots[one.Boot] || time.Since(handed) < untold {
 			continue
 		}
 		places <- struct{}{}
