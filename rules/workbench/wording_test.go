@@ -80,8 +80,8 @@ func TestExpectedDurations(t *testing.T) {
 			rules: map[string][]byte{"a.rules.yaml": []byte("rules:\n  - {id: a, from: [\"v1/+/up/telemetry\"], to: [{redis: {set_add: s, ttl: 24h}}]}\n")},
 			tests: map[string][]byte{"a_test.yaml": []byte("tests: [{name: a, steps: [{payload: {}, expect: [{rule: a, redis: {ttl: " + ttl + "}}]}]}]\n")},
 		}
-		if rep, err := ws.test(t.Context(), ToolOptions{}); err != nil || rep.OK != passes {
-			t.Errorf("%s: %v, %+v", ttl, err, rep.Results)
+		if rep, err := ws.test(t.Context(), options("")); err != nil || rep.OK != passes {
+			t.Errorf("%s: %v, %v %+v", ttl, err, rep.Diagnostics, rep.Results)
 		}
 	}
 }
