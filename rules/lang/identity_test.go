@@ -1,10 +1,11 @@
 package lang
 
 import (
-	"cellgate/rules/op"
 	"maps"
 	"slices"
 	"testing"
+
+	"cellgate/rules/op"
 )
 
 // TestOperatorsKeepTheirIdentity holds the keys of stored memories, which no version may change: operators would begin anew.
