@@ -16,6 +16,8 @@ import (
 	"net/url"
 	"strings"
 	"time"
+
+	"github.com/spf13/cobra"
 )
 
 // apiClient calls the HTTP API of a gateway.
@@ -135,6 +137,41 @@ func (a *apiClient) do(ctx context.Context, method, path string, in, out any) er
 		return fmt.Errorf("%s %s: answer: %w", method, path, err)
 	}
 	return nil
+}
+
+// call is one call of the API whose answer a command prints.
+type call[T any] struct {
+	method, path string
+	body         any
+	show         func(w io.Writer, answer *T, now time.Time) error
+}
+
+// print makes the call of the gateway that t names, and prints the answer.
+func (r call[T]) print(cmd *cobra.Command, c *cli, t *target) error {
+	client, err := t.client()
+	if err != nil {
+		return err
+	}
+	var answer T
+	if err := client.do(cmd.Context(), r.method, r.path, r.body, &answer); err != nil {
+		return err
+	}
+	return c.print(&answer, func(w io.Writer) error { return r.show(w, &answer, time.Now()) })
+}
+
+// remove asks the gateway that t names to end something, and tells what that means: done with --json, text without.
+func (c *cli) remove(cmd *cobra.Command, t *target, path string, done map[string]string, text string) error {
+	client, err := t.client()
+	if err != nil {
+		return err
+	}
+	if err := client.do(cmd.Context(), "DELETE", path, nil, nil); err != nil {
+		return err
+	}
+	return c.print(done, func(w io.Writer) error {
+		_, err := fmt.Fprintln(w, text)
+		return err
+	})
 }
 
 // problemOf reads a problem document (RFC 9457), or takes the text as it is.

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"io"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -17,15 +18,7 @@ func capacityCommand(c *cli) *cobra.Command {
 		Example: "  cellgate capacity --json",
 		Args:    takes(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			client, err := t.client()
-			if err != nil {
-				return err
-			}
-			var s app.Capacity
-			if err := client.do(cmd.Context(), "GET", "/v1/capacity", nil, &s); err != nil {
-				return err
-			}
-			return c.print(s, func(w io.Writer) error { return printCapacity(w, &s) })
+			return call[app.Capacity]{"GET", "/v1/capacity", nil, printCapacity}.print(cmd, c, t)
 		},
 	}
 	t.flags(cmd)
@@ -33,7 +26,7 @@ func capacityCommand(c *cli) *cobra.Command {
 	return cmd
 }
 
-func printCapacity(w io.Writer, s *app.Capacity) error {
+func printCapacity(w io.Writer, s *app.Capacity, _ time.Time) error {
 	t := table{}
 	t.row("BOUND", "USED", "LIMIT", "SHARE")
 	share := func(name string, u *app.Share, text func(int64) string) {

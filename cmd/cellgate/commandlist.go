@@ -111,20 +111,12 @@ func commandListCommand(c *cli) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			client, err := t.client()
-			if err != nil {
-				return err
-			}
 			for name, value := range map[string]string{"vin": vin, "state": state} {
 				if value != "" {
 					query.Set(name, value)
 				}
 			}
-			var raw json.RawMessage
-			if err := client.do(cmd.Context(), "GET", "/v1/commands?"+query.Encode(), nil, &raw); err != nil {
-				return err
-			}
-			return c.print(raw, func(w io.Writer) error { return printCommands(w, raw, time.Now()) })
+			return call[json.RawMessage]{"GET", "/v1/commands?" + query.Encode(), nil, printCommands}.print(cmd, c, t)
 		},
 	}
 	t.flags(cmd)
@@ -135,9 +127,9 @@ func commandListCommand(c *cli) *cobra.Command {
 	return cmd
 }
 
-func printCommands(w io.Writer, raw json.RawMessage, now time.Time) error {
+func printCommands(w io.Writer, raw *json.RawMessage, now time.Time) error {
 	var page commandPage
-	if err := json.Unmarshal(raw, &page); err != nil {
+	if err := json.Unmarshal(*raw, &page); err != nil {
 		return fmt.Errorf("answer: %w", err)
 	}
 	if len(page.Commands) == 0 {

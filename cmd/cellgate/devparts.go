@@ -3,6 +3,7 @@ package main
 import (
 	"io"
 	"net/url"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -38,20 +39,12 @@ func devPartCommands(c *cli) []*cobra.Command {
 }
 
 func (c *cli) devParts(cmd *cobra.Command, t *target, method, path string, body any) error {
-	client, err := t.client()
-	if err != nil {
-		return err
-	}
-	var answer app.PartList
-	if err := client.do(cmd.Context(), method, path, body, &answer); err != nil {
-		return err
-	}
-	return c.print(answer, func(w io.Writer) error {
+	return call[app.PartList]{method, path, body, func(w io.Writer, answer *app.PartList, _ time.Time) error {
 		out := &table{}
 		out.row("PART", "ADDRESS", "RUNS")
 		for _, p := range answer.Parts {
 			out.row(p.Name, p.Address, yes(p.Running))
 		}
 		return out.write(w)
-	})
+	}}.print(cmd, c, t)
 }

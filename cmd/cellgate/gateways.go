@@ -34,15 +34,7 @@ func gatewaysListCommand(c *cli) *cobra.Command {
 		Example: "  cellgate gateways list",
 		Args:    takes(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			client, err := t.client()
-			if err != nil {
-				return err
-			}
-			var list app.GatewayList
-			if err := client.do(cmd.Context(), "GET", "/v1/gateways", nil, &list); err != nil {
-				return err
-			}
-			return c.print(list, func(w io.Writer) error { return printGateways(w, &list, time.Now()) })
+			return call[app.GatewayList]{"GET", "/v1/gateways", nil, printGateways}.print(cmd, c, t)
 		},
 	}
 	t.flags(cmd)

@@ -66,11 +66,11 @@ func TestPages(t *testing.T) {
 			return printVehicles(w, &app.VehiclePage{}, "LTEST9", now)
 		},
 		"vehicle": func(_ *testing.T, w io.Writer, now time.Time) error {
-			return printVehicle(w, json.RawMessage(`{"vin":"LTEST000000000001","connected":true,"ready":true,"mqtt":"5","since":"2026-11-20T21:09:30Z","token_ends":"2026-11-20T22:09:30Z",
+			return printVehicle(w, raw(`{"vin":"LTEST000000000001","connected":true,"ready":true,"mqtt":"5","since":"2026-11-20T21:09:30Z","token_ends":"2026-11-20T22:09:30Z",
 				"session_expiry":"1h0m0s","queued":1,"inflight":1,"queued_bytes":2048,"will":true,"subscriptions":[{"filter":"v1/LTEST000000000001/cmd/#","qos":1},{"filter":"v1/LTEST000000000001/sys/#","qos":0}]}`), now)
 		},
 		"vehicle-away": func(_ *testing.T, w io.Writer, now time.Time) error {
-			return printVehicle(w, json.RawMessage(`{"vin":"LTEST000000000001","since":"2026-11-20T21:00:00Z","session_ends":"2026-11-20T22:00:00Z","session_expiry":"1h0m0s","queued":3,"queued_bytes":300}`), now)
+			return printVehicle(w, raw(`{"vin":"LTEST000000000001","since":"2026-11-20T21:00:00Z","session_ends":"2026-11-20T22:00:00Z","session_expiry":"1h0m0s","queued":3,"queued_bytes":300}`), now)
 		},
 		"command": func(t *testing.T, w io.Writer, now time.Time) error {
 			var s commandState
@@ -129,4 +129,9 @@ func TestSizesAndSpans(t *testing.T) {
 			t.Errorf("span %v: %q, want %q", d, got, want)
 		}
 	}
+}
+
+func raw(text string) *json.RawMessage {
+	b := json.RawMessage(text)
+	return &b
 }

@@ -20,28 +20,10 @@ with --json its files too. rollback HASH puts it in force.`,
 		Example: "  cellgate rules history\n  cellgate rules history 5a1c…",
 		Args:    cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			client, err := t.client()
-			if err != nil {
-				return err
-			}
 			if len(args) == 0 {
-				var all app.RuleHistory
-				if err := client.do(cmd.Context(), "GET", "/v1/rules/history", nil, &all); err != nil {
-					return err
-				}
-				return c.print(all, func(w io.Writer) error { return historyTable(&all, time.Now()).write(w) })
+				return call[app.RuleHistory]{"GET", "/v1/rules/history", nil, printHistory}.print(cmd, c, t)
 			}
-			var ran app.RanRules
-			if err := client.do(cmd.Context(), "GET", "/v1/rules/history/"+url.PathEscape(args[0]), nil, &ran); err != nil {
-				return err
-			}
-			return c.print(ran, func(w io.Writer) error {
-				if ran.Diff == nil {
-					_, err := io.WriteString(w, "it cannot come back: "+ran.Error+"\n")
-					return err
-				}
-				return ran.Diff.Write(w)
-			})
+			return call[app.RanRules]{"GET", "/v1/rules/history/" + url.PathEscape(args[0]), nil, printRan}.print(cmd, c, t)
 		},
 	}
 	t.flags(cmd)
@@ -49,7 +31,15 @@ with --json its files too. rollback HASH puts it in force.`,
 	return cmd
 }
 
-func historyTable(all *app.RuleHistory, now time.Time) *table {
+func printRan(w io.Writer, ran *app.RanRules, _ time.Time) error {
+	if ran.Diff == nil {
+		_, err := io.WriteString(w, "it cannot come back: "+ran.Error+"\n")
+		return err
+	}
+	return ran.Diff.Write(w)
+}
+
+func printHistory(w io.Writer, all *app.RuleHistory, now time.Time) error {
 	out := &table{}
 	out.row("RULE SET", "PUT IN FORCE", "FROM", "")
 	for _, s := range all.Sets {
@@ -62,5 +52,5 @@ func historyTable(all *app.RuleHistory, now time.Time) *table {
 		}
 		out.row(s.Hash, whenText(s.At, now), from, state)
 	}
-	return out
+	return out.write(w)
 }

@@ -37,15 +37,7 @@ func sessionsListCommand(c *cli) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			client, err := t.client()
-			if err != nil {
-				return err
-			}
-			var found app.SessionPage
-			if err := client.do(cmd.Context(), "GET", "/v1/sessions?"+query.Encode(), nil, &found); err != nil {
-				return err
-			}
-			return c.print(found, func(w io.Writer) error { return printSessions(w, &found, time.Now()) })
+			return call[app.SessionPage]{"GET", "/v1/sessions?" + query.Encode(), nil, printSessions}.print(cmd, c, t)
 		},
 	}
 	t.flags(cmd)
@@ -97,15 +89,7 @@ func sessionsShowCommand(c *cli) *cobra.Command {
   cellgate sessions show billing/2 --role service`,
 		Args: takes("CLIENT"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			client, err := t.client()
-			if err != nil {
-				return err
-			}
-			var s app.Session
-			if err := client.do(cmd.Context(), "GET", name.path(args[0]), nil, &s); err != nil {
-				return err
-			}
-			return c.print(s, func(w io.Writer) error { return printSession(w, &s, time.Now()) })
+			return call[app.Session]{"GET", name.path(args[0]), nil, printSession}.print(cmd, c, t)
 		},
 	}
 	t.flags(cmd)
@@ -145,17 +129,7 @@ once, with a new session. Commands that wait for a vehicle stay.`,
 		Example: "  cellgate sessions end billing --role service",
 		Args:    takes("CLIENT"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			client, err := t.client()
-			if err != nil {
-				return err
-			}
-			if err := client.do(cmd.Context(), "DELETE", name.path(args[0]), nil, nil); err != nil {
-				return err
-			}
-			return c.print(map[string]string{"client": args[0]}, func(w io.Writer) error {
-				_, err := fmt.Fprintf(w, "the session of %s has ended\n", args[0])
-				return err
-			})
+			return c.remove(cmd, t, name.path(args[0]), map[string]string{"client": args[0]}, "the session of "+args[0]+" has ended")
 		},
 	}
 	t.flags(cmd)

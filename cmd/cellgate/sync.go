@@ -77,15 +77,7 @@ have skipped.`,
 		Example: "  cellgate sync status",
 		Args:    takes(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			client, err := t.client()
-			if err != nil {
-				return err
-			}
-			var s app.SyncAnswer
-			if err := client.do(cmd.Context(), "GET", "/v1/sync", nil, &s); err != nil {
-				return err
-			}
-			return c.print(s, func(w io.Writer) error { return printSync(w, &s, time.Now()) })
+			return call[app.SyncAnswer]{"GET", "/v1/sync", nil, printSync}.print(cmd, c, t)
 		},
 	}
 	t.flags(cmd)
@@ -114,15 +106,7 @@ func syncPauseCommand(c *cli, verb, short, long string) *cobra.Command {
 	cmd := &cobra.Command{
 		Use: verb + " [LANE]", Short: short, Long: long, Example: "  cellgate sync " + verb + " p2", Args: mayTake("LANE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			client, err := t.client()
-			if err != nil {
-				return err
-			}
-			var s app.SyncAnswer
-			if err := client.do(cmd.Context(), "POST", "/v1/sync/"+verb, lanesOf(args, centre), &s); err != nil {
-				return err
-			}
-			return c.print(s, func(w io.Writer) error { return laneTable(s.Lanes).write(w) })
+			return call[app.SyncAnswer]{"POST", "/v1/sync/" + verb, lanesOf(args, centre), func(w io.Writer, s *app.SyncAnswer, _ time.Time) error { return laneTable(s.Lanes).write(w) }}.print(cmd, c, t)
 		},
 	}
 	t.flags(cmd)
@@ -144,15 +128,7 @@ and audited with the operator's name; it holds over restarts and for every gatew
   cellgate sync skip`,
 		Args: mayTake("LANE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			client, err := t.client()
-			if err != nil {
-				return err
-			}
-			var s app.SkipAnswer
-			if err := client.do(cmd.Context(), "POST", "/v1/sync/skip", lanesOf(args, centre), &s); err != nil {
-				return err
-			}
-			return c.print(s, func(w io.Writer) error { return printSkipped(w, s.Skipped, time.Now()) })
+			return call[app.SkipAnswer]{"POST", "/v1/sync/skip", lanesOf(args, centre), func(w io.Writer, s *app.SkipAnswer, now time.Time) error { return printSkipped(w, s.Skipped, now) }}.print(cmd, c, t)
 		},
 	}
 	t.flags(cmd)

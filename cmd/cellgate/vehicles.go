@@ -29,18 +29,12 @@ func vehiclesCommand(c *cli) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			client, err := t.client()
-			if err != nil {
-				return err
-			}
 			if len(args) == 1 {
-				return c.showVehicle(cmd, client, args[0])
+				return c.showVehicle(cmd, t, args[0])
 			}
-			var found app.VehiclePage
-			if err := client.do(cmd.Context(), "GET", "/v1/vehicles?"+query.Encode(), nil, &found); err != nil {
-				return err
-			}
-			return c.print(found, func(w io.Writer) error { return printVehicles(w, &found, page.cursor, time.Now()) })
+			return call[app.VehiclePage]{"GET", "/v1/vehicles?" + query.Encode(), nil, func(w io.Writer, found *app.VehiclePage, now time.Time) error {
+				return printVehicles(w, found, page.cursor, now)
+			}}.print(cmd, c, t)
 		},
 	}
 	t.flags(cmd)
@@ -69,17 +63,8 @@ tokens.`,
 				}
 				query = "?endpoint=" + url.QueryEscape(endpoint)
 			}
-			client, err := t.client()
-			if err != nil {
-				return err
-			}
-			if err := client.do(cmd.Context(), "DELETE", "/v1/vehicles/"+url.PathEscape(args[0])+"/connection"+query, nil, nil); err != nil {
-				return err
-			}
-			return c.print(map[string]string{"vin": args[0]}, func(w io.Writer) error {
-				_, err := fmt.Fprintf(w, "%s is being disconnected\n", args[0])
-				return err
-			})
+			path := "/v1/vehicles/" + url.PathEscape(args[0]) + "/connection" + query
+			return c.remove(cmd, t, path, map[string]string{"vin": args[0]}, args[0]+" is being disconnected")
 		},
 	}
 	t.flags(cmd)
@@ -115,22 +100,18 @@ func dash(s string) string {
 	return s
 }
 
-func (c *cli) showVehicle(cmd *cobra.Command, client *apiClient, vin string) error {
-	var raw json.RawMessage
-	err := client.do(cmd.Context(), "GET", "/v1/vehicles/"+url.PathEscape(vin), nil, &raw)
+func (c *cli) showVehicle(cmd *cobra.Command, t *target, vin string) error {
+	err := call[json.RawMessage]{"GET", "/v1/vehicles/" + url.PathEscape(vin), nil, printVehicle}.print(cmd, c, t)
 	var no *apiError
 	if errors.As(err, &no) && no.Status == http.StatusNotFound {
 		return fmt.Errorf("%w; `cellgate vehicles` lists those that it has", err)
 	}
-	if err != nil {
-		return err
-	}
-	return c.print(raw, func(w io.Writer) error { return printVehicle(w, raw, time.Now()) })
+	return err
 }
 
-func printVehicle(w io.Writer, raw json.RawMessage, now time.Time) error {
+func printVehicle(w io.Writer, raw *json.RawMessage, now time.Time) error {
 	var v app.Vehicle
-	if err := json.Unmarshal(raw, &v); err != nil {
+	if err := json.Unmarshal(*raw, &v); err != nil {
 		return fmt.Errorf("answer: %w", err)
 	}
 	parts := []string{v.VIN, "not connected"}
