@@ -74,7 +74,7 @@ func evaluation(rec message.Record, messages int) *Evaluation {
 
 func begin(t *testing.T, ts *Traces, f Filter) *Tracer {
 	t.Helper()
-	n, err := ts.Begin(f)
+	n, err := ts.Begin(f, t.Name())
 	check.OK(t, err)
 	t.Cleanup(n.End)
 	return n
@@ -205,15 +205,18 @@ func TestBounds(t *testing.T) {
 	}
 }
 
-// There is a place for so many, and who ends gives it back, and with the last one nothing is left.
+// There is a place for so many, of which nobody has more than half; who ends gives it back, and with the last one nothing is left.
 func TestPlaces(t *testing.T) {
 	t.Parallel()
 	ts, _ := traces(ample)
-	a, err := ts.Begin(Filter{VIN: "A"})
+	a, err := ts.Begin(Filter{VIN: "A"}, "ann")
 	check.OK(t, err)
-	b, err := ts.Begin(Filter{VIN: "A"})
+	if _, err := ts.Begin(Filter{VIN: "A"}, "ann"); !errors.Is(err, ErrShare) {
+		t.Errorf("a second of the same: %v", err)
+	}
+	b, err := ts.Begin(Filter{VIN: "A"}, "bob")
 	check.OK(t, err)
-	if _, err := ts.Begin(Filter{VIN: "A"}); !errors.Is(err, ErrFull) {
+	if _, err := ts.Begin(Filter{VIN: "A"}, "eve"); !errors.Is(err, ErrFull) {
 		t.Errorf("a third: %v", err)
 	}
 	done := ts.done

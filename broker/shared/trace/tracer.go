@@ -65,6 +65,7 @@ type waiting struct {
 // Tracer looks on.
 type Tracer struct {
 	of     *Traces
+	owner  string
 	filter Filter
 	bounds Bounds
 	// follows counts the messages in open by the end of their sequence, so that others are passed over without the lock.

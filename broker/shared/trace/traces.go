@@ -11,8 +11,11 @@ import (
 	"cellgate/broker/shared/message"
 )
 
-// ErrFull says that there are as many tracers as there may be.
-var ErrFull = errors.New("as many look on as may")
+// Why nobody else may look on.
+var (
+	ErrFull  = errors.New("as many look on as may")
+	ErrShare = errors.New("half of those who may look on are this one's")
+)
 
 // Options of Traces.
 type Options struct {
@@ -67,14 +70,25 @@ func (t *Traces) tracers() []*Tracer {
 // Dropped is how many steps were not told, since the start.
 func (t *Traces) Dropped() uint64 { return t.dropped.Load() }
 
-// Begin has somebody look on until Tracer.End. It answers ErrFull when there is no place.
-func (t *Traces) Begin(f Filter) (*Tracer, error) {
+// Begin has an owner look on until Tracer.End. It answers ErrFull when there is no place, and ErrShare when this owner has half of them.
+func (t *Traces) Begin(f Filter, owner string) (*Tracer, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.Tracers() >= t.o.Max {
+	own := 0
+	for _, tr := range t.tracers() {
+		if tr.filter.Sampled == nil && tr.owner == owner {
+			own++
+		}
+	}
+	switch {
+	case own >= (t.o.Max+1)/2:
+		return nil, ErrShare
+	case t.Tracers() >= t.o.Max:
 		return nil, ErrFull
 	}
-	return t.beginLocked(newTracer(t, f, t.o.Bounds)), nil
+	n := newTracer(t, f, t.o.Bounds)
+	n.owner = owner
+	return t.beginLocked(n), nil
 }
 
 // Export has an exporter look on sampled messages until Tracer.End. It takes no place of those who look on.

@@ -28,6 +28,11 @@ func (a *gateway) explainRules(w http.ResponseWriter, r *http.Request) {
 	if !readJSON(w, r, &body) {
 		return
 	}
+	leave, err := a.drafts.enter(r.Context(), ownerOf(r))
+	if err != nil {
+		return // the caller has gone
+	}
+	defer leave()
 	rec := &message.Record{Kind: message.KindPublish, Seq: 1, Topic: body.Topic, Payload: body.Payload, QoS: body.QoS, Retain: body.Retain}
 	if body.VIN != "" && body.Topic == "" {
 		var ok bool
@@ -47,7 +52,7 @@ func (a *gateway) explainRules(w http.ResponseWriter, r *http.Request) {
 			rec.Payload = body.PayloadBase64
 		}
 	}
-	set, ok := a.setFor(w, r, body.Files)
+	set, ok := a.setFor(w, body.Files)
 	if !ok {
 		return
 	}
@@ -59,19 +64,13 @@ func (a *gateway) explainRules(w http.ResponseWriter, r *http.Request) {
 }
 
 // setFor is the rule set of the files, without any the one in force; or it answers and returns false.
-func (a *gateway) setFor(w http.ResponseWriter, r *http.Request, files map[string]string) (*lang.Set, bool) {
+func (a *gateway) setFor(w http.ResponseWriter, files map[string]string) (*lang.Set, bool) {
 	if files == nil {
 		set := a.rules.current()
 		if set == nil {
 			problem.Write(w, http.StatusServiceUnavailable, "", "no rules are in force yet", nil)
 		}
 		return set, set != nil
-	}
-	select {
-	case a.drafts <- struct{}{}:
-		defer func() { <-a.drafts }()
-	case <-r.Context().Done():
-		return nil, false
 	}
 	f, err := (&RuleFiles{Files: files}).folder()
 	if err != nil {
@@ -86,8 +85,8 @@ func (a *gateway) setFor(w http.ResponseWriter, r *http.Request, files map[strin
 	return set, true
 }
 
-// maxDrafts bounds the rule sets of callers that are compiled at once, for explanations.
-const maxDrafts = 2
+// maxExplanations bounds the explanations that are worked out at once: each may compile a rule set, or read much of the journal.
+const maxExplanations = 2
 
 // lastRecords is how far back in the journal a vehicle's last message is looked for.
 const lastRecords = 100_000

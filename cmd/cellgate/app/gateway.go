@@ -20,7 +20,7 @@ type gateway struct {
 	events eventStreams // of GET /v1/trace
 
 	messages *messageTail
-	drafts   chan struct{}         // places for rule sets that callers bring
+	drafts   *places               // of explanations under way
 	reading  redis.UniversalClient // of what rules have written
 	console  *console.Console      // nil when off
 	measured *httpMetrics
@@ -48,7 +48,7 @@ func openGateway(c *clients) (*gateway, error) {
 	g := &gateway{
 		clients: c, drain: drain, broker: b, fanout: fanout, intake: intake, events: newEventStreams(),
 		messages: &messageTail{journal: c.journal, hub: c.hub, log: c.log}, reading: reading,
-		drafts: make(chan struct{}, maxDrafts), measured: newHTTPMetrics(c.reg.own),
+		drafts: newPlaces(maxExplanations), measured: newHTTPMetrics(c.reg.own),
 	}
 	return g, errors.Join(c.reg.own.Register(g.readyReadings()), c.reg.own.Register(g.limitReadings()))
 }

@@ -65,7 +65,7 @@ func TestExplainTakesRulesThatAreNotInForce(t *testing.T) {
 			t.Errorf("%s: %d %s %v", when, status, text, err)
 		}
 	}
-	if now := a.rules.state().Hash; now != hash || len(a.drafts) != 0 {
+	if now := a.rules.state().Hash; now != hash || len(a.drafts.all) != 0 || len(a.drafts.queues) != 0 {
 		t.Errorf("the rules in force changed to %s", now)
 	}
 }

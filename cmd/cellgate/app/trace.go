@@ -74,10 +74,14 @@ func (a *gateway) getTrace(w http.ResponseWriter, r *http.Request) {
 		problem.Write(w, http.StatusBadRequest, "", err.Error(), nil)
 		return
 	}
-	tracer, err := a.traces.Begin(f)
-	if errors.Is(err, trace.ErrFull) {
+	tracer, err := a.traces.Begin(f, ownerOf(r))
+	if err != nil {
+		text := fmt.Sprintf("%d trace already, which is the most there may be: end one of them", configs.MaxTracers)
+		if errors.Is(err, trace.ErrShare) {
+			text = fmt.Sprintf("%d of the %d traces that there may be are yours, and the others are for others: end one of them", configs.MaxTracers/2, configs.MaxTracers)
+		}
 		w.Header().Set("Retry-After", "10")
-		problem.Write(w, http.StatusTooManyRequests, "", fmt.Sprintf("%d trace already, which is the most there may be: end one of them", configs.MaxTracers), nil)
+		problem.Write(w, http.StatusTooManyRequests, "", text, nil)
 		return
 	}
 	defer tracer.End()

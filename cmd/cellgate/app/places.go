@@ -1,0 +1,67 @@
+package app
+
+import (
+	"context"
+	"net/http"
+	"sync"
+
+	"cellgate/auth"
+)
+
+// ownerOf names whose share a call of the API takes: issuer, role and subject of its token.
+func ownerOf(r *http.Request) string {
+	id, _ := auth.IdentityFrom(r.Context())
+	return id.SessionKey(id.Subject)
+}
+
+// places are for work of which so many pieces are done at once, and of one owner one: however many calls one makes, the others find a
+// place as soon as one piece is done.
+type places struct {
+	all chan struct{}
+
+	mu     sync.Mutex
+	queues map[string]*queue
+}
+
+// queue is where the calls of one owner wait for each other.
+type queue struct {
+	turn  chan struct{}
+	calls int
+}
+
+func newPlaces(most int) *places {
+	return &places{all: make(chan struct{}, most), queues: map[string]*queue{}}
+}
+
+// enter waits for a place until ctx ends. leave gives it up.
+func (p *places) enter(ctx context.Context, owner string) (leave func(), err error) {
+	p.mu.Lock()
+	q := p.queues[owner]
+	if q == nil {
+		q = &queue{turn: make(chan struct{}, 1)}
+		p.queues[owner] = q
+	}
+	q.calls++
+	p.mu.Unlock()
+	taken := []chan struct{}{}
+	leave = func() {
+		for _, c := range taken {
+			<-c
+		}
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		if q.calls--; q.calls == 0 {
+			delete(p.queues, owner)
+		}
+	}
+	for _, c := range []chan struct{}{q.turn, p.all} {
+		select {
+		case c <- struct{}{}:
+			taken = append(taken, c)
+		case <-ctx.Done():
+			leave()
+			return nil, ctx.Err()
+		}
+	}
+	return leave, nil
+}
