@@ -25,6 +25,8 @@ MODEL_STATES ?= 1000000
 BENCH_RUN    ?= .
 FAULTS       ?= 20
 SYNC_FAULTS  ?= 4
+SYNC_RATE    ?= 5
+SYNC_BACKLOG ?= 200000
 OUTAGE       ?= 60s
 FLEET        ?= 10
 GATEWAYS     ?= 1
@@ -53,7 +55,7 @@ test-race: build ## the same with the race detector
 
 test-real: build tools-real ## the end-to-end scenarios on Apache Kafka 3.9 and 4.x, Redis, and foreign clients; faults
 	@echo "==> go test -tags real"
-	FAULTS=$(FAULTS) SYNC_FAULTS=$(SYNC_FAULTS) OUTAGE=$(OUTAGE) $(GO) test -tags real -count=1 -timeout 45m -v ./test/real/... | $(GO) run ./test/progress
+	FAULTS=$(FAULTS) SYNC_FAULTS=$(SYNC_FAULTS) SYNC_RATE=$(SYNC_RATE) SYNC_BACKLOG=$(SYNC_BACKLOG) OUTAGE=$(OUTAGE) $(GO) test -tags real -count=1 -timeout 45m -v ./test/real/... | $(GO) run ./test/progress
 	$(GO) test -count=1 ./rules/sink/redis
 
 # BENCH_RUN chooses among the tests, BENCH_ARGS takes flags such as -rounds 2 -storm 5000 -json FILE -profiles DIR.
@@ -73,10 +75,10 @@ crash: build ## kill -9 and full disks under load against an outside ledger, and
 	CRASH_ROUNDS=$(CRASH_ROUNDS) START_BYTES=$(START_BYTES) DISK_ROUNDS=$(DISK_ROUNDS) \
 		$(GO) test -count=1 -timeout 12h -v ./test/crash | $(GO) run ./test/progress
 
-faults: build tools-real ## FAULTS faults of three brokers and Redis, SYNC_FAULTS on the way to the centre, an OUTAGE of Kafka, failovers of Redis
-	@echo "==> faults: $(FAULTS), on the way to the centre $(SYNC_FAULTS), and Kafka away for $(OUTAGE)"
-	FAULTS=$(FAULTS) SYNC_FAULTS=$(SYNC_FAULTS) OUTAGE=$(OUTAGE) $(GO) test -tags real -count=1 -timeout 12h -v \
-		-run 'TestFaults|TestSyncFaults|TestOutage|TestRedisFailover' \
+faults: build tools-real ## FAULTS faults of three brokers and Redis, SYNC_FAULTS on the way to the centre at SYNC_RATE messages of each of 20 vehicles, SYNC_BACKLOG records for it, an OUTAGE of Kafka, failovers of Redis
+	@echo "==> faults: $(FAULTS), on the way to the centre $(SYNC_FAULTS), a backlog of $(SYNC_BACKLOG), and Kafka away for $(OUTAGE)"
+	FAULTS=$(FAULTS) SYNC_FAULTS=$(SYNC_FAULTS) SYNC_RATE=$(SYNC_RATE) SYNC_BACKLOG=$(SYNC_BACKLOG) OUTAGE=$(OUTAGE) $(GO) test -tags real -count=1 -timeout 12h -v \
+		-run 'TestFaults|TestSyncFaults|TestSyncBacklog|TestOutage|TestRedisFailover' \
 		./test/real | $(GO) run ./test/progress
 
 # What befalls the cells of `make cells` besides is in test/cells: 50 kills, 20 stops, 20 failovers of Redis, 60 cuts of links.
@@ -153,7 +155,7 @@ soak: ## the full figures: hours
 	@$(MAKE) --no-print-directory model MODEL_STATES=20000000
 	@$(MAKE) --no-print-directory crash CRASH_ROUNDS=1000 START_BYTES=1073741824 DISK_ROUNDS=50
 	@$(MAKE) --no-print-directory cells
-	@$(MAKE) --no-print-directory faults FAULTS=200 SYNC_FAULTS=90 OUTAGE=10m
+	@$(MAKE) --no-print-directory faults FAULTS=200 SYNC_FAULTS=50 SYNC_RATE=70 SYNC_BACKLOG=5000000 OUTAGE=10m
 
 clean: ## remove what was built, and the data of `make run`
 	rm -rf bin $(DATA)

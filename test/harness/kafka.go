@@ -191,15 +191,16 @@ default.replication.factor=%d
 min.insync.replicas=%d
 offsets.topic.replication.factor=%d
 offsets.topic.num.partitions=4
-transaction.state.log.replication.factor=1
-transaction.state.log.min.isr=1
+transaction.state.log.replication.factor=%d
+transaction.state.log.min.isr=%d
+transaction.state.log.num.partitions=4
 group.initial.rebalance.delay.ms=0
 broker.session.timeout.ms=5000
 broker.heartbeat.interval.ms=1000
 replica.lag.time.max.ms=5000
 auto.create.topics.enable=%t
 `, n.id, n.voters, listeners, n.controller, advertised, between, filepath.Join(n.dir, "data"), n.replicas,
-		max(1, n.replicas-1), n.replicas, create)
+		max(1, n.replicas-1), n.replicas, n.replicas, max(1, n.replicas-1), create)
 }
 
 func (n *kafkaNode) classpath() string { return filepath.Join(n.jars, "*") }

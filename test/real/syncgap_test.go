@@ -22,12 +22,12 @@ import (
 // gateway. The lane stands there from the next start on, over a kill, the others go on, the lag is never 0 for not
 // being known, and an operator's skip goes on after the gap with nothing else missing.
 func TestSyncGap(t *testing.T) {
-	r := newSyncRig(t, 1, "at_least_once")
+	r := newSyncRig(t, 1, "at_least_once", 1)
 	ledger := filepath.Join(r.Dir, "ledger.txt")
 	operator := r.OperatorToken()
 	fleet := startFleet(t, r.Gateway, "fleet", ledger, syncVehicles, 4*syncRate)
 	r.central.Await("fleet.third", 30*time.Second, harness.AtLeast(2*syncVehicles*syncRate))
-	r.central.Links[0].Cut()
+	r.cutCentre()
 	before := r.ends(r.cell, "central.p0")
 	check.Within(t, 30*time.Second, "a backlog", func() error {
 		if n := r.outboxEnds().sum("central.p0") - before.sum("central.p0"); n < 500 {
@@ -48,7 +48,7 @@ func TestSyncGap(t *testing.T) {
 	}
 	r.Start()
 	r.lagUntil("sync-p0") // the dead member holds its partitions for 10 s
-	r.central.Links[0].Mend()
+	r.mendCentre()
 	r.awaitForwarded(time.Minute, ends.only("central.p1", "central.p2"))
 	r.Kill()
 	r.Start()
