@@ -115,8 +115,10 @@ func (c Config) transport(topics []string) *kafka.Transport {
 	}
 }
 
+// client makes one that gives brokers half of the timeout for their part of a request. Without it kafka-go tells them 500 ms,
+// after which they answer that replicas have not got a batch yet.
 func (c Config) client(topics []string) *kafka.Client {
-	return &kafka.Client{Addr: kafka.TCP(c.Brokers...), Transport: c.transport(topics)}
+	return &kafka.Client{Addr: kafka.TCP(c.Brokers...), Transport: c.transport(topics), Timeout: c.RequestTimeout}
 }
 
 // ping asks any bootstrap broker for its API versions, which it answers without touching a topic.
