@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"os"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -94,6 +95,9 @@ func startCell(t *testing.T, o cellOptions) *Cell {
 	for _, n := range c.Nodes {
 		check.OK(t, n.start())
 		c.supervise(n)
+	}
+	for _, n := range c.Nodes {
+		check.Within(t, 2*time.Minute, n.Name+" takes commands", n.decides) // a new cell begins when nobody has come who remembers it
 	}
 	c.token = sync.OnceValue(c.Nodes[0].OperatorToken)
 	c.service = sync.OnceValue(func() string {
@@ -189,6 +193,15 @@ func (n *Node) ready() error {
 	status, body, err := n.Get("/readyz", "")
 	if err == nil && status != http.StatusOK {
 		err = fmt.Errorf("readyz %d: %s", status, body)
+	}
+	return err
+}
+
+// decides returns nil when the gateway takes commands.
+func (n *Node) decides() error {
+	_, body, err := n.Get("/readyz", "")
+	if err == nil && strings.Contains(string(body), "commands are refused") {
+		err = fmt.Errorf("readyz: %s", body)
 	}
 	return err
 }

@@ -43,7 +43,7 @@ func TestGatewayKilledUnderLoad(t *testing.T) {
 	pause(ctx, size.calm)
 	var gaps, flows []time.Duration
 	for round := range rounds {
-		g, f := c.killOne(ctx, c.Nodes[round%len(c.Nodes)])
+		g, f := c.killOne(ctx, all, c.Nodes[round%len(c.Nodes)])
 		gaps, flows = append(gaps, g...), append(flows, f...)
 	}
 	fmt.Printf("%d vehicles of killed gateways: gap p50 %v, p99 %v; from the return to the first command p50 %v, p99 %v\n", len(gaps),
@@ -65,7 +65,7 @@ func TestGatewayKilledUnderLoad(t *testing.T) {
 
 // killOne kills a gateway, and tells for each of its vehicles for how long none of its messages was acknowledged, and for how long
 // after its return the first command took.
-func (c *Cell) killOne(ctx context.Context, n *Node) (gaps, flows []time.Duration) {
+func (c *Cell) killOne(ctx context.Context, all *senders, n *Node) (gaps, flows []time.Duration) {
 	c.t.Helper()
 	var victims []*car
 	for _, v := range c.Cars {
@@ -82,7 +82,7 @@ func (c *Cell) killOne(ctx context.Context, n *Node) (gaps, flows []time.Duratio
 		for _, v := range victims {
 			check.Within(c.t, time.Minute, v.VIN+" goes on", func() error { return v.goesOn(killed) })
 			gaps = append(gaps, v.gap(killed))
-			flows = append(flows, c.firstCommand(ctx, v, n))
+			flows = append(flows, c.firstCommand(ctx, all, v, n))
 		}
 		check.OK(c.t, n.start())
 		pause(ctx, time.Second)
@@ -112,16 +112,24 @@ func (v *car) gap(around time.Time) time.Duration {
 }
 
 // firstCommand sends a vehicle a command by any gateway that runs, and tells for how long after the vehicle's return it took.
-func (c *Cell) firstCommand(ctx context.Context, v *car, killed *Node) time.Duration {
+func (c *Cell) firstCommand(ctx context.Context, all *senders, v *car, killed *Node) time.Duration {
 	c.t.Helper()
 	others := slices.DeleteFunc(slices.Clone(c.Nodes), func(n *Node) bool { return n == killed })
 	n := others[len(v.VIN)%len(others)]
-	began := time.Now()
-	status, body, err := n.Do(http.MethodPost, "/v1/vehicles/"+v.VIN+"/commands?wait=20s", c.Token(), map[string]any{"name": "ping", "ttl": "20s"})
-	if err != nil || status != http.StatusOK {
-		c.t.Errorf("%s: a command after its return: %d %s %v", v.VIN, status, body, err)
+	cmd := &Command{VIN: v.VIN, Via: "http", TTL: 20 * time.Second, Began: time.Now()}
+	cmd.ID = fmt.Sprintf("first-%s-%d", v.VIN, cmd.Began.UnixNano())
+	cmd.Meaning = cmd.ID
+	all.add(cmd)
+	body := map[string]any{"id": cmd.ID, "name": "do", "ttl": cmd.TTL.String(), "payload": map[string]string{"meaning": cmd.Meaning}}
+	status, answer, err := n.Do(http.MethodPost, "/v1/vehicles/"+v.VIN+"/commands?wait=20s", c.Token(), body)
+	a := understood(status, answer, err)
+	if a.Gateway, a.Call = n.Name, "send"; a.Said == SaidState {
+		a.Said = SaidAccepted
 	}
-	return time.Since(began)
+	if cmd.Answered(a); err != nil || status != http.StatusOK {
+		c.t.Errorf("%s: a command after its return: %d %s %v", v.VIN, status, answer, err)
+	}
+	return time.Since(cmd.Began)
 }
 
 // rollingRestart drains every gateway, restarts it, and goes on with the next.
