@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"strings"
 	"sync"
 
 	"github.com/redis/go-redis/v9"
@@ -13,8 +14,8 @@ import (
 const (
 	// offerings is how often it is offered anew when Redis is another server after the offers than before. The caller tries again later.
 	offerings = 3
-	// joinsAtOnce are in one pipeline, which one WAIT confirms.
-	joinsAtOnce = 512
+	// joinsAtOnce are in one pipeline, which one WAIT confirms. Redis runs them one after the other before it looks at other clients.
+	joinsAtOnce = 128
 	// offersAtOnce bounds the slots of a server whose commands are offered at once.
 	offersAtOnce = 8
 )
@@ -143,6 +144,9 @@ func (s *Store) offerAll(ctx context.Context, expected string, remembered iter.S
 	return landed, nil
 }
 
+// unsalted is a server's name without the salt of a slot.
+func unsalted(server string) string { return server[:max(0, strings.LastIndexByte(server, ':'))] }
+
 // answered is what a call of several has come to.
 type answered struct {
 	reply
@@ -150,14 +154,15 @@ type answered struct {
 }
 
 // together runs calls of one script on keys of one server in one pipeline: one WAIT confirms them, and after it the server has to
-// be called as each has said. One that has moved is tried again by the caller.
+// be called as the first has said, and as all have but for the salts, which one command would change together. One that has moved is tried
+// again by the caller.
 func (s *Store) together(ctx context.Context, client *redis.Client, calls []call) []answered {
 	out := make([]answered, len(calls))
 	if len(calls) == 0 {
 		return out
 	}
-	var waited *redis.Cmd
-	ran, servers := make([]*redis.Cmd, len(calls)), make([]*redis.Cmd, len(calls))
+	var waited, now *redis.Cmd
+	ran := make([]*redis.Cmd, len(calls))
 	wait := s.doubts.wait(client, s.confirm.Wait)
 	confirm := s.confirm.Replicas > 0
 	_, _ = client.Pipelined(ctx, func(p redis.Pipeliner) error { // each command has its error
@@ -170,15 +175,16 @@ func (s *Store) together(ctx context.Context, client *redis.Client, calls []call
 			return nil
 		}
 		waited = p.Do(ctx, "WAIT", s.confirm.Replicas, wait.Milliseconds())
-		p.ScriptLoad(ctx, server.text)
-		for i, c := range calls {
-			servers[i] = p.EvalSha(ctx, server.sum, c.keys[:1])
-		}
+		now = p.Eval(ctx, server.text, calls[0].keys[:1])
 		return nil
 	})
 	var unconfirmed error
+	first := ""
 	if confirm && ran[0].Err() == nil {
 		unconfirmed = s.confirmed(client, waited, wait)
+		if r, err := parse(ran[0].Val()); err == nil && unconfirmed == nil {
+			first, unconfirmed = unsalted(r.server), sameServer(r, now)
+		}
 	}
 	moved := false
 	for i := range calls {
@@ -191,8 +197,8 @@ func (s *Store) together(ctx context.Context, client *redis.Client, calls []call
 			a.reply, a.err = parse(ran[i].Val())
 		}
 		if a.err == nil && confirm {
-			if a.err = unconfirmed; a.err == nil {
-				a.err = sameServer(a.reply, servers[i])
+			if a.err = unconfirmed; a.err == nil && unsalted(a.reply.server) != first {
+				a.err = errAnother
 			}
 		}
 	}

@@ -176,9 +176,12 @@ func (s *Store) confirmed(client *redis.Client, waited *redis.Cmd, wait time.Dur
 }
 
 // sameServer holds that they were replicas of the server where it was done.
+// errAnother: what was confirmed may be of another history.
+var errAnother = fmt.Errorf("%w: the server was another one meanwhile", ErrUnconfirmed)
+
 func sameServer(r reply, server *redis.Cmd) error {
 	if now, err := server.Text(); err != nil || now != r.server {
-		return fmt.Errorf("%w: the server was another one meanwhile", ErrUnconfirmed)
+		return errAnother
 	}
 	return nil
 }

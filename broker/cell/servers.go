@@ -32,13 +32,14 @@ func (s *Store) Servers(ctx context.Context) (map[int]Server, error) {
 	return nil, nil
 }
 
-// called asks a server for its name, as the mark of a slot that it has knows it.
+// called asks a server for its name, as the mark of a slot that it has knows it. One that takes no writes (its memory is full, it was demoted)
+// gives no answer.
 func (s *Store) called(ctx context.Context, c *redis.Client, slot int) (string, error) {
-	name, err := c.Eval(ctx, s.scripts["server"].text, []string{s.keys.inSlot("mark", slot)}).Text()
+	r, err := s.pipeline(ctx, c, call{script: "look", keys: []string{s.keys.inSlot("mark", slot), s.keys.inSlot("none", slot)}}, true)
 	if err != nil {
-		return "", fmt.Errorf("%w: asking for the server's name: %w", ErrAway, err)
+		return "", fmt.Errorf("asking for the server's name: %w", err)
 	}
-	return name, nil
+	return r.server, nil
 }
 
 func (s *Store) primaries(ctx context.Context, c *redis.ClusterClient) (map[int]Server, error) {

@@ -284,8 +284,9 @@ func (s *Service) refuseOnce(ctx context.Context, a *asked) error {
 		return st.Refuse(ctx, s.offered(r, digestText(r.digest())), string(state), why)
 	})
 	// It may be this gateway's doing, of which it has not heard, or that it has not lived to write down.
-	mine := got.Verdict == cell.Already && got.Record.State == string(state) && got.Record.Fields[fieldNode] == s.o.Cell.Node && s.local(r.ID) == nil
-	a.elsewhere = got.Verdict != cell.OK && !mine
+	mine := got.Verdict == cell.Already && got.Record.State == string(state) && got.Record.Fields[fieldNode] == s.o.Cell.Node && (a.unheard || s.local(r.ID) == nil)
+	r.ours = got.Verdict == cell.OK || mine // also when somebody asks for it before this gateway has told of it
+	a.elsewhere, a.unheard = !r.ours, a.unheard || err != nil
 	return err
 }
 

@@ -115,6 +115,26 @@ func TestLostRefusal(t *testing.T) {
 	c.told("bad", Rejected)
 	cancel()
 	readers.Wait()
+
+	// Somebody asks for it between the try whose answer is lost and the next.
+	one := &asked{Request: Request{ID: "late", VIN: "V", TTL: time.Minute, At: time.Now()}, found: ErrExpired}
+	by.set(errors.New("no answer"))
+	if by.refuseOnce(t.Context(), one) == nil {
+		t.Error("an answer while Redis is away")
+	}
+	by.set(nil)
+	_, err = by.store.Refuse(t.Context(), by.offered(&one.Request, "d"), string(Expired), "why")
+	check.OK(t, err)
+	_, err = by.Get(t.Context(), "V", "late")
+	check.OK(t, err)
+	if err := by.refuseOnce(t.Context(), one); err != nil || one.elsewhere {
+		t.Error(err, "nobody tells of it")
+	}
+	check.OK(t, by.submit(t.Context(), true, func(b *batch) error {
+		_, _, _ = b.take(&one.Request, one.found, true)
+		return nil
+	}))
+	c.told("late", Expired)
 }
 
 // TestKafkaWhileRedisIsAway holds that the entrance keeps its place, and that what has no time left afterwards is not accepted.

@@ -89,7 +89,7 @@ func (b *batch) refuse(r *Request, cause error) error {
 	if !tellable(r, cause) {
 		return nil
 	}
-	if known, err := b.t.byID(r.ID); b.broken(err) != nil || known != nil {
+	if known, err := b.t.byID(r.ID); b.broken(err) != nil || known != nil && !r.ours {
 		return err
 	}
 	if b.outboxFull() {
@@ -202,11 +202,11 @@ func (s *Service) consumeOnce(ctx context.Context, c Consumer) error {
 }
 
 // asked is a request from Kafka. found is why it is refused; elsewhere: another gateway has read it before, and keeps and tells
-// what came of it.
+// what came of it. unheard: Redis may have noted that it is refused, and the answer was lost.
 type asked struct {
 	Request
-	found     error
-	elsewhere bool
+	found              error
+	elsewhere, unheard bool
 }
 
 // accept decides on the messages and writes the position after them, in one transaction.

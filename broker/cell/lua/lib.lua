@@ -1,6 +1,8 @@
 -- Begins every script. KEYS[1] is the mark of the slot that the other keys are in:
 --   salt    made with the mark: a Redis that was flushed is another server
---   n       counts scripts: each one writes, so that WAIT covers what it has read
+--   n       when the last script ran: each one writes, so that WAIT covers what it has read
+--   served  the server that it ran at. When it is another one now: turned is since when, and was the n of before. What happened
+--           between was and turned, this Redis has lost, be it by a failover or because it is an old backup
 --   open    the server for which the commands of this slot are decided
 --   gen     the generation; floor, doubt: see join.lua; fresh: a member without memory has come since the last opening
 --   m:NODE  a member, and the server that it has offered to
@@ -14,15 +16,20 @@ local function milliseconds()
 end
 
 local now = milliseconds()
-local got = redis.call('HMGET', mark, 'salt', 'open', 'gen', 'doubt')
+local got = redis.call('HMGET', mark, 'salt', 'open', 'gen', 'doubt', 'n', 'served', 'was', 'turned')
 local salt = got[1]
 if not salt then
   local t = redis.call('TIME')
   salt = t[1] .. '.' .. t[2]
   redis.call('HSET', mark, 'salt', salt)
 end
-redis.call('HINCRBY', mark, 'n', 1)
 local server = identity(salt)
+local was, turned = tonumber(got[7] or '0'), tonumber(got[8] or '0')
+if got[6] ~= server then
+  was, turned = tonumber(got[5] or '0'), now
+  redis.call('HSET', mark, 'served', server, 'was', got[5] or '0', 'turned', string.format('%.0f', now))
+end
+redis.call('HSET', mark, 'n', string.format('%.0f', now))
 local open = got[2] == server
 local gen = tonumber(got[3] or '0')
 local doubt = tonumber(got[4] or '0')

@@ -187,8 +187,8 @@ func (c *claims) claimed(one *claim, before int64, attached bool) {
 	if again || attached {
 		c.Changed(one.vin)
 	}
-	if again && attached {
-		c.presence.again(one, before, forgot)
+	if again {
+		c.presence.again(one, before, forgot, attached)
 	}
 	if info, known := c.sessions.Get(one.vin); attached && known && info.Ready {
 		c.onClaimed(one.vin)

@@ -170,9 +170,18 @@ func TestOldBackup(t *testing.T) {
 		}
 		return nil
 	})
+	third := r.connect(0, "LROAM000000000003", mqtt.V5)
+	unknown := r.events("LROAM000000000003", 1)[0]
+	mark := cell.Prefix + "cell-1:mark"
+	r.redis.HSet(mark, "n", fmt.Sprint(unknown.Epoch-1), "served", "another")
 	for key, fields := range backup {
 		r.redis.Del(key)
 		r.redis.HSet(key, fields...)
+	}
+	r.redis.HSet(cell.Prefix+"{LROAM000000000003}:vehicle", "epoch", fmt.Sprint(unknown.Epoch+1)) // another claim is there already
+	third.Disconnect()
+	if e := r.ends("LROAM000000000003", 1)[unknown.Epoch]; len(e) != 1 {
+		t.Errorf("the end of a session that the backup does not have: %+v", e)
 	}
 	r.lost("LLOST000000000001", 2*time.Second) // after which it is looked who is gone
 	check.Within(t, 20*time.Second, "Redis to have one session", func() error {

@@ -40,11 +40,14 @@ type member struct {
 	// metrics is set before run.
 	metrics *cellMetrics
 
-	away    atomic.Bool   // no answer, as far as note knows
-	late    atomic.Int32  // calls in a row whose time was over
-	changed atomic.Int64  // when that changed last, ns
-	slots   []atomic.Bool // which are open, as far as this gateway knows
-	wake    chan struct{} // capacity 1
+	away    atomic.Bool  // no answer, as far as note knows
+	late    atomic.Int32 // calls in a row whose time was over
+	changed atomic.Int64 // when that changed last, ns
+	// unsteady is when Redis was last there again after some time, or another server than before, ns: what it tells of who lives may be of
+	// earlier.
+	unsteady atomic.Int64
+	slots    []atomic.Bool // which are open, as far as this gateway knows
+	wake     chan struct{} // capacity 1
 
 	work   sync.Mutex          // held by whoever offers or forgets, and uses what follows
 	memory map[int]cell.Memory // as in the state file
@@ -129,6 +132,9 @@ func (m *member) unusable() error {
 	return nil
 }
 
+// steady reports whether every gateway that lives has had the time to tell Redis so.
+func (m *member) steady() bool { return time.Since(time.Unix(0, m.unsteady.Load())) > configs.CellTTL }
+
 // since is when Redis was last found to be away, or there again.
 func (m *member) since() time.Time { return time.Unix(0, m.changed.Load()).UTC() }
 
@@ -161,7 +167,10 @@ func (m *member) note(err error) error {
 	case err == nil, errors.Is(err, cell.ErrUnconfirmed):
 		m.late.Store(0)
 		if m.away.CompareAndSwap(true, false) {
-			m.changed.Store(time.Now().UnixNano())
+			now := time.Now()
+			if now.Sub(time.Unix(0, m.changed.Swap(now.UnixNano()))) > configs.CellTTL/2 {
+				m.unsteady.Store(now.UnixNano())
+			}
 			m.log.Info("Redis answers")
 			m.rouse()
 		}
@@ -259,6 +268,7 @@ func (m *member) look(ctx context.Context) {
 		}
 	}
 	if turned {
+		m.unsteady.Store(time.Now().UnixNano())
 		close(m.turned)
 		m.turned = make(chan struct{})
 	}
@@ -323,7 +333,9 @@ func (m *member) offerPending(ctx context.Context) {
 	}
 	answers, empty := 0, 0
 	m.store.Rejoin(ctx, m.self.Node, all, m.begins(), func(joined map[int]cell.Joined, err error) bool {
-		if m.note(err) != nil {
+		if timeOver(err) { // a pipeline is long: whether Redis answers is what look finds
+			m.log.Debug("offering to Redis takes longer than a call may", slog.Any("err", err))
+		} else if m.note(err) != nil {
 			m.log.Debug("offering to Redis", slog.Any("err", err))
 		}
 		if stored = errors.Join(stored, m.keep(joined)); stored != nil {

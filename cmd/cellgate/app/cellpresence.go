@@ -99,13 +99,14 @@ func (c *cellPresence) report(of *claim, p *session.Presence) {
 	c.rouse()
 }
 
-// again tells of a connection whose claim had to be made again. The session that it was before ends.
-func (c *cellPresence) again(of *claim, before int64, forgotten bool) {
+// again tells of a connection whose claim had to be made again. The session that it was before ends, and, if the connection has not ended
+// meanwhile, another one begins.
+func (c *cellPresence) again(of *claim, before int64, forgotten, attached bool) {
 	c.mu.Lock()
 	c.endLocked(of.vin, before, string(session.ReasonLost), forgotten)
 	c.mu.Unlock()
 	info, known := c.claims.sessions.Get(of.vin)
-	if !known || !info.Connected {
+	if !attached || !known || !info.Connected {
 		return
 	}
 	c.report(of, &session.Presence{Key: of.vin, Connected: true, At: info.Since})

@@ -18,7 +18,7 @@ import (
 func (c *cellPresence) watch(ctx context.Context) {
 	for pause(ctx, time.Second) {
 		all, heard := c.live.gateways()
-		if heard.IsZero() || c.m.away.Load() {
+		if heard.IsZero() || c.m.away.Load() || !c.m.steady() {
 			continue
 		}
 		boots, first := living(all, c.m.self.Node)

@@ -44,7 +44,7 @@ func TestClusterOpens(t *testing.T) {
 			return true
 		})
 		fmt.Printf("%s: %v in %d pipelines, %v\n", node, found, pipelines, time.Since(began).Round(time.Millisecond))
-		if pipelines > 40 {
+		if pipelines > 140 {
 			t.Errorf("%d pipelines", pipelines)
 		}
 		return found
