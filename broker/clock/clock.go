@@ -1,8 +1,8 @@
-// Package clock keeps apart the time that a clock shows and the time that has passed.
+// Package clock separates the time that the wall clock shows from the time that has passed.
 //
-// The machine's wall clock may be wrong and may be set: at boot, by NTP, by hand. What it shows is written
-// down, and decides what was agreed upon by calendar time, such as the end of a token. What must not be ended by a
-// wrong clock (a session, a command, the memory of a revocation) is measured by the time that has passed: Clock.
+// The wall clock may be wrong, and boot, NTP or a person may set it. It is written into records and decides what is
+// agreed by calendar time, such as the end of a token. What a wrong clock must not end (a session, a command, the
+// memory of a revocation) is measured by the time that has passed: Clock.
 package clock
 
 import (
@@ -10,36 +10,36 @@ import (
 	"time"
 )
 
-// Source reads the wall clock and, at the same moment, a clock that cannot be set: the time since some beginning.
+// Source reads the wall clock and, at the same moment, a monotonic clock that nobody can set.
 type Source func() (wall time.Time, elapsed time.Duration)
 
-// Tolerance is how far the wall clock may be off from what it showed at the last look plus the time that has
-// passed since, before that is a step. Clocks are looked at each second: slewing, which is how NTP puts a running clock
-// right (0.5 ms a second; chrony at most 83 ms), stays far below it, and a clock that is set by a second is above it.
+// Tolerance is the difference between the wall clock and its last reading plus the elapsed time from which it counts as
+// a step. Clocks are read every second: slewing, with which NTP corrects a running clock (0.5 ms a second; chrony at
+// most 83 ms), stays far below it; setting a clock by a second is above it.
 const Tolerance = 500 * time.Millisecond
 
-// longestStop is how long a gateway may have stood still by the wall clock before that is taken for a wrong clock
-// rather than for a stop. It is below the day by which revocations and keys are kept beyond their time.
+// longestStop is the longest stop of a gateway that is believed; if the wall clock moved further, the clock is
+// considered wrong. It is below the day that revocations and keys are kept after their end.
 const longestStop = 12 * time.Hour
 
-// smallStep is how far the wall clock may step without any doubt about what can be deleted by calendar time.
+// smallStep is the largest step that leaves deletion by calendar time safe.
 const smallStep = time.Minute
 
-// Saved is what a Clock keeps over a restart. The zero value stands for a first start.
+// Saved is the state of a Clock that survives a restart. The zero value is a first start.
 type Saved struct {
-	// Wall is what the wall clock showed, in ms since the Unix epoch.
+	// Wall is the wall clock, in ms since the Unix epoch.
 	Wall int64 `json:"wall"`
-	// Now and Latest are what the methods of these names gave, in ms.
+	// Now and Latest are the results of these methods, in ms.
 	Now    int64 `json:"now"`
 	Latest int64 `json:"latest"`
-	// Ahead is how far the wall clock stepped forward while the gateway ran and has not come back, in ms.
+	// Ahead is the sum of forward steps that were not taken back, in ms.
 	Ahead int64 `json:"ahead,omitempty"`
-	// Doubted is the Now at which the wall clock was last in doubt.
+	// Doubted is Now at the last moment that the wall clock was in doubt.
 	Doubted int64 `json:"doubted"`
 }
 
-// Clock counts the time in which the gateway runs, over restarts, whatever the wall clock does. Its methods are safe
-// for concurrent use.
+// Clock counts the time that the gateway runs, over restarts, whatever the wall clock does. Its methods are safe for
+// concurrent use.
 type Clock struct {
 	source Source
 	begin  time.Duration // elapsed, when start was now
@@ -51,8 +51,8 @@ type Clock struct {
 	doubted int64
 }
 
-// New goes on from what was saved. jump is how far the wall clock has moved meanwhile if that cannot have been a stop
-// of the gateway: backward, or forward by more than half a day; else 0.
+// New continues from saved. jump is the movement of the wall clock since then if a stop of the gateway cannot explain
+// it (backward, or forward by more than longestStop), else 0.
 func New(source Source, saved Saved) (c *Clock, jump time.Duration) {
 	wall, elapsed := source()
 	now := wall.UnixMilli()
@@ -74,9 +74,8 @@ func New(source Source, saved Saved) (c *Clock, jump time.Duration) {
 	return c, 0
 }
 
-// Now is the time that has passed while the gateway ran, as a time that is easily compared: it began with the
-// wall clock's at the first start. Steps of the wall clock do not move it, nor does time in which the gateway stood still:
-// of that only the wall clock knows. What must not end too early ends by Now.
+// Now is the time that the gateway has run, as a time for comparison: it started at the wall clock of the first start.
+// Neither steps of the wall clock nor stops of the gateway move it. Use it for what must not end too early.
 func (c *Clock) Now() time.Time {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -88,22 +87,22 @@ func (c *Clock) nowLocked() int64 {
 	return c.start + (elapsed - c.begin).Milliseconds()
 }
 
-// Latest is Now with the time in which the gateway stood still, as far as the wall clock tells. What must not
-// be done too late is not done any more by Latest. When the wall clock turns out to have been ahead at a start, it
-// goes back. That it was behind nobody can tell from a stop.
+// Latest is Now plus the time that the gateway stood still according to the wall clock. Use it for what must not be
+// done too late. It goes back when the wall clock turns out to have been ahead at a start; a clock that was slow then
+// goes unnoticed.
 func (c *Clock) Latest() time.Time {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return time.UnixMilli(c.nowLocked() + c.gap)
 }
 
-// Wall is what the wall clock shows.
+// Wall reads the wall clock.
 func (c *Clock) Wall() time.Time {
 	wall, _ := c.source()
 	return wall
 }
 
-// Stepped tells the clock that the wall clock has stepped while the gateway ran.
+// Stepped records a step of the wall clock while the gateway ran.
 func (c *Clock) Stepped(by time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -117,22 +116,22 @@ func (c *Clock) Stepped(by time.Duration) {
 	}
 }
 
-// back takes back what the wall clock has been ahead: steps that were seen, then what looked like a stop.
+// back reduces what the wall clock has been ahead: first by steps that were seen, then by what looked like a stop.
 func (c *Clock) back(by int64) {
 	seen := min(by, c.ahead)
 	c.ahead -= seen
 	c.gap -= min(by-seen, c.gap)
 }
 
-// Trusted is for how long the gateway has run with a wall clock that nothing cast doubt upon: it has not stepped by a
-// minute or more, nor moved between two runs in a way that no stop explains.
+// Trusted is how long the gateway has run without doubt about the wall clock: no step of a minute or more, and no
+// movement between two runs that a stop does not explain.
 func (c *Clock) Trusted() time.Duration {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return time.Duration(c.nowLocked()-c.doubted) * time.Millisecond
 }
 
-// Save is what New goes on from.
+// Save returns the state for New.
 func (c *Clock) Save() Saved {
 	c.mu.Lock()
 	defer c.mu.Unlock()

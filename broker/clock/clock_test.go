@@ -12,8 +12,8 @@ var epoch = time.UnixMilli(1_760_000_000_000)
 
 const year = 365 * 24 * time.Hour
 
-// TestStepsMoveNoTime: whatever the wall clock does, Now counts what has passed, and a step forward is no reason to
-// take anything for late.
+// TestStepsMoveNoTime: whatever the wall clock does, Now counts the elapsed time, and a step forward makes nothing
+// late.
 func TestStepsMoveNoTime(t *testing.T) {
 	t.Parallel()
 	for _, by := range []time.Duration{time.Second, -time.Second, time.Hour, -time.Hour, 10 * year, -10 * year} {
@@ -42,8 +42,8 @@ func TestStepsMoveNoTime(t *testing.T) {
 	}
 }
 
-// TestRestart: a stop counts for what must not be late, and for nothing else. A wrong clock at the start looks like
-// one until it is put right.
+// TestRestart: a stop counts only for what must not be late. A wrong clock at the start looks like a stop until it is
+// corrected.
 func TestRestart(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct{ away, jump, latest time.Duration }{
@@ -82,7 +82,7 @@ func TestRestart(t *testing.T) {
 	}
 }
 
-// TestAStopIsNotTakenBack: a step that is put right is taken back; the stop before it is not.
+// TestAStopIsNotTakenBack: correcting a step takes back the step, not the stop before it.
 func TestAStopIsNotTakenBack(t *testing.T) {
 	t.Parallel()
 	machine := clocktest.Still(epoch)

@@ -2,21 +2,21 @@ package clock
 
 import "time"
 
-// Step is a step of the wall clock, in ms since the Unix epoch: what it would have shown, and what it showed.
+// Step is a step of the wall clock, in ms since the Unix epoch: the expected reading and the actual one.
 type Step struct{ From, To int64 }
 
-// By is how far the clock has stepped; below 0 back.
+// By is the size of the step, negative for backward.
 func (s Step) By() time.Duration { return time.Duration(s.To-s.From) * time.Millisecond }
 
-// Watch notices the steps of a wall clock. Between two looks it follows the clock that cannot be set, so it must look
-// often: what is slewed between two looks adds up. Its owner guards it.
+// Watch detects steps of a wall clock by comparing it with the monotonic clock. It must look often, because slewing
+// between two looks adds up. It is not safe for concurrent use.
 type Watch struct {
 	source  Source
 	wall    int64
 	elapsed time.Duration
 }
 
-// NewWatch begins to watch now.
+// NewWatch starts watching now.
 func NewWatch(source Source) Watch {
 	w := Watch{source: source}
 	wall, elapsed := source()
@@ -24,8 +24,8 @@ func NewWatch(source Source) Watch {
 	return w
 }
 
-// Look returns what the wall clock shows, in ms, and whether it has stepped since the last look. A step is
-// believed at the second reading: a goroutine may be stopped between the readings of the two clocks.
+// Look returns the wall clock, in ms, and whether it has stepped since the last look. It reads twice before it reports
+// a step: the goroutine may be suspended between reading the two clocks.
 func (w *Watch) Look() (now int64, step Step, stepped bool) {
 	for try := 0; ; try++ {
 		wall, elapsed := w.source()

@@ -1,6 +1,6 @@
-// Package wal is what the logs on the disk have in common: format.go draws their segments and batches, Window and Scan read them and
-// tell damage from a torn end, FS is the file system below them. The journal is built of these parts.
+// Package wal is the common part of all logs: format.go defines segments and batches, Window and Scan read them and
+// distinguish damage from a torn end, FS is the file system below. The journal is built of these parts.
 //
-// Log is a whole log on top of them, for owners that write down elsewhere how far it counts: decisions, parked messages, operators'
-// state. Whose log a segment, a batch or a Position is of is a part of each: see Identity.
+// Log is a complete log on top of them, for owners that record elsewhere how far it is valid: decisions, parked
+// messages, operator state. The owner of a segment, a batch or a Position is part of each: see Identity.
 package wal

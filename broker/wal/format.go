@@ -66,18 +66,18 @@ const (
 	// FormatVersion is the newest version that is written and read.
 	FormatVersion = 1
 
-	// StateUsed and StateFree are states of a segment.
+	// StateUsed and StateFree are the states of a segment.
 	StateUsed = 1
 	StateFree = 2
 
-	// HeaderLen is the length of a segment header, and PageLen the distance between the journal's copies of it.
+	// HeaderLen is the length of a segment header, PageLen the distance between the journal's two copies of it.
 	HeaderLen = 96
 	PageLen   = 4096
 	// SegmentStart is the offset of the first batch in the journal.
 	SegmentStart = 2 * PageLen
 
-	// BatchHeaderLen is the length of a batch header, BatchAlign what batches begin at a multiple of, and RecordLenBytes
-	// what is in front of each record.
+	// BatchHeaderLen is the length of a batch header, BatchAlign the alignment of batches, RecordLenBytes the length
+	// prefix of a record.
 	BatchHeaderLen = 48
 	BatchAlign     = 16
 	RecordLenBytes = 4
@@ -86,13 +86,13 @@ const (
 	MaxSegmentBytes = 1 << 31
 )
 
-// ErrVersion is wrapped when a segment was written by a later version of the format.
+// ErrVersion means that a later version of the format wrote the segment.
 var ErrVersion = errors.New("journal format version not supported")
 
-// ErrBadHeader says that there is no segment header of such a log.
+// ErrBadHeader means that the file has no segment header of this kind of log.
 var ErrBadHeader = errors.New("segment header does not check")
 
-// castagnoli is never written after the package is loaded.
+// castagnoli is constant.
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 // Header is a segment header.
@@ -108,7 +108,7 @@ type Header struct {
 	PrevEnd   int64
 }
 
-// Encode returns both of the journal's copies, two pages.
+// Encode returns the journal's two copies, one on each of two pages.
 func (h *Header) Encode() []byte {
 	b := make([]byte, SegmentStart)
 	h.put(b, journalMagic)
@@ -187,7 +187,7 @@ func (h *BatchHeader) Put(b []byte, salt uint32) {
 	le.PutUint32(b, crc32.Update(salt, castagnoli, b[4:BatchHeaderLen]))
 }
 
-// DecodeBatchHeader reads a header and reports whether it checks. It does not look at the records.
+// DecodeBatchHeader reads a header and reports whether its checksum is right. It does not read the records.
 func DecodeBatchHeader(b []byte, salt uint32) (BatchHeader, bool) {
 	if len(b) < BatchHeaderLen {
 		return BatchHeader{}, false
@@ -210,26 +210,26 @@ func DecodeBatchHeader(b []byte, salt uint32) (BatchHeader, bool) {
 	return h, uint64(h.Count)*RecordLenBytes <= uint64(h.Length)
 }
 
-// Size is what the batch takes in the file.
+// Size returns the bytes of the batch in the file.
 func (h *BatchHeader) Size() int64 { return BatchSize(int64(h.Length)) }
 
-// Next is the sequence after the batch.
+// Next returns the sequence after the batch.
 func (h *BatchHeader) Next() uint64 { return h.First + uint64(h.Count) }
 
-// LastTime is the time of the last record.
+// LastTime returns the time of the last record.
 func (h *BatchHeader) LastTime() int64 { return h.Time + int64(h.Span) }
 
-// bodyOK checks the records and their padding: everything after the header up to size.
+// bodyOK checks the records and their padding: everything after the header.
 func (h *BatchHeader) bodyOK(body []byte, salt uint32) bool {
 	return crc32.Update(salt, castagnoli, body) == h.BodyCRC
 }
 
-// BatchSize is the size of a batch whose records take body bytes.
+// BatchSize returns the size of a batch with body bytes of records.
 func BatchSize(body int64) int64 {
 	return (BatchHeaderLen + body + BatchAlign - 1) &^ (BatchAlign - 1)
 }
 
-// EachRecord calls fn with the bytes of every record of a body that has passed its check.
+// EachRecord calls fn with every record of a body that bodyOK has checked.
 func (h *BatchHeader) EachRecord(body []byte, fn func(i int, rec []byte) error) error {
 	body = body[:h.Length]
 	for i := range int(h.Count) {
@@ -254,15 +254,15 @@ func (h *BatchHeader) EachRecord(body []byte, fn func(i int, rec []byte) error) 
 
 var errShortBody = errors.New("record lengths do not add up to the batch's length")
 
-// Checksum is the salted CRC of a batch's parts.
+// Checksum returns the salted CRC-32C of b.
 func Checksum(salt uint32, b []byte) uint32 { return crc32.Update(salt, castagnoli, b) }
 
 const nameSuffix = ".log"
 
-// SegmentName is the name of a segment's file.
+// SegmentName returns the file name of a segment.
 func SegmentName(index uint64) string { return fmt.Sprintf("%016x%s", index, nameSuffix) }
 
-// ParseName returns the index of the segment whose file has that name, if it is one.
+// ParseName returns the index of the segment with that file name; ok is false for other names.
 func ParseName(name string) (index uint64, ok bool) {
 	hex, ok := strings.CutSuffix(name, nameSuffix)
 	if !ok || len(hex) != 16 {

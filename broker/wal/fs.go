@@ -8,25 +8,25 @@ import (
 	"syscall"
 )
 
-// FS is what a log needs of a file system. Tests put waltest's under it, which fails or forgets.
+// FS is the part of a file system that a log needs. Tests use waltest's, which can fail and lose unsynced data.
 type FS interface {
-	// MkdirAll creates dir and what is missing above it, and makes its entry durable.
+	// MkdirAll creates dir with its parents and makes their entries durable.
 	MkdirAll(dir string) error
 	// List returns the names in dir, in any order.
 	List(dir string) ([]string, error)
-	// Create makes a new file for reading and writing; the name must not be taken.
+	// Create makes a new file for reading and writing; it fails if the name exists.
 	Create(name string) (File, error)
 	// Open opens a file for reading.
 	Open(name string) (File, error)
 	// OpenWrite opens an existing file for reading and writing.
 	OpenWrite(name string) (File, error)
-	// OpenDir opens a directory, to make creations, renames and removals in it durable.
+	// OpenDir opens a directory, to sync creations, renames and removals in it.
 	OpenDir(dir string) (Dir, error)
 	Rename(from, to string) error
 	Remove(name string) error
 	// Lock takes the lock file name for this process, or returns ErrLocked at once.
 	Lock(name string) (io.Closer, error)
-	// Free returns the bytes that can still be allocated on dir's file system.
+	// Free returns the bytes that can still be allocated on the file system of dir.
 	Free(dir string) (int64, error)
 }
 
@@ -46,27 +46,28 @@ type File interface {
 	// Preallocate gives the empty file the length size with all of its blocks allocated.
 	Preallocate(size int64) error
 	Truncate(size int64) error
-	// Zero writes zeros, durably, to a part of the file that was preallocated and never written: what is written there later needs
-	// no change of the file's metadata to be durable. It changes nothing that can be read.
+	// Zero durably writes zeros to a preallocated part of the file that was never written. Later writes there need no
+	// change of metadata to be durable. Nothing that can be read changes.
 	Zero(from, to int64) error
 	// Sync makes contents and metadata durable.
 	Sync() error
-	// SyncData makes contents durable. The length does not change after Preallocate.
+	// SyncData makes contents durable, not the length: it does not change after Preallocate.
 	SyncData() error
-	// InPlace reports whether name leads to this file. It reports false only when that is certain: there is no such name,
-	// or it leads to another file.
+	// InPlace reports whether name still refers to this file. It reports false only if that is certain: the name does
+	// not exist, or refers to another file.
 	InPlace(name string) bool
 }
 
-// ErrLocked is returned when another process, or another Journal, has the directory open.
+// ErrLocked means that another process, or another Journal, has the directory open.
 var ErrLocked = errors.New("journal is open elsewhere")
 
-// IsExhausted tells that the process or the system has no descriptor left, which passes: nothing was begun.
+// IsExhausted reports whether err says that the process or the system has no descriptor left. Nothing was changed then,
+// and the call can be repeated.
 func IsExhausted(err error) bool {
 	return errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE)
 }
 
-// OS is the file system of the operating system. New files get Perm.
+// OS is the operating system's file system. New files get the mode Perm.
 type OS struct{ Perm os.FileMode }
 
 // MkdirAll implements FS.
@@ -74,7 +75,7 @@ func (f OS) MkdirAll(dir string) error {
 	return MakeDirWith(dir, func(dir string) error { return os.Mkdir(dir, 0o750) }, func(dir string) error { return SyncDir(f, dir) })
 }
 
-// SyncDir makes what has changed in dir durable.
+// SyncDir makes changes of the entries of dir durable.
 func SyncDir(fsys FS, dir string) error {
 	d, err := fsys.OpenDir(dir)
 	if err != nil {
@@ -83,10 +84,9 @@ func SyncDir(fsys FS, dir string) error {
 	return errors.Join(d.Sync(), d.Close())
 }
 
-// MakeDirWith is MkdirAll of a file system. mkdir makes one directory in one that is there and answers os.ErrExist or
-// os.ErrNotExist where that fits; sync makes a directory's entries durable. The parent of a directory that is there is
-// synced, too: the start that made it may have been killed before it had. A parent that may not be read is not one in
-// which we make directories.
+// MakeDirWith implements MkdirAll. mkdir makes one directory and returns os.ErrExist or os.ErrNotExist where that fits;
+// sync makes a directory's entries durable. The parent of an existing directory is synced too, because the start that
+// made it may have been killed before its sync. A parent that cannot be read is skipped.
 func MakeDirWith(dir string, mkdir, sync func(dir string) error) error {
 	parent := filepath.Dir(dir)
 	err := mkdir(dir)
@@ -176,7 +176,7 @@ func (f osFile) Zero(from, to int64) error {
 	return f.SyncData()
 }
 
-// writeZeros is also Preallocate where the system cannot allocate without writing.
+// writeZeros allocates by writing; Preallocate uses it where the system cannot allocate otherwise.
 func writeZeros(w io.WriterAt, from, to int64) error {
 	zeros := make([]byte, min(to-from, 1<<20))
 	for off := from; off < to; off += int64(len(zeros)) {

@@ -5,14 +5,14 @@ import (
 	"encoding/binary"
 )
 
-// Identity says whose log it is. It is in the header of each segment, seeds the checksum of each batch, and is part of each
-// Position, so that nothing of another log passes for a part of this one.
+// Identity names the owner of a log. It is in the header of each segment, in the seed of each batch's checksum and in
+// each Position, so that no part of another log is read as part of this one.
 type Identity struct {
 	Name  string
 	Epoch uint64 // of the journal that it is about; 0: of none
 }
 
-// code is the identity in a header.
+// code is the identity as a header stores it.
 func (i Identity) code() uint64 {
 	sum := sha256.Sum256(binary.LittleEndian.AppendUint64([]byte(i.Name), i.Epoch))
 	return binary.LittleEndian.Uint64(sum[:]) | 1 // never 0

@@ -11,18 +11,18 @@ import (
 	"sync"
 )
 
-// ErrDamaged is wrapped by errors about logs that do not hold what somebody knows to be in them.
+// ErrDamaged is wrapped by errors about logs that lack records which the caller knows to be in them.
 var ErrDamaged = errors.New("damaged log")
 
 const (
-	// flushAt is how much a log buffers before it writes to the file.
+	// flushAt is the size at which the buffer is written to the file.
 	flushAt = 256 << 10
-	// logReadAhead is how much is read at once.
+	// logReadAhead is the size of one read.
 	logReadAhead = 16 << 10
 )
 
-// Log is a log whose owner writes down elsewhere how far it counts: opening cuts off the rest. Appending and syncing are done
-// by one goroutine at a time each, reading by one; the mutex makes them agree.
+// Log is a log whose owner records elsewhere how far it is valid: opening cuts off the rest. One goroutine at a time
+// may append, one sync, one read.
 type Log struct {
 	fs           FS
 	dir          string
@@ -53,14 +53,15 @@ type logSegment struct {
 	old   bool   // of the format before: see oldlog.go
 }
 
-// OpenLog opens the log in dir, removes the segments before start's, and cuts off everything after end. An end at offset 0
-// empties it. Segments at its beginning may be missing, as after a trim: whoever knows what is in it tells whether they were needed.
+// OpenLog opens the log in dir, removes the segments before that of start, and cuts off everything after end. An end at
+// offset 0 empties the log. Segments at its beginning may be missing, as after a trim; the caller knows whether they
+// were needed.
 func OpenLog(fsys FS, dir string, id Identity, start, end Position, segmentBytes int64) (*Log, error) {
 	l := &Log{fs: fsys, dir: dir, id: id, code: id.code(), segmentBytes: segmentBytes}
 	if end.Log != 0 && end.Log != l.code && end.Offset > 0 {
 		return nil, fmt.Errorf("%w: what is known of %s is of another log", ErrDamaged, dir)
 	}
-	// The parent's own entry, too: a start may have been killed before it had synced it.
+	// The entry of the parent too: an earlier start may have been killed before it synced it.
 	if err := errors.Join(fsys.MkdirAll(filepath.Dir(dir)), fsys.MkdirAll(dir)); err != nil {
 		return nil, l.failure(err)
 	}
@@ -82,7 +83,7 @@ func OpenLog(fsys FS, dir string, id Identity, start, end Position, segmentBytes
 	if end.Offset > 0 && (len(l.segments) == 0 || l.segments[len(l.segments)-1].index != end.Segment) {
 		return nil, fmt.Errorf("%w: segment %016x of %s is missing", ErrDamaged, end.Segment, dir)
 	}
-	// A new segment: what was cut off may still come back after a power loss, but not into this one.
+	// A new segment: after a power loss what was cut off may come back, but not into this one.
 	if err := l.roll(end.Segment + 1); err != nil {
 		return nil, err
 	}
@@ -91,15 +92,15 @@ func OpenLog(fsys FS, dir string, id Identity, start, end Position, segmentBytes
 
 func (l *Log) failure(err error) error { return fmt.Errorf("log %s: %w", l.dir, err) }
 
-// Damage is an error about a place of the log.
+// Damage returns an error about a position of the log.
 func (l *Log) Damage(pos Position, err error) error {
 	return fmt.Errorf("%w: %s at byte %d: %w", ErrDamaged, l.path(pos.Segment), pos.Offset, err)
 }
 
-// Dir is the directory that the log is in.
+// Dir returns the log's directory.
 func (l *Log) Dir() string { return l.dir }
 
-// salt seeds the checksums of a segment's batches.
+// salt returns the seed of the checksums of a segment's batches.
 func (l *Log) salt(n uint64) uint32 { return uint32(l.code>>32) ^ uint32(n) } //nolint:gosec // any bits will do
 
 func (l *Log) path(n uint64) string { return filepath.Join(l.dir, SegmentName(n)) }
@@ -119,8 +120,8 @@ func (l *Log) list() (all []uint64, err error) {
 	return all, nil
 }
 
-// adopt takes an existing segment over, cut at end if it is the last, and holds it against the one in front of it, whose end
-// it knows. A crash in the middle of a trim may have undone any of its removals: the log begins after the last gap.
+// adopt adds an existing segment, cut at end if it is the last, and checks it against the segment before it, whose end
+// it records. A crash during a trim may have undone any of the removals: the log starts after the last gap.
 func (l *Log) adopt(n uint64, end Position) error {
 	h, s, err := l.load(n)
 	if err != nil {
@@ -184,7 +185,7 @@ func (l *Log) load(n uint64) (h Header, s logSegment, err error) {
 
 var errForeign = errors.New("belongs to another log, or to another journal")
 
-// cut shortens a segment for good: a later position no longer names its end.
+// cut shortens a segment permanently: no later position names its old end.
 func (l *Log) cut(n uint64, size int64) error {
 	f, err := l.fs.OpenWrite(l.path(n))
 	if err != nil {
@@ -213,8 +214,8 @@ func (l *Log) roll(n uint64) error {
 	return nil
 }
 
-// Append adds a record; last is the highest sequence in it, for Trim. It fails only when the disk does not take it; then
-// nothing is added, and it may be tried again.
+// Append adds a record; last is the highest sequence in it, for Trim. On an error of the disk nothing is added, and the
+// call can be repeated.
 func (l *Log) Append(data []byte, last uint64) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -257,8 +258,7 @@ func (l *Log) frameLocked(data []byte, index uint64) int64 {
 	return h.Size()
 }
 
-// flushLocked writes the buffer to the file. A short write leaves all of it buffered, to be written
-// again at the same place.
+// flushLocked writes the buffer to the file. After a short write the whole buffer is written again at the same offset.
 func (l *Log) flushLocked() error {
 	if len(l.buf) == 0 {
 		return nil
@@ -290,8 +290,8 @@ func (l *Log) at(segment uint64, offset int64) Position {
 	return Position{Log: l.code, Segment: segment, Offset: offset}
 }
 
-// Sync makes everything appended so far durable. A failed fsync is final: the kernel may have thrown the
-// pages away, and a second fsync would say that all is well.
+// Sync makes everything appended so far durable. A failed fsync is final: the kernel may have dropped the pages, and a
+// second fsync would succeed without them.
 func (l *Log) Sync() error {
 	l.mu.Lock()
 	err := l.err
@@ -332,8 +332,8 @@ func syncFiles(old []File, cur File) error {
 	return errors.Join(append(errs, cur.Sync())...)
 }
 
-// inPlace says when the segment that is written to was deleted or replaced under the gateway: nobody may write down a position
-// that no start finds.
+// inPlace returns an error if the current segment was deleted or replaced while the gateway runs: no owner may record a
+// position that the next start cannot find.
 func (l *Log) inPlace() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -366,12 +366,12 @@ func (l *Log) Read(pos Position) (data []byte, next Position, ok bool, err error
 	return data, l.at(s.index, pos.Offset+size), true, nil
 }
 
-// locate returns the segment in which pos is, as far as it can be read, and pos in it: at the end of a segment it is the
-// beginning of the next. What is buffered is written out first.
+// locate returns the segment that contains pos, as far as it can be read, and pos in it: the end of a segment becomes
+// the beginning of the next. It flushes the buffer first.
 func (l *Log) locate(pos Position) (logSegment, Position, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	// Opening starts a new segment, so indexes may jump.
+	// Opening starts a new segment, so indexes may have gaps.
 	i, _ := slices.BinarySearchFunc(l.segments, pos.Segment, func(s logSegment, n uint64) int { return cmp.Compare(s.index, n) })
 	for ; i < len(l.segments); i++ {
 		s := l.segments[i]
@@ -395,7 +395,7 @@ func (l *Log) locate(pos Position) (logSegment, Position, error) {
 	return logSegment{}, pos, fmt.Errorf("%w: no segment %016x in %s", ErrDamaged, pos.Segment, l.dir)
 }
 
-// enter makes s the segment that is read, up to where it can be.
+// enter makes s the segment that is read.
 func (l *Log) enter(s *logSegment) error {
 	if l.reader.File == nil || l.readerSeg != s.index {
 		l.CloseReader()
@@ -411,7 +411,7 @@ func (l *Log) enter(s *logSegment) error {
 
 var errFrame = errors.New("does not check")
 
-// frame reads the record at off, and returns how much of the file it takes.
+// frame reads the record at off and returns its size in the file.
 func (l *Log) frame(s *logSegment, off int64) (data []byte, size int64, err error) {
 	if s.old {
 		return l.reader.oldFrame(off)
@@ -427,7 +427,7 @@ func (l *Log) frame(s *logSegment, off int64) (data []byte, size int64, err erro
 	return data, h.Size(), err
 }
 
-// CloseReader lets go of the file that was read last.
+// CloseReader closes the file that was read last.
 func (l *Log) CloseReader() {
 	if l.reader.File != nil {
 		_ = l.reader.File.Close() // it was only read
@@ -435,7 +435,7 @@ func (l *Log) CloseReader() {
 	l.reader = Window{}
 }
 
-// Note tells the log the highest sequence of a segment that it did not write itself.
+// Note records the highest sequence of a segment that an earlier process wrote.
 func (l *Log) Note(segment, last uint64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -446,8 +446,8 @@ func (l *Log) Note(segment, last uint64) {
 	}
 }
 
-// Trim removes the segments all of whose records are at or below seq, but for the last and those from
-// keep on, which is where the reader stands.
+// Trim removes segments whose records are all at or below seq, except the last one and those from keep on, where the
+// reader is.
 func (l *Log) Trim(seq uint64, keep Position) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -460,7 +460,7 @@ func (l *Log) Trim(seq uint64, keep Position) error {
 	return nil
 }
 
-// Bytes is the size of the log.
+// Bytes returns the size of the log.
 func (l *Log) Bytes() (n int64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -477,7 +477,7 @@ func (l *Log) Failed() bool {
 	return l.err != nil
 }
 
-// Close lets go of the files; what is not synced is lost, as in a crash.
+// Close closes the files; what is not synced is lost, as in a crash.
 func (l *Log) Close() {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -147,8 +147,8 @@ func TestLogTriesAFullDiskAgain(t *testing.T) {
 	same(t, readAll(t, l, l.Start()), want)
 }
 
-// TestLogWaitsForDescriptors takes the descriptors away in front of a sync and of a new segment: both are done when there are
-// some again, and nothing is lost.
+// TestLogWaitsForDescriptors takes all descriptors away before a sync and before a new segment: both succeed once there
+// are descriptors again, and nothing is lost.
 func TestLogWaitsForDescriptors(t *testing.T) {
 	t.Parallel()
 	disk := waltest.New()

@@ -13,8 +13,8 @@ import (
 	"cellgate/test/check"
 )
 
-// damagedLog is a decision log as a checkpoint left it: several segments, the last one with chunks after the
-// checkpoint that a crash did not take back.
+// damagedLog is a decision log after a checkpoint: several segments, the last one with records after the checkpoint
+// that a crash has kept.
 type damagedLog struct {
 	start, end wal.Position
 	want       [][]byte // the chunks that the checkpoint names
@@ -38,7 +38,7 @@ func newDamagedLog(t *testing.T) *damagedLog {
 	return d
 }
 
-// needed is how much of a file the checkpoint needs.
+// needed returns how much of a file the checkpoint needs.
 func (d *damagedLog) needed(name string) int {
 	switch last := fmt.Sprintf("%016x.log", d.end.Segment); {
 	case name == last:
@@ -49,8 +49,8 @@ func (d *damagedLog) needed(name string) int {
 	return len(d.files[name])
 }
 
-// open lays the files out with one of them replaced (nil: missing), opens the log and reads it to its end. It
-// returns what was read and the error that ended it.
+// open writes the files with one of them replaced (nil: missing), opens the log and reads it to its end. It returns the
+// records and the error that ended it.
 func (d *damagedLog) open(name string, content []byte) ([][]byte, error) {
 	files := map[string][]byte{}
 	for other, b := range d.files {
@@ -68,7 +68,7 @@ func (d *damagedLog) open(name string, content []byte) ([][]byte, error) {
 	return got, err
 }
 
-// readTo opens a log and reads it to its end. It returns what was read and the error that ended it.
+// readTo opens a log and reads it to its end. It returns the records and the error that ended it.
 func readTo(m *waltest.FS, id wal.Identity, start, end wal.Position) (got [][]byte, err error) {
 	l, err := wal.OpenLog(m, "/log", id, start, end, 4<<10)
 	if err != nil {
@@ -84,8 +84,8 @@ func readTo(m *waltest.FS, id wal.Identity, start, end wal.Position) (got [][]by
 	}
 }
 
-// check holds what was read against what was written: damage is an error that names a place, and nothing before it is
-// another value. Only where nothing that counts was damaged may there be none.
+// check compares what was read with what was written: damage is an error that names a place, and all records before it
+// are right. Only harmless damage may go without an error.
 func (d *damagedLog) check(t *testing.T, what string, harmless bool, got [][]byte, err error) {
 	t.Helper()
 	for i := range got {
@@ -104,8 +104,8 @@ func (d *damagedLog) check(t *testing.T, what string, harmless bool, got [][]byt
 	}
 }
 
-// TestLogBitFlips flips a bit all over every file: magic, header, lengths, checksums and chunks. Every one in
-// front of the checkpoint is found; after it nothing counts.
+// TestLogBitFlips flips bits in every part of every file: magic, header, lengths, checksums and records. Each flip
+// before the checkpoint is found; those after it do not matter.
 func TestLogBitFlips(t *testing.T) {
 	t.Parallel()
 	d := newDamagedLog(t)
@@ -125,7 +125,7 @@ func TestLogBitFlips(t *testing.T) {
 	}
 }
 
-// TestLogTruncations cuts every file at every frame's edges and within, and takes whole files away.
+// TestLogTruncations cuts every file at and within every frame, and removes whole files.
 func TestLogTruncations(t *testing.T) {
 	t.Parallel()
 	d := newDamagedLog(t)
@@ -139,7 +139,7 @@ func TestLogTruncations(t *testing.T) {
 	}
 }
 
-// TestLogLostPages zeroes 512 bytes anywhere, as a page does that was never written, and exchanges two files.
+// TestLogLostPages zeroes 512 bytes anywhere, like a page that was never written, and swaps two files.
 func TestLogLostPages(t *testing.T) {
 	t.Parallel()
 	d := newDamagedLog(t)

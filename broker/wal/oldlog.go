@@ -29,7 +29,7 @@ func isOldHeader(b []byte) bool {
 	return len(b) >= len(oldMagic) && string(b[:len(oldMagic)]) == oldMagic
 }
 
-// decodeOldHeader reads a header of the format before. A segment of another journal is an error.
+// decodeOldHeader reads a header of the old format. A segment of another journal is an error.
 func decodeOldHeader(b []byte, id Identity) (Header, error) {
 	if len(b) < oldHeaderLen {
 		return Header{}, ErrBadHeader
@@ -47,7 +47,7 @@ func decodeOldHeader(b []byte, id Identity) (Header, error) {
 	return h, nil
 }
 
-// oldFrame reads a frame of the format before, and returns what it takes of the file.
+// oldFrame reads a frame of the old format and returns its size in the file.
 func (w *Window) oldFrame(off int64) (data []byte, size int64, err error) {
 	b, err := w.at(off, oldFrameHeader)
 	if err != nil || len(b) < oldFrameHeader {

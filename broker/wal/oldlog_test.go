@@ -12,8 +12,8 @@ import (
 	"cellgate/test/check"
 )
 
-// oldLog is a log of the format before, 40 records in four segments, and the end that was known of it. Nobody writes such files
-// any more, and every later program must read them.
+// oldLog returns a log of the old format, 40 records in four segments, and its recorded end. No version writes such
+// files any more, and every version must read them.
 func oldLog(t testing.TB, name string) (files map[string][]byte, want [][]byte, end wal.Position) {
 	t.Helper()
 	dir := filepath.Join("testdata", "old", name)
@@ -33,7 +33,7 @@ func oldLog(t testing.TB, name string) (files map[string][]byte, want [][]byte, 
 
 var oldLogs = map[string]wal.Identity{"v2": own, "v3": own, "v3-operators": {Name: "operators"}}
 
-// TestOldLogs opens what versions before wrote, with an end that does not tell its log, and goes on after it.
+// TestOldLogs opens logs of earlier versions, with an end that does not name its log, and appends to them.
 func TestOldLogs(t *testing.T) {
 	t.Parallel()
 	for name, id := range oldLogs {
@@ -88,8 +88,8 @@ func TestOldLogDetectsEveryDamage(t *testing.T) {
 	}
 }
 
-// TestNothingOfAnotherLogIsRead puts a segment of another journal's log, or of another sink's, in the place of one, with and
-// without a header that says that it is in its place: it is never opened as one of this log.
+// TestNothingOfAnotherLogIsRead replaces a segment by one of another journal's or another sink's log, with and without
+// a header that claims its place: it is never opened as a segment of this log.
 func TestNothingOfAnotherLogIsRead(t *testing.T) {
 	t.Parallel()
 	d := newDamagedLog(t)
@@ -125,7 +125,7 @@ func TestNothingOfAnotherLogIsRead(t *testing.T) {
 	}
 }
 
-// TestOldLogOfAnotherJournal opens a log of the format before with the epoch of another journal.
+// TestOldLogOfAnotherJournal opens a log of the old format with the epoch of another journal.
 func TestOldLogOfAnotherJournal(t *testing.T) {
 	t.Parallel()
 	files, _, end := oldLog(t, "v3")

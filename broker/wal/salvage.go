@@ -2,8 +2,8 @@ package wal
 
 import "errors"
 
-// Salvage calls fn with every record of the log in dir that can be read, wherever the damage is, and changes nothing. A
-// segment of another log, or of another journal's, has none.
+// Salvage calls fn with every record of the log in dir that can be read, wherever the damage is, and changes nothing.
+// It ignores segments of other logs and of other journals.
 func Salvage(fsys FS, dir string, id Identity, fn func(data []byte) error) error {
 	l := Log{fs: fsys, dir: dir, id: id, code: id.code()}
 	all, err := l.list()
@@ -27,9 +27,8 @@ func Salvage(fsys FS, dir string, id Identity, fn func(data []byte) error) error
 	return nil
 }
 
-// salvage reads a segment whose header need not be there: what checks at one of the two places where records may begin is one.
-// In the format before a frame whose content is damaged is passed over by its length, and after a length that cannot be
-// nothing is found any more.
+// salvage reads a segment whose header may be missing: it tries both offsets at which records may begin. In the old
+// format a frame with damaged content is skipped by its length; after an impossible length nothing more is found.
 func (l *Log) salvage(w *Window, n uint64, fn func(data []byte) error) error {
 	var stop error
 	found, err := Scan(w, HeaderLen, SegmentName(n), l.salt(n), 1, func(h *BatchHeader, body []byte) error {

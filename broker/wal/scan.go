@@ -6,7 +6,7 @@ import (
 	"io"
 )
 
-// Corruption is a place of the journal that cannot be read although it was durable.
+// Corruption is a part of the journal that was durable and cannot be read.
 type Corruption struct {
 	File   string `json:"file"` // base name
 	Offset int64  `json:"offset"`
@@ -24,7 +24,7 @@ func (c Corruption) String() string {
 	return fmt.Sprintf("%s: %d bytes at offset %d: %s: %s", c.File, c.Length, c.Offset, c.Reason, lost)
 }
 
-// Window reads a file through a buffer, in pieces of at least ahead bytes, never beyond limit.
+// Window reads a file through a buffer, in pieces of at least ahead bytes, never past limit.
 type Window struct {
 	File  File
 	Size  int64 // of the file
@@ -34,8 +34,7 @@ type Window struct {
 	buf   []byte
 }
 
-// at returns the n bytes at off, fewer where limit or the file ends before. They are valid until the
-// next call.
+// at returns the n bytes at off, fewer at limit or the end of the file. They are valid until the next call.
 func (w *Window) at(off int64, n int) ([]byte, error) {
 	if end := w.start + int64(len(w.buf)); off >= w.start && off+int64(n) <= end {
 		return w.buf[off-w.start:][:n], nil
@@ -63,7 +62,7 @@ func (w *Window) Reset(f File) (err error) {
 	return err
 }
 
-// Header reads the batch header at off and reports whether it checks and its batch ends within limit.
+// Header reads the batch header at off and reports whether its checksum is right and its batch ends within limit.
 func (w *Window) Header(off int64, salt uint32) (BatchHeader, bool, error) {
 	b, err := w.at(off, BatchHeaderLen)
 	if err != nil {
@@ -73,7 +72,7 @@ func (w *Window) Header(off int64, salt uint32) (BatchHeader, bool, error) {
 	return h, ok && off+h.Size() <= w.Limit, nil
 }
 
-// Body reads what is after the header of a batch at off and reports whether it checks.
+// Body reads the records of the batch at off and reports whether their checksum is right.
 func (w *Window) Body(off int64, h *BatchHeader, salt uint32) ([]byte, bool, error) {
 	b, err := w.at(off, int(h.Size()))
 	if err != nil {
@@ -86,8 +85,8 @@ func (w *Window) Body(off int64, h *BatchHeader, salt uint32) ([]byte, bool, err
 	return b, h.bodyOK(b, salt), nil
 }
 
-// Find looks for the first batch at or after off that checks as a whole and says that everything before
-// it was durable. ok is false when there is none up to the limit.
+// Find searches from off for the first valid batch whose mark says that everything before it was durable. ok is false
+// if there is none before the limit.
 func (w *Window) Find(off int64, salt uint32) (at int64, h BatchHeader, ok bool, err error) {
 	for off = (off + BatchAlign - 1) &^ (BatchAlign - 1); off+BatchHeaderLen <= w.Limit; off += BatchAlign {
 		b, err := w.at(off, BatchHeaderLen)
@@ -105,7 +104,7 @@ func (w *Window) Find(off int64, salt uint32) (at int64, h BatchHeader, ok bool,
 	return 0, BatchHeader{}, false, nil
 }
 
-// Scanned is what scan found in one segment.
+// Scanned is the result of Scan for one segment.
 type Scanned struct {
 	End      int64  // offset after the last good batch
 	Next     uint64 // sequence after the last good batch
@@ -119,8 +118,8 @@ type Scanned struct {
 	Bad      []Corruption
 }
 
-// Scan visits the good batches of a segment from start up to the window's limit. What does not check before a good
-// batch is corruption; what does not check at the end is the caller's to judge. visit may be nil.
+// Scan visits the valid batches of a segment from start to the window's limit. An invalid part before a valid batch is
+// corruption; the caller judges an invalid end. visit may be nil.
 func Scan(w *Window, start int64, name string, salt uint32, base uint64, visit func(h *BatchHeader, body []byte) error) (Scanned, error) {
 	s := Scanned{End: start, Next: base}
 	for {
@@ -148,7 +147,7 @@ func Scan(w *Window, start int64, name string, salt uint32, base uint64, visit f
 	}
 }
 
-// note takes a good batch into account.
+// note records a valid batch.
 func (s *Scanned) note(h *BatchHeader) {
 	if h.Count > 0 {
 		s.TailOff, s.TailLen, s.TailLast = s.End, h.Size(), h.Next()-1
@@ -171,7 +170,7 @@ func (w *Window) batch(off int64, salt uint32) (BatchHeader, []byte, bool, error
 	return h, body, ok, err
 }
 
-// LostBetween describes a bad stretch before a good batch.
+// LostBetween describes an invalid part before a valid batch.
 func LostBetween(name string, from, to int64, expected, found uint64) Corruption {
 	c := Corruption{File: name, Offset: from, Length: to - from, Reason: "batch does not check"}
 	if found > expected {
@@ -180,7 +179,7 @@ func LostBetween(name string, from, to int64, expected, found uint64) Corruption
 	return c
 }
 
-// Torn returns the length of the batch that was being written at off, as far as its header tells.
+// Torn returns the length of the batch that was being written at off, according to its header.
 func (w *Window) Torn(off int64, salt uint32) (int64, error) {
 	b, err := w.at(off, BatchHeaderLen)
 	if err != nil {

@@ -1,4 +1,4 @@
-// Package clocktest has a clock that tests set.
+// Package clocktest provides a clock that tests set.
 package clocktest
 
 import (
@@ -8,7 +8,7 @@ import (
 	"cellgate/broker/clock"
 )
 
-// Clock is a machine's clock under a test's hand. The zero value is not usable.
+// Clock is a machine's clock that a test controls. Make one with Still or Running.
 type Clock struct {
 	mu      sync.Mutex
 	wall    time.Time
@@ -16,16 +16,16 @@ type Clock struct {
 	begin   time.Time // not zero: real time runs on top
 }
 
-// Still makes a clock that stands unless it is moved.
+// Still makes a clock that moves only when told to.
 func Still(wall time.Time) *Clock { return &Clock{wall: wall} }
 
-// Running makes a clock that runs like the machine's, and can be set.
+// Running makes a clock that runs like the machine's and can be set.
 func Running() *Clock {
 	now := time.Now()
 	return &Clock{wall: now.Round(0), begin: now}
 }
 
-// Source is the clock as the gateway reads it.
+// Source returns the clock as the gateway reads it.
 func (c *Clock) Source() clock.Source { return c.read }
 
 func (c *Clock) read() (time.Time, time.Duration) {
@@ -38,7 +38,7 @@ func (c *Clock) read() (time.Time, time.Duration) {
 	return c.wall.Add(ran), c.elapsed + ran
 }
 
-// Step sets the wall clock forward, or with d below 0 back. No time passes.
+// Step moves the wall clock by d, backward if d is negative. No time passes.
 func (c *Clock) Step(d time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -52,7 +52,7 @@ func (c *Clock) Pass(d time.Duration) {
 	c.wall, c.elapsed = c.wall.Add(d), c.elapsed+d
 }
 
-// Wall is what the wall clock shows.
+// Wall reads the wall clock.
 func (c *Clock) Wall() time.Time {
 	wall, _ := c.read()
 	return wall

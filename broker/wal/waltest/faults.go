@@ -6,12 +6,12 @@ import (
 	"sync"
 )
 
-// Faults fails changes of an FS whose Before it is.
+// Faults makes changes of an FS fail whose Before it is.
 type Faults struct {
 	From int // the first one to fail, counted from 1; 0 is none
 	Many int // how many fail
 	Err  error
-	// Only those of one kind are counted that have Where in their name, if Only is not empty.
+	// If Only is not empty, only operations of that kind with Where in their name count.
 	Only  Op
 	Where string
 
@@ -35,21 +35,21 @@ func (f *Faults) Before(o Op, name string) error {
 	return nil
 }
 
-// Fail has so many changes fail from now on.
+// Fail makes the next many changes fail.
 func (f *Faults) Fail(many int) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.From, f.Many = f.n+1, many
 }
 
-// Count is how many changes there were.
+// Count returns the number of changes.
 func (f *Faults) Count() int {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.n
 }
 
-// Hits are the changes that failed: the operation and the name.
+// Hits returns the changes that failed, as operation and name.
 func (f *Faults) Hits() []string {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -1,5 +1,5 @@
-// Package waltest is a file system in memory for tests of logs: it fails, lies about syncs, and shows what a power loss
-// may leave.
+// Package waltest is an in-memory file system for tests of logs: it fails, lies about syncs, and shows what a power
+// loss may leave.
 package waltest
 
 import (
@@ -19,7 +19,7 @@ import (
 // Op names a call that changes a file system.
 type Op string
 
-// The calls that Before and Forget are told of.
+// The operations that Before and Forget see.
 const (
 	Mkdir    Op = "mkdir"
 	Create   Op = "create"
@@ -32,15 +32,14 @@ const (
 	SyncDir  Op = "sync directory"
 )
 
-// FS is a file system in memory. After a crash it has what was synced, and of what was not any part: of a file
-// any of the sectors and either length, of a directory any of the changes to its entries, a later one without the one
-// before it.
+// FS is a file system in memory. After a crash it has what was synced, and any part of the rest: any sectors and either
+// length of a file, any changes to a directory's entries, a later one without an earlier one.
 type FS struct {
-	// Before is called ahead of every change; its error is the change's. A write that fails writes one half.
+	// Before is called before every change; its error is the change's. A write that fails writes one half.
 	Before func(o Op, name string) error
-	// Opening is called ahead of everything that takes a descriptor; its error is that call's.
+	// Opening is called before everything that takes a descriptor; its error is that call's.
 	Opening func(name string) error
-	// Forget chooses syncs that lie: they succeed and do nothing.
+	// Forget selects syncs that lie: they succeed and do nothing.
 	Forget func(o Op, name string) bool
 
 	mu      sync.Mutex
@@ -56,7 +55,7 @@ type node struct {
 	dirty        bool
 }
 
-// change is one of a directory's entries: it is made, removed (no node), or renamed.
+// change is a change of one directory entry: created, removed (no node), or renamed.
 type change struct {
 	name string
 	made *node
@@ -71,7 +70,7 @@ func New() *FS {
 	return &FS{live: root, durable: maps.Clone(root)}
 }
 
-// With makes a file system with files in dir, by name; all of it is durable.
+// With makes a file system with durable files in dir, by name.
 func With(dir string, files map[string][]byte) *FS {
 	m := New()
 	for ; dir != "/"; dir = path.Dir(dir) {
@@ -85,7 +84,7 @@ func With(dir string, files map[string][]byte) *FS {
 	return m
 }
 
-// Files returns what the files in dir hold, by name.
+// Files returns the contents of the files in dir, by name.
 func (m *FS) Files(dir string) map[string][]byte {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -110,11 +109,10 @@ func (c *change) apply(names map[string]*node) {
 	}
 }
 
-// chance is true keep times of a hundred; rng may be nil for 0 and 100.
+// chance is true keep times in a hundred; rng may be nil for 0 and 100.
 func chance(rng *rand.Rand, keep int) bool { return keep >= 100 || (keep > 0 && rng.IntN(100) < keep) }
 
-// Crash returns what a power loss may leave. Of everything that was not synced about keep percent are there: with 100 it
-// is as after a kill.
+// Crash returns what a power loss may leave: about keep percent of what was not synced. 100 is a kill of the process.
 func (m *FS) Crash(rng *rand.Rand, keep int) *FS {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -254,7 +252,7 @@ func (m *FS) OpenDir(name string) (wal.Dir, error) {
 	return dir{m, name}, nil
 }
 
-// Lock implements wal.FS. It keeps nobody out.
+// Lock implements wal.FS. It locks nothing.
 func (m *FS) Lock(string) (io.Closer, error) { return io.NopCloser(nil), nil }
 
 // Free implements wal.FS.

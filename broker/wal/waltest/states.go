@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-// States is how many crash states a test of power loss looks at: POWER_STATES, or usual.
+// States returns how many crash states a test of power loss examines: POWER_STATES, or usual.
 func States(t testing.TB, usual int) int {
 	t.Helper()
 	v := os.Getenv("POWER_STATES")
