@@ -14,6 +14,8 @@ import (
 	"github.com/segmentio/kafka-go/protocol/metadata"
 	"github.com/segmentio/kafka-go/protocol/saslauthenticate"
 	"github.com/segmentio/kafka-go/protocol/saslhandshake"
+
+	"cellgate/broker/shared/remote"
 )
 
 // Admin asks a cluster about its topics and makes some, for tools. It keeps no connection.
@@ -42,8 +44,8 @@ type TopicState struct {
 // Why a connection is of no use, for errors.Is.
 var (
 	ErrConnect = errors.New("no connection")
-	ErrTLS     = errors.New("TLS is refused")
-	ErrLogin   = errors.New("the login is refused")
+	ErrTLS     = remote.ErrTLS
+	ErrLogin   = remote.ErrLogin
 )
 
 // Reach connects to one of the brokers and logs in. The error wraps ErrConnect, ErrTLS or ErrLogin and names the cause in one line.
@@ -53,6 +55,20 @@ func (a *Admin) Reach(ctx context.Context, broker string) error {
 		return err
 	}
 	return c.Close()
+}
+
+// cause explains why a cluster that is connected to does not answer. kafka-go tells of a refused login only that the connection has
+// ended, so the brokers are asked once more, in a way that hears what they say.
+func (c Config) cause(ctx context.Context, err error) error {
+	if !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
+		return err
+	}
+	for _, broker := range c.Brokers {
+		if said := (&Admin{c}).Reach(ctx, broker); errors.Is(said, ErrTLS) || errors.Is(said, ErrLogin) {
+			return fmt.Errorf("%s: %w", broker, said)
+		}
+	}
+	return fmt.Errorf("the brokers close the connection: their listener may want TLS, or a login: %w", err)
 }
 
 // Versions of the requests: brokers from 2.3 up to 4.x have them.
@@ -106,7 +122,7 @@ func (a *Admin) login(ctx context.Context, c *protocol.Conn) error {
 	}
 	msg, err := c.RoundTrip(&saslhandshake.Request{Mechanism: m.Name()})
 	if err != nil {
-		return closedBy(err)
+		return closedBy(err, "its listener may want TLS, or no login")
 	}
 	if r, ok := msg.(*saslhandshake.Response); ok && r.ErrorCode != 0 {
 		return fmt.Errorf("the cluster does not take %s, only %v", m.Name(), r.Mechanisms)
@@ -115,7 +131,7 @@ func (a *Admin) login(ctx context.Context, c *protocol.Conn) error {
 	for done := false; err == nil && !done; {
 		var msg protocol.Message
 		if msg, err = c.RoundTrip(&saslauthenticate.Request{AuthBytes: state}); err != nil {
-			return closedBy(err)
+			return closedBy(err, "user or password are not accepted, or it wants another mechanism")
 		}
 		r, ok := msg.(*saslauthenticate.Response)
 		if !ok || r.ErrorCode != 0 {
@@ -139,9 +155,9 @@ func refusedLogin(r *saslauthenticate.Response) error {
 }
 
 // closedBy explains the end of a connection during the login.
-func closedBy(err error) error {
+func closedBy(err error, why string) error {
 	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
-		return errors.New("the broker has closed the connection: its listener may want TLS, or no login")
+		return errors.New("the broker has closed the connection: " + why)
 	}
 	return err
 }
@@ -158,7 +174,7 @@ func (a *Admin) Topics(ctx context.Context, names []string) ([]TopicState, error
 		msg, err := c.RoundTrip(&metadata.Request{TopicNames: names, IncludeTopicAuthorizedOperations: true})
 		_ = c.Close() //nolint:errcheck // the answer is there, or an error that tells more
 		if err != nil {
-			errs = append(errs, fmt.Errorf("%s: %w", broker, closedBy(err)))
+			errs = append(errs, fmt.Errorf("%s: %w", broker, closedBy(err, "its listener may want TLS, or a login")))
 			continue
 		}
 		r, ok := msg.(*metadata.Response)

@@ -100,6 +100,9 @@ func (c *Consumer) Run(ctx context.Context, handle func(ctx context.Context, p *
 		if ctx.Err() != nil {
 			return
 		}
+		if err != nil {
+			err = c.o.cause(ctx, err)
+		}
 		c.health.Set("partitions", err)
 		wait := c.o.PartitionWatchInterval
 		if err != nil {

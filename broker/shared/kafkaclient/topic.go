@@ -226,6 +226,9 @@ func (p *Producer) refresh(topics []*topic) bool {
 	if p.ctx.Err() != nil {
 		return false
 	}
+	if err != nil {
+		err = p.o.cause(ctx, err)
+	}
 	p.health.Set("metadata", err)
 	if err != nil {
 		return false
@@ -308,6 +311,10 @@ func (p *Producer) watchHealth() {
 		defer cancel()
 		c := p.client.take()
 		defer c.release()
-		return ping(ctx, c.Client)
+		err := ping(ctx, c.Client)
+		if err != nil {
+			err = p.o.cause(ctx, err)
+		}
+		return err
 	})
 }

@@ -2,6 +2,7 @@ package remote
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"sync"
 	"time"
@@ -25,35 +26,56 @@ type HealthTracker struct {
 	store, meanwhile string
 
 	mu      sync.Mutex
-	failing map[any]string // who, why
+	failing map[any]failure // by who
 	since   time.Time
+}
+
+// failure is why a part cannot work. refused: whoever runs the gateway has to mend it, it does not pass.
+type failure struct {
+	reason  string
+	refused bool
 }
 
 // NewHealthTracker returns a tracker of a store that is well until a part says otherwise. The log gets a line when the whole
 // changes; meanwhile says there what becomes of the store's work.
 func NewHealthTracker(log *slog.Logger, store, meanwhile string) *HealthTracker {
-	return &HealthTracker{log: log, store: store, meanwhile: meanwhile, failing: make(map[any]string), since: time.Now()}
+	return &HealthTracker{log: log, store: store, meanwhile: meanwhile, failing: make(map[any]failure), since: time.Now()}
 }
 
 // Set reports the state of one part; err nil is well.
 func (h *HealthTracker) Set(who any, err error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	was := len(h.failing) == 0
+	was := h.worstLocked()
 	if err == nil {
 		delete(h.failing, who)
 	} else {
-		h.failing[who] = err.Error()
+		err = Refusal(err)
+		h.failing[who] = failure{err.Error(), errors.Is(err, ErrTLS) || errors.Is(err, ErrLogin)}
 	}
-	if was == (len(h.failing) == 0) {
+	now := h.worstLocked()
+	if (was == nil) != (now == nil) {
+		h.since = time.Now()
+	}
+	switch {
+	case was == nil && now == nil, now != nil && was != nil && (!now.refused || was.refused):
 		return
-	}
-	h.since = time.Now()
-	if was {
+	case now != nil:
 		h.log.Warn("store degraded", "store", h.store, "meanwhile", h.meanwhile, "err", err)
-	} else {
+	default:
 		h.log.Info("store recovered", "store", h.store)
 	}
+}
+
+// worstLocked is a refusal if there is one, else the first reason in alphabetical order, so that it does not change from call to
+// call; nil while all is well.
+func (h *HealthTracker) worstLocked() (worst *failure) {
+	for _, f := range h.failing {
+		if worst == nil || f.refused && !worst.refused || f.refused == worst.refused && f.reason < worst.reason {
+			worst = &f
+		}
+	}
+	return worst
 }
 
 // Watch pings the store until closing is closed or ctx ends, so that an idle client knows too.
@@ -74,16 +96,13 @@ func (h *HealthTracker) Watch(ctx context.Context, closing <-chan struct{}, ever
 	}
 }
 
-// Get returns the state of the whole. When several parts fail, the reason is the first in alphabetical
-// order, so that it does not change from call to call.
+// Get returns the state of the whole.
 func (h *HealthTracker) Get() Health {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	st := Health{OK: len(h.failing) == 0, Since: h.since}
-	for _, reason := range h.failing {
-		if st.Reason == "" || reason < st.Reason {
-			st.Reason = reason
-		}
+	worst := h.worstLocked()
+	if worst == nil {
+		return Health{OK: true, Since: h.since}
 	}
-	return st
+	return Health{Since: h.since, Reason: worst.reason}
 }
