@@ -32,7 +32,7 @@ rules:
 // checkpoint is written each second, and 2,000 VINs change in it; and, in turns, the same of a gateway without rules, whose
 // checkpoints have nothing to write. What the one takes longer is what checkpoints cost a vehicle.
 func TestCheckpointBesideAcknowledgements(t *testing.T) {
-	const conns, rate, rounds, span = 500, 2000, 5, 6 * time.Second
+	const conns, rate, rounds, span = 500, 2000, 7, 6 * time.Second
 	with := harness.StartGateway(t, harness.Options{Rules: rulestest.WriteFiles(t, map[string]string{"a.rules.yaml": remembering}), Extra: unlimited})
 	without := harness.StartGateway(t, harness.Options{NoRules: true, Extra: unlimited})
 	began := time.Now()
@@ -42,7 +42,7 @@ func TestCheckpointBesideAcknowledgements(t *testing.T) {
 	t.Logf("%d VINs remembered in %v", *checkpointVINs, time.Since(began).Round(time.Second))
 	out := table{
 		Title:   fmt.Sprintf("PUBACK beside checkpoints, %d vehicles at %d messages/s, %v each, in turns", conns, rate, span),
-		Columns: []string{"server", "VINs remembered", "PUBACK p50 ms", "p99 ms", "max ms", "checkpoints, mean ms"},
+		Columns: []string{"server", "VINs remembered", "PUBACK p50 ms", "p99 ms", "p99.9 ms", "max ms", "checkpoints, mean ms"},
 	}
 	servers := []struct {
 		name string
@@ -50,7 +50,9 @@ func TestCheckpointBesideAcknowledgements(t *testing.T) {
 		vins int
 		open []net.Conn
 	}{{"rules with memory", with, *checkpointVINs, nil}, {"no rules", without, 0, nil}}
-	var longest [2][]time.Duration // of each round: the median of them is less a matter of what else the machine does than the longest
+	// Of each round the longest, and what one of a thousand takes: a checkpoint a second that stalls everybody for 5 ms does so to five
+	// of a thousand. The median over the rounds is less a matter of what else the machine does than the longest of all.
+	var longest, slow [2][]time.Duration
 	for i := range servers {
 		s := &servers[i]
 		load := Load{Addr: s.g.Lab}
@@ -66,16 +68,20 @@ func TestCheckpointBesideAcknowledgements(t *testing.T) {
 			s := &servers[i]
 			p, err := Pace{Conns: s.open, Period: conns * time.Second / rate, Payload: telemetry(256)[0]}.Run(span, nil)
 			check.OK(t, err)
-			longest[i] = append(longest[i], p.Max)
-			out.row(s.name, s.vins, ms(p.P50), ms(p.P99), ms(p.Max), checkpoints(t, s.g))
+			longest[i], slow[i] = append(longest[i], p.Max), append(slow[i], p.P999)
+			out.row(s.name, s.vins, ms(p.P50), ms(p.P99), ms(p.P999), ms(p.Max), checkpoints(t, s.g))
 		}
 	}
 	summary.add(out)
-	for i := range longest {
-		slices.Sort(longest[i])
+	beyond := func(of [2][]time.Duration) float64 {
+		for i := range of {
+			slices.Sort(of[i])
+		}
+		return float64((of[0][rounds/2] - of[1][rounds/2]).Microseconds()) / 1000
 	}
-	more := longest[0][rounds/2] - longest[1][rounds/2]
-	summary.atMost("the longest PUBACK beside checkpoints of 200,000 VINs, above that without rules", float64(more.Microseconds())/1000, "ms", 20, 5)
+	const beside = "beside checkpoints of 200,000 VINs, above that without rules"
+	summary.atMost("the longest PUBACK "+beside, beyond(longest), "ms", 20, 5)
+	summary.atMost("the slowest PUBACK of a thousand "+beside, beyond(slow), "ms", 10, 5)
 }
 
 // remember has a message of each of n vehicles evaluated.

@@ -33,8 +33,8 @@ type Paced struct {
 	Sent, Acked int
 	// Took is from when the first message was due until the last PUBACK.
 	Took time.Duration
-	// P50, P99 and Max are from when a message was due until its PUBACK was read.
-	P50, P99, Max time.Duration
+	// P50, P99, P999 and Max are from when a message was due until its PUBACK was read.
+	P50, P99, P999, Max time.Duration
 }
 
 // pacers is how many threads publish.
@@ -186,6 +186,6 @@ func (r *paceRun) result() Paced {
 		return p
 	}
 	at := func(q float64) time.Duration { return time.Duration(all[int(q*float64(len(all)-1))]) }
-	p.P50, p.P99, p.Max = at(0.50), at(0.99), at(1)
+	p.P50, p.P99, p.P999, p.Max = at(0.50), at(0.99), at(0.999), at(1)
 	return p
 }
