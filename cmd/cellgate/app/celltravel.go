@@ -28,14 +28,15 @@ type travel struct {
 
 	wait atomic.Int64 // configs.CellOperatorsWait; tests have more patience
 
-	mu   sync.Mutex
-	slow map[string]time.Time // gateways that have not answered in time lately, until when nobody waits for them
+	mu sync.Mutex
+	// heard is when a gateway answered last, dumb until when nobody waits for one that does not.
+	heard, dumb map[string]time.Time
 }
 
 func newTravel(p *peers, rules *sink.Dispatcher) *travel {
 	t := &travel{
 		m: p.member, live: p.liveness, asks: p.asks, claims: p.claims, rules: rules, metrics: p.cellStats, log: p.log,
-		places: make(chan struct{}, configs.CellOperatorMoves), slow: map[string]time.Time{},
+		places: make(chan struct{}, configs.CellOperatorMoves), heard: map[string]time.Time{}, dumb: map[string]time.Time{},
 	}
 	t.wait.Store(int64(configs.CellOperatorsWait))
 	return t
@@ -84,7 +85,8 @@ func (t *travel) arrive(ctx context.Context, vin string, got *cell.Claimed, late
 		return
 	}
 	var missed atomic.Bool // nobody waits any more
-	missed.Store(late || t.isSlow(former.Node))
+	missed.Store(late || t.isDumb(former.Node))
+	began := time.Now()
 	done := make(chan struct{})
 	go func() {
 		defer func() { <-t.places }()
@@ -100,7 +102,7 @@ func (t *travel) arrive(ctx context.Context, vin string, got *cell.Claimed, late
 	case <-done:
 	case <-limit.C:
 		missed.Store(true)
-		t.isLate(former.Node)
+		t.isLate(former.Node, began)
 	}
 }
 
@@ -130,6 +132,7 @@ func (t *travel) find(ctx context.Context, vin string, claimed *cell.Claimed) (s
 		go func() {
 			var got *givenState
 			if t.asks.ask(ctx, former.Node, question{What: "operators", VIN: vin, Epoch: claimed.Epoch, Since: claimed.Since}, &got) == nil && got != nil {
+				t.answered(former.Node)
 				answers <- got
 			}
 		}()
@@ -170,17 +173,27 @@ func (t *travel) lives(node string) string {
 	return ""
 }
 
-func (t *travel) isSlow(node string) bool {
+func (t *travel) isDumb(node string) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return time.Now().Before(t.slow[node])
+	return time.Now().Before(t.dumb[node])
 }
 
-// isLate has the vehicles that come from a gateway not wait for it for a while: it may have been killed a moment ago.
-func (t *travel) isLate(node string) {
+// isLate has the vehicles that come from a gateway not wait for it for a while, if it has answered nobody since a time: it may have been
+// killed a moment ago.
+func (t *travel) isLate(node string, since time.Time) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.slow[node] = time.Now().Add(askLimit / 2)
+	if t.heard[node].Before(since) {
+		t.dumb[node] = time.Now().Add(askLimit / 2)
+	}
+}
+
+func (t *travel) answered(node string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.heard[node] = time.Now()
+	delete(t.dumb, node)
 }
 
 // leave leaves what the rules remember for the gateways that the vehicles go to when this one stops: nobody here answers them then. The

@@ -49,6 +49,18 @@ type cellStatus struct {
 		LagSeconds *float64 `json:"lag_seconds"`
 		Gaps       []struct{ Reason string }
 	}
+	Gateways []gatewayLine // of a cell of several
+}
+
+// gatewayLine is a gateway of the cell.
+type gatewayLine struct {
+	Node, Address, Version, Phase string
+	Started                       time.Time
+	Lives                         bool
+	Connections                   int
+	Differs                       []string
+	// Here is set for the gateway whose console this is.
+	Here bool `json:"-"`
 }
 
 // dependency is something that delivery depends on.
@@ -83,6 +95,9 @@ func (v *visit) cell() (any, error) {
 		if !d.OK {
 			b.Degraded = append(b.Degraded, d)
 		}
+	}
+	for i := range b.Gateways {
+		b.Gateways[i].Here = b.Gateways[i].Node == v.c.o.Node
 	}
 	all := v.c.history.samples()
 	b.Charts = charts(all)

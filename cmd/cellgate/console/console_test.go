@@ -28,6 +28,7 @@ type site struct {
 	now     time.Time
 	refused map[string]error
 	calls   []string
+	answers map[string]string // by path, in place of the usual one
 }
 
 // people are who may log in.
@@ -79,6 +80,10 @@ func (s *site) verify(token []byte, _ auth.Peer) (auth.Identity, error) {
 func (s *site) api(w http.ResponseWriter, r *http.Request) {
 	s.calls = append(s.calls, r.Method+" "+r.URL.Path+" "+r.Header.Get("Authorization"))
 	w.Header().Set("Content-Type", "application/json")
+	if answer := s.answers[r.URL.Path]; answer != "" {
+		_, _ = io.WriteString(w, answer)
+		return
+	}
 	_, _ = io.WriteString(w, `{"cell":"cell-1","phase":"serving","sinks":[{"sink":"kafka<b>","received":7,"balanced":true}]}`)
 }
 
@@ -300,5 +305,33 @@ func TestNavigationShowsWhatTheTokenMayNot(t *testing.T) {
 		if barred := strings.Count(page, `class="barred"`); barred != want.barred {
 			t.Errorf("%s: %d barred pages, want %d", token, barred, want.barred)
 		}
+	}
+}
+
+// TestTheConsoleShowsTheGateways: the Cell page names the gateways of the cell with links to the others' consoles, and the page of a vehicle
+// says which of them has it.
+func TestTheConsoleShowsTheGateways(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	s.login("admin")
+	_, page := s.get("/")
+	if strings.Contains(page, ">Gateways<") {
+		t.Error("a cell with one gateway shows gateways")
+	}
+	s.answers = map[string]string{
+		"/v1/status": `{"cell":"cell-1","node":"gw-1","phase":"serving","gateways":[
+			{"node":"gw-1","address":"http://127.0.0.1:1","version":"1","phase":"serving","lives":true,"connections":7},
+			{"node":"gw-2","address":"http://127.0.0.1:2","version":"2","phase":"draining","lives":true,"connections":8,"differs":["version","rules"]},
+			{"node":"gw-3","address":"http://127.0.0.1:3","lives":false}]}`,
+		"/v1/vehicles/LTEST000000000001": `{"vin":"LTEST000000000001","node":"gw-2","connected":true}`,
+	}
+	_, page = s.get("/")
+	for _, want := range []string{`gw-1 <span class="faint">this one`, `href="http://127.0.0.1:2"`, "draining", "version, rules", "gone"} {
+		if !strings.Contains(page, want) {
+			t.Errorf("the Cell page lacks %s", want)
+		}
+	}
+	if _, page = s.get("/vehicles/LTEST000000000001"); !strings.Contains(page, `href="http://127.0.0.1:2/vehicles/LTEST000000000001"`) {
+		t.Errorf("the vehicle's page does not say where it is")
 	}
 }

@@ -13,6 +13,7 @@ import (
 // vehicleLine is a vehicle in the list, and most of its page.
 type vehicleLine struct {
 	VIN           string
+	Node          string // the gateway that has it, or had it last, in a cell of several
 	Connected     bool
 	Ready         bool
 	MQTT          string
@@ -58,10 +59,12 @@ func (v *visit) vehicles() (any, error) {
 // vehicleBody is the page of one vehicle.
 type vehicleBody struct {
 	vehicleLine
-	Unknown  bool // it has no session here
-	Commands []commandLine
-	MaySend  bool
-	MayRead  bool
+	Unknown bool // it has no session here
+	// Elsewhere is the gateway that has the vehicle, if it is not this one.
+	Elsewhere *gatewayLine
+	Commands  []commandLine
+	MaySend   bool
+	MayRead   bool
 }
 
 func (v *visit) vehicle() (any, error) {
@@ -72,11 +75,26 @@ func (v *visit) vehicle() (any, error) {
 	if errors.As(err, &no) && no.Status == http.StatusNotFound {
 		b.Unknown, err = true, nil
 	}
+	if b.Node != "" && b.Node != v.c.o.Node {
+		b.Elsewhere = v.gateway(b.Node)
+	}
 	if err != nil || !b.MayRead {
 		return b, err
 	}
 	err = v.call("GET", "/v1/commands?"+url.Values{"vin": {vin}, "limit": {"20"}}.Encode(), nil, &b)
 	return b, err
+}
+
+// gateway is what is known of a gateway of the cell; its name alone for who may not see more.
+func (v *visit) gateway(node string) *gatewayLine {
+	var status cellStatus
+	_ = v.call("GET", "/v1/status", nil, &status) //nolint:errcheck // a link is missing then
+	for i := range status.Gateways {
+		if status.Gateways[i].Node == node {
+			return &status.Gateways[i]
+		}
+	}
+	return &gatewayLine{Node: node}
 }
 
 // pathOf is a vehicle's page.
