@@ -286,13 +286,10 @@ func (l *FlowLane) leave(t *flowTicket, failed bool) {
 func (f *Flow) leave(t *flowTicket, failed bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if t.left {
-		return
-	}
-	t.left = true
-	if t.lane > 0 {
+	if !t.left && t.lane > 0 {
 		f.out -= t.size
 	}
+	t.left = true
 	f.learnLocked(t, failed)
 	f.admitLocked()
 }
@@ -308,8 +305,8 @@ type flowRound struct {
 
 func (f *Flow) learnLocked(t *flowTicket, failed bool) {
 	now := time.Now()
-	if now.Sub(f.renewed) > flowRenew { // the way may be another: begin again with what is on its way gone
-		f.renewed, f.base, f.limit, f.round = now, 0, flowFloor, flowRound{began: now}
+	if now.Sub(f.renewed) > flowRenew {
+		f.renewLocked(now)
 		return
 	}
 	if failed || t.sent.Before(f.renewed) {
@@ -347,18 +344,33 @@ func (f *Flow) concludeLocked(now time.Time) {
 	if now.Sub(f.bestAt) > flowBest {
 		f.best, f.bestAt = [2]float64{0, f.best[0]}, now
 	}
-	f.best[0] = max(f.best[0], float64(r.carried)/now.Sub(r.began).Seconds())
-	if more := f.carries() * (flowDelay - r.quickest).Seconds(); more < 0 || r.full {
-		f.limit += more
+	rate := float64(r.carried) / now.Sub(r.began).Seconds()
+	faster := rate > 1.2*f.carries()
+	f.best[0] = max(f.best[0], rate)
+	more := f.carries() * (flowDelay - r.quickest).Seconds()
+	if more < 0 && f.limit <= f.least() && now.Sub(f.renewed) > flowBest {
+		f.renewLocked(now) // there is no more on its way than should be: the link is slower now, or the server is
+		return
+	}
+	if faster && r.quickest < flowDelay/2 {
+		more = max(more, f.limit/2) // it is not known yet what the link carries
+	}
+	if more < 0 || r.full {
+		f.limit = max(f.limit/2, f.limit+more)
 	}
 	f.boundLocked()
 }
 
-// boundLocked keeps the limit to what the link carries in that time at least. Less would leave it idle and spare nobody a wait: a
-// broker that is slow for a moment is no reason for less.
-func (f *Flow) boundLocked() {
-	f.limit = min(max(f.limit, flowFloor, f.carries()*(f.base+flowDelay).Seconds()), flowCeiling)
+// renewLocked has it found out anew how long a request takes, with what is on its way gone: the way may be another.
+func (f *Flow) renewLocked(now time.Time) {
+	f.renewed, f.base, f.limit, f.round = now, 0, flowFloor, flowRound{began: now}
 }
+
+func (f *Flow) boundLocked() { f.limit = min(max(f.limit, f.least()), flowCeiling) }
+
+// least is what the link carries while a request is on its way and waits for flowDelay. Less would leave it idle and spare nobody
+// a wait: a broker that is slow for a moment is no reason for less.
+func (f *Flow) least() float64 { return max(flowFloor, f.carries()*(f.base+flowDelay).Seconds()) }
 
 // carries is how many bytes the link carries in a second, as far as that is known.
 func (f *Flow) carries() float64 { return max(f.best[0], f.best[1]) }

@@ -17,6 +17,7 @@ type link struct {
 	trip time.Duration
 	// late is how much longer than that the server may take.
 	late time.Duration
+	busy bool // it takes it for almost all
 	mu   sync.Mutex
 	n    int
 	free time.Time // when it has carried all that it was given
@@ -29,8 +30,11 @@ func (l *link) carry(size int) {
 	}
 	l.free = l.free.Add(time.Duration(float64(size) / l.rate * float64(time.Second)))
 	arrival := l.free.Add(l.trip)
-	if l.late > 0 {
-		l.n++
+	l.n++
+	switch {
+	case l.busy && l.n%50 != 0: // but now and then it is quick
+		arrival = arrival.Add(l.late)
+	case l.late > 0:
 		arrival = arrival.Add(l.late * time.Duration(l.n%4) / 3)
 	}
 	l.mu.Unlock()
@@ -122,6 +126,60 @@ func TestFlowBoundsWhatIsBeforeTheFirstLane(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A server that has become slow with almost all requests, as on a machine that is busy or just after its start, is no link that has
+// become narrow: the others go on, and do not come to a stop by and by.
+func TestFlowDoesNotStarveAtABusyServer(t *testing.T) {
+	t.Parallel()
+	flowing(t, func(t *testing.T, ctx context.Context, end func()) {
+		l, f := &link{rate: 10e6, trip: 2 * time.Millisecond}, NewFlow(FlowLimits{Share: 1.0 / 9})
+		sent := flood(ctx, l, f, 1, 12)
+		time.Sleep(10 * time.Second)
+		l.mu.Lock()
+		l.late, l.busy = 500*time.Millisecond, true
+		l.mu.Unlock()
+		time.Sleep(10 * time.Second)
+		was := sent()
+		time.Sleep(time.Minute)
+		if rate := (sent() - was) / 60; rate < 1e6 {
+			t.Errorf("%d KB/s", rate/1000)
+		} else {
+			t.Logf("%d KB/s", rate/1000)
+		}
+		end()
+	})
+}
+
+// A link that becomes narrower is found out, and one to a server that takes long for everything is used soon.
+func TestFlowFindsOutWhatTheLinkCarries(t *testing.T) {
+	t.Parallel()
+	flowing(t, func(t *testing.T, ctx context.Context, end func()) {
+		l, f := &link{rate: 10e6, trip: 500 * time.Millisecond}, NewFlow(FlowLimits{Share: 1.0 / 9})
+		sent := flood(ctx, l, f, 1, 12)
+		time.Sleep(15 * time.Second)
+		was := sent()
+		time.Sleep(10 * time.Second)
+		if used := float64(sent()-was) / 10 / l.rate; used < 0.5 {
+			t.Errorf("%.0f %% of the link used", 100*used)
+		}
+		l.mu.Lock()
+		l.trip = 50 * time.Millisecond
+		l.mu.Unlock()
+		time.Sleep(time.Minute)
+		l.mu.Lock()
+		l.rate = 2e6
+		l.mu.Unlock()
+		time.Sleep(15 * time.Second)
+		for range 100 {
+			time.Sleep(100 * time.Millisecond)
+			if n := float64(l.after()); n > l.rate*0.35 {
+				t.Errorf("%.0f ms before the first lane", 1000*n/l.rate)
+				break
+			}
+		}
+		end()
+	})
 }
 
 // The third lane has its turn while the second has always something, and both go after the first.
