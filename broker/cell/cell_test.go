@@ -518,3 +518,34 @@ func TestNotices(t *testing.T) {
 	cancel()
 	<-done
 }
+
+// TestRejoinAtAnOpenServer: a member that is started again has nothing to offer; one that only others have registered offers all.
+func TestRejoinAtAnOpenServer(t *testing.T) {
+	t.Parallel()
+	s := begun(t)
+	ctx := t.Context()
+	record := Record{ID: "c", VIN: "V", State: "cancelled", Digest: "d", Gen: 1, Number: 1, Created: 1, Expires: 2}
+	join := func(node string, members ...string) (offered int) {
+		t.Helper()
+		j, err := rejoinOne(ctx, s, node, Memory{Remembers: true, Gen: 1, Members: members}, func(yield func(Record, error) bool) {
+			offered++
+			yield(record, nil)
+		}, false)
+		if err != nil || j.Verdict != OK {
+			t.Errorf("%s: %+v %v", node, j, err)
+		}
+		return offered
+	}
+	if n := join("gw-1", "gw-1", "gw-2"); n != 0 {
+		t.Errorf("the member that has opened it offers %d times", n)
+	}
+	if n := join("gw-2", "gw-1", "gw-2"); n == 0 {
+		t.Error("who is registered by another one offers nothing")
+	}
+	if a, err := s.Look(ctx, "V", "c"); err != nil || a.Record.State != "cancelled" {
+		t.Errorf("%+v %v", a, err)
+	}
+	if n := join("gw-2", "gw-1", "gw-2"); n != 0 {
+		t.Errorf("a member that has offered does so %d times more", n)
+	}
+}

@@ -103,7 +103,11 @@ type Answer struct {
 
 // command runs a script on a command. Everything about commands is confirmed, refusals too: they tell what was read.
 func (s *Store) command(ctx context.Context, name string, keys []string, args ...any) (Answer, error) {
-	r, err := s.do(ctx, call{script: name, keys: keys, args: args, confirm: true})
+	return s.decide(ctx, call{script: name, keys: keys, args: args, confirm: true})
+}
+
+func (s *Store) decide(ctx context.Context, c call) (Answer, error) {
+	r, err := s.do(ctx, c)
 	if err != nil {
 		return Answer{}, err
 	}
@@ -119,7 +123,10 @@ func (s *Store) Reserve(ctx context.Context, vin, id, digest string, ttl time.Du
 
 func (s *Store) reserve(ctx context.Context, vin, id, digest string, ttl int64, offered bool) (Answer, error) {
 	key := s.keys.reservation(id)
-	return s.command(ctx, "reserve", []string{s.keys.slotted("mark", key), key}, vin+" "+digest, ttl+2*s.keep, flag(offered))
+	return s.decide(ctx, call{
+		script: "reserve", keys: []string{s.keys.slotted("mark", key), key}, args: []any{vin + " " + digest, ttl + 2*s.keep, flag(offered)},
+		confirm: !offered || s.keys.tags != nil, // else with the join that follows the offers, at the same server
+	})
 }
 
 // Offered is a command that is to be accepted.
@@ -205,5 +212,6 @@ func (s *Store) Offer(ctx context.Context, r Record) (Answer, error) {
 	}
 	vehicle := s.keys.vehicle(r.VIN)
 	keys := []string{s.keys.slotted("mark", vehicle), vehicle, s.keys.command(r.VIN, r.ID), s.keys.opened(r.VIN), s.keys.slotted("due", vehicle), s.keys.slotted("ended", vehicle)}
-	return s.command(ctx, "offer", keys, append([]any{r.VIN, r.ID, s.keep}, r.List()...)...)
+	// The join that follows is confirmed, at the same server, and these writes with it.
+	return s.decide(ctx, call{script: "offer", keys: keys, args: append([]any{r.VIN, r.ID, s.keep}, r.List()...)})
 }

@@ -16,8 +16,8 @@ const (
 	offerings = 3
 	// joinsAtOnce are in one pipeline, which one WAIT confirms. Redis runs them one after the other before it looks at other clients.
 	joinsAtOnce = 128
-	// offersAtOnce bounds the slots of a server whose commands are offered at once.
-	offersAtOnce = 8
+	// offersAtOnce bounds the slots of a server whose commands are offered at once, recordsAtOnce the commands of a slot.
+	offersAtOnce, recordsAtOnce = 8, 16
 )
 
 // Offering is what a gateway has for a slot: what it remembers of the cell, and every command of the slot on its disk.
@@ -81,8 +81,10 @@ func landedOf(some []*Offering) (map[int]Joined, error) {
 
 // rejoin offers for slots of one server, and joins them.
 func (s *Store) rejoin(ctx context.Context, client *redis.Client, node string, some []*Offering, begins bool) {
-	for range offerings {
-		s.offerSome(ctx, some)
+	for round := range 1 + offerings {
+		if round > 0 { // at an open server a member has nothing to offer
+			s.offerSome(ctx, some)
+		}
 		var calls []call
 		var asked []*Offering
 		for _, o := range some {
@@ -125,21 +127,44 @@ func (s *Store) offerSome(ctx context.Context, some []*Offering) {
 // offerAll answers which server all offers have landed at, "" when they have landed at several. With nothing to offer it is the
 // one that is expected.
 func (s *Store) offerAll(ctx context.Context, expected string, remembered iter.Seq2[Record, error]) (string, error) {
-	landed := expected
+	landed, elsewhere, failed := expected, false, error(nil)
+	var mu sync.Mutex
+	var all sync.WaitGroup
+	places := make(chan struct{}, recordsAtOnce)
+	note := func(server string, err error) {
+		mu.Lock()
+		defer mu.Unlock()
+		switch {
+		case err != nil:
+			failed = err
+		case landed == "":
+			landed = server
+		default:
+			elsewhere = elsewhere || landed != server
+		}
+	}
+	over := func() bool {
+		mu.Lock()
+		defer mu.Unlock()
+		return elsewhere || failed != nil
+	}
 	for r, err := range remembered {
 		if err != nil {
-			return "", fmt.Errorf("reading what is to be offered: %w", err)
+			note("", fmt.Errorf("reading what is to be offered: %w", err))
 		}
-		a, err := s.Offer(ctx, r)
-		if err != nil {
-			return "", err
+		if over() {
+			break
 		}
-		if landed == "" {
-			landed = a.Server
-		}
-		if a.Server != landed {
-			return "", nil
-		}
+		places <- struct{}{}
+		all.Go(func() {
+			defer func() { <-places }()
+			a, err := s.Offer(ctx, r)
+			note(a.Server, err)
+		})
+	}
+	all.Wait()
+	if elsewhere || failed != nil {
+		return "", failed
 	}
 	return landed, nil
 }

@@ -270,12 +270,15 @@ func (r Rules) join(d *data, server uint8, c call) answer {
 		return answer{Verdict: empty}
 	}
 	d.Gen, d.Floor = max(d.Gen, c.Gen), max(d.Floor, c.Floor)
-	open, member := d.Open == server, d.Members&bit(c.Gateway) != 0
+	open, offered := d.Open == server, d.Offered[c.Gateway] == server
 	elsewhere := c.Remembers && c.Server != server && r.OffersLanded
-	if open && !member && elsewhere {
+	if open && elsewhere && !offered {
 		return answer{Verdict: moved, Gen: d.Gen, Floor: d.Floor}
 	}
 	d.Members |= c.Members | bit(c.Gateway) // before its offers are in, too: nobody opens without them
+	if open {
+		d.Offered[c.Gateway] = server
+	}
 	switch {
 	case !open && elsewhere:
 		return answer{Verdict: moved, Gen: d.Gen, Floor: d.Floor}

@@ -13,8 +13,8 @@ remembers = remembers == '1'
 local registered = members()
 if #registered == 0 and not remembers and begins ~= '1' then return answer('empty', '0', '0') end
 local me = 'm:' .. node
-local member = redis.call('HEXISTS', mark, me) == 1
 local elsewhere = remembers and landed ~= server
+local offered = redis.call('HGET', mark, me) == server -- before: one that others have registered has not
 local floor = math.max(tonumber(redis.call('HGET', mark, 'floor') or '0'), tonumber(low))
 gen = math.max(gen, tonumber(known))
 
@@ -23,12 +23,13 @@ local function done(verdict)
   return answer(verdict, text(gen), text(floor), unpack(members()))
 end
 
-if open and not member and elsewhere then return done('moved') end
+if open and elsewhere and not offered then return done('moved') end
 redis.call('HSETNX', mark, me, '') -- before its offers are in, too: nobody opens without them
 redis.call('HDEL', mark, 'x:' .. node)
 for i = 7, #ARGV do remember(ARGV[i]) end
 if not open and elsewhere then return done('moved') end
 if open then
+  redis.call('HSET', mark, me, server)
   if not remembers then
     gen = gen + 1
     floor = gen
