@@ -56,7 +56,7 @@ func (k *keeper) zero() {
 	from := max(s.zeroed, wal.SegmentStart)
 	to := min(from+zeroBytes, s.size)
 	if err := s.file.Zero(from, to); err != nil {
-		k.log.Warn("journal: cannot write to an unused segment", slog.String("file", s.name), slog.Any("error", err))
+		k.log.Warn("journal: cannot write to an unused segment", slog.String("file", s.name), slog.Any("err", err))
 		to = s.size
 	}
 	s.zeroed = to
