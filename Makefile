@@ -33,7 +33,7 @@ GATEWAYS     ?= 1
 DATA         ?= ./data
 
 .DEFAULT_GOAL := help
-.PHONY: help build image deploy-check contract upgrade run test test-race test-real bench bench-micro cells crash faults power damage model fuzz hostile lint vet check soak clean
+.PHONY: help build sbom image deploy-check contract upgrade run test test-race test-real bench bench-micro cells crash faults power damage model fuzz hostile lint vet check soak clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -94,12 +94,16 @@ cells: build tools-real ## several gateways under faults, at full length: CELLS_
 IMAGE_TOOL   ?= buildah
 IMAGE        ?= cellgate:0.1.0
 
-image: build ## the container image, with IMAGE_TOOL (buildah, podman, docker) as IMAGE
+sbom: build ## the bill of materials of bin/cellgate, as bin/cellgate.cdx.json (CycloneDX)
+	@test/real/install.sh node:nodejs npm:npm
+	@test/deploy/sbom/make.sh $(VERSION) $(BIN).cdx.json
+
+image: build sbom ## the container image, with IMAGE_TOOL (buildah, podman, docker) as IMAGE
 	@echo "==> image $(IMAGE)"
-	@dir=$$(mktemp -d) && trap 'rm -rf $$dir' EXIT && mkdir $$dir/data && cp $(BIN) $$dir/ && \
+	@dir=$$(mktemp -d) && trap 'rm -rf $$dir' EXIT && mkdir $$dir/data && cp $(BIN) $(BIN).cdx.json $$dir/ && \
 	  $(IMAGE_TOOL) build -q -t $(IMAGE) -f deploy/container/Containerfile $$dir
 
-deploy-check: build ## what is in deploy/, held against the tools that read it
+deploy-check: build sbom ## what is in deploy/, held against the tools that read it
 	@test/real/install.sh promtool:prometheus systemd-analyze:systemd buildah:buildah
 	@echo "==> deploy"
 	@promtool check rules deploy/prometheus/alerts.yaml && promtool test rules deploy/prometheus/alerts_test.yaml
@@ -169,7 +173,7 @@ $(LINT):
 .PHONY: tools-real tools-bench
 tools-real:
 	@test/real/install.sh java:openjdk-17-jre-headless mvn:maven redis-server:redis-server kcat:kcat mosquitto_pub:mosquitto-clients redis-cli:redis-tools \
-	  python3:python3 python3.venv:python3-venv python3.ensurepip:python3-venv node:nodejs npm:npm chromium:chromium
+	  python3:python3 python3.venv:python3-venv python3.ensurepip:python3-venv node:nodejs npm:npm chromium:chromium prometheus:prometheus openssl:openssl
 	@test/real/clients/install.sh $(CACHE)/clients
 	@test/real/console/install.sh $(CACHE)/console
 

@@ -252,6 +252,13 @@ func TestImage(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "cellgate"), text, 0o755); err != nil { //nolint:gosec // a program
 		t.Fatal(err)
 	}
+	bom, err := os.ReadFile(binary(t) + ".cdx.json")
+	if err != nil {
+		t.Fatalf("make sbom makes it: %v", err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "cellgate.cdx.json"), bom, 0o644); err != nil { //nolint:gosec // everybody may read it
+		t.Fatal(err)
+	}
 	if err := os.Mkdir(filepath.Join(dir, "data"), 0o755); err != nil { //nolint:gosec // the image's user reads it
 		t.Fatal(err)
 	}
