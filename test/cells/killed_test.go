@@ -121,12 +121,19 @@ func (c *Cell) firstCommand(ctx context.Context, all *senders, v *car, killed *N
 	cmd.Meaning = cmd.ID
 	all.add(cmd)
 	body := map[string]any{"id": cmd.ID, "name": "do", "ttl": cmd.TTL.String(), "payload": map[string]string{"meaning": cmd.Meaning}}
-	status, answer, err := n.Do(http.MethodPost, "/v1/vehicles/"+v.VIN+"/commands?wait=20s", c.Token(), body)
-	a := understood(status, answer, err)
-	if a.Gateway, a.Call = n.Name, "send"; a.Said == SaidState {
-		a.Said = SaidAccepted
+	var status int
+	var answer []byte
+	var err error
+	for again := true; again && time.Since(cmd.Began) < cmd.TTL; { // "unknown" is repeated, as the answer says
+		status, answer, err = n.Do(http.MethodPost, "/v1/vehicles/"+v.VIN+"/commands?wait=20s", c.Token(), body)
+		a := understood(status, answer, err)
+		if a.Gateway, a.Call = n.Name, "send"; a.Said == SaidState {
+			a.Said = SaidAccepted
+		}
+		cmd.Answered(a)
+		again = a.Said == SaidUnknown
 	}
-	if cmd.Answered(a); err != nil || status != http.StatusOK {
+	if err != nil || status != http.StatusOK {
 		c.t.Errorf("%s: a command after its return: %d %s %v", v.VIN, status, answer, err)
 	}
 	return time.Since(cmd.Began)
