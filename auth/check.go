@@ -35,7 +35,7 @@ func CheckDir(dir string) ([]FileDamage, error) {
 	case err != nil:
 		found = append(found, FileDamage{Name: revLogName, Err: err})
 	case len(good) < lines:
-		found = append(found, FileDamage{Name: revLogName, Err: ErrRevocationLog, Lines: lines, Unreadable: lines - len(good)})
+		found = append(found, FileDamage{Name: revLogName, Err: errRevocationLog, Lines: lines, Unreadable: lines - len(good)})
 	}
 	return found, nil
 }

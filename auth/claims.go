@@ -165,7 +165,7 @@ func parseScopes(v any, iss *issuer) ([]string, error) {
 	}
 	kept := fields[:0]
 	for _, f := range fields {
-		if KnownScope(f) && iss.allowsScope(f) && !slices.Contains(kept, f) {
+		if knownScope(f) && iss.allowsScope(f) && !slices.Contains(kept, f) {
 			kept = append(kept, f)
 		}
 	}

@@ -23,9 +23,9 @@ const (
 	RoleOperator Role = "operator"
 )
 
-// MaxSubjectBytes is the longest subject that is issued or accepted. It fits into an MQTT client
+// maxSubjectBytes is the longest subject that is issued or accepted. It fits into an MQTT client
 // identifier, a topic level and a log line.
-const MaxSubjectBytes = 128
+const maxSubjectBytes = 128
 
 // Identity is who a verified token speaks for. It is a value: copy it freely. Its lists are shared between
 // copies and must not be changed.
@@ -129,8 +129,8 @@ func ValidSubject(s string) error {
 	switch {
 	case s == "":
 		return fmt.Errorf("%w: empty", ErrSubject)
-	case len(s) > MaxSubjectBytes:
-		return fmt.Errorf("%w: longer than %d bytes", ErrSubject, MaxSubjectBytes)
+	case len(s) > maxSubjectBytes:
+		return fmt.Errorf("%w: longer than %d bytes", ErrSubject, maxSubjectBytes)
 	case !utf8.ValidString(s) || strings.ContainsRune(s, utf8.RuneError):
 		return fmt.Errorf("%w: not UTF-8", ErrSubject)
 	case strings.ContainsAny(s, "+#/"):

@@ -121,7 +121,7 @@ func (a *Authority) validateRequest(req *IssueRequest) error {
 		return fmt.Errorf("%w: role %q takes no scopes", ErrInvalidRequest, req.Role)
 	}
 	for _, s := range req.Scopes {
-		if !KnownScope(s) {
+		if !knownScope(s) {
 			return fmt.Errorf("%w: unknown scope %q: use %s", ErrInvalidRequest, s, strings.Join(Scopes(), ", "))
 		}
 	}

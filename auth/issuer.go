@@ -71,7 +71,7 @@ func (e *ExternalIssuer) Validate() error {
 		}
 	}
 	for _, scope := range e.Scopes {
-		if !KnownScope(scope) {
+		if !knownScope(scope) {
 			return fmt.Errorf("external issuer %q: unknown scope %q", e.Issuer, scope)
 		}
 	}

@@ -30,7 +30,7 @@ func TestEndpointScopes(t *testing.T) {
 	seen := make(map[string]bool)
 	for _, e := range EndpointScopes() {
 		call := e.Method + " " + e.Path
-		if !KnownScope(strings.TrimSuffix(e.Scope, ScopeReading)) && e.Scope != ScopePublic && e.Scope != ScopeAny {
+		if !knownScope(strings.TrimSuffix(e.Scope, ScopeReading)) && e.Scope != ScopePublic && e.Scope != ScopeAny {
 			t.Errorf("%s: scope %q", call, e.Scope)
 		}
 		if seen[call] {
@@ -48,7 +48,7 @@ func TestEndpointScopes(t *testing.T) {
 		t.Error("found what is not there")
 	}
 	for _, s := range Scopes() {
-		if !KnownScope(s) {
+		if !knownScope(s) {
 			t.Errorf("scope %s is not known", s)
 		}
 	}

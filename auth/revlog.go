@@ -38,8 +38,8 @@ const revLogName = "revocations.log"
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-// ErrRevocationLog says that the file of revocations is damaged.
-var ErrRevocationLog = errors.New("revocation log is damaged")
+// errRevocationLog says that the file of revocations is damaged.
+var errRevocationLog = errors.New("revocation log is damaged")
 
 func newRevLog(dir string) *revLog { return &revLog{dir: dir, sync: (*os.File).Sync} }
 
@@ -216,14 +216,14 @@ func (l *revLog) readRest() ([]Revocation, error) {
 func parseLine(line []byte) (Revocation, error) {
 	var r Revocation
 	if len(line) < 9 || line[8] != ' ' {
-		return r, ErrRevocationLog
+		return r, errRevocationLog
 	}
 	sum, err := strconv.ParseUint(string(line[:8]), 16, 32)
 	if err != nil || uint32(sum) != crc32.Checksum(line[9:], castagnoli) {
-		return r, ErrRevocationLog
+		return r, errRevocationLog
 	}
 	if err := json.Unmarshal(line[9:], &r); err != nil {
-		return r, ErrRevocationLog
+		return r, errRevocationLog
 	}
 	return r, nil
 }

@@ -233,7 +233,7 @@ func TestDamagedRevocationLog(t *testing.T) {
 			check.OK(t, os.WriteFile(l.path(), spoiled, 0o600))
 			fresh := newRevLog(dir)
 			_, err := fresh.read()
-			if !errors.Is(err, ErrRevocationLog) {
+			if !errors.Is(err, errRevocationLog) {
 				// Upper and lower case of the checksum's digits say the same.
 				if strings.EqualFold(string(spoiled), string(whole)) && err == nil {
 					continue

@@ -31,8 +31,8 @@ func Scopes() []string {
 	}
 }
 
-// KnownScope reports whether a token may carry a scope.
-func KnownScope(s string) bool {
+// knownScope reports whether a token may carry a scope.
+func knownScope(s string) bool {
 	switch s {
 	case ScopeTelemetryRead, ScopeCommandSend, ScopeCommandRead, ScopeVehicleAdmin, ScopeRulesAdmin, ScopeTokenIssue:
 		return true

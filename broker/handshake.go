@@ -129,8 +129,8 @@ func (b *Broker) unwrapProxy(l *listener, t *transport) error {
 // errRefused is a limit's refusal.
 var errRefused = errors.New("refused")
 
-// ErrProxyHeader is what the refusal of a connection without a legal PROXY protocol v2 header wraps.
-var ErrProxyHeader = errors.New("PROXY protocol")
+// errProxyHeader is what the refusal of a connection without a legal PROXY protocol v2 header wraps.
+var errProxyHeader = errors.New("PROXY protocol")
 
 // maxProxyHeader bounds the header's addresses and TLVs.
 const maxProxyHeader = 1024
@@ -143,23 +143,23 @@ func readProxyHeader(t *transport, from []netip.Prefix) error {
 		trusted = trusted || p.Contains(t.peer.Addr())
 	}
 	if !trusted {
-		return fmt.Errorf("%w: %s is not in proxy_from", ErrProxyHeader, t.peer.Addr())
+		return fmt.Errorf("%w: %s is not in proxy_from", errProxyHeader, t.peer.Addr())
 	}
 	header := make([]byte, 16, 64)
 	if _, err := io.ReadFull(t.Conn, header); err != nil {
-		return fmt.Errorf("%w: %w", ErrProxyHeader, err)
+		return fmt.Errorf("%w: %w", errProxyHeader, err)
 	}
 	length := int(binary.BigEndian.Uint16(header[14:]))
 	if !bytes.HasPrefix(header, proxyproto.SIGV2) || length > maxProxyHeader {
-		return fmt.Errorf("%w: no header of version 2", ErrProxyHeader)
+		return fmt.Errorf("%w: no header of version 2", errProxyHeader)
 	}
 	header = append(header, make([]byte, length)...)
 	if _, err := io.ReadFull(t.Conn, header[16:]); err != nil {
-		return fmt.Errorf("%w: %w", ErrProxyHeader, err)
+		return fmt.Errorf("%w: %w", errProxyHeader, err)
 	}
 	h, err := proxyproto.Read(bufio.NewReader(bytes.NewReader(header)))
 	if err != nil {
-		return fmt.Errorf("%w: %w", ErrProxyHeader, err)
+		return fmt.Errorf("%w: %w", errProxyHeader, err)
 	}
 	if source, ok := h.SourceAddr.(*net.TCPAddr); ok && !h.Command.IsLocal() {
 		t.peer = source.AddrPort()

@@ -21,7 +21,7 @@ func TestBadFiles(t *testing.T) {
 			t.Parallel()
 			data, err := os.ReadFile(file)
 			check.OK(t, err)
-			_, err = ParseEnv(filepath.Base(file), data, noEnv)
+			_, err = parseEnv(filepath.Base(file), data, noEnv)
 			if err == nil {
 				t.Fatal("accepted")
 			}
@@ -42,7 +42,7 @@ func TestErrorsHideSecrets(t *testing.T) {
 		"limits: {max_packet: \"${SECRET}\"}",
 	} {
 		env := func(string) (string, bool) { return canary, true }
-		_, err := ParseEnv("f.yaml", []byte(text), env)
+		_, err := parseEnv("f.yaml", []byte(text), env)
 		if err == nil {
 			t.Fatalf("%s: accepted", text)
 		}
@@ -56,7 +56,7 @@ func TestErrorsHideSecrets(t *testing.T) {
 func TestDeepNesting(t *testing.T) {
 	t.Parallel()
 	for _, unit := range []string{"[", "{a: ", "- ", "a:\n ", "&a ", "? "} {
-		if _, err := ParseEnv("f.yaml", []byte(strings.Repeat(unit, 1<<10)), noEnv); err == nil {
+		if _, err := parseEnv("f.yaml", []byte(strings.Repeat(unit, 1<<10)), noEnv); err == nil {
 			t.Errorf("%q repeated is accepted", unit)
 		}
 	}
@@ -86,7 +86,7 @@ func FuzzParse(f *testing.F) {
 	}
 	f.Add([]byte(fullFile))
 	f.Fuzz(func(t *testing.T, data []byte) {
-		c, err := ParseEnv("/x/f.yaml", data, noEnv)
+		c, err := parseEnv("/x/f.yaml", data, noEnv)
 		if err != nil {
 			for line := range strings.Lines(err.Error()) {
 				if !strings.Contains(line, "; ") && !strings.HasPrefix(line, "and ") {
@@ -97,7 +97,7 @@ func FuzzParse(f *testing.F) {
 		}
 		var out strings.Builder
 		check.OK(t, Print(&out, c))
-		again, err := ParseEnv("/x/f.yaml", []byte(out.String()), noEnv)
+		again, err := parseEnv("/x/f.yaml", []byte(out.String()), noEnv)
 		if err != nil {
 			t.Fatalf("the print of a valid file is refused: %v\n%s", err, out.String())
 		}

@@ -17,7 +17,7 @@ func TestForeignFiles(t *testing.T) {
 	files := check.ForeignFiles()
 	files["UTF-16"] = "\xff\xfec\x00a\x00n\x00a\x00r\x00y\x00"
 	for name, text := range files {
-		_, err := ParseEnv("f.yaml", []byte(text), noEnv)
+		_, err := parseEnv("f.yaml", []byte(text), noEnv)
 		if err == nil {
 			t.Errorf("%s: accepted", name)
 			continue
@@ -45,7 +45,7 @@ func TestMistypedIsNotForeign(t *testing.T) {
 		"data_dir: /x\n\tcell: {id: x}\n":    "not YAML",
 		"&a cell: {id: x}\nmetric: {a: b}\n": `did you mean "metrics"?`,
 	} {
-		_, err := ParseEnv("f.yaml", []byte(text), noEnv)
+		_, err := parseEnv("f.yaml", []byte(text), noEnv)
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q: want %q in: %v", text, want, err)
 		}

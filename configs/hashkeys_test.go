@@ -9,7 +9,7 @@ import (
 func TestHashKeys(t *testing.T) {
 	t.Parallel()
 	load := func(keys string) error {
-		_, err := ParseEnv("cell.yaml", []byte("cell: {id: c1, node: n1}\nrules: {hash_keys: "+keys+"}\n"), noEnv)
+		_, err := parseEnv("cell.yaml", []byte("cell: {id: c1, node: n1}\nrules: {hash_keys: "+keys+"}\n"), noEnv)
 		return err
 	}
 	const key = "0123456789abcdef"

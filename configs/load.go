@@ -18,8 +18,8 @@ import (
 	"cellgate/broker/shared/spelling"
 )
 
-// MaxFileBytes bounds a configuration file.
-const MaxFileBytes = 1 << 20
+// maxFileBytes bounds a configuration file.
+const maxFileBytes = 1 << 20
 
 // Load reads, completes and checks the file at path. The error holds every problem (see Problems).
 func Load(path string) (*Config, error) {
@@ -27,7 +27,7 @@ func Load(path string) (*Config, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reading the configuration: %w", err)
 	}
-	if info.Size() > MaxFileBytes {
+	if info.Size() > maxFileBytes {
 		return nil, Problems{{File: path, Why: "longer than 1 MiB", Fix: "name a configuration file"}}
 	}
 	data, err := os.ReadFile(path)
@@ -39,11 +39,11 @@ func Load(path string) (*Config, error) {
 
 // Parse is Load for contents at hand; name is the path for messages and for relative paths.
 func Parse(name string, data []byte) (*Config, error) {
-	return ParseEnv(name, data, os.LookupEnv)
+	return parseEnv(name, data, os.LookupEnv)
 }
 
-// ParseEnv is Parse with an environment of the caller's.
-func ParseEnv(name string, data []byte, env func(string) (string, bool)) (*Config, error) {
+// parseEnv is Parse with an environment of the caller's.
+func parseEnv(name string, data []byte, env func(string) (string, bool)) (*Config, error) {
 	body, err := parseYAML(name, data)
 	if (err != nil || body != nil) && foreign(data) {
 		return nil, notConfiguration(name, body, err)
@@ -73,7 +73,7 @@ func ParseEnv(name string, data []byte, env func(string) (string, bool)) (*Confi
 
 // parseYAML returns the body of the one document in data, nil for an empty one.
 func parseYAML(name string, data []byte) (body ast.Node, err error) {
-	if len(data) > MaxFileBytes {
+	if len(data) > maxFileBytes {
 		return nil, Problems{{File: name, Why: "longer than 1 MiB", Fix: "name a configuration file"}}
 	}
 	defer func() {

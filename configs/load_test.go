@@ -18,7 +18,7 @@ func noEnv(string) (string, bool) { return "", false }
 
 func parse(t *testing.T, text string) *Config {
 	t.Helper()
-	c, err := ParseEnv("/etc/cellgate/cell.yaml", []byte(text), noEnv)
+	c, err := parseEnv("/etc/cellgate/cell.yaml", []byte(text), noEnv)
 	if err != nil {
 		t.Fatalf("Parse: %v", err)
 	}
@@ -58,7 +58,7 @@ func TestCellYAMLListsTheDefaults(t *testing.T) {
 	t.Parallel()
 	data, err := Samples.ReadFile("cell.yaml")
 	check.OK(t, err)
-	sample, err := ParseEnv("/etc/cellgate/cell.yaml", data, noEnv)
+	sample, err := parseEnv("/etc/cellgate/cell.yaml", data, noEnv)
 	check.OK(t, err)
 	want := parse(t, "cell: {id: cell-sh-01, region: cn-east, node: gw-1}")
 	for _, c := range Diff(want, sample) {
@@ -143,7 +143,7 @@ central: {kafka: {brokers: ["central-1:9092"]}, bandwidth: 20MiB/s}
 
 func TestContractExample(t *testing.T) {
 	t.Parallel()
-	c, err := ParseEnv("/etc/cellgate/cell.yaml", []byte(fullFile), noEnv)
+	c, err := parseEnv("/etc/cellgate/cell.yaml", []byte(fullFile), noEnv)
 	check.OK(t, err)
 	checks := map[string][2]any{
 		"data_dir":     {c.DataDir, Path("/etc/cellgate/data")},
@@ -172,7 +172,7 @@ func TestDevYAML(t *testing.T) {
 	t.Parallel()
 	data, err := Samples.ReadFile("dev.yaml")
 	check.OK(t, err)
-	c, err := ParseEnv("/tmp/d/configs/dev.yaml", data, noEnv)
+	c, err := parseEnv("/tmp/d/configs/dev.yaml", data, noEnv)
 	check.OK(t, err)
 	if c.DataDir != "/tmp/d" || c.Rules.Path != "/tmp/d/configs/rules" || c.Listeners[0].TLS.Key != "/tmp/d/tls/server.key" {
 		t.Errorf("paths: %q %q %q", c.DataDir, c.Rules.Path, c.Listeners[0].TLS.Key)
@@ -185,7 +185,7 @@ func TestEnvironment(t *testing.T) {
 		v, ok := map[string]string{"ID": "c9", "N": "7", "EMPTY": "", "YAML": "x: [1"}[name]
 		return v, ok
 	}
-	c, err := ParseEnv("f.yaml", []byte("cell: {id: \"${ID}\", node: n, region: \"${YAML}\"}\nuplink: {window: \"${N}\"}\n"+
+	c, err := parseEnv("f.yaml", []byte("cell: {id: \"${ID}\", node: n, region: \"${YAML}\"}\nuplink: {window: \"${N}\"}\n"+
 		"redis: {username: \"a${EMPTY}b$${ID}\"}"), env)
 	check.OK(t, err)
 	if c.Cell.ID != "c9" || c.Uplink.Window != 7 || c.Redis.Username != "ab${ID}" || c.Cell.Region != "x: [1" {
@@ -238,7 +238,7 @@ func TestPrintMasksSecretsAndReadsBack(t *testing.T) {
 	if strings.Contains(out.String(), canary) {
 		t.Fatal("the secret is printed")
 	}
-	again, err := ParseEnv("/elsewhere/x.yaml", out.Bytes(), noEnv)
+	again, err := parseEnv("/elsewhere/x.yaml", out.Bytes(), noEnv)
 	if err != nil {
 		t.Fatalf("the print does not read back: %v\n%s", err, out.String())
 	}

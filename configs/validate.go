@@ -178,12 +178,12 @@ func (k *checker) address(path, address string) (local, ok bool) {
 		k.problem(path, fmt.Sprintf("%q is not an address", address), "write host:port, such as \":8883\" or \"127.0.0.1:1883\"")
 		return false, false
 	}
-	return IsLoopback(host), true
+	return isLoopback(host), true
 }
 
-// IsLoopback reports whether host, an IP address or localhost, can be reached from this machine alone.
+// isLoopback reports whether host, an IP address or localhost, can be reached from this machine alone.
 // Other names are not looked up and count as not.
-func IsLoopback(host string) bool {
+func isLoopback(host string) bool {
 	ip := net.ParseIP(strings.TrimSuffix(host, "."))
 	return host == "localhost" || (ip != nil && ip.IsLoopback())
 }
@@ -256,7 +256,7 @@ func (k *checker) jwksURL(path, text string) {
 		return
 	}
 	u, err := url.Parse(text)
-	if err != nil || u.Host == "" || (u.Scheme != "https" && (u.Scheme != "http" || !IsLoopback(u.Hostname()))) {
+	if err != nil || u.Host == "" || (u.Scheme != "https" && (u.Scheme != "http" || !isLoopback(u.Hostname()))) {
 		k.problem(path, "is not an https address", "write https://host/path; http is for loopback only")
 		return
 	}
@@ -265,12 +265,12 @@ func (k *checker) jwksURL(path, text string) {
 	}
 }
 
-// BuiltinRoles are the roles that every cell has.
-func BuiltinRoles() []string { return []string{"vehicle", "service", "operator"} }
+// builtinRoles are the roles that every cell has.
+func builtinRoles() []string { return []string{"vehicle", "service", "operator"} }
 
 // role checks that a role exists.
 func (k *checker) role(path, name string) {
-	known := BuiltinRoles()
+	known := builtinRoles()
 	for r := range k.cfg.Auth.Roles {
 		known = append(known, r)
 	}
@@ -283,7 +283,7 @@ func (k *checker) role(path, name string) {
 func (k *checker) roles() {
 	for name, r := range k.cfg.Auth.Roles {
 		path := join("auth.roles", name)
-		if slices.Contains(BuiltinRoles(), name) {
+		if slices.Contains(builtinRoles(), name) {
 			k.problem(path, "is built in and cannot be redefined", "choose another name")
 		}
 		k.filters(path+".publish", r.Publish)

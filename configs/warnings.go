@@ -8,7 +8,7 @@ import (
 // warnings notes what is valid but gives something up: secrets in clear, or a weaker promise.
 func (k *checker) warnings() {
 	c := k.cfg
-	if h, _, _ := net.SplitHostPort(c.HTTP.Address); c.HTTP.AllowInsecure && c.HTTP.TLS == nil && !IsLoopback(h) {
+	if h, _, _ := net.SplitHostPort(c.HTTP.Address); c.HTTP.AllowInsecure && c.HTTP.TLS == nil && !isLoopback(h) {
 		k.warn("http.allow_insecure", "tokens cross the network in clear", "see that a proxy in front terminates TLS")
 	}
 	if t := c.TokenAPI; t != nil && (t.TLS == nil || t.TLS.ClientAuth == "none") {
@@ -45,6 +45,6 @@ func (k *checker) warn(path, why, fix string) {
 func local(addresses []string) bool {
 	return !slices.ContainsFunc(addresses, func(a string) bool {
 		host, _, err := net.SplitHostPort(a)
-		return err != nil || !IsLoopback(host)
+		return err != nil || !isLoopback(host)
 	})
 }

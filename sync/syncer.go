@@ -321,12 +321,12 @@ func (s *Syncer) Health() []remote.Health {
 	return all
 }
 
-// DefaultCentre is the name of a centre that is the only one.
-const DefaultCentre = "central"
+// defaultCentre is the name of a centre that is the only one.
+const defaultCentre = "central"
 
 // health is the name of a dependency, with the centre's when there are others.
 func (s *Syncer) health(name string) string {
-	if s.o.Centre == DefaultCentre {
+	if s.o.Centre == defaultCentre {
 		return name
 	}
 	return name + "-" + s.o.Centre

@@ -80,7 +80,7 @@ func (p *pair) dividing(mine func(topic string, id int) bool) *Syncer {
 
 func (p *pair) options() Options {
 	return Options{
-		CellID: "cell-1", Centre: DefaultCentre, Limits: unlimited, Memory: 32 << 20, Cell: quick(p.cell), Central: quick(p.central), Group: "cellgate-sync", Owner: rand.Text(), CommitInterval: 20 * time.Millisecond,
+		CellID: "cell-1", Centre: defaultCentre, Limits: unlimited, Memory: 32 << 20, Cell: quick(p.cell), Central: quick(p.central), Group: "cellgate-sync", Owner: rand.Text(), CommitInterval: 20 * time.Millisecond,
 		Log: slog.New(slog.DiscardHandler), Metrics: NewMetrics(nil, false),
 	}
 }

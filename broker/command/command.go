@@ -21,10 +21,10 @@ import (
 
 // Limits of names that are the same for every gateway.
 const (
-	MaxIDBytes   = 64
-	MaxNameBytes = 128
-	MaxVINBytes  = 128
-	MaxKeyBytes  = 255 // of an Idempotency-Key
+	maxIDBytes   = 64
+	maxNameBytes = 128
+	maxVINBytes  = 128
+	maxKeyBytes  = 255 // of an Idempotency-Key
 )
 
 // Errors of Create, Get, Cancel and Wait.
@@ -148,7 +148,7 @@ func (s *Stamp) UnmarshalJSON(data []byte) error {
 
 // ValidID reports whether id can name a command.
 func ValidID(id string) bool {
-	if id == "" || len(id) > MaxIDBytes {
+	if id == "" || len(id) > maxIDBytes {
 		return false
 	}
 	for i := range len(id) {
@@ -174,12 +174,12 @@ func (r *Request) check(o *Options) error {
 	switch {
 	case (r.ID != "" || r.named) && !ValidID(r.ID):
 		return fmt.Errorf("%w: id must be 1 to 64 of A-Z a-z 0-9 _ -", ErrTopic)
-	case len(r.Key) > MaxKeyBytes:
-		return fmt.Errorf("%w: Idempotency-Key is longer than %d bytes", ErrInvalid, MaxKeyBytes)
-	case !validLevel(r.VIN, MaxVINBytes):
-		return fmt.Errorf("%w: the VIN must be 1 to %d bytes without + # / and controls", ErrTopic, MaxVINBytes)
-	case !validLevel(r.Name, MaxNameBytes):
-		return fmt.Errorf("%w: name must be 1 to %d bytes without + # / and controls", ErrTopic, MaxNameBytes)
+	case len(r.Key) > maxKeyBytes:
+		return fmt.Errorf("%w: Idempotency-Key is longer than %d bytes", ErrInvalid, maxKeyBytes)
+	case !validLevel(r.VIN, maxVINBytes):
+		return fmt.Errorf("%w: the VIN must be 1 to %d bytes without + # / and controls", ErrTopic, maxVINBytes)
+	case !validLevel(r.Name, maxNameBytes):
+		return fmt.Errorf("%w: name must be 1 to %d bytes without + # / and controls", ErrTopic, maxNameBytes)
 	case len(r.Payload)+r.props.size() > o.MaxPayload && len(r.Payload) <= o.MaxPayload:
 		return fmt.Errorf("%w: the payload with its properties has %d bytes, at most %d are permitted", ErrTooLarge, len(r.Payload)+r.props.size(), o.MaxPayload)
 	case len(r.Payload) > o.MaxPayload:

@@ -77,7 +77,7 @@ func refusal(err error) (State, string) {
 // tellable reports whether a refusal can be told. A conflict is not: its id is another command's, whose state the event would
 // seem to be.
 func tellable(r *Request, cause error) bool {
-	return !errors.Is(cause, ErrConflict) && ValidID(r.ID) && validLevel(r.VIN, MaxVINBytes)
+	return !errors.Is(cause, ErrConflict) && ValidID(r.ID) && validLevel(r.VIN, maxVINBytes)
 }
 
 // refuse tells the sender by an event alone. What is beyond the bound of events is counted instead.
@@ -97,7 +97,7 @@ func (b *batch) refuse(r *Request, cause error) error {
 		return nil
 	}
 	name := r.Name
-	if !validLevel(name, MaxNameBytes) {
+	if !validLevel(name, maxNameBytes) {
 		name = ""
 	}
 	shown := Command{ID: r.ID, VIN: r.VIN, Name: name, State: state, Cause: why, CreatedAt: Stamp(b.now), FinishedAt: Stamp(b.now)}
@@ -118,12 +118,12 @@ type Message struct {
 	By string
 }
 
-// MaxByBytes bounds who a record of vehicle.commands names as its sender.
-const MaxByBytes = 128
+// maxByBytes bounds who a record of vehicle.commands names as its sender.
+const maxByBytes = 128
 
 // by is who sent the record: a name that can stand in a log line, else "kafka".
 func (m *Message) by() string {
-	if m.By == "" || len(m.By) > MaxByBytes || !utf8.ValidString(m.By) || strings.IndexFunc(m.By, unicode.IsControl) >= 0 {
+	if m.By == "" || len(m.By) > maxByBytes || !utf8.ValidString(m.By) || strings.IndexFunc(m.By, unicode.IsControl) >= 0 {
 		return "kafka"
 	}
 	return m.By

@@ -243,7 +243,7 @@ func (s *Service) localView(vin, id string) (Command, error) {
 // when there is none.
 func (s *Service) List(ctx context.Context, f Filter) (page []Command, cursor string, err error) {
 	if f.Limit <= 0 {
-		f.Limit = DefaultPage
+		f.Limit = defaultPage
 	}
 	f.Limit = min(f.Limit, MaxPage)
 	if f.ID != "" {

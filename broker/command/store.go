@@ -183,7 +183,7 @@ type Filter struct {
 	State State
 	VIN   string
 	ID    string
-	// Limit is the length of a page, 1 to MaxPage; 0 is DefaultPage.
+	// Limit is the length of a page, 1 to MaxPage; 0 is defaultPage.
 	Limit int
 	// Cursor is that of the page before, empty for the first page.
 	Cursor string
@@ -194,7 +194,7 @@ var ErrCursor = errors.New("it did not come from a list")
 
 // Bounds of a page, and of the commands looked at for one.
 const (
-	DefaultPage = 100
+	defaultPage = 100
 	MaxPage     = 1000
 	maxScan     = 50_000
 )

@@ -69,7 +69,7 @@ func AppendAuth(dst []byte, reason byte, method string) []byte {
 // Connack is the answer to a CONNECT. Zero values of the properties are left out.
 type Connack struct {
 	SessionPresent bool
-	Reason         byte // of MQTT 5; see ReturnCode for 3.1.1
+	Reason         byte // of MQTT 5; see returnCode for 3.1.1
 
 	SessionExpiry    uint32 // s, sent with HasSessionExpiry: when it differs from what was asked
 	HasSessionExpiry bool
@@ -92,7 +92,7 @@ func (a *Connack) Append(dst []byte, version byte) []byte {
 		present = 1
 	}
 	if version != Version5 {
-		return append(dst, TypeConnack<<4, 2, present, ReturnCode(a.Reason))
+		return append(dst, TypeConnack<<4, 2, present, returnCode(a.Reason))
 	}
 	var room [256]byte
 	props := a.appendProperties(room[:0])

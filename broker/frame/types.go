@@ -25,7 +25,7 @@ const (
 	Version5   byte = 5
 )
 
-// Reason codes of MQTT 5 (2.4). A 3.1.1 client never sees them but for CONNACK, see ReturnCode.
+// Reason codes of MQTT 5 (2.4). A 3.1.1 client never sees them but for CONNACK, see returnCode.
 const (
 	ReasonSuccess              byte = 0x00
 	ReasonNoSubscribers        byte = 0x10
@@ -69,8 +69,8 @@ const (
 	ReasonWildcardNotSupported byte = 0xA2
 )
 
-// ReturnCode gives the CONNACK return code of MQTT 3.1.1 (3.2.2.3) that says what the MQTT 5 reason says.
-func ReturnCode(reason byte) byte {
+// returnCode gives the CONNACK return code of MQTT 3.1.1 (3.2.2.3) that says what the MQTT 5 reason says.
+func returnCode(reason byte) byte {
 	switch reason {
 	case ReasonSuccess:
 		return 0x00

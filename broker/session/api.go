@@ -14,11 +14,11 @@ import (
 // interval of 0xFFFFFFFF). Options.MaxExpiry still limits it.
 const MaxExpiry = time.Duration(math.MaxInt64)
 
-// MaxClientIDBytes is the longest client identifier that can have a session, and MaxKeyBytes the longest key of one: it
+// maxClientIDBytes is the longest client identifier that can have a session, and maxKeyBytes the longest key of one: it
 // is a key of the state file.
 const (
-	MaxClientIDBytes = 1024
-	MaxKeyBytes      = 4096
+	maxClientIDBytes = 1024
+	maxKeyBytes      = 4096
 )
 
 // Errors of Attach and Deliver, and those that a Delivery's Failed is given.
@@ -51,7 +51,7 @@ var (
 	// ErrTakeover wraps the context's error when an older connection of the same client identifier did not
 	// end in time.
 	ErrTakeover = errors.New("the older connection has not ended")
-	// ErrClientID: the client identifier is empty or longer than MaxClientIDBytes, or the key than MaxKeyBytes.
+	// ErrClientID: the client identifier is empty or longer than maxClientIDBytes, or the key than maxKeyBytes.
 	ErrClientID = errors.New("client identifier empty or too long")
 	// ErrClosed: the manager is closed.
 	ErrClosed = errors.New("session manager closed")
@@ -259,7 +259,7 @@ type Attach struct {
 	// own v1/{id}/cmd and v1/{id}/sys stay out of the Index.
 	Vehicle bool
 	// Owner is whose bounds the session counts towards: a session key with the subject for a client identifier.
-	// Empty: OwnerOfClient.
+	// Empty: ownerOfClient.
 	Owner Owner
 	Perm  Permissions
 	Will  *Will

@@ -22,7 +22,7 @@ import (
 // Errors: ErrClientID, ErrWillNotPermitted, ErrWillTopic, ErrSessions, ErrTakeover (with the context's error), ErrSessionEnded (purged meanwhile),
 // ErrClosed, the journal's error when an older will cannot be appended, the context's error.
 func (m *Manager) Attach(ctx context.Context, a Attach) (s *Session, present bool, err error) {
-	if id, _, _ := message.SplitSessionKey(a.Key); id == "" || len(id) > MaxClientIDBytes || len(a.Key) > MaxKeyBytes {
+	if id, _, _ := message.SplitSessionKey(a.Key); id == "" || len(id) > maxClientIDBytes || len(a.Key) > maxKeyBytes {
 		return nil, false, ErrClientID
 	}
 	if a.Will != nil && !willPermitted(a.Perm, a.Will.Topic) {
@@ -34,7 +34,7 @@ func (m *Manager) Attach(ctx context.Context, a Attach) (s *Session, present boo
 		return nil, false, ErrWillTopic
 	}
 	if a.Owner == "" {
-		a.Owner = OwnerOfClient(a.Key)
+		a.Owner = ownerOfClient(a.Key)
 	}
 	a.Key = strings.Clone(a.Key)
 	if err := m.gates.lock(ctx, a.Key); err != nil {

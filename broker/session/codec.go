@@ -228,7 +228,7 @@ func (st *state) decode(b []byte, dec *message.Decoder) (owner Owner, err error)
 	for ; n > 0; n-- {
 		st.subs = append(st.subs, subscription(&r))
 	}
-	owner = OwnerOfClient(st.id)
+	owner = ownerOfClient(st.id)
 	if flags&flagOwner != 0 {
 		owner = Owner(r.Bytes())
 	}

@@ -33,7 +33,7 @@ func TestSessionRecord(t *testing.T) {
 		got := state{id: st.id}
 		owner, err := got.decode(st.encode(), &message.Decoder{})
 		check.OK(t, err)
-		if owner != OwnerOfClient(st.id) {
+		if owner != ownerOfClient(st.id) {
 			t.Errorf("%s: owner %q", name, owner)
 		}
 		got.share = st.share

@@ -82,7 +82,7 @@ func retainedSize(rec *message.Record) int64 {
 // has been counted: it is not to be journaled. To remove one's own, or to replace it by one that is not larger, there is
 // always room. A claim is followed by JournaledRetained or CancelRetained; to remove what is not there takes none.
 func (m *Manager) ClaimRetained(rec *message.Record) (claimed bool, err error) {
-	r, owner, size := &m.retained, OwnerOfClient(rec.Client), retainedSize(rec)
+	r, owner, size := &m.retained, ownerOfClient(rec.Client), retainedSize(rec)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	k := r.topics[rec.Topic]
@@ -220,7 +220,7 @@ func (m *Manager) retain(rec *message.Record) {
 		m.unretain(rec.Topic, rec.Seq)
 	case !m.retained.covered(rec, m.bounds.Load()):
 		m.metrics.dropped.WithLabelValues(dropRetained).Inc()
-		m.meet(dropRetained, OwnerOfClient(rec.Client))
+		m.meet(dropRetained, ownerOfClient(rec.Client))
 		m.unretain(rec.Topic, rec.Seq) // an older message would now be a wrong one
 	default:
 		c := rec.Clone()
@@ -241,7 +241,7 @@ func (m *Manager) keepRetained(c *message.Record) {
 		r.topics[c.Topic] = k
 	}
 	k.fanned = c.Seq
-	r.set(k, OwnerOfClient(c.Client), retainedSize(c), k.claimed)
+	r.set(k, ownerOfClient(c.Client), retainedSize(c), k.claimed)
 	r.expire(k, m.expiry(c))
 	r.settle(k)
 	m.gaugeRetained()

@@ -13,9 +13,9 @@ import (
 // key. What a client may take of something that all share is counted by owner, whatever client identifiers it uses.
 type Owner string
 
-// OwnerOfClient is the owner of what was kept for, or by, a client when nothing but the key of its session is known:
+// ownerOfClient is the owner of what was kept for, or by, a client when nothing but the key of its session is known:
 // services use {name} or {name}/… for an identifier.
-func OwnerOfClient(key string) Owner {
+func ownerOfClient(key string) Owner {
 	id, role, issuer := message.SplitSessionKey(key)
 	name, _, _ := strings.Cut(id, "/")
 	if role == "" {

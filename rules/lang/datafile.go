@@ -16,15 +16,15 @@ import (
 
 // Bounds of the files of zones and tables, which a set is stored with.
 const (
-	// MaxDataBytes is the largest file of a zone or table, MaxSetDataBytes the most that those of one set have together.
+	// MaxDataBytes is the largest file of a zone or table, maxSetDataBytes the most that those of one set have together.
 	MaxDataBytes    = 4 << 20
-	MaxSetDataBytes = 32 << 20
+	maxSetDataBytes = 32 << 20
 	// maxNamed bounds the zones, and the tables, of one rule file.
 	maxNamed = 256
 )
 
 // ErrDataTooLarge says that the files of zones and tables are larger than a set may be.
-var ErrDataTooLarge = fmt.Errorf("a file of a zone or table larger than %d MiB, or all of them larger than %d MiB", MaxDataBytes>>20, MaxSetDataBytes>>20)
+var ErrDataTooLarge = fmt.Errorf("a file of a zone or table larger than %d MiB, or all of them larger than %d MiB", MaxDataBytes>>20, maxSetDataBytes>>20)
 
 // IsData reports whether a file of a source is that of a zone or table, and not of rules.
 func IsData(name string) bool {
@@ -48,7 +48,7 @@ func AddData(files map[string][]byte, read func(name string, limit int64) ([]byt
 			if err != nil {
 				return err
 			}
-			if total += len(b); len(b) > MaxDataBytes || total > MaxSetDataBytes {
+			if total += len(b); len(b) > MaxDataBytes || total > maxSetDataBytes {
 				return fmt.Errorf("%s: %w", at, ErrDataTooLarge)
 			}
 			files[at] = b

@@ -1,7 +1,6 @@
 package op
 
 import (
-	"flag"
 	"fmt"
 	"go/ast"
 	"go/parser"
@@ -13,6 +12,8 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+
+	"cellgate/test/check"
 )
 
 // described returns the names of the descriptors of a type that the package's files hold, sorted.
@@ -104,9 +105,6 @@ func TestDescriptorsAreComplete(t *testing.T) {
 	}
 }
 
-// write has the reference for analysts written anew.
-var write = flag.Bool("write", false, "write the operators and the operations of Redis in rules/README.md")
-
 // operatorRows and redisRows are what the descriptors say for the reference.
 func operatorRows(b *strings.Builder) {
 	for _, o := range Operators() {
@@ -138,7 +136,7 @@ func prefixed(prefix string, names []string) string {
 	return strings.Join(code, ", ")
 }
 
-// TestReadmeSaysTheSame holds the reference for analysts to the descriptors. With -write it writes what is theirs.
+// TestReadmeSaysTheSame holds the reference for analysts to the descriptors. With -update it writes what is theirs.
 func TestReadmeSaysTheSame(t *testing.T) { //nolint:paralleltest // another test writes the same file
 	const file = "../README.md"
 	was, err := os.ReadFile(file)
@@ -159,11 +157,5 @@ func TestReadmeSaysTheSame(t *testing.T) { //nolint:paralleltest // another test
 		write(&b)
 		readme = before + head + b.String() + "\n" + behind
 	}
-	if *write {
-		if err := os.WriteFile(file, []byte(readme), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	} else if readme != string(was) {
-		t.Error("README.md does not say of operators what their descriptors do; write it with go test ./rules/op -run Readme -write")
-	}
+	check.Golden(t, file, readme)
 }

@@ -1,7 +1,6 @@
 package op_test
 
 import (
-	"flag"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -15,7 +14,7 @@ import (
 	"cellgate/test/check"
 )
 
-// TestReadmeOfTargets holds that every descriptor of a target is listed, complete, and in the reference for analysts. With -write
+// TestReadmeOfTargets holds that every descriptor of a target is listed, complete, and in the reference for analysts. With -update
 // it writes the reference.
 func TestReadmeOfTargets(t *testing.T) { //nolint:paralleltest // another test writes the same file
 	const file, head = "../README.md", "\n## Targets\n\n"
@@ -36,11 +35,7 @@ func TestReadmeOfTargets(t *testing.T) { //nolint:paralleltest // another test w
 		}
 		readme += wrapped("- "+target.Reference) + "\n"
 	}
-	if readme += "\n" + behind; flag.Lookup("write").Value.String() == "true" {
-		check.OK(t, os.WriteFile(file, []byte(readme), 0o600))
-	} else if readme != string(was) {
-		t.Error("README.md does not say of targets what their descriptors do; write it with go test ./rules/op -run Readme -write")
-	}
+	check.Golden(t, file, readme+"\n"+behind)
 	if described := described(t, ".."); described != len(app.Targets()) {
 		t.Errorf("%d targets are described, %d are in the gateway's outletList", described, len(app.Targets()))
 	}

@@ -95,7 +95,7 @@ func TestNew(t *testing.T) {
 // TestShippedSchema holds the file that the samples name to what `cellgate rules schema` prints.
 func TestShippedSchema(t *testing.T) {
 	t.Parallel()
-	file := filepath.Join("../../configs/rules", SchemaFile)
+	file := filepath.Join("../../configs/rules", schemaFile)
 	var want bytes.Buffer
 	if err := JSONSchema(&want, options("").Targets); err != nil {
 		t.Fatal(err)

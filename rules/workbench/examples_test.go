@@ -31,7 +31,7 @@ func TestExamples(t *testing.T) {
 		t.Errorf("%d files of examples", len(files))
 	}
 	for name, text := range files {
-		if strings.HasSuffix(name, ".rules.yaml") && !strings.HasPrefix(text, "# yaml-language-server: $schema=../rules/"+SchemaFile+"\n") {
+		if strings.HasSuffix(name, ".rules.yaml") && !strings.HasPrefix(text, "# yaml-language-server: $schema=../rules/"+schemaFile+"\n") {
 			t.Errorf("%s does not name its schema", name)
 		}
 	}

@@ -8,8 +8,8 @@ import (
 	"cellgate/rules/op"
 )
 
-// SchemaFile is the name under which the schema stands beside the shipped rules.
-const SchemaFile = "rules.schema.json"
+// schemaFile is the name under which the schema stands beside the shipped rules.
+const schemaFile = "rules.schema.json"
 
 // JSONSchema writes the JSON Schema (draft 2020-12) of rule files, for editors: completion, and most
 // mistakes marked while typing. Compile knows more: what expressions mean, and what files say together.

@@ -64,7 +64,7 @@ func New(dir string, s *Sketch, o ToolOptions) (names []string, err error) {
 // rule is the text of the rule file.
 func (s *Sketch) rule() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "# yaml-language-server: $schema=%s\nrules:\n  - id: %s\n", SchemaFile, s.ID)
+	fmt.Fprintf(&b, "# yaml-language-server: $schema=%s\nrules:\n  - id: %s\n", schemaFile, s.ID)
 	line := func(key, value string) {
 		if value != "" {
 			fmt.Fprintf(&b, "    %s: %s\n", key, quoted(value))

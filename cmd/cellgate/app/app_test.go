@@ -1,8 +1,10 @@
 package app
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -66,12 +68,27 @@ func bootAt(t *testing.T, file string, source clock.Source) (*App, *check.Log) {
 	t.Helper()
 	cfg, err := configs.Load(file)
 	check.OK(t, err)
-	log := &check.Log{}
-	a, err := New(t.Context(), Options{Config: cfg, Log: log, Clock: source})
+	return harness.Serve(t, func(ctx context.Context, log io.Writer) (*App, error) { return started(ctx, cfg, log, source) })
+}
+
+func started(ctx context.Context, cfg *configs.Config, log io.Writer, source clock.Source) (*App, error) {
+	a, err := New(ctx, Options{Config: cfg, Log: log, Clock: source})
+	if err == nil {
+		err = a.Start(ctx)
+	}
+	return a, err
+}
+
+// refusedStart is why a gateway does not start; nil if it does.
+func refusedStart(t *testing.T, file string) error {
+	t.Helper()
+	cfg, err := configs.Load(file)
 	check.OK(t, err)
-	check.OK(t, a.Start(t.Context()))
-	t.Cleanup(func() { halt(t, a) })
-	return a, log
+	a, err := started(t.Context(), cfg, &check.Log{}, clock.System())
+	if err == nil {
+		halt(t, a)
+	}
+	return err
 }
 
 func halt(t *testing.T, a *App) {
@@ -215,11 +232,7 @@ func TestAFailedStartLeavesNothingBehind(t *testing.T) {
 	defer ln.Close() //nolint:errcheck // a test
 	file := write(t, dir, "")
 	replace(t, file, `name: local, address: "127.0.0.1:0"`, `name: local, address: "`+ln.Addr().String()+`"`)
-	cfg, err := configs.Load(file)
-	check.OK(t, err)
-	a, err := New(t.Context(), Options{Config: cfg, Log: &check.Log{}, Clock: clock.System()})
-	check.OK(t, err)
-	if err := a.Start(t.Context()); err == nil || !strings.Contains(err.Error(), ln.Addr().String()) {
+	if err := refusedStart(t, file); err == nil || !strings.Contains(err.Error(), ln.Addr().String()) {
 		t.Fatalf("start on a taken port: %v", err)
 	}
 	// The state file, the journal's lock and the HTTP port are free again.
@@ -235,11 +248,7 @@ func TestBrokenRulesAtTheFirstStartAreAnError(t *testing.T) {
 	check.OK(t, os.MkdirAll(filepath.Dir(rule), 0o750))
 	broken := []byte("rules:\n  - id: x\n    when: payload.a >\n")
 	check.OK(t, os.WriteFile(rule, broken, 0o600))
-	cfg, err := configs.Load(file)
-	check.OK(t, err)
-	a, err := New(t.Context(), Options{Config: cfg, Log: &check.Log{}, Clock: clock.System()})
-	check.OK(t, err)
-	if err := a.Start(t.Context()); err == nil || !strings.Contains(err.Error(), "x.rules.yaml:3:") {
+	if err := refusedStart(t, file); err == nil || !strings.Contains(err.Error(), "x.rules.yaml:3:") {
 		t.Fatalf("error %v", err)
 	}
 	// A gateway that had good rules goes on with them after a restart, and says so.

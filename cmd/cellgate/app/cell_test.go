@@ -14,7 +14,6 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"cellgate/broker/cell"
-	"cellgate/broker/clock"
 	"cellgate/configs"
 	"cellgate/test/check"
 )
@@ -36,20 +35,6 @@ func place(t *testing.T, node, mode, redis string) string {
 	old, _, _ := strings.Cut(rest, "]")
 	replace(t, file, "redis: {addresses: ["+old+"]", `redis: {addresses: ["`+redis+`"]`)
 	return file
-}
-
-// refusedStart starts a gateway, which has to be refused.
-func refusedStart(t *testing.T, file string) error {
-	t.Helper()
-	cfg, err := configs.Load(file)
-	check.OK(t, err)
-	a, err := New(t.Context(), Options{Config: cfg, Log: &check.Log{}, Clock: clock.System()})
-	check.OK(t, err)
-	err = a.Start(t.Context())
-	if err == nil {
-		halt(t, a)
-	}
-	return err
 }
 
 // TestRefusal: a cell of single has one gateway, and a name one; who comes second is told of the one that is there.

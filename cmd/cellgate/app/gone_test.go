@@ -20,9 +20,8 @@ func TestADeletedStateFile(t *testing.T) {
 	check.OK(t, os.CopyFS(filepath.Join(filepath.Dir(file), "rules"), os.DirFS("../../../configs/rules")))
 	cfg, err := configs.Load(file)
 	check.OK(t, err)
-	a, err := New(t.Context(), Options{Config: cfg, Log: &check.Log{}, Clock: clock.System()})
+	a, err := started(t.Context(), cfg, &check.Log{}, clock.System())
 	check.OK(t, err)
-	check.OK(t, a.Start(t.Context()))
 	defer end(a)
 	const commands = "/v1/vehicles/LTEST000000000001/commands"
 	if status := post(t, a, commands, `{"id":"before","name":"horn","payload":{},"ttl":"1h"}`); status != http.StatusAccepted {

@@ -7,9 +7,9 @@ import (
 	"cellgate/configs"
 )
 
-// NewLog makes the gateway's logger: JSON or text to w, `cell` on every line. The level can be changed while
+// newLog makes the gateway's logger: JSON or text to w, `cell` on every line. The level can be changed while
 // it is in use.
-func NewLog(w io.Writer, c *configs.Config) (*slog.Logger, *slog.LevelVar) {
+func newLog(w io.Writer, c *configs.Config) (*slog.Logger, *slog.LevelVar) {
 	level := &slog.LevelVar{}
 	level.Set(levelOf(c.Log.Level))
 	o := &slog.HandlerOptions{Level: level}

@@ -41,7 +41,7 @@ type process struct {
 }
 
 func newProcess(o Options, fds descriptors) *process {
-	log, level := NewLog(o.Log, o.Config)
+	log, level := newLog(o.Log, o.Config)
 	reg := newRegistry(o.Config, o.Build)
 	p := &process{
 		cfg: o.Config, log: log, level: level, reg: reg, stats: broker.NewMetrics(reg.own), source: o.Clock,

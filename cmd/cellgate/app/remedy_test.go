@@ -36,10 +36,9 @@ func killedFolder(t *testing.T) *dataFolder {
 	home := t.TempDir()
 	d := &dataFolder{dir: filepath.Join(home, "state"), rules: filepath.Join(home, "rules")}
 	check.OK(t, os.CopyFS(d.rules, os.DirFS("../../../configs/rules")))
-	a, err := New(t.Context(), Options{Config: smallSegments(t, write(t, home, "")), Log: &check.Log{}, Clock: clock.System()})
+	a, err := started(t.Context(), smallSegments(t, write(t, home, "")), &check.Log{}, clock.System())
 	check.OK(t, err)
 	defer end(a)
-	check.OK(t, a.Start(t.Context()))
 	for i := range owed - 1 {
 		journalTelemetry(t, a, i)
 	}
@@ -167,10 +166,7 @@ func (d *dataFolder) start(t *testing.T, home string) *App {
 	t.Helper()
 	cfg := smallSegments(t, filepath.Join(home, "cell.yaml"))
 	for repaired := false; ; repaired = true {
-		a, err := New(t.Context(), Options{Config: cfg, Log: &check.Log{}, Clock: clock.System()})
-		if err == nil {
-			err = a.Start(t.Context())
-		}
+		a, err := started(t.Context(), cfg, &check.Log{}, clock.System())
 		if err == nil {
 			return a
 		}

@@ -11,8 +11,6 @@ import (
 	"testing"
 	"time"
 
-	"cellgate/broker/clock"
-	"cellgate/configs"
 	"cellgate/test/check"
 	"cellgate/test/harness"
 )
@@ -89,7 +87,7 @@ func TestAFirstStartNeedsRules(t *testing.T) {
 			writeRules(t, dir, "good")
 			file := write(t, dir, "")
 			m.does(t, dir)
-			err := failToStart(t, file)
+			err := refusedStart(t, file)
 			if err == nil || !strings.Contains(err.Error(), "rules: []") {
 				t.Errorf("error %v", err)
 			}
@@ -98,18 +96,6 @@ func TestAFirstStartNeedsRules(t *testing.T) {
 			}
 		})
 	}
-}
-
-func failToStart(t *testing.T, file string) error {
-	t.Helper()
-	cfg, err := configs.Load(file)
-	check.OK(t, err)
-	a, err := New(t.Context(), Options{Config: cfg, Log: &check.Log{}, Clock: clock.System()})
-	if err == nil {
-		err = a.Start(t.Context())
-		halt(t, a)
-	}
-	return err
 }
 
 // post calls the API as an operator and returns the status.
@@ -264,7 +250,7 @@ func TestAFirstStartRunsTheTests(t *testing.T) {
 	dir := t.TempDir()
 	writeRules(t, dir, "bad")
 	overwrite(t, filepath.Join(dir, "rules", "a_test.yaml"), failing)
-	if err := failToStart(t, write(t, dir, "")); err == nil || !strings.Contains(err.Error(), `"everything is told"`) {
+	if err := refusedStart(t, write(t, dir, "")); err == nil || !strings.Contains(err.Error(), `"everything is told"`) {
 		t.Errorf("error %v", err)
 	}
 }

@@ -48,15 +48,15 @@ type Dev struct {
 	err   error
 }
 
-// ConfigFile is the configuration in a data folder.
-func ConfigFile(data string) string { return filepath.Join(data, "configs", "dev.yaml") }
+// configFile is the configuration in a data folder.
+func configFile(data string) string { return filepath.Join(data, "configs", "dev.yaml") }
 
 // Start starts everything. What a first start makes, later ones use. An error leaves nothing running.
 func Start(ctx context.Context, o Options) (*Dev, error) {
-	if err := Prepare(o.Data); err != nil {
+	if err := prepare(o.Data); err != nil {
 		return nil, err
 	}
-	cfg, err := configs.Load(ConfigFile(o.Data))
+	cfg, err := configs.Load(configFile(o.Data))
 	if err != nil {
 		return nil, err
 	}
@@ -86,9 +86,9 @@ func freePorts(c *configs.Config) {
 	}
 }
 
-// Prepare makes what a first start needs: configuration, rules and certificates. What is there is left
+// prepare makes what a first start needs: configuration, rules and certificates. What is there is left
 // alone.
-func Prepare(data string) error {
+func prepare(data string) error {
 	if err := os.MkdirAll(data, 0o750); err != nil {
 		return fmt.Errorf("data: %w", err)
 	}

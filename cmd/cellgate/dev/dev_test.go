@@ -242,7 +242,7 @@ func TestTakenPortsNameTheirSettings(t *testing.T) {
 		"redis":     `redis: {addresses: ["` + taken + `"]}`,
 	} {
 		data := t.TempDir()
-		check.OK(t, Prepare(data))
+		check.OK(t, prepare(data))
 		_, err := startWith(t, data, line)
 		if err == nil || !strings.Contains(err.Error(), setting) || !strings.Contains(err.Error(), taken) {
 			t.Errorf("%s: %v", setting, err)
@@ -265,7 +265,7 @@ func startWith(t *testing.T, data, line string) (*Dev, error) {
 	for _, s := range sections {
 		text += s + "\n"
 	}
-	check.OK(t, os.WriteFile(ConfigFile(data), []byte(text), 0o600))
+	check.OK(t, os.WriteFile(configFile(data), []byte(text), 0o600))
 	d, err := Start(t.Context(), Options{Data: data, Log: &check.Log{}})
 	if err == nil {
 		_ = d.Stop(t.Context())

@@ -1,10 +1,12 @@
 package dev
 
 import (
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -28,15 +30,9 @@ type gateway struct {
 
 func start(t *testing.T, data string) *gateway {
 	t.Helper()
-	g := &gateway{t: t, log: &check.Log{}}
-	d, err := Start(t.Context(), Options{Data: data, FreePorts: true, Log: g.log})
-	check.OK(t, err)
-	g.Dev = d
-	t.Cleanup(func() {
-		g.stop()
-		if t.Failed() {
-			t.Logf("the gateway's log:\n%s", g.log)
-		}
+	g := &gateway{t: t}
+	g.Dev, g.log = harness.Serve(t, func(ctx context.Context, log io.Writer) (*Dev, error) {
+		return Start(ctx, Options{Data: data, FreePorts: true, Log: log})
 	})
 	g.operator = g.issue(auth.IssueRequest{Subject: "tester", Role: auth.RoleOperator})
 	return g

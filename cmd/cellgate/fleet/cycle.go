@@ -34,8 +34,8 @@ type Cycle struct {
 	speed []float64 // m/s at each full second; the last equals the first
 }
 
-// NEDC returns the New European Driving Cycle: 1,180 s.
-func NEDC() *Cycle {
+// nedc returns the New European Driving Cycle: 1,180 s.
+func nedc() *Cycle {
 	var ops []operation
 	for range 4 {
 		ops = append(ops, urban()...)

@@ -72,7 +72,7 @@ func Run(ctx context.Context, o Options) (Report, error) {
 
 func newFleet(o Options) *fleet {
 	f := &fleet{
-		o: o, stats: newStats(), cycle: NEDC(), route: NewRoute(), begin: time.Now(),
+		o: o, stats: newStats(), cycle: nedc(), route: NewRoute(), begin: time.Now(),
 		dialer:   net.Dialer{KeepAlive: -1}, // MQTT has its own
 		connects: rate.NewLimiter(rate.Limit(o.ConnectRate), max(1, int(o.ConnectRate/20))),
 		turns:    make(chan struct{}, maxHandshakes),

@@ -63,9 +63,9 @@ type Model struct {
 	State
 }
 
-// NewModel places a vehicle somewhere on the road and in the cycle, chosen by rnd. One in eight starts
+// newModel places a vehicle somewhere on the road and in the cycle, chosen by rnd. One in eight starts
 // with little charge, so that a fleet shows the low-battery alert and charging within minutes.
-func NewModel(cycle *Cycle, route *Route, rnd *rand.Rand) *Model {
+func newModel(cycle *Cycle, route *Route, rnd *rand.Rand) *Model {
 	m := &Model{
 		cycle:  cycle,
 		route:  route,

@@ -36,10 +36,10 @@ func TestCycleFigures(t *testing.T) {
 			t.Errorf("%s: top speed %g, want %g", tc.name, top, tc.speed)
 		}
 	}
-	if got := NEDC().Seconds(); got != 1180 {
+	if got := nedc().Seconds(); got != 1180 {
 		t.Errorf("NEDC: %g s, want 1180", got)
 	}
-	if a, b := NEDC().Speed(30.5), NEDC().Speed(1180+30.5); math.Abs(a-b) > 1e-9 {
+	if a, b := nedc().Speed(30.5), nedc().Speed(1180+30.5); math.Abs(a-b) > 1e-9 {
 		t.Errorf("the cycle does not repeat: %g and %g", a, b)
 	}
 }
@@ -66,7 +66,7 @@ func TestRouteIsContinuous(t *testing.T) {
 
 func TestModelIsConsistent(t *testing.T) {
 	t.Parallel()
-	m := NewModel(NEDC(), NewRoute(), rand.New(rand.NewPCG(1, 2)))
+	m := newModel(nedc(), NewRoute(), rand.New(rand.NewPCG(1, 2)))
 	m.SoC = 90
 	startSoC, startUsed, startOdo := m.SoC, m.Used, m.Odometer
 	way := 0.0
@@ -113,7 +113,7 @@ func TestModelClimbCostsAndBrakingGives(t *testing.T) {
 
 func TestModelChargesWhenLow(t *testing.T) {
 	t.Parallel()
-	m := NewModel(NEDC(), NewRoute(), rand.New(rand.NewPCG(3, 4)))
+	m := newModel(nedc(), NewRoute(), rand.New(rand.NewPCG(3, 4)))
 	m.SoC = chargeBelow + 0.05
 	odo := 0.0
 	for i := 0; !m.Charging; i++ {
@@ -140,7 +140,7 @@ func TestModelChargesWhenLow(t *testing.T) {
 
 func TestTelemetryIsJSONOfTheSizeAsked(t *testing.T) {
 	t.Parallel()
-	m := NewModel(NEDC(), NewRoute(), rand.New(rand.NewPCG(5, 6)))
+	m := newModel(nedc(), NewRoute(), rand.New(rand.NewPCG(5, 6)))
 	for _, size := range []int{0, 256, 512, 1024, 4096} {
 		b := appendTelemetry(nil, 7, seqWidth, time.UnixMilli(1_700_000_000_123), &m.State, size)
 		if len(b) != size && (size > 400 || len(b) > 400) {
@@ -168,15 +168,15 @@ func m0() *rand.Rand { return rand.New(rand.NewPCG(0, 0)) }
 
 func TestVIN(t *testing.T) {
 	t.Parallel()
-	if got := CheckDigit("1M8GDM9AXKP042788"); got != 'X' { // the example of 49 CFR 565
+	if got := checkDigit("1M8GDM9AXKP042788"); got != 'X' { // the example of 49 CFR 565
 		t.Errorf("check digit %c, want X", got)
 	}
-	if got := CheckDigit("1M8GDM9AXKP04278O"); got != 0 {
+	if got := checkDigit("1M8GDM9AXKP04278O"); got != 0 {
 		t.Errorf("a VIN with an O has check digit %c", got)
 	}
 	seen := make(map[string]bool)
 	for _, vin := range VINs(0, 2000) {
-		if len(vin) != 17 || CheckDigit(vin) != vin[8] || seen[vin] {
+		if len(vin) != 17 || checkDigit(vin) != vin[8] || seen[vin] {
 			t.Fatalf("VIN %q", vin)
 		}
 		seen[vin] = true
@@ -184,7 +184,7 @@ func TestVIN(t *testing.T) {
 }
 
 func BenchmarkTelemetryPatched(b *testing.B) {
-	m := NewModel(NEDC(), NewRoute(), m0())
+	m := newModel(nedc(), NewRoute(), m0())
 	p := appendTelemetry(nil, 1, seqWidth, time.Now(), &m.State, 256)
 	b.ReportAllocs()
 	for i := range b.N {

@@ -50,7 +50,7 @@ func newVehicle(f *fleet, index int, vin string) *vehicle {
 	v := &vehicle{
 		f: f, vin: vin, index: index, turn: index, rnd: rnd,
 		topics: [2]string{"v1/" + vin + "/up/telemetry", "v1/" + vin + "/up/alarm"},
-		model:  NewModel(f.cycle, f.route, rnd),
+		model:  newModel(f.cycle, f.route, rnd),
 		limit:  f.o.Window,
 	}
 	if f.o.Resume {

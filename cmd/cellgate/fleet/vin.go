@@ -21,9 +21,9 @@ func vinValue(c byte) int {
 	return -1
 }
 
-// CheckDigit returns the character that position 9 of vin must hold. It returns 0 when vin is not 17
+// checkDigit returns the character that position 9 of vin must hold. It returns 0 when vin is not 17
 // characters of the VIN alphabet.
-func CheckDigit(vin string) byte {
+func checkDigit(vin string) byte {
 	if len(vin) != len(vinWeights) {
 		return 0
 	}
@@ -46,7 +46,7 @@ func VIN(i int) string {
 	vin := fmt.Sprintf("LTESTEV10TA%06d", i%MaxVehicles)
 	var b strings.Builder
 	b.WriteString(vin[:8])
-	b.WriteByte(CheckDigit(vin))
+	b.WriteByte(checkDigit(vin))
 	b.WriteString(vin[9:])
 	return b.String()
 }

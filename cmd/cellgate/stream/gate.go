@@ -12,7 +12,7 @@ import (
 
 // Bounds of streams.
 const (
-	MostStreams    = 64
+	mostStreams    = 64
 	MostPerSubject = 8
 )
 
@@ -41,7 +41,7 @@ type Gate struct {
 
 // NewGate makes a gate for at most so many streams.
 func NewGate(most int, reg prometheus.Registerer) *Gate {
-	g := &Gate{most: max(1, min(most, MostStreams)), open: make(map[*Feed]auth.Identity), owned: make(map[string]int)}
+	g := &Gate{most: max(1, min(most, mostStreams)), open: make(map[*Feed]auth.Identity), owned: make(map[string]int)}
 	to := metric.For(reg)
 	to.GaugeFunc("streams", "Streams of server-sent events that are open.", func() float64 { return float64(g.count()) })
 	to.GaugeFunc("streams_max", "How many can be open.", func() float64 { return float64(g.most) })
