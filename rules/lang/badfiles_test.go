@@ -13,8 +13,8 @@ import (
 	"cellgate/test/check"
 )
 
-// goWords are words of the language that the gateway is written in, and of its libraries.
-var goWords = regexp.MustCompile(`\b(u?int(8|16|32|64)|float(32|64)|interface|reflect|nil pointer|func\(|time\.[TD]|map\[|\[\]any|mismatched|regexp|builtin|unknown operator|undefined|panic|strconv)\b`)
+// goWords are words of the language that the gateway is written in, and of its libraries: that of expressions, and the reader of YAML.
+var goWords = regexp.MustCompile(`\b(u?int(8|16|32|64)|float(32|64)|interface|reflect|nil pointer|func\(|time\.[TD]|map\[|\[\]any|mismatched|regexp|builtin|unknown operator|undefined|panic|strconv|literal|non-map|pre-defined|invalid syntax|allowed in this context)\b`)
 
 // TestBadFiles holds the findings of each bad file in testdata against its golden file.
 func TestBadFiles(t *testing.T) {
