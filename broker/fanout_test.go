@@ -441,6 +441,7 @@ func TestIntakeDoesNotWaitForTheFanout(t *testing.T) {
 	if n, _ := f.fanout.Lag(); n != last {
 		t.Errorf("the fan-out lags by %d messages, want %d", n, last)
 	}
+	check.Eventually(f.t, "the age of what waits", func() bool { _, age := f.fanout.Lag(); return age > 20*time.Millisecond })
 	if n, age := f.intake.Lag(); n != 0 || age != 0 {
 		t.Errorf("the intake lags by %d messages, %v", n, age)
 	}

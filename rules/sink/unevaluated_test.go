@@ -7,6 +7,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"cellgate/broker/shared/message"
 	"cellgate/rules/op"
 	"cellgate/rules/sink"
@@ -104,13 +106,17 @@ func TestTheLedgerHasWhatIsNotEvaluated(t *testing.T) {
 // with what holds it up, and no more when it has gone.
 func TestALaggingSinkIsReported(t *testing.T) {
 	t.Parallel()
-	r := newSlowRig(t, func(o *sink.Options) { o.LagAlarm = 20 * time.Millisecond })
+	reg := prometheus.NewRegistry()
+	r := newSlowRig(t, func(o *sink.Options) { o.LagAlarm, o.Metrics = 20*time.Millisecond, sink.NewMetrics(reg) })
 	r.Publish(0, 10)
 	r.Settled()
 	r.gate.Lock()
 	r.Publish(10, 50)
 	for _, name := range []string{"kafka", "redis", "central"} {
 		r.Await(func() bool { return strings.Contains(r.reason(name), "the rules have not seen") })
+		if n := gaugeOf(t, reg, "ledger_unevaluated", name); n < 40 {
+			t.Errorf("%s: %v messages are not evaluated, by the metric", name, n)
+		}
 	}
 	r.gate.Unlock()
 	r.Settled()
@@ -192,4 +198,21 @@ func TestAnEndThatCannotBeReadDoesNotHoldUpTheStart(t *testing.T) {
 		t.Errorf("%+v", l)
 	}
 	r.Stop()
+}
+
+// gaugeOf is the value of a metric for a sink, -1 if there is none.
+func gaugeOf(t *testing.T, reg *prometheus.Registry, name, sink string) float64 {
+	t.Helper()
+	families, err := reg.Gather()
+	if err != nil {
+		t.Error(err)
+	}
+	for _, f := range families {
+		for _, m := range f.GetMetric() {
+			if strings.HasSuffix(f.GetName(), name) && len(m.GetLabel()) == 1 && m.GetLabel()[0].GetValue() == sink {
+				return m.GetGauge().GetValue()
+			}
+		}
+	}
+	return -1
 }

@@ -67,17 +67,20 @@ func (a *gateway) runLoop(ctx context.Context, name string, run, end func(contex
 // loopLate is how long a durable message may wait for a loop before /readyz says so.
 const loopLate = 5 * time.Second
 
+// late appends a loop for which a message has waited too long.
+func late(all []remote.Health, name, what string, lag func() (uint64, time.Duration)) []remote.Health {
+	n, age := lag()
+	if age < loopLate {
+		return all
+	}
+	return append(all, remote.Health{Name: name, Since: time.Now().Add(-age).UTC(), Reason: fmt.Sprintf(
+		"%d messages wait for %s, the oldest for %v", n, what, age.Round(time.Second))})
+}
+
 // delivery lists what is degraded of the way to MQTT clients.
 func (a *gateway) delivery() []remote.Health {
-	var all []remote.Health
-	late := func(name, what string, lag func() (uint64, time.Duration)) {
-		if n, age := lag(); age >= loopLate {
-			all = append(all, remote.Health{Name: name, Since: time.Now().Add(-age).UTC(), Reason: fmt.Sprintf(
-				"%d messages wait for %s, the oldest for %v", n, what, age.Round(time.Second))})
-		}
-	}
-	late("fan-out", "their subscribers", a.fanout.Lag)
-	late("command intake", "the command service: results are late", a.intake.Lag)
+	all := late(nil, "fan-out", "their subscribers", a.fanout.Lag)
+	all = late(all, "command intake", "the command service: results are late", a.intake.Lag)
 	if short := a.sessions.Shortages(); len(short) > 0 {
 		all = append(all, shortages(short))
 	}
