@@ -24,7 +24,8 @@ const (
 	metricConnections = "cellgate_connections"
 	metricReceived    = "cellgate_messages_received_total"
 	metricPUBACK      = "cellgate_puback_seconds"
-	metricPressure    = "cellgate_journal_pressure"
+	metricUsed        = "cellgate_journal_used_ratio"
+	metricRung        = "cellgate_journal_rung"
 	metricSinkLag     = "cellgate_sink_lag_seconds"
 	metricSyncLag     = "cellgate_sync_lag_seconds"
 )
@@ -117,13 +118,10 @@ func (s *sample) read(f *dto.MetricFamily) {
 			for _, b := range m.GetHistogram().GetBucket() {
 				s.buckets[b.GetUpperBound()] = float64(b.GetCumulativeCount())
 			}
-		case metricPressure:
-			switch label(m, "what") {
-			case "used":
-				s.used = m.GetGauge().GetValue()
-			case "rung":
-				s.rung = m.GetGauge().GetValue()
-			}
+		case metricUsed:
+			s.used = m.GetGauge().GetValue()
+		case metricRung:
+			s.rung = m.GetGauge().GetValue()
 		case metricSinkLag:
 			s.named(s.sinkLag, label(m, "sink"), m)
 		case metricSyncLag:
