@@ -35,6 +35,7 @@ func (c *conn) run() {
 // begin handles what came with the CONNECT, on the handshake's goroutine, whose stack is deep already, and
 // starts the reader: what the client sends from now on makes the socket readable.
 func (c *conn) begin() {
+	c.session.AwaitReady()
 	if c.handle() {
 		c.shared.grown.Store(false)
 		go c.run()

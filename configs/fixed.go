@@ -34,7 +34,7 @@ const (
 	CellPause = 5 * time.Second
 	// CellWalk is how often all sessions that Redis has are held against the gateways that live; it is also done when one ends.
 	CellWalk = 5 * time.Minute
-	// CellOperatorsWait is how long a CONNECT waits for what another gateway's rules remember of the vehicle, CellOperatorMoves how many
+	// CellOperatorsWait is for how long a vehicle's messages wait for what another gateway's rules remember of it, CellOperatorMoves how many
 	// vehicles are waited for at a time. CellOperatorsLeft bounds what a gateway that stops leaves in Redis, CellOperatorsKeep how long
 	// it stays there. CellOperatorsSettled is how long another gateway has had a vehicle when this one forgets it unasked.
 	CellOperatorsWait    = 200 * time.Millisecond

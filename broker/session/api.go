@@ -268,7 +268,8 @@ type Attach struct {
 	NotAfter time.Time
 
 	claim    uint64 // what the cell calls the connection
-	replaces bool   // the cell has a session that this one takes the place of
+	ready    <-chan struct{}
+	replaces bool // the cell has a session that this one takes the place of
 }
 
 // Presence is one change of a client's connection. Of one client they come in order, Epoch rising with

@@ -216,7 +216,7 @@ func (st *state) connect(a *Attach, resumed bool) (*Session, error) {
 	st.changed(resumed)
 	st.tellPresence(Presence{Connected: true})
 	st.m.metrics.connected.Inc()
-	return &Session{st: st, gen: st.gen}, nil
+	return &Session{st: st, gen: st.gen, ready: a.ready}, nil
 }
 
 // resume gives a session that is resumed to the owner of the connection, if it was another's.

@@ -35,6 +35,9 @@ type Claim struct {
 	Known, Here bool
 	Session     []byte
 	Ended       time.Time
+	// Ready is closed when what the vehicle publishes may be taken: the cell may have something to be put into the journal before it. Nil is at
+	// once.
+	Ready <-chan struct{}
 }
 
 // claim asks the cell for a vehicle, and makes the session that it has the one of this gateway.
@@ -43,7 +46,7 @@ func (m *Manager) claim(ctx context.Context, a *Attach) error {
 		return nil
 	}
 	c := m.o.Cell.Claim(ctx, a.Key)
-	a.claim = c.Number
+	a.claim, a.ready = c.Number, c.Ready
 	old := m.lookup(a.Key)
 	if !c.Known || c.Here && old != nil {
 		return nil

@@ -13,8 +13,16 @@ import (
 // Session is one connection's hold on its session. Once another connection has taken the session over, or
 // after Detach, its methods do nothing. It is safe for concurrent use.
 type Session struct {
-	st  *state
-	gen uint32
+	st    *state
+	gen   uint32
+	ready <-chan struct{}
+}
+
+// AwaitReady returns when what the connection publishes may go into the journal. It takes a moment at most.
+func (s *Session) AwaitReady() {
+	if s.ready != nil {
+		<-s.ready
+	}
 }
 
 // live reports whether the connection still holds the session. The caller holds the state's lock.

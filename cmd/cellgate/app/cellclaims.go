@@ -60,6 +60,7 @@ type claim struct {
 	stored   uint64          // hash of the session that the cell has; 0 none
 	taken    cell.Successor  // the latest notice that came while a script was under way
 	over     chan struct{}   // closed when the connection has ended
+	hold     hold            // of what it publishes
 }
 
 func newClaims(p *peers) *claims {
@@ -74,7 +75,7 @@ func newClaims(p *peers) *claims {
 
 // Claim implements session.Cell. It waits for configs.ClaimWait, and not at all while Redis is known to be away.
 func (c *claims) Claim(ctx context.Context, vin string) session.Claim {
-	one := &claim{vin: vin, number: c.number.Add(1), began: time.Now(), over: make(chan struct{})}
+	one := &claim{vin: vin, number: c.number.Add(1), began: time.Now(), over: make(chan struct{}), hold: hold{open: make(chan struct{})}}
 	one.conn = cell.Connection{Node: c.m.self.Node, Boot: c.m.self.Boot, Number: one.number}
 	out := session.Claim{Number: one.number}
 	away := c.m.away.Load()
@@ -94,6 +95,8 @@ func (c *claims) Claim(ctx context.Context, vin string) session.Claim {
 		c.admitted(one)
 		return out
 	}
+	out.Ready = one.hold.open
+	time.AfterFunc(time.Duration(c.wait.Load())+time.Duration(c.travel.wait.Load()), one.hold.end)
 	answer := make(chan cell.Claimed, 1)
 	go func() {
 		if got, ok := c.ask(context.WithoutCancel(ctx), one); ok {
@@ -112,7 +115,6 @@ func (c *claims) Claim(ctx context.Context, vin string) session.Claim {
 		if out.Here && unstored { // what Redis has is older than what ended here
 			out.Session = nil
 		}
-		c.travel.arrive(ctx, vin, &got, false)
 	case <-limit.C:
 		c.admitted(one)
 	case <-ctx.Done():
@@ -145,6 +147,7 @@ func (c *claims) ask(ctx context.Context, one *claim) (cell.Claimed, bool) {
 	one.asking = false
 	if err != nil {
 		c.mu.Unlock()
+		one.hold.end()
 		return got, false
 	}
 	if got.Verdict == cell.OK {
@@ -157,7 +160,11 @@ func (c *claims) ask(ctx context.Context, one *claim) (cell.Claimed, bool) {
 	c.mu.Unlock()
 	if late && got.Verdict == cell.OK && got.Former.Node != c.m.self.Node {
 		c.sessions.Merge(one.vin, one.number, got.Session)
-		c.travel.arrive(ctx, one.vin, &got, true)
+	}
+	if got.Verdict == cell.OK && known == 0 {
+		c.travel.arrive(ctx, one.vin, &got, &one.hold)
+	} else {
+		one.hold.end()
 	}
 	switch {
 	case got.Verdict != cell.OK:

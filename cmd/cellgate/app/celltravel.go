@@ -71,50 +71,60 @@ func (t *travel) give(ctx context.Context, q *question) givenState {
 	return givenState{State: state}
 }
 
-// arrive has the rules go on with a vehicle where those of the gateway before have left off. It returns when they do, and soon at
-// the latest: what comes later, they join with what they have. late: the vehicle is connected, and nobody waits.
-func (t *travel) arrive(ctx context.Context, vin string, got *cell.Claimed, late bool) {
-	former := got.Former
-	if former.Node == "" || former.Node == t.m.self.Node || !t.rules.Remembers() {
+// hold keeps what a connection publishes out of the journal until it is ended.
+type hold struct {
+	once sync.Once
+	open chan struct{}
+}
+
+func (h *hold) end() { h.once.Do(func() { close(h.open) }) }
+
+func (h *hold) ended() bool {
+	select {
+	case <-h.open:
+		return true
+	default:
+		return false
+	}
+}
+
+// arrive has the rules go on with a vehicle where those of the gateway before have left off, and then ends the hold. Somebody else ends it when that
+// takes too long: what comes later, the rules join with what they have.
+func (t *travel) arrive(ctx context.Context, vin string, got *cell.Claimed, h *hold) {
+	former := got.Former.Node
+	if former == "" || former == t.m.self.Node || !t.rules.Remembers() {
+		h.end()
 		return
 	}
 	select {
 	case t.places <- struct{}{}:
 	default:
 		t.metrics.stateCame(stateBusy, 0)
+		h.end()
 		return
 	}
-	var missed atomic.Bool // nobody waits any more
-	missed.Store(late || t.isDumb(former.Node))
+	if t.isDumb(former) {
+		h.end()
+	}
 	began := time.Now()
-	done := make(chan struct{})
+	late := time.AfterFunc(time.Duration(t.wait.Load()), func() { t.isLate(former, began) })
 	go func() {
 		defer func() { <-t.places }()
-		defer close(done)
-		t.fetch(context.WithoutCancel(ctx), vin, got, &missed)
+		defer h.end()
+		defer late.Stop()
+		t.fetch(context.WithoutCancel(ctx), vin, got, h)
 	}()
-	if missed.Load() {
-		return
-	}
-	limit := time.NewTimer(time.Duration(t.wait.Load()))
-	defer limit.Stop()
-	select {
-	case <-done:
-	case <-limit.C:
-		missed.Store(true)
-		t.isLate(former.Node, began)
-	}
 }
 
 // fetch finds what the gateway before has remembered of a vehicle, and gives it to the rules.
-func (t *travel) fetch(ctx context.Context, vin string, got *cell.Claimed, missed *atomic.Bool) {
+func (t *travel) fetch(ctx context.Context, vin string, got *cell.Claimed, h *hold) {
 	state, how := t.find(ctx, vin, got)
 	if state != nil {
 		if err := t.rules.Import(vin, state); err != nil {
 			t.log.Error("what another gateway's rules remember of a vehicle is lost: the rules here begin anew with it",
 				slog.String("vehicle", vin), slog.String("gateway", got.Former.Node), slog.Any("error", err))
 			state, how = nil, stateLost
-		} else if missed.Load() {
+		} else if h.ended() {
 			how = stateLate
 		}
 	}
