@@ -122,7 +122,7 @@ func (t *travel) fetch(ctx context.Context, vin string, got *cell.Claimed, h *ho
 	if state != nil {
 		if err := t.rules.Import(vin, state); err != nil {
 			t.log.Error("what another gateway's rules remember of a vehicle is lost: the rules here begin anew with it",
-				slog.String("vehicle", vin), slog.String("gateway", got.Former.Node), slog.Any("error", err))
+				slog.String("vehicle", vin), slog.String("gateway", got.Former.Node), slog.Any("err", err))
 			state, how = nil, stateLost
 		} else if h.ended() {
 			how = stateLate
@@ -239,7 +239,7 @@ func (t *travel) leave(ctx context.Context) error {
 		put()
 	}
 	if err := errors.Join(caughtUp, failed); err != nil {
-		t.log.Warn("not all that the rules remember is left for the other gateways: they begin anew with some vehicles", slog.Any("error", err))
+		t.log.Warn("not all that the rules remember is left for the other gateways: they begin anew with some vehicles", slog.Any("err", err))
 	}
 	return nil
 }
@@ -285,7 +285,7 @@ func (o *outlets) startTravel(ctx context.Context) {
 	limit, cancel := context.WithTimeout(ctx, stopDispatch)
 	defer cancel()
 	if err := o.travel.sweep(limit, 0); err != nil {
-		o.log.Warn("which vehicles have gone to other gateways is not known yet: rules may tell that one is silent which is not", slog.Any("error", err))
+		o.log.Warn("which vehicles have gone to other gateways is not known yet: rules may tell that one is silent which is not", slog.Any("err", err))
 	}
 	o.background("vehicles of other gateways", o.travel.run)
 	o.life.onStop("what rules remember", stopDispatch, o.travel.leave)
