@@ -8,8 +8,8 @@ type Ack struct {
 	Reason   byte
 }
 
-// ScanAck checks a whole PUBACK, PUBREC, PUBREL or PUBCOMP frame (MQTT 5, 3.4 to 3.7). It allocates
-// nothing but a violation.
+// ScanAck checks a whole PUBACK, PUBREC, PUBREL or PUBCOMP frame (MQTT 5, 3.4 to 3.7). It allocates only on a
+// violation.
 func ScanAck(f []byte, h Header, version byte) (Ack, error) {
 	b := f[h.Head:h.Size]
 	if len(b) < 2 {
@@ -47,7 +47,7 @@ func ackProperties(b []byte, typ byte) error {
 	return nil
 }
 
-// ackReason holds tables 3-4 to 3-7.
+// ackReason reports whether the reason code is allowed in the packet type (MQTT 5, tables 3-4 to 3-7).
 func ackReason(typ, reason byte) bool {
 	if typ == TypePubrel || typ == TypePubcomp {
 		return reason == ReasonSuccess || reason == ReasonPacketIDNotFound

@@ -1,8 +1,8 @@
 package frame
 
-// ConnectVersion reads protocol name and level at the front of a CONNECT's body. ok is false when the
-// body is no CONNECT of any MQTT: such a peer gets no answer (MQTT 5, 3.1.2.1). The level may be one that the
-// gateway does not speak.
+// ConnectVersion reads the protocol name and level at the front of a CONNECT's body. ok is false when the body is not a
+// CONNECT of any MQTT version: such a client gets no answer (MQTT 5, 3.1.2.1). The level may be one that the gateway
+// does not support.
 func ConnectVersion(body []byte) (version byte, ok bool) {
 	c := cursor{b: body}
 	name := c.data()
@@ -29,8 +29,8 @@ const (
 	connectUsername = 0x80
 )
 
-// CheckConnect checks a whole CONNECT frame (MQTT 5 and 3.1.1, 3.1) whose ConnectVersion is one of the two
-// that the gateway speaks. What it accepts is safe to hand to a decoder that trusts its input.
+// CheckConnect checks a whole CONNECT frame (MQTT 5 and 3.1.1, 3.1). Its ConnectVersion must be a supported one. An
+// accepted frame is safe to pass to a decoder that trusts its input.
 func CheckConnect(f []byte, h Header) error {
 	c := cursor{b: f[h.Head:h.Size]}
 	_ = c.data()
@@ -39,7 +39,7 @@ func CheckConnect(f []byte, h Header) error {
 	switch {
 	case c.short:
 		return malformed("CONNECT ends within its header")
-	case version == Version5 && h.Head != 1+varintSize(h.Size-h.Head): // scanned before the version was known
+	case version == Version5 && h.Head != 1+varintSize(h.Size-h.Head): // the fixed header was scanned before the version was known
 		return malformed("variable byte integer not in its shortest form")
 	}
 	if err := checkConnectFlags(flags, version); err != nil {
@@ -117,7 +117,7 @@ func checkWill(c *cursor, version byte) error {
 	return checkTopic(topic)
 }
 
-// WillProperties are those of the will of a CONNECT of MQTT 5 that CheckConnect has accepted; none without a will.
+// WillProperties returns the will properties of an MQTT 5 CONNECT that CheckConnect has accepted, empty without a will.
 func WillProperties(f []byte, h Header) Properties {
 	c := cursor{b: f[h.Head:h.Size]}
 	_ = c.data()

@@ -1,6 +1,6 @@
 package frame
 
-// The checks of the rare packets. What they accept is safe to hand to a decoder that trusts its input.
+// The checks of the rare packets. An accepted frame is safe to pass to a decoder that trusts its input.
 
 // CheckSubscribe checks a whole SUBSCRIBE frame (MQTT 5, 3.8).
 func CheckSubscribe(f []byte, h Header, version byte) error {
@@ -40,7 +40,7 @@ func subscriptionHead(c *cursor, typ, version byte) error {
 	return p.scan(c, typ)
 }
 
-// checkOptions holds MQTT 5, 3.8.3.1, and MQTT 3.1.1, 3.8.3.
+// checkOptions checks the subscription options (MQTT 5, 3.8.3.1; MQTT 3.1.1, 3.8.3).
 func checkOptions(filter []byte, options, version byte) error {
 	reserved := byte(0xC0)
 	if version != Version5 {
@@ -89,7 +89,7 @@ func CheckPingreq(h Header) error {
 	return nil
 }
 
-// Disconnect is a DISCONNECT as a client sent it.
+// Disconnect is a DISCONNECT from a client.
 type Disconnect struct {
 	Reason byte
 	// Expiry is the session expiry interval in seconds, valid with HasExpiry.
@@ -128,7 +128,7 @@ func ScanDisconnect(f []byte, h Header, version byte) (Disconnect, error) {
 	return d, nil
 }
 
-// Auth is an AUTH packet as a client sent it. Method and Data alias the frame.
+// Auth is an AUTH packet from a client. Method and Data alias the frame.
 type Auth struct {
 	Reason byte
 	Method []byte

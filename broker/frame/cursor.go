@@ -2,8 +2,8 @@ package frame
 
 import "encoding/binary"
 
-// cursor reads the body of a frame from the front. short sticks after the first field that is not there,
-// and every later read gives zero.
+// cursor reads the body of a frame from the front. The first read past the end sets short; every later read then
+// returns zero.
 type cursor struct {
 	b     []byte
 	off   int
@@ -43,10 +43,10 @@ func (c *cursor) uint32() uint32 {
 	return 0
 }
 
-// data reads a length of two bytes and as many bytes.
+// data reads a two-byte length and that many bytes.
 func (c *cursor) data() []byte { return c.take(int(c.uint16())) }
 
-// varint reads a variable byte integer of the properties, which is always in its MQTT 5 form.
+// varint reads a variable byte integer of the properties. MQTT 5 alone has properties, so its rules apply.
 func (c *cursor) varint() (uint32, error) {
 	if c.short {
 		return 0, nil

@@ -2,8 +2,8 @@ package frame
 
 import "encoding/binary"
 
-// AppendAck appends a PUBACK, PUBREC, PUBREL or PUBCOMP. The reason is left out where MQTT 5 allows, and
-// always for 3.1.1, which has none.
+// AppendAck appends a PUBACK, PUBREC, PUBREL or PUBCOMP. The reason is omitted where MQTT 5 allows it, and always for
+// 3.1.1.
 func AppendAck(dst []byte, typ byte, id uint16, reason, version byte) []byte {
 	first := typ << 4
 	if typ == TypePubrel {
@@ -15,7 +15,7 @@ func AppendAck(dst []byte, typ byte, id uint16, reason, version byte) []byte {
 	return append(dst, first, 3, byte(id>>8), byte(id), reason)
 }
 
-// AppendSuback appends a SUBACK. For 3.1.1 every refusal becomes 0x80 (MQTT 3.1.1, 3.9.3).
+// AppendSuback appends a SUBACK. For 3.1.1 every failure code becomes 0x80 (MQTT 3.1.1, 3.9.3).
 func AppendSuback(dst []byte, id uint16, codes []byte, version byte) []byte {
 	length := 2 + len(codes)
 	if version == Version5 {
@@ -42,8 +42,8 @@ func AppendUnsuback(dst []byte, id uint16, codes []byte, version byte) []byte {
 	return append(append(dst, 0), codes...)
 }
 
-// AppendDisconnect appends the DISCONNECT of a server, which only MQTT 5 has: for 3.1.1 nothing is
-// appended. reasonString and serverReference are left out when empty.
+// AppendDisconnect appends a server's DISCONNECT; for 3.1.1, which has none, it appends nothing. An empty reasonString
+// or serverReference is omitted.
 func AppendDisconnect(dst []byte, reason byte, reasonString, serverReference string, version byte) []byte {
 	if version != Version5 {
 		return dst
@@ -66,12 +66,12 @@ func AppendAuth(dst []byte, reason byte, method string) []byte {
 	return appendText(dst, propAuthMethod, method)
 }
 
-// Connack is the answer to a CONNECT. Zero values of the properties are left out.
+// Connack is the answer to a CONNECT. Properties with the zero value are omitted.
 type Connack struct {
 	SessionPresent bool
-	Reason         byte // of MQTT 5; see returnCode for 3.1.1
+	Reason         byte // MQTT 5 code; see returnCode for 3.1.1
 
-	SessionExpiry    uint32 // s, sent with HasSessionExpiry: when it differs from what was asked
+	SessionExpiry    uint32 // s, sent with HasSessionExpiry: when it differs from the client's request
 	HasSessionExpiry bool
 	ReceiveMaximum   uint16
 	MaximumPacket    uint32
@@ -128,10 +128,10 @@ func appendHeader(dst []byte, first byte, length int) []byte {
 	return appendVarint(append(dst, first), length)
 }
 
-// appendVarint appends v, at most MaxLength, as a variable byte integer.
+// appendVarint appends v, 0 to MaxLength, as a variable byte integer.
 func appendVarint(dst []byte, v int) []byte {
 	for v >= 0x80 {
-		dst = append(dst, byte(v)|0x80) //nolint:gosec // the low seven bits are wanted
+		dst = append(dst, byte(v)|0x80) //nolint:gosec // takes the low seven bits
 		v >>= 7
 	}
 	return append(dst, byte(v)) //nolint:gosec // below 0x80
@@ -152,7 +152,7 @@ func textSize(s string) int {
 	return 3 + len(s)
 }
 
-// appendText appends a property that is a string of at most 65,535 bytes, and nothing for the empty one.
+// appendText appends a string property of at most 65,535 bytes; an empty string is omitted.
 func appendText(dst []byte, id byte, s string) []byte {
 	if s == "" {
 		return dst

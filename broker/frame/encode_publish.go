@@ -6,27 +6,27 @@ import (
 	"cellgate/broker/shared/message"
 )
 
-// Publish is a PUBLISH that the gateway sends. The encoder validates nothing: topic, properties and payload
-// came in through the scanner or were checked by whoever made them.
+// Publish is a PUBLISH that the gateway sends. The encoder validates nothing: topic, properties and payload have passed
+// the scanner, or the caller has checked them.
 type Publish struct {
 	Topic    string
 	Payload  []byte
 	QoS      byte
 	Retain   bool
 	Dup      bool
-	PacketID uint16 // left out with QoS 0
-	// Alias is the topic alias, 0 none. OmitTopic leaves the topic name empty, which needs an alias that the
-	// client has been told before on this connection.
+	PacketID uint16 // omitted at QoS 0
+	// Alias is the topic alias, 0 for none. OmitTopic leaves the topic name empty; the client must already have
+	// received the alias with its topic on this connection.
 	Alias     uint16
 	OmitTopic bool
-	// Props travel with the message, but for Props.Expiry: what is sent is ExpiryLeft, when HasExpiry is set.
+	// Props are forwarded with the message, except Props.Expiry: ExpiryLeft is sent instead, if HasExpiry is set.
 	Props           message.Properties
 	ExpiryLeft      uint32 // s
 	HasExpiry       bool
 	SubscriptionIDs []uint32
 }
 
-// Size is the length of the frame that Append makes for the protocol version.
+// Size returns the length in bytes of the frame that Append encodes for the protocol version.
 func (p *Publish) Size(version byte) int {
 	n := p.remaining(version)
 	return 1 + varintSize(n) + n
@@ -122,7 +122,7 @@ func (p *Publish) appendProps(dst []byte) []byte {
 	}
 	dst = appendText(dst, propResponseTopic, p.Props.ResponseTopic)
 	if c := p.Props.Correlation; c != nil {
-		dst = binary.BigEndian.AppendUint16(append(dst, propCorrelation), uint16(len(c))) //nolint:gosec // at most 65,535: it came in a frame
+		dst = binary.BigEndian.AppendUint16(append(dst, propCorrelation), uint16(len(c))) //nolint:gosec // at most 65,535: it came from a frame
 		dst = append(dst, c...)
 	}
 	for i := range p.Props.User {
@@ -135,7 +135,7 @@ func (p *Publish) appendProps(dst []byte) []byte {
 	return dst
 }
 
-// appendString appends a string of at most 65,535 bytes with its length, the empty one included.
+// appendString appends a string of at most 65,535 bytes with its length, even if it is empty.
 func appendString(dst []byte, s string) []byte {
 	dst = binary.BigEndian.AppendUint16(dst, uint16(len(s))) //nolint:gosec // the caller's strings are short
 	return append(dst, s...)

@@ -41,7 +41,7 @@ func TestPublishBytes(t *testing.T) {
 	}
 }
 
-// TestPublishDecodes lets another implementation's decoder read what we encode.
+// TestPublishDecodes decodes encoded PUBLISHes with another implementation.
 func TestPublishDecodes(t *testing.T) {
 	t.Parallel()
 	pub := full(strings.Repeat("x", 20_000))

@@ -9,7 +9,7 @@ import (
 	"cellgate/broker/shared/message"
 )
 
-// seeds are whole frames, legal and not.
+// seeds are whole frames, valid and invalid.
 var seeds = []string{
 	"10 0D 0004'MQTT' 04 02 003C 0001'a'",
 	"10 15 0004'MQTT' 04 06 003C 0001'a' 0003'w/t' 0001'x'",
@@ -29,9 +29,9 @@ var seeds = []string{
 	"C0 FF FF FF FF 01", "C0 80 00",
 }
 
-// boundAllocation runs judge and fails the test when that allocates more than the input's size explains,
-// whatever lengths the input declares. The runtime counts small objects in bulk, now and then, so that what
-// earlier inputs allocated can appear here: only what is too much three times in a row comes from this one.
+// boundAllocation runs judge and fails the test if it allocates more than the input's size justifies, whatever lengths
+// the input declares. The runtime accounts small objects in bulk, so allocations for earlier inputs can show up here:
+// judge must exceed the limit three times in a row.
 func boundAllocation(t *testing.T, input int, judge func()) {
 	t.Helper()
 	const slack = 64 << 10
@@ -47,14 +47,14 @@ func boundAllocation(t *testing.T, input int, judge func()) {
 	t.Errorf("%d bytes allocated for an input of %d", grown, input)
 }
 
-// allocated is the number of heap bytes that this process has ever allocated.
+// allocated returns how many heap bytes this process has allocated in total.
 func allocated() uint64 {
 	s := []metrics.Sample{{Name: "/gc/heap/allocs:bytes"}}
 	metrics.Read(s)
 	return s[0].Value.Uint64()
 }
 
-// TestBoundAllocation holds that the fuzz targets' check can fail.
+// TestBoundAllocation checks that boundAllocation can fail.
 func TestBoundAllocation(t *testing.T) {
 	var probe testing.T
 	var kept []byte
@@ -64,8 +64,8 @@ func TestBoundAllocation(t *testing.T) {
 	}
 }
 
-// FuzzScan holds that any bytes are judged without a panic, that a violation always has a reason code, and that
-// what is accepted does not reach beyond the frame.
+// FuzzScan checks that no input causes a panic, that every violation has a reason code, and that an accepted frame does
+// not reach past its end.
 func FuzzScan(f *testing.F) {
 	for _, s := range seeds {
 		f.Add(raw(f, s), byte(4))
@@ -128,7 +128,7 @@ func fuzzPublish(t *testing.T, f []byte, h Header, version byte) {
 	}
 }
 
-// FuzzConnect holds that what CheckConnect accepts has exactly the fields that its flags announce.
+// FuzzConnect checks that an accepted CONNECT has exactly the fields that its flags announce.
 func FuzzConnect(f *testing.F) {
 	for _, s := range seeds[:4] {
 		f.Add(raw(f, s)[2:])
@@ -151,7 +151,8 @@ func fuzzConnect(t *testing.T, body []byte) {
 	if CheckConnect(frame, h) != nil {
 		return
 	}
-	// No prefix of an accepted CONNECT is one. Each is judged from its beginning, so of a long one not all are.
+	// No prefix of an accepted CONNECT may be accepted. Long bodies are sampled, because each check starts at the
+	// beginning.
 	for n := 0; n < len(body); n += 1 + len(body)/1024 {
 		h.Size = head + n
 		if CheckConnect(frame[:h.Size], h) == nil {
@@ -160,7 +161,7 @@ func fuzzConnect(t *testing.T, body []byte) {
 	}
 }
 
-// FuzzProperties holds that no section has a property more often than allowed, in any packet.
+// FuzzProperties checks that an accepted section has only properties that the packet type allows.
 func FuzzProperties(f *testing.F) {
 	f.Add([]byte{0}, TypePublish)
 	f.Add([]byte{5, 0x11, 0, 0, 0, 1}, TypeConnect)
@@ -187,7 +188,7 @@ func fuzzProperties(t *testing.T, b []byte, typ byte) {
 	}
 }
 
-// FuzzFilter holds that the scanner and the message package agree on topic filters and names.
+// FuzzFilter checks that the scanner and the message package agree on topic filters and names.
 func FuzzFilter(f *testing.F) {
 	for _, s := range []string{"a/b", "+/a/#", "#", "a+", "foo#", "$share/g/a/#", "$share//a", "$SHARE/g/a", "", "a\x00", "\xff", "\xed\xa0\x80"} {
 		f.Add([]byte(s))

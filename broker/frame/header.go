@@ -1,23 +1,23 @@
 package frame
 
-// MaxLength is the largest remaining length that MQTT can carry (MQTT 5, 2.1.4).
+// MaxLength is the largest remaining length in bytes that MQTT can encode (MQTT 5, 2.1.4).
 const MaxLength = 268_435_455
 
 // Header is the fixed header at the front of a frame.
 type Header struct {
 	// Type is the control packet type, 1 to 15.
 	Type byte
-	// Flags are the low four bits of the first byte; the scanner has checked those that are reserved.
+	// Flags are the low four bits of the first byte. Scan has checked the reserved ones.
 	Flags byte
-	// Head is the size of the fixed header, 2 to 5 bytes.
+	// Head is the size of the fixed header in bytes, 2 to 5.
 	Head int
-	// Size is the size of the whole frame, fixed header included.
+	// Size is the size of the whole frame in bytes, fixed header included.
 	Size int
 }
 
-// Scan reads the fixed header at the front of b as a client would have sent it. ok is false, with no
-// error, when b is too short to hold the header. The frame may be longer than b: compare Size. Nothing is
-// allocated but a violation, whatever length the header declares.
+// Scan reads the fixed header of a client's frame at the front of b. If b is too short to hold the header, ok is false
+// and err is nil. The frame may be longer than b: compare Size. Scan allocates only on a violation, whatever length the
+// header declares.
 func Scan(b []byte, version byte) (h Header, ok bool, err error) {
 	if len(b) == 0 {
 		return Header{}, false, nil
@@ -26,7 +26,7 @@ func Scan(b []byte, version byte) (h Header, ok bool, err error) {
 	if err := checkFlags(h.Type, h.Flags, version); err != nil {
 		return h, false, err
 	}
-	if len(b) >= 2 && b[1] < 0x80 { // every short frame
+	if len(b) >= 2 && b[1] < 0x80 { // a remaining length below 128
 		h.Head, h.Size = 2, int(b[1])+2
 		return h, true, nil
 	}
@@ -43,8 +43,8 @@ func scanLength(b []byte, h Header, version byte) (Header, bool, error) {
 	return h, true, nil
 }
 
-// varint reads a variable byte integer (MQTT 5, 1.5.5); n is 0 when b ends before it does. MQTT 5
-// alone demands the shortest encoding.
+// varint reads a variable byte integer (MQTT 5, 1.5.5); n is 0 when b ends within it. Only MQTT 5 requires the shortest
+// encoding.
 func varint(b []byte, version byte) (value uint32, n int, err error) {
 	for i := 0; i < len(b); i++ {
 		if i == 4 {
@@ -64,7 +64,7 @@ func varint(b []byte, version byte) (value uint32, n int, err error) {
 	return 0, 0, nil
 }
 
-// checkFlags holds MQTT 5, 2.1.3, and who may send what.
+// checkFlags checks the flags of the fixed header (MQTT 5, 2.1.3), and that a client may send the packet type.
 func checkFlags(typ, flags, version byte) error {
 	switch typ {
 	case TypePublish:

@@ -34,15 +34,15 @@ const (
 	propLast                  = propSharedAvailable
 )
 
-// typeWill stands for the will properties of a CONNECT, which have a set of their own.
+// typeWill stands for the will properties of a CONNECT, which have a property set of their own.
 const typeWill byte = 16
 
-// Properties are those of one inbound packet. What has a length aliases the packet.
+// Properties are the properties of one inbound packet. Strings and binary data alias the packet.
 type Properties struct {
-	set uint64 // a bit per identifier that was there
+	set uint64 // one bit per identifier present
 
 	Expiry         uint32 // message expiry, s
-	SessionExpiry  uint32 // s; 0xFFFFFFFF never
+	SessionExpiry  uint32 // s; 0xFFFFFFFF: never expires
 	WillDelay      uint32 // s
 	MaximumPacket  uint32
 	SubscriptionID uint32
@@ -50,7 +50,7 @@ type Properties struct {
 	AliasMaximum   uint16
 	ReceiveMaximum uint16
 	PayloadFormat  byte
-	// RequestProblem and RequestResponse are valid only if Has says so: their defaults differ.
+	// RequestProblem and RequestResponse are valid only if Has reports them: their defaults are 1 and 0.
 	RequestProblem  byte
 	RequestResponse byte
 
@@ -60,17 +60,18 @@ type Properties struct {
 	AuthMethod    []byte
 	AuthData      []byte
 
-	section []byte // the whole section, to walk the user properties
+	section []byte // the whole section, from which EachUser reads
 	users   int
 }
 
-// Has reports whether the property was there.
+// Has reports whether the property is present.
 func (p *Properties) Has(id byte) bool { return p.set>>id&1 == 1 }
 
-// HasExpiry reports whether the message expiry interval was there: 0 is a value of it.
+// HasExpiry reports whether the message expiry interval is present; 0 is a legal value.
 func (p *Properties) HasExpiry() bool { return p.Has(propMessageExpiry) }
 
-// Travelling are the properties that go with the message, but for the user properties. They alias the packet.
+// Travelling returns the properties that are forwarded with the message, except the user properties. They alias the
+// packet.
 func (p *Properties) Travelling() message.Properties {
 	return message.Properties{
 		ContentType: Text(p.ContentType), ResponseTopic: Text(p.ResponseTopic), Correlation: p.Correlation,
@@ -80,16 +81,16 @@ func (p *Properties) Travelling() message.Properties {
 	}
 }
 
-// HasAlias reports whether a topic alias was there.
+// HasAlias reports whether a topic alias is present.
 func (p *Properties) HasAlias() bool { return p.Has(propAlias) }
 
-// HasSessionExpiry reports whether the session expiry interval was there.
+// HasSessionExpiry reports whether the session expiry interval is present.
 func (p *Properties) HasSessionExpiry() bool { return p.Has(propSessionExpiry) }
 
-// HasAuthMethod reports whether an authentication method was there.
+// HasAuthMethod reports whether an authentication method is present.
 func (p *Properties) HasAuthMethod() bool { return p.Has(propAuthMethod) }
 
-// Users is the number of user properties.
+// Users returns the number of user properties.
 func (p *Properties) Users() int { return p.users }
 
 // EachUser calls fn with every user property in order. Both slices alias the packet.
@@ -106,14 +107,14 @@ func (p *Properties) EachUser(fn func(name, value []byte)) {
 			continue
 		}
 		id := c.byte()
-		_ = scratch.value(&c, id) // passed once already
+		_ = scratch.value(&c, id) // scan has already accepted it
 	}
 }
 
-// allowed gives the properties that a client may send with a packet type (MQTT 5, table 2-4).
+// allowed returns the bit set of properties that a client may send in a packet type (MQTT 5, table 2-4).
 func allowed(typ byte) uint64 {
 	switch typ {
-	case TypePublish: // a subscription identifier only ever comes from a server (3.3.4)
+	case TypePublish: // only servers send subscription identifiers (3.3.4)
 		return 1<<propPayloadFormat | 1<<propMessageExpiry | 1<<propContentType | 1<<propResponseTopic |
 			1<<propCorrelation | 1<<propAlias | 1<<propUser
 	case typeWill:
@@ -137,7 +138,7 @@ func allowed(typ byte) uint64 {
 	}
 }
 
-// scan reads the property length and the section after it from c. It allocates nothing.
+// scan reads the property length and the section after it from c. It allocates only on a violation.
 func (p *Properties) scan(c *cursor, typ byte) error {
 	*p = Properties{}
 	length, err := c.varint()
@@ -181,7 +182,7 @@ func (p *Properties) scanSection(allow uint64) error {
 	return nil
 }
 
-// value reads the value of property id and holds its rules.
+// value reads and checks the value of property id.
 func (p *Properties) value(c *cursor, id byte) error {
 	switch id {
 	case propPayloadFormat:
@@ -221,7 +222,7 @@ func (p *Properties) value(c *cursor, id byte) error {
 	return nil
 }
 
-// text reads the properties that have a length.
+// text reads a property with a length: a string or binary data.
 func (p *Properties) text(c *cursor, id byte) error {
 	v := c.data()
 	switch id {

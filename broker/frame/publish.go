@@ -2,22 +2,20 @@ package frame
 
 import "encoding/binary"
 
-// Inbound is a PUBLISH as a client sent it. Everything with a length aliases the frame.
+// Inbound is a PUBLISH from a client. Its slices alias the frame.
 type Inbound struct {
 	Topic    []byte // empty only with an alias
 	Payload  []byte
-	PacketID uint16 // 0 with QoS 0
+	PacketID uint16 // 0 at QoS 0
 	QoS      byte
 	Retain   bool
 	Dup      bool
-	// Props is meaningful only when HasProps is set: scanning a PUBLISH without properties does not
-	// clear them.
+	// Props is valid only if HasProps is set: scanning a PUBLISH without properties does not clear it.
 	Props    Properties
 	HasProps bool
 }
 
-// ScanPublish checks a whole PUBLISH frame (MQTT 5 and 3.1.1, 3.3) and fills p. It allocates nothing but a
-// violation.
+// ScanPublish checks a whole PUBLISH frame (MQTT 5 and 3.1.1, 3.3) and fills p. It allocates only on a violation.
 func ScanPublish(f []byte, h Header, version byte, p *Inbound) error {
 	b := f[h.Head:h.Size]
 	if len(b) < 2 {

@@ -9,7 +9,7 @@ import (
 	"cellgate/test/check"
 )
 
-// raw turns "10 04 'MQTT'" style text into bytes: hex pairs, and quoted ASCII.
+// raw converts text like "10 04 'MQTT'" into bytes: hex pairs and quoted ASCII.
 func raw(t testing.TB, s string) []byte {
 	t.Helper()
 	var out []byte
@@ -27,7 +27,7 @@ func raw(t testing.TB, s string) []byte {
 	return out
 }
 
-// parse scans one whole inbound frame, whatever its type, as the broker does.
+// parse scans one whole inbound frame of any type, as the broker does.
 func parse(f []byte, version byte) error {
 	h, ok, err := Scan(f, version)
 	if err != nil {
@@ -190,8 +190,8 @@ func TestScan(t *testing.T) {
 	}
 }
 
-// Every prefix of a legal frame is either incomplete or, with its length set to what is there, judged
-// without a panic.
+// Every prefix of a legal frame is either incomplete or, with its length adjusted to the prefix, scanned without a
+// panic.
 func TestScanTruncated(t *testing.T) {
 	t.Parallel()
 	for _, s := range []string{

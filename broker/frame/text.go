@@ -9,13 +9,13 @@ import (
 	"cellgate/broker/shared/message"
 )
 
-// Text returns b as a string without copying. The string lives and changes with b: it may be used only
-// while the buffer that b lies in is, and must be cloned by whoever keeps it.
+// Text returns b as a string without copying. The string changes with b and is valid only as long as the buffer of b;
+// clone it to keep it.
 func Text(b []byte) string {
-	return unsafe.String(unsafe.SliceData(b), len(b)) //nolint:gosec // aliasing is what it is for
+	return unsafe.String(unsafe.SliceData(b), len(b)) //nolint:gosec // aliasing is intended
 }
 
-// validText holds MQTT 5, 1.5.4: well-formed UTF-8 (which has no surrogates) without the null character.
+// validText reports whether b is a legal MQTT string (MQTT 5, 1.5.4): well-formed UTF-8 without U+0000.
 func validText(b []byte) bool {
 	for i, c := range b {
 		if c-1 >= 0x7F { // 0x00, or not ASCII
@@ -37,7 +37,7 @@ func validRunes(b []byte) bool {
 	return true
 }
 
-// checkTopic holds MQTT 5, 4.7, for the topic name of a PUBLISH or a will; the empty name is the caller's.
+// checkTopic checks the topic name of a PUBLISH or a will (MQTT 5, 4.7). The caller handles the empty name.
 func checkTopic(b []byte) error {
 	for i, c := range b {
 		switch {
@@ -60,7 +60,7 @@ func checkTopicRunes(b []byte) error {
 	return nil
 }
 
-// checkFilter holds MQTT 5, 4.7.1 and 4.8.2, for a topic filter.
+// checkFilter checks a topic filter (MQTT 5, 4.7.1 and 4.8.2).
 func checkFilter(b []byte) error {
 	switch err := message.ValidFilter(Text(b)); {
 	case err == nil:

@@ -19,13 +19,13 @@ const (
 	TypeAuth        byte = 15
 )
 
-// The protocol levels that the gateway speaks.
+// The protocol levels that the gateway supports.
 const (
 	Version311 byte = 4
 	Version5   byte = 5
 )
 
-// Reason codes of MQTT 5 (2.4). A 3.1.1 client never sees them but for CONNACK, see returnCode.
+// Reason codes of MQTT 5 (2.4). MQTT 3.1.1 has codes of its own: see returnCode and AppendSuback.
 const (
 	ReasonSuccess              byte = 0x00
 	ReasonNoSubscribers        byte = 0x10
@@ -69,7 +69,7 @@ const (
 	ReasonWildcardNotSupported byte = 0xA2
 )
 
-// returnCode gives the CONNACK return code of MQTT 3.1.1 (3.2.2.3) that says what the MQTT 5 reason says.
+// returnCode returns the CONNACK return code of MQTT 3.1.1 (3.2.2.3) for an MQTT 5 reason code.
 func returnCode(reason byte) byte {
 	switch reason {
 	case ReasonSuccess:
@@ -87,11 +87,11 @@ func returnCode(reason byte) byte {
 	}
 }
 
-// Violation is a frame that the specification does not allow.
+// Violation is the error for a frame that the specification does not allow.
 type Violation struct {
 	// Reason is the MQTT 5 reason code to answer with.
 	Reason byte
-	// Why is for logs and for the reason string: a constant, never anything that the client sent.
+	// Why is for logs and for the reason string: a constant, never data from the client.
 	Why string
 }
 
