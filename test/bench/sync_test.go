@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"flag"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -76,15 +77,53 @@ type mirror struct {
 func mirrors() []mirror {
 	return []mirror{
 		{"cellgate sync", centralTopics, func(r *syncRig, centre []string) *harness.Process {
-			// The worker alone, on a configuration whose gateway does not run.
-			g := harness.PrepareGateway(r.t, harness.Options{Kafka: r.cell, Central: &harness.Kafka{Brokers: centre}, NoRules: true})
-			g.Change("central: {", fmt.Sprintf("central: {group: run-%d, bandwidth: 0B/s, ", r.runs))
-			return harness.StartProcess(r.t, "sync", g.Dir, nil, harness.Binary(r.t), "sync", "--config", g.Config)
+			return r.worker(centre, "bandwidth: 0B/s")
 		}},
 		{"MirrorMaker 2", outboxTopics, func(r *syncRig, centre []string) *harness.Process {
 			return harness.MirrorMaker(r.t, kafkaVersion, fmt.Sprintf("cell%d", r.runs), r.cell.Direct(), centre, "central\\\\.p.", syncPartitions)
 		}},
 	}
+}
+
+// worker starts the sync worker alone, on a configuration whose gateway does not run, with further keys of central.
+func (r *syncRig) worker(centre []string, keys string) *harness.Process {
+	r.t.Helper()
+	g := harness.PrepareGateway(r.t, harness.Options{Kafka: r.cell, Central: &harness.Kafka{Brokers: centre}, NoRules: true})
+	g.Change("central: {", fmt.Sprintf("central: {group: run-%d, %s, ", r.runs, keys))
+	return harness.StartProcess(r.t, "sync", g.Dir, nil, harness.Binary(r.t), "sync", "--config", g.Config)
+}
+
+// TestSyncKeepsToItsCap measures what the worker puts on the line under a cap of all lanes, and under one of each.
+func TestSyncKeepsToItsCap(t *testing.T) {
+	r := newSyncRig(t, 100e6)
+	for keys, rate := range map[string]float64{
+		"bandwidth: 1000KiB/s": 1000 << 10,
+		"bandwidth: 0B/s, lane_bandwidth: {p1: 600KiB/s, p2: 300KiB/s}": 900 << 10,
+	} {
+		r.begin()
+		n := int(rate*(syncSpan.Seconds()+10)/60) + 1
+		r.fill(1, n, 256)
+		r.fill(2, n, 256)
+		p := r.worker(r.central.Brokers, keys)
+		check.Within(t, 3*time.Minute, "the first records", func() error {
+			if r.arrived(centralTopics[1]) == 0 {
+				return fmt.Errorf("none")
+			}
+			return nil
+		})
+		time.Sleep(3 * time.Second)
+		before, began := r.carriedUp(), time.Now()
+		time.Sleep(*syncSpan)
+		have := (r.carriedUp() - before) / time.Since(began).Seconds()
+		p.Kill()
+		fmt.Printf("%s: %.0f bytes/s on the line, %+.1f %%\n", keys, have, 100*(have/rate-1))
+		summary.atMost("on the wire under "+keys, 100*math.Abs(have/rate-1), "% from it", 5, 0)
+	}
+}
+
+func (r *syncRig) carriedUp() float64 {
+	up, _ := r.line.Carried()
+	return float64(up)
 }
 
 // begin empties all topics.

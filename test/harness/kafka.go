@@ -296,7 +296,13 @@ func (k *Kafka) Await(topic string, limit time.Duration, enough func([]Record) e
 	k.t.Helper()
 	var got []Record
 	check.Within(k.t, limit, "records in "+topic, func() error {
-		got = k.Read(topic)
+		// A client that has met a topic while its leaders were being chosen may not come to its end: the next one does.
+		ctx, cancel := context.WithTimeout(k.t.Context(), 15*time.Second)
+		defer cancel()
+		var err error
+		if got, err = ReadTopic(ctx, k.Direct(), topic); err != nil {
+			return err
+		}
 		return enough(got)
 	})
 	return got

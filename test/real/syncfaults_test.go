@@ -169,7 +169,7 @@ func syncFaultsIn(t *testing.T, mode string) {
 	r := newSyncRig(t, seed, mode, syncBrokers)
 	ledger := filepath.Join(r.Dir, "ledger.txt")
 	fleet := startFleet(t, r.Gateway, "fleet", ledger, syncVehicles, fromEnv(t, "SYNC_RATE", syncRate))
-	r.central.Await("fleet.third", 30*time.Second, harness.AtLeast(2*syncVehicles*syncRate))
+	r.central.Await("fleet.third", time.Minute, harness.AtLeast(2*syncVehicles*syncRate))
 	r.nothingRefused()
 	all := slices.DeleteFunc(syncFaults(), func(f syncFault) bool {
 		only := os.Getenv("SYNC_FAULT")
