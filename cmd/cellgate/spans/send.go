@@ -51,7 +51,7 @@ func (e *Exporter) export(batch []sdk.ReadOnlySpan) {
 	case err != nil:
 		outcome = notAccepted
 		if !e.failing {
-			e.o.Log.Warn("the receiver of traces takes none, they are dropped", slog.String("endpoint", e.o.Endpoint), slog.Any("error", err))
+			e.o.Log.Warn("the receiver of traces takes none, they are dropped", slog.String("endpoint", e.o.Endpoint), slog.Any("err", err))
 		}
 	case e.failing:
 		e.o.Log.Info("the receiver of traces takes them again", slog.String("endpoint", e.o.Endpoint))
