@@ -2,27 +2,27 @@ package broker
 
 import "cellgate/broker/frame"
 
-// ack is an acknowledgement that waits for its turn: they leave in the order of the PUBLISHes, each when
-// its record is not beyond the mark of its mode.
+// ack is a pending acknowledgement. Acknowledgements leave in the order of the PUBLISHes, each once its mode allows it.
 type ack struct {
-	seq    uint64 // of the record, or of the command in the connection; 0: ready as soon as those before it are
+	seq    uint64 // record sequence, or command number of the connection; 0: due right after those before it
 	id     uint16
 	typ    byte // PUBACK, PUBREC or PUBCOMP
 	reason byte
 	mode   AckMode
-	again  bool  // a repetition: it opens no exchange of its own
-	record uint8 // while in a batch: 1 + the index of its record; 0 none
+	again  bool  // a repetition: opens no exchange
+	record uint8 // within a batch: 1 + the index of its record, 0 for none
 }
 
-// ackQueue is a connection's pending acknowledgements, under the connection's lock.
+// ackQueue holds a connection's pending acknowledgements. The connection's lock guards it.
 type ackQueue struct {
 	q    []ack
 	head int
-	// decisions are the reason codes of commands by their number, from their decision until their turn. At most a window.
+	// decisions holds the reason codes of decided commands by number, until their acknowledgements leave. At most a
+	// window.
 	decisions map[uint64]byte
 }
 
-// decide tells the reason code of a command's acknowledgement, which may not be in the queue yet.
+// decide records the reason code for a command's acknowledgement, which may not be queued yet.
 func (a *ackQueue) decide(seq uint64, reason byte) {
 	if a.decisions == nil {
 		a.decisions = make(map[uint64]byte)
@@ -60,8 +60,8 @@ func (c *conn) ackReadyLocked() bool {
 	}
 }
 
-// inKafkaLocked reports whether Kafka has a record. If not, the connection is told when to ask again: those that follow
-// have to wait for it, so one at a time is enough.
+// inKafkaLocked reports whether Kafka has a record. If not, Settled is called when to ask again. Later acknowledgements
+// have to wait anyway, so the connection waits for one record at a time.
 func (c *conn) inKafkaLocked(seq uint64) bool {
 	if c.writer.unsettled == seq {
 		return false
@@ -73,8 +73,8 @@ func (c *conn) inKafkaLocked(seq uint64) bool {
 	return false
 }
 
-// encodeAcksLocked encodes every acknowledgement that may leave after dst. Some of them end an exchange of MQTT 5's
-// Receive Maximum (4.9): PUBACK, PUBCOMP and a refusing PUBREC.
+// encodeAcksLocked appends every acknowledgement that may leave to dst. PUBACK, PUBCOMP and a refusing PUBREC end an
+// exchange of the Receive Maximum (MQTT 5, 4.9).
 func (c *conn) encodeAcksLocked(dst []byte) []byte {
 	a, ended, traced := &c.writer.acks, 0, c.b.trace.On()
 	for c.ackReadyLocked() {
@@ -98,12 +98,12 @@ func (c *conn) encodeAcksLocked(dst []byte) []byte {
 	return dst
 }
 
-// release gives the memory back if nothing waits.
+// release frees the memory of empty queues.
 func (a *ackQueue) release() {
 	if a.len() == 0 {
 		a.q, a.head = nil, 0
 	}
-	if len(a.decisions) == 0 { // else one is of an acknowledgement that the reader has not queued yet
+	if len(a.decisions) == 0 { // otherwise the reader has not queued the acknowledgement yet
 		a.decisions = nil
 	}
 }

@@ -10,19 +10,19 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// admission decides before any byte is read: how many connections per second, how many per address, and how
-// many that have not finished TLS and CONNECT.
+// admission enforces the limits that apply before any byte is read: connections per second, connections per address,
+// and connections that have not finished TLS and CONNECT.
 type admission struct {
 	mu        sync.Mutex
-	arrival   int64 // of the token bucket, Unix ns
+	arrival   int64 // token bucket, Unix ns
 	recent    [recentSlots]recentArrivals
 	seed      maphash.Seed
 	addresses map[netip.Addr]int
 	oldest    *guest
 	newest    *guest
-	guests    int              // with those that are busy
-	count     prometheus.Gauge // of guests; may be nil
-	left      chan struct{}    // signals that one has left
+	guests    int              // including busy ones
+	count     prometheus.Gauge // number of guests; may be nil
+	left      chan struct{}    // signals that a guest has left
 }
 
 // guest is a connection that has not finished TLS and CONNECT.
@@ -31,19 +31,19 @@ type guest struct {
 	since      time.Time
 	prev, next *guest
 	entered    bool
-	busy       int // requests that are worked on; while there are any it is not in the list
+	busy       int // requests in progress; a busy guest is not in the list
 }
 
-// recentArrivals counts the connections of one second from the addresses that share a slot.
+// recentArrivals counts the connections of one second from all addresses that share a slot.
 type recentArrivals struct {
 	second int64
 	n      int
 }
 
 const (
-	// recentSlots is how many are told apart; the counts need not be exact.
+	// recentSlots is the number of slots. Addresses can share one: the counts need not be exact.
 	recentSlots = 1024
-	// heavyShare is the part of the rate above which an address is a heavy one.
+	// heavyShare defines heavy addresses: they take more than 1/heavyShare of the rate.
 	heavyShare = 4
 )
 
@@ -51,8 +51,8 @@ func newAdmission(count prometheus.Gauge) *admission {
 	return &admission{seed: maphash.MakeSeed(), addresses: make(map[netip.Addr]int), left: make(chan struct{}, 1), count: count}
 }
 
-// admit takes a connection in, or names the limit that refuses it. release gives the address's place back;
-// the zero address has none.
+// admit admits a connection, or returns the limit that refuses it. release releases the address's place. The zero
+// address is not counted.
 func (a *admission) admit(addr netip.Addr, limits *Limits, now time.Time) (refused string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -71,8 +71,8 @@ func (a *admission) admit(addr netip.Addr, limits *Limits, now time.Time) (refus
 }
 
 // heavyLocked counts an arrival and reports whether its address alone takes more than its share of the rate. Such an
-// address leaves half the bucket to the others, so that a flood from one place does not shut out everybody else.
-// IPv6 addresses count by their /64.
+// address must leave half the bucket to others, so that a flood from one address does not shut out everybody. IPv6
+// addresses count by their /64.
 func (a *admission) heavyLocked(addr netip.Addr, rate int, now time.Time) bool {
 	if !addr.IsValid() {
 		return false
@@ -86,7 +86,7 @@ func (a *admission) heavyLocked(addr netip.Addr, rate int, now time.Time) bool {
 	if second := now.Unix(); r.second != second {
 		next := recentArrivals{second: second}
 		if r.n > share && r.second == second-1 {
-			next.n = share // heavy a second ago, heavy now
+			next.n = share // an address that was heavy in the last second stays heavy
 		}
 		*r = next
 	}
@@ -94,7 +94,7 @@ func (a *admission) heavyLocked(addr netip.Addr, rate int, now time.Time) bool {
 	return r.n > share
 }
 
-// admitAddress is the rest of admit for a connection that was admitted by its load balancer's address.
+// admitAddress checks the per-address limit for a client behind a load balancer. admit has checked the rate.
 func (a *admission) admitAddress(addr netip.Addr, limits *Limits) (refused string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -123,12 +123,12 @@ func (a *admission) release(addr netip.Addr) {
 	}
 }
 
-// evictAfter is how long a connection has at least for TLS and CONNECT, however many others there are.
+// evictAfter is the minimum time that a connection has for TLS and CONNECT, whatever the load.
 const evictAfter = 500 * time.Millisecond
 
-// enter lets a connection into the handshake. When there are too many it waits for one of them to leave; one
-// that has been there for evictAfter is taken out and returned, to be closed: it is the likeliest never to
-// finish. So a storm of honest clients waits in the kernel's queue for its turn, and silent sockets make room.
+// enter lets a connection into the handshake. At the limit it waits for a guest to leave. A guest older than evictAfter
+// is removed and returned; the caller closes it, because it is the least likely to finish. Honest clients of a storm
+// thus queue in the kernel, and silent sockets are evicted.
 func (a *admission) enter(c net.Conn, limit int) (g, evicted *guest) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -160,7 +160,7 @@ func (a *admission) enter(c net.Conn, limit int) (g, evicted *guest) {
 	return g, evicted
 }
 
-// linkLocked puts a guest after all others.
+// linkLocked appends a guest to the list.
 func (a *admission) linkLocked(g *guest) {
 	if g.prev = a.newest; a.newest != nil {
 		a.newest.next = g
@@ -184,7 +184,7 @@ func (a *admission) unlinkLocked(g *guest) {
 	g.prev, g.next = nil, nil
 }
 
-// begin takes a guest that is worked for out of those that may have to give way.
+// begin marks a guest as busy: it cannot be evicted.
 func (a *admission) begin(g *guest) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -193,7 +193,7 @@ func (a *admission) begin(g *guest) {
 	}
 }
 
-// end undoes begin: the guest is the newest of them.
+// end undoes begin: an idle guest returns to the list as the newest.
 func (a *admission) end(g *guest) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -204,7 +204,7 @@ func (a *admission) end(g *guest) {
 	}
 }
 
-// signalLocked wakes whoever waits for a guest to leave.
+// signalLocked wakes enter, which waits for a guest to leave.
 func (a *admission) signalLocked() {
 	select {
 	case a.left <- struct{}{}:
@@ -212,7 +212,8 @@ func (a *admission) signalLocked() {
 	}
 }
 
-// evictOldest takes out the connection that has been in the handshake longest, to be closed; nil when there is none.
+// evictOldest removes and returns the guest that has been in the handshake longest, nil if there is none. The caller
+// closes it.
 func (a *admission) evictOldest() *guest {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -242,7 +243,7 @@ func (a *admission) leaveLocked(g *guest) {
 	a.signalLocked()
 }
 
-// all gives every connection in the handshake.
+// all returns the connections of all guests that are not busy.
 func (a *admission) all() (conns []net.Conn) {
 	a.mu.Lock()
 	defer a.mu.Unlock()

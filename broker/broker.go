@@ -47,8 +47,8 @@ type Broker struct {
 	counters  *counters
 	resends   resends
 
-	// ctx ends what waits for other parts, at the end of Stop.
-	ctx        context.Context //nolint:containedctx // the broker's own life, not a call's
+	// ctx ends at the end of Stop. Calls that wait for other parts use it.
+	ctx        context.Context //nolint:containedctx // the broker's lifetime, not a call's
 	cancel     context.CancelFunc
 	stopping   atomic.Bool
 	handshakes sync.WaitGroup // goroutines of serve
@@ -58,16 +58,16 @@ type Broker struct {
 	stopWatch  func()
 
 	droppedQoS0 atomic.Uint64
-	fanoutLate  atomic.Int64 // wheel clock of the last SUBSCRIBE that has waited for the fan-out in vain, ms; 0 none
+	fanoutLate  atomic.Int64 // wheel clock of the last SUBSCRIBE that gave up waiting for the fan-out, ms; 0 none
 
 	roleChanges atomic.Uint64
-	permitting  sync.Mutex // makes a connection's permissions those of its latest identity
+	permitting  sync.Mutex // serialises updates of a connection's permissions from its latest identity
 }
 
 // ErrOptions is wrapped by every error of New.
 var ErrOptions = errors.New("broker options")
 
-// New checks the options and reads the listeners' certificates. It serves nothing before Start.
+// New checks the options and reads the listeners' certificates. Start begins to serve.
 func New(o Options) (*Broker, error) {
 	if err := complete.Check(o); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrOptions, err)
@@ -95,8 +95,8 @@ func New(o Options) (*Broker, error) {
 	return b, nil
 }
 
-// Start binds every listener and then serves, until Stop. An error names the listener whose address cannot be
-// bound; nothing is served then. ctx bounds the binding alone.
+// Start binds every listener and serves until Stop. If an address cannot be bound, the error names the listener and
+// nothing is served. ctx bounds only the binding.
 func (b *Broker) Start(ctx context.Context) error {
 	if err := b.resends.recall(b.journal, b.limits.Load().Window); err != nil {
 		return fmt.Errorf("read the journal's end: %w", err)
@@ -119,7 +119,7 @@ func (b *Broker) Start(ctx context.Context) error {
 	return nil
 }
 
-// Addrs gives the bound addresses by listener name.
+// Addrs returns the bound addresses by listener name.
 func (b *Broker) Addrs() map[string]net.Addr {
 	addrs := make(map[string]net.Addr, len(b.listeners))
 	for _, l := range b.listeners {
@@ -128,13 +128,13 @@ func (b *Broker) Addrs() map[string]net.Addr {
 	return addrs
 }
 
-// Connections is how many clients are connected.
+// Connections returns the number of connected clients.
 func (b *Broker) Connections() int { return b.wheel.len() }
 
-// Reload puts limits in force and reads the listeners' certificates again: both, or on an error neither. files are
-// the TLS options that listeners have from now on, by name; one that is not there keeps its own, and one without TLS
-// stays without. What a client was told at CONNECT (maximum packet, receive maximum, topic aliases) holds for its
-// connection. Calls do not overlap.
+// Reload applies the limits and reads the listeners' certificates again: both, or on an error neither. files holds the
+// new TLS options by listener name. A listener without an entry keeps its options; one without TLS stays without. The
+// limits announced in CONNACK (maximum packet, receive maximum, topic aliases) hold until the connection ends. Calls
+// must not overlap.
 func (b *Broker) Reload(limits Limits, files map[string]TLS) error {
 	if err := complete.Check(limits); err != nil {
 		return err
@@ -163,9 +163,9 @@ func (b *Broker) Reload(limits Limits, files map[string]TLS) error {
 	return nil
 }
 
-// Stop ends the service: it stops accepting, lets every connection have the acknowledgements of what it
-// published, tells MQTT 5 clients why (reason 0 stands for 0x8B, server shutting down) and where else to go,
-// and closes. When ctx ends first the rest is closed at once, and its error returned.
+// Stop stops accepting, sends every connection the acknowledgements it is due, then DISCONNECT with reason and
+// serverReference on MQTT 5, and closes. Reason 0 stands for 0x8B, server shutting down. When ctx ends first, Stop
+// closes the remaining connections at once and returns ctx's error.
 func (b *Broker) Stop(ctx context.Context, reason byte, serverReference string) error {
 	if b.stopping.Swap(true) {
 		return nil
@@ -188,7 +188,7 @@ func (b *Broker) Stop(ctx context.Context, reason byte, serverReference string) 
 	b.cancel()
 	b.stopWatch()
 	b.handshakes.Wait()
-	err = errors.Join(err, b.awaitEmpty(ctx, reason, serverReference)) // those that finished their CONNECT meanwhile
+	err = errors.Join(err, b.awaitEmpty(ctx, reason, serverReference)) // connections that finished CONNECT meanwhile
 	close(b.stopTick)
 	b.ticking.Wait()
 	return err
@@ -205,7 +205,7 @@ func (b *Broker) awaitEmpty(ctx context.Context, reason byte, serverReference st
 		}
 		select {
 		case <-t.C:
-			for _, c := range left { // one that finished its CONNECT meanwhile
+			for _, c := range left { // connections may have finished CONNECT meanwhile
 				c.end(reason, serverReference, "shutdown")
 			}
 		case <-ctx.Done():
@@ -223,10 +223,10 @@ func (b *Broker) closeListeners() {
 	}
 }
 
-// elapsed is monotonic and never 0: see wheel.clock.
+// elapsed returns the monotonic time since the start, never 0: see wheel.clock.
 func (b *Broker) elapsed() time.Duration { return time.Since(b.begun) }
 
-// enter makes the connection one that the wheel, Stop and revocations find, unless it has been closed already.
+// enter registers the connection with the wheel, where Stop and revocations find it, unless it is already closed.
 func (b *Broker) enter(c *conn) {
 	b.wheel.add(c, c.nextCheck(0))
 	if c.shared.closed.Load() {
@@ -234,21 +234,21 @@ func (b *Broker) enter(c *conn) {
 	}
 }
 
-// forget is enter's opposite, once the socket is closed.
+// forget undoes enter after the socket is closed.
 func (b *Broker) forget(c *conn) {
 	b.wheel.remove(c)
 	b.admission.release(c.t.accepted)
 }
 
-// RefreshPermissions gives every connection the permissions that its identity has now, after roles have changed.
+// RefreshPermissions gives every connection the current permissions of its identity, after roles have changed.
 func (b *Broker) RefreshPermissions() {
-	b.roleChanges.Add(1) // before it looks who is there: see attach
+	b.roleChanges.Add(1) // before reading the list of connections: see attach
 	for _, c := range b.wheel.all(nil) {
 		c.permit()
 	}
 }
 
-// endInvalid ends the connections whose token was revoked or whose key is not in force any more.
+// endInvalid ends the connections whose token is revoked or whose key is no longer in force.
 func (b *Broker) endInvalid(ended func(auth.Identity) error) {
 	for _, c := range b.wheel.all(nil) {
 		id := c.shared.identity.Load()
@@ -269,7 +269,7 @@ func (b *Broker) panicked(part, who string, p any) {
 	b.log.Error("recovered from a panic", "part", part, "who", who, "panic", p, "stack", string(debug.Stack()))
 }
 
-// DroppedQoS0 counts the QoS 0 messages that were dropped because the journal's room is short or used up.
+// DroppedQoS0 returns the number of QoS 0 messages dropped because the journal's room is short or used up.
 func (b *Broker) DroppedQoS0() uint64 { return b.droppedQoS0.Load() }
 
 func (b *Broker) dropQoS0() {

@@ -8,30 +8,30 @@ import (
 )
 
 const (
-	// readBytes is the most that one read takes from a socket: some 60 messages of 256 bytes. A scratch begins with
-	// minReadBytes and grows when a read fills it. Thousands of connections that are all busy with a message each,
-	// as when others keep the processors, have a scratch each.
+	// readBytes is the maximum of one read: about 60 messages of 256 bytes. A scratch starts with minReadBytes and
+	// grows when a read fills it, because on a busy machine each of thousands of connections with a single message can
+	// hold a scratch.
 	readBytes    = 16 << 10
 	minReadBytes = 4 << 10
-	// batchRecords is the most records of one journal append.
+	// batchRecords is the maximum number of records in one journal append.
 	batchRecords = 64
-	// keepOut is the largest outgoing buffer that goes back to the pool.
+	// keepOut is the capacity in bytes above which an outgoing buffer does not return to the pool.
 	keepOut = 64 << 10
 )
 
-// scratch is what a connection needs while it handles what it read, and gives back before it parks: an
-// idle connection owns no buffer.
+// scratch holds the buffers of a connection while it handles what it read. The connection returns it before it parks:
+// an idle connection owns no buffer.
 type scratch struct {
-	base    []byte // from minReadBytes to readBytes
-	buf     []byte // plain frames, n bytes of them read and not handled; base, or larger for a large frame
+	base    []byte // minReadBytes or readBytes
+	buf     []byte // plain frames, the first n bytes unhandled; base, or larger for a large frame
 	n       int
-	cipher  []byte // ciphertext, for TLS alone
+	cipher  []byte // ciphertext, TLS only
 	records []message.Record
 	acks    []ack
 	users   []message.UserProperty // of the batch's records
 	qos2    bool                   // the batch holds QoS 2 messages
-	claims  places                 // of the batch's records, those with a claim on room for retained messages
-	filled  bool                   // a read took all that fits
+	claims  places                 // the batch's records with a claim on room for retained messages
+	filled  bool                   // a read filled the buffer
 	in      frame.Inbound
 }
 
@@ -40,11 +40,11 @@ func (s *scratch) reset() {
 		s.base, s.cipher = make([]byte, readBytes), nil
 	}
 	s.buf, s.n, s.qos2, s.filled, s.claims = s.base, 0, false, false, 0
-	clear(s.records) // they alias buffers
+	clear(s.records) // the records alias buffers
 	s.records, s.acks, s.users = s.records[:0], s.acks[:0], s.users[:0]
 }
 
-// room makes buf hold at least n bytes, keeping what it holds.
+// room grows buf to at least n bytes and keeps its contents.
 func (s *scratch) room(n int) {
 	if n > len(s.buf) {
 		buf := make([]byte, n)
@@ -56,7 +56,7 @@ func (s *scratch) room(n int) {
 // outBuffer is a pooled outgoing buffer.
 type outBuffer struct{ b []byte }
 
-// pools hold the buffers of all connections of a broker.
+// pools holds the buffer pools that all connections of a broker share.
 type pools struct{ scratch, out sync.Pool }
 
 func newPools() *pools {

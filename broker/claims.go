@@ -5,13 +5,13 @@ import (
 	"cellgate/broker/shared/message"
 )
 
-// places are records of a batch by their index.
+// places is a set of a batch's records, by index.
 type places uint64
 
 func (p places) has(i int) bool { return p&(1<<i) != 0 }
 func (p *places) add(i int)     { *p |= 1 << i }
 
-// claimRetained takes room for the next record of the batch, a message that is to be retained. False: there is none.
+// claimRetained claims room for a retained message, the next record of the batch. It reports whether there is room.
 func (c *conn) claimRetained(in *frame.Inbound, topic string) bool {
 	rec := message.Record{Kind: message.KindPublish, Client: c.key, Topic: topic, Payload: in.Payload}
 	claimed, err := c.b.sessions.ClaimRetained(&rec)
@@ -21,8 +21,8 @@ func (c *conn) claimRetained(in *frame.Inbound, topic string) bool {
 	return err == nil
 }
 
-// unretainable answers a PUBLISH that there is no room to retain: nothing of it is journaled. The session manager
-// has counted it.
+// unretainable refuses a PUBLISH because there is no room to retain it. It is not journaled. The session manager has
+// counted it.
 func (c *conn) unretainable(in *frame.Inbound, topic string) bool {
 	c.traceRefusal(in, topic, frame.ReasonQuotaExceeded, "retained")
 	if c.version != frame.Version5 {
@@ -32,7 +32,7 @@ func (c *conn) unretainable(in *frame.Inbound, topic string) bool {
 	return true
 }
 
-// cancelClaims gives up the batch's claims: it is not in the journal.
+// cancelClaims cancels the claims of a batch that was not journaled.
 func (c *conn) cancelClaims() {
 	s := c.reader.scratch
 	for i := range s.records {
@@ -43,7 +43,7 @@ func (c *conn) cancelClaims() {
 	s.claims = 0
 }
 
-// settleClaims tells where in the journal the batch's claimed messages are.
+// settleClaims passes the sequences of the batch's claimed messages to the session manager.
 func (c *conn) settleClaims() {
 	s := c.reader.scratch
 	if s.claims == 0 {

@@ -6,17 +6,19 @@ import (
 	"cellgate/broker/shared/message"
 )
 
-// ackCommand acknowledges once the command service has decided. The acknowledgement's seq is then a number of the
-// connection's own, by which the decision finds it.
+// ackCommand acknowledges after the command service has decided. The ack's seq is then a number of this connection, by
+// which decided finds it.
 const ackCommand AckMode = 255
 
-// isCommand reports whether a PUBLISH by this client is a command: on v1/{vin}/cmd/{id}/{name} of another than itself.
+// isCommand reports whether a PUBLISH by this client is a command: from a service, on v1/{vin}/cmd/{id}/{name} of
+// another client.
 func (c *conn) isCommand(topic string) bool {
 	rec := message.Record{Kind: message.KindPublish, Client: c.key, Topic: topic}
 	return c.b.decide != nil && !c.vehicle && rec.IsCommand()
 }
 
-// command hands a command to the service, which has it on disk before it is acknowledged. It is not journaled.
+// command passes a command to the command service instead of the journal. It is acknowledged after the service's
+// decision is on disk.
 func (c *conn) command(in *frame.Inbound, topic string) bool {
 	rec := message.Record{Kind: message.KindPublish, QoS: in.QoS, Client: c.key, Topic: topic, Payload: in.Payload}
 	if in.HasProps {
@@ -26,7 +28,7 @@ func (c *conn) command(in *frame.Inbound, topic string) bool {
 	if in.QoS == 2 {
 		a.typ = frame.TypePubrec
 		if _, a.again = c.session.ReceiveQoS2(in.PacketID); a.again && c.version == frame.Version5 {
-			c.reader.credit++ // the exchange has its place in the window already (4.9)
+			c.reader.credit++ // the exchange already has its place in the window (4.9)
 		}
 	}
 	c.reader.submitted++
@@ -47,7 +49,7 @@ func (c *conn) command(in *frame.Inbound, topic string) bool {
 	return len(c.reader.scratch.acks) < batchRecords || c.flush()
 }
 
-// caller is who the client is, for the command service.
+// caller describes the client to the command service.
 func (c *conn) caller() command.Caller {
 	id, perm, levels := c.shared.identity.Load(), c.shared.perm.Load(), c.b.limits.Load().MaxTopicLevels
 	return command.Caller{
@@ -57,12 +59,12 @@ func (c *conn) caller() command.Caller {
 	}
 }
 
-// decided releases the acknowledgement of a command, from any goroutine. A 3.1.1 client cannot be told no: its
-// connection ends without an acknowledgement.
+// decided releases the acknowledgement of a command, from any goroutine. MQTT 3.1.1 has no refusing acknowledgement:
+// the connection ends instead.
 func (c *conn) decided(a ack, reason byte) {
 	refused := reason >= frame.ReasonUnspecified
 	if a.typ == frame.TypePubrec {
-		// Before the PUBREC, behind which the client may use the identifier for another message if it was refused.
+		// This comes before the PUBREC: after a refusing one, the client may use the identifier for another message.
 		if refused {
 			c.session.CancelQoS2(a.id)
 		} else {
@@ -82,8 +84,8 @@ func (c *conn) decided(a ack, reason byte) {
 	c.mu.Unlock()
 }
 
-// refuseCommand refuses a command that the client's permissions do not allow. What its limits forbid is refused and
-// audited like other commands; of who may not send commands there at all a sample is audited.
+// refuseCommand refuses a command that the client's permissions do not allow. A client with the permission whose limits
+// forbid the command is refused and audited by the command service. For a client without it, a sample is audited.
 func (c *conn) refuseCommand(in *frame.Inbound, topic string) bool {
 	if c.shared.perm.Load().Granted(topic) {
 		return c.command(in, topic)

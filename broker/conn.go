@@ -10,27 +10,27 @@ import (
 	"cellgate/broker/session"
 )
 
-// conn is one client's connection from CONNACK on.
+// conn is one client's connection after CONNACK.
 //
-// One goroutine reads (run). Nobody writes to the socket but the writer goroutine, which is started when there
-// is something to write and ends when there is not; everyone else adds whole frames or marks to writer, under mu,
-// and never blocks. What is not in one of the groups below is set before run and does not change.
+// One goroutine reads (run). Only the writer goroutine writes to the socket. It is started when there is something to
+// write and ends when there is not. All others add whole frames or marks to writer, under mu, and never block. Fields
+// outside the groups below are set before run and do not change.
 type conn struct {
 	b *Broker
 	t *transport
 
 	id         string // MQTT client identifier
-	key        string // of the session
+	key        string // session key
 	version    byte
 	vehicle    bool
 	noExpiry   bool // the CONNECT's session expiry was 0: a DISCONNECT may not raise it
-	resumable  bool // the session outlives the connection: what is unacknowledged may come again
+	resumable  bool // the session outlives the connection: unacknowledged messages may be sent again
 	told       told
 	maxPacket  int    // the client's maximum packet size; 0 none
 	authMethod string // of enhanced authentication, or ""
-	own        string // v1/{id}/, where a vehicle is at home
+	own        string // v1/{id}/, the vehicle's own topics
 	session    *session.Session
-	keepalive  int64 // 1.5 times the keep alive and a tick, by which the clock may be behind, ms
+	keepalive  int64 // 1.5 times the keep alive plus a tick for the clock's lag, ms
 
 	reader connReader
 	shared connShared
@@ -42,78 +42,77 @@ type conn struct {
 	closing connClosing
 }
 
-// connReader is what the reader's goroutine alone uses: that of run, and of begin before it.
+// connReader belongs to the reader's goroutine: begin, then run.
 type connReader struct {
 	scratch    *scratch
 	onReadable func(fd uintptr) bool
 	readErr    error
-	carry      []byte   // the beginning of a frame, while there is no scratch
-	aliases    []string // topic aliases by number - 1
+	carry      []byte   // an incomplete frame, while the connection has no scratch
+	aliases    []string // topic aliases, by number - 1
 	aliasBytes int
 	quota      quota
 	recent     recentSent
-	credit     int    // QoS 1 and 2 messages that may be taken before writer.used is looked at again
-	seen       int    // messages and requests of the present read
-	partial    int    // bytes read since something last counted as heard
-	submitted  uint64 // commands
+	credit     int    // QoS 1 and 2 messages that may be accepted before writer.used is read again
+	seen       int    // messages and requests of the current read
+	partial    int    // bytes read since the last sign of life
+	submitted  uint64 // number of commands
 	newExpiry  *time.Duration
-	whole      bool // the present read completed a packet
-	normal     bool // ended by a DISCONNECT without will
+	whole      bool // the current read completed a packet
+	normal     bool // ended by a DISCONNECT that discards the will
 }
 
-// connShared is read and written by any goroutine, without a lock.
+// connShared may be read and written by any goroutine without a lock.
 type connShared struct {
 	perm     atomic.Pointer[auth.Permissions]
 	identity atomic.Pointer[auth.Identity]
 	lastRead atomic.Int64 // wheel clock of the last sign of life, ms: see heard
 	endAt    atomic.Int64 // token end, Unix ms; 0 none
-	noticeAt atomic.Int64 // when to tell about it; 0 never, or told
+	noticeAt atomic.Int64 // time of the token-expiring notice, Unix ms; 0 none, or already sent
 	grown    atomic.Bool  // the stack or the buffers may have grown since the last release
 	busy     atomic.Bool  // deliberately not reading: keep alive is suspended
-	stopping atomic.Bool  // closing.begun, for the reader's quick look
-	closed   atomic.Bool  // the socket is
+	stopping atomic.Bool  // copy of closing.begun, readable without the lock
+	closed   atomic.Bool  // the socket is closed
 }
 
-// connWriter is what the writer sends, and who it is; under the connection's lock.
+// connWriter holds what the writer sends and its state. The connection's lock guards it.
 type connWriter struct {
-	out          *outBuffer // frames to write; nil none
+	out          *outBuffer // frames to write, or nil
 	acks         ackQueue
-	used         int    // QoS 1 and 2 messages taken and not acknowledged
-	durable      uint64 // mark
-	unsettled    uint64 // the record that the settlement is waiting for on the connection's behalf; 0 none
-	sampleSeq    uint64 // of the PUBLISH whose acknowledgement is being timed
+	used         int    // QoS 1 and 2 messages accepted and not acknowledged
+	durable      uint64 // durable mark
+	unsettled    uint64 // the record for which Settled is pending; 0 none
+	sampleSeq    uint64 // the record of the PUBLISH whose acknowledgement is timed
 	sampleAt     int64  // ns, of Broker.elapsed
-	since        int64  // clock when the write under way began, ms; 0 none
+	since        int64  // wheel clock at the start of the current write, ms; 0 none
 	open         bool   // CONNACK 0 is queued
-	wantWritable bool   // the session was refused room
+	wantWritable bool   // the session was refused room: call Writable
 	running      bool
 }
 
-// connWaits is how the reader is woken that waits for others; under the connection's lock.
+// connWaits wakes the reader while it waits for other parts. The connection's lock guards it.
 type connWaits struct {
 	wake       chan struct{}
-	cancel     func() // ends its wait for another part
+	cancel     func() // ends the reader's wait for another part
 	operations int    // SUBSCRIBEs and UNSUBSCRIBEs not answered yet
 }
 
-// connClosing is how far the end of the connection is, and why it ends; under the connection's lock.
+// connClosing records how far the end of the connection is, and why it ends. The connection's lock guards it.
 type connClosing struct {
 	ref, why   string
-	label      string // as disconnects_total has it
+	label      string // label of disconnects_total
 	drained    chan struct{}
 	since      int64
 	reason     byte // of the DISCONNECT
 	begun      bool
 	silent     bool // no DISCONNECT: the client sent one, or is gone
-	goodbye    bool // the client sent one, and may still read and close as TLS asks
+	goodbye    bool // the client sent a DISCONNECT, and may still read and send a close_notify
 	readerDone bool
 	broken     bool // the socket failed
 }
 
-// told is what a client was told at CONNECT of what it may send. It holds for the connection: a reload of the limits
-// binds those that connect afterwards.
+// told holds the limits announced in CONNACK. They hold until the connection ends; a reload affects later connections.
 type told struct {
-	window    int32 // QoS 1 and 2 messages that are not acknowledged: Receive Maximum
+	window    int32 // Receive Maximum: unacknowledged QoS 1 and 2 messages
 	maxPacket int32 // Maximum Packet Size
 }
 
@@ -123,10 +122,10 @@ func tellOf(l *Limits) told {
 	}
 }
 
-// maxAliases is the Topic Alias Maximum for what clients send.
+// maxAliases is the Topic Alias Maximum for clients' messages.
 const maxAliases = 16
 
-// maxPacketSize is the largest packet that MQTT has (2.1.4).
+// maxPacketSize is the largest MQTT packet in bytes (MQTT 5, 2.1.4).
 const maxPacketSize = frame.MaxLength + 5
 
 // Enqueue implements session.Outbound.
@@ -144,9 +143,9 @@ func (c *conn) Enqueue(f []byte) bool {
 	return true
 }
 
-// control queues a frame that must not be lost: an answer to a request. The reader does not read on while
-// the queue is over its bound (see waitRoom), so answers exceed it by what one read can ask for. An answer that
-// the client does not take for its size ends the connection: it would wait for it in vain.
+// control queues an answer to a request, which must not be lost. The reader stops while the queue is over its bound
+// (see restrain), so answers exceed the bound by at most what one read can request. An answer larger than the client's
+// maximum packet ends the connection: the client would wait for it forever.
 func (c *conn) control(f []byte) {
 	if c.maxPacket != 0 && len(f) > c.maxPacket {
 		c.end(frame.ReasonPacketTooLarge, "", "answer_too_large")
@@ -204,8 +203,8 @@ func (c *conn) Drained() <-chan struct{} {
 	return c.closing.drained
 }
 
-// end begins the end of the connection, from any goroutine: the reader makes no further append, pending
-// acknowledgements leave, then a DISCONNECT on MQTT 5, then the socket is closed. Only the first call counts.
+// end begins the end of the connection, from any goroutine: the reader appends nothing more, pending acknowledgements
+// leave, then a DISCONNECT on MQTT 5, then the socket is closed. Only the first call counts.
 func (c *conn) end(reason byte, serverRef, label string) {
 	c.mu.Lock()
 	if c.closing.begun {
@@ -213,7 +212,7 @@ func (c *conn) end(reason byte, serverRef, label string) {
 		return
 	}
 	c.closing.begun, c.closing.reason, c.closing.ref, c.closing.why = true, reason, serverRef, reasonString(reason, label)
-	c.closing.silent = !c.writer.open // the client has seen no CONNACK yet
+	c.closing.silent = !c.writer.open // the client has seen no CONNACK
 	c.endLocked(label)
 }
 
@@ -228,7 +227,7 @@ func (c *conn) endSilently(label string) {
 	c.endLocked(label)
 }
 
-// endLocked unlocks.
+// endLocked is the common part of end and endSilently. It unlocks mu.
 func (c *conn) endLocked(label string) {
 	c.shared.stopping.Store(true)
 	c.closing.since, c.closing.label = c.b.wheel.clock.Load(), label
@@ -237,7 +236,7 @@ func (c *conn) endLocked(label string) {
 		c.waits.cancel()
 	}
 	if c.t.raw == nil {
-		c.startWriterLocked() // the reader only comes back when the socket is closed
+		c.startWriterLocked() // a blocking reader returns only after the socket is closed
 	}
 	c.mu.Unlock()
 	if c.t.raw != nil {
@@ -247,13 +246,13 @@ func (c *conn) endLocked(label string) {
 	c.b.metrics.disconnects.WithLabelValues(label).Inc()
 }
 
-// past is a deadline that is over.
+// past returns a deadline that has passed.
 func past() time.Time { return time.Unix(1, 0) }
 
-// endGrace is how long an ending connection waits for the marks of its last acknowledgements.
+// endGrace is how long an ending connection waits for its last acknowledgements to become due.
 const endGrace = 2 * time.Second
 
-// finish is the reader's last act: everything it will ever append is appended.
+// finish is the last step of the reader: it appends nothing after it.
 func (c *conn) finish() {
 	c.endSilently("lost")
 	if c.reader.scratch != nil {
@@ -261,8 +260,8 @@ func (c *conn) finish() {
 		c.reader.scratch = nil
 	}
 	c.reader.carry, c.reader.aliases = nil, nil
-	// Whoever takes over waits for drained, and then finds what this connection leaves behind: the session
-	// detached, so that a clean DISCONNECT stays one, and the messages that may come again.
+	// A new connection of the client waits for drained. By then the session must be detached, so that a clean
+	// DISCONNECT stays clean, and the messages that may be repeated must be in resends.
 	c.session.Detach(c.reader.normal, c.presenceReason(), c.reader.newExpiry)
 	c.b.resends.leave(c.key, c.reader.recent)
 	c.reader.recent = recentSent{}
@@ -278,7 +277,7 @@ func (c *conn) finish() {
 	c.mu.Unlock()
 }
 
-// presenceReason is why the connection ended, as its presence tells.
+// presenceReason returns the reason for the presence event.
 func (c *conn) presenceReason() session.Reason {
 	c.mu.Lock()
 	label := c.closing.label
@@ -296,7 +295,7 @@ func (c *conn) presenceReason() session.Reason {
 	return session.ReasonRefused
 }
 
-// close closes the socket at once.
+// close closes the socket, if lingering after the client has had time to read.
 func (c *conn) close(lingering bool) {
 	if c.shared.closed.Swap(true) {
 		return
@@ -309,8 +308,8 @@ func (c *conn) close(lingering bool) {
 	c.b.forget(c)
 }
 
-// check is the wheel's look: it ends what is due and tells when to look again at the latest (0: whenever).
-// now is the clock.
+// check is called by the wheel. It ends the connection if a limit is due and returns when to check again at the latest.
+// now is the wheel clock, ms.
 func (c *conn) check(now int64) time.Duration {
 	writing := c.checkWriter(now, c.b.limits.Load())
 	if c.shared.stopping.Load() {
@@ -339,7 +338,7 @@ func (c *conn) check(now int64) time.Duration {
 	return c.nextCheck(idle)
 }
 
-// nextCheck is when something may be due, so that keep alive and token end are held to a tick.
+// nextCheck returns the time until something may be due. Keep alive and token end are accurate to a tick.
 func (c *conn) nextCheck(idle int64) time.Duration {
 	due, now := c.keepalive-idle, c.b.wheel.wall.Load()
 	for _, at := range []int64{c.shared.endAt.Load(), c.shared.noticeAt.Load()} {
@@ -350,8 +349,8 @@ func (c *conn) nextCheck(idle int64) time.Duration {
 	return max(time.Duration(due)*time.Millisecond, wheelTick)
 }
 
-// checkWriter closes a connection whose write takes too long, and has the writer end one whose last
-// acknowledgements do not come. It reports whether a write is under way.
+// checkWriter closes a connection whose write takes too long, and starts the writer to end one whose last
+// acknowledgements do not become due. It reports whether a write is in progress.
 func (c *conn) checkWriter(now int64, limits *Limits) bool {
 	c.mu.Lock()
 	writing := c.writer.since != 0
@@ -367,16 +366,16 @@ func (c *conn) checkWriter(now int64, limits *Limits) bool {
 		c.b.reject("slow_reader")
 		c.endSilently("slow_reader")
 		c.close(false)
-	case stuck: // the reader does not come back from another part: free the socket at least
+	case stuck: // the reader is stuck in another part: free the socket at least
 		c.close(false)
 	}
 	return writing
 }
 
-// trimAfter is how long a connection is idle before what it grew is released.
+// trimAfter is how long a connection must be idle before its grown memory is released.
 const trimAfter = 5 * time.Second
 
-// trim wakes the reader to release what it grew: see run.
+// trim releases the memory that the connection grew. It wakes the reader to replace its stack: see run.
 func (c *conn) trim() {
 	c.mu.Lock()
 	c.writer.acks.release()

@@ -16,24 +16,24 @@ import (
 	"github.com/mochi-mqtt/server/v2/packets"
 )
 
-// refusal is the answer to a CONNECT that is not accepted.
+// refusal is the answer to a CONNECT that is refused.
 type refusal struct {
-	reason    byte   // of MQTT 5; frame.ReturnCode gives that of 3.1.1
+	reason    byte   // MQTT 5 code; frame.Connack converts it for 3.1.1
 	result    string // label of connects_total
-	text      string // reason string, for a client that may know
+	text      string // reason string, if the client may learn the cause
 	serverRef string
 }
 
-// request is a CONNECT on its way to a connection.
+// request is a CONNECT in progress.
 type request struct {
 	b         *Broker
 	l         *listener
 	t         *transport
 	pk        packets.Packet   // aliases the buffer of the CONNECT
-	willProps frame.Properties // as pk; mochi's do not tell absent from empty
+	willProps frame.Properties // as pk; mochi's do not distinguish absent from empty
 	version   byte
 	clientID  string
-	assigned  bool // the client identifier is the server's choice
+	assigned  bool // the server chose the client identifier
 	identity  auth.Identity
 	perm      *auth.Permissions
 	keepalive time.Duration
@@ -41,7 +41,8 @@ type request struct {
 	reserved  bool // has a place in the wheel
 }
 
-// receiveConnect reads and answers the CONNECT; nil when it is refused. The connection owns the socket.
+// receiveConnect reads and answers the CONNECT. It returns nil if it is refused; otherwise the connection owns the
+// socket.
 func (b *Broker) receiveConnect(l *listener, t *transport) *conn {
 	in := b.pools.getOut()
 	defer b.pools.putOut(in)
@@ -59,7 +60,7 @@ func (b *Broker) receiveConnect(l *listener, t *transport) *conn {
 	if no == nil {
 		no = r.admit()
 	}
-	t.leave() // what follows waits: for the client to leave, or for the disk
+	t.leave() // the rest waits, for the client or for the disk
 	if no != nil {
 		r.refuse(no)
 		return nil
@@ -67,7 +68,7 @@ func (b *Broker) receiveConnect(l *listener, t *transport) *conn {
 	return r.attach(in.b[h.Size:])
 }
 
-// parse scans the CONNECT, and decodes what the scanner let through.
+// parse scans the CONNECT, and decodes it if the scanner accepts it.
 func (r *request) parse(f []byte, h frame.Header) *refusal {
 	version, ok := frame.ConnectVersion(f[h.Head:])
 	if !ok {
@@ -102,7 +103,7 @@ func (r *request) clampKeepalive() {
 	}
 }
 
-// authenticate finds out who the client is and whether it may use its client identifier.
+// authenticate determines the client's identity and checks its client identifier.
 func (r *request) authenticate() *refusal {
 	method := r.pk.Properties.AuthenticationMethod
 	if method != "" && method != authMethod {
@@ -141,7 +142,7 @@ func (r *request) checkClientID() *refusal {
 	} else if err := r.perm.ClientID(r.clientID); err != nil {
 		return &refusal{reason: frame.ReasonNotAuthorized, result: "not_authorized", text: err.Error()}
 	}
-	if r.identity.Anonymous { // whatever user name a bench sends means nothing
+	if r.identity.Anonymous { // a user name means nothing without a token
 		return nil
 	}
 	if err := r.perm.Username(string(r.pk.Connect.Username)); err != nil {
@@ -150,7 +151,7 @@ func (r *request) checkClientID() *refusal {
 	return nil
 }
 
-// anonymous is authenticate on a listener that asks for no token.
+// anonymous authenticates a client on a listener without tokens.
 func (r *request) anonymous() *refusal {
 	role := r.l.anonymousRole
 	if r.clientID == "" {
@@ -172,13 +173,13 @@ func (r *request) anonymous() *refusal {
 	return r.checkClientID()
 }
 
-// admit asks whether there is room, and whether this gateway is the one to serve the client.
+// admit checks whether there is room, and whether this gateway serves the client.
 func (r *request) admit() *refusal {
 	b := r.b
 	if b.stopping.Load() {
 		return &refusal{reason: frame.ReasonServerUnavailable, result: "stopping"}
 	}
-	// One that takes over gives a place back.
+	// A takeover frees the place of the old connection.
 	r.reserved = b.wheel.reserve(b.limits.Load().MaxConnections) ||
 		(b.sessions.Connected(r.identity.SessionKey(r.clientID)) && b.wheel.reserve(math.MaxInt))
 	if !r.reserved {
@@ -191,7 +192,7 @@ func (r *request) admit() *refusal {
 	return nil
 }
 
-// release gives the place back that admit has reserved, unless the connection has taken it.
+// release releases the place that admit reserved, unless the connection has taken it.
 func (r *request) release() {
 	if r.reserved {
 		r.b.wheel.unreserve()
@@ -199,7 +200,7 @@ func (r *request) release() {
 	}
 }
 
-// refuse answers with a CONNACK where the protocol has one for it. The connection's deadline holds.
+// refuse sends a CONNACK if the protocol has one for the refusal. The deadline of the CONNECT still applies.
 func (r *request) refuse(no *refusal) {
 	r.release()
 	r.b.metrics.connects.WithLabelValues(no.result).Inc()
@@ -224,7 +225,8 @@ func (r *request) refuse(no *refusal) {
 	}
 }
 
-// encode leaves out what makes a CONNACK larger than the client takes (MQTT 5, 3.2.2.3.9); nil when nothing fits.
+// encode omits properties that make the CONNACK larger than the client's maximum packet (MQTT 5, 3.2.2.3.9). It returns
+// nil if the CONNACK is still too large.
 func (r *request) encode(a frame.Connack, version byte) []byte {
 	limit := int(r.pk.Properties.MaximumPacketSize)
 	for _, leaveOut := range [...]func(){func() {}, func() { a.ReasonString = "" }, func() { a.ServerReference = "" }} {
@@ -236,7 +238,7 @@ func (r *request) encode(a frame.Connack, version byte) []byte {
 	return nil
 }
 
-// will copies the will.
+// will returns a copy of the will, nil without one.
 func (r *request) will() *session.Will {
 	c := &r.pk.Connect
 	if !c.WillFlag {
@@ -255,7 +257,7 @@ func (r *request) will() *session.Will {
 	return w
 }
 
-// expiry is how long the client wants its session to outlive the connection.
+// expiry returns how long the session shall outlive the connection, as the client requests it.
 func (r *request) expiry() time.Duration {
 	switch {
 	case r.version == frame.Version5:
@@ -267,8 +269,8 @@ func (r *request) expiry() time.Duration {
 	}
 }
 
-// attach gives the connection its session and answers CONNACK 0. rest is what the client has sent after its
-// CONNECT; none of it is looked at before the CONNACK is queued.
+// attach attaches the connection to its session and answers CONNACK 0. rest holds the bytes after the CONNECT; none of
+// them is handled before the CONNACK is queued.
 func (r *request) attach(rest []byte) *conn {
 	b := r.b
 	roles := b.roleChanges.Load()
@@ -294,19 +296,19 @@ func (r *request) attach(rest []byte) *conn {
 	if err := r.t.Conn.SetDeadline(time.Time{}); err != nil {
 		b.log.Debug("connection lost at CONNECT", "client", c.id, "err", err)
 	}
-	if c.shared.stopping.Load() { // end's deadline may have been the one just taken away
+	if c.shared.stopping.Load() { // SetDeadline may have removed end's deadline
 		_ = r.t.Conn.SetReadDeadline(past())
 	}
 	b.enter(c)
 	r.reserved = false
-	if b.roleChanges.Load() != roles { // RefreshPermissions may have looked before c was there
+	if b.roleChanges.Load() != roles { // RefreshPermissions may have missed c
 		c.permit()
 	}
 	r.accept(c, present)
 	return c
 }
 
-// ownerOf is whose bounds the sessions of an identity count towards.
+// ownerOf returns the owner whose bounds the identity's sessions count towards.
 func ownerOf(id *auth.Identity) session.Owner { return session.Owner(id.SessionKey(id.Subject)) }
 
 func attachRefusal(err error) *refusal {
@@ -349,11 +351,11 @@ func (r *request) newConn() *conn {
 	return c
 }
 
-// accept queues CONNACK 0 and lets the session begin to deliver.
+// accept queues CONNACK 0 and lets the session start to deliver.
 func (r *request) accept(c *conn, present bool) {
 	b := r.b
 	connack := r.encode(r.connack(c, present), c.version)
-	if connack == nil { // the client could not be told that it is connected, so it never was: no will either
+	if connack == nil { // the client cannot learn that it is connected: it never was, so there is no will
 		c.reader.normal = true
 		c.endSilently("answer_too_large")
 	}

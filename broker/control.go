@@ -12,7 +12,7 @@ import (
 	"github.com/mochi-mqtt/server/v2/packets"
 )
 
-// request handles the packets that are neither a PUBLISH nor an acknowledgement.
+// request handles all packets except PUBLISH, PINGREQ and acknowledgements.
 func (c *conn) request(f []byte, h frame.Header) bool {
 	switch h.Type {
 	case frame.TypeSubscribe:
@@ -28,7 +28,7 @@ func (c *conn) request(f []byte, h frame.Header) bool {
 	}
 }
 
-// acknowledged hands the client's acknowledgements to its session.
+// acknowledged passes a client's acknowledgement to its session.
 func (c *conn) acknowledged(f []byte, h frame.Header) bool {
 	a, err := frame.ScanAck(f, h, c.version)
 	if err != nil {
@@ -45,7 +45,7 @@ func (c *conn) acknowledged(f []byte, h frame.Header) bool {
 	return true
 }
 
-// maxOperations is how many SUBSCRIBEs and UNSUBSCRIBEs of a connection may wait for the state file.
+// maxOperations bounds the SUBSCRIBEs and UNSUBSCRIBEs of a connection that wait for the state file.
 const maxOperations = 16
 
 func (c *conn) beginOperation() bool {
@@ -73,7 +73,7 @@ func (c *conn) subscribe(f []byte, h frame.Header) bool {
 	if err := pk.SubscribeDecode(f[h.Head:h.Size]); err != nil {
 		return c.violation(err)
 	}
-	c.reader.seen += len(pk.Filters) - 1 // each is work for the gateway
+	c.reader.seen += len(pk.Filters) - 1 // each filter is work for the gateway
 	subs := make([]session.Subscription, len(pk.Filters))
 	for i, s := range pk.Filters {
 		subs[i] = session.Subscription{
@@ -96,10 +96,10 @@ func (c *conn) subscribe(f []byte, h frame.Header) bool {
 	return true
 }
 
-// awaitFanout waits until what was published before a SUBSCRIBE is fanned out. A message whose PUBACK somebody has
-// seen must not come live to who subscribes afterwards; if it is a retained one, it must be there, or be gone. A
-// vehicle's own topics have neither. Should the fan-out lag by more than that, clients are not kept waiting for
-// it: one finds that out, and those who subscribe soon afterwards wait for a moment only.
+// awaitFanout waits until messages published before a SUBSCRIBE are fanned out. A message that is already acknowledged
+// must not reach a later subscriber as a live one, and a retained one must already be stored or removed. Neither
+// applies to a vehicle's own topics. If the fan-out lags too far, the wait ends and the SUBSCRIBE proceeds; those that
+// follow soon wait only briefly.
 func (c *conn) awaitFanout() bool {
 	if c.vehicle {
 		return true
@@ -116,7 +116,8 @@ func (c *conn) awaitFanout() bool {
 	return err == nil || late
 }
 
-// How long a SUBSCRIBE waits for the fan-out at most; and while it has been waited for in vain within fanoutLateFor.
+// How long a SUBSCRIBE waits for the fan-out: maxFanoutWait, but only lateFanoutWait within fanoutLateFor after a wait
+// that failed.
 const (
 	maxFanoutWait  = 2 * time.Second
 	lateFanoutWait = 50 * time.Millisecond
@@ -154,7 +155,7 @@ func (c *conn) unsubscribe(f []byte, h frame.Header) bool {
 	return true
 }
 
-// disconnect handles the client's DISCONNECT: nothing after it is looked at.
+// disconnect handles the client's DISCONNECT. Nothing after it is handled.
 func (c *conn) disconnect(f []byte, h frame.Header) bool {
 	d, err := frame.ScanDisconnect(f, h, c.version)
 	if err != nil {
@@ -177,7 +178,7 @@ func (c *conn) disconnect(f []byte, h frame.Header) bool {
 	return false
 }
 
-// expiryOf turns a session expiry interval of MQTT 5 into the session's.
+// expiryOf converts an MQTT 5 session expiry interval.
 func expiryOf(seconds uint32) time.Duration {
 	if seconds == 0xFFFFFFFF {
 		return session.MaxExpiry
