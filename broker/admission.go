@@ -160,7 +160,6 @@ func (a *admission) enter(c net.Conn, limit int) (g, evicted *guest) {
 	return g, evicted
 }
 
-// linkLocked appends a guest to the list.
 func (a *admission) linkLocked(g *guest) {
 	if g.prev = a.newest; a.newest != nil {
 		a.newest.next = g

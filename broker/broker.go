@@ -194,7 +194,6 @@ func (b *Broker) Stop(ctx context.Context, reason byte, serverReference string) 
 	return err
 }
 
-// awaitEmpty waits until the last connection is gone.
 func (b *Broker) awaitEmpty(ctx context.Context, reason byte, serverReference string) error {
 	t := time.NewTicker(10 * time.Millisecond)
 	defer t.Stop()
@@ -263,7 +262,6 @@ func (b *Broker) endInvalid(ended func(auth.Identity) error) {
 
 func (c *conn) endInvalid(err error) { c.end(frame.ReasonNotAuthorized, "", auth.Reason(err)) }
 
-// panicked counts and logs a recovered panic.
 func (b *Broker) panicked(part, who string, p any) {
 	b.metrics.panics.Inc()
 	b.log.Error("recovered from a panic", "part", part, "who", who, "panic", p, "stack", string(debug.Stack()))
@@ -277,5 +275,4 @@ func (b *Broker) dropQoS0() {
 	b.reject("journal_full_qos0")
 }
 
-// reject counts a refusal.
 func (b *Broker) reject(reason string) { b.metrics.Rejected.WithLabelValues(reason).Inc() }

@@ -53,7 +53,6 @@ func (s *scratch) room(n int) {
 	}
 }
 
-// outBuffer is a pooled outgoing buffer.
 type outBuffer struct{ b []byte }
 
 // pools holds the buffer pools that all connections of a broker share.

@@ -13,7 +13,7 @@ import (
 	"cellgate/broker/shared/message"
 )
 
-// FanoutOptions configure a Fanout.
+// FanoutOptions configures a Fanout.
 type FanoutOptions struct {
 	Journal  Journal
 	Sessions *session.Manager
@@ -21,19 +21,19 @@ type FanoutOptions struct {
 	Metrics  *TailMetrics
 }
 
-// Fanout is the loop between journal and subscribers: every durable PUBLISH goes to the sessions that subscribe to it.
-// It never waits for a client. What concerns commands does not come this way, so that they never wait for telemetry:
+// Fanout is the loop from the journal to the subscribers: every durable PUBLISH goes to the sessions that subscribe to
+// it. It never waits for a client. Commands and results take a separate path, so that they never wait for telemetry:
 // see Intake.
 type Fanout struct {
 	tail
 	sessions *session.Manager
 }
 
-// fanoutName is the fan-out loop's name among the journal's consumers.
+// fanoutName names the fan-out loop among the journal's consumers.
 const fanoutName = "mqtt"
 
-// NewFanout opens the loop's cursor where the sessions' state ends, and makes the journal keep what
-// follows. Records that the journal no longer has are counted as missing.
+// NewFanout opens the loop's cursor at the end of the sessions' state, and makes the journal retain the records after
+// it. Records that the journal no longer has count as missing.
 func NewFanout(o FanoutOptions) (*Fanout, error) {
 	if err := complete.Check(o); err != nil {
 		return nil, err
@@ -46,8 +46,8 @@ func newTail(name string, j Journal, log *slog.Logger, m *TailMetrics) tail {
 	return tail{name: name, journal: j, log: log, metrics: m}
 }
 
-// Replay reads everything that is durable by now, restores from it the QoS 2 identifiers that clients use, and
-// fans out what was not. It comes before the first connection and before Run.
+// Replay reads all durable records, restores the QoS 2 identifiers that clients use, and fans out the records that were
+// not. Call it before the first connection and before Run.
 func (f *Fanout) Replay(context.Context) error {
 	begun, n := time.Now(), 0
 	for end := f.journal.Durable(); f.reader.Position() < end; {
@@ -70,13 +70,14 @@ func (f *Fanout) Replay(context.Context) error {
 	return nil
 }
 
-// Run fans out until ctx ends, which is no error, or the journal fails. It may be called once.
+// Run fans out until ctx ends, which is not an error, or the journal fails. Call it once.
 func (f *Fanout) Run(ctx context.Context) error {
 	return f.follow(ctx, f.step, func(context.Context) {})
 }
 
-// step reads what is durable and hands it on. While no subscription is in the index it reads retained messages and those on topics
-// beside the vehicles' uplink, among which are the rules' messages to vehicles: batches of plain telemetry are passed over by their headers.
+// step reads durable records and fans them out. While the index has no subscription, it skips batches of plain
+// telemetry by their headers and reads only retained messages and topics outside the vehicles' uplink, among them the
+// rules' messages to vehicles.
 func (f *Fanout) step(context.Context) (bool, error) {
 	var (
 		b   *journal.Batch
@@ -101,10 +102,9 @@ func (f *Fanout) step(context.Context) (bool, error) {
 	return f.done.Load() > before, nil
 }
 
-// passedAtOnce bounds the batches that are passed over while a SUBSCRIBE waits.
+// passedAtOnce bounds the batches that are skipped while a SUBSCRIBE waits.
 const passedAtOnce = 64
 
-// batch hands the records of a batch to whom they concern.
 func (f *Fanout) batch(b *journal.Batch) error {
 	err := f.each(b, func(rec *message.Record) error {
 		if rec.Kind == message.KindPublish && !rec.IsCommand() {
@@ -119,8 +119,8 @@ func (f *Fanout) batch(b *journal.Batch) error {
 	return err
 }
 
-// notice delivers what a rule publishes to a vehicle: its subscriptions to topics of its own are not in the index. A vehicle that has
-// not subscribed, or whose queue is full, does not get it; the session counts the latter.
+// notice delivers a rule's message to a vehicle, because the vehicle's subscriptions to its own topics are not in the
+// index. A vehicle without a subscription, or with a full queue, does not get it; the session counts the latter.
 func (f *Fanout) notice(rec *message.Record) {
 	vin, branch, _ := message.SplitTopic(rec.Topic)
 	if !rec.IsByRules() || branch != "sys" {
@@ -137,14 +137,14 @@ func (f *Fanout) notice(rec *message.Record) {
 	}
 }
 
-// reached tells the sessions how far the loop is, and the journal what it need not keep.
+// reached passes the loop's position to the sessions, and to the journal what it must retain.
 func (f *Fanout) reached() {
 	f.sessions.Advance(f.advance())
 	f.journal.Retain(fanoutName, f.sessions.ReplayFrom())
 }
 
-// Close makes the position durable, once Run has returned, and gives the cursor up. When ctx ends first, the next start begins
-// where the last position stands.
+// Close makes the position durable and closes the cursor. Call it after Run has returned. If ctx ends first, the next
+// start begins at the previous position.
 func (f *Fanout) Close(ctx context.Context) error {
 	err := f.sessions.Checkpoint(ctx, f.done.Load())
 	if err != nil {

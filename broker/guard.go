@@ -6,14 +6,14 @@ import (
 	"time"
 )
 
-// Guard makes the sockets that ln accepts count among those that are in the handshake, until they are closed. It is for
-// listeners of other protocols that vehicles reach: all of them together take no more descriptors than there are for clients.
+// Guard counts the sockets that ln accepts as being in the handshake until they are closed. It is for listeners of
+// other protocols that vehicles reach: together they use no more descriptors than there are for clients.
 func (b *Broker) Guard(ln net.Listener) net.Listener {
 	return &guarded{Listener: ln, admission: b.admission, most: b.mostGuests, evicted: func() { b.reject("handshakes") }}
 }
 
-// Bound keeps the sockets that ln accepts, most at once, apart from all others. When there are as many, the oldest that is not
-// busy gives way; while all are busy, or younger than evictAfter, those that come wait in the kernel's queue.
+// Bound limits the sockets that ln accepts to most, separately from all other listeners. At the limit, the oldest idle
+// socket gives way. While all are busy or younger than evictAfter, new ones wait in the kernel's queue.
 func Bound(ln net.Listener, most int, evicted func()) net.Listener {
 	return &guarded{Listener: ln, admission: newAdmission(nil), most: func() int { return most }, evicted: evicted}
 }
@@ -55,8 +55,7 @@ type Socket struct {
 	once      sync.Once
 }
 
-// Begin says that somebody works for the client: until End, which comes once for each Begin, the socket does not give way
-// to others.
+// Begin marks the socket as busy: it is not evicted until End, which must follow each Begin.
 func (s *Socket) Begin() { s.admission.begin(s.guest) }
 
 // End undoes Begin.

@@ -20,7 +20,7 @@ import (
 	"github.com/pires/go-proxyproto"
 )
 
-// enterHandshake lets an accepted connection into the handshake, and waits while there are too many.
+// enterHandshake lets an accepted connection into the handshake. It waits while there are too many.
 func (b *Broker) enterHandshake(nc net.Conn) *guest {
 	g, evicted := b.admission.enter(nc, b.mostGuests())
 	if evicted != nil {
@@ -30,7 +30,7 @@ func (b *Broker) enterHandshake(nc net.Conn) *guest {
 	return g
 }
 
-// mostGuests is how many sockets may be open that are not connected clients, of all listeners together.
+// mostGuests returns how many sockets of all listeners may be open that are not connected clients.
 func (b *Broker) mostGuests() int {
 	limits := b.limits.Load()
 	if limits.Sockets == 0 {
@@ -39,11 +39,11 @@ func (b *Broker) mostGuests() int {
 	return min(limits.Handshakes, max(minHandshakes, limits.Sockets-b.wheel.len()))
 }
 
-// minHandshakes is how many may always be in the handshake, however few sockets are left for them.
+// minHandshakes is how many sockets may always be in the handshake, however few descriptors remain.
 const minHandshakes = 64
 
-// serve takes an accepted connection through PROXY header, TLS and CONNECT, on a goroutine of its own that ends
-// there: its deep stack does not stay with the connection.
+// serve takes an accepted connection through PROXY header, TLS and CONNECT. It runs on its own goroutine, so that its
+// deep stack does not stay with the connection.
 func (b *Broker) serve(l *listener, nc net.Conn, g *guest) {
 	defer b.handshakes.Done()
 	t := &transport{Conn: nc, gate: b.gate, peer: addrOf(nc)}
@@ -81,10 +81,10 @@ func (b *Broker) connectFailed(l *listener, t *transport, result string, err err
 	b.log.Debug("connection refused", "listener", l.name, "peer", t.peer, "result", result, "err", err)
 }
 
-// handshake does what comes before MQTT, within Limits.HandshakeTimeout.
+// handshake handles the PROXY header and TLS, within Limits.HandshakeTimeout.
 func (b *Broker) handshake(l *listener, t *transport) error {
 	limits := b.limits.Load()
-	if _, ok := t.Conn.(*wsConn); ok { // PROXY header and TLS came before HTTP
+	if _, ok := t.Conn.(*wsConn); ok { // the HTTP server has handled PROXY header and TLS
 		return t.Conn.SetDeadline(time.Now().Add(limits.ConnectTimeout))
 	}
 	if err := t.Conn.SetDeadline(time.Now().Add(limits.HandshakeTimeout)); err != nil {
@@ -110,7 +110,7 @@ func (b *Broker) handshake(l *listener, t *transport) error {
 	return t.Conn.SetDeadline(time.Now().Add(limits.ConnectTimeout))
 }
 
-// unwrapProxy reads the PROXY header where the listener demands one, and admits the address that it names.
+// unwrapProxy reads the PROXY header if the listener requires one, and admits the address in it.
 func (b *Broker) unwrapProxy(l *listener, t *transport) error {
 	if len(l.proxyFrom) == 0 {
 		return nil
@@ -126,17 +126,16 @@ func (b *Broker) unwrapProxy(l *listener, t *transport) error {
 	return nil
 }
 
-// errRefused is a limit's refusal.
 var errRefused = errors.New("refused")
 
-// errProxyHeader is what the refusal of a connection without a legal PROXY protocol v2 header wraps.
+// errProxyHeader means that the connection has no legal PROXY protocol v2 header.
 var errProxyHeader = errors.New("PROXY protocol")
 
-// maxProxyHeader bounds the header's addresses and TLVs.
+// maxProxyHeader bounds the bytes of the header's addresses and TLVs.
 const maxProxyHeader = 1024
 
-// readProxyHeader reads the PROXY protocol v2 header that a load balancer sends first, and not a byte
-// more. From an address that is none of the load balancers' it is not believed.
+// readProxyHeader reads a load balancer's PROXY protocol v2 header and not a byte more. It trusts only the load
+// balancers' addresses.
 func readProxyHeader(t *transport, from []netip.Prefix) error {
 	trusted := false
 	for _, p := range from {
@@ -176,7 +175,7 @@ func addrOf(nc net.Conn) netip.AddrPort {
 	return netip.AddrPortFrom(p.Addr().Unmap(), p.Port())
 }
 
-// certificate is the client's, if TLS has verified one.
+// certificate returns the client's certificate, nil unless TLS has verified one.
 func (t *transport) certificate() *x509.Certificate {
 	var state tls.ConnectionState
 	if ws, ok := t.Conn.(*wsConn); ok && ws.tls != nil {
@@ -190,12 +189,11 @@ func (t *transport) certificate() *x509.Certificate {
 	return state.PeerCertificates[0]
 }
 
-// errNotConnect says that the first packet is no CONNECT: such a peer gets no answer.
+// errNotConnect means that the first packet is not a CONNECT. Such a client gets no answer.
 var errNotConnect = errors.New("first packet is not a CONNECT")
 
-// readConnect reads the CONNECT into in, and what the client has sent after it. Nothing larger than
-// Limits.MaxConnectPacket is read, and the buffer grows as the bytes come: a client that is silent, or slow,
-// holds next to nothing.
+// readConnect reads the CONNECT, and whatever the client has sent after it, into in. It refuses a CONNECT larger than
+// Limits.MaxConnectPacket. The buffer grows as bytes arrive, so a slow or silent client holds almost no memory.
 func (b *Broker) readConnect(t *transport, in *outBuffer) (frame.Header, error) {
 	limit := b.limits.Load().MaxConnectPacket
 	for {

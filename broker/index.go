@@ -13,32 +13,33 @@ import (
 	"github.com/mochi-mqtt/server/v2/packets"
 )
 
-// Index is session.Index on mochi's topic index. It persists nothing.
+// Index implements session.Index with mochi's topic index. It persists nothing.
 //
-// mochi finds the filters that match a topic; every filter is entered there once. Who subscribes to a filter is in a
-// table of our own: mochi copies a map of all subscribers for each message, its merging of overlapping subscriptions loses
-// no-local and retain-as-published, and its choice among the members of a shared group does not know who is connected.
+// mochi finds the filters that match a topic; every filter is entered there once. A table of our own holds the
+// subscribers of each filter, because mochi copies a map of all subscribers for each message, loses no-local and
+// retain-as-published when it merges overlapping subscriptions, and does not know which members of a shared group are
+// connected.
 type Index struct {
 	topics    *mqtt.TopicsIndex
 	retained  retainedTopics
 	connected atomic.Pointer[func(client string) bool]
 	count     atomic.Int64
-	deepest   atomic.Int64 // levels of the deepest filter there was
+	deepest   atomic.Int64 // levels of the deepest filter so far
 
 	mu      sync.RWMutex
-	filters map[string]*filter // by the name that nameFor gives
+	filters map[string]*filter // by nameFor
 }
 
-// filter is what is subscribed to under one filter.
+// filter holds the subscriptions to one filter.
 type filter struct {
 	shared bool
-	// members are only ever appended to; for any other change they are replaced. So who reads them needs no lock.
+	// members is append-only; any other change replaces the slice. Readers need no lock.
 	members []member
-	at      map[string]int // place by client
-	turn    int            // of a shared one: whose turn it is
+	at      map[string]int // index in members, by client
+	turn    int            // shared filters: the next member's turn
 }
 
-// member is one client's subscription to a filter, and the record after which it begins.
+// member is one client's subscription to a filter. It begins after record since.
 type member struct {
 	client string
 	sub    session.Subscription
@@ -50,19 +51,19 @@ func NewIndex() *Index {
 	return &Index{topics: mqtt.NewTopicsIndex(), retained: newRetainedTopics(), filters: make(map[string]*filter)}
 }
 
-// PreferConnected tells the index which clients are connected, so that a shared group's message goes to a
-// member that can take it now. Before it is called every client counts as connected.
+// PreferConnected sets the function that reports whether a client is connected. A shared group's messages go to
+// connected members first. Without it every client counts as connected.
 func (x *Index) PreferConnected(connected func(client string) bool) { x.connected.Store(&connected) }
 
-// Subscribe implements session.Index. Filters that mochi would take for shared ones although MQTT does not
-// ($SHARE/… in any other case than $share) match nothing that a client may publish, and are left out.
+// Subscribe implements session.Index. It ignores filters that mochi treats as shared and MQTT does not ($SHARE/… in any
+// case except $share): they match nothing that a client may publish.
 func (x *Index) Subscribe(client string, sub session.Subscription, since uint64) {
 	_, plain, shared := message.SplitShare(sub.Filter)
 	if first, _, _ := strings.Cut(plain, "/"); strings.EqualFold(first, mqtt.SharePrefix) {
 		return
 	}
 	if levels := int64(message.Levels(plain)); levels > x.deepest.Load() {
-		x.deepest.Store(levels) // nobody enters another meanwhile: the manager's lock
+		x.deepest.Store(levels) // the manager's lock serialises Subscribe
 	}
 	x.mu.Lock()
 	defer x.mu.Unlock()
@@ -87,8 +88,8 @@ func (x *Index) Subscribe(client string, sub session.Subscription, since uint64)
 	x.count.Add(1)
 }
 
-// nameFor is the filter as clients know it, $share/{group} included; a shared one's also has role and issuer of the client, so
-// that those of another issuer or role are another group, whatever they call it.
+// nameFor returns the key of a filter: the filter itself, $share/{group} included. A shared filter's key also has the
+// client's role and issuer, so that clients of different roles or issuers never share a group.
 func nameFor(client, filter string, shared bool) string {
 	if id, _, _ := message.SplitSessionKey(client); shared {
 		return filter + client[len(id):]
@@ -120,7 +121,7 @@ func (x *Index) Unsubscribe(client, topicFilter string) {
 	}
 }
 
-// remove takes a client's place away and gives it to the last one.
+// remove removes a client and moves the last member into its place.
 func (f *filter) remove(client string, i int) {
 	last := len(f.members) - 1
 	members := slices.Clone(f.members)
@@ -134,8 +135,8 @@ func (f *filter) remove(client string, i int) {
 // Count implements session.Index.
 func (x *Index) Count() int { return int(x.count.Load()) }
 
-// entries are the filters under which mochi has to hold one, by the name under which it holds each: a/+/# also matches
-// a/b (MQTT 5, 4.7.1.2), which mochi's index misses.
+// entries returns the filters to enter in mochi's index, by the name of each entry. a/+/# needs an entry for its parent
+// level too: it matches a/b (MQTT 5, 4.7.1.2), which mochi misses.
 func entries(name, plain string) map[string]string {
 	all := map[string]string{name: plain}
 	if parent, ok := strings.CutSuffix(plain, "/#"); ok && (parent == "+" || strings.HasSuffix(parent, "/+")) {
@@ -144,12 +145,12 @@ func entries(name, plain string) map[string]string {
 	return all
 }
 
-// parentMark follows the name of a filter's second entry. No filter has a null character.
+// parentMark ends the name of a filter's second entry. Filters cannot contain a null character.
 const parentMark = "\x00"
 
-// shallow cuts a topic after one level more than the deepest filter has. The same filters match it: one that ends in a
-// level of its own does not match more levels, and one that ends in # matches them all. mochi's search is quadratic
-// in the levels of a topic.
+// shallow cuts a topic to one level more than the deepest filter has, because mochi's search is quadratic in the
+// topic's levels. The same filters match: filters without # do not match deeper topics, and those with # match all of
+// them.
 func (x *Index) shallow(topic string) string {
 	at := 0
 	for range x.deepest.Load() + 1 {
@@ -195,9 +196,9 @@ func (x *Index) Match(rec *message.Record, fn func(client string, m session.Matc
 	}
 }
 
-// matches adds the subscription to what its client gets, if it gets the record: one copy, with the highest QoS and all
-// subscription identifiers (MQTT 5, 3.3.4). Of what the client publishes itself a subscription with no local
-// gets nothing; on shared ones no local is not allowed.
+// matches merges the subscription into matched and reports whether it matches the record: the client gets one copy,
+// with the highest QoS and all subscription identifiers (MQTT 5, 3.3.4). A no-local subscription does not match the
+// client's own messages; shared subscriptions cannot be no-local.
 func (m *member) matches(rec *message.Record, matched *session.Matched) bool {
 	if (m.sub.NoLocal && m.client == rec.Client) || (rec.Seq != 0 && rec.Seq <= m.since) {
 		return false
@@ -213,7 +214,7 @@ func (m *member) matches(rec *message.Record, matched *session.Matched) bool {
 	return true
 }
 
-// chosen are the members of a filter that get a message: all, or of a shared one one.
+// chosen returns the members of a filter that get a message: all, or one of a shared group.
 func (x *Index) chosen(name string) []member {
 	x.mu.RLock()
 	f := x.filters[name]
@@ -236,8 +237,8 @@ func (x *Index) Member(filter, of string) (client string, sub session.Subscripti
 	return "", session.Subscription{}, false
 }
 
-// choose picks one member of a shared group: the connected ones in turn, in an order that does not
-// change from call to call; all of them in turn when none is connected.
+// choose picks one member of a shared group, in turn among the connected ones, or among all if none is connected. The
+// order of the members must not change between calls.
 func (x *Index) choose(f *filter, members []member) []member {
 	x.mu.Lock()
 	turn := f.turn

@@ -12,36 +12,36 @@ import (
 	"cellgate/broker/shared/message"
 )
 
-// IntakeCommands takes what concerns downlink commands (*command.Service; tests have one whose disk fails). Both methods
-// are called in journal order and copy what they keep. After a crash the records since the last successful Sync are given
-// again.
+// IntakeCommands receives the records that concern downlink commands (*command.Service, or a failing fake in tests).
+// Both methods are called in journal order and copy what they keep. After a crash, the records since the last
+// successful Sync are passed again.
 type IntakeCommands interface {
-	// Result is given every PUBLISH on v1/{vin}/res/….
+	// Result receives every PUBLISH on v1/{vin}/res/….
 	Result(ctx context.Context, rec *message.Record) error
-	// Command is given every PUBLISH on v1/{vin}/cmd/{id}/{name} that is in the journal: wills. Only a service may publish
+	// Command receives every journaled PUBLISH on v1/{vin}/cmd/{id}/{name}. These are wills. Only services may publish
 	// there.
 	Command(ctx context.Context, rec *message.Record) error
-	// Sync returns when everything given before is durable.
+	// Sync returns when all records passed before it are durable.
 	Sync(ctx context.Context) error
 }
 
-// IntakeOptions configure an Intake.
+// IntakeOptions configures an Intake.
 type IntakeOptions struct {
 	Journal  Journal
 	Commands IntakeCommands
-	Sessions *session.Manager // keep, over restarts, up to where the command service has everything
+	Sessions *session.Manager // persists the position up to which the command service has everything
 	Log      *slog.Logger
 	Metrics  *TailMetrics
 }
 
-// Intake is the loop between journal and command service. It reads the journal on its own, batches of telemetry by
-// their headers alone: however far the fan-out to subscribers lags, commands and their results do not wait for it.
+// Intake is the loop from the journal to the command service. It has its own cursor and skips batches of telemetry by
+// their headers, so that commands and results do not wait for a lagging fan-out.
 type Intake struct {
 	tail
 	o       IntakeOptions
-	given   bool // the command service was given something since the last Sync began
+	given   bool // the command service has received records since the last Sync began
 	syncing sync.WaitGroup
-	synced  chan settled // holds one element while no Sync runs: what came of the last one
+	synced  chan settled // holds the last Sync's result while no Sync runs
 }
 
 type settled struct {
@@ -49,14 +49,14 @@ type settled struct {
 	err error
 }
 
-// intakeName is the loop's name among the journal's consumers.
+// intakeName names the loop among the journal's consumers.
 const intakeName = "commands"
 
-// intakeWants are the records that can concern commands.
+// intakeWants selects the records that can concern commands.
 const intakeWants = message.FlagResult | message.FlagOther
 
-// NewIntake opens the loop's cursor where the command service's state ends, and makes the journal keep what
-// follows. Records that the journal no longer has are counted as missing.
+// NewIntake opens the loop's cursor at the end of the command service's state, and makes the journal retain the records
+// after it. Records that the journal no longer has count as missing.
 func NewIntake(o IntakeOptions) (*Intake, error) {
 	if err := complete.Check(o); err != nil {
 		return nil, err
@@ -67,7 +67,7 @@ func NewIntake(o IntakeOptions) (*Intake, error) {
 	return n, n.open(o.Sessions.SettledFrom())
 }
 
-// Replay hands on everything that is durable by now. It comes before Run.
+// Replay passes all durable records to the command service. Call it before Run.
 func (n *Intake) Replay(ctx context.Context) error {
 	for end := n.journal.Durable(); n.reader.Position() < end; {
 		if ok, err := n.step(ctx); !ok || err != nil {
@@ -77,7 +77,7 @@ func (n *Intake) Replay(ctx context.Context) error {
 	return nil
 }
 
-// Run hands on until ctx ends, which is no error, or the journal fails. It may be called once.
+// Run passes records to the command service until ctx ends, which is not an error, or the journal fails. Call it once.
 func (n *Intake) Run(ctx context.Context) error {
 	defer n.syncing.Wait()
 	return n.follow(ctx, n.step, n.settle)
@@ -108,7 +108,7 @@ func (n *Intake) record(ctx context.Context, rec *message.Record) error {
 		}
 		return nil
 	}
-	if _, branch, _ := message.SplitTopic(rec.Topic); branch == "res" && rec.Client != "" { // else an outcome on a response topic, by the gateway itself
+	if _, branch, _ := message.SplitTopic(rec.Topic); branch == "res" && rec.Client != "" { // without a client: the gateway published it
 		n.given = true
 		if err := n.o.Commands.Result(ctx, rec); err != nil {
 			return fmt.Errorf("result %d: %w", rec.Seq, err)
@@ -117,8 +117,8 @@ func (n *Intake) record(ctx context.Context, rec *message.Record) error {
 	return nil
 }
 
-// settle has the command service make durable what it was given, aside, so that the loop does not wait for the
-// disk. Until that has happened the records in question are read again after a crash.
+// settle has the command service make its records durable, in a goroutine, so that the loop does not wait for the disk.
+// Until then, a crash makes the loop read those records again.
 func (n *Intake) settle(ctx context.Context) {
 	select {
 	case last := <-n.synced:
@@ -146,13 +146,13 @@ func (n *Intake) settle(ctx context.Context) {
 	})
 }
 
-// reached notes how far the command service is, and tells the journal what it need not keep for it.
+// reached records the command service's position, and tells the journal what to retain for it.
 func (n *Intake) reached(at uint64) {
 	n.o.Sessions.Settle(at)
 	n.journal.Retain(intakeName, n.o.Sessions.SettledFrom())
 }
 
-// Close notes the position, once Run has returned, and gives the cursor up. The sessions' next commit makes the
+// Close records the position and closes the cursor. Call it after Run has returned. The sessions' next commit makes the
 // position durable.
 func (n *Intake) Close(ctx context.Context) error {
 	err := n.o.Commands.Sync(ctx)

@@ -61,7 +61,7 @@ func (b *Broker) newListener(o Listener) (*listener, error) {
 	return l, nil
 }
 
-// isLoopback reports whether nothing but this host can reach the address.
+// isLoopback reports whether only this host can reach the address.
 func isLoopback(address string) (bool, error) {
 	host, _, err := net.SplitHostPort(address)
 	if err != nil {
@@ -75,7 +75,7 @@ func isLoopback(address string) (bool, error) {
 }
 
 func (l *listener) bind(ctx context.Context) error {
-	// MQTT's keep alive does what TCP's would.
+	// TCP keep-alive is off: MQTT's keep alive replaces it.
 	lc := net.ListenConfig{KeepAlive: -1}
 	ln, err := lc.Listen(ctx, "tcp", l.address)
 	if err != nil {
@@ -103,8 +103,8 @@ const (
 	maxBackoff = time.Second
 )
 
-// accept takes connections until the listener is closed. Any other error, as when the process has no
-// descriptor left, is waited out: the connections that there are must not suffer from those that come.
+// accept accepts connections until the listener is closed. After any other error, such as a lack of descriptors, it
+// tries again: existing connections must not suffer from new ones.
 func (b *Broker) accept(l *listener) {
 	if l.protocol == ProtocolWebSocket {
 		b.serveWebSocket(l)
@@ -117,13 +117,13 @@ func (b *Broker) accept(l *listener) {
 	}
 }
 
-// countsAddresses reports whether a socket's own address is its client's, and it stays one socket from accept to
-// close.
+// countsAddresses reports whether the socket itself holds its address's place in the admission: with PROXY protocol and
+// on WebSocket listeners, its wrapper does.
 func (l *listener) countsAddresses() bool {
 	return len(l.proxyFrom) == 0 && l.protocol == ProtocolMQTT
 }
 
-// acceptNext is the next socket that the limits let in; nil when the listener is closed.
+// acceptNext returns the next socket that the limits admit, nil when the listener is closed.
 func (b *Broker) acceptNext(l *listener) net.Conn {
 	backoff := minBackoff
 	for {
@@ -150,8 +150,8 @@ func (b *Broker) acceptNext(l *listener) net.Conn {
 	}
 }
 
-// yieldDescriptor frees a descriptor when accept failed for want of one: the connection that has been in the
-// handshake longest, the likeliest never to finish, gives way to the one that comes.
+// yieldDescriptor frees a descriptor if accept failed for lack of one. It closes the connection that has been in the
+// handshake longest, the least likely to finish, and reports whether there was one.
 func yieldDescriptor(a *admission, err error) bool {
 	if !wal.IsExhausted(err) {
 		return false
@@ -164,7 +164,7 @@ func yieldDescriptor(a *admission, err error) bool {
 	return true
 }
 
-// admitSocket refuses, before a byte is read or a goroutine is started, what the limits refuse.
+// admitSocket applies the limits before a byte is read or a goroutine started.
 func (b *Broker) admitSocket(l *listener, nc net.Conn) bool {
 	var addr netip.Addr
 	if len(l.proxyFrom) == 0 {
@@ -176,7 +176,7 @@ func (b *Broker) admitSocket(l *listener, nc net.Conn) bool {
 	}
 	b.reject(refused)
 	if tcp, ok := nc.(*net.TCPConn); ok {
-		_ = tcp.SetLinger(0) // no state of it is kept, not by the kernel either
+		_ = tcp.SetLinger(0) // reset: the kernel keeps no state of it
 	}
 	_ = nc.Close()
 	return false

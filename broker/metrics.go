@@ -6,7 +6,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// Metrics of the broker. The registerer adds the prefix and the cell.
+// Metrics holds the broker's metrics. The registerer adds the prefix and the cell.
 type Metrics struct {
 	connections   prometheus.Gauge
 	handshakes    prometheus.Gauge
@@ -42,11 +42,11 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 	}
 }
 
-// otherClass is the label of every topic class that the configuration does not name.
+// otherClass is the label for topic classes that the configuration does not name.
 const otherClass = "other"
 
-// counters are the PUBLISH counters, looked up once: a label lookup per message would cost more than the
-// scan of the message.
+// counters holds the PUBLISH counters, looked up once: a label lookup per message costs more than the scan of the
+// message.
 type counters struct {
 	class    map[string]int
 	received [][3]prometheus.Counter
@@ -68,5 +68,5 @@ func newCounters(m *Metrics, classes []string) *counters {
 	return c
 }
 
-// classOf gives the index of a topic class; 0 is otherClass.
+// classOf returns the index of a topic class; 0 is otherClass.
 func (c *counters) classOf(class string) int { return c.class[class] }

@@ -2,13 +2,13 @@ package broker
 
 import "time"
 
-// quota is a token bucket of one second's burst per dimension, as the generic cell rate algorithm keeps it:
-// a theoretical arrival time each, and nothing to refill.
+// quota is a token bucket with a burst of one second for messages and for bytes. It follows the generic cell rate
+// algorithm: a theoretical arrival time for each, without refills.
 type quota struct {
-	messages, bytes int64 // ns, of Broker.elapsed
+	messages, bytes int64 // ns, as Broker.elapsed
 }
 
-// take charges what was read and tells how long the connection is not to be read. A rate of 0 is no limit.
+// take charges a read and returns how long the connection must not be read. A rate of 0 is no limit.
 func (q *quota) take(now int64, messages int, bytes int64, perMessage, perByte float64) time.Duration {
 	wait := charge(&q.messages, now, float64(messages)*perMessage)
 	return max(wait, charge(&q.bytes, now, float64(bytes)*perByte))
@@ -22,7 +22,7 @@ func charge(arrival *int64, now int64, cost float64) time.Duration {
 	return max(0, time.Duration(*arrival-now)-time.Second)
 }
 
-// nanosPer is the cost of one unit at a rate per second.
+// nanosPer returns the cost of one unit in ns, at a rate per second.
 func nanosPer(rate int64) float64 {
 	if rate <= 0 {
 		return 0

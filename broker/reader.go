@@ -9,10 +9,10 @@ import (
 	"cellgate/broker/frame"
 )
 
-// run is the connection's long-lived goroutine. Its frames, and those of await below it, are on the stack of
-// every idle connection, so they are few and small and everything else is called from handle. A stack that
-// handle made grow does not shrink below a parked reader; when the wheel finds the connection idle it wakes
-// the reader, which goes on in a fresh goroutine.
+// run is the connection's long-lived goroutine. Its frames and those of await are on the stack of every idle
+// connection; keep them few and small, and call everything else from handle. A stack that handle has grown does not
+// shrink below a parked reader. When the wheel finds the connection idle, it therefore wakes the reader, which
+// continues in a new goroutine.
 func (c *conn) run() {
 	for {
 		err := c.await()
@@ -32,8 +32,8 @@ func (c *conn) run() {
 	}
 }
 
-// begin handles what came with the CONNECT, on the handshake's goroutine, whose stack is deep already, and
-// starts the reader: what the client sends from now on makes the socket readable.
+// begin handles what arrived with the CONNECT, on the handshake's goroutine, whose stack is already deep. Then it
+// starts the reader: data that arrives later makes the socket readable.
 func (c *conn) begin() {
 	c.session.AwaitReady()
 	if c.handle() {
@@ -42,7 +42,7 @@ func (c *conn) begin() {
 	}
 }
 
-// await parks until there is something to read, and reads it into the scratch.
+// await parks until data arrives, and reads it into the scratch.
 func (c *conn) await() error {
 	if c.t.raw == nil {
 		return c.awaitBlocking()
@@ -53,7 +53,8 @@ func (c *conn) await() error {
 	return c.reader.readErr
 }
 
-// readable is called with the descriptor, first to try and then whenever it became readable. False parks.
+// readable is called with the descriptor, first as an attempt and then whenever the socket becomes readable. It returns
+// false to park.
 func (c *conn) readable(fd uintptr) bool {
 	s := c.borrow()
 	into := s.buf[s.n:]
@@ -91,14 +92,14 @@ func (c *conn) awaitBlocking() error {
 	return err
 }
 
-// borrow takes a scratch and puts what was carried over in front.
+// borrow takes a scratch and copies the carry to its front.
 func (c *conn) borrow() *scratch {
 	if c.reader.scratch != nil {
 		return c.reader.scratch
 	}
 	s := c.b.pools.getScratch()
 	if len(c.reader.carry) > 0 {
-		if len(c.reader.carry) >= len(s.buf) { // else there is room for more
+		if len(c.reader.carry) >= len(s.buf) { // otherwise there is room to read more
 			s.room(2 * len(c.reader.carry))
 		}
 		s.n = copy(s.buf, c.reader.carry)
@@ -108,11 +109,10 @@ func (c *conn) borrow() *scratch {
 	return s
 }
 
-// keepCarry is the largest carry that is kept for the next time while the connection is busy.
+// keepCarry is the largest capacity of an empty carry that is kept for reuse, in bytes.
 const keepCarry = 512
 
-// giveBack returns the scratch before the connection parks. The beginning of a frame stays behind, in as
-// many bytes as there are.
+// giveBack returns the scratch before the connection parks. An incomplete frame is kept in carry.
 func (c *conn) giveBack() {
 	s := c.reader.scratch
 	if s == nil {
@@ -127,11 +127,11 @@ func (c *conn) giveBack() {
 	c.reader.scratch = nil
 }
 
-// resume decides after a failed read: true reads on, false when the reader has finished.
+// resume handles a failed read. It returns true to read again, false after the reader has finished.
 func (c *conn) resume(err error) bool {
 	if errors.Is(err, os.ErrDeadlineExceeded) && !c.shared.stopping.Load() && c.t.raw != nil {
 		_ = c.t.Conn.SetReadDeadline(time.Time{})
-		if !c.shared.stopping.Load() { // or the deadline just taken away was end's
+		if !c.shared.stopping.Load() { // otherwise this removed end's deadline
 			if cap(c.reader.carry) > 0 && len(c.reader.carry) == 0 {
 				c.reader.carry = nil
 			}
@@ -142,7 +142,7 @@ func (c *conn) resume(err error) bool {
 	return false
 }
 
-// handle takes everything that was read. False when the reader has finished.
+// handle handles everything that was read. It returns false after the reader has finished.
 func (c *conn) handle() (alive bool) {
 	defer c.guard(&alive)
 	if !c.shared.grown.Load() {
@@ -161,14 +161,14 @@ func (c *conn) handle() (alive bool) {
 	return alive
 }
 
-// Progress that an incomplete packet has to make within one and a half times the keep alive to count as a sign of life:
-// at least minRate bytes a second of it, and never more than maxProgress bytes. A slow network gives a kilobyte a second.
+// An incomplete packet counts as a sign of life if it makes this progress within one and a half times the keep alive:
+// at least minRate bytes a second, but never more than maxProgress bytes. Slow networks carry a kilobyte a second.
 const (
 	minRate     = 64
 	maxProgress = 4 << 10
 )
 
-// heard notes that the client is alive: it has sent a whole packet, or enough of one. A byte now and then is not enough.
+// heard records a sign of life: a whole packet, or enough progress of one. A byte now and then is not enough.
 func (c *conn) heard() {
 	if !c.reader.whole && int64(c.reader.partial) < min(minRate*c.keepalive/1000, maxProgress) {
 		return
@@ -177,10 +177,10 @@ func (c *conn) heard() {
 	c.shared.lastRead.Store(c.b.wheel.clock.Load())
 }
 
-// decrypt takes what TLS makes of the ciphertext that was read.
+// decrypt handles the plaintext of the ciphertext that was read.
 func (c *conn) decrypt() bool {
 	s := c.borrow()
-	if s.n > 0 && !c.consume() { // what came with the CONNECT, or the beginning of a frame
+	if s.n > 0 && !c.consume() { // data that came with the CONNECT, or an incomplete frame
 		return false
 	}
 	for {
@@ -198,7 +198,7 @@ func (c *conn) decrypt() bool {
 	}
 }
 
-// guard turns a panic into the end of this connection alone.
+// guard turns a panic into the end of only this connection.
 func (c *conn) guard(alive *bool) {
 	p := recover()
 	if p == nil {
@@ -211,8 +211,8 @@ func (c *conn) guard(alive *bool) {
 	c.finish()
 }
 
-// consume handles the whole frames at the front of the scratch and moves the rest there. False ends the
-// connection: end has then been called.
+// consume handles the whole frames at the front of the scratch and moves the rest to the front. False means that the
+// connection ends; end has been called.
 func (c *conn) consume() bool {
 	s := c.borrow()
 	off := 0
@@ -239,13 +239,14 @@ func (c *conn) consume() bool {
 		return false
 	}
 	if s.n == len(s.buf) {
-		// Nothing but the beginning of a frame. It doubles as the frame arrives: a declared length alone allocates nothing.
+		// The buffer holds only an incomplete frame. It doubles as the frame arrives; a declared length alone allocates
+		// nothing.
 		s.room(2 * s.n)
 	}
 	return true
 }
 
-// nextFrame gives the whole frame at the front of b; nil when there is none yet.
+// nextFrame returns the whole frame at the front of b, nil while it is incomplete.
 func (c *conn) nextFrame(b []byte) ([]byte, frame.Header, error) {
 	h, ok, err := frame.Scan(b, c.version)
 	if err != nil || !ok {
@@ -260,7 +261,8 @@ func (c *conn) nextFrame(b []byte) ([]byte, frame.Header, error) {
 	return b[:h.Size], h, nil
 }
 
-// restrain holds the connection's quotas: it does not read on before they allow.
+// restrain enforces the connection's quotas and the bound of its outgoing queue by blocking the reader. It returns
+// false if the connection ends first.
 func (c *conn) restrain(bytes int) bool {
 	limits := c.b.limits.Load()
 	messages := c.reader.seen
@@ -280,8 +282,8 @@ func (c *conn) roomLocked() bool {
 	return c.writer.out == nil || len(c.writer.out.b) <= c.b.limits.Load().OutboundBytes
 }
 
-// waitFor blocks the reader until the condition, which is called under mu, holds; false when the
-// connection ends first. What makes it hold calls signalLocked.
+// waitFor blocks the reader until holds, called under mu, returns true. It returns false if the connection ends first.
+// Whoever changes the condition must call signalLocked.
 func (c *conn) waitFor(holds func() bool) bool {
 	c.mu.Lock()
 	if !holds() {
@@ -322,7 +324,7 @@ func (c *conn) signalLocked() {
 	}
 }
 
-// pause blocks the reader for d; false when the connection ends first.
+// pause blocks the reader for d. It returns false if the connection ends first.
 func (c *conn) pause(d time.Duration) bool {
 	c.b.metrics.Rejected.WithLabelValues("slowed").Inc()
 	c.shared.busy.Store(true)
@@ -344,7 +346,7 @@ func (c *conn) pause(d time.Duration) bool {
 	}
 }
 
-// waitContext is a context for the reader's wait on another part, which ends when the connection does.
+// waitContext returns a context for the reader's wait on another part. It ends with the connection.
 func (c *conn) waitContext() (context.Context, func()) {
 	ctx, cancel := context.WithCancel(c.b.ctx)
 	c.mu.Lock()
