@@ -12,13 +12,12 @@ import (
 	"cellgate/test/check"
 )
 
-// payload256 is a telemetry message of 256 bytes.
 func payload256(soc string) []byte {
 	p := `{"ts":1763600000123,"soc":` + soc + `,"speed":52.13,"lat":31.230416,"lon":121.473701,"odometer":18233.4,"gear":"D","power":18.42,"battery_temp":27.5,"cabin_temp":22,"charging":false,"range":311.5,"pad":"`
 	return []byte(p + strings.Repeat("x", 256-len(p)-2) + `"}`)
 }
 
-// benchRecords are messages of many vehicles, one second apart.
+// benchRecords returns messages of many vehicles, one second apart.
 func benchRecords() []message.Record {
 	recs := make([]message.Record, 1024)
 	for i := range recs {
@@ -30,7 +29,7 @@ func benchRecords() []message.Record {
 	return recs
 }
 
-// BenchmarkEvalSamples is the sample rules' decision about one message of 256 bytes.
+// BenchmarkEvalSamples evaluates the sample rules on one message of 256 bytes.
 func BenchmarkEvalSamples(b *testing.B) {
 	w := NewEngine(rulestest.Samples(b), state.NewState(state.StateOptions{})).NewWorker()
 	recs := benchRecords()
@@ -41,7 +40,7 @@ func BenchmarkEvalSamples(b *testing.B) {
 	}
 }
 
-// BenchmarkRender is decision and rendering of everything that the sample rules make of a message.
+// BenchmarkRender evaluates the sample rules on a message and renders all decisions.
 func BenchmarkRender(b *testing.B) {
 	w := NewEngine(rulestest.Samples(b), state.NewState(state.StateOptions{})).NewWorker()
 	recs := benchRecords()
@@ -57,7 +56,7 @@ func BenchmarkRender(b *testing.B) {
 	}
 }
 
-// BenchmarkEvalManyRules is a message among a thousand rules of other topics.
+// BenchmarkEvalManyRules evaluates a message with a thousand rules on other topics.
 func BenchmarkEvalManyRules(b *testing.B) {
 	var text strings.Builder
 	text.WriteString("rules:\n")
@@ -95,8 +94,8 @@ func TestEvalDoesNotAllocate(t *testing.T) {
 	}
 }
 
-// TestRenderAllocatesOnlyTheKey holds decision and rendering of all that the samples make of a message to
-// one allocation: the Redis key.
+// TestRenderAllocatesOnlyTheKey checks that evaluating and rendering the sample rules allocates once per message: for
+// the Redis key.
 func TestRenderAllocatesOnlyTheKey(t *testing.T) {
 	w := NewEngine(rulestest.Samples(t), state.NewState(state.StateOptions{})).NewWorker()
 	recs := benchRecords()

@@ -6,7 +6,7 @@ import (
 	"cellgate/rules/rulestest"
 )
 
-// TestSchemaBounds: a number outside of its bounds is an error, or missing, in conditions and in what is sent.
+// TestSchemaBounds checks that a number outside its bounds is an error, or missing, in conditions and in output.
 func TestSchemaBounds(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, rulestest.Compile(t, `

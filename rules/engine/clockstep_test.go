@@ -16,16 +16,16 @@ import (
 
 const year = 365 * 24 * time.Hour
 
-// clockSteps are how far clocks go wrong.
+// clockSteps are the clock errors to test.
 var clockSteps = []time.Duration{time.Second, -time.Second, time.Hour, -time.Hour, 10 * year, -10 * year}
 
-// stepped is a row of records of a clock that steps.
+// stepped is a sequence of records with a clock that steps.
 type stepped struct {
 	state *state.State
-	off   int64 // ms: how far the clock is off
+	off   int64 // current clock error, ms
 }
 
-// step moves the clock, seen from a record received at a time of the clock without steps.
+// step steps the clock by by; at is the time of a clock without steps.
 func (s *stepped) step(at int64, by time.Duration) {
 	from := at + s.off
 	s.off += by.Milliseconds()
@@ -37,8 +37,8 @@ func (s *stepped) step(at int64, by time.Duration) {
 	s.state.StepClock(step)
 }
 
-// TestClockStepsChangeNothing: intervals of every operator go on over a step of the clock, at whichever message it
-// comes, and when it comes back.
+// TestClockStepsChangeNothing checks that the intervals of every operator continue across a clock step, at any message,
+// and when the clock steps back.
 func TestClockStepsChangeNothing(t *testing.T) {
 	t.Parallel()
 	for _, c := range operatorCases() {
@@ -65,7 +65,8 @@ func TestClockStepsChangeNothing(t *testing.T) {
 	}
 }
 
-// TestLostStepsFreezeNothing: times ahead of the message, of a journal that is lost with its steps, begin anew.
+// TestLostStepsFreezeNothing checks that stored times ahead of the message, from a journal lost together with its clock
+// steps, start again.
 func TestLostStepsFreezeNothing(t *testing.T) {
 	t.Parallel()
 	for operator, within := range map[string]int64{
@@ -84,8 +85,8 @@ func TestLostStepsFreezeNothing(t *testing.T) {
 	}
 }
 
-// TestStepsSurviveRestart: with steps between, the state that was stored at whatever time decides as one that never left
-// memory, and both as if the clock had been right. The values that operators give are times of the clock as it is.
+// TestStepsSurviveRestart checks that with clock steps in between, state stored at any time decides like state that
+// never left memory, and both like a clock without steps. Values given by operators are times of the stepped clock.
 func TestStepsSurviveRestart(t *testing.T) {
 	t.Parallel()
 	set, recs := rulestest.Compile(t, allOperators), traffic(3000)
@@ -134,8 +135,8 @@ func TestStepsSurviveRestart(t *testing.T) {
 	}
 }
 
-// TestStepsAreNoSilenceAndEndNoWindow: what is due without a message is due when that much time has passed, whatever the clock
-// shows. A window that is open at a step keeps its length; those after it begin by the clock as it is then.
+// TestStepsAreNoSilenceAndEndNoWindow checks that what is due without a message is due after that much elapsed time,
+// whatever the clock shows. A window that is open at a step keeps its length; later windows start by the stepped clock.
 func TestStepsAreNoSilenceAndEndNoWindow(t *testing.T) {
 	t.Parallel()
 	set := rulestest.Compile(t, `rules:

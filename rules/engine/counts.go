@@ -6,27 +6,28 @@ import (
 	"cellgate/rules/lang"
 )
 
-// sampleEvery is of how many messages one has the evaluation of its rules measured.
+// sampleEvery is the sampling interval: rule evaluation is timed for one message in sampleEvery.
 const sampleEvery = 64
 
-// RuleCounts are what has become of the messages on a rule's topics: each is matched, or an error, or missing, or else filtered.
+// RuleCounts counts the outcomes of the messages on a rule's topics. Each message is matched, an error, missing or
+// filtered.
 type RuleCounts struct {
 	Considered uint64
-	// Matched messages came through at least once, as one of Errors did not.
+	// Matched counts messages with at least one match and no payload that a target failed to decode.
 	Matched uint64
 	Errors  uint64
-	// Missing messages lack a field that the condition names, and nothing came of them.
+	// Missing counts messages that lack a field named in the condition and are neither matched nor errors.
 	Missing uint64
-	// Evaluated is how often the rule was evaluated among the messages that are measured, which are one in 64, and Time how long
-	// that took. A rule that the index passes over is not evaluated.
+	// Evaluated counts the evaluations of the rule in the timed sample (one message in 64), Time is their duration.
+	// Rules that the index skips are not evaluated.
 	Evaluated uint64
 	Time      time.Duration
 }
 
-// Filtered are the messages that the condition or an operator held back.
+// Filtered returns the number of messages that the condition or an operator held back.
 func (c *RuleCounts) Filtered() uint64 { return c.Considered - c.Matched - c.Errors - c.Missing }
 
-// Add adds what another worker has counted.
+// Add adds the counts of another worker.
 func (c *RuleCounts) Add(o *RuleCounts) {
 	c.Considered += o.Considered
 	c.Matched += o.Matched
@@ -36,14 +37,14 @@ func (c *RuleCounts) Add(o *RuleCounts) {
 	c.Time += o.Time
 }
 
-// ruleCounter is what a worker counts of a rule at each message that is not passed over.
+// ruleCounter counts what a worker did with a rule that the index did not skip.
 type ruleCounter struct {
-	matched, errors, lacking uint64 // lacking: of the two others
+	matched, errors, lacking uint64 // lacking: messages of matched and errors that lack a field of the condition
 	evaluated                uint64
 	time                     time.Duration
 }
 
-// Counts adds what the worker has counted to counts, by rule. It is called while the worker does not run.
+// Counts adds the worker's counts to counts, indexed by rule. The worker must not be running.
 func (w *Worker) Counts(counts []RuleCounts) {
 	w.finder.Counts(func(rule uint16, messages, lacking uint64) {
 		c, n := &counts[rule], &w.counts[rule]
@@ -53,7 +54,7 @@ func (w *Worker) Counts(counts []RuleCounts) {
 	})
 }
 
-// measured is rule, measured for one message of many.
+// measured calls rule and times it for one message in sampleEvery.
 func (w *Worker) measured(r *lang.Rule, sure bool, out []Decision) []Decision {
 	if w.messages%sampleEvery != 0 {
 		return w.rule(r, sure, out)
@@ -66,7 +67,7 @@ func (w *Worker) measured(r *lang.Rule, sure bool, out []Decision) []Decision {
 	return out
 }
 
-// count counts what has come of a rule.
+// count counts the outcome of a rule.
 func (w *Worker) count(r *lang.Rule, matched, failed bool) {
 	c := &w.counts[r.Index]
 	switch {

@@ -9,7 +9,7 @@ import (
 	"cellgate/rules/rulestest"
 )
 
-// dataFiles are rules with zones and tables, inline and from files.
+// dataFiles returns rules with zones and tables, inline and from files.
 func dataFiles() map[string][]byte {
 	return map[string][]byte{
 		"sub/a.rules.yaml": []byte(`
@@ -66,7 +66,8 @@ func TestZonesAndTables(t *testing.T) {
 	}
 }
 
-// TestDataFilesArePartOfTheSet: what is stored compiles to the same, and another file is another set, with other operators.
+// TestDataFilesArePartOfTheSet checks that the stored form compiles to the same set, and that a different data file
+// makes a different set with different operators.
 func TestDataFilesArePartOfTheSet(t *testing.T) {
 	t.Parallel()
 	src := lang.NewSource(dataFiles())
@@ -88,7 +89,7 @@ func TestDataFilesArePartOfTheSet(t *testing.T) {
 	}
 }
 
-// stored are the options for a set that was in force before.
+// stored returns the options for a set stored by an earlier version.
 func stored(cell string) lang.Options {
 	o := rulestest.Options(cell)
 	o.Stored = true

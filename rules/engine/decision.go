@@ -9,47 +9,47 @@ import (
 	"cellgate/broker/shared/message/field"
 )
 
-// TargetError is the Target of a decision that is an evaluation error.
+// TargetError is the Target of a decision that reports an evaluation error.
 const TargetError = 0xFFFF
 
-// TargetUndecoded is the Target of the decision about a record whose payload cannot be decoded: one for all the rules that
-// need a field of it.
+// TargetUndecoded is the Target of the decision about a record whose payload cannot be decoded. It stands for all rules
+// that need a field of the payload.
 const TargetUndecoded = 0xFFFE
 
-// Decision says that one rule sends one record to one of its targets, or that the rule could not be
-// evaluated on it. The decisions of one record stand in the order of the set's rules, those of one rule
-// in the order of its targets; OfMatch tells where a match begins. One with TargetUndecoded comes last. What ticks send stands
-// in the order of the times at which it was due.
+// Decision says that one rule sends one record to one of its targets, or that the rule could not be evaluated on it.
+// The decisions of one record are in the order of the set's rules, those of one rule in the order of its targets;
+// OfMatch tells where a match begins. A decision with TargetUndecoded comes last. Decisions of ticks are in the order
+// of their due times.
 type Decision struct {
 	// Rule is the rule's index in Set.Rules.
 	Rule uint16
 	// Target is the index in the rule's `to`, TargetError or TargetUndecoded.
 	Target uint16
-	// Item is the place of the list's element that the rule looked at, from 1; 0 for a rule without each.
+	// Item is the 1-based position of the list element; 0 for a rule without each.
 	Item uint16
-	// Undecoded are all the rules of TargetUndecoded, from Rule on.
+	// Undecoded lists all rules of TargetUndecoded; the first is Rule.
 	Undecoded []uint16
-	// Shadow marks the match of a rule whose mode is shadow: one decision, Target 0; and an error, with TargetError and
-	// Err, of such a rule or of one that sends no errors. It is counted and never delivered; Render refuses it.
+	// Shadow marks a match of a rule in mode shadow (one decision, Target 0), or an error (TargetError and Err) of such
+	// a rule or of one with on_error: none. Shadow decisions are counted, never delivered; Render refuses them.
 	Shadow bool
-	// Err is not empty when the rule could not be evaluated: the reason, without payload contents. The
-	// record then goes to the rule's on_error topic, with TargetUndecoded to the set's.
+	// Err is the reason why the rule could not be evaluated, without payload contents; "" if it could. The record then
+	// goes to the rule's on_error topic, with TargetUndecoded to the set's.
 	Err string
-	// Values are the operators' values that a template or expression of the target refers to, as a JSON
-	// object; nil when it refers to none.
+	// Values are the operators' values that the target's templates and expressions refer to, as a JSON object; nil if
+	// there are none.
 	Values []byte
-	// Window is not nil when the rule sends something at the end of a time, for which there is no message: what is made is
-	// made of the decision alone.
+	// Window is set when the rule sends at the end of a period. There is no message then, and rendering uses only the
+	// decision.
 	Window *Window
 }
 
-// Window is what a decision without a message has instead of one.
+// Window identifies a decision that has no message.
 type Window struct {
 	VIN string
-	End int64 // ms since the Unix epoch: now in the rule
+	End int64 // ms since the Unix epoch; `now` in the rule
 }
 
-// Record is what a decision about a record is made of: the record, or for the end of a time one without topic and payload.
+// Record returns the record to render the decision from: rec, or for the end of a period one without topic and payload.
 func (d *Decision) Record(rec *message.Record) *message.Record {
 	if d.Window == nil {
 		return rec
@@ -57,7 +57,7 @@ func (d *Decision) Record(rec *message.Record) *message.Record {
 	return &message.Record{Seq: rec.Seq, Kind: message.KindTick, ReceivedAt: d.Window.End, Client: d.Window.VIN}
 }
 
-// OfMatch reports whether the decision is for another target of the same match as the one before it.
+// OfMatch reports whether the decision is for a further target of the match that before belongs to.
 func (d *Decision) OfMatch(before *Decision) bool {
 	return d.Rule == before.Rule && d.Target > before.Target && d.Err == ""
 }

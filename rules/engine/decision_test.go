@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-// TestStoredDecisions holds the stored form: decision logs outlive versions.
+// TestStoredDecisions pins the stored form: decision logs outlive versions.
 func TestStoredDecisions(t *testing.T) {
 	t.Parallel()
 	for want, d := range map[string]Decision{

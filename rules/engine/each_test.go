@@ -10,8 +10,8 @@ import (
 	"cellgate/rules/state"
 )
 
-// TestEachElementIsAMessage: an element that cannot be evaluated does not keep the others, a list that is none or too long is an
-// error, and digits stay as they were sent.
+// TestEachElementIsAMessage checks that an element that cannot be evaluated does not stop the others, that a value that
+// is not a list or too long is an error, and that numbers keep their digits.
 func TestEachElementIsAMessage(t *testing.T) {
 	t.Parallel()
 	set := rulestest.Compile(t, `rules: [{id: e, from: ["#"], each: payload.list, when: item.level > 2, to: [{kafka: {topic: t, key: item.code}}]}]`)

@@ -13,17 +13,17 @@ import (
 	"cellgate/rules/state"
 )
 
-// Engine evaluates records by a set, with the state of its operators.
+// Engine evaluates records with a rule set and the state of its operators.
 type Engine struct {
 	*Renderer
 	state *state.State
-	wakes map[uint64]place // operators that run without a message, by the key of their memory
-	held  []bool           // by rule: as if its mode was shadow
+	wakes map[uint64]place // operators that run without a message, by memory key
+	held  []bool           // by rule: evaluate it as if its mode were shadow
 }
 
-// NewEngine joins a set and a state. State of operators that the set does not have is kept for KeepRemoved; an
-// operator whose rule id and definition are as before, or as they were not longer ago, goes on where it was. Call it while no worker of
-// another engine on the same state runs.
+// NewEngine joins a set and a state. An operator with the same rule id and definition as before keeps its state. State
+// of operators that the set does not have is kept for KeepRemoved, in case they come back. No worker of another engine
+// on the same state may be running.
 func NewEngine(set *lang.Set, state *state.State) *Engine {
 	state.Adopt(set.OperKeys, set.WakeKeys)
 	e := &Engine{Renderer: NewRenderer(set), state: state, wakes: map[uint64]place{}, held: make([]bool, len(set.Compiled))}
@@ -37,22 +37,22 @@ func NewEngine(set *lang.Set, state *state.State) *Engine {
 	return e
 }
 
-// place is where an operator stands.
+// place is the position of an operator in a rule.
 type place struct {
 	rule *lang.Rule
 	at   int
 }
 
-// Set returns the engine's set.
+// Set returns the engine's rule set.
 func (e *Engine) Set() *lang.Set { return e.set }
 
-// Worker evaluates and renders records on one goroutine, reusing all its memory.
+// Worker evaluates and renders records on one goroutine. It reuses its memory.
 type Worker struct {
 	engine   *Engine
 	sc       *expr.Scope
 	in       op.Input
-	outputs  []op.Outputs // of the operators of the rule at hand, by their place in it
-	given    []expr.Given // by the operators that the message has passed
+	outputs  []op.Outputs // of the current rule's operators, by position
+	given    []expr.Given // values of the operators that the message has passed
 	matches  []Match
 	finder   *index.Finder
 	lists    []int
@@ -60,29 +60,28 @@ type Worker struct {
 	messages uint64
 	counts   []ruleCounter // by rule
 	faults   []Faults      // by rule
-	failed   []uint16      // rules that need the payload of this record, which cannot be decoded
-	seq      uint64        // the record that sc holds; 0 for none that can be told
+	failed   []uint16      // rules that need the payload of the current record, which cannot be decoded
+	seq      uint64        // the record in sc; 0 if unknown
 	watch    func(op *lang.Operator)
-	item     uint16         // the element at hand, from 1
-	window   *Window        // of the output at hand, nil for a message
-	ticks    *expr.Scope    // where there is no message; nil until it is needed
-	tick     message.Record // that it holds
+	item     uint16         // current element, from 1
+	window   *Window        // of the current output, nil for a message
+	ticks    *expr.Scope    // scope for outputs without a message; nil until needed
+	tick     message.Record // the record in ticks
 }
 
-// NewWorker makes a worker. Several may run at the same time as long as records of one shard (ShardOf)
-// go to one worker at a time.
+// NewWorker returns a new worker. Workers may run concurrently as long as no two of them evaluate records of the same
+// shard (ShardOf).
 func (e *Engine) NewWorker() *Worker {
 	sc := e.set.NewScope()
 	return &Worker{engine: e, sc: sc, finder: e.set.Index().NewFinder(sc), counts: make([]ruleCounter, len(e.set.Compiled)), faults: make([]Faults, len(e.set.Compiled))}
 }
 
-// Eval appends the decisions about a record to out. It is a function of the record, the set, and what the
-// VIN's earlier records left in the state; it reads no clock. Records of one VIN are given in journal
-// order, each once. Records that are neither a PUBLISH nor a tick give no decisions, nor does what rules publish, which would come
-// back to them.
+// Eval appends the decisions about a record to out. They depend on the record, the set and the state that the VIN's
+// earlier records left; Eval reads no clock. Evaluate the records of one VIN in journal order, each once. Only PUBLISH
+// and tick records give decisions. Messages published by rules give none, so that rules cannot trigger themselves.
 //
-// It does not keep rec. For a record that matches no rule, and for rules without operator values in their
-// targets, it does not allocate once its memory has grown.
+// Eval does not keep rec. Once its memory has grown, it does not allocate for records that match no rule, nor for rules
+// whose targets use no operator values.
 func (w *Worker) Eval(rec *message.Record, out []Decision) []Decision {
 	switch rec.Kind {
 	case message.KindPublish:
@@ -115,13 +114,13 @@ func (w *Worker) Eval(rec *message.Record, out []Decision) []Decision {
 	return out
 }
 
-// undecoded is the decision about a record that some rules need decoded, and that cannot be.
+// undecoded returns the decision for the rules that failed because the payload cannot be decoded.
 func (w *Worker) undecoded() Decision {
 	return Decision{Rule: w.failed[0], Target: TargetUndecoded, Undecoded: slices.Clone(w.failed), Err: w.sc.DocErr.Error()}
 }
 
-// isToken reports whether a topic is v1/{vin}/token. Such messages are not journaled, and should one be,
-// no rule may send a token anywhere.
+// isToken reports whether a topic is v1/{vin}/token. Such messages are not journaled; even if one were, no rule may
+// forward a token.
 func isToken(topic string) bool {
 	if !strings.HasSuffix(topic, "/token") {
 		return false
@@ -130,7 +129,7 @@ func isToken(topic string) bool {
 	return branch == "token" && rest == ""
 }
 
-// rule appends the decisions of one rule; sure says that its condition holds.
+// rule appends the decisions of one rule. sure means that the index has already established its condition.
 func (w *Worker) rule(r *lang.Rule, sure bool, out []Decision) []Decision {
 	if !r.Def.Mode.TakesPart(w.sc.VIN) {
 		return out
@@ -143,7 +142,7 @@ func (w *Worker) rule(r *lang.Rule, sure bool, out []Decision) []Decision {
 	return out
 }
 
-// decide appends the decisions that follow from what has come through a rule.
+// decide appends the decisions for the matches and the error of a rule.
 func (w *Worker) decide(r *lang.Rule, matches []Match, err error, out []Decision) []Decision {
 	whole, shadow := true, r.Def.Mode.Shadow || w.engine.held[r.Index]
 	for _, m := range matches {
@@ -177,18 +176,18 @@ func (w *Worker) decide(r *lang.Rule, matches []Match, err error, out []Decision
 	return out
 }
 
-// Begin turns to a record and returns the scope in which its expressions are evaluated, for tools that look at single rules.
-// watch is told of each operator before it runs, and nil before the condition behind them.
+// Begin sets the current record and returns the scope for its expressions, for tools that look at single rules. watch
+// is called with each operator before it runs, and with nil before the condition after the operators.
 func (w *Worker) Begin(rec *message.Record, watch func(op *lang.Operator)) *expr.Scope {
 	w.sc.Begin(rec)
 	w.seq, w.watch = rec.Seq, watch
 	return w.sc
 }
 
-// Input is what the operator that has run last was given.
+// Input returns the input of the operator that ran last.
 func (w *Worker) Input() op.Input { return w.in }
 
-// Render is Renderer.Render; for the record of the last Eval it uses what that has parsed already.
+// Render does the same as Renderer.Render. For the record of the last Eval it reuses what is already parsed.
 func (w *Worker) Render(d Decision, rec *message.Record, r *op.Rendered) error {
 	if d.Window != nil {
 		return w.engine.Render(d, rec, r)

@@ -12,7 +12,7 @@ import (
 	"cellgate/rules/state"
 )
 
-// rig evaluates messages one after another and tells what came out.
+// rig evaluates messages one after another and returns the decisions.
 type rig struct {
 	t   testing.TB
 	set *lang.Set
@@ -24,8 +24,8 @@ func newRig(t testing.TB, set *lang.Set) *rig {
 	return &rig{t: t, set: set, w: NewEngine(set, state.NewState(state.StateOptions{})).NewWorker()}
 }
 
-// send evaluates a payload on the telemetry topic at a time in ms after epoch and returns "rule/target"
-// for every decision, "rule/error" for an evaluation error.
+// send evaluates a payload on the telemetry topic at a time in ms after rulestest.Epoch. It returns "rule/target" for
+// every decision, "rule/error" for an evaluation error.
 func (r *rig) send(at int64, payload string) string {
 	return r.sendTo("v1/"+rulestest.VIN+"/up/telemetry", at, payload)
 }
@@ -55,7 +55,6 @@ func decisionName(set *lang.Set, d Decision) string {
 	return name + "/" + set.Compiled[d.Rule].Targets[d.Target].Text
 }
 
-// renderAll renders all decisions about a record.
 func renderAll(t testing.TB, w *Worker, rec *message.Record) map[string]op.Rendered {
 	t.Helper()
 	out := map[string]op.Rendered{}
@@ -138,7 +137,7 @@ func TestTokensMatchNoRule(t *testing.T) {
 	}
 }
 
-// TestEvalIsPure evaluates the same records twice from the same start and requires the same bytes.
+// TestEvalIsPure evaluates the same records twice from the same state and requires the same bytes.
 func TestEvalIsPure(t *testing.T) {
 	t.Parallel()
 	recs := traffic(500)

@@ -10,8 +10,7 @@ import (
 	"cellgate/rules/state"
 )
 
-// evalWhen compiles a condition without a schema and tells what it gives for a payload: true, false or
-// the error.
+// evalWhen compiles a condition without a schema and returns its result for a payload: "true", "false" or the error.
 func evalWhen(t *testing.T, when, payload string) string {
 	t.Helper()
 	set := rulestest.Compile(t, "rules:\n  - id: r\n    from: [\"#\"]\n    when: |\n      "+when+"\n    to: [{kafka: {topic: t}}]\n")
@@ -59,7 +58,7 @@ func TestConditions(t *testing.T) {
 		{`type(payload) == "map"`, "true"},
 		{`7 / 2 == 3.5`, "true"},
 
-		// What is missing is false in comparisons, and no error.
+		// A missing field makes comparisons false, without an error.
 		{`payload.no < 15`, "false"},
 		{`payload.no > 15`, "false"},
 		{`payload.nul <= 15`, "false"},
@@ -85,7 +84,7 @@ func TestConditions(t *testing.T) {
 		{`let x = payload.no; x < 5`, "false"},
 		{`(payload.no - payload.soc) / payload.no > 1`, "false"},
 
-		// What is of the wrong kind is an error.
+		// A value of the wrong type is an error.
 		{`payload.gear < 15`, "error: the expression cannot be evaluated: payload.gear < 15: < does not work between a text and a whole number"},
 		{`payload.soc contains "a"`, `error: the expression cannot be evaluated: payload.soc contains "a": a whole number where a text is needed`},
 		{`payload.gear and payload.on`, "error: the expression cannot be evaluated: payload.gear and payload.on: a text where true or false is needed"},
@@ -115,7 +114,7 @@ func TestPayloadThatIsNotJSON(t *testing.T) {
 	}
 }
 
-// TestEvalErrorsQuoteNoValues keeps payload contents out of what may be logged and counted.
+// TestEvalErrorsQuoteNoValues checks that errors contain no payload contents, since they are logged and counted.
 func TestEvalErrorsQuoteNoValues(t *testing.T) {
 	t.Parallel()
 	const secret = "S3CRET"

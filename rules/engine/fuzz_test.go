@@ -14,8 +14,8 @@ import (
 	"cellgate/test/check"
 )
 
-// FuzzCompile: no text makes Compile crash, hang or give a set together with findings; what compiles can
-// be evaluated.
+// FuzzCompile checks that no text makes Compile crash, hang or return a set together with findings, and that what
+// compiles can be evaluated.
 func FuzzCompile(f *testing.F) {
 	for _, pattern := range []string{"../lang/testdata/bad/*.rules.yaml", "../../configs/rules/*.yaml"} {
 		files, err := filepath.Glob(pattern)
@@ -48,8 +48,8 @@ func FuzzCompile(f *testing.F) {
 	})
 }
 
-// evaluate sends one payload through a set and renders what comes out twice, the second time without the
-// worker that decided; both must be the same.
+// evaluate sends one payload through a set and renders the decisions twice, the second time without the worker that
+// decided. Both must give the same.
 func evaluate(t *testing.T, set *lang.Set, payload string) {
 	t.Helper()
 	w := NewEngine(set, state.NewState(state.StateOptions{})).NewWorker()
@@ -67,7 +67,7 @@ func evaluate(t *testing.T, set *lang.Set, payload string) {
 	}
 }
 
-// FuzzEval: no payload makes a rule crash, and a message renders the same however often.
+// FuzzEval checks that no payload makes a rule crash, and that rendering is repeatable.
 func FuzzEval(f *testing.F) {
 	for _, p := range []string{``, `{}`, `{"soc":9,"a":"x","b":{"c":[1,2]},"ts":1763600000}`, `[1]`, `{"a":1e400}`, `{"a":"\ud800"}`, "{\"a\":\"\xff\"}", `{"b":null,"ts":"2025-01-01T00:00:00Z"}`} {
 		f.Add([]byte(p))
@@ -94,7 +94,7 @@ rules:
 	f.Fuzz(func(t *testing.T, payload []byte) { evaluate(t, set, string(payload)) })
 }
 
-// FuzzState: no stored state makes Load crash, and what it accepts is stored the same again.
+// FuzzState checks that no stored state makes Load crash, and that what it accepts is stored as the same bytes.
 func FuzzState(f *testing.F) {
 	st := state.NewState(state.StateOptions{})
 	w := NewEngine(rulestest.Compile(f, allOperators), st).NewWorker()
@@ -116,8 +116,8 @@ func FuzzState(f *testing.F) {
 	})
 }
 
-// FuzzLoad: no files of rules, zones and tables make the loader crash, hang or give a set together with errors, and what compiles
-// is stored, compiles again to the same, and evaluates.
+// FuzzLoad checks that no files of rules, zones and tables make the loader crash, hang or return a set together with
+// errors. What compiles is stored, compiles to the same set again, and can be evaluated.
 func FuzzLoad(f *testing.F) {
 	files := dataFiles()
 	f.Add(files["sub/a.rules.yaml"], files["sub/data/depots.geojson"], files["sub/models.csv"])

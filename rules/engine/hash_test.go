@@ -13,7 +13,7 @@ import (
 	"cellgate/rules/state"
 )
 
-// TestHash: a message is hashed with the key of when it was received, which the rules do not hold.
+// TestHash checks that a value is hashed with the key of its time of receipt, which is not part of the rules.
 func TestHash(t *testing.T) {
 	t.Parallel()
 	text := ruleWith("sample: 1ms", "{v: hash(vin), n: hash(payload.n), no: hash(payload.no)}")
@@ -52,7 +52,7 @@ func TestHash(t *testing.T) {
 	}
 }
 
-// renderErr is the error of the first message that a record gives.
+// renderErr returns the error of rendering a record's first decision.
 func renderErr(set *lang.Set, rec message.Record) error {
 	var r op.Rendered
 	for _, d := range NewEngine(set, state.NewState(state.StateOptions{})).NewWorker().Eval(&rec, nil) {

@@ -13,7 +13,7 @@ import (
 	"cellgate/rules/state"
 )
 
-// hostileConditions take as long as a rule can be made to take with the largest message.
+// hostileConditions are conditions that take as long as possible on the largest message.
 func hostileConditions() map[string]string {
 	return map[string]string{
 		"a pattern of many choices":      `payload.a matches "` + strings.Repeat("(a|aa)*", 600) + `b"`,
@@ -31,12 +31,12 @@ func hostileConditions() map[string]string {
 	}
 }
 
-// largest is about the largest message that there is.
+// largest returns a message of about the maximum size.
 func largest() string {
 	return `{"n":1,"a":"` + strings.Repeat("a", 250<<10) + `","l":[` + strings.TrimSuffix(strings.Repeat("[1,[2,[3]]],", 100), ",") + `]}`
 }
 
-// decide has a rule on every topic, with these keys, look at a message.
+// decide evaluates a message with a rule on every topic that has these keys.
 func decide(t testing.TB, keys, payload string) []Decision {
 	t.Helper()
 	set := rulestest.Compile(t, "rules:\n  - {id: r, from: [\"#\"], "+keys+", to: [{kafka: {topic: t}}]}\n")
@@ -44,8 +44,8 @@ func decide(t testing.TB, keys, payload string) []Decision {
 	return NewEngine(set, state.NewState(state.StateOptions{})).NewWorker().Eval(&rec, nil)
 }
 
-// TestHostileRulesEnd: every condition ends, whatever the message. What would take too long is an error. BenchmarkHostileRules
-// tells what each of them takes.
+// TestHostileRulesEnd checks that every condition ends, whatever the message; what would take too long is an error.
+// BenchmarkHostileRules measures each of them.
 func TestHostileRulesEnd(t *testing.T) {
 	t.Parallel()
 	for name, condition := range hostileConditions() {
@@ -69,8 +69,8 @@ func BenchmarkHostileRules(b *testing.B) {
 	}
 }
 
-// TestAllOfARuleIsBounded: what bounds one pattern bounds a rule for one message too, and not each pattern of a condition, nor each
-// element of a list anew.
+// TestAllOfARuleIsBounded checks that the work limit applies to a rule and message as a whole, not to each pattern of a
+// condition or each element of a list separately.
 func TestAllOfARuleIsBounded(t *testing.T) {
 	t.Parallel()
 	const (
@@ -111,7 +111,7 @@ func TestAllOfARuleIsBounded(t *testing.T) {
 	}
 }
 
-// TestAMessageThatIsMadeIsBounded: so is what is made of each element of a list, whichever of them are made together.
+// TestAMessageThatIsMadeIsBounded checks the same for rendering the elements of a list, in any grouping.
 func TestAMessageThatIsMadeIsBounded(t *testing.T) {
 	t.Parallel()
 	set := rulestest.Compile(t, `
@@ -138,7 +138,7 @@ rules:
 	}
 }
 
-// TestOneRuleLeavesTheOthersTheirWork: what one rule has taken is not missing for another.
+// TestOneRuleLeavesTheOthersTheirWork checks that the work of one rule does not count against another.
 func TestOneRuleLeavesTheOthersTheirWork(t *testing.T) {
 	t.Parallel()
 	text := "rules:\n"
@@ -152,7 +152,7 @@ func TestOneRuleLeavesTheOthersTheirWork(t *testing.T) {
 	}
 }
 
-// TestMacrosDoNotGrow: macros that use one another twice double with each line.
+// TestMacrosDoNotGrow checks macros that use one another twice and so double with each level.
 func TestMacrosDoNotGrow(t *testing.T) {
 	t.Parallel()
 	text := "macros:\n  m0: payload.a + 1\n"

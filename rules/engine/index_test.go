@@ -14,7 +14,7 @@ import (
 	"cellgate/rules/state"
 )
 
-// evalEach is Eval without the index: every rule on the topic is evaluated.
+// evalEach is Eval without the index: it evaluates every rule on the topic.
 func evalEach(w *Worker, rec *message.Record) []Decision {
 	var out []Decision
 	w.sc.Begin(rec)
@@ -29,10 +29,10 @@ func evalEach(w *Worker, rec *message.Record) []Decision {
 	return out
 }
 
-// source makes rules and messages of a sequence of choices.
+// source derives rules and messages from a sequence of choices.
 type source struct {
 	next func(n int) int
-	long []string // of a list
+	long []string // elements of a long list
 }
 
 func (s source) of(texts ...string) string { return texts[s.next(len(texts))] }
@@ -46,7 +46,7 @@ func (s source) constant() string {
 	return s.of("0", "1", "2", "-1", "1.5", "2 * 3", "9007199254740993", "9007199254740991", "1e300", `"D"`, `"P"`, `"up"`, `""`, "true", "false", "nil", `"telemetry"`)
 }
 
-// condition is one of those that people write, and of those that nobody does.
+// condition returns a condition, common or unusual.
 func (s source) condition(depth int) string {
 	if depth > 0 && s.next(2) == 0 {
 		switch s.next(5) {
@@ -91,7 +91,7 @@ func (s source) condition(depth int) string {
 	}
 }
 
-// set compiles a rule set; rules that do not compile are left out.
+// set compiles a rule set. Rules that do not compile are left out.
 func (s source) set(t testing.TB, rules int) *lang.Set {
 	head := `
 lists: {words: [D, P, "1"], numbers: [1, 2, 2.5, 9007199254740993], mixed: [D, 1, 2.5], long: [` + strings.Join(s.long, ", ") + `]}
@@ -139,7 +139,7 @@ rules:
 	}
 }
 
-// longList is longer than what the index enters one by one.
+// longList returns a list longer than the index enters element by element.
 func longList() (out []string) {
 	for i := range 300 {
 		out = append(out, fmt.Sprint(i), fmt.Sprintf("%q", fmt.Sprint("w", i)))
@@ -164,7 +164,7 @@ func (s source) payload() string {
 			fields = append(fields, fmt.Sprintf("%q:%s", name, s.value(1)))
 		}
 	}
-	if len(fields) > 0 && s.next(10) == 0 { // a name that is there twice
+	if len(fields) > 0 && s.next(10) == 0 { // a duplicate name
 		fields = append(fields, fmt.Sprintf("%s:%s", s.of(`"a"`, `"\u0061"`, `"gear"`), s.value(0)))
 	}
 	return "{" + strings.Join(fields, ",") + "}"
@@ -181,7 +181,7 @@ func (s source) record(seq uint64) message.Record {
 	return rec
 }
 
-// compare evaluates messages with the index and without, and compares what comes of it and what is counted.
+// compare evaluates messages with and without the index and compares decisions and counts.
 func (s source) compare(t testing.TB, set *lang.Set, messages int) {
 	t.Helper()
 	with := NewEngine(set, state.NewState(state.StateOptions{})).NewWorker()
@@ -206,7 +206,7 @@ func (s source) compare(t testing.TB, set *lang.Set, messages int) {
 	}
 }
 
-// countOf is what a message counts for a rule, of the decisions about it.
+// countOf returns what a message with these decisions counts for a rule.
 func countOf(w *Worker, rule uint16, ds []Decision) *RuleCounts {
 	c := &RuleCounts{Considered: 1}
 	for i := range ds {
@@ -235,7 +235,7 @@ func named(set *lang.Set, ds []Decision) string {
 	return b.String()
 }
 
-// TestIndexAgreesWithEveryRule holds the index to what evaluating every rule gives, over generated rules and messages.
+// TestIndexAgreesWithEveryRule compares the index with evaluating every rule, over generated rules and messages.
 func TestIndexAgreesWithEveryRule(t *testing.T) {
 	t.Parallel()
 	rules, indexed := 0, 0

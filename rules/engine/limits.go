@@ -12,20 +12,22 @@ import (
 )
 
 const (
-	// minLimited is how many messages a window must have before its share of errors says something.
+	// minLimited is the number of messages a window must have before its error share counts.
 	minLimited = 100
-	// minFaulty is of how many shards, and so at least vehicles, the errors must be: one vehicle that sends nonsense does not keep a
-	// rule from all others.
+	// minFaulty is the number of shards (a lower bound for the number of vehicles) that must have errors: one vehicle
+	// that sends garbage does not disable a rule for the others.
 	minFaulty = 3
 )
 
-// Faults are the errors of a rule for which its limit counts: a payload that cannot be decoded is no fault of a rule.
+// Faults counts the errors that count towards a rule's limit. Payloads that cannot be decoded do not count: they are
+// not the rule's fault.
 type Faults struct {
 	Errors uint64
-	Shards uint64 // with a bit for each shard of VINs that had one
+	Shards uint64 // one bit per shard with an error
 }
 
-// fault takes note of an error of a rule. Nobody knows how many are behind what no vehicle has sent.
+// fault records an error of a rule. An error without a VIN counts as minFaulty shards, since the number of vehicles is
+// unknown.
 func (w *Worker) fault(rule uint16, vin string, err error) {
 	if err == nil || errors.Is(err, expr.ErrPayload) {
 		return
@@ -39,7 +41,7 @@ func (w *Worker) fault(rule uint16, vin string, err error) {
 	f.Shards |= 1 << state.ShardOf(vin)
 }
 
-// TakeFaults adds the faults since it was called last to faults, by rule.
+// TakeFaults adds the faults since the last call to faults, indexed by rule.
 func (w *Worker) TakeFaults(faults []Faults) {
 	for i, f := range w.faults {
 		faults[i].Errors += f.Errors
@@ -48,55 +50,57 @@ func (w *Worker) TakeFaults(faults []Faults) {
 	clear(w.faults)
 }
 
-// Hold has all workers of the engine treat a rule as if its mode was shadow. None of them may be evaluating.
+// Hold makes all workers of the engine treat a rule as if its mode were shadow, or stops that. None of them may be
+// evaluating.
 func (w *Worker) Hold(rule uint16, held bool) { w.engine.held[rule] = held }
 
-// Counter is a worker as limits see it.
+// Counter is the part of a worker that Limits uses.
 type Counter interface {
 	Counts(counts []RuleCounts)
 	TakeFaults(faults []Faults)
 	Hold(rule uint16, held bool)
 }
 
-// Limits hold rules that have too many errors. Messages and errors are counted in windows by the time of the records, and looked
-// at once in each second of it, at the first record of the next: so every replay of a journal finds the same in front of the same
-// record, on however many goroutines it evaluates. What is found is put into the journal (message.Limit), and that record alone
-// has a rule held: where it stands, the decisions of every replay change. Limits belong to whoever evaluates.
+// Limits holds rules that have too many errors. It counts messages and errors in windows by record time and checks them
+// once per second of record time, at the first record of the next second. Every replay of a journal therefore decides
+// the same before the same record, whatever the number of goroutines. The verdict is written to the journal
+// (message.Limit), and only that record holds the rule: the decisions of every replay change at its position. The
+// evaluating goroutine owns Limits.
 type Limits struct {
-	// Exceeded is called for each rule that has too many errors. It is called again after a start until the record that it asks for
-	// is met.
+	// Exceeded is called for each rule that has too many errors. After a restart it is called again until the record it
+	// asks for has been read from the journal.
 	Exceeded func(message.Limit)
 	second   int64
 	rules    []*limited
 	workers  []Counter
-	counts   []RuleCounts // by rule of the set, as counted last
+	counts   []RuleCounts // by rule of the set, as of the last fold
 }
 
-// LimitState is what is remembered of a rule with a limit.
+// LimitState is the stored state of a rule with a limit.
 type LimitState struct {
 	Rule    string `json:"rule"`
 	Version string `json:"version"`
-	// Start of the window, in ms since the Unix epoch, and what it has so far.
+	// Start of the window in ms since the Unix epoch, and its counts so far.
 	Start    int64  `json:"start"`
 	Messages uint64 `json:"messages"`
 	Errors   uint64 `json:"errors"`
 	Shards   uint64 `json:"shards"`
-	// Asked is what is to be put into the journal and has not been met there.
+	// Asked is the record that was requested and has not been read from the journal yet.
 	Asked *message.Limit `json:"asked,omitempty"`
 	// Held is not nil while the rule is held.
 	Held *Held `json:"held,omitempty"`
-	// Lifted is the sequence of the record that has lifted it last: what was seen before that does not count.
+	// Lifted is the sequence of the record that last lifted the hold. Requests decided at or before it are ignored.
 	Lifted uint64 `json:"lifted,omitempty"`
 }
 
-// Held tells since when a rule is held, and because of how many errors among how many messages.
+// Held says since when a rule is held (ms since the Unix epoch), and the errors and messages that caused it.
 type Held struct {
 	At       int64  `json:"at"`
 	Errors   uint64 `json:"errors"`
 	Messages uint64 `json:"messages"`
 }
 
-// StoredLimits are limits as a checkpoint keeps them.
+// StoredLimits is the form of Limits in a checkpoint.
 type StoredLimits struct {
 	Second int64        `json:"second"`
 	Rules  []LimitState `json:"rules"`
@@ -107,10 +111,11 @@ type limited struct {
 	LimitState
 	index uint16
 	limit *lang.Limit
-	again bool // it was stored, and what it asks for may not be in the journal
+	again bool // loaded from a checkpoint: the record it asks for may not be in the journal
 }
 
-// Load takes what a checkpoint has stored, before Use. foreign says that it is of another journal: sequences mean nothing then.
+// Load restores the limits of a checkpoint. Call it before Use. foreign means that the checkpoint is of another
+// journal, whose sequences mean nothing here.
 func (l *Limits) Load(s *StoredLimits, foreign bool) {
 	l.second = s.Second
 	for i := range s.Rules {
@@ -122,8 +127,8 @@ func (l *Limits) Load(s *StoredLimits, foreign bool) {
 	}
 }
 
-// Use has the workers of a set, which have not evaluated anything, evaluate from here on. A rule that is another now, or gone, is
-// not held any more.
+// Use switches to the rules and workers of a set. The workers must not have evaluated anything. A rule that has changed
+// or is gone is no longer held.
 func (l *Limits) Use(rules []*lang.Rule, workers []Counter) {
 	l.fold()
 	var now []*limited
@@ -150,10 +155,10 @@ func (l *Limits) Use(rules []*lang.Rule, workers []Counter) {
 	l.counts = make([]RuleCounts, len(rules))
 }
 
-// Within reports whether Reach has nothing to do for a record of that time.
+// Within reports whether Reach has nothing to do for a record received at that time (ms since the Unix epoch).
 func (l *Limits) Within(at int64) bool { return len(l.rules) == 0 || at/1000 == l.second }
 
-// Reach is told of the next record that is about to be evaluated.
+// Reach must be called before a record is evaluated. It checks the limits when a new second begins.
 func (l *Limits) Reach(at int64, seq uint64) {
 	if l.Within(at) {
 		return
@@ -176,7 +181,7 @@ func (r *limited) tooMany() bool {
 		bits.OnesCount64(r.Shards) >= minFaulty
 }
 
-// fold adds what the workers have counted since the last time. Errors at the end of a time have no message that is counted.
+// fold adds what the workers have counted since the last fold. Errors at the end of a period have no message to count.
 func (l *Limits) fold() {
 	if len(l.rules) == 0 || len(l.workers) == 0 {
 		return
@@ -194,7 +199,7 @@ func (l *Limits) fold() {
 	l.counts = counts
 }
 
-// Apply applies a record of the journal to the rule that it is about. It reports whether that has changed something.
+// Apply applies a limit record of the journal to its rule and reports whether that changed anything.
 func (l *Limits) Apply(rec *message.Record) (is message.Limit, changed bool, err error) {
 	if is, err = rec.Limit(); err != nil {
 		return is, false, err
@@ -218,13 +223,13 @@ func (l *Limits) Apply(rec *message.Record) (is message.Limit, changed bool, err
 	return is, true, nil
 }
 
-// Store is what a checkpoint keeps, at a boundary.
+// Store returns the state for a checkpoint. Call it at a checkpoint boundary.
 func (l *Limits) Store() StoredLimits {
 	l.fold()
 	return StoredLimits{Second: l.second, Rules: l.States()}
 }
 
-// States tells of all rules with a limit, as of the last time that they were looked at.
+// States returns the state of all rules with a limit, as of the last fold.
 func (l *Limits) States() []LimitState {
 	all := make([]LimitState, len(l.rules))
 	for i, r := range l.rules {

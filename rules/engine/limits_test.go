@@ -10,8 +10,8 @@ import (
 	"cellgate/rules/state"
 )
 
-// FuzzLimits: whatever records of limits a journal has, and wherever it is stopped and goes on, a rule sends nothing while it is held and
-// all of its messages otherwise, and is asked to be held for no other reason than too many errors.
+// FuzzLimits checks that for any limit records in a journal, and any stops and restarts, a rule sends nothing while it
+// is held and all of its messages otherwise, and that a hold is requested only because of too many errors.
 func FuzzLimits(f *testing.F) {
 	set := rulestest.Compile(f, `rules:
   - {id: some, from: ["v1/+/up/telemetry"], when: payload.a > 0, to: [{kafka: {topic: t}}], limits: {errors: 10% per 10s then shadow}}

@@ -14,7 +14,7 @@ import (
 	"cellgate/rules/state"
 )
 
-// manyRules are n rules on one topic with different conditions; three of them match every message of benchRecords.
+// manyRules returns n rules on one topic with different conditions. Three of them match every message of benchRecords.
 func manyRules(n int) string {
 	var text strings.Builder
 	text.WriteString("macros: {moving: payload.speed > 5 and payload.gear != \"P\"}\nrules:\n")
@@ -45,7 +45,7 @@ func manyRules(n int) string {
 	return text.String()
 }
 
-// sized pads the payloads of records.
+// sized pads the payloads of records to size bytes.
 func sized(recs []message.Record, size int) []message.Record {
 	for i := range recs {
 		p := recs[i].Payload
@@ -54,7 +54,7 @@ func sized(recs []message.Record, size int) []message.Record {
 	return recs
 }
 
-// BenchmarkOneTopic is the decision about a message by rules that are all on its topic, three of which match.
+// BenchmarkOneTopic evaluates a message with rules that are all on its topic; three of them match.
 func BenchmarkOneTopic(b *testing.B) {
 	for _, rules := range []int{10, 100, 1000, 5000} {
 		set := rulestest.Compile(b, manyRules(rules))
@@ -76,7 +76,7 @@ func BenchmarkOneTopic(b *testing.B) {
 	}
 }
 
-// cpu is the process's CPU time, which other processes disturb less than the clock.
+// cpu returns the process's CPU time, which other processes disturb less than wall time.
 func cpu() time.Duration {
 	var u syscall.Rusage
 	if syscall.Getrusage(syscall.RUSAGE_SELF, &u) != nil {
@@ -85,7 +85,7 @@ func cpu() time.Duration {
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
-// BenchmarkCompileMany is what a reload of so many rules costs.
+// BenchmarkCompileMany measures a reload of many rules.
 func BenchmarkCompileMany(b *testing.B) {
 	for _, rules := range []int{1000, 5000} {
 		text := manyRules(rules)
@@ -98,8 +98,8 @@ func BenchmarkCompileMany(b *testing.B) {
 	}
 }
 
-// BenchmarkCommonClause is the decision about a message by rules that have a calculation in common, which does not hold, and a
-// comparison behind it.
+// BenchmarkCommonClause evaluates a message with rules that share a calculation, which does not hold, followed by a
+// comparison.
 func BenchmarkCommonClause(b *testing.B) {
 	var text strings.Builder
 	text.WriteString("rules:\n")
@@ -117,8 +117,8 @@ func BenchmarkCommonClause(b *testing.B) {
 	b.ReportMetric(float64((cpu()-before).Nanoseconds())/float64(b.N)/1000, "cpu-µs/msg")
 }
 
-// BenchmarkEvalParallel is the decision about a message by several workers at once, each with the vehicles of shards of its own: what
-// the engine alone gives, without a journal in front or sinks behind. ns/op is the time for one message of all of them together.
+// BenchmarkEvalParallel evaluates messages with several workers at once, each with its own shards. It measures the
+// engine alone, without journal and sinks. ns/op is the time per message over all workers.
 func BenchmarkEvalParallel(b *testing.B) {
 	samples, many := rulestest.Samples(b), rulestest.Compile(b, manyRules(1000))
 	for _, set := range []struct {
@@ -147,7 +147,7 @@ func BenchmarkEvalParallel(b *testing.B) {
 	}
 }
 
-// recordsOf are the messages of benchRecords whose shards belong to the k-th of n workers.
+// recordsOf returns the messages of benchRecords whose shards belong to worker k of n.
 func recordsOf(k, n int) (recs []message.Record) {
 	for _, r := range benchRecords() {
 		if state.ShardOf(r.VIN())%n == k {

@@ -9,8 +9,8 @@ import (
 	"cellgate/rules/state"
 )
 
-// TestArmsOfAnExperiment: canary and control are of the share's size and have no vehicle in common; another salt draws others,
-// and no salt the vehicles that took part before there were salts.
+// TestArmsOfAnExperiment checks that canary and control have the size of their share and no vehicle in common, that
+// another salt selects other vehicles, and that no salt selects the same vehicles as versions without salts.
 func TestArmsOfAnExperiment(t *testing.T) {
 	t.Parallel()
 	set := rulestest.Compile(t, `

@@ -15,12 +15,12 @@ import (
 	"cellgate/rules/state"
 )
 
-// sighting is a message as a model of an operator sees it: all of a vehicle, in their order.
+// sighting is a message as the model of an operator sees it: all messages of a vehicle, in order.
 type sighting struct {
-	at   int64 // ms after epoch
-	v    int   // of the payload; 0: the field is missing
+	at   int64 // ms after rulestest.Epoch
+	v    int   // a field of the payload; 0: missing
 	k    int   // another field
-	seen int64 // event time, ms after epoch
+	seen int64 // event time, ms after rulestest.Epoch
 }
 
 func (s sighting) payload() string {
@@ -30,8 +30,8 @@ func (s sighting) payload() string {
 	return fmt.Sprintf(`{"v":%d,"k":%d,"ts":%d}`, s.v, s.k, rulestest.Epoch+s.seen)
 }
 
-// modelCase is an operator and a model of it that is too simple to be wrong: what it sends about the messages of a vehicle
-// until a time. An output is a time in ms after epoch and the values as JSON.
+// modelCase is an operator and an obviously correct model of it: the model returns what the operator sends for the
+// messages of a vehicle until a time. An output is a time in ms after rulestest.Epoch and the values as JSON.
 type modelCase struct {
 	name, rule string
 	model      func(of []sighting, j *journalTimes) []string
@@ -59,7 +59,7 @@ func modelCases() []modelCase {
 
 const schemaTS = "schema: {event_at: ts}\n"
 
-// journalTimes are when a script ends, and the pauses in it.
+// journalTimes has the end of a script and its pauses.
 type journalTimes struct {
 	until  int64
 	pauses [][2]int64
@@ -88,7 +88,7 @@ func silentModel(of []sighting, j *journalTimes) (out []string) {
 
 func number(f float64) string { return strconv.FormatFloat(f, 'f', -1, 64) }
 
-// windows groups what counts by the windows of 10 s that are over.
+// windows groups the sightings selected by counts into the ended windows of 10 s.
 func windows(of []sighting, j *journalTimes, counts func(s sighting) bool, send func(in []sighting) string) (out []string) {
 	for i := 0; i < len(of); {
 		begin := of[i].at / 10_000 * 10_000
@@ -134,7 +134,8 @@ func aggregateModel(of []sighting, j *journalTimes) []string {
 	})
 }
 
-// eventAverageModel closes a window when the vehicle's clock passes its end, or a window after it has been opened or ended.
+// eventAverageModel closes a window when the vehicle's clock passes its end, or one window length after it was opened
+// or ended.
 func eventAverageModel(of []sighting, j *journalTimes) (out []string) {
 	var in []sighting
 	begin, due, closed := int64(0), int64(0), int64(math.MinInt64)
@@ -167,7 +168,7 @@ func eventAverageModel(of []sighting, j *journalTimes) (out []string) {
 	return out
 }
 
-// changeModel is on_change. drop sends only what has fallen by more than that.
+// changeModel models on_change. If drop is set, it sends only when the value has fallen by more than drop.
 type changeModel struct {
 	deadband, drop int
 	pause, beat    int64
@@ -196,7 +197,7 @@ func (c changeModel) run(of []sighting, _ *journalTimes) (out []string) {
 	return out
 }
 
-// countByModel keeps the two values of k that were changed last.
+// countByModel keeps the two values of k that changed last.
 func countByModel(of []sighting, _ *journalTimes) (out []string) {
 	kept, order := map[int][]int64{}, []int{}
 	for _, s := range of {
@@ -264,8 +265,8 @@ func eventCountModel(of []sighting, _ *journalTimes) (out []string) {
 	return out
 }
 
-// play runs a script: three bytes each are a message, a tick or a restart, and the time that passes before it. It returns the
-// messages and what was sent, by vehicle, and the time at the end.
+// play runs a script: each three bytes are a message, a tick or a restart, and the time that passes before it. It
+// returns the messages and outputs by vehicle, and the time at the end.
 func play(t *testing.T, set *lang.Set, script []byte) (seen map[string][]sighting, sent map[string][]string, j *journalTimes) {
 	t.Helper()
 	st := state.NewState(state.StateOptions{})
@@ -323,7 +324,7 @@ func play(t *testing.T, set *lang.Set, script []byte) (seen map[string][]sightin
 		}
 	}
 	now += 60_000
-	for range 3 { // one does not do all at once
+	for range 3 { // one tick may not do everything
 		note(&message.Record{Kind: message.KindTick, ReceivedAt: rulestest.Epoch + now})
 	}
 	j.until = now
@@ -340,7 +341,7 @@ func checkModel(t *testing.T, c modelCase, set *lang.Set, script []byte) {
 	}
 }
 
-// TestOperatorsAsModelled holds every operator against its model, with ticks and restarts anywhere.
+// TestOperatorsAsModelled compares every operator with its model, with ticks and restarts anywhere.
 func TestOperatorsAsModelled(t *testing.T) {
 	t.Parallel()
 	for _, c := range modelCases() {
@@ -362,7 +363,7 @@ func TestOperatorsAsModelled(t *testing.T) {
 	}
 }
 
-// FuzzOperators does it with any script.
+// FuzzOperators compares operators with their models for any script.
 func FuzzOperators(f *testing.F) {
 	f.Add([]byte{2, 10, 9, 2, 200, 9, 0, 200, 0, 1, 0, 0, 2, 1, 17})
 	cases := modelCases()

@@ -11,13 +11,13 @@ import (
 	"cellgate/rules/state"
 )
 
-// TestNumbers is the table of what numbers are and what is calculated with them; rules/README.md says it for analysts.
+// TestNumbers checks number types and arithmetic as documented in rules/README.md.
 func TestNumbers(t *testing.T) {
 	t.Parallel()
 	const p = `{"i":7,"neg":-7,"d":2.5,"w":5.0,"e":1e3,"zero":0,"big":9007199254740993,"next":9007199254740994,"max":9223372036854775807,` +
 		`"min":-9223372036854775808,"over":9223372036854775808,"bigf":9007199254740993.0,"text":"12","nul":null,"list":[1,2.5,null,9007199254740993],"flags":181}`
 	for _, c := range []struct{ when, want string }{
-		// A number is whole when it has no fraction, however it is written.
+		// A number without a fraction is whole, however it is written.
 		{`payload.w == 5 and payload.e == 1000 and payload.e % 7 == 6 and type(payload.w) == "int"`, "true"},
 		{`type(payload.d) == "float" and type(payload.over) == "float"`, "true"},
 		// Whole numbers of 64 bits are exact.
@@ -32,7 +32,7 @@ func TestNumbers(t *testing.T) {
 		{`payload.max == payload.over`, "false"},
 		{`payload.max < payload.over`, "true"},
 		{`payload.big > 9007199254740992.0`, "true"},
-		// What leaves the 64 bits goes on as a decimal, and does not wrap around.
+		// Results outside 64 bits become decimals; they do not wrap around.
 		{`payload.max + 1 > payload.max and payload.min - 1 < 0 and payload.max * 2 > payload.max and -payload.min > 0`, "true"},
 		{`abs(payload.min) > 0`, "true"},
 		{`int(payload.over) > 0`, "error"},
@@ -53,12 +53,12 @@ func TestNumbers(t *testing.T) {
 		{`bitand(payload.d, 1) == 0`, "error"},
 		{`bitshl(1, -1) == 0`, "error"},
 		{`bitand(payload.no, 1) == 0`, "false"},
-		// Functions of what is missing are missing, whatever they give.
+		// Functions of a missing value are missing, whatever their result type.
 		{`len(payload.no) == 96`, "false"},
 		{`len(payload.nul) == 96 or upper(payload.no) == "X" or int(payload.no) == 0 or round(payload.no) == 0`, "false"},
 		{`len(payload.no) == nil and string(payload.no) == nil and late_ms == nil`, "true"},
 		{`len(payload.i) == 1`, "error"},
-		// Texts of numbers.
+		// Numbers as text.
 		{`string(1234567.0) == "1234567" and string(payload.big) == "9007199254740993" and string(2.5) == "2.5" and string(1e21) == "1e+21"`, "true"},
 		{`string(payload.list) == "[1,2.5,null,9007199254740993]"`, "true"},
 		{`int(payload.text) == 12 and float("2.50") == 2.5 and int("1e3") == 1000 and int(-2.7) == -2`, "true"},
@@ -68,10 +68,10 @@ func TestNumbers(t *testing.T) {
 		{`round(2.5) == 3 and round(-2.5) == -3 and floor(-2.5) == -3 and ceil(2.1) == 3 and round(payload.d) % 2 == 1`, "true"},
 		{`round(1.005, 2) == 1.01 and round(2.449, 1) == 2.4 and round(1234, -2) == 1200 and round(payload.big, 3) == payload.big`, "true"},
 		{`round(1.5, 99) == 1.5`, "error"},
-		// Lists: what is missing in them is left out.
+		// Missing elements of a list are left out.
 		{`sum(payload.list) > 3 and max(payload.list) == payload.big and min(payload.list) == 1 and median(1, 2, 4) == 2`, "true"},
 		{`mean(1, 2) == 1.5 and max(payload.i, 9, payload.d) == 9 and min(payload.i, payload.no) == nil`, "true"},
-		// Kinds do not mix.
+		// Types do not mix.
 		{`payload.text == 12`, "false"},
 		{`payload.text < 13`, "error"},
 		{`payload.text + 1 == 13`, "error"},
@@ -100,7 +100,7 @@ func TestNumbers(t *testing.T) {
 	}
 }
 
-// TestValuesArePassedOnExactly sends numbers that no float holds through everything that a rule may do with a value.
+// TestValuesArePassedOnExactly sends numbers that no float can represent through everything a rule can do with a value.
 func TestValuesArePassedOnExactly(t *testing.T) {
 	t.Parallel()
 	const payload = `{"id":9007199254740993,"long":12345678901234567890123,"d":1.10,"pi":3.14159265358979323846,"o":{"b":2.50,"a":18446744073709551615},"on":true,"e":1E2}`
@@ -139,7 +139,7 @@ func TestValuesArePassedOnExactly(t *testing.T) {
 	}
 }
 
-// TestKeysOfOperatorsAreExact compares what differs in a digit, and what is the same number written otherwise.
+// TestKeysOfOperatorsAreExact compares values that differ in one digit, and the same number written differently.
 func TestKeysOfOperatorsAreExact(t *testing.T) {
 	t.Parallel()
 	type msg = operatorMessage
@@ -175,7 +175,7 @@ func TestKeysOfOperatorsAreExact(t *testing.T) {
 	}
 }
 
-// TestPreviousHasItsKind uses operator.previous in what comes after on_change.
+// TestPreviousHasItsKind uses operator.previous in expressions after on_change.
 func TestPreviousHasItsKind(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct{ of, when, first, second, want string }{
@@ -196,7 +196,7 @@ func TestPreviousHasItsKind(t *testing.T) {
 	}
 }
 
-// TestPreviousIsRenderedAsItWas renders what an operator has kept, from the stored decision.
+// TestPreviousIsRenderedAsItWas renders a value that an operator has kept, from the stored decision.
 func TestPreviousIsRenderedAsItWas(t *testing.T) {
 	t.Parallel()
 	for _, before := range []string{`1.10`, `12345678901234567890123`, `{"ms":5}`, `{"is":{"ms":1}}`, `"x"`, `[1.0]`} {
@@ -226,7 +226,7 @@ func TestPreviousIsRenderedAsItWas(t *testing.T) {
 	}
 }
 
-// TestTheLastOfEqualNamesCounts: every part of a rule reads a name that is there twice in the same way.
+// TestTheLastOfEqualNamesCounts checks that every part of a rule reads a duplicate name in the same way.
 func TestTheLastOfEqualNamesCounts(t *testing.T) {
 	t.Parallel()
 	set := rulestest.Compile(t, `
@@ -241,7 +241,7 @@ rules:
       - redis: {hash: h, fields: payload, set: {b: '"set"'}, newer_than: _at}
 `)
 	const p = `{"b":1,"a":1,"o":{"x":1},"ts":"x","l":[1],"a":2,"o":{"y":0,"y":1},"ts":1763600000,"b":7,"gone":1,"gone":null,"l":[4,5]}`
-	for range 2 { // the second time by what the first has left
+	for range 2 { // the second time with what the first left
 		out := renderOne(t, set, rulestest.Telemetry(1, rulestest.Epoch, p))
 		if got := fmt.Sprintf("%s %s", out[0].Key, out[0].Value); got != `2 {"a":2,"all":"{\"y\":1}"}` {
 			t.Errorf("got %s", got)
@@ -252,7 +252,7 @@ rules:
 	}
 }
 
-// TestMissingChangesNothing holds what rules write to Redis, and what threshold remembers, against messages that lack the field.
+// TestMissingChangesNothing checks that messages that lack the field change neither Redis nor what threshold remembers.
 func TestMissingChangesNothing(t *testing.T) {
 	t.Parallel()
 	set := rulestest.Compile(t, `

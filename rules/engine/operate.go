@@ -10,23 +10,23 @@ import (
 	"cellgate/rules/state"
 )
 
-// What one tick does for a shard at most, so that a tick at which many vehicles are due is no long pause for messages: what is
-// left waits for the next one.
+// Bounds of the work of one tick for a shard, so that a tick with many due vehicles does not delay messages. The rest
+// waits for the next tick.
 const (
 	maxTickDecisions = 16
 	maxTickRuns      = 64
 )
 
-// Match is something that has come through a rule.
+// Match is one output of a rule.
 type Match struct {
-	// Values are the operators' values if a target refers to them.
+	// Values are the operators' values, if a target refers to them.
 	Values []byte
 	Item   uint16  // as in Decision
 	Window *Window // as in Decision
 }
 
-// Tick appends the decisions that are due in a shard without a message. What they are does not depend on when ticks come, nor
-// on what other shards have done.
+// Tick appends the decisions of a shard that are due without a message. The decisions do not depend on when ticks come
+// or on other shards.
 func (w *Worker) Tick(rec *message.Record, shard int, out []Decision) []Decision {
 	from := len(out)
 	for runs := 0; runs < maxTickRuns && len(out)-from < maxTickDecisions; runs++ {
@@ -47,7 +47,8 @@ func (w *Worker) Tick(rec *message.Record, shard int, out []Decision) []Decision
 	return out
 }
 
-// Until appends everything that is due up to a time, for tools that have no ticks, or other ones than they would need.
+// Until appends everything that is due up to now (ms since the Unix epoch). It is for tools whose input has no suitable
+// ticks.
 func (w *Worker) Until(now int64, out []Decision) []Decision {
 	rec := message.Record{Kind: message.KindTick, ReceivedAt: now}
 	for {
@@ -58,7 +59,7 @@ func (w *Worker) Until(now int64, out []Decision) []Decision {
 	}
 }
 
-// wake runs an operator that is due. A panic costs this one's evaluation only.
+// wake runs an operator that is due. A panic fails this evaluation only.
 func (w *Worker) wake(rec *message.Record, d state.Due, at place) (matches []Match, err error) {
 	defer guard(&matches, &err)
 	w.seq = 0
@@ -70,14 +71,14 @@ func (w *Worker) wake(rec *message.Record, d state.Due, at place) (matches []Mat
 	return w.matches, err
 }
 
-// guard makes an error of a panic.
+// guard turns a panic into an error.
 func guard(matches *[]Match, err *error) {
 	if p := recover(); p != nil {
 		*matches, *err = nil, fmt.Errorf("%w: %v", expr.ErrEvaluation, p)
 	}
 }
 
-// passes applies the rule's condition and operators. A panic costs this rule's evaluation only.
+// passes applies the rule's condition and operators. A panic fails this rule's evaluation only.
 func (w *Worker) passes(r *lang.Rule, sure bool) (matches []Match, err error) {
 	defer guard(&matches, &err)
 	w.sc.BeginRule()
@@ -89,8 +90,8 @@ func (w *Worker) passes(r *lang.Rule, sure bool) (matches []Match, err error) {
 	return w.Apply(r)
 }
 
-// Apply applies a rule to the message behind its condition when; for a rule with each that is behind the list, and applied too.
-// It returns an element for each time that something comes through.
+// Apply applies the part of a rule after its condition: for a rule with each its list, with the operators applied to
+// every element. It returns one Match per output.
 func (w *Worker) Apply(r *lang.Rule) (matches []Match, err error) {
 	w.begin(r)
 	if r.Each == nil {
@@ -101,7 +102,7 @@ func (w *Worker) Apply(r *lang.Rule) (matches []Match, err error) {
 	return w.matches, err
 }
 
-// Element is Apply for one element of the rule's list, its condition included.
+// Element does the same as Apply for one element of the rule's list, including the condition on elements.
 func (w *Worker) Element(r *lang.Rule, i int) (matches []Match, err error) {
 	w.begin(r)
 	err = w.element(r, i)
@@ -109,7 +110,8 @@ func (w *Worker) Element(r *lang.Rule, i int) (matches []Match, err error) {
 	return w.matches, err
 }
 
-// each applies the rule to every element of its list. One that cannot be evaluated does not keep the others.
+// each applies the rule to every element of its list. An element that cannot be evaluated does not stop the others; the
+// first error is returned.
 func (w *Worker) each(r *lang.Rule) error {
 	n, err := w.sc.Items(r.Each)
 	if err != nil {
@@ -139,7 +141,7 @@ func (w *Worker) element(r *lang.Rule, i int) error {
 	return w.operate(r)
 }
 
-// operate applies a rule's operators to the message or element at hand.
+// operate applies a rule's operators to the current message or element.
 func (w *Worker) operate(r *lang.Rule) error {
 	if len(r.Operators) == 0 && r.Having == nil && !r.Event {
 		return w.match(r)
@@ -155,11 +157,11 @@ func (w *Worker) operate(r *lang.Rule) error {
 	return w.from(r, 0)
 }
 
-// maxAhead is how far a vehicle's clock may be ahead for operators that go by it: what is ahead of that would make them pass over
-// everything that comes until then.
+// maxAhead limits how far (ms) a vehicle's clock may be ahead of the receipt, for operators that use event time.
+// Without it, one time in the future would make them skip all messages until then.
 const maxAhead = 5 * 60_000
 
-// now is the time that a rule's operators go by; false when the message does not say it.
+// now returns the time that the rule's operators use; ok is false if the message lacks it.
 func (w *Worker) now(r *lang.Rule) (at int64, ok bool, err error) {
 	received := w.sc.Record.ReceivedAt
 	if !r.Event {
@@ -169,7 +171,7 @@ func (w *Worker) now(r *lang.Rule) (at int64, ok bool, err error) {
 	return min(at, received+maxAhead), ok, err
 }
 
-// begin makes ready for a rule.
+// begin resets the worker for a rule.
 func (w *Worker) begin(r *lang.Rule) {
 	for len(w.outputs) < len(r.Operators) {
 		w.outputs = append(w.outputs, op.Outputs{})
@@ -177,7 +179,8 @@ func (w *Worker) begin(r *lang.Rule) {
 	w.window, w.item, w.sc.Given, w.given, w.matches = nil, 0, nil, w.given[:0], w.matches[:0]
 }
 
-// from gives an input to an operator of the rule, and each of its outputs to the next one. Behind the last is a match.
+// from passes the current input to the operator at position at, and each of its outputs to the next one. An output of
+// the last operator is a match.
 func (w *Worker) from(r *lang.Rule, at int) error {
 	if at == len(r.Operators) {
 		return w.match(r)
@@ -209,13 +212,13 @@ func (w *Worker) from(r *lang.Rule, at int) error {
 	return nil
 }
 
-// pass gives an output to the operator behind.
+// pass passes an output to the next operator.
 func (w *Worker) pass(r *lang.Rule, at int) error {
 	w.in.Given = w.given
 	return w.from(r, at)
 }
 
-// passWindow gives an output that is about the end of a time to the operator behind: there is no message.
+// passWindow passes an output for the end of a period, which has no message, to the next operator.
 func (w *Worker) passWindow(r *lang.Rule, at int, end int64) error {
 	in, window := w.in, w.window
 	w.window = &Window{VIN: in.Memory.VIN, End: end}
@@ -232,7 +235,7 @@ func (w *Worker) passWindow(r *lang.Rule, at int, end int64) error {
 	return err
 }
 
-// match is what has passed all operators.
+// match adds a match if the condition after the operators holds.
 func (w *Worker) match(r *lang.Rule) error {
 	if r.Having != nil {
 		if w.watch != nil {

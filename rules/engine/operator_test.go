@@ -12,7 +12,7 @@ import (
 	"cellgate/rules/state"
 )
 
-// ruleWith is a rule with an operator and a transform that shows what it gives.
+// ruleWith returns a rule with an operator and a transform that shows its values.
 func ruleWith(operator, transform string) string {
 	text := "rules:\n  - id: r\n    from: [\"v1/+/up/telemetry\"]\n    " + operator + "\n"
 	if transform != "" {
@@ -21,7 +21,7 @@ func ruleWith(operator, transform string) string {
 	return text + "    to: [{kafka: {topic: t}}]\n"
 }
 
-// operatorCase is what an operator makes of a row of messages.
+// operatorCase is an operator with a sequence of messages and the expected outputs.
 type operatorCase struct {
 	operator string
 	msgs     []operatorMessage
@@ -109,7 +109,7 @@ func TestOperators(t *testing.T) {
 	}
 }
 
-// TestOperatorsKeepVINsApart sends each message of one vehicle between those of another.
+// TestOperatorsKeepVINsApart interleaves the messages of two vehicles.
 func TestOperatorsKeepVINsApart(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, rulestest.Compile(t, ruleWith("sample: 10s", "")))
@@ -137,8 +137,7 @@ func TestOperatorsChain(t *testing.T) {
 	}
 }
 
-// TestOperatorValues renders what operators give, from the decision alone, after the record has been
-// evaluated by an engine that is gone.
+// TestOperatorValues renders operator values from the decision alone, with a new engine.
 func TestOperatorValues(t *testing.T) {
 	t.Parallel()
 	at := func(s int64) string { return time.UnixMilli(rulestest.Epoch + s*1000).UTC().Format(message.TimeLayout) }

@@ -9,7 +9,7 @@ import (
 	"cellgate/rules/state"
 )
 
-// twice lets each message through two times.
+// twice passes each message two times.
 type twice struct{ op.Runner }
 
 func (twice) Run(_ *op.Input, out *op.Outputs) error {
@@ -20,7 +20,8 @@ func (twice) Run(_ *op.Input, out *op.Outputs) error {
 	return nil
 }
 
-// TestAnOperatorGivesAnyNumberOfOutputs: each goes on through the operators that follow, with the values given on its way.
+// TestAnOperatorGivesAnyNumberOfOutputs checks that each output continues through the following operators, with the
+// values given so far.
 func TestAnOperatorGivesAnyNumberOfOutputs(t *testing.T) {
 	t.Parallel()
 	set := rulestest.Compile(t, `rules: [{id: r, from: ["#"], on_change: payload.x, count: {at_least: 3, window: 1h}, transform: operator.count, to: [{kafka: {topic: t}}]}]`)

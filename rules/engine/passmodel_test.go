@@ -9,7 +9,7 @@ import (
 	"cellgate/rules/op"
 )
 
-// Models of the operators that pass messages on as they are, and of the windows of one value.
+// Models of the operators that pass messages unchanged, and of the windows over one value.
 
 func passCases() []modelCase {
 	last := func(in []sighting) int { return in[len(in)-1].v }
@@ -139,7 +139,7 @@ func windowModel(name string, value func([]sighting) int) func([]sighting, *jour
 	}
 }
 
-// TestEveryOperatorHasAModel: an operator that is added is modelled, and so fuzzed, too.
+// TestEveryOperatorHasAModel makes sure that new operators are modelled and fuzzed too.
 func TestEveryOperatorHasAModel(t *testing.T) {
 	t.Parallel()
 	for _, name := range op.OperatorNames() {

@@ -11,8 +11,8 @@ import (
 	"cellgate/rules/state"
 )
 
-// BenchmarkPlaces is the decision about a message by 1,000 rules that ask for zones or columns of a table: 250 zones,
-// or all for the same. One matches.
+// BenchmarkPlaces evaluates a message with 1,000 rules that ask for zones or table columns: 250 different zones, or all
+// the same one. One rule matches.
 func BenchmarkPlaces(b *testing.B) {
 	var zones, own, same, column strings.Builder
 	zones.WriteString("zones:\n")
@@ -55,7 +55,7 @@ func benchFiles(b *testing.B, files map[string][]byte) {
 	b.ReportMetric(float64((cpu()-before).Nanoseconds())/float64(b.N)/1000, "cpu-µs/msg")
 }
 
-// largestZone is a GeoJSON polygon of 20,000 positions around the vehicle of benchRecords.
+// largestZone returns a GeoJSON polygon of 20,000 positions around the vehicle of benchRecords.
 func largestZone() []byte {
 	var text strings.Builder
 	text.WriteString(`{"type":"Polygon","coordinates":[[`)
@@ -72,7 +72,7 @@ func largestZone() []byte {
 	return []byte(text.String())
 }
 
-// BenchmarkLargestZone is a message within the largest zone that a file may hold, and the compilation of its set.
+// BenchmarkLargestZone evaluates a message within the largest zone that a file may have, and compiles its set.
 func BenchmarkLargestZone(b *testing.B) {
 	files := map[string][]byte{
 		"a.rules.yaml": []byte("zones: {big: {file: big.geojson}}\nrules:\n  - {id: r, from: [\"v1/+/up/telemetry\"], when: 'inside(payload.lat, payload.lon, big)', to: [{kafka: {topic: t}}]}\n"),

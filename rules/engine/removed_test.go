@@ -27,7 +27,7 @@ func setOf(t *testing.T, rules ...string) *lang.Set {
 	return rulestest.Compile(t, "rules: ["+strings.Join(rules, ", ")+"]")
 }
 
-// journey is a state with the journal's time.
+// journey is a state together with the journal's time.
 type journey struct {
 	t     *testing.T
 	state *state.State
@@ -36,7 +36,7 @@ type journey struct {
 	seq   uint64
 }
 
-// apply is what the dispatcher does when a rule set begins to govern.
+// apply does what the dispatcher does when a rule set takes effect.
 func (j *journey) apply(set *lang.Set) {
 	j.state.Advance(j.now)
 	j.w = NewEngine(set, j.state).NewWorker()
@@ -52,7 +52,8 @@ func (j *journey) send(payload string) int {
 
 func (j *journey) pass(hours float64) { j.now += int64(hours * 3600_000) }
 
-// A rule that is removed and comes back within a day does not fire twice; later it does, and what it remembered is gone.
+// A rule that is removed and restored within a day does not fire twice. Restored later, it has lost its memory and
+// fires.
 func TestRemovedRulesAreRememberedForADay(t *testing.T) {
 	t.Parallel()
 	for _, other := range [][]string{{}, {onceRule}, {strings.Replace(lowRule, "15", "14", 1)}, {strings.Replace(lowRule, "low", "lower", 1)}} {
@@ -85,7 +86,7 @@ func TestRemovedRulesAreRememberedForADay(t *testing.T) {
 	}
 }
 
-// What nobody has is forgotten also when nothing is received in the meantime.
+// Memory without an operator expires even if nothing is received in the meantime.
 func TestADayWithoutMessages(t *testing.T) {
 	t.Parallel()
 	j := &journey{t: t, state: state.NewState(state.StateOptions{}), now: rulestest.Epoch}
@@ -100,7 +101,7 @@ func TestADayWithoutMessages(t *testing.T) {
 	}
 }
 
-// A replay from any place, with what was stored there, decides as the first time; so does a restart.
+// A replay from any position with the state stored there decides as the first time, and so does a restart.
 func TestRemovedRulesAreDeterministic(t *testing.T) {
 	t.Parallel()
 	rnd := rand.New(rand.NewPCG(1, 2)) //nolint:gosec // a test
@@ -151,7 +152,7 @@ func TestRemovedRulesAreDeterministic(t *testing.T) {
 	}
 }
 
-// A VIN's bytes are for rules that there are.
+// Memory of removed rules gives way to that of existing rules within a VIN's bound.
 func TestRemovedRulesGiveWay(t *testing.T) {
 	t.Parallel()
 	evicted := map[string]int{}
@@ -174,7 +175,7 @@ func TestRemovedRulesGiveWay(t *testing.T) {
 	}
 }
 
-// The operators without rules are bounded: those that were removed first go.
+// The number of operators without rules is bounded: those removed first are dropped first.
 func TestRemovedRulesAreBounded(t *testing.T) {
 	t.Parallel()
 	evicted := 0

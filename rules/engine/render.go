@@ -13,30 +13,30 @@ import (
 	"cellgate/rules/op"
 )
 
-// Errors of Render. An error other than ErrDecision is a fault of the record or the rule: the record
-// belongs to the rule's error topic (RenderDeadLetter), and rendering again gives the same error.
+// Errors of Render. Any error except ErrDecision is a fault of the record or the rule: send the record to the rule's
+// error topic (RenderDeadLetter). Rendering again gives the same error.
 var (
-	// ErrDecision is a decision that the set cannot have made, or a shadow decision.
+	// ErrDecision means that the decision is a shadow decision or cannot be one of this set.
 	ErrDecision = errors.New("not a decision of this rule set")
-	// ErrNoDeadLetter is the error of RenderDeadLetter for a rule that says on_error: none.
+	// ErrNoDeadLetter is returned by RenderDeadLetter for a rule with on_error: none.
 	ErrNoDeadLetter = errors.New("the rule sends no errors")
 )
 
-// Renderer makes the messages of a set's decisions. It is safe for concurrent use.
+// Renderer renders the messages of a set's decisions. It is safe for concurrent use.
 type Renderer struct {
 	set    *lang.Set
-	scopes sync.Pool // *scope
+	scopes sync.Pool // *expr.Scope
 }
 
-// NewRenderer makes a renderer.
+// NewRenderer returns a renderer for a set.
 func NewRenderer(set *lang.Set) *Renderer {
 	r := &Renderer{set: set}
 	r.scopes.New = func() any { return set.NewScope() }
 	return r
 }
 
-// Render makes the message of a decision of the set. It depends on the decision and the record alone:
-// the same give the same bytes, in any process, at any time. A Worker's Render is cheaper right after its Eval.
+// Render renders the message of a decision. The output depends only on the decision and the record: the same bytes in
+// any process, at any time. Worker.Render is cheaper right after its Eval.
 func (x *Renderer) Render(d Decision, rec *message.Record, r *op.Rendered) error {
 	sc := x.scopes.Get().(*expr.Scope) //nolint:errcheck,forcetypeassert // the pool holds nothing else
 	defer x.scopes.Put(sc)
@@ -44,10 +44,10 @@ func (x *Renderer) Render(d Decision, rec *message.Record, r *op.Rendered) error
 	return x.render(sc, d, r)
 }
 
-// RenderDeadLetter makes the message that takes a record to the error topic of a decision's rule because
-// a target refused it, or because Render failed: the original payload with the headers error, rule and
-// target. A payload that cannot be decoded is no fault of a rule: it goes to the set's topic, with the first of the rules that
-// need it in the header rule, all of them in rules, and their number in rules-failed.
+// RenderDeadLetter renders the dead letter for a record that a target refused or that Render failed on. It goes to the
+// rule's error topic and has the original payload and the headers error, rule and target. A payload that cannot be
+// decoded is not a rule's fault: its dead letter goes to the set's topic, with the first rule that needs the payload in
+// the header rule, all of them in rules, and their number in rules-failed.
 func (x *Renderer) RenderDeadLetter(d Decision, reason string, rec *message.Record, r *op.Rendered) error {
 	s := x.set
 	if int(d.Rule) >= len(s.Compiled) {
@@ -87,10 +87,10 @@ func (x *Renderer) RenderDeadLetter(d Decision, reason string, rec *message.Reco
 	return nil
 }
 
-// maxRuleNames bounds the names of rules in a header, in bytes, so that a message of a few bytes does not become a large one.
+// maxRuleNames bounds the header with rule ids, in bytes, so that a small message does not become a large one.
 const maxRuleNames = 1024
 
-// ruleNames joins the ids of rules, as many as fit.
+// ruleNames joins the ids of as many rules as fit into maxRuleNames.
 func ruleNames(s *lang.Set, rules []uint16) string {
 	var b strings.Builder
 	for _, r := range rules {
@@ -106,7 +106,7 @@ func ruleNames(s *lang.Set, rules []uint16) string {
 	return b.String()
 }
 
-// render makes the message of a decision for the record that the scope holds.
+// render renders the message of a decision for the record in the scope.
 func (x *Renderer) render(sc *expr.Scope, d Decision, r *op.Rendered) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
@@ -149,7 +149,7 @@ func (x *Renderer) render(sc *expr.Scope, d Decision, r *op.Rendered) (err error
 	return err
 }
 
-// Sink says which sink a decision belongs to, without rendering it. A shadow decision has none: "".
+// Sink returns the sink of a decision without rendering it; "" for a shadow decision or one that is not of this set.
 func (x *Renderer) Sink(d Decision) op.SinkKind {
 	s := x.set
 	switch {

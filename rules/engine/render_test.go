@@ -18,7 +18,7 @@ import (
 	"cellgate/test/check"
 )
 
-// renderOne evaluates a message on the first rule and renders each of its targets with Set.Render.
+// renderOne evaluates a message on the first rule and renders each of its targets with Renderer.Render.
 func renderOne(t *testing.T, set *lang.Set, rec message.Record) []op.Rendered {
 	t.Helper()
 	var out []op.Rendered
@@ -182,7 +182,7 @@ func TestLatestStateOrder(t *testing.T) {
 		{`{"ts":null}`, rulestest.Epoch},
 		{`{"ts":"soon"}`, rulestest.Epoch},
 		{`{"ts":-5}`, rulestest.Epoch},
-		{`{"ts":1763690000000}`, rulestest.Epoch}, // more than a day ahead: not believed
+		{`{"ts":1763690000000}`, rulestest.Epoch}, // more than a day ahead: ignored
 		{`{"ts":1763600060000}`, 1763600060000},   // a clock a minute ahead
 		{`{"ts":1e300}`, rulestest.Epoch},
 	} {
@@ -232,8 +232,9 @@ rules:
 	}
 }
 
-// TestOneDeadLetterForAPayloadThatCannotBeDecoded: whatever needs the payload, in a condition, an operator or a target, and wherever
-// its own errors go, is named in the one dead letter in the set's topic. What does not need it goes on.
+// TestOneDeadLetterForAPayloadThatCannotBeDecoded checks that every rule that needs the payload, in a condition, an
+// operator or a target, and whatever its own on_error, is named in the one dead letter in the set's topic. Rules that
+// do not need the payload continue.
 func TestOneDeadLetterForAPayloadThatCannotBeDecoded(t *testing.T) {
 	t.Parallel()
 	src := lang.NewSource(map[string][]byte{"t.rules.yaml": []byte(`
@@ -302,7 +303,8 @@ rules:
 	}
 }
 
-// TestTheNamesInADeadLetterAreBounded: a message of a few bytes on which many rules fail does not become a large one.
+// TestTheNamesInADeadLetterAreBounded checks that a small message on which many rules fail does not become a large dead
+// letter.
 func TestTheNamesInADeadLetterAreBounded(t *testing.T) {
 	t.Parallel()
 	text := "rules:\n"
@@ -346,7 +348,7 @@ func TestDecisionCodec(t *testing.T) {
 	}
 }
 
-// A vehicle chooses its class: a topic is made of a listed one only, and the message of another goes to on_error.
+// The vehicle chooses its class: only a listed class makes a topic; messages of other classes go to on_error.
 func TestAClassMakesATopicOnlyIfItIsListed(t *testing.T) {
 	t.Parallel()
 	const text = `
@@ -372,13 +374,13 @@ rules:
 	if _, found := lang.Compile(src, rulestest.Options("")); len(found) != 1 || found[0].Code != doc.CodeOpenClass {
 		t.Errorf("without a list: %v", found)
 	}
-	set, found := lang.Compile(src, stored("")) // by a version that did not ask for it
+	set, found := lang.Compile(src, stored("")) // stored by a version that did not require it
 	if set == nil {
 		t.Errorf("what ran before does not run any more: %v", found)
 	}
 }
 
-// TestNewerThanAtTheEndOfATime: where there is no message there is no event time either, and the time's end counts.
+// TestNewerThanAtTheEndOfATime checks that without a message there is no event time, and the end of the period counts.
 func TestNewerThanAtTheEndOfATime(t *testing.T) {
 	t.Parallel()
 	set := rulestest.Compile(t, `

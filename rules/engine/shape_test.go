@@ -10,7 +10,8 @@ import (
 	"cellgate/rules/state"
 )
 
-// TestTransformKeepsThePayload holds what stays of a payload, byte for byte, and what is set beside it.
+// TestTransformKeepsThePayload checks that kept parts of a payload are identical byte for byte, next to the fields that
+// are set.
 func TestTransformKeepsThePayload(t *testing.T) {
 	t.Parallel()
 	const payload = `{"driver":"Li","position":{"lat":31.20,"lon":121.4,"hdop":1},"soc":80.50,"big":12345678901234567890,"fault":null,"cells":[{"v":3.1}]}`
@@ -45,7 +46,8 @@ func TestTransformKeepsThePayload(t *testing.T) {
 	}
 }
 
-// TestTransformKeepsOnlyObjects: what is no object has no fields, and one that cannot be decoded is the payload's fault.
+// TestTransformKeepsOnlyObjects checks that a payload that is not an object has no fields, and that one that cannot be
+// decoded is reported as a payload error.
 func TestTransformKeepsOnlyObjects(t *testing.T) {
 	t.Parallel()
 	set := rulestest.Compile(t, "rules:\n  - id: r\n    from: [\"#\"]\n    transform: {keep: payload, drop: [a]}\n    to: [{kafka: {topic: t}}]\n")
@@ -61,7 +63,8 @@ func TestTransformKeepsOnlyObjects(t *testing.T) {
 	}
 }
 
-// TestHeadersAndPayloadNone: what a target leaves out is not there, nor is the VIN in place of a key that is missing.
+// TestHeadersAndPayloadNone checks that parts a target leaves out are absent, and that the VIN does not replace a
+// missing key.
 func TestHeadersAndPayloadNone(t *testing.T) {
 	t.Parallel()
 	set := rulestest.Compile(t, `
@@ -94,8 +97,8 @@ rules:
 	}
 }
 
-// TestOnErrorNone: errors of such a rule are decided, so that they are counted, and sent nowhere; those of a payload that
-// cannot be decoded do not name the rule.
+// TestOnErrorNone checks that errors of such a rule are decided, so that they are counted, and sent nowhere. Dead
+// letters for payloads that cannot be decoded do not name the rule.
 func TestOnErrorNone(t *testing.T) {
 	t.Parallel()
 	set := rulestest.Compile(t, `

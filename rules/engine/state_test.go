@@ -29,7 +29,7 @@ const allOperators = `rules:
   - {id: fence, from: ["v1/+/up/#"], geofence: {lat: payload.a, lon: payload.b, zones: {z: {polygon: [[0, 0], [0, 2], [18, 2], [18, 0]]}}}, to: [{kafka: {topic: t}}]}
 `
 
-// traffic is a deterministic mix of messages of several vehicles.
+// traffic returns a deterministic mix of messages of several vehicles.
 func traffic(n int) []message.Record {
 	recs := make([]message.Record, n)
 	x := uint64(1)
@@ -41,7 +41,7 @@ func traffic(n int) []message.Record {
 	return recs
 }
 
-// taken is what TakeChanged gives.
+// taken collects the output of TakeChanged.
 func taken(s *state.State) map[string][]byte {
 	all := map[string][]byte{}
 	s.TakeChanged(func(vin string, data []byte) { all[vin] = bytes.Clone(data) })
@@ -56,8 +56,8 @@ func trace(set *lang.Set, rec *message.Record, ds []Decision) string {
 	return b.String()
 }
 
-// TestStateSurvivesRestart evaluates traffic in one go, and again with the state saved, the engine thrown
-// away and the state loaded after every few records; both must decide the same.
+// TestStateSurvivesRestart evaluates traffic in one go, and again saving the state, discarding the engine and loading
+// the state after every few records. Both must decide the same.
 func TestStateSurvivesRestart(t *testing.T) {
 	t.Parallel()
 	set, recs := rulestest.Compile(t, allOperators), traffic(3000)
@@ -93,8 +93,8 @@ func TestStateSurvivesRestart(t *testing.T) {
 	}
 }
 
-// TestShardsRunInParallel evaluates traffic on four goroutines, the records split by shard, and requires
-// the decisions of one goroutine.
+// TestShardsRunInParallel evaluates traffic on four goroutines, the records split by shard, and requires the decisions
+// of a single goroutine.
 func TestShardsRunInParallel(t *testing.T) {
 	t.Parallel()
 	set, recs := rulestest.Compile(t, allOperators), traffic(2000)
@@ -207,8 +207,8 @@ func TestStateIsBounded(t *testing.T) {
 	}
 }
 
-// TestForgettingGoesOnOverARestart evaluates many VINs under a small bound, once in one go and once with restarts in between,
-// with a clock that steps back: both forget the same VINs at the same messages, one for each that comes.
+// TestForgettingGoesOnOverARestart evaluates many VINs under a small bound, once in one go and once with restarts, with
+// a clock that steps back. Both must forget the same VINs at the same messages, one for each new VIN.
 func TestForgettingGoesOnOverARestart(t *testing.T) {
 	t.Parallel()
 	const bound = 32 * state.Shards
@@ -256,8 +256,8 @@ func TestForgettingGoesOnOverARestart(t *testing.T) {
 	}
 }
 
-// TestChangesThatNobodyTakes: VINs come and go while the checkpoint cannot be written, and what is to be written stays
-// within the bound.
+// TestChangesThatNobodyTakes checks that pending changes stay within the bound while VINs come and go and the
+// checkpoint cannot be written.
 func TestChangesThatNobodyTakes(t *testing.T) {
 	t.Parallel()
 	set := rulestest.Compile(t, `rules: [{id: s, from: ["#"], sample: 1h, to: [{kafka: {topic: t}}]}]`)
@@ -307,8 +307,8 @@ func TestLoadRefusesDamage(t *testing.T) {
 	}
 }
 
-// TestDedupeRemembersAllItsKeys sends as many keys as a rule may ask for, twice, within what a gateway keeps of a vehicle; and
-// then more, of which each that is forgotten is counted.
+// TestDedupeRemembersAllItsKeys sends the maximum number of keys twice, within the bound of a vehicle's state; then
+// more, and each forgotten key must be counted.
 func TestDedupeRemembersAllItsKeys(t *testing.T) {
 	t.Parallel()
 	evicted := map[string]int{}

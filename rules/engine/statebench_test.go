@@ -8,7 +8,7 @@ import (
 	"cellgate/rules/state"
 )
 
-// BenchmarkNewVIN evaluates messages of which each is the first of its VIN, once the bound of VINs is reached.
+// BenchmarkNewVIN evaluates messages that are each the first of their VIN, once the bound of VINs is reached.
 func BenchmarkNewVIN(b *testing.B) {
 	for _, bound := range []int{200_000, 1_000_000} {
 		b.Run(fmt.Sprint(bound), func(b *testing.B) {
