@@ -9,27 +9,27 @@ import (
 	"cellgate/rules/expr"
 )
 
-// errAggregates says that the memory of a window cannot be read.
+// errAggregates means that the stored memory of a window is damaged.
 var errAggregates = errors.New("what was remembered of the window is damaged")
 
-// aggregatesVersion is the first byte of a window's memory; what follows is, for each field:
+// aggregatesVersion is the first byte of a window's memory. Then follows, for each field:
 //
-//	count  uvarint  values so far; nothing follows 0
-//	of average and sum: 1 byte, 1: all were whole and so is their sum: varint; 0: two floats of 8 bytes, sum and what was rounded away
-//	of min and max: 1 byte, 1: a whole number: varint; 0: a float of 8 bytes
-//	of last: uvarint length, JSON
+//	count  uvarint  number of values; if it is 0, nothing follows
+//	average, sum: 1 byte; 1: all values were whole, then their sum as varint; 0: two floats of 8 bytes, sum and rounding error
+//	min, max: 1 byte; 1: a whole number as varint; 0: a float of 8 bytes
+//	last: uvarint length, JSON
 const aggregatesVersion = 1
 
-// aggregated is a function over the values of a window.
+// aggregateOf is the state of one aggregate function over the values of a window.
 type aggregateOf struct {
 	function string
 	count    uint64
-	whole    bool // of ints: sum, or best
+	whole    bool // only ints so far: ints is the sum, or the best value
 	ints     int64
-	sum      float64 // or best
-	lost     float64 // of sum, by rounding (Neumaier)
+	sum      float64 // or the best value
+	lost     float64 // rounding error of sum (Neumaier)
 	last     []byte
-	first    bool // it stands first, behind the version
+	first    bool // the first aggregate, stored right after the version
 }
 
 func readAggregates(b []byte, fields []windowField) ([]aggregateOf, error) {
@@ -92,7 +92,7 @@ func (a *aggregateOf) append(b []byte) []byte {
 
 func (a *aggregateOf) sums() bool { return a.function == "average" || a.function == "sum" }
 
-// add takes a value: an int or a float64, for count and last JSON.
+// add adds a value: an int or a float64; for count and last JSON.
 func (a *aggregateOf) add(v any) {
 	a.count++
 	switch v := v.(type) {
@@ -116,7 +116,7 @@ func (a *aggregateOf) addInt(n int64) {
 			a.ints = s
 			return
 		}
-		a.addFloat(float64(n)) // beyond 64 bits
+		a.addFloat(float64(n)) // the sum exceeds 64 bits
 	case a.count == 1 || a.better(n < a.ints, n > a.ints):
 		a.ints = n
 	}
@@ -145,7 +145,7 @@ func (a *aggregateOf) better(less, more bool) bool {
 	return a.function == "min" && less || a.function == "max" && more
 }
 
-// value is what the window gives, nil for nothing.
+// value returns the result for the window, nil if there is none.
 func (a *aggregateOf) value() any {
 	switch {
 	case a.function == "count":
@@ -164,7 +164,7 @@ func (a *aggregateOf) value() any {
 	return wholeNumber(a.sum + a.lost)
 }
 
-// wholeNumber is a number as expressions have it: whole ones are ints.
+// wholeNumber returns a float as an int if it is whole, as in expressions.
 func wholeNumber(f float64) any {
 	if f == math.Trunc(f) && math.Abs(f) < 1<<53 {
 		return int(f)

@@ -4,7 +4,7 @@ import (
 	"cellgate/rules/doc"
 )
 
-// SinkCentral is the Kafka of the central unit, by way of the cell's outbox topics.
+// SinkCentral is the Kafka of the central unit, reached through the cell's outbox topics.
 const SinkCentral SinkKind = "central"
 
 const writeLane = "write p0 (alarms), p1 (normal) or p2 (bulk)"

@@ -49,8 +49,8 @@ func newCount(a *Args) Runner {
 	return &countOp{atLeast: a.integer("at_least"), window: a.millis("window")}
 }
 
-// countOp lets the message pass that is the atLeast-th within the window, then counts anew. Memory: list =
-// the messages counted so far.
+// countOp passes the atLeast-th message within the window, then starts counting again. Memory: list = the messages
+// counted so far.
 type countOp struct {
 	atLeast int
 	window  int64

@@ -9,7 +9,7 @@ import (
 	"cellgate/rules/state"
 )
 
-// defaultKept is how many keys are remembered per VIN.
+// defaultKept is the default number of keys remembered per VIN.
 const defaultKept = 64
 
 var dedupe = Operator{
@@ -30,8 +30,8 @@ var dedupe = Operator{
 	},
 }
 
-// dedupeOp holds back a message whose key it has let pass within the window. The key is the value of by,
-// else the payload. Memory: list = digests of the keys, oldest first.
+// dedupeOp holds a message back if one with the same key has passed within the window. The key is the value of by, else
+// the payload. Memory: list = hashes of the keys, oldest first.
 type dedupeOp struct {
 	by     *expr.Expression
 	within int64

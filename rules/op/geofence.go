@@ -12,10 +12,10 @@ import (
 	"cellgate/rules/expr"
 )
 
-// maxZones bounds a geofence.
+// maxZones bounds the zones of a geofence.
 const maxZones = 64
 
-// geofenceExample shows all that must be there.
+// geofenceExample shows all required keys.
 const geofenceExample = "for example lat: payload.lat, lon: payload.lon, zones: {depot: {lat: 31.2, lon: 121.4, radius: 500}}"
 
 var geofence = Operator{
@@ -45,13 +45,13 @@ var geofence = Operator{
 // zoneList is the value of the key zones.
 type zoneList []fencedZone
 
-// fencedZone is one of its zones: written here, or at the top of the file under the name ref.
+// fencedZone is one zone: defined inline, or at the top of the file under the name ref.
 type fencedZone struct {
 	expr.Zone
 	ref *doc.Scalar
 }
 
-// Shown is the text in a diff.
+// Shown returns the text for a diff.
 func (l zoneList) Shown() string {
 	names := make([]string, len(l))
 	for i := range l {
@@ -92,7 +92,7 @@ func readZones(o *doc.Object, key string) (any, bool) {
 	return zones, ok
 }
 
-// ZoneSchema is the schema of one zone.
+// ZoneSchema returns the schema of one zone.
 func ZoneSchema() JSON {
 	number := func(bound float64) JSON { return JSON{"type": "number", "minimum": -bound, "maximum": bound} }
 	point := JSON{"type": "array", "items": JSON{"type": "number"}, "minItems": 2, "maxItems": 2}
@@ -102,13 +102,12 @@ func ZoneSchema() JSON {
 	)
 }
 
-// geofenceOp lets a message pass when the vehicle has crossed the border of a zone. A message without a
-// position is no crossing, and neither is the first position outside of all zones. Memory: num = a bit per
-// zone that holds the vehicle.
+// geofenceOp passes a message when the vehicle has crossed the border of a zone. A message without a position is not a
+// crossing, nor is a first position outside all zones. Memory: num = one bit per zone, set if the vehicle is inside.
 type geofenceOp struct {
 	lat, lon *expr.Expression
 	zones    []expr.Zone
-	places   map[int]*expr.Place // those of zones that stand at the top of the file
+	places   map[int]*expr.Place // zones defined at the top of the file, by index
 	on       string
 }
 

@@ -7,7 +7,7 @@ import (
 	"cellgate/rules/expr"
 )
 
-// SinkKafka is the cell's Kafka, where dead letters go too.
+// SinkKafka is the cell's Kafka, which also has the dead-letter topics.
 const SinkKafka SinkKind = "kafka"
 
 // Kafka describes the target kafka.
@@ -24,23 +24,23 @@ var Kafka = Target{
 		"a message whose `key` is missing then goes to `on_error`. `payload: none` sends an empty value: the headers tell all.",
 }
 
-// recordKeys are what may be said of a record beside its topic.
+// recordKeys returns the keys of a record other than its topic.
 func recordKeys() []Key {
 	return []Key{{Name: "key", Value: expressionValue}, {Name: "headers", Value: NoneValue()}, {Name: "payload", Value: NoneValue()}}
 }
 
-// NoneValue is of a key that leaves a part of a message out.
+// NoneValue is the value of a key that leaves a part of a message out.
 func NoneValue() Value {
 	return oneOfValue("something that can be left out", doc.CodeWrongType, "write none, or leave the key away", nothing)
 }
 
-// None reports whether a key of NoneValue leaves its part out.
+// None reports whether a key with NoneValue leaves its part out.
 func (a *Args) None(key string) bool { return a.Text(key) == nothing }
 
-// nothing is what a target says of a part of its messages that it does not send.
+// nothing is the word for a part of a message that is not sent.
 const nothing = "none"
 
-// kafkaTarget makes records of Kafka.
+// kafkaTarget renders Kafka records.
 type kafkaTarget struct {
 	topic     *expr.Template
 	key       *expr.Expression // nil: the VIN
@@ -85,7 +85,7 @@ func (t *kafkaTarget) Render(sc *expr.Scope, r *Rendered) error {
 	return nil
 }
 
-// Body makes the value: the transform's, else the payload as it came; and the header that tells what it is.
+// Body renders the value: the transform, else the payload as received. It sets the content-type header.
 func (r *Rendered) Body(sc *expr.Scope, transform *expr.Value) (err error) {
 	if transform == nil {
 		r.Value = sc.Record.Payload
@@ -103,8 +103,9 @@ func (r *Rendered) Body(sc *expr.Scope, transform *expr.Value) (err error) {
 	return nil
 }
 
-// renderKey gives the VIN where the rule's key is missing in the message: without a key the order of the
-// vehicle's messages would be lost. A message without headers is one that is not to tell of the vehicle.
+// renderKey renders the key. If the rule's key is missing in the message, the VIN is used: without a key the vehicle's
+// messages would lose their order. A record without headers must not reveal the vehicle, so there a missing key is an
+// error.
 func (t *kafkaTarget) renderKey(sc *expr.Scope, r *Rendered) (err error) {
 	ok := false
 	if t.key != nil {
@@ -131,7 +132,7 @@ func kafkaView(r *Rendered) map[string]any {
 	return v
 }
 
-// HeadersView are the headers as tests and explanations show them.
+// HeadersView returns the headers as tests and explanations show them.
 func (r *Rendered) HeadersView() map[string]any {
 	headers := map[string]any{}
 	for _, h := range r.Headers {

@@ -13,29 +13,29 @@ import (
 	"cellgate/rules/expr"
 )
 
-// maxKept is the longest list that an operator may keep per VIN.
+// maxKept bounds the lists that an operator keeps per VIN.
 const maxKept = 1000
 
-// Key is one key of the mapping of an operator or a target.
+// Key is one key in the mapping of an operator or a target.
 type Key struct {
 	Name  string
 	Value Value
-	// Need is the example of a key that must be there.
+	// Need is an example of a required key; "" if the key is optional.
 	Need string
-	// Alone says that the value may stand in place of the whole mapping.
+	// Alone allows the value in place of the whole mapping.
 	Alone bool
-	// Default is the value when the key is absent, nil for none.
+	// Default is the value of an absent key, nil for none.
 	Default any
-	// Shown is the key's name in a diff, where it is another one.
+	// Shown is the key's name in a diff, if it differs from Name.
 	Shown string
 }
 
-// Value is what a key may hold.
+// Value describes the values of a key.
 type Value struct {
 	schema JSON
-	// read reads the value of a key that is there. false means that it is wrong, which has been reported.
+	// read reads the value of a key that is present. It reports errors and returns false for them.
 	read func(o *doc.Object, key string) (any, bool)
-	// Place says that it tells where a target leads.
+	// Place marks a value that is the destination of a target, such as its topic.
 	Place bool
 }
 
@@ -55,7 +55,7 @@ func readText(o *doc.Object, key string) (any, bool) {
 	return &s, ok
 }
 
-// PlaceValue is a text that tells where a target leads.
+// PlaceValue returns a text value that is the destination of a target.
 func PlaceValue(description string) Value {
 	return Value{schema: TextOf(description), read: readText, Place: true}
 }
@@ -64,7 +64,7 @@ func integerValue(lo, hi int) Value {
 	return Value{schema: whole(lo, hi), read: func(o *doc.Object, key string) (any, bool) { return o.Integer(key, lo, hi) }}
 }
 
-// oneOfValue is one of a few words; what says in a finding what another word is not.
+// oneOfValue returns a value that is one of some words. what completes the finding `"…" is not …`.
 func oneOfValue(what string, code doc.Code, suggestion string, words ...string) Value {
 	read := func(o *doc.Object, key string) (any, bool) {
 		s, ok := o.Text(key)
@@ -76,32 +76,32 @@ func oneOfValue(what string, code doc.Code, suggestion string, words ...string) 
 	return Value{schema: JSON{"enum": words}, read: read}
 }
 
-// Args are the values of an operator's or a target's keys.
+// Args are the key values of an operator or a target.
 type Args struct {
 	d      *doc.Document
 	Node   ast.Node
 	Keys   []Key
 	Values map[string]any
 	env    *Env
-	odd    bool // a value could not be read, which has been reported
+	odd    bool // a value could not be read; this has been reported
 	Code   strings.Builder
 }
 
-// Env is what an operator or a target is compiled with.
+// Env is the context for compiling an operator or a target.
 type Env struct {
 	*expr.Names
-	// Transform is the rule's, nil when it has none. TransformDecodes says that it reads the payload.
+	// Transform is the rule's transform, nil if it has none. TransformDecodes means that it reads the payload.
 	Transform        *expr.Value
 	TransformDecodes bool
-	// Event says that operators go by the vehicle's clock.
+	// Event means that operators use the vehicle's clock.
 	Event bool
-	// Stored says that the source was in force before this version.
+	// Stored means that the source was already in force with an earlier version.
 	Stored bool
-	// Webhooks are the endpoints of the gateway, nil when they are not known.
+	// Webhooks are the names of the gateway's endpoints; nil if unknown.
 	Webhooks []string
 }
 
-// readArgs reads the values of an object's keys. What is missing or wrong is reported, and the rest is looked at all the same.
+// readArgs reads the values of an object's keys. It reports missing and wrong ones and continues with the rest.
 func readArgs(o *doc.Object, keys []Key) *Args {
 	a := &Args{d: o.Doc, Node: o.Node, Keys: keys, Values: map[string]any{}}
 	for i := range keys {
@@ -122,7 +122,7 @@ func readArgs(o *doc.Object, keys []Key) *Args {
 	return a
 }
 
-// KeyNames are the names of keys.
+// KeyNames returns the names of keys.
 func KeyNames(keys []Key) []string {
 	names := make([]string, len(keys))
 	for i := range keys {
@@ -131,7 +131,7 @@ func KeyNames(keys []Key) []string {
 	return names
 }
 
-// Read reads the operator of a rule; nil when it has no keys that can be looked at, which has been reported.
+// Read reads the operator of a rule. It reports errors and returns nil if no key is usable.
 func (op *Operator) Read(d *doc.Document, n ast.Node) *Args {
 	quoted := strconv.Quote(op.Name)
 	first := op.Keys[0]
@@ -150,13 +150,13 @@ func (op *Operator) Read(d *doc.Document, n ast.Node) *Args {
 	return readArgs(o, op.Keys)
 }
 
-// Compile compiles the operator; what is wrong has been reported.
+// Compile compiles the operator and reports errors.
 func (op *Operator) Compile(a *Args, env Env) Runner {
 	a.env = &env
 	return op.wrap(a, op.New(a))
 }
 
-// Given are the values that the operator gives with these keys.
+// Given returns the names of the values that the operator gives with these keys.
 func (op *Operator) Given(a *Args) []string {
 	if op.GivesOf != nil {
 		return op.GivesOf(a)
@@ -164,26 +164,26 @@ func (op *Operator) Given(a *Args) []string {
 	return op.Gives
 }
 
-// Scalar is the value of a key as it is written; nil when it is missing or wrong, which has been reported.
+// Scalar returns the value of a key as written; nil if it is missing or wrong.
 func (a *Args) Scalar(key string) *doc.Scalar {
 	s, _ := a.Values[key].(*doc.Scalar)
 	return s
 }
 
-// Fail reports what is wrong with a value.
+// Fail reports an error in a value.
 func (a *Args) Fail(s *doc.Scalar, code doc.Code, suggestion, format string, args ...any) {
 	a.d.Fail(s.Line, s.Col, code, suggestion, format, args...)
 }
 
-// Env is what the operator or target is compiled with.
+// Env returns the context for compiling the operator or target.
 func (a *Args) Env() *Env { return a.env }
 
-// compiled notes what an expression or template came to.
+// compiled adds the digest of an expression or template to Code.
 func (a *Args) compiled(code any) { fmt.Fprint(&a.Code, code, " ") }
 
 func (a *Args) expression(key string) *expr.Expression { return a.compile(key, expr.WantAny) }
 
-// known is a condition that tells false from what a missing field keeps from being told.
+// known compiles a condition with three results: true, false, and unknown because a field is missing.
 func (a *Args) known(key string) *expr.Expression { return a.compile(key, expr.WantKnown) }
 
 func (a *Args) compile(key string, w expr.Want) *expr.Expression {
@@ -192,7 +192,7 @@ func (a *Args) compile(key string, w expr.Want) *expr.Expression {
 	return e
 }
 
-// template compiles a template, which names a Kafka topic or not.
+// template compiles a template; nil if there is none.
 func (a *Args) template(key string) *expr.Template {
 	s := a.Scalar(key)
 	if s == nil {
@@ -203,7 +203,7 @@ func (a *Args) template(key string) *expr.Template {
 	return t
 }
 
-// Text is the value of a key that is a word or a template, as it is written.
+// Text returns the value of a key that is a word or a template, as written.
 func (a *Args) Text(key string) string {
 	switch v := a.Values[key].(type) {
 	case string:
@@ -226,7 +226,7 @@ func (a *Args) duration(key string) time.Duration {
 
 func (a *Args) millis(key string) int64 { return a.duration(key).Milliseconds() }
 
-// Place is where a target leads, as it is written.
+// Place returns the destination of a target, as written.
 func (a *Args) Place() string {
 	for i := range a.Keys {
 		if s := a.Scalar(a.Keys[i].Name); s != nil && a.Keys[i].Value.Place {
@@ -236,7 +236,7 @@ func (a *Args) Place() string {
 	return ""
 }
 
-// Expressions are the expressions as they are written, in the order of the keys.
+// Expressions returns the expressions as written, in the order of the keys.
 func (a *Args) Expressions() []*doc.Scalar {
 	var all []*doc.Scalar
 	for i := range a.Keys {

@@ -1,6 +1,6 @@
 package op
 
-// Operators are all operators, in the order in which a rule applies them, whatever the order in the file.
+// Operators returns all operators in the order in which a rule applies them. The order in the file does not matter.
 func Operators() []*Operator {
 	return []*Operator{
 		&geofence,

@@ -16,7 +16,7 @@ import (
 	"cellgate/test/check"
 )
 
-// described returns the names of the descriptors of a type that the package's files hold, sorted.
+// described returns the sorted names of the descriptors of a type in the package's files.
 func described(t *testing.T, kind, field string) []string {
 	t.Helper()
 	files, err := filepath.Glob("*.go")
@@ -57,7 +57,7 @@ func literal(lit *ast.CompositeLit, ok bool) (string, bool) {
 	return id.Name, true
 }
 
-// text is a text or the name of a constant.
+// text returns the value of a string literal or the name of a constant.
 func text(n ast.Expr) string {
 	if lit, ok := n.(*ast.BasicLit); ok {
 		s, _ := strconv.Unquote(lit.Value)
@@ -79,7 +79,7 @@ func TestEveryDescriptorIsListed(t *testing.T) {
 	}
 }
 
-// TestDescriptorsAreComplete: nothing has a default, so nothing but what says so may be left out.
+// TestDescriptorsAreComplete checks that only fields marked as optional are left out: there are no defaults.
 func TestDescriptorsAreComplete(t *testing.T) {
 	t.Parallel()
 	complete := func(name string, descriptor any, optional ...string) {
@@ -105,7 +105,7 @@ func TestDescriptorsAreComplete(t *testing.T) {
 	}
 }
 
-// operatorRows and redisRows are what the descriptors say for the reference.
+// operatorRows writes the reference's table rows from the descriptors.
 func operatorRows(b *strings.Builder) {
 	for _, o := range Operators() {
 		row(b, o.Example, o.Does, prefixed("operator.", o.Gives))
@@ -118,7 +118,7 @@ func redisRows(b *strings.Builder) {
 	}
 }
 
-// row is a row of a table whose first cell is code.
+// row writes a table row whose first cell is code.
 func row(b *strings.Builder, code string, cells ...string) {
 	fmt.Fprintf(b, "| `%s` |", code)
 	for _, c := range cells {
@@ -127,7 +127,7 @@ func row(b *strings.Builder, code string, cells ...string) {
 	b.WriteByte('\n')
 }
 
-// prefixed is names as code, each behind a prefix.
+// prefixed returns names as code, each with a prefix.
 func prefixed(prefix string, names []string) string {
 	var code []string
 	for _, name := range names {
@@ -136,7 +136,8 @@ func prefixed(prefix string, names []string) string {
 	return strings.Join(code, ", ")
 }
 
-// TestReadmeSaysTheSame holds the reference for analysts to the descriptors. With -update it writes what is theirs.
+// TestReadmeSaysTheSame compares the reference for analysts with the descriptors. With -update it rewrites the
+// generated parts.
 func TestReadmeSaysTheSame(t *testing.T) { //nolint:paralleltest // another test writes the same file
 	const file = "../README.md"
 	was, err := os.ReadFile(file)

@@ -12,10 +12,11 @@ import (
 	"cellgate/rules/expr"
 )
 
-// SinkMQTT are the gateway's own MQTT clients.
+// SinkMQTT is the gateway's own MQTT clients.
 const SinkMQTT SinkKind = "mqtt"
 
-// maxLevels bounds the levels of a topic that a rule publishes to: any client of any gateway may subscribe to so many.
+// maxLevels bounds the levels of a topic that a rule publishes to: every client of every gateway may subscribe to that
+// many.
 const maxLevels = 8
 
 // MQTT describes the target mqtt.
@@ -40,7 +41,7 @@ func mqttKeys() []Key {
 	}
 }
 
-// mqttTarget makes messages to MQTT clients.
+// mqttTarget renders messages to MQTT clients.
 type mqttTarget struct {
 	class     string         // "": topic
 	topic     *expr.Template // nil: class
@@ -63,7 +64,7 @@ func mqttSchema() JSON {
 	return s
 }
 
-// ownNotices are the notices of v1/{vin}/sys that are the gateway's.
+// ownNotices returns the notices under v1/{vin}/sys that only the gateway sends.
 func ownNotices() []string { return []string{"reconnect", "token-expiring"} }
 
 func newMQTT(a *Args) Sender {
@@ -89,8 +90,8 @@ func newMQTT(a *Args) Sender {
 	return t
 }
 
-// refusedTopic says why a rule may not publish to a topic; "" when it may. Below v1 are vehicles' messages and commands, which
-// a rule must not forge.
+// refusedTopic returns why a rule may not publish to a topic, "" if it may. Topics below v1 are vehicles' messages and
+// commands, which a rule must not forge.
 func refusedTopic(topic string) string {
 	first, _, _ := strings.Cut(topic, "/")
 	switch levels := strings.Count(topic, "/") + 1; {

@@ -30,7 +30,7 @@ var onChange = Operator{
 	New: newOnChange,
 }
 
-// deadbandValue is a number above 0.
+// deadbandValue returns a value that is a number above 0.
 func deadbandValue() Value {
 	read := func(o *doc.Object, key string) (any, bool) {
 		s, ok := o.Text(key)
@@ -72,9 +72,9 @@ func newOnChange(a *Args) Runner {
 	return o
 }
 
-// onChangeOp lets a message pass when the value differs from the one that passed before it. A missing value is no change.
-// Memory: num = digest of the value, with a deadband its bits as a float; at = when it passed, Timeless when an earlier version
-// stored it; text = the value as JSON when it is short.
+// onChangeOp passes a message when the value differs from the one that passed last. A missing value is not a change.
+// Memory: num = hash of the value, with a deadband the bits of the float; at = when it passed, Timeless if an earlier
+// version stored it; text = the value as JSON if it is short.
 type onChangeOp struct {
 	of          *expr.Expression
 	deadband    float64 // 0: none
@@ -82,10 +82,10 @@ type onChangeOp struct {
 	quiet       bool // the first value does not pass
 }
 
-// maxPrevious is the longest value that is given back as operator.previous or operator.last, in bytes of JSON.
+// maxPrevious bounds the values given as operator.previous and operator.last, in bytes of JSON.
 const maxPrevious = 256
 
-// Definition implements Runner. That of the short form is as in earlier versions.
+// Definition implements Runner. The short form keeps the text of earlier versions.
 func (o *onChangeOp) Definition() string {
 	if *o == (onChangeOp{of: o.of}) {
 		return fmt.Sprint(o.of.Digest())
@@ -121,7 +121,7 @@ func (o *onChangeOp) Run(in *Input, out *Outputs) error {
 	return nil
 }
 
-// value is the value of a message, and what is compared of it.
+// value returns the value of a message and the number to compare.
 func (o *onChangeOp) value(in *Input) (v any, num uint64, err error) {
 	if v, err = in.PassOn(o.of); err != nil || v == nil {
 		return nil, 0, err
@@ -137,7 +137,7 @@ func (o *onChangeOp) value(in *Input) (v any, num uint64, err error) {
 	return v, math.Float64bits(f), err
 }
 
-// passes reports whether a value passes after another one.
+// passes reports whether a value passes after the one in m.
 func (o *onChangeOp) passes(m *state.Memory, num uint64, now int64) bool {
 	ago := now - m.At
 	if o.beat > 0 && ago >= o.beat {
@@ -171,5 +171,5 @@ func (o *onChangeOp) Why(in *Input) string {
 	return "the value is as before"
 }
 
-// clockTime is a time of day.
+// clockTime formats a time of day in UTC.
 func clockTime(at int64) string { return time.UnixMilli(at).UTC().Format("15:04:05") }

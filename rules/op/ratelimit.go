@@ -17,8 +17,8 @@ var rateLimit = Operator{
 	New:     func(a *Args) Runner { return &rateLimitOp{count: a.integer("count"), per: a.millis("per")} },
 }
 
-// rateLimitOp lets at most count messages per VIN pass in any window of length per. Memory: list = when
-// the last ones passed.
+// rateLimitOp passes at most count messages per VIN in any window of length per. Memory: list = when the last ones
+// passed.
 type rateLimitOp struct {
 	count int
 	per   int64

@@ -31,9 +31,9 @@ var Redis = Target{
 // RedisKind names a Redis operation: a row of redisOperations.
 type RedisKind uint8
 
-// The Redis operations; the comment gives the command that the sink sends.
+// Redis operations. Each comment gives the command that the sink sends.
 const (
-	RedisHash      RedisKind = iota + 1 // HSET Key Fields…; with NewerThan only if not older (a script)
+	RedisHash      RedisKind = iota + 1 // HSET Key Fields…; with NewerThan a script that writes only if not older
 	RedisString                         // SET Key Value
 	RedisStream                         // XADD Key MAXLEN ~ MaxLen * Fields…
 	RedisSetAdd                         // SADD Key Member
@@ -42,14 +42,14 @@ const (
 	RedisPublish                        // PUBLISH Key Value
 	RedisExpire                         // PEXPIRE Key TTL
 	RedisDelete                         // DEL Key
-	RedisKinds                          // the number of kinds, and one
+	RedisKinds                          // the number of kinds plus one
 )
 
 // RedisOp is one operation on one key.
 type RedisOp struct {
 	Kind RedisKind
 	Key  string
-	// Nothing says that the message lacks all that was to be written: what is in Redis stays as it is.
+	// Nothing means that the message lacks everything that would be written: the sink writes nothing.
 	Nothing bool
 	// Fields of RedisHash and RedisStream, in the rule's order; names are unique.
 	Fields []expr.Field
@@ -60,30 +60,30 @@ type RedisOp struct {
 	Lon, Lat float64
 	// TTL is set on Key after the operation when it is above 0. The range is 1 ms to 10 years.
 	TTL time.Duration
-	// MaxLen trims a stream approximately; 0 leaves it.
+	// MaxLen trims a stream approximately; 0 does not trim.
 	MaxLen int64
-	// NewerThan names the hash field that keeps the time of the last write; "" when the rule does not ask
-	// of order. The write takes place only if (At, Seq) is not before what the hash holds; of a message without an
-	// event time only if neither At nor Seq is.
+	// NewerThan names the hash field with the time of the last write; "" if the rule does not ask for order. The write
+	// happens only if (At, Seq) is not before the hash's; for a message without an event time only if neither At nor
+	// Seq is.
 	NewerThan string
-	// At is the message's event time, else its received time, in milliseconds since the Unix epoch; OwnTime says that
-	// it is the event time.
+	// At is the message's event time, else its time of receipt, in ms since the Unix epoch. OwnTime means that it is
+	// the event time.
 	At      int64
 	OwnTime bool
-	// Believed is up to when the hash's time is believed: one beyond is a wrong clock's and holds nobody up whose
-	// message is not from beyond too.
+	// Believed is the latest plausible time in the hash, in ms since the Unix epoch. A time after it comes from a wrong
+	// clock and does not hold back a message unless its own time is after Believed too.
 	Believed int64
-	// Seq is the record's journal sequence; it decides between equal At.
+	// Seq is the record's journal sequence. It decides between equal At.
 	Seq uint64
 }
 
-// AtText is the form in which At is kept in the NewerThan field: RFC 3339 in UTC with milliseconds,
-// always 24 characters, so that text order is time order.
+// AtText returns At as stored in the NewerThan field: RFC 3339 in UTC with milliseconds, always 24 characters, so that
+// text order is time order.
 func (o *RedisOp) AtText() string {
 	return string(message.AppendTime(nil, o.At))
 }
 
-// RedisKeys are the keys of the target.
+// RedisKeys returns the keys of the target.
 func RedisKeys() []Key {
 	return append(redisOperationKeys(),
 		Key{Name: "set", Value: Value{schema: JSON{"type": "object", "additionalProperties": Ref("value"), "minProperties": 1}, read: readSet}},
@@ -98,21 +98,21 @@ func RedisKeys() []Key {
 	)
 }
 
-// redisOperation describes an operation: a key of the target beside which others may stand.
+// redisOperation describes an operation. Its key may have other keys next to it.
 type redisOperation struct {
 	key     string
-	written string // after the key, in its row of the table in rules/README.md
-	does    string // the rest of that row
+	written string // placeholder after the key in the table of rules/README.md
+	does    string // the second cell of that row
 	options []string
-	needs   []string // at least one of these
-	example string   // of what it needs
-	// position says that it takes lon and lat, both.
+	needs   []string // at least one is required
+	example string   // of the required keys
+	// position means that lon and lat are both required.
 	position bool
-	// render makes the message but for the key; nil when that is all.
+	// render renders the message except its key; nil if there is only the key.
 	render func(t *redisTarget, sc *expr.Scope, r *Rendered) error
 }
 
-// redisOperations are all operations, by kind.
+// redisOperations lists all operations, by kind.
 var redisOperations = [RedisKinds]redisOperation{
 	RedisHash: {
 		key: "hash", options: []string{"set", "fields", "newer_than", "ttl"}, needs: []string{"set", "fields"},
@@ -164,7 +164,7 @@ func redisOperationKeys() []Key {
 	return keys
 }
 
-// redisCheck finds the one operation that the keys name and checks the others against it.
+// redisCheck finds the one operation among the keys and checks the other keys against it.
 func redisCheck(o *doc.Object) bool {
 	var found []*redisOperation
 	for i := range redisOperations[1:] {
@@ -173,7 +173,7 @@ func redisCheck(o *doc.Object) bool {
 		}
 	}
 	if len(found) == 0 && o.Odd {
-		return false // reported: the unknown key was to be the operation
+		return false // already reported: the unknown key is meant as the operation
 	}
 	if len(found) != 1 {
 		o.Doc.FailAt(o.Node, doc.CodeTwoSinks, "write one of: "+strings.Join(KeyNames(redisOperationKeys()), ", "),
@@ -217,10 +217,10 @@ func readSet(o *doc.Object, key string) (any, bool) {
 	return v, true
 }
 
-// fieldName names a field of a hash.
+// fieldName is the name of a hash field.
 type fieldName string
 
-// Shown is the text in a diff.
+// Shown returns the text for a diff.
 func (f fieldName) Shown() string { return string(f) }
 
 func readNewerThan(o *doc.Object, key string) (any, bool) {
@@ -231,7 +231,7 @@ func readNewerThan(o *doc.Object, key string) (any, bool) {
 	return fieldName(s.Value), ok
 }
 
-// redisSchema is one of the operations, each with its options.
+// redisSchema returns the schema: one of the operations, each with its options.
 func redisSchema() JSON {
 	options := JSON{}
 	for _, k := range RedisKeys() {
@@ -254,8 +254,8 @@ type redisTarget struct {
 	key       *expr.Template
 	names     []string // of set
 	values    []*expr.Value
-	fields    *expr.Expression // the object whose scalar fields are taken
-	fieldPath []string         // the way to it
+	fields    *expr.Expression // the object whose scalar fields are written
+	fieldPath []string         // path of that object
 	newerThan string
 	eventAt   []string
 	unit      expr.TimeUnit
@@ -308,14 +308,14 @@ func newRedis(a *Args) Sender {
 	return t
 }
 
-// reservedPrefix begins the keys and channels by which gateways share what is a vehicle's: no rule may write them.
+// reservedPrefix starts the keys and channels through which gateways share vehicle data. Rules must not write them.
 const reservedPrefix = "cellgate:"
 
 func reservedKey(key string) bool {
 	return strings.HasPrefix(strings.TrimPrefix(key, "{"), reservedPrefix)
 }
 
-// redisKind is the operation that the keys name.
+// redisKind returns the operation that the keys name.
 func redisKind(a *Args) RedisKind {
 	for kind := range RedisKinds {
 		if a.Values[redisOperations[kind].key] != nil {
@@ -325,7 +325,7 @@ func redisKind(a *Args) RedisKind {
 	return 0
 }
 
-// fieldsOf finds the way to the object whose fields are taken.
+// fieldsOf finds the path of the object whose fields are written.
 func (t *redisTarget) fieldsOf(a *Args) bool {
 	switch {
 	case t.fields.Field >= 0:
@@ -379,7 +379,7 @@ func (t *redisTarget) renderFields(sc *expr.Scope, r *Rendered) (err error) {
 		r.Redis.Nothing = true
 		return nil
 	}
-	if t.fields == nil && t.values == nil { // a stream entry of the whole message
+	if t.fields == nil && t.values == nil { // a stream entry with the whole message
 		if err := t.renderValue(sc, r); err != nil {
 			return err
 		}
@@ -389,7 +389,7 @@ func (t *redisTarget) renderFields(sc *expr.Scope, r *Rendered) (err error) {
 	return t.order(sc, &r.Redis)
 }
 
-// setField adds a field, or replaces the one of that name.
+// setField adds a field or replaces the one with that name.
 func (r *Rendered) setField(name string, value []byte) {
 	for i := range r.Redis.Fields {
 		if r.Redis.Fields[i].Name == name {
@@ -400,7 +400,7 @@ func (r *Rendered) setField(name string, value []byte) {
 	r.Redis.Fields = append(r.Redis.Fields, expr.Field{Name: name, Value: value})
 }
 
-// order sets what decides whether a write is newer.
+// order sets the values that decide whether a write is newer.
 func (t *redisTarget) order(sc *expr.Scope, op *RedisOp) error {
 	op.NewerThan, op.At, op.Believed = t.newerThan, sc.Record.ReceivedAt, sc.Record.ReceivedAt+maxAhead.Milliseconds()
 	if t.newerThan == "" {
@@ -413,8 +413,7 @@ func (t *redisTarget) order(sc *expr.Scope, op *RedisOp) error {
 	return err
 }
 
-// maxAhead is how far behind a wrong clock a hash can be held up: the time in it may lie that far ahead of the receipt of a
-// message that has the right time.
+// maxAhead bounds the effect of a wrong clock on a hash: a stored time further ahead of a message's receipt is ignored.
 const maxAhead = 5 * time.Minute
 
 func (t *redisTarget) renderMember(sc *expr.Scope, r *Rendered) error {
@@ -450,7 +449,7 @@ func (t *redisTarget) renderPosition(sc *expr.Scope, r *Rendered) error {
 	return nil
 }
 
-// renderValue is the value expression, else the transform, else the payload.
+// renderValue renders the value expression, else the transform, else the payload.
 func (t *redisTarget) renderValue(sc *expr.Scope, r *Rendered) error {
 	from := len(r.Buf)
 	var err error

@@ -10,8 +10,8 @@ var sample = Operator{
 	New:     func(a *Args) Runner { return &sampleOp{every: a.millis("every")} },
 }
 
-// sampleOp lets one message per VIN and time pass: the first, and then the first that comes at least
-// `every` after the last one that passed. Memory: at = when that was, num = 1.
+// sampleOp passes one message per VIN and period: the first, then the first that comes at least `every` after the last
+// one that passed. Memory: at = when that one passed, num = 1.
 type sampleOp struct{ every int64 }
 
 // Definition implements Runner.

@@ -3,10 +3,10 @@ package op
 // JSON is a JSON Schema or a part of one.
 type JSON = map[string]any
 
-// Ref refers to a definition.
+// Ref returns a reference to a definition.
 func Ref(name string) JSON { return JSON{"$ref": "#/$defs/" + name} }
 
-// Shape is a mapping of fixed keys.
+// Shape returns the schema of a mapping with fixed keys.
 func Shape(properties JSON, required ...string) JSON {
 	o := JSON{"type": "object", "additionalProperties": false, "properties": properties}
 	if len(required) > 0 {
@@ -15,15 +15,15 @@ func Shape(properties JSON, required ...string) JSON {
 	return o
 }
 
-// OneOf is one of several forms.
+// OneOf returns the schema of a value in one of several forms.
 func OneOf(schemas ...JSON) JSON { return JSON{"oneOf": schemas} }
 
 func whole(lo, hi int) JSON { return JSON{"type": "integer", "minimum": lo, "maximum": hi} }
 
-// TextOf is a text.
+// TextOf returns the schema of a text.
 func TextOf(description string) JSON { return JSON{"type": "string", "description": description} }
 
-// keysSchema is the schema of a mapping of keys.
+// keysSchema returns the schema of a mapping of keys.
 func keysSchema(keys []Key) JSON {
 	properties := JSON{}
 	var required []string
@@ -40,10 +40,10 @@ func keysSchema(keys []Key) JSON {
 	return s
 }
 
-// JSONSchema is the schema of the operator's key in a rule.
+// JSONSchema returns the schema of the operator's key in a rule.
 func (op *Operator) JSONSchema() JSON { return keysSchema(op.Keys) }
 
-// JSONSchema is the schema of the target's key in `to`.
+// JSONSchema returns the schema of the target's key in `to`.
 func (t *Target) JSONSchema() JSON {
 	if t.Schema != nil {
 		return t.Schema()

@@ -16,8 +16,8 @@ var silent = Operator{
 	New:     func(a *Args) Runner { return &silentOp{after: a.millis("for")} },
 }
 
-// silentOp holds every message back, and sends once when none has come for a time. Memory: num = 1 while it waits, at = when
-// the last message came.
+// silentOp holds every message back and sends once when no message has come for a period. Memory: num = 1 while it
+// waits, at = when the last message came.
 type silentOp struct{ after int64 }
 
 // Definition implements Runner.
@@ -38,7 +38,7 @@ func (o *silentOp) Run(in *Input, out *Outputs) error {
 	return nil
 }
 
-// fire sends when the time has passed. It does not count while nobody listened.
+// fire sends when the period has passed. Time in which the gateway was not listening does not count.
 func (o *silentOp) fire(in *Input, m state.Touched, out *Outputs) {
 	if m.Num == 0 {
 		return

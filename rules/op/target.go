@@ -14,34 +14,34 @@ import (
 	"cellgate/rules/expr"
 )
 
-// Targets are what the rules of a gateway may send to, in the order in which they are named.
+// Targets are the targets that a gateway's rules may use, in the order in which messages name them.
 type Targets []*Target
 
-// Target describes what a rule may send to. There is one for each key that may stand in `to`, and one sink for each.
+// Target describes a target: a key of `to`. Each has its own sink.
 type Target struct {
-	// Kind is its key in `to`, and the kind of the sink that delivers what it makes.
+	// Kind is the key in `to` and the kind of the sink that delivers the messages.
 	Kind SinkKind
 	Keys []Key
-	// Check looks at which keys are there, nil when Need says all.
+	// Check checks which keys are present; nil if Need suffices.
 	Check func(o *doc.Object) bool
-	// Schema is its JSON Schema, nil for a mapping of the keys.
+	// Schema returns the JSON Schema; nil for the mapping of the keys.
 	Schema func() JSON
-	// New compiles it; nil when something has been reported.
+	// New compiles the target. It reports errors and returns nil for them.
 	New func(a *Args) Sender
-	// View is a message of it as tests and explanations show it; Expect are the keys that it may have.
+	// View shows a message as tests and explanations do; Expect lists the keys it may have.
 	View   func(r *Rendered) map[string]any
 	Expect []string
-	// Reference is its text in rules/README.md.
+	// Reference is the target's text in rules/README.md.
 	Reference string
 }
 
 // Sender is a compiled target. It is immutable.
 type Sender interface {
-	// Render makes the message for the record of sc. It depends on record and decision alone.
+	// Render renders the message for the record of sc. The result depends only on record and decision.
 	Render(sc *expr.Scope, r *Rendered) error
 }
 
-// Of returns the target of a kind, nil when there is none.
+// Of returns the target of a kind, nil if there is none.
 func (ts Targets) Of(kind SinkKind) *Target {
 	for _, t := range ts {
 		if t.Kind == kind {
@@ -51,7 +51,7 @@ func (ts Targets) Of(kind SinkKind) *Target {
 	return nil
 }
 
-// Names are the keys that may stand in `to`.
+// Names returns the keys that `to` accepts.
 func (ts Targets) Names() []string {
 	var names []string
 	for _, t := range ts {
@@ -60,7 +60,7 @@ func (ts Targets) Names() []string {
 	return names
 }
 
-// Read reads an element of `to`; nil when it cannot be used, which has been reported.
+// Read reads an element of `to`. It reports errors and returns nil if the element is unusable.
 func (ts Targets) Read(d *doc.Document, n ast.Node) (*Target, *Args) {
 	names := ts.Names()
 	if besideSink(d, n, names) {
@@ -87,7 +87,7 @@ func (ts Targets) Read(d *doc.Document, n ast.Node) (*Target, *Args) {
 	return nil, nil
 }
 
-// orList is "a, b or c".
+// orList joins names as "a, b or c".
 func orList(names []string) string {
 	last := len(names) - 1
 	return strings.Join(names[:last], ", ") + " or " + names[last]
@@ -101,13 +101,13 @@ func (t *Target) read(d *doc.Document, n ast.Node) *Args {
 	return readArgs(o, t.Keys)
 }
 
-// Compile compiles the target; nil when something has been reported.
+// Compile compiles the target. It reports errors and returns nil for them.
 func (t *Target) Compile(a *Args, env Env) Sender {
 	a.env = &env
 	return t.New(a)
 }
 
-// besideSink reports keys that were to stand below an empty kafka, redis or central, and stand beside it.
+// besideSink reports keys that are next to an empty sink key but belong below it.
 func besideSink(d *doc.Document, n ast.Node, sinks []string) bool {
 	m, ok := n.(*ast.MappingNode)
 	if !ok {
@@ -129,19 +129,20 @@ func besideSink(d *doc.Document, n ast.Node, sinks []string) bool {
 	return false
 }
 
-// Transform is the rule's transform, which the target sends instead of the payload; nil when it has none.
+// Transform returns the rule's transform, which the target sends instead of the payload; nil if there is none.
 func (a *Args) Transform() *expr.Value {
 	a.env.Decodes = a.env.Decodes || a.env.TransformDecodes
 	return a.env.Transform
 }
 
-// eventTime is where a message says when it was measured, which decides on the target's write; nil when it does not.
+// eventTime returns the path and unit of the event time, which decides about the target's write; nil if the schema has
+// none.
 func (a *Args) eventTime() ([]string, expr.TimeUnit) {
 	a.env.Decodes = a.env.Decodes || a.env.Schema.EventAt != nil
 	return a.env.Schema.EventAt, a.env.Schema.Unit
 }
 
-// PayloadView is JSON decoded, with numbers as they are written; anything else as text.
+// PayloadView returns decoded JSON with numbers as written; other payloads as text.
 func PayloadView(b []byte) any {
 	var v any
 	d := json.NewDecoder(bytes.NewReader(b))
@@ -152,10 +153,10 @@ func PayloadView(b []byte) any {
 	return string(b)
 }
 
-// TopicKey is the name of a Kafka topic, or a template of one.
+// TopicKey is the key for a Kafka topic: a name or a template.
 var TopicKey = Key{Name: "topic", Value: templateValue, Need: "for example topic: vehicle.telemetry"}
 
-// topic compiles the name of a Kafka topic; nil when something has been reported.
+// topic compiles the Kafka topic. It reports errors and returns nil for them.
 func (a *Args) topic() *expr.Template {
 	s, t := a.Scalar("topic"), a.template("topic")
 	if t == nil {
@@ -170,7 +171,7 @@ func (a *Args) topic() *expr.Template {
 	return t
 }
 
-// ValidTopic reports whether s is a name that Kafka accepts for a topic.
+// ValidTopic reports whether s is a valid Kafka topic name.
 func ValidTopic(s string) bool {
 	if s == "" || len(s) > 249 || s == "." || s == ".." {
 		return false

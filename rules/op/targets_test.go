@@ -14,8 +14,8 @@ import (
 	"cellgate/test/check"
 )
 
-// TestReadmeOfTargets holds that every descriptor of a target is listed, complete, and in the reference for analysts. With -update
-// it writes the reference.
+// TestReadmeOfTargets checks that every target descriptor is listed, complete and in the reference for analysts. With
+// -update it rewrites the reference.
 func TestReadmeOfTargets(t *testing.T) { //nolint:paralleltest // another test writes the same file
 	const file, head = "../README.md", "\n## Targets\n\n"
 	was, err := os.ReadFile(file)
@@ -41,7 +41,7 @@ func TestReadmeOfTargets(t *testing.T) { //nolint:paralleltest // another test w
 	}
 }
 
-// wrapped is an item of a list in lines of 120 characters.
+// wrapped returns a list item wrapped at 120 characters.
 func wrapped(item string) string {
 	var b strings.Builder
 	width := 0
@@ -62,7 +62,7 @@ func wrapped(item string) string {
 	return b.String()
 }
 
-// described is how many targets are described below a folder.
+// described returns the number of targets described below a folder.
 func described(t *testing.T, dir string) (n int) {
 	t.Helper()
 	check.OK(t, filepath.WalkDir(dir, func(path string, _ fs.DirEntry, err error) error {

@@ -31,8 +31,9 @@ var threshold = Operator{
 	},
 }
 
-// thresholdOp fires once when enter holds, for `hold` if given, and is rearmed when exit holds, or without
-// exit when enter does not. What a missing field keeps from being told changes nothing. Memory: num = idle, waiting or active; at = since when enter has held.
+// thresholdOp passes once when enter holds, for `hold` if given. It is rearmed when exit holds, or without exit when
+// enter does not. A condition that is unknown because a field is missing changes nothing. Memory: num = idle, waiting
+// or active; at = since when enter has held.
 type thresholdOp struct {
 	enter, exit *expr.Expression
 	hold        int64
@@ -71,7 +72,7 @@ func (o *thresholdOp) Run(in *Input, out *Outputs) error {
 	return nil
 }
 
-// step is the state after this message.
+// step returns the state after this message.
 func (o *thresholdOp) step(in *Input, num uint64, at int64) (uint64, int64, error) {
 	if num == thresholdActive && o.exit != nil {
 		out, _, err := in.Tell(o.exit)

@@ -63,7 +63,7 @@ var last = Operator{
 	New: newWindow("last"),
 }
 
-// aggregated are the functions of a window, in the order in which their memory is stored.
+// aggregated lists the aggregate functions in the order in which their memory is stored.
 var aggregated = []string{"average", "min", "max", "sum", "count", "last"}
 
 var aggregate = Operator{
@@ -84,7 +84,7 @@ var aggregate = Operator{
 	New:     newAggregate,
 }
 
-// windowGives are what an operator with one function gives.
+// windowGives returns the names of the values that an operator with one function gives.
 func windowGives(function string) []string {
 	if function == "count" {
 		return []string{"count", "start", "end"}
@@ -101,7 +101,7 @@ func givenByAggregate(a *Args) (names []string) {
 	return append(names, "start", "end")
 }
 
-// newWindow compiles an operator with one function, which gives the number of values too.
+// newWindow returns a constructor for an operator with one function. It gives the number of values too.
 func newWindow(function string) func(a *Args) Runner {
 	return func(a *Args) Runner {
 		of := a.expression("of")
@@ -126,8 +126,8 @@ func newAggregate(a *Args) Runner {
 	return o
 }
 
-// windowOp holds every message back, and sends what it has aggregated at the end of a window. Memory: num = 1 while a window is
-// open, at = its beginning, text = the aggregates of its fields, one behind the other.
+// windowOp holds every message back and sends the aggregates at the end of a window. Memory: num = 1 while a window is
+// open, at = its start, text = the aggregates of its fields in order.
 type windowOp struct {
 	length int64
 	fields []windowField
@@ -184,8 +184,8 @@ func (o *windowOp) Run(in *Input, out *Outputs) error {
 	return nil
 }
 
-// due is when a window that begins at a time ends, by the gateway's clock. One by the vehicle's clock ends when that has passed its
-// end; when no message says so, a window later.
+// due returns when a window that starts at begin ends by the gateway's clock. A window by the vehicle's clock ends when
+// that clock has passed its end; if no message shows this, one window length later.
 func (o *windowOp) due(in *Input, begin int64) int64 {
 	if !in.Memory.Event {
 		return begin + o.length
@@ -193,7 +193,7 @@ func (o *windowOp) due(in *Input, begin int64) int64 {
 	return max(begin+o.length, in.Memory.Received) + o.length
 }
 
-// over reports whether the window that is open ends before the input.
+// over reports whether the open window ends before the input.
 func (o *windowOp) over(in *Input, m *state.Memory) bool {
 	if in.Scope != nil && in.Memory.Now >= m.At+o.length {
 		return true
@@ -204,7 +204,7 @@ func (o *windowOp) over(in *Input, m *state.Memory) bool {
 	return in.Memory.Received >= m.At+o.length
 }
 
-// close sends what the window has.
+// close sends the window's aggregates.
 func (o *windowOp) close(in *Input, out *Outputs) error {
 	m := in.Memory.Touch()
 	all, err := readAggregates(m.Text, o.fields)
@@ -227,7 +227,7 @@ func (o *windowOp) close(in *Input, out *Outputs) error {
 	return nil
 }
 
-// values are those of a message, by field: nil is missing.
+// values returns the values of a message by field, nil if missing.
 func (o *windowOp) values(in *Input) (values []any, some bool, err error) {
 	values = make([]any, len(o.fields))
 	for i, f := range o.fields {
@@ -243,7 +243,7 @@ func (o *windowOp) values(in *Input) (values []any, some bool, err error) {
 	return values, some, nil
 }
 
-// value is a number, or for what takes any value its JSON.
+// value returns a number, or JSON for functions that take any value.
 func (f *windowField) value(in *Input) (any, error) {
 	if f.function == "last" || f.function == "count" {
 		v, err := in.PassOn(f.of)

@@ -8,13 +8,13 @@ import (
 	"cellgate/rules/state"
 )
 
-// Keys of operators that may have a memory for each value of an expression.
+// Keys of operators that accept by: a memory for each value of an expression.
 var (
 	byKey     = Key{Name: "by", Value: expressionValue}
 	valuesKey = Key{Name: "max", Value: integerValue(1, maxKept), Default: defaultKept}
 )
 
-// wrap gives an operator what may be around each of them.
+// wrap adds the behavior of the keys that every operator may have.
 func (op *Operator) wrap(a *Args, run Runner) Runner {
 	if a.env.Event {
 		run = byEventTime(a, run)
@@ -28,8 +28,8 @@ func (op *Operator) wrap(a *Args, run Runner) Runner {
 	return &keyed{Runner: run, by: a.expression("by"), values: a.integer("max")}
 }
 
-// keyed has a memory for each value of by, the operator's own: values are forgotten when there are more than it may remember,
-// first what was changed longest ago. A message without the value changes nothing.
+// keyed keeps a memory for each value of by. Past the maximum number of values, it forgets the one that changed longest
+// ago. A message without the value changes nothing.
 type keyed struct {
 	Runner
 	by     *expr.Expression
@@ -51,7 +51,7 @@ func (o *keyed) Run(in *Input, out *Outputs) error {
 	return err
 }
 
-// turn turns to the memory of the message's value.
+// turn selects the memory of the message's value.
 func (o *keyed) turn(in *Input) (ok bool, err error) {
 	v, err := in.PassOn(o.by)
 	if err != nil || v == nil {
@@ -71,7 +71,7 @@ func (o *keyed) Why(in *Input) string {
 	return fmt.Sprintf("for this value of %s: %s", o.by.Text, o.Runner.Why(in))
 }
 
-// byEventTime has an operator go by the vehicle's clock.
+// byEventTime makes an operator use the vehicle's clock.
 func byEventTime(a *Args, run Runner) Runner {
 	switch r := run.(type) {
 	case *silentOp:
@@ -82,8 +82,8 @@ func byEventTime(a *Args, run Runner) Runner {
 	return &eventTime{run}
 }
 
-// eventTime lets messages through to an operator that are not older than the latest one that it has seen. Those that are
-// change nothing, and send nothing. Memory: seen = the latest.
+// eventTime drops messages that are older than the latest one seen. They neither change the memory nor send. Memory:
+// seen = the latest event time.
 type eventTime struct{ Runner }
 
 // Definition implements Runner.
@@ -112,8 +112,8 @@ func (o *eventTime) Why(in *Input) string {
 	return o.Runner.Why(in)
 }
 
-// eventWindow has a window go by the vehicle's clock: messages may come in any order as long as their window is open. Memory:
-// seen = the end of the last one that was closed, at least 1.
+// eventWindow is a window by the vehicle's clock: messages may come in any order as long as their window is open.
+// Memory: seen = the end of the last closed window, at least 1.
 type eventWindow struct{ *windowOp }
 
 // Definition implements Runner.
