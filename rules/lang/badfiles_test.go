@@ -13,10 +13,11 @@ import (
 	"cellgate/test/check"
 )
 
-// goWords are words of the language that the gateway is written in, and of its libraries: that of expressions, and the reader of YAML.
+// goWords matches terms of Go and of the gateway's libraries (expressions, YAML), which messages to analysts must not
+// contain.
 var goWords = regexp.MustCompile(`\b(u?int(8|16|32|64)|float(32|64)|interface|reflect|nil pointer|func\(|time\.[TD]|map\[|\[\]any|mismatched|regexp|builtin|unknown operator|undefined|panic|strconv|literal|non-map|pre-defined|invalid syntax|allowed in this context)\b`)
 
-// TestBadFiles holds the findings of each bad file in testdata against its golden file.
+// TestBadFiles compares the findings of each bad file in testdata with its golden file.
 func TestBadFiles(t *testing.T) {
 	t.Parallel()
 	files, err := filepath.Glob("testdata/bad/*.rules.yaml")
@@ -44,7 +45,7 @@ func TestBadFiles(t *testing.T) {
 	}
 }
 
-// options have all targets of a gateway.
+// options returns options with all targets of a gateway.
 func options() lang.Options {
 	o := rulestest.Options("cell-1")
 	o.Targets = slices.Insert(o.Targets, 3, &webhook.Target)

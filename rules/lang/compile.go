@@ -13,8 +13,8 @@ import (
 	"cellgate/rules/op"
 )
 
-// Compile compiles a source. When it finds an error it returns all that it finds and no set: a rule set is applied whole or not
-// at all. Warnings come with the set, and are its Warnings too.
+// Compile compiles a source. On an error it returns all findings and no set: a rule set is applied whole or not at all.
+// Warnings are returned with the set and are in its Warnings too.
 func Compile(src *Source, opts Options) (*Set, doc.Diagnostics) {
 	c := &compiler{
 		opts: opts, ids: map[string]*ruleDef{},
@@ -31,7 +31,7 @@ func Compile(src *Source, opts Options) (*Set, doc.Diagnostics) {
 		before := len(c.diags)
 		f := readRuleFile(src.display(name), name, src.files, opts.Targets, c.report)
 		c.file(f)
-		if len(c.diags) == before && len(f.rules) > 0 { // else what is wrong or yet to come may be what uses them
+		if len(c.diags) == before && len(f.rules) > 0 { // after an error a name may only seem unused
 			f.unused()
 		}
 		if !f.listed {
@@ -66,7 +66,7 @@ type compiler struct {
 	ids     map[string]*ruleDef
 	limits  int // rules with a limit
 	diags   doc.Diagnostics
-	// warnings are kept apart, so that they take no room from errors.
+	// warnings are separate so that they do not count towards the limit of errors.
 	warnings doc.Diagnostics
 }
 
@@ -126,7 +126,7 @@ func (c *compiler) file(f *ruleFile) {
 	all.Share(whens)
 }
 
-// unused warns of names that nothing uses.
+// unused warns of names that are never used.
 func (f *ruleFile) unused() {
 	f.doc.Rule = "file"
 	warn := func(what string, name doc.Scalar) {
@@ -148,7 +148,7 @@ func (f *ruleFile) unused() {
 	}
 }
 
-// unfinished is the finding that a file has no list of rules: it is empty, or its writer has not come to it yet.
+// unfinished returns the finding for a file without a list of rules: it is empty or still being written.
 func (f *ruleFile) unfinished() doc.Diagnostic {
 	return doc.Diagnostic{
 		File: f.doc.File, Line: 1, Column: 1, Level: doc.Error, Code: doc.CodeMissing, Rule: "file", Source: doc.SourceLine(f.doc.Text, 1),
@@ -208,7 +208,7 @@ func (c *compiler) rule(f *ruleFile, def *ruleDef, n expr.Names) {
 	c.set.Compiled = append(c.set.Compiled, r)
 }
 
-// input compiles what decides on what the operators see.
+// input compiles the parts of a rule before its operators.
 func (c *compiler) input(r *Rule, def *ruleDef, n *expr.Names) {
 	d := def.doc
 	if def.each == nil {
@@ -224,7 +224,7 @@ func (c *compiler) input(r *Rule, def *ruleDef, n *expr.Names) {
 	}
 }
 
-// each compiles the list of which each element is a message.
+// each compiles the list whose elements are handled like messages.
 func (c *compiler) each(r *Rule, def *ruleDef, n *expr.Names) {
 	d, s := def.doc, def.each
 	r.Each = n.Compile(d, s, expr.WantAny)
@@ -239,7 +239,7 @@ func (c *compiler) each(r *Rule, def *ruleDef, n *expr.Names) {
 	r.ItemWhen = n.Compile(d, def.When, expr.WantBool)
 }
 
-// wakes takes note of an operator that sends at the end of a time: from here on there is no message.
+// wakes records an operator that sends at the end of a period: after it there is no message.
 func (c *compiler) wakes(r *Rule, o *Operator, n *expr.Names) {
 	n.Timed = true
 	if !r.Def.Mode.Disabled {
@@ -247,7 +247,7 @@ func (c *compiler) wakes(r *Rule, o *Operator, n *expr.Names) {
 	}
 }
 
-// Operator compiles an operator and gives it its place in the state.
+// operator compiles an operator and computes the key of its memory.
 func (c *compiler) operator(d *doc.Document, id string, o operatorDef, n *expr.Names, event bool) *Operator {
 	before := len(c.diags)
 	run := o.op.Compile(o.args, op.Env{Names: n, Event: event})

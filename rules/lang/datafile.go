@@ -14,25 +14,25 @@ import (
 	"cellgate/rules/expr"
 )
 
-// Bounds of the files of zones and tables, which a set is stored with.
+// Bounds of the files of zones and tables, which are stored with a set.
 const (
-	// MaxDataBytes is the largest file of a zone or table, maxSetDataBytes the most that those of one set have together.
+	// MaxDataBytes bounds one file of a zone or table, maxSetDataBytes all files of a set together.
 	MaxDataBytes    = 4 << 20
 	maxSetDataBytes = 32 << 20
-	// maxNamed bounds the zones, and the tables, of one rule file.
+	// maxNamed bounds the zones of one rule file, and the tables.
 	maxNamed = 256
 )
 
-// ErrDataTooLarge says that the files of zones and tables are larger than a set may be.
+// ErrDataTooLarge means that the files of zones and tables exceed the bounds of a set.
 var ErrDataTooLarge = fmt.Errorf("a file of a zone or table larger than %d MiB, or all of them larger than %d MiB", MaxDataBytes>>20, maxSetDataBytes>>20)
 
-// IsData reports whether a file of a source is that of a zone or table, and not of rules.
+// IsData reports whether a file of a source is of a zone or table, not of rules.
 func IsData(name string) bool {
 	return strings.HasSuffix(name, ".csv") || strings.HasSuffix(name, ".geojson") || strings.HasSuffix(name, ".json")
 }
 
-// AddData adds to the files of a rule set those that their zones and tables name, each under its path as it is resolved against the
-// rule file's. read is given that path. A file that is not there is left out: Compile tells where it is named.
+// AddData adds the files that the zones and tables of a rule set name to files. Paths are relative to the rule file;
+// read gets the resolved path. Missing files are left out: Compile reports them.
 func AddData(files map[string][]byte, read func(name string, limit int64) ([]byte, error)) error {
 	total := 0
 	for _, name := range slices.Sorted(maps.Keys(files)) {
@@ -57,7 +57,7 @@ func AddData(files map[string][]byte, read func(name string, limit int64) ([]byt
 	return nil
 }
 
-// dataPath is the path of a file that a rule file names; false when it is not beside the rule file or below.
+// dataPath returns the path of a file that a rule file names; false if it is not in the rule file's folder or below.
 func dataPath(ruleFile, ref string) (string, bool) {
 	if !IsData(ref) || path.IsAbs(ref) || strings.HasPrefix(path.Clean(ref), "..") {
 		return "", false
@@ -65,7 +65,7 @@ func dataPath(ruleFile, ref string) (string, bool) {
 	return path.Join(path.Dir(ruleFile), ref), true
 }
 
-// references are the files that a rule file's zones and tables name.
+// references returns the files that a rule file's zones and tables name.
 func references(text []byte) []string {
 	if !strings.Contains(string(text), "zones:") && !strings.Contains(string(text), "tables:") {
 		return nil
@@ -89,7 +89,7 @@ func references(text []byte) []string {
 	return refs
 }
 
-// fileOf is the file that a zone or table names.
+// fileOf returns the file that a zone or table names.
 func fileOf(d *doc.Document, e doc.Entry) (doc.Scalar, bool) {
 	entries, _ := d.Silent().Entries(e.Value, "a file")
 	for _, e := range entries {
@@ -100,7 +100,7 @@ func fileOf(d *doc.Document, e doc.Entry) (doc.Scalar, bool) {
 	return doc.Scalar{}, false
 }
 
-// named are the entries of zones or tables, within the bound.
+// named returns the entries of zones or tables; none if there are too many.
 func (f *ruleFile) named(o *doc.Object, key string) []doc.Entry {
 	n, ok := o.Values[key]
 	if !ok {
@@ -119,7 +119,7 @@ func (f *ruleFile) readZones(o *doc.Object, files map[string][]byte) {
 	for _, e := range f.named(o, "zones") {
 		f.doc.Rule = "zone " + e.Key.Value
 		f.checkName(e.Key)
-		f.places[e.Key.Value] = &expr.Place{Name: e.Key} // what is wrong with it is told once
+		f.places[e.Key.Value] = &expr.Place{Name: e.Key} // even if it has errors, so that its uses are not reported too
 		s, fromFile := fileOf(f.doc, e)
 		if !fromFile {
 			if p := expr.ReadPlace(f.doc, e); p != nil {
@@ -147,7 +147,7 @@ func (f *ruleFile) readTables(o *doc.Object, files map[string][]byte) {
 	for _, e := range f.named(o, "tables") {
 		f.doc.Rule = "table " + e.Key.Value
 		f.checkName(e.Key)
-		f.tables[e.Key.Value] = &expr.Table{Name: e.Key} // the same
+		f.tables[e.Key.Value] = &expr.Table{Name: e.Key} // even if it has errors, so that its uses are not reported too
 		t, ok := f.doc.Object(e.Value, "a table", "file", "key")
 		if !ok {
 			continue
@@ -175,7 +175,7 @@ func (f *ruleFile) readTables(o *doc.Object, files map[string][]byte) {
 	}
 }
 
-// data is the contents of a file that a zone or table names.
+// data returns the contents of a file that a zone or table names.
 func (f *ruleFile) data(s doc.Scalar, files map[string][]byte, suffixes ...string) (name string, data []byte, ok bool) {
 	if !slices.ContainsFunc(suffixes, func(suffix string) bool { return strings.HasSuffix(s.Value, suffix) }) {
 		f.doc.Fail(s.Line, s.Col, doc.CodeBadTable, "name the file so, for example depots"+suffixes[0], "%q does not end with %s", s.Value, strings.Join(suffixes, " or "))
@@ -193,7 +193,7 @@ func (f *ruleFile) data(s doc.Scalar, files map[string][]byte, suffixes ...strin
 	return name, data, ok
 }
 
-// reportData reports what is wrong in such a file, with its line.
+// reportData reports an error in such a file, with its line.
 func (f *ruleFile) reportData(name string, data []byte, line int, code doc.Code, err error) {
 	display := path.Join(strings.TrimSuffix(f.doc.File, f.name), name)
 	d := doc.New(display, data, f.report, "a data file")

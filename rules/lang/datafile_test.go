@@ -17,7 +17,7 @@ import (
 const withData = "zones: {z: {file: sub/z.geojson}}\ntables: {t: {file: t.csv, key: k}}\n" +
 	"rules: [{id: r, from: [\"#\"], when: 'inside(payload.lat, payload.lon, z) and t[vin].v > 1', to: [{kafka: {topic: t}}]}]\n"
 
-// TestLoadTakesWhatRulesName: the files of zones and tables are read with the rules, and nothing else is.
+// TestLoadTakesWhatRulesName checks that the files of zones and tables are read with the rules, and no others.
 func TestLoadTakesWhatRulesName(t *testing.T) {
 	t.Parallel()
 	dir := rulestest.WriteFiles(t, map[string]string{"a.rules.yaml": withData, "t.csv": "k,v\na,1\n", "other.csv": "x"})
@@ -48,7 +48,7 @@ func TestLoadTakesWhatRulesName(t *testing.T) {
 	}
 }
 
-// TestPipesAreNotRead: opening a pipe waits for whoever writes to it, and a reload would wait with it.
+// TestPipesAreNotRead checks that pipes are refused: opening one waits for a writer and would block a reload.
 func TestPipesAreNotRead(t *testing.T) {
 	t.Parallel()
 	for name, pipe := range map[string]string{"rules": "b.rules.yaml", "tests": "a_test.yaml", "a table": "t.csv"} {
@@ -65,7 +65,7 @@ func TestPipesAreNotRead(t *testing.T) {
 	}
 }
 
-// TestBadDataFiles holds what is said of files of zones and tables that cannot be used, with file and line.
+// TestBadDataFiles checks the messages for unusable files of zones and tables, with file and line.
 func TestBadDataFiles(t *testing.T) {
 	t.Parallel()
 	const zone, table = `{"type":"Polygon","coordinates":[[[0,0],[1,0],[1,1],[0,0]]]}`, "k,v\na,1\n"

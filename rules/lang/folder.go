@@ -13,26 +13,26 @@ import (
 	"cellgate/broker/shared/settled"
 )
 
-// Errors of a folder that cannot stand for a rule set.
+// Errors of a folder that cannot be applied as a rule set.
 var (
-	// ErrNoFiles says that a folder has no rule file.
+	// ErrNoFiles means that a folder has no rule file.
 	ErrNoFiles = errors.New("no file ends with " + RulesSuffix)
-	// ErrAllRulesGone says that the files hold no rule while some are in force, and that none of them says newly that
-	// this is meant.
+	// ErrAllRulesGone means that the files have no rules although some are in force, and no new or changed file
+	// confirms that this is intended.
 	ErrAllRulesGone = errors.New("the files hold no rules any more")
 )
 
-// SayNone tells how one says that no rules are wanted.
+// SayNone tells the user how to confirm that there are no rules.
 const SayNone = "put rules there, or, if none are wanted, a file none" + RulesSuffix + " with `rules: []`"
 
-// Folder is what a folder of rules held at one moment: the rules, and the tests beside them.
+// Folder is a snapshot of a rule folder: the rules and their tests.
 type Folder struct {
 	Source *Source
 	Tests  *Source
 }
 
-// ReadFolder reads the rule and test files below root, which is a folder or a single rule file. It believes what two
-// reads in a row agree upon (package settled).
+// ReadFolder reads the rule and test files below root, which is a folder or a single rule file. It repeats until two
+// consecutive reads agree (package settled).
 func ReadFolder(ctx context.Context, root string) (*Folder, error) {
 	return settled.Read(ctx, func() (*Folder, string, error) {
 		f, err := LookFolder(root)
@@ -43,7 +43,7 @@ func ReadFolder(ctx context.Context, root string) (*Folder, error) {
 	})
 }
 
-// LookFolder is ReadFolder with one read only: enough to see whether anything has changed.
+// LookFolder reads once, without waiting for the files to settle. It is enough to detect a change.
 func LookFolder(root string) (*Folder, error) {
 	src, err := Load(root)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -63,14 +63,14 @@ func LookFolder(root string) (*Folder, error) {
 	return f, nil
 }
 
-// Hash tells folders apart whose rules or tests differ.
+// Hash returns a hash of rules and tests in hex.
 func (f *Folder) Hash() string {
 	sum := sha256.Sum256(append(f.Source.Marshal(), f.Tests.Marshal()...))
 	return hex.EncodeToString(sum[:])
 }
 
-// Compile compiles the folder's rules as they may go into force. Beyond Compile of a source it refuses a folder
-// without a rule file (ErrNoFiles) and a file without a list of rules, which is one that somebody has yet to write.
+// Compile compiles the folder's rules for use. In addition to Compile of a source it refuses a folder without a rule
+// file (ErrNoFiles) and a file without a list of rules, which is unfinished.
 func (f *Folder) Compile(o Options) (*Set, error) {
 	if len(f.Source.names) == 0 {
 		return nil, fmt.Errorf("rules: %s: %w; %s", f.Source.root, ErrNoFiles, SayNone)
@@ -82,8 +82,8 @@ func (f *Folder) Compile(o Options) (*Set, error) {
 	return set, set.Unfinished.Err()
 }
 
-// Loses returns ErrAllRulesGone when set, compiled from the folder, has no rules while the one in force has some,
-// and no file of the folder is new or changed. A file that says `rules: []` and says so newly is word enough.
+// Loses returns ErrAllRulesGone if set, compiled from the folder, has no rules while the one in force has some and no
+// rule file is new or changed. A new or changed file with `rules: []` is confirmation enough.
 func (f *Folder) Loses(set, inForce *Set) error {
 	if inForce == nil || len(inForce.Compiled) == 0 || len(set.Compiled) > 0 {
 		return nil
@@ -97,7 +97,7 @@ func (f *Folder) Loses(set, inForce *Set) error {
 		"`cellgate rules apply --allow-empty`", f.Source.root, ErrAllRulesGone)
 }
 
-// ByPath are the files by their names as a user would type them.
+// ByPath returns the files by their paths as a user would type them.
 func (s *Source) ByPath() map[string][]byte {
 	files := make(map[string][]byte, len(s.names))
 	for _, name := range s.names {
@@ -106,7 +106,7 @@ func (s *Source) ByPath() map[string][]byte {
 	return files
 }
 
-// loadFS reads the files of fsys whose names end with suffix, or only one.
+// loadFS reads the files of fsys whose names end with suffix; if only is set, that one file.
 func loadFS(fsys fs.FS, suffix, only string) (*Source, error) {
 	if only != "" {
 		b, err := ReadFile(fsys, only)

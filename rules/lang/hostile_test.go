@@ -10,8 +10,8 @@ import (
 	"cellgate/rules/rulestest"
 )
 
-// TestHostileRulesAreBounded compiles what somebody writes to exhaust the gateway. The error names the bound, and the memory is in
-// proportion to the text.
+// TestHostileRulesAreBounded compiles rules written to exhaust the gateway. The error must name the bound, and the
+// memory must be in proportion to the text.
 func TestHostileRulesAreBounded(t *testing.T) {
 	rule := func(when string) string {
 		return "rules: [{id: r, from: [\"v1/+/up/telemetry\"], when: '" + when + "', to: [{kafka: {topic: t}}]}]\n"
@@ -50,7 +50,7 @@ func TestHostileRulesAreBounded(t *testing.T) {
 		if !strings.Contains(text, c.want) || c.want == "" && strings.Contains(text, "error[") {
 			t.Errorf("%s: want %q, got %.300s", c.name, c.want, text)
 		}
-		// Allocations are what grows with the work, whatever the machine is doing.
+		// Allocations measure the work regardless of the machine's load.
 		if bound := uint64(100_000 + 3*(len(c.rules)+len(c.data))); work > bound { //nolint:gosec // positive
 			t.Errorf("%s: %d allocations for %d bytes", c.name, work, len(c.rules)+len(c.data))
 		}

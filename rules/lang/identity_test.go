@@ -8,7 +8,8 @@ import (
 	"cellgate/rules/op"
 )
 
-// TestOperatorsKeepTheirIdentity holds the keys of stored memories, which no version may change: operators would begin anew.
+// TestOperatorsKeepTheirIdentity pins the keys of stored memories. If a version changed them, operators would lose
+// their state.
 func TestOperatorsKeepTheirIdentity(t *testing.T) {
 	t.Parallel()
 	const text = `lists: {l: [1, 2]}

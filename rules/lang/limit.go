@@ -15,27 +15,27 @@ import (
 	"cellgate/rules/doc"
 )
 
-// Limit is how many errors a rule may have before it sends nothing any more, as in shadow.
+// Limit is the share of errors above which a rule stops sending, as if in shadow.
 type Limit struct {
-	Share  uint64 // of the messages on the rule's topics, in hundredths of a percent: more are too many
+	Share  uint64 // of the messages on the rule's topics, in hundredths of a percent; must not be exceeded
 	Window time.Duration
 }
 
-// Bounds of a limit's window. It is counted in seconds.
+// Bounds of a limit's window, which is a whole number of seconds.
 const (
 	minLimitWindow = 10 * time.Second
 	maxLimitWindow = 24 * time.Hour
 )
 
-// String is the limit as it is written.
+// String returns the limit as written in a rule.
 func (l *Limit) String() string {
 	return strconv.FormatFloat(float64(l.Share)/100, 'f', -1, 64) + "% per " + l.Window.String()
 }
 
-// limitForm shows how a limit is written.
+// limitForm is an example of a limit.
 const limitForm = "for example limits: {errors: 1% per 5m then shadow}"
 
-// readLimits reads limits.
+// readLimits reads the key limits.
 func (r *ruleDef) readLimits(n ast.Node) {
 	o, ok := r.doc.Object(n, `"limits"`, "errors")
 	if !ok {
@@ -87,10 +87,11 @@ func (r *ruleDef) limitWindow(s *doc.Scalar, text string) (time.Duration, bool) 
 	return v, true
 }
 
-// versions tells the rules of a file from what they were: by all that the file says beside its other rules.
+// versions computes the versions of a file's rules. A version covers the rule and everything in its file except other
+// rules.
 type versions struct{ rest uint64 }
 
-// newVersions makes the versions of a file's rules.
+// newVersions returns the versions for a file.
 func newVersions(f *ruleFile, o *doc.Object) *versions {
 	v := versions{}
 	for _, key := range fileKeys() {
@@ -107,14 +108,14 @@ func newVersions(f *ruleFile, o *doc.Object) *versions {
 	return &v
 }
 
-// of is the version of a rule.
+// of returns the version of a rule.
 func (v *versions) of(d *doc.Document, rule ast.Node) string {
 	return fmt.Sprintf("%016x", meaningOf(d, rule)*31+v.rest)
 }
 
-// meaningOf is a digest of what YAML says: comments and layout do not matter.
+// meaningOf returns a digest of a YAML node without its comments and layout.
 func meaningOf(d *doc.Document, n ast.Node) uint64 {
 	v, _ := d.Silent().Any(n, "the file", 0)
-	text, _ := json.Marshal(v) //nolint:errchkjson // what YAML has
+	text, _ := json.Marshal(v) //nolint:errchkjson // values from YAML always marshal
 	return message.Hash(text)
 }

@@ -15,38 +15,38 @@ import (
 // Bounds of one rule set.
 const (
 	maxRules      = 5000
-	maxLimits     = 1000 // rules with a limit: a checkpoint stores what each of them has counted
+	maxLimits     = 1000 // rules with a limit: a checkpoint stores the counts of each
 	MaxTargets    = 16
 	maxListValues = 100_000
 	MaxFilters    = 64
 )
 
-// ruleFile is one file as it is written, before any expression is looked at.
+// ruleFile is one file as written, before expressions are compiled.
 type ruleFile struct {
 	doc   *doc.Document
 	name  string
 	lists map[string]*expr.List
-	// listNames are their names where they are written.
+	// listNames has the positions of the lists' names.
 	listNames []doc.Scalar
 	places    map[string]*expr.Place
 	tables    map[string]*expr.Table
 	report    func(doc.Diagnostic)
-	used      map[string]bool // lists and macros that something uses
+	used      map[string]bool // lists and macros in use
 	macros    []expr.Macro
 	schema    expr.Schema
 	rules     []*ruleDef
-	listed    bool // there is a list of rules, empty or not
+	listed    bool // the file has a list of rules, possibly empty
 }
 
-// fileKeys are the keys at the top of a rule file.
+// fileKeys returns the top-level keys of a rule file.
 func fileKeys() []string { return []string{"zones", "tables", "lists", "macros", "schema", "rules"} }
 
-// ruleMode says on which vehicles a rule acts, and whether it delivers.
+// ruleMode says for which vehicles a rule is evaluated and whether it delivers.
 type ruleMode struct {
 	Disabled, Shadow bool
 	Canary           uint64 // in hundredths of a percent; 10,000 is every vehicle
-	Salt             string // draws the vehicles of the share anew
-	Control          bool   // it acts on as many others, none of which is in the canary of the same share and salt
+	Salt             string // another salt selects other vehicles
+	Control          bool   // control arm: as many vehicles, none of them in the canary of the same share and salt
 }
 
 type ruleDef struct {
@@ -58,25 +58,25 @@ type ruleDef struct {
 	from        []doc.Scalar
 	When        *doc.Scalar
 	each        *doc.Scalar
-	event       *doc.Scalar // not nil when operators go by the vehicle's clock
+	event       *doc.Scalar // set if operators use the vehicle's clock
 	Having      *doc.Scalar
 	operators   []operatorDef
 	Transform   *expr.Tree
 	to          []targetDef
 	onError     errorTarget
 	Mode        ruleMode
-	Limit       *Limit // of errors, nil for none
-	version     string // of a rule with a Limit: changes with what the rule says, and with what stands at the top of its file
+	Limit       *Limit // of errors, nil if there is none
+	version     string // of a rule with a Limit: changes with the rule and with the top-level keys of its file
 }
 
-// errorTarget is where the messages go that a rule cannot handle.
+// errorTarget is the destination of messages that a rule cannot evaluate.
 type errorTarget struct {
 	topic *doc.Scalar // nil: the set's
 	empty bool        // without the payload
-	none  bool        // nowhere: they are counted
+	none  bool        // counted only
 }
 
-// operatorDef and targetDef are an operator and a target as they are written.
+// operatorDef and targetDef are an operator and a target as written.
 type (
 	operatorDef struct {
 		op   *op.Operator
@@ -88,7 +88,7 @@ type (
 	}
 )
 
-// readFile reads one file; what is wrong has been reported to report.
+// readRuleFile reads one file and reports errors to report.
 func readRuleFile(display, name string, files map[string][]byte, targets op.Targets, report func(doc.Diagnostic)) *ruleFile {
 	d := doc.New(display, files[name], report, "a rule file", fileKeys()...)
 	f := &ruleFile{
@@ -129,7 +129,7 @@ func (f *ruleFile) readRules(n ast.Node, targets op.Targets) {
 	}
 }
 
-// setVersions gives the rules with a limit their versions.
+// setVersions sets the versions of the rules with a limit.
 func (f *ruleFile) setVersions(o *doc.Object) {
 	var v *versions
 	for _, r := range f.rules {
@@ -171,7 +171,7 @@ func (f *ruleFile) readLists(o *doc.Object) {
 	}
 }
 
-// checkName reports a name that an expression could not use, or that is taken.
+// checkName reports a name that is not valid in expressions or already used.
 func (f *ruleFile) checkName(s doc.Scalar) {
 	switch {
 	case !doc.ValidName(s.Value):
@@ -255,7 +255,7 @@ func (f *ruleFile) readEventAt(n ast.Node) {
 	f.schema.Unit = unit
 }
 
-// fieldPath splits a payload field's name at its dots. "payload." in front is tolerated.
+// fieldPath splits the name of a payload field at its dots. A leading "payload." is allowed.
 func (f *ruleFile) fieldPath(s doc.Scalar) []string {
 	path := strings.Split(strings.TrimPrefix(s.Value, "payload."), ".")
 	for _, p := range path {

@@ -13,12 +13,12 @@ import (
 	"cellgate/rules/op"
 )
 
-// RuleKeys are the keys of a rule in the order in which `rules fmt` writes them.
+// RuleKeys returns the keys of a rule in the order of `rules fmt`.
 func RuleKeys() []string {
 	return slices.Concat([]string{"id", "owner", "description", "from", "each", "when", "time"}, op.OperatorNames(), []string{"having", "transform", "to", "on_error", "mode", "limits"})
 }
 
-// readRule reads one rule; nil when it has no usable id.
+// readRule reads one rule; nil if it has no usable id.
 func readRule(d *doc.Document, n ast.Node, targets op.Targets) *ruleDef {
 	d.Rule = idOf(n)
 	o, ok := d.Object(n, "a rule", RuleKeys()...)
@@ -66,7 +66,7 @@ func (r *ruleDef) readOperators(o *doc.Object) {
 	}
 }
 
-// readTime reads which clock the operators go by.
+// readTime reads the key time: the clock that the operators use.
 func (r *ruleDef) readTime(o *doc.Object) {
 	s, ok := o.Text("time")
 	switch {
@@ -78,7 +78,7 @@ func (r *ruleDef) readTime(o *doc.Object) {
 	}
 }
 
-// idOf finds the id of a rule that may have other faults, for the messages about these.
+// idOf returns the id of a rule that may have other errors, for their messages.
 func idOf(n ast.Node) string {
 	if m, ok := n.(*ast.MappingNode); ok {
 		for _, p := range m.Values {
@@ -146,7 +146,7 @@ func (r *ruleDef) readFrom(o *doc.Object) {
 	}
 }
 
-// vehiclePublishes reports whether a filter matches a topic to which a vehicle publishes, and which rules see.
+// vehiclePublishes reports whether a filter matches a topic that vehicles publish to and rules see.
 func vehiclePublishes(filter string) bool {
 	levels := strings.Split(filter, "/")
 	for _, topic := range [][]string{{"v1", "+", "up", "+"}, {"v1", "+", "res", "+", "+"}} {
@@ -170,8 +170,8 @@ func vehiclePublishes(filter string) bool {
 	return false
 }
 
-// wordMeantAsWildcard returns the first level of a filter that is a wildcard or placeholder elsewhere, and here a plain
-// word: *, {vin}, ${vin}. "" when there is none.
+// wordMeantAsWildcard returns the first level of a filter that is a wildcard or placeholder in other systems but a
+// plain word here: *, {vin}, ${vin}. It returns "" if there is none.
 func wordMeantAsWildcard(filter string) string {
 	for level := range strings.SplitSeq(filter, "/") {
 		if level == "*" || level == "**" || strings.HasSuffix(level, "}") && strings.HasPrefix(strings.TrimPrefix(level, "$"), "{") {
@@ -207,7 +207,7 @@ func (r *ruleDef) readMode(n ast.Node) {
 	}
 }
 
-// readCanary reads the share of the vehicles on which a rule acts.
+// readCanary reads the share of vehicles for which a rule is evaluated.
 func (r *ruleDef) readCanary(o *doc.Object, suggestion string) {
 	s, ok := o.Text("canary")
 	if !ok {

@@ -14,7 +14,7 @@ import (
 // HashKeys are the keys of the function hash.
 type HashKeys = expr.HashKeys
 
-// HashKey is one of them.
+// HashKey is a key of the function hash.
 type HashKey = expr.HashKey
 
 // Options of Compile.
@@ -23,14 +23,14 @@ type Options struct {
 	Cell string
 	// ErrorTopic is the Kafka topic of evaluation errors of rules without on_error.
 	ErrorTopic string
-	// Targets are what rules may send to.
+	// Targets are the targets that rules may use.
 	Targets op.Targets
-	// Webhooks are the names of the gateway's endpoints; nil when they are not known, and any may be named.
+	// Webhooks are the names of the gateway's endpoints; nil if unknown: then every name is accepted.
 	Webhooks []string
-	// HashKeys are the gateway's keys of the function hash; nil when no gateway is known, and a key of tests stands for them.
+	// HashKeys are the gateway's keys of the function hash; nil without a gateway: then a test key is used.
 	HashKeys *HashKeys `zero:"no gateway is known"`
-	// Stored says that the source was in force before: what a later version of this package asks of new sources does
-	// not take it out of force (CodeOpenClass).
+	// Stored means that the source was already in force: requirements that a later version adds for new sources
+	// (CodeOpenClass) do not apply.
 	Stored bool
 }
 
@@ -39,17 +39,17 @@ type Set struct {
 	hash     string
 	cell     string
 	source   *Source
-	ErrTopic string // the set's own
+	ErrTopic string // the set's default
 	targets  op.Targets
 	Compiled []*Rule
 	topics   topicIndex
 	index    *index.Index
 	symbols  []expr.Symbol
 	OperKeys map[uint64]struct{} // keys of all operators, for State
-	WakeKeys map[uint64]struct{} // of those that run although no message comes
-	// Unfinished are the findings of files without a list of rules. A set that was stored may have such files.
+	WakeKeys map[uint64]struct{} // of operators that run without a message
+	// Unfinished are the findings for files without a list of rules. A stored set may have such files.
 	Unfinished doc.Diagnostics
-	// Warnings are what was found and does not keep the set from being applied.
+	// Warnings are the findings that do not prevent applying the set.
 	Warnings doc.Diagnostics
 }
 
@@ -61,18 +61,18 @@ type Rule struct {
 	Names     *expr.Names
 	Schema    *expr.Schema
 	When      *expr.Expression
-	Each      *expr.Expression // the list of which each element goes through the rule by itself; nil: the message does
+	Each      *expr.Expression // the list whose elements are handled like messages; nil if the rule handles the message
 	ItemWhen  *expr.Expression // the condition of a rule with Each, which has no When
-	Event     bool             // operators go by the vehicle's clock
-	Having    *expr.Expression // of what has passed the operators
+	Event     bool             // operators use the vehicle's clock
+	Having    *expr.Expression // condition after the operators
 	Operators []*Operator
 	Transform *expr.Value
 	Targets   []*Target
 	ErrTopic  string // "": what the rule cannot handle is counted alone
-	ErrEmpty  bool   // what goes to ErrTopic is without the payload
-	UsesGiven bool   // some target or the transform refers to operator.x
-	Limit     *Limit // of the rule's errors, nil for none
-	Version   string // of a rule with a Limit: another one is not held because of this one's errors
+	ErrEmpty  bool   // dead letters have no payload
+	UsesGiven bool   // a target or the transform refers to operator.x
+	Limit     *Limit // of the rule's errors, nil if there is none
+	Version   string // of a rule with a Limit: a hold applies only to the version whose errors caused it
 }
 
 // Operator is a compiled operator.
@@ -88,12 +88,12 @@ type Target struct {
 	*op.Target
 	op.Sender
 	Args *op.Args
-	Text string // the index, for the header
-	// Decodes says that making the message takes a decoded payload.
+	Text string // index in `to`, for the header
+	// Decodes means that rendering needs the decoded payload.
 	Decodes bool
 }
 
-// RuleInfo describes a rule of a running set.
+// RuleInfo describes a rule of a set in force.
 type RuleInfo struct {
 	ID          string       `json:"id"`
 	Owner       string       `json:"owner,omitempty"`
@@ -116,19 +116,19 @@ type TargetInfo struct {
 	Lane string      `json:"lane,omitempty"`
 }
 
-// Hash is the hash of the source that the set was compiled from.
+// Hash returns the hash of the set's source.
 func (s *Set) Hash() string { return s.hash }
 
-// ErrorTopic is the Kafka topic of messages that cannot be decoded, and of all errors of rules without on_error.
+// ErrorTopic returns the Kafka topic of messages that cannot be decoded and of all errors of rules without on_error.
 func (s *Set) ErrorTopic() string { return s.ErrTopic }
 
-// View is a message as tests and explanations show it.
+// View returns a message as tests and explanations show it.
 func (s *Set) View(r *op.Rendered) map[string]any { return s.targets.Of(r.Sink).View(r) }
 
-// Source returns what the set was compiled from.
+// Source returns the source of the set.
 func (s *Set) Source() *Source { return s.source }
 
-// Rules describes the rules; a Decision's Rule is an index into it.
+// Rules describes the rules. A Decision's Rule is an index into it.
 func (s *Set) Rules() []RuleInfo {
 	out := make([]RuleInfo, len(s.Compiled))
 	for i, r := range s.Compiled {
@@ -137,7 +137,7 @@ func (s *Set) Rules() []RuleInfo {
 	return out
 }
 
-// SendingTo returns the ids of the rules that send to a sink; those that are disabled or in shadow send nothing.
+// SendingTo returns the ids of the rules that send to a sink, without those that are disabled or in shadow.
 func (s *Set) SendingTo(kind op.SinkKind) []string {
 	var ids []string
 	for _, r := range s.Compiled {
@@ -154,16 +154,16 @@ func (s *Set) SendingTo(kind op.SinkKind) []string {
 // Match returns the rules whose filters match a topic, each once, ascending.
 func (s *Set) Match(topic string) []uint16 { return s.topics.rules(topic, nil) }
 
-// Lists appends the lists of rules whose filters match a topic: what Index knows them by.
+// Lists appends the lists of rules whose filters match a topic, as numbers for Index.
 func (s *Set) Lists(topic string, out []int) []int { return s.topics.match(topic, out) }
 
-// Index finds the rules of lists whose conditions a message may fulfil.
+// Index returns the index that finds the rules whose conditions a message may meet.
 func (s *Set) Index() *index.Index { return s.index }
 
-// NewScope makes a scope for the set's expressions.
+// NewScope returns a scope for the set's expressions.
 func (s *Set) NewScope() *expr.Scope { return expr.NewScope(s.cell, s.symbols) }
 
-// RuleID returns the id of the rule of a decision, "" when there is none of that index.
+// RuleID returns the id of a decision's rule, "" if the index is out of range.
 func (s *Set) RuleID(rule uint16) string {
 	if int(rule) >= len(s.Compiled) {
 		return ""
@@ -190,8 +190,8 @@ func (m ruleMode) String() string {
 	return "enabled"
 }
 
-// TakesPart reports whether the rule acts on a vehicle: always the same ones, by the hash of salt and VIN. The control arm is at the
-// other end of the hashes, so that it has no vehicle of the canary.
+// TakesPart reports whether the rule applies to a vehicle. The choice is stable: it depends on the hash of salt and
+// VIN. The control arm uses the opposite end of the hash range, so it shares no vehicle with the canary.
 func (m *ruleMode) TakesPart(vin string) bool {
 	if m.Canary >= WholeFleet {
 		return true

@@ -17,15 +17,15 @@ import (
 	"cellgate/broker/shared/message/field"
 )
 
-// Bounds of a rule folder. They keep a mistaken path (a home directory, a data file) from being read.
+// Bounds of a rule folder. They prevent reading a wrong path, such as a home directory or a data file.
 const (
-	// MaxFileBytes is the largest rule file that is read.
+	// MaxFileBytes bounds a rule file.
 	MaxFileBytes = 1 << 20
-	// MaxFiles is the largest number of rule files in one set.
+	// MaxFiles bounds the rule files of a set.
 	MaxFiles = 1000
 )
 
-// How the names of rule files and of test files end.
+// Suffixes of rule files and test files.
 const (
 	RulesSuffix = ".rules.yaml"
 	TestSuffix  = "_test.yaml"
@@ -38,17 +38,16 @@ var (
 	ErrBadSource    = errors.New("not a stored rule set")
 )
 
-// Source is the text of a rule set: every *.rules.yaml file below one folder, and the files of their zones and tables. It is immutable. Its hash
-// depends on names and contents only, not on where the folder lies, so that a set can be stored by its
-// hash and compiled again after a restart.
+// Source is the text of a rule set: every *.rules.yaml file below one folder, and the files of their zones and tables.
+// It is immutable. Its hash depends only on names and contents, not on the folder's path, so that a set can be stored
+// by its hash and compiled again after a restart.
 type Source struct {
-	root  string            // where it was read from, for messages only
+	root  string            // the folder it was read from, for messages only
 	names []string          // sorted, slash-separated, relative to root
 	files map[string][]byte // by name
 }
 
-// NewSource makes a source from files by their slash-separated names. It copies nothing: the caller
-// gives the map away.
+// NewSource returns a source with these files, keyed by slash-separated name. It takes ownership of the map.
 func NewSource(files map[string][]byte) *Source {
 	s := &Source{files: files}
 	for name := range files {
@@ -58,8 +57,8 @@ func NewSource(files map[string][]byte) *Source {
 	return s
 }
 
-// Load reads the rule files below root, which is a folder or a single file. A folder without any is a
-// valid, empty set. Hidden folders and files are passed over. The error names the path that failed.
+// Load reads the rule files below root, which is a folder or a single file. A folder without any is a valid, empty set.
+// Hidden folders and files are skipped. The error names the path that failed.
 func Load(root string) (*Source, error) {
 	info, err := os.Stat(root)
 	if err != nil {
@@ -77,7 +76,7 @@ func Load(root string) (*Source, error) {
 	return src, nil
 }
 
-// WalkYAML calls fn with every file that ends with suffix, in lexical order, hidden ones left out.
+// WalkYAML calls fn with every file that ends with suffix, in lexical order, without hidden ones.
 func WalkYAML(fsys fs.FS, suffix string, fn func(name string) error) error {
 	return fs.WalkDir(fsys, ".", func(name string, d fs.DirEntry, err error) error {
 		switch {
@@ -104,10 +103,10 @@ func ReadFile(fsys fs.FS, name string) ([]byte, error) {
 	return b, err
 }
 
-// errNoFile is what a pipe or a device is: opening one may wait for ever, and with it every reload.
+// errNoFile is returned for pipes and devices: opening one may block forever, and with it every reload.
 var errNoFile = errors.New("is not a regular file")
 
-// ReadData reads a file, and not more than a byte beyond a limit of it.
+// ReadData reads a file up to limit+1 bytes, so that the caller can tell a file that is too large.
 func ReadData(fsys fs.FS, name string, limit int64) ([]byte, error) {
 	info, err := fs.Stat(fsys, name)
 	if err != nil {
@@ -127,13 +126,13 @@ func ReadData(fsys fs.FS, name string, limit int64) ([]byte, error) {
 	return b, err
 }
 
-// Files returns the names of the files, sorted.
+// Files returns the sorted names of the files.
 func (s *Source) Files() []string { return slices.Clone(s.names) }
 
-// Bytes returns the contents of one file, nil if there is none of that name. Do not change them.
+// Bytes returns the contents of a file, nil if there is none of that name. Do not change them.
 func (s *Source) Bytes(name string) []byte { return s.files[name] }
 
-// display is the name of a file as a user would type it.
+// display returns the name of a file as a user would type it.
 func (s *Source) display(name string) string {
 	if s.root == "" || s.root == "." {
 		return name
@@ -154,7 +153,7 @@ func (s *Source) Hash() string {
 //	count times, by name: name, contents; each uvarint length, bytes
 const sourceVersion = 1
 
-// Marshal returns the stored form: the same bytes for the same files, whatever their folder.
+// Marshal returns the stored form. It depends on the files only, not on their folder.
 func (s *Source) Marshal() []byte {
 	b := binary.AppendUvarint([]byte{sourceVersion}, uint64(len(s.names)))
 	for _, name := range s.names {

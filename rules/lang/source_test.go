@@ -65,7 +65,7 @@ func TestLoadBounds(t *testing.T) {
 	}
 }
 
-// TestHostileTexts must neither hang nor overflow the stack, which nothing could recover from.
+// TestHostileTexts checks texts that must neither hang nor overflow the stack, from which Go cannot recover.
 func TestHostileTexts(t *testing.T) {
 	t.Parallel()
 	when := func(e string) string {

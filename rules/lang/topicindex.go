@@ -5,21 +5,21 @@ import (
 	"strings"
 )
 
-// topicIndex finds the rules whose filters match a topic. It is a tree of topic levels, so the cost of a
-// look-up depends on the topic's levels and on the rules that match, not on those that do not.
+// topicIndex finds the rules whose filters match a topic. It is a tree of topic levels: the cost of a lookup depends on
+// the topic's levels and the matching rules, not on the number of other rules.
 type topicIndex struct {
 	root  topicNode
-	lists [][]uint16 // the rules whose filters end at one place, ascending
+	lists [][]uint16 // each the rules whose filters end at the same node, ascending
 }
 
 type topicNode struct {
 	levels map[string]*topicNode
 	plus   *topicNode
-	rules  int // the list of those whose filters end here, counted from 1; 0 for none
-	below  int // of those that end here with '#'
+	rules  int // 1-based list of the rules whose filters end here; 0: none
+	below  int // the same for filters that end here with '#'
 }
 
-// add enters a valid filter. Rules are entered in their order.
+// add adds a valid filter. Add rules in ascending order.
 func (x *topicIndex) add(filter string, rule uint16) {
 	n := &x.root
 	for rest, more := filter, true; more; {

@@ -10,7 +10,7 @@ import (
 	"cellgate/rules/rulestest"
 )
 
-// TestWarnings holds what is found in rules that work, and what is not.
+// TestWarnings checks which warnings working rules give, and which they do not.
 func TestWarnings(t *testing.T) {
 	t.Parallel()
 	rule := func(text string) string {
@@ -85,7 +85,8 @@ func TestWarnings(t *testing.T) {
 	}
 }
 
-// TestErrorsComeWithWarnings: a rule set with an error is not applied, and what is likely to be meant otherwise is told with it.
+// TestErrorsComeWithWarnings checks that a rule set with an error is not applied, and that its warnings are reported
+// with the error.
 func TestErrorsComeWithWarnings(t *testing.T) {
 	t.Parallel()
 	set, found := lang.Compile(lang.NewSource(map[string][]byte{"a.rules.yaml": []byte("rules:\n  - id: r\n    from: [x]\n    when: soc < 5 and true\n    to: [{kafka: {topic: t}}]\n")}), rulestest.Options(""))
