@@ -2,9 +2,9 @@ package state
 
 import "slices"
 
-// remember appends an entry to an operator's list and keeps the list within keep entries and the VIN
-// within its bytes, first those of operators without rules; what is forgotten for that is counted. The caller uses
-// o no more.
+// remember appends an entry to an operator's list and trims the list to keep entries. If the VIN exceeds its bytes,
+// operators without rules lose their memory first, then the list its oldest entries. Evictions are counted. o is
+// invalid afterwards.
 func (s *State) remember(v *vinState, o *Memory, e Stamp, keep int) {
 	o.List = append(o.List, e)
 	if n := len(o.List) - keep; n > 0 {
@@ -13,7 +13,7 @@ func (s *State) remember(v *vinState, o *Memory, e Stamp, keep int) {
 	}
 	key, own := o.key, slices.IndexFunc(v.ops, func(m Memory) bool { return m.key == o.key })
 	if own >= 0 && &v.ops[own] != o {
-		own = -1 // a value of by: it stays where it is
+		own = -1 // o is the memory of a value of by, which does not move
 	}
 	if s.over(v) > 0 && s.makeRoom(v) && own >= 0 {
 		at, _ := v.find(key)
@@ -28,7 +28,7 @@ func (s *State) remember(v *vinState, o *Memory, e Stamp, keep int) {
 	}
 }
 
-// makeRoom forgets what operators without rules remember of a VIN. It reports whether there was any.
+// makeRoom forgets the memory of a VIN's operators without rules and reports whether there was any.
 func (s *State) makeRoom(v *vinState) bool {
 	gone := s.giveWay(v)
 	if gone > 0 {
@@ -37,22 +37,23 @@ func (s *State) makeRoom(v *vinState) bool {
 	return gone > 0
 }
 
-// Cell is the place of one operator's memory of one VIN, at the time of a message or tick.
+// Cell addresses one operator's memory of one VIN, at the time of a message or tick.
 type Cell struct {
 	State *State
 	VIN   string
 	Key   uint64
-	// Received is when the message or tick was received. Now is the operator's time: the same, unless it goes by the
-	// vehicle's clock, or for a tick by when it was due.
+	// Received is the time of receipt of the message or tick, Now the operator's time, both in ms since the Unix epoch.
+	// They are equal unless the operator uses the vehicle's clock; for a tick, Now is the due time.
 	Received, Now int64
-	// Tick says that no message has come, Event that Now is the vehicle's clock.
+	// Tick means that there is no message, Event that Now is the vehicle's clock.
 	Tick, Event bool
-	// By is the value that an operator with by remembers this under, none when Values is 0. Values is how many it may remember.
+	// By is the hash of the value of by whose memory this is. Values is the maximum number of values; 0 if the operator
+	// has no by.
 	By     uint64
 	Values int
 }
 
-// Peek returns the memory, nil when there is none. It holds until the next Touch of the VIN.
+// Peek returns the memory, nil if there is none. It is valid until the next Touch of the VIN.
 func (c *Cell) Peek() *Memory {
 	m := c.State.peek(c)
 	if m == nil || c.Values == 0 {
@@ -64,7 +65,7 @@ func (c *Cell) Peek() *Memory {
 	return nil
 }
 
-// Touch returns the memory for changing, made when there is none. The caller changes it at once: the VIN counts as changed.
+// Touch returns the memory for an immediate change, creating it if needed. It marks the VIN as changed.
 func (c *Cell) Touch() Touched {
 	m, v := c.State.touch(c)
 	if c.Values > 0 {
@@ -82,7 +83,8 @@ func (o *Memory) keyOf(by uint64) int {
 	return -1
 }
 
-// touchKey returns the memory of a value of by, made when there is none: the value that was changed longest ago makes room.
+// touchKey returns the memory of a value of by, creating it if needed. If there are too many values, the one that
+// changed longest ago is forgotten.
 func (s *State) touchKey(v *vinState, o *Memory, c *Cell) *Memory {
 	if i := o.keyOf(c.By); i >= 0 {
 		m := o.keyed[i]
@@ -115,7 +117,7 @@ type Touched struct {
 	state *State
 }
 
-// Expire drops the list's entries that are not after a time.
+// Expire drops the list's entries that are not after until.
 func (t Touched) Expire(until int64) {
 	n := 0
 	for n < len(t.List) && t.List[n].At <= until {
@@ -126,6 +128,5 @@ func (t Touched) Expire(until int64) {
 	}
 }
 
-// Remember appends an entry to the list and keeps it within keep entries and the VIN within its bytes. The caller uses the
-// memory no more.
+// Remember appends an entry to the list, within keep entries and the VIN's bytes. The memory is invalid afterwards.
 func (t Touched) Remember(e Stamp, keep int) { t.state.remember(t.vin, t.Memory, e, keep) }

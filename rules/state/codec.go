@@ -16,9 +16,9 @@ import (
 //	count    uvarint
 //	count times, by key: a memory
 //
-// A memory. Times are varints in ms after changed, list entries' after the entry before them.
+// A memory. Times are varints in ms after changed, those of list entries after the previous entry.
 //
-//	key    8 bytes, big-endian; among the values of by: of the value
+//	key    8 bytes, big-endian; for a value of by: its hash
 //	bits   1 byte   what follows: 1 num, 2 at, 4 list, 8 text, 16 due, 32 seen, 64 values of by; 128 list entries have a hash
 //	num    uvarint
 //	at     varint
@@ -26,12 +26,13 @@ import (
 //	text   uvarint length, bytes
 //	due    varint
 //	seen   varint
-//	keyed  uvarint count; memories, the one that was changed last at the end
+//	keyed  uvarint count; memories, in the order of their last change
 //
-// Version 2 has of a memory key, num, at, list with hashes and text, always all; at and the list's first time are of the epoch.
+// A memory of version 2 has key, num, at, list with hashes and text, always all of them; at and the list's first time
+// are in ms since the Unix epoch.
 const (
 	stateVersion = 3
-	allMemories  = 2 // the version before
+	allMemories  = 2 // the previous version
 )
 
 const (
@@ -113,7 +114,7 @@ func (o *Memory) append(b []byte, changed int64) []byte {
 	return b
 }
 
-// memoryReader reads memories of one version.
+// memoryReader reads the memories of one version.
 type memoryReader struct {
 	field.Reader
 	version byte
@@ -140,7 +141,7 @@ func unmarshalVIN(b []byte) (*vinState, error) {
 	return v, nil
 }
 
-// memory reads one; those of values of by have none of their own.
+// memory reads one memory. Only top-level memories can have values of by.
 func (r *memoryReader) memory(top bool) (o Memory) {
 	o.key = r.Uint64()
 	bits, base := byte(hasNum|hasAt|hasList|hasText|hasHashes), int64(0)

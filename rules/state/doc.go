@@ -1,3 +1,3 @@
-// Package state keeps what operators remember of each VIN, within bounds. It knows nothing of rules: a memory belongs to a
-// key, and what it means is the business of the operator that has it.
+// Package state keeps the operators' memory of each VIN within bounds. It does not know rules: a memory belongs to a
+// key, and its operator interprets it.
 package state

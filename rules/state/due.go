@@ -5,12 +5,11 @@ import (
 	"math"
 )
 
-// never is later than every time.
+// never is later than any due time.
 const never = math.MaxInt64
 
-// Before implements heap.Item: of the VINs with an operator that is to be run without a message the one that is due first, by
-// VIN among equals. A VIN's time may be too early, as that of an operator which each message puts off; it is put right when it
-// comes to the front, so that a message costs nothing here.
+// Before implements heap.Item: VINs are ordered by due time, then by VIN. A VIN's due time may be too early, since a
+// message that postpones an operator does not update the heap. It is corrected when the VIN comes to the front.
 func (v *vinState) Before(other *vinState) bool {
 	return v.due < other.due || v.due == other.due && v.vin < other.vin
 }
@@ -18,7 +17,7 @@ func (v *vinState) Before(other *vinState) bool {
 // Place implements heap.Item.
 func (v *vinState) Place() *int32 { return &v.place }
 
-// wake sees to it that a VIN is looked at when it is due, by the clock as it was before all its steps.
+// wake makes sure that a VIN is checked at due, which is in the time of the clock before all its steps.
 func (sh *stateShard) wake(v *vinState, due int64) {
 	if due != never && (v.place == 0 || due < v.due) {
 		v.due = due
@@ -26,7 +25,7 @@ func (sh *stateShard) wake(v *vinState, due int64) {
 	}
 }
 
-// dueOf is when the first operator of a VIN is due, by the clock as it was before all its steps.
+// dueOf returns when the first operator of a VIN is due, in the time of the clock before all its steps.
 func (s *State) dueOf(v *vinState) int64 {
 	due := int64(never)
 	for i := range v.ops {
@@ -43,7 +42,7 @@ func (s *State) waits(key uint64) bool {
 	return ok
 }
 
-// schedule builds what is due anew, for a set's operators. It returns those of them that the set before did not have.
+// schedule rebuilds the due times for a set's operators. It returns the operators that the previous set did not have.
 func (s *State) schedule(wakes map[uint64]struct{}) (fresh map[uint64]struct{}) {
 	if s.wakes != nil {
 		fresh = maps.Clone(wakes)
@@ -65,7 +64,7 @@ func (s *State) schedule(wakes map[uint64]struct{}) (fresh map[uint64]struct{}) 
 	return fresh
 }
 
-// first returns the VIN of a shard that is due first, nil when none ever is.
+// first returns the VIN of a shard that is due first, nil if there is none.
 func (s *State) first(sh *stateShard) *vinState {
 	for len(sh.due) > 0 {
 		v := sh.due[0]
@@ -82,15 +81,15 @@ func (s *State) first(sh *stateShard) *vinState {
 	return nil
 }
 
-// Due is an operator that is to be run without a message.
+// Due is an operator that is due without a message. At is in ms since the Unix epoch.
 type Due struct {
 	VIN string
 	Key uint64
 	At  int64
 }
 
-// TakeDue returns the operator of a shard that is due first, if that is not after now, and takes it off. Those who are due
-// come in the order of their times, whatever has been looked at before.
+// TakeDue removes and returns the operator of a shard that is due first, if it is due by now. Operators come in the
+// order of their due times, whatever was called before.
 func (s *State) TakeDue(shard int, now int64) (Due, bool) {
 	sh := &s.shards[shard]
 	v := s.first(sh)
@@ -109,7 +108,7 @@ func (s *State) TakeDue(shard int, now int64) (Due, bool) {
 	return Due{}, false
 }
 
-// NextDue is when an operator is due first, by the clock of now; false when none is.
+// NextDue returns when the first operator is due, by the current clock; false if there is none.
 func (s *State) NextDue() (int64, bool) {
 	due := int64(never)
 	for i := range s.shards {
@@ -122,7 +121,7 @@ func (s *State) NextDue() (int64, bool) {
 	return due + s.shift, due != never
 }
 
-// Wake has the operator run when no message has come until then, 0 for never.
+// Wake schedules the operator to run at a time without a message; 0 cancels.
 func (t Touched) Wake(at int64) {
 	if t.Due = at; at == 0 || !t.state.waits(t.key) {
 		return

@@ -13,8 +13,7 @@ import (
 	"cellgate/test/check"
 )
 
-// TestDueIsInOrder compares what is due with a list that is searched from end to end, over changes, restarts, steps of the clock and
-// VINs that are forgotten.
+// TestDueIsInOrder compares the due order with a linear search over changes, restarts, clock steps and forgotten VINs.
 func TestDueIsInOrder(t *testing.T) {
 	t.Parallel()
 	rnd := rand.New(rand.NewPCG(1, 2)) //nolint:gosec // a test's choices
@@ -25,7 +24,7 @@ func TestDueIsInOrder(t *testing.T) {
 	wakes := map[uint64]struct{}{7: {}}
 	s := NewState(StateOptions{})
 	s.Adopt(wakes, wakes)
-	now, due := int64(1_000_000), map[string]int64{} // due by the clock as it was in the beginning
+	now, due := int64(1_000_000), map[string]int64{} // due by the clock before all its steps
 	for range 20_000 {
 		now += rnd.Int64N(5)
 		vin := fmt.Sprintf("V%d", rnd.IntN(300))
@@ -88,7 +87,7 @@ func TestDueIsInOrder(t *testing.T) {
 	}
 }
 
-// TestStoredForms holds what this version writes, and that it reads what the version before has written.
+// TestStoredForms pins the form that this version writes, and checks that it reads that of the previous version.
 func TestStoredForms(t *testing.T) {
 	t.Parallel()
 	v := vinState{touched: 300, changed: 1_763_600_000_000, shift: -5, ops: []Memory{
@@ -105,7 +104,7 @@ func TestStoredForms(t *testing.T) {
 	if again := back.append(nil); hex.EncodeToString(got) != want || !bytes.Equal(again, got) {
 		t.Fatalf("stored\n%x, then\n%x, want\n%s", got, again, want)
 	}
-	v.ops = v.ops[:3] // which version 2 can say
+	v.ops = v.ops[:3] // all that version 2 can express
 	old := binary.AppendUvarint([]byte{2}, v.touched)
 	old = binary.AppendVarint(binary.AppendVarint(old, v.changed), v.shift)
 	old = binary.AppendUvarint(old, uint64(len(v.ops)))
@@ -122,7 +121,7 @@ func TestStoredForms(t *testing.T) {
 	if back, err = unmarshalVIN(old); err != nil || !bytes.Equal(back.append(nil), v.append(nil)) {
 		t.Fatalf("of version 2 %+v, %v", back, err)
 	}
-	for n := range old { // none of its beginnings is whole
+	for n := range old { // every prefix is incomplete
 		if _, err := unmarshalVIN(old[:n]); err == nil {
 			t.Fatalf("%d bytes of %d are read", n, len(old))
 		}

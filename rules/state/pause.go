@@ -5,32 +5,32 @@ import (
 	"slices"
 )
 
-// maxPauses is how many pauses are remembered; those before count no more.
+// maxPauses bounds the pauses kept. Older ones are merged into the first.
 const maxPauses = 64
 
-// Pause is a time in which nobody listened to the vehicles: what they did not send then tells nothing. Its times are in ms, by
-// the clock as it was before all its steps. From is the time of the last record before it.
+// Pause is a period in which the gateway did not listen to the vehicles, so that a missing message means nothing. Times
+// are in ms, by the clock before all its steps. From is the time of the last record before the pause.
 type Pause struct {
 	From int64 `json:"from"`
 	To   int64 `json:"to"`
 }
 
-// Listening tells when the vehicles were listened to: but for the pauses always, until the last record. It is a matter of the
-// journal alone, and stored with the VINs.
+// Listening says when the gateway listened to the vehicles: always until Last, except in the pauses. It follows from
+// the journal alone and is stored with the VINs.
 type Listening struct {
 	Last   int64   `json:"last,omitempty"`
 	Pauses []Pause `json:"pauses,omitempty"`
 }
 
-// Listening returns what SetListening takes.
+// Listening returns the value for SetListening.
 func (s *State) Listening() Listening {
 	return Listening{s.listening.Last, slices.Clone(s.listening.Pauses)}
 }
 
-// SetListening puts back what Listening gave.
+// SetListening restores the result of Listening.
 func (s *State) SetListening(l Listening) { s.listening = l }
 
-// Begin tells that the gateway has begun to listen, before Advance is told of the record that says so.
+// Begin ends a pause: the gateway has started to listen. Call it before Advance for the same record.
 func (s *State) Begin(now int64) { s.pause(s.listening.Last, now-s.shift) }
 
 func (s *State) pause(from, to int64) {
@@ -41,8 +41,8 @@ func (s *State) pause(from, to int64) {
 	}
 }
 
-// SilentUntil is when a time without a message is over that began at a time: it begins anew with every pause that it has not
-// come to its end before. So the answer does not depend on when it is asked for.
+// SilentUntil returns the end of a silence of length after (ms) that started at at. The silence starts again at the end
+// of every pause that begins before it is over, so the answer does not depend on when it is asked for.
 func (s *State) SilentUntil(at, after int64) int64 {
 	at -= s.shift
 	for _, p := range s.listening.Pauses {

@@ -12,21 +12,21 @@ import (
 	"cellgate/broker/shared/message/field"
 )
 
-// KeepRemoved is how long operators' state outlives their rules, in the time of the journal: rules that were removed by
-// mistake, or come back by a rollback, go on where they were.
+// KeepRemoved is how long operators' state outlives their rules, in journal time: rules that were removed by mistake,
+// or that a rollback restores, continue where they were.
 const KeepRemoved = 24 * time.Hour
 
-// maxRemoved is how many operators without rules are remembered; past it those that were removed first are forgotten.
+// maxRemoved bounds the operators without rules that are kept. Past it, those removed first are forgotten.
 const maxRemoved = 1 << 16
 
-// unstamped stands for a removal that no record has given a time to yet.
+// unstamped marks a removal that has no time yet, since no record has come.
 const unstamped = math.MinInt64
 
-// removedOperators are the operators that no rule has any more and whose state is kept, each with the time of its removal.
-// That and what follows from it are matters of the journal alone, so that every replay forgets the same.
+// removedOperators are the operators without a rule whose state is kept, with the time of their removal. It follows
+// from the journal alone, so that every replay forgets the same.
 type removedOperators struct {
-	since   map[uint64]int64 // by key; by the clock as it was before all its steps
-	from    int64            // nothing is to be done from this time on,
+	since   map[uint64]int64 // by key; ms by the clock before all its steps
+	from    int64            // nothing to do from this time on,
 	until   int64            // before this one
 	version uint64           // counts changes
 }
@@ -37,7 +37,7 @@ func newRemovedOperators() removedOperators {
 	return r
 }
 
-// changed works out when something is to be done next.
+// changed computes when there is something to do next.
 func (r *removedOperators) changed() {
 	r.version++
 	r.from, r.until = math.MinInt64, math.MaxInt64
@@ -50,13 +50,14 @@ func (r *removedOperators) changed() {
 	}
 }
 
-// Removed returns how many operators are remembered although no rule has them, and a number that rises whenever which
-// ones or since when changes.
+// Removed returns the number of operators that are kept without a rule, and a version that rises with every change of
+// them.
 func (s *State) Removed() (operators int, version uint64) {
 	return len(s.removed.since), s.removed.version
 }
 
-// AppendRemoved appends the stored form of the removed operators: by key, the key in 8 bytes and since when as a varint.
+// AppendRemoved appends the stored form of the removed operators: for each, sorted by key, the key in 8 bytes and the
+// time of removal as a varint.
 func (s *State) AppendRemoved(b []byte) []byte {
 	for _, key := range slices.Sorted(maps.Keys(s.removed.since)) {
 		b = binary.BigEndian.AppendUint64(b, key)
@@ -65,7 +66,8 @@ func (s *State) AppendRemoved(b []byte) []byte {
 	return b
 }
 
-// LoadRemoved puts back what AppendRemoved gave. It is called before the first engine. The error wraps ErrBadState.
+// LoadRemoved restores the result of AppendRemoved. Call it before the first engine is made. The error wraps
+// ErrBadState.
 func (s *State) LoadRemoved(b []byte) error {
 	since := map[uint64]int64{}
 	for r := (field.Reader{B: b}); r.Off < len(b); {
@@ -80,10 +82,11 @@ func (s *State) LoadRemoved(b []byte) error {
 	return nil
 }
 
-// Advance tells the time of the record that comes next: what was removed KeepRemoved ago is forgotten. Steps of the clock do
-// not count. Call it with every record, in journal order, while no worker runs; nearly always it costs a comparison.
+// Advance sets the time to that of the next record and forgets what was removed KeepRemoved ago. Clock steps do not
+// count as time. Call it with every record, in journal order, while no worker runs; it nearly always costs one
+// comparison.
 func (s *State) Advance(now int64) {
-	if s.back { // it has not listened, whatever others have
+	if s.back { // a restored operator has not listened, whatever others have
 		s.pause(math.MinInt64, now-s.shift)
 		s.back = false
 	}
@@ -96,7 +99,7 @@ func (s *State) Advance(now int64) {
 	var over map[uint64]struct{}
 	for key, at := range r.since {
 		switch {
-		case at == unstamped, at > now: // a time to come is of a journal that is lost
+		case at == unstamped, at > now: // a future time is from a lost journal
 			r.since[key] = now
 		case now-at >= KeepRemoved.Milliseconds():
 			if over == nil {
@@ -109,15 +112,15 @@ func (s *State) Advance(now int64) {
 	r.changed()
 }
 
-// Steady reports whether a record of that time changes nothing when Advance is told of it, but the time itself.
+// Steady reports whether Advance with that time changes nothing except the time.
 func (s *State) Steady(now int64) bool {
 	now -= s.shift
 	return !s.back && s.removed.from <= now && now < s.removed.until
 }
 
-// Adopt takes the operators of a set, by key, for those that there are: the state of all others is kept for a while. wakes
-// are those that may be due without a message. One of them that comes back has not listened meanwhile: what it would have
-// missed is nothing that a vehicle did not send.
+// Adopt switches to the operators of a set, by key. The state of all others is kept for KeepRemoved. wakes are the
+// operators that may be due without a message. If one of them comes back, the time until the next record counts as a
+// pause: it has missed messages in the meantime.
 func (s *State) Adopt(keys, wakes map[uint64]struct{}) {
 	s.order()
 	s.keys = keys
@@ -152,7 +155,7 @@ func (s *State) Adopt(keys, wakes map[uint64]struct{}) {
 	}
 }
 
-// forgetOldest forgets the n operators that were removed first, by key among equals. The new ones are the last.
+// forgetOldest forgets the n operators that were removed first, by key if equal. Unstamped ones are the last.
 func (s *State) forgetOldest(n int) {
 	when := func(key uint64) int64 {
 		if at := s.removed.since[key]; at != unstamped {
@@ -198,8 +201,8 @@ func (s *State) forgetOperators(over map[uint64]struct{}) {
 	}
 }
 
-// giveWay forgets what operators without rules remember of a VIN: its bytes are for those that have rules. It returns how
-// many they were.
+// giveWay forgets the memory of a VIN's operators without rules, so that its bytes serve those with rules. It returns
+// their number.
 func (s *State) giveWay(v *vinState) int {
 	before := len(v.ops)
 	v.ops = slices.DeleteFunc(v.ops, func(o Memory) bool {

@@ -13,57 +13,57 @@ import (
 	"cellgate/broker/shared/message"
 )
 
-// Shards is the number of parts that per-VIN state falls into.
+// Shards is the number of shards of the per-VIN state.
 const Shards = 64
 
 // ShardOf returns the shard of a VIN, 0 to Shards-1, the same in every process and version: FNV-1a.
 func ShardOf(vin string) int { return int(message.Hash(vin) % Shards) } //nolint:gosec // below 64
 
-// StateOptions bound a State.
+// StateOptions are the bounds of a State.
 type StateOptions struct {
-	// MaxVINs is the number of VINs whose state is kept, rounded up to a multiple of Shards. For each VIN past it
-	// one of the same shard is forgotten, the one whose last change is longest ago.
+	// MaxVINs bounds the VINs whose state is kept, rounded up to a multiple of Shards. For each further VIN, the VIN of
+	// the same shard that changed longest ago is forgotten.
 	MaxVINs int `zero:"no bound"`
-	// MaxVINBytes bounds the stored state of one VIN. Past it, operators that keep lists (dedupe, count,
+	// MaxVINBytes bounds the stored state of one VIN, in bytes. Past it, operators that keep lists (dedupe, count,
 	// on_change) forget their oldest entries.
 	MaxVINBytes int `zero:"no bound"`
-	// Evicted is told how many VINs ("vins"), list entries and values of by ("vin_bytes", "rule_entries", "rule_keys") or
-	// operators without rules ("removed_rules") were forgotten because of a bound. Workers call it, so it must be safe for concurrent use and must not block.
+	// Evicted is called with the number of VINs ("vins"), list entries and values of by ("vin_bytes", "rule_entries",
+	// "rule_keys") or operators without rules ("removed_rules") that were forgotten because of a bound. Workers call
+	// it: it must be safe for concurrent use and must not block.
 	Evicted func(reason string, n int)
 }
 
-// State is what the operators of a rule set remember, per VIN. It outlives rule sets: an operator finds
-// its state again as long as the rule's id and the operator's definition are the same, and after its removal for
-// KeepRemoved.
+// State is the operators' memory, per VIN. It outlives rule sets: an operator keeps its memory as long as the rule's id
+// and the operator's definition are the same, and for KeepRemoved after its removal.
 //
-// Each shard belongs to whichever worker evaluates its VINs; State has no locks. Load, Advance, Changed, MarkChanged,
-// TakeChanged, VINs and NewEngine are called while no worker runs.
+// Each shard belongs to the worker that evaluates its VINs; State has no locks. Call Load, Advance, Changed,
+// MarkChanged, TakeChanged, VINs and NewEngine only while no worker runs.
 type State struct {
 	shards  [Shards]stateShard
 	opts    StateOptions
 	removed removedOperators
-	// shift is how far the wall clock has stepped in all, in ms: what it showed before a step is as long ago as
-	// that, and the step, by the clock of now.
+	// shift is the sum of all steps of the wall clock, in ms. Adding it to a time of the clock before all steps gives
+	// the time by the current clock.
 	shift int64
 	// wakes are the operators of the rules in force that may be due without a message.
 	wakes map[uint64]struct{}
 	keys  map[uint64]struct{} // all operators of the rules in force
-	// back says that such an operator has come back with its rule, and that no record has said when.
+	// back means that such an operator has come back with its rule and no record has come since.
 	back      bool
 	listening Listening
 }
 
-// stateShard keeps its VINs in a map, and in a ring in the order in which messages changed them.
+// stateShard keeps its VINs in a map, and in a ring in the order of their last change.
 type stateShard struct {
 	vins    map[string]*vinState
-	last    *vinState   // that was looked up; one message asks for its VIN several times
-	ring    vinState    // its next is the VIN that was changed longest ago, its prev the one that was changed last
+	last    *vinState   // the last lookup; one message looks up its VIN several times
+	ring    vinState    // next is the VIN that changed longest ago, prev the one that changed last
 	clock   uint64      // counts changes
-	changed []*vinState // since TakeChanged; forgotten ones may be among them
-	gone    []string    // forgotten since TakeChanged, of those that it had given out
+	changed []*vinState // since TakeChanged; may include forgotten VINs
+	gone    []string    // stored VINs forgotten since TakeChanged
 	limit   int
-	mixed   bool                 // loaded, and not yet in order
-	due     heap.Heap[*vinState] // VINs with an operator that is to be run without a message
+	mixed   bool                 // loaded, and not in order yet
+	due     heap.Heap[*vinState] // VINs with an operator that may be due without a message
 }
 
 // vinState is the state of all operators on one VIN, sorted by key.
@@ -71,16 +71,16 @@ type vinState struct {
 	vin        string
 	ops        []Memory
 	touched    uint64 // the shard's clock when a message changed it last
-	changed    int64  // ReceivedAt of that message: no time in ops is later
-	shift      int64  // of the State, when the times were written
+	changed    int64  // ReceivedAt of that message; no time in ops is later
+	shift      int64  // State.shift when the times were written
 	prev, next *vinState
-	due        int64 // no operator is due before this time, by the clock as it was before all its steps
-	place      int32 // in the shard's due, 1 more than the index; 0: it is not there
+	due        int64 // no operator is due earlier; by the clock before all its steps
+	place      int32 // 1-based index in the shard's due; 0: not in it
 	dirty      bool  // in stateShard.changed
-	stored     bool  // TakeChanged has given it out, or it was loaded
+	stored     bool  // returned by TakeChanged, or loaded
 }
 
-// move makes all times later.
+// move moves all times by by ms.
 func (v *vinState) move(by int64) {
 	v.changed += by
 	for i := range v.ops {
@@ -95,7 +95,7 @@ func (o *Memory) move(by int64) {
 	for i := range o.keyed {
 		o.keyed[i].move(by)
 	}
-	if o.Seen != 0 { // the vehicle's clock has not stepped
+	if o.Seen != 0 { // times of the vehicle's clock, which has not stepped
 		return
 	}
 	if o.At != 0 && o.At != Timeless {
@@ -106,9 +106,9 @@ func (o *Memory) move(by int64) {
 	}
 }
 
-// at brings the times to the clock of a message received now. A step of the clock is no time that has passed, so
-// intervals go on over it as if it had not been. Times ahead of the message are of a journal that is lost, with its
-// steps: intervals begin anew with the message, which is a change of the state.
+// at converts the times to the clock of a message received now. A clock step is not elapsed time, so intervals continue
+// across it. If times are ahead of the message, the journal was lost together with its steps: intervals start again
+// with the message, which changes the state.
 func (v *vinState) at(now, shift int64) (changed bool) {
 	if v.shift != shift {
 		v.move(shift - v.shift)
@@ -121,36 +121,36 @@ func (v *vinState) at(now, shift int64) (changed bool) {
 	return true
 }
 
-// Memory is the state of one operator on one VIN. What num, at, list and text mean is the operator's
-// own business; zero is the state before the first message.
+// Memory is the state of one operator on one VIN. The operator interprets Num, At, List and Text. The zero value is the
+// state before the first message.
 type Memory struct {
 	key  uint64 // hash of rule id and operator definition
 	Num  uint64
 	At   int64
 	List []Stamp // oldest first
 	Text []byte
-	// Due is when the operator is to be run although no message comes, 0 for never, always by the gateway's clock. Change it
-	// with Touched.Wake.
+	// Due is when the operator runs without a message, by the gateway's clock; 0 for never. Change it with
+	// Touched.Wake.
 	Due int64
-	// Seen is 0 for a memory whose times are the gateway's; else they are the vehicle's, and it is the latest.
+	// Seen is 0 if the memory's times are the gateway's. Otherwise they are the vehicle's, and Seen is the latest.
 	Seen  int64
-	keyed []Memory // of an operator with by: one for each value, the one that was changed last at the end
+	keyed []Memory // of an operator with by: one per value, in the order of their last change
 }
 
-// Timeless stands in a memory's at for an operator that only marks that it has seen something.
+// Timeless is the At of an operator that only marks that it has seen something.
 const Timeless = 1
 
-// Stamp is an entry of an operator's list: something seen at a time.
+// Stamp is an entry of an operator's list.
 type Stamp struct {
 	Hash uint64
 	At   int64
 }
 
-// maxStamp is the size of a list's entry when it is stored: its hash, and the time since the entry before it, which is less than
-// 2^41 ms, 69 years. The time of the first one may take 4 bytes more.
+// maxStamp is the stored size of a list entry in bytes: its hash, and the time since the previous entry, which is below
+// 2^41 ms (69 years). The first entry's time may take 4 bytes more.
 const maxStamp = 8 + 6
 
-// size is an upper bound of the stored form's size.
+// size returns an upper bound of the stored size.
 func (o *Memory) size() int {
 	n := 8 + 1 + 10 + 10 + 5 + len(o.List)*maxStamp + 4 + 5 + len(o.Text) + 10 + 10
 	for i := range o.keyed {
@@ -159,10 +159,10 @@ func (o *Memory) size() int {
 	return n
 }
 
-// ErrBadState is wrapped by every error of State.Load.
+// ErrBadState is wrapped by every error about damaged stored state.
 var ErrBadState = errors.New("damaged operator state")
 
-// NewState makes an empty state.
+// NewState returns an empty state.
 func NewState(o StateOptions) *State {
 	o.MaxVINs, o.MaxVINBytes = cmp.Or(o.MaxVINs, math.MaxInt32), cmp.Or(o.MaxVINBytes, math.MaxInt32)
 	if o.Evicted == nil {
@@ -186,7 +186,7 @@ func (s *State) VINs() int {
 	return n
 }
 
-// Changed returns how many VINs TakeChanged would give out, or a few more.
+// Changed returns the number of VINs that TakeChanged would return. It may be slightly too high.
 func (s *State) Changed() int {
 	n := 0
 	for i := range s.shards {
@@ -195,7 +195,7 @@ func (s *State) Changed() int {
 	return n
 }
 
-// MarkChanged counts every VIN of a shard as changed.
+// MarkChanged marks every VIN of a shard as changed.
 func (s *State) MarkChanged(shard int) {
 	sh := &s.shards[shard]
 	for v := sh.ring.next; v != &sh.ring; v = v.next {
@@ -203,12 +203,12 @@ func (s *State) MarkChanged(shard int) {
 	}
 }
 
-// TakeChanged gives put the state of every VIN that has changed since the last call, in a form that Load takes. Nil data
-// means that the VIN has no state any more. A VIN that was forgotten and has come back is given twice, the second time as
-// it is. The data is valid until put returns.
+// TakeChanged calls put with the state of every VIN that has changed since the last call, in the form that Load takes.
+// Nil data means that the VIN has no state any more. A VIN that was forgotten and has come back is passed twice, the
+// second time with its state. The data is valid until put returns.
 func (s *State) TakeChanged(put func(vin string, data []byte)) { s.TakeSome(math.MaxInt, put) }
 
-// TakeSome is TakeChanged for about so many VINs; the others have still changed.
+// TakeSome does the same as TakeChanged for about limit VINs. The others remain changed.
 func (s *State) TakeSome(limit int, put func(vin string, data []byte)) {
 	var buf []byte
 	for i := range s.shards {
@@ -243,8 +243,8 @@ func (s *State) Export(vin string) []byte {
 	return nil
 }
 
-// Load puts back what TakeChanged has given out, replacing what there is. It does not count as a change.
-// The error wraps ErrBadState and leaves the VIN's state as it was.
+// Load restores a VIN from TakeChanged, replacing its state. It does not count as a change. The error wraps ErrBadState
+// and leaves the VIN's state as it was.
 func (s *State) Load(vin string, data []byte) error {
 	sh := &s.shards[ShardOf(vin)]
 	old := sh.vins[vin]
@@ -267,8 +267,8 @@ func (s *State) Load(vin string, data []byte) error {
 	return nil
 }
 
-// order puts what was loaded in the order in which it was changed, so that a gateway forgets the same VINs after a
-// restart as it would have without. Whatever is left over the bound is forgotten.
+// order sorts loaded VINs by their last change, so that a gateway forgets the same VINs after a restart as without one.
+// VINs past the bound are forgotten.
 func (s *State) order() {
 	for i := range s.shards {
 		sh := &s.shards[i]
@@ -290,18 +290,18 @@ func (s *State) order() {
 	}
 }
 
-// StepClock takes a step of the wall clock into account: messages that follow are stamped by another clock. Call it
-// with each such record of the journal, in its place, while no worker runs.
+// StepClock applies a step of the wall clock: later records have times of the stepped clock. Call it with each such
+// record at its position in the journal, while no worker runs.
 func (s *State) StepClock(step message.ClockStep) { s.shift += step.By() }
 
-// Shift is the sum of the steps so far, in ms. It is stored with the VINs, and put back by SetShift.
+// Shift returns the sum of the clock steps so far, in ms. It is stored with the VINs and restored by SetShift.
 func (s *State) Shift() int64 { return s.shift }
 
-// SetShift puts back what Shift gave.
+// SetShift restores the result of Shift.
 func (s *State) SetShift(shift int64) { s.shift = shift }
 
-// peek returns an operator's state on a VIN, at the time of a message or tick, nil if there is none. It holds until the next
-// touch of the VIN.
+// peek returns an operator's state on a VIN at the time of a message or tick, nil if there is none. It is valid until
+// the next touch of the VIN.
 func (s *State) peek(c *Cell) *Memory {
 	sh := &s.shards[ShardOf(c.VIN)]
 	v := sh.find(c.VIN)
@@ -316,7 +316,7 @@ func (s *State) peek(c *Cell) *Memory {
 	return &v.ops[i]
 }
 
-// at brings a VIN to the time of a message or tick.
+// at converts a VIN's times to the time of a message or tick.
 func (s *State) at(sh *stateShard, v *vinState, c *Cell) {
 	if v.at(c.Received, s.shift) {
 		sh.mark(v)
@@ -324,9 +324,9 @@ func (s *State) at(sh *stateShard, v *vinState, c *Cell) {
 	}
 }
 
-// touch returns an operator's state on a VIN for changing, made when there is none. The caller changes
-// it at once: the VIN counts as changed at the time of the message. A tick leaves the VIN its place among those that are
-// forgotten, so that when ticks come does not matter.
+// touch returns an operator's state on a VIN for an immediate change, creating it if needed. It marks the VIN as
+// changed at the time of the message. A tick does not move the VIN in the eviction order, so that the order does not
+// depend on when ticks come.
 func (s *State) touch(c *Cell) (*Memory, *vinState) {
 	sh := &s.shards[ShardOf(c.VIN)]
 	v := sh.find(c.VIN)
@@ -336,7 +336,7 @@ func (s *State) touch(c *Cell) (*Memory, *vinState) {
 			s.opts.Evicted("vins", 1)
 		}
 		v = &vinState{changed: c.Received, shift: s.shift}
-		sh.add(strings.Clone(c.VIN), v) // it is part of a topic
+		sh.add(strings.Clone(c.VIN), v) // c.VIN is part of a topic, which is not kept
 	} else if !c.Tick {
 		v.unlink()
 		sh.link(v)
@@ -364,7 +364,7 @@ func (v *vinState) find(key uint64) (int, bool) {
 	return len(v.ops), false
 }
 
-// over returns by how many bytes a VIN's state is too large, 0 or less when it is not.
+// over returns by how many bytes a VIN's state exceeds the bound; 0 or less if it does not.
 func (s *State) over(v *vinState) int {
 	n := -s.opts.MaxVINBytes
 	for i := range v.ops {
@@ -373,23 +373,23 @@ func (s *State) over(v *vinState) int {
 	return n
 }
 
-// mark counts a VIN as changed.
+// mark marks a VIN as changed.
 func (sh *stateShard) mark(v *vinState) {
 	if v.dirty {
 		return
 	}
-	if len(sh.changed) > 2*sh.limit { // nobody takes them, and VINs come and go
+	if len(sh.changed) > 2*sh.limit { // TakeChanged is not called while VINs come and go
 		sh.changed = slices.DeleteFunc(sh.changed, func(v *vinState) bool { return !v.dirty })
 	}
 	v.dirty = true
 	sh.changed = append(sh.changed, v)
 }
 
-// evict forgets the VIN that was changed longest ago. What comes first is a matter of the journal alone, so that every
-// replay forgets the same.
+// evict forgets the VIN that changed longest ago. The order follows from the journal alone, so that every replay
+// forgets the same.
 func (sh *stateShard) evict() { sh.forget(sh.ring.next) }
 
-// forget removes a VIN, and has its stored state removed.
+// forget removes a VIN and its stored state.
 func (sh *stateShard) forget(v *vinState) {
 	if v.stored {
 		sh.gone = append(sh.gone, v.vin)
@@ -413,7 +413,7 @@ func (sh *stateShard) remove(v *vinState) {
 	v.dirty = false
 }
 
-// find returns a VIN, nil when it has no state.
+// find returns a VIN, nil if it has no state.
 func (sh *stateShard) find(vin string) *vinState {
 	if sh.last == nil || sh.last.vin != vin {
 		sh.last = sh.vins[vin]
@@ -421,7 +421,7 @@ func (sh *stateShard) find(vin string) *vinState {
 	return sh.last
 }
 
-// link makes a VIN the one that was changed last.
+// link puts a VIN at the end of the ring: it changed last.
 func (sh *stateShard) link(v *vinState) {
 	last := sh.ring.prev
 	v.prev, v.next = last, &sh.ring

@@ -8,9 +8,10 @@ import (
 	"cellgate/broker/shared/message"
 )
 
-// Apply does what a KindOperatorState record says: it forgets a vehicle that has gone to another gateway, or takes what has come from
-// one. Call it with each such record of the journal, in its place behind Advance, while no worker runs. It reports whether anything
-// has come of it; an error wraps ErrBadState and leaves the VIN's state as it was.
+// Apply applies a KindOperatorState record: it forgets a vehicle that has moved to another gateway, or takes over the
+// state of one that has come from there. Call it with each such record at its position in the journal, after Advance,
+// while no worker runs. It reports whether anything changed. The error wraps ErrBadState and leaves the VIN's state as
+// it was.
 func (s *State) Apply(rec *message.Record) (done bool, err error) {
 	if len(rec.Payload) == 0 {
 		return s.leave(rec.Client), nil
@@ -18,17 +19,18 @@ func (s *State) Apply(rec *message.Record) (done bool, err error) {
 	return s.take(rec.Client, rec.Payload, rec.ReceivedAt)
 }
 
-// Current is Export with all times by the clock of now, as another gateway takes it: that one has steps of its own.
+// Current returns the same as Export with all times by the current clock, for another gateway, whose clock has other
+// steps.
 func (s *State) Current(vin string) []byte {
 	v := s.shards[ShardOf(vin)].vins[vin]
 	if v == nil {
 		return nil
 	}
-	v.at(v.changed+s.shift-v.shift, s.shift) // its own time: the steps alone
+	v.at(v.changed+s.shift-v.shift, s.shift) // only the steps, no elapsed time
 	return v.append(nil)
 }
 
-// Latest gives each VIN to fn until that returns false, of each shard first the one that was changed last.
+// Latest calls fn with each VIN until fn returns false: by shard, and in a shard the latest change first.
 func (s *State) Latest(fn func(vin string) bool) {
 	for i := range s.shards {
 		sh := &s.shards[i]
@@ -40,7 +42,7 @@ func (s *State) Latest(fn func(vin string) bool) {
 	}
 }
 
-// Valid is nil for what Load and Apply take.
+// Valid returns an error for data that Load and Apply would refuse.
 func Valid(data []byte) error {
 	_, err := unmarshalVIN(data)
 	return err
@@ -55,8 +57,8 @@ func (s *State) leave(vin string) bool {
 	return v != nil
 }
 
-// take joins what another gateway remembers of a VIN with what there is. An operator that both have goes on with the state of the
-// gateway at which the VIN was changed later. What does not fit into a VIN's bytes is not taken.
+// take merges the state of a VIN from another gateway into the one here. For an operator that both have, the state that
+// changed later counts. State that does not fit into a VIN's bytes is not taken.
 func (s *State) take(vin string, data []byte, now int64) (bool, error) {
 	sh := &s.shards[ShardOf(vin)]
 	v, err := unmarshalVIN(data)
@@ -91,7 +93,7 @@ func (s *State) take(vin string, data []byte, now int64) (bool, error) {
 	return true, nil
 }
 
-// replace puts a VIN's state in the place of the one before, as changed by a message.
+// replace replaces a VIN's state, as if a message had changed it.
 func (s *State) replace(sh *stateShard, vin string, old, v *vinState) {
 	if old != nil {
 		v.stored = old.stored
@@ -108,7 +110,7 @@ func (s *State) replace(sh *stateShard, vin string, old, v *vinState) {
 	sh.wake(v, s.dueOf(v))
 }
 
-// joined are the memories of first, and those of then whose operators first does not have.
+// joined returns the memories of first, and those of then whose operators first does not have.
 func joined(first, then []Memory) []Memory {
 	all := slices.Clone(first)
 	for i := range then {
@@ -128,8 +130,7 @@ func joined(first, then []Memory) []Memory {
 	return all
 }
 
-// keepRemoved keeps operators of which no rule in force knows as if their rules were removed now: the gateway that the state is of may
-// have another set.
+// keepRemoved treats operators without a rule in force as removed now: the other gateway may have another set.
 func (s *State) keepRemoved(ops []Memory, now int64) {
 	change := false
 	for i := range ops {

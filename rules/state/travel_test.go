@@ -18,7 +18,7 @@ func keySet(keys ...uint64) map[uint64]struct{} {
 	return set
 }
 
-// knowing is a state that remembers numbers of some operators of the traveller since a time.
+// knowing returns a state with numbers of some operators of the traveller since a time.
 func knowing(shift int64, at int64, nums map[uint64]uint64) *State {
 	s := NewState(StateOptions{MaxVINBytes: 1 << 14})
 	s.Adopt(keySet(1, 2, 3), keySet(3))
@@ -30,7 +30,7 @@ func knowing(shift int64, at int64, nums map[uint64]uint64) *State {
 	return s
 }
 
-// number is what an operator remembers of the traveller, and since when.
+// number returns an operator's number for the traveller and its time.
 func (s *State) number(key uint64, now int64) (num uint64, at int64) {
 	m := (&Cell{State: s, VIN: traveller, Key: key, Received: now, Now: now}).Peek()
 	if m == nil {
@@ -49,8 +49,8 @@ func (s *State) applied(t *testing.T, data []byte, at int64) bool {
 	return done
 }
 
-// TestTravelJoins: of an operator that both gateways know the later state counts, of the others what there is. Each gateway has stepped its
-// clock by itself.
+// TestTravelJoins checks that for an operator that both gateways know the later state counts, and that of others the
+// only one. Each gateway has its own clock steps.
 func TestTravelJoins(t *testing.T) {
 	t.Parallel()
 	for _, one := range []struct {
@@ -81,7 +81,8 @@ func TestTravelJoins(t *testing.T) {
 	}
 }
 
-// TestTravelIsStored: a vehicle that comes and one that goes count as changed, and are due where they are.
+// TestTravelIsStored checks that a vehicle that arrives and one that leaves count as changed, and are due only where
+// they are.
 func TestTravelIsStored(t *testing.T) {
 	t.Parallel()
 	from, to := knowing(0, 5000, map[uint64]uint64{1: 1, 3: 3}), knowing(0, 0, nil)
@@ -110,8 +111,8 @@ func TestTravelIsStored(t *testing.T) {
 	}
 }
 
-// TestTravelOfOtherRules: what rules of the other gateway's set remember is kept as if they had been removed here, and a VIN that is too
-// large is not taken.
+// TestTravelOfOtherRules checks that the state of rules that only the other gateway has is kept as if they had been
+// removed here, and that a VIN that is too large is not taken.
 func TestTravelOfOtherRules(t *testing.T) {
 	t.Parallel()
 	theirs := knowing(0, 5000, map[uint64]uint64{1: 1})
