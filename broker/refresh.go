@@ -10,7 +10,7 @@ import (
 	"cellgate/broker/shared/message"
 )
 
-// authMethod is the authentication method of MQTT 5 that carries a token instead of the password.
+// authMethod is the MQTT 5 authentication method that carries a token in place of the password.
 const authMethod = "CELL-JWT"
 
 // reauthenticate handles AUTH (MQTT 5, 4.12.1).
@@ -32,22 +32,20 @@ func (c *conn) reauthenticate(f []byte, h frame.Header) bool {
 	return true
 }
 
-// publishToken handles a PUBLISH on v1/{id}/token: the payload is the fresh token. It never reaches the
-// journal, nor anything after it.
+// publishToken handles a PUBLISH of a fresh token on v1/{id}/token. The token is not journaled or passed on.
 func (c *conn) publishToken(in *frame.Inbound) bool {
 	if !c.refresh(in.Payload) {
 		return !c.shared.stopping.Load() && c.refuse(in, "", frame.ReasonNotAuthorized, "publish_not_authorized")
 	}
 	if in.QoS == 2 {
 		c.session.ReceiveQoS2(in.PacketID)
-		c.session.JournaledQoS2(in.PacketID, c.b.journal.Last()) // nothing of it to wait for
+		c.session.JournaledQoS2(in.PacketID, c.b.journal.Last()) // there is no record to wait for
 	}
 	c.reply(in, frame.ReasonSuccess)
 	return true
 }
 
-// refresh puts a fresh token in the place of the present one. A token for somebody else ends the
-// connection.
+// refresh replaces the connection's token. A token for another subject ends the connection.
 func (c *conn) refresh(token []byte) bool {
 	old := c.shared.identity.Load()
 	id, err := c.b.auth.Verify(token, c.peer())
@@ -69,7 +67,7 @@ func (c *conn) refresh(token []byte) bool {
 	return true
 }
 
-// permit gives the connection and its session the permissions of its identity.
+// permit gives the connection and its session the current permissions of its identity.
 func (c *conn) permit() {
 	c.b.permitting.Lock()
 	defer c.b.permitting.Unlock()
@@ -79,7 +77,7 @@ func (c *conn) permit() {
 	c.session.SetPermissions(perm, id.Expires)
 }
 
-// assume makes id the connection's identity, with its end. Its permissions follow.
+// assume sets the connection's identity and the end of its token. The caller updates the permissions.
 func (c *conn) assume(id auth.Identity) {
 	c.shared.identity.Store(&id)
 	end, notice := c.b.schedule(c.b.auth.Deadline(id))
@@ -94,11 +92,11 @@ func (c *conn) peer() auth.Peer {
 	return auth.Peer{Address: c.t.peer.String(), Certificate: c.t.certificate()}
 }
 
-// jitterShare bounds Limits.ExpiryJitter for short tokens: by at most one part in so many of what is left.
+// jitterShare bounds Limits.ExpiryJitter to 1/jitterShare of the token's remaining life.
 const jitterShare = 20
 
-// schedule tells when a connection with this deadline ends, never later than it, and when its client is
-// told, in Unix milliseconds; 0 never.
+// schedule returns when a connection with this deadline ends, never later than it, and when its client is notified, in
+// Unix milliseconds; 0 means never.
 func (b *Broker) schedule(deadline time.Time) (end, notice int64) {
 	if deadline.IsZero() {
 		return 0, 0
@@ -108,7 +106,7 @@ func (b *Broker) schedule(deadline time.Time) (end, notice int64) {
 	if jitter > 0 {
 		deadline = deadline.Add(-rand.N(jitter)) //nolint:gosec // spreads load, hides nothing
 	}
-	// The wheel looks once a tick: a tick early, so that no token lives past its end.
+	// The wheel checks once a tick. End a tick early, so that no connection outlives its token.
 	deadline = deadline.Add(-wheelTick)
 	if limits.ExpiringNotice > 0 {
 		notice = max(deadline.Add(-limits.ExpiringNotice).UnixMilli(), b.now().Add(min(left/2, time.Second)).UnixMilli())
@@ -116,7 +114,7 @@ func (b *Broker) schedule(deadline time.Time) (end, notice int64) {
 	return deadline.UnixMilli(), notice
 }
 
-// noticeExpiring tells the client on v1/{id}/sys/token-expiring that its token ends soon.
+// noticeExpiring publishes the end of the client's token on v1/{id}/sys/token-expiring.
 func (b *Broker) noticeExpiring(c *conn) {
 	end := time.UnixMilli(c.shared.endAt.Load())
 	payload, err := json.Marshal(map[string]string{"expires_at": end.UTC().Format(time.RFC3339)})

@@ -9,23 +9,22 @@ import (
 	"cellgate/broker/shared/message"
 )
 
-// A client that reconnects to its session sends every QoS 1 PUBLISH again whose PUBACK it has not seen, with the
-// same packet identifier and DUP set (MQTT 5, 4.4). Whether the first one reached us only we can tell. Where it
-// did, the repetition's record names the first one's sequence, and so everything made from either has one
-// msg-id. It is journaled all the same: nothing is taken for a repetition and dropped.
+// A client that resumes its session repeats every QoS 1 PUBLISH whose PUBACK it has not seen, with the same packet
+// identifier and DUP set (MQTT 5, 4.4). If the first one was journaled, the repetition's record names the first one's
+// sequence, so that everything derived from either has the same msg-id. The repetition is journaled too; no message is
+// dropped as a repetition.
 
-// sent is one QoS 1 PUBLISH that is in the journal.
+// sent is a journaled QoS 1 PUBLISH.
 type sent struct {
-	seq uint64 // of the first record of the message
-	sum uint32 // of its payload
+	seq uint64 // sequence of the message's first record
+	sum uint32 // payload checksum
 	id  uint16 // packet identifier
 }
 
-// recentSent are the last QoS 1 PUBLISHes of one client, at most a window of them: no more can be
-// unacknowledged.
+// recentSent holds the last QoS 1 PUBLISHes of a client. A window is enough: no more can be unacknowledged.
 type recentSent struct {
 	list []sent
-	next int // where the oldest stands once the list is full
+	next int // index of the oldest, once the list is full
 }
 
 func (r *recentSent) add(s sent, window int) {
@@ -58,17 +57,17 @@ var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 func payloadSum(b []byte) uint32 { return crc32.Checksum(b, castagnoli) }
 
-// maxResendClients bounds the clients that are remembered while they are away; an arbitrary one goes when it
-// is reached. At a full window each that is 64 MB; commonly an entry has one or two messages.
+// maxResendClients bounds the absent clients that are remembered. At the bound an arbitrary one is forgotten. That is
+// 64 MB with a full window each; entries usually have one or two messages.
 const maxResendClients = 1 << 16
 
-// resends remembers the recent QoS 1 PUBLISHes of clients that are away.
+// resends remembers the recent QoS 1 PUBLISHes of absent clients.
 type resends struct {
 	mu   sync.Mutex
 	away map[string]recentSent
 }
 
-// leave remembers a client's messages until it is back.
+// leave remembers a client's messages until back.
 func (r *resends) leave(client string, recent recentSent) {
 	if len(recent.list) == 0 {
 		return
@@ -87,7 +86,7 @@ func (r *resends) leave(client string, recent recentSent) {
 	r.away[client] = recent
 }
 
-// back takes a client's messages out; when it began a new session they mean nothing any more.
+// back removes and returns a client's messages, none if it starts a new session.
 func (r *resends) back(client string, present bool) recentSent {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -99,12 +98,12 @@ func (r *resends) back(client string, present bool) recentSent {
 	return recent
 }
 
-// recallRecords is how far back the journal is read at start: what clients had open when the process was
-// killed is among the last records that it took.
+// recallRecords is how many records are read back at start. Messages that were unacknowledged when the process was
+// killed are among the last records.
 const recallRecords = 1 << 17
 
-// recall restores from the journal's tail what clients may send again after a crash. It comes before the
-// first connection.
+// recall restores from the journal's tail which messages clients may repeat after a crash. Call it before the first
+// connection.
 func (r *resends) recall(j Journal, window int) error {
 	last := j.Durable()
 	if last == 0 {
@@ -137,15 +136,15 @@ func (r *resends) recallBatch(b *journal.Batch, window int) {
 	}
 }
 
-// markRepeated names, in a QoS 1 record with DUP, the record that it repeats.
+// markRepeated sets Original in a QoS 1 record with DUP to the record that it repeats.
 func (c *conn) markRepeated(rec *message.Record) {
 	if rec.Original = c.reader.recent.find(rec.PacketID, payloadSum(rec.Payload)); rec.Original != 0 {
 		c.b.metrics.repeated.Inc()
 	}
 }
 
-// rememberSent notes the batch's QoS 1 records, which are in the journal now. A client whose session ends
-// with its connection cannot repeat anything.
+// rememberSent remembers the batch's QoS 1 records after they are journaled, unless the session ends with the
+// connection: then nothing can be repeated.
 func (c *conn) rememberSent() {
 	if !c.resumable {
 		return

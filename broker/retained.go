@@ -8,25 +8,25 @@ import (
 	"cellgate/broker/shared/message"
 )
 
-// retainedTopics are the retained messages by the first two levels of their topic, v1/{vin}, so that a
-// filter with these two written out looks at one vehicle's alone.
+// retainedTopics holds the retained messages by the first two levels of their topics, v1/{vin}. A filter without
+// wildcards in these levels reads only one vehicle's messages.
 //
-// Everything has a slot that it keeps for as long as it is there, so that who looks at all of them can stop and go on.
+// Every entry keeps its slot while it exists, so that a reader of all entries can stop and continue.
 //
-// mochi's index could hold them, but as packets of 800 bytes each, and a filter a/# would miss a itself.
+// mochi's index would need 800 bytes per message, and its a/# misses a.
 type retainedTopics struct {
 	mu       sync.RWMutex
 	branches slots[*retainedBranch]
 }
 
-// retainedBranch are the messages whose topics begin alike.
+// retainedBranch holds the messages whose topics share the first two levels.
 type retainedBranch = slots[*message.Record]
 
 func newRetainedTopics() retainedTopics {
 	return retainedTopics{branches: slots[*retainedBranch]{at: make(map[string]int)}}
 }
 
-// slots hold values by key and by place.
+// slots holds values by key and by slot number.
 type slots[T comparable] struct {
 	at    map[string]int
 	items []T
@@ -64,7 +64,7 @@ func (s *slots[T]) remove(key string) {
 	}
 }
 
-// branch is the first two levels of a topic, or the topic if it has fewer.
+// branch returns the first two levels of a topic, or the topic if it has fewer.
 func branch(topic string) string {
 	first := strings.IndexByte(topic, '/')
 	if first < 0 {
@@ -76,7 +76,7 @@ func branch(topic string) string {
 	return topic
 }
 
-// retain stores the message, or takes the one on its topic away when the payload is empty.
+// retain stores the message; an empty payload removes the one on its topic.
 func (r *retainedTopics) retain(msg *message.Record) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -97,8 +97,8 @@ func (r *retainedTopics) retain(msg *message.Record) {
 	}
 }
 
-// match looks at about most messages, from where it stopped the last time, and calls fn for those whose topic the filter
-// matches. more tells that it has not come to the end. fn must not call it, nor retain.
+// match calls fn for the messages whose topics match the filter. It continues at the position at and stops after about
+// most entries; more reports that entries are left. fn must not call match or retain.
 func (r *retainedTopics) match(filter string, at *session.RetainedAt, most int, fn func(*message.Record)) (more bool) {
 	r.mu.RLock()
 	defer r.mu.RUnlock()

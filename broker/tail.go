@@ -15,19 +15,20 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// tail follows the journal for one consumer: in order, up to the durable mark. What the journal has lost is counted.
+// tail follows the journal for one consumer, in order, up to the durable mark. It counts the records that the journal
+// has lost.
 type tail struct {
-	name    string // among the journal's consumers
+	name    string // name of the journal's consumer
 	journal Journal
 	reader  *journal.Reader
-	want    message.Flags // of the records that are to be handed on at once; 0: all
+	want    message.Flags // records to pass on at once; 0: all
 	log     *slog.Logger
 	metrics *TailMetrics
-	done    atomic.Uint64 // every record up to here has been handed on; the reader is ahead of it within a batch
-	since   atomic.Int64  // ms; when the oldest record that is not handed on came, at the earliest
+	done    atomic.Uint64 // every record up to here has been passed on; the reader is ahead of it within a batch
+	since   atomic.Int64  // Unix ms; earliest arrival of the oldest record that is not passed on
 }
 
-// TailMetrics count what one loop that follows the journal does.
+// TailMetrics holds the metrics of one loop that follows the journal.
 type TailMetrics struct {
 	records  prometheus.Counter
 	position prometheus.Gauge
@@ -35,8 +36,7 @@ type TailMetrics struct {
 	lag, age prometheus.Gauge
 }
 
-// NewTailMetrics makes the metrics of the loop "fanout" or "command_intake" and registers them with reg, which may be
-// nil.
+// NewTailMetrics returns the metrics of the loop "fanout" or "command_intake", registered with reg, which may be nil.
 func NewTailMetrics(reg prometheus.Registerer, loop string) *TailMetrics {
 	to := metric.For(reg)
 	return &TailMetrics{
@@ -48,7 +48,7 @@ func NewTailMetrics(reg prometheus.Registerer, loop string) *TailMetrics {
 	}
 }
 
-// open puts the reader at from. Records that the journal no longer has are counted as missing.
+// open creates the reader at from. Records that the journal no longer has count as missing.
 func (t *tail) open(from uint64) error {
 	t.journal.Retain(t.name, from)
 	r, err := t.journal.NewReader(from)
@@ -67,7 +67,7 @@ func (t *tail) open(from uint64) error {
 	return nil
 }
 
-// advance notes that everything up to the reader's position has been handed on.
+// advance records that everything up to the reader's position has been passed on.
 func (t *tail) advance() uint64 {
 	at := t.reader.Position()
 	t.done.Store(at)
@@ -75,7 +75,7 @@ func (t *tail) advance() uint64 {
 	return at
 }
 
-// each hands a batch on, record by record. When fn fails the batch is not handed on.
+// each passes a batch on, record by record. It stops at the first error of fn.
 func (t *tail) each(b *journal.Batch, fn func(rec *message.Record) error) error {
 	if b.Missing > 0 {
 		t.log.Error("journal records lost before they were read", "loop", t.name, "count", b.Missing, "before", b.First)
@@ -91,7 +91,8 @@ func (t *tail) each(b *journal.Batch, fn func(rec *message.Record) error) error 
 	return nil
 }
 
-// await returns when there may be more to read, at once for what the loop wants, and after settleInterval without.
+// await returns when there may be more to read: at once for wanted records, otherwise after settleInterval at the
+// latest.
 func (t *tail) await(ctx context.Context) error {
 	if t.reader.Position() >= t.journal.Durable() {
 		t.since.Store(time.Now().UnixMilli()) // nothing waits
@@ -104,10 +105,10 @@ func (t *tail) await(ctx context.Context) error {
 	return nil
 }
 
-// settleInterval is how often a loop looks up although nothing comes, to note how far it is.
+// settleInterval is how often an idle loop records its position.
 const settleInterval = 500 * time.Millisecond
 
-// follow steps until ctx ends, which is no error, or the journal fails. step reports whether there was anything.
+// follow calls step until ctx ends, which is not an error, or the journal fails. step reports whether it found records.
 func (t *tail) follow(ctx context.Context, step func(context.Context) (bool, error), settle func(context.Context)) error {
 	tick := time.NewTicker(settleInterval)
 	defer tick.Stop()
@@ -131,7 +132,8 @@ func (t *tail) follow(ctx context.Context, step func(context.Context) (bool, err
 	}
 }
 
-// Lag is how many durable records are not handed on, and how long the oldest has waited. It also sets the gauges.
+// Lag returns how many durable records have not been passed on, and how long the oldest has waited. It also sets the
+// gauges.
 func (t *tail) Lag() (records uint64, age time.Duration) {
 	if durable, done := t.journal.Durable(), t.done.Load(); durable > done {
 		records, age = durable-done, max(0, time.Since(time.UnixMilli(t.since.Load())))

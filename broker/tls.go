@@ -12,15 +12,15 @@ import (
 	files "cellgate/broker/shared/settled"
 )
 
-// serverTLS is a listener's TLS. Every handshake takes the configuration of the moment, so that certificates
-// and client authorities are replaced without a restart; the session ticket keys, which rotate daily, belong to
-// server and stay.
+// serverTLS is a listener's TLS. Every handshake uses the current configuration, so that certificates and client
+// authorities are replaced without a restart. The session ticket keys belong to server: they rotate daily and survive a
+// reload.
 type serverTLS struct {
 	server  *tls.Config
 	current atomic.Pointer[tlsFiles]
 }
 
-// tlsFiles is what was read from a listener's files.
+// tlsFiles is the configuration read from a listener's files.
 type tlsFiles struct {
 	from     TLS
 	config   *tls.Config
@@ -91,7 +91,7 @@ func clientAuth(cfg *tls.Config, o *TLS) error {
 		return fmt.Errorf("tls client_ca: %w", err)
 	}
 	cfg.ClientCAs = cas
-	// A resumed session is not checked against the authorities of today.
+	// Resumption would skip the check against the current client authorities.
 	cfg.SessionTicketsDisabled = true
 	return nil
 }

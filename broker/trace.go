@@ -5,7 +5,7 @@ import (
 	"cellgate/broker/shared/message"
 )
 
-// traceRefusal tells those who look on that a PUBLISH is not taken. A token is told to nobody.
+// traceRefusal reports a refused PUBLISH to the trace. Tokens are not traced.
 func (c *conn) traceRefusal(in *frame.Inbound, topic string, code byte, why string) {
 	if topic == "" || !c.b.trace.On() {
 		return

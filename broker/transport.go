@@ -11,32 +11,32 @@ import (
 	"unsafe"
 )
 
-// transport is a client's socket. While the handshake lasts it is an ordinary blocking net.Conn, under TLS
-// too. From startFeeding on nobody reads it but the connection's reader, through raw and without blocking: TLS
-// then decrypts what feed holds and says errWouldBlock when that is used up. So a parked connection holds
-// no buffer, and its goroutine parks in a few shallow frames, below no TLS code.
+// transport is a client's socket. During the handshake it is an ordinary blocking net.Conn, under TLS too. After
+// startFeeding only the connection's reader reads it, through raw and without blocking: TLS decrypts the bytes in feed
+// and gets errWouldBlock when they are used up. A parked connection thus holds no buffer, and its goroutine parks with
+// a few shallow frames and no TLS code on its stack.
 type transport struct {
 	net.Conn
-	raw  syscall.RawConn // nil: the connection can only be read by blocking (WebSocket)
+	raw  syscall.RawConn // nil: only blocking reads (WebSocket)
 	tls  *tls.Conn       // nil: plain
-	peer netip.AddrPort  // behind a load balancer, the client's
-	// accepted is the address whose place of admission it has; zero none.
+	peer netip.AddrPort  // the client's address, also behind a load balancer
+	// accepted is the address whose place in the admission the socket holds; zero for none.
 	accepted netip.Addr
 
-	gate *gate // bounds handshakes that compute; nil once the handshake is over
-	held bool  // a place of gate
+	gate *gate // bounds computing handshakes; nil after the handshake
+	held bool  // holds a place of gate
 
 	feeding bool
-	feed    []byte // ciphertext that TLS has not taken yet
+	feed    []byte // ciphertext that TLS has not read yet
 
-	// Of the Write under way.
+	// State of the Write in progress.
 	onWritable func(fd uintptr) bool
 	unwritten  []byte
 	writeErr   error
 }
 
-// errWouldBlock tells crypto/tls that there is no more for now. Being temporary it does not end the TLS
-// connection (tls.Conn keeps any other read error for good).
+// errWouldBlock tells crypto/tls that no data is available now. It is temporary because tls.Conn keeps any other read
+// error permanently.
 var errWouldBlock net.Error = wouldBlock{}
 
 type wouldBlock struct{}
@@ -45,7 +45,7 @@ func (wouldBlock) Error() string   { return "no more data for now" }
 func (wouldBlock) Timeout() bool   { return true }
 func (wouldBlock) Temporary() bool { return true }
 
-// Read is for crypto/tls and for the CONNECT of a plain connection.
+// Read serves crypto/tls, and the CONNECT of a plain connection.
 func (t *transport) Read(p []byte) (int, error) {
 	if !t.feeding {
 		return t.readBlocking(p)
@@ -58,7 +58,7 @@ func (t *transport) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// readBlocking gives the handshake's place up while it waits for the client: a place is for computing.
+// readBlocking releases the handshake's place while it waits for the client: places are for computing.
 func (t *transport) readBlocking(p []byte) (int, error) {
 	if t.gate == nil {
 		return t.Conn.Read(p)
@@ -83,7 +83,7 @@ func (t *transport) leave() {
 	}
 }
 
-// stream is where plain frames are read and written.
+// stream returns the connection for plain frames.
 func (t *transport) stream() net.Conn {
 	if t.tls != nil {
 		return t.tls
@@ -91,14 +91,14 @@ func (t *transport) stream() net.Conn {
 	return t
 }
 
-// startFeeding ends the blocking reads. No Read may be under way.
+// startFeeding ends blocking reads. No Read may be in progress.
 func (t *transport) startFeeding() {
 	t.leave()
 	t.gate = nil
 	t.feeding = t.raw != nil
 }
 
-// Write is for crypto/tls and for the writer of a plain connection, of which only one writes at a time.
+// Write serves crypto/tls, and the writer of a plain connection. Only one goroutine writes at a time.
 func (t *transport) Write(p []byte) (int, error) {
 	if t.raw == nil {
 		return t.Conn.Write(p)
@@ -110,7 +110,8 @@ func (t *transport) Write(p []byte) (int, error) {
 	return n, cmp.Or(t.writeErr, err)
 }
 
-// writable is called with the descriptor, first to try and then whenever there is room. False waits.
+// writable is called with the descriptor, first as an attempt and then whenever there is room. It returns false to
+// wait.
 func (t *transport) writable(fd uintptr) bool {
 	for len(t.unwritten) > 0 {
 		n, err := rawIO(syscall.SYS_WRITE, fd, t.unwritten)
@@ -127,7 +128,7 @@ func (t *transport) writable(fd uintptr) bool {
 	return true
 }
 
-// readSocket reads fd without blocking: 0 and io.EOF at the end, errWouldBlock when there is nothing.
+// readSocket reads fd without blocking. It returns 0 and io.EOF at the end, errWouldBlock if no data is available.
 func readSocket(fd uintptr, p []byte) (int, error) {
 	n, err := rawIO(syscall.SYS_READ, fd, p)
 	switch {
@@ -141,12 +142,11 @@ func readSocket(fd uintptr, p []byte) (int, error) {
 	return n, nil
 }
 
-// rawIO is read(2) or write(2) on a socket that never blocks, without telling the scheduler: for a message a
-// vehicle and second that, and the waking of the scheduler's monitor, cost as much as handling the message. p
-// is not empty.
+// rawIO is read(2) or write(2) on a non-blocking socket, without notifying the scheduler. At one message per vehicle and
+// second, notifying it and waking its monitor cost as much as handling the message. p must not be empty.
 func rawIO(call, fd uintptr, p []byte) (int, syscall.Errno) {
 	for {
-		n, _, err := syscall.RawSyscall(call, fd, uintptr(unsafe.Pointer(unsafe.SliceData(p))), uintptr(len(p))) //nolint:gosec // as package syscall does it
+		n, _, err := syscall.RawSyscall(call, fd, uintptr(unsafe.Pointer(unsafe.SliceData(p))), uintptr(len(p))) //nolint:gosec // as in package syscall
 		if err != syscall.EINTR {
 			return int(n), err //nolint:gosec // at most len(p)
 		}
@@ -154,20 +154,20 @@ func rawIO(call, fd uintptr, p []byte) (int, syscall.Errno) {
 }
 
 const (
-	// lingerTime and lingerBytes bound what is read and thrown away after the last write. Closing a socket
-	// with unread input makes the kernel reset it, and the client may then never see the DISCONNECT.
+	// lingerTime and lingerBytes bound what is read and discarded after the last write. Closing a socket with unread
+	// input makes the kernel reset it, and the client can miss the DISCONNECT.
 	lingerTime  = 500 * time.Millisecond
 	lingerBytes = 256 << 10
 )
 
-// closeLingering ends the outgoing half, waits briefly for the client to end its own, and closes.
+// closeLingering closes the outgoing half, waits briefly for the client to close its own, and closes the socket.
 func (t *transport) closeLingering() {
 	if ws, ok := t.Conn.(*wsConn); ok {
 		ws.closePolitely()
 		return
 	}
 	if t.tls != nil {
-		_ = t.tls.CloseWrite() // close_notify; it sets a write deadline of its own
+		_ = t.tls.CloseWrite() // close_notify; it sets its own write deadline
 	}
 	if half, ok := t.Conn.(interface{ CloseWrite() error }); ok && half.CloseWrite() == nil {
 		_ = t.Conn.SetReadDeadline(time.Now().Add(lingerTime))
@@ -176,8 +176,8 @@ func (t *transport) closeLingering() {
 	_ = t.Conn.Close()
 }
 
-// gate is a counting semaphore. Its places are for handshakes that compute, as many as there are CPUs: a
-// flood of handshakes then queues here instead of in front of everybody's goroutines.
+// gate is a counting semaphore with a place per CPU for handshakes that compute. A flood of handshakes queues here
+// instead of delaying all other goroutines.
 type gate struct{ places chan struct{} }
 
 func newGate(n int) *gate { return &gate{places: make(chan struct{}, n)} }

@@ -10,7 +10,7 @@ import (
 	"cellgate/broker/shared/message"
 )
 
-// dispatch handles one whole, scanned frame. False ends the connection.
+// dispatch handles one whole frame. It returns false if the connection ends.
 func (c *conn) dispatch(f []byte, h frame.Header) bool {
 	switch h.Type {
 	case frame.TypePublish:
@@ -28,13 +28,13 @@ func (c *conn) dispatch(f []byte, h frame.Header) bool {
 		return true
 	}
 	c.reader.seen++
-	// What follows is rare, and may depend on what was published before it.
+	// The remaining types are rare, and may depend on earlier PUBLISHes.
 	return c.flush() && c.request(f, h)
 }
 
 var pingresp = [2]byte{frame.TypePingresp << 4}
 
-// publish takes one PUBLISH into the batch.
+// publish handles one PUBLISH: usually it becomes a record of the batch.
 func (c *conn) publish(f []byte, h frame.Header) bool {
 	in := &c.reader.scratch.in
 	if err := frame.ScanPublish(f, h, c.version, in); err != nil {
@@ -65,7 +65,7 @@ func (c *conn) publish(f []byte, h frame.Header) bool {
 	return c.take(in, topic, class)
 }
 
-// takeCredit holds the window: the Receive Maximum on MQTT 5, back-pressure on 3.1.1.
+// takeCredit enforces the window: the Receive Maximum on MQTT 5, back-pressure on 3.1.1.
 func (c *conn) takeCredit() bool {
 	if c.reader.credit > 0 {
 		c.reader.credit--
@@ -90,7 +90,7 @@ func (c *conn) takeCredit() bool {
 	return true
 }
 
-// topic resolves a topic alias (MQTT 5, 3.3.2.3.4). The result lives as long as the scratch.
+// topic resolves a topic alias (MQTT 5, 3.3.2.3.4). The result is valid as long as the scratch.
 func (c *conn) topic(in *frame.Inbound) (string, error) {
 	if !in.HasProps || !in.Props.HasAlias() {
 		return frame.Text(in.Topic), nil
@@ -108,7 +108,7 @@ func (c *conn) topic(in *frame.Inbound) (string, error) {
 	return c.setAlias(n, in.Topic)
 }
 
-// maxAliasBytes bounds the topics behind one connection's aliases.
+// maxAliasBytes bounds the topics of one connection's aliases, in bytes.
 const maxAliasBytes = 32 << 10
 
 func (c *conn) setAlias(n int, topic []byte) (string, error) {
@@ -127,14 +127,14 @@ func (c *conn) setAlias(n int, topic []byte) (string, error) {
 	return c.reader.aliases[n-1], nil
 }
 
-// tokenClass is what allowed answers for v1/{id}/token.
+// tokenClass is the class that allowed returns for v1/{id}/token.
 const tokenClass = -1
 
-// allowed decides whether the client may publish on the topic, and tells the topic's class for metrics.
+// allowed reports whether the client may publish on the topic, and returns the topic's class for metrics.
 func (c *conn) allowed(topic string) (class int, ok bool) {
 	if c.vehicle && len(topic) > len(c.own)+3 && topic[:len(c.own)] == c.own && topic[len(c.own):len(c.own)+3] == "up/" {
 		name, _, _ := strings.Cut(topic[len(c.own)+3:], "/")
-		return c.b.counters.classOf(name), true // every vehicle may, whatever else it may
+		return c.b.counters.classOf(name), true // every vehicle may publish on these topics
 	}
 	if !c.shared.perm.Load().Publish(topic) {
 		return 0, false
@@ -152,8 +152,8 @@ func (c *conn) allowed(topic string) (class int, ok bool) {
 	return 0, true
 }
 
-// refuse answers a PUBLISH that is not taken: on MQTT 5 with the reason in its turn, QoS 0
-// is dropped; on 3.1.1, which cannot say no, the connection is closed.
+// refuse refuses a PUBLISH. On MQTT 5 the acknowledgement has the reason, and QoS 0 is dropped. On 3.1.1, which has no
+// refusing acknowledgement, the connection ends.
 func (c *conn) refuse(in *frame.Inbound, topic string, reason byte, counted string) bool {
 	c.b.reject(counted)
 	c.traceRefusal(in, topic, reason, counted)
@@ -164,7 +164,7 @@ func (c *conn) refuse(in *frame.Inbound, topic string, reason byte, counted stri
 	return true
 }
 
-// reply acknowledges a PUBLISH that has no record, after those before it.
+// reply acknowledges a PUBLISH without a record, after those before it.
 func (c *conn) reply(in *frame.Inbound, reason byte) {
 	typ := frame.TypePuback
 	switch in.QoS {
@@ -176,7 +176,7 @@ func (c *conn) reply(in *frame.Inbound, reason byte) {
 	c.stage(ack{id: in.PacketID, typ: typ, reason: reason})
 }
 
-// take makes the PUBLISH a record of the batch. The record aliases the scratch.
+// take adds the PUBLISH to the batch as a record, which aliases the scratch.
 func (c *conn) take(in *frame.Inbound, topic string, class int) bool {
 	if in.QoS == 0 && c.b.shed() {
 		c.b.dropQoS0()
@@ -218,23 +218,23 @@ func (c *conn) take(in *frame.Inbound, topic string, class int) bool {
 	return len(s.records) < batchRecords || c.flush()
 }
 
-// repeat acknowledges a QoS 2 PUBLISH that was taken before, when its record has gone as far as that stands for.
+// repeat acknowledges a repeated QoS 2 PUBLISH when the ack mode of its first record is met.
 func (c *conn) repeat(a ack, in *frame.Inbound, topic string) bool {
 	if !c.flush() {
 		return false
 	}
 	if a.again = true; c.version == frame.Version5 {
-		c.reader.credit++ // the exchange has its place in the window already (4.9)
+		c.reader.credit++ // the exchange already has its place in the window (4.9)
 	}
 	a.mode = c.b.ackMode(&message.Record{
 		Kind: message.KindPublish, QoS: in.QoS, Retain: in.Retain, Client: c.key, Topic: topic, Payload: in.Payload,
 	})
 	var again bool
-	if a.seq, again = c.session.ReceiveQoS2(in.PacketID); !again { // the session is another connection's now
+	if a.seq, again = c.session.ReceiveQoS2(in.PacketID); !again { // another connection has taken the session over
 		return c.endNow(frame.ReasonTakenOver, disconnectLabel(frame.ReasonTakenOver))
 	}
 	if a.seq > c.b.journal.Durable() {
-		go c.awaitDurable(a.seq) // nothing was appended with the connection as waiter
+		go c.awaitDurable(a.seq) // this connection appended nothing, so the journal does not notify it
 	} else {
 		c.Durable(a.seq)
 	}
@@ -242,14 +242,14 @@ func (c *conn) repeat(a ack, in *frame.Inbound, topic string) bool {
 	return true
 }
 
-// awaitDurable tells the connection of a mark that it appended nothing for.
+// awaitDurable waits for a record that this connection has not appended, and calls Durable.
 func (c *conn) awaitDurable(seq uint64) {
 	if c.b.journal.WaitDurable(c.b.ctx, seq) == nil {
 		c.Durable(seq)
 	}
 }
 
-// properties puts the MQTT 5 properties that travel with the message into the record.
+// properties copies the forwarded MQTT 5 properties into the record.
 func (c *conn) properties(in *frame.Inbound, rec *message.Record) {
 	p := &in.Props
 	rec.Props = p.Travelling()
@@ -263,7 +263,7 @@ func (c *conn) properties(in *frame.Inbound, rec *message.Record) {
 	}
 }
 
-// pubrel releases a QoS 2 identifier; PUBCOMP waits for the record of it.
+// pubrel releases a QoS 2 identifier. PUBCOMP waits for the record of the release.
 func (c *conn) pubrel(f []byte, h frame.Header) bool {
 	in, err := frame.ScanAck(f, h, c.version)
 	if err != nil {
@@ -271,7 +271,7 @@ func (c *conn) pubrel(f []byte, h frame.Header) bool {
 	}
 	s := c.reader.scratch
 	if !c.session.ReleaseQoS2(in.PacketID) {
-		c.reader.seen++ // a known one is part of its PUBLISH
+		c.reader.seen++ // a known one is counted with its PUBLISH
 		c.stage(ack{id: in.PacketID, typ: frame.TypePubcomp, reason: frame.ReasonPacketIDNotFound})
 		return len(s.acks) < batchRecords || c.flush()
 	}
@@ -285,7 +285,7 @@ func (c *conn) pubrel(f []byte, h frame.Header) bool {
 
 func (c *conn) stage(a ack) { c.reader.scratch.acks = append(c.reader.scratch.acks, a) }
 
-// flush appends the batch to the journal and queues its acknowledgements. False when the connection ends.
+// flush appends the batch to the journal and queues its acknowledgements. It returns false if the connection ends.
 func (c *conn) flush() bool {
 	s := c.reader.scratch
 	if len(s.records) == 0 && len(s.acks) == 0 {
@@ -303,12 +303,11 @@ func (c *conn) flush() bool {
 	return !c.shared.stopping.Load() && c.waitFor(c.ackRoomLocked)
 }
 
-// ackRoomLocked bounds the pending acknowledgements against a client that sends PUBRELs without end; the
-// window bounds those of PUBLISHes.
+// ackRoomLocked bounds the pending acknowledgements of PUBRELs; the window bounds those of PUBLISHes.
 func (c *conn) ackRoomLocked() bool { return c.writer.acks.len() <= 2*int(c.told.window)+batchRecords }
 
-// append writes the batch to the journal. While the journal is full it waits, dropping what is QoS 0; any
-// other error ends the connection, and nothing of the batch is acknowledged.
+// append writes the batch to the journal. While the journal is full it drops QoS 0 records and waits. Any other error
+// ends the connection, and nothing of the batch is acknowledged.
 func (c *conn) append() bool {
 	s := c.reader.scratch
 	traced, began := c.b.trace.On(), time.Time{}
@@ -330,7 +329,7 @@ func (c *conn) append() bool {
 			c.rollback()
 			return false
 		}
-		c.shared.busy.Store(true) // it blocks while the journal's buffer is full
+		c.shared.busy.Store(true) // Append blocks while the journal's buffer is full
 		_, err := c.b.journal.Append(s.records, w)
 		c.unbusy()
 		switch {
@@ -359,7 +358,7 @@ func (c *conn) append() bool {
 	}
 }
 
-// settleQoS2 tells the session where the batch's QoS 2 messages are in the journal.
+// settleQoS2 passes the sequences of the batch's QoS 2 messages to the session.
 func (c *conn) settleQoS2() {
 	if !c.reader.scratch.qos2 {
 		return
@@ -372,8 +371,8 @@ func (c *conn) settleQoS2() {
 	}
 }
 
-// rollback forgets the QoS 2 identifiers of a batch that is not in the journal: the client sends them
-// again, and they must not pass for repetitions.
+// rollback forgets the QoS 2 identifiers of a batch that was not journaled: the client sends them again, and they must
+// not count as repetitions.
 func (c *conn) rollback() {
 	for i := range c.reader.scratch.records {
 		if r := &c.reader.scratch.records[i]; r.Kind == message.KindPublish && r.QoS == 2 {
@@ -389,12 +388,12 @@ func (c *conn) awaitRoom() bool {
 	return c.b.journal.WaitRoom(ctx) == nil
 }
 
-// dropUnacknowledged takes the QoS 0 records out of a batch for which there is no room.
+// dropUnacknowledged removes the QoS 0 records from a batch.
 func (c *conn) dropUnacknowledged() {
 	s := c.reader.scratch
 	kept := s.records[:0]
 	var claims places
-	next := 0 // acknowledgement that belongs to the next kept record
+	next := 0 // index of the acknowledgement for the next kept record
 	for i := range s.records {
 		if s.records[i].Kind == message.KindPublish && s.records[i].QoS == 0 {
 			c.b.dropQoS0()
@@ -416,7 +415,7 @@ func (c *conn) dropUnacknowledged() {
 	s.records, s.claims = kept, claims
 }
 
-// queueAcks moves the batch's acknowledgements to the queue, with their records' sequences.
+// queueAcks moves the batch's acknowledgements to the queue and sets their sequences.
 func (c *conn) queueAcks(start int64) {
 	s := c.reader.scratch
 	var publishes int
@@ -439,7 +438,7 @@ func (c *conn) queueAcks(start int64) {
 	c.mu.Unlock()
 }
 
-// violation ends the connection for what its client sent.
+// violation ends the connection after a protocol violation. It returns false.
 func (c *conn) violation(err error) bool {
 	var v *frame.Violation
 	reason := frame.ReasonMalformed
@@ -451,7 +450,7 @@ func (c *conn) violation(err error) bool {
 	return c.endNow(reason, disconnectLabel(reason))
 }
 
-// endNow is end, for the reader.
+// endNow calls end and returns false.
 func (c *conn) endNow(reason byte, label string) bool {
 	c.end(reason, "", label)
 	return false

@@ -13,15 +13,15 @@ import (
 	"github.com/coder/websocket"
 )
 
-// serveWebSocket serves MQTT over WebSocket (MQTT 5, section 6): binary messages, subprotocol mqtt, frames and
-// messages unaligned. It is for services and test benches: unlike a plain or TLS connection, an idle one
-// keeps its buffers.
+// serveWebSocket serves MQTT over WebSocket (MQTT 5, section 6): binary messages, subprotocol mqtt; packets need not
+// align with messages. It is for services and test benches: unlike plain and TLS connections, an idle one keeps its
+// buffers.
 func (b *Broker) serveWebSocket(l *listener) {
 	mux := http.NewServeMux()
 	mux.HandleFunc(l.path, func(w http.ResponseWriter, r *http.Request) { b.upgrade(l, w, r) })
 	limits := b.limits.Load()
 	server := &http.Server{
-		// ReadTimeout is for what does not become a WebSocket: its body, and its wait for the next request.
+		// ReadTimeout bounds requests that do not become a WebSocket, body and wait for the next request included.
 		Handler: mux, ReadTimeout: limits.HandshakeTimeout, MaxHeaderBytes: 16 << 10, ConnContext: withSocket,
 		ErrorLog: slog.NewLogLogger(b.log.Handler(), slog.LevelDebug),
 	}
@@ -39,7 +39,7 @@ func (b *Broker) serveWebSocket(l *listener) {
 	_ = server.Close()
 }
 
-// upgrade turns one request into a connection.
+// upgrade turns a request into a connection.
 func (b *Broker) upgrade(l *listener, w http.ResponseWriter, r *http.Request) {
 	if !offersMQTT(r) {
 		b.metrics.connects.WithLabelValues("websocket").Inc()
@@ -48,7 +48,7 @@ func (b *Broker) upgrade(l *listener, w http.ResponseWriter, r *http.Request) {
 	}
 	ws, err := websocket.Accept(w, r, &websocket.AcceptOptions{
 		Subprotocols: []string{"mqtt"}, CompressionMode: websocket.CompressionDisabled,
-		// Clients are not browsers with cookies: a token decides.
+		// The origin does not matter: a token authenticates, not a browser's cookie.
 		InsecureSkipVerify: true,
 	})
 	if err != nil {
@@ -64,10 +64,10 @@ func (b *Broker) upgrade(l *listener, w http.ResponseWriter, r *http.Request) {
 	b.serve(l, nc, socket.guest)
 }
 
-// wsMessageSlack is how much a WebSocket message may exceed the largest packet: in practice it holds one.
+// wsMessageSlack is how many bytes a WebSocket message may exceed the largest packet: usually it holds one packet.
 const wsMessageSlack = 1024
 
-// offersMQTT reports whether the client offers the subprotocol that MQTT demands (MQTT 5, 6.0.0-3).
+// offersMQTT reports whether the client offers the subprotocol mqtt, as it must (MQTT 5, 6.0.0-3).
 func offersMQTT(r *http.Request) bool {
 	for _, offered := range r.Header.Values("Sec-WebSocket-Protocol") {
 		for p := range strings.SplitSeq(offered, ",") {
@@ -79,7 +79,7 @@ func offersMQTT(r *http.Request) bool {
 	return false
 }
 
-// wsConn is a WebSocket as the broker's socket.
+// wsConn is a WebSocket as a net.Conn.
 type wsConn struct {
 	net.Conn
 	ws     *websocket.Conn
@@ -87,20 +87,20 @@ type wsConn struct {
 	tls    *tls.ConnectionState // nil: plain
 }
 
-// RemoteAddr implements net.Conn: behind a load balancer it is the client's.
+// RemoteAddr implements net.Conn. It returns the client's address, also behind a load balancer.
 func (c *wsConn) RemoteAddr() net.Addr { return net.TCPAddrFromAddrPort(c.socket.t.peer) }
 
 // Close implements net.Conn. It does not wait for the client.
 func (c *wsConn) Close() error { return c.socket.Close() }
 
-// closePolitely closes with a close frame, and waits lingerTime for the client's.
+// closePolitely sends a close frame and waits up to lingerTime for the client's.
 func (c *wsConn) closePolitely() {
 	late := time.AfterFunc(lingerTime, func() { _ = c.socket.Close() })
 	defer late.Stop()
 	_ = c.ws.Close(websocket.StatusNormalClosure, "")
 }
 
-// socketKey is the context key of the socket below a request.
+// socketKey is the context key of a request's socket.
 type socketKey struct{}
 
 func withSocket(ctx context.Context, c net.Conn) context.Context {
@@ -111,17 +111,17 @@ func withSocket(ctx context.Context, c net.Conn) context.Context {
 }
 
 func socketOf(r *http.Request) *admitted {
-	return r.Context().Value(socketKey{}).(*admitted) //nolint:forcetypeassert // handover carries nothing else
+	return r.Context().Value(socketKey{}).(*admitted) //nolint:forcetypeassert // webSockets accepts nothing else
 }
 
-// admitted is a socket as the HTTP server gets it. Its first Read takes the PROXY protocol header, which comes
-// before TLS and HTTP; Close gives its place of admission back.
+// admitted is a socket for the HTTP server. Its first Read consumes the PROXY protocol header, which precedes TLS and
+// HTTP. Close releases its place in the admission.
 type admitted struct {
 	net.Conn
 	broker   *Broker
 	listener *listener
 	t        *transport // knows the client's address
-	guest    *guest     // from accept to the end of CONNECT, or to the close
+	guest    *guest     // from accept until CONNECT is done or the socket closes
 
 	unwrap sync.Once
 	err    error // of unwrapping
@@ -136,7 +136,7 @@ func (b *Broker) admitted(l *listener, nc net.Conn) *admitted {
 	return a
 }
 
-// Read implements net.Conn. The HTTP server's deadlines bound how long the header may take.
+// Read implements net.Conn. The HTTP server's deadlines bound the wait for the header.
 func (a *admitted) Read(p []byte) (int, error) {
 	a.unwrap.Do(func() {
 		if a.err = a.broker.unwrapProxy(a.listener, a.t); a.err != nil {
@@ -158,7 +158,7 @@ func (a *admitted) Close() error {
 	return a.Conn.Close()
 }
 
-// webSockets is a WebSocket listener as the HTTP server gets it: its sockets are admitted, and in the handshake.
+// webSockets is a WebSocket listener for the HTTP server. Its sockets are admitted and count as being in the handshake.
 type webSockets struct {
 	b *Broker
 	l *listener

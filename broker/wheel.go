@@ -8,36 +8,35 @@ import (
 
 const (
 	wheelTick  = 250 * time.Millisecond
-	wheelSlots = 64 // 16 s: no connection goes unchecked for longer
+	wheelSlots = 64 // 16 s, the longest time between two checks of a connection
 )
 
-// wheel holds every connection and looks at each at the latest after wheelSlots ticks, sooner if it asked
-// for it. Keep alive, token end, write timeout and the release of idle memory are all such looks, so that a
-// connection needs no timer, and a message does not move one.
+// wheel holds every connection and checks each at least every wheelSlots ticks, sooner on request. The checks cover
+// keep alive, token end, write timeout and the release of idle memory. A connection needs no timer, and a message does
+// not reset one.
 type wheel struct {
-	// clock is the time of the last tick in milliseconds since the start, from a monotonic clock: keep alive
-	// and write timeouts must not fire, nor wait, because somebody sets the wall clock. Connections read it
-	// instead of the system clock where a tick of precision is enough.
+	// clock is the monotonic time of the last tick in ms since the start. Setting the wall clock must neither trigger
+	// nor delay keep alive and write timeouts. Connections read it where a tick of precision is enough.
 	clock atomic.Int64
-	// wall is the wall clock at the last tick in Unix milliseconds: what tokens are held against.
+	// wall is the wall clock at the last tick, Unix ms. Token ends are compared with it.
 	wall atomic.Int64
 
 	mu    sync.Mutex
 	at    int               // slot of the last tick
-	slots [wheelSlots]*conn // rings are lists by conn.place
+	slots [wheelSlots]*conn // lists linked by conn.place
 	count int
-	// reserved are places of connections on their way in.
+	// reserved counts the places of connections that are not added yet.
 	reserved int
 }
 
-// wheelPlace is a connection's place in the wheel, under the wheel's lock.
+// wheelPlace is a connection's place in the wheel. The wheel's lock guards it.
 type wheelPlace struct {
 	next, prev *conn
 	slot       int
 	in         bool
 }
 
-// reserve takes a place for a connection unless limit places are taken. add or unreserve gives it back.
+// reserve reserves a place unless limit places are taken. add uses it up, unreserve releases it.
 func (w *wheel) reserve(limit int) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -54,7 +53,7 @@ func (w *wheel) unreserve() {
 	w.mu.Unlock()
 }
 
-// add puts c in its reserved place, to be looked at after delay at the latest.
+// add puts c in its reserved place, to be checked within delay.
 func (w *wheel) add(c *conn, delay time.Duration) {
 	w.mu.Lock()
 	w.addLocked(c, delay)
@@ -74,7 +73,7 @@ func (w *wheel) addLocked(c *conn, delay time.Duration) {
 	c.place.in = true
 }
 
-// remove takes c out; it may be out already.
+// remove removes c, if it is in the wheel.
 func (w *wheel) remove(c *conn) {
 	w.mu.Lock()
 	if c.place.in {
@@ -96,7 +95,7 @@ func (w *wheel) unlinkLocked(c *conn) {
 	c.place.prev, c.place.next, c.place.in = nil, nil, false
 }
 
-// sooner moves c so that it is looked at after delay at the latest.
+// sooner moves c so that it is checked within delay.
 func (w *wheel) sooner(c *conn, delay time.Duration) {
 	w.mu.Lock()
 	if c.place.in {
@@ -109,13 +108,11 @@ func (w *wheel) sooner(c *conn, delay time.Duration) {
 	w.mu.Unlock()
 }
 
-// clockStep is by how much wall and monotonic clock disagree between two ticks before the wall clock counts as
-// having been set.
+// clockStep is the difference between wall and monotonic clock over one tick above which the wall clock counts as set.
 const clockStep = time.Second
 
-// tick advances both clocks and appends the connections that are due to due. They stay in the wheel, at its
-// far end, until check moves them. When the wall clock has been set, all are due: the ends of their tokens
-// have moved.
+// tick advances both clocks and appends the due connections to due. They move to the farthest slot, from where check's
+// result moves them closer. If the wall clock was set, all connections are due, because their token ends have moved.
 func (w *wheel) tick(elapsed time.Duration, now time.Time, due []*conn) []*conn {
 	clock, wall := elapsed.Milliseconds(), now.UnixMilli()
 	stepped := wall - w.wall.Swap(wall) - (clock - w.clock.Swap(clock))
@@ -135,7 +132,7 @@ func (w *wheel) tick(elapsed time.Duration, now time.Time, due []*conn) []*conn 
 	return due
 }
 
-// all appends every connection.
+// all appends every connection to conns.
 func (w *wheel) all(conns []*conn) []*conn {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -157,7 +154,7 @@ func (w *wheel) len() int {
 	return w.count
 }
 
-// run ticks until stop is closed and looks at what is due. elapsed is monotonic, now the wall clock.
+// run ticks until stop is closed and checks the due connections. elapsed is monotonic, now the wall clock.
 func (w *wheel) run(elapsed func() time.Duration, now func() time.Time, stop <-chan struct{}) {
 	t := time.NewTicker(wheelTick)
 	defer t.Stop()

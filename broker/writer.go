@@ -6,7 +6,7 @@ import (
 	"cellgate/broker/frame"
 )
 
-// startWriterLocked starts the writer if there may be something for it.
+// startWriterLocked starts the writer unless it runs or the socket is closed.
 func (c *conn) startWriterLocked() {
 	if !c.writer.running && !c.shared.closed.Load() {
 		c.writer.running = true
@@ -21,8 +21,8 @@ func (c *conn) acknowledgeLocked() {
 	}
 }
 
-// write is the only code that writes frames to the socket after CONNACK. It runs while there is something
-// to write. Acknowledgements and frames of one round leave in one write.
+// write is the only code that writes frames to the socket after CONNACK. It runs while there is something to write, and
+// sends the acknowledgements and frames of a round in one write.
 func (c *conn) write() {
 	defer c.guardWriter()
 	for {
@@ -40,7 +40,7 @@ func (c *conn) write() {
 	}
 }
 
-// guardWriter turns a panic into the end of this connection alone.
+// guardWriter turns a panic into the end of only this connection.
 func (c *conn) guardWriter() {
 	if p := recover(); p != nil {
 		c.b.panicked("writer", c.id, p)
@@ -49,15 +49,15 @@ func (c *conn) guardWriter() {
 	}
 }
 
-// round is what the writer writes at once.
+// round is the content of one write.
 type round struct {
 	out       *outBuffer
-	last      bool // close after it
-	writable  bool // tell the session that there is room
+	last      bool // close the socket after it
+	writable  bool // call the session's Writable after it
 	sampledAt int64
 }
 
-// nextRound collects what may be written; more is false when the writer ends because there is nothing.
+// nextRound collects what may be written. more is false if there is nothing: the writer ends.
 func (c *conn) nextRound() (r round, more bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -89,7 +89,8 @@ func (c *conn) nextRound() (r round, more bool) {
 	return r, true
 }
 
-// appendDisconnect appends the DISCONNECT with as much of an explanation as the client takes (MQTT 5, 3.14.2.2).
+// appendDisconnect appends the DISCONNECT, with as much explanation as the client's maximum packet allows (MQTT 5,
+// 3.14.2.2).
 func (c *conn) appendDisconnect(dst []byte) []byte {
 	for _, text := range [...]struct{ reason, ref string }{{c.closing.why, c.closing.ref}, {"", c.closing.ref}, {"", ""}} {
 		out := frame.AppendDisconnect(dst, c.closing.reason, text.reason, text.ref, c.version)
@@ -107,8 +108,8 @@ func (c *conn) takeAcksLocked(r *round) {
 	r.out.b = c.encodeAcksLocked(r.out.b)
 }
 
-// lastRoundLocked reports whether this round ends the connection: the reader appends no more, and no
-// acknowledgement is still to come, or it has been waited for long enough.
+// lastRoundLocked reports whether this round ends the connection: the reader appends nothing more, and no
+// acknowledgement is pending or endGrace has passed.
 func (c *conn) lastRoundLocked() bool {
 	if !c.closing.begun || (!c.closing.readerDone && c.t.raw != nil) {
 		return false
@@ -117,7 +118,7 @@ func (c *conn) lastRoundLocked() bool {
 	return c.writer.acks.len() == 0 || late || c.closing.broken
 }
 
-// send writes one round; false when the socket failed, which closes it.
+// send writes one round. It returns false if the write failed; the socket is then closed.
 func (c *conn) send(r round) bool {
 	_, err := c.t.stream().Write(r.out.b)
 	c.b.pools.putOut(r.out)
@@ -141,14 +142,14 @@ func (c *conn) send(r round) bool {
 	return true
 }
 
-// peerGone reports whether nobody is left to read what lingers.
+// peerGone reports whether the client cannot read the last write: lingering is pointless.
 func (c *conn) peerGone() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.closing.broken || (c.closing.silent && !c.closing.goodbye)
 }
 
-// reasonString gives MQTT 5 clients a word about a DISCONNECT, whose label in metrics is given too.
+// reasonString returns the explanation of a DISCONNECT for MQTT 5 clients. label is that of disconnects_total.
 func reasonString(reason byte, label string) string {
 	switch label {
 	case "token_expired":
@@ -179,7 +180,7 @@ func reasonString(reason byte, label string) string {
 	return ""
 }
 
-// disconnectLabel names a reason for metrics.
+// disconnectLabel returns the disconnects_total label of a reason code.
 func disconnectLabel(reason byte) string {
 	switch reason {
 	case frame.ReasonMalformed, frame.ReasonProtocolError, frame.ReasonTopicInvalid, frame.ReasonFilterInvalid,
