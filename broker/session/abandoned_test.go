@@ -10,8 +10,8 @@ import (
 	"cellgate/test/check"
 )
 
-// A session whose CONNECT was refused because the disk was too slow is nobody's: a client that is told later that it
-// is present would rely on subscriptions that it never made (MQTT 5, 3.2.2.1.1).
+// A refused CONNECT (state file too slow) leaves no session behind. A client that later finds it present would rely on
+// subscriptions that it never made (MQTT 5, 3.2.2.1.1).
 func TestSessionOfARefusedConnectIsNotPresent(t *testing.T) {
 	t.Parallel()
 	for name, before := range map[string]func(*env){

@@ -5,7 +5,7 @@ import (
 	"testing"
 )
 
-// A message that is too large by its topic alias alone goes without one.
+// A message that exceeds the client's maximum only because of its topic alias is sent without one.
 func TestAliasMakesNoPacketTooLarge(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)

@@ -14,183 +14,184 @@ import (
 // interval of 0xFFFFFFFF). Options.MaxExpiry still limits it.
 const MaxExpiry = time.Duration(math.MaxInt64)
 
-// maxClientIDBytes is the longest client identifier that can have a session, and maxKeyBytes the longest key of one: it
-// is a key of the state file.
+// maxClientIDBytes is the longest client identifier that can have a session. maxKeyBytes is the longest session key,
+// which is also a key of the state file.
 const (
 	maxClientIDBytes = 1024
 	maxKeyBytes      = 4096
 )
 
-// Errors of Attach and Deliver, and those that a Delivery's Failed is given.
+// Errors of Attach and Deliver, and those passed to a Delivery's Failed.
 var (
-	// ErrNoSession: the client has no session.
+	// ErrNoSession means that the client has no session.
 	ErrNoSession = errors.New("no session")
-	// ErrNotSubscribed: the client has no subscription that matches the message's topic.
+	// ErrNotSubscribed means that no subscription of the client matches the message's topic.
 	ErrNotSubscribed = errors.New("not subscribed")
-	// ErrNotConnected: the subscription's QoS is 0 and the client is not connected, so the message cannot
-	// be kept for it.
+	// ErrNotConnected means that the subscription has QoS 0 and the client is not connected, so the message cannot be
+	// queued.
 	ErrNotConnected = errors.New("not connected")
-	// ErrQueueFull: a bound of the client's queue, or of all queues together, is reached.
+	// ErrQueueFull means that the client's queue, or all queues together, have reached a bound.
 	ErrQueueFull = errors.New("queue full")
-	// ErrExpired: the message expired before it was sent.
+	// ErrExpired means that the message expired before it was sent.
 	ErrExpired = errors.New("message expired")
-	// ErrTooLarge: the message exceeds the Maximum Packet Size that the client announced.
+	// ErrTooLarge means that the message exceeds the Maximum Packet Size that the client announced.
 	ErrTooLarge = errors.New("message exceeds the client's maximum packet size")
-	// ErrNotPermitted: the client's permissions do not allow it to receive the message.
+	// ErrNotPermitted means that the client's permissions do not allow it to receive the message.
 	ErrNotPermitted = errors.New("not permitted")
-	// ErrSessionEnded: the session ended (expiry, clean start, purge) before the message was acknowledged.
+	// ErrSessionEnded means that the session ended (expiry, clean start, purge) before the message was acknowledged.
 	ErrSessionEnded = errors.New("session ended")
-	// ErrWillNotPermitted: the will's topic is not one that the client may publish to.
+	// ErrWillNotPermitted means that the client may not publish to the will's topic.
 	ErrWillNotPermitted = errors.New("will topic not permitted")
-	// ErrWillTopic: the will's topic has more levels than MaxTopicLevels.
+	// ErrWillTopic means that the will's topic has more levels than MaxTopicLevels.
 	ErrWillTopic = errors.New("will topic has too many levels")
-	// ErrSessions: the owner has as many sessions as it may have.
+	// ErrSessions means that the owner has reached its limit of sessions.
 	ErrSessions = errors.New("the subject has as many sessions as it may have")
-	// ErrRetained: the publisher's share of retained messages, or the room for all of them, is used up.
+	// ErrRetained means that the publisher's share of retained messages, or the room for all of them, is used up.
 	ErrRetained = errors.New("no room for another retained message")
-	// ErrTakeover wraps the context's error when an older connection of the same client identifier did not
-	// end in time.
+	// ErrTakeover wraps the context's error when an older connection of the client did not end in time.
 	ErrTakeover = errors.New("the older connection has not ended")
-	// ErrClientID: the client identifier is empty or longer than maxClientIDBytes, or the key than maxKeyBytes.
+	// ErrClientID means that the client identifier is empty or longer than maxClientIDBytes, or that the key is longer
+	// than maxKeyBytes.
 	ErrClientID = errors.New("client identifier empty or too long")
-	// ErrClosed: the manager is closed.
+	// ErrClosed means that the manager is closed.
 	ErrClosed = errors.New("session manager closed")
 )
 
 // Options configure a Manager.
 type Options struct {
-	// DB is the gateway's state file; the manager uses the bucket "mqtt" and leaves the file open.
+	// DB is the gateway's state file. The manager uses the bucket "mqtt" and does not close the file.
 	DB DB
 	// Index finds the subscribers of a topic and keeps retained messages.
 	Index Index
-	// Journal takes wills and tells where it stands.
+	// Journal appends wills and reports its last sequence.
 	Journal Journal
-	// Issuer is the cell's own: sessions of services that were stored before they told issuers apart are taken for its.
+	// Issuer is the cell's own issuer. Service sessions stored before keys contained the issuer are assigned to it.
 	Issuer string
-	// Log gets state changes worth an operator's attention.
+	// Log receives state changes that an operator should see.
 	Log     *slog.Logger
 	Metrics *Metrics
-	// Now is the time that has passed, which no setting of a clock moves (clock.Clock.Now): sessions, wills and messages
-	// end by it. Wall is the wall clock, of stamps and of the ends of tokens.
+	// Now is elapsed time, unaffected by steps of the wall clock (clock.Clock.Now); sessions, wills and messages expire
+	// by it. Wall is the wall clock, used for timestamps and the ends of tokens.
 	Now  func() time.Time
 	Wall func() time.Time
-	// DiskShort reports that the disk has no more than what is kept free for commands: nothing more is queued for
-	// subscribers then that would have to be written. It must be quick.
+	// DiskShort reports whether only the disk space reserved for commands is left. The manager then queues nothing for
+	// subscribers that would have to be written. It must return quickly.
 	DiskShort func() bool
-	// Rejected is told the reason of every refusal that counts in rejected_total.
+	// Rejected is called with the reason of every refusal that counts in rejected_total.
 	Rejected func(reason string)
-	// Cell has the vehicles' sessions beside this gateway.
+	// Cell shares the vehicles' sessions with the cell's other gateways.
 	Cell Cell `zero:"this is the only gateway"`
 
-	// Bounds can be replaced while the manager runs: see Manager.SetBounds.
+	// Bounds can be replaced while the manager runs, see Manager.SetBounds.
 	Bounds
-	// CommitInterval is how long a change that nobody waits for may stay out of the state file: queue
-	// contents that the journal still has, removals, QoS 2 identifiers, the fan-out position.
+	// CommitInterval is how long a change that nobody waits for may stay out of the state file: queue contents that the
+	// journal still has, removals, QoS 2 identifiers, the fan-out position.
 	CommitInterval time.Duration
 }
 
 // Bounds are the limits of sessions.
 type Bounds struct {
-	// MaxQueuedMessages bounds the messages of one session, in flight and waiting.
+	// MaxQueuedMessages bounds the messages of one session, waiting and in flight.
 	MaxQueuedMessages int
-	// MaxQueuedBytes bounds their topics, payloads and properties per session.
+	// MaxQueuedBytes bounds the topics, payloads and properties of these messages.
 	MaxQueuedBytes int64
-	// MaxTotalBytes bounds the same over all sessions. A quarter of it is for messages that are directed to one
-	// client, commands: what subscriptions bring never takes that.
+	// MaxTotalBytes bounds the same over all sessions. A quarter of it is reserved for directed messages (commands);
+	// copies for subscribers never use it.
 	MaxTotalBytes int64
-	// MaxPerSubject, MaxSubscriptionsPerSubject and MaxQueuedBytesPerSubject bound what one owner has in all its sessions
-	// together: sessions, filters (one counts once for every eight levels begun), and queued bytes. The bytes are also
-	// never more than what is left for all others.
+	// MaxPerSubject, MaxSubscriptionsPerSubject and MaxQueuedBytesPerSubject bound all sessions of one owner together:
+	// the number of sessions, the filters (a filter counts once per eight levels or part thereof), and the queued
+	// bytes. The queued bytes also never exceed what is left for all other owners.
 	MaxPerSubject              int
 	MaxSubscriptionsPerSubject int
 	MaxQueuedBytesPerSubject   int64
 	// MaxTopicLevels bounds the levels of topics and filters.
 	MaxTopicLevels int
-	// Overflow tells which message gives way when a session's queue is full.
+	// Overflow selects the message that is dropped when a session's queue is full.
 	Overflow Overflow `zero:"the newest"`
-	// MaxSubscriptions bounds the filters of one session, which together have at most 256 KiB.
+	// MaxSubscriptions bounds the filters of one session, whose total size is limited to 256 KiB.
 	MaxSubscriptions int
 	// MaxInflight bounds the unacknowledged messages towards one client, whatever Receive Maximum it
 	// announces.
 	MaxInflight int
 	// MaxRetainedMessages bounds the retained messages of the cell.
 	MaxRetainedMessages int `zero:"none"`
-	// MaxRetainedBytes bounds their topics and payloads.
+	// MaxRetainedBytes bounds the topics and payloads of the retained messages.
 	MaxRetainedBytes int64 `zero:"none"`
-	// MaxRetainedPerSubject bounds those of one publisher, which also take at most one part in 64 of MaxRetainedBytes.
+	// MaxRetainedPerSubject bounds the retained messages of one publisher, which also take at most 1/64 of
+	// MaxRetainedBytes.
 	MaxRetainedPerSubject int
-	// MaxExpiry is the longest that a session outlives its connection, and what a 3.1.1 client
-	// with clean session 0 gets.
+	// MaxExpiry is the longest time that a session outlives its connection. It is also the expiry of 3.1.1 sessions
+	// with clean session 0.
 	MaxExpiry time.Duration `zero:"no longer than the connection"`
 }
 
-// DB is what the manager needs of a *statefile.DB. Tests have one that is slow, and one that is full.
+// DB is the part of *statefile.DB that the manager uses. Tests replace it with slow and full ones.
 type DB interface {
 	Update(fn func(*statefile.Tx) error) error
 	View(fn func(*statefile.Tx) error) error
 }
 
-// Overflow is a policy for a full queue.
+// Overflow is the policy for a full queue.
 type Overflow uint8
 
-// The policies.
+// The policies for a full queue.
 const (
 	// DropNewest refuses the new message.
 	DropNewest Overflow = iota
-	// DropOldest drops the oldest message that was not yet sent; a message in flight never gives way.
+	// DropOldest drops the oldest message that has not been sent. Messages in flight are never dropped.
 	DropOldest
 )
 
-// Journal is what the manager needs of the journal, whose package it does not import.
+// Journal is the part of the journal that the manager uses; this package does not import the journal.
 type Journal interface {
-	// Append appends records as the journal's own Append does, with nobody waiting for durability.
+	// Append appends records like the journal's own Append, without waiting for durability.
 	Append(recs []message.Record) (last uint64, err error)
-	// Last is the highest sequence appended.
+	// Last returns the highest sequence appended.
 	Last() uint64
-	// Epoch identifies the journal: positions and sequences are void under another.
+	// Epoch identifies the journal. Positions and sequences of another epoch are void.
 	Epoch() uint64
 }
 
-// Index maps topics to subscribers and keeps the retained messages in memory: *broker.Index, on mochi, which is for the
-// package broker alone. The manager restores both
-// when it opens, so the index persists nothing. It must be safe for concurrent use; it must not call the
-// manager from within its methods but for Manager.Connected.
+// Index maps topics to subscribers and keeps the retained messages in memory. *broker.Index implements it with mochi,
+// which only the package broker may import. The index persists nothing: the manager restores it on Open. It must be
+// safe for concurrent use, and its methods may call no method of the manager except Connected.
 type Index interface {
-	// Subscribe adds or replaces a subscription; $share/{group}/{filter} filters are shared among the clients of one role and
-	// issuer. It begins after the record since; one that is replaced goes on.
+	// Subscribe adds or replaces a subscription. $share/{group}/{filter} filters are shared among the clients of one
+	// role and issuer. A new subscription begins after the record since; a replaced one continues.
 	Subscribe(client string, sub Subscription, since uint64)
-	// Unsubscribe removes one.
+	// Unsubscribe removes a subscription.
 	Unsubscribe(client, filter string)
-	// Match calls fn once for every client that is to get the message: a shared group is
-	// resolved to one of its members (Manager.Connected tells which are connected: prefer these), and
-	// a client's overlapping subscriptions are merged into one, but for those with no local when the client is
-	// the publisher (rec.Client), and those that begin after it. fn does not keep its arguments' slices.
+	// Match calls fn once for every client that gets the message. A shared group is resolved to one of its members,
+	// preferably a connected one (Manager.Connected). Overlapping subscriptions of a client are merged into one,
+	// without those that have No Local set when the client is the publisher (rec.Client) and those that begin after the
+	// record. fn must not keep the slices.
 	Match(rec *message.Record, fn func(client string, m Matched))
-	// Member picks a member of the group to which a client's shared filter belongs, as Match does; false when it has none.
+	// Member picks a member of the group that the shared filter of client of belongs to, as Match does. ok is false
+	// when the group has none.
 	Member(filter, of string) (client string, sub Subscription, ok bool)
-	// Count is the number of subscriptions.
+	// Count returns the number of subscriptions.
 	Count() int
-	// Retain stores a retained message under its topic, or removes it when the payload is empty. The index may
-	// keep msg, which shares no memory with others and does not change any more.
+	// Retain stores a retained message under its topic, or removes it when the payload is empty. The index may keep
+	// msg: it shares no memory and no longer changes.
 	Retain(msg *message.Record)
-	// Retained calls fn for retained messages whose topics match the filter (without $share). It looks at about most
-	// topics and leaves in at where it has stopped; more tells that there are others. What is retained meanwhile may be
-	// left out. fn must not change the record.
+	// Retained calls fn for retained messages whose topics match the filter (without $share). It visits about most
+	// topics, stores in at where it stopped, and returns more when there are others. It may miss messages that are
+	// retained meanwhile. fn must not change the record.
 	Retained(filter string, at *RetainedAt, most int, fn func(msg *message.Record)) (more bool)
 }
 
-// RetainedAt is a place among the retained messages; the zero value is their beginning.
+// RetainedAt is a position among the retained messages. The zero value is the beginning.
 type RetainedAt struct{ Branch, Slot int }
 
-// Matched is what a client's matching subscriptions amount to.
+// Matched is the merged result of a client's matching subscriptions.
 type Matched struct {
-	// QoS is the highest of them.
+	// QoS is the highest QoS of the subscriptions.
 	QoS byte
-	// RetainAsPublished is set when one of them has it.
+	// RetainAsPublished is set if any of the subscriptions has it.
 	RetainAsPublished bool
-	// IDs are their subscription identifiers, 0 left out.
+	// IDs are the subscription identifiers, without 0.
 	IDs []uint32
-	// Shared are the shared filters among them.
+	// Shared lists the shared filters among the subscriptions.
 	Shared []string
 }
 
@@ -204,28 +205,29 @@ type Subscription struct {
 	RetainHandling    byte // 0 send retained, 1 only for a new subscription, 2 never
 }
 
-// Permissions decide per topic; they are immutable and safe for concurrent use. *auth.Permissions has them, and
-// belongs to a package that this one does not import.
+// Permissions decide per topic. They are immutable and safe for concurrent use. *auth.Permissions implements them; this
+// package does not import auth.
 type Permissions interface {
 	Publish(topic string) bool
 	Subscribe(filter string) bool // $share included
 	Receive(topic string) bool
-	// Withheld reports of a filter that Subscribe refuses whether it is granted, and an explicit denial takes it away. The
-	// client then gets reason 0x80, unspecified: it is not told why (MQTT 5, 3.9.3). Otherwise it is 0x87, not authorized.
+	// Withheld reports whether a filter that Subscribe refuses is granted but overridden by an explicit denial. The
+	// client then gets reason 0x80 (unspecified), which does not reveal why (MQTT 5, 3.9.3), instead of 0x87 (not
+	// authorized).
 	Withheld(filter string) bool
 }
 
-// Outbound is the outgoing side of one of the broker's connections. No method blocks, and none calls into the session:
-// they are called with the session's lock held.
+// Outbound is the outgoing side of a connection. Its methods are called with the session's lock held: they must not
+// block or call the session.
 type Outbound interface {
-	// Enqueue offers one whole frame, which is copied before the return. False means that there is no room:
-	// the session keeps the message and tries again when Session.Writable is called, which must follow.
+	// Enqueue offers one whole frame, which it copies before it returns. It returns false when there is no room; the
+	// session then keeps the message and tries again on Session.Writable, which the connection must call.
 	Enqueue(frame []byte) bool
-	// Kick starts the end of the connection with a DISCONNECT of that reason code, and a Server Reference if it is not empty
-	// (MQTT 5, 3.14.2.2.5); on 3.1.1 it is closed. It may be called more than once.
+	// Kick starts to end the connection with a DISCONNECT of the reason code, and a Server Reference if it is not empty
+	// (MQTT 5, 3.14.2.2.5). A 3.1.1 connection is closed without one. It may be called more than once.
 	Kick(reason byte, serverRef string)
-	// Drained is closed once the connection has made its last journal append, will make no more, and has
-	// called Session.Detach: a new connection of the client begins after that.
+	// Drained is closed when the connection has made its last journal append and called Session.Detach. A new
+	// connection of the client begins only after that.
 	Drained() <-chan struct{}
 }
 
@@ -239,68 +241,68 @@ type Will struct {
 	Props   message.Properties
 }
 
-// Attach is a connection that has been authenticated and asks for its session.
+// Attach describes an authenticated connection that asks for its session.
 type Attach struct {
-	// Key names the session (see message.SessionKey): of a vehicle, its VIN.
+	// Key names the session (see message.SessionKey). For a vehicle it is the VIN.
 	Key     string
 	Version byte // 4 for MQTT 3.1.1, 5
 	// CleanStart discards an existing session (3.1.1: clean session).
 	CleanStart bool
-	// Expiry is how long the session outlives the connection; 0 not at all. For 3.1.1 give 0 with clean
-	// session 1 and MaxExpiry with 0. Options.MaxExpiry limits it; see Session.Expiry.
+	// Expiry is how long the session outlives the connection; 0 means not at all. For 3.1.1, pass 0 with clean session
+	// 1 and MaxExpiry with clean session 0. Options.MaxExpiry limits it; see Session.Expiry.
 	Expiry time.Duration
-	// ReceiveMaximum is the client's; 0 means 65,535.
+	// ReceiveMaximum is the client's Receive Maximum; 0 means 65,535.
 	ReceiveMaximum uint16
-	// MaxPacket is the client's Maximum Packet Size in bytes; 0 is no limit.
+	// MaxPacket is the client's Maximum Packet Size in bytes; 0 means no limit.
 	MaxPacket uint32
-	// AliasMaximum is the client's Topic Alias Maximum; 0 allows none.
+	// AliasMaximum is the client's Topic Alias Maximum; 0 allows no alias.
 	AliasMaximum uint16
-	// Vehicle marks a client whose identifier is its VIN: at most QoS 1 is granted, and filters below its
-	// own v1/{id}/cmd and v1/{id}/sys stay out of the Index.
+	// Vehicle marks a client whose identifier is its VIN. It is granted at most QoS 1, and filters below its own
+	// v1/{id}/cmd and v1/{id}/sys are not added to the Index.
 	Vehicle bool
-	// Owner is whose bounds the session counts towards: a session key with the subject for a client identifier.
-	// Empty: ownerOfClient.
+	// Owner is the owner whose bounds the session counts towards, in the form of a session key with the subject as
+	// client identifier. If empty, ownerOfClient is used.
 	Owner Owner
 	Perm  Permissions
 	Will  *Will
 	Conn  Outbound
-	// NotAfter is the token's end: a will that is due later is not sent. Zero is no end.
+	// NotAfter is the end of the token: a will that is due later is not sent. Zero means no end.
 	NotAfter time.Time
 
-	claim    uint64 // what the cell calls the connection
+	claim    uint64 // the connection's number in the cell
 	ready    <-chan struct{}
-	replaces bool // the cell has a session that this one takes the place of
+	replaces bool // this session replaces one that the cell has
 }
 
-// Presence is one change of a client's connection. Of one client they come in order, Epoch rising with
-// every connection: connected, ready at most once, and the end.
+// Presence is one change of a client's connection. The changes of one client come in order: connected, ready at most
+// once, disconnected. Epoch rises with every connection.
 type Presence struct {
 	Key       string
 	Vehicle   bool
 	Connected bool
-	// Ready tells that the client, which was connected before, can be sent commands.
+	// Ready is set when the client, already connected, can be sent commands.
 	Ready bool
-	// Epoch numbers the client's connections within this process, beginning at 1.
+	// Epoch numbers the client's connections within this process, starting at 1.
 	Epoch uint32
 	At    time.Time
-	// Reason of a disconnect.
+	// Reason says why the client disconnected.
 	Reason Reason
 }
 
 // Reason is why a connection ended.
 type Reason string
 
-// The reasons. A client's own DISCONNECT is ReasonClient, whatever its code.
+// The reasons. The client's own DISCONNECT is ReasonClient, whatever its code.
 const (
 	ReasonClient    Reason = "client"
-	ReasonLost      Reason = "lost" // the connection broke, or the client closed it without a word
+	ReasonLost      Reason = "lost" // the connection broke, or the client closed it without DISCONNECT
 	ReasonKeepalive Reason = "keepalive"
 	ReasonTakeover  Reason = "takeover"
 	ReasonAdmin     Reason = "admin"
 	ReasonDrain     Reason = "drain"
-	ReasonMoved     Reason = "moved" // an operator sent it elsewhere
+	ReasonMoved     Reason = "moved" // an operator moved the client to another server
 	ReasonShutdown  Reason = "shutdown"
-	ReasonRefused   Reason = "refused" // what it sent, or its token's end
+	ReasonRefused   Reason = "refused" // because of what the client sent, or its token ended
 )
 
 // Info describes a session for the HTTP API.
@@ -309,15 +311,15 @@ type Info struct {
 	Vehicle   bool
 	Connected bool
 	Version   byte
-	// Since is when the client connected or, if it is not connected, disconnected.
+	// Since is when the client connected, or disconnected if it is not connected.
 	Since time.Time
 	// Expiry is how long the session outlives its connection.
 	Expiry time.Duration
-	// EndsAt is when the session of a client that is not connected ends; zero never.
+	// EndsAt is when the session of a disconnected client ends; zero means never.
 	EndsAt        time.Time
 	TokenEnds     time.Time
 	Subscriptions []Subscription
-	// Ready tells that the client is connected and subscribed to its commands.
+	// Ready reports whether the client is connected and subscribed to its commands.
 	Ready        bool
 	Queued       int // messages waiting, not sent
 	Inflight     int // messages sent and not acknowledged

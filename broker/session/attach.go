@@ -12,15 +12,16 @@ import (
 	"cellgate/broker/shared/message"
 )
 
-// Attach gives the connection its session. An older connection of the client identifier is kicked and
-// awaited first; attaches of one client identifier are serialised. present tells that an existing session
-// was resumed. It returns after everything that must survive the CONNACK is durable: a new session that
-// outlives its connection, and the end of an old one that a clean start discards.
+// Attach opens the session of a connection. It first kicks an older connection of the same client and waits for it to
+// end; attaches of one client are serialised. present reports whether an existing session was resumed. Attach returns
+// once everything that must survive the CONNACK is durable: a new session that outlives its connection, and the end of
+// an old one that a clean start discards.
 //
 // Nothing is sent to the connection until Session.Start.
 //
-// Errors: ErrClientID, ErrWillNotPermitted, ErrWillTopic, ErrSessions, ErrTakeover (with the context's error), ErrSessionEnded (purged meanwhile),
-// ErrClosed, the journal's error when an older will cannot be appended, the context's error.
+// Errors: ErrClientID, ErrWillNotPermitted, ErrWillTopic, ErrSessions, ErrTakeover (with the context's error),
+// ErrSessionEnded (purged meanwhile), ErrClosed, the journal's error when an older will cannot be appended, the
+// context's error.
 func (m *Manager) Attach(ctx context.Context, a Attach) (s *Session, present bool, err error) {
 	if id, _, _ := message.SplitSessionKey(a.Key); id == "" || len(id) > maxClientIDBytes || len(a.Key) > maxKeyBytes {
 		return nil, false, ErrClientID
@@ -75,8 +76,8 @@ func (m *Manager) Attach(ctx context.Context, a Attach) (s *Session, present boo
 	return s, present, nil
 }
 
-// evict ends an older connection of the client identifier: kicked, awaited until it appends no more to the
-// journal, and detached if it has not detached itself.
+// evict ends an older connection of the client: it kicks it, waits until it appends no more to the journal, and
+// detaches it if it has not detached itself.
 func (m *Manager) evict(ctx context.Context, id string) error {
 	st := m.lookup(id)
 	if st == nil {
@@ -108,8 +109,8 @@ func (m *Manager) evict(ctx context.Context, id string) error {
 	return nil
 }
 
-// open finds the session to resume or makes a new one. wait tells that the connection may only learn of it
-// when the writer has made it durable. The error is ErrSessions: what the owner had is untouched then.
+// open finds the session to resume or makes a new one. wait reports whether the connection must not learn of the
+// session until the writer has made it durable. The only error is ErrSessions, which leaves an old session unchanged.
 func (m *Manager) open(a *Attach) (st *state, present, wait bool, err error) {
 	expiry := min(a.Expiry, m.bounds.Load().MaxExpiry)
 	old := m.lookup(a.Key)
@@ -120,7 +121,7 @@ func (m *Manager) open(a *Attach) (st *state, present, wait bool, err error) {
 			old.unlock()
 			return old, true, false, nil
 		}
-		old.mu.Unlock() // nobody else begins a session under this identifier meanwhile
+		old.mu.Unlock() // the gate keeps others from starting a session under this identifier
 	}
 	sh, err := m.place(a, old)
 	if err != nil {
@@ -143,11 +144,12 @@ func (m *Manager) open(a *Attach) (st *state, present, wait bool, err error) {
 	st.mu.Lock()
 	defer st.unlock()
 	st.changed(true)
-	st.schedule() // should the attach fail, the session expires like any other
+	st.schedule() // if the attach fails, the session expires like any other
 	return st, false, wait || st.durable, nil
 }
 
-// place takes a place for one more session of the owner. The one that it replaces gives its own up right afterwards.
+// place reserves a place for one more session of the owner. The session that it replaces releases its own place right
+// afterwards.
 func (m *Manager) place(a *Attach, old *state) (*share, error) {
 	if a.Vehicle {
 		return nil, nil
@@ -168,16 +170,16 @@ func (m *Manager) place(a *Attach, old *state) (*share, error) {
 	return sh, nil
 }
 
-// abandon ends a new session of which its client cannot be told: it must not find it present the next time, with
-// none of the subscriptions that it would rely on.
+// abandon ends a new session when its client could not be told about it. Otherwise the client's next connection would
+// find it present, without the subscriptions that it relies on.
 func (st *state) abandon() {
 	st.mu.Lock()
 	defer st.unlock()
 	st.end(ErrSessionEnded)
 }
 
-// setExpiry changes how long the session outlives its connection. From 0 it never rises again: a session
-// without expiry does not live to be resumed.
+// setExpiry changes how long the session outlives its connection. It is never raised from 0, because a session without
+// expiry cannot be resumed.
 func (st *state) setExpiry(expiry time.Duration) {
 	if st.expiry == expiry {
 		return
@@ -192,7 +194,7 @@ func (st *state) setExpiry(expiry time.Duration) {
 	st.forgetDurable()
 }
 
-// connect binds the connection to the session and begins a new generation.
+// connect binds the connection to the session and starts a new generation.
 func (st *state) connect(a *Attach, resumed bool) (*Session, error) {
 	st.mu.Lock()
 	defer st.unlock()
@@ -219,7 +221,7 @@ func (st *state) connect(a *Attach, resumed bool) (*Session, error) {
 	return &Session{st: st, gen: st.gen, ready: a.ready}, nil
 }
 
-// resume gives a session that is resumed to the owner of the connection, if it was another's.
+// resume assigns a resumed session to the connection's owner if it had another one.
 func (st *state) resume(a *Attach) {
 	switch {
 	case a.Vehicle:
@@ -230,7 +232,7 @@ func (st *state) resume(a *Attach) {
 	st.dropRefused()
 }
 
-// dropRefused takes away the resumed subscriptions that the client's permissions no longer allow.
+// dropRefused removes the resumed subscriptions that the client's permissions no longer allow.
 func (st *state) dropRefused() {
 	kept, levels := st.subs[:0:0], st.m.bounds.Load().MaxTopicLevels
 	for _, sub := range st.subs {
@@ -247,8 +249,8 @@ func (st *state) dropRefused() {
 	st.subs = kept
 }
 
-// disconnect ends the connection's hold: what was in flight waits to be sent again, the will and the
-// session's end are due from now. normal: the will is discarded. expiry, when not nil, replaces the session's.
+// disconnect releases the session from its connection. Messages in flight will be sent again; the delays of the will
+// and of the session's end start now. If normal, the will is discarded. expiry, if not nil, replaces the session's.
 func (st *state) disconnect(normal bool, reason Reason, expiry *time.Duration) {
 	perm := st.link.perm
 	if st.link.kicked != "" && reason != ReasonClient {

@@ -12,35 +12,37 @@ import (
 	"cellgate/broker/shared/message/field"
 )
 
-// Cell tells which gateway of the cell has a vehicle, and keeps the vehicles' sessions for all of them. No method but Claim waits,
-// and none calls the manager back.
+// Cell knows which gateway of the cell has a vehicle, and keeps the vehicles' sessions for all of them. Only Claim
+// waits, and no method calls the manager back.
 type Cell interface {
-	// Claim says that a vehicle is connected here, and waits briefly for what the cell knows of it.
+	// Claim says that a vehicle is connected here, and waits briefly for what the cell knows about it.
 	Claim(ctx context.Context, key string) Claim
-	// Attached says that the connection of a claim has its session. False: the cell has told meanwhile that another gateway has
-	// the vehicle.
+	// Attached says that the connection of a claim has its session. It returns false if another gateway has the vehicle
+	// by now.
 	Attached(key string, claim uint64) bool
-	// Changed says that Portable has something else of a vehicle than before.
+	// Changed says that the vehicle's Portable has changed.
 	Changed(key string)
-	// Stored calls fn when the cell has what Portable had when Stored was called, or when that takes too long.
+	// Stored calls fn once the cell has stored the state of Portable at the time of the call, or when that takes too
+	// long.
 	Stored(key string, fn func())
 }
 
-// Claim is what the cell says of a vehicle that is connected.
+// Claim is the cell's answer for a connected vehicle.
 type Claim struct {
-	// Number is the claim's, not 0.
+	// Number identifies the claim; it is never 0.
 	Number uint64
-	// Known: the cell has answered. Then Session is the vehicle's session, nil if it has none, and Ended when its connection
-	// ended, zero if nobody knows. Here: this gateway was the last that had it, so that what it has itself is at least as new.
+	// Known is set when the cell has answered. Then Session is the vehicle's session, nil if it has none, and Ended is
+	// when its connection ended, zero if unknown. Here means that this gateway was the last to have the vehicle, so its
+	// own state is at least as new.
 	Known, Here bool
 	Session     []byte
 	Ended       time.Time
-	// Ready is closed when what the vehicle publishes may be taken: the cell may have something to be put into the journal before it. Nil is at
-	// once.
+	// Ready is closed when the vehicle's messages may be accepted: the cell may first have to put something into the
+	// journal. Nil means at once.
 	Ready <-chan struct{}
 }
 
-// claim asks the cell for a vehicle, and makes the session that it has the one of this gateway.
+// claim claims the vehicle in the cell and takes over the session that the cell has.
 func (m *Manager) claim(ctx context.Context, a *Attach) error {
 	if m.o.Cell == nil || !a.Vehicle {
 		return nil
@@ -65,7 +67,7 @@ func (m *Manager) claim(ctx context.Context, a *Attach) error {
 	return m.adopt(a.Key, c.Session, c.Ended)
 }
 
-// adopt makes a session of what another gateway has made Portable.
+// adopt makes a session from another gateway's Portable.
 func (m *Manager) adopt(key string, data []byte, ended time.Time) error {
 	st := &state{m: m, id: key, vehicle: true, durable: true, since: m.wall(), floor: m.journal.Last()}
 	if err := st.decodePortable(data); err != nil {
@@ -90,8 +92,8 @@ func (m *Manager) adopt(key string, data []byte, ended time.Time) error {
 	return nil
 }
 
-// Merge adds the subscriptions of a session that the cell has to one that was resumed before the cell had answered: the client, which
-// was told that its session is there, takes all of them for its own.
+// Merge adds the subscriptions of the cell's session to one that was resumed before the cell answered. The client was
+// told that its session is present, so it relies on all of them.
 func (m *Manager) Merge(key string, claim uint64, data []byte) {
 	st, from := m.lookup(key), &state{m: m, id: key}
 	if data == nil || st == nil || from.decodePortable(data) != nil {
@@ -118,8 +120,8 @@ func (m *Manager) Merge(key string, claim uint64, data []byte) {
 	st.pump()
 }
 
-// Moved drops what this gateway has of a vehicle that another gateway of the cell has. A connection is ended, if it is that of the
-// claim; 0 is a session that has had no claim in this run. Nothing is changed when the vehicle has another claim here.
+// Moved drops the state of a vehicle that another gateway of the cell has taken over, and ends its connection. It does
+// nothing unless claim is the session's current claim; 0 stands for a session without a claim in this run.
 func (m *Manager) Moved(key string, claim uint64) {
 	st := m.lookup(key)
 	if st == nil {
@@ -142,7 +144,7 @@ func (m *Manager) Moved(key string, claim uint64) {
 	st.leave()
 }
 
-// cancelWill takes back a will that waits: the vehicle is connected elsewhere.
+// cancelWill discards a waiting will because the vehicle is connected elsewhere.
 func (st *state) cancelWill() {
 	if st.willAt != 0 {
 		st.will, st.willAt = nil, 0
@@ -150,8 +152,8 @@ func (st *state) cancelWill() {
 	}
 }
 
-// leaveMoved ends the session of a connection that another gateway has taken over. Its will is due now, or not at all: where the
-// vehicle is, nobody knows of it.
+// leaveMoved ends the session of a connection that another gateway has taken over. Its will is sent now or discarded,
+// since the other gateway does not know it.
 func (st *state) leaveMoved(now int64) {
 	if st.willAt > now {
 		st.cancelWill()
@@ -162,11 +164,11 @@ func (st *state) leaveMoved(now int64) {
 	}
 }
 
-// portable1 begins what Portable makes: it is the form of it.
+// portable1 is the format version of Portable, its first byte.
 const portable1 = 1
 
-// Portable is a vehicle's session as another gateway can take it over; false when there is none that outlives its connection.
-// Messages that wait, and a will, are not part of it:
+// Portable encodes a vehicle's session for another gateway. It returns false if there is none that outlives its
+// connection. Queued messages and the will are not included:
 //
 //	form      1 byte    1
 //	flags     1 byte    never expires 5
@@ -211,7 +213,8 @@ func (m *Manager) Portable(key string) ([]byte, bool) {
 	return dst, true
 }
 
-// decodePortable fills a session with what Portable has made. Messages whose identifiers are in use are in another journal, durable.
+// decodePortable fills a session from Portable. The messages of its QoS 2 identifiers are durable in the other
+// gateway's journal.
 func (st *state) decodePortable(b []byte) error {
 	r := field.Reader{B: b}
 	if form := r.Byte(); form != portable1 {
@@ -234,15 +237,15 @@ func (st *state) decodePortable(b []byte) error {
 	return whole(&r)
 }
 
-// tellCell says that the cell is to have the session anew. The caller holds the session's lock.
+// tellCell notifies the cell that the session has changed. The caller holds the session's lock.
 func (st *state) tellCell() {
 	if cell := st.m.o.Cell; cell != nil && st.vehicle {
 		cell.Changed(st.id)
 	}
 }
 
-// inCell waits until the cell has a new session in the place of the one that it had: it must not be found there by the vehicle's
-// next connection.
+// inCell waits until the cell has replaced its old session by the new one, so that the vehicle's next connection does
+// not find the old one.
 func (m *Manager) inCell(ctx context.Context, a *Attach) {
 	if !a.replaces {
 		return

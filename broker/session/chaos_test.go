@@ -13,8 +13,8 @@ import (
 	"cellgate/test/check"
 )
 
-// TestChaos does everything at once on a few clients. It is for the race detector and for deadlocks; at the end the
-// sums must agree with what is there, in memory and in the state file.
+// TestChaos does everything at once on a few clients, to find races and deadlocks. At the end the accounts must agree
+// with memory and the state file.
 func TestChaos(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t, func(o *Options) {
@@ -54,7 +54,7 @@ func TestChaos(t *testing.T) {
 	e.audit()
 }
 
-// live plays one connection of a client, with some interference from outside.
+// live plays one connection of a client, with some outside interference.
 func (e *env) live(rnd *rand.Rand, id string) {
 	change := func(a *Attach) {
 		a.Expiry = []time.Duration{0, time.Millisecond, time.Hour}[rnd.IntN(3)]
@@ -105,7 +105,7 @@ func (e *env) live(rnd *rand.Rand, id string) {
 	c.detach(rnd.IntN(2) == 0)
 }
 
-// settle waits until no will and no session's end is due, and nobody is in a gate.
+// settle waits until no will and no session's end is due, and no gate is held.
 func (e *env) settle() {
 	e.t.Helper()
 	check.Eventually(e.t, "no gate is taken and nothing due", func() bool {
@@ -119,7 +119,7 @@ func (e *env) settle() {
 	})
 }
 
-// audit compares the accounts with what there is.
+// audit compares the accounts with the sessions, queues and retained messages.
 func (e *env) audit() {
 	e.t.Helper()
 	e.settle()

@@ -12,10 +12,10 @@ import (
 
 const year = 365 * 24 * time.Hour
 
-// clockSteps are how far clocks go wrong.
+// clockSteps are the tested steps of the wall clock.
 var clockSteps = []time.Duration{time.Second, -time.Second, time.Hour, -time.Hour, 10 * year, -10 * year}
 
-// clockEnv is an env on the gateway's clock, over a wall clock that a test sets.
+// clockEnv is an env on the gateway's clock, over a wall clock that the test sets.
 type clockEnv struct {
 	*env
 	machine *clocktest.Clock
@@ -43,7 +43,7 @@ func onAClock(t *testing.T, test func(e *clockEnv, by time.Duration)) {
 	}
 }
 
-// step sets the wall clock, while the gateway runs.
+// step sets the wall clock while the gateway runs.
 func (e *clockEnv) step(by time.Duration) {
 	e.machine.Step(by)
 	e.c.Stepped(by)
@@ -60,8 +60,8 @@ func (e *clockEnv) restart(by time.Duration) {
 	synctest.Wait()
 }
 
-// TestClockStepsEndNoSession: a session, a will and a message end when their time has passed, whatever the wall clock
-// does meanwhile, and not before.
+// TestClockStepsEndNoSession checks that a session, a will and a message end when their time has elapsed, not before,
+// whatever steps the wall clock makes.
 func TestClockStepsEndNoSession(t *testing.T) {
 	t.Parallel()
 	for name, set := range map[string]func(*clockEnv, time.Duration){"running": (*clockEnv).step, "at a start": (*clockEnv).restart} {
@@ -108,7 +108,7 @@ func TestClockStepsEndNoSession(t *testing.T) {
 	}
 }
 
-// TestStampsAreTheWallClocks: what people see is what the wall clock showed, and for what is to come will show.
+// TestStampsAreTheWallClocks checks that displayed times, past and future, are those of the wall clock.
 func TestStampsAreTheWallClocks(t *testing.T) {
 	t.Parallel()
 	onAClock(t, func(e *clockEnv, by time.Duration) {

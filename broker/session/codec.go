@@ -13,13 +13,12 @@ import (
 	"cellgate/broker/shared/statefile"
 )
 
-// The state file has one bucket "mqtt" with these buckets in it. Numbers are big-endian where keys are
-// ordered by them, else unsigned varints; a text is its length and its bytes; times are ms since the Unix
-// epoch.
+// The state file has one bucket "mqtt" with the buckets below. Numbers that order keys are big-endian, others unsigned
+// varints. A text is its length and its bytes. Times are ms since the Unix epoch.
 //
 //	meta      "format"   2
-//	          "position" journal epoch, fan-out position, replay position, and up to where the command service has
-//	                     everything: 8 bytes each, big-endian; without the last, it has what is replayed
+//	          "position" journal epoch, fan-out position, replay position, settled position of the command service: 8
+//	                     bytes each, big-endian; if the last is missing, it equals the replay position
 //	sessions  client -> the session (client is its key: message.SessionKey):
 //	            flags     1 byte    vehicle 0, will 1, will retain 2, will QoS 3-4, never expires 5, owner 6
 //	            version   1 byte    4 or 5
@@ -32,25 +31,24 @@ import (
 //	            with an owner: text
 //	            with a will: due uvarint (ms; 0 while connected), delay uvarint (ms), and a record
 //	queue     client 00 order(8) -> one message:
-//	            flags     1 byte    QoS 0-1, retain 2, came for shared filters 3
+//	            flags     1 byte    QoS 0-1, retain 2, matched shared filters 3
 //	            expires   uvarint   ms
 //	            ids       uvarint   count; each uvarint
 //	            shared    uvarint   only with bit 3: count; each a filter text
 //	            record              topic, payload, properties, QoS and RETAIN as published (message.Record.Append)
-//	inflight  client 00 order(8) -> packet identifier (2), stage (1): the message of that key is in flight
+//	inflight  client 00 order(8) -> packet identifier (2), stage (1): of the message with that key
 //	incoming  client -> QoS 2 identifiers in use by the client: identifier (2), journal sequence uvarint; …
 //	retained  topic, or null character and SHA-256 of one above 32,768 bytes -> record, its time included
 //
-// The checksums of values and buckets are the state file's (package statefile).
+// Package statefile adds checksums of values and buckets.
 //
-// A client identifier has no null character (MQTT 5, 1.5.4), nor has a role or an issuer, so the keys of one client are
-// together.
+// Client identifiers (MQTT 5, 1.5.4), roles and issuers contain no null character, so the keys of one client are adjacent.
 const (
 	format         = 2
 	formatByClient = 1 // sessions were named by client identifiers alone
 )
 
-// ErrFormat is wrapped when the state file holds something that this version does not understand.
+// ErrFormat is wrapped when the state file contains something that this version does not understand.
 var ErrFormat = errors.New("session state not understood")
 
 type bucket uint8
@@ -91,7 +89,7 @@ const (
 	flagOwner      = 1 << 6
 )
 
-// queueKey is the key of a message of the client.
+// queueKey returns the key of a queued message of the client.
 func queueKey(client string, order uint64) []byte {
 	k := make([]byte, 0, len(client)+9)
 	k = append(append(k, client...), 0)
@@ -162,7 +160,7 @@ func decodeEntry(b []byte, dec *message.Decoder) (*entry, error) {
 	return e, nil
 }
 
-// encode makes the session record.
+// encode returns the session record.
 func (st *state) encode() []byte {
 	var flags byte
 	if st.vehicle {
@@ -212,7 +210,7 @@ func (s *Subscription) append(dst []byte) []byte {
 	return binary.AppendUvarint(dst, uint64(s.ID))
 }
 
-// decode fills a session that has been loaded, and tells its owner. Subscriptions come in order, as they were written.
+// decode fills a loaded session and returns its owner. Subscriptions are stored, and so loaded, in order.
 func (st *state) decode(b []byte, dec *message.Decoder) (owner Owner, err error) {
 	r := field.Reader{B: b}
 	flags := r.Byte()
@@ -256,7 +254,7 @@ func subscription(r *field.Reader) Subscription {
 	}
 }
 
-// retained adds the change of a topic's retained message; nil removes it.
+// retained adds the change of a topic's retained message; a nil record removes it.
 func (b *batch) retained(topic string, rec *message.Record) {
 	if rec == nil {
 		b.remove(bucketRetained, retainedKey(topic))
@@ -265,8 +263,8 @@ func (b *batch) retained(topic string, rec *message.Record) {
 	b.put(bucketRetained, retainedKey(topic), rec.Append(nil, 0))
 }
 
-// retainedKey is the topic. Of one that is longer than a key can be it is the hash, after a null character, which no
-// topic has.
+// retainedKey returns the topic, or for one longer than the longest key its hash after a null character, which no topic
+// contains.
 func retainedKey(topic string) []byte {
 	if len(topic) <= statefile.MaxKeySize {
 		return []byte(topic)
@@ -275,7 +273,7 @@ func retainedKey(topic string) []byte {
 	return append([]byte{0}, sum[:]...)
 }
 
-// write puts the batch into a transaction.
+// write applies the batch in a transaction.
 func (b *batch) write(tx *statefile.Tx, epoch uint64) error {
 	root := tx.Bucket([]byte(rootBucket))
 	for i := range b.ops {
@@ -318,7 +316,7 @@ func removeAll(bk *statefile.Bucket, client []byte) error {
 	return nil
 }
 
-// record reads the rest of a value, which is a record.
+// record decodes the rest of a value as a record.
 func record(r *field.Reader, dec *message.Decoder, rec *message.Record) error {
 	if err := whole(r); err != nil {
 		return err
@@ -329,7 +327,7 @@ func record(r *field.Reader, dec *message.Decoder, rec *message.Record) error {
 	return nil
 }
 
-// whole reports a value that ended before its last field.
+// whole returns an error if the value ended before its last field.
 func whole(r *field.Reader) error {
 	if r.Bad {
 		return fmt.Errorf("%w: value cut short", ErrFormat)

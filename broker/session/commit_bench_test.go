@@ -9,8 +9,8 @@ import (
 	"cellgate/test/check"
 )
 
-// BenchmarkCommit writes batches as the writer does, into a file of 20,000 waiting messages of 300 bytes: 100 new
-// ones and the removal of the 100 oldest. Nothing is synced, so it is what a commit costs the processor.
+// BenchmarkCommit writes batches as the writer does, into a file of 20,000 queued messages of 300 bytes: 100 new ones
+// and the removal of the 100 oldest. It does not sync, so it measures CPU only.
 func BenchmarkCommit(b *testing.B) {
 	db, err := openDB(filepath.Join(b.TempDir(), "state.db"))
 	check.OK(b, err)

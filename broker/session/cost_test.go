@@ -15,7 +15,7 @@ import (
 	"cellgate/test/check"
 )
 
-// silent is a connection that takes everything and keeps nothing.
+// silent is a connection that accepts and discards every frame.
 type silent struct{ drained chan struct{} }
 
 func (silent) Enqueue([]byte) bool        { return true }
@@ -32,7 +32,7 @@ func (e *env) attachSilent(id string, expiry time.Duration) *Session {
 	return s
 }
 
-// TestIdleVehicleIsCheap measures what a connected vehicle with its command subscription keeps on the heap.
+// TestIdleVehicleIsCheap measures the heap of a connected vehicle with its command subscription.
 func TestIdleVehicleIsCheap(t *testing.T) { // not parallel: it reads the heap
 	const vehicles, limit = 2000, 1024
 	e := newEnv(t)
@@ -65,7 +65,7 @@ func TestIdleVehicleIsCheap(t *testing.T) { // not parallel: it reads the heap
 	runtime.KeepAlive(sessions)
 }
 
-// slowDisk takes its time for every commit, as an fsync does.
+// slowDisk delays every commit, like an fsync.
 type slowDisk struct {
 	*statefile.DB
 	commits atomic.Int32
@@ -77,7 +77,7 @@ func (d *slowDisk) Update(fn func(*statefile.Tx) error) error {
 	return d.DB.Update(fn)
 }
 
-// TestSubscribeStorm counts the transactions of many connects at a time: they share them.
+// TestSubscribeStorm counts the transactions of many simultaneous connects, which must share them.
 func TestSubscribeStorm(t *testing.T) {
 	t.Parallel()
 	const clients = 400
@@ -151,7 +151,8 @@ func (x *listIndex) Match(_ *message.Record, fn func(client string, m Matched)) 
 	}
 }
 
-// acking acknowledges what it is sent at once, as far as that is possible from within Enqueue: by the next one.
+// acking acknowledges each message as soon as it can without calling the session from within Enqueue: when the next one
+// comes.
 type acking struct {
 	silent
 	acks chan uint16
@@ -159,7 +160,7 @@ type acking struct {
 
 func (a *acking) Enqueue(f []byte) bool {
 	if f[0]&6 != 0 {
-		topic := 2 + int(f[1]>>7) // where the topic begins: the length has one byte or two
+		topic := 2 + int(f[1]>>7) // start of the topic: the length has one or two bytes
 		a.acks <- binary.BigEndian.Uint16(f[topic+2+int(f[topic+1]):])
 	}
 	return true
@@ -204,7 +205,7 @@ func newBenchEnv(b *testing.B, subscribers int, qos byte) *benchEnv {
 	return &benchEnv{m: m}
 }
 
-// BenchmarkFullQueues is what a message costs that a hundred sessions of one owner have no room for.
+// BenchmarkFullQueues measures a message for which a hundred sessions of one owner have no room.
 func BenchmarkFullQueues(b *testing.B) {
 	db, err := openDB(b.TempDir() + "/state.db")
 	check.OK(b, err)

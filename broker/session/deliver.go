@@ -6,15 +6,15 @@ import (
 	"cellgate/broker/frame"
 )
 
-// progress is what became of an attempt to send.
+// progress is the result of an attempt to send.
 type progress uint8
 
 const (
-	sent  progress = iota // sent, or dropped: go on with the next
-	stuck                 // the connection has no room, the window is full, or the disk is awaited
+	sent  progress = iota // sent, or dropped: continue with the next
+	stuck                 // no room in the connection, window full, or waiting for the disk
 )
 
-// pump sends what may be sent: first what was in flight when the connection began, then what waits.
+// pump sends what may be sent: first what was in flight when the connection began, then the waiting messages.
 func (st *state) pump() {
 	f := st.flow
 	if f == nil || st.link.conn == nil || !st.link.started || st.link.holds > 0 || st.link.blocked || st.ended {
@@ -37,7 +37,7 @@ func (st *state) pump() {
 	st.rest()
 }
 
-// sendReleases sends the PUBRELs that became due after flow.next.
+// sendReleases sends the PUBRELs that became due at or after flow.next.
 func (st *state) sendReleases(f *flow) progress {
 	for i := 0; i < f.next && f.releases > 0; i++ {
 		if e := f.inflight[i]; e.relDue {
@@ -60,7 +60,7 @@ func (st *state) sendRelease(id uint16, code byte) bool {
 	return false
 }
 
-// sendInflight sends the entry at flow.next: its PUBLISH, or its PUBREL.
+// sendInflight sends the PUBLISH or PUBREL of the entry at flow.next.
 func (st *state) sendInflight(f *flow, now int64) progress {
 	e := f.inflight[f.next]
 	if e.stage == assigned {
@@ -69,7 +69,7 @@ func (st *state) sendInflight(f *flow, now int64) progress {
 				st.discard(f, f.cut(f.next), reason, err)
 				return sent
 			}
-			// The client may hold the identifier, and would take another message under it for a repeat. A PUBREL
+			// The client may still hold the identifier and would treat another message under it as a repeat. A PUBREL
 			// frees it without sending the content again.
 			e.stage = released
 			st.advance(e)
@@ -101,8 +101,8 @@ func (st *state) sendInflight(f *flow, now int64) progress {
 	return sent
 }
 
-// fill moves waiting messages into the window, each with its packet identifier. It reports whether it
-// moved or sent any.
+// fill moves waiting messages into the window and assigns their packet identifiers. It reports whether it moved or sent
+// any.
 func (st *state) fill(f *flow, now int64) bool {
 	moved := false
 	for f.waiting.len() > 0 {
@@ -136,18 +136,18 @@ func (st *state) fill(f *flow, now int64) bool {
 	return moved
 }
 
-// advance notes an entry's new stage for the state file. QoS 1 does not wait for that: a repeat after a
-// crash is allowed to it.
+// advance records an entry's new stage for the state file. QoS 1 does not wait for that, since a repeat after a crash
+// is allowed.
 func (st *state) advance(e *entry) {
 	if e.durable {
 		st.save(e, e.qos == 2)
 	}
 }
 
-// limit is how many messages may be unacknowledged.
+// limit returns how many messages may be unacknowledged.
 func (st *state) limit() int { return min(int(st.link.receiveMax), st.m.bounds.Load().MaxInflight) }
 
-// newID returns the next packet identifier that is not in use. The window is smaller than the number space.
+// newID returns the next unused packet identifier. There always is one: the window is smaller than the number space.
 func (st *state) newID(f *flow) uint16 {
 	for {
 		st.nextID++
@@ -157,8 +157,8 @@ func (st *state) newID(f *flow) uint16 {
 	}
 }
 
-// refusal tells why a message may not be sent, now and to this client. Once sent, a message no longer expires
-// (MQTT 5, 4.3.3 and 4.4); a directed one does, since no vehicle shall get a command again whose time is over.
+// refusal returns why a message may not be sent to this client now. A message that was sent no longer expires (MQTT 5,
+// 4.3.3 and 4.4), except a directed one: a vehicle must not get an expired command again.
 func (st *state) refusal(e *entry, now int64) (reason string, err error) {
 	switch {
 	case e.body.expires != 0 && e.body.expires <= now && (!e.sent || e.d != nil):
@@ -169,8 +169,8 @@ func (st *state) refusal(e *entry, now int64) (reason string, err error) {
 	return "", nil
 }
 
-// send encodes a PUBLISH and offers it to the connection. fits is false when the client does not take a
-// packet of its size.
+// send encodes a PUBLISH and offers it to the connection. fits is false when the packet exceeds the client's maximum
+// size.
 func (st *state) send(e *entry, now int64) (ok, fits bool) {
 	p := frame.Publish{
 		Topic: e.body.topic, Payload: e.body.payload, QoS: e.qos, Retain: e.retain, Dup: e.sent,
@@ -186,11 +186,11 @@ func (st *state) send(e *entry, now int64) (ok, fits bool) {
 	return ok, fits
 }
 
-// transmit gives a PUBLISH its topic alias and offers it to the connection.
+// transmit assigns a topic alias to a PUBLISH and offers it to the connection.
 func (st *state) transmit(p *frame.Publish, alias bool) (ok, fits bool) {
 	fresh := alias && st.alias(p)
 	if st.tooLarge(p) {
-		p.Alias, p.OmitTopic, fresh = 0, false, false // it may be the alias that is too much
+		p.Alias, p.OmitTopic, fresh = 0, false, false // without the alias it may fit
 		if st.tooLarge(p) {
 			return false, false
 		}
@@ -214,14 +214,14 @@ func (st *state) tooLarge(p *frame.Publish) bool {
 	return st.link.maxPacket != 0 && p.Size(st.version) > int(st.link.maxPacket)
 }
 
-// maxPooledFrame is the largest encoding buffer that is kept for reuse.
+// maxPooledFrame is the size of the largest encoding buffer kept for reuse.
 const maxPooledFrame = 64 << 10
 
-// maxAliasedTopic bounds what one alias costs in memory.
+// maxAliasedTopic bounds the memory of one alias.
 const maxAliasedTopic = 1024
 
-// alias lets a PUBLISH use a topic alias if there is one, or one is free. fresh means that the client learns
-// it by this very packet.
+// alias makes a PUBLISH use a topic alias if the topic has one or one is free. fresh means that this packet defines the
+// alias.
 func (st *state) alias(p *frame.Publish) (fresh bool) {
 	if st.link.aliasMax == 0 || st.version != frame.Version5 || len(p.Topic) > maxAliasedTopic {
 		return false
@@ -251,23 +251,23 @@ func (st *state) learnAlias(p *frame.Publish) {
 	st.flow.aliases[p.Topic] = p.Alias
 }
 
-// secondsLeft is the message expiry interval that is left at now, a begun second counting as one. It is 0 only
-// for a message that expired after it had been sent.
+// secondsLeft returns the message expiry interval that is left at now, rounded up. It is 0 only for a message that
+// expired after it was sent.
 func secondsLeft(expires, now int64) uint32 {
 	return uint32(min((max(expires-now, 0)+999)/1000, 1<<32-1)) //nolint:gosec // within 32 bits by min, not negative
 }
 
-// Puback is the client's PUBACK.
+// Puback handles the client's PUBACK.
 func (s *Session) Puback(id uint16, code byte) {
 	s.acknowledge(id, code, func(e *entry) bool { return e.qos == 1 && e.sent })
 }
 
-// Pubcomp is the client's PUBCOMP.
+// Pubcomp handles the client's PUBCOMP.
 func (s *Session) Pubcomp(id uint16, code byte) {
 	s.acknowledge(id, code, func(e *entry) bool { return e.stage == released })
 }
 
-// acknowledge settles the message in flight under the identifier if it is one that the packet can be meant for.
+// acknowledge finishes the message in flight under the identifier if fits accepts it.
 func (s *Session) acknowledge(id uint16, code byte, fits func(*entry) bool) {
 	st := s.st
 	st.mu.Lock()
@@ -281,7 +281,7 @@ func (s *Session) acknowledge(id uint16, code byte, fits func(*entry) bool) {
 	}
 }
 
-// finish settles a message that the client has acknowledged.
+// finish settles an acknowledged message.
 func (st *state) finish(f *flow, i int, code byte) {
 	e := f.cut(i)
 	st.settle(f, e)
@@ -293,8 +293,8 @@ func (st *state) finish(f *flow, i int, code byte) {
 	st.rest()
 }
 
-// Pubrec is the client's PUBREC. The session answers with a PUBREL by itself, for a session that outlives its
-// connection once the state file has it: a PUBLISH repeated after a PUBREL would be a second message.
+// Pubrec handles the client's PUBREC. The session sends the PUBREL itself. In a session that outlives its connection it
+// does so only once the state file has the new stage: a PUBLISH repeated after a PUBREL would be a second message.
 func (s *Session) Pubrec(id uint16, code byte) {
 	st := s.st
 	st.mu.Lock()
@@ -322,7 +322,7 @@ func (s *Session) Pubrec(id uint16, code byte) {
 	st.pump()
 }
 
-// release moves a message on to its PUBREL, also when the client has sent its PUBREC again.
+// release moves a message to its PUBREL stage, also when the client repeats its PUBREC.
 func (st *state) release(f *flow, e *entry) {
 	if e.stage != released {
 		e.stage = released
@@ -337,7 +337,7 @@ func (st *state) release(f *flow, e *entry) {
 	}
 }
 
-// committed is called by the writer when the state file has the entry at this stage.
+// committed is called by the writer once the state file has the entry at this stage.
 func (st *state) committed(e *entry, stored stage) {
 	if e.gone || stored <= e.stored {
 		return
@@ -350,7 +350,7 @@ func (st *state) committed(e *entry, stored stage) {
 	}
 }
 
-// Writable tells that the connection's queue has room again after Enqueue has returned false.
+// Writable resumes the delivery when the connection has room again after Enqueue has returned false.
 func (s *Session) Writable() {
 	s.st.mu.Lock()
 	defer s.st.unlock()

@@ -26,9 +26,9 @@ func TestDeliveryKeepsOrderWithinReceiveMaximum(t *testing.T) {
 	}
 	e.say("t/1", 1, "a", "b", "c", "d")
 	c.expect("t/1=a q1 #1", "t/1=b q1 #2")
-	c.s.Puback(2, 0) // out of order is the client's affair
+	c.s.Puback(2, 0) // clients may acknowledge out of order
 	c.expect("t/1=c q1 #3")
-	c.s.Puback(2, 0) // not in flight any more
+	c.s.Puback(2, 0) // no longer in flight
 	c.s.Puback(99, 0)
 	c.quiet()
 	c.s.Puback(1, 0)
@@ -57,7 +57,7 @@ func TestResumeRepeatsInOrder(t *testing.T) {
 			c.s.Puback(2, 0)
 			c.expect("t=d q1 #4")
 			c.detach(false)
-			e.say("t", 0, "gone") // QoS 0 is not kept
+			e.say("t", 0, "gone") // QoS 0 is not queued
 			e.say("t", 1, "e")
 			again(e)
 			c, present := e.attach("svc", v4, func(a *Attach) { a.ReceiveMaximum = 2 })
@@ -81,7 +81,7 @@ func TestKillLosesNothingAndRepeatsNothingUnsent(t *testing.T) {
 	c.subscribe(sub("t", 1))
 	e.say("t", 1, "a", "b")
 	e.checkpoint()
-	e.say("t", 1, "c") // after the position: only in the journal
+	e.say("t", 1, "c") // after the stored position: only in the journal
 	c.expect("t=a q1 #1")
 	e.kill()
 	c, _ = e.attach("svc")
@@ -112,15 +112,15 @@ func TestQoS2(t *testing.T) {
 	}
 }
 
-// expect2 sends a PUBREC for an identifier that is not in use and returns the answer.
+// expect2 sends a PUBREC for an unused identifier and returns the answer.
 func (c *conn) expect2(t *testing.T, id uint16) sentFrame {
 	t.Helper()
 	c.s.Pubrec(id, 0)
 	return c.expect(fmt.Sprintf("PUBREL #%d", id))[0]
 }
 
-// TestQoS2IsExactlyOnceAcrossKill kills at each point of the exchange. Whatever the client has seen a PUBREL
-// for must not be published again, and what it has not acknowledged must be.
+// TestQoS2IsExactlyOnceAcrossKill kills at each point of the exchange. A message must not be published again after its
+// PUBREL, and must be if it was not acknowledged.
 func TestQoS2IsExactlyOnceAcrossKill(t *testing.T) {
 	t.Parallel()
 	steps := []string{"publish", "pubrec", "pubcomp"}
@@ -135,11 +135,11 @@ func TestQoS2IsExactlyOnceAcrossKill(t *testing.T) {
 			want := []string{"t=a q2 #1 dup", "t=b q2 #2 dup"}
 			if n >= 1 {
 				c.s.Pubrec(1, 0)
-				c.expect("PUBREL #1") // so the state file knows
+				c.expect("PUBREL #1") // so it is in the state file
 				want[0] = "PUBREL #1"
 			}
 			if n >= 2 {
-				c.s.Pubcomp(1, 0) // nobody waits for this to be written: PUBREL is repeated
+				c.s.Pubcomp(1, 0) // not waited for: PUBREL may be repeated
 			}
 			e.kill()
 			c, _ = e.attach("svc")
@@ -169,14 +169,14 @@ func TestStalledConnection(t *testing.T) {
 	other.subscribe(sub("t", 1))
 	c.setRoom(1)
 	e.say("t", 1, "a", "b", "c")
-	e.say("t", 0, "zero") // no room, no queue
+	e.say("t", 0, "zero") // no room; QoS 0 is not queued
 	other.expect("t=a q1 #1", "t=b q1 #2", "t=c q1 #3", "t=zero q0")
 	c.expect("t=a q1 #1")
 	c.s.Puback(1, 0)
 	c.quiet()
 	c.setRoom(-1)
 	c.s.Writable()
-	c.expect("t=b q1 #2", "t=c q1 #3") // not DUP: they were not sent before
+	c.expect("t=b q1 #2", "t=c q1 #3") // not DUP: not sent before
 	if n := e.dropped(dropNoRoom); n != 1 {
 		t.Errorf("%v counted as %s", n, dropNoRoom)
 	}
@@ -208,7 +208,7 @@ func TestBounds(t *testing.T) {
 		"messages":     {func(o *Options) { o.MaxQueuedMessages = 3 }, "abc", dropQueueMessages},
 		"bytes":        {func(o *Options) { o.MaxQueuedBytes = 3 * size }, "abc", dropQueueBytes},
 		"subject":      {func(o *Options) { o.MaxQueuedBytesPerSubject = 2 * size }, "ab", dropOwnerBytes},
-		"total":        {func(o *Options) { o.MaxTotalBytes = 8 * size }, "abc", dropTotalBytes}, // half of what commands leave
+		"total":        {func(o *Options) { o.MaxTotalBytes = 8 * size }, "abc", dropTotalBytes}, // half of the room for subscribers
 		"disk":         {func(o *Options) { o.DiskShort = func() bool { return true } }, "", dropStateFull},
 		"drop oldest":  {func(o *Options) { o.MaxQueuedMessages, o.Overflow = 3, DropOldest }, "ade", dropOldest},
 		"within bound": {func(o *Options) {}, "abcde", ""},
@@ -285,7 +285,7 @@ func TestTopicAliases(t *testing.T) {
 		t.Errorf("sent %v, want %v", got, want)
 	}
 	c.detach(false)
-	c, _ = e.attach("svc", func(a *Attach) { a.AliasMaximum = 1 }) // a new connection knows none
+	c, _ = e.attach("svc", func(a *Attach) { a.AliasMaximum = 1 }) // a new connection starts without aliases
 	if got, want := aliases(c.take(5)), []use{{"a", 1}, {"b", 0}, {"", 1}, {"c", 0}, {"b", 0}}; !slices.Equal(got, want) {
 		t.Errorf("repeated %v, want %v", got, want)
 	}
@@ -325,7 +325,7 @@ func TestPropertiesAndExpiry(t *testing.T) {
 	e.restart()
 	c, _ = e.attach("svc", func(a *Attach) { a.ReceiveMaximum = 1 })
 	f := c.expect("t=200 q1 #1")[0]
-	if left := *f.props.MessageExpiry; left < 100 || left > 186 { // the test takes its time too
+	if left := *f.props.MessageExpiry; left < 100 || left > 186 { // the test itself takes time
 		t.Errorf("%d s left of 200 after 15", left)
 	}
 	if f.props.ContentType != "text/plain" || f.props.ResponseTopic != "r" || f.props.CorrelationData[0] != 1 ||
@@ -367,13 +367,13 @@ func TestPermissionsAreCheckedAtDelivery(t *testing.T) {
 	e.say("b", 1, "queued")
 	// On resume the client may no longer receive a and c, nor subscribe to c.
 	c, _ = e.attach("svc", func(a *Attach) { a.Perm = perms{receive: []string{"a", "c"}, subscribe: []string{"c"}} })
-	// What it holds of QoS 2 is finished without its content.
+	// A QoS 2 exchange in flight is finished without its content.
 	c.expect("PUBREL #2", "b=queued q1 #3")
 	info, _ := e.m.Get("svc")
 	if len(info.Subscriptions) != 2 {
 		t.Errorf("subscriptions %+v", info.Subscriptions)
 	}
-	// A refreshed token takes away b.
+	// A refreshed token no longer allows b.
 	c.s.SetPermissions(perms{receive: []string{"b"}}, time.Time{})
 	e.say("b", 0, "x")
 	e.say("b", 1, "x")

@@ -50,7 +50,7 @@ func (j *memJournal) from(seq uint64) []message.Record {
 	return slices.Clone(j.recs[seq-1:])
 }
 
-// lose takes away the journal's tail after a sequence, as a crash does with what was not durable.
+// lose removes the journal's tail after a sequence, like a crash that loses what was not durable.
 func (j *memJournal) lose(after uint64) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -63,7 +63,7 @@ func (j *memJournal) setFail(err error) {
 	j.fail = err
 }
 
-// topics lists what was published since a sequence.
+// topics lists the topics published since a sequence.
 func (j *memJournal) topics(seq uint64) []string {
 	var out []string
 	for _, rec := range j.from(seq) {
@@ -140,7 +140,7 @@ func (x *testIndex) Match(rec *message.Record, fn func(string, Matched)) {
 	}
 }
 
-// pick chooses a connected member of a group if there is one, the first by name.
+// pick returns the first connected member of a group by name, or the first one if none is connected.
 func (x *testIndex) pick(members map[string]Subscription) string {
 	var names []string
 	for client := range members {

@@ -8,7 +8,7 @@ import (
 	"cellgate/broker/shared/message"
 )
 
-// target is one subscriber of the record that is being fanned out.
+// target is one subscriber of the record being fanned out.
 type target struct {
 	client string
 	m      Matched
@@ -19,9 +19,9 @@ func (m *Manager) collectTarget(client string, match Matched) {
 	m.loop.targets = append(m.loop.targets, target{client, match})
 }
 
-// Fanout delivers one durable PUBLISH to all matching subscriptions and keeps the retained message. It is
-// called in journal order by the fan-out loop alone, never waits for a client or the disk, and copies what
-// it keeps of rec. Records up to the position that it has reached are passed over, as are other kinds.
+// Fanout delivers one durable PUBLISH to all matching subscriptions and updates the retained message. Only the fan-out
+// loop calls it, in journal order. It never waits for a client or the disk, and copies what it keeps of rec. It skips
+// records up to the position already reached, and records of other kinds.
 func (m *Manager) Fanout(rec *message.Record) {
 	if !m.beginFanout(rec) {
 		return
@@ -44,8 +44,8 @@ func (m *Manager) Fanout(rec *message.Record) {
 	m.fan.under.Store(0)
 }
 
-// beginFanout notes that a record is under way, and keeps it if it is a retained one. From then on it is one that
-// came before any new subscription, which finds it retained. False: nobody is to get it.
+// beginFanout marks the record as being fanned out, and stores it if it is retained. From then on a new subscription
+// begins after the record and finds it among the retained messages. It returns false if nobody gets the record.
 func (m *Manager) beginFanout(rec *message.Record) bool {
 	m.fan.mu.Lock()
 	defer m.fan.mu.Unlock()
@@ -60,7 +60,7 @@ func (m *Manager) beginFanout(rec *message.Record) bool {
 	if at := m.expiry(rec); at != 0 && at <= m.now() {
 		m.metrics.dropped.WithLabelValues(dropExpired).Inc()
 		if rec.Retain {
-			m.unretain(rec.Topic, rec.Seq) // it has replaced what was there
+			m.unretain(rec.Topic, rec.Seq) // it replaces the previous one
 		}
 		return false
 	}
@@ -74,7 +74,7 @@ func (m *Manager) beginFanout(rec *message.Record) bool {
 	return true
 }
 
-// Advance notes that every record up to seq has been fanned out or needs none.
+// Advance records that every record up to seq has been fanned out or needs no fan-out.
 func (m *Manager) Advance(seq uint64) {
 	m.fan.mu.Lock()
 	m.fan.reached = max(m.fan.reached, seq)
@@ -82,8 +82,9 @@ func (m *Manager) Advance(seq uint64) {
 	m.fan.mu.Unlock()
 }
 
-// AwaitFanout returns when every record up to seq has been fanned out. Only then does a SUBSCRIBE that comes after
-// a message find it retained, or removed, and not live. The error is the context's, or ErrClosed.
+// AwaitFanout returns when every record up to seq has been fanned out. Before a SUBSCRIBE it makes
+// sure that earlier messages are found retained, or removed, and do not come live. The error is the context's, or
+// ErrClosed.
 func (m *Manager) AwaitFanout(ctx context.Context, seq uint64) error {
 	for {
 		m.fan.mu.Lock()
@@ -107,7 +108,7 @@ func (m *Manager) AwaitFanout(ctx context.Context, seq uint64) error {
 	}
 }
 
-// tellCaughtUp wakes those who wait for what is fanned out by now. The caller holds fanMu.
+// tellCaughtUp wakes the callers of AwaitFanout. The caller holds fan.mu.
 func (m *Manager) tellCaughtUp() {
 	if m.fan.caughtUp != nil && m.fan.reached >= m.fan.awaited {
 		close(m.fan.caughtUp)
@@ -115,31 +116,32 @@ func (m *Manager) tellCaughtUp() {
 	}
 }
 
-// Settle keeps up to where the command service has everything that the journal holds, so that a start-up need not read
-// it again: see SettledFrom. The manager makes nothing of it, but has the place to keep it.
+// Settle stores the sequence up to which the command service has processed the journal, so that a start need not read
+// it again: see SettledFrom. The manager only persists it.
 func (m *Manager) Settle(seq uint64) {
 	m.fan.mu.Lock()
 	m.fan.settled = max(m.fan.settled, seq)
 	m.fan.mu.Unlock()
 }
 
-// SettledFrom is the first sequence that the command service would have to be given again if the process started now.
+// SettledFrom returns the first sequence that the command service would have to read if the process started now.
 func (m *Manager) SettledFrom() uint64 { return m.stored.settled.Load() + 1 }
 
-// Checkpoint is Advance, and returns when the position is durable together with the queues. The error is ErrClosed or ctx's.
+// Checkpoint is like Advance, but returns when the position and the queues are durable. The error is ErrClosed or
+// ctx's.
 func (m *Manager) Checkpoint(ctx context.Context, seq uint64) error {
 	m.Advance(seq)
 	return m.writer.wait(ctx, m.writer.afterAll)
 }
 
-// marked is up to where records are in the state file.
+// marked returns the marks that the state file has.
 func (m *Manager) marked() mark {
 	return mark{fanned: m.stored.fanned.Load(), replay: m.stored.replay.Load(), settled: m.stored.settled.Load()}
 }
 
-// Wanted calls read with whether any subscription is in the index, so that the fan-out loop may pass over
-// what nobody wants. While read runs with false none is added: a new subscription gets everything that read
-// has not passed over. read must not block, nor call the manager.
+// Wanted calls read with whether the index has any subscription, so that the fan-out loop may skip records that nobody
+// wants. No subscription is added while read runs with false: a new one gets everything that read has not skipped. read
+// must not block or call the manager.
 func (m *Manager) Wanted(read func(any bool)) {
 	m.fan.mu.Lock()
 	if m.index.Count() > 0 {
@@ -151,12 +153,12 @@ func (m *Manager) Wanted(read func(any bool)) {
 	read(false)
 }
 
-// Position is the durable fan-out position: after a restart the fan-out resumes after it. 0 is the
-// beginning of the journal.
+// Position returns the durable fan-out position; after a restart the fan-out resumes after it. 0 is the beginning of
+// the journal.
 func (m *Manager) Position() uint64 { return m.stored.fanned.Load() }
 
-// offer gives the session its copy of a record that its subscriptions match. The body is made once for
-// all sessions that must keep it. due tells that callbacks are to be run, which may not happen under fanMu.
+// offer gives the session its copy of a record that its subscriptions match. The body is made once for all sessions
+// that must keep it. due reports that callbacks are to be run, which must not happen under fan.mu.
 func (st *state) offer(rec *message.Record, match *Matched, shared *body) (_ *body, due bool) {
 	st.mu.Lock()
 	defer st.mu.Unlock()
@@ -184,8 +186,7 @@ func (st *state) offer(rec *message.Record, match *Matched, shared *body) (_ *bo
 	return shared, len(st.after) > 0
 }
 
-// offerNow sends a message of QoS 0, which is never kept: not for a client that is away, nor for one whose
-// connection has no room.
+// offerNow sends a message of QoS 0. It is dropped if the client is not connected or its connection has no room.
 func (st *state) offerNow(rec *message.Record, match *Matched, retain bool) {
 	reason := ""
 	switch {
@@ -216,8 +217,8 @@ func (st *state) offerNow(rec *message.Record, match *Matched, retain bool) {
 	st.m.metrics.dropped.WithLabelValues(reason).Inc()
 }
 
-// Deliver queues a message for one client, whether it is connected or not. Errors: ErrNoSession,
-// ErrNotSubscribed, ErrNotConnected, ErrQueueFull, ErrExpired, ErrNotPermitted; then no callback is called.
+// Deliver queues a message for one client, connected or not. Errors: ErrNoSession, ErrNotSubscribed, ErrNotConnected,
+// ErrQueueFull, ErrExpired, ErrNotPermitted; no callback is called then.
 func (m *Manager) Deliver(clientID string, d *message.Delivery) error {
 	st := m.lookup(clientID)
 	if st == nil {
@@ -260,7 +261,7 @@ func (m *Manager) Deliver(clientID string, d *message.Delivery) error {
 	return nil
 }
 
-// match merges the session's subscriptions that match the topic: the highest QoS, and all identifiers.
+// match merges the subscriptions that match the topic: the highest QoS, and all identifiers.
 func (st *state) match(topic string, ids *[]uint32) (matched bool, qos byte) {
 	for i := range st.subs {
 		sub := &st.subs[i]

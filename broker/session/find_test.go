@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-// TestFindIsTheFirstOfAllInOrder compares with sorting all of them.
+// TestFindIsTheFirstOfAllInOrder compares Find with sorting all sessions.
 func TestFindIsTheFirstOfAllInOrder(t *testing.T) {
 	t.Parallel()
 	var r registry
@@ -40,7 +40,7 @@ func TestFindIsTheFirstOfAllInOrder(t *testing.T) {
 	}
 }
 
-// BenchmarkFind is a page of 100,000 sessions.
+// BenchmarkFind reads a page of 100,000 sessions.
 func BenchmarkFind(b *testing.B) {
 	var r registry
 	r.init()

@@ -5,8 +5,8 @@ import (
 	"sync"
 )
 
-// gates serialise what begins and ends sessions of one client identifier: attaching, and the wills and
-// expiries that time brings. A gate exists only while somebody holds it or waits for it.
+// gates serialise everything that begins and ends sessions of one client identifier: attaches, and wills and expiries
+// that become due. A gate exists only while it is held or waited for.
 type gates struct {
 	mu   sync.Mutex
 	busy map[string]*gate
@@ -36,7 +36,7 @@ func (g *gates) lock(ctx context.Context, id string) error {
 	}
 }
 
-// tryLock takes the gate if nobody has it or waits for it.
+// tryLock takes the gate unless it is held or waited for.
 func (g *gates) tryLock(id string) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()

@@ -32,7 +32,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 const patience = time.Minute
 
-// env is a manager with everything around it; the state file and the journal survive its restarts.
+// env is a manager with its environment; the state file and the journal survive restarts.
 type env struct {
 	t       *testing.T
 	o       Options
@@ -41,10 +41,10 @@ type env struct {
 	index   *testIndex
 	journal *memJournal
 	m       *Manager
-	wrap    func(DB) DB // if not nil, stands before the state file
+	wrap    func(DB) DB // if not nil, wraps the state file
 }
 
-// testOptions are the gateway's own but for CommitInterval, so that a test says itself when what nobody waits for is
+// testOptions are the gateway's own, except CommitInterval: a test decides when changes that nobody waits for are
 // written.
 func testOptions() Options {
 	o := Options{
@@ -82,7 +82,7 @@ func (e *env) open() {
 	}
 }
 
-// openDB opens a state file that is not synced: what a killed process has written is there without.
+// openDB opens a state file without syncing: what a killed process has written survives anyway.
 func openDB(path string) (*statefile.DB, error) {
 	return statefile.Open(path, statefile.Options{Sync: statefile.SyncNever, Timeout: patience})
 }
@@ -108,7 +108,7 @@ func (e *env) restart() {
 // copyState copies the state file as a kill would leave it now.
 func (e *env) copyState(to string) {
 	e.t.Helper()
-	err := e.db.Update(func(*statefile.Tx) error { // nobody else writes meanwhile
+	err := e.db.Update(func(*statefile.Tx) error { // excludes other writers
 		data, err := os.ReadFile(e.db.Path())
 		return errors.Join(err, os.WriteFile(to, data, 0o600))
 	})
@@ -117,8 +117,8 @@ func (e *env) copyState(to string) {
 	}
 }
 
-// kill starts again from what is in the state file now: what the process has in memory alone is lost. Records
-// after the position are fanned out again, as the fan-out loop does.
+// kill starts again from the present state file: what is only in memory is lost. Records after the position are fanned
+// out again, as in the fan-out loop.
 func (e *env) kill() {
 	e.t.Helper()
 	crashed := filepath.Join(e.t.TempDir(), "crashed.db")
@@ -160,7 +160,7 @@ func (e *env) say(topic string, qos byte, texts ...string) {
 	}
 }
 
-// perms permit everything but the topics and filters listed.
+// perms permit everything except the topics and filters listed.
 type perms struct{ publish, subscribe, receive []string }
 
 func (p perms) Publish(topic string) bool    { return !slices.Contains(p.publish, topic) }
@@ -173,14 +173,14 @@ type conn struct {
 	t       *testing.T
 	version byte
 	drained chan struct{}
-	keep    bool // stays when it is kicked, until detach
+	keep    bool // a kick does not end it; detach does
 	// attached is closed when s is set.
 	attached chan struct{}
 	s        *Session
 
 	mu     sync.Mutex
 	frames [][]byte
-	room   int // frames that Enqueue takes yet; negative is no bound
+	room   int // frames that Enqueue still accepts; negative means no bound
 	kicked []byte
 	end    sync.Once
 	change chan struct{} // closed and renewed with every frame
@@ -228,7 +228,7 @@ func (c *conn) setRoom(n int) {
 	c.room = n
 }
 
-// frame is an outgoing frame taken apart.
+// sentFrame is a decoded outgoing frame.
 type sentFrame struct {
 	typ     byte
 	id      uint16
@@ -296,7 +296,7 @@ func parse(t *testing.T, b []byte, version byte) sentFrame {
 	return f
 }
 
-// take returns the next n frames, and fails when they do not come.
+// take returns the next n frames, and fails if they do not come.
 func (c *conn) take(n int) []sentFrame {
 	c.t.Helper()
 	deadline := time.After(patience)
@@ -321,7 +321,7 @@ func (c *conn) take(n int) []sentFrame {
 	}
 }
 
-// expect takes as many frames as there are texts and compares; then there must be no more.
+// expect takes as many frames as there are texts, compares them, and fails if there are more.
 func (c *conn) expect(want ...string) []sentFrame {
 	c.t.Helper()
 	frames := c.take(len(want))
@@ -334,7 +334,7 @@ func (c *conn) expect(want ...string) []sentFrame {
 	return frames
 }
 
-// quiet checks that nothing is waiting to be taken.
+// quiet checks that no frame is left.
 func (c *conn) quiet() {
 	c.t.Helper()
 	c.mu.Lock()
@@ -345,7 +345,7 @@ func (c *conn) quiet() {
 	c.frames = nil
 }
 
-// attach connects a client that is a service on MQTT 5 with a session of an hour unless changed.
+// attach connects a client: by default a service on MQTT 5 with a session expiry of an hour.
 func (e *env) attach(id string, change ...func(*Attach)) (*conn, bool) {
 	e.t.Helper()
 	c, present, err := e.tryAttach(context.Background(), id, change...)
@@ -377,7 +377,7 @@ func volatile(a *Attach) { a.Expiry = 0 }
 func vehicle(a *Attach)  { a.Vehicle = true }
 func v4(a *Attach)       { a.Version = 4 }
 
-// subscribe waits for the codes.
+// subscribe subscribes and returns the codes.
 func (c *conn) subscribe(subs ...Subscription) []byte {
 	c.t.Helper()
 	return c.subscribeID(0, subs...)
@@ -402,7 +402,7 @@ func (c *conn) codes(got chan []byte) []byte {
 	select {
 	case codes := <-got:
 		c.s.st.mu.Lock()
-		for c.s.st.link.holds > 0 { // deliveries go on a moment later
+		for c.s.st.link.holds > 0 { // deliveries continue a moment later
 			c.s.st.mu.Unlock()
 			time.Sleep(time.Millisecond)
 			c.s.st.mu.Lock()
@@ -430,7 +430,7 @@ func (e *env) dropped(reason string) float64 {
 	return value(e.t, e.m.metrics.dropped.WithLabelValues(reason))
 }
 
-// putRaw puts a value into the state file behind the manager's back.
+// putRaw puts a value into the state file, bypassing the manager.
 func putRaw(t *testing.T, db *statefile.DB, b bucket, key, value string) {
 	t.Helper()
 	err := db.Update(func(tx *statefile.Tx) error {
@@ -439,7 +439,7 @@ func putRaw(t *testing.T, db *statefile.DB, b bucket, key, value string) {
 	check.OK(t, err)
 }
 
-// hold keeps every other transaction that writes waiting until it is released.
+// hold blocks all other write transactions until it is released.
 func hold(t *testing.T, db *statefile.DB) (release func()) {
 	t.Helper()
 	begun, end, ended := make(chan struct{}), make(chan struct{}), make(chan error)
@@ -459,7 +459,7 @@ func hold(t *testing.T, db *statefile.DB) (release func()) {
 	}
 }
 
-// testClock is the wall clock, set forward.
+// testClock is the wall clock plus an offset.
 type testClock struct{ ahead atomic.Int64 }
 
 func (c *testClock) now() time.Time          { return time.Now().Add(time.Duration(c.ahead.Load())) }

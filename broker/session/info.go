@@ -14,10 +14,10 @@ func (m *Manager) Get(clientID string) (Info, bool) {
 	return st.info()
 }
 
-// List describes up to limit sessions with identifiers behind after, in order.
+// List describes up to limit sessions with identifiers greater than after, in order.
 func (m *Manager) List(after string, limit int) []Info { return m.Find("", after, limit) }
 
-// Find is List of those whose identifiers begin with a prefix.
+// Find is like List, restricted to identifiers that begin with a prefix.
 func (m *Manager) Find(prefix, after string, limit int) []Info {
 	found := m.sessions.first(prefix, after, limit)
 	infos := make([]Info, 0, len(found))

@@ -66,7 +66,7 @@ func TestSubscriptionsSurvive(t *testing.T) {
 	c.unsubscribe("gone")
 	v, _ := e.attach("V", vehicle)
 	v.subscribe(sub("v1/V/cmd/#", 1))
-	e.kill() // not written by a checkpoint: the SUBACK said that it is durable
+	e.kill() // no checkpoint: the SUBACK alone promised durability
 	c, present := e.attach("svc")
 	full.ID = 9
 	if info, _ := e.m.Get("svc"); !present || len(info.Subscriptions) != 1 || info.Subscriptions[0] != full {
@@ -117,8 +117,8 @@ func TestSharedSubscriptions(t *testing.T) {
 	b.expect("t=2 q1 #1")
 }
 
-// What a member of a shared group has not acknowledged when its session ends goes to another, but a QoS 2 message that
-// it may have; also over a restart, with the options of the new member.
+// When a session ends, its unacknowledged shared messages go to another member with that member's options, also over a
+// restart; except a QoS 2 message that was sent.
 func TestSharedMessagesMoveOn(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)
@@ -171,7 +171,7 @@ func TestSetBounds(t *testing.T) {
 	c.quiet()
 }
 
-// A retained message may be on a topic that is longer than a key of the state file.
+// A retained message may have a topic longer than a key of the state file.
 func TestRetainedOnLongTopics(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)
@@ -249,8 +249,8 @@ func TestRetained(t *testing.T) {
 	}
 }
 
-// TestSubackComesFirst holds the writer's commit open: nothing may be sent, retained messages neither, before
-// the client has its SUBACK.
+// TestSubackComesFirst holds the writer's commit open: nothing, retained messages included, may be sent before the
+// SUBACK.
 func TestSubackComesFirst(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)
@@ -353,7 +353,7 @@ func TestTakeover(t *testing.T) {
 	check.OK(t, e.m.Deliver("V", &message.Delivery{Topic: "v1/V/cmd/1/a"}))
 	old.take(1)
 
-	// As long as the old connection has not ended, nobody gets the session.
+	// Nobody gets the session before the old connection has ended.
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
 	defer cancel()
 	if _, _, err := e.tryAttach(ctx, "V", vehicle); !errors.Is(err, ErrTakeover) || !errors.Is(err, context.DeadlineExceeded) {
@@ -384,8 +384,8 @@ func TestTakeover(t *testing.T) {
 	}
 }
 
-// TestTakeoversAreSerialised lets many connections fight for one client identifier. At no time may two of
-// them hold the session.
+// TestTakeoversAreSerialised lets many connections compete for one client identifier. No two of them may hold the
+// session at a time.
 func TestTakeoversAreSerialised(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)

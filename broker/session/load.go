@@ -10,8 +10,8 @@ import (
 	"cellgate/broker/shared/statefile"
 )
 
-// load brings sessions, queues, identifiers and retained messages back from the state file. It runs before
-// anything else can see the manager, so it takes no locks.
+// load restores sessions, queues, identifiers and retained messages from the state file. It runs before the manager is
+// shared, so it takes no locks.
 func (m *Manager) load() error {
 	if err := m.db.Update(func(tx *statefile.Tx) error { return createBuckets(tx, m.o.Issuer) }); err != nil {
 		return fmt.Errorf("open session state: %w", err)
@@ -56,7 +56,7 @@ type loader struct {
 	now  int64
 	last uint64 // the journal's end
 	dec  message.Decoder
-	// journal tells whether positions and sequences are those of the present journal.
+	// journal reports whether positions and sequences belong to the present journal.
 	journal bool
 }
 
@@ -75,9 +75,9 @@ func (l *loader) load() error {
 	return nil
 }
 
-// JournalKnown returns what the sessions in db tell of the journal: its epoch, and a sequence that it had reached.
-// Zeros: nothing was fanned out yet. It is read before the journal is opened, which may have lost its end. An
-// error wraps ErrFormat when the value is not understood.
+// JournalKnown returns what the state file knows about the journal: its epoch, and a sequence that it had reached, both
+// 0 if nothing was fanned out yet. It is called before the journal, which may have lost its end, is opened. An error
+// wraps ErrFormat when the value is not understood.
 func JournalKnown(db *statefile.DB) (epoch, last uint64, err error) {
 	err = db.View(func(tx *statefile.Tx) error {
 		root := tx.Bucket([]byte(rootBucket))
@@ -96,7 +96,7 @@ func JournalKnown(db *statefile.DB) (epoch, last uint64, err error) {
 	return epoch, last, err
 }
 
-// decodePosition takes apart what write has put: the journal's epoch, and up to where its records are.
+// decodePosition decodes the journal's epoch and the marks that write has stored.
 func decodePosition(v []byte) (epoch uint64, at mark, err error) {
 	if len(v) != 24 && len(v) != 32 {
 		return 0, mark{}, fmt.Errorf("%w: position of %d bytes", ErrFormat, len(v))
@@ -108,7 +108,7 @@ func decodePosition(v []byte) (epoch uint64, at mark, err error) {
 	return binary.BigEndian.Uint64(v), at, nil
 }
 
-// position reads where the fan-out was. Under another journal it begins anew, at that journal's beginning.
+// position restores the fan-out position. Under another journal the fan-out starts at that journal's beginning.
 func (l *loader) position() error {
 	m := l.m
 	v := l.root.Bucket(bucketMeta.name()).Get(positionKey())
@@ -181,7 +181,7 @@ func (l *loader) queues() error {
 	})
 }
 
-// restoreInflight takes over what the state file says of a message in flight.
+// restoreInflight restores the packet identifier and stage of a message in flight.
 func (e *entry) restoreInflight(key, at []byte) error {
 	if len(at) != 3 || stage(at[2]) < assigned || stage(at[2]) > released {
 		return fmt.Errorf("%w: message %x in flight", ErrFormat, key)
@@ -191,7 +191,7 @@ func (e *entry) restoreInflight(key, at []byte) error {
 	return nil
 }
 
-// restoreEntry puts a loaded message where it was. They come in order.
+// restoreEntry puts a loaded message back into its queue. Messages are loaded in order.
 func (st *state) restoreEntry(e *entry) {
 	if st.flow == nil {
 		st.flow = &flow{}
@@ -246,8 +246,8 @@ func (l *loader) retained() error {
 	})
 }
 
-// restore puts a loaded session to work: its subscriptions into the index, its will and end on the timers. A
-// session that was connected when the process died counts as disconnected from now on.
+// restore activates a loaded session: its subscriptions go into the index, its will and end onto the timers. A session
+// that was connected when the process died counts as disconnected from now on.
 func (l *loader) restore(st *state) {
 	m := l.m
 	m.metrics.sessions.Inc()
@@ -270,7 +270,7 @@ func (l *loader) restore(st *state) {
 	st.schedule()
 }
 
-// dropDeep takes filters away that have more levels than a filter may have.
+// dropDeep removes filters that have more levels than MaxTopicLevels.
 func (l *loader) dropDeep(st *state) {
 	levels, before := l.m.bounds.Load().MaxTopicLevels, len(st.subs)
 	st.share.unsubscribe(st.subs...)

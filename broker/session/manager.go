@@ -34,7 +34,7 @@ type Manager struct {
 	bounds     atomic.Pointer[Bounds]
 	shares     shares
 	shortages  shortages
-	drops      atomic.Uint64 // for want of room that several share
+	drops      atomic.Uint64 // because a bound shared by several was reached
 	totalBytes atomic.Int64  // of all queues
 
 	closing context.CancelFunc
@@ -48,34 +48,34 @@ type Manager struct {
 	stored   storedMarks
 }
 
-// fanState orders the records that are fanned out, new subscriptions, what these find retained, and the writer's
-// cuts. All clients need its lock: nobody holds it for longer than a bounded few steps take, however many subscribers,
+// fanState orders the records being fanned out, new subscriptions, the retained messages that these find, and the
+// writer's cuts. All clients need its lock, so it is held for a bounded number of steps only, however many subscribers,
 // filters or retained messages there are.
 type fanState struct {
-	under atomic.Uint64 // the record that is being given to its subscribers; 0 none; set under mu
+	under atomic.Uint64 // the record being fanned out; 0 none; set under mu
 
 	mu       sync.Mutex    // guards the rest
-	reached  uint64        // every record up to here is in the queues, but for under
-	caughtUp chan struct{} // closed when reached comes to awaited; nil while nobody waits
+	reached  uint64        // every record up to here is in the queues, except under
+	caughtUp chan struct{} // closed when reached gets to awaited; nil while nobody waits
 	awaited  uint64
 	settled  uint64 // see Settle
 }
 
-// fanLoop is the fan-out loop's own.
+// fanLoop belongs to the fan-out loop alone.
 type fanLoop struct {
 	targets []target
 	collect func(client string, m Matched)
 }
 
-// storedMarks are the marks that the state file has; the writer sets them.
+// storedMarks are the marks in the state file; the writer sets them.
 type storedMarks struct {
 	fanned  atomic.Uint64
-	replay  atomic.Uint64 // a start reads the journal from here on
+	replay  atomic.Uint64 // a start reads the journal after this sequence
 	settled atomic.Uint64
 }
 
-// Open loads the sessions of the state file and restores their subscriptions, and the retained messages,
-// into the index. Sessions that were connected when the process died count as disconnected from now on.
+// Open loads the sessions of the state file and restores their subscriptions and the retained messages into the index.
+// Sessions that were connected when the process died count as disconnected from now on.
 func Open(o Options) (*Manager, error) {
 	if err := complete.Check(o); err != nil {
 		return nil, err
@@ -102,8 +102,8 @@ func Open(o Options) (*Manager, error) {
 	return m, nil
 }
 
-// SetBounds replaces the bounds. What is queued, subscribed and retained beyond them stays; nothing is added. The expiry of
-// sessions changes with their next connection.
+// SetBounds replaces the bounds. Messages, subscriptions and retained messages beyond the new bounds stay, but none are
+// added. A session's expiry changes with its next connection.
 func (m *Manager) SetBounds(b Bounds) error {
 	if err := complete.Check(b); err != nil {
 		return err
@@ -112,8 +112,8 @@ func (m *Manager) SetBounds(b Bounds) error {
 	return nil
 }
 
-// Close writes what is not written yet and stops the manager's goroutines. Connections are to be detached
-// before. The error tells that the last changes could not be written before ctx ended.
+// Close writes pending changes and stops the manager's goroutines. Detach all connections before. An error means that
+// the last changes could not be written before ctx ended.
 func (m *Manager) Close(ctx context.Context) error {
 	err := m.writer.wait(ctx, m.writer.afterAll)
 	m.closing()
@@ -121,19 +121,19 @@ func (m *Manager) Close(ctx context.Context) error {
 	return err
 }
 
-// OnReady sets a function that is called when a client is connected and has a subscription, new or resumed,
-// that matches its v1/{id}/cmd topics. Set it before the first Attach. It must not block.
+// OnReady sets a function that is called when a connected client has a subscription, new or resumed, that matches its
+// v1/{id}/cmd topics. Set it before the first Attach. It must not block.
 func (m *Manager) OnReady(fn func(clientID string)) { m.onReady = fn }
 
-// OnPresence sets a function that is called for every connect and disconnect, and when a client becomes ready. Set it before the first
-// Attach. It must not block.
+// OnPresence sets a function that is called for every connect and disconnect, and when a client becomes ready. Set it
+// before the first Attach. It must not block.
 func (m *Manager) OnPresence(fn func(Presence)) { m.onPresence = fn }
 
 func (m *Manager) now() int64 { return m.o.Now().UnixMilli() }
 
 func (m *Manager) wall() int64 { return m.o.Wall().UnixMilli() }
 
-// passed is a time of the wall clock as a time of now; instant is the other way round, for people. 0 stays 0.
+// passed converts a wall clock time to a time of now; instant converts the other way, for display. 0 stays 0.
 func (m *Manager) passed(wall int64) int64 {
 	if wall == 0 {
 		return 0
@@ -148,7 +148,7 @@ func (m *Manager) instant(at int64) time.Time {
 	return instant(at - m.now() + m.wall())
 }
 
-// expiry is when a record's message expires, by now; 0 for never.
+// expiry returns when the record's message expires, as a time of now; 0 means never.
 func (m *Manager) expiry(rec *message.Record) int64 {
 	at, ok := rec.ExpiresAt()
 	if !ok {
@@ -167,8 +167,8 @@ func (m *Manager) Connected(clientID string) bool {
 	return st != nil && st.online.Load()
 }
 
-// Disconnect ends a client's connection with a reason code, and a server reference if there is one. It
-// reports whether the client was connected. why is what presence tells.
+// Disconnect ends a client's connection with a reason code, and a server reference if it is not empty. It reports
+// whether the client was connected. why is the reason in presence events.
 func (m *Manager) Disconnect(clientID string, reason byte, serverRef string, why Reason) bool {
 	st := m.lookup(clientID)
 	if st == nil {
@@ -199,8 +199,8 @@ func (m *Manager) PurgeOwned(match func(Owner) bool) {
 	}
 }
 
-// Purge ends a client's connection and its session with all that is queued; its will is not sent. It
-// reports whether there was a session.
+// Purge ends a client's connection and its session with all queued messages; its will is not sent. It reports whether
+// there was a session.
 func (m *Manager) Purge(clientID string) bool {
 	st := m.lookup(clientID)
 	if st == nil {

@@ -6,30 +6,30 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// Why a message was not delivered: label reason of session_dropped_total.
+// Reasons why a message was not delivered: label reason of session_dropped_total.
 const (
 	dropQueueMessages = "queue_messages" // Options.MaxQueuedMessages
 	dropQueueBytes    = "queue_bytes"    // Options.MaxQueuedBytes
 	dropTotalBytes    = "total_bytes"    // Options.MaxTotalBytes
 	dropOwnerBytes    = "subject_bytes"  // Options.MaxQueuedBytesPerSubject
 	dropStateFull     = "state_full"     // Options.DiskShort
-	dropOldest        = "queue_oldest"   // gave way to a newer one
+	dropOldest        = "queue_oldest"   // dropped for a newer one
 	dropExpired       = "expired"
 	dropNotPermitted  = "not_permitted"
 	dropTooLarge      = "packet_too_large"
-	dropOffline       = "offline"       // QoS 0, client away
+	dropOffline       = "offline"       // QoS 0, client not connected
 	dropNoRoom        = "outbound_full" // QoS 0, connection slow
 	dropSessionEnded  = "session_ended"
 	dropRetained      = "retained_full" // Options.MaxRetainedMessages or MaxRetainedBytes
 )
 
-// Why a request was refused: label reason of rejected_total.
+// Reasons why a request was refused: label reason of rejected_total.
 const (
 	rejectSessions      = "subject_sessions"      // Options.MaxPerSubject
 	rejectSubscriptions = "subject_subscriptions" // Options.MaxSubscriptionsPerSubject
 	rejectLevels        = "topic_levels"          // Options.MaxTopicLevels
 	rejectRetained      = "retained_full"         // Options.MaxRetainedMessages or MaxRetainedBytes
-	rejectRetainedShare = "retained_share"        // Options.MaxRetainedPerSubject, or the bytes that go with it
+	rejectRetainedShare = "retained_share"        // Options.MaxRetainedPerSubject, or 1/64 of MaxRetainedBytes
 )
 
 // Metrics count what the sessions do.

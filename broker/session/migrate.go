@@ -7,11 +7,11 @@ import (
 	"cellgate/broker/shared/statefile"
 )
 
-// roleOfServices is the role for which sessions of formatByClient are taken if they are no vehicle's.
+// roleOfServices is the role assigned to sessions of formatByClient that are not vehicles'.
 const roleOfServices = "service"
 
-// nameByIssuer brings what formatByClient has stored under client identifiers to session keys, and reads no more of it
-// than it must: vehicles' sessions keep their keys.
+// nameByIssuer renames sessions stored by formatByClient from client identifiers to session keys. Vehicles' sessions
+// keep their keys.
 func nameByIssuer(root *statefile.Bucket, issuer string) error {
 	services := map[string]string{} // key by client identifier
 	err := root.Bucket(bucketSessions.name()).ForEach(func(k, v []byte) error {
@@ -31,7 +31,7 @@ func nameByIssuer(root *statefile.Bucket, issuer string) error {
 	return nil
 }
 
-// rename gives the values of the clients in names other keys.
+// rename moves the values of the clients in names to their new keys.
 func rename(b *statefile.Bucket, of bucket, names map[string]string) error {
 	type entry struct{ from, to, value []byte }
 	var moved []entry
@@ -39,7 +39,7 @@ func rename(b *statefile.Bucket, of bucket, names map[string]string) error {
 		client, rest := string(k), []byte(nil)
 		if of == bucketQueue || of == bucketInflight {
 			if len(k) < 9 {
-				return nil // the loader says so
+				return nil // the loader reports it
 			}
 			client, rest = string(k[:len(k)-9]), k[len(k)-9:]
 		}

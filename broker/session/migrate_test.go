@@ -8,8 +8,8 @@ import (
 	"cellgate/test/check"
 )
 
-// A session that a service left behind before sessions told issuers apart is resumed by the cell's own service of that
-// name, with its queue; another issuer's finds nothing, and vehicles keep theirs.
+// A service's session stored before keys contained the issuer is resumed, with its queue, by the cell's own service of
+// that name. Another issuer's service finds nothing, and vehicles keep theirs.
 func TestSessionsOfBeforeAreTheCellsServices(t *testing.T) {
 	t.Parallel()
 	const own, foreign = "cellgate/c", "https://idp.example"

@@ -20,8 +20,8 @@ type modelClient struct {
 	c          *conn // nil while disconnected
 	receiveMax int
 	held       map[uint16]bool // QoS 2 identifiers between PUBLISH and PUBREL
-	open       map[uint16]bool // PUBLISH packets of this connection that are not settled
-	answers    []func()        // acknowledgements that it has not sent yet
+	open       map[uint16]bool // unsettled PUBLISH packets of this connection
+	answers    []func()        // acknowledgements not sent yet
 	once       []int           // QoS 2 messages in the order of their delivery
 	first      []int           // QoS 1 messages in the order of their first delivery
 	known      map[int]bool
@@ -44,7 +44,7 @@ func (mc *modelClient) drop() {
 	}
 }
 
-// read handles what has arrived.
+// read handles the frames that have arrived.
 func (mc *modelClient) read() {
 	if mc.c == nil {
 		return
@@ -108,7 +108,7 @@ func (mc *modelClient) answer(all bool) {
 	}
 }
 
-// room lets a stalled connection go on.
+// room unblocks a stalled connection.
 func (mc *modelClient) room() {
 	if mc.c != nil {
 		mc.c.setRoom(-1)
@@ -116,9 +116,9 @@ func (mc *modelClient) room() {
 	}
 }
 
-// TestModel plays random traffic against clients that follow the protocol, through reconnects, restarts and
-// kills. Every client must get every message of QoS 1 at least once and of QoS 2 exactly once, each QoS in the
-// order of publication, and never more at a time than it allows.
+// TestModel plays random traffic against clients that follow the protocol, through reconnects, restarts and kills.
+// Every client must get every message of QoS 1 at least once and of QoS 2 exactly once, each QoS in the order of
+// publication, and never exceed its Receive Maximum.
 func TestModel(t *testing.T) {
 	t.Parallel()
 	seeds := 16
@@ -178,7 +178,7 @@ func play(t *testing.T, rnd *rand.Rand) {
 	}
 }
 
-// drain lets everything that is due arrive.
+// drain waits for everything that is due.
 func (mc *modelClient) drain() {
 	if mc.c == nil {
 		mc.connect()

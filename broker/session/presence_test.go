@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// A clean start begins a new session, and the presence of its client goes on in order: after what some goroutine
-// still has to tell of the old one.
+// After a clean start the client's presence events stay in order, even if a goroutine still has to report the old
+// session's end.
 func TestPresenceOrderOverCleanStart(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)
@@ -43,7 +43,7 @@ func TestPresenceOrderOverCleanStart(t *testing.T) {
 	}
 }
 
-// A client is told ready once on each connection, when its commands can be sent: after a SUBSCRIBE, or at once when its
+// Ready is reported once per connection, when commands can be sent: after a SUBSCRIBE, or at once if the resumed
 // session has the subscription.
 func TestReadyIsToldOnce(t *testing.T) {
 	t.Parallel()

@@ -6,23 +6,22 @@ import (
 	"cellgate/broker/shared/message"
 )
 
-// incoming are the packet identifiers of QoS 2 messages that the client has sent and not released (MQTT 5,
-// 4.3.3). At most 65,535 by the size of the number.
+// incoming holds the packet identifiers of QoS 2 messages that the client has sent and not released (MQTT 5, 4.3.3), at
+// most 65,535.
 //
-// They are not written when they change, but with the fan-out position; what happened since is
-// in the journal and is replayed. An identifier is written only together with the sequence of
-// its message: at the next start it counts only if the journal still ends after that. Without this an
-// identifier whose message was lost with the journal's tail would make the client's repeat, by which that
-// message would come again, look like a duplicate.
+// They are not written when they change, but with the fan-out position; changes since then are in the journal and are
+// replayed. An identifier is written only together with the sequence of its message: at the next start it counts only
+// if the journal still contains that sequence. Otherwise, if the journal lost its tail, the client's repeat of the lost
+// message would be taken for a duplicate.
 type incoming struct {
 	ids   map[uint16]receipt
 	dirty bool
 }
 
-// receipt tells where a message is in the journal.
+// receipt says where a message is in the journal.
 type receipt struct {
 	seq uint64
-	// pending: the message is on its way to the journal; it will come after seq.
+	// pending is set while the message is being appended to the journal; its sequence will be greater than seq.
 	pending bool
 }
 
@@ -34,9 +33,9 @@ func (in *incoming) dropPending() {
 	}
 }
 
-// ReceiveQoS2 notes the packet identifier of a QoS 2 PUBLISH from the client, before its journal append.
-// duplicate means that the identifier is in use: the message is in the journal under seq, or on its way to it (seq is then
-// before it), and must not be appended again; its PUBREC waits for it.
+// ReceiveQoS2 records the packet identifier of a client's QoS 2 PUBLISH before its journal append. duplicate means that
+// the identifier is in use: the message is in the journal under seq, or is being appended after seq, and must not be
+// appended again; its PUBREC waits for it.
 func (s *Session) ReceiveQoS2(id uint16) (seq uint64, duplicate bool) {
 	st := s.st
 	st.mu.Lock()
@@ -55,19 +54,18 @@ func (s *Session) ReceiveQoS2(id uint16) (seq uint64, duplicate bool) {
 	return 0, false
 }
 
-// JournaledQoS2 tells the journal sequence of a QoS 2 PUBLISH that ReceiveQoS2 has noted; the connection
-// calls it right after the append. Only from then on is the identifier persisted.
+// JournaledQoS2 records the journal sequence of a QoS 2 PUBLISH that was passed to ReceiveQoS2. The connection calls it
+// right after the append. The identifier is persisted only from then on.
 func (s *Session) JournaledQoS2(id uint16, seq uint64) {
 	s.changeQoS2(id, func(ids map[uint16]receipt) { ids[id] = receipt{seq: seq} })
 }
 
-// CancelQoS2 forgets an identifier whose append failed.
+// CancelQoS2 removes an identifier whose append failed.
 func (s *Session) CancelQoS2(id uint16) {
 	s.changeQoS2(id, func(ids map[uint16]receipt) { delete(ids, id) })
 }
 
-// ReleaseQoS2 frees the identifier on the client's PUBREL. known is false when it was not in use (MQTT 5:
-// PUBCOMP 0x92).
+// ReleaseQoS2 frees the identifier on the client's PUBREL. known is false if it was not in use (MQTT 5: PUBCOMP 0x92).
 func (s *Session) ReleaseQoS2(id uint16) (known bool) {
 	return s.changeQoS2(id, func(ids map[uint16]receipt) { delete(ids, id) })
 }
@@ -95,12 +93,12 @@ func (st *state) incomingChanged() {
 	}
 }
 
-// ReplayFrom is the first sequence that the fan-out loop would have to read if the process started now: at
-// most Position()+1. The journal must keep everything from there on.
+// ReplayFrom returns the first sequence that the fan-out loop would have to read if the process started now, at most
+// Position()+1. The journal must keep everything from there on.
 func (m *Manager) ReplayFrom() uint64 { return m.stored.replay.Load() + 1 }
 
-// Replay restores the QoS 2 identifiers that clients use from one journal record. The fan-out loop calls it at
-// start-up, before any Attach, for all records from ReplayFrom, in order.
+// Replay restores the QoS 2 identifiers that clients use from one journal record. At start-up, before any Attach, the
+// fan-out loop calls it in order for all records from ReplayFrom.
 func (m *Manager) Replay(rec *message.Record) {
 	switch rec.Kind {
 	case message.KindPublish:
@@ -134,8 +132,8 @@ func (m *Manager) Replay(rec *message.Record) {
 	st.incomingChanged()
 }
 
-// encode appends the identifiers that are in the journal; after is the lowest place after which one that
-// is not yet there will come, if there is any.
+// encode appends the identifiers whose messages are in the journal. If pending, others are still to come, all with
+// sequences greater than after.
 func (in *incoming) encode(dst []byte) (out []byte, after uint64, pending bool) {
 	for id, r := range in.ids {
 		if r.pending {
@@ -150,7 +148,7 @@ func (in *incoming) encode(dst []byte) (out []byte, after uint64, pending bool) 
 	return dst, after, pending
 }
 
-// decodeIncoming reads what encode wrote. last is the journal's end: what is after it is lost.
+// decodeIncoming decodes the output of encode. last is the journal's end: messages after it are lost.
 func decodeIncoming(b []byte, last uint64) (*incoming, bool) {
 	in := &incoming{ids: make(map[uint16]receipt)}
 	for len(b) > 0 {

@@ -7,7 +7,7 @@ import (
 	"cellgate/broker/shared/message"
 )
 
-// take2 plays the connection's part for a QoS 2 PUBLISH: note, append, tell.
+// take2 plays the connection's part for a QoS 2 PUBLISH: receive, append, report the sequence.
 func (e *env) take2(c *conn, id uint16) (duplicate bool) {
 	e.t.Helper()
 	if _, duplicate = c.s.ReceiveQoS2(id); duplicate {
@@ -83,9 +83,9 @@ func TestIncomingIdentifiers(t *testing.T) {
 	}
 }
 
-// TestIncomingIdentifiersSurvive kills with the checkpoint at every place among the records, and with the
-// journal's tail lost or not. An identifier must be in use after the restart exactly when its message is in
-// the journal and its release is not.
+// TestIncomingIdentifiersSurvive kills with the checkpoint at every position among the records, with and without the
+// journal's tail. After the restart an identifier must be in use exactly when its message is in the journal and its
+// release is not.
 func TestIncomingIdentifiersSurvive(t *testing.T) {
 	t.Parallel()
 	type step struct {
@@ -126,8 +126,8 @@ func TestIncomingIdentifiersSurvive(t *testing.T) {
 	}
 }
 
-// TestIncomingIdentifierOnItsWay has the writer make its cut between ReceiveQoS2 and JournaledQoS2. Whether the
-// message reached the journal decides, not what the state file saw.
+// TestIncomingIdentifierOnItsWay makes the writer cut between ReceiveQoS2 and JournaledQoS2. Only the journal decides
+// whether the identifier counts.
 func TestIncomingIdentifierOnItsWay(t *testing.T) {
 	t.Parallel()
 	for name, durable := range map[string]bool{"journaled": true, "lost": false} {
@@ -143,7 +143,7 @@ func TestIncomingIdentifierOnItsWay(t *testing.T) {
 				if _, err := e.journal.Append(recs); err != nil {
 					t.Fatal(err)
 				}
-				e.fanAll() // the position passes the record before the session hears of it
+				e.fanAll() // the position passes the record before JournaledQoS2
 			}
 			e.checkpoint()
 			e.kill()
@@ -158,7 +158,7 @@ func TestIncomingIdentifierOnItsWay(t *testing.T) {
 	}
 }
 
-// TestIncomingIdentifiersOfAnOlderSession: records of a session that is gone must not come into a newer one.
+// TestIncomingIdentifiersOfAnOlderSession checks that records of an ended session do not affect a newer one.
 func TestIncomingIdentifiersOfAnOlderSession(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)

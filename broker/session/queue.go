@@ -6,7 +6,7 @@ import (
 	"cellgate/broker/shared/message"
 )
 
-// body is a message as its subscribers share it; it never changes.
+// body is the content of a message, shared by its subscribers. It never changes.
 type body struct {
 	topic   string
 	payload []byte
@@ -17,7 +17,7 @@ type body struct {
 	retain  bool // as published
 }
 
-// entryOverhead is what a queued message costs beside its content, in bytes.
+// entryOverhead is the memory in bytes that a queued message takes in addition to its content.
 const entryOverhead = 128
 
 func (b *body) size() int64 {
@@ -28,24 +28,24 @@ func (b *body) size() int64 {
 	return int64(n)
 }
 
-// newBody copies a record.
+// newBody makes a body from a copy of the record.
 func (m *Manager) newBody(r *message.Record) *body {
 	c := r.Clone()
 	return bodyOf(&c, m.expiry(&c))
 }
 
-// bodyOf takes a record over that does not change any more.
+// bodyOf makes a body from a record that no longer changes.
 func bodyOf(c *message.Record, expires int64) *body {
 	return &body{topic: c.Topic, payload: c.Payload, props: c.Props, seq: c.Seq, qos: c.QoS, retain: c.Retain, expires: expires}
 }
 
-// stage is how far a message has come; it only rises. Its numbers are in the state file.
+// stage is the progress of a message; it only rises. The numbers are stored in the state file.
 type stage uint8
 
 const (
 	waiting  stage = 0 // without a packet identifier
-	assigned stage = 1 // has its packet identifier and is to be sent, or was
-	released stage = 2 // QoS 2: the client has it, PUBREL is to be sent, or was
+	assigned stage = 1 // has a packet identifier; its PUBLISH is to be sent, or was
+	released stage = 2 // QoS 2: the client has it; PUBREL is to be sent, or was
 )
 
 // entry is one message in one session's queue.
@@ -53,18 +53,18 @@ type entry struct {
 	body *body
 	d    *message.Delivery // a directed message's callbacks; nil for others
 	ids  []uint32          // subscription identifiers
-	// shared are the shared filters for which the message came here: another member gets it when the session ends.
+	// shared lists the shared filters that the message matched: another member gets it when the session ends.
 	shared []string
-	order  uint64 // rises within the session; the key in the state file
-	id     uint16 // packet identifier from stage assigned on
+	order  uint64 // rises within the session; part of the key in the state file
+	id     uint16 // packet identifier, from stage assigned on
 
 	qos    byte
 	retain bool
 	stage  stage
-	stored stage // QoS 2: the stage that the state file is known to have
+	stored stage // QoS 2: the stage known to be in the state file
 
-	sent    bool // a PUBLISH has been sent, on whichever connection
-	counted bool // it was sent on this connection, so it takes of the client's Receive Maximum
+	sent    bool // a PUBLISH has been sent, on any connection
+	counted bool // sent on this connection, so it counts towards the client's Receive Maximum
 	relDue  bool // a PUBREL is to be sent although the entry is after flow.next
 
 	durable   bool // to be kept in the state file
@@ -73,25 +73,25 @@ type entry struct {
 	gone      bool // out of the queue
 }
 
-// urgent messages are directed ones that were asked for so.
+// urgent reports whether the message is a directed one marked urgent.
 func (e *entry) urgent() bool { return e.d != nil && e.d.Urgent }
 
-// flow is a session's outgoing messages.
+// flow holds a session's outgoing messages.
 type flow struct {
 	waiting  fifo
 	inflight []*entry // in the order in which they were first sent
-	// next is the first of inflight that has not been sent on this connection.
+	// next is the index of the first entry of inflight that has not been sent on this connection.
 	next int
-	// window counts the PUBLISH packets of this connection that are not settled.
+	// window counts the PUBLISH packets of this connection that are not yet acknowledged.
 	window   int
 	releases int // entries with relDue
 	bytes    int64
 	order    uint64
-	// expiring is not after the earliest expiry of any waiting message, in ms; 0 when none expires.
+	// expiring is a lower bound of the waiting messages' expiries, in ms; 0 when none expires.
 	expiring int64
 
 	dirty   []*entry // to be written
-	moved   []*entry // in the state file, and further than that knows
+	moved   []*entry // in the state file at an earlier stage
 	removed []uint64 // orders to be removed from the state file
 
 	aliases map[string]uint16 // topic aliases that the client knows on this connection
@@ -99,8 +99,8 @@ type flow struct {
 
 func (f *flow) len() int { return f.waiting.len() + len(f.inflight) }
 
-// find returns the place of a packet identifier in flight, or -1. Clients acknowledge in order, so it is
-// nearly always the first place.
+// find returns the index of a packet identifier in inflight, or -1. Clients acknowledge in order, so it is nearly
+// always 0.
 func (f *flow) find(id uint16) int {
 	return slices.IndexFunc(f.inflight, func(e *entry) bool { return e.id == id })
 }
@@ -115,7 +115,7 @@ func (q *fifo) len() int      { return len(q.list) - q.head }
 func (q *fifo) front() *entry { return q.list[q.head] }
 func (q *fifo) push(e *entry) { q.list = append(q.list, e) }
 
-// pushUrgent puts an entry before all that are not urgent, and after those that are.
+// pushUrgent inserts an entry before all that are not urgent, and after those that are.
 func (q *fifo) pushUrgent(e *entry) {
 	at := q.head
 	for at < len(q.list) && q.list[at].urgent() {
@@ -139,14 +139,14 @@ func (q *fifo) pop() *entry {
 	return e
 }
 
-// remove takes out all entries for which fn returns true.
+// remove removes all entries for which fn returns true.
 func (q *fifo) remove(fn func(*entry) bool) {
 	q.list = append(q.list[:0], slices.DeleteFunc(q.list[q.head:], fn)...)
 	clear(q.list[len(q.list):cap(q.list)])
 	q.head = 0
 }
 
-// enqueue puts a message after the others, or fails with ErrQueueFull.
+// enqueue appends a message to the queue, or fails with ErrQueueFull.
 func (st *state) enqueue(e *entry) error {
 	size := e.body.size()
 	if st.admit(letter{directed: e.d != nil, durable: e.durable, size: size}) != "" {
@@ -156,14 +156,14 @@ func (st *state) enqueue(e *entry) error {
 	return nil
 }
 
-// letter is what the bounds want to know of a message.
+// letter is what the bounds need to know about a message.
 type letter struct {
-	directed bool // to this client
+	directed bool // to this client alone
 	durable  bool
 	size     int64
 }
 
-// admit tells which bound stands in the way of a message, which is then counted as dropped.
+// admit checks the bounds for a message. It returns the bound that refuses it, and counts the message as dropped then.
 func (st *state) admit(l letter) (reason string) {
 	if st.flow == nil {
 		st.flow = &flow{}
@@ -175,7 +175,7 @@ func (st *state) admit(l letter) (reason string) {
 	return reason
 }
 
-// push puts a message that has been admitted after the others.
+// push appends an admitted message to the queue.
 func (st *state) push(e *entry, size int64) {
 	f := st.flow
 	f.order++
@@ -196,7 +196,8 @@ func (st *state) push(e *entry, size int64) {
 	}
 }
 
-// fullFor makes room if the policy and the clock allow, and tells which bound stands in the way.
+// fullFor drops expired messages, and older ones if the policy is DropOldest, to make room. It returns the bound that
+// still refuses the message.
 func (st *state) fullFor(f *flow, l letter) string {
 	bound := st.overBound(f, l)
 	if bound == "" {
@@ -215,8 +216,8 @@ func (st *state) fullFor(f *flow, l letter) string {
 	return bound
 }
 
-// overBound tells which bound a message exceeds. One that is directed to this client, a command, has room that copies for
-// subscribers cannot take: a part of what all queues may hold, and the state file while the disk is short.
+// overBound returns the bound that a message exceeds. Directed messages (commands) have room that copies for
+// subscribers cannot take: a part of MaxTotalBytes, and the state file while the disk is short.
 func (st *state) overBound(f *flow, l letter) string {
 	size := l.size
 	o, total := st.m.bounds.Load(), st.m.totalBytes.Load()
@@ -239,7 +240,7 @@ func (st *state) overBound(f *flow, l letter) string {
 	return ""
 }
 
-// dropExpired drops the waiting messages that have expired, and finds the next expiry.
+// dropExpired drops the expired waiting messages and computes the next expiry.
 func (st *state) dropExpired(f *flow, now int64) {
 	f.expiring = 0
 	f.waiting.remove(func(e *entry) bool {
@@ -255,7 +256,7 @@ func (st *state) dropExpired(f *flow, now int64) {
 	})
 }
 
-// discard settles an entry, already out of the queue, that will not reach the client.
+// discard drops an entry that is already out of the queue and will not reach the client.
 func (st *state) discard(f *flow, e *entry, reason string, err error) {
 	st.settle(f, e)
 	st.m.metrics.dropped.WithLabelValues(reason).Inc()
@@ -265,7 +266,7 @@ func (st *state) discard(f *flow, e *entry, reason string, err error) {
 	}
 }
 
-// settle ends an entry's account in memory and in the state file.
+// settle removes an entry from the accounts and from the state file.
 func (st *state) settle(f *flow, e *entry) {
 	size := e.body.size()
 	f.bytes -= size
@@ -280,7 +281,7 @@ func (st *state) settle(f *flow, e *entry) {
 	}
 }
 
-// cut takes an entry out of the in-flight window.
+// cut removes an entry from the in-flight window.
 func (f *flow) cut(i int) *entry {
 	e := f.inflight[i]
 	f.inflight = slices.Delete(f.inflight, i, i+1)
@@ -296,7 +297,7 @@ func (f *flow) cut(i int) *entry {
 	return e
 }
 
-// save notes that an entry must be written; urgent when the client waits for it.
+// save marks an entry to be written; urgent when the client waits for it.
 func (st *state) save(e *entry, urgent bool) {
 	if f := st.flow; !e.dirty {
 		e.dirty = true
@@ -312,7 +313,7 @@ func (st *state) save(e *entry, urgent bool) {
 	st.m.writer.mark(st, urgent)
 }
 
-// failAll drops everything that is queued or in flight: the session has ended.
+// failAll drops everything queued or in flight because the session has ended.
 func (st *state) failAll(err error) {
 	f := st.flow
 	if f == nil {
@@ -333,7 +334,7 @@ func (st *state) failAll(err error) {
 	}
 }
 
-// forgetDurable makes every message one that is kept in memory alone.
+// forgetDurable keeps all messages in memory only from now on.
 func (st *state) forgetDurable() {
 	f := st.flow
 	if f == nil {
@@ -348,8 +349,8 @@ func (st *state) forgetDurable() {
 	f.dirty, f.moved, f.removed = nil, nil, nil
 }
 
-// rewind makes everything in flight due again, for the next connection, and forgets what does not outlive a
-// connection: aliases, and messages of QoS 0.
+// rewind makes everything in flight due again for the next connection, and drops what does not outlive a connection:
+// aliases, and messages of QoS 0.
 func (st *state) rewind() {
 	f := st.flow
 	if f == nil {
@@ -369,7 +370,7 @@ func (st *state) rewind() {
 	st.rest()
 }
 
-// rest lets go of a flow that has nothing left to say.
+// rest releases an empty flow.
 func (st *state) rest() {
 	f := st.flow
 	if f != nil && f.len() == 0 && len(f.dirty) == 0 && len(f.removed) == 0 && f.aliases == nil {
@@ -377,7 +378,7 @@ func (st *state) rest() {
 	}
 }
 
-// account keeps the sums over all sessions, and over those of the owner.
+// account adds to the totals over all sessions and over those of the owner.
 func (st *state) account(messages, bytes int64) {
 	m := st.m
 	m.totalBytes.Add(bytes)

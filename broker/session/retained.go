@@ -10,10 +10,10 @@ import (
 
 // retained is the account of the retained messages, whose contents the Index holds.
 //
-// Whether there is room is decided before a message is journaled, by ClaimRetained, so that one that is acknowledged is
-// kept. Until the fan-out has it, its claim stands in the account for what is kept.
+// ClaimRetained decides whether there is room before a message is journaled, so that an acknowledged message is always
+// retained. Until the message is fanned out, its claim counts as used room.
 type retained struct {
-	// dirty are the changes that the writer has not taken yet; nil removes. Manager.fan.mu guards it.
+	// dirty holds the changes that the writer has not taken yet; nil removes. Manager.fan.mu guards it.
 	dirty map[string]*message.Record
 
 	mu         sync.Mutex // a leaf
@@ -28,16 +28,16 @@ type retained struct {
 type kept struct {
 	topic   string
 	by      *published
-	size    int64  // of the message that is kept; 0 none
-	claimed int64  // of the last one that is on its way; none if negative
-	claims  int    // that are not in the journal yet
-	last    uint64 // the last claim's place in the journal
-	fanned  uint64 // the last record that the fan-out has taken
+	size    int64  // of the stored message; 0 none
+	claimed int64  // of the last message claimed and not fanned out; none if negative
+	claims  int    // claims whose messages are not in the journal yet
+	last    uint64 // journal sequence of the last claimed message
+	fanned  uint64 // the last record that was fanned out
 	expires int64  // ms; 0 never
 	place   int32  // in the heap
 }
 
-// charge is what the topic's message takes when all that is on its way has come.
+// charge returns the room that the topic takes once all claimed messages are fanned out.
 func (k *kept) charge() int64 {
 	if k.claimed >= 0 {
 		return k.claimed
@@ -47,15 +47,15 @@ func (k *kept) charge() int64 {
 
 const noClaim = -1
 
-// published is what one publisher holds.
+// published counts the retained messages of one publisher.
 type published struct {
 	owner  Owner
-	refs   int // topics, those included whose message is on its way out
+	refs   int // topics, including those whose message is being removed
 	topics int
 	bytes  int64
 }
 
-// retainedPart of MaxRetainedBytes, one in so many, is the most that one publisher's take.
+// retainedPart is the divisor for one publisher's share: at most MaxRetainedBytes / retainedPart.
 const retainedPart = 64
 
 func (r *retained) init() {
@@ -64,7 +64,7 @@ func (r *retained) init() {
 	r.dirty = make(map[string]*message.Record)
 }
 
-// takeDirty gives the changes to the writer. The caller holds fanMu.
+// takeDirty passes the changes to the writer. The caller holds fan.mu.
 func (r *retained) takeDirty() map[string]*message.Record {
 	dirty := r.dirty
 	r.dirty = make(map[string]*message.Record)
@@ -78,15 +78,16 @@ func retainedSize(rec *message.Record) int64 {
 	return int64(entryOverhead + len(rec.Topic) + len(rec.Payload))
 }
 
-// ClaimRetained takes room for a message that is to be retained, before it is journaled. The error is ErrRetained, which
-// has been counted: it is not to be journaled. To remove one's own, or to replace it by one that is not larger, there is
-// always room. A claim is followed by JournaledRetained or CancelRetained; to remove what is not there takes none.
+// ClaimRetained reserves room for a retained message before it is journaled. On ErrRetained, which is counted, the
+// message must not be journaled. A publisher can always remove its own message, or replace it by one that is not
+// larger. Each claim must be ended by JournaledRetained or CancelRetained. Removing a message that does not exist needs
+// no claim.
 func (m *Manager) ClaimRetained(rec *message.Record) (claimed bool, err error) {
 	r, owner, size := &m.retained, ownerOfClient(rec.Client), retainedSize(rec)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	k := r.topics[rec.Topic]
-	if rec.IsCommand() || (k == nil && size == 0) { // a command goes to the command service, and is not retained
+	if rec.IsCommand() || (k == nil && size == 0) { // commands go to the command service and are not retained
 		return false, nil
 	}
 	if bound := r.over(k, owner, size, m.bounds.Load()); bound != "" {
@@ -103,13 +104,13 @@ func (m *Manager) ClaimRetained(rec *message.Record) (claimed bool, err error) {
 	return true, nil
 }
 
-// over tells which bound stands in the way of a message of that size on a topic.
+// over returns the bound that refuses a message of that size on a topic.
 func (r *retained) over(k *kept, owner Owner, size int64, o *Bounds) string {
 	by := r.publishers[owner]
 	if by == nil {
 		by = &published{}
 	}
-	var held, own int64 // on the topic now, and of it the publisher's
+	var held, own int64 // charged to the topic now; the publisher's part of it
 	if k != nil {
 		held = k.charge()
 	}
@@ -142,7 +143,7 @@ func (r *retained) set(k *kept, owner Owner, size, claimed int64) {
 	r.add(k, 1)
 }
 
-// add puts a topic into the sums, or with sign -1 takes it out.
+// add adds a topic to the totals, or removes it with sign -1.
 func (r *retained) add(k *kept, sign int) {
 	charge := k.charge()
 	if k.by == nil || charge == 0 {
@@ -154,7 +155,7 @@ func (r *retained) add(k *kept, sign int) {
 	k.by.bytes += int64(sign) * charge
 }
 
-// disown takes the topic, out of the sums already, from its publisher.
+// disown detaches the topic, already removed from the totals, from its publisher.
 func (r *retained) disown(k *kept) {
 	if k.by == nil {
 		return
@@ -165,10 +166,10 @@ func (r *retained) disown(k *kept) {
 	k.by = nil
 }
 
-// JournaledRetained tells the journal sequence of a message that ClaimRetained has let pass.
+// JournaledRetained ends a claim and records the journal sequence of its message.
 func (m *Manager) JournaledRetained(topic string, seq uint64) { m.claimEnded(topic, seq) }
 
-// CancelRetained gives up a claim whose message is not journaled.
+// CancelRetained ends a claim whose message is not journaled.
 func (m *Manager) CancelRetained(topic string) { m.claimEnded(topic, 0) }
 
 func (m *Manager) claimEnded(topic string, seq uint64) {
@@ -183,7 +184,8 @@ func (m *Manager) claimEnded(topic string, seq uint64) {
 	}
 }
 
-// settle drops what claims have taken, once none is on its way, and the topic if nothing is kept.
+// settle releases what claims have reserved once no claimed message is outstanding, and removes the topic if it has no
+// message.
 func (r *retained) settle(k *kept) {
 	if k.claims > 0 || k.fanned < k.last {
 		return
@@ -195,8 +197,8 @@ func (r *retained) settle(k *kept) {
 	}
 }
 
-// covered reports whether the record has been claimed, or needs no claim. One that was journaled by an older version, or
-// under other bounds, has not.
+// covered reports whether the record was claimed, or fits into the bounds anyway. A record journaled by an older
+// version, or under other bounds, may not.
 func (r *retained) covered(rec *message.Record, o *Bounds) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -212,7 +214,7 @@ func (r *retained) covered(rec *message.Record, o *Bounds) bool {
 	return (held > 0 || r.count < o.MaxRetainedMessages) && r.bytes+size-held <= o.MaxRetainedBytes
 }
 
-// retain stores or removes the retained message of the record's topic (MQTT 5, 3.3.1.3). The caller holds fanMu.
+// retain stores or removes the retained message of the record's topic (MQTT 5, 3.3.1.3). The caller holds fan.mu.
 func (m *Manager) retain(rec *message.Record) {
 	m.dropExpiredRetained(expiredAtOnce)
 	switch {
@@ -221,7 +223,7 @@ func (m *Manager) retain(rec *message.Record) {
 	case !m.retained.covered(rec, m.bounds.Load()):
 		m.metrics.dropped.WithLabelValues(dropRetained).Inc()
 		m.meet(dropRetained, ownerOfClient(rec.Client))
-		m.unretain(rec.Topic, rec.Seq) // an older message would now be a wrong one
+		m.unretain(rec.Topic, rec.Seq) // the older message would be stale
 	default:
 		c := rec.Clone()
 		c.Client, c.Topic = strings.Clone(c.Client), strings.Clone(c.Topic)
@@ -249,7 +251,7 @@ func (m *Manager) keepRetained(c *message.Record) {
 	m.index.Retain(c)
 }
 
-// unretain removes the message of a topic, as the record seq says.
+// unretain removes the message of a topic because of the record seq.
 func (m *Manager) unretain(topic string, seq uint64) {
 	r := &m.retained
 	r.mu.Lock()
@@ -274,10 +276,10 @@ func (m *Manager) gaugeRetained() {
 	m.metrics.retainedBytes.Set(float64(m.retained.bytes))
 }
 
-// expiredAtOnce bounds how many expired messages are removed at a time.
+// expiredAtOnce bounds how many expired messages one cut removes.
 const expiredAtOnce = 64
 
-// dropExpiredRetained removes up to most messages that have expired. The caller holds fanMu.
+// dropExpiredRetained removes up to most expired messages. The caller holds fan.mu.
 func (m *Manager) dropExpiredRetained(most int) {
 	r, now := &m.retained, m.now()
 	for range most {
@@ -294,7 +296,7 @@ func (m *Manager) dropExpiredRetained(most int) {
 	}
 }
 
-// expire says when a topic's message expires; 0 never.
+// expire sets when a topic's message expires; 0 means never.
 func (r *retained) expire(k *kept, at int64) {
 	if k.expires = at; at == 0 {
 		r.expiring.Remove(k)
@@ -309,13 +311,13 @@ func (k *kept) Before(other *kept) bool { return k.expires < other.expires }
 // Place implements heap.Item.
 func (k *kept) Place() *int32 { return &k.place }
 
-// retainedChunk is how many topics are looked at, and at most how many messages queued, while other clients wait.
+// retainedChunk is how many topics are visited, and at most how many messages queued, in one go while other clients
+// wait.
 const retainedChunk = 256
 
-// sendRetained queues the retained messages that a new subscription asks for: those of records up to upTo. What comes
-// after is fanned out to the subscription, so that nothing comes both ways or neither. The fan-out goes on meanwhile, and
-// stands still only while messages are queued; once a bound is reached there is nothing to queue, and the rest is
-// counted.
+// sendRetained queues the retained messages for a new subscription: those of records up to upTo. Later ones are fanned
+// out to the subscription, so every message comes exactly once. The fan-out stops only while messages are being queued.
+// Once a bound is reached the rest is counted as dropped.
 func (s *Session) sendRetained(sub *Subscription, upTo uint64) {
 	m := s.st.m
 	var at RetainedAt
@@ -341,8 +343,8 @@ func (s *Session) sendRetained(sub *Subscription, upTo uint64) {
 	}
 }
 
-// queueRetained queues those messages that are still what is retained: another one of the topic has been fanned out to the
-// subscription. reason is the last bound that was reached.
+// queueRetained queues those messages that are still retained. A message that replaced one of them has been fanned out
+// to the subscription. reason is the last bound that was reached.
 func (s *Session) queueRetained(sub *Subscription, found []*message.Record) (reason string, live bool) {
 	st, m := s.st, s.st.m
 	m.fan.mu.Lock()
@@ -373,7 +375,7 @@ func (s *Session) queueRetained(sub *Subscription, found []*message.Record) (rea
 	return reason, true
 }
 
-// holds reports whether the record is the one that is retained on its topic, and when it expires, in ms; 0 never.
+// holds reports whether the record is the one retained on its topic, and when it expires, in ms; 0 means never.
 func (r *retained) holds(rec *message.Record) (expires int64, held bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -11,7 +11,7 @@ import (
 	"cellgate/test/check"
 )
 
-// A retained message that has expired when it is fanned out takes the older one's place all the same.
+// A retained message that expired before its fan-out still replaces the older one.
 func TestExpiredRetainedReplaces(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)
@@ -26,7 +26,7 @@ func TestExpiredRetainedReplaces(t *testing.T) {
 	c.quiet()
 }
 
-// claim is what a connection does before it journals a retained message.
+// claim does what a connection does before it journals a retained message.
 func (e *env) claim(client, topic, payload string) error {
 	e.t.Helper()
 	_, err := e.m.ClaimRetained(&message.Record{Client: client, Topic: topic, Payload: []byte(payload)})
@@ -54,7 +54,7 @@ func (e *env) retained() (topics int, bytes int64) {
 	return r.count, r.bytes
 }
 
-// One publisher fills its share, not the cell's: and it always may remove or replace what is its own.
+// A publisher cannot exceed its share, and can always remove or replace its own messages.
 func TestRetainedShare(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t, func(o *Options) { o.MaxRetainedMessages, o.MaxRetainedPerSubject = 8, 3 })
@@ -97,7 +97,7 @@ func TestRetainedShare(t *testing.T) {
 	}
 }
 
-// Room is taken when a message is let in, not when it is fanned out.
+// Room is taken when a message is accepted, not when it is fanned out.
 func TestRetainedClaims(t *testing.T) {
 	t.Parallel()
 	const overhead = entryOverhead + 1
@@ -122,7 +122,7 @@ func TestRetainedClaims(t *testing.T) {
 	if err := claim("b", 0); err != nil {
 		t.Errorf("one's own may always be removed: %v", err)
 	}
-	// All of them reach the journal, and the fan-out is late.
+	// The fan-out takes c before the claim on it ends.
 	e.publish(message.Record{Client: "A", Topic: "c", Retain: true, Payload: make([]byte, 10)})
 	e.m.JournaledRetained("c", 1)
 	e.m.CancelRetained("b")
@@ -142,7 +142,7 @@ func TestRetainedClaims(t *testing.T) {
 	}
 }
 
-// Expired ones make room by themselves.
+// Expired messages are removed automatically.
 func TestRetainedExpire(t *testing.T) {
 	t.Parallel()
 	clock := &testClock{}
@@ -168,7 +168,7 @@ func TestRetainedExpire(t *testing.T) {
 	}
 }
 
-// A will that there is no room to retain is sent to those who subscribe.
+// A will that exceeds the publisher's share is sent to current subscribers and not retained.
 func TestWillBeyondTheShareIsNotRetained(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t, func(o *Options) { o.MaxRetainedPerSubject = 1 })

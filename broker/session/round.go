@@ -8,27 +8,27 @@ const (
 	batchBytes = 1 << 20
 )
 
-// mark is up to where the journal's records are in the state file.
+// mark says up to which sequence the journal's records are in the state file.
 type mark struct {
 	fanned  uint64 // in the queues
 	replay  uint64 // and in the QoS 2 identifiers
-	settled uint64 // with the command service, see Settle
+	settled uint64 // processed by the command service, see Settle
 }
 
-// round brings the state file up to a cut.
+// round writes the state file up to a cut.
 type round struct {
 	w        *writer
 	mark     mark
 	retained []retainedChange
-	content  []*state // whose queues are still to be looked at
-	last     []*state // with messages that go with the position
-	again    []*state // to be looked at in the next round
-	urgent   bool     // which somebody waits for
+	content  []*state // sessions whose queues are still to be visited
+	last     []*state // sessions with messages to be written with the position
+	again    []*state // sessions to be visited in the next round
+	urgent   bool     // somebody waits for the sessions in again
 	done     []func()
 	pass     marked
 }
 
-// marked is one pass: it takes the records of the sessions that were marked when it began.
+// marked is one pass: it writes the records of the sessions that were marked when it began.
 type marked struct {
 	number uint64
 	list   []*state
@@ -47,9 +47,9 @@ type batch struct {
 	size    int
 	bytes   int
 	touched []touched
-	passed  *marked // whose last records are in this batch
-	last    bool    // of its round
-	mark    mark    // of the last one
+	passed  *marked // the pass that this batch completes
+	last    bool    // the last batch of its round
+	mark    mark    // only in the last batch
 }
 
 // op puts a key (value not nil), removes it, or removes all keys of a client.
@@ -71,7 +71,7 @@ func (b *batch) put(bk bucket, key, value []byte) {
 }
 func (b *batch) remove(bk bucket, key []byte) { b.add(op{bucket: bk, key: key}, 1) }
 
-// removeAll removes the keys of a client, about n of them.
+// removeAll removes the keys of a client, about n.
 func (b *batch) removeAll(bk bucket, client []byte, n int) {
 	b.add(op{bucket: bk, key: client, all: true}, 1+n)
 }
@@ -84,7 +84,7 @@ func (b *batch) add(o op, n int) {
 
 func (b *batch) full() bool { return b.size >= batchOps || b.bytes >= batchBytes }
 
-// cut begins a round. A message after the cut is in no queue, or stays out of this round: see gatherFlow.
+// cut begins a round. Messages after the cut stay out of it: see gatherFlow.
 func (w *writer) cut() *round {
 	m := w.m
 	r := &round{w: w}
@@ -110,7 +110,7 @@ func (w *writer) cut() *round {
 // begin begins a pass. The caller holds writer.mu.
 func (r *round) begin() {
 	w := r.w
-	r.pass = marked{number: w.next.Add(1) - 1, list: w.list, told: w.told, open: true} // before any session is looked at
+	r.pass = marked{number: w.next.Add(1) - 1, list: w.list, told: w.told, open: true} // before any session is visited
 	w.list, w.told = nil, nil
 }
 
@@ -135,7 +135,7 @@ func (r *round) gather() *batch {
 	return b
 }
 
-// records takes the sessions of the pass; false when the batch is full before.
+// records adds the records of the pass's sessions. It returns false if the batch is full before the last.
 func (r *round) records(b *batch) bool {
 	p := &r.pass
 	for len(p.list) > 0 && !b.full() {
@@ -158,7 +158,7 @@ func (r *round) records(b *batch) bool {
 	return !b.full()
 }
 
-// queues takes what is queued up to the cut; false when the batch is full before.
+// queues adds the messages queued up to the cut. It returns false if the batch is full before the last.
 func (r *round) queues(b *batch) bool {
 	for len(r.retained) > 0 && !b.full() {
 		c := r.retained[0]
@@ -185,9 +185,8 @@ func (r *round) queues(b *batch) bool {
 	return len(r.retained) == 0 && len(r.content) == 0
 }
 
-// gatherRecord adds the session's own record, the QoS 2 identifiers of its client, and how far the messages have come
-// that are in the state file. after is the lowest place after which an identifier will come that is not there yet, if
-// one is pending.
+// gatherRecord adds the session's own record, the QoS 2 identifiers of its client, and the changed stages of stored
+// messages. If pending, identifiers are still to come whose messages are after the sequence after.
 func (st *state) gatherRecord(b *batch) (after uint64, pending bool) {
 	id := []byte(st.id)
 	if st.file.wipe {
@@ -248,15 +247,15 @@ func (st *state) putEntry(b *batch, e *entry) {
 	st.putInflight(b, e, key)
 }
 
-// found is what gatherFlow has not added.
+// found says what gatherFlow has not added.
 type found struct {
 	left   bool // the batch is full
-	last   bool // messages of QoS 2, which go with the position
+	last   bool // messages of QoS 2, to be written with the position
 	later  bool // messages after the cut
-	urgent bool // of QoS 2 among these: they are not sent before they are written
+	urgent bool // some of these have QoS 2: they are sent only after they are written
 }
 
-// gatherFlow adds what is new in the queue and removes what has left it.
+// gatherFlow adds new messages of the queue and removes those that have left it.
 func (st *state) gatherFlow(b *batch, cut uint64) (what found) {
 	f := st.flow
 	if f == nil || st.ended || !st.durable {
@@ -294,7 +293,8 @@ func (st *state) gatherFlow(b *batch, cut uint64) (what found) {
 	return what
 }
 
-// gatherTwice adds the messages of QoS 2: who is fanned out to again after a crash would get them twice.
+// gatherTwice adds the messages of QoS 2, which must be written with the position: otherwise a crash would fan them out
+// twice.
 func (st *state) gatherTwice(b *batch, cut uint64) {
 	f := st.flow
 	if f == nil || st.ended || !st.durable {
@@ -316,7 +316,7 @@ func (st *state) gatherTwice(b *batch, cut uint64) {
 	st.rest()
 }
 
-// finish tells everybody that the batch is durable.
+// finish notifies everyone who waits for the batch that it is durable.
 func (r *round) finish(b *batch) {
 	w := r.w
 	if b.passed != nil {

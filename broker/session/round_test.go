@@ -12,7 +12,7 @@ import (
 	"cellgate/broker/shared/statefile"
 )
 
-// watchedDB tells of every transaction that writes.
+// watchedDB reports every write transaction.
 type watchedDB struct {
 	DB
 	committed func()
@@ -24,7 +24,7 @@ func (w watchedDB) Update(fn func(*statefile.Tx) error) error {
 	return err
 }
 
-// watch has fn called after every transaction from now on.
+// watch calls fn after every transaction from now on.
 func (e *env) watch(fn func()) {
 	e.t.Helper()
 	var once sync.Mutex
@@ -34,7 +34,7 @@ func (e *env) watch(fn func()) {
 	e.restart()
 }
 
-// A crash between any two transactions of a round loses nothing, and brings nothing of QoS 2 twice.
+// A crash between any two transactions of a round loses nothing, and duplicates no message of QoS 2.
 func TestCrashWithinARound(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t, func(o *Options) { o.MaxQueuedBytes = 4 << 20 })
@@ -93,7 +93,7 @@ func (e *env) auditQueue(what string, st *state, messages int) {
 	}
 }
 
-// What clients wait for does not wait for a round's queues: a SUBACK is sent while these are written.
+// Records that clients wait for go before a round's queues: a SUBACK is sent while these are written.
 func TestRecordsGoBeforeQueues(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t, func(o *Options) { o.MaxQueuedBytes = 4 << 20 })
@@ -131,7 +131,7 @@ func TestRecordsGoBeforeQueues(t *testing.T) {
 	}
 }
 
-// A transaction is small however much is to be written.
+// Transactions stay small however much is to be written.
 func TestTransactionsAreSmall(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t, func(o *Options) { o.MaxPerSubject = 2000 })
@@ -139,7 +139,7 @@ func TestTransactionsAreSmall(t *testing.T) {
 		e.leave(fmt.Sprintf("svc/%d", i), sub("t", 1))
 	}
 	e.checkpoint()
-	for range 150 { // less than what makes the writer begin by itself
+	for range 150 { // below the size at which the writer starts by itself
 		e.say("t", 1, strings.Repeat("x", 1000))
 	}
 	r := e.m.writer.cut()
@@ -154,7 +154,7 @@ func TestTransactionsAreSmall(t *testing.T) {
 		r.finish(b)
 		last = b.last
 	}
-	e.m.Purge("svc/1") // with what it has in the file
+	e.m.Purge("svc/1") // with its messages in the file
 	e.checkpoint()
 	e.kill()
 	if _, known := e.m.Get("svc/1"); known {

@@ -9,12 +9,12 @@ import (
 	"cellgate/broker/shared/message"
 )
 
-// Owner tells whose a session is: issuer, role and subject of the token that it was opened with, in the form of a session
-// key. What a client may take of something that all share is counted by owner, whatever client identifiers it uses.
+// Owner identifies to whom a session belongs: issuer, role and subject of its token, in the form of a session key.
+// Shared resources are counted by owner, whatever client identifiers it uses.
 type Owner string
 
-// ownerOfClient is the owner of what was kept for, or by, a client when nothing but the key of its session is known:
-// services use {name} or {name}/… for an identifier.
+// ownerOfClient derives the owner from a session key when nothing else is known. Services use {name} or {name}/… as
+// client identifier.
 func ownerOfClient(key string) Owner {
 	id, role, issuer := message.SplitSessionKey(key)
 	name, _, _ := strings.Cut(id, "/")
@@ -24,13 +24,13 @@ func ownerOfClient(key string) Owner {
 	return Owner(message.SessionKey(name, role, issuer))
 }
 
-// Subject is the owner's name, for people.
+// Subject returns the owner's name for display.
 func (o Owner) Subject() string {
 	name, _, _ := message.SplitSessionKey(string(o))
 	return name
 }
 
-// share is what one owner holds. A vehicle has none: it has one session, whose own bounds are its share.
+// share counts the resources of one owner. A vehicle has none: the bounds of its single session suffice.
 type share struct {
 	owner    Owner
 	sessions int          // under shares.mu
@@ -38,13 +38,13 @@ type share struct {
 	bytes    atomic.Int64 // queued for all its sessions
 }
 
-// shares are the owners that have sessions.
+// shares holds the owners that have sessions.
 type shares struct {
 	mu      sync.Mutex
 	byOwner map[Owner]*share
 }
 
-// join gives the owner's share one session more; nil when it has limit already.
+// join adds a session to the owner's share. It returns nil if the owner already has limit sessions.
 func (s *shares) join(owner Owner, limit int) *share {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -68,11 +68,11 @@ func (s *shares) leave(sh *share) {
 	}
 }
 
-// levelsAPlace: a filter takes one place among its owner's subscriptions for so many levels. What a message costs the
-// index is the levels of the filters that begin like its topic.
+// levelsAPlace is the number of levels for which a filter takes one of its owner's subscription places: the index's
+// cost per message grows with the levels of the filters.
 const levelsAPlace = 8
 
-// places are how many places filters take.
+// places returns how many places the filters take.
 func places(subs ...Subscription) (n int64) {
 	for i := range subs {
 		n += int64(message.Levels(subs[i].Filter)+levelsAPlace-1) / levelsAPlace
@@ -80,7 +80,7 @@ func places(subs ...Subscription) (n int64) {
 	return n
 }
 
-// subscribe takes the places of one more filter.
+// subscribe takes the places of one more filter. It returns false if limit would be exceeded.
 func (sh *share) subscribe(filter string, limit int) bool {
 	n := places(Subscription{Filter: filter})
 	if sh == nil {
@@ -93,15 +93,15 @@ func (sh *share) subscribe(filter string, limit int) bool {
 	return true
 }
 
-// unsubscribe gives the places of filters back.
+// unsubscribe releases the places of filters.
 func (sh *share) unsubscribe(subs ...Subscription) {
 	if sh != nil {
 		sh.subs.Add(-places(subs...))
 	}
 }
 
-// overBound tells which bound stands in the way of a message for the owner. It holds at most its share, and never more
-// than what is left for all others: whoever comes finds room.
+// overBound returns the bound that a message for the owner exceeds. An owner holds at most its share, and at most as
+// much as is free for all others, so a newcomer always finds room.
 func (sh *share) overBound(o *Bounds, free, size int64) string {
 	switch held := sh.bytes.Load(); {
 	case held+size > o.MaxQueuedBytesPerSubject:
@@ -112,13 +112,15 @@ func (sh *share) overBound(o *Bounds, free, size int64) string {
 	return ""
 }
 
-// commandPart of MaxTotalBytes, one in so many, is for messages that are directed to one client: commands and notices.
+// commandPart is the divisor for the part of MaxTotalBytes that is reserved for directed messages: commands and
+// notices.
 const commandPart = 4
 
-// forSubscribers is how much of MaxTotalBytes copies for subscribers may take.
+// forSubscribers returns how much of MaxTotalBytes copies for subscribers may take.
 func (b *Bounds) forSubscribers() int64 { return b.MaxTotalBytes - b.MaxTotalBytes/commandPart }
 
-// assign makes the session an owner's. Its place there must be taken already, or need none.
+// assign makes the owner of sh the session's owner. The session's place in sh must have been taken by join, unless sh
+// is nil.
 func (st *state) assign(sh *share) {
 	old := st.share
 	if old == sh {
@@ -139,7 +141,7 @@ func (st *state) assign(sh *share) {
 	}
 }
 
-// owned is the owner of a session that has one.
+// owned returns the session's owner; it is empty for a vehicle.
 func (st *state) owned() Owner {
 	if st.share == nil {
 		return ""
@@ -147,26 +149,26 @@ func (st *state) owned() Owner {
 	return st.share.owner
 }
 
-// shortages remember which bounds of what all share, or of one owner, somebody has met lately.
+// shortages records which bounds were reached lately.
 type shortages struct {
 	mu   sync.Mutex
 	last map[string]Shortage
 }
 
-// Shortage is a bound that somebody has met.
+// Shortage is a bound that was reached.
 type Shortage struct {
 	// Bound is the reason that session_dropped_total or rejected_total counts it under.
 	Bound string
-	// Owner met it last; empty for a vehicle, or where it does not matter.
+	// Owner reached it last; empty for a vehicle, or where it does not matter.
 	Owner Owner
-	Since time.Time // of an unbroken series of minutes
+	Since time.Time // start of an unbroken series of minutes
 	last  time.Time
 }
 
-// shortageLasts is how long a bound that was met counts as a shortage.
+// shortageLasts is how long a reached bound counts as a shortage.
 const shortageLasts = time.Minute
 
-// note remembers that a bound was met, and reports whether that is news.
+// note records that a bound was reached. It reports whether this starts a new shortage.
 func (s *shortages) note(bound string, owner Owner, now time.Time) (news bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -178,7 +180,7 @@ func (s *shortages) note(bound string, owner Owner, now time.Time) (news bool) {
 	return news
 }
 
-// Shortages are the bounds that somebody has met within the last minute, and why others may have lost messages.
+// Shortages returns the bounds that were reached within the last minute.
 func (m *Manager) Shortages() []Shortage {
 	s := &m.shortages
 	s.mu.Lock()
@@ -192,17 +194,18 @@ func (m *Manager) Shortages() []Shortage {
 	return all
 }
 
-// meet counts a bound that a client has met, and tells the operator when that is news.
+// meet records that a client has reached a bound, and logs the start of a shortage.
 func (m *Manager) meet(bound string, owner Owner) {
 	if m.shortages.note(bound, owner, m.o.Now()) {
 		m.log.Warn("session limit reached", "bound", bound, "subject", owner.Subject())
 	}
 }
 
-// dropsNoted: of so many dropped messages one is remembered as a shortage. There are as many as a hundred a record.
+// dropsNoted is the sampling rate for shortages: one in so many dropped messages is recorded, since one record can
+// cause a hundred drops.
 const dropsNoted = 64
 
-// drop counts a message that a bound keeps out of a queue.
+// drop counts a message that a bound refuses.
 func (st *state) drop(reason string) {
 	st.m.metrics.dropped.WithLabelValues(reason).Inc()
 	switch reason {

@@ -14,7 +14,7 @@ import (
 
 func owned(owner string) func(*Attach) { return func(a *Attach) { a.Owner = Owner(owner) } }
 
-// leave connects a client that subscribes and goes away.
+// leave connects a client, subscribes and disconnects.
 func (e *env) leave(id string, subs ...Subscription) {
 	e.t.Helper()
 	c, _ := e.attach(id)
@@ -22,7 +22,7 @@ func (e *env) leave(id string, subs ...Subscription) {
 	c.detach(false)
 }
 
-// However much subscribers have left behind, a command reaches its vehicle.
+// A command reaches its vehicle however much is queued for subscribers.
 func TestCommandsHaveRoomOfTheirOwn(t *testing.T) {
 	t.Parallel()
 	size := (&body{topic: "v1/V/up/t", payload: make([]byte, 100)}).size()
@@ -56,7 +56,7 @@ func TestCommandsHaveRoomOfTheirOwn(t *testing.T) {
 	}
 }
 
-// One subject has its share of what is queued, and never more than is left for all others.
+// A subject's queued bytes are limited to its share, and to what is left for all others.
 func TestQueuedBytesPerSubject(t *testing.T) {
 	t.Parallel()
 	size := (&body{topic: "t", payload: []byte("x")}).size()
@@ -124,7 +124,7 @@ func TestSessionsPerSubject(t *testing.T) {
 	full("connected")
 	e.attach("b", owned("b"))
 	for i := range 5 {
-		e.attach(fmt.Sprintf("V%d", i), vehicle, owned("a")) // a vehicle has one session whatever it does
+		e.attach(fmt.Sprintf("V%d", i), vehicle, owned("a")) // a vehicle has one session only
 	}
 	conns["a"].detach(false)
 	full("one is away")
@@ -155,7 +155,7 @@ func TestSessionsPerSubject(t *testing.T) {
 	}
 }
 
-// A session that somebody else resumes counts as theirs.
+// A session resumed by another owner counts as theirs.
 func TestSessionChangesItsOwner(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)
@@ -172,7 +172,7 @@ func TestSessionChangesItsOwner(t *testing.T) {
 	}
 }
 
-// A deep filter takes more of its subject's places: it is more work.
+// A deep filter takes more of its subject's places, since matching it costs more.
 func TestDeepFiltersTakeMorePlaces(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t, func(o *Options) { o.MaxSubscriptionsPerSubject = 5 })
@@ -224,7 +224,7 @@ func TestSubscriptionsPerSubject(t *testing.T) {
 	codes(b, "010197", "t/4", "t/5", "t/6")
 }
 
-// What has too many levels is refused where it comes in, and dropped where it is stored.
+// Topics and filters with too many levels are refused when received, and dropped when loaded.
 func TestLevels(t *testing.T) {
 	t.Parallel()
 	const deep, deepest = "a/b/c/d", "a/b/c"
@@ -267,7 +267,7 @@ func TestLevels(t *testing.T) {
 	}
 }
 
-// A SUBSCRIBE of a vehicle to its own topics does not wait for the fan-out.
+// A vehicle's SUBSCRIBE to its own topics does not wait for the fan-out.
 func TestOwnTopicsDoNotWaitForTheFanout(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)

@@ -2,14 +2,14 @@ package session
 
 import "cellgate/broker/shared/message"
 
-// movable reports whether another member of its shared group is to get the message when the session ends (MQTT 5,
-// 4.8.2). A QoS 2 message that has been sent is not: two members could both have it.
+// movable reports whether another member of the shared group gets the message when the session ends (MQTT 5, 4.8.2). A
+// QoS 2 message that was sent is not movable, since two members could get it.
 func (e *entry) movable() bool {
 	return len(e.shared) > 0 && e.d == nil && e.qos > 0 && (e.qos == 1 || !e.sent)
 }
 
-// reassign gives the messages of a client's session that has ended to another member of each shared group they came for. What
-// no group has a member for is dropped, and counted.
+// reassign gives the messages of a client's ended session to another member of each shared group that they matched. A
+// message without such a member is dropped and counted.
 func (m *Manager) reassign(client string, moved []*entry) {
 	for _, st := range m.offerToOthers(client, moved) {
 		st.mu.Lock()
@@ -17,7 +17,7 @@ func (m *Manager) reassign(client string, moved []*entry) {
 	}
 }
 
-// offerToOthers returns the sessions whose callbacks are due.
+// offerToOthers offers the messages and returns the sessions whose callbacks are due.
 func (m *Manager) offerToOthers(from string, moved []*entry) (late []*state) {
 	for _, e := range moved {
 		rec := e.body.record(m)
@@ -45,7 +45,7 @@ func (m *Manager) offerToOthers(from string, moved []*entry) (late []*state) {
 	return late
 }
 
-// record is the message as a record, for a second way through the fan-out.
+// record returns the message as a record, to be offered again.
 func (b *body) record(m *Manager) message.Record {
 	return message.Record{
 		Kind: message.KindPublish, Topic: b.topic, Payload: b.payload, Props: b.props, QoS: b.qos, Retain: b.retain, Seq: b.seq,

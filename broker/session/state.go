@@ -8,8 +8,8 @@ import (
 	"cellgate/broker/shared/message"
 )
 
-// state is what the gateway knows of one client identifier. It exists for every session, so whatever a
-// quiet vehicle does not need hangs behind a nil pointer.
+// state is the gateway's state of one session. There is one per session, so fields that a quiet vehicle does not need
+// are behind nil pointers.
 type state struct {
 	m  *Manager
 	id string
@@ -22,7 +22,7 @@ type state struct {
 	file     inFile
 	subs     []Subscription // ordered by filter
 	flow     *flow          // messages waiting and in flight; nil when there are none
-	share    *share         // its owner's; nil for a vehicle
+	share    *share         // nil for a vehicle
 	incoming *incoming      // QoS 2 identifiers in use by the client; nil when there are none
 	will     *Will
 	after    []func() // callbacks due; unlock runs them
@@ -32,50 +32,51 @@ type state struct {
 	endsAt   int64         // ms; when the session ends; 0 while connected, or never
 	willAt   int64         // ms; when the will is due; 0 while it is not
 	notAfter int64         // ms of the wall clock; the token's end; 0 none
-	// permitted is the token's end by now, set with willAt: up to then the will may be sent. 0: for ever.
+	// permitted is the token's end as a time of now, set with willAt: the will may be sent until then. 0 means no
+	// limit.
 	permitted int64
-	// floor is where the journal stood when the session began: QoS 2 records up to it are another session's.
+	// floor is the journal's end when the session began: earlier QoS 2 records belong to another session.
 	floor uint64
 
-	claim   uint64 // of the connection, and the last one; 0 none
+	claim   uint64 // of the current or last connection; 0 none
 	gen     uint32 // counts the connections; a Session of another generation is void
-	nextID  uint16 // the packet identifier given last
+	nextID  uint16 // the packet identifier assigned last
 	version byte
 
 	vehicle bool
 	durable bool // outlives its connection, so it is in the state file
-	ended   bool // out of the manager's map, or there only until its connection is gone and its will sent
+	ended   bool // out of the registry, or in it only until its connection is gone and its will sent
 	moved   bool // another gateway has the vehicle: the session ends with the connection
-	running bool // some goroutine is running the callbacks
+	running bool // a goroutine is running the callbacks
 
-	online atomic.Bool // link.conn is not nil: for who does not take mu
+	online atomic.Bool // link.conn is not nil; readable without mu
 }
 
-// link is what a session has of its connection; the zero value while there is none. The session's lock guards it.
+// link is the session's part of its connection; the zero value while there is none. The session's lock guards it.
 type link struct {
 	conn       Outbound
 	perm       Permissions
 	maxPacket  uint32 // 0 no limit
 	receiveMax uint16
 	aliasMax   uint16
-	holds      uint16 // subscribe calls that wait for the disk: nothing is sent meanwhile
+	holds      uint16 // subscribe calls waiting for the disk; nothing is sent meanwhile
 	started    bool   // the CONNACK is queued
 	blocked    bool   // Enqueue has returned false since the last Writable
-	told       bool   // that the client is ready
-	resumed    bool   // and the client was told
+	told       bool   // OnPresence was called with Ready
+	resumed    bool   // the session was present at CONNECT, and the client knows
 	kicked     Reason // why the gateway ends the connection, "" while it does not
 }
 
-// kick notes why the gateway ends the connection. The first reason is the one.
+// kick records why the gateway ends the connection. The first reason counts.
 func (l *link) kick(why Reason) {
 	if l.kicked == "" {
 		l.kicked = why
 	}
 }
 
-// inFile is what the writer is to write of a session, and has written. The session's lock guards it.
+// inFile is the state of a session with regard to the state file. The session's lock guards it.
 type inFile struct {
-	subsBatch uint64 // the writer's batch that has the last change of subs
+	subsBatch uint64 // the writer's pass that has the last change of subs
 	wipes     uint32 // messages that wipe removes
 	listed    bool   // in the writer's list
 	unsaved   bool   // the session record has changed since it was written
@@ -83,14 +84,14 @@ type inFile struct {
 	wipe      bool   // everything in the state file is to go before anything else is written
 }
 
-// timerPlace is a session's place among the timers. Their lock guards it.
+// timerPlace is a session's place among the timers, guarded by their lock.
 type timerPlace struct {
 	at    int64 // ms
 	place int32 // in the heap
 }
 
-// unlock releases mu and runs the callbacks that became due under it: one after another, in the order
-// in which they became due, whichever goroutines made them due.
+// unlock releases mu and runs the callbacks that became due under it, one at a time and in order, even if several
+// goroutines made them due.
 func (st *state) unlock() {
 	if st.running || len(st.after) == 0 {
 		st.mu.Unlock()
@@ -106,7 +107,7 @@ func (st *state) unlock() {
 	}
 }
 
-// runAfter runs the callbacks that are due, without mu. What is after one that panics stays due.
+// runAfter runs the callbacks that are due, without mu. If one panics, those after it stay due.
 func (st *state) runAfter() {
 	due := st.after
 	st.after = nil
@@ -122,7 +123,7 @@ func (st *state) runAfter() {
 	}
 }
 
-// unlockTold is unlock, and returns when the callbacks that are due by now have run, on whichever goroutine. It is not
+// unlockTold is like unlock, but returns only when all callbacks due by now have run, on any goroutine. It must not be
 // called from a callback.
 func (st *state) unlockTold() {
 	if !st.running {
@@ -140,8 +141,8 @@ func (st *state) expired(now int64) bool {
 	return st.link.conn == nil && st.endsAt != 0 && st.endsAt <= now
 }
 
-// own reports whether a plain filter or topic is below the vehicle's own v1/{id}/cmd or v1/{id}/sys: no one
-// publishes there but the gateway itself, by Deliver.
+// own reports whether a plain filter or topic is below the vehicle's own v1/{id}/cmd or v1/{id}/sys, where only the
+// gateway publishes (Deliver).
 func (st *state) own(plain string) bool {
 	if !st.vehicle {
 		return false
@@ -164,7 +165,7 @@ func (st *state) ready() bool {
 	return false
 }
 
-// changed notes that the session record must be written; urgent when something waits for it.
+// changed marks the session record to be written; urgent when something waits for it.
 func (st *state) changed(urgent bool) {
 	if !st.durable || st.ended {
 		return
@@ -174,13 +175,13 @@ func (st *state) changed(urgent bool) {
 	st.tellCell()
 }
 
-// subsChanged notes that the subscriptions must be written.
+// subsChanged marks the subscriptions to be written.
 func (st *state) subsChanged() {
 	st.file.subsBatch = st.m.writer.next.Load()
 	st.changed(true)
 }
 
-// schedule sets the timer to the next thing that time alone will do to the session.
+// schedule sets the timer to the session's next will or end.
 func (st *state) schedule() {
 	next := st.willAt
 	if st.endsAt != 0 && (next == 0 || st.endsAt < next) {
@@ -189,8 +190,8 @@ func (st *state) schedule() {
 	st.m.timers.set(st, next)
 }
 
-// end finishes the session: out of the index, the queues and the state file, and out of the map unless
-// its connection has not gone or its will is due. The caller has kicked the connection if there is one.
+// end removes the session from the index, the queues and the state file, and from the registry unless its connection is
+// still there or its will is due. The caller has kicked the connection if there is one.
 func (st *state) end(err error) {
 	if st.ended {
 		return
@@ -217,7 +218,7 @@ func (st *state) end(err error) {
 	}
 }
 
-// wipeAll has the writer remove everything that the state file has of the session.
+// wipeAll makes the writer remove everything that the state file has of the session.
 func (st *state) wipeAll(urgent bool) {
 	if !st.file.saved {
 		return
@@ -229,7 +230,7 @@ func (st *state) wipeAll(urgent bool) {
 	st.m.writer.mark(st, urgent)
 }
 
-// leave takes an ended session out of the map and the timers.
+// leave removes an ended session from the registry and the timers.
 func (st *state) leave() {
 	st.m.timers.set(st, 0)
 	st.m.sessions.remove(st)
@@ -242,7 +243,7 @@ func millis(t time.Time) int64 {
 	return t.UnixMilli()
 }
 
-// deadline adds a duration to a time in ms; 0, never, when it is MaxExpiry.
+// deadline adds a duration to a time in ms. It returns 0, never, for MaxExpiry.
 func deadline(now int64, d time.Duration) int64 {
 	if d == MaxExpiry {
 		return 0

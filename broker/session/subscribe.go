@@ -10,15 +10,15 @@ import (
 	"cellgate/broker/shared/message"
 )
 
-// Session is one connection's hold on its session. Once another connection has taken the session over, or
-// after Detach, its methods do nothing. It is safe for concurrent use.
+// Session is one connection's handle on its session. After a takeover or Detach its methods do nothing. It is safe for
+// concurrent use.
 type Session struct {
 	st    *state
 	gen   uint32
 	ready <-chan struct{}
 }
 
-// AwaitReady returns when what the connection publishes may go into the journal. It takes a moment at most.
+// AwaitReady returns when the connection's messages may be appended to the journal. It waits only briefly.
 func (s *Session) AwaitReady() {
 	if s.ready != nil {
 		<-s.ready
@@ -30,7 +30,7 @@ func (s *Session) live() bool {
 	return s.st.gen == s.gen && s.st.link.conn != nil && !s.st.ended
 }
 
-// Start begins the delivery: the connection calls it once the CONNACK is queued.
+// Start begins the delivery. The connection calls it once the CONNACK is queued.
 func (s *Session) Start() {
 	s.st.mu.Lock()
 	defer s.st.unlock()
@@ -42,7 +42,7 @@ func (s *Session) Start() {
 	s.st.pump()
 }
 
-// Expiry is how long the session outlives the connection: what was asked, within the manager's limit.
+// Expiry returns how long the session outlives the connection: the requested time within the manager's limit.
 func (s *Session) Expiry() time.Duration {
 	s.st.mu.Lock()
 	defer s.st.mu.Unlock()
@@ -61,10 +61,10 @@ func (s *Session) SetPermissions(p Permissions, notAfter time.Time) {
 	s.st.changed(false)
 }
 
-// Detach ends the connection's hold on the session, after its last journal append. normal means that the client
-// sent DISCONNECT 0x00: the will is discarded. reason is why the connection ended, unless the manager ended it. expiry, when not nil, replaces the session's expiry
-// (MQTT 5, 3.14.2.2.2), but for a session that was to have none. When it returns, everybody has been told: what a later
-// connection of the client has told comes after.
+// Detach releases the session after the connection's last journal append. normal means that the client sent DISCONNECT
+// 0x00: the will is discarded. reason is why the connection ended, unless the manager ended it. expiry, if not nil,
+// replaces the session's expiry (MQTT 5, 3.14.2.2.2), except for a session without expiry. Its callbacks have run when
+// it returns, so they come before those of a later connection.
 func (s *Session) Detach(normal bool, reason Reason, expiry *time.Duration) {
 	s.st.mu.Lock()
 	defer s.st.unlockTold()
@@ -74,7 +74,7 @@ func (s *Session) Detach(normal bool, reason Reason, expiry *time.Duration) {
 	s.st.disconnect(normal, reason, expiry)
 }
 
-// tellReady has OnReady called if the client can be sent commands, and OnPresence the first time.
+// tellReady calls OnReady if the client can be sent commands, and OnPresence the first time.
 func (st *state) tellReady() {
 	if !st.ready() {
 		return
@@ -88,11 +88,11 @@ func (st *state) tellReady() {
 	}
 }
 
-// Subscribe adds subscriptions and calls done with a reason code of MQTT 5 per filter (granted QoS or
-// failure) when they are durable, which for a session without expiry is before Subscribe returns.
-// Deliveries to the client pause until then, so that done can queue the SUBACK before retained messages.
-// done must not block; it is not called when the connection no longer holds the session. id is the
-// subscription identifier, 0 none; it replaces the ID in subs. Others are let in between two filters.
+// Subscribe adds subscriptions. It calls done with an MQTT 5 reason code per filter (granted QoS or failure) when they
+// are durable; for a session without expiry that is before Subscribe returns. Deliveries to the client pause until
+// then, so that done can queue the SUBACK before retained messages. done must not block; it is not called if the
+// connection no longer holds the session. id is the subscription identifier, 0 for none; it replaces the ID in subs.
+// The lock is released between two filters.
 func (s *Session) Subscribe(subs []Subscription, id uint32, done func(codes []byte)) {
 	st := s.st
 	if !s.hold() {
@@ -119,7 +119,7 @@ func (s *Session) Subscribe(subs []Subscription, id uint32, done func(codes []by
 	})
 }
 
-// hold lets nothing be sent until whenDurable has run what it is given. False when the connection no longer holds the
+// hold pauses deliveries until whenDurable has run its function. It returns false if the connection no longer holds the
 // session.
 func (s *Session) hold() bool {
 	s.st.mu.Lock()
@@ -131,8 +131,8 @@ func (s *Session) hold() bool {
 	return true
 }
 
-// whenDurable runs fn when the session's subscriptions are in the state file, and ends a hold.
-// A client that subscribes anew to what it had, as many do after a reconnect, does not wait.
+// whenDurable runs fn when the session's subscriptions are in the state file, and ends a hold. A client that repeats
+// its subscriptions, as many do after a reconnect, does not wait.
 func (s *Session) whenDurable(fn func()) {
 	st := s.st
 	finish := func() {
@@ -166,7 +166,7 @@ func (s *Session) whenDurable(fn func()) {
 	st.m.writer.after(later)
 }
 
-// subscribe adds or replaces one subscription, queues what is retained for it, and returns its reason code.
+// subscribe adds or replaces one subscription, queues its retained messages, and returns its reason code.
 func (s *Session) subscribe(sub Subscription) byte {
 	code, wantsRetained, since := s.enter(&sub)
 	if wantsRetained {
@@ -175,14 +175,14 @@ func (s *Session) subscribe(sub Subscription) byte {
 	return code
 }
 
-// enter puts a subscription among the session's and into the index. It begins after the record since.
+// enter adds a subscription to the session and the index. It begins after the record since.
 func (s *Session) enter(sub *Subscription) (code byte, wantsRetained bool, since uint64) {
 	st := s.st
 	_, plain, isShared := message.SplitShare(sub.Filter)
 	st.mu.Lock()
 	own := st.own(plain)
 	st.mu.Unlock()
-	if !own { // nobody but Deliver sends on the vehicle's own topics: they have nothing to do with the fan-out
+	if !own { // only Deliver sends on the vehicle's own topics, so they are not part of the fan-out
 		st.m.fan.mu.Lock()
 		defer st.m.fan.mu.Unlock()
 		since = st.m.fan.reached
@@ -215,8 +215,8 @@ func (s *Session) enter(sub *Subscription) (code byte, wantsRetained bool, since
 	return sub.QoS, !own && !isShared && (sub.RetainHandling == 0 || (sub.RetainHandling == 1 && !existed)), since
 }
 
-// refuse returns the reason code for a filter that the client does not get; 0 for one that it does, for which a place
-// among its owner's subscriptions is taken then if it has none yet.
+// refuse returns the reason code for a refused filter, and 0 for one that is allowed. A new allowed filter takes its
+// places in the owner's share.
 func (st *state) refuse(filter string, existed bool) (code byte) {
 	o := st.m.bounds.Load()
 	switch {
@@ -242,7 +242,7 @@ func (st *state) refuse(filter string, existed bool) (code byte) {
 	return 0
 }
 
-// maxFilterBytes bounds the filters of one session together.
+// maxFilterBytes bounds the total size of one session's filters.
 const maxFilterBytes = 256 << 10
 
 func (st *state) filterBytes() int {
@@ -253,7 +253,7 @@ func (st *state) filterBytes() int {
 	return n
 }
 
-// insertSub grows exactly by one while there are few: a vehicle has one or two.
+// insertSub grows a short slice by exactly one: a vehicle has one or two subscriptions.
 func insertSub(subs []Subscription, i int, sub Subscription) []Subscription {
 	if len(subs) < 4 {
 		subs = slices.Grow(slices.Clip(subs), 1)
@@ -267,7 +267,7 @@ func (st *state) findSub(filter string) (int, bool) {
 	})
 }
 
-// Unsubscribe removes subscriptions; done is called as by Subscribe, with 0x00 or 0x11 per filter.
+// Unsubscribe removes subscriptions. done is called as by Subscribe, with 0x00 or 0x11 per filter.
 func (s *Session) Unsubscribe(filters []string, done func(codes []byte)) {
 	st := s.st
 	st.mu.Lock()

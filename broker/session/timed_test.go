@@ -49,7 +49,8 @@ func TestSessionExpires(t *testing.T) {
 	})
 }
 
-// By a clock that counts the time between two runs, a session expires there too. The gateway's does not: see clock_test.go.
+// With a clock that counts the time between two runs, a session expires during that time. The gateway's clock does not:
+// see clock_test.go.
 func TestSessionExpiresWhileTheGatewayIsDown(t *testing.T) {
 	t.Parallel()
 	timed(t, func(t *testing.T, e *env) {

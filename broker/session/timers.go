@@ -7,8 +7,8 @@ import (
 	"cellgate/broker/shared/heap"
 )
 
-// timers wake the manager for the sessions whose will or end is due: one heap and one goroutine for
-// all, one entry at most per session.
+// timers wakes the manager for sessions whose will or end is due: one heap and one goroutine for all, at most one entry
+// per session.
 type timers struct {
 	wake chan struct{} // holds one element when the earliest time may have changed
 
@@ -18,7 +18,7 @@ type timers struct {
 
 func newTimers() *timers { return &timers{wake: make(chan struct{}, 1)} }
 
-// set moves the session's timer to a time in ms; 0 takes it away.
+// set moves the session's timer to a time in ms; 0 removes it.
 func (t *timers) set(st *state, at int64) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -36,7 +36,8 @@ func (t *timers) set(st *state, at int64) {
 	}
 }
 
-// due takes out one session whose time has come; otherwise it tells the earliest time, 0 if there is none.
+// due removes and returns one session whose time has come. If there is none it returns the earliest time, 0 if no timer
+// is set.
 func (t *timers) due(now int64) (st *state, next int64) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -55,7 +56,7 @@ func (st *state) Before(other *state) bool { return st.timer.at < other.timer.at
 // Place implements heap.Item.
 func (st *state) Place() *int32 { return &st.timer.place }
 
-// maxSleep bounds one sleep, so that a wall clock that is set forward is noticed.
+// maxSleep bounds one sleep, so that a jump of Now is noticed.
 const maxSleep = time.Minute
 
 func (m *Manager) runTimers() {
@@ -82,8 +83,8 @@ func (m *Manager) runTimers() {
 	}
 }
 
-// tick does what time has made due for one session. While the client is attaching that is the attach's
-// affair, so the tick comes again.
+// tick handles what has become due for one session. While the client is attaching, Attach handles it, so the tick is
+// repeated later.
 func (m *Manager) tick(st *state, now int64) {
 	if !m.gates.tryLock(st.id) {
 		m.timers.set(st, now+willRetry.Milliseconds())

@@ -8,7 +8,7 @@ import (
 	"cellgate/test/check"
 )
 
-// An urgent message goes before what the client has not been sent, after those that are urgent too.
+// An urgent message is placed before all unsent messages that are not urgent.
 func TestUrgentGoesBeforeWhatWaits(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)

@@ -6,11 +6,11 @@ import (
 	"cellgate/broker/shared/message"
 )
 
-// willRetry is how long a will waits that the journal did not take.
+// willRetry is the delay before a failed journal append of a will is repeated.
 const willRetry = time.Second
 
-// willPermitted reports whether a client may have a will on the topic. A token is never published by a will:
-// v1/{vin}/token goes to the authenticator and not into the journal.
+// willPermitted reports whether a client may have a will on the topic. A will never publishes a token: v1/{vin}/token
+// goes to the authenticator, not into the journal.
 func willPermitted(perm Permissions, topic string) bool {
 	_, branch, _ := message.SplitTopic(topic)
 	return branch != "token" && message.ValidTopic(topic) == nil && perm.Publish(topic)
@@ -27,8 +27,8 @@ func cloneWill(w *Will) *Will {
 	return &c
 }
 
-// armWill decides at the end of a connection whether its will is to be sent, and when. perm are
-// the connection's last permissions: a refreshed token may allow less than the CONNECT's did.
+// armWill decides at the end of a connection whether and when its will is sent. perm are the connection's last
+// permissions: a refreshed token may allow less than the one at CONNECT.
 func (st *state) armWill(normal bool, perm Permissions, now int64) {
 	if st.will == nil {
 		return
@@ -41,7 +41,7 @@ func (st *state) armWill(normal bool, perm Permissions, now int64) {
 	st.willAt = now + min(st.will.Delay, st.expiry).Milliseconds()
 }
 
-// takeWill returns the will as a record if it is due by now, and forgets it.
+// takeWill returns the will as a record if it is due by now, and removes it.
 func (st *state) takeWill(now int64) (message.Record, bool) {
 	if st.willAt == 0 || st.willAt > now {
 		return message.Record{}, false
@@ -59,8 +59,8 @@ func (st *state) takeWill(now int64) (message.Record, bool) {
 	}, true
 }
 
-// settleWill deals with the will of the client's last connection before a new one begins: it is cancelled
-// by a resume within its delay, else it is in the journal before anything of the new connection is.
+// settleWill handles the will of the client's last connection before a new one begins. A resume within its delay
+// cancels it; otherwise it is in the journal before anything of the new connection.
 func (m *Manager) settleWill(a *Attach) error {
 	st := m.lookup(a.Key)
 	if st == nil {
@@ -71,7 +71,7 @@ func (m *Manager) settleWill(a *Attach) error {
 	switch {
 	case st.willAt == 0 || st.willAt <= now:
 	case a.CleanStart || st.ended || st.expired(now):
-		st.willAt = now // the session ends, and the will with it is due
+		st.willAt = now // the session ends, and so its will is due
 	default:
 		st.will, st.willAt = nil, 0
 		m.metrics.wills.WithLabelValues("cancelled").Inc()
@@ -91,7 +91,7 @@ func (m *Manager) publishWill(st *state, rec *message.Record) error {
 	if rec.Retain {
 		var err error
 		if claimed, err = m.ClaimRetained(rec); err != nil {
-			rec.Retain = false // nobody is there to be refused: it is sent to whoever subscribes now
+			rec.Retain = false // a will cannot be refused: it is sent to current subscribers only
 		}
 	}
 	seq, err := m.journal.Append([]message.Record{*rec})

@@ -11,36 +11,36 @@ import (
 )
 
 const (
-	// commitBytes of queued content that is not yet written make the writer commit before its interval ends.
+	// commitBytes is the amount of unwritten queued content at which the writer commits before its interval ends.
 	commitBytes = 4 << 20
-	// commitRetry is how long the writer waits after a failed commit. The whole batch is written again,
-	// every page of it, so a page that the kernel dropped after a failed fsync is not relied on.
+	// commitRetry is the delay after a failed commit. The whole batch is written again, every page of it, so pages that
+	// the kernel dropped after a failed fsync do not matter.
 	commitRetry = time.Second
 )
 
-// writer writes what changed to the state file: one goroutine, one transaction for everything that became
-// due while the last one was being committed. Everybody else only marks.
+// writer writes changes to the state file from one goroutine. Each transaction contains everything that became due
+// while the previous one was being committed. All others only mark changes.
 //
-// It works in rounds. A round begins with a cut, the fan-out position of that moment, and ends with the transaction that
-// makes it durable, by when every message up to the cut is in the file that is still in a queue. What does not fit
-// into one small transaction is spread over several, so that whoever else writes to the state file, the command service
-// above all, never waits for the queues of all sessions. A crash in between leaves messages of QoS 1 in the file that are
-// fanned out again; those of QoS 2 and the position come last and together. Sessions' own records, which clients wait
-// for, go first in every transaction.
+// It works in rounds. A round begins with a cut, the current fan-out position, and ends with the transaction that makes
+// this position durable. By then every message up to the cut that is still queued is in the file. A round is spread
+// over several small transactions, so that other writers of the state file, above all the command service, never wait
+// for the queues of all sessions. After a crash within a round, messages of QoS 1 already in the file are fanned out
+// again; those of QoS 2 are written last, together with the position. Sessions' own records, which clients wait for, go
+// first in every transaction.
 //
-// Transactions are committed strictly in order, a failed one is repeated until it succeeds. Meanwhile the changes gather
-// in the sessions, within their bounds.
+// Transactions are committed strictly in order; a failed one is repeated until it succeeds. Meanwhile changes
+// accumulate in the sessions, within their bounds.
 type writer struct {
 	m    *Manager
 	kick chan struct{} // holds one element when somebody waits
 
-	next      atomic.Uint64 // the number of the pass that takes what changes now, if not the one before does
+	next      atomic.Uint64 // number of the pass that takes current changes, unless the pass before it does
 	committed atomic.Uint64 // the last pass that is durable
 
 	mu    sync.Mutex
 	list  []*state // sessions with changes, in the order in which they were marked
-	told  []func() // to be run when the records of everything marked before are durable
-	done  []func() // to be run when everything else is, too
+	told  []func() // run when the records of everything marked before are durable
+	done  []func() // run when queues and positions are durable, too
 	bytes int64    // queued content since the last round
 }
 
@@ -50,7 +50,7 @@ func newWriter(m *Manager) *writer {
 	return w
 }
 
-// mark puts a session, whose lock the caller holds, on the list.
+// mark puts a session on the list. The caller holds the session's lock.
 func (w *writer) mark(st *state, urgent bool) {
 	if !st.file.listed {
 		st.file.listed = true
@@ -63,10 +63,10 @@ func (w *writer) mark(st *state, urgent bool) {
 	}
 }
 
-// grow counts content that waits to be written, or, by a negative n, has become superfluous.
+// grow adds n bytes to the content waiting to be written; n is negative for content that need not be written any more.
 func (w *writer) grow(n int64) {
 	w.mu.Lock()
-	w.bytes = max(w.bytes+n, 0) // the writer may have taken what is withdrawn
+	w.bytes = max(w.bytes+n, 0) // the writer may already have taken it
 	full := w.bytes >= commitBytes
 	w.mu.Unlock()
 	if full {
@@ -90,7 +90,7 @@ func (w *writer) afterAll(fn func()) {
 	w.wake()
 }
 
-// wait returns when after, or afterAll, would run.
+// wait returns when after, or afterAll, runs its function.
 func (w *writer) wait(ctx context.Context, after func(fn func())) error {
 	durable := make(chan struct{})
 	after(func() { close(durable) })
@@ -133,7 +133,7 @@ func (w *writer) run() {
 	}
 }
 
-// store commits a batch, for as long as that takes; false when the manager is closed before.
+// store commits a batch, repeating it until it succeeds. It returns false if the manager is closed first.
 func (w *writer) store(b *batch) bool {
 	for err := w.commit(b); err != nil; err = w.commit(b) {
 		w.m.metrics.commitErrors.Inc()

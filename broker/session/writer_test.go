@@ -26,7 +26,7 @@ func (d *fullDisk) Update(fn func(*statefile.Tx) error) error {
 	return d.DB.Update(func(tx *statefile.Tx) error { return errors.Join(fn(tx), syscall.ENOSPC) })
 }
 
-// newFullDiskEnv is an environment whose disk can be made full. It runs in a bubble of fake time.
+// newFullDiskEnv returns an environment whose disk can be made full.
 func newFullDiskEnv(t *testing.T) (*env, *fullDisk) {
 	t.Helper()
 	e := newEnv(t)
@@ -42,8 +42,8 @@ func newFullDiskEnv(t *testing.T) (*env, *fullDisk) {
 	return e, disk
 }
 
-// TestFullDisk: while the state file cannot be written nothing is promised, clients that are connected are
-// served, and everything gets there when there is room again.
+// TestFullDisk checks that while the state file cannot be written nothing is promised and connected clients are served,
+// and that everything is written when there is room again.
 func TestFullDisk(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -65,7 +65,7 @@ func TestFullDisk(t *testing.T) {
 		if suback {
 			t.Error("SUBACK without a durable subscription")
 		}
-		other.expect("t=a q2 #1") // has nothing on disk to wait for
+		other.expect("t=a q2 #1") // it waits for nothing on disk
 		resumed.quiet()
 		if n := value(t, e.m.metrics.commitErrors); n < 5 {
 			t.Errorf("%v failed commits counted in %v", n, patience)
@@ -105,7 +105,7 @@ func TestCloseWithAFullDisk(t *testing.T) {
 	})
 }
 
-// TestSubscribingAgainDoesNotWait holds the disk: only a changed subscription needs it.
+// TestSubscribingAgainDoesNotWait blocks the disk: only a changed subscription waits for it.
 func TestSubscribingAgainDoesNotWait(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)
