@@ -333,11 +333,32 @@ func (b *batch) reported(p *report, a *cell.Answer) error {
 	case cell.Missing:
 		return b.ignore("unknown")
 	case cell.Already:
-		if _, err := b.adopt(a, false, nil); err != nil {
-			return err
+		noted := p.noted(&a.Record)
+		if noted && a.Record.State == string(p.status) {
+			if known, err := b.t.byID(p.id); b.broken(err) != nil {
+				return err
+			} else if known == nil || news(known, &a.Record) {
+				break // Redis has this very word, and this disk does not: the gateway died in between, and nobody has told of it
+			}
+		}
+		if !noted || a.Record.State == string(p.status) { // else a later word follows in the journal, and tells of itself
+			if _, err := b.adopt(a, false, nil); err != nil {
+				return err
+			}
 		}
 		return b.ignore("repeated")
 	}
 	_, err := b.adopt(a, true, p.payload)
 	return err
+}
+
+// noted reports whether Redis has this very word. A word that made an expired command late leaves no time there: it is not recognised.
+func (p *report) noted(r *cell.Record) bool {
+	switch p.status {
+	case Delivered:
+		return r.Delivered == p.at
+	case Accepted:
+		return r.Accepted == p.at
+	}
+	return r.Done == p.at
 }

@@ -337,6 +337,37 @@ func TestRedisAway(t *testing.T) {
 	}
 }
 
+// TestReportedButNotWritten has a gateway die after Redis has taken a vehicle's word and before its own disk has: the replay of the journal
+// tells it, once.
+func TestReportedButNotWritten(t *testing.T) {
+	t.Parallel()
+	c := newTogether(t, 1)
+	m := c.all[0]
+	c.connects(m, vin)
+	create(t, m.Service, Request{ID: "c1"})
+	m.engine.next(t).Acked(0)
+	c.told("c1", Queued, Sent, Delivered)
+	var words []*message.Record
+	for i, status := range []State{Accepted, Succeeded} {
+		rec := &message.Record{
+			Kind: message.KindPublish, Topic: "v1/" + vin + "/res/c1/" + string(status), Client: vin, Payload: []byte(`{"done":true}`),
+			ReceivedAt: time.Now().UnixMilli() + int64(i),
+		}
+		a, err := m.store.Report(t.Context(), vin, "c1", cell.Said{Status: string(status), At: rec.Time(), Payload: rec.Payload})
+		if err != nil || a.Verdict != cell.OK {
+			t.Fatal(a, err)
+		}
+		words = append(words, rec)
+	}
+	again := *words[1]
+	again.ReceivedAt++
+	for _, said := range append(words, words[1], &again) {
+		check.OK(t, m.Result(t.Context(), said))
+		check.OK(t, m.Sync(t.Context()))
+	}
+	c.told("c1", Queued, Sent, Delivered, Succeeded)
+}
+
 // TestLostAnswers holds that what a gateway has had decided is told, though the answer to its first try was lost.
 func TestLostAnswers(t *testing.T) {
 	t.Parallel()
