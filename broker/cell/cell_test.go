@@ -35,7 +35,7 @@ func storeOf(t *testing.T, server *miniredis.Miniredis, name string) *Store {
 	return s
 }
 
-// TestSlots compares slots with those that the Redis documentation names, and has a tag for every one.
+// TestSlots compares slots with examples from the Redis documentation, and checks that every slot has a tag.
 func TestSlots(t *testing.T) {
 	t.Parallel()
 	for key, want := range map[string]int{"123456789": 0x31C3 % remote.RedisSlots, "foo": 12182, "{foo}.bar": 12182, "x{}y": remote.RedisSlot("x{}y"), "a{}{foo}": remote.RedisSlot("a{}{foo}")} {
@@ -59,7 +59,7 @@ func TestSlots(t *testing.T) {
 	}
 }
 
-// TestDocumented holds that each script tells its keys and answers.
+// TestDocumented checks that each script documents its keys and answers.
 func TestDocumented(t *testing.T) {
 	t.Parallel()
 	names, err := scriptNames()
@@ -87,7 +87,7 @@ func begun(t *testing.T) *Store {
 	return s
 }
 
-// life is a command's, of one vehicle.
+// life drives the commands of one vehicle.
 type life struct {
 	*testing.T
 	s *Store
@@ -102,7 +102,8 @@ func (l life) accept(id string, ttl time.Duration) Answer {
 	return a
 }
 
-// reports has the vehicle report the first of each step, and compares verdict, state, outcome and result with the second.
+// reports has the vehicle report the first of each step, and compares verdict, state, outcome and result with the
+// second.
 func (l life) reports(id string, steps ...[2]string) {
 	l.Helper()
 	for _, step := range steps {
@@ -116,7 +117,7 @@ func (l life) reports(id string, steps ...[2]string) {
 	}
 }
 
-// TestStates walks what the model does not have: PUBACK and accepted, late words, full queues.
+// TestStates covers what the model leaves out: PUBACK and accepted, late reports, full queues.
 func TestStates(t *testing.T) {
 	t.Parallel()
 	l := life{t, begun(t)}
@@ -154,7 +155,7 @@ func TestStates(t *testing.T) {
 	}
 }
 
-// TestReserve holds that an id is one command's.
+// TestReserve checks that an id belongs to one command.
 func TestReserve(t *testing.T) {
 	t.Parallel()
 	s := begun(t)
@@ -168,7 +169,7 @@ func TestReserve(t *testing.T) {
 	}
 }
 
-// TestRecordSurvivesOffers holds that a command that is offered to an empty Redis is what it was.
+// TestRecordSurvivesOffers checks that a command offered to an empty Redis is unchanged.
 func TestRecordSurvivesOffers(t *testing.T) {
 	t.Parallel()
 	s := begun(t)
@@ -183,7 +184,7 @@ func TestRecordSurvivesOffers(t *testing.T) {
 	}
 }
 
-// TestPresence holds that a session ends once, whoever says so, and that a connect wins.
+// TestPresence checks that a session ends once, whichever gateway reports it, and that a connect wins.
 func TestPresence(t *testing.T) {
 	t.Parallel()
 	s, _ := embedded(t)
@@ -195,7 +196,7 @@ func TestPresence(t *testing.T) {
 		}
 		return Connection{Node: node, Boot: "b", Number: n, Epoch: got.Epoch, Since: got.Since}
 	}
-	at, seqs := int64(9), []uint64{0} // that were given, in their order
+	at, seqs := int64(9), []uint64{0} // numbers answered, in order
 	tell := func(c Connection, event string) string {
 		at++
 		n, verdict, err := s.Presence(ctx, "V", c, event, "why", time.UnixMilli(at))
@@ -260,7 +261,7 @@ func TestPresence(t *testing.T) {
 	}
 }
 
-// TestAlive holds who may run beside whom.
+// TestAlive checks which gateways may run at the same time.
 func TestAlive(t *testing.T) {
 	t.Parallel()
 	s, server := embedded(t)
@@ -306,7 +307,7 @@ func TestAlive(t *testing.T) {
 	}
 }
 
-// TestLaterBoot holds that of two starts of a data_dir the later one runs, whatever the clocks show.
+// TestLaterBoot checks that the later of two starts of a data_dir runs, whatever the clocks show.
 func TestLaterBoot(t *testing.T) {
 	t.Parallel()
 	s, _ := embedded(t)
@@ -327,7 +328,7 @@ func TestLaterBoot(t *testing.T) {
 	}
 }
 
-// TestAway holds that an answer that does not come is ErrAway.
+// TestAway checks that a missing answer is ErrAway.
 func TestAway(t *testing.T) {
 	t.Parallel()
 	s, server := embedded(t)
@@ -337,7 +338,7 @@ func TestAway(t *testing.T) {
 	}
 }
 
-// TestForgottenScripts holds that a server that does not know the scripts learns them.
+// TestForgottenScripts checks that a server that has lost the scripts gets them again.
 func TestForgottenScripts(t *testing.T) {
 	t.Parallel()
 	s := begun(t)
@@ -349,7 +350,7 @@ func TestForgottenScripts(t *testing.T) {
 	}
 }
 
-// offers are commands as a gateway reads them from its disk.
+// offers yields commands as a gateway reads them from its disk.
 func offers(all ...Record) iter.Seq2[Record, error] {
 	return func(yield func(Record, error) bool) {
 		for _, r := range all {
@@ -360,7 +361,7 @@ func offers(all ...Record) iter.Seq2[Record, error] {
 	}
 }
 
-// rejoinOne is Rejoin of slot 0.
+// rejoinOne calls Rejoin for slot 0.
 func rejoinOne(ctx context.Context, s *Store, node string, m Memory, remembered iter.Seq2[Record, error], begins bool) (j Joined, err error) {
 	s.Rejoin(ctx, node, []Offering{{Memory: m, Remembered: remembered}}, begins, func(joined map[int]Joined, failed error) bool {
 		j, err = joined[0], failed
@@ -369,7 +370,7 @@ func rejoinOne(ctx context.Context, s *Store, node string, m Memory, remembered 
 	return j, err
 }
 
-// TestRejoin loses everything in Redis, and has two gateways offer what they remember. Until both have, nothing is decided.
+// TestRejoin loses all data in Redis; two gateways offer what they remember. Until both have, nothing is decided.
 func TestRejoin(t *testing.T) {
 	t.Parallel()
 	s, server := embedded(t)
@@ -419,7 +420,7 @@ func TestRejoin(t *testing.T) {
 	}
 }
 
-// TestLists holds what sweeps read: commands whose time is over, sessions that have not ended.
+// TestLists checks what sweeps read: overdue commands and sessions that have not ended.
 func TestLists(t *testing.T) {
 	t.Parallel()
 	s := begun(t)
@@ -450,7 +451,7 @@ func TestLists(t *testing.T) {
 	}
 }
 
-// TestRank merges every pair of states, and holds that the scripts order them as Rank does.
+// TestRank merges every pair of states and checks that the scripts order them as Rank does.
 func TestRank(t *testing.T) {
 	t.Parallel()
 	s := begun(t)
@@ -480,7 +481,7 @@ func TestRank(t *testing.T) {
 	}
 }
 
-// TestRefuse holds that what is refused is refused once, and not accepted afterwards.
+// TestRefuse checks that a request is refused once and not accepted afterwards.
 func TestRefuse(t *testing.T) {
 	t.Parallel()
 	s := begun(t)
@@ -495,7 +496,7 @@ func TestRefuse(t *testing.T) {
 	}
 }
 
-// TestNotices holds that what one gateway tells another hears.
+// TestNotices checks that a gateway receives another one's notices.
 func TestNotices(t *testing.T) {
 	t.Parallel()
 	s, _ := embedded(t)
@@ -519,7 +520,8 @@ func TestNotices(t *testing.T) {
 	<-done
 }
 
-// TestRejoinAtAnOpenServer: a member that is started again has nothing to offer; one that only others have registered offers all.
+// TestRejoinAtAnOpenServer checks that a restarted member offers nothing, and that one registered only by others offers
+// everything.
 func TestRejoinAtAnOpenServer(t *testing.T) {
 	t.Parallel()
 	s := begun(t)

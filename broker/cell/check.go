@@ -11,11 +11,11 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// ErrUnfit says that Redis is not set up to keep what this package has it keep. The message says what to do.
+// ErrUnfit means that Redis is not set up to keep a cell's state. The message says what to change.
 var ErrUnfit = errors.New("redis is not fit to hold a cell's commands")
 
-// Check holds that every primary keeps what it is given: it evicts nothing, has as many replicas as confirm, and where none do,
-// writes each change to its disk before it answers. An error that is not ErrUnfit says that it could not be asked.
+// Check verifies that every primary keeps what it stores: no eviction, as many replicas as must confirm, and without
+// replicas a disk write before each answer. An error other than ErrUnfit means that the check failed to run.
 func (s *Store) Check(ctx context.Context) error {
 	switch c := s.client.(type) {
 	case *redis.Client:
@@ -55,7 +55,7 @@ func (s *Store) checkServer(ctx context.Context, c *redis.Client) error {
 		return fmt.Errorf("%w: %s has %d replicas, and %d have to confirm: any of them may be promoted, so make it %d",
 			ErrUnfit, at, replicas, s.confirm.Replicas, replicas)
 	case s.confirm.Replicas > 0:
-		return nil // fewer than configured may be a fault that passes: commands answer 503 until then
+		return nil // too few may be a passing fault: commands answer 503 meanwhile
 	}
 	sync, err := setting(ctx, c, "appendfsync")
 	if err != nil {

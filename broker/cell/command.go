@@ -8,21 +8,22 @@ import (
 	"time"
 )
 
-// Record is a command in Redis. Times are ms: those that decide are Redis' own.
+// Record is a command in Redis. Times are in ms; those that decide come from Redis' clock.
 type Record struct {
 	ID, VIN string
-	// State, Cause and Outcome are those of package command; Digest is of what was asked for.
+	// State, Cause and Outcome are those of package command; Digest is a digest of the request.
 	State, Cause, Outcome, Digest   string
 	Gen, Number                     uint64
 	Created, Expires                int64
 	Sent, Delivered, Accepted, Done int64
 	// Result is the payload of the vehicle's last report.
 	Result string
-	// Fields is what no script looks at: name, payload and the rest of the request. None has the name of a field above.
+	// Fields holds what no script reads: name, payload and the rest of the request. Its names must not collide with the
+	// fields above.
 	Fields map[string]string
 }
 
-// named lists the fields of r that scripts know, by their names in Redis.
+// named maps Redis field names to the fields of r that scripts read.
 func (r *Record) named() (texts map[string]*string, unsigned map[string]*uint64, times map[string]*int64) {
 	texts = map[string]*string{
 		"id": &r.ID, "vin": &r.VIN, "state": &r.State, "cause": &r.Cause, "outcome": &r.Outcome, "digest": &r.Digest, "result": &r.Result,
@@ -63,7 +64,7 @@ func recordOfFields(f fields) Record {
 	return r
 }
 
-// List is r as fields and values, in the order of their names. What is empty is left out.
+// List returns r as fields and values, sorted by name, without empty ones.
 func (r *Record) List() []any {
 	all := maps.Clone(r.Fields)
 	if all == nil {
@@ -92,16 +93,16 @@ func (r *Record) List() []any {
 	return out
 }
 
-// Answer is what a script decided about a command. Record is the command as it is after that, if there is one.
+// Answer is a script's decision about a command. Record is the command after it, if it exists.
 type Answer struct {
 	Verdict Verdict
 	Record  Record
-	// Server is what the server is called, Now its time in ms.
+	// Server is the name of the server, Now its time in ms.
 	Server string
 	Now    int64
 }
 
-// command runs a script on a command. Everything about commands is confirmed, refusals too: they tell what was read.
+// command runs a script on a command. Every answer is confirmed, refusals too, because they depend on what was read.
 func (s *Store) command(ctx context.Context, name string, keys []string, args ...any) (Answer, error) {
 	return s.decide(ctx, call{script: name, keys: keys, args: args, confirm: true})
 }
@@ -116,7 +117,8 @@ func (s *Store) decide(ctx context.Context, c call) (Answer, error) {
 	return a, err
 }
 
-// Reserve takes an id for one command: OK, Conflict or Closed. It is kept for ttl and what final commands are kept for.
+// Reserve reserves an id for one command: OK, Conflict or Closed. The reservation lasts for ttl plus the retention of
+// final commands.
 func (s *Store) Reserve(ctx context.Context, vin, id, digest string, ttl time.Duration) (Answer, error) {
 	return s.reserve(ctx, vin, id, digest, ttl.Milliseconds(), false)
 }
@@ -125,22 +127,22 @@ func (s *Store) reserve(ctx context.Context, vin, id, digest string, ttl int64, 
 	key := s.keys.reservation(id)
 	return s.decide(ctx, call{
 		script: "reserve", keys: []string{s.keys.slotted("mark", key), key}, args: []any{vin + " " + digest, ttl + 2*s.keep, flag(offered)},
-		confirm: !offered || s.keys.tags != nil, // else with the join that follows the offers, at the same server
+		confirm: !offered || s.keys.tags != nil, // otherwise the join after the offers, at the same server, confirms it
 	})
 }
 
-// Offered is a command that is to be accepted.
+// Offered is a command to accept.
 type Offered struct {
 	VIN, ID, Digest string
 	TTL             time.Duration
-	// Created is when it was given, by Redis' time in ms; 0 is now.
+	// Created is when the command was created, in ms of Redis' clock; 0 means now.
 	Created int64
-	// MaxOpen is how many the vehicle may have open.
+	// MaxOpen limits the vehicle's open commands.
 	MaxOpen int
 	Fields  map[string]string
 }
 
-// Accept makes a command: OK, Already, Conflict, Expired, Full or Closed. Its id is reserved before.
+// Accept creates a command: OK, Already, Conflict, Expired, Full or Closed. Its id must be reserved before.
 func (s *Store) Accept(ctx context.Context, o Offered) (Answer, error) {
 	vehicle := s.keys.vehicle(o.VIN)
 	args := []any{o.VIN, o.ID, o.Digest, o.TTL.Milliseconds(), o.Created, o.MaxOpen}
@@ -152,8 +154,8 @@ func (s *Store) Accept(ctx context.Context, o Offered) (Answer, error) {
 	}, args...)
 }
 
-// Refuse notes that a command ended before it was accepted: OK, Already when there is one of that id, or Closed. Several
-// gateways that refuse the same request tell of it once, and none of them accepts it any more.
+// Refuse records a command that ended before it was accepted: OK, Already if the id exists, or Closed. If several
+// gateways refuse the same request, only one reports it, and none accepts it afterwards.
 func (s *Store) Refuse(ctx context.Context, o Offered, state, cause string) (Answer, error) {
 	vehicle := s.keys.vehicle(o.VIN)
 	args := []any{o.VIN, o.ID, o.Digest, state, cause, s.keep}
@@ -163,13 +165,13 @@ func (s *Store) Refuse(ctx context.Context, o Offered, state, cause string) (Ans
 	return s.command(ctx, "refuse", []string{s.keys.slotted("mark", vehicle), s.keys.command(o.VIN, o.ID), s.keys.slotted("ended", vehicle)}, args...)
 }
 
-// Send asks whether c may put a command on the wire: OK, Already, Doubt, NotOwner, Expired, Missing or Closed.
+// Send asks whether c may send a command: OK, Already, Doubt, NotOwner, Expired, Missing or Closed.
 func (s *Store) Send(ctx context.Context, vin, id string, c Connection) (Answer, error) {
 	vehicle := s.keys.vehicle(vin)
 	return s.command(ctx, "send", []string{s.keys.slotted("mark", vehicle), s.keys.command(vin, id), vehicle}, c.Node, c.Boot, c.Epoch)
 }
 
-// of are the keys of a script that may end a command.
+// of returns the keys of scripts that may end a command.
 func (s *Store) of(vin, id string) []string {
 	vehicle := s.keys.vehicle(vin)
 	return []string{
@@ -177,25 +179,26 @@ func (s *Store) of(vin, id string) []string {
 	}
 }
 
-// Said is what the vehicle says of a command.
+// Said is a vehicle's report about a command.
 type Said struct {
-	// Status is delivered, accepted, succeeded, failed or rejected; Cause says why, where it is not the vehicle that says so.
+	// Status is delivered, accepted, succeeded, failed or rejected. Cause gives the reason when the status is not the
+	// vehicle's own.
 	Status, Cause string
 	At            time.Time
 	Payload       []byte
 }
 
-// Report notes what the vehicle says: OK, Already, Missing or Closed.
+// Report records a vehicle's report: OK, Already, Missing or Closed.
 func (s *Store) Report(ctx context.Context, vin, id string, said Said) (Answer, error) {
 	return s.command(ctx, "report", s.of(vin, id), vin, id, said.Status, said.At.UnixMilli(), said.Payload, s.keep, said.Cause)
 }
 
-// Cancel ends what was never sent: OK, Already, Doubt, Missing or Closed.
+// Cancel ends a command that was never sent: OK, Already, Doubt, Missing or Closed.
 func (s *Store) Cancel(ctx context.Context, vin, id string) (Answer, error) {
 	return s.command(ctx, "cancel", s.of(vin, id), vin, id, s.keep)
 }
 
-// Expire ends what has expired: OK, Already, Early, Missing or Closed.
+// Expire ends a command that has expired: OK, Already, Early, Missing or Closed.
 func (s *Store) Expire(ctx context.Context, vin, id string) (Answer, error) {
 	return s.command(ctx, "expire", s.of(vin, id), vin, id, s.keep)
 }
@@ -205,13 +208,13 @@ func (s *Store) Look(ctx context.Context, vin, id string) (Answer, error) {
 	return s.command(ctx, "look", []string{s.keys.slotted("mark", s.keys.vehicle(vin)), s.keys.command(vin, id)})
 }
 
-// Offer merges a command that the caller remembers, and takes its id.
+// Offer merges a command that the caller remembers, and reserves its id.
 func (s *Store) Offer(ctx context.Context, r Record) (Answer, error) {
 	if _, err := s.reserve(ctx, r.VIN, r.ID, r.Digest, max(0, r.Expires-r.Created), true); err != nil {
 		return Answer{}, err
 	}
 	vehicle := s.keys.vehicle(r.VIN)
 	keys := []string{s.keys.slotted("mark", vehicle), vehicle, s.keys.command(r.VIN, r.ID), s.keys.opened(r.VIN), s.keys.slotted("due", vehicle), s.keys.slotted("ended", vehicle)}
-	// The join that follows is confirmed, at the same server, and these writes with it.
+	// The join that follows at the same server confirms these writes too.
 	return s.decide(ctx, call{script: "offer", keys: keys, args: append([]any{r.VIN, r.ID, s.keep}, r.List()...)})
 }

@@ -7,32 +7,33 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// Notice is a hint to the other gateways that something is to be read. It may be lost.
+// Notice tells other gateways that there is something to read. It may be lost.
 type Notice struct {
 	// What is Queued or Ended.
 	What    string
 	VIN, ID string
 }
 
-// What a notice tells of a command.
+// Values of Notice.What.
 const (
-	Queued = "queued" // whoever has the vehicle sends it
-	Ended  = "ended"  // whoever waits for it, or keeps it as open, reads it
+	Queued = "queued" // the vehicle's gateway sends it
+	Ended  = "ended"  // gateways that wait for it or keep it as open read it
 )
 
 // TellCommands publishes notices.
 func (s *Store) TellCommands(ctx context.Context, all []Notice) error {
 	_, err := s.client.Pipelined(ctx, func(p redis.Pipeliner) error {
 		for _, n := range all {
-			p.Publish(ctx, s.keys.commands(), n.What+"/"+n.VIN+"/"+n.ID) // neither holds a slash
+			p.Publish(ctx, s.keys.commands(), n.What+"/"+n.VIN+"/"+n.ID) // neither contains a slash
 		}
 		return nil
 	})
 	return err
 }
 
-// ListenCommands hands on what other gateways, and this one, tell, until ctx ends. began is called whenever it begins to hear: what was
-// told before has to be looked up. Errors are those of Redis; it goes on after them.
+// ListenCommands passes on the notices of all gateways, this one included, until ctx ends. It calls began whenever it
+// has subscribed: earlier notices may be lost, so the caller looks up what it missed. It continues after errors of
+// Redis.
 func (s *Store) ListenCommands(ctx context.Context, began func(), heard func(Notice), failed func(error) bool) {
 	sub := s.client.Subscribe(ctx, s.keys.commands())
 	defer sub.Close() //nolint:errcheck // nothing depends on it

@@ -1,17 +1,17 @@
-// Package cell holds what is one per vehicle in a cell of several gateways: who has the connection, the session, commands and
-// their states, presence. Scripts in Redis decide it; the package is their client. It imports nothing of this module but what
-// is shared, and decides nothing about MQTT.
+// Package cell holds the state that exists once per vehicle in a cell of several gateways: owner of the connection,
+// session, commands, presence. Scripts in Redis decide; the package is their client. It imports only shared packages of
+// this module and makes no MQTT decisions.
 //
-// The scripts lie in lua, each with its keys, arguments and answers. Keys of a vehicle share the hash tag {VIN}; beside them
-// each script takes the mark of their slot, so that Redis Cluster works: a Redis without slots has one mark, a cluster one for
-// each slot.
+// The folder lua has the scripts, each with its keys, arguments and answers. A vehicle's keys share the hash tag {VIN}.
+// Each script also takes the mark of their slot, as Redis Cluster requires: a Redis without slots has one mark, a
+// cluster one per slot.
 //
-// What is promised, and by what, is searched for counterexamples in test/model; the same tests run every transition of that
-// model against these scripts. In short:
+// test/model searches for counterexamples to these guarantees and runs every transition of its model against the
+// scripts:
 //
-//   - Script, WAIT and a look at what the server is called now are one pipeline. An answer that is not confirmed is
-//     ErrUnconfirmed: nothing of it may be told or put on the wire.
-//   - Commands are decided at a server only when it is open: when every member has offered what it remembers. A server is
-//     another one after a restart, a promotion, and when its data was flushed.
-//   - Whoever has lost its memory has everything in doubt that was accepted before and is not known to be sent.
+//   - Script, WAIT and a query of the server's name are one pipeline. An unconfirmed answer is ErrUnconfirmed: it must
+//     not be published or sent.
+//   - A server decides commands only while it is open: after every member has offered what it remembers. A server
+//     counts as another one after a restart, a promotion or a flush.
+//   - If a member has lost its memory, every command accepted before and not known to be sent is in doubt.
 package cell

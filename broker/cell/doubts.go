@@ -7,17 +7,17 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// doubts are the servers whose replicas did not confirm the last call. Who asks there waits briefly: one call at a time, once per
-// confirmation time, finds out whether they would with patience.
+// doubts remembers the servers whose replicas did not confirm the last call. Calls to such a server wait only briefly.
+// Once per confirmation time, one call waits in full, to find out whether the replicas confirm again.
 type doubts struct {
 	mu    sync.Mutex
-	since map[string]time.Time // by the server's address: the cell's servers
+	since map[string]time.Time // by the server's address
 }
 
-// briefly is the share of the confirmation time that calls wait where replicas do not confirm.
+// briefly divides the confirmation time: calls wait this share of it while replicas do not confirm.
 const briefly = 10
 
-// wait is for how long a call waits for the replicas.
+// wait returns how long a call waits for the replicas.
 func (d *doubts) wait(c *redis.Client, patience time.Duration) time.Duration {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -30,7 +30,7 @@ func (d *doubts) wait(c *redis.Client, patience time.Duration) time.Duration {
 		d.since[at] = now
 		return patience
 	}
-	return max(patience/briefly, time.Millisecond) // WAIT 0 waits for ever
+	return max(patience/briefly, time.Millisecond) // WAIT 0 blocks forever
 }
 
 func (d *doubts) note(c *redis.Client, confirmed bool) {

@@ -8,31 +8,31 @@ import (
 
 // Gateway is a process that serves the cell.
 type Gateway struct {
-	// Node is its configured name, Boot names the process, Dir its data_dir (a random name that is kept there).
+	// Node is its configured name, Boot identifies the process, Dir its data_dir (a random name stored there).
 	Node, Boot, Dir string
-	// Start is when the process began, Boots how often one has begun on this data_dir: the later one replaces the other, whatever
-	// the clock showed.
+	// Start is when the process began. Boots counts the starts on this data_dir: the higher count replaces the lower,
+	// whatever the clocks showed.
 	Start time.Time
 	Boots uint64
 	// Mode is single or several.
 	Mode string
-	// Runs is JSON: address, version, what rules and configuration it runs.
+	// Runs is JSON: address, version, and the running rules and configuration.
 	Runs string
-	// Lives is false for one that has not said so for its TTL, less than a day ago. Until is when its TTL ends, by Redis' time,
-	// as a RefusedError tells it.
+	// Lives is false once its TTL has ended; such a gateway is listed for another day. Until is the end of its TTL by
+	// Redis' clock, set in a RefusedError.
 	Lives bool
 	Until time.Time
 }
 
-// RefusedError says that this gateway must not run, because of another one.
+// RefusedError means that this gateway must not run because of another one.
 type RefusedError struct {
-	// Verdict is Taken: another data_dir lives under this node's name; Replaced: a later boot of this data_dir does; Second:
-	// one of the two is of a cell with a single gateway.
+	// Verdict is Taken (another data_dir lives under this node's name), Replaced (a later boot of this data_dir lives),
+	// or Second (one of the two belongs to a cell with a single gateway).
 	Verdict Verdict
 	Other   Gateway
 }
 
-// Error names the gateway that is there, and what to do.
+// Error names the other gateway and the remedy.
 func (e *RefusedError) Error() string {
 	return fmt.Sprintf("%s (%s, started %s, %s)", e.Remedy(), e.Other.Node, e.Other.Start.UTC().Format(time.RFC3339), e.Other.Runs)
 }
@@ -48,14 +48,14 @@ func (e *RefusedError) Remedy() string {
 	return "cell.gateways is single, and there is another gateway: stop it, or set several at all of them"
 }
 
-// Living is who lives.
+// Living lists the live gateways.
 type Living struct {
-	Gateways []Gateway // the caller among them
-	// Server is what the server is called that has told this.
+	Gateways []Gateway // including the caller
+	// Server is the name of the server that answered.
 	Server string
 }
 
-// Alive says that g lives for another ttl, and answers who else does. The error is a *RefusedError when g must not run.
+// Alive renews g for another ttl and returns the live gateways. The error is a *RefusedError if g must not run.
 func (s *Store) Alive(ctx context.Context, g Gateway, ttl time.Duration) (Living, error) {
 	r, err := s.do(ctx, call{
 		script: "alive", keys: []string{s.keys.slotted("mark", s.keys.gateways()), s.keys.gateways()},
@@ -78,7 +78,7 @@ func (s *Store) Alive(ctx context.Context, g Gateway, ttl time.Duration) (Living
 	return all, nil
 }
 
-// Leave frees the name of a gateway that ends.
+// Leave releases the name of a stopping gateway.
 func (s *Store) Leave(ctx context.Context, g Gateway) error {
 	_, err := s.do(ctx, call{script: "leave", keys: []string{s.keys.slotted("mark", s.keys.gateways()), s.keys.gateways()}, args: []any{g.Node, g.Boot}})
 	return err

@@ -6,7 +6,7 @@ import (
 	"cellgate/broker/shared/remote"
 )
 
-// keys names what is in Redis. Rules cannot write keys that begin with the prefix.
+// keys builds the names of keys in Redis. Rules cannot write keys with this prefix.
 type keys struct {
 	cell string
 	tags []string // by slot; nil without a cluster
@@ -15,19 +15,19 @@ type keys struct {
 // Prefix begins every key.
 const Prefix = "cellgate:"
 
-// gateways is the hash of the cell's gateways that live.
+// gateways is the hash of the cell's live gateways.
 func (k *keys) gateways() string { return Prefix + k.cell + ":gateways" }
 
-// commands is the channel on which gateways tell each other of commands.
+// commands is the pub/sub channel for notices about commands.
 func (k *keys) commands() string { return Prefix + k.cell + ":commands" }
 
 // public is the hash of the gateways' public keys.
 func (k *keys) public() string { return Prefix + k.cell + ":keys" }
 
-// notices is the channel of a gateway.
+// notices is the pub/sub channel of one gateway.
 func (k *keys) notices(node string) string { return Prefix + k.cell + ":to:" + node }
 
-// escaped makes a VIN fit for a hash tag, which ends at the first brace.
+// escaped makes a VIN usable in a hash tag, which ends at the first brace.
 func escaped(vin string) string {
 	if !strings.ContainsAny(vin, "}%") {
 		return vin
@@ -37,7 +37,7 @@ func escaped(vin string) string {
 
 func (k *keys) vehicle(vin string) string { return Prefix + "{" + escaped(vin) + "}:vehicle" }
 
-// operators has what gateways that stopped have left of a vehicle for its next one, by their names.
+// operators is a hash by gateway: the operator state that stopped gateways left for the vehicle's next one.
 func (k *keys) operators(vin string) string { return Prefix + "{" + escaped(vin) + "}:operators" }
 
 // opened orders a vehicle's open commands by acceptance.
@@ -47,11 +47,11 @@ func (k *keys) command(vin, id string) string {
 	return Prefix + "{" + escaped(vin) + "}:command:" + id
 }
 
-// reservation is the place of an id, whatever vehicle it is for.
+// reservation is the key that reserves an id, for any vehicle.
 func (k *keys) reservation(id string) string { return Prefix + "{" + id + "}:id" }
 
-// slotted is a key that the cell has one of in each slot: mark, due (open commands by their end) and sessions (those that have
-// not ended), in the slot of another key.
+// slotted returns a key that exists once per slot, in the slot of another key: mark, due (open commands by expiry) or
+// sessions (those whose end is not yet in Kafka).
 func (k *keys) slotted(name, of string) string {
 	if k.tags == nil {
 		return k.inSlot(name, 0)
@@ -66,16 +66,16 @@ func (k *keys) inSlot(name string, slot int) string {
 	return Prefix + "{" + k.tags[slot] + "}:" + k.cell + ":" + name
 }
 
-// count is how many marks there are.
+// count returns the number of marks.
 func (k *keys) count() int { return max(1, len(k.tags)) }
 
-// Slot is the number of a vehicle's mark.
+// Slot returns the number of a vehicle's mark.
 func (s *Store) Slot(vin string) int { return s.keys.number(s.keys.vehicle(vin)) }
 
-// IDSlot is the number of an id's mark.
+// IDSlot returns the number of an id's mark.
 func (s *Store) IDSlot(id string) int { return s.keys.number(s.keys.reservation(id)) }
 
-// Slots is how many marks there are: one, or as many as a Redis cluster has slots.
+// Slots returns the number of marks: one, or one per slot of a Redis cluster.
 func (s *Store) Slots() int { return s.keys.count() }
 
 func (k *keys) number(key string) int {

@@ -12,11 +12,11 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// Name is a command's.
+// Name identifies a command.
 type Name struct{ VIN, ID string }
 
-// Due lists open commands of a slot whose time has been over for some time by this gateway's clock, at most so many, the longest over
-// first. Expire decides by Redis' own clock.
+// Due lists up to most open commands of a slot that have been overdue for at least since by this gateway's clock,
+// longest overdue first. Expire decides by Redis' own clock.
 func (s *Store) Due(ctx context.Context, slot, most int, since time.Duration) ([]Name, error) {
 	key := s.keys.inSlot("due", slot)
 	client, err := s.at(ctx, key)
@@ -31,7 +31,7 @@ func (s *Store) Due(ctx context.Context, slot, most int, since time.Duration) ([
 	}
 	out := make([]Name, 0, len(list))
 	for _, member := range list {
-		vin, id, _ := strings.Cut(member, "/") // neither holds a slash
+		vin, id, _ := strings.Cut(member, "/") // neither contains a slash
 		out = append(out, Name{VIN: vin, ID: id})
 	}
 	return out, nil
@@ -41,15 +41,15 @@ func (s *Store) Due(ctx context.Context, slot, most int, since time.Duration) ([
 type Session struct {
 	VIN string
 	Connection
-	// Ended is what was said of its end, nil before; it is not told yet.
+	// Ended is the recorded end that is not yet in Kafka; nil while the connection has not ended.
 	Ended *Numbered
 }
 
-// scanned is how many fields one HSCAN asks for.
+// scanned is the COUNT of one HSCAN.
 const scanned = 256
 
-// Sessions walks over a slot's sessions that have not ended. One that begins or ends meanwhile may be told or not. The walk
-// ends with an error when Redis does not answer.
+// Sessions iterates over a slot's sessions whose end is not yet in Kafka. One that begins or ends meanwhile may be
+// missing or included. The iteration ends with an error when Redis does not answer.
 func (s *Store) Sessions(ctx context.Context, slot int) iter.Seq2[Session, error] {
 	return func(yield func(Session, error) bool) {
 		key := s.keys.inSlot("sessions", slot)
@@ -72,10 +72,11 @@ func (s *Store) Sessions(ctx context.Context, slot int) iter.Seq2[Session, error
 	}
 }
 
-// sessionOf reads what claim.lua and presence.lua write: VIN/epoch, and boot and node, after the end also seq, at and reason.
+// sessionOf parses what claim.lua and presence.lua write: VIN/epoch, and boot and node; after the end also seq, at and
+// reason.
 func sessionOf(field, value string) Session {
 	vin, epoch, _ := strings.Cut(field, "/")
-	boot, node, _ := strings.Cut(value, " ") // neither has a space
+	boot, node, _ := strings.Cut(value, " ") // neither contains a space
 	node, end, ended := strings.Cut(node, " ")
 	out := Session{VIN: vin, Connection: Connection{Node: node, Boot: boot}}
 	out.Epoch, _ = strconv.ParseInt(epoch, 10, 64)
@@ -88,7 +89,7 @@ func sessionOf(field, value string) Session {
 	return out
 }
 
-// scan reads a part of a sorted set of names, and where the next part begins; 0 after the last.
+// scan reads part of a sorted set of names. next is the cursor of the next part, 0 after the last.
 func (s *Store) scan(ctx context.Context, key string, cursor uint64) (names []Name, next uint64, err error) {
 	client, err := s.at(ctx, key)
 	if err != nil {
@@ -105,12 +106,12 @@ func (s *Store) scan(ctx context.Context, key string, cursor uint64) (names []Na
 	return names, next, nil
 }
 
-// OpenCommands walks over a slot's open commands, in no order. One may come twice.
+// OpenCommands scans a slot's open commands, unordered. One may come twice.
 func (s *Store) OpenCommands(ctx context.Context, slot int, cursor uint64) (names []Name, next uint64, err error) {
 	return s.scan(ctx, s.keys.inSlot("due", slot), cursor)
 }
 
-// OpenOf lists the ids of a vehicle's open commands below a number in their order, at most so many.
+// OpenOf lists the ids of up to most open commands of a vehicle below a number, in order.
 func (s *Store) OpenOf(ctx context.Context, vin string, below uint64, most int) ([]string, error) {
 	key := s.keys.opened(vin)
 	client, err := s.at(ctx, key)
@@ -126,7 +127,8 @@ func (s *Store) OpenOf(ctx context.Context, vin string, below uint64, most int) 
 	return ids, nil
 }
 
-// VehicleOf reads for which vehicle an id is reserved, "" for none. What is then read of the command is confirmed, this is not.
+// VehicleOf returns the vehicle that an id is reserved for, "" for none. It is not confirmed; reading the command
+// itself is.
 func (s *Store) VehicleOf(ctx context.Context, id string) (string, error) {
 	key := s.keys.reservation(id)
 	client, err := s.at(ctx, key)
@@ -137,24 +139,24 @@ func (s *Store) VehicleOf(ctx context.Context, id string) (string, error) {
 	if err != nil && !errors.Is(err, redis.Nil) {
 		return "", fmt.Errorf("%w: reading whose an id is: %w", ErrAway, err)
 	}
-	end := max(strings.LastIndexByte(owner, ' '), 0) // a VIN may hold spaces, a digest none
+	end := max(strings.LastIndexByte(owner, ' '), 0) // a VIN may contain spaces, a digest does not
 	return owner[:end], nil
 }
 
-// Place is where a list of a cell's commands goes on: the open ones first, then those that ended, each slot's latest first.
+// Place is the cursor of a list of a cell's commands: open ones first, then ended ones, each slot's latest first.
 type Place struct {
 	Ended bool
 	Slot  int
-	// Score and Member of what was listed last; Member is empty at a slot's beginning.
+	// Score and Member are those of the last listed command; Member is empty at the beginning of a slot.
 	Score  int64
 	Member string
 }
 
-// probed is how many slots one pipeline asks for whether there is anything in them.
+// probed is how many slots one pipeline checks for entries.
 const probed = 1024
 
-// Page lists some commands from a cursor on, and returns the next cursor, nil after the last. It is not confirmed: a failover may
-// still take back what it shows.
+// Page lists up to most commands from a cursor and returns the next cursor, nil after the last. It is not confirmed: a
+// failover may take back what it shows.
 func (s *Store) Page(ctx context.Context, from Place, most int) ([]Name, *Place, error) {
 	for {
 		found, err := s.nextSlot(ctx, from)
@@ -182,7 +184,7 @@ func (s *Store) listKey(p Place) string {
 	return s.keys.inSlot("due", p.Slot)
 }
 
-// nextSlot finds the first slot from a place on that has something.
+// nextSlot finds the first slot with an entry, starting at p.
 func (s *Store) nextSlot(ctx context.Context, p Place) (*Place, error) {
 	for p.Slot < s.Slots() {
 		if p.Member != "" || s.Slots() == 1 {
@@ -208,7 +210,7 @@ func (s *Store) nextSlot(ctx context.Context, p Place) (*Place, error) {
 	return nil, nil
 }
 
-// pageOf lists a part of a slot.
+// pageOf lists part of a slot.
 func (s *Store) pageOf(ctx context.Context, p Place, most int) ([]Name, Place, error) {
 	key, latest := s.listKey(p), "+inf"
 	if p.Member != "" {
@@ -240,7 +242,7 @@ func (s *Store) pageOf(ctx context.Context, p Place, most int) ([]Name, Place, e
 	}
 }
 
-// Records reads commands as they are, without what is gone meanwhile. It is not confirmed.
+// Records reads commands and leaves out those that no longer exist. It is not confirmed.
 func (s *Store) Records(ctx context.Context, names []Name) ([]Record, error) {
 	got := make([]*redis.MapStringStringCmd, 0, len(names))
 	if _, err := s.client.Pipelined(ctx, func(p redis.Pipeliner) error {

@@ -7,28 +7,28 @@ import (
 	"slices"
 )
 
-// Memory is what a gateway remembers of the cell, for one slot.
+// Memory is what a gateway remembers of the cell for one slot.
 type Memory struct {
-	// Remembers is false when its disk is new: there may have been another.
+	// Remembers is false if the disk is new: there may have been another.
 	Remembers bool
-	// Gen is the highest generation that it knows, Floor the one from which on no member's memory is missing.
+	// Gen is the highest known generation; since Floor no member has lost its memory.
 	Gen, Floor uint64
-	// Members are the nodes that it knows, itself among them or not.
+	// Members are the known nodes, with or without itself.
 	Members []string
 }
 
-// Joined is what join has come to.
+// Joined is the result of a join.
 type Joined struct {
-	// Verdict is OK; Waiting for the members whose value is false; Moved: the offers went to another server; Empty: nobody
-	// is registered, and the caller remembers nothing.
+	// Verdict is OK; Waiting (for the members with value false); Moved (the offers went to another server); or Empty
+	// (no member is registered, and the caller remembers nothing).
 	Verdict    Verdict
 	Gen, Floor uint64
 	Members    map[string]bool
 	Server     string
 }
 
-// Join registers node in a slot. offers is the server that has answered its offers there, "" if it made none. begins: nobody
-// knows anything of this cell, and this gateway begins it.
+// Join registers node in a slot. offers is the server that answered its offers there, "" if it made none. begins says
+// that no gateway knows the cell and this one begins it.
 func (s *Store) Join(ctx context.Context, slot int, node string, m Memory, offers string, begins bool) (Joined, error) {
 	r, err := s.do(ctx, s.join(slot, node, m, offers, begins))
 	return joined(r, err)
@@ -42,13 +42,13 @@ func (s *Store) join(slot int, node string, m Memory, offers string, begins bool
 	return call{script: "join", keys: []string{s.keys.inSlot("mark", slot)}, args: args, confirm: true}
 }
 
-// Registration is what a slot knows of a member.
+// Registration is a slot's record of a member.
 type Registration struct {
-	// There: it is a member; Forgotten: it was, until Forget; Caller: whoever asks is one.
+	// There means that the node is a member, Forgotten that Forget removed it, Caller that the caller is a member.
 	There, Forgotten, Caller bool
 }
 
-// Registered asks what a slot knows of a member.
+// Registered reads a slot's registration of a member.
 func (s *Store) Registered(ctx context.Context, slot int, node, caller string) (Registration, error) {
 	v, err := s.client.HMGet(ctx, s.keys.inSlot("mark", slot), "m:"+node, "x:"+node, "m:"+caller).Result()
 	if err != nil {
@@ -57,8 +57,8 @@ func (s *Store) Registered(ctx context.Context, slot int, node, caller string) (
 	return Registration{There: v[0] != nil, Forgotten: v[1] != nil, Caller: v[2] != nil}, nil
 }
 
-// Forget takes a member off for good: OK or Waiting. What it remembered is gone. The caller has to be a member, and to join
-// as before: its own offers are not made by this.
+// Forget removes a member permanently: OK or Waiting. Its memory counts as lost. The caller must be a member, and must
+// join afterwards as usual: Forget does not make its offers.
 func (s *Store) Forget(ctx context.Context, slot int, gone string, m Memory) (Joined, error) {
 	args := []any{gone}
 	for _, name := range m.Members {
@@ -79,7 +79,7 @@ func joined(r reply, err error) (Joined, error) {
 	return out, nil
 }
 
-// Memory is what the caller is to remember after it has joined.
+// Memory returns what the caller must remember after joining.
 func (j *Joined) Memory() Memory {
 	return Memory{Remembers: true, Gen: j.Gen, Floor: j.Floor, Members: slices.Sorted(maps.Keys(j.Members))}
 }

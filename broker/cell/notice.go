@@ -9,7 +9,7 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// Tell sends a gateway a notice, if it listens: nothing may depend on its arrival.
+// Tell sends a gateway a notice. Delivery is best effort: nothing may depend on it.
 func (s *Store) Tell(ctx context.Context, node, text string) error {
 	if err := s.client.Publish(ctx, s.keys.notices(node), text).Err(); err != nil {
 		return fmt.Errorf("%w: telling %s: %w", ErrAway, node, err)
@@ -17,8 +17,8 @@ func (s *Store) Tell(ctx context.Context, node, text string) error {
 	return nil
 }
 
-// Listen gives each notice for a gateway to fn, one after the other, until ctx ends. While Redis is away it tries again. Each time
-// that it listens anew listening is called first: notices may have been lost before.
+// Listen calls fn for each notice to a gateway, in order, until ctx ends. It retries while Redis is away. It calls
+// listening after each subscribe, because notices may have been lost before.
 func (s *Store) Listen(ctx context.Context, node string, listening func(), fn func(text string)) {
 	sub := s.client.Subscribe(ctx, s.keys.notices(node))
 	defer sub.Close() //nolint:errcheck // it is not used any more
@@ -40,10 +40,10 @@ func (s *Store) Listen(ctx context.Context, node string, listening func(), fn fu
 	}
 }
 
-// NoticeTaken begins the notice that another gateway has a vehicle.
+// NoticeTaken is the prefix of the notice that another gateway has a vehicle.
 const NoticeTaken = "taken"
 
-// Successor is what a claim tells the gateway that had the vehicle: Epoch and Since of the connection that has it now.
+// Successor is the notice to the former gateway of a vehicle: Epoch and Since of the new connection.
 type Successor struct {
 	VIN          string
 	Epoch, Since int64

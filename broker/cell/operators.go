@@ -9,16 +9,16 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// Left is what a gateway that stops leaves for those that its vehicles go to: what its rules' operators remember of a vehicle.
+// Left is a vehicle's operator state that a stopping gateway leaves for the vehicle's next gateway.
 type Left struct {
 	VIN  string
 	Data []byte
 }
 
-// leftHead is of the value in which it is kept: the boot that has left it and when, by Redis' time in ms.
+// leftHead is the header of the stored value: the boot that left it, and when, in ms of Redis' clock.
 const leftHead = "%s %d\n"
 
-// LeaveOperators keeps for so long what a gateway leaves, at a time of Redis in ms.
+// LeaveOperators stores for the duration keep what a gateway leaves; at is Redis' time in ms.
 func (s *Store) LeaveOperators(ctx context.Context, g Gateway, at int64, all []Left, keep time.Duration) error {
 	head := fmt.Appendf(nil, leftHead, g.Boot, at)
 	_, err := s.client.Pipelined(ctx, func(p redis.Pipeliner) error {
@@ -35,11 +35,11 @@ func (s *Store) LeaveOperators(ctx context.Context, g Gateway, at int64, all []L
 	return nil
 }
 
-// LeftBy is what the gateway that had a connection has left of a vehicle since, and which of its boots did; nil when it has left nothing,
-// or the connection is younger.
+// LeftBy returns the operator state that the gateway of a former connection left after that connection began, and the
+// boot that left it. It returns nil if there is none.
 func (s *Store) LeftBy(ctx context.Context, vin string, former Connection) (data []byte, boot string, err error) {
 	value, err := s.client.HGet(ctx, s.keys.operators(vin), former.Node).Bytes()
-	if err == redis.Nil { //nolint:errorlint // as the client answers
+	if err == redis.Nil { //nolint:errorlint // the client returns it unwrapped
 		return nil, "", nil
 	}
 	if err != nil {
@@ -48,7 +48,7 @@ func (s *Store) LeftBy(ctx context.Context, vin string, former Connection) (data
 	head, data, whole := bytes.Cut(value, []byte("\n"))
 	var at int64
 	if _, err := fmt.Sscanf(string(head), "%s %d", &boot, &at); err != nil || !whole || at < former.Epoch {
-		return nil, "", nil //nolint:nilerr // of another build, or of a connection before
+		return nil, "", nil //nolint:nilerr // from another build or an earlier connection
 	}
 	return data, boot, nil
 }

@@ -5,7 +5,8 @@ import (
 	"fmt"
 )
 
-// Publish puts what a gateway signs for the others under the name of its data_dir. The package does not know what it is.
+// Publish stores signed bytes for the other gateways under the name of the data_dir. The package does not interpret
+// them.
 func (s *Store) Publish(ctx context.Context, dir string, signed []byte) error {
 	if err := s.client.HSet(ctx, s.keys.public(), dir, signed).Err(); err != nil {
 		return fmt.Errorf("%w: publishing keys: %w", ErrAway, err)
@@ -13,7 +14,7 @@ func (s *Store) Publish(ctx context.Context, dir string, signed []byte) error {
 	return nil
 }
 
-// Published is what the gateways have published, by data_dir. Whoever can write to Redis may have written it.
+// Published returns what the gateways have published, by data_dir. Anyone who can write to Redis may have written it.
 func (s *Store) Published(ctx context.Context) (map[string]string, error) {
 	all, err := s.client.HGetAll(ctx, s.keys.public()).Result()
 	if err != nil {

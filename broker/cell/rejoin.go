@@ -12,15 +12,17 @@ import (
 )
 
 const (
-	// offerings is how often it is offered anew when Redis is another server after the offers than before. The caller tries again later.
+	// offerings is how often commands are offered again if the server changes after the offers. Then the caller tries
+	// again later.
 	offerings = 3
-	// joinsAtOnce are in one pipeline, which one WAIT confirms. Redis runs them one after the other before it looks at other clients.
+	// joinsAtOnce is the number of joins in one pipeline, confirmed by one WAIT. Redis runs a pipeline before it serves
+	// other clients.
 	joinsAtOnce = 128
-	// offersAtOnce bounds the slots of a server whose commands are offered at once, recordsAtOnce the commands of a slot.
+	// offersAtOnce bounds the slots of a server that are offered concurrently, recordsAtOnce the commands of a slot.
 	offersAtOnce, recordsAtOnce = 8, 16
 )
 
-// Offering is what a gateway has for a slot: what it remembers of the cell, and every command of the slot on its disk.
+// Offering is what a gateway offers for a slot: its memory of the cell, and every command of the slot on its disk.
 type Offering struct {
 	Slot       int
 	Memory     Memory
@@ -30,12 +32,12 @@ type Offering struct {
 	err    error
 }
 
-// Rejoin offers what the gateway remembers of slots, and registers it: at its start, and whenever an answer was Closed. The
-// answers are those of Join; before a slot's is OK nothing else of this package may be called for it but Claim. A gateway that
-// remembers something offers every command that it has on its disk, and keeps the Memory of the answer there before it goes on.
+// Rejoin offers what the gateway remembers of slots and registers the gateway, at start and whenever an answer was
+// Closed. The answers are those of Join. Until a slot's answer is OK, only Claim may be called for it. A gateway that
+// remembers something offers every command on its disk and stores the Memory of the answer before it continues.
 //
-// Slots are joined by their servers, in pipelines in the order given: a cluster has 16,384. done is told of each pipeline, of one
-// at a time; with false the rest of that server is left out.
+// Slots are joined per server, in pipelines in the given order: a cluster has 16,384. done is called after each
+// pipeline, never concurrently; if it returns false, the rest of that server is skipped.
 func (s *Store) Rejoin(ctx context.Context, node string, all []Offering, begins bool, done func(map[int]Joined, error) bool) {
 	byServer := map[*redis.Client][]*Offering{}
 	for i := range all {
@@ -65,7 +67,7 @@ func (s *Store) Rejoin(ctx context.Context, node string, all []Offering, begins 
 	servers.Wait()
 }
 
-// landedOf are the answers, and an error of those that have none.
+// landedOf returns the answers, and the error of those without one.
 func landedOf(some []*Offering) (map[int]Joined, error) {
 	out := make(map[int]Joined, len(some))
 	var failed error
@@ -79,10 +81,10 @@ func landedOf(some []*Offering) (map[int]Joined, error) {
 	return out, failed
 }
 
-// rejoin offers for slots of one server, and joins them.
+// rejoin offers for slots of one server, then joins them.
 func (s *Store) rejoin(ctx context.Context, client *redis.Client, node string, some []*Offering, begins bool) {
 	for round := range 1 + offerings {
-		if round > 0 { // at an open server a member has nothing to offer
+		if round > 0 { // a member has nothing to offer to an open server
 			s.offerSome(ctx, some)
 		}
 		var calls []call
@@ -97,7 +99,7 @@ func (s *Store) rejoin(ctx context.Context, client *redis.Client, node string, s
 		for i, r := range s.together(ctx, client, calls) {
 			o := asked[i]
 			if o.joined, o.err = joined(r.reply, r.err); o.err == nil && o.joined.Verdict == Moved {
-				some = append(some, o) // all is offered again, and has to land there
+				some = append(some, o) // everything is offered again and must land there
 			}
 		}
 		if len(some) == 0 {
@@ -106,7 +108,7 @@ func (s *Store) rejoin(ctx context.Context, client *redis.Client, node string, s
 	}
 }
 
-// offerSome offers what is remembered of slots. A slot's joined.Server is where that has landed.
+// offerSome offers what is remembered of slots and sets each slot's joined.Server to where the offers landed.
 func (s *Store) offerSome(ctx context.Context, some []*Offering) {
 	var all sync.WaitGroup
 	places := make(chan struct{}, offersAtOnce)
@@ -124,8 +126,8 @@ func (s *Store) offerSome(ctx context.Context, some []*Offering) {
 	all.Wait()
 }
 
-// offerAll answers which server all offers have landed at, "" when they have landed at several. With nothing to offer it is the
-// one that is expected.
+// offerAll returns the server that all offers landed at, "" if there were several. Without offers it returns the
+// expected one.
 func (s *Store) offerAll(ctx context.Context, expected string, remembered iter.Seq2[Record, error]) (string, error) {
 	landed, elsewhere, failed := expected, false, error(nil)
 	var mu sync.Mutex
@@ -169,18 +171,18 @@ func (s *Store) offerAll(ctx context.Context, expected string, remembered iter.S
 	return landed, nil
 }
 
-// unsalted is a server's name without the salt of a slot.
+// unsalted returns a server's name without the slot's salt.
 func unsalted(server string) string { return server[:max(0, strings.LastIndexByte(server, ':'))] }
 
-// answered is what a call of several has come to.
+// answered is the result of one of several calls.
 type answered struct {
 	reply
 	err error
 }
 
-// together runs calls of one script on keys of one server in one pipeline: one WAIT confirms them, and after it the server has to
-// be called as the first has said, and as all have but for the salts, which one command would change together. One that has moved is tried
-// again by the caller.
+// together runs calls of one script on keys of one server in one pipeline. One WAIT confirms them. Afterwards the
+// server's name must match the first answer, and all answers except for the salts, which one flush would change
+// together. The caller retries calls whose slot has moved.
 func (s *Store) together(ctx context.Context, client *redis.Client, calls []call) []answered {
 	out := make([]answered, len(calls))
 	if len(calls) == 0 {
@@ -190,7 +192,7 @@ func (s *Store) together(ctx context.Context, client *redis.Client, calls []call
 	ran := make([]*redis.Cmd, len(calls))
 	wait := s.doubts.wait(client, s.confirm.Wait)
 	confirm := s.confirm.Replicas > 0
-	_, _ = client.Pipelined(ctx, func(p redis.Pipeliner) error { // each command has its error
+	_, _ = client.Pipelined(ctx, func(p redis.Pipeliner) error { // errors are checked per command
 		script, server := s.scripts[calls[0].script], s.scripts["server"]
 		p.ScriptLoad(ctx, script.text)
 		for i, c := range calls {

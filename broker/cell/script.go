@@ -2,7 +2,7 @@ package cell
 
 import (
 	"context"
-	"crypto/sha1" // #nosec G505 -- Redis names scripts by it
+	"crypto/sha1" // #nosec G505 -- Redis identifies scripts by SHA-1
 	"embed"
 	"encoding/hex"
 	"errors"
@@ -19,19 +19,19 @@ var sources embed.FS
 
 // Errors of every call.
 var (
-	// ErrUnconfirmed: the script may have run, but the replicas do not have what it did or read. Whoever asked hears
-	// "unknown, repeat with this id"; nothing may be told or put on the wire.
+	// ErrUnconfirmed means that the script may have run but the replicas do not have what it wrote or read. The
+	// requester gets "unknown, repeat with this id"; nothing may be published or sent.
 	ErrUnconfirmed = errors.New("redis: not confirmed by the replicas")
-	// ErrAway: Redis gave no answer, an error, or an answer that no script gives. The script may have run nevertheless.
+	// ErrAway means that Redis gave no answer, an error, or an answer that no script gives. The script may have run.
 	ErrAway = errors.New("redis: no answer")
 )
 
-// script is one of the folder lua, after the files that it begins with.
+// script is a script of the folder lua with the files that precede it.
 type script struct {
 	name, text, sum string
 }
 
-// loadScript puts a script together: all begin with identity.lua, and all that decide with lib.lua.
+// loadScript assembles a script: all begin with identity.lua, and all that decide with lib.lua.
 func loadScript(name string) (script, error) {
 	parts := []string{"identity", "lib", name}
 	if name == "server" {
@@ -49,7 +49,7 @@ func loadScript(name string) (script, error) {
 	return script{name: name, text: text.String(), sum: hex.EncodeToString(sum[:])}, nil
 }
 
-// reply is what a script answers.
+// reply is a script's answer.
 type reply struct {
 	verdict Verdict
 	server  string
@@ -57,10 +57,9 @@ type reply struct {
 	rest    []string
 }
 
-// Verdict is what a script decided. Each script says which it answers.
+// Verdict is a script's decision. Each script documents which it answers.
 type Verdict string
 
-// The verdicts.
 const (
 	OK       Verdict = "ok"
 	Already  Verdict = "already"
@@ -86,12 +85,12 @@ type call struct {
 	script string
 	keys   []string // the first is the mark
 	args   []any
-	// confirm: the answer counts only when the replicas have what it did and read.
+	// confirm requires that the replicas have what the script wrote and read.
 	confirm bool
 }
 
-// do runs a script where its keys are. A server that does not know the script, or no longer has the keys, did not run it:
-// then it is run once more.
+// do runs a script at the server of its keys. If that server does not know the script or no longer has the keys, the
+// script did not run, and do runs it once more.
 func (s *Store) do(ctx context.Context, c call) (reply, error) {
 	for again := false; ; again = true {
 		client, err := s.at(ctx, c.keys[0])
@@ -111,12 +110,12 @@ func (s *Store) do(ctx context.Context, c call) (reply, error) {
 	}
 }
 
-// notRun reports whether the server has refused to run the script, for a reason that may be gone when it is asked again.
+// notRun reports whether the server refused to run the script for a reason that may be gone on a retry.
 func notRun(err error) bool {
 	return redis.HasErrorPrefix(err, "NOSCRIPT") || redis.HasErrorPrefix(err, "MOVED")
 }
 
-// at is the client of the server that has a key.
+// at returns the client of the server that has a key.
 func (s *Store) at(ctx context.Context, key string) (*redis.Client, error) {
 	switch c := s.client.(type) {
 	case *redis.Client:
@@ -131,7 +130,7 @@ func (s *Store) at(ctx context.Context, key string) (*redis.Client, error) {
 	return nil, fmt.Errorf("a client of type %T cannot run scripts", s.client)
 }
 
-// pipeline sends script, WAIT, and the question what the server is called now, on one connection.
+// pipeline sends script, WAIT and the query of the server's name on one connection.
 func (s *Store) pipeline(ctx context.Context, client *redis.Client, c call, whole bool) (reply, error) {
 	var ran, waited, server *redis.Cmd
 	wait := s.doubts.wait(client, s.confirm.Wait)
@@ -163,7 +162,7 @@ func (s *Store) pipeline(ctx context.Context, client *redis.Client, c call, whol
 	return r, sameServer(r, server)
 }
 
-// confirmed holds that the replicas have what was done on the connection.
+// confirmed checks that the replicas have what was written on the connection.
 func (s *Store) confirmed(client *redis.Client, waited *redis.Cmd, wait time.Duration) error {
 	n, err := waited.Int()
 	if err != nil {
@@ -175,8 +174,7 @@ func (s *Store) confirmed(client *redis.Client, waited *redis.Cmd, wait time.Dur
 	return nil
 }
 
-// sameServer holds that they were replicas of the server where it was done.
-// errAnother: what was confirmed may be of another history.
+// errAnother means that the server changed during the call: what was confirmed may belong to another history.
 var errAnother = fmt.Errorf("%w: the server was another one meanwhile", ErrUnconfirmed)
 
 func sameServer(r reply, server *redis.Cmd) error {
@@ -186,7 +184,7 @@ func sameServer(r reply, server *redis.Cmd) error {
 	return nil
 }
 
-// failed tells errors of Redis' answer, which are kept, from those of the way to it.
+// failed separates errors in Redis' answer, which are kept, from transport errors.
 func failed(err error) error {
 	if notRun(err) {
 		return err
@@ -212,7 +210,7 @@ func parse(v any) (reply, error) {
 	return reply{verdict: Verdict(text[0]), server: text[1], now: now, rest: text[3:]}, nil
 }
 
-// at is a place of the answer, "" after its end.
+// at returns field i of the answer, "" past its end.
 func (r *reply) at(i int) string {
 	if i < len(r.rest) {
 		return r.rest[i]
@@ -225,26 +223,26 @@ func (r *reply) number(i int) int64 {
 	return n
 }
 
-// Confirmation is what it takes for an answer to be told.
+// Confirmation says what confirms an answer.
 type Confirmation struct {
-	// Replicas is how many have to have it: every one that may be promoted. Zero only where a server's own disk is all
-	// there is (Check holds it to appendfsync always).
+	// Replicas is how many replicas must have it: every one that may be promoted. It is zero only where the server has
+	// no replicas and relies on its disk (Check requires appendfsync always).
 	Replicas int
-	// Wait is for how long they are waited for.
+	// Wait is how long to wait for them.
 	Wait time.Duration
 }
 
-// Store runs the scripts. It is safe for use by several goroutines, and has none of its own.
+// Store runs the scripts. It is safe for concurrent use and starts no goroutines.
 type Store struct {
 	client  redis.UniversalClient
 	confirm Confirmation
-	keep    int64 // ms for which final commands are remembered
+	keep    int64 // retention of final commands in ms
 	keys    keys
 	scripts map[string]script
 	doubts  doubts
 }
 
-// scriptNames are the scripts of the folder lua, but for what they begin with.
+// scriptNames lists the scripts of the folder lua, without the common files that they begin with.
 func scriptNames() ([]string, error) {
 	entries, err := sources.ReadDir("lua")
 	if err != nil {
@@ -259,8 +257,8 @@ func scriptNames() ([]string, error) {
 	return names, nil
 }
 
-// NewStore reads the scripts. It does not call Redis. client is a *redis.Client (a server, or a master that sentinels name) or
-// a *redis.ClusterClient; name is the cell's; final commands are remembered for keep.
+// NewStore loads the scripts. It does not call Redis. client is a *redis.Client (a server, or a master named by
+// sentinels) or a *redis.ClusterClient; name is the cell's; final commands are kept for keep.
 func NewStore(client redis.UniversalClient, name string, c Confirmation, keep time.Duration) (*Store, error) {
 	s := &Store{client: client, confirm: c, keep: keep.Milliseconds(), keys: keys{cell: name}, scripts: map[string]script{}}
 	if c.Wait <= 0 || s.keep <= 0 || c.Replicas < 0 {

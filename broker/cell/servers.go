@@ -9,15 +9,15 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// Server is one that has slots, up to Last.
+// Server is a Redis server that owns slots; Last is the end of its range.
 type Server struct {
 	Name string
 	Last int
 }
 
-// Servers tells what the servers are called now, by the first of the slots that each has: one, or the primaries of a cluster. One that has another
-// name than before has been restarted, promoted or flushed, or has other slots: what is remembered has to be offered again. Those that
-// do not answer are left out, and the error is theirs.
+// Servers returns the current names of the servers by the first slot of each: one server, or the primaries of a
+// cluster. A changed name means a restart, promotion, flush or a move of slots; what the gateway remembers has to be
+// offered again. Servers that do not answer are left out and their errors returned.
 func (s *Store) Servers(ctx context.Context) (map[int]Server, error) {
 	switch c := s.client.(type) {
 	case *redis.Client:
@@ -32,8 +32,8 @@ func (s *Store) Servers(ctx context.Context) (map[int]Server, error) {
 	return nil, nil
 }
 
-// called asks a server for its name, as the mark of a slot that it has knows it. One that takes no writes (its memory is full, it was demoted)
-// gives no answer.
+// called asks a server for its name, as recorded in the mark of one of its slots. It fails if the server takes no
+// writes (memory full, demoted).
 func (s *Store) called(ctx context.Context, c *redis.Client, slot int) (string, error) {
 	r, err := s.pipeline(ctx, c, call{script: "look", keys: []string{s.keys.inSlot("mark", slot), s.keys.inSlot("none", slot)}}, true)
 	if err != nil {

@@ -6,7 +6,7 @@ import (
 	"cellgate/broker/shared/remote"
 )
 
-// tagsBySlot finds a short hash tag for every slot of a Redis cluster.
+// tagsBySlot finds a short hash tag for each slot of a Redis cluster.
 func tagsBySlot() []string {
 	tags := make([]string, remote.RedisSlots)
 	for n, missing := 0, len(tags); missing > 0; n++ {

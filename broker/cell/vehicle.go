@@ -9,38 +9,38 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// Connection is who has a vehicle: a connection of a boot of a gateway. Epoch is what the cell calls it; it rises with every
-// connection of the vehicle.
+// Connection identifies the owner of a vehicle: a connection of one boot of a gateway. Epoch is the cell's number for
+// it; it rises with every connection of the vehicle.
 type Connection struct {
 	Node, Boot string
-	// Number tells the gateway's connections apart, within a boot.
+	// Number identifies the connection within a boot of the gateway.
 	Number uint64
 	Epoch  int64
-	// Since is when it began, by Redis' time in ms.
+	// Since is when it began, in ms of Redis' clock.
 	Since int64
 }
 
-// Claimed is what a claim has come to.
+// Claimed is the result of a claim.
 type Claimed struct {
-	// Verdict is OK, or Older: the claim of a younger connection stands, and this one is to end.
+	// Verdict is OK, or Older: a younger connection's claim stands, and this connection must end.
 	Verdict Verdict
-	// Epoch and Since of the claim that stands.
+	// Epoch and Since belong to the claim that stands.
 	Epoch, Since int64
-	// Former had the vehicle before, or has it still after Older. Its Node is empty when nobody had.
+	// Former is the previous owner, or after Older the current one. Its Node is empty if there was none.
 	Former Connection
-	// Session is what the vehicle's session was stored as, nil if there is none.
+	// Session is the vehicle's stored session, nil if there is none.
 	Session []byte
-	// Ended is when the connection before was said to have ended; zero when it was not.
+	// Ended is when the previous connection was reported as ended; zero if it was not.
 	Ended time.Time
 	// Now is Redis' time in ms.
 	Now int64
-	// Server is what the server is called.
+	// Server is the name of the server.
 	Server string
 }
 
-// Claim says that the vehicle is connected to c, since age ago or, when c.Since is known, since then. c.Epoch is the epoch of
-// an earlier claim for the same connection. confirm: wait for the replicas, after which the epoch may be told. Another gateway that had
-// the vehicle is sent a Successor.
+// Claim records that the vehicle is connected to c, for age or, if c.Since is set, since then. c.Epoch is the epoch of
+// an earlier claim for the same connection. With confirm it waits for the replicas; only then may the epoch be
+// published. Another gateway that owned the vehicle is sent a Successor.
 func (s *Store) Claim(ctx context.Context, vin string, c Connection, age time.Duration, confirm bool) (Claimed, error) {
 	vehicle, since := s.keys.vehicle(vin), ""
 	if c.Since != 0 {
@@ -65,7 +65,7 @@ func (s *Store) Claim(ctx context.Context, vin string, c Connection, age time.Du
 	return out, nil
 }
 
-// StoreSession stores the vehicle's session if c is its owner: OK or NotOwner. An empty one is removed.
+// StoreSession stores the vehicle's session if c owns the vehicle: OK or NotOwner. An empty session is removed.
 func (s *Store) StoreSession(ctx context.Context, vin string, c Connection, session []byte) (Verdict, error) {
 	vehicle := s.keys.vehicle(vin)
 	r, err := s.do(ctx, call{
@@ -75,16 +75,16 @@ func (s *Store) StoreSession(ctx context.Context, vin string, c Connection, sess
 	return r.verdict, err
 }
 
-// Vehicle is what Redis knows of a vehicle.
+// Vehicle is the state of a vehicle in Redis.
 type Vehicle struct {
 	Owner   Connection
 	Session []byte
-	// Event, At (ms) and Reason of its last presence.
+	// Event, At (ms) and Reason describe its last presence event.
 	Event, Reason string
 	At            int64
 }
 
-// Vehicle reads what Redis knows of a vehicle: OK or Missing.
+// Vehicle reads a vehicle's state: OK or Missing.
 func (s *Store) Vehicle(ctx context.Context, vin string) (Vehicle, Verdict, error) {
 	vehicle := s.keys.vehicle(vin)
 	r, err := s.do(ctx, call{script: "vehicle", keys: []string{s.keys.slotted("mark", vehicle), vehicle}, confirm: true})
@@ -103,16 +103,16 @@ func (s *Store) Vehicle(ctx context.Context, vin string) (Vehicle, Verdict, erro
 	return v, r.verdict, nil
 }
 
-// Numbered is an event of a connection as it is told.
+// Numbered is a presence event with its number.
 type Numbered struct {
 	Seq    uint64
 	At     time.Time
 	Reason string
 }
 
-// Presence numbers an event (connected, ready, disconnected) of the connection c: OK, or Already when the end of that connection has
-// been told; Missing when Redis has lost it; NotOwner when the
-// epoch is another boot's. An end that was said before, and not told, is answered as it was said.
+// Presence numbers an event (connected, ready, disconnected) of the connection c. It answers OK; Already when the end
+// of that connection is in Kafka; Missing when Redis has lost the session; NotOwner when the epoch belongs to another
+// boot. If the end was numbered before and is not yet in Kafka, it returns the same number and words.
 func (s *Store) Presence(ctx context.Context, vin string, c Connection, event, reason string, at time.Time) (Numbered, Verdict, error) {
 	vehicle := s.keys.vehicle(vin)
 	r, err := s.do(ctx, call{
@@ -125,21 +125,21 @@ func (s *Store) Presence(ctx context.Context, vin string, c Connection, event, r
 	return Numbered{Seq: uint64(r.number(0)), At: time.UnixMilli(r.number(1)), Reason: r.at(2)}, r.verdict, nil
 }
 
-// Told says that the end of a connection is in Kafka. Until then Sessions tells of it.
+// Told records that the end of a connection is in Kafka. Until then Sessions includes it.
 func (s *Store) Told(ctx context.Context, vin string, epoch int64) error {
 	key := s.keys.slotted("sessions", s.keys.vehicle(vin))
 	_, err := s.do(ctx, call{script: "told", keys: []string{s.keys.slotted("mark", key), key}, args: []any{vin, epoch}})
 	return err
 }
 
-// Held is what a vehicle's last claim shows.
+// Held describes a vehicle's last claim.
 type Held struct {
 	Connection
-	// Ended: its disconnected was said.
+	// Ended reports whether its disconnected event was numbered.
 	Ended bool
 }
 
-// Held reads the last claims of vehicles, in their order. It decides nothing.
+// Held reads the last claims of vehicles, in the order of vins. It changes no state.
 func (s *Store) Held(ctx context.Context, vins []string) ([]Held, error) {
 	cmds := make([]*redis.SliceCmd, len(vins))
 	_, err := s.client.Pipelined(ctx, func(p redis.Pipeliner) error {
@@ -162,7 +162,7 @@ func (s *Store) Held(ctx context.Context, vins []string) ([]Held, error) {
 	return out, nil
 }
 
-// fields are names with values.
+// fields maps field names to values.
 type fields map[string]string
 
 func fieldsOf(list []string) (fields, error) {
