@@ -12,56 +12,55 @@ import (
 	"cellgate/broker/shared/message"
 )
 
-// Entrances by which requests come.
+// Origins of requests.
 const (
 	OriginHTTP    = "http"
 	OriginMQTT    = "mqtt"
 	OriginKafka   = "kafka"
-	OriginGateway = "gateway" // by itself, as after a revocation with purge
+	OriginGateway = "gateway" // the gateway itself, as after a revocation with purge
 )
 
-// Caller is who asks for something, and by which entrance.
+// Caller identifies who makes a request, and its origin.
 type Caller struct {
-	// By is the subject of the caller's token; of a record from Kafka, what that says itself.
+	// By is the subject of the caller's token; for Kafka, the sender that the record claims.
 	By string
-	// Namespace keeps idempotency keys apart of callers with the same By.
+	// Namespace separates the idempotency keys of callers with the same By.
 	Namespace string
-	// Origin is one of the entrances.
-	Origin string
-	// Role, Issuer, TokenID and Address are for the audit log. They are empty for Kafka, which does not tell.
+	Origin    string
+	// Role, Issuer, TokenID and Address are for the audit log. They are empty for Kafka.
 	Role, Issuer, TokenID, Address string
-	// May tells whether the caller may send commands of that name to that vehicle, and cancel them; nil: it may.
+	// May reports whether the caller may send and cancel commands of that name for that vehicle; nil allows all.
 	May func(vin, name string) bool
-	// Respond tells whether the outcome may be published on a response topic of the caller's; nil: on none.
+	// Respond reports whether outcomes may be published on a response topic of the caller; nil allows none.
 	Respond func(topic string) bool
 }
 
-// Actions that are audited.
+// Audited actions.
 const (
 	ActionCommand = "command"
 	ActionCancel  = "cancel"
 )
 
-// Outcomes that are audited.
+// Audited outcomes.
 const (
 	OutcomeAccepted  = "accepted"
-	OutcomeRepeated  = "repeated" // the same command under the same id, which changes nothing
+	OutcomeRepeated  = "repeated" // the same command under the same id; nothing changes
 	OutcomeCancelled = "cancelled"
 	OutcomeRefused   = "refused"
 )
 
-// Audited is a request for a command, or for the end of one, and what came of it.
+// Audited is a request for a command or a cancellation, with its outcome.
 type Audited struct {
 	At            time.Time
 	Action        string
 	Caller        Caller
 	VIN, ID, Name string
 	Outcome       string
-	// Reason is the label of a refusal, as in rejected_total without "command_".
+	// Reason is the label of a refusal, as in rejected_total but without "command_".
 	Reason string
 }
 
-// verdict is what whoever asked is told of an error.
+// verdict is how an error is reported to the requester.
 type verdict struct {
 	label  string // in the audit log, and in rejected_total after "command_"
 	code   byte   // of PUBACK and PUBREC
@@ -70,7 +69,7 @@ type verdict struct {
 	retry  string // Retry-After in seconds; "" none
 }
 
-// verdictOn finds it: of an error that is several the first.
+// verdictOn returns the verdict for err. Of several matching errors the first counts.
 func verdictOn(err error) verdict {
 	for _, a := range []struct {
 		is error
@@ -99,7 +98,7 @@ func verdictOn(err error) verdict {
 	return verdict{"other", reasonImplementation, http.StatusServiceUnavailable, "", ""}
 }
 
-// audit is the one place where requests are counted and written to the audit log, once it is certain what came of them.
+// audit is the only place that counts requests and writes them to the audit log, once their outcome is certain.
 func (s *Service) audit(a Audited, err error) {
 	a.At = s.o.Clock.Wall()
 	if err != nil {
@@ -118,12 +117,12 @@ func (s *Service) told(r *Request, created bool, err error) {
 	s.audit(a, err)
 }
 
-// undecided reports whether the store has not taken the decision, so that nothing in a batch tells of it.
+// undecided reports whether the store took no decision, so that no batch audits it.
 func undecided(err error) bool {
 	return errors.Is(err, ErrStore) || errors.Is(err, ErrClosed) || errors.Is(err, ErrUnknown)
 }
 
-// unknown is err if nothing is decided by it.
+// unknown returns err if it leaves the outcome unknown, else nil.
 func unknown(err error) error {
 	if errors.Is(err, ErrUnknown) {
 		return err
@@ -131,7 +130,7 @@ func unknown(err error) error {
 	return nil
 }
 
-// check completes a request and holds it against all that needs no look at other commands.
+// check completes a request and makes every check that needs no other command.
 func (s *Service) check(r *Request) error {
 	if err := r.check(&s.o); err != nil {
 		return err
@@ -146,7 +145,8 @@ func (s *Service) check(r *Request) error {
 	return nil
 }
 
-// take accepts a request that check found right. tell: the sender hears of a refusal by an event, having no other answer.
+// take accepts a request unless check found an error. With tell, an event reports a refusal, because the sender gets no
+// other answer.
 func (b *batch) take(r *Request, found error, tell bool) (cmd Command, created bool, err error) {
 	if err = found; err == nil {
 		cmd, created, err = b.create(r)
@@ -163,7 +163,7 @@ func (b *batch) take(r *Request, found error, tell bool) (cmd Command, created b
 	return cmd, created, err
 }
 
-// Create accepts a command. A known id with the same content gives that command as it is, and false.
+// Create accepts a command. For a known id with the same content it returns that command and false.
 func (s *Service) Create(ctx context.Context, r Request) (cmd Command, created bool, err error) {
 	if err := s.check(&r); err != nil {
 		s.told(&r, false, err)
@@ -191,14 +191,14 @@ func (s *Service) Create(ctx context.Context, r Request) (cmd Command, created b
 	if undecided(err) {
 		s.told(&r, false, err)
 	}
-	if err != nil { // out may still be written to when ctx ended first
+	if err != nil { // out may still be written to if ctx ended first
 		return Command{}, false, err
 	}
 	return out.cmd, out.created, nil
 }
 
-// Cancel ends a command that has not been sent. To cancel a cancelled one again is no error. With
-// ErrNotCancellable the command as it is comes along.
+// Cancel ends a command that has not been sent. Cancelling a cancelled command is no error. With ErrNotCancellable it
+// returns the command too.
 func (s *Service) Cancel(ctx context.Context, c Caller, vin, id string) (cmd Command, err error) {
 	if s.o.Cell != nil {
 		return s.cancelTogether(ctx, c, vin, id)
@@ -226,9 +226,10 @@ func (s *Service) Cancel(ctx context.Context, c Caller, vin, id string) (cmd Com
 	return out, err
 }
 
-// fromMQTT reads a PUBLISH on v1/{vin}/cmd/{id}/{name}. The time to live is its message expiry, else the default.
+// fromMQTT parses a PUBLISH on v1/{vin}/cmd/{id}/{name}. The message expiry is the time to live; without one the
+// default applies.
 func (s *Service) fromMQTT(rec *message.Record, c Caller) (Request, error) {
-	vin, _, rest := message.SplitTopic(strings.Clone(rec.Topic)) // it may alias a buffer of the connection
+	vin, _, rest := message.SplitTopic(strings.Clone(rec.Topic)) // the topic may alias a buffer of the connection
 	id, name, _ := strings.Cut(rest, "/")
 	c.Origin = OriginMQTT
 	r := Request{
@@ -245,13 +246,13 @@ func (s *Service) fromMQTT(rec *message.Record, c Caller) (Request, error) {
 	return r, s.check(&r)
 }
 
-// Submit decides on a command that a client published, and says so once the decision is on disk: answer is called
-// exactly once, from any goroutine and perhaps before Submit returns, with the reason code of the acknowledgement
-// (MQTT 5, 3.4.2.1). It must not block. With an error it is never called.
+// Submit decides on a command that a client published and answers once the decision is on disk. It calls answer exactly
+// once, with the reason code of the acknowledgement (MQTT 5, 3.4.2.1), from any goroutine and perhaps before it
+// returns. answer must not block. If Submit returns an error, it never calls answer.
 //
-// A client that is not refusable cannot be told no by a code: it hears of a refusal on vehicle.command-results and is
-// answered 0, but for what its topic is refused for, and for a decision that could not be written. Submit waits for
-// room, never for the disk. The record is not kept.
+// A client that is not refusable (MQTT 3.1.1) cannot receive a refusal code: it gets 0, and the refusal is an event on
+// vehicle.command-results. Refusals for the topic and decisions that could not be written are answered with their code
+// even so. Submit waits for room in the inbox, never for the disk. It does not keep the record.
 func (s *Service) Submit(ctx context.Context, rec *message.Record, c Caller, refusable bool, answer func(reason byte)) error {
 	r, found := s.fromMQTT(rec, c)
 	r.came = time.Now()
@@ -282,17 +283,17 @@ func (s *Service) Submit(ctx context.Context, rec *message.Record, c Caller, ref
 	return err
 }
 
-// ofTopic reports whether a command is refused for the topic that it was published on.
+// ofTopic reports whether a command is refused because of its topic.
 func ofTopic(err error) bool { return errors.Is(err, ErrTopic) || errors.Is(err, ErrNotPermitted) }
 
-// Reason codes of PUBACK and PUBREC (MQTT 5, 3.4.2.1): these packets have no others than these and 0x10, 0x91 and 0x99.
+// Reason codes of PUBACK and PUBREC (MQTT 5, 3.4.2.1). The remaining ones are 0x10, 0x91 and 0x99.
 const (
 	reasonSuccess        byte = 0x00
-	reasonUnspecified    byte = 0x80 // the decision could not be written: try again
-	reasonImplementation byte = 0x83 // valid, and not accepted: a conflict, a time to live out of range
+	reasonUnspecified    byte = 0x80 // the decision could not be written: retry
+	reasonImplementation byte = 0x83 // valid but not accepted: a conflict, a time to live out of range
 	reasonNotAuthorized  byte = 0x87
-	reasonTopicInvalid   byte = 0x90 // no id or no name that a command can have
-	reasonQuota          byte = 0x97 // a bound of the vehicle's queue, of the gateway, or of a command's size
+	reasonTopicInvalid   byte = 0x90 // invalid id or name
+	reasonQuota          byte = 0x97 // a bound: the vehicle's queue, the gateway, a command's size
 )
 
 func reasonCode(err error) byte {

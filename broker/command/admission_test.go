@@ -14,7 +14,7 @@ import (
 	"cellgate/test/check"
 )
 
-// aliased is text that its owner will overwrite, as the buffer of a connection is.
+// aliased returns text that shares b, as a connection's buffer does.
 func aliased(b []byte) string { return unsafe.String(unsafe.SliceData(b), len(b)) }
 
 // submit publishes a command by MQTT and returns the reason code of its acknowledgement.
@@ -35,7 +35,7 @@ func submit(t *testing.T, s *Service, refusable bool, topic, payload string, cha
 	}
 	answers := make(chan byte, 2)
 	check.OK(t, s.Submit(t.Context(), rec, from, refusable, func(reason byte) { answers <- reason }))
-	clear(rec.Payload) // the record is its owner's again
+	clear(rec.Payload) // the owner reuses the record
 	clear(rec.Props.Correlation)
 	clear(packet)
 	select {
@@ -47,7 +47,7 @@ func submit(t *testing.T, s *Service, refusable bool, topic, payload string, cha
 	}
 }
 
-// audited collects what is written to the audit log.
+// audited collects entries of the audit log.
 type audited struct {
 	mu    sync.Mutex
 	lines []string
@@ -69,8 +69,8 @@ func (a *audited) take() []string {
 	return lines
 }
 
-// What a client publishes is acknowledged once it is decided, with the reason: no refusal passes for success. Who cannot
-// be told no by a code finds it in the results.
+// A published command is acknowledged once it is decided, with the reason: no refusal looks like success. A client that
+// cannot receive a code finds the refusal in the results.
 func TestSubmit(t *testing.T) {
 	t.Parallel()
 	topic := func(id string) string { return "v1/" + vin + "/cmd/" + id + "/lock" }
@@ -115,7 +115,7 @@ func TestSubmit(t *testing.T) {
 				if !refusable {
 					want = c.v311
 				} else if event == "rejected" {
-					event = "" // the code has told
+					event = "" // the code reports the refusal
 				}
 				if got := submit(t, s, refusable, c.topic, c.payload, change); got != want {
 					t.Errorf("reason %#x, want %#x", got, want)
@@ -135,7 +135,7 @@ func TestSubmit(t *testing.T) {
 	}
 }
 
-// eventsOf returns the states of a command of all events that wait.
+// eventsOf returns the states in the waiting events of a command.
 func eventsOf(t *testing.T, s *Service, id string) string {
 	t.Helper()
 	events, err := s.oldest()
@@ -144,7 +144,7 @@ func eventsOf(t *testing.T, s *Service, id string) string {
 	return strings.Trim(fmt.Sprint(waiting.states(t, id)), "[]")
 }
 
-// What could not be written is neither acknowledged as done nor taken for refused for good, on either version.
+// A decision that could not be written is neither acknowledged nor refused permanently, on either version.
 func TestSubmitToAFailingStore(t *testing.T) {
 	t.Parallel()
 	db, log := openDB(t), &audited{}
@@ -177,7 +177,7 @@ func TestSubmitIsOnDiskBeforeTheAnswer(t *testing.T) {
 	}
 }
 
-// Every request is audited once, by whichever entrance it came, with what came of it.
+// Every request is audited once, with its outcome, whatever its origin.
 func TestAuditOfEveryEntrance(t *testing.T) {
 	t.Parallel()
 	log, e := &audited{}, newEngine(0)

@@ -8,9 +8,9 @@ import (
 	"cellgate/broker/cell"
 )
 
-// adopt writes what the cell has decided about a command, or what was read of it, to the state file, unless that knows more.
-// It returns the command as it is there. decided: this gateway had it decided, and tells of it; word is what the vehicle said with
-// that.
+// adopt writes a command as the cell decided it, or as it was read, to the state file unless the file has a later
+// state. It returns the stored command. decided means that this gateway requested the decision and publishes it; word
+// is the vehicle's result in that case.
 func (b *batch) adopt(a *cell.Answer, decided bool, word []byte) (*record, error) {
 	known, err := b.t.byID(a.Record.ID)
 	if b.broken(err) != nil {
@@ -21,7 +21,7 @@ func (b *batch) adopt(a *cell.Answer, decided bool, word []byte) (*record, error
 		if !decided {
 			return known, nil
 		}
-		b.after = append(b.after, func() { b.s.entered(rec) }) // what followed was read in between
+		b.after = append(b.after, func() { b.s.entered(rec) }) // the later state was read in between
 		return known, b.event(rec, word)
 	}
 	if err := b.broken(b.keep(rec, &a.Record, known == nil)); err != nil {
@@ -48,14 +48,14 @@ func (b *batch) adopt(a *cell.Answer, decided bool, word []byte) (*record, error
 	return rec, b.event(rec, word)
 }
 
-// news reports whether r is later than what is known.
+// news reports whether r is later than the known state.
 func news(known *record, r *cell.Record) bool {
 	was, is := cell.Rank(string(known.State), known.Cause), cell.Rank(r.State, r.Cause)
 	return is > was || is == was && (known.Outcome == Accepted && r.Outcome != string(Accepted) || known.Number != r.Number || known.Gen > r.Gen)
 }
 
-// recordOf is a command as the state file keeps it. now is Redis' time of the answer: only how long something is to last is
-// taken over into this gateway's clock.
+// recordOf converts a command to the state file's form. now is Redis' time of the answer: only durations are converted
+// to this gateway's clock.
 func (b *batch) recordOf(r *cell.Record, now int64, known *record) *record {
 	ttl, _ := strconv.ParseInt(r.Fields[fieldTTL], 10, 64)
 	digest, _ := base64.RawURLEncoding.DecodeString(r.Digest)
@@ -81,7 +81,7 @@ func (b *batch) recordOf(r *cell.Record, now int64, known *record) *record {
 	return rec
 }
 
-// keep writes a record with what goes with it.
+// keep writes a record with payload, properties and result.
 func (b *batch) keep(rec *record, r *cell.Record, anew bool) error {
 	if anew {
 		seq, err := b.t.meta.NextSequence()
@@ -113,7 +113,7 @@ func (b *batch) keep(rec *record, r *cell.Record, anew bool) error {
 	return b.t.ids.Put([]byte(rec.ID), k)
 }
 
-// accepted takes over a command that the cell has accepted, now or before.
+// accepted stores a command that the cell has accepted, now or earlier.
 func (b *batch) accepted(r *Request) (Command, bool, error) {
 	rec, err := b.adopt(r.decided, r.ours, nil)
 	if err != nil {

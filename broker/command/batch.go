@@ -12,24 +12,23 @@ import (
 	"cellgate/broker/shared/trace"
 )
 
-// batch is one transaction's worth of changes. What it does to memory waits in after until the
-// transaction is on disk; what it reads comes from the transaction, its own changes included.
+// batch is the changes of one transaction. Changes to memory wait in after until the transaction is on disk. Reads go
+// to the transaction and see its own changes.
 type batch struct {
 	s   *Service
 	t   tables
 	now int64 // milliseconds, by the wall clock
-	// passed and latest are Now and Latest of the gateway's clock, in milliseconds.
+	// passed and latest are Now and Latest of the gateway's clock, in ms.
 	passed, latest int64
-	// added counts the commands that this batch creates, per vehicle and in total, because memory does not
-	// know them yet.
+	// added counts the commands that this batch creates and memory does not have yet, per vehicle and in total.
 	added    map[string]int
 	bySender map[string]int
 	total    int
 	events   int // change of the number of waiting events
-	answers  int // change of the number of outcomes that wait for their response topics
+	answers  int // change of the number of waiting outcomes
 	done     int // change of the number of final commands
 	after    []func()
-	fail     error // the store failed: nothing of this batch may be kept
+	fail     error // the store failed: the whole batch is discarded
 }
 
 func newBatch(s *Service, tx *statefile.Tx) *batch {
@@ -40,7 +39,7 @@ func newBatch(s *Service, tx *statefile.Tx) *batch {
 	}
 }
 
-// broken notes a failure of the store, which ends the batch, and passes it on.
+// broken records and returns a failure of the store, which ends the batch.
 func (b *batch) broken(err error) error {
 	if err != nil && b.fail == nil {
 		b.fail = err
@@ -48,7 +47,7 @@ func (b *batch) broken(err error) error {
 	return err
 }
 
-// create accepts a command. An id that is known with the same content gives that command.
+// create accepts a command. For a known id with the same content it returns that command.
 func (b *batch) create(r *Request) (Command, bool, error) {
 	if r.decided != nil {
 		return b.accepted(r)
@@ -85,7 +84,7 @@ func (b *batch) create(r *Request) (Command, bool, error) {
 	return b.t.view(rec), true, nil
 }
 
-// admit holds a new command against the bounds.
+// admit checks a new command against the bounds.
 func (b *batch) admit(rec *record) error {
 	s, sender := b.s, rec.sender()
 	switch {
@@ -101,7 +100,7 @@ func (b *batch) admit(rec *record) error {
 	return nil
 }
 
-// outboxFull reports whether nothing may be added to the outbox but what open commands cause.
+// outboxFull reports whether the outbox accepts only events of open commands.
 func (b *batch) outboxFull() bool {
 	o := &b.s.o
 	return o.Publish != nil && !o.DropOldEvents && b.s.waiting+b.events >= o.MaxEvents
@@ -119,7 +118,7 @@ func (b *batch) newRecord(r *Request, digest []byte) *record {
 		TTL: r.TTL.Milliseconds(), Created: created, Expires: created + r.TTL.Milliseconds(),
 		Until: b.passed + left, Latest: b.latest + left,
 	}
-	// A command that will be sent at once is marked so in the same transaction.
+	// A command that can be sent at once is marked as handed over in the same transaction.
 	if r.ready && left > 0 {
 		l := b.s.open.lanes[r.VIN]
 		rec.Handed = l == nil && b.added[r.VIN] < b.s.o.Inflight || l != nil && l.room(b.s.o.Inflight, b.added[r.VIN], r.Urgent)
@@ -154,8 +153,8 @@ func (b *batch) insert(rec *record, r *Request) error {
 	return b.event(rec, nil)
 }
 
-// move takes a command into a state, if it may go there, at a time in milliseconds. It reports whether it
-// went. rec is changed; it must be the batch's own, as loaded.
+// move changes a command's state if the transition is allowed, at a time in ms. It reports whether it did. It changes
+// rec, which must have been loaded by this batch.
 func (b *batch) move(rec *record, to State, at int64, cause string, result []byte) (bool, error) {
 	if !next(rec.State, to) {
 		return false, nil
@@ -189,7 +188,7 @@ func (b *batch) move(rec *record, to State, at int64, cause string, result []byt
 	return true, nil
 }
 
-// step moves an open command by its sequence; one that is gone or may not go there stays as it is.
+// step moves an open command by its sequence. It ignores a missing command and a transition that is not allowed.
 func (b *batch) step(seq uint64, to State, cause string) error {
 	rec, err := b.t.bySeq(seq)
 	if b.broken(err) != nil || rec == nil {
@@ -199,10 +198,10 @@ func (b *batch) step(seq uint64, to State, cause string) error {
 	return err
 }
 
-// causeNotSent is why a command expired that never left.
+// causeNotSent is the cause of an expired command that was never sent.
 const causeNotSent = "not_sent"
 
-// expire ends a command whose time has passed, and says how far it came.
+// expire ends an overdue command; the cause says how far it came.
 func (b *batch) expire(seq uint64) error {
 	rec, err := b.t.bySeq(seq)
 	if b.broken(err) != nil || rec == nil {
@@ -219,7 +218,7 @@ func (b *batch) expire(seq uint64) error {
 	return err
 }
 
-// cancel ends a command that never left.
+// cancel ends a command that was never sent.
 func (b *batch) cancel(may func(vin, name string) bool, vin, id string) (cmd Command, name string, err error) {
 	rec, err := b.t.byID(id)
 	if b.broken(err) != nil {
@@ -241,7 +240,7 @@ func (b *batch) cancel(may func(vin, name string) bool, vin, id string) (cmd Com
 	return b.t.view(rec), rec.Name, nil
 }
 
-// shown is a state in words: a queued command that was handed over is on its way.
+// shown describes a state in words: a queued command that was handed over may already have been sent.
 func shown(r *record) string {
 	if r.State == Queued && r.Handed {
 		return "on its way"
@@ -249,7 +248,7 @@ func shown(r *record) string {
 	return string(r.State)
 }
 
-// report applies what a vehicle said about a command. Replays and contradictions change nothing.
+// report applies a vehicle's report. Repeated and contradicting reports change nothing.
 func (b *batch) report(p *report) error {
 	rec, err := b.t.byID(p.id)
 	if b.broken(err) != nil {
@@ -283,7 +282,7 @@ func (b *batch) ignore(reason string) error {
 	return nil
 }
 
-// hand marks commands as about to be sent, and returns once that is certain to precede their sending.
+// hand marks commands as about to be sent, or unmarks them. They are sent only after the mark is on disk.
 func (b *batch) hand(seqs []uint64, handed bool) error {
 	for _, seq := range seqs {
 		rec, err := b.t.bySeq(seq)
@@ -300,7 +299,7 @@ func (b *batch) hand(seqs []uint64, handed bool) error {
 		b.after = append(b.after, func() {
 			if e := b.s.open.bySeq[rec.Seq]; e != nil {
 				e.rec, e.handedHere = rec, handed
-				if handed { // what was taken back waits for its retry
+				if handed { // unmarked ones wait for their retry
 					b.s.dirty(rec.VIN)
 				}
 			}
@@ -324,7 +323,7 @@ type eventValue struct {
 	Origin       string          `json:"origin"`
 }
 
-// event adds the record's present state to the outbox.
+// event adds the record's current state to the outbox.
 func (b *batch) event(rec *record, result []byte) error {
 	at := b.now
 	switch {
@@ -398,7 +397,7 @@ func (b *batch) dropOldest() error {
 	return b.broken(b.t.events.Delete(k))
 }
 
-// published removes events that Kafka has. One that was dropped in between is gone already.
+// published removes events that Kafka has. Some may have been dropped meanwhile.
 func (b *batch) published(ns []uint64) error {
 	for _, n := range ns {
 		k := key(n)
@@ -413,18 +412,17 @@ func (b *batch) published(ns []uint64) error {
 	return nil
 }
 
-// maxForget bounds the commands forgotten in one transaction, so that it stays short.
+// maxForget bounds the commands forgotten in one transaction, to keep it short.
 const maxForget = 1000
 
 var errMore = errors.New("more to forget")
 
-// replayWindow is how long a command's id is remembered after its time to live has ended, also when KeepFor is shorter:
-// a producer may send its record again.
+// replayWindow is how long a command's id is remembered after its time to live has ended, even if KeepFor is shorter: a
+// producer may send its record again.
 const replayWindow = 10 * time.Minute
 
-// retain forgets final commands beyond the bounds of age and count, the ones that ended first going
-// first. One that could still be asked for again under its id goes by count alone, and is counted. It returns errMore
-// when it stopped at its own bound.
+// retain forgets final commands beyond the bounds of age and count, earliest end first. Within the replay window a
+// command is forgotten only because of the count, and this is counted. It returns errMore when it stopped at maxForget.
 func (b *batch) retain() error {
 	keepFrom := b.passed - b.s.o.KeepFor.Milliseconds()
 	over := b.s.kept + b.done - b.s.o.KeepMax
@@ -443,7 +441,7 @@ func (b *batch) retain() error {
 		if asked {
 			early++
 		}
-		gone = append(gone, bytes.Clone(k)) // a write may move the pages below k
+		gone = append(gone, bytes.Clone(k)) // a write may move the page of k
 	}
 	for _, k := range gone {
 		rec, err := b.t.bySeq(number(k[8:]))

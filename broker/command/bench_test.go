@@ -11,8 +11,8 @@ import (
 	"cellgate/test/check"
 )
 
-// BenchmarkCreate accepts commands from many callers at once, each on disk before it is answered. It
-// reports how many share one transaction.
+// BenchmarkCreate accepts commands from many concurrent callers, each on disk before the answer. It reports the
+// commands per transaction.
 func BenchmarkCreate(b *testing.B) {
 	db, err := statefile.Open(filepath.Join(b.TempDir(), "state.db"), statefile.Options{Sync: statefile.SyncAlways})
 	check.OK(b, err)

@@ -54,7 +54,7 @@ func (l *lines) Handle(context.Context, slog.Record) error {
 	return nil
 }
 
-// What is due while the store fails is tried now and then.
+// While the store fails, due commands are retried at intervals.
 func TestExpiryWithoutStore(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -70,10 +70,10 @@ func TestExpiryWithoutStore(t *testing.T) {
 	})
 }
 
-// A backlog of Kafka and results takes no place from requests.
+// A backlog of Kafka records and results takes no room from requests.
 func TestBacklogLeavesRoomForRequests(t *testing.T) {
 	t.Parallel()
-	i := newInbox() // that nobody empties
+	i := newInbox() // nothing empties it
 	ctx, cancel := context.WithCancel(t.Context())
 	for range maxFollowed {
 		check.OK(t, i.put(ctx, &request{must: true}))

@@ -12,31 +12,33 @@ import (
 	"cellgate/broker/cell"
 )
 
-// Cell is what decides about commands where several gateways serve a cell: Redis, by the scripts of package cell. What it has
-// decided, and its replicas have, is written to the state file, and told or sent after that.
+// Cell decides about commands if several gateways serve a cell: Redis, with the scripts of package cell. A confirmed
+// decision is written to the state file and only then published or sent.
 type Cell struct {
 	Store *cell.Store
-	// Node is this gateway.
+	// Node is this gateway's name.
 	Node string
-	// Owner is the connection by which this gateway has a vehicle; false when it has none, or has not claimed it yet.
+	// Owner returns the connection by which this gateway owns a vehicle; false if it has none or has not claimed it
+	// yet.
 	Owner func(vin string) (cell.Connection, bool)
-	// Usable is nil while Redis answers, as far as is known, and commands of the slot are decided there.
+	// Usable returns nil unless Redis is known to be away or the slot to be closed.
 	Usable func(slot int) error
-	// Heard is told what each call of Redis has come to, nil for an answer; Closed of a slot that a script has found closed.
+	// Heard is called with the error of each Redis call, nil for an answer; Closed with a slot that a script found
+	// closed.
 	Heard  func(error)
 	Closed func(slot int)
-	// Patience is for how long a request waits to be decided on. After it nothing more is asked for it, and it is answered
-	// "unknown, repeat".
+	// Patience bounds how long a request waits for its decision. Afterwards nothing more is requested for it, and the
+	// answer is "unknown, repeat".
 	Patience time.Duration
 }
 
-// UnknownError says that what has become of a request is not known. Its Err is ErrUnknown.
+// UnknownError means that the outcome of a request is unknown. It wraps ErrUnknown.
 type UnknownError struct {
 	ID  string
 	Why error
 }
 
-// Error names the id under which to ask again.
+// Error includes the id with which to ask again.
 func (e *UnknownError) Error() string {
 	if e.ID == "" {
 		return fmt.Sprintf("%v: %v", ErrUnknown, e.Why)
@@ -44,16 +46,16 @@ func (e *UnknownError) Error() string {
 	return fmt.Sprintf("%v, repeat with this id: %s (%v)", ErrUnknown, e.ID, e.Why)
 }
 
-// Unwrap makes it ErrUnknown.
+// Unwrap returns ErrUnknown.
 func (e *UnknownError) Unwrap() error { return ErrUnknown }
 
-// errWaited is why nothing is known of a request that was not decided on in time.
+// errWaited means that a request was not decided in time.
 var errWaited = errors.New("redis has not decided on it in time")
 
-// errSlotClosed is why commands are not decided for a while.
+// errSlotClosed means that commands of the slot are not decided at present.
 var errSlotClosed = errors.New("not every gateway of the cell has told Redis what it remembers")
 
-// usable tells whether Redis can be asked about a vehicle's commands.
+// usable returns an error if Redis cannot decide about a vehicle's commands.
 func (c *Cell) usable(vin, id string) error {
 	err := c.Usable(c.Store.Slot(vin))
 	if err == nil && c.Store.Slots() > 1 {
@@ -65,7 +67,7 @@ func (c *Cell) usable(vin, id string) error {
 	return nil
 }
 
-// answered turns an answer that decides nothing into an error.
+// answered turns an answer without a decision into an error.
 func (c *Cell) answered(slot int, id string, a cell.Answer, err error) (cell.Answer, error) {
 	c.Heard(err)
 	switch {
@@ -78,7 +80,7 @@ func (c *Cell) answered(slot int, id string, a cell.Answer, err error) (cell.Ans
 	return a, nil
 }
 
-// ask asks about a command, when it is known that there will be an answer, and as long as waits has not ended.
+// ask sends a question to Redis, unless Redis is known not to answer or waits has ended.
 func (s *Service) ask(waits context.Context, vin, id string, question func(st *cell.Store) (cell.Answer, error)) (cell.Answer, error) {
 	c := s.o.Cell
 	if err := c.usable(vin, id); err != nil {
@@ -92,11 +94,11 @@ func (s *Service) ask(waits context.Context, vin, id string, question func(st *c
 	return c.answered(c.Store.Slot(vin), id, a, err)
 }
 
-// longestInsisting is the longest pause before a request is tried again. While Redis is known to decide nothing a try costs nothing; when it
-// does again, commands are not to wait.
+// longestInsisting is the longest pause between tries. While Redis is known to be away a try costs nothing, and once it
+// is back commands should not wait.
 const longestInsisting = 500 * time.Millisecond
 
-// insist asks until there is an answer or the service closes, which is ErrClosed.
+// insist retries until there is an answer; it returns ErrClosed when the service closes.
 func (s *Service) insist(ctx context.Context, try func() error) error {
 	pause := newBackoff()
 	for {
@@ -111,8 +113,8 @@ func (s *Service) insist(ctx context.Context, try func() error) error {
 	}
 }
 
-// change has the cell change a command, and insists. An answer may have been lost: then the next one says that it is so already, which
-// is this gateway's doing, and is ok.
+// change has the cell change a command, and insists. If an earlier answer was lost, the retry answers Already for this
+// gateway's own change, and change turns that into OK.
 func (s *Service) change(ctx context.Context, vin, id string, to State, question func(st *cell.Store) (cell.Answer, error)) (cell.Answer, error) {
 	var a cell.Answer
 	lost := false
@@ -127,8 +129,8 @@ func (s *Service) change(ctx context.Context, vin, id string, to State, question
 	return a, err
 }
 
-// decide has the cell decide on a request that check found right: r.decided is its answer, or the error says why not. When waits
-// has ended nothing more is asked: who gave up must not find a command accepted later.
+// decide has the cell decide on a valid request: the answer is r.decided, or the error says why not. When waits has
+// ended nothing more is requested: a caller that gave up must not find its command accepted later.
 func (s *Service) decide(ctx, waits context.Context, r *Request) error {
 	if err := s.admitHere(r); err != nil {
 		return err
@@ -170,7 +172,7 @@ func (s *Service) decide(ctx, waits context.Context, r *Request) error {
 	return &UnknownError{ID: r.ID, Why: fmt.Errorf("redis answered %q", a.Verdict)}
 }
 
-// offered is a request as Redis keeps it.
+// offered returns a request as Redis stores it.
 func (s *Service) offered(r *Request, digest string) cell.Offered {
 	o := cell.Offered{VIN: r.VIN, ID: r.ID, Digest: digest, TTL: r.TTL, MaxOpen: s.o.MaxQueued, Fields: s.fieldsOf(r)}
 	if !r.At.IsZero() {
@@ -179,7 +181,7 @@ func (s *Service) offered(r *Request, digest string) cell.Offered {
 	return o
 }
 
-// Fields of a command that no script looks at.
+// Fields of a command that no script reads.
 const (
 	fieldName    = "name"
 	fieldPayload = "payload"
@@ -213,7 +215,8 @@ func (s *Service) fieldsOf(r *Request) map[string]string {
 
 func digestText(d []byte) string { return base64.RawURLEncoding.EncodeToString(d) }
 
-// decideFor has the cell decide on a request of which the sender hears by events alone. It insists; why it is refused is found.
+// decideFor has the cell decide on a request whose sender learns the result only by events. It insists; the reason for
+// a refusal is stored in found.
 func (s *Service) decideFor(ctx context.Context, r *Request, found *error) error {
 	if *found == nil {
 		*found = s.insist(ctx, func() error { return s.decide(ctx, ctx, r) })
@@ -224,8 +227,8 @@ func (s *Service) decideFor(ctx context.Context, r *Request, found *error) error
 	return nil
 }
 
-// decideAll has the cell decide on requests that every gateway reads: of one vehicle in their order. It insists, also where this
-// gateway's own bounds are reached: another one may accept the request.
+// decideAll has the cell decide on requests that every gateway reads, in order per vehicle. It insists, also when this
+// gateway's own bounds are reached: another gateway may accept the request.
 func (s *Service) decideAll(ctx context.Context, all []asked) error {
 	if s.o.Cell == nil {
 		return nil
@@ -272,30 +275,31 @@ func (s *Service) decideOne(ctx context.Context, a *asked) error {
 	return s.insist(ctx, func() error { return s.refuseOnce(ctx, a) })
 }
 
-// refuseOnce notes that a request is refused, so that no gateway accepts it and one tells of it.
+// refuseOnce records a refusal in the cell, so that no gateway accepts the request and one publishes it.
 func (s *Service) refuseOnce(ctx context.Context, a *asked) error {
 	r := &a.Request
 	state, why := refusal(a.found)
 	if state == Expired && s.o.Clock.Wall().Sub(r.At) > s.o.KeepFor {
-		a.elsewhere = true // what became of it may be forgotten by now
+		a.elsewhere = true // its outcome may be forgotten by now
 		return nil
 	}
 	got, err := s.ask(ctx, r.VIN, r.ID, func(st *cell.Store) (cell.Answer, error) {
 		return st.Refuse(ctx, s.offered(r, digestText(r.digest())), string(state), why)
 	})
-	// It may be this gateway's doing, of which it has not heard, or that it has not lived to write down.
+	// This gateway may have recorded it, but lost the answer or was killed before it wrote its own record.
 	mine := got.Verdict == cell.Already && got.Record.State == string(state) && got.Record.Fields[fieldNode] == s.o.Cell.Node && (a.unheard || s.local(r.ID) == nil)
-	r.ours = got.Verdict == cell.OK || mine // also when somebody asks for it before this gateway has told of it
+	r.ours = got.Verdict == cell.OK || mine // also when a caller asks for it before this gateway has published it
 	a.elsewhere, a.unheard = !r.ours, a.unheard || err != nil
 	return err
 }
 
-// ours reports whether a command was accepted now, or before by this gateway, which has not heard so, or not lived to write it.
+// ours reports whether a command was accepted now, or earlier by this gateway without an answer or a record on its
+// disk.
 func (s *Service) ours(a *cell.Answer) bool {
 	return a.Verdict == cell.OK || a.Record.State == string(Queued) && a.Record.Fields[fieldNode] == s.o.Cell.Node && s.local(a.Record.ID) == nil
 }
 
-// admitHere holds a request against this gateway's own bounds: those of one vehicle are the cell's.
+// admitHere checks a request against this gateway's bounds; the bound per vehicle is the cell's.
 func (s *Service) admitHere(r *Request) error {
 	st := s.stat.Load()
 	sender := (&record{Origin: r.Origin, By: r.By}).sender()
@@ -310,7 +314,7 @@ func (s *Service) admitHere(r *Request) error {
 	return nil
 }
 
-// reportNow has the cell decide what a vehicle's word changes, and writes it down. after is called with that.
+// reportNow has the cell decide on a vehicle's report, stores the result, and then calls after.
 func (s *Service) reportNow(ctx context.Context, p *report, after func()) {
 	if a, err := s.reportTogether(ctx, p); err == nil {
 		s.post(func(b *batch) error {
@@ -321,13 +325,13 @@ func (s *Service) reportNow(ctx context.Context, p *report, after func()) {
 	}
 }
 
-// reportTogether has the cell decide what a vehicle's word changes. It insists.
+// reportTogether has the cell decide on a vehicle's report. It insists.
 func (s *Service) reportTogether(ctx context.Context, p *report) (cell.Answer, error) {
 	said := cell.Said{Status: string(p.status), Cause: p.cause, At: time.UnixMilli(p.at), Payload: p.payload}
 	return s.change(ctx, p.vin, p.id, p.status, func(st *cell.Store) (cell.Answer, error) { return st.Report(ctx, p.vin, p.id, said) })
 }
 
-// reported writes down what a vehicle's word has changed.
+// reported stores the result of a vehicle's report.
 func (b *batch) reported(p *report, a *cell.Answer) error {
 	switch a.Verdict {
 	case cell.Missing:

@@ -26,7 +26,7 @@ type together struct {
 	conns uint64
 }
 
-// member is a gateway: its command service, vehicles, and what it has told.
+// member is a gateway: its command service, vehicles, and published events.
 type member struct {
 	*Service
 	t      *together
@@ -40,7 +40,7 @@ type member struct {
 	away   error
 }
 
-// roads is the delivery engine of a gateway: it has the vehicles that it claims.
+// roads is the delivery engine of a gateway; it owns the vehicles that it claims.
 type roads struct {
 	m *member
 	engine
@@ -120,7 +120,7 @@ func (c *together) connects(m *member, vin string) {
 	m.OnReady(vin)
 }
 
-// acts has the vehicle acknowledge a delivery and report its end.
+// acts has the vehicle acknowledge a delivery and report its outcome.
 func (m *member) acts(d *message.Delivery, status State) {
 	m.t.Helper()
 	d.Acked(0)
@@ -150,7 +150,7 @@ func (c *together) at(m *member, id string, want State) {
 	})
 }
 
-// told are the states that all gateways have told of a command, each as often as it was told.
+// told checks the states that all gateways have published of a command, repetitions included.
 func (c *together) told(id string, want ...State) {
 	c.Helper()
 	check.Within(c.T, time.Minute, "what is told of "+id, func() error {
@@ -167,8 +167,8 @@ func (c *together) told(id string, want ...State) {
 	})
 }
 
-// TestWrongGateway holds that a command that is given to the gateway that has not got the vehicle reaches it, that its end is known
-// at both, and that each state is told once.
+// TestWrongGateway checks that a command given to the gateway without the vehicle reaches it, that both learn of its
+// end, and that each state is published once.
 func TestWrongGateway(t *testing.T) {
 	t.Parallel()
 	c := newTogether(t, 2)
@@ -189,7 +189,7 @@ func TestWrongGateway(t *testing.T) {
 	check.Eventually(t, "the gateway that accepted it to keep it as open no longer", func() bool { return a.Stat().Open == 0 })
 }
 
-// TestWaitElsewhere holds that whoever waits at one gateway hears of an end at another.
+// TestWaitElsewhere checks that a waiter at one gateway learns of an end at another.
 func TestWaitElsewhere(t *testing.T) {
 	t.Parallel()
 	c := newTogether(t, 2)
@@ -204,7 +204,7 @@ func TestWaitElsewhere(t *testing.T) {
 	}
 }
 
-// TestCancelElsewhere holds that what was never sent can be cancelled at any gateway, and what was sent at none.
+// TestCancelElsewhere checks that any gateway can cancel an unsent command, and none a sent one.
 func TestCancelElsewhere(t *testing.T) {
 	t.Parallel()
 	c := newTogether(t, 2)
@@ -231,7 +231,8 @@ func TestCancelElsewhere(t *testing.T) {
 	}
 }
 
-// TestMoves holds that the next gateway of a vehicle sends what was sent and not acknowledged, then what is queued, in order.
+// TestMoves checks that a vehicle's next gateway sends what was sent and not acknowledged, then what is queued, in
+// order.
 func TestMoves(t *testing.T) {
 	t.Parallel()
 	c := newTogether(t, 2)
@@ -262,7 +263,7 @@ func TestMoves(t *testing.T) {
 	c.told("c5", Queued, Sent, Delivered, Succeeded)
 }
 
-// TestExpiresTogether holds that a command expires once, by whichever gateway, with and without the one that accepted it.
+// TestExpiresTogether checks that a command expires once, at any gateway, with and without the one that accepted it.
 func TestExpiresTogether(t *testing.T) {
 	t.Parallel()
 	c := newTogether(t, 3)
@@ -275,7 +276,7 @@ func TestExpiresTogether(t *testing.T) {
 	c.told("c2", Queued, Expired)
 }
 
-// TestIdsInTheCell holds that an id is one command's in the cell.
+// TestIdsInTheCell checks that an id is unique in the cell.
 func TestIdsInTheCell(t *testing.T) {
 	t.Parallel()
 	c := newTogether(t, 2)
@@ -297,8 +298,8 @@ func TestIdsInTheCell(t *testing.T) {
 	c.told("c1", Queued)
 }
 
-// TestRedisAway holds that nothing is accepted, cancelled or shown that is not certain, that the answer names the id, and that what the
-// vehicle says meanwhile is not lost.
+// TestRedisAway checks that only certain results are accepted, cancelled or shown, that the answer names the id, and
+// that reports of vehicles are not lost meanwhile.
 func TestRedisAway(t *testing.T) {
 	t.Parallel()
 	c := newTogether(t, 2)
@@ -337,8 +338,8 @@ func TestRedisAway(t *testing.T) {
 	}
 }
 
-// TestReportedButNotWritten has a gateway die after Redis has taken a vehicle's word and before its own disk has: the replay of the journal
-// tells it, once.
+// TestReportedButNotWritten has a gateway die after Redis has stored a vehicle's report and before its own disk has it: the
+// replay of the journal publishes it, once.
 func TestReportedButNotWritten(t *testing.T) {
 	t.Parallel()
 	c := newTogether(t, 1)
@@ -368,7 +369,7 @@ func TestReportedButNotWritten(t *testing.T) {
 	c.told("c1", Queued, Sent, Delivered, Succeeded)
 }
 
-// TestLostAnswers holds that what a gateway has had decided is told, though the answer to its first try was lost.
+// TestLostAnswers checks that a gateway publishes its decision even if the first answer was lost.
 func TestLostAnswers(t *testing.T) {
 	t.Parallel()
 	c := newTogether(t, 1)

@@ -12,7 +12,7 @@ import (
 	"cellgate/broker/cell"
 )
 
-// cancelTogether is Cancel where several gateways serve the cell.
+// cancelTogether is Cancel with several gateways.
 func (s *Service) cancelTogether(ctx context.Context, c Caller, vin, id string) (Command, error) {
 	asked := Audited{Action: ActionCancel, Caller: c, VIN: vin, ID: id, Outcome: OutcomeCancelled}
 	var out Command
@@ -43,7 +43,7 @@ func (s *Service) cancelTogether(ctx context.Context, c Caller, vin, id string) 
 	return out, err
 }
 
-// askCancel asks to cancel a command that the caller may cancel. A verdict that is none of cancel's, Refused, says that it may not.
+// askCancel asks the cell to cancel a command. It returns the verdict notPermitted if the caller may not cancel it.
 func (s *Service) askCancel(ctx, waits context.Context, c Caller, vin, id string) (cell.Answer, error) {
 	if c.May != nil {
 		a, err := s.ask(waits, vin, id, func(st *cell.Store) (cell.Answer, error) { return st.Look(ctx, vin, id) })
@@ -59,18 +59,18 @@ func (s *Service) askCancel(ctx, waits context.Context, c Caller, vin, id string
 	if err != nil {
 		s.lost.add(id)
 	} else if s.lost.take(id) && a.Verdict == cell.Already && a.Record.State == string(Cancelled) {
-		a.Verdict = cell.OK // the answer to the request before was lost
+		a.Verdict = cell.OK // the answer to the previous request was lost
 	}
 	return a, err
 }
 
-// lostAnswers are the ids of commands of which it is not known whether they were cancelled, for who asks again.
+// lostAnswers are the ids of commands whose cancellation got no answer, in case it is requested again.
 type lostAnswers struct {
 	mu  sync.Mutex
 	ids map[string]struct{}
 }
 
-// maxLost bounds them: beyond it the end of a command may be told by nobody.
+// maxLost bounds lostAnswers: beyond it no gateway may publish a command's end.
 const maxLost = 4096
 
 func (l *lostAnswers) add(id string) {
@@ -92,10 +92,10 @@ func (l *lostAnswers) take(id string) bool {
 	return there
 }
 
-// notPermitted is no verdict of a script: the caller may not cancel what it asks about.
+// notPermitted is not a script's verdict: the caller may not cancel this command.
 const notPermitted cell.Verdict = "not-permitted"
 
-// cancelled writes down what has become of a cancellation.
+// cancelled stores the result of a cancellation.
 func (b *batch) cancelled(a *cell.Answer) (Command, error) {
 	switch a.Verdict {
 	case cell.Missing:
@@ -115,7 +115,7 @@ func (b *batch) cancelled(a *cell.Answer) (Command, error) {
 	return b.t.view(rec), err
 }
 
-// getTogether reads a command as the cell has it. What is final here is so everywhere.
+// getTogether reads a command from the cell. What is final in the state file is final everywhere.
 func (s *Service) getTogether(ctx context.Context, vin, id string) (Command, error) {
 	c := s.cell()
 	if err := c.usable(vin, id); err != nil {
@@ -135,7 +135,7 @@ func (s *Service) getTogether(ctx context.Context, vin, id string) (Command, err
 			return s.getLocal("", id, &UnknownError{ID: id, Why: err})
 		case vin == "" && s.local(id) == nil:
 			return Command{}, ErrNotFound
-		case vin == "": // Redis has lost whose it is
+		case vin == "": // Redis has lost which vehicle it is for
 			vin = s.local(id).VIN
 		}
 	}
@@ -151,7 +151,7 @@ func (s *Service) getTogether(ctx context.Context, vin, id string) (Command, err
 	if !keeps {
 		return s.shownOf(&a.Record), nil
 	}
-	// What is told of an end is on disk before.
+	// An end is on disk before it is reported.
 	err = s.submit(ctx, false, func(b *batch) error {
 		rec, err := b.adopt(&a, false, nil)
 		if err == nil {
@@ -165,7 +165,7 @@ func (s *Service) getTogether(ctx context.Context, vin, id string) (Command, err
 	return out, nil
 }
 
-// getLocal answers from the state file while Redis cannot be asked: what is final there is certain, anything else is not known.
+// getLocal answers from the state file while Redis is away: only a final state is certain.
 func (s *Service) getLocal(vin, id string, unknown error) (Command, error) {
 	cmd, err := s.localView(vin, id)
 	if err == nil && cmd.State.Final() {
@@ -176,10 +176,10 @@ func (s *Service) getLocal(vin, id string, unknown error) (Command, error) {
 
 func (s *Service) cell() *Cell { return s.o.Cell }
 
-// maxLooked bounds the commands that are read in Redis for one page.
+// maxLooked bounds the commands read from Redis for one page.
 const maxLooked = 4096
 
-// listTogether is List where several gateways serve the cell: the open ones first, then those that ended, the latest first.
+// listTogether is List with several gateways: open commands first, then ended ones, latest first.
 func (s *Service) listTogether(ctx context.Context, f Filter) (page []Command, cursor string, err error) {
 	at, err := placeOf(f)
 	if err != nil {
@@ -220,7 +220,7 @@ func (s *Service) listTogether(ctx context.Context, f Filter) (page []Command, c
 	return page, cursorOf(at), nil
 }
 
-// listOpenOf lists a vehicle's open commands, and says whether there are more, and where the list goes on.
+// listOpenOf lists a vehicle's open commands, with the place where the list continues if there are more.
 func (s *Service) listOpenOf(ctx context.Context, f Filter, at cell.Place) (page []Command, next cell.Place, more bool, err error) {
 	below := uint64(math.MaxInt64)
 	if at.Score > 0 {
@@ -253,7 +253,7 @@ func (s *Service) listOpenOf(ctx context.Context, f Filter, at cell.Place) (page
 	return page, next, more, nil
 }
 
-// shownOf is a command of the cell as the API shows it.
+// shownOf returns a command of the cell as the API shows it.
 func (s *Service) shownOf(r *cell.Record) Command {
 	rec := (&batch{s: s}).recordOf(r, r.Expires, nil)
 	return rec.view([]byte(r.Fields[fieldPayload]), []byte(r.Result))
@@ -264,7 +264,7 @@ func cursorOf(p cell.Place) string {
 	return base64.RawURLEncoding.EncodeToString(text)
 }
 
-// placeOf is where a list begins.
+// placeOf returns where a list begins.
 func placeOf(f Filter) (p cell.Place, err error) {
 	if f.Cursor == "" {
 		return cell.Place{Ended: f.State.Final()}, nil

@@ -14,14 +14,14 @@ import (
 	"cellgate/test/check"
 )
 
-// partition is one of vehicle.commands, as every gateway reads it.
+// partition is a partition of vehicle.commands that every gateway reads.
 type partition struct {
 	mu   sync.Mutex
 	all  []Message
 	more chan struct{}
 }
 
-// reading is a gateway's place in it.
+// reading is a gateway's position in it.
 type reading struct {
 	*partition
 	at, given int
@@ -53,7 +53,8 @@ func (r *reading) Accepted() {
 	r.accepted.Store(int64(r.at))
 }
 
-// TestKafkaAtEveryGateway holds that what every gateway reads is accepted, delivered and told once, and so is what is refused.
+// TestKafkaAtEveryGateway checks that what every gateway reads is accepted, delivered and published once; so are
+// refusals.
 func TestKafkaAtEveryGateway(t *testing.T) {
 	t.Parallel()
 	c := newTogether(t, 3)
@@ -97,7 +98,8 @@ func TestKafkaAtEveryGateway(t *testing.T) {
 	readers.Wait()
 }
 
-// TestLostRefusal holds that a gateway tells of what it has refused, though it has not heard Redis' answer, or was killed before it told.
+// TestLostRefusal checks that a gateway publishes its refusal although Redis' answer was lost, or it was killed before
+// publishing.
 func TestLostRefusal(t *testing.T) {
 	t.Parallel()
 	c := newTogether(t, 2)
@@ -116,7 +118,7 @@ func TestLostRefusal(t *testing.T) {
 	cancel()
 	readers.Wait()
 
-	// Somebody asks for it between the try whose answer is lost and the next.
+	// Another caller reads it between the lost answer and the retry.
 	one := &asked{Request: Request{ID: "late", VIN: "V", TTL: time.Minute, At: time.Now()}, found: ErrExpired}
 	by.set(errors.New("no answer"))
 	if by.refuseOnce(t.Context(), one) == nil {
@@ -137,7 +139,8 @@ func TestLostRefusal(t *testing.T) {
 	c.told("late", Expired)
 }
 
-// TestKafkaWhileRedisIsAway holds that the entrance keeps its place, and that what has no time left afterwards is not accepted.
+// TestKafkaWhileRedisIsAway checks that the consumer keeps its position, and that expired records are not accepted
+// afterwards.
 func TestKafkaWhileRedisIsAway(t *testing.T) {
 	t.Parallel()
 	c := newTogether(t, 1)
@@ -161,7 +164,7 @@ func TestKafkaWhileRedisIsAway(t *testing.T) {
 	<-done
 }
 
-// TestListsTogether pages over the cell's commands at a gateway that has accepted none of them.
+// TestListsTogether pages through the cell's commands at a gateway that accepted none of them.
 func TestListsTogether(t *testing.T) {
 	t.Parallel()
 	c := newTogether(t, 2)
@@ -212,7 +215,7 @@ func TestListsTogether(t *testing.T) {
 	}
 }
 
-// TestRedisForgets flushes Redis: what the gateways have on their disks is what it was, and is carried on.
+// TestRedisForgets flushes Redis: the commands on the gateways' disks are unchanged and continue.
 func TestRedisForgets(t *testing.T) {
 	t.Parallel()
 	c := newTogether(t, 2)

@@ -14,11 +14,10 @@ import (
 
 const year = 365 * 24 * time.Hour
 
-// clockSteps are how far clocks go wrong.
+// clockSteps are the steps of the wall clock tested.
 var clockSteps = []time.Duration{time.Second, -time.Second, time.Hour, -time.Hour, 10 * year, -10 * year}
 
-// clockRig is a service on the gateway's clock, over a wall clock that a test sets. A kept command is in it from the
-// beginning.
+// clockRig is a service with a wall clock that a test sets. It holds a kept command from the beginning.
 type clockRig struct {
 	*Service
 	t       *testing.T
@@ -59,7 +58,7 @@ func (r *clockRig) close() {
 	}
 }
 
-// step sets the wall clock while the gateway runs, restart between two runs.
+// step sets the wall clock while the gateway runs; restart sets it between two runs.
 func (r *clockRig) step(by time.Duration) {
 	r.machine.Step(by)
 	r.c.Stepped(by)
@@ -73,7 +72,7 @@ func (r *clockRig) restart(by time.Duration) {
 	r.open(saved)
 }
 
-// look has the service do all that is due, its look at the history included.
+// look has the service do everything that is due, retention included.
 func (r *clockRig) look() {
 	r.t.Helper()
 	for range 2 {
@@ -82,8 +81,8 @@ func (r *clockRig) look() {
 	}
 }
 
-// TestClockStepsEndNoCommand: a command expires when its time has passed, and the history is forgotten when its has,
-// whatever the wall clock does meanwhile.
+// TestClockStepsEndNoCommand checks that commands expire and the history is forgotten by elapsed time, whatever the
+// wall clock does.
 func TestClockStepsEndNoCommand(t *testing.T) {
 	t.Parallel()
 	for name, set := range map[string]func(*clockRig, time.Duration){"running": (*clockRig).step, "at a start": (*clockRig).restart} {
@@ -103,7 +102,7 @@ func TestClockStepsEndNoCommand(t *testing.T) {
 				r.look()
 				r.e.set(5, nil)
 				r.OnReady(vin)
-				switch late := name == "at a start" && by < 0; { // then it comes back as a stop does
+				switch late := name == "at a start" && by < 0; { // then it comes back as after a stop
 				case !late:
 					if d := r.e.next(t); d.Life != 30*time.Second {
 						t.Errorf("sent with %v left", d.Life)
@@ -133,8 +132,8 @@ func TestClockStepsEndNoCommand(t *testing.T) {
 	}
 }
 
-// TestAStopMakesCommandsLate: how long the gateway stood still only the wall clock knows. By it a command is not sent
-// too late; but only time that has passed for certain ends it, and if the clock was wrong, it is sent.
+// TestAStopMakesCommandsLate checks a stop whose length only the wall clock shows: no command is sent too late by it,
+// only elapsed time ends a command, and if the clock was wrong the command is sent.
 func TestAStopMakesCommandsLate(t *testing.T) {
 	t.Parallel()
 	for _, wrong := range []bool{false, true} {
@@ -148,7 +147,7 @@ func TestAStopMakesCommandsLate(t *testing.T) {
 			t.Fatalf("after an hour's stop: %s, %d sent", got, len(r.e.arrived))
 		}
 		create(t, r.Service, Request{ID: "new", TTL: time.Minute})
-		r.e.next(t).Acked(0) // goes on past the one that may be too late
+		r.e.next(t).Acked(0) // continues past the one that may be too late
 		if wrong {
 			r.step(-time.Hour)
 			r.e.next(t).Acked(0)

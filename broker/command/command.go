@@ -19,7 +19,7 @@ import (
 	"cellgate/broker/shared/message/duration"
 )
 
-// Limits of names that are the same for every gateway.
+// Limits of names, fixed for all gateways.
 const (
 	maxIDBytes   = 64
 	maxNameBytes = 128
@@ -29,67 +29,68 @@ const (
 
 // Errors of Create, Get, Cancel and Wait.
 var (
-	// ErrInvalid: the request is not a command; the message says why.
+	// ErrInvalid means that the request is not a valid command; the message says why.
 	ErrInvalid = errors.New("invalid command")
-	// ErrTopic: the id, the VIN or the name cannot be in a command's topic. It is ErrInvalid too.
+	// ErrTopic means that id, VIN or name cannot be part of a command's topic. It wraps ErrInvalid.
 	ErrTopic = fmt.Errorf("%w: topic", ErrInvalid)
-	// ErrTooLarge: the payload, with what goes with it, is beyond the bound. It is ErrInvalid too.
+	// ErrTooLarge means that payload and properties exceed the bound. It wraps ErrInvalid.
 	ErrTooLarge = fmt.Errorf("%w: size", ErrInvalid)
-	// ErrNotPermitted: the caller may not send this command to this vehicle.
+	// ErrNotPermitted means that the caller may not send this command to this vehicle.
 	ErrNotPermitted = errors.New("the caller may not send this command to this vehicle")
-	// ErrResponseTopic: outcomes may not be published on the response topic. It is ErrNotPermitted too.
+	// ErrResponseTopic means that outcomes may not be published on the response topic. It wraps ErrNotPermitted.
 	ErrResponseTopic = fmt.Errorf("%w: the response topic is not one that the caller may read, or is a vehicle's own", ErrNotPermitted)
-	// ErrExpired: its time to live had passed before the gateway learned of it.
+	// ErrExpired means that the time to live had passed before the gateway received the command.
 	ErrExpired = errors.New("the command's time had passed before it came")
-	// ErrConflict: the id or idempotency key belongs to a command of other content.
+	// ErrConflict means that the id or idempotency key belongs to a command with other content.
 	ErrConflict = errors.New("the same id or key was used for another command")
-	// ErrQueueFull: the vehicle has as many open commands as it may have.
+	// ErrQueueFull means that the vehicle has the maximum number of open commands.
 	ErrQueueFull = errors.New("the vehicle's command queue is full")
-	// ErrBusy: the gateway's own bounds are reached (open commands, waiting events).
+	// ErrBusy means that a bound of the gateway is reached (open commands, waiting events).
 	ErrBusy = errors.New("too many commands")
-	// ErrNotFound: no such command, or not of this vehicle, or forgotten by now.
+	// ErrNotFound means that this vehicle has no such command, or that it is forgotten.
 	ErrNotFound = errors.New("no such command")
-	// ErrNotCancellable: the command was handed to the vehicle's connection or is done.
+	// ErrNotCancellable means that the command was handed to the vehicle's connection or is final.
 	ErrNotCancellable = errors.New("the command can no longer be cancelled")
-	// ErrStore: the state file could not be written.
+	// ErrStore means that the state file could not be written.
 	ErrStore = errors.New("the command store failed")
-	// ErrUnknown: the cell's Redis is away, or its replicas have not confirmed what it has decided: it may be so or not.
+	// ErrUnknown means that the cell's Redis is away or its replicas have not confirmed: the decision may or may not
+	// stand.
 	ErrUnknown = errors.New("unknown")
-	// ErrClosed: the service is closed.
+	// ErrClosed means that the service is closed.
 	ErrClosed = errors.New("the command service is closed")
 )
 
 // Request asks for a command.
 type Request struct {
-	// ID makes the request idempotent: [A-Za-z0-9_-]{1,64}, unique in the cell. Empty: derived from Key, or
-	// made up.
+	// ID makes the request idempotent: [A-Za-z0-9_-]{1,64}, unique in the cell. If empty, it is derived from Key, or
+	// random.
 	ID string
-	// Key is the caller's idempotency key, at most 255 bytes; it is the caller's own (see Caller.By and Caller.Namespace).
+	// Key is an idempotency key of at most 255 bytes, separate for each caller (see Caller.By and Caller.Namespace).
 	Key string
 	Caller
 	VIN  string
 	Name string
-	// Payload is sent as it is; JSON tells that it is a JSON value.
+	// Payload is sent unchanged; JSON says that it is a JSON value.
 	Payload []byte
 	JSON    bool
-	// TTL is how long the command is valid; 0 is the service's default.
+	// TTL is the command's time to live; 0 means the service's default.
 	TTL time.Duration
-	// Urgent: it is sent before the vehicle's other commands that have not been sent.
+	// Urgent commands are sent before the vehicle's other unsent commands.
 	Urgent bool
-	// At is when the command was given, from which TTL counts; zero is now. A later time counts as now.
+	// At is when the command was created and TTL begins; zero means now, and so does a later time.
 	At time.Time
 
-	// came is when it arrived: its time to live counts from then, however long it waits.
+	// came is the time of arrival. The time to live counts from then, however long the request waits.
 	came time.Time
-	// named: the id stands in a topic, and none is made up for it.
+	// named means that the id comes from a topic: none is generated.
 	named bool
 	props properties
-	// decided is what the cell has decided about it, nil where one gateway serves the cell.
+	// decided is the cell's decision, nil with a single gateway.
 	decided *cell.Answer
-	// ours: this gateway had it accepted, and tells of it.
+	// ours means that this gateway had it accepted, and publishes that.
 	ours bool
-	// ready: the vehicle could be sent to when the request was made. It is asked for outside the
-	// transaction, because the delivery engine has locks of its own.
+	// ready reports whether the vehicle could be sent to when the request was made. It is queried outside the
+	// transaction, because the delivery engine has its own locks.
 	ready bool
 }
 
@@ -99,9 +100,9 @@ type Command struct {
 	VIN   string `json:"vin"`
 	Name  string `json:"name"`
 	State State  `json:"state"`
-	// Cause says why a command is in a state that was not to be hoped for.
+	// Cause is the reason for an unsuccessful state.
 	Cause string `json:"cause,omitempty"`
-	// Payload is the JSON value, or PayloadBase64 what is none.
+	// Payload is set if the payload is JSON, else PayloadBase64.
 	Payload       json.RawMessage `json:"payload,omitempty"`
 	PayloadBase64 []byte          `json:"payload_base64,omitempty"`
 	TTL           string          `json:"ttl"`
@@ -114,20 +115,20 @@ type Command struct {
 	FinishedAt    Stamp           `json:"finished_at,omitempty"`
 	// Outcome is what the vehicle reported about a late command.
 	Outcome State `json:"outcome,omitempty"`
-	// Result is the payload of the vehicle's last report, ResultBase64 one that is not JSON.
+	// Result is the payload of the vehicle's last report if it is JSON, else ResultBase64.
 	Result       json.RawMessage `json:"result,omitempty"`
 	ResultBase64 []byte          `json:"result_base64,omitempty"`
 	Origin       string          `json:"origin"`
 	By           string          `json:"by,omitempty"`
 }
 
-// Stamp is a time in milliseconds since the Unix epoch; 0 is none.
+// Stamp is a time in ms since the Unix epoch; 0 means none.
 type Stamp int64
 
 // stampLayout is RFC 3339 with milliseconds.
 const stampLayout = "2006-01-02T15:04:05.000Z07:00"
 
-// Time is the same as a time.
+// Time converts the stamp to UTC.
 func (s Stamp) Time() time.Time { return time.UnixMilli(int64(s)).UTC() }
 
 // String formats the time in UTC.
@@ -166,7 +167,7 @@ func validLevel(s string, limit int) bool {
 		strings.IndexFunc(s, unicode.IsControl) < 0
 }
 
-// check completes the request and says what is wrong with it.
+// check completes the request and validates it.
 func (r *Request) check(o *Options) error {
 	if r.TTL == 0 {
 		r.TTL = o.DefaultTTL
@@ -201,8 +202,8 @@ func (r *Request) check(o *Options) error {
 	return nil
 }
 
-// madeID derives an id from a caller's key, so that the command itself is the memory of the key, or
-// makes one up.
+// madeID derives an id from a caller's key, so that the stored command also remembers the key; without a key it is
+// random.
 func madeID(by, key string) string {
 	if key == "" {
 		return rand.Text()
@@ -211,7 +212,7 @@ func madeID(by, key string) string {
 	return "k-" + base64.RawURLEncoding.EncodeToString(sum[:24])
 }
 
-// digest tells one request's content from another's.
+// digest identifies the content of a request.
 func (r *Request) digest() []byte {
 	h := sha256.New()
 	for _, part := range [][]byte{[]byte(r.VIN), []byte(r.Name), r.Payload} {
@@ -223,14 +224,14 @@ func (r *Request) digest() []byte {
 	var n [8]byte
 	binary.BigEndian.PutUint64(n[:], uint64(r.TTL.Milliseconds()))
 	_, _ = h.Write(n[:])
-	if r.Urgent { // as it was before there were urgent ones otherwise: digests are on disk
+	if r.Urgent { // digests are on disk: those of commands that are not urgent must not change
 		_, _ = h.Write([]byte{1})
 	}
 	return h.Sum(nil)[:16]
 }
 
-// record is a command as it is on disk, but for payload and result, which never change with the state.
-// The names are the format: never reuse one.
+// record is a command on disk, without payload and result, which are stored separately. The JSON names are the format:
+// never reuse one.
 type record struct {
 	Seq       uint64 `json:"-"` // its key: the order of acceptance
 	ID        string `json:"id"`
@@ -243,27 +244,27 @@ type record struct {
 	Digest    []byte `json:"digest"`
 	JSON      bool   `json:"json,omitempty"`
 	Urgent    bool   `json:"urgent,omitempty"`
-	Props     bool   `json:"props,omitempty"`   // there are properties
-	Respond   bool   `json:"respond,omitempty"` // a response topic is among them
-	TTL       int64  `json:"ttl"`               // milliseconds, as are the times
+	Props     bool   `json:"props,omitempty"`   // the command has properties
+	Respond   bool   `json:"respond,omitempty"` // the properties include a response topic
+	TTL       int64  `json:"ttl"`               // ms, as are the times
 	Created   int64  `json:"created"`
 	Expires   int64  `json:"expires"`
 	Sent      int64  `json:"sent,omitempty"`
 	Delivered int64  `json:"delivered,omitempty"`
 	Accepted  int64  `json:"accepted,omitempty"`
 	Finished  int64  `json:"finished,omitempty"`
-	// The times above are what the wall clock showed, for people. These decide, by the gateway's clock: until when it is
-	// open, from when on it is not sent because that much may have passed (clock.Clock.Latest), and when it ended. Commands of
-	// versions before have none.
+	// The times above are wall clock times, for people. These count, by the gateway's clock: Until is when the command
+	// expires; after Latest it is not sent, because its time may have passed (clock.Clock.Latest); Done is when it
+	// ended. Records of older versions have none.
 	Until  int64 `json:"until,omitempty"`
 	Latest int64 `json:"latest,omitempty"`
 	Done   int64 `json:"done,omitempty"`
-	// Handed: the command is about to be, or was, given to a connection. It is set on disk before the
-	// delivery engine gets the command, and taken back only when that is known not to have sent it.
+	// Handed means that the command was or is about to be given to a connection. It is set on disk before the delivery
+	// engine gets the command, and cleared only when the engine is known not to have sent it.
 	Handed  bool  `json:"handed,omitempty"`
 	Outcome State `json:"outcome,omitempty"`
-	// Number orders the vehicle's commands, and Gen is the generation in which it was accepted, where several gateways serve the
-	// cell; Node is the one that accepted it.
+	// With several gateways: Number orders the vehicle's commands, Gen is the generation of acceptance, and Node the
+	// gateway that accepted the command.
 	Number uint64 `json:"number,omitempty"`
 	Gen    uint64 `json:"gen,omitempty"`
 	Node   string `json:"node,omitempty"`
@@ -275,7 +276,7 @@ func (r *record) latest() int64 { return cmp.Or(r.Latest, r.Expires) }
 
 func (r *record) done() int64 { return cmp.Or(r.Done, r.Finished) }
 
-// view builds what the API shows. payload and result are copied.
+// view returns r as the API shows it. payload and result are copied.
 func (r *record) view(payload, result []byte) Command {
 	c := Command{
 		ID: r.ID, VIN: r.VIN, Name: r.Name, State: r.State, Cause: r.Cause, Origin: r.Origin, By: r.By,
@@ -293,7 +294,7 @@ func (r *record) view(payload, result []byte) Command {
 	return c
 }
 
-// splitJSON returns data, copied, as JSON if it is that, else as bytes.
+// splitJSON returns a copy of data as value if it is JSON, else as raw.
 func splitJSON(data []byte) (value json.RawMessage, raw []byte) {
 	switch {
 	case len(data) == 0:

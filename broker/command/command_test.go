@@ -26,7 +26,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 const vin = "LTEST000000000001"
 
-// engine stands in for the delivery engine: it keeps what it is given and lets a test end each delivery.
+// engine is a fake delivery engine: it keeps deliveries, and a test ends each.
 type engine struct {
 	mu      sync.Mutex
 	version byte // 0: not ready
@@ -73,7 +73,7 @@ func (e *engine) next(t *testing.T) *message.Delivery {
 	}
 }
 
-// kafka stands in for the publisher.
+// kafka is a fake publisher.
 type kafka struct {
 	mu     sync.Mutex
 	err    error
@@ -96,7 +96,7 @@ func (k *kafka) fail(err error) {
 	k.err = err
 }
 
-// states returns the states that were published of a command, in order.
+// states returns the published states of a command, in order.
 func (k *kafka) states(t *testing.T, id string) []State {
 	t.Helper()
 	k.mu.Lock()
@@ -117,7 +117,7 @@ func (k *kafka) states(t *testing.T, id string) []State {
 	return states
 }
 
-// last is the last event that was published of a command.
+// last returns the last published event of a command.
 func (k *kafka) last(t *testing.T, id string) (last eventValue) {
 	t.Helper()
 	k.mu.Lock()
@@ -142,7 +142,7 @@ func openDB(t *testing.T) *statefile.DB {
 	return db
 }
 
-// completed makes options of what a test says about a service: the rest is as the gateway has it.
+// completed fills the options that a test leaves out with the gateway's defaults.
 func completed(o Options) Options {
 	c, _ := clock.New(clock.System(), clock.Saved{})
 	options.Fill(&o, configs.Default().Commands, Options{
@@ -339,7 +339,7 @@ func TestCancel(t *testing.T) {
 	}
 	e.set(5, nil)
 	create(t, s, Request{ID: "c2"})
-	e.next(t) // handed over, Sent not yet told: it may be on the wire
+	e.next(t) // handed over, Sent not yet called: it may be on the wire
 	if _, err := s.Cancel(ctx, Caller{}, vin, "c2"); !errors.Is(err, ErrNotCancellable) {
 		t.Errorf("on its way: %v", err)
 	}

@@ -15,7 +15,7 @@ import (
 	"cellgate/broker/shared/trace"
 )
 
-// pumpAll sends what can be sent to the vehicles that were marked.
+// pumpAll sends what it can to the vehicles in pending.
 func (s *Service) pumpAll() {
 	for vin := range s.pending {
 		s.pump(vin)
@@ -23,9 +23,8 @@ func (s *Service) pumpAll() {
 	clear(s.pending)
 }
 
-// pump gives the lane's commands, in order, to the delivery engine: those that were never acknowledged and
-// that the engine does not have. Those that are not yet marked on disk as handed over are marked first, and
-// everything after them waits for that.
+// pump gives the lane's commands to the delivery engine, in order, except those already acknowledged or outstanding. A
+// command not marked on disk as handed over is marked first, and everything after it waits for that.
 func (s *Service) pump(vin string) {
 	l := s.open.lanes[vin]
 	if l == nil {
@@ -39,7 +38,7 @@ func (s *Service) pump(vin string) {
 	var by cell.Connection
 	if s.o.Cell != nil {
 		if by, ready = s.o.Cell.Owner(vin); !ready {
-			s.retry[vin] = struct{}{} // it is connected, and the cell has not answered yet
+			s.retry[vin] = struct{}{} // connected, but the cell has not answered yet
 			return
 		}
 	}
@@ -80,7 +79,7 @@ func (s *Service) pump(vin string) {
 	}
 }
 
-// mayLeave reports whether it is certain, and on disk, that the command may be put on the wire now.
+// mayLeave reports whether the permission to send the command is on disk.
 func (s *Service) mayLeave(e *entry, by cell.Connection) bool {
 	if s.o.Cell != nil {
 		return e.permit == by.Epoch
@@ -88,8 +87,8 @@ func (s *Service) mayLeave(e *entry, by cell.Connection) bool {
 	return e.rec.Handed
 }
 
-// takeBack unmarks the commands that were marked as handed over by this process and were not, because the vehicle
-// left before: they can be cancelled. It is on disk before pump looks at the lane again.
+// takeBack unmarks commands that this process marked as handed over but did not send because the vehicle left: they can
+// be cancelled again. The change is on disk before pump sees the lane again.
 func (s *Service) takeBack(l *lane) {
 	var seqs []uint64
 	for _, e := range l.entries {
@@ -102,14 +101,14 @@ func (s *Service) takeBack(l *lane) {
 	}
 }
 
-// life is how long a command may still be sent. It is over before the command's end when the gateway stood still, as
-// far as the wall clock tells: then it may be too late. Should the clock turn out to have been wrong, it is not.
+// life returns how long a command may still be sent. After a stop of the gateway this can end before the command
+// expires: the length of the stop is known only from the wall clock, which may be wrong. If the clock is corrected, the
+// command may be sent again.
 func (s *Service) life(r *record) time.Duration {
 	c := s.o.Clock
 	return min(time.UnixMilli(r.until()).Sub(c.Now()), time.UnixMilli(r.latest()).Sub(c.Latest()))
 }
 
-// send gives one command to the delivery engine.
 func (s *Service) send(l *lane, e *entry, version byte) error {
 	r := e.rec
 	payload, props, err := s.content(r, version)
@@ -147,7 +146,7 @@ func (s *Service) send(l *lane, e *entry, version byte) error {
 	return nil
 }
 
-// traced tells the vehicle of the trace that the command is part of.
+// traced adds the command's traceparent to the properties sent to the vehicle.
 func (s *Service) traced(r *record, to *message.Properties) {
 	c, sampled := s.o.Sampling.Command(r.ID, trace.Parent(to.User))
 	if !sampled {
@@ -167,7 +166,7 @@ type envelope struct {
 	PayloadBase64 []byte          `json:"payload_base64,omitempty"`
 }
 
-// content reads a command's payload as it is sent to a client of that MQTT version, and what goes with it.
+// content reads a command's payload and properties as sent to a client of that MQTT version.
 func (s *Service) content(r *record, version byte) (data []byte, props properties, err error) {
 	err = s.o.DB.View(func(tx *statefile.Tx) (err error) {
 		t := tablesOf(tx)
@@ -184,7 +183,6 @@ func (s *Service) content(r *record, version byte) (data []byte, props propertie
 	return data, props, err
 }
 
-// envelope wraps the payload.
 func (r *record) envelope(data []byte) ([]byte, error) {
 	e := envelope{ID: r.ID, Name: r.Name, IssuedAt: Stamp(r.Created), ExpiresAt: Stamp(r.Expires)}
 	if r.JSON {
@@ -199,14 +197,14 @@ func (r *record) envelope(data []byte) ([]byte, error) {
 	return wrapped, nil
 }
 
-// left notes that a command is on the wire. Several gateways have noted that before.
+// left records that a command was sent. With several gateways, permit has recorded that before.
 func (s *Service) left(seq uint64) {
 	if s.o.Cell == nil {
 		s.post(func(b *batch) error { return b.step(seq, Sent, "") })
 	}
 }
 
-// acknowledged takes a PUBACK.
+// acknowledged handles a PUBACK.
 func (s *Service) acknowledged(r *record, attempt int, code byte) {
 	if s.o.Cell == nil {
 		s.post(func(b *batch) error { return b.acked(r.Seq, attempt, code) })
@@ -219,7 +217,7 @@ func (s *Service) acknowledged(r *record, attempt int, code byte) {
 	s.turns.run(r.VIN, func(ctx context.Context) { s.reportNow(ctx, p, func() { s.released(r.Seq, attempt) }) })
 }
 
-// refusedBy is the cause of what the vehicle's PUBACK rejects.
+// refusedBy returns the cause for a PUBACK with an error code.
 func refusedBy(code byte) string { return fmt.Sprintf("puback_0x%02x", code) }
 
 // acked applies a PUBACK. A reason code of 0x80 and above is a refusal (MQTT 5, 3.4.2.1).
@@ -231,7 +229,7 @@ func (b *batch) acked(seq uint64, attempt int, code byte) error {
 	return b.step(seq, Delivered, "")
 }
 
-// released notes that the delivery engine has a command no more, so that the lane may go on.
+// released records that the delivery engine has finished with a command, so that the lane can continue.
 func (s *Service) released(seq uint64, attempt int) {
 	if e := s.open.bySeq[seq]; e != nil && e.attempt == attempt {
 		e.outstanding = false
@@ -239,7 +237,7 @@ func (s *Service) released(seq uint64, attempt int) {
 	}
 }
 
-// undelivered takes a command back that the delivery engine gave up. It may run on any goroutine.
+// undelivered handles a command that the delivery engine gave up. It may run on any goroutine.
 func (s *Service) undelivered(l *lane, seq uint64, attempt int, cause error) {
 	s.post(func(b *batch) error {
 		e := b.s.open.bySeq[seq]
@@ -255,15 +253,15 @@ func (s *Service) undelivered(l *lane, seq uint64, attempt int, cause error) {
 		case errors.Is(cause, ErrUndeliverable):
 			return b.step(seq, Rejected, reason(cause))
 		case e.handedHere:
-			// Not sent for certain: it was marked by this process, and Sent would have come first.
+			// It was not sent: this process marked it, and Sent would have come first.
 			return b.hand([]uint64{seq}, false)
 		}
 		return nil
 	})
 }
 
-// heard notes that a failure has been dealt with. The lane is tried again in a moment, or at once if it was
-// held back for this.
+// heard records that a failure has been handled. The lane is retried after a pause, or at once if the failure held it
+// back.
 func (s *Service) heard(l *lane, e *entry, stale bool) {
 	l.seen++
 	if !stale {
@@ -276,7 +274,7 @@ func (s *Service) heard(l *lane, e *entry, stale bool) {
 	}
 }
 
-// reason is a short text for Cause.
+// reason returns at most 200 bytes of err for Cause.
 func reason(err error) string {
 	text := strings.TrimLeft(strings.TrimPrefix(err.Error(), ErrUndeliverable.Error()), ": \n")
 	return strings.ToValidUTF8(text[:min(len(text), 200)], "")

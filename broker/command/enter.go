@@ -2,10 +2,11 @@ package command
 
 import "context"
 
-// decider has the cell decide on a request. ctx ends with the service; waits ends when nobody waits for the decision any more.
+// decider has the cell decide on a request. ctx ends with the service; waits ends when the requester stops waiting.
 type decider func(ctx, waits context.Context) error
 
-// enter has a request decided in its vehicle's turn where several gateways are, and then hands it to the loop. decide may be nil.
+// enter has the cell decide on a request in its vehicle's turn (with several gateways), then passes it to the loop.
+// decide may be nil.
 func (s *Service) enter(ctx context.Context, vin string, r *request, decide decider) error {
 	switch {
 	case s.o.Cell == nil || decide == nil:
@@ -23,7 +24,7 @@ func (s *Service) enter(ctx context.Context, vin string, r *request, decide deci
 	return nil
 }
 
-// handIn hands what is decided to the loop.
+// handIn passes a decided request to the loop.
 func (s *Service) handIn(r *request, err error) {
 	switch {
 	case err != nil:
@@ -33,16 +34,16 @@ func (s *Service) handIn(r *request, err error) {
 	}
 }
 
-// enterBriefly is enter for a request that somebody waits for: it is answered at once while Redis is known to decide nothing, and
-// within Cell.Patience though what is before it in its vehicle's turn waits for long. It is not begun after that. What is
-// decided in time is waited for until it is on disk; what is decided later is written down, and told as an event.
+// enterBriefly is enter for a request whose requester waits. It fails at once while Redis is known to decide nothing,
+// and after Cell.Patience if the vehicle's turn does not come; the request is not begun after that. If the decision
+// comes in time, enterBriefly waits until it is on disk; a later decision is still written and published as an event.
 func (s *Service) enterBriefly(ctx context.Context, vin string, r *request, decide decider) error {
 	if err := s.cell().usable(vin, r.id); err != nil {
 		r.finish(err)
 		return nil
 	}
 	room := ctx
-	if r.done == nil { // of a connection: what it has published is decided on though it ends
+	if r.done == nil { // MQTT: a published command is decided even if the connection ends
 		ctx = context.WithoutCancel(ctx)
 	}
 	waits, cancel := context.WithTimeout(ctx, s.cell().Patience)

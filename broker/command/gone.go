@@ -7,34 +7,32 @@ import (
 	"time"
 )
 
-// Gap is a part of vehicle.commands that was gone before it was read.
+// Gap is a part of vehicle.commands that was removed before it was read.
 type Gap struct {
-	What string // topic, partition and range, for people
-	// Records is how many are gone; negative when that is not known.
+	What string // topic, partition and range, for messages
+	// Records is the number of lost records; negative if unknown.
 	Records int64
-	// Next is the timestamp of the first record after the gap. The lost records are not newer than it.
-	// It is zero when there is none.
+	// Next is the timestamp of the first record after the gap, zero if there is none. The lost records are not newer.
 	Next time.Time
 }
 
-// Gaps are what vehicle.commands has lost since the start, but for what was older than every time to live.
+// Gaps is what vehicle.commands has lost since the start, except for records older than every time to live.
 type Gaps struct {
 	Gaps int `json:"gaps"`
-	// Records is how many were gone; null when that is not known of some gap.
+	// Records is the number of lost records; null if it is unknown for some gap.
 	Records *int64    `json:"records"`
-	At      time.Time `json:"at"` // the last one
+	At      time.Time `json:"at"` // of the last gap
 	Last    string    `json:"last"`
 }
 
-// gapLog keeps them.
 type gapLog struct {
 	mu      sync.Mutex
 	all     Gaps
 	records int64
-	unknown bool // of some gap
+	unknown bool // for some gap
 }
 
-// Gone counts and reports what is gone from vehicle.commands. What nobody could have sent any more is no alarm.
+// Gone counts and reports a gap in vehicle.commands. Records that had expired anyway raise no alarm.
 func (s *Service) Gone(g Gap) {
 	age, level := "unknown", slog.LevelError
 	if !g.Next.IsZero() && s.o.Clock.Wall().Sub(g.Next) > s.o.MaxTTL {
@@ -55,7 +53,7 @@ func (s *Service) Gone(g Gap) {
 	l.unknown = l.unknown || g.Records < 0
 }
 
-// state is nil while there has been none.
+// state returns nil if there was no gap.
 func (l *gapLog) state() *Gaps {
 	l.mu.Lock()
 	defer l.mu.Unlock()

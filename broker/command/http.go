@@ -21,7 +21,7 @@ import (
 // TTL is a duration in JSON: a string such as "60s", or a number of seconds.
 type TTL time.Duration
 
-// UnmarshalJSON reads a duration.
+// UnmarshalJSON implements json.Unmarshaler.
 func (t *TTL) UnmarshalJSON(data []byte) error {
 	text := string(data)
 	if text == "null" {
@@ -52,16 +52,16 @@ const (
 // Handler serves the commands' part of the HTTP API.
 type Handler struct {
 	Service *Service
-	// Require wraps a handler so that it is called for requests with that scope only. Required.
+	// Require returns a handler that calls h only for requests with that scope. Required.
 	Require func(scope string, h http.Handler) http.Handler
-	// Caller names the authenticated caller; idempotency keys are its own. Required.
+	// Caller returns the authenticated caller, whose idempotency keys are separate. Required.
 	Caller func(*http.Request) Caller
-	// MaxBody bounds a request's body, MaxWait bounds ?wait=.
+	// MaxBody bounds a request's body, MaxWait the parameter wait.
 	MaxBody int64
 	MaxWait time.Duration
 }
 
-// Register mounts the calls on mux.
+// Register mounts the handlers on mux.
 func (h *Handler) Register(mux *http.ServeMux) {
 	mux.Handle("POST /v1/vehicles/{vin}/commands", h.Require(ScopeSend, http.HandlerFunc(h.create)))
 	mux.Handle("DELETE /v1/vehicles/{vin}/commands/{id}", h.Require(ScopeSend, http.HandlerFunc(h.cancel)))
@@ -69,7 +69,7 @@ func (h *Handler) Register(mux *http.ServeMux) {
 	mux.Handle("GET /v1/commands", h.Require(ScopeRead, http.HandlerFunc(h.list)))
 }
 
-// body is what POST takes, and with a VIN a record of vehicle.commands.
+// body is the body of a POST, and with a VIN a record of vehicle.commands.
 type body struct {
 	ID            string          `json:"id"`
 	Name          string          `json:"name"`
@@ -107,7 +107,7 @@ func (h *Handler) create(w http.ResponseWriter, r *http.Request) {
 	}
 	w.Header().Set("Location", "/v1/vehicles/"+url.PathEscape(cmd.VIN)+"/commands/"+cmd.ID)
 	if wait > 0 && !cmd.State.Final() {
-		// A server's write timeout counts from the request's head: it has to allow for the wait.
+		// The write timeout counts from the request's head: extend it by the wait.
 		_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(wait + 30*time.Second))
 		ctx, cancel := context.WithTimeout(r.Context(), wait)
 		defer cancel()
@@ -123,7 +123,7 @@ func (h *Handler) create(w http.ResponseWriter, r *http.Request) {
 	problem.WriteJSON(w, answer, cmd)
 }
 
-// request reads a POST. The status is for the error.
+// request parses a POST. The status belongs to the error.
 func (h *Handler) request(w http.ResponseWriter, r *http.Request) (Request, int, error) {
 	var b body
 	d := json.NewDecoder(http.MaxBytesReader(w, r.Body, h.MaxBody))
@@ -143,7 +143,7 @@ func (h *Handler) request(w http.ResponseWriter, r *http.Request) (Request, int,
 	case len(b.Payload) > 0 && len(b.PayloadBase64) > 0:
 		return Request{}, http.StatusBadRequest, errors.New("payload and payload_base64 exclude each other")
 	case b.ID != "" && r.Header.Get("Idempotency-Key") != "":
-		// Each would name a command of its own, and which of the two a repetition means could not be told.
+		// Each would name its own command: a repetition with one of them would be ambiguous.
 		return Request{}, http.StatusBadRequest, errors.New("id and Idempotency-Key exclude each other: send one of them")
 	}
 	req := b.request()
@@ -154,7 +154,7 @@ func (h *Handler) request(w http.ResponseWriter, r *http.Request) (Request, int,
 	return req, 0, nil
 }
 
-// wait reads ?wait=, a duration or a number of seconds, and bounds it.
+// wait parses ?wait=, a duration or a number of seconds, and bounds it.
 func (h *Handler) wait(text string) (time.Duration, error) {
 	if text == "" {
 		return 0, nil
@@ -188,11 +188,11 @@ func (h *Handler) cancel(w http.ResponseWriter, r *http.Request) {
 	problem.WriteJSON(w, http.StatusOK, cmd)
 }
 
-// page is the answer to a list.
+// page is the response to a list.
 type page struct {
 	Commands []Command `json:"commands"`
 	Next     string    `json:"next,omitempty"`   // the cursor of the next page
-	Cursor   string    `json:"cursor,omitempty"` // the same, by its old name
+	Cursor   string    `json:"cursor,omitempty"` // the same; kept for older clients
 }
 
 func (h *Handler) list(w http.ResponseWriter, r *http.Request) {
@@ -214,7 +214,7 @@ func (h *Handler) list(w http.ResponseWriter, r *http.Request) {
 	problem.WriteJSON(w, http.StatusOK, p)
 }
 
-// filter reads ?state=, ?vin=, ?id=, ?limit= and ?cursor=.
+// filter parses ?state=, ?vin=, ?id=, ?limit= and ?cursor=.
 func filter(q url.Values) (Filter, error) {
 	f := Filter{State: State(q.Get("state")), VIN: q.Get("vin"), ID: q.Get("id")}
 	if f.State != "" && !f.State.Valid() {
@@ -231,10 +231,10 @@ func filter(q url.Values) (Filter, error) {
 	return f, nil
 }
 
-// fail answers with the problem that err is.
+// fail writes the problem for err.
 func fail(w http.ResponseWriter, err error, ext map[string]any) {
 	a, detail := verdictOn(err), err.Error()
-	if a.label == "other" { // the caller went away, or something that is not the caller's business
+	if a.label == "other" { // the caller went away, or an internal error
 		detail = "the request could not be finished"
 	}
 	if !errors.Is(err, ErrNotCancellable) {

@@ -14,7 +14,7 @@ import (
 	"cellgate/test/check"
 )
 
-// api serves s. A request is let in when its header Scope is the scope asked for.
+// api serves s. A request is allowed if its header Scope is the required scope.
 func api(t *testing.T, s *Service) *httptest.Server {
 	t.Helper()
 	mux := http.NewServeMux()
@@ -228,7 +228,7 @@ func TestHTTPList(t *testing.T) {
 	}
 }
 
-// A request has one name: with two, a repetition of one of them would be another command.
+// A request has one name: with two, repeating only one of them would create another command.
 func TestHTTPIDBesideIdempotencyKeyIsRefused(t *testing.T) {
 	t.Parallel()
 	s := start(t, Options{Deliverer: newEngine(0)})
@@ -243,7 +243,7 @@ func TestHTTPIDBesideIdempotencyKeyIsRefused(t *testing.T) {
 	}
 }
 
-// Days are durations here as in the configuration.
+// Durations accept days, as in the configuration.
 func TestTTLInDays(t *testing.T) {
 	t.Parallel()
 	s := start(t, Options{Deliverer: newEngine(0), MaxTTL: 8 * 24 * time.Hour})

@@ -17,7 +17,7 @@ import (
 	"cellgate/broker/shared/trace"
 )
 
-// report is what a vehicle said about a command.
+// report is a vehicle's report about a command.
 type report struct {
 	vin, id string
 	status  State
@@ -26,9 +26,8 @@ type report struct {
 	payload []byte
 }
 
-// Result takes a record from v1/{vin}/res/{id}/{status}. Call it in journal order; it may block for room,
-// never for the disk, and a record that is given twice changes nothing. The record is not kept. It is
-// durable after the next Sync.
+// Result handles a record from v1/{vin}/res/{id}/{status}. Call it in journal order; a repeated record changes nothing.
+// It may block for room, never for the disk, and does not keep the record. The change is durable after the next Sync.
 func (s *Service) Result(ctx context.Context, rec *message.Record) error {
 	vin, branch, rest := message.SplitTopic(rec.Topic)
 	id, status, _ := strings.Cut(rest, "/")
@@ -55,8 +54,8 @@ func (s *Service) Result(ctx context.Context, rec *message.Record) error {
 	})
 }
 
-// Command takes a record of v1/{vin}/cmd/{id}/{name} from the journal: a will, which nobody waits for an answer of. Call
-// it like Result. What is refused is told on vehicle.command-results.
+// Command handles a record of v1/{vin}/cmd/{id}/{name} from the journal: a will, whose sender gets no answer. Call it
+// like Result. Refusals are events on vehicle.command-results.
 func (s *Service) Command(ctx context.Context, rec *message.Record) error {
 	r, found := s.fromMQTT(rec, Caller{By: rec.Client})
 	r.At = rec.Time()
@@ -66,21 +65,21 @@ func (s *Service) Command(ctx context.Context, rec *message.Record) error {
 	}}, func(ctx, _ context.Context) error { return s.decideFor(ctx, &r, &found) })
 }
 
-// refusal is what is told of a request that is refused: the state, and the cause.
+// refusal returns the state and cause published for a refused request.
 func refusal(err error) (State, string) {
 	if errors.Is(err, ErrExpired) {
-		return Expired, causeNotSent // as of one that was accepted in time and could not be sent
+		return Expired, causeNotSent // as for one that was accepted in time and not sent
 	}
 	return Rejected, err.Error()
 }
 
-// tellable reports whether a refusal can be told. A conflict is not: its id is another command's, whose state the event would
-// seem to be.
+// tellable reports whether a refusal gets an event. A conflict does not: its id belongs to another command, whose state
+// the event would appear to be.
 func tellable(r *Request, cause error) bool {
 	return !errors.Is(cause, ErrConflict) && ValidID(r.ID) && validLevel(r.VIN, maxVINBytes)
 }
 
-// refuse tells the sender by an event alone. What is beyond the bound of events is counted instead.
+// refuse adds the event of a refusal. Beyond the bound of events it only counts.
 func (b *batch) refuse(r *Request, cause error) error {
 	state, why := refusal(cause)
 	if state != Expired {
@@ -107,21 +106,20 @@ func (b *batch) refuse(r *Request, cause error) error {
 	})
 }
 
-// Message is one record of vehicle.commands.
+// Message is a record of vehicle.commands.
 type Message struct {
-	// Ref names the record for ever, such as partition and offset; it stands in for a missing id.
-	// It must be a valid id.
+	// Ref identifies the record permanently (partition and offset) and replaces a missing id. It must be a valid id.
 	Ref   string
 	At    time.Time // the record's timestamp
 	Value []byte
-	// By is the record's header "by", who sent it by its own account: Kafka does not tell. Empty: there is none.
+	// By is the record's header "by", the sender's unverified name; may be empty.
 	By string
 }
 
-// maxByBytes bounds who a record of vehicle.commands names as its sender.
+// maxByBytes bounds Message.By.
 const maxByBytes = 128
 
-// by is who sent the record: a name that can stand in a log line, else "kafka".
+// by returns the sender's name if it is safe in a log line, else "kafka".
 func (m *Message) by() string {
 	if m.By == "" || len(m.By) > maxByBytes || !utf8.ValidString(m.By) || strings.IndexFunc(m.By, unicode.IsControl) >= 0 {
 		return "kafka"
@@ -129,28 +127,27 @@ func (m *Message) by() string {
 	return m.By
 }
 
-// Consumer reads a partition of vehicle.commands, by a client of Kafka that this package does not import.
+// Consumer reads a partition of vehicle.commands, with a Kafka client that this package does not import.
 type Consumer interface {
-	// Partition names it for ever: its position is kept under the name.
+	// Partition is the permanent name under which its position is stored.
 	Partition() string
-	// Resume has Fetch go on at a position that it gave; nil: there is none yet.
+	// Resume makes Fetch continue at a position that it returned; nil means that there is none yet.
 	Resume(ctx context.Context, position []byte) error
-	// Fetch waits for records and returns them in their order, a few hundred at most, and the position after them. There
-	// may be no record when only the position has changed.
+	// Fetch waits for records and returns at most a few hundred, in order, with the position after them. It may return
+	// only a new position.
 	Fetch(ctx context.Context) (messages []Message, position []byte, err error)
-	// Accepted tells that what Fetch returned last is on disk, and its position.
+	// Accepted reports that the last result of Fetch is on disk, with its position.
 	Accepted()
 }
 
-// kafkaCommand is a value on vehicle.commands.
+// kafkaCommand is the value of a record on vehicle.commands.
 type kafkaCommand struct {
 	VIN string `json:"vin"`
 	body
 }
 
 // Consume accepts commands from Kafka until ctx ends or the service is closed. The position is written in the
-// transaction of the commands before it: none is lost, and none comes again. Errors of the consumer are logged and tried
-// again.
+// transaction of the commands: none is lost or read twice. Errors of the consumer are logged and retried.
 func (s *Service) Consume(ctx context.Context, c Consumer) error {
 	wait, resumed := newBackoff(), false
 	for {
@@ -177,7 +174,7 @@ func (s *Service) Consume(ctx context.Context, c Consumer) error {
 	}
 }
 
-// resume has the consumer go on where the state file says.
+// resume sets the consumer to the position in the state file.
 func (s *Service) resume(ctx context.Context, c Consumer) error {
 	var position []byte
 	err := s.o.DB.View(func(tx *statefile.Tx) error {
@@ -201,15 +198,16 @@ func (s *Service) consumeOnce(ctx context.Context, c Consumer) error {
 	return err
 }
 
-// asked is a request from Kafka. found is why it is refused; elsewhere: another gateway has read it before, and keeps and tells
-// what came of it. unheard: Redis may have noted that it is refused, and the answer was lost.
+// asked is a request from Kafka. found is the reason for a refusal. elsewhere means that another gateway has read it
+// before, and stores and publishes its result. unheard means that Redis may have recorded the refusal but the answer
+// was lost.
 type asked struct {
 	Request
 	found              error
 	elsewhere, unheard bool
 }
 
-// accept decides on the messages and writes the position after them, in one transaction.
+// accept decides on messages and writes the position after them, in one transaction.
 func (s *Service) accept(ctx context.Context, messages []Message, partition string, position []byte) error {
 	all := make([]asked, 0, len(messages))
 	for i := range messages {

@@ -89,10 +89,10 @@ func TestCommandByMQTT(t *testing.T) {
 			rec.Props.Expiry, rec.Props.HasExpiry = expiry, expiry > 0
 			check.OK(t, s.Command(t.Context(), rec))
 			flush(t, s)
-			clear(rec.Payload) // the record is its owner's again
+			clear(rec.Payload) // the owner reuses the record
 		}
 		publish("v1/"+vin+"/cmd/m1/lock", `{"a": 1}`, 0)
-		publish("v1/"+vin+"/cmd/m1/lock", `{"a": 1}`, 0)   // the journal gives it again
+		publish("v1/"+vin+"/cmd/m1/lock", `{"a": 1}`, 0)   // the journal repeats it
 		publish("v1/"+vin+"/cmd/m1/unlock", `{"a": 1}`, 0) // a conflict
 		publish("v1/"+vin+"/cmd/m2/lock", "\xff\xfe", 5)
 		publish("v1/"+vin+"/cmd/m3/lock", "1", 0)      // the queue is full
@@ -135,7 +135,7 @@ func (c *topic) Partition() string { return "vehicle.commands/0" }
 func (c *topic) Resume(_ context.Context, position []byte) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.next, _ = strconv.Atoi(string(position)) // none is the first
+	c.next, _ = strconv.Atoi(string(position)) // none is 0
 	return nil
 }
 
@@ -200,7 +200,7 @@ func TestCommandsByKafka(t *testing.T) {
 	})
 }
 
-// consume has the service take what the topic holds, from where it is.
+// consume has the service read the topic from its position.
 func consume(t *testing.T, s *Service, c *topic) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
@@ -213,8 +213,8 @@ func consume(t *testing.T, s *Service, c *topic) {
 	}
 }
 
-// The position is in the transaction of the commands: after a restart nothing of the topic comes again, though the
-// commands have been forgotten meanwhile.
+// The position is in the transaction of the commands: after a restart no record is read again, even if its command is
+// forgotten.
 func TestKafkaGoesOnAtItsPosition(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -250,8 +250,8 @@ func TestKafkaGoesOnAtItsPosition(t *testing.T) {
 	})
 }
 
-// A record that is read when its time has passed makes no command. It is counted, and its sender is told that it has
-// expired; one that was accepted before is only repeated.
+// A record read after its time to live creates no command: it is counted, and its sender gets the event expired. A
+// record accepted before is only a repetition.
 func TestStaleRecordsAreSkipped(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

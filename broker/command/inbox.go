@@ -5,8 +5,8 @@ import (
 	"sync"
 )
 
-// maxSubmitted bounds the requests that wait for the loop, maxFollowed what follows from elsewhere, such as records of
-// Kafka and results: a backlog of these keeps no place from a request. One more makes its caller wait.
+// maxSubmitted bounds the requests that wait for the loop; maxFollowed bounds records of Kafka and results, so that a
+// backlog of these takes no room from requests. Further callers wait for room.
 const (
 	maxSubmitted = 4096
 	maxFollowed  = 1024
@@ -14,25 +14,25 @@ const (
 
 // request is one change for the loop. A nil run is a barrier.
 type request struct {
-	must  bool // try again when the store fails
+	must  bool // retry when the store fails
 	run   func(*batch) error
-	note  func()      // changes memory alone, after the transaction; instead of run
+	note  func()      // changes only memory, after the transaction; instead of run
 	done  chan error  // capacity 1, or nil
-	then  func(error) // called with what came of it, or nil; it must not block
+	then  func(error) // called with the result, or nil; it must not block
 	err   error
-	id    string // of the command, for who hears that nothing is known of it
+	id    string // of the command, for UnknownError
 	over  sync.Once
-	slots chan struct{} // where the submitter's slot goes back to, or nil
+	slots chan struct{} // where the submitter's slot is returned, or nil
 }
 
-// release gives its place back.
+// release returns the request's slot.
 func (r *request) release() {
 	if r.slots != nil {
 		<-r.slots
 	}
 }
 
-// finish tells what came of it. Who gave up before hears nothing more.
+// finish reports the result, unless the submitter has given up.
 func (r *request) finish(err error) {
 	r.over.Do(func() {
 		r.release()
@@ -45,12 +45,11 @@ func (r *request) finish(err error) {
 	})
 }
 
-// inbox is what the loop has to do. Callbacks never wait for it: what they may add is bounded by the
-// deliveries that are outstanding.
+// inbox queues work for the loop. Callbacks never wait for it: their number is bounded by the outstanding deliveries.
 type inbox struct {
 	wake     chan struct{} // capacity 1
 	slots    chan struct{}
-	followed chan struct{} // slots of what must be done
+	followed chan struct{} // slots for records and results
 
 	mu        sync.Mutex
 	requests  []*request
@@ -65,7 +64,7 @@ func newInbox() *inbox {
 	}
 }
 
-// put waits for room.
+// put adds r, waiting for room.
 func (i *inbox) put(ctx context.Context, r *request) error {
 	if err := i.reserve(ctx, r); err != nil {
 		return err
@@ -77,7 +76,7 @@ func (i *inbox) put(ctx context.Context, r *request) error {
 	return nil
 }
 
-// reserve waits for room, which r then has until it is finished.
+// reserve waits for a slot, which r keeps until it is finished.
 func (i *inbox) reserve(ctx context.Context, r *request) error {
 	r.slots = i.slots
 	if r.must {
@@ -131,7 +130,7 @@ func (i *inbox) signal() {
 	}
 }
 
-// take empties the inbox into the loop's hands.
+// take empties the inbox.
 func (i *inbox) take() (requests []*request, ready map[string]struct{}, closed bool) {
 	i.mu.Lock()
 	defer i.mu.Unlock()

@@ -11,31 +11,29 @@ import (
 // entry is an open command in memory. Only the service's goroutine touches it.
 type entry struct {
 	rec *record // replaced as a whole when a change has been committed
-	// outstanding: the delivery engine has the command and owes Acked or Failed.
+	// outstanding means that the delivery engine has the command and will call Acked or Failed.
 	outstanding bool
-	// attempt numbers the deliveries of this process: what the engine says about an older one is not
-	// about the present one.
+	// attempt numbers the deliveries of this process: callbacks of an older delivery are ignored.
 	attempt int
-	// handedHere: handed was set by this process, so a failure before Sent proves that it was not sent.
+	// handedHere means that this process set handed: a failure before Sent then proves that it was not sent.
 	handedHere bool
 	place      int32 // in the expiry heap
-	// Where several gateways serve the cell: permit is the epoch of the connection that may send it, asking says that the cell is
-	// being asked for that, asked that it was and the answer is not known, ending that it is being asked to end it, and doubt that
-	// somebody whose memory is gone may have sent it.
+	// With several gateways: permit is the epoch of the connection that may send the command; asking means that a
+	// request for that is under way, asked that its answer was lost; ending that a request to end it is under way;
+	// doubt that a member with lost memory may have sent it.
 	permit                       int64
 	asking, asked, ending, doubt bool
 }
 
-// lane holds the open commands of one vehicle in the order in which they are to be sent: urgent ones first, and each kind
-// in the order of acceptance.
+// lane holds the open commands of one vehicle in sending order: urgent ones first, each kind in the order of
+// acceptance.
 type lane struct {
 	entries []*entry
-	// failures counts the deliveries that the engine gave up, at the moment it says so; seen those that
-	// the loop has heard of. While they differ nothing is sent: a command that was given up may have to go
-	// first.
+	// failures counts the deliveries that the engine gave up, incremented in its callback; seen counts those that the
+	// loop has handled. Nothing is sent while they differ: a command that was given up may have to go first.
 	failures atomic.Int64
 	seen     int64
-	skipped  bool // pump left the lane alone because of that
+	skipped  bool // pump skipped the lane because of that
 }
 
 func (l *lane) insert(e *entry) {
@@ -46,7 +44,7 @@ func (l *lane) insert(e *entry) {
 	l.entries = slices.Insert(l.entries, at, e)
 }
 
-// goesBefore tells the order of sending. Numbers are those of the cell; without one it is that of insertion.
+// goesBefore defines the sending order. The cell's numbers decide; without them the order of insertion does.
 func (e *entry) goesBefore(o *entry) bool {
 	if e.rec.Urgent != o.rec.Urgent {
 		return e.rec.Urgent
@@ -54,7 +52,7 @@ func (e *entry) goesBefore(o *entry) bool {
 	return e.rec.Number < o.rec.Number
 }
 
-// outstanding is how many of the commands the delivery engine has.
+// outstanding counts the commands that the delivery engine has.
 func (l *lane) outstanding() int {
 	n := 0
 	for _, e := range l.entries {
@@ -71,8 +69,8 @@ func (l *lane) remove(e *entry) {
 	}
 }
 
-// room reports whether a new command would be sent at once: nothing waits before it and the window has
-// space for staged and one more.
+// room reports whether a new command would be sent at once: nothing waits before it, and the window has room for staged
+// commands and one more.
 func (l *lane) room(window, staged int, urgent bool) bool {
 	for _, e := range l.entries {
 		waits := !e.outstanding && (e.rec.State == Queued || e.rec.State == Sent)
@@ -83,24 +81,24 @@ func (l *lane) room(window, staged int, urgent bool) bool {
 	return l.outstanding()+staged < window
 }
 
-// Before implements heap.Item: the command that expires first.
+// Before implements heap.Item: the earliest expiry comes first.
 func (e *entry) Before(other *entry) bool { return e.rec.until() < other.rec.until() }
 
 // Place implements heap.Item.
 func (e *entry) Place() *int32 { return &e.place }
 
-// openSet is every open command, by sequence, by vehicle and by expiry.
+// openSet indexes the open commands by sequence, vehicle and expiry.
 type openSet struct {
 	bySeq map[uint64]*entry
 	lanes map[string]*lane
 	heap  heap.Heap[*entry]
 
 	mu       sync.Mutex
-	bySender map[string]int // how many each has, by sender
+	bySender map[string]int // number of open commands
 }
 
-// sender is whose share of the open commands a command takes. Kafka is one sender: its records say by themselves who
-// sent them.
+// sender returns the key under which a command counts as one sender's. Kafka is one sender, because its records name
+// their senders without proof.
 func (r *record) sender() string {
 	if r.Origin == OriginKafka {
 		return OriginKafka
@@ -144,14 +142,14 @@ func (o *openSet) count(sender string, by int) {
 	}
 }
 
-// ofSender is the number of open commands of a sender, for any goroutine.
+// ofSender returns the number of a sender's open commands. It may be called from any goroutine.
 func (o *openSet) ofSender(sender string) int {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return o.bySender[sender]
 }
 
-// ofVehicle is the number of open commands of a vehicle.
+// ofVehicle returns the number of a vehicle's open commands.
 func (o *openSet) ofVehicle(vin string) int {
 	if l := o.lanes[vin]; l != nil {
 		return len(l.entries)

@@ -12,7 +12,7 @@ import (
 	"cellgate/test/check"
 )
 
-// A command that was to be sent at once can be cancelled when the vehicle has left before it was.
+// A command marked to be sent at once can be cancelled if the vehicle left before it was sent.
 func TestCancelOfWhatDidNotLeave(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -27,7 +27,7 @@ func TestCancelOfWhatDidNotLeave(t *testing.T) {
 	})
 }
 
-// leaving is an engine whose vehicle is there when a command comes, and gone when it is to be sent.
+// leaving is an engine whose vehicle is ready when a command comes and gone when it is to be sent.
 type leaving struct {
 	*engine
 	asked atomic.Bool
@@ -40,7 +40,7 @@ func (e *leaving) Ready(vin string) (byte, bool) {
 	return e.engine.Ready(vin)
 }
 
-// arrivals are the ids of the commands that were given to the delivery engine, each acknowledged in turn.
+// arrivals returns the ids of the commands given to the delivery engine, and acknowledges each in turn.
 func arrivals(t *testing.T, e *engine, n int) (ids string) {
 	t.Helper()
 	for range n {
@@ -52,8 +52,8 @@ func arrivals(t *testing.T, e *engine, n int) (ids string) {
 	return ids
 }
 
-// Urgent commands are sent before the others that have not been sent, and each kind in the order of acceptance: live, to
-// a vehicle that comes back, and after a restart.
+// Urgent commands are sent before other unsent ones, each kind in the order of acceptance: live, to a returning
+// vehicle, and after a restart.
 func TestUrgentCommandsGoFirst(t *testing.T) {
 	t.Parallel()
 	accept := func(s *Service) {

@@ -11,18 +11,16 @@ import (
 )
 
 const (
-	// maxSleep bounds how long the loop sleeps.
 	maxSleep = 30 * time.Second
-	// retryEvery is the pause before a lane that could not be delivered is tried again, and before a
-	// failed store is.
+	// retryEvery is the pause before retrying a lane that could not be delivered, or a failed store.
 	retryEvery = time.Second
-	// retainEvery is the time between two looks at the history's bounds.
+	// retainEvery is the interval between checks of the history's bounds.
 	retainEvery = time.Minute
 	// maxExpire bounds the commands that expire in one transaction.
 	maxExpire = 1000
 )
 
-// loop owns the state: it commits what arrived, then does what follows from it.
+// loop owns the state: it commits what arrived, then acts on the changes.
 func (s *Service) loop() {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
@@ -57,7 +55,7 @@ func (s *Service) loop() {
 			}
 		}
 		if closed {
-			return // nothing was added behind the mark
+			return // nothing was added after the mark
 		}
 		s.pumpAll()
 		s.gauges()
@@ -72,7 +70,7 @@ func (s *Service) untilRetry(next time.Time) time.Duration {
 	return time.Until(next)
 }
 
-// sleep is the time until something is due.
+// sleep returns the time until something is due.
 func (s *Service) sleep(atMost time.Duration) time.Duration {
 	d := min(atMost, maxSleep)
 	if len(s.open.heap) > 0 {
@@ -82,14 +80,14 @@ func (s *Service) sleep(atMost time.Duration) time.Duration {
 	return max(d, 0)
 }
 
-// expiring returns requests that expire what is due.
+// expiring returns requests that expire the commands that are due.
 func (s *Service) expiring(now time.Time) []*request {
 	if now.Before(s.grace) {
 		return nil
 	}
 	passed := s.o.Clock.Now().UnixMilli()
 	var due []*entry
-	// The heap is left as it is: commit takes the entries out once that is on disk.
+	// The heap stays unchanged: commit removes the entries once their end is on disk.
 	var visit func(i int)
 	visit = func(i int) {
 		if i >= len(s.open.heap) || len(due) == maxExpire || s.open.heap[i].rec.until() > passed {
@@ -124,8 +122,8 @@ func (s *Service) expiring(now time.Time) []*request {
 	}}}
 }
 
-// commit applies requests in one transaction, in order. When the store fails none has happened: those
-// that must are tried until they do, the others are told.
+// commit applies requests in one transaction, in order. If the store fails, none is applied: those with must are
+// retried until they succeed, the others get the error.
 func (s *Service) commit(requests []*request) {
 	for len(requests) > 0 {
 		err := s.transact(requests)
@@ -137,7 +135,7 @@ func (s *Service) commit(requests []*request) {
 		}
 		s.o.Log.Error("commands not written", "err", err)
 		if pause := time.Now().Add(retryEvery); pause.After(s.grace) {
-			s.grace = pause // what is due stays so, and is not tried without end
+			s.grace = pause // what is due stays due; do not retry in a busy loop
 		}
 		must := requests[:0:0]
 		for _, r := range requests {
@@ -157,7 +155,7 @@ func (s *Service) commit(requests []*request) {
 	}
 }
 
-// pause waits before a failed store is tried again; false when the service is closing.
+// pause waits before a failed store is retried; false if the service is closing.
 func (s *Service) pause() bool {
 	time.Sleep(retryEvery)
 	s.inbox.mu.Lock()
@@ -165,7 +163,7 @@ func (s *Service) pause() bool {
 	return !s.inbox.closed
 }
 
-// transact runs requests in one transaction. Memory follows once it is on disk.
+// transact runs requests in one transaction and updates memory once it is on disk.
 func (s *Service) transact(requests []*request) error {
 	if !writes(requests) {
 		return nil
@@ -227,13 +225,13 @@ func (s *Service) entered(r *record) {
 	s.metrics.states.WithLabelValues(string(r.State)).Inc()
 }
 
-// moved takes a committed change of state over into memory.
+// moved applies a committed change of state to memory.
 func (s *Service) moved(r *record) {
 	s.entered(r)
 	s.know(r)
 }
 
-// know takes over what is on disk of a command.
+// know updates memory from a command on disk.
 func (s *Service) know(r *record) {
 	if !r.State.Final() {
 		if e := s.open.bySeq[r.Seq]; e != nil {
@@ -258,7 +256,7 @@ func (s *Service) gauges() {
 	s.stat.Store(&st)
 }
 
-// dirty notes that a vehicle's lane may have something to send.
+// dirty marks a vehicle whose lane may have something to send.
 func (s *Service) dirty(vin string) {
 	if s.open.lanes[vin] != nil {
 		s.pending[vin] = struct{}{}

@@ -6,7 +6,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// Metrics are what the service counts.
+// Metrics are the metrics of the service.
 type Metrics struct {
 	states  *prometheus.CounterVec
 	seconds prometheus.Histogram
@@ -21,7 +21,7 @@ type Metrics struct {
 	early   prometheus.Counter
 }
 
-// NewMetrics registers the metrics.
+// NewMetrics registers the metrics with reg.
 func NewMetrics(reg prometheus.Registerer) *Metrics {
 	to := metric.For(reg)
 	m := &Metrics{

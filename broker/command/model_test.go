@@ -24,7 +24,7 @@ type world struct {
 	s   *Service
 	k   *kafka
 
-	mu     sync.Mutex // of what the service's goroutine reads
+	mu     sync.Mutex // guards what the service's goroutine reads
 	ready  bool
 	flying []*message.Delivery
 	full   *rand.Rand
@@ -32,7 +32,7 @@ type world struct {
 	received  []string        // ids in the order of their first arrival at the vehicle
 	has       map[string]bool // what the vehicle has received
 	acked     map[string]bool // what it has acknowledged
-	cancelled map[string]bool // what the API said was cancelled
+	cancelled map[string]bool // what the API reported as cancelled
 	created   []string
 }
 
@@ -42,7 +42,7 @@ func (w *world) Ready(string) (byte, bool) {
 	return 5, w.ready
 }
 
-// connect changes the connection's state and returns what was on its way.
+// connect changes the connection's state and returns the deliveries in flight.
 func (w *world) connect(ready bool) []*message.Delivery {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -69,7 +69,7 @@ func id(d *message.Delivery) string {
 	return rest[:len(rest)-len("/lock")]
 }
 
-// arrive gives the vehicle some of the deliveries, as the connection's order demands.
+// arrive gives the vehicle some of the deliveries, in the connection's order.
 func (w *world) arrive() {
 	w.mu.Lock()
 	n := 0
@@ -100,7 +100,7 @@ func (w *world) open() {
 	w.s = s
 }
 
-// kill goes on from the state file as it is on disk now; nothing of the old process is heard again.
+// kill restarts from the state file as it is on disk; the old process makes no more calls.
 func (w *world) kill() {
 	w.k.fail(fmt.Errorf("killed"))
 	cp := snapshot(w.t, w.db)
@@ -147,8 +147,8 @@ func (w *world) step(n int) {
 	}
 }
 
-// TestRandomLives holds the package's promises over random histories with crashes: no state without its
-// cause, nothing cancelled that arrived, first arrivals in order, events that retell every state's path.
+// TestRandomLives checks the package's guarantees over random histories with crashes: every state has its cause,
+// nothing cancelled arrived, first arrivals are in order, and events contain every state's path.
 func TestRandomLives(t *testing.T) {
 	t.Parallel()
 	runs := uint64(25)
@@ -208,7 +208,7 @@ func (w *world) verify(seed uint64) {
 	}
 }
 
-// path holds the events of a command, repetitions by a crash taken out, against the state machine.
+// path checks the events of a command, without repetitions after a crash, against the state machine.
 func (w *world) path(seed uint64, name string, final State) {
 	var last uint64
 	at := State("")

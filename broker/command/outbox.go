@@ -8,10 +8,10 @@ import (
 	"cellgate/broker/shared/statefile"
 )
 
-// Event is one change of a command's state, for the Kafka topic vehicle.command-results.
+// Event is a change of a command's state, for the Kafka topic vehicle.command-results.
 type Event struct {
-	// N is the event's own number: stable over retries, and rising. With Epoch, which the state file was given when it
-	// was made, it can be a message id: another file begins at 1 again.
+	// N is the event's number: rising, and the same on retries. Epoch is created with the state file, whose numbers
+	// begin at 1; both together can serve as a message id.
 	N     uint64
 	Epoch uint64
 	// VIN is the record's key.
@@ -26,8 +26,8 @@ const (
 	publishBytes  = 512 << 10
 )
 
-// deliverAll empties an outbox and tries again until it is empty: some takes out the oldest events and returns how many. what
-// names the outbox in the log.
+// deliverAll empties an outbox, with retries. some delivers the oldest entries, removes them and returns their number;
+// what names the outbox in the log.
 func (s *Service) deliverAll(ctx context.Context, what string, more <-chan struct{}, some func(context.Context) (int, error)) {
 	wait, failing := newBackoff(), false
 	for {
@@ -83,7 +83,7 @@ func (s *Service) oldest() ([]Event, error) {
 		size := 0
 		for k, v := c.First(); k != nil && len(events) < publishEvents && size < publishBytes; k, v = c.Next() {
 			if len(v) == 0 || len(v) <= int(v[0]) {
-				continue // no version wrote this
+				continue // no version writes this
 			}
 			vin, body := int(v[0]), append([]byte(nil), v[1:]...)
 			events = append(events, Event{N: number(k), Epoch: s.epoch, VIN: string(body[:vin]), Value: body[vin:]})
@@ -106,7 +106,7 @@ func newBackoff() *backoff { return &backoff{next: firstBackoff} }
 
 func (b *backoff) reset() { b.next = firstBackoff }
 
-// sleep pauses, and reports false when ctx ended meanwhile.
+// sleep pauses; it returns false if ctx ended.
 func (b *backoff) sleep(ctx context.Context) bool {
 	d := b.next/2 + rand.N(b.next/2)
 	b.next = min(2*b.next, longestBackoff)

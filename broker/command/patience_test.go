@@ -10,7 +10,7 @@ import (
 	"cellgate/test/check"
 )
 
-// holds has a vehicle's turn taken until the returned function is called, as by a result that Redis does not decide on.
+// holds occupies a vehicle's turn until release is called, as a result that Redis does not decide on does.
 func (m *member) holds(vin string) (release func()) {
 	m.t.Helper()
 	held, end := make(chan struct{}), make(chan struct{})
@@ -27,8 +27,8 @@ func (m *member) holds(vin string) (release func()) {
 	}
 }
 
-// TestNobodyWaits holds that a request that is not decided on in time is answered "unknown, repeat with this id", by every
-// entrance, and is not accepted when its turn comes; nor is one whose caller is gone.
+// TestNobodyWaits checks, for every origin, that a request not decided in time is answered "unknown, repeat with this
+// id" and is not accepted when its turn comes; nor is one whose caller is gone.
 func TestNobodyWaits(t *testing.T) {
 	t.Parallel()
 	c := newTogether(t, 1)
@@ -67,7 +67,7 @@ func TestNobodyWaits(t *testing.T) {
 	c.at(m, "c0", Queued)
 }
 
-// TestAtOnceWhileAway holds that nobody waits in a vehicle's turn while Redis is known to decide nothing.
+// TestAtOnceWhileAway checks that no request waits in a vehicle's turn while Redis is known to decide nothing.
 func TestAtOnceWhileAway(t *testing.T) {
 	t.Parallel()
 	c := newTogether(t, 1)
@@ -92,7 +92,8 @@ func TestAtOnceWhileAway(t *testing.T) {
 	}
 }
 
-// TestLivesFromItsArrival holds that the time to live counts from a request's arrival, however long it waits for its turn.
+// TestLivesFromItsArrival checks that the time to live counts from arrival, however long the request waits for its
+// turn.
 func TestLivesFromItsArrival(t *testing.T) {
 	t.Parallel()
 	c := newTogether(t, 1)

@@ -9,25 +9,25 @@ import (
 	"cellgate/broker/shared/message"
 )
 
-// properties are what goes with a command that came by MQTT 5. They are on disk as JSON: never reuse a name.
+// properties accompany a command that came by MQTT 5. They are on disk as JSON: never reuse a name.
 type properties struct {
 	User        []message.UserProperty `json:"user,omitempty"`
 	Correlation []byte                 `json:"correlation,omitempty"`
-	// Correlated tells an empty Correlation from none.
+	// Correlated distinguishes an empty Correlation from none.
 	Correlated  bool   `json:"correlated,omitempty"`
 	ContentType string `json:"content_type,omitempty"`
-	// ResponseTopic stays with the gateway, which publishes there what becomes of the command.
+	// ResponseTopic is not sent to the vehicle: the gateway publishes the command's outcomes there.
 	ResponseTopic string `json:"response_topic,omitempty"`
 }
 
-// User properties with a meaning. The gateway's own reach the vehicle in any case, and a sender's of these names never.
+// User properties with a meaning. The gateway always sends its own to the vehicle, and never a sender's of these names.
 const (
 	userIssuedAt  = "issued-at"
 	userExpiresAt = "expires-at"
 	userUrgent    = "urgent" // "true" or "false"; it reaches the vehicle like others
 )
 
-// propertiesOf copies what goes on to the vehicle.
+// propertiesOf copies the properties that are sent to the vehicle.
 func propertiesOf(p *message.Properties) properties {
 	c := (&message.Record{Props: *p}).Clone()
 	user := slices.DeleteFunc(c.Props.User, func(u message.UserProperty) bool { return u.Name == userIssuedAt || u.Name == userExpiresAt })
@@ -42,7 +42,7 @@ func propertiesOf(p *message.Properties) properties {
 
 func (p *properties) empty() bool { return p.size() == 0 && !p.Correlated }
 
-// size is what they add to a command, in bytes.
+// size returns the bytes that the properties add to a command.
 func (p *properties) size() int {
 	n := len(p.Correlation) + len(p.ContentType) + len(p.ResponseTopic)
 	for _, u := range p.User {
@@ -51,7 +51,7 @@ func (p *properties) size() int {
 	return n
 }
 
-// urgent reads the user property of that name.
+// urgent parses the user property "urgent".
 func (p *properties) urgent() (bool, error) {
 	urgent := false
 	for _, u := range p.User {
@@ -66,7 +66,7 @@ func (p *properties) urgent() (bool, error) {
 	return urgent, nil
 }
 
-// deliver adds them to those that the vehicle is sent.
+// deliver adds p to the properties sent to the vehicle.
 func (p *properties) deliver(to *message.Properties) {
 	to.User = append(to.User, p.User...)
 	if p.Correlated {
@@ -77,7 +77,7 @@ func (p *properties) deliver(to *message.Properties) {
 	}
 }
 
-// properties loads what goes with a command.
+// properties loads a command's properties.
 func (t *tables) properties(r *record) (p properties, err error) {
 	if !r.Props {
 		return p, nil

@@ -23,8 +23,8 @@ func with(change func(p *message.Properties)) func(*message.Record, *Caller) {
 	}
 }
 
-// What a sender gives to a command reaches the vehicle, also after a restart; the response topic and what looks like the
-// gateway's own does not.
+// A sender's properties reach the vehicle, also after a restart, except for the response topic and the gateway's own
+// names.
 func TestPropertiesReachTheVehicle(t *testing.T) {
 	t.Parallel()
 	db, e := openDB(t), newEngine(0)
@@ -67,7 +67,7 @@ func TestPropertiesReachTheVehicle(t *testing.T) {
 	}
 }
 
-// Properties count as part of a command's size, and urgent is one of them.
+// Properties count towards a command's size, and urgent is one of them.
 func TestPropertiesAreBoundedAndTellUrgency(t *testing.T) {
 	t.Parallel()
 	s := start(t, Options{Deliverer: newEngine(0), MaxPayload: 32})
@@ -123,8 +123,8 @@ func (a *answers) all() string {
 	return strings.Join(a.got, "\n")
 }
 
-// The outcome goes to the response topic with the correlation data, while Kafka is away and over a restart. What happens
-// on the way to it does not.
+// Outcomes go to the response topic with the correlation data, while Kafka is away and after a restart. Intermediate
+// states do not.
 func TestOutcomesOnTheResponseTopic(t *testing.T) {
 	t.Parallel()
 	db, e, out := openDB(t), newEngine(5), &answers{err: errors.New("the journal is full")}
@@ -166,7 +166,7 @@ func TestOutcomesOnTheResponseTopic(t *testing.T) {
 	}
 }
 
-// Outcomes beyond the bound are dropped and counted; those before go out.
+// Outcomes beyond the bound are dropped and counted; earlier ones are published.
 func TestOutcomesAreBounded(t *testing.T) {
 	t.Parallel()
 	e, out := newEngine(0), &answers{err: errors.New("the journal is full")}

@@ -10,22 +10,22 @@ import (
 )
 
 const (
-	// offeredAtOnce is how many commands are read in one transaction.
+	// offeredAtOnce is the number of commands read in one transaction.
 	offeredAtOnce = 256
-	// maxUnindexed is how many commands may have come since the index of slots was made.
+	// maxUnindexed is how many commands may follow the index of slots before it is rebuilt.
 	maxUnindexed = 4096
 )
 
-// slotIndex tells which commands of the state file belong to which slot of a Redis cluster, but for those from next on. It is made
-// when all is to be offered, and may name commands that are forgotten.
+// slotIndex maps the slots of a Redis cluster to commands of the state file below next. It is built when everything is
+// to be offered, and may list commands that are forgotten.
 type slotIndex struct {
 	mu     sync.Mutex
 	bySlot map[int][]uint64
 	next   uint64
 }
 
-// Remembered walks over what the state file has of the commands of a slot, as they are offered to Redis when it is another server. An
-// error ends the walk.
+// Remembered iterates over the state file's commands of a slot, as they are offered to a new Redis server. An error
+// ends the iteration.
 func (s *Service) Remembered(slot int) iter.Seq2[cell.Record, error] {
 	return func(yield func(cell.Record, error) bool) {
 		known, from, err := s.indexed(slot)
@@ -58,7 +58,7 @@ func each(all []cell.Record, yield func(cell.Record, error) bool) bool {
 	return true
 }
 
-// indexed are the commands of a slot, but for those from a sequence on.
+// indexed returns the indexed commands of a slot, and the first sequence that the index does not cover.
 func (s *Service) indexed(slot int) ([]uint64, uint64, error) {
 	if s.o.Cell.Store.Slots() == 1 {
 		return nil, 0, nil
@@ -105,7 +105,7 @@ func (s *Service) offersOf(seqs []uint64) (part []cell.Record, err error) {
 	return part, err
 }
 
-// offersFrom reads a part of all commands, and says where the next one begins, and whether there is one.
+// offersFrom reads a part of the commands; next is where the following part begins, more whether there is one.
 func (s *Service) offersFrom(slot int, from uint64) (part []cell.Record, next uint64, more bool, err error) {
 	err = s.o.DB.View(func(tx *statefile.Tx) error {
 		t := tablesOf(tx)
@@ -129,8 +129,8 @@ func (s *Service) offersFrom(slot int, from uint64) (part []cell.Record, next ui
 	return part, next, more, err
 }
 
-// offer is a command as Redis keeps it. One that was accepted while a single gateway served the cell gets its number from the
-// order in which that accepted it.
+// offer returns a command as Redis stores it. A command accepted while a single gateway served the cell is numbered in
+// the order of acceptance.
 func (t *tables) offer(r *record) cell.Record {
 	k := key(r.Seq)
 	out := cell.Record{
@@ -146,7 +146,7 @@ func (t *tables) offer(r *record) cell.Record {
 		out.Number = r.Seq
 	}
 	if r.State == Queued && r.Handed {
-		out.State = string(Sent) // it may have left
+		out.State = string(Sent) // it may have been sent
 	}
 	if r.JSON {
 		out.Fields[fieldJSON] = set

@@ -8,18 +8,18 @@ import (
 	"cellgate/broker/shared/statefile"
 )
 
-// Response is what became of a command, for the response topic that its sender named.
+// Response is a command's outcome for the response topic that its sender named.
 type Response struct {
 	Topic       string `json:"topic"`
 	Correlation []byte `json:"correlation,omitempty"`
-	// Correlated tells an empty Correlation from none.
+	// Correlated distinguishes an empty Correlation from none.
 	Correlated bool `json:"correlated,omitempty"`
 	// Value is the same JSON object as in vehicle.command-results.
 	Value json.RawMessage `json:"value"`
 }
 
-// respond adds the record's present state to what waits for its response topic, if it is an outcome: what the vehicle
-// said, or an end. Beyond the bound of events it is dropped and counted.
+// respond queues the record's current state for its response topic if it is an outcome: a vehicle's report or an end.
+// Beyond the bound of events it is dropped and counted.
 func (b *batch) respond(rec *record, v *eventValue) error {
 	if !rec.Respond || b.s.o.Respond == nil || !rec.State.Final() && rec.State != Accepted {
 		return nil

@@ -15,11 +15,11 @@ import (
 	"cellgate/test/check"
 )
 
-// snapshot opens a copy of the state file as it is on disk at this moment: what a kill -9 would leave.
+// snapshot opens a copy of the state file as it is on disk: the state after a kill -9.
 func snapshot(t *testing.T, db *statefile.DB) *statefile.DB {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "copy.db")
-	err := db.Update(func(*statefile.Tx) error { // nobody else writes meanwhile
+	err := db.Update(func(*statefile.Tx) error { // nothing else writes meanwhile
 		data, err := os.ReadFile(db.Path())
 		return errors.Join(err, os.WriteFile(file, data, 0o600))
 	})
@@ -30,8 +30,8 @@ func snapshot(t *testing.T, db *statefile.DB) *statefile.DB {
 	return cp
 }
 
-// TestKilledAfterHandOver takes the disk's state at the very moment at which the command is given to the
-// delivery engine: after a restart it may not be cancelled, and it is sent again.
+// TestKilledAfterHandOver copies the disk's state at the moment the delivery engine gets the command: after a restart
+// the command cannot be cancelled, and is sent again.
 func TestKilledAfterHandOver(t *testing.T) {
 	t.Parallel()
 	for _, how := range []string{"created while ready", "ready later"} {
@@ -123,7 +123,7 @@ func TestRestartKeepsStatesAndOrder(t *testing.T) {
 	if len(again.arrived) != 0 {
 		t.Error("more was sent again than was not acknowledged")
 	}
-	result(t, r, "done", Succeeded, "") // the journal gives a result again, and a contradiction
+	result(t, r, "done", Succeeded, "") // the journal repeats a result, then a contradiction
 	if got := state(t, r, "done"); got != Failed {
 		t.Errorf("a replay made it %s", got)
 	}
@@ -294,8 +294,8 @@ func TestLaterFormatIsRefused(t *testing.T) {
 	}
 }
 
-// Numbers of events begin at 1 in every new state file. Their epoch keeps them from being taken for those of the file
-// before, and stays over a restart.
+// Event numbers begin at 1 in every new state file. Their epoch distinguishes them from those of another file, and
+// survives a restart.
 func TestEventsOfAnotherStateFileHaveAnotherEpoch(t *testing.T) {
 	t.Parallel()
 	first := func(db *statefile.DB, id string) Event {

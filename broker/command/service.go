@@ -17,46 +17,44 @@ import (
 	"cellgate/broker/shared/trace"
 )
 
-// Deliverer is the delivery engine towards vehicles, session.Manager wrapped by what tells which errors are final.
+// Deliverer is the delivery engine: session.Manager with a wrapper that classifies permanent errors.
 type Deliverer interface {
-	// Ready reports whether the vehicle is connected and has a subscription for its commands, and the
-	// MQTT version it speaks (4 for 3.1.1, or 5). It must be cheap and must not call the service.
+	// Ready reports whether the vehicle is connected and has a subscription for its commands, and its MQTT version (4
+	// for 3.1.1, or 5). It must be cheap and must not call the service.
 	Ready(vin string) (version byte, ok bool)
-	// Deliver sends d at QoS 1, after what was given to it before for this vehicle. It does not block. An
-	// error means that d was not sent and no callback will come. It may wrap ErrUndeliverable: no later try
-	// can succeed either.
+	// Deliver sends d at QoS 1, after earlier deliveries to this vehicle. It does not block. On an error d was not sent
+	// and no callback follows. An error that wraps ErrUndeliverable is permanent.
 	Deliver(vin string, d *message.Delivery) error
 }
 
-// ErrUndeliverable says that a command can never be sent to its vehicle, such as one beyond the
-// vehicle's maximum packet size.
+// ErrUndeliverable means that a command can never be sent to its vehicle, for example because it exceeds the vehicle's
+// maximum packet size.
 var ErrUndeliverable = errors.New("the command cannot be sent to this vehicle")
 
 // Options configure a Service.
 type Options struct {
-	// DB is the gateway's state file; the service uses the buckets "commands" and "command-events" and
-	// leaves the file open.
+	// DB is the gateway's state file. The service uses its own buckets and does not close the file.
 	DB        *statefile.DB
 	Deliverer Deliverer
-	// Publish returns nil once Kafka has all events (acks=all), in their order per VIN. After an error all of
-	// them come again. It gives up when ctx ends.
+	// Publish returns nil once Kafka has all events (acks=all), in order per VIN. After an error all of them are
+	// published again. It stops when ctx ends.
 	Publish func(ctx context.Context, events []Event) error `zero:"there are no events"`
-	// Respond returns nil once all outcomes are certain to reach those who subscribe to their response topics, in order.
-	// After an error all of them come again. It gives up when ctx ends.
+	// Respond returns nil once all outcomes are certain to reach the subscribers of their response topics, in order.
+	// After an error all of them are published again. It stops when ctx ends.
 	Respond func(ctx context.Context, responses []Response) error `zero:"nobody does"`
-	// Watch is told every change of a command's state, once it is on disk: the same as Publish, at once and without promise. It
-	// must not block.
+	// Watch receives every change of state once it is on disk: the data of Publish, at once and best effort. It must
+	// not block.
 	Watch func(Change) `zero:"nobody does"`
-	// Sampling tells which commands are traced: their vehicles are told the trace.
+	// Sampling selects the commands that are traced; their vehicles get the traceparent.
 	Sampling *trace.Sampling `zero:"none"`
 	Log      *slog.Logger
 	Metrics  *Metrics
-	// Refused is told the reason of every refusal that counts in rejected_total.
+	// Refused is called with the reason of every refusal counted in rejected_total.
 	Refused func(reason string)
-	// Audit is told of every request for a command or a cancellation, once it is certain what came of it. It must be
-	// quick.
+	// Audit is called for every request for a command or cancellation, once its outcome is certain. It must be fast.
 	Audit func(Audited)
-	// KafkaMay tells whether a command of that name may come to that vehicle by Kafka, which has no callers.
+	// KafkaMay reports whether a command of that name may be sent to that vehicle by Kafka, which has no authenticated
+	// callers.
 	KafkaMay func(vin, name string) bool
 
 	// Envelope wraps the payload for MQTT 3.1.1 vehicles as {id, name, issued_at, expires_at, payload}.
@@ -64,31 +62,30 @@ type Options struct {
 
 	DefaultTTL, MaxTTL time.Duration
 	MaxQueued          int // open commands per vehicle
-	MaxOpen            int // open commands in total; a sender has half of it
-	MaxPayload         int // bytes of a payload, and of a result that is kept
-	Inflight           int // commands sent to one vehicle and not acknowledged
-	// KeepFor and KeepMax bound the final commands that are remembered.
+	MaxOpen            int // open commands in total; a sender may have half
+	MaxPayload         int // bytes of a payload, and of a stored result
+	Inflight           int // unacknowledged commands per vehicle
+	// KeepFor and KeepMax bound the final commands kept.
 	KeepFor time.Duration
 	KeepMax int
-	// MaxEvents bounds events that wait for Kafka. Beyond it new commands are refused, and what
-	// open ones still cause is kept; with DropOldEvents the oldest are dropped and counted instead.
+	// MaxEvents bounds the events waiting for Kafka. Beyond it new commands are refused, while events of open commands
+	// are kept; with DropOldEvents the oldest are dropped and counted instead.
 	MaxEvents     int
 	DropOldEvents bool
-	// Clock counts the time by which commands expire and are forgotten, whatever the wall clock does.
+	// Clock measures the time by which commands expire and are forgotten, independent of steps of the wall clock.
 	Clock *clock.Clock
-	// Cell decides about commands where several gateways serve the cell.
+	// Cell decides about commands if several gateways serve the cell.
 	Cell *Cell `zero:"one gateway"`
-	// StartGrace is how long after Open nothing expires yet, so that results that the journal had before
-	// the restart are told first.
+	// StartGrace delays expiry after Open, so that results already in the journal are applied first.
 	StartGrace time.Duration `zero:"none"`
 }
 
-// Change is what Options.Watch is told.
+// Change is the argument of Options.Watch.
 type Change struct {
 	Command Command // without payload and result
-	// Parent is the traceparent of the sender, "" when it gave none.
+	// Parent is the sender's traceparent, "" if none.
 	Parent string
-	// Value is that of the Event.
+	// Value is the Event's value.
 	Value []byte
 }
 
@@ -97,26 +94,26 @@ type Service struct {
 	o       Options
 	metrics *Metrics
 	inbox   *inbox
-	turns   *turns // where several gateways serve the cell
+	turns   *turns // with several gateways
 	notices chan cell.Notice
 	slots   slotIndex
 	lost    lostAnswers
 	waiters waiters
-	epoch   uint64 // of the numbers of events
+	epoch   uint64 // of the event numbers
 
-	// Owned by the goroutine that runs loop, and by Open before it starts.
+	// Owned by the goroutine of loop, and by Open before it starts.
 	open    *openSet
 	waiting int                 // events in the outbox
-	answers int                 // outcomes in theirs
+	answers int                 // outcomes in the outbox for response topics
 	kept    int                 // final commands
 	pending map[string]struct{} // vehicles whose lane may have something to send
-	retry   map[string]struct{} // vehicles to try again in a moment
-	grace   time.Time           // nothing expires before: StartGrace, or a pause after a failure of the store
+	retry   map[string]struct{} // vehicles to retry after a pause
+	grace   time.Time           // nothing expires before: StartGrace, or a pause after a store failure
 
 	stat     atomic.Pointer[Stat]
 	gaps     gapLog
 	eventsC  chan struct{} // capacity 1: there is something to publish
-	answersC chan struct{} // likewise on response topics
+	answersC chan struct{} // likewise for response topics
 	stop     context.CancelFunc
 	wg       sync.WaitGroup
 }
@@ -176,24 +173,24 @@ func (s *Service) load(tx *statefile.Tx) error {
 	return nil
 }
 
-// Stat is how much the service holds.
+// Stat counts what the service holds.
 type Stat struct {
 	Open    int `json:"open"`           // commands that are not final
-	Kept    int `json:"kept"`           // final commands that are remembered
-	Waiting int `json:"events_waiting"` // changes of state that Kafka does not have yet
-	// Gone is what vehicle.commands has lost unread, nil when that is nothing.
+	Kept    int `json:"kept"`           // final commands kept
+	Waiting int `json:"events_waiting"` // changes of state not yet in Kafka
+	// Gone is what vehicle.commands has lost unread, nil if nothing.
 	Gone *Gaps `json:"gone,omitempty"`
 }
 
-// Stat tells how much the service holds.
+// Stat returns the current counts.
 func (s *Service) Stat() Stat {
 	st := *s.stat.Load()
 	st.Gone = s.gaps.state()
 	return st
 }
 
-// Close stops the service: what was submitted is committed, events that Kafka does not have stay in the
-// outbox. After it the callbacks of deliveries do nothing. Call it before the state file is closed.
+// Close stops the service: submitted changes are committed, unpublished events stay in the outbox. Afterwards callbacks
+// of deliveries do nothing. Call it before closing the state file.
 func (s *Service) Close(ctx context.Context) error {
 	s.stop()
 	done := make(chan struct{})
@@ -213,7 +210,7 @@ func (s *Service) Close(ctx context.Context) error {
 	}
 }
 
-// Get returns a command of a vehicle. An empty vin stands for any.
+// Get returns a command of a vehicle; an empty vin matches any.
 func (s *Service) Get(ctx context.Context, vin, id string) (Command, error) {
 	if s.o.Cell != nil {
 		return s.getTogether(ctx, vin, id)
@@ -221,7 +218,7 @@ func (s *Service) Get(ctx context.Context, vin, id string) (Command, error) {
 	return s.localView(vin, id)
 }
 
-// localView is a command as the state file has it.
+// localView returns a command from the state file.
 func (s *Service) localView(vin, id string) (Command, error) {
 	var cmd Command
 	err := s.o.DB.View(func(tx *statefile.Tx) error {
@@ -239,8 +236,7 @@ func (s *Service) localView(vin, id string) (Command, error) {
 	return cmd, err
 }
 
-// List returns the commands that a filter selects, the newest first, and the cursor of the next page, empty
-// when there is none.
+// List returns the selected commands, newest first, and the cursor of the next page, empty after the last.
 func (s *Service) List(ctx context.Context, f Filter) (page []Command, cursor string, err error) {
 	if f.Limit <= 0 {
 		f.Limit = defaultPage
@@ -270,8 +266,8 @@ func (s *Service) List(ctx context.Context, f Filter) (page []Command, cursor st
 	return page, cursor, err
 }
 
-// OnReady tells that a vehicle is connected and subscribed to its commands. It does not block; give it to
-// the delivery engine.
+// OnReady notifies the service that a vehicle is connected and subscribed to its commands. The delivery engine calls
+// it; it does not block.
 func (s *Service) OnReady(vin string) {
 	s.inbox.ready(vin)
 	if s.turns != nil {
@@ -279,8 +275,7 @@ func (s *Service) OnReady(vin string) {
 	}
 }
 
-// Sync returns once everything submitted before is on disk. The fan-out loop calls it before it saves
-// the position that it will resume from.
+// Sync returns once everything submitted before is on disk. The fan-out loop calls it before it saves its position.
 func (s *Service) Sync(ctx context.Context) error {
 	if s.turns != nil {
 		if err := s.turns.settled(ctx); err != nil {
@@ -290,8 +285,8 @@ func (s *Service) Sync(ctx context.Context) error {
 	return s.submit(ctx, true, nil)
 }
 
-// submit hands a change to the loop and waits until it is on disk. must: a failing store is tried again
-// instead of being the caller's error.
+// submit passes a change to the loop and waits until it is on disk. With must, a failing store is retried instead of
+// returning the error.
 func (s *Service) submit(ctx context.Context, must bool, run func(*batch) error) error {
 	done := make(chan error, 1)
 	if err := s.inbox.put(ctx, &request{must: must, run: run, done: done}); err != nil {
@@ -305,13 +300,13 @@ func wait(ctx context.Context, done <-chan error) error {
 	case err := <-done:
 		return err
 	case <-ctx.Done():
-		// The change may still happen: the caller asks again under the same id.
+		// The change may still happen: the caller asks again with the same id.
 		return ctx.Err()
 	}
 }
 
-// post hands a change to the loop from a callback: it neither blocks nor fails.
+// post passes a change to the loop from a callback: it neither blocks nor fails.
 func (s *Service) post(run func(*batch) error) { s.inbox.post(&request{must: true, run: run}) }
 
-// note changes memory in the loop.
+// note runs a change of memory in the loop.
 func (s *Service) note(change func()) { s.inbox.post(&request{note: change}) }

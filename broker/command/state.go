@@ -2,29 +2,29 @@ package command
 
 import "slices"
 
-// State is where a command is. Its values are on disk and in the API.
+// State is a command's state. Its values are on disk and in the API.
 type State string
 
 // The states.
 const (
-	// Queued: accepted and on disk, not yet handed to a connection.
+	// Queued means accepted and on disk, not yet handed to a connection.
 	Queued State = "queued"
-	// Sent: handed to the vehicle's connection; the vehicle may have it.
+	// Sent means handed to the vehicle's connection; the vehicle may have it.
 	Sent State = "sent"
-	// Delivered: the vehicle acknowledged it (PUBACK).
+	// Delivered means that the vehicle acknowledged it (PUBACK).
 	Delivered State = "delivered"
-	// Accepted: the vehicle said that it works on it.
+	// Accepted means that the vehicle works on it.
 	Accepted State = "accepted"
-	// Succeeded, Failed and Rejected are the vehicle's last word. Rejected is also a command that the
-	// vehicle refused in its PUBACK or that can never be sent to it (Cause tells).
+	// Succeeded, Failed and Rejected are final reports. Rejected also covers a command that the vehicle refused in its
+	// PUBACK or that can never be sent to it (see Cause).
 	Succeeded State = "succeeded"
 	Failed    State = "failed"
 	Rejected  State = "rejected"
-	// Expired: the time to live ended before any of these three.
+	// Expired means that the time to live ended before any of these three.
 	Expired State = "expired"
-	// Cancelled before it was handed to a connection.
+	// Cancelled means cancelled before it was handed to a connection.
 	Cancelled State = "cancelled"
-	// Late: expired, and the vehicle spoke afterwards. Command.Outcome is what it said.
+	// Late means that the vehicle reported after the command had expired; Command.Outcome is its report.
 	Late State = "late"
 )
 
@@ -36,7 +36,7 @@ func States() []State {
 // Valid reports whether s is a state.
 func (s State) Valid() bool { return slices.Contains(States(), s) }
 
-// Final reports whether a command in this state is done. Expired may still become late.
+// Final reports whether the state is final. Expired may still become late.
 func (s State) Final() bool {
 	switch s {
 	case Succeeded, Failed, Rejected, Expired, Cancelled, Late:
@@ -50,9 +50,9 @@ func (s State) fromVehicle() bool {
 	return s == Accepted || s == Succeeded || s == Failed || s == Rejected
 }
 
-// next reports whether a command may go from one state to another. A step may be skipped, because the
-// vehicle's result can overtake its PUBACK, but none is ever taken back. Whether a queued command was
-// handed to a connection is not in its state: see batch.report and batch.cancel.
+// next reports whether the transition is allowed. A step may be skipped, because the vehicle's result can overtake its
+// PUBACK, but none is taken back. The state does not tell whether a queued command was handed to a connection: see
+// batch.report and batch.cancel.
 func next(from, to State) bool {
 	switch to {
 	case Sent:

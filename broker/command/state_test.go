@@ -2,7 +2,7 @@ package command
 
 import "testing"
 
-// TestEveryTransition holds every pair of states against the contract's picture, written out.
+// TestEveryTransition compares every pair of states with the documented state machine.
 func TestEveryTransition(t *testing.T) {
 	t.Parallel()
 	may := map[State][]State{

@@ -11,24 +11,24 @@ import (
 	"cellgate/broker/shared/statefile"
 )
 
-// The state file, below two top-level buckets. All numbers are 8 bytes, big-endian.
+// The state file, in top-level buckets. All numbers are 8 bytes, big-endian.
 //
 //	commands/
 //	  meta     seq → record (JSON)
 //	  payload  seq → payload as it is sent
-//	  props    seq → what goes with the payload (JSON), where there is anything
+//	  props    seq → its properties (JSON), if any
 //	  result   seq → payload of the vehicle's last report
 //	  ids      id → seq
 //	  open     seq → ""             commands that are not final
 //	  done     finished, seq → ""   final ones, for retention
 //	  format   = 1                  (a key, not a bucket)
-//	  epoch    random               (a key) made with the file, so that numbers of events are not taken for those of another
+//	  epoch    random               (a key) made with the file; distinguishes event numbers of different files
 //	command-responses/
 //	  n → outcome (JSON)            waiting to be published on its response topic
 //	command-positions/
-//	  partition of vehicle.commands → where to go on there, as its consumer writes it
+//	  partition of vehicle.commands → position of its consumer, in the consumer's format
 //	command-events/
-//	  n → event                     waiting for Kafka; n rises for ever
+//	  n → event                     waiting for Kafka; n rises and is never reused
 //
 // An event is the VIN's length (1 byte), the VIN, and the value of the Kafka record.
 const format = 1
@@ -37,7 +37,7 @@ var (
 	bucketCommands = []byte("commands")
 	bucketEvents   = []byte("command-events")
 	bucketAnswers  = []byte("command-responses")
-	// bucketPositions changes in the transactions of the commands that were read.
+	// bucketPositions is written in the transactions of the commands that were read.
 	bucketPositions = []byte("command-positions")
 	bucketProps     = []byte("props")
 	bucketMeta      = []byte("meta")
@@ -64,7 +64,7 @@ func tablesOf(tx *statefile.Tx) tables {
 	}
 }
 
-// createTables makes the buckets and refuses a format of a later version.
+// createTables creates the buckets and refuses the format of a later version.
 func createTables(tx *statefile.Tx) error {
 	c, err := tx.CreateBucketIfNotExists(bucketCommands)
 	if err != nil {
@@ -100,12 +100,12 @@ func createTables(tx *statefile.Tx) error {
 
 func key(n uint64) []byte { return binary.BigEndian.AppendUint64(nil, n) }
 
-// doneKey orders final commands by the time of their end.
+// doneKey orders final commands by when they ended.
 func doneKey(finished int64, seq uint64) []byte {
 	return binary.BigEndian.AppendUint64(key(uint64(finished)), seq)
 }
 
-// number reads a key; a short one, which no version wrote, is 0.
+// number decodes a key. A short key, which no version writes, is 0.
 func number(k []byte) uint64 {
 	if len(k) < 8 {
 		return 0
@@ -113,7 +113,7 @@ func number(k []byte) uint64 {
 	return binary.BigEndian.Uint64(k)
 }
 
-// bySeq loads a command, nil when there is none.
+// bySeq loads a command, nil if it does not exist.
 func (t *tables) bySeq(seq uint64) (*record, error) {
 	v := t.meta.Get(key(seq))
 	if v == nil {
@@ -127,7 +127,7 @@ func (t *tables) bySeq(seq uint64) (*record, error) {
 	return r, nil
 }
 
-// byID loads a command, nil when there is none.
+// byID loads a command, nil if it does not exist.
 func (t *tables) byID(id string) (*record, error) {
 	seq := t.ids.Get([]byte(id))
 	if seq == nil {
@@ -136,7 +136,7 @@ func (t *tables) byID(id string) (*record, error) {
 	return t.bySeq(number(seq))
 }
 
-// put writes r and its place among the open or the final ones.
+// put writes r and indexes it as open or final.
 func (t *tables) put(r *record) error {
 	v, err := json.Marshal(r)
 	if err != nil {
@@ -155,7 +155,6 @@ func (t *tables) put(r *record) error {
 	return t.done.Put(doneKey(r.done(), r.Seq), []byte{})
 }
 
-// forget removes a final command.
 func (t *tables) forget(r *record) error {
 	k := key(r.Seq)
 	for _, del := range []func() error{
@@ -172,7 +171,7 @@ func (t *tables) forget(r *record) error {
 	return nil
 }
 
-// view builds what the API shows of r.
+// view returns r as the API shows it.
 func (t *tables) view(r *record) Command {
 	k := key(r.Seq)
 	return r.view(t.payload.Get(k), t.result.Get(k))
@@ -183,27 +182,26 @@ type Filter struct {
 	State State
 	VIN   string
 	ID    string
-	// Limit is the length of a page, 1 to MaxPage; 0 is defaultPage.
+	// Limit is the page length, 1 to MaxPage; 0 means defaultPage.
 	Limit int
-	// Cursor is that of the page before, empty for the first page.
+	// Cursor is the one that the previous page returned, empty for the first page.
 	Cursor string
 }
 
-// ErrCursor is that of a list with a cursor that did not come from one.
+// ErrCursor means that a cursor did not come from a list.
 var ErrCursor = errors.New("it did not come from a list")
 
-// Bounds of a page, and of the commands looked at for one.
+// Bounds of a page, and of the commands scanned for one.
 const (
 	defaultPage = 100
 	MaxPage     = 1000
 	maxScan     = 50_000
 )
 
-// cursorBase writes cursors short.
 const cursorBase = 36
 
-// list returns the commands that match, the newest first, and the cursor of the next page, empty when
-// this was the last. A page may be short, even empty, and have a next one: it looks at no more than maxScan.
+// list returns the matching commands, newest first, and the cursor of the next page, empty after the last. A page may
+// be short or even empty and still have a next one, because it scans at most maxScan commands.
 func (t *tables) list(f Filter) (page []Command, cursor string, err error) {
 	before := uint64(0)
 	if f.Cursor != "" {

@@ -11,20 +11,21 @@ import (
 )
 
 const (
-	// maxNotices bounds what waits to be told to the other gateways. What is not told is found by sweeps.
+	// maxNotices bounds the notices waiting for other gateways. Sweeps find what is dropped.
 	maxNotices = 4096
-	// noticesAtOnce go to Redis in one pipeline.
+	// noticesAtOnce is the number of notices in one pipeline.
 	noticesAtOnce = 256
-	// sweepEvery is the time between two looks at a slot; of a cluster's many a part is looked at each time.
+	// sweepEvery is the interval of sweeps of a slot; in a cluster each sweep covers a part of the slots.
 	sweepEvery  = time.Second
 	sweepsRound = 30
-	// overdue is how long a command may have ended before the gateways that do not keep it look after it.
+	// overdue is how long after a command's expiry gateways that do not keep it as open end it.
 	overdue = 2 * time.Second
-	// maxDue bounds the ended commands of a slot in one sweep.
+	// maxDue bounds the expired commands of a slot in one sweep.
 	maxDue = 256
 )
 
-// startTogether begins what several gateways need: to tell each other of commands, to hear that, and to look for what was missed.
+// startTogether starts what several gateways need: sending and receiving notices about commands, and sweeps for missed
+// ones.
 func (s *Service) startTogether(ctx context.Context) {
 	s.turns.ctx = ctx
 	s.wg.Go(func() { s.tellAll(ctx) })
@@ -32,14 +33,14 @@ func (s *Service) startTogether(ctx context.Context) {
 	s.wg.Go(func() { s.sweep(ctx) })
 }
 
-// tellQueued tells of a new command, unless it is for a vehicle of this gateway.
+// tellQueued notifies other gateways of a new command, unless its vehicle is connected here.
 func (s *Service) tellQueued(r *record) {
 	if _, mine := s.o.Cell.Owner(r.VIN); !mine {
 		s.tell(cell.Notice{What: cell.Queued, VIN: r.VIN, ID: r.ID})
 	}
 }
 
-// tellEnd tells the gateway that accepted a command, and keeps it as open, of its end.
+// tellEnd notifies the gateway that accepted a command, and keeps it as open, of its end.
 func (s *Service) tellEnd(r *record) {
 	if r.State.Final() && r.Node != s.o.Cell.Node {
 		s.tell(cell.Notice{What: cell.Ended, VIN: r.VIN, ID: r.ID})
@@ -72,7 +73,7 @@ func (s *Service) tellAll(ctx context.Context) {
 	}
 }
 
-// listen reads what other gateways tell of.
+// listen handles notices of other gateways.
 func (s *Service) listen(ctx context.Context) {
 	pause := newBackoff()
 	s.o.Cell.Store.ListenCommands(ctx, func() { pause.reset() }, s.heardOf, func(err error) bool {
@@ -94,7 +95,7 @@ func (s *Service) heardOf(n cell.Notice) {
 	}
 }
 
-// local is what the state file has of a command.
+// local returns a command's record in the state file.
 func (s *Service) local(id string) (rec *record) {
 	_ = s.o.DB.View(func(tx *statefile.Tx) (err error) {
 		t := tablesOf(tx)
@@ -104,7 +105,7 @@ func (s *Service) local(id string) (rec *record) {
 	return rec
 }
 
-// read takes over a command as the cell has it, and reports whether it has it.
+// read stores a command as the cell has it, and reports whether the cell has it.
 func (s *Service) read(ctx context.Context, vin, id string) bool {
 	a, err := s.ask(ctx, vin, id, func(st *cell.Store) (cell.Answer, error) { return st.Look(ctx, vin, id) })
 	if err != nil || a.Verdict != cell.OK {
@@ -121,7 +122,7 @@ func (s *Service) takeOver(a *cell.Answer) {
 	})
 }
 
-// readVehicle takes over what is open for a vehicle that has come to this gateway.
+// readVehicle stores the open commands of a vehicle that has connected here.
 func (s *Service) readVehicle(vin string) {
 	if _, mine := s.o.Cell.Owner(vin); !mine {
 		return
@@ -129,8 +130,8 @@ func (s *Service) readVehicle(vin string) {
 	s.turns.run(vin, func(ctx context.Context) { s.readBefore(ctx, vin, math.MaxInt64) })
 }
 
-// permit asks whether commands may be sent by the connection that this gateway has of the vehicle. They are sent when that is on
-// disk, as with hand.
+// permit requests permission to send commands over this gateway's connection of the vehicle. They are sent once that is
+// on disk, as with hand.
 func (s *Service) permit(vin string, hand []uint64, by cell.Connection) {
 	for _, seq := range hand {
 		e := s.open.bySeq[seq]
@@ -157,8 +158,8 @@ func (s *Service) askAgain(seq uint64) {
 	}
 }
 
-// readBefore takes over what was accepted before a command and this gateway has not heard of, so that it is not overtaken. It
-// reports whether there was something.
+// readBefore stores commands accepted before a given one that this gateway does not know yet, so that it does not
+// overtake them. It reports whether there were any.
 func (s *Service) readBefore(ctx context.Context, vin string, number uint64) bool {
 	c := s.o.Cell
 	if c.Usable(c.Store.Slot(vin)) != nil {
@@ -178,7 +179,7 @@ func (s *Service) readBefore(ctx context.Context, vin string, number uint64) boo
 	return found
 }
 
-// permitted deals with the answer.
+// permitted handles the answer to permit.
 func (s *Service) permitted(seq uint64, epoch int64, a cell.Answer, err error) {
 	answered := func(e *entry) { e.asking = false }
 	switch {
@@ -205,7 +206,7 @@ func (s *Service) permitted(seq uint64, epoch int64, a cell.Answer, err error) {
 	case a.Verdict == cell.Already:
 		s.takeOver(&a)
 	case a.Verdict == cell.Doubt:
-		answered = func(e *entry) { e.asking, e.doubt = false, true } // it ends with its time, as unknown
+		answered = func(e *entry) { e.asking, e.doubt = false, true } // it expires with the cause unknown
 	case a.Verdict == cell.Missing:
 		s.vanished(seq)
 	}
@@ -218,7 +219,7 @@ func (s *Service) permitted(seq uint64, epoch int64, a cell.Answer, err error) {
 	})
 }
 
-// vanished ends a command that the cell does not know any more: what became of it was told by another gateway, and is forgotten.
+// vanished ends a command that the cell no longer knows: another gateway has published its end, and it is forgotten.
 func (s *Service) vanished(seq uint64) {
 	s.post(func(b *batch) error {
 		rec, err := b.t.bySeq(seq)
@@ -232,10 +233,11 @@ func (s *Service) vanished(seq uint64) {
 	})
 }
 
-// causeUnknown is why a command expired of which a gateway that has lost its memory may know more.
+// causeUnknown is the cause of an expired command that a gateway with lost memory may have sent.
 const causeUnknown = "unknown"
 
-// expireTogether has the cell end what is due by this gateway's clock. It is looked at again in a moment: the cell's decides.
+// expireTogether has the cell end commands that are due by this gateway's clock. The cell's clock decides; the others
+// are retried after a pause.
 func (s *Service) expireTogether(due []*entry) {
 	c := s.o.Cell
 	again := s.o.Clock.Now().Add(retryEvery).UnixMilli()
@@ -262,7 +264,7 @@ func (s *Service) expireTogether(due []*entry) {
 	}
 }
 
-// endTogether asks whether a command has expired.
+// endTogether asks the cell whether a command has expired.
 func (s *Service) endTogether(ctx context.Context, vin, id string) cell.Verdict {
 	a, err := s.change(ctx, vin, id, Expired, func(st *cell.Store) (cell.Answer, error) { return st.Expire(ctx, vin, id) })
 	if err == nil && (a.Verdict == cell.OK || a.Verdict == cell.Already) {
@@ -274,8 +276,7 @@ func (s *Service) endTogether(ctx context.Context, vin, id string) cell.Verdict 
 	return a.Verdict
 }
 
-// sweep looks for what this gateway was not notified of: commands that have ended at gateways that are gone, and those for vehicles that
-// it has.
+// sweep looks for what no notice reported: expired commands of dead gateways, and commands for vehicles connected here.
 func (s *Service) sweep(ctx context.Context) {
 	slots := s.o.Cell.Store.Slots()
 	part := (slots + sweepsRound - 1) / sweepsRound
@@ -308,7 +309,7 @@ func (s *Service) sweepDue(ctx context.Context, slot int) {
 	}
 }
 
-// sweepOpen looks at a part of a slot's open commands.
+// sweepOpen reads a part of a slot's open commands.
 func (s *Service) sweepOpen(ctx context.Context, slot int, cursors map[int]uint64) {
 	names, next, err := s.o.Cell.Store.OpenCommands(ctx, slot, cursors[slot])
 	if err != nil {

@@ -6,23 +6,23 @@ import (
 	"sync"
 )
 
-// maxTurns bounds what is asked of Redis at once.
+// maxTurns bounds concurrent requests to Redis.
 const maxTurns = 64
 
-// turns runs what waits for Redis: of one vehicle one after the other, in the order in which it came, so that commands are
-// accepted in the order of their publication. Callers bound how much waits.
+// turns runs functions that wait for Redis: for one vehicle one at a time in the order of arrival, so that commands are
+// accepted in the order of their publication. Callers bound the queue.
 type turns struct {
 	ctx    context.Context // ends with the service
 	places chan struct{}
 	wg     sync.WaitGroup
 
 	mu     sync.Mutex
-	queues map[string][]*turn // of vehicles with a goroutine at work
+	queues map[string][]*turn // of vehicles with a running goroutine
 	closed bool
-	// What must be done is counted by the round in which it came, for settled.
+	// Functions added by must are counted by round of arrival, for settled.
 	round   uint64
 	rounds  map[uint64]int
-	changed chan struct{} // closed when a round is over
+	changed chan struct{} // closed when a round ends
 }
 
 func newTurns() *turns {
@@ -32,11 +32,11 @@ func newTurns() *turns {
 	}
 }
 
-// turn is what waits for a vehicle's turn.
+// turn is a queued function.
 type turn struct{ run func(context.Context) }
 
-// run has f called when it is the vehicle's turn, on another goroutine. It reports false when the service is closed: f is not
-// called then.
+// run calls f on another goroutine when it is the vehicle's turn. If the service is closed it returns false and f is
+// not called.
 func (t *turns) run(vin string, f func(context.Context)) bool { return t.add(vin, &turn{f}) }
 
 func (t *turns) add(vin string, one *turn) bool {
@@ -53,7 +53,7 @@ func (t *turns) add(vin string, one *turn) bool {
 	return true
 }
 
-// drop takes back what has not begun.
+// drop removes a turn that has not begun.
 func (t *turns) drop(vin string, one *turn) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -62,7 +62,7 @@ func (t *turns) drop(vin string, one *turn) {
 	}
 }
 
-// must is run for what settled waits for.
+// must is run for functions that settled waits for.
 func (t *turns) must(vin string, f func(context.Context)) bool {
 	t.mu.Lock()
 	round := t.round
@@ -87,7 +87,7 @@ func (t *turns) must(vin string, f func(context.Context)) bool {
 	return ok
 }
 
-// settled waits for what had to be done before it was called.
+// settled waits for all functions added by must before the call.
 func (t *turns) settled(ctx context.Context) error {
 	t.mu.Lock()
 	round := t.round
@@ -112,7 +112,6 @@ func (t *turns) settled(ctx context.Context) error {
 	}
 }
 
-// work empties a vehicle's queue.
 func (t *turns) work(vin string) {
 	for {
 		t.mu.Lock()
@@ -129,7 +128,8 @@ func (t *turns) work(vin string) {
 	}
 }
 
-// at has a place at Redis while ask runs. It reports false when who waits for that does so no longer: ask is not called then.
+// at limits concurrent calls of ask to maxTurns. If waits ends before there is room, it returns false and does not call
+// ask.
 func (t *turns) at(waits context.Context, ask func()) bool {
 	select {
 	case t.places <- struct{}{}:
@@ -144,7 +144,7 @@ func (t *turns) at(waits context.Context, ask func()) bool {
 	return true
 }
 
-// close waits for what was begun. The context has ended by then: nothing waits for Redis any longer.
+// close waits for the functions that have begun. ctx has ended by then, so none waits for Redis any longer.
 func (t *turns) close() {
 	t.mu.Lock()
 	t.closed = true

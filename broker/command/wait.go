@@ -6,10 +6,10 @@ import (
 	"time"
 )
 
-// maxWaiters bounds the commands that are waited for; beyond it Wait returns at once.
+// maxWaiters bounds the commands that callers wait for; beyond it Wait returns at once.
 const maxWaiters = 10_000
 
-// waiter is the commands' end for everybody who waits for it.
+// waiter signals the end of a command to all its waiters.
 type waiter struct {
 	done chan struct{}
 	n    int
@@ -20,7 +20,7 @@ type waiters struct {
 	byID map[string]*waiter
 }
 
-// join returns a channel that is closed at the command's end, nil when too many wait.
+// join returns a channel that is closed when the command ends, or nil if there are too many waiters.
 func (w *waiters) join(id string) <-chan struct{} {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -55,7 +55,7 @@ func (w *waiters) notify(id string) {
 	}
 }
 
-// Wait returns the command once it is final, or as it is when ctx ends, which is no error.
+// Wait returns the command once it is final. If ctx ends first, it returns the current state without error.
 func (s *Service) Wait(ctx context.Context, vin, id string) (Command, error) {
 	done := s.waiters.join(id)
 	if done == nil {
@@ -76,10 +76,10 @@ func (s *Service) Wait(ctx context.Context, vin, id string) (Command, error) {
 	return s.Get(ctx, vin, id)
 }
 
-// lookEvery is how often a command is read that is waited for: that its end is told by another gateway may be missed.
+// lookEvery is how often Wait rereads a command, because another gateway's notice of its end may be lost.
 const lookEvery = 2 * time.Second
 
-// waitTogether is Wait where several gateways serve the cell. While Redis is away the command stays as it was last seen.
+// waitTogether is Wait with several gateways. While Redis is away it returns the state last read.
 func (s *Service) waitTogether(ctx context.Context, done <-chan struct{}, cmd Command) (Command, error) {
 	tick := time.NewTicker(lookEvery)
 	defer tick.Stop()
