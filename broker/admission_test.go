@@ -8,7 +8,7 @@ import (
 	"cellgate/test/mqtt"
 )
 
-// Clients that connect all at once do not pass the bound together.
+// Clients that connect simultaneously cannot exceed MaxConnections.
 func TestMaxConnectionsAtOnce(t *testing.T) {
 	t.Parallel()
 	const most = 5
@@ -19,7 +19,7 @@ func TestMaxConnectionsAtOnce(t *testing.T) {
 		clients[i].Version = frame.Version5
 	}
 	for i, c := range clients {
-		// A session that outlives its connection: the CONNACK waits for the disk.
+		// With a session that outlives the connection, the CONNACK waits for the disk.
 		o := mqtt.Connect{Props: [][]byte{mqtt.Number(mqtt.SessionExpiry, 256)}}
 		c.Send(connectFrame(fmt.Sprintf("LTEST%012d", i), frame.Version5, o))
 	}

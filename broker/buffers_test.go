@@ -2,8 +2,8 @@ package broker
 
 import "testing"
 
-// TestCarryLeavesRoom: whatever was carried over of a frame, there is room to read more of it. A read into no
-// room tells of the end of the connection.
+// TestCarryLeavesRoom checks that there is room to read after any length of carry: a read into an empty slice looks
+// like the end of the connection.
 func TestCarryLeavesRoom(t *testing.T) {
 	t.Parallel()
 	for _, n := range []int{1, minReadBytes - 1, minReadBytes, minReadBytes + 1, readBytes, readBytes + 1, 200 << 10} {
@@ -14,7 +14,7 @@ func TestCarryLeavesRoom(t *testing.T) {
 	}
 }
 
-// TestScratchGrows: a scratch stays small until a read fills it.
+// TestScratchGrows checks that a scratch stays small until a read fills it.
 func TestScratchGrows(t *testing.T) {
 	t.Parallel()
 	s := newPools().getScratch()

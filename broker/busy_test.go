@@ -9,7 +9,7 @@ import (
 	"cellgate/test/mqtt"
 )
 
-// slowJournal takes records only once gate is closed, as the real one while its buffer is full.
+// slowJournal accepts records only after gate is closed, like a journal with a full buffer.
 type slowJournal struct {
 	Journal
 	gate chan struct{}
@@ -20,7 +20,7 @@ func (j slowJournal) Append(recs []message.Record, w journal.Waiter) (uint64, er
 	return j.Journal.Append(recs, w)
 }
 
-// While the journal has no room for what a client sent it is not read, and its keep alive does not count.
+// While the journal has no room, the client is not read and its keep alive is suspended.
 func TestKeepaliveWhileTheJournalIsSlow(t *testing.T) {
 	t.Parallel()
 	gate := make(chan struct{})

@@ -11,7 +11,7 @@ import (
 	"cellgate/test/mqtt"
 )
 
-// wallClock is a wall clock that somebody sets.
+// wallClock is a wall clock that the test sets.
 type wallClock struct {
 	mu     sync.Mutex
 	offset time.Duration
@@ -29,7 +29,7 @@ func (w *wallClock) step(d time.Duration) {
 	w.offset += d
 }
 
-// clockHarness is a harness whose broker and authority have a wall clock of their own, with a leeway of 2 s.
+// clockHarness returns a harness whose broker and authority use a wallClock, with a leeway of 2 s.
 func clockHarness(t *testing.T) (*harness, *wallClock, *auth.Authority) {
 	t.Helper()
 	w := &wallClock{}
@@ -52,8 +52,9 @@ func issueVehicle(t *testing.T, a *auth.Authority, vin string, ttl time.Duration
 	return token
 }
 
-// TestClockAnHourAhead: a clock that jumps an hour ends at once the connections whose tokens it has overtaken,
-// and no other: keep alive and quotas do not follow the wall clock. When it is set right, both can connect.
+// TestClockAnHourAhead checks that a clock that jumps an hour ahead immediately ends the connections with tokens that
+// are then expired, and no others: keep alive and quotas do not follow the wall clock. After it is set right, both
+// clients can connect.
 func TestClockAnHourAhead(t *testing.T) {
 	t.Parallel()
 	h, w, a := clockHarness(t)
@@ -80,9 +81,9 @@ func TestClockAnHourAhead(t *testing.T) {
 	h.connect("tokens", testVIN, 5, mqtt.Connect{Password: short})
 }
 
-// TestClockAnHourBehind: a clock that falls back neither holds connections that do not read, nor suspends keep
-// alive; a token that is not valid yet by more than the leeway is refused, and when the clock is set right, the
-// tokens that have expired meanwhile end their connections.
+// TestClockAnHourBehind checks that a clock that falls back neither stalls connections nor suspends keep alive. A token
+// that becomes valid later than the leeway is refused. When the clock is set right, tokens that expired meanwhile end
+// their connections.
 func TestClockAnHourBehind(t *testing.T) {
 	t.Parallel()
 	h, w, a := clockHarness(t)
@@ -109,7 +110,7 @@ func TestClockAnHourBehind(t *testing.T) {
 	}
 }
 
-// tokenAt issues a token for the third vehicle while the clock is ahead.
+// tokenAt issues a token for the third vehicle with the clock set ahead.
 func (h *harness) tokenAt(t *testing.T, a *auth.Authority, w *wallClock, ahead time.Duration) string {
 	t.Helper()
 	w.step(ahead)
@@ -117,8 +118,8 @@ func (h *harness) tokenAt(t *testing.T, a *auth.Authority, w *wallClock, ahead t
 	return issueVehicle(t, a, "LTEST000000000003", time.Hour)
 }
 
-// TestAssignedClientID: a role of the configuration that may leave its client identifier to the server can do so
-// with a token too, and nobody without a token can be connected under a VIN but as that vehicle.
+// TestAssignedClientID checks that a role with AssignedClientID also works with a token, and that the role cannot
+// connect under a VIN.
 func TestAssignedClientID(t *testing.T) {
 	t.Parallel()
 	h := newHarness(t)

@@ -14,7 +14,7 @@ import (
 	"cellgate/test/mqtt"
 )
 
-// heldCommands is a command service that decides when the test does.
+// heldCommands is a command service whose decisions the test makes.
 type heldCommands struct {
 	submitted chan submittedCommand
 	err       error
@@ -44,8 +44,7 @@ func withCommands(h *heldCommands) setup {
 
 const commandTopic = "v1/" + testVIN + "/cmd/c1/lock"
 
-// A command is acknowledged when the service has decided, with what it decided, and in its turn: what was published
-// behind it waits. It is not in the journal.
+// A command is acknowledged with the service's decision, and in its turn: later PUBLISHes wait. It is not journaled.
 func TestCommandIsAcknowledgedAsDecided(t *testing.T) {
 	t.Parallel()
 	for _, qos := range []byte{1, 2} {
@@ -75,8 +74,8 @@ func TestCommandIsAcknowledgedAsDecided(t *testing.T) {
 	}
 }
 
-// A refused PUBREC ends the exchange and its identifier is free; an accepted one goes on to PUBCOMP, and what the client
-// sends again in between is answered again.
+// A refusing PUBREC ends the exchange and frees its identifier. An accepted command proceeds to PUBCOMP, and
+// repetitions in between are answered again.
 func TestCommandByQoS2(t *testing.T) {
 	t.Parallel()
 	versions(t, func(t *testing.T, version byte) {
@@ -100,7 +99,7 @@ func TestCommandByQoS2(t *testing.T) {
 	})
 }
 
-// A 3.1.1 client cannot be told no: where the service wants it told, it gets no acknowledgement and the connection ends.
+// MQTT 3.1.1 has no refusing acknowledgement. If the service answers a refusal anyway, the connection ends.
 func TestRefusedCommandEndsOldClient(t *testing.T) {
 	t.Parallel()
 	held := &heldCommands{}
@@ -117,7 +116,7 @@ func TestRefusedCommandEndsOldClient(t *testing.T) {
 	}
 }
 
-// A service that takes nothing is not acknowledged for.
+// A command that the service does not take is not acknowledged.
 func TestCommandThatIsNotTakenIsNotAcknowledged(t *testing.T) {
 	t.Parallel()
 	versions(t, func(t *testing.T, version byte) {
@@ -131,7 +130,7 @@ func TestCommandThatIsNotTakenIsNotAcknowledged(t *testing.T) {
 	})
 }
 
-// Only a PUBLISH on v1/{vin}/cmd/{id}/{name} of another than the client is a command.
+// Only a PUBLISH on v1/{vin}/cmd/{id}/{name} of another client is a command.
 func TestWhatIsACommand(t *testing.T) {
 	t.Parallel()
 	held := &heldCommands{}
@@ -155,7 +154,7 @@ func TestWhatIsACommand(t *testing.T) {
 	c.ExpectFrame(0xD0)
 }
 
-// Who may not send commands at all is refused without the service.
+// A client without the command scope is refused without asking the service.
 func TestCommandWithoutScope(t *testing.T) {
 	t.Parallel()
 	held := &heldCommands{}
@@ -170,7 +169,7 @@ func TestCommandWithoutScope(t *testing.T) {
 	}
 }
 
-// A response topic is bounded in levels like one that the client publishes on itself.
+// The levels of a response topic are bounded like those of a published topic.
 func TestResponseTopicIsBoundedInLevels(t *testing.T) {
 	t.Parallel()
 	held := &heldCommands{}

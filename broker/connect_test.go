@@ -82,7 +82,7 @@ func TestExpiredToken(t *testing.T) {
 	}
 }
 
-// clockedAuth verifies as if it were later.
+// clockedAuth verifies tokens as of a later time.
 type clockedAuth struct {
 	*auth.Authority
 	now time.Time
@@ -320,7 +320,7 @@ func TestReceiveMaximum(t *testing.T) {
 	}
 }
 
-// A flood from one address leaves others their part of the connect rate.
+// A flood from one address leaves others their share of the connect rate.
 func TestFloodLeavesRoom(t *testing.T) {
 	t.Parallel()
 	a, limits := newAdmission(nil), &Limits{ConnectRate: 100}

@@ -19,7 +19,7 @@ import (
 	"cellgate/test/parts"
 )
 
-// fanEnv is the two loops between a real journal, real sessions and a command service, without any connection.
+// fanEnv runs both loops between a real journal, real sessions and a fake command service, without connections.
 type fanEnv struct {
 	t        *testing.T
 	dir      string
@@ -62,7 +62,7 @@ func (f *fanEnv) open() {
 	check.OK(f.t, err)
 }
 
-// run replays and then lets the loop run.
+// run replays and then starts the loops.
 func (f *fanEnv) run() {
 	f.t.Helper()
 	check.OK(f.t, f.fanout.Replay(f.t.Context()))
@@ -82,7 +82,7 @@ func (f *fanEnv) run() {
 	}
 }
 
-// close stops everything; without save as if the process had been killed after its last commit.
+// close stops everything. Without save, it simulates a kill after the last commit.
 func (f *fanEnv) close(save bool) {
 	if f.stop != nil {
 		f.stop()
@@ -119,7 +119,7 @@ func (f *fanEnv) attach(id string) *sub {
 	return c
 }
 
-// until waits for a condition.
+// anything permits everything.
 type anything struct{}
 
 func (anything) Publish(string) bool   { return true }
@@ -127,7 +127,7 @@ func (anything) Subscribe(string) bool { return true }
 func (anything) Receive(string) bool   { return true }
 func (anything) Withheld(string) bool  { return false }
 
-// sub is a subscriber's connection. It gives the payloads of what it is sent at QoS 0.
+// sub is a subscriber's connection. got receives the payloads of QoS 0 messages.
 type sub struct {
 	s       *session.Session
 	drained chan struct{}
@@ -135,7 +135,7 @@ type sub struct {
 }
 
 func (c *sub) Enqueue(f []byte) bool {
-	// Frames here are shorter than 128 bytes.
+	// Test frames are shorter than 128 bytes.
 	topic := int(f[3])
 	c.got <- string(f[4:4+topic]) + "=" + string(f[4+topic:])
 	return true
@@ -166,7 +166,7 @@ func (c *sub) next(t *testing.T) string {
 	}
 }
 
-// retainSpy notes what the journal is asked to keep.
+// retainSpy records what the journal must retain.
 type retainSpy struct {
 	*journal.Journal
 	mu   sync.Mutex
@@ -183,14 +183,14 @@ func (r *retainSpy) Retain(name string, seq uint64) {
 	r.Journal.Retain(name, seq)
 }
 
-// kept is the first sequence that one of the loops needs.
+// kept returns the first sequence that one of the loops needs.
 func (r *retainSpy) kept() uint64 {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return min(r.from[fanoutName], r.from[intakeName])
 }
 
-// fakeCommands is a command service that remembers topics.
+// fakeCommands is a command service that records topics.
 type fakeCommands struct {
 	mu       sync.Mutex
 	results  []string
@@ -243,7 +243,7 @@ func TestFanoutRoutes(t *testing.T) {
 		{Client: "V", Topic: "v1/V/res/7/accepted"},
 		{Client: "app", Topic: "v1/V/cmd/7/lock"},
 		{Client: "app", Topic: "v1/V/cmd/odd"},
-		{Client: "V", Topic: "v1/V/cmd/7/lock"}, // by a role that may: not a service's command
+		{Client: "V", Topic: "v1/V/cmd/7/lock"}, // by a role that may publish there: not a service's command
 		{Client: "app", Topic: "v1/other"},
 	} {
 		f.append(rec)
@@ -257,7 +257,7 @@ func TestFanoutRoutes(t *testing.T) {
 	check.Eventually(f.t, "the command service gets "+want, func() bool { return f.commands.given() == want })
 }
 
-// TestFanoutPassesOverTelemetry: while nobody subscribes the loop decodes only what it must.
+// TestFanoutPassesOverTelemetry checks that the loop skips telemetry while nobody subscribes.
 func TestFanoutPassesOverTelemetry(t *testing.T) {
 	t.Parallel()
 	f := newFanEnv(t)
@@ -273,8 +273,8 @@ func TestFanoutPassesOverTelemetry(t *testing.T) {
 	}
 }
 
-// TestFanoutBeginsWithTheSubscription has vehicles publish all the time. What is appended after a subscription
-// must reach it, however the loop was passing over telemetry at that moment.
+// TestFanoutBeginsWithTheSubscription checks that messages appended after a subscription reach it, while other vehicles
+// publish all the time and the loop may be skipping their telemetry.
 func TestFanoutBeginsWithTheSubscription(t *testing.T) {
 	t.Parallel()
 	f := newFanEnv(t)
@@ -329,7 +329,7 @@ func TestFanoutResumes(t *testing.T) {
 	close(c.drained)
 	f.close(true)
 
-	// The gateway stops right after it has acknowledged these: nothing of it is in the sessions' state.
+	// The gateway stops right after it has acknowledged these. The sessions' state does not have them.
 	f.open()
 	for i, rec := range []message.Record{
 		{Client: "V", Topic: "v1/V/up/a", QoS: 2, PacketID: 2, Payload: []byte("2")},
@@ -353,7 +353,8 @@ func TestFanoutResumes(t *testing.T) {
 	}
 }
 
-// TestFanoutWaitsForTheCommandService: as long as results are not durable there, they are read again.
+// TestFanoutWaitsForTheCommandService checks that the journal retains results until they are durable in the command
+// service.
 func TestFanoutWaitsForTheCommandService(t *testing.T) {
 	t.Parallel()
 	f := newFanEnv(t)
@@ -389,7 +390,7 @@ func TestFanoutReportsWhatTheJournalTrimmed(t *testing.T) {
 	}
 }
 
-// trimmed is a journal that has forgotten its first four records.
+// trimmed is a journal without its first four records.
 type trimmed struct{ *retainSpy }
 
 func (j trimmed) First() uint64 { return 5 }
@@ -401,7 +402,7 @@ func (j trimmed) NewReader(from uint64) (*journal.Reader, error) {
 	return j.Journal.NewReader(1)
 }
 
-// TestIntakeStopsWithinABatch: what the command service did not take before the end is read again.
+// TestIntakeStopsWithinABatch checks that records that the command service did not take are read again after a restart.
 func TestIntakeStopsWithinABatch(t *testing.T) {
 	t.Parallel()
 	f := newFanEnv(t)
@@ -424,8 +425,8 @@ func TestIntakeStopsWithinABatch(t *testing.T) {
 	check.Eventually(f.t, "the position", func() bool { return f.sessions.SettledFrom() == last+1 })
 }
 
-// TestIntakeDoesNotWaitForTheFanout: results and commands reach the command service while the fan-out to subscribers
-// stands still, and are not read again after a restart.
+// TestIntakeDoesNotWaitForTheFanout checks that results and commands reach the command service while the fan-out is
+// stopped, and are not read again after a restart.
 func TestIntakeDoesNotWaitForTheFanout(t *testing.T) {
 	t.Parallel()
 	f := newFanEnv(t)
@@ -433,7 +434,7 @@ func TestIntakeDoesNotWaitForTheFanout(t *testing.T) {
 	c.subscribe("v1/+/up/#")
 	ctx, cancel := context.WithCancel(t.Context())
 	var wg sync.WaitGroup
-	wg.Go(func() { check.OK(f.t, f.intake.Run(ctx)) }) // and nobody runs the fan-out
+	wg.Go(func() { check.OK(f.t, f.intake.Run(ctx)) }) // the fan-out does not run
 	f.append(message.Record{Client: "V", Topic: "v1/V/up/a"})
 	last := f.append(message.Record{Client: "V", Topic: "v1/V/res/1/accepted"})
 	check.Eventually(f.t, "the result", func() bool { return f.commands.given() == "[v1/V/res/1/accepted] []" })
@@ -457,7 +458,7 @@ func TestIntakeDoesNotWaitForTheFanout(t *testing.T) {
 	}
 }
 
-// stoppingCommands takes one result; then the gateway stops.
+// stoppingCommands takes one result and stops the gateway.
 type stoppingCommands struct {
 	*fakeCommands
 	stop context.CancelFunc

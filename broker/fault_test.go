@@ -25,10 +25,9 @@ import (
 	"cellgate/test/parts"
 )
 
-// TestFaultAtEveryCallSite lets each write, sync, allocation, creation and renaming of the journal's files fail, in
-// turn: once, and that one with all after it. A client of each protocol version publishes with QoS 1 and 2
-// meanwhile. What has been acknowledged to it is read back from what the disk holds afterwards, both after a power
-// loss and after a kill.
+// TestFaultAtEveryCallSite fails each write, sync, allocation, creation and renaming of the journal's files in turn:
+// once alone, and once with all that follow. Meanwhile a client of each protocol version publishes with QoS 1 and 2.
+// Every acknowledged message must be on the disk afterwards, both after a power loss and after a kill.
 func TestFaultAtEveryCallSite(t *testing.T) {
 	t.Parallel()
 	authority, err := auth.Open(authConfig(t.TempDir()))
@@ -68,14 +67,15 @@ func TestFaultAtEveryCallSite(t *testing.T) {
 	}
 }
 
-// TestFalseAcknowledgementsAreNoticed takes the promise out: acknowledged on receipt, messages must be found missing.
+// TestFalseAcknowledgementsAreNoticed breaks the promise: with acknowledgements on receipt, messages must be found
+// missing.
 func TestFalseAcknowledgementsAreNoticed(t *testing.T) {
 	t.Parallel()
 	authority, err := auth.Open(authConfig(t.TempDir()))
 	check.OK(t, err)
 	t.Cleanup(func() { check.OK(t, authority.Close(context.Background())) })
 	acked := 0
-	for from := 15; from < 45; from++ { // what was acknowledged when a disk fails may all be on it by chance
+	for from := 15; from < 45; from++ { // by chance, everything acknowledged may be on the failed disk
 		c := newFaultCase(t, authority, from, 1<<30, syscall.EIO)
 		c.ack = func(*message.Record) AckMode { return AckMemory }
 		c.run(time.Second)
@@ -86,9 +86,9 @@ func TestFalseAcknowledgementsAreNoticed(t *testing.T) {
 	t.Errorf("%d acknowledged on receipt by disks that failed, and nothing is missing", acked)
 }
 
-const faultMessages = 24 // of each client
+const faultMessages = 24 // per client
 
-// faultCase is a broker on a disk with a fault, and what its clients saw.
+// faultCase is a broker on a faulty disk, with what its clients saw.
 type faultCase struct {
 	t         *testing.T
 	authority *auth.Authority
@@ -98,13 +98,13 @@ type faultCase struct {
 	b         *Broker
 	journal   *journal.Journal
 	stopped   sync.WaitGroup
-	consumed  sync.Map // payload → sequence: what the journal's consumer has read
+	consumed  sync.Map // payload → sequence, as read by the journal's consumer
 
 	mu    sync.Mutex
 	acked map[string]bool // payloads
-	kept  uint64          // records below it were given up by the consumer
+	kept  uint64          // the consumer has released the records below it
 	conns []*client
-	// failed says that the journal has, and that no new client is served.
+	// failed means that the journal has failed: no new client is served.
 	failed bool
 }
 
@@ -122,8 +122,8 @@ func faultJournal(d *waltest.FS, fatal func(error)) (*journal.Journal, journal.R
 	return journal.Open(o)
 }
 
-// fatal ends the connections a moment after the journal has failed, as the gateway's end does. What is
-// acknowledged in between counts.
+// fatal ends the connections a moment after the journal has failed, like the gateway. Acknowledgements in between
+// count.
 func (c *faultCase) fatal(error) {
 	time.Sleep(50 * time.Millisecond)
 	c.mu.Lock()
@@ -134,7 +134,7 @@ func (c *faultCase) fatal(error) {
 	}
 }
 
-// run starts the broker, drives both clients until they are done or have waited too long for an answer, and stops.
+// run starts the broker, drives both clients until they finish or time out, and stops it.
 func (c *faultCase) run(patience time.Duration) {
 	c.t.Helper()
 	j, _, err := faultJournal(c.disk, c.fatal)
@@ -153,10 +153,10 @@ func (c *faultCase) run(patience time.Duration) {
 	clients.Wait()
 	cancel()
 	consumer.Wait()
-	c.stopped.Go(stop) // takes two seconds when a reader waits for a journal that has failed
+	c.stopped.Go(stop) // takes two seconds if a reader waits for a failed journal
 	short, done := context.WithTimeout(context.Background(), 50*time.Millisecond)
 	defer done()
-	_ = j.Close(short) // the fault's error, again
+	_ = j.Close(short) // returns the fault's error again
 }
 
 func (c *faultCase) serve() (stop func()) {
@@ -180,11 +180,11 @@ func (c *faultCase) serve() (stop func()) {
 	}
 }
 
-// consume reads the journal and gives up all but the last records, so that segments are recycled.
+// consume reads the journal and releases all but the last records, so that segments are recycled.
 func (c *faultCase) consume(ctx context.Context) {
 	r, err := c.journal.NewReader(1)
 	if err != nil {
-		return // it has failed already
+		return // the journal has already failed
 	}
 	defer func() { _ = r.Close() }()
 	for {
@@ -203,7 +203,7 @@ func (c *faultCase) consume(ctx context.Context) {
 	}
 }
 
-// drive publishes four at a time, alternating QoS 1 and 2, and notes what is acknowledged.
+// drive publishes in groups of four, alternating QoS 1 and 2, and records the acknowledgements.
 func (c *faultCase) drive(version byte, patience time.Duration) {
 	h := &harness{t: c.t, b: c.b}
 	id := fmt.Sprintf("LTEST00000000000%d", version)
@@ -221,7 +221,7 @@ func (c *faultCase) drive(version byte, patience time.Duration) {
 	}
 	cl.Patience = patience
 	if first, body, err := cl.ReadFrame(); err != nil || first != 0x20 || body[1] != 0 {
-		return // a journal that takes nothing: no session either
+		return // a journal that takes nothing allows no session either
 	}
 	const group = 4
 	for n := uint16(1); n <= faultMessages; n += group {
@@ -241,7 +241,7 @@ func (c *faultCase) drive(version byte, patience time.Duration) {
 	}
 }
 
-// payloadOf begins with eight bytes that no other message of a case has.
+// payloadOf returns a payload whose first eight bytes are unique within a case.
 func payloadOf(version byte, n uint16) string {
 	return fmt.Sprintf("v%d-%05d", version, n) + strings.Repeat("x", 700)
 }
@@ -249,7 +249,7 @@ func payloadOf(version byte, n uint16) string {
 // first returns up to n of all.
 func first(all []string, n int) []string { return all[:min(n, len(all))] }
 
-// answer takes one frame of the server; false ends the client.
+// answer handles one frame from the server. False ends the client.
 func (c *faultCase) answer(cl *client, version byte) bool {
 	first, body, err := cl.ReadFrame()
 	if err != nil || len(body) < 2 || (len(body) > 2 && body[2] >= 0x80) {
@@ -271,7 +271,7 @@ func (c *faultCase) answer(cl *client, version byte) bool {
 	return err == nil
 }
 
-// lost reads back what was acknowledged, and tells what is not there.
+// lost describes the acknowledged messages that cannot be read back.
 func (c *faultCase) lost() (all []string) {
 	for _, written := range []int{0, 100} { // after a power loss, and after a kill
 		where := fmt.Sprintf("fault at %d (%v), %d %% written", c.faults.From, first(c.faults.Hits(), 3), written)
@@ -299,7 +299,7 @@ func (c *faultCase) check() {
 	}
 }
 
-// readBack opens a journal again and returns the payloads that it holds.
+// readBack reopens a journal and returns its payloads.
 func readBack(d *waltest.FS) (map[string]bool, error) {
 	j, rec, err := faultJournal(d, func(error) {})
 	if err != nil {

@@ -10,7 +10,7 @@ import (
 	"cellgate/test/check"
 )
 
-// accepted accepts everything and gives the sockets out.
+// accepted accepts all connections and sends the sockets to the channel.
 func accepted(t *testing.T, ln net.Listener) <-chan *Socket {
 	t.Helper()
 	out := make(chan *Socket, 100)
@@ -21,7 +21,7 @@ func accepted(t *testing.T, ln net.Listener) <-chan *Socket {
 			if err != nil {
 				return
 			}
-			out <- c.(*Socket) //nolint:forcetypeassert // it accepts nothing else
+			out <- c.(*Socket) //nolint:forcetypeassert // the listener accepts nothing else
 		}
 	}()
 	t.Cleanup(func() {
@@ -61,7 +61,7 @@ func isTimeout(err error) bool {
 	return ok && ne.Timeout()
 }
 
-// Of a bounded listener's sockets the oldest idle one gives way, never one that is worked for.
+// The oldest idle socket of a bounded listener gives way, never a busy one.
 func TestBoundGivesWayToNewSockets(t *testing.T) {
 	t.Parallel()
 	ln := listen(t)
@@ -72,7 +72,7 @@ func TestBoundGivesWayToNewSockets(t *testing.T) {
 	first := <-sockets
 	first.Begin()
 	first.Begin()
-	first.End() // one of two requests
+	first.End() // ends one of two requests
 	idle := dial(t, ln)
 	<-sockets
 	third := dial(t, ln)
@@ -90,14 +90,14 @@ func TestBoundGivesWayToNewSockets(t *testing.T) {
 	first.End()
 	_ = s.Close()
 	awaitClosed(t, third)
-	dial(t, ln) // a place is free: nobody gives way
+	dial(t, ln) // a place is free: no eviction
 	<-sockets
 	if evicted.Load() != 1 {
 		t.Fatalf("%d gave way", evicted.Load())
 	}
 }
 
-// Sockets of a guarded listener and those without a CONNECT or an upgrade share one bound.
+// Sockets of a guarded listener share one bound with sockets before CONNECT or upgrade.
 func TestSocketsOfAllListenersShareABound(t *testing.T) {
 	t.Parallel()
 	const most = 5

@@ -29,7 +29,7 @@ import (
 
 const testVIN = "LTEST000000000001"
 
-// harness is a broker on a real journal, session manager and authority.
+// harness is a broker with a real journal, session manager and authority.
 type harness struct {
 	t        testing.TB
 	b        *Broker
@@ -40,10 +40,10 @@ type harness struct {
 	metrics  *Metrics
 	index    *Index
 	logs     *check.Log
-	stop     func() // idempotent; the test's end calls it too
+	stop     func() // idempotent; also called at the end of the test
 }
 
-// setup changes what a harness is made of.
+// setup changes the options of a harness.
 type setup func(*Options)
 
 type sessionJournal struct{ *journal.Journal }
@@ -57,11 +57,11 @@ func newHarness(t testing.TB, setups ...setup) *harness {
 	return openHarness(t, t.TempDir(), setups...)
 }
 
-// labKey is the key of the session of a client of the listener "lab".
+// labKey returns the session key of a client of the listener "lab".
 func labKey(clientID string) string { return message.SessionKey(clientID, "lab", "cellgate/cell-test") }
 
-// completed makes options of what a test says about a broker: the rest is as the gateway has it, but nobody is held to a
-// rate, and everybody is admitted.
+// completed fills in the options that a test leaves out: the gateway's defaults, without rate limits and admitting
+// everybody.
 func completed(o Options) Options {
 	options.Fill(&o, Options{
 		Limits: completeLimits(Limits{}), Ack: func(*message.Record) AckMode { return AckJournal },
@@ -85,7 +85,7 @@ func completeLimits(l Limits) Limits {
 	return l
 }
 
-// reload puts limits and files in force; what is not given of them is the gateway's.
+// reload applies limits and files, with the gateway's defaults for missing values.
 func (h *harness) reload(l Limits, files map[string]TLS) error {
 	for name, t := range files {
 		options.Fill(&t, TLS{MinVersion: tls.VersionTLS12, ClientAuth: "none"})
@@ -94,7 +94,7 @@ func (h *harness) reload(l Limits, files map[string]TLS) error {
 	return h.b.Reload(completeLimits(l), files)
 }
 
-// sessionOptions are those of the gateway.
+// sessionOptions returns the gateway's options.
 func sessionOptions(db *statefile.DB, x *Index, j session.Journal) session.Options {
 	o := session.Options{
 		DB: db, Index: x, Journal: j, Issuer: "cellgate/cell-test", Log: slog.New(slog.DiscardHandler), Metrics: session.NewMetrics(nil),
@@ -106,15 +106,15 @@ func sessionOptions(db *statefile.DB, x *Index, j session.Journal) session.Optio
 	return o
 }
 
-// authConfig is that of the gateway.
+// authConfig returns the gateway's configuration.
 func authConfig(dir string) auth.Config {
 	c := authority.Config(configs.Default())
 	c.Dir, c.Cell, c.Issuer = dir, "cell-test", "cellgate/cell-test"
 	return c
 }
 
-// openHarness starts a broker on a directory, whose listeners are "tokens" and "lab" (anonymous, all topics), and
-// stops it with the test.
+// openHarness starts a broker on a directory, with the listeners "tokens" and "lab" (anonymous, all topics), and stops
+// it at the end of the test.
 func openHarness(t testing.TB, dir string, setups ...setup) *harness {
 	t.Helper()
 	h := &harness{t: t, dir: dir, metrics: NewMetrics(prometheus.NewRegistry()), index: NewIndex(), logs: &check.Log{}}
@@ -180,12 +180,12 @@ func (h *harness) token(vin string) string {
 	return token
 }
 
-// rejected is rejected_total of a reason.
+// rejected returns rejected_total of a reason.
 func (h *harness) rejected(reason string) float64 {
 	return valueOf(h.t, h.metrics.Rejected.WithLabelValues(reason))
 }
 
-// valueOf reads a counter or gauge.
+// valueOf returns the value of a counter or gauge.
 func valueOf(t testing.TB, m prometheus.Metric) float64 {
 	t.Helper()
 	var out dto.Metric
@@ -214,16 +214,16 @@ func (h *harness) records(n int) []message.Record {
 	return out
 }
 
-// client sends what it is told and reads frames.
+// client is a scripted MQTT client: it sends and reads frames.
 type client = mqtt.T
 
-// dial opens a connection; its version does not matter to one that sends and reads frames.
+// dial opens a connection without a CONNECT.
 func (h *harness) dial(listener string) *client {
 	h.t.Helper()
 	return mqtt.DialT(h.t, h.b.Addrs()[listener].String(), mqtt.V4, nil)
 }
 
-// connect dials and connects; the CONNACK must be 0.
+// connect dials and connects. The CONNACK must be 0.
 func (h *harness) connect(listener, id string, version byte, o mqtt.Connect) *client {
 	h.t.Helper()
 	c := h.dial(listener)
@@ -238,7 +238,7 @@ func connectFrame(id string, version byte, o mqtt.Connect) []byte {
 	return o.Encode()
 }
 
-// publishFrame has, on MQTT 5, the properties that props holds.
+// publishFrame encodes a PUBLISH, with the properties props on MQTT 5.
 func publishFrame(version, qos byte, id uint16, topic, payload string, props ...byte) []byte {
 	return mqtt.Publish{Topic: topic, Payload: payload, QoS: qos, ID: id, Props: [][]byte{props}}.Encode(version)
 }
@@ -249,7 +249,7 @@ func subscribeFrame(version byte, id uint16, filter string, qos byte) []byte {
 
 const testPatience = mqtt.Patience
 
-// stuckJournal tells nobody that anything is durable before gate is closed.
+// stuckJournal notifies no waiter before gate is closed.
 type stuckJournal struct {
 	Journal
 	gate chan struct{}

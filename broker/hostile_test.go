@@ -21,7 +21,7 @@ import (
 	"cellgate/test/mqtt"
 )
 
-// hostileScale multiplies the numbers of TestHostileClients; set HOSTILE_SCALE for a long run.
+// hostileScale returns the factor for the numbers of TestHostileClients. Set HOSTILE_SCALE for a long run.
 func hostileScale() int {
 	if n, err := strconv.Atoi(os.Getenv("HOSTILE_SCALE")); err == nil {
 		return n
@@ -29,8 +29,8 @@ func hostileScale() int {
 	return 1
 }
 
-// TestHostileClients has honest vehicles publish while others do what they should not. The vehicles see
-// every acknowledgement, new ones connect in time, and memory stays within the bound.
+// TestHostileClients runs honest vehicles next to hostile clients. The vehicles get every acknowledgement, new ones
+// connect in time, and memory stays within the bound.
 func TestHostileClients(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes seconds")
@@ -93,11 +93,11 @@ func honestVehicle(h *harness, i, messages int, acked *atomic.Int64) {
 		c.Send(publishFrame(5, 1, n, "v1/"+vin+"/up/telemetry", "x"))
 		c.ExpectFrame(0x40, puback(n)...)
 		acked.Add(1)
-		time.Sleep(20 * time.Millisecond) // the pace of the vehicle, not a wait for anything
+		time.Sleep(20 * time.Millisecond) // the vehicle's pace; nothing is awaited
 	}
 }
 
-// attacks give the ways of being hostile, each with n clients where it takes many.
+// attacks returns the attacks. Those that need many clients use n.
 func attacks(h *harness, n int) []func(stop <-chan struct{}) {
 	address, secure := h.b.Addrs()["cars"].String(), h.b.Addrs()["tls"].String()
 	hold := func(address string, first []byte, again []byte) func(<-chan struct{}) {
@@ -121,7 +121,7 @@ func attacks(h *harness, n int) []func(stop <-chan struct{}) {
 		evil([]byte{0xE0, 0}, publishFrame(5, 1, 1, "v1/EVIL/up/x", "after DISCONNECT")),
 		evil(slices.Repeat(subscribeFrame(5, 1, "$share/g/v1/+/up/#", 1), 200)),
 		evil(slices.Repeat(subscribeFrame(5, 1, "v1/+/cmd/#", 1), 200)),
-		evil(slices.Repeat([]byte{0x62, 2, 0, 1}, 2000)), // PUBRELs of nothing
+		evil(slices.Repeat([]byte{0x62, 2, 0, 1}, 2000)), // PUBRELs of unknown identifiers
 		func(stop <-chan struct{}) {
 			for !stopped(stop) {
 				once(address, randomBytes())
@@ -212,7 +212,7 @@ func randomBytes() []byte {
 	return b
 }
 
-// exhausted is a listener that has no descriptor left for a while.
+// exhausted is a listener whose first accepts fail with EMFILE.
 type exhausted struct {
 	net.Listener
 	failures atomic.Int64
@@ -252,7 +252,7 @@ func TestAcceptSurvivesEMFILE(t *testing.T) {
 	<-done
 }
 
-// A filter on another's topics is refused whatever its form.
+// A filter on another client's topics is refused in every form.
 func TestForeignFilters(t *testing.T) {
 	t.Parallel()
 	versions(t, func(t *testing.T, version byte) {
@@ -279,7 +279,7 @@ func TestForeignFilters(t *testing.T) {
 	})
 }
 
-// A connection whose client is gone is an error that names none of its bytes.
+// The error of a broken connection does not contain the client's data.
 func TestReadErrors(t *testing.T) {
 	t.Parallel()
 	if _, err := readSocket(^uintptr(0), make([]byte, 1)); !errors.Is(err, syscall.EBADF) {

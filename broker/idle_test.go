@@ -19,16 +19,16 @@ import (
 	"cellgate/test/mqtt"
 )
 
-// The clients of BenchmarkIdle live in a process of their own, so that the resident memory measured is the
-// server's alone: the test binary started again with these variables runs nothing but TestIdleClients.
+// The clients of BenchmarkIdle run in a separate process, so that the measured resident memory is only the server's.
+// The test binary, started with these variables, runs only TestIdleClients.
 const (
 	idleAddress = "CELLGATE_IDLE_ADDRESS"
 	idleCount   = "CELLGATE_IDLE_COUNT"
 	idleTLS     = "CELLGATE_IDLE_TLS"
 )
 
-// TestIdleClients is the client process: it connects, says so, publishes 1 KB each when it reads a line, says so,
-// and ends with its input.
+// TestIdleClients is the client process. It connects and prints a line, publishes 1 KB per client after reading a line
+// and prints a line, and ends when its input ends.
 func TestIdleClients(t *testing.T) {
 	address := os.Getenv(idleAddress)
 	if address == "" {
@@ -66,8 +66,8 @@ func idleClient(t *testing.T, address string, i int) net.Conn {
 	return c.Conn
 }
 
-// BenchmarkIdle prints the resident memory per idle connection, all alive, before and after each has published
-// 1 KB once. -benchtime is of no account: use -benchtime 1x.
+// BenchmarkIdle prints the resident memory per idle connection, before and after each has published 1 KB. Use
+// -benchtime 1x; other values have no effect.
 func BenchmarkIdle(b *testing.B) {
 	for _, name := range []string{"plain", "tls"} {
 		b.Run(name, func(b *testing.B) { benchmarkIdle(b, name == "tls") })
@@ -104,7 +104,7 @@ func benchmarkIdle(b *testing.B, secure bool) {
 		if err != nil || strings.TrimSpace(line) != want {
 			b.Fatalf("client process: %q, %v", line, err)
 		}
-		time.Sleep(trimAfter + wheelSlots*wheelTick + time.Second) // until the wheel has looked at each
+		time.Sleep(trimAfter + wheelSlots*wheelTick + time.Second) // until the wheel has checked every connection
 		return float64(resident(b)-before) / float64(n)
 	}
 	b.ReportMetric(step("connected"), "B/conn")
@@ -122,7 +122,7 @@ func benchmarkIdle(b *testing.B, secure bool) {
 	check.OK(b, cmd.Wait())
 }
 
-// resident is the process's resident memory in bytes, after the collector has given back what it can.
+// resident returns the process's resident memory in bytes, after the garbage collector has released what it can.
 func resident(b *testing.B) int64 {
 	b.Helper()
 	runtime.GC()

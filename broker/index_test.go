@@ -68,7 +68,7 @@ func TestIndexMatch(t *testing.T) {
 	}
 }
 
-// Overlapping subscriptions amount to one, with the highest QoS and every identifier.
+// Overlapping subscriptions merge into one, with the highest QoS and every identifier.
 func TestIndexMerge(t *testing.T) {
 	t.Parallel()
 	x := NewIndex()
@@ -127,8 +127,8 @@ func TestIndexShared(t *testing.T) {
 	}
 }
 
-// TestIndexSharesAmongItsOwn: clients of two issuers, or of two roles, that name their groups alike are not members of one
-// group: each group gets every message.
+// TestIndexSharesAmongItsOwn checks that clients of different issuers or roles never share a group, even with the same
+// group name: each group gets every message.
 func TestIndexSharesAmongItsOwn(t *testing.T) {
 	t.Parallel()
 	x := NewIndex()
@@ -204,7 +204,7 @@ func TestRetained(t *testing.T) {
 	}
 }
 
-// a/+/# is also held as a/+: that is nothing to a client's own subscription to a/+, or to another group's.
+// a/+/# is also entered as a/+. That must not affect the client's own subscription to a/+, or another group's.
 func TestIndexWildcardParentIsNotAnother(t *testing.T) {
 	t.Parallel()
 	subscribe := func(x *Index, order ...string) {
@@ -242,7 +242,7 @@ func TestIndexWildcardParentIsNotAnother(t *testing.T) {
 	}
 }
 
-// Members of a filter come and go in any order, also while somebody looks at them.
+// Members of a filter are added and removed in any order, also during Match.
 func TestIndexMembers(t *testing.T) {
 	t.Parallel()
 	x := NewIndex()

@@ -13,7 +13,7 @@ import (
 	"cellgate/test/mqtt"
 )
 
-// kickAtConnect ends the first connection as soon as it has its session: what a takeover does that waited for it.
+// kickAtConnect ends the first connection as soon as it has its session, like a takeover that waited for it.
 func (h *harness) kickAtConnect(ended func()) {
 	first := true
 	h.sessions.OnPresence(func(p session.Presence) {
@@ -25,7 +25,7 @@ func (h *harness) kickAtConnect(ended func()) {
 	})
 }
 
-// A connection that ends between its session and its CONNACK gives the session up at once.
+// A connection that ends between Attach and CONNACK releases its session immediately.
 func TestKickedBeforeConnack(t *testing.T) {
 	t.Parallel()
 	h := newHarness(t, tlsListener(newTestCA(t)), func(o *Options) { o.Limits.ConnectTimeout = 3 * time.Second })
@@ -46,7 +46,7 @@ func TestKickedBeforeConnack(t *testing.T) {
 	}
 }
 
-// A WebSocket that is closed between its session and its CONNACK is not kept.
+// A WebSocket that is closed between Attach and CONNACK is removed.
 func TestKickedWebSocketIsForgotten(t *testing.T) {
 	t.Parallel()
 	h := newHarness(t, webSocketListener)

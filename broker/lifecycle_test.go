@@ -42,8 +42,7 @@ func TestTakeover(t *testing.T) {
 	})
 }
 
-// stall connects a client that asks without end and never reads an answer, and returns when the server can write
-// no more to it.
+// stall connects a client that sends requests and never reads an answer. It returns when the server cannot write to it.
 func stall(h *harness, keepalive uint16) {
 	h.t.Helper()
 	c := h.connect("cars", testVIN, 4, mqtt.Connect{Keepalive: keepalive})
@@ -71,7 +70,7 @@ func stall(h *harness, keepalive uint16) {
 	})
 }
 
-// A client that never reads its acknowledgements neither delays its successor nor anybody else.
+// A client that never reads its acknowledgements delays neither its successor nor other clients.
 func TestTakeoverOfStalledClient(t *testing.T) {
 	t.Parallel()
 	h := newHarness(t, func(o *Options) { o.Limits.WriteTimeout = time.Hour })
@@ -84,12 +83,12 @@ func TestTakeoverOfStalledClient(t *testing.T) {
 	fresh.ExpectFrame(0x40, puback(1)...)
 	for _, c := range h.b.wheel.all(nil) {
 		if c.shared.stopping.Load() {
-			c.close(false) // what the write timeout would do
+			c.close(false) // as the write timeout does
 		}
 	}
 }
 
-// A client that reads slowly outlives neither its token nor its keep alive.
+// Token end and keep alive also end a client that reads slowly.
 func TestSlowReaderIsHeldToItsLimits(t *testing.T) {
 	t.Parallel()
 	h := newHarness(t, func(o *Options) { o.Limits.WriteTimeout = time.Hour })
@@ -100,7 +99,7 @@ func TestSlowReaderIsHeldToItsLimits(t *testing.T) {
 		h.connect("cars", testVIN, 5, mqtt.Connect{Keepalive: 1000})
 		c := h.b.wheel.all(nil)[0]
 		c.mu.Lock()
-		c.writer.since = h.b.wheel.clock.Load() // as it is in the midst of a write
+		c.writer.since = h.b.wheel.clock.Load() // as during a write
 		c.mu.Unlock()
 		due(c)
 		c.check(h.b.wheel.clock.Load())
@@ -184,7 +183,7 @@ func TestCaps(t *testing.T) {
 	if code := c.Connack(); code != frame.ReasonQuotaExceeded {
 		t.Errorf("CONNACK %#x", code)
 	}
-	h.connect("cars", testVIN, 5, mqtt.Connect{}) // one that is connected may come again
+	h.connect("cars", testVIN, 5, mqtt.Connect{}) // a connected client may reconnect
 	h = newHarness(t, func(o *Options) { o.Limits.ConnectionsPerAddress = 1 })
 	h.connect("cars", testVIN, 4, mqtt.Connect{}).Send([]byte{0xE0, 0})
 	connects := func() bool {
@@ -212,7 +211,7 @@ func TestCaps(t *testing.T) {
 	check.Eventually(t, "connections over the rate are refused", func() bool { return h.rejected("connect_rate") >= 7 })
 }
 
-// Silent sockets make room for those that come, and never hold more than the limit.
+// Silent sockets give way to new ones, and never exceed the limit.
 func TestHandshakeEviction(t *testing.T) {
 	t.Parallel()
 	h := newHarness(t, func(o *Options) { o.Limits.Handshakes = 5 })
@@ -277,7 +276,7 @@ func TestQuotaTake(t *testing.T) {
 	}
 }
 
-// fullJournal is full until opened.
+// fullJournal is full until it is opened.
 type fullJournal struct {
 	Journal
 	open chan struct{}
@@ -301,7 +300,7 @@ func (j fullJournal) WaitRoom(ctx context.Context) error {
 	}
 }
 
-// While the journal is full nothing is acknowledged, QoS 0 is dropped and counted, and nobody times out.
+// While the journal is full, nothing is acknowledged, QoS 0 is dropped and counted, and no client times out.
 func TestFullJournal(t *testing.T) {
 	t.Parallel()
 	versions(t, func(t *testing.T, version byte) {
@@ -312,7 +311,7 @@ func TestFullJournal(t *testing.T) {
 		c.Send(publishFrame(version, 0, 0, topic, "a"), publishFrame(version, 1, 1, topic, "b"), publishFrame(version, 0, 0, topic, "c"),
 			publishFrame(version, 2, 2, topic, "d"), publishFrame(version, 1, 3, "v1/other/up/x", "e"))
 		check.Eventually(t, "QoS 0 is dropped", func() bool { return h.rejected("journal_full_qos0") == 2 })
-		c.Quiet(2500 * time.Millisecond) // beyond the keep alive
+		c.Quiet(2500 * time.Millisecond) // longer than the keep alive
 		close(open)
 		c.ExpectFrame(0x40, puback(1)...)
 		c.ExpectFrame(0x50, puback(2)...)
@@ -325,7 +324,7 @@ func TestFullJournal(t *testing.T) {
 	})
 }
 
-// While room is getting short QoS 0 is dropped and counted, and everything else goes on.
+// While room is short, QoS 0 is dropped and counted; everything else continues.
 func TestShed(t *testing.T) {
 	t.Parallel()
 	versions(t, func(t *testing.T, version byte) {
@@ -356,14 +355,14 @@ func TestShed(t *testing.T) {
 	})
 }
 
-// brokenJournal refuses everything.
+// brokenJournal fails every append.
 type brokenJournal struct{ Journal }
 
 func (brokenJournal) Append([]message.Record, journal.Waiter) (uint64, error) {
 	return 0, errors.New("disk on fire")
 }
 
-// No error path acknowledges, and what was not journaled is not taken for a repetition later.
+// No error path acknowledges, and a message that was not journaled does not count as repeated later.
 func TestBrokenJournal(t *testing.T) {
 	t.Parallel()
 	versions(t, func(t *testing.T, version byte) {
@@ -405,7 +404,7 @@ func TestPanicCostsOneConnection(t *testing.T) {
 	h.connect("cars", testVIN, 5, mqtt.Connect{})
 }
 
-// settlement is a Settlement that tests drive: what is in missing is not in Kafka.
+// settlement is a Settlement that the test drives: records in missing are not in Kafka.
 type settlement struct {
 	asked chan SettlementWaiter
 
@@ -436,7 +435,7 @@ func (s *settlement) settle(seq uint64) {
 	delete(s.missing, seq)
 }
 
-// waits checks that nothing comes before the answer to a PINGREQ.
+// waits checks that nothing arrives before the answer to a PINGREQ.
 func waits(c *client) {
 	c.Send(mqtt.Pingreq())
 	c.ExpectFrame(0xD0)
@@ -451,14 +450,14 @@ func TestAckModes(t *testing.T) {
 	})
 	topic := "v1/" + testVIN + "/up/x"
 	c := h.connect("cars", testVIN, 4, mqtt.Connect{})
-	c.Send(publishFrame(4, 1, 1, topic, "2")) // memory
+	c.Send(publishFrame(4, 1, 1, topic, "2")) // acknowledged on receipt
 	c.ExpectFrame(0x40, puback(1)...)
-	c.Send(publishFrame(4, 1, 2, topic, "1"), publishFrame(4, 1, 3, topic, "2")) // acknowledged by Kafka, then by memory
+	c.Send(publishFrame(4, 1, 2, topic, "1"), publishFrame(4, 1, 3, topic, "2")) // acknowledged by Kafka, then on receipt
 	waits(c)
 	close(gate)
 	w := <-kafka.asked
 	waits(c)
-	w.Settled() // to be asked again
+	w.Settled() // the connection asks again
 	<-kafka.asked
 	waits(c)
 	kafka.settle(2)
@@ -467,7 +466,7 @@ func TestAckModes(t *testing.T) {
 	c.ExpectFrame(0x40, puback(3)...)
 }
 
-// A QoS 2 PUBLISH that is repeated before Kafka has its message waits for that message, whatever Kafka has of later ones.
+// A QoS 2 PUBLISH that is repeated before Kafka has its message waits for that message, even if Kafka has later ones.
 func TestRepeatWaitsForKafka(t *testing.T) {
 	t.Parallel()
 	kafka := newSettlement(1)

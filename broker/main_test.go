@@ -6,5 +6,5 @@ import (
 	"go.uber.org/goleak"
 )
 
-// Nothing that a test starts may be left when all have ended.
+// Tests must not leave goroutines behind.
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }

@@ -10,7 +10,7 @@ import (
 	"cellgate/broker/shared/message"
 )
 
-// BenchmarkMatch is what a message costs the index, by its subscribers.
+// BenchmarkMatch measures Match by the number of subscribers.
 func BenchmarkMatch(b *testing.B) {
 	for _, n := range []int{1, 10, 100, 1000} {
 		b.Run(fmt.Sprintf("%d of one filter", n), func(b *testing.B) {
@@ -27,8 +27,8 @@ func BenchmarkMatch(b *testing.B) {
 	}
 }
 
-// BenchmarkMatchDeep is what the costliest topic costs beside as many of the costliest filters as one subject may have: one
-// counts for every eight levels.
+// BenchmarkMatchDeep measures Match of the costliest topic with as many of the costliest filters as one subject may
+// have. A filter counts once for every eight levels.
 func BenchmarkMatchDeep(b *testing.B) {
 	x := NewIndex()
 	rnd := rand.New(rand.NewPCG(1, 2))

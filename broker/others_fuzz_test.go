@@ -15,16 +15,16 @@ import (
 	"cellgate/test/check"
 )
 
-// longWait is what no client may wait for another's work, and allowed how long such waits may be together, on a machine that
-// has other things to do. What it is to find takes many seconds.
+// No client may wait longer than longWait because of another client's work; allowed bounds the sum of such waits,
+// because the machine may be busy. The defects in question take many seconds.
 const (
 	longWait = 250 * time.Millisecond
 	allowed  = 2 * time.Second
 )
 
-// FuzzOthersWait has one client subscribe, retain and publish what the fuzzer thinks of, and measures how long another's
-// SUBSCRIBE, message and UNSUBSCRIBE take meanwhile. Times are judged while fuzzing and with HOSTILE=full; otherwise
-// it holds that the other is served at all.
+// FuzzOthersWait has one client subscribe, retain and publish as the fuzzer says, and measures how long another
+// client's SUBSCRIBE, message and UNSUBSCRIBE take meanwhile. Times count while fuzzing and with HOSTILE=full;
+// otherwise the other client must only be served.
 func FuzzOthersWait(f *testing.F) {
 	f.Add([]byte{0, 255, 255, '+', 1, 255, 255, 'x'})
 	f.Add([]byte{0, 0, 200, 'x', 4, 255, 0, '+', 2, 0, 200, 'r', 3, 0, 0, '#'})
@@ -37,7 +37,7 @@ func FuzzOthersWait(f *testing.F) {
 		var slow, quiet time.Duration
 		var served int
 		all.Go(func() { slow, served = e.rounds(t, stop) })
-		if judged { // what a client waits because the machine is busy, one waits too that has nobody beside it
+		if judged { // a client that is alone measures how busy the machine is
 			alone := newOthers(t)
 			all.Go(func() { quiet, _ = alone.rounds(t, stop) })
 		}
@@ -50,7 +50,7 @@ func FuzzOthersWait(f *testing.F) {
 	})
 }
 
-// rounds has the honest client do its rounds until stop is closed, one at least.
+// rounds runs the honest client's rounds until stop is closed, at least one.
 func (e *others) rounds(t *testing.T, stop <-chan struct{}) (slow time.Duration, served int) {
 	for {
 		slow += e.honest(t, served)
@@ -63,12 +63,12 @@ func (e *others) rounds(t *testing.T, stop <-chan struct{}) (slow time.Duration,
 	}
 }
 
-// others are sessions on a real index, with a journal that is nothing but numbers.
+// others holds an evil and a good session on a real index, with a journal that only counts.
 type others struct {
 	m    *session.Manager
 	evil *sub
 	good *sub
-	turn sync.Mutex // the fan-out loop is one goroutine; here it is two that take turns
+	turn sync.Mutex // serialises the two goroutines that act as the fan-out loop
 	seq  uint64
 }
 
@@ -105,7 +105,7 @@ func (e *others) attach(t *testing.T, id string) *sub {
 	return c
 }
 
-// swallow notes the honest client's messages and no others, however many there are.
+// swallow keeps only the honest client's messages.
 type swallow struct{ *sub }
 
 func (s swallow) Enqueue(f []byte) bool {
@@ -115,7 +115,7 @@ func (s swallow) Enqueue(f []byte) bool {
 	return true
 }
 
-// hostile does what ops say, four bytes each: what, how many, and of which text.
+// hostile executes ops of four bytes: operation, count (2), text.
 func (e *others) hostile(ops []byte) {
 	var filters []string
 	for ; len(ops) >= 4; ops = ops[4:] {
@@ -131,10 +131,10 @@ func (e *others) hostile(ops []byte) {
 			for i := range n / 16 {
 				e.publish(fmt.Sprintf("%s/%d/%d", level, i%97, i), true)
 			}
-		case 3: // everything that is retained
+		case 3: // all retained messages
 			e.evil.subscribe(level)
 			e.evil.subscribe("#")
-		case 4: // many filters at once
+		case 4: // many filters
 			subs := make([]session.Subscription, 1+n/64)
 			for i := range subs {
 				subs[i].Filter = fmt.Sprintf("%s/%d/+/#", level, i)
@@ -148,7 +148,7 @@ func (e *others) hostile(ops []byte) {
 	}
 }
 
-// publish is what connection and fan-out loop do.
+// publish does the work of connection and fan-out loop.
 func (e *others) publish(topic string, retain bool) {
 	rec := message.Record{Kind: message.KindPublish, Client: "evil", Topic: topic, Payload: []byte("x"), Retain: retain}
 	if message.ValidTopic(topic) != nil {
@@ -156,7 +156,7 @@ func (e *others) publish(topic string, retain bool) {
 	}
 	if retain {
 		if _, err := e.m.ClaimRetained(&rec); err != nil {
-			rec.Client = topic // as if by another
+			rec.Client = topic // another publisher
 		}
 	}
 	e.turn.Lock()
@@ -166,7 +166,7 @@ func (e *others) publish(topic string, retain bool) {
 	e.m.Fanout(&rec)
 }
 
-// honest does a round of what an honest client does, and tells for how long it waited where it should not.
+// honest runs one round of an honest client and returns the sum of its waits that are longer than longWait.
 func (e *others) honest(t *testing.T, round int) (slow time.Duration) {
 	timed := func(do func()) {
 		begun := time.Now()

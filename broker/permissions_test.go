@@ -13,7 +13,7 @@ import (
 	"cellgate/test/mqtt"
 )
 
-// slowAuth calls then after the nth answer of Permissions, before it is given.
+// slowAuth calls then before it returns the nth result of Permissions.
 type slowAuth struct {
 	Authenticator
 	nth   int32
@@ -29,8 +29,8 @@ func (a *slowAuth) Permissions(id auth.Identity) *auth.Permissions {
 	return p
 }
 
-// Roles that change between a connection's permissions and its place in the wheel, where RefreshPermissions finds it,
-// hold for it too.
+// A role change takes effect even if it happens after a connection has read its permissions and before
+// RefreshPermissions can find it.
 func TestRolesChangeDuringConnect(t *testing.T) {
 	t.Parallel()
 	slow := &slowAuth{nth: 2}
@@ -46,10 +46,10 @@ func TestRolesChangeDuringConnect(t *testing.T) {
 	c.ExpectFrame(0x40, 0, 1, frame.ReasonNotAuthorized)
 }
 
-// A token that is refreshed while RefreshPermissions looks at the old one decides in the end.
+// A token that is refreshed while RefreshPermissions uses the old one takes effect in the end.
 func TestRolesChangeDuringRefresh(t *testing.T) {
 	t.Parallel()
-	slow := &slowAuth{nth: 3} // the first two are the CONNECT's
+	slow := &slowAuth{nth: 3} // CONNECT asks twice
 	h := newHarness(t, func(o *Options) { slow.Authenticator, o.Auth = o.Auth, slow })
 	token := func(scope string) string {
 		text, _, err := h.auth.Issue(auth.IssueRequest{Subject: "billing", Role: auth.RoleService, Scopes: []string{scope}, TTL: time.Hour})

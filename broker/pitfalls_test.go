@@ -17,18 +17,18 @@ import (
 	"github.com/mochi-mqtt/server/v2/packets"
 )
 
-// The wire-visible pitfalls of mochi as a server. Each scenario is played against mochi, where it must show the
-// defect (so that it can fail), and against this package, where it must not. DECISIONS.md has the others.
+// The wire-visible pitfalls of mochi as a server. Each scenario runs against mochi, where it must show the defect, and
+// against this package, where it must not. DECISIONS.md lists the others.
 
-// pitfall drives a client, already connected with MQTT 5 or 3.1.1 as "lab client", and reports whether the
-// server did right. dial connects further clients.
+// pitfall drives a client, connected with MQTT 5 or 3.1.1 as "lab client", and reports whether the server behaves
+// correctly. dial connects further clients.
 type pitfall struct {
 	name    string
 	version byte
 	right   func(c *client, dial func(id string, o testclient.Connect) *client) bool
 }
 
-const refusedTopic = "$refused/x" // nobody may publish there, on either server
+const refusedTopic = "$refused/x" // nobody may publish there on either server
 
 var pitfalls = []pitfall{
 	{"a refused QoS 1 PUBLISH is not acknowledged as a success", 5, func(c *client, _ func(string, testclient.Connect) *client) bool {
@@ -100,7 +100,7 @@ func refuses(c *client, filter string) bool {
 	return err == nil && (first == 0xE0 || (first == 0x90 && body[len(body)-1] >= 0x80))
 }
 
-// deliver has the server deliver a QoS 1 message to c, and gives the identifier that it used.
+// deliver has the server send a QoS 1 message to c, and returns its packet identifier.
 func deliver(c *client) uint16 {
 	c.TB.Helper()
 	c.Send(subscribeFrame(4, 1, "loop", 1))
@@ -148,7 +148,7 @@ func (p *pitfall) play(t *testing.T, address string) bool {
 	return p.right(dial("lab client", testclient.Connect{Keep: true}), dial)
 }
 
-// mochiPolicy refuses refusedTopic as a mochi hook may be thought to: by an error from OnPublish.
+// mochiPolicy refuses refusedTopic with an error from OnPublish, the obvious way in a mochi hook.
 type mochiPolicy struct{ mqtt.HookBase }
 
 func (mochiPolicy) ID() string { return "policy" }
@@ -172,7 +172,7 @@ func (mochiPolicy) OnPublish(_ *mqtt.Client, pk packets.Packet) (packets.Packet,
 	}
 }
 
-// plainMochi serves MQTT by mochi's own connection handling, with a recover so that its panics leave the test alive.
+// plainMochi serves MQTT with mochi's own connection handling. It recovers, so that mochi's panics do not end the test.
 func plainMochi(t *testing.T) string {
 	t.Helper()
 	server := mqtt.New(&mqtt.Options{Logger: slog.New(slog.DiscardHandler)})

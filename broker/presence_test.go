@@ -10,13 +10,13 @@ import (
 	"cellgate/test/mqtt"
 )
 
-// Every end of a session has its true reason.
+// Presence reports the true reason for every end of a session.
 func TestReasonOfAnEnd(t *testing.T) {
 	t.Parallel()
 	for want, end := range map[session.Reason]func(h *harness, c *client){
 		session.ReasonClient:    func(_ *harness, c *client) { c.Send(mqtt.Disconnect()) },
 		session.ReasonLost:      func(_ *harness, c *client) { c.Drop() },
-		session.ReasonKeepalive: func(*harness, *client) {}, // it says nothing
+		session.ReasonKeepalive: func(*harness, *client) {}, // sends nothing
 		session.ReasonTakeover:  func(h *harness, _ *client) { h.connect("cars", testVIN, 5, mqtt.Connect{}) },
 		session.ReasonRefused:   func(_ *harness, c *client) { c.Send(mqtt.Frame(mqtt.PUBREL<<4, mqtt.Uint16(1))) }, // reserved flags
 		session.ReasonShutdown:  func(h *harness, _ *client) { h.stop() },

@@ -8,7 +8,7 @@ import (
 	"cellgate/test/mqtt"
 )
 
-// Bytes of a packet that never ends are no sign of life.
+// Bytes of a packet that never ends are not a sign of life.
 func TestDribblingIsNoSignOfLife(t *testing.T) {
 	t.Parallel()
 	versions(t, func(t *testing.T, version byte) {
@@ -19,7 +19,7 @@ func TestDribblingIsNoSignOfLife(t *testing.T) {
 		go func() {
 			defer close(closed)
 			for _, err := c.Conn.Write([]byte{0}); err == nil; _, err = c.Conn.Write([]byte{0}) {
-				time.Sleep(100 * time.Millisecond) // the pace of the client, not a wait for anything
+				time.Sleep(100 * time.Millisecond) // the client's pace; nothing is awaited
 			}
 		}()
 		want := byte(0)

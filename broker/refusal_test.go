@@ -7,11 +7,11 @@ import (
 	"cellgate/test/mqtt"
 )
 
-// Clients that stay after the refusal of their CONNECT take none of the places in which handshakes compute.
+// Refused clients that stay connected hold none of the places for computing handshakes.
 func TestRefusedClientsHoldNoPlace(t *testing.T) {
 	t.Parallel()
 	h := newHarness(t)
-	n := 40 * cap(h.b.gate.places) // each would keep a place for lingerTime
+	n := 40 * cap(h.b.gate.places) // each could hold a place for lingerTime
 	refused := make([]*client, n)
 	for i := range refused {
 		refused[i] = h.dial("tokens")

@@ -7,21 +7,21 @@ import (
 	"cellgate/test/mqtt"
 )
 
-// repeatedPublish is a QoS 1 PUBLISH with DUP.
+// repeatedPublish encodes a QoS 1 PUBLISH with DUP.
 func repeatedPublish(version byte, id uint16, topic, payload string) []byte {
 	f := publishFrame(version, 1, id, topic, payload)
 	f[0] |= 0x08
 	return f
 }
 
-// A message that is sent again after a reconnect is journaled with the identity of the first, also when the
-// gateway was restarted in between; nothing else is taken for a repetition.
+// A message that is repeated after a reconnect is journaled with the identity of the first, also after a restart of the
+// gateway. No other message counts as repeated.
 func TestRepeatedPublishKeepsItsIdentity(t *testing.T) {
 	t.Parallel()
 	for _, restart := range []bool{false, true} {
 		versions(t, func(t *testing.T, version byte) {
 			h := newHarness(t)
-			resume := mqtt.Connect{Keep: true, Props: [][]byte{mqtt.Number(mqtt.SessionExpiry, 3600)}} // session expiry of an hour
+			resume := mqtt.Connect{Keep: true, Props: [][]byte{mqtt.Number(mqtt.SessionExpiry, 3600)}} // one hour
 			topic := "v1/" + testVIN + "/up/telemetry"
 			c := h.connect("lab", "bench", version, resume)
 			c.Send(publishFrame(version, 1, 5, topic, "first"), publishFrame(version, 1, 6, topic, "second"))
@@ -48,7 +48,7 @@ func TestRepeatedPublishKeepsItsIdentity(t *testing.T) {
 	}
 }
 
-// A session that began anew has nothing to repeat: DUP there is the client's mistake.
+// A new session has nothing to repeat: DUP is the client's mistake there.
 func TestNewSessionRepeatsNothing(t *testing.T) {
 	t.Parallel()
 	h := newHarness(t)

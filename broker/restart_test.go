@@ -11,7 +11,7 @@ import (
 	"cellgate/test/mqtt"
 )
 
-// A service is sent what vehicles publish with every QoS, and acknowledges it to the end.
+// A service receives vehicles' messages with every QoS and acknowledges them completely.
 func TestDelivery(t *testing.T) {
 	t.Parallel()
 	versions(t, func(t *testing.T, version byte) {
@@ -25,11 +25,11 @@ func TestDelivery(t *testing.T) {
 		if got := service.Messages(3); !slices.Equal(got, []string{"0", "1", "2"}) {
 			t.Errorf("received %q", got)
 		}
-		service.Ping() // after the last acknowledgement
+		service.Ping() // handled after the last acknowledgement
 	})
 }
 
-// What is queued for a client that is away comes in order when it is back, also over a restart of the gateway.
+// Messages queued for an absent client arrive in order when it returns, also after a restart of the gateway.
 func TestResume(t *testing.T) {
 	t.Parallel()
 	versions(t, func(t *testing.T, version byte) {
@@ -63,7 +63,7 @@ func TestResume(t *testing.T) {
 	})
 }
 
-// A QoS 2 PUBLISH whose PUBREC was lost with the gateway is sent again and is not journaled again.
+// A QoS 2 PUBLISH whose PUBREC the restart lost is sent again and not journaled again.
 func TestQoS2OverRestart(t *testing.T) {
 	t.Parallel()
 	versions(t, func(t *testing.T, version byte) {
@@ -82,7 +82,7 @@ func TestQoS2OverRestart(t *testing.T) {
 		car.ExpectFrame(0x50, puback(7)...)
 		car.Send(frame.AppendAck(nil, frame.TypePubrel, 7, 0, version))
 		car.ExpectFrame(0x70, puback(7)...)
-		car.Send(frame.AppendAck(nil, frame.TypePubrel, 7, 0, version)) // and once more
+		car.Send(frame.AppendAck(nil, frame.TypePubrel, 7, 0, version)) // repeated
 		car.ExpectFrame(0x70)
 		if last := h.journal.Last(); last != 2 {
 			t.Errorf("%d records, want PUBLISH and PUBREL", last)

@@ -17,12 +17,12 @@ import (
 	"cellgate/test/options"
 )
 
-// levels is a text of n levels.
+// levels returns a topic of n levels.
 func levels(first string, n int) string {
 	return first + strings.Repeat("/x", n-strings.Count(first, "/")-1)
 }
 
-// What has too many levels gets its own reason code wherever it comes in, and nothing of it is journaled.
+// Too many levels are refused with the right reason code wherever they come in, and are not journaled.
 func TestTooManyLevels(t *testing.T) {
 	t.Parallel()
 	h := newHarness(t)
@@ -63,7 +63,7 @@ func TestTooManyLevels(t *testing.T) {
 	c.ExpectFrame(0x40, append(puback(4), frame.ReasonTopicInvalid)...)
 }
 
-// A retained message is kept and acknowledged, or refused and not journaled.
+// A retained message is either stored and acknowledged, or refused and not journaled.
 func TestRetainedBeyondTheShare(t *testing.T) {
 	t.Parallel()
 	versions(t, func(t *testing.T, version byte) {
@@ -123,7 +123,7 @@ func TestRetainedBeyondTheShare(t *testing.T) {
 
 func publishRel(id uint16) []byte { return []byte{0x62, 2, byte(id >> 8), byte(id)} }
 
-// setBounds puts bounds in force; those that are not given stay the gateway's.
+// setBounds applies bounds, with the gateway's defaults for missing values.
 func setBounds(t *testing.T, m *session.Manager, b session.Bounds) {
 	t.Helper()
 	options.Fill(&b, sessionOptions(nil, nil, nil).Bounds)
@@ -151,8 +151,8 @@ func TestSubjectsSessions(t *testing.T) {
 	first.ExpectFrame(0x90, append(puback(2), 0, frame.ReasonQuotaExceeded)...)
 }
 
-// Whatever is retained anew while a client subscribes, it ends with the last message of every topic, and never
-// gets an older one after a newer one.
+// A client that subscribes while retained messages change ends with the last message of every topic, and never gets an
+// older one after a newer one.
 func TestSubscribeWhileRetainedChange(t *testing.T) {
 	t.Parallel()
 	f := newFanEnv(t)
@@ -198,7 +198,7 @@ func TestSubscribeWhileRetainedChange(t *testing.T) {
 	}
 }
 
-// A look at the retained messages is bounded, and goes on where it stopped.
+// Each step through the retained messages is bounded, and continues where the last one stopped.
 func TestRetainedInSteps(t *testing.T) {
 	t.Parallel()
 	x := NewIndex()
@@ -214,7 +214,7 @@ func TestRetainedInSteps(t *testing.T) {
 		if looked > 64 {
 			t.Fatalf("%d in one step", looked)
 		}
-		// What comes and goes meanwhile is the fan-out's affair.
+		// Messages may come and go between steps; the fan-out delivers those.
 		x.Retain(&message.Record{Topic: fmt.Sprintf("v1/%d/up/%d", 100+steps, steps), Payload: []byte("x")})
 		x.Retain(&message.Record{Topic: fmt.Sprintf("v1/%d/up/%d", 99+steps, steps-1)})
 	}
@@ -228,7 +228,7 @@ func TestRetainedInSteps(t *testing.T) {
 	}
 }
 
-// Deep topics are looked up by as many levels as filters have.
+// Deep topics are looked up only to the depth of the filters.
 func TestDeepTopicsInTheIndex(t *testing.T) {
 	t.Parallel()
 	x := NewIndex()
@@ -258,12 +258,12 @@ func TestDeepTopicsInTheIndex(t *testing.T) {
 	}
 }
 
-// aheadJournal says that there are records that the fan-out never reaches.
+// aheadJournal claims to have records that the fan-out never reaches.
 type aheadJournal struct{ Journal }
 
 func (j aheadJournal) Last() uint64 { return j.Journal.Last() + 1000 }
 
-// While the fan-out lags, one SUBSCRIBE finds that out, and the others are not kept waiting.
+// While the fan-out lags, one SUBSCRIBE waits in full; the others wait only briefly.
 func TestSubscribeWhileTheFanoutLags(t *testing.T) {
 	t.Parallel()
 	h := newHarness(t, func(o *Options) { o.Journal = aheadJournal{o.Journal} })

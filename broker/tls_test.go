@@ -19,7 +19,7 @@ import (
 
 // testCA is a self-signed authority that is also the server's certificate.
 type testCA struct {
-	cert, key string // files
+	cert, key string // file names
 	parsed    *x509.Certificate
 	private   *ecdsa.PrivateKey
 }
@@ -32,7 +32,7 @@ func newTestCA(t testing.TB) *testCA {
 	return ca
 }
 
-// write makes a new certificate with the serial number.
+// write writes a new certificate with the serial number.
 func (ca *testCA) write(t testing.TB, serial int64) {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)

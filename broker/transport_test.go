@@ -50,12 +50,12 @@ func TestTLS(t *testing.T) {
 		c, err := h.dialTLS(&tls.Config{MinVersion: version, MaxVersion: version})
 		check.OK(t, err)
 		topic := "v1/" + testVIN + "/up/telemetry"
-		// All in one record: what comes with the CONNECT must not wait for the next byte.
+		// All in one record: data after the CONNECT must not wait for more bytes.
 		c.Send(connectFrame(testVIN, 4, mqtt.Connect{}), publishFrame(4, 1, 1, topic, "x"))
 		c.ExpectFrame(0x20, 0, 0)
 		c.ExpectFrame(0x40, puback(1)...)
 		f := publishFrame(4, 1, 2, topic, "y")
-		for _, b := range f { // a record per byte
+		for _, b := range f { // one record per byte
 			c.Send([]byte{b})
 		}
 		c.ExpectFrame(0x40, puback(2)...)
@@ -93,7 +93,7 @@ func TestTLSResumption(t *testing.T) {
 		c, err := h.dialTLS(cfg)
 		check.OK(t, err)
 		c.Send(connectFrame(testVIN, 4, mqtt.Connect{}))
-		c.ExpectFrame(0x20, 0, 0) // the ticket came before it
+		c.ExpectFrame(0x20, 0, 0) // the ticket arrives before the CONNACK
 		return c.Conn.(*tls.Conn).ConnectionState().DidResume
 	}
 	if resumed() {
@@ -102,7 +102,7 @@ func TestTLSResumption(t *testing.T) {
 	if !resumed() {
 		t.Error("not resumed")
 	}
-	check.OK(t, h.reload(Limits{}, nil)) // ticket keys outlive a reload
+	check.OK(t, h.reload(Limits{}, nil)) // ticket keys survive a reload
 	if !resumed() {
 		t.Error("not resumed after a reload")
 	}
@@ -125,7 +125,7 @@ func TestCertificateReload(t *testing.T) {
 	if got := serial(); got != 2 {
 		t.Errorf("serial %d after the reload", got)
 	}
-	ca.cert, ca.key = ca.key, ca.cert // garbage where the certificate was
+	ca.cert, ca.key = ca.key, ca.cert // not a certificate
 	ca.write(t, 3)
 	ca.cert, ca.key = ca.key, ca.cert
 	if err := h.reload(Limits{MaxPacket: 1024}, nil); err == nil {
@@ -136,7 +136,7 @@ func TestCertificateReload(t *testing.T) {
 	}
 }
 
-// A certificate at another path is taken by a reload, and one that cannot be read leaves everything as it was.
+// A reload takes a certificate at a new path. One that cannot be read changes nothing.
 func TestCertificatePathReload(t *testing.T) {
 	t.Parallel()
 	ca, other := newTestCA(t), newTestCA(t)
@@ -161,13 +161,13 @@ func TestCertificatePathReload(t *testing.T) {
 		t.Errorf("error %v", err)
 	}
 	other.write(t, 8)
-	check.OK(t, h.reload(Limits{}, nil)) // the path of the last success is the one that is read again
+	check.OK(t, h.reload(Limits{}, nil)) // reads the path of the last success
 	if got := serial(); got != 8 || h.b.limits.Load().MaxPacket == 1024 {
 		t.Errorf("serial %d, or half a reload", got)
 	}
 }
 
-// What a client was told at CONNECT holds for its connection; who connects later is told the new values.
+// The limits announced in CONNACK hold until the connection ends. Later clients get the new ones.
 func TestToldLimitsHold(t *testing.T) {
 	t.Parallel()
 	h := newHarness(t, func(o *Options) { o.Limits.Window, o.Limits.MaxPacket = 4, 2048 })
@@ -176,7 +176,7 @@ func TestToldLimitsHold(t *testing.T) {
 	topic, big := "v1/"+testVIN+"/up/telemetry", strings.Repeat("x", 1500)
 	old.Send(publishFrame(5, 1, 1, topic, big, 0x23, 0, 3))
 	old.ExpectFrame(0x40, puback(1)...)
-	for id := uint16(2); id <= 5; id++ { // four exchanges stay open
+	for id := uint16(2); id <= 5; id++ { // four open exchanges
 		old.Send(publishFrame(5, 2, id, topic, "x"))
 		old.ExpectFrame(0x50, puback(id)...)
 	}
@@ -218,7 +218,7 @@ func TestClientCertificate(t *testing.T) {
 	if connects(with(foreign)) {
 		t.Error("a foreign certificate connected")
 	}
-	ca.write(t, 2) // a new authority: a resumed session must not get around it
+	ca.write(t, 2) // a new authority, which a resumed session must not bypass
 	check.OK(t, h.reload(Limits{}, nil))
 	if connects(cfg) {
 		t.Error("a certificate of the authority that was taken away connected")
@@ -276,7 +276,7 @@ func TestProxyProtocol(t *testing.T) {
 			t.Errorf("peer %s", got)
 		}
 	}
-	c = h.dial("cars") // the client's address counts, not the balancer's
+	c = h.dial("cars") // the client's address counts, not the load balancer's
 	c.Send(header("203.0.113.8:1"), connectFrame("LTEST000000000002", 4, mqtt.Connect{}))
 	c.ExpectFrame(0x20, 0, 0)
 	c = h.dial("cars")
@@ -285,13 +285,13 @@ func TestProxyProtocol(t *testing.T) {
 	c = h.dial("cars") // no header
 	c.Send(connectFrame(testVIN, 4, mqtt.Connect{}))
 	c.Ended()
-	h = newHarness(t, from("10.0.0.0/8")) // not a balancer
+	h = newHarness(t, from("10.0.0.0/8")) // not a load balancer
 	c = h.dial("cars")
 	c.Send(header("203.0.113.7:4711"), connectFrame(testVIN, 4, mqtt.Connect{}))
 	c.Ended()
 }
 
-// dialWebSocket opens a WebSocket to the listener cars. before is sent ahead of TLS and HTTP.
+// dialWebSocket opens a WebSocket to the listener cars. It sends before ahead of TLS and HTTP.
 func (h *harness) dialWebSocket(cfg *tls.Config, before []byte) (*client, error) {
 	h.t.Helper()
 	ctx, cancel := context.WithTimeout(h.t.Context(), testPatience)
@@ -321,7 +321,7 @@ func (h *harness) dialWebSocket(cfg *tls.Config, before []byte) (*client, error)
 
 func webSocketListener(o *Options) { o.Listeners[2].Protocol = ProtocolWebSocket }
 
-// TestWebSocketTLS has TLS end below HTTP, once, and MQTT know the client's certificate.
+// TestWebSocketTLS checks that TLS ends once, below HTTP, and that MQTT gets the client's certificate.
 func TestWebSocketTLS(t *testing.T) {
 	t.Parallel()
 	ca := newTestCA(t)
@@ -346,7 +346,7 @@ func TestWebSocketTLS(t *testing.T) {
 	}
 }
 
-// TestWebSocketProxyProtocol has the header come first, before TLS and HTTP, as a load balancer sends it.
+// TestWebSocketProxyProtocol checks that the PROXY header comes first, before TLS and HTTP.
 func TestWebSocketProxyProtocol(t *testing.T) {
 	t.Parallel()
 	header, err := proxyproto.HeaderProxyFromAddrs(2, &net.TCPAddr{IP: net.IPv4(203, 0, 113, 7), Port: 4711},
@@ -424,8 +424,8 @@ func TestWebSocket(t *testing.T) {
 	check.Eventually(t, "one connection", func() bool { return h.b.Connections() == 1 })
 }
 
-// TestGoodbyeIsNotReset has clients close as TLS asks, with a close_notify after their DISCONNECT, and read on: what
-// they published is acknowledged and the connection ends, it is not reset over the input that nobody wants.
+// TestGoodbyeIsNotReset checks clients that send a close_notify after their DISCONNECT and keep reading: their messages
+// are acknowledged, and the connection is closed without a reset.
 func TestGoodbyeIsNotReset(t *testing.T) {
 	t.Parallel()
 	h := newHarness(t, tlsListener(newTestCA(t)))

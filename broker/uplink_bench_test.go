@@ -21,7 +21,7 @@ import (
 	"cellgate/test/mqtt"
 )
 
-// The load of BenchmarkUplink comes from a process of its own, as that of BenchmarkIdle does.
+// The load of BenchmarkUplink comes from a separate process, like that of BenchmarkIdle.
 const (
 	loadAddress  = "CELLGATE_LOAD_ADDRESS"
 	loadMessages = "CELLGATE_LOAD_MESSAGES"
@@ -30,7 +30,7 @@ const (
 	loadPayload  = 256
 )
 
-// TestUplinkLoad is the load process: 200 clients, 16 unacknowledged QoS 1 messages each.
+// TestUplinkLoad is the load process: 200 clients with 16 unacknowledged QoS 1 messages each.
 func TestUplinkLoad(t *testing.T) {
 	address := os.Getenv(loadAddress)
 	if address == "" {
@@ -57,7 +57,7 @@ func TestUplinkLoad(t *testing.T) {
 	fmt.Println("done")
 }
 
-// loadClient keeps the window full until no message is left to send, and awaits the last acknowledgement.
+// loadClient keeps the window full until no message is left, and waits for the last acknowledgement.
 func loadClient(c net.Conn, vin string, left *atomic.Int64) {
 	var burst []byte
 	for id := uint16(1); id <= loadWindow; id++ {
@@ -92,8 +92,8 @@ func loadClient(c net.Conn, vin string, left *atomic.Int64) {
 	}
 }
 
-// BenchmarkUplink is the server's side of 200 clients with 16 unacknowledged QoS 1 messages of 256 bytes each: every
-// message journaled, and fsynced before its PUBACK. cpu-ns/msg is the server process's user and system time.
+// BenchmarkUplink measures the server's side of 200 clients with 16 unacknowledged QoS 1 messages of 256 bytes each.
+// Every message is journaled and fsynced before its PUBACK. cpu-ns/msg is the server process's user and system time.
 func BenchmarkUplink(b *testing.B) {
 	h := newHarness(b, func(o *Options) { o.Metrics = NewMetrics(nil) })
 	total := max(b.N, 1000)

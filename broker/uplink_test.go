@@ -135,7 +135,7 @@ func TestRefusedPublish(t *testing.T) {
 	}
 }
 
-// TestEpoch holds that records of vehicles have their connection's epoch, and those of services none.
+// TestEpoch checks that vehicles' records have their connection's epoch, and those of services none.
 func TestEpoch(t *testing.T) {
 	t.Parallel()
 	h := newHarness(t)

@@ -9,7 +9,7 @@ import (
 	"cellgate/test/check"
 )
 
-// What never becomes a WebSocket does not keep its socket: neither after an answer, nor with a body that does not come.
+// A socket that never becomes a WebSocket is closed, both after an answer and with a body that does not arrive.
 func TestHTTPKeepsNoSocket(t *testing.T) {
 	t.Parallel()
 	h := newHarness(t, webSocketListener, func(o *Options) { o.Limits.HandshakeTimeout = 200 * time.Millisecond })
