@@ -137,7 +137,7 @@ func (f *Fanout) notice(rec *message.Record) {
 	}
 }
 
-// reached passes the loop's position to the sessions, and to the journal what it must retain.
+// reached reports the loop's position to the sessions, and to the journal which records to retain.
 func (f *Fanout) reached() {
 	f.sessions.Advance(f.advance())
 	f.journal.Retain(fanoutName, f.sessions.ReplayFrom())

@@ -246,7 +246,6 @@ func payloadOf(version byte, n uint16) string {
 	return fmt.Sprintf("v%d-%05d", version, n) + strings.Repeat("x", 700)
 }
 
-// first returns up to n of all.
 func first(all []string, n int) []string { return all[:min(n, len(all))] }
 
 // answer handles one frame from the server. False ends the client.

@@ -18,7 +18,6 @@ func Bound(ln net.Listener, most int, evicted func()) net.Listener {
 	return &guarded{Listener: ln, admission: newAdmission(nil), most: func() int { return most }, evicted: evicted}
 }
 
-// guarded is a listener whose sockets are guests of an admission.
 type guarded struct {
 	net.Listener
 	admission *admission

@@ -279,7 +279,7 @@ func TestForeignFilters(t *testing.T) {
 	})
 }
 
-// The error of a broken connection does not contain the client's data.
+// A failed read(2) returns its errno.
 func TestReadErrors(t *testing.T) {
 	t.Parallel()
 	if _, err := readSocket(^uintptr(0), make([]byte, 1)); !errors.Is(err, syscall.EBADF) {

@@ -12,7 +12,6 @@ import (
 	"cellgate/broker/wal"
 )
 
-// listener is one bound address.
 type listener struct {
 	name          string
 	address       string
@@ -117,8 +116,8 @@ func (b *Broker) accept(l *listener) {
 	}
 }
 
-// countsAddresses reports whether the socket itself holds its address's place in the admission: with PROXY protocol and
-// on WebSocket listeners, its wrapper does.
+// countsAddresses reports whether serve counts the socket's own address. With PROXY protocol unwrapProxy does that for
+// the client's address, and on WebSocket listeners the admitted socket does.
 func (l *listener) countsAddresses() bool {
 	return len(l.proxyFrom) == 0 && l.protocol == ProtocolMQTT
 }

@@ -32,8 +32,9 @@ func (c *conn) run() {
 	}
 }
 
-// begin handles what arrived with the CONNECT, on the handshake's goroutine, whose stack is already deep. Then it
-// starts the reader: data that arrives later makes the socket readable.
+// begin waits until the session's messages may be journaled, and handles what arrived with the CONNECT. It runs on the
+// handshake's goroutine, whose stack is already deep. Then it starts the reader: data that arrives later makes the
+// socket readable.
 func (c *conn) begin() {
 	c.session.AwaitReady()
 	if c.handle() {
