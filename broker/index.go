@@ -237,8 +237,8 @@ func (x *Index) Member(filter, of string) (client string, sub session.Subscripti
 	return "", session.Subscription{}, false
 }
 
-// choose picks one member of a shared group, in turn among the connected ones, or among all if none is connected. The
-// order of the members must not change between calls.
+// choose picks one member of a shared group: in turn, by their order in members, among the connected ones, or among all
+// if none is connected.
 func (x *Index) choose(f *filter, members []member) []member {
 	x.mu.Lock()
 	turn := f.turn
