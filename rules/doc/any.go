@@ -9,7 +9,8 @@ import (
 	"github.com/goccy/go-yaml/ast"
 )
 
-// Any converts a YAML value into what JSON has: nil, bool, json.Number (float64 where JSON writes it otherwise), string, []any, map[string]any.
+// Any converts a YAML value to its JSON form: nil, bool, json.Number (float64 if JSON writes it differently), string,
+// []any, map[string]any.
 func (d *Document) Any(n ast.Node, what string, depth int) (any, bool) {
 	if depth > maxYAMLDepth {
 		d.FailAt(n, CodeTooLarge, "write it flatter", "nested deeper than %d", maxYAMLDepth)
@@ -42,7 +43,7 @@ func (d *Document) Any(n ast.Node, what string, depth int) (any, bool) {
 	return s.native(), true
 }
 
-// native is a scalar as JSON has it.
+// native returns a scalar in its JSON form.
 func (s *Scalar) native() any {
 	switch s.Kind {
 	case nullScalar:

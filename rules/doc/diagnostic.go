@@ -9,17 +9,16 @@ import (
 	"unicode/utf8"
 )
 
-// Level is how bad a finding is.
+// Level is the severity of a finding.
 type Level string
 
-// The levels. A set with an error is not applied; a warning is about what is likely to be meant otherwise.
+// Severities. A set with an error is not applied. A warning says that a rule probably does not do what is intended.
 const (
 	Error   Level = "error"
 	Warning Level = "warning"
 )
 
-// Diagnostic is one finding in a rule file. Its code is in the table of README.md and never changes its
-// meaning.
+// Diagnostic is one finding in a rule file. README.md documents its code.
 type Diagnostic struct {
 	File string `json:"file"`
 	// Line and Column count from 1; Column counts characters, not bytes.
@@ -28,11 +27,11 @@ type Diagnostic struct {
 	Level  Level `json:"level"`
 	// Code is R and three digits.
 	Code Code `json:"code"`
-	// Rule is the id of the rule, or what the finding is about when no rule is known: "macro NAME",
-	// "list NAME", "schema" or "file".
+	// Rule is the id of the rule, or the subject of the finding if there is no rule: "macro NAME", "list NAME",
+	// "schema" or "file".
 	Rule    string `json:"rule"`
 	Message string `json:"message"`
-	// Source is the line of the file that the finding points at; "" when there is none.
+	// Source is the line that the finding points at; "" if there is none.
 	Source string `json:"source,omitempty"`
 	// Suggestion says what to write instead.
 	Suggestion string `json:"suggestion,omitempty"`
@@ -56,7 +55,7 @@ func (d Diagnostic) String() string {
 	return b.String()
 }
 
-// indentTo returns blanks up to a column, with the tabs of the line above kept so that the caret lines up.
+// indentTo returns blanks up to a column. It keeps the tabs of the line above so that the caret lines up.
 func indentTo(line string, column int) string {
 	var b strings.Builder
 	for _, r := range line {
@@ -75,13 +74,13 @@ func indentTo(line string, column int) string {
 	return b.String()
 }
 
-// Diagnostics are findings in the order of file, line and column. A set with an error among them is not applied.
+// Diagnostics are findings sorted by file, line and column. A set with an error is not applied.
 type Diagnostics []Diagnostic
 
-// HasErrors reports whether the set must not be used.
+// HasErrors reports whether a finding is an error, so that the set must not be used.
 func (ds Diagnostics) HasErrors() bool { return ds.Count(Error) > 0 }
 
-// Count is how many findings are of a level.
+// Count returns the number of findings of a level.
 func (ds Diagnostics) Count(l Level) int {
 	n := 0
 	for i := range ds {
@@ -92,7 +91,7 @@ func (ds Diagnostics) Count(l Level) int {
 	return n
 }
 
-// Error makes Diagnostics an error: all findings, one after another.
+// Error implements error: it returns all findings, one after another.
 func (ds Diagnostics) Error() string {
 	texts := make([]string, len(ds))
 	for i, d := range ds {
@@ -101,7 +100,7 @@ func (ds Diagnostics) Error() string {
 	return strings.Join(texts, "\n")
 }
 
-// Err returns ds as an error, nil when there is none among them.
+// Err returns ds as an error, nil if no finding is an error.
 func (ds Diagnostics) Err() error {
 	if !ds.HasErrors() {
 		return nil
@@ -109,7 +108,7 @@ func (ds Diagnostics) Err() error {
 	return ds
 }
 
-// Write writes the findings as text, an empty line between two.
+// Write writes the findings as text, separated by empty lines.
 func (ds Diagnostics) Write(w io.Writer) error {
 	for i, d := range ds {
 		sep := "\n"
@@ -123,20 +122,20 @@ func (ds Diagnostics) Write(w io.Writer) error {
 	return nil
 }
 
-// Sort puts them in order.
+// Sort sorts the findings by file, line and column.
 func (ds Diagnostics) Sort() {
 	slices.SortStableFunc(ds, func(a, b Diagnostic) int {
 		return cmp.Or(cmp.Compare(a.File, b.File), cmp.Compare(a.Line, b.Line), cmp.Compare(a.Column, b.Column))
 	})
 }
 
-// MaxDiagnostics bounds what one Compile reports: past it an analyst mends the first ones anyway.
+// MaxDiagnostics bounds the findings of one Compile.
 const MaxDiagnostics = 200
 
 // maxSourceLine bounds the quoted line, in bytes.
 const maxSourceLine = 400
 
-// SourceLine returns line n of the text, cut to a sensible length.
+// SourceLine returns line n of the text, cut to maxSourceLine.
 func SourceLine(text []byte, n int) string {
 	for line := range strings.Lines(string(text)) {
 		if n--; n > 0 {

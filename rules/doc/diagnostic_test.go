@@ -9,7 +9,7 @@ import (
 	"cellgate/test/check"
 )
 
-// TestCodesAreDocumented holds code.go and the table of README.md together.
+// TestCodesAreDocumented compares code.go with the table in README.md.
 func TestCodesAreDocumented(t *testing.T) {
 	t.Parallel()
 	text, err := os.ReadFile("code.go")

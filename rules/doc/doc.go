@@ -1,3 +1,3 @@
-// Package doc reads the YAML files that analysts write. It is strict: every key is known, the parts of YAML that hide what a
-// file says are refused, and every finding has its place, in the words of README.md's table of codes.
+// Package doc reads the YAML files that analysts write. It is strict: unknown keys are errors, YAML features that hide
+// what a file says are refused, and every finding has its position and a code from the table in README.md.
 package doc

@@ -18,36 +18,35 @@ import (
 	"cellgate/broker/shared/spelling"
 )
 
-// Bounds of one YAML text, so that a hostile one cannot exhaust the parser's stack.
+// Bounds of a YAML text. They keep hostile input from exhausting the parser's stack.
 const (
 	maxYAMLDepth = 100 // open brackets
 	maxDashes    = 32  // "- - - -" on one line
 )
 
-// Document reads one YAML file and reports what is wrong with it, with its place. It is strict: every
-// key must be known, and the parts of YAML that hide what a file says are refused.
+// Document reads one YAML file and reports errors with their positions.
 type Document struct {
 	File   string
 	Text   []byte
 	Lines  []string
 	report func(Diagnostic)
-	Rule   string // what the findings are about
+	Rule   string // subject of the findings
 	what   string // what the file is meant to be: "a rule file"
 	keys   []string
-	// foreign is set when the file cannot be meant as one: nothing of its contents may be shown then.
+	// foreign means that the file is of another kind. Findings must not show its contents.
 	foreign bool
 }
 
-// New makes a document of a file that is meant to be what, a mapping with some of keys.
+// New returns a document for a file. what names the kind of file in findings; keys are the top-level keys it may have.
 func New(file string, text []byte, report func(Diagnostic), what string, keys ...string) *Document {
-	text = bytes.TrimPrefix(text, []byte("\xef\xbb\xbf")) // some editors begin a file with a byte order mark
+	text = bytes.TrimPrefix(text, []byte("\xef\xbb\xbf")) // some editors start files with a byte order mark
 	return &Document{
 		File: file, Text: text, Lines: strings.Split(string(text), "\n"), report: report, Rule: "file",
 		what: what, keys: keys, foreign: spelling.Foreign(text, keys),
 	}
 }
 
-// Root returns the document's mapping; what is wrong with the document has been reported.
+// Root returns the document's mapping. It reports errors and returns false for them.
 func (d *Document) Root() (*Object, bool) {
 	n := d.Parse()
 	if n == nil {
@@ -61,12 +60,12 @@ func (d *Document) Root() (*Object, bool) {
 	return d.Object(n, d.what, d.keys...)
 }
 
-// Fail reports an error at a place.
+// Fail reports an error at a position.
 func (d *Document) Fail(line, col int, code Code, suggestion, format string, args ...any) {
 	d.tell(Error, line, col, code, suggestion, format, args...)
 }
 
-// Warn reports at a place what is likely to be meant otherwise.
+// Warn reports a warning at a position.
 func (d *Document) Warn(line, col int, code Code, suggestion, format string, args ...any) {
 	d.tell(Warning, line, col, code, suggestion, format, args...)
 }
@@ -78,7 +77,7 @@ func (d *Document) tell(level Level, line, col int, code Code, suggestion, forma
 	})
 }
 
-// failForeign reports that the file is none of its kind, and shows nothing of it.
+// failForeign reports that the file is of another kind, without showing its contents.
 func (d *Document) failForeign(line, col int, code Code) {
 	suggestion := "name another file; `cellgate rules schema` prints what a rule file holds, and configs/rules has samples"
 	d.report(Diagnostic{
@@ -87,13 +86,13 @@ func (d *Document) failForeign(line, col int, code Code) {
 	})
 }
 
-// FailAt reports a finding at a node.
+// FailAt reports an error at a node.
 func (d *Document) FailAt(n ast.Node, code Code, suggestion, format string, args ...any) {
 	line, col := Place(n)
 	d.Fail(line, col, code, suggestion, format, args...)
 }
 
-// Place is where a node begins.
+// Place returns the position of a node's start.
 func Place(n ast.Node) (line, col int) {
 	switch n := n.(type) {
 	case nil:
@@ -112,8 +111,8 @@ func Place(n ast.Node) (line, col int) {
 	return t.Position.Line, t.Position.Column
 }
 
-// Parse returns the root of the only YAML document in the text, nil when there is none or it cannot be
-// read; the latter has been reported.
+// Parse returns the root of the only YAML document in the text; nil if there is none or it cannot be read. It reports
+// the latter.
 func (d *Document) Parse() (root ast.Node) {
 	if line := tooDeep(d.Lines); line > 0 && d.foreign {
 		d.failForeign(line, 1, CodeTooLarge)
@@ -131,7 +130,7 @@ func (d *Document) Parse() (root ast.Node) {
 		d.Fail(line, 1, CodeSyntax, "save the file as UTF-8", "this line has characters that are not UTF-8")
 		return nil
 	}
-	defer func() { // the parser is given whatever a user saved
+	defer func() { // the parser must not crash on user input
 		if p := recover(); p != nil && d.foreign {
 			d.failForeign(1, 1, CodeSyntax)
 			root = nil
@@ -183,7 +182,7 @@ func (d *Document) syntaxError(err error) {
 	d.Fail(line, col, CodeSyntax, suggestion, "%s", text)
 }
 
-// yamlWords says a message of the parser in the words of who writes the file, and what to do.
+// yamlWords translates a message of the parser for the author of the file, with a suggestion.
 func yamlWords(message string) (text, suggestion string) {
 	if m := definedTwice.FindStringSubmatch(message); m != nil {
 		return fmt.Sprintf("%s stands here twice, first in line %s", m[1], m[2]), "remove one of the two, or merge them"
@@ -217,13 +216,13 @@ func yamlWords(message string) (text, suggestion string) {
 	return "this is not YAML that can be read", "check indentation, quotes and brackets here"
 }
 
-// definedTwice is what the parser says of a key that a mapping has twice.
+// definedTwice matches the parser's message about a duplicate key in a mapping.
 var definedTwice = regexp.MustCompile(`^mapping key (".*") already defined at \[(\d+):`)
 
-// quoteInFlow is what to do about an expression that a mapping or list on one line has cut up.
+// quoteInFlow is the suggestion for an expression that a one-line mapping or list has split.
 const quoteInFlow = "inside {…} and […] an expression with a comma, bracket or brace in it stands between single quotes"
 
-// DecimalPoint is what to do about a number that a comma has cut up.
+// DecimalPoint is the suggestion for a number that a comma has split.
 const DecimalPoint = "a decimal number is written with a point, not with a comma: 15.5"
 
 // ruleAt guesses the rule that a line of an unreadable file belongs to: the last id above it.
@@ -237,8 +236,8 @@ func (d *Document) ruleAt(line int) string {
 	return d.Rule
 }
 
-// tooDeep returns the first line at which the nesting passes the bound, 0 if none does. It counts
-// brackets in strings too, which no sensible file has a hundred of.
+// tooDeep returns the first line at which the nesting exceeds the bound, 0 if none does. It also counts brackets in
+// strings, but no sensible file has a hundred of them.
 func tooDeep(lines []string) int {
 	depth := 0
 	for i, line := range lines {
@@ -255,7 +254,7 @@ func tooDeep(lines []string) int {
 	return 0
 }
 
-// notUTF8 returns the first line with bytes that are no UTF-8 outside a comment, 0 if none has.
+// notUTF8 returns the first line with invalid UTF-8 outside a comment, 0 if there is none.
 func notUTF8(lines []string) int {
 	for i, line := range lines {
 		if strings.HasPrefix(strings.TrimSpace(line), "#") {
@@ -268,7 +267,7 @@ func notUTF8(lines []string) int {
 	return 0
 }
 
-// plain follows n to what it says, and refuses anchors, aliases and tags.
+// plain returns n. It reports anchors, aliases and tags and returns false for them.
 func (d *Document) plain(n ast.Node) (ast.Node, bool) {
 	switch n := n.(type) {
 	case nil:
@@ -289,7 +288,7 @@ type Entry struct {
 	Value ast.Node
 }
 
-// Entries returns the keys of a mapping in their order.
+// Entries returns the entries of a mapping in order.
 func (d *Document) Entries(n ast.Node, what string) ([]Entry, bool) {
 	n, ok := d.plain(n)
 	if !ok {
@@ -320,19 +319,19 @@ func (d *Document) Entries(n ast.Node, what string) ([]Entry, bool) {
 	return out, true
 }
 
-// Object is a mapping whose keys are fixed.
+// Object is a mapping with fixed keys.
 type Object struct {
 	Doc    *Document
 	Node   ast.Node
 	What   string
 	Values map[string]ast.Node
 	Keys   map[string]Scalar
-	Odd    bool            // some key was unknown
-	Meant  map[string]bool // known keys that an unknown one is the misspelling of
-	tagged bool            // a value is a YAML tag, which swallows the keys after it
+	Odd    bool            // there was an unknown key
+	Meant  map[string]bool // known keys that an unknown one seems to misspell
+	tagged bool            // a value is a YAML tag, which hides the keys after it
 }
 
-// Object reads a mapping with fixed keys and reports all others.
+// Object reads a mapping with fixed keys and reports unknown ones.
 func (d *Document) Object(n ast.Node, what string, known ...string) (*Object, bool) {
 	switch n.(type) {
 	case *ast.StringNode, *ast.IntegerNode, *ast.FloatNode, *ast.BoolNode, *ast.NullNode, *ast.SequenceNode:
@@ -358,7 +357,7 @@ func (d *Document) Object(n ast.Node, what string, known ...string) (*Object, bo
 	return o, true
 }
 
-// keysWanted shows the form of a mapping with some of the keys; "" when they are too many to show.
+// keysWanted shows a mapping with the known keys; "" if they are too many.
 func keysWanted(known []string) string {
 	if len(known) == 0 || len(known) > 6 {
 		return ""
@@ -383,10 +382,10 @@ func DidYouMean(name string, known []string) string {
 	return ""
 }
 
-// Has reports whether a key is there.
+// Has reports whether a key is present.
 func (o *Object) Has(key string) bool { _, ok := o.Values[key]; return ok }
 
-// Missing reports a key that must be there, unless it is there under a misspelt name, which has been reported.
+// Missing reports a missing required key, unless an unknown key that seems to misspell it has been reported.
 func (o *Object) Missing(key, suggestion string) {
 	if o.Meant[key] || o.tagged {
 		return
@@ -434,7 +433,7 @@ func kindName(n ast.Node) string {
 	}
 }
 
-// CutNumber reports a decimal comma that has cut a number in two: what stands after it is a name without a value then.
+// CutNumber reports a decimal comma that has split a number: the digits after it become a key without a value.
 func (d *Document) CutNumber(e Entry) bool {
 	_, empty := e.Value.(*ast.NullNode)
 	if !empty || e.Key.Kind != NumberScalar {
@@ -444,14 +443,14 @@ func (d *Document) CutNumber(e Entry) bool {
 	return true
 }
 
-// Silent is the document without a reader of its findings.
+// Silent returns a copy of the document that discards its findings.
 func (d *Document) Silent() *Document {
 	silent := *d
 	silent.report = func(Diagnostic) {}
 	return &silent
 }
 
-// NoValue warns of a name that stands without a value, which is read as null: {soc, speed} is likely to be meant as the fields themselves.
+// NoValue warns of a key without a value, which is read as null: {soc, speed} probably means the fields themselves.
 func (d *Document) NoValue(e Entry) {
 	if _, empty := e.Value.(*ast.NullNode); !empty {
 		return
@@ -460,7 +459,7 @@ func (d *Document) NoValue(e Entry) {
 	if rest := []rune(SourceLine(d.Text, line)); (line != e.Key.Line || col != e.Key.Col) && col <= len(rest) {
 		switch text := strings.ToLower(string(rest[col-1:])); {
 		case strings.HasPrefix(text, "null"), strings.HasPrefix(text, "~"):
-			return // said
+			return // already reported
 		}
 	}
 	suggestion := quoteInFlow

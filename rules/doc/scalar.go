@@ -13,21 +13,20 @@ import (
 	"cellgate/broker/shared/message/duration"
 )
 
-// Scalar is one value of a YAML file with its place, so that a position inside the value can be told as
-// a position in the file.
+// Scalar is a YAML value with its position, so that an offset in the value can be converted to a position in the file.
 type Scalar struct {
 	Value string
 	Line  int // of the first character of the token
 	Col   int
 	style token.Type
 	Kind  scalarKind
-	many  bool // plain or quoted text over several lines
+	many  bool // plain or quoted text on several lines
 	Lines []string
 }
 
 type scalarKind uint8
 
-// The kinds of a scalar.
+// Kinds of scalars.
 const (
 	textScalar scalarKind = iota
 	NumberScalar
@@ -66,7 +65,7 @@ func (d *Document) Scalar(n ast.Node, what string) (Scalar, bool) {
 	return s, true
 }
 
-// At returns the place in the file of the character with the given index (in runes) in the value.
+// At returns the position in the file of the character at index (in runes) in the value.
 func (s *Scalar) At(index int) (line, col int) {
 	switch s.style {
 	case token.LiteralType:
@@ -78,7 +77,7 @@ func (s *Scalar) At(index int) (line, col int) {
 	}
 }
 
-// inBlock finds a character below "|": the value's lines stand in the file, indented.
+// inBlock returns the position of a character in a "|" block, whose lines are indented in the file.
 func (s *Scalar) inBlock(index int) (line, col int) {
 	for i, text := range strings.Split(s.Value, "\n") {
 		n := utf8.RuneCountInString(text)
@@ -97,12 +96,12 @@ func (s *Scalar) inBlock(index int) (line, col int) {
 	return s.Line, s.Col
 }
 
-// Quoted reports whether the value stands between quotes.
+// Quoted reports whether the value is in quotes.
 func (s *Scalar) Quoted() bool {
 	return s.style == token.SingleQuoteType || s.style == token.DoubleQuoteType
 }
 
-// inQuotes returns how many characters of the file stand for the first index characters of a quoted value.
+// inQuotes returns the length in the file of the first index characters of a quoted value.
 func (s *Scalar) inQuotes(index int) int {
 	raw := []rune(s.Lines[s.Line-1])
 	start := min(s.Col, len(raw))
@@ -113,7 +112,7 @@ func (s *Scalar) inQuotes(index int) int {
 	return pos - start
 }
 
-// escape is the length of the escape sequence or single character at the front of raw.
+// escape returns the length of the escape sequence or single character at the start of raw.
 func (s *Scalar) escape(raw []rune) int {
 	switch {
 	case s.style == token.SingleQuoteType && len(raw) > 1 && raw[0] == '\'' && raw[1] == '\'':
@@ -132,13 +131,13 @@ func (s *Scalar) escape(raw []rune) int {
 	return 2
 }
 
-// Durations that a rule may name.
+// Range of durations in rules.
 const (
 	minDuration = time.Millisecond
 	MaxDuration = 10 * 365 * 24 * time.Hour
 )
 
-// Duration reads a key's duration: Go's units and d for days.
+// Duration reads the duration of a key: Go's units, and d for days.
 func (o *Object) Duration(key string) (time.Duration, bool) {
 	s, ok := o.Text(key)
 	if !ok {
@@ -160,7 +159,7 @@ func (d *Document) duration(s Scalar) (time.Duration, bool) {
 	return 0, false
 }
 
-// durationWords are units as people write them, without their capitals.
+// durationWords maps unit words, in lower case, to units.
 var durationWords = map[string]string{
 	"ms": "ms", "msec": "ms", "s": "s", "sec": "s", "secs": "s", "second": "s", "seconds": "s", "sek": "s", "sekunden": "s",
 	"min": "m", "mins": "m", "minute": "m", "minutes": "m", "minuten": "m",
@@ -168,7 +167,7 @@ var durationWords = map[string]string{
 	"d": "d", "day": "d", "days": "d", "tag": "d", "tage": "d",
 }
 
-// meantDuration suggests how to write what is no duration.
+// meantDuration suggests how to write an invalid duration.
 func meantDuration(s string) string {
 	number := strings.TrimRight(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ ")
 	unit := durationWords[strings.ToLower(strings.TrimSpace(s[len(number):]))]
@@ -180,7 +179,8 @@ func meantDuration(s string) string {
 	return "write a number and a unit: 500ms, 10s, 5m, 24h, 7d"
 }
 
-// ParseDuration reads a negative one too: that is out of range, which says more than that it is none.
+// ParseDuration parses a duration. It accepts negative ones, so that they are reported as out of range rather than
+// malformed.
 func ParseDuration(s string) (time.Duration, bool) {
 	plain, negative := strings.CutPrefix(s, "-")
 	v, err := duration.Parse(plain)
@@ -190,7 +190,7 @@ func ParseDuration(s string) (time.Duration, bool) {
 	return v, err == nil
 }
 
-// Integer reads a key's whole number within a range.
+// Integer reads the whole number of a key, within a range.
 func (o *Object) Integer(key string, lo, hi int) (int, bool) {
 	s, ok := o.Text(key)
 	if !ok {
@@ -204,7 +204,7 @@ func (o *Object) Integer(key string, lo, hi int) (int, bool) {
 	return n, true
 }
 
-// ValidName reports whether s is a name that expressions can use.
+// ValidName reports whether s is a valid name in expressions.
 func ValidName(s string) bool {
 	for i, r := range s {
 		letter := r == '_' || (r >= 'a' && r <= 'z') || (r >= 'A' && r <= 'Z')
@@ -215,7 +215,7 @@ func ValidName(s string) bool {
 	return s != "" && len(s) <= 64
 }
 
-// ValidID reports whether s is a rule id: letters, digits, and inside it "-", "_" and ".", at most 64.
+// ValidID reports whether s is a valid rule id: at most 64 letters and digits, with "-", "_" and "." inside.
 func ValidID(s string) bool {
 	for i, r := range s {
 		letter := (r >= 'a' && r <= 'z') || (r >= 'A' && r <= 'Z') || (r >= '0' && r <= '9')
@@ -226,7 +226,7 @@ func ValidID(s string) bool {
 	return s != "" && len(s) <= 64
 }
 
-// Expression reads a scalar that is to be an expression.
+// Expression reads a scalar that must be an expression.
 func (d *Document) Expression(n ast.Node, what string) (Scalar, bool) {
 	switch n.(type) {
 	case *ast.SequenceNode, *ast.MappingNode:
@@ -250,7 +250,7 @@ func (d *Document) Expression(n ast.Node, what string) (Scalar, bool) {
 	return s, true
 }
 
-// Expr reads the expression of a key; nil when it is absent or reported.
+// Expr reads the expression of a key; nil if it is absent or has been reported.
 func (o *Object) Expr(key string) *Scalar {
 	n, ok := o.Values[key]
 	if !ok {
@@ -263,14 +263,14 @@ func (o *Object) Expr(key string) *Scalar {
 	return &s
 }
 
-// Optional reads a text that may be absent.
+// Optional reads an optional text.
 func (o *Object) Optional(key string, to *string) {
 	if s, ok := o.Text(key); ok {
 		*to = s.Value
 	}
 }
 
-// Text is the value without blanks around it; s may be nil.
+// Text returns the value without surrounding blanks. s may be nil.
 func (s *Scalar) Text() string {
 	if s == nil {
 		return ""

@@ -10,41 +10,41 @@ import (
 )
 
 const (
-	// divideFrom is how many rules a bucket holds before it is divided further.
+	// divideFrom is the number of rules from which a bucket is divided further.
 	divideFrom = 8
-	// maxDepth is how often it is: by so many clauses of a condition.
+	// maxDepth bounds how often a bucket is divided: one clause of a condition each time.
 	maxDepth = 4
-	// maxListed is how many values of a list are entered one by one. A longer list is asked for each message, once for all
+	// maxListed bounds the lists whose values are entered one by one. A longer list is checked once per message for all
 	// rules that have it.
 	maxListed = 256
 )
 
-// Index finds the rules of a set. It is immutable, and used through a Finder.
+// Index finds the rules of a set. It is immutable. Use it through a Finder.
 type Index struct {
 	symbols []expr.Symbol
 	whens   []*expr.Expression // by rule
-	fields  [][]uint16         // by rule: the payload fields that its condition names
+	fields  [][]uint16         // by rule: the payload fields named in its condition
 	lists   []list
-	// distinct are the lists that have other rules than those before them.
+	// distinct are the lists that differ from all earlier ones.
 	distinct []int
 	listsOf  [][]int // by rule
 	counters int
-	common   []int // by rule: the number of what its condition has in common with others
+	common   []int // by rule: the number of the clause that its condition shares with others
 	commons  int
 }
 
-// list are the rules whose topic filters end at one place.
+// list has the rules whose topic filters end at the same node.
 type list struct {
 	rules   []uint16
 	root    *node
 	names   map[uint16]*name
 	sets    fieldSets
-	several []uint16 // the rules that other lists have too
-	decodes bool     // some condition needs the payload
-	plain   []uint16 // symbols beside the payload's fields that names and nodes have
+	several []uint16 // the rules that are in other lists too
+	decodes bool     // a condition needs the payload
+	plain   []uint16 // symbols of names and nodes that are not payload fields
 }
 
-// name is what the conditions of a list have to do with one name, beside what they are found by.
+// name says what a list's conditions need of one name, apart from the clauses that find them.
 type name struct {
 	guards []guard
 	sets   []int
@@ -59,23 +59,23 @@ func (l *list) name(symbol uint16) *name {
 	return n
 }
 
-// guard holds the rules that cannot be passed over when a name has a value of another kind.
+// guard has the rules that must be evaluated if a name has a value of another kind.
 type guard struct {
 	kinds expr.Kind
 	rules []uint16
 }
 
-// node finds rules by one clause of each.
+// node finds rules, each by one clause.
 type node struct {
-	always  []uint16 // by no clause
+	always  []uint16 // rules without such a clause
 	columns map[uint16]*column
-	fields  []uint16 // the columns that are payload fields
-	plain   []uint16 // the others
-	absent  []uint16 // those that ask for a name that is missing
+	fields  []uint16 // columns for payload fields
+	plain   []uint16 // the other columns
+	absent  []uint16 // columns with a clause that a missing name meets
 	buckets []bucket
 }
 
-// column is what the rules of a node ask of one name, each with the bucket of those that ask it.
+// column has the buckets of a node's clauses on one name.
 type column struct {
 	texts   map[string][]uint32
 	numbers *ranges
@@ -90,13 +90,14 @@ type longList struct {
 	bucket uint32
 }
 
-// bucket holds the rules that share a clause, in a node of their own when they are many.
+// bucket has the rules that share a clause; many rules are in a node of their own.
 type bucket struct {
 	rules []uint16
 	node  *node
 }
 
-// New makes the index of rules with these conditions, nil for none, by lists of those whose filters end at one place.
+// New returns the index of rules with these conditions (nil for none). A list has the rules whose filters end at the
+// same node.
 func New(symbols []expr.Symbol, whens []*expr.Expression, lists [][]uint16) *Index {
 	x := &Index{
 		symbols: symbols, whens: whens, lists: make([]list, len(lists)), fields: make([][]uint16, len(whens)), listsOf: make([][]int, len(whens)),
@@ -122,7 +123,7 @@ func New(symbols []expr.Symbol, whens []*expr.Expression, lists [][]uint16) *Ind
 	return x
 }
 
-// numberCommon numbers the expressions that conditions have in common.
+// numberCommon numbers the expressions that several conditions share.
 func (x *Index) numberCommon() {
 	numbers := map[*expr.Expression]int{}
 	x.common = make([]int, len(x.whens))
@@ -139,7 +140,7 @@ func (x *Index) numberCommon() {
 	x.commons = len(numbers)
 }
 
-// keyOf makes a list comparable.
+// keyOf returns a comparable form of a list.
 func keyOf(list []uint16) string {
 	key := make([]byte, 0, 2*len(list))
 	for _, n := range list {
@@ -190,20 +191,20 @@ func (l *list) guard(need expr.Need, rule uint16) {
 	n.guards[i].rules = append(n.guards[i].rules, rule)
 }
 
-// entry is a rule that is to be entered, with the clauses by which it can be.
+// entry is a rule to enter, with the clauses that can find it.
 type entry struct {
 	rule    uint16
 	clauses []expr.Clause
 }
 
-// way is how a rule is found: any of the keys.
+// way is a way to find a rule: by any of the keys.
 type way struct {
 	cost  int
 	keys  []key
 	spent []int // the clauses that it covers
 }
 
-// key is what rules are found by: they share a bucket when it is the same.
+// key identifies a bucket: rules with equal keys share it.
 type key struct {
 	symbol uint16
 	op     expr.TestOp
@@ -211,14 +212,14 @@ type key struct {
 	truth  bool
 	within interval
 	text   string
-	list   uintptr // tells long lists apart
+	list   uintptr // identity of a long list
 	test   *expr.Test
 }
 
-// comparable is the key without what is not compared.
+// comparable returns the key without the fields that do not identify it.
 func (k key) comparable() key { k.test = nil; return k }
 
-// divide makes the node of some rules.
+// divide returns a node for some rules.
 func (x *Index) divide(entries []entry, depth int) *node {
 	n := &node{columns: map[uint16]*column{}}
 	groups := map[key]*group{}
@@ -274,7 +275,7 @@ func (x *Index) bucket(entries []entry, depth int) bucket {
 	return b
 }
 
-// enter adds a bucket under a key; ranges follow in finish.
+// enter adds a bucket under a key. finish adds the ranges.
 func (n *node) enter(k key, b bucket) {
 	at := uint32(len(n.buckets))
 	n.buckets = append(n.buckets, b)
@@ -301,7 +302,7 @@ func (n *node) enter(k key, b bucket) {
 	}
 }
 
-// finish makes the ranges of the columns, and tells the columns apart.
+// finish builds the ranges and classifies the columns.
 func (n *node) finish(symbols []expr.Symbol, order []*group) {
 	within, buckets := map[uint16][]interval{}, map[uint16][]uint32{}
 	for i, g := range order {
@@ -326,7 +327,7 @@ func (n *node) finish(symbols []expr.Symbol, order []*group) {
 	}
 }
 
-// cheapest chooses the way that is likely to find the fewest messages.
+// cheapest returns the way that is likely to match the fewest messages.
 func (e *entry) cheapest() (way, bool) {
 	var best way
 	found := false
@@ -355,7 +356,7 @@ func (e *entry) cheapest() (way, bool) {
 	return best, found
 }
 
-// The likely costs of finding rules by a key.
+// Estimated costs of keys, cheapest first.
 const (
 	costValue = iota // one value
 	costValues
@@ -367,7 +368,7 @@ const (
 	costAbsent
 )
 
-// keysOf are the keys under one of which a message is found that passes a test.
+// keysOf returns keys such that a message that passes the test is found under one of them.
 func keysOf(t *expr.Test) (keys []key, cost int, ok bool) {
 	k := key{symbol: t.Symbol, op: t.Op}
 	switch {

@@ -6,20 +6,19 @@ import (
 	"cellgate/rules/expr"
 )
 
-// This file counts, for each rule, the messages on its topics, and those in which a field is missing that its condition names.
-// Rules that are passed over cost nothing for it: messages are counted by list, and by the sets of fields that they have of
-// those that conditions name.
+// This file counts, for each rule, the messages on its topics and those that lack a field named in its condition. Rules
+// that are skipped add no cost: messages are counted by list, and by the sets of fields that they have.
 
-// fieldSets are the sets of fields that the conditions of a list name.
+// fieldSets are the distinct sets of fields named in the conditions of a list.
 type fieldSets struct {
 	symbols [][]uint16 // by set
-	of      []int      // by the place of a rule in its list: its set, -1 for none
-	// at is where the counters of the list are: messages, those of them that cannot be decoded, and those that have all fields
-	// of a set, by set.
+	of      []int      // by position of a rule in its list: its set, -1 for none
+	// at is the position of the list's counters: messages, messages that cannot be decoded, and for each set the
+	// messages that have all its fields.
 	at int
 }
 
-// fieldsOf are the payload fields that a condition names.
+// fieldsOf returns the payload fields named in a condition.
 func (x *Index) fieldsOf(when *expr.Expression) []uint16 {
 	if when == nil {
 		return nil
@@ -27,7 +26,7 @@ func (x *Index) fieldsOf(when *expr.Expression) []uint16 {
 	return when.Fields(x.symbols)
 }
 
-// count makes the sets of a list, each of which is found under that of its fields which the fewest sets have.
+// count builds the sets of a list. Each set is checked at the field that the fewest sets have.
 func (x *Index) count(l *list) {
 	known, common := map[string]int{}, map[uint16]int{}
 	for _, r := range l.rules {
@@ -57,7 +56,7 @@ func (x *Index) count(l *list) {
 	x.counters += 2 + len(l.sets.symbols)
 }
 
-// has counts the sets of a list that a field completes which the message has.
+// has counts the sets that the message has completely.
 func (f *Finder) has(l *list, sets []int) {
 	for _, set := range sets {
 		if !f.lack(l.sets.symbols[set]) {
@@ -75,10 +74,11 @@ func (f *Finder) lack(fields []uint16) bool {
 	return false
 }
 
-// Lacks reports whether the record has not all the fields that a rule's condition names.
+// Lacks reports whether the record lacks a field named in a rule's condition.
 func (f *Finder) Lacks(rule uint16) bool { return f.lack(f.index.fields[rule]) }
 
-// twice takes note of the rules that several of the lists have, all but the longest: in that are no others.
+// twice counts how many times too often the rules that are in several of the lists are counted. Each of them is in a
+// list other than the longest, so that one is skipped.
 func (f *Finder) twice(lists []int) {
 	longest := 0
 	for i, n := range lists {
@@ -106,7 +106,7 @@ func (f *Finder) twice(lists []int) {
 	}
 }
 
-// counted are messages, and those of them in which a field is missing.
+// counted counts messages, and those that lack a field.
 type counted struct{ messages, lacking uint64 }
 
 func (c *counted) add(n uint64, lacking bool) {
@@ -116,8 +116,8 @@ func (c *counted) add(n uint64, lacking bool) {
 	}
 }
 
-// Counts calls give with each rule, the messages on its topics so far, and those in which a field is missing that its condition
-// names.
+// Counts calls give for each rule with the messages on its topics so far, and those that lack a field named in its
+// condition.
 func (f *Finder) Counts(give func(rule uint16, messages, lacking uint64)) {
 	all := make([]counted, len(f.index.whens))
 	for _, n := range f.index.distinct {

@@ -1,11 +1,11 @@
-// Package index finds, among many rules on one topic, those whose conditions a message may fulfil, without evaluating the
+// Package index finds, among many rules on one topic, those whose conditions a message may meet, without evaluating the
 // others.
 //
 // A rule is found by one clause of its condition (expr.Condition): a text, a list, a range or the presence of a field.
-// Rules that share such a clause lie in one bucket; a large bucket is divided further by what else its rules ask for. What is
-// found is checked against the other clauses; the rest of a condition, if there is any, is for the virtual machine.
+// Rules that share such a clause are in one bucket; a large bucket is divided further by other clauses of its rules.
+// The rules found are checked against their other clauses. The rest of a condition is evaluated by the virtual machine.
 //
-// A rule is passed over only when its evaluation would give false. A message with a field of a kind that a condition does
-// not expect, or one that cannot be decoded, may make it an error: then the rule is found whatever its clauses say, and
-// evaluated. So what comes of a message is what evaluating every rule would give, in the same order.
+// A rule is skipped only if its evaluation would give false. If a message has a field of a kind that a condition does
+// not expect, or cannot be decoded, evaluation may give an error: then the rule is evaluated whatever its clauses say.
+// The decisions about a message are therefore the same, in the same order, as if every rule had been evaluated.
 package index

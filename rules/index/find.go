@@ -6,14 +6,14 @@ import (
 	"cellgate/rules/expr"
 )
 
-// Found is a rule whose condition a message may fulfil.
+// Found is a rule whose condition a message may meet.
 type Found struct {
 	Rule uint16
-	// Sure says that it does, or that the rule has none; else it is to be evaluated.
+	// Sure means that the message meets the condition or that the rule has none. Otherwise evaluate it.
 	Sure bool
 }
 
-// Finder looks rules up for one message after another, without allocating. It belongs to one goroutine, as its scope does.
+// Finder looks up rules for messages without allocating. It belongs to one goroutine, like its scope.
 type Finder struct {
 	index   *Index
 	scope   *expr.Scope
@@ -22,27 +22,27 @@ type Finder struct {
 	present []uint16
 	rules   []uint16
 	emit    func(bucket uint32)
-	node    *node // that emit adds of
+	node    *node // the node whose rules emit adds
 	shared  []sharedResult
 	counts  []uint64
-	seen    []uint32  // by rule: the turn in which again was told of it
-	again   []counted // by rule: what counts has too often
+	seen    []uint32  // by rule: the turn in which again was last updated
+	again   []counted // by rule: messages counted more than once
 }
 
-// sharedResult is what an expression gave that several conditions have in common.
+// sharedResult is the result of an expression that several conditions share.
 type sharedResult struct {
 	turn uint32
 	may  bool
 }
 
-// NewFinder makes a finder that looks at the records of a scope.
+// NewFinder returns a finder for the records of a scope.
 func (x *Index) NewFinder(sc *expr.Scope) *Finder {
 	f := &Finder{index: x, scope: sc, stamps: make([]uint32, len(x.whens)), shared: make([]sharedResult, x.commons), seen: make([]uint32, len(x.whens)), counts: make([]uint64, x.counters), again: make([]counted, len(x.whens))}
 	f.emit = f.bucket
 	return f
 }
 
-// Find appends the rules of some lists that the scope's record may fulfil, each once, ascending.
+// Find appends the rules of some lists whose conditions the scope's record may meet, each once, ascending.
 func (f *Finder) Find(lists []int, out []Found) []Found {
 	if f.turn++; f.turn == 0 {
 		clear(f.stamps)
@@ -83,7 +83,7 @@ func (f *Finder) Find(lists []int, out []Found) []Found {
 	return out
 }
 
-// spot goes through the payload if a rule needs it. It reports whether it cannot be decoded: then every rule is evaluated.
+// spot scans the payload if a rule needs it. It reports whether decoding failed; then every rule is evaluated.
 func (f *Finder) spot(lists []int) (failed bool) {
 	f.present = f.present[:0]
 	for _, n := range lists {
@@ -105,7 +105,7 @@ func (f *Finder) add(rules []uint16) {
 	}
 }
 
-// names adds the rules that may give an error, and counts those that have their fields.
+// names adds the rules that may give an error, and counts those whose fields are present.
 func (f *Finder) names(l *list) {
 	for _, symbols := range [2][]uint16{f.present, l.plain} {
 		for _, sym := range symbols {
@@ -126,7 +126,7 @@ func (f *Finder) names(l *list) {
 	}
 }
 
-// visit adds what a node finds.
+// visit adds the rules that a node finds.
 func (f *Finder) visit(n *node) {
 	f.add(n.always)
 	fields := n.fields
@@ -174,7 +174,7 @@ func (f *Finder) column(n *node, c *column, v *expr.Seen) {
 	}
 }
 
-// bucket adds what is in a bucket of the node at hand.
+// bucket adds the rules of a bucket of the current node.
 func (f *Finder) bucket(b uint32) {
 	n := f.node
 	f.enter(n, b)
@@ -195,7 +195,7 @@ func (f *Finder) enter(n *node, b uint32) {
 	f.add(n.buckets[b].rules)
 }
 
-// check decides a condition's clauses. may is false when the condition is; sure tells that it is true.
+// check decides a condition's clauses. may is false if the condition is false; sure means that it is true.
 func (f *Finder) check(rule uint16, c *expr.Condition) (may, sure bool) {
 	for _, need := range c.Needs {
 		if f.scope.Look(need.Symbol).Kind&need.Kinds == 0 {
@@ -210,7 +210,7 @@ func (f *Finder) check(rule uint16, c *expr.Condition) (may, sure bool) {
 	return c.Common == nil || f.common(f.index.common[rule], c.Common), c.Whole
 }
 
-// common reports whether what several conditions have in common may hold. An error is told by each of them.
+// common reports whether a shared clause may hold. If it fails, each condition that has it reports the error.
 func (f *Finder) common(n int, e *expr.Expression) bool {
 	c := &f.shared[n]
 	if c.turn != f.turn {

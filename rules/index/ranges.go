@@ -13,7 +13,7 @@ type interval struct{ low, high expr.Bound }
 
 var everything = interval{expr.Bound{At: math.Inf(-1)}, expr.Bound{At: math.Inf(1)}}
 
-// narrow is what two intervals have in common.
+// narrow returns the intersection of two intervals.
 func (i interval) narrow(o interval) interval {
 	if o.low.At > i.low.At || o.low.At == i.low.At && o.low.Open {
 		i.low = o.low
@@ -27,16 +27,16 @@ func (i interval) narrow(o interval) interval {
 func (i interval) point() bool   { return i.low.At == i.high.At }
 func (i interval) bounded() bool { return !math.IsInf(i.low.At, 0) && !math.IsInf(i.high.At, 0) }
 
-// ranges finds the intervals that hold a number: a segment tree over the places that their ends make, each end a place and
-// each gap between two. An interval is kept at no more than two nodes of each level, so n of them take 2n·log2(4n) entries,
-// and a number is looked up in log2(4n) steps.
+// ranges finds the intervals that contain a number. It is a segment tree over the places that the intervals' ends
+// define: each end is a place, and so is each gap between two. An interval is stored in at most two nodes per level, so
+// n intervals take 2n·log2(4n) entries, and a lookup takes log2(4n) steps.
 type ranges struct {
 	ends  []float64
-	first []uint32 // by node: where its items begin; one more at the end
-	items []uint32 // numbers of buckets
+	first []uint32 // by node: start of its items; one extra entry at the end
+	items []uint32 // bucket numbers
 }
 
-// newRanges takes intervals and the buckets that they lead to.
+// newRanges returns the ranges for intervals with their buckets.
 func newRanges(intervals []interval, buckets []uint32) *ranges {
 	r := &ranges{}
 	for _, i := range intervals {
@@ -70,10 +70,10 @@ func newRanges(intervals []interval, buckets []uint32) *ranges {
 	return r
 }
 
-// leaves is the number of places.
+// leaves returns the number of places.
 func (r *ranges) leaves() int { return 2*len(r.ends) + 1 }
 
-// from and to are the first and the last place of an interval, which is not empty.
+// from and to return the first and the last place of a non-empty interval.
 func (r *ranges) from(i interval) int {
 	if math.IsInf(i.low.At, -1) {
 		return 0
@@ -94,7 +94,7 @@ func (r *ranges) to(i interval) int {
 	return r.place(i.high.At) - 1
 }
 
-// place is the place of a number.
+// place returns the place of a number.
 func (r *ranges) place(v float64) int {
 	n := sort.SearchFloat64s(r.ends, v)
 	if n < len(r.ends) && r.ends[n] == v {
@@ -103,7 +103,7 @@ func (r *ranges) place(v float64) int {
 	return 2 * n
 }
 
-// at calls found with the bucket of each interval that holds a number.
+// at calls found with the bucket of each interval that contains a number.
 func (r *ranges) at(v float64, found func(bucket uint32)) {
 	for n := r.place(v) + r.leaves(); n > 0; n /= 2 {
 		for _, bucket := range r.items[r.first[n]:r.first[n+1]] {

@@ -1,4 +1,4 @@
-// Package rulestest has what tests of rules share.
+// Package rulestest has helpers for tests of rules.
 package rulestest
 
 import (
@@ -11,21 +11,21 @@ import (
 	"cellgate/rules/op"
 )
 
-// VIN is the vehicle of telemetry.
+// VIN is the vehicle that Telemetry records come from.
 const VIN = "LTEST000000000001"
 
-// Epoch is when tests begin, in ms.
+// Epoch is the start time of tests, in ms since the Unix epoch.
 const Epoch = int64(1_763_600_000_000)
 
-// ErrorTopic is where errors of rules go that name no topic.
+// ErrorTopic is the error topic of rules without on_error.
 const ErrorTopic = "vehicle.rule-errors"
 
-// Options are those of a gateway of a cell, without endpoints and keys. Its targets are those that package op describes.
+// Options returns the options of a gateway in a cell, without endpoints and keys, with the targets of package op.
 func Options(cell string) lang.Options {
 	return lang.Options{Cell: cell, ErrorTopic: ErrorTopic, Targets: op.Targets{&op.Kafka, &op.Redis, &op.Central, &op.MQTT}}
 }
 
-// Compile compiles one file and fails the test when it has findings.
+// Compile compiles one file and fails the test if there are findings.
 func Compile(t testing.TB, text string) *lang.Set {
 	t.Helper()
 	set, diags := lang.Compile(lang.NewSource(map[string][]byte{"t.rules.yaml": []byte(text)}), Options("cell-1"))
@@ -49,7 +49,7 @@ func Samples(t testing.TB) *lang.Set {
 	return set
 }
 
-// Telemetry is a record as a vehicle's PUBLISH makes it.
+// Telemetry returns the journal record of a vehicle's PUBLISH.
 func Telemetry(seq uint64, at int64, payload string) message.Record {
 	return message.Record{
 		Seq: seq, ReceivedAt: at, Kind: message.KindPublish, QoS: 1, Client: VIN,
@@ -57,7 +57,7 @@ func Telemetry(seq uint64, at int64, payload string) message.Record {
 	}
 }
 
-// WriteFiles writes files into a new folder.
+// WriteFiles writes files into a new folder and returns its path.
 func WriteFiles(t *testing.T, files map[string]string) string {
 	t.Helper()
 	dir := t.TempDir()
