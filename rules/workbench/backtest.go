@@ -11,7 +11,7 @@ import (
 	"cellgate/rules/state"
 )
 
-// Trial is one rule set in a backtest.
+// Trial evaluates one rule set in a backtest.
 type Trial struct {
 	state   *state.State
 	worker  *engine.Worker
@@ -22,7 +22,7 @@ type Trial struct {
 	Rules   []RuleCount `json:"rules"`
 }
 
-// RuleCount is what one rule did.
+// RuleCount has the counts of one rule.
 type RuleCount struct {
 	Rule    string   `json:"rule"`
 	Mode    string   `json:"mode"`
@@ -31,8 +31,8 @@ type RuleCount struct {
 	Errors  uint64   `json:"errors"`
 	Targets []uint64 `json:"messages_per_target"`
 	Example string   `json:"first_error,omitempty"`
-	// Exceeded is the record before which the rule's limit was exceeded first. The rule goes on: it is held where the journal says that
-	// it was, if it is the rule that ran.
+	// Exceeded is the sequence of the first record at which the rule's limit is exceeded. The trial continues the rule:
+	// it is held only where the journal holds it, if it is the same version.
 	Exceeded uint64 `json:"limit_exceeded_at,omitempty"`
 	Held     bool   `json:"held_at_end,omitempty"`
 }
@@ -43,7 +43,7 @@ func (r *RuleCount) failed(seq uint64, err string) {
 	}
 }
 
-// NewTrial compiles the rules below a path. bounds are those of what operators remember.
+// NewTrial compiles the rules below a path. bounds limit the operators' memory.
 func NewTrial(path string, o lang.Options, bounds state.StateOptions) (*Trial, error) {
 	src, err := lang.Load(path)
 	if err != nil {
@@ -63,7 +63,7 @@ func NewTrial(path string, o lang.Options, bounds state.StateOptions) (*Trial, e
 	return t, nil
 }
 
-// exceeded notes where a rule had too many errors.
+// exceeded records where a rule exceeded its limit.
 func (t *Trial) exceeded(is message.Limit) {
 	i := slices.IndexFunc(t.Rules, func(r RuleCount) bool { return r.Rule == is.Rule })
 	if r := &t.Rules[i]; r.Exceeded == 0 {
@@ -71,7 +71,7 @@ func (t *Trial) exceeded(is message.Limit) {
 	}
 }
 
-// limit holds or lifts a rule where the journal does, if it is the rule that ran.
+// limit holds or releases a rule as the journal says, if it is the same version.
 func (t *Trial) limit(rec *message.Record) {
 	is, changed, err := t.limits.Apply(rec)
 	if err == nil && changed {
@@ -80,7 +80,7 @@ func (t *Trial) limit(rec *message.Record) {
 	}
 }
 
-// Add evaluates the next record of a journal and counts what the rules decide about it. It delivers nothing.
+// Add evaluates the next record of a journal and counts the decisions. It delivers nothing.
 func (t *Trial) Add(rec *message.Record) {
 	switch rec.Kind {
 	case message.KindClockStep:
@@ -100,9 +100,9 @@ func (t *Trial) Add(rec *message.Record) {
 	if rec.Kind == message.KindPublish || rec.Kind == message.KindTick {
 		t.limits.Reach(rec.ReceivedAt, rec.Seq)
 	}
-	t.scratch = t.worker.Until(rec.ReceivedAt, t.scratch[:0]) // the rules that ran may have needed no ticks
+	t.scratch = t.worker.Until(rec.ReceivedAt, t.scratch[:0]) // the original rules may have needed no ticks
 	if rec.Kind == message.KindOperatorState {
-		_, _ = t.state.Apply(rec) // the gateway has told of what cannot be read
+		_, _ = t.state.Apply(rec) // the gateway has reported unreadable records
 	}
 	t.scratch = t.worker.Eval(rec, t.scratch)
 	for i := range t.scratch {

@@ -11,17 +11,17 @@ import (
 	"cellgate/rules/lang"
 )
 
-// Coverage is what of the rules the tests look at: what a step with an expectation makes them do, of the rules that its test is
-// about.
+// Coverage says which parts of the rules the tests cover. A part counts if a step with an expectation exercises it in a
+// rule that the test is about.
 type Coverage struct {
 	Rules    Share `json:"rules"`
-	Branches Share `json:"branches"` // of each condition and operator both ways
+	Branches Share `json:"branches"` // both outcomes of each condition and operator
 	Targets  Share `json:"targets"`
-	// Missing are the parts that no test comes to, in words.
+	// Missing describes the parts that no test covers.
 	Missing []string `json:"missing,omitempty"`
 }
 
-// Share is how many of how many.
+// Share is a count and its total.
 type Share struct {
 	Covered int `json:"covered"`
 	Of      int `json:"of"`
@@ -29,10 +29,10 @@ type Share struct {
 
 func (s Share) String() string { return fmt.Sprintf("%d of %d", s.Covered, s.Of) }
 
-// covering notes what is covered, by rule id.
+// covering has the covered branches, by rule id.
 type covering map[string]map[string]bool
 
-// The branches of a rule; those of its operators have the operator's name in front.
+// Branches of a rule. Those of its operators start with the operator's name.
 const (
 	branchTrue    = "when true"
 	branchFalse   = "when false"
@@ -48,26 +48,26 @@ func (c covering) note(rule, what string) {
 	c[rule][what] = true
 }
 
-// observer watches the steps of one test.
+// observer records what one test covers.
 type observer struct {
 	covering
 	set   *lang.Set
-	rules []string // that count; all when empty
+	rules []string // the rules that count; all if empty
 	scope *expr.Scope
-	ran   []*lang.Operator // in the step at hand
+	ran   []*lang.Operator // in the current step
 }
 
 func (c covering) observer(set *lang.Set, rules []string) *observer {
 	return &observer{covering: c, set: set, rules: rules, scope: set.NewScope()}
 }
 
-// begin turns to a step.
+// begin starts a step.
 func (o *observer) begin(w *engine.Worker, rec *message.Record) {
 	o.ran = o.ran[:0]
 	w.Begin(rec, func(op *lang.Operator) { o.ran = append(o.ran, op) })
 }
 
-// end notes what a step has come to; looked says that the rules have looked at a message.
+// end records what a step has covered; looked means that rules have evaluated a message.
 func (o *observer) end(rec *message.Record, looked bool, ds []engine.Decision) {
 	matched := map[uint16]bool{}
 	for _, d := range ds {
@@ -99,7 +99,7 @@ func (o *observer) counts(rule uint16) bool {
 	return len(o.rules) == 0 || slices.Contains(o.rules, o.set.RuleID(rule))
 }
 
-// rule notes where a message has come to in a rule.
+// rule records how far a message got in a rule.
 func (o *observer) rule(r *lang.Rule, matched bool) {
 	id := r.Info.ID
 	o.scope.BeginRule()
@@ -128,7 +128,7 @@ func (o *observer) rule(r *lang.Rule, matched bool) {
 	}
 }
 
-// of tells what of a set is covered.
+// of returns the coverage of a set.
 func (c covering) of(set *lang.Set) *Coverage {
 	out := &Coverage{}
 	for _, r := range set.Compiled {

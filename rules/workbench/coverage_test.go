@@ -23,7 +23,7 @@ const coveredRules = `rules:
   - {id: d, from: ["v1/+/up/other"], to: [{kafka: {topic: t}}], mode: disabled}
 `
 
-// TestCoverage: what counts is what a step with an expectation makes the rules do that its test is about.
+// TestCoverage checks that only steps with an expectation count, and only for the rules that the test is about.
 func TestCoverage(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
@@ -58,7 +58,7 @@ func TestCoverage(t *testing.T) {
 	}
 }
 
-// TestNew: what is written is right and passes, and nothing is written over.
+// TestNew checks that new files are valid, that their tests pass, and that existing files are not overwritten.
 func TestNew(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -92,7 +92,7 @@ func TestNew(t *testing.T) {
 	}
 }
 
-// TestShippedSchema holds the file that the samples name to what `cellgate rules schema` prints.
+// TestShippedSchema compares the shipped schema file with the output of `cellgate rules schema`.
 func TestShippedSchema(t *testing.T) {
 	t.Parallel()
 	file := filepath.Join("../../configs/rules", schemaFile)

@@ -15,14 +15,14 @@ import (
 	"cellgate/rules/op"
 )
 
-// Change is what differs between two rule sets in one rule.
+// Change describes how one rule differs between two sets.
 type Change struct {
 	Rule string `json:"rule"`
 	// Kind is added, removed or changed.
 	Kind string `json:"kind"`
-	// Parts are the keys of the rule whose meaning differs, with both forms; only for changed.
+	// Parts are the keys whose meaning differs, with both forms; only if Kind is changed.
 	Parts []PartChange `json:"parts,omitempty"`
-	// StateLost names the operators that start anew under the new set.
+	// StateLost names the operators that lose their state under the new set.
 	StateLost []string `json:"state_lost,omitempty"`
 }
 
@@ -33,7 +33,7 @@ type PartChange struct {
 	New string `json:"new"`
 }
 
-// DiffReport is what Diff finds.
+// DiffReport is the result of Diff.
 type DiffReport struct {
 	OldHash string   `json:"old_hash"`
 	NewHash string   `json:"new_hash"`
@@ -41,8 +41,8 @@ type DiffReport struct {
 	Same    int      `json:"same"`
 }
 
-// Diff compares two sets rule by rule. Comments, order and the spelling of expressions do not count:
-// what a list or macro holds does, in the rules that use it.
+// Diff compares two sets rule by rule. Comments, order and the spelling of expressions do not count. A change of a list
+// or macro counts in the rules that use it.
 func Diff(before, after *lang.Set) DiffReport {
 	rep := DiffReport{OldHash: before.Hash(), NewHash: after.Hash(), Changes: []Change{}}
 	old, now := byID(before), byID(after)
@@ -76,7 +76,7 @@ func byID(s *lang.Set) map[string]*lang.Rule {
 	return m
 }
 
-// lostState names the operators of the old rule whose state the new one does not take over.
+// lostState names the operators of the old rule whose state the new one does not keep.
 func lostState(old, now *lang.Rule) []string {
 	var lost []string
 	for _, op := range old.Operators {
@@ -87,10 +87,10 @@ func lostState(old, now *lang.Rule) []string {
 	return lost
 }
 
-// part is a key of a rule: text for people, code for comparing.
+// part is a key of a rule: text to show, code to compare.
 type part struct{ key, text, code string }
 
-// parts are the keys of a rule that decide what it does.
+// ruleParts returns the keys of a rule that determine what it does.
 func ruleParts(r *lang.Rule) []part {
 	var out []part
 	add := func(key, text, code string) { out = append(out, part{key, text, code}) }
@@ -113,7 +113,7 @@ func ruleParts(r *lang.Rule) []part {
 	return out
 }
 
-// errorsText is where a rule's errors go.
+// errorsText returns the destination of a rule's errors.
 func errorsText(r *lang.Rule) string {
 	switch {
 	case r.ErrTopic == "":
@@ -145,7 +145,7 @@ func diffParts(old, now []part) []PartChange {
 	return out
 }
 
-// operatorText is an operator as a diff shows it: expressions, then times, then numbers, then what is its own.
+// operatorText formats an operator for a diff: expressions, times, numbers, then its other keys.
 func operatorText(a *op.Args) string {
 	var texts [4][]string
 	for i := range a.Keys {
@@ -164,7 +164,7 @@ func operatorText(a *op.Args) string {
 	return strings.Join(slices.Concat(texts[:]...), ", ")
 }
 
-// targetText is a target as a diff shows it: where it leads, its words, expressions, mappings, and the rest.
+// targetText formats a target for a diff: destination, words, expressions, mappings, then the rest.
 func targetText(t *lang.Target) string {
 	var texts [7][]string
 	add := func(rank int, name, value string) {
@@ -211,8 +211,8 @@ func (rep *DiffReport) Write(w io.Writer) error {
 	return err
 }
 
-// DiffPaths compares the rules below two paths and writes what differs. ok is false when one of them does
-// not compile; its findings are written instead.
+// DiffPaths compares the rules below two paths and writes the differences. ok is false if one of them does not compile;
+// its findings are written instead.
 func DiffPaths(w io.Writer, before, after string, o ToolOptions) (rep DiffReport, ok bool, err error) {
 	sets := make([]*lang.Set, 2)
 	for i, p := range []string{before, after} {

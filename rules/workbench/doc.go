@@ -1,4 +1,3 @@
-// Package workbench has the tools of those who write rules: Check, Test, Explain, Diff, Format, JSONSchema, Backtest. They
-// use the language and the engine as the gateway does, and nothing of the gateway uses them but to refuse rules whose
-// tests fail.
+// Package workbench has the tools for authors of rules: Check, Test, Explain, Diff, Format, JSONSchema, Backtest. They
+// use the same language and engine as the gateway. The gateway uses this package only to refuse rules whose tests fail.
 package workbench

@@ -82,7 +82,7 @@ func TestFormatPathsRewrites(t *testing.T) {
 	}
 }
 
-// TestSchemaKnowsTheKeys holds the JSON Schema to what Compile accepts.
+// TestSchemaKnowsTheKeys compares the JSON Schema with what Compile accepts.
 func TestSchemaKnowsTheKeys(t *testing.T) {
 	t.Parallel()
 	var b bytes.Buffer
@@ -160,13 +160,13 @@ rules:
 	}
 }
 
-// schemaKeys are the keys of a part of the schema.
+// schemaKeys returns the keys of a part of the schema.
 func schemaKeys(part op.JSON) []string {
 	p, _ := part["properties"].(op.JSON)
 	return slices.Sorted(maps.Keys(p))
 }
 
-// FuzzFormat: no text makes Format crash, and what it gives it leaves as it is.
+// FuzzFormat checks that no text makes Format crash, and that formatting its output changes nothing.
 func FuzzFormat(f *testing.F) {
 	f.Add([]byte(rulestest.OneRule))
 	f.Add([]byte("0\r"))

@@ -8,7 +8,8 @@ import (
 	"cellgate/test/check"
 )
 
-// TestExamples: the shipped rules and examples are right, without a warning, and their tests pass and leave nothing of them out.
+// TestExamples checks that the shipped rules and examples compile without a warning, and that their tests pass and
+// cover all of them.
 func TestExamples(t *testing.T) {
 	t.Parallel()
 	for _, path := range []string{"../../configs/examples", "../../configs/rules"} {

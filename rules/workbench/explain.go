@@ -18,7 +18,7 @@ import (
 	"cellgate/rules/state"
 )
 
-// Explanation tells what a rule set does with one message, and why.
+// Explanation says what a rule set does with one message, and why.
 type Explanation struct {
 	Topic      string            `json:"topic"`
 	VIN        string            `json:"vin"`
@@ -29,21 +29,21 @@ type Explanation struct {
 	Others int `json:"others"`
 }
 
-// RuleExplanation tells what one rule does with the message.
+// RuleExplanation says what one rule does with the message.
 type RuleExplanation struct {
 	ID string `json:"id"`
-	// Matched says that the rule gives its targets the message.
+	// Matched means that the rule passes the message to its targets.
 	Matched bool `json:"matched"`
-	// Stage is where the message stopped: mode, when, an operator's name, error; "" when it matched.
+	// Stage is where the message stopped: mode, when, an operator's name, error; "" if it matched.
 	Stage string `json:"stage,omitempty"`
 	// Reason says why it stopped there.
 	Reason string `json:"reason,omitempty"`
-	// Values are the parts of the expressions that were looked at, with their values.
+	// Values are the evaluated parts of the expressions with their values.
 	Values  []PartValue      `json:"values,omitempty"`
 	Outputs []map[string]any `json:"outputs,omitempty"`
 }
 
-// PartValue is a part of an expression and its value on the message, or why it has none.
+// PartValue is a part of an expression and its value for the message, or why it has none.
 type PartValue struct {
 	Part  string `json:"part"`
 	Value any    `json:"value"`
@@ -53,9 +53,9 @@ type PartValue struct {
 // maxParts bounds the parts shown for one expression.
 const maxParts = 40
 
-// Explain evaluates a record as Eval would and tells how each rule whose filters match came to its answer.
-// known, what the operators remember, may be nil for a VIN without history; it is read, not changed, so no worker may run on it meanwhile.
-// The record's ReceivedAt is the time.
+// Explain evaluates a record as Eval would and says how each rule with a matching filter came to its result. known is
+// the operators' state; nil for a VIN without history. It is read but not changed, and no worker may run on it
+// meanwhile. The time is the record's ReceivedAt.
 func Explain(s *lang.Set, rec *message.Record, known *state.State) Explanation {
 	x := Explanation{Topic: rec.Topic, VIN: rec.VIN(), ReceivedAt: rec.Time().Format(message.TimeLayout), Set: s.Hash()}
 	own := copyOf(known, rec.VIN())
@@ -76,7 +76,7 @@ func Explain(s *lang.Set, rec *message.Record, known *state.State) Explanation {
 	return x
 }
 
-// Hold tells of a rule that its limit holds: what matches is counted and not sent.
+// Hold marks a rule as held by its limit: matches are counted and not sent.
 func (x *Explanation) Hold(rule, limit string) {
 	for i := range x.Rules {
 		if r := &x.Rules[i]; r.ID == rule && r.Matched {
@@ -85,7 +85,7 @@ func (x *Explanation) Hold(rule, limit string) {
 	}
 }
 
-// copyOf is a state with what another one knows of a VIN.
+// copyOf returns a state with the part of another one that belongs to a VIN.
 func copyOf(known *state.State, vin string) *state.State {
 	own := state.NewState(state.StateOptions{})
 	if known != nil {
@@ -101,17 +101,17 @@ func copyOf(known *state.State, vin string) *state.State {
 // explainer explains one record.
 type explainer struct {
 	set    *lang.Set
-	was    *state.State // what was known before the record
+	was    *state.State // the state before the record
 	worker *engine.Worker
 	scope  *expr.Scope
 	rec    *message.Record
-	// r and x are the rule at hand.
+	// r and x are the current rule.
 	r *lang.Rule
 	x *RuleExplanation
-	// last is the operator that has run last, behind says that something has passed all of them.
+	// last is the operator that ran last, behind means that an output has passed all of them.
 	last   *lang.Operator
 	behind bool
-	// of is the element that parts with item are about, as it is told.
+	// of is the element that item refers to, as shown.
 	of string
 }
 
@@ -160,7 +160,7 @@ func (e *explainer) rule(r *lang.Rule) RuleExplanation {
 
 const isShadow = "the mode is shadow: the match is counted, nothing is sent"
 
-// outputs tells what goes to the targets.
+// outputs adds the messages to the targets.
 func (e *explainer) outputs(matches []engine.Match) {
 	for _, m := range matches {
 		for i := range e.r.Targets {
@@ -170,7 +170,7 @@ func (e *explainer) outputs(matches []engine.Match) {
 	}
 }
 
-// elements tells of each element of a rule's list.
+// elements explains each element of a rule's list.
 func (e *explainer) elements(r *lang.Rule) {
 	n, err := e.scope.Items(r.Each)
 	switch {
@@ -199,7 +199,7 @@ func (e *explainer) elements(r *lang.Rule) {
 	e.outputs(all)
 }
 
-// element tells what becomes of one element.
+// element explains one element.
 func (e *explainer) element(r *lang.Rule, i int) (matches []engine.Match, why string) {
 	e.last, e.behind, e.of = nil, false, fmt.Sprintf("element %d: ", i)
 	defer func() { e.of = "" }()
@@ -218,7 +218,7 @@ func (e *explainer) element(r *lang.Rule, i int) (matches []engine.Match, why st
 	return nil, "stopped at " + stage + ": " + reason
 }
 
-// stop says where the message stopped behind the condition, and why.
+// stop returns where the message stopped after the condition, and why.
 func (e *explainer) stop() (stage, reason string) {
 	switch {
 	case e.behind:
@@ -231,7 +231,7 @@ func (e *explainer) stop() (stage, reason string) {
 	return "when", "the condition is false"
 }
 
-// isFalse reports whether a condition is there and does not hold.
+// isFalse reports whether there is a condition and it does not hold.
 func (e *explainer) isFalse(condition *expr.Expression) bool {
 	if condition == nil {
 		return false
@@ -240,14 +240,14 @@ func (e *explainer) isFalse(condition *expr.Expression) bool {
 	return err == nil && !holds
 }
 
-// input is what the last operator was given.
+// input returns the input of the last operator.
 func (e *explainer) input() *op.Input {
 	in := e.worker.Input()
 	in.Scope, in.Memory.State, in.Memory.Key = e.scope, e.was, e.last.Key
 	return &in
 }
 
-// watch notes an operator that is about to run.
+// watch records the operator that is about to run.
 func (e *explainer) watch(op *lang.Operator) {
 	if op == nil {
 		e.behind = true
@@ -272,7 +272,7 @@ func (e *explainer) output(d engine.Decision) map[string]any {
 	return v
 }
 
-// add appends the values whose part is not there yet.
+// add appends the values whose parts are not listed yet.
 func (x *RuleExplanation) add(values []PartValue) {
 	for _, v := range values {
 		if !slices.ContainsFunc(x.Values, func(o PartValue) bool { return o.Part == v.Part }) {
@@ -281,7 +281,7 @@ func (x *RuleExplanation) add(values []PartValue) {
 	}
 }
 
-// parts evaluates an expression and everything in it that has a name or a comparison of its own.
+// parts evaluates an expression and all its named parts and comparisons.
 func (e *explainer) parts(s *doc.Scalar) []PartValue {
 	var out []PartValue
 	for _, part := range e.r.Names.Parts(s, e.scope, maxParts) {
@@ -297,10 +297,10 @@ func (e *explainer) parts(s *doc.Scalar) []PartValue {
 	return out
 }
 
-// itemName is the element, in an expression.
+// itemName matches the element's name in an expression.
 var itemName = regexp.MustCompile(`\b` + expr.ItemName + `\b`)
 
-// jsonView is a value as encoding/json can write it.
+// jsonView returns a value in a form that encoding/json can write.
 func jsonView(v any) any {
 	switch v := v.(type) {
 	case time.Time:
@@ -341,7 +341,7 @@ func (x *RuleExplanation) write(b *strings.Builder) {
 	told := x.Reason
 	for _, v := range x.Values {
 		switch {
-		case v.Error != "" && v.Error == told: // of the payload as a whole, told already
+		case v.Error != "" && v.Error == told: // an error of the payload as a whole, already shown
 		case v.Error != "":
 			told = v.Error
 			fmt.Fprintf(b, "         %s: %s\n", v.Part, v.Error)
@@ -354,7 +354,7 @@ func (x *RuleExplanation) write(b *strings.Builder) {
 	}
 }
 
-// outputText is an output for people: where it goes, and what goes there.
+// outputText formats an output: destination and contents.
 func outputText(o map[string]any) string {
 	sink, name := o["sink"], o["topic"]
 	switch {
@@ -371,8 +371,8 @@ func outputText(o map[string]any) string {
 	return fmt.Sprintf("%s %s, key %s: %s", sink, name, o["key"], expr.AppendJSON(nil, o["value"]))
 }
 
-// ExplainPaths explains a message by the rules below the paths and writes the result. ok is false when
-// the rules do not compile; their findings are written instead.
+// ExplainPaths explains a message with the rules below the paths and writes the result. ok is false if the rules do not
+// compile; their findings are written instead.
 func ExplainPaths(w io.Writer, paths []string, rec *message.Record, o ToolOptions) (ok bool, err error) {
 	ws, err := openPaths(paths)
 	if err != nil {

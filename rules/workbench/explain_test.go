@@ -14,7 +14,7 @@ import (
 	"cellgate/test/check"
 )
 
-// TestExplainKnowsTheSteps: what the operators remember is as old as it is.
+// TestExplainKnowsTheSteps checks that clock steps do not change the age of what operators remember.
 func TestExplainKnowsTheSteps(t *testing.T) {
 	t.Parallel()
 	state := state.NewState(state.StateOptions{})
@@ -95,7 +95,7 @@ rules:
 	}
 }
 
-// People read where an output goes; what is wrong with the payload as a whole is told once.
+// The destination of outputs is readable, and an error of the payload as a whole is shown once.
 func TestExplanationIsForPeople(t *testing.T) {
 	t.Parallel()
 	set, diags := lang.Compile(lang.NewSource(map[string][]byte{"a.rules.yaml": []byte(`rules:
@@ -131,7 +131,7 @@ func TestExplanationIsForPeople(t *testing.T) {
 	}
 }
 
-// TestExplainTellsOfMemory: what an operator remembers is told in an analyst's words.
+// TestExplainTellsOfMemory checks that the operators' memory is described in an analyst's words.
 func TestExplainTellsOfMemory(t *testing.T) {
 	t.Parallel()
 	for rule, want := range map[string]string{
@@ -159,7 +159,7 @@ func TestExplainTellsOfMemory(t *testing.T) {
 	}
 }
 
-// TestExplainTellsOfElements: of a rule with each, what becomes of every element, and because of which values.
+// TestExplainTellsOfElements checks that for a rule with each, every element is explained with its values.
 func TestExplainTellsOfElements(t *testing.T) {
 	t.Parallel()
 	set := rulestest.Compile(t, `

@@ -13,10 +13,10 @@ import (
 
 var errTestTime = errors.New("rules: the tests beside them take too long")
 
-// FailedTestsError says which tests of a folder fail.
+// FailedTestsError lists the failing tests of a folder.
 type FailedTestsError []TestResult
 
-// Error names the first failing test and its first failure, and how many more there are.
+// Error names the first failing test, its first failure, and the number of further failing tests.
 func (e FailedTestsError) Error() string {
 	first := e[0]
 	text := fmt.Sprintf("rules: the test %q fails", first.Name)
@@ -29,8 +29,8 @@ func (e FailedTestsError) Error() string {
 	return text + "; `cellgate rules test` shows all"
 }
 
-// TestFolder runs a folder's tests on its rules, as `cellgate rules test` does. A folder without tests passes. The error is
-// Diagnostics when a test does not fit the rules, FailedTestsError when one fails, and ctx's when time runs out.
+// TestFolder runs a folder's tests on its rules, like `cellgate rules test`. A folder without tests passes. The error
+// is Diagnostics if a test does not fit the rules, FailedTestsError if one fails, and that of ctx if it ends first.
 func TestFolder(ctx context.Context, f *lang.Folder, o ToolOptions) error {
 	ws := &workspace{rules: f.Source.ByPath(), tests: f.Tests.ByPath()}
 	rep, err := ws.test(ctx, o)
@@ -54,7 +54,7 @@ func TestFolder(ctx context.Context, f *lang.Folder, o ToolOptions) error {
 	return nil
 }
 
-// Reason says in a few words, without the names of files, why files are not in force.
+// Reason returns a short reason why files are not in force, without file names.
 func Reason(err error) string {
 	if reason := refusal(err); reason != "" {
 		return reason
@@ -62,7 +62,7 @@ func Reason(err error) string {
 	return "the rule files are not in force"
 }
 
-// Refused reports whether an error is about the files.
+// Refused reports whether an error is caused by the files.
 func Refused(err error) bool { return refusal(err) != "" }
 
 func refusal(err error) string {

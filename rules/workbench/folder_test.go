@@ -20,8 +20,8 @@ const hotTest = `tests:
     steps: [{payload: {temp: 90}, expect: [{rule: hot}]}]
 `
 
-// A file that is truncated before it is written, a file that is put in the place of another one, and a folder that is
-// away for a moment are not what is read.
+// Files that are truncated before they are written, files that replace others, and a folder that is missing for a
+// moment are not accepted.
 func TestAFolderIsReadWhenItRests(t *testing.T) {
 	t.Parallel()
 	for name, begin := range map[string]func(t *testing.T, file string){
@@ -38,7 +38,7 @@ func TestAFolderIsReadWhenItRests(t *testing.T) {
 			write(t, file, rulestest.OneRule)
 			begin(t, file)
 			looks := 0
-			// The end of the change comes between two looks, however slow the machine is.
+			// The change ends between two reads, however slow the machine is.
 			f, err := settled.Read(t.Context(), func() (*lang.Folder, string, error) {
 				if looks++; looks == 2 {
 					write(t, file, rulestest.OneRule)
@@ -69,7 +69,7 @@ func readFolder(t *testing.T, files map[string]string) *lang.Folder {
 	return f
 }
 
-// The tests beside the rules are part of what is compared, not of what a set is known by.
+// Tests count when folders are compared, but not for the hash of a set.
 func TestAFolderKnowsItsTests(t *testing.T) {
 	t.Parallel()
 	without := readFolder(t, map[string]string{"a.rules.yaml": rulestest.OneRule})
@@ -101,7 +101,7 @@ func TestAFolderKnowsItsTests(t *testing.T) {
 	}
 }
 
-// A set that loses all its rules needs a word that is new.
+// A set that loses all its rules needs a new confirmation.
 func TestAllRulesGoneNeedsAWord(t *testing.T) {
 	t.Parallel()
 	inForce := readFolder(t, map[string]string{"a.rules.yaml": rulestest.OneRule, "b.rules.yaml": "rules: []\n"})

@@ -11,8 +11,8 @@ import (
 	"cellgate/test/check"
 )
 
-// TestForeignFiles holds that a file that is neither rules nor tests is told as one finding that names the
-// place, what was expected and what to do, and shows none of the file's contents.
+// TestForeignFiles checks that a file that is neither rules nor tests gives one finding with the position, what was
+// expected and what to do, and without the file's contents.
 func TestForeignFiles(t *testing.T) {
 	t.Parallel()
 	for name, text := range check.ForeignFiles() {
@@ -35,7 +35,7 @@ func checkForeign(t *testing.T, name string, found doc.Diagnostics, shape string
 	}
 }
 
-// TestMistypedIsNotForeign holds that a rule file with a mistake in it is told what and where, with its line.
+// TestMistypedIsNotForeign checks that a rule file with a mistake gives a finding that shows the line.
 func TestMistypedIsNotForeign(t *testing.T) {
 	t.Parallel()
 	for text, want := range map[string]string{

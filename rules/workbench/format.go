@@ -19,15 +19,15 @@ import (
 	"cellgate/rules/lang"
 )
 
-// ErrFormat is wrapped by the error of a file that cannot be formatted; it is left as it was.
+// ErrFormat means that a file cannot be formatted; the file is unchanged.
 var ErrFormat = errors.New("cannot be formatted")
 
-// Format tidies a rule or test file: the keys of a rule in the usual order, with the comments above them;
-// no blanks at the end of lines, no two empty lines in a row, one newline at the end. It changes nothing
-// that the file says, which it checks; comments stay. The file must be valid YAML.
+// Format formats a rule or test file: it puts the keys of a rule in the usual order, with the comments above them,
+// removes trailing blanks and repeated empty lines, and ends the file with one newline. It checks that the meaning is
+// unchanged, and keeps comments. The file must be valid YAML.
 func Format(text []byte) ([]byte, error) {
 	text = bytes.ReplaceAll(text, []byte("\r\n"), []byte("\n"))
-	text = bytes.ReplaceAll(text, []byte("\r"), []byte("\n")) // a line break to YAML too (1.2, section 5.4)
+	text = bytes.ReplaceAll(text, []byte("\r"), []byte("\n")) // also a line break in YAML (1.2, section 5.4)
 	text = bytes.TrimPrefix(text, []byte("\xef\xbb\xbf"))
 	before, root, err := meaning(text)
 	if err != nil {
@@ -45,7 +45,7 @@ func Format(text []byte) ([]byte, error) {
 	return out, nil
 }
 
-// meaning is what a file says, without its comments and order.
+// meaning returns the contents of a file without comments and order.
 func meaning(text []byte) (v any, root ast.Node, err error) {
 	var diags doc.Diagnostics
 	d := doc.New("", text, func(f doc.Diagnostic) { diags = append(diags, f) }, "a rule or test file", "lists", "zones", "tables", "macros", "schema", "rules", "tests")
@@ -58,8 +58,8 @@ func meaning(text []byte) (v any, root ast.Node, err error) {
 	return v, root, nil
 }
 
-// tidy trims lines and drops repeated empty ones. Inside a text below "|" that can change the text;
-// Format's check then refuses.
+// tidy trims lines and drops repeated empty ones. Inside a "|" block this can change the text; Format's check then
+// refuses.
 func tidy(lines []string) []string {
 	var out []string
 	for _, l := range lines {
@@ -75,13 +75,13 @@ func tidy(lines []string) []string {
 	return out
 }
 
-// orderRules puts the keys of each rule written in block style in the usual order.
+// orderRules puts the keys of each rule in block style in the usual order.
 func orderRules(lines []string, root ast.Node) []string {
 	m, ok := root.(*ast.MappingNode)
 	if !ok {
 		return lines
 	}
-	ends := map[int]int{} // line of a top-level key: the line of the next
+	ends := map[int]int{} // line of a top-level key to the line of the next
 	for i, p := range m.Values {
 		end := len(lines) + 1
 		if i+1 < len(m.Values) {
@@ -107,7 +107,7 @@ func orderRules(lines []string, root ast.Node) []string {
 	return lines
 }
 
-// above returns the first of the comments and empty lines that stand directly above a line.
+// above returns the first of the comments and empty lines directly above a line.
 func above(lines []string, line int) int {
 	for line > 1 {
 		if l := strings.TrimSpace(lines[line-2]); l != "" && !strings.HasPrefix(l, "#") {
@@ -118,7 +118,7 @@ func above(lines []string, line int) int {
 	return line
 }
 
-// orderRule sorts the lines of one rule, which ends in front of line end, in place.
+// orderRule sorts the lines of one rule in place. The rule ends before line end.
 func orderRule(lines []string, n ast.Node, end int) {
 	m, ok := n.(*ast.MappingNode)
 	if !ok || m.GetToken().Type == token.MappingStartType || len(m.Values) < 2 {
@@ -127,7 +127,7 @@ func orderRule(lines []string, n ast.Node, end int) {
 	type part struct {
 		rank  int
 		lines []string
-		key   int // index of the key's line in lines
+		key   int // index in lines
 	}
 	first, col := doc.Place(m.Values[0].Key)
 	var parts []part
@@ -163,9 +163,9 @@ func orderRule(lines []string, n ast.Node, end int) {
 	}
 }
 
-// FormatPaths formats the rule and test files below the paths and writes the names of those that change.
-// With check it changes none, and ok is false when one would change. A file that cannot be formatted is
-// named in the error; the others are formatted all the same.
+// FormatPaths formats the rule and test files below the paths and writes the names of those that change. With check it
+// changes none, and ok is false if one would change. The error names files that cannot be formatted; the others are
+// formatted anyway.
 func FormatPaths(w io.Writer, paths []string, check bool, o ToolOptions) (ok bool, err error) {
 	ws, err := openPaths(paths)
 	if err != nil {
@@ -209,7 +209,7 @@ func FormatPaths(w io.Writer, paths []string, check bool, o ToolOptions) (ok boo
 	return ok && err == nil, err
 }
 
-// replaceFile writes a file whole or not at all.
+// replaceFile replaces a file atomically.
 func replaceFile(name string, text []byte) error {
 	info, err := os.Stat(name)
 	if err != nil {

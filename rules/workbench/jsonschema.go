@@ -8,11 +8,11 @@ import (
 	"cellgate/rules/op"
 )
 
-// schemaFile is the name under which the schema stands beside the shipped rules.
+// schemaFile is the name of the schema next to the shipped rules.
 const schemaFile = "rules.schema.json"
 
-// JSONSchema writes the JSON Schema (draft 2020-12) of rule files, for editors: completion, and most
-// mistakes marked while typing. Compile knows more: what expressions mean, and what files say together.
+// JSONSchema writes the JSON Schema (draft 2020-12) of rule files, for completion and checks in editors. Compile checks
+// more: expressions, and files together.
 func JSONSchema(w io.Writer, targets op.Targets) error { return writeJSON(w, jsonSchema(targets)) }
 
 func jsonSchema(all op.Targets) op.JSON {
@@ -54,7 +54,8 @@ func jsonSchema(all op.Targets) op.JSON {
 	}
 }
 
-// transformSchema has both forms: an expression or a mapping of such, and what stays of the payload.
+// transformSchema returns the schema of both forms of a transform: an expression or a mapping of expressions, and one
+// that keeps parts of the payload.
 func transformSchema() op.JSON {
 	fields := op.JSON{"type": "array", "items": op.TextOf("a payload field, for example driver or position.lat")}
 	return op.JSON{"anyOf": []op.JSON{op.Shape(op.JSON{
@@ -73,7 +74,7 @@ func schemaSchema() op.JSON {
 	})
 }
 
-// fieldSchema is a field's type: a word, a number with bounds, or an object's fields.
+// fieldSchema returns the schema of a field's type: a word, a number with bounds, or an object's fields.
 func fieldSchema() op.JSON {
 	bounds := op.JSON{"type": "array", "items": op.JSON{"type": "number"}, "minItems": 2, "maxItems": 2, "description": "the least and the greatest"}
 	outside := op.JSON{"enum": []string{"error", "missing"}, "description": "what a number outside is"}

@@ -16,22 +16,23 @@ import (
 	"cellgate/rules/state"
 )
 
-// Sketch is what one says of a new rule.
+// Sketch describes a new rule.
 type Sketch struct {
 	ID, Owner, Description string
-	Class                  string // of the messages: v1/+/up/{class}
+	Class                  string // of the messages, as in v1/+/up/{class}
 	When                   string // "": every message
-	Topic                  string // of Kafka
-	Payload                string // of a message that the rule is for
+	Topic                  string // Kafka topic
+	Payload                string // of a message that the rule matches
 }
 
-// ErrExists is the error of a rule that would be written over a file.
+// ErrExists means that a file of the new rule already exists.
 var ErrExists = errors.New("the file is there already")
 
-// ErrSketch is the error of a rule that does not do what is said of it.
+// ErrSketch means that the rule does not do what its sketch says.
 var ErrSketch = errors.New("the rule is not written")
 
-// New writes a rule and its test into a folder, and returns the names of the files. The rule is right, and the test passes.
+// New writes a rule and its test into a folder and returns the names of the files. The rule compiles and the test
+// passes.
 func New(dir string, s *Sketch, o ToolOptions) (names []string, err error) {
 	rule := s.rule()
 	set, found := lang.Compile(lang.NewSource(map[string][]byte{s.ID + lang.RulesSuffix: []byte(rule)}), o.Options)
@@ -61,7 +62,7 @@ func New(dir string, s *Sketch, o ToolOptions) (names []string, err error) {
 	return names, nil
 }
 
-// rule is the text of the rule file.
+// rule returns the text of the rule file.
 func (s *Sketch) rule() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "# yaml-language-server: $schema=%s\nrules:\n  - id: %s\n", schemaFile, s.ID)
@@ -78,10 +79,10 @@ func (s *Sketch) rule() string {
 	return b.String()
 }
 
-// quoted is a text as a YAML scalar.
+// quoted returns a text as a YAML scalar.
 func quoted(s string) string { return "'" + strings.ReplaceAll(s, "'", "''") + "'" }
 
-// test is the text of the test file: the message that the rule is for, and with a condition one that it passes over.
+// test returns the text of the test file: the sketch's message, and with a condition one that does not match.
 func (s *Sketch) test(set *lang.Set) (string, error) {
 	var b strings.Builder
 	fmt.Fprintf(&b, "tests:\n  - name: %s sends what it is for\n    topic: v1/${vin}/up/%s\n    rules: [%s]\n    steps:\n", s.ID, s.Class, s.ID)
@@ -99,7 +100,7 @@ func (s *Sketch) test(set *lang.Set) (string, error) {
 	return b.String(), nil
 }
 
-// outcome is the topic that a message goes to, "" when the rule passes it over.
+// outcome returns the topic that a message goes to, "" if it does not match.
 func (s *Sketch) outcome(set *lang.Set, payload string) (string, error) {
 	w := engine.NewEngine(set, state.NewState(state.StateOptions{})).NewWorker()
 	rec := message.Record{

@@ -9,8 +9,8 @@ import (
 	"cellgate/test/check"
 )
 
-// TestReadmeExamples compiles every YAML example of README.md as one set each, and runs the test example
-// on the rule that it is about.
+// TestReadmeExamples compiles every YAML example of README.md as a set of its own, and runs the test example on its
+// rule.
 func TestReadmeExamples(t *testing.T) {
 	t.Parallel()
 	text, err := os.ReadFile("../README.md")

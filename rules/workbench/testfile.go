@@ -12,13 +12,13 @@ import (
 	"cellgate/rules/op"
 )
 
-// testCase is one test of a *_test.yaml file: steps on a fresh state.
+// testCase is one test of a *_test.yaml file: steps that start with an empty state.
 type testCase struct {
 	doc   *doc.Document
 	name  doc.Scalar
 	vin   string
 	topic string
-	rules []string // the rules that count; all when empty
+	rules []string // the rules that count; all if empty
 	start time.Time
 	cell  string // "": that of the tool
 	steps []*testStep
@@ -33,20 +33,20 @@ type testStep struct {
 	payload []byte
 	qos     byte
 	retain  bool
-	waits   bool // time passes, and no message comes
+	waits   bool // time passes without a message
 	props   map[string]any
 	expects bool // there is an expect key
 	expect  []*expectation
 }
 
-// expectation is one output that a step must have.
+// expectation is one expected output of a step.
 type expectation struct {
 	line, col int
 	rule      string
 	target    int // -1: any
 	sink      op.SinkKind
-	want      map[string]any // sink's keys: topic, key, value, …
-	err       *string        // an evaluation error whose text contains this
+	want      map[string]any // keys of the sink: topic, key, value, …
+	err       *string        // text that an evaluation error must contain
 }
 
 // Defaults of a test.
@@ -58,7 +58,7 @@ const (
 // defaultTestStart is 2025-01-01 00:00 UTC.
 const defaultTestStart = 1_735_689_600_000
 
-// readTests reads a test file; what is wrong has been reported.
+// readTests reads a test file and reports errors.
 func readTests(display string, text []byte, targets op.Targets, report func(doc.Diagnostic)) []*testCase {
 	d := doc.New(display, text, report, "a test file", "tests")
 	o, ok := d.Root()
@@ -162,7 +162,7 @@ func (t *testCase) readStep(n ast.Node, targets op.Targets, now *time.Duration) 
 	if n, ok := o.Values["payload"]; ok {
 		v, _ := d.Any(n, `"payload"`, 0)
 		if text, ok := v.(string); ok {
-			s.payload = []byte(text) // as it is: also what is not JSON
+			s.payload = []byte(text) // as written, valid JSON or not
 		} else {
 			s.payload = expr.AppendJSON(nil, v)
 		}
@@ -174,7 +174,7 @@ func (t *testCase) readStep(n ast.Node, targets op.Targets, now *time.Duration) 
 	return s
 }
 
-// readTime moves the test's clock: at counts from the test's start, after and wait from the step before.
+// readTime moves the test's clock: at is relative to the test's start, after and wait to the previous step.
 func (t *testCase) readTime(o *doc.Object, now *time.Duration) bool {
 	for _, key := range []string{"at", "after", "wait"} {
 		s, ok := o.Text(key)

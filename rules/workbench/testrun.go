@@ -26,14 +26,14 @@ type TestResult struct {
 	Failures []TestFailure `json:"failures,omitempty"`
 }
 
-// TestFailure is one difference between what a step expects and what came.
+// TestFailure is one difference between expected and actual outputs of a step.
 type TestFailure struct {
 	Line    int    `json:"line"`
 	Step    int    `json:"step"` // from 1
 	Message string `json:"message"`
 }
 
-// output is one thing that a step gave, in the words of an expectation.
+// output is one output of a step, in the terms of an expectation.
 type output struct {
 	rule   string
 	target int // -1 for an evaluation error
@@ -43,7 +43,7 @@ type output struct {
 	used   bool
 }
 
-// run runs one test on a set. The error is that of ctx when it ends before the test.
+// run runs one test on a set. It returns the error of ctx if that ends first.
 func (t *testCase) run(ctx context.Context, set *lang.Set, covered covering) (TestResult, error) {
 	res := TestResult{File: t.doc.File, Line: t.name.Line, Name: t.name.Value}
 	w := engine.NewEngine(set, state.NewState(state.StateOptions{})).NewWorker()
@@ -65,7 +65,7 @@ func (t *testCase) run(ctx context.Context, set *lang.Set, covered covering) (Te
 	return res, nil
 }
 
-// record is the step's message as the journal would have it.
+// record returns the step's message as a journal record.
 func (s *testStep) record(t *testCase, seq uint64) message.Record {
 	rec := message.Record{
 		Seq: seq, ReceivedAt: t.start.Add(s.at).UnixMilli(), Kind: message.KindPublish, QoS: s.qos, Retain: s.retain,
@@ -114,7 +114,7 @@ func (s *testStep) outputs(w *engine.Worker, seen *observer, t *testCase, seq ui
 	return outs
 }
 
-// compare holds the outputs against the expectations.
+// compare compares the outputs with the expectations.
 func (s *testStep) compare(outs []*output, rules []string) []TestFailure {
 	var fails []TestFailure
 	var almost []*output
@@ -124,7 +124,7 @@ func (s *testStep) compare(outs []*output, rules []string) []TestFailure {
 			almost = append(almost, near...)
 		}
 	}
-	for _, o := range almost { // told with the expectation that it does not meet
+	for _, o := range almost { // reported with the expectation that it does not meet
 		o.used = true
 	}
 	for _, o := range outs {
@@ -144,9 +144,8 @@ func (o *output) String() string {
 	return fmt.Sprintf("rule %s target %d: %s %s", o.rule, o.target, o.sink, expr.AppendJSON(nil, o.got))
 }
 
-// take marks the outputs that the expectation stands for; else it says what is missing. Without target
-// and sink it stands for all outputs of the rule. near is the output of that sink and target, if there is one, that the
-// reason is about.
+// take marks the outputs that the expectation covers, or returns what is missing. Without target and sink it covers all
+// outputs of the rule. near is the output of that sink and target that the reason refers to, if there is one.
 func (e *expectation) take(outs []*output) (reason string, near []*output) {
 	whole := e.target < 0 && e.sink == "" && e.err == nil
 	var reasons, close []string
@@ -178,7 +177,7 @@ func (e *expectation) take(outs []*output) (reason string, near []*output) {
 	return fmt.Sprintf("rule %s gave nothing that matches", e.rule), nil
 }
 
-// elsewhere says that an output went to another sink or target than the expected one, "" when it did not.
+// elsewhere says that an output went to another sink or target than expected; "" if it did not.
 func (e *expectation) elsewhere(o *output) string {
 	switch {
 	case o.err != "":
@@ -190,7 +189,7 @@ func (e *expectation) elsewhere(o *output) string {
 	return ""
 }
 
-// mismatch says why an output is not the expected one, "" when it is.
+// mismatch says why an output is not the expected one; "" if it is.
 func (e *expectation) mismatch(o *output) string {
 	switch {
 	case e.err != nil && o.err == "":
@@ -215,8 +214,8 @@ func anyMap(m map[string]any) any {
 	return m
 }
 
-// differs says where got lacks what want names, "" when nowhere: fields that want does not name are free,
-// null asks for none, and a number equals its text, since Redis has only text.
+// differs says where got differs from want; "" if nowhere. Fields that want does not name are ignored, null requires a
+// missing field, and a number equals its text, since Redis has only text.
 func differs(path string, want, got any) string {
 	switch w := want.(type) {
 	case map[string]any:
@@ -248,7 +247,7 @@ func differs(path string, want, got any) string {
 	return fmt.Sprintf("%s is %s, expected %s", orRoot(path), expr.AppendJSON(nil, got), expr.AppendJSON(nil, want))
 }
 
-// sameDuration reports whether two texts are one duration, as 24h and 1d are.
+// sameDuration reports whether two texts are the same duration, like 24h and 1d.
 func sameDuration(want, got any) bool {
 	a, isText := want.(string)
 	b, isTextToo := got.(string)

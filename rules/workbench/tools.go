@@ -16,28 +16,28 @@ import (
 	"cellgate/rules/lang"
 )
 
-// ErrNoTests is returned by Test when the paths hold none.
+// ErrNoTests means that the paths have no tests.
 var ErrNoTests = errors.New("no tests found: they stand in files that end with _test.yaml")
 
-// ToolOptions are common to the tools that the command line calls.
+// ToolOptions are the common options of the command-line tools.
 type ToolOptions struct {
 	lang.Options
-	// JSON asks for one JSON document instead of text.
+	// JSON selects one JSON document instead of text.
 	JSON bool
-	// Strict has warnings fail as errors do.
+	// Strict makes warnings fail like errors.
 	Strict bool
 }
 
-// workspace is what the paths of a command line hold.
+// workspace has the files below the paths of a command line.
 type workspace struct {
 	rules map[string][]byte // by path as a user would type it
 	tests map[string][]byte
-	// passed are YAML files whose names are neither those of rules nor of tests: a gateway does not read them.
+	// passed are YAML files that a gateway does not read, since their names are not those of rules or tests.
 	passed []string
 }
 
-// openPaths reads rule and test files. A path is a folder or a file; with a test file come the rules of
-// its folder. The rules of all paths make one set, so that their ids must differ.
+// openPaths reads rule and test files. A path is a folder or a file; a test file brings the rules of its folder. The
+// rules of all paths form one set, so their ids must differ.
 func openPaths(paths []string) (*workspace, error) {
 	ws := &workspace{rules: map[string][]byte{}, tests: map[string][]byte{}}
 	for _, p := range paths {
@@ -68,8 +68,8 @@ func openPaths(paths []string) (*workspace, error) {
 	return ws, err
 }
 
-// Files are the rules and tests below paths, and the files of their zones and tables, by their names in the folders that the paths
-// name, or in which the files lie that they name.
+// Files returns the rules and tests below paths, and the files of their zones and tables. Names are relative to the
+// folder that a path names, or to the folder of the file that it names.
 func Files(paths []string) (map[string]string, error) {
 	ws, err := openPaths(paths)
 	if err != nil {
@@ -91,7 +91,7 @@ func Files(paths []string) (map[string]string, error) {
 	return files, nil
 }
 
-// below is the name of a file from the folder of the first path that it lies in.
+// below returns the name of a file relative to the first path that contains it.
 func below(paths []string, name string) string {
 	for _, p := range paths {
 		if info, err := os.Stat(p); err != nil || !info.IsDir() {
@@ -138,10 +138,10 @@ func (ws *workspace) addDir(dir string, tests bool) error {
 	return err
 }
 
-// maxPassed bounds the names of files that are passed over.
+// maxPassed bounds the names of unread files that are shown.
 const maxPassed = 20
 
-// compile compiles the rules and reads the tests; the findings of both come together.
+// compile compiles the rules and reads the tests. It returns the findings of both.
 func (ws *workspace) compile(o ToolOptions) (*lang.Set, []*testCase, doc.Diagnostics) {
 	set, diags := lang.Compile(lang.NewSource(ws.rules), o.Options)
 	var tests []*testCase
@@ -184,7 +184,7 @@ func (t *testCase) checkRules(set *lang.Set) {
 	}
 }
 
-// CheckReport is what Check prints with JSON.
+// CheckReport is the JSON output of Check.
 type CheckReport struct {
 	OK          bool            `json:"ok"`
 	Files       int             `json:"files"`
@@ -194,8 +194,8 @@ type CheckReport struct {
 	Diagnostics doc.Diagnostics `json:"diagnostics"`
 }
 
-// Check compiles the rules below the paths and writes what is wrong with them. ok is false when there is
-// anything. An error is a path that cannot be read or a writer that fails.
+// Check compiles the rules below the paths and writes the findings. ok is false if there are any that fail. The error
+// is about a path that cannot be read or a failing writer.
 func Check(w io.Writer, paths []string, o ToolOptions) (ok bool, err error) {
 	ws, err := openPaths(paths)
 	if err != nil {
@@ -230,7 +230,7 @@ func Check(w io.Writer, paths []string, o ToolOptions) (ok bool, err error) {
 	return rep.OK, err
 }
 
-// verdict is what the findings come to.
+// verdict summarizes the findings.
 func (rep *CheckReport) verdict() string {
 	errors, warnings := rep.Diagnostics.Count(doc.Error), rep.Diagnostics.Count(doc.Warning)
 	switch {
@@ -267,7 +267,7 @@ func writeJSON(w io.Writer, v any) error {
 	return e.Encode(v)
 }
 
-// TestReport is what Test prints with JSON.
+// TestReport is the JSON output of Test.
 type TestReport struct {
 	OK          bool            `json:"ok"`
 	Passed      int             `json:"passed"`
@@ -277,8 +277,8 @@ type TestReport struct {
 	Diagnostics doc.Diagnostics `json:"diagnostics,omitempty"`
 }
 
-// Test runs the tests below the paths and writes how they went. ok is false when one fails or the rules
-// do not compile. ErrNoTests when there is none.
+// Test runs the tests below the paths and writes the results. ok is false if a test fails or the rules do not compile.
+// The error is ErrNoTests if there is none.
 func Test(w io.Writer, paths []string, o ToolOptions) (ok bool, err error) {
 	ws, err := openPaths(paths)
 	if err != nil {
@@ -294,7 +294,7 @@ func Test(w io.Writer, paths []string, o ToolOptions) (ok bool, err error) {
 	return rep.OK, rep.write(w)
 }
 
-// test runs the tests. The error is ErrNoTests, or that of ctx when it ends before the tests do.
+// test runs the tests. The error is ErrNoTests, or that of ctx if it ends first.
 func (ws *workspace) test(ctx context.Context, o ToolOptions) (TestReport, error) {
 	set, tests, diags := ws.compile(o)
 	rep := TestReport{OK: true, Results: []TestResult{}, Diagnostics: diags}
@@ -353,7 +353,7 @@ func (rep *TestReport) write(w io.Writer) error {
 	return err
 }
 
-// noFiles is the finding of a check that met no rule file.
+// noFiles returns the finding of a check without a rule file.
 func noFiles(paths []string) doc.Diagnostic {
 	return doc.Diagnostic{
 		File: filepath.ToSlash(strings.Join(paths, ", ")), Line: 1, Column: 1, Level: doc.Error, Code: doc.CodeMissing, Rule: "folder",

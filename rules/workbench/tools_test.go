@@ -25,8 +25,8 @@ func TestSamplesPassTheirTests(t *testing.T) {
 	}
 }
 
-// TestSampleTestsNoticeChanges changes the shipped rules one at a time, each in a way that an analyst
-// could do by mistake, and requires that the shipped tests fail.
+// TestSampleTestsNoticeChanges changes the shipped rules one at a time, in ways that could be an analyst's mistakes,
+// and requires that the shipped tests fail.
 func TestSampleTestsNoticeChanges(t *testing.T) {
 	t.Parallel()
 	changes := []struct{ name, from, to string }{
@@ -124,7 +124,7 @@ func TestCheckJSON(t *testing.T) {
 	}
 }
 
-// What a gateway would refuse to put into force is no good for a check either, and the check says what to do.
+// A check refuses what a gateway would refuse to apply, and says what to do.
 func TestCheckRefusesWhatIsEmpty(t *testing.T) {
 	t.Parallel()
 	for name, files := range map[string]map[string]string{
@@ -200,7 +200,7 @@ func TestTestNamesUnknownRule(t *testing.T) {
 	}
 }
 
-// TestStrict: a warning is told, and fails only when that is asked for.
+// TestStrict checks that warnings are shown, and fail only with Strict.
 func TestStrict(t *testing.T) {
 	t.Parallel()
 	dir := rulestest.WriteFiles(t, map[string]string{"a.rules.yaml": strings.Replace(rulestest.OneRule, "> 80", "> 80 and true", 1)})
@@ -216,7 +216,7 @@ func TestStrict(t *testing.T) {
 	}
 }
 
-// TestToolsShowEveryDigit: what explain and test show is what is sent.
+// TestToolsShowEveryDigit checks that explain and test show values exactly as they are sent.
 func TestToolsShowEveryDigit(t *testing.T) {
 	t.Parallel()
 	files := map[string]string{
@@ -231,7 +231,7 @@ func TestToolsShowEveryDigit(t *testing.T) {
 	}
 }
 
-// options are those of tools in a cell.
+// options returns the tools' options for a cell.
 func options(cell string) ToolOptions {
 	o := ToolOptions{Options: rulestest.Options(cell)}
 	o.Targets = slices.Insert(o.Targets, 3, &webhook.Target)

@@ -8,7 +8,7 @@ import (
 	"cellgate/test/check"
 )
 
-// One thing that a step gives otherwise than expected is one line.
+// Each difference from what a step expects is one line.
 func TestOneFailurePerDifference(t *testing.T) {
 	t.Parallel()
 	dir := rulestest.WriteFiles(t, map[string]string{
@@ -57,7 +57,7 @@ func TestOneFailurePerDifference(t *testing.T) {
 	}
 }
 
-// A file that a gateway would not read is named, since its rules are checked in vain.
+// A file that a gateway would not read is named, since checking its rules is pointless.
 func TestCheckNamesFilesThatAreNotRead(t *testing.T) {
 	t.Parallel()
 	dir := rulestest.WriteFiles(t, map[string]string{"a.rules.yaml": rulestest.OneRule, "hot.yaml": rulestest.OneRule, "x.yml": "", "a_test.yaml": "tests: []\n", "notes.txt": ""})
@@ -72,7 +72,7 @@ func TestCheckNamesFilesThatAreNotRead(t *testing.T) {
 	}
 }
 
-// A duration that is expected may be written in another way than the rule has it.
+// An expected duration may be written differently than in the rule.
 func TestExpectedDurations(t *testing.T) {
 	t.Parallel()
 	for ttl, passes := range map[string]bool{"24h": true, "1d": true, "24h0m0s": true, "23h": false, "soon": false} {
