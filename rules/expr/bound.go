@@ -11,21 +11,21 @@ import (
 	"cellgate/rules/doc"
 )
 
-// Calls are the functions that a file's zones and tables are, by names that tell their contents apart: what an operator
-// remembers, and what a diff shows, depends on them.
+// Calls are the functions for a file's zones and tables, by names that include a digest of their contents: operators'
+// memory and diffs depend on the names.
 type Calls map[string]boundFunction
 
 type boundFunction struct {
 	inside     func(lat, lon any) bool
 	lookup     func(key any) any
-	signatures []any // pointers to functions, for the check of types
+	signatures []any // pointers to functions, for type checking
 	place      *Place
 	table      *Table
-	cells      column // of table
-	id         string // of table and column
+	cells      column // column of table
+	id         string // identifies table and column
 }
 
-// tableColumn turns models[vin].tank into a call; false when it is none.
+// tableColumn turns models[vin].tank into a call; false if the node is not of that form.
 func (r *resolver) tableColumn(node *ast.Node, n *ast.MemberNode) bool {
 	row, ok := n.Node.(*ast.MemberNode)
 	if !ok {
@@ -63,10 +63,10 @@ func (r *resolver) tableColumn(node *ast.Node, n *ast.MemberNode) bool {
 	return true
 }
 
-// signatures are those of a look-up in the column.
+// signatures returns the types of a lookup in the column.
 func (c column) signatures() []any {
 	switch c.kind {
-	case AnyField: // of a table that cannot be used
+	case AnyField: // of a table that is not usable
 		return []any{new(func(any) any)}
 	case NumberField:
 		return []any{new(func(any) float64)}
@@ -78,7 +78,7 @@ func (c column) signatures() []any {
 	return []any{new(func(any) string)}
 }
 
-// inside turns inside(lat, lon, harbour) into a call that is bound to the zone.
+// inside turns inside(lat, lon, harbour) into a call bound to the zone.
 func (r *resolver) inside(n *ast.CallNode) {
 	if len(n.Arguments) != 3 {
 		r.fail(n, doc.CodeExprType, "for example inside(payload.lat, payload.lon, harbour)", "inside takes a latitude, a longitude and a zone")
@@ -111,12 +111,12 @@ func (r *resolver) inside(n *ast.CallNode) {
 	n.Callee, n.Arguments = at(n.Callee, &ast.IdentifierNode{Value: call}), n.Arguments[:2]
 }
 
-// forgive takes back what was found about a name before it was known where it stands.
+// forgive removes the findings about a name that were reported before its context was known.
 func (r *resolver) forgive(id *ast.IdentifierNode) {
 	r.problems = slices.DeleteFunc(r.problems, func(p problem) bool { return p.from == id.Location().From })
 }
 
-// Place is the zone of a name at the top of the file; nil when there is none, which has been reported.
+// Place returns the top-level zone of a name. It reports an unknown name and returns nil.
 func (n *Names) Place(d *doc.Document, name *doc.Scalar) *Place {
 	p := n.Places[name.Value]
 	if p == nil {

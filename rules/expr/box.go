@@ -7,17 +7,17 @@ import (
 	"github.com/expr-lang/expr/ast"
 )
 
-// What zones and tables tell of a condition beforehand: a zone lies in a box, so that most messages need not be held against its
-// borders; a comparison of a column with a constant holds for some keys, which is a list.
+// Clauses that follow from zones and tables without evaluation. A zone is inside a box, so most messages need not be
+// checked against its borders. A comparison of a column with a constant holds for a list of keys.
 
-// box is a range of latitudes and one of longitudes.
+// box is a range of latitudes and a range of longitudes.
 type box struct{ min, max [2]float64 }
 
 func (b *box) holds(lat, lon float64) bool {
 	return lat >= b.min[0] && lat <= b.max[0] && lon >= b.min[1] && lon <= b.max[1]
 }
 
-// add widens the box.
+// add extends the box to a point.
 func (b *box) add(lat, lon float64) {
 	b.min = [2]float64{min(b.min[0], lat), min(b.min[1], lon)}
 	b.max = [2]float64{max(b.max[0], lat), max(b.max[1], lon)}
@@ -25,7 +25,7 @@ func (b *box) add(lat, lon float64) {
 
 func emptyBox() box { return box{min: [2]float64{90, 180}, max: [2]float64{-90, -180}} }
 
-// box is around the zone. That of a circle is a little wider than the circle, for the sake of rounding.
+// box returns a box around the zone. The box of a circle is slightly larger to allow for rounding.
 func (z *Zone) box() box {
 	if z.points != nil {
 		b := emptyBox()
@@ -45,13 +45,13 @@ func (z *Zone) box() box {
 		return b
 	}
 	dLon := math.Asin(wide) * 180 / math.Pi * wider
-	if z.lon-dLon >= -180 && z.lon+dLon <= 180 { // else it lies over the 180th meridian
+	if z.lon-dLon >= -180 && z.lon+dLon <= 180 { // otherwise it crosses the 180th meridian
 		b.min[1], b.max[1] = z.lon-dLon, z.lon+dLon
 	}
 	return b
 }
 
-// call is a call that is bound to a zone or table.
+// call returns the bound function and arguments of a call; false if it is not bound to a zone or table.
 func (a *analysis) call(n ast.Node) (boundFunction, []ast.Node, bool) {
 	c, ok := n.(*ast.CallNode)
 	if !ok {
@@ -65,8 +65,8 @@ func (a *analysis) call(n ast.Node) (boundFunction, []ast.Node, bool) {
 	return f, c.Arguments, ok
 }
 
-// inside takes the box of a zone as clauses: without both of them the condition is false, with them nothing is known yet. As
-// long as both are numbers or missing, inside cannot give an error, so that clauses behind it count too.
+// inside adds the box of a zone as two clauses. They are necessary but not sufficient for the condition. While both are
+// numbers or missing, inside cannot fail, so following clauses count too.
 func (a *analysis) inside(n ast.Node) bool {
 	f, args, ok := a.call(n)
 	if !ok || f.place == nil || len(args) != 2 {
@@ -83,10 +83,10 @@ func (a *analysis) inside(n ast.Node) bool {
 	return true
 }
 
-// maxTableKeys bounds the keys of all conditions on tables of a set. What is beyond is evaluated.
+// maxTableKeys bounds the keys of all conditions on tables in a set. Conditions past it are evaluated instead.
 const maxTableKeys = 1_000_000
 
-// column is the test that the comparison of a table's column with a constant is: of its key with a list.
+// column returns the test for a comparison of a table's column with a constant: the key is in a list.
 func (a *analysis) column(n ast.Node, operator string, with ast.Node) (Test, bool) {
 	f, args, ok := a.call(n)
 	if !ok || f.table == nil || len(args) != 1 {
@@ -106,7 +106,8 @@ func (a *analysis) column(n ast.Node, operator string, with ast.Node) (Test, boo
 	return Test{Symbol: sym, Op: OneOf, Not: not, Texts: keys}, ok
 }
 
-// keys are those of a column's rows for whose values a test holds, made once for all who ask.
+// keys returns the keys of the rows whose values in a column pass a test. Conditions with the same test share the
+// result.
 func (t *Symbols) keys(f *boundFunction, value *Test) (map[string]struct{}, bool) {
 	id := fmt.Sprintf("%s %d %v %v %q %t", f.id, value.Op, value.Low, value.High, value.Text, value.Bool)
 	if known, ok := t.columns[id]; ok && value.Op != OneOf {
@@ -129,7 +130,7 @@ func (t *Symbols) keys(f *boundFunction, value *Test) (map[string]struct{}, bool
 	return keys, len(keys) > 0
 }
 
-// seenCell is a cell as tests see it; false for a number that they do not tell apart.
+// seenCell returns a cell as tests see it; false for a number that they cannot represent exactly.
 func seenCell(v any) (Seen, bool) {
 	switch v := v.(type) {
 	case nil:

@@ -9,7 +9,7 @@ import (
 	"unicode/utf8"
 )
 
-// fail ends the evaluation: the machine that evaluates expressions makes a panic the expression's error.
+// fail aborts the evaluation: the virtual machine turns the panic into the expression's error.
 func fail(format string, args ...any) { panic(fmt.Sprintf(format, args...)) }
 
 func misfit(op string, a, b any) {
@@ -31,7 +31,7 @@ func compareNumbers(i int, f float64) int {
 	return cmp.Compare(0, f-whole)
 }
 
-// compare orders two values that are there; ok is false when there is no order between them.
+// compare orders two values that are not nil; ok is false if they have no order.
 func compare(a, b any) (order int, ok bool) {
 	switch a := a.(type) {
 	case int:
@@ -89,7 +89,7 @@ func greaterOrEqual(a, b any) bool {
 	return a != nil && b != nil && order(">=", a, b) >= 0
 }
 
-// equal is true for two values of the same meaning; nil equals nil, and values of different kinds are not equal.
+// equal reports whether two values mean the same. nil equals nil; values of different kinds are not equal.
 func equal(a, b any) bool {
 	if c, ok := compare(a, b); ok {
 		return c == 0
@@ -128,7 +128,7 @@ func equal(a, b any) bool {
 
 func unequal(a, b any) bool { return !equal(a, b) }
 
-// element reports whether a value is in a list, or a name in an object.
+// element reports whether a value is in a list, or a name is in an object.
 func element(a, b any) bool {
 	switch b := b.(type) {
 	case nil:
@@ -140,7 +140,7 @@ func element(a, b any) bool {
 			}
 		}
 		return false
-	case *List: // chosen by a condition
+	case *List: // the result of a conditional
 		return b.contains(a)
 	case map[string]any:
 		name, ok := a.(string)
@@ -154,7 +154,7 @@ func element(a, b any) bool {
 	return false
 }
 
-// texts are two operands that must be texts; ok is false when one is missing.
+// texts returns two operands that must be texts; ok is false if one is missing.
 func texts(a, b any) (s, t string, ok bool) {
 	if a == nil || b == nil {
 		return "", "", false
@@ -174,7 +174,7 @@ func contains(a, b any) bool   { s, t, ok := texts(a, b); return ok && strings.C
 func startsWith(a, b any) bool { s, t, ok := texts(a, b); return ok && strings.HasPrefix(s, t) }
 func endsWith(a, b any) bool   { s, t, ok := texts(a, b); return ok && strings.HasSuffix(s, t) }
 
-// float is a number as a float.
+// float converts a number to a float.
 func float(v any) (f float64, ok bool) {
 	switch v := v.(type) {
 	case int:
@@ -185,7 +185,8 @@ func float(v any) (f float64, ok bool) {
 	return 0, false
 }
 
-// arithmetic applies an operation to two numbers: whole to ints, which says no when the result is none, decimal to all others.
+// arithmetic applies an operation to two numbers. For ints it tries whole first, which returns false if there is no
+// whole result; otherwise it uses decimal.
 func arithmetic(op string, a, b any, whole func(a, b int) (int, bool), decimal func(a, b float64) float64) any {
 	if a == nil || b == nil {
 		return nil
@@ -206,7 +207,8 @@ func arithmetic(op string, a, b any, whole func(a, b int) (int, bool), decimal f
 	return toNumber(decimal(f, g))
 }
 
-// maxJoined bounds a text that is joined of others: 128 of the largest message would be 32 MiB, made 128 times.
+// maxJoined bounds a concatenated text, in bytes. Without it, 128 copies of the largest message would be 32 MiB,
+// allocated 128 times.
 const maxJoined = 1 << 20
 
 func add(a, b any) any {
@@ -276,7 +278,7 @@ func multiply(a, b any) any {
 	}, func(a, b float64) float64 { return a * b })
 }
 
-// toDuration is what a calculation with durations gives.
+// toDuration converts the result of a calculation with durations.
 func toDuration(f float64) any {
 	if math.IsNaN(f) || math.Abs(f) >= 1<<63 {
 		return nil
@@ -284,7 +286,7 @@ func toDuration(f float64) any {
 	return time.Duration(f)
 }
 
-// divide gives nil for a division by 0.
+// divide returns nil for a division by 0.
 func divide(a, b any) any {
 	if d, ok := a.(time.Duration); ok && b != nil {
 		if f, ok := float(b); ok {
@@ -340,7 +342,7 @@ func negate(v any) any {
 	return subtract(0, v)
 }
 
-// fetch is an element of a list, a field of an object or a character of a text; nil when there is none.
+// fetch returns an element of a list, a field of an object or a character of a text; nil if there is none.
 func fetch(from, at any) any {
 	switch from := from.(type) {
 	case nil:
@@ -361,7 +363,7 @@ func fetch(from, at any) any {
 	return nil
 }
 
-// index is an index into something of n elements; negative ones count from its end.
+// index converts a value to an index into n elements; negative ones count from the end.
 func index(at any, n int) (int, bool) {
 	i, ok := at.(int)
 	if ok && i < 0 {
@@ -370,7 +372,7 @@ func index(at any, n int) (int, bool) {
 	return i, ok && i >= 0 && i < n
 }
 
-// part is from[a:b]: elements of a list or characters of a text.
+// part returns from[a:b]: elements of a list or characters of a text.
 func part(args ...any) any {
 	bounds := func(n int) (lo, hi int) {
 		lo, hi = 0, n

@@ -10,41 +10,41 @@ import (
 	"cellgate/rules/doc"
 )
 
-// Condition is what can be told of a condition without the virtual machine. A condition is a conjunction of clauses. The
-// leading ones that compare a name with constants are Clauses; they are decided from what Scope.Look gives, and as long as
-// the names are of the kinds that Needs tells, neither they nor the names that the rest uses can give an error. So a
-// message for which one of them does not hold need not be evaluated. Of a zone its box is a clause, of a table's column the keys.
+// Condition is the part of a condition that can be decided without the virtual machine. A condition is a conjunction of
+// clauses. Clauses are the leading ones that compare a name with constants; the values come from Scope.Look. As long as
+// the names have the kinds in Needs, neither the clauses nor the names in the rest can give an error, so a message that
+// fails a clause need not be evaluated. A zone contributes its box as clauses, a table's column its keys.
 type Condition struct {
 	Clauses []Clause
 	Needs   []Need
-	// Whole says that the clauses are all that there is.
+	// Whole means that the condition has no other clauses.
 	Whole bool
-	// Common is the first clause that they do not decide, when other conditions have it there too: one evaluation a message
-	// serves all. Where it is false, so is the condition. Names.Share sets it.
+	// Common is the first clause that Clauses do not decide, if other conditions have it in that place too. It is
+	// evaluated once per message for all of them. If it is false, so is the condition. Names.Share sets it.
 	Common *Expression
 	rest   string // that clause as it is written, "" when it is not known
-	code   uint64 // equal for those of equal meaning
+	code   uint64 // equal for clauses of equal meaning
 }
 
-// Clause holds when one of its tests does.
+// Clause is a disjunction of tests.
 type Clause []Test
 
-// Need tells the kinds of value of a name with which a condition's clauses cannot give an error.
+// Need names the kinds of value with which a condition's clauses cannot give an error.
 type Need struct {
 	Symbol uint16
 	Kinds  Kind
 }
 
-// TestOp is how a test compares.
+// TestOp is the comparison of a test.
 type TestOp uint8
 
-// The comparisons. Missing passes none of them but a negated one.
+// Comparisons. A missing value passes only negated ones.
 const (
 	Within  TestOp = iota + 1 // a number between Low and High
 	Equals                    // the Text
-	OneOf                     // a text of Texts, or a number of Numbers
+	OneOf                     // a text in Texts, or a number in Numbers
 	IsBool                    // the Bool
-	IsThere                   // anything but nil
+	IsThere                   // not nil
 )
 
 // Test compares a name with constants.
@@ -61,18 +61,18 @@ type Test struct {
 	Numbers map[float64]struct{}
 }
 
-// Identity tells lists of texts and numbers apart.
+// Identity distinguishes lists of texts and numbers.
 func (t *Test) Identity() uintptr {
 	return reflect.ValueOf(t.Texts).Pointer() ^ reflect.ValueOf(t.Numbers).Pointer()
 }
 
-// Bound is an end of a range.
+// Bound is one end of a range.
 type Bound struct {
 	At   float64
-	Open bool // At itself is outside
+	Open bool // At is excluded
 }
 
-// Holds decides a test on a value of a kind that the condition's Needs allow.
+// Holds decides a test for a value of a kind in the condition's Needs.
 func (t *Test) Holds(v *Seen) bool {
 	var is bool
 	switch t.Op {
@@ -98,7 +98,7 @@ func (t *Test) Holds(v *Seen) bool {
 func (b Bound) below(v float64) bool { return b.At < v || b.At == v && !b.Open }
 func (b Bound) above(v float64) bool { return v < b.At || b.At == v && !b.Open }
 
-// condition analyses a resolved tree; nil when nothing can be told of it.
+// condition analyses a resolved tree; nil if nothing can be decided without evaluation.
 func (n *Names) condition(src string, root ast.Node, r *resolver, used []Symbol) *Condition {
 	for i := range used {
 		if k := used[i].kind; k == symPayload || k == symOperator || k == symItem {
@@ -115,10 +115,10 @@ func (n *Names) condition(src string, root ast.Node, r *resolver, used []Symbol)
 		sym := n.Symbols.ByKey[used[i].key]
 		kinds, tested := a.needs[sym]
 		if !tested && used[i].kind == symField {
-			kinds, tested = anyScalar, true // its value alone can be an error
+			kinds, tested = anyScalar, true // only its value can give an error
 		}
 		if used[i].kind == symLateMS || used[i].kind == symEventAt {
-			kinds &^= Missing // compiled as a number or a time, for which nil may be an error
+			kinds &^= Missing // compiled as a number or a time: nil may be an error
 		}
 		if tested {
 			c.Needs = append(c.Needs, Need{sym, kinds})
@@ -127,7 +127,7 @@ func (n *Names) condition(src string, root ast.Node, r *resolver, used []Symbol)
 	return c
 }
 
-// behind finds the first clause that is not known. A macro of several clauses hides it.
+// behind finds the first clause that is not decided. A macro with several clauses hides it.
 func (c *Condition) behind(src string, root ast.Node, at int) {
 	tree, err := parseExpr(src)
 	if err != nil {
@@ -147,8 +147,8 @@ func conjuncts(n ast.Node, out []ast.Node) []ast.Node {
 	return append(out, n)
 }
 
-// Share finds what several conditions of rules with these names have in common, so that it is evaluated once a message.
-// Conditions of which nothing is known then are nil.
+// Share finds the clauses that several conditions of rules with these names share, so that they are evaluated once per
+// message. It removes conditions that are then without any known clause.
 func (n *Names) Share(whens []*Expression) {
 	groups := map[uint64][]*Condition{}
 	for _, e := range whens {
@@ -175,18 +175,18 @@ func (n *Names) Share(whens []*Expression) {
 	}
 }
 
-// analysis takes a condition apart.
+// analysis splits a condition into clauses.
 type analysis struct {
 	names    *Names
 	resolver *resolver
 	clauses  []Clause
 	needs    map[uint16]Kind
-	seen     int  // conjuncts that are decided, or narrowed, by the clauses
-	open     bool // some conjunct is not decided by them
-	first    int  // the first such
+	seen     int  // conjuncts that the clauses decide or narrow
+	open     bool // a conjunct is not decided by the clauses
+	first    int  // index of the first such conjunct
 }
 
-// conjunction collects the leading clauses; it reports whether they are all.
+// conjunction collects the leading clauses and reports whether it reached the end.
 func (a *analysis) conjunction(n ast.Node) bool {
 	if b, ok := n.(*ast.BinaryNode); ok && (b.Operator == "and" || b.Operator == "&&") {
 		return a.conjunction(b.Left) && a.conjunction(b.Right)
@@ -210,7 +210,7 @@ func (a *analysis) conjunction(n ast.Node) bool {
 	return true
 }
 
-// add adds a clause, and the kinds of value with which it gives no error.
+// add adds a clause, and the kinds of value for which it cannot fail.
 func (a *analysis) add(clause Clause) {
 	a.clauses = append(a.clauses, clause)
 	for i := range clause {
@@ -222,8 +222,8 @@ func (a *analysis) add(clause Clause) {
 	}
 }
 
-// kinds are those with which a test cannot give an error. They are those that it is meant for: what else a comparison makes
-// of them is for the virtual machine to say.
+// kinds returns the kinds of value for which a test cannot fail: those that it compares. For other kinds the virtual
+// machine decides.
 func (t *Test) kinds() Kind {
 	switch t.Op {
 	case Within:
@@ -282,10 +282,10 @@ func (a *analysis) test(n ast.Node) (Test, bool) {
 	return Test{}, false
 }
 
-// turned are the comparisons with their sides changed.
+// turned maps comparisons to those with swapped operands.
 var turned = map[string]string{"<": ">", "<=": ">=", ">": "<", ">=": "<=", "==": "==", "!=": "!="}
 
-// symbol is the symbol that a node is, if it is one that can be looked at.
+// symbol returns the symbol of a node; false if it is not a symbol that Look supports.
 func (a *analysis) symbol(n ast.Node) (uint16, bool) {
 	id, ok := n.(*ast.IdentifierNode)
 	if !ok {
@@ -301,7 +301,7 @@ func (a *analysis) symbol(n ast.Node) (uint16, bool) {
 	return sym, ok
 }
 
-// comparison is the test of a symbol against a constant.
+// comparison returns the test of a symbol against a constant.
 func (a *analysis) comparison(sym uint16, operator string, with ast.Node) (Test, bool) {
 	t := Test{Symbol: sym, Not: operator == "!="}
 	if operator == "in" {
@@ -363,7 +363,7 @@ func (a *analysis) list(t *Test, n ast.Node) bool {
 	return false
 }
 
-// sorted sorts the values of a list that has a name, once for all who use it.
+// sorted splits the values of a named list by kind, once for all its uses.
 func (t *Symbols) sorted(values []any, test *Test) bool {
 	if len(values) == 0 {
 		return false
@@ -382,7 +382,7 @@ func (t *Symbols) sorted(values []any, test *Test) bool {
 	return true
 }
 
-// sort tells texts from numbers.
+// sort separates texts from numbers.
 func (t *Test) sort(values []any) bool {
 	t.Texts, t.Numbers = map[string]struct{}{}, map[float64]struct{}{}
 	for _, v := range values {
@@ -402,10 +402,10 @@ func (t *Test) sort(values []any) bool {
 	return len(values) > 0
 }
 
-// maxExact is the largest whole number up to which a float64 holds every one.
+// maxExact is 2^53: float64 represents every smaller whole number exactly.
 const maxExact = 1 << 53
 
-// numberOf reads a constant that a float64 holds exactly.
+// numberOf reads a constant that a float64 represents exactly.
 func numberOf(n ast.Node) (float64, bool) {
 	switch n := n.(type) {
 	case *ast.IntegerNode:
@@ -428,7 +428,7 @@ func numberOf(n ast.Node) (float64, bool) {
 	return 0, false
 }
 
-// calculate joins two whole constants, as in 5 * 60 * 1000.
+// calculate combines two whole constants, as in 5 * 60 * 1000.
 func calculate(operator string, l, r float64) (float64, bool) {
 	var v float64
 	switch operator {
@@ -444,5 +444,5 @@ func calculate(operator string, l, r float64) (float64, bool) {
 	return v, exact(v)
 }
 
-// exact reports whether a number is one of those that a float64 tells apart.
+// exact reports whether a float64 represents the number exactly.
 func exact(v float64) bool { return math.Abs(v) < maxExact }

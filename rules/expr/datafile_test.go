@@ -8,8 +8,8 @@ import (
 	"cellgate/rules/doc"
 )
 
-// FuzzPlace: no GeoJSON file makes the reader crash or take more than its bound; and a point lies in what it reads as it does when
-// every border is looked at.
+// FuzzPlace checks that no GeoJSON file makes the reader crash or exceed its bounds, and that a point is inside exactly
+// if a check of every border says so.
 func FuzzPlace(f *testing.F) {
 	for _, text := range []string{
 		`{"type":"Polygon","coordinates":[[[0,0],[3,0],[3,3],[0,3],[0,0]],[[1,1],[2,1],[2,2],[1,2],[1,1]]]}`,
@@ -45,7 +45,8 @@ func FuzzPlace(f *testing.F) {
 	})
 }
 
-// FuzzTable: no CSV file makes the reader crash; and each row is found by its key, with values of the column's kind.
+// FuzzTable checks that no CSV file makes the reader crash, and that each row is found by its key, with values of the
+// column's kind.
 func FuzzTable(f *testing.F) {
 	for _, text := range []string{
 		"vin,tank,on\nA,5,true\nB,5.50,\nC,99999999999999999999,false\n", "\ufeffvin;tank\n", "vin\n\"a\nb\"\n", "vin,vin\n", "vin,\n1,2\n", "vin,x\nA,1\nA,2\n", "\"", "",
@@ -77,7 +78,7 @@ func FuzzTable(f *testing.F) {
 	})
 }
 
-// ofKind reports whether a cell is empty or what its column says.
+// ofKind reports whether a cell is empty or of its column's kind.
 func ofKind(v any, kind FieldType) bool {
 	switch v.(type) {
 	case nil:

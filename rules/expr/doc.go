@@ -1,6 +1,5 @@
-// Package expr compiles and evaluates the expressions of rules, and the templates and transforms that are made of them. It is
-// the only package that knows its library: what is bounded, nil-safe and worded for analysts here needs no
-// other care above.
+// Package expr compiles and evaluates the expressions of rules, and the templates and transforms made of them. It is
+// the only package that uses the expression library: bounds, nil-safety and messages for analysts are handled here.
 //
-// Names are what the expressions of a file may refer to; a Scope holds the record at hand.
+// Names are the names that a file's expressions may use. A Scope has the current record.
 package expr

@@ -8,18 +8,19 @@ import (
 	"github.com/expr-lang/expr/ast"
 )
 
-// executable rewrites a resolved tree for execution: operators and functions become calls of ours (compute.go, functions.go), so
-// that what they do is said in one place, whatever the library does. The calls take any values: a missing field is no error, but
-// makes comparisons false (== and != ask for it) and calculations and functions missing. What is not missing but of the wrong
-// kind stays an error. Left to the library are names, constants, and, or, not, ?? and ?:.
+// executable rewrites a resolved tree for execution. Operators and functions become calls of Go functions (compute.go,
+// functions.go), so that their behavior is defined in one place, independent of the library. The calls accept any
+// values: a missing field is not an error, but makes comparisons false (== and != test for it) and calculations and
+// functions missing. A value of the wrong kind is an error. The library handles names, constants, and, or, not, ?? and
+// ?:.
 //
-// known says that the expression is to tell false from what cannot be told because a field is missing: nil (S. C. Kleene's
-// logic of three values).
+// known means that the expression must distinguish false from unknown because a field is missing: unknown is nil
+// (Kleene's three-valued logic).
 type executable struct {
 	known   bool
 	vars    int
-	bools   map[ast.Node]bool                 // calls that give true or false
-	members map[*ast.CallNode]*ast.MemberNode // what a call of fetch was: the callee of a method
+	bools   map[ast.Node]bool                 // calls that return true or false
+	members map[*ast.CallNode]*ast.MemberNode // original form of calls of fetch: the callee of a method
 	names   *Names
 }
 
@@ -27,7 +28,7 @@ func newExecutable(known bool, names *Names) *executable {
 	return &executable{known: known, names: names, bools: map[ast.Node]bool{}, members: map[*ast.CallNode]*ast.MemberNode{}}
 }
 
-// Visit is called with every node, children first.
+// Visit is called for every node, children first.
 func (p *executable) Visit(node *ast.Node) {
 	switch n := (*node).(type) {
 	case *ast.BinaryNode:
@@ -57,7 +58,7 @@ func (p *executable) Visit(node *ast.Node) {
 	}
 }
 
-// orNil stands for a bound of [a:b] that may be left out.
+// orNil returns n, or nil as a constant for a bound of [a:b] that is left out.
 func orNil(n, beside ast.Node) ast.Node {
 	if n == nil {
 		return at(beside, &ast.NilNode{})
@@ -65,7 +66,7 @@ func orNil(n, beside ast.Node) ast.Node {
 	return n
 }
 
-// call puts a call in place of a node.
+// call replaces a node by a call.
 func (p *executable) call(node *ast.Node, fn any, args ...ast.Node) *ast.CallNode {
 	for i := range args {
 		if c, ok := args[i].(*ast.ConstantNode); ok {
@@ -79,7 +80,7 @@ func (p *executable) call(node *ast.Node, fn any, args ...ast.Node) *ast.CallNod
 	return c
 }
 
-// tells puts a call that gives true or false in place of a node; nil for a missing operand when that is to be known.
+// tells replaces a node by a call that returns true or false; with known, nil if an operand is missing.
 func (p *executable) tells(node *ast.Node, fn func(a, b any) bool, a, b ast.Node) {
 	if !p.known {
 		p.bools[p.call(node, fn, a, b)] = true
@@ -125,7 +126,7 @@ func (p *executable) binary(node *ast.Node, n *ast.BinaryNode) {
 	}
 }
 
-// equality asks for a missing field only when it is compared with nil itself.
+// equality tests for a missing field only if it is compared with nil itself.
 func (p *executable) equality(node *ast.Node, n *ast.BinaryNode) {
 	fn := equal
 	if n.Operator == "!=" {
@@ -158,7 +159,7 @@ func (p *executable) in(node *ast.Node, n *ast.BinaryNode) {
 	p.bools[p.call(node, fn, n.Left)] = true
 }
 
-// membership looks a value up in what is constant; nil when it is not.
+// membership returns a lookup in a constant list; nil if the list is not constant.
 func membership(of ast.Node) func(v any) bool {
 	l := newList()
 	switch of := of.(type) {
@@ -192,11 +193,11 @@ func membership(of ast.Node) func(v any) bool {
 func (p *executable) matches(node *ast.Node, n *ast.BinaryNode) {
 	pattern, ok := n.Right.(*ast.StringNode)
 	if !ok {
-		return // reported
+		return // already reported
 	}
 	re, err := regexp.Compile(pattern.Value)
 	if err != nil {
-		return // the same
+		return // already reported
 	}
 	each := max(1, steps(pattern.Value))
 	longest := maxMatching / each
@@ -215,11 +216,12 @@ func (p *executable) matches(node *ast.Node, n *ast.BinaryNode) {
 	}, n.Left, at(n, &ast.IdentifierNode{Value: workName}))
 }
 
-// maxMatching bounds what holding a text against a pattern takes, in steps of the pattern times bytes of the text: RE2 takes time in
-// proportion to both. 1<<24 steps are half a second at worst; a pattern of 60 steps takes the largest message.
+// maxMatching bounds the work of matching a text against a pattern: steps of the pattern times bytes of the text, since
+// RE2's time is proportional to both. 1<<24 takes half a second at worst; a pattern of 60 steps can process the largest
+// message.
 const maxMatching = 1 << 24
 
-// steps is the number of instructions that a pattern is compiled to.
+// steps returns the number of instructions of a compiled pattern.
 func steps(pattern string) int {
 	re, err := syntax.Parse(pattern, syntax.Perl)
 	if err != nil {
@@ -232,7 +234,7 @@ func steps(pattern string) int {
 	return len(prog.Inst)
 }
 
-// junction is and, or. The right side is evaluated only when the left one does not decide.
+// junction handles and, or. It evaluates the right side only if the left one does not decide.
 func (p *executable) junction(node *ast.Node, n *ast.BinaryNode, or bool) {
 	if !p.known {
 		n.Left, n.Right = p.truth(n.Left), p.truth(n.Right)
@@ -258,7 +260,7 @@ func (p *executable) junction(node *ast.Node, n *ast.BinaryNode, or bool) {
 	*node = v.in(at(n, &ast.ConditionalNode{Ternary: true, Cond: decided, Exp1: yes, Exp2: no}))
 }
 
-// truth is true, false or nil; what is none of them is an error.
+// truth returns true, false or nil; other values are an error.
 func truth(v any) any {
 	if _, ok := v.(bool); !ok && v != nil {
 		fail("%s where true or false is needed", typeOf(v))
@@ -288,7 +290,7 @@ func (p *executable) unary(node *ast.Node, n *ast.UnaryNode) {
 	}
 }
 
-// fold calculates what is constant.
+// fold evaluates an operation on constants.
 func fold(node *ast.Node, fn func(a, b any) any, left, right ast.Node) bool {
 	a, okA := number(left)
 	b, okB := number(right)
@@ -306,7 +308,7 @@ func fold(node *ast.Node, fn func(a, b any) any, left, right ast.Node) bool {
 	return true
 }
 
-// number is a constant number.
+// number returns the value of a constant number.
 func number(n ast.Node) (any, bool) {
 	switch n := n.(type) {
 	case *ast.IntegerNode:
@@ -317,7 +319,7 @@ func number(n ast.Node) (any, bool) {
 	return nil, false
 }
 
-// constant is a constant number, text, true or false.
+// constant returns the value of a constant number, text, true or false.
 func constant(n ast.Node) (any, bool) {
 	switch n := n.(type) {
 	case *ast.StringNode:
@@ -332,7 +334,7 @@ func constant(n ast.Node) (any, bool) {
 	return number(n)
 }
 
-// method puts ours in place of a method of a time, and of a function that is none of the library's.
+// method replaces methods of times and functions that the library does not have.
 func (p *executable) method(node *ast.Node, n *ast.CallNode) {
 	switch callee := n.Callee.(type) {
 	case *ast.IdentifierNode:
@@ -391,7 +393,7 @@ func (p *executable) function(node *ast.Node, name string, args []ast.Node) {
 	}
 }
 
-// variable is an operand that is evaluated once, into a variable whose name no source can have.
+// variable is an operand that is evaluated once, into a variable with a name that no source can use.
 type variable struct{ *ast.VariableDeclaratorNode }
 
 func (p *executable) variable(value ast.Node) variable {
@@ -406,7 +408,7 @@ func (v variable) in(n ast.Node) ast.Node {
 	return at(n, v.VariableDeclaratorNode)
 }
 
-// truth makes nil false.
+// truth turns nil into false.
 func (p *executable) truth(n ast.Node) ast.Node {
 	if !p.mayBeNil(n) {
 		return n
@@ -414,13 +416,13 @@ func (p *executable) truth(n ast.Node) ast.Node {
 	return at(n, &ast.BinaryNode{Operator: "??", Left: n, Right: at(n, &ast.BoolNode{})})
 }
 
-// at gives a new node the place of an old one.
+// at gives a new node the position of an old one.
 func at(old, n ast.Node) ast.Node {
 	n.SetLocation(old.Location())
 	return n
 }
 
-// mayBeNil reports whether a node's value can be nil. It errs towards true.
+// mayBeNil reports whether a node's value can be nil. When in doubt it returns true.
 func (p *executable) mayBeNil(n ast.Node) bool {
 	switch n := n.(type) {
 	case *ast.BoolNode:

@@ -22,38 +22,38 @@ import (
 // Expression is a compiled expression. It is immutable and shared by all workers.
 type Expression struct {
 	Text    string // as written
-	code    uint64 // digest with macros and lists written out: equal for expressions of equal meaning
+	code    uint64 // digest with macros and lists expanded: equal for expressions of equal meaning
 	program *vm.Program
 	symbols []uint16
-	// Field is the symbol when the whole expression is one payload field, which is then copied as it was
-	// sent; -1 otherwise.
+	// Field is the symbol if the whole expression is one payload field, which is copied as received; otherwise -1.
 	Field int
-	// Condition is nil when nothing can be told of it without evaluating it.
+	// Condition is nil if nothing can be decided without evaluation.
 	Condition *Condition
-	// calls counts what may go through a text or a list in it.
+	// calls counts the calls that may process a whole text or list.
 	calls int
-	// whole is the symbol when the whole expression is a field, the payload or operator.x; -1 otherwise.
+	// whole is the symbol if the whole expression is a field, the payload or operator.x; otherwise -1.
 	whole int
-	// passed says what of the expression is passed on as it was sent; nil for nothing, or a field alone.
+	// passed says which parts of the expression are passed on as received; nil if none, or if the expression is a
+	// field.
 	passed *passed
 }
 
 var errExprTooLarge = fmt.Errorf("the expression is larger than %d bytes", maxExprBytes)
 
-// Want is what an expression must give.
+// Want is the required result of an expression.
 type Want uint8
 
-// What an expression may have to give.
+// Required results.
 const (
 	WantAny Want = iota
 	WantBool
-	// WantKnown is a condition that gives nil when a missing field keeps it from being told.
+	// WantKnown is a condition that returns nil if it is unknown because a field is missing.
 	WantKnown
 )
 
-// Compile makes an expression of a scalar. It is compiled twice: with the types that are known, for what
-// can be told before any message arrives; and for execution, with every payload field of any type and
-// nil-safe. What is wrong is reported and gives nil.
+// Compile compiles the expression of a scalar. It compiles twice: with the known types, to find errors before any
+// message arrives; and for execution, with payload fields of any type and nil-safe. It reports errors and returns nil
+// for them.
 func (n *Names) Compile(d *doc.Document, s *doc.Scalar, w Want) *Expression {
 	e := n.compile(d, s, w)
 	if e == nil {
@@ -127,7 +127,7 @@ func (n *Names) compile(d *doc.Document, s *doc.Scalar, w Want) *Expression {
 	return e
 }
 
-// collect returns the symbols of a resolved tree in the order of their keys.
+// collect returns the symbols of a resolved tree, sorted by key.
 func (r *resolver) collect(root ast.Node) []Symbol {
 	found := map[string]Symbol{}
 	ast.Walk(&root, collector(func(n *ast.IdentifierNode) {
@@ -170,7 +170,7 @@ func (c collector) Visit(node *ast.Node) {
 	}
 }
 
-// rewrite is the resolver as a patch of expr's compiler, which calls it node by node.
+// rewrite is the resolver as a patch for expr's compiler, which calls it node by node.
 type rewrite struct{ *resolver }
 
 func (p rewrite) Visit(node *ast.Node) {
@@ -182,7 +182,7 @@ func (p rewrite) Visit(node *ast.Node) {
 	}
 }
 
-// check compiles with types and reports what does not fit.
+// check compiles with types and reports type errors.
 func (n *Names) check(d *doc.Document, s *doc.Scalar, used []Symbol, w Want) bool {
 	env := types.Map{}
 	for i := range used {
@@ -200,7 +200,7 @@ func (n *Names) check(d *doc.Document, s *doc.Scalar, used []Symbol, w Want) boo
 	return false
 }
 
-// program compiles for execution, where every name may be anything and missing.
+// program compiles for execution, where every name may have any type and be missing.
 func (n *Names) program(src string, used []Symbol, w Want) (*vm.Program, error) {
 	env := types.Map{workName: types.Any}
 	for i := range used {
@@ -210,7 +210,7 @@ func (n *Names) program(src string, used []Symbol, w Want) (*vm.Program, error) 
 	return safeCompile(src, opts)
 }
 
-// patch is the resolver for one more compilation of an expression that has passed it before.
+// patch returns the resolver for a further compilation of an expression that has passed it before.
 func (n *Names) patch(src string, execute bool) expr.Option {
 	r := newResolver(n)
 	r.execute = execute
@@ -229,7 +229,7 @@ func safeCompile(src string, opts []expr.Option) (p *vm.Program, err error) {
 	return expr.Compile(src, append(opts, expr.MaxNodes(maxExprNodes))...)
 }
 
-// exprError reports an error of expr at its place in the file, in the words of an analyst.
+// exprError reports an error of expr at its position in the file, in an analyst's words.
 func (n *Names) exprError(d *doc.Document, s *doc.Scalar, err error, code doc.Code) {
 	if errors.Is(err, errExprTooLarge) {
 		d.Fail(s.Line, s.Col, doc.CodeExprTooLarge, "split it with macros, or over several rules", "%v", err)
@@ -263,7 +263,7 @@ func (n *Names) exprError(d *doc.Document, s *doc.Scalar, err error, code doc.Co
 	d.Fail(line, col, code, suggestion, "%s", text)
 }
 
-// words is a text that is no expression.
+// words matches prose that is not an expression.
 var words = regexp.MustCompile(`^[\pL\pN]+(?:[ ,!?]+[\pL\pN]+)+[.!?]?$`)
 
 func (n *Names) notBool(d *doc.Document, line, col int, src, got string) {
@@ -275,7 +275,7 @@ func (n *Names) notBool(d *doc.Document, line, col int, src, got string) {
 	d.Fail(line, col, doc.CodeNotBool, "compare it with something: <, >, ==, in …", "a condition must be true or false, this is %s", typeWord(got))
 }
 
-// typeOf names the type of a value for people.
+// typeOf returns the type of a value in an analyst's words.
 func typeOf(v any) string {
 	if v == nil {
 		return "nothing (nil)"
@@ -283,12 +283,12 @@ func typeOf(v any) string {
 	return typeWord(reflect.TypeOf(v).String())
 }
 
-// walkNames calls fn with every name in a tree that has not been resolved.
+// walkNames calls fn with every name in an unresolved tree.
 func walkNames(root *ast.Node, fn func(name string)) {
 	ast.Walk(root, collector(func(n *ast.IdentifierNode) { fn(n.Value) }))
 }
 
-// Digest stands for an expression in a definition; 0 for none.
+// Digest identifies an expression in an operator's definition; 0 for nil.
 func (e *Expression) Digest() uint64 {
 	if e == nil {
 		return 0
@@ -296,7 +296,7 @@ func (e *Expression) Digest() uint64 {
 	return e.code
 }
 
-// UsesMacro returns the first of the macros that an expression names.
+// UsesMacro returns the first of the macros that an expression uses, "" if none.
 func UsesMacro(src string, macros []Macro) string {
 	tree, err := parseExpr(src)
 	if err != nil {

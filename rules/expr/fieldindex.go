@@ -6,25 +6,25 @@ import (
 	"github.com/valyala/fastjson"
 )
 
-// fieldIndex finds all payload fields that the expressions of a set name in one pass over a payload. Where an object has a name
-// more than once the last one counts, as it does for nearly everybody who reads the message behind us (RFC 8259, 4 leaves it
-// open). It belongs to one scope.
+// fieldIndex finds all payload fields that the expressions of a set name in one pass over a payload. For duplicate
+// names in an object the last one counts, as for most consumers of the message (RFC 8259, section 4, leaves this open).
+// It belongs to one scope.
 type fieldIndex struct {
 	nodes []fieldNode
-	at    []int32 // by symbol: its node; -1 for none
-	gen   uint64  // the record whose fields are found
-	found []int32 // nodes that are there, some twice
+	at    []int32 // by symbol: its node; negative if it has none
+	gen   uint64  // Scope.gen of found
+	found []int32 // nodes that are present, possibly twice
 }
 
-// fieldNode is a payload field that is named, or one on the way to it. Node 0 is the whole payload.
+// fieldNode is a named payload field or an ancestor of one. Node 0 is the whole payload.
 type fieldNode struct {
 	children map[string]int32
-	elements []listElement // children whose names are indexes of a list
+	elements []listElement // children that are indexes of a list
 	symbols  []uint16      // of the field
 	value    *fastjson.Value
-	gen      uint64  // the record that value is of
-	listed   uint64  // the record in whose found the node is
-	order    []place // of the last object's names
+	gen      uint64  // Scope.gen of value
+	listed   uint64  // Scope.gen for which found lists the node
+	order    []place // names of the last object, by position
 }
 
 type listElement struct {
@@ -32,16 +32,17 @@ type listElement struct {
 	node  int32
 }
 
-// place remembers what a name at a place of an object led to: a vehicle writes its fields in one order, as do most of its kind.
+// place caches the node for the name at a position of an object: vehicles write their fields in a fixed order, mostly
+// the same one.
 type place struct {
 	name string
 	node int32
 }
 
-// What a place may lead to beside a node.
+// Values of place.node other than a node.
 const (
-	noField = -1 - iota // a name that nobody asks for
-	unknown             // no name has been there
+	noField = -1 - iota // a name that no expression uses
+	unknown             // no name seen at this position
 )
 
 func newFieldIndex(symbols []Symbol) *fieldIndex {
@@ -80,7 +81,7 @@ func (x *fieldIndex) add(path []string) int32 {
 	return at
 }
 
-// field is the value of a symbol that is a field of the payload, nil when there is none.
+// field returns the payload value of a symbol, nil if it is missing.
 func (sc *Scope) field(symbol uint16) (*fastjson.Value, error) {
 	x := sc.fields
 	if err := sc.findFields(); err != nil {
@@ -93,7 +94,7 @@ func (sc *Scope) field(symbol uint16) (*fastjson.Value, error) {
 	return x.nodes[at].value, nil
 }
 
-// findFields goes through the payload, once for a record.
+// findFields scans the payload, once per record.
 func (sc *Scope) findFields() error {
 	x := sc.fields
 	if x.gen == sc.gen {
@@ -121,11 +122,11 @@ func (sc *Scope) Spot(out []uint16) ([]uint16, error) {
 	return out, nil
 }
 
-// find gives a node its value, and those below it theirs.
+// find sets the values of a node and of its descendants.
 func (sc *Scope) find(at int32, v *fastjson.Value) {
 	n := &sc.fields.nodes[at]
 	if n.gen == sc.gen {
-		sc.fields.forget(n) // the name was there before
+		sc.fields.forget(n) // a duplicate name
 	}
 	if n.value, n.gen = v, sc.gen; n.symbols != nil && n.listed != sc.gen {
 		n.listed = sc.gen
@@ -152,7 +153,7 @@ func (sc *Scope) find(at int32, v *fastjson.Value) {
 	}
 }
 
-// forget takes the values of all below a node away.
+// forget removes the values of a node's descendants.
 func (x *fieldIndex) forget(n *fieldNode) {
 	for _, child := range n.children {
 		c := &x.nodes[child]
@@ -163,7 +164,7 @@ func (x *fieldIndex) forget(n *fieldNode) {
 	}
 }
 
-// childAt is the node of a name at a place of an object.
+// childAt returns the node for the name at a position of an object.
 func (sc *Scope) childAt(n *fieldNode, i int, key []byte) int32 {
 	if i < len(n.order) && n.order[i].node != unknown && n.order[i].name == string(key) {
 		return n.order[i].node
@@ -181,7 +182,7 @@ func (sc *Scope) childAt(n *fieldNode, i int, key []byte) int32 {
 	return child
 }
 
-// fieldBelow is the field of a payload at a path; nil when there is none, or no payload.
+// fieldBelow returns the field of a payload at a path; nil if it is missing or there is no payload.
 func fieldBelow(v *fastjson.Value, path []string) *fastjson.Value {
 	for _, step := range path {
 		if v == nil {
@@ -207,7 +208,7 @@ func fieldBelow(v *fastjson.Value, path []string) *fastjson.Value {
 	return v
 }
 
-// lastOnes lists which fields of an object count, by their place: of those of one name only the last. nil stands for all.
+// lastOnes says by position which fields of an object count: of duplicate names only the last. nil means all.
 func (sc *Scope) lastOnes(o *fastjson.Object) []bool {
 	same, i := len(sc.order) >= o.Len(), 0
 	o.Visit(func(key []byte, _ *fastjson.Value) {

@@ -6,10 +6,10 @@ import (
 	"github.com/valyala/fastjson"
 )
 
-// maxFields bounds what is taken from one object.
+// maxFields bounds the fields taken from one object.
 const maxFields = 512
 
-// maxNames bounds the field names that a scope keeps as strings.
+// maxNames bounds the field names that a scope caches as strings.
 const maxNames = 4096
 
 // Field is one field of a hash or stream entry.
@@ -18,9 +18,9 @@ type Field struct {
 	Value []byte
 }
 
-// AppendFields takes the scalar fields of an object of the payload: text, numbers, true and false. Null,
-// lists and objects are left out, and so are names that begin with "_", which the gateway uses itself. Of several fields of one
-// name the last counts. The values are appended to buf.
+// AppendFields appends the scalar fields of a payload object: texts, numbers, true and false. It leaves out null,
+// lists, objects and names that begin with "_", which the gateway uses itself. Of duplicate names the last counts. The
+// values are appended to buf.
 func (sc *Scope) AppendFields(path []string, buf []byte, fields []Field) ([]byte, []Field, error) {
 	v, err := sc.Document()
 	if err != nil {
@@ -59,8 +59,8 @@ func (sc *Scope) AppendFields(path []string, buf []byte, fields []Field) ([]byte
 	return buf, fields, err
 }
 
-// nameAt is name for the field at a place of its object. A vehicle writes its fields in one order, as do most of its
-// kind: comparing with the name that stood there last saves most look-ups.
+// nameAt returns name for the field at a position of its object. Vehicles write their fields in a fixed order, so
+// comparing with the previous name at that position saves most lookups.
 func (sc *Scope) nameAt(place int, b []byte) string {
 	if place < len(sc.order) && sc.order[place] == string(b) {
 		return sc.order[place]
@@ -78,7 +78,7 @@ func (sc *Scope) nameAt(place int, b []byte) string {
 	return s
 }
 
-// name makes a string of a field's name, the same one for the same name.
+// name returns a field's name as an interned string.
 func (sc *Scope) name(b []byte) string {
 	if s, ok := sc.names[string(b)]; ok {
 		return s
@@ -93,7 +93,7 @@ func (sc *Scope) name(b []byte) string {
 	return s
 }
 
-// appendScalar appends a payload value as text, numbers as they were sent.
+// appendScalar appends a payload value as text, numbers as received.
 func appendScalar(dst []byte, v *fastjson.Value) []byte {
 	if v == nil || v.Type() == fastjson.TypeNull {
 		return dst

@@ -14,8 +14,9 @@ import (
 	spans "cellgate/broker/shared/message/duration"
 )
 
-// function is a function of rules by how many arguments it takes: the machine calls those of one and two without allocating.
-// No function is called with a missing argument but those that say so: the result is missing then.
+// function is a function of rules, by its number of arguments: the machine calls those with one and two without
+// allocating. A function with a missing argument is not called and its result is missing, unless it is marked
+// otherwise.
 type function struct {
 	one    func(v any) any
 	two    func(a, b any) any
@@ -23,7 +24,7 @@ type function struct {
 	nilToo bool
 }
 
-// functions are all functions of rules but those that are bound to a configuration or a file (bound.go).
+// functions are all functions of rules except those bound to a configuration or a file (bound.go).
 var functions = map[string]function{
 	"len":         {one: length},
 	"abs":         {one: absolute},
@@ -67,7 +68,7 @@ var functions = map[string]function{
 	"bitushr":     {two: bitwise("bitushr", func(a, b int) int { return int(uint(a) >> shift(b)) })}, //nolint:gosec // bits
 }
 
-// methods are the methods of times. Without at_zone they tell of a time in UTC.
+// methods are the methods of times. Without at_zone they use UTC.
 var methods = map[string]func(t time.Time) int{
 	"Year": time.Time.Year, "YearDay": time.Time.YearDay, "Day": time.Time.Day, "Hour": time.Time.Hour,
 	"Minute": time.Time.Minute, "Second": time.Time.Second,
@@ -128,7 +129,7 @@ func length(v any) any {
 	return nil
 }
 
-// kindOf names what a value is.
+// kindOf returns the name of a value's kind.
 func kindOf(v any) any {
 	switch v.(type) {
 	case nil:
@@ -161,7 +162,7 @@ func absolute(v any) any {
 	return negate(v)
 }
 
-// rounding is a function that makes whole numbers.
+// rounding returns a function whose results are whole numbers.
 func rounding(name string, round func(float64) float64) func(any) any {
 	return func(v any) any {
 		if n, ok := v.(int); ok {
@@ -175,11 +176,11 @@ func rounding(name string, round func(float64) float64) func(any) any {
 	}
 }
 
-// maxPlaces bounds the places of round(x, n): a float has 15 to 17 digits.
+// maxPlaces bounds n in round(x, n): a float has 15 to 17 digits.
 const maxPlaces = 15
 
-// roundTo rounds the decimal that people read, half away from zero: 1.005 to two places is 1.01, though the float next to it
-// is a little less.
+// roundTo rounds the number as written in decimal, half away from zero: 1.005 to two places is 1.01, although the
+// nearest float is slightly less.
 func roundTo(v, places any) any {
 	n := integer("round", places)
 	if n < -maxPlaces || n > maxPlaces {
@@ -196,7 +197,7 @@ func roundTo(v, places any) any {
 	return toNumber(scaled(back, -n))
 }
 
-// scaled is f × 10^n, as its decimal says.
+// scaled returns f × 10^n, computed on its decimal form.
 func scaled(f float64, n int) float64 {
 	mantissa, exponent, _ := strings.Cut(strconv.FormatFloat(f, 'e', -1, 64), "e")
 	e, _ := strconv.Atoi(exponent)
@@ -204,7 +205,7 @@ func scaled(f float64, n int) float64 {
 	return out
 }
 
-// textNumber reads a text that is a number.
+// textNumber parses a number from a text.
 func textNumber(s string) (i int, f float64, whole, ok bool) {
 	s = strings.TrimPrefix(strings.TrimSpace(s), "+")
 	if _, err := strconv.ParseFloat(s, 64); err != nil || strings.Trim(s, "0123456789.eE+-") != "" {
@@ -263,7 +264,7 @@ func split(a, b any, n int) any {
 	return out
 }
 
-// runesBefore is a place in a text in characters; -1 stays.
+// runesBefore converts a byte offset in a text to characters; -1 stays -1.
 func runesBefore(s string, at int) any {
 	if at < 0 {
 		return at
@@ -283,7 +284,7 @@ func duration(v any) any {
 	return d
 }
 
-// numbers are those of the arguments and of lists among them; what is missing in a list is left out.
+// numbers returns the numbers among the arguments and in lists among them, without missing elements.
 func numbers(name string, args ...any) []any {
 	var out []any
 	for _, a := range args {
@@ -306,7 +307,7 @@ func numbers(name string, args ...any) []any {
 	return out
 }
 
-// extremeOf is min, sign -1, or max, sign 1.
+// extremeOf returns min for sign -1, max for sign 1.
 func extremeOf(name string, sign int) func(args ...any) any {
 	return func(args ...any) any {
 		var best any
@@ -349,7 +350,7 @@ func median(list []any) any {
 	return divide(add(list[n/2-1], list[n/2]), 2)
 }
 
-// byteAt is a byte of a text, 0 to 255; nil when the text is shorter.
+// byteAt returns a byte of a text, 0 to 255; nil if the text is too short.
 func byteAt(a, b any) any {
 	s, i := text(a), integer("byte", b)
 	if i < 0 || i >= len(s) {
@@ -358,7 +359,7 @@ func byteAt(a, b any) any {
 	return int(s[i])
 }
 
-// bits are n bits of a whole number from a place on, counted from the lowest.
+// bits returns n bits of a whole number, starting at bit from (0 is the lowest).
 func bits(v, from, n any) any {
 	x, lo, count := integer("bits", v), integer("bits", from), integer("bits", n)
 	if lo < 0 || count < 1 || lo+count > 63 {
@@ -378,13 +379,13 @@ func shift(by int) int {
 	return min(by, 64)
 }
 
-// isFunction reports whether a name is that of a function of rules.
+// isFunction reports whether rules have a function of that name.
 func isFunction(name string) bool {
 	_, own := functions[name]
 	return own || boundFunctions[name]
 }
 
-// functionNames are the names of all functions.
+// functionNames returns the names of all functions.
 func functionNames() []string {
 	var names []string
 	for name := range functions {

@@ -6,8 +6,8 @@ import (
 	"cellgate/broker/shared/message"
 )
 
-// EncodeGiven is the stored form of operator values: a JSON object. A time is {"ms": …}, and an object {"is": …}, so that it is
-// not taken for one.
+// EncodeGiven returns the stored form of operator values: a JSON object. A time is {"ms": …}; an object is {"is": …},
+// to distinguish it from a time.
 func EncodeGiven(values []Given) []byte {
 	dst := []byte{'{'}
 	for i, v := range values {
@@ -29,7 +29,7 @@ func EncodeGiven(values []Given) []byte {
 	return append(dst, '}')
 }
 
-// DecodeGiven is the inverse; times come back as times, all else as the JSON that it was.
+// DecodeGiven is the inverse of EncodeGiven. Times are decoded as times, other values stay JSON.
 func DecodeGiven(b []byte) ([]Given, error) {
 	if len(b) == 0 {
 		return nil, nil

@@ -7,24 +7,25 @@ import (
 	"time"
 )
 
-// HashKey is a key of the function hash. Messages that were received from a time on are hashed with it, so that a message has the
-// same hash however late it is rendered or replayed, whatever keys have come since.
+// HashKey is a key of the function hash. It applies to messages received from a time on, so that a message has the same
+// hash whenever it is rendered or replayed, whatever keys were added since.
 type HashKey struct {
-	ID     string // stands in front of each hash
+	ID     string // prefix of each hash
 	From   time.Time
 	Secret []byte
 }
 
-// HashKeys are in the order of their times.
+// HashKeys are sorted by time.
 type HashKeys []HashKey
 
-// hashBytes of an HMAC-SHA256 are given: 128 bits, of which no two of a fleet's values share one.
+// hashBytes is the number of bytes of the HMAC-SHA256 in a hash: 128 bits, enough to avoid collisions between the
+// values of a fleet.
 const hashBytes = 16
 
-// testKey hashes where no gateway is known: in tests of rules, which must not depend on a secret.
+// testKey returns the key used without a gateway: tests of rules must not depend on a secret.
 func testKey() HashKeys { return HashKeys{{ID: "test", Secret: []byte("the key of rules test")}} }
 
-// hash is the function hash with its time, which is that of the message.
+// hash implements the function hash; at is the message's time.
 func (k HashKeys) hash(v, at any) any {
 	t, ok := at.(time.Time)
 	if v == nil || !ok {

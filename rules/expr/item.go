@@ -8,17 +8,17 @@ import (
 	"cellgate/rules/doc"
 )
 
-// ItemName is the element at hand of a rule's list.
+// ItemName is the name of the current element of a rule's list.
 const ItemName = "item"
 
-// MaxItems is how many elements a list may have of which each is a message.
+// MaxItems bounds the list of a rule with each.
 const MaxItems = 100
 
-// TheItem is the transform of a rule that has none and looks at the elements of a list.
+// TheItem returns the default transform of a rule with each: the element.
 func TheItem() *Tree { return &Tree{Expr: &doc.Scalar{Value: ItemName, Lines: []string{ItemName}}} }
 
-// Items is the number of elements of a payload field: 0 when it is missing. A list with more than MaxItems is an error, and so is
-// anything that is not a list.
+// Items returns the number of elements of a payload field; 0 if it is missing. A value that is not a list or has more
+// than MaxItems elements is an error.
 func (sc *Scope) Items(list *Expression) (int, error) {
 	items, err := sc.items(list)
 	return len(items), err
@@ -39,7 +39,7 @@ func (sc *Scope) items(list *Expression) ([]*fastjson.Value, error) {
 	return items, err
 }
 
-// Item turns to an element of a payload field.
+// Item selects an element of a payload field.
 func (sc *Scope) Item(list *Expression, i int) error {
 	items, err := sc.items(list)
 	if err == nil && i >= len(items) {

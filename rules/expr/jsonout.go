@@ -16,8 +16,8 @@ import (
 // RawJSON is a value that is JSON already.
 type RawJSON []byte
 
-// AppendJSON appends a value as JSON. The same value always gives the same bytes: object keys are sorted,
-// times are RFC 3339 in UTC with milliseconds, durations are seconds.
+// AppendJSON appends a value as JSON. Equal values give equal bytes: object keys are sorted, times are RFC 3339 in UTC
+// with milliseconds, durations are in seconds.
 func AppendJSON(dst []byte, v any) []byte {
 	switch v := v.(type) {
 	case nil:
@@ -50,7 +50,7 @@ func AppendJSON(dst []byte, v any) []byte {
 	case map[string]any:
 		return appendObject(dst, v)
 	}
-	return append(dst, "null"...) // nothing else comes out of expressions
+	return append(dst, "null"...) // expressions give no other types
 }
 
 func appendList(dst []byte, list []any) []byte {
@@ -81,7 +81,7 @@ func appendObject(dst []byte, m map[string]any) []byte {
 	return append(dst, '}')
 }
 
-// appendNumber writes numbers as encoding/json does; what JSON cannot say is null.
+// appendNumber writes numbers like encoding/json. Numbers that JSON cannot express become null.
 func appendNumber(dst []byte, f float64) []byte {
 	if math.IsNaN(f) || math.IsInf(f, 0) {
 		return append(dst, "null"...)
@@ -95,8 +95,8 @@ func appendNumber(dst []byte, f float64) []byte {
 
 const hexDigits = "0123456789abcdef"
 
-// appendString writes a JSON string (RFC 8259, 7). Bytes that are not UTF-8 become U+FFFD. fastjson's own
-// writer escapes control characters as Go does, which is not JSON.
+// appendString writes a JSON string (RFC 8259, section 7). Invalid UTF-8 becomes U+FFFD. fastjson's own writer escapes
+// control characters as Go does, which is not valid JSON.
 func appendString[T ~string | ~[]byte](dst []byte, s T) []byte {
 	dst = append(dst, '"')
 	from := 0
@@ -134,7 +134,7 @@ func appendEscaped(dst []byte, c byte) []byte {
 	return append(dst, '\\', 'u', '0', '0', hexDigits[c>>4], hexDigits[c&15])
 }
 
-// appendField appends a payload value as JSON with its numbers as they were sent; nil is null.
+// appendField appends a payload value as JSON with its numbers as received; nil becomes null.
 func appendField(dst []byte, v *fastjson.Value) []byte {
 	if v == nil {
 		return append(dst, "null"...)
@@ -170,8 +170,8 @@ func appendField(dst []byte, v *fastjson.Value) []byte {
 	}
 }
 
-// AppendText appends a value as plain text, for keys and Redis: strings as they are, the rest as JSON
-// without quotes around it.
+// AppendText appends a value as plain text, for keys and Redis: strings as they are, other values as JSON without
+// surrounding quotes.
 func AppendText(dst []byte, v any) []byte {
 	switch v := v.(type) {
 	case string:
@@ -190,7 +190,7 @@ func AppendText(dst []byte, v any) []byte {
 	return AppendJSON(dst, v)
 }
 
-// SameText reports whether two values have one text, as Redis would have it, or are one number, however it is written.
+// SameText reports whether two values have the same text, as in Redis, or are the same number in different notations.
 func SameText(a, b any) bool {
 	s, t := string(AppendText(nil, a)), string(AppendText(nil, b))
 	if s == t {

@@ -10,7 +10,7 @@ import (
 	"cellgate/rules/doc"
 )
 
-// lint warns of what an expression says, and is likely to be meant otherwise. tree is the expression as it is written.
+// lint warns of expressions that probably do not mean what is intended. tree is the expression as written.
 type lint struct {
 	names *Names
 	d     *doc.Document
@@ -36,7 +36,7 @@ func (l *lint) warn(n ast.Node, code doc.Code, suggestion, format string, args .
 	l.d.Warn(line, col, code, suggestion, format, args...)
 }
 
-// Visit is called with every node.
+// Visit is called for every node.
 func (l *lint) Visit(node *ast.Node) {
 	switch n := (*node).(type) {
 	case *ast.IdentifierNode:
@@ -69,17 +69,17 @@ func (l *lint) binary(n *ast.BinaryNode) {
 	}
 }
 
-// nameLike is a text that is meant as a name.
+// nameLike matches a text that is probably meant as a name.
 var nameLike = regexp.MustCompile(`^(payload|properties|operator)(\.[A-Za-z_][A-Za-z0-9_]*)+$`)
 
-// quoted warns of a name between quotes.
+// quoted warns of a name in quotes.
 func (l *lint) quoted(n ast.Node) {
 	if t, ok := n.(*ast.StringNode); ok && nameLike.MatchString(t.Value) {
 		l.warn(n, doc.CodeQuotedName, "write "+t.Value+" without quotes", "%q stands between quotes: it is a text, not the field", t.Value)
 	}
 }
 
-// isConstant reports whether a node depends on no message.
+// isConstant reports whether a node does not depend on the message.
 func isConstant(n ast.Node) bool {
 	constant := true
 	ast.Walk(&n, collector(func(*ast.IdentifierNode) { constant = false }))
@@ -93,7 +93,7 @@ func (l *lint) constant(n ast.Node) {
 	}
 }
 
-// value is what a constant condition gives.
+// value returns the result of a constant condition.
 func (l *lint) value(n ast.Node) (value, ok bool) {
 	if !isConstant(n) {
 		return false, false
@@ -107,7 +107,7 @@ func (l *lint) value(n ast.Node) (value, ok bool) {
 	return value, ok && err == nil
 }
 
-// whole warns of a condition that is the same for all messages.
+// whole warns of a condition that has the same result for all messages.
 func (l *lint) whole(n ast.Node, e *Expression) {
 	if value, ok := l.value(n); ok {
 		suggestion := "a rule that is to do nothing has mode: disabled"
@@ -127,7 +127,7 @@ func (l *lint) whole(n ast.Node, e *Expression) {
 	}
 }
 
-// impossible names a symbol of which no value passes all that is asked of it.
+// impossible returns a symbol for which no value passes all tests.
 func (c *Condition) impossible(symbols *Symbols) string {
 	type asked struct {
 		low, high Bound
@@ -160,7 +160,7 @@ func (c *Condition) impossible(symbols *Symbols) string {
 	return ""
 }
 
-// tighter is the bound that leaves less: the greater of two lower ones (sign 1), the smaller of two upper ones (-1).
+// tighter returns the tighter bound: the greater of two lower ones (sign 1), the smaller of two upper ones (-1).
 func tighter(a, b Bound, sign float64) Bound {
 	switch d := (b.At - a.At) * sign; {
 	case d > 0:
@@ -171,7 +171,7 @@ func tighter(a, b Bound, sign float64) Bound {
 	return Bound{a.At, a.Open || b.Open}
 }
 
-// certain names a symbol of which every value passes one of what is asked: x != "a" or x != "b".
+// certain returns a symbol for which every value passes one of the tests, as in x != "a" or x != "b".
 func (c *Condition) certain(symbols *Symbols) string {
 	for _, clause := range c.Clauses {
 		for i := range clause {
@@ -186,7 +186,7 @@ func (c *Condition) certain(symbols *Symbols) string {
 	return ""
 }
 
-// shown is a symbol's name as it is written.
+// shown returns a symbol's name as written.
 func (t *Symbols) shown(symbol uint16) string {
 	s := &t.List[symbol]
 	if s.kind == symField {

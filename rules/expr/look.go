@@ -5,7 +5,7 @@ import "github.com/valyala/fastjson"
 // Kind is a set of kinds of value.
 type Kind uint8
 
-// The kinds. OtherKind is what only the virtual machine knows to compare, and a value that is an error.
+// Kinds of value. OtherKind stands for values that only the virtual machine can compare, and for errors.
 const (
 	Missing Kind = 1 << iota
 	NumberKind
@@ -16,7 +16,7 @@ const (
 	anyScalar = Missing | NumberKind | TextKind | BoolKind
 )
 
-// Seen is the value of a name for the record at hand.
+// Seen is the value of a name for the current record.
 type Seen struct {
 	Number float64
 	Text   string
@@ -24,8 +24,8 @@ type Seen struct {
 	Bool   bool
 }
 
-// Look returns the value of a symbol for the record at hand, worked out once. Fields of a payload that cannot be decoded are
-// OtherKind.
+// Look returns the value of a symbol for the current record, evaluated once. Fields of a payload that cannot be decoded
+// are OtherKind.
 func (sc *Scope) Look(symbol uint16) *Seen {
 	if sc.looked == nil {
 		sc.looked, sc.seen = make([]uint64, len(sc.symbols)), make([]Seen, len(sc.symbols))
@@ -54,7 +54,7 @@ func (sc *Scope) look(s *Symbol, v *Seen) {
 	}
 }
 
-// lookField looks at a payload field. Numbers are read without being put into an interface, which would take memory.
+// lookField looks at a payload field. It does not put numbers into an interface, which would allocate.
 func (sc *Scope) lookField(s *Symbol, v *Seen) {
 	item, err := sc.field(s.index)
 	switch {
@@ -81,7 +81,7 @@ func (sc *Scope) lookField(s *Symbol, v *Seen) {
 	}
 }
 
-// set takes a value as the virtual machine gets it.
+// set sets a value in the form that the virtual machine uses.
 func (v *Seen) set(value any, err error) {
 	*v = Seen{Kind: OtherKind}
 	if err != nil {
@@ -104,7 +104,7 @@ func (v *Seen) set(value any, err error) {
 // IsField reports whether a symbol is a payload field.
 func (s *Symbol) IsField() bool { return s.kind == symField }
 
-// Fields are the payload fields that the expression names.
+// Fields returns the payload fields that the expression names.
 func (e *Expression) Fields(symbols []Symbol) (out []uint16) {
 	for _, i := range e.symbols {
 		if symbols[i].IsField() {

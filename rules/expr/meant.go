@@ -13,7 +13,7 @@ import (
 	"cellgate/rules/doc"
 )
 
-// suggest looks for what an unknown name was meant to be.
+// suggest returns a suggestion for an unknown name.
 func (r *resolver) suggest(name string) string {
 	if r.names.Schema.Fields != nil {
 		if _, ok := r.names.Schema.Fields[name]; ok {
@@ -43,7 +43,7 @@ func (r *resolver) suggest(name string) string {
 	return fmt.Sprintf("a field of the message is payload.%s, a text is %s", name, strconv.Quote(name))
 }
 
-// meantTable suggests how a table is written that is called like a function.
+// meantTable suggests the right form for a table that is called like a function.
 func (r *resolver) meantTable(name string) string {
 	if _, ok := r.names.Tables[name]; !ok {
 		return ""
@@ -51,7 +51,7 @@ func (r *resolver) meantTable(name string) string {
 	return fmt.Sprintf("write %s[vin].column, with the key and the column", name)
 }
 
-// fieldCalled tells of payload.x.name(), which no field has.
+// fieldCalled reports payload.x.name(): fields have no methods.
 func (r *resolver) fieldCalled(n ast.Node, name string) {
 	if isMethod(name) {
 		r.fail(n, doc.CodeExprType, "name the field in schema.event_at, and write event_at.Hour()", "a field of the message is no time: %s() does not work on it", name)
@@ -60,7 +60,7 @@ func (r *resolver) fieldCalled(n ast.Node, name string) {
 	r.fail(n, doc.CodeExprType, meantMethod(name), "a field of the message has no %s()", name)
 }
 
-// meantConstant suggests what to write for a name that is a constant in another language, "" when it is none.
+// meantConstant suggests a replacement for a constant of another language; "" if the name is not one.
 func meantConstant(name string) string {
 	switch strings.ToLower(name) {
 	case "true", "false":
@@ -71,7 +71,7 @@ func meantConstant(name string) string {
 	return ""
 }
 
-// meantFunction suggests what to write for a function or method of another language, "" when it is none of those.
+// meantFunction suggests a replacement for a function or method of another language; "" if the name is not one.
 func meantFunction(name string) string {
 	switch strings.ToLower(name) {
 	case "exists", "has", "isset", "isnull", "isnil", "is_null", "defined":
@@ -118,10 +118,10 @@ func meantFunction(name string) string {
 	return ""
 }
 
-// quotedName is a field between quotes.
+// quotedName matches a field in quotes.
 var quotedName = regexp.MustCompile(`["'](payload|operator|properties)\.[A-Za-z_]`)
 
-// meantTypes suggests what to do when an operator does not work between values of two kinds, in the words of typeWord.
+// meantTypes suggests what to do if an operator does not accept two kinds of values, given as words of typeWord.
 func meantTypes(operator, left, right, src string) string {
 	is := func(kind string) bool { return left == kind || right == kind }
 	switch {
@@ -157,7 +157,7 @@ func meantTypes(operator, left, right, src string) string {
 	return ""
 }
 
-// examples are calls of functions that take more than one value.
+// examples are example calls of functions with more than one argument.
 var examples = map[string]string{
 	"round": "round(payload.soc, 1)", "byte": "byte(raw, 0)", "bits": "bits(payload.status, 4, 2)", "split": `split(payload.text, ",")`,
 	"indexOf": `indexOf(payload.text, "a")`, "lastIndexOf": `lastIndexOf(payload.text, "a")`, "hasPrefix": `hasPrefix(vin, "L")`,
@@ -168,7 +168,7 @@ var examples = map[string]string{
 
 func listExample(function string) string { return function + "(payload.cells)" }
 
-// exampleOf is how a function is called.
+// exampleOf returns an example call of a function.
 func exampleOf(function string) string {
 	if e := examples[function]; e != "" {
 		return "for example " + e
@@ -176,7 +176,7 @@ func exampleOf(function string) string {
 	return fmt.Sprintf("for example %s(payload.soc)", function)
 }
 
-// meantMethod suggests what to write for x.name().
+// meantMethod suggests a replacement for x.name().
 func meantMethod(name string) string {
 	switch meant := meantFunction(name); {
 	case isFunction(name):

@@ -11,11 +11,10 @@ import (
 	"cellgate/rules/doc"
 )
 
-// MaxPath is the deepest payload field that an expression may name, and the deepest nesting of a
-// transform.
+// MaxPath bounds the depth of payload fields in expressions and the nesting of a transform.
 const MaxPath = 32
 
-// symbolKind tells where the value of a name in an expression comes from.
+// symbolKind is the source of a name's value.
 type symbolKind uint8
 
 const (
@@ -39,27 +38,27 @@ const (
 	symItem       // item, item.x
 )
 
-// Symbol is one name that some expression of a set uses. Its key is its name in the environment that
-// expr's virtual machine reads: one flat map, so that payload.a.b is one look-up.
+// Symbol is a name that an expression of a set uses. Its key is its name in the environment of expr's virtual machine:
+// one flat map, so that payload.a.b is one lookup.
 type Symbol struct {
 	key   string
 	kind  symbolKind
-	Path  []string // symField: the way through the payload; symProperty, symOperator: the name; symItem: the way through the element
+	Path  []string // symField: path in the payload; symProperty, symOperator: the name; symItem: path in the element
 	level int      // symLevel
 	index uint16   // in Symbols
 	field FieldType
-	// bounds are what the schema says of a number; nil for nothing.
+	// bounds are the schema's bounds of a number; nil if there are none.
 	bounds *Bounds
 	unit   TimeUnit
-	when   []string // symEventAt, symLateMS: the path of the event time, nil when the schema names none
+	when   []string // symEventAt, symLateMS: path of the event time; nil if the schema has none
 }
 
-// decodes reports whether the symbol's value is in the payload.
+// decodes reports whether the symbol's value comes from the payload.
 func (s *Symbol) decodes() bool {
 	return s.kind == symPayload || s.kind == symField || s.kind == symItem || s.when != nil
 }
 
-// withoutMessage reports whether there is such a value at the end of a time too.
+// withoutMessage reports whether the symbol has a value at the end of a period too.
 func (s *Symbol) withoutMessage() bool {
 	switch s.kind {
 	case symVIN, symCell, symReceivedAt, symOperator:
@@ -68,13 +67,14 @@ func (s *Symbol) withoutMessage() bool {
 	return false
 }
 
-// name is how an analyst writes it.
+// name returns the name as an analyst writes it.
 func (s *Symbol) name() string {
 	name, _, _ := strings.Cut(s.key, " ")
 	return name
 }
 
-// WhatOperatorsGive is the transform of a rule that has none and sends at the end of a time: there is no payload to go on.
+// WhatOperatorsGive returns the default transform of a rule that sends at the end of a period, when there is no
+// payload.
 func (n *Names) WhatOperatorsGive() *Tree {
 	t := &Tree{}
 	add := func(name, expr string) {
@@ -91,17 +91,17 @@ func (n *Names) WhatOperatorsGive() *Tree {
 	return t
 }
 
-// Symbols are the names that a set's expressions use, each once.
+// Symbols are the distinct names in a set's expressions.
 type Symbols struct {
 	List  []Symbol
 	ByKey map[string]uint16
-	lists map[*any]Test // of values with a name, sorted for tests
-	// columns are keys of tables, by what is asked of the rows; tableKeys is their number.
+	lists map[*any]Test // values of named lists, prepared for tests
+	// columns are sets of table keys by test, tableKeys is their total size.
 	columns   map[string]map[string]struct{}
 	tableKeys int
 }
 
-// maxSymbols bounds the different names in one set.
+// maxSymbols bounds the distinct names in a set.
 const maxSymbols = 60_000
 
 func (t *Symbols) add(s Symbol) (uint16, bool) {
@@ -118,8 +118,7 @@ func (t *Symbols) add(s Symbol) (uint16, bool) {
 	return i, true
 }
 
-// baseNames are the names in expressions beside lists and macros, with the kinds of those that stand
-// alone.
+// baseNames are the built-in names in expressions, with the kinds of those that may stand alone.
 var baseNames = map[string]symbolKind{
 	"vin": symVIN, "cell": symCell, "topic": symTopic, "class": symClass, "levels": symLevels, "qos": symQoS,
 	"retain": symRetain, "received_at": symReceivedAt, "event_at": symEventAt, "late_ms": symLateMS,
@@ -140,12 +139,12 @@ var keywords = []string{
 	"null", "if", "else", "one_of",
 }
 
-// IsReserved reports whether a name already means something in expressions.
+// IsReserved reports whether a name has a built-in meaning in expressions.
 func IsReserved(name string) bool {
 	return baseNames[name] != 0 || slices.Contains(keywords, name) || isFunction(name) || deniedFunctions[name] != ""
 }
 
-// boundFunctions are those that are bound to a file or the configuration.
+// boundFunctions are the functions bound to a file or the configuration.
 var boundFunctions = map[string]bool{"hash": true, "at_zone": true, "inside": true}
 
 const (
@@ -156,7 +155,7 @@ const (
 	whyMachine = "its result depends on the machine it runs on"
 )
 
-// deniedFunctions are the other functions of expr, and why a rule must not use them.
+// deniedFunctions are the other functions of expr, with the reason why rules must not use them.
 var deniedFunctions = map[string]string{
 	"all": whyLoop, "none": whyLoop, "any": whyLoop, "one": whyLoop, "filter": whyLoop, "map": whyLoop,
 	"find": whyLoop, "findIndex": whyLoop, "findLast": whyLoop, "findLastIndex": whyLoop, "count": whyLoop,
@@ -167,7 +166,7 @@ var deniedFunctions = map[string]string{
 	"fromJSON": whyGrows, "fromBase64": whyGrows,
 }
 
-// FieldKey is the flat name of a payload field.
+// FieldKey returns the flat name of a payload field.
 func FieldKey(base string, path []string) string {
 	var b strings.Builder
 	b.WriteString(base)
@@ -181,7 +180,7 @@ func FieldKey(base string, path []string) string {
 	return b.String()
 }
 
-// exprType is the type under which a symbol is checked.
+// exprType returns the type of a symbol for type checking.
 func (s *Symbol) exprType() types.Type {
 	switch s.kind {
 	case symVIN, symCell, symTopic, symClass, symRaw:

@@ -9,14 +9,15 @@ import (
 	"github.com/valyala/fastjson"
 )
 
-// This file and compute.go hold what numbers are and what is calculated with them; rules/README.md says it for analysts, and
-// TestNumbers is the table of it.
+// This file and compute.go define numbers and arithmetic. rules/README.md documents them for analysts; TestNumbers
+// checks them.
 //
-// A number in an expression is an int when it is whole and fits in 64 bits, however it is written (5, 5.0 and 5e0 are one
-// number), else a float64. Floats from 2^53 on are whole, so that a payload's number is a float only where it has a fraction or
-// leaves the 64 bits. There is neither infinity nor NaN: what has no result is nil, as if it was missing.
+// A number in an expression is an int if it is whole and fits in 64 bits, however it is written (5, 5.0 and 5e0 are the
+// same number); otherwise it is a float64. Floats from 2^53 on are whole, so a number of the payload is a float only if
+// it has a fraction or exceeds 64 bits. There is no infinity or NaN: a calculation without a result is nil, as if
+// missing.
 
-// toNumber is what a calculation with floats gives.
+// toNumber converts the result of a calculation with floats.
 func toNumber(f float64) any {
 	switch {
 	case math.IsNaN(f) || math.IsInf(f, 0):
@@ -27,14 +28,14 @@ func toNumber(f float64) any {
 	return f
 }
 
-// decimal is a number's text taken apart: 0.digits × 10^exponent, without zeros at either end.
+// decimal is a parsed number: 0.digits × 10^exponent, without leading or trailing zeros.
 type decimal struct {
 	negative bool
 	digits   []byte
 	exponent int
 }
 
-// takeApart reads a JSON number (RFC 8259, 6) into a decimal whose digits stand in buf.
+// takeApart parses a JSON number (RFC 8259, section 6) into a decimal. Its digits are stored in buf.
 func takeApart(text, buf []byte) (d decimal, ok bool) {
 	d.digits = buf[:0]
 	rest := bytes.TrimPrefix(text, []byte("-"))
@@ -71,7 +72,7 @@ func takeApart(text, buf []byte) (d decimal, ok bool) {
 	return d, true
 }
 
-// whole returns the decimal as an int, if it is one.
+// whole returns the decimal as an int; false if it is not one.
 func (d *decimal) whole() (int, bool) {
 	if len(d.digits) == 0 {
 		return 0, true
@@ -92,7 +93,7 @@ func (d *decimal) whole() (int, bool) {
 	return int(n), err == nil
 }
 
-// normal is the one text of a decimal that neither an int nor a float holds.
+// normal returns the canonical text of a decimal that neither an int nor a float can represent.
 func (d *decimal) normal() string {
 	sign := ""
 	if d.negative {
@@ -101,7 +102,7 @@ func (d *decimal) normal() string {
 	return sign + "0." + string(d.digits) + "e" + strconv.Itoa(d.exponent)
 }
 
-// shortWhole reads a whole number of up to 18 digits, which nearly all are.
+// shortWhole reads a whole number of up to 18 digits, the most common form.
 func shortWhole(text []byte) (n int, ok bool) {
 	digits := text
 	if len(text) > 0 && text[0] == '-' {
@@ -122,8 +123,8 @@ func shortWhole(text []byte) (n int, ok bool) {
 	return n, true
 }
 
-// shortDecimal reads a number with a fraction and up to 15 digits: as whole numbers below 2^53 and powers of ten up to 10^22 are
-// exact, so is rounded only the division (W. D. Clinger, How to read floating point numbers accurately).
+// shortDecimal reads a number with a fraction and up to 15 digits. Whole numbers below 2^53 and powers of ten up to
+// 10^22 are exact, so only the division rounds (W. D. Clinger, How to read floating point numbers accurately).
 func shortDecimal(text []byte) (f float64, ok bool) {
 	digits := text
 	if len(text) > 0 && text[0] == '-' {
@@ -155,7 +156,7 @@ func shortDecimal(text []byte) (f float64, ok bool) {
 
 var powersOfTen = [...]float64{1, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15}
 
-// readNumber reads the text of a JSON number: an int or a float. ok is false when it is out of the range of both.
+// readNumber reads the text of a JSON number as an int or a float. ok is false if it is out of the range of both.
 func readNumber(text []byte) (i int, f float64, whole, ok bool) {
 	if i, whole = shortWhole(text); whole {
 		return i, 0, true, true
@@ -180,7 +181,7 @@ func readNumber(text []byte) (i int, f float64, whole, ok bool) {
 	return 0, f, false, true
 }
 
-// number is a number of the payload in expressions; ok is false when it is out of range.
+// number returns a number of the payload for expressions; ok is false if it is out of range.
 func (sc *Scope) number(v *fastjson.Value) (n any, ok bool) {
 	sc.digits = v.MarshalTo(sc.digits[:0])
 	i, f, whole, ok := readNumber(sc.digits)
@@ -193,7 +194,8 @@ func (sc *Scope) number(v *fastjson.Value) (n any, ok bool) {
 	return sc.boxes.number(f), true
 }
 
-// exactNumber is a number of the payload as a key: what neither an int nor a float holds keeps its digits.
+// exactNumber returns a number of the payload for use as a key: a number that neither an int nor a float can represent
+// keeps its digits.
 func (sc *Scope) exactNumber(v *fastjson.Value) (n any, ok bool) {
 	if n, ok = sc.number(v); ok {
 		if _, whole := n.(int); whole || len(sc.digits) <= 16 {
@@ -215,7 +217,7 @@ func (sc *Scope) exactNumber(v *fastjson.Value) (n any, ok bool) {
 	return RawJSON(d.normal()), true
 }
 
-// literal reads a number of a rule file.
+// literal reads a number in a rule file.
 func literal(text string) (any, bool) {
 	text = strings.TrimPrefix(strings.ReplaceAll(text, "_", ""), "+")
 	if n, err := strconv.ParseInt(text, 0, 64); err == nil {

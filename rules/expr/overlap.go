@@ -6,15 +6,15 @@ import (
 	"slices"
 )
 
-// Bounds of what is looked at: the ways in which a condition can be fulfilled, and the values of a list in it.
+// Bounds of the analysis: alternatives of a condition, and values of a list in it.
 const (
 	maxBranches = 16
 	maxListed   = 64
 )
 
-// Overlap reports whether two conditions can hold at once for certain, so that it is likely to be a mistake: both ask nothing but comparisons
-// of names with constants, and one asks only about names that the other asks about too. That they can hold at once since they ask about
-// different things is what people mean.
+// Overlap reports whether two conditions can certainly hold at once, so that they are probably a mistake. Both must
+// consist only of comparisons of names with constants, and the names of one must include those of the other. Conditions
+// on different names can hold at once on purpose.
 func (n *Names) Overlap(a, b *Expression) bool {
 	switch {
 	case a == nil || b == nil:
@@ -37,7 +37,7 @@ func (n *Names) Overlap(a, b *Expression) bool {
 	return false
 }
 
-// names are those that a condition asks about.
+// names returns the names that a condition tests.
 func (c *Condition) names() map[uint16]bool {
 	all := map[uint16]bool{}
 	for _, clause := range c.Clauses {
@@ -48,7 +48,7 @@ func (c *Condition) names() map[uint16]bool {
 	return all
 }
 
-// nested reports whether one of two conditions asks only about names that the other asks about.
+// nested reports whether one condition tests only names that the other tests too.
 func nested(a, b *Condition) bool {
 	of, with := a.names(), b.names()
 	if len(of) > len(with) {
@@ -62,7 +62,8 @@ func nested(a, b *Condition) bool {
 	return len(of) > 0
 }
 
-// branches are the ways to fulfil a condition: in each of them all tests hold. ok is false when it asks something else too, or in too many ways.
+// branches returns the alternatives of a condition, each a conjunction of tests. ok is false if the condition has other
+// parts, or too many alternatives.
 func (c *Condition) branches() (all [][]*Test, ok bool) {
 	if c == nil || !c.Whole || len(c.Clauses) == 0 {
 		return nil, false
@@ -84,7 +85,7 @@ func (c *Condition) branches() (all [][]*Test, ok bool) {
 	return all, true
 }
 
-// possible reports whether every name has a value that passes all tests of it.
+// possible reports whether every name has a value that passes all its tests.
 func (n *Names) possible(tests []*Test) bool {
 	of := map[uint16][]*Test{}
 	for _, t := range tests {
@@ -101,8 +102,8 @@ func (n *Names) possible(tests []*Test) bool {
 	return true
 }
 
-// candidates are values of which one passes the tests if any does. What is missing is none: of it such a condition says nothing, unless that is
-// what it asks.
+// candidates returns values of which one passes the tests if any does. A missing value is not a candidate unless the
+// tests ask for it.
 func candidates(tests []*Test, whole bool) []Seen {
 	all := []Seen{{Kind: BoolKind, Bool: true}, {Kind: BoolKind}}
 	texts, numbers := map[string]bool{"\x00": true}, map[float64]bool{}

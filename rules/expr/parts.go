@@ -6,15 +6,15 @@ import (
 	"cellgate/rules/doc"
 )
 
-// Part is a part of an expression and what it gives.
+// Part is a part of an expression and its value.
 type Part struct {
 	Text  string
 	Value any
 	Err   error
 }
 
-// Parts evaluates an expression that was compiled with these names, and everything in it that has a name or a comparison of
-// its own, for the record of a scope; at most limit parts.
+// Parts evaluates an expression that was compiled with these names, and its named parts and comparisons, for the record
+// of a scope. It returns at most limit parts.
 func (n *Names) Parts(s *doc.Scalar, at *Scope, limit int) []Part {
 	if s == nil {
 		return nil
@@ -26,7 +26,7 @@ func (n *Names) Parts(s *doc.Scalar, at *Scope, limit int) []Part {
 	var found []ast.Node
 	gatherParts(tree.Node, &found)
 	own := *n
-	own.Timed = false // where nothing of a message may stand is told when the rule is compiled
+	own.Timed = false // uses of a message where there is none are reported when the rule is compiled
 	own.Symbols = &Symbols{ByKey: map[string]uint16{}}
 	d := doc.New("", nil, func(doc.Diagnostic) {}, "a value")
 	var out []Part
@@ -50,7 +50,7 @@ func (n *Names) Parts(s *doc.Scalar, at *Scope, limit int) []Part {
 	return out
 }
 
-// gatherParts collects the parts worth showing: an operation in front of its operands.
+// gatherParts collects the parts worth showing: an operation before its operands.
 func gatherParts(n ast.Node, out *[]ast.Node) {
 	switch n := n.(type) {
 	case *ast.BinaryNode:

@@ -7,11 +7,11 @@ import (
 	"cellgate/rules/doc"
 )
 
-// passed is an expression that passes on payload values, or chooses between some. What is passed on stays as it was sent, decimals
-// and whole numbers of any length with all their digits; what is computed goes through expressions' numbers.
+// passed is an expression that passes payload values on or selects among them. These values stay as received, decimals
+// and long whole numbers with all digits; computed values use the numbers of expressions.
 type passed struct {
 	kind   passedKind
-	symbol uint16 // of passedField and passedGiven
+	symbol uint16 // for passedField and passedGiven
 	expr   *Expression
 	items  []*passed
 	names  []string
@@ -20,17 +20,17 @@ type passed struct {
 type passedKind uint8
 
 const (
-	passedComputed passedKind = iota // expr
-	passedField                      // a field of the payload, or all of it
+	passedComputed passedKind = iota // computed by expr
+	passedField                      // a payload field, or the payload
 	passedGiven                      // operator.x
-	passedItem                       // item, or a field of it
+	passedItem                       // item, or a field of item
 	passedEither                     // items[0] ?? items[1]
 	passedChoice                     // expr ? items[0] : items[1]
 	passedList
 	passedObject
 )
 
-// passing takes an expression's tree, as it is written, apart; nil when it passes nothing on.
+// passing analyses an expression's tree as written; nil if it passes nothing on.
 func (n *Names) passing(d *doc.Document, tree ast.Node) *passed {
 	p := &passed{}
 	if !n.part(d, tree, p) || !p.passes() {
@@ -39,7 +39,7 @@ func (n *Names) passing(d *doc.Document, tree ast.Node) *passed {
 	return p
 }
 
-// passes reports whether anything is passed on.
+// passes reports whether any value is passed on.
 func (p *passed) passes() bool {
 	if p.kind == passedField || p.kind == passedGiven || p.kind == passedItem {
 		return true
@@ -52,7 +52,7 @@ func (p *passed) passes() bool {
 	return false
 }
 
-// part takes a part of a tree apart; false when it cannot.
+// part analyses a part of a tree; false if it cannot.
 func (n *Names) part(d *doc.Document, tree ast.Node, p *passed) bool {
 	switch t := tree.(type) {
 	case *ast.IdentifierNode:
@@ -117,14 +117,14 @@ func (n *Names) parts(d *doc.Document, p *passed, kind passedKind, trees ...ast.
 	return true
 }
 
-// leaf compiles a part by itself.
+// leaf compiles a part as an expression of its own.
 func (n *Names) leaf(d *doc.Document, tree ast.Node) *Expression {
 	text := tree.String()
 	return n.compile(d.Silent(), &doc.Scalar{Value: text, Lines: []string{text}}, WantAny)
 }
 
-// PassOn evaluates an expression whose value goes on as it is: a *fastjson.Value of the payload, RawJSON of an operator, lists and
-// objects of such, and what Run gives. It holds until the next record.
+// PassOn evaluates an expression and keeps passed values as they are: it returns a *fastjson.Value of the payload,
+// RawJSON of an operator, lists and objects of these, or a result of Run. The value is valid until the next record.
 func (sc *Scope) PassOn(e *Expression) (any, error) {
 	switch {
 	case e.Field >= 0:
@@ -135,7 +135,7 @@ func (sc *Scope) PassOn(e *Expression) (any, error) {
 	return sc.Run(e)
 }
 
-// passField is a field as it was sent, nil when it is missing.
+// passField returns a field as received, nil if it is missing.
 func (sc *Scope) passField(symbol uint16) (any, error) {
 	v, err := sc.field(symbol)
 	if err != nil || v == nil || v.Type() == fastjson.TypeNull {
@@ -161,7 +161,7 @@ func (sc *Scope) pass(p *passed) (any, error) {
 	case passedGiven:
 		v := sc.given(sc.symbols[p.symbol].Path[0])
 		if raw, ok := v.(RawJSON); ok && (len(raw) == 0 || string(raw) == "null") {
-			return nil, nil //nolint:nilnil // nothing
+			return nil, nil //nolint:nilnil // missing
 		}
 		return v, nil
 	case passedEither:
@@ -185,7 +185,7 @@ func (sc *Scope) pass(p *passed) (any, error) {
 	return sc.Run(p.expr)
 }
 
-// passAll is a list or an object of what is passed on.
+// passAll returns a list or an object of passed values.
 func (sc *Scope) passAll(p *passed) (any, error) {
 	list := make([]any, len(p.items))
 	for i, item := range p.items {

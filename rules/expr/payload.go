@@ -16,14 +16,14 @@ import (
 // ErrPayload is wrapped by the error of a rule that needs fields of a payload that is not JSON.
 var ErrPayload = errors.New("the payload cannot be decoded as JSON")
 
-// Document returns the parsed payload. It is parsed once per record, and only if some rule asks. fastjson
-// accepts a little more than RFC 8259, so its tokens are looked at too.
+// Document returns the parsed payload. It is parsed once per record, when first needed. fastjson accepts slightly more
+// than RFC 8259, so strict checks its tokens.
 func (sc *Scope) Document() (*fastjson.Value, error) {
 	if sc.parsed == sc.gen {
 		return sc.doc, sc.DocErr
 	}
 	sc.parsed, sc.DocErr = sc.gen, nil
-	if sc.Record.Kind == message.KindTick { // there is no message: everything is missing
+	if sc.Record.Kind == message.KindTick { // there is no message: every field is missing
 		sc.doc = nil
 		return nil, nil //nolint:nilnil // fastjson finds no field in nil
 	}
@@ -35,7 +35,7 @@ func (sc *Scope) Document() (*fastjson.Value, error) {
 	return doc, sc.DocErr
 }
 
-// value is the value of a name for the record at hand.
+// value returns the value of a name for the current record.
 func (sc *Scope) value(s *Symbol) (any, error) {
 	switch s.kind {
 	case symVIN:
@@ -107,7 +107,7 @@ func (sc *Scope) properties() map[string]any {
 	return out
 }
 
-// property is the first user property of a name: names may repeat.
+// property returns the first user property of a name; names may repeat.
 func (sc *Scope) property(name string) any {
 	for _, p := range sc.Record.Props.User {
 		if p.Name == name {
@@ -117,7 +117,7 @@ func (sc *Scope) property(name string) any {
 	return nil
 }
 
-// given is the value of an operator as it gave it, nil when it gave none.
+// given returns the value of an operator, nil if it has none.
 func (sc *Scope) given(name string) any {
 	for _, v := range sc.Given {
 		if v.Name == name {
@@ -127,7 +127,7 @@ func (sc *Scope) given(name string) any {
 	return nil
 }
 
-// operValue is the value of an operator in expressions: what it has kept as JSON is of the kind that the field was.
+// operValue returns the value of an operator for expressions. A value kept as JSON has the kind of the original field.
 func (sc *Scope) operValue(name string) (any, error) {
 	v := sc.given(name)
 	raw, ok := v.(RawJSON)
@@ -144,7 +144,7 @@ func (sc *Scope) operValue(name string) (any, error) {
 	return sc.native(item, false)
 }
 
-// typed converts a payload value, checking what the schema says of it.
+// typed converts a payload value and checks it against the schema.
 func (sc *Scope) typed(s *Symbol, v *fastjson.Value) (any, error) {
 	n, err := sc.native(v, false)
 	if err != nil {
@@ -161,8 +161,8 @@ func (sc *Scope) typed(s *Symbol, v *fastjson.Value) (any, error) {
 	return n, nil
 }
 
-// native converts a payload value into what expressions work on. exact says that it is to be told apart from all others: what no
-// number of ours holds keeps its digits then. Numbers that overflow are an error.
+// native converts a payload value to the types of expressions. With exact, numbers that these cannot represent keep
+// their digits, so that different values stay different. Otherwise overflowing numbers are an error.
 func (sc *Scope) native(v *fastjson.Value, exact bool) (any, error) {
 	switch v.Type() {
 	case fastjson.TypeNull:
@@ -212,18 +212,18 @@ func (sc *Scope) object(v *fastjson.Value, exact bool) (any, error) {
 	}
 	out := make(map[string]any, o.Len())
 	o.Visit(func(key []byte, item *fastjson.Value) {
-		if err == nil { // of one name the last counts, as for a single field
+		if err == nil { // of duplicate names the last counts, as for a single field
 			out[string(key)], err = sc.native(item, exact)
 		}
 	})
 	return out, err
 }
 
-// maxFuture is how far a vehicle's clock may be ahead of ours; an event time beyond is not believed,
-// since it would win over every later message.
+// maxFuture bounds how far a vehicle's clock may be ahead of the gateway's. A later event time is ignored, since it
+// would win over every later message.
 const maxFuture = 24 * time.Hour
 
-// lateness is event_at, or late_ms.
+// lateness returns event_at or late_ms.
 func (sc *Scope) lateness(s *Symbol) (any, error) {
 	at, ok, err := sc.EventTime(s.when, s.unit)
 	switch {
@@ -235,8 +235,8 @@ func (sc *Scope) lateness(s *Symbol) (any, error) {
 	return time.UnixMilli(at).UTC(), nil
 }
 
-// EventTime reads the event time, in ms since the Unix epoch. ok is false when there is none that can be
-// used: no field, not a time, before 1970 or more than a day ahead of the message's arrival.
+// EventTime returns the event time in ms since the Unix epoch. ok is false if there is no usable one: no field, not a
+// time, before 1970, or more than a day ahead of the time of receipt.
 func (sc *Scope) EventTime(path []string, unit TimeUnit) (at int64, ok bool, err error) {
 	if path == nil {
 		return 0, false, nil
@@ -252,7 +252,7 @@ func (sc *Scope) EventTime(path []string, unit TimeUnit) (at int64, ok bool, err
 	case fastjson.TypeNumber:
 		f, ferr := v.Float64()
 		if ferr != nil {
-			return 0, false, nil //nolint:nilerr // not a time: as if there were none
+			return 0, false, nil //nolint:nilerr // not a time counts as missing
 		}
 		at, ok = epochMillis(f, unit)
 	case fastjson.TypeString:
@@ -262,8 +262,8 @@ func (sc *Scope) EventTime(path []string, unit TimeUnit) (at int64, ok bool, err
 	return at, ok && at >= 0 && at <= sc.Record.ReceivedAt+maxFuture.Milliseconds(), nil
 }
 
-// epochMillis reads a number as a time. Without a unit, from 100,000,000,000 on it is milliseconds: as
-// such that is 1973, as seconds the year 5138.
+// epochMillis reads a number as a time. Without a unit, numbers from 100,000,000,000 on are milliseconds: that is 1973
+// in milliseconds, but the year 5138 in seconds.
 func epochMillis(f float64, unit TimeUnit) (int64, bool) {
 	const millisFrom = 1e11
 	if unit == UnitSeconds || (unit == UnitAuto && f < millisFrom) {

@@ -13,7 +13,7 @@ import (
 	"cellgate/rules/doc"
 )
 
-// Place is a zone with a name at the top of a file: a circle, or polygons of the file or of a GeoJSON file.
+// Place is a named top-level zone: a circle, or polygons from the rule file or a GeoJSON file.
 type Place struct {
 	Name     doc.Scalar
 	zone     Zone // inline
@@ -22,16 +22,17 @@ type Place struct {
 	digest   uint64
 }
 
-// polygon is an outer ring with holes, and the box around it.
+// polygon is an outer ring with holes, and its bounding box.
 type polygon struct {
 	rings [][][2]float64 // latitude, longitude
 	box   box
 }
 
-// maxPlacePoints bounds the points of one GeoJSON file: each message inside of the box is held against all of a polygon's.
+// maxPlacePoints bounds the points of one GeoJSON file: each message inside a polygon's box is checked against all its
+// points.
 const maxPlacePoints = 20_000
 
-// ReadPlace reads an inline zone; nil when something has been reported.
+// ReadPlace reads an inline zone. It reports errors and returns nil for them.
 func ReadPlace(d *doc.Document, e doc.Entry) *Place {
 	z, ok := ReadZone(d, e)
 	if !ok {
@@ -40,7 +41,7 @@ func ReadPlace(d *doc.Document, e doc.Entry) *Place {
 	return &Place{Name: e.Key, zone: z, box: z.box(), digest: message.Hash(fmt.Sprint(z))}
 }
 
-// contains reports whether a point lies in the place.
+// contains reports whether a point is in the place.
 func (p *Place) contains(a, b any) bool {
 	if a == nil || b == nil {
 		return false
@@ -53,7 +54,7 @@ func (p *Place) contains(a, b any) bool {
 	return p.Holds(lat, lon)
 }
 
-// Holds reports whether a point lies in the place.
+// Holds reports whether a point is in the place.
 func (p *Place) Holds(lat, lon float64) bool {
 	switch {
 	case !p.box.holds(lat, lon):
@@ -75,8 +76,8 @@ func (g *polygon) contains(lat, lon float64) bool {
 	return in
 }
 
-// ParsePlace reads a GeoJSON file (RFC 7946): Polygon, MultiPolygon, and features and collections of such. line is where a text
-// that is no JSON breaks off, else 1.
+// ParsePlace reads a GeoJSON file (RFC 7946): Polygon, MultiPolygon, and features and collections of these. line is the
+// line of a JSON syntax error, otherwise 1.
 func ParsePlace(name doc.Scalar, data []byte) (p *Place, line int, err error) {
 	v, err := fastjson.ParseBytes(data)
 	if err != nil || !json.Valid(data) {
@@ -107,7 +108,7 @@ func lineAt(data []byte, offset int64) int {
 	return line
 }
 
-// add takes the polygons of a GeoJSON object.
+// add adds the polygons of a GeoJSON object.
 func (p *Place) add(v *fastjson.Value, points *int, depth int) error {
 	if depth > 8 {
 		return errors.New("collections of collections, more than 8 deep")
@@ -186,5 +187,5 @@ func position(v *fastjson.Value) (lon, lat float64, ok bool) {
 	return lon, lat, math.Abs(lon) <= 180 && math.Abs(lat) <= 90
 }
 
-// Digest stands for what the zone holds.
+// Digest identifies the contents of the zone.
 func (p *Place) Digest() uint64 { return p.digest }

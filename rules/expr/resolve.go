@@ -16,41 +16,41 @@ import (
 
 // Bounds of one expression.
 const (
-	maxExprBytes = 8 << 10 // expr's parser recurses per parenthesis, and nothing recovers a full stack
-	maxExprNodes = 2000    // with macros written out
+	maxExprBytes = 8 << 10 // expr's parser recurses per parenthesis, and Go cannot recover from a stack overflow
+	maxExprNodes = 2000    // with macros expanded
 	maxExprRange = 1000    // elements of a..b
-	maxConcat    = 128     // operands that one + may join, so that let a = b + b cannot double for ever
+	maxConcat    = 128     // operands of one +, so that let a = b + b cannot keep doubling
 )
 
-// Names are what the expressions of one rule may refer to.
+// Names are the names that one rule's expressions may use.
 type Names struct {
 	Lists     map[string]*List
-	Macros    []Macro // those that may be used
+	Macros    []Macro // the macros in scope
 	Places    map[string]*Place
 	Tables    map[string]*Table
 	Calls     Calls
 	Schema    *Schema
-	Operators []string // the values that the rule's operators give
+	Operators []string // names of the values that the rule's operators give
 	Symbols   *Symbols
 	Each      bool // item is an element of a list
-	Timed     bool // there is no message: what is compiled is about the end of a time
-	Decodes   bool // an expression compiled since this was false reads the payload
-	Gives     bool // one refers to operator.x
-	// HashKeys are those of the gateway, nil when none is known. Stored says that the source was in force before.
+	Timed     bool // the expression is evaluated at the end of a period, without a message
+	Decodes   bool // set when a compiled expression reads the payload
+	Gives     bool // set when a compiled expression refers to operator.x
+	// HashKeys are the gateway's keys, nil without a gateway. Stored means that the source was already in force.
 	HashKeys *HashKeys
 	Stored   bool
-	// Used are the names of the file's lists and macros that some expression or template uses.
+	// Used has the names of the file's lists and macros that are in use.
 	Used map[string]bool
 }
 
-// use notes that a name of the file is used.
+// use records that a name of the file is used.
 func (n *Names) use(name string) {
 	if n.Used != nil {
 		n.Used[name] = true
 	}
 }
 
-// problem is something wrong inside an expression, at a character of it.
+// problem is an error in an expression, with its character offset.
 type problem struct {
 	from       int
 	code       doc.Code
@@ -58,16 +58,15 @@ type problem struct {
 	suggestion string
 }
 
-// resolver rewrites an expression's tree before it is checked: macros and lists are written out, and
-// payload.a.b, properties.x, levels[n] and operator.x become single names. It reports what a rule must
-// not use.
+// resolver rewrites an expression's tree before type checking: it expands macros and lists, and turns payload.a.b,
+// properties.x, levels[n] and operator.x into single names. It reports names and functions that rules must not use.
 type resolver struct {
 	names    *Names
 	locals   map[string]bool // names that let declares
 	flat     map[*ast.IdentifierNode]Symbol
 	problems []problem
 	nodes    int
-	execute  bool // lists stand in the tree as they are looked up
+	execute  bool // keep lists in the form used for lookups
 }
 
 func newResolver(n *Names) *resolver {
@@ -94,7 +93,7 @@ func (r *resolver) resolve(root *ast.Node) {
 	}
 }
 
-// localNames collects what let declares.
+// localNames collects the names that let declares.
 type localNames map[string]bool
 
 func (l localNames) Visit(node *ast.Node) {
@@ -103,7 +102,7 @@ func (l localNames) Visit(node *ast.Node) {
 	}
 }
 
-// Visit is called with every node, children first.
+// Visit is called for every node, children first.
 func (r *resolver) Visit(node *ast.Node) {
 	if r.nodes++; r.nodes > maxExprNodes {
 		return
@@ -165,15 +164,15 @@ func (r *resolver) identifier(node *ast.Node, n *ast.IdentifierNode) {
 		r.expand(node, m)
 		return
 	}
-	if r.names.Tables[n.Value] != nil { // tableColumn takes the finding back
+	if r.names.Tables[n.Value] != nil { // tableColumn removes the finding
 		r.fail(n, doc.CodeBadTable, fmt.Sprintf("write %s[vin].tank, with the key and the column", n.Value), "%q is a table", n.Value)
 		return
 	}
-	if r.names.Places[n.Value] != nil { // inside takes the finding back
+	if r.names.Places[n.Value] != nil { // inside removes the finding
 		r.fail(n, doc.CodeExprType, fmt.Sprintf("write inside(payload.lat, payload.lon, %s)", n.Value), "%q is a zone", n.Value)
 		return
 	}
-	if isFunction(n.Value) { // call takes the finding back
+	if isFunction(n.Value) { // call removes the finding
 		r.fail(n, doc.CodeUnknownName, fmt.Sprintf("write %s(…)", n.Value), "%q is a function", n.Value)
 		return
 	}
@@ -189,10 +188,10 @@ func (r *resolver) replace(node *ast.Node, with ast.Node) {
 	*node = with
 }
 
-// expand writes a macro out. Inside, only earlier macros are known, so expansion ends.
+// expand expands a macro. A macro can use only earlier macros, so expansion ends.
 func (r *resolver) expand(node *ast.Node, m *Macro) {
 	tree, err := parseExpr(m.Expr.Value)
-	if err != nil { // reported where the macro stands
+	if err != nil { // reported at the macro
 		r.replace(node, &ast.BoolNode{})
 		return
 	}
@@ -215,12 +214,12 @@ func (r *resolver) expand(node *ast.Node, m *Macro) {
 	*node = tree.Node
 }
 
-// relocate gives a macro's nodes the place of its name, so that messages point into the rule.
+// relocate gives a macro's nodes the position of its name, so that messages point into the rule.
 type relocate file.Location
 
 func (l relocate) Visit(node *ast.Node) { (*node).SetLocation(file.Location(l)) }
 
-// member turns payload.a.b and its like into one name.
+// member turns payload.a.b and similar into one name.
 func (r *resolver) member(node *ast.Node, n *ast.MemberNode) {
 	if r.tableColumn(node, n) {
 		return
@@ -274,7 +273,7 @@ func (r *resolver) member(node *ast.Node, n *ast.MemberNode) {
 	r.replace(node, id)
 }
 
-// step is a constant element of a path.
+// step returns a constant element of a path.
 func step(n ast.Node) (string, bool) {
 	switch n := n.(type) {
 	case *ast.StringNode:
@@ -285,7 +284,7 @@ func step(n ast.Node) (string, bool) {
 	return "", false
 }
 
-// field is the symbol of a payload field, checked against the schema.
+// field returns the symbol of a payload field and checks it against the schema.
 func (r *resolver) field(n *ast.MemberNode, path []string) Symbol {
 	t, ok := r.names.Schema.lookup(path)
 	if !ok && !r.names.Schema.hasDeeper(path) {
@@ -301,7 +300,7 @@ func (r *resolver) field(n *ast.MemberNode, path []string) Symbol {
 	}
 	s := Symbol{kind: symField, Path: path, field: t, key: FieldKey("payload", path)}
 	if t != AnyField && t != NumberField {
-		s.key += fmt.Sprintf(" as %d", t) // one field, two schemas: two names
+		s.key += fmt.Sprintf(" as %d", t) // one field with two schemas has two names
 	}
 	if s.bounds = r.names.Schema.Bounds[strings.Join(path, ".")]; s.bounds != nil {
 		s.key += fmt.Sprintf(" of %g to %g %t", s.bounds.Low, s.bounds.High, s.bounds.Missing)
@@ -329,7 +328,7 @@ func (r *resolver) function(n ast.Node, name string) {
 	r.fail(n, doc.CodeUnbounded, meantFunction(name), "%s cannot be used in rules: %s", name, why)
 }
 
-// call checks a call of a method of a time, or of a function that is none of the library's.
+// call checks a call of a method of a time, or of a function that the library does not have.
 func (r *resolver) call(node *ast.Node, n *ast.CallNode) {
 	switch callee := n.Callee.(type) {
 	case *ast.MemberNode:
@@ -361,7 +360,7 @@ func (r *resolver) call(node *ast.Node, n *ast.CallNode) {
 	r.fail(n, doc.CodeUnbounded, "", "this cannot be called")
 }
 
-// hash checks a call of hash, which takes the message's time beside the value.
+// hash checks a call of hash and adds the message's time as an argument.
 func (r *resolver) hash(n *ast.CallNode) {
 	if len(n.Arguments) != 1 {
 		r.fail(n, doc.CodeExprType, "for example hash(vin)", "hash takes one value")
@@ -385,7 +384,7 @@ func (r *resolver) method(node *ast.Node, n *ast.CallNode, callee *ast.MemberNod
 		r.fail(callee.Property, doc.CodeUnbounded, meantMethod(name), "the method %s cannot be used in rules", name)
 		return
 	}
-	if !r.execute && methods[name] != nil { // a whole number, where the library has types of its own
+	if !r.execute && methods[name] != nil { // returns a whole number; the library has types of its own
 		id := at(callee.Property, &ast.IdentifierNode{Value: methodPrefix + name})
 		r.replace(node, &ast.CallNode{Callee: id, Arguments: []ast.Node{callee.Node}})
 	}
@@ -406,7 +405,7 @@ func (r *resolver) binary(n *ast.BinaryNode) {
 	}
 }
 
-// growth bounds how many times over the message an expression's value can be.
+// growth returns a bound of the size of an expression's value, as a multiple of the message.
 func growth(n ast.Node, locals map[string]int) int {
 	switch n := n.(type) {
 	case *ast.IdentifierNode:
@@ -430,7 +429,7 @@ func growth(n ast.Node, locals map[string]int) int {
 	return max(1, total)
 }
 
-// children are the parts of a node whose values can become part of its own.
+// children returns the parts of a node whose values can become part of its own.
 func children(n ast.Node) []ast.Node {
 	switch n := n.(type) {
 	case *ast.UnaryNode:
@@ -457,7 +456,7 @@ func children(n ast.Node) []ast.Node {
 	return nil
 }
 
-// parseExpr parses an expression within the bounds.
+// parseExpr parses an expression and checks its bounds.
 func parseExpr(src string) (tree *parser.Tree, err error) {
 	if len(src) > maxExprBytes {
 		return nil, errExprTooLarge

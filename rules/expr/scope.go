@@ -13,22 +13,22 @@ import (
 	"cellgate/broker/shared/message"
 )
 
-// Scope holds one record for the expressions of a set: names get their values when an expression asks
-// for them, the payload is parsed when the first one asks for a field. It belongs to one goroutine and is
-// used for one record after another without allocating.
+// Scope has one record for the expressions of a set. Names are evaluated when an expression uses them; the payload is
+// parsed when a field is first used. A Scope belongs to one goroutine and is reused for many records without
+// allocating.
 type Scope struct {
 	cell    string
 	symbols []Symbol
 	Record  *message.Record
 	VIN     string
 	class   string
-	item    *fastjson.Value // the element at hand, of the list of the rule at hand
-	Given   []Given         // the values of the operators of the rule at hand
+	item    *fastjson.Value // current element of the current rule's list
+	Given   []Given         // operators' values of the current rule
 
-	gen    uint64   // counts records
+	gen    uint64   // generation: counts records
 	filled []uint64 // by symbol: the gen for which env has its value
 	sizes  []int    // by symbol: sizeOf its value in env
-	left   work     // of the rule, or the message, at hand
+	left   work     // work left for the current rule or message
 	env    map[string]any
 	vm     vm.VM
 
@@ -39,16 +39,16 @@ type Scope struct {
 	fields   *fieldIndex
 	looked   []uint64 // by symbol: the gen for which seen has its value
 	seen     []Seen
-	own      fastjson.Parser // of values that operators have kept
+	own      fastjson.Parser // for values that operators have kept
 	boxes    boxes
-	names    map[string]string // payload field names that have become strings
-	order    []string          // those of the last object whose fields were taken, in its order
-	distinct int               // so many of them, from the first on, are different
+	names    map[string]string // interned payload field names
+	order    []string          // field names of the last object, in its order
+	distinct int               // the number of names at the start of order that are known to be distinct
 	scratch  []byte
 	digits   []byte
 }
 
-// NewScope makes a scope for expressions that were compiled with the symbols.
+// NewScope returns a scope for expressions compiled with the symbols.
 func NewScope(cell string, symbols []Symbol) *Scope {
 	sc := &Scope{
 		cell: cell, symbols: symbols, filled: make([]uint64, len(symbols)), sizes: make([]int, len(symbols)),
@@ -61,7 +61,7 @@ func NewScope(cell string, symbols []Symbol) *Scope {
 	return sc
 }
 
-// Begin turns to a record. Nothing of it is kept after end.
+// Begin sets the current record.
 func (sc *Scope) Begin(rec *message.Record) {
 	sc.gen++
 	sc.Record, sc.item = rec, nil
@@ -76,20 +76,20 @@ func (sc *Scope) Begin(rec *message.Record) {
 	}
 }
 
-// Again points to a record that was begun before and may since have moved in memory.
+// Again sets the current record again, after it may have moved in memory.
 func (sc *Scope) Again(rec *message.Record) { sc.Record, sc.Given = rec, nil }
 
-// errNotBool is a condition that gives neither true nor false nor nil.
+// errNotBool means that a condition returned neither true, false nor nil.
 var errNotBool = errors.New("a condition must give true or false")
 
-// Test evaluates a condition: nil is false.
+// Test evaluates a condition. nil counts as false.
 func (sc *Scope) Test(e *Expression) (bool, error) {
 	holds, _, err := sc.Tell(e)
 	return holds, err
 }
 
-// Tell evaluates a condition. known is false when it gives nil: one compiled with WantKnown does when a missing field keeps it
-// from being told.
+// Tell evaluates a condition. known is false if the result is nil: a condition compiled with WantKnown is unknown if a
+// field is missing.
 func (sc *Scope) Tell(e *Expression) (holds, known bool, err error) {
 	v, err := sc.Run(e)
 	switch v := v.(type) {
@@ -101,7 +101,7 @@ func (sc *Scope) Tell(e *Expression) (holds, known bool, err error) {
 	return false, false, fmt.Errorf("%w, this gives %s: %s", errNotBool, typeOf(v), e.Text)
 }
 
-// Number evaluates an expression that is to give a number; ok is false for nil.
+// Number evaluates an expression that must give a number; ok is false for nil.
 func (sc *Scope) Number(e *Expression) (v float64, ok bool, err error) {
 	got, err := sc.Run(e)
 	if err != nil || got == nil {
@@ -113,7 +113,7 @@ func (sc *Scope) Number(e *Expression) (v float64, ok bool, err error) {
 	return v, true, nil
 }
 
-// Run evaluates an expression. Values that it gives may be kept; they alias nothing.
+// Run evaluates an expression. The caller may keep the result; it aliases nothing.
 func (sc *Scope) Run(e *Expression) (any, error) {
 	if sc.left < 0 {
 		return nil, errWork
@@ -137,14 +137,14 @@ func (sc *Scope) Run(e *Expression) (any, error) {
 	if err != nil {
 		return nil, evalError(e, err)
 	}
-	sc.left.spend(e.calls * size) // one expression alone is never too much, so that it matters nothing how often it is evaluated
+	sc.left.spend(e.calls * size) // charged afterwards: one expression alone never exceeds the limit, so repeated evaluation changes no result
 	return v, nil
 }
 
-// ErrEvaluation is wrapped by the errors of expressions that cannot be evaluated on a message.
+// ErrEvaluation is wrapped by the errors of expressions that cannot be evaluated for a message.
 var ErrEvaluation = errors.New("the expression cannot be evaluated")
 
-// evalError says what failed without quoting values of the message.
+// evalError returns an error that quotes no values of the message.
 func evalError(e *Expression, err error) error {
 	message := err.Error()
 	var fe *file.Error
@@ -154,7 +154,7 @@ func evalError(e *Expression, err error) error {
 	return fmt.Errorf("%w: %s: %s", ErrEvaluation, shorten(e.Text), safeMessage(message))
 }
 
-// shorten keeps an expression short enough for a header.
+// shorten cuts an expression to fit into a header.
 func shorten(s string) string {
 	s = strings.Join(strings.Fields(s), " ")
 	if len(s) > 200 {
@@ -163,7 +163,7 @@ func shorten(s string) string {
 	return s
 }
 
-// safeMessage puts expr's messages into words and blots out quoted values.
+// safeMessage rewords expr's messages and removes quoted values.
 func safeMessage(m string) string {
 	var from, to string
 	if strings.HasPrefix(m, "interface conversion:") {
@@ -183,8 +183,8 @@ func safeMessage(m string) string {
 	return m
 }
 
-// boxes keeps values that have been put into interfaces, so that the same number or short text, which
-// telemetry repeats all the time, is not allocated for every message.
+// boxes caches values in interfaces, so that numbers and short texts, which telemetry repeats, are not allocated for
+// every message.
 type boxes struct {
 	numbers [512]struct {
 		bits uint64
@@ -200,7 +200,7 @@ type boxes struct {
 	}
 }
 
-// maxBoxedText is the longest text that is kept.
+// maxBoxedText bounds the texts that are cached, in bytes.
 const maxBoxedText = 64
 
 func (b *boxes) number(f float64) any {
@@ -220,7 +220,7 @@ func (b *boxes) int(n int) any {
 	return slot.box
 }
 
-// text boxes a text given as bytes, which it copies.
+// text returns a text from bytes, which it copies.
 func (b *boxes) text(t []byte) any {
 	if len(t) > maxBoxedText {
 		return string(t)
@@ -233,23 +233,23 @@ func (b *boxes) text(t []byte) any {
 	return slot.box
 }
 
-// Given is a value that an operator gives to templates and transforms as operator.name.
+// Given is an operator's value, operator.name in templates and transforms.
 type Given struct {
 	Name  string
 	Value any
 }
 
-// ErrRender is wrapped by errors of messages that cannot be made of this record.
+// ErrRender is wrapped by errors about messages that cannot be rendered from a record.
 var ErrRender = errors.New("the message cannot be made")
 
-// HashValue is the digest of a value that PassOn gave: equal values have equal digests, however they are written.
+// HashValue returns the digest of a value from PassOn. Equal values have equal digests in any notation.
 func (sc *Scope) HashValue(v any) (uint64, error) {
 	v, err := sc.exact(v)
 	sc.scratch = AppendJSON(sc.scratch[:0], v)
 	return message.Hash(sc.scratch), err
 }
 
-// exact replaces what a value has of the payload by what it means, digit for digit.
+// exact replaces payload values by their meaning, digit for digit.
 func (sc *Scope) exact(v any) (any, error) {
 	var err error
 	switch v := v.(type) {

@@ -12,18 +12,18 @@ import (
 	"cellgate/rules/doc"
 )
 
-// shapeKeys are the keys of a transform that says what stays of the payload.
+// shapeKeys are the keys of a transform that keeps parts of the payload.
 var shapeKeys = []string{"keep", "drop", "set", "missing"}
 
-// What `missing` may say of values that are not there.
+// Values of the key missing.
 const (
 	missingOmit = "omit"
 	missingNull = "null"
 )
 
-// shapeTree is such a transform as it is written; `set` is the tree that it belongs to.
+// shapeTree is such a transform as written. `set` is the tree that it belongs to.
 type shapeTree struct {
-	keep    bool // of the payload
+	keep    bool // keep the payload
 	at      ast.Node
 	only    []fieldName
 	drop    []fieldName
@@ -31,14 +31,14 @@ type shapeTree struct {
 	written string
 }
 
-// fieldName is a field of the payload, and where it is written.
+// fieldName is a field of the payload and its position in the file.
 type fieldName struct {
 	doc.Scalar
 	path []string
 }
 
-// ReadTransform reads a transform: an expression, a mapping or list of such, or what stays of the payload and what is set
-// beside it.
+// ReadTransform reads a transform: an expression, a mapping or list of expressions, or the parts of the payload to keep
+// and the values to set.
 func ReadTransform(d *doc.Document, n ast.Node) *Tree {
 	const what = `"transform"`
 	if !isShape(n) {
@@ -78,8 +78,8 @@ func ReadTransform(d *doc.Document, n ast.Node) *Tree {
 	return t
 }
 
-// isShape tells a transform that shapes the payload from a mapping that has fields of the same names: that one says what is
-// kept, in the words for it, or what becomes of missing values.
+// isShape distinguishes a transform that keeps parts of the payload from a mapping with fields of the same names: it has
+// only the keys of the former, and a value that makes sense only there.
 func isShape(n ast.Node) bool {
 	pairs := mappingPairs(n)
 	meant := false
@@ -124,7 +124,7 @@ func (s *shapeTree) readKeep(o *doc.Object) {
 	}
 }
 
-// readFieldNames reads a list of fields; "payload." in front is tolerated.
+// readFieldNames reads a list of fields. A leading "payload." is allowed.
 func readFieldNames(d *doc.Document, n ast.Node, what string) []fieldName {
 	nodes, ok := d.List(n, what)
 	if !ok {
@@ -146,7 +146,7 @@ func readFieldNames(d *doc.Document, n ast.Node, what string) []fieldName {
 	return names
 }
 
-// describe is the transform on one line.
+// describe returns the transform on one line.
 func (s *shapeTree) describe(t *Tree) string {
 	var parts []string
 	list := func(names []fieldName) string {
@@ -174,18 +174,18 @@ func (s *shapeTree) describe(t *Tree) string {
 	return "{" + strings.Join(parts, ", ") + "}"
 }
 
-// shape is what stays of the payload in a compiled transform.
+// shape says which parts of the payload a compiled transform keeps.
 type shape struct {
 	keep       bool
 	only, drop *fieldTree // nil: all, none
-	omit       bool       // values that are missing are left out
+	omit       bool       // leave out missing values
 	set        map[string]bool
 	code       string
 }
 
-// fieldTree is a set of fields by their paths.
+// fieldTree is a set of field paths.
 type fieldTree struct {
-	whole bool // the field and all below it
+	whole bool // the field and everything below it
 	below map[string]*fieldTree
 }
 
@@ -196,7 +196,7 @@ func (t *fieldTree) at(key []byte) *fieldTree {
 	return t.below[string(key)]
 }
 
-// shape compiles what stays of the payload, and checks the fields against the schema.
+// shape compiles the kept parts of the payload and checks the fields against the schema.
 func (n *Names) shape(d *doc.Document, t *Tree) *shape {
 	s := t.shape
 	if s == nil {
@@ -240,7 +240,7 @@ func (n *Names) fieldTree(d *doc.Document, names []fieldName) *fieldTree {
 	return root
 }
 
-// render appends the fields of the payload that stay, without the closing brace. some says that there are any.
+// render appends the kept fields of the payload, without the closing brace. some reports whether there are any.
 func (s *shape) render(sc *Scope, dst []byte) (out []byte, some bool, err error) {
 	dst = append(dst, '{')
 	if !s.keep {
@@ -258,7 +258,7 @@ func (s *shape) render(sc *Scope, dst []byte) (out []byte, some bool, err error)
 	return dst, len(dst) > from, nil
 }
 
-// appendKept appends the members of an object that stay, separated by commas.
+// appendKept appends the kept members of an object, separated by commas.
 func appendKept(dst []byte, v *fastjson.Value, only, drop *fieldTree, set map[string]bool) []byte {
 	o, _ := v.Object()
 	some := false
@@ -272,7 +272,7 @@ func appendKept(dst []byte, v *fastjson.Value, only, drop *fieldTree, set map[st
 		}
 		within := k != nil || d != nil
 		if within && k != nil && item.Type() != fastjson.TypeObject {
-			return // there is no such field below it
+			return // not a field below it
 		}
 		if some {
 			dst = append(dst, ',')
@@ -288,7 +288,7 @@ func appendKept(dst []byte, v *fastjson.Value, only, drop *fieldTree, set map[st
 	return dst
 }
 
-// renderObject appends a mapping: what stays of the payload, and the items. omit leaves out those that are missing.
+// renderObject appends a mapping: the kept fields, then the items. omit leaves out missing items.
 func (v *Value) renderObject(sc *Scope, dst []byte, omit bool) ([]byte, error) {
 	some := false
 	if v.shape != nil {
@@ -319,7 +319,7 @@ func (v *Value) renderObject(sc *Scope, dst []byte, omit bool) ([]byte, error) {
 	return append(dst, '}'), nil
 }
 
-// renderItem is Render; there is false for a value that is missing and to be left out.
+// renderItem does the same as Render; there is false for a missing value that is left out.
 func (v *Value) renderItem(sc *Scope, dst []byte, omit bool) (out []byte, there bool, err error) {
 	switch {
 	case v.expr == nil && !v.isList:
@@ -334,7 +334,7 @@ func (v *Value) renderItem(sc *Scope, dst []byte, omit bool) (out []byte, there 
 	return dst, string(dst[from:]) != missingNull, err
 }
 
-// unknownField is what to do about a field that a closed schema does not have; "" when it has it.
+// unknownField returns a suggestion for a field that a closed schema does not have; "" if it has the field.
 func (s *Schema) unknownField(path []string) string {
 	if _, ok := s.lookup(path); ok || s.hasDeeper(path) {
 		return ""

@@ -6,11 +6,11 @@ import (
 	"github.com/expr-lang/expr"
 )
 
-// methodPrefix stands in front of a time's method where it is checked as a function.
+// methodPrefix marks a method of a time that is type-checked as a function.
 const methodPrefix = "."
 
-// signatures are the types under which functions are checked that the library does not have, or has otherwise. What they do
-// is in functions.go.
+// signatures returns the types of the functions that the library does not have, or has with other types. Their code is
+// in functions.go.
 func (n *Names) signatures() []expr.Option {
 	never := func(...any) (any, error) { return nil, nil }
 	opts := []expr.Option{

@@ -5,9 +5,9 @@ import (
 	mathbits "math/bits"
 )
 
-// strict refuses what fastjson's parser takes and RFC 8259 does not: numbers such as 1-2, nan, control characters in texts, wrong
-// escapes. The parser has seen to the structure, so this is one pass over the tokens; it takes half the time of fastjson's own
-// validation, which reads the structure once more.
+// strict rejects what fastjson's parser accepts but RFC 8259 does not: numbers such as 1-2, nan, control characters in
+// texts, wrong escapes. The parser has checked the structure, so one pass over the tokens suffices; it takes half the
+// time of fastjson's own validation, which reads the structure again.
 func strict(b []byte) bool {
 	for i := 0; i < len(b); {
 		switch c := b[i]; {
@@ -40,7 +40,8 @@ func strict(b []byte) bool {
 	return true
 }
 
-// textEnd is behind the quote that ends a text; -1 for one with what must not be in it (RFC 8259, 7).
+// textEnd returns the index after the closing quote of a text; -1 if the text has invalid contents (RFC 8259, section
+// 7).
 func textEnd(b []byte) int {
 	for i := plainEnd(b, 0); i < len(b); i = plainEnd(b, i) {
 		switch b[i] {
@@ -59,7 +60,7 @@ func textEnd(b []byte) int {
 	return -1
 }
 
-// Eight times a byte.
+// One byte value repeated in all eight bytes.
 const (
 	ones        = 0x0101010101010101
 	quotes      = ones * '"'
@@ -68,8 +69,9 @@ const (
 	signs       = ones * 0x80
 )
 
-// plainEnd is the place of the first quote, backslash or control character from i on: most of a payload is text, so eight bytes
-// are looked at in one go. Each difference has the sign of the first byte that is 0, or below a space; those of later ones may be wrong.
+// plainEnd returns the index of the first quote, backslash or control character from i on. It checks eight bytes at a
+// time, since most of a payload is text. In each difference the lowest byte with its sign bit set is a match; higher
+// ones may be wrong.
 func plainEnd(b []byte, i int) int {
 	for ; len(b)-i >= 8; i += 8 {
 		x := binary.LittleEndian.Uint64(b[i:])
@@ -85,7 +87,7 @@ func plainEnd(b []byte, i int) int {
 	return i
 }
 
-// escape is the length of what follows a backslash; -1 for what must not.
+// escape returns the length of what follows a backslash; -1 if it is invalid.
 func escape(b []byte) int {
 	if len(b) == 0 {
 		return -1
@@ -103,7 +105,7 @@ func escape(b []byte) int {
 
 func hexDigit(c byte) bool { return c >= '0' && c <= '9' || c|0x20 >= 'a' && c|0x20 <= 'f' }
 
-// numberEnd is behind a number; -1 when it is none (RFC 8259, 6).
+// numberEnd returns the index after a number; -1 if it is invalid (RFC 8259, section 6).
 func numberEnd(b []byte) int {
 	i := 0
 	if b[0] == '-' {

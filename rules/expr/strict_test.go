@@ -8,7 +8,7 @@ import (
 	"github.com/valyala/fastjson"
 )
 
-// FuzzStrict: of what fastjson's parser takes, strict takes what encoding/json does.
+// FuzzStrict checks that of the input that fastjson's parser accepts, strict accepts the same as encoding/json.
 func FuzzStrict(f *testing.F) {
 	for _, s := range []string{
 		`{"a":[1,-2.5e+3,true,false,null,"x\u00e9\n"],"b":{}}`, `1-2`, `nan`, `-inf`, `NaN`, `01`, `1.`, `.5`, `+1`, `1e`, `-`, `"\x"`, "\"\t\"",
@@ -16,7 +16,7 @@ func FuzzStrict(f *testing.F) {
 	} {
 		f.Add([]byte(s))
 	}
-	for n := range 20 { // texts are looked at eight bytes at a time
+	for n := range 20 { // texts are checked eight bytes at a time
 		for _, c := range []string{"", "\x1f", "\x00", `\"`, `\\`, `\u00e9`, `\q`, "\x7f", "\x80", "é", " !"} {
 			f.Add([]byte(`["` + strings.Repeat("x", n) + c + strings.Repeat("y", 9-n%9) + `",0]`))
 		}

@@ -12,8 +12,8 @@ import (
 	"cellgate/rules/doc"
 )
 
-// Table is a CSV file with a name at the top of a rule file: models[vin].tank is the value of the column tank in the row whose
-// key is the VIN.
+// Table is a CSV file with a name at the top of a rule file: models[vin].tank is the value in column tank of the row
+// whose key is the VIN.
 type Table struct {
 	Name    doc.Scalar
 	rows    map[string]int
@@ -21,7 +21,7 @@ type Table struct {
 	digest  uint64
 }
 
-// column has the values of the rows; nil for an empty cell.
+// column has the values of a column by row; nil for an empty cell.
 type column struct {
 	values []any
 	kind   FieldType // of all values
@@ -33,8 +33,8 @@ const (
 	maxTableColumns = 64
 )
 
-// ParseTable reads a CSV file (RFC 4180) whose first line names the columns, by one of which rows are found. line is where
-// something is wrong.
+// ParseTable reads a CSV file (RFC 4180). The first line names the columns; key is the column that finds rows. line is
+// the line of an error.
 func ParseTable(name doc.Scalar, key string, data []byte) (t *Table, line int, err error) {
 	r := csv.NewReader(strings.NewReader(strings.TrimPrefix(string(data), "\ufeff")))
 	r.ReuseRecord = true
@@ -75,7 +75,7 @@ func ParseTable(name doc.Scalar, key string, data []byte) (t *Table, line int, e
 	return t, 0, nil
 }
 
-// checkHead returns the place of the key.
+// checkHead returns the index of the key column.
 func checkHead(head []string, key string) (int, error) {
 	if len(head) > maxTableColumns {
 		return 0, fmt.Errorf("more than %d columns", maxTableColumns)
@@ -110,7 +110,7 @@ func csvError(err error, columns int) error {
 	return errors.New("this is not CSV that can be read")
 }
 
-// newColumn finds out what the values of a column are.
+// newColumn determines the kind of a column's values.
 func newColumn(texts []string) column {
 	numbers, bools := true, true
 	for _, text := range texts {
@@ -144,7 +144,7 @@ func newColumn(texts []string) column {
 	return c
 }
 
-// lookup finds the values of a column by their keys.
+// lookup returns a function from keys to values of a column.
 func (t *Table) lookup(c column) func(key any) any {
 	return func(key any) any {
 		if key == nil {
@@ -161,5 +161,5 @@ func (t *Table) lookup(c column) func(key any) any {
 	}
 }
 
-// Digest stands for what the table holds.
+// Digest identifies the contents of the table.
 func (t *Table) Digest() uint64 { return t.digest }

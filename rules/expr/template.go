@@ -13,28 +13,28 @@ import (
 	"cellgate/rules/doc"
 )
 
-// Template is a text with holes, for topics and keys. A hole takes vin, cell or class, or a payload
-// value that is checked against a list, so that a payload cannot create topics or keys at will.
+// Template is a text with holes, for topics and keys. A hole is vin, cell or class, or a payload value that is checked
+// against a list, so that payloads cannot create arbitrary topics or keys.
 type Template struct {
-	Static string // the whole, when there is no hole
+	Static string // the text of a template without holes
 	Parts  []templatePart
-	Topic  bool // names a Kafka topic: the slashes of a class of several levels become dots
+	Topic  bool // Kafka topic: the slashes of a class with several levels become dots
 }
 
 type templatePart struct {
-	Text  string // in front of the hole
+	Text  string // before the hole
 	kind  symbolKind
-	expr  *Expression // of a listed value
-	list  *List       // what the value must be one of; nil: anything
+	expr  *Expression // for a listed value
+	list  *List       // allowed values; nil: any
 	inner string      // the hole as written
-	// offset is where the hole's content begins in the template, in characters.
+	// offset is where the hole's content starts in the template, in characters.
 	offset int
 }
 
-// MaxTemplate is the longest template, in bytes.
+// MaxTemplate bounds a template, in bytes.
 const MaxTemplate = 1024
 
-// Template compiles a template; nil when something has been reported.
+// Template compiles a template. It reports errors and returns nil for them.
 func (n *Names) Template(d *doc.Document, s doc.Scalar) *Template {
 	if len(s.Value) > MaxTemplate || s.Value == "" {
 		d.Fail(s.Line, s.Col, doc.CodeBadTemplate, "", "a template has from 1 to %d bytes", MaxTemplate)
@@ -108,7 +108,7 @@ func (n *Names) hole(d *doc.Document, s doc.Scalar, inner string, offset int) (t
 	return part, part.expr != nil
 }
 
-// holes are the names that a template may take.
+// holes are the names that holes may have.
 var holes = []string{"vin", "cell", "class"}
 
 func meantHole(name string) string {
@@ -125,10 +125,10 @@ func missingList(name string, lists map[string]*List) string {
 	return fmt.Sprintf("write lists: {%s: [door, trunk]} there", name)
 }
 
-// notAHole finds {vin}, $vin and the like, which would be taken as they stand: what is meant is ${vin}.
+// notAHole matches {vin}, $vin and the like, which would be literal text: ${vin} is probably meant.
 var notAHole = regexp.MustCompile(`(?:^|[^$])(\{(vin|cell|class)\})|(\$(vin|cell|class)\b)`)
 
-// plainName reports a name in the text between holes that is meant to be one.
+// plainName reports a name in literal text that is probably meant as a hole.
 func plainName(d *doc.Document, s doc.Scalar, text string, offset int) bool {
 	m := notAHole.FindStringSubmatchIndex(text)
 	if m == nil {
@@ -144,7 +144,7 @@ func plainName(d *doc.Document, s doc.Scalar, text string, offset int) bool {
 	return true
 }
 
-// render appends the text that the template gives for the record of sc.
+// render appends the template's text for the record of sc.
 func (t *Template) render(sc *Scope, dst []byte) ([]byte, error) {
 	if t.Parts == nil {
 		return append(dst, t.Static...), nil
@@ -183,7 +183,7 @@ func (t *Template) render(sc *Scope, dst []byte) ([]byte, error) {
 	return dst, nil
 }
 
-// Text is render as a string; it does not allocate for a template without holes.
+// Text returns the result of render as a string. It does not allocate for a template without holes.
 func (t *Template) Text(sc *Scope) (string, error) {
 	if t.Parts == nil {
 		return t.Static, nil
@@ -193,7 +193,7 @@ func (t *Template) Text(sc *Scope) (string, error) {
 	return string(b), err
 }
 
-// Sample is a text such as the template gives, with "x" in each hole.
+// Sample returns the template's text with "x" in each hole.
 func (t *Template) Sample() string {
 	text := t.Static
 	for i := range t.Parts {
@@ -214,11 +214,12 @@ func (n *Names) PerVehicle(d *doc.Document, s doc.Scalar, t *Template) {
 	}
 }
 
-// classList is the list of a file that says which classes its topics may be made of.
+// classList is the name of the list of classes that may be part of topics.
 const classList = "classes"
 
-// BoundClasses ties ${class} in a Kafka topic to the file's list of classes: a vehicle chooses its class, and would
-// otherwise make topics at will. stored: the source ran before this was asked for, and goes on as it is.
+// BoundClasses restricts ${class} in a Kafka topic to the file's list of classes: vehicles choose their class and could
+// otherwise create arbitrary topics. stored means that the source was in force before this was required; it stays
+// valid.
 func (n *Names) BoundClasses(d *doc.Document, s doc.Scalar, t *Template, stored bool) {
 	for i := range t.Parts {
 		p := &t.Parts[i]
@@ -235,7 +236,7 @@ func (n *Names) BoundClasses(d *doc.Document, s doc.Scalar, t *Template, stored 
 	}
 }
 
-// Code tells templates apart that give other texts.
+// Code identifies the text that a template gives.
 func (t *Template) Code() string {
 	if t == nil {
 		return ""

@@ -2,14 +2,14 @@ package expr
 
 import (
 	"time"
-	_ "time/tzdata" // machines without a time zone database have this one
+	_ "time/tzdata" // for machines without a time zone database
 
 	"github.com/expr-lang/expr/ast"
 
 	"cellgate/rules/doc"
 )
 
-// zoneOf is the time zone that a call of at_zone names, nil when it names none.
+// zoneOf returns the time zone that a call of at_zone names, nil if it is not a constant zone.
 func zoneOf(args []ast.Node) *time.Location {
 	if len(args) == 0 {
 		return nil
@@ -25,7 +25,7 @@ func zoneOf(args []ast.Node) *time.Location {
 	return zone
 }
 
-// atZone checks a call of at_zone. Without a time it takes that of the message.
+// atZone checks a call of at_zone. Without a time it uses that of the message.
 func (r *resolver) atZone(n *ast.CallNode) {
 	if len(n.Arguments) == 1 {
 		n.Arguments = []ast.Node{at(n, &ast.IdentifierNode{Value: "received_at"}), n.Arguments[0]}
@@ -35,7 +35,7 @@ func (r *resolver) atZone(n *ast.CallNode) {
 	}
 }
 
-// inZone brings times to a zone.
+// inZone returns a function that converts times to a zone.
 func inZone(zone *time.Location) func(any) any {
 	return func(v any) any {
 		if v == nil {

@@ -10,13 +10,13 @@ import (
 	"cellgate/rules/doc"
 )
 
-// Tree is an expression, or a mapping or list of such.
+// Tree is an expression, or a mapping or list of expressions.
 type Tree struct {
 	Expr   *doc.Scalar
-	Names  []string // of a mapping, beside items
+	Names  []string // of a mapping, parallel to Items
 	Items  []*Tree
 	IsList bool
-	shape  *shapeTree // what stays of the payload beside the items; nil: nothing
+	shape  *shapeTree // parts of the payload to keep next to the items; nil: none
 }
 
 // ReadValue reads an expression, or mappings and lists of expressions.
@@ -67,10 +67,10 @@ type Value struct {
 	names  []string
 	items  []*Value
 	isList bool
-	shape  *shape // nil: nothing stays of the payload
+	shape  *shape // nil: keeps nothing of the payload
 }
 
-// Value compiles a transform; parts that were reported are nil.
+// Value compiles a transform. It reports errors; the parts that have them are nil.
 func (n *Names) Value(d *doc.Document, def *Tree) *Value {
 	v := &Value{isList: def.IsList, names: def.Names, shape: n.shape(d, def)}
 	if def.Expr != nil {
@@ -107,7 +107,7 @@ func (v *Value) Render(sc *Scope, dst []byte) ([]byte, error) {
 	return append(dst, ']'), nil
 }
 
-// appendExpr appends what an expression gives as JSON.
+// appendExpr appends the value of an expression as JSON.
 func (sc *Scope) appendExpr(dst []byte, e *Expression) ([]byte, error) {
 	v, err := sc.PassOn(e)
 	if err != nil {
@@ -116,7 +116,7 @@ func (sc *Scope) appendExpr(dst []byte, e *Expression) ([]byte, error) {
 	return AppendJSON(dst, v), nil
 }
 
-// AppendPlain appends what an expression gives as text; ok is false for nil.
+// AppendPlain appends the value of an expression as text; ok is false for nil.
 func (sc *Scope) AppendPlain(dst []byte, e *Expression) (out []byte, ok bool, err error) {
 	v, err := sc.PassOn(e)
 	if err != nil || v == nil {
@@ -125,11 +125,11 @@ func (sc *Scope) AppendPlain(dst []byte, e *Expression) (out []byte, ok bool, er
 	return AppendText(dst, v), true, nil
 }
 
-// maxRendered bounds the message that a rule makes of a record, in bytes: Kafka's own default for one
-// message is 1 MiB.
+// maxRendered bounds the message that a rule renders from a record, in bytes. Kafka's default limit for a message is 1
+// MiB.
 const maxRendered = 4 << 20
 
-// CheckSize refuses what is larger than a rule may make.
+// CheckSize returns an error for a message larger than maxRendered.
 func CheckSize(b []byte) error {
 	if len(b) > maxRendered {
 		return fmt.Errorf("%w: the result is larger than %d bytes", ErrRender, maxRendered)
@@ -137,7 +137,7 @@ func CheckSize(b []byte) error {
 	return nil
 }
 
-// Describe is the tree as it is written, on one line.
+// Describe returns the tree as written, on one line.
 func (v *Tree) Describe() string {
 	if v == nil {
 		return ""
@@ -161,7 +161,7 @@ func (v *Tree) Describe() string {
 	return "{" + strings.Join(items, ", ") + "}"
 }
 
-// Code tells values apart that give other things.
+// Code identifies what a value gives.
 func (v *Value) Code() string {
 	if v == nil {
 		return ""
@@ -180,7 +180,7 @@ func (v *Value) Code() string {
 	return code
 }
 
-// AppendValue appends a value as text: an expression's as it is, a mapping or list as JSON; ok is false for nil.
+// AppendValue appends a value as text: an expression's as plain text, a mapping or list as JSON; ok is false for nil.
 func (sc *Scope) AppendValue(dst []byte, v *Value) (out []byte, ok bool, err error) {
 	if v.expr == nil {
 		out, err = v.Render(sc, dst)

@@ -14,7 +14,7 @@ import (
 
 // List is a list of constants.
 type List struct {
-	Texts   map[string]struct{} // all values as they are written, for templates
+	Texts   map[string]struct{} // all values as written, for templates
 	values  []any
 	texts   map[string]struct{}
 	ints    map[int]struct{}
@@ -23,7 +23,7 @@ type List struct {
 	OnlyStr bool
 }
 
-// NewList makes an empty list.
+// NewList returns an empty list.
 func NewList() *List { return newList() }
 
 func newList() *List { return &List{Texts: map[string]struct{}{}, OnlyStr: true} }
@@ -74,29 +74,29 @@ func put[K comparable](m *map[K]struct{}, k K) {
 	(*m)[k] = struct{}{}
 }
 
-// Macro is an expression with a name.
+// Macro is a named expression.
 type Macro struct {
 	Name doc.Scalar
 	Expr doc.Scalar
 }
 
-// Schema says what the payloads of a file's rules hold.
+// Schema describes the payloads of a file's rules.
 type Schema struct {
-	EventAt []string // path of the event time; nil when not named
+	EventAt []string // path of the event time; nil if there is none
 	Unit    TimeUnit
-	Fields  map[string]FieldType // by path; nil when the schema names none
-	Bounds  map[string]*Bounds   // of some of them
-	Open    bool                 // other fields may be used too
+	Fields  map[string]FieldType // by path; nil if the schema has no fields
+	Bounds  map[string]*Bounds   // by path
+	Open    bool                 // other fields are allowed
 }
 
-// Bounds are what a number may be.
+// Bounds are the allowed range of a number.
 type Bounds struct {
 	Low, High float64
-	// Missing says that a number outside counts as missing; else it is an error.
+	// Missing means that a number outside the range counts as missing; otherwise it is an error.
 	Missing bool
 }
 
-// check reports whether a value is a number within; outside it is missing or an error.
+// check reports whether a value is a number in the range. A number outside is missing or an error.
 func (b *Bounds) check(s *Symbol, v any) (within bool, err error) {
 	f, isNumber := float(v)
 	switch {
@@ -108,10 +108,10 @@ func (b *Bounds) check(s *Symbol, v any) (within bool, err error) {
 	return false, fmt.Errorf("%w: %s is outside of what the schema says", ErrEvaluation, FieldKey("payload", s.Path))
 }
 
-// FieldType is what a schema says of a payload field.
+// FieldType is the type of a payload field in a schema.
 type FieldType uint8
 
-// The types.
+// Field types.
 const (
 	AnyField FieldType = iota
 	NumberField
@@ -125,7 +125,7 @@ const (
 // TimeUnit is the unit of an event time given as a number.
 type TimeUnit uint8
 
-// The units.
+// Units of event times.
 const (
 	UnitAuto TimeUnit = iota
 	UnitSeconds
@@ -138,7 +138,7 @@ func (l *List) has(text string) bool {
 	return ok
 }
 
-// Add adds a constant of a file.
+// Add adds a constant from a file.
 func (l *List) Add(s doc.Scalar) {
 	l.Texts[s.Value] = struct{}{}
 	switch s.Kind {
@@ -154,7 +154,7 @@ func (l *List) Add(s doc.Scalar) {
 	l.add(s.Value)
 }
 
-// node is the list as a constant.
+// node returns the list as a constant.
 func (l *List) node() ast.Node {
 	if l.OnlyStr {
 		return &ast.ConstantNode{Value: l.Texts}
@@ -162,7 +162,7 @@ func (l *List) node() ast.Node {
 	return &ast.ConstantNode{Value: l.values}
 }
 
-// lookup finds the type of a field; ok is false when a closed schema does not have it.
+// lookup returns the type of a field; ok is false if a closed schema does not have it.
 func (s *Schema) lookup(path []string) (FieldType, bool) {
 	if s.Fields == nil {
 		return AnyField, true
@@ -191,10 +191,10 @@ func (s *Schema) hasDeeper(path []string) bool {
 	return false
 }
 
-// addToSchema is what to do about a field that a closed schema does not have.
+// addToSchema is the suggestion for a field that a closed schema does not have.
 const addToSchema = "add it to schema.fields, or set open: true there"
 
-// nearest is the schema's field whose name is nearest to one that it does not have, "" when none is near.
+// nearest returns the schema's field with the most similar name, "" if none is similar.
 func (s *Schema) nearest(name string) string {
 	return spelling.Nearest(name, slices.Sorted(maps.Keys(s.Fields)))
 }

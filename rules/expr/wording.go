@@ -6,7 +6,7 @@ import (
 	"strings"
 )
 
-// wordings are messages of the library that name its own things, and what they come to.
+// wordings are messages of the library that use its own terms, with replacements.
 var wordings = []struct {
 	message    *regexp.Regexp
 	text       func(m []string) string
@@ -130,10 +130,10 @@ var wordings = []struct {
 	},
 }
 
-// says is the same suggestion for all.
+// says returns the same suggestion for all matches.
 func says(text string) func([]string) string { return func([]string) string { return text } }
 
-// values counts them.
+// values formats a count of values.
 func values(n string) string {
 	if n == "1" {
 		return "1 value"
@@ -143,7 +143,7 @@ func values(n string) string {
 
 var mismatch = regexp.MustCompile(`^invalid operation: (\S+) \(mismatched types (.+) and (.+)\)$`)
 
-// plainWords turns expr's messages about types and syntax into ones without Go's type names.
+// plainWords rewords expr's messages about types and syntax without Go's type names.
 func plainWords(message, src string) (text, suggestion string) {
 	for i := range wordings {
 		if m := wordings[i].message.FindStringSubmatch(strings.TrimSpace(message)); m != nil {
@@ -185,7 +185,7 @@ func plainWords(message, src string) (text, suggestion string) {
 	return fmt.Sprintf("%q is not expected here", m[1]), meantOperator(m[1], src)
 }
 
-// meantOperator suggests what to write for a sign or a word that is one in another language.
+// meantOperator suggests a replacement for a sign or word of another language.
 func meantOperator(token, src string) string {
 	if listInParentheses.MatchString(src) && (token == "," || token == ")") {
 		return `a list stands between [ and ]: payload.gear in ["D", "R"]`
@@ -250,7 +250,7 @@ var (
 
 var unexpected = regexp.MustCompile(`^unexpected token \w+\("(.*)"\)$`)
 
-// openQuote finds the character that begins a text without an end.
+// openQuote returns the index of the character that starts an unterminated text.
 func openQuote(src string) (index int, ok bool) {
 	quote, escaped, i := rune(0), false, 0
 	for _, r := range src {
@@ -276,7 +276,7 @@ func decimalComma(src string, index int) bool {
 	return index < len(runes) && index >= 0 && runes[index] == ',' && digit(index-1) && digit(index+1)
 }
 
-// typeWord names a Go type for people.
+// typeWord returns a Go type in an analyst's words.
 func typeWord(t string) string {
 	words := map[string]string{
 		"string": "a text", "float64": "a number", "int": "a whole number", "bool": "true or false",

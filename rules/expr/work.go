@@ -6,28 +6,28 @@ import (
 	"github.com/expr-lang/expr/ast"
 )
 
-// maxWork bounds what one rule's expressions may take for one message, and what one message that is made may take: in bytes that
-// functions go through, each counted once a call. A byte that is held against a pattern counts workOfStep for each step of the
-// pattern, and an element of a list workOfElement: that is what they take beside a function's byte. All of it is about half a second.
+// maxWork bounds the work of one rule's expressions for one message, and of rendering one message. The unit is a byte
+// that a function processes, counted once per call. A byte matched against a pattern counts workOfStep for each step of
+// the pattern, an element of a list workOfElement, which matches their relative cost. The total is about half a second.
 const (
 	maxWork       = maxMatching * workOfStep
 	workOfStep    = 16
 	workOfElement = 32
 )
 
-// work is what may still be done.
+// work is the remaining work.
 type work int
 
-// workName is the work's name in the environment of every expression that needs it. No source can have it.
+// workName is the name of the remaining work in the environment of expressions. No source can use it.
 const workName = "$work"
 
 var errWork = fmt.Errorf("%w: all expressions of the rule together take too long for this message: take fewer patterns and functions, of shorter texts", ErrEvaluation)
 
-// BeginRule turns to a rule for the record at hand: what other rules have done does not count for it.
+// BeginRule starts a rule for the current record. Work of other rules does not count.
 func (sc *Scope) BeginRule() { sc.Given, sc.left = nil, maxWork }
 
-// BeginMessage turns to a message that is made of the record at hand. It depends on nothing but the record and the decision, so each
-// of several elements has a part of its own.
+// BeginMessage starts rendering a message from the current record. The result depends only on the record and the
+// decision, so each element of a list has its own share of the work.
 func (sc *Scope) BeginMessage(given []Given, ofItem bool) {
 	sc.Given, sc.left = given, maxWork
 	if ofItem {
@@ -35,13 +35,13 @@ func (sc *Scope) BeginMessage(given []Given, ofItem bool) {
 	}
 }
 
-// spend takes work; false when there is no more.
+// spend subtracts work; false if none is left.
 func (w *work) spend(n int) bool {
 	*w -= work(n)
 	return *w >= 0
 }
 
-// sizeOf is what going through a value takes.
+// sizeOf returns the work of processing a value.
 func sizeOf(v any) int {
 	switch v := v.(type) {
 	case string:
@@ -54,7 +54,7 @@ func sizeOf(v any) int {
 	return 0
 }
 
-// calls counts what may go through a text or a list in an expression.
+// calls counts the calls in an expression that may process a whole text or list.
 func calls(root ast.Node) int {
 	n := 0
 	ast.Walk(&root, callCounter{&n})

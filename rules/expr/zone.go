@@ -9,21 +9,21 @@ import (
 	"cellgate/rules/doc"
 )
 
-// MaxZonePoints bounds a polygon that stands in a rule file.
+// MaxZonePoints bounds an inline polygon.
 const MaxZonePoints = 1000
 
-// earthRadiusM is the mean radius (IUGG).
+// earthRadiusM is the Earth's mean radius in metres (IUGG).
 const earthRadiusM = 6_371_008.8
 
 // Zone is a circle or a polygon on the Earth, in degrees (WGS 84).
 type Zone struct {
 	Name     string
-	lat, lon float64 // centre of a circle
+	lat, lon float64 // center of a circle
 	radius   float64 // metres; 0 for a polygon
 	points   [][2]float64
 }
 
-// ReadZone reads a zone; what is wrong has been reported.
+// ReadZone reads a zone. It reports errors and returns false for them.
 func ReadZone(d *doc.Document, e doc.Entry) (Zone, bool) {
 	z := Zone{Name: e.Key.Value}
 	o, ok := d.Object(e.Value, "a zone", "lat", "lon", "radius", "polygon")
@@ -50,7 +50,7 @@ func ReadZone(d *doc.Document, e doc.Entry) (Zone, bool) {
 	return z, true
 }
 
-// measure is what a number of a zone says.
+// measure describes a number of a zone.
 type measure struct {
 	what     string
 	low, top float64
@@ -100,8 +100,8 @@ func (z Zone) readPolygon(d *doc.Document, n ast.Node) (Zone, bool) {
 	return z, true
 }
 
-// Contains reports whether a point lies in the zone: within the radius by great circle, or inside the
-// polygon by the even-odd rule on plain degrees, which does not hold across the 180th meridian.
+// Contains reports whether a point is in the zone: within the radius by great circle, or inside the polygon by the
+// even-odd rule on plain degrees. Polygons across the 180th meridian are not supported.
 func (z *Zone) Contains(lat, lon float64) bool {
 	if z.points == nil {
 		return distance(z.lat, z.lon, lat, lon) <= z.radius
@@ -109,7 +109,7 @@ func (z *Zone) Contains(lat, lon float64) bool {
 	return crosses(z.points, lat, lon)
 }
 
-// crosses reports whether a line from a point goes through a ring an odd number of times: then the point is inside.
+// crosses reports whether a ray from a point crosses a ring an odd number of times: then the point is inside.
 func crosses(ring [][2]float64, lat, lon float64) bool {
 	in := false
 	for i, j := 0, len(ring)-1; i < len(ring); j, i = i, i+1 {
