@@ -12,8 +12,8 @@ import (
 	"cellgate/test/check"
 )
 
-// BenchmarkConnect is the work of one vehicle's connect, from the report of its two events until Kafka would have them:
-// transactions with their syncs included, beside 50,000 vehicles that are connected.
+// BenchmarkConnect measures one vehicle's connect from the report of its two events to their publication, with the
+// transactions' syncs, while 50,000 other vehicles are connected.
 func BenchmarkConnect(b *testing.B) {
 	db, err := statefile.Open(filepath.Join(b.TempDir(), "state.db"), statefile.Options{Sync: statefile.SyncAlways})
 	check.OK(b, err)

@@ -9,17 +9,17 @@ import (
 	"time"
 )
 
-// Kind is what happened.
+// Kind is the kind of an event.
 type Kind uint8
 
-// The kinds, as they are stored.
+// The kinds. Their numbers are stored.
 const (
 	Connected Kind = iota + 1
 	Ready          // commands can be sent
 	Disconnected
 )
 
-// String is the kind as it is told.
+// String returns the kind's published name.
 func (k Kind) String() string {
 	switch k {
 	case Connected:
@@ -32,10 +32,10 @@ func (k Kind) String() string {
 	return "unknown"
 }
 
-// GatewayLost is the reason of a disconnected for a vehicle that was connected when its gateway ended without a word.
+// GatewayLost is the reason of a disconnected event for a vehicle that was connected when its gateway was killed.
 const GatewayLost = "gateway_lost"
 
-// Mark is an event's place: later events of a VIN have higher ones.
+// Mark is an event's position; it rises with each event of a VIN.
 type Mark struct {
 	Epoch int64  // rises with every start of the gateway
 	Seq   uint64 // rises with every event of one epoch
@@ -50,13 +50,13 @@ type Event struct {
 	Kind   Kind
 	At     int64 // ms since the Unix epoch
 	Reason string
-	// As is the place that a cell of several gateways has given it, Node the gateway of the session when that is another one: it is
-	// told with these.
+	// As is the position assigned by a cell of several gateways. Node is the gateway of the session if it is another
+	// one. Both are published instead of the event's own.
 	As   Mark
 	Node string
 }
 
-// Place is what the event is told with.
+// Place returns the published position.
 func (e *Event) Place() Mark {
 	if e.As != (Mark{}) {
 		return e.As
@@ -64,7 +64,7 @@ func (e *Event) Place() Mark {
 	return e.Mark
 }
 
-// Value is the event as it is told: {vin, cell, node, epoch, seq, event, at, reason}.
+// Value returns the published event: {vin, cell, node, epoch, seq, event, at, reason}.
 func (e *Event) Value(cell, node string) ([]byte, error) {
 	as := e.Place()
 	return json.Marshal(struct {
@@ -79,18 +79,19 @@ func (e *Event) Value(cell, node string) ([]byte, error) {
 	}{e.VIN, cell, cmp.Or(e.Node, node), as.Epoch, as.Seq, e.Kind.String(), e.Time(), e.Reason})
 }
 
-// Time is when it happened: RFC 3339 with milliseconds, in UTC.
+// Time returns the time of the event: RFC 3339 with milliseconds, in UTC.
 func (e *Event) Time() string {
 	return time.UnixMilli(e.At).UTC().Format("2006-01-02T15:04:05.000Z07:00")
 }
 
-// entry is what the state file has of a VIN: its last event, and those before it that are not published.
+// entry is the stored state of a VIN: its last event, and earlier ones that are not published.
 type entry struct {
-	published Mark // of its own; those up to Outbox.published are too
+	published Mark // of this VIN; events up to Outbox.told are published, too
 	events    []Event
 }
 
-// add appends an event. Of those that nobody was told of, the last disconnected and the events after it are kept.
+// add appends an event and removes published ones. Of the unpublished ones it keeps the last disconnected and later
+// events.
 func (e *entry) add(v Event, told Mark) {
 	var now Mark
 	if len(e.events) > 0 {
@@ -98,19 +99,19 @@ func (e *entry) add(v Event, told Mark) {
 	}
 	waiting := e.events[:0]
 	for _, w := range e.events {
-		// A session that began later than the one that now ends is still open.
+		// A session that began after the one that now ends is still open.
 		open := v.Kind == Disconnected && w.Kind != Disconnected && w.Mark == now && w.Place().after(v.Place())
 		if open || w.after(told) && w.after(e.published) {
 			waiting = append(waiting, w)
 		}
 	}
-	if v.Kind == Disconnected { // of a session before the last one it may come late
+	if v.Kind == Disconnected { // the end of an earlier session may come late
 		waiting = slices.DeleteFunc(waiting, func(w Event) bool { return !w.Place().after(v.Place()) })
 	}
 	e.events = append(waiting, v)
 }
 
-// waiting are the events that are not published.
+// waiting returns the events that are not published.
 func (e *entry) waiting(told Mark) []Event {
 	for i := range e.events {
 		if e.events[i].after(told) && e.events[i].after(e.published) {
@@ -120,7 +121,8 @@ func (e *entry) waiting(told Mark) []Event {
 	return nil
 }
 
-// last is the event that came last, latest the one of the latest place: the end of a session before may come late.
+// last returns the event added last, latest the one with the highest place: the end of an earlier session may come
+// late.
 func (e *entry) last() *Event { return &e.events[len(e.events)-1] }
 
 func (e *entry) latest() *Event {
@@ -133,7 +135,7 @@ func (e *entry) latest() *Event {
 	return latest
 }
 
-// open reports whether a cell of several gateways was told that a session of this one began, and not that it ended.
+// open reports whether a session of this gateway has begun in a cell of several gateways, and has not ended.
 func (e *entry) open() bool {
 	v := e.latest()
 	return v.Kind != Disconnected && v.As.Epoch != 0 && v.Node == ""
@@ -143,11 +145,11 @@ func appendMark(b []byte, m Mark) []byte {
 	return binary.AppendUvarint(binary.AppendVarint(b, m.Epoch), m.Seq)
 }
 
-// placed is set in the kind of an event that has a place of its own.
+// placed is set in the kind of an event with a position in As.
 const placed = 0x80
 
-// encode writes the published mark and the events: mark, kind 1, time, length of the reason, reason; of one that is placed also its
-// place, and its node with the length in front.
+// encode writes the published mark and the events. Each event has a mark, kind (1 byte), time, length of the reason and
+// reason. If placed, the mark in As and the node, with its length before it, follow.
 func (e *entry) encode() []byte {
 	b := appendMark(make([]byte, 0, 48), e.published)
 	for i := range e.events {
@@ -168,7 +170,7 @@ func (e *entry) encode() []byte {
 	return b
 }
 
-// reader reads what encode writes. Beyond the end it reads nothing, and is short.
+// reader decodes the output of encode. Reading past the end returns zeros and sets short.
 type reader struct {
 	b     []byte
 	short bool
@@ -223,7 +225,7 @@ func (r *reader) text() string {
 func decode(vin string, data []byte) (entry, error) {
 	r := &reader{b: data}
 	e := entry{published: r.mark()}
-	unplaced := false // an event said to be placed has no place: encode never writes one
+	unplaced := false // an event with the placed bit but without a position, which encode never writes
 	for len(r.b) > 0 && !r.short {
 		v := Event{VIN: vin, Mark: r.mark(), Kind: r.kind(), At: r.varint()}
 		v.Reason = r.text()

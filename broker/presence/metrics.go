@@ -6,7 +6,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// Metrics are what the outbox counts.
+// Metrics are the outbox's metrics.
 type Metrics struct {
 	events   *prometheus.CounterVec
 	mirrored *prometheus.CounterVec
@@ -28,7 +28,7 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 	return m
 }
 
-// readings gives what the outbox holds to Prometheus.
+// readings are metrics read from the outbox's state.
 func (b *Outbox) readings() *metric.Readings {
 	r := &metric.Readings{}
 	waiting := r.Add("presence_waiting", "Presence events in memory that are not published.")

@@ -8,7 +8,8 @@ import (
 	"cellgate/broker/shared/remote"
 )
 
-// mirror writes the last event of each VIN elsewhere. While that is away it keeps the last one of each, within a bound.
+// mirror writes the last event of each VIN to a second place. While that is away it keeps the last event of each VIN,
+// within a bound.
 type mirror struct {
 	o    *Options
 	more chan struct{}
@@ -55,7 +56,7 @@ func (m *mirror) take() []Event {
 	return some
 }
 
-// run writes until ctx ends; once ending is closed, until nothing is left or a write fails.
+// run writes until ctx ends. Once ending is closed, it writes until nothing is left or a write fails.
 func (m *mirror) run(ctx context.Context, ending <-chan struct{}) {
 	for failed := 0; ctx.Err() == nil; {
 		some := m.take()

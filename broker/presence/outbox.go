@@ -13,67 +13,70 @@ import (
 )
 
 const (
-	// gather is how long the first event of a transaction waits for others, gatherMany how long when the transaction before
-	// had manyEvents: a storm of connects shares a few.
+	// gather is how long the first event of a transaction waits for others. It is gatherMany if the previous
+	// transaction had manyEvents, so that a storm of connects shares a few transactions.
 	gather, gatherMany = 50 * time.Millisecond, 250 * time.Millisecond
 	manyEvents         = 64
-	// maxBatch bounds the events of a transaction, publishBatch those that are published at a time.
+	// maxBatch bounds the events of a transaction, publishBatch those of one publication.
 	maxBatch     = 1024
 	publishBatch = 500
-	// tellDisk is how long what was published may stay out of the state file; that much is told again after a kill.
+	// tellDisk is how long the record of published events may stay out of the state file. After a kill these events are
+	// published again.
 	tellDisk = time.Second
 )
 
 // Options configure an Outbox.
 type Options struct {
-	// DB is the gateway's state file; the outbox uses the bucket "presence" and leaves the file open.
+	// DB is the gateway's state file. The outbox uses the bucket "presence" and does not close the file.
 	DB *statefile.DB
-	// Epoch is above that of every run before.
+	// Epoch must be higher than in all previous runs.
 	Epoch int64
-	// Shared: what is told comes by Add, and who was connected when the gateway was killed is told by somebody else.
+	// Shared is set in a cell of several gateways: events come by Add, and the caller ends the sessions that were open
+	// when the gateway was killed (see Left).
 	Shared bool
-	// Grace is how long a vehicle that was connected when the gateway was killed has to return before it is told of.
+	// Grace is how long a vehicle that was connected when the gateway was killed has to return before it is reported as
+	// disconnected.
 	Grace time.Duration `zero:"none"`
-	// Publish returns no error once Kafka has all events (acks=all), in their order per VIN, but for those that it refused for
-	// good. After an error all of them come again. It gives up when ctx ends.
+	// Publish returns nil once Kafka has all events (acks=all), in order per VIN, except those that it refused
+	// permanently. After an error all of them are published again. It must return when ctx ends.
 	Publish func(ctx context.Context, events []Event) (refused int, err error)
-	// Mirror writes the last event of each VIN somewhere else, as far as that works.
+	// Mirror writes the last event of each VIN to a second place, best effort.
 	Mirror func(ctx context.Context, events []Event) error `zero:"nowhere"`
-	// MaxWaiting bounds the events in memory; what is beyond it is on the disk alone. MaxVehicles bounds the VINs there.
+	// MaxWaiting bounds the events in memory; further events are only on disk. MaxVehicles bounds the VINs on disk.
 	MaxWaiting, MaxVehicles int
-	// Wall is the wall clock, of stamps.
+	// Wall is the wall clock for timestamps.
 	Wall    func() time.Time
 	Log     *slog.Logger
 	Metrics *Metrics
 }
 
-// Outbox keeps the events until they are published.
+// Outbox stores events until they are published.
 type Outbox struct {
 	o      Options
 	mirror *mirror // nil without Mirror
 	write  chan struct{}
-	ready  chan struct{} // something can be published
+	ready  chan struct{} // holds one element when something can be published
 	stop   context.CancelFunc
 	ending chan struct{} // closed by Close
 	done   sync.WaitGroup
 
 	mu      sync.Mutex
 	seq     uint64
-	pending []Event // reported, and not on the disk
-	queue   []Event // on the disk, to be published, in order
-	settled []Event // published, and the disk may forget them
+	pending []Event // reported, not on disk
+	queue   []Event // on disk, to be published, in order
+	settled []Event // published; may be removed from disk
 	spilled bool    // the disk has events that are not in queue
-	late    []Event // written since the present sweep began; missed: there were too many
+	late    []Event // written since the present sweep began; missed means that there were too many
 	missed  bool
-	lost    map[string]struct{} // were connected when the gateway was killed, and have not returned
-	left    []Event             // the last of each session that was open then, if Shared
-	written Mark                // the last one on the disk
-	told    Mark                // all up to it are published
-	stored  Mark                // told, as the disk has it
-	kept    int                 // VINs on the disk
+	lost    map[string]struct{} // connected when the gateway was killed, not returned yet
+	left    []Event             // if Shared: the last event of each session open when the gateway was killed
+	written Mark                // the last event on disk
+	told    Mark                // all events up to it are published
+	stored  Mark                // told as stored on disk
+	kept    int                 // VINs on disk
 }
 
-// Open reads what the run before has left.
+// Open loads the state that the previous run has left.
 func Open(o Options) (*Outbox, error) {
 	if err := complete.Check(o); err != nil {
 		return nil, err
@@ -93,7 +96,7 @@ func Open(o Options) (*Outbox, error) {
 	return b, nil
 }
 
-// Start begins to write and to publish.
+// Start starts writing and publishing.
 func (b *Outbox) Start() {
 	ctx, cancel := context.WithCancel(context.Background())
 	b.stop = cancel
@@ -104,25 +107,25 @@ func (b *Outbox) Start() {
 	}
 }
 
-// Report takes an event. It does not block.
+// Report adds an event. It does not block.
 func (b *Outbox) Report(vin string, kind Kind, at time.Time, reason string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if _, lost := b.lost[vin]; lost && kind == Connected {
-		b.loseLocked(vin) // its session before ends before this one begins
+		b.loseLocked(vin) // end the previous session before this one begins
 	}
 	b.addLocked(Event{VIN: vin, Kind: kind, At: at.UnixMilli(), Reason: reason})
 }
 
-// Add takes an event that has its place. It does not block.
+// Add adds an event that has its position (As). It does not block.
 func (b *Outbox) Add(e Event) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.addLocked(e)
 }
 
-// Left are the last events of the sessions that were open when the gateway ended without a word; the first call has them. Each is to be
-// followed by its end (Add), or by Forget.
+// Left returns the last events of the sessions that were open when the gateway was killed; only the first call returns
+// them. The caller must follow each by its end (Add) or by Forget.
 func (b *Outbox) Left() []Event {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -131,7 +134,8 @@ func (b *Outbox) Left() []Event {
 	return left
 }
 
-// Forget takes a session off the disk whose end somebody else has told, unless the vehicle has come back. last is its last event.
+// Forget removes a session from disk whose end another gateway has published, unless the vehicle has returned. last is
+// its last event.
 func (b *Outbox) Forget(last *Event) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -140,7 +144,7 @@ func (b *Outbox) Forget(last *Event) {
 
 func (b *Outbox) addLocked(e Event) {
 	if len(b.pending) >= b.o.MaxWaiting {
-		b.o.Metrics.events.WithLabelValues("dropped").Inc() // the disk does not take any
+		b.o.Metrics.events.WithLabelValues("dropped").Inc() // the disk accepts no events
 		return
 	}
 	b.seq++
@@ -149,13 +153,14 @@ func (b *Outbox) addLocked(e Event) {
 	signal(b.write)
 }
 
-// loseLocked ends the session that a vehicle had when the gateway was killed.
+// loseLocked ends the session of a vehicle that was connected when the gateway was killed.
 func (b *Outbox) loseLocked(vin string) {
 	delete(b.lost, vin)
 	b.addLocked(Event{VIN: vin, Kind: Disconnected, At: b.o.Wall().UnixMilli(), Reason: GatewayLost})
 }
 
-// Expire waits for Options.Grace, and then tells of those that have not returned. Call it when vehicles can connect.
+// Expire waits for Options.Grace and then ends the sessions of vehicles that have not returned. Call it when vehicles
+// can connect.
 func (b *Outbox) Expire(ctx context.Context) {
 	for wait := b.o.Grace; ; wait = gather {
 		select {
@@ -178,7 +183,7 @@ func (b *Outbox) Expire(ctx context.Context) {
 	}
 }
 
-// writeAll writes what is reported until Close, and then what is left.
+// writeAll writes reported events until Close, and then the rest.
 func (b *Outbox) writeAll() {
 	for wait := gather; ; {
 		ended := false
@@ -204,7 +209,7 @@ func (b *Outbox) writeAll() {
 	}
 }
 
-// writeSome writes a batch. It returns how many events that were, and whether there may be more.
+// writeSome writes a batch. It returns the number of events, and whether there may be more.
 func (b *Outbox) writeSome() (n int, more bool) {
 	b.mu.Lock()
 	batch := b.pending[:min(len(b.pending), maxBatch)]
@@ -215,7 +220,7 @@ func (b *Outbox) writeSome() (n int, more bool) {
 	}
 	b.mu.Unlock()
 	w, err := b.commit(batch, settled, told)
-	if err != nil { // a state file that fails ends the gateway; until then it is tried again
+	if err != nil { // a failing state file ends the gateway; try again until then
 		b.o.Log.Error("presence not written, trying again", "err", err)
 		return 0, false
 	}
@@ -240,7 +245,7 @@ func (b *Outbox) writeSome() (n int, more bool) {
 	return len(batch), more
 }
 
-// enqueueLocked has what is on the disk published.
+// enqueueLocked queues written events for publication.
 func (b *Outbox) enqueueLocked(batch []Event) {
 	switch {
 	case !b.spilled && len(b.queue)+len(batch) <= b.o.MaxWaiting:
@@ -253,8 +258,8 @@ func (b *Outbox) enqueueLocked(batch []Event) {
 	}
 }
 
-// Close writes what is reported, and publishes until all is, or ctx ends; the rest is told by the next run. Report must
-// not be called any more.
+// Close writes reported events and publishes until none are left or ctx ends; the next run publishes the rest. Do not
+// call Report afterwards.
 func (b *Outbox) Close(ctx context.Context) error {
 	close(b.ending)
 	if b.stop == nil {
@@ -270,7 +275,7 @@ func (b *Outbox) Close(ctx context.Context) error {
 	return nil
 }
 
-// Waiting is how many events are in memory and not published; one more when the disk has others.
+// Waiting returns how many events in memory are not published, plus one if the disk has others.
 func (b *Outbox) Waiting() int {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -281,7 +286,7 @@ func (b *Outbox) Waiting() int {
 	return n
 }
 
-// publishAll publishes until ctx ends, or all is published after Close.
+// publishAll publishes until ctx ends or, after Close, until all is published.
 func (b *Outbox) publishAll(ctx context.Context) {
 	var walk pass
 	for failed := 0; ctx.Err() == nil; {
@@ -316,7 +321,7 @@ func (b *Outbox) publishAll(ctx context.Context) {
 	}
 }
 
-// idle waits for something to publish; true when nothing will come any more.
+// idle waits for something to publish. It returns true when nothing more will come.
 func (b *Outbox) idle(ctx context.Context) bool {
 	select {
 	case <-b.ready:
@@ -336,7 +341,7 @@ func (b *Outbox) idle(ctx context.Context) bool {
 	return false
 }
 
-// publish publishes events, and counts what became of them.
+// publish publishes events and counts the results.
 func (b *Outbox) publish(ctx context.Context, events []Event) error {
 	refused, err := b.o.Publish(ctx, events)
 	if err == nil {
@@ -346,7 +351,7 @@ func (b *Outbox) publish(ctx context.Context, events []Event) error {
 	return err
 }
 
-// published takes a batch off the queue.
+// published removes a batch from the queue.
 func (b *Outbox) published(batch []Event) {
 	b.mu.Lock()
 	defer b.mu.Unlock()

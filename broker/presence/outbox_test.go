@@ -22,7 +22,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// refusedVIN is one whose events Kafka refuses for good.
+// refusedVIN is a VIN whose events Kafka refuses permanently.
 const refusedVIN = "REFUSED"
 
 // topic stands in for vehicle.presence.
@@ -61,7 +61,7 @@ func (k *topic) set(away bool) {
 	k.away = away
 }
 
-// of are the events of a vehicle as somebody sees them who drops what is not later than what came before.
+// of returns a vehicle's events as seen by a consumer that drops those not later than the previous one.
 func (k *topic) of(vin string) (seen []Event) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -81,7 +81,7 @@ func (k *topic) told(vin string) string {
 	return text
 }
 
-// run is one life of a gateway.
+// run is one run of a gateway.
 type run struct {
 	*Outbox
 	t    *testing.T
@@ -122,20 +122,20 @@ func (r *run) end() {
 	<-r.done
 	ctx, cancel := context.WithTimeout(context.Background(), 200*time.Millisecond)
 	defer cancel()
-	_ = r.Close(ctx) // with Kafka away it has something left
+	_ = r.Close(ctx) // fails with events left while Kafka is away
 	if err := r.db.Close(); err != nil {
 		r.t.Error(err)
 	}
 }
 
-// kill ends the gateway and returns the state file as it was on the disk before.
+// kill ends the gateway and returns a copy of the state file made before.
 func (r *run) kill() string {
 	r.t.Helper()
 	r.k.mu.Lock()
 	r.dead = true
 	r.k.mu.Unlock()
 	file := filepath.Join(r.t.TempDir(), "killed.db")
-	err := r.db.Update(func(*statefile.Tx) error { // nobody else writes meanwhile
+	err := r.db.Update(func(*statefile.Tx) error { // excludes other writers
 		data, err := os.ReadFile(r.db.Path())
 		return errors.Join(err, os.WriteFile(file, data, 0o600))
 	})
@@ -154,8 +154,8 @@ func newTopic() *topic { return &topic{seen: map[string][]Mark{}} }
 
 func nothing(*Options) {}
 
-// A vehicle that was connected at the kill and returns has its session ended before the next begins; one that does not
-// return is told of when the grace is over. What Kafka has not got is told by the next run, under the old epoch.
+// If a vehicle that was connected at the kill returns, its session ends before the next one begins; otherwise the
+// session ends after the grace. The next run publishes what Kafka is missing, under the old epoch.
 func TestKilledGateway(t *testing.T) {
 	t.Parallel()
 	k := newTopic()
@@ -177,7 +177,7 @@ func TestKilledGateway(t *testing.T) {
 		return ok && e.Kind == Ready && len(r.pending) == 0
 	})
 	file := r.kill()
-	for epoch := int64(2); epoch < 4; epoch++ { // killed within the grace too
+	for epoch := int64(2); epoch < 4; epoch++ { // killed within the grace, too
 		r = k.begin(t, file, epoch, func(o *Options) { o.Grace = time.Hour })
 		if e, ok := r.Last("stays"); !ok || e.Kind != Ready || e.Epoch != 1 {
 			t.Errorf("within the grace: %+v, %v", e, ok)
@@ -206,8 +206,8 @@ func TestKilledGateway(t *testing.T) {
 	}
 }
 
-// When Kafka is away for more events than the bound, each vehicle's last end and the events after it are kept, also over
-// a kill; then events are published from memory again.
+// When Kafka is away for more events than the bound, each vehicle's last end and later events are kept, also across a
+// kill. Afterwards events are published from memory again.
 func TestBoundKeepsTheLastOfEach(t *testing.T) {
 	t.Parallel()
 	for _, killed := range []bool{false, true} {
@@ -252,8 +252,8 @@ func TestBoundKeepsTheLastOfEach(t *testing.T) {
 	}
 }
 
-// Whatever happens in whatever order, what is told at the end is the truth, every session that was told of has an end, and
-// the events of a vehicle are in order.
+// After any sequence of operations the last published state is true, every published session has an end, and the events
+// of a vehicle are in order.
 func TestPresenceIsTheTruth(t *testing.T) {
 	t.Parallel()
 	for seed := range uint64(12) {
@@ -279,14 +279,14 @@ func TestPresenceIsTheTruth(t *testing.T) {
 	}
 }
 
-// world is a gateway, its vehicles and Kafka.
+// world is a gateway with its vehicles and Kafka.
 type world struct {
 	t         *testing.T
 	k         *topic
 	rnd       *rand.Rand
 	r         *run
 	epoch     int64
-	connected map[string]bool // the truth
+	connected map[string]bool // the true state
 }
 
 func (w *world) restart(file string) {
@@ -362,7 +362,7 @@ func (w *world) check(vin string) {
 	}
 }
 
-// What Kafka refuses for good does not count as published, and does not come again.
+// Events that Kafka refuses permanently do not count as published, and are not published again.
 func TestRefusedEventsAreCounted(t *testing.T) {
 	t.Parallel()
 	k := newTopic()
@@ -381,7 +381,7 @@ func TestRefusedEventsAreCounted(t *testing.T) {
 	r.end()
 }
 
-// The mirror gets the last event of each vehicle when it is back, and no older one after it.
+// When the mirror returns it gets the last event of each vehicle, and no older one after it.
 func TestMirrorGetsTheLast(t *testing.T) {
 	t.Parallel()
 	var mu sync.Mutex
@@ -417,11 +417,11 @@ func TestMirrorGetsTheLast(t *testing.T) {
 	r.end()
 }
 
-// FuzzEntry: what was stored is read back, and nothing that was damaged is taken for something else than damaged.
+// FuzzEntry checks that stored entries are read back unchanged, and that damaged ones are recognised.
 func FuzzEntry(f *testing.F) {
 	e := entry{published: Mark{1, 2}, events: []Event{{VIN: "v", Mark: Mark{-3, 4}, Kind: Ready, At: -5, Reason: "lost"}, {VIN: "v", Kind: Connected}}}
 	f.Add(e.encode())
-	f.Add([]byte("\x02\x01\x02\x01\x81\x02\x00\x00\x00\x01n")) // placed, with a node and without a place
+	f.Add([]byte("\x02\x01\x02\x01\x81\x02\x00\x00\x00\x01n")) // placed, with a node but without a position
 	f.Fuzz(func(t *testing.T, b []byte) {
 		e, err := decode("v", b)
 		if err != nil {

@@ -10,8 +10,8 @@ import (
 // The state file:
 //
 //	presence/
-//	  vehicles  VIN → entry: vehicles that are connected, and others of which something is not published
-//	  told      (a key) the mark up to which all is published, but for what a sweep has published beyond it
+//	  vehicles  VIN → entry: connected vehicles, and others with unpublished events
+//	  told      (a key) the mark up to which everything is published; a sweep may have published later events
 var (
 	bucketPresence = []byte("presence")
 	bucketVehicles = []byte("vehicles")
@@ -22,7 +22,7 @@ func vehiclesOf(tx *statefile.Tx) *statefile.Bucket {
 	return tx.Bucket(bucketPresence).Bucket(bucketVehicles)
 }
 
-// load makes the buckets, and finds who was connected and what is not published.
+// load creates the buckets and reads who was connected and what is not published.
 func (b *Outbox) load() error {
 	err := b.o.DB.Update(func(tx *statefile.Tx) error {
 		p, err := tx.CreateBucketIfNotExists(bucketPresence)
@@ -41,7 +41,7 @@ func (b *Outbox) load() error {
 	return b.forgetTold()
 }
 
-// forgetTold removes vehicles of which everything is published, if somebody else tells who is connected, but for those in left.
+// forgetTold removes, if Shared, vehicles whose events are all published and whose session is not open.
 func (b *Outbox) forgetTold() error {
 	const some = 1024
 	for at := ""; b.o.Shared; {
@@ -76,7 +76,7 @@ func (b *Outbox) forgetTold() error {
 	return nil
 }
 
-// loadVehicles finds who was connected, and what is not published.
+// loadVehicles reads who was connected and what is not published.
 func (b *Outbox) loadVehicles() error {
 	return b.o.DB.View(func(tx *statefile.Tx) error {
 		if v := tx.Bucket(bucketPresence).Get(keyTold); v != nil {
@@ -111,10 +111,10 @@ func (b *Outbox) loadVehicles() error {
 	})
 }
 
-// wrote is what a transaction did.
+// wrote is the result of a transaction.
 type wrote struct{ kept, merged, refused int }
 
-// commit writes a batch, and forgets the ends that are published.
+// commit writes a batch, and removes the published ends.
 func (b *Outbox) commit(batch, settled []Event, told Mark) (w wrote, err error) {
 	err = b.o.DB.Update(func(tx *statefile.Tx) error {
 		w = wrote{}
@@ -152,7 +152,7 @@ func (b *Outbox) append(vehicles *statefile.Bucket, v *Event, told Mark, w *wrot
 	return vehicles.Put([]byte(v.VIN), e.encode())
 }
 
-// forget removes a vehicle whose end is published, unless it has come back.
+// forget removes a vehicle whose end is published, unless it has returned.
 func forget(vehicles *statefile.Bucket, end *Event) error {
 	data := vehicles.Get([]byte(end.VIN))
 	if data == nil {
@@ -165,15 +165,15 @@ func forget(vehicles *statefile.Bucket, end *Event) error {
 	return vehicles.Delete([]byte(end.VIN))
 }
 
-// pass is one walk through all vehicles, after which the queue has everything again.
+// pass is one sweep over all vehicles, after which the queue is complete again.
 type pass struct {
-	at    string          // the VIN that was looked at last
-	start Mark            // what was on the disk when it began
-	sent  map[string]Mark // what it has published that came later
+	at    string          // the last VIN visited
+	start Mark            // the last event on disk when it began
+	sent  map[string]Mark // events after start that it has published
 }
 
-// sweep publishes some of what only the disk has. When it has been through all vehicles, what was written meanwhile is
-// put into the queue.
+// sweep publishes some of the events that only the disk has. After the last vehicle it queues the events written
+// meanwhile.
 func (b *Outbox) sweep(ctx context.Context, p *pass) error {
 	b.mu.Lock()
 	told := b.told
@@ -205,7 +205,7 @@ func (b *Outbox) sweep(ctx context.Context, p *pass) error {
 	return nil
 }
 
-// swept ends a walk. One that too much came during is followed by another.
+// swept ends a sweep. If too many events came meanwhile, another one follows.
 func (b *Outbox) swept(p *pass) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -220,10 +220,10 @@ func (b *Outbox) swept(p *pass) {
 	b.spilled, b.told, b.late = false, p.start, nil
 }
 
-// maxLook bounds the vehicles that one transaction looks at.
+// maxLook bounds the vehicles visited in one transaction.
 const maxLook = 5000
 
-// find returns events that are not published, of vehicles after at, and where to go on; "" is the beginning.
+// find returns unpublished events of vehicles after at, and the VIN after which to continue; "" is the beginning.
 func (b *Outbox) find(at string, told Mark) (batch []Event, next string, err error) {
 	err = b.o.DB.View(func(tx *statefile.Tx) error {
 		c := vehiclesOf(tx).Cursor()
@@ -249,7 +249,7 @@ func (b *Outbox) find(at string, told Mark) (batch []Event, next string, err err
 	return batch, next, err
 }
 
-// mark notes what a sweep has published.
+// mark records what a sweep has published.
 func (b *Outbox) mark(batch []Event) error {
 	return b.o.DB.Update(func(tx *statefile.Tx) error {
 		vehicles := vehiclesOf(tx)
@@ -276,7 +276,8 @@ func (b *Outbox) mark(batch []Event) error {
 	})
 }
 
-// Last is what was told of a VIN last, or is about to be; false: nothing, or its end.
+// Last returns the latest event of a VIN, written or pending. It returns false if there is none, as after a published
+// end.
 func (b *Outbox) Last(vin string) (Event, bool) {
 	var last Event
 	b.mu.Lock()
