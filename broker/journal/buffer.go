@@ -15,16 +15,16 @@ import (
 const (
 	// batchTarget is the size at which a batch stops growing. A reader holds one batch in memory.
 	batchTarget = 1 << 20
-	// keptBatches is how many empty batches stay allocated for the next records.
+	// keptBatches is how many empty batches are kept for reuse.
 	keptBatches = 4
 )
 
-// batch is one batch under construction. Its first batchHeaderLen bytes are left for the header.
+// batch is a batch under construction. Its first wal.BatchHeaderLen bytes are reserved for the header.
 type batch struct {
 	buf      []byte
 	first    uint64
 	count    uint32
-	calls    int // of Append, so far
+	calls    int // calls of Append so far
 	flags    message.Flags
 	time     int64
 	lastTime int64
@@ -36,7 +36,7 @@ func (b *batch) reset(first uint64, now int64) {
 	*b = batch{buf: append(b.buf[:0], make([]byte, wal.BatchHeaderLen)...), waiters: b.waiters[:0], first: first, time: now, lastTime: now}
 }
 
-// add encodes r after the records that are there: one copy, straight to its place on disk.
+// add encodes r after the batch's records, directly into its final form on disk.
 func (b *batch) add(r *message.Record) {
 	at := len(b.buf)
 	b.buf = r.Append(append(b.buf, 0, 0, 0, 0), b.time)
@@ -45,7 +45,7 @@ func (b *batch) add(r *message.Record) {
 	b.flags |= r.Flags()
 }
 
-// body is the size of the records in bytes.
+// body returns the size of the records in bytes.
 func (b *batch) body() int { return len(b.buf) - wal.BatchHeaderLen }
 
 // seal pads the batch, writes its header and returns the bytes for the disk.
@@ -67,26 +67,26 @@ func (b *batch) seal(mark uint64, salt uint32) []byte {
 	return b.buf
 }
 
-// buffer is the accepting side of the journal: it orders records, stamps them and encodes them into
-// batches, which the committer takes one after the other.
+// buffer is the accepting side of the journal: it orders records, stamps them and encodes them into batches, which the
+// committer takes one by one.
 type buffer struct {
 	limit   int           // bytes
 	maxBody int           // bytes of records that fit into a segment
-	wake    chan struct{} // to the committer: a first record, a second batch, or the end
+	wake    chan struct{} // wakes the committer: a first record, a second batch, enough calls, or the end
 
 	mu     sync.Mutex
-	space  sync.Cond     // on mu: the buffer has shrunk, or there is nothing to wait for any more
+	space  sync.Cond     // on mu: the buffer has shrunk, or waiting is pointless
 	roomC  chan struct{} // made by waitRoom, closed with every broadcast on space
 	queue  []*batch      // oldest first; the last one still grows
 	expect int           // see pending
 	free   []*batch
-	bytes  int // in queue and in the committer's hands
+	bytes  int // in queue and taken by the committer
 	last   uint64
 	// messages counts the PUBLISH records appended since Open.
 	messages uint64
 	time     int64 // ReceivedAt of the last record; 0 when there is none
 	watch    clock.Watch
-	jump     time.Duration // of the clock, that no record tells of yet
+	jump     time.Duration // of the clock, not yet recorded
 	full     error         // wraps ErrFull while the journal has no room
 	closed   error         // ErrClosed or the sticky error
 }
@@ -105,8 +105,7 @@ func newBuffer(o *Options, last uint64, lastTime int64) *buffer {
 	return b
 }
 
-// append stamps and encodes recs, after a record of the clock's step if it has stepped. All of them are accepted
-// or none.
+// append stamps and encodes recs, after a record of the clock's step if there was one. It accepts all of them or none.
 func (b *buffer) append(recs []message.Record, w Waiter) (last uint64, step clock.Step, err error) {
 	for i := range recs {
 		if size := maxEncoded(&recs[i]); size > b.maxBody {
@@ -137,7 +136,7 @@ func (b *buffer) append(recs []message.Record, w Waiter) (last uint64, step cloc
 	return last, step, nil
 }
 
-// look puts a step of the clock into the journal, unless there is no room: then the next look or append finds it.
+// look records a step of the clock, unless there is no room: then the next look or append does.
 func (b *buffer) look() (step clock.Step) {
 	b.mu.Lock()
 	if b.closed != nil || b.full != nil || b.bytes >= b.limit || b.last == 0 {
@@ -152,15 +151,15 @@ func (b *buffer) look() (step clock.Step) {
 	return step
 }
 
-// stampLocked moves the time of the records to come to what the wall clock shows. When that has stepped, it puts a
-// record of it before them, in a batch of its own: times do not decrease within a batch, and its span is that of
-// a commit. Less than a step back is waited out. It returns the step, zero for none.
+// stampLocked sets the time of the next records to the wall clock. If that has stepped, it records the step first, in a
+// batch of its own: times do not decrease within a batch, and its span is that of a commit. A step back below
+// clock.Tolerance is waited out. It returns the step, zero for none.
 func (b *buffer) stampLocked() clock.Step {
 	now, step, stepped := b.watch.Look()
 	switch {
 	case b.time == 0: // nothing to compare with
 		stepped = false
-	case stepped: // also after a jump at the start that has not been told of
+	case stepped: // even if a jump at the start is not yet recorded
 		step.From = max(step.From, b.time)
 	case b.jump != 0 || b.time-now >= clock.Tolerance.Milliseconds():
 		step, stepped = clock.Step{From: b.time, To: now}, true
@@ -176,7 +175,7 @@ func (b *buffer) stampLocked() clock.Step {
 	return step
 }
 
-// putLocked gives recs their sequences and encodes them. It returns the batch that has the last one.
+// putLocked assigns sequences to recs and encodes them. It returns the batch that has the last one.
 func (b *buffer) putLocked(recs []message.Record) (cur *batch) {
 	for i := range recs {
 		r := &recs[i]
@@ -193,7 +192,7 @@ func (b *buffer) putLocked(recs []message.Record) (cur *batch) {
 	return cur
 }
 
-// admitLocked waits while the buffer is full, and says why nothing may be appended at all.
+// admitLocked waits while the buffer is full. It returns an error if nothing can be appended.
 func (b *buffer) admitLocked() error {
 	for {
 		switch {
@@ -208,8 +207,8 @@ func (b *buffer) admitLocked() error {
 	}
 }
 
-// openLocked returns the batch that takes r: the last one, unless it is big enough, r would make it
-// too big for a segment, or r begins another time.
+// openLocked returns the batch for r: the last one, or a new one if that is big enough, would become too big for a
+// segment, or r is a step of the clock.
 func (b *buffer) openLocked(r *message.Record, cur *batch) *batch {
 	if cur == nil && len(b.queue) > 0 {
 		cur = b.queue[len(b.queue)-1]
@@ -231,7 +230,7 @@ func (b *buffer) openLocked(r *message.Record, cur *batch) *batch {
 	return cur
 }
 
-// maxEncoded is an upper bound of what r takes in a batch, its length field included.
+// maxEncoded returns an upper bound of r's size in a batch, including its length field.
 func maxEncoded(r *message.Record) int {
 	const fixed = wal.RecordLenBytes + 2 + 10 + 3 + 2*5 + 1
 	n := fixed + len(r.Client) + len(r.Topic) + len(r.Payload)
@@ -246,7 +245,7 @@ func maxEncoded(r *message.Record) int {
 	return n
 }
 
-// appended returns the last sequence, and how many PUBLISH records there are up to it since Open.
+// appended returns the last sequence and the number of PUBLISH records up to it since Open.
 func (b *buffer) appended() (last, messages uint64) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -261,9 +260,8 @@ func (b *buffer) signal() {
 	}
 }
 
-// pending tells the committer what there is: the calls and waiters that the oldest batch holds, whether
-// that batch will not grow any more, and whether the buffer is closed. calls is 0 when nothing is pending.
-// The committer is woken when the batch has got expect calls.
+// pending returns the calls and waiters of the oldest batch, whether that batch is complete, and whether the buffer is
+// closed. calls is 0 when nothing is pending. The committer is woken when the batch has expect calls.
 func (b *buffer) pending(expect int) (calls, waiters int, grown, closed bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -272,12 +270,12 @@ func (b *buffer) pending(expect int) (calls, waiters int, grown, closed bool) {
 	if len(b.queue) == 0 {
 		return 0, 0, false, closed
 	}
-	// A batch may consist of the front part of one call, whose end is in the next.
+	// A batch may contain only the first part of one call, whose end is in the next batch.
 	head := b.queue[0]
 	return max(head.calls, 1), len(head.waiters), len(b.queue) > 1 || head.body() >= batchTarget, closed
 }
 
-// take removes the oldest batch, which then belongs to the committer until release.
+// take removes the oldest batch, which belongs to the committer until release.
 func (b *buffer) take() *batch {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -291,7 +289,7 @@ func (b *buffer) take() *batch {
 	return first
 }
 
-// release gives a committed batch back. size is its length when it was taken, without header.
+// release returns a committed batch. size is its length when it was taken, without header.
 func (b *buffer) release(done *batch, size int) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -312,7 +310,7 @@ func (b *buffer) broadcastLocked() {
 	}
 }
 
-// setFull tells appenders that there is no room and why; nil that there is again.
+// setFull sets the reason why there is no room; nil means that there is room again.
 func (b *buffer) setFull(reason error) (changed bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -327,7 +325,7 @@ func (b *buffer) setFull(reason error) (changed bool) {
 	return changed
 }
 
-// close ends appending with err. The first error stays, but for ErrClosed, which a sticky error replaces.
+// close ends appending with err. The first error stays, except that a sticky error replaces ErrClosed.
 func (b *buffer) close(err error) {
 	b.mu.Lock()
 	if b.closed == nil || b.closed == ErrClosed { //nolint:errorlint // set here, never wrapped
@@ -359,14 +357,14 @@ func (b *buffer) waitRoom(ctx context.Context) error {
 	}
 }
 
-// lastAppended returns the highest sequence given out.
+// lastAppended returns the highest sequence assigned.
 func (b *buffer) lastAppended() uint64 {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.last
 }
 
-// state returns what Stat shows.
+// state returns the buffer's part of Stat.
 func (b *buffer) state() (last uint64, buffered int, full error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()

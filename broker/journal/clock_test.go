@@ -14,13 +14,13 @@ import (
 
 const year = 365 * 24 * time.Hour
 
-// stepping is a journal on a clock that a test sets.
+// stepping is a journal on a clock that the test sets.
 type stepping struct {
 	*Journal
 	t       *testing.T
 	machine *clocktest.Clock
 	o       Options
-	told    []time.Duration // by OnStep
+	told    []time.Duration // to OnStep
 }
 
 func newStepping(t *testing.T) *stepping {
@@ -49,8 +49,8 @@ func (s *stepping) restart(jump time.Duration) {
 	s.Journal, _ = open(s.t, s.o)
 }
 
-// steps reads the journal and returns the steps in it. It fails when a time goes back, or the clock's step shows, at
-// any other place.
+// steps reads the journal and returns the steps in it. It fails if a time goes back, or the clock's step shows,
+// anywhere else.
 func (s *stepping) steps() (found []time.Duration) {
 	s.t.Helper()
 	waitDurable(s.t, s.Journal, s.Last())
@@ -79,7 +79,8 @@ func (s *stepping) steps() (found []time.Duration) {
 	return found
 }
 
-// TestReceivedAtIsTheWallClock: also after it was ahead, at once, with the step on record.
+// TestReceivedAtIsTheWallClock checks that received_at follows the wall clock at once, even after it was ahead, and
+// that the step is recorded.
 func TestReceivedAtIsTheWallClock(t *testing.T) {
 	t.Parallel()
 	for _, by := range []time.Duration{time.Second, -time.Second, time.Hour, -time.Hour, 10 * year, -10 * year} {
@@ -108,7 +109,7 @@ func TestReceivedAtIsTheWallClock(t *testing.T) {
 	}
 }
 
-// TestClockAtStart: the clock is another one than before the restart.
+// TestClockAtStart changes the clock across a restart.
 func TestClockAtStart(t *testing.T) {
 	t.Parallel()
 	for _, by := range []time.Duration{0, time.Second, -time.Second, time.Hour, -time.Hour, 10 * year, -10 * year} {
@@ -129,12 +130,12 @@ func TestClockAtStart(t *testing.T) {
 			t.Errorf("start %v off: received_at %v, the clock shows %v", by, rec.Time(), s.machine.Wall())
 		}
 		if by == -time.Second {
-			want = nil // it was past the last record again
+			want = nil // it was already past the last record
 		}
 		if got := s.steps(); len(got) != len(want) {
 			t.Errorf("start %v off: steps on record %v", by, got)
 		}
-		s.machine.Step(-by) // put right
+		s.machine.Step(-by) // corrected
 		s.machine.Pass(time.Second)
 		if rec := s.put(); rec.ReceivedAt != s.machine.Wall().UnixMilli() {
 			t.Errorf("start %v off, put right: received_at %v, the clock shows %v", by, rec.Time(), s.machine.Wall())
@@ -142,7 +143,7 @@ func TestClockAtStart(t *testing.T) {
 	}
 }
 
-// TestAStepBeforeTheFirstRecord: the clock is put right between the start and the first record, as after a boot.
+// TestAStepBeforeTheFirstRecord corrects the clock between the start and the first record, as after a boot.
 func TestAStepBeforeTheFirstRecord(t *testing.T) {
 	t.Parallel()
 	for _, by := range []time.Duration{time.Hour, 10 * year} {
@@ -160,7 +161,7 @@ func TestAStepBeforeTheFirstRecord(t *testing.T) {
 	}
 }
 
-// TestSlewIsNoStep: less than the tolerance is waited out, so that received_at neither goes back nor has steps.
+// TestSlewIsNoStep checks that a difference below the tolerance is waited out: received_at neither goes back nor steps.
 func TestSlewIsNoStep(t *testing.T) {
 	t.Parallel()
 	s := newStepping(t)
@@ -177,14 +178,14 @@ func TestSlewIsNoStep(t *testing.T) {
 	}
 	s.machine.Step(-400 * time.Millisecond)
 	s.put()
-	s.machine.Step(-400 * time.Millisecond) // two look like one
+	s.machine.Step(-400 * time.Millisecond) // together they are a step
 	s.put()
 	if got := s.steps(); len(got) != 1 {
 		t.Fatalf("800 ms back: %v", got)
 	}
 }
 
-// TestIdleJournalSeesTheStep: LookAtClock is enough; with nothing in the journal there is nothing to tell.
+// TestIdleJournalSeesTheStep checks that LookAtClock suffices, and that an empty journal records no step.
 func TestIdleJournalSeesTheStep(t *testing.T) {
 	t.Parallel()
 	s := newStepping(t)
@@ -205,7 +206,7 @@ func TestIdleJournalSeesTheStep(t *testing.T) {
 	}
 }
 
-// TestStepsAreShown: a look at the files tells of the steps.
+// TestStepsAreShown checks that inspecting the files shows the steps.
 func TestStepsAreShown(t *testing.T) {
 	t.Parallel()
 	s := newStepping(t)

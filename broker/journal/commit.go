@@ -12,30 +12,30 @@ import (
 )
 
 const (
-	// callPause and waiterPause add up, for each call of Append that waits and for each Waiter among
-	// them, to the pause between the starts of two commits, up to CommitInterval. A Waiter is a
-	// connection that will be woken to write its acknowledgements.
+	// callPause (for each waiting call of Append) and waiterPause (for each Waiter among them) add up to the pause
+	// between the starts of two commits, up to CommitInterval. A Waiter is a connection that is woken to write its
+	// acknowledgements.
 	callPause   = 4 * time.Microsecond
 	waiterPause = 16 * time.Microsecond
-	// crowd is how many waiters make it worthwhile to look whether more are coming, and how many must have come
-	// since the last look to look again: with as many, a commit and the wakeups around it cost more than their
-	// share of one. At 2,000 messages a second a look of a millisecond finds two.
+	// crowd is the number of waiters from which gathering looks whether more are coming, and the number that must have
+	// come since the last look to look again. With fewer, a commit with its wakeups costs less than the wait: at 2,000
+	// messages a second a look of a millisecond finds two.
 	crowd = 4
-	// maxLooks is how often at most it is looked within CommitInterval.
+	// maxLooks is the maximum number of looks within CommitInterval.
 	maxLooks = 4
-	// maxFutile bounds how many commits are made without looking after looks were in vain.
+	// maxFutile bounds the commits made without looking after futile looks.
 	maxFutile = 64
-	// idleAfter is how long the journal rests before it writes down that its last batch is durable.
+	// idleAfter is how long the journal must be idle before it writes a mark for its last batch.
 	idleAfter = 250 * time.Millisecond
 )
 
-// errGone says that what was synced is on a disk where no start finds it.
+// errGone means that the synced data is in a file that no start will find.
 var errGone = errors.New("the segment was deleted or replaced under the running gateway; put the journal back from a copy if there " +
 	"is one: the next start counts what is missing")
 
 var errAborted = errors.New("closed before everything was committed")
 
-// committer is the one goroutine that writes batches: batch N is synced before batch N+1 is written.
+// committer is the only goroutine that writes batches. It syncs batch N before it writes batch N+1.
 type committer struct {
 	fs       wal.FS
 	held     wal.Dir // dir
@@ -51,24 +51,24 @@ type committer struct {
 	keeper  *keeper
 	notify  *notifier
 	durable *atomic.Uint64
-	abort   chan struct{} // closed to give up waiting for room
+	abort   chan struct{} // closed to stop waiting for room
 	room    func(lack error)
 
-	// The goroutine's own.
+	// For the committer's goroutine only.
 	active  *segment // nil until the first record after Open
 	file    wal.File
-	off     int64     // where the next batch goes
-	opened  time.Time // of the active segment
+	off     int64     // offset of the next batch
+	opened  time.Time // when the active segment was begun
 	started time.Time // of the last commit
 	ended   time.Time // of the last commit
-	calls   int       // of Append in the last commit
-	marked  uint64    // the mark last written
+	calls   int       // calls of Append in the last commit
+	marked  uint64    // the last mark written
 	gather  gathering
 	company company
 	timer   *time.Timer
 }
 
-// run commits until the buffer is closed and empty, or until something fails.
+// run commits until the buffer is closed and empty, or something fails.
 func (c *committer) run() error {
 	c.timer = time.NewTimer(time.Hour)
 	defer c.timer.Stop()
@@ -91,14 +91,14 @@ func (c *committer) run() error {
 	}
 }
 
-// next waits for the next batch and returns it; nil when it is time to write the mark down. closed says
-// that there is nothing left to come.
+// next waits for the next batch and returns it, or nil when the mark must be written. closed reports that nothing more
+// will come.
 func (c *committer) next() (b *batch, closed bool) {
 	now := time.Now()
 	company := c.company.every(companyPace, now)
 	few := company && !c.company.every(c.interval/maxLooks/crowd, now) // a look would find no crowd
 	if company {
-		c.rest(companyPace - now.Sub(c.started)) // nobody need wake the committer meanwhile
+		c.rest(companyPace - now.Sub(c.started)) // wakeups are not needed meanwhile
 	}
 	for {
 		calls, waiters, grown, closed := c.buffer.pending(c.calls)
@@ -143,27 +143,27 @@ func (c *committer) rest(d time.Duration) {
 	}
 }
 
-// pause is the least time between the starts of two commits. With few callers a sync costs less than
-// their waiting, with many it is the other way round. It is also the longest time for which a commit is
-// put off until as many callers have come as the last one has let go: producers that wait for each of
-// their records come back together, and should not be split over two commits.
+// pause returns the least time between the starts of two commits. With few callers a sync costs less than their
+// waiting, with many it costs more. It is also how long a commit is delayed, at most, until as many callers have come
+// as the last one released: producers that wait for each of their records return together and should share a commit.
 func (c *committer) pause(calls, waiters int) time.Duration {
 	return min(c.interval, time.Duration(calls)*callPause+time.Duration(waiters)*waiterPause)
 }
 
-// gathering puts commits off while connections keep coming, up to the whole interval: thousands that each send
-// now and then would otherwise have a commit for every few of them. Connections that wait for their
-// acknowledgement before they send again do not keep coming, and it is in vain to wait for them; that is
-// found out by looking, seldom. So are a few that come, for which the others would wait longer than a sync takes.
+// gathering delays commits, up to the whole interval, while connections keep coming. Otherwise thousands of connections
+// that each send now and then would cause a commit for every few of them. Connections that wait for their
+// acknowledgement before they send again do not keep coming, so waiting for them is futile. Waiting for only a few
+// takes longer than a sync. Both cases are found by looking, which becomes rare after futile looks.
 type gathering struct {
 	looking bool
-	calls   int           // when it last looked
-	next    time.Duration // since the last commit: when it looks again
-	futile  int           // looks in vain, one after the other, as a power of two
-	skip    int           // commits that are still to be made without looking
+	calls   int           // calls at the last look
+	next    time.Duration // time of the next look, since the last commit
+	futile  int           // a power of two that grows with consecutive futile looks
+	skip    int           // commits still to be made without looking
 }
 
-// more is how long to wait for more calls before looking again; 0 commits. since is the time since the last commit.
+// more returns how long to wait for more calls before looking again; 0 means commit. since is the time since the last
+// commit.
 func (g *gathering) more(calls, waiters int, since, interval time.Duration) time.Duration {
 	if waiters < crowd || since >= interval || g.skip > 0 {
 		return 0
@@ -189,7 +189,7 @@ func (g *gathering) end() {
 	g.skip = max(0, g.skip-1)
 }
 
-// commit writes a batch, syncs it, and lets the world know.
+// commit writes and syncs a batch, and moves the durable mark.
 func (c *committer) commit(b *batch) error {
 	c.started = time.Now()
 	body := b.body()
@@ -213,13 +213,13 @@ func (c *committer) commit(b *batch) error {
 	return nil
 }
 
-// aged says that the active segment holds records and is old enough to be closed.
+// aged reports whether the active segment has records and is old enough to be closed.
 func (c *committer) aged() bool {
 	return c.age > 0 && c.off > wal.SegmentStart && time.Since(c.opened) > c.age
 }
 
-// writeMark writes a batch without records that carries the durable mark, so that damage to the last
-// batch with records is told from a torn end.
+// writeMark writes a batch without records that carries the durable mark, so that damage to the last batch with records
+// can be told from a torn end.
 func (c *committer) writeMark() error {
 	mark := c.durable.Load()
 	if c.active == nil || c.marked >= mark || c.off+wal.BatchSize(0) > c.active.size {
@@ -236,8 +236,8 @@ func (c *committer) writeMark() error {
 	return nil
 }
 
-// write puts one batch at the end of the active segment and syncs it. Any error is final: a failed sync
-// must not be tried again, because the kernel may have dropped the pages that it could not write.
+// write appends one batch to the active segment and syncs it. Any error is final: a failed sync must not be repeated,
+// because the kernel may have dropped the pages that it could not write.
 func (c *committer) write(b []byte) error {
 	if _, err := c.file.WriteAt(b, c.off); err != nil {
 		return fmt.Errorf("write %d bytes at offset %d of %s: %w", len(b), c.off, c.active.name, err)
@@ -254,8 +254,8 @@ func (c *committer) write(b []byte) error {
 	return nil
 }
 
-// rotate ends the active segment and begins a new one, whose first batch will be b. It waits for room as
-// long as it takes.
+// rotate ends the active segment and begins a new one, whose first batch will be b. It waits as long as there is no
+// room.
 func (c *committer) rotate(b *batch) error {
 	prev := c.table.tail()
 	h := wal.Header{State: wal.StateUsed, Epoch: c.epoch, Index: 1, Base: b.first, Time: b.time}
@@ -288,8 +288,8 @@ func (c *committer) rotate(b *batch) error {
 
 func (c *committer) path(index uint64) string { return filepath.Join(c.dir, wal.SegmentName(index)) }
 
-// prepared returns a spare file with h written and synced, under its new name. A disk that is full only
-// now is lack of room like any other; any other error is final.
+// prepared returns a spare file with the header h written and synced, under its segment name. A full disk counts as
+// lack of room; any other error is final.
 func (c *committer) prepared(h *wal.Header) (*spare, error) {
 	for {
 		s, err := c.spare()

@@ -6,24 +6,24 @@ import (
 )
 
 const (
-	// companyPace is the least time between the starts of two commits while company is coming.
+	// companyPace is the least time between the starts of two commits while there is company.
 	companyPace = time.Millisecond
-	// companySeen is of how many calls it is known when they were let go. With as many waiters in a commit the pause
-	// between two of them is longer than companyPace anyway.
+	// companySeen is the number of calls whose release is remembered. With as many waiters in a commit, the pause
+	// between two commits is longer than companyPace anyway.
 	companySeen = 64
-	// companyBack is how many of them may have come back at once: a vehicle may publish twice.
+	// companyBack is how many of them may have returned at once: a vehicle may publish twice.
 	companyBack = companySeen / 8
-	// soonCommits and soonTime are what a caller that waits for its acknowledgement takes at most to come back.
+	// soonCommits and soonTime bound how soon a caller that waits for its acknowledgement returns.
 	soonCommits, soonTime = 2, 2 * companyPace
 )
 
-// company tells whether others are about to come, so that it pays to wait for them with a commit: connections of which
-// each publishes now and then, at least one of them each companyPace. One that waits for its acknowledgement before it
-// publishes again is back soon after it was let go: while there is one, nobody is waited for.
+// company predicts whether a commit should wait for other connections. That pays while many connections publish now and
+// then, at least one of them per companyPace. A connection that waits for its acknowledgement before it publishes again
+// returns soon after its release; while there is one, commits do not wait.
 type company struct {
 	seen    [companySeen]caller
-	calls   int // noted; seen holds the last ones
-	fresh   int // in seen
+	calls   int // number of calls noted; seen has the last ones
+	fresh   int // number of fresh callers in seen
 	commits int
 }
 
@@ -32,10 +32,10 @@ type caller struct {
 	waiter Waiter
 	commit int
 	ended  time.Time
-	fresh  bool // it had not been let go just before
+	fresh  bool // it had not been released just before
 }
 
-// note takes the waiters of a commit that has ended at now.
+// note records the waiters of a commit that ended at now.
 func (c *company) note(waiters []Waiter, now time.Time) {
 	c.commits++
 	if len(waiters) >= companySeen {
@@ -69,14 +69,14 @@ func (c *company) isFresh(w Waiter, now time.Time) bool {
 	return true
 }
 
-// every reports whether somebody comes each d, as far as the last calls tell.
+// every reports whether, judging by the last calls, a fresh caller comes at least every d.
 func (c *company) every(d time.Duration, now time.Time) bool {
 	if c.fresh < companySeen-companyBack {
 		return false
 	}
-	oldest := &c.seen[c.calls%companySeen] // the zero time until as many have called
+	oldest := &c.seen[c.calls%companySeen] // the zero time until companySeen calls were noted
 	return now.Sub(oldest.ended) <= time.Duration(c.fresh)*d
 }
 
-// forget lets go of the callers.
+// forget removes all callers.
 func (c *company) forget() { *c = company{commits: c.commits} }

@@ -15,14 +15,14 @@ import (
 // syncTime is how long a sync takes in these tests.
 const syncTime = 200 * time.Microsecond
 
-// timed runs fn on a journal whose clock is the test's, and of which only a sync takes time.
+// timed runs fn on a journal with a fake clock, where only syncs take time.
 func timed(t *testing.T, fn func(t *testing.T, j *Journal, syncs *atomic.Int64)) {
 	t.Helper()
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var syncs atomic.Int64
 		mem := waltest.New()
-		mem.Forget = func(waltest.Op, string) bool { return true } // nothing crashes here, and a sync copies the file
+		mem.Forget = func(waltest.Op, string) bool { return true } // nothing crashes here, and each sync copies the file
 		mem.Before = func(o waltest.Op, _ string) error {
 			if o == waltest.Sync {
 				syncs.Add(1)
@@ -35,7 +35,7 @@ func timed(t *testing.T, fn func(t *testing.T, j *Journal, syncs *atomic.Int64))
 		j, _ := open(t, o)
 		j.Retain("none", 1<<62)
 		v := newVehicle()
-		v.publish(t, j) // makes the segment
+		v.publish(t, j) // creates the segment
 		<-v.acked
 		time.Sleep(time.Second)
 		syncs.Store(0)
@@ -44,7 +44,7 @@ func timed(t *testing.T, fn func(t *testing.T, j *Journal, syncs *atomic.Int64))
 	})
 }
 
-// vehicle is a connection with one message under way.
+// vehicle is a connection with one message in flight.
 type vehicle struct {
 	acked chan struct{}
 	sent  time.Time
@@ -65,8 +65,8 @@ func (v *vehicle) publish(t *testing.T, j *Journal) {
 	}
 }
 
-// fleet publishes, every time another of n vehicles, with the gaps one after the other in between, and returns how long the
-// slowest acknowledgement took.
+// fleet publishes from n vehicles in turn, with the given gaps in turn between messages. It returns the time of the
+// slowest acknowledgement.
 func fleet(t *testing.T, j *Journal, n, messages int, gaps ...time.Duration) (slowest time.Duration) {
 	vehicles := make([]*vehicle, n)
 	for i := range vehicles {
@@ -109,7 +109,7 @@ func TestNobodyWaitsForCompanyThatIsNotComing(t *testing.T) {
 			t.Errorf("a message waited %v while two come every %v, want the sync's %v", slowest, pairs[1], syncTime)
 		}
 		fleet(t, j, 200, 400, companyPace/2)
-		if slowest := fleet(t, j, 2, 2, pairs...); slowest != syncTime { // after the company has gone
+		if slowest := fleet(t, j, 2, 2, pairs...); slowest != syncTime { // after the company has ended
 			t.Errorf("one of two messages waited %v, want the sync's %v", slowest, syncTime)
 		}
 	})
@@ -135,7 +135,7 @@ func TestNobodyWaitsForThoseThatWaitForTheirAcknowledgement(t *testing.T) {
 				for range n {
 					<-done
 				}
-				// The pause for n waiters, of whom some may come a commit later than the others.
+				// The pause for n waiters, some of whom may come one commit later than the others.
 				most := 2 * max(syncTime, time.Duration(n)*(callPause+waiterPause))
 				if n == 1 {
 					most = syncTime
@@ -148,7 +148,7 @@ func TestNobodyWaitsForThoseThatWaitForTheirAcknowledgement(t *testing.T) {
 	}
 }
 
-// One that waits for each of its acknowledgements is not slowed down by vehicles that publish now and then.
+// A connection that waits for each acknowledgement is not delayed by vehicles that publish now and then.
 func TestOneInLockstepAmongOthers(t *testing.T) {
 	timed(t, func(t *testing.T, j *Journal, _ *atomic.Int64) {
 		ended := make(chan struct{})

@@ -17,7 +17,7 @@ import (
 
 const imageDir = "/j"
 
-// image is a journal directory's contents by file name.
+// image is the contents of a journal directory by file name.
 type image map[string][]byte
 
 func imageOf(m *waltest.FS) image { return m.Files(imageDir) }
@@ -39,8 +39,8 @@ func imageOptions(m *waltest.FS) Options {
 	return completed(Options{Dir: imageDir, Machine: Machine{FS: m}, SegmentBytes: powerSegment, MaxBytes: 64 * powerSegment})
 }
 
-// makeImage returns a journal closed in order, of several segments, of which some were recycled before
-// and hold stale batches, and the range of sequences that it holds.
+// makeImage returns a properly closed journal of several segments and its range of sequences. Some segments were
+// recycled before and hold stale batches.
 func makeImage(t testing.TB) (img image, first, last uint64) {
 	t.Helper()
 	m := waltest.New()
@@ -66,15 +66,15 @@ func makeImage(t testing.TB) (img image, first, last uint64) {
 	return img, first, last
 }
 
-// outcome is what one damaged journal gave.
+// outcome is the result of opening one damaged journal.
 type outcome struct {
 	read    map[uint64]bool
 	reports []wal.Corruption // by Open and by reading
 	verify  []wal.Corruption
 }
 
-// examine opens a damaged journal, reads all of it and verifies it. Any record that differs from what was
-// written is an error.
+// examine opens a damaged journal, reads all of it and verifies it. It fails for any record that differs from what was
+// written.
 func examine(t testing.TB, img image, last uint64) (outcome, error) {
 	t.Helper()
 	m := img.fs()
@@ -122,7 +122,7 @@ func examine(t testing.TB, img image, last uint64) (outcome, error) {
 	return out, j.WaitDurable(context.Background(), seq)
 }
 
-// checkDamage demands that whatever is lost is reported.
+// checkDamage checks that all lost records are reported.
 func checkDamage(t testing.TB, what string, img image, first, last uint64) outcome {
 	t.Helper()
 	out, err := examine(t, img, last)
@@ -142,7 +142,7 @@ func checkDamage(t testing.TB, what string, img image, first, last uint64) outco
 	return out
 }
 
-// places returns offsets worth damaging in one file: all of the headers, and some of everything else.
+// places returns offsets to damage in one file: all of the headers, and some of everything else.
 func places(name string, b []byte, rng *rand.Rand) []int {
 	var at []int
 	if strings.HasPrefix(name, sparePrefix) {
@@ -207,8 +207,8 @@ func TestBitFlips(t *testing.T) {
 	t.Logf("%d bit flips", cases)
 }
 
-// TestLostPages spares the last mark: without it and all before it the end is gone without a trace, which
-// only those can tell who have seen more (TestLostEndIsKnownElsewhere).
+// TestLostPages keeps the last mark. Without it and all earlier ones the loss of the end leaves no trace; only
+// consumers can know (TestLostEndIsKnownElsewhere).
 func TestLostPages(t *testing.T) {
 	t.Parallel()
 	img, first, last := makeImage(t)
@@ -322,8 +322,8 @@ func TestMissingSegments(t *testing.T) {
 	}
 }
 
-// TestTornTail mixes the states before and after the last batch was written, sector by sector: recovery
-// keeps the batch as a whole or not at all, and never speaks of corruption.
+// TestTornTail mixes the states before and after the last batch was written, sector by sector. Recovery must keep the
+// whole batch or none of it, and must not report corruption.
 func TestTornTail(t *testing.T) {
 	t.Parallel()
 	m := waltest.New()
@@ -371,7 +371,7 @@ func TestTornTail(t *testing.T) {
 	}
 }
 
-// differs returns the range in which two files of one length differ.
+// differs returns the range in which two files of equal length differ.
 func differs(a, b []byte) (from, to int) {
 	for from = 0; a[from] == b[from]; from++ {
 	}

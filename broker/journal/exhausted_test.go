@@ -15,8 +15,8 @@ import (
 	"cellgate/test/check"
 )
 
-// TestWithoutDescriptorsTheJournalWaits takes the descriptors away while records come and a reader reads: appends are
-// withheld, nothing fails, and everything goes on when there are descriptors again.
+// TestWithoutDescriptorsTheJournalWaits takes the descriptors away while records are appended and read. Appends are
+// withheld, nothing fails, and everything continues when there are descriptors again.
 func TestWithoutDescriptorsTheJournalWaits(t *testing.T) {
 	t.Parallel()
 	var none atomic.Bool
@@ -85,8 +85,8 @@ func TestWithoutDescriptorsTheJournalWaits(t *testing.T) {
 	}
 }
 
-// TestADeletedJournalAcknowledgesNothing deletes the journal under the gateway: what is synced then is on a disk where no start
-// finds it, and nobody is told that it is durable.
+// TestADeletedJournalAcknowledgesNothing deletes the journal under the gateway. What is synced then is in a file that
+// no start finds, so it must not be reported as durable.
 func TestADeletedJournalAcknowledgesNothing(t *testing.T) {
 	t.Parallel()
 	for name, take := range map[string]func(dir string) error{
@@ -109,7 +109,7 @@ func TestADeletedJournalAcknowledgesNothing(t *testing.T) {
 				t.Fatal(err)
 			}
 			next, err := j.Append(record, nil)
-			if err == nil { // it has not been noticed by the mark of the first
+			if err == nil { // not noticed by the first record's mark
 				err = j.WaitDurable(t.Context(), next)
 			}
 			if !errors.Is(err, errGone) || !errors.Is(<-fatal, errGone) || j.Durable() > first {

@@ -14,13 +14,13 @@ import (
 	"cellgate/test/check"
 )
 
-// promised is a Waiter that remembers the highest mark.
+// promised is a Waiter that keeps the highest mark.
 type promised struct{ mark atomic.Uint64 }
 
 func (p *promised) Durable(mark uint64) { p.mark.Store(max(p.mark.Load(), mark)) }
 
-// faultRun appends, rotates, recycles and closes with a fault somewhere, and returns what was promised and
-// what it took back: the sticky error.
+// faultRun appends, rotates, recycles and closes with a fault injected. It stores what was promised in p and returns
+// the sticky error.
 func faultRun(m *waltest.FS, p *promised, patience time.Duration) error {
 	o := powerOptions(m)
 	fatal := make(chan error, 2)
@@ -70,8 +70,8 @@ func faultRun(m *waltest.FS, p *promised, patience time.Duration) error {
 	return errors.Join(err, closed)
 }
 
-// TestFaultAtEveryCallSite lets each operation of a run fail once, in turn, and then that one and all
-// after it. After the failure the power goes: whatever was promised must be on the disk.
+// TestFaultAtEveryCallSite makes each operation of a run fail once, in turn, and then that one and all after it. Then
+// the power goes: everything promised must be on disk.
 func TestFaultAtEveryCallSite(t *testing.T) {
 	t.Parallel()
 	clean := &waltest.Faults{}
@@ -111,7 +111,7 @@ func oneFault(t *testing.T, from, many int, err error) (hits []string, sticky er
 		patience = 300 * time.Millisecond
 	}
 	sticky = faultRun(m, &p, patience)
-	// A disk that never has room again is no failure of the journal: it withholds until its caller gives up.
+	// A disk that never has room again is no failure of the journal: it withholds until its caller stops waiting.
 	if sticky != nil && !errors.Is(sticky, err) && (many < 1<<30 || !errors.Is(sticky, context.DeadlineExceeded)) {
 		t.Errorf("fault at %d (%v): %v", from, f.Hits(), sticky)
 	}
@@ -122,7 +122,7 @@ func oneFault(t *testing.T, from, many int, err error) (hits []string, sticky er
 	return f.Hits(), sticky
 }
 
-// TestBatchFaultsAreSticky: an error while a batch is written or synced ends the journal.
+// TestBatchFaultsAreSticky checks that an error in writing or syncing a batch ends the journal.
 func TestBatchFaultsAreSticky(t *testing.T) {
 	t.Parallel()
 	for _, o := range []waltest.Op{waltest.Write, waltest.Sync} {
@@ -138,8 +138,8 @@ func TestBatchFaultsAreSticky(t *testing.T) {
 	}
 }
 
-// TestDiskFull: a disk that cannot hold another segment withholds, loses nothing, and goes on by itself
-// when space returns.
+// TestDiskFull checks that on a disk without room for another segment the journal withholds, loses nothing, and
+// continues when there is space again.
 func TestDiskFull(t *testing.T) {
 	t.Parallel()
 	for _, o := range []waltest.Op{waltest.Create, waltest.Allocate, waltest.Write, waltest.Sync} {

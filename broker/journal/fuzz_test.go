@@ -11,13 +11,13 @@ import (
 	"cellgate/test/check"
 )
 
-// putCRC makes the segment header at the start of b check again.
+// putCRC corrects the checksum of the segment header at the start of b.
 func putCRC(b []byte) {
 	binary.LittleEndian.PutUint32(b[92:], crc32.Checksum(b[:92], crc32.MakeTable(crc32.Castagnoli)))
 }
 
-// FuzzRecovery damages one file of a journal at will, with its headers' checksums put right so that wild
-// values get past them. Whatever comes: no panic, no endless loop, no record that was not written.
+// FuzzRecovery damages one file of a journal arbitrarily and corrects the checksums of its headers, so that wild values
+// pass them. There must be no panic, no endless loop, and no record that was not written.
 func FuzzRecovery(f *testing.F) {
 	img, _, last := makeImage(f)
 	names := img.segments()
@@ -43,7 +43,7 @@ func FuzzRecovery(f *testing.F) {
 		damaged[name] = b
 		m := damaged.fs()
 		if _, err := inspect(m, imageDir, true); err != nil {
-			return // a later version, say
+			return // for example a later version
 		}
 		j, _, err := Open(imageOptions(m))
 		if err != nil {
@@ -71,7 +71,7 @@ func FuzzRecovery(f *testing.F) {
 	})
 }
 
-// mendBatch makes the batch that holds off check again, as far as its length allows.
+// mendBatch corrects the checksum of the batch that holds off, as far as its length allows.
 func mendBatch(b []byte, off int) {
 	h, err := wal.DecodeHeader(b)
 	if err != nil {

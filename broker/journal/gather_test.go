@@ -7,8 +7,8 @@ import (
 
 const gatherInterval = 4 * time.Millisecond
 
-// commits drives g through n commits: between two of them calls come as arrived says for the time since the last
-// one. It returns the mean time between two commits when a sync takes a millisecond.
+// commits drives g through n commits. arrived returns the calls that have come in the time since the last commit. It
+// returns the mean time between two commits when a sync takes a millisecond.
 func commits(g *gathering, n int, waitersOf func(calls int) int, arrived func(time.Duration) int) time.Duration {
 	var total time.Duration
 	for range n {

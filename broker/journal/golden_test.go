@@ -19,8 +19,8 @@ import (
 	"cellgate/test/check"
 )
 
-// updateEnv rewrites the golden files of the present version. Those of older versions are never
-// rewritten: every later program must read them.
+// updateEnv rewrites the golden files of the present version. Those of older versions are never rewritten: every later
+// version must read them.
 const updateEnv = "UPDATE_GOLDEN"
 
 // goldenRandom makes epochs and salts repeatable.
@@ -34,7 +34,7 @@ func (r *goldenRandom) Read(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// golden is a journal as it is on disk.
+// golden is a journal as stored on disk.
 type golden struct {
 	dir     string             // below testdata/golden, by the version of the format
 	batches [][]message.Record // a batch each
@@ -42,7 +42,7 @@ type golden struct {
 	files   int
 }
 
-// goldens are what the present version writes. A clock that steps adds records of its own, and batches.
+// goldens are the journals that the present version writes. A clock that steps adds records, and batches, of its own.
 func goldens() []golden {
 	return []golden{
 		{dir: fmt.Sprint("v", wal.FormatVersion), batches: goldenRecords(), steps: make([]time.Duration, 4), files: 2},
@@ -50,7 +50,7 @@ func goldens() []golden {
 	}
 }
 
-// goldenRecords are the records of the golden journal, by batch.
+// goldenRecords returns the records of the golden journal, by batch.
 func goldenRecords() [][]message.Record {
 	return [][]message.Record{
 		{{Kind: message.KindPublish, QoS: 1, PacketID: 1, Client: "LSVAB2180E2100123", Topic: "v1/LSVAB2180E2100123/up/telemetry", Payload: []byte(`{"soc":71}`)}},
@@ -67,8 +67,8 @@ func goldenRecords() [][]message.Record {
 	}
 }
 
-// writeGolden makes the golden journal: two segments, the older one closed by the newer one's header,
-// batches of one and several records, an empty batch at the end.
+// writeGolden makes the golden journal: two segments, the older one closed by the newer one's header, batches of one
+// and several records, an empty batch at the end.
 func writeGolden(t *testing.T, g *golden) image {
 	t.Helper()
 	machine := clocktest.Still(time.UnixMilli(1_760_000_000_000))
@@ -93,8 +93,8 @@ func writeGolden(t *testing.T, g *golden) image {
 	return img
 }
 
-// TestGoldenFiles reads the journals that every version of the format has written, and compares what the
-// present one writes byte by byte.
+// TestGoldenFiles reads the journals written by every version of the format, and compares the output of the present one
+// byte by byte.
 func TestGoldenFiles(t *testing.T) {
 	t.Parallel()
 	for _, g := range goldens() {

@@ -14,21 +14,21 @@ import (
 	"cellgate/broker/wal"
 )
 
-// Report is what Inspect and Verify find in a journal directory.
+// Report is the result of Inspect and Verify for a journal directory.
 type Report struct {
 	Dir   string
 	Epoch uint64
 	First uint64 // oldest sequence kept
-	Last  uint64 // highest sequence found; on a live journal, at the moment of looking
+	Last  uint64 // highest sequence found; on a live journal, at the time of reading
 	Bytes int64  // of all files
 	// Spares are the files without records.
 	Spares   int
 	Segments []SegmentInfo
-	// TornBytes is a batch at the very end that is not whole: a crash stopped it, or a live journal is
-	// writing it.
+	// TornBytes is the length of an incomplete batch at the very end: a crash stopped it, or a live journal is writing
+	// it.
 	TornBytes   int64
 	Corruptions []wal.Corruption
-	// Steps are those of the wall clock in the batches that were read, the first 1,000 of StepsInAll.
+	// Steps are the steps of the wall clock in the batches that were read, the first 1,000 of StepsInAll.
 	Steps      []Step
 	StepsInAll int
 }
@@ -36,7 +36,7 @@ type Report struct {
 // maxSteps bounds the steps of a Report.
 const maxSteps = 1000
 
-// Step is a step of the wall clock, and the record that tells of it.
+// Step is a step of the wall clock and the record that contains it.
 type Step struct {
 	Seq uint64
 	message.ClockStep
@@ -55,27 +55,27 @@ type SegmentInfo struct {
 	Records uint64
 }
 
-// Inspect describes the journal in dir by the segments' headers and the batches of the newest segment.
-// It only reads, takes no lock, and works while the journal is open elsewhere.
+// Inspect describes the journal in dir from the segments' headers and the batches of the newest segment. It only reads,
+// takes no lock, and works while the journal is open elsewhere.
 func Inspect(dir string) (Report, error) { return inspect(wal.OS{}, dir, false) }
 
-// Verify is Inspect with every batch of every segment checked.
+// Verify is like Inspect, but checks every batch of every segment.
 func Verify(dir string) (Report, error) { return inspect(wal.OS{}, dir, true) }
 
-// Dump calls fn with every readable record from the sequence from on, in order, and stops at fn's error.
-// The record is valid until fn returns. What cannot be read shows as a gap in Seq: Verify tells why. On a
-// live journal the last records may not be durable yet.
+// Dump calls fn with every readable record from the sequence from on, in order, and stops at fn's error. The record is
+// valid until fn returns. Unreadable records show as a gap in Seq: Verify reports why. On a live journal the last
+// records may not be durable yet.
 func Dump(dir string, from uint64, fn func(*message.Record) error) error {
 	return dump(wal.OS{}, dir, from, fn)
 }
 
-// looks bounds how often a live journal is looked at again because it changed meanwhile.
+// looks bounds how often a live journal is read again because it changed meanwhile.
 const looks = 20
 
-// errMoved says that a live journal has changed its files since they were listed.
+// errMoved means that a live journal has changed its files since they were listed.
 var errMoved = errors.New("the journal keeps changing its files")
 
-// inspection reads a directory that may change at any moment.
+// inspection reads a directory that may change at any time.
 type inspection struct {
 	fs  wal.FS
 	dir string
@@ -95,7 +95,7 @@ func inspect(fsys wal.FS, dir string, all bool) (Report, error) {
 				return in.out, fmt.Errorf("journal %s: segment %s: %w", dir, segs[i].name, err)
 			}
 		}
-		if !gone { // of the newest segment; the others go in the normal course of a live journal
+		if !gone { // about the newest segment; others disappear normally in a live journal
 			in.summary()
 			return in.out, nil
 		}
@@ -103,7 +103,7 @@ func inspect(fsys wal.FS, dir string, all bool) (Report, error) {
 	return Report{Dir: dir}, fmt.Errorf("journal %s: %w", dir, errMoved)
 }
 
-// list reads every header. A file that vanishes while it looks starts it anew.
+// list reads every header. If a file vanishes meanwhile, it starts again.
 func (in *inspection) list() ([]loaded, error) {
 	for range looks {
 		l, err := list(in.fs, in.dir)
@@ -167,7 +167,7 @@ func (in *inspection) header(index uint64) (loaded, []wal.Corruption, error) {
 	return seg, bad, errors.Join(err, f.Close())
 }
 
-// sealedBy returns where segment i ends and its last sequence, if the next segment's header tells.
+// sealedBy returns where segment i ends and its last sequence, if the next segment's header says so.
 func sealedBy(segs []loaded, i int) (end int64, last uint64, ok bool) {
 	if i+1 == len(segs) || segs[i].damaged || segs[i+1].damaged || segs[i+1].PrevIndex != segs[i].Index {
 		return 0, 0, false
@@ -212,7 +212,7 @@ func (in *inspection) segment(segs []loaded, i int, all bool) (gone bool, err er
 	return false, nil
 }
 
-// drop takes segments out of the report: when one is recycled, those before it have been too.
+// drop removes segments from the report: when one is recycled, those before it are, too.
 func (in *inspection) drop(segs []loaded) {
 	in.out.Segments, in.out.Steps, in.out.StepsInAll = nil, nil, 0
 	in.out.Corruptions = slices.DeleteFunc(in.out.Corruptions, func(c wal.Corruption) bool {
@@ -220,11 +220,11 @@ func (in *inspection) drop(segs []loaded) {
 	})
 }
 
-// visitor is shown the batches of a segment.
+// visitor is called with the batches of a segment.
 type visitor func(h *wal.BatchHeader, body []byte) error
 
-// scan reads the batches of a segment. gone says that it was recycled meanwhile. A stretch counts as bad
-// only if it is bad twice, and visit may see the rest twice: a live journal may be writing it.
+// scan reads the batches of a segment. gone reports that it was recycled meanwhile. A range counts as bad only if it is
+// bad twice, since a live journal may be writing it; visit may then see the rest twice.
 func (in *inspection) scan(s *loaded, end int64, sealed bool, visit visitor) (res wal.Scanned, gone bool, err error) {
 	f, err := in.fs.Open(filepath.Join(in.dir, s.name))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -245,7 +245,7 @@ func (in *inspection) scan(s *loaded, end int64, sealed bool, visit visitor) (re
 		if res, err = wal.Scan(w, wal.SegmentStart, s.name, s.Salt, s.Base, visit); err != nil {
 			return res, false, err
 		}
-		if before == nil && len(res.Bad) > 0 { // it is read again
+		if before == nil && len(res.Bad) > 0 { // read it again
 			in.out.Steps, in.out.StepsInAll = in.out.Steps[:steps], inAll
 		}
 		if !sealed {
@@ -264,7 +264,7 @@ func (in *inspection) scan(s *loaded, end int64, sealed bool, visit visitor) (re
 	return res, recycledSince(f, s), nil
 }
 
-// steps gathers the steps of the clock in a batch.
+// steps collects the clock steps in a batch.
 func (in *inspection) steps(h *wal.BatchHeader, body []byte) error {
 	if message.Flags(h.Flags)&message.FlagControl == 0 {
 		return nil
@@ -305,7 +305,7 @@ func (in *inspection) summary() {
 	}
 }
 
-// dump is Dump on any file system. When a segment is recycled under it, it looks anew for what is left.
+// dump is Dump on any file system. When a segment is recycled meanwhile, it starts again with what is left.
 func dump(fsys wal.FS, dir string, from uint64, fn func(*message.Record) error) error {
 	d := dumper{from: from, fn: fn}
 	for range looks {
@@ -331,7 +331,7 @@ func dump(fsys wal.FS, dir string, from uint64, fn func(*message.Record) error) 
 	return fmt.Errorf("journal %s: %w", dir, errMoved)
 }
 
-// dumper hands records on, each once.
+// dumper passes records on, each once.
 type dumper struct {
 	from uint64
 	fn   func(*message.Record) error
@@ -353,13 +353,14 @@ func (d *dumper) batch(h *wal.BatchHeader, body []byte) error {
 	})
 }
 
-// recycledSince says that an open segment has been put to another use since its header was read.
+// recycledSince reports whether an open segment has been recycled since its header was read.
 func recycledSince(f wal.File, s *loaded) bool {
 	now, _, err := readHeader(f)
 	return err == nil && (now.Salt != s.Salt || now.State == wal.StateFree)
 }
 
-// Lock keeps the journal in dir from being opened until it is closed. It returns wal.ErrLocked while it is open elsewhere.
+// Lock keeps others from opening the journal in dir until the result is closed. It returns wal.ErrLocked while the
+// journal is open elsewhere.
 func Lock(dir string) (io.Closer, error) {
 	name := filepath.Join(dir, lockName)
 	if f, err := os.Open(name); err != nil { //nolint:gosec // the journal directory

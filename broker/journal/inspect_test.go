@@ -83,7 +83,7 @@ func TestInspectNothing(t *testing.T) {
 	}
 }
 
-// TestVerifyLive looks into a journal while it is written, rotated and recycled: never a false alarm.
+// TestVerifyLive verifies a journal while it is written, rotated and recycled: there must be no false alarm.
 func TestVerifyLive(t *testing.T) {
 	t.Parallel()
 	o := testOptions(t.TempDir())

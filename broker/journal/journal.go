@@ -43,12 +43,11 @@ type Journal struct {
 	closeErr  error
 }
 
-// Open opens the journal in o.Dir, or creates one, and recovers what a crash left. Recovery fails only
-// when the file system does, when another process has the journal open (wal.ErrLocked), or when a later
-// version of the program wrote it (ErrVersion); damage is reported in Recovery and by the log, and the
-// rest is kept.
+// Open opens the journal in o.Dir, or creates one, and recovers it after a crash. It fails only when the file system
+// does, when another process has the journal open (wal.ErrLocked), or when a later version of the program wrote it
+// (ErrVersion). Damage is reported in Recovery and in the log, and the rest is kept.
 //
-// What was recovered is durable before Open returns.
+// Recovered records are durable before Open returns.
 func Open(o Options) (*Journal, Recovery, error) {
 	began := time.Now()
 	if err := o.check(); err != nil {
@@ -83,7 +82,7 @@ func Open(o Options) (*Journal, Recovery, error) {
 	return j, r.out, nil
 }
 
-// holding is what an open journal has at hand of its directory: the lock, and the directory itself.
+// holding has the journal directory's lock and the open directory.
 type holding struct {
 	lock io.Closer
 	dir  wal.Dir
@@ -91,7 +90,7 @@ type holding struct {
 
 func (h holding) close() error { return errors.Join(h.dir.Close(), h.lock.Close()) }
 
-// start puts the parts together and starts their goroutines.
+// start assembles the parts and starts their goroutines.
 func start(o *Options, r *recovery, files holding) (*Journal, error) {
 	j := &Journal{
 		fs: o.FS, dir: o.Dir, log: o.Log, metrics: o.Metrics, onFatal: o.OnFatal, epoch: r.out.Epoch, files: files,
@@ -129,7 +128,7 @@ func (j *Journal) report(r *Recovery) {
 		slog.Bool("created", r.Created), slog.Duration("took", r.Took))
 }
 
-// corrupt reports damage once.
+// corrupt reports a corruption, each only once.
 func (j *Journal) corrupt(c wal.Corruption) {
 	if j.damage.add(c) {
 		j.metrics.corruptions.Inc()
@@ -138,7 +137,7 @@ func (j *Journal) corrupt(c wal.Corruption) {
 	}
 }
 
-// fail makes err the journal's last word.
+// fail makes err the journal's sticky error.
 func (j *Journal) fail(err error) {
 	err = fmt.Errorf("journal failed: %w", err)
 	if !j.fatal.CompareAndSwap(nil, &err) {
@@ -152,7 +151,7 @@ func (j *Journal) fail(err error) {
 	}
 }
 
-// setRoom is told by the committer why it has no room, and nil when it has again.
+// setRoom is called by the committer with the reason why there is no room, and with nil when there is again.
 func (j *Journal) setRoom(lack error) {
 	if !j.buffer.setFull(lack) {
 		return
@@ -166,18 +165,18 @@ func (j *Journal) setRoom(lack error) {
 	j.log.Info("journal: room again, acknowledgements go on")
 }
 
-// Epoch identifies this journal among all that the node ever had; it is chosen when the directory is
-// created, and is part of every message's identity.
+// Epoch identifies this journal among all that the node ever had. It is chosen when the directory is created and is
+// part of every message's identity.
 func (j *Journal) Epoch() uint64 { return j.epoch }
 
-// Append puts recs after what is there, all or none, and sets their Seq and ReceivedAt. Everything that
-// they refer to is copied before it returns. It does not wait for the disk: the records count only once
-// Durable has reached last, of which w, unless nil, is told.
+// Append appends recs, all or none, and sets their Seq and ReceivedAt. It copies everything that they refer to before
+// it returns. It does not wait for the disk: the records are durable once Durable has reached last. w, unless nil, is
+// notified then.
 //
 // When the wall clock has stepped, a KindClockStep record goes before them.
 //
-// It blocks while the buffer of uncommitted records is full. Errors: ErrFull, ErrTooLarge, ErrClosed, or
-// the sticky error; after any of them nothing was appended. It does not allocate in steady state.
+// It blocks while the buffer of uncommitted records is full. Errors: ErrFull, ErrTooLarge, ErrClosed, or the sticky
+// error; after any of them nothing was appended. It does not allocate in steady state.
 func (j *Journal) Append(recs []message.Record, w Waiter) (last uint64, err error) {
 	last, step, err := j.buffer.append(recs, w)
 	if step != (clock.Step{}) {
@@ -186,8 +185,8 @@ func (j *Journal) Append(recs []message.Record, w Waiter) (last uint64, err erro
 	return last, err
 }
 
-// LookAtClock sees to it that a step of the wall clock is in the journal although no record comes. Call it each
-// second: what NTP slews between two looks must stay far below a step. It does not block.
+// LookAtClock records a step of the wall clock even if no record comes. Call it each second: what NTP slews between two
+// calls must stay far below a step. It does not block.
 func (j *Journal) LookAtClock() {
 	if step := j.buffer.look(); step != (clock.Step{}) {
 		j.stepped(step)
@@ -205,20 +204,20 @@ func (j *Journal) stepped(s clock.Step) {
 	j.onStep(s)
 }
 
-// Durable returns the highest sequence that is on disk with everything before it; 0 is none.
+// Durable returns the highest sequence that is on disk together with all before it; 0 means none.
 func (j *Journal) Durable() uint64 { return j.durable.Load() }
 
-// Last returns the highest sequence appended; 0 is none.
+// Last returns the highest sequence appended; 0 means none.
 func (j *Journal) Last() uint64 { return j.buffer.lastAppended() }
 
-// Appended returns Last together with how many of the records up to it were appended as PUBLISH since Open.
+// Appended returns Last, and how many of the records up to it were appended as PUBLISH since Open.
 func (j *Journal) Appended() (last, messages uint64) { return j.buffer.appended() }
 
-// First returns the lowest sequence that is kept, or would be: 1 in the beginning.
+// First returns the lowest sequence that is kept, or would be; it starts at 1.
 func (j *Journal) First() uint64 { return j.table.first(j.durable.Load()) }
 
-// WaitDurable returns nil once seq is durable. It returns the sticky error, or ErrClosed, when it never
-// will be, and ctx's error when that ends first.
+// WaitDurable returns nil once seq is durable. It returns the sticky error or ErrClosed if seq never will be, and ctx's
+// error if that ends first.
 func (j *Journal) WaitDurable(ctx context.Context, seq uint64) error {
 	if j.durable.Load() >= seq {
 		return nil
@@ -226,13 +225,12 @@ func (j *Journal) WaitDurable(ctx context.Context, seq uint64) error {
 	return j.notify.wait(ctx, seq)
 }
 
-// WaitRoom returns nil once Append would neither block nor answer ErrFull. Errors as WaitDurable.
+// WaitRoom returns nil once Append would neither block nor return ErrFull. Its errors are those of WaitDurable.
 func (j *Journal) WaitRoom(ctx context.Context) error { return j.buffer.waitRoom(ctx) }
 
-// Retain says that the consumer name still needs the records from seq on. What lies below the minimum of
-// all consumers may be recycled at any time, a whole segment at once. While no consumer has spoken,
-// nothing is recycled; so every consumer must speak before the first one moves on. It is not durable:
-// consumers keep their own cursors.
+// Retain sets that the consumer name still needs the records from seq on. Records below the minimum of all consumers
+// may be recycled at any time, a whole segment at once. Nothing is recycled before the first call, so every consumer
+// must call Retain before the first one advances. It is not durable: consumers store their own cursors.
 func (j *Journal) Retain(name string, seq uint64) {
 	if j.table.retain(name, seq) {
 		j.keeper.kick()
@@ -246,7 +244,7 @@ func (j *Journal) Forget(name string) {
 	}
 }
 
-// SetLimits changes MaxBytes and ReserveBytes of Options for the segments to come; what is there stays.
+// SetLimits changes MaxBytes and ReserveBytes of Options for new segments; existing ones stay.
 func (j *Journal) SetLimits(maxBytes, reserveBytes int64) {
 	bound, reserve := j.keeper.maxBytes.Swap(maxBytes), j.keeper.reserve.Swap(reserveBytes)
 	if bound != maxBytes || reserve != reserveBytes {
@@ -262,9 +260,9 @@ func (j *Journal) Err() error {
 	return nil
 }
 
-// Close commits what was appended, tells the waiters, and closes the files. When ctx ends first, which
-// takes a journal without room, it gives up what is not committed: that was never acknowledged. Readers
-// and waits end with ErrClosed. A second call returns what the first one did.
+// Close commits what was appended, notifies the waiters, and closes the files. If ctx ends first, as it may when the
+// journal has no room, Close discards uncommitted records, which were never acknowledged. Readers and waits end with
+// ErrClosed. A second call returns the result of the first.
 func (j *Journal) Close(ctx context.Context) error {
 	j.closeOnce.Do(func() { j.closeErr = j.close(ctx) })
 	return j.closeErr
@@ -291,29 +289,29 @@ func (j *Journal) close(ctx context.Context) error {
 	return nil
 }
 
-// Stat is a journal's state at one moment.
+// Stat is the state of a journal at one time.
 type Stat struct {
 	Epoch    uint64
 	First    uint64
 	Last     uint64
 	Durable  uint64
 	Segments int
-	// Bytes is the size of all files, Unused the part of it that can still be written to: the rest of the active
-	// segment, and spare files. MaxBytes is the bound of Bytes. Room is Unused and what the bound and the disk
-	// (less its reserve) allow beside it.
+	// Bytes is the size of all files. Unused is the part of it that can still be written: the rest of the active
+	// segment, and spare files. MaxBytes is the bound of Bytes. Room is Unused plus what the bound and the disk (less
+	// its reserve) still allow.
 	Bytes    int64
 	Unused   int64
 	MaxBytes int64
 	Room     int64
-	// Buffered is what is accepted and not committed, in bytes.
+	// Buffered is the size of accepted and uncommitted records, in bytes.
 	Buffered int
-	// Oldest is the time of the oldest record kept; zero when there is none.
+	// Oldest is the time of the oldest record kept; zero if there is none.
 	Oldest time.Time
 	// Full wraps ErrFull while there is no room.
 	Full error
-	// Needed tells by consumer the lowest sequence it has not passed.
+	// Needed is the lowest sequence that each consumer still needs.
 	Needed map[string]uint64
-	// Corruptions found since Open, the first 1,000 of them.
+	// Corruptions are those found since Open, the first 1,000.
 	Corruptions []wal.Corruption
 }
 
@@ -342,10 +340,10 @@ func (j *Journal) Stat() Stat {
 	return s
 }
 
-// maxDamage bounds what is remembered of corruptions; the log and the counter have all of them.
+// maxDamage bounds the corruptions kept in memory; the log and the counter have all of them.
 const maxDamage = 1000
 
-// damageList remembers corruptions, each once however many readers meet it.
+// damageList records corruptions, each once however many readers find it.
 type damageList struct {
 	mu   sync.Mutex
 	list []wal.Corruption

@@ -22,8 +22,8 @@ func benchRecord() message.Record {
 	}
 }
 
-// BenchmarkAppend is durable appends of 256 B by producers that each wait for their own. test/bench compares
-// them with other stores.
+// BenchmarkAppend measures durable appends of 256 B by producers that each wait for their own. test/bench compares them
+// with other stores.
 func BenchmarkAppend(b *testing.B) {
 	for _, producers := range []int{1, 64, 2000} {
 		b.Run(fmt.Sprintf("producers=%d", producers), func(b *testing.B) {
@@ -68,8 +68,8 @@ type ackWaiter struct{ mark atomic.Uint64 }
 
 func (w *ackWaiter) Durable(mark uint64) { w.mark.Store(mark) }
 
-// BenchmarkAppendCPU is the hot path alone: encoding under the lock, checksum and batching, on a file
-// system that costs nothing.
+// BenchmarkAppendCPU measures the hot path alone: encoding under the lock, checksum and batching, on a file system that
+// does nothing.
 func BenchmarkAppendCPU(b *testing.B) {
 	for _, n := range []int{1, 16, 64} {
 		b.Run(fmt.Sprintf("records=%d", n), func(b *testing.B) {
@@ -94,7 +94,7 @@ func BenchmarkAppendCPU(b *testing.B) {
 	}
 }
 
-// BenchmarkRead reads back what is there, and passes over it by header.
+// BenchmarkRead reads the records, and passes over them by header.
 func BenchmarkRead(b *testing.B) {
 	j, _, err := Open(completed(Options{Dir: b.TempDir()}))
 	check.OK(b, err)
@@ -129,7 +129,7 @@ func BenchmarkRead(b *testing.B) {
 	}
 }
 
-// nullFS keeps nothing.
+// nullFS discards everything.
 type nullFS struct{ wal.FS }
 
 func (nullFS) MkdirAll(string) error              { return nil }

@@ -29,8 +29,7 @@ func testOptions(dir string) Options {
 	return completed(Options{Dir: dir, SegmentBytes: testSegment, MaxBytes: 64 * testSegment})
 }
 
-// completed makes options of what a test says about a journal: the rest is as the gateway has it, but no room is left to
-// others.
+// completed completes a test's options with the gateway's defaults, but reserves no room for others.
 func completed(o Options) Options {
 	c := configs.Default().Uplink.Journal
 	c.ReserveBytes = 0
@@ -55,7 +54,7 @@ func closeJournal(t testing.TB, j *Journal) {
 	check.OK(t, j.Close(context.Background()))
 }
 
-// record makes the n-th record of a test; its content tells n.
+// record returns the n-th record of a test; its content encodes n.
 func record(n int) message.Record {
 	r := message.Record{
 		Kind: message.KindPublish, QoS: 1, PacketID: uint16(n), Client: fmt.Sprintf("VIN%d", n%7),
@@ -89,7 +88,7 @@ func waitDurable(t testing.TB, j *Journal, seq uint64) {
 	check.OK(t, j.WaitDurable(ctx, seq))
 }
 
-// checkRecord compares a record read with the one that record made.
+// checkRecord compares a record with record(n).
 func checkRecord(got *message.Record, n int) error {
 	want := record(n)
 	if got.Seq != uint64(n) || got.Client != want.Client || got.Topic != want.Topic || string(got.Payload) != string(want.Payload) ||
@@ -99,7 +98,7 @@ func checkRecord(got *message.Record, n int) error {
 	return nil
 }
 
-// readAll reads from..to and checks every record.
+// readAll reads and checks the records from..to.
 func readAll(t testing.TB, j *Journal, from, to uint64) {
 	t.Helper()
 	r, err := j.NewReader(from)
@@ -178,11 +177,11 @@ func TestSetLimits(t *testing.T) {
 	if s := j.Stat(); s.Segments != 5 || s.MaxBytes != 5*o.SegmentBytes || s.Bytes != s.MaxBytes {
 		t.Fatalf("at the raised bound: %+v", s)
 	}
-	j.SetLimits(6*o.SegmentBytes, math.MaxInt64/2) // both at once
+	j.SetLimits(6*o.SegmentBytes, math.MaxInt64/2) // changes both bounds
 	if got := j.keeper.reserve.Load(); got != math.MaxInt64/2 {
 		t.Fatalf("the reserve is %d", got)
 	}
-	j.Retain("c", j.Durable()+1) // room in recycled files needs nothing of the disk
+	j.Retain("c", j.Durable()+1) // recycled files need no more disk space
 	waitDurable(t, j, uint64(n-1))
 }
 
@@ -340,7 +339,7 @@ func TestRecycling(t *testing.T) {
 	before := j.Stat()
 	j.Retain("a", n)
 	j.Retain("b", n/2)
-	// The slow reader stands in the first segment: nothing may go.
+	// The slow reader is in the first segment, so nothing may be recycled.
 	appendN(t, j, n+1, 1)
 	if j.First() != 1 {
 		t.Fatal("recycled under a reader")

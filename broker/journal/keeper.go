@@ -13,10 +13,9 @@ import (
 )
 
 const (
-	// keptSpares is how many unused files are kept; more are removed, so that the disk gets its space
-	// back once a backlog is gone.
+	// keptSpares is how many unused files are kept. More are removed, so that disk space is released after a backlog.
 	keptSpares = 2
-	// roomRetry is the pause between two attempts to get room that was refused.
+	// roomRetry is the delay before room that was refused is requested again.
 	roomRetry = 250 * time.Millisecond
 )
 
@@ -30,17 +29,18 @@ type spare struct {
 	file wal.File
 	name string // path
 	size int64
-	salt uint32 // of its last use, 0 when new
-	// busy is held while the keeper writes zeros to it, up to which the keeper alone knows.
+	salt uint32 // of its last use; 0 when new
+	// busy is held while the keeper writes zeros to the file. zeroed is the offset up to which it has; only the keeper
+	// uses it.
 	busy   sync.Mutex
 	zeroed int64
 }
 
-// keeper makes spare files, from recycled segments when it can, so that the committer finds one ready.
-// Whatever fails here loses nothing: no record is in the file. It counts as lack of room, and is tried again.
+// keeper makes spare files, from recycled segments if possible, so that the committer finds one ready. A failure here
+// loses nothing, since the file has no record. It counts as lack of room and is retried.
 type keeper struct {
 	fs      wal.FS
-	held    wal.Dir // dir: a roll to the next segment takes no descriptor that there may not be
+	held    wal.Dir // open all the time: beginning a segment then needs no descriptor, which may not be available
 	dir     string
 	log     *slog.Logger
 	metrics *Metrics
@@ -51,17 +51,17 @@ type keeper struct {
 	maxBytes     atomic.Int64
 	reserve      atomic.Int64
 
-	kicks   chan struct{} // to the keeper: look again
-	changed chan struct{} // to the committer: a round is over
+	kicks   chan struct{} // wakes the keeper
+	changed chan struct{} // tells the committer that a round is over
 	stop    chan struct{}
 	done    chan struct{}
-	number  uint64 // of the next spare's name; the keeper's goroutine alone
+	number  uint64 // of the next spare's name; for the keeper's goroutine only
 
 	mu       sync.Mutex
 	spares   []*spare
-	bytes    int64     // of spares, those handed out and not yet in the table included
+	bytes    int64     // of spares, including those popped and not yet in the table
 	noRoom   error     // why there is no spare file
-	zeroFrom time.Time // when zeros may be written
+	zeroFrom time.Time // when zeros may be written next
 }
 
 func newKeeper(o *Options, held wal.Dir, t *table, epoch uint64) *keeper {
@@ -103,14 +103,14 @@ func (k *keeper) adopt() error {
 	return nil
 }
 
-// usable makes sure that a spare file of the last run is allocated in full.
+// usable makes sure that a spare file of the last run is fully allocated.
 func (k *keeper) usable(f wal.File) bool {
 	size, err := f.Size()
 	return err == nil && size == k.segmentBytes && len(k.spares) < keptSpares &&
 		f.Preallocate(size) == nil && f.Sync() == nil
 }
 
-// readHeader reads the first header copy that checks.
+// readHeader returns the first header copy with a valid checksum.
 func readHeader(f wal.File) (wal.Header, int64, error) {
 	b := make([]byte, wal.HeaderLen)
 	for page := int64(0); page < wal.SegmentStart; page += wal.PageLen {
@@ -131,7 +131,7 @@ func (k *keeper) push(s *spare) {
 	k.bytes += s.size
 }
 
-// pop hands out a spare file, which stays counted until settled.
+// pop returns a spare file, which stays counted until settled.
 func (k *keeper) pop() (*spare, error) {
 	k.mu.Lock()
 	n := len(k.spares)
@@ -142,12 +142,12 @@ func (k *keeper) pop() (*spare, error) {
 	s := k.spares[n-1]
 	k.spares = k.spares[:n-1]
 	k.mu.Unlock()
-	s.busy.Lock() // from here on it is the committer's
+	s.busy.Lock() // wait for zeros being written; from here on the committer owns it
 	defer s.busy.Unlock()
 	return s, nil
 }
 
-// settled says that a spare file that was handed out is a segment in the table now.
+// settled records that a popped spare file is now a segment in the table.
 func (k *keeper) settled(s *spare) {
 	k.mu.Lock()
 	k.bytes -= s.size
@@ -156,7 +156,7 @@ func (k *keeper) settled(s *spare) {
 	k.kick()
 }
 
-// discard removes a spare file that could not be written to for lack of space.
+// discard removes a spare file that could not be written for lack of space.
 func (k *keeper) discard(s *spare, why error) {
 	err := errors.Join(s.file.Close(), k.fs.Remove(s.name))
 	if err != nil {
@@ -168,7 +168,7 @@ func (k *keeper) discard(s *spare, why error) {
 	k.noRoom = why
 }
 
-// kick makes the keeper look for work. It never blocks.
+// kick starts another round. It never blocks.
 func (k *keeper) kick() {
 	select {
 	case k.kicks <- struct{}{}:
@@ -193,7 +193,7 @@ func (k *keeper) run() {
 	}
 }
 
-// rest writes zeros to spare files until there is something else to do; false says that the keeper is to end.
+// rest writes zeros to spare files until there is something else to do. It returns false when the keeper must end.
 func (k *keeper) rest(again <-chan time.Time) bool {
 	for {
 		var zero <-chan time.Time
@@ -213,8 +213,7 @@ func (k *keeper) rest(again <-chan time.Time) bool {
 	}
 }
 
-// round recycles what nobody needs and makes sure that there is a spare file. It reports whether
-// everything could be done.
+// round recycles unneeded segments and makes sure that there is a spare file. It reports whether everything succeeded.
 func (k *keeper) round() bool {
 	ok := true
 	for s := k.table.recycle(); s != nil; s = k.table.recycle() {
@@ -233,15 +232,15 @@ func (k *keeper) round() bool {
 	return ok && err == nil
 }
 
-// total is the size of all files.
+// total returns the size of all files.
 func (k *keeper) total() int64 {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	return k.bytes + k.table.bytes()
 }
 
-// recycle turns a segment into a spare file. Its header says free, durably, before the name changes, so
-// that a crash in between never brings the records back; a file with a used name always has a good header.
+// recycle turns a segment into a spare file. It first marks the header as free, durably, and then renames the file, so
+// that a crash in between never brings the records back. A file with a segment name always has a good header.
 func (k *keeper) recycle(s *segment) error {
 	f, err := k.fs.OpenWrite(s.name)
 	if err != nil {
@@ -266,8 +265,8 @@ func (k *keeper) recycle(s *segment) error {
 	if err := k.fs.Rename(s.name, name); err != nil {
 		return errors.Join(err, f.Close())
 	}
-	s.name = name // no reader looks at it any more; the next attempt must
-	// Nobody may write to the file before its old name is gone for good.
+	s.name = name // readers no longer use the name; a repeated attempt does
+	// Nobody may write to the file before its old name is durably gone.
 	if err := k.held.Sync(); err != nil {
 		return errors.Join(err, f.Close())
 	}
@@ -276,7 +275,7 @@ func (k *keeper) recycle(s *segment) error {
 	return nil
 }
 
-// writeHeader writes both copies and syncs them.
+// writeHeader writes and syncs both header copies.
 func writeHeader(f wal.File, h *wal.Header) error {
 	if _, err := f.WriteAt(h.Encode(), 0); err != nil {
 		return fmt.Errorf("write the segment header: %w", err)

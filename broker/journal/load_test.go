@@ -105,13 +105,13 @@ func TestIdleJournalWritesItsMark(t *testing.T) {
 		r, err := Inspect(o.Dir)
 		return err == nil && r.Last == 1 && r.Segments[0].Batches == 2 && r.Segments[0].Records == 1
 	})
-	// Damage to the last record is now told from a torn end.
+	// Damage to the last record can now be told from a torn end.
 	waitDurable(t, j, appendN(t, j, 2, 1))
 	readAll(t, j, 1, 2)
 }
 
-// TestReadersAtTheTailMissNothing reads as fast as segments are filled: a reader that stands at the end of the newest
-// segment while a batch is committed to it and the next segment begins must return that batch.
+// TestReadersAtTheTailMissNothing reads as fast as segments are filled. A reader at the end of the newest segment must
+// return a batch that is committed to it right before the next segment begins.
 func TestReadersAtTheTailMissNothing(t *testing.T) {
 	t.Parallel()
 	o := testOptions("/journal")

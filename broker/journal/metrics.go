@@ -9,7 +9,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// Metrics of one journal.
+// Metrics are the metrics of one journal.
 type Metrics struct {
 	fsync        prometheus.Histogram
 	bytes        prometheus.Gauge
@@ -22,7 +22,7 @@ type Metrics struct {
 	oldest       atomic.Pointer[func() int64]
 }
 
-// NewMetrics makes the journal's metrics and registers them; reg may be nil.
+// NewMetrics makes the journal's metrics and registers them with reg, which may be nil.
 func NewMetrics(reg prometheus.Registerer) *Metrics {
 	to := metric.For(reg)
 	m := &Metrics{
@@ -41,7 +41,7 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 	return m
 }
 
-// oldestOf sets where the time of the oldest record comes from, in ms.
+// oldestOf sets the function that returns the time of the oldest record, in ms.
 func (m *Metrics) oldestOf(at func() int64) { m.oldest.Store(&at) }
 
 func (m *Metrics) oldestSeconds() float64 {

@@ -9,20 +9,19 @@ import (
 	"cellgate/broker/shared/message"
 )
 
-// Waiter is told when records are durable.
+// Waiter is notified when records are durable.
 type Waiter interface {
-	// Durable is called on the journal's notifier goroutine after a commit that covers records appended
-	// with the waiter, once per commit however many calls it made; mark is the durable mark. It must
-	// not block, nor touch a socket, nor call the journal's Close. It is never called for records whose
-	// commit failed. The waiter should be a pointer: values that cannot be compared are called once per
-	// Append instead.
+	// Durable is called on the journal's notifier goroutine after a commit that covers records appended with the
+	// waiter, once per commit however many calls it covers. mark is the durable mark. It must not block, use a socket,
+	// or call the journal's Close. It is never called for records whose commit failed. The waiter should be a pointer:
+	// a value that is not comparable is notified once per Append instead.
 	Durable(mark uint64)
 }
 
-// notifier tells waiters, readers and WaitDurable about commits, on a goroutine of its own, so that the
-// committer can go on with the next batch.
+// notifier notifies waiters, readers and WaitDurable of commits. It has its own goroutine, so that the committer can
+// continue with the next batch.
 //
-// What is waiting to be told is bounded by what was appended between two of its rounds.
+// Pending notifications are bounded by what is appended between two of its rounds.
 type notifier struct {
 	wake chan struct{}
 	done chan struct{}
@@ -35,12 +34,12 @@ type notifier struct {
 	readers map[*Reader]struct{}
 	ended   error // no more commits: ErrClosed or the sticky error
 
-	// The goroutine's own.
+	// For the notifier's goroutine only.
 	taken []Waiter
 	seen  map[Waiter]struct{}
 }
 
-// await is one blocked WaitDurable. The channel has room for one value, and gets at most one.
+// await is one blocked WaitDurable. The channel holds one value and gets at most one.
 type await struct {
 	seq uint64
 	c   chan struct{}
@@ -53,7 +52,7 @@ func newNotifier(mark uint64) *notifier {
 	}
 }
 
-// committed hands over the waiters of a batch; the slice stays the caller's.
+// committed adds the waiters of a batch; the slice stays the caller's.
 func (n *notifier) committed(mark uint64, flags message.Flags, waiters []Waiter) {
 	n.mu.Lock()
 	n.mark = mark
@@ -63,7 +62,7 @@ func (n *notifier) committed(mark uint64, flags message.Flags, waiters []Waiter)
 	n.signal()
 }
 
-// end says that nothing will be committed any more and why. The first reason stays.
+// end says that nothing more will be committed, and why. The first reason stays.
 func (n *notifier) end(why error) {
 	n.mu.Lock()
 	if n.ended == nil {
@@ -80,7 +79,7 @@ func (n *notifier) signal() {
 	}
 }
 
-// run works until end, then tells what is left.
+// run works until end, then delivers the remaining notifications.
 func (n *notifier) run() {
 	defer close(n.done)
 	for range n.wake {
@@ -113,7 +112,7 @@ func (n *notifier) tell(mark uint64) {
 	clear(n.seen)
 }
 
-// release wakes the blocked calls of WaitDurable that have what they wait for, and all readers.
+// release wakes the blocked calls of WaitDurable whose sequence is reached, and the readers.
 func (n *notifier) release(mark uint64, flags message.Flags, ended bool) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -138,7 +137,7 @@ func (n *notifier) release(mark uint64, flags message.Flags, ended bool) {
 	}
 }
 
-// passPace is how long a reader leaves records that it does not want before it passes over them, many at once.
+// passPace is how long a reader waits before it passes over records that it does not want, many at once.
 const passPace = 5 * time.Millisecond
 
 // pass wakes a reader for records that it does not want.
@@ -149,9 +148,9 @@ func (n *notifier) pass(r *Reader) {
 	r.signal()
 }
 
-// Await returns when there may be a record with one of the flags in want, or any when want is 0, that was not there at the
-// last TryNext, and a little after there are others, to be passed over. Errors: ctx's, ErrClosed when the journal or the
-// reader was closed, or the journal's sticky error.
+// Await returns when there may be a new record since the last TryNext with one of the flags in want, or any new record
+// if want is 0. For other records, which must be passed over, it returns a little later. Errors: ctx's, ErrClosed when
+// the journal or the reader was closed, or the journal's sticky error.
 func (r *Reader) Await(ctx context.Context, want message.Flags) error {
 	n := r.j.notify
 	n.mu.Lock()
@@ -199,7 +198,7 @@ func (n *notifier) wait(ctx context.Context, seq uint64) error {
 	return n.ended
 }
 
-// cancel takes a wait back, and reports whether it had not been released yet.
+// cancel removes a wait. It reports whether the wait had not been released yet.
 func (n *notifier) cancel(c chan struct{}) bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -226,7 +225,7 @@ func (n *notifier) detach(r *Reader) {
 	delete(n.readers, r)
 }
 
-// endedWith returns why nothing will be committed any more, or nil.
+// endedWith returns why nothing more will be committed, or nil.
 func (n *notifier) endedWith() error {
 	n.mu.Lock()
 	defer n.mu.Unlock()

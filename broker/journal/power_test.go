@@ -20,8 +20,8 @@ func powerOptions(m *waltest.FS) Options {
 	return completed(Options{Dir: "/data/journal", Machine: Machine{FS: m}, SegmentBytes: powerSegment, MaxBytes: 64 * powerSegment})
 }
 
-// power is one run of the workload on a file system that is cloned, as a crash would leave it, before
-// every operation of the journal.
+// power is one run of the workload on a file system that is cloned before every operation of the journal, as a crash
+// would leave it.
 type power struct {
 	mem    *waltest.FS
 	rng    *rand.Rand
@@ -30,13 +30,13 @@ type power struct {
 
 	mu      sync.Mutex
 	journal *Journal
-	durable uint64 // of journals closed before
+	durable uint64 // of previously closed journals
 	states  int
 	seen    map[waltest.Op]int
 	failure error
 }
 
-// crash takes clones of the file system as it may look after a power loss right now, and checks them.
+// crash checks clones of the file system in states possible after a power loss right now.
 func (p *power) crash(o waltest.Op, name string) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -71,22 +71,22 @@ func (p *power) crash(o waltest.Op, name string) error {
 	return nil
 }
 
-// crashed is a file system after a power loss, and what it must still hold.
+// crashed is a file system after a power loss, with what it must still hold.
 type crashed struct {
 	mem     *waltest.FS
 	durable uint64
 	needed  uint64
 	rng     *rand.Rand
-	deeper  int // states looked at in checkCrashInRecovery
+	deeper  int // states checked in checkCrashInRecovery
 }
 
 func (c *crashed) open(m *waltest.FS) (*Journal, Recovery, error) {
 	o := powerOptions(m)
-	o.MaxBytes *= 2 // the disk may hold more files than the journal counted
+	o.MaxBytes *= 2 // the disk may hold more files than the journal has counted
 	return Open(o)
 }
 
-// check opens what the crash left: every durable record that is still needed must be there.
+// check opens the journal after the crash: every durable record that is still needed must be there.
 func (c *crashed) check() error {
 	j, last, err := c.recovered(c.mem)
 	if err != nil {
@@ -95,7 +95,7 @@ func (c *crashed) check() error {
 	return errors.Join(checkRange(j, max(c.needed, 1), last), j.Close(context.Background()))
 }
 
-// recovered opens the journal and checks what recovery says.
+// recovered opens the journal and checks the result of recovery.
 func (c *crashed) recovered(m *waltest.FS) (*Journal, uint64, error) {
 	j, rec, err := c.open(m)
 	if err != nil {
@@ -112,7 +112,7 @@ func (c *crashed) recovered(m *waltest.FS) (*Journal, uint64, error) {
 	return nil, 0, errors.Join(err, j.Close(context.Background()))
 }
 
-// checkAndGoOn writes to the recovered journal, closes it, and recovers it once more.
+// checkAndGoOn writes to the recovered journal, closes it, and recovers it again.
 func (c *crashed) checkAndGoOn() error {
 	j, last, err := c.recovered(c.mem)
 	if err != nil {
@@ -175,7 +175,7 @@ func (c *crashed) checkCrashInRecovery() error {
 	return errors.Join(failure, err)
 }
 
-// checkRange reads from..to and compares.
+// checkRange reads and compares the records from..to.
 func checkRange(j *Journal, from, to uint64) error {
 	if from > to {
 		return nil
@@ -203,7 +203,7 @@ func checkRange(j *Journal, from, to uint64) error {
 	return nil
 }
 
-// workload appends, reads, retains and reopens until enough states were looked at.
+// workload appends, reads, retains and reopens until enough states were checked.
 func (p *power) workload() error {
 	next := uint64(1)
 	for !p.finished() {
@@ -290,7 +290,7 @@ func TestPowerLoss(t *testing.T) {
 	}
 }
 
-// TestPowerLossIsNoticed is the test of the test: with any kind of sync taken out, it must fail.
+// TestPowerLossIsNoticed tests the test: with any kind of sync removed it must fail.
 func TestPowerLossIsNoticed(t *testing.T) {
 	t.Parallel()
 	for name, forget := range map[string]func(o waltest.Op, name string) bool{

@@ -14,50 +14,48 @@ import (
 	"cellgate/broker/wal"
 )
 
-// Read-ahead of a Reader: little after a batch that was passed over, since its successor's header is
-// all that may be wanted.
+// Read-ahead of a Reader. It is small after a batch that was passed over, since only the next header may be needed.
 const (
 	readAhead = 64 << 10
 	skipAhead = 4 << 10
 )
 
-// Batch is what Next returns. It and everything its records refer to, but strings, are valid until the
-// next call of Next or TryNext.
+// Batch is the result of Next. It and everything its records refer to, except strings, are valid until the next call of
+// Next or TryNext.
 type Batch struct {
 	First, Last uint64
 	Records     []message.Record
-	// Missing is how many records right before First could not be read; the journal has reported where.
+	// Missing is the number of unreadable records right before First; the journal has reported where.
 	Missing uint64
 }
 
-// Reader reads the journal from one sequence on, in order, up to the durable mark. It keeps the segment
-// that it stands in from being recycled: close it, or go on reading. It is for one goroutine; Position
-// and Close may be called from others.
+// Reader reads the journal in order, from a sequence up to the durable mark. It keeps its current segment from being
+// recycled, so keep reading or close it. It is for one goroutine, except Position and Close.
 type Reader struct {
 	j      *Journal
 	wake   chan struct{}
 	closed chan struct{}
 	passed atomic.Uint64
 
-	// Under the notifier's lock: see Await.
+	// Guarded by the notifier's lock: see Await.
 	want message.Flags
-	due  bool // it will be woken for what it does not want
+	due  bool // a wakeup for unwanted records is due
 
-	mu      sync.Mutex // held while reading, so that Close waits for that
+	mu      sync.Mutex // held while reading, so that Close waits for the read
 	done    bool
 	seg     *segment // pinned; nil until there is one
 	file    wal.File
 	off     int64
-	badFrom int64  // where a stretch begins that does not check and whose end is not known; 0 when none
-	next    uint64 // first sequence that was neither returned nor passed over
+	badFrom int64  // start of a bad range whose end is not known; 0 when none
+	next    uint64 // first sequence neither returned nor passed over
 	missing uint64 // unreadable records right before next
 	win     wal.Window
 	dec     message.Decoder
 	batch   Batch
 }
 
-// NewReader returns a Reader whose first record is from; 0 means the oldest there is. It returns
-// ErrTrimmed when from is no longer kept, and ErrBeyond when it is after the next record to come.
+// NewReader returns a Reader whose first record is from; 0 means the oldest one. It returns ErrTrimmed when from is no
+// longer kept, and ErrBeyond when it is after the next record to be appended.
 func (j *Journal) NewReader(from uint64) (*Reader, error) {
 	if from == 0 {
 		from = j.First()
@@ -78,7 +76,7 @@ func (j *Journal) NewReader(from uint64) (*Reader, error) {
 	return r, nil
 }
 
-// enter pins the segment that holds next, if there is one already.
+// enter pins the segment that holds next, if there is one.
 func (r *Reader) enter() error {
 	seg, err := r.j.table.pin(r.next, r.j.durable.Load())
 	if err != nil {
@@ -112,8 +110,7 @@ func (r *Reader) open(seg *segment) error {
 	return nil
 }
 
-// bad reports the stretch that began at badFrom, if any: it ends at to, and next is the first sequence
-// after it.
+// bad reports the bad range that began at badFrom, if any. It ends at to; next is the first sequence after it.
 func (r *Reader) bad(to int64, next uint64) {
 	if r.badFrom != 0 {
 		r.j.corrupt(wal.LostBetween(filepath.Base(r.seg.name), r.badFrom, to, r.next, next))
@@ -121,7 +118,7 @@ func (r *Reader) bad(to int64, next uint64) {
 	}
 }
 
-// lose passes over what cannot be read up to the sequence next.
+// lose skips unreadable records up to the sequence next.
 func (r *Reader) lose(next uint64) {
 	if next > r.next {
 		r.missing += next - r.next
@@ -130,7 +127,7 @@ func (r *Reader) lose(next uint64) {
 	}
 }
 
-// signal makes a blocked Next look again. It never blocks.
+// signal wakes a blocked Next. It never blocks.
 func (r *Reader) signal() {
 	select {
 	case r.wake <- struct{}{}:
@@ -141,10 +138,10 @@ func (r *Reader) signal() {
 // Position returns the sequence up to which every record has been returned or passed over.
 func (r *Reader) Position() uint64 { return r.passed.Load() }
 
-// Next returns the next batch that holds a record with one of the flags in want, or any record when want
-// is 0, and waits until there is one. Batches without such a record are passed over by their header
-// alone; Position tells how far. Errors: ctx's, ErrClosed when the journal or the reader was closed, the
-// journal's sticky error, or one of reading. What the medium lost is passed over: see Batch.Missing.
+// Next returns the next batch that has a record with one of the flags in want, or any record if want is 0, and waits
+// for one. Other batches are passed over by their headers; Position moves with them. Errors: ctx's, ErrClosed when the
+// journal or the reader was closed, the journal's sticky error, or a read error. Records lost by the medium are passed
+// over: see Batch.Missing.
 func (r *Reader) Next(ctx context.Context, want message.Flags) (*Batch, error) {
 	for {
 		b, ok, err := r.TryNext(want)
@@ -157,12 +154,13 @@ func (r *Reader) Next(ctx context.Context, want message.Flags) (*Batch, error) {
 	}
 }
 
-// TryNext is Next without waiting: false says that there is nothing at present, or no descriptor to read it with.
+// TryNext is like Next without waiting. It returns false if there is nothing at present, or no file descriptor to read
+// it with.
 func (r *Reader) TryNext(want message.Flags) (*Batch, bool, error) {
 	return r.TryNextWithin(want, math.MaxInt)
 }
 
-// TryNextWithin is TryNext that passes over at most so many batches: false may also say that there were as many.
+// TryNextWithin is like TryNext, but passes over at most passes batches. It also returns false when it has.
 func (r *Reader) TryNextWithin(want message.Flags, passes int) (*Batch, bool, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -211,8 +209,7 @@ func (r *Reader) failed(err error) error {
 	return fmt.Errorf("read journal segment %s: %w", filepath.Base(r.seg.name), err)
 }
 
-// locate makes off the place of a durable batch, in the next segment if need be, and reports whether
-// there is one.
+// locate sets off to the place of a durable batch, in the next segment if necessary, and reports whether there is one.
 func (r *Reader) locate() (bool, error) {
 	if r.seg == nil {
 		if err := r.enter(); err != nil || r.seg == nil {
@@ -229,7 +226,7 @@ func (r *Reader) locate() (bool, error) {
 			r.endOfTail(last)
 			return false, nil
 		}
-		// The segment may have grown before it was sealed; its end does not move any more.
+		// The segment may have grown before it was sealed. Its end no longer moves.
 		if end := r.seg.end.Load(); r.off < end {
 			r.j.table.stepBack(r.seg, next)
 			continue
@@ -241,7 +238,7 @@ func (r *Reader) locate() (bool, error) {
 	}
 }
 
-// pass goes over a batch by its header.
+// pass passes over a batch by its header.
 func (r *Reader) pass(h *wal.BatchHeader) {
 	r.off += h.Size()
 	if next := h.Next(); next > r.next {
@@ -251,8 +248,8 @@ func (r *Reader) pass(h *wal.BatchHeader) {
 	r.win.Ahead = skipAhead
 }
 
-// endOfTail accounts for what the newest segment has lost at its end, when it is one that was recovered and ends with
-// last; one that is written to, whose last is 0, shows it with the next batch.
+// endOfTail accounts for records lost at the end of the newest segment if it was recovered and ends with last. For one
+// that is still written, last is 0 and the next batch shows the loss.
 func (r *Reader) endOfTail(last uint64) {
 	if last != 0 {
 		r.bad(r.off, last+1)
@@ -260,7 +257,7 @@ func (r *Reader) endOfTail(last uint64) {
 	}
 }
 
-// resync goes from a header that does not check to the next good batch, or to the segment's end.
+// resync goes from a bad header to the next good batch, or to the segment's end.
 func (r *Reader) resync() error {
 	at, h, ok, err := r.win.Find(r.off+wal.BatchAlign, r.seg.salt)
 	if err != nil {
@@ -279,7 +276,7 @@ func (r *Reader) resync() error {
 	return nil
 }
 
-// decode reads the records of the batch at off. false says that they do not check.
+// decode reads the records of the batch at off. It returns false if their checksum is wrong.
 func (r *Reader) decode(h *wal.BatchHeader) (bool, error) {
 	body, ok, err := r.win.Body(r.off, h, r.seg.salt)
 	if err != nil {
@@ -299,7 +296,7 @@ func (r *Reader) decode(h *wal.BatchHeader) (bool, error) {
 		}
 		n := len(r.batch.Records)
 		if n < cap(r.batch.Records) {
-			r.batch.Records = r.batch.Records[:n+1] // keeps what the record has allocated
+			r.batch.Records = r.batch.Records[:n+1] // reuses what the record has allocated
 		} else {
 			r.batch.Records = append(r.batch.Records, message.Record{})
 		}
@@ -322,7 +319,7 @@ func (r *Reader) decode(h *wal.BatchHeader) (bool, error) {
 	return true, nil
 }
 
-// Close releases the reader. A Next that waits returns ErrClosed; Close waits for one that reads.
+// Close releases the reader. A waiting Next returns ErrClosed; Close waits for one that is reading.
 func (r *Reader) Close() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -13,18 +13,18 @@ import (
 	"cellgate/broker/wal"
 )
 
-// Recovery tells what Open found.
+// Recovery is the result of Open.
 type Recovery struct {
-	// Created says that the directory held no journal, and that a new epoch began.
+	// Created reports that the directory held no journal, and a new epoch began.
 	Created  bool
 	Epoch    uint64
 	First    uint64 // oldest sequence kept
 	Last     uint64 // highest sequence recovered; the next record gets the one after it
 	Segments int
-	// TornBytes is the length of a batch that was being written when the process or the machine
-	// stopped. It was never durable, and nobody was told that it was.
+	// TornBytes is the length of a batch that was being written when the process or the machine stopped. It was never
+	// durable or reported as such.
 	TornBytes int64
-	// Corruptions were found in headers and in the last segment; the others are checked when read.
+	// Corruptions were found in headers and in the last segment; other segments are checked when read.
 	Corruptions []wal.Corruption
 	// ScannedBytes is how much of the last segment was read.
 	ScannedBytes int64
@@ -39,7 +39,7 @@ const (
 
 func spareName(n uint64) string { return sparePrefix + wal.SegmentName(n) }
 
-// listing is what a journal directory holds.
+// listing is the content of a journal directory.
 type listing struct {
 	used   []uint64 // indexes, ascending
 	spares []uint64
@@ -66,16 +66,16 @@ func list(fs wal.FS, dir string) (listing, error) {
 	return l, nil
 }
 
-// loaded is a segment as its header describes it.
+// loaded is a segment as described by its header.
 type loaded struct {
 	wal.Header
 	name    string // base name
-	bytes   int64  // of the file as it is
+	bytes   int64  // actual size of the file
 	damaged bool
 }
 
-// loadHeader reads both copies of a segment's header. A file that cannot be understood comes back
-// damaged; an error is one of reading, or ErrVersion.
+// loadHeader reads both copies of a segment's header. A file that cannot be understood is returned as damaged; an error
+// is a read error or ErrVersion.
 func loadHeader(f wal.File, index uint64) (loaded, []wal.Corruption, error) {
 	l := loaded{Header: wal.Header{Index: index}, name: wal.SegmentName(index)}
 	var err error
@@ -95,7 +95,7 @@ func loadHeader(f wal.File, index uint64) (loaded, []wal.Corruption, error) {
 			return l, nil, fmt.Errorf("%s: %w", l.name, err)
 		case err != nil || h.Index != index:
 			bad = append(bad, wal.Corruption{File: l.name, Offset: int64(page), Length: wal.HeaderLen, Reason: "header copy does not check"})
-		case copies == 0 || h.State == wal.StateFree: // half marked free is free
+		case copies == 0 || h.State == wal.StateFree: // a half-marked free segment is free
 			l.Header = h
 			copies++
 		}
@@ -110,7 +110,7 @@ func loadHeader(f wal.File, index uint64) (loaded, []wal.Corruption, error) {
 	return l, bad, nil
 }
 
-// recovery is Open's work on a directory that may hold a journal.
+// recovery opens a directory that may hold a journal.
 type recovery struct {
 	fs   wal.FS
 	dir  string
@@ -120,7 +120,7 @@ type recovery struct {
 	knownEpoch, knownLast uint64 // see Options
 
 	table    table
-	lastTime int64 // of the last record, as far as headers and scans tell; 0: none
+	lastTime int64 // of the last record, according to headers and scans; 0: none
 }
 
 func (r *recovery) run() error {
@@ -182,7 +182,7 @@ func (r *recovery) checkEpochs() {
 	}
 }
 
-// checkOrder takes a segment for damaged whose header contradicts its neighbours' although it checks.
+// checkOrder marks a segment as damaged if its header is valid but contradicts its neighbours'.
 func (r *recovery) checkOrder(i int, expected uint64) {
 	s := &r.segs[i]
 	bad := s.Base < expected
@@ -197,7 +197,7 @@ func (r *recovery) checkOrder(i int, expected uint64) {
 	}
 }
 
-// place puts segment i into the table: its end is in the next segment's header, or has to be looked for.
+// place puts segment i into the table. Its end comes from the next segment's header or from a scan.
 func (r *recovery) place(i int) error {
 	expected := r.out.Last + 1
 	r.checkOrder(i, expected)
@@ -225,7 +225,7 @@ func (r *recovery) place(i int) error {
 	return nil
 }
 
-// checkKnown compares what was recovered with what consumers know to have been there.
+// checkKnown compares the recovered end with what consumers have seen.
 func (r *recovery) checkKnown() {
 	if r.out.Epoch == 0 || r.out.Epoch != r.knownEpoch || r.out.Last >= r.knownLast {
 		return
@@ -238,8 +238,8 @@ func (r *recovery) checkKnown() {
 	r.out.Last, tail.last = r.knownLast, r.knownLast
 }
 
-// placeDamaged gives a segment without a readable header the sequences between its neighbours. Behind
-// the newest one, as many sequences are skipped as it could have held, so that none is used twice.
+// placeDamaged assigns the sequences between its neighbours to a segment without a readable header. If it is the newest
+// one, as many sequences are skipped as it could have held, so that none is used twice.
 func (r *recovery) placeDamaged(seg *segment, i int, expected uint64) {
 	seg.base = expected
 	seg.end.Store(wal.SegmentStart)
@@ -257,7 +257,7 @@ func (r *recovery) placeDamaged(seg *segment, i int, expected uint64) {
 	seg.last = seg.base - 1
 }
 
-// scan looks for the end of a segment, and makes durable what it finds.
+// scan finds the end of a segment. If it is the newest one, scan makes its content durable.
 func (r *recovery) scan(s *loaded, seg *segment, newest bool) (err error) {
 	f, err := r.fs.OpenWrite(seg.name)
 	if err != nil {
@@ -272,7 +272,7 @@ func (r *recovery) scan(s *loaded, seg *segment, newest bool) (err error) {
 	r.out.Corruptions = append(r.out.Corruptions, res.Bad...)
 	seg.end.Store(res.End)
 	seg.last = max(res.Next-1, res.Mark)
-	if res.Mark >= res.Next { // cannot be: mark+1 = first
+	if res.Mark >= res.Next { // every mark is below the next sequence, unless records are missing
 		r.corrupt(wal.Corruption{File: s.name, Offset: res.End, First: res.Next, Last: res.Mark, Reason: "durable records are missing"})
 	}
 	if res.Records > 0 {
@@ -288,9 +288,9 @@ func (r *recovery) scan(s *loaded, seg *segment, newest bool) (err error) {
 	return settle(f, &res)
 }
 
-// settle makes the recovered end of the newest segment durable. Its last batch may have been written by a
-// process whose fsync failed: the kernel then holds clean pages that are not on disk, and another fsync
-// would succeed without writing them. So the batch, which no mark covers, is written again first.
+// settle makes the recovered end of the newest segment durable. Its last batch may come from a process whose fsync
+// failed: the kernel then holds clean pages that are not on disk, and another fsync would succeed without writing them.
+// So the batch, which no mark covers, is written again first.
 func settle(f wal.File, res *wal.Scanned) error {
 	if res.TailLen > 0 && res.TailLast > res.Mark {
 		b := make([]byte, res.TailLen)
@@ -309,7 +309,7 @@ func settle(f wal.File, res *wal.Scanned) error {
 
 func (r *recovery) corrupt(c wal.Corruption) { r.out.Corruptions = append(r.out.Corruptions, c) }
 
-// newEpoch makes an epoch that no other journal of this node has: the time in ms, then 12 random bits.
+// newEpoch returns an epoch that is unique on this node: the time in ms, then 12 random bits.
 func newEpoch(now time.Time, random io.Reader) (uint64, error) {
 	var b [2]byte
 	if _, err := io.ReadFull(random, b[:]); err != nil {
@@ -318,7 +318,7 @@ func newEpoch(now time.Time, random io.Reader) (uint64, error) {
 	return uint64(now.UnixMilli())<<12 | uint64(binary.LittleEndian.Uint16(b[:])&0xfff), nil //nolint:gosec // after 1970
 }
 
-// newSalt makes a salt that differs from the one that the file had before.
+// newSalt returns a salt that differs from the file's previous one.
 func newSalt(random io.Reader, before uint32) (uint32, error) {
 	for {
 		var b [4]byte

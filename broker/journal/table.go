@@ -6,7 +6,7 @@ import (
 	"sync/atomic"
 )
 
-// segment is one file in use.
+// segment is a segment file in use.
 type segment struct {
 	index uint64
 	base  uint64
@@ -14,28 +14,28 @@ type segment struct {
 	time  int64
 	size  int64
 	name  string // path of the file
-	// damaged says that neither header copy could be read, so the batches cannot be found.
+	// damaged means that neither header copy is readable, so the batches cannot be found.
 	damaged bool
 
-	// end is the offset after the last durable batch. Only the committer moves it, and only until the
-	// next segment is in the table.
+	// end is the offset after the last durable batch. Only the committer moves it, until the next segment is in the
+	// table.
 	end atomic.Int64
 
 	// Guarded by table.mu.
 	last     uint64 // highest sequence; valid once sealed
-	sealed   bool   // nothing is appended any more
+	sealed   bool   // nothing more is appended
 	readers  int
-	recycled bool // no longer readable: its file is being turned into a spare
+	recycled bool // no longer readable: its file is being made a spare
 }
 
-// table lists the segments in use, oldest first, and what consumers still need of them.
+// table lists the segments in use, oldest first, and the sequences that consumers still need.
 type table struct {
 	mu     sync.RWMutex
 	list   []*segment
-	needed map[string]uint64 // by consumer: the lowest sequence that it has not passed
+	needed map[string]uint64 // by consumer: the lowest sequence still needed
 }
 
-// seal ends s, whose highest sequence is last, and puts next after it. s is nil for the first segment.
+// seal ends s, whose highest sequence is last, and appends next. s is nil for the first segment.
 func (t *table) seal(s *segment, last uint64, next *segment) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -55,7 +55,7 @@ func (t *table) tail() *segment {
 	return t.list[len(t.list)-1]
 }
 
-// first returns the lowest sequence that can still be read; last is the highest one appended.
+// first returns the lowest sequence that can still be read. last is the highest one appended.
 func (t *table) first(last uint64) uint64 {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
@@ -71,8 +71,8 @@ func (t *table) firstLocked(last uint64) uint64 {
 	return last + 1
 }
 
-// pin finds the segment that holds seq, or the one that it will be appended to, and keeps it from being
-// recycled. It returns nil when there is no segment yet.
+// pin returns the segment that holds seq, or to which it will be appended, and keeps it from being recycled. It returns
+// nil if there is no segment yet.
 func (t *table) pin(seq, last uint64) (*segment, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -88,9 +88,9 @@ func (t *table) pin(seq, last uint64) (*segment, error) {
 	return nil, nil
 }
 
-// following returns the segment after s, pinned in its place; nil while there is none. last is then the highest
-// sequence of s if nothing is appended to it any more, else 0: both are read at once, because s may be filled and sealed
-// right after a look that found nothing following it.
+// following returns the segment after s, pinned instead of s, or nil if there is none. last is then the highest
+// sequence of s if s is sealed, else 0. Both are read under one lock, because s may be filled and sealed between two
+// looks.
 func (t *table) following(s *segment) (next *segment, last uint64) {
 	t.mu.RLock()
 	next, last = t.followingLocked(s)
@@ -140,8 +140,8 @@ func (t *table) forget(name string) bool {
 	return t.recyclableLocked() != nil
 }
 
-// recyclableLocked returns the oldest segment if nobody needs it. The newest one always stays: it tells
-// the next start how far the journal had come.
+// recyclableLocked returns the oldest segment if nobody needs it. The newest one always stays, because it tells the
+// next start how far the journal had come.
 func (t *table) recyclableLocked() *segment {
 	if len(t.list) < 2 || len(t.needed) == 0 {
 		return nil
@@ -161,8 +161,8 @@ func (t *table) recyclableLocked() *segment {
 	return s
 }
 
-// recycle takes the oldest segment away from readers, if nobody needs it. It stays in the table until
-// remove, so that a failed attempt is repeated before any later segment goes.
+// recycle takes the oldest segment from readers if nobody needs it. It stays in the table until remove, so that a
+// failed attempt is repeated before any later segment is recycled.
 func (t *table) recycle() *segment {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -181,7 +181,7 @@ func (t *table) remove(s *segment) {
 	}
 }
 
-// bytes is the size of all segments in use.
+// bytes returns the size of all segments in use.
 func (t *table) bytes() int64 {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
@@ -192,7 +192,7 @@ func (t *table) bytes() int64 {
 	return n
 }
 
-// oldest returns the time of the oldest record kept, in ms, or 0 when there is none.
+// oldest returns the time of the oldest record kept, in ms, or 0 if there is none.
 func (t *table) oldest(last uint64) int64 {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
@@ -204,7 +204,7 @@ func (t *table) oldest(last uint64) int64 {
 	return 0
 }
 
-// consumers returns a copy of what every consumer needs.
+// consumers returns a copy of the sequences that consumers need.
 func (t *table) consumers() map[string]uint64 {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
@@ -229,7 +229,7 @@ func (t *table) stepBack(s, next *segment) {
 	next.readers--
 }
 
-// isSealed says that nothing is appended to s any more.
+// isSealed reports whether nothing more is appended to s.
 func (t *table) isSealed(s *segment) bool {
 	t.mu.RLock()
 	defer t.mu.RUnlock()

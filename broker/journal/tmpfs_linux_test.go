@@ -13,8 +13,8 @@ import (
 	"cellgate/test/check"
 )
 
-// TestSmallFileSystem fills a real file system of 2 MiB again and again: appends are withheld, nothing is
-// lost, and the journal goes on when space returns. It needs the right to mount.
+// TestSmallFileSystem fills a real file system of 2 MiB repeatedly: appends are withheld, nothing is lost, and the
+// journal continues when there is space again. It needs permission to mount.
 func TestSmallFileSystem(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -35,7 +35,7 @@ func TestSmallFileSystem(t *testing.T) {
 	j.Retain("c", 1)
 	n := 1
 	for round := range rounds {
-		// Another user of the disk takes all that is left, or some of it.
+		// Another user of the disk takes all of the remaining space, or some of it.
 		hog := filepath.Join(dir, "hog")
 		if err := fill(hog, int64(round%4)*256<<10); err != nil && !errors.Is(err, unix.ENOSPC) {
 			t.Fatal(err)

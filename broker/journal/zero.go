@@ -7,23 +7,23 @@ import (
 	"cellgate/broker/wal"
 )
 
-// This file writes zeros to spare files that are new. The first write to each block of a preallocated file changes the file's
-// metadata, and to sync that waits for whatever else the file system's own journal has to write: other logs, the state file,
-// Kafka's. A file that has been written once, as a recycled one, is free of that.
+// This file writes zeros to new spare files. The first write to each block of a preallocated file changes the file's
+// metadata, and syncing that waits for whatever else is in the file system's journal: other logs, the state file,
+// Kafka's files. A file that was written before, such as a recycled one, avoids that.
 
 const (
-	// zeroBytes are written at a time: the committer may have to wait for as many.
+	// zeroBytes are written at a time; the committer may have to wait for one such write.
 	zeroBytes = 256 << 10
-	// zeroPace is between two times.
+	// zeroPace is the time between two writes.
 	zeroPace = 10 * time.Millisecond
-	// zeroAfter is how long ago the committer has taken a file: one that takes a new one every few seconds would write everything
-	// twice, and its slowest commits do not matter.
+	// zeroAfter is how long after the committer has taken a file zeros are written. A journal that takes a file every
+	// few seconds would write everything twice, and its slowest commits do not matter.
 	zeroAfter = 3 * time.Second
-	// zeroAtStart is how long a start is left alone.
+	// zeroAtStart is how long after the start no zeros are written.
 	zeroAtStart = time.Second
 )
 
-// zeroPause is when to go on with zeros; some is false when there is no file for them.
+// zeroPause returns the time until the next zeros; some is false if no file needs them.
 func (k *keeper) zeroPause() (pause time.Duration, some bool) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -42,7 +42,7 @@ func (k *keeper) unzeroedLocked() *spare {
 	return nil
 }
 
-// zero writes some zeros. A file that takes none is used as it is.
+// zero writes some zeros. If that fails, the file is used as it is.
 func (k *keeper) zero() {
 	k.mu.Lock()
 	s := k.unzeroedLocked()

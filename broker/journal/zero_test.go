@@ -11,7 +11,7 @@ import (
 	"cellgate/test/check"
 )
 
-// zeroes is a file system that notes which parts of new files are zeroed, and refuses it on demand.
+// zeroes is a file system that records which parts of new files are zeroed, and fails on demand.
 type zeroes struct {
 	wal.FS
 	fail   error
@@ -44,7 +44,7 @@ func (f zeroedFile) Zero(from, to int64) error {
 	return f.File.Zero(from, to)
 }
 
-// idleKeeper is one whose goroutine does not run.
+// idleKeeper returns a keeper whose goroutine does not run.
 func idleKeeper(t *testing.T, fs *zeroes, segmentBytes int64) *keeper {
 	t.Helper()
 	o := completed(Options{Dir: t.TempDir(), SegmentBytes: segmentBytes, MaxBytes: 100 * segmentBytes})
@@ -58,8 +58,8 @@ func idleKeeper(t *testing.T, fs *zeroes, segmentBytes int64) *keeper {
 	return k
 }
 
-// TestNewSegmentsAreWrittenOnce: all of a new file but its headers is written before the committer needs it; one that was used
-// before is left alone.
+// TestNewSegmentsAreWrittenOnce checks that a new file, except its headers, is written before the committer needs it,
+// and that a recycled one is not.
 func TestNewSegmentsAreWrittenOnce(t *testing.T) {
 	t.Parallel()
 	fs := &zeroes{}
@@ -87,7 +87,7 @@ func TestNewSegmentsAreWrittenOnce(t *testing.T) {
 	}
 }
 
-// TestZerosAreNotTriedAgain: a file that takes none is used as it is.
+// TestZerosAreNotTriedAgain checks that a file on which writing zeros fails is used as it is.
 func TestZerosAreNotTriedAgain(t *testing.T) {
 	t.Parallel()
 	fs := &zeroes{fail: errors.New("no")}
@@ -102,14 +102,15 @@ func TestZerosAreNotTriedAgain(t *testing.T) {
 	}
 }
 
-// TestZerosNeverMeetRecords: from the moment at which the committer has a file no zeros come, also not those under way.
+// TestZerosNeverMeetRecords checks that no zeros are written once the committer has a file, not even by a write in
+// progress.
 func TestZerosNeverMeetRecords(t *testing.T) {
 	t.Parallel()
 	begun, asked := make(chan struct{}), make(chan struct{})
 	fs := &zeroes{before: func() {
 		close(begun)
 		<-asked
-		for range 1000 { // a committer that does not wait has the file meanwhile
+		for range 1000 { // a committer that did not wait would have the file meanwhile
 			runtime.Gosched()
 		}
 	}}
