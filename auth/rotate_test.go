@@ -215,7 +215,7 @@ func TestReload(t *testing.T) {
 		t.Fatal(err)
 	}
 	check.OK(t, os.Remove(bad))
-	check.Eventually(t, "recovery is logged", func() bool { return strings.Contains(f.logs.String(), "readable again") })
+	check.Eventually(t, "recovery is logged", func() bool { return strings.Contains(f.logs.String(), "can be read again") })
 	if n := strings.Count(f.logs.String(), "cannot be read"); n != 1 {
 		t.Errorf("logged %d times", n)
 	}

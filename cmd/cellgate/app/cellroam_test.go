@@ -255,9 +255,12 @@ func TestAwayRedis(t *testing.T) {
 	r.redis.SetError("")
 	first.ExpectEnd(0x8E)
 	second.Ping()
-	if conn, held := r.gw[1].claims.connection(roamer); !held || conn.Node != "gw-2" {
-		t.Errorf("held %v %+v", held, conn)
-	}
+	check.Within(t, 20*time.Second, "the younger connection has the vehicle", func() error {
+		if conn, held := r.gw[1].claims.connection(roamer); !held || conn.Node != "gw-2" {
+			return fmt.Errorf("held %v %+v", held, conn)
+		}
+		return nil
+	})
 	check.Within(t, 20*time.Second, "the session of the younger connection is stored", func() error {
 		v, _, err := r.gw[0].member.store.Vehicle(t.Context(), roamer)
 		if err == nil && !strings.Contains(string(v.Session), "/sys/#") {

@@ -28,6 +28,8 @@ type travel struct {
 
 	wait atomic.Int64 // configs.CellOperatorsWait; tests have more patience
 
+	looks sync.Mutex // one looks at a time which gateways live
+
 	mu sync.Mutex
 	// heard is when a gateway answered last, dumb until when nobody waits for one that does not.
 	heard, dumb map[string]time.Time
@@ -136,7 +138,8 @@ func (t *travel) find(ctx context.Context, vin string, claimed *cell.Claimed) (s
 	former := claimed.Former
 	ctx, cancel := context.WithTimeout(ctx, askLimit)
 	defer cancel()
-	boot, began := t.lives(former.Node), time.Now()
+	began := time.Now()
+	boot := t.lives(ctx, former.Node)
 	answers := make(chan *givenState, 1)
 	if boot != "" {
 		go func() {
@@ -174,8 +177,21 @@ func (t *travel) find(ctx context.Context, vin string, claimed *cell.Claimed) (s
 	}
 }
 
-// lives is the boot of a gateway that lives, "" if there is none.
-func (t *travel) lives(node string) string {
+// lives is the boot of a gateway that lives, "" if there is none. One that was not there at the last heartbeat may have started since: Redis
+// is asked again.
+func (t *travel) lives(ctx context.Context, node string) string {
+	if boot := t.heardOf(node); boot != "" {
+		return boot
+	}
+	t.looks.Lock()
+	defer t.looks.Unlock()
+	if _, heard := t.live.gateways(); time.Since(heard) > configs.CellOperatorsWait {
+		_ = t.live.beat(ctx, configs.CellTimeout) // a refusal is met again by the next heartbeat
+	}
+	return t.heardOf(node)
+}
+
+func (t *travel) heardOf(node string) string {
 	all, _ := t.live.gateways()
 	if at := slices.IndexFunc(all, func(g cell.Gateway) bool { return g.Node == node && g.Lives }); at >= 0 {
 		return all[at].Boot

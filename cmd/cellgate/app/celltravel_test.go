@@ -94,9 +94,17 @@ func (r *travellers) alarms() []string {
 	return out
 }
 
-// same holds alarms against those that one gateway tells of as many rounds.
+// same holds alarms against those that one gateway tells of as many rounds. Where a state came too late for the bounds, the rules may begin
+// anew, and nothing can be compared: a machine on which that happens is too busy for this test.
 func (r *travellers) same() {
 	r.t.Helper()
+	for _, a := range r.gw {
+		for _, result := range []string{stateLate, stateLost, stateBusy} {
+			if n := r.counted(a, `cell_operator_states_in_total{cell="cell-1",result="`+result+`"}`); n > 0 {
+				r.t.Skipf("%s: %v states came as %s", a.cfg.Cell.Node, n, result)
+			}
+		}
+	}
 	one := newTravellers(r.t, 1, len(r.vins))
 	for range r.n {
 		one.round()
@@ -147,12 +155,12 @@ func TestOperatorStateTravels(t *testing.T) {
 		}
 	}
 	r.round()
-	r.same()
 	for _, a := range r.gw {
 		if n := r.counted(a, `cell_operator_states_in_total{cell="cell-1",result="asked"}`); n < 6 {
 			t.Errorf("%s has counted %v", a.cfg.Cell.Node, n)
 		}
 	}
+	r.same()
 }
 
 // TestRollingRestart: each of three gateways is stopped and started; its vehicles go to the others. The alarms are those of one

@@ -323,7 +323,7 @@ func TestACentreThatIsNotThere(t *testing.T) {
 	overwrite(t, file, string(text)[:i]+string(text)[j+1:])
 	a, log := boot(t, file)
 	awaitDegraded(t, a, "sync")
-	if !strings.Contains(log.String(), "no section central") || !strings.Contains(log.String(), "low-battery") {
+	if !strings.Contains(log.String(), "no central section") || !strings.Contains(log.String(), "low-battery") {
 		t.Errorf("log:\n%s", log.String())
 	}
 	if deps := a.dependencies(); !strings.Contains(deps[len(deps)-1].Reason, "no section central") {
