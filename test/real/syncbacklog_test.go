@@ -23,7 +23,7 @@ const (
 	backlogTime = 8       // seconds that a short one takes
 	// backlogGrowth bounds how far the gateway's memory grows while the centre is away: central.memory, what was fetched beside
 	// it, and as much again that Go's collector lets grow (GOGC=100). drainGrowth is while it drains: the batches on their way too.
-	// Neither depends on how much waits.
+	// Of 5 million records: +120 and +255 MiB; of 200,000: +73 and +85.
 	backlogGrowth, drainGrowth = 160 << 20, 320 << 20
 )
 
