@@ -18,39 +18,39 @@ import (
 // The kinds of audit events.
 const (
 	AuditIssue   = "issue"
-	AuditRefresh = "refresh" // a connection showed a new token
+	AuditRefresh = "refresh" // a connection presented a new token
 	AuditRevoke  = "revoke"
 	AuditRotate  = "rotate"
 	AuditRefuse  = "refuse" // a connection or call was refused
 
-	AuditDisconnect    = "disconnect" // an operator sent a vehicle away
+	AuditDisconnect    = "disconnect" // an operator disconnected a vehicle
 	AuditSession       = "session"    // an operator ended a session
 	AuditDrain         = "drain"
-	AuditForget        = "gateway-forget" // an operator said that a gateway is gone for good
-	AuditRules         = "rules"          // a rule set went into force, or was asked for
+	AuditForget        = "gateway-forget" // an operator declared a gateway permanently gone
+	AuditRules         = "rules"          // a rule set was activated or requested
 	AuditConfiguration = "configuration"
-	AuditTrace         = "trace"     // somebody looks on what happens to messages
-	AuditSync          = "sync"      // an operator paused lanes to the centre, or had them go on
-	AuditSkip          = "sync-skip" // an operator had the sync worker go on after records that are gone
+	AuditTrace         = "trace"     // somebody traces messages
+	AuditSync          = "sync"      // an operator paused or resumed lanes to the centre
+	AuditSkip          = "sync-skip" // an operator let the sync worker continue after lost records
 )
 
-// Caller is who asked for something, for the audit log.
+// Caller is the origin of a request, for the audit log.
 type Caller struct {
-	// By is role and name for a caller of the API, else what acted, such as "certificate".
+	// By is role and name for a caller of the API, otherwise the acting part, such as "certificate".
 	By       string `json:"by,omitempty"`
 	ByRole   string `json:"by_role,omitempty"`
 	ByIssuer string `json:"by_iss,omitempty"`
 	Address  string `json:"from,omitempty"`
 }
 
-// CallerOf is who calls the API.
+// CallerOf returns the caller of an API request.
 func CallerOf(r *http.Request) Caller {
 	id, _ := IdentityFrom(r.Context())
 	return Caller{By: id.Role + " " + id.Subject, ByRole: id.Role, ByIssuer: id.Issuer, Address: r.RemoteAddr}
 }
 
-// AuditEvent is one line of the audit log. It has no field that could hold a token; Subject and TokenID are
-// written only once a signature has vouched for them, or when the cell itself made them.
+// AuditEvent is one line of the audit log. It has no field that could hold a token. Subject and TokenID are written
+// only if a valid signature covers them, or the cell itself created them.
 type AuditEvent struct {
 	At      time.Time `json:"at"`
 	Cell    string    `json:"cell,omitempty"`
@@ -62,28 +62,28 @@ type AuditEvent struct {
 	KeyID   string    `json:"kid,omitempty"`
 	Scope   string    `json:"scope,omitempty"`
 	Expires time.Time `json:"exp,omitzero"`
-	// What is what was asked for, such as a call of the API, and Outcome what came of it.
+	// What is the request, such as a call of the API; Outcome is its result.
 	What    string `json:"what,omitempty"`
 	Outcome string `json:"outcome,omitempty"`
 	Caller
-	// Of a request for a command, or for its end; Outcome is accepted, repeated, cancelled or refused.
+	// For a command or its cancellation; Outcome is accepted, repeated, cancelled or refused.
 	Origin    string `json:"origin,omitempty"` // the entrance: http, mqtt, kafka or gateway
 	VIN       string `json:"vin,omitempty"`
 	CommandID string `json:"id,omitempty"`
 	Name      string `json:"name,omitempty"`
 
 	Reason string `json:"reason,omitempty"`
-	// Suppressed counts the lines like this one that were left out since the last.
+	// Suppressed counts the similar lines omitted since the last one.
 	Suppressed int `json:"suppressed,omitempty"`
 }
 
-// repeats reports whether vehicles make such events by themselves, as often as they like.
+// repeats reports whether vehicles cause such events by themselves, as often as they like.
 func (e *AuditEvent) repeats() bool {
 	return e.Event == AuditRefresh || e.Event == AuditIssue && e.Role == RoleVehicle
 }
 
-// security reports whether the event is kept apart: what somebody with a privilege did. Nothing that a vehicle or a
-// stranger does may push it out of the files that are kept, nor may the commands of services.
+// security reports whether the event is also written to the security log: actions of privileged callers. Events that
+// vehicles, unauthenticated clients or services' commands cause are not, so that they cannot rotate it out.
 func (e *AuditEvent) security() bool {
 	switch e.Event {
 	case AuditIssue:
@@ -94,24 +94,24 @@ func (e *AuditEvent) security() bool {
 	return false
 }
 
-// Lines beyond these rates are counted, not written: refusals per reason, what repeats per subject.
+// Lines beyond these rates are counted, not written: refusals per reason, repeating events per subject.
 const (
 	refusalsPerSecond = 10
 	refusalsBurst     = 50
-	maxRefusalReasons = 64 // reasons are constants: never met
+	maxRefusalReasons = 64 // never reached, since reasons are constants
 	repeatsPerSecond  = 0.1
 	repeatsBurst      = 5
-	maxRepeating      = 16_384 // subjects; the one that has been quiet longest is forgotten
+	maxRepeating      = 16_384 // subjects; the least recently used one is removed
 )
 
-// Audit writes the audit log: one JSON object a line. Security events go to a file of their own as well. A nil *Audit
-// writes nothing. It is safe for concurrent use.
+// Audit writes the audit log, one JSON object per line. Security events are also written to a separate file. A nil
+// *Audit writes nothing. It is safe for concurrent use.
 type Audit struct {
 	cell    string
 	log     *slog.Logger
 	metrics *Metrics
 
-	mu        sync.Mutex // guards below; a line is written whole under it
+	mu        sync.Mutex // guards below; held while a line is written
 	w         io.WriteCloser
 	security  io.WriteCloser
 	failing   bool
@@ -119,10 +119,10 @@ type Audit struct {
 	repeating buckets // by event and subject
 }
 
-// AuditOptions says where the audit log goes.
+// AuditOptions configure the audit log.
 type AuditOptions struct {
-	// Path is the file, mode 0600; security events are also written to {Path without .log}-security.log. Each is
-	// rotated at MaxMegabytes and the last MaxFiles are kept, compressed.
+	// Path is the file, mode 0600. Security events are also written to {Path without .log}-security.log. Each file is
+	// rotated at MaxMegabytes; the last MaxFiles are kept, compressed.
 	Path                   string
 	MaxMegabytes, MaxFiles int
 	Cell                   string
@@ -130,7 +130,7 @@ type AuditOptions struct {
 	Metrics                *Metrics
 }
 
-// NewAudit makes an audit log. A file is created at its first line.
+// NewAudit makes an audit log. It creates each file with the first line.
 func NewAudit(o AuditOptions) (*Audit, error) {
 	if err := complete.Check(o); err != nil {
 		return nil, err
@@ -148,9 +148,8 @@ func newAudit(all, security io.WriteCloser, o AuditOptions) *Audit {
 	}
 }
 
-// Write writes one event; of those that one subject repeats, a sample, which tells how many were left out. That it
-// cannot be written is logged and counted, never an error of what it tells of: refusing vehicles because a log is full
-// would be the greater harm.
+// Write writes one event. Of events that one subject repeats it writes a sample, with the number of omitted ones. A
+// failed write is logged and counted, but never returned: refusing vehicles because a log is full would be worse.
 func (l *Audit) Write(e AuditEvent) {
 	if l == nil {
 		return
@@ -166,7 +165,7 @@ func (l *Audit) Write(e AuditEvent) {
 	l.writeLocked(e)
 }
 
-// sampledLocked reports whether a line is written, and takes what was left out before into it.
+// sampledLocked reports whether to write a line, and moves the number of omitted lines into it.
 func (l *Audit) sampledLocked(b *bucket, e *AuditEvent) bool {
 	if !b.limit.AllowN(e.At, 1) {
 		b.suppressed++
@@ -198,9 +197,8 @@ func (l *Audit) writeLocked(e AuditEvent) {
 	l.failing = err != nil
 }
 
-// Refuse writes a refusal that Verify did not make, for example of a client identifier or a wrong cell.
-// reason is a constant label. Under flood only some lines are written, and each tells how many were left
-// out.
+// Refuse writes a refusal not made by Verify, such as that of a client identifier. reason is a constant label. If there
+// are many, only some lines are written, each with the number of omitted ones.
 func (l *Audit) Refuse(now time.Time, reason string, id Identity, peer Peer) {
 	l.refused(now, reason, &id, peer.Address)
 }
@@ -230,7 +228,7 @@ func (l *Audit) Close() error {
 	return errors.Join(l.w.Close(), l.security.Close())
 }
 
-// AuditRefresh writes that a connection showed a new token.
+// AuditRefresh records that a connection presented a new token.
 func (a *Authority) AuditRefresh(id Identity, peer Peer) {
 	a.cfg.Audit.Write(AuditEvent{
 		At: a.cfg.Now(), Event: AuditRefresh, Subject: id.Subject, Role: id.Role, Issuer: id.Issuer, TokenID: id.TokenID,
@@ -238,7 +236,7 @@ func (a *Authority) AuditRefresh(id Identity, peer Peer) {
 	})
 }
 
-// AuditRefuse writes a refusal that Verify did not make; see [Audit.Refuse].
+// AuditRefuse records a refusal not made by Verify; see [Audit.Refuse].
 func (a *Authority) AuditRefuse(reason string, id Identity, peer Peer) {
 	a.cfg.Audit.Refuse(a.cfg.Now(), reason, id, peer)
 }

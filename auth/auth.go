@@ -13,9 +13,9 @@ import (
 	"cellgate/broker/shared/settled"
 )
 
-// Authority issues, verifies and revokes. All methods are safe for concurrent use.
+// Authority issues, verifies and revokes tokens. It is safe for concurrent use.
 type Authority struct {
-	// cfg is what Open was given. Of what Reconfigure can change, only live has the present value.
+	// cfg is the configuration passed to Open. For values that Reconfigure can change, use live.
 	cfg     Config
 	current atomic.Pointer[Config]
 	own     *issuer
@@ -33,23 +33,22 @@ type Authority struct {
 
 	reconfigure sync.Mutex // serialises Reconfigure
 
-	mu       sync.Mutex // guards below and the making of a new ring
+	mu       sync.Mutex // guards below and the building of a new ring
 	ownKeys  []*signKey
-	peers    []heldKey // of the cell's other gateways
+	peers    []heldKey // keys of the cell's other gateways
 	keyStamp string
-	// goneSince is when a key in force was first not there; zero while all are.
+	// goneSince is when a key in force was first found missing; zero if none is.
 	goneSince time.Time
 
-	ctx      context.Context // ends with Close; the background work's
+	ctx      context.Context // for background work; ends with Close
 	stop     context.CancelFunc
 	stopped  sync.WaitGroup
 	stopOnce sync.Once
 	stopErr  error
 }
 
-// Open reads keys and revocations, makes a first signing key when there is none, and starts following the
-// directory, the store and the external issuers. It makes no network call before it returns. End it
-// with Close.
+// Open reads keys and revocations, makes a first signing key if there is none, and starts following the directory, the
+// store and the external issuers. It makes no network call. Close ends it.
 func Open(cfg Config) (*Authority, error) {
 	if err := cfg.validate(); err != nil {
 		return nil, fmt.Errorf("auth: %w", err)
@@ -83,7 +82,7 @@ func Open(cfg Config) (*Authority, error) {
 	return a, nil
 }
 
-// load does all of Open that touches the disk.
+// load does the part of Open that uses the disk.
 func (a *Authority) load() error {
 	if !a.cfg.NoCreate {
 		if err := os.MkdirAll(a.cfg.Dir, 0o700); err != nil {
@@ -103,12 +102,12 @@ func (a *Authority) load() error {
 	if _, err := a.pullRevocations(); err != nil {
 		return err
 	}
-	a.watchers.forget() // purges were asked for in an earlier life
+	a.watchers.forget() // earlier runs have handled these purges
 	return nil
 }
 
-// firstKey makes a signing key when the directory has none. The lock keeps two processes that start at once
-// from making two.
+// firstKey makes a signing key if the directory has none. The lock keeps two processes that start at once from making
+// two.
 func (a *Authority) firstKey() error {
 	keys, err := loadKeys(a.cfg.Dir, a.own)
 	if err != nil || len(keys) > 0 {
@@ -133,8 +132,8 @@ func (a *Authority) firstKey() error {
 	return k.save(a.cfg.Dir)
 }
 
-// start begins the background work. What it waits on is I/O, so it runs on real time; every decision about
-// validity uses the injected clock.
+// start starts the background work. It waits for I/O and so runs on real time; every decision about validity uses the
+// injected clock.
 func (a *Authority) start() {
 	a.stopped.Go(func() { a.watchers.run(a.ctx, a.Ended) })
 	a.stopped.Go(func() { a.follow(a.ctx) })
@@ -143,7 +142,7 @@ func (a *Authority) start() {
 	}
 }
 
-// Close ends the background work. Verify and Issue go on working on what is in memory.
+// Close ends the background work. Verify and Issue continue to work from memory.
 func (a *Authority) Close(ctx context.Context) error {
 	a.stopOnce.Do(func() {
 		a.stop()
@@ -162,10 +161,10 @@ func (a *Authority) Close(ctx context.Context) error {
 	return a.stopErr
 }
 
-// pruneEvery is how often what is no longer needed is looked for; the bounds do not depend on it.
+// pruneEvery is the interval at which unneeded entries are removed; the bounds do not depend on it.
 const pruneEvery = time.Minute
 
-// follow looks at the directory for what other processes changed.
+// follow reads what other processes have changed in the directory.
 func (a *Authority) follow(ctx context.Context) {
 	tick := time.NewTicker(a.cfg.Poll)
 	defer tick.Stop()
@@ -184,7 +183,7 @@ func (a *Authority) follow(ctx context.Context) {
 			a.cfg.Log.Error("auth directory cannot be read; the keys and revocations read last stay in force", "dir", a.cfg.Dir, "err", err)
 		}
 		failing = err != nil
-		if n := a.retiredKeys(); n != retired { // time has ended one, or a clock that was set back has revived it
+		if n := a.retiredKeys(); n != retired { // a key's time has ended, or a clock set back has revived it
 			retired = n
 			a.watchers.notify(nil)
 		}
@@ -195,7 +194,7 @@ func (a *Authority) follow(ctx context.Context) {
 	}
 }
 
-// retiredKeys counts the keys that are known and retired.
+// retiredKeys counts the known keys that are retired.
 func (a *Authority) retiredKeys() (n int) {
 	now := a.cfg.Now()
 	for _, k := range a.ring.Load().byKID {
@@ -206,8 +205,8 @@ func (a *Authority) retiredKeys() (n int) {
 	return n
 }
 
-// Reload reads keys, external key files and revocations again. It happens by itself too, within
-// [Config.Poll]. On an error what was in force for that part stays in force.
+// Reload reads keys, external key files and revocations again, as also happens every [Config.Poll]. A part that fails
+// to load keeps its previous content.
 func (a *Authority) Reload() error {
 	errs := []error{a.reloadKeys()}
 	for _, e := range *a.external.Load() {
@@ -227,8 +226,8 @@ func (a *Authority) Reload() error {
 	return err
 }
 
-// reloadKeys loads the directory's keys and swaps them in when they changed. When no file has been touched
-// it costs a listing.
+// reloadKeys loads the directory's keys and puts them into force if they changed. If no file was touched it only lists
+// the directory.
 func (a *Authority) reloadKeys() error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -259,8 +258,9 @@ func (a *Authority) reloadKeys() error {
 	return nil
 }
 
-// believed reports whether keys may take the place of those in force. That a key is gone which is not retired ends
-// sessions, so it must be gone for settled.Gap: a directory that is restored or copied is not whole for a moment.
+// believed reports whether keys may replace those in force. If a key that is not retired disappears, its sessions end.
+// It must therefore be missing for settled.Gap, since a directory that is being restored or copied is briefly
+// incomplete.
 func (a *Authority) believed(keys []*signKey) bool {
 	for _, old := range a.ownKeys {
 		there := func(k *signKey) bool { return k.file.KID == old.file.KID }
@@ -285,8 +285,8 @@ func (a *Authority) rebuild() {
 	a.rebuildLocked()
 }
 
-// rebuildLocked makes the ring from the cell's own keys and those of external issuers. An external key whose
-// kid is taken is left out: the cell's own come first, then the order of the configuration.
+// rebuildLocked builds the ring from the cell's own keys and those of external issuers. An external key whose kid is
+// taken is left out: the cell's own keys come first, then the issuers in the order of the configuration.
 func (a *Authority) rebuildLocked() {
 	r := &keyring{own: a.ownKeys, byKID: make(map[string]heldKey)}
 	for _, k := range a.ownKeys {

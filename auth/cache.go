@@ -5,22 +5,21 @@ import (
 	"sync"
 )
 
-// cacheShards spreads the locks of the token cache; a power of two.
+// cacheShards is the number of separately locked parts of the token cache; a power of two.
 const cacheShards = 16
 
-// tokenHash names a token in memory without keeping it.
+// tokenHash identifies a token in memory without storing it.
 type tokenHash = [sha256.Size]byte
 
-// cached is a token whose form and signature have been verified. Nothing that changes with time, peer or
-// revocation is in it: all of that is checked on every hit.
+// cached is a token whose form and signature were verified. It contains nothing that depends on time, peer or
+// revocation: these are checked on every hit.
 type cached struct {
 	claims claims
 	key    *verifyKey
 }
 
-// tokenCache remembers verified tokens so that a reconnect costs a hash instead of a signature. It holds a
-// fixed number of entries and forgets the oldest first. Only tokens that passed every check enter it, so
-// that a flood of forgeries cannot push anything out.
+// tokenCache stores verified tokens, so that a reconnect costs a hash instead of a signature. It has a fixed number of
+// entries and removes the oldest first. Only tokens that passed every check enter, so forgeries cannot displace any.
 type tokenCache struct {
 	shards [cacheShards]cacheShard
 }
@@ -29,10 +28,10 @@ type cacheShard struct {
 	mu      sync.RWMutex
 	entries map[tokenHash]*cached
 	ring    []tokenHash // insertion order, full once len == cap
-	next    int         // the oldest, once full
+	next    int         // index of the oldest, once full
 }
 
-// newTokenCache makes a cache of about size entries; each takes about 500 bytes once used.
+// newTokenCache makes a cache of about size entries of about 500 bytes each.
 func newTokenCache(size int) *tokenCache {
 	c := &tokenCache{}
 	per := max(1, (size+cacheShards-1)/cacheShards)
@@ -57,7 +56,7 @@ func (c *tokenCache) put(h *tokenHash, e *cached) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if _, found := s.entries[*h]; found {
-		s.entries[*h] = e // the key was replaced; the place in the ring stays
+		s.entries[*h] = e // the key was replaced; the entry keeps its place in the ring
 		return
 	}
 	if len(s.ring) < cap(s.ring) {

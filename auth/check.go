@@ -9,7 +9,7 @@ import (
 	"path/filepath"
 )
 
-// FileDamage is a file of a keys directory that Open refuses.
+// FileDamage describes a file of a keys directory that Open refuses.
 type FileDamage struct {
 	Name string // within the directory
 	Err  error
@@ -17,7 +17,7 @@ type FileDamage struct {
 	Lines, Unreadable int
 }
 
-// CheckDir reads the files of a keys directory as Open does, and changes nothing.
+// CheckDir checks the files of a keys directory as Open does, without changing anything.
 func CheckDir(dir string) ([]FileDamage, error) {
 	names, err := keyFiles(dir)
 	if err != nil {
@@ -40,7 +40,8 @@ func CheckDir(dir string) ([]FileDamage, error) {
 	return found, nil
 }
 
-// RepairRevocations makes the revocation log anew of its readable lines, and puts what was there at the path backup.
+// RepairRevocations rewrites the revocation log with its readable lines, and stores the previous file at the path
+// backup.
 func RepairRevocations(dir, backup string) error {
 	good, _, err := readableRevocations(dir)
 	if err != nil {
@@ -68,7 +69,7 @@ func RepairRevocations(dir, backup string) error {
 	return writeFileAtomic(name, buf.Bytes())
 }
 
-// readableRevocations are the entries of the lines that can be read, and the number of all lines.
+// readableRevocations returns the entries of the readable lines, and the number of all lines.
 func readableRevocations(dir string) (good []Revocation, lines int, err error) {
 	b, err := os.ReadFile(filepath.Join(dir, revLogName)) //nolint:gosec // the configured directory
 	if err != nil {

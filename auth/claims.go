@@ -6,18 +6,18 @@ import (
 	"time"
 )
 
-// Limits of single claims. The token as a whole is capped before anything is parsed.
+// Limits of single claims. The size of the whole token is checked before anything is parsed.
 const (
 	maxTokenIDBytes = 128
 	maxScopes       = 32
 	maxAudiences    = 16
 )
 
-// claimIssuedAfter is the cell's own claim with [Identity.IssuedAfter], separated by spaces.
+// claimIssuedAfter is the cell's own claim for [Identity.IssuedAfter], separated by spaces.
 const claimIssuedAfter = "issued_after"
 
-// claims is what a token says, checked for form but not yet against clock, revocations and peer. All of
-// it stays true for as long as the token's signature does, so it is what the cache keeps.
+// claims are a token's claims, checked for form but not against clock, revocations and peer. They are valid as long as
+// the token's signature is, so the cache stores them.
 type claims struct {
 	id        Identity
 	notBefore int64 // 0 when absent
@@ -26,9 +26,8 @@ type claims struct {
 // header is a JWS header that passed the checks of parseHeader.
 type header struct{ alg, kid, typ string }
 
-// parseHeader reads the protected header. Members that make a verifier fetch keys, decrypt, unpack or
-// understand extensions are refused even though RFC 7515 lets one ignore most of them: no issuer of ours
-// has a reason to set them.
+// parseHeader reads the protected header. It refuses members that make a verifier fetch keys, decrypt, unpack or
+// understand extensions, although RFC 7515 allows ignoring most of them: no supported issuer needs them.
 func parseHeader(segment string) (header, error) {
 	raw, ok := decodeSegment(segment)
 	if !ok {
@@ -127,7 +126,7 @@ func (c *claims) times(obj map[string]any) error {
 	return nil
 }
 
-// audienceHas reports whether aud, a string or a list of strings (RFC 7519, 4.1.3), names want.
+// audienceHas reports whether aud, a string or a list of strings (RFC 7519, 4.1.3), contains want.
 func audienceHas(aud any, want string) bool {
 	switch v := aud.(type) {
 	case string:
@@ -149,8 +148,7 @@ func audienceHas(aud any, want string) bool {
 	return false
 }
 
-// parseScopes reads the space-separated scope claim (RFC 8693, 4.2). Scopes that the issuer may not grant
-// are left out, so that what the token carries is what it may do.
+// parseScopes reads the space-separated scope claim (RFC 8693, 4.2) without the scopes that the issuer may not grant.
 func parseScopes(v any, iss *issuer) ([]string, error) {
 	if v == nil {
 		return nil, nil
@@ -172,8 +170,8 @@ func parseScopes(v any, iss *issuer) ([]string, error) {
 	return kept, nil
 }
 
-// parseConfirmation reads cnf.x5t#S256. A confirmation of any other kind cannot be checked here, and a
-// token that demands proof of possession must not pass without it (RFC 7800, 3.1).
+// parseConfirmation reads cnf.x5t#S256. It refuses other kinds of confirmation, which cannot be checked here: a token
+// that requires proof of possession must not pass without it (RFC 7800, 3.1).
 func parseConfirmation(obj map[string]any) (string, error) {
 	v, found := obj["cnf"]
 	if !found {

@@ -9,28 +9,28 @@ import (
 	"cellgate/broker/shared/message"
 )
 
-// Bounds of a CommandLimit, whose lists are walked for every command. Longer lists of VINs have a name.
+// Bounds of a CommandLimit, whose lists are searched for every command. Longer lists of VINs are configured by name.
 const (
 	maxLimitNames = 64
 	maxLimitVINs  = 256
 )
 
-// listMark leads the name of a list of VINs where a VIN may stand.
+// listMark is the prefix of the name of a list of VINs.
 const listMark = "@"
 
-// CommandLimit holds a sender of commands to some of them. The zero value is no limit; a list that is there and empty
-// permits nothing. It limits what is permitted otherwise, and permits nothing by itself.
+// CommandLimit restricts which commands a sender may send. The zero value is no limit; an empty list that is not nil
+// permits nothing. A limit only restricts other permissions; it grants nothing by itself.
 type CommandLimit struct {
-	// Names are the names of commands that may be sent, and cancelled; nil: all.
+	// Names are the names of commands that may be sent and cancelled; nil means all.
 	Names []string
-	// VINs are the vehicles; @name stands for those of Config.VINLists[name]. nil: all.
+	// VINs are the vehicles; @name stands for Config.VINLists[name]. nil means all.
 	VINs []string
 }
 
 // none reports whether nothing is limited.
 func (l *CommandLimit) none() bool { return l.Names == nil && l.VINs == nil }
 
-// check reports every problem of a limit, one a line, each led by the field as in "command_vins[0]: …".
+// check reports every problem of a limit, one per line, each prefixed by the field as in "command_vins[0]: …".
 func (l *CommandLimit) check() error {
 	var errs []error
 	list := func(field string, values []string, limit int, valid func(string) error) {
@@ -71,7 +71,7 @@ func ValidListName(s string) error {
 	return nil
 }
 
-// vinLists are the lists of VINs by name.
+// vinLists maps names to lists of VINs.
 type vinLists map[string]map[string]struct{}
 
 func newVINLists(lists map[string][]string) (vinLists, error) {
@@ -89,7 +89,7 @@ func newVINLists(lists map[string][]string) (vinLists, error) {
 	return sets, errors.Join(errs...)
 }
 
-// unknown returns the first list that a limit names and that there is none of, else "".
+// unknown returns the first list that a limit names and that does not exist, or "".
 func (v vinLists) unknown(l *CommandLimit) string {
 	for _, entry := range l.VINs {
 		if name, ok := strings.CutPrefix(entry, listMark); ok && v[name] == nil {
@@ -99,7 +99,7 @@ func (v vinLists) unknown(l *CommandLimit) string {
 	return ""
 }
 
-// allows reports whether a limit leaves a command to a sender. A list that there is none of holds nothing.
+// allows reports whether a limit allows a command. A list that does not exist counts as empty.
 func (v vinLists) allows(l *CommandLimit, vin, name string) bool {
 	if l.Names != nil && !slices.Contains(l.Names, name) {
 		return false
@@ -113,7 +113,7 @@ func (v vinLists) allows(l *CommandLimit, vin, name string) bool {
 	})
 }
 
-// senderLimit is what one identity is held to: by its token, and by its role.
+// senderLimit is the limit of one identity, from its token and its role.
 type senderLimit struct {
 	token, role CommandLimit
 	lists       vinLists
@@ -123,7 +123,7 @@ func (s *senderLimit) allows(vin, name string) bool {
 	return s == nil || s.lists.allows(&s.token, vin, name) && s.lists.allows(&s.role, vin, name)
 }
 
-// limitOf is the limit of an identity, nil without one.
+// limitOf returns the limit of an identity, or nil.
 func (p *policy) limitOf(id *Identity) *senderLimit {
 	role := p.commands[id.Role]
 	if id.Commands.none() && role.none() {
@@ -132,7 +132,7 @@ func (p *policy) limitOf(id *Identity) *senderLimit {
 	return &senderLimit{token: id.Commands, role: role, lists: p.lists}
 }
 
-// AllowsCommand reports whether a limit leaves a command to a sender without an identity, such as Kafka.
+// AllowsCommand reports whether a limit allows a command from a sender without an identity, such as Kafka.
 func (a *Authority) AllowsCommand(l CommandLimit, vin, name string) bool {
 	return a.policy.Load().lists.allows(&l, vin, name)
 }

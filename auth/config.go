@@ -10,63 +10,64 @@ import (
 	"cellgate/broker/shared/complete"
 )
 
-// Config is what an Authority is made from.
+// Config configures an Authority.
 type Config struct {
-	// Dir holds the signing keys, the revocations and the copies of external key sets. It is created, mode
-	// 0700, when missing.
+	// Dir holds the signing keys, the revocations and the copies of external key sets. It is created, mode 0700, if
+	// missing.
 	Dir string
-	// NoCreate makes Open fail with ErrNoKeys rather than create the directory or a first key; for tools,
-	// so that a mistyped directory does not become a new authority.
+	// NoCreate makes Open fail with ErrNoKeys instead of creating the directory or a first key. Tools set it, so that a
+	// mistyped directory does not become a new authority.
 	NoCreate bool
-	// Cell is the cell id, the audience of its tokens.
+	// Cell is the cell id, which is the audience of its tokens.
 	Cell string
-	// Issuer is iss of the cell's tokens.
+	// Issuer is the claim iss of the cell's tokens.
 	Issuer string
-	// Algorithm is of new keys: ES256 or EdDSA. Keys that exist keep theirs.
+	// Algorithm is the algorithm of new keys: ES256 or EdDSA. Existing keys keep theirs.
 	Algorithm string
-	// TTL is the life of a token that is asked for without one, and the longest for one issued to a
-	// vehicle or by a service over HTTP.
+	// TTL is the default lifetime of a token, and the longest for a token issued to a vehicle or by a service over
+	// HTTP.
 	TTL time.Duration
-	// MaxTTL is the longest life of any token, issued or accepted; at least TTL.
+	// MaxTTL is the longest lifetime of any token, issued or accepted; at least TTL.
 	MaxTTL time.Duration
 	// Leeway is how far clocks may differ: exp counts that much later, iat and nbf that much earlier.
 	Leeway time.Duration `zero:"none"`
-	// KeyActivation is how long a new key is published before it signs, so that whoever follows the key set
-	// knows it by then.
+	// KeyActivation is how long a new key is published before it signs, so that everyone who follows the key set has it
+	// by then.
 	KeyActivation time.Duration `zero:"none"`
-	// CacheSize bounds the verified tokens that are remembered, about 500 B each.
+	// CacheSize bounds the verified tokens in the cache, about 500 B each.
 	CacheSize int `zero:"almost none"`
 	// MaxRevocations bounds the revocations in force, about 400 B each.
 	MaxRevocations int
-	// Roles are the configuration's roles.
+	// Roles are the configured roles.
 	Roles map[string]RolePolicy
-	// VINLists are lists of VINs that limits of commands can name.
+	// VINLists are the lists of VINs that command limits can name.
 	VINLists map[string][]string
-	// External are further issuers.
+	// External are the external issuers.
 	External []ExternalIssuer
-	// Revocations spreads revocations to the other gateways of the cell.
+	// Revocations exchanges revocations with the other gateways of the cell.
 	Revocations RevocationStore `zero:"they stay here"`
-	// Poll is how often files and the store are looked at.
+	// Poll is the interval at which files and the store are checked.
 	Poll time.Duration
 
-	// VehicleCAs returns the CAs whose certificates name vehicles, for POST /v1/tokens. It is asked on each
-	// call, so that they can be reloaded.
+	// VehicleCAs returns the CAs whose certificates name vehicles, for POST /v1/tokens. It is called for each request,
+	// so that they can be reloaded.
 	VehicleCAs func() *x509.CertPool `zero:"none is issued by certificate"`
-	// VehicleName says where a vehicle's certificate has its VIN.
+	// VehicleName says which part of a vehicle's certificate holds its VIN.
 	VehicleName NameSource
-	// BindCertificates binds tokens issued by certificate to it (cnf.x5t#S256).
+	// BindCertificates binds tokens issued by certificate to the certificate (cnf.x5t#S256).
 	BindCertificates bool
-	// IssueRate and IssueBurst limit the tokens that POST /v1/tokens issues, a second and at once.
-	// Besides, each vehicle may ask once a second, each service or operator 100 times.
+	// IssueRate and IssueBurst limit the tokens that POST /v1/tokens issues in total, per second and at once. In
+	// addition, each vehicle may ask once a second, each service or operator 100 times.
 	IssueRate  float64
 	IssueBurst int
 
-	// Audit is where the audit log goes.
+	// Audit is the audit log.
 	Audit *Audit `zero:"nowhere"`
 	// Now is the wall clock.
 	Now func() time.Time
-	// Trusted is for how long nothing has cast doubt upon the wall clock. Nothing is deleted by
-	// calendar time, no revocation and no key, before every token that could have been issued in doubt is past.
+	// Trusted returns for how long the wall clock has been trusted without interruption. No revocation or key is
+	// deleted because of its date before every token that could have been issued while the clock was in doubt has
+	// expired.
 	Trusted func() time.Duration `zero:"for ever"`
 	Log     *slog.Logger
 	Metrics *Metrics
@@ -100,5 +101,5 @@ func (c *Config) validate() error {
 	return errors.Join(errs...)
 }
 
-// slack is how far ahead of this clock a token may be dated: by the leeway, and by the second that Issue may add.
+// slack is how far ahead of this clock a token's iat may be: the leeway, but at least the second that Issue may add.
 func (c *Config) slack() time.Duration { return max(c.Leeway, time.Second) }

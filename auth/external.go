@@ -25,19 +25,19 @@ const (
 	maxJWKSBytes  = 256 << 10
 	jwksTimeout   = 10 * time.Second
 	jwksRetry     = 5 * time.Second  // first pause after a failure; doubles up to the refresh interval
-	jwksHintPause = 30 * time.Second // least pause before a fetch that an unknown kid asked for
+	jwksHintPause = 30 * time.Second // least pause before a fetch caused by an unknown kid
 	jwksRedirects = 3
 )
 
-// externalKeys is the key set of one external issuer: from a file that is followed, or from a URL that is
-// fetched in the background. What was read last stays in force for as long as nothing better is: the
-// issuer being away must not lock its bearers out.
+// externalKeys is the key set of one external issuer, from a file that is followed or a URL that is fetched in the
+// background. The last set read stays in force until there is a newer one, so that an unavailable issuer does not lock
+// out its bearers.
 type externalKeys struct {
-	configured ExternalIssuer // as it was given
+	configured ExternalIssuer // as configured
 	cfg        ExternalIssuer // with defaults
 	stop       context.CancelFunc
 	issuer     *issuer
-	copy       string // where the answer of the URL is kept
+	copy       string // file with the URL's last answer
 	client     *http.Client
 	hint       chan struct{}
 	log        *slog.Logger
@@ -46,7 +46,7 @@ type externalKeys struct {
 	set atomic.Pointer[[]*verifyKey]
 
 	fileMu sync.Mutex // serialises reloadFile and guards below
-	stamp  string     // of the file as it was last read
+	stamp  string     // of the file when last read
 }
 
 func newExternalKeys(e *ExternalIssuer, cfg *Config) *externalKeys {
@@ -91,13 +91,13 @@ func (x *externalKeys) install(b []byte) (changed bool, err error) {
 		return ok && a.kid == b.kid && a.alg == b.alg && pub.Equal(b.public)
 	}
 	if slices.EqualFunc(old, keys, same) {
-		return false, nil // keep the old objects: the token cache knows them
+		return false, nil // keep the old objects, which the token cache refers to
 	}
 	x.set.Store(&keys)
 	return true, nil
 }
 
-// loadCopy reads what the URL answered in an earlier life.
+// loadCopy reads the URL's last answer in an earlier run.
 func (x *externalKeys) loadCopy() {
 	b, err := os.ReadFile(x.copy)
 	if err == nil {
@@ -108,7 +108,7 @@ func (x *externalKeys) loadCopy() {
 	}
 }
 
-// reloadFile reads a key set file again when it was touched.
+// reloadFile reads a key set file again if it was touched.
 func (x *externalKeys) reloadFile() (changed bool, err error) {
 	if x.cfg.JWKSFile == "" {
 		return false, nil
@@ -137,7 +137,7 @@ func (x *externalKeys) reloadFile() (changed bool, err error) {
 	return changed, nil
 }
 
-// run fetches the URL until ctx ends and calls changed after each answer that brought other keys.
+// run fetches the URL until ctx ends, and calls changed after each answer with other keys.
 func (x *externalKeys) run(ctx context.Context, changed func()) {
 	if x.cfg.JWKSURL == "" {
 		return
@@ -169,8 +169,7 @@ func (x *externalKeys) run(ctx context.Context, changed func()) {
 	}
 }
 
-// pause waits for the next fetch: after wait, give or take a tenth, or sooner when a kid was asked for that
-// nobody knows, but never sooner than jwksHintPause.
+// pause waits for the next fetch: for wait ± 10 %, or shorter if an unknown kid was seen, but at least jwksHintPause.
 func (x *externalKeys) pause(ctx context.Context, wait time.Duration) bool {
 	wait += time.Duration(rand.Int64N(int64(wait)/5+1)) - wait/10
 	least := min(wait, jwksHintPause)
@@ -179,7 +178,7 @@ func (x *externalKeys) pause(ctx context.Context, wait time.Duration) bool {
 		return false
 	case <-time.After(least):
 	}
-	select { // forget a hint that came during the least pause: it is followed now
+	select { // discard a hint from the least pause: the fetch follows now
 	case <-x.hint:
 		return true
 	default:
@@ -193,7 +192,7 @@ func (x *externalKeys) pause(ctx context.Context, wait time.Duration) bool {
 	return true
 }
 
-// fetch gets the set and keeps a copy.
+// fetch gets the set and stores a copy.
 func (x *externalKeys) fetch(ctx context.Context) (changed bool, err error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, x.cfg.JWKSURL, nil)
 	if err != nil {
@@ -220,8 +219,8 @@ func (x *externalKeys) fetch(ctx context.Context) (changed bool, err error) {
 	return true, writeFileAtomic(x.copy, b)
 }
 
-// hintUnknownKey asks the external issuers to be fetched early, in the background: a token with a kid that
-// nobody knows may be from a key that is new there. It costs a channel operation each.
+// hintUnknownKey asks for an early fetch from the external issuers, in the background, since an unknown kid may be a
+// new key. It costs one channel operation per issuer.
 func (a *Authority) hintUnknownKey() {
 	for _, x := range *a.external.Load() {
 		select {

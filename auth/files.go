@@ -8,8 +8,8 @@ import (
 	"syscall"
 )
 
-// writeFileAtomic replaces a file, mode 0600, so that a crash leaves the old content or the new, and the
-// new is on disk when it returns.
+// writeFileAtomic replaces a file, mode 0600. A crash leaves the old content or the new; the new content is on disk
+// when it returns.
 func writeFileAtomic(name string, b []byte) (err error) {
 	dir := filepath.Dir(name)
 	f, err := os.CreateTemp(dir, ".tmp-*") // mode 0600
@@ -33,7 +33,7 @@ func writeFileAtomic(name string, b []byte) (err error) {
 	if err = os.Rename(f.Name(), name); err != nil {
 		return err
 	}
-	_ = f.Close() // already synced; nothing left that could fail to be written
+	_ = f.Close() // already synced
 	return syncDir(dir)
 }
 
@@ -45,8 +45,8 @@ func syncDir(dir string) error {
 	return errors.Join(d.Sync(), d.Close())
 }
 
-// giveToOwner makes a new file belong to whom the directory belongs to when root writes it: an operator who
-// rotates keys with sudo must not lock the gateway's own user out of them.
+// giveToOwner gives a new file the directory's owner if root writes it: an operator who rotates keys with sudo must not
+// lock the gateway's user out of them.
 func giveToOwner(f *os.File, dir string) error {
 	if os.Geteuid() != 0 {
 		return nil
@@ -62,7 +62,7 @@ func giveToOwner(f *os.File, dir string) error {
 	return f.Chown(int(owner.Uid), int(owner.Gid))
 }
 
-// lockDir takes the directory's lock, which also dies with the process.
+// lockDir takes the directory's lock, which the kernel releases if the process dies.
 func lockDir(dir string) (unlock func(), err error) {
 	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {

@@ -7,14 +7,14 @@ import (
 	"cellgate/broker/shared/message"
 )
 
-// placeholder is the canonical form of {vin} and {name}: both stand for the subject.
+// placeholder is the canonical form of {vin} and {name}, which both stand for the subject.
 const placeholder = "{vin}"
 
-// grant is one topic filter of a role, compiled. It has one of three forms:
+// grant is one compiled topic filter of a role. It has one of three forms:
 //
-//   - literal: filter holds it, no placeholder;
-//   - by subject: exactly one placeholder, which fills a whole level after a prefix without wildcards; the
-//     subject is compared in place, so that a hundred thousand vehicles share one compiled role;
+//   - literal: filter holds it, without a placeholder;
+//   - by subject: exactly one placeholder, which fills a whole level after a prefix without wildcards; the subject is
+//     compared in place, so that a hundred thousand vehicles share one compiled role;
 //   - template: any other use of the placeholder; it is substituted once per Permissions.
 type grant struct {
 	filter         string // literal
@@ -57,8 +57,8 @@ func compileGrant(filter string) (grant, error) {
 	return grant{prefix: prefix, suffix: suffix, bySubject: true}, nil
 }
 
-// expand substitutes the subject into a template; other forms are returned as they are. The subject must
-// have passed ValidSubject: it then is a literal part of one level.
+// expand substitutes the subject into a template and returns other forms unchanged. The subject must have passed
+// ValidSubject, so it is a literal part of one level.
 func (g grant) expand(subject string) grant {
 	if g.template == "" {
 		return g
@@ -66,8 +66,8 @@ func (g grant) expand(subject string) grant {
 	return grant{filter: strings.ReplaceAll(g.template, placeholder, subject)}
 }
 
-// holds reports whether the grant's filter is in a relation to a topic, or to a filter without $share: message.Match, or
-// message.Covers. It does not allocate.
+// holds reports whether relation (message.Match or message.Covers) holds between the grant's filter and a topic, or a
+// filter without $share. It does not allocate.
 func (g *grant) holds(relation func(filter, s string) bool, s, subject string) bool {
 	if !g.bySubject {
 		return relation(g.filter, s)
@@ -79,8 +79,8 @@ func (g *grant) holds(relation func(filter, s string) bool, s, subject string) b
 	return relation(g.suffix, rest)
 }
 
-// cut takes prefix and subject off. With a suffix, rest is what follows the level of the subject; without,
-// ok means that nothing follows.
+// cut removes prefix and subject. With a suffix, rest is what follows the level of the subject; without one, ok means
+// that nothing follows.
 func (g *grant) cut(s, subject string) (rest string, ok bool) {
 	if !strings.HasPrefix(s, g.prefix) {
 		return "", false

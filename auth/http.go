@@ -16,13 +16,13 @@ import (
 
 type identityKey struct{}
 
-// IdentityFrom returns the identity that Require or Guard found for a request.
+// IdentityFrom returns the identity that Require or Guard has stored in a request's context.
 func IdentityFrom(ctx context.Context) (Identity, bool) {
 	id, ok := ctx.Value(identityKey{}).(Identity)
 	return id, ok
 }
 
-// Guard wraps an endpoint's handler in what its row of EndpointScopes asks for.
+// Guard wraps an endpoint's handler in the checks of its row of EndpointScopes.
 func (a *Authority) Guard(e Endpoint, h http.Handler) http.Handler {
 	if e.Scope == ScopePublic {
 		return h
@@ -30,11 +30,11 @@ func (a *Authority) Guard(e Endpoint, h http.Handler) http.Handler {
 	return a.Require(e.Scope, h)
 }
 
-// Require lets through requests whose bearer token (RFC 6750) is of a service or an operator and carries the
-// scope; with ScopeAny, any scope or none. Tokens of vehicles and of the configuration's roles open no
-// call of the API. The handler finds the caller by IdentityFrom.
+// Require passes on requests whose bearer token (RFC 6750) belongs to a service or an operator and carries the scope;
+// with ScopeAny, any scope or none. Tokens of vehicles and of configured roles are refused. The handler gets the caller
+// from IdentityFrom.
 //
-// A stranger is told that the token is not accepted, not why; the audit log has the reason.
+// An unauthenticated client learns that the token is not accepted, not why; the audit log has the reason.
 func (a *Authority) Require(scope string, h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		id, ok := a.authenticate(w, r)
@@ -52,7 +52,7 @@ func (a *Authority) Require(scope string, h http.Handler) http.Handler {
 	})
 }
 
-// authenticate finds out who calls, or answers and returns false.
+// authenticate returns the caller, or answers the request and returns false.
 func (a *Authority) authenticate(w http.ResponseWriter, r *http.Request) (Identity, bool) {
 	token, ok := bearer(r)
 	if !ok {
@@ -73,7 +73,7 @@ func (a *Authority) authenticate(w http.ResponseWriter, r *http.Request) (Identi
 	return id, true
 }
 
-// bearer returns the request's bearer token, after exactly one space. Two Authorization headers are none.
+// bearer returns the request's bearer token, after exactly one space. It refuses two Authorization headers.
 func bearer(r *http.Request) (string, bool) {
 	values := r.Header.Values("Authorization")
 	if len(values) != 1 {
@@ -83,7 +83,7 @@ func bearer(r *http.Request) (string, bool) {
 	return token, ok && strings.EqualFold(scheme, "Bearer") && token != ""
 }
 
-// PeerOf is the other end of an HTTP request. Its certificate is set only if TLS verified one.
+// PeerOf returns the peer of an HTTP request. Its certificate is set only if TLS verified one.
 func PeerOf(r *http.Request) Peer {
 	p := Peer{Address: r.RemoteAddr}
 	if r.TLS != nil && len(r.TLS.VerifiedChains) > 0 && len(r.TLS.PeerCertificates) > 0 {
@@ -92,8 +92,8 @@ func PeerOf(r *http.Request) Peer {
 	return p
 }
 
-// JWKS serves the public keys of the cell (RFC 7517): those that sign, will sign, or still verify. Caches may
-// keep it for half the time between a key's publication and its first signature.
+// JWKS serves the cell's public keys (RFC 7517) that sign, will sign, or still verify. Caches may keep it for half the
+// time between a key's publication and its first signature.
 func (a *Authority) JWKS() http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		body, err := a.jwksBody()
@@ -122,7 +122,7 @@ func (a *Authority) jwksBody() ([]byte, error) {
 	for _, k := range ring.own {
 		kids = append(kids, k.file.KID)
 	}
-	for _, kid := range slices.Sorted(maps.Keys(ring.byKID)) { // of the cell's other gateways
+	for _, kid := range slices.Sorted(maps.Keys(ring.byKID)) { // keys of the cell's other gateways
 		if ring.byKID[kid].issuer == a.own && !slices.Contains(kids, kid) {
 			kids = append(kids, kid)
 		}
@@ -147,7 +147,7 @@ const maxBody = 16 << 10
 
 var errBody = errors.New("body is not the JSON object that this call takes")
 
-// decodeBody reads a JSON object strictly into v. An empty body is an empty object.
+// decodeBody reads a JSON object strictly into v. An empty body counts as an empty object.
 func decodeBody(w http.ResponseWriter, r *http.Request, v any) error {
 	dec := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxBody))
 	dec.DisallowUnknownFields()

@@ -8,7 +8,7 @@ import (
 	"cellgate/broker/shared/problem"
 )
 
-// revocationRequest is the body of POST /v1/revocations: jti, or sub with or without iss, role and issued_before, or
+// revocationRequest is the body of POST /v1/revocations: jti; or sub with or without iss, role and issued_before; or
 // issued_before alone.
 type revocationRequest struct {
 	TokenID      string    `json:"jti"`
@@ -20,8 +20,8 @@ type revocationRequest struct {
 	Purge        bool      `json:"purge"`
 }
 
-// RevocationsHandler serves POST /v1/revocations. Mount it behind Require(ScopeTokenIssue): a service can
-// revoke one token or one subject; only an operator can revoke all tokens up to a time.
+// RevocationsHandler serves POST /v1/revocations. Mount it with Require(ScopeTokenIssue): a service can revoke one
+// token or one subject; only an operator can revoke all tokens up to a time.
 //
 // It answers 201 with the entry once that is on disk and in force in this process.
 func (a *Authority) RevocationsHandler() http.Handler {

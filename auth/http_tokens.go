@@ -15,7 +15,7 @@ import (
 	"cellgate/broker/shared/problem"
 )
 
-// tokenRequest is the body of POST /v1/tokens. A vehicle may leave it out.
+// tokenRequest is the body of POST /v1/tokens. A vehicle may omit it.
 type tokenRequest struct {
 	VIN string `json:"vin"`
 	TTL string `json:"ttl"` // a duration such as 12h or 7d
@@ -23,7 +23,7 @@ type tokenRequest struct {
 	X5T string `json:"x5t#S256"`
 }
 
-// tokenResponse answers it.
+// tokenResponse is the answer.
 type tokenResponse struct {
 	Token     string    `json:"token"`
 	TokenType string    `json:"token_type"` // "Bearer"
@@ -34,11 +34,11 @@ type tokenResponse struct {
 	Warning   string    `json:"warning,omitempty"`
 }
 
-// errStranger answers a caller who proved nothing; it has no detail on purpose.
+// errStranger answers an unauthenticated caller; it deliberately has no detail.
 var errStranger = errors.New("not authorized")
 
-// Tokens serves POST /v1/tokens. Mount it without Require: a request with a bearer token needs token:issue
-// and names the VIN; one without is a vehicle that proves itself with its certificate, over TLS 1.3.
+// Tokens serves POST /v1/tokens. Mount it without Require. A request with a bearer token needs token:issue and names
+// the VIN; one without is from a vehicle, which authenticates with its certificate over TLS 1.3.
 func (a *Authority) Tokens() http.Handler {
 	trusted := a.Require(ScopeTokenIssue, http.HandlerFunc(a.issueForCaller))
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -104,7 +104,7 @@ func (a *Authority) issueForVehicle(w http.ResponseWriter, r *http.Request) {
 	a.answerToken(w, r, issue, false)
 }
 
-// answerToken issues and answers; explain says whether the caller may know why not.
+// answerToken issues a token and answers; explain says whether the caller may learn the reason of a refusal.
 func (a *Authority) answerToken(w http.ResponseWriter, r *http.Request, req IssueRequest, explain bool) {
 	if !a.limits.allowAny() {
 		a.refuseRate(w)
@@ -135,15 +135,15 @@ func (a *Authority) answerToken(w http.ResponseWriter, r *http.Request, req Issu
 	}
 }
 
-// vehicleOf proves a vehicle by its certificate: TLS 1.3, and a chain to the vehicle CAs that is checked here
-// and now, since the listener may trust other CAs too and a resumed TLS session is not checked again.
+// vehicleOf authenticates a vehicle by its certificate over TLS 1.3. It checks the chain to the vehicle CAs itself,
+// since the listener may trust other CAs too, and a resumed TLS session is not checked again.
 func (a *Authority) vehicleOf(r *http.Request) (*x509.Certificate, string, error) {
 	if a.cfg.VehicleCAs == nil || r.TLS == nil || r.TLS.Version < tls.VersionTLS13 || len(r.TLS.PeerCertificates) == 0 {
 		return nil, "", errStranger
 	}
 	roots := a.cfg.VehicleCAs()
 	if roots == nil {
-		return nil, "", errStranger // Verify would take the system's CAs
+		return nil, "", errStranger // otherwise Verify would use the system's CAs
 	}
 	cert := r.TLS.PeerCertificates[0]
 	between := x509.NewCertPool()
@@ -161,7 +161,7 @@ func (a *Authority) vehicleOf(r *http.Request) (*x509.Certificate, string, error
 	return cert, vin, err
 }
 
-// vehicleName takes the VIN from a certificate. A certificate that names two vehicles names none.
+// vehicleName returns the VIN in a certificate. A certificate that names two vehicles is refused.
 func vehicleName(cert *x509.Certificate, from NameSource) (string, error) {
 	var names []string
 	switch from {
@@ -169,8 +169,8 @@ func vehicleName(cert *x509.Certificate, from NameSource) (string, error) {
 		names = append(names, cert.Subject.CommonName)
 	default:
 		for _, u := range cert.URIs {
-			// A URN's scheme and namespace do not regard case (RFC 8141, 3.1). What follows is taken as it stands:
-			// what is made of other bytes would let one certificate speak for another vehicle.
+			// A URN's scheme and namespace are case-insensitive (RFC 8141, 3.1). The rest is compared as it is:
+			// normalising it would let one certificate speak for another vehicle.
 			if rest, ok := cutPrefixFold(u.Opaque, "vin:"); ok && u.Scheme == "urn" && u.RawQuery == "" && !u.ForceQuery && u.Fragment == "" {
 				names = append(names, rest)
 			}
@@ -189,7 +189,7 @@ func cutPrefixFold(s, prefix string) (string, bool) {
 	return s[len(prefix):], true
 }
 
-// requestTTL reads a ttl; only operators may go beyond Config.TTL.
+// requestTTL parses a ttl; only operators may exceed Config.TTL.
 func (a *Authority) requestTTL(s string, operator bool) (time.Duration, error) {
 	if s == "" {
 		return a.live().TTL, nil
@@ -220,7 +220,7 @@ func (a *Authority) refuseRate(w http.ResponseWriter) {
 	problem.Write(w, http.StatusTooManyRequests, "too many requests", "", nil)
 }
 
-// hostOf is the address without its port.
+// hostOf returns the address without its port.
 func hostOf(address string) string {
 	if i := strings.LastIndexByte(address, ':'); i >= 0 {
 		return address[:i]
@@ -228,14 +228,14 @@ func hostOf(address string) string {
 	return address
 }
 
-// maxAge is a duration in whole seconds, at least 1, for a header.
+// maxAge formats a duration in whole seconds, at least 1, for a header.
 func maxAge(d time.Duration) string {
 	return strconv.FormatInt(max(1, int64(d/time.Second)), 10)
 }
 
 func isEOF(err error) bool { return errors.Is(err, io.EOF) }
 
-// bodyError says what is wrong with a body without quoting it.
+// bodyError describes what is wrong with a body without quoting it.
 func bodyError(err error) error {
 	var tooLong *http.MaxBytesError
 	if errors.As(err, &tooLong) {

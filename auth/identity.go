@@ -13,7 +13,7 @@ import (
 	"cellgate/broker/shared/message"
 )
 
-// Role is the name of a role: a built-in one or one from the configuration.
+// Role is the name of a role, built-in or configured.
 type Role = string
 
 // The built-in roles. Their grants are fixed: see [Permissions].
@@ -23,12 +23,12 @@ const (
 	RoleOperator Role = "operator"
 )
 
-// maxSubjectBytes is the longest subject that is issued or accepted. It fits into an MQTT client
-// identifier, a topic level and a log line.
+// maxSubjectBytes is the longest subject issued or accepted. It fits into an MQTT client identifier, a topic level and
+// a log line.
 const maxSubjectBytes = 128
 
-// Identity is who a verified token speaks for. It is a value: copy it freely. Its lists are shared between
-// copies and must not be changed.
+// Identity is the verified bearer of a token. It is a value and can be copied. Copies share its lists, which must not
+// be changed.
 type Identity struct {
 	Subject string
 	Role    Role
@@ -38,21 +38,21 @@ type Identity struct {
 	Scopes  []string
 	// Commands limits the commands that the token may send.
 	Commands CommandLimit
-	// IssuedAt and Expires have whole seconds, in UTC. Expires is zero for an anonymous identity, which
-	// never expires.
+	// IssuedAt and Expires are in whole seconds, in UTC. Expires is zero for an anonymous identity, which never
+	// expires.
 	IssuedAt time.Time
 	Expires  time.Time
-	// IssuedAfter names the revocations that the cell knew of when it issued the token, if they are recent: they do
-	// not revoke it. Only the cell's own tokens carry it.
+	// IssuedAfter names recent revocations that the cell knew when it issued the token; they do not revoke it. Only the
+	// cell's own tokens carry it.
 	IssuedAfter []string
 	// CertThumbprint is the claim cnf.x5t#S256: base64url of the SHA-256 of the client certificate that
 	// the token is bound to (RFC 8705, 3.1), or "".
 	CertThumbprint string
-	// Anonymous marks an identity that no token stands for.
+	// Anonymous marks an identity without a token.
 	Anonymous bool
 }
 
-// SessionKey names the session that a client of this identity has under a client identifier; see message.SessionKey.
+// SessionKey names the session of this identity's client with a client identifier; see message.SessionKey.
 func (id *Identity) SessionKey(clientID string) string {
 	if id.Role == RoleVehicle {
 		return clientID
@@ -63,38 +63,38 @@ func (id *Identity) SessionKey(clientID string) string {
 // HasScope reports whether the token carries a scope.
 func (id *Identity) HasScope(scope string) bool { return slices.Contains(id.Scopes, scope) }
 
-// Peer is what is known of the other end of a connection.
+// Peer is what is known about the peer of a connection.
 type Peer struct {
 	// Address is for the audit log only.
 	Address string
-	// Certificate is the client's certificate if TLS verified one, else nil.
+	// Certificate is the client's certificate if TLS verified one, otherwise nil.
 	Certificate *x509.Certificate
 }
 
-// ErrUnauthorized is what every refusal of Verify is: test with errors.Is.
+// ErrUnauthorized is wrapped by every refusal of Verify.
 var ErrUnauthorized = errors.New("unauthorized")
 
-// Refusals. Each is ErrUnauthorized too. None carries any part of the token.
+// Refusals. Each wraps ErrUnauthorized. None contains any part of the token.
 var (
-	// ErrNoToken says that there was no token at all.
+	// ErrNoToken means that there was no token.
 	ErrNoToken = refusal("no-token", "no token")
-	// ErrBadToken says that the token is malformed, forged, or not for this cell.
+	// ErrBadToken means that the token is malformed, forged, or not for this cell.
 	ErrBadToken = refusal("bad-token", "bad token")
-	// ErrExpired says that the token's end is past by more than the leeway.
+	// ErrExpired means that the token's exp is past by more than the leeway.
 	ErrExpired = refusal("expired", "token has expired")
-	// ErrNotYetValid says that the token's iat or nbf is ahead by more than the leeway.
+	// ErrNotYetValid means that the token's iat or nbf is ahead by more than the leeway.
 	ErrNotYetValid = refusal("not-yet-valid", "token is not valid yet")
-	// ErrRevoked says that the token, or all tokens of its subject or time, were revoked.
+	// ErrRevoked means that the token, or all tokens of its subject or time, were revoked.
 	ErrRevoked = refusal("revoked", "token is revoked")
-	// ErrKeyRetired says that the key that signed the token has been rotated out.
+	// ErrKeyRetired means that the key that signed the token is retired.
 	ErrKeyRetired = refusal("key-retired", "signing key is retired")
-	// ErrCertificate says that the token is bound to another client certificate.
+	// ErrCertificate means that the token is bound to another client certificate.
 	ErrCertificate = refusal("certificate", "token is bound to another certificate")
-	// ErrRole says that this gateway does not know the token's role.
+	// ErrRole means that this gateway does not know the token's role.
 	ErrRole = refusal("role", "unknown role")
-	// ErrClientID says that the identity may not connect under this client identifier.
+	// ErrClientID means that the identity may not use this client identifier.
 	ErrClientID = refusal("client-id", "client identifier not allowed")
-	// ErrSubject says that a subject is empty, too long or holds a character that topics give a meaning.
+	// ErrSubject means that a subject is empty, too long or contains a character with a meaning in topics.
 	ErrSubject = refusal("subject", "invalid subject")
 )
 
@@ -106,8 +106,8 @@ func refusal(reason, text string) error { return &refused{reason, text} }
 func (e *refused) Error() string        { return e.text }
 func (e *refused) Is(target error) bool { return target == ErrUnauthorized }
 
-// Reason returns the label of a refusal for metrics: "expired", "revoked", "bad-token" and so on; "other"
-// for an error that is not one of this package's, "" for nil. The set of labels is fixed.
+// Reason returns the label of a refusal for metrics: "expired", "revoked", "bad-token" and so on; "other" for an error
+// of another package, "" for nil. The set of labels is fixed.
 func Reason(err error) string {
 	if err == nil {
 		return ""
@@ -119,12 +119,11 @@ func Reason(err error) string {
 	return "other"
 }
 
-// bad is ErrBadToken with a constant explanation, which must never be made from the token.
+// bad returns ErrBadToken with a constant explanation, which must not contain any part of the token.
 func bad(why string) error { return fmt.Errorf("%w: %s", ErrBadToken, why) }
 
-// ValidSubject checks a token subject: 1 to 128 bytes of UTF-8 without '+', '#', '/' and control or
-// invisible formatting characters, and without surrounding spaces, so that it is one literal topic level
-// and looks like itself in a log.
+// ValidSubject checks a token subject: 1 to 128 bytes of UTF-8 without '+', '#', '/', control or invisible formatting
+// characters, or surrounding spaces. So it is one literal topic level, and unambiguous in a log.
 func ValidSubject(s string) error {
 	switch {
 	case s == "":

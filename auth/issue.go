@@ -11,30 +11,29 @@ import (
 	"github.com/golang-jwt/jwt/v5"
 )
 
-// ErrInvalidRequest is what every refusal of Issue is, but for ErrRevoked: the request asks for something
-// that is not issued.
+// ErrInvalidRequest is wrapped by every refusal of Issue except ErrRevoked.
 var ErrInvalidRequest = errors.New("invalid token request")
 
 // IssueRequest asks for a token.
 type IssueRequest struct {
-	// Subject is the VIN, the service's or the operator's name.
+	// Subject is the VIN, or the name of the service or operator.
 	Subject string
-	// Role is a built-in role or one of the configuration.
+	// Role is a built-in or configured role.
 	Role Role
 	// Scopes are for services and operators; an operator without any gets all.
 	Scopes []string
-	// Commands limits the commands that the token may send; it is not for vehicles.
+	// Commands limits the commands that the token may send; not for vehicles.
 	Commands CommandLimit
-	// TTL is the token's life, Config.TTL if 0, at most Config.MaxTTL.
+	// TTL is the token's lifetime, at most Config.MaxTTL; 0 means Config.TTL.
 	TTL time.Duration
 	// CertThumbprint binds the token to a client certificate: see Thumbprint.
 	CertThumbprint string
 	Caller
 }
 
-// Issue makes a token and writes it to the audit log, without the token. It needs nothing but the key in
-// memory. A subject that is locked out by a revocation gets ErrRevoked; one whose tokens have been
-// revoked up to this very second gets a token that counts from the next.
+// Issue makes a token and records it, without the token itself, in the audit log. It needs only the key in memory. A
+// subject that is locked out by a revocation gets ErrRevoked. If its tokens were revoked up to the present second, the
+// new token is dated to the next one.
 func (a *Authority) Issue(req IssueRequest) (string, Identity, error) {
 	now := a.cfg.Now()
 	id, err := a.identityFor(&req, now)
@@ -80,7 +79,7 @@ func (a *Authority) Issue(req IssueRequest) (string, Identity, error) {
 	return token, id, nil
 }
 
-// identityFor checks a request and makes the identity that its token will carry.
+// identityFor checks a request and returns the identity for its token.
 func (a *Authority) identityFor(req *IssueRequest, now time.Time) (Identity, error) {
 	if err := a.validateRequest(req); err != nil {
 		return Identity{}, err
@@ -134,7 +133,7 @@ func (a *Authority) validateRequest(req *IssueRequest) error {
 	return nil
 }
 
-// validateCommands checks the limit of a request. A limit that would limit nothing is a mistake.
+// validateCommands checks the command limit of a request. It refuses one for a token that cannot send commands.
 func (a *Authority) validateCommands(req *IssueRequest) error {
 	if req.Commands.none() {
 		return nil

@@ -9,28 +9,27 @@ import (
 	"time"
 )
 
-// ExternalIssuer is another party whose tokens the cell accepts, for example the centre's identity
-// provider for operators. What it may grant is listed; what is not listed is denied.
+// ExternalIssuer is another party whose tokens the cell accepts, such as the centre's identity provider for operators.
+// It may grant only what is listed.
 type ExternalIssuer struct {
-	// Issuer is the exact value of iss.
+	// Issuer is the exact value of the claim iss.
 	Issuer string
-	// JWKSFile is a key set on disk, re-read when it changes; or
-	// JWKSURL is where it is fetched in the background, https except on loopback. A copy is kept on disk.
+	// JWKSFile is a key set on disk, read again when it changes. JWKSURL is the alternative: it is fetched in the
+	// background, over https except on loopback, and a copy is stored on disk.
 	JWKSFile, JWKSURL string
-	// Audience is the value that aud must hold; the cell id if empty.
+	// Audience is the value that aud must contain; the cell id if empty.
 	Audience string
-	// Algorithms limits the algorithms, of ES256, EdDSA, RS256 and PS256; ES256 and EdDSA if empty.
+	// Algorithms limits the algorithms, out of ES256, EdDSA, RS256 and PS256; ES256 and EdDSA if empty.
 	Algorithms []string
 	// Types are the accepted values of the header's typ; "JWT" and "at+jwt" (RFC 9068) if empty.
 	Types []string
-	// Roles and Scopes are what its tokens may grant. A token of another role is refused, another scope is
-	// left out.
+	// Roles and Scopes are what its tokens may grant. A token with another role is refused; other scopes are ignored.
 	Roles, Scopes []string
-	// Refresh is how often the URL is fetched, at least 1 second.
+	// Refresh is the interval at which the URL is fetched, at least 1 second.
 	Refresh time.Duration
 }
 
-// issuer is what claims are held against.
+// issuer holds the rules against which claims are checked.
 type issuer struct {
 	name, audience string
 	types          []string
@@ -39,8 +38,8 @@ type issuer struct {
 	roles, scopes  []string
 }
 
-// allowsRole reports whether the issuer may grant a role. Whether the role exists is checked on each use,
-// because the configuration's roles can be reloaded.
+// allowsRole reports whether the issuer may grant a role. Whether the role exists is checked on each use, because
+// configured roles can be reloaded.
 func (i *issuer) allowsRole(role string) bool {
 	return !i.external || slices.Contains(i.roles, role)
 }
@@ -81,8 +80,8 @@ func (e *ExternalIssuer) Validate() error {
 	return validJWKSURL(e.Issuer, e.JWKSURL)
 }
 
-// validJWKSURL asks for https, because whoever answers decides who is let in; plain http stays possible
-// towards this machine.
+// validJWKSURL requires https, because the answer decides who is admitted; plain http is allowed for loopback
+// addresses.
 func validJWKSURL(name, raw string) error {
 	u, err := url.Parse(raw)
 	if err != nil || u.Host == "" || u.User != nil {
@@ -96,7 +95,7 @@ func validJWKSURL(name, raw string) error {
 	return nil
 }
 
-// issuer resolves the defaults.
+// issuer returns the issuer with defaults applied.
 func (e *ExternalIssuer) issuer(cell string) *issuer {
 	i := &issuer{
 		name: e.Issuer, audience: e.Audience, external: true,

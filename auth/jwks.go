@@ -16,8 +16,8 @@ import (
 	"github.com/golang-jwt/jwt/v5"
 )
 
-// jwk is a public JSON Web Key (RFC 7517; RFC 7518, 6; RFC 8037). It has no private member, so that none
-// can be published by mistake.
+// jwk is a public JSON Web Key (RFC 7517; RFC 7518, 6; RFC 8037). It has no private member, so none can be published by
+// mistake.
 type jwk struct {
 	Kty string `json:"kty"`
 	Crv string `json:"crv,omitempty"`
@@ -49,8 +49,8 @@ func encodePublic(public crypto.PublicKey) (jwk, error) {
 	return jwk{}, fmt.Errorf("key type %T is not one that this package makes", public)
 }
 
-// thumbprint is the key's RFC 7638 thumbprint, base64url of a SHA-256. Two keys never share one, and a file
-// whose key was exchanged no longer fits its name.
+// thumbprint returns the key's RFC 7638 thumbprint, base64url of a SHA-256. It is unique to the key, so a file whose
+// key was replaced no longer matches its name.
 func thumbprint(public crypto.PublicKey) (string, error) {
 	k, err := encodePublic(public)
 	if err != nil {
@@ -64,7 +64,7 @@ func thumbprint(public crypto.PublicKey) (string, error) {
 	return base64.RawURLEncoding.EncodeToString(sum[:]), nil
 }
 
-// newVerifyKey pins a public key to its algorithm.
+// newVerifyKey binds a public key to its algorithm.
 func newVerifyKey(kid, alg string, public crypto.PublicKey, iss *issuer) (*verifyKey, error) {
 	k := &verifyKey{kid: kid, alg: alg, public: public, issuer: iss}
 	fits := false
@@ -91,8 +91,8 @@ func newVerifyKey(kid, alg string, public crypto.PublicKey, iss *issuer) (*verif
 	return k, nil
 }
 
-// decode makes the public key of a JWK and says which algorithm it is for: its alg member, else what its
-// type allows alone. An RSA key without alg is ambiguous and refused.
+// decode returns the public key of a JWK and its algorithm: its alg member, or the only one possible for its type. An
+// RSA key without alg is ambiguous and refused.
 func (k *jwk) decode() (alg string, public crypto.PublicKey, err error) {
 	switch {
 	case k.Kty == "EC" && k.Crv == "P-256":
@@ -131,7 +131,7 @@ func (k *jwk) decodeEC() (string, crypto.PublicKey, error) {
 	return ES256, public, nil
 }
 
-// decodeRSA accepts 2,048 to 8,192 bits: less is weak, more makes each verification expensive.
+// decodeRSA accepts 2,048 to 8,192 bits: fewer are weak, more make each verification expensive.
 func (k *jwk) decodeRSA() (string, crypto.PublicKey, error) {
 	n, okN := decodeSegment(k.N)
 	e, okE := decodeSegment(k.E)
@@ -145,12 +145,11 @@ func (k *jwk) decodeRSA() (string, crypto.PublicKey, error) {
 	return "", public, nil
 }
 
-// maxJWKSKeys bounds what one external issuer may publish.
+// maxJWKSKeys bounds the keys of one external issuer.
 const maxJWKSKeys = 64
 
-// parseJWKS reads the signature keys of an issuer. Keys of other uses or of types that are not supported are
-// passed over, as RFC 7517, 5 asks; a set with no usable key is an error, so that a broken answer never
-// replaces a good set.
+// parseJWKS reads the signature keys of an issuer. It skips keys of other uses or unsupported types (RFC 7517, 5). A
+// set without any usable key is an error, so that a broken answer never replaces a good set.
 func parseJWKS(b []byte, iss *issuer) ([]*verifyKey, error) {
 	var set jwks
 	if err := json.Unmarshal(b, &set); err != nil {

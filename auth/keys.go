@@ -27,21 +27,21 @@ const (
 	EdDSA = "EdDSA"
 )
 
-// ErrNoKeys says that the directory has no signing key and that none may be made.
+// ErrNoKeys means that the directory has no signing key and none may be made.
 var ErrNoKeys = errors.New("no signing key")
 
 // keyFileVersion is the format of key files. A file of another version is refused, never rewritten.
 const keyFileVersion = 1
 
-// keyFile is what key-{kid}.json holds, mode 0600. The whole life of a key is in its one file, so that
-// every change of it is one atomic rename.
+// keyFile is the content of key-{kid}.json, mode 0600. Everything about a key is in its one file, so every change is
+// one atomic rename.
 type keyFile struct {
 	Version int       `json:"version"`
 	KID     string    `json:"kid"` // RFC 7638 thumbprint of the public key
 	Alg     string    `json:"alg"`
 	Created time.Time `json:"created"`
-	// SignFrom is when signing with the key begins. It lies a little after Created, so that every process
-	// on the directory has read the key before it meets a token signed with it.
+	// SignFrom is when the key starts signing. It is a little after Created, so that every process on the directory has
+	// read the key before it sees a token signed with it.
 	SignFrom time.Time `json:"sign_from"`
 	// VerifyUntil is when the key is retired; absent for the newest key.
 	VerifyUntil *time.Time `json:"verify_until,omitempty"`
@@ -55,7 +55,7 @@ type signKey struct {
 	verify  *verifyKey
 }
 
-// verifyKey is a public key and the one algorithm that it may verify.
+// verifyKey is a public key and the only algorithm that it may verify.
 type verifyKey struct {
 	kid    string
 	alg    string
@@ -64,11 +64,11 @@ type verifyKey struct {
 	issuer *issuer
 }
 
-// heldKey is a verifyKey with its time. The time is apart from the key, so that a rotation, which gives the old
-// key its end, does not make the token cache forget what that key has verified.
+// heldKey is a verifyKey with its end. The end is separate from the key: a rotation sets the end of the old key without
+// invalidating its entries in the token cache.
 type heldKey struct {
 	*verifyKey
-	// notAfter is when the key is retired, zero for never.
+	// notAfter is when the key is retired; zero means never.
 	notAfter time.Time
 }
 
@@ -76,14 +76,14 @@ func (k heldKey) retired(now time.Time) bool {
 	return !k.notAfter.IsZero() && now.After(k.notAfter)
 }
 
-// keyring is an immutable snapshot of every key in force.
+// keyring is an immutable snapshot of all keys in force.
 type keyring struct {
 	own   []*signKey // oldest first by SignFrom
 	byKID map[string]heldKey
 }
 
-// signer returns the key to sign with: the newest whose time has come, else, on a clock that runs behind,
-// the oldest.
+// signer returns the key to sign with: the newest whose SignFrom has passed, or the oldest if the clock is behind all
+// of them.
 func (r *keyring) signer(now time.Time) *signKey {
 	for i := len(r.own) - 1; i >= 0; i-- {
 		if !now.Before(r.own[i].file.SignFrom) {
@@ -126,8 +126,8 @@ func newSignKey(alg string, created, signFrom time.Time) (*signKey, error) {
 
 func keyPath(dir, kid string) string { return filepath.Join(dir, "key-"+kid+".json") }
 
-// keyFiles are the paths of a directory's keys, none if there is no directory. A directory that cannot be read is an error:
-// filepath.Glob would say that it is empty.
+// keyFiles returns the paths of a directory's keys, none if there is no directory. An unreadable directory is an error;
+// filepath.Glob would report it as empty.
 func keyFiles(dir string) (names []string, err error) {
 	entries, err := os.ReadDir(dir)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -150,8 +150,8 @@ func (k *signKey) save(dir string) error {
 	return writeFileAtomic(keyPath(dir, k.file.KID), append(b, '\n'))
 }
 
-// loadKeys reads every key file of the directory. One bad file fails the whole load: a gateway that
-// silently lost a key would refuse the vehicles that carry its tokens.
+// loadKeys reads every key file of the directory. One bad file fails the whole load: a gateway that silently lost a key
+// would refuse the vehicles whose tokens it signed.
 func loadKeys(dir string, own *issuer) ([]*signKey, error) {
 	names, err := keyFiles(dir)
 	if err != nil {
@@ -177,8 +177,8 @@ func loadKeys(dir string, own *issuer) ([]*signKey, error) {
 	return keys, nil
 }
 
-// stampKeys changes whenever a key file is added, replaced or removed, since each of these is a rename or
-// an unlink of a whole file.
+// stampKeys returns a value that changes whenever a key file is added, replaced or removed. Each of these is a rename
+// or an unlink of a whole file.
 func stampKeys(dir string) (string, error) {
 	names, err := keyFiles(dir)
 	if err != nil {
@@ -212,7 +212,7 @@ func loadKey(name string, own *issuer) (*signKey, error) {
 	}
 	k := &signKey{}
 	if err := json.Unmarshal(b, &k.file); err != nil {
-		// The error of encoding/json can quote the file, which holds the private key.
+		// An error of encoding/json can quote the file, which holds the private key.
 		return nil, errors.New("not a key file: broken JSON")
 	}
 	if k.file.Version != keyFileVersion {
@@ -245,7 +245,7 @@ func (k *signKey) parse(own *issuer) error {
 	return nil
 }
 
-// held is the key's public part with its time.
+// held returns the key's public part with its end.
 func (k *signKey) held() heldKey {
 	h := heldKey{verifyKey: k.verify}
 	if k.file.VerifyUntil != nil {
@@ -254,8 +254,8 @@ func (k *signKey) held() heldKey {
 	return h
 }
 
-// keepVerified takes over the public parts of keys that were loaded before: a kid is the key's thumbprint, so
-// the same kid and algorithm are the same key.
+// keepVerified reuses the public parts of keys that were loaded before: a kid is the key's thumbprint, so the same kid
+// and algorithm mean the same key.
 func keepVerified(keys, before []*signKey) {
 	for _, k := range keys {
 		for _, old := range before {
@@ -266,7 +266,7 @@ func keepVerified(keys, before []*signKey) {
 	}
 }
 
-// equal reports whether two loads of a key found the same, so that a reload need not replace it.
+// equal reports whether two loads of a key have the same result, so that a reload need not replace it.
 func (k *signKey) equal(o *signKey) bool {
 	return k.file.KID == o.file.KID && k.file.SignFrom.Equal(o.file.SignFrom) && k.held().notAfter.Equal(o.held().notAfter)
 }

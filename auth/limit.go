@@ -8,21 +8,20 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// maxLimiters bounds how many callers are told apart. The one that has been quiet longest is forgotten, and
-// so starts with a full burst: with that many callers the total is what matters, and the HTTP server's own
-// limits bound it.
+// maxLimiters bounds how many callers are distinguished. The least recently used one is removed and so starts with a
+// full burst again. With that many callers only the total matters, which the HTTP server's own limits bound.
 const maxLimiters = 65_536
 
-// Per-caller limits of POST /v1/tokens: a vehicle needs one token per life of a token, a service or operator
-// one for each vehicle of a fleet.
+// Per-caller limits of POST /v1/tokens: a vehicle needs one token per token lifetime, a service or operator one for
+// each vehicle of a fleet.
 const (
 	callerRate  = 1 // per second
 	callerBurst = 10
-	// factorTrusted multiplies both for services, operators and addresses, behind which many vehicles may be.
+	// factorTrusted multiplies both for services, operators and addresses, which may act for many vehicles.
 	factorTrusted = 100
 )
 
-// buckets are token buckets by key, of which it keeps the most used last. It is its owner's to lock.
+// buckets holds token buckets by key, the most recently used ones. The caller must lock it.
 type buckets struct {
 	most  int
 	byKey map[string]*list.Element
@@ -32,7 +31,7 @@ type buckets struct {
 type bucket struct {
 	key        string
 	limit      *rate.Limiter
-	suppressed int // the owner's
+	suppressed int // for the caller's use
 }
 
 func newBuckets(most int) buckets {
@@ -56,7 +55,7 @@ func (b *buckets) get(key string, perSecond rate.Limit, burst int) *bucket {
 	return e.Value.(*bucket)
 }
 
-// limiters holds one token bucket per caller and one for all.
+// limiters holds one token bucket per caller and one for all together.
 type limiters struct {
 	now func() time.Time
 	all *rate.Limiter

@@ -6,22 +6,22 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// Metrics are the counters of the package. Their names lack the prefix that the registerer adds.
+// Metrics are the counters of the package. The registerer adds the prefix of their names.
 type Metrics struct {
 	verified     *prometheus.CounterVec // token_verifications_total{result}: ok or a refusal's reason
 	accepted     prometheus.Counter     // its result "ok", at hand for the hot path
 	cacheHits    prometheus.Counter     // token_cache_hits_total
 	issued       *prometheus.CounterVec // tokens_issued_total{role}: custom roles count as "other"
 	issueRefused *prometheus.CounterVec // token_issue_refused_total{reason}
-	revocations  prometheus.Gauge       // revocations: in force
-	keys         prometheus.Gauge       // auth_keys: that verify, external ones included
+	revocations  prometheus.Gauge       // revocations: number in force
+	keys         prometheus.Gauge       // auth_keys: number of verifying keys, including external ones
 	spread       *prometheus.CounterVec // revocation_sync_total{result}
 	jwks         *prometheus.CounterVec // jwks_refresh_total{result}
 	reloads      *prometheus.CounterVec // auth_reload_total{result}
 	auditDropped *prometheus.CounterVec // audit_suppressed_total{reason}
 }
 
-// NewMetrics makes the counters and registers them; with a nil registerer they only count.
+// NewMetrics makes the counters and registers them with reg, which may be nil.
 func NewMetrics(reg prometheus.Registerer) *Metrics {
 	to := metric.For(reg)
 	verified := to.Counters("token_verifications_total", "Tokens presented, by result.", "result")

@@ -6,17 +6,17 @@ import (
 	"time"
 )
 
-// PublicKey is the public part of a key that a gateway of the cell signs with, as it travels to the others.
+// PublicKey is the public part of a gateway's signing key, as sent to the cell's other gateways.
 type PublicKey struct {
 	JWK jwk `json:"jwk"`
-	// Until is when the key is retired; zero for never.
+	// Until is when the key is retired; zero means never.
 	Until time.Time `json:"until,omitzero"`
 }
 
-// ErrPeerKey says that a key is not one that a gateway of the cell makes.
+// ErrPeerKey means that a key cannot be a gateway's signing key.
 var ErrPeerKey = errors.New("not a key of a gateway")
 
-// PublicKeys are those of this gateway's own keys.
+// PublicKeys returns those of this gateway's own keys.
 func (a *Authority) PublicKeys() ([]PublicKey, error) {
 	var all []PublicKey
 	for _, k := range a.ring.Load().own {
@@ -30,8 +30,8 @@ func (a *Authority) PublicKeys() ([]PublicKey, error) {
 	return all, nil
 }
 
-// SetPeers makes these the keys of the cell's other gateways: what they signed is this cell's own. Whoever calls it knows where the
-// keys come from. On an error nothing changes.
+// SetPeers sets the keys of the cell's other gateways, whose signatures count as the cell's own. The caller must have
+// authenticated the keys. On an error nothing changes.
 func (a *Authority) SetPeers(keys []PublicKey) error {
 	before := a.ring.Load().byKID
 	peers := make([]heldKey, 0, len(keys))
@@ -49,7 +49,7 @@ func (a *Authority) SetPeers(keys []PublicKey) error {
 			return fmt.Errorf("%w: %w", ErrPeerKey, err)
 		}
 		if old := before[k.JWK.KID].verifyKey; old != nil && old.issuer == a.own && old.alg == alg {
-			verify = old // the cache goes by it
+			verify = old // the token cache refers to the old object
 		}
 		peers = append(peers, heldKey{verifyKey: verify, notAfter: k.Until})
 	}

@@ -10,30 +10,30 @@ import (
 	"cellgate/broker/shared/message"
 )
 
-// maxRoleFilters bounds each list of a role, because every PUBLISH walks it.
+// maxRoleFilters bounds each list of a role, because every PUBLISH searches it.
 const maxRoleFilters = 64
 
 var roleName = regexp.MustCompile(`^[a-z][a-z0-9_-]{0,31}$`)
 
-// RolePolicy is a role of the configuration: topic filters in which {vin} or {name} stands for the token's
-// subject. What no filter grants is denied; a deny wins over a grant.
+// RolePolicy is a configured role: topic filters in which {vin} or {name} stands for the token's subject. What no
+// filter grants is denied; a deny overrides a grant.
 //
-// Subscribe is a promise about topics, not about filters: a subscription is accepted when one grant covers
-// it whole and no deny covers it whole, and a message whose topic a deny matches is held back even if a wider
-// subscription was accepted.
+// Subscribe and DenySubscribe are about topics, not about filters: a subscription is accepted if one grant covers it
+// completely and no deny does. A message whose topic matches a deny is not delivered even if a wider subscription was
+// accepted.
 type RolePolicy struct {
 	Publish       []string
 	Subscribe     []string
 	DenyPublish   []string
 	DenySubscribe []string
-	// AssignedClientID lets a bearer leave its client identifier to the server.
+	// AssignedClientID lets the server assign a bearer's client identifier.
 	AssignedClientID bool
-	// Commands limits the commands that bearers may send, among those that Publish grants.
+	// Commands limits the commands that bearers may send, in addition to Publish.
 	Commands CommandLimit
 }
 
-// ValidateRole checks a role of the configuration. Every problem is in the error, one a line, each led by
-// the field's path below the role, as in "publish[0]: …".
+// ValidateRole checks a configured role. The error has every problem, one per line, each prefixed by the field's path
+// below the role, as in "publish[0]: …".
 func ValidateRole(name string, r RolePolicy) error {
 	_, err := compileRole(name, r)
 	return err
@@ -76,13 +76,13 @@ func compileRole(name string, r RolePolicy) (*roleGrants, error) {
 	return c, errors.Join(errs...)
 }
 
-// roleGrants is a compiled role. It is immutable and shared by all its bearers, but for roles with
-// templates, which are expanded for each.
+// roleGrants is a compiled role. It is immutable and shared by all its bearers, except if it has templates, which are
+// expanded for each.
 type roleGrants struct {
 	publish, subscribe         []grant
 	denyPublish, denySubscribe []grant
-	share                      bool // shared subscriptions make sense
-	assigned                   bool // the client identifier may be left to the server
+	share                      bool // shared subscriptions are allowed
+	assigned                   bool // the server may assign the client identifier
 	placeholders               bool // the subject occurs in a grant
 	templates                  bool // expand is needed
 }
@@ -114,8 +114,7 @@ func (r *roleGrants) expand(subject string) *roleGrants {
 	}
 }
 
-// builtin compiles filters that are constants of this package. own is set for a role whose topics are the
-// subject's alone.
+// builtin compiles constant filters of this package. own is set for a role whose topics belong to the subject alone.
 func builtin(own bool, publish, subscribe []string) *roleGrants {
 	r := &roleGrants{share: !own, assigned: !own}
 	for _, f := range publish {
@@ -130,13 +129,13 @@ func builtin(own bool, publish, subscribe []string) *roleGrants {
 	return r
 }
 
-// policy is an immutable snapshot of every role.
+// policy is an immutable snapshot of all roles.
 type policy struct {
 	vehicle *roleGrants
-	// byScope holds the grants of services and operators, indexed by the set of scopes that grant topics.
+	// byScope holds the grants of services and operators, indexed by the set of those scopes that grant topics.
 	byScope [8]*roleGrants
 	custom  map[string]*roleGrants
-	// commands are the limits of the configuration's roles.
+	// commands are the limits of the configured roles.
 	commands map[string]CommandLimit
 	lists    vinLists
 }
@@ -155,8 +154,8 @@ func newPolicy(roles map[string]RolePolicy, lists map[string][]string) (*policy,
 	}
 	p := &policy{
 		commands: make(map[string]CommandLimit, len(roles)), lists: sets,
-		// A vehicle's own commands and notices are its alone: sharing them makes no sense and is denied, and its
-		// client identifier is its VIN, never an assigned one.
+		// A vehicle's commands and notices are for it alone, so sharing them is denied. Its client identifier is its
+		// VIN, so none is assigned.
 		vehicle: builtin(true,
 			[]string{"v1/{vin}/up/#", "v1/{vin}/res/+/+", "v1/{vin}/token"},
 			[]string{"v1/{vin}/cmd/#", "v1/{vin}/sys/#"}),
@@ -223,17 +222,17 @@ func (p *policy) grants(id *Identity) *roleGrants {
 	return p.byScope[0] // grants nothing
 }
 
-// Permissions is what one identity may do over MQTT. It is immutable and safe for concurrent use; its
-// methods do not allocate, but for ClientID's error and NewClientID. The zero value allows nothing.
+// Permissions decides what one identity may do over MQTT. It is immutable and safe for concurrent use. Its methods do
+// not allocate, except for ClientID's error and NewClientID. The zero value allows nothing.
 //
-// One rule stands above every role: v1/{x}/token carries secrets. It may be published only by subject x,
-// and nobody can subscribe to it or be sent it.
+// One rule overrides every role: v1/{x}/token carries secrets. Only subject x may publish it, and nobody can subscribe
+// to it or receive it.
 type Permissions struct {
 	role    *roleGrants
 	subject string
 	kind    Role
 	custom  bool
-	limit   *senderLimit // of commands; nil: none
+	limit   *senderLimit // of commands; nil means none
 }
 
 func newPermissions(p *policy, id *Identity) *Permissions {
@@ -245,8 +244,8 @@ func newPermissions(p *policy, id *Identity) *Permissions {
 	return &Permissions{role: g.expand(id.Subject), subject: id.Subject, kind: id.Role, custom: custom, limit: p.limitOf(id)}
 }
 
-// Publish reports whether the identity may publish, or leave a will, on a topic name. Any alias must have
-// been resolved.
+// Publish reports whether the identity may publish, or set a will, on a topic name. A topic alias must have been
+// resolved.
 func (p *Permissions) Publish(topic string) bool {
 	if !p.Granted(topic) {
 		return false
@@ -259,7 +258,7 @@ func (p *Permissions) Publish(topic string) bool {
 	return branch != "cmd" || p.limit.allows(vin, name)
 }
 
-// Granted is Publish but for the limits of commands.
+// Granted is like Publish, but ignores the command limits.
 func (p *Permissions) Granted(topic string) bool {
 	if p.role == nil || topic == "" || topic[0] == '$' || strings.IndexByte(topic, '+') >= 0 || strings.IndexByte(topic, '#') >= 0 {
 		return false
@@ -270,12 +269,12 @@ func (p *Permissions) Granted(topic string) bool {
 	return anyMatch(p.role.publish, topic, p.subject) && !anyMatch(p.role.denyPublish, topic, p.subject)
 }
 
-// Command reports whether the limits of the identity leave it a command of a name to a vehicle, by whichever entrance.
-// That it may send commands at all is for Granted, or the scope, to say.
+// Command reports whether the identity's limits allow a command to a vehicle, by any entrance. Whether it may send
+// commands at all is decided by Granted or the scope.
 func (p *Permissions) Command(vin, name string) bool { return p.limit.allows(vin, name) }
 
-// Respond reports whether the outcome of the identity's commands may be published on a topic: one that it may read, and
-// on which nobody takes it for the word of a vehicle, or for a command.
+// Respond reports whether the outcome of the identity's commands may be published on a topic: one that it may receive,
+// and that nobody can take for a vehicle's message or a command.
 func (p *Permissions) Respond(topic string) bool {
 	if message.ValidTopic(topic) != nil {
 		return false
@@ -292,8 +291,8 @@ func (p *Permissions) Respond(topic string) bool {
 	return p.Receive(topic)
 }
 
-// Subscribe reports whether the identity may subscribe to a filter, $share/{group}/… included. A wildcard
-// filter must be covered whole by a single grant.
+// Subscribe reports whether the identity may subscribe to a filter, including $share/{group}/…. A single grant must
+// cover a wildcard filter completely.
 func (p *Permissions) Subscribe(filter string) bool {
 	if p.role == nil || message.ValidFilter(filter) != nil {
 		return false
@@ -302,14 +301,14 @@ func (p *Permissions) Subscribe(filter string) bool {
 	if shared && !p.role.share {
 		return false
 	}
-	// Behind $share/{group}/ another $share is no sharing but a topic that begins with '$'.
+	// A second $share after $share/{group}/ is not sharing but a topic that begins with '$'.
 	if plain[0] == '$' || message.Covers("v1/+/token", plain) {
 		return false
 	}
 	return anyCovers(p.role.subscribe, plain, p.subject) && !anyCovers(p.role.denySubscribe, plain, p.subject)
 }
 
-// Withheld reports whether a filter that Subscribe refuses is one that the role grants and a deny takes away.
+// Withheld reports whether the role grants a filter that Subscribe refuses because of a deny.
 func (p *Permissions) Withheld(filter string) bool {
 	if p.role == nil || message.ValidFilter(filter) != nil {
 		return false
@@ -318,9 +317,8 @@ func (p *Permissions) Withheld(filter string) bool {
 	return anyCovers(p.role.subscribe, plain, p.subject) && anyCovers(p.role.denySubscribe, plain, p.subject)
 }
 
-// Receive reports whether the identity may be sent a message on a topic name: it is asked for every
-// delivery, live, retained, queued or resumed, because the identity may differ from the one that
-// subscribed.
+// Receive reports whether the identity may receive a message on a topic name. It is called for every delivery, live,
+// retained, queued or resumed, because the identity may differ from the one that subscribed.
 func (p *Permissions) Receive(topic string) bool {
 	if p.role == nil || topic == "" || topic[0] == '$' {
 		return false
@@ -337,9 +335,9 @@ func tokenTopic(topic string) (owner string, ok bool) {
 	return vin, branch == "token" && rest == ""
 }
 
-// ClientID checks whether the identity may connect under a client identifier. A vehicle's is its VIN;
-// others use their name or name/…; an identifier that is a VIN belongs to that vehicle alone. The empty
-// identifier is refused: see AssignedClientID.
+// ClientID checks whether the identity may use a client identifier. A vehicle's is its VIN; others use their name or
+// name/…. An identifier that is a VIN is reserved for that vehicle. The empty identifier is refused: see
+// AssignedClientID.
 func (p *Permissions) ClientID(id string) error {
 	switch {
 	case id == "":
@@ -358,7 +356,7 @@ func (p *Permissions) ClientID(id string) error {
 	return nil
 }
 
-// Username checks the user name of CONNECT: a vehicle that sends one sends its VIN. Others may send any.
+// Username checks the user name of CONNECT. If a vehicle sends one, it must be its VIN. Others may send any.
 func (p *Permissions) Username(name string) error {
 	if p.kind == RoleVehicle && name != "" && name != p.subject {
 		return fmt.Errorf("%w: a vehicle's user name is its VIN", ErrClientID)
@@ -366,12 +364,11 @@ func (p *Permissions) Username(name string) error {
 	return nil
 }
 
-// AssignedClientID reports whether the identity may leave its client identifier to the server: services and
-// operators may, vehicles may not, a role of the configuration as it says.
+// AssignedClientID reports whether the server may assign the identity's client identifier: for services and operators
+// yes, for vehicles no, for configured roles as configured.
 func (p *Permissions) AssignedClientID() bool { return p.role != nil && p.role.assigned }
 
-// NewClientID makes a client identifier for a client that left it to the server: unguessable, and one that
-// ClientID accepts.
+// NewClientID returns an unguessable client identifier that ClientID accepts, for a client that left it to the server.
 func (p *Permissions) NewClientID() string {
 	if p.subject == "" || p.custom {
 		return "auto-" + rand.Text()

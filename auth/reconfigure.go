@@ -10,16 +10,15 @@ import (
 
 var errClosed = errors.New("auth: closed")
 
-// live is the configuration in force.
+// live returns the configuration in force.
 func (a *Authority) live() *Config { return a.current.Load() }
 
-// Reconfigure applies what of a configuration can change while running: Algorithm (of the next key), TTL,
-// MaxTTL, Leeway, KeyActivation, Roles, VINLists, External, VehicleName, BindCertificates, IssueRate and IssueBurst.
-// Everything else keeps the value that Open was given, whatever cfg says. It is applied whole or, with an
-// error, not at all.
+// Reconfigure applies those settings that can change while running: Algorithm (of the next key), TTL, MaxTTL, Leeway,
+// KeyActivation, Roles, VINLists, External, VehicleName, BindCertificates, IssueRate and IssueBurst. All others keep
+// the values passed to Open. It applies all of them or, on an error, none.
 //
-// Permissions handed out before keep the old roles until they are asked for again. The keys of external
-// issuers whose configuration did not change stay.
+// Existing Permissions keep the old roles until they are requested again. The keys of external issuers whose
+// configuration did not change stay.
 func (a *Authority) Reconfigure(cfg Config) error {
 	next, p, err := a.prepare(cfg)
 	if err != nil {
@@ -37,8 +36,8 @@ func (a *Authority) Reconfigure(cfg Config) error {
 	return nil
 }
 
-// CheckReconfigure reports what Reconfigure would refuse, and changes nothing: for a reload that checks all
-// its parts before it applies the first.
+// CheckReconfigure returns the error that Reconfigure would return, without changing anything. A reload uses it to
+// check all its parts before it applies the first.
 func (a *Authority) CheckReconfigure(cfg Config) error {
 	if _, _, err := a.prepare(cfg); err != nil {
 		return fmt.Errorf("auth: %w", err)

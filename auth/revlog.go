@@ -14,31 +14,31 @@ import (
 	"sync"
 )
 
-// revLog is the file of revocations, shared by every process on the directory:
+// revLog is the file of revocations, shared by all processes on the directory:
 //
-//	revocations.log   one entry a line: crc32c in 8 hex digits, a space, the JSON of a Revocation, '\n'
+//	revocations.log   one entry per line: crc32c in 8 hex digits, a space, the JSON of a Revocation, '\n'
 //	lock              flock(2)ed exclusively while the log or the keys are written
 //
-// Writers append under the lock and fsync before they let go; readers follow the growing file and start
-// over when it has been replaced by a compacted one. A line without its '\n' was being written when its
-// process died and was never confirmed: the next writer cuts it off. Any other line that does not check out
-// is damage, and reading fails, because a list with a hole in it would let a revoked token in.
+// Writers append under the lock and fsync before they release it. Readers follow the growing file, and start again when
+// it was replaced by a compacted one. A line without its '\n' was being written when its process died and was never
+// confirmed: the next writer removes it. Any other invalid line is damage, and reading fails, because an incomplete
+// list would admit a revoked token.
 type revLog struct {
 	dir  string
-	sync func(*os.File) error // (*os.File).Sync but in tests
+	sync func(*os.File) error // (*os.File).Sync, except in tests
 
 	mu     sync.Mutex // guards below
 	file   *os.File   // open for reading, nil before the first read
 	info   os.FileInfo
 	offset int64 // everything before it has been read
-	lines  int   // lines read from the present file, superseded ones included
+	lines  int   // lines read from the present file, including superseded ones
 }
 
 const revLogName = "revocations.log"
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-// errRevocationLog says that the file of revocations is damaged.
+// errRevocationLog means that the file of revocations is damaged.
 var errRevocationLog = errors.New("revocation log is damaged")
 
 func newRevLog(dir string) *revLog { return &revLog{dir: dir, sync: (*os.File).Sync} }
@@ -81,7 +81,7 @@ func appendLine(buf *bytes.Buffer, r *Revocation) error {
 	return nil
 }
 
-// appendDurably cuts off a torn last line and writes after it.
+// appendDurably removes a torn last line, appends b and syncs.
 func (l *revLog) appendDurably(f *os.File, b []byte) error {
 	end, err := endOfLines(f)
 	if err != nil {
@@ -116,8 +116,8 @@ func endOfLines(f *os.File) (int64, error) {
 	return 0, nil
 }
 
-// read returns what has been appended since the last read, by this process or another. It costs one stat
-// when nothing has.
+// read returns the entries appended since the last read, by this process or another. If there are none it costs one
+// stat.
 func (l *revLog) read() ([]Revocation, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -139,10 +139,10 @@ func (l *revLog) read() ([]Revocation, error) {
 	return l.readRest()
 }
 
-// errPutBack says that the file was deleted while it was in use. A start without it would let revoked tokens in.
+// errPutBack means that the file was deleted while it was in use. A start without it would admit revoked tokens.
 var errPutBack = errors.New("revocation log was deleted under a running process and has been put back")
 
-// putBack writes the file again when it has been deleted, from what is open of it.
+// putBack restores a deleted file from the open descriptor.
 func (l *revLog) putBack() error {
 	if l.file == nil {
 		return nil
@@ -153,7 +153,7 @@ func (l *revLog) putBack() error {
 	}
 	defer unlock()
 	if _, err := os.Stat(l.path()); err == nil {
-		return nil // another process was quicker
+		return nil // another process was faster
 	}
 	b, err := io.ReadAll(io.NewSectionReader(l.file, 0, 1<<40))
 	if err != nil {
@@ -162,8 +162,8 @@ func (l *revLog) putBack() error {
 	return errors.Join(fmt.Errorf("%w: %s", errPutBack, l.path()), writeFileAtomic(l.path(), b))
 }
 
-// reopen begins with the present file. The descriptor stays open, so that no later file can be given the
-// same inode and be mistaken for it.
+// reopen starts reading the present file. It keeps the descriptor open, so that no later file can get the same inode
+// and be mistaken for it.
 func (l *revLog) reopen() error {
 	f, err := os.Open(l.path())
 	if err != nil {
@@ -174,7 +174,7 @@ func (l *revLog) reopen() error {
 		return errors.Join(err, f.Close())
 	}
 	if l.file != nil {
-		_ = l.file.Close() // only read from
+		_ = l.file.Close() // opened for reading only
 	}
 	l.file, l.info, l.offset, l.lines = f, info, 0, 0
 	return nil
@@ -228,15 +228,15 @@ func parseLine(line []byte) (Revocation, error) {
 	return r, nil
 }
 
-// superseded returns how many lines of the file are not in force any more, when live are.
+// superseded returns how many lines of the file are no longer in force, when live are.
 func (l *revLog) superseded(live int) int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.lines - live
 }
 
-// compact replaces the file by one that holds what keep returns for everything the file says. It reads the
-// file anew under the lock, so that what another process appended is not lost.
+// compact replaces the file by one with the entries that keep returns for all entries of the file. It reads the file
+// again under the lock, so that no entry appended by another process is lost.
 func (l *revLog) compact(keep func([]Revocation) []Revocation) error {
 	unlock, err := lockDir(l.dir)
 	if err != nil {

@@ -9,53 +9,53 @@ import (
 	"time"
 )
 
-// Revocation ends tokens before their time. Exactly one form is set:
+// Revocation ends tokens before their expiry. Exactly one form is set:
 //
 //   - TokenID: the one token with this jti;
-//   - Subject and IssuedBefore: every token that an issuer gave a subject up to that second. IssuedBefore may
-//     lie ahead: then the subject is locked out, and nothing is issued for it, until that time;
-//   - IssuedBefore alone: every token of every subject and issuer up to that second, which cannot lie ahead.
+//   - Subject and IssuedBefore: every token that an issuer gave a subject up to that second. If IssuedBefore is in the
+//     future, the subject is locked out, and nothing is issued for it, until that time;
+//   - IssuedBefore alone: every token of every subject and issuer up to that second, which must not be in the future.
 //
-// It is a value and also the line format of the revocation file and of the store between gateways.
+// It is a value, and also the line format of the revocation file and of the store between gateways.
 type Revocation struct {
-	// ID tells entries for the same subject and second apart. Revoke fills it.
+	// ID distinguishes entries for the same subject and second. Revoke sets it.
 	ID      string `json:"id,omitempty"`
 	TokenID string `json:"jti,omitempty"`
 	Subject string `json:"sub,omitempty"`
-	// Issuer and Role narrow an entry by Subject. Revoke fills an empty Issuer with the cell's own; entries
-	// of earlier versions have none and hold for every issuer. An empty Role is every role.
+	// Issuer and Role restrict an entry with a Subject. Revoke sets an empty Issuer to the cell's own; entries of
+	// earlier versions have none and apply to every issuer. An empty Role means every role.
 	Issuer       string    `json:"iss,omitempty"`
 	Role         Role      `json:"role,omitempty"`
 	IssuedBefore time.Time `json:"issued_before,omitzero"`
-	// Until is when no token that the entry names can be valid any more. Revoke fills it.
+	// Until is when all tokens of the entry have expired. Revoke sets it.
 	Until time.Time `json:"until"`
 	At    time.Time `json:"at"`
-	// Reason and By are for the audit log: why, and who.
+	// Reason and By are for the audit log.
 	Reason string `json:"reason,omitempty"`
 	By     string `json:"by,omitempty"`
-	// Purge asks for the sessions and queued messages of Subject to be deleted too.
+	// Purge requests that the sessions and queued messages of Subject are deleted, too.
 	Purge bool `json:"purge,omitempty"`
 }
 
 // Errors of Revoke.
 var (
-	// ErrInvalidRevocation says that a revocation names nothing, or too much.
+	// ErrInvalidRevocation means that a revocation names nothing, or too much.
 	ErrInvalidRevocation = errors.New("invalid revocation")
-	// ErrTooManyRevocations says that the list is full. One entry by issue time can replace many.
+	// ErrTooManyRevocations means that the list is full. One entry by issue time can replace many.
 	ErrTooManyRevocations = errors.New("too many revocations in force")
 )
 
-// dropGrace is how much longer than needed an entry is kept, so that a clock that jumps ahead and back
-// cannot bring a revoked token to life.
+// dropGrace is how much longer than needed an entry is kept, so that a clock that jumps ahead and back cannot revive a
+// revoked token.
 const dropGrace = 24 * time.Hour
 
-// dropped reports whether nothing can need the entry any more.
+// dropped reports whether the entry is no longer needed.
 func (r *Revocation) dropped(now time.Time) bool { return now.After(r.Until.Add(dropGrace)) }
 
 // maxReasonBytes bounds the free text of an entry.
 const maxReasonBytes = 256
 
-// validate checks the form of an entry. now with slack bounds what may lie ahead.
+// validate checks the form of an entry. now and slack bound times in the future.
 func (r *Revocation) validate(now time.Time, slack time.Duration) error {
 	fail := func(why string) error { return fmt.Errorf("%w: %s", ErrInvalidRevocation, why) }
 	switch {
@@ -85,14 +85,14 @@ func (r *Revocation) validate(now time.Time, slack time.Duration) error {
 	return nil
 }
 
-// owner is whom a revocation by subject names. An empty field stands for all; all empty are everyone.
+// owner is whom a revocation by subject names. An empty field stands for all; if all are empty, it is everyone.
 type owner struct {
 	issuer  string
 	role    Role
 	subject string
 }
 
-// ownersOf lists what names an identity in a revocation.
+// ownersOf lists the owners that match an identity.
 func ownersOf(issuer string, role Role, subject string) [4]owner {
 	return [...]owner{{issuer, role, subject}, {issuer, "", subject}, {"", "", subject}, {}}
 }
@@ -116,7 +116,7 @@ func (r *Revocation) Names(issuer string, role Role, subject string) bool {
 	return slices.Contains(owners[:3], r.owner()) // the last is everyone
 }
 
-// newer orders entries of one owner, in the same way at every gateway.
+// newer orders entries of one owner, in the same way on every gateway.
 func (r *Revocation) newer(old *Revocation) bool {
 	switch {
 	case !r.IssuedBefore.Equal(old.IssuedBefore):
@@ -127,7 +127,7 @@ func (r *Revocation) newer(old *Revocation) bool {
 	return r.ID > old.ID
 }
 
-// add merges an entry and reports whether it says anything new.
+// add merges an entry and reports whether it is new.
 func (s *revocations) add(r Revocation) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -142,7 +142,7 @@ func (s *revocations) add(r Revocation) bool {
 	return true
 }
 
-// has reports whether an entry would say nothing new.
+// has reports whether add would return false.
 func (s *revocations) has(r *Revocation) bool {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
@@ -158,10 +158,10 @@ func (s *revocations) hasLocked(r *Revocation) bool {
 	return found && !r.newer(&old)
 }
 
-// covers reports whether the entry revokes a token. Times are in whole seconds: a token of the very second of
-// the revocation is revoked too. Where the entry ends what there is now, so is one that is dated up to slack later,
-// since its issuer's clock may be ahead by as much as Verify accepts, but for a token that this cell issued knowing
-// the entry. An entry with a time in the past speaks of iat as it is.
+// covers reports whether the entry revokes a token. Times are in whole seconds: a token of the revocation's own second
+// is revoked, too. An entry without a time in the past also covers tokens dated up to slack later, since Verify accepts
+// issuers' clocks that are ahead by as much; except tokens that this cell issued knowing the entry. An entry with a
+// time in the past compares iat exactly.
 func (r *Revocation) covers(id *Identity, slack time.Duration) bool {
 	switch {
 	case !id.IssuedAt.After(r.IssuedBefore):
@@ -193,8 +193,8 @@ func (s *revocations) revoked(id *Identity, slack time.Duration) bool {
 	return false
 }
 
-// issuable returns the earliest time, from now on, at which a token of an owner is not revoked, and the entries
-// that the token must name because it is dated within slack of them.
+// issuable returns the earliest time, from now on, at which a token of an owner is not revoked, and the entries that
+// the token must name because it is dated within slack of them.
 func (s *revocations) issuable(o owner, now time.Time, slack time.Duration) (at time.Time, known []string) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
@@ -213,7 +213,7 @@ func (s *revocations) issuable(o owner, now time.Time, slack time.Duration) (at 
 	return at, known
 }
 
-// prune drops the entries that name no token that could still be valid, and returns how many.
+// prune removes the entries that are no longer needed, and returns how many.
 func (s *revocations) prune(now time.Time) int {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -8,11 +8,11 @@ import (
 	"time"
 )
 
-// Revoke puts a revocation into force: when it returns nil, the entry is on disk, Verify refuses what it
+// Revoke puts a revocation into force. When it returns nil, the entry is on disk, Verify refuses the tokens that it
 // names, and the watchers of live connections have been woken. It is then spread to the other gateways.
 //
-// ID, At and Until are filled in, and for a sub a missing IssuedBefore, with the present time, and a missing Issuer,
-// with the cell's own.
+// Revoke sets ID, At and Until; for a Subject also a missing IssuedBefore, to the present time, and a missing Issuer,
+// to the cell's own.
 func (a *Authority) Revoke(r Revocation, by Caller) (Revocation, error) {
 	now := a.cfg.Now()
 	r.By = by.By
@@ -41,7 +41,7 @@ func (a *Authority) Revoke(r Revocation, by Caller) (Revocation, error) {
 	return r, nil
 }
 
-// what says for the audit log what of an entry its subject and jti do not.
+// what describes for the audit log what subject and jti do not.
 func (r *Revocation) what() string {
 	var b []string
 	if !r.IssuedBefore.IsZero() {
@@ -53,10 +53,10 @@ func (r *Revocation) what() string {
 	return strings.Join(b, ", ")
 }
 
-// revocationIDBytes is the length of an entry's ID, of 5 random bits a byte.
+// revocationIDBytes is the length of an entry's ID, with 5 random bits per byte.
 const revocationIDBytes = 12
 
-// completeRevocation brings an entry into its stored form: times rounded and in UTC, so that the same entry has
+// completeRevocation brings an entry into its stored form, with times rounded and in UTC, so that the same entry has
 // the same bytes everywhere.
 func (a *Authority) completeRevocation(r *Revocation, now time.Time) error {
 	if err := r.validate(now, a.live().Leeway); err != nil {
@@ -71,17 +71,16 @@ func (a *Authority) completeRevocation(r *Revocation, now time.Time) error {
 	if r.IssuedBefore.After(last) || r.TokenID == "" {
 		last = r.IssuedBefore
 	}
-	// iat may be ahead by the leeway, exp counts later by it.
+	// iat may be ahead by the leeway, and exp counts later by it.
 	r.Until = last.Add(a.live().MaxTTL + 2*a.live().Leeway + time.Second)
 	return nil
 }
 
-// pullRevocations reads what is new in the file, puts it into force, wakes the watchers and offers it to
-// the other gateways. It returns how many entries said something new. What could be read is in force
-// even when it returns an error.
+// pullRevocations reads new entries of the file, puts them into force, wakes the watchers and offers the entries to the
+// other gateways. It returns how many were new. Entries that could be read are in force even if it returns an error.
 //
-// Reading and putting into force are one step under pullMu: whoever calls it after an append finds the entry
-// in force when it returns, whichever goroutine read it.
+// Reading and putting into force are one step under pullMu: when a call that follows an append returns, the entry is in
+// force, whichever goroutine has read it.
 func (a *Authority) pullRevocations() (int, error) {
 	a.pullMu.Lock()
 	defer a.pullMu.Unlock()
@@ -106,13 +105,13 @@ func (a *Authority) pullRevocations() (int, error) {
 	return len(fresh), err
 }
 
-// learn puts entries of other gateways into force, on disk first.
+// learn puts entries of other gateways into force, after writing them to disk.
 func (a *Authority) learn(entries []Revocation) error {
 	now, forget := a.cfg.Now(), a.mayForget()
 	fresh := entries[:0]
 	for _, r := range entries {
 		if r.validate(now, a.live().Leeway) != nil || (forget && now.After(r.Until)) || r.Until.IsZero() {
-			continue // another version's, or damaged: the store is not an authority over form
+			continue // from another version, or damaged: the store does not guarantee the form
 		}
 		if !a.revoked.has(&r) {
 			fresh = append(fresh, r)
@@ -131,17 +130,17 @@ func (a *Authority) learn(entries []Revocation) error {
 	return err
 }
 
-// mayForget says whether what calendar time has made useless may be deleted. When the wall clock was wrong for a while, a
-// token that it made look expired is valid again. So all is kept until the clock has been right for a token's whole life:
-// then every token of before has expired, whatever the clock showed.
+// mayForget reports whether entries that are expired by date may be deleted. A token that only looked expired, because
+// the wall clock was wrong, is valid again later. So everything is kept until the clock has been right for a token's
+// whole lifetime: then all earlier tokens have expired.
 func (a *Authority) mayForget() bool {
 	return a.cfg.Trusted == nil || a.cfg.Trusted() >= a.live().MaxTTL+2*a.live().Leeway+dropGrace
 }
 
-// minCompact is how many superseded lines the file holds at least before it is written anew.
+// minCompact is the least number of superseded lines for which the file is rewritten.
 const minCompact = 1000
 
-// prune drops what no valid token can meet any more, from memory and, once it is worth it, from disk.
+// prune removes entries and keys that no valid token needs, from memory and, when it is worthwhile, from disk.
 func (a *Authority) prune() {
 	if !a.mayForget() {
 		return

@@ -21,18 +21,17 @@ type KeyInfo struct {
 
 // RotateRequest asks for a new signing key.
 type RotateRequest struct {
-	// Algorithm of the new key, Config.Algorithm if empty.
+	// Algorithm of the new key; Config.Algorithm if empty.
 	Algorithm string
-	// Keep is how long after the new key's first signature the old ones verify; Config.TTL if 0. Set it to
-	// the life of the longest token that must outlast the rotation. The leeway is added.
+	// Keep is how long the old keys verify after the new key's first signature; Config.TTL if 0. Set it to the lifetime
+	// of the longest token that must outlast the rotation. The leeway is added.
 	Keep time.Duration
 	Caller
 }
 
-// Rotate adds a signing key: it is published at once, signs after Config.KeyActivation, and the older ones
-// verify until every token that they signed with Config.TTL has expired. The order of the writes matters:
-// the new key is on disk before an old one gets its end, so that a crash between leaves one key too many
-// rather than none.
+// Rotate adds a signing key. The key is published at once and signs after Config.KeyActivation. By default the older
+// keys verify until every token that they signed with Config.TTL has expired. The new key is on disk before the old
+// ones get their end, so a crash in between leaves one key too many, never none.
 func (a *Authority) Rotate(req RotateRequest) (KeyInfo, error) {
 	now := a.cfg.Now()
 	req.Algorithm, req.Keep = cmp.Or(req.Algorithm, a.live().Algorithm), cmp.Or(req.Keep, a.live().TTL)
@@ -55,7 +54,7 @@ func (a *Authority) Rotate(req RotateRequest) (KeyInfo, error) {
 	return k.info(false), nil
 }
 
-// rotateFiles writes the new key, then the end of those before it.
+// rotateFiles writes the new key, then the end of the older ones.
 func (a *Authority) rotateFiles(k *signKey, keep time.Duration) error {
 	unlock, err := lockDir(a.cfg.Dir)
 	if err != nil {
@@ -69,7 +68,7 @@ func (a *Authority) rotateFiles(k *signKey, keep time.Duration) error {
 	if err := k.save(a.cfg.Dir); err != nil {
 		return err
 	}
-	// A process that reads the new key late goes on signing with the old one for as long again.
+	// A process that reads the new key late continues to sign with the old one for as long.
 	until := k.file.SignFrom.Add(keep + a.live().Leeway + a.live().KeyActivation + time.Second)
 	for _, o := range old {
 		if o.file.VerifyUntil != nil {
@@ -83,8 +82,8 @@ func (a *Authority) rotateFiles(k *signKey, keep time.Duration) error {
 	return nil
 }
 
-// pruneKeys deletes the files of keys that were retired long enough ago that no clock's jump can want them
-// back.
+// pruneKeys deletes the files of keys that have been retired for longer than dropGrace, so that a jump of the clock
+// cannot require them again.
 func (a *Authority) pruneKeys(now time.Time) {
 	for _, k := range a.ring.Load().own {
 		if !k.held().retired(now.Add(-dropGrace)) {

@@ -17,9 +17,9 @@ const (
 
 // Pseudo-scopes of endpoints. No token carries them.
 const (
-	// ScopePublic needs no token.
+	// ScopePublic requires no token.
 	ScopePublic = "public"
-	// ScopeAny needs a token of a service or operator, with any scope or none.
+	// ScopeAny requires a token of a service or operator, with any scope or none.
 	ScopeAny = "any"
 )
 
@@ -40,19 +40,19 @@ func knownScope(s string) bool {
 	return false
 }
 
-// Endpoint is one call of the HTTP API and the scope that it asks for.
+// Endpoint is one call of the HTTP API and the scope that it requires.
 type Endpoint struct {
 	Method string
 	// Path is a pattern of net/http.ServeMux without the method.
 	Path  string
-	Scope string // a scope of this package, ScopePublic, ScopeAny, or ScopeReading with another scope in front
+	Scope string // a scope of this package, ScopePublic, ScopeAny, or another scope followed by ScopeReading
 }
 
-// ScopeReading after a scope opens a call that only reads to operators too who may read what vehicles send. Services, a partner's
-// among them, need the scope itself: presence, sessions and rules are more than messages tell.
+// ScopeReading, appended to a scope, also admits operators with telemetry:read to a call that only reads. Services,
+// including partners', need the scope itself: presence, sessions and rules reveal more than messages.
 const ScopeReading = " or " + ScopeTelemetryRead
 
-// Admits reports whether an identity may make the call. It must be a service's or an operator's.
+// Admits reports whether an identity, which must be a service's or an operator's, may make the call.
 func (e *Endpoint) Admits(id *Identity) bool { return admits(e.Scope, id) }
 
 func admits(scope string, id *Identity) bool {
@@ -63,9 +63,8 @@ func admits(scope string, id *Identity) bool {
 	return id.HasScope(either) || also != "" && id.Role == RoleOperator && id.HasScope(also)
 }
 
-// EndpointScopes is the whole HTTP API with the scope of each call: the routes are mounted from it, and a
-// test holds the documentation against it. POST /v1/tokens also accepts a vehicle's client certificate
-// in place of a token.
+// EndpointScopes returns the whole HTTP API with the scope of each call. The routes are mounted from it, and a test
+// compares the documentation with it. POST /v1/tokens also accepts a vehicle's client certificate instead of a token.
 func EndpointScopes() []Endpoint {
 	return []Endpoint{
 		{"GET", "/healthz", ScopePublic},

@@ -7,21 +7,20 @@ import (
 	"time"
 )
 
-// RevocationStore carries revocations between the gateways of a cell. The package auth/spread, which imports this one,
-// implements it over Redis. It is a channel, not an authority: each gateway keeps everything on its own disk, works while
-// the store is away, and gives a store that lost its data everything again.
+// RevocationStore exchanges revocations between the gateways of a cell. Package auth/spread, which imports this one,
+// implements it with Redis. It is a channel, not an authority: each gateway keeps everything on its own disk, works
+// while the store is away, and restores a store that lost its data.
 type RevocationStore interface {
 	// Add stores entries that are not there yet; adding one again changes nothing.
 	Add(ctx context.Context, entries []Revocation) error
-	// Since returns the entries added after a cursor and the cursor to go on from; the zero cursor returns
-	// all. When the store has been emptied or replaced since, it returns all too and a cursor of
-	// another epoch.
+	// Since returns the entries added after a cursor, and the next cursor. The zero cursor returns all. If the store
+	// was emptied or replaced since, it returns all and a cursor of another epoch.
 	Since(ctx context.Context, c StoreCursor) ([]Revocation, StoreCursor, error)
-	// Prune drops entries whose Until is before t.
+	// Prune removes entries whose Until is before t.
 	Prune(ctx context.Context, t time.Time) error
 }
 
-// StoreCursor is a place in a RevocationStore.
+// StoreCursor is a position in a RevocationStore.
 type StoreCursor struct {
 	Epoch   string
 	Version int64
@@ -33,8 +32,8 @@ const (
 	spreadTimeout  = 3 * time.Second  // of one round
 	spreadMaxPause = 5 * time.Second  // between rounds while the store is away
 	spreadPrune    = 10 * time.Minute // between prunes
-	// spreadFull is between exchanges from the beginning. It finds what a store that failed over to a
-	// replica lost in a way that its version does not show.
+	// spreadFull is the interval of full exchanges. They find what a store lost in a failover without a trace in its
+	// version.
 	spreadFull = 5 * time.Minute
 )
 
@@ -56,8 +55,8 @@ func newSpreader(a *Authority) *spreader {
 	return &spreader{a: a, store: a.cfg.Revocations, wake: make(chan struct{}, 1)}
 }
 
-// offer takes entries to be added to the store. Memory is bounded: beyond the limit of the set in force they
-// are replaced by a note to add all of that.
+// offer queues entries for the store. If more are queued than the limit of the set in force, they are replaced by a
+// flag to add the whole set, which bounds memory.
 func (s *spreader) offer(entries []Revocation) {
 	if s == nil {
 		return
@@ -90,7 +89,7 @@ func (s *spreader) run(ctx context.Context) {
 		} else {
 			pause = s.a.cfg.Poll
 		}
-		// A little jitter keeps the gateways of a cell from asking in step.
+		// Jitter keeps the gateways of a cell from polling in step.
 		timer := time.NewTimer(pause - time.Duration(rand.Int64N(int64(pause)/8+1)))
 		select {
 		case <-ctx.Done():
@@ -101,7 +100,7 @@ func (s *spreader) run(ctx context.Context) {
 	}
 }
 
-// wakeUnless is the wake channel, but not while the store is away: its pause then holds.
+// wakeUnless returns the wake channel, or nil while the store is away, so that the pause is kept.
 func (s *spreader) wakeUnless(failing bool) <-chan struct{} {
 	if failing {
 		return nil
@@ -123,7 +122,7 @@ func (s *spreader) report(err error, failing bool) {
 	}
 }
 
-// round takes what is new and adds what is pending. The cursor moves only once the entries are on disk here.
+// round reads new entries and adds pending ones. The cursor moves only once the entries are on disk here.
 func (s *spreader) round(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, spreadTimeout)
 	defer cancel()
@@ -154,7 +153,7 @@ func (s *spreader) round(ctx context.Context) error {
 	return s.store.Prune(ctx, now.Add(-dropGrace))
 }
 
-// push adds what is pending, and puts back what could not be added.
+// push adds the pending entries, and queues again those that could not be added.
 func (s *spreader) push(ctx context.Context) error {
 	s.mu.Lock()
 	entries, all := s.pending, s.all

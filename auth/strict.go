@@ -11,7 +11,7 @@ import (
 	"unicode/utf8"
 )
 
-// maxJSONDepth bounds the nesting inside a token's header and claims. Ours have two levels.
+// maxJSONDepth bounds the nesting inside a token's header and claims. The cell's own tokens have two levels.
 const maxJSONDepth = 6
 
 var (
@@ -20,9 +20,9 @@ var (
 	errDepth     = errors.New("nested too deeply")
 )
 
-// parseObject decodes one JSON object strictly: no duplicate member at any depth (RFC 8725 leaves it to
-// the library which one wins; we refuse), nothing after it, valid UTF-8, exact member names. encoding/json
-// into a struct would match names without regard to case and let the last duplicate win.
+// parseObject decodes one JSON object strictly: no duplicate member at any depth (RFC 8725 leaves it to the library
+// which one counts), nothing after it, valid UTF-8, exact member names. encoding/json into a struct would match names
+// case-insensitively and use the last duplicate.
 func parseObject(b []byte) (map[string]any, error) {
 	if !utf8.Valid(b) {
 		return nil, errJSON
@@ -94,9 +94,8 @@ func parseValue(dec *json.Decoder, depth int) (any, error) {
 	return list, nil
 }
 
-// decodeSegment decodes one segment of a compact JWS. The alphabet is checked first because the standard
-// decoder passes over line breaks, and Strict refuses stray bits in the last character: with either, one
-// token would have many spellings.
+// decodeSegment decodes one segment of a compact JWS. It checks the alphabet first, because the standard decoder skips
+// line breaks, and refuses stray bits in the last character. Otherwise one token would have many spellings.
 func decodeSegment(s string) ([]byte, bool) {
 	for i := range len(s) {
 		c := s[i]
@@ -108,8 +107,8 @@ func decodeSegment(s string) ([]byte, bool) {
 	return b, err == nil
 }
 
-// splitToken cuts a compact JWS into its three segments without allocating; ok is false for any other
-// number of dots or an empty segment.
+// splitToken splits a compact JWS into its three segments without allocating. ok is false for any other number of dots
+// or an empty segment.
 func splitToken(token string) (header, claims, signature string, ok bool) {
 	header, rest, ok1 := strings.Cut(token, ".")
 	claims, signature, ok2 := strings.Cut(rest, ".")
@@ -122,8 +121,8 @@ func splitToken(token string) (header, claims, signature string, ok bool) {
 // maxNumericDate is the last second of the year 9999.
 const maxNumericDate = 253402300799
 
-// numericDate reads a NumericDate (RFC 7519, 2). Fractions are cut off: downwards makes an expiry earlier
-// and an issue time at most a second earlier, which the leeway dwarfs.
+// numericDate reads a NumericDate (RFC 7519, 2). It truncates fractions, which makes times earlier by less than a
+// second; the leeway is much larger.
 func numericDate(v any) (int64, bool) {
 	n, ok := v.(json.Number)
 	if !ok {

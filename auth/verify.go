@@ -9,24 +9,23 @@ import (
 	"time"
 )
 
-// maxTokenBytes caps a token before any part of it is looked at.
+// maxTokenBytes bounds the size of a token; it is checked first.
 const maxTokenBytes = 4 << 10
 
-// Verify checks a token and returns whom it speaks for. The token is not kept and not logged; the caller
-// may reuse its bytes.
+// Verify checks a token and returns its bearer. It does not keep or log the token; the caller may reuse its bytes.
 //
-// The order of the checks is part of the contract (RFC 8725): size, form, header, key by kid in memory,
-// algorithm equal to the key's, signature, claims, and then on every call, cached or not: times, key
-// still in force, role known, revocation, certificate. An unknown kid costs one map lookup.
+// The order of the checks is part of the contract (RFC 8725): size, form, header, key by kid in memory, algorithm equal
+// to the key's, signature, claims; then, on every call, cached or not: times, key still in force, role known,
+// revocation, certificate. An unknown kid costs one map lookup.
 //
-// Every refusal is ErrUnauthorized; Reason gives its label. A cached token costs a hash and a lookup and
-// does not allocate.
+// Every refusal is ErrUnauthorized; Reason returns its label. A cached token costs a hash and a lookup and does not
+// allocate.
 func (a *Authority) Verify(token []byte, peer Peer) (Identity, error) {
 	id, err := a.verify(token, peer, a.cfg.Now())
 	if err != nil {
 		reason := Reason(err)
 		if reason == Reason(ErrRole) {
-			id.Role = "" // free text; the known roles are few
+			id.Role = "" // arbitrary text; do not audit it
 		}
 		a.cfg.Metrics.verified.WithLabelValues(reason).Inc()
 		a.cfg.Audit.refused(a.cfg.Now(), reason, &id, peer.Address)
@@ -36,8 +35,8 @@ func (a *Authority) Verify(token []byte, peer Peer) (Identity, error) {
 	return id, nil
 }
 
-// verify does the work. With an error, the identity holds what a valid signature has vouched for, if
-// anything: it is for the audit log alone.
+// verify does the work of Verify. With an error, the identity holds what a valid signature covers, if anything, for the
+// audit log only.
 func (a *Authority) verify(token []byte, peer Peer, now time.Time) (Identity, error) {
 	if len(token) == 0 {
 		return Identity{}, ErrNoToken
@@ -64,7 +63,7 @@ func (a *Authority) verify(token []byte, peer Peer, now time.Time) (Identity, er
 	return e.claims.id, nil
 }
 
-// parse checks all of a token that time cannot change.
+// parse checks everything about a token that does not change with time.
 func (a *Authority) parse(token string, ring *keyring) (*cached, error) {
 	head, body, sig, ok := splitToken(token)
 	if !ok {
@@ -100,7 +99,7 @@ func (a *Authority) parse(token string, ring *keyring) (*cached, error) {
 	return &cached{claims: c, key: key}, nil
 }
 
-// check is what must hold at this moment and for this peer.
+// check checks everything that depends on the time, the policy or the peer.
 func (a *Authority) check(c *claims, key heldKey, peer Peer, now time.Time) error {
 	id, leeway, maxTTL := &c.id, a.live().Leeway, a.live().MaxTTL
 	switch {
@@ -124,9 +123,9 @@ func (a *Authority) check(c *claims, key heldKey, peer Peer, now time.Time) erro
 	return nil
 }
 
-// Deadline is when a connection with this identity must have ended or shown a new token; zero for never.
-// It is the token's exp; for a token that was accepted within the leeway after its exp it is the end of
-// the leeway. Keep any jitter before it.
+// Deadline returns when a connection with this identity must have ended or presented a new token; zero means never. It
+// is the token's exp, or the end of the leeway for a token that was accepted after its exp. Subtract any jitter from
+// it.
 func (a *Authority) Deadline(id Identity) time.Time {
 	if id.Anonymous || id.Expires.IsZero() {
 		return time.Time{}
@@ -137,7 +136,7 @@ func (a *Authority) Deadline(id Identity) time.Time {
 	return id.Expires.Add(a.live().Leeway)
 }
 
-// Thumbprint is the x5t#S256 of a certificate (RFC 8705, 3.1).
+// Thumbprint returns the x5t#S256 of a certificate (RFC 8705, 3.1).
 func Thumbprint(cert *x509.Certificate) string {
 	sum := sha256.Sum256(cert.Raw)
 	return base64.RawURLEncoding.EncodeToString(sum[:])
@@ -153,9 +152,9 @@ func sameCertificate(want string, cert *x509.Certificate) bool {
 	return len(want) == len(got) && subtle.ConstantTimeCompare([]byte(want), got[:]) == 1
 }
 
-// Anonymous returns the identity of a client on a listener that asks for no token: the client identifier is
-// the subject. Only the vehicle role and the configuration's roles can be anonymous. An empty identifier
-// is allowed where the role may be assigned one.
+// Anonymous returns the identity of a client on a listener that requires no token: the client identifier is the
+// subject. Only the vehicle role and configured roles can be anonymous. An empty identifier is allowed if the role may
+// be assigned one.
 func (a *Authority) Anonymous(role, clientID string) (Identity, error) {
 	p := a.policy.Load()
 	if role == RoleService || role == RoleOperator || !p.known(role) {
@@ -165,7 +164,7 @@ func (a *Authority) Anonymous(role, clientID string) (Identity, error) {
 		return Identity{}, fmt.Errorf("%w: a VIN belongs to that vehicle", ErrClientID)
 	}
 	id := Identity{Subject: clientID, Role: role, Issuer: a.cfg.Issuer, Anonymous: true, IssuedAt: a.cfg.Now().UTC()}
-	// A subject that never stands in a topic may be any client identifier, as foreign test suites use them.
+	// A subject that does not occur in any grant may be any client identifier, as used by third-party test suites.
 	if p.grants(&id).placeholders && (role == RoleVehicle || clientID != "") {
 		if err := ValidSubject(clientID); err != nil {
 			return Identity{}, err

@@ -1,15 +1,15 @@
 package auth
 
-// VINCheck tells what is odd about a vehicle identification number. It is advice: European numbers may
-// lack a valid check digit, and a test fleet may use other names, so nothing is refused for it.
+// VINCheck is the result of checking a vehicle identification number. It is only advice: European numbers may lack a
+// valid check digit, and a test fleet may use other names, so nothing is refused because of it.
 type VINCheck struct {
 	// Shape is set when the number has 17 characters of A–Z and 0–9 without I, O and Q (ISO 3779).
 	Shape bool
-	// CheckDigit is set when position 9 holds the digit that the weights of 49 CFR 565.15 give.
+	// CheckDigit is set when position 9 holds the check digit according to 49 CFR 565.15.
 	CheckDigit bool
 }
 
-// Warning returns what is odd in words, "" for nothing.
+// Warning describes what is unusual, or returns "".
 func (c VINCheck) Warning() string {
 	switch {
 	case !c.Shape:
@@ -41,7 +41,7 @@ func CheckVIN(vin string) VINCheck {
 	return VINCheck{Shape: true, CheckDigit: vin[8] == want}
 }
 
-// vinValue is a character's value by 49 CFR 565.15 table IV, -1 for one that no VIN holds.
+// vinValue returns a character's value by 49 CFR 565.15 table IV, or -1 if it is not allowed in a VIN.
 func vinValue(c byte) int {
 	switch {
 	case c >= '0' && c <= '9':
@@ -57,6 +57,5 @@ func vinValue(c byte) int {
 	return -1
 }
 
-// looksLikeVIN reports whether a client identifier has the form of a VIN and so belongs to that vehicle
-// alone.
+// looksLikeVIN reports whether a client identifier has the form of a VIN and so is reserved for that vehicle.
 func looksLikeVIN(s string) bool { return CheckVIN(s).Shape }

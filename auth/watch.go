@@ -7,9 +7,9 @@ import (
 	"sync"
 )
 
-// watchers tell those who hold live connections that revocations or keys have changed, from one goroutine, so that
-// a slow watcher delays the others but never the caller of Revoke. Rounds that come while one is running are
-// merged, because each watcher asks about the whole set.
+// watchers notifies the owners of live connections of changes of revocations or keys. It uses one goroutine, so a slow
+// watcher delays the others but never the caller of Revoke. Changes during a round are merged into the next one,
+// because each watcher checks the whole set.
 type watchers struct {
 	wake chan struct{}
 
@@ -34,11 +34,11 @@ func (w *watchers) notify(purges []Revocation) {
 	w.mu.Unlock()
 	select {
 	case w.wake <- struct{}{}:
-	default: // a round is due already and will see this
+	default: // a round is due already and will cover this
 	}
 }
 
-// forget drops what nobody watched for: the first reading of keys and revocations.
+// forget drops the pending round and purges: the first load of keys and revocations needs none.
 func (w *watchers) forget() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -78,19 +78,18 @@ func (w *watchers) round(ended func(Identity) error) {
 	}
 }
 
-// WatchEnded calls fn soon after anything has been revoked, or a key has been retired, replaced or taken away, with
-// Ended. fn ends the connections for which that returns an error; it runs on a goroutine of the Authority and must
-// not wait for a network. stop ends the calls; one that has begun may still be running.
+// WatchEnded calls fn with Ended soon after anything was revoked, or a key was retired, replaced or removed. fn must
+// end the connections for which Ended returns an error. It runs on a goroutine of the Authority and must not wait for a
+// network. stop ends the calls; one that has begun may still be running.
 //
-// To leave no gap, a connection is entered where fn finds it first and then asks Ended once: a change before that is
-// seen by Ended, a later one by fn.
+// To leave no gap, first register a connection where fn finds it, then call Ended once: Ended sees a change before
+// that, fn a later one.
 func (a *Authority) WatchEnded(fn func(ended func(Identity) error)) (stop func()) {
 	return watch(a.watchers, a.watchers.ended, fn)
 }
 
-// WatchPurges calls fn with each revocation that wants its subject's sessions and queued messages deleted, after the
-// watchers of that revocation have run. It happens once, when the revocation is learned; a restart does not
-// repeat it.
+// WatchPurges calls fn with each revocation that has Purge set, after the watchers have run for it. It does so once,
+// when the revocation is learned, and not again after a restart.
 func (a *Authority) WatchPurges(fn func(Revocation)) (stop func()) {
 	return watch(a.watchers, a.watchers.purge, fn)
 }
@@ -108,8 +107,8 @@ func watch[F any](w *watchers, m map[int]F, fn F) (stop func()) {
 	}
 }
 
-// Ended returns ErrRevoked when an identity's token has been revoked, ErrKeyRetired when the key that signed it is
-// not in force any more, and nil otherwise. It does not allocate.
+// Ended returns ErrRevoked if an identity's token was revoked, ErrKeyRetired if the key that signed it is no longer in
+// force, and nil otherwise. It does not allocate.
 func (a *Authority) Ended(id Identity) error {
 	if id.Anonymous {
 		return nil

@@ -1,15 +1,15 @@
-// Package spread carries revocations between the gateways of a cell through Redis.
+// Package spread exchanges revocations between the gateways of a cell through Redis.
 //
-// It implements [auth.RevocationStore] by versioned polling: each entry gets the next version of a counter,
-// and a gateway asks for what is newer than the last version it saw. A poll that was missed is made up for
-// by the next one, which publishing alone could not promise. Redis is a channel here and may lose
-// everything: every gateway keeps its own file and adds what is missing.
+// It implements [auth.RevocationStore] by versioned polling: each entry gets the next version of a counter, and a
+// gateway asks for entries newer than the last version it saw. Unlike with publishing alone, a missed poll loses
+// nothing: the next one catches up. Redis is a channel here and may lose everything: every gateway keeps its own file
+// and adds what is missing.
 //
 // The data, all under one hash tag so that a Redis cluster keeps it together:
 //
 //	{key}:log    sorted set: member = JSON of a Revocation, score = its version
 //	{key}:until  sorted set: the same members, score = when they can be dropped, in Unix seconds
-//	{key}:meta   hash: epoch = a random name of this data, version = the highest given
+//	{key}:meta   hash: epoch = a random name of this data, version = the highest assigned
 package spread
 
 import (
@@ -26,7 +26,7 @@ import (
 	"cellgate/auth"
 )
 
-// page is how many entries one poll takes at most; a further poll takes the rest.
+// page is the maximum number of entries in one poll; the next poll gets the rest.
 const page = 1000
 
 // add: KEYS log, until, meta; ARGV a new epoch, then pairs of member and until.
@@ -43,8 +43,8 @@ for i = 2, #ARGV, 2 do
 end
 return 1`
 
-// since: KEYS log, until, meta; ARGV the caller's epoch and version, a new epoch, the page. A version below
-// the caller's means that a failover lost writes: the data gets a new epoch, and everyone adds again.
+// since: KEYS log, until, meta; ARGV the caller's epoch and version, a new epoch, the page. A version below the
+// caller's means that a failover lost writes: the data gets a new epoch, and all gateways add their entries again.
 const sinceScript = `
 local epoch = redis.call('HGET', KEYS[3], 'epoch') or ''
 local version = tonumber(redis.call('HGET', KEYS[3], 'version') or '0')
@@ -63,7 +63,7 @@ for i = 1, #found, 2 do
 end
 return out`
 
-// prune: KEYS log, until, meta; ARGV the time. It takes a bounded number at once.
+// prune: KEYS log, until, meta; ARGV the time. It removes a bounded number at once.
 const pruneScript = `
 local old = redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', '(' .. ARGV[1], 'LIMIT', 0, 1000)
 for i = 1, #old do
@@ -79,7 +79,7 @@ type Redis struct {
 	add, since, prune *redis.Script
 }
 
-// NewRedis makes a store of one cell under a key name. The client's timeouts hold; the caller closes it.
+// NewRedis makes the store of one cell under a key name. The client's timeouts apply; the caller closes it.
 func NewRedis(client redis.UniversalClient, key, cell string) *Redis {
 	tag := "{" + key + ":" + cell + "}"
 	return &Redis{
@@ -107,7 +107,7 @@ func (r *Redis) Add(ctx context.Context, entries []auth.Revocation) error {
 
 var errReply = errors.New("spread: unexpected reply")
 
-// Since implements [auth.RevocationStore]. An entry that is not the JSON of a revocation is left out.
+// Since implements [auth.RevocationStore]. It skips entries that are not the JSON of a revocation.
 func (r *Redis) Since(ctx context.Context, c auth.StoreCursor) ([]auth.Revocation, auth.StoreCursor, error) {
 	var out []auth.Revocation
 	for {
