@@ -43,7 +43,6 @@ func (d *Document) Any(n ast.Node, what string, depth int) (any, bool) {
 	return s.native(), true
 }
 
-// native returns a scalar in its JSON form.
 func (s *Scalar) native() any {
 	switch s.Kind {
 	case nullScalar:

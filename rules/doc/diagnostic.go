@@ -132,7 +132,6 @@ func (ds Diagnostics) Sort() {
 // MaxDiagnostics bounds the findings of one Compile.
 const MaxDiagnostics = 200
 
-// maxSourceLine bounds the quoted line, in bytes.
 const maxSourceLine = 400
 
 // SourceLine returns line n of the text, cut to maxSourceLine.

@@ -31,7 +31,7 @@ type Document struct {
 	Lines  []string
 	report func(Diagnostic)
 	Rule   string // subject of the findings
-	what   string // what the file is meant to be: "a rule file"
+	what   string // kind of file in findings: "a rule file"
 	keys   []string
 	// foreign means that the file is of another kind. Findings must not show its contents.
 	foreign bool

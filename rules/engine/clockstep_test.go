@@ -16,7 +16,6 @@ import (
 
 const year = 365 * 24 * time.Hour
 
-// clockSteps are the clock errors to test.
 var clockSteps = []time.Duration{time.Second, -time.Second, time.Hour, -time.Hour, 10 * year, -10 * year}
 
 // stepped is a sequence of records with a clock that steps.

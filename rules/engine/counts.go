@@ -67,7 +67,6 @@ func (w *Worker) measured(r *lang.Rule, sure bool, out []Decision) []Decision {
 	return out
 }
 
-// count counts the outcome of a rule.
 func (w *Worker) count(r *lang.Rule, matched, failed bool) {
 	c := &w.counts[r.Index]
 	switch {

@@ -74,7 +74,7 @@ const (
 	decisionWindow
 )
 
-// Append encodes d behind dst:
+// Append appends the encoding of d to dst:
 //
 //	bits    1 byte   1 shadow, 2 an error follows, 4 values follow, 8 rules follow, 16 an item follows, 32 a window follows
 //	rule    uvarint

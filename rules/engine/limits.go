@@ -106,7 +106,6 @@ type StoredLimits struct {
 	Rules  []LimitState `json:"rules"`
 }
 
-// limited is a rule of the set with a limit.
 type limited struct {
 	LimitState
 	index uint16

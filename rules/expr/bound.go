@@ -63,7 +63,6 @@ func (r *resolver) tableColumn(node *ast.Node, n *ast.MemberNode) bool {
 	return true
 }
 
-// signatures returns the types of a lookup in the column.
 func (c column) signatures() []any {
 	switch c.kind {
 	case AnyField: // of a table that is not usable

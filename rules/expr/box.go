@@ -17,7 +17,6 @@ func (b *box) holds(lat, lon float64) bool {
 	return lat >= b.min[0] && lat <= b.max[0] && lon >= b.min[1] && lon <= b.max[1]
 }
 
-// add extends the box to a point.
 func (b *box) add(lat, lon float64) {
 	b.min = [2]float64{min(b.min[0], lat), min(b.min[1], lon)}
 	b.max = [2]float64{max(b.max[0], lat), max(b.max[1], lon)}

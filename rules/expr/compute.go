@@ -16,7 +16,6 @@ func misfit(op string, a, b any) {
 	fail("%s does not work between %s and %s", op, typeOf(a), typeOf(b))
 }
 
-// compareNumbers compares an int with a float exactly.
 func compareNumbers(i int, f float64) int {
 	switch {
 	case f >= 1<<63:
@@ -64,7 +63,6 @@ func compare(a, b any) (order int, ok bool) {
 	return 0, false
 }
 
-// order compares two values for an operator.
 func order(op string, a, b any) int {
 	c, ok := compare(a, b)
 	if !ok {
@@ -174,7 +172,6 @@ func contains(a, b any) bool   { s, t, ok := texts(a, b); return ok && strings.C
 func startsWith(a, b any) bool { s, t, ok := texts(a, b); return ok && strings.HasPrefix(s, t) }
 func endsWith(a, b any) bool   { s, t, ok := texts(a, b); return ok && strings.HasSuffix(s, t) }
 
-// float converts a number to a float.
 func float(v any) (f float64, ok bool) {
 	switch v := v.(type) {
 	case int:

@@ -22,7 +22,7 @@ type Condition struct {
 	// Common is the first clause that Clauses do not decide, if other conditions have it in that place too. It is
 	// evaluated once per message for all of them. If it is false, so is the condition. Names.Share sets it.
 	Common *Expression
-	rest   string // that clause as it is written, "" when it is not known
+	rest   string // that clause as written; "" if unknown
 	code   uint64 // equal for clauses of equal meaning
 }
 
@@ -337,7 +337,6 @@ func (a *analysis) comparison(sym uint16, operator string, with ast.Node) (Test,
 	return t, true
 }
 
-// list reads a list of constants.
 func (a *analysis) list(t *Test, n ast.Node) bool {
 	t.Op = OneOf
 	switch n := n.(type) {

@@ -66,7 +66,6 @@ func orNil(n, beside ast.Node) ast.Node {
 	return n
 }
 
-// call replaces a node by a call.
 func (p *executable) call(node *ast.Node, fn any, args ...ast.Node) *ast.CallNode {
 	for i := range args {
 		if c, ok := args[i].(*ast.ConstantNode); ok {
@@ -416,7 +415,6 @@ func (p *executable) truth(n ast.Node) ast.Node {
 	return at(n, &ast.BinaryNode{Operator: "??", Left: n, Right: at(n, &ast.BoolNode{})})
 }
 
-// at gives a new node the position of an old one.
 func at(old, n ast.Node) ast.Node {
 	n.SetLocation(old.Location())
 	return n

@@ -385,7 +385,6 @@ func isFunction(name string) bool {
 	return own || boundFunctions[name]
 }
 
-// functionNames returns the names of all functions.
 func functionNames() []string {
 	var names []string
 	for name := range functions {

@@ -93,7 +93,6 @@ func (l *lint) constant(n ast.Node) {
 	}
 }
 
-// value returns the result of a constant condition.
 func (l *lint) value(n ast.Node) (value, ok bool) {
 	if !isConstant(n) {
 		return false, false

@@ -13,7 +13,6 @@ import (
 	"cellgate/rules/doc"
 )
 
-// suggest returns a suggestion for an unknown name.
 func (r *resolver) suggest(name string) string {
 	if r.names.Schema.Fields != nil {
 		if _, ok := r.names.Schema.Fields[name]; ok {

@@ -39,7 +39,6 @@ func (n *Names) passing(d *doc.Document, tree ast.Node) *passed {
 	return p
 }
 
-// passes reports whether any value is passed on.
 func (p *passed) passes() bool {
 	if p.kind == passedField || p.kind == passedGiven || p.kind == passedItem {
 		return true

@@ -148,7 +148,6 @@ func (p *Place) each(list []*fastjson.Value, what string, points *int, depth int
 	return nil
 }
 
-// rings adds a polygon.
 func (p *Place) rings(list []*fastjson.Value, points *int) error {
 	if len(list) == 0 {
 		return errors.New("a polygon without coordinates")

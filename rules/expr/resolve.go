@@ -77,7 +77,6 @@ func (r *resolver) fail(n ast.Node, code doc.Code, suggestion, format string, ar
 	r.problems = append(r.problems, problem{n.Location().From, code, fmt.Sprintf(format, args...), suggestion})
 }
 
-// resolve rewrites a whole tree.
 func (r *resolver) resolve(root *ast.Node) {
 	ast.Walk(root, localNames(r.locals))
 	ast.Walk(root, r)

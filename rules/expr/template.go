@@ -108,7 +108,6 @@ func (n *Names) hole(d *doc.Document, s doc.Scalar, inner string, offset int) (t
 	return part, part.expr != nil
 }
 
-// holes are the names that holes may have.
 var holes = []string{"vin", "cell", "class"}
 
 func meantHole(name string) string {

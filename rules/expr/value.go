@@ -107,7 +107,6 @@ func (v *Value) Render(sc *Scope, dst []byte) ([]byte, error) {
 	return append(dst, ']'), nil
 }
 
-// appendExpr appends the value of an expression as JSON.
 func (sc *Scope) appendExpr(dst []byte, e *Expression) ([]byte, error) {
 	v, err := sc.PassOn(e)
 	if err != nil {

@@ -50,7 +50,6 @@ func (l *List) contains(v any) bool {
 	return ok
 }
 
-// add adds a constant of an expression.
 func (l *List) add(v any) {
 	l.values = append(l.values, v)
 	switch v := v.(type) {
@@ -132,7 +131,6 @@ const (
 	UnitMillis
 )
 
-// has reports whether a text is in the list.
 func (l *List) has(text string) bool {
 	_, ok := l.Texts[text]
 	return ok

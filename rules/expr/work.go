@@ -15,7 +15,6 @@ const (
 	workOfElement = 32
 )
 
-// work is the remaining work.
 type work int
 
 // workName is the name of the remaining work in the environment of expressions. No source can use it.

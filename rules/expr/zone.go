@@ -50,7 +50,6 @@ func ReadZone(d *doc.Document, e doc.Entry) (Zone, bool) {
 	return z, true
 }
 
-// measure describes a number of a zone.
 type measure struct {
 	what     string
 	low, top float64

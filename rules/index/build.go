@@ -219,7 +219,6 @@ type key struct {
 // comparable returns the key without the fields that do not identify it.
 func (k key) comparable() key { k.test = nil; return k }
 
-// divide returns a node for some rules.
 func (x *Index) divide(entries []entry, depth int) *node {
 	n := &node{columns: map[uint16]*column{}}
 	groups := map[key]*group{}

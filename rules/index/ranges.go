@@ -8,7 +8,6 @@ import (
 	"cellgate/rules/expr"
 )
 
-// interval is a range of numbers.
 type interval struct{ low, high expr.Bound }
 
 var everything = interval{expr.Bound{At: math.Inf(-1)}, expr.Bound{At: math.Inf(1)}}
@@ -36,7 +35,6 @@ type ranges struct {
 	items []uint32 // bucket numbers
 }
 
-// newRanges returns the ranges for intervals with their buckets.
 func newRanges(intervals []interval, buckets []uint32) *ranges {
 	r := &ranges{}
 	for _, i := range intervals {
@@ -70,7 +68,6 @@ func newRanges(intervals []interval, buckets []uint32) *ranges {
 	return r
 }
 
-// leaves returns the number of places.
 func (r *ranges) leaves() int { return 2*len(r.ends) + 1 }
 
 // from and to return the first and the last place of a non-empty interval.
@@ -94,7 +91,6 @@ func (r *ranges) to(i interval) int {
 	return r.place(i.high.At) - 1
 }
 
-// place returns the place of a number.
 func (r *ranges) place(v float64) int {
 	n := sort.SearchFloat64s(r.ends, v)
 	if n < len(r.ends) && r.ends[n] == v {

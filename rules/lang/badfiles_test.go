@@ -45,7 +45,6 @@ func TestBadFiles(t *testing.T) {
 	}
 }
 
-// options returns options with all targets of a gateway.
 func options() lang.Options {
 	o := rulestest.Options("cell-1")
 	o.Targets = slices.Insert(o.Targets, 3, &webhook.Target)

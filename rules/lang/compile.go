@@ -80,7 +80,6 @@ func (c *compiler) report(d doc.Diagnostic) {
 	}
 }
 
-// file compiles the rules of one file.
 func (c *compiler) file(f *ruleFile) {
 	all := expr.Names{
 		Lists: f.lists, Macros: f.macros, Schema: &f.schema, Symbols: c.symbols, Used: f.used, HashKeys: c.opts.HashKeys, Stored: c.opts.Stored,

@@ -89,7 +89,6 @@ func references(text []byte) []string {
 	return refs
 }
 
-// fileOf returns the file that a zone or table names.
 func fileOf(d *doc.Document, e doc.Entry) (doc.Scalar, bool) {
 	entries, _ := d.Silent().Entries(e.Value, "a file")
 	for _, e := range entries {

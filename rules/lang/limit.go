@@ -35,7 +35,6 @@ func (l *Limit) String() string {
 // limitForm is an example of a limit.
 const limitForm = "for example limits: {errors: 1% per 5m then shadow}"
 
-// readLimits reads the key limits.
 func (r *ruleDef) readLimits(n ast.Node) {
 	o, ok := r.doc.Object(n, `"limits"`, "errors")
 	if !ok {
@@ -91,7 +90,6 @@ func (r *ruleDef) limitWindow(s *doc.Scalar, text string) (time.Duration, bool) 
 // rules.
 type versions struct{ rest uint64 }
 
-// newVersions returns the versions for a file.
 func newVersions(f *ruleFile, o *doc.Object) *versions {
 	v := versions{}
 	for _, key := range fileKeys() {
@@ -108,7 +106,6 @@ func newVersions(f *ruleFile, o *doc.Object) *versions {
 	return &v
 }
 
-// of returns the version of a rule.
 func (v *versions) of(d *doc.Document, rule ast.Node) string {
 	return fmt.Sprintf("%016x", meaningOf(d, rule)*31+v.rest)
 }

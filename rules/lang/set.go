@@ -68,7 +68,7 @@ type Rule struct {
 	Operators []*Operator
 	Transform *expr.Value
 	Targets   []*Target
-	ErrTopic  string // "": what the rule cannot handle is counted alone
+	ErrTopic  string // "": errors are only counted
 	ErrEmpty  bool   // dead letters have no payload
 	UsesGiven bool   // a target or the transform refers to operator.x
 	Limit     *Limit // of the rule's errors, nil if there is none

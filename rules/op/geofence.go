@@ -12,7 +12,6 @@ import (
 	"cellgate/rules/expr"
 )
 
-// maxZones bounds the zones of a geofence.
 const maxZones = 64
 
 // geofenceExample shows all required keys.
@@ -42,7 +41,6 @@ var geofence = Operator{
 	},
 }
 
-// zoneList is the value of the key zones.
 type zoneList []fencedZone
 
 // fencedZone is one zone: defined inline, or at the top of the file under the name ref.

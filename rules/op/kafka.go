@@ -40,7 +40,6 @@ func (a *Args) None(key string) bool { return a.Text(key) == nothing }
 // nothing is the word for a part of a message that is not sent.
 const nothing = "none"
 
-// kafkaTarget renders Kafka records.
 type kafkaTarget struct {
 	topic     *expr.Template
 	key       *expr.Expression // nil: the VIN

@@ -41,7 +41,6 @@ func mqttKeys() []Key {
 	}
 }
 
-// mqttTarget renders messages to MQTT clients.
 type mqttTarget struct {
 	class     string         // "": topic
 	topic     *expr.Template // nil: class

@@ -30,7 +30,6 @@ var onChange = Operator{
 	New: newOnChange,
 }
 
-// deadbandValue returns a value that is a number above 0.
 func deadbandValue() Value {
 	read := func(o *doc.Object, key string) (any, bool) {
 		s, ok := o.Text(key)

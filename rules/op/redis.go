@@ -112,7 +112,6 @@ type redisOperation struct {
 	render func(t *redisTarget, sc *expr.Scope, r *Rendered) error
 }
 
-// redisOperations lists all operations, by kind.
 var redisOperations = [RedisKinds]redisOperation{
 	RedisHash: {
 		key: "hash", options: []string{"set", "fields", "newer_than", "ttl"}, needs: []string{"set", "fields"},
@@ -217,7 +216,6 @@ func readSet(o *doc.Object, key string) (any, bool) {
 	return v, true
 }
 
-// fieldName is the name of a hash field.
 type fieldName string
 
 // Shown returns the text for a diff.
@@ -248,7 +246,6 @@ func redisSchema() JSON {
 	return OneOf(one...)
 }
 
-// redisTarget is a compiled Redis operation.
 type redisTarget struct {
 	kind      RedisKind
 	key       *expr.Template
@@ -315,7 +312,6 @@ func reservedKey(key string) bool {
 	return strings.HasPrefix(strings.TrimPrefix(key, "{"), reservedPrefix)
 }
 
-// redisKind returns the operation that the keys name.
 func redisKind(a *Args) RedisKind {
 	for kind := range RedisKinds {
 		if a.Values[redisOperations[kind].key] != nil {

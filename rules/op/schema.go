@@ -23,7 +23,6 @@ func whole(lo, hi int) JSON { return JSON{"type": "integer", "minimum": lo, "max
 // TextOf returns the schema of a text.
 func TextOf(description string) JSON { return JSON{"type": "string", "description": description} }
 
-// keysSchema returns the schema of a mapping of keys.
 func keysSchema(keys []Key) JSON {
 	properties := JSON{}
 	var required []string

@@ -204,7 +204,6 @@ func (o *windowOp) over(in *Input, m *state.Memory) bool {
 	return in.Memory.Received >= m.At+o.length
 }
 
-// close sends the window's aggregates.
 func (o *windowOp) close(in *Input, out *Outputs) error {
 	m := in.Memory.Touch()
 	all, err := readAggregates(m.Text, o.fields)

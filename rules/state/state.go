@@ -373,7 +373,6 @@ func (s *State) over(v *vinState) int {
 	return n
 }
 
-// mark marks a VIN as changed.
 func (sh *stateShard) mark(v *vinState) {
 	if v.dirty {
 		return
@@ -413,7 +412,6 @@ func (sh *stateShard) remove(v *vinState) {
 	v.dirty = false
 }
 
-// find returns a VIN, nil if it has no state.
 func (sh *stateShard) find(vin string) *vinState {
 	if sh.last == nil || sh.last.vin != vin {
 		sh.last = sh.vins[vin]

@@ -61,7 +61,6 @@ func (c covering) observer(set *lang.Set, rules []string) *observer {
 	return &observer{covering: c, set: set, rules: rules, scope: set.NewScope()}
 }
 
-// begin starts a step.
 func (o *observer) begin(w *engine.Worker, rec *message.Record) {
 	o.ran = o.ran[:0]
 	w.Begin(rec, func(op *lang.Operator) { o.ran = append(o.ran, op) })
@@ -128,7 +127,6 @@ func (o *observer) rule(r *lang.Rule, matched bool) {
 	}
 }
 
-// of returns the coverage of a set.
 func (c covering) of(set *lang.Set) *Coverage {
 	out := &Coverage{}
 	for _, r := range set.Compiled {

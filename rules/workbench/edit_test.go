@@ -160,7 +160,6 @@ rules:
 	}
 }
 
-// schemaKeys returns the keys of a part of the schema.
 func schemaKeys(part op.JSON) []string {
 	p, _ := part["properties"].(op.JSON)
 	return slices.Sorted(maps.Keys(p))

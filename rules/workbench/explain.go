@@ -98,7 +98,6 @@ func copyOf(known *state.State, vin string) *state.State {
 	return own
 }
 
-// explainer explains one record.
 type explainer struct {
 	set    *lang.Set
 	was    *state.State // the state before the record
@@ -199,7 +198,6 @@ func (e *explainer) elements(r *lang.Rule) {
 	e.outputs(all)
 }
 
-// element explains one element.
 func (e *explainer) element(r *lang.Rule, i int) (matches []engine.Match, why string) {
 	e.last, e.behind, e.of = nil, false, fmt.Sprintf("element %d: ", i)
 	defer func() { e.of = "" }()
@@ -240,7 +238,6 @@ func (e *explainer) isFalse(condition *expr.Expression) bool {
 	return err == nil && !holds
 }
 
-// input returns the input of the last operator.
 func (e *explainer) input() *op.Input {
 	in := e.worker.Input()
 	in.Scope, in.Memory.State, in.Memory.Key = e.scope, e.was, e.last.Key

@@ -62,7 +62,6 @@ func New(dir string, s *Sketch, o ToolOptions) (names []string, err error) {
 	return names, nil
 }
 
-// rule returns the text of the rule file.
 func (s *Sketch) rule() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "# yaml-language-server: $schema=%s\nrules:\n  - id: %s\n", schemaFile, s.ID)

@@ -20,7 +20,7 @@ type testCase struct {
 	topic string
 	rules []string // the rules that count; all if empty
 	start time.Time
-	cell  string // "": that of the tool
+	cell  string // "": the cell of the tool
 	steps []*testStep
 }
 
@@ -58,7 +58,6 @@ const (
 // defaultTestStart is 2025-01-01 00:00 UTC.
 const defaultTestStart = 1_735_689_600_000
 
-// readTests reads a test file and reports errors.
 func readTests(display string, text []byte, targets op.Targets, report func(doc.Diagnostic)) []*testCase {
 	d := doc.New(display, text, report, "a test file", "tests")
 	o, ok := d.Root()

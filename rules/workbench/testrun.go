@@ -65,7 +65,6 @@ func (t *testCase) run(ctx context.Context, set *lang.Set, covered covering) (Te
 	return res, nil
 }
 
-// record returns the step's message as a journal record.
 func (s *testStep) record(t *testCase, seq uint64) message.Record {
 	rec := message.Record{
 		Seq: seq, ReceivedAt: t.start.Add(s.at).UnixMilli(), Kind: message.KindPublish, QoS: s.qos, Retain: s.retain,
@@ -114,7 +113,6 @@ func (s *testStep) outputs(w *engine.Worker, seen *observer, t *testCase, seq ui
 	return outs
 }
 
-// compare compares the outputs with the expectations.
 func (s *testStep) compare(outs []*output, rules []string) []TestFailure {
 	var fails []TestFailure
 	var almost []*output

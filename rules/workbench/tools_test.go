@@ -231,7 +231,6 @@ func TestToolsShowEveryDigit(t *testing.T) {
 	}
 }
 
-// options returns the tools' options for a cell.
 func options(cell string) ToolOptions {
 	o := ToolOptions{Options: rulestest.Options(cell)}
 	o.Targets = slices.Insert(o.Targets, 3, &webhook.Target)
