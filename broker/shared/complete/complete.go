@@ -1,4 +1,4 @@
-// Package complete checks that whoever makes a part has said everything about it: parts have no defaults of their own.
+// Package complete checks that options are complete: parts have no defaults of their own.
 package complete
 
 import (
@@ -6,9 +6,9 @@ import (
 	"reflect"
 )
 
-// Check returns an error that names the first number, text, function, interface or pointer among the fields of a struct
-// that is zero, or a number below it. A field whose zero value means something says so in its tag, and so does one that may be
-// negative:
+// Check returns an error that names the first field of a struct that is zero, among its numbers, texts, functions,
+// interfaces and pointers, or a negative number. A field whose zero value has a meaning declares it in its tag; so does
+// one that may be negative:
 //
 //	ConnectRate int           `zero:"no limit"`
 //	Jump        time.Duration `zero:"it has not moved" negative:"it went back"`

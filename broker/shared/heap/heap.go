@@ -1,18 +1,19 @@
-// Package heap orders elements of which only the first is wanted, and of which any may move or go.
+// Package heap is a heap whose elements can be moved or removed at any time.
 package heap
 
-// Item is an element. It belongs to one heap.
+// Item is an element of at most one heap.
 type Item[T any] interface {
-	// Before says that it comes before another one. What that depends on changes only between Remove and Put, or just before Put.
+	// Before reports whether the item precedes another one. Its result may change only between Remove and Put, or just
+	// before Put.
 	Before(other T) bool
-	// Place is where it remembers its place for the heap: 0 while it is in none.
+	// Place returns where the heap stores the item's place: 0 while it is in none.
 	Place() *int32
 }
 
 // Heap has the first element at its front. The zero Heap is empty.
 type Heap[T Item[T]] []T
 
-// Put adds an element, or moves it to where it belongs now.
+// Put adds an element, or moves it to its new place.
 func (h *Heap[T]) Put(x T) {
 	if *x.Place() == 0 {
 		*h = append(*h, x)
@@ -21,7 +22,7 @@ func (h *Heap[T]) Put(x T) {
 	h.settle(x)
 }
 
-// Remove takes an element out, if it is in.
+// Remove removes an element, if it is in the heap.
 func (h *Heap[T]) Remove(x T) {
 	i, last := int(*x.Place())-1, len(*h)-1
 	if i < 0 {
@@ -37,7 +38,7 @@ func (h *Heap[T]) Remove(x T) {
 	}
 }
 
-// Pop takes the first element out. There is one.
+// Pop removes and returns the first element of a heap that is not empty.
 func (h *Heap[T]) Pop() T {
 	x := (*h)[0]
 	h.Remove(x)

@@ -16,7 +16,7 @@ type timer struct {
 func (x *timer) Before(y *timer) bool { return x.at < y.at }
 func (x *timer) Place() *int32        { return &x.place }
 
-// TestHeap does at random all that can be done, and holds the first against a search.
+// TestHeap runs random operations and compares the first element with a search.
 func TestHeap(t *testing.T) {
 	t.Parallel()
 	rnd := rand.New(rand.NewPCG(1, 2))
@@ -54,7 +54,7 @@ func TestHeap(t *testing.T) {
 	}
 }
 
-// standard is what the library asks for.
+// standard implements container/heap's interface.
 type standard []*timer
 
 func (h standard) Len() int           { return len(h) }
@@ -78,7 +78,7 @@ func (h *standard) Pop() any {
 	return x
 }
 
-// BenchmarkMove puts off the first of 100,000 timers.
+// BenchmarkMove moves the first of 100,000 timers to a later time.
 func BenchmarkMove(b *testing.B) {
 	const n = 100_000
 	timers := func() []timer {

@@ -18,10 +18,10 @@ import (
 	"cellgate/broker/shared/remote"
 )
 
-// Admin asks a cluster about its topics and makes some, for tools. It keeps no connection.
+// Admin queries and creates topics, for tools. It keeps no connection.
 type Admin struct{ config Config }
 
-// NewAdmin checks the settings and connects to nothing yet.
+// NewAdmin checks the settings. It does not connect.
 func NewAdmin(c Config) (*Admin, error) {
 	if err := c.check(c); err != nil {
 		return nil, err
@@ -29,19 +29,19 @@ func NewAdmin(c Config) (*Admin, error) {
 	return &Admin{c}, nil
 }
 
-// TopicState is what a cluster says of a topic.
+// TopicState describes a topic.
 type TopicState struct {
 	Name       string
 	Missing    bool
 	Err        error // why nothing more is known
 	Partitions int
-	// Replicas and InSync are the least of any partition.
+	// Replicas and InSync are minimums over the partitions.
 	Replicas, InSync int
-	// MayWrite and MayRead are true too when the cluster does not say what the user may do.
+	// MayWrite and MayRead are also true if the cluster does not report permissions.
 	MayWrite, MayRead bool
 }
 
-// Why a connection is of no use, for errors.Is.
+// Causes of an unusable connection, for errors.Is.
 var (
 	ErrConnect = errors.New("no connection")
 	ErrTLS     = remote.ErrTLS
@@ -57,8 +57,8 @@ func (a *Admin) Reach(ctx context.Context, broker string) error {
 	return c.Close()
 }
 
-// cause explains why a cluster that is connected to does not answer. kafka-go tells of a refused login only that the connection has
-// ended, so the brokers are asked once more, in a way that hears what they say.
+// cause explains why a reachable cluster does not answer. kafka-go reports a refused login only as a closed connection,
+// so cause logs in again in a way that returns the broker's message.
 func (c Config) cause(ctx context.Context, err error) error {
 	if !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
 		return err
@@ -71,7 +71,7 @@ func (c Config) cause(ctx context.Context, err error) error {
 	return fmt.Errorf("the brokers close the connection: their listener may want TLS, or a login: %w", err)
 }
 
-// Versions of the requests: brokers from 2.3 up to 4.x have them.
+// Versions of the requests, supported by brokers from 2.3 to 4.x.
 const (
 	adminMetadata       = 8
 	saslVersion         = 1
@@ -112,7 +112,7 @@ func (a *Admin) dial(ctx context.Context, broker string) (*protocol.Conn, error)
 	return c, nil
 }
 
-// quietly is nil: what closing says of a connection that has failed is of no use.
+// quietly discards the error of closing a failed connection.
 func quietly(error) error { return nil }
 
 func (a *Admin) login(ctx context.Context, c *protocol.Conn) error {
@@ -154,7 +154,7 @@ func refusedLogin(r *saslauthenticate.Response) error {
 	return kafka.Error(r.ErrorCode)
 }
 
-// closedBy explains the end of a connection during the login.
+// closedBy explains a connection that ends during the login.
 func closedBy(err error, why string) error {
 	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
 		return errors.New("the broker has closed the connection: " + why)
@@ -162,7 +162,7 @@ func closedBy(err error, why string) error {
 	return err
 }
 
-// Topics asks for topics, in the order of their names given. An error says that no broker could be asked.
+// Topics returns the state of topics, in the order of names. An error means that no broker answered.
 func (a *Admin) Topics(ctx context.Context, names []string) ([]TopicState, error) {
 	var errs []error
 	for _, broker := range a.config.Brokers {
@@ -172,7 +172,7 @@ func (a *Admin) Topics(ctx context.Context, names []string) ([]TopicState, error
 			continue
 		}
 		msg, err := c.RoundTrip(&metadata.Request{TopicNames: names, IncludeTopicAuthorizedOperations: true})
-		_ = c.Close() //nolint:errcheck // the answer is there, or an error that tells more
+		_ = c.Close() //nolint:errcheck // the response, or a more specific error, is already there
 		if err != nil {
 			errs = append(errs, fmt.Errorf("%s: %w", broker, closedBy(err, "its listener may want TLS, or a login")))
 			continue
@@ -223,7 +223,8 @@ func stateOf(name string, t *metadata.ResponseTopic) TopicState {
 	return s
 }
 
-// Create makes a topic; -1 leaves partitions or replication to the brokers. With dry the cluster only says whether it would.
+// Create creates a topic; -1 leaves partitions or replication to the brokers. With dry the cluster only validates the
+// request.
 func (a *Admin) Create(ctx context.Context, name string, partitions, replication int, dry bool) error {
 	c := a.config.client(nil)
 	defer closeIdle(c)

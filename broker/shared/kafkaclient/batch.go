@@ -40,7 +40,7 @@ const (
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-// producerState is what makes a batch recognisable when it is sent twice.
+// producerState identifies a batch when it is sent twice.
 type producerState struct {
 	id    int64
 	epoch int16
@@ -52,11 +52,10 @@ func (p *producerState) advance(n int) {
 	p.seq = int32((int64(p.seq) + int64(n)) & 0x7fffffff) //nolint:gosec // masked to 31 bits
 }
 
-// encoders are those of a producer, which its lanes share: encoding waits for nothing but the processor, so more than
-// encodersAtOnce would only hold more memory, a batch's each.
+// encoders are shared by a producer's lanes. Encoding only needs the processor, so more than encodersAtOnce would only
+// use more memory, one batch each.
 type encoders chan *encoder
 
-// encodersAtOnce is how many lanes encode at a time.
 const encodersAtOnce = 2
 
 func newEncoders(c codec) encoders {
@@ -67,20 +66,19 @@ func newEncoders(c codec) encoders {
 	return es
 }
 
-// encode waits for an encoder and has it encode recs.
 func (es encoders) encode(dst []byte, recs []*Record, p producerState) ([]byte, error) {
 	e := <-es
 	defer func() { es <- e }()
 	return e.encode(dst, recs, p)
 }
 
-// encoder turns records into one batch. It keeps its buffer, so a steady lane allocates nothing.
+// encoder encodes records as one batch. It reuses its buffer, so a steady lane allocates nothing.
 type encoder struct {
 	codec   codec
 	records []byte // uncompressed
 }
 
-// encode makes the batch of recs, of which there is at least one, with its length in front, in dst[:0].
+// encode writes the batch of at least one record, preceded by its length, to dst[:0].
 func (e *encoder) encode(dst []byte, recs []*Record, p producerState) ([]byte, error) {
 	base, last := recs[0].Time, recs[0].Time
 	e.records = e.records[:0]
@@ -147,7 +145,7 @@ func appendBytes(dst, b []byte) []byte {
 	return append(binary.AppendVarint(dst, int64(len(b))), b...)
 }
 
-// AppendHeader appends one header in the form that Record.Headers holds; the caller counts them.
+// AppendHeader appends one header in the encoding of Record.Headers; the caller counts them.
 func AppendHeader[V string | []byte](dst []byte, key string, value V) []byte {
 	dst = binary.AppendVarint(dst, int64(len(key)))
 	dst = append(dst, key...)
@@ -155,16 +153,16 @@ func AppendHeader[V string | []byte](dst []byte, key string, value V) []byte {
 	return append(dst, value...)
 }
 
-// size is about what a record takes of an uncompressed batch.
+// size estimates a record's bytes in an uncompressed batch.
 func (r *Record) size() int { return len(r.Key) + len(r.Value) + len(r.Headers) + 24 }
 
 // codec compresses a batch's records.
 type codec struct {
 	id   kafka.Compression
-	zstd *zstd.Encoder // set for zstd alone; safe for concurrent EncodeAll
+	zstd *zstd.Encoder // only for zstd; EncodeAll is safe for concurrent use
 }
 
-// newCodec takes none, gzip, snappy, lz4 or zstd; "" is zstd.
+// newCodec accepts none, gzip, snappy, lz4 and zstd; "" means zstd.
 func newCodec(name string) (codec, error) {
 	switch name {
 	case "none":
@@ -176,7 +174,7 @@ func newCodec(name string) (codec, error) {
 	case "lz4":
 		return codec{id: kafka.Lz4}, nil
 	case "zstd":
-		// A window of 256 KiB is most of a batch, and keeps an encoder at about 1 MB.
+		// A window of 256 KiB covers most of a batch and keeps an encoder at about 1 MB.
 		z, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithWindowSize(256<<10),
 			zstd.WithEncoderConcurrency(encodersAtOnce), zstd.WithLowerEncoderMem(true), zstd.WithZeroFrames(true))
 		if err != nil {

@@ -2,15 +2,15 @@ package kafkaclient
 
 import "time"
 
-// bucket counts bytes against a rate. It holds what comes in in a tenth of a second, and may be overdrawn by whoever has
-// found something in it.
+// bucket is a token bucket for bytes. It holds a tenth of a second's worth. A request may overdraw it, if it is not
+// empty.
 type bucket struct {
-	rate   float64 // bytes per second; 0 is no limit
+	rate   float64 // bytes per second; 0 means no limit
 	tokens float64
-	at     time.Time // when tokens was right
+	at     time.Time // when tokens was updated
 }
 
-// set changes the rate. What was overdrawn is forgiven when there is no limit any more.
+// set changes the rate. Removing the limit clears an overdraft.
 func (b *bucket) set(rate int64, now time.Time) {
 	b.refill(now)
 	if b.rate = float64(rate); rate == 0 {
@@ -23,8 +23,7 @@ func (b *bucket) refill(now time.Time) {
 	b.at = now
 }
 
-// wait is how long there is nothing in it; 0 when something may be taken. ahead is how many seconds' worth may be taken in
-// advance.
+// wait returns how long until bytes may be taken; 0 means now. ahead is how many seconds' worth may be overdrawn.
 func (b *bucket) wait(now time.Time, ahead float64) time.Duration {
 	if b.rate == 0 {
 		return 0

@@ -13,23 +13,23 @@ import (
 	"cellgate/broker/shared/remote"
 )
 
-// Claim says who reads a partition. It is committed beside the offset, and whoever sees a later one than its own stops:
-// so a reader that was taken for dead notices that it has a successor.
+// Claim identifies the reader of a partition. It is committed with the offset, and a reader that sees a later claim
+// than its own stops: so a reader that was taken for dead notices its successor.
 type Claim struct {
-	Number int64  `json:"claim,omitempty"` // one more than the claim before it
+	Number int64  `json:"claim,omitempty"` // one more than the previous claim
 	Owner  string `json:"owner,omitempty"`
 }
 
-// After reports whether the claim is the later one.
+// After reports whether c is later than o.
 func (c Claim) After(o Claim) bool {
 	return cmp.Or(cmp.Compare(c.Number, o.Number), cmp.Compare(c.Owner, o.Owner)) > 0
 }
 
-// Claim is the partition's own since Committed.
+// Claim returns this reader's claim; it is set by Committed.
 func (p *Assignment) Claim() Claim { return p.known().Claim }
 
-// Committed is what the group has committed: Next is negative when that is nothing. What this consumer commits from then
-// on claims the partition. It tries until ctx ends, whose error is the only one.
+// Committed returns the position that the group has committed; Next is negative if there is none. Later commits of this
+// consumer claim the partition. It retries until ctx ends; ctx's error is the only one.
 func (p *Assignment) Committed(ctx context.Context) (Mark, error) {
 	for try := 1; ; try++ {
 		next, m, err := p.committed(ctx)
@@ -68,7 +68,7 @@ func (p *Assignment) committed(ctx context.Context) (next int64, m memo, err err
 	return next, m, nil
 }
 
-// offsets are those that the group has committed. A group that nobody has committed to has none.
+// offsets returns the committed offsets, none for a group without commits.
 func (c *Consumer) offsets(ctx context.Context, partitions map[string][]int) (map[string][]kafka.OffsetFetchPartition, error) {
 	res, err := c.client.OffsetFetch(ctx, &kafka.OffsetFetchRequest{GroupID: c.o.Group, Topics: partitions})
 	if err == nil {
@@ -89,7 +89,7 @@ func (c *Consumer) offsets(ctx context.Context, partitions map[string][]int) (ma
 	return res.Topics, nil
 }
 
-// memoOf reads what was committed beside an offset; of somebody else's it is empty.
+// memoOf parses the metadata of a committed offset; metadata of other programs gives an empty memo.
 func memoOf(metadata string) memo {
 	var m memo
 	if json.Unmarshal([]byte(metadata), &m) != nil {
@@ -98,7 +98,7 @@ func memoOf(metadata string) memo {
 	return m
 }
 
-// OffsetAt is the offset of the first record that is not older than at, or the partition's end.
+// OffsetAt returns the offset of the first record at or after a time, or the partition's end.
 func (p *Assignment) OffsetAt(ctx context.Context, at time.Time) (int64, error) {
 	ctx, cancel := context.WithTimeout(ctx, p.c.o.RequestTimeout)
 	defer cancel()

@@ -29,23 +29,23 @@ type Config struct {
 	SASL    *SASL       `zero:"the cluster asks for no login"`
 	// ClientID is what the broker sees in its logs and quotas.
 	ClientID string
-	// RequestTimeout limits one request, broker-side work included.
+	// RequestTimeout limits one request, the broker's work included.
 	RequestTimeout time.Duration
 	Timing
 }
 
-// Timing is how long a client waits for what, and how often it looks: NormalTiming, but for tests.
+// Timing sets a client's timeouts and intervals: NormalTiming, except in tests.
 type Timing struct {
 	remote.Pace
-	// DialTimeout limits connecting, TLS and SASL together.
+	// DialTimeout limits connect, TLS and SASL together.
 	DialTimeout time.Duration
-	// MetadataTTL is how stale the known leaders may be, and so how long a moved partition goes unnoticed.
+	// MetadataTTL is the maximum age of known leaders, and so how long a moved partition goes unnoticed.
 	MetadataTTL time.Duration
 	// PartitionWatchInterval is how often a consumer looks for new topics and partitions.
 	PartitionWatchInterval time.Duration
 }
 
-// NormalTiming is a gateway's.
+// NormalTiming returns the timing of a gateway.
 func NormalTiming() Timing {
 	return Timing{
 		Pace: remote.NormalPace(), DialTimeout: 5 * time.Second, MetadataTTL: time.Second,
@@ -53,7 +53,7 @@ func NormalTiming() Timing {
 	}
 }
 
-// SASL names a mechanism and its credentials.
+// SASL is a mechanism with credentials.
 type SASL struct {
 	// Mechanism is plain, scram-sha-256 or scram-sha-512.
 	Mechanism string
@@ -61,7 +61,7 @@ type SASL struct {
 	Password  string
 }
 
-// check looks at the config within options.
+// check validates options and the Config in them.
 func (c Config) check(options any) error {
 	if err := complete.Check(options); err != nil {
 		return fmt.Errorf("%w: %w", ErrConfig, err)
@@ -98,10 +98,10 @@ func (c Config) mechanism() (sasl.Mechanism, error) {
 	return m, nil
 }
 
-// transport makes a connection pool whose cached metadata covers topics alone: with an empty list
-// kafka-go would ask for every topic of the cluster once a second.
+// transport returns a connection pool whose cached metadata covers only topics: with an empty list kafka-go would
+// request every topic of the cluster once a second.
 func (c Config) transport(topics []string) *kafka.Transport {
-	m, _ := c.mechanism() // check has looked at it
+	m, _ := c.mechanism() // validated by check
 	d := &net.Dialer{Timeout: c.DialTimeout, KeepAlive: 15 * time.Second}
 	return &kafka.Transport{
 		Dial:           d.DialContext,
@@ -115,13 +115,13 @@ func (c Config) transport(topics []string) *kafka.Transport {
 	}
 }
 
-// client makes one that gives brokers half of the timeout for their part of a request. Without it kafka-go tells them 500 ms,
-// after which they answer that replicas have not got a batch yet.
+// client returns a client that gives brokers half of the timeout for their part of a request. Otherwise kafka-go sets
+// 500 ms, after which brokers report that replicas do not have a batch yet.
 func (c Config) client(topics []string) *kafka.Client {
 	return &kafka.Client{Addr: kafka.TCP(c.Brokers...), Transport: c.transport(topics), Timeout: c.RequestTimeout}
 }
 
-// ping asks any bootstrap broker for its API versions, which it answers without touching a topic.
+// ping requests API versions from any bootstrap broker, which needs no topic.
 func ping(ctx context.Context, c *kafka.Client) error {
 	r, err := c.ApiVersions(ctx, &kafka.ApiVersionsRequest{})
 	if err != nil {

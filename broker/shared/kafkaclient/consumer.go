@@ -18,31 +18,31 @@ import (
 // ConsumerOptions configure a Consumer.
 type ConsumerOptions struct {
 	Config
-	// Name tells consumers apart in logs and metrics.
+	// Name identifies the consumer in logs and metrics.
 	Name string
-	// Group is the consumer group that offsets are committed to, where the usual tools show how far the reading is. Nobody
-	// is a member of it: a dead one would hold its partitions for as long as its session lasts.
+	// Group is the consumer group for committed offsets, which makes the lag visible to the usual tools. It has no
+	// members: a dead one would keep its partitions until its session ends.
 	Group string
-	// Owner names who reads, in what it commits: no other process has it, nor the same one after a restart.
+	// Owner identifies the reader in commits: unique per process, also after a restart.
 	Owner  string
 	Topics []string
-	// Mine tells which partitions this consumer reads. It is asked each PartitionWatchInterval.
+	// Mine reports whether this consumer reads a partition. It is called each PartitionWatchInterval.
 	Mine func(topic string, id int) bool `zero:"all"`
-	// Assigned is told which partitions of which topics this consumer reads from now on, before they are handled.
+	// Assigned is called with the partitions that this consumer reads from now on, before they are handled.
 	Assigned func(partitions map[string][]int) `zero:"nobody is"`
 	Log      *slog.Logger
 	Metrics  *Metrics
 }
 
-// Consumer reads partitions by itself. Unlike kafka-go's Reader it hands out whole partitions: a function reads, and
-// commits when what it made of the records is safe.
+// Consumer reads partitions. Unlike kafka-go's Reader it assigns whole partitions: a function reads, and commits once
+// the results are safe.
 type Consumer struct {
 	o      ConsumerOptions
 	client *kafka.Client
 	health *remote.HealthTracker
 
 	ids  topicIDs
-	told bool // Assigned was called; Run's
+	told bool // Assigned was called; owned by Run
 
 	end context.Context // of commits
 	cut context.CancelFunc
@@ -62,8 +62,8 @@ func NewConsumer(o ConsumerOptions) (*Consumer, error) {
 	return c, nil
 }
 
-// Close ends commits that are under way, lets no new ones begin, and closes the connections. Before Run, whose context has
-// ended, has returned it cuts Run short; call it after that in any case.
+// Close ends pending commits, allows no new ones, and closes the connections. It makes Run return early if Run's
+// context has ended; call it after Run in any case.
 func (c *Consumer) Close() {
 	c.cut()
 	closeIdle(c.client)
@@ -78,15 +78,15 @@ type place struct {
 	id    int
 }
 
-// handled is a partition that some goroutine handles.
+// handled is a partition with a running handler.
 type handled struct {
 	cancel context.CancelFunc
 	done   chan struct{}
 }
 
-// Run calls handle for each partition that is this consumer's, in a goroutine of its own, until ctx ends. When a
-// partition is not its own any more, or ctx ends, handle's context ends and handle must return soon; Run, and the next
-// call for the same partition, wait for that. Run keeps trying while Kafka is away.
+// Run calls handle for each of this consumer's partitions, in its own goroutine, until ctx ends. When a partition is no
+// longer assigned, or ctx ends, handle's context ends and handle must return soon; Run, and the next call for the same
+// partition, wait for that. Run retries while Kafka is away.
 func (c *Consumer) Run(ctx context.Context, handle func(ctx context.Context, p *Assignment)) {
 	parts := map[place]*handled{}
 	defer func() {
@@ -120,7 +120,7 @@ func (c *Consumer) Run(ctx context.Context, handle func(ctx context.Context, p *
 	}
 }
 
-// count tells how many partitions the topics have. One that cannot be told of now is left out.
+// count returns the number of partitions by topic. Topics that cannot be queried now are left out.
 func (c *Consumer) count(ctx context.Context) (map[string]int, error) {
 	ctx, cancel := context.WithTimeout(ctx, c.o.RequestTimeout)
 	defer cancel()
@@ -137,8 +137,8 @@ func (c *Consumer) count(ctx context.Context) (map[string]int, error) {
 	return counts, nil
 }
 
-// follow begins what is new among the consumer's partitions and ends what is not its own any more. A topic that is not
-// counted stays as it is: it may be missing for a moment only.
+// follow starts newly assigned partitions and ends those no longer assigned. A topic missing from counts is left
+// unchanged: its absence may be temporary.
 func (c *Consumer) follow(ctx context.Context, parts map[place]*handled, counts map[string]int, handle func(context.Context, *Assignment)) {
 	var begin []place
 	changed := !c.told
@@ -187,24 +187,24 @@ func (c *Consumer) tell(parts map[place]*handled) {
 	c.o.Assigned(all)
 }
 
-// Assignment is one partition of the consumer's, for one goroutine; another may call Commit.
+// Assignment is an assigned partition. One goroutine uses it; another may call Commit.
 type Assignment struct {
 	Topic string
 	ID    int
 
 	c    *Consumer
 	next int64 // offset of the next record; negative until the first fetch
-	// batches were fetched and not yet decoded; high is where the partition ended then.
+	// batches are fetched and not yet decoded; high is the partition's end at that time.
 	batches []byte
 	high    int64
 
 	mu    sync.Mutex // guards memo: commits come from another goroutine than fetches
 	memo  memo
 	hole  *GapError // in the middle of batches
-	short bool      // the partition ended before next when it was last looked at
+	short bool      // at the last look the partition ended before next
 }
 
-// Fetched is a record that was read. Its bytes are the receiver's.
+// Fetched is a record read from Kafka. The receiver owns its bytes.
 type Fetched struct {
 	Offset  int64
 	Time    time.Time
@@ -213,7 +213,7 @@ type Fetched struct {
 	Headers []kafka.Header
 }
 
-// Header returns the value of a header, nil if the record has none of the name.
+// Header returns the value of a header, nil if it is missing.
 func (f *Fetched) Header(name string) []byte {
 	for i := range f.Headers {
 		if f.Headers[i].Key == name {
@@ -223,10 +223,10 @@ func (f *Fetched) Header(name string) []byte {
 	return nil
 }
 
-// Fetch returns the next records, waiting up to wait for some, and the offset after the partition's last
-// record. Their keys and values are maxBytes, or what takes them beyond it: one batch. As much again is kept as
-// it is stored. None and no error: nothing new. It tries again by itself while Kafka is away; the only errors are
-// that of ctx and a GapError, which comes again at each call until Skip.
+// Fetch returns the next records and the offset after the partition's last record. It waits up to wait, and may return
+// no records and no error. Keys and values have about maxBytes: the batch that reaches maxBytes is the last. As many
+// bytes are kept as stored. It retries while Kafka is away; the only errors are ctx's and a GapError, which repeats
+// until Skip.
 func (p *Assignment) Fetch(ctx context.Context, maxBytes int, wait time.Duration) ([]Fetched, int64, error) {
 	for try := 1; ; try++ {
 		recs, high, err := p.fetch(ctx, maxBytes, wait)
@@ -289,25 +289,25 @@ func (p *Assignment) fetch(ctx context.Context, maxBytes int, wait time.Duration
 	return recs, p.high, err
 }
 
-// Next is the offset of the next record that Fetch will look for: negative before Resume and the first fetch.
+// Next returns the offset of the next record: negative before Resume and the first fetch.
 func (p *Assignment) Next() int64 { return p.next }
 
-// Mark is a position in a partition, and the log that it counts in.
+// Mark is a position in a partition and the log that it belongs to.
 type Mark struct {
-	Next int64 `json:"next"` // the next record; negative: the first that there is
-	// Topic is the id of the topic; empty: whichever it is. Gap says that the log is another one, and that nobody has
-	// decided where to go on.
+	Next int64 `json:"next"` // the next record; negative: the first existing one
+	// Topic is the topic's id; empty matches any. Gap means that the log was replaced and no operator has decided where
+	// to continue.
 	Topic string `json:"topic,omitempty"`
 	Gap   bool   `json:"gap,omitempty"`
 }
 
-// Mark is where Fetch goes on.
+// Mark returns where Fetch continues.
 func (p *Assignment) Mark() Mark {
 	m := p.known()
 	return Mark{p.next, m.Topic, m.Gap}
 }
 
-// Resume has Fetch go on there.
+// Resume makes Fetch continue at m.
 func (p *Assignment) Resume(m Mark) {
 	was := p.known()
 	was.Topic, was.Gap = m.Topic, m.Gap
@@ -315,8 +315,8 @@ func (p *Assignment) Resume(m Mark) {
 	p.next, p.batches, p.hole, p.short = m.Next, nil, nil, false
 }
 
-// Commit tells the group that everything before next is done with. It also works shortly after handle's
-// context has ended, which is when it matters most.
+// Commit commits next: everything before it is done. It also works shortly after handle's context has ended, when it
+// matters most.
 func (p *Assignment) Commit(next int64) error {
 	ctx, cancel := context.WithTimeout(p.c.end, p.c.o.RequestTimeout)
 	defer cancel()
@@ -325,7 +325,7 @@ func (p *Assignment) Commit(next int64) error {
 		return err
 	}
 	res, err := p.c.client.OffsetCommit(ctx, &kafka.OffsetCommitRequest{
-		GroupID: p.c.o.Group, GenerationID: -1, // of who is no member
+		GroupID: p.c.o.Group, GenerationID: -1, // the committer is not a member
 		Topics: map[string][]kafka.OffsetCommit{p.Topic: {{Partition: p.ID, Offset: next, Metadata: string(metadata)}}},
 	})
 	if err == nil {

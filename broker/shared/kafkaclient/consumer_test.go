@@ -17,8 +17,8 @@ import (
 	"cellgate/test/fakekafka"
 )
 
-// Partitions are read from when they are found: those of a topic that was missing, and those that a topic got later. Nobody
-// is a member of the group, and it has what was committed.
+// Partitions are read once they exist: those of a missing topic, and those added later. No reader is a member of the
+// group; it has the committed offsets.
 func TestConsumerFindsNewTopicsAndPartitions(t *testing.T) {
 	t.Parallel()
 	c := fakekafka.Cluster(t, kfake.SeedTopics(1, "here"))
@@ -80,7 +80,7 @@ func TestConsumerFindsNewTopicsAndPartitions(t *testing.T) {
 	}
 }
 
-// The first record of a time or later is found, and the end when there is none.
+// OffsetAt finds the first record at or after a time, and the end if there is none.
 func TestOffsetAtATime(t *testing.T) {
 	t.Parallel()
 	c := fakekafka.Cluster(t, kfake.SeedTopics(1, "a"))
@@ -103,7 +103,7 @@ func TestOffsetAtATime(t *testing.T) {
 	}
 }
 
-// What compresses well is not held in memory whole: a fetch is bounded as the records are, not as they are stored.
+// Highly compressed records are not decompressed all at once: the bound of a fetch counts uncompressed bytes.
 func TestFetchIsBounded(t *testing.T) {
 	t.Parallel()
 	c := fakekafka.Cluster(t, kfake.SeedTopics(1, "a"))
@@ -143,7 +143,7 @@ func TestFetchIsBounded(t *testing.T) {
 	}
 }
 
-// An answer ends where its size is reached: within a batch as well, which the next one begins with.
+// A response may end within a batch, which the next response begins with.
 func TestDecodeStopsAtACutBatch(t *testing.T) {
 	t.Parallel()
 	z, err := newCodec("zstd")

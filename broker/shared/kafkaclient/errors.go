@@ -7,21 +7,20 @@ import (
 	"github.com/segmentio/kafka-go/protocol"
 )
 
-// Errors that Record.Done is given.
+// Errors of Completion.Produced.
 var (
-	// ErrRefused says that Kafka will never take this record, whoever sends it again.
+	// ErrRefused means that Kafka will never take this record.
 	ErrRefused = errors.New("refused by kafka")
-	// ErrClosed says that the producer ended before the outcome was known: the record may or may not
-	// have been written.
+	// ErrClosed means that the producer closed before the outcome was known: the record may or may not have been
+	// written.
 	ErrClosed = errors.New("kafka producer closed")
-	// ErrAbandoned says that the record's Parker wanted no further try.
+	// ErrAbandoned means that the record's Parker no longer needed it.
 	ErrAbandoned = errors.New("abandoned")
-	// ErrMissingTopic says why a record was refused: the cluster is there, the topic has not been for
-	// longer than the grace.
+	// ErrMissingTopic means that a reachable cluster has not had the topic for longer than the grace.
 	ErrMissingTopic = errors.New("topic does not exist")
 )
 
-// Why a destination is parked, and what a lane tells its topic.
+// Reasons for parking a destination, and a lane's reports to its topic.
 var (
 	errParkedBefore = errors.New("parked before the restart")
 	errResized      = errors.New("the number of partitions changes")
@@ -29,26 +28,26 @@ var (
 	errStuck        = errors.New("the partition takes no records")
 )
 
-// answered reports that a broker has answered, so that the fault is not that of the way to it.
+// answered reports whether a broker answered, so that the fault is not in the connection.
 func answered(err error) bool {
 	var code kafka.Error
 	return errors.As(err, &code) || judge(err) == missing
 }
 
-// verdict says what to do about the outcome of one produce request.
+// verdict is how to handle the outcome of a produce request.
 type verdict int
 
 const (
 	taken       verdict = iota // written, now or by an earlier try
 	again                      // send the same bytes again
-	refuse                     // some record of the batch is unacceptable: halve, or give the one up
-	newIdentity                // the broker and the producer disagree about sequences: start a new id
-	corrupt                    // damaged on the way, or never acceptable: again a few times, then refuse
+	refuse                     // the batch has an unacceptable record: halve it, or give up the only one
+	newIdentity                // broker and producer disagree about sequences: start a new id
+	corrupt                    // damaged in transit, or never acceptable: resend a few times, then refuse
 	missing                    // the topic or partition is not known
 )
 
-// judge maps errors to verdicts. What is not named waits and is tried again, because a rejected login,
-// a full disk or an unknown code is no fault of the record.
+// judge maps errors to verdicts. Other errors are retried after a pause: a rejected login, a full disk or an unknown
+// code is no fault of the record.
 func judge(err error) verdict {
 	switch {
 	case err == nil:

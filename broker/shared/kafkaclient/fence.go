@@ -10,8 +10,8 @@ import (
 	"github.com/segmentio/kafka-go"
 )
 
-// identity is the producer id that the lanes of a producer with a transactional id have together. No transaction is ever
-// committed under it: it is there because the cluster gives it to one producer at a time, and fences the one before.
+// identity is the producer id shared by the lanes of a producer with a transactional id. No transaction is ever
+// committed under it: the cluster gives the id to one producer at a time and fences the previous one.
 type identity struct {
 	mu    sync.Mutex
 	state producerState
@@ -19,10 +19,10 @@ type identity struct {
 	lost  error // another producer has it
 }
 
-// markerPause is how long is waited between two looks whether a cluster has ended a transaction.
+// markerPause is the pause between two checks whether a cluster has ended a transaction.
 const markerPause = 20 * time.Millisecond
 
-// shared returns the producer's id; another than refused, under which a lane was refused.
+// shared returns the producer's id, and a new one if refused is the current one.
 func (p *Producer) shared(ctx context.Context, refused *producerState) (producerState, error) {
 	p.identity.mu.Lock()
 	defer p.identity.mu.Unlock()
@@ -38,8 +38,8 @@ func (p *Producer) shared(ctx context.Context, refused *producerState) (producer
 	return producerState{id: now.id, epoch: now.epoch}, err
 }
 
-// superseded notes that a leader knows a later epoch than the producer's last: another producer has taken over. Nothing is
-// written any more, nor is the id asked for again, which would fence the other.
+// superseded records that a leader knows a later epoch: another producer has taken over. From then on nothing is
+// written, and the id is not requested again, because that would fence the other producer.
 func (p *Producer) superseded(state *producerState, err error) {
 	if p.o.TransactionalID == "" || (!errors.Is(err, kafka.InvalidProducerEpoch) && !errors.Is(err, kafka.ProducerFenced)) {
 		return
@@ -51,8 +51,7 @@ func (p *Producer) superseded(state *producerState, err error) {
 	}
 }
 
-// renewLocked asks for the id, or for its next epoch. Whoever has another producer's epoch since is refused: that one has
-// taken over.
+// renewLocked requests the id or its next epoch. The cluster refuses if another producer has taken over.
 func (p *Producer) renewLocked(ctx context.Context) error {
 	c := p.client.take()
 	defer c.release()
@@ -76,7 +75,7 @@ func (p *Producer) renewLocked(ctx context.Context) error {
 	}
 }
 
-// wait waits; false when ctx has ended.
+// wait pauses; it returns false if ctx ended.
 func wait(ctx context.Context, d time.Duration) bool {
 	select {
 	case <-time.After(d):
@@ -86,9 +85,9 @@ func wait(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-// Fence sees to it that nobody who had the transactional id before this producer can write to a topic any more: the
-// leaders of its partitions learn of this one's epoch from the marks of an empty transaction. partitions is how many there
-// are; a topic that is not there has none.
+// Fence prevents previous owners of the transactional id from writing to a topic: the leaders of its partitions learn
+// this producer's epoch from the markers of an empty transaction. It returns the number of partitions, 0 for a missing
+// topic.
 func (p *Producer) Fence(ctx context.Context, topic string) (partitions int, err error) {
 	c := p.o.client([]string{topic})
 	defer closeIdle(c)
@@ -118,7 +117,7 @@ func (p *Producer) Fence(ctx context.Context, topic string) (partitions int, err
 	if err := p.markLocked(ctx, c, topic, all); err != nil {
 		return 0, fmt.Errorf("fence %s: %w", topic, err)
 	}
-	return len(all), p.renewLocked(ctx) // which waits until the marks are written
+	return len(all), p.renewLocked(ctx) // which waits until the markers are written
 }
 
 // markLocked begins a transaction with the partitions, and aborts it.

@@ -16,15 +16,15 @@ import (
 	"github.com/segmentio/kafka-go/protocol/fetch"
 )
 
-// fetchVersion is the version of the Fetch request that is spoken, which every broker since Kafka 2.1 does: the first in which it
-// gives what a topic keeps in zstd (KIP-110). From version 3 on a broker answers at least one whole batch, however large.
+// fetchVersion is the version of our Fetch requests, supported by every broker since Kafka 2.1. It is the first version
+// for topics stored in zstd (KIP-110). From version 3 on a broker returns at least one whole batch, however large.
 const fetchVersion = 10
 
-// errAnswer is wrapped by the errors about an answer that is not as the protocol says.
+// errAnswer is wrapped by errors about malformed responses.
 var errAnswer = errors.New("malformed answer")
 
-// rawFetch is a Fetch request for one partition whose answer keeps the batches as they came. kafka-go's own
-// decompresses all of them at once: a MiB of what compresses well may be gigabytes.
+// rawFetch is a Fetch request for one partition that keeps the batches compressed. kafka-go's own request decompresses
+// all of them at once: 1 MiB that compresses well may become gigabytes.
 type rawFetch struct {
 	fetch.Request
 
@@ -41,7 +41,7 @@ func newRawFetch(clientID, topic string, partition int, offset int64, maxBytes i
 	}}
 }
 
-// rawFetched is its answer.
+// rawFetched is the response to rawFetch.
 type rawFetched struct {
 	code    kafka.Error
 	high    int64
@@ -56,7 +56,7 @@ func (*rawFetch) Required(map[protocol.ApiKey]int16) bool { return true }
 
 // RawExchange implements protocol.RawExchanger.
 func (r *rawFetch) RawExchange(rw io.ReadWriter) (protocol.Message, error) {
-	const correlation = 1 // one request is in flight on a connection, so any number will do
+	const correlation = 1 // a connection has one request in flight, so any number is unique
 	if err := protocol.WriteRequest(rw, fetchVersion, correlation, r.clientID, &r.Request); err != nil {
 		return nil, err
 	}
@@ -67,7 +67,7 @@ func (r *rawFetch) RawExchange(rw io.ReadWriter) (protocol.Message, error) {
 	return parseFetched(answer)
 }
 
-// readAnswer reads one answer of a broker: its length in 4 bytes, and what follows.
+// readAnswer reads one response: its length in 4 bytes, then the body.
 func readAnswer(r io.Reader) ([]byte, error) {
 	var head [4]byte
 	if _, err := io.ReadFull(r, head[:]); err != nil {
@@ -112,7 +112,7 @@ func parseFetched(b []byte) (*rawFetched, error) {
 	return res, nil
 }
 
-// ask fetches the batches from p.next on.
+// ask fetches batches from p.next on.
 func (p *Assignment) ask(ctx context.Context, maxBytes int, wait time.Duration) (*rawFetched, error) {
 	c := p.c.client
 	m, err := c.Transport.RoundTrip(ctx, c.Addr, newRawFetch(p.c.o.ClientID, p.Topic, p.ID, p.next, maxBytes, wait))
@@ -126,16 +126,16 @@ func (p *Assignment) ask(ctx context.Context, maxBytes int, wait time.Duration) 
 	return res, nil
 }
 
-// decode takes batches off p.batches until the records behind those already seen are maxBytes or more. It passes
-// over what only transactions need, and stops where records are missing in between, at p.hole: a log that is not
-// compacted has none. fresh says that they were just fetched: then the first of them is whole.
+// decode takes batches off p.batches until the records from p.next on have maxBytes or more. It skips control records,
+// and stops at missing records and sets p.hole: a log without compaction has none. fresh means that the batches were
+// just fetched, so the first is whole.
 func (p *Assignment) decode(maxBytes int, fresh bool) ([]Fetched, error) {
 	var out []Fetched
 	was, size := p.next, 0
 	for size < maxBytes && p.hole == nil {
 		rest := p.batches
 		batch, base, after, control := p.cutBatch()
-		if batch == nil { // the end, or a batch that was cut off, which the next answer begins with
+		if batch == nil { // the end, or a truncated batch that the next response begins with
 			p.batches = nil
 			if fresh && len(rest) > 0 && p.next == was {
 				return nil, fmt.Errorf("read %s/%d at %d: %w: no whole batch", p.Topic, p.ID, p.next, errAnswer)
@@ -146,7 +146,7 @@ func (p *Assignment) decode(maxBytes int, fresh bool) ([]Fetched, error) {
 		if err != nil {
 			p.batches = nil
 			if len(out) > 0 {
-				return out, nil // the next fetch begins at what could not be read
+				return out, nil // the next fetch begins at the unreadable batch
 			}
 			return nil, fmt.Errorf("read %s/%d at %d: %w", p.Topic, p.ID, p.next, err)
 		}
@@ -166,7 +166,7 @@ func (p *Assignment) decode(maxBytes int, fresh bool) ([]Fetched, error) {
 			p.missing(after)
 		}
 		if p.hole != nil {
-			p.batches = rest // to be read again from after the hole
+			p.batches = rest // read again after the hole
 			break
 		}
 		p.next = max(p.next, after)
@@ -174,15 +174,16 @@ func (p *Assignment) decode(maxBytes int, fresh bool) ([]Fetched, error) {
 	return out, nil
 }
 
-// missing notes a hole when the next record that there is, is not the one that is to be read next.
+// missing sets p.hole if the next existing record is not the one to be read next.
 func (p *Assignment) missing(next int64) {
 	if p.hole == nil && p.next < next {
 		p.hole = &GapError{Topic: p.Topic, ID: p.ID, From: p.next, To: next, End: p.high}
 	}
 }
 
-// cutBatch takes the first batch off p.batches: its bytes, its first offset and the one after it, both 0 when it does
-// not say, and whether it holds control records. It returns nil when there is no whole one. Offsets: see batch.go.
+// cutBatch takes the first batch off p.batches: its bytes, its first offset and the offset after it (both 0 if
+// unknown), and whether it holds control records. It returns nil if no whole batch is left. For the layout see
+// batch.go.
 func (p *Assignment) cutBatch() (batch []byte, base, after int64, control bool) {
 	be, b := binary.BigEndian, p.batches
 	const magic, attributes, lastDelta = 16, 21, 23

@@ -8,76 +8,76 @@ import (
 
 // Bounds of a Flow.
 const (
-	// flowFloor is what may always be on its way, in bytes on the wire, in four batches.
+	// flowFloor is what may always be in flight, in bytes on the wire, in four batches.
 	flowFloor = 16 << 10
 	// flowCeiling is where more would not make a link faster: 10 Gbit/s times 50 ms.
 	flowCeiling = 64 << 20
-	// flowDelay is how much longer than on an idle link a request takes for what the lower lanes have on its way before it.
+	// flowDelay is how much longer than on an idle link a request may take because of lower lanes' bytes in flight
+	// before it.
 	flowDelay = 50 * time.Millisecond
-	// A round, in which it is seen how long requests take, has at least flowAnswers to requests that were sent in it: a
-	// broker that is slow with some of them is not with all.
+	// flowAnswers is the minimum number of responses to requests sent in a round: a broker that is slow with some
+	// requests is not slow with all.
 	flowAnswers = 8
-	// flowRenew is how long the time of a request on an idle link is believed.
+	// flowRenew is how long the measured request time of an idle link is valid.
 	flowRenew = 30 * time.Second
-	// flowBest is how long it is remembered what the link has carried.
+	// flowBest is how long a measured throughput is remembered.
 	flowBest = 3 * time.Second
-	// flowBatch bounds a batch before compression that is larger than it may be on the wire.
+	// flowBatch bounds an uncompressed batch that may exceed its bound on the wire before compression.
 	flowBatch = 2 << 20
-	// flowBatches is how many batches use up the limit: with fewer the first lane waits for longer for one, and less is learnt
-	// in a round; with many more than MaxInFlight a lane with a single partition has less than its part.
+	// flowBatches is how many batches use up the limit. With fewer the first lane waits longer for one, and a round
+	// measures less; with many more than MaxInFlight a lane with a single partition gets less than its share.
 	flowBatches = 8
-	// FlowLanes is how many lanes a Flow has.
+	// FlowLanes is the number of lanes of a Flow.
 	FlowLanes = 3
-	// flowLost is how long a request holds room that others need: it may wait for a broker that is dead.
+	// flowLost is how long an unanswered request occupies room: its broker may be dead.
 	flowLost = time.Second
 )
 
-// Flow shares the way to one cluster between producers by priority. Requests of the first lane go at once. Those of the
-// others wait so that, all together, they have no more on its way than the link carries in flowDelay: whatever its
-// speed, a request of the first lane finds no longer queue before it. What that is, is found out like TCP Vegas
-// does: by how much longer requests take than on an idle link. As with CoDel it is the quickest of a round that tells: a
-// queue on the link is before all of them, and what a broker takes for some is not on the link.
+// Flow shares the link to one cluster between producers by priority. Requests of the first lane are sent at once.
+// Requests of the other lanes wait so that together they have no more bytes in flight than the link carries in
+// flowDelay: at any speed, a request of the first lane finds no longer queue. As in TCP Vegas, the limit follows from
+// how much longer requests take than on an idle link. As in CoDel, the fastest request of a round counts: a queue on
+// the link delays all of them, a slow broker only some.
 type Flow struct {
 	mu      sync.Mutex
-	limit   float64       // bytes of the lower lanes that may be on their way
-	base    time.Duration // of a request on an idle link; 0 while unknown
-	renewed time.Time     // when base was last begun anew
+	limit   float64       // bytes that the lower lanes may have in flight
+	base    time.Duration // request time on an idle link; 0 while unknown
+	renewed time.Time     // when the measurement of base last began
 	round   flowRound
-	out     int     // bytes of the lower lanes on their way
-	ratio   float64 // of records to what they are on the wire
+	out     int     // bytes of the lower lanes in flight
+	ratio   float64 // uncompressed bytes per byte on the wire
 	waiting [FlowLanes][]*flowTicket
-	credit  float64 // bytes that the third lane may send before the second, since that has sent its share
-	// best is the most that the link has carried per second in this span of flowBest, which began at bestAt, and in the
-	// one before.
+	credit  float64 // bytes that the third lane may send before the second, which has sent its share
+	// best is the highest throughput per second in the current span of flowBest, which began at bestAt, and in the
+	// previous one.
 	best   [2]float64
 	bestAt time.Time
 	limits FlowLimits
 	rate   bucket // of all lanes
 	rates  [FlowLanes]bucket
 	sent   [FlowLanes]uint64 // bytes
-	later  *time.Timer       // admits when there are tokens again; nil when nothing waits for them
+	later  *time.Timer       // calls admit when there are tokens again; nil when nothing waits for them
 }
 
-// FlowLimits are what the way to the cluster may be used for, counted on the wire: batches as they are compressed, with
-// the requests that they are in.
+// FlowLimits limit the use of the link, in bytes on the wire: compressed batches with their requests.
 type FlowLimits struct {
-	// Rate is of all lanes together, Rates of each, in bytes per second; 0 is no limit.
+	// Rate limits all lanes together, Rates each, in bytes per second; 0 means no limit.
 	Rate  int64
 	Rates [FlowLanes]int64
-	// Held are lanes of which nothing is sent.
+	// Held lanes send nothing.
 	Held [FlowLanes]bool
-	// Share is what the third lane has of what the lower two send together while both have something, 0 to 1.
+	// Share is the third lane's share of what the lower two send while both have something, 0 to 1.
 	Share float64
 }
 
-// flowTicket is a request that waits to be sent, or is on its way.
+// flowTicket is a request that waits or is in flight.
 type flowTicket struct {
 	lane, size int
 	sent       time.Time
 	full       bool // it used up the limit
 	admitted   chan struct{}
-	lost       *time.Timer // gives its room back, when it is one of the lower lanes
-	left       bool        // its room was given back
+	lost       *time.Timer // releases its room, if it is of a lower lane
+	left       bool        // its room is released
 }
 
 // NewFlow returns the flow of a link of unknown speed.
@@ -87,7 +87,7 @@ func NewFlow(limits FlowLimits) *Flow {
 	return f
 }
 
-// SetLimits changes the limits from now on, also for what waits already.
+// SetLimits changes the limits, also for requests that already wait.
 func (f *Flow) SetLimits(limits FlowLimits) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -100,38 +100,38 @@ func (f *Flow) SetLimits(limits FlowLimits) {
 	f.admitLocked()
 }
 
-// Limits are those in force.
+// Limits returns the current limits.
 func (f *Flow) Limits() FlowLimits {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.limits
 }
 
-// Sent is how many bytes each lane has sent in requests, those that were sent again too.
+// Sent returns the bytes that each lane has sent in requests, resends included.
 func (f *Flow) Sent() [FlowLanes]uint64 {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.sent
 }
 
-// Lane returns what a producer of priority n, from 0, is given as ProducerOptions.Flow.
+// Lane returns the lane of priority n, from 0, for ProducerOptions.Flow.
 func (f *Flow) Lane(n int) *FlowLane { return &FlowLane{f, n} }
 
-// FlowLane is one priority of a Flow. A nil one waits for nothing.
+// FlowLane is one priority of a Flow. A nil FlowLane never waits.
 type FlowLane struct {
 	flow *Flow
 	lane int
 }
 
-// Limit is how many bytes of the lower lanes may be on their way now, and how many are.
+// Limit returns how many bytes the lower lanes may have in flight now, and how many they have.
 func (f *Flow) Limit() (limit, used int) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return int(f.limit), f.out
 }
 
-// batchBytes is how large a batch may be before compression that is to be no more than most on the wire, as records
-// compress now: a part of the limit, so that the first lane need not wait for a single large one.
+// batchBytes returns the uncompressed size of a batch that is no larger than most on the wire, by the current
+// compression ratio. It is a part of the limit, so that the first lane need not wait for a single large batch.
 func (l *FlowLane) batchBytes(most int) int {
 	if l == nil || l.lane == 0 {
 		return most
@@ -142,8 +142,8 @@ func (l *FlowLane) batchBytes(most int) int {
 	return min(raw, max(flowFloor/4, int(l.flow.limit/flowBatches*l.flow.ratio)))
 }
 
-// enter waits until a request of size bytes, which hold records of raw bytes, may be sent. leave must be called with
-// what it returns when the request has ended.
+// enter waits until a request of size bytes, with raw bytes of uncompressed records, may be sent. The caller must pass
+// the ticket to leave when the request has ended.
 func (l *FlowLane) enter(ctx context.Context, size, raw int) (*flowTicket, error) {
 	if l == nil {
 		return nil, nil
@@ -170,10 +170,10 @@ func (l *FlowLane) enter(ctx context.Context, size, raw int) (*flowTicket, error
 			return nil, ctx.Err()
 		}
 	}
-	return t, nil // it was admitted meanwhile
+	return t, nil // admitted meanwhile
 }
 
-// admitLocked lets those in whose turn it is.
+// admitLocked admits the requests whose turn it is.
 func (f *Flow) admitLocked() {
 	for {
 		lane, wait := f.nextLocked(time.Now())
@@ -199,7 +199,7 @@ func (f *Flow) admitLocked() {
 	}
 }
 
-// lookAgainLocked has admitLocked called after a time, if that is not to happen before anyway; 0: when something ends.
+// lookAgainLocked schedules admitLocked after wait, unless it runs earlier anyway; 0 means when a request ends.
 func (f *Flow) lookAgainLocked(wait time.Duration) {
 	if f.later != nil {
 		f.later.Stop()
@@ -220,8 +220,8 @@ func (f *Flow) lookAgainLocked(wait time.Duration) {
 	f.later = t
 }
 
-// nextLocked is the lane whose turn it is; negative when there is none, with how long none will be for want of tokens, if
-// that is it. The first lane may take a second's tokens in advance; the lower ones pay for it.
+// nextLocked returns the lane whose turn it is. It is negative if there is none; if tokens are missing, wait says for
+// how long. The first lane may overdraw a second's tokens; the lower ones pay for that.
 func (f *Flow) nextLocked(now time.Time) (lane int, wait time.Duration) {
 	later := func(d time.Duration) {
 		if wait == 0 || d < wait {
@@ -234,7 +234,7 @@ func (f *Flow) nextLocked(now time.Time) (lane int, wait time.Duration) {
 		}
 		if d := f.rates[lane].wait(now, 0); d > 0 {
 			later(d)
-			continue // another lane's turn is not held up by this one's limit
+			continue // this lane's own limit does not hold up the others
 		}
 		ahead := 0.0
 		if lane == 0 {
@@ -259,7 +259,7 @@ func (f *Flow) orderLocked() [FlowLanes]int {
 	return [FlowLanes]int{0, 1, 2}
 }
 
-// turnLocked counts what a lower lane sends.
+// turnLocked accounts for a lower lane's bytes.
 func (f *Flow) turnLocked(lane, size int) {
 	switch {
 	case len(f.waiting[2]) == 0:
@@ -271,7 +271,7 @@ func (f *Flow) turnLocked(lane, size int) {
 	}
 }
 
-// leave says that a request has ended.
+// leave reports that a request has ended.
 func (l *FlowLane) leave(t *flowTicket, failed bool) {
 	if l == nil || t == nil {
 		return
@@ -282,7 +282,7 @@ func (l *FlowLane) leave(t *flowTicket, failed bool) {
 	l.flow.leave(t, failed)
 }
 
-// leave takes the request off its way, and learns from how long it took.
+// leave removes the request from those in flight and learns from its duration.
 func (f *Flow) leave(t *flowTicket, failed bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -294,13 +294,13 @@ func (f *Flow) leave(t *flowTicket, failed bool) {
 	f.admitLocked()
 }
 
-// flowRound is a round of requests: those that were sent since it began.
+// flowRound measures the requests sent since it began.
 type flowRound struct {
 	began    time.Time
-	carried  int // bytes answered since, of those before too
+	carried  int // bytes answered since, also of earlier requests
 	answers  int
-	quickest time.Duration // by how much longer one took than on an idle link
-	full     bool          // one used up the limit
+	quickest time.Duration // least excess over the request time on an idle link
+	full     bool          // a request used up the limit
 }
 
 func (f *Flow) learnLocked(t *flowTicket, failed bool) {
@@ -337,7 +337,7 @@ func (f *Flow) learnLocked(t *flowTicket, failed bool) {
 	}
 }
 
-// concludeLocked ends a round: with it the limit becomes what leaves flowDelay's worth before a request.
+// concludeLocked ends a round and sets the limit so that flowDelay's worth is in flight.
 func (f *Flow) concludeLocked(now time.Time) {
 	r := f.round
 	f.round = flowRound{began: now}
@@ -349,11 +349,11 @@ func (f *Flow) concludeLocked(now time.Time) {
 	f.best[0] = max(f.best[0], rate)
 	more := f.carries() * (flowDelay - r.quickest).Seconds()
 	if more < 0 && f.limit <= f.least() && now.Sub(f.renewed) > flowBest {
-		f.renewLocked(now) // there is no more on its way than should be: the link is slower now, or the server is
+		f.renewLocked(now) // no more is in flight than allowed: the link or the server is slower now
 		return
 	}
 	if faster && r.quickest < flowDelay/2 {
-		more = max(more, f.limit/2) // it is not known yet what the link carries
+		more = max(more, f.limit/2) // the link's throughput is not known yet
 	}
 	if more < 0 || r.full {
 		f.limit = max(f.limit/2, f.limit+more)
@@ -361,16 +361,16 @@ func (f *Flow) concludeLocked(now time.Time) {
 	f.boundLocked()
 }
 
-// renewLocked has it found out anew how long a request takes, with what is on its way gone: the way may be another.
+// renewLocked restarts the measurement of the idle request time: the path may have changed.
 func (f *Flow) renewLocked(now time.Time) {
 	f.renewed, f.base, f.limit, f.round = now, 0, flowFloor, flowRound{began: now}
 }
 
 func (f *Flow) boundLocked() { f.limit = min(max(f.limit, f.least()), flowCeiling) }
 
-// least is what the link carries while a request is on its way and waits for flowDelay. Less would leave it idle and spare nobody
-// a wait: a broker that is slow for a moment is no reason for less.
+// least returns what the link carries during a request and flowDelay. Less would leave it idle without shortening any
+// wait: a briefly slow broker is no reason for less.
 func (f *Flow) least() float64 { return max(flowFloor, f.carries()*(f.base+flowDelay).Seconds()) }
 
-// carries is how many bytes the link carries in a second, as far as that is known.
+// carries returns the link's known throughput in bytes per second.
 func (f *Flow) carries() float64 { return max(f.best[0], f.best[1]) }

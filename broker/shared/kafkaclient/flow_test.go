@@ -11,16 +11,17 @@ import (
 	"cellgate/test/check"
 )
 
-// link carries requests one after the other at a rate, each answered half a round trip later, as a slow line does.
+// link simulates a slow line: it carries requests one after the other at a rate and answers each half a round trip
+// later.
 type link struct {
 	rate float64 // bytes per second
 	trip time.Duration
-	// late is how much longer than that the server may take.
+	// late is the longest additional delay of the server.
 	late time.Duration
-	busy bool // it takes it for almost all
+	busy bool // almost all requests are delayed
 	mu   sync.Mutex
 	n    int
-	free time.Time // when it has carried all that it was given
+	free time.Time // when everything given to it is carried
 }
 
 func (l *link) carry(size int) {
@@ -32,7 +33,7 @@ func (l *link) carry(size int) {
 	arrival := l.free.Add(l.trip)
 	l.n++
 	switch {
-	case l.busy && l.n%50 != 0: // but now and then it is quick
+	case l.busy && l.n%50 != 0: // a few requests are fast
 		arrival = arrival.Add(l.late)
 	case l.late > 0:
 		arrival = arrival.Add(l.late * time.Duration(l.n%4) / 3)
@@ -41,15 +42,15 @@ func (l *link) carry(size int) {
 	time.Sleep(time.Until(arrival))
 }
 
-// after is how many bytes the link has yet to carry.
+// after returns the bytes that the link has not carried yet.
 func (l *link) after() int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return int(max(0, time.Until(l.free).Seconds()*l.rate))
 }
 
-// flood has partitions of the lane send all the time, in batches as large as the flow lets them be, and returns
-// what they have sent in all.
+// flood has partitions of the lane send continuously, in the largest batches that the flow allows. It returns a counter
+// of the bytes sent.
 func flood(ctx context.Context, l *link, f *Flow, lane, partitions int) func() int {
 	var mu sync.Mutex
 	sent := 0
@@ -77,7 +78,7 @@ func flood(ctx context.Context, l *link, f *Flow, lane, partitions int) func() i
 	}
 }
 
-// flowing runs fn where time passes as soon as all wait. end ends its context and waits until all have noticed.
+// flowing runs fn in a bubble. end cancels its context and waits until all goroutines have noticed.
 func flowing(t *testing.T, fn func(t *testing.T, ctx context.Context, end func())) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
@@ -89,8 +90,8 @@ func flowing(t *testing.T, fn func(t *testing.T, ctx context.Context, end func()
 	})
 }
 
-// Whatever a link carries, and however long its server takes now and then, the first lane finds no more before it than that
-// carries in flowDelay and a batch, but for the moments in which the flow looks what there is; and the others use the link.
+// At any link speed and occasional server delay, the first lane finds at most flowDelay's worth and a batch before it,
+// except while the flow measures the idle link; and the other lanes use the link.
 func TestFlowBoundsWhatIsBeforeTheFirstLane(t *testing.T) {
 	t.Parallel()
 	for name, l := range map[string]*link{
@@ -128,8 +129,8 @@ func TestFlowBoundsWhatIsBeforeTheFirstLane(t *testing.T) {
 	}
 }
 
-// A server that has become slow with almost all requests, as on a machine that is busy or just after its start, is no link that has
-// become narrow: the others go on, and do not come to a stop by and by.
+// A server that delays almost all requests, as on a busy machine or just after its start, is not taken for a narrower
+// link: the lower lanes continue.
 func TestFlowDoesNotStarveAtABusyServer(t *testing.T) {
 	t.Parallel()
 	flowing(t, func(t *testing.T, ctx context.Context, end func()) {
@@ -151,7 +152,7 @@ func TestFlowDoesNotStarveAtABusyServer(t *testing.T) {
 	})
 }
 
-// A link that becomes narrower is found out, and one to a server that takes long for everything is used soon.
+// The flow notices a link that becomes narrower, and soon uses one to a server that is slow with everything.
 func TestFlowFindsOutWhatTheLinkCarries(t *testing.T) {
 	t.Parallel()
 	flowing(t, func(t *testing.T, ctx context.Context, end func()) {
@@ -182,7 +183,7 @@ func TestFlowFindsOutWhatTheLinkCarries(t *testing.T) {
 	})
 }
 
-// The third lane has its turn while the second has always something, and both go after the first.
+// The third lane gets its share while the second always has something, and both go after the first.
 func TestFlowTurns(t *testing.T) {
 	t.Parallel()
 	flowing(t, func(t *testing.T, ctx context.Context, end func()) {
@@ -196,7 +197,7 @@ func TestFlowTurns(t *testing.T) {
 	})
 }
 
-// What the lanes send keeps to the limit of all and to that of each, and the rest of the one is the others'.
+// The lanes keep to the common limit and to their own; others use what a lane leaves.
 func TestFlowKeepsToItsLimits(t *testing.T) {
 	t.Parallel()
 	flowing(t, func(t *testing.T, ctx context.Context, end func()) {
@@ -219,8 +220,8 @@ func TestFlowKeepsToItsLimits(t *testing.T) {
 	})
 }
 
-// The first lane goes at once although the lower ones have used the limit up, and they wait for what it took. It has no
-// more than the limit itself in the long run.
+// The first lane is sent at once although the lower ones have used up the limit; they then wait for what it took. In
+// the long run it gets no more than the limit.
 func TestFlowLimitsTheFirstLaneLast(t *testing.T) {
 	t.Parallel()
 	flowing(t, func(t *testing.T, ctx context.Context, end func()) {
@@ -248,7 +249,7 @@ func TestFlowLimitsTheFirstLaneLast(t *testing.T) {
 	})
 }
 
-// A broker that does not answer holds no room that others need for longer than flowLost.
+// A broker that does not answer occupies room for at most flowLost.
 func TestFlowDoesNotWaitForADeadBroker(t *testing.T) {
 	t.Parallel()
 	flowing(t, func(t *testing.T, ctx context.Context, end func()) {
@@ -276,7 +277,7 @@ func TestFlowDoesNotWaitForADeadBroker(t *testing.T) {
 	})
 }
 
-// Who gives up waiting leaves no place taken.
+// A waiter that gives up occupies no place.
 func TestFlowGivesUpWithItsContext(t *testing.T) {
 	t.Parallel()
 	f := NewFlow(FlowLimits{Share: 1.0 / 9})

@@ -9,16 +9,15 @@ import (
 	"github.com/segmentio/kafka-go/protocol"
 )
 
-// GapError says that a partition does not have the record that is to be read next and will not have it again. Nothing
-// goes on by itself: Skip does.
+// GapError means that a partition has permanently lost the record to be read next. Reading continues only after Skip.
 type GapError struct {
 	Topic string
 	ID    int   // of the partition
-	From  int64 // the record that was to be read next
-	To    int64 // the first that there is from there on; of another log, its first one
-	End   int64 // after the last that there is
-	// Anew is set when the log is not the one that was read: the topic was made anew, or its end was cut off. What
-	// was lost is unknown then, and To may be before From.
+	From  int64 // the record to be read next
+	To    int64 // the first existing record from there on; of another log, its first one
+	End   int64 // after the last record
+	// Anew means that the log was replaced: the topic was recreated, or its end was cut off. The loss is then unknown,
+	// and To may be before From.
 	Anew bool
 }
 
@@ -37,14 +36,13 @@ func (g *GapError) holds() string {
 	return fmt.Sprintf("records %d to %d", g.To, g.End-1)
 }
 
-// Lost is how many records are gone; false when that is unknown.
+// Lost returns how many records are lost; false if that is unknown.
 func (g *GapError) Lost() (int64, bool) { return max(0, g.To-g.From), !g.Anew }
 
-// memo is kept beside a partition's committed offset, so that every later reader of the partition knows what log the
-// offset counts in, and who reads it.
+// memo is the metadata of a committed offset: which log the offset belongs to, and who reads the partition.
 type memo struct {
 	Topic string `json:"topic,omitempty"` // its id
-	Gap   bool   `json:"gap,omitempty"`   // the log is another; nobody has decided where to go on
+	Gap   bool   `json:"gap,omitempty"`   // the log was replaced; no operator has decided where to continue
 	Claim
 }
 
@@ -60,7 +58,7 @@ func (p *Assignment) remember(m memo) {
 	p.memo = m
 }
 
-// identify compares the log with the one that p.next counts in. Brokers without topic ids are believed.
+// identify compares the log with the one that p.next belongs to. Without topic ids it assumes the same.
 func (p *Assignment) identify(ctx context.Context) {
 	m, id := p.known(), p.c.topicID(ctx, p.Topic)
 	if m.Topic == "" {
@@ -73,7 +71,8 @@ func (p *Assignment) identify(ctx context.Context) {
 	p.remember(m)
 }
 
-// look finds out what the partition holds, and returns a GapError unless what is to be read next is, or will be, there.
+// look reads the partition's bounds and returns a GapError unless the record to be read next exists or is still to
+// come.
 func (p *Assignment) look(ctx context.Context) error {
 	first, end, err := p.ends(ctx)
 	if err != nil {
@@ -87,7 +86,7 @@ func (p *Assignment) look(ctx context.Context) error {
 	case p.next <= end:
 		return nil
 	}
-	if !p.short { // a broker that has just become the leader may not know the end yet
+	if !p.short { // a new leader may not know the end yet
 		p.short = true
 		return fmt.Errorf("%s/%d ends at %d, before record %d: %w", p.Topic, p.ID, end, p.next, kafka.OffsetOutOfRange)
 	}
@@ -96,7 +95,7 @@ func (p *Assignment) look(ctx context.Context) error {
 	return g
 }
 
-// ends returns the partition's first offset, and the one after its last.
+// ends returns the partition's first offset and the offset after its last record.
 func (p *Assignment) ends(ctx context.Context) (first, end int64, err error) {
 	res, err := p.c.client.ListOffsets(ctx, &kafka.ListOffsetsRequest{
 		Topics: map[string][]kafka.OffsetRequest{p.Topic: {kafka.FirstOffsetOf(p.ID), kafka.LastOffsetOf(p.ID)}},
@@ -112,13 +111,13 @@ func (p *Assignment) ends(ctx context.Context) (first, end int64, err error) {
 	return 0, 0, fmt.Errorf("offsets of %s/%d: %w", p.Topic, p.ID, protocol.ErrNoPartition)
 }
 
-// Skip goes on after the gap that Fetch has reported, as it is now, once the group has it in its committed offset. It
-// returns nil when nothing is missing any more.
+// Skip continues after the gap that Fetch has reported, as it is now, once the group has committed the new offset. It
+// returns nil if nothing is missing any more.
 func (p *Assignment) Skip(ctx context.Context) (*GapError, error) {
 	return p.skip(ctx, func(g *GapError) error { return p.Commit(g.To) })
 }
 
-// Pass is Skip of a reader whose position the group only shows: it does not tell the group.
+// Pass is Skip without a commit, for a reader whose group only shows its position.
 func (p *Assignment) Pass(ctx context.Context) (*GapError, error) {
 	return p.skip(ctx, func(*GapError) error { return nil })
 }

@@ -16,8 +16,8 @@ import (
 	"cellgate/test/fakekafka"
 )
 
-// Records that are missing in the middle of a log, as compaction leaves it, are a gap: between batches, within one, and
-// at the end of one. What the brokers write for transactions is none.
+// Records missing in the middle of a log, as after compaction, are a gap: between batches, within one, and at the end
+// of one. Control records of transactions are not.
 func TestDecodeStopsAtAHole(t *testing.T) {
 	t.Parallel()
 	batch := func(base int64, last int, values ...string) []byte {
@@ -59,13 +59,13 @@ func TestDecodeStopsAtAHole(t *testing.T) {
 	}
 }
 
-// seal gives a batch that was changed its checksum.
+// seal updates the checksum of a changed batch.
 func seal(b []byte) []byte {
 	binary.BigEndian.PutUint32(b[17:], crc32.Checksum(b[21:], castagnoli))
 	return b
 }
 
-// The ids of topics are those that the cluster gave them, and others after they were made anew.
+// Topic ids are those of the cluster, and change when a topic is recreated.
 func TestTopicIDs(t *testing.T) {
 	t.Parallel()
 	c := fakekafka.Cluster(t, kfake.SeedTopics(3, "a", "b"))
@@ -88,15 +88,14 @@ func TestTopicIDs(t *testing.T) {
 	}
 }
 
-// An answer that is cut off anywhere, or lies about its lengths, is an error and takes no memory.
+// A response that is cut off or has wrong lengths is an error and allocates nothing for them.
 func FuzzTopicIDs(f *testing.F) {
 	f.Add([]byte{0, 0, 0, 1, 0, 0, 0, 0, 0, 2, 0, 0, 0, 1, 2, 'h', 0, 0, 1, 1, 0, 0, 0, 0, 0, 0, 1, 1, 0, 0, 0, 0, 0})
 	f.Add([]byte{0, 0, 0, 1, 0, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0x03})
 	f.Fuzz(func(_ *testing.T, b []byte) { _, _ = parseTopicIDs(b) })
 }
 
-// A position beyond the end of the log is told as a gap only when it is so twice: who has just become the leader may
-// not know the end yet.
+// A position beyond the end of the log is a gap only if seen twice: a new leader may not know the end yet.
 func TestBeyondTheEndIsLookedAtTwice(t *testing.T) {
 	t.Parallel()
 	c := fakekafka.Cluster(t, kfake.SeedTopics(1, "a"))

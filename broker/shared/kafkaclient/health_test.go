@@ -14,8 +14,7 @@ import (
 	"cellgate/test/fakekafka"
 )
 
-// A partition whose batch was tried again and then refused has nothing left that fails, whether or not something
-// is ever sent to it again.
+// A partition whose batch was retried and then refused reports no failure, whether or not more is sent to it.
 func TestRefusedBatchLeavesTheClusterWell(t *testing.T) {
 	t.Parallel()
 	c := fakekafka.Cluster(t, kfake.SeedTopics(1, "a"))
@@ -30,7 +29,7 @@ func TestRefusedBatchLeavesTheClusterWell(t *testing.T) {
 	check.Eventually(t, "health", func() bool { return p.Health().OK })
 }
 
-// givenUp is a Completion and a Parker that loses interest when told to.
+// givenUp is a Completion and a Parker that is abandoned on demand.
 type givenUp struct {
 	now     atomic.Bool
 	outcome chan error
@@ -41,7 +40,7 @@ func (g *givenUp) Abandoned() bool               { return g.now.Load() }
 func (g *givenUp) Patient() bool                 { return false }
 func (g *givenUp) Park(string, error) bool       { return false }
 
-// The same holds for a batch that nobody wants any more, once the cluster answers again.
+// The same holds for an abandoned batch, once the cluster answers again.
 func TestAbandonedBatchLeavesTheClusterWell(t *testing.T) {
 	t.Parallel()
 	c := fakekafka.Cluster(t, kfake.SeedTopics(1, "a"))

@@ -14,42 +14,43 @@ import (
 	"github.com/segmentio/kafka-go/protocol"
 )
 
-// corruptTries is how often a batch that the broker calls corrupt is sent before it counts as refused:
-// damage on the way heals, but brokers also use the code for what they will never take (a record
-// without a key for a compacted topic).
+// corruptTries is how often a batch that the broker calls corrupt is sent before it counts as refused. Damage in
+// transit heals, but brokers also use the code for records that they never take (a record without a key for a compacted
+// topic).
 const corruptTries = 4
 
-// lane writes one partition: one batch in flight, the same bytes until it is taken or refused, only then
-// the next. That, and the sequence numbers of its producer id, are what keeps order and keeps a resent
-// batch from being written twice. While all is well a lane may have more of them in flight: see window.
+// lane writes one partition. It sends one batch, with the same bytes until it is taken or refused, and only then the
+// next: this and the sequence numbers of its producer id keep the order and prevent duplicates. While nothing fails a
+// lane may have more batches in flight: see window.
 type lane struct {
 	t         *topic
 	partition int
 	wake      chan struct{} // a record came to an empty queue, or filled a batch
-	gone      chan struct{} // closed when the partition is gone and the lane empty
+	gone      chan struct{} // closed when the partition is removed and the lane empty
 
 	queue  laneQueue
 	window window
 	own    laneOwn
 }
 
-// laneQueue is what the lane has: whoever adds to it, and run.
+// laneQueue is shared by run and the goroutines that add records.
 type laneQueue struct {
 	mu      sync.Mutex // guards the rest
 	records []*Record
 	bytes   int
-	flying  int // records taken from the queue and not yet finished
+	flying  int // records taken from the queue and not finished
 }
 
-// laneOwn is what run alone uses.
+// laneOwn is used only by run.
 type laneOwn struct {
 	began      time.Time // of the last batch
 	state      producerState
-	identified bool // state came from the cluster, or the cluster gives out none
+	identified bool // state came from the cluster, or the cluster gives out no ids
 	plain      bool // the cluster gives out no producer ids
 	buf        []byte
-	had        bool // an id that may have been refused since
-	// proven says that the leader has taken a batch under this id. Before that it takes any first one, whatever its number.
+	had        bool // the lane had an id, which may have been refused since
+	// proven means that the leader has taken a batch under this id. Before that it takes any first batch, whatever its
+	// sequence number.
 	proven bool
 	pipe   *pipe
 	conn   net.Conn // the pipe's
@@ -81,7 +82,7 @@ func (l *lane) signal() {
 	}
 }
 
-// waiting is how many records the lane has.
+// waiting returns the number of the lane's records.
 func (l *lane) waiting() int {
 	l.queue.mu.Lock()
 	defer l.queue.mu.Unlock()
@@ -109,7 +110,7 @@ func (l *lane) run() {
 			l.landed(len(batch))
 		case l.window.failed() != nil:
 			l.sendAgain()
-		default: // the producer closes, or the partition is gone
+		default: // the producer closes, or the partition is removed
 			l.empty()
 			return
 		}
@@ -117,16 +118,15 @@ func (l *lane) run() {
 	}
 }
 
-// landed notes that n records that were cut off the queue are not on their way any more.
+// landed subtracts n records from those in flight.
 func (l *lane) landed(n int) {
 	l.queue.mu.Lock()
 	l.queue.flying -= n
 	l.queue.mu.Unlock()
 }
 
-// next waits for a batch: full, or the linger after the one before it. A record that comes later than that leaves at
-// once: nothing waits for company that is not coming. It returns none when the producer closes and nothing is left, and
-// when a flight has failed.
+// next waits for a batch: full, or the linger after the previous one. A record that arrives later than that is sent at
+// once. It returns none when the producer closes and nothing is left, and when a flight has failed.
 func (l *lane) next(batch []*Record) []*Record {
 	p := l.t.p
 	var linger <-chan time.Time
@@ -139,7 +139,7 @@ func (l *lane) next(batch []*Record) []*Record {
 		case l.window.failed() != nil:
 			return nil
 		case !room:
-			linger = nil // whatever comes, it goes with the next batch
+			linger = nil // later records go with the next batch
 		case full || (n > 0 && closing):
 			return l.cut(batch)
 		case n == 0 && closing:
@@ -189,10 +189,9 @@ func (l *lane) cut(batch []*Record) []*Record {
 	return batch
 }
 
-// send delivers recs.
 func (l *lane) send(recs []*Record) { l.settle(recs, l.deliver(recs)) }
 
-// settle ends a batch's delivery, or goes on with its halves when the broker will not take some record among them.
+// settle finishes a batch, or sends its halves if the broker refuses some record in it.
 func (l *lane) settle(recs []*Record, err error) {
 	if errors.Is(err, ErrRefused) && len(recs) > 1 {
 		mid := len(recs) / 2
@@ -203,7 +202,7 @@ func (l *lane) settle(recs []*Record, err error) {
 	l.conclude(recs, err)
 }
 
-// conclude tells what became of recs.
+// conclude reports the outcome of recs.
 func (l *lane) conclude(recs []*Record, err error) {
 	m := l.t.p.o.Metrics
 	switch {
@@ -221,13 +220,13 @@ func (l *lane) conclude(recs []*Record, err error) {
 	l.t.finish(recs, err)
 }
 
-// deliver sends one batch until it is taken (nil), refused, abandoned, the producer is closed, or the records are to go
-// elsewhere.
+// deliver sends one batch until it is taken (nil), refused or abandoned, the producer is closed, or the records must be
+// rerouted.
 func (l *lane) deliver(recs []*Record) error {
 	return l.redeliver(recs, false)
 }
 
-// redeliver is deliver of a batch that is encoded already, or is not.
+// redeliver is deliver for a batch that may already be encoded.
 func (l *lane) redeliver(recs []*Record, encoded bool) error {
 	corrupted, beside := 0, 0
 	began := time.Now()
@@ -247,7 +246,7 @@ func (l *lane) redeliver(recs []*Record, encoded bool) error {
 			}
 		}
 		if v == missing {
-			l.t.p.kick() // looks whether the topic or the partition is gone
+			l.t.p.kick() // check whether the topic or partition was removed
 		}
 		switch v {
 		case taken:
@@ -257,12 +256,12 @@ func (l *lane) redeliver(recs []*Record, encoded bool) error {
 				l.own.proven = true
 			}
 			if try > 1 {
-				l.own.buf = nil // a request that timed out may still be reading it
+				l.own.buf = nil // a timed-out request may still be reading it
 			}
 			return nil
 		case refuse:
 			l.own.buf = nil
-			l.t.p.health.Set(l, nil) // that was an answer, and the batch waits no more
+			l.t.p.health.Set(l, nil) // that was a response, and the batch no longer waits
 			return fmt.Errorf("%w: %w", ErrRefused, err)
 		case newIdentity:
 			l.t.p.superseded(&l.own.state, err)
@@ -280,18 +279,18 @@ func (l *lane) redeliver(recs []*Record, encoded bool) error {
 	}
 }
 
-// burn gives up the sequence numbers of a batch: whether the broker counted them is unknown.
+// burn gives up the sequence numbers of a batch: it is unknown whether the broker counted them.
 func (l *lane) burn(err error) error {
 	l.own.identified, l.own.buf = l.own.plain, nil
 	return err
 }
 
-// parkable reports whether some record among recs could be parked.
+// parkable reports whether any of recs has a Parker.
 func parkable(recs []*Record) bool {
 	return slices.ContainsFunc(recs, func(r *Record) bool { return r.Parker != nil })
 }
 
-// prepare makes sure that the lane has a producer id and the batch is encoded under it.
+// prepare ensures that the lane has a producer id and the batch is encoded under it.
 func (l *lane) prepare(recs []*Record, encoded *bool) error {
 	if !l.own.identified {
 		*encoded = false
@@ -309,7 +308,7 @@ func (l *lane) prepare(recs []*Record, encoded *bool) error {
 	return err
 }
 
-// pause waits before the next try; false when the producer gives up.
+// pause waits before the next try; it returns false if the producer gives up.
 func (l *lane) pause(try int, err error) bool {
 	p := l.t.p
 	if p.ctx.Err() != nil {
@@ -332,7 +331,7 @@ func (l *lane) pause(try int, err error) bool {
 	}
 }
 
-// retried counts that something is sent again.
+// retried counts a resend.
 func (p *Producer) retried(err error) {
 	reason := retryReason(err)
 	p.o.Metrics.Retries.WithLabelValues(p.o.Name, reason).Inc()
@@ -341,7 +340,7 @@ func (p *Producer) retried(err error) {
 	}
 }
 
-// retryReason is a label of few values: Kafka's own name of the error, or where it broke.
+// retryReason returns a label with few values: Kafka's name of the error, or where the connection failed.
 func retryReason(err error) string {
 	var code kafka.Error
 	switch {
@@ -355,7 +354,7 @@ func retryReason(err error) string {
 	return "connection"
 }
 
-// taken counts a batch of n records that the leader has.
+// taken counts a batch of n records that the leader has taken.
 func (l *lane) taken(n, size int) {
 	p := l.t.p
 	p.lastTaken.Store(time.Now().UnixNano())
@@ -364,10 +363,10 @@ func (l *lane) taken(n, size int) {
 	p.o.Metrics.Bytes.WithLabelValues(p.o.Name).Add(float64(size))
 }
 
-// giveUp tells why deliver ended without an answer.
+// giveUp returns why deliver ended without a response.
 func (l *lane) giveUp(recs []*Record) error {
 	if abandoned(recs) {
-		l.t.p.health.Set(l, nil) // nothing waits that fails here; the next batch will tell
+		l.t.p.health.Set(l, nil) // no failing record waits here any more
 		return l.burn(ErrAbandoned)
 	}
 	return l.burn(ErrClosed)
@@ -382,7 +381,7 @@ func abandoned(recs []*Record) bool {
 	return true
 }
 
-// identify gets the lane a producer id of its own.
+// identify requests a producer id for the lane.
 func (l *lane) identify() error {
 	p := l.t.p
 	ctx, cancel := context.WithTimeout(p.ctx, p.o.RequestTimeout)
@@ -402,7 +401,7 @@ func (l *lane) identify() error {
 	return nil
 }
 
-// producerID asks for an id of the lane's own, or for the one that the producer's lanes have together.
+// producerID requests an id for this lane, or returns the one shared by the producer's lanes.
 func (l *lane) producerID(ctx context.Context) (producerState, error) {
 	p := l.t.p
 	if p.o.TransactionalID == "" {
@@ -419,7 +418,6 @@ func (l *lane) producerID(ctx context.Context) (producerState, error) {
 	return state, err
 }
 
-// request sends the encoded batch once.
 func (l *lane) request(recs []*Record) error {
 	p := l.t.p
 	ticket, err := p.o.Flow.enter(p.ctx, l.wireSize(len(l.own.buf)), rawSize(recs))

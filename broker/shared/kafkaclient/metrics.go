@@ -6,13 +6,13 @@ import (
 	"cellgate/broker/shared/metric"
 )
 
-// Metrics count what the producers and consumers of the process do, by their names.
+// Metrics are the metrics of the process's producers and consumers, by name.
 type Metrics struct {
 	Batches *prometheus.CounterVec // kafka_batches_total{kafka}
 	Records *prometheus.CounterVec // kafka_records_total{kafka,outcome}
 	Bytes   *prometheus.CounterVec // kafka_bytes_total{kafka}, compressed
 	Retries *prometheus.CounterVec // kafka_retries_total{kafka,reason}
-	Skipped *prometheus.CounterVec // kafka_skipped_records_total{kafka}: gone before they were read
+	Skipped *prometheus.CounterVec // kafka_skipped_records_total{kafka}: removed before they were read
 }
 
 // NewMetrics registers the metrics; reg may be nil.

@@ -7,41 +7,42 @@ import (
 	"time"
 )
 
-// Parker takes a record back while its destination takes none, so that it holds no place that others need. The sink's
-// messages are Parkers; of what the gateway itself writes nothing is parked.
+// Parker takes a record back while its destination is parked, so that it does not occupy room that others need. The
+// sink's messages are Parkers; the gateway's own records are never parked.
 type Parker interface {
-	// Park takes the record back: the producer forgets it and does not report it. It returns false when the record has
-	// been parked before and is here to be sent: it waits. dest is the topic, or topic/partition. Park is called in the
-	// order of the records and must not block.
+	// Park takes the record back: the producer forgets it without calling Done. It returns false if the record comes
+	// out of a parked log and must wait for its destination. dest is the topic, or topic/partition. Park is called in
+	// the order of the records and must not block.
 	Park(dest string, why error) bool
-	// Patient reports that the record waits for a missing topic for as long as that takes.
+	// Patient reports whether the record waits for a missing topic without a limit.
 	Patient() bool
-	// Abandoned reports that nobody wants the record any more: the producer asks between two tries of a batch, and gives all
-	// of it up with ErrAbandoned when that is so for every record of it.
+	// Abandoned reports whether the record is no longer needed. The producer asks between two tries of a batch, and
+	// gives the batch up with ErrAbandoned if all its records are abandoned.
 	Abandoned() bool
 }
 
-// A destination that takes no records is parked: the producer gives what comes for it to Parker.Park until Open. It is
-//   - a topic that the cluster says it does not have, or that it does not let us use: the topic's name;
-//   - a partition whose leader does not take what others take: topic/partition;
-//   - a topic that loses partitions, until what was on its way is back.
+// A destination that takes no records is parked: until Open the producer passes its records to Parker.Park.
+// Destinations are
 //
-// While a destination is parked, records that Parker.Park does not take go on their way: they come out of where the
-// others were parked, in order.
+//   - a topic that the cluster does not have, or does not let us use: the topic's name;
+//   - a partition whose leader fails while others succeed: topic/partition;
+//   - a topic that loses partitions, until its records in flight are back.
+//
+// While a destination is parked, records that Parker.Park refuses are sent: they come out of the parked log, in order.
 const (
 	// wholeTopic is the key of the topic itself among its partitions.
 	wholeTopic = -1
-	// parkAfter is how long a partition fails before it is parked, and crowded how many records may wait for one that fails.
+	// parkAfter is how long a partition fails before it is parked; crowded is how many records may wait for a failing
+	// one.
 	parkAfter = 2 * time.Second
 	crowded   = 1024
-	// besideTries is how many tries in a row must fail while others are successful, and justBefore how long before a try
-	// a success counts as beside it.
+	// besideTries is how many tries in a row must fail while others succeed; justBefore is how long before a try a
+	// success still counts for it.
 	besideTries = 3
 	justBefore  = time.Second
 )
 
-// Park has the producer give records for dest to their Parkers from now on. It is for destinations that were parked before
-// a restart.
+// Park parks dest from now on. It is for destinations that were parked before a restart.
 func (p *Producer) Park(dest string) {
 	name, i := splitDest(dest)
 	t := p.topic(name)
@@ -50,8 +51,8 @@ func (p *Producer) Park(dest string) {
 	t.closeLocked(i, errParkedBefore)
 }
 
-// Open lets records for dest through again, if the topic is there and empty says that nothing is parked any more. empty is
-// called while nothing can be parked for the destination.
+// Open lets records for dest through again if the topic exists and empty reports that nothing is parked. While empty
+// runs, nothing can be parked for dest.
 func (p *Producer) Open(dest string, empty func() bool) {
 	name, i := splitDest(dest)
 	t := p.topic(name)
@@ -81,7 +82,6 @@ func (t *topic) destOf(i int) string {
 	return t.name + "/" + strconv.Itoa(i)
 }
 
-// closeLocked parks a destination of the topic.
 func (t *topic) closeLocked(i int, why error) {
 	if t.parked[i] != nil {
 		return
@@ -102,13 +102,13 @@ func (t *topic) closed(i int) bool {
 	return t.parked[i] != nil
 }
 
-// parkLocked gives a record back if its destination is parked.
+// parkLocked returns a record to its Parker if its destination is parked.
 func (t *topic) parkLocked(i int, r *Record) bool {
 	why := t.parked[i]
 	return why != nil && r.Parker != nil && r.Parker.Park(t.destOf(i), why)
 }
 
-// parkAllLocked parks a destination and gives back what waits for it. It returns what is not taken back.
+// parkAllLocked parks a destination and its waiting records. It returns those that their Parkers refuse.
 func (t *topic) parkAllLocked(i int, why error, recs []*Record) (kept []*Record) {
 	t.closeLocked(i, why)
 	for _, r := range recs {
@@ -119,13 +119,13 @@ func (t *topic) parkAllLocked(i int, why error, recs []*Record) (kept []*Record)
 	return kept
 }
 
-// parkWaitingLocked parks the topic with all that waits for its partitions.
+// parkWaitingLocked parks the topic and everything that waits for its partitions.
 func (t *topic) parkWaitingLocked(why error) {
 	t.returned = t.parkAllLocked(wholeTopic, why, t.returned)
 	t.waiting = t.parkAllLocked(wholeTopic, why, t.waiting)
 }
 
-// parkLane parks a partition: what a lane could not deliver, and what waits after it.
+// parkLane parks a partition: the records that a lane could not deliver, and those that wait after them.
 func (t *topic) parkLane(l *lane, recs []*Record, why error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -140,22 +140,22 @@ func (t *topic) parkLane(l *lane, recs []*Record, why error) {
 	l.signal()
 }
 
-// takeBack has the topic route records anew that were on their way to a partition that is gone.
+// takeBack reroutes records that were in flight to a removed partition.
 func (t *topic) takeBack(recs []*Record) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.returned = append(t.returned, recs...)
 }
 
-// leaving reports whether a partition is going away.
+// leaving reports whether a partition is being removed.
 func (t *topic) leaving(l *lane) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.resizing && l.partition >= t.target
 }
 
-// resizeLocked has the topic use target partitions. It returns false while records are still on their way by the old
-// number: a key may live in another partition afterwards.
+// resizeLocked switches the topic to target partitions. It returns false while records are in flight under the previous
+// number: afterwards a key may belong to another partition.
 func (t *topic) resizeLocked(target int) bool {
 	if t.target != target || !t.resizing {
 		t.target, t.resizing, t.resizingSince = target, true, time.Now()
@@ -175,7 +175,7 @@ func (t *topic) resizeLocked(target int) bool {
 		return false
 	}
 	if busy {
-		// They end by themselves, but nobody knows when: what has come meanwhile must not wait here.
+		// Their end cannot be predicted: new records must not wait here.
 		if len(t.parked) > 0 || time.Since(t.resizingSince) > parkAfter {
 			t.parkWaitingLocked(errResized)
 		}
@@ -189,16 +189,16 @@ func (t *topic) resizeLocked(target int) bool {
 		t.lanes = append(t.lanes, newLane(t, i))
 	}
 	t.resizing = false
-	// The order of a key holds over the change: what is parked under a partition's name comes before what comes now.
+	// The order of a key survives the change: what is parked under a partition's name precedes new records.
 	if len(t.parked) > 0 {
 		t.parkWaitingLocked(errResized)
 	}
 	return true
 }
 
-// stuck reports whether a lane is to be parked, and is not yet: it has failed for a time, or many wait for it; and the fault
-// is not that of the whole cluster, because a broker has answered, or because others were successful beside each of its last
-// tries. A cluster that comes and goes is one that is away: what it holds up is not parked.
+// stuck reports whether a lane must be parked: it has failed for parkAfter, or many records wait for it, and the
+// cluster as a whole works, because a broker has answered or other lanes succeeded next to each of its last tries. A
+// cluster that comes and goes counts as away: its records are not parked.
 func (l *lane) stuck(since time.Time, err error, beside int) bool {
 	if (time.Since(since) < parkAfter && l.waiting() < crowded) || l.t.closed(l.partition) {
 		return false
@@ -206,7 +206,7 @@ func (l *lane) stuck(since time.Time, err error, beside int) bool {
 	return answered(err) || beside >= besideTries
 }
 
-// othersTake reports whether another lane has been successful since a try began, or just before.
+// othersTake reports whether another lane has succeeded since a try began, or just before.
 func (l *lane) othersTake(began time.Time) bool {
 	return l.t.p.lastTaken.Load() > began.Add(-justBefore).UnixNano()
 }

@@ -2,15 +2,14 @@ package kafkaclient
 
 import "encoding/binary"
 
-// Partition chooses the partition of a key among n the way that Kafka's own Java producer does, so that
-// Java consumers and producers agree with the gateway about where a VIN lives
-// (org.apache.kafka.clients.producer.internals.BuiltInPartitioner). n is at least 1.
+// Partition returns the partition of a key among n (at least 1) as Kafka's Java producer chooses it
+// (org.apache.kafka.clients.producer.internals.BuiltInPartitioner), so that Java clients and the gateway agree on a
+// VIN's partition.
 func Partition(key []byte, n int) int {
 	return int(murmur2(key)&0x7fffffff) % n
 }
 
-// murmur2 is Austin Appleby's 32-bit MurmurHash2 with the seed that Kafka uses
-// (org.apache.kafka.common.utils.Utils.murmur2).
+// murmur2 is 32-bit MurmurHash2 with Kafka's seed (org.apache.kafka.common.utils.Utils.murmur2).
 func murmur2(data []byte) uint32 {
 	const (
 		seed = 0x9747b28c

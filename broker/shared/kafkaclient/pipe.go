@@ -16,33 +16,32 @@ import (
 	"github.com/segmentio/kafka-go/protocol/rawproduce"
 )
 
-// MaxInFlight is how many batches of a producer id a partition's leader recognises when they come again, and so how many
-// may be on their way to it (KIP-98).
+// MaxInFlight is how many batches of a producer id a partition's leader recognises on a resend, and so the maximum in
+// flight (KIP-98).
 const MaxInFlight = 5
 
-// produceVersion is the version of the Produce request that pipes speak, which every broker since Kafka 2.1 does: the first in
-// which it takes zstd (KIP-110). Requests are those of version 3.
+// produceVersion is the version of our Produce requests on pipes, supported by every broker since Kafka 2.1. It is the
+// first with zstd (KIP-110); its requests are those of version 3.
 const produceVersion = 7
 
-// pipeIdle is how long a pipe is kept that nothing is sent on. Brokers close connections after ten minutes.
+// pipeIdle is how long an idle pipe is kept. Brokers close idle connections after ten minutes.
 const pipeIdle = 8 * time.Minute
 
 var errPipe = errors.New("connection closed")
 
-// pipe is a connection to the leader of a lane's partition, on which requests follow one another before they are answered.
-// kafka-go connects, which is TLS and login too, and leaves the connection to whoever exchanges raw bytes on it. A pipe
-// ends at the first answer that is not well, and is not used again.
+// pipe is a connection to the leader of a lane's partition that carries several unanswered requests. kafka-go connects,
+// with TLS and login, and leaves the connection to the pipe through RawExchange. A pipe ends at the first response that
+// is an error, and is not reused.
 type pipe struct {
 	l     *lane
-	ended context.Context // when the pipe is no more
+	ended context.Context // done when the pipe has ended
 	end   context.CancelFunc
-	open  chan net.Conn // gets the connection, once
-	done  chan struct{} // closed when nothing of the pipe is at work any more
+	open  chan net.Conn // receives the connection, once
+	done  chan struct{} // closed when all goroutines of the pipe have ended
 
-	flying chan *flight // sent and not answered, in order
+	flying chan *flight // sent and unanswered, in order
 }
 
-// openPipe connects.
 func (l *lane) openPipe() (*pipe, net.Conn, error) {
 	p := l.t.p
 	ctx, end := context.WithCancel(p.ctx)
@@ -82,14 +81,15 @@ func (q *pipe) close() {
 	<-q.done
 }
 
-// finish ends the pipe when everything that was sent is answered, or a request's time is up: what the leader has yet to
-// read would come between what is sent again.
+// finish ends the pipe once all requests are answered or timed out: otherwise the leader could still read old requests
+// between resent ones.
 func (q *pipe) finish() {
 	close(q.flying)
 	<-q.done
 }
 
-// pipeRequest has kafka-go find the leader and connect to it, as for a Produce request, and keeps the connection.
+// pipeRequest makes kafka-go find the leader and connect to it, as for a Produce request, and takes over the
+// connection.
 type pipeRequest struct {
 	rawproduce.Request
 
@@ -97,15 +97,15 @@ type pipeRequest struct {
 
 	mu       sync.Mutex
 	begun    bool
-	left     bool // nobody waits for it any more
+	left     bool // its caller has given up
 	finished chan struct{}
 }
 
 // Required implements protocol.RawExchanger.
 func (*pipeRequest) Required(map[protocol.ApiKey]int16) bool { return true }
 
-// RawExchange implements protocol.RawExchanger: it takes answers until the pipe ends. It always returns an error, so that
-// kafka-go closes the connection.
+// RawExchange implements protocol.RawExchanger: it reads responses until the pipe ends. It always returns an error, so
+// that kafka-go closes the connection.
 func (r *pipeRequest) RawExchange(rw io.ReadWriter) (protocol.Message, error) {
 	defer close(r.finished)
 	r.mu.Lock()
@@ -123,7 +123,7 @@ func (r *pipeRequest) RawExchange(rw io.ReadWriter) (protocol.Message, error) {
 	return nil, r.pipe.read(conn)
 }
 
-// abandon waits for RawExchange, if it has begun: kafka-go does not when the context has ended.
+// abandon waits for RawExchange if it has begun: kafka-go does not wait when the context has ended.
 func (r *pipeRequest) abandon() {
 	r.mu.Lock()
 	begun := r.begun
@@ -134,7 +134,7 @@ func (r *pipeRequest) abandon() {
 	}
 }
 
-// read gives each flight its answer. Behind one that is not well the others' say nothing, and are only waited for.
+// read gives each flight its response. Responses after an error are read and ignored.
 func (q *pipe) read(conn net.Conn) error {
 	defer func() {
 		q.end()
@@ -162,7 +162,7 @@ func (q *pipe) read(conn net.Conn) error {
 	}
 }
 
-// answer reads the next answer, which is the flight's.
+// answer reads the next response, which belongs to f.
 func (f *flight) answer(r io.Reader) error {
 	id, m, err := protocol.ReadResponse(r, protocol.Produce, produceVersion)
 	if err != nil {
@@ -178,14 +178,14 @@ func (f *flight) answer(r io.Reader) error {
 	return nil
 }
 
-// send writes the flight's request. It does not wait for the answer.
+// send writes the flight's request without waiting for the response.
 func (q *pipe) send(conn net.Conn, f *flight) error {
 	o := &q.l.t.p.o
 	f.sent = time.Now()
 	_ = conn.SetWriteDeadline(f.sent.Add(o.RequestTimeout))
 	head := produceHead(o, q.l.t.name, q.l.partition, f.state.seq, len(f.buf))
 	select {
-	case q.flying <- f: // before it is written: the answer may be quick
+	case q.flying <- f: // before the write: the response may be fast
 	case <-q.ended.Done():
 		return errPipe
 	}
@@ -197,8 +197,8 @@ func (q *pipe) send(conn net.Conn, f *flight) error {
 	return err
 }
 
-// produceHead is what stands before the records in a request: length 4, key 2, version 2, correlation id 4, client id
-// 2 + n, transactional id 2, acks 2, timeout 4, topics 4, name 2 + n, partitions 4, partition 4.
+// produceHead encodes what precedes the records in a request: length 4, key 2, version 2, correlation id 4, client id 2
+// + n, transactional id 2, acks 2, timeout 4, topics 4, name 2 + n, partitions 4, partition 4.
 func produceHead(o *ProducerOptions, topic string, partition int, correlation int32, records int) []byte {
 	be := binary.BigEndian
 	b := be.AppendUint32(make([]byte, 0, 64+len(o.ClientID)+len(topic)), 0)
@@ -219,5 +219,5 @@ func produceHead(o *ProducerOptions, topic string, partition int, correlation in
 	return b
 }
 
-// wireSize is what a Produce request for n bytes of records takes on the wire.
+// wireSize returns the bytes of a Produce request for n bytes of records.
 func (l *lane) wireSize(n int) int { return n + 46 + len(l.t.p.o.ClientID) + len(l.t.name) }

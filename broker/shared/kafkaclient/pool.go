@@ -6,15 +6,14 @@ import (
 	"github.com/segmentio/kafka-go"
 )
 
-// pool lends a client to requests and can replace it at any time. A client that was replaced is closed when the
-// last request that has it ends, and not before: kafka-go opens a closed pool again for the next request, and
-// nobody would close that one.
+// pool lends a client to requests and can replace it at any time. A replaced client is closed when its last request
+// ends, not before: kafka-go reopens a closed pool for the next request, and nothing would close that one.
 type pool struct {
 	mu      sync.Mutex
 	current *lease // nil once closed
 }
 
-// lease is one client and how many have it. Both fields are guarded by the pool.
+// lease is a client and the number of its users. The pool guards both fields.
 type lease struct {
 	*kafka.Client
 	pool  *pool
@@ -45,10 +44,9 @@ func (l *lease) release() {
 	}
 }
 
-// replace makes c the client of all further requests.
+// replace makes c the client of later requests.
 func (p *pool) replace(c *kafka.Client) { p.swap(&lease{Client: c, pool: p}) }
 
-// close closes the client.
 func (p *pool) close() { p.swap(nil) }
 
 func (p *pool) swap(next *lease) {

@@ -11,7 +11,7 @@ import (
 	"cellgate/test/fakekafka"
 )
 
-// A request may hold the old client when a new topic replaces it, and use it only then. Not parallel: it counts
+// A request may hold the previous client when a new topic replaces it, and use it only then. Not parallel: it counts
 // goroutines.
 func TestReplacedClientIsClosedByItsLastRequest(t *testing.T) { //nolint:paralleltest // see above
 	c := fakekafka.Cluster(t)

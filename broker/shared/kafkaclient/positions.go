@@ -11,16 +11,17 @@ import (
 	"github.com/segmentio/kafka-go"
 )
 
-// Position is how far the group is in a partition.
+// Position is the group's progress in a partition.
 type Position struct {
 	Topic      string
 	ID         int
-	First, End int64 // of what the partition holds; End is after the last record
-	Committed  int64 // by the group; negative: nothing
-	Claim      Claim // of who committed that
+	First, End int64 // of the partition; End is after the last record
+	Committed  int64 // by the group; negative: none
+	Claim      Claim // of the reader that committed
 }
 
-// Positions tells them for every partition of the consumer's topics, its own or not. A partition that cannot be asked now is left out.
+// Positions returns the position of every partition of the consumer's topics, assigned or not. Partitions that cannot
+// be queried now are left out.
 func (c *Consumer) Positions(ctx context.Context) ([]Position, error) {
 	ctx, cancel := context.WithTimeout(ctx, c.o.RequestTimeout)
 	defer cancel()
@@ -63,7 +64,7 @@ func joinPositions(offsets *kafka.ListOffsetsResponse, group map[string][]kafka.
 	return all
 }
 
-// TimeAt is the time of the record at an offset that the partition holds, or of an earlier one in its batch.
+// TimeAt returns the time of the record at an existing offset, or of an earlier record in its batch.
 func (c *Consumer) TimeAt(ctx context.Context, topic string, partition int, offset int64) (time.Time, error) {
 	ctx, cancel := context.WithTimeout(ctx, c.o.RequestTimeout)
 	defer cancel()
@@ -80,14 +81,14 @@ func (c *Consumer) TimeAt(ctx context.Context, topic string, partition int, offs
 		return time.Time{}, fmt.Errorf("time of %s/%d at %d: %w", topic, partition, offset, errAnswer)
 	}
 	at := first
-	if binary.BigEndian.Uint16(res.batches[attributes:])&8 != 0 { // the broker's time, which the batch has once
+	if binary.BigEndian.Uint16(res.batches[attributes:])&8 != 0 { // log append time, stored once per batch
 		at = last
 	}
 	return time.UnixMilli(int64(binary.BigEndian.Uint64(res.batches[at:]))), nil
 }
 
-// Retention is how long the consumer's topics keep records. A topic that keeps them for ever, or of which it is not known,
-// is left out.
+// Retention returns how long the consumer's topics keep records. Topics with unlimited or unknown retention are left
+// out.
 func (c *Consumer) Retention(ctx context.Context) (map[string]time.Duration, error) {
 	ctx, cancel := context.WithTimeout(ctx, c.o.RequestTimeout)
 	defer cancel()

@@ -15,39 +15,39 @@ import (
 	"cellgate/broker/shared/remote"
 )
 
-// Record is one record on its way to Kafka. It belongs to the producer from Produce until Done.
+// Record is a record for Kafka. The producer owns it from Produce until Done.
 type Record struct {
 	Topic string
 	// Key chooses the partition and so the order; nil spreads over all partitions.
 	Key []byte
-	// Near chooses the partition of a record without a key, beginning with 1; 0 spreads them.
+	// Near chooses the partition of a record without a key, from 1; 0 spreads such records.
 	Near int
 	// Value is nil for a tombstone.
 	Value []byte
-	// Headers are HeaderCount headers made with AppendHeader.
+	// Headers has HeaderCount headers, appended with AppendHeader.
 	Headers     []byte
 	HeaderCount int
-	// Time is the record's timestamp, in milliseconds since the Unix epoch.
+	// Time is the record's timestamp, in ms since the Unix epoch.
 	Time int64
 	// Done is called exactly once, from a goroutine of the producer; it must not block.
 	Done Completion
-	// Parker may take the record back; nil: it waits for its destination as long as that takes.
+	// Parker may take the record back; if nil, the record waits for its destination without a limit.
 	Parker Parker
 }
 
-// Completion is told a record's outcome: nil when all in-sync replicas have it, else an error that wraps
-// ErrRefused, ErrAbandoned or ErrClosed.
+// Completion receives a record's outcome: nil when all in-sync replicas have it, else an error that wraps ErrRefused,
+// ErrAbandoned or ErrClosed.
 type Completion interface {
 	Produced(r *Record, err error)
 }
 
-// CompletionFunc makes a Completion of a function.
+// CompletionFunc adapts a function to Completion.
 type CompletionFunc func(r *Record, err error)
 
 // Produced implements Completion.
 func (f CompletionFunc) Produced(r *Record, err error) { f(r, err) }
 
-// TopicSpec is how a missing topic is created.
+// TopicSpec says how to create a missing topic.
 type TopicSpec struct {
 	Partitions  int
 	Replication int // 0 or -1: the broker's default
@@ -56,55 +56,55 @@ type TopicSpec struct {
 // ProducerOptions configure a Producer.
 type ProducerOptions struct {
 	Config
-	// Name tells producers apart in logs and metrics: "cell", "central".
+	// Name identifies the producer in logs and metrics: "cell", "central".
 	Name string
 	// Compression is zstd, lz4, snappy, gzip or none.
 	Compression string
-	// Linger is the least time between two batches of a lane that are not full.
+	// Linger is the minimum time between two batches of a lane that are not full.
 	Linger time.Duration `zero:"none"`
 	// BatchBytes and BatchRecords bound a batch before compression. The broker's limit (message.max.bytes) counts
 	// compressed bytes.
 	BatchBytes   int
 	BatchRecords int
-	// InFlight is how many batches of a partition may be on their way, at most MaxInFlight.
+	// InFlight is the maximum number of batches in flight per partition, up to MaxInFlight.
 	InFlight int `zero:"one"`
-	// TransactionalID is what the cluster gives one producer at a time, and fences the one before by.
+	// TransactionalID is given to one producer at a time by the cluster, which fences the previous one.
 	TransactionalID string `zero:"each lane has an id of its own"`
 	// AutoCreate creates missing topics.
 	AutoCreate *TopicSpec `zero:"that is left to the operators"`
-	// MissingTopicGrace is how long records wait for a topic that a reachable cluster says it does not
-	// have, before they are refused with ErrMissingTopic.
+	// MissingTopicGrace is how long records wait for a topic that a reachable cluster does not have, before they are
+	// refused with ErrMissingTopic.
 	MissingTopicGrace time.Duration `zero:"for ever"`
-	// Retried is told why something is sent again, beside Metrics.
+	// Retried is called with the reason of each resend, in addition to Metrics.
 	Retried func(reason string) `zero:"nobody else counts"`
-	// Flow shares the way to the cluster with other producers.
+	// Flow shares the link to the cluster with other producers.
 	Flow    *FlowLane `zero:"it is this one's"`
 	Log     *slog.Logger
 	Metrics *Metrics
 }
 
-// Producer writes records to one cluster. Records of one partition are written in the order of their
-// Produce calls, whatever fails in between. It never gives a record up: what the broker will not take is
-// reported as refused, everything else is sent again until Close.
+// Producer writes records to one cluster. Records of one partition are written in the order of their Produce calls,
+// whatever fails in between. It gives no record up: a record that the broker refuses is reported as refused, everything
+// else is resent until Close.
 //
-// Produce never waits, so the caller bounds what it has under way. Memory beyond the caller's records is
-// at most one compressed batch per lane, and two as they are.
+// Produce never waits: the caller bounds its outstanding records. In addition to these the producer holds one compressed
+// batch for each one in flight, and at most two uncompressed ones.
 type Producer struct {
 	o        ProducerOptions
 	codec    codec
 	encoders encoders
 	health   *remote.HealthTracker
 
-	// ctx ends when Close gives up waiting; it cuts requests off.
+	// ctx ends when Close gives up waiting; this cancels requests.
 	ctx    context.Context
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
-	// closing is closed when Close begins: lanes stop lingering, and end when they are empty.
+	// closing is closed when Close begins: lanes stop lingering, and end when empty.
 	closing   chan struct{}
 	closeOnce sync.Once
 
 	identity  identity     // with TransactionalID
-	lastTaken atomic.Int64 // when any lane was last successful, in ns since the Unix epoch
+	lastTaken atomic.Int64 // when a lane last succeeded, in ns since the Unix epoch
 
 	client *pool         // its client covers all topics known so far
 	wake   chan struct{} // the topic set changed or a topic waits for its partitions
@@ -113,7 +113,7 @@ type Producer struct {
 	topics map[string]*topic
 }
 
-// NewProducer starts a producer. It does not connect: a cluster that is away is no error.
+// NewProducer starts a producer. It does not connect: an unreachable cluster is no error.
 func NewProducer(o ProducerOptions) (*Producer, error) {
 	if err := o.check(o); err != nil {
 		return nil, err
@@ -145,7 +145,7 @@ func (p *Producer) Prepare(topics ...string) {
 	}
 }
 
-// Produce accepts a record. It does not wait and does not fail: the outcome goes to r.Done.
+// Produce accepts a record. It does not wait and does not fail: r.Done receives the outcome.
 func (p *Producer) Produce(r *Record) { p.topic(r.Topic).add(r) }
 
 func (p *Producer) topic(name string) *topic {
@@ -165,7 +165,7 @@ func (p *Producer) topic(name string) *topic {
 	return t
 }
 
-// kick makes the topic watcher look at once.
+// kick makes the topic watcher run at once.
 func (p *Producer) kick() {
 	select {
 	case p.wake <- struct{}{}:
@@ -173,11 +173,11 @@ func (p *Producer) kick() {
 	}
 }
 
-// Health reports whether the cluster takes what it is given.
+// Health reports whether the cluster takes the producer's records.
 func (p *Producer) Health() remote.Health { return p.health.Get() }
 
-// Close sends what has been accepted, until ctx ends; what is left then is reported with ErrClosed. No
-// Produce may follow.
+// Close sends the accepted records until ctx ends; the rest is reported with ErrClosed. Produce must not be called
+// afterwards.
 func (p *Producer) Close(ctx context.Context) error {
 	p.closeOnce.Do(func() { close(p.closing) })
 	err := remote.Finish(ctx, &p.wg, p.cancel)
@@ -195,7 +195,7 @@ func (p *Producer) failWaiting() {
 	}
 }
 
-// snapshot returns the topics in the order of their names.
+// snapshot returns the topics, sorted by name.
 func (p *Producer) snapshot() []*topic {
 	p.mu.RLock()
 	defer p.mu.RUnlock()
@@ -208,7 +208,6 @@ func closeIdle(c *kafka.Client) {
 	}
 }
 
-// backoff is the pause before try n (from 1).
 func (o *ProducerOptions) backoff(n int) time.Duration {
 	return remote.Backoff(n, o.BackoffMin, o.BackoffMax)
 }

@@ -25,7 +25,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// testOptions are a gateway's, in a hurry.
+// testOptions are a gateway's options with short timeouts.
 func testOptions(brokers ...string) ProducerOptions {
 	k := configs.Default().Kafka
 	o := ProducerOptions{
@@ -38,7 +38,7 @@ func testOptions(brokers ...string) ProducerOptions {
 	return o
 }
 
-// consumerOptions are those of a member of the group g, in no hurry.
+// consumerOptions are a gateway's options for the group g.
 func consumerOptions(brokers []string, topics ...string) ConsumerOptions {
 	o := testOptions(brokers...)
 	o.Timing = NormalTiming()
@@ -63,7 +63,7 @@ func producer(t *testing.T, c *kfake.Cluster, change ...func(*ProducerOptions)) 
 	return p
 }
 
-// collector gathers outcomes in the order in which they come.
+// collector gathers outcomes in order.
 type collector struct {
 	mu   sync.Mutex
 	errs []error
@@ -296,8 +296,8 @@ func TestProducerKeepsKeysInOrderWhilePartitionsAreAdded(t *testing.T) {
 	}
 }
 
-// TestProducerFindsATopicThatWasMadeAnew: under the same name, at once, with whatever partitions. What the old one had is gone
-// with it; from the first record in the new one on, each key has all of its records there, in order.
+// TestProducerFindsATopicThatWasMadeAnew recreates a topic at once with other partitions. The old one's records are
+// lost with it; from the first record in the new one on, each key has all its records, in order.
 func TestProducerFindsATopicThatWasMadeAnew(t *testing.T) {
 	t.Parallel()
 	for _, partitions := range []int32{2, 4, 9} {
@@ -316,7 +316,7 @@ func TestProducerFindsATopicThatWasMadeAnew(t *testing.T) {
 			for i := records / 2; i < records; i++ {
 				sendOne(p, out, "a", keys, i)
 				if i%50 == 0 {
-					time.Sleep(10 * time.Millisecond) // the topic is found to be another while records come
+					time.Sleep(10 * time.Millisecond) // records arrive while the new topic is detected
 				}
 			}
 			allWritten(t, out.wait(t), records)

@@ -8,7 +8,7 @@ import (
 	"github.com/segmentio/kafka-go"
 )
 
-// A lane is stuck, and not the cluster, when a broker has said so or others were successful beside each of its last tries.
+// A lane is stuck, and the cluster is not, if a broker answered or others succeeded next to each of its last tries.
 func TestStuck(t *testing.T) {
 	t.Parallel()
 	l := &lane{t: &topic{p: &Producer{}}}

@@ -7,10 +7,10 @@ import (
 	"time"
 )
 
-// Tail reads the ends of a topic's partitions, for whoever wants to know what was written last.
+// Tail reads the ends of a topic's partitions, to find what was written last.
 type Tail struct{ c *Consumer }
 
-// NewTail makes one. It does not connect; Close ends it.
+// NewTail returns a Tail. It does not connect; Close releases it.
 func NewTail(config Config, topic string, log *slog.Logger, m *Metrics) (*Tail, error) {
 	c, err := NewConsumer(ConsumerOptions{Config: config, Name: "tail", Group: "-", Owner: "-", Topics: []string{topic}, Log: log, Metrics: m})
 	if err != nil {
@@ -22,7 +22,7 @@ func NewTail(config Config, topic string, log *slog.Logger, m *Metrics) (*Tail, 
 // Close closes the connections.
 func (t *Tail) Close() { t.c.Close() }
 
-// Ends are a partition's first offset that is not older than a time, and the one after its last.
+// Ends returns a partition's first offset at or after a time, and the offset after its last record.
 func (t *Tail) Ends(ctx context.Context, id int, since time.Time) (from, end int64, err error) {
 	p := &Assignment{Topic: t.c.o.Topics[0], ID: id, c: t.c}
 	first, end, err := p.ends(ctx)
@@ -35,10 +35,10 @@ func (t *Tail) Ends(ctx context.Context, id int, since time.Time) (from, end int
 	return max(first, from), end, nil
 }
 
-// tailBytes is how much is read at a time.
+// tailBytes is the size of one read.
 const tailBytes = 1 << 20
 
-// Read gives take the records of a partition from one offset to another. What is gone in between is passed over.
+// Read calls take for the records of a partition from one offset up to another. It skips what is lost in between.
 func (t *Tail) Read(ctx context.Context, id int, from, to int64, take func(*Fetched)) error {
 	p := &Assignment{Topic: t.c.o.Topics[0], ID: id, c: t.c, next: from}
 	for p.next < to {

@@ -10,29 +10,28 @@ import (
 	"github.com/segmentio/kafka-go"
 )
 
-// topic routes records to the lanes of its partitions. While the number of partitions is unknown, or is
-// changing, records wait here in order: a key may live in another partition afterwards, so the lanes are
-// emptied first.
+// topic routes records to the lanes of its partitions. While the number of partitions is unknown or changing, records
+// wait here in order: a key may belong to another partition afterwards, so the lanes are emptied first.
 type topic struct {
 	p    *Producer
 	name string
 
 	mu       sync.Mutex
 	lanes    []*lane   // one per partition; none while unknown
-	returned []*Record // from partitions that are gone; they come before waiting
+	returned []*Record // from removed partitions; they precede waiting
 	waiting  []*Record
 	spread   int // next partition for records without a key
-	// target is how many partitions there are to be while resizing: the lanes drain first.
+	// target is the new number of partitions while resizing: the lanes drain first.
 	target        int
 	resizing      bool
 	resizingSince time.Time
-	// parked says why a destination of the topic takes nothing, by partition or wholeTopic.
+	// parked gives the reasons of parked destinations, by partition or wholeTopic.
 	parked map[int]error
-	// missingSince is when a reachable cluster first said that it has no such topic; zero when it has. lost: that is
-	// longer ago than the grace.
+	// missingSince is when a reachable cluster first reported the topic as missing, zero if it exists. lost means that
+	// this is longer ago than the grace.
 	missingSince time.Time
 	lost         bool
-	// failingSince is when the cluster first gave no partitions of a topic that it has, or may have.
+	// failingSince is when the cluster first returned no partitions of a topic that exists or may exist.
 	failingSince time.Time
 }
 
@@ -73,7 +72,7 @@ func (t *topic) routeLocked(r *Record) {
 	}
 }
 
-// setPartitions takes the cluster's count. It returns whether the topic is settled: nothing waits.
+// setPartitions applies the cluster's count. It reports whether nothing waits any more.
 func (t *topic) setPartitions(n int) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -89,7 +88,7 @@ func (t *topic) setPartitions(n int) bool {
 	return true
 }
 
-// markMissing notes that the cluster knows no such topic, parks what can be parked, and fails what has waited beyond the
+// markMissing records that the topic is missing, parks what can be parked, and fails what has waited longer than the
 // grace.
 func (t *topic) markMissing(grace time.Duration) {
 	t.mu.Lock()
@@ -117,7 +116,7 @@ func (t *topic) markMissing(grace time.Duration) {
 	t.finish(lost, fmt.Errorf("%w: %w", ErrRefused, ErrMissingTopic))
 }
 
-// unavailable notes that the cluster gives no partitions of the topic, for another reason than that there is none.
+// unavailable records that the cluster returned no partitions, for another reason than a missing topic.
 func (t *topic) unavailable(err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -129,7 +128,7 @@ func (t *topic) unavailable(err error) {
 	}
 }
 
-// Unknown reports whether the cluster does not have a topic, or does not give it: what is bound for it waits.
+// Unknown reports whether the topic is missing or unavailable: its records wait.
 func (p *Producer) Unknown(topic string) bool {
 	p.mu.RLock()
 	t := p.topics[topic]
@@ -142,7 +141,7 @@ func (p *Producer) Unknown(topic string) bool {
 	return len(t.lanes) == 0 && !t.lost && (!t.missingSince.IsZero() || !t.failingSince.IsZero())
 }
 
-// fail reports everything that waits here as lost to err.
+// fail reports all records waiting here as failed with err.
 func (t *topic) fail(err error) {
 	t.mu.Lock()
 	lost := append(t.returned, t.waiting...)
@@ -157,8 +156,8 @@ func (t *topic) finish(recs []*Record, err error) {
 	}
 }
 
-// watchTopics keeps the partition counts current: at once for topics that are new, every few seconds for
-// all of them, because partitions are added to running topics.
+// watchTopics keeps the partition counts current: at once for new topics, every few seconds for all, because partitions
+// may be added.
 func (p *Producer) watchTopics() {
 	defer p.wg.Done()
 	covered := 0
@@ -189,7 +188,7 @@ func (p *Producer) watchTopics() {
 	}
 }
 
-// waitingTopics reports whether records still wait for partitions, which Close gives a chance.
+// waitingTopics reports whether records still wait for partitions; Close gives them time.
 func (p *Producer) waitingTopics(topics []*topic) bool {
 	for _, t := range topics {
 		t.mu.Lock()
@@ -202,17 +201,16 @@ func (p *Producer) waitingTopics(topics []*topic) bool {
 	return false
 }
 
-// cover replaces the client by one whose metadata covers all of topics.
+// cover replaces the client by one whose metadata covers all topics.
 func (p *Producer) cover(topics []*topic) {
 	names := make([]string, len(topics))
 	for i, t := range topics {
 		names[i] = t.name
 	}
-	p.client.replace(p.o.client(names)) // requests under way on the old one end undisturbed
+	p.client.replace(p.o.client(names)) // requests in flight on the previous one finish undisturbed
 }
 
-// refresh takes the partition counts from the client's metadata and reports whether every topic is
-// settled.
+// refresh reads the partition counts from the client's metadata and reports whether no topic waits any more.
 func (p *Producer) refresh(topics []*topic) bool {
 	names := make([]string, len(topics))
 	for i, t := range topics {
@@ -254,8 +252,8 @@ func (p *Producer) refresh(topics []*topic) bool {
 	return settled
 }
 
-// missing creates the topic where that is allowed, else notes that it is not there. Only the word of a
-// cluster that answers now counts: cached metadata may be from before an outage.
+// missing creates the topic if that is allowed, else marks it as missing. Only a fresh response counts: cached metadata
+// may be from before an outage.
 func (p *Producer) missing(ctx context.Context, t *topic) bool {
 	l := p.client.take()
 	defer l.release()
@@ -303,7 +301,6 @@ func (p *Producer) create(ctx context.Context, c *kafka.Client, name string) err
 	return nil
 }
 
-// watchHealth pings the cluster.
 func (p *Producer) watchHealth() {
 	defer p.wg.Done()
 	p.health.Watch(p.ctx, p.closing, p.o.PingInterval, func(ctx context.Context) error {

@@ -15,20 +15,20 @@ import (
 	"github.com/segmentio/kafka-go/protocol"
 )
 
-// metadataVersion is the first version of the Metadata request whose answer has the ids of topics (Kafka 2.8).
+// metadataVersion is the first version of the Metadata request whose response has topic ids (Kafka 2.8).
 const metadataVersion = 10
 
 var errMetadata = errors.New("malformed metadata answer")
 
-// topicIDs remembers the ids of a consumer's topics for a while.
+// topicIDs caches the ids of a consumer's topics.
 type topicIDs struct {
 	mu    sync.Mutex
 	asked time.Time
 	ids   map[string]string
 }
 
-// topicID is the id that the cluster gave to a topic when it was created, no older than PartitionWatchInterval; empty
-// when the cluster does not tell.
+// topicID returns the id that the cluster gave a topic at its creation, at most PartitionWatchInterval old; empty if
+// the cluster does not report ids.
 func (c *Consumer) topicID(ctx context.Context, topic string) string {
 	t := &c.ids
 	t.mu.Lock()
@@ -46,14 +46,14 @@ func (c *Consumer) topicID(ctx context.Context, topic string) string {
 	return t.ids[topic]
 }
 
-// forgetTopicIDs has them asked for again: something says that a topic is another one.
+// forgetTopicIDs drops the cache, because a topic seems to be another one.
 func (c *Consumer) forgetTopicIDs() {
 	c.ids.mu.Lock()
 	c.ids.asked = time.Time{}
 	c.ids.mu.Unlock()
 }
 
-// askTopicIDs asks any broker. kafka-go's own requests end before the version that tells ids.
+// askTopicIDs queries any broker. kafka-go's own requests end before the version with ids.
 func askTopicIDs(ctx context.Context, c *kafka.Client, clientID string, topics []string) (map[string]string, error) {
 	m, err := c.Transport.RoundTrip(ctx, c.Addr, &metadataRequest{clientID: clientID, topics: topics})
 	if err != nil {
@@ -71,7 +71,7 @@ type metadataRequest struct {
 	topics   []string
 }
 
-// metadataAnswer has the ids of the topics that there are.
+// metadataAnswer maps existing topics to their ids.
 type metadataAnswer map[string]string
 
 // ApiKey implements protocol.Message.
@@ -96,13 +96,13 @@ func (r *metadataRequest) RawExchange(rw io.ReadWriter) (protocol.Message, error
 }
 
 // encode writes the request: length 4, key 2, version 2, correlation id 4, client id 2 + n, tags; topics (id 16, name,
-// tags), three booleans, tags. Lengths are varints of one more (KIP-482) but for the client's.
+// tags), three booleans, tags. Lengths are varints of length + 1 (KIP-482), except for the client id.
 func (r *metadataRequest) encode() []byte {
 	be := binary.BigEndian
 	b := be.AppendUint32(nil, 0)
 	b = be.AppendUint16(b, uint16(protocol.Metadata))
 	b = be.AppendUint16(b, metadataVersion)
-	b = be.AppendUint32(b, 1) // one request is in flight on a connection, so any number will do
+	b = be.AppendUint32(b, 1) // a connection has one request in flight, so any number is unique
 	b = be.AppendUint16(b, uint16(len(r.clientID)))
 	b = append(b, r.clientID...)
 	b = append(b, 0)
@@ -118,7 +118,7 @@ func (r *metadataRequest) encode() []byte {
 	return b
 }
 
-// parseTopicIDs reads an answer: correlation id 4, tags, throttle time 4, brokers (id 4, host, port 4, rack, tags),
+// parseTopicIDs parses a response: correlation id 4, tags, throttle time 4, brokers (id 4, host, port 4, rack, tags),
 // cluster id, controller 4, topics (error 2, name, id 16, internal 1, partitions, operations 4, tags), and more. A
 // partition: error 2, index 4, leader 4, epoch 4, replicas, in sync, offline (4 each), tags.
 func parseTopicIDs(b []byte) (metadataAnswer, error) {
@@ -159,7 +159,7 @@ func parseTopicIDs(b []byte) (metadataAnswer, error) {
 	return ids, nil
 }
 
-// flexible reads the types of KIP-482. Beyond the end it reads nothing, and is short.
+// flexible reads the types of KIP-482. Past the end it reads nothing and sets short.
 type flexible struct {
 	b     []byte
 	short bool
@@ -187,7 +187,7 @@ func (r *flexible) uvarint() int {
 	return int(v)
 }
 
-// length is that of an array, of which every element takes a byte at least.
+// length reads the length of an array whose elements take at least one byte each.
 func (r *flexible) length() int {
 	n := max(0, r.uvarint()-1)
 	if n > len(r.b) {

@@ -7,21 +7,21 @@ import (
 	"time"
 )
 
-// window is what a lane has sent and has no answer to, in order. While it is well, batches follow one another; when one of
-// them fails in any way, all that have no answer are sent again one by one, the same bytes, as if each had been alone: the
-// leader recognises those that it has.
+// window is a lane's unanswered batches, in order. Normally batches follow one another; after any failure all
+// unanswered batches are sent again one by one, with the same bytes, as if each had been alone: the leader recognises
+// those that it has.
 type window struct {
 	mu      sync.Mutex
 	flights []*flight
-	err     error // of the one that failed
+	err     error // of the failed flight
 	spare   [][]byte
 }
 
-// flight is a batch on its way.
+// flight is a batch in flight.
 type flight struct {
 	recs   []*Record
 	buf    []byte
-	state  producerState // that it is encoded under
+	state  producerState // under which it is encoded
 	sent   time.Time
 	ticket *flowTicket
 }
@@ -38,7 +38,7 @@ func (w *window) failed() error {
 	return w.err
 }
 
-// add is false when a flight before it has failed: then it is not to be sent yet.
+// add returns false if an earlier flight has failed: then f must not be sent yet.
 func (w *window) add(f *flight) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -46,8 +46,8 @@ func (w *window) add(f *flight) bool {
 	return w.err == nil
 }
 
-// takeFirst takes the first flight off the window, as its batch is written. It is false when that is not for the caller
-// to say, because something has failed.
+// takeFirst removes the first flight once the leader has its batch. It returns false if a flight has failed, which the
+// lane then handles.
 func (w *window) takeFirst(f *flight) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -69,7 +69,7 @@ func (w *window) fail(err error) {
 	}
 }
 
-// buffer is one that no flight uses.
+// buffer returns an unused buffer.
 func (w *window) buffer() []byte {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -81,16 +81,15 @@ func (w *window) buffer() []byte {
 	return nil
 }
 
-// hasRoom reports whether the lane may send another batch.
 func (l *lane) hasRoom() bool { return l.window.len() < max(1, l.t.p.o.InFlight) }
 
-// pipelines reports whether the next batch may follow those under way: before the leader has taken one of the lane's
-// producer id it takes any, so that a later one could come before an earlier.
+// pipelines reports whether the next batch may follow those in flight. It may not before the leader has taken one of
+// this producer id: until then the leader accepts any first batch, so a later one could overtake.
 func (l *lane) pipelines() bool {
 	return l.t.p.o.InFlight > 1 && l.own.identified && l.own.proven && !l.own.plain && !l.t.leaving(l)
 }
 
-// post sends a batch behind those that are on their way.
+// post sends a batch after those in flight.
 func (l *lane) post(batch []*Record) {
 	p := l.t.p
 	f := &flight{recs: slices.Clone(batch), state: l.own.state}
@@ -110,7 +109,7 @@ func (l *lane) post(batch []*Record) {
 
 func (l *lane) launch(f *flight) error {
 	if l.own.pipe != nil && l.own.pipe.ended.Err() != nil {
-		l.closePipe() // it was idle for long, or its last answer was not well
+		l.closePipe() // it was idle for long, or its last response was an error
 	}
 	if l.own.pipe == nil {
 		pipe, conn, err := l.openPipe()
@@ -121,7 +120,7 @@ func (l *lane) launch(f *flight) error {
 	}
 	err := l.own.pipe.send(l.own.conn, f)
 	if err != nil {
-		l.own.pipe.end() // nothing of the rest will be answered
+		l.own.pipe.end() // the others get no answers
 	}
 	return err
 }
@@ -133,8 +132,8 @@ func (l *lane) closePipe() {
 	}
 }
 
-// answered takes the answer to the first flight. It is false when the pipe is to end: the flights that have no answer
-// are the lane's then.
+// answered handles the response to the first flight. It returns false if the pipe must end; the lane then sends the
+// unanswered flights again.
 func (l *lane) answered(f *flight, err error) bool {
 	p := l.t.p
 	p.o.Flow.leave(f.ticket, err != nil)
@@ -151,7 +150,7 @@ func (l *lane) answered(f *flight, err error) bool {
 	return true
 }
 
-// deserted says that nothing more will be answered.
+// deserted records that no more responses will come.
 func (l *lane) deserted() {
 	if l.window.len() > 0 {
 		l.window.fail(errPipe)
@@ -159,7 +158,7 @@ func (l *lane) deserted() {
 	}
 }
 
-// empty waits until nothing is on its way.
+// empty waits until nothing is in flight.
 func (l *lane) empty() {
 	for l.window.len() > 0 {
 		if l.window.failed() != nil {
@@ -170,7 +169,7 @@ func (l *lane) empty() {
 	}
 }
 
-// sendAgain sends what has no answer again, one batch after the other.
+// sendAgain sends the unanswered batches again, one after the other.
 func (l *lane) sendAgain() {
 	p := l.t.p
 	if l.own.pipe != nil {
@@ -202,9 +201,8 @@ func (l *lane) sendAgain() {
 	l.window.mu.Unlock()
 }
 
-// resend delivers a flight's records. When the leader refuses some of them, the flights after it have numbers that are
-// not the next any more: they get others, under another id, so that what is still on its way of the old ones comes to
-// nothing.
+// resend delivers a flight's records. If the leader refuses some, the sequence numbers of later flights no longer
+// follow: they are encoded again under another id, so that copies still in flight are rejected.
 func (l *lane) resend(recs []*Record, encoded bool) {
 	err := l.redeliver(recs, encoded)
 	if errors.Is(err, ErrRefused) {

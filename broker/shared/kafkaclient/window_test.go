@@ -16,14 +16,14 @@ import (
 	"cellgate/test/fakekafka"
 )
 
-// far is a cluster whose answers to produce requests arrive only when it says so, as if it was far away.
+// far is a cluster that holds back its responses to produce requests until released, as if it was far away.
 type far struct {
 	mu    sync.Mutex
 	held  bool
 	freed *sync.Cond
 }
 
-// farCluster makes one with a topic a of one partition.
+// farCluster creates one with a topic a of one partition.
 func farCluster(t *testing.T) (*kfake.Cluster, *far) {
 	t.Helper()
 	f := &far{}
@@ -72,10 +72,10 @@ func (c *farConn) Write(b []byte) (int, error) {
 	return c.Conn.Write(b)
 }
 
-// produced counts the batches of the cluster's log: what came twice and was recognised is not in it.
+// batchesOf counts the batches in the cluster's log: recognised duplicates are not in it.
 func batchesOf(c *kfake.Cluster) int64 { return c.PartitionInfo("a", 0).HighWatermark }
 
-// Five batches are on their way to a partition before the first is answered, and no more. All are written once, in order.
+// At most five batches are in flight to a partition before the first response. All are written once, in order.
 func TestFiveBatchesAreInFlight(t *testing.T) {
 	t.Parallel()
 	c, far := farCluster(t)
@@ -98,8 +98,8 @@ func TestFiveBatchesAreInFlight(t *testing.T) {
 	}
 }
 
-// Whatever befalls the first, the middle or the last of the batches under way, each is written once and in order: an
-// error of the broker, an answer that is lost though the batch was written, a connection that is cut, a leader that moves.
+// Each batch in flight is written once and in order after a fault at the first, a middle or the last of them: a broker
+// error, a lost response although the batch was written, a cut connection, a moved leader.
 func TestAWindowSurvivesFaults(t *testing.T) {
 	t.Parallel()
 	for _, e := range []*kerr.Error{
@@ -146,7 +146,7 @@ func TestAWindowSurvivesFaults(t *testing.T) {
 	}
 }
 
-// A record in the middle of what is under way that the broker refuses takes nothing else with it.
+// A refused record in the middle of the batches in flight takes no other record with it.
 func TestAWindowLosesOnlyWhatIsRefused(t *testing.T) {
 	t.Parallel()
 	c := fakekafka.Cluster(t, kfake.BrokerConfigs(map[string]string{"message.max.bytes": "20000"}), kfake.SeedTopics(1, "a"))
@@ -172,7 +172,7 @@ func TestAWindowLosesOnlyWhatIsRefused(t *testing.T) {
 	inOrder(t, fakekafka.Read(t, c, "a", 60), 1, 60)
 }
 
-// What is under way when the producer ends is reported, and nothing of it stays.
+// When the producer closes, everything in flight is reported, and nothing is left.
 func TestAWindowEndsWithItsProducer(t *testing.T) {
 	t.Parallel()
 	c, far := farCluster(t)

@@ -15,8 +15,8 @@ import (
 	"cellgate/test/fakekafka"
 )
 
-// strict has a cluster refuse what Apache Kafka does since 2.1 (KIP-110): zstd in Produce requests of a version before 7, and Fetch
-// requests before 10 for topics that are kept in it, which here are all. It counts them.
+// strict makes a cluster refuse what Apache Kafka refuses since 2.1 (KIP-110): zstd in Produce requests before version
+// 7, and Fetch requests before version 10 for topics stored in zstd, which here are all. It counts them.
 func strict(c *kfake.Cluster) *atomic.Int64 {
 	refused := &atomic.Int64{}
 	c.ControlKey(kmsg.Produce.Int16(), func(r kmsg.Request) (kmsg.Response, error, bool) {
@@ -49,7 +49,7 @@ func strict(c *kfake.Cluster) *atomic.Int64 {
 	return refused
 }
 
-// Batches that follow one another are compressed with zstd, which Kafka takes in requests that know of it.
+// Pipelined batches are compressed with zstd, in a request version that Kafka accepts for it.
 func TestZstdInFlight(t *testing.T) {
 	t.Parallel()
 	c := fakekafka.Cluster(t, kfake.SeedTopics(1, "a"))
@@ -67,7 +67,7 @@ func TestZstdInFlight(t *testing.T) {
 	}
 }
 
-// What a topic keeps in zstd can be read.
+// Topics stored in zstd can be read.
 func TestFetchesZstd(t *testing.T) {
 	t.Parallel()
 	c := fakekafka.Cluster(t, kfake.SeedTopics(1, "a"))

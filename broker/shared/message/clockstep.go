@@ -7,14 +7,14 @@ import (
 )
 
 // ClockStep is the payload of a KindClockStep record, in ms since the Unix epoch: what the wall clock would have shown
-// when the record was written, and what it showed. A time of before, plus By, is that time by the clock that
-// stepped: ages and intervals go on over the step as if it had not been.
+// without the step, and what it showed. An earlier time plus By is that time by the clock after the step, so that ages
+// and intervals continue over it.
 type ClockStep struct{ From, To int64 }
 
-// By is how far the clock stepped, in ms; below 0 back.
+// By returns the size of the step in ms; negative means back.
 func (s ClockStep) By() int64 { return s.To - s.From }
 
-// clockStepText is the stored form: people read it in dumps.
+// clockStepText is the stored form, readable in dumps.
 type clockStepText struct {
 	From string `json:"from"`
 	To   string `json:"to"`
@@ -22,14 +22,14 @@ type clockStepText struct {
 
 const clockStepLayout = "2006-01-02T15:04:05.000Z07:00"
 
-// Record is the step as a record, which gets its Seq and ReceivedAt from the journal.
+// Record returns the step as a record; the journal sets Seq and ReceivedAt.
 func (s ClockStep) Record() Record {
 	text := func(ms int64) string { return time.UnixMilli(ms).UTC().Format(clockStepLayout) }
 	payload, _ := json.Marshal(clockStepText{text(s.From), text(s.To)}) //nolint:errchkjson // two strings
 	return Record{Kind: KindClockStep, Payload: payload}
 }
 
-// ClockStep reads the payload of a KindClockStep record. The error wraps ErrMalformed.
+// ClockStep parses the payload of a KindClockStep record. The error wraps ErrMalformed.
 func (r *Record) ClockStep() (ClockStep, error) {
 	var text clockStepText
 	if err := json.Unmarshal(r.Payload, &text); err != nil {

@@ -45,8 +45,8 @@ const (
 // ErrMalformed is wrapped by every error of Decode.
 var ErrMalformed = errors.New("malformed record")
 
-// Append encodes r after dst, all but Seq, with the time relative to base (milliseconds, not after
-// r.ReceivedAt). It allocates only to grow dst.
+// Append appends the encoding of r without Seq to dst. Its time is relative to base (ms, not after r.ReceivedAt). It
+// allocates only to grow dst.
 func (r *Record) Append(dst []byte, base int64) []byte {
 	bits := r.QoS & 3
 	if r.Retain {
@@ -60,7 +60,7 @@ func (r *Record) Append(dst []byte, base int64) []byte {
 		bits |= bitProps
 	}
 	dst = append(dst, byte(r.Kind), bits)
-	dst = binary.AppendUvarint(dst, uint64(r.ReceivedAt-base)) //nolint:gosec // never negative: base is the batch's first time
+	dst = binary.AppendUvarint(dst, uint64(r.ReceivedAt-base)) //nolint:gosec // not negative: base is the batch's first time
 	dst = binary.AppendUvarint(dst, uint64(r.PacketID))
 	dst = field.AppendBytes(dst, r.Client)
 	dst = field.AppendBytes(dst, r.Topic)
@@ -102,17 +102,16 @@ func (r *Record) appendProps(dst []byte) []byte {
 	return append(dst, propEnd)
 }
 
-// Decoder decodes records. It keeps the client identifiers and topics it has seen, so that a busy
-// reader does not allocate them anew for every record. It is not safe for concurrent use.
+// Decoder decodes records. It caches client identifiers and topics, so that a busy reader does not allocate them for
+// every record. It is not safe for concurrent use.
 type Decoder struct {
 	names map[string]string
 }
 
-// maxNames bounds the decoder's memory: past it, the names seen so far are forgotten. At 60 bytes a
-// name that is about 10 MB.
+// maxNames bounds the cache: past it, all names are dropped. At 60 bytes a name that is about 10 MB.
 const maxNames = 1 << 16
 
-// Decode fills r from b, but for Seq. The payload and the correlation data alias b; strings do not.
+// Decode fills r from b, except for Seq. The payload and the correlation data alias b; strings do not.
 func (d *Decoder) Decode(b []byte, base int64, r *Record) error {
 	c := field.Reader{B: b}
 	kind, bits := c.Byte(), c.Byte()
@@ -150,7 +149,7 @@ func (d *Decoder) name(b []byte) string {
 	return s
 }
 
-// properties reads the list of properties.
+// properties decodes the list of properties.
 func properties(c *field.Reader, r *Record) {
 	p := &r.Props
 	for !c.Bad {

@@ -41,7 +41,7 @@ func samples() []Record {
 	}
 }
 
-// same compares records as consumers see them: nil and empty are one.
+// same compares records as consumers see them: nil and empty are equal.
 func same(a, b *Record) bool {
 	norm := func(r Record) Record {
 		r = r.Clone()
@@ -61,7 +61,7 @@ func same(a, b *Record) bool {
 func TestRoundTrip(t *testing.T) {
 	t.Parallel()
 	var dec Decoder
-	var got Record // used again and again, as a reader does
+	var got Record // reused, as by a reader
 	for range 2 {
 		for i, want := range samples() {
 			if want.ReceivedAt == 0 {
@@ -78,7 +78,7 @@ func TestRoundTrip(t *testing.T) {
 	}
 }
 
-// TestEpochOnDisk holds how the epoch of a connection is written.
+// TestEpochOnDisk checks the encoding of a connection's epoch.
 func TestEpochOnDisk(t *testing.T) {
 	t.Parallel()
 	r := Record{Kind: KindPublish, QoS: 1, PacketID: 2, Client: "V", Topic: "t", Epoch: 1_700_000_000_000, Payload: []byte("p"), ReceivedAt: base + 3}

@@ -1,5 +1,5 @@
-// Package message holds what every part of the gateway says about one MQTT message: the record as the
-// journal keeps it, the codec of that record, and the topic names and filters of MQTT.
+// Package message defines an MQTT message for all parts of the gateway: the journal's record, its codec, and MQTT topic
+// names and filters.
 //
-// It is a leaf: it imports the standard library alone, and everything else may import it.
+// It imports only the standard library and broker/shared/message/field.
 package message

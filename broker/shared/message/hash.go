@@ -1,7 +1,7 @@
 package message
 
-// Hash is FNV-1a, 64 bits: stable over processes and versions, which canary shares, shards
-// and stored keys rely on.
+// Hash returns the 64-bit FNV-1a hash. It is stable over processes and versions: canary shares, shards and stored keys
+// rely on that.
 func Hash[T ~string | ~[]byte](s T) uint64 {
 	h := uint64(14695981039346656037)
 	for i := range len(s) {

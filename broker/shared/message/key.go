@@ -2,27 +2,28 @@ package message
 
 import "strings"
 
-// keySeparator stands in a session key. It is no part of UTF-8, so no client identifier, role or issuer holds it.
+// keySeparator separates the parts of a session key. It is not valid UTF-8, so no client identifier, role or issuer
+// contains it.
 const keySeparator = "\xff"
 
-// SessionKey names the session of a client. A vehicle's is its client identifier, which is its VIN. Anyone else's also
-// holds role and issuer: two issuers may give out the same name, and it is not the same client.
+// SessionKey returns the key of a client's session. A vehicle's is its client identifier, which is its VIN. Other
+// clients' keys also contain role and issuer: two issuers may assign the same name to different clients.
 func SessionKey(clientID, role, issuer string) string {
 	return clientID + keySeparator + role + keySeparator + issuer
 }
 
-// SplitSessionKey takes a session key apart; a vehicle's has neither role nor issuer.
+// SplitSessionKey splits a session key; a vehicle's has neither role nor issuer.
 func SplitSessionKey(key string) (clientID, role, issuer string) {
 	clientID, rest, _ := strings.Cut(key, keySeparator)
 	role, issuer, _ = strings.Cut(rest, keySeparator)
 	return clientID, role, issuer
 }
 
-// clientRules is the session key of what the rules publish. No client has it: an identifier is not empty.
+// clientRules is the session key of messages that rules publish. No client has it: an identifier is not empty.
 const clientRules = keySeparator + "rules" + keySeparator
 
-// ByRules makes a record one that the rules publish: subscribers get it, and no rule does.
+// ByRules marks a record as published by rules: subscribers get it, and no rule does.
 func (r *Record) ByRules() { r.Client = clientRules }
 
-// IsByRules reports whether the rules have published the record.
+// IsByRules reports whether rules published the record.
 func (r *Record) IsByRules() bool { return r.Client == clientRules }

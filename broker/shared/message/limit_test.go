@@ -5,7 +5,7 @@ import (
 	"testing"
 )
 
-// TestStoredLimits holds the stored form of limits, which journals keep.
+// TestStoredLimits checks the stored form of limits.
 func TestStoredLimits(t *testing.T) {
 	t.Parallel()
 	for want, l := range map[string]Limit{
@@ -25,7 +25,7 @@ func TestStoredLimits(t *testing.T) {
 	}
 }
 
-// FuzzLimit: no payload makes the reader of limits crash, and what it takes is written and read as the same.
+// FuzzLimit checks that no payload crashes the parser, and that accepted limits round-trip.
 func FuzzLimit(f *testing.F) {
 	for _, l := range []Limit{{Rule: "r", Version: "v"}, {Rule: "r", Version: "v", Lifted: true}, {Rule: "é", Version: "v", Decided: 1 << 63, Errors: 5, Messages: 100}} {
 		f.Add(l.Record().Payload)

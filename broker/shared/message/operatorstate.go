@@ -1,8 +1,8 @@
 package message
 
-// OperatorState is a KindOperatorState record, which gets its Seq and ReceivedAt from the journal: from here on the rules' operators
-// remember data of a vehicle, as another gateway has exported it. Without data they have forgotten the vehicle: another gateway has
-// what they remembered.
+// OperatorState returns a KindOperatorState record; the journal sets Seq and ReceivedAt. With data the rules' operators
+// take over another gateway's export for the vehicle; without data they forget the vehicle, whose state another gateway
+// has.
 func OperatorState(vin string, data []byte) Record {
 	return Record{Kind: KindOperatorState, Client: vin, Payload: data}
 }

@@ -7,64 +7,64 @@ import (
 	"time"
 )
 
-// Kind tells what a journal record stands for.
+// Kind is the type of a journal record.
 type Kind uint8
 
 // The kinds of record. Their numbers are on disk: never renumber, only append.
 const (
 	// KindPublish is an accepted PUBLISH.
 	KindPublish Kind = 1
-	// KindRelease is the PUBREL of a QoS 2 PUBLISH: Client and PacketID tell which.
+	// KindRelease is the PUBREL of a QoS 2 PUBLISH, identified by Client and PacketID.
 	KindRelease Kind = 2
-	// KindSessionReset says that Client began a new session: its QoS 2 identifiers are free again.
+	// KindSessionReset means that Client began a new session: its QoS 2 identifiers are free again.
 	KindSessionReset Kind = 3
-	// KindRuleSet says that the rule set whose hash is the payload governs every later record.
+	// KindRuleSet means that the rule set whose hash is the payload applies to every later record.
 	KindRuleSet Kind = 4
-	// KindClockStep says that the wall clock has stepped: the ReceivedAt of the records before it and that of
-	// the records from it on are not of one clock. See ClockStep.
+	// KindClockStep means that the wall clock has stepped: ReceivedAt before and after it belong to different clocks.
+	// See ClockStep.
 	KindClockStep Kind = 5
-	// KindTick says that time has passed, for rules that send something although no message comes. See Tick.
+	// KindTick means that time has passed, for rules that send something without a message. See Tick.
 	KindTick Kind = 6
-	// KindLimit says that a rule sends nothing from here on, because of its errors, or sends again. See Limit.
+	// KindLimit means that from here on a rule sends nothing because of its errors, or sends again. See Limit.
 	KindLimit Kind = 7
-	// KindOperatorState says that what the rules' operators remember of the vehicle Client has come from another gateway, or has gone to
-	// one. See OperatorState.
+	// KindOperatorState means that the operator state of the vehicle Client has come from, or gone to, another gateway.
+	// See OperatorState.
 	KindOperatorState Kind = 8
 )
 
-// Flags describe a record, and or-ed together a whole batch, so that a reader that wants only some
-// records passes over the rest without decoding them.
+// Flags describe a record and, or-ed together, a whole batch: a reader skips batches without wanted records undecoded.
 type Flags uint8
 
 // The flags of a record. Their values are on disk.
 const (
 	// FlagUplink marks a PUBLISH below v1/{vin}/up/.
 	FlagUplink Flags = 1 << iota
-	// FlagResult marks a PUBLISH below v1/{vin}/res/: the outcome of a command.
+	// FlagResult marks a PUBLISH below v1/{vin}/res/: a report about a command.
 	FlagResult
 	// FlagRetain marks a PUBLISH whose RETAIN bit is set.
 	FlagRetain
 	// FlagOther marks a PUBLISH on any other topic.
 	FlagOther
-	// FlagControl marks all that is not a PUBLISH.
+	// FlagControl marks everything that is not a PUBLISH.
 	FlagControl
 )
 
 // Record is one entry of the journal.
 //
-// Payload, Props.Correlation and the strings may alias a buffer of whoever filled the record: keep them
-// beyond that owner's promise only as copies (see Clone).
+// Payload, Props.Correlation and the strings may alias a buffer of the code that filled the record: copy them (see
+// Clone) to keep them longer than that code allows.
 type Record struct {
-	// Seq is the record's place in the journal, from 1, without gaps. The journal assigns it.
+	// Seq is the record's position in the journal, from 1, without gaps. The journal assigns it.
 	Seq uint64
-	// ReceivedAt is what the wall clock showed when the journal took the record, in milliseconds since the Unix
-	// epoch. The journal assigns it. From one record to the next it decreases only at a KindClockStep.
+	// ReceivedAt is the wall clock time when the journal took the record, in ms since the Unix epoch. The journal
+	// assigns it. It decreases only at a KindClockStep.
 	ReceivedAt int64
-	// Original is the sequence of the record that this one repeats: a vehicle sent the message again because it
-	// had seen no acknowledgement. 0: it repeats none that is known.
+	// Original is the sequence of the record that this one repeats, because a vehicle without an acknowledgement sent
+	// the message again. 0 means none is known.
 	Original uint64
-	// Epoch is that of the vehicle's connection, as presence tells it: of two connections of a vehicle, to whichever gateways, the
-	// later one has the higher. Before the cell has answered it is one between the connection before and its own. 0: none is known.
+	// Epoch is that of the vehicle's connection, as in presence events: of two connections of a vehicle, to any
+	// gateways, the later one has the higher epoch. Until the cell has answered it is between the previous connection's
+	// and its own. 0 means unknown.
 	Epoch uint64
 
 	Kind     Kind
@@ -73,9 +73,9 @@ type Record struct {
 	Dup      bool
 	PacketID uint16 // 0 for QoS 0
 
-	// Client is the key of the publisher's session (see SessionKey); a vehicle's is its VIN.
+	// Client is the session key of the publisher (see SessionKey); a vehicle's is its VIN.
 	Client string
-	// Topic is the topic name, any alias resolved.
+	// Topic is the topic name, with any alias resolved.
 	Topic   string
 	Payload []byte
 	Props   Properties
@@ -85,20 +85,20 @@ type Record struct {
 type Properties struct {
 	ContentType   string
 	ResponseTopic string
-	Correlation   []byte // nil none; empty is a value
+	Correlation   []byte // nil: none; empty is a value
 	User          []UserProperty
-	// Expiry is the message expiry interval in seconds, counted from ReceivedAt; it is valid only
-	// when HasExpiry is set, because 0 is a value.
+	// Expiry is the message expiry interval in seconds from ReceivedAt. It is valid only with HasExpiry, because 0 is a
+	// value.
 	Expiry    uint32
 	HasExpiry bool
 	// UTF8Payload is a payload format indicator of 1. BytesPayload is one of 0, which means the same as none.
 	UTF8Payload  bool
 	BytesPayload bool
-	// EmptyContentType is a content type that is there, and empty.
+	// EmptyContentType means a content type that is present and empty.
 	EmptyContentType bool
 }
 
-// UserProperty is one MQTT 5 user property. Names may repeat and order counts.
+// UserProperty is an MQTT 5 user property. Names may repeat; order counts.
 type UserProperty struct{ Name, Value string }
 
 // IsZero reports whether no property is set.
@@ -127,8 +127,8 @@ func (r *Record) Flags() Flags {
 	return f
 }
 
-// VIN returns the vehicle that the record is about: the second level of a v1 topic, else "". A KindTick that is about one, and a
-// KindOperatorState, have it in Client.
+// VIN returns the record's vehicle: the second level of a v1 topic, else "". A KindTick about a vehicle and a
+// KindOperatorState have it in Client.
 func (r *Record) VIN() string {
 	if r.Kind == KindTick || r.Kind == KindOperatorState {
 		return r.Client
@@ -137,8 +137,8 @@ func (r *Record) VIN() string {
 	return vin
 }
 
-// IsCommand reports whether the record is a PUBLISH by which somebody sends a command to a vehicle:
-// v1/{vin}/cmd/{id}/{name} by a client of another name.
+// IsCommand reports whether the record is a PUBLISH that sends a command to a vehicle: v1/{vin}/cmd/{id}/{name} by
+// another client.
 func (r *Record) IsCommand() bool {
 	vin, branch, rest := SplitTopic(r.Topic)
 	if r.Kind != KindPublish || branch != "cmd" || strings.Count(rest, "/") != 1 {
@@ -148,7 +148,7 @@ func (r *Record) IsCommand() bool {
 	return client != vin
 }
 
-// Origin is the sequence that gives the message its identity: a repeated message has that of the first.
+// Origin returns the sequence that identifies the message: that of the first record if this one repeats it.
 func (r *Record) Origin() uint64 {
 	if r.Original != 0 {
 		return r.Original
@@ -167,7 +167,7 @@ func (r *Record) ExpiresAt() (time.Time, bool) {
 	return r.Time().Add(time.Duration(r.Props.Expiry) * time.Second), true
 }
 
-// Clone returns a copy that shares no memory with r but its immutable strings.
+// Clone returns a copy that shares only immutable strings with r.
 func (r *Record) Clone() Record {
 	c := *r
 	c.Payload = append([]byte(nil), r.Payload...)
@@ -176,7 +176,7 @@ func (r *Record) Clone() Record {
 	return c
 }
 
-// ID is the stable identity of a journal record, the msg-id of everything made from it.
+// ID returns the permanent identity of a journal record, the msg-id of everything made from it.
 func ID(node string, epoch, seq uint64) string {
 	b := make([]byte, 0, len(node)+38)
 	b = append(b, node...)

@@ -1,10 +1,10 @@
 package message
 
-// tickBegins is the payload of the first KindTick record of a process; the others have none.
+// tickBegins is the payload of a process's first KindTick record; the others have none.
 const tickBegins = "begin"
 
-// Tick is a KindTick record, which gets its Seq and ReceivedAt from the journal. The first of a process says that the gateway
-// begins to listen: what came before it may have been lost to a time when nobody did.
+// Tick returns a KindTick record; the journal sets Seq and ReceivedAt. With begins the gateway starts to listen:
+// earlier messages may have been lost while it did not.
 func Tick(begins bool) Record {
 	r := Record{Kind: KindTick}
 	if begins {
@@ -13,5 +13,5 @@ func Tick(begins bool) Record {
 	return r
 }
 
-// TickBegins reports whether a record is the first KindTick of a process.
+// TickBegins reports whether the record is a process's first KindTick.
 func (r *Record) TickBegins() bool { return r.Kind == KindTick && string(r.Payload) == tickBegins }

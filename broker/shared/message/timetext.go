@@ -2,9 +2,8 @@ package message
 
 import "time"
 
-// AppendTime appends a time, in ms since the Unix epoch, as RFC 3339 in UTC with milliseconds: text that sorts as
-// the times do. It is what time.Time.AppendFormat gives, at less cost: every message for Kafka and for
-// a hash with newer_than carries one.
+// AppendTime appends a time, in ms since the Unix epoch, as RFC 3339 in UTC with milliseconds, which sorts like the
+// times. It is faster than time.Time.AppendFormat: every message for Kafka, and for a hash with newer_than, has one.
 func AppendTime(dst []byte, ms int64) []byte {
 	t := time.UnixMilli(ms).UTC()
 	year, month, day := t.Date()
@@ -29,5 +28,5 @@ func AppendTime(dst []byte, ms int64) []byte {
 	return append(dst, text[:]...)
 }
 
-// TimeLayout writes every time that leaves the gateway.
+// TimeLayout is the layout of all times in the gateway's output.
 const TimeLayout = "2006-01-02T15:04:05.000Z07:00"

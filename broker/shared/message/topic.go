@@ -6,7 +6,7 @@ import (
 	"unicode/utf8"
 )
 
-// MaxTopicBytes is the longest topic name or filter that MQTT can carry.
+// MaxTopicBytes is the longest topic name or filter in MQTT.
 const MaxTopicBytes = 65535
 
 // Errors of ValidTopic and ValidFilter.
@@ -21,8 +21,8 @@ var (
 	ErrShare    = errors.New("a shared subscription is $share/{group}/{filter}, the group without wildcards")
 )
 
-// SplitTopic takes a topic of the form v1/{vin}/{branch}/{rest} apart without allocating. Any other
-// topic gives three empty strings. A topic of three levels has an empty rest.
+// SplitTopic splits a topic of the form v1/{vin}/{branch}/{rest} without allocating. Any other topic gives three empty
+// strings. A topic of three levels has an empty rest.
 func SplitTopic(topic string) (vin, branch, rest string) {
 	const prefix = "v1/"
 	if !strings.HasPrefix(topic, prefix) {
@@ -86,8 +86,7 @@ func validText(s string) error {
 	return nil
 }
 
-// SplitShare takes $share/{group}/{filter} apart. For any other filter shared is false and plain is
-// the filter itself.
+// SplitShare splits $share/{group}/{filter}. For any other filter shared is false and plain is the filter itself.
 func SplitShare(filter string) (group, plain string, shared bool) {
 	const prefix = "$share/"
 	if !strings.HasPrefix(filter, prefix) {
@@ -97,12 +96,12 @@ func SplitShare(filter string) (group, plain string, shared bool) {
 	return group, plain, true
 }
 
-// Match reports whether a valid filter, without $share, matches a topic name, which is a filter that matches itself alone. A
-// wildcard in the first level does not match a topic that begins with '$' (MQTT 5, 4.7.2). It does not allocate.
+// Match reports whether a valid filter, without $share, matches a topic name. A wildcard in the first level does not
+// match a topic that begins with '$' (MQTT 5, 4.7.2). It does not allocate.
 func Match(filter, topic string) bool { return Covers(filter, topic) }
 
-// Covers reports whether every topic that the filter inner matches is matched by the filter outer too.
-// Both are valid and without $share. It decides what a permission lets a client subscribe to.
+// Covers reports whether outer matches every topic that inner matches. Both are valid and without $share. It decides
+// whether a permission allows a subscription.
 func Covers(outer, inner string) bool {
 	if strings.HasPrefix(inner, "$") && (strings.HasPrefix(outer, "+") || strings.HasPrefix(outer, "#")) {
 		return false
@@ -129,7 +128,7 @@ func Covers(outer, inner string) bool {
 	}
 }
 
-// Overlaps reports whether some topic is matched by both filters. Both are valid and without $share.
+// Overlaps reports whether a topic exists that both filters match. Both are valid and without $share.
 func Overlaps(a, b string) bool {
 	if ad, bd := strings.HasPrefix(a, "$"), strings.HasPrefix(b, "$"); ad != bd && startsWild(a, b, ad) {
 		return false
@@ -155,7 +154,7 @@ func Overlaps(a, b string) bool {
 	}
 }
 
-// startsWild reports whether the one of a and b that does not begin with '$' begins with a wildcard.
+// startsWild reports whether the filter that does not begin with '$' begins with a wildcard.
 func startsWild(a, b string, aDollar bool) bool {
 	other := a
 	if aDollar {
@@ -164,7 +163,7 @@ func startsWild(a, b string, aDollar bool) bool {
 	return strings.HasPrefix(other, "+") || strings.HasPrefix(other, "#")
 }
 
-// Levels is how many levels a topic has, or a filter after $share/{group}.
+// Levels returns the number of levels of a topic, or of a filter after $share/{group}.
 func Levels(topicOrFilter string) int {
 	_, plain, _ := SplitShare(topicOrFilter)
 	return 1 + strings.Count(plain, "/")

@@ -127,7 +127,7 @@ func TestMatchTable(t *testing.T) {
 	}
 }
 
-// enumerate returns every string of up to n levels out of the given ones that ok accepts.
+// enumerate returns the strings of up to n of the given levels that ok accepts.
 func enumerate(n int, levels []string, ok func(string) bool) []string {
 	var out []string
 	var grow func(prefix string, depth int)
@@ -146,7 +146,7 @@ func enumerate(n int, levels []string, ok func(string) bool) []string {
 	return out
 }
 
-// matches is the specification of Match, level by level.
+// matches specifies Match, level by level.
 func matches(filter, topic []string) bool {
 	if strings.HasPrefix(topic[0], "$") && (filter[0] == "+" || filter[0] == "#") {
 		return false
@@ -162,9 +162,9 @@ func matches(filter, topic []string) bool {
 	return len(filter) == len(topic)
 }
 
-// TestBruteForce compares Match, Covers and Overlaps with what the topics say, over all small ones. The
-// topics know a name that no filter does, and are one level longer, so that they tell every pair apart. The
-// empty topic counts, which no client can use: the filter "/#" would match it.
+// TestBruteForce compares Match, Covers and Overlaps with an enumeration of small topics. The topics include a name
+// that no filter has, and are one level longer, so that they distinguish every pair of filters. The empty topic, which
+// no client can use, is included: "/#" would match it.
 func TestBruteForce(t *testing.T) {
 	t.Parallel()
 	filters := enumerate(3, []string{"", "a", "$", "+", "#"}, func(s string) bool { return ValidFilter(s) == nil })

@@ -1,6 +1,4 @@
-// Package problem writes what the HTTP API answers: JSON, and RFC 9457 problem details for every error.
-//
-// It is a leaf: every package that serves HTTP may import it.
+// Package problem writes the responses of the HTTP API: JSON, and RFC 9457 problem details for errors.
 package problem
 
 import (
@@ -11,11 +9,11 @@ import (
 // ContentType is the media type of a problem document (RFC 9457, 3).
 const ContentType = "application/problem+json"
 
-// Write answers with a problem document and nothing else: call it before anything has been written.
+// Write sends a problem document as the whole response: call it before anything has been written.
 //
-// An empty title becomes the status's own text, an empty detail is left out. ext adds members; it
-// cannot replace type, title, status or detail. The answer is marked as not to be stored, because an
-// error about a token or a vehicle is of no use to anyone later.
+// An empty title becomes the status's own text, an empty detail is left out. ext adds members; it cannot replace type,
+// title, status or detail. The response must not be cached (no-store): an error about a token or a vehicle has no later
+// use.
 func Write(w http.ResponseWriter, status int, title, detail string, ext map[string]any) {
 	body, err := Marshal(status, title, detail, ext)
 	if err != nil {
@@ -31,8 +29,8 @@ func Write(w http.ResponseWriter, status int, title, detail string, ext map[stri
 	_, _ = w.Write(body)
 }
 
-// WriteJSON answers with v as JSON, or with a problem of status 500 when v cannot be JSON. Like a problem it is
-// not to be stored: what the API answers is the state of a moment.
+// WriteJSON sends v as JSON, or a problem of status 500 if v cannot be marshalled. Like a problem it must not be
+// cached.
 func WriteJSON(w http.ResponseWriter, status int, v any) {
 	body, err := json.Marshal(v)
 	if err != nil {
@@ -46,7 +44,7 @@ func WriteJSON(w http.ResponseWriter, status int, v any) {
 	_, _ = w.Write(append(body, '\n'))
 }
 
-// Marshal returns the document that Write sends. It fails only when a member of ext cannot be JSON.
+// Marshal returns the document that Write sends. It fails only if a member of ext cannot be marshalled.
 func Marshal(status int, title, detail string, ext map[string]any) ([]byte, error) {
 	doc := make(map[string]any, len(ext)+4)
 	for k, v := range ext {

@@ -8,41 +8,42 @@ import (
 	"time"
 )
 
-// Health is the state of something that the gateway needs to deliver, though not to serve vehicles: a line of /readyz.
+// Health is the state of a dependency that the gateway needs to deliver, though not to serve vehicles: a line of
+// /readyz.
 type Health struct {
-	// Name is what its owner calls it; a HealthTracker leaves it empty.
+	// Name is set by the owner; a HealthTracker leaves it empty.
 	Name string `json:"name"`
 	OK   bool   `json:"ok"`
-	// Since is when the present state began.
+	// Since is when the current state began.
 	Since time.Time `json:"since,omitzero"`
-	// Reason says what is wrong when OK is false, without the secrets in addresses.
+	// Reason is the fault when OK is false, without secrets from addresses.
 	Reason string `json:"reason,omitempty"`
 }
 
-// HealthTracker collects what the parts of a client see: a ping, a partition, a worker. The store is well
-// while none of them fails.
+// HealthTracker combines the reports of a client's parts: a ping, a partition, a worker. The store is healthy while
+// none of them fails.
 type HealthTracker struct {
 	log              *slog.Logger
 	store, meanwhile string
 
 	mu      sync.Mutex
-	failing map[any]failure // by who
+	failing map[any]failure // by part
 	since   time.Time
 }
 
-// failure is why a part cannot work. refused: whoever runs the gateway has to mend it, it does not pass.
+// failure is why a part fails. refused means that an operator must fix it.
 type failure struct {
 	reason  string
 	refused bool
 }
 
-// NewHealthTracker returns a tracker of a store that is well until a part says otherwise. The log gets a line when the whole
-// changes; meanwhile says there what becomes of the store's work.
+// NewHealthTracker returns a tracker of a healthy store. It logs changes of the overall state; meanwhile is the text
+// there about the store's pending work.
 func NewHealthTracker(log *slog.Logger, store, meanwhile string) *HealthTracker {
 	return &HealthTracker{log: log, store: store, meanwhile: meanwhile, failing: make(map[any]failure), since: time.Now()}
 }
 
-// Set reports the state of one part; err nil is well.
+// Set reports the state of one part; a nil err means healthy.
 func (h *HealthTracker) Set(who any, err error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -67,8 +68,8 @@ func (h *HealthTracker) Set(who any, err error) {
 	}
 }
 
-// worstLocked is a refusal if there is one, else the first reason in alphabetical order, so that it does not change from call to
-// call; nil while all is well.
+// worstLocked returns a refusal if there is one, else the alphabetically first reason, so that it is stable; nil if
+// healthy.
 func (h *HealthTracker) worstLocked() (worst *failure) {
 	for _, f := range h.failing {
 		if worst == nil || f.refused && !worst.refused || f.refused == worst.refused && f.reason < worst.reason {
@@ -78,7 +79,7 @@ func (h *HealthTracker) worstLocked() (worst *failure) {
 	return worst
 }
 
-// Watch pings the store until closing is closed or ctx ends, so that an idle client knows too.
+// Watch pings the store until closing is closed or ctx ends, so that an idle client also notices a failure.
 func (h *HealthTracker) Watch(ctx context.Context, closing <-chan struct{}, every time.Duration, ping func(context.Context) error) {
 	tick := time.NewTicker(every)
 	defer tick.Stop()
@@ -96,7 +97,7 @@ func (h *HealthTracker) Watch(ctx context.Context, closing <-chan struct{}, ever
 	}
 }
 
-// Get returns the state of the whole.
+// Get returns the overall state.
 func (h *HealthTracker) Get() Health {
 	h.mu.Lock()
 	defer h.mu.Unlock()

@@ -2,15 +2,15 @@ package remote
 
 import "time"
 
-// Pace is how a client goes on while its store does not answer, and how often it looks when it has nothing to do.
+// Pace is how often a client retries an unreachable store, and how often it pings when idle.
 type Pace struct {
 	// BackoffMin and BackoffMax bound the pause between tries: see Backoff.
 	BackoffMin, BackoffMax time.Duration
-	// PingInterval is how often an idle client looks whether the store is there.
+	// PingInterval is how often an idle client pings the store.
 	PingInterval time.Duration
 }
 
-// NormalPace is a gateway's; tests are in a hurry.
+// NormalPace returns a gateway's pace; tests use a shorter one.
 func NormalPace() Pace {
 	return Pace{BackoffMin: 100 * time.Millisecond, BackoffMax: 5 * time.Second, PingInterval: 5 * time.Second}
 }

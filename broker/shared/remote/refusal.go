@@ -9,18 +9,18 @@ import (
 	"strings"
 )
 
-// Why a store lets nobody in, for errors.Is. It does not pass by waiting: somebody has to change a setting.
+// Causes of refused access, for errors.Is. They are permanent until a setting is changed.
 var (
 	ErrTLS   = errors.New("TLS is refused")
 	ErrLogin = errors.New("the login is refused")
 )
 
-// Refusal names the cause of an error that comes of TLS, or of a login that Redis does not take, and returns others as they are.
+// Refusal wraps an error of TLS, or of a rejected Redis login, with its cause, and returns other errors unchanged.
 func Refusal(err error) error {
 	var certificate *tls.CertificateVerificationError
 	var unknown x509.UnknownAuthorityError
 	var record tls.RecordHeaderError
-	var alert *net.OpError // what the other side has said of our certificate
+	var alert *net.OpError // the peer's response to our certificate
 	switch text := err.Error(); {
 	case errors.Is(err, ErrTLS), errors.Is(err, ErrLogin):
 		return err

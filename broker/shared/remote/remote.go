@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// Backoff is the pause before try n (from 1): doubling from least to most, half of it jitter, so that many
-// clients do not come back in step.
+// Backoff returns the pause before try n (from 1): doubling from least to most, half of it jitter, so that clients do
+// not retry in step.
 func Backoff(n int, least, most time.Duration) time.Duration {
 	d := least << min(max(n-1, 0), 16)
 	if d <= 0 || d > most {
@@ -17,8 +17,8 @@ func Backoff(n int, least, most time.Duration) time.Duration {
 	return d/2 + rand.N(d/2+1) //nolint:gosec // jitter
 }
 
-// Finish waits until the goroutines counted in wg have ended. When ctx ends before, it returns ctx's
-// error, but not before cutOff, which must make them give up, has worked; cutOff is called in any case.
+// Finish waits for the goroutines counted in wg. If ctx ends first, it calls cutOff, which must make them stop, waits
+// for them, and returns ctx's error. cutOff is called in any case.
 func Finish(ctx context.Context, wg *sync.WaitGroup, cutOff func()) error {
 	done := make(chan struct{})
 	go func() {

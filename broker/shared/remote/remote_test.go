@@ -12,8 +12,7 @@ import (
 	"cellgate/test/check"
 )
 
-// TestHealthTracker holds that the whole is well only while no part fails, and that each change of the
-// whole is told once.
+// TestHealthTracker checks that the store is healthy only while no part fails, and that each change is logged once.
 func TestHealthTracker(t *testing.T) {
 	t.Parallel()
 	log := &check.Log{}
@@ -60,8 +59,8 @@ func TestBackoffIsBounded(t *testing.T) {
 	}
 }
 
-// TestFinishCutsOff holds that Finish neither returns before the goroutines have ended nor waits for them
-// beyond its context.
+// TestFinishCutsOff checks that Finish neither returns before the goroutines have ended nor waits for them beyond its
+// context.
 func TestFinishCutsOff(t *testing.T) {
 	t.Parallel()
 	for _, late := range []bool{false, true} {

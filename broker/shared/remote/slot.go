@@ -2,10 +2,10 @@ package remote
 
 import "strings"
 
-// RedisSlots is how many slots a Redis cluster has.
+// RedisSlots is the number of slots of a Redis cluster.
 const RedisSlots = 16384
 
-// RedisSlot is a key's slot in a Redis cluster: CRC16 (XMODEM) of its hash tag, or of all of it.
+// RedisSlot returns a key's slot in a Redis cluster: CRC16 (XMODEM) of its hash tag, or of the whole key.
 func RedisSlot(key string) int {
 	if _, rest, ok := strings.Cut(key, "{"); ok {
 		if tag, _, ok := strings.Cut(rest, "}"); ok && tag != "" {

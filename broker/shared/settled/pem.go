@@ -10,11 +10,11 @@ import (
 	"os"
 )
 
-// ErrCutShort says that a PEM file ends, or breaks off, within a block. crypto/tls and crypto/x509 pass over such a block:
-// a chain without its last certificates, or authorities fewer than there should be, would be in force.
+// ErrCutShort means that a PEM file ends or breaks off within a block. crypto/tls and crypto/x509 skip such a block: a
+// chain without its last certificates, or fewer authorities than intended, would take effect.
 var ErrCutShort = errors.New("a PEM block is cut short: the file is not whole")
 
-// KeyPair is tls.LoadX509KeyPair for whole files only.
+// KeyPair is tls.LoadX509KeyPair for complete files only.
 func KeyPair(certFile, keyFile string) (tls.Certificate, error) {
 	cert, err := read(certFile)
 	if err != nil {
@@ -27,7 +27,7 @@ func KeyPair(certFile, keyFile string) (tls.Certificate, error) {
 	return tls.X509KeyPair(cert, key)
 }
 
-// read reads a PEM file that is whole.
+// read reads a complete PEM file.
 func read(file string) ([]byte, error) {
 	b, err := os.ReadFile(file) //nolint:gosec // the configuration names the file
 	if err != nil {
@@ -39,10 +39,10 @@ func read(file string) ([]byte, error) {
 	return b, nil
 }
 
-// ErrNoCertificate says that a file of authorities holds none.
+// ErrNoCertificate means that a file of authorities has no certificate.
 var ErrNoCertificate = errors.New("no certificate")
 
-// CertPool reads a PEM file of authorities, whole files only.
+// CertPool reads a complete PEM file of authorities.
 func CertPool(file string) (*x509.CertPool, error) {
 	b, err := read(file)
 	if err != nil {
@@ -55,7 +55,7 @@ func CertPool(file string) (*x509.CertPool, error) {
 	return pool, nil
 }
 
-// whole returns ErrCutShort unless every block that begins is read as one.
+// whole returns ErrCutShort unless every block that begins is also read.
 func whole(b []byte) error {
 	begun := bytes.Count(b, []byte("-----BEGIN "))
 	for {

@@ -15,7 +15,7 @@ import (
 	"cellgate/test/check"
 )
 
-// pair makes the PEM of a certificate and its key.
+// pair creates the PEM of a certificate and its key.
 func pair(t *testing.T, serial int64) (cert, key []byte) {
 	t.Helper()
 	k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -28,8 +28,7 @@ func pair(t *testing.T, serial int64) (cert, key []byte) {
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private})
 }
 
-// A chain or a list of authorities of which the last part is missing is an error, wherever it is cut: otherwise the
-// part that is there would be in force.
+// A truncated chain or list of authorities is an error wherever it is cut: otherwise its beginning would take effect.
 func TestFilesThatAreCutShortAreRefused(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

@@ -1,5 +1,5 @@
-// Package settled reads what somebody else may be writing. A file is often truncated before it is written, and a
-// folder is changed file by file: what one read finds may be half of what is meant.
+// Package settled reads files that another process may be writing. A file is often truncated before it is written, and
+// a folder is changed file by file: one read may see half of the change.
 package settled
 
 import (
@@ -11,11 +11,11 @@ import (
 const (
 	// Gap is the time between two reads that must agree.
 	Gap = 250 * time.Millisecond
-	// maxReads bounds how long something that never rests is waited for.
+	// maxReads bounds the reads of something that keeps changing.
 	maxReads = 12
 )
 
-// UnsettledError says that what was read never was the same twice in a row.
+// UnsettledError means that no two consecutive reads agreed.
 type UnsettledError struct{ Reads int }
 
 // Error implements error.
@@ -23,9 +23,9 @@ func (e *UnsettledError) Error() string {
 	return fmt.Sprintf("it is still being written: no two of %d reads agree; try again when it rests", e.Reads)
 }
 
-// Read calls read until two calls in a row, Gap apart, agree, and returns what the last one did. read returns a digest
-// of all that it has read; one that fails agrees with one that fails for the same reason, so that an error too is
-// believed only when it lasts. An *UnsettledError after 12 reads, that is 3 s.
+// Read calls read until two consecutive calls, Gap apart, agree, and returns the last result. read returns a digest of
+// everything that it has read; two errors with the same reason agree as well, so that an error counts only if it lasts.
+// It returns an *UnsettledError after 12 reads, that is 3 s.
 func Read[T any](ctx context.Context, read func() (value T, digest string, err error)) (T, error) {
 	return readEvery(ctx, Gap, read)
 }

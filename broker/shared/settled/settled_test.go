@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// reads gives one answer after the other; the last one for ever.
+// reads returns one answer after the other, the last one repeatedly.
 func reads(answers ...string) (read func() (string, string, error), count *int) {
 	n := 0
 	return func() (string, string, error) {

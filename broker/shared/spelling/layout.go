@@ -5,15 +5,15 @@ import (
 	"strings"
 )
 
-// Fault is a mistake in how a YAML text is laid out. Line and Column count from 1, Column in characters.
+// Fault is a mistake in the layout of a YAML text. Line and Column count from 1, Column in characters.
 type Fault struct {
 	Line, Column int
 	// Why says what is wrong, Fix what to do.
 	Why, Fix string
 }
 
-// Layout explains a syntax error that a YAML parser has found at a line, when a tab or an indentation that fits nothing
-// is its cause: parsers name neither. ok is false when neither stands on that line or beside it.
+// Layout explains a YAML syntax error at a line if it is caused by a tab or a wrong indentation, which parsers do not
+// name. ok is false if neither is on that line or next to it.
 func Layout(lines []string, at int) (f Fault, ok bool) {
 	for i, line := range lines {
 		blanks := strings.TrimLeft(line, " ")
@@ -28,13 +28,13 @@ func Layout(lines []string, at int) (f Fault, ok bool) {
 	return f, ok && near(f.Line, at)
 }
 
-// near allows for a parser that names the value in front of the line that is wrong.
+// near allows for parsers that name the value before the faulty line.
 func near(line, at int) bool { return line >= at-1 && line <= at+1 }
 
-// outline follows the indentation of a text line by line.
+// outline tracks the indentation of a text line by line.
 type outline struct {
-	open  []level // the mappings and lists that are open, outermost first
-	below bool    // the line before ends with a key without a value, so that a deeper one may follow
+	open  []level // open mappings and lists, outermost first
+	below bool    // the previous line ends with a key without a value, so that a deeper line may follow
 	block int     // lines that are indented further belong to a text below "|"; -1: none
 	flow  int     // open brackets
 }
@@ -45,7 +45,7 @@ type level struct {
 	list   bool
 }
 
-// oddIndent finds the first line whose indentation fits none of those that are open above it.
+// oddIndent finds the first line whose indentation matches no open level.
 func oddIndent(lines []string) (Fault, bool) {
 	o := outline{block: -1}
 	for i, line := range lines {
@@ -66,7 +66,7 @@ func oddIndent(lines []string) (Fault, bool) {
 	return Fault{}, false
 }
 
-// odd tells why a line may not begin at the indentation, and closes what the line ends.
+// odd says why a line may not begin at the indentation, and closes the levels that the line ends.
 func (o *outline) odd(indent int, text string) (why, fix string) {
 	switch {
 	case o.flow > 0:
@@ -80,7 +80,7 @@ func (o *outline) odd(indent int, text string) (why, fix string) {
 	case indent > last && o.below:
 		o.open = append(o.open, level{indent, isElement(text)})
 		return "", ""
-	case indent > last && !isKey(text): // a text may go on over several lines
+	case indent > last && !isKey(text): // a text may continue over several lines
 		return "", ""
 	case indent > last:
 		return "this line is indented further than the one above, which has a value of its own",
@@ -98,7 +98,7 @@ func (o *outline) odd(indent int, text string) (why, fix string) {
 	return "this line is in line with none of those above it", fmt.Sprintf("begin it in column %d, in line with the keys that it belongs to", last+1)
 }
 
-// follow takes in what a line opens.
+// follow opens the levels of a line.
 func (o *outline) follow(indent int, text string) {
 	if o.flow == 0 {
 		for strings.HasPrefix(text, "- ") {

@@ -9,8 +9,8 @@ func TestLayout(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
 		name, text   string
-		at           int // the line that the parser names
-		line, column int // 0: nothing is wrong with the layout
+		at           int // the line that the parser reports
+		line, column int // 0: no fault
 		why, fix     string
 	}{
 		{"a line begins too early", "rules:\n  - id: a\n    from: [x]\n   when: b\n    to: c\n", 4, 4, 4, "in line with none", "column 5"},

@@ -1,5 +1,5 @@
-// Package spelling tells what a person meant by a name that a file may not hold, where a file is laid out wrongly, and
-// whether the file was meant at all.
+// Package spelling suggests the intended spelling of an unknown name, finds faults in the layout of YAML, and
+// recognises files of another kind.
 package spelling
 
 import (
@@ -10,14 +10,13 @@ import (
 )
 
 var (
-	// keyOfLine is a key at the beginning of a line, keyOfFlow one inside braces.
+	// keyOfLine matches a key at the beginning of a line, keyOfFlow one inside braces.
 	keyOfLine = regexp.MustCompile(`(?m)^(?:&\w+[ \t]+)?["']?([A-Za-z_]+)["']?[ \t]*:(?:\s|$)`)
 	keyOfFlow = regexp.MustCompile(`[{,]\s*["']?([A-Za-z_]+)["']?\s*:`)
 )
 
-// Foreign reports whether text cannot be meant as YAML with one of the keys at its top: none of them stands there, and
-// none that is nearly one. Someone has named another file then, perhaps one with secrets in it, so nothing of its
-// contents may be shown. An empty mapping is nobody's.
+// Foreign reports whether text is not YAML with one of the keys, or a misspelling of one, at its top. The user then
+// named another file, which may contain secrets: nothing of its content may be shown. An empty mapping is not foreign.
 func Foreign(text []byte, keys []string) bool {
 	pattern, near := keyOfLine, true
 	switch trimmed := bytes.TrimSpace(text); {
@@ -34,8 +33,8 @@ func Foreign(text []byte, keys []string) bool {
 	return true
 }
 
-// Nearest returns the candidate that differs from word by the fewest edits, "" if none is close enough to be what was
-// meant: one edit in three letters, or two, but never more than one in two letters. Capitals do not count.
+// Nearest returns the candidate with the smallest edit distance to word, "" if none is close enough: one edit per three
+// letters, or two, but never more than one per two letters. It ignores case.
 func Nearest(word string, candidates []string) string {
 	best, found := min(len(word)/2, max(2, len(word)/3))+1, ""
 	for _, c := range candidates {
@@ -46,8 +45,8 @@ func Nearest(word string, candidates []string) string {
 	return found
 }
 
-// editDistance counts insertions, deletions and replacements; swapped neighbours count as one. Names
-// longer than 64 bytes have nothing in common, which bounds the work.
+// editDistance counts insertions, deletions and replacements; a swap of neighbours counts as one. Names longer than 64
+// bytes have nothing in common, which bounds the work.
 func editDistance(a, b string) int {
 	const limit = 64
 	if len(a) > limit || len(b) > limit {

@@ -15,7 +15,7 @@ import (
 	"cellgate/test/check"
 )
 
-// content is everything in a file: by path and key the value, by path the sequence.
+// content is everything in a file: values by path and key, sequences by path.
 type content map[string]string
 
 func dump(t *testing.T, db *DB) content {
@@ -59,8 +59,8 @@ func (c content) equal(o content) bool {
 	return true
 }
 
-// fill makes a file as the gateway's parts leave one: nested buckets, many small keys, values over several pages,
-// sequences, empty values, deletions that leave free pages and pages merged, buckets so small that they are inline.
+// fill writes a file as the gateway does: nested buckets, many small keys, values over several pages, sequences, empty
+// values, deletions that leave free and merged pages, inline buckets.
 func fill(t testing.TB, db *DB, keys, rounds int) {
 	t.Helper()
 	r := rand.New(rand.NewPCG(1, 2)) //nolint:gosec // a test's
@@ -136,7 +136,7 @@ func random(r *rand.Rand, n int) []byte {
 	return b[:n]
 }
 
-// sample is a file as a kill leaves it, and what is in it.
+// sample returns a file as after a kill, and its content.
 func sample(t *testing.T, keys, rounds int) (data []byte, want holds) {
 	t.Helper()
 	dir := t.TempDir()
@@ -146,7 +146,7 @@ func sample(t *testing.T, keys, rounds int) (data []byte, want holds) {
 	check.OK(t, err)
 	m, _, err := readMeta(data)
 	check.OK(t, err)
-	data = data[:(m.pages+2)*pageSize] // most of what bbolt has allocated ahead is left out
+	data = data[:(m.pages+2)*pageSize] // without most of what bbolt has preallocated
 	want.now = dump(t, db)
 	want.then = further(t, db)
 	return data, want
@@ -160,10 +160,10 @@ func open(t *testing.T, file string) *DB {
 	return db
 }
 
-// holds is what a sound file holds, and after the same further transactions.
+// holds is the content of a sound file, before and after further transactions.
 type holds struct{ now, then content }
 
-// further changes what a file holds, all buckets of it.
+// further changes the content of all buckets.
 func further(t *testing.T, db *DB) content {
 	t.Helper()
 	fill(t, db, 20, 2)
@@ -174,8 +174,7 @@ func further(t *testing.T, db *DB) content {
 	return dump(t, db)
 }
 
-// outcome opens a damaged copy. It must be refused or hold exactly what the sound one holds, now and when it is
-// written further.
+// outcome opens a damaged copy. It must be refused, or equal the sound file, also after further writes.
 func outcome(t *testing.T, file string, data []byte, want holds) (refused error) {
 	t.Helper()
 	if err := os.WriteFile(file, data, 0o600); err != nil { //nolint:gosec // a test's
@@ -204,7 +203,7 @@ func outcome(t *testing.T, file string, data []byte, want holds) (refused error)
 	return nil
 }
 
-// region names what a byte of the file belongs to.
+// region names the region of a byte of the file.
 func region(at int, live map[int]uint16, inline map[int]bool) string {
 	flags, used := live[at/pageSize]
 	switch {
@@ -228,7 +227,7 @@ func region(at int, live map[int]uint16, inline map[int]bool) string {
 	return "overflow"
 }
 
-// pagesInUse are the live pages, with the flags of those that have a header.
+// pagesInUse returns the live pages, with the flags of those that have a header.
 func pagesInUse(t *testing.T, data []byte) map[int]uint16 {
 	t.Helper()
 	m, _, err := readMeta(data)
@@ -249,7 +248,7 @@ func pagesInUse(t *testing.T, data []byte) map[int]uint16 {
 	return live
 }
 
-// inlineHeaders are the bytes of the headers of buckets that are in their parent's page.
+// inlineHeaders returns the bytes of the headers of inline buckets.
 func inlineHeaders(data []byte, live map[int]uint16) map[int]bool {
 	found := map[int]bool{}
 	ne := binary.NativeEndian
@@ -268,11 +267,11 @@ func inlineHeaders(data []byte, live map[int]uint16) map[int]bool {
 	return found
 }
 
-// full tells whether the whole file is to be damaged, CELLGATE_STATE_FLIPS=all, and not a sample of it.
+// full reports whether to damage the whole file, with CELLGATE_STATE_FLIPS=all, instead of a sample.
 func full() bool { return os.Getenv("CELLGATE_STATE_FLIPS") == "all" }
 
-// TestBitFlips flips a bit at a time, in every region of the file: each is refused, or changes nothing that is
-// read. With CELLGATE_STATE_FLIPS=all it takes every seventh byte of all pages in use.
+// TestBitFlips flips single bits in every region of the file: each is refused, or changes nothing that is read. With
+// CELLGATE_STATE_FLIPS=all it covers every seventh byte of all pages in use.
 func TestBitFlips(t *testing.T) {
 	t.Parallel()
 	data, want := sample(t, 40, 8)
@@ -319,7 +318,7 @@ func TestBitFlips(t *testing.T) {
 	}
 }
 
-// flips is how many of a region a test takes.
+// flips returns how many bits of a region a test flips.
 func flips(region string) int {
 	unused := region == "free" || region == "meta padding"
 	switch {
@@ -333,7 +332,7 @@ func flips(region string) int {
 	return 200
 }
 
-// TestTruncations cuts the file at every page and between.
+// TestTruncations truncates the file at every page and in between.
 func TestTruncations(t *testing.T) {
 	t.Parallel()
 	data, want := sample(t, 20, 4)
@@ -359,7 +358,7 @@ func TestTruncations(t *testing.T) {
 	}
 }
 
-// TestGarbage puts noise, zeros and other pages of the same file over whole pages and parts.
+// TestGarbage overwrites whole pages and parts with noise, zeros and other pages of the file.
 func TestGarbage(t *testing.T) {
 	t.Parallel()
 	data, want := sample(t, 40, 6)
@@ -385,7 +384,7 @@ func TestGarbage(t *testing.T) {
 		default:
 			at -= at % pageSize
 			copy(damaged[from:from+size], data[at:at+size])
-			if r.IntN(2) == 0 && from%pageSize == 0 { // a page of an earlier transaction where the right one was
+			if r.IntN(2) == 0 && from%pageSize == 0 { // a page of an earlier transaction with the expected number
 				binary.NativeEndian.PutUint64(damaged[from:], uint64(from/pageSize)) //nolint:gosec // small
 			}
 		}
@@ -396,7 +395,7 @@ func TestGarbage(t *testing.T) {
 	}
 }
 
-// TestDigests changes a bucket behind the package's back in ways that bbolt and the values' checksums accept.
+// TestDigests changes a bucket with bbolt in ways that bbolt and the values' checksums accept.
 func TestDigests(t *testing.T) {
 	t.Parallel()
 	queue := func(tx *Tx) *boltBucket { return tx.bolt.Bucket([]byte("mqtt")).Bucket([]byte("queue")) }

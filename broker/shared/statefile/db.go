@@ -18,49 +18,47 @@ import (
 	"cellgate/broker/shared/complete"
 )
 
-// MaxKeySize is the longest key, in bytes.
 const MaxKeySize = bbolt.MaxKeySize
 
-// ErrLocked is returned by Open when another process keeps the file open.
+// ErrLocked is returned by Open if another process has the file open.
 var ErrLocked = errors.New("state file in use by another process")
 
-// ErrFormat is wrapped when the file is whole and another version of this package wrote it, or none.
+// ErrFormat is wrapped if the file is sound but another version of this package, or another program, wrote it.
 var ErrFormat = errors.New("state file not understood")
 
-// Options say how a file is opened.
+// Options configure Open.
 type Options struct {
-	// Timeout is how long Open waits for another process to let go of the file; 0 tries once.
+	// Timeout is how long Open waits for another process to release the file.
 	Timeout time.Duration `zero:"tries once"`
-	// Sync says what a commit waits for.
-	Sync Sync
-	// OnFatal is called once, when the DB takes no more transactions because bbolt has panicked. It does not wait
-	// for the DB.
+	Sync    Sync
+	// OnFatal is called once, when the DB takes no more transactions because bbolt has panicked or the file is no
+	// longer in its place. It must not wait for the DB.
 	OnFatal func(error) `zero:"nobody is told"`
 }
 
-// Sync says what a commit waits for. It stands for the file system, which bbolt does not let a test choose.
+// Sync says what a commit waits for. It replaces a file system that a test could choose, which bbolt does not support.
 type Sync int
 
-// What a commit waits for.
+// Values of Sync.
 const (
-	SyncAlways Sync = iota + 1 // the disk: what was committed survives a power loss
-	SyncNever                  // nothing: what was committed survives the process alone
+	SyncAlways Sync = iota + 1 // the disk: commits survive a power loss
+	SyncNever                  // nothing: commits survive only a kill of the process
 )
 
-// DB is an open state file. Its methods may be called from any goroutine.
+// DB is an open state file. Its methods are safe for concurrent use.
 type DB struct {
 	file     string
 	bolt     *bbolt.DB
 	open     *os.File    // bbolt's
-	info     os.FileInfo // of it
-	lost     sync.Once   // the file was found out of its place
+	info     os.FileInfo // of open
+	lost     sync.Once   // the file is no longer in its place
 	fellBack bool
 	onFatal  func(error)
-	broken   atomic.Pointer[error] // set once bbolt has panicked: its locks may be held for ever
+	broken   atomic.Pointer[error] // set once bbolt has panicked: its locks may be held forever
 }
 
-// Open opens the file, which it makes when there is none, and reads it once from end to end. An error wraps
-// ErrDamaged, ErrFormat or ErrLocked, or is the file system's.
+// Open opens or creates the file and reads it once from end to end. An error wraps ErrDamaged, ErrFormat or ErrLocked,
+// or is the file system's.
 func Open(file string, o Options) (*DB, error) {
 	if err := complete.Check(o); err != nil {
 		return nil, err
@@ -75,7 +73,7 @@ func Open(file string, o Options) (*DB, error) {
 	if err != nil {
 		return nil, err
 	}
-	// Also of one that was there: the start that created it may have been killed before it had synced the directory.
+	// Also for an existing file: the start that created it may have been killed before it synced the directory.
 	if err := syncDir(filepath.Dir(file)); err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
@@ -93,8 +91,7 @@ func Open(file string, o Options) (*DB, error) {
 	return db, nil
 }
 
-// openLocked opens the file for this process alone. The lock is bbolt's own: it takes it once more, on the same
-// open file.
+// openLocked opens the file exclusively, with bbolt's own lock: bbolt takes it again on the same open file.
 func openLocked(file string, timeout time.Duration) (*os.File, error) {
 	f, err := os.OpenFile(file, os.O_RDWR, 0) //nolint:gosec // the configured folder
 	if err != nil {
@@ -115,12 +112,12 @@ func openLocked(file string, timeout time.Duration) (*os.File, error) {
 	}
 }
 
-// openBolt gives a locked and verified file to bbolt. A panic is an error all the same.
+// openBolt opens a locked and verified file with bbolt. A panic becomes an error.
 func openBolt(file string, f *os.File, o Options) (b *bbolt.DB, err error) {
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
 		if p := recover(); p != nil {
-			// bbolt's map of the file is left over and would keep the lock.
+			// bbolt's map of the file remains and would keep the lock.
 			unlock := syscall.Flock(int(f.Fd()), syscall.LOCK_UN) //nolint:gosec // a descriptor is small
 			b, err = nil, errors.Join(damage(file, "%v", p), unlock, f.Close())
 		}
@@ -132,8 +129,8 @@ func openBolt(file string, f *os.File, o Options) (b *bbolt.DB, err error) {
 	return b, nil
 }
 
-// options are those of every file: the free pages are not stored but found by reading, so there is no page of
-// them to be damaged, and the page size is the same on all machines. With f bbolt takes it instead of opening.
+// options returns bbolt's options. The list of free pages is not stored but rebuilt from the file, so no page of it can
+// be damaged, and the page size is the same on all machines. If f is given, bbolt uses it instead of opening.
 func options(f *os.File, o Options) *bbolt.Options {
 	bo := &bbolt.Options{FreelistType: bbolt.FreelistMapType, NoFreelistSync: true, PageSize: pageSize, NoSync: o.Sync == SyncNever}
 	bo.OpenFile = func(name string, flag int, mode os.FileMode) (*os.File, error) {
@@ -141,19 +138,19 @@ func options(f *os.File, o Options) *bbolt.Options {
 			f = nil
 			return first, nil
 		}
-		return os.OpenFile(name, flag, mode) //nolint:gosec // a copy that the caller asks for
+		return os.OpenFile(name, flag, mode) //nolint:gosec // a copy for the caller
 	}
 	return bo
 }
 
-// create makes an empty state file beside its place and puts it there whole, so that a file that is there and too
-// short is damaged and not new.
+// create makes an empty state file under another name and links it into place complete, so that a file that is too
+// short is damaged, not new.
 func create(file string, o Options) error {
 	f, err := os.CreateTemp(filepath.Dir(file), filepath.Base(file)+".new-*")
 	if err != nil {
 		return err
 	}
-	defer os.Remove(f.Name()) //nolint:errcheck // what is left over does no harm
+	defer os.Remove(f.Name()) //nolint:errcheck // a leftover does no harm
 	b, err := bbolt.Open(f.Name(), 0o600, options(f, o))
 	if err != nil {
 		return err
@@ -166,11 +163,11 @@ func create(file string, o Options) error {
 		path := appendPath("", []byte(reservedName))
 		return r.Put(formatKey(), seal(seed(path), formatKey(), []byte{format}))
 	})
-	// The second one replaces the meta page that bbolt begins with.
+	// The second transaction replaces bbolt's initial meta page.
 	if err = errors.Join(err, b.Update(func(*bbolt.Tx) error { return nil }), b.Close()); err != nil {
 		return err
 	}
-	// A link does not replace what another process was quicker to put there; not every file system has links.
+	// A link does not replace a file that another process has put there. Not every file system has links.
 	if err := os.Link(f.Name(), file); err != nil && !errors.Is(err, fs.ErrExist) {
 		return os.Rename(f.Name(), file)
 	}
@@ -185,18 +182,18 @@ func syncDir(dir string) error {
 	return errors.Join(d.Sync(), d.Close())
 }
 
-// Path is the file's name as it was given to Open.
+// Path returns the file's name as given to Open.
 func (db *DB) Path() string { return db.file }
 
-// FellBack tells that one of the two meta pages could not be read, so that the last transaction before the stop
-// may be missing. A power loss in the middle of its write leaves a file so; damage of more than a bit does, too.
+// FellBack reports whether one of the two meta pages was unreadable, so that the last transaction before the stop may
+// be missing. A power loss during its write causes that; so does damage of more than one bit.
 func (db *DB) FellBack() bool { return db.fellBack }
 
-// Stats are bbolt's counts since Open.
+// Stats returns bbolt's counts since Open.
 func (db *DB) Stats() bbolt.Stats { return db.bolt.Stats() }
 
-// Update runs fn in a transaction that is on disk, where the next Open finds it, when it returns nil. An error of fn undoes all
-// of it. One Update runs at a time.
+// Update runs fn in a transaction. When it returns nil, the transaction is on disk; after an error of fn it is undone.
+// One Update runs at a time.
 func (db *DB) Update(fn func(*Tx) error) error {
 	if err := db.run(db.bolt.Update, fn); err != nil {
 		return err
@@ -204,8 +201,8 @@ func (db *DB) Update(fn func(*Tx) error) error {
 	return db.CheckPlace()
 }
 
-// View runs fn on the content as of now. What fn reads is valid only until it returns. A View that lasts keeps
-// the file from reusing its pages.
+// View runs fn on a snapshot of the content. What fn reads is valid only until it returns. A long View keeps the file
+// from reusing its pages.
 func (db *DB) View(fn func(*Tx) error) error {
 	return db.run(db.bolt.View, fn)
 }
@@ -225,18 +222,18 @@ func (db *DB) run(transaction func(func(*bbolt.Tx) error) error, fn func(*Tx) er
 		}
 		err := tx.writeDigests()
 		tx.inBolt = true
-		return errors.Join(err, tx.damage) // a caller that swallows a panic does not commit
+		return errors.Join(err, tx.damage) // a caller that recovers the panic does not commit
 	})
 }
 
-// Close closes the file once running transactions have ended. It writes an empty transaction first: both meta
-// pages then tell of the same content, and one of them can be lost without loss.
+// Close closes the file once running transactions have ended. It first commits an empty transaction: both meta pages
+// then have the same content, and the loss of one does no harm.
 func (db *DB) Close() error {
 	if broken := db.broken.Load(); broken != nil {
 		return *broken
 	}
 	err := db.Update(func(*Tx) error { return nil })
-	if errors.Is(err, bbolterrors.ErrDatabaseNotOpen) { // closed before
+	if errors.Is(err, bbolterrors.ErrDatabaseNotOpen) { // already closed
 		err = nil
 	}
 	if db.broken.Load() != nil {

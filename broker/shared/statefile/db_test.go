@@ -18,8 +18,8 @@ import (
 
 type boltBucket = bbolt.Bucket
 
-// TestEveryCommitVerifies holds the strictness of the scan against bbolt: whatever mix of puts and deletes, the
-// file of every commit is accepted, and holds what a map holds.
+// TestEveryCommitVerifies checks the strictness of the scan against bbolt: the file of every commit of a random mix of
+// puts and deletes is accepted, and equals a map.
 func TestEveryCommitVerifies(t *testing.T) {
 	t.Parallel()
 	steps := 150
@@ -46,7 +46,7 @@ func TestEveryCommitVerifies(t *testing.T) {
 	}
 }
 
-// mixed is one transaction, which may be undone: mostly deletes for a while, then mostly puts.
+// mixed runs one transaction, which may be undone: mostly deletes for a while, then mostly puts.
 func mixed(t *testing.T, db *DB, r *rand.Rand, model map[string]string) {
 	t.Helper()
 	undone := errors.New("undone")
@@ -159,7 +159,7 @@ func TestCursor(t *testing.T) {
 	check.OK(t, err)
 }
 
-// TestDamageWhileOpen: a value that is read wrong ends the transaction, and nothing of it is seen.
+// TestDamageWhileOpen checks that a wrong value ends the transaction, without effect.
 func TestDamageWhileOpen(t *testing.T) {
 	t.Parallel()
 	db := open(t, filepath.Join(t.TempDir(), "state.db"))
@@ -194,7 +194,7 @@ func TestDamageWhileOpen(t *testing.T) {
 	}
 }
 
-// TestPanics: bbolt's own becomes an error, and the last one; a caller's stays a panic.
+// TestPanics checks that a panic of bbolt becomes an error and ends the DB; a caller's stays a panic.
 func TestPanics(t *testing.T) {
 	t.Parallel()
 	var fatal []error
@@ -212,7 +212,7 @@ func TestPanics(t *testing.T) {
 	var old *Bucket
 	_ = db.View(func(tx *Tx) error { old = tx.Bucket([]byte("mqtt")); return nil })
 	err = db.View(func(tx *Tx) error {
-		(&Bucket{tx: tx, bolt: old.bolt}).Get([]byte("k")) // of a transaction that is over: bbolt panics
+		(&Bucket{tx: tx, bolt: old.bolt}).Get([]byte("k")) // of an ended transaction: bbolt panics
 		return nil
 	})
 	if !errors.Is(err, ErrDamaged) {
@@ -229,7 +229,7 @@ func TestPanics(t *testing.T) {
 	}
 }
 
-// TestFault cuts the file under an open one: reading what is gone is an error and not the end of the process.
+// TestFault truncates the open file: reading beyond its end is an error and does not kill the process.
 func TestFault(t *testing.T) {
 	t.Parallel()
 	file := filepath.Join(t.TempDir(), "state.db")
@@ -245,7 +245,7 @@ func TestFault(t *testing.T) {
 	}
 }
 
-// TestCutWhileVerified cuts the file under the scan, at every page: an error, which does not call the file damaged.
+// TestCutWhileVerified truncates the file during the scan, at every page: an error that does not call the file damaged.
 func TestCutWhileVerified(t *testing.T) {
 	t.Parallel()
 	data, _ := sample(t, 10, 3)
@@ -301,7 +301,8 @@ func TestOpenRefuses(t *testing.T) {
 	}
 }
 
-// TestFirstOpen: of many that find no file one makes it, the others find it locked, and nothing is left beside it.
+// TestFirstOpen checks that of many concurrent first opens one creates the file, the others find it locked, and no
+// other file is left.
 func TestFirstOpen(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -329,7 +330,7 @@ func TestFirstOpen(t *testing.T) {
 	}
 }
 
-// BenchmarkOpen opens a file of 50,000 values of 300 bytes: with the scan, and what bbolt needs without.
+// BenchmarkOpen opens a file of 50,000 values of 300 bytes: with the scan, and with bbolt alone.
 func BenchmarkOpen(b *testing.B) {
 	file := filepath.Join(b.TempDir(), "state.db")
 	db, err := Open(file, Options{Sync: SyncNever})

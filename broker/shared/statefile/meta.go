@@ -34,7 +34,7 @@ const (
 	leafBucketFlag = 1
 )
 
-// meta is a meta page that has its checksum.
+// meta is a meta page with a valid checksum.
 type meta struct {
 	root     uint64
 	freelist uint64
@@ -57,8 +57,8 @@ func sumMeta(b []byte) uint64 {
 	return h.Sum64()
 }
 
-// bitFlipped tells whether a meta page without its checksum is a right one but for one bit. A torn write is not:
-// that it looked so has odds of 512 in 2^64.
+// bitFlipped reports whether a meta page with a wrong checksum is valid except for one flipped bit. The odds that a
+// torn write looks like that are 512 in 2^64.
 func bitFlipped(b []byte) bool {
 	for bit := range metaSize * 8 {
 		b[bit/8] ^= 1 << (bit % 8)
@@ -78,7 +78,7 @@ var (
 	errShort  = errors.New("the file ends within its meta pages")
 )
 
-// readMeta finds the meta page in use, and tells whether the other one is unreadable.
+// readMeta returns the meta page in use and reports whether the other one is unreadable.
 func readMeta(data []byte) (m meta, fellBack bool, err error) {
 	if len(data) < pageSize+pageHeader+metaSize {
 		return meta{}, false, errShort

@@ -11,8 +11,8 @@ import (
 	"cellgate/test/check"
 )
 
-// TestMetaPages: one that is damaged by more than a bit is what a torn write leaves. The file falls back and says
-// so; after a clean stop nothing is lost by it.
+// TestMetaPages checks that a meta page damaged by more than a bit is handled like a torn write: the file falls back
+// and reports it; after a clean stop nothing is lost.
 func TestMetaPages(t *testing.T) {
 	t.Parallel()
 	for _, stop := range []string{"clean", "kill"} {
@@ -48,7 +48,7 @@ func TestMetaPages(t *testing.T) {
 	}
 }
 
-// lastCommit is the number of the last transaction that wrote.
+// lastCommit returns the number of the last writing transaction.
 func lastCommit(t *testing.T, db *DB) (id int) {
 	t.Helper()
 	if err := db.View(func(tx *Tx) error { id = tx.ID(); return nil }); err != nil {
@@ -57,7 +57,7 @@ func lastCommit(t *testing.T, db *DB) (id int) {
 	return id
 }
 
-// TestTornMetaWrite cuts the write of a meta page at every byte between the old and the new one.
+// TestTornMetaWrite truncates the write of a meta page at every byte.
 func TestTornMetaWrite(t *testing.T) {
 	t.Parallel()
 	file := filepath.Join(t.TempDir(), "state.db")
@@ -92,7 +92,7 @@ func TestTornMetaWrite(t *testing.T) {
 	}
 }
 
-// TestBranchKeys makes the key of a child smaller than its first one: bbolt reads on, and would later add a second
+// TestBranchKeys makes a child's key smaller than its first one: bbolt continues to read, and would later add a second
 // reference to the child.
 func TestBranchKeys(t *testing.T) {
 	t.Parallel()

@@ -13,12 +13,13 @@ import (
 	"go.etcd.io/bbolt"
 )
 
-// ErrGone is wrapped by every transaction after another file, or none, was found in the file's place: what is
-// committed then is on a disk where no start finds it.
+// ErrGone is wrapped by every transaction after the file was found deleted or replaced: no later start would find its
+// commits.
 var ErrGone = errors.New("state file deleted or replaced under the running gateway")
 
-// CheckPlace notices, as every Update does, that the file is no longer in its place. What was committed is then kept: in the file's
-// place if that is empty, else beside it. Options.OnFatal is told; the DB takes no more transactions.
+// CheckPlace checks, as every Update does, whether the file is still in its place. If not, it saves the committed
+// content: in the file's place if that is empty, else under another name. It calls Options.OnFatal; the DB takes no
+// more transactions.
 func (db *DB) CheckPlace() error {
 	if broken := db.broken.Load(); broken != nil {
 		return *broken
@@ -28,7 +29,7 @@ func (db *DB) CheckPlace() error {
 	case err == nil && os.SameFile(at, db.info):
 		return nil
 	case err != nil && !errors.Is(err, fs.ErrNotExist):
-		return nil // the name cannot be looked up now: that is no proof
+		return nil // the lookup failed: that proves nothing
 	}
 	db.lost.Do(func() {
 		file, err := db.keep()
@@ -47,9 +48,9 @@ func (db *DB) CheckPlace() error {
 
 var errKept = errors.New("kept")
 
-// keep writes what is committed to a file, and returns its name.
+// keep writes the committed content to a file and returns its name.
 func (db *DB) keep() (name string, err error) {
-	// Within a transaction nobody else writes. It is rolled back.
+	// A transaction excludes other writers. It is rolled back.
 	err = db.bolt.Update(func(*bbolt.Tx) error {
 		if name, err = db.copy(); err != nil {
 			return err
@@ -75,14 +76,14 @@ func (db *DB) copy() (name string, err error) {
 	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
 		return "", errors.Join(err, os.Remove(f.Name()))
 	}
-	// A link does not replace what has come into its place meanwhile.
+	// A link does not replace a file put there meanwhile.
 	if err := os.Link(f.Name(), db.file); err == nil {
 		return db.file, errors.Join(os.Remove(f.Name()), syncDir(filepath.Clean(dir)))
 	}
 	return f.Name(), syncDir(filepath.Clean(dir))
 }
 
-// Watch calls CheckPlace now and then until ctx ends: an idle gateway does not write.
+// Watch calls CheckPlace periodically until ctx ends, because an idle gateway does not write.
 func (db *DB) Watch(ctx context.Context) {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()

@@ -10,7 +10,7 @@ import (
 	"cellgate/test/check"
 )
 
-// A file that is deleted or replaced takes no more transactions, and nothing that was committed is lost with it.
+// A deleted or replaced file takes no more transactions, and no commit is lost.
 func TestAFileThatIsGone(t *testing.T) {
 	t.Parallel()
 	for name, take := range map[string]func(file string) error{

@@ -4,8 +4,7 @@ import (
 	"os"
 )
 
-// Counts tells how many values the buckets of a file held when it was whole, by bucket, as far as a damaged file still
-// says so.
+// Counts returns the number of values by bucket, as far as a damaged file still records it.
 func Counts(file string) map[string]uint64 {
 	f, err := os.Open(file) //nolint:gosec // the configured folder
 	if err != nil {
@@ -23,7 +22,7 @@ func Counts(file string) map[string]uint64 {
 	return counts
 }
 
-// keptDigests reads what a file says about its buckets, as far as it can be read.
+// keptDigests reads the stored digests of a file, as far as they are readable.
 func keptDigests(data []byte) map[string]digest {
 	m, _, err := readMeta(data)
 	if err != nil {
@@ -37,6 +36,6 @@ func keptDigests(data []byte) map[string]digest {
 		}
 		return s.checksums(value)
 	}
-	_, _ = w.tree(m.root) // what was read before an error is right: it has checksums of its own
+	_, _ = w.tree(m.root) // what was read before an error is sound: it has its own checksums
 	return s.kept
 }

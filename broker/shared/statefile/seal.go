@@ -12,17 +12,17 @@ import (
 	"github.com/cespare/xxhash/v2"
 )
 
-// What the file holds, above what bbolt makes of it:
+// The file's content, on top of bbolt's format:
 //
-//	any bucket, any key -> value, CRC-32C (4 bytes, big-endian): over key and value, begun with that of the path
+//	any bucket, any key -> value, CRC-32C (4 bytes, big-endian): over key and value, seeded with that of the path
 //	                       combined by exclusive or with the key's size
-//	"checksums"         -> the bucket of what the package keeps for itself:
-//	    00              -> format (1 byte), sealed as any value
-//	    path            -> digest of the bucket of that path: number of keys, sum of their hashes, sequence
-//	                       (8 bytes each, big-endian), sealed as any value
+//	"checksums"         -> the package's own bucket:
+//	  00              -> format (1 byte), sealed like any value
+//	  path            -> digest of the bucket of that path: number of keys, sum of their hashes, sequence (8 bytes each,
+//	                     big-endian), sealed like any value
 //
-// A path is, for each bucket from the outermost, its name's length (uvarint) and its name. Only values count for a
-// digest; that a bucket is there is what its digest says.
+// A path is, for each bucket from the outermost, its name's length (uvarint) and its name. A digest counts only values;
+// the existence of a bucket is recorded by its digest.
 const (
 	format       = 1
 	reservedName = "checksums"
@@ -37,21 +37,20 @@ var ErrDamaged = errors.New("state file damaged")
 const remedy = "stop the gateway and check the disk; put data_dir back from a copy, or let `cellgate repair` take this file away " +
 	"to begin without the sessions, commands and positions in it"
 
-// damage makes the error of a damaged file.
 func damage(file, what string, args ...any) error {
 	return fmt.Errorf("%s: %w: %s; %s", file, ErrDamaged, fmt.Sprintf(what, args...), remedy)
 }
 
-// formatKey is the key of the format; no path begins so.
+// formatKey is the key of the format; no path begins with 0.
 func formatKey() []byte { return []byte{0} }
 
-// appendPath adds a bucket to the path of its parent.
+// appendPath appends a bucket to its parent's path.
 func appendPath(parent string, name []byte) string {
 	b := binary.AppendUvarint([]byte(parent), uint64(len(name)))
 	return string(append(b, name...))
 }
 
-// showPath makes a path readable.
+// showPath formats a path for messages.
 func showPath(path string) string {
 	var names []string
 	for b := []byte(path); len(b) > 0; {
@@ -68,7 +67,7 @@ func showPath(path string) string {
 // castagnoli returns the table of CRC-32C (RFC 3720, appendix B.4); the library makes it once.
 func castagnoli() *crc32.Table { return crc32.MakeTable(crc32.Castagnoli) }
 
-// seed begins the checksums of a bucket's values.
+// seed returns the seed of the checksums of a bucket's values.
 func seed(path string) uint32 { return crc32.Checksum([]byte(path), castagnoli()) }
 
 func checksum(seed uint32, key, value []byte) uint32 {
@@ -82,7 +81,7 @@ func seal(seed uint32, key, value []byte) []byte {
 	return binary.BigEndian.AppendUint32(append(dst, value...), checksum(seed, key, value))
 }
 
-// unseal takes the checksum off, and says whether it was right.
+// unseal removes the checksum and reports whether it was right.
 func unseal(seed uint32, key, sealed []byte) (value []byte, ok bool) {
 	n := len(sealed) - sealSize
 	if n < 0 || binary.BigEndian.Uint32(sealed[n:]) != checksum(seed, key, sealed[:n]) {
@@ -91,7 +90,7 @@ func unseal(seed uint32, key, sealed []byte) (value []byte, ok bool) {
 	return sealed[:n:n], true
 }
 
-// digest is what a bucket holds, whatever the order.
+// digest summarises a bucket's content, independent of order.
 type digest struct {
 	keys     uint64
 	sum      uint64

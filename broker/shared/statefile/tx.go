@@ -7,20 +7,20 @@ import (
 	"go.etcd.io/bbolt"
 )
 
-// Tx is a transaction, of one goroutine.
+// Tx is a transaction. It must be used by one goroutine.
 type Tx struct {
 	db      *DB
 	bolt    *bbolt.Tx
-	buckets map[string]*Bucket // the outermost
-	dirty   []*Bucket          // those with a changed digest
+	buckets map[string]*Bucket // top-level buckets
+	dirty   []*Bucket          // with a changed digest
 	checks  *Bucket
-	// What a panic is: bbolt's own while inBolt, this package's with damage, else the caller's.
+	// Classifies a panic: bbolt's own while inBolt, this package's with damage, else the caller's.
 	inBolt bool
 	damage error
 }
 
-// rescue turns a panic of bbolt or of fail into the error of the transaction. It is deferred. A panic of the
-// caller's passes.
+// rescue turns a panic of bbolt or of fail into the transaction's error. It is deferred. A caller's panic passes
+// through.
 func (tx *Tx) rescue(err *error) {
 	if !tx.inBolt && tx.damage == nil {
 		return
@@ -39,16 +39,16 @@ func (tx *Tx) rescue(err *error) {
 	}
 }
 
-// fail ends the transaction. It panics, so that no caller goes on with a value that is not there.
+// fail ends the transaction. It panics, so that no caller continues with a missing value.
 func (tx *Tx) fail(what string, args ...any) {
 	tx.damage = damage(tx.db.file, what, args...)
 	panic(tx.damage)
 }
 
-// ID is the transaction's number.
+// ID returns the transaction's number.
 func (tx *Tx) ID() int { return tx.bolt.ID() }
 
-// Bucket returns an outermost bucket, nil when there is none.
+// Bucket returns a top-level bucket, nil if it does not exist.
 func (tx *Tx) Bucket(name []byte) *Bucket {
 	if b := tx.buckets[string(name)]; b != nil {
 		return b
@@ -62,8 +62,7 @@ func (tx *Tx) Bucket(name []byte) *Bucket {
 	return tx.enter(&tx.buckets, "", name, found)
 }
 
-// CreateBucketIfNotExists returns an outermost bucket and makes it first when there is none. The name "checksums"
-// is taken.
+// CreateBucketIfNotExists returns a top-level bucket and creates it if necessary. The name "checksums" is reserved.
 func (tx *Tx) CreateBucketIfNotExists(name []byte) (*Bucket, error) {
 	if b := tx.Bucket(name); b != nil {
 		return b, nil
@@ -77,7 +76,7 @@ func (tx *Tx) CreateBucketIfNotExists(name []byte) (*Bucket, error) {
 	return tx.enter(&tx.buckets, "", name, made).begin(), nil
 }
 
-// enter remembers a bucket for the rest of the transaction, so that there is one digest of it.
+// enter remembers a bucket for the rest of the transaction, so that it has one digest.
 func (tx *Tx) enter(siblings *map[string]*Bucket, parent string, name []byte, found *bbolt.Bucket) *Bucket {
 	if found == nil {
 		return nil
@@ -91,7 +90,7 @@ func (tx *Tx) enter(siblings *map[string]*Bucket, parent string, name []byte, fo
 	return b
 }
 
-// checksums is the bucket that the package keeps for itself.
+// checksums returns the package's own bucket.
 func (tx *Tx) checksums() *Bucket {
 	if tx.checks != nil {
 		return tx.checks
@@ -107,7 +106,7 @@ func (tx *Tx) checksums() *Bucket {
 	return tx.checks
 }
 
-// writeDigests makes the digests those of what the transaction leaves.
+// writeDigests updates the digests of the changed buckets.
 func (tx *Tx) writeDigests() error {
 	for _, b := range tx.dirty {
 		c, key := tx.checksums(), []byte(b.path)
@@ -121,15 +120,15 @@ func (tx *Tx) writeDigests() error {
 	return nil
 }
 
-// Bucket is a bucket, of one transaction.
+// Bucket is a bucket in one transaction.
 type Bucket struct {
 	tx      *Tx
 	bolt    *bbolt.Bucket
 	path    string
 	seed    uint32
 	buckets map[string]*Bucket
-	lookup  *bbolt.Cursor // begins at the root each time; bbolt's Get would make a new one
-	digest  *digest       // nil until it is needed
+	lookup  *bbolt.Cursor // seeks from the root each time; bbolt's Get would create one per call
+	digest  *digest       // loaded when needed
 	dirty   bool
 }
 
@@ -160,7 +159,7 @@ func (b *Bucket) loadDigest() *digest {
 	return b.digest
 }
 
-// open takes the seal off a value.
+// open removes the seal of a value.
 func (b *Bucket) open(key, sealed []byte) []byte {
 	value, ok := unseal(b.seed, key, sealed)
 	if !ok {
@@ -169,7 +168,7 @@ func (b *Bucket) open(key, sealed []byte) []byte {
 	return value
 }
 
-// Bucket returns a bucket in this one, nil when there is none.
+// Bucket returns a nested bucket, nil if it does not exist.
 func (b *Bucket) Bucket(name []byte) *Bucket {
 	if c := b.buckets[string(name)]; c != nil {
 		return c
@@ -180,7 +179,7 @@ func (b *Bucket) Bucket(name []byte) *Bucket {
 	return b.tx.enter(&b.buckets, b.path, name, found)
 }
 
-// CreateBucketIfNotExists returns a bucket in this one and makes it first when there is none.
+// CreateBucketIfNotExists returns a nested bucket and creates it if necessary.
 func (b *Bucket) CreateBucketIfNotExists(name []byte) (*Bucket, error) {
 	if c := b.Bucket(name); c != nil {
 		return c, nil
@@ -194,7 +193,7 @@ func (b *Bucket) CreateBucketIfNotExists(name []byte) (*Bucket, error) {
 	return b.tx.enter(&b.buckets, b.path, name, made).begin(), nil
 }
 
-// Get returns the value of a key, nil when there is none. It may not be changed, and is valid until the
+// Get returns the value of a key, nil if it does not exist. The value must not be changed, and is valid until the
 // transaction ends or the bucket is changed.
 func (b *Bucket) Get(key []byte) []byte {
 	sealed := b.raw(key)
@@ -233,7 +232,7 @@ func (b *Bucket) Put(key, value []byte) error {
 	return nil
 }
 
-// Delete removes a key, which need not be there.
+// Delete removes a key, if it exists.
 func (b *Bucket) Delete(key []byte) error {
 	d, old := b.loadDigest(), b.held(key)
 	b.tx.inBolt = true
@@ -247,13 +246,13 @@ func (b *Bucket) Delete(key []byte) error {
 	return nil
 }
 
-// held is what a digest has of a key before it is changed.
+// held is a digest's share of a key before the key is changed.
 type held struct {
 	there bool
 	hash  uint64
 }
 
-// held looks a key up. What is there must be whole: else the digest would take over the damage.
+// held looks a key up. The stored value must be sound: otherwise the digest would include the damage.
 func (b *Bucket) held(key []byte) held {
 	sealed := b.raw(key)
 	if sealed == nil {
@@ -269,7 +268,7 @@ func (h held) leave(d *digest) {
 	}
 }
 
-// NextSequence returns a number that this bucket has not given before, one above the last.
+// NextSequence returns the bucket's next number, one above the last.
 func (b *Bucket) NextSequence() (uint64, error) {
 	d := b.loadDigest()
 	b.tx.inBolt = true
@@ -283,12 +282,12 @@ func (b *Bucket) NextSequence() (uint64, error) {
 	return n, nil
 }
 
-// Keys is the number of values in the bucket, of which it reads none.
+// Keys returns the number of values in the bucket without reading them.
 func (b *Bucket) Keys() int {
 	return int(b.loadDigest().keys) //nolint:gosec // a file holds fewer
 }
 
-// ForEach calls fn for each key in order, with a nil value for a bucket, until it returns an error. fn must not
+// ForEach calls fn for each key in order, with a nil value for a nested bucket, until fn returns an error. fn must not
 // change the bucket.
 func (b *Bucket) ForEach(fn func(key, value []byte) error) error {
 	c := b.Cursor()
@@ -300,38 +299,38 @@ func (b *Bucket) ForEach(fn func(key, value []byte) error) error {
 	return nil
 }
 
-// Cursor walks over a bucket in the order of its keys. Its methods return a nil key at the end and a nil value
-// for a bucket; what they return is valid until the transaction ends or the bucket is changed.
+// Cursor iterates over a bucket in key order. Its methods return a nil key at the end and a nil value for a nested
+// bucket. What they return is valid until the transaction ends or the bucket is changed.
 type Cursor struct {
 	bucket *Bucket
 	bolt   *bbolt.Cursor
 	key    []byte
 }
 
-// Cursor returns a cursor that stands nowhere.
+// Cursor returns a cursor without a position.
 func (b *Bucket) Cursor() *Cursor { return &Cursor{bucket: b, bolt: b.bolt.Cursor()} }
 
-// First goes to the first key.
+// First moves to the first key.
 func (c *Cursor) First() (key, value []byte) {
 	return c.at(c.bolt.First)
 }
 
-// Last goes to the last key.
+// Last moves to the last key.
 func (c *Cursor) Last() (key, value []byte) {
 	return c.at(c.bolt.Last)
 }
 
-// Next goes to the key after.
+// Next moves to the next key.
 func (c *Cursor) Next() (key, value []byte) {
 	return c.at(c.bolt.Next)
 }
 
-// Prev goes to the key before.
+// Prev moves to the previous key.
 func (c *Cursor) Prev() (key, value []byte) {
 	return c.at(c.bolt.Prev)
 }
 
-// Seek goes to the key, or the first one after it.
+// Seek moves to the key, or the first one after it.
 func (c *Cursor) Seek(sought []byte) (key, value []byte) {
 	return c.at(func() (key, value []byte) { return c.bolt.Seek(sought) })
 }
@@ -347,7 +346,7 @@ func (c *Cursor) at(move func() (key, sealed []byte)) (k, v []byte) {
 	return key, c.bucket.open(key, sealed)
 }
 
-// Delete removes the key where the cursor is. The next move may skip a key: go on with Seek or First.
+// Delete removes the current key. The next move may skip a key: continue with Seek or First.
 func (c *Cursor) Delete() error {
 	return c.bucket.Delete(bytes.Clone(c.key))
 }

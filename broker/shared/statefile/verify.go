@@ -12,14 +12,14 @@ import (
 	"syscall"
 )
 
-// verify reads every page that the file's last transaction refers to, without bbolt, and holds it against what
-// bbolt relies on, and what it holds against the checksums. It reports whether a meta page was unreadable.
+// verify reads every page that the file's last transaction refers to, without bbolt, and checks what bbolt relies on,
+// and the content against the checksums. It reports whether a meta page was unreadable.
 func verify(f *os.File, name string) (fellBack bool, err error) {
 	var found error
 	err = mapped(f, func(data []byte) { fellBack, found = scanFile(data) })
 	switch {
 	case err != nil:
-		return false, fmt.Errorf("%s: %w", name, err) // nothing is known about the file: it is not called damaged
+		return false, fmt.Errorf("%s: %w", name, err) // the file is unread, so it is not called damaged
 	case found == nil:
 		return fellBack, nil
 	case errors.Is(found, ErrFormat):
@@ -28,8 +28,8 @@ func verify(f *os.File, name string) (fellBack bool, err error) {
 	return false, damage(name, "%v", found)
 }
 
-// mapped calls fn with what a file holds, which is gone when fn returns. What cannot be read, because the disk refuses or
-// because the file was cut meanwhile, ends fn and is an error.
+// mapped calls fn with a file's content, which is valid until fn returns. If part of it is unreadable, because of a
+// disk error or because the file was truncated meanwhile, fn ends and mapped returns an error.
 func mapped(f *os.File, fn func(data []byte)) (err error) {
 	info, err := f.Stat()
 	if err != nil {
@@ -77,13 +77,13 @@ func scanFile(data []byte) (fellBack bool, err error) {
 	return fellBack, s.compare()
 }
 
-// scan is one reading of the file.
+// scan is one pass over the file.
 type scan struct {
 	data  []byte
-	pages uint64   // in use, free ones among them
-	seen  []uint64 // a bit for each page that something refers to
+	pages uint64   // in use, free ones included
+	seen  []uint64 // a bit for each referenced page
 	found map[string]digest
-	kept  map[string]digest // what the file says of found
+	kept  map[string]digest // the file's own digests of found
 	known bool              // the format was read
 }
 
@@ -92,7 +92,7 @@ func newScan(data []byte, m meta) *scan {
 	return &scan{data: data, pages: pages, seen: make([]uint64, pages/64+1), found: map[string]digest{}, kept: map[string]digest{}}
 }
 
-// page is what a page number refers to: that page and those that it goes on in.
+// page is a page with its continuation pages.
 type page struct {
 	id    uint64
 	data  []byte
@@ -121,13 +121,13 @@ func (s *scan) read(id uint64) (page, error) {
 	return asPage(id, data[:n*pageSize]), nil
 }
 
-// asPage takes the header of a page apart.
+// asPage parses the header of a page.
 func asPage(id uint64, data []byte) page {
 	ne := binary.NativeEndian
 	return page{id: id, data: data, flags: ne.Uint16(data[8:]), count: int(ne.Uint16(data[10:]))}
 }
 
-// cut returns size bytes at a place counted from an element.
+// cut returns size bytes at an offset from an element.
 func (p *page) cut(element int, at, size uint64) ([]byte, error) {
 	from := uint64(element) + at //nolint:gosec // within a page
 	if from < uint64(pageHeader+p.count*elementSize) || from+size > uint64(len(p.data)) {
@@ -136,7 +136,7 @@ func (p *page) cut(element int, at, size uint64) ([]byte, error) {
 	return p.data[from : from+size : from+size], nil
 }
 
-// check holds what is the same for branches and leaves.
+// check verifies what branches and leaves have in common.
 func (p *page) check(flags uint16) error {
 	if p.flags != flags {
 		return fmt.Errorf("page %d: flags %#x, expected %#x", p.id, p.flags, flags)
@@ -147,17 +147,17 @@ func (p *page) check(flags uint16) error {
 	return nil
 }
 
-// walk is the reading of one bucket.
+// walk reads one bucket.
 type walk struct {
 	s    *scan
 	path string
 	seed uint32
-	last []byte // the key before
+	last []byte // the previous key
 	sum  digest
 	leaf func(flags uint32, key, value []byte) error
 }
 
-// tree reads a page and what is below it, and returns its first key, nil of an empty one.
+// tree reads a page and its subtree, and returns its first key, nil if empty.
 func (w *walk) tree(id uint64) ([]byte, error) {
 	p, err := w.s.read(id)
 	if err != nil {
@@ -228,7 +228,7 @@ func (w *walk) elements(p page) (first []byte, err error) {
 	return first, nil
 }
 
-// whole reads the bucket from its root page, which of an inline bucket is in its value.
+// whole reads the bucket from its root page; that of an inline bucket is in its value.
 func (w *walk) whole(value []byte) error {
 	if len(value) < bucketHeader {
 		return fmt.Errorf("bucket %s: its header is cut short", showPath(w.path))
@@ -243,7 +243,7 @@ func (w *walk) whole(value []byte) error {
 		return fmt.Errorf("bucket %s: its page is cut short", showPath(w.path))
 	}
 	data := value[bucketHeader:]
-	// bbolt takes its number over when the bucket outgrows its place, and frees the page of that number.
+	// When an inline bucket outgrows its parent, bbolt uses the page's number and frees the page of that number.
 	if binary.NativeEndian.Uint64(data) != 0 || binary.NativeEndian.Uint32(data[12:]) != 0 {
 		return fmt.Errorf("bucket %s: its page is none of its own", showPath(w.path))
 	}
@@ -251,7 +251,7 @@ func (w *walk) whole(value []byte) error {
 	return err
 }
 
-// outermost reads the bucket that holds all others. It has no values.
+// outermost reads the root bucket, which contains only buckets.
 func (s *scan) outermost(root uint64) error {
 	reserved := false
 	w := &walk{s: s}
@@ -274,7 +274,7 @@ func (s *scan) outermost(root uint64) error {
 	return nil
 }
 
-// bucket reads a bucket and those in it.
+// bucket reads a bucket and its nested ones.
 func (s *scan) bucket(parent string, name, header []byte) error {
 	path := appendPath(parent, name)
 	w := &walk{s: s, path: path, seed: seed(path)}
@@ -295,7 +295,7 @@ func (s *scan) bucket(parent string, name, header []byte) error {
 	return nil
 }
 
-// value checks a value that is none of a bucket.
+// value checks a value that is not a bucket.
 func (w *walk) value(flags uint32, key, sealed []byte) error {
 	if _, ok := unseal(w.seed, key, sealed); !ok || flags != 0 {
 		return fmt.Errorf("the value of key %s in bucket %s does not have its checksum", hex.EncodeToString(key), showPath(w.path))
@@ -303,7 +303,6 @@ func (w *walk) value(flags uint32, key, sealed []byte) error {
 	return nil
 }
 
-// checksums reads the package's own bucket.
 func (s *scan) checksums(header []byte) error {
 	path := appendPath("", []byte(reservedName))
 	w := &walk{s: s, path: path, seed: seed(path)}
@@ -333,7 +332,7 @@ func checkFormat(value []byte) error {
 	return nil
 }
 
-// compare holds the digests of what was read against those that the file keeps.
+// compare checks the computed digests against the stored ones.
 func (s *scan) compare() error {
 	if !s.known {
 		return errors.New("the format is gone")

@@ -12,15 +12,15 @@ import (
 // ParentProperty is the MQTT 5 user property, the HTTP header and the Kafka header that carries a Context (W3C Trace Context, 3.2).
 const ParentProperty = "traceparent"
 
-// Context is the place of a span in a trace.
+// Context identifies a span in a trace.
 type Context struct {
 	Trace   [16]byte
 	Span    [8]byte
 	Sampled bool
 }
 
-// ParseParent reads a traceparent: version, trace, parent and flags in lower hexadecimal, none of the ids zero. Later versions
-// may have more behind.
+// ParseParent parses a traceparent: version, trace, parent and flags in lower-case hexadecimal, without zero ids. Later
+// versions may have more fields.
 func ParseParent(s string) (c Context, ok bool) {
 	if len(s) < 55 || s[:2] == "ff" || len(s) > 55 && (s[:2] == "00" || s[55] != '-') {
 		return c, false
@@ -39,7 +39,7 @@ func ParseParent(s string) (c Context, ok bool) {
 	return c, c.Trace != [16]byte{} && c.Span != [8]byte{}
 }
 
-// String is the traceparent.
+// String returns the traceparent.
 func (c Context) String() string {
 	b := make([]byte, 0, 55)
 	b = hex.AppendEncode(append(b, "00-"...), c.Trace[:])
@@ -50,8 +50,8 @@ func (c Context) String() string {
 	return string(append(b, "-00"...))
 }
 
-// Child is a span of the same trace. The same parts name the same span, at whichever place and time they are put together: the
-// header of a Kafka record names the span that is exported later.
+// Child returns a span of the same trace. The same parts always give the same span: the header of a Kafka record names
+// a span that is exported later.
 func (c Context) Child(parts ...string) Context {
 	sum := sum(string(c.Trace[:]), parts...)
 	copy(c.Span[:], sum[:])
@@ -66,7 +66,7 @@ func sum(first string, parts ...string) [sha256.Size]byte {
 	return sha256.Sum256(text)
 }
 
-// Parent is the first traceparent among a message's user properties, "" without one.
+// Parent returns the first traceparent among a message's user properties, "" if there is none.
 func Parent(user []message.UserProperty) string {
 	for _, u := range user {
 		if u.Name == ParentProperty {
@@ -78,22 +78,22 @@ func Parent(user []message.UserProperty) string {
 	return ""
 }
 
-// Sampling chooses the messages and commands that are traced: those whose sender traces them and, of those whose sender says
-// nothing, a share. It is a function of the message, so that every part of the gateway chooses the same, also after a restart. A
-// nil one chooses none.
+// Sampling chooses the messages and commands to trace: those that their sender traces, and a share of those without a
+// traceparent. It depends only on the message, so that every part of the gateway chooses the same, also after a
+// restart. A nil Sampling chooses none.
 type Sampling struct {
-	below uint64 // of a message's number, mixed
+	below uint64 // bound of a message's mixed sequence
 	all   bool
 	node  string
 	epoch uint64
 }
 
-// NewSampling chooses a share from 0 to 1 of what the gateway node receives; epoch is the journal's.
+// NewSampling chooses a share, 0 to 1, of the messages that the gateway node receives; epoch is the journal's.
 func NewSampling(share float64, node string, epoch uint64) *Sampling {
 	return &Sampling{below: uint64(share * (1 << 32) * (1 << 31)), all: share >= 1, node: node, epoch: epoch}
 }
 
-// Message is the trace of a message, with the sender's span, which is zero when there is none.
+// Message returns the trace of a message with the sender's span, which is zero if there is none.
 func (s *Sampling) Message(rec *message.Record) (Context, bool) {
 	if s == nil || rec.Kind != message.KindPublish {
 		return Context{}, false
@@ -101,7 +101,7 @@ func (s *Sampling) Message(rec *message.Record) (Context, bool) {
 	return s.choose(Parent(rec.Props.User), mix(rec.Origin()), func() string { return message.ID(s.node, s.epoch, rec.Origin()) })
 }
 
-// Command is the trace of a command.
+// Command returns the trace of a command.
 func (s *Sampling) Command(id, parent string) (Context, bool) {
 	if s == nil {
 		return Context{}, false
@@ -123,7 +123,7 @@ func (s *Sampling) choose(parent string, number uint64, id func() string) (Conte
 	return c, true
 }
 
-// mix spreads a sequence over all numbers (splitmix64).
+// mix spreads sequences over all numbers (splitmix64).
 func mix(n uint64) uint64 {
 	n += 0x9e3779b97f4a7c15
 	n = (n ^ n>>30) * 0xbf58476d1ce4e5b9
@@ -131,10 +131,10 @@ func mix(n uint64) uint64 {
 	return n ^ n>>31
 }
 
-// CommandSpan names the spans of a command: the whole, and each state that it was in.
+// CommandSpan returns a span of a command: the whole, or one of its states.
 func (c Context) CommandSpan(id, what string) Context { return c.Child("command", id, what) }
 
-// MessageSpan names the spans of a message in its trace: publish, journal, rule, and what a rule sends, by the headers rule and
+// MessageSpan returns a span of a message: publish, journal, rule, or what a rule sends, named by the headers rule and
 // target of its Kafka record.
 func (c Context) MessageSpan(seq uint64, what string, of ...string) Context {
 	return c.Child(append([]string{what, strconv.FormatUint(seq, 10)}, of...)...)

@@ -7,13 +7,13 @@ import (
 
 // The steps of a message.
 const (
-	Received     = "received"     // a connection has taken it, and the journal has given it a sequence
-	Refused      = "refused"      // a connection has not taken it; it has no sequence
+	Received     = "received"     // a connection has accepted it, and the journal has assigned its sequence
+	Refused      = "refused"      // a connection has refused it; it has no sequence
 	Journaled    = "journaled"    // it is durable
-	Rule         = "rule"         // a rule has looked at it
-	Target       = "target"       // what a rule sends has come to an end, or waits
-	Acknowledged = "acknowledged" // its acknowledgement was given to the connection's writer
-	// Dropped says how many steps were left out since the last one: there were more than the rate or the buffer takes.
+	Rule         = "rule"         // a rule has evaluated it
+	Target       = "target"       // a target's message is final, or waits
+	Acknowledged = "acknowledged" // the connection's writer has its acknowledgement
+	// Dropped counts the steps left out since the last one, because of the rate or the buffer.
 	Dropped = "dropped"
 )
 
@@ -24,10 +24,10 @@ const (
 	Failed       = "failed"  // the rule could not be evaluated
 	Delivered    = "delivered"
 	DeadLettered = "dead_lettered"
-	GivenUp      = "dropped" // a policy has given it up; Reason says which
-	Parked       = "parked"  // its destination takes nothing: it waits in a log of the destination's
+	GivenUp      = "dropped" // given up by a policy, named in Reason
+	Parked       = "parked"  // its destination is parked: it waits in the destination's log
 	Waits        = "waits"   // the sink lags: it waits in the decision log
-	RefusedBy    = "refused" // by the store; a dead letter is made of it
+	RefusedBy    = "refused" // by the store; it becomes a dead letter
 )
 
 // Step is one step of one message.
@@ -38,25 +38,25 @@ type Step struct {
 	Seq   uint64 `json:"seq,omitempty"`
 	VIN   string `json:"vin,omitempty"`
 	Topic string `json:"topic,omitempty"`
-	// Client, QoS and Bytes are of Received and Refused.
+	// Client, QoS and Bytes are set for Received and Refused.
 	Client string `json:"client,omitempty"`
 	QoS    *byte  `json:"qos,omitempty"`
 	Bytes  *int   `json:"bytes,omitempty"`
-	// Repeats is the sequence of the message that this one repeats.
+	// Repeats is the sequence of the message that this one duplicates.
 	Repeats uint64 `json:"repeats,omitempty"`
-	// Parent is the traceparent that the sender gave it.
+	// Parent is the sender's traceparent.
 	Parent string `json:"traceparent,omitempty"`
 
 	Rule    string `json:"rule,omitempty"`
 	Target  *int   `json:"target,omitempty"` // index in the rule's `to`; absent for its on_error
 	Sink    string `json:"sink,omitempty"`
 	Outcome string `json:"outcome,omitempty"`
-	Stage   string `json:"stage,omitempty"` // of the rule, where the message stopped
+	Stage   string `json:"stage,omitempty"` // the rule's stage where the message stopped
 	Reason  string `json:"reason,omitempty"`
 	// Code is the MQTT reason code of Acknowledged and Refused.
 	Code *byte `json:"reason_code,omitempty"`
-	// Values are the parts of the rule's expressions that were looked at, with their values.
+	// Values are the evaluated parts of the rule's expressions, with their values.
 	Values json.RawMessage `json:"values,omitempty"`
-	// Count is of Dropped.
+	// Count is set for Dropped.
 	Count uint64 `json:"count,omitempty"`
 }

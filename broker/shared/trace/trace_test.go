@@ -14,7 +14,7 @@ import (
 	"cellgate/test/check"
 )
 
-// mark is a journal's.
+// mark is a fake durable mark.
 type mark struct {
 	mu    sync.Mutex
 	at    uint64
@@ -140,7 +140,7 @@ func TestStepsOfAMessage(t *testing.T) {
 	}
 }
 
-// The rules may have a record before its connection tells of it, and an acknowledgement may come before the mark is told.
+// The rules may have a record before its connection reports it, and an acknowledgement may precede the mark.
 func TestStepsInAnyOrder(t *testing.T) {
 	t.Parallel()
 	ts, mark := traces(ample)
@@ -151,7 +151,7 @@ func TestStepsInAnyOrder(t *testing.T) {
 	ts.Received([]message.Record{record(2, "A", 1)}, time.Now())
 	ts.Acknowledged(2, 0)
 	mark.mu.Lock()
-	mark.at = 3 // nobody is woken
+	mark.at = 3 // without waking a waiter
 	mark.mu.Unlock()
 	ts.Received([]message.Record{record(3, "A", 1)}, time.Now())
 	ts.Acknowledged(3, 0)
@@ -177,7 +177,7 @@ func TestStepsOfOneRule(t *testing.T) {
 	same(t, await(t, tr, 3), "1 journaled", "1 rule b stopped the condition is false", "1 target b delivered redis")
 }
 
-// What is beyond the bounds is left out, and told.
+// Steps beyond the bounds are dropped, and their count is reported.
 func TestBounds(t *testing.T) {
 	t.Parallel()
 	for name, b := range map[string]Bounds{
@@ -205,7 +205,7 @@ func TestBounds(t *testing.T) {
 	}
 }
 
-// There is a place for so many, of which nobody has more than half; who ends gives it back, and with the last one nothing is left.
+// Places are limited, and no owner has more than half; End releases one, and after the last no goroutine is left.
 func TestPlaces(t *testing.T) {
 	t.Parallel()
 	ts, _ := traces(ample)

@@ -11,15 +11,15 @@ import (
 	"cellgate/broker/shared/message"
 )
 
-// Filter says which messages are wanted. What is zero does not matter.
+// Filter selects messages. Zero fields select all.
 type Filter struct {
 	VIN string
 	// Topic is a topic filter.
 	Topic string
-	// Rule is the id of a rule; From tells its topic filters as they are at the moment. Of other rules nothing is told.
+	// Rule is the id of a rule; From returns its current topic filters. Steps of other rules are left out.
 	Rule string
 	From func() []string
-	// Sampled wants the messages that are sampled, and no others.
+	// Sampled selects only sampled messages.
 	Sampled *Sampling
 }
 
@@ -35,53 +35,54 @@ func (f *Filter) wants(rec *message.Record) bool {
 	return f.Rule == "" || slices.ContainsFunc(f.From(), func(from string) bool { return message.Match(from, topic) })
 }
 
-// Bounds of one tracer.
+// Bounds limit a tracer.
 type Bounds struct {
-	// PerSecond is how many steps a second are told, with a burst of as many.
+	// PerSecond is the rate of steps, with a burst of the same number.
 	PerSecond int
-	// Steps and Bytes bound what waits to be taken by whoever looks on.
+	// Steps and Bytes bound the buffer.
 	Steps int
 	Bytes int
-	// Messages is how many messages are followed at once: the oldest gives way to another.
+	// Messages is the number of messages followed at once; a new one replaces the oldest.
 	Messages int
 }
 
-// openMessage is one whose steps are followed.
+// openMessage is a followed message.
 type openMessage struct {
 	journaled bool
 	evaluated bool
-	acked     bool // or there is nothing to acknowledge
+	acked     bool // or there is no acknowledgement
 	rules     []string
-	left      int // messages at targets that have not settled
+	left      int // targets' messages that are not final
 }
 
-// waiting is what the buffer holds: steps, or an evaluation whose steps are made when it is taken.
+// waiting is an entry of the buffer: steps, or an evaluation whose steps are made when it is read.
 type waiting struct {
 	step Step
 	eval *Evaluation
 	size int
 }
 
-// Tracer looks on.
+// Tracer buffers the steps of messages for one user.
 type Tracer struct {
 	of     *Traces
 	owner  string
 	filter Filter
 	bounds Bounds
-	// follows counts the messages in open by the end of their sequence, so that others are passed over without the lock.
+	// follows counts the messages in open by the low bits of their sequence, so that others are skipped without the
+	// lock.
 	follows [1024]atomic.Int32
 
 	mu      sync.Mutex
 	open    map[uint64]*openMessage
-	order   []uint64 // of open, oldest first; some are no longer in it
-	fresh   []uint64 // of open, those that were not durable yet
+	order   []uint64 // sequences in open, oldest first; some are no longer in it
+	fresh   []uint64 // sequences in open that were not durable yet
 	buffer  []waiting
 	bytes   int
 	wake    chan struct{}
 	tokens  float64
 	filled  time.Time
 	dropped uint64
-	seen    uint64 // by the rules: the sequence of the last evaluation
+	seen    uint64 // sequence of the rules' last evaluation
 }
 
 func newTracer(of *Traces, f Filter, b Bounds) *Tracer {
@@ -91,7 +92,7 @@ func newTracer(of *Traces, f Filter, b Bounds) *Tracer {
 	}
 }
 
-// End ends the looking on.
+// End stops the tracer.
 func (n *Tracer) End() { n.of.end(n) }
 
 // Next waits for steps. It returns at least one, or nil when ctx has ended.
@@ -128,7 +129,7 @@ func (n *Tracer) take() ([]waiting, uint64) {
 	return items, dropped
 }
 
-// explain makes the steps of the rules. Each counts against the rate as any other step does.
+// explain makes the rules' steps. Each counts against the rate like any other step.
 func (n *Tracer) explain(e *Evaluation) []Step {
 	var out []Step
 	for _, s := range e.Explain() {
@@ -147,7 +148,7 @@ func (n *Tracer) explain(e *Evaluation) []Step {
 	return out
 }
 
-// payLocked takes one step's share of the rate; false counts it as dropped.
+// payLocked takes one step from the rate; if it returns false, the step was counted as dropped.
 func (n *Tracer) payLocked() bool {
 	rate, at := float64(n.bounds.PerSecond), time.Now()
 	n.tokens = min(rate, n.tokens+at.Sub(n.filled).Seconds()*rate)
@@ -165,10 +166,10 @@ func (n *Tracer) dropLocked() {
 	n.of.dropped.Add(1)
 }
 
-// overhead is about what a step takes beside its texts.
+// overhead estimates a step's bytes without its texts.
 const overhead = 256
 
-// tellLocked puts a step into the buffer, or counts it as dropped.
+// tellLocked adds a step to the buffer, or counts it as dropped.
 func (n *Tracer) tellLocked(w waiting) bool {
 	w.size += overhead + len(w.step.Topic) + len(w.step.Client) + len(w.step.Reason)
 	if b := &n.bounds; len(n.buffer) >= b.Steps || n.bytes+w.size > b.Bytes {
@@ -193,7 +194,7 @@ func (n *Tracer) signal() {
 	}
 }
 
-// beginLocked follows another message.
+// beginLocked starts to follow a message.
 func (n *Tracer) beginLocked(seq uint64, acked bool) *openMessage {
 	for len(n.order) > 0 && (n.open[n.order[0]] == nil || len(n.open) >= n.bounds.Messages) {
 		n.forgetLocked(n.order[0])
@@ -213,10 +214,11 @@ func (n *Tracer) forgetLocked(seq uint64) {
 	}
 }
 
-// mayFollow is false of a message that is not followed. It takes no lock: every message asks while somebody looks on.
+// mayFollow returns false if the message is not followed. It takes no lock, because every message calls it while there
+// is a tracer.
 func (n *Tracer) mayFollow(seq uint64) bool { return n.follows[seq%uint64(len(n.follows))].Load() > 0 }
 
-// endLocked forgets a message of which nothing more is to come.
+// endLocked forgets a message without further steps.
 func (n *Tracer) endLocked(seq uint64, m *openMessage) {
 	if m.journaled && m.evaluated && m.acked && m.left <= 0 {
 		n.forgetLocked(seq)
@@ -228,7 +230,7 @@ func (n *Tracer) endLocked(seq uint64, m *openMessage) {
 
 func (n *Tracer) wants(rec *message.Record) bool { return n.filter.wants(rec) }
 
-// received may come behind evaluated: the journal gives a record to the rules before its connection goes on.
+// received may come after evaluated: the journal gives a record to the rules before its connection continues.
 func (n *Tracer) received(rec *message.Record, at time.Time) {
 	if !n.wants(rec) {
 		return
@@ -243,7 +245,7 @@ func (n *Tracer) received(rec *message.Record, at time.Time) {
 	}
 }
 
-// stepOf describes a record as its connection sees it. Its texts live as long as the step.
+// stepOf describes a record as its connection received it. It copies the record's texts.
 func stepOf(name string, rec *message.Record) Step {
 	qos, size := rec.QoS, len(rec.Payload)
 	topic := strings.Clone(rec.Topic)
@@ -265,7 +267,7 @@ func (n *Tracer) refused(rec *message.Record, code byte, reason string) {
 	n.tellLocked(waiting{step: s})
 }
 
-// durable tells which messages the journal has, in their order.
+// durable reports the messages up to the mark, in order.
 func (n *Tracer) durable(mark uint64) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -311,7 +313,7 @@ func (n *Tracer) evaluated(e *Evaluation) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	m := n.open[seq]
-	if m == nil { // no connection has brought it just now: a will, or what has waited for the rules
+	if m == nil { // not just received: a will, or a message that waited for the rules
 		if !n.tellLocked(waiting{step: stepOf(Journaled, e.Record)}) {
 			return
 		}
@@ -352,5 +354,5 @@ func (n *Tracer) settled(seq uint64, rule, target uint16, s Step) {
 	n.endLocked(seq, m)
 }
 
-// firstSpecialTarget and those from it on are no targets of the rule's `to`: they stand for errors.
+// firstSpecialTarget is the lowest index that is not a target of the rule's `to`: these stand for errors.
 const firstSpecialTarget = 0xFFFE

@@ -11,41 +11,41 @@ import (
 	"cellgate/broker/shared/message"
 )
 
-// Why nobody else may look on.
+// Errors of Begin.
 var (
 	ErrFull  = errors.New("as many look on as may")
 	ErrShare = errors.New("half of those who may look on are this one's")
 )
 
-// Options of Traces.
+// Options configure Traces.
 type Options struct {
-	// Max is how many may look on at once.
+	// Max is the maximum number of tracers.
 	Max int
-	// WaitDurable waits until the journal has a record durably.
+	// WaitDurable waits until a record is durable in the journal.
 	WaitDurable func(ctx context.Context, seq uint64) error
-	// Durable is the journal's mark.
+	// Durable returns the journal's durable mark.
 	Durable func() uint64
 	Bounds  Bounds
 }
 
-// Traces tells those who look on. A nil one has nobody who does.
+// Traces passes steps to tracers. A nil Traces has none.
 type Traces struct {
 	o    Options
-	list atomic.Pointer[[]*Tracer] // nil while nobody looks on
-	mu   sync.Mutex                // of changes of list
-	stop context.CancelFunc        // of the goroutine that follows the journal's mark, while somebody looks on
+	list atomic.Pointer[[]*Tracer] // nil without tracers
+	mu   sync.Mutex                // guards changes of list
+	stop context.CancelFunc        // stops the goroutine that follows the journal's mark, while there is a tracer
 	done chan struct{}
 
 	dropped atomic.Uint64
 }
 
-// New makes Traces that nobody looks on.
+// New returns Traces without tracers.
 func New(o Options) *Traces { return &Traces{o: o} }
 
-// On reports whether somebody looks on. It is all that a message costs while nobody does.
+// On reports whether there is a tracer. It is a message's only cost while there is none.
 func (t *Traces) On() bool { return t != nil && t.list.Load() != nil }
 
-// Tracers is how many look on, whoever exports left out.
+// Tracers returns the number of tracers, without exporters.
 func (t *Traces) Tracers() int { return lookers(t.tracers()) }
 
 func lookers(all []*Tracer) (n int) {
@@ -67,10 +67,11 @@ func (t *Traces) tracers() []*Tracer {
 	return nil
 }
 
-// Dropped is how many steps were not told, since the start.
+// Dropped returns the number of steps left out since the start.
 func (t *Traces) Dropped() uint64 { return t.dropped.Load() }
 
-// Begin has an owner look on until Tracer.End. It answers ErrFull when there is no place, and ErrShare when this owner has half of them.
+// Begin starts a tracer, until Tracer.End. It returns ErrFull if Max is reached, and ErrShare if this owner has half of
+// the places.
 func (t *Traces) Begin(f Filter, owner string) (*Tracer, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -91,7 +92,7 @@ func (t *Traces) Begin(f Filter, owner string) (*Tracer, error) {
 	return t.beginLocked(n), nil
 }
 
-// Export has an exporter look on sampled messages until Tracer.End. It takes no place of those who look on.
+// Export starts an exporter of sampled messages, until Tracer.End. It does not count towards Max.
 func (t *Traces) Export(s *Sampling, b Bounds) *Tracer {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -126,7 +127,7 @@ func (t *Traces) end(n *Tracer) {
 	}
 }
 
-// follow tells the tracers how far the journal is durable.
+// follow passes the journal's durable mark to the tracers.
 func (t *Traces) follow(ctx context.Context, done chan struct{}) {
 	defer close(done)
 	for {
@@ -140,7 +141,7 @@ func (t *Traces) follow(ctx context.Context, done chan struct{}) {
 	}
 }
 
-// Received tells of records that a connection has given to the journal, and when it began to.
+// Received reports records that a connection has given to the journal; at is when it began to.
 func (t *Traces) Received(recs []message.Record, at time.Time) {
 	for _, n := range t.tracers() {
 		for i := range recs {
@@ -151,38 +152,38 @@ func (t *Traces) Received(recs []message.Record, at time.Time) {
 	}
 }
 
-// Refused tells of a PUBLISH that a connection has not taken.
+// Refused reports a refused PUBLISH.
 func (t *Traces) Refused(rec *message.Record, code byte, reason string) {
 	for _, n := range t.tracers() {
 		n.refused(rec, code, reason)
 	}
 }
 
-// Acknowledged tells of an acknowledgement.
+// Acknowledged reports an acknowledgement.
 func (t *Traces) Acknowledged(seq uint64, code byte) {
 	for _, n := range t.tracers() {
 		n.acknowledged(seq, code, t.o.Durable())
 	}
 }
 
-// Wanted reports whether somebody looks on this record, which the rules are about to see.
+// Wanted reports whether a tracer wants this record, which the rules are about to evaluate.
 func (t *Traces) Wanted(rec *message.Record) bool {
 	return slices.ContainsFunc(t.tracers(), func(n *Tracer) bool { return n.wants(rec) })
 }
 
-// Evaluation is what the rules have made of a message.
+// Evaluation is the result of the rules for a message.
 type Evaluation struct {
-	Record *message.Record // copied, and not changed any more
-	// Rules are the ids of the rules by index.
+	Record *message.Record // a copy that no longer changes
+	// Rules are the rules' ids by index.
 	Rules []string
-	// Messages is how many the targets get.
+	// Messages is the number of messages for targets.
 	Messages int
 	At       time.Time // when
-	// Explain tells each rule's step. It is called later, on a goroutine of whoever looks on.
+	// Explain returns each rule's step. It is called later, on a goroutine of the tracer's user.
 	Explain func() []Step
 }
 
-// Evaluated tells what the rules have made of a message, before any target has it.
+// Evaluated reports the rules' result for a message, before any target has it.
 func (t *Traces) Evaluated(e *Evaluation) {
 	e.At = now()
 	for _, n := range t.tracers() {
@@ -192,12 +193,11 @@ func (t *Traces) Evaluated(e *Evaluation) {
 	}
 }
 
-// Settled tells what has become of what a rule sends. rule and target are indexes.
+// Settled reports the outcome of a target's message. rule and target are indexes.
 func (t *Traces) Settled(seq uint64, rule, target uint16, sink, outcome, reason string) {
 	for _, n := range t.tracers() {
 		n.settled(seq, rule, target, Step{Sink: sink, Outcome: outcome, Reason: reason})
 	}
 }
 
-// now is when a step is told.
 func now() time.Time { return time.Now().UTC() }

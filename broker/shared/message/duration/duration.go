@@ -1,5 +1,5 @@
-// Package duration reads durations as people write them. Everything that takes one from outside reads it here: the
-// configuration, rules, the HTTP API, Kafka and the command line.
+// Package duration parses durations written by people. All external ones are parsed here: in the configuration, rules,
+// the HTTP API, Kafka and the command line.
 package duration
 
 import (
@@ -15,12 +15,12 @@ var ErrDuration = errors.New("is not a duration: write a number with its unit, s
 
 const (
 	day = 24 * time.Hour
-	// maxDays leaves room in a time.Duration, which holds 106,751 days.
+	// maxDays fits a time.Duration, which holds 106,751 days.
 	maxDays = 36_500
 )
 
-// Parse reads what time.ParseDuration reads, and days before it: 90s, 1h30m, 7d, 1d12h, 1.5d. A day has 24 hours. The
-// duration is not negative.
+// Parse accepts what time.ParseDuration accepts, optionally preceded by days: 90s, 1h30m, 7d, 1d12h, 1.5d. A day has 24
+// hours. The duration must not be negative.
 func Parse(text string) (time.Duration, error) {
 	number, rest, days := strings.Cut(text, "d")
 	if !days {
@@ -49,7 +49,7 @@ func parse(text string) (time.Duration, error) {
 	return d, nil
 }
 
-// Text writes a duration that Parse reads, without the zero parts that time.Duration writes: 1h, not 1h0m0s.
+// Text formats a duration for Parse, without the zero parts of time.Duration.String: 1h, not 1h0m0s.
 func Text(d time.Duration) string {
 	s := d.String()
 	if strings.HasSuffix(s, "m0s") {

@@ -24,7 +24,7 @@ func TestParse(t *testing.T) {
 	}
 }
 
-// What is written can be read.
+// Formatted durations can be parsed.
 func TestText(t *testing.T) {
 	t.Parallel()
 	for d, want := range map[time.Duration]string{

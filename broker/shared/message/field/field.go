@@ -1,7 +1,7 @@
-// Package field reads and appends the fields that the product's own binary forms are made of: bytes,
-// variable-length integers (encoding/binary) and byte strings with their length before them. The record of
-// broker/shared/message, the session state of broker/session, and the stored forms of rules are such forms; each
-// says in a comment which fields it has. The package imports nothing of this module.
+// Package field reads and appends the fields of the gateway's own binary forms: bytes, variable-length integers
+// (encoding/binary) and byte strings preceded by their length. The record of broker/shared/message, the session state
+// of broker/session, and the stored forms of rules use it; each documents its fields. The package imports nothing of
+// this module.
 package field
 
 import "encoding/binary"
@@ -11,13 +11,12 @@ func AppendBytes[T ~string | ~[]byte](dst []byte, v T) []byte {
 	return append(binary.AppendUvarint(dst, uint64(len(v))), v...)
 }
 
-// Reader takes fields from the front of B. After the first field that is not there in full it is Bad: it
-// stays so, and every field read from then on is zero. A caller checks Bad once, at the end, and in loops
-// whose count was read from the input. The zero Reader with B set is ready; it is not safe for concurrent
-// use.
+// Reader takes fields from the front of B. After the first incomplete field it is Bad permanently, and every later
+// field is zero. A caller checks Bad once at the end, and in loops with a count from the input. The zero Reader with B
+// set is ready; it is not safe for concurrent use.
 type Reader struct {
 	B   []byte
-	Off int // what has been read
+	Off int // bytes read
 	Bad bool
 }
 
@@ -49,7 +48,7 @@ func (r *Reader) Uvarint() uint64 {
 // Varint reads a signed variable-length integer.
 func (r *Reader) Varint() int64 {
 	u := r.Uvarint()
-	v := int64(u >> 1) //nolint:gosec // the zigzag form of encoding/binary
+	v := int64(u >> 1) //nolint:gosec // zigzag, as in encoding/binary
 	if u&1 != 0 {
 		v = ^v
 	}
@@ -66,7 +65,7 @@ func (r *Reader) Uint64() uint64 {
 	return binary.BigEndian.Uint64(r.B[r.Off-8:])
 }
 
-// Bytes reads what AppendBytes wrote: a part of B, not a copy.
+// Bytes reads what AppendBytes wrote: a slice of B, not a copy.
 func (r *Reader) Bytes() []byte {
 	n := r.Uvarint()
 	if r.Bad || n > uint64(len(r.B)-r.Off) {
@@ -77,8 +76,8 @@ func (r *Reader) Bytes() []byte {
 	return r.B[r.Off-int(n) : r.Off]
 }
 
-// Count reads the number of elements that follow, each of at least size bytes (1 or more). A number that
-// the rest of the input cannot hold makes the Reader Bad, so that memory may be reserved for what it returns.
+// Count reads the number of elements that follow, each of at least size bytes (1 or more). A number that exceeds the
+// rest of the input makes the Reader Bad, so that the caller can allocate by it.
 func (r *Reader) Count(size int) int {
 	n := r.Uvarint()
 	if r.Bad || n > uint64((len(r.B)-r.Off)/size) {
@@ -88,7 +87,7 @@ func (r *Reader) Count(size int) int {
 	return int(n) //nolint:gosec // at most len(r.B)
 }
 
-// Rest returns what has not been read, nothing when the Reader is Bad.
+// Rest returns the unread bytes, none if the Reader is Bad.
 func (r *Reader) Rest() []byte {
 	if r.Bad {
 		return nil

@@ -8,7 +8,7 @@ import (
 	"cellgate/broker/shared/message/field"
 )
 
-// form is one of each field.
+// form returns a form with one of each field.
 func form() []byte {
 	b := []byte{7}
 	b = binary.AppendUvarint(b, math.MaxUint64)
@@ -44,7 +44,7 @@ func TestReader(t *testing.T) {
 	}
 }
 
-// TestReaderCutShort holds that an input cut at any byte is told, and that nothing is read after the cut.
+// TestReaderCutShort checks that an input cut at any byte is Bad, and that nothing is read after the cut.
 func TestReaderCutShort(t *testing.T) {
 	t.Parallel()
 	whole := form()
@@ -59,7 +59,7 @@ func TestReaderCutShort(t *testing.T) {
 	}
 }
 
-// TestReaderForgedLengths holds that a length or a count beyond the input neither panics nor passes.
+// TestReaderForgedLengths checks that a length or count beyond the input neither panics nor passes.
 func TestReaderForgedLengths(t *testing.T) {
 	t.Parallel()
 	for _, n := range []uint64{4, 1 << 31, math.MaxInt64, math.MaxUint64} {
