@@ -342,10 +342,10 @@ func (b *batch) reported(p *report, a *cell.Answer) error {
 			if known, err := b.t.byID(p.id); b.broken(err) != nil {
 				return err
 			} else if known == nil || news(known, &a.Record) {
-				break // Redis has this very word, and this disk does not: the gateway died in between, and nobody has told of it
+				break // Redis has this report and this disk does not: the gateway died in between, and the change is unpublished
 			}
 		}
-		if !noted || a.Record.State == string(p.status) { // else a later word follows in the journal, and tells of itself
+		if !noted || a.Record.State == string(p.status) { // else a later report follows in the journal
 			if _, err := b.adopt(a, false, nil); err != nil {
 				return err
 			}
@@ -356,7 +356,8 @@ func (b *batch) reported(p *report, a *cell.Answer) error {
 	return err
 }
 
-// noted reports whether Redis has this very word. A word that made an expired command late leaves no time there: it is not recognised.
+// noted reports whether Redis has this report, by its time. A report that made an expired command late stores no time: it is not
+// recognised.
 func (p *report) noted(r *cell.Record) bool {
 	switch p.status {
 	case Delivered:
