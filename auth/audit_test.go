@@ -29,8 +29,8 @@ func auditLines(t *testing.T, b []byte) []AuditEvent {
 	return out
 }
 
-// TestAuditSamplesRefusals: a flood for one reason costs a bounded number of lines, hides no other reason, and
-// each written line tells how many were left out.
+// TestAuditSamplesRefusals checks that many refusals for one reason cost a bounded number of lines and hide no other
+// reason, and that each written line has the number of omitted ones.
 func TestAuditSamplesRefusals(t *testing.T) {
 	t.Parallel()
 	var b bytes.Buffer
@@ -60,7 +60,7 @@ func TestAuditSamplesRefusals(t *testing.T) {
 	}
 }
 
-// openAudit makes an audit log of files of a megabyte.
+// openAudit makes an audit log with files of one megabyte.
 func openAudit(t *testing.T, path string, files int) *Audit {
 	t.Helper()
 	l, err := NewAudit(AuditOptions{
@@ -82,7 +82,7 @@ func TestAuditFile(t *testing.T) {
 	if err != nil || len(files) < 2 {
 		t.Fatalf("not rotated: %v %v", files, err)
 	}
-	// The files of before are compressed and dropped in the background: the directory is left when that is done.
+	// The rotated files are compressed and removed in the background; wait for that before the directory is removed.
 	check.Eventually(t, "the files of before are compressed, and two are kept", func() bool {
 		old, err := filepath.Glob(filepath.Join(filepath.Dir(path), "audit-2*"))
 		return err == nil && len(old) == 2 && !slices.ContainsFunc(old, func(f string) bool { return filepath.Ext(f) != ".gz" })
@@ -97,7 +97,7 @@ type failingWriter struct{}
 
 func (failingWriter) Write([]byte) (int, error) { return 0, errors.New("disk is full") }
 
-// TestAuditFailureRefusesNobody: what cannot be written is reported, and tokens are issued all the same.
+// TestAuditFailureRefusesNobody checks that a failed write is reported and tokens are issued anyway.
 func TestAuditFailureRefusesNobody(t *testing.T) {
 	t.Parallel()
 	f := open(t, func(c *Config) {
@@ -111,7 +111,7 @@ func TestAuditFailureRefusesNobody(t *testing.T) {
 	}
 }
 
-// TestAuditTellsWhoWhatWhyAndWhere follows one token.
+// TestAuditTellsWhoWhatWhyAndWhere follows one token through the audit log.
 func TestAuditTellsWhoWhatWhyAndWhere(t *testing.T) {
 	t.Parallel()
 	var b bytes.Buffer
@@ -201,8 +201,8 @@ func TestCheckVIN(t *testing.T) {
 	}
 }
 
-// TestOneVehicleCannotRotateEvidenceOut: refreshes as fast as a vehicle can make them leave a revocation where it is,
-// in the audit log and in the file of security events, and another vehicle's refresh is written.
+// TestOneVehicleCannotRotateEvidenceOut refreshes as fast as a vehicle can. A revocation must stay in the audit log and
+// in the file of security events, and another vehicle's refresh must be written.
 func TestOneVehicleCannotRotateEvidenceOut(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

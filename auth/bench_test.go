@@ -8,7 +8,7 @@ import (
 	"cellgate/test/check"
 )
 
-// TestVerifyAllocs holds the hot paths to what their comments promise.
+// TestVerifyAllocs checks the allocations that the comments of the hot paths promise.
 func TestVerifyAllocs(t *testing.T) {
 	f := open(t)
 	token := []byte(f.vehicle(t, testVIN))
@@ -36,7 +36,7 @@ func TestVerifyAllocs(t *testing.T) {
 	}
 }
 
-// TestCacheIsBounded: more tokens than places; every one is verified right, cached or pushed out.
+// TestCacheIsBounded verifies more tokens than the cache has entries, cached and removed ones.
 func TestCacheIsBounded(t *testing.T) {
 	t.Parallel()
 	f := open(t, func(c *Config) { c.CacheSize = 32 })

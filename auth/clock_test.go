@@ -12,13 +12,13 @@ import (
 
 const year = 365 * 24 * time.Hour
 
-// doubt is a wall clock's reputation under a test's hand.
+// doubt is how long the wall clock has been trusted, set by the test.
 type doubt struct{ trusted atomic.Int64 }
 
 func (d *doubt) get() time.Duration { return time.Duration(d.trusted.Load()) }
 
-// TestWrongClockDeletesNothing: neither a start nor a minute's work with a clock that is ten years ahead gives up a
-// revocation or a retired key. Both are given up once the clock has been right for longer than any token lives.
+// TestWrongClockDeletesNothing checks that neither a start nor a minute with a clock ten years ahead deletes a
+// revocation or a retired key. Both are deleted once the clock has been right for longer than any token's lifetime.
 func TestWrongClockDeletesNothing(t *testing.T) {
 	t.Parallel()
 	for _, by := range []time.Duration{time.Second, -time.Second, time.Hour, -time.Hour, 10 * year, -10 * year} {
@@ -42,7 +42,7 @@ func TestWrongClockDeletesNothing(t *testing.T) {
 		again, err := Open(c)
 		check.OK(t, err)
 		again.prune()
-		f.clock.Add(-by) // put right
+		f.clock.Add(-by) // corrected
 		for name, a := range map[string]*Authority{"running": f.Authority, "started meanwhile": again} {
 			if _, err := a.Verify([]byte(token), Peer{}); !errors.Is(err, ErrRevoked) {
 				t.Errorf("%v off, %s: the revoked token: %v", by, name, err)

@@ -8,7 +8,7 @@ import (
 	"cellgate/test/check"
 )
 
-// A token's limits, and those of its role, hold wherever commands are sent; both must allow a command.
+// A token's limits and those of its role apply to all commands; both must allow a command.
 func TestCommandLimits(t *testing.T) {
 	t.Parallel()
 	roles := map[string]RolePolicy{"loader": {
@@ -17,7 +17,7 @@ func TestCommandLimits(t *testing.T) {
 	f := open(t, func(c *Config) { c.Roles, c.VINLists = roles, map[string][]string{"pilot": {testVIN, "B"}} })
 	for name, c := range map[string]struct {
 		req  IssueRequest
-		want string // who and what is left
+		want string // the allowed combinations
 	}{
 		"none":           {IssueRequest{Role: RoleService, Scopes: []string{ScopeCommandSend}}, "load,A load,B lock,A lock,B"},
 		"names":          {IssueRequest{Role: RoleService, Commands: CommandLimit{Names: []string{"lock"}}}, "lock,A lock,B"},
@@ -58,7 +58,7 @@ func TestCommandLimits(t *testing.T) {
 	}
 }
 
-// A list counts as it is now, and one that is gone holds nobody.
+// A list applies as currently configured; a removed one counts as empty.
 func TestListsOfVINsAreReloaded(t *testing.T) {
 	t.Parallel()
 	var cfg Config
@@ -88,7 +88,7 @@ func TestListsOfVINsAreReloaded(t *testing.T) {
 	}
 }
 
-// A claim that is not understood must not pass for no limit.
+// A malformed claim must not count as no limit.
 func TestBadCommandClaimsAreRefused(t *testing.T) {
 	t.Parallel()
 	f := open(t)
@@ -104,7 +104,7 @@ func TestBadCommandClaimsAreRefused(t *testing.T) {
 	}
 }
 
-// What would limit nothing, or names what is not there, is not issued.
+// Limits that would have no effect, or name something that does not exist, are not issued.
 func TestLimitsThatAreNotIssued(t *testing.T) {
 	t.Parallel()
 	f := open(t)

@@ -9,8 +9,8 @@ import (
 	"cellgate/test/check"
 )
 
-// TestRevocationHasTheLeewayOnTheSafeSide: a token that Verify accepts although it is dated ahead does not survive a
-// revocation by sub; a token issued after it does, from the same second on.
+// TestRevocationHasTheLeewayOnTheSafeSide checks that a token dated ahead that Verify accepts does not survive a
+// revocation by sub, and that a token issued afterwards does, even in the same second.
 func TestRevocationHasTheLeewayOnTheSafeSide(t *testing.T) {
 	t.Parallel()
 	f := open(t)
@@ -28,7 +28,7 @@ func TestRevocationHasTheLeewayOnTheSafeSide(t *testing.T) {
 	f.accepted(t, f.vehicle(t, testVIN))
 }
 
-// TestRevokeIssueRevoke: all in one second, and the token between the two is revoked.
+// TestRevokeIssueRevoke does all three in one second; the token issued in between is revoked.
 func TestRevokeIssueRevoke(t *testing.T) {
 	t.Parallel()
 	for _, r := range []Revocation{{Subject: testVIN}, {IssuedBefore: newClock().Now()}} {
@@ -49,7 +49,7 @@ func TestRevokeIssueRevoke(t *testing.T) {
 	}
 }
 
-// TestLockIsALock: nothing is issued for a subject that is locked out, however short the lock.
+// TestLockIsALock checks that nothing is issued for a locked-out subject, however short the lock.
 func TestLockIsALock(t *testing.T) {
 	t.Parallel()
 	f := open(t)
@@ -65,7 +65,8 @@ func TestLockIsALock(t *testing.T) {
 	f.accepted(t, f.vehicle(t, testVIN))
 }
 
-// TestRevocationStaysWithItsIssuer: a subject of one issuer, or in one role, is not another's.
+// TestRevocationStaysWithItsIssuer checks that a revocation for one issuer or role does not affect the same subject of
+// another.
 func TestRevocationStaysWithItsIssuer(t *testing.T) {
 	t.Parallel()
 	f := open(t)
@@ -91,8 +92,8 @@ func TestRevocationStaysWithItsIssuer(t *testing.T) {
 	check.Eventually(t, "an entry of an earlier version holds for every issuer", func() bool { return revoked(old) })
 }
 
-// TestSessionsEndWithTheirKey: a rotation that does not keep the old key, its time running out, and a key file that
-// is taken away each end the sessions of its tokens.
+// TestSessionsEndWithTheirKey checks that sessions end with their token's key: after a rotation that does not keep it,
+// when its time is over, and when its file is removed.
 func TestSessionsEndWithTheirKey(t *testing.T) {
 	t.Parallel()
 	end := map[string]func(t *testing.T, f *fixture, kid string){
@@ -132,7 +133,7 @@ func TestSessionsEndWithTheirKey(t *testing.T) {
 	}
 }
 
-// TestAKeyFileIsNotGoneAtOnce: a directory of keys that is restored file by file ends no session, once and again.
+// TestAKeyFileIsNotGoneAtOnce restores a directory of keys file by file, twice; no session may end.
 func TestAKeyFileIsNotGoneAtOnce(t *testing.T) {
 	t.Parallel()
 	f := open(t, func(c *Config) { c.Poll = time.Hour })

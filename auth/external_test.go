@@ -20,7 +20,7 @@ import (
 
 const partner = "https://login.example.com"
 
-// partnerKey is an external issuer's key with its forge.
+// partnerKey is an external issuer's key and its forge.
 type partnerKey struct {
 	kid string
 	key crypto.Signer
@@ -81,7 +81,7 @@ func TestExternalIssuerByFile(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	// The issuer's name in a token that our own key signed.
+	// A token signed by the cell's own key with the external issuer's name.
 	g := newForge(f)
 	g.Claims = g.Claims.With("iss", partner)
 	if _, err := f.Verify([]byte(g.Token()), Peer{}); !errors.Is(err, ErrBadToken) {
@@ -97,8 +97,8 @@ func TestExternalIssuerByFile(t *testing.T) {
 	}
 }
 
-// TestExternalIssuerByURL: fetched in the background, kept on disk, in force while the issuer is away, also over
-// a restart; a broken or empty answer replaces nothing.
+// TestExternalIssuerByURL checks that the key set is fetched in the background and stored on disk, and stays in force
+// while the issuer is away, also across a restart. A broken or empty answer replaces nothing.
 func TestExternalIssuerByURL(t *testing.T) {
 	t.Parallel()
 	key, next := newPartnerKey(t, "u-1"), newPartnerKey(t, "u-2")
@@ -139,7 +139,7 @@ func TestExternalIssuerByURL(t *testing.T) {
 	}
 }
 
-// TestUnknownKidFetchesNothing: a token cannot make the gateway fetch at will, nor wait.
+// TestUnknownKidFetchesNothing checks that tokens cannot trigger fetches at will or make the gateway wait.
 func TestUnknownKidFetchesNothing(t *testing.T) {
 	t.Parallel()
 	var fetches atomic.Int64

@@ -9,7 +9,8 @@ import (
 	"cellgate/test/check"
 )
 
-// TestRootGivesFilesToTheOwner: what root writes into a directory of the gateway's user belongs to that user.
+// TestRootGivesFilesToTheOwner checks that files written by root into a directory of the gateway's user belong to that
+// user.
 func TestRootGivesFilesToTheOwner(t *testing.T) {
 	t.Parallel()
 	if os.Geteuid() != 0 {

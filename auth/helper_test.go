@@ -46,7 +46,7 @@ type fixture struct {
 	dir   string
 }
 
-// testConfig is an authority's that looks at its files only when it is told to.
+// testConfig returns a configuration whose authority reads its files only on demand.
 func testConfig(dir string, now func() time.Time) Config {
 	return Config{
 		Dir: dir, Cell: testCell, Issuer: "cellgate/" + testCell, Algorithm: ES256, VehicleName: NameFromSAN,
@@ -55,7 +55,7 @@ func testConfig(dir string, now func() time.Time) Config {
 	}
 }
 
-// unclosed is a writer that needs no closing.
+// unclosed adds a Close that does nothing to a writer.
 type unclosed struct{ io.Writer }
 
 func (unclosed) Close() error { return nil }

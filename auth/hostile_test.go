@@ -11,9 +11,8 @@ import (
 	"cellgate/test/forge"
 )
 
-// TestHostileTokens presents every hostile token to Verify and to the HTTP middleware, twice each: the second
-// time it must not come from the cache. Nothing of any token may reach a log, the audit log, an error or an
-// answer.
+// TestHostileTokens presents every hostile token to Verify and to the HTTP middleware, twice each: the second time it
+// must not be in the cache. No part of a token may appear in a log, the audit log, an error or an answer.
 func TestHostileTokens(t *testing.T) {
 	t.Parallel()
 	f := open(t)
@@ -77,7 +76,7 @@ func assertNoSecrets(t *testing.T, f *fixture, order []string, tokens map[string
 	}
 }
 
-// TestTokenOfARetiredKey: the key is known, the signature good, the token young, and yet.
+// TestTokenOfARetiredKey presents a young token with a good signature of a known but retired key.
 func TestTokenOfARetiredKey(t *testing.T) {
 	t.Parallel()
 	f := open(t)
@@ -93,8 +92,8 @@ func TestTokenOfARetiredKey(t *testing.T) {
 	}
 }
 
-// TestTokenOfAnotherCellWithTheSameKeys: two cells that were given one key directory's content by mistake
-// still do not accept each other's tokens.
+// TestTokenOfAnotherCellWithTheSameKeys checks that two cells that share a key directory's content by mistake do not
+// accept each other's tokens.
 func TestTokenOfAnotherCellWithTheSameKeys(t *testing.T) {
 	t.Parallel()
 	f := open(t)
@@ -123,8 +122,8 @@ func FuzzVerify(f *testing.F) {
 	})
 }
 
-// FuzzParseObject holds the strict parser to what it promises beyond JSON: it accepts only what encoding/json
-// accepts, and never two members of one name.
+// FuzzParseObject checks that the strict parser accepts only what encoding/json accepts, and never two members of one
+// name.
 func FuzzParseObject(f *testing.F) {
 	for _, s := range []string{`{}`, `{"a":1,"a":2}`, `{"a":{"b":[1,{"c":null}]}}`, `{"a":1}x`, `[]`, `{"a":"\ud800"}`} {
 		f.Add([]byte(s))

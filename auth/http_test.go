@@ -49,7 +49,7 @@ func signCert(t testing.TB, tmpl, parent *x509.Certificate, public any, key *ecd
 	return cert
 }
 
-// vehicle makes a client certificate that names VINs in its SAN and one in its CN.
+// vehicle makes a client certificate with VINs in its SAN and one in its CN.
 func (ca *authorityCA) vehicle(t testing.TB, now time.Time, cn string, urns ...string) tls.Certificate {
 	t.Helper()
 	key := forge.AttackerKey(t)
@@ -66,7 +66,7 @@ func (ca *authorityCA) vehicle(t testing.TB, now time.Time, cn string, urns ...s
 	return tls.Certificate{Certificate: [][]byte{cert.Raw}, PrivateKey: key, Leaf: cert}
 }
 
-// tokenServer serves the token API over TLS, asking for a client certificate of any CA.
+// tokenServer serves the token API over TLS and accepts a client certificate of any CA.
 func tokenServer(t testing.TB, f *fixture) *httptest.Server {
 	t.Helper()
 	mux := http.NewServeMux()
@@ -135,7 +135,7 @@ func TestTokenByCertificate(t *testing.T) {
 		t.Fatalf("%+v %v", id, err)
 	}
 	other := ca.vehicle(t, now, "", "urn:vin:"+testVIN)
-	for range 2 { // the second time it is in the cache
+	for range 2 { // the second time from the cache
 		for _, cert := range []*x509.Certificate{nil, other.Leaf} {
 			if _, err := f.Verify(token, Peer{Certificate: cert}); Reason(err) != "certificate" {
 				t.Fatalf("bound token without its certificate: %v", err)
@@ -184,7 +184,8 @@ func TestVehicleNameFromCN(t *testing.T) {
 	}
 }
 
-// TestVehicleNameIsTheBytesThatItIs: a certificate for the subject abc is not one for ABC, and nothing is decoded.
+// TestVehicleNameIsTheBytesThatItIs checks that a certificate for the subject abc is not one for ABC, and that nothing
+// is decoded.
 func TestVehicleNameIsTheBytesThatItIs(t *testing.T) {
 	t.Parallel()
 	now := newClock().Now()

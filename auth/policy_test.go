@@ -10,12 +10,11 @@ import (
 	"cellgate/test/check"
 )
 
-// The matrix: every role, every operation, every form that a topic can take, towards the own VIN and
-// towards another's. A cell holds what the contract says, written out by hand.
+// The matrix covers every role, operation and form of topic, for the own VIN and another. Its cells are the contract,
+// written by hand.
 //
-// The forms cover what reaches the policy by other ways too: a will, a resolved alias and a retained PUBLISH
-// ask Publish; a shared or wildcard subscription and one that is resumed ask Subscribe; retained, live,
-// queued and resumed deliveries ask Receive.
+// The forms also cover other ways to the policy: a will, a resolved alias and a retained PUBLISH use Publish; shared,
+// wildcard and resumed subscriptions use Subscribe; retained, live, queued and resumed deliveries use Receive.
 
 // topicForms are topic names below a VIN.
 var topicForms = []string{
@@ -26,7 +25,7 @@ var topicForms = []string{
 // filterForms are topic filters below a VIN.
 var filterForms = append([]string{"up/#", "up/+", "+/telemetry", "res/#", "res/+/+", "cmd/#", "cmd/+/+", "cmd/c1/+", "sys/#", "sys/+", "+", "#", "+/#", "token/#"}, topicForms...)
 
-// wide are filters and topics that belong to no single VIN.
+// wideFilters are filters and topics of no single VIN.
 var wideFilters = []string{
 	"#", "+", "+/#", "+/+/#", "v1/#", "v1/+", "v1/+/#", "v1/+/+", "v1/+/+/#", "+/" + testVIN + "/up/#", "v1/+/up/#",
 	"v1/+/up/+", "v1/+/up/telemetry", "v1/+/res/#", "v1/+/res/+/+", "v1/+/cmd/#", "v1/+/cmd/+/+", "v1/+/sys/#",
@@ -36,9 +35,9 @@ var wideFilters = []string{
 type actor struct {
 	name string
 	id   Identity
-	// publish and subscribe are what the contract grants, as a function of the VIN and what is below it.
+	// publish and subscribe are the contract's grants, by VIN and the topic below it.
 	publish, subscribe func(own bool, below string) bool
-	// wide are the filters of no single VIN that it may subscribe to.
+	// wide lists the allowed filters of no single VIN.
 	wide []string
 }
 
@@ -152,8 +151,8 @@ func TestMatrix(t *testing.T) {
 	t.Logf("%d combinations", checked)
 }
 
-// TestNoCrossing is the property that the matrix shows: whatever a vehicle may subscribe to, publish or receive
-// matches no topic of another.
+// TestNoCrossing checks the property behind the matrix: no topic that a vehicle may subscribe to, publish or receive
+// belongs to another.
 func TestNoCrossing(t *testing.T) {
 	t.Parallel()
 	p := matrixPolicy(t)
@@ -183,7 +182,7 @@ func TestNoCrossing(t *testing.T) {
 	}
 }
 
-// TestTokenTopic: the topic that carries secrets is closed to all but its owner, whatever a role grants.
+// TestTokenTopic checks that only its owner may use the topic that carries secrets, whatever a role grants.
 func TestTokenTopic(t *testing.T) {
 	t.Parallel()
 	p := matrixPolicy(t)
@@ -201,7 +200,7 @@ func TestTokenTopic(t *testing.T) {
 	}
 }
 
-// TestLabRole is the contract's example.
+// TestLabRole checks the contract's example.
 func TestLabRole(t *testing.T) {
 	t.Parallel()
 	lab := newPermissions(matrixPolicy(t), &Identity{Subject: "bench/1 +", Role: "lab", Anonymous: true})
@@ -309,7 +308,7 @@ func TestWithheld(t *testing.T) {
 	}
 }
 
-// TestGrantForms: the three compiled forms of a grant say the same as plain substitution.
+// TestGrantForms checks that the three compiled forms of a grant are equivalent to plain substitution.
 func TestGrantForms(t *testing.T) {
 	t.Parallel()
 	templates := []string{
@@ -418,7 +417,7 @@ func TestAnonymous(t *testing.T) {
 		{RoleVehicle, "", false},
 		{"lab", "bench/1/+", true},
 		{"lab", "", true},
-		{"lab", testVIN, false}, // it would take the vehicle's session over
+		{"lab", testVIN, false}, // it would take over the vehicle's session
 		{"twin", "a", true},
 		{"twin", "#", false},
 		{RoleService, "x", false},
@@ -457,7 +456,8 @@ func BenchmarkPermissions(b *testing.B) {
 	})
 }
 
-// Outcomes of commands go where their sender may read, and not where they would pass for something else.
+// Outcomes of commands may go to topics that their sender can read, except where they would be mistaken for other
+// messages.
 func TestRespond(t *testing.T) {
 	t.Parallel()
 	p := matrixPolicy(t)

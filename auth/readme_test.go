@@ -10,7 +10,7 @@ import (
 	"cellgate/test/check"
 )
 
-// TestReadmeTable holds the documentation's table of scopes against EndpointScopes.
+// TestReadmeTable compares the documentation's table of scopes with EndpointScopes.
 func TestReadmeTable(t *testing.T) {
 	t.Parallel()
 	b, err := os.ReadFile("README.md")

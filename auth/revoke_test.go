@@ -27,7 +27,7 @@ func TestRevoke(t *testing.T) {
 	now := newClock().Now()
 	tests := map[string]struct {
 		revoke Revocation
-		// what becomes of a token of testVIN, one of testVIN issued an hour later, one of otherVIN
+		// expected results for a token of testVIN, one of testVIN issued an hour later, one of otherVIN
 		first, later, other error
 	}{
 		"by jti":                      {Revocation{TokenID: "jti"}, ErrRevoked, nil, nil},
@@ -43,7 +43,7 @@ func TestRevoke(t *testing.T) {
 			f := open(t, func(c *Config) { c.TTL = 3 * time.Hour })
 			first, id := f.issue(t, IssueRequest{Subject: testVIN, Role: RoleVehicle})
 			other := f.vehicle(t, otherVIN)
-			f.refusedFor(t, first, nil) // cached from here on
+			f.refusedFor(t, first, nil) // cached from now on
 			f.refusedFor(t, other, nil)
 			if tt.revoke.TokenID != "" {
 				tt.revoke.TokenID = id.TokenID
@@ -65,7 +65,7 @@ func TestRevoke(t *testing.T) {
 	}
 }
 
-// TestIssueRightAfterRevocation: the token that a vehicle gets in the very second of its revocation works.
+// TestIssueRightAfterRevocation checks that a token issued in the second of the vehicle's revocation is valid.
 func TestIssueRightAfterRevocation(t *testing.T) {
 	t.Parallel()
 	for _, leeway := range []time.Duration{0, time.Minute} {
@@ -112,8 +112,8 @@ func TestRevokeRefuses(t *testing.T) {
 	}
 }
 
-// TestRevocationSurvivesKill opens the directory again without closing it first, as after kill -9, with a
-// torn last line of an entry that was never confirmed.
+// TestRevocationSurvivesKill opens the directory again without closing it, as after kill -9, with a torn last line of
+// an unconfirmed entry.
 func TestRevocationSurvivesKill(t *testing.T) {
 	t.Parallel()
 	f := open(t)
@@ -134,7 +134,7 @@ func TestRevocationSurvivesKill(t *testing.T) {
 		}
 		again2 := &fixture{Authority: again, clock: f.clock}
 		again2.refusedFor(t, token, ErrRevoked)
-		if cut%16 == 0 { // and it can be written on, after the torn line
+		if cut%16 == 0 { // it can be appended to after the torn line
 			if _, err := again.Revoke(Revocation{TokenID: "next"}, Caller{}); err != nil {
 				t.Fatal(err)
 			}
@@ -157,8 +157,7 @@ func copyKeys(t *testing.T, from, to string) {
 	}
 }
 
-// TestRevokeWaitsForTheDisk: nobody is told that a revocation is done before its fsync, and a failed fsync is
-// told.
+// TestRevokeWaitsForTheDisk checks that Revoke returns only after its fsync, and returns an error of it.
 func TestRevokeWaitsForTheDisk(t *testing.T) {
 	t.Parallel()
 	f := open(t)
@@ -179,8 +178,7 @@ func TestRevokeWaitsForTheDisk(t *testing.T) {
 	}
 }
 
-// TestRevokeReturnsInForce: whoever reads the line from the file first, a revocation is in force when its call
-// returns.
+// TestRevokeReturnsInForce checks that a revocation is in force when its call returns, whoever reads its line first.
 func TestRevokeReturnsInForce(t *testing.T) {
 	t.Parallel()
 	f := open(t)
@@ -214,8 +212,8 @@ func TestRevokeReturnsInForce(t *testing.T) {
 	followers.Wait()
 }
 
-// TestDamagedRevocationLog: a flipped bit anywhere in a confirmed entry is found. A list with a hole in it must
-// not be taken for the whole.
+// TestDamagedRevocationLog checks that a flipped bit anywhere in a confirmed entry is found. An incomplete list must
+// not be accepted.
 func TestDamagedRevocationLog(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -226,7 +224,7 @@ func TestDamagedRevocationLog(t *testing.T) {
 	}
 	whole, err := os.ReadFile(l.path())
 	check.OK(t, err)
-	for i := range len(whole) - 1 { // without its end, the last line is a torn one
+	for i := range len(whole) - 1 { // without its newline, the last line is a torn one
 		for _, bit := range []int{0, 5} {
 			spoiled := append([]byte(nil), whole...)
 			spoiled[i] ^= 1 << bit
@@ -234,7 +232,7 @@ func TestDamagedRevocationLog(t *testing.T) {
 			fresh := newRevLog(dir)
 			_, err := fresh.read()
 			if !errors.Is(err, errRevocationLog) {
-				// Upper and lower case of the checksum's digits say the same.
+				// The case of the checksum's digits does not matter.
 				if strings.EqualFold(string(spoiled), string(whole)) && err == nil {
 					continue
 				}
@@ -245,7 +243,7 @@ func TestDamagedRevocationLog(t *testing.T) {
 	}
 }
 
-// TestRevocationByAnotherProcess: the command line revokes on the same directory.
+// TestRevocationByAnotherProcess revokes like the command line on the same directory.
 func TestRevocationByAnotherProcess(t *testing.T) {
 	t.Parallel()
 	f := open(t)
@@ -266,8 +264,8 @@ func TestRevocationByAnotherProcess(t *testing.T) {
 	f.refusedFor(t, token, ErrRevoked)
 }
 
-// TestWatchLeavesNoGap: connections that register, ask Revoked, and are told by the watcher; however a
-// revocation falls between, each ends.
+// TestWatchLeavesNoGap has connections that register, call Ended, and are notified by the watcher. Each must end,
+// whenever the revocation comes in between.
 func TestWatchLeavesNoGap(t *testing.T) {
 	t.Parallel()
 	f := open(t)
@@ -317,7 +315,8 @@ func TestWatchLeavesNoGap(t *testing.T) {
 	})
 }
 
-// TestPurge: asked for once, after the watchers of the revocation, and not again by a restart.
+// TestPurge checks that a purge is requested once, after the watchers have run for its revocation, and not again after
+// a restart.
 func TestPurge(t *testing.T) {
 	t.Parallel()
 	f := open(t)
@@ -346,8 +345,8 @@ func TestPurge(t *testing.T) {
 	again.watchers.mu.Unlock()
 }
 
-// TestCompaction: superseded and outlived entries leave the file, the others stay, and a reader that follows
-// the file goes on with the new one.
+// TestCompaction checks that superseded and expired entries leave the file, that the others stay, and that a reader of
+// the old file continues with the new one.
 func TestCompaction(t *testing.T) {
 	t.Parallel()
 	f := open(t, func(c *Config) { c.Poll = time.Hour })
@@ -382,10 +381,10 @@ func TestCompaction(t *testing.T) {
 	}
 }
 
-// A revocation log that is deleted under a running gateway is put back: a start without it would accept what was revoked.
+// A revocation log deleted under a running gateway is restored: a start without it would accept revoked tokens.
 func TestADeletedRevocationLogIsPutBack(t *testing.T) {
 	t.Parallel()
-	f := open(t, func(c *Config) { c.Poll = time.Hour }) // or it is put back before the test looks
+	f := open(t, func(c *Config) { c.Poll = time.Hour }) // otherwise it would be restored before the test looks
 	token, id := f.issue(t, IssueRequest{Subject: testVIN, Role: RoleVehicle})
 	if _, err := f.Revoke(Revocation{TokenID: id.TokenID}, Caller{}); err != nil {
 		t.Fatal(err)

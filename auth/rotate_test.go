@@ -33,7 +33,7 @@ func jwksKIDs(t *testing.T, a *Authority) []string {
 	return kids
 }
 
-// TestRotation follows one rotation through its whole life.
+// TestRotation follows one rotation from start to end.
 func TestRotation(t *testing.T) {
 	t.Parallel()
 	const activation = 10 * time.Second
@@ -65,7 +65,7 @@ func TestRotation(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	// The last token of the old key, issued right before the switch, is good to the end of its leeway.
+	// The last token of the old key, issued right before the switch, is valid to the end of its leeway.
 	f.clock.Add(time.Hour + time.Minute - 12*time.Second)
 	if _, err := f.Verify([]byte(before), Peer{}); err != nil {
 		t.Fatalf("refused before its time: %v", err)
@@ -90,12 +90,12 @@ func TestRotation(t *testing.T) {
 	}
 }
 
-// TestRotationUnderLoad: while keys are rotated again and again, by this process and by another on the same
-// directory, no vehicle is refused a token's verification or its issue.
+// TestRotationUnderLoad rotates keys repeatedly, in this process and another on the same directory. No vehicle may be
+// refused the verification or issue of a token.
 func TestRotationUnderLoad(t *testing.T) {
 	t.Parallel()
-	// The clock is real so that the activation passes. It is half of the default's: what it is for is that
-	// every process has the key before one signs with it, on a busy machine too.
+	// The clock is real, so that the activation passes. Half of the default is enough for every process to read the key
+	// before one signs with it, even on a busy machine.
 	const activation = 5 * time.Second
 	f := open(t, func(c *Config) { c.Now, c.KeyActivation, c.CacheSize = time.Now, activation, 64 })
 	tool := open(t, func(c *Config) { c.Dir, c.Now, c.KeyActivation, c.NoCreate = f.dir, time.Now, activation, true })
@@ -136,8 +136,8 @@ func TestRotationUnderLoad(t *testing.T) {
 	t.Logf("%d tokens issued and verified", verified.Load())
 }
 
-// TestClockJumps: every verdict is a function of the clock as it is now; a jump in either direction changes
-// it at once and back again, cached or not, and never lets an expired token in beyond the leeway.
+// TestClockJumps checks that every verdict depends on the present clock only. A jump in either direction changes it at
+// once and back again, cached or not, and never admits an expired token beyond the leeway.
 func TestClockJumps(t *testing.T) {
 	t.Parallel()
 	f := open(t)
@@ -149,7 +149,7 @@ func TestClockJumps(t *testing.T) {
 	}{
 		{0, nil},
 		{time.Hour, ErrExpired}, // an hour ahead
-		{0, nil},                // and back: it recovers
+		{0, nil},                // and back: valid again
 		{-time.Hour, ErrNotYetValid},
 		{-61 * time.Second, ErrNotYetValid},
 		{-60 * time.Second, nil},
@@ -176,7 +176,7 @@ func TestClockJumps(t *testing.T) {
 	}
 }
 
-// TestClockJumpKeepsKeysAndRevocations: an hour ahead and back must neither forget a revocation nor a key.
+// TestClockJumpKeepsKeysAndRevocations checks that a jump of an hour ahead and back deletes no revocation or key.
 func TestClockJumpKeepsKeysAndRevocations(t *testing.T) {
 	t.Parallel()
 	f := open(t, func(c *Config) { c.MaxTTL = time.Hour })
@@ -200,7 +200,7 @@ func TestClockJumpKeepsKeysAndRevocations(t *testing.T) {
 	}
 }
 
-// TestReload: a bad key file leaves what was in force; a good one takes effect by itself.
+// TestReload checks that a bad key file changes nothing, and that a good one takes effect by itself.
 func TestReload(t *testing.T) {
 	t.Parallel()
 	f := open(t)
@@ -221,7 +221,7 @@ func TestReload(t *testing.T) {
 	}
 }
 
-// TestLoadKeyRefuses: every way in which a key file can be wrong.
+// TestLoadKeyRefuses checks every way in which a key file can be wrong.
 func TestLoadKeyRefuses(t *testing.T) {
 	t.Parallel()
 	f := open(t)

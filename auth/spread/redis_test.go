@@ -91,7 +91,7 @@ func TestLostData(t *testing.T) {
 	check.OK(t, s.Add(t.Context(), []auth.Revocation{entry(1), entry(2)}))
 	_, c, err := s.Since(t.Context(), auth.StoreCursor{})
 	check.OK(t, err)
-	// A failover to a replica that lacks the last write: the version is below the reader's.
+	// After a failover to a replica without the last write, the version is below the reader's.
 	if _, err := srv.ZRem("{cellgate:revocations:a}:log", mustMember(t, srv)); err != nil {
 		t.Fatal(err)
 	}
@@ -104,7 +104,7 @@ func TestLostData(t *testing.T) {
 	if _, flushed, err := s.Since(t.Context(), next); err != nil || flushed.Epoch == next.Epoch {
 		t.Fatalf("a flush is not told: %v %v", flushed, err)
 	}
-	// What is not JSON of a revocation is passed over.
+	// Entries that are not the JSON of a revocation are skipped.
 	check.OK(t, s.Add(t.Context(), []auth.Revocation{entry(3)}))
 	if _, err := srv.ZAdd("{cellgate:revocations:a}:log", 0.5, "{broken"); err != nil {
 		t.Fatal(err)
@@ -135,8 +135,8 @@ func gateway(t *testing.T, dir string, store auth.RevocationStore) *auth.Authori
 	return a
 }
 
-// TestGateways: a revocation reaches the other gateway, its watchers and its disk; with Redis down both go on,
-// keep what they know over a restart, and even out when Redis is back with nothing in it.
+// TestGateways checks that a revocation reaches the other gateway, its watchers and its disk. With Redis down both
+// continue, keep their entries across a restart, and exchange them when an empty Redis is back.
 func TestGateways(t *testing.T) {
 	t.Parallel()
 	srv := miniredis.RunT(t)

@@ -11,8 +11,8 @@ import (
 	"cellgate/test/harness"
 )
 
-// TestOperatorsAreAudited: who sends vehicles away, drains, or changes rules or the configuration stands in the file of
-// security events, with name, role and issuer.
+// TestOperatorsAreAudited checks that disconnects, drains and changes of rules or the configuration are in the file of
+// security events, with name, role and issuer of the operator.
 func TestOperatorsAreAudited(t *testing.T) {
 	t.Parallel()
 	g := harness.StartGateway(t, harness.Options{})

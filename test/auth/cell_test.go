@@ -21,11 +21,11 @@ const (
 	vinB   = "LTEST0000000000B2"
 )
 
-// quick makes tests of many connections independent of the limits, and the gateway's log as talkative as it gets,
-// for the search of secrets.
+// quick removes the connect limit for tests of many connections, and sets the log level to debug, for the search for
+// secrets.
 const quick = "limits: {connect_rate: 0}\nlog: {level: debug}\n"
 
-// issuer issues with a gateway's keys, as the command line does, without a process for each token.
+// issuer issues with a gateway's keys like the command line, without a process per token.
 type issuer struct {
 	t testing.TB
 	*auth.Authority
@@ -45,7 +45,7 @@ func issuerOf(t testing.TB, g *harness.Gateway) issuer {
 
 func (i issuer) issue(req auth.IssueRequest) (string, auth.Identity) {
 	i.t.Helper()
-	err := i.Reload() // what the gateway has revoked or rotated a moment ago
+	err := i.Reload() // the gateway may have just revoked or rotated
 	check.OK(i.t, err)
 	token, id, err := i.Issue(req)
 	check.OK(i.t, err)
@@ -81,7 +81,7 @@ func records(t testing.TB, g *harness.Gateway) []message.Record {
 	return out
 }
 
-// auditLog is the text of a gateway's audit log.
+// auditLog returns the text of a gateway's audit log.
 func auditLog(t testing.TB, g *harness.Gateway) string {
 	t.Helper()
 	b, err := os.ReadFile(filepath.Join(g.Dir, "data", "audit.log"))
@@ -89,7 +89,7 @@ func auditLog(t testing.TB, g *harness.Gateway) string {
 	return string(b)
 }
 
-// logs is everything that a gateway has logged.
+// logs returns everything that a gateway has logged.
 func logs(t testing.TB, g *harness.Gateway) string {
 	t.Helper()
 	b, err := os.ReadFile(g.Log)
@@ -97,7 +97,7 @@ func logs(t testing.TB, g *harness.Gateway) string {
 	return string(b) + auditLog(t, g)
 }
 
-// awaitAudit waits for a line of the audit log that holds all the parts.
+// awaitAudit waits for a line of the audit log that contains all the parts.
 func awaitAudit(t testing.TB, g *harness.Gateway, parts ...string) {
 	t.Helper()
 	check.Eventually(t, "audit line with "+strings.Join(parts, " "), func() bool { return anyLineHas(auditLog(t, g), parts) })

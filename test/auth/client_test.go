@@ -8,7 +8,7 @@ import (
 	"cellgate/test/mqtt"
 )
 
-// patience is how long anything that must happen may take on a loaded machine.
+// patience is the longest time that an expected event may take on a loaded machine.
 const patience = 20 * time.Second
 
 // Reason codes of MQTT 5.
@@ -17,7 +17,7 @@ const (
 	reasonBadCredentials = 0x86
 )
 
-// connect is a CONNECT, by what these tests vary.
+// connect describes a CONNECT by the fields that these tests vary.
 type connect struct {
 	id, user string
 	password string // a token
@@ -25,7 +25,7 @@ type connect struct {
 	keep     bool   // no clean start; on 5 with a session expiry of an hour
 	will     string // topic
 	willKept bool   // retained
-	method   string // authentication method; the password travels as its data
+	method   string // authentication method; the password is sent as its data
 	tls      *tls.Config
 }
 
@@ -60,7 +60,7 @@ func open(t testing.TB, addr string, c connect) (*mqtt.T, byte) {
 	return m, ack.Reason
 }
 
-// tryOpen is open for a CONNECT that may go without answer: then it returns the zero Packet.
+// tryOpen is like open for a CONNECT that may get no answer; then it returns the zero Packet.
 func tryOpen(t testing.TB, addr string, c connect) (*mqtt.T, mqtt.Packet) {
 	t.Helper()
 	m := mqtt.DialT(t, addr, c.version, c.tls)
@@ -72,7 +72,7 @@ func tryOpen(t testing.TB, addr string, c connect) (*mqtt.T, mqtt.Packet) {
 	return m, ack
 }
 
-// mustOpen is open for a client that has to be let in.
+// mustOpen is like open for a client that must be accepted.
 func mustOpen(t testing.TB, addr string, c connect) *mqtt.T {
 	t.Helper()
 	m, code := open(t, addr, c)
@@ -82,13 +82,13 @@ func mustOpen(t testing.TB, addr string, c connect) *mqtt.T {
 	return m
 }
 
-// publish is a PUBLISH that may be refused: with a reason, or with the end of the connection, which is an error.
+// publish sends a PUBLISH that may be refused: with a reason, or by the end of the connection, which is an error.
 func publish(m *mqtt.T, p mqtt.Publish) (code byte, err error) { return m.Client.Publish(p) }
 
 // subscribe returns the SUBACK's code.
 func subscribe(m *mqtt.T, filter string) byte { return m.Subscribe(mqtt.Filter(filter, 1))[0] }
 
-// authenticate sends AUTH 0x19 and returns the reason of the AUTH that answers.
+// authenticate sends AUTH 0x19 and returns the reason code of the answering AUTH.
 func authenticate(m *mqtt.T, token string) (code byte, err error) {
 	err = m.Client.Send(mqtt.Frame(mqtt.AUTH<<4, []byte{0x19},
 		mqtt.Properties(mqtt.String(mqtt.AuthMethod, "CELL-JWT"), mqtt.String(mqtt.AuthData, token))))
@@ -99,8 +99,8 @@ func authenticate(m *mqtt.T, token string) (code byte, err error) {
 	return p.Reason, err
 }
 
-// ended waits until the gateway has closed, and returns the reason and the reason string of its DISCONNECT, 0 and
-// "" for none.
+// ended waits until the gateway has closed the connection, and returns the reason code and reason string of its
+// DISCONNECT, or 0 and "".
 func ended(m *mqtt.T) (reason byte, why string) {
 	m.TB.Helper()
 	bye := m.Ended()

@@ -1,3 +1,3 @@
-// Package authtest shows tokens, permissions and revocation from the outside: against the gateway as a process of
-// its own, over its sockets, with its command line. What auth promises for its functions is tested there.
+// Package authtest tests tokens, permissions and revocation from the outside: against the gateway as a separate
+// process, over its sockets and with its command line. The functions of auth are tested in auth.
 package authtest

@@ -19,7 +19,7 @@ import (
 	"cellgate/test/mqtt"
 )
 
-// forgeOf forges with a gateway's own key.
+// forgeOf returns a forge with a gateway's own key.
 func forgeOf(t testing.TB, g *harness.Gateway) *forge.Forge {
 	t.Helper()
 	files, err := filepath.Glob(filepath.Join(g.Dir, "data", "auth", "key-*.json"))
@@ -48,7 +48,8 @@ func forgeOf(t testing.TB, g *harness.Gateway) *forge.Forge {
 const maxPassword = 65_535
 
 // TestHostileTokens sends every hostile token to a running gateway: in CONNECT on both versions, as authentication
-// data, as a refresh on a live connection, and to the HTTP API. None is accepted; nothing of any is in a log.
+// data, as a refresh on a live connection, and to the HTTP API. None may be accepted, and no part of one may be in a
+// log.
 func TestHostileTokens(t *testing.T) {
 	t.Parallel()
 	g := harness.StartGateway(t, harness.Options{NoRules: true, Extra: quick})
@@ -87,12 +88,12 @@ func TestHostileTokens(t *testing.T) {
 		}
 	}
 	awaitAudit(t, g, `"event":"refuse"`, `"reason":"bad-token"`, `"from":"127.0.0.1:`)
-	awaitAudit(t, g, `"event":"refuse"`, `"suppressed":`) // sampled under flood
+	awaitAudit(t, g, `"event":"refuse"`, `"suppressed":`) // sampled, since there are many
 	searchSecrets(t, g, append(slices.Collect(maps.Values(tokens)), good)...)
 	t.Logf("%d hostile tokens, presented %d times", len(tokens), presented)
 }
 
-// presentToken shows a token in every way that a stranger has.
+// presentToken presents a token in every way open to an unauthenticated client.
 func presentToken(t *testing.T, g *harness.Gateway, name, token string) (n int) {
 	for _, c := range []connect{
 		{id: vinA, user: vinA, password: token, version: 4},
@@ -100,7 +101,7 @@ func presentToken(t *testing.T, g *harness.Gateway, name, token string) (n int) 
 		{id: vinA, password: token, version: 5, method: "CELL-JWT"},
 	} {
 		m, ack := tryOpen(t, g.MQTT, c)
-		// A CONNECT over limits.max_connect_packet goes without an answer.
+		// A CONNECT over limits.max_connect_packet gets no answer.
 		if ack.Type == 0 && len(token) < 16<<10-200 || ack.Type != 0 && ack.Reason == 0 {
 			t.Errorf("%s on %d %s: %v", name, c.version, c.method, ack)
 		}
@@ -117,7 +118,7 @@ func presentToken(t *testing.T, g *harness.Gateway, name, token string) (n int) 
 	return n + 1
 }
 
-// searchSecrets looks for the canary, for the segments of tokens and for private keys in all that a gateway has logged.
+// searchSecrets searches everything that a gateway has logged for the canary, segments of tokens and private keys.
 func searchSecrets(t *testing.T, g *harness.Gateway, tokens ...string) {
 	t.Helper()
 	all := logs(t, g)

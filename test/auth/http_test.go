@@ -17,7 +17,7 @@ import (
 	"cellgate/test/harness"
 )
 
-// TestEndpointScopes calls every endpoint of the table with every kind of token and none.
+// TestEndpointScopes calls every endpoint of the table with every kind of token and without one.
 func TestEndpointScopes(t *testing.T) {
 	t.Parallel()
 	g := harness.StartGateway(t, harness.Options{NoRules: true, Auth: matrixRoles})
@@ -28,12 +28,12 @@ func TestEndpointScopes(t *testing.T) {
 	}
 	for _, e := range auth.EndpointScopes() {
 		if e.Path == "/v1/drain" && e.Method == "POST" {
-			continue // it would end the test's connections: the other rows of its kind stand for it
+			continue // it would end the test's connections; other rows have the same scope
 		}
 		path := strings.NewReplacer("{vin}", vinA, "{id}", "c1").Replace(e.Path)
 		var content any
 		if e.Path == "/v1/revocations" {
-			content = map[string]string{"jti": "of-no-token"} // the least that token:issue may do there
+			content = map[string]string{"jti": "of-no-token"} // the least that token:issue may revoke
 		}
 		for name, token := range all {
 			status, body, err := g.Do(e.Method, path, token, content)
@@ -47,7 +47,7 @@ func TestEndpointScopes(t *testing.T) {
 	t.Logf("%d calls", calls)
 }
 
-// expected is 0 for a call that is let through.
+// expected returns the expected status, or 0 for an admitted call.
 func expected(e auth.Endpoint, token string) int {
 	trusted := token == "none" || strings.Contains(token, ":")
 	switch {
@@ -67,7 +67,7 @@ func fits(status, want int) bool {
 }
 
 // TestRoutesAreInTheTable finds every route that the gateway's code mounts, by its text, in the table of scopes or
-// among those of the profiler, which is the operators'.
+// among the profiler's, which are for operators.
 func TestRoutesAreInTheTable(t *testing.T) {
 	t.Parallel()
 	pattern := regexp.MustCompile(`"(GET|POST|PUT|PATCH|DELETE)(?: |", ")(/[^"]*)"`)
@@ -93,7 +93,7 @@ func TestRoutesAreInTheTable(t *testing.T) {
 	}
 }
 
-// TestOpenAPIScopes holds the served document against the table, both ways.
+// TestOpenAPIScopes compares the served document with the table, in both directions.
 func TestOpenAPIScopes(t *testing.T) {
 	t.Parallel()
 	g := harness.StartGateway(t, harness.Options{NoRules: true})
@@ -125,7 +125,7 @@ func TestOpenAPIScopes(t *testing.T) {
 	}
 }
 
-// TestProfilerIsTheOperators: what the table does not have is open to operators at most.
+// TestProfilerIsTheOperators checks that paths outside the table are open to operators at most.
 func TestProfilerIsTheOperators(t *testing.T) {
 	t.Parallel()
 	g := harness.StartGateway(t, harness.Options{NoRules: true})
@@ -137,7 +137,8 @@ func TestProfilerIsTheOperators(t *testing.T) {
 	}
 }
 
-// TestInsecureHTTP: off loopback without TLS the gateway does not start, unless it is told to.
+// TestInsecureHTTP checks that the gateway does not start without TLS on other than loopback addresses unless the
+// configuration allows it.
 func TestInsecureHTTP(t *testing.T) {
 	t.Parallel()
 	g := harness.PrepareGateway(t, harness.Options{NoRules: true})

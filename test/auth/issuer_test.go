@@ -20,7 +20,7 @@ import (
 
 const partner = "https://partner.example"
 
-// partnerForge is another party that issues tokens, and its key set.
+// partnerForge returns the forge of an external issuer and its key set.
 func partnerForge(t *testing.T, issuer, kid string) (*forge.Forge, []byte) {
 	t.Helper()
 	key := forge.AttackerKey(t)
@@ -35,8 +35,8 @@ func partnerForge(t *testing.T, issuer, kid string) (*forge.Forge, []byte) {
 	return f, set
 }
 
-// TestExternalIssuers: tokens of others are accepted by a key set on disk or at a URL, within what the configuration
-// lets them grant; the copy on disk serves while the URL is away, at a restart too.
+// TestExternalIssuers checks that tokens of external issuers are accepted by a key set on disk or at a URL, within what
+// the configuration lets them grant. The copy on disk serves while the URL is away, also after a restart.
 func TestExternalIssuers(t *testing.T) {
 	t.Parallel()
 	byFile, fileSet := partnerForge(t, partner, "p-1")
@@ -83,7 +83,7 @@ func TestExternalIssuers(t *testing.T) {
 	if got := status("/v1/status", byURL.Token()); got != 200 {
 		t.Errorf("with the URL away after a restart: %d", got)
 	}
-	// A key set that changes on disk is followed.
+	// A key set that changes on disk is read again.
 	next, nextSet := partnerForge(t, partner, "p-2")
 	check.OK(t, os.WriteFile(file, nextSet, 0o600))
 	check.Eventually(t, "the new key set is followed", func() bool {
@@ -91,7 +91,7 @@ func TestExternalIssuers(t *testing.T) {
 	})
 }
 
-// TestCommandLine: the token commands against a running gateway, which takes up what they change.
+// TestCommandLine runs the token commands against a running gateway, which must follow their changes.
 func TestCommandLine(t *testing.T) {
 	t.Parallel()
 	g := harness.StartGateway(t, harness.Options{NoRules: true, Auth: matrixRoles})
@@ -139,7 +139,7 @@ func TestCommandLine(t *testing.T) {
 		_, body, err := g.Get("/.well-known/jwks.json", "")
 		return err == nil && strings.Contains(string(body), keys[0].KID) && strings.Contains(string(body), keys[1].KID) && !strings.Contains(string(body), `"d"`)
 	})
-	mustOpen(t, g.MQTT, connect{id: vinB, password: many[1], version: 4}) // by the older key
+	mustOpen(t, g.MQTT, connect{id: vinB, password: many[1], version: 4}) // signed with the older key
 	for _, event := range []string{"issue", "revoke", "rotate"} {
 		awaitAudit(t, g, `"event":"`+event+`"`, `"by":"cli:`)
 	}
@@ -156,7 +156,7 @@ func TestCommandLine(t *testing.T) {
 	}
 }
 
-// checkAudit: every line is an object with who, what and when.
+// checkAudit checks that every line is an object with who, what and when.
 func checkAudit(t *testing.T, g *harness.Gateway) {
 	t.Helper()
 	n := 0

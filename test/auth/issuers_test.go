@@ -15,9 +15,9 @@ import (
 	"cellgate/test/mqtt"
 )
 
-// TestIssuersAndRolesAreApart: a client of another issuer, or in another role, that has the name and the client
-// identifier of one of the cell's services neither ends its connection nor finds its session, and a revocation of the
-// one does not end the other.
+// TestIssuersAndRolesAreApart checks that a client with the name and client identifier of one of the cell's services,
+// but of another issuer or role, neither ends its connection nor finds its session, and that a revocation of one does
+// not affect the other.
 func TestIssuersAndRolesAreApart(t *testing.T) {
 	t.Parallel()
 	foreign, set := partnerForge(t, partner, "p-1")
@@ -78,7 +78,7 @@ func TestIssuersAndRolesAreApart(t *testing.T) {
 	}
 }
 
-// vehicleNamed gets a vehicle's token as a service with token:issue does.
+// vehicleNamed gets a vehicle's token like a service with token:issue.
 func vehicleNamed(t *testing.T, g *harness.Gateway, caller, name string) string {
 	t.Helper()
 	status, body, err := g.Do(http.MethodPost, "/v1/tokens", caller, map[string]any{"vin": name})

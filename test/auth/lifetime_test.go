@@ -10,13 +10,13 @@ import (
 	"cellgate/test/mqtt"
 )
 
-// short issues a token of a few seconds, which no configuration would.
+// short issues a token of a few seconds, shorter than any configuration allows.
 func (i issuer) short(vin string, ttl time.Duration) (string, auth.Identity) {
 	return i.issue(auth.IssueRequest{Subject: vin, Role: auth.RoleVehicle, TTL: ttl})
 }
 
-// TestExpiry: at its token's end a connection is told on v1/{vin}/sys/token-expiring, and then ended: on 5 with
-// 0x87 and why, on 3.1.1 by closing.
+// TestExpiry checks that a connection is notified before its token's end on v1/{vin}/sys/token-expiring and then ended:
+// on version 5 with 0x87 and a reason string, on 3.1.1 by closing.
 func TestExpiry(t *testing.T) {
 	t.Parallel()
 	g := harness.StartGateway(t, harness.Options{NoRules: true})
@@ -36,15 +36,15 @@ func TestExpiry(t *testing.T) {
 		if version == 4 && reason != 0 {
 			t.Errorf("a DISCONNECT on 3.1.1")
 		}
-		<-time.After(time.Until(id.Expires.Add(1100 * time.Millisecond))) // until the leeway of 1 s is over too
+		<-time.After(time.Until(id.Expires.Add(1100 * time.Millisecond))) // until the leeway of 1 s is over, too
 		if _, code := open(t, g.MQTT, connect{id: vin, password: token, version: version}); code == 0 {
 			t.Error("the expired token was accepted")
 		}
 	}
 }
 
-// TestRefresh: a fresh token, by AUTH or by PUBLISH, keeps the connection beyond the end of the first one, and the
-// new end counts. A token for another subject ends the connection.
+// TestRefresh checks that a new token, by AUTH or by PUBLISH, keeps the connection beyond the end of the first one, and
+// that the new end applies. A token for another subject ends the connection.
 func TestRefresh(t *testing.T) {
 	t.Parallel()
 	g := harness.StartGateway(t, harness.Options{NoRules: true})

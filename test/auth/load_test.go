@@ -25,7 +25,7 @@ func drive(t *testing.T, g *harness.Gateway, more ...string) fleet.Report {
 	return harness.FleetReport(t, g.Cellgate(args...))
 }
 
-// unrefused checks that the gateway has taken everything that the fleet wanted.
+// unrefused checks that the gateway has accepted everything from the fleet.
 func unrefused(t *testing.T, r fleet.Report) {
 	t.Helper()
 	if r.ConnectRefused+r.Refused != 0 || r.Acknowledged == 0 || r.Acknowledged+r.Unacknowledged != r.Published {
@@ -33,8 +33,8 @@ func unrefused(t *testing.T, r fleet.Report) {
 	}
 }
 
-// TestRotationUnderLoad: while 500 vehicles are thrown off again and again and come back, keys are rotated. No
-// vehicle is refused, neither with a token of an older key nor with one of the newest.
+// TestRotationUnderLoad rotates keys while 500 vehicles are repeatedly disconnected and return. No vehicle may be
+// refused, with a token of an older key or of the newest.
 func TestRotationUnderLoad(t *testing.T) {
 	t.Parallel()
 	const vehicles, rounds = 500, 2
@@ -56,7 +56,7 @@ func TestRotationUnderLoad(t *testing.T) {
 		}
 	}
 	check.Within(t, time.Minute, "all vehicles are connected again", func() error { return connected(g, operator, vehicles) })
-	// The newest key signs 10 s after its rotation; vehicles that get their tokens then meet the same gateway.
+	// The newest key signs 10 s after its rotation. Vehicles that get their tokens then use the same gateway.
 	check.Within(t, time.Minute, "the newest key signs", func() error { return signing(g) })
 	late := drive(t, g, "--vehicles", "50", "--first", "1000")
 	r := harness.EndFleet(t, driving)
@@ -80,7 +80,7 @@ func connected(g *harness.Gateway, operator string, want int) error {
 	return nil
 }
 
-// signing is nil once the newest key signs.
+// signing returns nil once the newest key signs.
 func signing(g *harness.Gateway) error {
 	var keys []auth.KeyInfo
 	out := g.Cellgate("token", "rotate", "--list", "--config", g.Config, "--json")
@@ -93,8 +93,8 @@ func signing(g *harness.Gateway) error {
 	return nil
 }
 
-// TestEverythingAway: with Kafka, Redis and the centre away for the whole run, and over a kill -9, vehicles connect and
-// publish, and tokens are issued.
+// TestEverythingAway checks that vehicles connect and publish, and tokens are issued, while Kafka, Redis and the centre
+// are away for the whole run, also across a kill -9.
 func TestEverythingAway(t *testing.T) {
 	t.Parallel()
 	ca := harness.NewAuthority(t)
@@ -134,7 +134,7 @@ func TestEverythingAway(t *testing.T) {
 	}
 }
 
-// TestDevPrintsNoToken: the banner of `cellgate dev` tells how to get an operator's token, and shows none.
+// TestDevPrintsNoToken checks that the banner of `cellgate dev` says how to get an operator's token, and contains none.
 func TestDevPrintsNoToken(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

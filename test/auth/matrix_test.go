@@ -14,21 +14,21 @@ import (
 	"cellgate/test/mqtt"
 )
 
-// matrixRoles are roles of the configuration: one with templates and denials, and one that may nearly everything.
+// matrixRoles are configured roles: one with templates and denials, and one that may do nearly everything.
 const matrixRoles = `roles: {
   bench: {assigned_client_id: false, publish: ["bench/{name}/#"], deny_publish: ["bench/{name}/secret/#"],
           subscribe: ["bench/{name}/#", "bench/all/#"], deny_subscribe: ["bench/all/hidden"]},
   lab: {publish: ["#"], subscribe: ["#"], deny_subscribe: ["test/nosubscribe"]}}`
 
-// actor is one identity of the matrix. Its letter stands for it in the tables; the small v is a vehicle on the
-// listener without tokens, which may what V may.
+// actor is one identity of the matrix. Its letter stands for it in the tables. The lower-case v is a vehicle on the
+// listener without tokens, with the permissions of V.
 type actor struct {
 	letter, name, token string
 }
 
 func (a actor) vehicle() bool { return a.letter == "V" || a.letter == "v" }
 
-// connect is how the actor connects, and where.
+// connect returns the address and the CONNECT of the actor.
 func (a actor) connect(g *harness.Gateway, id string, version byte) (string, connect) {
 	if a.letter == "v" {
 		return g.Lab, connect{id: id, version: version}
@@ -36,7 +36,7 @@ func (a actor) connect(g *harness.Gateway, id string, version byte) (string, con
 	return g.MQTT, connect{id: id, user: a.name, password: a.token, version: version}
 }
 
-// actors are all roles, with every set of scopes that grants topics.
+// actors returns all roles, with every set of scopes that grants topics.
 func actors(i issuer) []actor {
 	custom := func(name, role string) string {
 		token, _ := i.issue(auth.IssueRequest{Subject: name, Role: role})
@@ -56,8 +56,8 @@ func actors(i issuer) []actor {
 	}
 }
 
-// row is a topic or filter, and who may use it. {me} is the actor's own name, {other} another vehicle, {id} an id of the
-// actor's own.
+// row is a topic or filter, and the letters of those who may use it. {me} is the actor's own name, {other} another
+// vehicle, {id} an id of the actor's own.
 type row struct{ topic, allowed string }
 
 func (r row) at(a actor) string {
@@ -66,14 +66,14 @@ func (r row) at(a actor) string {
 
 func (r row) allows(a actor) bool { return strings.Contains(r.allowed, strings.ToUpper(a.letter)) }
 
-// commandRow is a command: it is not in the journal but among the commands.
+// commandRow is a command, which is stored as a command and not in the journal.
 const commandRow = "v1/{other}/cmd/{id}/lock"
 
-// publishRows say who may publish, or leave a will, on what.
+// publishRows say who may publish, or set a will, on which topics.
 var publishRows = []row{
 	{"v1/{me}/up/telemetry", "VL"},
 	{"v1/{me}/up/a/b/c", "VL"},
-	{"v1/{me}/up/../../{other}/up/telemetry", "VL"}, // dots are names like others: it stays below v1/{me}/up
+	{"v1/{me}/up/../../{other}/up/telemetry", "VL"}, // dots have no meaning: it is below v1/{me}/up
 	{"v1/{me}/res/c1/succeeded", "VL"},
 	{"v1/{me}/res/c1", "L"},
 	{"v1/{me}/res/c1/succeeded/more", "L"},
@@ -102,8 +102,8 @@ var publishRows = []row{
 	{"$share/g/v1/{other}/up/telemetry", ""},
 }
 
-// TestMatrixPublish enumerates role × topic × form: QoS 0, 1 and 2, retained, by alias, on both versions. The code
-// of every acknowledgement is held against the table, and so is every record in the journal.
+// TestMatrixPublish enumerates role × topic × form: QoS 0, 1 and 2, retained, by alias, on both versions. It compares
+// the code of every acknowledgement, and every record in the journal, with the table.
 func TestMatrixPublish(t *testing.T) {
 	t.Parallel()
 	g := harness.StartGateway(t, harness.Options{NoRules: true, Auth: matrixRoles, Extra: quick + "commands: {from_kafka: false}\n"})
@@ -111,7 +111,7 @@ func TestMatrixPublish(t *testing.T) {
 	for _, a := range all {
 		operations += publishV5(t, g, a) + publishV4(t, g, a)
 	}
-	// Everything is durable that was acknowledged; QoS 0 of one more connection closes the row.
+	// Everything acknowledged is durable; a QoS 0 message of one more connection marks the end.
 	granted := map[string]bool{}
 	for _, rec := range records(t, g) {
 		parts := strings.Split(string(rec.Payload), "|") // letter, row
@@ -147,7 +147,7 @@ func TestMatrixPublish(t *testing.T) {
 	t.Logf("%d publications by %d roles on %d topics", operations, len(all), len(publishRows))
 }
 
-// publishV5 publishes every row in every form on one connection, which survives all refusals.
+// publishV5 publishes every row in every form on one connection, which must survive all refusals.
 func publishV5(t *testing.T, g *harness.Gateway, a actor) (n int) {
 	addr, c := a.connect(g, a.name, 5)
 	m := mustOpen(t, addr, c)
@@ -159,7 +159,7 @@ func publishV5(t *testing.T, g *harness.Gateway, a actor) (n int) {
 		for _, form := range forms {
 			form.Payload = p.Payload
 			if form.Topic = p.Topic; form.Props != nil && form.QoS == 2 {
-				form.Topic = "" // what the alias stands for since the form before
+				form.Topic = "" // the alias defined by the previous form
 			}
 			code, err := publish(m, form)
 			n++
@@ -198,7 +198,7 @@ func publishV4(t *testing.T, g *harness.Gateway, a actor) (n int) {
 	return n
 }
 
-// TestMatrixWill: a will is a publication that is decided at CONNECT.
+// TestMatrixWill checks wills, which are decided at CONNECT like publications.
 func TestMatrixWill(t *testing.T) {
 	t.Parallel()
 	g := harness.StartGateway(t, harness.Options{NoRules: true, Auth: matrixRoles, Extra: quick})
@@ -224,7 +224,7 @@ func TestMatrixWill(t *testing.T) {
 		}
 	}
 	awaitAudit(t, g, `"event":"refuse"`, `"reason":"will"`, vinA)
-	// A granted will is sent where it belongs.
+	// A granted will is delivered.
 	service := mustOpen(t, g.MQTT, connect{id: "svc-telemetry", password: i.service("svc-telemetry", auth.ScopeTelemetryRead), version: 5})
 	subscribe(service, "v1/+/up/#")
 	leave(mustOpen(t, g.MQTT, connect{id: vinA, password: i.vehicle(vinA), version: 5, will: "v1/" + vinA + "/up/gone"}))
@@ -232,7 +232,7 @@ func TestMatrixWill(t *testing.T) {
 	t.Logf("%d wills", n)
 }
 
-// subscribeRows say who may subscribe to what.
+// subscribeRows say who may subscribe to which filters.
 var subscribeRows = []row{
 	{"v1/{me}/cmd/#", "VL"},
 	{"v1/{me}/cmd/+/lock", "VL"},
@@ -267,7 +267,7 @@ var subscribeRows = []row{
 	{"/#", "L"},
 	{"#", "L"},
 	{"bench/{me}/#", "BL"},
-	{"bench/all/#", "BL"}, // with one topic of it held back
+	{"bench/all/#", "BL"}, // one of its topics is not delivered
 	{"bench/all/hidden", "L"},
 	{"bench/{other}/#", "L"},
 	{"bench/+/x", "L"},
@@ -278,9 +278,9 @@ var subscribeRows = []row{
 	{"$CONTROL/x", ""},
 }
 
-// TestMatrixSubscribe enumerates role × filter, plain and shared, on both versions; then everything is published that
-// there is, retained too, and what each client is sent is held against what its role may receive. Clients that
-// come later are sent the retained messages.
+// TestMatrixSubscribe enumerates role × filter, plain and shared, on both versions. Then it publishes on all topics,
+// retained and not, and compares what each client receives with what its role may receive. Later clients get the
+// retained messages.
 func TestMatrixSubscribe(t *testing.T) {
 	t.Parallel()
 	g := harness.StartGateway(t, harness.Options{NoRules: true, Auth: matrixRoles, Extra: quick})
@@ -296,7 +296,7 @@ func TestMatrixSubscribe(t *testing.T) {
 			n += subscribeAll(t, m, a)
 			if a.vehicle() && version == 4 {
 				leave(m)
-				continue // a vehicle has one connection: that of version 5 goes on
+				continue // a vehicle has one connection; keep that of version 5
 			}
 			clients[idOf(a, version)] = m
 		}
@@ -330,7 +330,7 @@ func mustIssue(i issuer, name, role string) string {
 	return token
 }
 
-// idOf lets a service have a connection of each version.
+// idOf returns a client identifier, so that a service can have a connection of each version.
 func idOf(a actor, version byte) string {
 	if a.vehicle() {
 		return a.name
@@ -352,7 +352,7 @@ func subscribeAll(t *testing.T, m *mqtt.T, a actor) (n int) {
 	return n
 }
 
-// deliveryTopics are topics on which something is published for delivery.
+// deliveryTopics returns the topics of the published messages.
 func deliveryTopics() []string {
 	topics := []string{"bench/bench-1/x", "bench/bench-2/x", "bench/all/x", "bench/all/hidden", "test/nosubscribe", "test/x", "free"}
 	for _, vin := range []string{vinA, vinB} {
@@ -362,8 +362,8 @@ func deliveryTopics() []string {
 	return topics
 }
 
-// fence waits until everybody has what was published before: every client has a subscription that the last topics
-// match, and the gateway delivers in order.
+// fence waits until all clients have received what was published before: every client has a subscription that the last
+// topics match, and the gateway delivers in order.
 func fence(t *testing.T, lab *mqtt.T, clients map[string]*mqtt.T, all []actor) {
 	t.Helper()
 	for _, topic := range []string{"v1/" + vinB + "/up/fence", "v1/" + vinB + "/res/fence/succeeded", "bench/all/fence"} {
@@ -394,7 +394,7 @@ func letterOf(id string, all []actor) string {
 	return all[slices.IndexFunc(all, func(a actor) bool { return a.name == name })].letter
 }
 
-// mayReceive is the table of auth/README.md once more, in other words.
+// mayReceive restates the table of auth/README.md.
 func mayReceive(letter, name, topic string) bool {
 	l := strings.Split(topic, "/")
 	branch := func(b string) bool { return len(l) >= 3 && l[0] == "v1" && l[2] == b }

@@ -15,7 +15,7 @@ import (
 	"cellgate/test/mqtt"
 )
 
-// cell starts two gateways of one cell: one Redis, and the keys of the first in both.
+// cell starts two gateways of one cell with one Redis, and the keys of the first in both.
 func cell(t *testing.T) (first, second *harness.Gateway, i issuer) {
 	t.Helper()
 	redis := harness.EmbeddedRedis(t)
@@ -42,7 +42,7 @@ func shareKeys(t *testing.T, from, to *harness.Gateway) {
 	}
 }
 
-// revoke calls POST /v1/revocations, which has to succeed.
+// revoke calls POST /v1/revocations, which must succeed.
 func revoke(t *testing.T, g *harness.Gateway, operator string, body map[string]any) {
 	t.Helper()
 	if status, answer, err := g.Do("POST", "/v1/revocations", operator, body); err != nil || status != 201 {
@@ -50,8 +50,7 @@ func revoke(t *testing.T, g *harness.Gateway, operator string, body map[string]a
 	}
 }
 
-// endedSince checks that a connection ends as a revoked one does, and logs how long after the answer to the
-// revocation.
+// endedSince checks that a connection ends as revoked, and logs the time since the answer to the revocation.
 func endedSince(t *testing.T, m *mqtt.T, since time.Time) {
 	t.Helper()
 	reason, why := ended(m)
@@ -61,8 +60,8 @@ func endedSince(t *testing.T, m *mqtt.T, since time.Time) {
 	t.Logf("%s was off after %v", m.Conn.LocalAddr(), time.Since(since))
 }
 
-// TestRevocation: by jti, by sub and by issue time, over HTTP and by the command line, on the live connections of
-// the gateway that was told and of another one, which was not even running at first.
+// TestRevocation revokes by jti, by sub and by issue time, over HTTP and with the command line. The live connections of
+// the gateway and of another one, started later, must end.
 func TestRevocation(t *testing.T) {
 	t.Parallel()
 	first, second, i := cell(t)
@@ -77,7 +76,7 @@ func TestRevocation(t *testing.T) {
 		return code != 0
 	}
 
-	// One token by its jti; the vehicle's next one is good.
+	// One token by its jti; the vehicle's next one is valid.
 	byID, id := i.issue(auth.IssueRequest{Subject: vin(1), Role: auth.RoleVehicle})
 	m, unharmed := on(first, 1, 5, byID), on(first, 9, 5, i.vehicle(vin(9)))
 	revoke(t, first, operator, map[string]any{"jti": id.TokenID, "reason": "lost key"})
@@ -90,11 +89,11 @@ func TestRevocation(t *testing.T) {
 	}
 	awaitAudit(t, first, `"event":"revoke"`, id.TokenID, `"by":"operator tester"`, `"reason":"lost key"`, `"from":"127.0.0.1:`)
 
-	// A gateway that starts later learns of it by the version in Redis.
+	// A gateway that starts later learns of it from the version in Redis.
 	second.Start()
 	check.Eventually(t, "the second gateway refuses the token", func() bool { return refused(second, 1, byID) })
 
-	// Every token of a subject, by the command line on the first; live on the second.
+	// Every token of a subject, with the command line on the first gateway; the connection is on the second.
 	bySub := i.vehicle(vin(2))
 	here, there := on(first, 2, 4, bySub), on(second, 2, 5, bySub)
 	begin := time.Now()
@@ -108,7 +107,7 @@ func TestRevocation(t *testing.T) {
 		t.Error("the subject's old tokens must be refused, and a new one accepted")
 	}
 
-	// The other way round, and everything that was issued up to a time.
+	// In the other direction: everything issued up to a time.
 	old := i.vehicle(vin(3))
 	m = on(first, 3, 5, old)
 	status, answer, err := second.Do("POST", "/v1/revocations", i.service("svc", auth.ScopeTokenIssue), map[string]any{"issued_before": time.Now()})
@@ -129,8 +128,8 @@ func TestRevocation(t *testing.T) {
 	}
 }
 
-// TestRevocationSurvivesKill: a revocation whose call has returned counts after kill -9 and a restart, with Redis
-// and everything else away.
+// TestRevocationSurvivesKill checks that a confirmed revocation applies after kill -9 and a restart, with Redis and
+// everything else away.
 func TestRevocationSurvivesKill(t *testing.T) {
 	t.Parallel()
 	g := harness.StartGateway(t, harness.Options{NoRules: true})
@@ -151,7 +150,7 @@ func TestRevocationSurvivesKill(t *testing.T) {
 	mustOpen(t, g.MQTT, connect{id: vinB, password: i.vehicle(vinB), version: 4})
 }
 
-// TestRevocationPurges: with purge, the vehicle's session and what waits in it are gone.
+// TestRevocationPurges checks that with purge the vehicle's session and queued messages are removed.
 func TestRevocationPurges(t *testing.T) {
 	t.Parallel()
 	g := harness.StartGateway(t, harness.Options{NoRules: true})
@@ -179,7 +178,7 @@ func TestRevocationPurges(t *testing.T) {
 			t.Errorf("purge %v: %v, %d for the session", purge, ack, ack.Present)
 		}
 		if !purge {
-			again.AwaitTopic("v1/" + vin + "/cmd/") // it waited: the test can fail
+			again.AwaitTopic("v1/" + vin + "/cmd/") // it was queued, so the test can fail
 			continue
 		}
 		check.Eventually(t, "the command is cancelled", func() bool {

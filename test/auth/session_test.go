@@ -12,7 +12,7 @@ import (
 	"cellgate/test/mqtt"
 )
 
-// TestMatrixClientID enumerates role × client identifier × version: who may connect as whom.
+// TestMatrixClientID enumerates role × client identifier × version: who may use which identifier.
 func TestMatrixClientID(t *testing.T) {
 	t.Parallel()
 	g := harness.StartGateway(t, harness.Options{NoRules: true, Auth: matrixRoles, Extra: quick})
@@ -33,7 +33,7 @@ func TestMatrixClientID(t *testing.T) {
 		for _, r := range rows {
 			for _, version := range []byte{4, 5} {
 				if a.letter == "v" {
-					continue // without a token, the identifier is who it is
+					continue // without a token, the identifier is the identity
 				}
 				m, code := open(t, g.MQTT, connect{id: r.at(a), user: a.name, password: a.token, version: version})
 				if (code == 0) != r.allows(a) {
@@ -51,8 +51,8 @@ func TestMatrixClientID(t *testing.T) {
 	t.Logf("%d client identifiers", n)
 }
 
-// TestMatrixResumedSession: a session that was filled under one token is held against the next one: what it
-// subscribed to and what waits in its queue.
+// TestMatrixResumedSession checks a session that was filled under one token against the next one: its subscriptions and
+// its queue.
 func TestMatrixResumedSession(t *testing.T) {
 	t.Parallel()
 	g := harness.StartGateway(t, harness.Options{NoRules: true, Auth: matrixRoles, Extra: quick})
@@ -77,7 +77,7 @@ func TestMatrixResumedSession(t *testing.T) {
 			leave(first)
 			car.Publish(mqtt.Publish{Topic: up, Payload: "queued", QoS: 1})
 			m, ack := tryOpen(t, g.MQTT, connect{id: id, password: token, version: version, keep: true})
-			present := byte(1) // for who has the same role
+			present := byte(1) // for an identity with the same role
 			if token == operator || name == "role-of-the-configuration" {
 				present = 0
 			}
@@ -109,8 +109,8 @@ func TestMatrixResumedSession(t *testing.T) {
 	}
 }
 
-// TestMatrixNarrowedInSession: a refreshed token, and a role that is reloaded, count from then on for subscriptions
-// that exist.
+// TestMatrixNarrowedInSession checks that a refreshed token and a reloaded role apply at once to existing
+// subscriptions.
 func TestMatrixNarrowedInSession(t *testing.T) {
 	t.Parallel()
 	g := harness.StartGateway(t, harness.Options{NoRules: true, Auth: matrixRoles, Extra: quick})

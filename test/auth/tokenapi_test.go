@@ -20,7 +20,7 @@ import (
 	"cellgate/test/mqtt"
 )
 
-// answer is what a call of token_api gave.
+// answer is the response to a call of token_api.
 type answer struct {
 	status     int
 	retryAfter string
@@ -30,7 +30,7 @@ type answer struct {
 	ExpiresIn  int    `json:"expires_in"`
 }
 
-// call calls token_api; cert may be nil. An error is that of the connection.
+// call calls token_api; cert may be nil. It returns an error if the connection fails.
 func call(t *testing.T, g *harness.Gateway, cert *tls.Certificate, version uint16, method, path, body string) (answer, error) {
 	t.Helper()
 	config := g.ClientTLS()
@@ -56,8 +56,8 @@ func call(t *testing.T, g *harness.Gateway, cert *tls.Certificate, version uint1
 	return a, err
 }
 
-// TestTokenAPI: a vehicle with its certificate gets its own token, bound to that certificate, on a listener that serves
-// this and the JWKS alone, over TLS 1.3 alone.
+// TestTokenAPI checks that a vehicle gets its own token with its certificate, bound to it, on a listener that serves
+// only this and the JWKS, and only over TLS 1.3.
 func TestTokenAPI(t *testing.T) {
 	t.Parallel()
 	ca := harness.NewAuthority(t)
@@ -98,7 +98,7 @@ func TestTokenAPI(t *testing.T) {
 	searchSecrets(t, g, got.Token)
 }
 
-// inspectBound: the command line accepts a bound token with its certificate only.
+// inspectBound checks that the command line accepts a bound token with its certificate only.
 func inspectBound(t *testing.T, g *harness.Gateway, cert tls.Certificate, token string) {
 	t.Helper()
 	file := filepath.Join(g.Dir, "vehicle.crt")
@@ -111,13 +111,13 @@ func inspectBound(t *testing.T, g *harness.Gateway, cert tls.Certificate, token 
 	}
 }
 
-// refusals are what a stranger, or a vehicle that wants too much, is told: little.
+// refusals checks that an unauthenticated client, or a vehicle that requests too much, learns little.
 func refusals(t *testing.T, g *harness.Gateway, ca *harness.Authority, post func(*tls.Certificate, string) answer) {
 	t.Helper()
 	if got := post(nil, ""); got.status != 401 || strings.Contains(got.body, "certificate") {
 		t.Errorf("without a certificate: %+v", got)
 	}
-	only := ca.Vehicle(t, vinB, false) // its VIN in the common name, where this gateway does not look
+	only := ca.Vehicle(t, vinB, false) // VIN in the common name, which this gateway does not use
 	if got := post(&only, ""); got.status != 401 {
 		t.Errorf("certificate without SAN: %+v", got)
 	}
@@ -135,7 +135,7 @@ func refusals(t *testing.T, g *harness.Gateway, ca *harness.Authority, post func
 	if got, err := call(t, g, &cert, tls.VersionTLS12, "POST", "/v1/tokens", ""); err == nil {
 		t.Errorf("TLS 1.2: %+v", got)
 	}
-	// One with token:issue is told why.
+	// A caller with token:issue learns the reason.
 	i := issuerOf(t, g)
 	for body, why := range map[string]string{`{"vin":"a/b"}`: "subject", `{"vin":"X","ttl":"3h"}`: "ttl"} {
 		status, answer, err := g.Do("POST", "/v1/tokens", i.service("svc", auth.ScopeTokenIssue), json.RawMessage(body))
@@ -149,7 +149,7 @@ func refusals(t *testing.T, g *harness.Gateway, ca *harness.Authority, post func
 	}
 }
 
-// bound: the token is good with its certificate and with no other, nor without.
+// bound checks that the token is valid with its certificate, and not with another or none.
 func bound(t *testing.T, g *harness.Gateway, ca *harness.Authority, cert tls.Certificate, token string) {
 	t.Helper()
 	other := ca.Vehicle(t, vinA, true)
@@ -181,7 +181,7 @@ func bound(t *testing.T, g *harness.Gateway, ca *harness.Authority, cert tls.Cer
 	}
 }
 
-// TestTokenAPICommonName: the VIN can come from the common name, EdDSA can sign, and a token need not be bound.
+// TestTokenAPICommonName checks that the VIN can be in the common name, EdDSA can sign, and a token need not be bound.
 func TestTokenAPICommonName(t *testing.T) {
 	t.Parallel()
 	ca := harness.NewAuthority(t)
@@ -195,7 +195,7 @@ func TestTokenAPICommonName(t *testing.T) {
 	if keys, err := call(t, g, nil, 0, "GET", "/.well-known/jwks.json", ""); err != nil || !strings.Contains(keys.body, `"alg":"EdDSA"`) {
 		t.Errorf("%+v, %v", keys, err)
 	}
-	// A locked-out vehicle gets none.
+	// A locked-out vehicle gets no token.
 	revoke(t, g, issuerOf(t, g).operator(), map[string]any{"sub": vinA, "issued_before": time.Now().Add(time.Hour)})
 	check.Eventually(t, "403 once a second has passed", func() bool {
 		got, err := call(t, g, &cert, 0, "POST", "/v1/tokens", "")
