@@ -37,7 +37,7 @@ type Diagnostic struct {
 	Suggestion string `json:"suggestion,omitempty"`
 }
 
-// String gives the form that editors and people read, without a newline at its end:
+// String formats the finding for editors and people, without a final newline:
 //
 //	file:line:col: error[Rnnn] rule-id: message (or warning[Rnnn])
 //	the source line

@@ -137,7 +137,8 @@ func (sc *Scope) Run(e *Expression) (any, error) {
 	if err != nil {
 		return nil, evalError(e, err)
 	}
-	sc.left.spend(e.calls * size) // charged afterwards: one expression alone never exceeds the limit, so repeated evaluation changes no result
+	// Charged afterwards: one expression alone never exceeds the limit, so repeated evaluation changes no result.
+	sc.left.spend(e.calls * size)
 	return v, nil
 }
 

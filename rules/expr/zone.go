@@ -18,7 +18,7 @@ const earthRadiusM = 6_371_008.8
 // Zone is a circle or a polygon on the Earth, in degrees (WGS 84).
 type Zone struct {
 	Name     string
-	lat, lon float64 // center of a circle
+	lat, lon float64 // centre of a circle
 	radius   float64 // metres; 0 for a polygon
 	points   [][2]float64
 }

@@ -44,7 +44,7 @@ type list struct {
 	plain   []uint16 // symbols of names and nodes that are not payload fields
 }
 
-// name says what a list's conditions need of one name, apart from the clauses that find them.
+// name has the guards of a list on one name, and the field sets to count if the name is present.
 type name struct {
 	guards []guard
 	sets   []int

@@ -64,7 +64,7 @@ func (n *topicNode) child(level string) *topicNode {
 }
 
 // match appends the lists of the rules whose filters match the topic. Wildcards in the first level do not match topics
-// that begin with '$' (MQTT 5, 4.7.2). It allocates only to grow out.
+// that begin with '$' (MQTT 5, 4.7.2). It allocates only if out must grow.
 func (x *topicIndex) match(topic string, out []int) []int {
 	if strings.HasPrefix(topic, "$") {
 		level, rest, more := strings.Cut(topic, "/")

@@ -65,7 +65,7 @@ func (s *State) take(vin string, data []byte, now int64) (bool, error) {
 	if err != nil {
 		return false, fmt.Errorf("vin %s: %w", vin, err)
 	}
-	v.shift = s.shift // its times are by the clock of now
+	v.shift = s.shift // its times are by the current clock
 	v.at(now, s.shift)
 	s.keepRemoved(v.ops, now)
 	old := sh.vins[vin]
