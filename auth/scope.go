@@ -48,7 +48,7 @@ type Endpoint struct {
 	Scope string // a scope of this package, ScopePublic, ScopeAny, or another scope followed by ScopeReading
 }
 
-// ScopeReading, appended to a scope, also admits operators with telemetry:read to a call that only reads. Services,
+// ScopeReading is appended to a scope. It also admits operators with telemetry:read to a call that only reads. Services,
 // including partners', need the scope itself: presence, sessions and rules reveal more than messages.
 const ScopeReading = " or " + ScopeTelemetryRead
 

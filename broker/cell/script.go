@@ -60,6 +60,7 @@ type reply struct {
 // Verdict is a script's decision. Each script documents which it answers.
 type Verdict string
 
+// The verdicts.
 const (
 	OK       Verdict = "ok"
 	Already  Verdict = "already"

@@ -18,6 +18,7 @@ import (
 	"cellgate/broker/shared/complete"
 )
 
+// MaxKeySize is the longest key, in bytes.
 const MaxKeySize = bbolt.MaxKeySize
 
 // ErrLocked is returned by Open if another process has the file open.
