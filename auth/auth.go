@@ -194,7 +194,6 @@ func (a *Authority) follow(ctx context.Context) {
 	}
 }
 
-// retiredKeys counts the known keys that are retired.
 func (a *Authority) retiredKeys() (n int) {
 	now := a.cfg.Now()
 	for _, k := range a.ring.Load().byKID {

@@ -103,7 +103,6 @@ func parseClaims(segment string, iss *issuer) (claims, error) {
 	return c, err
 }
 
-// times reads iat, exp and nbf.
 func (c *claims) times(obj map[string]any) error {
 	iat, ok := numericDate(obj["iat"])
 	if !ok {

@@ -27,7 +27,6 @@ type CommandLimit struct {
 	VINs []string
 }
 
-// none reports whether nothing is limited.
 func (l *CommandLimit) none() bool { return l.Names == nil && l.VINs == nil }
 
 // check reports every problem of a limit, one per line, each prefixed by the field as in "command_vins[0]: …".
@@ -71,7 +70,6 @@ func ValidListName(s string) error {
 	return nil
 }
 
-// vinLists maps names to lists of VINs.
 type vinLists map[string]map[string]struct{}
 
 func newVINLists(lists map[string][]string) (vinLists, error) {
@@ -137,7 +135,6 @@ func (a *Authority) AllowsCommand(l CommandLimit, vin, name string) bool {
 	return a.policy.Load().lists.allows(&l, vin, name)
 }
 
-// parseCommandLimit reads the claims command_names and command_vins.
 func parseCommandLimit(obj map[string]any) (l CommandLimit, err error) {
 	for claim, into := range map[string]*[]string{"command_names": &l.Names, "command_vins": &l.VINs} {
 		v, found := obj[claim]

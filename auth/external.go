@@ -169,7 +169,8 @@ func (x *externalKeys) run(ctx context.Context, changed func()) {
 	}
 }
 
-// pause waits for the next fetch: for wait ± 10 %, or shorter if an unknown kid was seen, but at least jwksHintPause.
+// pause waits for the next fetch: for wait ± 10 %, or until an unknown kid was seen, but at least for jwksHintPause if
+// wait is longer than that.
 func (x *externalKeys) pause(ctx context.Context, wait time.Duration) bool {
 	wait += time.Duration(rand.Int64N(int64(wait)/5+1)) - wait/10
 	least := min(wait, jwksHintPause)
@@ -192,7 +193,6 @@ func (x *externalKeys) pause(ctx context.Context, wait time.Duration) bool {
 	return true
 }
 
-// fetch gets the set and stores a copy.
 func (x *externalKeys) fetch(ctx context.Context) (changed bool, err error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, x.cfg.JWKSURL, nil)
 	if err != nil {

@@ -29,7 +29,6 @@ var (
 	errGrantBraces = errors.New("only {vin} and {name} may stand in braces")
 )
 
-// compileGrant checks and compiles one filter.
 func compileGrant(filter string) (grant, error) {
 	text := strings.ReplaceAll(filter, "{name}", placeholder)
 	bare := strings.ReplaceAll(text, placeholder, "x")

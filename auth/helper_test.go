@@ -38,7 +38,6 @@ func (c *clock) Add(d time.Duration) {
 	c.now = c.now.Add(d)
 }
 
-// fixture is an Authority with its surroundings.
 type fixture struct {
 	*Authority
 	clock *clock

@@ -142,7 +142,6 @@ func (a *Authority) jwksBody() ([]byte, error) {
 	return json.Marshal(set)
 }
 
-// maxBody bounds the requests of this package's handlers.
 const maxBody = 16 << 10
 
 var errBody = errors.New("body is not the JSON object that this call takes")

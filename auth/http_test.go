@@ -20,7 +20,6 @@ import (
 	"cellgate/test/forge"
 )
 
-// authorityCA is a certificate authority of vehicles.
 type authorityCA struct {
 	cert *x509.Certificate
 	key  *ecdsa.PrivateKey

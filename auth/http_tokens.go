@@ -23,7 +23,6 @@ type tokenRequest struct {
 	X5T string `json:"x5t#S256"`
 }
 
-// tokenResponse is the answer.
 type tokenResponse struct {
 	Token     string    `json:"token"`
 	TokenType string    `json:"token_type"` // "Bearer"
@@ -220,7 +219,6 @@ func (a *Authority) refuseRate(w http.ResponseWriter) {
 	problem.Write(w, http.StatusTooManyRequests, "too many requests", "", nil)
 }
 
-// hostOf returns the address without its port.
 func hostOf(address string) string {
 	if i := strings.LastIndexByte(address, ':'); i >= 0 {
 		return address[:i]

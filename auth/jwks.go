@@ -145,7 +145,6 @@ func (k *jwk) decodeRSA() (string, crypto.PublicKey, error) {
 	return "", public, nil
 }
 
-// maxJWKSKeys bounds the keys of one external issuer.
 const maxJWKSKeys = 64
 
 // parseJWKS reads the signature keys of an issuer. It skips keys of other uses or unsupported types (RFC 7517, 5). A

@@ -48,7 +48,6 @@ type keyFile struct {
 	PrivateKey  string     `json:"private_key"` // PKCS #8 in PEM
 }
 
-// signKey is one of the cell's own keys.
 type signKey struct {
 	file    keyFile
 	private crypto.Signer
@@ -93,7 +92,6 @@ func (r *keyring) signer(now time.Time) *signKey {
 	return r.own[0]
 }
 
-// newSignKey makes a key.
 func newSignKey(alg string, created, signFrom time.Time) (*signKey, error) {
 	var private crypto.Signer
 	var err error

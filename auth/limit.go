@@ -77,7 +77,6 @@ func (l *limiters) set(cfg *Config) {
 	l.all.SetBurstAt(now, cfg.IssueBurst)
 }
 
-// allowAny takes one event from the bucket of all.
 func (l *limiters) allowAny() bool { return l.all.AllowN(l.now(), 1) }
 
 // allow takes one event from a caller's bucket, whose rate and burst are factor times a vehicle's.

@@ -28,7 +28,7 @@ type RolePolicy struct {
 	DenySubscribe []string
 	// AssignedClientID lets the server assign a bearer's client identifier.
 	AssignedClientID bool
-	// Commands limits the commands that bearers may send, in addition to Publish.
+	// Commands limits the commands that bearers may send, among those that Publish grants.
 	Commands CommandLimit
 }
 
@@ -329,7 +329,6 @@ func (p *Permissions) Receive(topic string) bool {
 	return anyMatch(p.role.subscribe, topic, p.subject) && !anyMatch(p.role.denySubscribe, topic, p.subject)
 }
 
-// tokenTopic reports whether a topic is v1/{owner}/token.
 func tokenTopic(topic string) (owner string, ok bool) {
 	vin, branch, rest := message.SplitTopic(topic)
 	return vin, branch == "token" && rest == ""

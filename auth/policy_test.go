@@ -16,13 +16,11 @@ import (
 // The forms also cover other ways to the policy: a will, a resolved alias and a retained PUBLISH use Publish; shared,
 // wildcard and resumed subscriptions use Subscribe; retained, live, queued and resumed deliveries use Receive.
 
-// topicForms are topic names below a VIN.
 var topicForms = []string{
 	"up/telemetry", "up/alarm", "up/a/b/c", "up", "res/c1/succeeded", "res/c1/succeeded/x", "res/c1", "res",
 	"token", "token/x", "cmd/c1/unlock", "cmd/c1", "cmd", "sys/reconnect", "sys/token-expiring", "sys", "other", "",
 }
 
-// filterForms are topic filters below a VIN.
 var filterForms = append([]string{"up/#", "up/+", "+/telemetry", "res/#", "res/+/+", "cmd/#", "cmd/+/+", "cmd/c1/+", "sys/#", "sys/+", "+", "#", "+/#", "token/#"}, topicForms...)
 
 // wideFilters are filters and topics of no single VIN.

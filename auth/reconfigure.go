@@ -10,7 +10,6 @@ import (
 
 var errClosed = errors.New("auth: closed")
 
-// live returns the configuration in force.
 func (a *Authority) live() *Config { return a.current.Load() }
 
 // Reconfigure applies those settings that can change while running: Algorithm (of the next key), TTL, MaxTTL, Leeway,

@@ -38,7 +38,6 @@ const revLogName = "revocations.log"
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-// errRevocationLog means that the file of revocations is damaged.
 var errRevocationLog = errors.New("revocation log is damaged")
 
 func newRevLog(dir string) *revLog { return &revLog{dir: dir, sync: (*os.File).Sync} }
@@ -96,7 +95,6 @@ func (l *revLog) appendDurably(f *os.File, b []byte) error {
 	return l.sync(f)
 }
 
-// endOfLines returns the offset after the last '\n'.
 func endOfLines(f *os.File) (int64, error) {
 	end, err := f.Seek(0, io.SeekEnd)
 	if err != nil {

@@ -52,7 +52,6 @@ const dropGrace = 24 * time.Hour
 // dropped reports whether the entry is no longer needed.
 func (r *Revocation) dropped(now time.Time) bool { return now.After(r.Until.Add(dropGrace)) }
 
-// maxReasonBytes bounds the free text of an entry.
 const maxReasonBytes = 256
 
 // validate checks the form of an entry. now and slack bound times in the future.
@@ -172,7 +171,6 @@ func (r *Revocation) covers(id *Identity, slack time.Duration) bool {
 	return !id.IssuedAt.After(r.IssuedBefore.Add(slack)) && !slices.Contains(id.IssuedAfter, r.ID)
 }
 
-// revoked reports whether an identity's token is revoked.
 func (s *revocations) revoked(id *Identity, slack time.Duration) bool {
 	if id.Anonymous {
 		return false

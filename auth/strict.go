@@ -43,7 +43,6 @@ func parseObject(b []byte) (map[string]any, error) {
 	return obj, nil
 }
 
-// parseMembers reads an object's members after its '{'.
 func parseMembers(dec *json.Decoder, depth int) (map[string]any, error) {
 	obj := make(map[string]any)
 	for dec.More() {

@@ -45,7 +45,6 @@ func (b *batch) add(r *message.Record) {
 	b.flags |= r.Flags()
 }
 
-// body returns the size of the records in bytes.
 func (b *batch) body() int { return len(b.buf) - wal.BatchHeaderLen }
 
 // seal pads the batch, writes its header and returns the bytes for the disk.

@@ -135,7 +135,6 @@ func (c *committer) next() (b *batch, closed bool) {
 	}
 }
 
-// rest waits for d.
 func (c *committer) rest(d time.Duration) {
 	if d > 0 {
 		c.timer.Reset(d)
@@ -313,7 +312,6 @@ func (c *committer) prepared(h *wal.Header) (*spare, error) {
 	}
 }
 
-// spare waits for a spare file.
 func (c *committer) spare() (*spare, error) {
 	kicked := false
 	for {

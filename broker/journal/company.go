@@ -78,5 +78,4 @@ func (c *company) every(d time.Duration, now time.Time) bool {
 	return now.Sub(oldest.ended) <= time.Duration(c.fresh)*d
 }
 
-// forget removes all callers.
 func (c *company) forget() { *c = company{commits: c.commits} }

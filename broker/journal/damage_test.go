@@ -122,7 +122,6 @@ func examine(t testing.TB, img image, last uint64) (outcome, error) {
 	return out, j.WaitDurable(context.Background(), seq)
 }
 
-// checkDamage checks that all lost records are reported.
 func checkDamage(t testing.TB, what string, img image, first, last uint64) outcome {
 	t.Helper()
 	out, err := examine(t, img, last)

@@ -99,7 +99,6 @@ func TestFaultAtEveryCallSite(t *testing.T) {
 	}
 }
 
-// oneFault is one run with a fault.
 func oneFault(t *testing.T, from, many int, err error) (hits []string, sticky error) {
 	t.Helper()
 	f := &waltest.Faults{From: from, Many: many, Err: err}

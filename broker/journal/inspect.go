@@ -33,7 +33,6 @@ type Report struct {
 	StepsInAll int
 }
 
-// maxSteps bounds the steps of a Report.
 const maxSteps = 1000
 
 // Step is a step of the wall clock and the record that contains it.
@@ -264,7 +263,6 @@ func (in *inspection) scan(s *loaded, end int64, sealed bool, visit visitor) (re
 	return res, recycledSince(f, s), nil
 }
 
-// steps collects the clock steps in a batch.
 func (in *inspection) steps(h *wal.BatchHeader, body []byte) error {
 	if message.Flags(h.Flags)&message.FlagControl == 0 {
 		return nil

@@ -129,7 +129,6 @@ func BenchmarkRead(b *testing.B) {
 	}
 }
 
-// nullFS discards everything.
 type nullFS struct{ wal.FS }
 
 func (nullFS) MkdirAll(string) error              { return nil }

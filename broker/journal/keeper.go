@@ -232,7 +232,6 @@ func (k *keeper) round() bool {
 	return ok && err == nil
 }
 
-// total returns the size of all files.
 func (k *keeper) total() int64 {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -275,7 +274,6 @@ func (k *keeper) recycle(s *segment) error {
 	return nil
 }
 
-// writeHeader writes and syncs both header copies.
 func writeHeader(f wal.File, h *wal.Header) error {
 	if _, err := f.WriteAt(h.Encode(), 0); err != nil {
 		return fmt.Errorf("write the segment header: %w", err)
@@ -297,7 +295,6 @@ func (k *keeper) spareCount() int {
 	return len(k.spares)
 }
 
-// provide makes a spare file if there is none.
 func (k *keeper) provide() error {
 	if k.spareCount() > 0 {
 		return nil
@@ -336,7 +333,6 @@ func allocate(f wal.File, size int64) error {
 	return nil
 }
 
-// close ends the goroutine and closes the spare files.
 func (k *keeper) close() error {
 	close(k.stop)
 	<-k.done

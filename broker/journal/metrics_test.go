@@ -25,7 +25,6 @@ func TestMetricsAndStat(t *testing.T) {
 	}
 }
 
-// registry reads metrics back.
 type registry struct{ *prometheus.Registry }
 
 func newRegistry() registry { return registry{prometheus.NewPedanticRegistry()} }

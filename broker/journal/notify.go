@@ -97,7 +97,6 @@ func (n *notifier) run() {
 	}
 }
 
-// tell calls every waiter once.
 func (n *notifier) tell(mark uint64) {
 	for i, w := range n.taken {
 		n.taken[i] = nil
@@ -170,7 +169,6 @@ func (r *Reader) Await(ctx context.Context, want message.Flags) error {
 	}
 }
 
-// wait blocks until seq is durable.
 func (n *notifier) wait(ctx context.Context, seq uint64) error {
 	n.mu.Lock()
 	if n.mark >= seq || n.ended != nil {

@@ -175,7 +175,6 @@ func (c *crashed) checkCrashInRecovery() error {
 	return errors.Join(failure, err)
 }
 
-// checkRange reads and compares the records from..to.
 func checkRange(j *Journal, from, to uint64) error {
 	if from > to {
 		return nil

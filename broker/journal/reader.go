@@ -238,7 +238,7 @@ func (r *Reader) locate() (bool, error) {
 	}
 }
 
-// pass passes over a batch by its header.
+// pass advances past a batch by its header.
 func (r *Reader) pass(h *wal.BatchHeader) {
 	r.off += h.Size()
 	if next := h.Next(); next > r.next {

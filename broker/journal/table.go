@@ -6,7 +6,6 @@ import (
 	"sync/atomic"
 )
 
-// segment is a segment file in use.
 type segment struct {
 	index uint64
 	base  uint64
@@ -181,7 +180,6 @@ func (t *table) remove(s *segment) {
 	}
 }
 
-// bytes returns the size of all segments in use.
 func (t *table) bytes() int64 {
 	t.mu.RLock()
 	defer t.mu.RUnlock()

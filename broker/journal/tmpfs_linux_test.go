@@ -72,7 +72,6 @@ func TestSmallFileSystem(t *testing.T) {
 	closeJournal(t, j)
 }
 
-// fill makes a file of size bytes.
 func fill(name string, size int64) error {
 	f, err := os.Create(name)
 	if err != nil {

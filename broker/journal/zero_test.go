@@ -44,7 +44,6 @@ func (f zeroedFile) Zero(from, to int64) error {
 	return f.File.Zero(from, to)
 }
 
-// idleKeeper returns a keeper whose goroutine does not run.
 func idleKeeper(t *testing.T, fs *zeroes, segmentBytes int64) *keeper {
 	t.Helper()
 	o := completed(Options{Dir: t.TempDir(), SegmentBytes: segmentBytes, MaxBytes: 100 * segmentBytes})

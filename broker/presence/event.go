@@ -111,7 +111,6 @@ func (e *entry) add(v Event, told Mark) {
 	e.events = append(waiting, v)
 }
 
-// waiting returns the events that are not published.
 func (e *entry) waiting(told Mark) []Event {
 	for i := range e.events {
 		if e.events[i].after(told) && e.events[i].after(e.published) {

@@ -341,7 +341,6 @@ func (b *Outbox) idle(ctx context.Context) bool {
 	return false
 }
 
-// publish publishes events and counts the results.
 func (b *Outbox) publish(ctx context.Context, events []Event) error {
 	refused, err := b.o.Publish(ctx, events)
 	if err == nil {

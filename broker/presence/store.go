@@ -111,10 +111,9 @@ func (b *Outbox) loadVehicles() error {
 	})
 }
 
-// wrote is the result of a transaction.
 type wrote struct{ kept, merged, refused int }
 
-// commit writes a batch, and removes the published ends.
+// commit writes a batch and removes published ends.
 func (b *Outbox) commit(batch, settled []Event, told Mark) (w wrote, err error) {
 	err = b.o.DB.Update(func(tx *statefile.Tx) error {
 		w = wrote{}
@@ -220,7 +219,6 @@ func (b *Outbox) swept(p *pass) {
 	b.spilled, b.told, b.late = false, p.start, nil
 }
 
-// maxLook bounds the vehicles visited in one transaction.
 const maxLook = 5000
 
 // find returns unpublished events of vehicles after at, and the VIN after which to continue; "" is the beginning.

@@ -166,8 +166,8 @@ type Index interface {
 	// without those that have No Local set when the client is the publisher (rec.Client) and those that begin after the
 	// record. fn must not keep the slices.
 	Match(rec *message.Record, fn func(client string, m Matched))
-	// Member picks a member of the group that the shared filter of client of belongs to, as Match does. ok is false
-	// when the group has none.
+	// Member picks a member of the group of a shared filter that the client of has subscribed to, as Match does. ok is
+	// false if the group has no member.
 	Member(filter, of string) (client string, sub Subscription, ok bool)
 	// Count returns the number of subscriptions.
 	Count() int

@@ -12,7 +12,6 @@ import (
 
 const year = 365 * 24 * time.Hour
 
-// clockSteps are the tested steps of the wall clock.
 var clockSteps = []time.Duration{time.Second, -time.Second, time.Hour, -time.Hour, 10 * year, -10 * year}
 
 // clockEnv is an env on the gateway's clock, over a wall clock that the test sets.

@@ -160,7 +160,7 @@ func decodeEntry(b []byte, dec *message.Decoder) (*entry, error) {
 	return e, nil
 }
 
-// encode returns the session record.
+// encode returns the session's record in the state file.
 func (st *state) encode() []byte {
 	var flags byte
 	if st.vehicle {

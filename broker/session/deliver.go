@@ -37,7 +37,7 @@ func (st *state) pump() {
 	st.rest()
 }
 
-// sendReleases sends the PUBRELs that became due at or after flow.next.
+// sendReleases sends the PUBRELs due for entries before flow.next.
 func (st *state) sendReleases(f *flow) progress {
 	for i := 0; i < f.next && f.releases > 0; i++ {
 		if e := f.inflight[i]; e.relDue {
@@ -144,7 +144,6 @@ func (st *state) advance(e *entry) {
 	}
 }
 
-// limit returns how many messages may be unacknowledged.
 func (st *state) limit() int { return min(int(st.link.receiveMax), st.m.bounds.Load().MaxInflight) }
 
 // newID returns the next unused packet identifier. There always is one: the window is smaller than the number space.
@@ -281,7 +280,6 @@ func (s *Session) acknowledge(id uint16, code byte, fits func(*entry) bool) {
 	}
 }
 
-// finish settles an acknowledged message.
 func (st *state) finish(f *flow, i int, code byte) {
 	e := f.cut(i)
 	st.settle(f, e)

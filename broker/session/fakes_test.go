@@ -9,7 +9,6 @@ import (
 	"cellgate/broker/shared/message"
 )
 
-// memJournal is a journal in memory.
 type memJournal struct {
 	epoch uint64
 	wall  func() time.Time // nil: time.Now
@@ -63,7 +62,6 @@ func (j *memJournal) setFail(err error) {
 	j.fail = err
 }
 
-// topics lists the topics published since a sequence.
 func (j *memJournal) topics(seq uint64) []string {
 	var out []string
 	for _, rec := range j.from(seq) {

@@ -98,7 +98,6 @@ func (e *env) close() {
 	}
 }
 
-// restart stops cleanly and starts again.
 func (e *env) restart() {
 	e.t.Helper()
 	e.close()
@@ -132,13 +131,11 @@ func (e *env) kill() {
 	}
 }
 
-// checkpoint writes everything.
 func (e *env) checkpoint() {
 	e.t.Helper()
 	check.OK(e.t, e.m.Checkpoint(context.Background(), e.m.fan.reached))
 }
 
-// publish journals a message and fans it out.
 func (e *env) publish(rec message.Record) {
 	e.t.Helper()
 	rec.Kind = message.KindPublish
@@ -152,7 +149,6 @@ func (e *env) publish(rec message.Record) {
 	e.m.Fanout(&recs[0])
 }
 
-// say publishes texts at a QoS.
 func (e *env) say(topic string, qos byte, texts ...string) {
 	e.t.Helper()
 	for _, text := range texts {
@@ -377,7 +373,6 @@ func volatile(a *Attach) { a.Expiry = 0 }
 func vehicle(a *Attach)  { a.Vehicle = true }
 func v4(a *Attach)       { a.Version = 4 }
 
-// subscribe subscribes and returns the codes.
 func (c *conn) subscribe(subs ...Subscription) []byte {
 	c.t.Helper()
 	return c.subscribeID(0, subs...)
@@ -417,7 +412,6 @@ func (c *conn) codes(got chan []byte) []byte {
 
 func sub(filter string, qos byte) Subscription { return Subscription{Filter: filter, QoS: qos} }
 
-// value reads a counter or gauge.
 func value(t *testing.T, m prometheus.Metric) float64 {
 	t.Helper()
 	var out dto.Metric

@@ -44,7 +44,6 @@ func (mc *modelClient) drop() {
 	}
 }
 
-// read handles the frames that have arrived.
 func (mc *modelClient) read() {
 	if mc.c == nil {
 		return

@@ -40,7 +40,6 @@ func (e *env) fanAll() {
 	}
 }
 
-// inUse lists the identifiers in use.
 func (e *env) inUse() []uint16 {
 	e.t.Helper()
 	st := e.m.lookup("V")

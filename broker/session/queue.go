@@ -48,7 +48,6 @@ const (
 	released stage = 2 // QoS 2: the client has it; PUBREL is to be sent, or was
 )
 
-// entry is one message in one session's queue.
 type entry struct {
 	body *body
 	d    *message.Delivery // a directed message's callbacks; nil for others
@@ -65,7 +64,7 @@ type entry struct {
 
 	sent    bool // a PUBLISH has been sent, on any connection
 	counted bool // sent on this connection, so it counts towards the client's Receive Maximum
-	relDue  bool // a PUBREL is to be sent although the entry is after flow.next
+	relDue  bool // a PUBREL is due, and the entry is before flow.next
 
 	durable   bool // to be kept in the state file
 	persisted bool // in the state file, or will be before any later batch is written
@@ -76,7 +75,6 @@ type entry struct {
 // urgent reports whether the message is a directed one marked urgent.
 func (e *entry) urgent() bool { return e.d != nil && e.d.Urgent }
 
-// flow holds a session's outgoing messages.
 type flow struct {
 	waiting  fifo
 	inflight []*entry // in the order in which they were first sent
@@ -175,7 +173,6 @@ func (st *state) admit(l letter) (reason string) {
 	return reason
 }
 
-// push appends an admitted message to the queue.
 func (st *state) push(e *entry, size int64) {
 	f := st.flow
 	f.order++
@@ -281,7 +278,6 @@ func (st *state) settle(f *flow, e *entry) {
 	}
 }
 
-// cut removes an entry from the in-flight window.
 func (f *flow) cut(i int) *entry {
 	e := f.inflight[i]
 	f.inflight = slices.Delete(f.inflight, i, i+1)

@@ -13,7 +13,6 @@ import (
 // sessions took 10 ms.
 const registryParts = 64
 
-// registry holds the sessions by key.
 type registry struct {
 	seed  maphash.Seed
 	parts [registryParts]registryPart

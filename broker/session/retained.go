@@ -128,7 +128,6 @@ func (r *retained) over(k *kept, owner Owner, size int64, o *Bounds) string {
 	return ""
 }
 
-// set changes a topic's account.
 func (r *retained) set(k *kept, owner Owner, size, claimed int64) {
 	r.add(k, -1)
 	if k.by == nil || k.by.owner != owner {

@@ -114,7 +114,6 @@ func (r *round) begin() {
 	w.list, w.told = nil, nil
 }
 
-// gather makes the next batch of the round.
 func (r *round) gather() *batch {
 	b := &batch{}
 	if !r.pass.open {

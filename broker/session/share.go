@@ -72,7 +72,6 @@ func (s *shares) leave(sh *share) {
 // cost per message grows with the levels of the filters.
 const levelsAPlace = 8
 
-// places returns how many places the filters take.
 func places(subs ...Subscription) (n int64) {
 	for i := range subs {
 		n += int64(message.Levels(subs[i].Filter)+levelsAPlace-1) / levelsAPlace
@@ -93,7 +92,6 @@ func (sh *share) subscribe(filter string, limit int) bool {
 	return true
 }
 
-// unsubscribe releases the places of filters.
 func (sh *share) unsubscribe(subs ...Subscription) {
 	if sh != nil {
 		sh.subs.Add(-places(subs...))
@@ -216,7 +214,6 @@ func (st *state) drop(reason string) {
 	}
 }
 
-// reject counts a request that a bound refuses.
 func (m *Manager) reject(reason string, owner Owner) {
 	m.o.Rejected(reason)
 	m.meet(reason, owner)

@@ -242,7 +242,6 @@ func (st *state) refuse(filter string, existed bool) (code byte) {
 	return 0
 }
 
-// maxFilterBytes bounds the total size of one session's filters.
 const maxFilterBytes = 256 << 10
 
 func (st *state) filterBytes() int {

@@ -67,7 +67,6 @@ func (i issuer) operator() string {
 	return token
 }
 
-// records reads the PUBLISH records of a gateway's journal.
 func records(t testing.TB, g *harness.Gateway) []message.Record {
 	t.Helper()
 	var out []message.Record
@@ -81,7 +80,6 @@ func records(t testing.TB, g *harness.Gateway) []message.Record {
 	return out
 }
 
-// auditLog returns the text of a gateway's audit log.
 func auditLog(t testing.TB, g *harness.Gateway) string {
 	t.Helper()
 	b, err := os.ReadFile(filepath.Join(g.Dir, "data", "audit.log"))

@@ -50,7 +50,6 @@ func (c connect) packet() mqtt.Connect {
 	return o
 }
 
-// open connects and returns the CONNACK's code.
 func open(t testing.TB, addr string, c connect) (*mqtt.T, byte) {
 	t.Helper()
 	m, ack := tryOpen(t, addr, c)
@@ -85,7 +84,6 @@ func mustOpen(t testing.TB, addr string, c connect) *mqtt.T {
 // publish sends a PUBLISH that may be refused: with a reason, or by the end of the connection, which is an error.
 func publish(m *mqtt.T, p mqtt.Publish) (code byte, err error) { return m.Client.Publish(p) }
 
-// subscribe returns the SUBACK's code.
 func subscribe(m *mqtt.T, filter string) byte { return m.Subscribe(mqtt.Filter(filter, 1))[0] }
 
 // authenticate sends AUTH 0x19 and returns the reason code of the answering AUTH.
@@ -114,7 +112,6 @@ func alive(m *mqtt.T) bool { return m.Client.Ping() == nil }
 // leave closes without a DISCONNECT.
 func leave(m *mqtt.T) { _ = m.Conn.Close() }
 
-// goodbye sends DISCONNECT and closes.
 func goodbye(m *mqtt.T) {
 	_ = m.Client.Send(mqtt.Disconnect())
 	leave(m)

@@ -19,7 +19,6 @@ import (
 	"cellgate/test/mqtt"
 )
 
-// forgeOf returns a forge with a gateway's own key.
 func forgeOf(t testing.TB, g *harness.Gateway) *forge.Forge {
 	t.Helper()
 	files, err := filepath.Glob(filepath.Join(g.Dir, "data", "auth", "key-*.json"))

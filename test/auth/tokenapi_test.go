@@ -20,7 +20,6 @@ import (
 	"cellgate/test/mqtt"
 )
 
-// answer is the response to a call of token_api.
 type answer struct {
 	status     int
 	retryAfter string
